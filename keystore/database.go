@@ -1,0 +1,195 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Revision counts the changes of a deployment. Zero is before the first.
+type Revision int64
+
+// Errors of a [Database] that callers tell apart. Everything else, a cancelled context included, means that the answer
+// cannot be known: the data plane then says [Unavailable], never [Unknown].
+var (
+	ErrNotFound  = errors.New("not found")
+	ErrExists    = errors.New("exists already")
+	ErrSpent     = errors.New("this credential has been in use before")
+	ErrTruncated = errors.New("the change log no longer reaches back that far")
+	// ErrTokenKey says that the configured token key is not the one that this deployment's tokens were made with.
+	ErrTokenKey = errors.New("token key mismatch")
+	// ErrNewerSchema says that a later version of this program has migrated the database.
+	ErrNewerSchema = errors.New("the database was migrated by a newer version")
+)
+
+// A Database is the system of record.
+//
+// It is linearizable and durable: what a call that returned nil has written is seen by every later call of any
+// process, and survives a kill or a power cut. All methods are safe for concurrent use. The caller bounds the time
+// through ctx; when ctx ends a method returns soon with an error, and a write may or may not have been committed,
+// except that a write that returned an error other than ctx's or a lost connection has not been. Times are UTC
+// in microseconds. Slices and maps that are passed in are not kept; those returned belong to the caller.
+//
+// Every change of a key, a secret, or a namespace, by whatever program, takes the next [Revision] in its own
+// transaction from one row, and leaves at least one [Change] under it. Revisions have no gaps and are in the order of the
+// commits: whoever sees revision r sees all that r and the ones before it did. Last uses, nodes and remembered requests
+// take none.
+type Database interface {
+	// Deployment prepares the deployment at first use (the epoch, a token key unless one is configured, the namespace
+	// `default`) and returns it. Processes that call it at the same time get the same one. configured is the
+	// token key of the configuration, nil for none: ErrTokenKey when tokens may have been made with another.
+	Deployment(ctx context.Context, configured *[32]byte) (Deployment, error)
+
+	// Join registers a node, durably, before it first trusts what it caches. Each start has a new incarnation.
+	Join(ctx context.Context, incarnation, address string) error
+	// Renew returns the head of the change log and the node's own state, from one snapshot taken after the call began.
+	Renew(ctx context.Context, incarnation string) (Head, error)
+	// Acknowledge notes that the node has applied everything up to r, and that it lives.
+	Acknowledge(ctx context.Context, incarnation string, r Revision) error
+	// Nodes returns the registered nodes, in any state. It may remove, and leave out, one whose process has certainly ended.
+	Nodes(ctx context.Context) ([]Node, error)
+	// Fence tells a silent node, should it live, to join anew before it trusts anything. A missing node is no error.
+	Fence(ctx context.Context, incarnation string) error
+	// Remove deletes a node's row: on leaving, or when its lease has surely run out. A missing node is no error.
+	Remove(ctx context.Context, incarnation string) error
+
+	// Changes returns what happened in (after, upTo], in order. ErrTruncated: treat everything as changed.
+	Changes(ctx context.Context, after, upTo Revision) ([]Change, error)
+	// Changed receives, with a capacity of one, when another caller may have committed a change: within 100 ms for one
+	// of another process. It may fire for nothing, and is closed by Close.
+	Changed() <-chan struct{}
+
+	// KeyByDigest returns the key that a digest opens, and the head in the same snapshot, taken after the call began.
+	// A nil key, with no error, when none has it.
+	KeyByDigest(ctx context.Context, d Digest) (*Key, Revision, error)
+	// Key returns one key. ErrNotFound.
+	Key(ctx context.Context, id string) (*Key, error)
+	// Keys returns the keys that a filter fits, newest first, at most limit of them, and the cursor of the next page,
+	// empty at the end. A cursor stays good while keys come and go.
+	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string, err error)
+	// CountKeys counts them by status.
+	CountKeys(ctx context.Context) (map[Status]int64, error)
+	// Namespaces returns all of them, newest first.
+	Namespaces(ctx context.Context) ([]Namespace, error)
+
+	// Update runs change in one transaction, the only one of the whole deployment that writes meanwhile, and returns the
+	// head right after it. An error of change rolls everything back and is returned as it is.
+	Update(ctx context.Context, change func(Tx) error) (Revision, error)
+	// RecordUse notes last uses: key id to time. An earlier time than the one known changes nothing, nor does an unknown id.
+	RecordUse(ctx context.Context, uses map[string]time.Time) error
+
+	// Close gives everything back. No other call may be running or follow.
+	Close() error
+}
+
+// A Tx is one transaction of [Database.Update]. It is for one goroutine, and ends with the call.
+type Tx interface {
+	// Now is the database's clock, the same throughout the transaction.
+	Now() time.Time
+
+	// Key: ErrNotFound.
+	Key(id string) (*Key, error)
+	// InsertKey adds a key with its secrets. ErrExists: the id is taken. ErrSpent: a digest has been in use, by any key, ever.
+	InsertKey(k *Key) error
+	// UpdateKey replaces the key of that id, but for LastUsedAt. Secrets new in k are added (ErrSpent), the others' ExpiresAt set; one that is
+	// no longer in k opens nothing any more, but its digest is kept. ErrNotFound.
+	UpdateKey(k *Key) error
+	// DeleteKey removes the key; the digests of its secrets are kept. ErrNotFound.
+	DeleteKey(id string) error
+
+	// Namespace: ErrNotFound.
+	Namespace(id string) (*Namespace, error)
+	// InsertNamespace: ErrExists.
+	InsertNamespace(ns *Namespace) error
+	// UpdateNamespace: ErrNotFound.
+	UpdateNamespace(ns *Namespace) error
+	// DeleteNamespace: ErrNotFound.
+	DeleteNamespace(id string) error
+	// NamespaceInUse names something that lives in the namespace or a grant that names it, empty for nothing.
+	NamespaceInUse(id string) (by string, err error)
+
+	// LastAudit returns the newest row of the audit log, nil when there is none.
+	LastAudit() (*AuditRow, error)
+	// AppendAudit adds a row; its Seq is the last one's plus one.
+	AppendAudit(row *AuditRow) error
+
+	// Remembered returns what a caller's Idempotency-Key made, empty when it is not known or older than since.
+	Remembered(caller, key string, since time.Time) (made string, err error)
+	// Remember keeps it, and forgets what is older than since.
+	Remember(caller, key, made string, since time.Time) error
+}
+
+// A Deployment is what all nodes of one database share for good.
+type Deployment struct {
+	Epoch    string // random, of this database: another one after a restore that says so
+	TokenKey [32]byte
+}
+
+// Head is the state of the change log as one node sees it.
+type Head struct {
+	Epoch    string
+	Revision Revision
+	Node     NodeState // of the node that asks
+	Nodes    int       // registered, in any state
+	Imported bool      // whether any credential without a tag of ours was ever stored
+}
+
+// NodeState is what the database says of a node.
+type NodeState string
+
+const (
+	NodeActive  NodeState = "active"
+	NodeFencing NodeState = "fencing"
+	NodeMissing NodeState = "" // no such row
+)
+
+// A Node is one registered process.
+type Node struct {
+	Incarnation  string
+	Address      string // for people: host name and process id
+	State        NodeState
+	Acknowledged Revision
+	Beats        int64 // counts Acknowledge calls
+}
+
+// ChangeKind says what a change can affect.
+type ChangeKind string
+
+const (
+	ChangeKey    ChangeKind = "key"    // one key, through one of its secrets
+	ChangePolicy ChangeKind = "policy" // namespaces
+	ChangeAll    ChangeKind = "all"    // anything
+)
+
+// A Change is one entry of the change log.
+type Change struct {
+	Revision Revision
+	Kind     ChangeKind
+	Digest   Digest    // of ChangeKey: the secret; zero for a key without any
+	Ends     time.Time // of ChangeKey: when that secret stops opening anything; the epoch (Unix 0): it does not open anything now; zero: never
+}
+
+// A KeyFilter selects keys; its zero value all of them.
+type KeyFilter struct {
+	Namespaces []string // home is one of these; nil: any. Empty but not nil fits none.
+	Status     Status
+	Now        time.Time // what Status is judged at
+	Owner      string
+	CreatedBy  string
+	Role       string
+	Text       string // in name or id or listed prefix, without regard to ASCII case; literal, no wildcards
+}
+
+// An AuditRow is one change as it is kept: see audit.go for the chain.
+type AuditRow struct {
+	Seq        int64
+	At         time.Time
+	Actor      string // member or key id
+	From       string // the address the change came from
+	Action     string // "key.mint", "namespace.delete", …
+	Object     string // id
+	Namespaces []string
+	Before     string // JSON, empty for none
+	After      string // JSON, empty for none
+	Hash       Digest
+}

@@ -1,0 +1,60 @@
+package keystore
+
+import (
+	"net/netip"
+	"time"
+)
+
+// A Request is what [Decide] judges a record against.
+type Request struct {
+	Now       time.Time  // read after the request arrived
+	Namespace *Namespace // nil: none, or one that does not exist
+	Need      Need
+	Client    netip.Addr // the zero Addr is in no list
+	Early     bool       // came as TLS early data (RFC 8470)
+}
+
+// Decide returns the outcome for a record, nil meaning that the credential opens nothing: [OK], [Unknown], [Revoked],
+// [Expired], [Inactive], [Early], [Address] or [Forbidden], the first that applies. It is a pure function.
+func Decide(r *Record, q *Request) Outcome {
+	now := q.Now.UnixNano()
+	switch {
+	case r == nil || now >= r.secretEnds:
+		return Unknown
+	case r.revoked:
+		return Revoked
+	case now >= r.keyEnds:
+		return Expired
+	case !r.active:
+		return Inactive
+	case q.Early && (q.Need.Class == Write || len(r.AllowedIPs) > 0):
+		return Early
+	case len(r.AllowedIPs) > 0 && !contains(r.AllowedIPs, q.Client):
+		return Address
+	case !r.allows(q.Namespace, q.Need):
+		return Forbidden
+	}
+	return OK
+}
+
+func (r *Record) allows(ns *Namespace, n Need) bool {
+	if ns == nil {
+		return false
+	}
+	for i := range r.Grants {
+		if g := &r.Grants[i]; g.reaches(ns) && g.Set.Allows(n) {
+			return true
+		}
+	}
+	return false
+}
+
+func contains(list []netip.Prefix, a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	for _, p := range list {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

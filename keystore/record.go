@@ -1,0 +1,73 @@
+package keystore
+
+import (
+	"math"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// A Record is what one credential opens, as the data plane holds it: small, and fixed but for its last use.
+type Record struct {
+	Digest     Digest
+	KeyID      string
+	Name       string
+	Namespace  string // home
+	Owner      string
+	Grants     []NamespaceSet
+	AllowedIPs []netip.Prefix
+	Metadata   map[string]string
+
+	keyEnds    int64 // Unix nanoseconds; math.MaxInt64: never
+	secretEnds int64
+	revoked    bool
+	active     bool
+
+	usedAt atomic.Int64 // Unix seconds, coarse: see lastused.go
+}
+
+const never = math.MaxInt64
+
+// NewRecord compiles the record that digest opens; nil when the key has no such secret.
+func NewRecord(k *Key, digest Digest) *Record {
+	for _, s := range k.Secrets {
+		if s.Digest == digest {
+			return &Record{
+				Digest: digest, KeyID: k.ID, Name: k.Name, Namespace: canonical(k.Namespace), Owner: canonical(k.Owner),
+				Grants: compileGrants(k.Grants), AllowedIPs: k.AllowedIPs, Metadata: k.Metadata,
+				keyEnds: unixOrNever(k.ExpiresAt), secretEnds: unixOrNever(s.ExpiresAt),
+				revoked: !k.RevokedAt.IsZero(), active: k.Active,
+			}
+		}
+	}
+	return nil
+}
+
+func unixOrNever(t time.Time) int64 {
+	if t.IsZero() {
+		return never
+	}
+	return t.UnixNano()
+}
+
+// Ends returns when the record stops opening anything by itself, in Unix nanoseconds.
+func (r *Record) ends() int64 { return min(r.keyEnds, r.secretEnds) }
+
+// Set returns what the record's grants give in a namespace, `*` grants included.
+func (r *Record) Set(ns *Namespace) *Set {
+	var found *Set
+	for i := range r.Grants {
+		if g := &r.Grants[i]; g.reaches(ns) {
+			if found == nil {
+				found = g.Set
+			} else {
+				found = Union(found, g.Set)
+			}
+		}
+	}
+	return found
+}
+
+func (g *NamespaceSet) reaches(ns *Namespace) bool {
+	return g.Namespace == ns.ID || g.Namespace == AnyNamespace
+}
