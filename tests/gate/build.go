@@ -1,0 +1,76 @@
+package gate
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// Main runs a package's tests and removes the Caddy that they ran. Each package that uses Start has:
+//
+//	func TestMain(m *testing.M) { gate.Main(m) }
+func Main(m *testing.M) {
+	code := m.Run()
+	if built != "" {
+		os.RemoveAll(filepath.Dir(built))
+	}
+	os.Exit(code)
+}
+
+// Binary is the Caddy under test: the file that CADDY_UNDER_TEST names, so that a whole run can share one,
+// else one built from this checkout on first use, with the race detector if the tests have it.
+func Binary(t testing.TB) string {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+var (
+	binary = sync.OnceValues(build)
+	built  string // what Main removes
+)
+
+func build() (string, error) {
+	if path := os.Getenv("CADDY_UNDER_TEST"); path != "" {
+		return filepath.Abs(path)
+	}
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp("", "gate-caddy-")
+	if err != nil {
+		return "", err
+	}
+	built = filepath.Join(dir, "caddy")
+	args := []string{"build", "-o", built}
+	if race {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "./cmd/caddy")...)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
+	}
+	return built, nil
+}
+
+// Root is the directory of the checkout that the tests run in.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "cmd", "caddy", "main.go")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("no cmd/caddy/main.go above the tests' directory")
+}

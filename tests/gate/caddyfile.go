@@ -1,0 +1,75 @@
+package gate
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Config says what the Caddyfile of a gate holds. The zero value is one site, over HTTP/1.1 and over TLS with HTTP/2,
+// whose `api_key` has no subdirective and stands before the recording upstream.
+//
+// All texts may use {$GATE_UPSTREAM} (host:port), {$GATE_HTTP}, {$GATE_HTTPS} (ports), {$GATE_ADMIN} (address) and
+// {$GATE_DIR} (a directory for anything).
+type Config struct {
+	APIKey string // subdirectives of `api_key`, one a line
+	Site   string // the whole site instead, `api_key` and `reverse_proxy` included
+
+	APIKeys string // options in the global `api_keys` block
+	Servers string // options in the global `servers` block, such as `trusted_proxies static 127.0.0.1/32`
+	Global  string // further global options
+
+	Caddyfile string // all of it instead, when nothing of the above fits
+
+	AdminSocket bool     // the admin endpoint on a unix socket, not a TCP port
+	Env         []string // further NAME=value for Caddy
+	DataOf      *Gate    // share this gate's data directory: a second node on its SQLite file
+}
+
+// Text is the Caddyfile.
+func (c Config) Text() string {
+	if c.Caddyfile != "" {
+		return c.Caddyfile
+	}
+	site := c.Site
+	if site == "" {
+		site = block("api_key", c.APIKey) + "reverse_proxy {$GATE_UPSTREAM}"
+	}
+	return fmt.Sprintf(`{
+	admin {$GATE_ADMIN}
+	auto_https disable_redirects
+	skip_install_trust
+	grace_period 2s
+	metrics
+	log {
+		output stderr
+		format api_keys
+	}
+%s%s%s
+}
+
+(site) {
+	bind 127.0.0.1
+	log {
+		output file {$GATE_DIR}/access.log
+		format api_keys
+	}
+%s
+}
+
+http://:{$GATE_HTTP} {
+	import site
+}
+
+https://:{$GATE_HTTPS} {
+	tls {$GATE_DIR}/cert.pem {$GATE_DIR}/key.pem
+	import site
+}
+`, block("api_keys", c.APIKeys), block("servers", "protocols h1 h2\n"+c.Servers), c.Global, site)
+}
+
+func block(name, body string) string {
+	if strings.TrimSpace(body) == "" {
+		return name + "\n"
+	}
+	return name + " {\n" + body + "\n}\n"
+}

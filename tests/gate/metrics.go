@@ -1,0 +1,39 @@
+package gate
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// Metric is the sum of a metric's series that have all the labels, each `name=value`: of counters and gauges the value, of histograms
+// the number of observations. No series is 0.
+func (g *Gate) Metric(t testing.TB, name string, labels ...string) float64 {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(g.admin(t, "GET", "/metrics", nil).Body))
+	if err != nil {
+		t.Fatalf("/metrics: %v", err)
+	}
+	sum := 0.0
+	for _, series := range families[name].GetMetric() {
+		has := map[string]bool{}
+		for _, pair := range series.GetLabel() {
+			has[pair.GetName()+"="+pair.GetValue()] = true
+		}
+		all := true
+		for _, label := range labels {
+			if !strings.Contains(label, "=") {
+				t.Fatalf("label %q is not name=value", label)
+			}
+			all = all && has[label]
+		}
+		if all {
+			sum += series.GetCounter().GetValue() + series.GetGauge().GetValue() + float64(series.GetHistogram().GetSampleCount())
+		}
+	}
+	return sum
+}
