@@ -116,7 +116,7 @@ func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, erro
 }
 
 // ListKeys returns those that the filter fits and the caller may read. See [Database.Keys].
-func (k *Keystore) ListKeys(ctx context.Context, c Caller, f KeyFilter, cursor string, limit int) ([]*Key, string, error) {
+func (k *Keystore) ListKeys(ctx context.Context, c Caller, f KeyFilter, cursor string, limit int) ([]Key, string, error) {
 	panic("being written")
 }
 
