@@ -1,0 +1,168 @@
+package caddymodule
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// sourceKind says where in a request a credential is.
+type sourceKind string
+
+const (
+	headerSource sourceKind = "header"
+	querySource  sourceKind = "query"
+	cookieSource sourceKind = "cookie"
+)
+
+// credentialSource is one place of a request that a handler reads credentials from. The header Authorization need not
+// be declared: the log encoder always redacts it and Proxy-Authorization.
+type credentialSource struct {
+	Kind sourceKind
+	Name string
+}
+
+// hiddenByCaddy tells whether Caddy's own encoders redact s, unless the server has log_credentials.
+func (s credentialSource) hiddenByCaddy() bool {
+	if s.Kind == headerSource {
+		return slices.Contains([]string{"authorization", "proxy-authorization", "cookie", "set-cookie"}, strings.ToLower(s.Name))
+	}
+	return s.Kind == cookieSource
+}
+
+// declareSources makes the log encoder redact sources, in every log of the process and until the process ends. Handlers
+// call it in Provision, before the first request. Declaring the same source again changes nothing.
+//
+// Nothing is taken back when a config goes: Caddy cleans up the handlers of the old config while requests of theirs are
+// still running (it awaits the grace period only when the process exits), and they write their log entries later.
+func declareSources(sources ...credentialSource) {
+	declaring.Lock()
+	defer declaring.Unlock()
+	old := redactedSources.Load()
+	next := old.with(sources)
+	if len(next.sources) != len(old.sources) {
+		redactedSources.Store(next)
+	}
+}
+
+var (
+	declaring       sync.Mutex
+	redactedSources atomic.Pointer[sourceSet]
+)
+
+func init() {
+	redactedSources.Store((&sourceSet{}).with([]credentialSource{
+		{headerSource, "Authorization"}, {headerSource, "Proxy-Authorization"},
+	}))
+}
+
+// sourceSet is what the log encoder looks for. It never changes once it is made.
+type sourceSet struct {
+	sources []credentialSource
+
+	headers       []string // folded, each also as the CGI variable HTTP_NAME that php_fastcgi logs
+	headerLengths uint64   // bit n: a name of n bytes is in headers; bit 63: of 63 or more
+	params        []param  // query parameters and cookies
+	separators    [256]bool
+}
+
+// param is what stands as name=value in a text.
+type param struct {
+	name          string
+	query, cookie bool
+}
+
+func (s *sourceSet) with(sources []credentialSource) *sourceSet {
+	next := &sourceSet{sources: slices.Clone(s.sources)}
+	for _, source := range sources {
+		if source.Kind == headerSource {
+			source.Name = foldHeader(source.Name)
+		}
+		if source.Name != "" && !slices.Contains(next.sources, source) {
+			next.sources = append(next.sources, source)
+		}
+	}
+	// What may stand before a name, apart from the delimiters of a query, is what people put around an address.
+	for c := range next.separators {
+		next.separators[c] = c <= ' ' || strings.IndexByte("?&;#\"'`<>\\/,:([{|=\x7f", byte(c)) >= 0
+	}
+	for _, source := range next.sources {
+		switch source.Kind {
+		case headerSource:
+			next.addHeader(source.Name)
+		case querySource, cookieSource:
+			next.addParam(source)
+		}
+	}
+	return next
+}
+
+func (s *sourceSet) addHeader(folded string) {
+	for _, name := range []string{folded, "http-" + folded} {
+		s.headers = append(s.headers, name)
+		s.headerLengths |= 1 << min(len(name), 63)
+	}
+}
+
+func (s *sourceSet) addParam(source credentialSource) {
+	i := slices.IndexFunc(s.params, func(p param) bool { return p.name == source.Name })
+	if i < 0 {
+		i = len(s.params)
+		s.params = append(s.params, param{name: source.Name})
+	}
+	if source.Kind == querySource {
+		s.params[i].query = true
+	} else {
+		s.params[i].cookie = true
+		// With log_credentials Caddy writes these headers as they came.
+		s.addHeader("cookie")
+		s.addHeader("set-cookie")
+	}
+	for _, c := range []byte(source.Name) {
+		s.separators[c] = strings.IndexByte("?&=", c) >= 0
+	}
+}
+
+// isHeader tells whether a field of this name holds the value of a declared header.
+func (s *sourceSet) isHeader(field string) bool {
+	if s.headerLengths&(1<<min(len(field), 63)) == 0 {
+		return false
+	}
+	for _, name := range s.headers {
+		if equalFolded(field, name) {
+			return true
+		}
+	}
+	return false
+}
+
+func equalFolded(field, folded string) bool {
+	if len(field) != len(folded) {
+		return false
+	}
+	for i := range len(field) {
+		if foldByte(field[i]) != folded[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func foldHeader(name string) string {
+	folded := []byte(name)
+	for i, c := range folded {
+		folded[i] = foldByte(c)
+	}
+	return string(folded)
+}
+
+func foldByte(c byte) byte {
+	switch {
+	case 'A' <= c && c <= 'Z':
+		return c + ('a' - 'A')
+	case c == '_':
+		return '-'
+	}
+	return c
+}
