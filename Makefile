@@ -1,0 +1,47 @@
+# make run     builds Caddy with this plugin and serves Caddyfile.example on this machine
+# make test    everything a change must pass; needs Go, make and git, and installs the rest
+# make bench   measures on this machine and writes docs/benchmarks.md (about ten minutes)
+# make fuzz    each fuzz target for FUZZTIME
+# make lint    golangci-lint with .golangci.yml
+
+GOLANGCI_LINT ?= v2.15.0
+FUZZTIME      ?= 10s
+
+# The race detector is wanted in all that the tests build, vet's view of the dependencies included: that way Caddy is compiled once.
+RACE = -race
+
+.PHONY: run build test deps check lint bench fuzz clean
+
+run: build
+	@scripts/run
+
+build:
+	go build -o .run/caddy ./cmd/caddy
+
+test: deps check
+	go build $(RACE) -o .run/caddy-race ./cmd/caddy
+	go test $(RACE) -timeout 15m ./...
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race go test $(RACE) -timeout 15m ./...
+
+deps:
+	@scripts/deps gcc prometheus redis-server
+
+check:
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+	go vet $(RACE) ./...
+	cd tests && go vet $(RACE) ./...
+
+lint:
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT) run ./...
+	cd tests && go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT) run ./...
+
+bench: build
+	@scripts/deps redis-server
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy BENCHMARKS=$(CURDIR)/docs/benchmarks.md \
+		go test -run '^$$' -bench . -benchtime 1x -timeout 30m -v ./bench
+
+fuzz:
+	@scripts/fuzz $(FUZZTIME)
+
+clean:
+	rm -rf .run
