@@ -1,0 +1,82 @@
+package api
+
+import "time"
+
+// Propagation says how far a change has come: once complete, no node goes by what was before.
+type Propagation struct {
+	Revision     int64         `json:"revision"`
+	Complete     bool          `json:"complete" doc:"Whether the change is in force on every node; if not, the status is 202"`
+	Nodes        int           `json:"nodes" doc:"How many nodes there were to wait for"`
+	Acknowledged int           `json:"acknowledged"`
+	MS           int64         `json:"ms" doc:"Milliseconds since the change was committed"`
+	Pending      []PendingNode `json:"pending" nullable:"false"`
+}
+
+// A PendingNode has not yet acknowledged a change.
+type PendingNode struct {
+	Node  string    `json:"node"`
+	Until time.Time `json:"until" doc:"When the node surely no longer trusts what it has cached"`
+}
+
+// A Problem is every answer that is an error (RFC 9457).
+type Problem struct {
+	Type      string       `json:"type" doc:"about:blank"`
+	Title     string       `json:"title"`
+	Status    int          `json:"status"`
+	Code      string       `json:"code" doc:"For programs"`
+	Detail    string       `json:"detail,omitempty" doc:"For people: what is wrong and what to do"`
+	Errors    []FieldError `json:"errors,omitempty" doc:"With 422: every field that is wrong"`
+	Needed    string       `json:"needed,omitempty" doc:"With 403: the permission that would do"`
+	Namespace string       `json:"namespace,omitempty" doc:"With 403: where it is needed"`
+	ID        string       `json:"id,omitempty" doc:"With 409: of the object in the way"`
+	Refused   []Refused    `json:"refused,omitempty" doc:"With 422 of an import: the lines that kept it from happening"`
+}
+
+// Error is the problem as one line.
+func (p *Problem) Error() string {
+	s := p.Code + ": " + p.Title
+	if p.Detail != "" {
+		s = p.Code + ": " + p.Detail
+	}
+	for _, e := range p.Errors {
+		s += "; " + e.Field + ": " + e.Detail
+	}
+	return s
+}
+
+// A FieldError is one field that is wrong.
+type FieldError struct {
+	Field  string `json:"field" example:"grants[1].namespace"`
+	Detail string `json:"detail"`
+}
+
+// A VerifyRequest asks what a request with some credential would be answered.
+type VerifyRequest struct {
+	Token      string `json:"token" writeOnly:"true"`
+	Namespace  string `json:"namespace,omitempty" doc:"Default: default"`
+	Permission string `json:"permission,omitempty" doc:"One that a request can need: read (default), write, orders:read, orders:search"`
+}
+
+// A Verdict is the decision.
+type Verdict struct {
+	Outcome string  `json:"outcome" doc:"One of the outcomes of a request: ok, unknown, revoked, …"`
+	Status  int     `json:"status" doc:"What the gate would answer; 200 for ok"`
+	Code    *string `json:"code" doc:"Of the problem document; null for ok"`
+	Needed  *string `json:"needed" doc:"The most specific permission that would do; null where none was needed"`
+	Key     *Key    `json:"key,omitempty" doc:"Absent unless the caller may read it"`
+}
+
+// Self is what the caller is and may do: a key, or through Caddy's admin endpoint the member root.
+type Self struct {
+	Member      *string             `json:"member" doc:"root at Caddy's admin endpoint; null for a key"`
+	Key         *Key                `json:"key,omitempty" doc:"The caller's own key"`
+	Permissions map[string][]string `json:"permissions" doc:"By namespace; * is every namespace"`
+}
+
+// A Health is how the node that answers stands. The status is 503 when it is not healthy.
+type Health struct {
+	Healthy          bool   `json:"healthy"`
+	Problem          string `json:"problem,omitempty"`
+	Revision         int64  `json:"revision" doc:"The last change that this node has applied"`
+	LeaseRemainingMS int64  `json:"lease_remaining_ms" doc:"How long it may go on without the database"`
+}
