@@ -1,0 +1,80 @@
+package client
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+// An Error is the server's refusal: nothing was changed. Where the answer was no problem document, Code is empty.
+type Error struct {
+	api.Problem
+	RetryAfter time.Duration // when to try again; zero: not said
+}
+
+// Error is what is wrong, for people, in one line.
+func (e *Error) Error() string {
+	if len(e.Errors) == 0 {
+		return e.Message()
+	}
+	parts := make([]string, len(e.Errors))
+	for i, f := range e.Errors {
+		parts[i] = f.Field + ": " + f.Detail
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Message is the detail, or what there is instead of it.
+func (e *Error) Message() string {
+	switch {
+	case e.Detail != "":
+		return e.Detail
+	case e.Title != "":
+		return e.Title
+	}
+	return fmt.Sprintf("HTTP %d %s", e.Status, http.StatusText(e.Status))
+}
+
+// StatusOf returns the HTTP status of a refusal, 0 when err is not one.
+func StatusOf(err error) int {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Status
+	}
+	return 0
+}
+
+// maxProblem is more than a problem document can have; an import may be refused line by line.
+const maxProblem = 64 << 20
+
+func readError(resp *http.Response) error {
+	e := new(Error)
+	switch body := io.LimitReader(resp.Body, maxProblem); mediaType(resp) {
+	case api.Problems:
+		_ = json.NewDecoder(body).Decode(&e.Problem) // whatever could be read is more than nothing
+	case api.JSON: // Caddy's own admin endpoint
+		var other struct{ Error string }
+		_ = json.NewDecoder(body).Decode(&other)
+		e.Detail = other.Error
+	}
+	if location := resp.Header.Get("Location"); location != "" && resp.StatusCode/100 == 3 {
+		e.Detail = "the server redirects to " + location + ", which is not followed: give the address that it leads to"
+	}
+	e.Status = resp.StatusCode
+	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+		e.RetryAfter = time.Duration(seconds) * time.Second
+	}
+	return e
+}
+
+func mediaType(resp *http.Response) string {
+	t, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return t
+}
