@@ -1,0 +1,76 @@
+package caddymodule
+
+import (
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func init() {
+	caddy.RegisterModule(AdminRoute{})
+}
+
+// AdminRoute serves the management of API keys on Caddy's admin endpoint, under `/apikeys/v1/`. Whoever may use the admin
+// endpoint acts as the member `root`, who may do everything.
+type AdminRoute struct{}
+
+// CaddyModule returns the Caddy module information.
+func (AdminRoute) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.api_keys",
+		New: func() caddy.Module { return new(AdminRoute) },
+	}
+}
+
+// Provision registers the metrics: the admin endpoint serves those of its own config, whose apps may never be provisioned.
+func (*AdminRoute) Provision(ctx caddy.Context) error {
+	return registerMetrics(ctx.GetMetricsRegistry())
+}
+
+// Routes is part of caddy.AdminRouter.
+func (*AdminRoute) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{Pattern: "/apikeys/", Handler: caddy.AdminHandlerFunc(serveAdminRoute)}}
+}
+
+// serveAdminRoute never returns an error: what Caddy would make of it is no problem document.
+func serveAdminRoute(w http.ResponseWriter, r *http.Request) error {
+	app := runningApp()
+	if app == nil {
+		writeAdminProblem(w, http.StatusServiceUnavailable, "unavailable", "No key store is running: the configuration of this Caddy uses no api_keys")
+		return nil
+	}
+	// The admin server's ReadTimeout of 10 s would end a long import, and also a revoke that waits longer than that.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	app.store.Load().serveAdmin(w, r, keystore.Root(peerAddress(r)))
+	return nil
+}
+
+// serveAdmin serves the management API to a caller; every door ends here.
+func (s *store) serveAdmin(w http.ResponseWriter, r *http.Request, caller keystore.Caller) {
+	if err := crossOrigin.Check(r); err != nil {
+		writeAdminProblem(w, http.StatusForbidden, "cross_origin", "Changes are not accepted from other origins: "+err.Error())
+		return
+	}
+	s.api.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), caller)))
+}
+
+var crossOrigin = http.NewCrossOriginProtection()
+
+// peerAddress is who is at the other end of the connection, for the audit log.
+func peerAddress(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return "unix socket" // which has no addresses
+	}
+	return host
+}
+
+var (
+	_ caddy.AdminRouter = (*AdminRoute)(nil)
+	_ caddy.Provisioner = (*AdminRoute)(nil)
+)

@@ -1,0 +1,255 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+const appName = "api_keys"
+
+// App is the store of API keys that the `api_key` and `api_keys_admin` handlers and Caddy's admin endpoint work on. It
+// need not be configured: without it, the handlers use one with the defaults.
+//
+// What it has cached and counted outlives a reload, as long as the database stays the same. All strings may hold
+// placeholders such as `{env.NAME}`; one that is unknown or empty is an error.
+type App struct {
+	// The system of record. Default is SQLite, in `apikeys.db` in Caddy's data directory.
+	Database *DatabaseConfig `json:"database,omitempty"`
+
+	// How many keys are kept in this process's memory at most. Default is 1000000.
+	LocalCache int `json:"local_cache,omitempty"`
+
+	// The longest time for which a node that is cut off from the database may go on trusting what it has cached, and so
+	// the longest time that a revoke may have to wait for it. Between 1s and 24h. Default is 30s.
+	Lease caddy.Duration `json:"lease,omitempty"`
+
+	// The prefixes that tokens may have; the first is for new keys. A prefix is `[a-z][a-z0-9]*(_[a-z0-9]+)*` of at most
+	// 24 characters. `akm` is not for keys. Default is `ak` alone.
+	TokenPrefix []string `json:"token_prefix,omitempty"`
+
+	// The key that tokens are signed with, 64 hex digits. It cannot change once there are tokens: they would all be
+	// refused. Default is one that is made at the first start and kept in the database.
+	TokenKey string `json:"token_key,omitempty"`
+
+	ctx      caddy.Context
+	logger   *slog.Logger
+	path     string    // of the database, absolute
+	tokenKey *[32]byte // nil: the database's own
+	settings keystore.Settings
+
+	store   atomic.Pointer[store] // nil until started
+	started chan struct{}         // closed by Start, when it succeeds
+	gone    chan struct{}         // closed by Cleanup
+}
+
+// DatabaseConfig names a system of record.
+type DatabaseConfig struct {
+	// The kind of database: `sqlite`. Default is `sqlite`.
+	Type string `json:"type,omitempty"`
+
+	// Of `sqlite`: the file, relative to the working directory. Its directory must exist. Default is `apikeys.db` in
+	// Caddy's data directory, which is made if it is missing.
+	Path string `json:"path,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  appName,
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+const (
+	minLease = time.Second
+	// maxLease is there for the typing error: a revoke may have to wait that long.
+	maxLease = 24 * time.Hour
+)
+
+// Provision checks the configuration. It runs under `caddy validate` too, so it touches neither disk nor network.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx, a.logger = ctx, ctx.Slogger()
+	a.started, a.gone = make(chan struct{}), make(chan struct{})
+	if err := a.provisionDatabase(); err != nil {
+		return err
+	}
+	if err := a.provisionTokens(); err != nil {
+		return err
+	}
+	if a.LocalCache < 0 {
+		return fmt.Errorf("local_cache is %d: it takes a number of keys above 0", a.LocalCache)
+	}
+	if lease := time.Duration(a.Lease); lease != 0 && (lease < minLease || lease > maxLease) {
+		return fmt.Errorf("lease is %s: it takes a duration between %s and %s", lease, minLease, maxLease)
+	}
+	a.settings.LocalCache, a.settings.Lease = a.LocalCache, time.Duration(a.Lease)
+	return registerMetrics(ctx.GetMetricsRegistry())
+}
+
+func (a *App) provisionDatabase() error {
+	config := DatabaseConfig{}
+	if a.Database != nil {
+		config = *a.Database
+	}
+	if config.Type != "" {
+		if err := checkDatabaseType(config.Type); err != nil {
+			return err
+		}
+	}
+	if config.Path == "" {
+		a.path = filepath.Join(caddy.AppDataDir(), "apikeys.db")
+	} else {
+		path, err := expand("database", config.Path)
+		if err != nil {
+			return err
+		}
+		a.path = path
+	}
+	path, err := filepath.Abs(a.path)
+	if err != nil {
+		return fmt.Errorf("database: finding the file: %w", err)
+	}
+	a.path = path
+	return nil
+}
+
+func checkDatabaseType(name string) error {
+	switch name {
+	case "sqlite":
+		return nil
+	case "postgres":
+		return errors.New("database postgres is not built yet: use sqlite")
+	}
+	return fmt.Errorf("unknown database %q: there is sqlite", name)
+}
+
+func (a *App) provisionTokens() error {
+	seen := make(map[string]bool)
+	for _, prefix := range a.TokenPrefix {
+		prefix, err := expand("token_prefix", prefix)
+		if err != nil {
+			return err
+		}
+		if err := checkPrefix(prefix); err != nil {
+			return err
+		}
+		if seen[prefix] {
+			return fmt.Errorf("token_prefix %s is given twice", prefix)
+		}
+		seen[prefix] = true
+		a.settings.TokenPrefixes = append(a.settings.TokenPrefixes, prefix)
+	}
+	if a.TokenKey == "" {
+		return nil
+	}
+	digits, err := expand("token_key", a.TokenKey)
+	if err != nil {
+		return err
+	}
+	secret, err := keystore.ParseTokenSecret(digits)
+	if err != nil {
+		return fmt.Errorf("token_key: %w", err)
+	}
+	a.tokenKey = &secret
+	return nil
+}
+
+func checkPrefix(prefix string) error {
+	switch {
+	case prefix == keystore.MemberPrefix:
+		return fmt.Errorf("token_prefix %s is for the tokens of members: choose another one", prefix)
+	case !keystore.ValidPrefix(prefix):
+		return fmt.Errorf("token_prefix %q: a prefix begins with a-z and goes on with a-z, 0-9 and single underscores between them, at most 24 characters in all", prefix)
+	}
+	return nil
+}
+
+// expand replaces the placeholders of an option. The error names the placeholder, never a value.
+func expand(option, value string) (string, error) {
+	expanded, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", option, err)
+	}
+	return expanded, nil
+}
+
+// Start opens the store, or takes over the one that the running config has open.
+func (a *App) Start() error {
+	s, err := acquireStore(a)
+	if err != nil {
+		return err
+	}
+	a.store.Store(s)
+	running.add(a)
+	close(a.started)
+	return nil
+}
+
+// Stop makes the app before this one the running one again, if a config is withdrawn. Its store stays open until
+// Cleanup: other apps, which are stopped in any order, may still be serving requests.
+func (a *App) Stop() error {
+	running.remove(a)
+	return nil
+}
+
+// Cleanup gives the store back. A config can be cleaned up without having been stopped or started.
+func (a *App) Cleanup() error {
+	running.remove(a)
+	if a.gone != nil {
+		close(a.gone)
+	}
+	if a.store.Load() == nil {
+		return nil
+	}
+	return releaseStore(a)
+}
+
+// Keystore returns the open store, nil before Start. After Cleanup it may be closed: then it knows no key.
+func (a *App) Keystore() *keystore.Keystore {
+	if s := a.store.Load(); s != nil {
+		return s.keys
+	}
+	return nil
+}
+
+// startTimeout is how long a request waits for Start: Caddy starts apps in any order, so the HTTP app may be earlier.
+const startTimeout = 5 * time.Second
+
+// Await returns the open store. Before Start it waits, at most 5 s; an error means that the answer to any request cannot
+// be known: 503.
+func (a *App) Await(ctx context.Context) (*keystore.Keystore, error) {
+	if s := a.store.Load(); s != nil {
+		return s.keys, nil
+	}
+	timer := time.NewTimer(startTimeout)
+	defer timer.Stop()
+	select {
+	case <-a.started:
+		return a.Keystore(), nil
+	case <-a.gone:
+		return nil, errors.New("the key store was not started: its configuration has been withdrawn")
+	case <-timer.C:
+		return nil, fmt.Errorf("the key store has not started within %s", startTimeout)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

@@ -1,0 +1,137 @@
+package caddymodule
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption(appName, parseGlobalOption)
+}
+
+func parseGlobalOption(d *caddyfile.Dispenser, earlier any) (any, error) {
+	app := new(App)
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	if earlier != nil {
+		return nil, d.Err("the global option api_keys is given twice: there is one store of keys in a Caddy")
+	}
+	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// appOptions parses the words of the global option. Its errors leave out the arguments of whatever may be a secret, which
+// Dispenser.ArgErr would repeat.
+var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) error{
+	"database": func(a *App, d *caddyfile.Dispenser, args []string) error {
+		if len(args) == 0 {
+			return d.Err("database takes a kind: sqlite [PATH]")
+		}
+		if err := checkDatabaseType(args[0]); err != nil {
+			return d.WrapErr(err)
+		}
+		if len(args) > 2 {
+			return d.Err("database sqlite takes one path at most")
+		}
+		a.Database = &DatabaseConfig{Type: args[0]}
+		if len(args) == 2 {
+			if a.Database.Path = args[1]; a.Database.Path == "" {
+				return d.Err("the path of database sqlite is empty: leave it out for apikeys.db in Caddy's data directory")
+			}
+		}
+		return nil
+	},
+	"cache": func(_ *App, d *caddyfile.Dispenser, args []string) error {
+		if len(args) > 0 && args[0] != "redis" {
+			return d.Errf("unknown cache %q", args[0])
+		}
+		return d.Err("a shared cache is not built yet: leave cache out")
+	},
+	"local_cache": func(a *App, d *caddyfile.Dispenser, args []string) (err error) {
+		if len(args) == 1 {
+			a.LocalCache, err = strconv.Atoi(args[0])
+		}
+		if len(args) != 1 || err != nil || a.LocalCache <= 0 {
+			return d.Errf("local_cache %s: it takes one number of keys above 0", strings.Join(args, " "))
+		}
+		return nil
+	},
+	"lease": func(a *App, d *caddyfile.Dispenser, args []string) error {
+		var lease time.Duration
+		var err error
+		if len(args) == 1 {
+			lease, err = caddy.ParseDuration(args[0])
+		}
+		if len(args) != 1 || err != nil || lease < minLease || lease > maxLease {
+			return d.Errf("lease %s: it takes one duration between %s and %s, such as 30s", strings.Join(args, " "), minLease, maxLease)
+		}
+		a.Lease = caddy.Duration(lease)
+		return nil
+	},
+	"token_prefix": func(a *App, d *caddyfile.Dispenser, args []string) error {
+		if len(args) == 0 {
+			return d.Err("token_prefix takes one prefix or more, the first for new keys")
+		}
+		for _, prefix := range args {
+			if !strings.Contains(prefix, "{") { // else Provision checks what it becomes
+				if err := checkPrefix(prefix); err != nil {
+					return d.WrapErr(err)
+				}
+			}
+		}
+		a.TokenPrefix = args
+		return nil
+	},
+	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
+		if len(args) != 1 || args[0] == "" {
+			return d.Err("token_key takes one argument: 64 hex digits, better {env.NAME} or {file.PATH} that holds them")
+		}
+		a.TokenKey = args[0]
+		return nil
+	},
+}
+
+const appOptionNames = "database, local_cache, lease, token_prefix, token_key"
+
+// UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
+//
+//	api_keys {
+//	    database     sqlite [<path>]
+//	    local_cache  <entries>
+//	    lease        <duration>
+//	    token_prefix <for_new_keys> [<accepted_too>...]
+//	    token_key    <64_hex_digits>
+//	}
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // api_keys
+	if d.NextArg() {
+		return d.Err("the global option api_keys takes no arguments, only a block")
+	}
+	given := make(map[string]bool)
+	for d.NextBlock(0) {
+		option := d.Val()
+		parse, known := appOptions[option]
+		switch {
+		case !known:
+			return d.Errf("unknown word %q in the global option api_keys: it knows %s", option, appOptionNames)
+		case given[option]:
+			return d.Errf("%s is given twice in the global option api_keys", option)
+		}
+		given[option] = true
+		if err := parse(a, d, d.RemainingArgs()); err != nil {
+			return err
+		}
+		if d.NextBlock(1) {
+			return d.Errf("%s takes no block", option)
+		}
+	}
+	return nil
+}
+
+var _ caddyfile.Unmarshaler = (*App)(nil)

@@ -1,0 +1,108 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+// stores holds what outlives a reload, by the database's identity alone: the absolute path of its file.
+var stores = caddy.NewUsagePool()
+
+// openTimeout bounds the opening of a store, migrations included.
+const openTimeout = time.Minute
+
+// A store is one open database with all that the process knows and counts of it.
+type store struct {
+	keys     *keystore.Keystore
+	api      *admin.API
+	metrics  *storeMetrics
+	log      *movingLog
+	tokenKey *[32]byte // as configured when it was opened
+}
+
+// acquireStore returns the store of a's database, open. Each call that succeeds is followed by one releaseStore.
+func acquireStore(a *App) (*store, error) {
+	value, loaded, err := stores.LoadOrNew(a.path, func() (caddy.Destructor, error) { return openStore(a) })
+	if err != nil {
+		return nil, err
+	}
+	s := value.(*store)
+	if loaded && !sameTokenKey(s.tokenKey, a.tokenKey) {
+		return nil, errors.Join(
+			fmt.Errorf("token_key is not the one that the running config has opened the database %s with: a token key cannot change once there are tokens. Put the former one back", a.path),
+			releaseStore(a))
+	}
+	return s, nil
+}
+
+func releaseStore(a *App) error {
+	_, err := stores.Delete(a.path)
+	return err
+}
+
+func sameTokenKey(a, b *[32]byte) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+func openStore(a *App) (*store, error) {
+	ctx, cancel := context.WithTimeout(a.ctx, openTimeout)
+	defer cancel()
+	if filepath.Dir(a.path) == caddy.AppDataDir() {
+		if err := os.MkdirAll(caddy.AppDataDir(), 0o700); err != nil {
+			return nil, fmt.Errorf("making Caddy's data directory for the key store: %w", err)
+		}
+	}
+	db, err := sqldb.OpenSQLite(ctx, a.path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the database %s: %w", a.path, err)
+	}
+	s := &store{log: newMovingLog(a.logger), metrics: newStoreMetrics(), tokenKey: a.tokenKey}
+	logger := slog.New(s.log)
+	s.keys, err = keystore.Open(ctx, db, a.tokenKey, a.settings, s.metrics, logger)
+	if err != nil {
+		return nil, fmt.Errorf("opening the key store %s: %w", a.path, explainOpen(err))
+	}
+	s.metrics.keys = s.keys
+	s.api = admin.New(s.keys, logger)
+	return s, nil
+}
+
+// explainOpen says what to do about an error of keystore.Open.
+func explainOpen(err error) error {
+	switch {
+	case errors.Is(err, keystore.ErrTokenKey):
+		return fmt.Errorf("%w: token_key is not the one that its tokens were made with. Put the former one back, or leave token_key out if there was none", err)
+	case errors.Is(err, keystore.ErrNewerSchema):
+		return fmt.Errorf("%w: run that version, or go back to a backup from before", err)
+	}
+	return err
+}
+
+// configure puts a's settings in force.
+func (s *store) configure(a *App) {
+	s.log.moveTo(a.logger)
+	s.keys.Configure(a.settings)
+}
+
+// Destruct is called when no config uses the store any more.
+func (s *store) Destruct() error {
+	s.metrics.close()
+	if err := s.keys.Close(); err != nil {
+		return fmt.Errorf("closing the key store: %w", err)
+	}
+	return nil
+}
