@@ -1,0 +1,109 @@
+package bench
+
+import (
+	"fmt"
+	"hash/crc32"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+const (
+	legitimateRate = 200
+	floodConns     = 32
+	segments       = 5
+	segmentLength  = 3 * time.Second
+)
+
+// benchmarkFlood measures what callers with a good key notice of a flood of forged tokens, and whether any store does.
+func benchmarkFlood(b *testing.B) {
+	g, s := startSites(b, "127.0.0.1:9") // nothing here calls the checker
+	token := string(g.Mint(b, gate.JSON{"name": "bench", "access": "read_only"}).Token)
+	legitimate := load{addr: s.keys, header: bearer(token), status: "200", conns: 8, rate: legitimateRate, length: segmentLength}
+	mustRun(b, legitimate)
+
+	kinds := []struct {
+		name string
+		load // without one: quiet
+	}{
+		{name: "quiet"},
+		{"2,000 forged a second", load{addr: s.keys, rate: 2000}},
+		{"10,000 forged a second", load{addr: s.keys, rate: 10000}},
+		{"the same 10,000 to a site that only does `respond 401`, for comparison", load{addr: s.refuse, rate: 10000}},
+		{fmt.Sprintf("forged as fast as %d connections go", floodConns), load{addr: s.keys}},
+		{fmt.Sprintf("`respond 401` as fast as %d connections go, for comparison", floodConns), load{addr: s.refuse}},
+	}
+	latencies := make([][]time.Duration, len(kinds))
+	floods := make([][]float64, len(kinds))
+	lookups := func() float64 { return g.Metric(b, "caddy_apikeys_lookups_total", "tier=database") }
+	negative := func() float64 { return g.Metric(b, "caddy_apikeys_lookups_total", "tier=negative") }
+	databaseBefore, negativeBefore := lookups(), negative()
+	for range segments {
+		for i, kind := range kinds {
+			flooded := make(chan sample, 1)
+			if kind.addr == "" {
+				flooded <- sample{took: time.Second}
+			} else {
+				flood := kind.load
+				flood.header, flood.status, flood.conns, flood.length = bearer(forged()), "401", floodConns, segmentLength
+				go func() {
+					got, err := flood.run()
+					if err != nil {
+						b.Error(err)
+					}
+					flooded <- got
+				}()
+			}
+			latencies[i] = append(latencies[i], mustRun(b, legitimate).latencies...)
+			floods[i] = append(floods[i], (<-flooded).perSecond())
+		}
+	}
+	asked, askedNegative := lookups()-databaseBefore, negative()-negativeBefore
+
+	var t strings.Builder
+	fmt.Fprintf(&t, "%d good requests a second over 8 connections, timed from when each was due; beside them forged tokens, whose check is right and whose tag is not.\n"+
+		"%d segments of %v each, in turn.\n\n", legitimateRate, segments, segmentLength)
+	t.WriteString("| beside the good requests | forged/s | good: p50 | p99 | p99, × quiet |\n|---|--:|--:|--:|--:|\n")
+	var quiet, atTenThousand float64
+	for i, kind := range kinds {
+		slices.Sort(latencies[i])
+		p99 := quantile(latencies[i], 0.99)
+		if i == 0 {
+			quiet = p99.Seconds()
+		}
+		if i == 2 {
+			atTenThousand = p99.Seconds() / quiet
+		}
+		fmt.Fprintf(&t, "| %s | %.0f | %v | %v | %.2f |\n", kind.name, middleOf(floods[i]),
+			quantile(latencies[i], 0.5).Round(10*time.Microsecond), p99.Round(10*time.Microsecond), p99.Seconds()/quiet)
+	}
+	fmt.Fprintf(&t, "\nStore operations during all of it, by `caddy_apikeys_lookups_total`: database %.0f, negative cache %.0f.\n"+
+		"The load runs on the same processors as Caddy, so the last rows say what happens when they are used up, by whatever.\n", asked, askedNegative)
+	report.bar("store operations in a flood of forged tokens", "none", fmt.Sprintf("%.0f", asked), asked == 0)
+	report.bar("p99 of good requests beside 10,000 forged ones a second", "≤ 2 × quiet", fmt.Sprintf("%.2f ×", atTenThousand), atTenThousand <= 2)
+	report.section("A flood of forged tokens", t.String())
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(asked, "store-operations")
+	b.ReportMetric(atTenThousand, "p99-x-quiet")
+}
+
+const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+// forged is a token as spec section 2 has it, out of nothing: all but the tag can be right without the deployment's token key.
+func forged() string {
+	token := []byte("ak_")
+	for range 12 + 32 + 8 {
+		token = append(token, base62[rand.IntN(62)])
+	}
+	sum := crc32.ChecksumIEEE(token)
+	var check [6]byte
+	for i := len(check) - 1; i >= 0; i-- {
+		check[i] = base62[sum%62]
+		sum /= 62
+	}
+	return string(append(token, check[:]...))
+}

@@ -1,0 +1,135 @@
+// Package bench measures the whole product in one run on one machine, and writes what it finds as docs/benchmarks.md: `make bench`.
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// A load is one request sent again and again over connections that stay open.
+type load struct {
+	addr   string
+	header []string      // `Name: value`
+	status string        // that every answer must have
+	conns  int           // at the same time
+	rate   int           // requests a second, all connections together; 0 is as fast as answers come
+	length time.Duration // of the load
+}
+
+// A sample is what one load saw.
+type sample struct {
+	took      time.Duration
+	latencies []time.Duration // sorted, one a request; with a rate from when the request was due, so that a stalled server is not flattered
+}
+
+func (s sample) perSecond() float64 { return float64(len(s.latencies)) / s.took.Seconds() }
+
+// quantile is of the latencies; q is between 0 and 1.
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
+}
+
+func (l load) run() (sample, error) {
+	results := make([][]time.Duration, l.conns)
+	errs := make([]error, l.conns)
+	var all sync.WaitGroup
+	begin := time.Now()
+	for i := range l.conns {
+		all.Go(func() { results[i], errs[i] = l.connection(i, begin) })
+	}
+	all.Wait()
+	s := sample{took: time.Since(begin), latencies: slices.Concat(results...)}
+	slices.Sort(s.latencies)
+	return s, errors.Join(errs...)
+}
+
+func (l load) connection(number int, begin time.Time) ([]time.Duration, error) {
+	conn, err := net.Dial("tcp", l.addr)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	end := begin.Add(l.length)
+	conn.SetDeadline(end.Add(20 * time.Second))
+
+	request := []byte("GET /v1/items/1 HTTP/1.1\r\nHost: localhost\r\n")
+	for _, line := range l.header {
+		request = append(request, line+"\r\n"...)
+	}
+	request = append(request, "\r\n"...)
+
+	var between time.Duration
+	due := begin
+	if l.rate > 0 {
+		between = time.Duration(l.conns) * time.Second / time.Duration(l.rate)
+		due = begin.Add(between * time.Duration(number) / time.Duration(l.conns))
+	}
+	var latencies []time.Duration
+	answers := bufio.NewReader(conn)
+	for {
+		from := time.Now()
+		if l.rate > 0 {
+			time.Sleep(due.Sub(from))
+			from, due = due, due.Add(between)
+		}
+		if from.After(end) {
+			return latencies, nil
+		}
+		if _, err := conn.Write(request); err != nil {
+			return nil, err
+		}
+		status, err := readAnswer(answers)
+		if err != nil {
+			return nil, err
+		}
+		if status != l.status {
+			return nil, fmt.Errorf("%s answered %s, not %s", l.addr, status, l.status)
+		}
+		latencies = append(latencies, time.Since(from))
+	}
+}
+
+// readAnswer reads one answer with a Content-Length and returns its status. It is lean, so that the load takes little of the
+// processors it shares with what is measured.
+func readAnswer(r *bufio.Reader) (string, error) {
+	line, err := r.ReadSlice('\n')
+	if err != nil {
+		return "", err
+	}
+	if len(line) < 12 {
+		return "", fmt.Errorf("no status line: %q", line)
+	}
+	status := string(line[9:12])
+	length := -1
+	for {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return "", err
+		}
+		name, value, field := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(": "))
+		if !field {
+			break
+		}
+		if bytes.EqualFold(name, []byte("Content-Length")) {
+			if length, err = strconv.Atoi(string(value)); err != nil {
+				return "", err
+			}
+		}
+	}
+	if length < 0 {
+		return "", fmt.Errorf("%s without Content-Length", status)
+	}
+	_, err = io.CopyN(io.Discard, r, int64(length))
+	return status, err
+}
