@@ -1,0 +1,249 @@
+package adversarial
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// tamper changes a token so that it stays 8 to 512 visible characters.
+func tamper(token string) map[string]string {
+	body := strings.TrimPrefix(token, "ak_")
+	flipped := []byte(body)
+	for i, c := range flipped {
+		if c >= 'a' && c <= 'z' {
+			flipped[i] = c - 'a' + 'A'
+			break
+		}
+	}
+	shorter := token[:len(token)-1]
+	tag := []byte(token[:len(token)-6])
+	tag[len(tag)-1] = base62[(strings.IndexByte(base62, tag[len(tag)-1])+1)%62]
+	secret := []byte(token[:len(token)-6])
+	secret[20] = base62[(strings.IndexByte(base62, secret[20])+1)%62]
+	return map[string]string{
+		"suffix":               token + "123",
+		"less its last":        shorter,
+		"case of one flipped":  "ak_" + string(flipped),
+		"upper case":           strings.ToUpper(token),
+		"lower case":           strings.ToLower(token),
+		"prefix in upper case": "AK_" + body,
+		"other prefix":         withCheck("sk_" + body[:52]),
+		"longer prefix":        withCheck("ak_ak_" + body[:52]),
+		"no prefix":            body,
+		"no underscore":        "ak" + body,
+		"dash":                 "ak-" + body,
+		"prefix of members":    withCheck("akm_" + body[:52]),
+		"tag":                  withCheck(string(tag)),
+		"secret":               withCheck(string(secret)),
+		"check":                token[:len(token)-6] + "000000",
+		"twice":                token + token,
+		"a comma between two":  token + "," + token,
+		"a blank between two":  token + " " + token,
+		"quoted":               `"` + token + `"`,
+		"comment of SQL":       token + "'--",
+		"secret-token: twice":  "secret-token:secret-token:" + token,
+		"percent-encoded":      "%61" + token[1:],
+		"not ASCII":            "é" + token[1:],
+		"wide form":            "ａ" + token[1:],
+		"KELVIN SIGN":          strings.Replace(token, "ak", "a\u212a", 1), // lower-cases to k
+	}
+}
+
+func TestCredentials(t *testing.T) {
+	w := start(t, gate.Config{APIKey: operations})
+	bearer := "Authorization: Bearer {R}"
+	item := "GET /v1/items/1"
+	rows := []row{
+		{what: "1 no key", send: item, want: "401 missing_key"},
+		{what: "2 empty header", send: item, header: []string{"X-Api-Key:"}, want: "401 missing_key"},
+		{what: "2 blank header", send: item, header: []string{"X-Api-Key:   "}, want: "401 missing_key"},
+		{what: "2 empty bearer", send: item, header: []string{"Authorization: Bearer"}, want: "401 missing_key"},
+		{what: "2 blank bearer", send: item, header: []string{"Authorization: Bearer "}, want: "401 missing_key"},
+		{what: "2 empty Authorization", send: item, header: []string{"Authorization:"}, want: "401 missing_key"},
+		{what: "3 good and junk", send: item, header: []string{"X-Api-Key: {R}", "X-Api-Key: {J}"}, want: "400 ambiguous_credentials"},
+		{what: "3 junk and good", send: item, header: []string{"X-Api-Key: {J}", "X-Api-Key: {R}"}, want: "400 ambiguous_credentials"},
+		{what: "3 the same twice", send: item, header: []string{"X-Api-Key: {R}", "X-Api-Key: {R}"}, want: "400 ambiguous_credentials"},
+		{what: "3 good and empty", send: item, header: []string{"X-Api-Key: {R}", "X-Api-Key:"}, want: "400 ambiguous_credentials"},
+		{what: "4 comma", send: item, header: []string{"X-Api-Key: {R}, {J}"}, want: "401 invalid_key"},
+		{what: "4 comma in bearer", send: item, header: []string{"Authorization: Bearer {R}, Bearer {J}"}, want: "401 invalid_key"},
+		{what: "5 case of the name", send: item, header: []string{"x-api-key: {R}", "X-API-KEY: {J}"}, want: "400 ambiguous_credentials"},
+		{what: "6 two sources", send: item, header: []string{"X-Api-Key: {R}", "Authorization: Bearer {J}"}, want: "400 ambiguous_credentials"},
+		{what: "6 two sources reversed", send: item, header: []string{"X-Api-Key: {J}", bearer}, want: "400 ambiguous_credentials"},
+		{what: "6 the same in two sources", send: item, header: []string{"X-Api-Key: {R}", bearer}, want: "400 ambiguous_credentials"},
+		{what: "6 one of two empty", send: item, header: []string{"X-Api-Key:", bearer}, want: "400 ambiguous_credentials"},
+		{what: "7 two Authorization", send: item, header: []string{bearer, "Authorization: Bearer {J}"}, want: "400 ambiguous_credentials"},
+		{what: "7 two Authorization, one of another scheme", send: item, header: []string{bearer, "Authorization: Basic {basic a:b}"}, want: "400 ambiguous_credentials"},
+		{what: "7 two Authorization, another scheme first", send: item, header: []string{"Authorization: Basic {basic a:b}", bearer}, want: "400 ambiguous_credentials"},
+		{what: "8 header", send: item, header: []string{"X-API-Key: {R}"}, want: "200", gone: []string{"X-Api-Key"}},
+		{what: "8 bearer", send: item, header: []string{bearer}, want: "200", gone: []string{"Authorization"}},
+		{what: "8 bearer in lower case", send: item, header: []string{"Authorization: bearer {R}"}, want: "200", gone: []string{"Authorization"}},
+		{what: "8 bearer in upper case", send: item, header: []string{"Authorization: BEARER {R}"}, want: "200", gone: []string{"Authorization"}},
+		{what: "10 query", send: "GET /v1/items/1?api_key={R}", want: "401 missing_key"},
+		{what: "10 access_token of RFC 6750", send: "GET /v1/items/1?access_token={R}", want: "401 missing_key"},
+		{what: "17 SQL", send: item, header: []string{"X-Api-Key: ' OR '1'='1"}, want: "401 invalid_key"},
+		{what: "17 percent", send: item, header: []string{"X-Api-Key: %"}, want: "401 invalid_key"},
+		{what: "17 star", send: item, header: []string{"X-Api-Key: *"}, want: "401 invalid_key"},
+		{what: "18 8 KiB", send: item, header: []string{"X-Api-Key: " + strings.Repeat("a", 8<<10)}, want: "401 invalid_key"},
+		{what: "18 8 KiB after a prefix", send: item, header: []string{"X-Api-Key: ak_" + strings.Repeat("a", 8<<10)}, want: "401 invalid_key"},
+		{what: "18 20 KiB", send: item, header: []string{"X-Api-Key: " + strings.Repeat("a", 20<<10)}, want: "refused"},
+		{what: "18 64 KiB", send: item, header: []string{"X-Api-Key: " + strings.Repeat("a", 64<<10)}, want: "refused"},
+		{what: "19 NUL", send: item, header: []string{"X-Api-Key: {R}\x00"}, want: "refused"},
+		{what: "19 bare CR", send: item, header: []string{"X-Api-Key: {R}\rX"}, want: "refused"},
+		{what: "20 forged", send: item, header: []string{"X-Api-Key: {J}"}, want: "401 invalid_key"},
+		{what: "21 secret-token", send: item, header: []string{"Authorization: Bearer secret-token:{R}"}, want: "200", gone: []string{"Authorization"}},
+		{what: "21 secret-token in a header", send: item, header: []string{"X-API-Key: secret-token:{R}"}, want: "200"},
+		{what: "21 secret-token with nothing", send: item, header: []string{"X-API-Key: secret-token:"}, want: "401 invalid_key"},
+		{what: "23 cookie", send: item, header: []string{"Cookie: api_key={R}; X-API-Key={R}"}, want: "401 missing_key"},
+		{what: "23 Proxy-Authorization", send: item, header: []string{"Proxy-Authorization: Bearer {R}"}, want: "401 missing_key"},
+		{what: "23 subprotocol", send: item, header: []string{"Sec-WebSocket-Protocol: bearer, {R}"}, want: "401 missing_key"},
+		{what: "23 body", send: "POST /v1/items/1", body: "api_key={R}", header: []string{"Content-Type: application/x-www-form-urlencoded"}, want: "401 missing_key"},
+		{what: "23 basic", send: item, header: []string{"Authorization: Basic {basic user:{R}}"}, want: "401 missing_key"},
+		{what: "23 no scheme", send: item, header: []string{"Authorization: {R}"}, want: "401 missing_key"},
+		{what: "23 another scheme", send: item, header: []string{"Authorization: Token {R}"}, want: "401 missing_key"},
+		{what: "23 a longer scheme", send: item, header: []string{"Authorization: BearerX {R}"}, want: "401 missing_key"},
+		{what: "23 name with underscores", send: item, header: []string{"X_API_Key: {R}"}, want: "401 missing_key"},
+		{what: "23 user info in an absolute target", on: "1", send: "GET http://x:{R}@api.example.com/v1/items/1", want: "refused"},
+		{what: "24 copies", send: item, header: []string{"X-API-Key: {R}", "Referer: https://app.example.com/?api_key={R}", "X-Original-Url: /?api_key={R}"}, want: "200"},
+		{what: "24 with underscores beside it", send: item, header: []string{"X-API-Key: {R}", "X_API_Key: {J}"}, want: "200"},
+		{what: "40 user agent", send: item, header: []string{"User-Agent: GoogleHC/1.0"}, want: "401 missing_key"},
+		{what: "40 health-check agent", send: item, header: []string{"User-Agent: kube-probe/1.31"}, want: "401 missing_key"},
+		{what: "revoked", send: item, header: []string{"X-API-Key: {X}"}, want: "401 key_revoked"},
+		{what: "85 1000 lines", send: item, header: slices.Repeat([]string{"X-Api-Key: a"}, 1000), want: "400 ambiguous_credentials"},
+		{what: "85 10000 headers", send: item, header: slices.Repeat([]string{"X-A: a"}, 10000), want: "refused"},
+	}
+	for n := range 4 {
+		rows = append(rows, row{what: fmt.Sprintf("16 length %d", n+1), send: item, header: []string{"X-Api-Key: " + "aaaa"[:n+1]}, want: "401 invalid_key"})
+	}
+	for what, token := range tamper(w.tokens["R"]) {
+		rows = append(rows,
+			row{what: "15 " + what, send: item, header: []string{"X-API-Key: " + token}, want: "401 invalid_key"},
+			row{what: "15 bearer, " + what, send: item, header: []string{"Authorization: Bearer " + token}, want: "401 invalid_key"})
+	}
+	w.run(t, rows)
+}
+
+func TestSources(t *testing.T) {
+	w := start(t, gate.Config{APIKey: operations + `
+		from bearer
+		from header X-API-Key
+		from header X-Auth Token
+		from basic
+		from query api_key
+		from cookie apikey
+	`})
+	item := "GET /v1/items/1"
+	// Each source alone, and each two of them. A pair that shares the Authorization field is two lines of it.
+	sources := []struct{ name, header, query string }{
+		{"bearer", "Authorization: Bearer ", ""},
+		{"header", "X-API-Key: ", ""},
+		{"header with a scheme", "X-Auth: Token ", ""},
+		{"basic", "Authorization: Basic ", ""},
+		{"query", "", "api_key="},
+		{"cookie", "Cookie: apikey=", ""},
+	}
+	var rows []row
+	for i, one := range sources {
+		rows = append(rows, row{what: one.name, want: "200", at: "/v1/items/1", gone: []string{"Authorization", "X-Api-Key", "X-Auth", "Cookie"}})
+		carry(&rows[len(rows)-1], one, "{R}")
+		for _, other := range sources[i+1:] {
+			for _, tokens := range [][2]string{{"{R}", "{R}"}, {"{R}", "{J}"}, {"{J}", "{R}"}} {
+				r := row{what: fmt.Sprintf("%s and %s %v", one.name, other.name, tokens), want: "400 ambiguous_credentials"}
+				carry(&r, one, tokens[0])
+				carry(&r, other, tokens[1])
+				rows = append(rows, r)
+			}
+		}
+	}
+	rows = append(rows, []row{
+		{what: "11 query twice", send: item + "?api_key={R}&api_key={J}", want: "400 ambiguous_credentials"},
+		{what: "11 query twice reversed", send: item + "?api_key={J}&api_key={R}", want: "400 ambiguous_credentials"},
+		{what: "11 semicolon", send: item + "?api_key={J};api_key={R}", want: "400 ambiguous_credentials"},
+		{what: "11 semicolon after another", send: item + "?a=1;api_key={R}", want: "refused"},
+		{what: "11 semicolon behind", send: item + "?api_key={R};a=1", want: "refused"},
+		{what: "11 semicolon in another parameter", send: item + "?a=1;b&api_key={R}&c=;", want: "200", at: "/v1/items/1?a=1;b&c=;"},
+		{what: "11 name encoded", send: item + "?api%5Fkey={R}", want: "200", at: "/v1/items/1"},
+		{what: "11 name all encoded", send: item + "?%61%70%69%5f%6b%65%79={R}&a", want: "200", at: "/v1/items/1?a"},
+		{what: "11 name encoded and not", send: item + "?api%5Fkey={R}&api_key={J}", want: "400 ambiguous_credentials"},
+		{what: "11 value encoded", send: item + "?api_key=%61k_{Rest}", want: "200", at: "/v1/items/1"},
+		{what: "11 empty and good", send: item + "?api_key=&api_key={R}", want: "400 ambiguous_credentials"},
+		{what: "11 no value and good", send: item + "?api_key&api_key={R}", want: "400 ambiguous_credentials"},
+		{what: "11 empty", send: item + "?api_key=", want: "401 missing_key"},
+		{what: "11 no value", send: item + "?api_key", want: "401 missing_key"},
+		{what: "11 bad escape in the name", send: item + "?api%ZZkey={R}", want: "401 missing_key"},
+		{what: "11 bad escape in the value", send: item + "?api_key={R}%ZZ", want: "refused"},
+		{what: "11 case of the name", send: item + "?API_KEY={R}", want: "401 missing_key"},
+		{what: "11 array", send: item + "?api_key[]={R}", want: "401 missing_key"},
+		{what: "11 order and spelling of the rest", send: item + "?b=%7e+&api_key={R}&a=1&b=2&&=", want: "200", at: "/v1/items/1?b=%7e+&a=1&b=2&&="},
+		{what: "11 fragment", send: item + "?api_key={R}#x", want: "refused"},
+		{what: "cookie among others", send: item, header: []string{"Cookie: a=1; apikey={R}; b=2"}, want: "200", kept: []string{"Cookie: a=1; b=2"}},
+		{what: "cookie first", send: item, header: []string{"Cookie: apikey={R}; b=2"}, want: "200", kept: []string{"Cookie: b=2"}},
+		{what: "cookie twice", send: item, header: []string{"Cookie: apikey={R}; apikey={J}"}, want: "400 ambiguous_credentials"},
+		{what: "cookie twice, other way", send: item, header: []string{"Cookie: apikey={J}; apikey={R}"}, want: "400 ambiguous_credentials"},
+		{what: "cookie in two lines", send: item, header: []string{"Cookie: apikey={R}", "Cookie: apikey={J}"}, want: "400 ambiguous_credentials"},
+		{what: "cookie twice, one without a blank", send: item, header: []string{"Cookie: apikey={R};apikey={J}"}, want: "400 ambiguous_credentials"},
+		{what: "cookie twice, one empty", send: item, header: []string{"Cookie: apikey=; apikey={R}"}, want: "400 ambiguous_credentials"},
+		{what: "cookie empty", send: item, header: []string{"Cookie: apikey="}, want: "401 missing_key"},
+		{what: "cookie with another case", send: item, header: []string{"Cookie: ApiKey={R}"}, want: "401 missing_key"},
+		{what: "cookie behind one that net/http drops", send: item, header: []string{"Cookie: a b=1; apikey={R}; apikey={J}"}, want: "400 ambiguous_credentials"},
+		{what: "header twice, one scheme wrong", send: item, header: []string{"X-Auth: Token {R}", "X-Auth: Other {J}"}, want: "400 ambiguous_credentials"},
+		{what: "header without its scheme", send: item, header: []string{"X-Auth: {R}"}, want: "refused"},
+		{what: "basic, token as user", send: item, header: []string{"Authorization: Basic {basic {R}:}"}, want: "200", gone: []string{"Authorization"}},
+		{what: "basic, token as password", send: item, header: []string{"Authorization: basic {basic me:{R}}"}, want: "200", gone: []string{"Authorization"}},
+		{what: "basic, two tokens: the password counts", send: item, header: []string{"Authorization: Basic {basic {R}:{J}}"}, want: "401 invalid_key"},
+		{what: "basic, no colon", send: item, header: []string{"Authorization: Basic {basic {R}}"}, want: "refused"},
+		{what: "basic, bad base64", send: item, header: []string{"Authorization: Basic !!!!"}, want: "refused"},
+		{what: "basic, empty", send: item, header: []string{"Authorization: Basic {basic :}"}, want: "401 missing_key"},
+		{what: "basic, nothing", send: item, header: []string{"Authorization: Basic"}, want: "401 missing_key"},
+	}...)
+	w.tokens["Rest"] = strings.TrimPrefix(w.tokens["R"], "ak_")
+	w.run(t, rows)
+}
+
+// carry puts a token where a source looks for it.
+func carry(r *row, source struct{ name, header, query string }, token string) {
+	if r.send == "" {
+		r.send = "GET /v1/items/1"
+	}
+	switch {
+	case source.query != "":
+		r.send += "?" + source.query + token
+	case strings.HasSuffix(source.header, "Basic "):
+		r.header = append(r.header, source.header+"{basic user:"+token+"}")
+	default:
+		r.header = append(r.header, source.header+token)
+	}
+}
+
+// TestUnknownIsMalformed: who has no key learns nothing from the answer, not even that a token was once good.
+func TestUnknownIsMalformed(t *testing.T) {
+	w := start(t, gate.Config{APIKey: operations})
+	deleted := w.mint(t, "D", gate.JSON{"access": "read_only"})
+	w.Revoke(t, deleted.ID)
+	if r := w.Call(t, "DELETE", "/keys/"+deleted.ID, nil); r.Status != 200 {
+		t.Fatalf("deleting a revoked key: %v", r)
+	}
+	imported := "sk-imported-0123456789abcdef"
+	w.Import(t, gate.JSON{"name": "I", "access": "read_only", "token": imported})
+	if r := w.Get(t, "/v1/items/1", gate.Token(imported)); r.Status != 200 {
+		t.Fatalf("an imported key: %v", r)
+	}
+	for _, protocol := range gate.Protocols {
+		answers := map[string]string{}
+		for what, token := range map[string]string{
+			"forged": w.tokens["J"], "deleted": string(deleted.Token), "not of our form": "sk-imported-0123456789abcdeg", "too short": "x",
+			"too long": strings.Repeat("a", 600), "bad check": w.tokens["R"][:40] + "x",
+		} {
+			got := w.Do(t, gate.Request{Protocol: protocol, Target: "/v1/items/1", Header: []string{"Authorization: Bearer " + token}})
+			w.judge(t, row{want: "401 invalid_key"}, "", got)
+			got.Header.Del("Date")
+			answers[fmt.Sprint(got.Status, got.Header, string(got.Body))] += " " + what
+		}
+		if len(answers) != 1 {
+			t.Errorf("%v: the answers differ: %v", protocol, answers)
+		}
+	}
+}

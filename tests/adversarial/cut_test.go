@@ -1,0 +1,190 @@
+package adversarial
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+	"github.com/coder/websocket"
+)
+
+// stream is something that a key has open and that would go on.
+type stream struct {
+	what  string
+	ended chan struct{}
+	last  time.Time // when the last event that arrived was sent by the upstream; read it after ended
+}
+
+// open opens one of each kind over each HTTP version and returns when all run.
+func open(t *testing.T, g *gate.Gate, token gate.Token) []*stream {
+	t.Helper()
+	var streams []*stream
+	add := func(what string, until func(*stream)) {
+		s := &stream{what: what, ended: make(chan struct{})}
+		streams = append(streams, s)
+		go func() {
+			defer close(s.ended)
+			until(s)
+		}()
+	}
+	for _, protocol := range gate.Protocols {
+		client, url := g.Client(t, protocol)
+		request := func(method, target string, body io.Reader) *http.Response {
+			t.Helper()
+			r, err := http.NewRequestWithContext(t.Context(), method, url+target, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Authorization", "Bearer "+string(token))
+			response, err := client.Do(r)
+			if err != nil || response.StatusCode != 200 {
+				t.Fatalf("%v %s %s: %v, %v", protocol, method, target, response, err)
+			}
+			return response
+		}
+
+		events := request("GET", "/v1/items/sse", nil)
+		started := make(chan struct{})
+		add(fmt.Sprint("events over ", protocol), func(s *stream) {
+			lines := bufio.NewScanner(events.Body)
+			for first := true; lines.Scan(); {
+				if nanos, is := strings.CutPrefix(lines.Text(), "data: "); is {
+					n, _ := strconv.ParseInt(nanos, 10, 64)
+					s.last = time.Unix(0, n)
+					if first {
+						close(started)
+						first = false
+					}
+				}
+			}
+		})
+		<-started
+
+		download := request("GET", "/v1/items/download?bytes=1000000000000", nil)
+		if _, err := io.ReadFull(download.Body, make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+		add(fmt.Sprint("download over ", protocol), func(*stream) {
+			for buffer := make([]byte, 4<<10); ; time.Sleep(time.Millisecond) { // a slow reader, so that the proxy is stuck in a write
+				if _, err := download.Body.Read(buffer); err != nil {
+					return
+				}
+			}
+		})
+
+		add(fmt.Sprint("a request without an answer over ", protocol), func(*stream) {
+			r, _ := http.NewRequestWithContext(t.Context(), "GET", url+"/v1/items/hold", nil)
+			r.Header.Set("Authorization", "Bearer "+string(token))
+			if response, err := client.Do(r); err == nil {
+				io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+			}
+		})
+		reachesUpstream(t, g, "/v1/items/hold")
+
+		body, upload := io.Pipe()
+		add(fmt.Sprint("upload over ", protocol), func(*stream) {
+			r, _ := http.NewRequestWithContext(t.Context(), "PUT", url+"/v1/items/upload", body)
+			r.Header.Set("Authorization", "Bearer "+string(token))
+			if response, err := client.Do(r); err == nil {
+				io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+			}
+			body.Close()
+		})
+		upload.Write([]byte("begun"))
+		reachesUpstream(t, g, "/v1/items/upload")
+		t.Cleanup(func() { upload.Close() })
+	}
+
+	c, _, err := websocket.Dial(t.Context(), g.URL+"/v1/items/ws", &websocket.DialOptions{HTTPHeader: http.Header{"X-Api-Key": {string(token)}}})
+	if err != nil {
+		t.Fatal("opening a WebSocket failed") // the error may quote the request
+	}
+	t.Cleanup(func() { c.CloseNow() })
+	c.Write(t.Context(), websocket.MessageText, []byte("hello"))
+	if _, message, err := c.Read(t.Context()); string(message) != "hello" {
+		t.Fatalf("WebSocket: %q, %v", message, err)
+	}
+	add("an idle WebSocket", func(*stream) { c.Read(context.Background()) })
+	return streams
+}
+
+func reachesUpstream(t *testing.T, g *gate.Gate, target string) {
+	t.Helper()
+	gate.Until(t, target+" reaches the upstream", func() bool {
+		for _, r := range g.Upstream.Take() {
+			if r.Target == target {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// TestCut: when a key stops being alive, what it has running is cut before the answer to the change is given.
+func TestCut(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		kill func(t *testing.T, w world, id string)
+	}{
+		{"79 revoke", func(t *testing.T, w world, id string) { w.Revoke(t, id) }},
+		{"79 inactivate", func(t *testing.T, w world, id string) { w.Patch(t, id, gate.JSON{"active": false}) }},
+		{"79 rotate", func(t *testing.T, w world, id string) { w.Rotate(t, id, "0s") }},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			w := start(t, gate.Config{APIKey: operations})
+			items := gate.JSON{"permissions": []string{"items:*"}}
+			k, other := w.mint(t, "K", items), w.mint(t, "Other", items)
+			cut, kept := open(t, w.Gate, k.Token), open(t, w.Gate, other.Token)
+			before := time.Now()
+			c.kill(t, w, k.ID)
+			after := time.Now()
+			mustEnd(t, cut, after, 2*time.Second)
+			t.Logf("answered in %v, all seen cut in %v", after.Sub(before), time.Since(before))
+			for _, s := range kept {
+				select {
+				case <-s.ended:
+					t.Errorf("%s of another key was cut too", s.what)
+				default:
+				}
+			}
+		})
+	}
+}
+
+// TestCutAtExpiry: time kills as well as a revoke.
+func TestCutAtExpiry(t *testing.T) {
+	w := start(t, gate.Config{APIKey: operations})
+	expires := time.Now().Add(5 * time.Second).Truncate(time.Millisecond)
+	k := w.mint(t, "K", gate.JSON{"permissions": []string{"items:*"}, "expires_at": expires.UTC().Format(time.RFC3339Nano)})
+	streams := open(t, w.Gate, k.Token)
+	if !time.Now().Before(expires) {
+		t.Fatal("this machine is too slow to open the streams before the key expires")
+	}
+	mustEnd(t, streams, expires.Add(time.Second), time.Until(expires)+3*time.Second)
+}
+
+// mustEnd waits for the clients to see the end, which they do a little after the server has done it, and looks for what was sent after `no`.
+func mustEnd(t *testing.T, streams []*stream, no time.Time, within time.Duration) {
+	t.Helper()
+	timeout := time.After(within)
+	for _, s := range streams {
+		select {
+		case <-s.ended:
+			if s.last.After(no) {
+				t.Errorf("%s: an event sent %v too late arrived", s.what, s.last.Sub(no))
+			}
+		case <-timeout:
+			t.Errorf("%s goes on", s.what)
+			timeout = time.After(0)
+		}
+	}
+}

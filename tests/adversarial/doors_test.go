@@ -1,0 +1,92 @@
+package adversarial
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+const adminSite = `
+	api_key {
+		public /apikeys/* /public/*
+	}
+	api_keys_admin
+	reverse_proxy {$GATE_UPSTREAM}
+`
+
+// TestAdminDoor: the management API on a site opens for keys that hold admin permissions, by no trick of the path.
+func TestAdminDoor(t *testing.T) {
+	w := start(t, gate.Config{Site: adminSite})
+	w.mint(t, "Manager", gate.JSON{"permissions": []string{"admin.keys:*"}})
+	w.mint(t, "All", gate.JSON{"permissions": []string{"*"}})
+	for _, protocol := range gate.Protocols {
+		ask := func(target string, header ...string) gate.Response {
+			return w.Do(t, gate.Request{Protocol: protocol, Target: target, Header: w.expandAll(t, header)})
+		}
+		if r := ask("/apikeys/v1/keys", "Authorization: Bearer {Manager}"); r.Status != 200 || r.JSON()["items"] == nil {
+			t.Errorf("%v: a key with admin.keys:* lists keys: %v", protocol, r)
+		}
+		for what, header := range map[string][]string{
+			"no token":         nil,
+			"a plain key":      {"Authorization: Bearer {R}"},
+			"* is not admin":   {"Authorization: Bearer {All}"},
+			"revoked":          {"Authorization: Bearer {X}"},
+			"forged":           {"Authorization: Bearer {J}"},
+			"identity headers": {"X-Apikey-Id: root", "X-Apikey-Owner: root", "X-Apikey-Permissions: admin:*"},
+			"a trusted user":   {"Remote-User: root", "X-Forwarded-User: root", "X-Webauth-User: root"},
+			"two tokens":       {"Authorization: Bearer {Manager}", "Authorization: Bearer {R}"},
+		} {
+			if r := ask("/apikeys/v1/keys", header...); r.Status < 400 || r.Status >= 500 || r.JSON()["items"] != nil {
+				t.Errorf("%v 113 %s: want a refusal, got %v", protocol, what, r)
+			}
+		}
+		for _, target := range []string{
+			"/apikeys//v1/keys", "//apikeys/v1/keys", "/apikeys/./v1/keys", "/x/../apikeys/v1/keys", "/public/../apikeys/v1/keys", "/apikeys/%2e%2e/apikeys/v1/keys", "/apikeys%2fv1/keys", "/apikeys/v1%2fkeys",
+			"/%61pikeys/v1/keys", "/APIKEYS/v1/keys", "/apikeys/V1/keys", "/apikeys/v1/keys/", "/apikeys/v1/keys;x", "/public/%2e%2e/apikeys/v1/keys", "/apikeys/v1/keys?public=/public/", "/apikeys/v1/health/../keys",
+		} {
+			if r := ask(target); r.JSON()["items"] != nil || strings.Contains(string(r.Body), w.ids["R"]) {
+				t.Errorf("%v 113 %s without a token shows keys: %v", protocol, target, r)
+			}
+		}
+	}
+}
+
+// TestOthersKeysDoNotExist: who may manage one namespace cannot tell a key of another one from none.
+func TestOthersKeysDoNotExist(t *testing.T) {
+	w := start(t, gate.Config{Site: adminSite})
+	w.Namespace(t, "acme", nil)
+	w.Namespace(t, "umbrella", nil)
+	manager := w.mint(t, "Manager", gate.JSON{"namespace": "acme", "permissions": []string{"admin.keys:*"}})
+	own := w.mint(t, "Own", gate.JSON{"namespace": "acme", "access": "read_only"})
+	other := w.mint(t, "Other", gate.JSON{"namespace": "umbrella", "access": "read_only"})
+	none := "000000000000"
+	ask := func(method, target, body string) gate.Response {
+		header := []string{"Authorization: Bearer " + string(manager.Token)}
+		if body != "" {
+			header = append(header, "Content-Type: application/json")
+		}
+		return w.Do(t, gate.Request{Method: method, Target: "/apikeys/v1" + target, Header: header, Body: body})
+	}
+	if r := ask("GET", "/keys/"+own.ID, ""); r.Status != 200 {
+		t.Errorf("112 a key of its own: %v", r)
+	}
+	for _, c := range []struct{ method, below, body string }{
+		{"GET", "", ""}, {"PATCH", "", `{"name":"x"}`}, {"POST", "/revoke", `{"reason":"x"}`}, {"POST", "/rotate", `{}`}, {"DELETE", "", ""}, {"GET", "/usage", ""},
+	} {
+		theirs, nobodys := ask(c.method, "/keys/"+other.ID+c.below, c.body), ask(c.method, "/keys/"+none+c.below, c.body)
+		if theirs.Status != 404 || theirs.Status != nobodys.Status || strings.ReplaceAll(string(theirs.Body), other.ID, none) != string(nobodys.Body) {
+			t.Errorf("112 %s %s: another's key %v, no key %v", c.method, c.below, theirs, nobodys)
+		}
+	}
+	list := ask("GET", "/keys?limit=1000", "")
+	if body := string(list.Body); list.Status != 200 || !strings.Contains(body, own.ID) || strings.Contains(body, other.ID) || strings.Contains(body, w.ids["R"]) {
+		t.Errorf("112 the list: %v", list)
+	}
+	if r := w.Get(t, "/v1/items/1", other.Token); r.Status == 200 {
+		t.Errorf("a key of umbrella opens default: %v", r)
+	}
+	if w.Show(t, other.ID)["status"] != "active" {
+		t.Error("the key of another was changed")
+	}
+}

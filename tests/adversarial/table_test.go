@@ -1,0 +1,262 @@
+// Package adversarial tries the gate with what attackers, broken clients and disagreeing parsers send. Each case is a row; what reached the
+// upstream is judged as well as the answer.
+package adversarial
+
+import (
+	"encoding/base64"
+	"fmt"
+	"hash/crc32"
+	"math/rand/v2"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+func TestMain(m *testing.M) { gate.Main(m) }
+
+// row is one request and what must become of it. {NAME} stands for the token of that key, {basic user:password} for its base64 form.
+type row struct {
+	what    string
+	on      string // "1" or "2": over this HTTP only
+	send    string // METHOD target
+	header  []string
+	body    string
+	trailer []string
+
+	want string   // the status, or the status and the problem document's code; without a code Caddy itself may refuse. "refused": any 4xx, or no answer
+	as   string   // whose identity the upstream gets; "" is R, "-" none
+	at   string   // the target that the upstream gets, if not the one sent
+	gone []string // header names that the upstream must not see
+	kept []string // header lines that it must
+}
+
+// world is a gate and the keys of its rows.
+type world struct {
+	*gate.Gate
+	ids    map[string]string
+	tokens map[string]string
+}
+
+// operations keep R, which may read items, apart from A, which may do everything on ops.
+const operations = `
+	public /public/* /health
+	operation items:get read GET /v1/items/**
+	operation items:put write PUT /v1/items/**
+	operation ops:get read GET /v1/admin/**
+	operation ops:do write POST /v1/admin/**
+`
+
+// start runs a gate and mints R and A; J is a token of nobody, well formed but for its tag, and X is revoked.
+func start(t *testing.T, c gate.Config) world {
+	t.Helper()
+	w := world{gate.Start(t, c), map[string]string{}, map[string]string{}}
+	w.mint(t, "R", gate.JSON{"permissions": []string{"items:read"}})
+	w.mint(t, "A", gate.JSON{"permissions": []string{"ops:*"}})
+	w.Revoke(t, w.mint(t, "X", gate.JSON{"permissions": []string{"items:read"}}).ID)
+	w.tokens["J"] = forge("ak")
+	gate.Watch(w.tokens["J"])
+	return w
+}
+
+func (w world) mint(t *testing.T, name string, fields gate.JSON) gate.Key {
+	t.Helper()
+	body := gate.JSON{"name": name}
+	for field, value := range fields {
+		body[field] = value
+	}
+	k := w.Mint(t, body)
+	w.ids[name], w.tokens[name] = k.ID, string(k.Token)
+	return k
+}
+
+const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+// forge makes a token that only the deployment's token key can tell from a good one.
+func forge(prefix string) string {
+	b := []byte(prefix + "_")
+	for range 12 + 32 + 8 {
+		b = append(b, base62[rand.IntN(len(base62))])
+	}
+	return withCheck(string(b))
+}
+
+// withCheck appends CRC-32 (IEEE) in six digits of base62, most significant first.
+func withCheck(body string) string {
+	sum := crc32.ChecksumIEEE([]byte(body))
+	check := []byte("000000")
+	for i := len(check) - 1; sum > 0; i, sum = i-1, sum/62 {
+		check[i] = base62[sum%62]
+	}
+	return body + string(check)
+}
+
+var (
+	named = regexp.MustCompile(`\{[A-Z][A-Za-z0-9]*\}`)
+	basic = regexp.MustCompile(`\{basic ([^{}]*)\}`)
+)
+
+func (w world) expand(t *testing.T, text string) string {
+	t.Helper()
+	text = named.ReplaceAllStringFunc(text, func(name string) string {
+		token, ok := w.tokens[strings.Trim(name, "{}")]
+		if !ok {
+			t.Fatalf("no key %s", name)
+		}
+		return token
+	})
+	return basic.ReplaceAllStringFunc(text, func(match string) string {
+		return base64.StdEncoding.EncodeToString([]byte(basic.FindStringSubmatch(match)[1]))
+	})
+}
+
+func (w world) expandAll(t *testing.T, lines []string) []string {
+	t.Helper()
+	lines = slices.Clone(lines)
+	for i := range lines {
+		lines[i] = w.expand(t, lines[i])
+	}
+	return lines
+}
+
+// run sends every row over both HTTP versions.
+func (w world) run(t *testing.T, rows []row) {
+	for _, r := range rows {
+		for _, protocol := range gate.Protocols {
+			if r.on != "" && r.on != map[gate.Protocol]string{gate.HTTP1: "1", gate.HTTP2: "2"}[protocol] {
+				continue
+			}
+			t.Run(fmt.Sprintf("%v/%s", protocol, r.what), func(t *testing.T) {
+				method, target, _ := strings.Cut(w.expand(t, r.send), " ")
+				got := w.Do(t, gate.Request{Protocol: protocol, Method: method, Target: target,
+					Header: w.expandAll(t, r.header), Body: w.expand(t, r.body), Trailer: w.expandAll(t, r.trailer)})
+				w.judge(t, r, target, got)
+			})
+		}
+	}
+}
+
+func (w world) judge(t *testing.T, r row, target string, got gate.Response) {
+	t.Helper()
+	status, code, _ := strings.Cut(r.want, " ")
+	switch {
+	case r.want == "refused":
+		if got.Status < 400 && got.Err == nil || got.Status >= 500 {
+			t.Errorf("want a refusal, got %v", got)
+		}
+	case status != strconv.Itoa(got.Status) || code != "" && code != got.Code():
+		t.Errorf("want %s, got %v", r.want, got)
+	}
+	if code != "" {
+		judgeProblem(t, code, got)
+	}
+	if !strings.HasPrefix(r.want, "2") {
+		if len(got.Reached) != 0 {
+			t.Errorf("want it not to reach the upstream: %v", got)
+		}
+		return
+	}
+	if len(got.Reached) != 1 {
+		t.Errorf("want one request at the upstream: %v", got)
+	}
+	for _, reached := range got.Reached {
+		w.judgeReached(t, r, target, reached)
+	}
+}
+
+// judgeProblem looks at what every refusal of ours has in common.
+func judgeProblem(t *testing.T, code string, got gate.Response) {
+	t.Helper()
+	body := got.JSON()
+	if body["type"] != "about:blank" || body["status"] != float64(got.Status) || body["title"] == nil {
+		t.Errorf("not a problem document of RFC 9457: %v", got)
+	}
+	if h := got.Header.Get("Cache-Control"); h != "no-store" {
+		t.Errorf("Cache-Control %q, want no-store", h)
+	}
+	challenge := `Bearer realm="api", error="invalid_token"`
+	if code == "missing_key" {
+		challenge = `Bearer realm="api"` // RFC 6750 §3.1: without credentials no error code
+	}
+	if got.Status == http.StatusUnauthorized && !slices.Equal(got.Header.Values("WWW-Authenticate"), []string{challenge}) {
+		t.Errorf("WWW-Authenticate %q, want %q", got.Header.Values("WWW-Authenticate"), challenge)
+	}
+	if got.Status == http.StatusMethodNotAllowed && got.Header.Get("Allow") == "" {
+		t.Error("405 without Allow")
+	}
+	if code == "insufficient_permission" && (body["needed"] == nil || body["namespace"] == nil) {
+		t.Errorf("403 without what was needed: %v", got)
+	}
+}
+
+// identity is every header that the upstream may get from us.
+var identity = []string{"X-Apikey-Id", "X-Apikey-Name", "X-Apikey-Namespace", "X-Apikey-Owner", "X-Apikey-Permissions"}
+
+// judgeReached holds for whatever reaches the upstream: no token anywhere in it, no header that folds to ours but ours, with our values.
+func (w world) judgeReached(t *testing.T, r row, target string, reached gate.Reached) {
+	t.Helper()
+	for name, token := range w.tokens {
+		if strings.Contains(reached.Wire, token) {
+			t.Errorf("the upstream got the token of %s", name)
+		}
+	}
+	head, _, _ := strings.Cut(reached.Wire, "\r\n\r\n")
+	for _, line := range strings.Split(head, "\r\n")[1:] {
+		name, _, _ := strings.Cut(line, ":")
+		if strings.HasPrefix(fold(name), "x-apikey-") && !slices.Contains(identity, name) {
+			t.Errorf("the upstream got %q", line)
+		}
+	}
+	for name := range reached.Trailer {
+		if strings.HasPrefix(fold(name), "x-apikey") {
+			t.Errorf("the upstream got the trailer %q", name)
+		}
+	}
+	as := r.as
+	if as == "" {
+		as = "R"
+	}
+	for _, name := range identity {
+		values := reached.Header.Values(name)
+		switch {
+		case as == "-" && len(values) != 0:
+			t.Errorf("%s %q at the upstream, want none", name, values)
+		case as != "-" && name == "X-Apikey-Id" && !slices.Equal(values, []string{w.ids[as]}),
+			as != "-" && name == "X-Apikey-Name" && !slices.Equal(values, []string{as}),
+			as != "-" && name == "X-Apikey-Namespace" && (len(values) != 1 || values[0] == ""):
+			t.Errorf("%s %q at the upstream, want that of %s", name, values, as)
+		}
+	}
+	for _, name := range r.gone {
+		if values := reached.Header.Values(name); len(values) != 0 {
+			t.Errorf("%s %q at the upstream, want none", name, values)
+		}
+	}
+	for _, line := range r.kept {
+		name, value, _ := strings.Cut(line, ": ")
+		if !slices.Equal(reached.Header.Values(name), []string{value}) {
+			t.Errorf("%s %q at the upstream, want %q", name, reached.Header.Values(name), value)
+		}
+	}
+	at := r.at
+	if at == "" {
+		at = target
+	}
+	if reached.Target != at {
+		t.Errorf("the upstream got the target %s, want %s", reached.Target, at)
+	}
+}
+
+// fold is how CGI, WSGI, PHP and their like see a header's name.
+func fold(name string) string {
+	return strings.Map(func(c rune) rune {
+		if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' {
+			return c
+		}
+		return '-'
+	}, strings.ToLower(name))
+}
