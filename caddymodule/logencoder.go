@@ -9,8 +9,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/logging"
-	"go.uber.org/zap"
-	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/term"
 )
@@ -30,8 +28,7 @@ type LogEncoder struct {
 	// output or standard error and that is a terminal, else `json`.
 	WrappedRaw json.RawMessage `json:"wrap,omitempty" caddy:"namespace=caddy.logging.encoders inline_key=format"`
 
-	redactor         `json:"-"` // for the fields that a logger gets by With
-	encoder          zapcore.Encoder
+	redactingEncoder `json:"-"`
 	encoderIsDefault bool
 	ctx              caddy.Context
 }
@@ -88,10 +85,6 @@ func (e *LogEncoder) wrapProvisioned(encoder interface {
 	return nil
 }
 
-func (e *LogEncoder) wrap(encoder zapcore.Encoder) {
-	e.encoder, e.ObjectEncoder = encoder, encoder
-}
-
 // UnmarshalCaddyfile sets up the module from Caddyfile tokens. Syntax:
 //
 //	api_keys {
@@ -126,34 +119,6 @@ func (e *LogEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		e.WrappedRaw = caddyconfig.JSONModuleObject(encoder, "format", name, nil)
 	}
 	return nil
-}
-
-// Clone is part of zapcore.Encoder.
-func (e *LogEncoder) Clone() zapcore.Encoder {
-	clone := &LogEncoder{ctx: e.ctx, encoderIsDefault: e.encoderIsDefault}
-	clone.wrap(e.encoder.Clone())
-	return clone
-}
-
-// EncodeEntry is part of zapcore.Encoder.
-func (e *LogEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
-	sources := redactedSources.Load()
-	entry.Message = sources.redactParams(entry.Message)
-	entry.Stack = sources.redactParams(entry.Stack)
-	if len(fields) > 0 {
-		fields = []zapcore.Field{zap.Inline(&objectRedactor{redactor: redactor{sources: sources}, object: fieldList(fields)})}
-	}
-	out, err := e.encoder.EncodeEntry(entry, fields)
-	if err != nil {
-		return out, err
-	}
-	if encoded := out.Bytes(); len(encoded) > tokenBody {
-		if clean := redactTokens(encoded); len(clean) < len(encoded) {
-			out.Reset()
-			out.AppendBytes(clean)
-		}
-	}
-	return out, nil
 }
 
 var (

@@ -2,8 +2,49 @@ package caddymodule
 
 import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
 )
+
+// redactingEncoder is LogEncoder without its configuration: loggers with fields of their own have a clone each, and
+// Caddy makes one for every access log entry.
+type redactingEncoder struct {
+	redactor // takes the fields of the logger
+	encoder  zapcore.Encoder
+}
+
+func (e *redactingEncoder) wrap(encoder zapcore.Encoder) {
+	e.encoder, e.ObjectEncoder = encoder, encoder
+}
+
+// Clone is part of zapcore.Encoder.
+func (e *redactingEncoder) Clone() zapcore.Encoder {
+	clone := new(redactingEncoder)
+	clone.wrap(e.encoder.Clone())
+	return clone
+}
+
+// EncodeEntry is part of zapcore.Encoder.
+func (e *redactingEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
+	sources := redactedSources.Load()
+	entry.Message = sources.redactParams(entry.Message)
+	entry.Stack = sources.redactParams(entry.Stack)
+	if len(fields) > 0 {
+		fields = redactFields(sources, fields)
+	}
+	out, err := e.encoder.EncodeEntry(entry, fields)
+	if err != nil {
+		return out, err
+	}
+	if encoded := out.Bytes(); len(encoded) > tokenBody {
+		if clean := redactTokens(encoded); len(clean) < len(encoded) {
+			out.Reset()
+			out.AppendBytes(clean)
+		}
+	}
+	return out, nil
+}
 
 // redactor passes fields on to the encoder it embeds, without the values of declared sources. Tokens it leaves to
 // EncodeEntry, which takes them out of the finished entry; only binary fields it must clean, as they become base64.
@@ -106,13 +147,24 @@ func (r *objectRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	return r.object.MarshalLogObject(r)
 }
 
-// fieldList is the fields of an entry as one object.
-type fieldList []zapcore.Field
+// entryRedactor is all fields of an entry as one, in one allocation.
+type entryRedactor struct {
+	redactor
+	fields []zapcore.Field
+	inline [1]zapcore.Field
+}
+
+func redactFields(sources *sourceSet, fields []zapcore.Field) []zapcore.Field {
+	r := &entryRedactor{redactor: redactor{sources: sources}, fields: fields}
+	r.inline[0] = zap.Inline(r)
+	return r.inline[:]
+}
 
 // MarshalLogObject is part of zapcore.ObjectMarshaler.
-func (l fieldList) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
-	for i := range l {
-		l[i].AddTo(encoder)
+func (r *entryRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
+	r.ObjectEncoder = encoder
+	for i := range r.fields {
+		r.fields[i].AddTo(r)
 	}
 	return nil
 }

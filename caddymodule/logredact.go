@@ -30,7 +30,7 @@ func (s *sourceSet) redactParams(text string) string {
 				copied = next
 			}
 		}
-		if s.separators[c] {
+		if separators[c] {
 			name = next
 		}
 		i = next
@@ -42,31 +42,45 @@ func (s *sourceSet) redactParams(text string) string {
 	return out.String()
 }
 
-// mayHoldParam is a look that rules out most texts: they hold neither an = nor anything that could be an encoded one.
+// mayHoldParam is a quick look that rules out nearly all texts.
 func (s *sourceSet) mayHoldParam(text string) bool {
-	return len(s.params) > 0 && (strings.IndexByte(text, '=') >= 0 || strings.IndexByte(text, '%') >= 0 || strings.IndexByte(text, '\\') >= 0)
+	if len(s.params) == 0 {
+		return false
+	}
+	for i := range len(text) { // log values are short: faster than three times IndexByte
+		switch text[i] {
+		case '%', '\\':
+			return true
+		case '=':
+			if i > 0 && s.lastBytes[text[i-1]] {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // param finds a declared parameter by its name as it stands in a text.
 func (s *sourceSet) param(encoded string) *param {
 	for i := range s.params {
-		if s.params[i].matches(encoded) {
-			return &s.params[i]
+		if p := &s.params[i]; equalEncoded(encoded, p.name) || equalEncoded(encoded, p.tail) {
+			return p
 		}
 	}
 	return nil
 }
 
-func (p *param) matches(encoded string) bool {
+// equalEncoded compares without regard to case: a client that gets the case wrong has sent its key all the same.
+func equalEncoded(encoded, name string) bool {
 	n := 0
 	for i := 0; i < len(encoded); n++ {
 		c, next, _ := decodeByte(encoded, i)
-		if n == len(p.name) || asciiLower(c) != asciiLower(p.name[n]) && !(c == '+' && p.name[n] == ' ') {
+		if n == len(name) || asciiLower(c) != asciiLower(name[n]) && !(c == '+' && name[n] == ' ') {
 			return false
 		}
 		i = next
 	}
-	return n == len(p.name)
+	return n == len(name)
 }
 
 // valueEnd finds the end of a value that begins at i, behind an = that was percent-encoded level times: what is encoded
@@ -88,6 +102,13 @@ func (p *param) valueEnd(text string, i, level int) int {
 func asciiLower(c byte) byte {
 	if 'A' <= c && c <= 'Z' {
 		return c + ('a' - 'A')
+	}
+	return c
+}
+
+func asciiUpper(c byte) byte {
+	if 'a' <= c && c <= 'z' {
+		return c - ('a' - 'A')
 	}
 	return c
 }

@@ -61,17 +61,27 @@ func init() {
 type sourceSet struct {
 	sources []credentialSource
 
-	headers       []string // folded, each also as the CGI variable HTTP_NAME that php_fastcgi logs
-	headerLengths uint64   // bit n: a name of n bytes is in headers; bit 63: of 63 or more
-	params        []param  // query parameters and cookies
-	separators    [256]bool
+	headers       []string  // folded, each also as the CGI variable HTTP_NAME that php_fastcgi logs
+	headerLengths uint64    // bit n: a name of n bytes is in headers; bit 63: of 63 or more
+	params        []param   // query parameters and cookies
+	lastBytes     [256]bool // how their names may end, as they stand in a text that encodes nothing
 }
 
 // param is what stands as name=value in a text.
 type param struct {
 	name          string
+	tail          string // behind the last separator in name
 	query, cookie bool
 }
+
+// separators holds what may stand before a name: the delimiters of queries and cookies, and what people put around an
+// address.
+var separators = func() (set [256]bool) {
+	for c := range set {
+		set[c] = c <= ' ' || strings.IndexByte("?&;#\"'`<>\\/,:([{|=\x7f", byte(c)) >= 0
+	}
+	return set
+}()
 
 func (s *sourceSet) with(sources []credentialSource) *sourceSet {
 	next := &sourceSet{sources: slices.Clone(s.sources)}
@@ -82,10 +92,6 @@ func (s *sourceSet) with(sources []credentialSource) *sourceSet {
 		if source.Name != "" && !slices.Contains(next.sources, source) {
 			next.sources = append(next.sources, source)
 		}
-	}
-	// What may stand before a name, apart from the delimiters of a query, is what people put around an address.
-	for c := range next.separators {
-		next.separators[c] = c <= ' ' || strings.IndexByte("?&;#\"'`<>\\/,:([{|=\x7f", byte(c)) >= 0
 	}
 	for _, source := range next.sources {
 		switch source.Kind {
@@ -109,7 +115,13 @@ func (s *sourceSet) addParam(source credentialSource) {
 	i := slices.IndexFunc(s.params, func(p param) bool { return p.name == source.Name })
 	if i < 0 {
 		i = len(s.params)
-		s.params = append(s.params, param{name: source.Name})
+		tail := strings.LastIndexFunc(source.Name, func(r rune) bool { return r < 0x80 && separators[r] }) + 1
+		s.params = append(s.params, param{name: source.Name, tail: source.Name[tail:]})
+	}
+	last := source.Name[len(source.Name)-1]
+	s.lastBytes[last], s.lastBytes[asciiLower(last)], s.lastBytes[asciiUpper(last)] = true, true, true
+	if last == ' ' {
+		s.lastBytes['+'] = true
 	}
 	if source.Kind == querySource {
 		s.params[i].query = true
@@ -118,9 +130,6 @@ func (s *sourceSet) addParam(source credentialSource) {
 		// With log_credentials Caddy writes these headers as they came.
 		s.addHeader("cookie")
 		s.addHeader("set-cookie")
-	}
-	for _, c := range []byte(source.Name) {
-		s.separators[c] = strings.IndexByte("?&=", c) >= 0
 	}
 }
 
