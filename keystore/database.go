@@ -40,8 +40,9 @@ type Database interface {
 	// token key of the configuration, nil for none: ErrTokenKey when tokens may have been made with another.
 	Deployment(ctx context.Context, configured *[32]byte) (Deployment, error)
 
-	// Join registers a node, durably, before it first trusts what it caches. Each start has a new incarnation.
-	Join(ctx context.Context, incarnation, address string) error
+	// Join registers a node by its Incarnation, Address and Lease, durably, before it first trusts what it caches. Each start has
+	// a new incarnation; a second call for the same one changes its Lease.
+	Join(ctx context.Context, n Node) error
 	// Renew returns the head of the change log and the node's own state, from one snapshot taken after the call began.
 	Renew(ctx context.Context, incarnation string) (Head, error)
 	// Acknowledge notes that the node has applied everything up to r, and that it lives.
@@ -97,6 +98,9 @@ type Tx interface {
 	// DeleteKey removes the key; the digests of its secrets are kept. ErrNotFound.
 	DeleteKey(id string) error
 
+	// KeysMadeBy returns the ids of the keys whose CreatedBy is this.
+	KeysMadeBy(id string) ([]string, error)
+
 	// Namespace: ErrNotFound.
 	Namespace(id string) (*Namespace, error)
 	// InsertNamespace: ErrExists.
@@ -147,6 +151,7 @@ const (
 type Node struct {
 	Incarnation  string
 	Address      string // for people: host name and process id
+	Lease        time.Duration
 	State        NodeState
 	Acknowledged Revision
 	Beats        int64 // counts Acknowledge calls

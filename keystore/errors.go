@@ -21,6 +21,7 @@ type Error struct {
 	Detail string // for people: what is wrong, and what to do
 	Fields []FieldError
 	ID     string // of the object in the way, if any
+	Needed string // the permission that the caller lacks, if that is it
 }
 
 // A FieldError is one field that a body gets wrong.

@@ -2,25 +2,29 @@ package keystore
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Settings are what may change while the store is open.
+// Settings are what may change while the store is open. Zero values are replaced by the defaults below.
 type Settings struct {
-	// TokenPrefixes are accepted; the first is for new keys. At least one, none of them [MemberPrefix].
+	// TokenPrefixes are accepted; the first is for new keys. [MemberPrefix] cannot be one.
 	TokenPrefixes []string
-	// LocalCache is how many records a process keeps at most. Zero: 1,000,000.
+	// LocalCache is how many records the process keeps at most.
 	LocalCache int
-	// Lease is how long a node that is cut off may go on trusting what it has cached. Zero: 30 s.
+	// Lease is how long a node that is cut off may go on trusting what it has cached.
 	Lease time.Duration
 }
 
+// Defaults of [Settings].
 const (
+	DefaultPrefix     = "ak"
 	DefaultLocalCache = 1_000_000
 	DefaultLease      = 30 * time.Second
-	DefaultPrefix     = "ak"
 )
 
 func (s Settings) withDefaults() Settings {
@@ -36,137 +40,228 @@ func (s Settings) withDefaults() Settings {
 	return s
 }
 
-// An Observer is told of what takes time, off the hot path. Its methods must return at once.
-type Observer interface {
-	LookedUp(t Tier, took time.Duration) // a store was asked for a credential
-	Propagated(took time.Duration)       // a change was in force on every node, counted from its commit
-}
-
 // A Keystore is one node: its caches, its lease, and the way to the database. It is safe for concurrent use.
 type Keystore struct {
-	db       Database
-	logger   *slog.Logger
-	observer Observer
-	tokenKey atomic.Pointer[TokenKey]
+	db         Database
+	configured *[32]byte
+	logger     *slog.Logger
+	observer   Observer
+
 	settings atomic.Pointer[Settings]
-	stats    Stats
+	tokenKey atomic.Pointer[TokenKey]
 	cache    *localCache
 	node     *node
+	counters counters
+	requests requestCounts
+	untagged chan struct{} // a place for each miss in flight of a credential without a tag
+	uses     unflushed
+
+	stop context.CancelFunc
+	work sync.WaitGroup // what runs in the background
 }
 
-// Open joins the deployment in db as a new node. configured is the token key of the configuration, nil for none. Close ends what Open began, db included.
+// Open joins the deployment in db as a new node. configured is the token key of the configuration, nil for none. db is the
+// Keystore's from now on, and is closed when Open fails.
 func Open(ctx context.Context, db Database, configured *[32]byte, s Settings, o Observer, logger *slog.Logger) (*Keystore, error) {
-	panic("being written")
+	s = s.withDefaults()
+	k := &Keystore{
+		db: db, configured: configured, logger: logger, observer: o,
+		cache:    newLocalCache(s.LocalCache),
+		node:     &node{incarnation: newIncarnation()},
+		untagged: make(chan struct{}, untaggedLoads),
+	}
+	k.settings.Store(&s)
+	if err := k.join(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	background, stop := context.WithCancel(context.Background())
+	k.stop = stop
+	k.work.Go(func() { k.keepUp(background) })
+	k.work.Go(func() { every(background, sweepInterval, func() { k.cache.sweep(time.Now().UnixNano()) }) })
+	k.work.Go(func() { every(background, flushInterval, func() { k.flushUses(background) }) })
+	return k, nil
+}
+
+func (k *Keystore) join(ctx context.Context) error {
+	if err := k.adopt(ctx); err != nil {
+		return err
+	}
+	return k.renew(ctx)
+}
+
+func every(ctx context.Context, d time.Duration, f func()) {
+	t := time.NewTicker(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			f()
+		}
+	}
 }
 
 // Configure applies other settings from now on.
-func (k *Keystore) Configure(s Settings) { panic("being written") }
+func (k *Keystore) Configure(s Settings) {
+	s = s.withDefaults()
+	k.settings.Store(&s)
+	k.cache.resize(s.LocalCache)
+}
 
-// Close leaves the deployment: nothing is trusted any more, the node's row is removed, the database is closed.
-func (k *Keystore) Close() error { panic("being written") }
+// Close leaves the deployment: nothing is trusted any more, requests on their way are cut, last uses are written, the node's row is removed,
+// and the database is closed.
+func (k *Keystore) Close() error {
+	k.stop()
+	k.cache.close()
+	k.node.close()
+	k.work.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+	defer cancel()
+	k.flushUses(ctx)
+	return errors.Join(k.db.Remove(ctx, k.node.incarnation), k.db.Close())
+}
+
+var errClosed = errors.New("the key store is closed")
 
 // An Answer is what is known of a credential.
 type Answer struct {
 	// Record is what the credential opens, nil when Outcome is [Malformed] or [Unknown].
 	Record *Record
-	// Outcome is [OK] when there is a record, whatever its state: [Decide] judges it.
-	Outcome    Outcome
-	generation uint64
+	// Outcome is [OK] when there is a record, whatever its state: [Decide] judges that.
+	Outcome Outcome
+
+	generation uint64 // of its shard, read before the record was
 }
 
-// Lookup returns what is known of a credential that arrived before now was read. An error means that it cannot be known:
-// [Unavailable]. A credential that cannot be one of ours is [Malformed] without asking any store. Member tokens are malformed.
+// Lookup returns what is known of a credential; now was read after the request arrived. A credential that cannot be one
+// of ours is [Malformed] without asking any store, and so are members' tokens. An error means that it cannot be known: [Unavailable].
 func (k *Keystore) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
-	panic("being written")
+	if len(credential) < MinCredentialLen || len(credential) > MaxCredentialLen {
+		return Answer{Outcome: Malformed}, nil
+	}
+	d := DigestOf(credential)
+	s := k.cache.shard(&d)
+	a := Answer{generation: s.generation.Load()}
+	if k.node.lease.holds(now) {
+		if r, known := s.find(&d, now.UnixNano()); known {
+			return a.with(s, r), nil
+		}
+	}
+	s.misses.Add(1)
+	tagged, ok := k.inspect(credential)
+	if !ok {
+		return Answer{Outcome: Malformed}, nil
+	}
+	if !k.node.lease.holds(now) {
+		if err := k.renew(ctx); err != nil {
+			return Answer{}, err
+		}
+		if !k.node.lease.holds(now) {
+			return Answer{}, errors.New("the lease lapsed while it was being renewed")
+		}
+		a.generation = s.generation.Load()
+	}
+	r, err := k.load(ctx, d, tagged, now)
+	if err != nil {
+		return Answer{}, err
+	}
+	a.Record = r
+	if r == nil {
+		a.Outcome = Unknown
+	}
+	return a, nil
 }
 
-// HasPrefix reports whether a credential starts with one of our prefixes, members' included: it is not foreign.
-func (k *Keystore) HasPrefix(credential string) bool { panic("being written") }
+func (a Answer) with(s *shard, r *Record) Answer {
+	a.Record = r
+	if r == nil {
+		a.Outcome = Unknown
+		s.negativeHits.Add(1)
+	} else {
+		s.hits.Add(1)
+	}
+	return a
+}
+
+// inspect tells without any store whether a credential can be one of ours, and whether its tag proves that this deployment made it.
+// One that bears our prefix needs the right tag. Another can only have been imported.
+func (k *Keystore) inspect(credential string) (tagged, ok bool) {
+	if !visible(credential) {
+		return false, false
+	}
+	if t, err := ParseToken(credential); err == nil && slices.Contains(k.settings.Load().TokenPrefixes, t.Prefix()) {
+		return true, k.tokenKey.Load().Verify(t)
+	}
+	return false, !k.HasPrefix(credential) && k.node.imported.Load()
+}
+
+// visible reports whether s is visible ASCII only.
+func visible(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// HasPrefix reports whether a credential bears one of our prefixes, members' included: it is not foreign.
+func (k *Keystore) HasPrefix(credential string) bool {
+	return HasTokenPrefix(credential, MemberPrefix) ||
+		slices.ContainsFunc(k.settings.Load().TokenPrefixes, func(p string) bool { return HasTokenPrefix(credential, p) })
+}
+
+// Prefixes returns the accepted token prefixes, the one for new keys first.
+func (k *Keystore) Prefixes() []string { return slices.Clone(k.settings.Load().TokenPrefixes) }
 
 // Namespace returns the namespace of that id, nil when there is none. It needs no store.
-func (k *Keystore) Namespace(id string) *Namespace { panic("being written") }
-
-// Count counts one request for the metrics. ns is nil when the request's namespace does not exist or none is known.
-func (k *Keystore) Count(ns *Namespace, o Outcome) { panic("being written") }
-
-// A Running is a request on its way, so that it can be cut when its key stops being alive. It may be used again after Leave.
-type Running struct {
-	// Cut ends the request. It is called at most once, under a lock: it must not block, nor call the Keystore.
-	Cut func()
-
-	next, prev *Running
-	record     *Record
-	ends       int64
-}
-
-// Enter notes that a request of the answer's record is on its way. False: the record may have changed since; look it up and decide again.
-// Every Enter that returned true is followed by one Leave.
-func (k *Keystore) Enter(a Answer, r *Running, now time.Time) bool { panic("being written") }
-
-// Leave takes the request out. When it returns, Cut is not running and will not be called.
-func (k *Keystore) Leave(r *Running) { panic("being written") }
-
-// Tier is where a lookup was answered.
-type Tier uint8
-
-const (
-	TierLocal Tier = iota
-	TierNegative
-	TierRedis
-	TierDatabase
-	NumTiers int = iota
-)
-
-// String is the tier's label in the metrics.
-func (t Tier) String() string { return [NumTiers]string{"local", "negative", "redis", "database"}[t] }
-
-// LookupResult is how a tier answered.
-type LookupResult uint8
-
-const (
-	Hit              LookupResult = iota // it knows the credential (negative: knows that it opens nothing)
-	Miss                                 // it does not
-	LookupFail                           // it could not be asked
-	NumLookupResults int          = iota
-)
-
-// String is the result's label in the metrics.
-func (r LookupResult) String() string { return [NumLookupResults]string{"hit", "miss", "error"}[r] }
-
-// Stats counts since the Keystore was opened. Its fields are read with Load.
-type Stats struct {
-	Lookups     [NumTiers][NumLookupResults]atomic.Uint64
-	StoreErrors atomic.Uint64 // of the database
-}
+func (k *Keystore) Namespace(id string) *Namespace { return k.node.directory.Load().namespaces[id] }
 
 // A Health is how the node stands.
 type Health struct {
-	Healthy        bool
-	Problem        string // for people, empty when healthy
+	Problem        string // for people; empty: healthy
 	Revision       Revision
-	LeaseRemaining time.Duration // zero when lapsed
+	LeaseRemaining time.Duration // zero: lapsed
 	CachedRecords  int
-	Imported       bool
 }
 
 // Health asks the database.
-func (k *Keystore) Health(ctx context.Context) Health { panic("being written") }
+func (k *Keystore) Health(ctx context.Context) Health {
+	err := k.renew(ctx)
+	h := k.Gauges()
+	switch {
+	case err != nil && h.LeaseRemaining > 0:
+		h.Problem = "the database cannot be asked; keys that are cached go on working until the lease has run out"
+	case h.LeaseRemaining == 0:
+		h.Problem = "the lease has lapsed and the database cannot be asked; every request is answered 503"
+	}
+	return h
+}
 
-// Gauges is the same without asking: for metrics.
-func (k *Keystore) Gauges() Health { panic("being written") }
-
-// RequestCounts calls f for each namespace (at most 1000, then "_other") and outcome that was ever counted.
-func (k *Keystore) RequestCounts(f func(namespace string, o Outcome, n uint64)) {
-	panic("being written")
+// Gauges is the same without asking, for the metrics; Problem is left empty.
+func (k *Keystore) Gauges() Health {
+	return Health{
+		Revision:       Revision(max(0, k.node.applied.Load())),
+		LeaseRemaining: k.node.lease.remaining(time.Now()),
+		CachedRecords:  k.cache.len(),
+	}
 }
 
 // CountKeys counts keys by status, from the database.
-func (k *Keystore) CountKeys(ctx context.Context) (map[Status]int64, error) { panic("being written") }
-
-// NodesByState counts nodes, from the database.
-func (k *Keystore) NodesByState(ctx context.Context) (map[NodeState]int, error) {
-	panic("being written")
+func (k *Keystore) CountKeys(ctx context.Context) (map[Status]int64, error) {
+	return k.db.CountKeys(ctx)
 }
 
-type localCache struct{}
-type node struct{}
+// CountNodes counts nodes by state, from the database.
+func (k *Keystore) CountNodes(ctx context.Context) (map[NodeState]int, error) {
+	nodes, err := k.db.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	counts := map[NodeState]int{NodeActive: 0, NodeFencing: 0}
+	for _, n := range nodes {
+		counts[n.State]++
+	}
+	return counts, nil
+}

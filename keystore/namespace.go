@@ -1,7 +1,6 @@
 package keystore
 
 import (
-	"sync/atomic"
 	"time"
 	"unique"
 )
@@ -30,7 +29,7 @@ type Namespace struct {
 	CreatedAt  time.Time
 	Version    int64
 
-	counts *[NumOutcomes]atomic.Uint64 // nil in what a Database returns; see Directory
+	counts *outcomeCounts // nil but in a directory
 }
 
 // ValidNamespaceID reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}` and not reserved.
@@ -46,22 +45,20 @@ func ValidNamespaceID(s string) bool {
 	return true
 }
 
-// A Directory is all namespaces, held whole by every node. It does not change once made.
-type Directory struct {
+// A directory is all namespaces, held whole by every node. It does not change once made. Ids are compared byte by byte.
+type directory struct {
 	namespaces map[string]*Namespace
 }
 
-func newDirectory(list []Namespace) *Directory {
-	d := &Directory{namespaces: make(map[string]*Namespace, len(list))}
+func newDirectory(list []Namespace, counts *requestCounts) *directory {
+	d := &directory{namespaces: make(map[string]*Namespace, len(list))}
 	for _, ns := range list {
 		ns.ID = canonical(ns.ID)
+		ns.counts = counts.of(ns.ID)
 		d.namespaces[ns.ID] = &ns
 	}
 	return d
 }
-
-// Find returns the namespace, or nil when there is none by that id. Ids are compared byte by byte.
-func (d *Directory) Find(id string) *Namespace { return d.namespaces[id] }
 
 // canonical returns one copy of equal strings, for the few that a million keys share.
 func canonical(s string) string { return unique.Make(s).Value() }

@@ -15,13 +15,11 @@ type Class uint8
 const (
 	Read Class = iota
 	Write
+	unknownClass // allowed by what allows everything
 )
 
 func (c Class) String() string {
-	if c == Write {
-		return "write"
-	}
-	return "read"
+	return [...]string{"read", "write", "*"}[c]
 }
 
 const adminResource = "admin"

@@ -1,0 +1,121 @@
+package keystore
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// audit appends one row for a change, in the change's own transaction: no audit, no change. before and after are
+// written as JSON; nil is none. Digests are left out: they identify a token to whoever can guess it.
+func audit(tx Tx, by authority, action, object string, namespaces []string, before, after any) error {
+	row := AuditRow{At: tx.Now(), Actor: by.actor, From: by.from, Action: action, Object: object, Namespaces: namespaces}
+	var err error
+	if row.Before, err = auditJSON(before); err != nil {
+		return err
+	}
+	if row.After, err = auditJSON(after); err != nil {
+		return err
+	}
+	last, err := tx.LastAudit()
+	if err != nil {
+		return fmt.Errorf("reading the audit log: %w", err)
+	}
+	var previous Digest
+	if last != nil {
+		row.Seq, previous = last.Seq, last.Hash
+	}
+	row.Seq++
+	row.Hash = row.chain(previous)
+	if err := tx.AppendAudit(&row); err != nil {
+		return fmt.Errorf("writing the audit log: %w", err)
+	}
+	return nil
+}
+
+// chain is the row's hash: SHA-256 over the hash of the row before it (32 zero bytes before the first) and the row's other fields
+// as one JSON array. Whoever changes, removes or reorders a row has to change all hashes after it.
+func (r *AuditRow) chain(previous Digest) Digest {
+	fields, err := json.Marshal([]any{r.Seq, r.At.UnixMicro(), r.Actor, r.From, r.Action, r.Object, r.Namespaces, r.Before, r.After})
+	if err != nil {
+		panic(err) // numbers and strings only
+	}
+	return sha256.Sum256(append(previous[:], fields...))
+}
+
+func auditJSON(v any) (string, error) {
+	switch v := v.(type) {
+	case nil:
+		return "", nil
+	case *Key:
+		return marshal(auditedKey{
+			ID: v.ID, Prefix: v.Prefix, Name: v.Name, Namespace: v.Namespace, Grants: auditedGrants(v.Grants), Owner: v.Owner, Active: v.Active,
+			ExpiresAt: v.ExpiresAt, RevokedAt: v.RevokedAt, RevokeReason: v.RevokeReason,
+			Secrets: auditedSecrets(v.Secrets), AllowedIPs: v.AllowedIPs, Metadata: v.Metadata, Version: v.Version,
+		})
+	case *Namespace:
+		return marshal(auditedNamespace{ID: v.ID, Kind: v.Kind, Name: v.Name, EditPolicy: v.EditPolicy, Version: v.Version})
+	}
+	return "", fmt.Errorf("no audit form for %T", v)
+}
+
+func marshal(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
+}
+
+type auditedKey struct {
+	ID           string            `json:"id"`
+	Prefix       string            `json:"prefix"`
+	Name         string            `json:"name"`
+	Namespace    string            `json:"namespace"`
+	Grants       []auditedGrant    `json:"grants"`
+	Owner        string            `json:"owner"`
+	Active       bool              `json:"active"`
+	ExpiresAt    time.Time         `json:"expires_at,omitzero"`
+	RevokedAt    time.Time         `json:"revoked_at,omitzero"`
+	RevokeReason string            `json:"revoke_reason,omitempty"`
+	Secrets      []auditedSecret   `json:"secrets"`
+	AllowedIPs   []netip.Prefix    `json:"allowed_ips,omitempty"`
+	Metadata     map[string]string `json:"metadata,omitempty"`
+	Version      int64             `json:"version"`
+}
+
+type auditedGrant struct {
+	Namespace   string   `json:"namespace"`
+	Permissions string   `json:"permissions"`
+	Roles       []string `json:"roles,omitempty"`
+	Connected   bool     `json:"connected,omitempty"`
+}
+
+func auditedGrants(grants []Grant) []auditedGrant {
+	out := make([]auditedGrant, len(grants))
+	for i, g := range grants {
+		out[i] = auditedGrant{g.Namespace, g.Set().String(), g.Roles, g.Connected}
+	}
+	return out
+}
+
+type auditedSecret struct {
+	CreatedAt time.Time `json:"created_at"`
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	Imported  bool      `json:"imported,omitempty"`
+}
+
+func auditedSecrets(secrets []Secret) []auditedSecret {
+	out := make([]auditedSecret, len(secrets))
+	for i, s := range secrets {
+		out[i] = auditedSecret{s.CreatedAt, s.ExpiresAt, s.Imported}
+	}
+	return out
+}
+
+type auditedNamespace struct {
+	ID         string     `json:"id"`
+	Kind       string     `json:"kind,omitempty"`
+	Name       string     `json:"name,omitempty"`
+	EditPolicy EditPolicy `json:"edit_policy,omitempty"`
+	Version    int64      `json:"version"`
+}

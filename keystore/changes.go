@@ -1,0 +1,79 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// catchUp applies what lies between what is applied and head. When it returns nil, nothing cached is older than head.
+func (k *Keystore) catchUp(ctx context.Context, head Head) error {
+	n := k.node
+	applied := Revision(n.applied.Load())
+	if applied == head.Revision {
+		return nil
+	}
+	policy := applied < 0
+	if !policy {
+		changes, err := k.db.Changes(ctx, applied, head.Revision)
+		switch {
+		case errors.Is(err, ErrTruncated):
+			k.forget(ctx)
+			policy = true
+		case err != nil:
+			return err
+		}
+		policy = k.apply(ctx, changes) || policy
+	}
+	if policy {
+		list, err := k.db.Namespaces(ctx)
+		if err != nil {
+			return fmt.Errorf("reading the namespaces: %w", err)
+		}
+		n.directory.Store(newDirectory(list, &k.requests))
+	}
+	n.applied.Store(int64(head.Revision))
+	return nil
+}
+
+// apply drops what changes made stale, gives requests on their way their new end, and reports whether a namespace was among them.
+func (k *Keystore) apply(ctx context.Context, changes []Change) (policy bool) {
+	for i := range changes {
+		c := &changes[i]
+		switch c.Kind {
+		case ChangeKey:
+			if c.Digest.IsZero() {
+				continue
+			}
+			s := k.cache.shard(&c.Digest)
+			s.mu.Lock()
+			s.invalidate(&c.Digest)
+			s.endAt(&c.Digest, unixOrNever(c.Ends), time.Now().UnixNano())
+			s.mu.Unlock()
+		case ChangePolicy:
+			policy = true
+		default:
+			k.forget(ctx)
+			policy = true
+		}
+	}
+	return policy
+}
+
+// forget drops all that is cached, since any of it may have changed, and asks anew about what runs.
+func (k *Keystore) forget(ctx context.Context) {
+	k.cache.purge()
+	for _, d := range k.cache.runningDigests() {
+		ends := int64(0) // what cannot be asked about is cut
+		if key, _, err := k.db.KeyByDigest(ctx, d); err == nil && key != nil {
+			if r := NewRecord(key, d); r != nil && r.active && !r.revoked {
+				ends = r.ends()
+			}
+		}
+		s := k.cache.shard(&d)
+		s.mu.Lock()
+		s.endAt(&d, ends, time.Now().UnixNano())
+		s.mu.Unlock()
+	}
+}

@@ -1,0 +1,108 @@
+package keystore
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// loadTimeout bounds one question to the stores.
+	loadTimeout = 2 * time.Second
+	// untaggedLoads caps the misses in flight of credentials that anybody can make up: those without a tag.
+	untaggedLoads = 64
+)
+
+// A flight is one load of one credential, and who waits for it. At most one runs and one is queued for a credential.
+type flight struct {
+	generation uint64 // of the shard, before the store is read
+	done       chan struct{}
+	next       *flight // begins when this one ends
+
+	// set before done is closed
+	record *Record
+	err    error
+}
+
+// load answers from the database a credential that was not found in the cache. A request joins a running load only if nothing
+// was invalidated since that began, for a load may serve whoever arrived before its snapshot was taken and nobody else (protocol.md
+// section 4); else it waits for the next one. The load goes on when one waiter's context ends.
+func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Time) (*Record, error) {
+	s := k.cache.shard(&d)
+	s.mu.Lock()
+	if r, known := s.find(&d, now.UnixNano()); known { // filled, or moved in its table, in between
+		s.mu.Unlock()
+		return r, nil
+	}
+	if s.closed {
+		s.mu.Unlock()
+		return nil, errClosed
+	}
+	f := s.flights[d]
+	switch {
+	case f == nil:
+		f = &flight{generation: s.generation.Load(), done: make(chan struct{})}
+		s.flights[d] = f
+		k.work.Go(func() { k.fly(s, d, f, tagged) })
+	case f.generation != s.generation.Load() || !k.node.lease.holds(now):
+		if f.next == nil {
+			f.next = &flight{done: make(chan struct{})}
+		}
+		f = f.next
+	}
+	s.mu.Unlock()
+	select {
+	case <-f.done:
+		return f.record, f.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (k *Keystore) fly(s *shard, d Digest, f *flight, tagged bool) {
+	for f != nil {
+		f.record, f.err = k.ask(d, tagged)
+		now := time.Now().UnixNano()
+		s.mu.Lock()
+		if f.err == nil && f.generation == s.generation.Load() {
+			s.insert(&d, f.record, now)
+		}
+		next := f.next
+		if next != nil {
+			next.generation = s.generation.Load()
+			s.flights[d] = next
+		} else {
+			delete(s.flights, d)
+		}
+		s.mu.Unlock()
+		close(f.done)
+		f = next
+	}
+}
+
+// ask puts one question to the database.
+func (k *Keystore) ask(d Digest, tagged bool) (*Record, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+	defer cancel()
+	if !tagged {
+		select {
+		case k.untagged <- struct{}{}:
+			defer func() { <-k.untagged }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	begun := time.Now()
+	key, _, err := k.db.KeyByDigest(ctx, d)
+	k.observer.LookedUp(TierDatabase, time.Since(begun))
+	switch {
+	case err != nil:
+		k.counters.lookups[TierDatabase][LookupFail].Add(1)
+		k.storeFailed("looking up a key", err)
+		return nil, err
+	case key == nil:
+		k.counters.lookups[TierDatabase][Miss].Add(1)
+		return nil, nil
+	}
+	k.counters.lookups[TierDatabase][Hit].Add(1)
+	return NewRecord(key, d), nil
+}

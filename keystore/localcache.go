@@ -1,0 +1,278 @@
+package keystore
+
+import (
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	cacheShards = 256
+
+	// negativeEntries bounds how many credentials are remembered to open nothing, in the whole process.
+	negativeEntries = 1 << 16
+	// negativeTTL is short: what opens nothing now may be imported by the next second (the change log also says so).
+	negativeTTL = 2 * time.Second
+	// recordTTL is a second line behind the lease, against bugs of ours (protocol.md section 4).
+	recordTTL = 10 * time.Minute
+)
+
+// localCache holds the records of credentials seen lately, and apart from them, so that a flood cannot push them out,
+// credentials that open nothing. Reading takes no lock. Everything that concerns one credential happens in one shard, under its lock:
+// insertion, invalidation, the loads that run for it (flight.go) and the requests on their way (running.go).
+type localCache struct {
+	shards [cacheShards]shard
+}
+
+type shard struct {
+	// generation counts invalidations in this shard. Whoever reads a store notes it before, and inserts only if it is
+	// still the same, under the lock (protocol.md section 7).
+	generation atomic.Uint64
+	records    table
+	negatives  table
+
+	mu      sync.Mutex
+	flights map[Digest]*flight
+	running Running // head of a ring
+	ending  int     // how many of them end by themselves
+	used    []use   // since the last flush
+	closed  bool
+
+	hits, negativeHits, misses atomic.Uint64
+}
+
+func newLocalCache(capacity int) *localCache {
+	c := &localCache{}
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.records.limit.Store(perShard(capacity))
+		s.negatives.limit.Store(perShard(negativeEntries))
+		s.flights = make(map[Digest]*flight)
+		s.running.next, s.running.prev = &s.running, &s.running
+	}
+	return c
+}
+
+// perShard spreads a capacity; a shard holds one entry at least.
+func perShard(capacity int) int64 {
+	return int64(max(1, (capacity+cacheShards-1)/cacheShards))
+}
+
+// resize takes effect as entries are inserted.
+func (c *localCache) resize(capacity int) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		s.records.limit.Store(perShard(capacity))
+		s.records.shrink()
+		s.mu.Unlock()
+	}
+}
+
+func (c *localCache) shard(d *Digest) *shard { return &c.shards[d[0]] }
+
+// purge forgets everything.
+func (c *localCache) purge() {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		s.generation.Add(1)
+		s.records.clear()
+		s.negatives.clear()
+		s.mu.Unlock()
+	}
+}
+
+// close cuts what runs; no load begins any more.
+func (c *localCache) close() {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+	}
+	c.cutAll()
+}
+
+func (c *localCache) len() (n int) {
+	for i := range c.shards {
+		n += int(c.shards[i].records.count.Load())
+	}
+	return n
+}
+
+// find looks a credential up without a lock. The record is nil when the credential is known to open nothing.
+func (s *shard) find(d *Digest, now int64) (r *Record, known bool) {
+	if e := s.records.find(d); e != nil && now < e.until {
+		return e.record, true
+	}
+	if e := s.negatives.find(d); e != nil && now < e.until {
+		return nil, true
+	}
+	return nil, false
+}
+
+// insert keeps what a store said of a credential. The caller holds the lock and has compared the generation.
+func (s *shard) insert(d *Digest, r *Record, now int64) {
+	if r == nil {
+		s.negatives.insert(&entry{digest: *d, until: now + int64(negativeTTL)})
+	} else {
+		s.records.insert(&entry{digest: *d, record: r, until: now + int64(recordTTL)})
+	}
+}
+
+// invalidate forgets a credential and everything that is being read for it. The caller holds the lock.
+func (s *shard) invalidate(d *Digest) {
+	s.generation.Add(1)
+	s.records.remove(d)
+	s.negatives.remove(d)
+}
+
+// An entry does not change but for its mark.
+type entry struct {
+	digest Digest
+	record *Record
+	until  int64 // Unix nanoseconds
+	marked atomic.Bool
+}
+
+// table is an open-addressed hash table that is read without a lock and written under its shard's. A digest is its own hash.
+// Past its limit it evicts in CLOCK order: an entry that was found since the hand last came by gets another round.
+// A reader may miss an entry while the table is rebuilt around it; it then asks again under the lock. It never finds
+// one that was removed before it began.
+type table struct {
+	slots atomic.Pointer[[]atomic.Pointer[entry]] // length a power of two, at most half full
+	count atomic.Int64
+	limit atomic.Int64
+	hand  uint64
+}
+
+const minSlots = 8
+
+func home(d *Digest, slots []atomic.Pointer[entry]) uint64 {
+	return binary.LittleEndian.Uint64(d[1:]) & uint64(len(slots)-1) // d[0] chose the shard
+}
+
+func (t *table) find(d *Digest) *entry {
+	p := t.slots.Load()
+	if p == nil {
+		return nil
+	}
+	slots := *p
+	for i := home(d, slots); ; i = (i + 1) & uint64(len(slots)-1) {
+		e := slots[i].Load()
+		if e == nil {
+			return nil
+		}
+		if e.digest == *d {
+			if !e.marked.Load() {
+				e.marked.Store(true)
+			}
+			return e
+		}
+	}
+}
+
+func (t *table) insert(e *entry) {
+	t.remove(&e.digest)
+	for t.count.Load() >= t.limit.Load() {
+		t.evict()
+	}
+	if p := t.slots.Load(); p == nil {
+		t.rebuild(minSlots)
+	} else if int(t.count.Load()+1)*2 > len(*p) {
+		t.rebuild(2 * len(*p))
+	}
+	place(*t.slots.Load(), e)
+	t.count.Add(1)
+}
+
+func place(slots []atomic.Pointer[entry], e *entry) {
+	i := home(&e.digest, slots)
+	for slots[i].Load() != nil {
+		i = (i + 1) & uint64(len(slots)-1)
+	}
+	slots[i].Store(e)
+}
+
+func (t *table) remove(d *Digest) {
+	p := t.slots.Load()
+	if p == nil {
+		return
+	}
+	slots := *p
+	for i := home(d, slots); ; i = (i + 1) & uint64(len(slots)-1) {
+		e := slots[i].Load()
+		if e == nil {
+			return
+		}
+		if e.digest == *d {
+			t.removeAt(slots, i)
+			return
+		}
+	}
+}
+
+// removeAt empties a slot and moves back what had been displaced past it, so that no probe ends too early
+// (Knuth, TAOCP 6.4, algorithm R).
+func (t *table) removeAt(slots []atomic.Pointer[entry], hole uint64) {
+	mask := uint64(len(slots) - 1)
+	for i := (hole + 1) & mask; ; i = (i + 1) & mask {
+		e := slots[i].Load()
+		if e == nil {
+			break
+		}
+		if h := home(&e.digest, slots); (i-h)&mask >= (i-hole)&mask {
+			slots[hole].Store(e)
+			hole = i
+		}
+	}
+	slots[hole].Store(nil)
+	t.count.Add(-1)
+}
+
+// evict removes one entry; there is one.
+func (t *table) evict() {
+	slots := *t.slots.Load()
+	for {
+		i := t.hand & uint64(len(slots)-1)
+		t.hand++
+		if e := slots[i].Load(); e != nil && !e.marked.Swap(false) {
+			t.removeAt(slots, i)
+			return
+		}
+	}
+}
+
+func (t *table) shrink() {
+	for t.count.Load() > t.limit.Load() {
+		t.evict()
+	}
+	if p := t.slots.Load(); p != nil {
+		size := minSlots
+		for size < 2*int(t.count.Load()) {
+			size *= 2
+		}
+		if size < len(*p) {
+			t.rebuild(size)
+		}
+	}
+}
+
+func (t *table) rebuild(size int) {
+	slots := make([]atomic.Pointer[entry], size)
+	if p := t.slots.Load(); p != nil {
+		for i := range *p {
+			if e := (*p)[i].Load(); e != nil {
+				place(slots, e)
+			}
+		}
+	}
+	t.slots.Store(&slots)
+}
+
+func (t *table) clear() {
+	t.slots.Store(nil)
+	t.count.Store(0)
+}

@@ -1,0 +1,80 @@
+package keystore
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// DefaultWait is how long a change that takes access away waits for the other nodes unless the caller says otherwise.
+	DefaultWait = 10 * time.Second
+	// acknowledgementPoll is how often the nodes' rows are read meanwhile.
+	acknowledgementPoll = 10 * time.Millisecond
+)
+
+// Propagation says how far a change has come (protocol.md section 5). Its zero value is of a change that changed nothing.
+type Propagation struct {
+	Revision     Revision
+	Complete     bool
+	Nodes        int
+	Acknowledged int
+	Took         time.Duration // since the commit was known
+	Pending      []PendingNode
+}
+
+// A PendingNode has not yet acknowledged. Until is when its lease has surely run out.
+type PendingNode struct {
+	Node  string
+	Until time.Time
+}
+
+// propagate waits until every node has applied revision r, which has just been committed, or can no longer trust what it
+// cached before; at longest for wait. Not complete is no failure: the change is committed, and in force on each pending node by the time given.
+func (k *Keystore) propagate(ctx context.Context, r Revision, wait time.Duration) Propagation {
+	committed := time.Now() // after the commit's reply: a node that has not seen r took its lease before
+	if wait <= 0 {
+		wait = DefaultWait
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
+	defer cancel()
+	for {
+		p, err := k.progress(ctx, r, committed)
+		p.Took = time.Since(committed)
+		if err == nil && p.Complete {
+			k.observer.Propagated(p.Took)
+			return p
+		}
+		select {
+		case <-ctx.Done():
+			return p
+		case <-time.After(acknowledgementPoll):
+		}
+	}
+}
+
+// progress asks which nodes have applied r. The members are read strictly after the commit: one that joins later reads a head that holds it.
+func (k *Keystore) progress(ctx context.Context, r Revision, committed time.Time) (Propagation, error) {
+	p := Propagation{Revision: r}
+	if Revision(k.node.applied.Load()) < r {
+		_ = k.renew(ctx) // a failure shows in what is applied
+	}
+	nodes, err := k.db.Nodes(ctx)
+	if err != nil {
+		return p, k.storeFailed("reading the nodes", err)
+	}
+	p.Nodes = len(nodes)
+	for _, n := range nodes {
+		if n.Incarnation == k.node.incarnation {
+			n.Acknowledged = Revision(k.node.applied.Load())
+		}
+		over := committed.Add(surelyOver(n.Lease))
+		switch {
+		case n.Acknowledged >= r:
+			p.Acknowledged++
+		case time.Now().Before(over):
+			p.Pending = append(p.Pending, PendingNode{Node: n.Address, Until: over.UTC().Truncate(time.Millisecond)})
+		}
+	}
+	p.Complete = len(p.Pending) == 0
+	return p, nil
+}

@@ -1,0 +1,128 @@
+package keystore
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Tier is where a lookup was answered.
+type Tier uint8
+
+const (
+	TierLocal Tier = iota
+	TierNegative
+	TierRedis
+	TierDatabase
+	NumTiers int = iota
+)
+
+// String is the tier's label in the metrics.
+func (t Tier) String() string { return [NumTiers]string{"local", "negative", "redis", "database"}[t] }
+
+// LookupResult is how a tier answered.
+type LookupResult uint8
+
+const (
+	Hit              LookupResult = iota // it knows the credential (negative: knows that it opens nothing)
+	Miss                                 // it does not
+	LookupFail                           // it could not be asked
+	NumLookupResults int          = iota
+)
+
+// String is the result's label in the metrics.
+func (r LookupResult) String() string { return [NumLookupResults]string{"hit", "miss", "error"}[r] }
+
+// Stats counts since the Keystore was opened.
+type Stats struct {
+	Lookups     [NumTiers][NumLookupResults]uint64
+	StoreErrors uint64 // of the database
+}
+
+// An Observer is told of what takes time, off the hot path. Its methods must return at once.
+type Observer interface {
+	LookedUp(t Tier, took time.Duration) // a store was asked for a credential
+	Propagated(took time.Duration)       // a change was in force on every node, counted from its commit
+}
+
+// counters are the live Stats; hits of the local cache are counted in its shards.
+type counters struct {
+	lookups     [NumTiers][NumLookupResults]atomic.Uint64
+	storeErrors atomic.Uint64
+}
+
+// countedNamespaces is how many namespaces have a label of their own in the metrics; the others share otherNamespace.
+const (
+	countedNamespaces = 1000
+	otherNamespace    = "_other"
+)
+
+// requestCounts counts requests by namespace and outcome. A namespace keeps its counters when it is deleted and made again.
+type requestCounts struct {
+	mu    sync.Mutex
+	named map[string]*outcomeCounts
+	other outcomeCounts
+}
+
+type outcomeCounts [NumOutcomes]atomic.Uint64
+
+// of returns a namespace's counters. It is called when the directory is made, not for each request.
+func (c *requestCounts) of(namespace string) *outcomeCounts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if held := c.named[namespace]; held != nil {
+		return held
+	}
+	if len(c.named) >= countedNamespaces {
+		return &c.other
+	}
+	if c.named == nil {
+		c.named = make(map[string]*outcomeCounts)
+	}
+	c.named[namespace] = new(outcomeCounts)
+	return c.named[namespace]
+}
+
+// Count counts one request for the metrics. ns is nil when the request's namespace does not exist or is not known.
+func (k *Keystore) Count(ns *Namespace, o Outcome) {
+	if ns == nil {
+		k.requests.other[o].Add(1)
+	} else {
+		ns.counts[o].Add(1)
+	}
+}
+
+// RequestCounts calls f for each namespace (at most 1000, then "_other") and each outcome that was counted.
+func (k *Keystore) RequestCounts(f func(namespace string, o Outcome, n uint64)) {
+	report := func(namespace string, counts *outcomeCounts) {
+		for o := range counts {
+			if n := counts[o].Load(); n > 0 {
+				f(namespace, Outcome(o), n)
+			}
+		}
+	}
+	k.requests.mu.Lock()
+	defer k.requests.mu.Unlock()
+	for name, counts := range k.requests.named {
+		report(name, counts)
+	}
+	report(otherNamespace, &k.requests.other)
+}
+
+// Stats returns the counts so far.
+func (k *Keystore) Stats() Stats {
+	var s Stats
+	for t := range k.counters.lookups {
+		for r := range k.counters.lookups[t] {
+			s.Lookups[t][r] = k.counters.lookups[t][r].Load()
+		}
+	}
+	for i := range k.cache.shards {
+		sh := &k.cache.shards[i]
+		s.Lookups[TierLocal][Hit] += sh.hits.Load()
+		s.Lookups[TierLocal][Miss] += sh.misses.Load()
+		s.Lookups[TierNegative][Hit] += sh.negativeHits.Load()
+	}
+	s.StoreErrors = k.counters.storeErrors.Load()
+	return s
+}
