@@ -1,0 +1,56 @@
+package keystore
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+)
+
+var (
+	noon  = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	local = netip.MustParsePrefix("10.0.0.0/8")
+	six   = netip.MustParsePrefix("2001:db8::/32")
+)
+
+// Each case breaks one thing more than the one after it, so that the order of precedence shows (spec section 5).
+func TestDecideNamesTheFirstFailure(t *testing.T) {
+	key := func(change func(*Key, *Secret)) *Record {
+		k := &Key{ID: "k", Namespace: "acme", Active: true, AllowedIPs: []netip.Prefix{local, six},
+			Grants: []Grant{{Namespace: "acme", Permissions: []Permission{{Action: "read"}}}}, Secrets: []Secret{{Digest: Digest{1}}}}
+		change(k, &k.Secrets[0])
+		return NewRecord(k, Digest{1})
+	}
+	acme := &Namespace{ID: "acme"}
+	inside := netip.MustParseAddr("10.1.2.3")
+	good := Request{Now: noon, Namespace: acme, Client: inside}
+	bad := Request{Now: noon, Namespace: nil, Need: Need{Class: Write}, Early: true}
+	for _, c := range []struct {
+		name string
+		r    *Record
+		q    Request
+		want Outcome
+	}{
+		{"no record", nil, bad, Unknown},
+		{"secret past its end", key(func(k *Key, s *Secret) { s.ExpiresAt = noon; k.RevokedAt = noon }), bad, Unknown},
+		{"revoked", key(func(k *Key, _ *Secret) { k.RevokedAt, k.ExpiresAt, k.Active = noon, noon, false }), bad, Revoked},
+		{"expired this very instant", key(func(k *Key, _ *Secret) { k.ExpiresAt, k.Active = noon, false }), bad, Expired},
+		{"inactive", key(func(k *Key, _ *Secret) { k.ExpiresAt, k.Active = noon.Add(time.Microsecond), false }), bad, Inactive},
+		{"early write", key(func(*Key, *Secret) {}), bad, Early},
+		{"early read of a key with addresses", key(func(*Key, *Secret) {}), Request{Now: noon, Namespace: acme, Client: inside, Early: true}, Early},
+		{"early read", key(func(k *Key, _ *Secret) { k.AllowedIPs = nil }), Request{Now: noon, Namespace: acme, Early: true}, OK},
+		{"wrong address", key(func(*Key, *Secret) {}), Request{Now: noon, Client: netip.MustParseAddr("11.0.0.1")}, Address},
+		{"no address", key(func(*Key, *Secret) {}), Request{Now: noon}, Address},
+		{"no such namespace", key(func(*Key, *Secret) {}), Request{Now: noon, Client: inside}, Forbidden},
+		{"no such namespace, all granted", key(func(k *Key, _ *Secret) { k.Grants[0] = Grant{Namespace: "*", Permissions: []Permission{{Action: "*"}}} }), Request{Now: noon, Client: inside}, Forbidden},
+		{"another namespace", key(func(*Key, *Secret) {}), Request{Now: noon, Client: inside, Namespace: &Namespace{ID: "other"}}, Forbidden},
+		{"another class", key(func(*Key, *Secret) {}), Request{Now: noon, Client: inside, Namespace: acme, Need: Need{Class: Write}}, Forbidden},
+		{"any namespace", key(func(k *Key, _ *Secret) { k.Grants[0].Namespace = "*" }), Request{Now: noon, Client: inside, Namespace: &Namespace{ID: "other"}}, OK},
+		{"mapped address", key(func(*Key, *Secret) {}), Request{Now: noon, Namespace: acme, Client: netip.MustParseAddr("::ffff:10.1.2.3")}, OK},
+		{"zoned address", key(func(*Key, *Secret) {}), Request{Now: noon, Namespace: acme, Client: netip.MustParseAddr("2001:db8::1%eth0")}, OK},
+		{"all well", key(func(*Key, *Secret) {}), good, OK},
+	} {
+		if got := Decide(c.r, &c.q); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}

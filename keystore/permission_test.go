@@ -1,0 +1,121 @@
+package keystore
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+func perms(t testing.TB, list string) *Set {
+	t.Helper()
+	var ps []Permission
+	for _, s := range strings.Fields(list) {
+		p, err := ParsePermission(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ps = append(ps, p)
+	}
+	return NewSet(ps...)
+}
+
+func TestParsePermission(t *testing.T) {
+	for _, s := range []string{"*", "read", "write", "orders:read", "orders:*", "orders:search", "a.b_c-d:Get-Order.1", "admin:*", "admin.keys:create", "0:0"} {
+		if p, err := ParsePermission(s); err != nil || p.String() != s {
+			t.Errorf("%q: %v, %v", s, p, err)
+		}
+	}
+	for _, s := range []string{"", "Read", "delete", ":read", "orders:", "Orders:read", "orders:a b", "orders:a:b", "-a:read", "a:-x", "a:*x", "*:read", "*:*", "orders :read", "é:read", "orders:é"} {
+		if _, err := ParsePermission(s); err == nil {
+			t.Errorf("%q is accepted", s)
+		}
+	}
+}
+
+func TestAllows(t *testing.T) {
+	read, write := Need{Class: Read}, Need{Class: Write}
+	ordersRead, ordersWrite := Need{Read, "orders", ""}, Need{Write, "orders", ""}
+	search := Need{Read, "orders", "search"}
+	for _, c := range []struct {
+		set  string
+		need Need
+		want bool
+	}{
+		{"", read, false}, {"*", read, true}, {"*", write, true}, {"read", read, true}, {"read", write, false}, {"write", read, false},
+		{"*", search, true}, {"read", search, true}, {"write", search, false}, {"read", ordersRead, true},
+		{"orders:read", ordersRead, true}, {"orders:read", ordersWrite, false}, {"orders:read", read, false}, {"orders:read", search, true},
+		{"orders:*", ordersWrite, true}, {"orders:*", search, true}, {"orders:*", read, false},
+		{"orders:search", search, true}, {"orders:search", ordersRead, false}, {"orders:Search", search, false}, {"items:search", search, false},
+		{"* read write", need("admin.keys", "read"), false}, {"* read write", need("admin.keys", "create"), false}, {"*", need("admin", "x"), false},
+		{"admin:*", need("admin.keys", "create"), true}, {"admin:*", read, false}, {"admin:read", need("admin.keys", "read"), true}, {"admin:read", need("admin.keys", "create"), false},
+		{"admin.keys:create", need("admin.keys", "create"), true}, {"admin.keys:create", need("admin.keys", "read"), false}, {"admin.keys:*", need("admin.namespaces", "read"), false},
+		{"admin:*", Need{Read, "administrator", ""}, false}, {"read", Need{Read, "administrator", ""}, true},
+	} {
+		if got := perms(t, c.set).Allows(c.need); got != c.want {
+			t.Errorf("[%s] allows %v: %v", c.set, c.need, got)
+		}
+	}
+}
+
+func TestCovers(t *testing.T) {
+	for _, c := range []struct {
+		set, p string
+		want   bool
+	}{
+		{"read write", "*", true}, {"read write", "orders:*", true}, {"read write", "orders:search", true}, {"*", "read", true}, {"*", "orders:search", true},
+		{"read", "orders:read", true}, {"read", "orders:search", false}, {"read", "*", false}, {"read", "write", false}, {"read", "orders:*", false}, {"write", "orders:write", true},
+		{"orders:*", "orders:search", true}, {"orders:read orders:write", "orders:*", true}, {"orders:read orders:write", "orders:search", true}, {"orders:read", "orders:search", false},
+		{"orders:search", "orders:search", true}, {"orders:*", "read", false}, {"orders:*", "items:read", false},
+		{"* read write", "admin:read", false}, {"* read write", "admin.keys:create", false}, {"admin:*", "admin.keys:create", true}, {"admin:*", "admin:read", true}, {"admin:*", "*", false},
+		{"admin:read", "admin.keys:read", true}, {"admin:read", "admin.keys:create", false}, {"admin:read", "admin.keys:*", false}, {"admin.keys:*", "admin.keys:create", true}, {"admin.keys:*", "admin:*", false},
+	} {
+		p, err := ParsePermission(c.p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := perms(t, c.set).Covers(p); got != c.want {
+			t.Errorf("[%s] covers %s: %v", c.set, c.p, got)
+		}
+	}
+}
+
+// What covers each permission of a set must allow whatever the set allows: else a key could do more than who made it.
+func TestWhatCoversASetAllowsWhatItAllows(t *testing.T) {
+	words := strings.Fields("* read write a:read a:write a:x a:y a:* b:read b:* admin:read admin:write admin:* admin.keys:read admin.keys:create admin.keys:*")
+	rng := rand.New(rand.NewPCG(1, 2))
+	random := func() *Set {
+		var picked []string
+		for _, w := range words {
+			if rng.IntN(4) == 0 {
+				picked = append(picked, w)
+			}
+		}
+		return perms(t, strings.Join(picked, " "))
+	}
+	for range 20_000 {
+		has, gives := random(), random()
+		covered := true
+		for _, p := range gives.Permissions() {
+			covered = covered && has.Covers(p)
+		}
+		if !covered {
+			continue
+		}
+		for _, class := range []Class{Read, Write} {
+			for _, n := range []Need{{class, "", ""}, {class, "a", ""}, {class, "a", "x"}, {class, "b", ""}, {class, "b", "z"}, {class, "admin.keys", "create"}, {class, "admin.keys", ""}, {class, "admin.roles", ""}} {
+				if gives.Allows(n) && !has.Allows(n) {
+					t.Fatalf("[%s] covers [%s], which allows %v %v, and it does not", has, gives, class, n)
+				}
+			}
+		}
+	}
+}
+
+func TestEqualSetsAreOne(t *testing.T) {
+	a := perms(t, "read orders:search")
+	if b := perms(t, "orders:search read read"); a != b || a.String() != "orders:search,read" {
+		t.Errorf("%p %p %s", a, b, a)
+	}
+	runtime.KeepAlive(a)
+}

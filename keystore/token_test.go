@@ -1,0 +1,173 @@
+package keystore
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+)
+
+// The vectors fix the format for good: prefix, id, secret and token key in, token out. They were computed apart from this
+// code, with Python's hmac, hashlib and zlib.
+var tokenVectors = []struct{ prefix, id, secret, key, token string }{
+	{"ak", "000000000000", "00000000000000000000000000000000", "0000000000000000000000000000000000000000000000000000000000000000", "ak_00000000000000000000000000000000000000000000Y9qx7g0Q2sb9zY"},
+	{"ak_live", "Zz09Aa5QpLmX", "0123456789abcdefghijklmnopqrstuv", "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff", "ak_live_Zz09Aa5QpLmX0123456789abcdefghijklmnopqrstuvvpBJA06E0pqdBK"},
+	{"abcdefghijklmnopqrstuvwx", "zzzzzzzzzzzz", "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz", "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f", "abcdefghijklmnopqrstuvwx_zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzOVch0t3M3z9mnu"},
+	{"a1_2_b", "A1b2C3d4E5f6", "QWERTYUIOPasdfghjklZXCVBNM123456", "deadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeef", "a1_2_b_A1b2C3d4E5f6QWERTYUIOPasdfghjklZXCVBNM123456iGXYjfa34TfXms"},
+}
+
+func testKey(t testing.TB, hex string) *TokenKey {
+	t.Helper()
+	secret, err := ParseTokenSecret(hex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewTokenKey(secret)
+}
+
+func TestTokenVectors(t *testing.T) {
+	for i, v := range tokenVectors {
+		key := testKey(t, v.key)
+		if got := key.seal(v.prefix, v.id, v.secret).Reveal(); got != v.token {
+			t.Errorf("vector %d: token differs", i)
+		}
+		tok, err := ParseToken(v.token)
+		if err != nil {
+			t.Errorf("vector %d: %v", i, err)
+			continue
+		}
+		if tok.Prefix() != v.prefix || tok.ID() != v.id || !key.Verify(tok) {
+			t.Errorf("vector %d: prefix %q, id %q, verified %v", i, tok.Prefix(), tok.ID(), key.Verify(tok))
+		}
+		if testKey(t, strings.Repeat("5a", 32)).Verify(tok) {
+			t.Errorf("vector %d: another deployment's key verifies it", i)
+		}
+	}
+}
+
+// An attacker can compute the check, so it must not help without the tag.
+func TestForgedTagIsFound(t *testing.T) {
+	key := testKey(t, strings.Repeat("00", 32))
+	text := key.Generate("ak", NewID()).Reveal()
+	for i := len("ak_"); i < len(text)-base62CRCLen; i++ {
+		forged := []byte(text)
+		forged[i] = base62Alphabet[(strings.IndexByte(base62Alphabet, forged[i])+1)%62]
+		putCheck(forged[len(forged)-base62CRCLen:], string(forged[:len(forged)-base62CRCLen]))
+		tok, err := ParseToken(string(forged))
+		if err != nil {
+			t.Fatalf("byte %d: the check was made right, but: %v", i, err)
+		}
+		if key.Verify(tok) {
+			t.Errorf("byte %d: a changed token verifies", i)
+		}
+	}
+}
+
+func TestEveryMistypedCharacterIsMalformed(t *testing.T) {
+	text := testKey(t, strings.Repeat("00", 32)).Generate("ak_live", NewID()).Reveal()
+	for i := range text {
+		for _, c := range []byte("0Zz_-é") {
+			if text[i] == c {
+				continue
+			}
+			if _, err := ParseToken(text[:i] + string(c) + text[i+1:]); err == nil {
+				t.Errorf("byte %d replaced by %q is accepted", i, c)
+			}
+		}
+	}
+	for _, other := range []string{"", text[:len(text)-1], text + "0", " " + text, text + "\n", strings.ToUpper(text)} {
+		if _, err := ParseToken(other); err == nil {
+			t.Errorf("a string of length %d is accepted for one of length %d", len(other), len(text))
+		}
+	}
+}
+
+func TestPrefixes(t *testing.T) {
+	for p, want := range map[string]bool{
+		"ak": true, "a": true, "ak_live": true, "a1_2_b": true, "abcdefghijklmnopqrstuvwx": true,
+		"": false, "1a": false, "_a": false, "a_": false, "a__b": false, "aK": false, "a-b": false, "é": false, "abcdefghijklmnopqrstuvwxy": false,
+	} {
+		if ValidPrefix(p) != want {
+			t.Errorf("ValidPrefix(%q) = %v", p, !want)
+		}
+	}
+}
+
+// FuzzParseToken: what is accepted is what was parsed, to the byte.
+func FuzzParseToken(f *testing.F) {
+	for _, v := range tokenVectors {
+		f.Add(v.token)
+	}
+	f.Add("ak_")
+	f.Add(strings.Repeat("a", 59))
+	f.Fuzz(func(t *testing.T, s string) {
+		tok, err := ParseToken(s)
+		if err != nil {
+			return
+		}
+		if tok.Reveal() != s || tok.Prefix()+"_" != s[:len(s)-tokenBodyLen] || !ValidPrefix(tok.Prefix()) || !ValidID(tok.ID()) {
+			t.Errorf("%q is taken apart wrongly", s)
+		}
+	})
+}
+
+func FuzzGenerate(f *testing.F) {
+	f.Add("ak", []byte{1})
+	f.Fuzz(func(t *testing.T, prefix string, seed []byte) {
+		if !ValidPrefix(prefix) {
+			return
+		}
+		var secret [32]byte
+		copy(secret[:], seed)
+		key := NewTokenKey(secret)
+		made := key.Generate(prefix, NewID())
+		tok, err := ParseToken(made.Reveal())
+		if err != nil || tok != made || !key.Verify(tok) {
+			t.Errorf("prefix %q: what was generated does not parse and verify: %v", prefix, err)
+		}
+	})
+}
+
+func TestTokenIsRedactedWhereverItIsPrinted(t *testing.T) {
+	tok := testKey(t, strings.Repeat("01", 32)).Generate("ak", NewID())
+	secret := tok.Reveal()[len("ak_")+8:]
+	inJSON, err := json.Marshal(map[string]any{"token": tok, "p": &tok})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("m", "token", tok, "in", struct{ T Token }{tok})
+	for name, s := range map[string]string{
+		"%v": fmt.Sprintf("%v", tok), "%+v": fmt.Sprintf("%+v", tok), "%#v": fmt.Sprintf("%#v", tok), "%s": fmt.Sprintf("%s", tok), "%q": fmt.Sprintf("%q", tok), "%x": fmt.Sprintf("%x", tok),
+		"in a struct": fmt.Sprintf("%+v", struct{ T Token }{tok}), "JSON": string(inJSON), "slog": log.String(), "String": tok.String(),
+	} {
+		if strings.Contains(s, secret[:8]) {
+			t.Errorf("%s shows the secret", name)
+		}
+	}
+}
+
+func TestTokenSecretErrorsDoNotShowIt(t *testing.T) {
+	for _, s := range []string{"", "abc", strings.Repeat("zq", 32), strings.Repeat("a", 63), strings.Repeat("a", 65)} {
+		_, err := ParseTokenSecret(s)
+		if err == nil {
+			t.Errorf("%d characters are accepted", len(s))
+		} else if len(s) > 3 && strings.Contains(err.Error(), s[:4]) {
+			t.Errorf("the error shows what was given")
+		}
+	}
+}
+
+func TestRandomBase62IsUniform(t *testing.T) {
+	const n = 620_000
+	var counts [256]int
+	for _, c := range []byte(randomBase62(n)) {
+		counts[c]++
+	}
+	for _, c := range []byte(base62Alphabet) {
+		if counts[c] < 9_500 || counts[c] > 10_500 { // mean 10,000, standard deviation 99
+			t.Errorf("%q came %d times in %d", c, counts[c], n)
+		}
+	}
+}
