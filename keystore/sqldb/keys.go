@@ -1,0 +1,234 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// keyColumns with keyJoins after a FROM that ends in keys k give one row for each secret that is not dropped, newest
+// first within a key; one row when there is none.
+const (
+	keyColumns = `k.id, k.prefix, k.name, k.namespace, k.grants, k.owner, k.created_by, k.active, k.created_at,
+		k.expires_at, k.revoked_at, k.revoked_by, k.revoke_reason, k.allowed_ips, k.metadata, k.version,
+		u.used_at, s.digest, s.created_at, s.ends_at, s.imported`
+	keyJoins = ` LEFT JOIN last_uses u ON u.key_id = k.id
+		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0`
+	keyOrder = ` ORDER BY k.created_at DESC, k.id DESC, s.created_at DESC, s.digest`
+
+	byDigestQuery = `SELECT h.revision, ` + keyColumns + ` FROM head h
+		LEFT JOIN secrets d ON d.digest = ? AND d.dropped = 0
+		LEFT JOIN keys k ON k.id = d.key_id` + keyJoins + ` ORDER BY s.created_at DESC, s.digest`
+	byIDQuery = `SELECT ` + keyColumns + ` FROM keys k` + keyJoins + ` WHERE k.id = ?` + keyOrder
+)
+
+// scanKeys gathers the rows of a query for keyColumns, with head before them if that is not nil.
+func scanKeys(rows *sql.Rows, err error, head *keystore.Revision) ([]keystore.Key, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []keystore.Key
+	var (
+		id, prefix, name, namespace, grants, owner, createdBy string
+		revokedBy, reason, allowed, metadata                  string
+		active, imported                                      sql.NullBool
+		version                                               sql.NullInt64
+		created, expires, revoked, used                       time.Time
+		secret                                                keystore.Secret
+	)
+	into := []any{textTo{&id}, textTo{&prefix}, textTo{&name}, textTo{&namespace}, textTo{&grants}, textTo{&owner},
+		textTo{&createdBy}, &active, timeTo{&created}, timeTo{&expires}, timeTo{&revoked}, textTo{&revokedBy},
+		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, timeTo{&used},
+		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported}
+	if head != nil {
+		into = append([]any{head}, into...)
+	}
+	for rows.Next() {
+		if err := rows.Scan(into...); err != nil {
+			return nil, err
+		}
+		if id == "" {
+			continue // only the head
+		}
+		if len(out) == 0 || out[len(out)-1].ID != id {
+			k := keystore.Key{ID: id, Prefix: prefix, Name: name, Namespace: namespace, Owner: owner, CreatedBy: createdBy,
+				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked, RevokedBy: revokedBy,
+				RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
+			if err := readJSON(&k, grants, allowed, metadata); err != nil {
+				return nil, fmt.Errorf("the row of key %s cannot be read: %w", id, err)
+			}
+			out = append(out, k)
+		}
+		if !secret.Digest.IsZero() {
+			secret.Imported = imported.Bool
+			k := &out[len(out)-1]
+			k.Secrets = append(k.Secrets, secret)
+		}
+	}
+	return out, rows.Err()
+}
+
+func readJSON(k *keystore.Key, grants, allowed, metadata string) (err error) {
+	if k.Grants, err = toGrants(grants); err != nil {
+		return err
+	}
+	if allowed != "[]" {
+		if err := json.Unmarshal([]byte(allowed), &k.AllowedIPs); err != nil {
+			return err
+		}
+	}
+	if metadata != "{}" {
+		return json.Unmarshal([]byte(metadata), &k.Metadata)
+	}
+	return nil
+}
+
+func one(keys []keystore.Key, err error) (*keystore.Key, error) {
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) == 0 {
+		return nil, keystore.ErrNotFound
+	}
+	return &keys[0], nil
+}
+
+// KeyByDigest implements [keystore.Database].
+func (d *DB) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore.Key, keystore.Revision, error) {
+	var head keystore.Revision
+	rows, err := d.byDigest.QueryContext(ctx, digest[:])
+	keys, err := scanKeys(rows, err, &head)
+	if err != nil {
+		return nil, 0, d.fail(ctx, "looking up a key", err)
+	}
+	if len(keys) == 0 {
+		return nil, head, nil
+	}
+	return &keys[0], head, nil
+}
+
+// Key implements [keystore.Database].
+func (d *DB) Key(ctx context.Context, id string) (*keystore.Key, error) {
+	rows, err := d.readers.QueryContext(ctx, byIDQuery, id)
+	keys, err := scanKeys(rows, err, nil)
+	if err != nil {
+		return nil, d.fail(ctx, "reading a key", err)
+	}
+	return one(keys, nil)
+}
+
+// maxUnion is how many namespaces are merged from as many ordered index scans; more are filtered out of one scan of all.
+const maxUnion = 50
+
+// Keys implements [keystore.Database].
+func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limit int) ([]keystore.Key, string, error) {
+	if f.Namespaces != nil && len(f.Namespaces) == 0 {
+		return nil, "", nil
+	}
+	where, args, err := d.conditions(f, cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	page := "SELECT k.created_at, k.id FROM keys k WHERE " + where
+	namespaces := slices.Compact(slices.Sorted(slices.Values(f.Namespaces)))
+	switch n := len(namespaces); {
+	case n == 0:
+	case n <= maxUnion:
+		each := page + " AND k.namespace = ?"
+		var all []any
+		for _, ns := range namespaces {
+			all = append(append(all, args...), ns)
+		}
+		page, args = strings.TrimSuffix(strings.Repeat(each+" UNION ALL ", n), " UNION ALL "), all
+	default:
+		// The + keeps SQLite from sorting what it finds by namespace.
+		page += " AND +k.namespace IN (?" + strings.Repeat(", ?", n-1) + ")"
+		for _, ns := range namespaces {
+			args = append(args, ns)
+		}
+	}
+	query := "SELECT " + keyColumns + " FROM (" + page + " ORDER BY 1 DESC, 2 DESC LIMIT ?) p JOIN keys k ON k.id = p.id" + keyJoins + keyOrder
+	rows, err := d.readers.QueryContext(ctx, query, append(args, limit+1)...)
+	keys, err := scanKeys(rows, err, nil)
+	if err != nil {
+		return nil, "", d.fail(ctx, "listing keys", err)
+	}
+	if len(keys) <= limit {
+		return keys, "", nil
+	}
+	last := keys[limit-1]
+	return keys[:limit], strconv.FormatInt(last.CreatedAt.UnixMicro(), 10) + "_" + last.ID, nil
+}
+
+// conditions are all of a filter's but for the namespaces.
+func (d *DB) conditions(f keystore.KeyFilter, cursor string) (string, []any, error) {
+	where, args := []string{"1 = 1"}, []any{}
+	add := func(condition string, values ...any) {
+		where, args = append(where, condition), append(args, values...)
+	}
+	if cursor != "" {
+		at, id, _ := strings.Cut(cursor, "_")
+		micros, err := strconv.ParseInt(at, 10, 64)
+		if err != nil || id == "" {
+			const detail = "is not one that this server gave out: start without one"
+			return "", nil, &keystore.Error{Kind: keystore.KindInvalid, Code: "invalid", Detail: "the cursor " + detail,
+				Fields: []keystore.FieldError{{Field: "cursor", Detail: detail}}}
+		}
+		add("(k.created_at, k.id) < (?, ?)", micros, id)
+	}
+	now := f.Now.UnixMicro()
+	switch f.Status {
+	case keystore.StatusRevoked:
+		add("k.revoked_at IS NOT NULL")
+	case keystore.StatusExpired:
+		add("k.revoked_at IS NULL AND k.expires_at <= ?", now)
+	case keystore.StatusInactive:
+		add("k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?) AND k.active = 0", now)
+	case keystore.StatusActive:
+		add("k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?) AND k.active = 1", now)
+	case "":
+	default:
+		add("1 = 0")
+	}
+	if f.Owner != "" {
+		add("k.owner = ?", f.Owner)
+	}
+	if f.CreatedBy != "" {
+		add("k.created_by = ?", f.CreatedBy)
+	}
+	if f.Role != "" {
+		add(d.hasRole, f.Role)
+	}
+	if f.Text != "" {
+		in := func(expression string) string { return fmt.Sprintf(d.contains, expression) }
+		add("("+in("k.name")+" OR "+in("k.id")+" OR "+in("k.prefix || '_' || substr(k.id, 1, 8) || '…'")+")", f.Text, f.Text, f.Text)
+	}
+	return strings.Join(where, " AND "), args, nil
+}
+
+// CountKeys implements [keystore.Database]. Only the keys that are not simply active are looked at one by one.
+func (d *DB) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
+	var all, revoked, expired, inactive int64
+	now := time.Now().UnixMicro()
+	err := d.readers.QueryRowContext(ctx, `SELECT
+		(SELECT count(*) FROM keys),
+		(SELECT count(*) FROM keys WHERE revoked_at IS NOT NULL),
+		(SELECT count(*) FROM keys WHERE revoked_at IS NULL AND expires_at IS NOT NULL AND expires_at <= ?),
+		(SELECT count(*) FROM keys WHERE active = 0 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?))`,
+		now, now).Scan(&all, &revoked, &expired, &inactive)
+	if err != nil {
+		return nil, d.fail(ctx, "counting keys", err)
+	}
+	return map[keystore.Status]int64{
+		keystore.StatusRevoked: revoked, keystore.StatusExpired: expired, keystore.StatusInactive: inactive,
+		keystore.StatusActive: all - revoked - expired - inactive,
+	}, nil
+}

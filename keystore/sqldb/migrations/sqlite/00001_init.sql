@@ -1,0 +1,246 @@
+-- Times are Unix microseconds. Every change of keys, secrets and namespaces, by whatever program, takes the next
+-- revision from the one row of head and leaves rows in change_log: the triggers below see to it, so that SQL typed by
+-- hand counts too.
+
+-- +goose Up
+CREATE TABLE head (
+    one      INTEGER PRIMARY KEY CHECK (one = 1),
+    epoch    TEXT    NOT NULL,
+    revision INTEGER NOT NULL
+);
+INSERT INTO head VALUES (1, '', 0);
+
+CREATE TABLE deployment (
+    one         INTEGER PRIMARY KEY CHECK (one = 1),
+    token_key   BLOB, -- NULL when it is configured
+    fingerprint BLOB  -- of the configured one
+);
+
+CREATE TABLE change_log (
+    revision INTEGER NOT NULL,
+    kind     TEXT    NOT NULL CHECK (kind IN ('key', 'policy', 'all')),
+    key_id   TEXT,
+    digest   BLOB,
+    ends     INTEGER -- when the secret stops opening anything: 0 now, NULL never
+);
+CREATE INDEX change_log_revision ON change_log (revision);
+
+CREATE TABLE namespaces (
+    id          TEXT    PRIMARY KEY NOT NULL,
+    kind        TEXT    NOT NULL,
+    name        TEXT    NOT NULL,
+    edit_policy TEXT    NOT NULL,
+    created_at  INTEGER NOT NULL,
+    version     INTEGER NOT NULL
+);
+
+CREATE TABLE keys (
+    id            TEXT    PRIMARY KEY NOT NULL,
+    prefix        TEXT    NOT NULL,
+    name          TEXT    NOT NULL,
+    namespace     TEXT    NOT NULL,
+    grants        TEXT    NOT NULL CHECK (json_valid(grants)), -- [{"namespace","permissions","roles","connected"}]
+    owner         TEXT    NOT NULL,
+    created_by    TEXT    NOT NULL,
+    active        INTEGER NOT NULL CHECK (active IN (0, 1)),
+    created_at    INTEGER NOT NULL,
+    expires_at    INTEGER,
+    revoked_at    INTEGER,
+    revoked_by    TEXT    NOT NULL,
+    revoke_reason TEXT    NOT NULL,
+    allowed_ips   TEXT    NOT NULL CHECK (json_valid(allowed_ips)), -- ["10.0.0.0/8"]
+    metadata      TEXT    NOT NULL CHECK (json_valid(metadata)),    -- {"name":"value"}
+    version       INTEGER NOT NULL
+);
+-- Pages go newest first; the last three columns let a status be judged without reading the row.
+CREATE INDEX keys_page       ON keys (created_at, id, revoked_at, expires_at, active);
+CREATE INDEX keys_namespace  ON keys (namespace, created_at, id, revoked_at, expires_at, active);
+CREATE INDEX keys_owner      ON keys (owner, created_at, id, revoked_at, expires_at, active);
+CREATE INDEX keys_created_by ON keys (created_by, created_at, id, revoked_at, expires_at, active);
+-- The keys that are not simply active, for the counts and for lists of few.
+CREATE INDEX keys_revoked  ON keys (created_at, id) WHERE revoked_at IS NOT NULL;
+CREATE INDEX keys_inactive ON keys (created_at, id, expires_at) WHERE active = 0 AND revoked_at IS NULL;
+CREATE INDEX keys_expiring ON keys (expires_at, active) WHERE expires_at IS NOT NULL AND revoked_at IS NULL;
+
+-- A row stays for good, so that no credential ever opens anything a second time.
+CREATE TABLE secrets (
+    digest     BLOB    PRIMARY KEY NOT NULL CHECK (length(digest) = 32),
+    key_id     TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    ends_at    INTEGER,
+    imported   INTEGER NOT NULL DEFAULT 0 CHECK (imported IN (0, 1)),
+    dropped    INTEGER NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)) -- opens nothing any more
+) WITHOUT ROWID;
+CREATE INDEX secrets_key ON secrets (key_id) WHERE dropped = 0;
+CREATE INDEX secrets_imported ON secrets (imported) WHERE imported = 1;
+
+-- The namespaces other than its own that a key has a grant in, kept by triggers.
+CREATE TABLE granted (
+    key_id    TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    PRIMARY KEY (key_id, namespace)
+) WITHOUT ROWID;
+CREATE INDEX granted_namespace ON granted (namespace);
+
+CREATE TABLE last_uses (
+    key_id  TEXT    PRIMARY KEY NOT NULL,
+    used_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE nodes (
+    incarnation TEXT    PRIMARY KEY NOT NULL,
+    address     TEXT    NOT NULL,
+    lease       INTEGER NOT NULL, -- microseconds
+    state       TEXT    NOT NULL CHECK (state IN ('active', 'fencing')),
+    acked       INTEGER NOT NULL DEFAULT 0,
+    beats       INTEGER NOT NULL DEFAULT 0,
+    joined_at   INTEGER NOT NULL
+);
+
+CREATE TABLE audit (
+    seq        INTEGER PRIMARY KEY NOT NULL,
+    at         INTEGER NOT NULL,
+    actor      TEXT    NOT NULL,
+    source     TEXT    NOT NULL,
+    action     TEXT    NOT NULL,
+    object     TEXT    NOT NULL,
+    namespaces TEXT    NOT NULL CHECK (json_valid(namespaces)),
+    before     TEXT    NOT NULL,
+    after      TEXT    NOT NULL,
+    hash       BLOB    NOT NULL
+);
+
+CREATE TABLE remembered (
+    caller TEXT    NOT NULL,
+    key    TEXT    NOT NULL,
+    made   TEXT    NOT NULL,
+    at     INTEGER NOT NULL,
+    PRIMARY KEY (caller, key)
+);
+CREATE INDEX remembered_at ON remembered (at);
+
+-- +goose StatementBegin
+CREATE TRIGGER keys_insert AFTER INSERT ON keys BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log
+        SELECT h.revision, 'key', NEW.id, s.digest,
+               CASE WHEN NEW.revoked_at IS NOT NULL OR NEW.active = 0 THEN 0
+                    WHEN NEW.expires_at IS NULL OR s.ends_at < NEW.expires_at THEN s.ends_at
+                    ELSE NEW.expires_at END
+        FROM head h LEFT JOIN secrets s ON s.key_id = NEW.id AND s.dropped = 0;
+    INSERT INTO granted
+        SELECT DISTINCT NEW.id, json_extract(g.value, '$.namespace') FROM json_each(NEW.grants) g
+        WHERE json_extract(g.value, '$.namespace') <> NEW.namespace;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER keys_update AFTER UPDATE ON keys BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log
+        SELECT h.revision, 'key', NEW.id, s.digest,
+               CASE WHEN NEW.revoked_at IS NOT NULL OR NEW.active = 0 THEN 0
+                    WHEN NEW.expires_at IS NULL OR s.ends_at < NEW.expires_at THEN s.ends_at
+                    ELSE NEW.expires_at END
+        FROM head h LEFT JOIN secrets s ON s.key_id = NEW.id AND s.dropped = 0;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER keys_update_grants AFTER UPDATE OF grants, namespace ON keys
+WHEN NEW.grants <> OLD.grants OR NEW.namespace <> OLD.namespace BEGIN
+    DELETE FROM granted WHERE key_id = NEW.id;
+    INSERT INTO granted
+        SELECT DISTINCT NEW.id, json_extract(g.value, '$.namespace') FROM json_each(NEW.grants) g
+        WHERE json_extract(g.value, '$.namespace') <> NEW.namespace;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER keys_delete AFTER DELETE ON keys BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log
+        SELECT h.revision, 'key', OLD.id, s.digest, 0
+        FROM head h LEFT JOIN secrets s ON s.key_id = OLD.id AND s.dropped = 0;
+    UPDATE secrets SET dropped = 1 WHERE key_id = OLD.id AND dropped = 0;
+    DELETE FROM granted WHERE key_id = OLD.id;
+    DELETE FROM last_uses WHERE key_id = OLD.id;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER keys_one_way BEFORE UPDATE ON keys
+WHEN NEW.id <> OLD.id OR (OLD.revoked_at IS NOT NULL AND NEW.revoked_at IS NULL) BEGIN
+    SELECT RAISE(ABORT, 'the id of a key never changes, and a revoked key stays revoked');
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER secrets_insert AFTER INSERT ON secrets BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log
+        SELECT h.revision, 'key', NEW.key_id, NEW.digest,
+               CASE WHEN k.id IS NULL OR k.revoked_at IS NOT NULL OR k.active = 0 OR NEW.dropped = 1 THEN 0
+                    WHEN k.expires_at IS NULL OR NEW.ends_at < k.expires_at THEN NEW.ends_at
+                    ELSE k.expires_at END
+        FROM head h LEFT JOIN keys k ON k.id = NEW.key_id;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER secrets_update AFTER UPDATE ON secrets BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log
+        SELECT h.revision, 'key', NEW.key_id, NEW.digest,
+               CASE WHEN k.id IS NULL OR k.revoked_at IS NOT NULL OR k.active = 0 OR NEW.dropped = 1 THEN 0
+                    WHEN k.expires_at IS NULL OR NEW.ends_at < k.expires_at THEN NEW.ends_at
+                    ELSE k.expires_at END
+        FROM head h LEFT JOIN keys k ON k.id = NEW.key_id;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER secrets_one_way BEFORE UPDATE ON secrets
+WHEN NEW.digest <> OLD.digest OR NEW.key_id <> OLD.key_id OR NEW.dropped < OLD.dropped BEGIN
+    SELECT RAISE(ABORT, 'a secret stays with its key, and a dropped one stays dropped');
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER secrets_delete BEFORE DELETE ON secrets BEGIN
+    SELECT RAISE(ABORT, 'secrets are kept for good: set dropped = 1, or delete the key');
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER namespaces_insert AFTER INSERT ON namespaces BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER namespaces_update AFTER UPDATE ON namespaces BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER namespaces_delete AFTER DELETE ON namespaces BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER audit_update BEFORE UPDATE ON audit BEGIN
+    SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER audit_delete BEFORE DELETE ON audit BEGIN
+    SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+-- +goose StatementEnd

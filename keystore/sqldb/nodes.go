@@ -1,0 +1,116 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const renewQuery = `SELECT h.epoch, h.revision,
+	coalesce((SELECT state FROM nodes WHERE incarnation = ?), ''),
+	(SELECT count(*) FROM nodes),
+	EXISTS (SELECT 1 FROM secrets WHERE imported = 1)
+	FROM head h`
+
+// Join implements [keystore.Database]. The lock comes first: whoever sees the row can trust that the lock was taken.
+func (d *DB) Join(ctx context.Context, n keystore.Node) error {
+	const operation = "registering this node"
+	fresh, err := d.locks.acquire(n.Incarnation)
+	if err != nil {
+		return d.fail(ctx, operation, err)
+	}
+	err = d.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO nodes (incarnation, address, lease, state, joined_at) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT (incarnation) DO UPDATE SET lease = excluded.lease`,
+			n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, time.Now().UnixMicro())
+		return err
+	})
+	if err != nil && fresh && ctx.Err() == nil {
+		d.locks.release(n.Incarnation) // had the context ended, the row could be there
+	}
+	return d.fail(ctx, operation, err)
+}
+
+// Renew implements [keystore.Database].
+func (d *DB) Renew(ctx context.Context, incarnation string) (keystore.Head, error) {
+	var h keystore.Head
+	err := d.renew.QueryRowContext(ctx, incarnation).Scan(&h.Epoch, &h.Revision, &h.Node, &h.Nodes, &h.Imported)
+	return h, d.fail(ctx, "reading the head of the change log", err)
+}
+
+// Acknowledge implements [keystore.Database].
+func (d *DB) Acknowledge(ctx context.Context, incarnation string, r keystore.Revision) error {
+	return d.exec(ctx, "acknowledging", `UPDATE nodes SET beats = beats + 1,
+		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?`, r, r, incarnation)
+}
+
+// Nodes implements [keystore.Database]. On one machine a process that has ended is known by its lock.
+func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
+	const operation = "reading the nodes"
+	rows, err := d.lease.QueryContext(ctx, "SELECT incarnation, address, lease, state, acked, beats FROM nodes ORDER BY joined_at, incarnation")
+	if err != nil {
+		return nil, d.fail(ctx, operation, err)
+	}
+	defer rows.Close()
+	var out []keystore.Node
+	for rows.Next() {
+		var n keystore.Node
+		var lease int64
+		if err := rows.Scan(&n.Incarnation, &n.Address, &lease, &n.State, &n.Acknowledged, &n.Beats); err != nil {
+			return nil, d.fail(ctx, operation, err)
+		}
+		n.Lease = time.Duration(lease) * time.Microsecond
+		out = append(out, n)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, d.fail(ctx, operation, err)
+	}
+	living := out[:0]
+	for _, n := range out {
+		if ended := d.locks.takeOver(n.Incarnation); ended == nil {
+			living = append(living, n)
+		} else {
+			// What cannot be deleted now is left out all the same, and tried again the next time.
+			if d.deleteNode(ctx, n.Incarnation) == nil {
+				ended.remove()
+			}
+			ended.close()
+		}
+	}
+	return living, nil
+}
+
+// Fence implements [keystore.Database].
+func (d *DB) Fence(ctx context.Context, incarnation string) error {
+	return d.exec(ctx, "fencing a node", "UPDATE nodes SET state = ? WHERE incarnation = ?", keystore.NodeFencing, incarnation)
+}
+
+// Remove implements [keystore.Database].
+func (d *DB) Remove(ctx context.Context, incarnation string) error {
+	if err := d.deleteNode(ctx, incarnation); err != nil {
+		return d.fail(ctx, "removing a node", err)
+	}
+	d.locks.release(incarnation)
+	if ended := d.locks.takeOver(incarnation); ended != nil {
+		ended.remove()
+		ended.close()
+	}
+	return nil
+}
+
+func (d *DB) deleteNode(ctx context.Context, incarnation string) error {
+	return d.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ?", incarnation)
+		return err
+	})
+}
+
+func (d *DB) exec(ctx context.Context, operation, query string, args ...any) error {
+	err := d.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, query, args...)
+		return err
+	})
+	return d.fail(ctx, operation, err)
+}

@@ -1,0 +1,144 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+const (
+	// writeWait is how long a change waits for another process to end its own, unless its context ends first.
+	writeWait = 30 * time.Second
+	// readers is how many look-ups and lists run at the same time.
+	readers = 8
+)
+
+var sqliteDialect = dialect{
+	goose:       goose.DialectSQLite3,
+	migrations:  "sqlite",
+	tableExists: "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?)",
+	contains:    "instr(lower(%s), lower(?)) > 0", // its lower() knows ASCII only, as it should
+	hasRole:     "EXISTS (SELECT 1 FROM json_each(k.grants) g, json_each(g.value, '$.roles') r WHERE r.value = ?)",
+	isBusy:      func(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_BUSY },
+	explain:     explainSQLite,
+}
+
+// OpenSQLite opens the database in a file, which it makes, readable by its owner alone, if there is none. Several
+// processes of one machine may have it open; a network file system will not do.
+//
+// The connections: one writes; some read; two more, for leases and the feed of changes, never wait behind the readers.
+func OpenSQLite(ctx context.Context, path string) (*DB, error) {
+	path, err := createSQLite(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the database: %w", err)
+	}
+	d := newDB(sqliteDialect)
+	if canLock {
+		d.locks.base = path
+	}
+	// The writer asks for the lock at BEGIN and waits in Go, where the context counts.
+	d.writer = openSQLite(path, 1, "busy_timeout(0)", "synchronous(FULL)", "journal_size_limit(67108864)", "cache_size(-16000)")
+	d.readers = openSQLite(path, readers, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
+	d.lease = openSQLite(path, 2, "busy_timeout(1000)", "query_only(1)")
+	if err := d.start(ctx, sqliteWAL); err != nil {
+		d.closePools()
+		return nil, fmt.Errorf("opening the database %s: %w", path, d.explain(ctx, err))
+	}
+	return d, nil
+}
+
+// createSQLite makes the file, and its directory, if missing, and returns its one true path. SQLite gives the files it makes beside it
+// the same mode. An existing file must not be opened here: closing it would drop the POSIX locks that SQLite holds on it
+// for other connections of this process.
+func createSQLite(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	switch {
+	case err == nil:
+		if err := f.Close(); err != nil {
+			return "", err
+		}
+	case !errors.Is(err, fs.ErrExist):
+		return "", err
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return "", err
+	}
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is a directory or device: name a file in it", path)
+	}
+	return path, err
+}
+
+func openSQLite(path string, conns int, pragmas ...string) *sql.DB {
+	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: url.Values{
+		"_pragma": pragmas, "_txlock": {"immediate"}, "_dqs": {"0"}, "_error_rc": {"1"},
+	}.Encode()}
+	db, err := sql.Open("sqlite", u.String())
+	if err != nil {
+		panic(err) // the driver is not there: a build error
+	}
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	return db
+}
+
+// sqliteWAL turns on write-ahead logging, which stays on.
+func sqliteWAL(ctx context.Context, d *DB) error {
+	return d.retryBusy(ctx, func() error {
+		var mode string
+		err := d.writer.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode)
+		if err == nil && mode != "wal" {
+			err = fmt.Errorf("write-ahead logging cannot be had here (journal mode %s): keep the database on a local disk", mode)
+		}
+		return err
+	})
+}
+
+func sqliteCode(err error) int {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code()
+	}
+	return 0
+}
+
+// explainSQLite adds to an error what to do about it.
+func explainSQLite(err error) error {
+	var advice string
+	switch sqliteCode(err) & 0xff {
+	case sqlite3.SQLITE_FULL:
+		advice = "the disk is full, nothing was changed: make room and try again"
+	case sqlite3.SQLITE_BUSY:
+		advice = "another process holds the database's lock, nothing was changed: try again, or end the program that has a transaction open"
+	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
+		advice = "the file and its directory must be writable for the user that this program runs as"
+	case sqlite3.SQLITE_CANTOPEN:
+		advice = "its directory must exist and be writable for the user that this program runs as"
+	case sqlite3.SQLITE_NOTADB:
+		advice = "this file is not an SQLite database: name another, or move it away"
+	case sqlite3.SQLITE_CORRUPT:
+		advice = "the file is damaged: restore a backup, or see https://sqlite.org/recovery.html"
+	case sqlite3.SQLITE_IOERR:
+		advice = "the disk reports an error or is full"
+	default:
+		return err
+	}
+	return fmt.Errorf("%s (%w)", advice, err)
+}

@@ -1,0 +1,356 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// tx is one [keystore.Tx].
+type tx struct {
+	ctx    context.Context
+	sql    *sql.Tx
+	now    time.Time
+	stmts  map[string]*sql.Stmt // an import runs the same few thousands of times
+	failed error                // of the database: nothing may be committed any more
+}
+
+func newTx(ctx context.Context, t *sql.Tx) *tx {
+	return &tx{ctx: ctx, sql: t, now: time.Now().UTC().Truncate(time.Microsecond), stmts: map[string]*sql.Stmt{}}
+}
+
+func (t *tx) close() {
+	for _, s := range t.stmts {
+		s.Close()
+	}
+}
+
+func (t *tx) prepare(query string) (*sql.Stmt, error) {
+	if t.failed != nil {
+		return nil, t.failed
+	}
+	if s := t.stmts[query]; s != nil {
+		return s, nil
+	}
+	s, err := t.sql.PrepareContext(t.ctx, query)
+	if err != nil {
+		return nil, t.note(err)
+	}
+	t.stmts[query] = s
+	return s, nil
+}
+
+// note keeps an error of the database, which ends the transaction.
+func (t *tx) note(err error) error {
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		t.failed = err
+	}
+	return err
+}
+
+func (t *tx) exec(query string, args ...any) (affected int64, err error) {
+	s, err := t.prepare(query)
+	if err != nil {
+		return 0, err
+	}
+	r, err := s.ExecContext(t.ctx, args...)
+	if err != nil {
+		return 0, t.note(err)
+	}
+	return r.RowsAffected()
+}
+
+// A row is like sql.Row, with the errors noted.
+type row struct {
+	t    *tx
+	rows *sql.Rows
+	err  error
+}
+
+func (t *tx) query(query string, args ...any) (*sql.Rows, error) {
+	s, err := t.prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.QueryContext(t.ctx, args...)
+	return rows, t.note(err)
+}
+
+func (t *tx) row(query string, args ...any) row {
+	rows, err := t.query(query, args...)
+	return row{t, rows, err}
+}
+
+// Scan returns sql.ErrNoRows when there is none.
+func (r row) Scan(into ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		if err := r.rows.Err(); err != nil {
+			return r.t.note(err)
+		}
+		return sql.ErrNoRows
+	}
+	return r.t.note(r.rows.Scan(into...))
+}
+
+// found turns "no such row" into ErrNotFound.
+func found(affected int64, err error) error {
+	if err == nil && affected == 0 {
+		return keystore.ErrNotFound
+	}
+	return err
+}
+
+func (t *tx) Now() time.Time { return t.now }
+
+func (t *tx) Key(id string) (*keystore.Key, error) {
+	rows, err := t.query(byIDQuery, id)
+	keys, err := scanKeys(rows, err, nil)
+	if t.note(err) != nil {
+		return nil, err
+	}
+	return one(keys, nil)
+}
+
+func (t *tx) InsertKey(k *keystore.Key) error {
+	var exists bool
+	if err := t.row("SELECT EXISTS (SELECT 1 FROM keys WHERE id = ?)", k.ID).Scan(&exists); err != nil {
+		return err
+	}
+	if exists {
+		return keystore.ErrExists
+	}
+	if err := t.unspent(k.Secrets, nil); err != nil {
+		return err
+	}
+	values, err := keyValues(k)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO keys (prefix, name, namespace, grants, owner, created_by, active, created_at, expires_at,
+		revoked_at, revoked_by, revoke_reason, allowed_ips, metadata, version, id)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
+	if err != nil {
+		return err
+	}
+	return t.insertSecrets(k, nil)
+}
+
+func keyValues(k *keystore.Key) ([]any, error) {
+	grants, err := fromGrants(k.Grants)
+	if err != nil {
+		return nil, err
+	}
+	allowed, err := fromPrefixes(k.AllowedIPs)
+	if err != nil {
+		return nil, err
+	}
+	metadata, err := fromMap(k.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, k.CreatedBy, k.Active, k.CreatedAt.UnixMicro(),
+		fromTime(k.ExpiresAt), fromTime(k.RevokedAt), k.RevokedBy, k.RevokeReason, allowed, metadata, k.Version, k.ID}, nil
+}
+
+// unspent reports ErrSpent when a secret that is not among the present ones has ever been stored, or comes twice.
+func (t *tx) unspent(secrets []keystore.Secret, present map[keystore.Digest]keystore.Secret) error {
+	twice := make(map[keystore.Digest]bool, len(secrets))
+	for _, s := range secrets {
+		if twice[s.Digest] {
+			return keystore.ErrSpent
+		}
+		twice[s.Digest] = true
+		if _, ok := present[s.Digest]; ok {
+			continue
+		}
+		var spent bool
+		if err := t.row("SELECT EXISTS (SELECT 1 FROM secrets WHERE digest = ?)", s.Digest[:]).Scan(&spent); err != nil {
+			return err
+		}
+		if spent {
+			return keystore.ErrSpent
+		}
+	}
+	return nil
+}
+
+func (t *tx) insertSecrets(k *keystore.Key, present map[keystore.Digest]keystore.Secret) error {
+	for _, s := range k.Secrets {
+		if _, ok := present[s.Digest]; ok {
+			continue
+		}
+		_, err := t.exec("INSERT INTO secrets (digest, key_id, created_at, ends_at, imported) VALUES (?, ?, ?, ?, ?)",
+			s.Digest[:], k.ID, s.CreatedAt.UnixMicro(), fromTime(s.ExpiresAt), s.Imported)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// UpdateKey changes the secrets first, so that what the change log says last of each was judged by the key's new row.
+func (t *tx) UpdateKey(k *keystore.Key) error {
+	old, err := t.Key(k.ID)
+	if err != nil {
+		return err
+	}
+	present := make(map[keystore.Digest]keystore.Secret, len(old.Secrets))
+	for _, s := range old.Secrets {
+		present[s.Digest] = s
+	}
+	if err := t.unspent(k.Secrets, present); err != nil {
+		return err
+	}
+	values, err := keyValues(k)
+	if err != nil {
+		return err
+	}
+	gone := present
+	if err := t.insertSecrets(k, present); err != nil {
+		return err
+	}
+	for _, s := range k.Secrets {
+		was, ok := present[s.Digest]
+		delete(gone, s.Digest)
+		if ok && !was.ExpiresAt.Equal(s.ExpiresAt) {
+			if _, err := t.exec("UPDATE secrets SET ends_at = ? WHERE digest = ?", fromTime(s.ExpiresAt), s.Digest[:]); err != nil {
+				return err
+			}
+		}
+	}
+	for digest := range gone {
+		if _, err := t.exec("UPDATE secrets SET dropped = 1 WHERE digest = ?", digest[:]); err != nil {
+			return err
+		}
+	}
+	return found(t.exec(`UPDATE keys SET prefix = ?, name = ?, namespace = ?, grants = ?, owner = ?, created_by = ?,
+		active = ?, created_at = ?, expires_at = ?, revoked_at = ?, revoked_by = ?, revoke_reason = ?, allowed_ips = ?,
+		metadata = ?, version = ? WHERE id = ?`, values...))
+}
+
+// DeleteKey leaves it to a trigger to drop the secrets.
+func (t *tx) DeleteKey(id string) error {
+	return found(t.exec("DELETE FROM keys WHERE id = ?", id))
+}
+
+func (t *tx) KeysMadeBy(id string) ([]string, error) {
+	rows, err := t.query("SELECT id FROM keys WHERE created_by = ? ORDER BY created_at, id", id)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var ids []string
+	for rows.Next() {
+		var made string
+		if err := rows.Scan(&made); err != nil {
+			return nil, t.note(err)
+		}
+		ids = append(ids, made)
+	}
+	return ids, t.note(rows.Err())
+}
+
+const namespaceColumns = "id, kind, name, edit_policy, created_at, version"
+
+func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
+	err = scan(&ns.ID, &ns.Kind, &ns.Name, &ns.EditPolicy, timeTo{&ns.CreatedAt}, &ns.Version)
+	return ns, err
+}
+
+func (t *tx) Namespace(id string) (*keystore.Namespace, error) {
+	ns, err := scanNamespace(t.row("SELECT "+namespaceColumns+" FROM namespaces WHERE id = ?", id).Scan)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, keystore.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &ns, nil
+}
+
+func (t *tx) InsertNamespace(ns *keystore.Namespace) error {
+	affected, err := t.exec("INSERT INTO namespaces ("+namespaceColumns+") VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+		ns.ID, ns.Kind, ns.Name, ns.EditPolicy, ns.CreatedAt.UnixMicro(), ns.Version)
+	if err == nil && affected == 0 {
+		return keystore.ErrExists
+	}
+	return err
+}
+
+func (t *tx) UpdateNamespace(ns *keystore.Namespace) error {
+	return found(t.exec("UPDATE namespaces SET kind = ?, name = ?, edit_policy = ?, created_at = ?, version = ? WHERE id = ?",
+		ns.Kind, ns.Name, ns.EditPolicy, ns.CreatedAt.UnixMicro(), ns.Version, ns.ID))
+}
+
+func (t *tx) DeleteNamespace(id string) error {
+	return found(t.exec("DELETE FROM namespaces WHERE id = ?", id))
+}
+
+func (t *tx) NamespaceInUse(id string) (by string, err error) {
+	err = t.row("SELECT id FROM keys WHERE namespace = ? UNION ALL SELECT key_id FROM granted WHERE namespace = ? LIMIT 1", id, id).Scan(&by)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	return "key " + by, nil
+}
+
+func (t *tx) LastAudit() (*keystore.AuditRow, error) {
+	var a keystore.AuditRow
+	var namespaces string
+	err := t.row(`SELECT seq, at, actor, source, action, object, namespaces, before, after, hash
+		FROM audit ORDER BY seq DESC LIMIT 1`).Scan(&a.Seq, timeTo{&a.At}, &a.Actor, &a.From, &a.Action, &a.Object,
+		&namespaces, &a.Before, &a.After, digestTo{&a.Hash})
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return &a, json.Unmarshal([]byte(namespaces), &a.Namespaces)
+}
+
+func (t *tx) AppendAudit(a *keystore.AuditRow) error {
+	namespaces, err := fromJSON(a.Namespaces)
+	if err != nil {
+		return err
+	}
+	var last int64
+	if err := t.row("SELECT coalesce(max(seq), 0) FROM audit").Scan(&last); err != nil {
+		return err
+	}
+	if a.Seq != last+1 {
+		return fmt.Errorf("audit row %d does not follow row %d", a.Seq, last)
+	}
+	_, err = t.exec(`INSERT INTO audit (seq, at, actor, source, action, object, namespaces, before, after, hash)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, a.Seq, a.At.UnixMicro(), a.Actor, a.From, a.Action, a.Object, namespaces, a.Before, a.After, a.Hash[:])
+	return err
+}
+
+func (t *tx) Remembered(caller, key string, since time.Time) (made string, err error) {
+	err = t.row("SELECT made FROM remembered WHERE caller = ? AND key = ? AND at >= ?", caller, key, since.UnixMicro()).Scan(&made)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return made, err
+}
+
+func (t *tx) Remember(caller, key, made string, since time.Time) error {
+	if _, err := t.exec("DELETE FROM remembered WHERE at < ?", since.UnixMicro()); err != nil {
+		return err
+	}
+	_, err := t.exec(`INSERT INTO remembered (caller, key, made, at) VALUES (?, ?, ?, ?)
+		ON CONFLICT (caller, key) DO UPDATE SET made = excluded.made, at = excluded.at`, caller, key, made, t.now.UnixMicro())
+	return err
+}

@@ -1,0 +1,119 @@
+package sqldb
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// Times are columns of Unix microseconds; the zero time is NULL.
+
+func fromTime(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t.UnixMicro()
+}
+
+type timeTo struct{ t *time.Time }
+
+func (to timeTo) Scan(v any) error {
+	switch v := v.(type) {
+	case nil:
+		*to.t = time.Time{}
+	case int64:
+		*to.t = time.UnixMicro(v).UTC()
+	default:
+		return fmt.Errorf("a time must be a number of microseconds, not %T", v)
+	}
+	return nil
+}
+
+type digestTo struct{ d *keystore.Digest }
+
+func (to digestTo) Scan(v any) error {
+	b, _ := v.([]byte)
+	if v != nil && len(b) != len(to.d) {
+		return fmt.Errorf("a digest must be %d bytes", len(to.d))
+	}
+	*to.d = keystore.Digest{}
+	copy(to.d[:], b)
+	return nil
+}
+
+// textTo reads NULL as the empty string.
+type textTo struct{ s *string }
+
+func (to textTo) Scan(v any) error {
+	switch v := v.(type) {
+	case nil:
+		*to.s = ""
+	case string:
+		*to.s = v
+	case []byte:
+		*to.s = string(v)
+	default:
+		return fmt.Errorf("expected text, not %T", v)
+	}
+	return nil
+}
+
+// A grantJSON is a grant in the column `grants`.
+type grantJSON struct {
+	Namespace   string   `json:"namespace"`
+	Permissions []string `json:"permissions,omitempty"`
+	Roles       []string `json:"roles,omitempty"`
+	Connected   bool     `json:"connected,omitempty"`
+}
+
+func fromGrants(grants []keystore.Grant) (string, error) {
+	list := make([]grantJSON, len(grants))
+	for i, g := range grants {
+		list[i] = grantJSON{Namespace: g.Namespace, Roles: g.Roles, Connected: g.Connected}
+		for _, p := range g.Permissions {
+			list[i].Permissions = append(list[i].Permissions, p.String())
+		}
+	}
+	return fromJSON(list)
+}
+
+func toGrants(text string) ([]keystore.Grant, error) {
+	var list []grantJSON
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
+		return nil, err
+	}
+	grants := make([]keystore.Grant, len(list))
+	for i, g := range list {
+		grants[i] = keystore.Grant{Namespace: g.Namespace, Roles: g.Roles, Connected: g.Connected}
+		for _, s := range g.Permissions {
+			p, err := keystore.ParsePermission(s)
+			if err != nil {
+				return nil, err
+			}
+			grants[i].Permissions = append(grants[i].Permissions, p)
+		}
+	}
+	return grants, nil
+}
+
+func fromPrefixes(list []netip.Prefix) (string, error) {
+	if list == nil {
+		return "[]", nil
+	}
+	return fromJSON(list)
+}
+
+func fromMap(m map[string]string) (string, error) {
+	if m == nil {
+		return "{}", nil
+	}
+	return fromJSON(m)
+}
+
+func fromJSON(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
+}
