@@ -21,8 +21,20 @@ func Root(from string) Caller { return Caller{root: true, from: from} }
 // KeyCaller is a key that manages, just looked up and found alive.
 func KeyCaller(r *Record, from string) Caller { return Caller{record: r, from: from} }
 
-// Record returns the caller's own key, nil for root.
-func (c Caller) Record() *Record { return c.record }
+// Actor is the caller's id in `created_by`, `revoked_by` and the audit log: [RootMember], a key's id, or empty for the zero Caller.
+func (c Caller) Actor() string {
+	if c.root {
+		return RootMember
+	}
+	if c.record == nil {
+		return ""
+	}
+	return c.record.KeyID
+}
+
+// May refuses a caller that may do an operation ("read", "create", …) on an admin resource ("admin.keys", …) in no namespace at
+// all: KindForbidden. Each managing operation checks for itself what it is about; this is to say so before a body is read.
+func (c Caller) May(resource, operation string) error { return c.reading().anywhere(resource, operation) }
 
 // The product's own resources.
 const (
@@ -43,17 +55,17 @@ type authority struct {
 
 // reading is the caller's authority as the request's own decision saw it.
 func (c Caller) reading() authority {
-	if c.root || c.record == nil {
-		return authority{root: c.root, actor: RootMember, owner: RootMember, from: c.from}
+	if c.record == nil {
+		return authority{root: c.root, actor: c.Actor(), owner: RootMember, from: c.from}
 	}
-	return authority{actor: c.record.KeyID, owner: c.record.Owner, from: c.from, grants: c.record.Grants, allowedIPs: c.record.AllowedIPs}
+	return authority{actor: c.Actor(), owner: c.record.Owner, from: c.from, grants: c.record.Grants, allowedIPs: c.record.AllowedIPs}
 }
 
 // changing is the caller's authority at the moment of the change: a key that was revoked or narrowed since the request
 // came in does not get through.
 func (c Caller) changing(tx Tx) (authority, error) {
 	by := c.reading()
-	if c.root || c.record == nil {
+	if c.record == nil {
 		return by, nil
 	}
 	key, err := tx.Key(c.record.KeyID)

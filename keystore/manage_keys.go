@@ -121,10 +121,11 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 	return key, nil
 }
 
-// FindKey returns a key the caller may read.
+// FindKey returns a key the caller may read; it may always read its own.
 func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, error) {
 	by := c.reading()
-	if err := by.anywhere(adminKeys, "read"); err != nil {
+	own := id == c.Actor()
+	if err := by.anywhere(adminKeys, "read"); err != nil && !own {
 		return nil, err
 	}
 	key, err := k.db.Key(ctx, id)
@@ -134,7 +135,13 @@ func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, erro
 	case err != nil:
 		return nil, k.storeFailed("reading a key", err)
 	}
-	return key, by.on(adminKeys, "read", key.Namespace, "key")
+	if own {
+		return key, nil
+	}
+	if err := by.on(adminKeys, "read", key.Namespace, "key"); err != nil {
+		return nil, err
+	}
+	return key, nil
 }
 
 // ListKeys returns the keys that a filter fits and the caller may read, newest first, and the next page's cursor: see [Database.Keys].
@@ -159,21 +166,6 @@ func (k *Keystore) ListKeys(ctx context.Context, c Caller, f KeyFilter, cursor s
 	return keys, next, nil
 }
 
-// OwnKey returns the caller's own key, which it may always read: nil for root.
-func (k *Keystore) OwnKey(ctx context.Context, c Caller) (*Key, error) {
-	if c.record == nil {
-		return nil, nil
-	}
-	key, err := k.db.Key(ctx, c.record.KeyID)
-	switch {
-	case isNotFound(err):
-		return nil, missing("key")
-	case err != nil:
-		return nil, k.storeFailed("reading a key", err)
-	}
-	return key, nil
-}
-
 // keyTo returns a key that the caller may do an operation on, at the version it expects.
 func keyTo(tx Tx, by authority, operation, id string, o ChangeOptions) (*Key, error) {
 	if err := by.anywhere(adminKeys, operation); err != nil {
@@ -189,7 +181,10 @@ func keyTo(tx Tx, by authority, operation, id string, o ChangeOptions) (*Key, er
 	if err := by.on(adminKeys, operation, key.Namespace, "key"); err != nil {
 		return nil, err
 	}
-	return key, o.check(key.Version)
+	if err := o.check(key.Version); err != nil {
+		return nil, err
+	}
+	return key, nil
 }
 
 // keyToUpdate is keyTo for what a key may not do to itself (spec 7a.6) and nobody to a revoked one.

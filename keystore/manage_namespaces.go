@@ -94,7 +94,10 @@ func namespaceTo(tx Tx, by authority, operation, id string, o ChangeOptions) (*N
 	if err := by.on(adminNamespaces, operation, id, "namespace"); err != nil {
 		return nil, err
 	}
-	return ns, o.check(ns.Version)
+	if err := o.check(ns.Version); err != nil {
+		return nil, err
+	}
+	return ns, nil
 }
 
 // EditNamespace changes a namespace.
