@@ -20,6 +20,7 @@ type Config struct {
 
 	Caddyfile string // all of it instead, when nothing of the above fits
 
+	HTTP3       bool     // HTTP/3 too, on the UDP port of the same number
 	AdminSocket bool     // the admin endpoint on a unix socket, not a TCP port
 	Env         []string // further NAME=value for Caddy
 	DataOf      *Gate    // share this gate's data directory: a second node on its SQLite file
@@ -33,6 +34,10 @@ func (c Config) Text() string {
 	site := c.Site
 	if site == "" {
 		site = block("api_key", c.APIKey) + "reverse_proxy {$GATE_UPSTREAM}"
+	}
+	protocols := "protocols h1 h2\n"
+	if c.HTTP3 {
+		protocols = "protocols h1 h2 h3\n"
 	}
 	return fmt.Sprintf(`{
 	admin {$GATE_ADMIN}
@@ -64,7 +69,7 @@ https://:{$GATE_HTTPS} {
 	tls {$GATE_DIR}/cert.pem {$GATE_DIR}/key.pem
 	import site
 }
-`, block("api_keys", c.APIKeys), block("servers", "protocols h1 h2\n"+c.Servers), c.Global, site)
+`, block("api_keys", c.APIKeys), block("servers", protocols+c.Servers), c.Global, site)
 }
 
 func block(name, body string) string {
