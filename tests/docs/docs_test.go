@@ -1,0 +1,162 @@
+// Package docs holds what the pages say against what the product does.
+package docs
+
+import (
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+func TestMain(m *testing.M) { gate.Main(m) }
+
+// pages are the Markdown files of the checkout by their path in it.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	root, err := gate.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() && path != root && strings.HasPrefix(entry.Name(), ".") {
+			return fs.SkipDir
+		}
+		if filepath.Ext(path) == ".md" {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			name, _ := filepath.Rel(root, path)
+			found[name] = string(text)
+		}
+		return nil
+	})
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no pages: %v", err)
+	}
+	return found
+}
+
+var caddyfile = regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
+
+func TestCaddyfilesAreValid(t *testing.T) {
+	checked := 0
+	for name, text := range pages(t) {
+		for _, block := range caddyfile.FindAllStringSubmatch(text, -1) {
+			checked++
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "Caddyfile"), []byte(block[1]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(gate.Binary(t), "validate", "--config", "Caddyfile")
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v\n%s\n%s", name, err, block[1], out)
+			}
+		}
+	}
+	if checked == 0 {
+		t.Error("there is no Caddyfile on any page")
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)\s#]*)(#[^)\s]*)?\)`)
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	texts := pages(t)
+	root, _ := gate.Root()
+	for name, text := range texts {
+		for _, match := range link.FindAllStringSubmatch(text, -1) {
+			to, anchor := match[1], strings.TrimPrefix(match[2], "#")
+			if strings.Contains(to, "://") {
+				continue
+			}
+			target := name
+			if to != "" {
+				target = filepath.Join(filepath.Dir(name), to)
+			}
+			if _, err := os.Stat(filepath.Join(root, target)); err != nil {
+				t.Errorf("%s links to %s, which is not there", name, to)
+			}
+			if anchor != "" && !slices.Contains(anchors(texts[target]), anchor) {
+				t.Errorf("%s links to %s, which has no heading #%s", name, target, anchor)
+			}
+		}
+	}
+}
+
+var (
+	heading   = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	notAnchor = regexp.MustCompile(`[^a-z0-9 _-]`)
+)
+
+// anchors are made of headings the way GitHub does.
+func anchors(text string) (all []string) {
+	for _, match := range heading.FindAllStringSubmatch(text, -1) {
+		all = append(all, strings.ReplaceAll(notAnchor.ReplaceAllString(strings.ToLower(match[1]), ""), " ", "-"))
+	}
+	return all
+}
+
+var metric = regexp.MustCompile("(?m)^\\| `(caddy_apikeys_[a-z_]+)` \\| ([a-z]+) \\| ([^|]*) \\|")
+
+func TestMetricsPage(t *testing.T) {
+	g := gate.Start(t, gate.Config{})
+	key := g.Mint(t, gate.JSON{"name": "metrics", "access": "read_only"})
+	g.Get(t, "/", key.Token)
+	g.Revoke(t, key.ID)
+
+	answer, err := http.Get("http://" + g.Admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	registered := map[string]bool{}
+	for name := range families {
+		if strings.HasPrefix(name, "caddy_apikeys_") {
+			registered[name] = true
+		}
+	}
+	for _, row := range metric.FindAllStringSubmatch(pages(t)["docs/metrics.md"], -1) {
+		name, kind, labels := row[1], row[2], strings.Trim(strings.ReplaceAll(row[3], "`", ""), " ")
+		family := families[name]
+		if family == nil {
+			t.Errorf("the page has %s, the registry has not", name)
+			continue
+		}
+		delete(registered, name)
+		if got := strings.ToLower(family.GetType().String()); got != kind {
+			t.Errorf("%s is a %s, the page says %s", name, got, kind)
+		}
+		var has []string
+		for _, pair := range family.GetMetric()[0].GetLabel() {
+			has = append(has, pair.GetName())
+		}
+		slices.Sort(has)
+		said := strings.FieldsFunc(labels, func(r rune) bool { return r == ',' || r == ' ' })
+		slices.Sort(said)
+		if !slices.Equal(has, said) {
+			t.Errorf("%s has the labels %v, the page says %v", name, has, said)
+		}
+	}
+	for name := range registered {
+		t.Errorf("the registry has %s, the page has not", name)
+	}
+}
