@@ -53,7 +53,7 @@ type FieldError struct {
 // A VerifyRequest asks what a request with some credential would be answered.
 type VerifyRequest struct {
 	Token      string `json:"token" writeOnly:"true"`
-	Namespace  string `json:"namespace,omitempty" doc:"Default: default"`
+	Namespace  string `json:"namespace,omitempty" doc:"Default: the key's own"`
 	Permission string `json:"permission,omitempty" doc:"One that a request can need: read (default), write, orders:read, orders:search"`
 }
 
@@ -62,7 +62,7 @@ type Verdict struct {
 	Outcome string  `json:"outcome" doc:"One of the outcomes of a request: ok, unknown, revoked, …"`
 	Status  int     `json:"status" doc:"What the gate would answer; 200 for ok"`
 	Code    *string `json:"code" doc:"Of the problem document; null for ok"`
-	Needed  *string `json:"needed" doc:"The most specific permission that would do; null where none was needed"`
+	Needed  *string `json:"needed" doc:"The permission that it was decided for"`
 	Key     *Key    `json:"key,omitempty" doc:"Absent unless the caller may read it"`
 }
 

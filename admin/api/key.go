@@ -53,7 +53,7 @@ type GrantRequest struct {
 
 // A MintRequest describes a key to be made. Access, Permissions, Roles and Connected are the grant in the home namespace.
 type MintRequest struct {
-	Name        string            `json:"name" doc:"1 to 200 characters without control characters"`
+	Name        string            `json:"name" minLength:"1" doc:"1 to 200 characters without control characters"`
 	Namespace   string            `json:"namespace,omitempty" doc:"The home namespace. Default: default"`
 	Access      string            `json:"access,omitempty" enum:"read_only,read_write,custom" doc:"A short name for permissions; beside permissions only custom"`
 	Permissions []string          `json:"permissions,omitempty" example:"[\"orders:read\"]"`
@@ -79,7 +79,7 @@ type Minted struct {
 // A KeyPatch is a merge patch (RFC 7396) of a key: what is absent stays, null goes back to the default. Access, Permissions,
 // Roles and Connected replace their part of the grant in the home namespace, Grants replaces all grants; not both.
 type KeyPatch struct {
-	Name        Optional[string]             `json:"name,omitzero"`
+	Name        Optional[string]             `json:"name,omitzero" minLength:"1"`
 	Active      Optional[bool]               `json:"active,omitzero"`
 	Access      Optional[string]             `json:"access,omitzero" enum:"read_only,read_write,custom"`
 	Permissions Optional[[]string]           `json:"permissions,omitzero"`
@@ -91,6 +91,7 @@ type KeyPatch struct {
 	AllowedIPs  Optional[[]string]           `json:"allowed_ips,omitzero"`
 	RateLimit   Optional[any]                `json:"rate_limit,omitzero" doc:"Not built yet: leave it out"`
 	Quota       Optional[any]                `json:"quota,omitzero" doc:"Not built yet: leave it out"`
+	Owner       Optional[string]             `json:"owner,omitzero"`
 	Metadata    Optional[map[string]*string] `json:"metadata,omitzero" doc:"Merged into what is there; a null value removes the name, null instead of the object removes all"`
 }
 

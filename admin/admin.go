@@ -1,0 +1,105 @@
+// Package admin is the operator's side of the key store: the REST interface under /apikeys/v1, its OpenAPI document and a
+// page that lists its operations. It knows nothing of the server it runs in.
+package admin
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"path"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const (
+	openAPIPath = api.Prefix + "/openapi.json"
+	docsPath    = api.Prefix + "/docs"
+	healthPath  = api.Prefix + "/health"
+)
+
+// Open reports whether a path is served without a caller.
+func Open(path string) bool {
+	return path == openAPIPath || path == docsPath || path == healthPath
+}
+
+type callerKey struct{}
+
+// WithCaller says who makes the request. The door that the request came through has made sure of it.
+func WithCaller(ctx context.Context, c keystore.Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
+// An API serves the paths under /apikeys/. It is safe for concurrent use.
+type API struct {
+	keys    *keystore.Keystore
+	logger  *slog.Logger
+	mux     *http.ServeMux
+	huma    huma.API
+	handler http.Handler
+
+	importKey *huma.Schema // what one element of an import is validated by
+}
+
+// New returns the interface to a key store, which may be nil when only the OpenAPI document is wanted.
+func New(ks *keystore.Keystore, logger *slog.Logger) *API {
+	a := &API{keys: ks, logger: logger, mux: http.NewServeMux()}
+	a.huma = humago.New(a.mux, a.config())
+	a.registerKeys()
+	a.registerImport()
+	a.registerNamespaces()
+	a.registerDecisions()
+	a.registerDocuments()
+
+	// Browsers send cookies and pass addresses on the loopback from any page, so no door takes changes from another origin.
+	cross := http.NewCrossOriginProtection()
+	cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.write(w, r, newProblem(http.StatusForbidden, "cross_origin", "This change was asked for by a page of another origin."))
+	}))
+	a.handler = cross.Handler(http.HandlerFunc(a.route))
+	return a
+}
+
+// ServeHTTP answers everything, what does not exist included.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	a.handler.ServeHTTP(w, r)
+}
+
+// route is the mux, but for what it would answer by itself: those are problem documents here, and never redirects.
+func (a *API) route(w http.ResponseWriter, r *http.Request) {
+	handler, pattern := a.mux.Handler(r)
+	if pattern != "" && path.Clean(r.URL.Path) == r.URL.Path {
+		a.mux.ServeHTTP(w, r)
+		return
+	}
+	if pattern == "" {
+		var own headerOnly
+		handler.ServeHTTP(&own, r)
+		if own.status == http.StatusMethodNotAllowed {
+			w.Header().Set("Allow", own.Header().Get("Allow"))
+			a.write(w, r, newProblem(own.status, "method_not_allowed", "This path does not know the method. See Allow."))
+			return
+		}
+	}
+	a.write(w, r, newProblem(http.StatusNotFound, "not_found", "There is nothing at this path. "+openAPIPath+" lists what there is."))
+}
+
+// headerOnly keeps what the mux answers by itself.
+type headerOnly struct {
+	header http.Header
+	status int
+}
+
+func (h *headerOnly) Header() http.Header {
+	if h.header == nil {
+		h.header = make(http.Header)
+	}
+	return h.header
+}
+func (h *headerOnly) WriteHeader(status int)      { h.status = status }
+func (h *headerOnly) Write(b []byte) (int, error) { return len(b), nil }

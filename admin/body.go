@@ -1,0 +1,155 @@
+package admin
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// maxBody is how long a body may be, an import's excepted.
+const maxBody = 1 << 20
+
+// withBody reads a request's body before huma does: it knows what huma lets pass. An import's is left to stream.
+func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
+	op := ctx.Operation()
+	if op.SkipValidateBody {
+		if err := checkContentType(ctx); err != nil {
+			a.refuse(ctx, err)
+			return
+		}
+		next(ctx)
+		return
+	}
+	body, err := readBody(ctx.BodyReader())
+	if err == nil && (len(body) > 0 || op.RequestBody.Required) {
+		if err = checkContentType(ctx); err == nil {
+			err = checkJSON(body)
+		}
+	}
+	if err != nil {
+		a.refuse(ctx, err)
+		return
+	}
+	if len(body) == 0 {
+		body = []byte("{}")
+	}
+	next(&bodyRead{humaContext: ctx, body: body})
+}
+
+type humaContext huma.Context
+
+// bodyRead is a context whose body has been read.
+type bodyRead struct {
+	humaContext
+	body []byte
+}
+
+func (b *bodyRead) BodyReader() io.Reader { return bytes.NewReader(b.body) }
+
+// SetReadDeadline does nothing: net/http watches the connection under that deadline while the answer is being made, and
+// would cancel a change that waits longer for its propagation.
+func (b *bodyRead) SetReadDeadline(time.Time) error { return nil }
+
+func checkContentType(ctx huma.Context) error {
+	known := ctx.Operation().RequestBody
+	mediaType, params, err := mime.ParseMediaType(ctx.Header("Content-Type"))
+	charset := params["charset"]
+	if err == nil && known.Content[mediaType] != nil && (charset == "" || strings.EqualFold(charset, "utf-8")) {
+		if coding := ctx.Header("Content-Encoding"); coding != "" && coding != "identity" {
+			return newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "A compressed body is not understood: send it as it is.")
+		}
+		return nil
+	}
+	return newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "The body must be sent as "+strings.Join(contentTypes(known), " or ")+" in UTF-8.")
+}
+
+func readBody(r io.Reader) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(r, maxBody+1))
+	switch {
+	case err != nil && !isTooLarge(err):
+		return nil, newProblem(http.StatusBadRequest, "incomplete_body", "The body ended early.")
+	case err != nil || len(body) > maxBody:
+		return nil, newProblem(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("The body is longer than %d bytes.", maxBody))
+	}
+	return body, nil
+}
+
+// isTooLarge reports whether the server's own limit on bodies stopped the reading.
+func isTooLarge(err error) bool {
+	var e *http.MaxBytesError
+	return errors.As(err, &e)
+}
+
+// maxDepth is more than any body needs.
+const maxDepth = 32
+
+// checkJSON refuses what is not one JSON value, and what encoding/json lets pass: names that come twice, of which parsers
+// choose different ones (RFC 8259 §4), and bytes that are not UTF-8. It repeats nothing of the input but names.
+func checkJSON(b []byte) error {
+	mistake := ""
+	switch {
+	case len(b) == 0:
+		mistake = "it is empty"
+	case !utf8.Valid(b):
+		mistake = "it is not UTF-8"
+	case !json.Valid(b):
+		mistake = "it ends too early"
+		var v any
+		var syntax *json.SyntaxError
+		if errors.As(json.Unmarshal(b, &v), &syntax) && syntax.Offset < int64(len(b)) {
+			mistake = fmt.Sprintf("there is a mistake at byte %d", syntax.Offset)
+		}
+	default:
+		d := json.NewDecoder(bytes.NewReader(b))
+		d.UseNumber()
+		err := checkNames(d, 0)
+		if err == nil {
+			return nil
+		}
+		mistake = err.Error()
+	}
+	return newProblem(http.StatusBadRequest, "syntax", "The body is not valid JSON: "+mistake+".")
+}
+
+// checkNames reads one value, known to be valid.
+func checkNames(d *json.Decoder, depth int) error {
+	t, err := d.Token()
+	if err != nil {
+		return err
+	}
+	open, ok := t.(json.Delim)
+	if !ok {
+		return nil
+	}
+	if depth == maxDepth {
+		return fmt.Errorf("it is nested deeper than %d levels", maxDepth)
+	}
+	seen := make(map[string]bool)
+	for d.More() {
+		if open == '{' {
+			t, err := d.Token()
+			if err != nil {
+				return err
+			}
+			name := t.(string)
+			if seen[name] {
+				return fmt.Errorf("%q comes twice in one object", name)
+			}
+			seen[name] = true
+		}
+		if err := checkNames(d, depth+1); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token()
+	return err
+}

@@ -1,0 +1,58 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func (a *API) registerDecisions() {
+	register(a, huma.Operation{
+		OperationID: "verify", Method: http.MethodPost, Path: api.Prefix + "/verify", Summary: "What a request with a token would be answered", Tags: []string{"decisions"},
+		Description: "Without looking at addresses or early data. It costs no quota.",
+		RequestBody: jsonBody(true, api.JSON),
+	}, "admin.keys:read", a.verify)
+	add(a, huma.Operation{
+		OperationID: "health", Method: http.MethodGet, Path: healthPath, Summary: "Whether this node is well", Tags: []string{"decisions"},
+	}, a.health)
+	unwell := a.huma.OpenAPI().Paths[healthPath].Get.Responses
+	unwell["503"] = &huma.Response{Description: "The database is away, or the lease has lapsed", Content: unwell["200"].Content}
+}
+
+type verifyInput struct{ Body api.VerifyRequest }
+
+func (a *API) verify(ctx context.Context, c keystore.Caller, in *verifyInput) (*page[api.Verdict], error) {
+	v, err := a.keys.Verify(ctx, c, in.Body.Token, in.Body.Namespace, in.Body.Permission)
+	if err != nil {
+		return nil, err
+	}
+	out := api.Verdict{Outcome: v.Outcome.String(), Status: v.Outcome.Status(), Code: nilIfEmpty(v.Outcome.Code()), Needed: nilIfEmpty(v.Needed)}
+	if !v.Outcome.Refuses() {
+		out.Status = http.StatusOK
+	}
+	if v.Key != nil {
+		shown := showKey(v.Key)
+		out.Key = &shown
+	}
+	return &page[api.Verdict]{out}, nil
+}
+
+type healthOutput struct {
+	Status int
+	Body   api.Health
+}
+
+func (a *API) health(ctx context.Context, _ *struct{}) (*healthOutput, error) {
+	h := a.keys.Health(ctx)
+	out := &healthOutput{http.StatusOK, api.Health{
+		Healthy: h.Problem == "", Problem: h.Problem, Revision: int64(h.Revision), LeaseRemainingMS: h.LeaseRemaining.Milliseconds(),
+	}}
+	if h.Problem != "" {
+		out.Status = http.StatusServiceUnavailable
+	}
+	return out, nil
+}

@@ -1,0 +1,187 @@
+package admin
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// showKey is a key as every answer shows it.
+func showKey(k *keystore.Key) api.Key {
+	out := api.Key{
+		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Prefix: k.Listed(), Access: string(k.Access()),
+		Grants: make([]api.Grant, len(k.Grants)), Owner: k.Owner, Status: string(k.Status(time.Now())), Active: k.Active,
+		CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy, ExpiresAt: nilIfZero(k.ExpiresAt),
+		RevokedAt: nilIfZero(k.RevokedAt), LastUsedAt: nilIfZero(k.LastUsedAt),
+		Secrets: make([]api.Secret, len(k.Secrets)), AllowedIPs: make([]string, len(k.AllowedIPs)),
+		Metadata: k.Metadata, Version: k.Version,
+	}
+	if out.RevokedAt != nil {
+		out.RevokedBy, out.RevokeReason = nilIfEmpty(k.RevokedBy), nilIfEmpty(k.RevokeReason)
+	}
+	if out.Metadata == nil {
+		out.Metadata = map[string]string{}
+	}
+	for i, g := range k.Grants {
+		out.Grants[i] = api.Grant{Namespace: g.Namespace, Permissions: words(g.Set()), Roles: append([]string{}, g.Roles...), Connected: g.Connected}
+	}
+	for i, s := range k.Secrets {
+		out.Secrets[i] = api.Secret{CreatedAt: s.CreatedAt, ExpiresAt: nilIfZero(s.ExpiresAt)}
+	}
+	for i, p := range k.AllowedIPs {
+		out.AllowedIPs[i] = p.String()
+	}
+	return out
+}
+
+func words(s *keystore.Set) []string {
+	out := make([]string, 0, len(s.Permissions()))
+	for _, p := range s.Permissions() {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+// keySpec reads the body of a mint. Whether the values make sense together is for the key store to say.
+func keySpec(r *api.MintRequest) (keystore.KeySpec, error) {
+	var unbuilt, wrong fields
+	unbuilt.notBuilt("rate_limit", r.RateLimit != nil)
+	unbuilt.notBuilt("quota", r.Quota != nil)
+	unbuilt.notBuilt("new_roles", len(r.NewRoles) > 0)
+	if err := unbuilt.err(codeNotBuilt); err != nil {
+		return keystore.KeySpec{}, err
+	}
+	spec := keystore.KeySpec{
+		Name: r.Name, Namespace: r.Namespace, Grants: wrong.grants(r.Grants), Inactive: r.Active != nil && !*r.Active,
+		AllowedIPs: wrong.addresses(r.AllowedIPs), Owner: r.Owner, Metadata: r.Metadata,
+	}
+	if r.Access != "" || len(r.Permissions) > 0 || len(r.Roles) > 0 || r.Connected {
+		spec.Home = &keystore.Grant{Permissions: wrong.permissions("", r.Access, r.Permissions), Roles: r.Roles, Connected: r.Connected}
+	}
+	if r.ExpiresAt != nil {
+		spec.ExpiresAt = *r.ExpiresAt
+		if spec.ExpiresAt.IsZero() { // which would mean never
+			wrong.add("expires_at", "is in the past")
+		}
+	}
+	return spec, wrong.err(codeInvalid)
+}
+
+// keyPatch reads the body of an edit.
+func keyPatch(r *api.KeyPatch) (keystore.KeyPatch, error) {
+	var unbuilt, wrong fields
+	unbuilt.notBuilt("rate_limit", r.RateLimit.Value != nil && *r.RateLimit.Value != nil)
+	unbuilt.notBuilt("quota", r.Quota.Value != nil && *r.Quota.Value != nil)
+	unbuilt.notBuilt("new_roles", len(r.NewRoles.Or(nil)) > 0)
+	if err := unbuilt.err(codeNotBuilt); err != nil {
+		return keystore.KeyPatch{}, err
+	}
+	p := keystore.KeyPatch{
+		Active:    sent(r.Active, true),
+		Roles:     sent(r.Roles, nil),
+		Connected: sent(r.Connected, false),
+	}
+	if r.Name.Sent {
+		p.Name = r.Name.Value
+		if p.Name == nil {
+			wrong.add("name", "cannot be removed")
+		}
+	}
+	if r.Owner.Sent {
+		p.Owner = r.Owner.Value
+		if p.Owner == nil {
+			wrong.add("owner", "cannot be removed")
+		}
+	}
+	if access := r.Access.Or(""); r.Permissions.Sent || access != "" && access != string(keystore.Custom) {
+		list := wrong.permissions("", access, r.Permissions.Or(nil))
+		p.Permissions = &list
+	}
+	if r.Grants.Sent {
+		list := wrong.grants(r.Grants.Or(nil))
+		p.Grants = &list
+	}
+	if r.ExpiresAt.Sent {
+		at := r.ExpiresAt.Or(time.Time{})
+		p.ExpiresAt = &at
+	}
+	if r.AllowedIPs.Sent {
+		list := wrong.addresses(r.AllowedIPs.Or(nil))
+		p.AllowedIPs = &list
+	}
+	if r.Metadata.Sent {
+		p.Metadata = r.Metadata.Or(nil)
+		p.ClearMetadata = r.Metadata.Value == nil
+	}
+	return p, wrong.err(codeInvalid)
+}
+
+// sent is what a patch makes of a field: nil when absent, the default for null.
+func sent[T any](o api.Optional[T], def T) *T {
+	if !o.Sent {
+		return nil
+	}
+	v := o.Or(def)
+	return &v
+}
+
+func (f *fields) notBuilt(field string, used bool) {
+	if used {
+		f.add(field, "is not built yet")
+	}
+}
+
+func (f *fields) grants(list []api.GrantRequest) []keystore.Grant {
+	out := make([]keystore.Grant, len(list))
+	for i, g := range list {
+		out[i] = keystore.Grant{
+			Namespace: g.Namespace, Permissions: f.permissions(fmt.Sprintf("grants[%d].", i), g.Access, g.Permissions),
+			Roles: g.Roles, Connected: g.Connected,
+		}
+	}
+	return out
+}
+
+// permissions reads a grant's access and permissions; in is what comes before the fields' names.
+func (f *fields) permissions(in, access string, list []string) []keystore.Permission {
+	short := keystore.Access(access)
+	if access != "" && short != keystore.Custom {
+		if len(list) > 0 {
+			f.add(in+"access", "must be custom beside permissions")
+		}
+		return short.Permissions()
+	}
+	out := make([]keystore.Permission, 0, len(list))
+	for i, s := range list {
+		p, err := keystore.ParsePermission(s)
+		if err != nil {
+			f.add(fmt.Sprintf("%spermissions[%d]", in, i), "%v", err)
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// addresses reads addresses and CIDR ranges. IPv4 within IPv6 becomes IPv4, as the clients' addresses do.
+func (f *fields) addresses(list []string) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(list))
+	for i, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if addr, err2 := netip.ParseAddr(s); err != nil && err2 == nil && addr.Zone() == "" {
+			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+		}
+		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+		}
+		if err != nil {
+			f.add(fmt.Sprintf("allowed_ips[%d]", i), "%q is neither an address nor a CIDR range such as 10.0.0.0/8", s)
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
+}

@@ -1,0 +1,251 @@
+package admin
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func init() {
+	// Names that differ in case only are different names (RFC 8259 §8.3): a field that is not known is an error. huma has no
+	// setting for one API alone.
+	huma.ValidateStrictCasing = true
+}
+
+// needs is the metadata of an operation that names the permission it takes.
+const needs = "permission"
+
+// storeTimeout bounds what an operation asks of the database. Waiting for propagation comes on top.
+const storeTimeout = 10 * time.Second
+
+func (a *API) config() huma.Config {
+	schemas := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	alias[string](schemas)
+	alias[bool](schemas)
+	alias[time.Time](schemas)
+	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[any]](), reflect.TypeFor[any]())
+	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]any]](), reflect.TypeFor[[]any]())
+	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]string]](), reflect.TypeFor[[]string]())
+	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]api.GrantRequest]](), reflect.TypeFor[[]api.GrantRequest]())
+	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[map[string]*string]](), reflect.TypeFor[map[string]*string]())
+	return huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			Info: &huma.Info{
+				Title:   "caddy-apikeys",
+				Version: "1",
+				Description: "API keys in front of an existing API. Through Caddy's admin endpoint the caller is the member root; on a site it is the key sent " +
+					"as a bearer token, which needs the permission that an operation names.",
+				License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
+			},
+			Components: &huma.Components{
+				Schemas:         schemas,
+				SecuritySchemes: map[string]*huma.SecurityScheme{"key": {Type: "http", Scheme: "bearer"}},
+			},
+		},
+		Formats:                      map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
+		DefaultFormat:                "application/json",
+		RejectUnknownQueryParameters: true,
+		Transformers:                 []huma.Transformer{translate},
+	}
+}
+
+// alias shows an optional scalar as one that may be null.
+func alias[T any](r huma.Registry) {
+	r.RegisterTypeAlias(reflect.TypeFor[api.Optional[T]](), reflect.TypeFor[*T]())
+}
+
+// register adds an operation. permission is what the caller must hold somewhere, empty for none; the key store decides
+// about the object itself.
+func register[I, O any](a *API, op huma.Operation, permission string, handle func(context.Context, keystore.Caller, *I) (*O, error)) {
+	op.Middlewares = append(op.Middlewares, a.authorise)
+	op.Security = []map[string][]string{{"key": {}}}
+	if permission != "" {
+		op.Description = strings.TrimSpace(op.Description + "\n\nNeeds `" + permission + "`.")
+		op.Metadata = map[string]any{needs: permission}
+	}
+	add(a, op, func(ctx context.Context, in *I) (*O, error) { return handle(ctx, callerOf(ctx), in) })
+}
+
+// add is register for what needs no caller.
+func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
+	op.Responses = map[string]*huma.Response{"default": {
+		Description: "A problem document (RFC 9457)",
+		Content:     map[string]*huma.MediaType{api.Problems: {Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Problem](), true, "")}},
+	}}
+	if op.RequestBody != nil {
+		op.Middlewares = append(op.Middlewares, a.withBody)
+	}
+	required := op.RequestBody != nil && op.RequestBody.Required
+	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		if !op.SkipValidateBody { // an import takes as long as its body
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, storeTimeout)
+			defer cancel()
+		}
+		out, err := handle(ctx, in)
+		if err != nil {
+			return nil, a.refusal(&op, err)
+		}
+		return out, nil
+	})
+	if op.RequestBody != nil {
+		op.RequestBody.Required = required // huma takes every body that is not a pointer for one
+		for _, c := range op.RequestBody.Content {
+			if c.Schema == nil {
+				c.Schema = op.RequestBody.Content[api.JSON].Schema
+			}
+		}
+	}
+	if op.Method == http.MethodPatch || op.Method == http.MethodDelete || strings.HasSuffix(op.Path, "/revoke") || strings.HasSuffix(op.Path, "/rotate") {
+		op.Responses["202"] = &huma.Response{
+			Description: "Changed, but not yet in force on every node: see propagation.pending",
+			Headers:     op.Responses["200"].Headers,
+			Content:     op.Responses["200"].Content,
+		}
+	}
+}
+
+// jsonBody is a body of the given media types.
+func jsonBody(required bool, types ...string) *huma.RequestBody {
+	b := &huma.RequestBody{Required: required, Content: make(map[string]*huma.MediaType)}
+	for _, t := range types {
+		b.Content[t] = &huma.MediaType{}
+	}
+	return b
+}
+
+func contentTypes(b *huma.RequestBody) []string { return slices.Sorted(maps.Keys(b.Content)) }
+
+func callerOf(ctx context.Context) keystore.Caller {
+	c, _ := ctx.Value(callerKey{}).(keystore.Caller)
+	return c
+}
+
+// authorise refuses who may not do an operation anywhere, before anything else of the request is looked at.
+func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
+	c := callerOf(ctx.Context())
+	if c.Actor() == "" {
+		a.refuse(ctx, newProblem(http.StatusUnauthorized, keystore.Missing.Code(), "A key that may manage is required: send it as a bearer token."))
+		return
+	}
+	if permission, ok := ctx.Operation().Metadata[needs].(string); ok {
+		resource, operation, _ := strings.Cut(permission, ":")
+		if err := c.May(resource, operation); err != nil {
+			a.refuse(ctx, err)
+			return
+		}
+	}
+	next(ctx)
+}
+
+// refuse answers with an error from a middleware.
+func (a *API) refuse(ctx huma.Context, err error) {
+	p := a.refusal(ctx.Operation(), err)
+	for name, values := range p.GetHeaders() {
+		ctx.SetHeader(name, values[0])
+	}
+	ctx.SetHeader("Content-Type", api.Problems)
+	ctx.SetStatus(p.Status)
+	_ = a.huma.Marshal(ctx.BodyWriter(), api.JSON, p)
+}
+
+// change is what every change of an existing object takes.
+type change struct {
+	Wait    string `query:"wait" doc:"How long to wait until the change is in force on every node, as a Go duration: 0s to 5m, default 10s" example:"30s"`
+	IfMatch string `header:"If-Match" doc:"The ETag that the object must have"`
+}
+
+func (c *change) options() (keystore.ChangeOptions, error) {
+	var wrong fields
+	o := keystore.ChangeOptions{IfVersion: version(c.IfMatch)}
+	if c.Wait != "" {
+		wait, err := time.ParseDuration(c.Wait)
+		if err != nil || wait < 0 || wait > 5*time.Minute {
+			wrong.add("wait", "must be a duration from 0s to 5m, such as 30s")
+		}
+		o.Wait = max(wait, time.Nanosecond) // zero would be the default
+	}
+	return o, wrong.err(codeInvalid)
+}
+
+// version reads If-Match: 0 for absent or any, -1 for what no object can have. Versions are strong tags (RFC 9110 §13.1.1).
+func version(ifMatch string) int64 {
+	if ifMatch == "" || ifMatch == "*" {
+		return 0
+	}
+	text, err := strconv.Unquote(ifMatch)
+	n, err2 := strconv.ParseInt(text, 10, 64)
+	if err != nil || err2 != nil || n < 1 {
+		return -1
+	}
+	return n
+}
+
+// etag is the header of every answer that is about one object.
+func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
+
+// object is the answer that is one object.
+type object[T any] struct {
+	ETag string `header:"ETag"`
+	Body T
+}
+
+// made is the answer to creating an object.
+type made[T any] struct {
+	ETag     string `header:"ETag"`
+	Location string `header:"Location"`
+	Body     T
+}
+
+// changed is the answer to a change: 202 while it is not in force everywhere.
+type changed[T any] struct {
+	Status int
+	ETag   string `header:"ETag"`
+	Body   T
+}
+
+// page is the answer that is one page of a list.
+type page[T any] struct{ Body T }
+
+func changedStatus(p keystore.Propagation) int {
+	if p.Complete {
+		return http.StatusOK
+	}
+	return http.StatusAccepted
+}
+
+func propagation(p keystore.Propagation) api.Propagation {
+	out := api.Propagation{
+		Revision: int64(p.Revision), Complete: p.Complete, Nodes: p.Nodes, Acknowledged: p.Acknowledged,
+		MS: p.Took.Milliseconds(), Pending: make([]api.PendingNode, len(p.Pending)),
+	}
+	for i, n := range p.Pending {
+		out.Pending[i] = api.PendingNode(n)
+	}
+	return out
+}
+
+// nilIfEmpty is how JSON shows what there is none of.
+func nilIfEmpty(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func nilIfZero(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
