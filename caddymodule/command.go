@@ -1,0 +1,105 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "apikeys",
+		Short: "Manages API keys and namespaces of a running Caddy",
+		Long: `
+Mints, lists, edits, rotates and revokes the keys that the api_key handler
+accepts, while Caddy serves.
+
+The command speaks to Caddy's admin endpoint, whose address it finds as
+'caddy reload' does: --address, else the configuration that --config names
+or a Caddyfile in the working directory, else $CADDY_ADMIN, else
+localhost:2019. Unix sockets work too: --address unix//run/caddy/admin.sock
+
+Where the admin endpoint is off, --server names a site that has the
+api_keys_admin handler, and a key with admin permissions opens it. Its token
+is read from --token-file, else from the terminal or standard input; it is
+sent over https, or in clear to this machine only.
+
+Tokens are never taken from the command line, where other users of the
+machine could read them. A new token is the only thing that mint and rotate
+write to standard output, so that it pipes; what is for people goes to
+standard error.
+
+With --json, the answer of the REST API is written to standard output as one
+JSON document.
+
+Exit status: 0 done, 1 failed or refused, 3 committed, but not yet surely in
+force on every node.`,
+		CobraFunc: func(cmd *cobra.Command) {
+			c := &cli{}
+			cmd.Use = "apikeys"
+			cmd.Example = `  TOKEN=$(caddy apikeys keys mint --name CI --access read_only)
+  caddy apikeys keys list --namespace acme
+  caddy apikeys keys revoke 4fYQ0hTz81Lk --reason "leaked"
+  caddy apikeys doctor`
+			flags := cmd.PersistentFlags()
+			flags.StringVar(&c.address, "address", "", "Address of Caddy's admin endpoint: host:port or unix//path")
+			flags.StringVarP(&c.config, "config", "c", "", "Configuration file that says where the admin endpoint is")
+			flags.StringVarP(&c.adapter, "adapter", "a", "", "Config adapter for --config")
+			flags.StringVar(&c.server, "server", "", "URL of a site with api_keys_admin, instead of the admin endpoint")
+			flags.StringVar(&c.tokenFile, "token-file", "", "File that holds the token for --server, instead of standard input")
+			flags.BoolVar(&c.json, "json", false, "Write JSON for programs")
+			group(cmd, c.keysCommand(), c.namespacesCommand(), c.verifyCommand(), c.doctorCommand())
+		},
+	})
+}
+
+// cli is one run of `caddy apikeys`.
+type cli struct {
+	address, config, adapter string
+	server, tokenFile        string
+	json                     bool
+
+	in       io.Reader
+	out, err io.Writer // answers, and what is for people
+	where    string    // what is spoken to, for messages
+}
+
+// group makes cmd a command that only has others. Without Args, cobra would answer a misspelt one with help and success.
+func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
+// errFailed ends the command with status 1 when everything that there is to say has been said.
+var errFailed = errors.New("failed")
+
+// errPending ends the command with status 3: the change is made, and not yet surely in force everywhere.
+var errPending = errors.New("not yet in force on every node")
+
+const exitPending = 3
+
+// run makes f a command's RunE: errors go to standard error in plain words, not through Caddy's logger.
+func (c *cli) run(f func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		c.in, c.out, c.err = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
+		cmd.SilenceErrors = true
+		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
+		defer stop()
+		err := f(ctx, args)
+		switch {
+		case errors.Is(err, errPending):
+			// Caddy's main takes another status than 1 from this wrapper only.
+			return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return exitPending, nil })(cmd, nil)
+		case err != nil && !errors.Is(err, errFailed):
+			c.report(err)
+		}
+		return err
+	}
+}

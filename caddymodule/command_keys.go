@@ -1,0 +1,178 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+func (c *cli) keysCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "keys",
+		Short: "Mints, lists, edits, rotates and revokes keys",
+	}, c.mintCommand(), c.listKeysCommand(), c.showKeyCommand(), c.editKeyCommand(), c.revokeCommand(), c.rotateCommand(),
+		c.importCommand(), c.deleteKeyCommand())
+}
+
+// patience is how long a call may take besides the wait that was asked for: minting waits for a node that is cut off until
+// its lease has run out.
+const patience = 2 * time.Minute
+
+// keyID takes a key's id from the command line. A token put there by mistake is not repeated in the message.
+func keyID(args []string) (string, error) {
+	id := args[0]
+	for _, r := range id {
+		if r > 'z' || !('0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r) {
+			id = ""
+		}
+	}
+	if len(id) != 12 {
+		return "", errors.New("a key's id is 12 letters and digits, as `caddy apikeys keys list` shows it; if that was a token, others may have seen it: rotate the key")
+	}
+	return id, nil
+}
+
+// changeFlags are those of a change that may have to wait for other nodes.
+type changeFlags struct {
+	version int64
+	wait    time.Duration
+}
+
+func (f *changeFlags) register(cmd *cobra.Command) {
+	cmd.Flags().Int64Var(&f.version, "if-version", 0, "Change only what still has this version")
+	f.registerWait(cmd)
+}
+
+func (f *changeFlags) registerWait(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&f.wait, "wait", 10*time.Second, "How long to wait for the change to be in force on every node")
+}
+
+func (f *changeFlags) options() []client.ChangeOption {
+	options := []client.ChangeOption{client.Wait(f.wait)}
+	if f.version != 0 {
+		options = append(options, client.IfVersion(f.version))
+	}
+	return options
+}
+
+func (f *changeFlags) context(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, f.wait+patience)
+}
+
+func (c *cli) rotateCommand() *cobra.Command {
+	var f changeFlags
+	var grace string
+	cmd := &cobra.Command{
+		Use:   "rotate ID",
+		Short: "Gives a key a new token",
+		Long: `
+Gives a key a new token, which is written to standard output, this once. The
+present token dies after --grace, an older one at once; the key keeps its id,
+name, grants and expiry.
+
+Exit status 3 means that the new token is good and some node may still accept
+the old one; standard error says which, and until when.`,
+		Example: `  caddy apikeys keys rotate 4fYQ0hTz81Lk --grace 24h > token
+  caddy apikeys keys rotate 4fYQ0hTz81Lk`,
+		Args: cobra.ExactArgs(1),
+	}
+	cmd.Flags().StringVar(&grace, "grace", "0s", "How long the present token stays good, at most 30d")
+	f.register(cmd)
+	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
+		id, err := keyID(args)
+		if err != nil {
+			return err
+		}
+		overlap, err := caddy.ParseDuration(grace)
+		if err != nil {
+			return fmt.Errorf("--grace %q is no duration such as 24h or 7d", grace)
+		}
+		server, err := c.connect()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := f.context(ctx)
+		defer cancel()
+		done, err := server.RotateKey(ctx, id, api.RotateRequest{Grace: overlap.String()}, f.options()...)
+		if err != nil {
+			return err
+		}
+		if err := c.showToken(done, done.Token, done.Key); err != nil {
+			return err
+		}
+		return c.propagated(done.Propagation)
+	})
+	return cmd
+}
+
+// showToken writes the answer or, without --json, the token alone to standard output, and what is for people elsewhere.
+func (c *cli) showToken(answer any, token string, k api.Key) error {
+	var err error
+	if c.json {
+		err = c.writeJSON(answer)
+	} else {
+		c.say("Key %s (%s) in namespace %s, access %s, expires %s.", k.ID, k.Name, k.Namespace, k.Access, momentOr(k.ExpiresAt, "never"))
+		c.say("Its token is shown only now; keep it like a password:")
+		_, err = fmt.Fprintln(c.out, token)
+	}
+	if err != nil {
+		return fmt.Errorf("the token of key %s could not be written and is lost: %w; rotate the key for another", k.ID, err)
+	}
+	return nil
+}
+
+func (c *cli) deleteKeyCommand() *cobra.Command {
+	var f changeFlags
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "delete ID",
+		Short: "Takes a revoked key off the list",
+		Long: `
+Deletes the record of a key that has been revoked. Its token stays refused for
+good: no import can bring it back.`,
+		Example: `  caddy apikeys keys delete 4fYQ0hTz81Lk --yes`,
+		Args:    cobra.ExactArgs(1),
+	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask")
+	f.register(cmd)
+	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
+		id, err := keyID(args)
+		if err != nil {
+			return err
+		}
+		server, err := c.connect()
+		if err != nil {
+			return err
+		}
+		if err := c.confirm(yes, "Delete the record of key %s?", id); err != nil {
+			return err
+		}
+		ctx, cancel := f.context(ctx)
+		defer cancel()
+		done, err := server.DeleteKey(ctx, id, f.options()...)
+		if err != nil {
+			return err
+		}
+		return c.changedKey(done, "Deleted")
+	})
+	return cmd
+}
+
+// changedKey ends a command that changed a key.
+func (c *cli) changedKey(done api.KeyChanged, verb string) error {
+	if c.json {
+		if err := c.writeJSON(done); err != nil {
+			return err
+		}
+	} else {
+		c.say("%s key %s (%s) in namespace %s.", verb, done.Key.ID, done.Key.Name, done.Key.Namespace)
+	}
+	return c.propagated(done.Propagation)
+}

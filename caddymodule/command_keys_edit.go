@@ -1,0 +1,119 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+func (c *cli) editKeyCommand() *cobra.Command {
+	var f changeFlags
+	var name, access string
+	var permissions, grants, addresses, metadata, dropped []string
+	var connected, active, inactive, anyIP bool
+	cmd := &cobra.Command{
+		Use:   "edit ID",
+		Short: "Changes a key's name, grants, addresses or metadata, or makes it inactive",
+		Long: `
+Changes what the flags name and leaves the rest. --access, --permission and
+--connected replace that part of what the key may do in its own namespace;
+--grant replaces all its grants, those of its own namespace too.
+
+The expiry and the namespace never change, and a revoked key takes no change.
+
+Exit status 3 means that the change is made and some node may still go by what
+was before; standard error says which, and until when.`,
+		Example: `  caddy apikeys keys edit 4fYQ0hTz81Lk --name "CI, nightly" --access read_only
+  caddy apikeys keys edit 4fYQ0hTz81Lk --inactive
+  caddy apikeys keys edit 4fYQ0hTz81Lk --grant acme=read,orders:write --grant acme-eu=read
+  caddy apikeys keys edit 4fYQ0hTz81Lk --metadata team=erp --drop-metadata ticket`,
+		Args: cobra.ExactArgs(1),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&name, "name", "", "A new name")
+	flags.StringVar(&access, "access", "", "read_only or read_write, in its own namespace")
+	flags.StringSliceVar(&permissions, "permission", nil, "A permission in its own namespace; may be repeated")
+	flags.BoolVar(&connected, "connected", false, "Extend its own grant to its namespace's children; --connected=false takes that back")
+	flags.StringArrayVar(&grants, "grant", nil, "NAMESPACE=PERMISSION,… or NAMESPACE=read_only: replaces all grants; may be repeated")
+	flags.StringSliceVar(&addresses, "allow-ip", nil, "An address or CIDR range, in place of those it has; may be repeated")
+	flags.BoolVar(&anyIP, "any-ip", false, "Let it be used from any address")
+	flags.StringArrayVar(&metadata, "metadata", nil, "NAME=VALUE to add or replace; may be repeated")
+	flags.StringArrayVar(&dropped, "drop-metadata", nil, "NAME of metadata to remove; may be repeated")
+	flags.BoolVar(&active, "active", false, "Let an inactive key work again")
+	flags.BoolVar(&inactive, "inactive", false, "Refuse the key until it is made active again")
+	cmd.MarkFlagsMutuallyExclusive("active", "inactive")
+	cmd.MarkFlagsMutuallyExclusive("allow-ip", "any-ip")
+	f.register(cmd)
+	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
+		id, err := keyID(args)
+		if err != nil {
+			return err
+		}
+		var patch api.KeyPatch
+		if flags.Changed("name") {
+			patch.Name = api.Some(name)
+		}
+		if flags.Changed("access") {
+			patch.Access = api.Some(access)
+		}
+		if flags.Changed("permission") {
+			patch.Permissions = api.Some(permissions)
+		}
+		if flags.Changed("connected") {
+			patch.Connected = api.Some(connected)
+		}
+		if flags.Changed("grant") {
+			list, err := parseGrants(grants)
+			if err != nil {
+				return err
+			}
+			patch.Grants = api.Some(list)
+		}
+		if flags.Changed("allow-ip") {
+			patch.AllowedIPs = api.Some(addresses)
+		}
+		if anyIP {
+			patch.AllowedIPs = api.Some([]string{})
+		}
+		if active || inactive {
+			patch.Active = api.Some(active)
+		}
+		if patch.Metadata, err = metadataPatch(metadata, dropped); err != nil {
+			return err
+		}
+		if patch == (api.KeyPatch{}) {
+			return errors.New("nothing to change: see --help for what can be")
+		}
+		server, err := c.connect()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := f.context(ctx)
+		defer cancel()
+		done, err := server.EditKey(ctx, id, patch, f.options()...)
+		if err != nil {
+			return err
+		}
+		return c.changedKey(done, "Changed")
+	})
+	return cmd
+}
+
+// metadataPatch merges set into what is there, and removes dropped.
+func metadataPatch(set, dropped []string) (patch api.Optional[map[string]*string], err error) {
+	values, err := parseMetadata(set)
+	if err != nil || len(values)+len(dropped) == 0 {
+		return patch, err
+	}
+	merged := make(map[string]*string, len(values)+len(dropped))
+	for _, name := range dropped {
+		merged[name] = nil
+	}
+	for name, value := range values {
+		merged[name] = &value
+	}
+	return api.Some(merged), nil
+}

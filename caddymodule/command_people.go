@@ -1,0 +1,154 @@
+package caddymodule
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+// writeJSON is --json: one document.
+func (c *cli) writeJSON(v any) error {
+	e := json.NewEncoder(c.out)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// columns aligns tab-separated rows.
+func (c *cli) columns() *tabwriter.Writer { return tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0) }
+
+// row writes cells that came from elsewhere, so none can move the cursor or pose as another cell.
+func row(w *tabwriter.Writer, cells ...string) {
+	for i, cell := range cells {
+		cells[i] = printable(cell)
+	}
+	fmt.Fprintln(w, strings.Join(cells, "\t"))
+}
+
+// printable writes what a terminal would act upon as an escape.
+func printable(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
+}
+
+func moment(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func momentOr(t *time.Time, none string) string {
+	if t == nil {
+		return none
+	}
+	return moment(*t)
+}
+
+// say writes a line for people.
+func (c *cli) say(format string, args ...any) {
+	fmt.Fprintln(c.err, printable(fmt.Sprintf(format, args...)))
+}
+
+// confirm asks on a terminal before what cannot be undone; without one, --yes must be there.
+func (c *cli) confirm(yes bool, format string, args ...any) error {
+	if yes {
+		return nil
+	}
+	question := printable(fmt.Sprintf(format, args...))
+	if _, ok := terminal(c.in); !ok {
+		return errors.New(strings.TrimSuffix(question, "?") + ": nobody is at the terminal to confirm it; give --yes")
+	}
+	fmt.Fprint(c.err, question, " [y/N] ")
+	answer, err := bufio.NewReader(c.in).ReadString('\n')
+	if answer = strings.ToLower(strings.TrimSpace(answer)); err == nil && (answer == "y" || answer == "yes") {
+		return nil
+	}
+	return errors.New("not confirmed: nothing was changed")
+}
+
+// propagated says who may still go by what was before, and returns errPending when anyone may.
+func (c *cli) propagated(p api.Propagation) error {
+	if p.Complete {
+		return nil
+	}
+	for _, n := range p.Pending {
+		c.say("pending: node %s may go by what was before until %s", n.Node, moment(n.Until))
+	}
+	c.say("The change is made; %d of %d nodes have it.", p.Acknowledged, p.Nodes)
+	return errPending
+}
+
+// report says what went wrong and what to do.
+func (c *cli) report(err error) {
+	var refusal *client.Error
+	var op *net.OpError
+	switch {
+	case errors.As(err, &refusal):
+		c.reportRefusal(refusal)
+	case errors.Is(err, context.Canceled):
+		c.say("Error: interrupted; a change that was on its way may have been made")
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		c.say("Error: no answer from %s in time; a change may have been made: look before you repeat it", c.where)
+	case errors.As(err, &op) && op.Op == "dial":
+		c.say("Error: cannot reach %s: %v", c.where, op.Err)
+		switch {
+		case errors.Is(err, os.ErrPermission):
+			c.say("This user may not open the socket: use sudo, or the user that Caddy runs as.")
+		case c.server == "":
+			c.say("Is Caddy running there? --address names another place, --config a configuration that says where; --server is for when the admin endpoint is off.")
+		}
+	default:
+		c.say("Error: %v", err)
+	}
+}
+
+func (c *cli) reportRefusal(e *client.Error) {
+	switch {
+	case len(e.Errors) > 0:
+		for _, f := range e.Errors {
+			c.say("Error: %s: %s", f.Field, f.Detail)
+		}
+	case e.Status == http.StatusNotFound && e.Code == "":
+		c.say("Error: %s has no API keys", c.where)
+		if c.server == "" {
+			c.say("Does `caddy list-modules` there show admin.api.api_keys, and has its configuration api_keys?")
+		} else {
+			c.say("Does the site have api_keys_admin, and does nothing answer before it?")
+		}
+	case e.Status == http.StatusUnauthorized:
+		c.say("Error: %s does not let the token in: %s", c.where, e.Message())
+	default:
+		c.say("Error: %s", e.Message())
+	}
+	for _, r := range e.Refused {
+		c.say("line %d: %s", r.Line, r.Detail)
+	}
+	if e.ID != "" && !strings.Contains(e.Detail, e.ID) {
+		c.say("id: %s", e.ID)
+	}
+	if e.Needed != "" {
+		c.say("needed: %s in namespace %s", e.Needed, e.Namespace)
+	}
+	if e.RetryAfter > 0 {
+		c.say("Try again in %s.", e.RetryAfter)
+	}
+}

@@ -1,0 +1,80 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+func (c *cli) verifyCommand() *cobra.Command {
+	var q api.VerifyRequest
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Says what a request with some token would be answered",
+		Long: `
+Reads a token and decides as the handler would, without looking at addresses.
+The outcome, one word such as ok, unknown, expired or forbidden, goes to
+standard output, the rest to standard error. The exit status is 0 for ok and 1
+otherwise.
+
+The token is read from the file that --token-file names, else typed at the
+terminal without being shown, else from standard input. With --server,
+--token-file has the token that opens the server, and the one to verify is
+typed or comes from standard input.`,
+		Example: `  caddy apikeys verify < token
+  caddy apikeys verify --namespace acme --permission orders:write --token-file token`,
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().StringVar(&q.Namespace, "namespace", "", "The namespace that the request touches (default \"default\")")
+	cmd.Flags().StringVar(&q.Permission, "permission", "", "What the request needs: read, write, orders:read, orders:search (default read)")
+	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
+		file := c.tokenFile
+		if c.server != "" {
+			if file == "" {
+				return errors.New("with --server, --token-file must have the token that opens it; standard input is for the one to verify")
+			}
+			file = ""
+		}
+		server, err := c.connect()
+		if err != nil {
+			return err
+		}
+		if q.Token, err = c.readToken(file, "Token to verify"); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		verdict, err := server.Verify(ctx, q)
+		if err != nil {
+			return err
+		}
+		return c.showVerdict(verdict)
+	})
+	return cmd
+}
+
+func (c *cli) showVerdict(v api.Verdict) error {
+	var err error
+	if c.json {
+		err = c.writeJSON(v)
+	} else {
+		_, err = fmt.Fprintln(c.out, printable(v.Outcome))
+		if v.Key != nil {
+			c.say("It opens key %s (%s) in namespace %s.", v.Key.ID, v.Key.Name, v.Key.Namespace)
+		}
+		if v.Code != nil {
+			c.say("The request would be answered with %d %s.", v.Status, *v.Code)
+		}
+		if v.Needed != nil && v.Outcome != "ok" {
+			c.say("It would need %s.", *v.Needed)
+		}
+	}
+	if err == nil && v.Outcome != "ok" {
+		return errFailed
+	}
+	return err
+}
