@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"net"
 	"net/http"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -41,25 +43,31 @@ func (*AdminRoute) Routes() []caddy.AdminRoute {
 func serveAdminRoute(w http.ResponseWriter, r *http.Request) error {
 	app := runningApp()
 	if app == nil {
-		writeAdminProblem(w, http.StatusServiceUnavailable, "unavailable", "No key store is running: the configuration of this Caddy uses no api_keys")
+		refuseAdmin(w, keystore.Unavailable, "No key store is running: the configuration in force does not use api_keys.")
 		return nil
 	}
-	// The admin server's ReadTimeout of 10 s would end a long import, and also a revoke that waits longer than that.
+	// The admin server's ReadTimeout of 10 s would end a long import, and a revoke that waits for longer than that.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	app.store.Load().serveAdmin(w, r, keystore.Root(peerAddress(r)))
+	app.store.Load().manage(w, r, keystore.Root(peerAddress(r)))
 	return nil
 }
 
-// serveAdmin serves the management API to a caller; every door ends here.
-func (s *store) serveAdmin(w http.ResponseWriter, r *http.Request, caller keystore.Caller) {
-	if err := crossOrigin.Check(r); err != nil {
-		writeAdminProblem(w, http.StatusForbidden, "cross_origin", "Changes are not accepted from other origins: "+err.Error())
-		return
-	}
+// manage serves the management API to a caller that a door has let in. The API refuses cross-origin changes itself.
+func (s *store) manage(w http.ResponseWriter, r *http.Request, caller keystore.Caller) {
 	s.api.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), caller)))
 }
 
-var crossOrigin = http.NewCrossOriginProtection()
+// refuseAdmin answers with a problem document that says what to do.
+func refuseAdmin(w http.ResponseWriter, o keystore.Outcome, detail string) {
+	header := w.Header()
+	header.Set("Content-Type", api.Problems)
+	header.Set("Cache-Control", "no-store")
+	if o.Status() == http.StatusServiceUnavailable {
+		header.Set("Retry-After", "1")
+	}
+	w.WriteHeader(o.Status())
+	_ = json.NewEncoder(w).Encode(api.Problem{Type: "about:blank", Title: o.Title(), Status: o.Status(), Code: o.Code(), Detail: detail})
+}
 
 // peerAddress is who is at the other end of the connection, for the audit log.
 func peerAddress(r *http.Request) string {

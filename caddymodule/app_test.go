@@ -1,0 +1,426 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	_ "github.com/caddyserver/caddy/v2/modules/metrics"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A gate is the Caddy of this process, with its admin endpoint on a socket of its own. There is one at a time.
+type gate struct {
+	t      *testing.T
+	dir    string
+	client *http.Client
+	loads  int
+}
+
+func newGate(t *testing.T) *gate {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "gate") // t.TempDir is too long for the name of a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gate{t: t, dir: dir}
+	transport := &http.Transport{
+		DisableKeepAlives: true, // the next config has another server
+		DialContext: func(ctx context.Context, _, host string) (net.Conn, error) {
+			name, _, _ := strings.Cut(host, ":")
+			if name == "admin" {
+				name = g.adminSocket()
+			}
+			return new(net.Dialer).DialContext(ctx, "unix", g.path(name))
+		},
+	}
+	g.client = &http.Client{Transport: transport}
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Error(err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return g
+}
+
+func (g *gate) path(name string) string { return filepath.Join(g.dir, name) }
+
+// adminSocket is that of the last config, whether it came up or not. Each has one of its own: the admin server before it may
+// still take connections, and drop them.
+func (g *gate) adminSocket() string { return fmt.Sprintf("admin%d", g.loads) }
+
+type object = map[string]any
+
+// config returns a whole config around that of the app, which `change` may add to.
+func (g *gate) config(app object, change ...func(config, apps object)) object {
+	apps := object{}
+	if app != nil {
+		apps[appName] = app
+	}
+	config := object{
+		"admin":   object{"config": object{"persist": false}},
+		"logging": object{"logs": object{"default": object{"writer": object{"output": "discard"}}}},
+		"apps":    apps,
+	}
+	for _, f := range change {
+		f(config, apps)
+	}
+	return config
+}
+
+func (g *gate) tryLoad(config object) error {
+	g.t.Helper()
+	g.loads++
+	config["admin"].(object)["listen"] = "unix/" + g.path(g.adminSocket())
+	encoded, err := json.Marshal(config)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return caddy.Load(encoded, true)
+}
+
+func (g *gate) load(config object) {
+	g.t.Helper()
+	if err := g.tryLoad(config); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// do sends a request to a server of the gate, by the name of its socket.
+func (g *gate) do(method, server, path, body string, headers ...string) (int, string) {
+	g.t.Helper()
+	r, err := http.NewRequestWithContext(g.t.Context(), method, "http://"+server+path, strings.NewReader(body))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := g.client.Do(r)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	var text strings.Builder
+	if _, err := io.Copy(&text, response.Body); err != nil {
+		g.t.Fatal(err)
+	}
+	return response.StatusCode, text.String()
+}
+
+// mint makes a key through the admin endpoint and returns its token.
+func (g *gate) mint(fields object) string {
+	g.t.Helper()
+	spec := object{"name": "test", "namespace": "default", "access": "read_only"}
+	for name, value := range fields {
+		spec[name] = value
+	}
+	body, err := json.Marshal(spec)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	status, answer := g.do("POST", "admin", "/apikeys/v1/keys", string(body))
+	var minted struct{ Token string }
+	if err := json.Unmarshal([]byte(answer), &minted); err != nil || status != http.StatusCreated {
+		g.t.Fatalf("mint: %d (no token is shown here)", status)
+	}
+	return minted.Token
+}
+
+func lookup(t *testing.T, keys *keystore.Keystore, token string) keystore.Outcome {
+	t.Helper()
+	answer, err := keys.Lookup(t.Context(), token, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.Outcome
+}
+
+func sqlite(path string, more object) object {
+	app := object{"database": object{"type": "sqlite", "path": path}}
+	for name, value := range more {
+		app[name] = value
+	}
+	return app
+}
+
+func TestReloadsKeepTheStore(t *testing.T) {
+	g := newGate(t)
+	g.load(g.config(sqlite(g.path("keys.db"), nil)))
+	before := runningApp()
+	token := g.mint(nil)
+	if got := lookup(t, before.Keystore(), token); got != keystore.OK {
+		t.Fatal(got)
+	}
+	hits := func() uint64 { return before.Keystore().Stats().Lookups[keystore.TierLocal][keystore.Hit] }
+	before.Keystore().Count(before.Keystore().Namespace("default"), keystore.OK)
+
+	for i, settings := range []object{{"lease": "10s"}, {"token_prefix": []string{"ak_new", "ak"}}} {
+		g.load(g.config(sqlite(g.path("keys.db"), settings)))
+		now := runningApp()
+		if now == before || now.Keystore() != before.Keystore() {
+			t.Fatalf("reload %d: another app with the same store is expected to run", i)
+		}
+		had := hits()
+		if got := lookup(t, now.Keystore(), token); got != keystore.OK || hits() != had+1 {
+			t.Errorf("reload %d: the key was looked up with outcome %s and %d local hits", i, got, hits()-had)
+		}
+		_, metrics := g.do("GET", "admin", "/metrics", "")
+		if want := `caddy_apikeys_requests_total{namespace="default",outcome="ok"} 1`; !strings.Contains(metrics, want) {
+			t.Errorf("reload %d: the metrics have no %s", i, want)
+		}
+	}
+	if token := g.mint(nil); !keystore.HasTokenPrefix(token, "ak_new") {
+		t.Error("the prefix of the last config is not in force")
+	}
+}
+
+// failingApp starts last, or is of no use: `late` counts how often it was.
+type failingApp struct{ ctx caddy.Context }
+
+var late atomic.Int32
+
+func (failingApp) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "failing", New: func() caddy.Module { return new(failingApp) }}
+}
+
+func (f *failingApp) Provision(ctx caddy.Context) error { f.ctx = ctx; return nil }
+
+func (f *failingApp) Start() error {
+	app, err := f.ctx.App(appName)
+	if err != nil {
+		return err
+	}
+	if app.(*App).Keystore() != nil {
+		late.Add(1)
+	}
+	return errors.New("this app fails on purpose")
+}
+
+func (failingApp) Stop() error { return nil }
+
+func init() { caddy.RegisterModule(failingApp{}) }
+
+func TestFailedReloadPutsTheSettingsBack(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		fault func(config, apps object)
+	}{
+		// Caddy stops the apps that have started, and cleans up.
+		{"a later app does not start", func(_, apps object) { apps["failing"] = object{} }},
+		// Caddy cleans up without having stopped any app.
+		{"remote admin without identity", func(config, _ object) { config["admin"].(object)["remote"] = object{} }},
+	} {
+		for _, database := range []string{"keys.db", "other.db"} {
+			t.Run(test.name+", "+database, func(t *testing.T) {
+				g := newGate(t)
+				g.load(g.config(sqlite(g.path("keys.db"), nil)))
+				before := runningApp()
+				token := g.mint(nil)
+
+				bad := g.config(sqlite(g.path(database), object{"token_prefix": []string{"bad"}}), test.fault)
+				late.Store(0)
+				for range 64 { // apps start in any order
+					if err := g.tryLoad(bad); err == nil {
+						t.Fatal("the config came up")
+					}
+					if _, needsLuck := bad["apps"].(object)["failing"]; !needsLuck || late.Load() > 0 {
+						break
+					}
+				}
+
+				if runningApp() != before {
+					t.Fatal("another app is running")
+				}
+				if got := lookup(t, before.Keystore(), token); got != keystore.OK {
+					t.Error(got)
+				}
+				if again := g.mint(nil); !keystore.HasTokenPrefix(again, "ak") || lookup(t, before.Keystore(), again) != keystore.OK {
+					t.Error("the settings before the failed reload are not in force")
+				}
+				if _, metrics := g.do("GET", "admin", "/metrics", ""); !strings.Contains(metrics, `caddy_apikeys_keys{status="active"} 2`) {
+					t.Error("the metrics are not those of the running store")
+				}
+				if n, _ := stores.References(g.path("keys.db")); n != 1 {
+					t.Errorf("the store is held %d times", n)
+				}
+			})
+		}
+	}
+}
+
+func TestReloadWithAnotherDatabase(t *testing.T) {
+	g := newGate(t)
+	g.load(g.config(sqlite(g.path("first.db"), nil)))
+	first := runningApp().Keystore()
+	token := g.mint(nil)
+
+	g.load(g.config(sqlite(g.path("second.db"), nil)))
+	second := runningApp().Keystore()
+	if got := lookup(t, second, token); second == first || got != keystore.Malformed {
+		t.Errorf("a token of the first deployment is %s in the second", got)
+	}
+	if _, err := first.Lookup(t.Context(), token, time.Now()); err == nil {
+		t.Error("the first store is still open")
+	}
+	lookup(t, second, g.mint(nil))
+
+	g.load(g.config(sqlite(g.path("first.db"), nil)))
+	if got := lookup(t, runningApp().Keystore(), token); got != keystore.OK {
+		t.Errorf("back on the first database, the key is %s", got)
+	}
+}
+
+func TestTokenKeyCannotChange(t *testing.T) {
+	g := newGate(t)
+	good, other := strings.Repeat("ab", 32), strings.Repeat("cd", 32)
+	g.load(g.config(sqlite(g.path("keys.db"), object{"token_key": good})))
+	before := runningApp()
+	g.mint(nil)
+	for _, more := range []object{{"token_key": other}, nil} {
+		err := g.tryLoad(g.config(sqlite(g.path("keys.db"), more)))
+		if err == nil || !strings.Contains(err.Error(), "token_key is not the one") {
+			t.Fatalf("reload: %v", err)
+		}
+		if strings.Contains(err.Error(), good) || strings.Contains(err.Error(), other) {
+			t.Error("the error shows a token key")
+		}
+		if runningApp() != before {
+			t.Error("another app is running")
+		}
+	}
+	g.load(g.config(sqlite(g.path("keys.db"), object{"token_key": strings.ToUpper(good)})))
+	if runningApp().Keystore() != before.Keystore() {
+		t.Error("the same key in capitals opened another store")
+	}
+
+	// Over a restart it is the database that says no.
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	err := g.tryLoad(g.config(sqlite(g.path("keys.db"), object{"token_key": other})))
+	if !strings.Contains(errorText(err), "token_key") || strings.Contains(errorText(err), other) {
+		t.Errorf("restart: %v", err)
+	}
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return "no error"
+	}
+	return err.Error()
+}
+
+func TestValidateTouchesNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	t.Setenv("XDG_DATA_HOME", dir)
+	var config caddy.Config
+	if err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{"api_keys":{}}}`), &config); err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Validate(&config); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("there is something in the data directory: %v", err)
+	}
+}
+
+func TestDefaultDatabase(t *testing.T) {
+	g := newGate(t)
+	t.Setenv("XDG_DATA_HOME", g.path("data"))
+	g.load(g.config(object{}))
+	g.mint(nil)
+	if _, err := os.Stat(g.path("data/caddy/apikeys.db")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProvisionErrors(t *testing.T) {
+	t.Setenv("APIKEYS_TEST_EMPTY", "")
+	t.Setenv("APIKEYS_TEST_SECRET", "hunter2")
+	for config, want := range map[string]string{
+		`{"database":{"type":"postgres"}}`:                 "database postgres is not built yet: use sqlite",
+		`{"database":{"type":"mysql"}}`:                    `unknown database "mysql": there is sqlite`,
+		`{"database":{"path":"{env.APIKEYS_TEST_EMPTY}"}}`: "database: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
+		`{"database":{"path":"{no.such}"}}`:                "database: unrecognized placeholder {no.such}",
+		`{"local_cache":-1}`:                               "local_cache is -1",
+		`{"lease":"10ms"}`:                                 "lease is 10ms",
+		`{"lease":"1000h"}`:                                "lease is 1000h",
+		`{"token_prefix":["Ak"]}`:                          `token_prefix "Ak"`,
+		`{"token_prefix":["ak",""]}`:                       `token_prefix ""`,
+		`{"token_prefix":["ak","akm"]}`:                    "token_prefix akm is for the tokens of members",
+		`{"token_prefix":["ak","ak"]}`:                     "token_prefix ak is given twice",
+		`{"token_prefix":["{env.APIKEYS_TEST_EMPTY}"]}`:    "token_prefix: evaluated placeholder",
+		`{"token_key":"{env.APIKEYS_TEST_EMPTY}"}`:         "token_key: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
+		`{"token_key":"{env.APIKEYS_TEST_SECRET}"}`:        "token_key: a token key has 64 hex digits, this one has 7 characters",
+		`{"token_keys":"x"}`:                               "token_keys",
+		`{"cache":{"type":"redis"}}`:                       "cache",
+	} {
+		var whole caddy.Config
+		if err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{"api_keys":`+config+`}}`), &whole); err != nil {
+			t.Fatal(err)
+		}
+		err := caddy.Validate(&whole)
+		if text := errorText(err); !strings.Contains(text, want) || strings.Contains(text, "hunter2") {
+			t.Errorf("%s: %s", config, text)
+		}
+	}
+}
+
+func TestAwait(t *testing.T) {
+	newApp := func() *App { return &App{started: make(chan struct{}), gone: make(chan struct{})} }
+	synctest.Test(t, func(t *testing.T) {
+		app, opened := newApp(), &store{keys: new(keystore.Keystore)}
+		go func() {
+			time.Sleep(startTimeout - 1)
+			app.store.Store(opened)
+			close(app.started)
+		}()
+		if keys, err := app.Await(t.Context()); err != nil || keys != opened.keys {
+			t.Errorf("a request before Start gets %v, %v", keys, err)
+		}
+		if keys, err := app.Await(t.Context()); err != nil || keys != opened.keys {
+			t.Errorf("a request after Start gets %v, %v", keys, err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		if keys, err := newApp().Await(t.Context()); err == nil || keys != nil || time.Since(began) != startTimeout {
+			t.Errorf("without Start: %v, %v after %s", keys, err, time.Since(began))
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		app, began := newApp(), time.Now()
+		go func() { _ = app.Cleanup() }()
+		if _, err := app.Await(t.Context()); err == nil || time.Since(began) != 0 {
+			t.Errorf("of a config that was withdrawn: %v after %s", err, time.Since(began))
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := newApp().Await(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("of a client that has gone: %v", err)
+		}
+	})
+}

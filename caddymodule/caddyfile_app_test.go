@@ -1,0 +1,117 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+)
+
+// tryAdapt is adapt for Caddyfiles that may be wrong. A file that `caddy fmt` would change counts as wrong.
+func tryAdapt(text string) ([]byte, error) {
+	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
+	if err == nil && len(warnings) > 0 {
+		return nil, errors.New(warnings[0].Message)
+	}
+	return config, err
+}
+
+// adaptApp returns the JSON of the app, or the error as text.
+func adaptApp(options string) string {
+	config, err := tryAdapt("{\n\tapi_keys {\n\t\t" + strings.ReplaceAll(options, "\n", "\n\t\t") + "\n\t}\n}\n")
+	if err != nil {
+		return err.Error()
+	}
+	var whole struct{ Apps map[string]json.RawMessage }
+	if err := json.Unmarshal(config, &whole); err != nil {
+		return err.Error()
+	}
+	return string(whole.Apps[appName])
+}
+
+func TestGlobalOption(t *testing.T) {
+	for _, test := range []struct{ options, json string }{
+		{"database sqlite", `{"database":{"type":"sqlite"}}`},
+		{"database sqlite /var/lib/keys.db", `{"database":{"type":"sqlite","path":"/var/lib/keys.db"}}`},
+		{"database sqlite {env.KEYS}/keys.db", `{"database":{"type":"sqlite","path":"{env.KEYS}/keys.db"}}`},
+		{"local_cache 1000", `{"local_cache":1000}`},
+		{"lease 1m30s", `{"lease":90000000000}`},
+		{"lease 1d", `{"lease":86400000000000}`},
+		{"token_prefix ak_live ak", `{"token_prefix":["ak_live","ak"]}`},
+		{"token_key {env.APIKEYS_TOKEN_KEY}", `{"token_key":"{env.APIKEYS_TOKEN_KEY}"}`},
+		{"lease 10s\nlocal_cache 5\ntoken_prefix k", `{"local_cache":5,"lease":10000000000,"token_prefix":["k"]}`},
+	} {
+		if got := adaptApp(test.options); got != test.json {
+			t.Errorf("%s\n%s\nwant\n%s", test.options, got, test.json)
+		}
+	}
+}
+
+func TestGlobalOptionErrors(t *testing.T) {
+	const secret = "hunter2"
+	for options, want := range map[string]string{
+		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, local_cache, lease, token_prefix, token_key, at Caddyfile:4`,
+		"Lease 1s":              `unknown word "Lease"`,
+		"database":              "database takes a kind: sqlite [PATH], at Caddyfile:3",
+		"database postgres postgres://keys:" + secret + "@db/keys": "database postgres is not built yet: use sqlite, at Caddyfile:3",
+		"database mysql":                                     `unknown database "mysql": there is sqlite`,
+		"database sqlite a b":                                "one path at most",
+		`database sqlite ""`:                                 "is empty",
+		"database sqlite {\n\twal\n}":                        "database takes no block",
+		"cache redis redis://:" + secret + "@localhost:6379": "a shared cache is not built yet: leave cache out, at Caddyfile:3",
+		"cache memcached":                                    `unknown cache "memcached"`,
+		"local_cache":                                        "one number of keys above 0",
+		"local_cache 0":                                      "local_cache 0: it takes one number of keys above 0, at Caddyfile:3",
+		"local_cache -1":                                     "above 0",
+		"local_cache 1 2":                                    "above 0",
+		"local_cache 1e6":                                    "above 0",
+		"lease":                                              "one duration between 1s and 24h0m0s, such as 30s",
+		"lease 999ms":                                        "between 1s",
+		"lease 25h":                                          "between 1s",
+		"lease 30":                                           "between 1s",
+		"lease 1s 2s":                                        "between 1s",
+		"lease 1s\nlease 2s":                                 "lease is given twice in the global option api_keys, at Caddyfile:4",
+		"token_prefix":                                       "one prefix or more",
+		"token_prefix Ak":                                    `token_prefix "Ak"`,
+		"token_prefix ak akm":                                "token_prefix akm is for the tokens of members: choose another one, at Caddyfile:3",
+		"token_prefix a__b":                                  "single underscores",
+		"token_key":                                          "64 hex digits",
+		`token_key ""`:                                       "64 hex digits",
+		"token_key a " + secret:                              "token_key takes one argument",
+	} {
+		got := adaptApp(options)
+		if !strings.Contains(got, want) || strings.Contains(got, secret) {
+			t.Errorf("%s\n%s\nwant\n%s", options, got, want)
+		}
+	}
+	if _, err := tryAdapt("{\n\tapi_keys\n\tapi_keys {\n\t\tlease 1s\n\t}\n}\n"); !strings.Contains(errorText(err), "given twice") {
+		t.Error(err)
+	}
+	if _, err := tryAdapt("{\n\tapi_keys sqlite\n}\n"); !strings.Contains(errorText(err), "takes no arguments") {
+		t.Error(err)
+	}
+}
+
+func TestExampleIsValid(t *testing.T) {
+	caddyfile, err := os.ReadFile("../Caddyfile.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := tryAdapt(string(caddyfile)) // a file that `caddy fmt` would change gets a warning
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config caddy.Config
+	if err := json.Unmarshal(encoded, &config); err != nil {
+		t.Fatal(err)
+	}
+	config.Admin.Disabled = true
+	if err := caddy.Validate(&config); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,157 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// gather asks the pedantic registry of a config, which refuses what does not keep to its descriptions.
+func gather(t *testing.T, app *App) map[string][]string {
+	t.Helper()
+	families, err := app.ctx.GetMetricsRegistry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := make(map[string][]string)
+	for _, family := range families {
+		name, ours := strings.CutPrefix(family.GetName(), metricsPrefix)
+		if !ours {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			var labels []string
+			for _, label := range metric.GetLabel() {
+				labels = append(labels, label.GetName()+"="+label.GetValue())
+			}
+			found[name] = append(found[name], strings.Join(labels, ","))
+		}
+	}
+	return found
+}
+
+func TestMetricsNamesAndLabels(t *testing.T) {
+	g := newGate(t)
+	g.load(g.config(sqlite(g.path("keys.db"), nil)))
+	token := g.mint(nil)
+	app := runningApp()
+	keys := app.Keystore()
+	lookup(t, keys, token)
+	keys.Count(keys.Namespace("default"), keystore.Forbidden)
+	keys.Count(nil, keystore.Missing)
+
+	found := gather(t, app)
+	for name, want := range map[string][]string{
+		"requests_total":          {"namespace=default,outcome=forbidden"},
+		"lookups_total":           {"result=hit,tier=local", "result=miss,tier=negative", "result=error,tier=database"},
+		"lookup_duration_seconds": nil,
+		"keys":                    {"status=active", "status=expired", "status=inactive", "status=revoked"},
+		"local_cache_entries":     {""},
+		"lease_remaining_seconds": {""},
+		"revision":                {""},
+		"propagation_seconds":     {""},
+		"nodes":                   {"state=active", "state=fencing"},
+		"store_errors_total":      {"store=database"},
+	} {
+		for _, labels := range want {
+			if !slices.Contains(found[name], labels) {
+				t.Errorf("%s{%s} is missing; there is %q", name, labels, found[name])
+			}
+		}
+		delete(found, name)
+	}
+	if len(found) > 0 {
+		t.Errorf("metrics that the specification does not know: %v", found)
+	}
+}
+
+func TestMetricsOfNoStore(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	for range 2 { // the app and the admin endpoint both register
+		if err := registerMetrics(registry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if families, err := registry.Gather(); err != nil || len(families) != 0 {
+		t.Errorf("%v, %v", families, err)
+	}
+}
+
+// fakeDatabase counts how often it was asked, and answers as it is told.
+type fakeDatabase struct {
+	asked int
+	hangs bool
+	err   error
+}
+
+func (f *fakeDatabase) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
+	f.asked++
+	if f.hangs {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return map[keystore.Status]int64{keystore.StatusActive: int64(f.asked)}, f.err
+}
+
+func (f *fakeDatabase) CountNodes(context.Context) (map[keystore.NodeState]int, error) {
+	return map[keystore.NodeState]int{keystore.NodeActive: 1}, nil
+}
+
+func TestCensus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c census
+		db := new(fakeDatabase)
+		active := func() int64 {
+			began := time.Now()
+			counts := c.latest(db)
+			if time.Since(began) > censusPatience {
+				t.Errorf("a scrape waited for %s", time.Since(began))
+			}
+			if counts == nil {
+				return -1
+			}
+			return counts.keys[keystore.StatusActive]
+		}
+		expect := func(what string, want int64, asked int) {
+			t.Helper()
+			if got := active(); got != want || db.asked != asked {
+				t.Errorf("%s: %d keys, the database was asked %d times; want %d and %d", what, got, db.asked, want, asked)
+			}
+		}
+		expect("the first scrape", 1, 1)
+		expect("a second at once", 1, 1)
+		time.Sleep(censusInterval)
+		expect("a later one", 2, 2)
+		time.Sleep(censusInterval)
+		db.hangs = true
+		expect("while the database hangs", 2, 3)
+		expect("another, which does not wait", 2, 3)
+		time.Sleep(censusTimeout)
+		expect("when it is clear that it is away", -1, 3)
+		time.Sleep(censusInterval)
+		db.hangs, db.err = false, errors.New("disk full")
+		expect("when it fails", -1, 4)
+		time.Sleep(censusInterval)
+		db.err = nil
+		expect("when it is back", 5, 5)
+		time.Sleep(censusInterval)
+		db.hangs = true
+		go c.latest(db)
+		synctest.Wait()
+		began := time.Now()
+		c.close()
+		if time.Since(began) != 0 {
+			t.Error("close waited for a database that hangs")
+		}
+		time.Sleep(censusInterval)
+		expect("after close", -1, 6)
+	})
+}
