@@ -102,12 +102,10 @@ func checkJSON(b []byte) error {
 	case !utf8.Valid(b):
 		mistake = "it is not UTF-8"
 	case !json.Valid(b):
-		mistake = "it ends too early"
 		var v any
 		var syntax *json.SyntaxError
-		if errors.As(json.Unmarshal(b, &v), &syntax) && syntax.Offset < int64(len(b)) {
-			mistake = fmt.Sprintf("there is a mistake at byte %d", syntax.Offset)
-		}
+		errors.As(json.Unmarshal(b, &v), &syntax)
+		mistake = fmt.Sprintf("there is a mistake at byte %d of %d", syntax.Offset, len(b))
 	default:
 		d := json.NewDecoder(bytes.NewReader(b))
 		d.UseNumber()

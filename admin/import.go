@@ -23,6 +23,8 @@ import (
 func (a *API) registerImport() {
 	schemas := a.huma.OpenAPI().Components.Schemas
 	a.importKey = schemas.Schema(reflect.TypeFor[api.ImportKey](), true, "")
+	// huma reads what has a schema when it is registered.
+	body := jsonBody(true, api.JSON, api.NDJSON)
 	register(a, huma.Operation{
 		OperationID: "import-keys", Method: http.MethodPost, Path: keysPath + "/import", Summary: "Import keys whose credentials were made elsewhere", Tags: []string{"keys"},
 		Description: "All keys of one body are imported, or none; with partial=1 those that can be. A body may be of any length. As application/x-ndjson " +
@@ -30,15 +32,14 @@ func (a *API) registerImport() {
 		DefaultStatus: http.StatusCreated,
 		// The body is read as it comes, and each key is validated on its own.
 		SkipValidateBody: true,
-		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
-			api.JSON:   {Schema: schemas.Schema(reflect.TypeFor[api.ImportRequest](), true, "")},
-			api.NDJSON: {Schema: a.importKey},
-		}},
+		RequestBody:      body,
 	}, "admin.keys:create", a.importKeys)
+	body.Content[api.JSON].Schema = schemas.Schema(reflect.TypeFor[api.ImportRequest](), true, "")
+	body.Content[api.NDJSON].Schema = a.importKey
 }
 
 type importInput struct {
-	idempotency
+	Idempotency
 	Partial string `query:"partial" enum:"0,1" default:"0" doc:"1: import what can be, and list what cannot"`
 
 	body   io.Reader

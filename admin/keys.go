@@ -48,17 +48,13 @@ func (a *API) registerKeys() {
 	}, "", a.revokeSelf)
 }
 
-// keyID is the path of one key.
-type keyID struct {
-	ID string `path:"id"`
-}
-
-type idempotency struct {
+// Idempotency is what every operation that makes keys takes. Its name and those of [ByID] and [Change] are exported for reflection's sake.
+type Idempotency struct {
 	Key string `header:"Idempotency-Key" maxLength:"200" doc:"A repeat with the same value within 24 h is refused (409) and makes nothing"`
 }
 
 type mintInput struct {
-	idempotency
+	Idempotency
 	Body api.MintRequest
 }
 
@@ -106,7 +102,7 @@ func (a *API) listKeys(ctx context.Context, c keystore.Caller, in *listKeysInput
 	return &page[api.Keys]{out}, nil
 }
 
-func (a *API) showKey(ctx context.Context, c keystore.Caller, in *keyID) (*object[api.Key], error) {
+func (a *API) showKey(ctx context.Context, c keystore.Caller, in *ByID) (*object[api.Key], error) {
 	k, err := a.keys.FindKey(ctx, c, in.ID)
 	if err != nil {
 		return nil, err
@@ -115,8 +111,8 @@ func (a *API) showKey(ctx context.Context, c keystore.Caller, in *keyID) (*objec
 }
 
 type editKeyInput struct {
-	keyID
-	change
+	ByID
+	Change
 	Body api.KeyPatch
 }
 
@@ -134,8 +130,8 @@ func (a *API) editKey(ctx context.Context, c keystore.Caller, in *editKeyInput) 
 }
 
 type deleteKeyInput struct {
-	keyID
-	change
+	ByID
+	Change
 }
 
 func (a *API) deleteKey(ctx context.Context, c keystore.Caller, in *deleteKeyInput) (*changed[api.KeyChanged], error) {
@@ -147,32 +143,24 @@ func (a *API) deleteKey(ctx context.Context, c keystore.Caller, in *deleteKeyInp
 	return keyChanged(k, keystore.Token{}, p, err)
 }
 
-type revokeInput struct {
-	change
+type revokeKeyInput struct {
+	ByID
+	Change
 	Body api.RevokeRequest
 }
 
-type revokeKeyInput struct {
-	keyID
-	revokeInput
-}
-
 func (a *API) revokeKey(ctx context.Context, c keystore.Caller, in *revokeKeyInput) (*changed[api.KeyChanged], error) {
-	return a.revoke(ctx, c, in.ID, &in.revokeInput)
-}
-
-func (a *API) revoke(ctx context.Context, c keystore.Caller, id string, in *revokeInput) (*changed[api.KeyChanged], error) {
 	o, err := in.options()
 	if err != nil {
 		return nil, err
 	}
-	k, p, err := a.keys.RevokeKey(ctx, c, id, in.Body.Reason, in.Body.Made, o)
+	k, p, err := a.keys.RevokeKey(ctx, c, in.ID, in.Body.Reason, in.Body.Made, o)
 	return keyChanged(k, keystore.Token{}, p, err)
 }
 
 type rotateKeyInput struct {
-	keyID
-	change
+	ByID
+	Change
 	Body api.RotateRequest
 }
 
@@ -212,11 +200,16 @@ func (a *API) showSelf(ctx context.Context, c keystore.Caller, _ *struct{}) (*pa
 	return &page[api.Self]{self}, nil
 }
 
-func (a *API) revokeSelf(ctx context.Context, c keystore.Caller, in *revokeInput) (*changed[api.KeyChanged], error) {
+type revokeSelfInput struct {
+	Change
+	Body api.RevokeRequest
+}
+
+func (a *API) revokeSelf(ctx context.Context, c keystore.Caller, in *revokeSelfInput) (*changed[api.KeyChanged], error) {
 	if c.Actor() == keystore.RootMember {
 		return nil, newProblem(http.StatusConflict, "no_key", "The caller is the member root, which has no key to revoke.")
 	}
-	return a.revoke(ctx, c, c.Actor(), in)
+	return a.revokeKey(ctx, c, &revokeKeyInput{ByID{c.Actor()}, in.Change, in.Body})
 }
 
 // keyChanged is the answer to a change of a key.

@@ -43,10 +43,6 @@ func showNamespace(ns *keystore.Namespace) api.Namespace {
 	}
 }
 
-type namespaceID struct {
-	ID string `path:"id"`
-}
-
 type createNamespaceInput struct{ Body api.NamespaceRequest }
 
 func (a *API) createNamespace(ctx context.Context, c keystore.Caller, in *createNamespaceInput) (*made[api.Namespace], error) {
@@ -87,7 +83,7 @@ func (a *API) listNamespaces(ctx context.Context, c keystore.Caller, in *listNam
 	return &page[api.Namespaces]{out}, nil
 }
 
-func (a *API) showNamespace(ctx context.Context, c keystore.Caller, in *namespaceID) (*object[api.Namespace], error) {
+func (a *API) showNamespace(ctx context.Context, c keystore.Caller, in *ByID) (*object[api.Namespace], error) {
 	ns, err := a.keys.FindNamespace(ctx, c, in.ID)
 	if err != nil {
 		return nil, err
@@ -96,8 +92,8 @@ func (a *API) showNamespace(ctx context.Context, c keystore.Caller, in *namespac
 }
 
 type editNamespaceInput struct {
-	namespaceID
-	change
+	ByID
+	Change
 	Body api.NamespacePatch
 }
 
@@ -142,8 +138,8 @@ func (a *API) checkFixed(ctx context.Context, c keystore.Caller, in *editNamespa
 }
 
 type deleteNamespaceInput struct {
-	namespaceID
-	change
+	ByID
+	Change
 }
 
 func (a *API) deleteNamespace(ctx context.Context, c keystore.Caller, in *deleteNamespaceInput) (*changed[api.NamespaceChanged], error) {

@@ -84,6 +84,7 @@ func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (
 	}}
 	if op.RequestBody != nil {
 		op.Middlewares = append(op.Middlewares, a.withBody)
+		op.MaxBodyBytes = -1 // withBody has seen to it
 	}
 	required := op.RequestBody != nil && op.RequestBody.Required
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
@@ -159,13 +160,21 @@ func (a *API) refuse(ctx huma.Context, err error) {
 	_ = a.huma.Marshal(ctx.BodyWriter(), api.JSON, p)
 }
 
-// change is what every change of an existing object takes.
-type change struct {
+// oneLook is long enough to see once how far a change has come.
+const oneLook = 20 * time.Millisecond
+
+// ByID is the path of one object.
+type ByID struct {
+	ID string `path:"id"`
+}
+
+// Change is what every change of an existing object takes.
+type Change struct {
 	Wait    string `query:"wait" doc:"How long to wait until the change is in force on every node, as a Go duration: 0s to 5m, default 10s" example:"30s"`
 	IfMatch string `header:"If-Match" doc:"The ETag that the object must have"`
 }
 
-func (c *change) options() (keystore.ChangeOptions, error) {
+func (c *Change) options() (keystore.ChangeOptions, error) {
 	var wrong fields
 	o := keystore.ChangeOptions{IfVersion: version(c.IfMatch)}
 	if c.Wait != "" {
@@ -173,7 +182,7 @@ func (c *change) options() (keystore.ChangeOptions, error) {
 		if err != nil || wait < 0 || wait > 5*time.Minute {
 			wrong.add("wait", "must be a duration from 0s to 5m, such as 30s")
 		}
-		o.Wait = max(wait, time.Nanosecond) // zero would be the default
+		o.Wait = max(wait, oneLook) // zero would be the default
 	}
 	return o, wrong.err(codeInvalid)
 }
