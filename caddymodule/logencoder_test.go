@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -294,6 +295,33 @@ func TestClonesDoNotShareFields(t *testing.T) {
 	}
 	if strings.Contains(lines[2], `"one"`) || strings.Contains(lines[2], `"two"`) {
 		t.Errorf("the logger they were made of got their fields: %s", lines[2])
+	}
+}
+
+// Handlers of a new config declare their sources while those of the old one are logging.
+func TestDeclareWhileLogging(t *testing.T) {
+	declareAll(t)
+	encoder := newLogEncoder(t, "")
+	var wait sync.WaitGroup
+	for i := range 4 {
+		wait.Go(func() {
+			var out bytes.Buffer
+			for range 50 {
+				logger(encoder, &out).WithLazy(requestFields("imported-Secret")[0]).Info("x", textFields("/?api_key=imported-Secret")...)
+			}
+			if strings.Contains(out.String(), "imported-Secret") {
+				t.Error("a secret was written")
+			}
+		})
+		wait.Go(func() {
+			for j := range 50 {
+				declareSources(credentialSource{headerSource, fmt.Sprintf("X-%d-%d", i, j)}, credentialSource{querySource, fmt.Sprintf("q%d", j)})
+			}
+		})
+	}
+	wait.Wait()
+	if got := len(redactedSources.Load().sources); got != 5+4*50+50 {
+		t.Errorf("%d sources are declared, want %d", got, 5+4*50+50)
 	}
 }
 
