@@ -1,0 +1,184 @@
+package caddymodule
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("api_key", parseHandler)
+	httpcaddyfile.RegisterDirectiveOrder("api_key", httpcaddyfile.After, "basic_auth")
+}
+
+func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	h := new(Handler)
+	return h, h.UnmarshalCaddyfile(helper.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	api_key [<matcher>] {
+//	    from bearer | header <name> [<scheme>] | basic | query <name> | cookie <name>
+//	    namespace_path <pattern...>
+//	    namespace <id> | <placeholder> | home
+//	    resource <name>
+//	    methods read | write | none <method...>
+//	    operation <resource>:<operation> read | write <method> <pattern>
+//	    public <pattern...>
+//	    optional
+//	    preflight [<origin...>]
+//	    pass_metadata <name...>
+//	    foreign pass
+//	    encoded_slash allow
+//	    pass_credential
+//	    errors caddy
+//	    forwarded [nginx]
+//	}
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // directive name
+	if d.NextArg() {
+		return d.Errf("api_key takes no argument but a matcher, this is %q: options go into a block", d.Val())
+	}
+	var unmapped error
+	for d.NextBlock(0) {
+		if err := h.unmarshalOption(d); err != nil {
+			return err
+		}
+		// What there is so far is checked at once, so that the error names its line. Only a method may be mapped later on.
+		switch _, err := h.compile(); {
+		case err == nil:
+			unmapped = nil
+		case !errors.As(err, new(unmappedMethodError)):
+			return d.WrapErr(err)
+		case unmapped == nil:
+			unmapped = d.WrapErr(err)
+		}
+	}
+	return unmapped
+}
+
+const handlerWords = "from, namespace_path, namespace, resource, methods, operation, public, optional, preflight, pass_metadata, foreign, encoded_slash, pass_credential, errors, forwarded"
+
+func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
+	option, args := d.Val(), d.RemainingArgs()
+	if d.NextBlock(1) {
+		return d.Errf("%s takes no block", option)
+	}
+	switch option {
+	case "from":
+		return h.unmarshalFrom(d, args)
+	case "namespace_path":
+		return appendArgs(d, &h.NamespacePath, args)
+	case "namespace":
+		return setArg(d, option, &h.Namespace, args)
+	case "resource":
+		return setArg(d, option, &h.Resource, args)
+	case "methods":
+		return h.unmarshalMethods(d, args)
+	case "operation":
+		if len(args) != 4 {
+			return d.Errf("operation takes RESOURCE:OPERATION, read or write, METHOD and PATH, such as `operation orders:search read POST /v1/orders/search`; this has %d words", len(args))
+		}
+		h.Operation = append(h.Operation, Operation{args[0], args[1], args[2], args[3]})
+	case "public":
+		return appendArgs(d, &h.Public, args)
+	case "optional":
+		return setFlag(d, option, &h.Optional, args)
+	case "preflight":
+		if h.Preflight != nil {
+			return d.Err("preflight is given twice: name all origins in one line")
+		}
+		h.Preflight = &Preflight{Origins: args}
+	case "pass_metadata":
+		return appendArgs(d, &h.PassMetadata, args)
+	case "foreign":
+		return setArg(d, option, &h.Foreign, args)
+	case "encoded_slash":
+		return setArg(d, option, &h.EncodedSlash, args)
+	case "pass_credential":
+		return setFlag(d, option, &h.PassCredential, args)
+	case "errors":
+		return setArg(d, option, &h.Errors, args)
+	case "forwarded":
+		if len(args) == 0 {
+			args = []string{forwardedPlain}
+		} else if args[0] == forwardedPlain {
+			return d.Errf("forwarded: unknown word %q: it takes nothing or nginx", args[0])
+		}
+		return setArg(d, option, &h.Forwarded, args)
+	default:
+		return d.Errf("unknown word %q in api_key: it knows %s", option, handlerWords)
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalFrom(d *caddyfile.Dispenser, args []string) error {
+	if len(args) == 0 {
+		return d.Errf("from takes a source: %s", sourceWords)
+	}
+	source := CredentialSource{Type: args[0]}
+	most := map[string]int{"bearer": 1, "basic": 1, "query": 2, "cookie": 2, "header": 3}[source.Type]
+	if most > 0 && len(args) > most {
+		return d.Errf("from %s has %q too much: the sources are %s, each in a line of its own", source.Type, strings.Join(args[most:], " "), sourceWords)
+	}
+	if len(args) > 1 {
+		source.Name = args[1]
+	}
+	if len(args) > 2 {
+		source.Scheme = args[2]
+	}
+	h.From = append(h.From, source)
+	return nil
+}
+
+func (h *Handler) unmarshalMethods(d *caddyfile.Dispenser, args []string) error {
+	if len(args) < 2 {
+		return d.Err("methods takes read, write or none, and one or more methods, such as `methods write MKCOL`")
+	}
+	if h.Methods == nil {
+		h.Methods = make(map[string]string)
+	}
+	for _, method := range args[1:] {
+		if earlier, ok := h.Methods[method]; ok {
+			return d.Errf("methods: %s is %s already", method, earlier)
+		}
+		h.Methods[method] = args[0]
+	}
+	return nil
+}
+
+func setArg(d *caddyfile.Dispenser, option string, field *string, args []string) error {
+	switch {
+	case len(args) != 1 || args[0] == "":
+		return d.Errf("%s takes one word, this has %d", option, len(args))
+	case *field != "":
+		return d.Errf("%s is given twice, as %q and %q", option, *field, args[0])
+	}
+	*field = args[0]
+	return nil
+}
+
+func appendArgs(d *caddyfile.Dispenser, field *[]string, args []string) error {
+	if len(args) == 0 {
+		return d.ArgErr()
+	}
+	*field = append(*field, args...)
+	return nil
+}
+
+func setFlag(d *caddyfile.Dispenser, option string, field *bool, args []string) error {
+	if len(args) > 0 {
+		return d.Errf("%s takes no word, this has %q", option, strings.Join(args, " "))
+	}
+	if *field {
+		return d.Errf("%s is given twice", option)
+	}
+	*field = true
+	return nil
+}
+
+var _ caddyfile.Unmarshaler = (*Handler)(nil)

@@ -1,0 +1,332 @@
+package caddymodule
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// CredentialSource is one place of a request that a key is read from.
+type CredentialSource struct {
+	// `bearer` (Authorization: Bearer), `header`, `basic` (the password of Authorization: Basic, or the user name if the
+	// password is empty), `query` or `cookie`.
+	Type string `json:"type"`
+	// The name of the header, query parameter or cookie. Only for these three types.
+	Name string `json:"name,omitempty"`
+	// What stands before the key in the header, case-insensitive. Only for `header`. Default is nothing.
+	Scheme string `json:"scheme,omitempty"`
+}
+
+// sourceWords are the types, as error messages name them.
+const sourceWords = "bearer, header NAME [SCHEME], basic, query NAME, cookie NAME"
+
+// defaultSources are in force when none are named.
+var defaultSources = []CredentialSource{{Type: "bearer"}, {Type: "header", Name: "X-API-Key"}}
+
+// source is a CredentialSource, checked.
+type source struct {
+	kind          sourceKind
+	name          string // of a header in canonical form
+	scheme        string // empty: the whole header is the credential
+	basic, bearer bool
+}
+
+func newSource(c CredentialSource) (source, error) {
+	s := source{name: c.Name, scheme: c.Scheme}
+	named := false
+	switch c.Type {
+	case "bearer":
+		s.kind, s.name, s.scheme, s.bearer = headerSource, "Authorization", "Bearer", true
+	case "basic":
+		s.kind, s.name, s.scheme, s.basic = headerSource, "Authorization", "Basic", true
+	case "header":
+		s.kind, named = headerSource, true
+		s.name = http.CanonicalHeaderKey(c.Name)
+		if c.Scheme != "" && !httpguts.ValidHeaderFieldName(c.Scheme) {
+			return s, fmt.Errorf("from header %s %s: the scheme is one word of letters, digits and some signs, such as Token", c.Name, c.Scheme)
+		}
+	case "query":
+		s.kind, named = querySource, true
+	case "cookie":
+		s.kind, named = cookieSource, true
+	default:
+		return s, fmt.Errorf("from: unknown source %q: there are %s", c.Type, sourceWords)
+	}
+	switch {
+	case named && c.Name == "":
+		return s, fmt.Errorf("from %s: the name is missing", c.Type)
+	case !named && c.Name != "":
+		return s, fmt.Errorf("from %s takes no name, this one has %q", c.Type, c.Name)
+	case c.Type != "header" && c.Scheme != "":
+		return s, fmt.Errorf("from %s takes no scheme, this one has %q", c.Type, c.Scheme)
+	case named && c.Type != "query" && !httpguts.ValidHeaderFieldName(c.Name):
+		return s, fmt.Errorf("from %s: %q is no name of a %s", c.Type, c.Name, c.Type)
+	case c.Type == "header" && foldsToOurs(c.Name):
+		return s, fmt.Errorf("from header %s: names that begin with X-Apikey- are taken out of every request", c.Name)
+	case c.Type == "header" && slices.Contains(unfitHeaders, s.name):
+		return s, fmt.Errorf("from header %s: this header cannot carry a key: take another one, such as X-API-Key, or `from cookie NAME`", c.Name)
+	}
+	return s, nil
+}
+
+// unfitHeaders never reach a handler, or have a use of their own.
+var unfitHeaders = []string{"Host", "Cookie", "Connection", "Upgrade", "Transfer-Encoding", "Content-Length", "Trailer", "Te"}
+
+// sources are the places of a request that one handler reads credentials from.
+type sources struct {
+	list          []source
+	authorization bool // one of them is the header Authorization
+}
+
+// compileSources checks a list of sources; an empty one is the default.
+func compileSources(configured []CredentialSource) (sources, error) {
+	if len(configured) == 0 {
+		configured = defaultSources
+	}
+	var out sources
+	for _, c := range configured {
+		s, err := newSource(c)
+		if err != nil {
+			return out, err
+		}
+		for _, other := range out.list {
+			if s.overlaps(other) {
+				return out, fmt.Errorf("from %s: another source reads the same: every request with it would be ambiguous", strings.TrimSpace(c.Type+" "+c.Name+" "+c.Scheme))
+			}
+		}
+		out.list = append(out.list, s)
+		out.authorization = out.authorization || s.name == "Authorization" && s.kind == headerSource
+	}
+	return out, nil
+}
+
+// overlaps reports whether one header, parameter or cookie would be read by both.
+func (s source) overlaps(o source) bool {
+	return s.kind == o.kind && s.name == o.name && (s.scheme == "" || o.scheme == "" || strings.EqualFold(s.scheme, o.scheme))
+}
+
+// declared returns the sources as the log encoder wants them.
+func (s sources) declared() []credentialSource {
+	out := make([]credentialSource, len(s.list))
+	for i, source := range s.list {
+		out[i] = credentialSource{source.kind, source.name}
+	}
+	return out
+}
+
+// A credential is what a request carries, before any store has been asked.
+type credential struct {
+	token  string
+	raw    string // as it stands in the request, encoded
+	broken bool   // cannot be decoded
+	source *source
+}
+
+// find returns the one credential of a request: [keystore.OK], [keystore.Missing] or [keystore.Ambiguous]. What it
+// returns need not be well-formed: see credential.malformed.
+func (s *sources) find(header http.Header, rawQuery string) (credential, keystore.Outcome) {
+	if s.authorization && len(header["Authorization"]) > 1 {
+		return credential{}, keystore.Ambiguous
+	}
+	var found credential
+	for i := range s.list {
+		source := &s.list[i]
+		c, n := source.find(header, rawQuery)
+		if n > 1 || n == 1 && found.source != nil {
+			return credential{}, keystore.Ambiguous
+		}
+		if n == 1 {
+			found, found.source = c, source
+		}
+	}
+	if found.source == nil || found.token == "" && !found.broken {
+		return credential{}, keystore.Missing
+	}
+	return found, keystore.OK
+}
+
+// find returns what the source holds and how often it is there, counted up to 2.
+func (s *source) find(header http.Header, rawQuery string) (c credential, n int) {
+	switch s.kind {
+	case headerSource:
+		lines := header[s.name]
+		if len(lines) != 1 {
+			return c, len(lines)
+		}
+		value, ok := cutScheme(lines[0], s.scheme)
+		if !ok {
+			return c, 0
+		}
+		c, n = credential{token: value, raw: value}, 1
+		if s.basic {
+			c.token, c.broken = basicToken(value)
+		}
+	case querySource:
+		for rest := rawQuery; rest != "" && n < 2; {
+			var pair string
+			pair, rest = cutPair(rest)
+			if value, ok := s.parameter(pair); ok {
+				c.raw = value
+				n++
+			}
+		}
+		if n == 1 {
+			token, err := url.QueryUnescape(c.raw)
+			c.token, c.broken = token, err != nil
+		}
+	case cookieSource:
+		for _, line := range header["Cookie"] {
+			for _, pair := range cookiePairs(line) {
+				if value, ok := s.cookie(pair); ok {
+					c.token, c.raw = value, value
+					n++
+				}
+			}
+		}
+	}
+	c.token = dropSecretToken(c.token)
+	return c, n
+}
+
+// cutScheme returns what follows the scheme and its spaces (RFC 9110 §11.4); the whole value if there is no scheme.
+func cutScheme(value, scheme string) (string, bool) {
+	if scheme == "" {
+		return value, true
+	}
+	if len(value) < len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
+		return "", false
+	}
+	rest := value[len(scheme):]
+	if rest != "" && rest[0] != ' ' {
+		return "", false
+	}
+	return strings.TrimLeft(rest, " "), true
+}
+
+// basicToken returns the password, or the user name if the password is empty.
+func basicToken(value string) (token string, broken bool) {
+	decoded, err := base64.StdEncoding.DecodeString(value)
+	if err != nil {
+		return "", true
+	}
+	user, password, colon := strings.Cut(string(decoded), ":")
+	if !colon && user != "" {
+		return "", true
+	}
+	if password == "" {
+		return user, false
+	}
+	return password, false
+}
+
+// dropSecretToken drops the URI scheme of RFC 8959.
+func dropSecretToken(token string) string {
+	const scheme = "secret-token:"
+	if len(token) >= len(scheme) && strings.EqualFold(token[:len(scheme)], scheme) {
+		return token[len(scheme):]
+	}
+	return token
+}
+
+// cutPair cuts a raw query at its first separator. Servers differ on whether `;` is one: for us it is, since then no one
+// else finds a credential that we have not seen.
+func cutPair(query string) (pair, rest string) {
+	if i := strings.IndexAny(query, "&;"); i >= 0 {
+		return query[:i], query[i+1:]
+	}
+	return query, ""
+}
+
+// parameter returns the raw value of a pair of the query if it has the source's name.
+func (s *source) parameter(pair string) (value string, ok bool) {
+	name, value, _ := strings.Cut(pair, "=")
+	if name == s.name {
+		return value, true
+	}
+	if strings.IndexAny(name, "%+") < 0 {
+		return "", false
+	}
+	decoded, err := url.QueryUnescape(name)
+	return value, err == nil && decoded == s.name
+}
+
+// cookiePairs splits a Cookie line, keeping the spaces.
+func cookiePairs(line string) []string { return strings.Split(line, ";") }
+
+func (s *source) cookie(pair string) (value string, ok bool) {
+	name, value, _ := strings.Cut(pair, "=")
+	if strings.Trim(name, " \t") != s.name {
+		return "", false
+	}
+	value = strings.Trim(value, " \t")
+	if len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"' {
+		value = value[1 : len(value)-1]
+	}
+	return value, true
+}
+
+// malformed reports whether c can be no credential at all, ours or imported: before it costs a hash.
+func (c *credential) malformed() bool {
+	if c.broken || len(c.token) < keystore.MinCredentialLen || len(c.token) > keystore.MaxCredentialLen {
+		return true
+	}
+	for i := range len(c.token) {
+		if b := c.token[i]; b <= ' ' || b > '~' {
+			return true
+		}
+	}
+	return false
+}
+
+// remove takes the credential out of where it was.
+func (c *credential) remove(r *http.Request) {
+	switch c.source.kind {
+	case headerSource:
+		delete(r.Header, c.source.name)
+	case querySource:
+		setQuery(r, c.source.withoutParameter)
+	case cookieSource:
+		c.source.removeCookie(r.Header)
+	}
+}
+
+// withoutParameter removes the pair with the source's name and one of its separators; the others stay as they are.
+func (s *source) withoutParameter(query string) string {
+	for start := 0; start < len(query); {
+		pair, _ := cutPair(query[start:])
+		end := start + len(pair)
+		if _, ok := s.parameter(pair); ok {
+			if start > 0 {
+				return query[:start-1] + query[end:]
+			}
+			return query[min(end+1, len(query)):]
+		}
+		start = end + 1
+	}
+	return query
+}
+
+func (s *source) removeCookie(header http.Header) {
+	var lines []string
+	for _, line := range header["Cookie"] {
+		pairs := slices.DeleteFunc(cookiePairs(line), func(pair string) bool {
+			_, ok := s.cookie(pair)
+			return ok
+		})
+		if line = strings.TrimLeft(strings.Join(pairs, ";"), " \t"); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	if lines == nil {
+		delete(header, "Cookie")
+		return
+	}
+	header["Cookie"] = lines
+}

@@ -1,0 +1,59 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// The values of Handler.Forwarded.
+const (
+	forwardedPlain = "plain"
+	forwardedNginx = "nginx"
+)
+
+// serveForwarded decides for the request that a proxy asks about, and answers the proxy.
+func (h *Handler) serveForwarded(c *call) error {
+	outcome := h.judgeForwarded(c)
+	h.conclude(c, outcome)
+	header := c.w.Header()
+	switch {
+	case outcome.Refuses():
+		return h.refuseForwarded(c, outcome)
+	case outcome == keystore.OK:
+		c.request.identify(header, h.rules.metadata)
+	case outcome == keystore.Preflight:
+		h.Preflight.setAnswer(header, c.r.Header, h.rules.allow)
+	}
+	header["Cache-Control"] = []string{"no-store"}
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (h *Handler) judgeForwarded(c *call) keystore.Outcome {
+	if !c.request.trusted {
+		return keystore.UntrustedProxy
+	}
+	method, uri := c.r.Header["X-Forwarded-Method"], c.r.Header["X-Forwarded-Uri"]
+	if len(method) != 1 || len(uri) != 1 {
+		return keystore.BadTarget
+	}
+	c.method = method[0]
+	c.path, c.query, _ = strings.Cut(uri[0], "?")
+	if !canonicalPath(c.path, h.rules.encodedSlash) {
+		return keystore.BadTarget
+	}
+	return h.judge(c)
+}
+
+// refuseForwarded is refuse for a proxy that may understand 401 and 403 alone, as nginx's auth_request does.
+func (h *Handler) refuseForwarded(c *call, outcome keystore.Outcome) error {
+	if h.Forwarded == forwardedNginx {
+		c.w.Header()["X-Apikey-Code"] = []string{outcome.Code()}
+		if status := outcome.Status(); status != http.StatusUnauthorized && status != http.StatusForbidden {
+			c.status = http.StatusForbidden
+		}
+	}
+	return h.refuse(c)
+}

@@ -1,0 +1,306 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler lets a request through only with an API key that is alive, is good for the namespace that the request touches,
+// and allows what its method does. The upstream gets the key's identity in `X-Apikey-Id`, `-Name`, `-Namespace`, `-Owner`
+// and `-Permissions`, and never the key itself; headers of these names that a client sends are dropped. The keys are
+// those of the app `api_keys`.
+//
+// Everything that a matcher keeps away from this handler goes on as it came, spoofed headers included: use `public` for
+// paths that need no key.
+//
+// Placeholders: `{http.auth.user.id}` and `{http.api_key.id}` (the key's id), `{http.api_key.name}`,
+// `{http.api_key.namespace}`, `{http.api_key.owner}`, `{http.api_key.outcome}`.
+//
+// Path patterns, in all fields that take them, are split at `/`: `{anything}` or `*` is exactly one segment, a last `**`
+// or `*` is the rest, also empty, and all else is literal. Case does not matter but in `public`. Among several that match,
+// the one with most literal segments counts, then the first.
+type Handler struct {
+	// Where a request's key may be. A request with more than one is refused. Default is `bearer`, then the header
+	// `X-API-Key`.
+	From []CredentialSource `json:"from,omitempty"`
+
+	// Path patterns with a segment `{namespace}`, which names the namespace that the request touches. Default is none.
+	NamespacePath []string `json:"namespace_path,omitempty"`
+
+	// The namespace of requests that no `namespace_path` matches: an id, a placeholder, or `home` for the key's own.
+	// Default is `default`.
+	Namespace string `json:"namespace,omitempty"`
+
+	// The resource that permissions such as `orders:read` are about. Default is none: then only `read`, `write` and `*` count.
+	Resource string `json:"resource,omitempty"`
+
+	// What methods do: `read`, `write`, or `none` for those to refuse. It adds to, and goes before, the default: GET, HEAD
+	// and OPTIONS read; POST, PUT, PATCH and DELETE write; all others are refused. CONNECT and TRACE always are.
+	Methods map[string]string `json:"methods,omitempty"`
+
+	// Calls with a permission of their own. Default is none.
+	Operation []Operation `json:"operation,omitempty"`
+
+	// Path patterns that need no key, compared with regard to case. Default is none.
+	Public []string `json:"public,omitempty"`
+
+	// Whether a request without any key goes on, without identity. Default is false.
+	Optional bool `json:"optional,omitempty"`
+
+	// Whether, and for whom, CORS preflights are answered here, without a key. Default is not.
+	Preflight *Preflight `json:"preflight,omitempty"`
+
+	// Names of the key's metadata that the upstream gets as `X-Apikey-Meta-NAME`. Default is none.
+	PassMetadata []string `json:"pass_metadata,omitempty"`
+
+	// `pass` lets bearer credentials without a prefix of ours go on untouched, without identity: access tokens of another
+	// issuer, which the upstream judges. Imported keys then come by another source. Default is to refuse them.
+	Foreign string `json:"foreign,omitempty"`
+
+	// `allow` lets paths with an encoded slash (%2F) through. Default is to refuse them.
+	EncodedSlash string `json:"encoded_slash,omitempty"`
+
+	// Whether the key stays in the request. Default is false.
+	PassCredential bool `json:"pass_credential,omitempty"`
+
+	// `caddy` hands refusals to Caddy's error routes. Default is that problem documents (RFC 9457) are written here.
+	Errors string `json:"errors,omitempty"`
+
+	// Decides for the request that X-Forwarded-Method and X-Forwarded-Uri of a trusted proxy tell of, and answers that proxy: 204 with
+	// the identity in response headers, or the refusal. `plain`, or `nginx` where only 401 and 403 may refuse: the others
+	// become 403, and `X-Apikey-Code` tells them apart. Default is to decide for the request itself, and to go on.
+	Forwarded string `json:"forwarded,omitempty"`
+
+	app        *App
+	rules      *rules
+	accessLogs bool
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.api_key",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision sets up the handler. It runs under `caddy validate` too, so it touches neither disk nor network.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	var err error
+	if h.rules, err = h.compile(); err != nil {
+		return err
+	}
+	app, err := ctx.App(appName)
+	if err != nil {
+		return fmt.Errorf("loading the app %s: %w", appName, err)
+	}
+	h.app = app.(*App)
+	declared := h.rules.sources.declared()
+	declareSources(declared...)
+	warnOfReadableKeys(ctx, declared)
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		h.accessLogs = server.Logs != nil
+		server.RegisterConnContext(withConn)
+	}
+	return nil
+}
+
+// ServeHTTP decides on a request, and lets it go on or answers it.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	c := call{now: time.Now(), w: w, r: r} // now is after the request arrived: see Keystore.Lookup
+	req := h.request(r)
+	c.request, c.repeated = req, req.record != nil
+	if h.Forwarded != "" {
+		return h.serveForwarded(&c)
+	}
+	c.method, c.path, c.query = r.Method, r.URL.EscapedPath(), r.URL.RawQuery
+	outcome := keystore.BadTarget
+	if canonicalTarget(r, h.rules.encodedSlash) {
+		outcome = h.judge(&c)
+	}
+	h.conclude(&c, outcome)
+	switch {
+	case outcome.Refuses():
+		return h.refuse(&c)
+	case outcome == keystore.Preflight:
+		h.Preflight.answer(w, r, h.rules.allow)
+		return nil
+	case outcome != keystore.OK:
+		if !c.repeated {
+			cleanHeaders(r, req.trusted)
+		}
+		return next.ServeHTTP(w, r)
+	}
+	if c.running != nil {
+		defer c.running.leave(c.keys)
+		w, r = c.running.follow(w, r)
+	}
+	cleanHeaders(r, req.trusted)
+	if !h.PassCredential && c.credential.source != nil {
+		hideCredential(r, &c.credential)
+	}
+	req.identify(r.Header, h.rules.metadata)
+	return next.ServeHTTP(w, r)
+}
+
+// A call is one request as one handler judges it.
+type call struct {
+	w       http.ResponseWriter
+	r       *http.Request
+	now     time.Time
+	request *request // what all handlers know of it
+	// repeated says that an earlier handler has let the request through for a key: this one uses the same, and the
+	// earlier one watches over it.
+	repeated bool
+
+	method string
+	path   string // canonical, escaped
+	query  string
+
+	need       keystore.Need
+	wanted     string // the id of the namespace
+	namespace  *keystore.Namespace
+	record     *keystore.Record   // once found
+	keys       *keystore.Keystore // once needed
+	credential credential         // once found
+	running    *runningRequest    // once entered
+	status     int                // of a refusal; zero: the outcome's
+}
+
+// judge decides on a call whose path is canonical: the first thing that is wrong with it, or how it goes on.
+func (h *Handler) judge(c *call) keystore.Outcome {
+	class, mapped := h.rules.methods[c.method]
+	if !mapped {
+		return keystore.Method
+	}
+	c.wanted = h.rules.namespaceOf(c)
+	switch {
+	case h.rules.isPublic(c.path):
+		return keystore.Public
+	case h.Preflight != nil && isPreflight(c.method, c.r.Header):
+		return keystore.Preflight
+	}
+	c.need = h.rules.need(c, class)
+	if c.repeated {
+		c.keys = h.app.Keystore()
+		return h.decide(c, c.request.record)
+	}
+	var outcome keystore.Outcome
+	c.credential, outcome = h.rules.sources.find(c.r.Header, c.query)
+	switch {
+	case outcome == keystore.Missing && h.Optional:
+		return keystore.Anonymous
+	case outcome != keystore.OK:
+		return outcome
+	}
+	var err error
+	if c.keys, err = h.app.Await(c.r.Context()); err != nil {
+		return keystore.Unavailable
+	}
+	switch {
+	case h.Foreign != "" && c.credential.source.bearer && !c.keys.HasPrefix(c.credential.token):
+		return keystore.Foreign
+	case c.credential.malformed():
+		return keystore.Malformed
+	}
+	return h.lookUp(c)
+}
+
+// lookUp asks for the credential, decides on what it opens, and enters the call among those that a revoke cuts.
+func (h *Handler) lookUp(c *call) keystore.Outcome {
+	for {
+		answer, err := c.keys.Lookup(c.r.Context(), c.credential.token, c.now)
+		switch {
+		case err != nil:
+			return keystore.Unavailable
+		case answer.Record == nil:
+			return answer.Outcome
+		}
+		if outcome := h.decide(c, answer.Record); outcome != keystore.OK {
+			return outcome
+		}
+		if h.Forwarded != "" {
+			return keystore.OK // the request itself runs elsewhere
+		}
+		running := follow(c.w, c.r)
+		if c.keys.Enter(answer, &running.Running) {
+			c.running = running
+			return keystore.OK
+		}
+		running.release()
+		c.now = time.Now()
+	}
+}
+
+// decide judges what a credential opens.
+func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
+	c.record = record
+	if h.Namespace == keystore.HomeNamespace && c.wanted == "" {
+		c.wanted = record.Namespace
+	}
+	c.namespace = c.keys.Namespace(c.wanted)
+	q := keystore.Request{Now: c.now, Namespace: c.namespace, Need: c.need, Early: isEarly(c.r)}
+	if len(record.AllowedIPs) > 0 {
+		q.Client = c.request.client()
+	}
+	return keystore.Decide(record, &q)
+}
+
+// isEarly reports whether a request came as TLS early data, here or at an intermediary (RFC 8470 §5.1).
+func isEarly(r *http.Request) bool {
+	return r.TLS != nil && !r.TLS.HandshakeComplete || r.Header["Early-Data"] != nil
+}
+
+// conclude notes the outcome, for placeholders, logs and metrics. A request counts once, and once more when a later handler
+// refuses it.
+func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
+	if c.repeated && !outcome.Refuses() && outcome != keystore.OK {
+		return // public here, but decided on before
+	}
+	keys := h.app.Keystore()
+	if keys == nil {
+		c.request.note(c, outcome)
+		return // not started: nothing to count in
+	}
+	if c.namespace == nil {
+		c.namespace = keys.Namespace(c.wanted)
+	}
+	c.request.note(c, outcome)
+	if c.repeated && outcome == keystore.OK {
+		return
+	}
+	keys.Count(c.namespace, outcome)
+	if outcome == keystore.OK {
+		keys.Used(c.record, c.now)
+	}
+}
+
+// refuse answers a call that was concluded with a refusal.
+func (h *Handler) refuse(c *call) error {
+	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow}
+	if f.outcome == keystore.Forbidden {
+		f.needed, f.namespace = c.need.String(), c.wanted
+	}
+	if h.Preflight != nil {
+		h.Preflight.allowOrigin(c.w.Header(), c.r.Header)
+	}
+	if h.Errors != "" {
+		return f.hand(c.w)
+	}
+	return f.write(c.w, c.r)
+}
+
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

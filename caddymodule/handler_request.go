@@ -1,0 +1,161 @@
+package caddymodule
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// request is what the api_key handlers know of one request, all of them together: the first one makes it. It holds no
+// credential. Logs and placeholders read it after the handlers have returned, so it is never used again.
+type request struct {
+	trusted   bool   // the peer is a trusted proxy
+	clientIP  string // as Caddy determined it
+	wanted    string // the id of the namespace that the request touches, which need not exist
+	namespace *keystore.Namespace
+	record    *keystore.Record // what the credential opens, also when it was refused
+	outcome   keystore.Outcome
+	repl      *caddy.Replacer
+
+	values [5]string // of the identity headers: Caddy's request_header changes them in place, so no two requests share them
+}
+
+// requestVar is where the request's variables hold it.
+const requestVar = "api_key.request"
+
+// request returns what all handlers know of r.
+func (h *Handler) request(r *http.Request) *request {
+	ctx := r.Context()
+	vars, _ := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
+	if req, ok := vars[requestVar].(*request); ok {
+		return req
+	}
+	req := new(request)
+	if vars == nil {
+		return req
+	}
+	req.trusted, _ = vars[caddyhttp.TrustedProxyVarKey].(bool)
+	req.clientIP, _ = vars[caddyhttp.ClientIPVarKey].(string)
+	vars[requestVar] = req
+	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Map(req.placeholder)
+		req.repl = repl
+	}
+	if h.accessLogs {
+		if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+			extra.Add(zap.Inline(req))
+		}
+	}
+	return req
+}
+
+// note keeps what a handler has decided.
+func (req *request) note(c *call, outcome keystore.Outcome) {
+	req.wanted, req.namespace, req.record, req.outcome = c.wanted, c.namespace, c.record, outcome
+	if outcome == keystore.OK && req.repl != nil {
+		req.repl.Delete(userPlaceholder) // what basic_auth has set would be found before ours
+	}
+}
+
+// userPlaceholder is where Caddy's authentication handlers put the user.
+const userPlaceholder = "http.auth.user.id"
+
+// keyUser returns the key's id if an api_key handler let r through for it: then `{http.auth.user.id}` is no user who signed
+// in, but that key.
+func keyUser(r *http.Request) string {
+	if req, ok := caddyhttp.GetVar(r.Context(), requestVar).(*request); ok && req.outcome == keystore.OK {
+		return req.keyID()
+	}
+	return ""
+}
+
+func (req *request) keyID() string {
+	if req.record == nil {
+		return ""
+	}
+	return req.record.KeyID
+}
+
+// String is what `{http.vars.…}` shows.
+func (req *request) String() string { return req.keyID() }
+
+// client is the address that the key's list of addresses is held against; the zero Addr is in none.
+func (req *request) client() netip.Addr {
+	addr, _ := netip.ParseAddr(req.clientIP)
+	return addr
+}
+
+// placeholder is a caddy.ReplacerFunc.
+func (req *request) placeholder(key string) (any, bool) {
+	if key == userPlaceholder {
+		return req.keyID(), req.outcome == keystore.OK && req.record != nil
+	}
+	name, ok := strings.CutPrefix(key, "http.api_key.")
+	if !ok {
+		return nil, false
+	}
+	switch name {
+	case "outcome":
+		return req.outcome.String(), true
+	case "namespace":
+		return req.wanted, true
+	case "id":
+		return req.keyID(), true
+	case "name", "owner":
+		switch {
+		case req.record == nil:
+			return "", true
+		case name == "name":
+			return req.record.Name, true
+		}
+		return req.record.Owner, true
+	}
+	return nil, false
+}
+
+// MarshalLogObject writes the fields of the access log.
+func (req *request) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	if id := req.keyID(); id != "" {
+		enc.AddString("api_key_id", id)
+	}
+	if req.wanted != "" {
+		enc.AddString("api_key_namespace", req.wanted)
+	}
+	enc.AddString("api_key_outcome", req.outcome.String())
+	return nil
+}
+
+// maxPermissionsHeader is how long X-Apikey-Permissions may be: upstreams bound their headers, 8 KiB in all being usual.
+const maxPermissionsHeader = 4 << 10
+
+// identify sets the identity headers. They are plain values that no handler expands.
+func (req *request) identify(header http.Header, metadata []metadataHeader) {
+	rec := req.record
+	used := 0
+	set := func(name, value string) {
+		if value != "" {
+			req.values[used] = value
+			header[name] = req.values[used : used+1 : used+1]
+			used++
+		}
+	}
+	set("X-Apikey-Id", rec.KeyID)
+	set("X-Apikey-Name", headerValue(rec.Name))
+	set("X-Apikey-Namespace", headerValue(req.wanted))
+	set("X-Apikey-Owner", headerValue(rec.Owner))
+	if permissions := rec.Set(req.namespace).String(); len(permissions) <= maxPermissionsHeader {
+		set("X-Apikey-Permissions", permissions)
+	}
+	for _, m := range metadata {
+		if value := rec.Metadata[m.name]; value != "" {
+			header[m.header] = []string{headerValue(value)}
+		}
+	}
+}

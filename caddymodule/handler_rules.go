@@ -1,0 +1,283 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// Operation gives one call a permission of its own.
+type Operation struct {
+	// The permission, as `RESOURCE:OPERATION`. Besides it, the class on the resource allows the call, and what covers that.
+	Permission string `json:"permission"`
+	// `read` or `write`, whatever the method says.
+	Class string `json:"class"`
+	// The method.
+	Method string `json:"method"`
+	// The path pattern.
+	Path string `json:"path"`
+}
+
+// rules is a Handler's configuration, checked and made fit for requests.
+type rules struct {
+	sources        sources
+	namespacePaths []pattern
+	namespace      string // without a namespace path: literal …
+	placeholder    bool   // … or to be expanded
+	resource       string
+	methods        map[string]keystore.Class
+	allow          string // the mapped methods, for Allow
+	operations     map[string][]operation
+	public         []pattern
+	encodedSlash   bool
+	metadata       []metadataHeader
+}
+
+type operation struct {
+	pattern pattern
+	need    keystore.Need
+}
+
+type metadataHeader struct{ name, header string }
+
+var defaultMethods = map[string]keystore.Class{
+	http.MethodGet: keystore.Read, http.MethodHead: keystore.Read, http.MethodOptions: keystore.Read,
+	http.MethodPost: keystore.Write, http.MethodPut: keystore.Write, http.MethodPatch: keystore.Write, http.MethodDelete: keystore.Write,
+}
+
+// compile checks the configuration. Errors name the option as the Caddyfile does.
+func (h *Handler) compile() (*rules, error) {
+	c := &rules{operations: make(map[string][]operation), encodedSlash: h.EncodedSlash != ""}
+	for _, word := range []struct{ option, value, only string }{
+		{"foreign", h.Foreign, "pass"}, {"encoded_slash", h.EncodedSlash, "allow"}, {"errors", h.Errors, "caddy"},
+	} {
+		if word.value != "" && word.value != word.only {
+			return nil, fmt.Errorf("%s: unknown word %q: it takes %s, or leave it out", word.option, word.value, word.only)
+		}
+	}
+	if h.Forwarded != "" && h.Forwarded != forwardedPlain && h.Forwarded != forwardedNginx {
+		return nil, fmt.Errorf("forwarded: unknown word %q: it takes nothing or nginx", h.Forwarded)
+	}
+	var err error
+	if c.sources, err = compileSources(h.From); err != nil {
+		return nil, err
+	}
+	for _, add := range []func(*Handler) error{c.addNamespaces, c.addMethods} {
+		if err := add(h); err != nil {
+			return nil, err
+		}
+	}
+	for _, text := range h.Public {
+		if c.public, err = addPattern(c.public, "public", text, true); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range h.PassMetadata {
+		if err := c.addMetadata(name); err != nil {
+			return nil, err
+		}
+	}
+	if h.Preflight != nil {
+		for _, origin := range h.Preflight.Origins {
+			if err := checkOrigin(origin); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return c, c.addOperations(h)
+}
+
+func (c *rules) addNamespaces(h *Handler) error {
+	var err error
+	for _, text := range h.NamespacePath {
+		if c.namespacePaths, err = addPattern(c.namespacePaths, "namespace_path", text, false); err != nil {
+			return err
+		}
+		if last := &c.namespacePaths[len(c.namespacePaths)-1]; !last.captures() {
+			return fmt.Errorf("namespace_path: path pattern %q has no segment {namespace}", text)
+		}
+	}
+	sortPatterns(c.namespacePaths, func(p *pattern) *pattern { return p })
+	switch c.namespace = h.Namespace; {
+	case c.namespace == "":
+		c.namespace = keystore.DefaultNamespace
+	case c.namespace == keystore.HomeNamespace:
+		c.namespace = "" // the key's own, once it is known
+	case strings.Contains(c.namespace, "{"):
+		c.placeholder = true
+	case !keystore.ValidNamespaceID(c.namespace):
+		return fmt.Errorf("namespace: %q is no id of a namespace: it takes up to 64 letters, digits, '.', '_', '~' and '-', beginning with a letter or digit, or a placeholder, or home", c.namespace)
+	}
+	if c.resource = h.Resource; c.resource != "" {
+		return checkResource("resource", c.resource)
+	}
+	return nil
+}
+
+func checkResource(option, resource string) error {
+	switch {
+	case !keystore.ValidResource(resource):
+		return fmt.Errorf("%s: %q is no resource: it takes a-z, 0-9, '.', '_' and '-', beginning with a letter or digit", option, resource)
+	case keystore.IsAdminResource(resource):
+		return fmt.Errorf("%s: %q is for managing keys: choose another name", option, resource)
+	}
+	return nil
+}
+
+func (c *rules) addMethods(h *Handler) error {
+	c.methods = make(map[string]keystore.Class)
+	for method, class := range defaultMethods {
+		c.methods[method] = class
+	}
+	for method, word := range h.Methods {
+		if err := checkMethod(method); err != nil {
+			return err
+		}
+		if word == "none" {
+			delete(c.methods, method)
+			continue
+		}
+		class, err := parseClass("methods", word)
+		if err != nil {
+			return err
+		}
+		c.methods[method] = class
+	}
+	names := make([]string, 0, len(c.methods))
+	for method := range c.methods {
+		names = append(names, method)
+	}
+	slices.Sort(names)
+	c.allow = strings.Join(names, ", ")
+	return nil
+}
+
+func checkMethod(method string) error {
+	switch {
+	case method == http.MethodConnect || method == http.MethodTrace:
+		return fmt.Errorf("methods: %s is always refused", method)
+	case !httpguts.ValidHeaderFieldName(method): // a token, like these
+		return fmt.Errorf("methods: %q is no method", method)
+	}
+	return nil
+}
+
+func parseClass(option, word string) (keystore.Class, error) {
+	switch word {
+	case "read":
+		return keystore.Read, nil
+	case "write":
+		return keystore.Write, nil
+	}
+	words := "read or write"
+	if option == "methods" {
+		words = "read, write or none"
+	}
+	return 0, fmt.Errorf("%s: unknown word %q: it takes %s", option, word, words)
+}
+
+func (c *rules) addOperations(h *Handler) error {
+	for _, o := range h.Operation {
+		if err := c.addOperation(o); err != nil {
+			return fmt.Errorf("operation: %w", err)
+		}
+	}
+	for _, list := range c.operations {
+		sortPatterns(list, func(o *operation) *pattern { return &o.pattern })
+	}
+	return nil
+}
+
+func (c *rules) addOperation(o Operation) error {
+	resource, name, ok := strings.Cut(o.Permission, ":")
+	if !ok || !keystore.ValidOperation(name) {
+		return fmt.Errorf("%q is no RESOURCE:OPERATION, such as orders:search (read, write and * cannot be operations)", o.Permission)
+	}
+	if err := checkResource(o.Permission, resource); err != nil {
+		return err
+	}
+	class, err := parseClass(o.Permission, o.Class)
+	if err != nil {
+		return err
+	}
+	if _, mapped := c.methods[o.Method]; !mapped {
+		return unmappedMethodError(o)
+	}
+	p, err := parsePattern(o.Path, false)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.Permission, err)
+	}
+	for _, other := range c.operations[o.Method] {
+		if other.pattern.same(&p) {
+			return fmt.Errorf("%s: %s %s is %s already (%s): remove one of them", o.Permission, o.Method, o.Path, other.need, other.pattern.text)
+		}
+	}
+	c.operations[o.Method] = append(c.operations[o.Method], operation{p, keystore.Need{Class: class, Resource: resource, Operation: name}})
+	return nil
+}
+
+// unmappedMethodError says that an operation could never be called.
+type unmappedMethodError Operation
+
+func (o unmappedMethodError) Error() string {
+	return fmt.Sprintf("%s: the method %q is refused everywhere: add `methods %s %s`, or correct it (case matters)", o.Permission, o.Method, o.Class, o.Method)
+}
+
+func (c *rules) addMetadata(name string) error {
+	if !httpguts.ValidHeaderFieldName(name) {
+		return fmt.Errorf("pass_metadata: %q cannot be part of the name of a header", name)
+	}
+	folded := []byte(name)
+	for i := range folded {
+		folded[i] = foldSeparator(folded[i])
+	}
+	header := http.CanonicalHeaderKey("X-Apikey-Meta-" + string(folded))
+	for _, other := range c.metadata {
+		if other.header == header {
+			return fmt.Errorf("pass_metadata: %s and %s would be the same header %s", other.name, name, header)
+		}
+	}
+	c.metadata = append(c.metadata, metadataHeader{name, header})
+	return nil
+}
+
+func (c *rules) isPublic(path string) bool {
+	for i := range c.public {
+		if _, ok := c.public[i].match(path); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// namespaceOf returns the id of the namespace that a call touches; empty: the key's own, or none.
+func (c *rules) namespaceOf(call *call) string {
+	for i := range c.namespacePaths {
+		if id, ok := c.namespacePaths[i].match(call.path); ok {
+			return id
+		}
+	}
+	if c.placeholder {
+		if repl, ok := call.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+			return repl.ReplaceAll(c.namespace, "")
+		}
+		return ""
+	}
+	return c.namespace
+}
+
+// need returns what a call takes.
+func (c *rules) need(call *call, class keystore.Class) keystore.Need {
+	for i, list := 0, c.operations[call.method]; i < len(list); i++ {
+		if _, ok := list[i].pattern.match(call.path); ok {
+			return list[i].need
+		}
+	}
+	return keystore.Need{Class: class, Resource: c.resource}
+}

@@ -1,0 +1,225 @@
+package caddymodule
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+const ourHeaders = "x-apikey-"
+
+// foldsToOurs reports whether a name folds to X-Apikey-*, any byte that is not a letter or digit counting as `-`: so do
+// CGI, PHP and the like when they make variables of headers.
+func foldsToOurs(name string) bool {
+	return len(name) >= len(ourHeaders) && foldsTo(name[:len(ourHeaders)], ourHeaders)
+}
+
+func foldsTo(name, folded string) bool {
+	if len(name) != len(folded) {
+		return false
+	}
+	for i := range len(name) {
+		if foldSeparator(name[i]) != folded[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func foldSeparator(c byte) byte {
+	if !isBase62(c) {
+		return '-'
+	}
+	return asciiLower(c)
+}
+
+// spoofable are headers that some frameworks let override what we have decided on: always, or unless a trusted proxy
+// has set them.
+var spoofable, spoofableUnlessTrusted = []string{
+	"x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-original-uri", "x-original-method", "x-rewrite-url",
+}, []string{
+	"x-forwarded-uri", "x-forwarded-method", "x-forwarded-prefix", "x-forwarded-port", "x-forwarded-user",
+}
+
+// drops reports whether a request header must not reach the upstream.
+func drops(name string, trusted bool) bool {
+	if len(name) < len("x-") || asciiLower(name[0]) != 'x' {
+		return false
+	}
+	fold := func(folded string) bool { return foldsTo(name, folded) }
+	return foldsToOurs(name) || slices.ContainsFunc(spoofable, fold) || !trusted && slices.ContainsFunc(spoofableUnlessTrusted, fold)
+}
+
+// cleanHeaders takes out of r what a client may have put there to be taken for what only we set, or to escape our
+// decision. trusted says that the peer is a trusted proxy.
+func cleanHeaders(r *http.Request, trusted bool) {
+	for name := range r.Header {
+		if drops(name, trusted) {
+			delete(r.Header, name)
+		}
+	}
+	if r.Header["Connection"] != nil {
+		cleanConnection(r.Header)
+	}
+	if upgrade := r.Header["Upgrade"]; upgrade != nil && !isWebSocket(r) {
+		// The tunnel would carry requests that no one decides on.
+		delete(r.Header, "Upgrade")
+		delete(r.Header, "Http2-Settings")
+	}
+	if r.Trailer != nil {
+		cleanTrailers(r)
+	}
+}
+
+// isWebSocket reports whether the only upgrade asked for is the one to WebSocket.
+func isWebSocket(r *http.Request) bool {
+	upgrade := r.Header["Upgrade"]
+	return len(upgrade) == 1 && strings.EqualFold(upgrade[0], "websocket") &&
+		r.Method == http.MethodGet && r.ProtoMajor == 1 && r.ProtoMinor == 1
+}
+
+// cleanConnection takes our names out of Connection: whoever forwards the request would remove the headers so named,
+// after we have set them.
+func cleanConnection(header http.Header) {
+	if !slices.ContainsFunc(header["Connection"], namesOurs) {
+		return
+	}
+	var lines []string
+	for _, line := range header["Connection"] {
+		var kept []string
+		for token := range strings.SplitSeq(line, ",") {
+			if token = strings.Trim(token, " \t"); token != "" && !foldsToOurs(token) {
+				kept = append(kept, token)
+			}
+		}
+		if kept != nil {
+			lines = append(lines, strings.Join(kept, ", "))
+		}
+	}
+	if lines == nil {
+		delete(header, "Connection")
+		return
+	}
+	header["Connection"] = lines
+}
+
+func namesOurs(line string) bool {
+	for token := range strings.SplitSeq(line, ",") {
+		if foldsToOurs(strings.Trim(token, " \t")) {
+			return true
+		}
+	}
+	return false
+}
+
+// cleanTrailers drops our names from the request's trailers. net/http adds to the same map what comes at the end of the
+// body, undeclared trailers too, so it is looked at again then. Without any declared trailer there is no map, and later
+// ones go to the server's own copy of the request, which no handler sees.
+func cleanTrailers(r *http.Request) {
+	deleteOurs(r.Trailer)
+	r.Body = &trailerBody{ReadCloser: r.Body, trailer: r.Trailer}
+}
+
+func deleteOurs(header http.Header) {
+	for name := range header {
+		if foldsToOurs(name) {
+			delete(header, name)
+		}
+	}
+}
+
+type trailerBody struct {
+	io.ReadCloser
+	trailer http.Header
+}
+
+func (b *trailerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF { //nolint:errorlint // Read returns it bare
+		deleteOurs(b.trailer)
+	}
+	return n, err
+}
+
+// hideCredential removes c from r, and its text from everywhere else an upstream may read it, such as a Referer.
+func hideCredential(r *http.Request, c *credential) {
+	c.remove(r)
+	for _, lines := range r.Header {
+		for i, line := range lines {
+			lines[i] = c.redact(line)
+		}
+	}
+	if r.URL.RawQuery != "" {
+		if query := c.redact(r.URL.RawQuery); query != r.URL.RawQuery {
+			setQuery(r, func(string) string { return query })
+		}
+	}
+}
+
+// redact replaces the credential in a text.
+func (c *credential) redact(text string) string {
+	if len(text) >= len(c.token) && strings.Contains(text, c.token) {
+		text = strings.ReplaceAll(text, c.token, redacted)
+	}
+	if c.raw != "" && len(c.raw) >= len(c.token) && len(text) >= len(c.raw) && c.raw != c.token {
+		text = strings.ReplaceAll(text, c.raw, redacted)
+	}
+	return text
+}
+
+// setQuery changes the query of r, wherever an upstream may get it from: FastCGI sends that of the original request, and
+// `{http.request.orig_uri}` is there for anyone.
+func setQuery(r *http.Request, change func(string) string) {
+	r.URL.RawQuery = change(r.URL.RawQuery)
+	r.RequestURI = changeURI(r.RequestURI, change)
+	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	if !ok {
+		return
+	}
+	original.RequestURI = changeURI(original.RequestURI, change)
+	if original.URL != nil {
+		changed := *original.URL
+		changed.RawQuery = change(changed.RawQuery)
+		original.URL = &changed
+	}
+	// In place, because Caddy's replacer holds on to this very request.
+	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, original))
+}
+
+func changeURI(uri string, change func(string) string) string {
+	path, query, found := strings.Cut(uri, "?")
+	if !found {
+		return uri
+	}
+	if query = change(query); query == "" {
+		return path
+	}
+	return path + "?" + query
+}
+
+// headerValue is text as the value of a header: percent-encoded outside visible ASCII and for the percent sign.
+func headerValue(text string) string {
+	for i := range len(text) {
+		if c := text[i]; c <= ' ' || c > '~' || c == '%' {
+			return escapeHeaderValue(text)
+		}
+	}
+	return text
+}
+
+func escapeHeaderValue(text string) string {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := range len(text) {
+		if c := text[i]; c <= ' ' || c > '~' || c == '%' {
+			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,66 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Preflight says which origins' CORS preflights are answered.
+type Preflight struct {
+	// The origins, such as `https://app.example.com`. Default is any.
+	Origins []string `json:"origins,omitempty"`
+}
+
+func checkOrigin(origin string) error {
+	u, err := url.Parse(origin)
+	if err != nil || u.Scheme == "" || u.Host == "" || origin != u.Scheme+"://"+u.Host {
+		return fmt.Errorf("preflight: %q is no origin: it takes SCHEME://HOST or SCHEME://HOST:PORT without a path, such as https://app.example.com, or nothing for any origin", origin)
+	}
+	return nil
+}
+
+// isPreflight reports whether r asks what a later request may do (Fetch standard, CORS-preflight request).
+func isPreflight(method string, header http.Header) bool {
+	return method == http.MethodOptions && header["Origin"] != nil && header["Access-Control-Request-Method"] != nil
+}
+
+// allowOrigin lets the page that sent the request read our answer.
+func (p *Preflight) allowOrigin(answer, request http.Header) {
+	origin := request["Origin"]
+	if len(origin) != 1 {
+		return
+	}
+	if len(p.Origins) == 0 {
+		answer["Access-Control-Allow-Origin"] = []string{"*"}
+		return
+	}
+	answer.Add("Vary", "Origin")
+	if slices.ContainsFunc(p.Origins, func(allowed string) bool { return strings.EqualFold(allowed, origin[0]) }) {
+		answer["Access-Control-Allow-Origin"] = []string{origin[0]}
+	}
+}
+
+// preflightMaxAge is how many seconds a browser may remember the answer.
+const preflightMaxAge = "600"
+
+// answer answers a preflight. methods are the mapped ones.
+func (p *Preflight) answer(w http.ResponseWriter, r *http.Request, methods string) {
+	p.setAnswer(w.Header(), r.Header, methods)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (p *Preflight) setAnswer(answer, request http.Header, methods string) {
+	p.allowOrigin(answer, request)
+	answer.Add("Vary", "Access-Control-Request-Headers")
+	if answer["Access-Control-Allow-Origin"] == nil {
+		return
+	}
+	answer["Access-Control-Allow-Methods"] = []string{methods}
+	if asked := request["Access-Control-Request-Headers"]; asked != nil {
+		answer["Access-Control-Allow-Headers"] = []string{strings.Join(asked, ", ")}
+	}
+	answer["Access-Control-Max-Age"] = []string{preflightMaxAge}
+}

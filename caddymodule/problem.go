@@ -1,0 +1,112 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A refusal is the answer to a request that ends here.
+type refusal struct {
+	outcome   keystore.Outcome
+	status    int    // zero: the outcome's
+	allow     string // of 405: the methods there are
+	needed    string // of [keystore.Forbidden]: the permission that was missing …
+	namespace string // … and where
+}
+
+// problem is a document of RFC 9457. Its type is about:blank, since the code says it all.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Code   string `json:"code"`
+}
+
+type forbiddenProblem struct {
+	problem
+	Needed    string `json:"needed"`
+	Namespace string `json:"namespace"`
+}
+
+func (f refusal) problem() problem {
+	return problem{"about:blank", f.outcome.Title(), f.code(), f.outcome.Code()}
+}
+
+// code is the HTTP status.
+func (f refusal) code() int {
+	if f.status != 0 {
+		return f.status
+	}
+	return f.outcome.Status()
+}
+
+// preparedProblems are the bodies of the refusals that are always the same.
+var preparedProblems = func() (bodies [keystore.NumOutcomes][]byte) {
+	for i := range bodies {
+		if o := keystore.Outcome(i); o.Refuses() {
+			bodies[i], _ = json.Marshal(refusal{outcome: o}.problem())
+		}
+	}
+	return bodies
+}()
+
+func (f refusal) body() []byte {
+	switch {
+	case f.outcome == keystore.Forbidden:
+		body, _ := json.Marshal(forbiddenProblem{f.problem(), f.needed, f.namespace})
+		return body
+	case f.status != 0:
+		body, _ := json.Marshal(f.problem())
+		return body
+	}
+	return preparedProblems[f.outcome]
+}
+
+// retryAfter is how many seconds a client should wait when the store is away.
+const retryAfter = "1"
+
+// setHeaders sets the headers that a refusal has whoever writes its body.
+func (f refusal) setHeaders(header http.Header) {
+	header["Cache-Control"] = []string{"no-store"}
+	switch f.outcome.Status() {
+	case http.StatusUnauthorized:
+		challenge := `Bearer realm="api"`
+		if f.outcome != keystore.Missing { // RFC 6750 §3.1
+			challenge += `, error="invalid_token"`
+		}
+		header["Www-Authenticate"] = []string{challenge}
+	case http.StatusMethodNotAllowed:
+		header["Allow"] = []string{f.allow}
+	case http.StatusServiceUnavailable:
+		header["Retry-After"] = []string{retryAfter}
+	}
+}
+
+// write answers the request with a problem document.
+func (f refusal) write(w http.ResponseWriter, r *http.Request) error {
+	body := f.body()
+	header := w.Header()
+	f.setHeaders(header)
+	header["Content-Type"] = []string{"application/problem+json"}
+	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	if r.Method == http.MethodConnect && r.ProtoMajor == 1 {
+		header["Connection"] = []string{"close"} // what follows was meant for the tunnel
+	}
+	w.WriteHeader(f.code())
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // a client that has gone needs no answer
+	}
+	return nil
+}
+
+// hand gives the refusal to Caddy's error routes.
+func (f refusal) hand(w http.ResponseWriter) error {
+	f.setHeaders(w.Header())
+	return caddyhttp.Error(f.code(), errors.New(f.outcome.Code()))
+}

@@ -1,0 +1,104 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// canonicalTarget reports whether the path of r, as it will be sent on and as it came, is read in the same way by
+// everyone who may read it: see canonicalPath. An absolute-form target is not, since net/http lets its authority replace
+// the Host line.
+func canonicalTarget(r *http.Request, encodedSlash bool) bool {
+	if r.Method == http.MethodConnect && r.URL.Path == "" {
+		return true // it has an authority and no path (RFC 9112 §3.2.3), and is refused for its method
+	}
+	if r.URL.Opaque != "" {
+		return false
+	}
+	sent := r.URL.EscapedPath()
+	if !canonicalPath(sent, encodedSlash) {
+		return false
+	}
+	came := r.RequestURI
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		came = original.RequestURI // earlier handlers may have rewritten r
+	}
+	came, _, _ = strings.Cut(came, "?")
+	return came == sent || canonicalPath(came, encodedSlash)
+}
+
+// pathBytes says what a byte of a path calls for.
+var pathBytes = func() (class [256]byte) {
+	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~!$&'()*+,=:@") {
+		class[c] = 'p' // plain
+	}
+	class['/'], class['.'] = '/', '.'
+	return class // all others: zero, a closer look
+}()
+
+// canonicalPath reports whether an escaped path has a leading slash and none of these, raw or encoded: a `.` or `..`
+// segment, an empty segment but the last, a backslash, `;`, `#`, a control byte, an encoded dot, an encoded slash (unless
+// allowed), a percent sign before two hex digits, invalid UTF-8.
+func canonicalPath(path string, encodedSlash bool) bool {
+	if path == "" || path[0] != '/' {
+		return false
+	}
+	for i := 1; i < len(path); i++ {
+		switch pathBytes[path[i]] {
+		case 'p':
+		case '/':
+			if path[i-1] == '/' {
+				return false
+			}
+		case '.':
+			if path[i-1] == '/' && dotSegment(path[i:]) {
+				return false
+			}
+		default:
+			return canonicalEscaped(path, encodedSlash)
+		}
+	}
+	return true
+}
+
+// dotSegment reports whether path begins with the segment `.` or `..`.
+func dotSegment(path string) bool {
+	word, _ := cutSegment(path)
+	return word == "." || word == ".."
+}
+
+// canonicalEscaped is canonicalPath for paths with other than plain bytes.
+func canonicalEscaped(path string, encodedSlash bool) bool {
+	decoded := make([]byte, 0, len(path))
+	for i := 0; i < len(path); i++ {
+		c := path[i]
+		if c == '%' {
+			if i+2 >= len(path) || !isHex(path[i+1]) || !isHex(path[i+2]) {
+				return false
+			}
+			c = unhex(path[i+1])<<4 | unhex(path[i+2])
+			i += 2
+			if c == '.' || c == '/' && !encodedSlash {
+				return false
+			}
+		}
+		if c < ' ' || c == 0x7f || c == '\\' || c == ';' || c == '#' {
+			return false
+		}
+		decoded = append(decoded, c)
+	}
+	for i, c := range decoded {
+		switch {
+		case c == '/' && i > 0 && decoded[i-1] == '/':
+			return false
+		case c == '.' && decoded[i-1] == '/' && dotSegment(string(decoded[i:])):
+			return false
+		case c == '%' && i+2 < len(decoded) && isHex(decoded[i+1]) && isHex(decoded[i+2]):
+			return false
+		}
+	}
+	return utf8.Valid(decoded)
+}
