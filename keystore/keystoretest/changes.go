@@ -1,0 +1,283 @@
+package keystoretest
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+var (
+	never  = time.Time{}
+	atOnce = time.Unix(0, 0).UTC()
+)
+
+// ends returns what the log says last of each digest, after checking that it is gapless and in order.
+func ends(t *testing.T, db keystore.Database, after keystore.Revision) (last map[keystore.Digest]time.Time, policy bool) {
+	t.Helper()
+	upTo := head(t, db)
+	changes, err := db.Changes(ctx, after, upTo)
+	must(t, err)
+	last = map[keystore.Digest]time.Time{}
+	r := after
+	for _, c := range changes {
+		if c.Revision != r && c.Revision != r+1 {
+			t.Fatalf("revision %d comes after %d", c.Revision, r)
+		}
+		r = c.Revision
+		switch c.Kind {
+		case keystore.ChangeKey:
+			if !c.Digest.IsZero() {
+				last[c.Digest] = c.Ends
+			}
+		case keystore.ChangePolicy:
+			policy = true
+		default:
+			t.Fatalf("kind %q", c.Kind)
+		}
+	}
+	if r != upTo {
+		t.Fatalf("the log ends at %d, the head is %d", r, upTo)
+	}
+	return last, policy
+}
+
+func wantEnds(t *testing.T, got, want map[keystore.Digest]time.Time) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%d secrets in the log, want %d", len(got), len(want))
+	}
+	for d, at := range want {
+		if was, ok := got[d]; !ok || !was.Equal(at) || was.IsZero() != at.IsZero() {
+			t.Fatalf("the log says that a secret ends %v (%v), want %v", was, ok, at)
+		}
+	}
+}
+
+// testChanges: key k has the secrets `new`, without an end, and `old`, which ends in an hour; key m expires in two.
+func testChanges(t *testing.T, s Store) {
+	in := func(hours int) time.Time { return start.Add(time.Duration(hours) * time.Hour) }
+	old := keystore.Secret{Digest: digest("old"), CreatedAt: start.Add(-time.Second), ExpiresAt: in(1)}
+	k, m := plain("k"), plain("m")
+	k.Secrets = []keystore.Secret{secret("new"), old}
+	m.ExpiresAt = in(2)
+	m.Secrets = []keystore.Secret{
+		{Digest: digest("m later"), CreatedAt: start.Add(time.Second), ExpiresAt: in(3)},
+		{Digest: digest("m sooner"), CreatedAt: start, ExpiresAt: in(1)},
+	}
+	db := ready(t, s)
+	other := s.Open(t)
+	var after keystore.Revision
+	type want = map[keystore.Digest]time.Time
+	for _, step := range []struct {
+		name   string
+		change func(keystore.Tx) error
+		want   want
+		policy bool
+	}{
+		{"mint", func(tx keystore.Tx) error { return tx.InsertKey(k) }, want{digest("new"): never, digest("old"): in(1)}, false},
+		{"mint with expiry", func(tx keystore.Tx) error { return tx.InsertKey(m) }, want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
+		{"mint without secret", func(tx keystore.Tx) error {
+			return tx.InsertKey(&keystore.Key{ID: "none", Namespace: "default", CreatedAt: start, Version: 1})
+		}, want{}, false},
+		{"edit", change("k", func(k *keystore.Key) { k.Name = "edited" }), want{digest("new"): never, digest("old"): in(1)}, false},
+		{"edit with expiry", change("m", func(k *keystore.Key) { k.Grants = nil }), want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
+		{"inactivate", change("k", func(k *keystore.Key) { k.Active = false }), want{digest("new"): atOnce, digest("old"): atOnce}, false},
+		{"activate", change("k", func(k *keystore.Key) { k.Active = true }), want{digest("new"): never, digest("old"): in(1)}, false},
+		{"rotate with grace, the oldest dies", change("k", func(k *keystore.Key) {
+			k.Secrets[0].ExpiresAt = in(5)
+			k.Secrets = []keystore.Secret{secret("newest"), k.Secrets[0]}
+		}), want{digest("newest"): never, digest("new"): in(5), digest("old"): atOnce}, false},
+		{"rotate at once, and inactivate", change("k", func(k *keystore.Key) {
+			k.Active = false
+			k.Secrets = []keystore.Secret{secret("last")}
+		}), want{digest("last"): atOnce, digest("newest"): atOnce, digest("new"): atOnce}, false},
+		{"edit without secret", change("none", func(k *keystore.Key) { k.Name = "edited" }), want{}, false},
+		{"revoke", change("m", func(k *keystore.Key) { k.RevokedAt = start }), want{digest("m later"): atOnce, digest("m sooner"): atOnce}, false},
+		{"delete", func(tx keystore.Tx) error { return tx.DeleteKey("m") }, want{digest("m later"): atOnce, digest("m sooner"): atOnce}, false},
+		{"delete without secret", func(tx keystore.Tx) error { return tx.DeleteKey("none") }, want{}, false},
+		{"namespace", func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}) }, want{}, true},
+		{"edit namespace", func(tx keystore.Tx) error {
+			return tx.UpdateNamespace(&keystore.Namespace{ID: "n", Name: "N", CreatedAt: start})
+		}, want{}, true},
+		{"delete namespace", func(tx keystore.Tx) error { return tx.DeleteNamespace("n") }, want{}, true},
+	} {
+		after = head(t, db)
+		at := update(t, db, step.change)
+		if at <= after || at != head(t, other) {
+			t.Fatalf("%s: the head went from %d to %d", step.name, after, at)
+		}
+		t.Run(step.name, func(t *testing.T) {
+			got, policy := ends(t, other, after)
+			wantEnds(t, got, step.want)
+			if policy != step.policy {
+				t.Fatalf("policy changed: %v", policy)
+			}
+		})
+	}
+	at := head(t, db)
+	if got, err := db.Changes(ctx, at, at); err != nil || len(got) != 0 {
+		t.Fatalf("nothing happened, but %v, %v", got, err)
+	}
+	// A part of the log is that part.
+	got, err := db.Changes(ctx, 2, 3)
+	must(t, err)
+	for _, c := range got {
+		if c.Revision != 3 {
+			t.Fatalf("revision %d in (2, 3]", c.Revision)
+		}
+	}
+	if len(got) == 0 {
+		t.Fatal("nothing in (2, 3]")
+	}
+}
+
+func change(id string, f func(*keystore.Key)) func(keystore.Tx) error {
+	return func(tx keystore.Tx) error {
+		k, err := tx.Key(id)
+		if err != nil {
+			return err
+		}
+		f(k)
+		k.Version++
+		return tx.UpdateKey(k)
+	}
+}
+
+// testByHand: SQL that an operator types counts as well.
+func testByHand(t *testing.T, s Store) {
+	db := ready(t, s)
+	a, b := plain("a"), plain("b")
+	a.ExpiresAt = start.Add(time.Hour)
+	insert(t, db, a, b)
+	update(t, db, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}) })
+	expiry := start.Add(time.Hour)
+	micros := func(at time.Time) string { return fmt.Sprint(at.UnixMicro()) }
+	type want = map[keystore.Digest]time.Time
+	for _, step := range []struct {
+		statement string
+		revisions keystore.Revision
+		want      want
+		policy    bool
+	}{
+		{"UPDATE keys SET name = 'by hand'", 2, want{digest("a"): expiry, digest("b"): never}, false},
+		{"UPDATE keys SET expires_at = " + micros(start) + " WHERE id = 'a'", 1, want{digest("a"): start}, false},
+		{"UPDATE secrets SET ends_at = " + micros(expiry) + " WHERE key_id = 'b'", 1, want{digest("b"): expiry}, false},
+		{"UPDATE keys SET revoked_at = " + micros(start) + " WHERE id = 'b'", 1, want{digest("b"): atOnce}, false},
+		{"UPDATE keys SET name = 'nobody' WHERE id = 'nobody'", 0, want{}, false},
+		{"DELETE FROM keys WHERE id = 'a'", 0, want{digest("a"): atOnce}, false},
+		{"UPDATE namespaces SET name = 'by hand'", 2, want{}, true},
+		{"DELETE FROM namespaces WHERE id = 'n'", 1, want{}, true},
+	} {
+		after := head(t, db)
+		s.Exec(t, step.statement)
+		got, policy := ends(t, db, after)
+		t.Run(step.statement, func(t *testing.T) {
+			wantEnds(t, got, step.want)
+			if policy != step.policy {
+				t.Fatalf("policy changed: %v", policy)
+			}
+			if now := head(t, db); step.revisions != 0 && now != after+step.revisions {
+				t.Fatalf("the head went from %d to %d", after, now)
+			}
+		})
+	}
+	if lookup(t, db, digest("a")) != "" {
+		t.Fatal("a key deleted by hand is found")
+	}
+	update(t, db, func(tx keystore.Tx) error {
+		wantErr(t, tx.InsertKey(plain("a")), keystore.ErrSpent)
+		return nil
+	})
+}
+
+func testNoRevision(t *testing.T, s Store) {
+	db := ready(t, s)
+	at := insert(t, db, plain("k"))
+	must(t, db.RecordUse(ctx, map[string]time.Time{"k": start}))
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "i"}))
+	must(t, db.Acknowledge(ctx, "i", at))
+	must(t, db.Fence(ctx, "i"))
+	must(t, db.Remove(ctx, "i"))
+	got := update(t, db, func(tx keystore.Tx) error { return tx.Remember("caller", "key", "made", start) })
+	if got != at || head(t, db) != at {
+		t.Fatalf("the head went from %d to %d", at, got)
+	}
+}
+
+func testTruncated(t *testing.T, s Store) {
+	db := ready(t, s)
+	at := insert(t, db, plain("a"), plain("b"), plain("c"))
+	s.Exec(t, "DELETE FROM change_log WHERE revision <= 2")
+	for after := range keystore.Revision(2) {
+		_, err := db.Changes(ctx, after, at)
+		wantErr(t, err, keystore.ErrTruncated)
+	}
+	for after := keystore.Revision(2); after < at; after++ {
+		got, err := db.Changes(ctx, after, at)
+		must(t, err)
+		if len(got) == 0 || got[0].Revision != after+1 {
+			t.Fatalf("after %d: %v", after, got)
+		}
+	}
+	// A node that is ahead of the database, after a restore, is not told that it is up to date.
+	_, err := db.Changes(ctx, at, at+1)
+	wantErr(t, err, keystore.ErrTruncated)
+	s.Exec(t, "DELETE FROM change_log")
+	_, err = db.Changes(ctx, at-1, at)
+	wantErr(t, err, keystore.ErrTruncated)
+}
+
+// drain waits until a handle has nothing more to tell of what happened before.
+func drain(db keystore.Database) {
+	for {
+		select {
+		case <-db.Changed():
+		case <-time.After(300 * time.Millisecond):
+			return
+		}
+	}
+}
+
+func testChanged(t *testing.T, s Store) {
+	db := ready(t, s)
+	other := s.Open(t)
+	insert(t, db, plain("k"))
+	drain(other)
+	drain(db)
+	// One late wake-up may be the machine's; most must come within 100 ms.
+	const rounds = 9
+	late := 0
+	for range rounds {
+		edit(t, db, "k", func(*keystore.Key) {})
+		began := time.Now()
+		for _, db := range []keystore.Database{db, other} {
+			select {
+			case <-db.Changed():
+			case <-time.After(10 * time.Second):
+				t.Fatal("not told of a change")
+			}
+		}
+		if time.Since(began) > 100*time.Millisecond {
+			late++
+		}
+	}
+	if late > rounds/2 {
+		t.Fatalf("%d of %d changes took longer than 100 ms to be told", late, rounds)
+	}
+	drain(other)
+	s.Exec(t, "UPDATE keys SET name = 'by hand'")
+	select {
+	case <-other.Changed():
+	case <-time.After(10 * time.Second):
+		t.Fatal("not told of a change by hand")
+	}
+	must(t, other.Close())
+	for range 2 { // one may have been waiting
+		if _, open := <-other.Changed(); !open {
+			return
+		}
+	}
+	t.Fatal("not closed")
+}

@@ -1,0 +1,199 @@
+// Package keystoretest holds the conformance suites: what every [keystore.Database] must do.
+package keystoretest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A Store is a place that several processes can open.
+type Store interface {
+	// Open opens it as one more process would. The store closes at the end of the test what is still open.
+	Open(t *testing.T) keystore.Database
+	// Exec runs a statement the way an operator would: past the program.
+	Exec(t *testing.T, statement string)
+}
+
+// TestDatabase checks each sentence of the contract of [keystore.Database]. newStore makes an empty one.
+func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, Store)
+	}{
+		{"Deployment", testDeployment},
+		{"TokenKey", func(t *testing.T, _ Store) { testTokenKey(t, newStore) }},
+		{"Key", testKey},
+		{"Missing", testMissing},
+		{"Spent", testSpent},
+		{"Kept", testKept},
+		{"Changes", testChanges},
+		{"ByHand", testByHand},
+		{"NoRevision", testNoRevision},
+		{"Truncated", testTruncated},
+		{"Changed", testChanged},
+		{"Rollback", testRollback},
+		{"Serial", testSerial},
+		{"Waiting", testWaiting},
+		{"Cancelled", testCancelled},
+		{"Linearizable", testLinearizable},
+		{"LastUse", testLastUse},
+		{"Nodes", testNodes},
+		{"Imported", testImported},
+		{"Namespaces", testNamespaces},
+		{"NamespaceInUse", testNamespaceInUse},
+		{"Audit", testAudit},
+		{"Remembered", testRemembered},
+		{"Filters", testFilters},
+		{"Text", testText},
+		{"Pages", testPages},
+		{"Count", testCount},
+		{"MadeBy", testMadeBy},
+		{"Reopen", testReopen},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, newStore(t)) })
+	}
+}
+
+var (
+	ctx   = context.Background()
+	start = time.Date(2026, 3, 1, 12, 0, 0, 123456000, time.UTC)
+)
+
+// ready opens a store that has been prepared.
+func ready(t *testing.T, s Store) keystore.Database {
+	t.Helper()
+	db := s.Open(t)
+	_, err := db.Deployment(ctx, nil)
+	must(t, err)
+	return db
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantErr(t *testing.T, got, want error) {
+	t.Helper()
+	if !errors.Is(got, want) {
+		t.Fatalf("error %v, want %v", got, want)
+	}
+}
+
+func update(t *testing.T, db keystore.Database, change func(keystore.Tx) error) keystore.Revision {
+	t.Helper()
+	r, err := db.Update(ctx, change)
+	must(t, err)
+	return r
+}
+
+func insert(t *testing.T, db keystore.Database, keys ...*keystore.Key) keystore.Revision {
+	t.Helper()
+	return update(t, db, func(tx keystore.Tx) error {
+		for _, k := range keys {
+			if err := tx.InsertKey(k); err != nil {
+				return fmt.Errorf("inserting %s: %w", k.ID, err)
+			}
+		}
+		return nil
+	})
+}
+
+// edit changes a key through the transaction.
+func edit(t *testing.T, db keystore.Database, id string, change func(*keystore.Key)) keystore.Revision {
+	t.Helper()
+	return update(t, db, func(tx keystore.Tx) error {
+		k, err := tx.Key(id)
+		if err != nil {
+			return err
+		}
+		change(k)
+		k.Version++
+		return tx.UpdateKey(k)
+	})
+}
+
+func head(t *testing.T, db keystore.Database) keystore.Revision {
+	t.Helper()
+	h, err := db.Renew(ctx, "nobody")
+	must(t, err)
+	return h.Revision
+}
+
+func digest(s string) keystore.Digest { return keystore.DigestOf("credential " + s) }
+
+func secret(s string) keystore.Secret { return keystore.Secret{Digest: digest(s), CreatedAt: start} }
+
+// plain returns a key with one secret, named after the id.
+func plain(id string) *keystore.Key {
+	return &keystore.Key{
+		ID: id, Prefix: "ak", Name: "key " + id, Namespace: keystore.DefaultNamespace, Owner: keystore.RootMember, CreatedBy: keystore.RootMember,
+		Grants: []keystore.Grant{{Namespace: keystore.DefaultNamespace, Permissions: []keystore.Permission{{Action: "read"}}}},
+		Active: true, CreatedAt: start, Version: 1, Secrets: []keystore.Secret{secret(id)},
+	}
+}
+
+// full returns a key that uses every field.
+func full(id string) *keystore.Key {
+	return &keystore.Key{
+		ID: id, Prefix: "ak_live", Name: "Ünïcode % _ * \x01 '\"", Namespace: "acme", Owner: "m_1", CreatedBy: "k_1", Active: false, CreatedAt: start,
+		Grants: []keystore.Grant{
+			{Namespace: "acme", Permissions: []keystore.Permission{{Action: "read"}, {Resource: "orders", Action: "search"}}, Roles: []string{"billing", "x"}, Connected: true},
+			{Namespace: keystore.AnyNamespace, Permissions: []keystore.Permission{{Action: "*"}}},
+		},
+		ExpiresAt: start.Add(time.Hour), RevokedAt: start.Add(time.Minute), RevokedBy: "root", RevokeReason: "leaked\n",
+		Secrets: []keystore.Secret{
+			{Digest: digest(id + " new"), CreatedAt: start.Add(time.Second), Imported: true},
+			{Digest: digest(id + " old"), CreatedAt: start, ExpiresAt: start.Add(time.Minute)},
+		},
+		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")},
+		Metadata:   map[string]string{"team": "erp", "": "empty", "ü": "\u2028"}, Version: 7,
+	}
+}
+
+// normal makes nil of what is empty.
+func normal(k keystore.Key) keystore.Key {
+	if len(k.Grants) == 0 {
+		k.Grants = nil
+	}
+	if len(k.Secrets) == 0 {
+		k.Secrets = nil
+	}
+	if len(k.AllowedIPs) == 0 {
+		k.AllowedIPs = nil
+	}
+	if len(k.Metadata) == 0 {
+		k.Metadata = nil
+	}
+	return k
+}
+
+func wantKey(t *testing.T, got, want *keystore.Key) {
+	t.Helper()
+	if got == nil {
+		t.Fatalf("no key, want %s", want.ID)
+	}
+	if g, w := normal(*got), normal(*want); !reflect.DeepEqual(g, w) {
+		t.Fatalf("key\n%+v, want\n%+v", g, w)
+	}
+}
+
+// lookup returns the id that a digest opens, empty for none.
+func lookup(t *testing.T, db keystore.Database, d keystore.Digest) string {
+	t.Helper()
+	k, _, err := db.KeyByDigest(ctx, d)
+	must(t, err)
+	if k == nil {
+		return ""
+	}
+	return k.ID
+}

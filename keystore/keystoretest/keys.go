@@ -1,0 +1,266 @@
+package keystoretest
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func testKey(t *testing.T, s Store) {
+	db := ready(t, s)
+	other := s.Open(t)
+	bare := &keystore.Key{ID: "bare", Namespace: "default", CreatedAt: start, Version: 1}
+	for _, k := range []*keystore.Key{plain("plain"), full("full"), bare} {
+		want := *k
+		passed := *k
+		passed.Metadata = map[string]string{}
+		for name, value := range k.Metadata {
+			passed.Metadata[name] = value
+		}
+		passed.Grants, passed.Secrets = slices.Clone(k.Grants), slices.Clone(k.Secrets)
+		at := insert(t, db, &passed)
+		// What was passed in is not kept.
+		passed.Metadata["team"] = "changed"
+		for i := range passed.Grants {
+			passed.Grants[i].Namespace = "changed"
+		}
+		passed.Secrets = append(passed.Secrets[:0], keystore.Secret{})
+
+		for _, db := range []keystore.Database{db, other} {
+			got, err := db.Key(ctx, k.ID)
+			must(t, err)
+			wantKey(t, got, &want)
+			for _, secret := range want.Secrets {
+				got, asOf, err := db.KeyByDigest(ctx, secret.Digest)
+				must(t, err)
+				wantKey(t, got, &want)
+				if asOf != at {
+					t.Fatalf("head %d, want %d", asOf, at)
+				}
+			}
+			list, _, err := db.Keys(ctx, keystore.KeyFilter{Text: k.ID}, "", 10)
+			must(t, err)
+			if len(list) != 1 {
+				t.Fatalf("listed %d times", len(list))
+			}
+			wantKey(t, &list[0], &want)
+		}
+		update(t, db, func(tx keystore.Tx) error {
+			got, err := tx.Key(k.ID)
+			must(t, err)
+			wantKey(t, got, &want)
+			return nil
+		})
+	}
+
+	// What UpdateKey is given replaces everything.
+	now := full("plain")
+	update(t, db, func(tx keystore.Tx) error { return tx.UpdateKey(now) })
+	got, err := other.Key(ctx, "plain")
+	must(t, err)
+	wantKey(t, got, now)
+	if lookup(t, other, digest("plain")) != "" {
+		t.Fatal("the secret that is no longer there opens the key")
+	}
+	if lookup(t, other, digest("plain old")) != "plain" {
+		t.Fatal("the new secret does not open the key")
+	}
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("plain") })
+	if lookup(t, other, digest("plain old")) != "" {
+		t.Fatal("a key that is gone is opened")
+	}
+}
+
+func testMissing(t *testing.T, s Store) {
+	db := ready(t, s)
+	at := insert(t, db, plain("k"))
+	for _, d := range []keystore.Digest{{}, digest("nobody's")} {
+		k, asOf, err := db.KeyByDigest(ctx, d)
+		must(t, err)
+		if k != nil || asOf != at {
+			t.Fatalf("key %v at %d, want none at %d", k, asOf, at)
+		}
+	}
+	_, err := db.Key(ctx, "K") // ids differ by case
+	wantErr(t, err, keystore.ErrNotFound)
+	update(t, db, func(tx keystore.Tx) error {
+		_, err := tx.Key("nobody")
+		wantErr(t, err, keystore.ErrNotFound)
+		wantErr(t, tx.UpdateKey(plain("nobody")), keystore.ErrNotFound)
+		wantErr(t, tx.DeleteKey("nobody"), keystore.ErrNotFound)
+		k := plain("k")
+		k.Secrets = nil
+		wantErr(t, tx.InsertKey(k), keystore.ErrExists)
+		_, err = tx.Namespace("nobody")
+		wantErr(t, err, keystore.ErrNotFound)
+		wantErr(t, tx.UpdateNamespace(&keystore.Namespace{ID: "nobody"}), keystore.ErrNotFound)
+		wantErr(t, tx.DeleteNamespace("nobody"), keystore.ErrNotFound)
+		wantErr(t, tx.InsertNamespace(&keystore.Namespace{ID: keystore.DefaultNamespace}), keystore.ErrExists)
+		return nil
+	})
+	if got := head(t, db); got != at {
+		t.Fatalf("refusals moved the head from %d to %d", at, got)
+	}
+}
+
+// testSpent: an import can revive nothing.
+func testSpent(t *testing.T, s Store) {
+	db := ready(t, s)
+	k := plain("a")
+	k.Secrets = []keystore.Secret{secret("dropped"), secret("kept")}
+	insert(t, db, k, plain("gone"))
+	edit(t, db, "a", func(k *keystore.Key) {
+		k.Secrets = slices.DeleteFunc(k.Secrets, func(s keystore.Secret) bool { return s.Digest == digest("dropped") })
+	})
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("gone") })
+
+	before := head(t, db)
+	for _, name := range []string{"kept", "dropped", "gone"} {
+		update(t, db, func(tx keystore.Tx) error {
+			fresh := plain("fresh")
+			fresh.Secrets = []keystore.Secret{secret("fresh"), secret(name)}
+			wantErr(t, tx.InsertKey(fresh), keystore.ErrSpent)
+			return nil
+		})
+	}
+	update(t, db, func(tx keystore.Tx) error {
+		twice := plain("fresh")
+		twice.Secrets = []keystore.Secret{secret("fresh"), secret("fresh")}
+		wantErr(t, tx.InsertKey(twice), keystore.ErrSpent)
+		for _, name := range []string{"dropped", "gone"} {
+			k, err := tx.Key("a")
+			must(t, err)
+			k.Secrets = append(k.Secrets, secret("fresh"), secret(name))
+			wantErr(t, tx.UpdateKey(k), keystore.ErrSpent)
+		}
+		return nil
+	})
+	// The transactions went on after the refusal and committed: nothing of what was refused is there.
+	if got := head(t, db); got != before {
+		t.Fatalf("refusals moved the head from %d to %d", before, got)
+	}
+	insert(t, db, plain("fresh"))
+
+	// A key of the same id as one that is gone has nothing of it.
+	again := plain("gone")
+	again.Secrets = []keystore.Secret{secret("second life")}
+	insert(t, db, again)
+	if lookup(t, db, digest("gone")) != "" {
+		t.Fatal("a deleted key's secret opens the next key of the same id")
+	}
+	got, err := db.Key(ctx, "gone")
+	must(t, err)
+	wantKey(t, got, again)
+}
+
+// testKept: values that are returned belong to the caller.
+func testKept(t *testing.T, s Store) {
+	db := ready(t, s)
+	insert(t, db, full("k"))
+	for range 2 {
+		k, _, err := db.KeyByDigest(ctx, digest("k old"))
+		must(t, err)
+		wantKey(t, k, full("k"))
+		k.Metadata["team"], k.Grants[0].Roles[0], k.Secrets[0] = "mine", "mine", keystore.Secret{}
+	}
+	for range 2 {
+		list, err := db.Namespaces(ctx)
+		must(t, err)
+		if list[0].ID != keystore.DefaultNamespace {
+			t.Fatal("a list that was handed out is used again")
+		}
+		list[0].ID = "mine"
+	}
+}
+
+func testLastUse(t *testing.T, s Store) {
+	db := ready(t, s)
+	insert(t, db, plain("a"), plain("b"))
+	used := func(id string) time.Time {
+		t.Helper()
+		k, err := db.Key(ctx, id)
+		must(t, err)
+		return k.LastUsedAt
+	}
+	if !used("a").IsZero() {
+		t.Fatal("used before its first use")
+	}
+	must(t, db.RecordUse(ctx, nil))
+	must(t, db.RecordUse(ctx, map[string]time.Time{"a": start.Add(time.Hour), "b": start, "nobody": start}))
+	must(t, db.RecordUse(ctx, map[string]time.Time{"a": start, "b": start.Add(time.Second)}))
+	edit(t, db, "a", func(k *keystore.Key) { k.LastUsedAt = start.Add(48 * time.Hour) })
+	if got := used("a"); !got.Equal(start.Add(time.Hour)) {
+		t.Fatalf("a was last used at %v: it went back, or an edit moved it", got)
+	}
+	if got := used("b"); !got.Equal(start.Add(time.Second)) {
+		t.Fatalf("b was last used at %v", got)
+	}
+	if k, _, err := db.KeyByDigest(ctx, digest("a")); err != nil || !k.LastUsedAt.Equal(start.Add(time.Hour)) {
+		t.Fatal("not by digest", err)
+	}
+	many := map[string]time.Time{"a": start.Add(2 * time.Hour)}
+	for i := range 2500 {
+		many["nobody "+string(rune('a'+i))] = start
+	}
+	must(t, db.RecordUse(ctx, many))
+	if got := used("a"); !got.Equal(start.Add(2 * time.Hour)) {
+		t.Fatalf("a was last used at %v after a long batch", got)
+	}
+	// The next key of that id has not been used.
+	update(t, db, func(tx keystore.Tx) error {
+		must(t, tx.DeleteKey("b"))
+		k := plain("b")
+		k.Secrets = nil
+		return tx.InsertKey(k)
+	})
+	if !used("b").IsZero() {
+		t.Fatal("a last use outlived its key")
+	}
+}
+
+func testMadeBy(t *testing.T, s Store) {
+	db := ready(t, s)
+	a, b, c := plain("a"), plain("b"), plain("c")
+	a.CreatedBy, c.CreatedBy = "maker", "maker"
+	c.CreatedAt = start.Add(time.Second)
+	insert(t, db, a, b, c)
+	update(t, db, func(tx keystore.Tx) error {
+		got, err := tx.KeysMadeBy("maker")
+		must(t, err)
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"a", "c"}) {
+			t.Fatalf("made: %v", got)
+		}
+		got, err = tx.KeysMadeBy("a")
+		must(t, err)
+		if len(got) != 0 {
+			t.Fatalf("made by a: %v", got)
+		}
+		return nil
+	})
+}
+
+func testReopen(t *testing.T, s Store) {
+	db := ready(t, s)
+	first, err := db.Deployment(ctx, nil)
+	must(t, err)
+	at := insert(t, db, full("k"))
+	must(t, db.Close())
+
+	db = s.Open(t)
+	again, err := db.Deployment(ctx, nil)
+	must(t, err)
+	if again != first || head(t, db) != at {
+		t.Fatal("another deployment or head after a restart")
+	}
+	got, err := db.Key(ctx, "k")
+	must(t, err)
+	wantKey(t, got, full("k"))
+	changes, err := db.Changes(ctx, 0, at)
+	must(t, err)
+	if len(changes) < int(at) {
+		t.Fatalf("%d changes up to %d", len(changes), at)
+	}
+}

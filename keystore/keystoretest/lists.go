@@ -1,0 +1,209 @@
+package keystoretest
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func testFilters(t *testing.T, s Store) {
+	db := ready(t, s)
+	now := start.Add(time.Hour)
+	// id: namespace, owner, made by, role, state; each a second newer than the one before.
+	for i, row := range []struct{ id, namespace, owner, by, role, state string }{
+		{"k0", "a", "m1", "root", "", "active"},
+		{"k1", "a", "m2", "root", "billing", "inactive"},
+		{"k2", "b", "m1", "k0", "", "revoked"},
+		{"k3", "b", "m2", "root", "billing", "expired"},
+		{"k4", "c", "m1", "k0", "bill", "later"},
+		{"k5", "a", "m1", "k0", "billing", "revoked inactive expired"},
+		{"k6", "c", "m2", "k1", "", "inactive expired"},
+	} {
+		k := plain(row.id)
+		k.Namespace, k.Owner, k.CreatedBy, k.CreatedAt = row.namespace, row.owner, row.by, start.Add(time.Duration(i)*time.Second)
+		k.Secrets = append(k.Secrets, secret("second of "+row.id)) // shows up once all the same
+		if row.role != "" {
+			k.Grants = append(k.Grants, keystore.Grant{Namespace: "z", Roles: []string{"other", row.role}})
+		}
+		k.Active = !strings.Contains(row.state, "inactive")
+		if strings.Contains(row.state, "revoked") {
+			k.RevokedAt = start
+		}
+		switch {
+		case strings.Contains(row.state, "expired"):
+			k.ExpiresAt = now // to the microsecond is too late already
+		case row.state == "later":
+			k.ExpiresAt = now.Add(time.Microsecond)
+		}
+		insert(t, db, k)
+	}
+	for _, row := range []struct {
+		filter keystore.KeyFilter
+		want   string
+	}{
+		{keystore.KeyFilter{}, "k6 k5 k4 k3 k2 k1 k0"},
+		{keystore.KeyFilter{Namespaces: []string{}}, ""},
+		{keystore.KeyFilter{Namespaces: []string{"a"}}, "k5 k1 k0"},
+		{keystore.KeyFilter{Namespaces: []string{"c", "a", "a", "nowhere"}}, "k6 k5 k4 k1 k0"},
+		{keystore.KeyFilter{Namespaces: []string{"A"}}, ""},
+		{keystore.KeyFilter{Status: keystore.StatusActive}, "k4 k0"},
+		{keystore.KeyFilter{Status: keystore.StatusInactive}, "k1"},
+		{keystore.KeyFilter{Status: keystore.StatusExpired}, "k6 k3"},
+		{keystore.KeyFilter{Status: keystore.StatusRevoked}, "k5 k2"},
+		{keystore.KeyFilter{Owner: "m1"}, "k5 k4 k2 k0"},
+		{keystore.KeyFilter{CreatedBy: "k0"}, "k5 k4 k2"},
+		{keystore.KeyFilter{Role: "billing"}, "k5 k3 k1"},
+		{keystore.KeyFilter{Role: "bill"}, "k4"},
+		{keystore.KeyFilter{Text: "k3"}, "k3"},
+		{keystore.KeyFilter{Namespaces: []string{"a", "b"}, Status: keystore.StatusRevoked, Owner: "m1", CreatedBy: "k0", Role: "billing", Text: "KEY"}, "k5"},
+		{keystore.KeyFilter{Namespaces: []string{"b", "a"}, Status: keystore.StatusActive, Text: "key"}, "k0"},
+		{keystore.KeyFilter{Owner: "m1", CreatedBy: "root", Status: keystore.StatusActive}, "k0"},
+		{keystore.KeyFilter{Namespaces: []string{"c"}, Owner: "m2"}, "k6"},
+	} {
+		row.filter.Now = now
+		for _, limit := range []int{1, 2, 100} {
+			if got := strings.Join(all(t, db, row.filter, limit), " "); got != row.want {
+				t.Errorf("%+v in pages of %d: %q, want %q", row.filter, limit, got, row.want)
+			}
+		}
+		// More namespaces than anyone lists at once must still do.
+		if len(row.filter.Namespaces) > 0 {
+			for i := range 400 {
+				row.filter.Namespaces = append(row.filter.Namespaces, fmt.Sprint("nowhere", i))
+			}
+			if got := strings.Join(all(t, db, row.filter, 2), " "); got != row.want {
+				t.Errorf("with many namespaces: %q, want %q", got, row.want)
+			}
+		}
+	}
+	_, _, err := db.Keys(ctx, keystore.KeyFilter{}, "not a cursor", 5)
+	if e, ok := errors.AsType[*keystore.Error](err); !ok || e.Kind != keystore.KindInvalid {
+		t.Errorf("a bad cursor: %v", err)
+	}
+}
+
+// all goes through the pages of a list.
+func all(t *testing.T, db keystore.Database, f keystore.KeyFilter, limit int) (ids []string) {
+	t.Helper()
+	for cursor := ""; ; {
+		page, next, err := db.Keys(ctx, f, cursor, limit)
+		must(t, err)
+		if len(page) > limit || next != "" && len(page) == 0 {
+			t.Fatalf("a page of %d keys, limit %d", len(page), limit)
+		}
+		for _, k := range page {
+			ids = append(ids, k.ID)
+		}
+		if next == "" {
+			return ids
+		}
+		cursor = next
+	}
+}
+
+func testText(t *testing.T, s Store) {
+	db := ready(t, s)
+	for i, name := range []string{"plain", "50% off", "under_score", "star*", `back\slash`, "Ärger", "quote'd", ""} {
+		k := plain(fmt.Sprintf("0123456789x%d", i))
+		k.Name = name
+		insert(t, db, k)
+	}
+	special := plain("AbCdEfGhIjKl")
+	special.Prefix = "ak_live"
+	insert(t, db, special)
+	for text, want := range map[string]int{
+		"%": 1, "_score": 1, "*": 1, `\`: 1, "'": 1, "?": 0, "PLAIN": 1, "0% OFF": 1, "Är": 1, "ÄRGER": 1,
+		"är":              0, // only ASCII has no case here
+		"0123456789x":     8,
+		"0123456789X3":    1,
+		"abcdefghijkl":    1,
+		"AK_LIVE_abcdefg": 1,
+		"ak_live_":        1,
+		"ak_01234567…":    8,
+		"_":               9, // every listed prefix
+		"ak_0123456789":   0,
+		"plain0123":       0, // not across fields
+	} {
+		if got := all(t, db, keystore.KeyFilter{Text: text}, 100); len(got) != want {
+			t.Errorf("%q finds %d, want %d: %v", text, len(got), want, got)
+		}
+	}
+}
+
+// testPages: nothing that stays is left out or shown twice while keys come and go.
+func testPages(t *testing.T, s Store) {
+	db := ready(t, s)
+	var want []string
+	for i := range 20 {
+		k := plain(fmt.Sprintf("k%02d", i))
+		k.CreatedAt = start.Add(time.Duration(i/4) * time.Second) // four at the same time
+		insert(t, db, k)
+		want = append(want, k.ID)
+	}
+	slices.Reverse(want)
+	var got []string
+	cursor := ""
+	for n := 0; ; n++ {
+		page, next, err := db.Keys(ctx, keystore.KeyFilter{}, cursor, 3)
+		must(t, err)
+		for _, k := range page {
+			if strings.HasPrefix(k.ID, "k") {
+				got = append(got, k.ID)
+			}
+		}
+		if cursor = next; cursor == "" {
+			break
+		}
+		// A newer one comes, and the one that the cursor stands at goes.
+		k := plain(fmt.Sprint("new", n))
+		k.CreatedAt = start.Add(time.Hour)
+		insert(t, db, k)
+		update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey(page[len(page)-1].ID) })
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("pages %v, want %v", got, want)
+	}
+	page, next, err := db.Keys(ctx, keystore.KeyFilter{Text: "new"}, "", len(all(t, db, keystore.KeyFilter{Text: "new"}, 100)))
+	must(t, err)
+	if len(page) == 0 || next != "" {
+		t.Fatal("a list that just fits has a next page")
+	}
+}
+
+func testCount(t *testing.T, s Store) {
+	db := ready(t, s)
+	check := func(want map[keystore.Status]int64) {
+		t.Helper()
+		got, err := db.CountKeys(ctx)
+		must(t, err)
+		maps.DeleteFunc(got, func(_ keystore.Status, n int64) bool { return n == 0 })
+		if !maps.Equal(got, want) {
+			t.Fatalf("counts %v, want %v", got, want)
+		}
+	}
+	check(map[keystore.Status]int64{})
+	for i, change := range []func(*keystore.Key){
+		func(k *keystore.Key) {},
+		func(k *keystore.Key) { k.ExpiresAt = time.Now().Add(time.Hour) },
+		func(k *keystore.Key) { k.Active = false },
+		func(k *keystore.Key) { k.Active, k.ExpiresAt = false, time.Now().Add(time.Hour) },
+		func(k *keystore.Key) { k.Active, k.ExpiresAt = false, start.AddDate(-10, 0, 0) },
+		func(k *keystore.Key) { k.ExpiresAt = start.AddDate(-10, 0, 0) },
+		func(k *keystore.Key) { k.RevokedAt = start },
+		func(k *keystore.Key) { k.RevokedAt, k.Active, k.ExpiresAt = start, false, start.AddDate(-10, 0, 0) },
+	} {
+		k := plain(fmt.Sprint(i))
+		change(k)
+		insert(t, db, k)
+	}
+	check(map[keystore.Status]int64{keystore.StatusActive: 2, keystore.StatusInactive: 2, keystore.StatusExpired: 2, keystore.StatusRevoked: 2})
+	edit(t, db, "0", func(k *keystore.Key) { k.RevokedAt = start })
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("7") })
+	check(map[keystore.Status]int64{keystore.StatusActive: 1, keystore.StatusInactive: 2, keystore.StatusExpired: 2, keystore.StatusRevoked: 2})
+}

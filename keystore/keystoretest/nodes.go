@@ -1,0 +1,97 @@
+package keystoretest
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func testNodes(t *testing.T, s Store) {
+	db, other := ready(t, s), s.Open(t)
+	nodes := func() []keystore.Node {
+		t.Helper()
+		list, err := other.Nodes(ctx)
+		must(t, err)
+		slices.SortFunc(list, func(a, b keystore.Node) int { return len(a.Incarnation) - len(b.Incarnation) })
+		return list
+	}
+	renew := func(incarnation string) keystore.Head {
+		t.Helper()
+		h, err := other.Renew(ctx, incarnation)
+		must(t, err)
+		return h
+	}
+	if h := renew("one"); h.Node != keystore.NodeMissing || h.Nodes != 0 || len(nodes()) != 0 {
+		t.Fatalf("before anyone joined: %+v", h)
+	}
+	one := keystore.Node{Incarnation: "one", Address: "host:1", Lease: 30 * time.Second, State: keystore.NodeActive}
+	second := keystore.Node{Incarnation: "second/../x", Address: "host:2", Lease: time.Minute, State: keystore.NodeActive}
+	must(t, db.Join(ctx, one))
+	must(t, other.Join(ctx, second))
+	want := func(list ...keystore.Node) {
+		t.Helper()
+		if got := nodes(); !slices.Equal(got, list) {
+			t.Fatalf("nodes\n%+v, want\n%+v", got, list)
+		}
+	}
+	want(one, second)
+	if h := renew("one"); h.Node != keystore.NodeActive || h.Nodes != 2 {
+		t.Fatalf("after joining: %+v", h)
+	}
+
+	must(t, db.Acknowledge(ctx, "one", 5))
+	must(t, db.Acknowledge(ctx, "one", 3))
+	one.Acknowledged, one.Beats = 5, 2
+	want(one, second)
+
+	must(t, db.Fence(ctx, "one"))
+	one.State = keystore.NodeFencing
+	want(one, second)
+	one.Lease = time.Hour
+	must(t, db.Join(ctx, one)) // again: the lease alone
+	want(one, second)
+	if h := renew("one"); h.Node != keystore.NodeFencing {
+		t.Fatalf("after fencing: %+v", h)
+	}
+	must(t, db.Acknowledge(ctx, "one", 6))
+	one.Acknowledged, one.Beats = 6, 3
+	want(one, second)
+
+	must(t, other.Remove(ctx, "one")) // of another process
+	want(second)
+	if h := renew("one"); h.Node != keystore.NodeMissing || h.Nodes != 1 {
+		t.Fatalf("after removing: %+v", h)
+	}
+	must(t, db.Remove(ctx, "one"))
+	must(t, db.Fence(ctx, "one"))
+	must(t, db.Acknowledge(ctx, "one", 9))
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "another"}))
+	must(t, db.Remove(ctx, "another"))
+	want(second)
+}
+
+func testImported(t *testing.T, s Store) {
+	db := ready(t, s)
+	imported := func() bool {
+		t.Helper()
+		h, err := db.Renew(ctx, "nobody")
+		must(t, err)
+		return h.Imported
+	}
+	insert(t, db, plain("ours"))
+	if imported() {
+		t.Fatal("imported before any import")
+	}
+	k := plain("theirs")
+	k.Secrets[0].Imported = true
+	insert(t, db, k)
+	if !imported() {
+		t.Fatal("not told of the import")
+	}
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("theirs") })
+	if !imported() {
+		t.Fatal("the import was forgotten")
+	}
+}

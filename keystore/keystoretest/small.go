@@ -1,0 +1,148 @@
+package keystoretest
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func testNamespaces(t *testing.T, s Store) {
+	db, other := ready(t, s), s.Open(t)
+	later := time.Now().UTC().Truncate(time.Microsecond).Add(time.Hour)
+	a := keystore.Namespace{ID: "a", Kind: "account", Name: "A'ccount", EditPolicy: keystore.EditGrowOnly, CreatedAt: later, Version: 1}
+	b := keystore.Namespace{ID: "b", CreatedAt: later.Add(time.Second), Version: 1}
+	same := keystore.Namespace{ID: "A", CreatedAt: later, Version: 1} // ids differ by case
+	update(t, db, func(tx keystore.Tx) error {
+		for _, ns := range []*keystore.Namespace{&a, &b, &same} {
+			must(t, tx.InsertNamespace(ns))
+		}
+		got, err := tx.Namespace("a")
+		must(t, err)
+		if !reflect.DeepEqual(*got, a) {
+			t.Fatalf("namespace %+v, want %+v", *got, a)
+		}
+		return nil
+	})
+	want := func(want ...keystore.Namespace) {
+		t.Helper()
+		got, err := other.Namespaces(ctx)
+		must(t, err)
+		if len(got) != len(want)+1 || got[len(want)].ID != keystore.DefaultNamespace || !reflect.DeepEqual(got[:len(want)], want) {
+			t.Fatalf("namespaces %+v, want %+v and the default one", got, want)
+		}
+	}
+	want(b, a, same)
+	a.Name, a.EditPolicy, a.Version = "renamed", keystore.EditFree, 2
+	update(t, db, func(tx keystore.Tx) error {
+		must(t, tx.DeleteNamespace("b"))
+		return tx.UpdateNamespace(&a)
+	})
+	want(a, same)
+}
+
+func testNamespaceInUse(t *testing.T, s Store) {
+	db := ready(t, s)
+	k := plain("k")
+	k.Namespace = "home"
+	k.Grants = []keystore.Grant{{Namespace: "x"}, {Namespace: "x", Connected: true}, {Namespace: "xy"}}
+	insert(t, db, k)
+	check := func(used map[string]bool) {
+		t.Helper()
+		update(t, db, func(tx keystore.Tx) error {
+			for id, want := range used {
+				by, err := tx.NamespaceInUse(id)
+				must(t, err)
+				if (by != "") != want || want && !strings.Contains(by, "k") {
+					t.Errorf("%q is used by %q", id, by)
+				}
+			}
+			return nil
+		})
+	}
+	check(map[string]bool{"home": true, "x": true, "xy": true, "X": false, "y": false, "%": false, "": false, "default": false})
+	edit(t, db, "k", func(k *keystore.Key) { k.Grants, k.RevokedAt = []keystore.Grant{{Namespace: "y"}}, start })
+	check(map[string]bool{"home": true, "x": false, "xy": false, "y": true})
+	s.Exec(t, `UPDATE keys SET grants = '[{"namespace":"by hand"}]' WHERE id = 'k'`)
+	check(map[string]bool{"home": true, "y": false, "by hand": true})
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
+	check(map[string]bool{"home": false, "by hand": false})
+}
+
+func testAudit(t *testing.T, s Store) {
+	db, other := ready(t, s), s.Open(t)
+	update(t, db, func(tx keystore.Tx) error {
+		last, err := tx.LastAudit()
+		if last != nil || err != nil {
+			t.Fatalf("last row %v, %v, before the first", last, err)
+		}
+		return nil
+	})
+	rows := []keystore.AuditRow{
+		{Seq: 1, At: start, Actor: "root", From: "127.0.0.1:1", Action: "key.mint", Object: "k", Namespaces: []string{"a", "b"}, After: `{"name":"ü"}`, Hash: digest("1")},
+		{Seq: 2, At: start.Add(time.Microsecond), Before: `{}`, Hash: digest("2")},
+		{Seq: 3, At: start, Namespaces: []string{}, Hash: digest("3")}, // empty is not nil: the hash was made of it
+	}
+	for i := range rows {
+		update(t, []keystore.Database{db, other}[i%2], func(tx keystore.Tx) error { return tx.AppendAudit(&rows[i]) })
+		update(t, db, func(tx keystore.Tx) error {
+			last, err := tx.LastAudit()
+			must(t, err)
+			if !reflect.DeepEqual(*last, rows[i]) {
+				t.Fatalf("row %+v, want %+v", *last, rows[i])
+			}
+			return nil
+		})
+	}
+	for _, seq := range []int64{0, 3, 5} {
+		_, err := db.Update(ctx, func(tx keystore.Tx) error { return tx.AppendAudit(&keystore.AuditRow{Seq: seq, At: start}) })
+		if err == nil {
+			t.Fatalf("row %d after row 3", seq)
+		}
+	}
+}
+
+func testRemembered(t *testing.T, s Store) {
+	db := ready(t, s)
+	var now time.Time
+	remembered := func(caller, key string, since time.Time) string {
+		t.Helper()
+		var made string
+		update(t, db, func(tx keystore.Tx) (err error) { made, err = tx.Remembered(caller, key, since); return err })
+		return made
+	}
+	long := strings.Repeat("key", 100)
+	update(t, db, func(tx keystore.Tx) error {
+		now = tx.Now()
+		must(t, tx.Remember("a", "key", "first", now.Add(-time.Hour)))
+		return tx.Remember("a", long, "long", now.Add(-time.Hour))
+	})
+	for _, row := range []struct {
+		caller, key string
+		since       time.Time
+		want        string
+	}{
+		{"a", "key", now.Add(-time.Hour), "first"},
+		{"a", "key", now, "first"},
+		{"a", "key", now.Add(time.Microsecond), ""},
+		{"a", long, now, "long"},
+		{"b", "key", now.Add(-time.Hour), ""},
+		{"a", "KEY", now.Add(-time.Hour), ""},
+	} {
+		if got := remembered(row.caller, row.key, row.since); got != row.want {
+			t.Errorf("%q %q since %v: %q, want %q", row.caller, row.key, row.since, got, row.want)
+		}
+	}
+	update(t, db, func(tx keystore.Tx) error {
+		return tx.Remember("b", "key", "b's", tx.Now()) // forgets what is older
+	})
+	if got := remembered("a", "key", time.Time{}); got != "" {
+		t.Errorf("%q should have been forgotten", got)
+	}
+	update(t, db, func(tx keystore.Tx) error { return tx.Remember("b", "key", "newer", now) })
+	if got := remembered("b", "key", time.Time{}); got != "newer" {
+		t.Errorf("%q, want the newer one", got)
+	}
+}

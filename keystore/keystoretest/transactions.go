@@ -1,0 +1,260 @@
+package keystoretest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func testRollback(t *testing.T, s Store) {
+	db := ready(t, s)
+	at := insert(t, db, plain("k"))
+	write := func(tx keystore.Tx) {
+		must(t, tx.InsertKey(plain("new")))
+		must(t, tx.DeleteKey("k"))
+		must(t, tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}))
+		must(t, tx.AppendAudit(&keystore.AuditRow{Seq: 1, At: start}))
+		must(t, tx.Remember("caller", "key", "made", start))
+	}
+	refusal := errors.New("no")
+	_, err := db.Update(ctx, func(tx keystore.Tx) error { write(tx); return refusal })
+	if err != refusal {
+		t.Fatalf("error %v is not the one that was returned", err)
+	}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("a panic was swallowed")
+			}
+		}()
+		_, _ = db.Update(ctx, func(tx keystore.Tx) error { write(tx); panic("no") })
+	}()
+	if head(t, db) != at || lookup(t, db, digest("k")) != "k" {
+		t.Fatal("something was changed")
+	}
+	update(t, db, func(tx keystore.Tx) error {
+		if last, err := tx.LastAudit(); last != nil || err != nil {
+			t.Fatal("an audit row is there", err)
+		}
+		if made, err := tx.Remembered("caller", "key", time.Time{}); made != "" || err != nil {
+			t.Fatal("something is remembered", err)
+		}
+		write(tx) // none of it was there
+		return nil
+	})
+}
+
+// testSerial counts in a key's metadata, from two handles at the same time.
+func testSerial(t *testing.T, s Store) {
+	db := ready(t, s)
+	handles := []keystore.Database{db, s.Open(t)}
+	insert(t, db, plain("k"))
+	from := head(t, db)
+	const workers, each = 4, 15
+	var mu sync.Mutex
+	seen := map[keystore.Revision]bool{}
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for range each {
+				r, err := handles[w%len(handles)].Update(ctx, func(tx keystore.Tx) error {
+					if tx.Now() != tx.Now() || tx.Now().Location() != time.UTC || tx.Now().Nanosecond()%1000 != 0 {
+						t.Error("the clock is not UTC in microseconds, or moves")
+					}
+					k, err := tx.Key("k")
+					if err != nil {
+						return err
+					}
+					k.Version++
+					return tx.UpdateKey(k)
+				})
+				mu.Lock()
+				if err != nil || seen[r] {
+					t.Errorf("revision %d, twice %v, error %v", r, seen[r], err)
+				}
+				seen[r] = true
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	k, err := db.Key(ctx, "k")
+	must(t, err)
+	if k.Version != 1+workers*each {
+		t.Fatalf("counted to %d, want %d: an update was lost", k.Version, 1+workers*each)
+	}
+	ends(t, db, from)
+}
+
+// testWaiting: a change waits for another's, a context ends the wait, and nobody who reads waits.
+func testWaiting(t *testing.T, s Store) {
+	db := ready(t, s)
+	insert(t, db, plain("k"))
+	at := head(t, db)
+	for name, other := range map[string]keystore.Database{"same": db, "other": s.Open(t)} {
+		inside, leave := make(chan struct{}), make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := db.Update(ctx, func(tx keystore.Tx) error {
+				must(t, tx.InsertKey(plain("slow "+name)))
+				close(inside)
+				<-leave
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		<-inside
+		if lookup(t, other, digest("k")) != "k" || lookup(t, other, digest("slow "+name)) != "" || head(t, other) != at {
+			t.Error("what is not committed is seen")
+		}
+		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		began := time.Now()
+		_, err := other.Update(short, func(keystore.Tx) error {
+			t.Error("two changes at the same time")
+			return nil
+		})
+		cancel()
+		wantErr(t, err, context.DeadlineExceeded)
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("gave up after %v", took)
+		}
+		var waited atomic.Bool
+		wg.Go(func() {
+			_, err := other.Update(ctx, func(tx keystore.Tx) error {
+				waited.Store(true)
+				_, err := tx.Key("slow " + name)
+				return err
+			})
+			if err != nil {
+				t.Error("the change that waited:", err)
+			}
+		})
+		if waited.Load() {
+			t.Error("did not wait")
+		}
+		close(leave)
+		wg.Wait()
+		at = head(t, db)
+	}
+}
+
+func testCancelled(t *testing.T, s Store) {
+	db := ready(t, s)
+	at := insert(t, db, plain("k"))
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "i"}))
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	for name, call := range map[string]func() error{
+		"Deployment":  func() error { _, err := db.Deployment(gone, nil); return err },
+		"Join":        func() error { return db.Join(gone, keystore.Node{Incarnation: "j"}) },
+		"Renew":       func() error { _, err := db.Renew(gone, "i"); return err },
+		"Acknowledge": func() error { return db.Acknowledge(gone, "i", at) },
+		"Nodes":       func() error { _, err := db.Nodes(gone); return err },
+		"Fence":       func() error { return db.Fence(gone, "i") },
+		"Remove":      func() error { return db.Remove(gone, "i") },
+		"Changes":     func() error { _, err := db.Changes(gone, 0, at); return err },
+		"KeyByDigest": func() error { _, _, err := db.KeyByDigest(gone, digest("k")); return err },
+		"Key":         func() error { _, err := db.Key(gone, "k"); return err },
+		"Keys":        func() error { _, _, err := db.Keys(gone, keystore.KeyFilter{}, "", 1); return err },
+		"CountKeys":   func() error { _, err := db.CountKeys(gone); return err },
+		"Namespaces":  func() error { _, err := db.Namespaces(gone); return err },
+		"RecordUse":   func() error { return db.RecordUse(gone, map[string]time.Time{"k": start}) },
+		"Update": func() error {
+			_, err := db.Update(gone, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
+			return err
+		},
+	} {
+		if err := call(); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// One that ends in the middle of a change, which takes no notice.
+	middle, cancel := context.WithCancel(ctx)
+	defer cancel()
+	_, err := db.Update(middle, func(tx keystore.Tx) error {
+		must(t, tx.InsertKey(plain("half")))
+		cancel()
+		_ = tx.InsertKey(plain("other half"))
+		return nil
+	})
+	wantErr(t, err, context.Canceled)
+	half, other := lookup(t, db, digest("half")), lookup(t, db, digest("other half"))
+	if half != "" || other != "" {
+		t.Fatalf("half a change was committed: %q %q", half, other)
+	}
+	// Nothing of this has harmed the handle.
+	edit(t, db, "k", func(*keystore.Key) {})
+	if got := head(t, db); got != at+1 {
+		t.Fatalf("the head went from %d to %d", at, got)
+	}
+}
+
+// testLinearizable: what is committed is seen by every later call of any handle, and whoever sees a revision sees all
+// before it.
+func testLinearizable(t *testing.T, s Store) {
+	db := ready(t, s)
+	handles := []keystore.Database{db, s.Open(t), s.Open(t)}
+	const writers, each = 3, 25
+	var committed [writers * each]atomic.Int64
+	var wg, readers sync.WaitGroup
+	done := make(chan struct{})
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				n := w*each + i
+				r, err := handles[w].Update(ctx, func(tx keystore.Tx) error { return tx.InsertKey(plain(fmt.Sprint(n))) })
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				committed[n].Store(int64(r))
+			}
+		})
+	}
+	for _, db := range handles {
+		readers.Go(func() {
+			var last keystore.Revision
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				n := rand.IntN(len(committed))
+				at := keystore.Revision(committed[n].Load())
+				k, asOf, err := db.KeyByDigest(ctx, digest(fmt.Sprint(n)))
+				if err != nil || at != 0 && (k == nil || asOf < at) || asOf < last {
+					t.Errorf("key %d, committed at %d: found %v at %d, after %d: %v", n, at, k != nil, asOf, last, err)
+					return
+				}
+				last = asOf
+				h, err := db.Renew(ctx, "nobody")
+				if err != nil || h.Revision < last {
+					t.Errorf("head %d after %d: %v", h.Revision, last, err)
+					return
+				}
+				if _, err := db.Changes(ctx, max(0, h.Revision-20), h.Revision); err != nil {
+					t.Error(err)
+					return
+				}
+				if _, _, err := db.Keys(ctx, keystore.KeyFilter{}, "", 5); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(done)
+	readers.Wait()
+	ends(t, db, 0)
+}
