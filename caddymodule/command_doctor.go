@@ -1,5 +1,215 @@
 package caddymodule
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"time"
 
-func (c *cli) doctorCommand() *cobra.Command { return &cobra.Command{Use: "doctor"} }
+	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+func (c *cli) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Checks that a running Caddy guards its sites with API keys",
+		Long: `
+Checks, one line each, and says what to do about what is wrong:
+
+  - Caddy's admin endpoint, or with --server the site, answers
+  - a key store is running, and its health: lease and database
+  - some route has the api_key handler
+  - no log shows keys: those that can get HTTP entries use 'format api_keys'
+    where keys are accepted that Caddy would write in clear
+  - the namespaces that the configuration names exist
+
+It changes nothing. With --server it cannot see the configuration. The exit
+status is 0 when nothing is wrong, else 1.`,
+		Example: `  caddy apikeys doctor
+  caddy apikeys doctor --address unix//run/caddy/admin.sock --json`,
+		Args: cobra.NoArgs,
+		RunE: c.run(func(ctx context.Context, _ []string) error {
+			server, err := c.connect()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(ctx, doctorPatience)
+			defer cancel()
+			d := doctor{cli: c, server: server}
+			d.examine(ctx)
+			return d.end()
+		}),
+	}
+}
+
+// doctorPatience is for all checks together: someone is waiting, and a server that is well answers at once.
+const doctorPatience = 30 * time.Second
+
+// A doctor goes through the checks.
+type doctor struct {
+	*cli
+	server   *client.Client
+	findings []finding
+}
+
+// A finding is what one check came to.
+type finding struct {
+	Check  string `json:"check"`
+	OK     *bool  `json:"ok"` // null: could not be checked
+	Found  string `json:"found"`
+	Advice string `json:"advice,omitempty"`
+}
+
+func (d *doctor) found(check string, ok bool, advice, format string, args ...any) {
+	if ok {
+		advice = ""
+	}
+	d.add(finding{Check: check, OK: &ok, Found: fmt.Sprintf(format, args...), Advice: advice})
+}
+
+func (d *doctor) unknown(check, why string) {
+	d.add(finding{Check: check, Found: "not checked: " + why})
+}
+
+func (d *doctor) add(f finding) {
+	d.findings = append(d.findings, f)
+	if d.json {
+		return
+	}
+	mark := "–"
+	if f.OK != nil && *f.OK {
+		mark = "✓"
+	} else if f.OK != nil {
+		mark = "✗"
+	}
+	fmt.Fprintln(d.out, mark, printable(f.Found))
+	if f.Advice != "" {
+		fmt.Fprintln(d.out, "  →", printable(f.Advice))
+	}
+}
+
+func (d *doctor) end() error {
+	healthy := true
+	for _, f := range d.findings {
+		healthy = healthy && (f.OK == nil || *f.OK)
+	}
+	if d.json {
+		err := d.writeJSON(struct {
+			Healthy bool      `json:"healthy"`
+			Checks  []finding `json:"checks"`
+		}{healthy, d.findings})
+		if err != nil {
+			return err
+		}
+	}
+	if !healthy {
+		return errFailed
+	}
+	return nil
+}
+
+func (d *doctor) examine(ctx context.Context) {
+	plugin, ours := versions()
+	d.found("version", true, "", "this program is caddy-apikeys %s in Caddy %s", plugin, ours)
+	var config *gateConfig
+	if d.cli.server == "" {
+		raw, err := d.server.CaddyConfig(ctx)
+		if err != nil {
+			d.unreached("endpoint", err)
+			return
+		}
+		d.found("endpoint", true, "", "%s answers", d.where)
+		if config, err = readGateConfig(raw); err != nil {
+			d.found("configuration", false, "Is that Caddy's admin endpoint?", "its configuration cannot be read: %v", err)
+			return
+		}
+	}
+	if !d.store(ctx) {
+		return
+	}
+	if config == nil {
+		for _, check := range []string{"handlers", "logs", "namespaces"} {
+			d.unknown(check, "the "+check+" of the configuration are seen by Caddy's admin endpoint only")
+		}
+		return
+	}
+	d.found("handlers", len(config.handlers) > 0, "Add api_key to a site: without it, requests need no key.", "%d routes have api_key", len(config.handlers))
+	d.logs(config)
+	d.namespaces(ctx, config)
+}
+
+// unreached tells of an error as every command would.
+func (d *doctor) unreached(check string, err error) {
+	said, advice, _ := strings.Cut(strings.TrimPrefix(d.explain(err), "Error: "), "\n")
+	d.found(check, false, strings.ReplaceAll(advice, "\n", " "), "%s", said)
+}
+
+// store reports whether a key store answers; the checks after it need one.
+func (d *doctor) store(ctx context.Context) bool {
+	health, err := d.server.Health(ctx)
+	if err != nil {
+		d.unreached("store", err)
+		return false
+	}
+	d.found("store", true, "", "a key store is running")
+	lease := time.Duration(health.LeaseRemainingMS) * time.Millisecond
+	if health.Healthy {
+		d.found("health", true, "", "it is healthy: revision %d, %s of its lease left", health.Revision, lease)
+	} else {
+		d.found("health", false, "See Caddy's log for why the database does not answer. While the lease lasts, known keys are served; then requests get 503.",
+			"it is not healthy: %s; revision %d, %s of its lease left", health.Problem, health.Revision, lease)
+	}
+	return true
+}
+
+func (d *doctor) logs(config *gateConfig) {
+	exposed := config.exposedSources()
+	open := config.unredactedLogs()
+	switch {
+	case len(open) == 0:
+		d.found("logs", true, "", "every log that can get HTTP entries redacts keys")
+	case len(exposed) == 0:
+		d.found("logs", true, "", "keys are accepted only where Caddy's own log encoders redact them; without `format api_keys`: %s", strings.Join(open, ", "))
+	default:
+		d.found("logs", false, "Add `log { format api_keys }` to the global options, for the default log, and to every site that has an access log.",
+			"keys from %s are written in clear into: %s", strings.Join(exposed, ", "), strings.Join(open, ", "))
+	}
+}
+
+func (d *doctor) namespaces(ctx context.Context, config *gateConfig) {
+	named := config.namespaces()
+	var missing []string
+	for _, id := range named {
+		if _, err := d.server.FindNamespace(ctx, id); client.StatusOf(err) == 404 {
+			missing = append(missing, id)
+		} else if err != nil {
+			d.unreached("namespaces", err)
+			return
+		}
+	}
+	if len(missing) == 0 {
+		d.found("namespaces", true, "", "the namespaces that the configuration names exist: %s", strings.Join(named, ", "))
+		return
+	}
+	d.found("namespaces", false, "Create them: caddy apikeys namespaces create "+missing[0], "requests are refused, because these namespaces do not exist: %s", strings.Join(missing, ", "))
+}
+
+// versions returns those of the plugin and of Caddy in this binary.
+func versions() (plugin, ours string) {
+	ours, _ = caddy.Version()
+	plugin = "(devel)"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, dep := range append(info.Deps, &info.Main) {
+			if dep.Path == modulePath && dep.Version != "" {
+				plugin = dep.Version
+			}
+		}
+	}
+	return plugin, ours
+}
+
+const modulePath = "github.com/caddy-apikeys/caddy-apikeys"

@@ -99,56 +99,62 @@ func (c *cli) propagated(p api.Propagation) error {
 
 // report says what went wrong and what to do.
 func (c *cli) report(err error) {
-	var refusal *client.Error
-	var op *net.OpError
-	switch {
-	case errors.As(err, &refusal):
-		c.reportRefusal(refusal)
-	case errors.Is(err, context.Canceled):
-		c.say("Error: interrupted; a change that was on its way may have been made")
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
-		c.say("Error: no answer from %s in time; a change may have been made: look before you repeat it", c.where)
-	case errors.As(err, &op) && op.Op == "dial":
-		c.say("Error: cannot reach %s: %v", c.where, op.Err)
-		switch {
-		case errors.Is(err, os.ErrPermission):
-			c.say("This user may not open the socket: use sudo, or the user that Caddy runs as.")
-		case c.server == "":
-			c.say("Is Caddy running there? --address names another place, --config a configuration that says where; --server is for when the admin endpoint is off.")
-		}
-	default:
-		c.say("Error: %v", err)
+	for line := range strings.Lines(c.explain(err)) {
+		c.say("%s", strings.TrimSuffix(line, "\n"))
 	}
 }
 
-func (c *cli) reportRefusal(e *client.Error) {
+// explain returns the lines that say what went wrong, and then what to do.
+func (c *cli) explain(err error) string {
+	if refusal, ok := errors.AsType[*client.Error](err); ok {
+		return c.explainRefusal(refusal)
+	}
+	op, _ := errors.AsType[*net.OpError](err)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "Error: interrupted; a change that was on its way may have been made"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "Error: no answer from " + c.where + " in time; a change may have been made: look before you repeat it"
+	case op == nil || op.Op != "dial":
+		return "Error: " + err.Error()
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Sprintf("Error: cannot reach %s: %v\nThis user may not open the socket: use sudo, or become the user that Caddy runs as.", c.where, op.Err)
+	case c.server == "":
+		return fmt.Sprintf("Error: cannot reach %s: %v\nIs Caddy running there? --address names another place, --config a configuration that says where; --server is for when the admin endpoint is off.", c.where, op.Err)
+	}
+	return fmt.Sprintf("Error: cannot reach %s: %v", c.where, op.Err)
+}
+
+func (c *cli) explainRefusal(e *client.Error) string {
+	var lines []string
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	switch {
 	case len(e.Errors) > 0:
 		for _, f := range e.Errors {
-			c.say("Error: %s: %s", f.Field, f.Detail)
+			add("Error: %s: %s", f.Field, f.Detail)
 		}
+	case e.Status == http.StatusNotFound && e.Code == "" && c.server == "":
+		add("Error: %s has no API keys", c.where)
+		add("Does `caddy list-modules` of that Caddy show admin.api.api_keys?")
 	case e.Status == http.StatusNotFound && e.Code == "":
-		c.say("Error: %s has no API keys", c.where)
-		if c.server == "" {
-			c.say("Does `caddy list-modules` there show admin.api.api_keys, and has its configuration api_keys?")
-		} else {
-			c.say("Does the site have api_keys_admin, and does nothing answer before it?")
-		}
+		add("Error: %s has no API keys", c.where)
+		add("Has the site api_keys_admin, and does nothing answer before it?")
 	case e.Status == http.StatusUnauthorized:
-		c.say("Error: %s does not let the token in: %s", c.where, e.Message())
+		add("Error: %s does not accept the token that opens it: %s", c.where, e.Message())
 	default:
-		c.say("Error: %s", e.Message())
+		add("Error: %s", e.Message())
 	}
 	for _, r := range e.Refused {
-		c.say("line %d: %s", r.Line, r.Detail)
+		add("line %d: %s", r.Line, r.Detail)
 	}
 	if e.ID != "" && !strings.Contains(e.Detail, e.ID) {
-		c.say("id: %s", e.ID)
+		add("It is about %s.", e.ID)
 	}
-	if e.Needed != "" {
-		c.say("needed: %s in namespace %s", e.Needed, e.Namespace)
+	if e.Needed != "" && !strings.Contains(e.Detail, e.Needed) {
+		add("It needs %s in namespace %s.", e.Needed, e.Namespace)
 	}
 	if e.RetryAfter > 0 {
-		c.say("Try again in %s.", e.RetryAfter)
+		add("Try again in %s.", e.RetryAfter)
 	}
+	return strings.Join(lines, "\n")
 }

@@ -1,0 +1,311 @@
+package client_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+// seen is what a request was, in one line, and its body.
+type seen struct {
+	line, body string
+	header     http.Header
+	host       string
+}
+
+// server answers every request alike and remembers the last.
+func server(t *testing.T, status int, contentType, body string) (address string, last *seen) {
+	t.Helper()
+	last = new(seen)
+	s := httptest.NewServer(recorder(last, status, contentType, body))
+	t.Cleanup(s.Close)
+	return s.URL, last
+}
+
+func recorder(last *seen, status int, contentType, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		*last = seen{r.Method + " " + r.URL.RequestURI(), string(b), r.Header, r.Host}
+		w.Header().Set("Content-Type", contentType)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+func open(t *testing.T, address string, options ...client.Option) *client.Client {
+	t.Helper()
+	c, err := client.New(address, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestRequests(t *testing.T) {
+	ctx := context.Background()
+	at := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	inactive := false
+	for _, row := range []struct {
+		name string
+		do   func(*client.Client) error
+		line string
+		body string
+		head string // NAME: VALUE
+	}{
+		{"mint", func(c *client.Client) error {
+			_, err := c.MintKey(ctx, api.MintRequest{Name: "CI", Access: "read_only", Active: &inactive, ExpiresAt: &at}, "once")
+			return err
+		}, "POST /apikeys/v1/keys", `{"name":"CI","access":"read_only","active":false,"expires_at":"2027-01-01T00:00:00Z"}`, "Idempotency-Key: once"},
+		{"list all", func(c *client.Client) error { _, err := c.ListKeys(ctx, client.KeyFilter{}); return err }, "GET /apikeys/v1/keys", "", ""},
+		{"list some", func(c *client.Client) error {
+			_, err := c.ListKeys(ctx, client.KeyFilter{Namespace: "acme", Status: "active", Owner: "root", CreatedBy: "k", Text: "a b&c", Cursor: "x=", Limit: 7})
+			return err
+		}, "GET /apikeys/v1/keys?created_by=k&cursor=x%3D&limit=7&namespace=acme&owner=root&q=a+b%26c&status=active", "", ""},
+		{"find, escaped", func(c *client.Client) error { _, err := c.FindKey(ctx, "a/b?c"); return err }, "GET /apikeys/v1/keys/a%2Fb%3Fc", "", ""},
+		{"edit", func(c *client.Client) error {
+			_, err := c.EditKey(ctx, "K", api.KeyPatch{Active: api.Some(false), AllowedIPs: api.Null[[]string]()}, client.IfVersion(3), client.Wait(30*time.Second))
+			return err
+		}, "PATCH /apikeys/v1/keys/K?wait=30s", `{"active":false,"allowed_ips":null}`, `If-Match: "3"`},
+		{"revoke", func(c *client.Client) error {
+			_, err := c.RevokeKey(ctx, "K", api.RevokeRequest{Reason: "leaked"})
+			return err
+		}, "POST /apikeys/v1/keys/K/revoke", `{"reason":"leaked"}`, "Content-Type: application/json"},
+		{"rotate", func(c *client.Client) error {
+			_, err := c.RotateKey(ctx, "K", api.RotateRequest{Grace: "24h"})
+			return err
+		}, "POST /apikeys/v1/keys/K/rotate", `{"grace":"24h"}`, ""},
+		{"delete", func(c *client.Client) error { _, err := c.DeleteKey(ctx, "K"); return err }, "DELETE /apikeys/v1/keys/K", "", "Content-Type: "},
+		{"import", func(c *client.Client) error {
+			_, err := c.ImportKeys(ctx, api.NDJSON, strings.NewReader("{}\n{}\n"), true, "twice")
+			return err
+		}, "POST /apikeys/v1/keys/import?partial=1", "{}\n{}\n", "Content-Type: application/x-ndjson"},
+		{"import all", func(c *client.Client) error {
+			_, err := c.ImportKeys(ctx, api.JSON, strings.NewReader("{}"), false, "twice")
+			return err
+		}, "POST /apikeys/v1/keys/import", "{}", "Idempotency-Key: twice"},
+		{"create namespace", func(c *client.Client) error {
+			_, err := c.CreateNamespace(ctx, api.NamespaceRequest{ID: "acme"})
+			return err
+		}, "POST /apikeys/v1/namespaces", `{"id":"acme"}`, ""},
+		{"list namespaces", func(c *client.Client) error { _, err := c.ListNamespaces(ctx, "x", 5); return err }, "GET /apikeys/v1/namespaces?cursor=x&limit=5", "", ""},
+		{"find namespace", func(c *client.Client) error { _, err := c.FindNamespace(ctx, "acme"); return err }, "GET /apikeys/v1/namespaces/acme", "", ""},
+		{"edit namespace", func(c *client.Client) error {
+			_, err := c.EditNamespace(ctx, "acme", api.NamespacePatch{Name: api.Some("A")})
+			return err
+		}, "PATCH /apikeys/v1/namespaces/acme", `{"name":"A"}`, ""},
+		{"delete namespace", func(c *client.Client) error { _, err := c.DeleteNamespace(ctx, "acme"); return err }, "DELETE /apikeys/v1/namespaces/acme", "", ""},
+		{"verify", func(c *client.Client) error { _, err := c.Verify(ctx, api.VerifyRequest{Token: "t"}); return err }, "POST /apikeys/v1/verify", `{"token":"t"}`, ""},
+		{"self", func(c *client.Client) error { _, err := c.Self(ctx); return err }, "GET /apikeys/v1/self", "", ""},
+		{"revoke self", func(c *client.Client) error { _, err := c.RevokeSelf(ctx, api.RevokeRequest{}); return err }, "POST /apikeys/v1/self/revoke", "{}", ""},
+		{"config", func(c *client.Client) error { _, err := c.CaddyConfig(ctx); return err }, "GET /config/", "", ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			address, last := server(t, 200, api.JSON, "{}")
+			if err := row.do(open(t, address)); err != nil {
+				t.Fatal(err)
+			}
+			if last.line != row.line || last.body != row.body {
+				t.Errorf("sent %s %s, want %s %s", last.line, last.body, row.line, row.body)
+			}
+			if name, value, ok := strings.Cut(row.head, ": "); ok && last.header.Get(name) != value {
+				t.Errorf("%s is %q, want %q", name, last.header.Get(name), value)
+			}
+		})
+	}
+}
+
+func TestAdminEndpoint(t *testing.T) {
+	address, last := server(t, 200, api.JSON, "{}")
+	if _, err := open(t, address).Self(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if host := strings.TrimPrefix(address, "http://"); last.host != host || last.header.Get("Origin") != address {
+		t.Errorf("Host %q and Origin %q, want those of %s", last.host, last.header.Get("Origin"), address)
+	}
+	if last.header.Get("Authorization") != "" {
+		t.Error("an Authorization header without a token")
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last seen
+	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: recorder(&last, 200, api.JSON, `{"id":"acme"}`)}}
+	s.Start()
+	t.Cleanup(s.Close)
+	ns, err := open(t, "unix/"+path).FindNamespace(context.Background(), "acme")
+	if err != nil || ns.ID != "acme" {
+		t.Fatalf("%+v, %v", ns, err)
+	}
+	if last.host != "127.0.0.1" || last.header.Get("Origin") != "" {
+		t.Errorf("Host %q and Origin %q, want what `caddy reload` sends", last.host, last.header.Get("Origin"))
+	}
+}
+
+func TestToken(t *testing.T) {
+	address, last := server(t, 200, api.JSON, "{}")
+	if _, err := open(t, address+"/below/", client.WithToken("secret")).Self(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if last.header.Get("Authorization") != "Bearer secret" || last.line != "GET /below/apikeys/v1/self" {
+		t.Errorf("sent %s with %v", last.line, last.header)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, address := range []string{
+		"", "localhost:2019", "ftp://localhost", "https://", "http://keys.example.com", "http://10.0.0.1", "http://localhost.example.com",
+		"https://user:pass@example.com", "https://example.com/?x", "https://example.com/#x", "http://[::1", "http://%zz",
+	} {
+		c, err := client.New(address, client.WithToken("secret"))
+		if err == nil || c != nil {
+			t.Errorf("%s is taken", address)
+		} else if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "pass") {
+			t.Errorf("%s: the error shows a secret", address)
+		}
+	}
+	for _, address := range []string{"https://keys.example.com", "http://localhost:80", "http://127.9.9.9", "http://[::1]:2019", "unix//run/x.sock"} {
+		if _, err := client.New(address, client.WithToken("secret")); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for _, row := range []struct {
+		name              string
+		status            int
+		contentType, body string
+		want              string
+		code              string
+	}{
+		{"fields", 422, api.Problems, `{"title":"T","code":"invalid","detail":"D","errors":[{"field":"name","detail":"is empty"},{"field":"access","detail":"is unknown"}]}`, "name: is empty; access: is unknown", "invalid"},
+		{"detail", 409, api.Problems + "; charset=utf-8", `{"title":"T","detail":"D","code":"already_made","id":"K"}`, "D", "already_made"},
+		{"title", 401, api.Problems, `{"title":"T","code":"invalid_key"}`, "T", "invalid_key"},
+		{"caddy", 403, api.JSON, `{"error":"host not allowed: x"}`, "host not allowed: x", ""},
+		{"text", 404, "text/plain", "404 page not found", "HTTP 404 Not Found", ""},
+		{"html", 502, "text/html", "<h1>no</h1>", "HTTP 502 Bad Gateway", ""},
+		{"broken", 500, api.Problems, `{"title":`, "HTTP 500 Internal Server Error", ""},
+		{"empty", 500, "", "", "HTTP 500 Internal Server Error", ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			address, _ := server(t, row.status, row.contentType, row.body)
+			_, err := open(t, address).Self(context.Background())
+			e, ok := err.(*client.Error)
+			if !ok || e.Error() != row.want || e.Status != row.status || e.Code != row.code || client.StatusOf(fmt.Errorf("x: %w", err)) != row.status {
+				t.Errorf("%#v: %v", e, err)
+			}
+		})
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "3")
+		w.WriteHeader(503)
+	}))
+	defer s.Close()
+	_, err := open(t, s.URL).Self(context.Background())
+	if e, ok := err.(*client.Error); !ok || e.RetryAfter != 3*time.Second {
+		t.Errorf("%#v", err)
+	}
+}
+
+// A redirect would take the token along to wherever it leads.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	followed := false
+	var target string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/there" {
+			followed = true
+			return
+		}
+		http.Redirect(w, r, target, http.StatusPermanentRedirect)
+	}))
+	defer s.Close()
+	target = s.URL + "/there"
+	_, err := open(t, s.URL, client.WithToken("t")).MintKey(context.Background(), api.MintRequest{Name: "x"}, "")
+	if client.StatusOf(err) != 308 || !strings.Contains(err.Error(), target) || followed {
+		t.Errorf("followed %v: %v", followed, err)
+	}
+}
+
+func TestHealth(t *testing.T) {
+	address, _ := server(t, 503, api.JSON, `{"healthy":false,"problem":"the disk is full","revision":7}`)
+	h, err := open(t, address).Health(context.Background())
+	if err != nil || h.Healthy || h.Problem != "the disk is full" || h.Revision != 7 {
+		t.Errorf("%+v, %v", h, err)
+	}
+	address, _ = server(t, 503, api.Problems, `{"title":"T","code":"unavailable"}`)
+	if _, err = open(t, address).Health(context.Background()); client.StatusOf(err) != 503 {
+		t.Errorf("a node without a store: %v", err)
+	}
+}
+
+func TestAllKeys(t *testing.T) {
+	var cursors []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		cursor := r.FormValue("cursor")
+		cursors = append(cursors, cursor)
+		next := map[string]string{"": "b", "b": "c", "c": "d"}[cursor]
+		if cursor == "d" {
+			w.Header().Set("Content-Type", api.Problems)
+			w.WriteHeader(400)
+			return
+		}
+		w.Header().Set("Content-Type", api.JSON)
+		_ = json.NewEncoder(w).Encode(api.Keys{Items: []api.Key{{ID: cursor + "1"}, {ID: cursor + "2"}}, NextCursor: &next})
+	}))
+	defer s.Close()
+	var ids []string
+	var last error
+	for k, err := range open(t, s.URL).AllKeys(context.Background(), client.KeyFilter{}) {
+		if last = err; err == nil {
+			ids = append(ids, k.ID)
+		}
+	}
+	if want := []string{"1", "2", "b1", "b2", "c1", "c2"}; !slices.Equal(ids, want) || client.StatusOf(last) != 400 {
+		t.Errorf("%v, %v", ids, last)
+	}
+	cursors = nil
+	for range open(t, s.URL).AllKeys(context.Background(), client.KeyFilter{}) {
+		break
+	}
+	if len(cursors) != 1 {
+		t.Errorf("asked for %d pages after a break", len(cursors))
+	}
+}
+
+func TestContext(t *testing.T) {
+	arrived, done := make(chan struct{}), make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(arrived)
+		<-done
+	}))
+	defer s.Close()
+	defer close(done)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-arrived
+		cancel()
+	}()
+	if _, err := open(t, s.URL).Self(ctx); err == nil || client.StatusOf(err) != 0 {
+		t.Errorf("a cancelled call: %v", err)
+	}
+}

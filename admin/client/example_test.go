@@ -1,0 +1,89 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+func Example() {
+	keys, err := client.New("http://localhost:2019")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+
+	made, err := keys.MintKey(ctx, api.MintRequest{Name: "CI", Namespace: "acme", Access: "read_only"}, "")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("give this to the build server, it is not shown again:", made.Token)
+
+	// When this returns with Complete, no node accepts the key any more.
+	done, err := keys.RevokeKey(ctx, made.Key.ID, api.RevokeRequest{Reason: "only an example"}, client.Wait(30*time.Second))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(done.Key.Status, done.Propagation.Complete)
+}
+
+func ExampleWithToken() {
+	token := "…" // of a key with admin permissions, from a file or a secret store
+	keys, err := client.New("https://keys.example.com", client.WithToken(token))
+	if err != nil {
+		log.Fatal(err)
+	}
+	self, err := keys.Self(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(self.Permissions)
+}
+
+func ExampleClient_AllKeys() {
+	keys, err := client.New("unix//run/caddy/admin.sock")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for key, err := range keys.AllKeys(context.Background(), client.KeyFilter{Namespace: "acme", Status: "active"}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(key.ID, key.Name)
+	}
+}
+
+func ExampleError() {
+	keys, err := client.New("http://localhost:2019")
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = keys.MintKey(context.Background(), api.MintRequest{Name: "", Namespace: "nowhere"}, "")
+	if refusal, ok := errors.AsType[*client.Error](err); ok {
+		for _, field := range refusal.Errors {
+			fmt.Println(field.Field, field.Detail)
+		}
+	}
+}
+
+func ExampleIfVersion() {
+	keys, err := client.New("http://localhost:2019")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	key, err := keys.FindKey(ctx, "4fYQ0hTz81Lk")
+	if err != nil {
+		log.Fatal(err)
+	}
+	patch := api.KeyPatch{Name: api.Some(key.Name + " (old)")}
+	if _, err = keys.EditKey(ctx, key.ID, patch, client.IfVersion(key.Version)); client.StatusOf(err) == 412 {
+		fmt.Println("someone else has changed it meanwhile")
+	}
+}

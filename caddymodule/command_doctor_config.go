@@ -1,0 +1,152 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A gateConfig is what the doctor looks at in Caddy's configuration.
+type gateConfig struct {
+	handlers []gateHandler
+	logs     map[string]logConfig
+}
+
+// A gateHandler is an api_key handler, wherever it stands.
+type gateHandler struct {
+	From          []CredentialSource `json:"from"`
+	NamespacePath []string           `json:"namespace_path"`
+	Namespace     string             `json:"namespace"`
+}
+
+type logConfig struct {
+	Writer  struct{ Output string } `json:"writer"`
+	Encoder json.RawMessage         `json:"encoder"`
+	Include []string                `json:"include"`
+	Exclude []string                `json:"exclude"`
+}
+
+func readGateConfig(raw json.RawMessage) (*gateConfig, error) {
+	var top struct {
+		Apps    map[string]json.RawMessage `json:"apps"`
+		Logging struct {
+			Logs map[string]logConfig `json:"logs"`
+		} `json:"logging"`
+	}
+	if err := json.Unmarshal(raw, &top); err != nil {
+		return nil, err
+	}
+	c := &gateConfig{logs: top.Logging.Logs}
+	if _, ok := c.logs["default"]; !ok { // Caddy makes one
+		c.logs = maps.Clone(c.logs)
+		if c.logs == nil {
+			c.logs = make(map[string]logConfig)
+		}
+		c.logs["default"] = logConfig{}
+	}
+	err := c.collect(top.Apps["http"])
+	return c, err
+}
+
+// collect finds the handlers at any depth: in subroutes, named routes and error routes, and in handlers of other plugins.
+func (c *gateConfig) collect(raw json.RawMessage) error {
+	var object map[string]json.RawMessage
+	var list []json.RawMessage
+	switch {
+	case len(raw) == 0:
+		return nil
+	case raw[0] == '{':
+		if err := json.Unmarshal(raw, &object); err != nil {
+			return err
+		}
+		if string(object["handler"]) == `"api_key"` {
+			var h gateHandler
+			if err := json.Unmarshal(raw, &h); err != nil {
+				return err
+			}
+			c.handlers = append(c.handlers, h)
+		}
+		list = slices.Collect(maps.Values(object))
+	case raw[0] == '[':
+		if err := json.Unmarshal(raw, &list); err != nil {
+			return err
+		}
+	}
+	for _, inner := range list {
+		if err := c.collect(inner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exposedSources are where keys come from that Caddy's own log encoders write in clear.
+func (c *gateConfig) exposedSources() []string {
+	seen := make(map[string]bool)
+	for _, h := range c.handlers {
+		compiled, err := compileSources(h.From)
+		if err != nil {
+			continue // Caddy runs with it, so there is none
+		}
+		for _, s := range compiled.declared() {
+			if !s.hiddenByCaddy() {
+				seen[string(s.Kind)+" "+s.Name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
+}
+
+// unredactedLogs are the logs that can get entries of the HTTP app and do not use LogEncoder.
+func (c *gateConfig) unredactedLogs() []string {
+	var open []string
+	for name, l := range c.logs {
+		if l.Writer.Output != "discard" && l.takesHTTP() && !encoderRedacts(l.Encoder) {
+			open = append(open, name)
+		}
+	}
+	slices.Sort(open)
+	return open
+}
+
+// takesHTTP reports whether the lists let in any logger of the HTTP app.
+func (l logConfig) takesHTTP() bool {
+	excluded := func(logger string) bool {
+		return slices.ContainsFunc(l.Exclude, func(e string) bool { return e == logger || strings.HasPrefix(logger, e+".") })
+	}
+	if len(l.Include) == 0 {
+		return !excluded("http")
+	}
+	return slices.ContainsFunc(l.Include, func(i string) bool {
+		return (i == "http" || strings.HasPrefix(i, "http.")) && !excluded(i)
+	})
+}
+
+// encoderRedacts reports whether an encoder is LogEncoder, or wraps it.
+func encoderRedacts(raw json.RawMessage) bool {
+	var e struct {
+		Format string          `json:"format"`
+		Wrap   json.RawMessage `json:"wrap"`
+	}
+	if len(raw) == 0 || json.Unmarshal(raw, &e) != nil {
+		return false
+	}
+	return e.Format == "api_keys" || encoderRedacts(e.Wrap)
+}
+
+// namespaces are those that the configuration names: what is in a placeholder is known with the request only.
+func (c *gateConfig) namespaces() []string {
+	seen := make(map[string]bool)
+	for _, h := range c.handlers {
+		switch {
+		case h.Namespace == "" && len(h.NamespacePath) == 0:
+			seen[keystore.DefaultNamespace] = true
+		case h.Namespace != "" && h.Namespace != keystore.HomeNamespace && !strings.Contains(h.Namespace, "{"):
+			seen[h.Namespace] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
+}
