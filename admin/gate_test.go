@@ -1,0 +1,136 @@
+package admin_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+type nobody struct{}
+
+func (nobody) LookedUp(keystore.Tier, time.Duration) {}
+func (nobody) Propagated(time.Duration)              {}
+
+// A door is the interface on a key store of its own.
+type door struct {
+	*admin.API
+	keys *keystore.Keystore
+	log  *bytes.Buffer
+}
+
+func open(t testing.TB) *door {
+	t.Helper()
+	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return openOn(t, db)
+}
+
+func openOn(t testing.TB, db keystore.Database) *door {
+	t.Helper()
+	ks, err := keystore.Open(context.Background(), db, nil, keystore.Settings{}, nobody{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ks.Close() })
+	var log bytes.Buffer
+	return &door{admin.New(ks, slog.New(slog.NewTextHandler(&log, nil))), ks, &log}
+}
+
+var root = keystore.Root("192.0.2.1")
+
+// An answer is what came back.
+type answer struct {
+	status int
+	header http.Header
+	text   string
+}
+
+// call sends one request. A body other than a string is sent as JSON; more is header names and values in turn.
+func (d *door) call(t testing.TB, c keystore.Caller, method, path string, body any, more ...string) answer {
+	t.Helper()
+	var r io.Reader
+	switch b := body.(type) {
+	case nil:
+	case string:
+		r = strings.NewReader(b)
+	default:
+		text, err := json.Marshal(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r = bytes.NewReader(text)
+	}
+	req := httptest.NewRequest(method, api.Prefix+path, r)
+	if r != nil {
+		req.Header.Set("Content-Type", api.JSON)
+	}
+	for i := 0; i < len(more); i += 2 {
+		if more[i+1] == "" {
+			req.Header.Del(more[i])
+		} else {
+			req.Header.Set(more[i], more[i+1])
+		}
+	}
+	w := httptest.NewRecorder()
+	d.ServeHTTP(w, req.WithContext(admin.WithCaller(req.Context(), c)))
+	if err := d.Conforms(req, w.Code, w.Header().Get("Content-Type"), w.Body.Bytes()); err != nil {
+		t.Errorf("%s %s is not as documented: %v: %s", method, path, err, w.Body)
+	}
+	return answer{w.Code, w.Header(), w.Body.String()}
+}
+
+func (a answer) into(t testing.TB, status int, v any) {
+	t.Helper()
+	if a.status != status {
+		t.Fatalf("status %d, want %d: %s", a.status, status, a.text)
+	}
+	if err := json.Unmarshal([]byte(a.text), v); err != nil {
+		t.Fatalf("%v: %s", err, a.text)
+	}
+}
+
+func (a answer) problem(t testing.TB) api.Problem {
+	t.Helper()
+	var p api.Problem
+	if ct := a.header.Get("Content-Type"); ct != api.Problems {
+		t.Errorf("content type %q: %s", ct, a.text)
+	}
+	a.into(t, a.status, &p)
+	if p.Status != a.status || p.Type != "about:blank" || p.Title == "" || p.Code == "" {
+		t.Errorf("incomplete problem document: %s", a.text)
+	}
+	return p
+}
+
+// mint makes a key through the interface.
+func (d *door) mint(t testing.TB, c keystore.Caller, body string) api.Minted {
+	t.Helper()
+	var m api.Minted
+	d.call(t, c, "POST", "/keys", body).into(t, http.StatusCreated, &m)
+	return m
+}
+
+// caller is who holds a token.
+func (d *door) caller(t testing.TB, token string) keystore.Caller {
+	t.Helper()
+	a, err := d.keys.Lookup(context.Background(), token, time.Now())
+	if err != nil || a.Record == nil {
+		t.Fatalf("lookup: %v, %v", a.Outcome, err)
+	}
+	return keystore.KeyCaller(a.Record, "192.0.2.2")
+}

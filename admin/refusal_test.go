@@ -1,0 +1,269 @@
+package admin_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const readOnly = `{"name":"CI","access":"read_only"}`
+
+// TestRefusals sends what is wrong, each with all else in order, to a store that holds the key {id}, the revoked key {revoked} and the namespace acme.
+func TestRefusals(t *testing.T) {
+	d := open(t)
+	key := d.mint(t, root, `{"name":"there","access":"read_only","expires_at":"2037-01-01T00:00:00Z"}`).Key.ID
+	revoked := d.mint(t, root, readOnly).Key.ID
+	d.call(t, root, "POST", "/keys/"+revoked+"/revoke", nil).into(t, 200, new(api.KeyChanged))
+	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
+	d.mint(t, root, `{"name":"CI","namespace":"acme","access":"read_only"}`)
+	names := strings.NewReplacer("{id}", key, "{revoked}", revoked)
+	long := strings.Repeat("x", 300)
+
+	for _, test := range []struct {
+		method, path, body string
+		header             string // name: value, joined with |
+		status             int
+		code               string
+		fields             string // those in errors, joined with a space
+	}{
+		// Nothing there, or not in this way.
+		{"GET", "/", "", "", 404, "not_found", ""},
+		{"GET", "/nodes", "", "", 404, "not_found", ""},
+		{"GET", "/roles", "", "", 404, "not_found", ""},
+		{"GET", "/members", "", "", 404, "not_found", ""},
+		{"GET", "/audit", "", "", 404, "not_found", ""},
+		{"GET", "/permissions", "", "", 404, "not_found", ""},
+		{"GET", "/keys/{id}/usage", "", "", 404, "not_found", ""},
+		{"GET", "/keys/", "", "", 404, "not_found", ""},
+		{"GET", "/keys/aaaaaaaaaaaa", "", "", 404, "not_found", ""},
+		{"GET", "/keys/a%2F..%2Fb", "", "", 404, "not_found", ""},
+		{"POST", "/keys/aaaaaaaaaaaa/revoke", "", "", 404, "not_found", ""},
+		{"POST", "/keys/aaaaaaaaaaaa/rotate", "", "", 404, "not_found", ""},
+		{"DELETE", "/keys/aaaaaaaaaaaa", "", "", 404, "not_found", ""},
+		{"PATCH", "/keys/aaaaaaaaaaaa", "{}", "", 404, "not_found", ""},
+		{"GET", "/namespaces/nowhere", "", "", 404, "not_found", ""},
+		{"PATCH", "/namespaces/nowhere", `{"name":"x"}`, "", 404, "not_found", ""},
+		{"DELETE", "/namespaces/nowhere", "", "", 404, "not_found", ""},
+		{"PUT", "/keys", "", "", 405, "method_not_allowed", ""},
+		{"OPTIONS", "/keys/{id}", "", "", 405, "method_not_allowed", ""},
+
+		// Bodies that cannot be read.
+		{"POST", "/keys", readOnly, "Content-Type:", 415, "unsupported_media_type", ""},
+		{"POST", "/keys", readOnly, "Content-Type: text/plain", 415, "unsupported_media_type", ""},
+		{"POST", "/keys", readOnly, "Content-Type: application/x-www-form-urlencoded", 415, "unsupported_media_type", ""},
+		{"POST", "/keys", readOnly, "Content-Type: application/merge-patch+json", 415, "unsupported_media_type", ""},
+		{"POST", "/keys", readOnly, "Content-Type: application/json; charset=latin1", 415, "unsupported_media_type", ""},
+		{"POST", "/keys", readOnly, "Content-Encoding: gzip", 415, "unsupported_media_type", ""},
+		{"POST", "/keys/{id}/revoke", "{}", "Content-Type:", 415, "unsupported_media_type", ""},
+		{"POST", "/keys/import", "{}", "Content-Type: text/plain", 415, "unsupported_media_type", ""},
+		{"POST", "/keys", "", "Content-Type: application/json", 400, "syntax", ""},
+		{"POST", "/keys", "{", "", 400, "syntax", ""},
+		{"POST", "/keys", readOnly + "x", "", 400, "syntax", ""},
+		{"POST", "/keys", readOnly + readOnly, "", 400, "syntax", ""},
+		{"POST", "/keys", `{"name":"a","name":"b","access":"read_only"}`, "", 400, "syntax", ""},
+		{"POST", "/keys", `{"name":"a","metadata":{"a":"1","a":"2"},"access":"read_only"}`, "", 400, "syntax", ""},
+		{"POST", "/keys", "{\"name\":\"\xff\",\"access\":\"read_only\"}", "", 400, "syntax", ""},
+		{"POST", "/keys", strings.Repeat("[", 100) + strings.Repeat("]", 100), "", 400, "syntax", ""},
+		{"PATCH", "/keys/{id}", "nope", "", 400, "syntax", ""},
+		{"POST", "/verify", "nope", "", 400, "syntax", ""},
+		{"POST", "/keys", `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, "", 413, "too_large", ""},
+
+		// Fields of a new key.
+		{"POST", "/keys", "[]", "", 422, "invalid_fields", "body"},
+		{"POST", "/keys", "null", "", 422, "invalid_fields", "body"},
+		{"POST", "/keys", `{"access":"read_only"}`, "", 422, "invalid_fields", "name"},
+		{"POST", "/keys", `{"name":null,"access":"read_only"}`, "", 422, "invalid_fields", "name"},
+		{"POST", "/keys", `{"name":"","access":"read_only"}`, "", 422, "invalid_fields", "name"},
+		{"POST", "/keys", `{"name":"` + long + `","access":"read_only"}`, "", 422, "invalid_fields", "name"},
+		{"POST", "/keys", `{"name":"a\u0000b","access":"read_only"}`, "", 422, "invalid_fields", "name"},
+		{"POST", "/keys", `{"name":"a\nb","access":"read_only"}`, "", 422, "invalid_fields", "name"},
+		{"POST", "/keys", `{"name":"a"}`, "", 422, "invalid_fields", "permissions"},
+		{"POST", "/keys", `{"name":"a","access":"custom"}`, "", 422, "invalid_fields", "permissions"},
+		{"POST", "/keys", `{"name":"a","access":"admin"}`, "", 422, "invalid_fields", "access"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","permissions":["write"]}`, "", 422, "invalid_fields", "access"},
+		{"POST", "/keys", `{"name":"a","permissions":["Orders:read","read",7]}`, "", 422, "invalid_fields", "permissions[2]"},
+		{"POST", "/keys", `{"name":"a","permissions":["Orders:read","read","a:"]}`, "", 422, "invalid_fields", "permissions[0] permissions[2]"},
+		{"POST", "/keys", `{"Name":"a","naem":"a","access":"read_only"}`, "", 422, "invalid_fields", "Name naem name"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","namespace":"nowhere"}`, "", 422, "invalid_fields", "namespace"},
+		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"nowhere","access":"read_only"}]}`, "", 422, "invalid_fields", "grants[0].namespace"},
+		{"POST", "/keys", `{"name":"a","grants":[{"access":"read_only"}]}`, "", 422, "invalid_fields", "grants[0].namespace"},
+		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"acme","access":"read_only","more":1}]}`, "", 422, "invalid_fields", "grants[0].more"},
+		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"acme","permissions":["a b"]}]}`, "", 422, "invalid_fields", "grants[0].permissions[0]"},
+		{"POST", "/keys", `{"name":"a","grants":[null]}`, "", 422, "invalid_fields", "grants[0]"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":"tomorrow"}`, "", 422, "invalid_fields", "expires_at"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":"2001-01-01T00:00:00Z"}`, "", 422, "invalid_fields", "expires_at"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":"0001-01-01T00:00:00Z"}`, "", 422, "invalid_fields", "expires_at"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":1893456000}`, "", 422, "invalid_fields", "expires_at"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","allowed_ips":["10.0.0.0/33","fe80::1%eth0","localhost"]}`, "", 422, "invalid_fields", "allowed_ips[0] allowed_ips[1] allowed_ips[2]"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","metadata":{"a":1}}`, "", 422, "invalid_fields", "metadata.a"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","metadata":{"a":"` + strings.Repeat("x", 4100) + `"}}`, "", 422, "invalid_fields", "metadata metadata.a"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","owner":"m_1"}`, "", 422, "invalid_fields", "owner"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","active":"yes"}`, "", 422, "invalid_fields", "active"},
+		{"POST", "/keys", `{"name":"a","roles":["nope"],"access":"read_only"}`, "", 422, "invalid_fields", "grants[0].roles"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","rate_limit":{"requests":1,"per":"1s"},"quota":{}}`, "", 422, "not_built", "quota rate_limit"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","new_roles":[{"name":"x","permissions":["read"]}]}`, "", 422, "not_built", "new_roles"},
+		{"POST", "/keys?dry_run=1", readOnly, "", 422, "invalid_fields", "dry_run"},
+		{"POST", "/keys", readOnly, "Idempotency-Key: " + long, 422, "invalid_fields", "Idempotency-Key"},
+
+		// Changes of a key.
+		{"PATCH", "/keys/{id}", `{"name":null}`, "", 422, "invalid_fields", "name"},
+		{"PATCH", "/keys/{id}", `{"name":""}`, "", 422, "invalid_fields", "name"},
+		{"PATCH", "/keys/{id}", `{"id":"x","status":"revoked"}`, "", 422, "invalid_fields", "id status"},
+		{"PATCH", "/keys/{id}", `{"expires_at":"2038-01-01T00:00:00Z"}`, "", 422, "invalid_fields", "expires_at"},
+		{"PATCH", "/keys/{id}", `{"expires_at":null}`, "", 422, "invalid_fields", "expires_at"},
+		{"PATCH", "/keys/{id}", `{"access":"read_only","grants":[{"namespace":"acme","access":"read_only"}]}`, "", 422, "invalid_fields", "grants"},
+		{"PATCH", "/keys/{id}", `{"access":"read_only","permissions":["read"]}`, "", 422, "invalid_fields", "access"},
+		{"PATCH", "/keys/{id}", `{"permissions":[]}`, "", 422, "invalid_fields", "permissions"},
+		{"PATCH", "/keys/{id}", `{"grants":null}`, "", 422, "invalid_fields", "permissions"},
+		{"PATCH", "/keys/{id}", `{"rate_limit":{"requests":1,"per":"1s"}}`, "", 422, "not_built", "rate_limit"},
+		{"PATCH", "/keys/{id}", `{"quota":{"requests":1,"per":"day"}}`, "", 422, "not_built", "quota"},
+		{"PATCH", "/keys/{id}", `{"owner":"m_1"}`, "", 422, "invalid_fields", "owner"},
+		{"PATCH", "/keys/{id}?wait=6m", `{"name":"b"}`, "", 422, "invalid_fields", "wait"},
+		{"PATCH", "/keys/{id}?wait=-1s", `{"name":"b"}`, "", 422, "invalid_fields", "wait"},
+		{"PATCH", "/keys/{id}?wait=soon", `{"name":"b"}`, "", 422, "invalid_fields", "wait"},
+		{"PATCH", "/keys/{id}", `{"name":"b"}`, `If-Match: "7"`, 412, "version_mismatch", ""},
+		{"PATCH", "/keys/{id}", `{"name":"b"}`, `If-Match: W/"1"`, 412, "version_mismatch", ""},
+		{"PATCH", "/keys/{id}", `{"name":"b"}`, `If-Match: 1`, 412, "version_mismatch", ""},
+		{"POST", "/keys/{id}/revoke", "", `If-Match: "7"`, 412, "version_mismatch", ""},
+		{"POST", "/keys/{id}/rotate", "", `If-Match: "7"`, 412, "version_mismatch", ""},
+		{"DELETE", "/keys/{revoked}", "", `If-Match: "7"`, 412, "version_mismatch", ""},
+		{"PATCH", "/keys/{revoked}", `{"name":"b"}`, "", 409, "revoked", ""},
+		{"POST", "/keys/{revoked}/rotate", "", "", 409, "revoked", ""},
+		{"DELETE", "/keys/{id}", "", "", 409, "not_revoked", ""},
+		{"POST", "/keys/{id}/rotate", `{"grace":"soon"}`, "", 422, "invalid_fields", "grace"},
+		{"POST", "/keys/{id}/rotate", `{"grace":"-1s"}`, "", 422, "invalid_fields", "grace"},
+		{"POST", "/keys/{id}/rotate", `{"grace":"721h"}`, "", 422, "invalid_fields", "grace"},
+		{"POST", "/keys/{id}/rotate", `{"grace":60}`, "", 422, "invalid_fields", "grace"},
+		{"POST", "/keys/{id}/revoke", `{"raeson":"x"}`, "", 422, "invalid_fields", "raeson"},
+		{"POST", "/self/revoke", "", "", 409, "no_key", ""},
+
+		// Lists.
+		{"GET", "/keys?limit=0", "", "", 422, "invalid_fields", "limit"},
+		{"GET", "/keys?limit=1001", "", "", 422, "invalid_fields", "limit"},
+		{"GET", "/keys?limit=many", "", "", 422, "invalid_fields", "limit"},
+		{"GET", "/keys?status=dead", "", "", 422, "invalid_fields", "status"},
+		{"GET", "/keys?namespace=a%20b", "", "", 422, "invalid_fields", "namespace"},
+		{"GET", "/keys?name=x", "", "", 422, "invalid_fields", "name"},
+		{"GET", "/keys?q=" + long, "", "", 422, "invalid_fields", "q"},
+		{"GET", "/namespaces?limit=0", "", "", 422, "invalid_fields", "limit"},
+		{"GET", "/namespaces?cursor=x", "", "", 422, "invalid_fields", "cursor"},
+
+		// Namespaces.
+		{"POST", "/namespaces", `{}`, "", 422, "invalid_fields", "id"},
+		{"POST", "/namespaces", `{"id":"a/b"}`, "", 422, "invalid_fields", "id"},
+		{"POST", "/namespaces", `{"id":"home"}`, "", 422, "invalid_fields", "id"},
+		{"POST", "/namespaces", `{"id":"b","name":"` + long + `"}`, "", 422, "invalid_fields", "name"},
+		{"POST", "/namespaces", `{"id":"b","edit_policy":"frozen"}`, "", 422, "invalid_fields", "edit_policy"},
+		{"POST", "/namespaces", `{"id":"b","parent":"acme"}`, "", 422, "not_built", "parent"},
+		{"POST", "/namespaces", `{"id":"b","reach":["workspace"],"key_roles":["member"],"token_prefix":"ak_b"}`, "", 422, "not_built", "key_roles reach token_prefix"},
+		{"POST", "/namespaces", `{"id":"acme"}`, "", 409, "exists", ""},
+		{"POST", "/namespaces", `{"id":"default"}`, "", 409, "exists", ""},
+		{"PATCH", "/namespaces/acme", `{"kind":"account"}`, "", 422, "invalid_fields", "kind"},
+		{"PATCH", "/namespaces/acme", `{"id":"other"}`, "", 422, "invalid_fields", "id"},
+		{"PATCH", "/namespaces/acme", `{"parent":"default"}`, "", 422, "not_built", "parent"},
+		{"PATCH", "/namespaces/acme", `{"reach":["x"]}`, "", 422, "not_built", "reach"},
+		{"PATCH", "/namespaces/acme", `{"name":"x"}`, `If-Match: "7"`, 412, "version_mismatch", ""},
+		{"DELETE", "/namespaces/acme", "", "", 409, "in_use", ""},
+		{"DELETE", "/namespaces/default", "", "", 409, "in_use", ""},
+
+		// The decision.
+		{"POST", "/verify", `{}`, "", 422, "invalid_fields", "token"},
+		{"POST", "/verify", `{"token":"x","permission":"Orders"}`, "", 422, "invalid_fields", "permission"},
+	} {
+		t.Run(test.method+test.path+" "+test.body[:min(len(test.body), 60)]+test.header[:min(len(test.header), 40)], func(t *testing.T) {
+			var body any
+			if test.body != "" {
+				body = test.body
+			}
+			var header []string
+			if name, value, ok := strings.Cut(test.header, ":"); ok {
+				header = []string{name, strings.TrimSpace(value)}
+			}
+			a := d.call(t, root, test.method, names.Replace(test.path), body, header...)
+			p := a.problem(t)
+			if p.Status != test.status || p.Code != test.code {
+				t.Fatalf("%d %s, want %d %s: %s", p.Status, p.Code, test.status, test.code, a.text)
+			}
+			var fields []string
+			for _, e := range p.Errors {
+				fields = append(fields, e.Field)
+				if e.Detail == "" {
+					t.Errorf("nothing is said about %s", e.Field)
+				}
+			}
+			slices.Sort(fields)
+			if got := strings.Join(fields, " "); got != test.fields {
+				t.Errorf("errors name %q, want %q: %s", got, test.fields, a.text)
+			}
+			if test.status == 405 && a.header.Get("Allow") == "" {
+				t.Error("405 without Allow")
+			}
+			if a.header.Get("Cache-Control") != "no-store" {
+				t.Error("may be cached")
+			}
+		})
+	}
+
+	// Nothing of all this has changed anything.
+	var k api.Key
+	d.call(t, root, "GET", "/keys/"+key, nil).into(t, 200, &k)
+	if k.Version != 1 || k.Name != "there" || k.Status != "active" {
+		t.Errorf("a refused change has changed the key: %+v", k)
+	}
+	var list api.Keys
+	d.call(t, root, "GET", "/keys", nil).into(t, 200, &list)
+	if len(list.Items) != 3 {
+		t.Errorf("%d keys, want 3", len(list.Items))
+	}
+}
+
+func TestWithoutCaller(t *testing.T) {
+	d := open(t)
+	for path, want := range map[string]int{"/keys": 401, "/self": 401, "/health": 200, "/openapi.json": 200, "/docs": 200, "/nothing": 404} {
+		w := httptest.NewRecorder()
+		d.ServeHTTP(w, httptest.NewRequest("GET", api.Prefix+path, nil))
+		if w.Code != want {
+			t.Errorf("%s: %d, want %d", path, w.Code, want)
+		}
+		if want == 401 && !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Bearer") {
+			t.Errorf("%s: 401 without WWW-Authenticate", path)
+		}
+	}
+	if a := d.call(t, keystore.Caller{}, "GET", "/keys", nil); a.problem(t).Code != "missing_key" || a.status != 401 {
+		t.Errorf("the zero caller: %s", a.text)
+	}
+}
+
+func TestCrossOrigin(t *testing.T) {
+	d := open(t)
+	for _, test := range []struct {
+		method, path string
+		header       []string
+		status       int
+	}{
+		{"POST", "/keys", []string{"Origin", "https://evil.example"}, 403},
+		{"POST", "/keys", []string{"Origin", "null"}, 403},
+		{"POST", "/keys", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"POST", "/keys", []string{"Sec-Fetch-Site", "same-site"}, 403},
+		{"POST", "/keys", []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://example.com"}, 201},
+		{"POST", "/keys", []string{"Origin", "http://example.com"}, 201}, // httptest's Host
+		{"GET", "/keys", []string{"Origin", "https://evil.example"}, 200},
+	} {
+		var body any
+		if test.method == "POST" {
+			body = readOnly
+		}
+		a := d.call(t, root, test.method, test.path, body, test.header...)
+		if a.status != test.status {
+			t.Errorf("%s with %v: %d, want %d", test.method, test.header, a.status, test.status)
+		}
+		if test.status == http.StatusForbidden && a.problem(t).Code != "cross_origin" {
+			t.Errorf("with %v: %s", test.header, a.text)
+		}
+	}
+}
