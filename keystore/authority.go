@@ -34,7 +34,9 @@ func (c Caller) Actor() string {
 
 // May refuses a caller that may do an operation ("read", "create", …) on an admin resource ("admin.keys", …) in no namespace at
 // all: KindForbidden. Each managing operation checks for itself what it is about; this is to say so before a body is read.
-func (c Caller) May(resource, operation string) error { return c.reading().anywhere(resource, operation) }
+func (c Caller) May(resource, operation string) error {
+	return c.reading().anywhere(resource, operation)
+}
 
 // The product's own resources.
 const (

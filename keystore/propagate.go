@@ -37,10 +37,13 @@ func (k *Keystore) propagate(ctx context.Context, r Revision, wait time.Duration
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
 	defer cancel()
+	p := Propagation{Revision: r}
 	for {
-		p, err := k.progress(ctx, r, committed)
+		if now, err := k.progress(ctx, r, committed); err == nil {
+			p = now
+		}
 		p.Took = time.Since(committed)
-		if err == nil && p.Complete {
+		if p.Complete {
 			k.observer.Propagated(p.Took)
 			return p
 		}
@@ -60,7 +63,7 @@ func (k *Keystore) progress(ctx context.Context, r Revision, committed time.Time
 	}
 	nodes, err := k.db.Nodes(ctx)
 	if err != nil {
-		return p, k.storeFailed("reading the nodes", err)
+		return p, err
 	}
 	p.Nodes = len(nodes)
 	for _, n := range nodes {

@@ -1,0 +1,174 @@
+package keystore
+
+import (
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+func numbered(i int) Digest { return DigestOf(strconv.Itoa(i)) }
+
+// The table against a map, over random histories, with homes crowded together so that entries displace one another.
+func TestTableDoesWhatAMapDoes(t *testing.T) {
+	for seed := range uint64(50) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		var tab table
+		tab.limit.Store(1 << 20)
+		want := make(map[Digest]*entry)
+		crowd := func() Digest {
+			var d Digest
+			d[1], d[2] = byte(rng.IntN(4)), byte(rng.IntN(2))*255
+			d[20] = byte(rng.IntN(16))
+			return d
+		}
+		for range 2000 {
+			d := crowd()
+			switch rng.IntN(3) {
+			case 0:
+				tab.remove(&d)
+				delete(want, d)
+			default:
+				e := &entry{digest: d}
+				tab.insert(e)
+				want[d] = e
+			}
+			if probe := crowd(); tab.find(&probe) != want[probe] {
+				t.Fatalf("seed %d: the table and the map disagree", seed)
+			}
+		}
+		if int(tab.count.Load()) != len(want) {
+			t.Fatalf("seed %d: %d entries, want %d", seed, tab.count.Load(), len(want))
+		}
+	}
+}
+
+func TestTableKeepsWhatIsUsedWhenItEvicts(t *testing.T) {
+	var tab table
+	tab.limit.Store(1000)
+	hot := numbered(-1)
+	tab.insert(&entry{digest: hot})
+	for i := range 100_000 {
+		d := numbered(i)
+		tab.insert(&entry{digest: d})
+		if tab.find(&hot) == nil {
+			t.Fatalf("the entry in use was evicted after %d others", i)
+		}
+		if tab.count.Load() > 1000 {
+			t.Fatalf("%d entries", tab.count.Load())
+		}
+	}
+	if slots := len(*tab.slots.Load()); slots > 4096 {
+		t.Errorf("%d slots for 1000 entries", slots)
+	}
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	c := newLocalCache(10_000)
+	for i := range 200_000 {
+		d := numbered(i)
+		s := c.shard(&d)
+		s.mu.Lock()
+		s.insert(&d, &Record{Digest: d}, 0)
+		s.insert(&d, nil, 0)
+		s.mu.Unlock()
+	}
+	negatives := int64(0)
+	for i := range c.shards {
+		negatives += c.shards[i].negatives.count.Load()
+	}
+	if n := c.len(); n > 10_240 || negatives > negativeEntries {
+		t.Errorf("%d records and %d negatives", n, negatives)
+	}
+	c.resize(100)
+	if n := c.len(); n > cacheShards {
+		t.Errorf("%d records after the cache was made smaller", n)
+	}
+}
+
+func TestUnknownCredentialsDoNotPushOutRecords(t *testing.T) {
+	c := newLocalCache(1000)
+	known := numbered(7)
+	s := c.shard(&known)
+	s.mu.Lock()
+	s.insert(&known, &Record{Digest: known}, 0)
+	for i := range 100_000 {
+		d := numbered(1000 + i)
+		s.insert(&d, nil, 0)
+	}
+	s.mu.Unlock()
+	if r, ok := s.find(&known, 1); !ok || r == nil {
+		t.Error("a good record was evicted by unknown credentials")
+	}
+}
+
+func TestEntriesAge(t *testing.T) {
+	c := newLocalCache(1000)
+	a, b := numbered(1), numbered(2)
+	s := &c.shards[0]
+	s.insert(&a, &Record{}, 0)
+	s.insert(&b, nil, 0)
+	for _, c := range []struct {
+		d    Digest
+		at   time.Duration
+		want bool
+	}{{a, recordTTL - 1, true}, {a, recordTTL, false}, {b, negativeTTL - 1, true}, {b, negativeTTL, false}} {
+		if _, known := s.find(&c.d, int64(c.at)); known != c.want {
+			t.Errorf("after %v: known is %v", c.at, known)
+		}
+	}
+}
+
+// Readers run through the table while it is written. One may miss an entry that stays, for it asks again under the lock; what
+// was removed before it began it must never find.
+func TestReadersNeverFindWhatWasRemovedBefore(t *testing.T) {
+	c := newLocalCache(1 << 20)
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	s := &c.shards[0]
+	const keys = 64
+	var removed [keys]sync.RWMutex // held for reading while the entry is out
+	for w := range 2 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(w), 9))
+			for range 20_000 {
+				i := rng.IntN(keys)
+				d := numbered(i)
+				if !removed[i].TryLock() {
+					continue
+				}
+				s.mu.Lock()
+				s.insert(&d, &Record{Digest: d}, 0)
+				s.mu.Unlock()
+				if r, _ := s.find(&d, 0); r != nil && r.Digest != d {
+					t.Error("found another's record")
+				}
+				s.mu.Lock()
+				s.invalidate(&d)
+				s.mu.Unlock()
+				if r, _ := s.find(&d, 0); r != nil {
+					t.Error("found what was removed")
+				}
+				removed[i].Unlock()
+			}
+		})
+	}
+	wg.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				d := numbered(i % keys)
+				if r, _ := s.find(&d, 0); r != nil && r.Digest != d {
+					t.Error("found another's record")
+				}
+			}
+		}
+	})
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	time.AfterFunc(300*time.Millisecond, func() { close(stop) })
+	<-done
+}
