@@ -22,8 +22,8 @@ type stream struct {
 	last  time.Time // when the last event that arrived was sent by the upstream; read it after ended
 }
 
-// open opens one of each kind over each HTTP version and returns when all run.
-func open(t *testing.T, g *gate.Gate, token gate.Token) []*stream {
+// open opens one of each kind over each HTTP version and returns when all run. Downloads stall until killed is closed.
+func open(t *testing.T, g *gate.Gate, token gate.Token, killed <-chan struct{}) []*stream {
 	t.Helper()
 	var streams []*stream
 	add := func(what string, until func(*stream)) {
@@ -72,11 +72,8 @@ func open(t *testing.T, g *gate.Gate, token gate.Token) []*stream {
 			t.Fatal(err)
 		}
 		add(fmt.Sprint("download over ", protocol), func(*stream) {
-			for buffer := make([]byte, 4<<10); ; time.Sleep(time.Millisecond) { // a slow reader, so that the proxy is stuck in a write
-				if _, err := download.Body.Read(buffer); err != nil {
-					return
-				}
-			}
+			<-killed // until then the proxy is stuck in a write; what it had sent is still to be read
+			io.Copy(io.Discard, download.Body)
 		})
 
 		add(fmt.Sprint("a request without an answer over ", protocol), func(*stream) {
@@ -99,7 +96,13 @@ func open(t *testing.T, g *gate.Gate, token gate.Token) []*stream {
 			}
 			body.Close()
 		})
-		upload.Write([]byte("begun"))
+		go func() { // the client notices that the connection is gone when it writes
+			for tick := time.Tick(5 * time.Millisecond); ; <-tick {
+				if _, err := upload.Write([]byte("more")); err != nil {
+					return
+				}
+			}
+		}()
 		reachesUpstream(t, g, "/v1/items/upload")
 		t.Cleanup(func() { upload.Close() })
 	}
@@ -143,10 +146,12 @@ func TestCut(t *testing.T) {
 			w := start(t, gate.Config{APIKey: operations})
 			items := gate.JSON{"permissions": []string{"items:*"}}
 			k, other := w.mint(t, "K", items), w.mint(t, "Other", items)
-			cut, kept := open(t, w.Gate, k.Token), open(t, w.Gate, other.Token)
+			killed := make(chan struct{})
+			cut, kept := open(t, w.Gate, k.Token, killed), open(t, w.Gate, other.Token, nil)
 			before := time.Now()
 			c.kill(t, w, k.ID)
 			after := time.Now()
+			close(killed)
 			mustEnd(t, cut, after, 2*time.Second)
 			t.Logf("answered in %v, all seen cut in %v", after.Sub(before), time.Since(before))
 			for _, s := range kept {
@@ -165,26 +170,33 @@ func TestCutAtExpiry(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	expires := time.Now().Add(5 * time.Second).Truncate(time.Millisecond)
 	k := w.mint(t, "K", gate.JSON{"permissions": []string{"items:*"}, "expires_at": expires.UTC().Format(time.RFC3339Nano)})
-	streams := open(t, w.Gate, k.Token)
+	expired := make(chan struct{})
+	streams := open(t, w.Gate, k.Token, expired)
 	if !time.Now().Before(expires) {
 		t.Fatal("this machine is too slow to open the streams before the key expires")
 	}
+	time.AfterFunc(time.Until(expires)+time.Second, func() { close(expired) })
 	mustEnd(t, streams, expires.Add(time.Second), time.Until(expires)+3*time.Second)
 }
 
 // mustEnd waits for the clients to see the end, which they do a little after the server has done it, and looks for what was sent after `no`.
 func mustEnd(t *testing.T, streams []*stream, no time.Time, within time.Duration) {
 	t.Helper()
-	timeout := time.After(within)
+	over, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
 	for _, s := range streams {
 		select {
 		case <-s.ended:
 			if s.last.After(no) {
 				t.Errorf("%s: an event sent %v too late arrived", s.what, s.last.Sub(no))
 			}
-		case <-timeout:
+			continue
+		case <-over.Done():
+		}
+		select {
+		case <-s.ended:
+		default:
 			t.Errorf("%s goes on", s.what)
-			timeout = time.After(0)
 		}
 	}
 }

@@ -92,12 +92,14 @@ func TestPlaceholders(t *testing.T) {
 			` + operations + `
 		}
 		reverse_proxy {$GATE_UPSTREAM} {
-			header_up Seen "{http.auth.user.id}|{http.api_key.id}|{http.api_key.name}|{http.api_key.namespace}|{http.api_key.owner}|{http.api_key.outcome}"
+			header_up Seen-User {http.auth.user.id}
+			header_up Seen-Namespace {http.api_key.namespace}
+			header_up Seen "{http.api_key.id}|{http.api_key.name}|{http.api_key.owner}|{http.api_key.outcome}"
 		}`})
 	id := w.ids["R"]
 	w.run(t, []row{
-		{what: "a key", send: "GET /v1/items/1", header: []string{"X-API-Key: {R}"}, want: "200", kept: []string{"Seen: " + id + "|" + id + "|R|default|root|ok"}},
-		{what: "public", send: "GET /public/1", want: "200", as: "-", kept: []string{"Seen: |||||public"}},
+		{what: "a key", send: "GET /v1/items/1", header: []string{"X-API-Key: {R}"}, want: "200", kept: []string{"Seen-User: " + id, "Seen-Namespace: default", "Seen: " + id + "|R|root|ok"}},
+		{what: "public", send: "GET /public/1", want: "200", as: "-", kept: []string{"Seen: |||public"}},
 	})
 }
 
