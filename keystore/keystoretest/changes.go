@@ -171,7 +171,7 @@ func testByHand(t *testing.T, s Store) {
 		{"DELETE FROM namespaces WHERE id = 'n'", 1, want{}, true},
 	} {
 		after := head(t, db)
-		s.Exec(t, step.statement)
+		must(t, s.Exec(step.statement))
 		got, policy := ends(t, db, after)
 		t.Run(step.statement, func(t *testing.T) {
 			wantEnds(t, got, step.want)
@@ -192,6 +192,31 @@ func testByHand(t *testing.T, s Store) {
 	})
 }
 
+// testOneWay: what has ended stays so, by hand as well.
+func testOneWay(t *testing.T, s Store) {
+	db := ready(t, s)
+	k := plain("k")
+	k.RevokedAt = start
+	dropped := plain("d")
+	insert(t, db, k, dropped)
+	edit(t, db, "d", func(k *keystore.Key) { k.Secrets = nil })
+	for _, statement := range []string{
+		"UPDATE keys SET revoked_at = NULL WHERE id = 'k'",
+		"UPDATE keys SET id = 'other' WHERE id = 'k'",
+		"UPDATE secrets SET dropped = 0 WHERE key_id = 'd'",
+		"UPDATE secrets SET key_id = 'k' WHERE key_id = 'd'",
+		"DELETE FROM secrets",
+	} {
+		if s.Exec(statement) == nil {
+			t.Errorf("%s: went through", statement)
+		}
+	}
+	_, err := db.Update(ctx, change("k", func(k *keystore.Key) { k.RevokedAt = never }))
+	if err == nil {
+		t.Error("a revoked key came back")
+	}
+}
+
 func testNoRevision(t *testing.T, s Store) {
 	db := ready(t, s)
 	at := insert(t, db, plain("k"))
@@ -209,7 +234,7 @@ func testNoRevision(t *testing.T, s Store) {
 func testTruncated(t *testing.T, s Store) {
 	db := ready(t, s)
 	at := insert(t, db, plain("a"), plain("b"), plain("c"))
-	s.Exec(t, "DELETE FROM change_log WHERE revision <= 2")
+	must(t, s.Exec("DELETE FROM change_log WHERE revision <= 2"))
 	for after := range keystore.Revision(2) {
 		_, err := db.Changes(ctx, after, at)
 		wantErr(t, err, keystore.ErrTruncated)
@@ -224,7 +249,7 @@ func testTruncated(t *testing.T, s Store) {
 	// A node that is ahead of the database, after a restore, is not told that it is up to date.
 	_, err := db.Changes(ctx, at, at+1)
 	wantErr(t, err, keystore.ErrTruncated)
-	s.Exec(t, "DELETE FROM change_log")
+	must(t, s.Exec("DELETE FROM change_log"))
 	_, err = db.Changes(ctx, at-1, at)
 	wantErr(t, err, keystore.ErrTruncated)
 }
@@ -267,7 +292,7 @@ func testChanged(t *testing.T, s Store) {
 		t.Fatalf("%d of %d changes took longer than 100 ms to be told", late, rounds)
 	}
 	drain(other)
-	s.Exec(t, "UPDATE keys SET name = 'by hand'")
+	must(t, s.Exec("UPDATE keys SET name = 'by hand'"))
 	select {
 	case <-other.Changed():
 	case <-time.After(10 * time.Second):

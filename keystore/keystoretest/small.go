@@ -65,7 +65,7 @@ func testNamespaceInUse(t *testing.T, s Store) {
 	check(map[string]bool{"home": true, "x": true, "xy": true, "X": false, "y": false, "%": false, "": false, "default": false})
 	edit(t, db, "k", func(k *keystore.Key) { k.Grants, k.RevokedAt = []keystore.Grant{{Namespace: "y"}}, start })
 	check(map[string]bool{"home": true, "x": false, "xy": false, "y": true})
-	s.Exec(t, `UPDATE keys SET grants = '[{"namespace":"by hand"}]' WHERE id = 'k'`)
+	must(t, s.Exec(`UPDATE keys SET grants = '[{"namespace":"by hand"}]' WHERE id = 'k'`))
 	check(map[string]bool{"home": true, "y": false, "by hand": true})
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
 	check(map[string]bool{"home": false, "by hand": false})
@@ -100,6 +100,11 @@ func testAudit(t *testing.T, s Store) {
 		_, err := db.Update(ctx, func(tx keystore.Tx) error { return tx.AppendAudit(&keystore.AuditRow{Seq: seq, At: start}) })
 		if err == nil {
 			t.Fatalf("row %d after row 3", seq)
+		}
+	}
+	for _, statement := range []string{"UPDATE audit SET actor = 'nobody' WHERE seq = 1", "DELETE FROM audit WHERE seq = 3"} {
+		if s.Exec(statement) == nil {
+			t.Fatalf("%s: went through", statement)
 		}
 	}
 }

@@ -42,16 +42,14 @@ func (c *closeOnce) Close() error {
 	return c.DB.Close()
 }
 
-func (s sqliteStore) Exec(t *testing.T, statement string) {
-	t.Helper()
+func (s sqliteStore) Exec(statement string) error {
 	shell, err := sql.Open("sqlite", "file:"+s.path+"?_pragma=busy_timeout(5000)")
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer shell.Close()
-	if _, err := shell.Exec(statement); err != nil {
-		t.Fatal(err)
-	}
+	_, err = shell.Exec(statement)
+	return err
 }
 
 func TestSQLite(t *testing.T) {

@@ -1,0 +1,167 @@
+package sqldb
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// benchKey is key number n: one in a hundred each is revoked, inactive or expired, and there are a thousand namespaces, of
+// which the first has half of the keys.
+func benchKey(n int, now time.Time) *keystore.Key {
+	namespace := keystore.DefaultNamespace
+	if n%2 == 1 {
+		namespace = fmt.Sprint("ns", n%1999)
+	}
+	k := &keystore.Key{
+		ID: fmt.Sprintf("%012d", n*7919%1_000_003), Prefix: "ak", Name: fmt.Sprint("key number ", n), Namespace: namespace, Owner: fmt.Sprint("m_", n%100),
+		CreatedBy: keystore.RootMember, Active: n%100 != 1, CreatedAt: now, Version: 1, Secrets: []keystore.Secret{{Digest: benchDigest(n), CreatedAt: now}},
+		Grants: []keystore.Grant{{Namespace: namespace, Permissions: []keystore.Permission{{Action: "read"}, {Action: "write"}}}},
+	}
+	switch n % 100 {
+	case 2:
+		k.RevokedAt = now
+	case 3:
+		k.ExpiresAt = now.Add(-time.Hour)
+	case 4, 5, 6, 7:
+		k.ExpiresAt = now.Add(time.Hour)
+	}
+	return k
+}
+
+func benchDigest(n int) keystore.Digest {
+	return keystore.DigestOf(string(binary.BigEndian.AppendUint64(nil, uint64(n))))
+}
+
+func fill(tb testing.TB, n int) *DB {
+	tb.Helper()
+	ctx := context.Background()
+	d, err := OpenSQLite(ctx, filepath.Join(tb.TempDir(), "keys.db"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { d.Close() })
+	if _, err := d.Deployment(ctx, nil); err != nil {
+		tb.Fatal(err)
+	}
+	for from := 0; from < n; from += 10_000 {
+		_, err := d.Update(ctx, func(tx keystore.Tx) error {
+			for i := from; i < min(n, from+10_000); i++ {
+				if err := tx.InsertKey(benchKey(i, tx.Now())); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return d
+}
+
+// BenchmarkKeys measures at a hundred thousand keys, with APIKEYS_BENCH_KEYS at more.
+func BenchmarkKeys(b *testing.B) {
+	n := benchKeys
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour) // as callers have it
+	defer cancel()
+	began := time.Now()
+	d := fill(b, n)
+	b.Logf("%d keys inserted, %v each", n, time.Since(began)/time.Duration(n))
+
+	b.Run("KeyByDigest", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if k, _, err := d.KeyByDigest(ctx, benchDigest(rand.IntN(n))); k == nil || err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("KeyByDigest/unknown", func(b *testing.B) {
+		for b.Loop() {
+			if k, _, err := d.KeyByDigest(ctx, benchDigest(n+rand.IntN(n))); k != nil || err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("Renew", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := d.Renew(ctx, "nobody"); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("CountKeys", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := d.CountKeys(ctx); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	few := []string{"ns1", "ns3", "ns5", "ns7", "ns9"}
+	for _, list := range []struct {
+		name string
+		f    keystore.KeyFilter
+	}{
+		{"all", keystore.KeyFilter{}},
+		{"namespace", keystore.KeyFilter{Namespaces: []string{keystore.DefaultNamespace}}},
+		{"small namespace", keystore.KeyFilter{Namespaces: few[:1]}},
+		{"empty namespace", keystore.KeyFilter{Namespaces: []string{"nowhere"}}},
+		{"5 namespaces", keystore.KeyFilter{Namespaces: few}},
+		{"2 namespaces, one big", keystore.KeyFilter{Namespaces: []string{"ns1", keystore.DefaultNamespace}}},
+		{"active", keystore.KeyFilter{Status: keystore.StatusActive}},
+		{"revoked", keystore.KeyFilter{Status: keystore.StatusRevoked}},
+		{"expired", keystore.KeyFilter{Status: keystore.StatusExpired}},
+		{"inactive", keystore.KeyFilter{Status: keystore.StatusInactive}},
+		{"revoked in namespace", keystore.KeyFilter{Status: keystore.StatusRevoked, Namespaces: []string{keystore.DefaultNamespace}}},
+		{"inactive in namespace, none", keystore.KeyFilter{Status: keystore.StatusInactive, Namespaces: []string{keystore.DefaultNamespace}}},
+		{"owner", keystore.KeyFilter{Owner: "m_5"}},
+		{"owner, none", keystore.KeyFilter{Owner: "nobody"}},
+		{"text, many", keystore.KeyFilter{Text: "number 5"}},
+		{"text, none", keystore.KeyFilter{Text: "xyz"}},
+		{"role, none", keystore.KeyFilter{Role: "billing"}},
+	} {
+		list.f.Now = time.Now()
+		b.Run("page/"+list.name, func(b *testing.B) {
+			for b.Loop() {
+				if _, _, err := d.Keys(ctx, list.f, "", 100); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	next := n
+	b.Run("Update/insert", func(b *testing.B) {
+		for b.Loop() {
+			_, err := d.Update(ctx, func(tx keystore.Tx) error { next++; return tx.InsertKey(benchKey(next, tx.Now())) })
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("Acknowledge", func(b *testing.B) {
+		if err := d.Join(ctx, keystore.Node{Incarnation: "i"}); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			if err := d.Acknowledge(ctx, "i", 1); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+var benchKeys = func() int {
+	if n, err := strconv.Atoi(os.Getenv("APIKEYS_BENCH_KEYS")); err == nil {
+		return n
+	}
+	return 100_000
+}()
