@@ -103,3 +103,11 @@ func (c *cli) run(f func(ctx context.Context, args []string) error) func(*cobra.
 		return err
 	}
 }
+
+// noArguments does not repeat what was given, as cobra.NoArgs does: it may be a token.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return errors.New(cmd.CommandPath() + " takes flags only; tokens are read from standard input or a file")
+	}
+	return nil
+}

@@ -31,7 +31,7 @@ It changes nothing. With --server it cannot see the configuration. The exit
 status is 0 when nothing is wrong, else 1.`,
 		Example: `  caddy apikeys doctor
   caddy apikeys doctor --address unix//run/caddy/admin.sock --json`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: c.run(func(ctx context.Context, _ []string) error {
 			server, err := c.connect()
 			if err != nil {
@@ -137,7 +137,7 @@ func (d *doctor) examine(ctx context.Context) {
 		}
 		return
 	}
-	d.found("handlers", len(config.handlers) > 0, "Add api_key to a site: without it, requests need no key.", "%d routes have api_key", len(config.handlers))
+	d.found("handlers", len(config.handlers) > 0, "Add api_key to a site: without it, requests need no key.", "api_key handlers in the configuration: %d", len(config.handlers))
 	d.logs(config)
 	d.namespaces(ctx, config)
 }

@@ -80,7 +80,7 @@ func (c *cli) importSome(ctx context.Context, server *client.Client, in io.Reade
 		batch, readErr := input.batch()
 		if len(batch.lines) > 0 {
 			if err := c.importBatch(ctx, server, batch, &total); err != nil {
-				c.say("Imported %d keys, refused %d, up to line %d.", total.Imported, len(total.Refused), batch.lines[0]-1)
+				c.say("Imported %d, refused %d, up to line %d.", total.Imported, len(total.Refused), batch.lines[0]-1)
 				return err
 			}
 		}
@@ -88,11 +88,11 @@ func (c *cli) importSome(ctx context.Context, server *client.Client, in io.Reade
 		case readErr == io.EOF:
 			return c.imported(total)
 		case readErr != nil:
-			c.say("Imported %d keys, refused %d, up to what could not be read.", total.Imported, len(total.Refused))
+			c.say("Imported %d, refused %d, up to what could not be read.", total.Imported, len(total.Refused))
 			return readErr
 		case time.Since(said) > time.Second:
 			said = time.Now()
-			c.say("imported %d keys, refused %d …", total.Imported, len(total.Refused))
+			c.say("imported %d, refused %d …", total.Imported, len(total.Refused))
 		}
 	}
 }
@@ -124,7 +124,7 @@ func (c *cli) imported(done api.Imported) error {
 			return err
 		}
 	} else {
-		c.say("Imported %d keys, refused %d.", done.Imported, len(done.Refused))
+		c.say("Imported %d, refused %d.", done.Imported, len(done.Refused))
 	}
 	if len(done.Refused) > 0 {
 		return errFailed

@@ -32,7 +32,7 @@ with --cursor.`,
   caddy apikeys keys list --namespace acme --status active
   caddy apikeys keys list --search billing --limit 20
   caddy apikeys keys list --status expired --json | jq -r '.items[].id'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.Namespace, "namespace", "", "Only keys of this namespace")

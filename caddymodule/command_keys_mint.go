@@ -39,7 +39,7 @@ revoked.`,
       --permission orders:search --grant acme-eu=read_only --expires 90d
   caddy apikeys keys mint --name cron --access read_write --allow-ip 10.0.0.0/8 \
       --metadata team=erp --json`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&spec.Name, "name", "", "What the key is for, for people")

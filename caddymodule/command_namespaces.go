@@ -38,7 +38,7 @@ func (c *cli) listNamespacesCommand() *cobra.Command {
 		Short: "Lists namespaces, newest first",
 		Example: `  caddy apikeys namespaces list
   caddy apikeys namespaces list --json | jq -r '.items[].id'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	cmd.Flags().IntVar(&limit, "limit", 0, "List at most this many (default all)")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {

@@ -27,7 +27,7 @@ terminal without being shown, else from standard input. With --server,
 typed or comes from standard input.`,
 		Example: `  caddy apikeys verify < token
   caddy apikeys verify --namespace acme --permission orders:write --token-file token`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	cmd.Flags().StringVar(&q.Namespace, "namespace", "", "The namespace that the request touches (default \"default\")")
 	cmd.Flags().StringVar(&q.Permission, "permission", "", "What the request needs: read, write, orders:read, orders:search (default read)")

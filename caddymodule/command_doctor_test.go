@@ -1,0 +1,89 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+func TestDoctorCommand(t *testing.T) {
+	const (
+		redacting = `"encoder":{"format":"api_keys"}`
+		wrapped   = `"encoder":{"format":"filter","wrap":{"format":"api_keys"}}`
+		plain     = `"encoder":{"format":"json"}`
+		handler   = `"apps":{"api_keys":{},"http":{"servers":{"s":{"routes":[{"handle":[{"handler":"subroute","routes":[{"handle":[{"handler":"api_key"`
+		end       = `}]}]}]}]}}}}`
+		header    = handler + end
+		bearer    = handler + `,"from":[{"type":"bearer"}]` + end
+	)
+	logs := func(logs string) string { return `"logging":{"logs":{` + logs + `}},` }
+	healthy := cliAnswer{200, api.Health{Healthy: true, Revision: 7, LeaseRemainingMS: 29000}}
+	for name, row := range map[string]struct {
+		config string
+		health cliAnswer
+		status int
+		want   []string
+	}{
+		"well": {logs(`"default":{`+redacting+`},"log0":{`+wrapped+`,"include":["http.log.access.log0"]}`) + header, healthy, 0, []string{
+			"answers", "✓ a key store is running", "✓ it is healthy: revision 7, 29s", "✓ api_key handlers in the configuration: 1", "✓ every log that can get HTTP entries redacts", "exist: default"}},
+		"nothing said of logs":     {header, healthy, 1, []string{"✗ keys from header X-Api-Key are written in clear into: default", "→ Add `log { format api_keys }`"}},
+		"access log without":       {logs(`"default":{`+redacting+`},"log0":{`+plain+`,"include":["http.log.access.log0"]}`) + header, healthy, 1, []string{"into: log0"}},
+		"default left out of http": {logs(`"default":{"exclude":["http"]}`) + header, healthy, 0, []string{"✓ every log"}},
+		"other logs":               {logs(`"default":{`+redacting+`},"a":{"include":["tls"]},"b":{"writer":{"output":"discard"}}`) + header, healthy, 0, []string{"✓ every log"}},
+		"included, then excluded":  {logs(`"default":{`+redacting+`},"a":{"include":["http.log"],"exclude":["http.log"]}`) + header, healthy, 0, []string{"✓ every log"}},
+		"a part excluded":          {logs(`"default":{`+redacting+`},"a":{"exclude":["http.log.access"]}`) + header, healthy, 1, []string{"into: a"}},
+		"Caddy hides it itself":    {bearer, healthy, 0, []string{"✓ keys are accepted only where", "default"}},
+		"query": {handler + `,"from":[{"type":"query","name":"key"},{"type":"cookie","name":"c"}]` + end, healthy, 1, []string{
+			"keys from query key are written"}},
+		"no handler":        {`"apps":{"api_keys":{}}`, healthy, 1, []string{"✗ api_key handlers in the configuration: 0", "→ Add api_key to a site"}},
+		"missing namespace": {handler + `,"from":[{"type":"bearer"}],"namespace":"gone"` + end, healthy, 1, []string{"do not exist: gone", "namespaces create gone"}},
+		"other namespaces":  {handler + `,"from":[{"type":"bearer"}],"namespace":"{http.request.host}","namespace_path":["/{namespace}"]` + end, healthy, 0, nil},
+		"lease lapsed":      {bearer, cliAnswer{503, api.Health{Problem: "the database is locked", Revision: 3}}, 1, []string{"✗ it is not healthy: the database is locked; revision 3, 0s"}},
+		"no store":          {`"apps":{}`, problem(503, "unavailable", "No key store is running: the configuration in force does not use api_keys."), 1, []string{"✗ No key store is running"}},
+		"no plugin":         {`"apps":{}`, cliAnswer{404, "404 page not found"}, 1, []string{"has no API keys", "→ Does `caddy list-modules`"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			answers := map[string][]cliAnswer{
+				"GET /config/":            {{200, "{" + row.config + "}"}},
+				"GET /health":             {row.health},
+				"GET /namespaces/default": {{200, api.Namespace{ID: "default"}}},
+				"GET /namespaces/gone":    {problem(404, "not_found", "There is no such namespace.")},
+			}
+			s := serveCLI(t, answers)
+			r := s.run("", "doctor")
+			if r.status != row.status || r.err != "" {
+				t.Errorf("status %d, %s", r.status, r.err)
+			}
+			for _, text := range row.want {
+				if !strings.Contains(r.out, text) {
+					t.Errorf("lacks %q:\n%s", text, r.out)
+				}
+			}
+			if strings.Contains(r.out, "✗") != (row.status != 0) {
+				t.Errorf("status %d for\n%s", row.status, r.out)
+			}
+			var doc struct {
+				Healthy bool
+				Checks  []finding
+			}
+			if r := s.run("", "doctor", "--json"); json.Unmarshal([]byte(r.out), &doc) != nil || doc.Healthy != (row.status == 0) || len(doc.Checks) < 3 {
+				t.Errorf("--json: %s", r.out)
+			}
+		})
+	}
+}
+
+func TestDoctorCommandUnreached(t *testing.T) {
+	r := runCLI("", "doctor", "--address", "127.0.0.1:1")
+	if r.status != 1 || !strings.Contains(r.out, "✗ cannot reach Caddy's admin endpoint at 127.0.0.1:1") {
+		t.Errorf("%+v", r)
+	}
+	s := serveCLI(t, map[string][]cliAnswer{"GET /health": {{200, api.Health{Healthy: true}}}})
+	r = runCLI(cliToken, "doctor", "--server", "http://"+s.address)
+	if r.status != 0 || strings.Count(r.out, "– not checked") != 3 {
+		t.Errorf("%+v", r)
+	}
+	noToken(t, r.out, r.err)
+}
