@@ -54,11 +54,11 @@ func (observer) Propagated(time.Duration)              {}
 
 // A deployment is some nodes on one SQLite file, as separate processes are.
 type deployment struct {
-	*testing.T
+	testing.TB
 	path string
 }
 
-func newDeployment(t *testing.T) deployment {
+func newDeployment(t testing.TB) deployment {
 	return deployment{t, filepath.Join(t.TempDir(), "apikeys.db")}
 }
 

@@ -1,0 +1,113 @@
+package keystore_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// decision is what the handler does between having a credential in hand and knowing the outcome.
+func decision(b testing.TB, k *keystore.Keystore, token string) {
+	now := time.Now()
+	a, err := k.Lookup(context.Background(), token, now)
+	if err != nil {
+		b.Fatal(err)
+	}
+	q := keystore.Request{Now: now, Namespace: k.Namespace("default")}
+	if o := keystore.Decide(a.Record, &q); o != keystore.OK {
+		b.Fatal(o)
+	}
+	k.Used(a.Record, now)
+}
+
+// The bar: at most 300 ns and no allocation.
+func BenchmarkDecision(b *testing.B) {
+	k, _ := newDeployment(b).node(keystore.Settings{})
+	_, token := mint(b, k, keystore.KeySpec{})
+	decision(b, k, token)
+	b.Run("one", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			decision(b, k, token)
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				decision(b, k, token)
+			}
+		})
+	})
+	b.Run("running", func(b *testing.B) { // with what it takes to be cut
+		b.ReportAllocs()
+		r := &keystore.Running{Cut: func() {}}
+		for b.Loop() {
+			a, _ := k.Lookup(context.Background(), token, time.Now())
+			if k.Enter(a, r) {
+				k.Leave(r)
+			}
+		}
+	})
+}
+
+func BenchmarkForgedToken(b *testing.B) {
+	k, _ := newDeployment(b).node(keystore.Settings{})
+	other, _ := newDeployment(b).node(keystore.Settings{})
+	_, forged := mint(b, other, keystore.KeySpec{})
+	b.ReportAllocs()
+	for b.Loop() {
+		if a, err := k.Lookup(context.Background(), forged, time.Now()); err != nil || a.Outcome != keystore.Malformed {
+			b.Fatal(a.Outcome, err)
+		}
+	}
+}
+
+// A first request of a key that the node does not know: one query.
+func BenchmarkColdLookup(b *testing.B) {
+	k, _ := newDeployment(b).node(keystore.Settings{LocalCache: 1})
+	tokens := make([]string, 2000)
+	for i := range tokens {
+		_, tokens[i] = mint(b, k, keystore.KeySpec{})
+	}
+	for i := 0; b.Loop(); i++ {
+		decision(b, k, tokens[i%len(tokens)])
+	}
+}
+
+// The bar: at most 400 bytes a cached key, at one million. Run with -benchtime 1x.
+func BenchmarkCachedKeyMemory(b *testing.B) {
+	const n = 1_000_000
+	for b.Loop() {
+		before := heap()
+		cache := keystore.FillCache(n, func(i int) *keystore.Key {
+			return &keystore.Key{
+				ID: fmt.Sprintf("%012d", i), Name: fmt.Sprintf("key number %d", i), Namespace: fmt.Sprintf("account-%d", i%10_000), Owner: keystore.RootMember, Active: true,
+				Grants: []keystore.Grant{{Namespace: fmt.Sprintf("account-%d", i%10_000), Permissions: read}},
+			}
+		})
+		b.ReportMetric(float64(heap()-before)/n, "B/key")
+		runtime.KeepAlive(cache)
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func TestADecisionDoesNotAllocate(t *testing.T) {
+	k, _ := newDeployment(t).node(keystore.Settings{})
+	_, token := mint(t, k, keystore.KeySpec{})
+	decision(t, k, token)
+	if n := testing.AllocsPerRun(1000, func() { decision(t, k, token) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

@@ -1,0 +1,16 @@
+package keystore
+
+// FillCache returns a cache of n records, made from what key returns, to measure its size.
+func FillCache(n int, key func(i int) *Key) any {
+	c := newLocalCache(n * 2)
+	for i := range n {
+		k := key(i)
+		d := DigestOf(k.ID)
+		k.Secrets = []Secret{{Digest: d}}
+		s := c.shard(&d)
+		s.mu.Lock()
+		s.insert(&d, NewRecord(k, d), 0)
+		s.mu.Unlock()
+	}
+	return c
+}
