@@ -1,6 +1,8 @@
 package sqldb
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -13,20 +15,19 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// keyColumns with keyJoins after a FROM that ends in keys k give one row for each secret that is not dropped, newest
-// first within a key; one row when there is none.
+// keyColumns with keyJoins after a FROM that ends in keys k give one row for each secret that is not dropped; one row
+// when there is none.
 const (
 	keyColumns = `k.id, k.prefix, k.name, k.namespace, k.grants, k.owner, k.created_by, k.active, k.created_at,
 		k.expires_at, k.revoked_at, k.revoked_by, k.revoke_reason, k.allowed_ips, k.metadata, k.version,
 		u.used_at, s.digest, s.created_at, s.ends_at, s.imported`
 	keyJoins = ` LEFT JOIN last_uses u ON u.key_id = k.id
 		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0`
-	keyOrder = ` ORDER BY k.created_at DESC, k.id DESC, s.created_at DESC, s.digest`
 
 	byDigestQuery = `SELECT h.revision, ` + keyColumns + ` FROM head h
 		LEFT JOIN secrets d ON d.digest = ? AND d.dropped = 0
-		LEFT JOIN keys k ON k.id = d.key_id` + keyJoins + ` ORDER BY s.created_at DESC, s.digest`
-	byIDQuery = `SELECT ` + keyColumns + ` FROM keys k` + keyJoins + ` WHERE k.id = ?` + keyOrder
+		LEFT JOIN keys k ON k.id = d.key_id` + keyJoins
+	byIDQuery = `SELECT ` + keyColumns + ` FROM keys k` + keyJoins + ` WHERE k.id = ?`
 )
 
 // scanKeys gathers the rows of a query for keyColumns, with head before them if that is not nil.
@@ -72,6 +73,11 @@ func scanKeys(rows *sql.Rows, err error, head *keystore.Revision) ([]keystore.Ke
 			k := &out[len(out)-1]
 			k.Secrets = append(k.Secrets, secret)
 		}
+	}
+	for i := range out {
+		slices.SortFunc(out[i].Secrets, func(a, b keystore.Secret) int {
+			return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), bytes.Compare(a.Digest[:], b.Digest[:]))
+		})
 	}
 	return out, rows.Err()
 }
@@ -155,7 +161,7 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 			args = append(args, ns)
 		}
 	}
-	query := "SELECT " + keyColumns + " FROM (" + page + " ORDER BY 1 DESC, 2 DESC LIMIT ?) p JOIN keys k ON k.id = p.id" + keyJoins + keyOrder
+	query := "SELECT " + keyColumns + " FROM (" + page + " ORDER BY 1 DESC, 2 DESC LIMIT ?) p JOIN keys k ON k.id = p.id" + keyJoins + " ORDER BY k.created_at DESC, k.id DESC"
 	rows, err := d.readers.QueryContext(ctx, query, append(args, limit+1)...)
 	keys, err := scanKeys(rows, err, nil)
 	if err != nil {

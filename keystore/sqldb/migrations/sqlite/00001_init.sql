@@ -57,10 +57,11 @@ CREATE INDEX keys_page       ON keys (created_at, id, revoked_at, expires_at, ac
 CREATE INDEX keys_namespace  ON keys (namespace, created_at, id, revoked_at, expires_at, active);
 CREATE INDEX keys_owner      ON keys (owner, created_at, id, revoked_at, expires_at, active);
 CREATE INDEX keys_created_by ON keys (created_by, created_at, id, revoked_at, expires_at, active);
--- The keys that are not simply active, for the counts and for lists of few.
-CREATE INDEX keys_revoked  ON keys (created_at, id) WHERE revoked_at IS NOT NULL;
-CREATE INDEX keys_inactive ON keys (created_at, id, expires_at) WHERE active = 0 AND revoked_at IS NULL;
-CREATE INDEX keys_expiring ON keys (expires_at, active) WHERE expires_at IS NOT NULL AND revoked_at IS NULL;
+-- The keys that are not simply active, for the counts and for lists of few. SQLite takes an index only if all columns
+-- that the condition names are in it.
+CREATE INDEX keys_revoked  ON keys (created_at, id, revoked_at) WHERE revoked_at IS NOT NULL;
+CREATE INDEX keys_inactive ON keys (created_at, id, active, revoked_at, expires_at) WHERE active = 0 AND revoked_at IS NULL;
+CREATE INDEX keys_expiring ON keys (expires_at, revoked_at) WHERE expires_at IS NOT NULL AND revoked_at IS NULL;
 
 -- A row stays for good, so that no credential ever opens anything a second time.
 CREATE TABLE secrets (
