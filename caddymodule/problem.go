@@ -20,22 +20,22 @@ type refusal struct {
 	namespace string // … and where
 }
 
-// problem is a document of RFC 9457. Its type is about:blank, since the code says it all.
-type problem struct {
+// problemDocument is a document of RFC 9457. Its type is about:blank, since the code says it all.
+type problemDocument struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Code   string `json:"code"`
 }
 
-type forbiddenProblem struct {
-	problem
+type forbiddenDocument struct {
+	problemDocument
 	Needed    string `json:"needed"`
 	Namespace string `json:"namespace"`
 }
 
-func (f refusal) problem() problem {
-	return problem{"about:blank", f.outcome.Title(), f.code(), f.outcome.Code()}
+func (f refusal) problem() problemDocument {
+	return problemDocument{"about:blank", f.outcome.Title(), f.code(), f.outcome.Code()}
 }
 
 // code is the HTTP status.
@@ -59,7 +59,7 @@ var preparedProblems = func() (bodies [keystore.NumOutcomes][]byte) {
 func (f refusal) body() []byte {
 	switch {
 	case f.outcome == keystore.Forbidden:
-		body, _ := json.Marshal(forbiddenProblem{f.problem(), f.needed, f.namespace})
+		body, _ := json.Marshal(forbiddenDocument{f.problem(), f.needed, f.namespace})
 		return body
 	case f.status != 0:
 		body, _ := json.Marshal(f.problem())

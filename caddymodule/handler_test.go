@@ -1,0 +1,522 @@
+package caddymodule
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+// A house is a key store with a few namespaces and keys.
+type house struct {
+	t     testing.TB
+	keys  *keystore.Keystore
+	app   *App
+	close func()
+}
+
+func newHouse(t testing.TB) *house {
+	t.Helper()
+	db, err := sqldb.OpenSQLite(t.Context(), t.TempDir()+"/keys.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := keystore.Open(t.Context(), db, nil, keystore.Settings{}, newStoreMetrics(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &house{t: t, keys: keys, app: new(App)}
+	h.close = sync.OnceFunc(func() {
+		if err := keys.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(h.close)
+	h.app.store.Store(&store{keys: keys})
+	for _, id := range []string{"acme", "globex"} {
+		if _, err := keys.CreateNamespace(t.Context(), keystore.Root("test"), keystore.Namespace{ID: id, Kind: "account", Name: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return h
+}
+
+// key mints a key with permissions in a namespace, "acme" unless it is "*".
+func (h *house) key(permissions string, change ...func(*keystore.KeySpec)) (*keystore.Key, string) {
+	h.t.Helper()
+	spec := keystore.KeySpec{Name: "test", Namespace: "acme", Home: &keystore.Grant{Namespace: "acme"}}
+	for word := range strings.FieldsSeq(permissions) {
+		p, err := keystore.ParsePermission(word)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		spec.Home.Permissions = append(spec.Home.Permissions, p)
+	}
+	for _, f := range change {
+		f(&spec)
+	}
+	key, token, err := h.keys.MintKey(h.t.Context(), keystore.Root("test"), spec, "")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return key, token.Reveal()
+}
+
+// handler is the api_key of a Caddyfile, with these options.
+func (h *house) handler(options string) *Handler {
+	h.t.Helper()
+	handler := new(Handler)
+	if err := handler.UnmarshalCaddyfile(caddyfile.NewTestDispenser("api_key {\n" + options + "\n}")); err != nil {
+		h.t.Fatal(err)
+	}
+	rules, err := handler.compile()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	handler.rules, handler.app = rules, h.app
+	return handler
+}
+
+// answer is what came back for a request, and what the upstream saw of it.
+type answer struct {
+	*http.Response
+	body    string
+	seen    *http.Request // nil: not reached
+	trailer http.Header   // as the upstream saw them, after the body
+	err     error
+	repl    *caddy.Replacer
+	vars    map[string]any
+}
+
+// request reads a request as it stands on the wire, without `HTTP/1.1` and Host, which are added.
+func wireRequest(t testing.TB, wire string) *http.Request {
+	t.Helper()
+	head, body, _ := strings.Cut(wire, "\n\n")
+	line, headers, _ := strings.Cut(head, "\n")
+	text := line + " HTTP/1.1\nHost: api.example.com\n"
+	if headers != "" {
+		text += headers + "\n"
+	}
+	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(strings.ReplaceAll(text+"\n", "\n", "\r\n") + body)))
+	if err != nil {
+		t.Fatalf("this request does not reach any handler: %v", err)
+	}
+	r.RemoteAddr = "203.0.113.7:4711"
+	return r
+}
+
+func (h *house) send(handler caddyhttp.MiddlewareHandler, wire string, change ...func(*http.Request)) answer {
+	h.t.Helper()
+	return h.serve(handler, wireRequest(h.t, wire), change...)
+}
+
+func (h *house) serve(handler caddyhttp.MiddlewareHandler, r *http.Request, change ...func(*http.Request)) answer {
+	h.t.Helper()
+	var a answer
+	w := httptest.NewRecorder()
+	a.repl = caddy.NewReplacer()
+	r = caddyhttp.PrepareRequest(r, a.repl, w, nil)
+	a.vars = r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	a.vars[caddyhttp.ClientIPVarKey] = "203.0.113.7"
+	for _, f := range change {
+		f(r)
+	}
+	a.err = handler.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+		a.seen = r.Clone(context.WithoutCancel(r.Context()))
+		if r.Body != nil {
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				h.t.Error(err)
+			}
+		}
+		a.trailer = r.Trailer.Clone()
+		return nil
+	}))
+	a.Response = w.Result()
+	a.body = w.Body.String()
+	return a
+}
+
+func trustedPeer(r *http.Request) { caddyhttp.SetVar(r.Context(), caddyhttp.TrustedProxyVarKey, true) }
+
+// outcome is what the handler noted.
+func (a answer) outcome() string {
+	v, _ := a.repl.GetString("http.api_key.outcome")
+	return v
+}
+
+func keyLine(token string) string { return "\nAuthorization: Bearer " + token }
+
+const junk = "ak_000000000000aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+func TestOutcomes(t *testing.T) {
+	h := newHouse(t)
+	_, reader := h.key("read")
+	_, writer := h.key("read write")
+	_, any := h.key("*")
+	_, orders := h.key("orders:read shop:search")
+	revokedKey, revoked := h.key("read")
+	if _, _, err := h.keys.RevokeKey(t.Context(), keystore.Root("test"), revokedKey.ID, "test", false, keystore.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	_, inactive := h.key("read", func(s *keystore.KeySpec) { s.Inactive = true })
+	_, local := h.key("read", func(s *keystore.KeySpec) { s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
+	_, near := h.key("read", func(s *keystore.KeySpec) { s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")} })
+	forged := reader[:len(reader)-1] + string(reader[len(reader)-1]^1)
+
+	const acme = "namespace acme\n"
+	for _, test := range []struct {
+		name, options, wire, outcome string
+		status                       int
+	}{
+		{"a key in a bearer header", acme, "GET /" + keyLine(reader), "ok", 200},
+		{"the scheme's case does not matter", acme, "GET /\nAuthorization: bEARER  " + reader, "ok", 200},
+		{"a key in X-API-Key", acme, "GET /\nx-api-key: " + reader, "ok", 200},
+		{"RFC 8959", acme, "GET /" + keyLine("secret-token:"+reader), "ok", 200},
+		{"nothing", acme, "GET /", "missing", 401},
+		{"an empty header", acme, "GET /\nX-API-Key:", "missing", 401},
+		{"an empty bearer", acme, "GET /\nAuthorization: Bearer", "missing", 401},
+		{"another scheme", acme, "GET /\nAuthorization: Basic " + reader, "missing", 401},
+		{"a scheme that only begins like it", acme, "GET /\nAuthorization: Bearerx " + reader, "missing", 401},
+		{"two lines", acme, "GET /\nX-API-Key: " + reader + "\nx-api-key: " + junk, "ambiguous", 400},
+		{"two lines, one empty", acme, "GET /\nX-API-Key:\nX-API-Key: " + reader, "ambiguous", 400},
+		{"two sources", acme, "GET /\nX-API-Key: " + reader + keyLine(reader), "ambiguous", 400},
+		{"two sources, one empty", acme, "GET /\nX-API-Key:" + keyLine(reader), "ambiguous", 400},
+		{"two Authorization lines of other schemes", acme, "GET /\nAuthorization: Basic YTpi\nAuthorization: Digest x\nX-API-Key: " + reader, "ambiguous", 400},
+		{"a list", acme, "GET /\nX-API-Key: " + reader + ", " + junk, "malformed", 401},
+		{"too short", acme, "GET /" + keyLine("abc"), "malformed", 401},
+		{"too long", acme, "GET /" + keyLine(strings.Repeat("a", 513)), "malformed", 401},
+		{"not ours", acme, "GET /" + keyLine("' OR '1'='1"), "malformed", 401},
+		{"a changed last character", acme, "GET /" + keyLine(forged), "malformed", 401},
+		{"in the query when that is off", acme, "GET /?api_key=" + reader, "missing", 401},
+		{"revoked", acme, "GET /" + keyLine(revoked), "revoked", 401},
+		{"inactive", acme, "GET /" + keyLine(inactive), "inactive", 401},
+		{"revoked before forbidden", "namespace globex", "GET /" + keyLine(revoked), "revoked", 401},
+		{"another address", acme, "GET /" + keyLine(local), "address", 403},
+		{"its address", acme, "GET /" + keyLine(near), "ok", 200},
+		{"address before forbidden", "namespace globex", "GET /" + keyLine(local), "address", 403},
+		{"write with read", acme, "POST /" + keyLine(reader), "forbidden", 403},
+		{"write", acme, "DELETE /" + keyLine(writer), "ok", 200},
+		{"HEAD is a read", acme, "HEAD /" + keyLine(reader), "ok", 200},
+		{"override headers change nothing", acme, "GET /\nX-HTTP-Method-Override: DELETE" + keyLine(reader), "ok", 200},
+		{"another namespace", "namespace globex", "GET /" + keyLine(reader), "forbidden", 403},
+		{"no such namespace", "namespace nowhere", "GET /" + keyLine(any), "forbidden", 403},
+		{"the default namespace", "", "GET /" + keyLine(reader), "forbidden", 403},
+		{"its home", "namespace home", "GET /" + keyLine(reader), "ok", 200},
+		{"a placeholder", "namespace {http.request.header.X-Tenant}", "GET /\nX-Tenant: acme" + keyLine(reader), "ok", 200},
+		{"an empty placeholder", "namespace {http.request.header.X-Tenant}", "GET /" + keyLine(any), "forbidden", 403},
+		{"the path", "namespace_path /v1/{namespace}/**", "GET /v1/acme/x" + keyLine(reader), "ok", 200},
+		{"the path, encoded", "namespace_path /v1/{namespace}/**", "GET /V1/%61cme" + keyLine(reader), "ok", 200},
+		{"ids are compared with case", "namespace_path /v1/{namespace}/**", "GET /v1/Acme" + keyLine(reader), "forbidden", 403},
+		{"the most literal path", "namespace_path /{namespace}/**\nnamespace_path /v1/{namespace}/**", "GET /v1/acme" + keyLine(reader), "ok", 200},
+		{"no path matches", "namespace_path /v1/{namespace}/**\nnamespace acme", "GET /v2" + keyLine(reader), "ok", 200},
+		{"a resource", acme + "resource orders", "GET /" + keyLine(orders), "ok", 200},
+		{"another resource", acme + "resource shop", "GET /" + keyLine(orders), "forbidden", 403},
+		{"an operation", acme + "operation shop:search read POST /search", "POST /Search/" + keyLine(orders), "ok", 200},
+		{"an operation by its class", acme + "operation shop:search read POST /search", "POST /search" + keyLine(reader), "ok", 200},
+		{"beside the operation", acme + "operation shop:search read POST /search", "POST /search/x" + keyLine(reader), "forbidden", 403},
+		{"an unknown method", acme, "PURGE /" + keyLine(any), "method", 405},
+		{"case of a method", acme, "get /" + keyLine(any), "method", 405},
+		{"TRACE", acme, "TRACE /" + keyLine(any), "method", 405},
+		{"CONNECT", acme, "CONNECT api.example.com:443" + keyLine(any), "method", 405},
+		{"a mapped method", acme + "methods read REPORT", "REPORT /" + keyLine(reader), "ok", 200},
+		{"a method taken out", acme + "methods none PUT PATCH", "PUT /" + keyLine(any), "method", 405},
+		{"method before missing", acme, "PURGE /", "method", 405},
+		{"target before method", acme, "PURGE /a/../b", "bad_target", 400},
+		{"an encoded slash", acme, "GET /a%2Fb" + keyLine(reader), "bad_target", 400},
+		{"an encoded slash that may be", acme + "encoded_slash allow", "GET /a%2Fb" + keyLine(reader), "ok", 200},
+		{"absolute form", acme, "GET http://other.example.com/" + keyLine(reader), "bad_target", 400},
+		{"public", acme + "public /health /docs/*", "GET /docs", "public", 200},
+		{"public with any key", acme + "public /health /docs/*", "GET /docs/a/b" + keyLine(junk), "public", 200},
+		{"public minds case", acme + "public /health", "GET /Health", "missing", 401},
+		{"public minds segments", acme + "public /health", "GET /healthz", "missing", 401},
+		{"public keeps the method rules", acme + "public /health", "FOO /health", "method", 405},
+		{"public keeps the target rules", acme + "public /health/*", "GET /health/../x", "bad_target", 400},
+		{"optional", acme + "optional", "GET /", "anonymous", 200},
+		{"optional, a bad one", acme + "optional", "GET /" + keyLine(junk), "malformed", 401},
+		{"optional, two", acme + "optional", "GET /\nX-API-Key: a\nX-API-Key: b", "ambiguous", 400},
+		{"foreign", acme + "foreign pass", "GET /" + keyLine("eyJhbGciOiJub25lIn0.e30."), "foreign", 200},
+		{"foreign of any length", acme + "foreign pass", "GET /" + keyLine(strings.Repeat("x", 2000)), "foreign", 200},
+		{"our prefix is not foreign", acme + "foreign pass", "GET /" + keyLine("ak_x"), "malformed", 401},
+		{"a member's is not foreign", acme + "foreign pass", "GET /" + keyLine("akm_"+junk[3:]), "malformed", 401},
+		{"a member's token", acme, "GET /" + keyLine("akm_"+junk[3:]), "malformed", 401},
+		{"foreign is about bearer alone", acme + "foreign pass", "GET /\nX-API-Key: eyJhbGciOiJub25lIn0.e30.", "malformed", 401},
+		{"preflight", acme + "preflight", "OPTIONS /\nOrigin: https://a.example\nAccess-Control-Request-Method: PUT", "preflight", 204},
+		{"OPTIONS is no preflight", acme + "preflight", "OPTIONS /\nOrigin: https://a.example", "missing", 401},
+		{"preflight when that is off", acme, "OPTIONS /\nOrigin: https://a.example\nAccess-Control-Request-Method: PUT", "missing", 401},
+		{"basic, the password", acme + "from basic", "GET /\nAuthorization: basic " + basic("user:"+reader), "ok", 200},
+		{"basic, the user", acme + "from basic", "GET /\nAuthorization: Basic " + basic(reader+":"), "ok", 200},
+		{"basic, no base64", acme + "from basic", "GET /\nAuthorization: Basic !!!", "malformed", 401},
+		{"basic, empty", acme + "from basic", "GET /\nAuthorization: Basic " + basic(":"), "missing", 401},
+		{"a header with a scheme", acme + "from header X-Auth Token", "GET /\nX-Auth: token " + reader, "ok", 200},
+		{"a header without its scheme", acme + "from header X-Auth Token", "GET /\nX-Auth: " + reader, "missing", 401},
+		{"the query", acme + "from query api_key", "GET /?a=1&api_key=" + reader, "ok", 200},
+		{"the query, its name encoded", acme + "from query api_key", "GET /?a=1&api%5Fkey=" + reader, "ok", 200},
+		{"the query, twice", acme + "from query api_key", "GET /?api_key=" + reader + "&api_key=" + junk, "ambiguous", 400},
+		{"the query, behind a semicolon", acme + "from query api_key", "GET /?api_key=" + junk + ";api_key=" + reader, "ambiguous", 400},
+		{"the query, undecodable", acme + "from query api_key", "GET /?api_key=%zz" + reader, "malformed", 401},
+		{"a cookie", acme + "from cookie key", "GET /\nCookie: a=b; key=" + reader, "ok", 200},
+		{"a cookie in two lines", acme + "from cookie key", "GET /\nCookie: key=" + reader + "\nCookie: key=" + reader, "ambiguous", 400},
+		{"a cookie twice", acme + "from cookie key", "GET /\nCookie: key=" + reader + "; key=x", "ambiguous", 400},
+		{"only where it is looked for", acme + "from cookie key", "GET /" + keyLine(reader), "missing", 401},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a := h.send(h.handler(test.options), test.wire)
+			if a.err != nil || a.outcome() != test.outcome || a.StatusCode != test.status {
+				t.Fatalf("outcome %s, status %d, error %v; want %s, %d", a.outcome(), a.StatusCode, a.err, test.outcome, test.status)
+			}
+			if reached := a.seen != nil; reached != (test.status == 200) {
+				t.Errorf("upstream reached: %t", reached)
+			}
+			if test.status >= 400 {
+				checkProblem(t, a, test.wire)
+			}
+		})
+	}
+}
+
+func basic(userinfo string) string {
+	r := &http.Request{Header: make(http.Header)}
+	user, password, _ := strings.Cut(userinfo, ":")
+	r.SetBasicAuth(user, password)
+	return strings.TrimPrefix(r.Header.Get("Authorization"), "Basic ")
+}
+
+// checkProblem checks what every refusal has.
+func checkProblem(t *testing.T, a answer, wire string) {
+	t.Helper()
+	if a.Header.Get("Cache-Control") != "no-store" {
+		t.Error("may be cached")
+	}
+	challenge := a.Header.Get("WWW-Authenticate")
+	switch want := `Bearer realm="api"`; {
+	case a.StatusCode != 401 && challenge != "",
+		a.outcome() == "missing" && challenge != want,
+		a.StatusCode == 401 && a.outcome() != "missing" && challenge != want+`, error="invalid_token"`:
+		t.Errorf("challenge %q", challenge)
+	}
+	if strings.HasPrefix(wire, "HEAD") {
+		return
+	}
+	var p struct {
+		Type, Title, Code string
+		Status            int
+	}
+	if err := json.Unmarshal([]byte(a.body), &p); err != nil {
+		t.Fatal(err)
+	}
+	if p.Type != "about:blank" || p.Title == "" || p.Code == "" || p.Status != a.StatusCode || a.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("not a problem document: %s", a.body)
+	}
+}
+
+func TestExpiredKey(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read", func(s *keystore.KeySpec) { s.ExpiresAt = time.Now().Add(50 * time.Millisecond) })
+	handler := h.handler("namespace acme")
+	deadline := time.Now().Add(10 * time.Second)
+	for h.send(handler, "GET /"+keyLine(token)).outcome() != "expired" {
+		if time.Now().After(deadline) {
+			t.Fatal("the key never expires")
+		}
+	}
+}
+
+func TestUnknownAndMalformedLookTheSame(t *testing.T) {
+	h := newHouse(t)
+	if _, _, err := h.keys.ImportKeys(t.Context(), keystore.Root("test"), []keystore.ImportSpec{{
+		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme", Home: &keystore.Grant{Namespace: "acme", Permissions: []keystore.Permission{{Action: "read"}}}},
+		Token:   "imported-0123456789",
+	}}, false, ""); err != nil {
+		t.Fatal(err)
+	}
+	handler := h.handler("namespace acme")
+	malformed, unknown := h.send(handler, "GET /"+keyLine(junk)), h.send(handler, "GET /"+keyLine("imported-9876543210"))
+	if malformed.outcome() != "malformed" || unknown.outcome() != "unknown" {
+		t.Fatal(malformed.outcome(), unknown.outcome())
+	}
+	if malformed.body != unknown.body || !maps.EqualFunc(malformed.Header, unknown.Header, slices.Equal) || malformed.StatusCode != unknown.StatusCode {
+		t.Errorf("they differ:\n%s %v\n%s %v", malformed.body, malformed.Header, unknown.body, unknown.Header)
+	}
+	if a := h.send(handler, "GET /"+keyLine("imported-0123456789")); a.outcome() != "ok" {
+		t.Error(a.outcome())
+	}
+}
+
+func TestStoreOutageIsUnavailable(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read")
+	handler := h.handler("namespace acme")
+	h.close()
+	a := h.send(handler, "GET /"+keyLine(token))
+	if a.StatusCode != 503 || a.Header.Get("Retry-After") == "" || a.seen != nil {
+		t.Errorf("%d %v", a.StatusCode, a.Header)
+	}
+	checkProblem(t, a, "GET")
+}
+
+func TestForbiddenSaysWhatWasNeeded(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read")
+	for options, want := range map[string]string{
+		"namespace acme":                                      `"needed":"write","namespace":"acme"`,
+		"namespace globex":                                    `"needed":"write","namespace":"globex"`,
+		"namespace acme\nresource orders":                     `"needed":"orders:write","namespace":"acme"`,
+		"namespace_path /{namespace}":                         `"needed":"write","namespace":"x"`,
+		"namespace acme\noperation shop:search write POST /x": `"needed":"shop:search","namespace":"acme"`,
+		"namespace {http.request.header.Nothing}":             `"needed":"write","namespace":""`,
+	} {
+		if a := h.send(h.handler(options), "POST /x"+keyLine(token)); !strings.Contains(a.body, want) {
+			t.Errorf("%s: %s", options, a.body)
+		}
+	}
+}
+
+func TestAllowListsTheMappedMethods(t *testing.T) {
+	h := newHouse(t)
+	a := h.send(h.handler("methods write MKCOL\nmethods none PUT PATCH"), "PUT /")
+	if got := a.Header.Get("Allow"); got != "DELETE, GET, HEAD, MKCOL, OPTIONS, POST" {
+		t.Error(got)
+	}
+	if a := h.send(h.handler(""), "CONNECT a:1"); a.Header.Get("Connection") != "close" {
+		t.Error("what follows a CONNECT may be read as a request")
+	}
+}
+
+func TestHeadRefusalHasNoBody(t *testing.T) {
+	h := newHouse(t)
+	if a := h.send(h.handler(""), "HEAD /"); a.StatusCode != 401 || a.body != "" {
+		t.Errorf("%d %q", a.StatusCode, a.body)
+	}
+}
+
+func TestEarlyData(t *testing.T) {
+	h := newHouse(t)
+	_, writer := h.key("read write")
+	_, near := h.key("read", func(s *keystore.KeySpec) { s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")} })
+	early := func(r *http.Request) { r.TLS = new(tls.ConnectionState) }
+	done := func(r *http.Request) { r.TLS = &tls.ConnectionState{HandshakeComplete: true} }
+	handler := h.handler("namespace acme")
+	for _, test := range []struct {
+		wire    string
+		tls     func(*http.Request)
+		outcome string
+	}{
+		{"POST /" + keyLine(writer), early, "early"},
+		{"GET /" + keyLine(writer), early, "ok"},
+		{"GET /" + keyLine(near), early, "early"},
+		{"POST /" + keyLine(writer), done, "ok"},
+		{"POST /\nEarly-Data: 1" + keyLine(writer), done, "early"},
+	} {
+		if a := h.send(handler, test.wire, test.tls); a.outcome() != test.outcome {
+			t.Errorf("%s, want %s", a.outcome(), test.outcome)
+		}
+	}
+}
+
+func TestErrorsCaddy(t *testing.T) {
+	h := newHouse(t)
+	a := h.send(h.handler("errors caddy"), "GET /")
+	refused, ok := a.err.(caddyhttp.HandlerError) //nolint:errorlint // as Caddy does
+	if !ok || refused.StatusCode != 401 || a.body != "" || a.Header.Get("WWW-Authenticate") == "" || a.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("%v %v", a.err, a.Header)
+	}
+}
+
+func TestPlaceholdersAndLogFields(t *testing.T) {
+	h := newHouse(t)
+	key, token := h.key("read", func(s *keystore.KeySpec) { s.Name = "Zoë {env.HOME} 100%" })
+	handler := h.handler("namespace acme")
+	handler.accessLogs = true
+	a := h.send(handler, "GET /"+keyLine(token), func(r *http.Request) {
+		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("http.auth.user.id", "ada")
+	})
+	got := a.repl.ReplaceAll("{http.auth.user.id} {http.api_key.id} {http.api_key.name} {http.api_key.namespace} {http.api_key.owner} {http.api_key.outcome} {http.vars.api_key.request}", "?")
+	if want := key.ID + " " + key.ID + " " + key.Name + " acme root ok " + key.ID; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if keyUser(a.seen) != key.ID {
+		t.Error("the user is not known to be a key")
+	}
+	enc := zapcore.NewMapObjectEncoder()
+	if err := a.vars[requestVar].(*request).MarshalLogObject(enc); err != nil {
+		t.Fatal(err)
+	}
+	if enc.Fields["api_key_id"] != key.ID || enc.Fields["api_key_namespace"] != "acme" || enc.Fields["api_key_outcome"] != "ok" {
+		t.Error(enc.Fields)
+	}
+
+	a = h.send(handler, "POST /"+keyLine(token))
+	if got := a.repl.ReplaceAll("{http.auth.user.id}|{http.api_key.id}|{http.api_key.outcome}", ""); got != "|"+key.ID+"|forbidden" {
+		t.Errorf("refused: %q", got)
+	}
+}
+
+func TestCounting(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read")
+	handler := h.handler("namespace acme\npublic /p")
+	for _, wire := range []string{"GET /" + keyLine(token), "GET /" + keyLine(token), "GET /", "GET /p", "POST /" + keyLine(token), "GET /" + keyLine(junk)} {
+		h.send(handler, wire)
+	}
+	got := make(map[string]uint64)
+	h.keys.RequestCounts(func(namespace string, o keystore.Outcome, n uint64) { got[namespace+" "+o.String()] = n })
+	want := map[string]uint64{"acme ok": 2, "acme missing": 1, "acme public": 1, "acme forbidden": 1, "acme malformed": 1}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// nest makes one handler of an outer and an inner one.
+type nest struct{ outer, inner *Handler }
+
+func (n nest) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return n.outer.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		return n.inner.ServeHTTP(w, r, next)
+	}))
+}
+
+func TestSecondHandlerUsesTheFirstOnesKey(t *testing.T) {
+	h := newHouse(t)
+	key, token := h.key("read orders:*")
+	other, _ := h.key("*")
+	for _, test := range []struct {
+		name, outer, inner, wire, outcome string
+		status                            int
+	}{
+		{"decides again", "namespace acme", "namespace acme\nresource orders", "GET /" + keyLine(token), "ok", 200},
+		{"for its own need", "namespace acme", "namespace globex", "GET /" + keyLine(token), "forbidden", 403},
+		{"and method", "namespace acme\nmethods read FOO", "namespace acme", "FOO /" + keyLine(token), "method", 405},
+		{"never by headers", "public /p", "namespace acme", "GET /p\nX-Apikey-Id: " + other.ID, "missing", 401},
+		{"after a public one it looks itself", "public /p", "namespace acme", "GET /p" + keyLine(token), "ok", 200},
+		{"public inside is still that key's", "namespace acme", "public /p", "GET /p" + keyLine(token), "ok", 200},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a := h.send(nest{h.handler(test.outer), h.handler(test.inner)}, test.wire)
+			if a.outcome() != test.outcome || a.StatusCode != test.status {
+				t.Fatalf("%s %d", a.outcome(), a.StatusCode)
+			}
+			if a.seen != nil && a.seen.Header.Get("X-Apikey-Id") != key.ID {
+				t.Error(a.seen.Header)
+			}
+		})
+	}
+}
