@@ -1,0 +1,359 @@
+package admin_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+// TestShape holds a minted key against the one in the specification, field by field.
+func TestShape(t *testing.T) {
+	d := open(t)
+	var got map[string]any
+	a := d.call(t, root, "POST", "/keys", `{"name":"CI","access":"read_only"}`)
+	a.into(t, http.StatusCreated, &got)
+	token, key := got["token"].(string), got["key"].(map[string]any)
+	id := key["id"].(string)
+	for _, made := range []string{"id", "created_at", "version"} {
+		if key[made] == nil {
+			t.Errorf("no %s", made)
+		}
+	}
+	createdAt := key["created_at"]
+	delete(key, "id")
+	delete(key, "created_at")
+	var want map[string]any
+	if err := json.Unmarshal(fmt.Appendf(nil, `{"name":"CI","namespace":"default","prefix":"ak_%s…","access":"read_only",
+		"grants":[{"namespace":"default","permissions":["read"],"roles":[],"connected":false}],"owner":"root","status":"active",
+		"active":true,"created_by":"root","expires_at":null,"revoked_at":null,"revoked_by":null,"revoke_reason":null,
+		"last_used_at":null,"secrets":[{"created_at":%q,"expires_at":null}],"allowed_ips":[],"rate_limit":null,"quota":null,
+		"metadata":{},"version":1}`, id[:8], createdAt), &want); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(key, want) {
+		t.Errorf("got  %v\nwant %v", key, want)
+	}
+	if !strings.HasPrefix(token, "ak_"+id) {
+		t.Error("the token does not bear the key's id")
+	}
+	if a.header.Get("Cache-Control") != "no-store" || a.header.Get("ETag") != `"1"` || a.header.Get("Location") != "/apikeys/v1/keys/"+id {
+		t.Errorf("headers: %v", a.header)
+	}
+	for _, path := range []string{"/keys/" + id, "/keys"} {
+		if a := d.call(t, root, "GET", path, nil); strings.Contains(a.text, token) || a.status != 200 {
+			t.Errorf("%s: %d, or shows the token again", path, a.status)
+		}
+	}
+}
+
+func TestMint(t *testing.T) {
+	d := open(t)
+	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
+	d.call(t, root, "POST", "/namespaces", `{"id":"acme-eu"}`).into(t, 201, new(api.Namespace))
+	got := d.mint(t, root, `{"name":"ERP","namespace":"acme","permissions":["orders:read","orders:read"],"connected":true,
+		"grants":[{"namespace":"acme-eu","access":"read_write"},{"namespace":"*","permissions":["admin.keys:read"]}],
+		"expires_at":"2037-01-01T02:00:00+02:00","allowed_ips":["10.1.2.3/8","192.0.2.7","::ffff:198.51.100.0/120","2001:db8::/32"],
+		"owner":"root","metadata":{"team":"erp"},"active":false,"rate_limit":null,"quota":null,"roles":[],"new_roles":[]}`).Key
+	want := api.Key{
+		ID: got.ID, CreatedAt: got.CreatedAt, Secrets: got.Secrets, Prefix: got.Prefix, // see TestShape
+		Name: "ERP", Namespace: "acme", Access: "custom", Owner: "root", CreatedBy: "root", Status: "inactive", Version: 1,
+		Grants: []api.Grant{
+			{Namespace: "acme", Permissions: []string{"orders:read"}, Roles: []string{}, Connected: true},
+			{Namespace: "acme-eu", Permissions: []string{"read", "write"}, Roles: []string{}},
+			{Namespace: "*", Permissions: []string{"admin.keys:read"}, Roles: []string{}},
+		},
+		ExpiresAt:  ptr(time.Date(2037, 1, 1, 0, 0, 0, 0, time.UTC)),
+		AllowedIPs: []string{"10.0.0.0/8", "192.0.2.7/32", "198.51.100.0/24", "2001:db8::/32"},
+		Metadata:   map[string]string{"team": "erp"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestIdempotencyKey(t *testing.T) {
+	d := open(t)
+	var m api.Minted
+	d.call(t, root, "POST", "/keys", readOnly, "Idempotency-Key", "once").into(t, 201, &m)
+	a := d.call(t, root, "POST", "/keys", readOnly, "Idempotency-Key", "once")
+	if p := a.problem(t); p.Status != 409 || p.Code != "already_made" || p.ID != m.Key.ID || strings.Contains(a.text, m.Token) {
+		t.Errorf("a repeat: %s", a.text)
+	}
+	d.call(t, root, "POST", "/keys", readOnly, "Idempotency-Key", "twice").into(t, 201, &m)
+}
+
+// TestEdit applies merge patches to one key, each to what the one before left.
+func TestEdit(t *testing.T) {
+	d := open(t)
+	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
+	key := d.mint(t, root, `{"name":"a","access":"read_only","metadata":{"a":"1","b":"2"},"allowed_ips":["10.0.0.0/8"],"expires_at":"2037-01-01T00:00:00Z"}`).Key
+	home := func(permissions ...string) []api.Grant {
+		return []api.Grant{{Namespace: "default", Permissions: permissions, Roles: []string{}}}
+	}
+	for i, test := range []struct {
+		patch string
+		want  func(k *api.Key)
+	}{
+		{`{}`, func(k *api.Key) {}},
+		{`{"name":"b"}`, func(k *api.Key) { k.Name = "b" }},
+		{`{"access":"read_write"}`, func(k *api.Key) { k.Access, k.Grants = "read_write", home("read", "write") }},
+		{`{"permissions":["orders:read"]}`, func(k *api.Key) { k.Access, k.Grants = "custom", home("orders:read") }},
+		{`{"access":"custom"}`, func(k *api.Key) {}},
+		{`{"access":"custom","permissions":["read"]}`, func(k *api.Key) { k.Access, k.Grants = "read_only", home("read") }},
+		{`{"connected":true}`, func(k *api.Key) { k.Grants[0].Connected = true }},
+		{`{"connected":null}`, func(k *api.Key) { k.Grants[0].Connected = false }},
+		{`{"grants":[{"namespace":"acme","access":"read_only"}]}`, func(k *api.Key) {
+			k.Access, k.Grants = "custom", []api.Grant{{Namespace: "acme", Permissions: []string{"read"}, Roles: []string{}}}
+		}},
+		{`{"permissions":["read"]}`, func(k *api.Key) { k.Access, k.Grants = "read_only", append(home("read"), k.Grants...) }},
+		{`{"metadata":{"a":null,"c":"3"}}`, func(k *api.Key) { k.Metadata = map[string]string{"b": "2", "c": "3"} }},
+		{`{"metadata":null}`, func(k *api.Key) { k.Metadata = map[string]string{} }},
+		{`{"metadata":{"a":null}}`, func(k *api.Key) {}},
+		{`{"allowed_ips":["192.0.2.1"]}`, func(k *api.Key) { k.AllowedIPs = []string{"192.0.2.1/32"} }},
+		{`{"allowed_ips":null}`, func(k *api.Key) { k.AllowedIPs = []string{} }},
+		{`{"active":false}`, func(k *api.Key) { k.Active, k.Status = false, "inactive" }},
+		{`{"active":null}`, func(k *api.Key) { k.Active, k.Status = true, "active" }},
+		{`{"expires_at":"2037-01-01T01:00:00+01:00"}`, func(k *api.Key) {}},
+		{`{"owner":"root","rate_limit":null,"quota":null,"roles":null,"new_roles":null}`, func(k *api.Key) {}},
+	} {
+		t.Run(test.patch, func(t *testing.T) {
+			contentType := []string{api.JSON, api.MergePatch, "application/json; charset=UTF-8"}[i%3]
+			var got api.KeyChanged
+			a := d.call(t, root, "PATCH", "/keys/"+key.ID, test.patch, "Content-Type", contentType, "If-Match", fmt.Sprintf(`"%d"`, key.Version))
+			a.into(t, 200, &got)
+			test.want(&key)
+			key.Version++
+			if !reflect.DeepEqual(got.Key, key) {
+				t.Errorf("got  %+v\nwant %+v", got.Key, key)
+			}
+			if a.header.Get("ETag") != fmt.Sprintf(`"%d"`, key.Version) || got.Token != "" || !got.Propagation.Complete {
+				t.Errorf("%v %s", a.header, a.text)
+			}
+		})
+	}
+}
+
+func TestPropagation(t *testing.T) {
+	d := open(t)
+	m := d.mint(t, root, readOnly)
+	var got struct {
+		Propagation map[string]any `json:"propagation"`
+	}
+	d.call(t, root, "POST", "/keys/"+m.Key.ID+"/revoke?wait=0s", nil).into(t, 200, &got)
+	if names := slices.Sorted(maps.Keys(got.Propagation)); !slices.Equal(names, []string{"acknowledged", "complete", "ms", "nodes", "pending", "revision"}) {
+		t.Errorf("fields: %v", names)
+	}
+	if p := got.Propagation; p["complete"] != true || p["nodes"] != 1.0 || p["acknowledged"] != 1.0 || !reflect.DeepEqual(p["pending"], []any{}) {
+		t.Errorf("propagation: %v", p)
+	}
+}
+
+// TestLife takes a key through rotation, revocation and deletion, and asks at each step what its tokens are good for.
+func TestLife(t *testing.T) {
+	d := open(t)
+	m := d.mint(t, root, readOnly)
+	path := "/keys/" + m.Key.ID
+	is := func(token, outcome string, status int, code any) {
+		t.Helper()
+		var got map[string]any
+		a := d.call(t, root, "POST", "/verify", map[string]string{"token": token, "namespace": "default", "permission": "read"})
+		a.into(t, 200, &got)
+		if got["outcome"] != outcome || got["status"] != float64(status) || got["code"] != code || got["needed"] != "read" {
+			t.Errorf("verify: %s, want %s %d %v", a.text, outcome, status, code)
+		}
+		if strings.Contains(a.text, token) {
+			t.Error("the answer repeats the token")
+		}
+		if known := outcome != "unknown" && outcome != "malformed"; (got["key"] != nil) != known {
+			t.Errorf("key shown for %s: %v", outcome, got["key"])
+		}
+	}
+	is(m.Token, "ok", 200, nil)
+	is("secret-token:"+m.Token, "ok", 200, nil)
+	is("nonsense", "malformed", 401, "invalid_key")
+	is(m.Token[:len(m.Token)-1]+"!", "malformed", 401, "invalid_key")
+
+	var second, third api.KeyChanged
+	a := d.call(t, root, "POST", path+"/rotate", `{"grace":"1h"}`)
+	a.into(t, 200, &second)
+	if second.Key.ID != m.Key.ID || second.Token == "" || second.Token == m.Token || len(second.Key.Secrets) != 2 || a.header.Get("Cache-Control") != "no-store" {
+		t.Errorf("rotated with grace: %s", a.text)
+	}
+	is(m.Token, "ok", 200, nil)
+	is(second.Token, "ok", 200, nil)
+	d.call(t, root, "POST", path+"/rotate", nil).into(t, 200, &third)
+	if len(third.Key.Secrets) != 1 {
+		t.Errorf("rotated without grace: %+v", third.Key)
+	}
+	is(m.Token, "unknown", 401, "invalid_key")
+	is(second.Token, "unknown", 401, "invalid_key")
+	is(third.Token, "ok", 200, nil)
+
+	d.call(t, root, "PATCH", path, `{"active":false}`).into(t, 200, new(api.KeyChanged))
+	is(third.Token, "inactive", 401, "key_inactive")
+
+	var revoked, again api.KeyChanged
+	d.call(t, root, "POST", path+"/revoke", `{"reason":"left the company"}`).into(t, 200, &revoked)
+	k := revoked.Key
+	if k.Status != "revoked" || k.RevokedAt == nil || k.RevokedBy == nil || *k.RevokedBy != "root" || k.RevokeReason == nil || *k.RevokeReason != "left the company" {
+		t.Errorf("revoked: %+v", k)
+	}
+	d.call(t, root, "POST", path+"/revoke", `{"reason":"again"}`).into(t, 200, &again)
+	if !reflect.DeepEqual(again.Key, revoked.Key) {
+		t.Errorf("revoking again changed it: %+v", again.Key)
+	}
+	is(third.Token, "revoked", 401, "key_revoked")
+
+	var list api.Keys
+	d.call(t, root, "GET", "/keys?status=revoked", nil).into(t, 200, &list)
+	if len(list.Items) != 1 || list.Items[0].ID != k.ID {
+		t.Errorf("revoked keys stay listed: %+v", list)
+	}
+	d.call(t, root, "DELETE", path, nil).into(t, 200, new(api.KeyChanged))
+	if a := d.call(t, root, "GET", path, nil); a.status != 404 {
+		t.Errorf("deleted: %s", a.text)
+	}
+	is(third.Token, "unknown", 401, "invalid_key")
+}
+
+func TestList(t *testing.T) {
+	d := open(t)
+	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
+	var all []string // newest first
+	for i := range 7 {
+		ns := []string{"default", "acme"}[i%2]
+		all = append([]string{d.mint(t, root, fmt.Sprintf(`{"name":"key %d","namespace":%q,"access":"read_only","active":%t}`, i, ns, i != 3)).Key.ID}, all...)
+	}
+	pick := func(at ...int) (ids []string) {
+		for _, i := range at {
+			ids = append(ids, all[i])
+		}
+		return ids
+	}
+	for query, want := range map[string][]string{
+		"":                            all,
+		"?limit=1000":                 all,
+		"?limit=3":                    all,
+		"?limit=7":                    all,
+		"?limit=1&namespace=acme":     pick(1, 3, 5),
+		"?namespace=nowhere":          nil,
+		"?status=inactive":            pick(3),
+		"?status=expired":             nil,
+		"?status=active&limit=2":      pick(0, 1, 2, 4, 5, 6),
+		"?owner=root&created_by=root": all,
+		"?owner=nobody":               nil,
+		"?created_by=nobody":          nil,
+		"?role=any":                   nil,
+		"?q=KEY%204":                  pick(2),
+		"?q=%25":                      nil,
+		"?q=" + all[5]:                pick(5),
+	} {
+		var got []string
+		for cursor := ""; ; {
+			path := "/keys" + query
+			if cursor != "" {
+				path += map[bool]string{true: "?", false: "&"}[query == ""] + "cursor=" + cursor
+			}
+			var list api.Keys
+			d.call(t, root, "GET", path, nil).into(t, 200, &list)
+			for _, k := range list.Items {
+				got = append(got, k.ID)
+			}
+			if list.NextCursor == nil {
+				break
+			}
+			cursor = *list.NextCursor
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", query, got, want)
+		}
+	}
+	if a := d.call(t, root, "GET", "/keys?status=expired", nil); strings.TrimSpace(a.text) != `{"items":[],"next_cursor":null}` {
+		t.Errorf("an empty list: %s", a.text)
+	}
+}
+
+func TestNamespaces(t *testing.T) {
+	d := open(t)
+	var got map[string]any
+	a := d.call(t, root, "POST", "/namespaces", `{"id":"acme","kind":"account","parent":null,"name":"Acme Inc.","edit_policy":"free","reach":[]}`)
+	a.into(t, 201, &got)
+	createdAt, _ := time.Parse(time.RFC3339, got["created_at"].(string))
+	if time.Since(createdAt).Abs() > time.Minute {
+		t.Errorf("created_at %v", got["created_at"])
+	}
+	delete(got, "created_at")
+	if want := map[string]any{"id": "acme", "kind": "account", "parent": nil, "name": "Acme Inc.", "edit_policy": "free", "reach": []any{}, "version": 1.0}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	if a.header.Get("ETag") != `"1"` || a.header.Get("Location") != "/apikeys/v1/namespaces/acme" {
+		t.Errorf("headers: %v", a.header)
+	}
+	var edited api.NamespaceChanged
+	d.call(t, root, "PATCH", "/namespaces/acme", `{"id":"acme","kind":"account","parent":null,"name":"Acme","edit_policy":"grow_only","reach":null}`, "If-Match", `"1"`).into(t, 200, &edited)
+	if n := edited.Namespace; n.Name != "Acme" || n.EditPolicy != "grow_only" || n.Version != 2 || !edited.Propagation.Complete {
+		t.Errorf("edited: %+v", edited)
+	}
+	d.call(t, root, "PATCH", "/namespaces/acme", `{"name":null,"edit_policy":null}`).into(t, 200, &edited)
+	if n := edited.Namespace; n.Name != "" || n.EditPolicy != "free" {
+		t.Errorf("back to the defaults: %+v", n)
+	}
+	for i := range 4 {
+		d.call(t, root, "POST", "/namespaces", fmt.Sprintf(`{"id":"ns~%d"}`, i)).into(t, 201, new(api.Namespace))
+	}
+	var ids []string
+	for path := "/namespaces?limit=2"; path != ""; {
+		var list api.Namespaces
+		d.call(t, root, "GET", path, nil).into(t, 200, &list)
+		path = ""
+		for _, n := range list.Items {
+			ids = append(ids, n.ID)
+		}
+		if list.NextCursor != nil {
+			path = "/namespaces?limit=2&cursor=" + *list.NextCursor
+			// The one that the cursor names may go.
+			d.call(t, root, "DELETE", "/namespaces/"+ids[len(ids)-1], nil).into(t, 200, &edited)
+		}
+	}
+	if want := []string{"ns~3", "ns~2", "ns~1", "ns~0", "acme", "default"}; !slices.Equal(ids, want) {
+		t.Errorf("listed %v, want %v", ids, want)
+	}
+	d.call(t, root, "GET", "/namespaces/default", nil).into(t, 200, new(api.Namespace))
+}
+
+// TestServer is what a recorder does not show: HEAD, and a body sent slower than it is read.
+func TestServer(t *testing.T) {
+	d := open(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		d.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), root)))
+	}))
+	defer server.Close()
+	m := d.mint(t, root, readOnly)
+	for _, path := range []string{"/keys", "/keys/" + m.Key.ID, "/namespaces", "/self", "/health", "/docs", "/openapi.json", "/keys/aaaaaaaaaaaa", "/nothing"} {
+		head, err := http.Head(server.URL + api.Prefix + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head.Body.Close()
+		get, err := http.Get(server.URL + api.Prefix + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		get.Body.Close()
+		if head.StatusCode != get.StatusCode || head.Header.Get("Content-Type") != get.Header.Get("Content-Type") || head.Header.Get("ETag") != get.Header.Get("ETag") {
+			t.Errorf("HEAD %s: %d %v, GET: %d %v", path, head.StatusCode, head.Header, get.StatusCode, get.Header)
+		}
+	}
+}
