@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -86,10 +87,16 @@ func (d *door) call(t testing.TB, c keystore.Caller, method, path string, body a
 			req.Header.Set(more[i], more[i+1])
 		}
 	}
+	return d.send(t, c, req)
+}
+
+// send has a request answered, and holds the answer against the OpenAPI document.
+func (d *door) send(t testing.TB, c keystore.Caller, r *http.Request) answer {
+	t.Helper()
 	w := httptest.NewRecorder()
-	d.ServeHTTP(w, req.WithContext(admin.WithCaller(req.Context(), c)))
-	if err := d.Conforms(req, w.Code, w.Header().Get("Content-Type"), w.Body.Bytes()); err != nil {
-		t.Errorf("%s %s is not as documented: %v: %s", method, path, err, w.Body)
+	d.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), c)))
+	if err := d.Conforms(r, w.Code, w.Header().Get("Content-Type"), w.Body.Bytes()); err != nil {
+		t.Errorf("%s %s is not as documented: %v: %s", r.Method, r.URL, err, w.Body)
 	}
 	return answer{w.Code, w.Header(), w.Body.String()}
 }
@@ -133,4 +140,13 @@ func (d *door) caller(t testing.TB, token string) keystore.Caller {
 		t.Fatalf("lookup: %v, %v", a.Outcome, err)
 	}
 	return keystore.KeyCaller(a.Record, "192.0.2.2")
+}
+
+// request makes a GET of a target under the prefix, if a server would let it in.
+func request(target string) (*http.Request, bool) {
+	u, err := url.ParseRequestURI(api.Prefix + target)
+	if err != nil {
+		return nil, false
+	}
+	return &http.Request{Method: "GET", URL: u, Host: "localhost", Header: http.Header{}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}, true
 }

@@ -1,0 +1,124 @@
+package admin_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+// failing is a database that can be made to fail.
+type failing struct {
+	keystore.Database
+	down atomic.Bool
+}
+
+var errDown = errors.New("disk I/O error on /var/lib/apikeys.db")
+
+func (f *failing) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
+	if f.down.Load() {
+		return 0, errDown
+	}
+	return f.Database.Update(ctx, change)
+}
+
+func (f *failing) Key(ctx context.Context, id string) (*keystore.Key, error) {
+	if f.down.Load() {
+		return nil, errDown
+	}
+	return f.Database.Key(ctx, id)
+}
+
+func (f *failing) Keys(ctx context.Context, filter keystore.KeyFilter, cursor string, limit int) ([]keystore.Key, string, error) {
+	if f.down.Load() {
+		return nil, "", errDown
+	}
+	return f.Database.Keys(ctx, filter, cursor, limit)
+}
+
+func (f *failing) Namespaces(ctx context.Context) ([]keystore.Namespace, error) {
+	if f.down.Load() {
+		return nil, errDown
+	}
+	return f.Database.Namespaces(ctx)
+}
+
+func (f *failing) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore.Key, keystore.Revision, error) {
+	if f.down.Load() {
+		return nil, 0, errDown
+	}
+	return f.Database.KeyByDigest(ctx, digest)
+}
+
+func (f *failing) Renew(ctx context.Context, incarnation string) (keystore.Head, error) {
+	if f.down.Load() {
+		return keystore.Head{}, errDown
+	}
+	return f.Database.Renew(ctx, incarnation)
+}
+
+// TestStoreFails: 503 for everything that needs the database, its cause in the log alone, and afterwards all is as before.
+func TestStoreFails(t *testing.T) {
+	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &failing{Database: db}
+	d := openOn(t, f)
+	key := d.mint(t, root, readOnly)
+	path := "/keys/" + key.Key.ID
+	f.down.Store(true)
+	for _, test := range []struct{ method, path, body string }{
+		{"POST", "/keys", readOnly},
+		{"GET", "/keys", ""},
+		{"GET", path, ""},
+		{"PATCH", path, `{"name":"b"}`},
+		{"DELETE", path, ""},
+		{"POST", path + "/revoke", ""},
+		{"POST", path + "/rotate", ""},
+		{"POST", "/keys/import", `{"keys":[{"name":"a","access":"read_only","token":"a-credential"}]}`},
+		{"POST", "/keys/import?partial=1", `{"keys":[{"name":"a","access":"read_only","token":"a-credential"}]}`},
+		{"GET", "/namespaces", ""},
+		{"POST", "/namespaces", `{"id":"acme"}`},
+		{"GET", "/namespaces/default", ""},
+		{"PATCH", "/namespaces/default", `{"name":"b"}`},
+		{"DELETE", "/namespaces/default", ""},
+		{"POST", "/verify", `{"token":"` + key.Token + `"}`},
+	} {
+		d.log.Reset()
+		var body any
+		if test.body != "" {
+			body = test.body
+		}
+		a := d.call(t, root, test.method, test.path, body)
+		if p := a.problem(t); p.Status != 503 || p.Code != "unavailable" || a.header.Get("Retry-After") == "" {
+			t.Errorf("%s %s: %v %s", test.method, test.path, a.header, a.text)
+		}
+		if strings.Contains(a.text, "disk") {
+			t.Errorf("%s %s shows the cause: %s", test.method, test.path, a.text)
+		}
+		if !strings.Contains(d.log.String(), errDown.Error()) {
+			t.Errorf("%s %s does not log the cause: %s", test.method, test.path, d.log)
+		}
+	}
+	var h api.Health
+	if d.call(t, root, "GET", "/health", nil).into(t, 503, &h); h.Healthy || h.Problem == "" {
+		t.Errorf("health: %+v", h)
+	}
+
+	f.down.Store(false)
+	var k api.Key
+	d.call(t, root, "GET", path, nil).into(t, 200, &k)
+	if k.Version != 1 {
+		t.Errorf("something was done by half: %+v", k)
+	}
+	if d.call(t, root, "GET", "/health", nil).into(t, 200, &h); !h.Healthy {
+		t.Errorf("health: %+v", h)
+	}
+}
