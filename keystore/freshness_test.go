@@ -88,7 +88,7 @@ var (
 
 func mint(t testing.TB, k *keystore.Keystore, spec keystore.KeySpec) (*keystore.Key, string) {
 	t.Helper()
-	if spec.Home == nil {
+	if spec.Home == nil && spec.Grants == nil {
 		spec.Home = &keystore.Grant{Permissions: read}
 	}
 	key, token, err := k.MintKey(context.Background(), root, spec, "")

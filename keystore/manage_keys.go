@@ -79,7 +79,7 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 	}
 	key := &Key{
 		ID: id, Prefix: prefix, Name: s.Name, Namespace: s.Namespace, Owner: s.Owner, CreatedBy: by.actor,
-		Active: !s.Inactive, CreatedAt: tx.Now(), ExpiresAt: s.ExpiresAt,
+		Active: !s.Inactive, CreatedAt: tx.Now(), ExpiresAt: s.ExpiresAt.UTC().Truncate(time.Microsecond),
 		AllowedIPs: slices.Clone(s.AllowedIPs), Metadata: maps.Clone(s.Metadata), Version: 1,
 	}
 	if s.Home != nil {

@@ -133,5 +133,4 @@ func (k *Key) normalise() {
 	for i, a := range k.AllowedIPs {
 		k.AllowedIPs[i] = a.Masked()
 	}
-	k.ExpiresAt = k.ExpiresAt.UTC().Truncate(time.Microsecond)
 }
