@@ -59,7 +59,14 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	if err := d.retryBusy(ctx, func() error { return migrate(ctx, d.writer, d.dialect) }); err != nil {
 		return err
 	}
-	var err error
+	// Whether this process may write is better known now than at the first change.
+	err := d.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ''")
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	if d.byDigest, err = d.readers.PrepareContext(ctx, byDigestQuery); err != nil {
 		return err
 	}
@@ -145,14 +152,14 @@ func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keysto
 	var head keystore.Revision
 	var refused error
 	err := d.write(ctx, func(sqltx *sql.Tx) error {
-		t := newTx(ctx, sqltx)
+		t := d.newTx(ctx, sqltx)
 		defer t.close()
-		if refused = change(t); refused != nil {
-			return refused
+		if refused = change(t); refused == nil {
+			// One that went on after the database failed must not commit: SQLite may have rolled back already.
+			refused = t.failed
 		}
-		// A change that went on after the database failed must not commit: SQLite may have rolled back already.
-		if t.failed != nil {
-			return t.failed
+		if refused != nil {
+			return refused
 		}
 		if err := t.row("SELECT revision FROM head").Scan(&head); err != nil {
 			return err

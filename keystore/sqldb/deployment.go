@@ -68,7 +68,7 @@ func tokenKeyError(configured, made bool) error {
 	default:
 		advice = "its tokens were made with a configured token_key: configure that one again"
 	}
-	return fmt.Errorf("%w: this database has keys or running nodes, and %s; or use a new database", keystore.ErrTokenKey, advice)
+	return fmt.Errorf("%w: this database has keys or running nodes, and %s. A new database takes any, and so does one without keys once all processes on it have ended", keystore.ErrTokenKey, advice)
 }
 
 func (t *tx) newDeployment(configured *[32]byte) (out keystore.Deployment, err error) {

@@ -13,6 +13,7 @@ import (
 
 // tx is one [keystore.Tx].
 type tx struct {
+	db     *DB
 	ctx    context.Context
 	sql    *sql.Tx
 	now    time.Time
@@ -20,8 +21,8 @@ type tx struct {
 	failed error                // of the database: nothing may be committed any more
 }
 
-func newTx(ctx context.Context, t *sql.Tx) *tx {
-	return &tx{ctx: ctx, sql: t, now: time.Now().UTC().Truncate(time.Microsecond), stmts: map[string]*sql.Stmt{}}
+func (d *DB) newTx(ctx context.Context, t *sql.Tx) *tx {
+	return &tx{db: d, ctx: ctx, sql: t, now: time.Now().UTC().Truncate(time.Microsecond), stmts: map[string]*sql.Stmt{}}
 }
 
 func (t *tx) close() {
@@ -45,12 +46,15 @@ func (t *tx) prepare(query string) (*sql.Stmt, error) {
 	return s, nil
 }
 
-// note keeps an error of the database, which ends the transaction.
+// note keeps an error of the database, which ends the transaction, and returns it with what to do about it.
 func (t *tx) note(err error) error {
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		t.failed = err
+	if err == nil {
+		return nil
 	}
-	return err
+	if t.failed == nil {
+		t.failed = t.db.fail(t.ctx, "changing the database", err)
+	}
+	return t.failed
 }
 
 func (t *tx) exec(query string, args ...any) (affected int64, err error) {
@@ -114,8 +118,8 @@ func (t *tx) Now() time.Time { return t.now }
 func (t *tx) Key(id string) (*keystore.Key, error) {
 	rows, err := t.query(byIDQuery, id)
 	keys, err := scanKeys(rows, err, nil)
-	if t.note(err) != nil {
-		return nil, err
+	if err != nil {
+		return nil, t.note(err)
 	}
 	return one(keys, nil)
 }

@@ -1,0 +1,266 @@
+//go:build unix
+
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func TestModes(t *testing.T) {
+	ctx := context.Background()
+	dir := filepath.Join(t.TempDir(), "new", "deep")
+	path := filepath.Join(dir, "a b?c#d%20.db")
+	d, err := OpenSQLite(ctx, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.Join(ctx, keystore.Node{Incarnation: "i"}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]os.FileMode{dir: 0o700, path: 0o600, path + "-wal": 0o600, path + "-shm": 0o600, path + "-node-i": 0o600} {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("%s has mode %o, want %o", name, got, want)
+		}
+	}
+	// The same file by another name is the same database.
+	link := filepath.Join(t.TempDir(), "link.db")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	other, err := OpenSQLite(ctx, link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if nodes, err := other.Nodes(ctx); err != nil || len(nodes) != 1 {
+		t.Fatalf("nodes through a link: %v, %v", nodes, err)
+	}
+}
+
+func TestBadFiles(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	text := write("notes.txt", strings.Repeat("not a database\n", 500))
+	for name, row := range map[string]struct{ path, want string }{
+		"directory":      {dir, "directory"},
+		"beneath a file": {filepath.Join(text, "keys.db"), "not a directory"},
+		"not a database": {text, "not an SQLite database"},
+		"short text":     {write("short.txt", "hello"), "not an SQLite database"},
+		"dangling link": {func() string {
+			p := filepath.Join(dir, "link")
+			_ = os.Symlink(filepath.Join(dir, "no", "where"), p)
+			return p
+		}(), "no such file"},
+		"damaged":            {damaged(t, filepath.Join(dir, "damaged.db")), "damaged"},
+		"header, then trash": {write("trash.db", "SQLite format 3\x00"+strings.Repeat("\xff", 8192)), "database"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, err := OpenSQLite(context.Background(), row.path)
+			if err == nil {
+				d.Close()
+				t.Fatal("opened")
+			}
+			t.Log(err)
+			if !strings.Contains(err.Error(), row.want) || !strings.Contains(err.Error(), dir) {
+				t.Errorf("error %q, want %q and the path in it", err, row.want)
+			}
+		})
+	}
+	if content, err := os.ReadFile(text); err != nil || !strings.HasPrefix(string(content), "not a database") {
+		t.Error("the file that is no database was changed")
+	}
+}
+
+// damaged makes a database and writes over all but its first page.
+func damaged(t *testing.T, path string) string {
+	t.Helper()
+	d, err := OpenSQLite(context.Background(), path)
+	if err == nil {
+		err = d.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range content[4096:] {
+		content[4096+i] = 0xff
+	}
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestReadOnly runs as nobody where this test is root, whom no mode keeps out.
+func TestReadOnly(t *testing.T) {
+	for _, row := range []struct {
+		name      string
+		dir, file os.FileMode
+		want      string
+	}{
+		{"directory, no file", 0o555, 0, "permission denied"},
+		{"directory", 0o555, 0o666, "writable"},
+		{"file", 0o777, 0o444, "writable"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			// Not t.TempDir, beneath which nobody else may go.
+			parent, err := os.MkdirTemp("", "sqldb")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(parent) })
+			dir := filepath.Join(parent, "data")
+			path := filepath.Join(dir, "keys.db")
+			if err := errors.Join(os.Chmod(parent, 0o755), os.Mkdir(dir, 0o755)); err != nil {
+				t.Fatal(err)
+			}
+			if row.file != 0 {
+				d, err := OpenSQLite(context.Background(), path)
+				if err == nil {
+					err = errors.Join(d.Close(), os.Chmod(path, row.file))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Chmod(dir, row.dir); err != nil {
+				t.Fatal(err)
+			}
+			binary := filepath.Join(parent, "child") // where nobody can read it
+			content, err := os.ReadFile(os.Args[0])
+			if err == nil {
+				err = os.WriteFile(binary, content, 0o755)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(binary)
+			cmd.Env, cmd.Dir = append(os.Environ(), childVariable+"="+path), parent
+			if os.Getuid() == 0 {
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+			}
+			out, err := cmd.Output()
+			if err == nil || !strings.Contains(string(out), row.want) || !strings.Contains(string(out), path) {
+				t.Fatalf("%v: %s, want %q and the path in it", err, out, row.want)
+			}
+			t.Logf("%s", out)
+		})
+	}
+}
+
+func TestNewerSchema(t *testing.T) {
+	s := newSQLite(t)
+	s.Open(t).Close()
+	if err := s.Exec("INSERT INTO " + schemaTable + " (version_id, is_applied) VALUES (999, 1)"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := OpenSQLite(context.Background(), s.path)
+	if !errors.Is(err, keystore.ErrNewerSchema) || !strings.Contains(err.Error(), "999") || !strings.Contains(err.Error(), "backup") {
+		t.Fatalf("error %v", err)
+	}
+}
+
+// TestFull: a full disk refuses a change whole, and the next one works once there is room.
+func TestFull(t *testing.T) {
+	ctx := context.Background()
+	d := fill(t, 100)
+	var pages int
+	if err := d.writer.QueryRow("PRAGMA page_count").Scan(&pages); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(pages int) {
+		t.Helper()
+		if _, err := d.writer.Exec(fmt.Sprint("PRAGMA max_page_count = ", pages)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(pages + 20)
+	n, err := 100, error(nil)
+	insert := func() error {
+		_, err := d.Update(ctx, func(tx keystore.Tx) error {
+			// A caller that takes no notice must not commit a half.
+			_ = tx.InsertKey(benchKey(n, tx.Now()))
+			_ = tx.InsertKey(benchKey(n+1, tx.Now()))
+			return tx.Remember("caller", fmt.Sprint(n), strings.Repeat("x", 2000), tx.Now().AddDate(-1, 0, 0))
+		})
+		return err
+	}
+	for err == nil && n < 10_000 {
+		if err = insert(); err == nil {
+			n += 2
+		}
+	}
+	if err == nil || !strings.Contains(err.Error(), "disk is full") {
+		t.Fatalf("error %v", err)
+	}
+	check := func() {
+		t.Helper()
+		counts, err := d.CountKeys(ctx)
+		var all int64
+		for _, count := range counts {
+			all += count
+		}
+		if err != nil || all != int64(n) {
+			t.Fatalf("%d keys, want %d: %v", all, n, err)
+		}
+		h, err := d.Renew(ctx, "nobody")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Changes(ctx, 0, h.Revision); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check()
+	limit(1 << 30)
+	if err := insert(); err != nil {
+		t.Fatal("after room was made:", err)
+	}
+	n += 2
+	check()
+}
+
+func TestChangeLogStaysBounded(t *testing.T) {
+	ctx := context.Background()
+	d := fill(t, 1)
+	d.keep = 10
+	for n := range 20 {
+		if _, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.InsertKey(benchKey(n+1, tx.Now())) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h, err := d.Renew(ctx, "nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Changes(ctx, h.Revision-10, h.Revision); err != nil || len(got) != 10 {
+		t.Fatalf("%d changes, %v", len(got), err)
+	}
+	if _, err := d.Changes(ctx, h.Revision-11, h.Revision); !errors.Is(err, keystore.ErrTruncated) {
+		t.Fatal(err)
+	}
+}
