@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -61,10 +62,14 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return unmapped
 }
 
-const handlerWords = "from, namespace_path, namespace, resource, methods, operation, public, optional, preflight, pass_metadata, foreign, encoded_slash, pass_credential, errors, forwarded"
+// handlerWords are the options, in the order of the documentation.
+var handlerWords = strings.Fields("from namespace_path namespace resource methods operation public optional preflight pass_metadata foreign encoded_slash pass_credential errors forwarded")
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
+	if !slices.Contains(handlerWords, option) {
+		return d.Errf("unknown word %q in api_key: it knows %s", option, strings.Join(handlerWords, ", "))
+	}
 	if d.NextBlock(1) {
 		return d.Errf("%s takes no block", option)
 	}
@@ -110,8 +115,6 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 			return d.Errf("forwarded: unknown word %q: it takes nothing or nginx", args[0])
 		}
 		return setArg(d, option, &h.Forwarded, args)
-	default:
-		return d.Errf("unknown word %q in api_key: it knows %s", option, handlerWords)
 	}
 	return nil
 }

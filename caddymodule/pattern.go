@@ -29,6 +29,9 @@ func parsePattern(text string, exact bool) (pattern, error) {
 	if !strings.HasPrefix(text, "/") {
 		return p, fmt.Errorf("path pattern %q does not begin with /", text)
 	}
+	if strings.Contains(text, "//") {
+		return p, fmt.Errorf("path pattern %q has an empty segment (//), which no request can have", text)
+	}
 	words := strings.Split(strings.TrimSuffix(text[1:], "/"), "/")
 	if len(words) == 1 && words[0] == "" {
 		return p, nil
@@ -40,8 +43,6 @@ func parsePattern(text string, exact bool) (pattern, error) {
 		case last && (word == "*" || word == "**"):
 			p.rest = true
 			return p, nil
-		case word == "":
-			return p, fmt.Errorf("path pattern %q has an empty segment (//), which no request can have", text)
 		case word == "**":
 			return p, fmt.Errorf("path pattern %q has ** before its end: there it stands for the rest, write * for one segment", text)
 		case word == "." || word == "..":

@@ -1,0 +1,224 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+)
+
+func siteWith(options string) string {
+	return ":8080\nbasic_auth {\n\tada $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG\n}\nrespond ok\napi_key {\n" + options + "\n}\n"
+}
+
+// adaptHandler returns the JSON of the api_key handler that a Caddyfile's options make, without its name.
+func adaptHandler(t *testing.T, options string) string {
+	t.Helper()
+	config, err := tryAdaptSite(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree struct {
+		Apps struct {
+			HTTP struct {
+				Servers map[string]struct {
+					Routes []struct{ Handle []json.RawMessage }
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(config, &tree); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	var ours string
+	for _, server := range tree.Apps.HTTP.Servers {
+		for _, route := range server.Routes {
+			for _, handle := range route.Handle {
+				var named struct{ Handler string }
+				if err := json.Unmarshal(handle, &named); err != nil {
+					t.Fatal(err)
+				}
+				names = append(names, named.Handler)
+				if named.Handler == "api_key" {
+					ours = string(handle)
+				}
+			}
+		}
+	}
+	if got := strings.Join(names, " "); got != "authentication api_key static_response" {
+		t.Errorf("the order is %s", got)
+	}
+	return ours
+}
+
+func tryAdaptSite(options string) ([]byte, error) {
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(siteWith(options)), map[string]any{"filename": "Caddyfile"})
+	return config, err
+}
+
+func TestHandlerCaddyfile(t *testing.T) {
+	for options, want := range map[string]string{
+		"": `{}`,
+		"from bearer\nfrom header X-Auth\nfrom header X-Other Token\nfrom basic\nfrom query key\nfrom cookie session": `{"from":[{"type":"bearer"},{"type":"header","name":"X-Auth"},
+			{"type":"header","name":"X-Other","scheme":"Token"},{"type":"basic"},{"type":"query","name":"key"},{"type":"cookie","name":"session"}]}`,
+		"namespace_path /v1/workspaces/{namespace}/**\nnamespace_path /v2/{namespace} /v3/{id}/{namespace}\nnamespace acme": `{"namespace_path":["/v1/workspaces/{namespace}/**","/v2/{namespace}","/v3/{id}/{namespace}"],"namespace":"acme"}`,
+		"namespace home":              `{"namespace":"home"}`,
+		"namespace {header.X-Tenant}": `{"namespace":"{http.request.header.X-Tenant}"}`,
+		"resource orders":             `{"resource":"orders"}`,
+		"methods write MKCOL COPY\nmethods none PUT\nmethods read REPORT": `{"methods":{"MKCOL":"write","COPY":"write","PUT":"none","REPORT":"read"}}`,
+		"operation orders:search read POST /v1/orders/search":             `{"operation":[{"permission":"orders:search","class":"read","method":"POST","path":"/v1/orders/search"}]}`,
+		"operation dav:list read REPORT /**\nmethods read REPORT":         `{"operation":[{"permission":"dav:list","class":"read","method":"REPORT","path":"/**"}],"methods":{"REPORT":"read"}}`,
+		"public /health /docs/*\npublic /x":                               `{"public":["/health","/docs/*","/x"]}`,
+		"optional":                                                        `{"optional":true}`,
+		"preflight":                                                       `{"preflight":{}}`,
+		"preflight https://a.example http://localhost:3000":               `{"preflight":{"origins":["https://a.example","http://localhost:3000"]}}`,
+		"pass_metadata team cost_center":                                  `{"pass_metadata":["team","cost_center"]}`,
+		"foreign pass":                                                    `{"foreign":"pass"}`,
+		"encoded_slash allow":                                             `{"encoded_slash":"allow"}`,
+		"pass_credential":                                                 `{"pass_credential":true}`,
+		"errors caddy":                                                    `{"errors":"caddy"}`,
+		"forwarded":                                                       `{"forwarded":"plain"}`,
+		"forwarded nginx":                                                 `{"forwarded":"nginx"}`,
+	} {
+		var got, wanted map[string]any
+		if err := json.Unmarshal([]byte(adaptHandler(t, options)), &got); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal([]byte(want), &wanted); err != nil {
+			t.Fatal(err)
+		}
+		delete(got, "handler")
+		if !reflect.DeepEqual(got, wanted) {
+			t.Errorf("%s\ngot  %v\nwant %v", options, got, wanted)
+		}
+	}
+}
+
+func TestHandlerCaddyfileErrors(t *testing.T) {
+	for options, want := range map[string]string{
+		"allow":            `7| unknown word "allow" in api_key: it knows from, namespace_path, namespace, resource`,
+		"strict":           `unknown word "strict"`,
+		"openapi ./x.yaml": `unknown word "openapi"`,
+		"optional\nlist GET /x workspace {\nitems data\n}": `8| unknown word "list"`,
+		"optional\n\nfrom":                       `9| from takes a source: bearer, header NAME [SCHEME], basic, query NAME, cookie NAME`,
+		"from body":                              `from: unknown source "body": there are bearer, header NAME`,
+		"from header":                            `from header: the name is missing`,
+		"from bearer X":                          `from bearer has "X" too much`,
+		"from bearer header X-API-Key":           `each in a line of its own`,
+		"from header X-Apikey-Token":             `taken out of every request`,
+		"from header Cookie":                     `cannot carry a key`,
+		"from header \"X Y\"":                    `is no name of a header`,
+		"from header A B:C":                      `the scheme is one word`,
+		"from query":                             `the name is missing`,
+		"from bearer\nfrom header authorization": `8| from header authorization: another source reads the same`,
+		"from cookie a\nfrom cookie a":           `another source reads the same`,
+		"namespace_path":                         `wrong argument count`,
+		"namespace_path /v1/**":                  `has no segment {namespace}`,
+		"namespace_path v1/{namespace}":          `does not begin with /`,
+		"namespace_path /{namespace}/x\nnamespace_path /{namespace}/X/": `8| namespace_path: path pattern "/{namespace}/X/" matches the same as "/{namespace}/x"`,
+		"namespace":                                         `namespace takes one word, this has 0`,
+		"namespace a b":                                     `namespace takes one word, this has 2`,
+		"namespace a\nnamespace b":                          `8| namespace is given twice, as "a" and "b"`,
+		"namespace -x":                                      `is no id of a namespace`,
+		"namespace acme/x":                                  `is no id of a namespace`,
+		"resource Orders":                                   `"Orders" is no resource`,
+		"resource admin":                                    `is for managing keys`,
+		"resource admin.keys":                               `is for managing keys`,
+		"methods write":                                     `methods takes read, write or none, and one or more methods`,
+		"methods maybe PUT":                                 `methods: unknown word "maybe": it takes read, write or none`,
+		"methods read TRACE":                                `TRACE is always refused`,
+		"methods write CONNECT":                             `CONNECT is always refused`,
+		"methods read \"A B\"":                              `is no method`,
+		"methods read A\nmethods write A":                   `8| methods: A is read already`,
+		"operation orders:search read POST":                 `operation takes RESOURCE:OPERATION`,
+		"operation search read POST /x":                     `"search" is no RESOURCE:OPERATION`,
+		"operation orders:read read GET /x":                 `"orders:read" is no RESOURCE:OPERATION`,
+		"operation orders:* read GET /x":                    `"orders:*" is no RESOURCE:OPERATION`,
+		"operation admin.keys:mint write POST /x":           `is for managing keys`,
+		"operation orders:a maybe GET /x":                   `orders:a: unknown word "maybe": it takes read or write`,
+		"operation orders:a read FOO /x\noptional":          `7| operation: orders:a: the method "FOO" is refused everywhere: add ` + "`methods read FOO`",
+		"methods none PUT\noperation orders:a write PUT /x": `8| operation: orders:a: the method "PUT" is refused`,
+		"operation orders:a read GET x":                     `does not begin with /`,
+		"operation orders:a read GET /{id}\noperation orders:b read GET /*x\noperation orders:c read GET /{name}/": `9| operation: orders:c: GET /{name}/ is orders:a already (/{id})`,
+		"public":                       `wrong argument count`,
+		"public health":                `does not begin with /`,
+		"public /a /a/":                `matches the same as "/a"`,
+		"public /../a":                 `no request can have`,
+		"optional yes":                 `optional takes no word, this has "yes"`,
+		"optional\noptional":           `optional is given twice`,
+		"preflight *":                  `"*" is no origin: it takes SCHEME://HOST`,
+		"preflight https://a.example/": `is no origin`,
+		"preflight\npreflight":         `preflight is given twice`,
+		"pass_metadata":                `wrong argument count`,
+		"pass_metadata \"a b\"":        `cannot be part of the name of a header`,
+		"pass_metadata a_b a-b":        `would be the same header X-Apikey-Meta-A-B`,
+		"foreign keep":                 `foreign: unknown word "keep": it takes pass`,
+		"encoded_slash":                `encoded_slash takes one word`,
+		"encoded_slash deny":           `it takes allow`,
+		"pass_credential please":       `takes no word`,
+		"errors json":                  `errors: unknown word "json": it takes caddy`,
+		"forwarded apache":             `forwarded: unknown word "apache": it takes nothing or nginx`,
+		"forwarded plain":              `it takes nothing or nginx`,
+		"optional {\nx\n}":             `optional takes no block`,
+	} {
+		line := ", at Caddyfile:"
+		if number, rest, ok := strings.Cut(want, "| "); ok {
+			line, want = line+number, rest
+		}
+		_, err := tryAdaptSite(options)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error()+"\n", line) {
+			t.Errorf("%s\ngot  %v\nwant %s%s", options, err, want, line)
+		}
+	}
+	if _, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(":8080\napi_key yes\n"), nil); err == nil || !strings.Contains(err.Error(), "takes no argument but a matcher") {
+		t.Error(err)
+	}
+}
+
+func TestHandlerTakesAMatcher(t *testing.T) {
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(":8080\n@api path /v1/*\napi_key @api {\nnamespace acme\n}\nrespond ok\n"), nil)
+	if err != nil || !strings.Contains(string(config), `"match":[{"path":["/v1/*"]}]`) {
+		t.Errorf("%s %v", config, err)
+	}
+}
+
+// What the adapter refuses, JSON is refused for too.
+func TestHandlerJSONErrors(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"foreign":"x"}`:                                      "foreign",
+		`{"from":[{"type":"basic","name":"x"}]}`:               "takes no name",
+		`{"from":[{"type":"cookie","name":"x","scheme":"y"}]}`: "takes no scheme",
+		`{"from":[{}]}`:                                        "unknown source",
+		`{"methods":{"A":""}}`:                                 "unknown word",
+		`{"namespace":"ä"}`:                                    "no id of a namespace",
+		`{"forwarded":"yes"}`:                                  "forwarded",
+		`{"operation":[{}]}`:                                   "RESOURCE:OPERATION",
+	} {
+		h := new(Handler)
+		if err := json.Unmarshal([]byte(config), h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.compile(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", config, err)
+		}
+	}
+}
+
+func FuzzHandlerCaddyfile(f *testing.F) {
+	f.Add("from header X Y\nnamespace_path /{namespace}\nmethods none PUT\noperation a:b read GET /x")
+	f.Add("public /a /b/**\npreflight https://a.example\npass_metadata x\nforwarded nginx")
+	f.Fuzz(func(t *testing.T, options string) {
+		h := new(Handler)
+		if err := h.UnmarshalCaddyfile(caddyfile.NewTestDispenser("api_key {\n" + options + "\n}")); err != nil {
+			return
+		}
+		if _, err := h.compile(); err != nil {
+			t.Errorf("the Caddyfile is accepted, its JSON is not: %v", err)
+		}
+	})
+}

@@ -1,0 +1,120 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// discard is an answer that no one reads.
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header         { return d.header }
+func (d discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d discard) WriteHeader(int)             {}
+
+var noop = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+
+// A repeater sends one request over and over, made anew as far as Caddy's server and earlier requests would have changed it.
+type repeater struct {
+	r      *http.Request
+	header http.Header
+	vars   map[string]any
+	repl   *caddy.Replacer
+	w      discard
+}
+
+func newRepeater(t testing.TB, wire string) *repeater {
+	r := wireRequest(t, wire)
+	rep := &repeater{repl: caddy.NewReplacer(), w: discard{make(http.Header)}}
+	rep.r = caddyhttp.PrepareRequest(r, rep.repl, rep.w, nil)
+	rep.vars = rep.r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	rep.vars[caddyhttp.ClientIPVarKey] = "203.0.113.7"
+	rep.header = rep.r.Header.Clone()
+	return rep
+}
+
+func (rep *repeater) serve(t testing.TB, h caddyhttp.MiddlewareHandler) {
+	delete(rep.vars, requestVar)
+	for name, lines := range rep.header {
+		rep.r.Header[name] = lines
+	}
+	if err := h.ServeHTTP(rep.w, rep.r, noop); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// empty is a handler that does nothing: what the bar of design.md is over.
+type empty struct{}
+
+func (empty) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return next.ServeHTTP(w, r)
+}
+
+const browserHeaders = "\nAccept: application/json\nAccept-Encoding: gzip, br\nAccept-Language: en-GB,en;q=0.7\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+
+func benchmark(b *testing.B, h caddyhttp.MiddlewareHandler, wire string) {
+	rep := newRepeater(b, wire)
+	rep.serve(b, h)
+	b.ReportAllocs()
+	for b.Loop() {
+		rep.serve(b, h)
+	}
+}
+
+func BenchmarkHandler(b *testing.B) {
+	h := newHouse(b)
+	_, token := h.key("read orders:search")
+	wire := "GET /v1/workspaces/acme/items/4711?expand=all" + keyLine(token) + browserHeaders
+	b.Run("empty", func(b *testing.B) { benchmark(b, empty{}, wire) })
+	b.Run("literal", func(b *testing.B) { benchmark(b, h.handler("namespace acme"), wire) })
+	b.Run("path", func(b *testing.B) {
+		benchmark(b, h.handler("namespace_path /v1/workspaces/{namespace}/**\npublic /health /docs/*\nresource orders\noperation orders:search read POST /v1/search"), wire)
+	})
+	_, wide := h.key("read orders:search", func(s *keystore.KeySpec) {
+		s.Grants = []keystore.Grant{{Namespace: "*", Permissions: []keystore.Permission{{Resource: "shop", Action: "read"}}}}
+	})
+	b.Run("two grants", func(b *testing.B) { benchmark(b, h.handler("namespace acme"), strings.Replace(wire, token, wide, 1)) })
+}
+
+func BenchmarkRefusal(b *testing.B) {
+	h := newHouse(b)
+	handler := h.handler("namespace acme")
+	_, token := h.key("read")
+	for name, wire := range map[string]string{
+		"missing":   "GET /v1/items" + browserHeaders,
+		"forged":    "GET /v1/items" + keyLine(token[:len(token)-1]+"!") + browserHeaders,
+		"target":    "GET /v1/../items" + browserHeaders,
+		"forbidden": "POST /v1/items" + keyLine(token) + browserHeaders,
+	} {
+		b.Run(name, func(b *testing.B) { benchmark(b, handler, wire) })
+	}
+}
+
+// TestHandlerAllocations is the bar of design.md: 3 allocations, among them the one that holds what the request's
+// logs and placeholders show, and the one that a placeholder function is.
+func TestHandlerAllocations(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read")
+	handler := h.handler("namespace_path /v1/{namespace}/**")
+	const runs = 200
+	requests := make([]*repeater, runs+1)
+	for i := range requests {
+		requests[i] = newRepeater(t, "GET /v1/acme/items"+keyLine(token)+browserHeaders)
+	}
+	newRepeater(t, "GET /v1/acme/items"+keyLine(token)).serve(t, handler) // now the key is cached
+	for _, rep := range requests {
+		for i := range 16 { // the map of headers grows to its size, which Caddy's reverse_proxy does anyway
+			rep.r.Header["X-Filler-"+string(rune('A'+i))] = nil
+		}
+	}
+	i := 0
+	if n := testing.AllocsPerRun(runs, func() { requests[i].serve(t, handler); i++ }); n > 3 {
+		t.Errorf("%v allocations", n)
+	}
+}

@@ -1,0 +1,262 @@
+package caddymodule
+
+import (
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func TestHeadersReachTheUpstreamOrNot(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read write")
+	const kept, dropped = true, false
+	for _, test := range []struct {
+		wire, name string
+		kept       bool
+	}{
+		{"GET /p\nAccept: text/html", "Accept", kept},
+		{"GET /p\nX-Apikey-Id: x", "X-Apikey-Id", dropped},
+		{"GET /p\nX-Apikey-Anything: x", "X-Apikey-Anything", dropped},
+		{"GET /p\nx_apikey_id: x", "X_apikey_id", dropped},
+		{"GET /p\nX.Apikey.Id: x", "X.apikey.id", dropped},
+		{"GET /p\nX~APIKEY!ID: x", "X~apikey!id", dropped},
+		{"GET /p\nX-Apikey-: x", "X-Apikey-", dropped},
+		{"GET /p\nX-Apikeys: x", "X-Apikeys", kept},
+		{"GET /p\nX-HTTP-Method-Override: DELETE", "X-Http-Method-Override", dropped},
+		{"GET /p\nX-HTTP-Method: DELETE", "X-Http-Method", dropped},
+		{"GET /p\nX-Method-Override: DELETE", "X-Method-Override", dropped},
+		{"GET /p\nX_HTTP_Method_Override: DELETE", "X_http_method_override", dropped},
+		{"GET /p\nX-Original-Url: /a", "X-Original-Url", dropped},
+		{"GET /p\nX-Original-Uri: /a", "X-Original-Uri", dropped},
+		{"GET /p\nX-Original-Method: PUT", "X-Original-Method", dropped},
+		{"GET /p\nX-Rewrite-Url: /a", "X-Rewrite-Url", dropped},
+		{"GET /p\nX-Forwarded-Uri: /a", "X-Forwarded-Uri", dropped},
+		{"GET /p\nX-Forwarded-Method: PUT", "X-Forwarded-Method", dropped},
+		{"GET /p\nX-Forwarded-Prefix: /a", "X-Forwarded-Prefix", dropped},
+		{"GET /p\nX-Forwarded-Port: 1", "X-Forwarded-Port", dropped},
+		{"GET /p\nX-Forwarded-User: ada", "X-Forwarded-User", dropped},
+		{"GET /p\nX-Forwarded-For: 10.0.0.1", "X-Forwarded-For", kept},
+		{"GET /p\nUpgrade: h2c\nHTTP2-Settings: AAMAAABk", "Upgrade", dropped},
+		{"GET /p\nUpgrade: h2c\nHTTP2-Settings: AAMAAABk", "Http2-Settings", dropped},
+		{"GET /p\nUpgrade: websocket, h2c", "Upgrade", dropped},
+		{"GET /p\nUpgrade: websocket\nUpgrade: h2c", "Upgrade", dropped},
+		{"POST /p\nUpgrade: websocket", "Upgrade", dropped},
+		{"GET /p\nUpgrade: WebSocket", "Upgrade", kept},
+	} {
+		t.Run(test.wire, func(t *testing.T) {
+			for options, wire := range map[string]string{
+				"public /p":                test.wire,
+				"optional":                 test.wire,
+				"namespace acme":           test.wire + keyLine(token),
+				"foreign pass":             test.wire + keyLine("another-issuers-token"),
+				"namespace home\noptional": test.wire + keyLine(token),
+			} {
+				a := h.send(h.handler(options), wire)
+				if a.seen == nil {
+					t.Fatalf("%s: %d", options, a.StatusCode)
+				}
+				value := a.seen.Header[test.name]
+				if spoofed := value != nil && !strings.HasPrefix(value[0], "test") && len(value[0]) != keystore.TokenIDLen; spoofed != test.kept {
+					t.Errorf("%s: %s is %q", options, test.name, value)
+				}
+			}
+		})
+	}
+	trusted := h.send(h.handler("public /p"), "GET /p\nX-Forwarded-Uri: /a\nX-Forwarded-User: ada\nX-Apikey-Id: x\nX-Original-Url: /a", trustedPeer)
+	if got := slices.Sorted(maps.Keys(trusted.seen.Header)); !slices.Equal(got, []string{"X-Forwarded-Uri", "X-Forwarded-User"}) {
+		t.Errorf("of a trusted proxy: %v", got)
+	}
+}
+
+func TestConnectionTokens(t *testing.T) {
+	h := newHouse(t)
+	handler := h.handler("public /**")
+	for wire, want := range map[string][]string{
+		"Connection: close, X-Apikey-Id":                            {"close"},
+		"Connection: x_apikey_id":                                   nil,
+		"Connection: keep-alive, Upgrade":                           {"keep-alive, Upgrade"},
+		"Connection: x-apikey-name ,, foo\nConnection: X-Apikey-Id": {"foo"},
+		"Connection: X-Forwarded-For,x":                             {"X-Forwarded-For,x"},
+	} {
+		if got := h.send(handler, "GET /\n"+wire).seen.Header["Connection"]; !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", wire, got, want)
+		}
+	}
+}
+
+func TestTrailers(t *testing.T) {
+	h := newHouse(t)
+	handler := h.handler("public /**")
+	const start, end = "POST /\nTransfer-Encoding: chunked", "\n\n5\r\nhello\r\n0\r\n"
+	for _, test := range []struct {
+		name, declared, sent string
+		want                 http.Header
+	}{
+		{"declared", "\nTrailer: X-Sum, X-Apikey-Id", "X-Sum: 1\r\nX-Apikey-Id: x\r\n", http.Header{"X-Sum": {"1"}}},
+		{"undeclared beside declared", "\nTrailer: X-Sum", "X-Sum: 1\r\nX-Apikey-Id: x\r\nx_apikey_name: y\r\n", http.Header{"X-Sum": {"1"}}},
+		{"only ours", "\nTrailer: X-Apikey-Id", "X-Apikey-Id: x\r\n", http.Header{}},
+		{"none declared", "", "X-Apikey-Id: x\r\n", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a := h.send(handler, start+test.declared+end+test.sent+"\r\n")
+			if !maps.EqualFunc(a.trailer, test.want, slices.Equal) {
+				t.Errorf("%v", a.trailer)
+			}
+			for name := range a.seen.Trailer {
+				if foldsToOurs(name) {
+					t.Errorf("%s is announced", name)
+				}
+			}
+		})
+	}
+}
+
+func TestIdentityHeaders(t *testing.T) {
+	h := newHouse(t)
+	key, token := h.key("write orders:search read", func(s *keystore.KeySpec) {
+		s.Name = "Zoë {http.request.host} 100%"
+		s.Grants = []keystore.Grant{{Namespace: "*", Permissions: []keystore.Permission{{Action: "read"}, {Resource: "shop", Action: "*"}}}}
+		s.Metadata = map[string]string{"team": "erp €", "cost_center": "7"}
+	})
+	a := h.send(h.handler("namespace acme\npass_metadata team cost_center absent"), "GET /"+keyLine(token))
+	want := http.Header{
+		"X-Apikey-Id":               {key.ID},
+		"X-Apikey-Name":             {"Zo%C3%AB%20{http.request.host}%20100%25"},
+		"X-Apikey-Namespace":        {"acme"},
+		"X-Apikey-Owner":            {"root"},
+		"X-Apikey-Permissions":      {"orders:search,read,shop:*,write"},
+		"X-Apikey-Meta-Team":        {"erp%20%E2%82%AC"},
+		"X-Apikey-Meta-Cost-Center": {"7"},
+	}
+	if !maps.EqualFunc(a.seen.Header, want, slices.Equal) {
+		t.Errorf("%v\nwant %v", a.seen.Header, want)
+	}
+}
+
+func TestLongPermissionsAreLeftOut(t *testing.T) {
+	h := newHouse(t)
+	var words strings.Builder
+	for i := range 400 {
+		words.WriteString(" resource-" + strings.Repeat("x", i%7) + string(rune('a'+i%26)) + ":operation-" + string(rune('a'+i/26)))
+	}
+	_, token := h.key("read" + words.String())
+	a := h.send(h.handler("namespace acme"), "GET /"+keyLine(token))
+	if a.seen == nil || a.seen.Header["X-Apikey-Permissions"] != nil || a.seen.Header["X-Apikey-Id"] == nil {
+		t.Error("not left out")
+	}
+}
+
+// Caddy's request_header changes values in place.
+func TestRequestsShareNoHeaderValues(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read")
+	handler := h.handler("namespace acme")
+	first := h.send(handler, "GET /"+keyLine(token))
+	before := first.seen.Header.Clone()
+	second := h.serve(handler, wireRequest(t, "GET /"+keyLine(token)))
+	for name := range second.seen.Header {
+		second.seen.Header[name][0] = "changed"
+		second.seen.Header[name] = append(second.seen.Header[name], "more")
+	}
+	if !maps.EqualFunc(first.seen.Header, before, slices.Equal) {
+		t.Error("a later request changed the headers of this one")
+	}
+	third := h.send(handler, "GET /"+keyLine(token))
+	if !maps.EqualFunc(third.seen.Header, before, slices.Equal) {
+		t.Error("a request found the headers changed by an earlier one")
+	}
+}
+
+// carries lists where r holds the text.
+func carries(r *http.Request, text string) (places []string) {
+	add := func(place, value string) {
+		if strings.Contains(value, text) || strings.Contains(value, url.QueryEscape(text)) {
+			places = append(places, place)
+		}
+	}
+	for name, lines := range r.Header {
+		add(name, strings.Join(lines, "\n"))
+	}
+	add("URL", r.URL.String())
+	add("RequestURI", r.RequestURI)
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		add("original URL", original.URL.String())
+		add("original RequestURI", original.RequestURI)
+	}
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	add("placeholders", repl.ReplaceAll("{http.request.uri}{http.request.orig_uri}{http.request.orig_uri.query}{http.request.uri.query}{http.vars.api_key.request}", ""))
+	return places
+}
+
+func TestTheCredentialGoes(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read")
+	odd := "imported+key/with=odd&signs"
+	if _, _, err := h.keys.ImportKeys(t.Context(), keystore.Root("test"), []keystore.ImportSpec{{
+		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme", Home: &keystore.Grant{Namespace: "acme", Permissions: []keystore.Permission{{Action: "read"}}}},
+		Token:   odd,
+	}}, false, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ name, options, wire, secret, uri, rest string }{
+		{"bearer", "", "GET /a?b=1" + keyLine(token), token, "/a?b=1", ""},
+		{"header", "", "GET /\nX-API-Key: " + token, token, "/", ""},
+		{"basic", "from basic", "GET /\nAuthorization: Basic " + basic("u:"+token) + "\nX-Copy: " + basic("u:"+token), basic("u:" + token), "/", "X-Copy: REDACTED"},
+		{"query", "from query key", "GET /a?x=%2f&key=" + token + ";y=1&z", token, "/a?x=%2f;y=1&z", ""},
+		{"first in the query", "from query key", "GET /a?key=" + token + ";y=1", token, "/a?y=1", ""},
+		{"alone in the query", "from query key", "GET /a?key=" + token, token, "/a", ""},
+		{"encoded in the query", "from query key", "GET /a?k%65y=" + url.QueryEscape(odd) + "&y", odd, "/a?y", ""},
+		{"a copy in the Referer", "from query key", "GET /?key=" + url.QueryEscape(odd) + "\nReferer: https://a.example/?key=" + url.QueryEscape(odd), odd, "/", "Referer: https://a.example/?key=REDACTED"},
+		{"cookie", "from cookie key", "GET /\nCookie: a=b; key=" + token + "; c=\"d\"\nCookie: e=f", token, "/", "Cookie: a=b; c=\"d\"\nCookie: e=f"},
+		{"first cookie", "from cookie key", "GET /\nCookie: key=" + token + "; c=d", token, "/", "Cookie: c=d"},
+		{"only cookie", "from cookie key", "GET /\nCookie: key=" + token, token, "/", ""},
+		{"copies", "", "GET /?x=" + token + keyLine(token) + "\nReferer: https://a.example/?k=" + token + "&b\nX-Other: a\nX-Other: " + token, token, "/?x=REDACTED", "Referer: https://a.example/?k=REDACTED&b\nX-Other: a\nX-Other: REDACTED"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a := h.send(h.handler("namespace acme\n"+test.options), test.wire)
+			if a.seen == nil {
+				t.Fatal(a.StatusCode, a.outcome())
+			}
+			if places := carries(a.seen, test.secret); places != nil {
+				t.Errorf("still in %v", places)
+			}
+			if got := a.seen.URL.RequestURI(); got != test.uri || a.seen.RequestURI != test.uri {
+				t.Errorf("the target is %s and %s", got, a.seen.RequestURI)
+			}
+			var rest []string
+			for _, name := range slices.Sorted(maps.Keys(a.seen.Header)) {
+				for _, line := range a.seen.Header[name] {
+					if !foldsToOurs(name) {
+						rest = append(rest, name+": "+line)
+					}
+				}
+			}
+			if got := strings.Join(rest, "\n"); got != test.rest {
+				t.Errorf("the headers are %q, want %q", got, test.rest)
+			}
+
+			if a := h.send(h.handler("namespace acme\npass_credential\n"+test.options), test.wire); carries(a.seen, test.secret) == nil && test.name != "encoded in the query" {
+				t.Error("pass_credential does not pass it")
+			}
+		})
+	}
+}
+
+func TestPublicLeavesTheCredential(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read")
+	for options, credential := range map[string]string{"public /**": token, "foreign pass": "another-issuers-token"} {
+		a := h.send(h.handler(options), "GET /"+keyLine(credential))
+		if a.seen.Header.Get("Authorization") != "Bearer "+credential || a.seen.Header["X-Apikey-Id"] != nil {
+			t.Errorf("%s: %v", options, len(a.seen.Header))
+		}
+	}
+}
