@@ -47,11 +47,11 @@ force on every node.`,
   caddy apikeys keys revoke 4fYQ0hTz81Lk --reason "leaked"
   caddy apikeys doctor`
 			flags := cmd.PersistentFlags()
-			flags.StringVar(&c.address, "address", "", "Address of Caddy's admin endpoint: host:port or unix//path")
-			flags.StringVarP(&c.config, "config", "c", "", "Configuration file that says where the admin endpoint is")
-			flags.StringVarP(&c.adapter, "adapter", "a", "", "Config adapter for --config")
-			flags.StringVar(&c.server, "server", "", "URL of a site with api_keys_admin, instead of the admin endpoint")
-			flags.StringVar(&c.tokenFile, "token-file", "", "File that holds the token for --server, instead of standard input")
+			flags.StringVar(&c.address, "address", "", "`ADDRESS` of Caddy's admin endpoint: host:port or unix//path")
+			flags.StringVarP(&c.config, "config", "c", "", "Configuration `FILE` that says where the admin endpoint is")
+			flags.StringVarP(&c.adapter, "adapter", "a", "", "Config `ADAPTER` for --config")
+			flags.StringVar(&c.server, "server", "", "`URL` of a site with api_keys_admin, instead of the admin endpoint")
+			flags.StringVar(&c.tokenFile, "token-file", "", "`FILE` that holds the token for --server, instead of standard input")
 			flags.BoolVar(&c.json, "json", false, "Write JSON for programs")
 			group(cmd, c.keysCommand(), c.namespacesCommand(), c.verifyCommand(), c.doctorCommand())
 		},

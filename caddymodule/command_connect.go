@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,13 +21,13 @@ import (
 
 // connect returns a client for whatever the flags name. With --server and no --token-file it reads the first line of
 // standard input.
-func (c *cli) connect() (*client.Client, error) {
+func (c *cli) connect(ctx context.Context) (*client.Client, error) {
 	if c.server != "" {
 		if c.address != "" || c.config != "" || c.adapter != "" {
 			return nil, errors.New("--server is given instead of --address, --config and --adapter, not beside them")
 		}
 		c.where = c.server
-		token, err := c.readToken(c.tokenFile, "Token for "+c.server)
+		token, err := c.readToken(ctx, c.tokenFile, "Token for "+c.server)
 		if err != nil {
 			return nil, err
 		}
@@ -121,7 +122,7 @@ func (c *cli) loadConfig() ([]byte, error) {
 const maxToken = 4096
 
 // readToken reads one line from file, or without one from standard input; on a terminal it asks, and nothing is echoed.
-func (c *cli) readToken(file, prompt string) (string, error) {
+func (c *cli) readToken(ctx context.Context, file, prompt string) (string, error) {
 	in, from := c.in, "standard input"
 	if file != "" {
 		f, err := os.Open(file)
@@ -133,13 +134,10 @@ func (c *cli) readToken(file, prompt string) (string, error) {
 	}
 	var line string
 	if fd, ok := terminal(in); ok {
-		fmt.Fprint(c.err, prompt, ": ")
-		typed, err := term.ReadPassword(fd)
-		fmt.Fprintln(c.err)
-		if err != nil {
+		var err error
+		if line, err = c.readHidden(ctx, fd, prompt); err != nil {
 			return "", fmt.Errorf("reading the token from the terminal: %w", err)
 		}
-		line = string(typed)
 	} else {
 		var err error
 		if line, err = bufio.NewReader(io.LimitReader(in, maxToken)).ReadString('\n'); err != nil && err != io.EOF {
@@ -154,6 +152,43 @@ func (c *cli) readToken(file, prompt string) (string, error) {
 		return "", fmt.Errorf("the first line of %s is no token", from)
 	}
 	return token, nil
+}
+
+// readHidden asks for a line that the terminal does not show.
+func (c *cli) readHidden(ctx context.Context, fd int, prompt string) (string, error) {
+	shown, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprint(c.err, prompt, ": ")
+	defer fmt.Fprintln(c.err)
+	line, err := typed(ctx, func() (string, error) {
+		b, err := term.ReadPassword(fd)
+		return string(b), err
+	})
+	if ctx.Err() != nil {
+		_ = term.Restore(fd, shown) // ReadPassword, which would do it, still waits
+	}
+	return line, err
+}
+
+// typed waits for what someone types, or for Ctrl-C.
+func typed(ctx context.Context, read func() (string, error)) (string, error) {
+	type answer struct {
+		line string
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		line, err := read()
+		answers <- answer{line, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.line, a.err
+	case <-ctx.Done():
+		return "", errors.New("interrupted: nothing was changed")
+	}
 }
 
 // terminal reports whether someone sits at a stream, and its descriptor.

@@ -33,7 +33,7 @@ status is 0 when nothing is wrong, else 1.`,
   caddy apikeys doctor --address unix//run/caddy/admin.sock --json`,
 		Args: noArguments,
 		RunE: c.run(func(ctx context.Context, _ []string) error {
-			server, err := c.connect()
+			server, err := c.connect(ctx)
 			if err != nil {
 				return err
 			}

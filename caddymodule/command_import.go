@@ -48,7 +48,7 @@ is there already is refused.`,
 		} else if c.server != "" && c.tokenFile == "" {
 			return errors.New("standard input cannot have both the keys and the token for --server: give --token-file")
 		}
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}

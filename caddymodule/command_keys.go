@@ -46,7 +46,7 @@ type changeFlags struct {
 }
 
 func (f *changeFlags) register(cmd *cobra.Command) {
-	cmd.Flags().Int64Var(&f.version, "if-version", 0, "Change only what still has this version")
+	cmd.Flags().Int64Var(&f.version, "if-version", 0, "Change only what still has this `VERSION`")
 	f.registerWait(cmd)
 }
 
@@ -83,7 +83,7 @@ the old one; standard error says which, and until when.`,
   caddy apikeys keys rotate 4fYQ0hTz81Lk`,
 		Args: cobra.ExactArgs(1),
 	}
-	cmd.Flags().StringVar(&grace, "grace", "0s", "How long the present token stays good, at most 30d")
+	cmd.Flags().StringVar(&grace, "grace", "0s", "How `LONG` the present token stays good, at most 30d")
 	f.register(cmd)
 	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
 		id, err := keyID(args)
@@ -94,7 +94,7 @@ the old one; standard error says which, and until when.`,
 		if err != nil {
 			return fmt.Errorf("--grace %q is no duration such as 24h or 7d", grace)
 		}
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}
@@ -147,11 +147,11 @@ good: no import can bring it back.`,
 		if err != nil {
 			return err
 		}
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}
-		if err := c.confirm(yes, "Delete the record of key %s?", id); err != nil {
+		if err := c.confirm(ctx, yes, "Delete the record of key %s?", id); err != nil {
 			return err
 		}
 		ctx, cancel := f.context(ctx)

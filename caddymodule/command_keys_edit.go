@@ -33,15 +33,15 @@ was before; standard error says which, and until when.`,
 		Args: cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&name, "name", "", "A new name")
-	flags.StringVar(&access, "access", "", "read_only or read_write, in its own namespace")
-	flags.StringSliceVar(&permissions, "permission", nil, "A permission in its own namespace; may be repeated")
+	flags.StringVar(&name, "name", "", "A new `NAME`")
+	flags.StringVar(&access, "access", "", "What it may do in its own namespace: an `ACCESS` level, read_only or read_write")
+	flags.StringSliceVar(&permissions, "permission", nil, "The same as a `PERMISSION`; may be repeated")
 	flags.BoolVar(&connected, "connected", false, "Extend its own grant to its namespace's children; --connected=false takes that back")
-	flags.StringArrayVar(&grants, "grant", nil, "NAMESPACE=PERMISSION,… or NAMESPACE=read_only: replaces all grants; may be repeated")
-	flags.StringSliceVar(&addresses, "allow-ip", nil, "An address or CIDR range, in place of those it has; may be repeated")
+	flags.StringArrayVar(&grants, "grant", nil, "`NAMESPACE=PERMISSION,...` or NAMESPACE=read_only: replaces all grants; may be repeated")
+	flags.StringSliceVar(&addresses, "allow-ip", nil, "An address or `RANGE` (10.0.0.0/8), in place of those it has; may be repeated")
 	flags.BoolVar(&anyIP, "any-ip", false, "Let it be used from any address")
-	flags.StringArrayVar(&metadata, "metadata", nil, "NAME=VALUE to add or replace; may be repeated")
-	flags.StringArrayVar(&dropped, "drop-metadata", nil, "NAME of metadata to remove; may be repeated")
+	flags.StringArrayVar(&metadata, "metadata", nil, "`NAME=VALUE` to add or replace; may be repeated")
+	flags.StringArrayVar(&dropped, "drop-metadata", nil, "`NAME` of metadata to remove; may be repeated")
 	flags.BoolVar(&active, "active", false, "Let an inactive key work again")
 	flags.BoolVar(&inactive, "inactive", false, "Refuse the key until it is made active again")
 	cmd.MarkFlagsMutuallyExclusive("active", "inactive")
@@ -87,7 +87,7 @@ was before; standard error says which, and until when.`,
 		if patch == (api.KeyPatch{}) {
 			return errors.New("nothing to change: see --help for what can be")
 		}
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}

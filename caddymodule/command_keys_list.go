@@ -35,15 +35,15 @@ with --cursor.`,
 		Args: noArguments,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.Namespace, "namespace", "", "Only keys of this namespace")
-	flags.StringVar(&f.Status, "status", "", "Only active, inactive, expired or revoked ones")
-	flags.StringVar(&f.Owner, "owner", "", "Only keys that act for this member")
-	flags.StringVar(&f.CreatedBy, "created-by", "", "Only keys that this member or key made")
-	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this in their name or id")
-	flags.StringVar(&f.Cursor, "cursor", "", "Go on where an earlier list ended")
-	flags.IntVar(&limit, "limit", 0, "List at most this many (default all)")
+	flags.StringVar(&f.Namespace, "namespace", "", "Only keys of this `NAMESPACE`")
+	flags.StringVar(&f.Status, "status", "", "Only keys of this `STATUS`: active, inactive, expired or revoked")
+	flags.StringVar(&f.Owner, "owner", "", "Only keys that act for this `MEMBER`")
+	flags.StringVar(&f.CreatedBy, "created-by", "", "Only keys that the member or key of this `ID` made")
+	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")
+	flags.StringVar(&f.Cursor, "cursor", "", "Go on from this `CURSOR`, where an earlier list ended")
+	flags.IntVar(&limit, "limit", 0, "List at most this `MANY` (default all)")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}
@@ -153,7 +153,7 @@ func (c *cli) showKeyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			server, err := c.connect()
+			server, err := c.connect(ctx)
 			if err != nil {
 				return err
 			}

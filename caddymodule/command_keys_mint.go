@@ -42,17 +42,17 @@ revoked.`,
 		Args: noArguments,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&spec.Name, "name", "", "What the key is for, for people")
-	flags.StringVar(&spec.Namespace, "namespace", "", "The key's own namespace (default \"default\")")
-	flags.StringVar(&spec.Access, "access", "", "read_only or read_write")
-	flags.StringSliceVar(&spec.Permissions, "permission", nil, "A permission in the key's own namespace; may be repeated")
-	flags.StringArrayVar(&grants, "grant", nil, "What it may do in another namespace: NAMESPACE=PERMISSION,… or NAMESPACE=read_only; may be repeated")
+	flags.StringVar(&spec.Name, "name", "", "What the key is for, for people: a `NAME`")
+	flags.StringVar(&spec.Namespace, "namespace", "", "The key's own `NAMESPACE` (default \"default\")")
+	flags.StringVar(&spec.Access, "access", "", "What it may do there: an `ACCESS` level, read_only or read_write")
+	flags.StringSliceVar(&spec.Permissions, "permission", nil, "The same as a `PERMISSION`; may be repeated")
+	flags.StringArrayVar(&grants, "grant", nil, "What it may do in another namespace, `NAMESPACE=PERMISSION,...` or NAMESPACE=read_only; may be repeated")
 	flags.BoolVar(&spec.Connected, "connected", false, "Extend the key's own grant to its namespace's children, present and future")
-	flags.StringVar(&expires, "expires", "", "When it expires: 2027-01-01T00:00:00Z, or from now on: 720h, 90d")
-	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil, "An address or CIDR range it may be used from; may be repeated (default any)")
-	flags.StringArrayVar(&metadata, "metadata", nil, "NAME=VALUE to keep with the key; may be repeated")
+	flags.StringVar(&expires, "expires", "", "`WHEN` it expires: 2027-01-01T00:00:00Z, or from now on 720h, 90d")
+	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil, "An address or `RANGE` (10.0.0.0/8) it may be used from; may be repeated (default any)")
+	flags.StringArrayVar(&metadata, "metadata", nil, "`NAME=VALUE` to keep with the key; may be repeated")
 	flags.BoolVar(&inactive, "inactive", false, "Make it inactive: it is refused until it is made active")
-	flags.StringVar(&remember, "idempotency-key", "", "Any word of yours: a repeat with it within 24 hours makes no second key")
+	flags.StringVar(&remember, "idempotency-key", "", "Any `WORD` of yours: a repeat with it within 24 hours makes no second key")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) (err error) {
 		if spec.Grants, err = parseGrants(grants); err != nil {
 			return err
@@ -66,7 +66,7 @@ revoked.`,
 		if inactive {
 			spec.Active = new(bool)
 		}
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}

@@ -37,7 +37,7 @@ refuse it from the time named on at the latest.`,
 		Args: cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&why.Reason, "reason", "", "Why, for people; kept with the key")
+	flags.StringVar(&why.Reason, "reason", "", "`WHY`, for people; kept with the key")
 	flags.BoolVar(&why.Made, "made", false, "Also revoke every key that this one made")
 	flags.BoolVarP(&yes, "yes", "y", false, "Do not ask")
 	f.register(cmd)
@@ -46,11 +46,11 @@ refuse it from the time named on at the latest.`,
 		if err != nil {
 			return err
 		}
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}
-		if err := c.confirm(yes, "Revoke key %s for good?", id); err != nil {
+		if err := c.confirm(ctx, yes, "Revoke key %s for good?", id); err != nil {
 			return err
 		}
 		done, err := c.revoke(ctx, server, id, why, f)

@@ -40,9 +40,9 @@ func (c *cli) listNamespacesCommand() *cobra.Command {
   caddy apikeys namespaces list --json | jq -r '.items[].id'`,
 		Args: noArguments,
 	}
-	cmd.Flags().IntVar(&limit, "limit", 0, "List at most this many (default all)")
+	cmd.Flags().IntVar(&limit, "limit", 0, "List at most this `MANY` (default all)")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}
@@ -71,7 +71,7 @@ func (c *cli) showNamespaceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			server, err := c.connect()
+			server, err := c.connect(ctx)
 			if err != nil {
 				return err
 			}
@@ -100,7 +100,7 @@ func (c *cli) showNamespace(n api.Namespace) error {
 	return table.Flush()
 }
 
-const editPolicyUsage = "free, or grow_only: no edit may take anything from its keys"
+const editPolicyUsage = "`POLICY`: free, or grow_only: no edit may take anything from its keys"
 
 func (c *cli) createNamespaceCommand() *cobra.Command {
 	var spec api.NamespaceRequest
@@ -114,14 +114,14 @@ nor does its kind, a word of yours for what it stands for.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&spec.Kind, "kind", "", "What it stands for: account, workspace, …")
-	flags.StringVar(&spec.Name, "name", "", "Its name, for people")
+	flags.StringVar(&spec.Kind, "kind", "", "`WHAT` it stands for: account, workspace, …")
+	flags.StringVar(&spec.Name, "name", "", "Its `NAME`, for people")
 	flags.StringVar(&spec.EditPolicy, "edit-policy", "", editPolicyUsage)
 	cmd.RunE = c.run(func(ctx context.Context, args []string) (err error) {
 		if spec.ID, err = namespaceID(args); err != nil {
 			return err
 		}
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func (c *cli) editNamespaceCommand() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&name, "name", "", "A new name")
+	flags.StringVar(&name, "name", "", "A new `NAME`")
 	flags.StringVar(&policy, "edit-policy", "", editPolicyUsage)
 	f.register(cmd)
 	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
@@ -169,7 +169,7 @@ func (c *cli) editNamespaceCommand() *cobra.Command {
 		if patch == (api.NamespacePatch{}) {
 			return errors.New("nothing to change: give --name or --edit-policy")
 		}
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}
@@ -203,11 +203,11 @@ Deletes a namespace that no key lives in and no grant names. The namespace
 		if err != nil {
 			return err
 		}
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}
-		if err := c.confirm(yes, "Delete namespace %s?", id); err != nil {
+		if err := c.confirm(ctx, yes, "Delete namespace %s?", id); err != nil {
 			return err
 		}
 		ctx, cancel := f.context(ctx)

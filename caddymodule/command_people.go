@@ -69,7 +69,7 @@ func (c *cli) say(format string, args ...any) {
 }
 
 // confirm asks on a terminal before what cannot be undone; without one, --yes must be there.
-func (c *cli) confirm(yes bool, format string, args ...any) error {
+func (c *cli) confirm(ctx context.Context, yes bool, format string, args ...any) error {
 	if yes {
 		return nil
 	}
@@ -78,7 +78,7 @@ func (c *cli) confirm(yes bool, format string, args ...any) error {
 		return errors.New(strings.TrimSuffix(question, "?") + ": nobody is at the terminal to confirm it; give --yes")
 	}
 	fmt.Fprint(c.err, question, " [y/N] ")
-	answer, err := bufio.NewReader(c.in).ReadString('\n')
+	answer, err := typed(ctx, func() (string, error) { return bufio.NewReader(c.in).ReadString('\n') })
 	if answer = strings.ToLower(strings.TrimSpace(answer)); err == nil && (answer == "y" || answer == "yes") {
 		return nil
 	}
@@ -147,8 +147,8 @@ func (c *cli) explainRefusal(e *client.Error) string {
 	for _, r := range e.Refused {
 		add("line %d: %s", r.Line, r.Detail)
 	}
-	if e.ID != "" && !strings.Contains(e.Detail, e.ID) {
-		add("It is about %s.", e.ID)
+	if e.Code == "already_made" && e.ID != "" && !strings.Contains(e.Detail, e.ID) {
+		add("The key's id is %s.", e.ID)
 	}
 	if e.Needed != "" && !strings.Contains(e.Detail, e.Needed) {
 		add("It needs %s in namespace %s.", e.Needed, e.Namespace)

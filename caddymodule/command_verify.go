@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 func (c *cli) verifyCommand() *cobra.Command {
@@ -29,8 +30,8 @@ typed or comes from standard input.`,
   caddy apikeys verify --namespace acme --permission orders:write --token-file token`,
 		Args: noArguments,
 	}
-	cmd.Flags().StringVar(&q.Namespace, "namespace", "", "The namespace that the request touches (default \"default\")")
-	cmd.Flags().StringVar(&q.Permission, "permission", "", "What the request needs: read, write, orders:read, orders:search (default read)")
+	cmd.Flags().StringVar(&q.Namespace, "namespace", "", "The `NAMESPACE` that the request touches (default \"default\")")
+	cmd.Flags().StringVar(&q.Permission, "permission", "", "The `PERMISSION` that the request needs: read, write, orders:read, orders:search (default read)")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
 		file := c.tokenFile
 		if c.server != "" {
@@ -39,11 +40,11 @@ typed or comes from standard input.`,
 			}
 			file = ""
 		}
-		server, err := c.connect()
+		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}
-		if q.Token, err = c.readToken(file, "Token to verify"); err != nil {
+		if q.Token, err = c.readToken(ctx, file, "Token to verify"); err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(ctx, patience)
@@ -69,11 +70,11 @@ func (c *cli) showVerdict(v api.Verdict) error {
 		if v.Code != nil {
 			c.say("The request would be answered with %d %s.", v.Status, *v.Code)
 		}
-		if v.Needed != nil && v.Outcome != "ok" {
+		if v.Needed != nil && v.Outcome == keystore.Forbidden.String() {
 			c.say("It would need %s.", *v.Needed)
 		}
 	}
-	if err == nil && v.Outcome != "ok" {
+	if err == nil && v.Outcome != keystore.OK.String() {
 		return errFailed
 	}
 	return err

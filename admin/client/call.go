@@ -101,6 +101,9 @@ func call[T any](ctx context.Context, c *Client, r *request, also ...int) (answe
 	if refused(resp, also) {
 		return answer, readError(resp)
 	}
+	if t := mediaType(resp); t != api.JSON {
+		return answer, fmt.Errorf("the answer to %s %s is %q, not JSON: something else answers there", r.method, r.path, t)
+	}
 	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
 		return answer, fmt.Errorf("reading the answer to %s %s: %w", r.method, r.path, err)
 	}

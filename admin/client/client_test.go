@@ -215,6 +215,15 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+func TestAnswersOfSomethingElse(t *testing.T) {
+	for contentType, body := range map[string]string{"text/html": "<h1>Welcome</h1>", api.JSON: "ok"} {
+		address, _ := server(t, 200, contentType, body)
+		if _, err := open(t, address).Self(context.Background()); err == nil || client.StatusOf(err) != 0 {
+			t.Errorf("%s: %v", contentType, err)
+		}
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "3")
