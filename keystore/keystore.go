@@ -53,6 +53,9 @@ type Keystore struct {
 	node     *node
 	counters counters
 	requests requestCounts
+
+	loggedFailure atomic.Int64 // when, in Unix nanoseconds
+
 	untagged chan struct{} // a place for each miss in flight of a credential without a tag
 	uses     unflushed
 
@@ -67,10 +70,11 @@ func Open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 	k := &Keystore{
 		db: db, configured: configured, logger: logger, observer: o,
 		cache:    newLocalCache(s.LocalCache),
-		node:     &node{incarnation: newIncarnation()},
+		node:     new(node),
 		untagged: make(chan struct{}, untaggedLoads),
 	}
 	k.settings.Store(&s)
+	k.node.reincarnate()
 	if err := k.join(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -119,7 +123,7 @@ func (k *Keystore) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
 	k.flushUses(ctx)
-	return errors.Join(k.db.Remove(ctx, k.node.incarnation), k.db.Close())
+	return errors.Join(k.db.Remove(ctx, *k.node.incarnation.Load()), k.db.Close())
 }
 
 var errClosed = errors.New("the key store is closed")
@@ -162,6 +166,7 @@ func (k *Keystore) Lookup(ctx context.Context, credential string, now time.Time)
 		}
 		a.generation = s.generation.Load()
 	}
+	k.counters.lookups[TierNegative][Miss].Add(1)
 	r, err := k.load(ctx, d, tagged, now)
 	if err != nil {
 		return Answer{}, err

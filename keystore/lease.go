@@ -54,8 +54,8 @@ func (l *lease) remaining(now time.Time) time.Duration {
 
 // node is what this process is to the deployment: protocol.md section 4.
 type node struct {
-	incarnation string        // changes when the node has to join anew
-	declared    time.Duration // the lease the others know of
+	incarnation atomic.Pointer[string] // changes when the node has to join anew
+	declared    time.Duration          // the lease the others know of
 	epoch       string
 	lease       lease
 	applied     atomic.Int64 // revision up to which changes are applied; negative: nothing is cached yet
@@ -125,7 +125,7 @@ func (k *Keystore) renewOnce() error {
 		}
 	}
 	begun := time.Now()
-	head, err := k.db.Renew(ctx, n.incarnation)
+	head, err := k.db.Renew(ctx, *n.incarnation.Load())
 	if err != nil {
 		return k.storeFailed("renewing the lease", err)
 	}
@@ -146,12 +146,12 @@ func (k *Keystore) renewOnce() error {
 		}
 		n.lease.drop()
 		k.cache.purge()
-		n.incarnation = newIncarnation()
+		n.reincarnate()
 		if err := k.declare(ctx, length); err != nil {
 			return err
 		}
 		begun = time.Now()
-		if head, err = k.db.Renew(ctx, n.incarnation); err != nil {
+		if head, err = k.db.Renew(ctx, *n.incarnation.Load()); err != nil {
 			return k.storeFailed("renewing the lease", err)
 		}
 	}
@@ -166,7 +166,7 @@ func (k *Keystore) renewOnce() error {
 
 // declare tells the others of this node and how long its leases are, before it holds one.
 func (k *Keystore) declare(ctx context.Context, length time.Duration) error {
-	if err := k.db.Join(ctx, Node{Incarnation: k.node.incarnation, Address: hostAndProcess(), Lease: length}); err != nil {
+	if err := k.db.Join(ctx, Node{Incarnation: *k.node.incarnation.Load(), Address: hostAndProcess(), Lease: length}); err != nil {
 		return k.storeFailed("joining the deployment", err)
 	}
 	k.node.declared = length
@@ -192,7 +192,7 @@ func (k *Keystore) acknowledge(ctx context.Context, head Head, length time.Durat
 	if head.Nodes < 2 || last != nil && n.others.applied == head.Revision && time.Since(*last) < length/6 {
 		return
 	}
-	if err := k.db.Acknowledge(ctx, n.incarnation, head.Revision); err != nil {
+	if err := k.db.Acknowledge(ctx, *n.incarnation.Load(), head.Revision); err != nil {
 		_ = k.storeFailed("acknowledging a change", err) // a revoke elsewhere waits longer; the next renewal tries again
 		return
 	}
@@ -224,7 +224,7 @@ type silence struct {
 func (j *janitor) tidy(ctx context.Context, k *Keystore, nodes []Node, now time.Time) {
 	seen := make(map[string]silence, len(nodes))
 	for _, other := range nodes {
-		if other.Incarnation == k.node.incarnation {
+		if other.Incarnation == *k.node.incarnation.Load() {
 			continue
 		}
 		s, known := j.seen[other.Incarnation]
@@ -269,17 +269,24 @@ func (k *Keystore) keepUp(ctx context.Context) {
 	}
 }
 
-// storeFailed counts and logs a failure of the database and returns it with what was being done.
+// storeFailed counts a failure of the database, logs it, though not each of a thousand a second, and returns it with what was being done.
 func (k *Keystore) storeFailed(doing string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
 	k.counters.storeErrors.Add(1)
-	k.logger.Error("the key database failed", slog.String("while", doing), slog.Any("error", err))
+	now, last := time.Now().UnixNano(), k.loggedFailure.Load()
+	if now-last >= int64(time.Second) && k.loggedFailure.CompareAndSwap(last, now) {
+		k.logger.Error("the key database failed", slog.String("while", doing), slog.Any("error", err))
+	}
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-func newIncarnation() string { return randomBase62(22) } // 131 bits
+// reincarnate gives the node an identity that no other start of any process has had.
+func (n *node) reincarnate() {
+	id := randomBase62(22) // 131 bits
+	n.incarnation.Store(&id)
+}
 
 // hostAndProcess is a node's name for people.
 func hostAndProcess() string {

@@ -22,12 +22,12 @@ type KeySpec struct {
 	Metadata   map[string]string
 }
 
-// MintKey makes a key and its token, which can be used on every node when this returns. idempotencyKey may be empty; a repeat of one within
-// 24 h is KindConflict `already_made` with the key's id.
+// MintKey makes a key and its token, which can be used on every node when this returns: no node can have heard of the token
+// before, so that none needs to be told. idempotencyKey may be empty; a repeat of one within 24 h is KindConflict `already_made` with the key's id.
 func (k *Keystore) MintKey(ctx context.Context, c Caller, spec KeySpec, idempotencyKey string) (*Key, Token, error) {
 	var key *Key
 	var token Token
-	_, err := k.change(ctx, c, 0, func(tx Tx, by authority) error {
+	_, err := k.commit(ctx, c, func(tx Tx, by authority) error {
 		if err := by.anywhere(adminKeys, "create"); err != nil {
 			return err
 		}

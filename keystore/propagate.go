@@ -58,8 +58,10 @@ func (k *Keystore) propagate(ctx context.Context, r Revision, wait time.Duration
 // progress asks which nodes have applied r. The members are read strictly after the commit: one that joins later reads a head that holds it.
 func (k *Keystore) progress(ctx context.Context, r Revision, committed time.Time) (Propagation, error) {
 	p := Propagation{Revision: r}
-	if Revision(k.node.applied.Load()) < r {
-		_ = k.renew(ctx) // a failure shows in what is applied
+	for range 2 { // a renewal that is shared may have begun before the commit
+		if Revision(k.node.applied.Load()) < r {
+			_ = k.renew(ctx) // a failure shows in what is applied
+		}
 	}
 	nodes, err := k.db.Nodes(ctx)
 	if err != nil {
@@ -67,7 +69,7 @@ func (k *Keystore) progress(ctx context.Context, r Revision, committed time.Time
 	}
 	p.Nodes = len(nodes)
 	for _, n := range nodes {
-		if n.Incarnation == k.node.incarnation {
+		if n.Incarnation == *k.node.incarnation.Load() {
 			n.Acknowledged = Revision(k.node.applied.Load())
 		}
 		over := committed.Add(surelyOver(n.Lease))
