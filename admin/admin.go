@@ -57,7 +57,7 @@ func New(ks *keystore.Keystore, logger *slog.Logger) *API {
 	// Browsers send cookies and pass addresses on the loopback from any page, so no door takes changes from another origin.
 	cross := http.NewCrossOriginProtection()
 	cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a.write(w, r, newProblem(http.StatusForbidden, "cross_origin", "This change was asked for by a page of another origin."))
+		a.write(w, r, newProblem(http.StatusForbidden, "cross_origin", "this change was asked for by a page of another origin"))
 	}))
 	a.handler = cross.Handler(http.HandlerFunc(a.route))
 	return a
@@ -82,11 +82,11 @@ func (a *API) route(w http.ResponseWriter, r *http.Request) {
 		handler.ServeHTTP(&own, r)
 		if own.status == http.StatusMethodNotAllowed {
 			w.Header().Set("Allow", own.Header().Get("Allow"))
-			a.write(w, r, newProblem(own.status, "method_not_allowed", "This path does not know the method. See Allow."))
+			a.write(w, r, newProblem(own.status, "method_not_allowed", "this path does not know the method; the header Allow lists those it knows"))
 			return
 		}
 	}
-	a.write(w, r, newProblem(http.StatusNotFound, "not_found", "There is nothing at this path. "+openAPIPath+" lists what there is."))
+	a.write(w, r, newProblem(http.StatusNotFound, "not_found", "there is nothing at this path; "+openAPIPath+" lists what there is"))
 }
 
 // headerOnly keeps what the mux answers by itself.

@@ -65,20 +65,20 @@ func checkContentType(ctx huma.Context) error {
 	charset := params["charset"]
 	if err == nil && known.Content[mediaType] != nil && (charset == "" || strings.EqualFold(charset, "utf-8")) {
 		if coding := ctx.Header("Content-Encoding"); coding != "" && coding != "identity" {
-			return newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "A compressed body is not understood: send it as it is.")
+			return newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "a compressed body is not understood; send it as it is")
 		}
 		return nil
 	}
-	return newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "The body must be sent as "+strings.Join(contentTypes(known), " or ")+" in UTF-8.")
+	return newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be sent as "+strings.Join(contentTypes(known), " or ")+", in UTF-8")
 }
 
 func readBody(r io.Reader) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(r, maxBody+1))
 	switch {
 	case err != nil && !isTooLarge(err):
-		return nil, newProblem(http.StatusBadRequest, "incomplete_body", "The body ended early.")
+		return nil, newProblem(http.StatusBadRequest, "incomplete_body", "the body ended early")
 	case err != nil || len(body) > maxBody:
-		return nil, newProblem(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("The body is longer than %d bytes.", maxBody))
+		return nil, newProblem(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("the body is longer than %d bytes", maxBody))
 	}
 	return body, nil
 }
@@ -115,7 +115,7 @@ func checkJSON(b []byte) error {
 		}
 		mistake = err.Error()
 	}
-	return newProblem(http.StatusBadRequest, "syntax", "The body is not valid JSON: "+mistake+".")
+	return newProblem(http.StatusBadRequest, "syntax", "the body is not valid JSON: "+mistake)
 }
 
 // checkNames reads one value, known to be valid.

@@ -67,7 +67,7 @@ func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput
 	imported, refused, err := a.keys.ImportKeys(ctx, c, specs, partial, in.Key)
 	if err != nil && imported > 0 {
 		p := a.refusal(&huma.Operation{OperationID: "import-keys"}, err)
-		p.Detail = fmt.Sprintf("%d keys were imported before the key store failed. Send all of them again: those will be refused as already_used.", imported)
+		p.Detail = fmt.Sprintf("%d keys were imported before the key store failed; send all of them again, and these will be refused as already_used", imported)
 		return nil, p
 	}
 	if err != nil {
@@ -79,10 +79,14 @@ func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput
 	}
 	if len(refused) > 0 && !partial {
 		p := newProblem(http.StatusUnprocessableEntity, codeInvalid,
-			fmt.Sprintf("Nothing was imported: %d of %d keys are refused. Mend them, or import the others with partial=1.", len(refused), len(specs)))
+			fmt.Sprintf("nothing was imported: %d of %d keys are refused; mend them, or import the others with partial=1", len(refused), len(specs)))
 		p.Refused = out.Refused
 		for _, r := range out.Refused {
-			p.Errors = append(p.Errors, api.FieldError{Field: fmt.Sprintf("line %d", r.Line), Detail: r.Detail})
+			where := fmt.Sprintf("keys[%d]", r.Line-1)
+			if in.ndjson {
+				where = fmt.Sprintf("line %d", r.Line)
+			}
+			p.Errors = append(p.Errors, api.FieldError{Field: where, Detail: r.Detail})
 		}
 		return nil, p
 	}
@@ -160,7 +164,7 @@ func readLines(r io.Reader, keep func(line int, text []byte)) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, bufio.ErrTooLong):
-		return newProblem(http.StatusBadRequest, "syntax", fmt.Sprintf("Line %d is longer than %d bytes.", n+1, maxLine))
+		return newProblem(http.StatusBadRequest, "syntax", fmt.Sprintf("line %d is longer than %d bytes", n+1, maxLine))
 	default:
 		return bodyFailed(err)
 	}
@@ -199,7 +203,7 @@ func readKeys(r io.Reader, keep func(line int, text []byte)) error {
 		}
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return newProblem(http.StatusBadRequest, "syntax", "Something follows the JSON value.")
+		return newProblem(http.StatusBadRequest, "syntax", "something follows the JSON value")
 	}
 	return nil
 }
@@ -208,10 +212,10 @@ func readKeys(r io.Reader, keep func(line int, text []byte)) error {
 func bodyFailed(err error) error {
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
-		return newProblem(http.StatusBadRequest, "syntax", fmt.Sprintf("The body is not valid JSON: there is a mistake at byte %d.", syntax.Offset))
+		return newProblem(http.StatusBadRequest, "syntax", fmt.Sprintf("the body is not valid JSON: there is a mistake at byte %d", syntax.Offset))
 	}
 	if isTooLarge(err) {
-		return newProblem(http.StatusRequestEntityTooLarge, "too_large", "The body is longer than this server accepts.")
+		return newProblem(http.StatusRequestEntityTooLarge, "too_large", "the body is longer than this server accepts")
 	}
-	return newProblem(http.StatusBadRequest, "incomplete_body", "The body ended early.")
+	return newProblem(http.StatusBadRequest, "incomplete_body", "the body ended early")
 }

@@ -207,7 +207,7 @@ type revokeSelfInput struct {
 
 func (a *API) revokeSelf(ctx context.Context, c keystore.Caller, in *revokeSelfInput) (*changed[api.KeyChanged], error) {
 	if c.Actor() == keystore.RootMember {
-		return nil, newProblem(http.StatusConflict, "no_key", "The caller is the member root, which has no key to revoke.")
+		return nil, newProblem(http.StatusConflict, "no_key", "the caller is the member root, which has no key to revoke")
 	}
 	return a.revokeKey(ctx, c, &revokeKeyInput{ByID{c.Actor()}, in.Change, in.Body})
 }

@@ -228,6 +228,26 @@ func TestLife(t *testing.T) {
 	is(third.Token, "unknown", 401, "invalid_key")
 }
 
+// TestIfMatch: of several changes of the same version at once, one is made.
+func TestIfMatch(t *testing.T) {
+	d := open(t)
+	path := "/keys/" + d.mint(t, root, readOnly).Key.ID
+	statuses := make(chan int)
+	for i := range 8 {
+		go func() {
+			statuses <- d.call(t, root, "PATCH", path, fmt.Sprintf(`{"name":"by %d"}`, i), "If-Match", `"1"`).status
+		}()
+	}
+	got := map[int]int{}
+	for range 8 {
+		got[<-statuses]++
+	}
+	if got[200] != 1 || got[412] != 7 {
+		t.Errorf("statuses %v, want one 200 and seven 412", got)
+	}
+	d.call(t, root, "PATCH", path, `{"name":"any"}`, "If-Match", "*").into(t, 200, new(api.KeyChanged))
+}
+
 func TestList(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))

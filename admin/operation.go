@@ -136,7 +136,7 @@ func callerOf(ctx context.Context) keystore.Caller {
 func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 	c := callerOf(ctx.Context())
 	if c.Actor() == "" {
-		a.refuse(ctx, newProblem(http.StatusUnauthorized, keystore.Missing.Code(), "A key that may manage is required: send it as a bearer token."))
+		a.refuse(ctx, newProblem(http.StatusUnauthorized, keystore.Missing.Code(), "a key that may manage is required; send it as a bearer token"))
 		return
 	}
 	if permission, ok := ctx.Operation().Metadata[needs].(string); ok {

@@ -51,7 +51,7 @@ func (a *API) refusal(op *huma.Operation, err error) *problem {
 	var refused *keystore.Error
 	if !errors.As(err, &refused) {
 		a.logger.Warn("a managing operation failed", slog.String("operation", op.OperationID), slog.Any("error", err))
-		return newProblem(http.StatusServiceUnavailable, "unavailable", "The key store cannot be reached at the moment; nothing has been changed half. Try again.")
+		return newProblem(http.StatusServiceUnavailable, "unavailable", "the key store cannot be reached at the moment, and nothing has been done by half; try again")
 	}
 	p = newProblem(statusOf(refused.Kind), refused.Code, refused.Detail)
 	p.ID, p.Needed = refused.ID, refused.Needed
@@ -83,7 +83,7 @@ func translate(_ huma.Context, _ string, v any) (any, error) {
 	if !ok {
 		return v, nil
 	}
-	p := newProblem(e.Status, codeInvalid, "The request has fields that are wrong: see errors.")
+	p := newProblem(e.Status, codeInvalid, "some fields are not valid")
 	for _, d := range e.Errors {
 		p.Errors = append(p.Errors, fieldError(d))
 	}
@@ -133,9 +133,9 @@ func (f fields) err(code string) error {
 	if len(f) == 0 {
 		return nil
 	}
-	detail := "The request has fields that are wrong: see errors."
+	detail := "some fields are not valid"
 	if code == codeNotBuilt {
-		detail = "The request has fields that this version does not know how to honour: leave them out."
+		detail = "this version cannot do what some fields ask for; leave them out"
 	}
 	return &keystore.Error{Kind: keystore.KindInvalid, Code: code, Detail: detail, Fields: f}
 }

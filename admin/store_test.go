@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -61,6 +62,43 @@ func (f *failing) Renew(ctx context.Context, incarnation string) (keystore.Head,
 		return keystore.Head{}, errDown
 	}
 	return f.Database.Renew(ctx, incarnation)
+}
+
+// crowded is a database that also lists a node which acknowledges nothing.
+type crowded struct {
+	keystore.Database
+	silent atomic.Bool
+}
+
+func (c *crowded) Nodes(ctx context.Context) ([]keystore.Node, error) {
+	nodes, err := c.Database.Nodes(ctx)
+	if c.silent.Load() {
+		nodes = append(nodes, keystore.Node{Incarnation: "silent", Address: "elsewhere/1", Lease: time.Hour, State: keystore.NodeActive})
+	}
+	return nodes, err
+}
+
+// TestPending: 202 while a node may still go by what was before, naming it and when that ends.
+func TestPending(t *testing.T) {
+	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &crowded{Database: db}
+	d := openOn(t, c)
+	path := "/keys/" + d.mint(t, root, readOnly).Key.ID
+	c.silent.Store(true)
+	for _, request := range [][3]string{
+		{"PATCH", path, `{"name":"b"}`}, {"POST", path + "/rotate", "{}"}, {"POST", path + "/revoke", "{}"}, {"DELETE", path, "{}"},
+		{"PATCH", "/namespaces/default", `{"name":"b"}`},
+	} {
+		var got api.KeyChanged
+		d.call(t, root, request[0], request[1]+"?wait=0s", request[2]).into(t, 202, &got)
+		p := got.Propagation
+		if p.Complete || p.Nodes != 2 || p.Acknowledged != 1 || len(p.Pending) != 1 || p.Pending[0].Node != "elsewhere/1" || time.Until(p.Pending[0].Until) <= 0 {
+			t.Errorf("%v: %+v", request, p)
+		}
+	}
 }
 
 // TestStoreFails: 503 for everything that needs the database, its cause in the log alone, and afterwards all is as before.
