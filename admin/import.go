@@ -67,7 +67,7 @@ func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput
 	imported, refused, err := a.keys.ImportKeys(ctx, c, specs, partial, in.Key)
 	if err != nil && imported > 0 {
 		p := a.refusal(&huma.Operation{OperationID: "import-keys"}, err)
-		p.Detail = fmt.Sprintf("%d keys were imported before the key store failed; send all of them again, and these will be refused as already_used", imported)
+		p.Detail = fmt.Sprintf("%d keys were imported before this: %s. Those will be refused as already_used when all are sent again", imported, p.Detail)
 		return nil, p
 	}
 	if err != nil {
