@@ -153,6 +153,7 @@ func TestCut(t *testing.T) {
 			after := time.Now()
 			close(killed)
 			mustEnd(t, cut, after, 2*time.Second)
+			gate.Until(t, "nothing of the key is left at the upstream", func() bool { return w.Upstream.Running(k.ID) == 0 })
 			t.Logf("answered in %v, all seen cut in %v", after.Sub(before), time.Since(before))
 			for _, s := range kept {
 				select {
@@ -177,6 +178,7 @@ func TestCutAtExpiry(t *testing.T) {
 	}
 	time.AfterFunc(time.Until(expires)+time.Second, func() { close(expired) })
 	mustEnd(t, streams, expires.Add(time.Second), time.Until(expires)+3*time.Second)
+	gate.Until(t, "nothing of the key is left at the upstream", func() bool { return w.Upstream.Running(k.ID) == 0 })
 }
 
 // mustEnd waits for the clients to see the end, which they do a little after the server has done it, and looks for what was sent after `no`.

@@ -79,6 +79,11 @@ func TestOptions(t *testing.T) {
 			{what: "only the more literal one", send: "GET /v1/orders/1", header: bearer("New"), want: "403 insufficient_permission"},
 			{what: "none matches: the class", send: "GET /v1/orders/1/2", header: bearer("Orders"), want: "403 insufficient_permission"},
 		}},
+		{"operation beside a resource", gate.Config{APIKey: "resource items\noperation secret:get read GET /v1/secret"}, []row{
+			{what: "the resource", send: "GET /x", header: bearer("R"), want: "200"},
+			{what: "not the operation", send: "GET /v1/secret", header: bearer("R"), want: "403 insufficient_permission"},
+			{what: "42 HEAD is no way around it", send: "HEAD /v1/secret", header: bearer("R"), want: "403"},
+		}},
 		{"optional", gate.Config{APIKey: "optional"}, []row{
 			{what: "none", send: "GET /x", want: "200", as: "-"},
 			{what: "none, write", send: "POST /x", want: "200", as: "-"},

@@ -44,6 +44,7 @@ type Upstream struct {
 
 	mu      sync.Mutex
 	reached []*Reached
+	running map[string]int // requests being answered, by X-Apikey-Id
 }
 
 // NewUpstream serves until the test ends.
@@ -53,7 +54,7 @@ func NewUpstream(t testing.TB) *Upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &Upstream{Addr: l.Addr().String(), URL: "http://" + l.Addr().String()}
+	u := &Upstream{Addr: l.Addr().String(), URL: "http://" + l.Addr().String(), running: map[string]int{}}
 	stop, cancel := context.WithCancel(context.Background())
 	s := &http.Server{
 		Handler:     u,
@@ -81,6 +82,19 @@ func (u *Upstream) Take() []Reached {
 	}
 	u.reached = nil
 	return taken
+}
+
+// Running is how many requests of a key the upstream is answering at the moment, WebSockets included.
+func (u *Upstream) Running(id string) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.running[id]
+}
+
+func (u *Upstream) run(id string, change int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.running[id] += change
 }
 
 type connKey struct{}
@@ -125,6 +139,9 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u.mu.Lock()
 	conn.seen.Method, conn.seen.Target, conn.seen.Host, conn.seen.Header = r.Method, r.RequestURI, r.Host, r.Header.Clone()
 	u.mu.Unlock()
+	id := r.Header.Get("X-Apikey-Id")
+	u.run(id, +1)
+	defer u.run(id, -1)
 
 	switch base := path.Base(r.URL.Path); {
 	case base == "ws" && r.Header.Get("Upgrade") == "websocket":

@@ -1,0 +1,134 @@
+package gate
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Try is Call for goroutines, and for a gate that may be gone or stand still: it fails no test. Without an answer the
+// Response has an Err and Status 0.
+func (g *Gate) Try(ctx context.Context, method, path string, body JSON) Response {
+	var content io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return Response{Err: err}
+		}
+		content = bytes.NewReader(text)
+	}
+	host := g.Admin
+	if g.config.AdminSocket {
+		host = "localhost"
+	}
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+host+"/apikeys/v1"+path, content)
+	if err != nil {
+		return Response{Err: err}
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	answer, err := (&http.Transport{DialContext: g.dialAdmin, DisableKeepAlives: true}).RoundTrip(r)
+	if err != nil {
+		return Response{Err: err}
+	}
+	defer answer.Body.Close()
+	got := Response{Status: answer.StatusCode, Header: answer.Header}
+	got.Body, got.Err = io.ReadAll(answer.Body)
+	watchAll(string(got.Body))
+	if got.Err != nil {
+		got.Status = 0 // half an answer says nothing
+	}
+	return got
+}
+
+// Key is the key and token that a Try of POST /keys or of a rotation made; ok is false when it made none.
+func (r Response) Key() (k Key, ok bool) {
+	if r.Status != 200 && r.Status != 201 && r.Status != 202 {
+		return Key{}, false
+	}
+	answer := r.JSON()
+	object, _ := answer["key"].(JSON)
+	id, _ := object["id"].(string)
+	token, _ := answer["token"].(string)
+	return Key{ID: id, Token: Token(token), JSON: object}, id != "" && token != ""
+}
+
+// Complete reports whether a change said that it is in force on every node.
+func (r Response) Complete() bool {
+	propagation, _ := r.JSON()["propagation"].(JSON)
+	return r.Status == 200 && propagation["complete"] == true
+}
+
+// Ask is a GET with the token, on one of client's connections, for goroutines. Status 0 with an Err is no answer.
+func Ask(ctx context.Context, client *http.Client, url string, token Token) Response {
+	r, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+	if err != nil {
+		return Response{Err: err}
+	}
+	r.Header.Set("Authorization", "Bearer "+string(token))
+	answer, err := client.Do(r)
+	if err != nil {
+		return Response{Err: err}
+	}
+	defer answer.Body.Close()
+	got := Response{Status: answer.StatusCode, Header: answer.Header}
+	got.Body, got.Err = io.ReadAll(answer.Body)
+	return got
+}
+
+// Config is what the gate runs with.
+func (g *Gate) Config() Config { return g.config }
+
+// Pause stops Caddy as SIGSTOP does, until Resume or the end of the test.
+func (g *Gate) Pause(t testing.TB) {
+	t.Helper()
+	if err := g.proc.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Resume)
+}
+
+// Resume lets a paused Caddy go on.
+func (g *Gate) Resume() { g.proc.cmd.Process.Signal(syscall.SIGCONT) }
+
+// StartFails runs a stopped gate's Caddy again where it must refuse to start, and returns what it said.
+func (g *Gate) StartFails(t testing.TB) Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, Binary(t), "run", "--adapter", "caddyfile", "--config", filepath.Join(g.Dir, "Caddyfile"))
+	cmd.Dir, cmd.Env = g.Dir, g.env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	result := Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	if ctx.Err() != nil || !errors.As(err, new(*exec.ExitError)) {
+		t.Fatalf("Caddy should have refused to start: %v\n%v", err, result)
+	}
+	return result
+}
+
+// Env is what commands of a user of this gate have in their environment.
+func (g *Gate) Env() []string { return g.env }
+
+// Redact makes text fit for a test's output: no token is in it.
+func Redact(text string) string { return redact(text) }
+
+// WatchTokensIn watches everything in a text that is shaped like a token.
+func WatchTokensIn(text string) { watchAll(text) }
+
+// SearchForTokens fails the test when a file below dir holds a token. What gates write is searched anyway.
+func SearchForTokens(t testing.TB, dir string) {
+	t.Helper()
+	reportLeaksIn(t, dir)
+}
