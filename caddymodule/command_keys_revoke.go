@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	revokeRound = 2 * time.Second        // how long one request of a revoke waits, so that who is pending is said soon
-	pollPause   = 100 * time.Millisecond // between two of them
+	firstWait = 2 * time.Second        // of the first request, so that who is pending is said soon
+	longWait  = 5 * time.Minute        // the longest that REST takes
+	pollPause = 100 * time.Millisecond // between two requests
 )
 
 func (c *cli) revokeCommand() *cobra.Command {
@@ -62,18 +63,19 @@ refuse it from the time named on at the latest.`,
 	return cmd
 }
 
-// revoke repeats itself until the revoke is in force everywhere or --wait is over, and says who is pending meanwhile.
+// revoke repeats itself until the revoke is in force everywhere or --wait is over, and says who is pending meanwhile. After
+// the first, its requests are as long as can be: the server counts a silent node's lease from the beginning of each.
 func (c *cli) revoke(ctx context.Context, server *client.Client, id string, why api.RevokeRequest, f changeFlags) (api.KeyChanged, error) {
 	deadline := time.Now().Add(f.wait)
 	round := f
-	round.wait = min(f.wait, revokeRound)
+	round.wait = min(f.wait, firstWait)
 	done, err := c.revokeOnce(ctx, server, id, why, round)
 	if err != nil {
 		return done, err
 	}
 	round.version = 0 // the revoke itself has changed it
 	for said := ""; !done.Propagation.Complete; {
-		round.wait = min(time.Until(deadline), revokeRound)
+		round.wait = min(time.Until(deadline), longWait)
 		if round.wait <= 0 {
 			return done, nil
 		}
@@ -99,7 +101,7 @@ func (c *cli) revokeOnce(ctx context.Context, server *client.Client, id string, 
 func (c *cli) sayPending(p api.Propagation, said string) string {
 	text := "Revoked; waiting for"
 	for _, n := range p.Pending {
-		text += " node " + n.Node + " (at longest until " + moment(n.Until) + ")"
+		text += " node " + n.Node
 	}
 	if text != said {
 		c.say("%s", text)
