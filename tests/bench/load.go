@@ -80,12 +80,12 @@ func (l load) connection(number int, begin time.Time) ([]time.Duration, error) {
 	for {
 		from := time.Now()
 		if l.rate > 0 {
-			time.Sleep(due.Sub(from))
 			from, due = due, due.Add(between)
 		}
 		if from.After(end) {
 			return latencies, nil
 		}
+		time.Sleep(time.Until(from))
 		if _, err := conn.Write(request); err != nil {
 			return nil, err
 		}

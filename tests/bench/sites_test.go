@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	rounds      = 40
-	roundLength = time.Second
+	rounds      = 120
+	roundLength = 300 * time.Millisecond
 	conns       = 16
 )
 
