@@ -160,9 +160,6 @@ func (a *API) refuse(ctx huma.Context, err error) {
 	_ = a.huma.Marshal(ctx.BodyWriter(), api.JSON, p)
 }
 
-// oneLook is long enough to see once how far a change has come.
-const oneLook = 20 * time.Millisecond
-
 // ByID is the path of one object.
 type ByID struct {
 	ID string `path:"id"`
@@ -182,7 +179,9 @@ func (c *Change) options() (keystore.ChangeOptions, error) {
 		if err != nil || wait < 0 || wait > 5*time.Minute {
 			wrong.add("wait", "must be a duration from 0s to 5m, such as 30s")
 		}
-		o.Wait = max(wait, oneLook) // zero would be the default
+		if o.Wait = wait; wait == 0 {
+			o.Wait = -1 // zero would be the default
+		}
 	}
 	return o, wrong.err(codeInvalid)
 }

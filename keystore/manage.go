@@ -11,7 +11,7 @@ import (
 type ChangeOptions struct {
 	// IfVersion is the version the object must have, else the change is refused with KindPrecondition. 0: any.
 	IfVersion int64
-	// Wait is how long to wait for the change to be in force on every node. Zero: [DefaultWait].
+	// Wait is how long to wait for the change to be in force on every node. Zero: [DefaultWait]. Less: not at all.
 	Wait time.Duration
 }
 

@@ -29,14 +29,13 @@ type PendingNode struct {
 }
 
 // propagate waits until every node has applied revision r, which has just been committed, or can no longer trust what it
-// cached before; at longest for wait. Not complete is no failure: the change is committed, and in force on each pending node by the time given.
+// cached before; at longest for wait, where zero is [DefaultWait] and less than zero is one look. Not complete is no failure: the change is committed, and in force on each pending node by the time given.
 func (k *Keystore) propagate(ctx context.Context, r Revision, wait time.Duration) Propagation {
 	committed := time.Now() // after the commit's reply: a node that has not seen r took its lease before
-	if wait <= 0 {
+	if wait == 0 {
 		wait = DefaultWait
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx) // whoever asked may have gone; the answer still counts in the metrics
 	p := Propagation{Revision: r}
 	for {
 		if now, err := k.progress(ctx, r, committed); err == nil {
@@ -47,16 +46,17 @@ func (k *Keystore) propagate(ctx context.Context, r Revision, wait time.Duration
 			k.observer.Propagated(p.Took)
 			return p
 		}
-		select {
-		case <-ctx.Done():
+		if p.Took >= wait {
 			return p
-		case <-time.After(acknowledgementPoll):
 		}
+		time.Sleep(min(acknowledgementPoll, wait-p.Took))
 	}
 }
 
 // progress asks which nodes have applied r. The members are read strictly after the commit: one that joins later reads a head that holds it.
 func (k *Keystore) progress(ctx context.Context, r Revision, committed time.Time) (Propagation, error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
 	p := Propagation{Revision: r}
 	for range 2 { // a renewal that is shared may have begun before the commit
 		if Revision(k.node.applied.Load()) < r {

@@ -22,7 +22,7 @@ func benchKey(n int, now time.Time) *keystore.Key {
 		namespace = fmt.Sprint("ns", n%1999)
 	}
 	k := &keystore.Key{
-		ID: fmt.Sprintf("%012d", n*7919%1_000_003), Prefix: "ak", Name: fmt.Sprint("key number ", n), Namespace: namespace, Owner: fmt.Sprint("m_", n%100),
+		ID: fmt.Sprintf("%012d", n*7919%1_000_000_000_039), Prefix: "ak", Name: fmt.Sprint("key number ", n), Namespace: namespace, Owner: fmt.Sprint("m_", n%100),
 		CreatedBy: keystore.RootMember, Active: n%100 != 1, CreatedAt: now, Version: 1, Secrets: []keystore.Secret{{Digest: benchDigest(n), CreatedAt: now}},
 		Grants: []keystore.Grant{{Namespace: namespace, Permissions: []keystore.Permission{{Action: "read"}, {Action: "write"}}}},
 	}

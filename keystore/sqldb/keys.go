@@ -185,7 +185,7 @@ func (d *DB) conditions(f keystore.KeyFilter, cursor string) (string, []any, err
 		micros, err := strconv.ParseInt(at, 10, 64)
 		if err != nil || id == "" {
 			const detail = "is not one that this server gave out: start without one"
-			return "", nil, &keystore.Error{Kind: keystore.KindInvalid, Code: "invalid", Detail: "the cursor " + detail,
+			return "", nil, &keystore.Error{Kind: keystore.KindInvalid, Code: "invalid_fields", Detail: "the cursor " + detail,
 				Fields: []keystore.FieldError{{Field: "cursor", Detail: detail}}}
 		}
 		add("(k.created_at, k.id) < (?, ?)", micros, id)
