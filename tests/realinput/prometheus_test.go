@@ -1,0 +1,266 @@
+// Package realinput puts the gate before programs and streams that were not made for it.
+package realinput
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+func TestMain(m *testing.M) { gate.Main(m) }
+
+// prometheus is Debian's, with the parts of its API on that change something.
+type prometheus struct {
+	addr string // host:port
+	dir  string // its targets.json is read when it changes
+}
+
+var listening = regexp.MustCompile(`msg="Listening on" address=(\S+)`)
+
+func startPrometheus(t *testing.T) prometheus {
+	t.Helper()
+	path, err := exec.LookPath("prometheus")
+	if err != nil {
+		t.Fatal("this test puts the gate before a real Prometheus: apt-get install prometheus (`make deps` does it)")
+	}
+	p := prometheus{dir: t.TempDir()}
+	config := `
+global:
+  scrape_interval: 1s
+  scrape_timeout: 1s
+scrape_configs:
+- job_name: admin
+  file_sd_configs: [{files: [admin.json]}]
+- job_name: site
+  authorization: {credentials_file: token}
+  file_sd_configs: [{files: [site.json]}]
+- job_name: stranger
+  file_sd_configs: [{files: [site.json]}]
+`
+	if err := os.WriteFile(filepath.Join(p.dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0",
+		"--web.enable-lifecycle", "--web.enable-admin-api")
+	cmd.Dir = p.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	says, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	lines := bufio.NewScanner(says)
+	var said strings.Builder
+	for lines.Scan() {
+		fmt.Fprintln(&said, lines.Text())
+		if found := listening.FindStringSubmatch(lines.Text()); found != nil {
+			p.addr = found[1]
+		}
+		if strings.Contains(lines.Text(), "Server is ready to receive web requests") {
+			go func() { // or it would block
+				for lines.Scan() {
+				}
+			}()
+			return p
+		}
+	}
+	t.Fatalf("prometheus did not start:\n%s", said.String())
+	return p
+}
+
+// scrape makes it scrape targets, host:port, with one of its jobs.
+func (p prometheus) scrape(t *testing.T, job, target string) {
+	t.Helper()
+	text, _ := json.Marshal([]gate.JSON{{"targets": []string{target}}})
+	// Written aside and renamed: it looks as soon as the file is there.
+	aside := filepath.Join(p.dir, job+".aside")
+	if err := os.WriteFile(aside, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(aside, filepath.Join(p.dir, job+".json")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// values are those of an instant query's answer, by one label.
+func values(t testing.TB, answer gate.Response, label string) map[string]float64 {
+	t.Helper()
+	var body struct {
+		Status string
+		Data   struct {
+			Result []struct {
+				Metric map[string]string
+				Value  [2]any
+			}
+		}
+	}
+	if err := json.Unmarshal(answer.Body, &body); err != nil || answer.Status != 200 || body.Status != "success" {
+		t.Fatalf("not the answer of an instant query: %v, %v", answer, err)
+	}
+	found := map[string]float64{}
+	for _, r := range body.Data.Result {
+		text, _ := r.Value[1].(string)
+		found[r.Metric[label]], _ = strconv.ParseFloat(text, 64)
+	}
+	return found
+}
+
+// query asks Prometheus itself, at a time in Unix seconds.
+func (p prometheus) query(t testing.TB, expression, at, label string) map[string]float64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	form := url.Values{"query": {expression}, "time": {at}}
+	return values(t, gate.Ask(ctx, http.DefaultClient, "http://"+p.addr+"/api/v1/query?"+form.Encode(), ""), label)
+}
+
+func now() string { return strconv.FormatFloat(float64(time.Now().UnixMilli())/1e3, 'f', 3, 64) }
+
+// statuses of the outcomes that occur here (spec 5).
+var statuses = map[string]int{"ok": 200, "public": 200, "bad_target": 400, "missing": 401, "malformed": 401, "forbidden": 403, "method": 405}
+
+func TestPrometheus(t *testing.T) {
+	t.Parallel()
+	p := startPrometheus(t)
+	g := gate.Start(t, gate.Config{Site: `
+		route {
+			api_key {
+				resource prometheus
+				namespace_path /ns/{namespace}/**
+				operation prometheus:query read POST /api/v1/query
+				operation prometheus:query read POST /ns/*/api/v1/query
+				public /-/healthy
+			}
+			uri path_regexp ^/ns/[^/]+ ""
+			reverse_proxy ` + p.addr + `
+		}`})
+	g.Namespace(t, "acme", nil)
+	mint := func(fields gate.JSON) gate.Token {
+		t.Helper()
+		fields["name"] = "test"
+		return g.Mint(t, fields).Token
+	}
+	reads := mint(gate.JSON{"access": "read_only"})
+	writes := mint(gate.JSON{"access": "read_write"})
+	queries := mint(gate.JSON{"permissions": []string{"prometheus:query"}})
+	other := mint(gate.JSON{"permissions": []string{"orders:read", "orders:write", "prometheus:admin"}})
+	acme := mint(gate.JSON{"access": "read_only", "namespace": "acme"})
+
+	post := func(target, body string, token gate.Token) gate.Request {
+		r := gate.Request{Method: "POST", Target: target, Body: body, Header: []string{"content-type: application/x-www-form-urlencoded"}}
+		if token != "" {
+			r.Header = append(r.Header, "authorization: Bearer "+string(token))
+		}
+		return r
+	}
+	get := func(target string, token gate.Token) gate.Request {
+		r := post(target, "", token)
+		r.Method, r.Header = "GET", r.Header[1:]
+		return r
+	}
+	method := func(method string, r gate.Request) gate.Request {
+		r.Method = method
+		return r
+	}
+	const query, answered = "/api/v1/query", "query=vector(42)"
+	sent := map[string]float64{}
+	for _, row := range []struct {
+		request gate.Request
+		outcome string
+		needed  string
+	}{
+		{get(query+"?"+answered, reads), "ok", ""},
+		{post(query, answered, reads), "ok", ""},
+		{get("/api/v1/status/buildinfo", reads), "ok", ""},
+		{get("/api/v1/label/__name__/values", reads), "ok", ""},
+		{post("/api/v1/query_range", answered+"&start=0&end=1&step=1", reads), "forbidden", "prometheus:write"}, // not in the table
+		{post("/api/v1/admin/tsdb/snapshot", "", reads), "forbidden", "prometheus:write"},
+		{post("/-/reload", "", reads), "forbidden", "prometheus:write"},
+		{method("PUT", get("/-/reload", reads)), "forbidden", "prometheus:write"},
+		{post(query, answered, queries), "ok", ""},
+		{get(query+"?"+answered, queries), "forbidden", "prometheus:read"},
+		{post("/api/v1/admin/tsdb/snapshot", "", queries), "forbidden", "prometheus:write"},
+		{post(query, answered, other), "forbidden", "prometheus:query"},
+		{get(query+"?"+answered, other), "forbidden", "prometheus:read"},
+		{post(query, answered, acme), "forbidden", "prometheus:query"},
+		{post("/ns/acme"+query, answered, acme), "ok", ""},
+		{post("/ns/acme"+query, answered, reads), "forbidden", "prometheus:query"},
+		{post(query, answered, ""), "missing", ""},
+		{post(query, answered, "ak_nothing"), "malformed", ""},
+		{post("/api/v1/admin/../query", answered, reads), "bad_target", ""},
+		{method("PURGE", get(query, reads)), "method", ""},
+		{get("/-/healthy", ""), "public", ""},
+		{post("/api/v1/admin/tsdb/snapshot", "", writes), "ok", ""}, // Prometheus itself would have done it for all of them
+		{post("/-/reload", "", writes), "ok", ""},
+	} {
+		for _, protocol := range gate.Protocols {
+			r := row.request
+			r.Protocol = protocol
+			what := fmt.Sprint(r.Method, " ", r.Target, " ", r.Body, " over ", protocol)
+			got := g.Do(t, r)
+			sent[row.outcome]++
+			if got.Status != statuses[row.outcome] || row.needed != "" && got.JSON()["needed"] != row.needed {
+				t.Errorf("%s: want %s %s, got %v", what, row.outcome, row.needed, got)
+			}
+			if got.Status == 200 && strings.Contains(what, answered) && values(t, got, "")[""] != 42 {
+				t.Errorf("%s: this is no 42: %v", what, got)
+			}
+			if got.Status != 200 {
+				if made, _ := filepath.Glob(filepath.Join(p.dir, "data", "snapshots", "*")); len(made) > 0 {
+					t.Fatalf("%s was refused, and a snapshot made", what)
+				}
+			}
+		}
+	}
+
+	// The gate's metrics, which that same Prometheus scrapes, tell through the gate what was sent.
+	const requests = `sum by (outcome) (caddy_apikeys_requests_total) > 0`
+	p.scrape(t, "admin", g.Admin)
+	var at string
+	gate.Until(t, "Prometheus has scraped the gate's metrics", func() bool {
+		at = now()
+		return len(p.query(t, requests, at, "outcome")) > 0
+	})
+	for _, token := range []gate.Token{reads, queries} {
+		got := values(t, g.Do(t, post(query, url.Values{"query": {requests}, "time": {at}}.Encode(), token)), "outcome")
+		if !maps.Equal(got, sent) {
+			t.Errorf("requests by outcome, as Prometheus tells through the gate: %v, sent %v", got, sent)
+		}
+	}
+
+	// Prometheus as a client of the gate: with a key it scrapes itself, without one it is refused.
+	token := mint(gate.JSON{"permissions": []string{"prometheus:read"}})
+	if err := os.WriteFile(filepath.Join(p.dir, "token"), []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.scrape(t, "site", strings.TrimPrefix(g.URL, "http://"))
+	up := map[string]float64{}
+	gate.Until(t, "Prometheus has scraped through the gate", func() bool {
+		up = p.query(t, "up", now(), "job")
+		return len(up) == 3
+	})
+	if !maps.Equal(up, map[string]float64{"admin": 1, "site": 1, "stranger": 0}) {
+		t.Errorf("targets that are up: %v", up)
+	}
+}
