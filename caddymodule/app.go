@@ -60,8 +60,7 @@ type DatabaseConfig struct {
 	// The kind of database: `sqlite`. Default is `sqlite`.
 	Type string `json:"type,omitempty"`
 
-	// Of `sqlite`: the file, relative to the working directory. Its directory must exist. Default is `apikeys.db` in
-	// Caddy's data directory, which is made if it is missing.
+	// Of `sqlite`: the file, which is made if it is missing. Default is `apikeys.db` in Caddy's data directory.
 	Path string `json:"path,omitempty"`
 }
 

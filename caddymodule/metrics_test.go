@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,18 +88,20 @@ func TestMetricsOfNoStore(t *testing.T) {
 
 // fakeDatabase counts how often it was asked, and answers as it is told.
 type fakeDatabase struct {
-	asked int
-	hangs bool
-	err   error
+	asked        atomic.Int64
+	hangs, fails atomic.Bool
 }
 
 func (f *fakeDatabase) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
-	f.asked++
-	if f.hangs {
+	asked := f.asked.Add(1)
+	if f.hangs.Load() {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	return map[keystore.Status]int64{keystore.StatusActive: int64(f.asked)}, f.err
+	if f.fails.Load() {
+		return nil, errors.New("disk full")
+	}
+	return map[keystore.Status]int64{keystore.StatusActive: asked}, nil
 }
 
 func (f *fakeDatabase) CountNodes(context.Context) (map[keystore.NodeState]int, error) {
@@ -120,10 +123,10 @@ func TestCensus(t *testing.T) {
 			}
 			return counts.keys[keystore.StatusActive]
 		}
-		expect := func(what string, want int64, asked int) {
+		expect := func(what string, want, asked int64) {
 			t.Helper()
-			if got := active(); got != want || db.asked != asked {
-				t.Errorf("%s: %d keys, the database was asked %d times; want %d and %d", what, got, db.asked, want, asked)
+			if got := active(); got != want || db.asked.Load() != asked {
+				t.Errorf("%s: %d keys, the database was asked %d times; want %d and %d", what, got, db.asked.Load(), want, asked)
 			}
 		}
 		expect("the first scrape", 1, 1)
@@ -131,19 +134,20 @@ func TestCensus(t *testing.T) {
 		time.Sleep(censusInterval)
 		expect("a later one", 2, 2)
 		time.Sleep(censusInterval)
-		db.hangs = true
+		db.hangs.Store(true)
 		expect("while the database hangs", 2, 3)
 		expect("another, which does not wait", 2, 3)
 		time.Sleep(censusTimeout)
 		expect("when it is clear that it is away", -1, 3)
 		time.Sleep(censusInterval)
-		db.hangs, db.err = false, errors.New("disk full")
+		db.hangs.Store(false)
+		db.fails.Store(true)
 		expect("when it fails", -1, 4)
 		time.Sleep(censusInterval)
-		db.err = nil
+		db.fails.Store(false)
 		expect("when it is back", 5, 5)
 		time.Sleep(censusInterval)
-		db.hangs = true
+		db.hangs.Store(true)
 		go c.latest(db)
 		synctest.Wait()
 		began := time.Now()

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -61,35 +59,19 @@ func sameTokenKey(a, b *[32]byte) bool {
 func openStore(a *App) (*store, error) {
 	ctx, cancel := context.WithTimeout(a.ctx, openTimeout)
 	defer cancel()
-	if filepath.Dir(a.path) == caddy.AppDataDir() {
-		if err := os.MkdirAll(caddy.AppDataDir(), 0o700); err != nil {
-			return nil, fmt.Errorf("making Caddy's data directory for the key store: %w", err)
-		}
-	}
 	db, err := sqldb.OpenSQLite(ctx, a.path)
 	if err != nil {
-		return nil, fmt.Errorf("opening the database %s: %w", a.path, err)
+		return nil, err
 	}
 	s := &store{log: newMovingLog(a.logger), metrics: newStoreMetrics(), tokenKey: a.tokenKey}
 	logger := slog.New(s.log)
 	s.keys, err = keystore.Open(ctx, db, a.tokenKey, a.settings, s.metrics, logger)
 	if err != nil {
-		return nil, fmt.Errorf("opening the key store %s: %w", a.path, explainOpen(err))
+		return nil, fmt.Errorf("opening the key store %s: %w", a.path, err)
 	}
 	s.metrics.keys = s.keys
 	s.api = admin.New(s.keys, logger)
 	return s, nil
-}
-
-// explainOpen says what to do about an error of keystore.Open.
-func explainOpen(err error) error {
-	switch {
-	case errors.Is(err, keystore.ErrTokenKey):
-		return fmt.Errorf("%w: token_key is not the one that its tokens were made with. Put the former one back, or leave token_key out if there was none", err)
-	case errors.Is(err, keystore.ErrNewerSchema):
-		return fmt.Errorf("%w: run that version, or go back to a backup from before", err)
-	}
-	return err
 }
 
 // configure puts a's settings in force.
