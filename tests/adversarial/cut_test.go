@@ -23,7 +23,7 @@ type stream struct {
 }
 
 // open opens one of each kind over each HTTP version and returns when all run. Downloads stall until killed is closed.
-func open(t *testing.T, g *gate.Gate, token gate.Token, killed <-chan struct{}) []*stream {
+func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*stream {
 	t.Helper()
 	var streams []*stream
 	add := func(what string, until func(*stream)) {
@@ -34,6 +34,10 @@ func open(t *testing.T, g *gate.Gate, token gate.Token, killed <-chan struct{}) 
 			until(s)
 		}()
 	}
+	running := func() {
+		t.Helper()
+		gate.Until(t, streams[len(streams)-1].what+" runs", func() bool { return g.Upstream.Running(k.ID) == len(streams) })
+	}
 	for _, protocol := range gate.Protocols {
 		client, url := g.Client(t, protocol)
 		request := func(method, target string, body io.Reader) *http.Response {
@@ -42,7 +46,7 @@ func open(t *testing.T, g *gate.Gate, token gate.Token, killed <-chan struct{}) 
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.Header.Set("Authorization", "Bearer "+string(token))
+			r.Header.Set("Authorization", "Bearer "+string(k.Token))
 			response, err := client.Do(r)
 			if err != nil || response.StatusCode != 200 {
 				t.Fatalf("%v %s %s: %v, %v", protocol, method, target, response, err)
@@ -78,18 +82,18 @@ func open(t *testing.T, g *gate.Gate, token gate.Token, killed <-chan struct{}) 
 
 		add(fmt.Sprint("a request without an answer over ", protocol), func(*stream) {
 			r, _ := http.NewRequestWithContext(t.Context(), "GET", url+"/v1/items/hold", nil)
-			r.Header.Set("Authorization", "Bearer "+string(token))
+			r.Header.Set("Authorization", "Bearer "+string(k.Token))
 			if response, err := client.Do(r); err == nil {
 				io.Copy(io.Discard, response.Body)
 				response.Body.Close()
 			}
 		})
-		reachesUpstream(t, g, "/v1/items/hold")
+		running()
 
 		body, upload := io.Pipe()
 		add(fmt.Sprint("upload over ", protocol), func(*stream) {
 			r, _ := http.NewRequestWithContext(t.Context(), "PUT", url+"/v1/items/upload", body)
-			r.Header.Set("Authorization", "Bearer "+string(token))
+			r.Header.Set("Authorization", "Bearer "+string(k.Token))
 			if response, err := client.Do(r); err == nil {
 				io.Copy(io.Discard, response.Body)
 				response.Body.Close()
@@ -103,11 +107,11 @@ func open(t *testing.T, g *gate.Gate, token gate.Token, killed <-chan struct{}) 
 				}
 			}
 		}()
-		reachesUpstream(t, g, "/v1/items/upload")
+		running()
 		t.Cleanup(func() { upload.Close() })
 	}
 
-	c, _, err := websocket.Dial(t.Context(), g.URL+"/v1/items/ws", &websocket.DialOptions{HTTPHeader: http.Header{"X-Api-Key": {string(token)}}})
+	c, _, err := websocket.Dial(t.Context(), g.URL+"/v1/items/ws", &websocket.DialOptions{HTTPHeader: http.Header{"X-Api-Key": {string(k.Token)}}})
 	if err != nil {
 		t.Fatal("opening a WebSocket failed") // the error may quote the request
 	}
@@ -118,18 +122,6 @@ func open(t *testing.T, g *gate.Gate, token gate.Token, killed <-chan struct{}) 
 	}
 	add("an idle WebSocket", func(*stream) { c.Read(context.Background()) })
 	return streams
-}
-
-func reachesUpstream(t *testing.T, g *gate.Gate, target string) {
-	t.Helper()
-	gate.Until(t, target+" reaches the upstream", func() bool {
-		for _, r := range g.Upstream.Take() {
-			if r.Target == target {
-				return true
-			}
-		}
-		return false
-	})
 }
 
 // TestCut: when a key stops being alive, what it has running is cut before the answer to the change is given.
@@ -147,7 +139,7 @@ func TestCut(t *testing.T) {
 			items := gate.JSON{"permissions": []string{"items:*"}}
 			k, other := w.mint(t, "K", items), w.mint(t, "Other", items)
 			killed := make(chan struct{})
-			cut, kept := open(t, w.Gate, k.Token, killed), open(t, w.Gate, other.Token, nil)
+			cut, kept := open(t, w.Gate, k, killed), open(t, w.Gate, other, nil)
 			before := time.Now()
 			c.kill(t, w, k.ID)
 			after := time.Now()
@@ -172,7 +164,7 @@ func TestCutAtExpiry(t *testing.T) {
 	expires := time.Now().Add(5 * time.Second).Truncate(time.Millisecond)
 	k := w.mint(t, "K", gate.JSON{"permissions": []string{"items:*"}, "expires_at": expires.UTC().Format(time.RFC3339Nano)})
 	expired := make(chan struct{})
-	streams := open(t, w.Gate, k.Token, expired)
+	streams := open(t, w.Gate, k, expired)
 	if !time.Now().Before(expires) {
 		t.Fatal("this machine is too slow to open the streams before the key expires")
 	}
