@@ -30,7 +30,7 @@ func TestImportCommand(t *testing.T) {
 			s.run("", "keys", "import", file).want(t, 0, "", "Imported 2, refused 0.")
 			s.run(row.body, "keys", "import").want(t, 0, "", "Imported 2,")
 			s.run(row.body, "keys", "import", "-").want(t, 0, "", "Imported 2,")
-			for _, call := range s.calls {
+			for _, call := range s.asked() {
 				if call.line != "POST /apikeys/v1/keys/import" || call.body != row.body || call.header.Get("Content-Type") != row.contentType {
 					t.Errorf("sent %+v", call.line)
 				}
@@ -89,11 +89,11 @@ func TestPartialImport(t *testing.T) {
 				want = append(want, fmt.Sprintf("line %d: bad\n", n))
 			}
 			r.want(t, 1, "", want...)
-			if len(s.calls) != row.calls {
-				t.Fatalf("%d batches", len(s.calls))
+			if len(s.asked()) != row.calls {
+				t.Fatalf("%d batches", len(s.asked()))
 			}
 			n := 0
-			for _, call := range s.calls {
+			for _, call := range s.asked() {
 				if call.line != "POST /apikeys/v1/keys/import?partial=1" || call.header.Get("Content-Type") != api.NDJSON {
 					t.Errorf("sent %s as %s", call.line, call.header.Get("Content-Type"))
 				}

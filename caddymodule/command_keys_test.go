@@ -54,7 +54,7 @@ func TestMintCommand(t *testing.T) {
 	const body = `{"name":"CI, nightly","namespace":"acme","permissions":["orders:read","orders:search","write"],"connected":true,` +
 		`"grants":[{"namespace":"acme-eu","access":"read_only"},{"namespace":"b","permissions":["orders:read","orders:x"]}],"active":false,` +
 		`"expires_at":"2199-01-01T00:00:00Z","allowed_ips":["10.0.0.0/8","::1"],"metadata":{"eq":"a=b","team":"erp, west"}}`
-	if call := s.calls[0]; call.body != body || call.header.Get("Idempotency-Key") != "once" || call.header.Get("Origin") != "http://"+s.address {
+	if call := s.asked()[0]; call.body != body || call.header.Get("Idempotency-Key") != "once" || call.header.Get("Origin") != "http://"+s.address {
 		t.Errorf("sent %s, want %s, with %v", call.body, body, call.header)
 	}
 
@@ -64,8 +64,8 @@ func TestMintCommand(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.out), &made); err != nil || made.Token != cliToken || made.Key.ID != cliID || r.err != "" || r.status != 0 {
 		t.Errorf("--json: %v, status %d, %s", err, r.status, r.err)
 	}
-	if s.calls[0].body != `{"name":"x","access":"read_only"}` {
-		t.Errorf("sent %s", s.calls[0].body)
+	if s.asked()[0].body != `{"name":"x","access":"read_only"}` {
+		t.Errorf("sent %s", s.asked()[0].body)
 	}
 }
 
@@ -104,8 +104,8 @@ func TestMintCommandChecksBeforeItAsks(t *testing.T) {
 	} {
 		s.run("", append([]string{"keys", "mint", "--name", "x"}, row.flags...)...).want(t, 1, "", row.want)
 	}
-	if len(s.calls) > 0 {
-		t.Errorf("the server was asked: %v", s.calls)
+	if len(s.asked()) > 0 {
+		t.Errorf("the server was asked: %v", s.asked())
 	}
 }
 
@@ -147,7 +147,7 @@ func TestRotateCommand(t *testing.T) {
 	r := s.run("", "keys", "rotate", cliID, "--grace", "2d", "--if-version", "3", "--wait", "1m")
 	r.want(t, 0, cliToken+"\n", cliID)
 	noToken(t, r.err)
-	if call := s.calls[0]; call.line != "POST /apikeys/v1/keys/"+cliID+"/rotate?wait=1m0s" || call.body != `{"grace":"48h0m0s"}` || call.header.Get("If-Match") != `"3"` {
+	if call := s.asked()[0]; call.line != "POST /apikeys/v1/keys/"+cliID+"/rotate?wait=1m0s" || call.body != `{"grace":"48h0m0s"}` || call.header.Get("If-Match") != `"3"` {
 		t.Errorf("sent %+v", call)
 	}
 	// The new token is good although the old one may be too: it must not be lost.
@@ -165,7 +165,7 @@ func TestTokenAsArgument(t *testing.T) {
 	r := s.run("", "verify", cliToken)
 	r.want(t, 1, "")
 	noToken(t, r.out, r.err)
-	if len(s.calls) > 0 {
+	if len(s.asked()) > 0 {
 		t.Error("it was sent")
 	}
 }
@@ -231,7 +231,7 @@ func TestListCommand(t *testing.T) {
 func TestListCommandEmptyAndBroken(t *testing.T) {
 	s := serveCLI(t, map[string][]cliAnswer{"GET /keys": {{200, api.Keys{Items: []api.Key{}}}}, "GET /namespaces": {problem(503, "unavailable", "The database is away.")}})
 	s.run("", "keys", "list", "--namespace", "acme", "--status", "revoked", "-q", "x y").want(t, 0, "", "There are none.")
-	if line := s.calls[0].line; line != "GET /apikeys/v1/keys?limit=1000&namespace=acme&q=x+y&status=revoked" {
+	if line := s.asked()[0].line; line != "GET /apikeys/v1/keys?limit=1000&namespace=acme&q=x+y&status=revoked" {
 		t.Error(line)
 	}
 	r := s.run("", "keys", "list", "--json")
@@ -283,15 +283,15 @@ func TestEditCommand(t *testing.T) {
 	} {
 		s := serveCLI(t, map[string][]cliAnswer{"PATCH /keys/" + cliID: {changed(complete)}})
 		s.run("", append([]string{"keys", "edit", cliID}, row.flags...)...).want(t, 0, "", "Changed key "+cliID)
-		if len(s.calls) != 1 || s.calls[0].body != row.body {
-			t.Errorf("%v: sent %v, want %s", row.flags, s.calls, row.body)
+		if len(s.asked()) != 1 || s.asked()[0].body != row.body {
+			t.Errorf("%v: sent %v, want %s", row.flags, s.asked(), row.body)
 		}
 	}
 	s := serveCLI(t, map[string][]cliAnswer{"PATCH /keys/" + cliID: {problem(412, "changed", "It has version 4 by now."), changed(incomplete)}})
 	s.run("", "keys", "edit", cliID, "--wait", "1s").want(t, 1, "", "nothing to change")
 	s.run("", "keys", "edit", cliID, "--active", "--inactive").want(t, 1, "", "inactive")
 	s.run("", "keys", "edit", cliID, "--name", "x", "--if-version", "3").want(t, 1, "", "It has version 4 by now.")
-	if s.calls[0].header.Get("If-Match") != `"3"` {
+	if s.asked()[0].header.Get("If-Match") != `"3"` {
 		t.Error("If-Match is missing")
 	}
 	s.run("", "keys", "edit", cliID, "--inactive").want(t, 3, "", "Changed key", "pending: node n2", "until 2026-01-02T03:05:00Z")
@@ -318,10 +318,10 @@ func TestRevokeCommand(t *testing.T) {
 			s := serveCLI(t, map[string][]cliAnswer{revoke: row.answers})
 			r := s.run("", append([]string{"keys", "revoke", cliID, "--yes", "--reason", "leaked", "--made"}, row.flags...)...)
 			r.want(t, row.status, "", row.want...)
-			if len(s.calls) < row.calls {
-				t.Errorf("%d calls", len(s.calls))
+			if len(s.asked()) < row.calls {
+				t.Errorf("%d calls", len(s.asked()))
 			}
-			for i, call := range s.calls {
+			for i, call := range s.asked() {
 				u, _ := url.Parse(strings.TrimPrefix(call.line, "POST "))
 				if wait, err := time.ParseDuration(u.Query().Get("wait")); err != nil || i == 0 && wait > firstWait || i > 0 && wait < 0 {
 					t.Errorf("request %d asks the server to wait %s", i, wait)
@@ -338,7 +338,7 @@ func TestRevokeCommand(t *testing.T) {
 	// A silent node's lease is counted anew by every request: short ones would never see its end.
 	s := serveCLI(t, map[string][]cliAnswer{revoke: {changed(incomplete), changed(complete)}})
 	s.run("", "keys", "revoke", cliID, "--yes", "--wait", "1m").want(t, 0, "")
-	u, _ := url.Parse(strings.TrimPrefix(s.calls[1].line, "POST "))
+	u, _ := url.Parse(strings.TrimPrefix(s.asked()[1].line, "POST "))
 	if wait, err := time.ParseDuration(u.Query().Get("wait")); err != nil || wait < 50*time.Second {
 		t.Errorf("the second request waits %s of a minute", wait)
 	}
@@ -359,7 +359,7 @@ func TestDestructiveCommandsNeedConsent(t *testing.T) {
 	for _, args := range [][]string{{"keys", "revoke", cliID}, {"keys", "delete", cliID}, {"namespaces", "delete", "acme"}} {
 		// What is piped in is no consent.
 		s.run("yes\n", args...).want(t, 1, "", "give --yes")
-		if len(s.calls) > 0 {
+		if len(s.asked()) > 0 {
 			t.Fatalf("%v went ahead", args)
 		}
 	}

@@ -27,7 +27,7 @@ func TestNamespacesCommand(t *testing.T) {
 	s.run("", "namespaces", "show", "../keys").want(t, 1, "", "a namespace's id is")
 	s.run("", "namespaces", "create", "home").want(t, 1, "", "home is reserved")
 	var bodies []string
-	for _, call := range s.calls {
+	for _, call := range s.asked() {
 		if call.body != "" {
 			bodies = append(bodies, call.body)
 		}

@@ -125,12 +125,12 @@ func TestConfirmCommandAtTerminal(t *testing.T) {
 		u := newTerminalUser(t)
 		status := u.start(t.Context(), io.Discard, "keys", "revoke", cliID, "--address", s.address)
 		u.sees(t, "Revoke key "+cliID+" for good? [y/N] ")
-		if len(s.calls) > 0 {
+		if len(s.asked()) > 0 {
 			t.Fatal("revoked before it was confirmed")
 		}
 		u.types(t, answer)
-		if got := <-status; got != want || len(s.calls) != 1-want {
-			t.Errorf("%q: status %d, %d calls", answer, got, len(s.calls))
+		if got := <-status; got != want || len(s.asked()) != 1-want {
+			t.Errorf("%q: status %d, %d calls", answer, got, len(s.asked()))
 		}
 	}
 }
@@ -145,7 +145,7 @@ func TestVerifyCommandAtTerminal(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	u.types(t, cliToken+"\n")
-	if got := <-status; got != 0 || out.String() != "ok\n" || s.calls[0].body != `{"token":"`+cliToken+`"}` {
+	if got := <-status; got != 0 || out.String() != "ok\n" || s.asked()[0].body != `{"token":"`+cliToken+`"}` {
 		t.Errorf("status %d, %q", got, out.String())
 	}
 	noToken(t, u.shown())
@@ -162,7 +162,7 @@ func TestInterruptedCommandAtTerminal(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	interrupt()
-	if got := <-status; got != 1 || !u.echoes(t) || len(s.calls) > 0 {
+	if got := <-status; got != 1 || !u.echoes(t) || len(s.asked()) > 0 {
 		t.Errorf("status %d, echo %v", got, u.echoes(t))
 	}
 	u.sees(t, "interrupted: nothing was changed")

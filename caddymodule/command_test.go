@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -122,6 +123,13 @@ func (s *cliServer) handler(answers map[string][]cliAnswer) http.Handler {
 		}
 		_ = json.NewEncoder(w).Encode(a.body)
 	})
+}
+
+// asked returns the requests so far.
+func (s *cliServer) asked() []cliCall {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
 }
 
 // run runs the command against s.
@@ -254,7 +262,7 @@ func TestCommandServer(t *testing.T) {
 		}
 		noToken(t, r.out, r.err)
 	}
-	for _, call := range s.calls {
+	for _, call := range s.asked() {
 		if call.header.Get("Authorization") != "Bearer "+cliToken {
 			t.Errorf("Authorization is %d bytes", len(call.header.Get("Authorization")))
 		}

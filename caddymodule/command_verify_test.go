@@ -33,7 +33,7 @@ func TestVerifyCommand(t *testing.T) {
 	for _, r := range runs {
 		noToken(t, r.out, r.err)
 	}
-	if body := s.calls[0].body; body != `{"token":"`+cliToken+`","namespace":"acme","permission":"orders:write"}` {
+	if body := s.asked()[0].body; body != `{"token":"`+cliToken+`","namespace":"acme","permission":"orders:write"}` {
 		t.Error("the first request is another one")
 	}
 
@@ -44,7 +44,7 @@ func TestVerifyCommand(t *testing.T) {
 	}
 	s = serveCLI(t, map[string][]cliAnswer{"POST /verify": {{200, api.Verdict{Outcome: "ok", Status: 200}}}})
 	runCLI(cliToken, "verify", "--server", "http://"+s.address, "--token-file", file).want(t, 0, "ok\n")
-	if call := s.calls[0]; call.body != `{"token":"`+cliToken+`"}` || call.header.Get("Authorization") != "Bearer "+opener {
+	if call := s.asked()[0]; call.body != `{"token":"`+cliToken+`"}` || call.header.Get("Authorization") != "Bearer "+opener {
 		t.Error("the tokens are mixed up")
 	}
 }
