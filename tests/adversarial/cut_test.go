@@ -38,7 +38,7 @@ func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*str
 		t.Helper()
 		gate.Until(t, streams[len(streams)-1].what+" runs", func() bool { return g.Upstream.Running(k.ID) == len(streams) })
 	}
-	for _, protocol := range gate.Protocols {
+	for _, protocol := range []gate.Protocol{gate.HTTP1, gate.HTTP2, gate.HTTP3} {
 		client, url := g.Client(t, protocol)
 		request := func(method, target string, body io.Reader) *http.Response {
 			t.Helper()
@@ -48,7 +48,7 @@ func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*str
 			}
 			r.Header.Set("Authorization", "Bearer "+string(k.Token))
 			response, err := client.Do(r)
-			if err != nil || response.StatusCode != 200 {
+			if err != nil || response.StatusCode != 200 || response.ProtoMajor != int(protocol)+1 {
 				t.Fatalf("%v %s %s: %v, %v", protocol, method, target, response, err)
 			}
 			return response
@@ -135,7 +135,7 @@ func TestCut(t *testing.T) {
 		{"79 rotate", func(t *testing.T, w world, id string) { w.Rotate(t, id, "0s") }},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			w := start(t, gate.Config{APIKey: operations})
+			w := start(t, gate.Config{APIKey: operations, HTTP3: true})
 			items := gate.JSON{"permissions": []string{"items:*"}}
 			k, other := w.mint(t, "K", items), w.mint(t, "Other", items)
 			killed := make(chan struct{})
@@ -160,7 +160,7 @@ func TestCut(t *testing.T) {
 
 // TestCutAtExpiry: time kills as well as a revoke.
 func TestCutAtExpiry(t *testing.T) {
-	w := start(t, gate.Config{APIKey: operations})
+	w := start(t, gate.Config{APIKey: operations, HTTP3: true})
 	expires := time.Now().Add(5 * time.Second).Truncate(time.Millisecond)
 	k := w.mint(t, "K", gate.JSON{"permissions": []string{"items:*"}, "expires_at": expires.UTC().Format(time.RFC3339Nano)})
 	expired := make(chan struct{})

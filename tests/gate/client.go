@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"net/http"
 	"testing"
+
+	"github.com/quic-go/quic-go/http3"
 )
 
 // Client is an ordinary client for streams and uploads, and the address to use it with. It follows no redirects, adds no
@@ -14,16 +16,19 @@ func (g *Gate) Client(t testing.TB, p Protocol) (client *http.Client, url string
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{
-		DisableCompression: true,
-		TLSClientConfig:    &tls.Config{RootCAs: certificate.roots},
-		ForceAttemptHTTP2:  true,
-	}
-	t.Cleanup(transport.CloseIdleConnections)
 	client = &http.Client{
-		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+	trust := &tls.Config{RootCAs: certificate.roots}
+	if p == HTTP3 {
+		transport := &http3.Transport{TLSClientConfig: trust, DisableCompression: true}
+		t.Cleanup(func() { transport.Close() })
+		client.Transport = transport
+		return client, g.TLSURL
+	}
+	transport := &http.Transport{DisableCompression: true, TLSClientConfig: trust, ForceAttemptHTTP2: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	client.Transport = transport
 	if p == HTTP2 {
 		return client, g.TLSURL
 	}

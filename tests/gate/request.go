@@ -17,17 +17,13 @@ type Protocol int
 const (
 	HTTP1 Protocol = iota // HTTP/1.1, plain
 	HTTP2                 // HTTP/2 over TLS
+	HTTP3                 // HTTP/3, for Client alone, if Config.HTTP3
 )
 
-// Protocols are both, for tests that run over each.
+// Protocols are those that Do sends over, for tests that run over each.
 var Protocols = []Protocol{HTTP1, HTTP2}
 
-func (p Protocol) String() string {
-	if p == HTTP2 {
-		return "HTTP/2"
-	}
-	return "HTTP/1.1"
-}
+func (p Protocol) String() string { return [...]string{"HTTP/1.1", "HTTP/2", "HTTP/3"}[p] }
 
 // Request is sent as it stands here, right or wrong: no library cleans it.
 type Request struct {
@@ -113,10 +109,13 @@ func (g *Gate) Do(t testing.TB, r Request) Response {
 	t.Helper()
 	g.Upstream.Take()
 	var response Response
-	if r.Protocol == HTTP2 {
-		response = g.doHTTP2(t, r.fields(), r.Body, fields(r.Trailer))
-	} else {
+	switch r.Protocol {
+	case HTTP1:
 		response = g.doHTTP1(t, r)
+	case HTTP2:
+		response = g.doHTTP2(t, r.fields(), r.Body, fields(r.Trailer))
+	default:
+		t.Fatalf("no raw requests over %v", r.Protocol)
 	}
 	response.Reached = g.Upstream.Take()
 	return response
