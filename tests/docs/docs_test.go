@@ -110,7 +110,7 @@ func anchors(text string) (all []string) {
 	return all
 }
 
-var metric = regexp.MustCompile("(?m)^\\| `(caddy_apikeys_[a-z_]+)` \\| ([a-z]+) \\| ([^|]*) \\|")
+var metric = regexp.MustCompile("(?m)^\\| `(caddy_apikeys_[a-z_]+)` \\| ([a-z]+) \\|([^|]*)\\|")
 
 func TestMetricsPage(t *testing.T) {
 	g := gate.Start(t, gate.Config{})
