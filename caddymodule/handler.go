@@ -137,7 +137,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	case outcome != keystore.OK:
 		if !c.repeated {
-			cleanHeaders(r, req.trusted)
+			cleanHeaders(r, req.trusted, nil)
 		}
 		return next.ServeHTTP(w, r)
 	}
@@ -145,10 +145,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		defer c.running.leave(c.keys)
 		w, r = c.running.follow(w, r)
 	}
-	cleanHeaders(r, req.trusted)
+	var hidden *credential
 	if !h.PassCredential && c.credential.source != nil {
-		hideCredential(r, &c.credential)
+		hidden = &c.credential
+		removeCredential(r, hidden)
 	}
+	cleanHeaders(r, req.trusted, hidden)
 	req.identify(r.Header, h.rules.metadata)
 	return next.ServeHTTP(w, r)
 }

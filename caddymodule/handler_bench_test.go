@@ -41,6 +41,7 @@ func newRepeater(t testing.TB, wire string) *repeater {
 
 func (rep *repeater) serve(t testing.TB, h caddyhttp.MiddlewareHandler) {
 	delete(rep.vars, requestVar)
+	clear(rep.r.Header)
 	for name, lines := range rep.header {
 		rep.r.Header[name] = lines
 	}
@@ -108,9 +109,9 @@ func TestHandlerAllocations(t *testing.T) {
 		requests[i] = newRepeater(t, "GET /v1/acme/items"+keyLine(token)+browserHeaders)
 	}
 	newRepeater(t, "GET /v1/acme/items"+keyLine(token)).serve(t, handler) // now the key is cached
-	for _, rep := range requests {
-		for i := range 16 { // the map of headers grows to its size, which Caddy's reverse_proxy does anyway
-			rep.r.Header["X-Filler-"+string(rune('A'+i))] = nil
+	for _, rep := range requests {                                        // the map of headers grows, as it would in reverse_proxy anyway
+		for i := range 16 {
+			rep.r.Header[string(rune('A'+i))] = nil
 		}
 	}
 	i := 0

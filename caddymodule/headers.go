@@ -47,7 +47,7 @@ var spoofable, spoofableUnlessTrusted = []string{
 
 // drops reports whether a request header must not reach the upstream.
 func drops(name string, trusted bool) bool {
-	if len(name) < len("x-") || asciiLower(name[0]) != 'x' {
+	if len(name) < len("x-") || asciiLower(name[0]) != 'x' || isBase62(name[1]) {
 		return false
 	}
 	fold := func(folded string) bool { return foldsTo(name, folded) }
@@ -55,17 +55,22 @@ func drops(name string, trusted bool) bool {
 }
 
 // cleanHeaders takes out of r what a client may have put there to be taken for what only we set, or to escape our
-// decision. trusted says that the peer is a trusted proxy.
-func cleanHeaders(r *http.Request, trusted bool) {
-	for name := range r.Header {
+// decision. trusted says that the peer is a trusted proxy. The text of hidden, if that is not nil, is replaced wherever an
+// upstream may read it, such as in a Referer.
+func cleanHeaders(r *http.Request, trusted bool, hidden *credential) {
+	for name, lines := range r.Header {
 		if drops(name, trusted) {
 			delete(r.Header, name)
+		} else if hidden != nil {
+			for i, line := range lines {
+				lines[i] = hidden.redact(line)
+			}
 		}
 	}
 	if r.Header["Connection"] != nil {
 		cleanConnection(r.Header)
 	}
-	if upgrade := r.Header["Upgrade"]; upgrade != nil && !isWebSocket(r) {
+	if r.Header["Upgrade"] != nil && !isWebSocket(r) {
 		// The tunnel would carry requests that no one decides on.
 		delete(r.Header, "Upgrade")
 		delete(r.Header, "Http2-Settings")
@@ -145,14 +150,9 @@ func (b *trailerBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// hideCredential removes c from r, and its text from everywhere else an upstream may read it, such as a Referer.
-func hideCredential(r *http.Request, c *credential) {
+// removeCredential takes c out of where it was, and its text out of the query.
+func removeCredential(r *http.Request, c *credential) {
 	c.remove(r)
-	for _, lines := range r.Header {
-		for i, line := range lines {
-			lines[i] = c.redact(line)
-		}
-	}
 	if r.URL.RawQuery != "" {
 		if query := c.redact(r.URL.RawQuery); query != r.URL.RawQuery {
 			setQuery(r, func(string) string { return query })

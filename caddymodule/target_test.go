@@ -7,6 +7,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -106,7 +107,7 @@ func TestRewrittenTargets(t *testing.T) {
 
 func BenchmarkCanonicalTarget(b *testing.B) {
 	r := wireRequest(b, "GET /v1/workspaces/acme/items/4711?expand=all")
-	r = caddyhttp.PrepareRequest(r, nil, nil, nil)
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil)
 	for b.Loop() {
 		if !canonicalTarget(r, false) {
 			b.Fatal("it is")
