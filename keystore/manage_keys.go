@@ -99,7 +99,7 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 	if err := p.namespace(tx, "namespace", key.Namespace); err != nil {
 		return nil, err
 	}
-	if err := p.grants(tx, key.Namespace, key.Grants); err != nil {
+	if err := p.grants(tx, key.Namespace, key.Grants, s.Home != nil); err != nil {
 		return nil, err
 	}
 	if key.Owner != by.owner { // no other member exists yet
@@ -286,8 +286,8 @@ func (patch KeyPatch) apply(tx Tx, before *Key) (*Key, error) {
 	case patchesHome:
 		home := after.HomeGrant()
 		if home == nil {
-			after.Grants = append(after.Grants, Grant{Namespace: after.Namespace})
-			home = &after.Grants[len(after.Grants)-1]
+			after.Grants = slices.Insert(after.Grants, 0, Grant{Namespace: after.Namespace})
+			home = &after.Grants[0]
 		}
 		set(&home.Permissions, patch.Permissions)
 		set(&home.Roles, patch.Roles)
@@ -297,7 +297,7 @@ func (patch KeyPatch) apply(tx Tx, before *Key) (*Key, error) {
 	p.metadata(after.Metadata)
 	p.addresses(after.AllowedIPs)
 	if patchesHome || patch.Grants != nil {
-		if err := p.grants(tx, after.Namespace, after.Grants); err != nil {
+		if err := p.grants(tx, after.Namespace, after.Grants, patchesHome); err != nil {
 			return nil, err
 		}
 	}

@@ -384,18 +384,18 @@ func TestWhatIsRefusedNamesItsFields(t *testing.T) {
 	}
 	home := &keystore.Grant{Permissions: read}
 	for field, spec := range map[string]keystore.KeySpec{
-		"name":                  {Home: home, Name: strings.Repeat("é", 201)},
-		"metadata.team":         {Home: home, Metadata: map[string]string{"team": "a\x00b"}},
-		"metadata":              {Home: home, Metadata: map[string]string{"x": strings.Repeat("y", 4096)}},
-		"allowed_ips[0]":        {Home: home, AllowedIPs: []netip.Prefix{{}}},
-		"expires_at":            {Home: home, ExpiresAt: time.Now().Add(-time.Second)},
-		"owner":                 {Home: home, Owner: "m_nobody"},
-		"permissions":           {},
-		"grants[0].roles":       {Home: &keystore.Grant{Permissions: read, Roles: []string{"billing"}}},
-		"grants[1].namespace":   {Home: home, Grants: grants(t, "default=write")},
-		"grants[0].namespace":   {Grants: grants(t, "nowhere=write")},
-		"namespace":             {Home: home, Namespace: "nowhere"},
-		"permissions, too many": {Home: &keystore.Grant{Permissions: many}},
+		"name":                     {Home: home, Name: strings.Repeat("é", 201)},
+		"metadata.team":            {Home: home, Metadata: map[string]string{"team": "a\x00b"}},
+		"metadata":                 {Home: home, Metadata: map[string]string{"x": strings.Repeat("y", 4096)}},
+		"allowed_ips[0]":           {Home: home, AllowedIPs: []netip.Prefix{{}}},
+		"expires_at":               {Home: home, ExpiresAt: time.Now().Add(-time.Second)},
+		"owner":                    {Home: home, Owner: "m_nobody"},
+		"permissions":              {},
+		"roles":                    {Home: &keystore.Grant{Permissions: read, Roles: []string{"billing"}}},
+		"grants[0].namespace":      {Home: home, Grants: grants(t, "default=write")},
+		"grants[0].namespace, too": {Grants: grants(t, "nowhere=write")},
+		"namespace":                {Home: home, Namespace: "nowhere"},
+		"permissions, too many":    {Home: &keystore.Grant{Permissions: many}},
 	} {
 		_, _, err := k.MintKey(ctx, root, spec, "")
 		var e *keystore.Error

@@ -68,23 +68,29 @@ func (p *problems) addresses(list []netip.Prefix) {
 	}
 }
 
-// grants checks the grants of a key homed in namespace, the home grant first when there is one.
-func (p *problems) grants(tx Tx, namespace string, grants []Grant) error {
+// grants checks the grants of a key homed in namespace. short says that the first was given by the short form, as fields of the key.
+func (p *problems) grants(tx Tx, namespace string, grants []Grant, short bool) error {
 	permissions, given := 0, false
 	seen := make(map[string]bool, len(grants))
 	for i, g := range grants {
-		field := fmt.Sprintf("grants[%d]", i)
+		field := fmt.Sprintf("grants[%d].", i)
+		if short {
+			field = fmt.Sprintf("grants[%d].", i-1)
+		}
+		if short && i == 0 {
+			field = ""
+		}
 		if seen[g.Namespace] {
-			p.add(field+".namespace", "%q has a grant already", g.Namespace)
+			p.add(field+"namespace", "%q has a grant already", g.Namespace)
 		}
 		seen[g.Namespace] = true
 		if g.Namespace != AnyNamespace && g.Namespace != namespace {
-			if err := p.namespace(tx, field+".namespace", g.Namespace); err != nil {
+			if err := p.namespace(tx, field+"namespace", g.Namespace); err != nil {
 				return err
 			}
 		}
 		for _, r := range g.Roles {
-			p.add(field+".roles", "there is no role %q", r)
+			p.add(field+"roles", "there is no role %q", r)
 		}
 		permissions += len(g.Permissions)
 		given = given || len(g.Permissions) > 0
