@@ -104,7 +104,7 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/keys", `{"name":"a","access":"read_only","metadata":{"a":"` + strings.Repeat("x", 4100) + `"}}`, "", 422, "invalid_fields", "metadata metadata.a"},
 		{"POST", "/keys", `{"name":"a","access":"read_only","owner":"m_1"}`, "", 422, "invalid_fields", "owner"},
 		{"POST", "/keys", `{"name":"a","access":"read_only","active":"yes"}`, "", 422, "invalid_fields", "active"},
-		{"POST", "/keys", `{"name":"a","roles":["nope"],"access":"read_only"}`, "", 422, "invalid_fields", "grants[0].roles"},
+		{"POST", "/keys", `{"name":"a","roles":["nope"],"access":"read_only"}`, "", 422, "invalid_fields", "roles"},
 		{"POST", "/keys", `{"name":"a","access":"read_only","rate_limit":{"requests":1,"per":"1s"},"quota":{}}`, "", 422, "not_built", "quota rate_limit"},
 		{"POST", "/keys", `{"name":"a","access":"read_only","new_roles":[{"name":"x","permissions":["read"]}]}`, "", 422, "not_built", "new_roles"},
 		{"POST", "/keys?dry_run=1", readOnly, "", 422, "invalid_fields", "dry_run"},
