@@ -197,14 +197,12 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop makes the app before this one the running one again, if a config is withdrawn. Its store stays open until
-// Cleanup: other apps, which are stopped in any order, may still be serving requests.
-func (a *App) Stop() error {
-	running.remove(a)
-	return nil
-}
+// Stop does nothing: Caddy stops the apps in any order, and others may still be serving requests. Cleanup comes after all
+// of them have stopped, and also when a config fails so late that Caddy stops none.
+func (*App) Stop() error { return nil }
 
-// Cleanup gives the store back. A config can be cleaned up without having been stopped or started.
+// Cleanup makes the app before this one the running one again, if a config is withdrawn, and gives the store back. It may
+// come without Start.
 func (a *App) Cleanup() error {
 	running.remove(a)
 	if a.gone != nil {

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// running holds the apps between Start and Stop, in the order in which they started: during a reload there are two. The
+// running holds the apps between Start and Cleanup, in the order in which they started: during a reload there are two. The
 // last one's settings are in force, and it is what the admin endpoint works on. A config that does not come up removes its
 // app again, which puts the settings of the one before back.
 var running runningApps
