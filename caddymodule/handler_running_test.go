@@ -27,6 +27,8 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/caddytls/standardstek"
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
 
+	"github.com/quic-go/quic-go/http3"
+
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -153,9 +155,7 @@ func TestRevokeCutsWhatRuns(t *testing.T) {
 			}
 			awaitPath(t, upstream.ended, path)
 		})
-		t.Run("HTTP/2"+path, func(t *testing.T) {
-			transport := &http.Transport{TLSClientConfig: tlsTo(addr, "h2"), ForceAttemptHTTP2: true}
-			defer transport.CloseIdleConnections()
+		overStreams := func(t *testing.T, transport http.RoundTripper) {
 			ctx, cancel := context.WithTimeout(t.Context(), atOnce)
 			defer cancel()
 			send := func(method, path, token string, body io.Reader) (*http.Response, error) {
@@ -194,6 +194,16 @@ func TestRevokeCutsWhatRuns(t *testing.T) {
 			}
 			_ = response.Body.Close()
 			awaitPath(t, upstream.ended, "/")
+		}
+		t.Run("HTTP/2"+path, func(t *testing.T) {
+			transport := &http.Transport{TLSClientConfig: tlsTo(addr, "h2"), ForceAttemptHTTP2: true}
+			defer transport.CloseIdleConnections()
+			overStreams(t, transport)
+		})
+		t.Run("HTTP/3"+path, func(t *testing.T) {
+			transport := &http3.Transport{TLSClientConfig: tlsTo(addr)}
+			defer func() { _ = transport.Close() }()
+			overStreams(t, transport)
 		})
 	}
 }
