@@ -22,8 +22,8 @@ func (o ChangeOptions) check(version int64) error {
 	return nil
 }
 
-// commit is the one way to write: it authorises by what holds inside the transaction.
-func (k *Keystore) commit(ctx context.Context, c Caller, f func(Tx, authority) error) (Revision, error) {
+// change is the one way to write: it authorises by what holds inside the transaction, and waits for every node to know.
+func (k *Keystore) change(ctx context.Context, c Caller, wait time.Duration, f func(Tx, authority) error) (Propagation, error) {
 	r, err := k.db.Update(ctx, func(tx Tx) error {
 		by, err := c.changing(tx)
 		if err != nil {
@@ -32,16 +32,7 @@ func (k *Keystore) commit(ctx context.Context, c Caller, f func(Tx, authority) e
 		return f(tx, by)
 	})
 	if err != nil {
-		return 0, k.refusalOr("writing a change", err)
-	}
-	return r, nil
-}
-
-// change commits, and waits for every node to know.
-func (k *Keystore) change(ctx context.Context, c Caller, wait time.Duration, f func(Tx, authority) error) (Propagation, error) {
-	r, err := k.commit(ctx, c, f)
-	if err != nil {
-		return Propagation{}, err
+		return Propagation{}, k.refusalOr("writing a change", err)
 	}
 	return k.propagate(ctx, r, wait), nil
 }

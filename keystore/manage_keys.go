@@ -27,7 +27,7 @@ type KeySpec struct {
 func (k *Keystore) MintKey(ctx context.Context, c Caller, spec KeySpec, idempotencyKey string) (*Key, Token, error) {
 	var key *Key
 	var token Token
-	_, err := k.commit(ctx, c, func(tx Tx, by authority) error {
+	_, err := k.change(ctx, c, -1, func(tx Tx, by authority) error {
 		if err := by.anywhere(adminKeys, "create"); err != nil {
 			return err
 		}
