@@ -152,7 +152,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	cleanHeaders(r, req.trusted, hidden)
 	req.identify(r.Header, h.rules.metadata)
-	return next.ServeHTTP(w, r)
+	err := next.ServeHTTP(w, r)
+	if c.running != nil {
+		c.running.finish()
+	}
+	return err
 }
 
 // A call is one request as one handler judges it.

@@ -53,6 +53,13 @@ func (run *runningRequest) follow(w http.ResponseWriter, r *http.Request) (http.
 	return w, r
 }
 
+// finish is called when the next handler has returned. A stream that was cut must not look complete.
+func (run *runningRequest) finish() {
+	if run.dead != nil && run.dead.cut.Load() {
+		panic(http.ErrAbortHandler) // resets it
+	}
+}
+
 // leave ends what follow began, once the request has been entered.
 func (run *runningRequest) leave(keys *keystore.Keystore) {
 	keys.Leave(&run.Running)

@@ -94,8 +94,8 @@ func startSite(t *testing.T, g *gate, options, upstream string) (addr string, ke
 		t.Fatal(err)
 	}
 	text := fmt.Sprintf("{\n\tadmin unix/%s\n\tpersist_config off\n\tskip_install_trust\n\tstorage file_system %s\n\tauto_https disable_redirects\n\tapi_keys {\n\t\tdatabase sqlite %s\n\t}\n\tlog {\n\t\toutput discard\n\t}\n}\n"+
-		"%s {\n\tlog {\n\t\toutput discard\n\t}\n\t%s\n\troute {\n\tencode gzip\n\tapi_key {\n\t\tnamespace acme\n%s\n\t}\n\treverse_proxy %s\n}\n}\n",
-		g.path("a.sock"), g.path("storage"), g.path("keys.db"), "https://"+addr, "tls internal", options, strings.TrimPrefix(upstream, "http://"))
+		"%s {\n\tlog {\n\t\toutput discard\n\t}\n\t%s\n\troute {\n\tencode gzip\n\tapi_key {\n\t\tnamespace acme\n%s\n\t}\n\tfile_server /big {\n\t\troot %s\n\t}\n\treverse_proxy %s\n}\n}\n",
+		g.path("a.sock"), g.path("storage"), g.path("keys.db"), "https://"+addr, "tls internal", options, g.dir, strings.TrimPrefix(upstream, "http://"))
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -222,6 +222,47 @@ func dialSite(t *testing.T, addr string) net.Conn {
 		t.Fatal(err)
 	}
 	return conn
+}
+
+// Caddy's file_server looks at no context.
+func TestRevokeCutsFileServer(t *testing.T) {
+	g := newGate(t)
+	addr, keys := startSite(t, g, "", "127.0.0.1:1")
+	file, err := os.Create(g.path("big"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(file.Truncate(1<<40), file.Close()); err != nil { // sparse
+		t.Fatal(err)
+	}
+	for name, transport := range map[string]http.RoundTripper{
+		"HTTP/1.1": &http.Transport{TLSClientConfig: tlsTo(addr, "http/1.1")},
+		"HTTP/2":   &http.Transport{TLSClientConfig: tlsTo(addr, "h2"), ForceAttemptHTTP2: true},
+		"HTTP/3":   &http3.Transport{TLSClientConfig: tlsTo(addr)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			key, token := (&house{t: t, keys: keys}).key("read")
+			ctx, cancel := context.WithTimeout(t.Context(), atOnce)
+			defer cancel()
+			r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+addr+"/big", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Authorization", "Bearer "+token)
+			response, err := transport.RoundTrip(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = response.Body.Close() }()
+			if _, err := io.ReadFull(response.Body, make([]byte, 1<<20)); err != nil || response.StatusCode != http.StatusOK {
+				t.Fatal(response.StatusCode, err)
+			}
+			revoke(t, keys, key.ID)
+			if _, err := io.Copy(io.Discard, response.Body); err == nil || errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("the download goes on: %v", err)
+			}
+		})
+	}
 }
 
 func TestRevokeCutsWebSockets(t *testing.T) {
