@@ -1,0 +1,213 @@
+package durability
+
+import (
+	"context"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// two are two Caddy processes on one database file.
+func two(t *testing.T, c gate.Config) [2]*gate.Gate {
+	t.Helper()
+	first := gate.Start(t, c)
+	c.DataOf = first
+	return [2]*gate.Gate{first, gate.Start(t, c)}
+}
+
+// A credential is a token that some changes take the power from.
+type credential struct {
+	token gate.Token
+	ends  atomic.Bool // a change that takes access away has begun
+	ended atomic.Bool // and has answered that it is complete
+}
+
+// watch asks a gate, as fast as it answers, for each of the credentials in turn. Its oracle: no 2xx for a request sent after the change was
+// complete, nothing but 2xx for one answered before the change began.
+func watch(ctx context.Context, t *testing.T, client *http.Client, g *gate.Gate, credentials ...*atomic.Pointer[credential]) (asked int) {
+	for ; ctx.Err() == nil; asked++ {
+		c := credentials[asked%len(credentials)].Load()
+		mustFail := c.ended.Load()
+		got := gate.Ask(ctx, client, g.URL+"/", c.token)
+		switch {
+		case ctx.Err() != nil:
+		case mustFail && got.Status/100 == 2:
+			t.Errorf("%d for a request sent after the change was complete", got.Status)
+		case !mustFail && !c.ends.Load() && got.Status/100 != 2:
+			t.Errorf("a live key: %v", got)
+		}
+	}
+	return asked
+}
+
+// takings are the changes that take access away.
+var takings = []struct {
+	name, method, path string
+	body               gate.JSON
+}{
+	{"revoke", "POST", "/revoke", gate.JSON{"reason": "test"}},
+	{"rotate", "POST", "/rotate", gate.JSON{"grace": "0s"}},
+	{"inactivate", "PATCH", "", gate.JSON{"active": false}},
+	{"narrow", "PATCH", "", gate.JSON{"permissions": []string{"orders:read"}}},
+	{"other addresses", "PATCH", "", gate.JSON{"allowed_ips": []string{"192.0.2.1"}}},
+}
+
+// TestTwoProcesses: a key minted through one works on the other at once, and what a complete answer took away is gone on both.
+func TestTwoProcesses(t *testing.T) {
+	t.Parallel()
+	gates := two(t, gate.Config{})
+	client, _ := gates[0].Client(t, gate.HTTP1)
+	forever := &credential{token: gates[0].Mint(t, gate.JSON{"name": "live", "access": "read_only"}).Token}
+	var live, current atomic.Pointer[credential]
+	live.Store(forever)
+	current.Store(forever)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var watchers sync.WaitGroup
+	var asked atomic.Int64
+	for _, g := range gates {
+		watchers.Go(func() { asked.Add(int64(watch(ctx, t, client, g, &current, &live))) })
+	}
+	defer watchers.Wait()
+	defer cancel()
+
+	var slowest time.Duration
+	changes := 0
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end) && changes < 100 && !t.Failed(); changes++ {
+		taking, on, other := takings[changes%len(takings)], gates[changes/2%2], gates[(changes/2+1)%2]
+		k := on.Mint(t, gate.JSON{"name": taking.name, "access": "read_only"})
+		for _, g := range []*gate.Gate{other, on} {
+			if got := statusOf(t, client, g, k.Token); got != 200 {
+				t.Fatalf("change %d: a key that was just minted: %d", changes, got)
+			}
+		}
+		c := &credential{token: k.Token}
+		current.Store(c)
+		for range 3 { // let it be in use
+			statusOf(t, client, other, k.Token)
+		}
+		c.ends.Store(true)
+		begun := time.Now()
+		answer := on.Try(ctx, taking.method, "/keys/"+k.ID+taking.path, taking.body)
+		slowest = max(slowest, time.Since(begun))
+		if !answer.Complete() {
+			t.Fatalf("%s: %v", taking.name, answer)
+		}
+		c.ended.Store(true)
+		for _, g := range []*gate.Gate{other, on} {
+			if got := statusOf(t, client, g, k.Token); got/100 == 2 {
+				t.Fatalf("%s was complete, and then the key was accepted", taking.name)
+			}
+		}
+	}
+	cancel()
+	watchers.Wait()
+	t.Logf("%d changes, the slowest took %s; %d requests meanwhile", changes, slowest, asked.Load())
+	if slowest > 5*time.Second {
+		t.Errorf("a change took %s, with both processes well", slowest)
+	}
+}
+
+// TestStoppedProcess: a process that stands still holds a revoke up until its lease has surely run out, and when it goes on it
+// does not accept what was revoked meanwhile.
+func TestStoppedProcess(t *testing.T) {
+	t.Parallel()
+	gates := two(t, gate.Config{APIKeys: "lease 2s"})
+	on, stopped := gates[0], gates[1]
+	client, _ := on.Client(t, gate.HTTP1)
+	live := on.Mint(t, gate.JSON{"name": "live", "access": "read_only"})
+	for round := range 3 {
+		k := on.Mint(t, gate.JSON{"name": "to be revoked", "access": "read_only"})
+		for _, token := range []gate.Token{k.Token, live.Token} {
+			if got := statusOf(t, client, stopped, token); got != 200 {
+				t.Fatalf("round %d: before the stop: %d", round, got)
+			}
+		}
+		pauseAtRest(t, stopped)
+
+		begun := time.Now()
+		revoke := func(wait string) (gate.Response, gate.JSON) {
+			answer := on.Try(t.Context(), "POST", "/keys/"+k.ID+"/revoke?wait="+wait, gate.JSON{})
+			propagation, _ := answer.JSON()["propagation"].(gate.JSON)
+			return answer, propagation
+		}
+		answer, propagation := revoke("1s")
+		pending, _ := propagation["pending"].([]any)
+		if answer.Status != 202 || propagation["complete"] != false || len(pending) != 1 || time.Since(begun) > 1900*time.Millisecond {
+			t.Fatalf("round %d: one process stands still: want 202 within a second that names it, got %v after %s", round, answer, time.Since(begun))
+		}
+		who, _ := pending[0].(gate.JSON)
+		until, err := time.Parse(time.RFC3339Nano, who["until"].(string))
+		if err != nil || until.Before(begun.Add(1900*time.Millisecond)) || until.After(begun.Add(3500*time.Millisecond)) || who["node"] == "" {
+			t.Errorf("round %d: pending %v, %v; the lease is 2s, the revoke began at %s", round, who, err, begun)
+		}
+		// Here it is refused already, and the others go on.
+		if got := statusOf(t, client, on, k.Token); got != 401 {
+			t.Errorf("round %d: on the process that revoked: %d", round, got)
+		}
+		if got := statusOf(t, client, on, live.Token); got != 200 {
+			t.Errorf("round %d: a live key while the other process stands still: %d", round, got)
+		}
+		answer, propagation = revoke("20s")
+		if took := time.Since(begun); !answer.Complete() || took < 2*time.Second || took > 8*time.Second {
+			t.Fatalf("round %d: after %s: %v", round, took, answer)
+		}
+
+		// These arrive while it stands still, and are answered when it goes on.
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		answers := make(chan [2]gate.Response)
+		var ready sync.WaitGroup
+		for range 8 {
+			ready.Add(1)
+			go func() {
+				ready.Done()
+				answers <- [2]gate.Response{gate.Ask(ctx, client, stopped.URL+"/", k.Token), gate.Ask(ctx, client, stopped.URL+"/", live.Token)}
+			}()
+		}
+		ready.Wait()
+		stopped.Resume()
+		for range 8 {
+			both := <-answers
+			if both[0].Status != 401 || both[0].Code() != "key_revoked" {
+				t.Errorf("round %d: revoked while the process stood still: %v", round, both[0])
+			}
+			if both[1].Status != 200 {
+				t.Errorf("round %d: a live key after the process went on: %v", round, both[1])
+			}
+		}
+		cancel()
+	}
+	// It is a node like any other again.
+	k := on.Mint(t, gate.JSON{"name": "after", "access": "read_only"})
+	if got := statusOf(t, client, stopped, k.Token); got != 200 {
+		t.Errorf("minted after all that: %d", got)
+	}
+	begun := time.Now()
+	if answer := on.Try(t.Context(), "POST", "/keys/"+k.ID+"/revoke", gate.JSON{}); !answer.Complete() || time.Since(begun) > 1500*time.Millisecond {
+		t.Errorf("a revoke with both processes well took %s: %v", time.Since(begun), answer)
+	}
+	if got := statusOf(t, client, stopped, k.Token); got != 401 {
+		t.Errorf("revoked after all that: %d", got)
+	}
+}
+
+// pauseAtRest stops a process while it is not in the middle of a write: SQLite lets one write at a time, and a process that stands still
+// in its transaction keeps all others waiting (see TestLockedDatabase).
+func pauseAtRest(t *testing.T, g *gate.Gate) {
+	t.Helper()
+	db := openDatabase(t, filepath.Join(g.Data, "apikeys.db"))
+	gate.Until(t, "the process was stopped between two writes", func() bool {
+		g.Pause(t)
+		if err := db.lock(); err != nil {
+			g.Resume()
+			return false
+		}
+		db.unlock(t)
+		return true
+	})
+}
