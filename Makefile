@@ -5,6 +5,7 @@
 # make lint    golangci-lint with .golangci.yml
 
 GOLANGCI_LINT ?= v2.15.0
+STATICCHECK   ?= v0.8.2
 FUZZTIME      ?= 10s
 
 # The race detector is wanted in all that the tests build, vet's view of the dependencies included: that way Caddy is compiled once.
@@ -30,6 +31,9 @@ check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; }
 	go vet $(RACE) ./...
 	cd tests && go vet $(RACE) ./...
+	GOBIN=$(CURDIR)/.run/bin go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
+	GOFLAGS=$(RACE) .run/bin/staticcheck ./...
+	cd tests && GOFLAGS=$(RACE) ../.run/bin/staticcheck ./...
 
 lint:
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT) run ./...
