@@ -12,6 +12,8 @@ import (
 // Main runs a package's tests and removes the Caddy that they ran. Each package that uses Start has:
 //
 //	func TestMain(m *testing.M) { gate.Main(m) }
+//
+// The go command does not see that such tests depend on the product: run them with -count=1, or a cached pass hides a change.
 func Main(m *testing.M) {
 	code := m.Run()
 	if built != "" {
