@@ -118,6 +118,18 @@ func (g *Gate) StartFails(t testing.TB) Result {
 	return result
 }
 
+// AdaptThere is Adapt by the running Caddy, at its admin endpoint's /adapt: as good, and much faster than a process of its own.
+func (g *Gate) AdaptThere(t testing.TB, caddyfile string) Response {
+	t.Helper()
+	return g.admin(t, "POST", "/adapt", caddyfile, "Content-Type: text/caddyfile")
+}
+
+// Validate is `caddy validate` of a configuration.
+func (g *Gate) Validate(t testing.TB, c Config) Result {
+	t.Helper()
+	return g.Caddy(t, "", "validate", "--adapter", "caddyfile", "--config", g.writeConfig(t, c))
+}
+
 // Env is what commands of a user of this gate have in their environment.
 func (g *Gate) Env() []string { return g.env }
 
