@@ -188,10 +188,24 @@ func (c *rules) addOperations(h *Handler) error {
 			return fmt.Errorf("operation: %w", err)
 		}
 	}
+	c.addHead()
 	for _, list := range c.operations {
 		sortPatterns(list, func(o *operation) *pattern { return &o.pattern })
 	}
 	return nil
+}
+
+// addHead makes HEAD take what GET takes (RFC 9110 §9.3.2), but for operations that are declared for HEAD themselves.
+func (c *rules) addHead() {
+	if _, mapped := c.methods[http.MethodHead]; !mapped {
+		return
+	}
+	own := c.operations[http.MethodHead]
+	for _, get := range c.operations[http.MethodGet] {
+		if !slices.ContainsFunc(own, func(o operation) bool { return o.pattern.same(&get.pattern) }) {
+			c.operations[http.MethodHead] = append(c.operations[http.MethodHead], get)
+		}
+	}
 }
 
 func (c *rules) addOperation(o Operation) error {
