@@ -15,11 +15,13 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 		return nil
 	}
 	policy := applied < 0
-	if !policy {
+	if policy {
+		k.forget(ctx, head.Revision)
+	} else {
 		changes, err := k.db.Changes(ctx, applied, head.Revision)
 		switch {
 		case errors.Is(err, ErrTruncated):
-			k.forget(ctx)
+			k.forget(ctx, head.Revision)
 			policy = true
 		case err != nil:
 			return err
@@ -48,22 +50,22 @@ func (k *Keystore) apply(ctx context.Context, changes []Change) (policy bool) {
 			}
 			s := k.cache.shard(&c.Digest)
 			s.mu.Lock()
-			s.invalidate(&c.Digest)
+			s.invalidate(&c.Digest, c.Revision)
 			s.endAt(&c.Digest, unixOrNever(c.Ends), time.Now().UnixNano())
 			s.mu.Unlock()
 		case ChangePolicy:
 			policy = true
 		default:
-			k.forget(ctx)
+			k.forget(ctx, c.Revision)
 			policy = true
 		}
 	}
 	return policy
 }
 
-// forget drops all that is cached, since any of it may have changed, and asks anew about what runs.
-func (k *Keystore) forget(ctx context.Context) {
-	k.cache.purge()
+// forget drops all that is cached, since any of it may have changed at or before revision r, and asks anew about what runs.
+func (k *Keystore) forget(ctx context.Context, r Revision) {
+	k.cache.purge(r)
 	for _, d := range k.cache.runningDigests() {
 		ends := int64(0) // what cannot be asked about is cut
 		if key, _, err := k.db.KeyByDigest(ctx, d); err == nil && key != nil {

@@ -38,15 +38,7 @@ func Decide(r *Record, q *Request) Outcome {
 }
 
 func (r *Record) allows(ns *Namespace, n Need) bool {
-	if ns == nil {
-		return false
-	}
-	for i := range r.Grants {
-		if g := &r.Grants[i]; g.reaches(ns) && g.Set.Allows(n) {
-			return true
-		}
-	}
-	return false
+	return ns != nil && r.Set(ns).Allows(n)
 }
 
 func contains(list []netip.Prefix, a netip.Addr) bool {

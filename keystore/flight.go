@@ -60,7 +60,7 @@ func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Tim
 
 func (k *Keystore) fly(s *shard, d Digest, f *flight, tagged bool) {
 	for f != nil {
-		f.record, f.err = k.ask(d, tagged)
+		f.record, f.err = k.ask(s, d, tagged)
 		now := time.Now().UnixNano()
 		s.mu.Lock()
 		if f.err == nil && f.generation == s.generation.Load() {
@@ -79,8 +79,8 @@ func (k *Keystore) fly(s *shard, d Digest, f *flight, tagged bool) {
 	}
 }
 
-// ask puts one question to the database.
-func (k *Keystore) ask(d Digest, tagged bool) (*Record, error) {
+// ask puts one question to the stores.
+func (k *Keystore) ask(s *shard, d Digest, tagged bool) (*Record, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
 	if !tagged {
@@ -91,8 +91,11 @@ func (k *Keystore) ask(d Digest, tagged bool) (*Record, error) {
 			return nil, ctx.Err()
 		}
 	}
+	if r := k.askShared(ctx, s, &d); r != nil {
+		return r, nil
+	}
 	begun := time.Now()
-	key, _, err := k.db.KeyByDigest(ctx, d)
+	key, asOf, err := k.db.KeyByDigest(ctx, d)
 	k.observer.LookedUp(TierDatabase, time.Since(begun))
 	switch {
 	case err != nil:
@@ -104,5 +107,6 @@ func (k *Keystore) ask(d Digest, tagged bool) (*Record, error) {
 		return nil, nil
 	}
 	k.counters.lookups[TierDatabase][Hit].Add(1)
+	k.share(key, &d, asOf)
 	return NewRecord(key, d), nil
 }

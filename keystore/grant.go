@@ -17,14 +17,25 @@ func (g Grant) Set() *Set { return NewSet(g.Permissions...) }
 // A NamespaceSet is a grant as the data plane uses it.
 type NamespaceSet struct {
 	Namespace string
-	Set       *Set
+	Set       *Set // what this grant gives
+	effective *Set // and what the key holds everywhere
 	Connected bool
 }
 
 func compileGrants(grants []Grant) []NamespaceSet {
 	out := make([]NamespaceSet, len(grants))
+	var everywhere *Set
 	for i, g := range grants {
-		out[i] = NamespaceSet{Namespace: canonical(g.Namespace), Set: g.Set(), Connected: g.Connected}
+		set := g.Set()
+		out[i] = NamespaceSet{Namespace: canonical(g.Namespace), Set: set, effective: set, Connected: g.Connected}
+		if g.Namespace == AnyNamespace {
+			everywhere = set
+		}
+	}
+	if everywhere != nil {
+		for i := range out {
+			out[i].effective = Union(out[i].Set, everywhere)
+		}
 	}
 	return out
 }

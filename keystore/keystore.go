@@ -18,6 +18,8 @@ type Settings struct {
 	LocalCache int
 	// Lease is how long a node that is cut off may go on trusting what it has cached.
 	Lease time.Duration
+	// Cache is shared with the other nodes; nil: none. It stays its owner's to close, once it is in no Settings any more.
+	Cache SharedCache
 }
 
 // Defaults of [Settings].
@@ -49,6 +51,7 @@ type Keystore struct {
 
 	settings atomic.Pointer[Settings]
 	tokenKey atomic.Pointer[TokenKey]
+	seal     atomic.Pointer[sharedSeal]
 	cache    *localCache
 	node     *node
 	counters counters

@@ -139,13 +139,12 @@ func (k *Keystore) renewOnce() error {
 		if err := k.adopt(ctx); err != nil {
 			return err
 		}
-		k.forget(ctx)
 	case head.Node != NodeActive:
 		if n.applied.Load() >= 0 {
 			k.logger.Warn("this node was given up by another one and joins anew; was it stopped, or cut off from the database?")
 		}
 		n.lease.drop()
-		k.cache.purge()
+		k.cache.purge(Revision(n.applied.Load()))
 		n.reincarnate()
 		if err := k.declare(ctx, length); err != nil {
 			return err
@@ -180,6 +179,7 @@ func (k *Keystore) adopt(ctx context.Context) error {
 		return k.storeFailed("reading the deployment", err)
 	}
 	k.tokenKey.Store(NewTokenKey(d.TokenKey))
+	k.seal.Store(newSharedSeal(d))
 	k.node.epoch = d.Epoch
 	k.node.applied.Store(-1)
 	return nil

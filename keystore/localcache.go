@@ -33,6 +33,7 @@ type shard struct {
 	negatives  table
 
 	mu      sync.Mutex
+	changes recentChanges
 	flights map[Digest]*flight
 	running Running // head of a ring
 	ending  int     // how many of them end by themselves
@@ -72,14 +73,15 @@ func (c *localCache) resize(capacity int) {
 
 func (c *localCache) shard(d *Digest) *shard { return &c.shards[d[0]] }
 
-// purge forgets everything.
-func (c *localCache) purge() {
+// purge forgets everything, as of revision r.
+func (c *localCache) purge(r Revision) {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
 		s.generation.Add(1)
 		s.records.clear()
 		s.negatives.clear()
+		s.changes.reset(r)
 		s.mu.Unlock()
 	}
 }
@@ -122,9 +124,10 @@ func (s *shard) insert(d *Digest, r *Record, now int64) {
 	}
 }
 
-// invalidate forgets a credential and everything that is being read for it. The caller holds the lock.
-func (s *shard) invalidate(d *Digest) {
+// invalidate forgets a credential that was changed at revision r, and everything that is being read for it. The caller holds the lock.
+func (s *shard) invalidate(d *Digest, r Revision) {
 	s.generation.Add(1)
+	s.changes.add(d, r)
 	s.records.remove(d)
 	s.negatives.remove(d)
 }

@@ -145,7 +145,7 @@ func TestReadersNeverFindWhatWasRemovedBefore(t *testing.T) {
 					t.Error("found another's record")
 				}
 				s.mu.Lock()
-				s.invalidate(&d)
+				s.invalidate(&d, 1)
 				s.mu.Unlock()
 				if r, _ := s.find(&d, 0); r != nil {
 					t.Error("found what was removed")
@@ -171,4 +171,33 @@ func TestReadersNeverFindWhatWasRemovedBefore(t *testing.T) {
 	go func() { wg.Wait(); close(done) }()
 	time.AfterFunc(300*time.Millisecond, func() { close(stop) })
 	<-done
+}
+
+// What a shard still knows of changes, against all there were: it may forget, but never say that a record is good which is not.
+func TestRecentChangesNeverVouchForWhatIsStale(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 1))
+	var c recentChanges
+	newest := make(map[Digest]Revision)
+	vouched := 0
+	for r := Revision(1); r < 20_000; r++ {
+		d := numbered(rng.IntN(400))
+		c.add(&d, r)
+		newest[d] = r
+		probe, asOf := numbered(rng.IntN(500)), r-Revision(rng.IntN(600))
+		if c.none(&probe, asOf) {
+			vouched++
+			if newest[probe] > asOf {
+				t.Fatalf("revision %d: vouches for a record of %d that was changed at %d", r, asOf, newest[probe])
+			}
+		}
+		if !c.none(&d, r) {
+			t.Fatalf("revision %d: the newest record is refused", r)
+		}
+	}
+	if vouched < 1000 {
+		t.Errorf("vouched %d times only", vouched)
+	}
+	if len(c.last) > changesPerShard || len(c.ring) > changesPerShard {
+		t.Errorf("%d changes are kept", len(c.last))
+	}
 }

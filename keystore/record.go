@@ -55,19 +55,14 @@ func (r *Record) ends() int64 { return min(r.keyEnds, r.secretEnds) }
 
 // Set returns what the record's grants give in a namespace, `*` grants included.
 func (r *Record) Set(ns *Namespace) *Set {
-	var found *Set
+	var everywhere *Set
 	for i := range r.Grants {
-		if g := &r.Grants[i]; g.reaches(ns) {
-			if found == nil {
-				found = g.Set
-			} else {
-				found = Union(found, g.Set)
-			}
+		switch g := &r.Grants[i]; g.Namespace {
+		case ns.ID:
+			return g.effective
+		case AnyNamespace:
+			everywhere = g.effective
 		}
 	}
-	return found
-}
-
-func (g *NamespaceSet) reaches(ns *Namespace) bool {
-	return g.Namespace == ns.ID || g.Namespace == AnyNamespace
+	return everywhere
 }

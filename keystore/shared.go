@@ -1,0 +1,182 @@
+package keystore
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"net/netip"
+	"time"
+)
+
+// A SharedCache keeps for all nodes what one of them has read from the database. Nobody trusts it: to lose it, roll it back or forge
+// it changes latency, never an answer. Its methods are safe for concurrent use and return within tens of milliseconds whatever the server does.
+type SharedCache interface {
+	// Get returns what was put under a name, nil when there is nothing. An error says that the cache could not be asked.
+	Get(ctx context.Context, name string) ([]byte, error)
+	// Put keeps a value for about ttl. It does not wait for the server, and may drop the value.
+	Put(name string, value []byte, ttl time.Duration)
+	// Close gives everything back. Calls that follow do nothing.
+	Close() error
+}
+
+// sharedTTL is how long a record that nobody changes stays in the shared cache.
+const sharedTTL = time.Hour
+
+// sharedSeal makes and checks the entries of one deployment in a shared cache. What is in it comes from nobody but a node: each
+// entry carries a MAC by a key that only nodes have, over its name too, so that none can stand in for another.
+type sharedSeal struct {
+	epoch string
+	key   [sha256.Size]byte
+}
+
+func newSharedSeal(d Deployment) *sharedSeal {
+	s := &sharedSeal{epoch: d.Epoch}
+	mac := hmac.New(sha256.New, d.TokenKey[:])
+	mac.Write([]byte("caddy-apikeys shared cache 1"))
+	mac.Sum(s.key[:0])
+	return s
+}
+
+func (s *sharedSeal) mac(parts ...[]byte) []byte {
+	mac := hmac.New(sha256.New, s.key[:])
+	for _, p := range parts {
+		mac.Write(p)
+	}
+	return mac.Sum(nil)
+}
+
+// name is where the record of a credential is kept. It does not show the digest.
+func (s *sharedSeal) name(d *Digest) string {
+	return "apikeys:{" + s.epoch + "}:key:" + base64.RawURLEncoding.EncodeToString(s.mac([]byte("name"), d[:])[:18])
+}
+
+// sharedRecord is a record as it is kept: what [NewRecord] takes from a key.
+type sharedRecord struct {
+	ID            string            `json:"id"`
+	Name          string            `json:"name,omitempty"`
+	Namespace     string            `json:"ns"`
+	Owner         string            `json:"owner"`
+	Grants        []Grant           `json:"grants"`
+	Active        bool              `json:"active"`
+	ExpiresAt     time.Time         `json:"exp,omitzero"`
+	RevokedAt     time.Time         `json:"rev,omitzero"`
+	SecretExpires time.Time         `json:"sexp,omitzero"`
+	AllowedIPs    []netip.Prefix    `json:"ips,omitempty"`
+	Metadata      map[string]string `json:"meta,omitempty"`
+}
+
+// seal returns the entry for what a digest opened in the snapshot at asOf: the MAC, asOf in 8 bytes, the record as JSON.
+func (s *sharedSeal) seal(k *Key, d *Digest, asOf Revision) []byte {
+	r := sharedRecord{
+		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Owner: k.Owner, Grants: k.Grants, Active: k.Active,
+		ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt, AllowedIPs: k.AllowedIPs, Metadata: k.Metadata,
+	}
+	for _, secret := range k.Secrets {
+		if secret.Digest == *d {
+			r.SecretExpires = secret.ExpiresAt
+		}
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		return nil // what cannot be written is not shared
+	}
+	body := append(binary.BigEndian.AppendUint64(nil, uint64(asOf)), text...)
+	return append(s.mac([]byte("entry"), d[:], body), body...)
+}
+
+// open returns the record of an entry, nil when a node did not make it for this digest.
+func (s *sharedSeal) open(entry []byte, d *Digest) (*Record, Revision) {
+	const head = sha256.Size + 8
+	if len(entry) < head || !hmac.Equal(entry[:sha256.Size], s.mac([]byte("entry"), d[:], entry[sha256.Size:])) {
+		return nil, 0
+	}
+	var r sharedRecord
+	if err := json.Unmarshal(entry[head:], &r); err != nil {
+		return nil, 0
+	}
+	return NewRecord(&Key{
+		ID: r.ID, Name: r.Name, Namespace: r.Namespace, Owner: r.Owner, Grants: r.Grants, Active: r.Active,
+		ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt, AllowedIPs: r.AllowedIPs, Metadata: r.Metadata,
+		Secrets: []Secret{{Digest: *d, ExpiresAt: r.SecretExpires}},
+	}, *d), Revision(binary.BigEndian.Uint64(entry[sha256.Size:]))
+}
+
+// askShared looks a credential up in the shared cache, if there is one. What it finds counts only if no applied change is newer than the
+// snapshot it was read in (protocol.md section 7), and if this database has come that far; nil: ask the database.
+func (k *Keystore) askShared(ctx context.Context, s *shard, d *Digest) *Record {
+	cache := k.settings.Load().Cache
+	if cache == nil {
+		return nil
+	}
+	seal := k.seal.Load()
+	begun := time.Now()
+	entry, err := cache.Get(ctx, seal.name(d))
+	k.observer.LookedUp(TierRedis, time.Since(begun))
+	if err != nil {
+		k.counters.lookups[TierRedis][LookupFail].Add(1)
+		return nil
+	}
+	r, asOf := seal.open(entry, d)
+	s.mu.Lock()
+	usable := r != nil && asOf <= Revision(k.node.applied.Load()) && s.changes.none(d, asOf)
+	s.mu.Unlock()
+	if !usable {
+		k.counters.lookups[TierRedis][Miss].Add(1)
+		return nil
+	}
+	k.counters.lookups[TierRedis][Hit].Add(1)
+	return r
+}
+
+// share puts what the database said into the shared cache, if there is one.
+func (k *Keystore) share(key *Key, d *Digest, asOf Revision) {
+	if cache := k.settings.Load().Cache; cache != nil {
+		seal := k.seal.Load()
+		cache.Put(seal.name(d), seal.seal(key, d, asOf), sharedTTL)
+	}
+}
+
+// changesPerShard is how many changes a shard remembers: 64 Ki in all.
+const changesPerShard = 256
+
+// recentChanges are the changes applied last in one shard, to tell whether a record read at some revision is still good.
+type recentChanges struct {
+	last  map[Digest]Revision
+	ring  []keyChange // the oldest at next, once it is full
+	next  int
+	floor Revision // nothing is known of changes at or before it
+}
+
+type keyChange struct {
+	digest   Digest
+	revision Revision
+}
+
+func (c *recentChanges) add(d *Digest, r Revision) {
+	if c.last == nil {
+		c.last = make(map[Digest]Revision)
+	}
+	c.last[*d] = r
+	if len(c.ring) < changesPerShard {
+		c.ring = append(c.ring, keyChange{*d, r})
+		return
+	}
+	oldest := c.ring[c.next]
+	c.floor = max(c.floor, oldest.revision)
+	if c.last[oldest.digest] == oldest.revision {
+		delete(c.last, oldest.digest)
+	}
+	c.ring[c.next] = keyChange{*d, r}
+	c.next = (c.next + 1) % changesPerShard
+}
+
+// none reports whether it is certain that no applied change of d is newer than asOf.
+func (c *recentChanges) none(d *Digest, asOf Revision) bool {
+	return asOf >= c.floor && c.last[*d] <= asOf
+}
+
+// reset forgets all: only what was read at revision r or later is good.
+func (c *recentChanges) reset(r Revision) { *c = recentChanges{floor: r} }
