@@ -52,6 +52,7 @@ func TestANodeTakesFromTheSharedCacheWhatAnotherHasRead(t *testing.T) {
 	b, fb := d.node(keystore.Settings{Cache: cache})
 	_, token := mint(t, a, keystore.KeySpec{Name: "n", Metadata: map[string]string{"team": "erp"}})
 	want(t, "there", ask(a, token), keystore.OK)
+	b.Health(ctx) // it has seen the mint's revision
 	loads := fb.loads.Load()
 	want(t, "here", ask(b, token), keystore.OK)
 	if n := fb.loads.Load() - loads; n != 0 {
