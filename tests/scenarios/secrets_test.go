@@ -91,7 +91,6 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 		g.Call(t, "GET", "/keys/"+string(live), nil),
 		g.Call(t, "GET", "/keys?q="+string(live), nil),
 		g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": string(live)}),
-		g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only", string(live): 1}),
 		g.Call(t, "POST", "/keys", `{"name":"`+string(live)),
 		g.Call(t, "POST", "/keys/import", gate.JSON{"keys": []gate.JSON{{"name": "again", "access": "read_only", "token": imported}}}),
 		g.Call(t, "POST", "/keys/import?partial=1", gate.JSON{"keys": []gate.JSON{{"name": "short", "access": "everything", "token": unknown}}}),
