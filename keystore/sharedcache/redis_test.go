@@ -1,0 +1,404 @@
+package sharedcache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
+)
+
+var ctx = context.Background()
+
+func TestRedis(t *testing.T) {
+	s := startServer(t)
+	keystoretest.TestSharedCache(t, func(t *testing.T) keystore.SharedCache {
+		return open(t, "redis://"+s.addr())
+	})
+}
+
+func TestSocket(t *testing.T) {
+	s := startServer(t)
+	s.kill()
+	s.port = 0
+	s.config = "port 0\nunixsocket " + s.dir + "/s"
+	s.ready = "ready to accept connections at"
+	s.run()
+	r := open(t, "unix://"+s.dir+"/s?db=1")
+	r.works(t)
+}
+
+func TestDatabaseNumber(t *testing.T) {
+	s := startServer(t)
+	three := open(t, "redis://"+s.addr()+"/3")
+	three.works(t)
+	zero := open(t, "redis://"+s.addr())
+	three.Put("name", []byte("value"), time.Minute)
+	eventually(t, "the value is there", func() bool {
+		got, _ := three.Get(ctx, "name")
+		return got != nil
+	})
+	if got, err := zero.Get(ctx, "name"); got != nil || err != nil {
+		t.Errorf("database 0 has what was put into 3: %q, %v", got, err)
+	}
+}
+
+// TestUser: the two commands and the names of the keystore are all that is needed.
+func TestUser(t *testing.T) {
+	const password = "s3cr3t/@:%"
+	s := startServer(t, "user default off", "user apikeys on >"+password+" ~apikeys:* resetchannels -@all +getrange +set")
+	user := open(t, "redis://apikeys:s3cr3t%2F%40%3A%25@"+s.addr())
+	user.works(t)
+
+	for _, url := range []string{"redis://apikeys:s3cr3t-not@", "redis://:s3cr3t-not@", "redis://"} {
+		stranger := open(t, url+s.addr())
+		for range patience {
+			_, err := stranger.Get(ctx, "apikeys:{e}:name")
+			if err == nil || strings.Contains(err.Error(), "s3cr3t") {
+				t.Errorf("%s: %v", url, err)
+			}
+		}
+		if line := stranger.wantLine(t, "does not answer"); strings.Contains(line, "s3cr3t") || !strings.Contains(line, "AUTH") && !strings.Contains(line, "WRONGPASS") {
+			t.Errorf("%s: %s", url, line)
+		}
+	}
+}
+
+// TestRepeatedPassword: old servers repeat what they do not understand.
+func TestRepeatedPassword(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				buf := make([]byte, 4096)
+				for {
+					n, err := c.Read(buf)
+					if err != nil {
+						return
+					}
+					fmt.Fprintf(c, "-ERR unknown command: %s\r\n", strings.ReplaceAll(string(buf[:n]), "\r\n", " "))
+				}
+			}()
+		}
+	}()
+	r := open(t, "redis://user:s3cr3t@"+l.Addr().String())
+	for range patience {
+		if _, err := r.Get(ctx, "name"); err == nil || strings.Contains(err.Error(), "s3cr3t") {
+			t.Errorf("%v", err)
+		}
+	}
+	if line := r.wantLine(t, "does not answer"); strings.Contains(line, "s3cr3t") || !strings.Contains(line, "[password]") {
+		t.Error(line)
+	}
+}
+
+func TestTLS(t *testing.T) {
+	dir := certificates(t)
+	s := startServer(t)
+	s.kill()
+	s.port, s.config = 0, "port 0\ntls-port {port}\ntls-cert-file "+dir+"/ca.pem\ntls-key-file "+dir+"/key.pem\ntls-ca-cert-file "+dir+"/ca.pem\ntls-auth-clients yes"
+	s.run()
+	r := open(t, fmt.Sprintf("rediss://%s?ca=%s/ca.pem&cert=%s/ca.pem&key=%s/key.pem", s.addr(), dir, dir, dir))
+	r.works(t)
+	for name, url := range map[string]string{
+		"without the authority":   fmt.Sprintf("rediss://%s?cert=%s/ca.pem&key=%s/key.pem", s.addr(), dir, dir),
+		"without the certificate": fmt.Sprintf("rediss://%s?ca=%s/ca.pem", s.addr(), dir),
+		"without TLS":             "redis://" + s.addr(),
+	} {
+		r := open(t, url)
+		if _, err := r.Get(ctx, "name"); err == nil {
+			t.Error("it works", name)
+		}
+	}
+	for url, want := range map[string]string{
+		"rediss://h?ca=/nowhere":                                   "/nowhere",
+		"rediss://h?ca=" + dir + "/key.pem":                        "no certificate",
+		"rediss://h?cert=" + dir + "/key.pem&key=" + dir + "/gone": "cert and key",
+	} {
+		if _, err := OpenRedis(Options{URL: url}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+func TestSentinel(t *testing.T) {
+	main := startServer(t, "requirepass s3cr3t")
+	startServer(t, "requirepass s3cr3t", "masterauth s3cr3t", fmt.Sprintf("replicaof 127.0.0.1 %d", main.port))
+	sentinel := &server{t: t, dir: t.TempDir(), args: []string{"--sentinel"}, ready: "+slave slave", config: strings.Join([]string{
+		"port {port}", "requirepass gu4rd",
+		fmt.Sprintf("sentinel monitor caches 127.0.0.1 %d 1", main.port),
+		"sentinel auth-pass caches s3cr3t",
+		"sentinel down-after-milliseconds caches 300",
+		"sentinel failover-timeout caches 3000",
+	}, "\n")}
+	sentinel.run()
+	url := "redis-sentinel://:s3cr3t@" + sentinel.addr() + "/caches?sentinel_password=gu4rd"
+	r := open(t, url)
+	r.works(t)
+
+	stranger := open(t, strings.Replace(url, "gu4rd", "n0t-gu4rd", 1))
+	for range patience {
+		if _, err := stranger.Get(ctx, "name"); err == nil || strings.Contains(err.Error(), "n0t") {
+			t.Errorf("with a wrong password for the sentinels: %v", err)
+		}
+	}
+	stranger.wantLine(t, "does not answer")
+
+	main.kill()
+	eventually(t, "nobody asks any more", func() bool {
+		_, err := r.Get(ctx, "name")
+		return errors.Is(err, errAway)
+	})
+	r.wantLine(t, "answers again")
+	r.works(t) // on what was the replica
+}
+
+func TestCluster(t *testing.T) {
+	s := startServer(t, "cluster-enabled yes")
+	operator := s.client(t)
+	if err := operator.ClusterAddSlotsRange(ctx, 0, 16383).Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the cluster is up", func() bool {
+		info, err := operator.ClusterInfo(ctx).Result()
+		return err == nil && strings.Contains(info, "cluster_state:ok")
+	})
+	// One of the addresses is nobody's.
+	for _, url := range []string{"redis://" + s.addr() + "?cluster=true", fmt.Sprintf("redis://%s,127.0.0.1:%d", s.addr(), freePort(t))} {
+		r := open(t, url)
+		r.works(t)
+		slowIsBounded(t, s, r)
+	}
+}
+
+func TestHung(t *testing.T) {
+	s := startServer(t)
+	r := open(t, "redis://"+s.addr()+"?timeout=200ms")
+	r.works(t)
+	slowIsBounded(t, s, r)
+}
+
+// TestHungFromTheStart: connections are accepted, and nothing is ever said.
+func TestHungFromTheStart(t *testing.T) {
+	dir := certificates(t)
+	s := startServer(t)
+	s.signal(syscall.SIGSTOP)
+	for _, url := range []string{
+		"redis://u:p@" + s.addr() + "/1?timeout=200ms",
+		"rediss://" + s.addr() + "?timeout=200ms&ca=" + dir + "/ca.pem",
+		"redis://" + s.addr() + "?timeout=200ms&cluster=true",
+		"redis-sentinel://" + s.addr() + "/caches?timeout=200ms",
+	} {
+		r := open(t, url)
+		if slow := slowCalls(r, 8, 20, 100*time.Millisecond); slow > 8+patience {
+			t.Errorf("%s: %d slow calls of 8 callers", url, slow)
+		}
+		r.Put("name", []byte("value"), time.Minute)
+		begun := time.Now()
+		r.Close()
+		if took := time.Since(begun); took > 2*time.Second {
+			t.Errorf("%s: Close took %s", url, took)
+		}
+	}
+}
+
+// slowIsBounded stops a server and lets it go on.
+func slowIsBounded(t *testing.T, s *server, r cache) {
+	t.Helper()
+	earlier := r.failures.Load()
+	s.signal(syscall.SIGSTOP)
+	const callers = 8
+	if slow := slowCalls(r, callers, 50, r.timeout/2); slow > callers+patience {
+		t.Errorf("%d slow calls of %d callers", slow, callers)
+	} else if slow == 0 {
+		t.Error("the server was not stopped")
+	}
+	r.wantLine(t, "does not answer")
+	if _, err := r.Get(ctx, "apikeys:{e}:name"); !errors.Is(err, errAway) {
+		t.Errorf("asked all the same: %v", err)
+	}
+	before := r.failures.Load() - earlier
+	if before == 0 || before > 2*(callers+patience) {
+		t.Errorf("%d failures were counted", before)
+	}
+	eventually(t, "it is asked in the background", func() bool { return r.failures.Load()-earlier > before })
+	s.signal(syscall.SIGCONT)
+	r.wantLine(t, "answers again")
+	r.works(t)
+}
+
+// slowCalls counts the Gets that take longer than limit.
+func slowCalls(r cache, callers, calls int, limit time.Duration) int {
+	var slow atomic.Int32
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for range calls {
+				begun := time.Now()
+				_, _ = r.Get(ctx, "apikeys:{e}:name")
+				r.Put("apikeys:{e}:name", []byte("value"), time.Minute)
+				if time.Since(begun) > limit {
+					slow.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return int(slow.Load())
+}
+
+func TestKilled(t *testing.T) {
+	s := startServer(t)
+	r := open(t, "redis://"+s.addr())
+	r.works(t)
+	s.kill()
+	eventually(t, "nobody asks any more", func() bool {
+		_, err := r.Get(ctx, "apikeys:{e}:name")
+		return errors.Is(err, errAway)
+	})
+	r.wantLine(t, "does not answer")
+	s.run()
+	r.wantLine(t, "answers again")
+	if got, err := r.Get(ctx, "apikeys:{e}:name"); got != nil || err != nil {
+		t.Errorf("after the restart: %q, %v", got, err)
+	}
+	r.works(t)
+}
+
+// TestAwayAtFirst: the cache opens without its server, and finds it when it comes.
+func TestAwayAtFirst(t *testing.T) {
+	s := startServer(t)
+	s.kill()
+	r := open(t, "redis://"+s.addr())
+	for range patience {
+		if _, err := r.Get(ctx, "apikeys:{e}:name"); err == nil {
+			t.Error("an answer out of nowhere")
+		}
+	}
+	s.run()
+	r.wantLine(t, "answers again")
+	r.works(t)
+}
+
+func TestFlushed(t *testing.T) {
+	s := startServer(t)
+	r := open(t, "redis://"+s.addr())
+	r.Put("name", []byte("value"), time.Minute)
+	eventually(t, "the value is there", func() bool {
+		got, _ := r.Get(ctx, "name")
+		return got != nil
+	})
+	if err := s.client(t).FlushAll(ctx).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Get(ctx, "name"); got != nil || err != nil {
+		t.Errorf("after FLUSHALL: %q, %v", got, err)
+	}
+}
+
+// TestFull: a server that takes no values still gives those that it has.
+func TestFull(t *testing.T) {
+	s := startServer(t)
+	r := open(t, "redis://"+s.addr())
+	operator := s.client(t)
+	if err := operator.Set(ctx, "name", "value", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := operator.ConfigSet(ctx, "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		r.Put("other", []byte("value"), time.Minute)
+	}
+	r.wantLine(t, "takes no values")
+	if got, err := r.Get(ctx, "name"); string(got) != "value" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	select {
+	case line := <-r.lines:
+		t.Error("a second line:", line)
+	default:
+	}
+}
+
+// TestForeign: what someone else has put there hurts nobody.
+func TestForeign(t *testing.T) {
+	s := startServer(t)
+	r := open(t, "redis://"+s.addr())
+	operator := s.client(t)
+	operator.Set(ctx, "most", bytes.Repeat([]byte("x"), maxValue), 0)
+	operator.Set(ctx, "large", bytes.Repeat([]byte("x"), 10<<20), 0)
+	operator.Set(ctx, "empty", "", 0)
+	operator.LPush(ctx, "list", "x")
+	if got, err := r.Get(ctx, "most"); len(got) != maxValue || err != nil {
+		t.Errorf("most: %d bytes, %v", len(got), err)
+	}
+	for _, name := range []string{"large", "empty"} {
+		if got, err := r.Get(ctx, name); got != nil || err != nil {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+	}
+	if got, err := r.Get(ctx, "list"); got != nil || err == nil {
+		t.Errorf("list: %d bytes, %v", len(got), err)
+	}
+	r.works(t)
+}
+
+// TestPuts: what cannot be kept is dropped, and what is kept ends at different times.
+func TestPuts(t *testing.T) {
+	s := startServer(t)
+	r := open(t, "redis://"+s.addr())
+	r.Put("large", make([]byte, maxValue+1), time.Minute)
+	r.Put("empty", nil, time.Minute)
+	r.Put("late", []byte("value"), 0)
+	operator := s.client(t)
+	const n = 100
+	for i := range n {
+		r.Put(fmt.Sprint("name", i), []byte("value"), time.Hour)
+	}
+	eventually(t, "all values are there", func() bool { return operator.DBSize(ctx).Val() == n })
+	ends := make(map[time.Duration]bool)
+	for i := range n {
+		ttl := operator.PTTL(ctx, fmt.Sprint("name", i)).Val()
+		if ttl < 53*time.Minute || ttl > 66*time.Minute {
+			t.Errorf("a value stays %s", ttl)
+		}
+		ends[ttl.Round(time.Minute)] = true
+	}
+	if len(ends) < 5 {
+		t.Errorf("all end together: %v", ends)
+	}
+}
+
+// TestPutsDoNotWait: a server that hangs makes the queue full, not the callers wait.
+func TestPutsDoNotWait(t *testing.T) {
+	s := startServer(t)
+	r := open(t, "redis://"+s.addr()+"?timeout=1s")
+	r.works(t)
+	s.signal(syscall.SIGSTOP)
+	begun := time.Now()
+	for range 10 * maxQueue {
+		r.Put("name", []byte("value"), time.Minute)
+	}
+	if took := time.Since(begun); took > time.Second/2 {
+		t.Errorf("%d Puts took %s", 10*maxQueue, took)
+	}
+}

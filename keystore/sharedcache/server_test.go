@@ -1,0 +1,262 @@
+package sharedcache
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A server is a redis-server of the test's own, on 127.0.0.1.
+type server struct {
+	t      *testing.T
+	dir    string
+	port   int
+	config string // {port} stands for the port
+	args   []string
+	ready  string // what its log says when it is
+	cmd    *exec.Cmd
+	ended  chan struct{}
+}
+
+const readyLine = "Ready to accept connections"
+
+// startServer starts a redis-server and waits for it. Without redis-server the test fails.
+func startServer(t *testing.T, config ...string) *server {
+	t.Helper()
+	s := &server{t: t, dir: t.TempDir(), config: strings.Join(append([]string{"port {port}"}, config...), "\n"), ready: readyLine}
+	s.run()
+	return s
+}
+
+func (s *server) addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
+
+// run starts the server, on the port that it had before if it had one.
+func (s *server) run() {
+	s.t.Helper()
+	moving := s.port == 0
+	for range 5 { // someone else may take the port that was free
+		if moving {
+			s.port = freePort(s.t)
+		}
+		if log, ok := s.try(); ok {
+			return
+		} else if !strings.Contains(log, "in use") {
+			s.t.Fatalf("redis-server does not start:\n%s", log)
+		}
+	}
+	s.t.Fatalf("redis-server finds its port %d in use", s.port)
+}
+
+func (s *server) try() (log string, ok bool) {
+	s.t.Helper()
+	text := "bind 127.0.0.1\nsave \"\"\nappendonly no\ndir " + s.dir + "\n" + strings.ReplaceAll(s.config, "{port}", fmt.Sprint(s.port)) + "\n"
+	file := filepath.Join(s.dir, "redis.conf")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.cmd = exec.Command("redis-server", append([]string{file}, s.args...)...)
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.cmd.Stderr = s.cmd.Stdout
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatalf("starting redis-server (it must be installed): %v", err)
+	}
+	cmd, ended := s.cmd, make(chan struct{})
+	s.ended = ended
+	started := make(chan struct{})
+	var seen bytes.Buffer // until started is closed
+	go func() {
+		defer close(ended)
+		lines, up := bufio.NewScanner(out), false
+		for lines.Scan() {
+			if !up {
+				fmt.Fprintln(&seen, lines.Text())
+				if strings.Contains(lines.Text(), s.ready) {
+					up = true
+					close(started)
+				}
+			}
+		}
+		_ = cmd.Wait()
+	}()
+	s.t.Cleanup(func() { s.end(cmd, ended) })
+	select {
+	case <-started:
+		return "", true
+	case <-ended:
+		return seen.String(), false
+	case <-time.After(20 * time.Second):
+		s.t.Fatal("redis-server has not started within 20 s")
+		return "", false
+	}
+}
+
+func (s *server) kill() { s.end(s.cmd, s.ended) }
+
+func (s *server) end(cmd *exec.Cmd, ended chan struct{}) {
+	select {
+	case <-ended:
+		return
+	default:
+	}
+	_ = cmd.Process.Kill() // a stopped one dies too
+	<-ended
+}
+
+func (s *server) signal(signal syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(signal); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// client is the operator's.
+func (s *server) client(t *testing.T) *redis.Client {
+	t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: s.addr(), Protocol: 2})
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// A cache is one under test.
+type cache struct {
+	*Redis
+	failures *atomic.Int32 // that it reported
+	lines    chan string   // of its log; what nobody reads of them is dropped
+}
+
+// open opens a cache that the test closes.
+func open(t *testing.T, url string) cache {
+	t.Helper()
+	c := cache{failures: new(atomic.Int32), lines: make(chan string, 100)}
+	var err error
+	c.Redis, err = OpenRedis(Options{URL: url, Logger: slog.New(lineLog{c.lines}), Failed: func() { c.failures.Add(1) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+type lineLog struct{ lines chan string }
+
+func (lineLog) Enabled(context.Context, slog.Level) bool { return true }
+func (l lineLog) WithAttrs([]slog.Attr) slog.Handler     { return l }
+func (l lineLog) WithGroup(string) slog.Handler          { return l }
+
+func (l lineLog) Handle(_ context.Context, r slog.Record) error {
+	line := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		line += " " + a.String()
+		return true
+	})
+	select {
+	case l.lines <- line:
+	default:
+	}
+	return nil
+}
+
+// wantLine waits for a log line with text in it.
+func (c cache) wantLine(t *testing.T, text string) string {
+	t.Helper()
+	timer := time.NewTimer(20 * time.Second)
+	defer timer.Stop()
+	for {
+		select {
+		case line := <-c.lines:
+			if strings.Contains(line, text) {
+				return line
+			}
+		case <-timer.C:
+			t.Fatalf("no log line with %q within 20 s", text)
+		}
+	}
+}
+
+// eventually waits until f is true: a Put gives no sign when it is done.
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); !f(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}
+
+// works waits until a value that is put comes back.
+func (c cache) works(t *testing.T) {
+	t.Helper()
+	name := fmt.Sprintf("apikeys:{e}:%d", time.Now().UnixNano())
+	eventually(t, "a value comes back", func() bool {
+		c.Put(name, []byte("value"), time.Minute)
+		got, err := c.Get(context.Background(), name)
+		return err == nil && string(got) == "value"
+	})
+}
+
+// certificates makes a certificate for 127.0.0.1 that vouches for itself, as ca.pem and key.pem in a directory.
+func certificates(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	write := func(name, kind string, der []byte) {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("ca.pem", "CERTIFICATE", der)
+	write("key.pem", "PRIVATE KEY", private)
+	return dir
+}
