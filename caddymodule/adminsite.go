@@ -98,7 +98,7 @@ func (s *AdminSite) judge(c *call) keystore.Outcome {
 	switch {
 	case open:
 		return keystore.Public
-	case c.credential.malformed():
+	case c.credential.broken:
 		return keystore.Malformed
 	}
 	return s.lookUp(c)

@@ -30,7 +30,7 @@ typed or comes from standard input.`,
   caddy apikeys verify --namespace acme --permission orders:write --token-file token`,
 		Args: noArguments,
 	}
-	cmd.Flags().StringVar(&q.Namespace, "namespace", "", "The `NAMESPACE` that the request touches (default \"default\")")
+	cmd.Flags().StringVar(&q.Namespace, "namespace", "", "The `NAMESPACE` that the request touches (default the key's own)")
 	cmd.Flags().StringVar(&q.Permission, "permission", "", "The `PERMISSION` that the request needs: read, write, orders:read, orders:search (default read)")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
 		file := c.tokenFile

@@ -130,7 +130,7 @@ type credential struct {
 }
 
 // find returns the one credential of a request: [keystore.OK], [keystore.Missing] or [keystore.Ambiguous]. What it
-// returns need not be well-formed: see credential.malformed.
+// returns need not be well-formed.
 func (s *sources) find(header http.Header, rawQuery string) (credential, keystore.Outcome) {
 	if s.authorization && len(header["Authorization"]) > 1 {
 		return credential{}, keystore.Ambiguous
@@ -191,7 +191,7 @@ func (s *source) find(header http.Header, rawQuery string) (c credential, n int)
 			}
 		}
 	}
-	c.token = dropSecretToken(c.token)
+	c.token = keystore.TrimSecretToken(c.token)
 	return c, n
 }
 
@@ -226,15 +226,6 @@ func basicToken(value string) (token string, broken bool) {
 	return password, false
 }
 
-// dropSecretToken drops the URI scheme of RFC 8959.
-func dropSecretToken(token string) string {
-	const scheme = "secret-token:"
-	if len(token) >= len(scheme) && strings.EqualFold(token[:len(scheme)], scheme) {
-		return token[len(scheme):]
-	}
-	return token
-}
-
 // cutPair cuts a raw query at its first separator. Servers differ on whether `;` is one: for us it is, since then no one
 // else finds a credential that we have not seen.
 func cutPair(query string) (pair, rest string) {
@@ -250,7 +241,7 @@ func (s *source) parameter(pair string) (value string, ok bool) {
 	if name == s.name {
 		return value, true
 	}
-	if strings.IndexAny(name, "%+") < 0 {
+	if !strings.ContainsAny(name, "%+") {
 		return "", false
 	}
 	decoded, err := url.QueryUnescape(name)
@@ -270,19 +261,6 @@ func (s *source) cookie(pair string) (value string, ok bool) {
 		value = value[1 : len(value)-1]
 	}
 	return value, true
-}
-
-// malformed reports whether c can be no credential at all, ours or imported: before it costs a hash.
-func (c *credential) malformed() bool {
-	if c.broken || len(c.token) < keystore.MinCredentialLen || len(c.token) > keystore.MaxCredentialLen {
-		return true
-	}
-	for i := range len(c.token) {
-		if b := c.token[i]; b <= ' ' || b > '~' {
-			return true
-		}
-	}
-	return false
 }
 
 // remove takes the credential out of where it was.

@@ -216,7 +216,7 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 	switch {
 	case h.Foreign != "" && c.credential.source.bearer && !c.keys.HasPrefix(c.credential.token):
 		return keystore.Foreign
-	case c.credential.malformed():
+	case c.credential.broken:
 		return keystore.Malformed
 	}
 	return h.lookUp(c)

@@ -67,15 +67,6 @@ func (req *request) note(c *call, outcome keystore.Outcome) {
 // userPlaceholder is where Caddy's authentication handlers put the user.
 const userPlaceholder = "http.auth.user.id"
 
-// keyUser returns the key's id if an api_key handler let r through for it: then `{http.auth.user.id}` is no user who signed
-// in, but that key.
-func keyUser(r *http.Request) string {
-	if req, ok := caddyhttp.GetVar(r.Context(), requestVar).(*request); ok && req.outcome == keystore.OK {
-		return req.keyID()
-	}
-	return ""
-}
-
 func (req *request) keyID() string {
 	if req.record == nil {
 		return ""
