@@ -179,6 +179,19 @@ func (a authority) give(before, after []Grant) error {
 	return nil
 }
 
+// adds reports whether grants give anything that those before them did not.
+func adds(before, after []Grant) bool {
+	for _, g := range after {
+		was := held(before, g.Namespace, g.Connected)
+		for _, p := range g.Permissions {
+			if !was.Covers(p) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // held is what grants give in exactly one namespace, with at least that reach.
 func held(grants []Grant, namespace string, connected bool) *Set {
 	for _, g := range grants {

@@ -63,9 +63,14 @@ func (k *Keystore) apply(ctx context.Context, changes []Change) (policy bool) {
 	return policy
 }
 
+// forgetTimeout bounds how long the node asks about what runs; its lease goes on meanwhile.
+const forgetTimeout = 10 * time.Second
+
 // forget drops all that is cached, since any of it may have changed at or before revision r, and asks anew about what runs.
 func (k *Keystore) forget(ctx context.Context, r Revision) {
 	k.cache.purge(r)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTimeout)
+	defer cancel()
 	for _, d := range k.cache.runningDigests() {
 		ends := int64(0) // what cannot be asked about is cut
 		if key, _, err := k.db.KeyByDigest(ctx, d); err == nil && key != nil {

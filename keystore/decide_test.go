@@ -35,6 +35,10 @@ func TestDecideNamesTheFirstFailure(t *testing.T) {
 		{"revoked", key(func(k *Key, _ *Secret) { k.RevokedAt, k.ExpiresAt, k.Active = noon, noon, false }), bad, Revoked},
 		{"expired this very instant", key(func(k *Key, _ *Secret) { k.ExpiresAt, k.Active = noon, false }), bad, Expired},
 		{"inactive", key(func(k *Key, _ *Secret) { k.ExpiresAt, k.Active = noon.Add(time.Microsecond), false }), bad, Inactive},
+		{"ends when nobody will see it", key(func(k *Key, s *Secret) {
+			k.ExpiresAt = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+			s.ExpiresAt, k.AllowedIPs = k.ExpiresAt, nil
+		}), Request{Now: noon, Namespace: acme}, OK},
 		{"early write", key(func(*Key, *Secret) {}), bad, Early},
 		{"early read of a key with addresses", key(func(*Key, *Secret) {}), Request{Now: noon, Namespace: acme, Client: inside, Early: true}, Early},
 		{"early read", key(func(k *Key, _ *Secret) { k.AllowedIPs = nil }), Request{Now: noon, Namespace: acme, Early: true}, OK},

@@ -28,28 +28,21 @@ type flight struct {
 // section 4); else it waits for the next one. The load goes on when one waiter's context ends.
 func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Time) (*Record, error) {
 	s := k.cache.shard(&d)
-	s.mu.Lock()
-	if r, known := s.find(&d, now.UnixNano()); known { // filled, or moved in its table, in between
-		s.mu.Unlock()
-		return r, nil
-	}
-	if s.closed {
-		s.mu.Unlock()
-		return nil, errClosed
-	}
-	f := s.flights[d]
-	switch {
-	case f == nil:
-		f = &flight{generation: s.generation.Load(), done: make(chan struct{})}
-		s.flights[d] = f
-		k.work.Go(func() { k.fly(s, d, f, tagged) })
-	case f.generation != s.generation.Load() || !k.node.lease.holds(now):
-		if f.next == nil {
-			f.next = &flight{done: make(chan struct{})}
+	free := func() {}
+	if !tagged {
+		ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+		defer cancel()
+		select {
+		case k.untagged <- struct{}{}:
+			free = func() { <-k.untagged }
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
-		f = f.next
 	}
-	s.mu.Unlock()
+	r, f, err := k.board(s, d, now, free)
+	if f == nil {
+		return r, err
+	}
 	select {
 	case <-f.done:
 		return f.record, f.err
@@ -58,9 +51,42 @@ func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Tim
 	}
 }
 
-func (k *Keystore) fly(s *shard, d Digest, f *flight, tagged bool) {
+// board returns the flight to wait for, or what is known without. free gives back the place of a credential without a tag: a flight that begins
+// keeps it, for it goes on when nobody waits any more.
+func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (*Record, *flight, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		free()
+		return nil, nil, errClosed
+	}
+	if r, known := s.find(&d, now.UnixNano()); known { // filled, or moved in its table, in between
+		free()
+		return r, nil, nil
+	}
+	f := s.flights[d]
+	if f == nil {
+		f = &flight{generation: s.generation.Load(), done: make(chan struct{})}
+		s.flights[d] = f
+		k.work.Go(func() {
+			defer free()
+			k.fly(s, d, f)
+		})
+		return nil, f, nil
+	}
+	free()
+	if f.generation != s.generation.Load() || !k.node.lease.holds(now) {
+		if f.next == nil {
+			f.next = &flight{done: make(chan struct{})}
+		}
+		f = f.next
+	}
+	return nil, f, nil
+}
+
+func (k *Keystore) fly(s *shard, d Digest, f *flight) {
 	for f != nil {
-		f.record, f.err = k.ask(s, d, tagged)
+		f.record, f.err = k.ask(s, d)
 		now := time.Now().UnixNano()
 		s.mu.Lock()
 		if f.err == nil && f.generation == s.generation.Load() {
@@ -80,17 +106,9 @@ func (k *Keystore) fly(s *shard, d Digest, f *flight, tagged bool) {
 }
 
 // ask puts one question to the stores.
-func (k *Keystore) ask(s *shard, d Digest, tagged bool) (*Record, error) {
+func (k *Keystore) ask(s *shard, d Digest) (*Record, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	if !tagged {
-		select {
-		case k.untagged <- struct{}{}:
-			defer func() { <-k.untagged }()
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 	if r := k.askShared(ctx, s, &d); r != nil {
 		return r, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,7 +24,6 @@ type faulty struct {
 	mute    atomic.Bool            // the node reads, but does not acknowledge, nor hear of changes
 	loads   atomic.Int64           // KeyByDigest
 	holding atomic.Pointer[func()] // called between the snapshot of KeyByDigest and its answer
-	changed chan struct{}
 }
 
 var errCut = errors.New("cut off")
@@ -513,4 +513,84 @@ func ExampleDecide() {
 	// Output:
 	// ok
 	// forbidden
+}
+
+func TestAClosedStoreTrustsNothing(t *testing.T) {
+	d := newDeployment(t)
+	a, _ := d.node(keystore.Settings{})
+	db, err := sqldb.OpenSQLite(context.Background(), d.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := keystore.Open(context.Background(), db, nil, keystore.Settings{}, observer{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, token := mint(t, a, keystore.KeySpec{})
+	answer, err := b.Lookup(ctx, token, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if p := revoke(t, a, key.ID, 0); !p.Complete || p.Nodes != 1 {
+		t.Errorf("%+v", p)
+	}
+	want(t, "on the closed node", ask(b, token), keystore.Unavailable)
+	if b.Enter(answer, &keystore.Running{Cut: func() {}}) {
+		t.Error("a request got on its way that no revoke can cut")
+	}
+}
+
+func TestAnotherLeaseLosesNoWarmKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, _ := d.node(keystore.Settings{})
+		b, fb := d.node(keystore.Settings{Lease: 20 * time.Second})
+		key, token := mint(t, a, keystore.KeySpec{})
+		want(t, "warm", ask(b, token), keystore.OK)
+		for _, lease := range []time.Duration{40 * time.Second, 10 * time.Second} {
+			b.Configure(keystore.Settings{Lease: lease})
+			for range 60 {
+				want(t, "warm", ask(b, token), keystore.OK)
+				time.Sleep(time.Second)
+			}
+		}
+		b.Configure(keystore.Settings{Lease: 5 * time.Second}) // just before it falls silent, with a longer lease in hand
+		fb.mute.Store(true)
+		p := revoke(t, a, key.ID, time.Minute)
+		if !p.Complete {
+			t.Fatalf("%+v", p)
+		}
+		want(t, "after the revoke", ask(b, token), keystore.Unavailable)
+	})
+}
+
+// While one place is held by a load that hangs, requests that were given up hold none.
+func TestGivenUpRequestsHoldNoPlaces(t *testing.T) {
+	d := newDeployment(t)
+	a, f := d.node(keystore.Settings{})
+	const imported = "sk.live/Old-Format:0123456789"
+	spec := keystore.ImportSpec{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Line: 1, Token: imported}
+	if _, _, err := a.ImportKeys(ctx, root, []keystore.ImportSpec{spec}, false, ""); err != nil {
+		t.Fatal(err)
+	}
+	release := make(chan struct{})
+	hold := func() { <-release }
+	f.holding.Store(&hold)
+	before := runtime.NumGoroutine()
+	given, cancel := context.WithCancel(ctx)
+	cancel()
+	for i := range 5000 {
+		if _, err := a.Lookup(given, fmt.Sprintf("sk.live/junk-%d", i), time.Now()); err == nil {
+			t.Fatal("answered")
+		}
+	}
+	if n := runtime.NumGoroutine() - before; n > 70 {
+		t.Errorf("%d goroutines", n)
+	}
+	f.holding.Store(nil)
+	close(release)
+	want(t, "a good key", ask(a, imported), keystore.OK)
 }

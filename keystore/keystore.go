@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,6 +124,7 @@ func (k *Keystore) Close() error {
 	k.cache.close()
 	k.node.close()
 	k.work.Wait()
+	k.node.lease.drop() // before other nodes stop waiting for this one
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
 	k.flushUses(ctx)
@@ -144,10 +146,19 @@ type Answer struct {
 // Lookup returns what is known of a credential; now was read after the request arrived. A credential that cannot be one
 // of ours is [Malformed] without asking any store, and so are members' tokens. An error means that it cannot be known: [Unavailable].
 func (k *Keystore) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
-	if len(credential) < MinCredentialLen || len(credential) > MaxCredentialLen {
+	if !possible(credential) {
 		return Answer{Outcome: Malformed}, nil
 	}
-	d := DigestOf(credential)
+	return k.lookUp(ctx, DigestOf(credential), credential, now)
+}
+
+// Again is Lookup for the credential that has opened a record, which nobody need have kept.
+func (k *Keystore) Again(ctx context.Context, r *Record, now time.Time) (Answer, error) {
+	return k.lookUp(ctx, r.Digest, "", now)
+}
+
+// lookUp answers for a digest; credential is empty when it has been inspected before.
+func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now time.Time) (Answer, error) {
 	s := k.cache.shard(&d)
 	a := Answer{generation: s.generation.Load()}
 	if k.node.lease.holds(now) {
@@ -156,7 +167,10 @@ func (k *Keystore) Lookup(ctx context.Context, credential string, now time.Time)
 		}
 	}
 	s.misses.Add(1)
-	tagged, ok := k.inspect(credential)
+	tagged, ok := true, true
+	if credential != "" {
+		tagged, ok = k.inspect(credential)
+	}
 	if !ok {
 		return Answer{Outcome: Malformed}, nil
 	}
@@ -195,17 +209,17 @@ func (a Answer) with(s *shard, r *Record) Answer {
 // inspect tells without any store whether a credential can be one of ours, and whether its tag proves that this deployment made it.
 // One that bears our prefix needs the right tag. Another can only have been imported.
 func (k *Keystore) inspect(credential string) (tagged, ok bool) {
-	if !visible(credential) {
-		return false, false
-	}
 	if t, err := ParseToken(credential); err == nil && slices.Contains(k.settings.Load().TokenPrefixes, t.Prefix()) {
 		return true, k.tokenKey.Load().Verify(t)
 	}
 	return false, !k.HasPrefix(credential) && k.node.imported.Load()
 }
 
-// visible reports whether s is visible ASCII only.
-func visible(s string) bool {
+// possible reports whether s can be a credential at all, ours or imported: 8 to 512 visible ASCII characters (spec section 2).
+func possible(s string) bool {
+	if len(s) < minCredentialLen || len(s) > maxCredentialLen {
+		return false
+	}
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' {
 			return false
@@ -214,14 +228,21 @@ func visible(s string) bool {
 	return true
 }
 
+// TrimSecretToken drops the URI scheme of RFC 8959, `secret-token:`, from before a credential; the case of a scheme does not matter
+// (RFC 3986 §3.1).
+func TrimSecretToken(credential string) string {
+	const scheme = "secret-token:"
+	if len(credential) >= len(scheme) && strings.EqualFold(credential[:len(scheme)], scheme) {
+		return credential[len(scheme):]
+	}
+	return credential
+}
+
 // HasPrefix reports whether a credential bears one of our prefixes, members' included: it is not foreign.
 func (k *Keystore) HasPrefix(credential string) bool {
 	return HasTokenPrefix(credential, MemberPrefix) ||
 		slices.ContainsFunc(k.settings.Load().TokenPrefixes, func(p string) bool { return HasTokenPrefix(credential, p) })
 }
-
-// Prefixes returns the accepted token prefixes, the one for new keys first.
-func (k *Keystore) Prefixes() []string { return slices.Clone(k.settings.Load().TokenPrefixes) }
 
 // Namespace returns the namespace of that id, nil when there is none. It needs no store.
 func (k *Keystore) Namespace(id string) *Namespace { return k.node.directory.Load().namespaces[id] }

@@ -45,6 +45,12 @@ func (l *lease) extend(until time.Time) {
 
 func (l *lease) drop() { l.until.Store(nil) }
 
+// endsBy reports whether the lease holds at no time after t.
+func (l *lease) endsBy(t time.Time) bool {
+	until := l.until.Load()
+	return until == nil || !until.After(t)
+}
+
 func (l *lease) remaining(now time.Time) time.Duration {
 	if !l.holds(now) {
 		return 0
@@ -56,6 +62,7 @@ func (l *lease) remaining(now time.Time) time.Duration {
 type node struct {
 	incarnation atomic.Pointer[string] // changes when the node has to join anew
 	declared    time.Duration          // the lease the others know of
+	renewed     time.Time              // when the last renewal began
 	epoch       string
 	lease       lease
 	applied     atomic.Int64 // revision up to which changes are applied; negative: nothing is cached yet
@@ -115,14 +122,11 @@ func (k *Keystore) renew(ctx context.Context) error {
 
 func (k *Keystore) renewOnce() error {
 	n := k.node
-	length := k.settings.Load().Lease
-	ctx, cancel := context.WithTimeout(context.Background(), min(length/3, loadTimeout))
+	ctx, cancel := context.WithTimeout(context.Background(), min(k.settings.Load().Lease/3, loadTimeout))
 	defer cancel()
-	if n.declared != length {
-		n.lease.drop() // it may be longer than what the others are about to read
-		if err := k.declare(ctx, length); err != nil {
-			return err
-		}
+	length, err := k.leaseLength(ctx)
+	if err != nil {
+		return err
 	}
 	begun := time.Now()
 	head, err := k.db.Renew(ctx, *n.incarnation.Load())
@@ -159,8 +163,22 @@ func (k *Keystore) renewOnce() error {
 	}
 	n.imported.Store(head.Imported)
 	n.lease.extend(begun.Add(length))
+	n.renewed = begun
 	k.acknowledge(ctx, head, length)
 	return nil
+}
+
+// leaseLength returns how long the next lease may be. The others, who read it from the node's row, must never take it for shorter than
+// a lease that is held: a longer one is declared before it is used, and a shorter one when none that is longer can be held any more.
+func (k *Keystore) leaseLength(ctx context.Context) (time.Duration, error) {
+	n, length := k.node, k.settings.Load().Lease
+	if length < n.declared && !n.lease.endsBy(n.renewed.Add(length)) || length == n.declared {
+		return length, nil
+	}
+	if err := k.declare(ctx, length); err != nil && n.declared == 0 {
+		return 0, err
+	}
+	return min(length, n.declared), nil
 }
 
 // declare tells the others of this node and how long its leases are, before it holds one.

@@ -3,6 +3,7 @@ package keystore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 )
 
@@ -22,13 +23,20 @@ type ImportRefusal struct {
 	Detail string
 }
 
-// importBatch is how many keys one transaction takes where lines are imported each for itself.
-const importBatch = 1000
+const (
+	// importBatch is how many keys one transaction takes where lines are imported each for itself.
+	importBatch = 1000
+	// MaxImport is how many keys a caller other than root may import in one transaction: others cannot write meanwhile.
+	MaxImport = 10_000
+)
 
 // ImportKeys adds keys whose credentials go on working. Without partial it is one transaction: with any refusal nothing is imported.
 // With partial, what can be imported is. The keys can be used on every node when this returns. See MintKey for idempotencyKey, which makes
 // it one transaction too.
 func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+	if c.record != nil && !partial && len(specs) > MaxImport {
+		return 0, nil, &Error{Kind: KindInvalid, Code: "too_many", Detail: fmt.Sprintf("more than %d keys cannot be imported all or nothing: send fewer at a time, or use partial=1", MaxImport)}
+	}
 	size := max(1, len(specs))
 	if partial && idempotencyKey == "" {
 		size = importBatch
@@ -114,7 +122,7 @@ func (k *Keystore) importOne(tx Tx, by authority, s ImportSpec) (id string, err 
 // importable checks a credential that is to go on working. One with a prefix of ours is returned as a Token: it must bear the
 // right tag, since without it would be refused as forged.
 func (k *Keystore) importable(credential string) (Token, error) {
-	if len(credential) < MinCredentialLen || len(credential) > MaxCredentialLen || !visible(credential) {
+	if !possible(credential) {
 		return Token{}, badCredential("a token has 8 to 512 visible ASCII characters")
 	}
 	if !k.HasPrefix(credential) {

@@ -316,18 +316,17 @@ func set[T any](field *T, value *T) {
 
 // authorise checks what the patch adds (spec 7a.1), and that a namespace which lets keys only grow has it so.
 func (patch KeyPatch) authorise(tx Tx, by authority, before, after *Key) error {
-	widened := after.Active && !before.Active || !within(after.AllowedIPs, before.AllowedIPs)
-	if widened { // as if all of it were given anew
-		if err := by.give(nil, after.Grants); err != nil {
+	had := before.Grants
+	if after.Active && !before.Active || !within(after.AllowedIPs, before.AllowedIPs) {
+		had = nil // as if all of it were given anew
+	}
+	if err := by.give(had, after.Grants); err != nil {
+		return err
+	}
+	if adds(had, after.Grants) {
+		if err := by.outlive(after); err != nil {
 			return err
 		}
-		if !by.root {
-			if err := by.outlive(after); err != nil {
-				return err
-			}
-		}
-	} else if err := by.give(before.Grants, after.Grants); err != nil {
-		return err
 	}
 	ns, err := tx.Namespace(after.Namespace)
 	if err != nil {
@@ -381,8 +380,9 @@ func revoke(tx Tx, by authority, before *Key, reason string) (*Key, error) {
 	return &after, updateKey(tx, by, "key.revoke", before, &after)
 }
 
-func revokeMade(tx Tx, by authority, by0, reason string) error {
-	waiting, seen := []string{by0}, map[string]bool{by0: true}
+// revokeMade ends all that a key made, wherever it lives: what it gave was its own.
+func revokeMade(tx Tx, by authority, maker, reason string) error {
+	waiting, seen := []string{maker}, map[string]bool{maker: true}
 	for len(waiting) > 0 {
 		ids, err := tx.KeysMadeBy(waiting[0])
 		if err != nil {
@@ -398,11 +398,6 @@ func revokeMade(tx Tx, by authority, by0, reason string) error {
 			key, err := tx.Key(id)
 			if err != nil {
 				return err
-			}
-			if by.actor != by0 {
-				if err := by.on(adminKeys, "revoke", key.Namespace, "key"); err != nil {
-					return err
-				}
 			}
 			if _, err := revoke(tx, by, key, reason); err != nil {
 				return err

@@ -473,3 +473,48 @@ func TestWhatACallerDoesNotGovernDoesNotExistForIt(t *testing.T) {
 		t.Errorf("%v %v", keys, err)
 	}
 }
+
+// What may not be minted may not be had by editing either (spec 7a.6).
+func TestAKeyGivesNothingToWhatOutlivesIt(t *testing.T) {
+	k := withNamespaces(t)
+	inside := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	who, _ := caller(t, k, keystore.KeySpec{Grants: grants(t, "default=admin.keys:*,*"), ExpiresAt: time.Now().Add(time.Hour), AllowedIPs: inside})
+	target, _ := mint(t, k, keystore.KeySpec{})
+	more, less := grants(t, "default=read,write"), grants(t, "default=orders:read")
+	for _, c := range []struct {
+		to   *[]keystore.Grant
+		want string
+	}{{&more, "exceeds_caller"}, {&less, "ok"}} {
+		if _, _, err := k.EditKey(ctx, who, target.ID, keystore.KeyPatch{Grants: c.to}, keystore.ChangeOptions{}); code(err) != c.want {
+			t.Errorf("to %v: %v, want %s", *c.to, err, c.want)
+		}
+	}
+}
+
+func TestCaps(t *testing.T) {
+	k := withNamespaces(t)
+	home := &keystore.Grant{Permissions: read}
+	many := make([]netip.Prefix, 257)
+	for i := range many {
+		many[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)
+	}
+	if _, _, err := k.MintKey(ctx, root, keystore.KeySpec{Home: home, AllowedIPs: many}, ""); code(err) != "invalid_fields" {
+		t.Errorf("257 addresses: %v", err)
+	}
+	if _, err := keystore.ParsePermission(strings.Repeat("a", 196) + ":read"); err == nil {
+		t.Error("a permission of 201 characters")
+	}
+	wrong := make([]keystore.Grant, 100)
+	for i := range wrong {
+		wrong[i] = keystore.Grant{Namespace: fmt.Sprintf("n%d", i), Permissions: read, Roles: []string{"a", "b"}}
+	}
+	_, _, err := k.MintKey(ctx, root, keystore.KeySpec{Grants: wrong}, "")
+	var e *keystore.Error
+	if !errors.As(err, &e) || len(e.Fields) != 100 {
+		t.Errorf("%d fields are named", len(e.Fields))
+	}
+	who, _ := caller(t, k, keystore.KeySpec{Grants: grants(t, "default=admin.keys:*,read")})
+	if _, _, err := k.ImportKeys(ctx, who, make([]keystore.ImportSpec, keystore.MaxImport+1), false, ""); code(err) != "too_many" {
+		t.Errorf("an import that blocks the others: %v", err)
+	}
+}

@@ -22,7 +22,11 @@ func (c Class) String() string {
 	return [...]string{"read", "write", "*"}[c]
 }
 
-const adminResource = "admin"
+const (
+	adminResource = "admin"
+	// maxPermission bounds, in bytes, what may stand in a record, a header and a refusal.
+	maxPermission = 200
+)
 
 // A Permission is one string that allows something: `*`, `read`, `write`, or `<resource>:<action>` where the action is
 // `read`, `write`, `*` or an operation. Its zero value is no permission.
@@ -33,6 +37,9 @@ type Permission struct {
 
 // ParsePermission reads one permission. The error says what is wrong with it.
 func ParsePermission(s string) (Permission, error) {
+	if len(s) > maxPermission {
+		return Permission{}, fmt.Errorf("a permission of %d characters is too long: %d are the most", len(s), maxPermission)
+	}
 	resource, action, scoped := strings.Cut(s, ":")
 	if !scoped {
 		if s != "*" && s != "read" && s != "write" {

@@ -43,8 +43,11 @@ func NewRecord(k *Key, digest Digest) *Record {
 	return nil
 }
 
+// lastNano is the last second that Unix nanoseconds can tell: in the year 2262.
+const lastNano = math.MaxInt64 / int64(time.Second)
+
 func unixOrNever(t time.Time) int64 {
-	if t.IsZero() {
+	if t.IsZero() || t.Unix() >= lastNano {
 		return never
 	}
 	return t.UnixNano()

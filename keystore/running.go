@@ -23,7 +23,7 @@ func (k *Keystore) Enter(a Answer, r *Running) bool {
 	s := k.cache.shard(&a.Record.Digest)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.generation.Load() != a.generation {
+	if s.generation.Load() != a.generation || s.closed {
 		return false
 	}
 	r.digest, r.ends = a.Record.Digest, a.Record.ends()

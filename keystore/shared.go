@@ -26,7 +26,7 @@ type SharedCache interface {
 const sharedTTL = time.Hour
 
 // sharedSeal makes and checks the entries of one deployment in a shared cache. What is in it comes from nobody but a node: each
-// entry carries a MAC by a key that only nodes have, over its name too, so that none can stand in for another.
+// entry carries a MAC by a key that only nodes have and that each epoch has anew, over the digest too, so that none can stand in for another.
 type sharedSeal struct {
 	epoch string
 	key   [sha256.Size]byte
@@ -35,7 +35,7 @@ type sharedSeal struct {
 func newSharedSeal(d Deployment) *sharedSeal {
 	s := &sharedSeal{epoch: d.Epoch}
 	mac := hmac.New(sha256.New, d.TokenKey[:])
-	mac.Write([]byte("caddy-apikeys shared cache 1"))
+	mac.Write([]byte("caddy-apikeys shared cache 1 " + d.Epoch))
 	mac.Sum(s.key[:0])
 	return s
 }

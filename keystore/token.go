@@ -27,9 +27,8 @@ const (
 	// MemberPrefix marks the tokens of members; keys cannot have it.
 	MemberPrefix = "akm"
 
-	// MinCredentialLen and MaxCredentialLen bound, in bytes, what may be a credential at all, ours or imported.
-	MinCredentialLen = 8
-	MaxCredentialLen = 512
+	minCredentialLen = 8
+	maxCredentialLen = 512
 )
 
 // ErrMalformed says that a string is not a token of ours: wrong alphabet, length or check.
@@ -207,16 +206,6 @@ func (k *TokenKey) seal(prefix, id, secret string) Token {
 
 // NewID returns a new public key id: 12 random base62 characters (71 bits).
 func NewID() string { return randomBase62(TokenIDLen) }
-
-// ValidID reports whether s has the form of [NewID].
-func ValidID(s string) bool {
-	for i := range len(s) {
-		if !isBase62[s[i]] {
-			return false
-		}
-	}
-	return len(s) == TokenIDLen
-}
 
 // randomBase62 returns n uniformly random characters from the system's generator.
 func randomBase62(n int) string {

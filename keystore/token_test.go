@@ -106,7 +106,7 @@ func FuzzParseToken(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if tok.Reveal() != s || tok.Prefix()+"_" != s[:len(s)-tokenBodyLen] || !ValidPrefix(tok.Prefix()) || !ValidID(tok.ID()) {
+		if tok.Reveal() != s || tok.Prefix()+"_" != s[:len(s)-tokenBodyLen] || !ValidPrefix(tok.Prefix()) || tok.ID() != s[len(tok.Prefix())+1:][:TokenIDLen] {
 			t.Errorf("%q is taken apart wrongly", s)
 		}
 	})

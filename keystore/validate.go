@@ -15,17 +15,20 @@ const (
 	maxName        = 200 // characters
 	maxGrants      = 100
 	maxPermissions = 500 // in all grants of a key
+	maxAddresses   = 256
 	maxMetadata    = 4 << 10
 	maxReason      = 1000 // characters
 	// MaxGrace is how long a rotated token may overlap with the new one.
 	MaxGrace = 30 * 24 * time.Hour
 )
 
-// problems collects what is wrong with the fields of a body.
+// problems collects what is wrong with the fields of a body, up to a hundred of them.
 type problems []FieldError
 
 func (p *problems) add(field, format string, args ...any) {
-	*p = append(*p, FieldError{Field: field, Detail: fmt.Sprintf(format, args...)})
+	if len(*p) < 100 {
+		*p = append(*p, FieldError{Field: field, Detail: fmt.Sprintf(format, args...)})
+	}
 }
 
 func (p problems) err() error {
@@ -61,6 +64,10 @@ func (p *problems) metadata(m map[string]string) {
 }
 
 func (p *problems) addresses(list []netip.Prefix) {
+	if len(list) > maxAddresses {
+		p.add("allowed_ips", "are more than %d", maxAddresses)
+		return
+	}
 	for i, a := range list {
 		if !a.IsValid() {
 			p.add(fmt.Sprintf("allowed_ips[%d]", i), "is not an address or a CIDR prefix")
@@ -70,7 +77,20 @@ func (p *problems) addresses(list []netip.Prefix) {
 
 // grants checks the grants of a key homed in namespace. short says that the first was given by the short form, as fields of the key.
 func (p *problems) grants(tx Tx, namespace string, grants []Grant, short bool) error {
-	permissions, given := 0, false
+	permissions := 0
+	for _, g := range grants {
+		permissions += len(g.Permissions)
+	}
+	switch {
+	case len(grants) > maxGrants:
+		p.add("grants", "are more than %d", maxGrants)
+		return nil
+	case permissions > maxPermissions:
+		p.add("permissions", "are more than %d", maxPermissions)
+		return nil
+	case permissions == 0:
+		p.add("permissions", "the key has none: give it some, or an access level, or grants")
+	}
 	seen := make(map[string]bool, len(grants))
 	for i, g := range grants {
 		field := fmt.Sprintf("grants[%d].", i)
@@ -92,16 +112,6 @@ func (p *problems) grants(tx Tx, namespace string, grants []Grant, short bool) e
 		for _, r := range g.Roles {
 			p.add(field+"roles", "there is no role %q", r)
 		}
-		permissions += len(g.Permissions)
-		given = given || len(g.Permissions) > 0
-	}
-	switch {
-	case len(grants) > maxGrants:
-		p.add("grants", "are more than %d", maxGrants)
-	case permissions > maxPermissions:
-		p.add("permissions", "are more than %d", maxPermissions)
-	case !given:
-		p.add("permissions", "the key has none; give `access`, `permissions`, `roles` or `grants`")
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package keystore
 
 import (
 	"context"
-	"strings"
 	"time"
 )
 
@@ -29,7 +28,7 @@ func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, 
 	}
 	v := Verdict{Needed: needed.String()}
 	now := time.Now()
-	a, err := k.Lookup(ctx, strings.TrimPrefix(credential, SecretTokenScheme), now)
+	a, err := k.Lookup(ctx, TrimSecretToken(credential), now)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -57,9 +56,6 @@ func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, 
 	}
 	return v, nil
 }
-
-// SecretTokenScheme may stand before a credential (RFC 8959).
-const SecretTokenScheme = "secret-token:"
 
 // parseNeed reads what a request would need. Which class an operation has is known to the handlers alone, so that a set which
 // holds only a class does not allow it here.

@@ -65,7 +65,7 @@ func testSerial(t *testing.T, s Store) {
 		wg.Go(func() {
 			for range each {
 				r, err := handles[w%len(handles)].Update(ctx, func(tx keystore.Tx) error {
-					if tx.Now() != tx.Now() || tx.Now().Location() != time.UTC || tx.Now().Nanosecond()%1000 != 0 {
+					if first, second := tx.Now(), tx.Now(); first != second || tx.Now().Location() != time.UTC || tx.Now().Nanosecond()%1000 != 0 {
 						t.Error("the clock is not UTC in microseconds, or moves")
 					}
 					k, err := tx.Key("k")

@@ -39,7 +39,7 @@ CREATE TABLE keys (
     prefix        TEXT    NOT NULL,
     name          TEXT    NOT NULL,
     namespace     TEXT    NOT NULL,
-    grants        TEXT    NOT NULL CHECK (json_valid(grants)), -- [{"namespace","permissions","roles","connected"}]
+    grants        TEXT    NOT NULL CHECK (json_valid(grants) AND json_type(grants) = 'array'), -- [{"namespace","permissions","roles","connected"}]
     owner         TEXT    NOT NULL,
     created_by    TEXT    NOT NULL,
     active        INTEGER NOT NULL CHECK (active IN (0, 1)),
@@ -48,7 +48,7 @@ CREATE TABLE keys (
     revoked_at    INTEGER,
     revoked_by    TEXT    NOT NULL,
     revoke_reason TEXT    NOT NULL,
-    allowed_ips   TEXT    NOT NULL CHECK (json_valid(allowed_ips)), -- ["10.0.0.0/8"]
+    allowed_ips   TEXT    NOT NULL CHECK (json_valid(allowed_ips) AND json_type(allowed_ips) = 'array'), -- ["10.0.0.0/8"]
     metadata      TEXT    NOT NULL CHECK (json_valid(metadata)),    -- {"name":"value"}
     version       INTEGER NOT NULL
 );
