@@ -3,6 +3,7 @@ package durability
 import (
 	"context"
 	"net/http"
+	"net/http/httptrace"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -117,7 +118,7 @@ func TestTwoProcesses(t *testing.T) {
 // does not accept what was revoked meanwhile.
 func TestStoppedProcess(t *testing.T) {
 	t.Parallel()
-	gates := two(t, gate.Config{APIKeys: "lease 2s"})
+	gates := two(t, gate.Config{APIKeys: "lease 3s"})
 	on, stopped := gates[0], gates[1]
 	client, _ := on.Client(t, gate.HTTP1)
 	live := on.Mint(t, gate.JSON{"name": "live", "access": "read_only"})
@@ -138,13 +139,13 @@ func TestStoppedProcess(t *testing.T) {
 		}
 		answer, propagation := revoke("1s")
 		pending, _ := propagation["pending"].([]any)
-		if answer.Status != 202 || propagation["complete"] != false || len(pending) != 1 || time.Since(begun) > 1900*time.Millisecond {
-			t.Fatalf("round %d: one process stands still: want 202 within a second that names it, got %v after %s", round, answer, time.Since(begun))
+		if answer.Status != 202 || propagation["complete"] != false || len(pending) == 0 || time.Since(begun) > 2900*time.Millisecond {
+			t.Fatalf("round %d: one process stands still: want 202 soon after a second, which names it, got %v after %s", round, answer, time.Since(begun))
 		}
 		who, _ := pending[0].(gate.JSON)
 		until, err := time.Parse(time.RFC3339Nano, who["until"].(string))
-		if err != nil || until.Before(begun.Add(1900*time.Millisecond)) || until.After(begun.Add(3500*time.Millisecond)) || who["node"] == "" {
-			t.Errorf("round %d: pending %v, %v; the lease is 2s, the revoke began at %s", round, who, err, begun)
+		if err != nil || until.Before(begun.Add(2900*time.Millisecond)) || until.After(begun.Add(5*time.Second)) || who["node"] == "" {
+			t.Errorf("round %d: pending %v, %v; the lease is 3s, the revoke began at %s", round, who, err, begun)
 		}
 		// Here it is refused already, and the others go on.
 		if got := statusOf(t, client, on, k.Token); got != 401 {
@@ -154,41 +155,57 @@ func TestStoppedProcess(t *testing.T) {
 			t.Errorf("round %d: a live key while the other process stands still: %d", round, got)
 		}
 		answer, propagation = revoke("20s")
-		if took := time.Since(begun); !answer.Complete() || took < 2*time.Second || took > 8*time.Second {
+		if took := time.Since(begun); !answer.Complete() || took < 3*time.Second || took > 10*time.Second {
 			t.Fatalf("round %d: after %s: %v", round, took, answer)
 		}
 
-		// These arrive while it stands still, and are answered when it goes on.
+		// These have arrived when it goes on: what it had cached may not answer them.
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		answers := make(chan [2]gate.Response)
-		var ready sync.WaitGroup
-		for range 8 {
-			ready.Add(1)
-			go func() {
-				ready.Done()
-				answers <- [2]gate.Response{gate.Ask(ctx, client, stopped.URL+"/", k.Token), gate.Ask(ctx, client, stopped.URL+"/", live.Token)}
-			}()
+		const requests = 32
+		sent, answers := make(chan struct{}, 2*requests), make(chan gate.Response)
+		trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent <- struct{}{} }}
+		for range requests {
+			go func() { answers <- gate.Ask(httptrace.WithClientTrace(ctx, trace), client, stopped.URL+"/", k.Token) }()
 		}
-		ready.Wait()
+		for range requests {
+			<-sent
+		}
 		stopped.Resume()
-		for range 8 {
-			both := <-answers
-			if both[0].Status != 401 || both[0].Code() != "key_revoked" {
-				t.Errorf("round %d: revoked while the process stood still: %v", round, both[0])
-			}
-			if both[1].Status != 200 {
-				t.Errorf("round %d: a live key after the process went on: %v", round, both[1])
+		if got := statusOf(t, client, stopped, live.Token); got != 200 {
+			t.Errorf("round %d: a live key after the process went on: %d", round, got)
+		}
+		for range requests {
+			if got := <-answers; got.Status != 401 || got.Code() != "key_revoked" {
+				t.Errorf("round %d: revoked while the process stood still: %v", round, got)
 			}
 		}
 		cancel()
 	}
-	// It is a node like any other again.
+}
+
+// TestRejoinedProcess: a process that was given up while it stood still is a node like any other when it goes on. What it was before
+// holds nothing up.
+func TestRejoinedProcess(t *testing.T) {
+	t.Parallel()
+	gates := two(t, gate.Config{APIKeys: "lease 10s"})
+	on, stopped := gates[0], gates[1]
+	client, _ := on.Client(t, gate.HTTP1)
+	db := openDatabase(t, filepath.Join(stopped.Data, "apikeys.db"))
+	pauseAtRest(t, stopped)
+	gate.Until(t, "the process is given up", func() bool {
+		var n int
+		if err := db.conn.QueryRowContext(t.Context(), "SELECT count(*) FROM nodes WHERE state = 'fencing'").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n == 1
+	})
+	stopped.Resume()
 	k := on.Mint(t, gate.JSON{"name": "after", "access": "read_only"})
 	if got := statusOf(t, client, stopped, k.Token); got != 200 {
 		t.Errorf("minted after all that: %d", got)
 	}
 	begun := time.Now()
-	if answer := on.Try(t.Context(), "POST", "/keys/"+k.ID+"/revoke", gate.JSON{}); !answer.Complete() || time.Since(begun) > 1500*time.Millisecond {
+	if answer := on.Try(t.Context(), "POST", "/keys/"+k.ID+"/revoke", gate.JSON{}); !answer.Complete() || time.Since(begun) > 3*time.Second {
 		t.Errorf("a revoke with both processes well took %s: %v", time.Since(begun), answer)
 	}
 	if got := statusOf(t, client, stopped, k.Token); got != 401 {
