@@ -169,25 +169,35 @@ func (s spread) String() string {
 }
 
 func ratio(of, to []round, what func(round) float64) spread {
-	ratios := make([]float64, len(of))
-	for i := range of {
-		ratios[i] = what(of[i]) / what(to[i])
-	}
-	slices.Sort(ratios)
-	n := len(ratios)
-	return spread{ratios[n/4], ratios[n/2], ratios[n-1-n/4]}
+	return ratios(each(of, what), each(to, what))
 }
 
-func median(rounds []round, what func(round) float64) float64 {
+func ratios(of, to []float64) spread {
+	all := make([]float64, len(of))
+	for i := range of {
+		all[i] = of[i] / to[i]
+	}
+	slices.Sort(all)
+	n := len(all)
+	return spread{all[n/4], all[n/2], all[n-1-n/4]}
+}
+
+func each(rounds []round, what func(round) float64) []float64 {
 	values := make([]float64, len(rounds))
 	for i, r := range rounds {
 		values[i] = what(r)
 	}
-	return middleOf(values)
+	return values
 }
 
+func median(rounds []round, what func(round) float64) float64 { return middleOf(each(rounds, what)) }
+
 func durationMedian(rounds []round, what func(round) time.Duration) time.Duration {
-	return time.Duration(median(rounds, func(r round) float64 { return float64(what(r)) })).Round(10 * time.Microsecond)
+	return rounded(median(rounds, func(r round) float64 { return float64(what(r)) }))
+}
+
+func rounded(nanoseconds float64) time.Duration {
+	return time.Duration(nanoseconds).Round(10 * time.Microsecond)
 }
 
 func middleOf(values []float64) float64 {
