@@ -149,9 +149,13 @@ func (k *Keystore) renewOnce() error {
 		}
 		n.lease.drop()
 		k.cache.purge(Revision(n.applied.Load()))
+		former := *n.incarnation.Load()
 		n.reincarnate()
 		if err := k.declare(ctx, length); err != nil {
 			return err
+		}
+		if err := k.db.Remove(ctx, former); err != nil { // nobody needs to wait for it
+			_ = k.storeFailed("removing what this node was before", err)
 		}
 		begun = time.Now()
 		if head, err = k.db.Renew(ctx, *n.incarnation.Load()); err != nil {
