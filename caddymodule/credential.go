@@ -263,30 +263,41 @@ func (s *source) cookie(pair string) (value string, ok bool) {
 	return value, true
 }
 
-// remove takes the credential out of where it was.
-func (c *credential) remove(r *http.Request) {
-	switch c.source.kind {
-	case headerSource:
-		delete(r.Header, c.source.name)
-	case querySource:
-		setQuery(r, c.source.withoutParameter)
-	case cookieSource:
-		c.source.removeCookie(r.Header)
+// remove takes every credential out, however many there are. A header with another scheme is none.
+func (s *sources) remove(r *http.Request) {
+	for i := range s.list {
+		source := &s.list[i]
+		if _, n := source.find(r.Header, ""); n > 0 || source.kind == querySource {
+			source.remove(r)
+		}
 	}
 }
 
-// withoutParameter removes the pair with the source's name and one of its separators; the others stay as they are.
+// remove takes what the source holds out of where it is.
+func (s *source) remove(r *http.Request) {
+	switch s.kind {
+	case headerSource:
+		delete(r.Header, s.name)
+	case querySource:
+		setQuery(r, s.withoutParameter)
+	case cookieSource:
+		s.removeCookie(r.Header)
+	}
+}
+
+// withoutParameter removes the pairs with the source's name and one separator of each; the others stay as they are.
 func (s *source) withoutParameter(query string) string {
 	for start := 0; start < len(query); {
 		pair, _ := cutPair(query[start:])
 		end := start + len(pair)
-		if _, ok := s.parameter(pair); ok {
-			if start > 0 {
-				return query[:start-1] + query[end:]
-			}
-			return query[min(end+1, len(query)):]
+		switch _, ok := s.parameter(pair); {
+		case !ok:
+			start = end + 1
+		case start > 0:
+			query = query[:start-1] + query[end:]
+		default:
+			query = query[min(end+1, len(query)):]
 		}
-		start = end + 1
 	}
 	return query
 }

@@ -15,6 +15,7 @@ const (
 
 // serveForwarded decides for the request that a proxy asks about, and answers the proxy.
 func (h *Handler) serveForwarded(c *call) error {
+	c.unwatched = true // the request itself runs elsewhere
 	outcome := h.judgeForwarded(c)
 	h.conclude(c, outcome)
 	header := c.w.Header()

@@ -119,7 +119,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	c := call{now: time.Now(), w: w, r: r} // now is after the request arrived: see Keystore.Lookup
 	req := h.request(r)
-	c.request, c.repeated = req, req.record != nil
+	c.request, c.repeated = req, req.record != nil && req.outcome == keystore.OK
 	if h.Forwarded != "" {
 		return h.serveForwarded(&c)
 	}
@@ -141,22 +141,22 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		return next.ServeHTTP(w, r)
 	}
-	if c.running != nil {
-		defer c.running.leave(c.keys)
-		w, r = c.running.follow(w, r)
-	}
+	defer c.running.leave(c.keys)
+	h.clean(&c)
+	req.identify(r.Header, h.rules.metadata)
+	err := next.ServeHTTP(c.running.follow(w, r))
+	c.running.finish()
+	return err
+}
+
+// clean takes the credential out of a request that goes on, and what only we may set.
+func (h *Handler) clean(c *call) {
 	var hidden *credential
 	if !h.PassCredential && c.credential.source != nil {
 		hidden = &c.credential
-		removeCredential(r, hidden)
+		removeCredential(c.r, hidden)
 	}
-	cleanHeaders(r, req.trusted, hidden)
-	req.identify(r.Header, h.rules.metadata)
-	err := next.ServeHTTP(w, r)
-	if c.running != nil {
-		c.running.finish()
-	}
-	return err
+	cleanHeaders(c.r, c.request.trusted, hidden)
 }
 
 // A call is one request as one handler judges it.
@@ -165,9 +165,11 @@ type call struct {
 	r       *http.Request
 	now     time.Time
 	request *request // what all handlers know of it
-	// repeated says that an earlier handler has let the request through for a key: this one uses the same, and the
-	// earlier one watches over it.
+	// repeated says that an earlier handler has let the request through for a key: this one uses the same. The earlier one may
+	// have returned, as in handle_errors, so this one watches over the request too.
 	repeated bool
+	// unwatched says that a revoke is not to cut the request.
+	unwatched bool
 
 	method string
 	path   string // canonical, escaped
@@ -199,7 +201,7 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 	c.need = h.rules.need(c, class)
 	if c.repeated {
 		c.keys = h.app.Keystore()
-		return h.decide(c, c.request.record)
+		return c.lookUp(h.decide)
 	}
 	var outcome keystore.Outcome
 	c.credential, outcome = h.rules.sources.find(c.r.Header, c.query)
@@ -219,24 +221,21 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 	case c.credential.broken:
 		return keystore.Malformed
 	}
-	return h.lookUp(c)
+	return c.lookUp(h.decide)
 }
 
-// lookUp asks for the credential, decides on what it opens, and enters the call among those that a revoke cuts.
-func (h *Handler) lookUp(c *call) keystore.Outcome {
+// lookUp asks what the credential opens, decides on that, and enters the call among those that a revoke cuts.
+func (c *call) lookUp(decide func(*call, *keystore.Record) keystore.Outcome) keystore.Outcome {
 	for {
-		answer, err := c.keys.Lookup(c.r.Context(), c.credential.token, c.now)
+		answer, err := c.ask()
 		switch {
 		case err != nil:
 			return keystore.Unavailable
 		case answer.Record == nil:
 			return answer.Outcome
 		}
-		if outcome := h.decide(c, answer.Record); outcome != keystore.OK {
+		if outcome := decide(c, answer.Record); outcome != keystore.OK || c.unwatched {
 			return outcome
-		}
-		if h.Forwarded != "" {
-			return keystore.OK // the request itself runs elsewhere
 		}
 		running := follow(c.w, c.r)
 		if c.keys.Enter(answer, &running.Running) {
@@ -246,6 +245,13 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 		running.release()
 		c.now = time.Now()
 	}
+}
+
+func (c *call) ask() (keystore.Answer, error) {
+	if c.repeated {
+		return c.keys.Again(c.r.Context(), c.request.record, c.now)
+	}
+	return c.keys.Lookup(c.r.Context(), c.credential.token, c.now)
 }
 
 // decide judges what a credential opens.
@@ -270,23 +276,22 @@ func isEarly(r *http.Request) bool {
 // conclude notes the outcome, for placeholders, logs and metrics. A request counts once, and once more when a later handler
 // refuses it.
 func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
-	if c.repeated && !outcome.Refuses() && outcome != keystore.OK {
+	first := !c.request.noted
+	if !first && !outcome.Refuses() && outcome != keystore.OK {
 		return // public here, but decided on before
 	}
 	keys := h.app.Keystore()
-	if keys == nil {
-		c.request.note(c, outcome)
-		return // not started: nothing to count in
-	}
-	if c.namespace == nil {
+	if keys != nil && c.namespace == nil {
 		c.namespace = keys.Namespace(c.wanted)
 	}
 	c.request.note(c, outcome)
-	if c.repeated && outcome == keystore.OK {
-		return
+	if keys == nil {
+		return // not started: nothing to count in
 	}
-	keys.Count(c.namespace, outcome)
-	if outcome == keystore.OK {
+	if first || outcome.Refuses() {
+		keys.Count(c.namespace, outcome)
+	}
+	if outcome == keystore.OK && !c.repeated {
 		keys.Used(c.record, c.now)
 	}
 }
@@ -301,9 +306,24 @@ func (h *Handler) refuse(c *call) error {
 		h.Preflight.allowOrigin(c.w.Header(), c.r.Header)
 	}
 	if h.Errors != "" {
+		h.disarm(c)
 		return f.hand(c.w)
 	}
 	return f.write(c.w, c.r)
+}
+
+// disarm makes a refused request fit for error routes, which may send it to an upstream.
+func (h *Handler) disarm(c *call) {
+	if !h.PassCredential {
+		if c.credential.source == nil { // refused before it was looked for, or there are several
+			c.credential, _ = h.rules.sources.find(c.r.Header, c.query)
+		}
+		h.rules.sources.remove(c.r)
+		if h.Forwarded != "" {
+			delete(c.r.Header, "X-Forwarded-Uri") // of a trusted proxy, so it would stay
+		}
+	}
+	h.clean(c)
 }
 
 var (

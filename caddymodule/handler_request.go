@@ -22,6 +22,7 @@ type request struct {
 	namespace *keystore.Namespace
 	record    *keystore.Record // what the credential opens, also when it was refused
 	outcome   keystore.Outcome
+	noted     bool // the outcome is one
 	repl      *caddy.Replacer
 
 	values [5]string // of the identity headers: Caddy's request_header changes them in place, so no two requests share them
@@ -58,7 +59,7 @@ func (h *Handler) request(r *http.Request) *request {
 
 // note keeps what a handler has decided.
 func (req *request) note(c *call, outcome keystore.Outcome) {
-	req.wanted, req.namespace, req.record, req.outcome = c.wanted, c.namespace, c.record, outcome
+	req.wanted, req.namespace, req.record, req.outcome, req.noted = c.wanted, c.namespace, c.record, outcome, true
 	if outcome == keystore.OK && req.repl != nil {
 		req.repl.Delete(userPlaceholder) // what basic_auth has set would be found before ours
 	}

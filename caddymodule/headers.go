@@ -152,7 +152,7 @@ func (b *trailerBody) Read(p []byte) (int, error) {
 
 // removeCredential takes c out of where it was, and its text out of the query.
 func removeCredential(r *http.Request, c *credential) {
-	c.remove(r)
+	c.source.remove(r)
 	if r.URL.RawQuery != "" {
 		if query := c.redact(r.URL.RawQuery); query != r.URL.RawQuery {
 			setQuery(r, func(string) string { return query })

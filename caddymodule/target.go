@@ -26,6 +26,9 @@ func canonicalTarget(r *http.Request, encodedSlash bool) bool {
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		came = original.RequestURI // earlier handlers may have rewritten r
 	}
+	if came == "" { // not from the wire: a handler made the request, such as templates for httpInclude
+		return true
+	}
 	came, _, _ = strings.Cut(came, "?")
 	return came == sent || canonicalPath(came, encodedSlash)
 }
