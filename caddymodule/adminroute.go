@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"net"
 	"net/http"
 	"time"
@@ -9,7 +8,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
-	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -43,8 +41,10 @@ func (*AdminRoute) Routes() []caddy.AdminRoute {
 func serveAdminRoute(w http.ResponseWriter, r *http.Request) error {
 	app := runningApp()
 	if app == nil {
-		refuseAdmin(w, keystore.Unavailable, "No key store is running: the configuration in force does not use api_keys.")
-		return nil
+		return refusal{
+			outcome: keystore.Unavailable,
+			detail:  "No key store is running: Caddy is still starting, or its configuration does not use " + appName + ".",
+		}.write(w, r)
 	}
 	// The admin server's ReadTimeout of 10 s would end a long import, and a revoke that waits for longer than that.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
@@ -55,18 +55,6 @@ func serveAdminRoute(w http.ResponseWriter, r *http.Request) error {
 // manage serves the management API to a caller that a door has let in. The API refuses cross-origin changes itself.
 func (s *store) manage(w http.ResponseWriter, r *http.Request, caller keystore.Caller) {
 	s.api.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), caller)))
-}
-
-// refuseAdmin answers with a problem document that says what to do.
-func refuseAdmin(w http.ResponseWriter, o keystore.Outcome, detail string) {
-	header := w.Header()
-	header.Set("Content-Type", api.Problems)
-	header.Set("Cache-Control", "no-store")
-	if o.Status() == http.StatusServiceUnavailable {
-		header.Set("Retry-After", "1")
-	}
-	w.WriteHeader(o.Status())
-	_ = json.NewEncoder(w).Encode(api.Problem{Type: "about:blank", Title: o.Title(), Status: o.Status(), Code: o.Code(), Detail: detail})
 }
 
 // peerAddress is who is at the other end of the connection, for the audit log.

@@ -23,7 +23,7 @@ func TestAdminRouteWithoutStore(t *testing.T) {
 		if err := json.Unmarshal(w.Body.Bytes(), &problem); err != nil {
 			t.Error(err)
 		}
-		if w.Code != http.StatusServiceUnavailable || problem.Status != w.Code || problem.Code != "unavailable" || !strings.Contains(problem.Detail, "api_keys") ||
+		if w.Code != http.StatusServiceUnavailable || problem.Status != w.Code || problem.Code != "unavailable" || !strings.Contains(problem.Detail, "still starting, or its configuration does not use api_keys") ||
 			w.Header().Get("Content-Type") != "application/problem+json" || w.Header().Get("Retry-After") == "" {
 			t.Errorf("%s: %d %v %s", path, w.Code, w.Header(), w.Body)
 		}

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"cmp"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -25,14 +24,17 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder(adminSiteDirective, httpcaddyfile.Before, "respond")
 }
 
-// AdminSite serves the management of API keys on a site, under `/apikeys/v1/`; requests for other paths go on. Whoever asks
-// needs a key that holds permissions on `admin…` resources, as `Authorization: Bearer` or `X-API-Key`, and may do what
-// these allow. Any live key may read `/apikeys/v1/self`; `openapi.json`, `docs` and `health` need none.
+// AdminSite serves the management of API keys on a site: it answers everything under `/apikeys/`, and requests for other paths
+// go on. Whoever asks needs a key, as `Authorization: Bearer` or `X-API-Key`, and may do what its permissions on `admin…`
+// resources allow. Any live key may read `/apikeys/v1/self`; `openapi.json`, `docs` and `health` need none.
 //
 // Where the same site has `api_key`, add `public /apikeys/*` to it, or it takes the key out of the request.
 type AdminSite struct {
 	gate Handler // judges what is judged alike
 }
+
+// sitePath is what a site gives to the management of keys.
+const sitePath = "/apikeys"
 
 // CaddyModule returns the Caddy module information.
 func (AdminSite) CaddyModule() caddy.ModuleInfo {
@@ -48,9 +50,9 @@ func (s *AdminSite) Provision(ctx caddy.Context) error {
 	return s.gate.Provision(ctx)
 }
 
-// ServeHTTP answers requests under /apikeys/v1/.
+// ServeHTTP answers requests under /apikeys/, the ones for nothing too: `public /apikeys/*` has left the key in them.
 func (s *AdminSite) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if !strings.HasPrefix(r.URL.Path, api.Prefix+"/") {
+	if r.URL.Path != sitePath && !strings.HasPrefix(r.URL.Path, sitePath+"/") {
 		return next.ServeHTTP(w, r)
 	}
 	c := call{
@@ -85,7 +87,7 @@ func (s *AdminSite) judge(c *call) keystore.Outcome {
 	}
 	open := admin.Open(c.path)
 	if !open {
-		c.need = keystore.Need{Class: class, Resource: "admin"}
+		c.need.Class = class
 		var outcome keystore.Outcome
 		if c.credential, outcome = s.gate.rules.sources.find(c.r.Header, c.query); outcome != keystore.OK {
 			return outcome
@@ -101,47 +103,18 @@ func (s *AdminSite) judge(c *call) keystore.Outcome {
 	case c.credential.broken:
 		return keystore.Malformed
 	}
-	return s.lookUp(c)
+	return c.lookUp(s.decide)
 }
 
-func (s *AdminSite) lookUp(c *call) keystore.Outcome {
-	for {
-		answer, err := c.keys.Lookup(c.r.Context(), c.credential.token, c.now)
-		switch {
-		case err != nil:
-			return keystore.Unavailable
-		case answer.Record == nil:
-			return answer.Outcome
-		}
-		switch outcome := s.gate.decide(c, answer.Record); {
-		case outcome != keystore.OK && outcome != keystore.Forbidden:
-			return outcome
-		case !manages(answer.Record) && !readsItself(c):
-			return keystore.Forbidden
-		case changesItself(c):
-			return keystore.OK // what it does would cut it before it is answered
-		}
-		running := follow(c.w, c.r)
-		if c.keys.Enter(answer, &running.Running) {
-			c.running = running
-			return keystore.OK
-		}
-		running.release()
-		c.now = time.Now()
+// decide lets every live key in: the API knows what each operation takes.
+func (s *AdminSite) decide(c *call, record *keystore.Record) keystore.Outcome {
+	outcome := s.gate.decide(c, record)
+	c.unwatched = changesItself(c) // it would be cut before it is answered
+	if outcome == keystore.Forbidden {
+		return keystore.OK
 	}
+	return outcome
 }
-
-// manages reports whether a key holds any permission on the product's own resources.
-func manages(r *keystore.Record) bool {
-	return slices.ContainsFunc(r.Grants, func(g keystore.NamespaceSet) bool {
-		return slices.ContainsFunc(g.Set.Permissions(), keystore.Permission.IsAdmin)
-	})
-}
-
-const selfPath = api.Prefix + "/self"
-
-// readsItself reports whether a call is what any live key may do.
-func readsItself(c *call) bool { return c.need.Class == keystore.Read && c.path == selfPath }
 
 // changesItself reports whether a call is about the key that it is made with.
 func changesItself(c *call) bool {
@@ -149,7 +122,7 @@ func changesItself(c *call) bool {
 		return false
 	}
 	own := api.Prefix + "/keys/" + c.record.KeyID
-	return strings.HasPrefix(c.path, selfPath+"/") || c.path == own || strings.HasPrefix(c.path, own+"/")
+	return strings.HasPrefix(c.path, api.Prefix+"/self/") || c.path == own || strings.HasPrefix(c.path, own+"/")
 }
 
 func parseAdminSite(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {

@@ -67,13 +67,16 @@ func TestAdminSite(t *testing.T) {
 		answer             string
 	}{
 		{"another path", "GET", "/", nil, 418, "next"},
-		{"a longer name", "GET", "/apikeys/v1x", nil, 418, "next"},
+		{"a longer name", "GET", "/apikeysx", nil, 418, "next"},
+		{"nothing there", "GET", "/apikeys/v1x", withBearer(plain), 404, "not_found"},
+		{"nothing there, without a key", "GET", "/apikeys/v1x", nil, 401, "missing_key"},
+		{"nothing there but the door", "GET", "/apikeys", withBearer(plain), 404, "not_found"},
 		{"a manager", "GET", keys, withBearer(manager), 200, `"items"`},
 		{"a manager by the other header", "GET", keys, []string{"X-API-Key", manager}, 200, `"items"`},
 		{"a manager without this permission", "GET", "/apikeys/v1/namespaces", withBearer(manager), 403, "insufficient_permission"},
-		{"no admin permission", "GET", keys, withBearer(plain), 403, `"needed":"admin:read"`},
+		{"no admin permission", "GET", keys, withBearer(plain), 403, `"needed":"admin.keys:read"`},
 		{"no admin permission, self", "GET", "/apikeys/v1/self", withBearer(plain), 200, idOf(t, plain)},
-		{"no admin permission, self, to change", "POST", "/apikeys/v1/self", withBearer(plain), 403, "insufficient_permission"},
+		{"no admin permission, self, to change", "POST", "/apikeys/v1/self", withBearer(plain), 405, "method_not_allowed"},
 		{"document", "GET", "/apikeys/v1/openapi.json", nil, 200, `"openapi"`},
 		{"health", "GET", "/apikeys/v1/health", nil, 200, ""},
 		{"dots", "GET", "/apikeys/v1/../v1/health", nil, 400, "non_canonical_target"},
@@ -126,6 +129,12 @@ func TestAdminSiteBehindAPIKey(t *testing.T) {
 	}
 	if status, answer := g.do("GET", "site", "/apikeys/v1/keys", ""); status != 401 {
 		t.Errorf("without a key: %d %s", status, answer)
+	}
+	for _, path := range []string{"/apikeys", "/apikeys/", "/apikeys/x", "/apikeys/v2/keys", "/%61pikeys/x"} {
+		// The key is still in these, so nothing behind may see them.
+		if status, answer := g.do("GET", "site", path, "", withBearer(manager)...); status != 404 {
+			t.Errorf("%s: %d %s", path, status, answer)
+		}
 	}
 	if status, answer := g.do("GET", "site", "/orders", ""); status != 401 {
 		t.Errorf("without a key, elsewhere: %d %s", status, answer)

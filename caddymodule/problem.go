@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -15,6 +16,7 @@ import (
 type refusal struct {
 	outcome   keystore.Outcome
 	status    int    // zero: the outcome's
+	detail    string // for people; empty: the title says it all
 	allow     string // of 405: the methods there are
 	needed    string // of [keystore.Forbidden]: the permission that was missing …
 	namespace string // … and where
@@ -26,6 +28,7 @@ type problemDocument struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Code   string `json:"code"`
+	Detail string `json:"detail,omitempty"`
 }
 
 type forbiddenDocument struct {
@@ -35,7 +38,7 @@ type forbiddenDocument struct {
 }
 
 func (f refusal) problem() problemDocument {
-	return problemDocument{"about:blank", f.outcome.Title(), f.code(), f.outcome.Code()}
+	return problemDocument{"about:blank", f.outcome.Title(), f.code(), f.outcome.Code(), f.detail}
 }
 
 // code is the HTTP status.
@@ -61,7 +64,7 @@ func (f refusal) body() []byte {
 	case f.outcome == keystore.Forbidden:
 		body, _ := json.Marshal(forbiddenDocument{f.problem(), f.needed, f.namespace})
 		return body
-	case f.status != 0:
+	case f.status != 0 || f.detail != "":
 		body, _ := json.Marshal(f.problem())
 		return body
 	}
@@ -93,7 +96,7 @@ func (f refusal) write(w http.ResponseWriter, r *http.Request) error {
 	body := f.body()
 	header := w.Header()
 	f.setHeaders(header)
-	header["Content-Type"] = []string{"application/problem+json"}
+	header["Content-Type"] = []string{api.Problems}
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	if r.Method == http.MethodConnect && r.ProtoMajor == 1 {
 		header["Connection"] = []string{"close"} // what follows was meant for the tunnel
