@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,11 +54,12 @@ func TestDatabaseNumber(t *testing.T) {
 // TestUser: the two commands and the names of the keystore are all that is needed.
 func TestUser(t *testing.T) {
 	const password = "s3cr3t/@:%"
-	s := startServer(t, "user default off", "user apikeys on >"+password+" ~apikeys:* resetchannels -@all +getrange +set")
+	s := startServer(t, "user default on nopass ~* +@all", "user apikeys on >"+password+" ~apikeys:* resetchannels -@all +getrange +set")
 	user := open(t, "redis://apikeys:s3cr3t%2F%40%3A%25@"+s.addr())
 	user.works(t)
+	wantNoneDenied(t, s)
 
-	for _, url := range []string{"redis://apikeys:s3cr3t-not@", "redis://:s3cr3t-not@", "redis://"} {
+	for _, url := range []string{"redis://apikeys:s3cr3t-not@", "redis://nobody:s3cr3t-not@"} {
 		stranger := open(t, url+s.addr())
 		for range patience {
 			_, err := stranger.Get(ctx, "apikeys:{e}:name")
@@ -67,7 +67,7 @@ func TestUser(t *testing.T) {
 				t.Errorf("%s: %v", url, err)
 			}
 		}
-		if line := stranger.wantLine(t, "does not answer"); strings.Contains(line, "s3cr3t") || !strings.Contains(line, "AUTH") && !strings.Contains(line, "WRONGPASS") {
+		if line := stranger.wantLine(t, "does not answer"); strings.Contains(line, "s3cr3t") || !strings.Contains(line, "WRONGPASS") {
 			t.Errorf("%s: %s", url, line)
 		}
 	}
@@ -75,31 +75,10 @@ func TestUser(t *testing.T) {
 
 // TestRepeatedPassword: old servers repeat what they do not understand.
 func TestRepeatedPassword(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				buf := make([]byte, 4096)
-				for {
-					n, err := c.Read(buf)
-					if err != nil {
-						return
-					}
-					fmt.Fprintf(c, "-ERR unknown command: %s\r\n", strings.ReplaceAll(string(buf[:n]), "\r\n", " "))
-				}
-			}()
-		}
-	}()
-	r := open(t, "redis://user:s3cr3t@"+l.Addr().String())
+	addr := fakeServer(t, func(request string) string {
+		return "-ERR unknown command: " + strings.ReplaceAll(request, "\r\n", " ")
+	})
+	r := open(t, "redis://user:s3cr3t@"+addr)
 	for range patience {
 		if _, err := r.Get(ctx, "name"); err == nil || strings.Contains(err.Error(), "s3cr3t") {
 			t.Errorf("%v", err)
@@ -107,6 +86,24 @@ func TestRepeatedPassword(t *testing.T) {
 	}
 	if line := r.wantLine(t, "does not answer"); strings.Contains(line, "s3cr3t") || !strings.Contains(line, "[password]") {
 		t.Error(line)
+	}
+}
+
+// TestSlow: the timeout is for all that a Get waits for, not for each step of it.
+func TestSlow(t *testing.T) {
+	const timeout = 400 * time.Millisecond
+	addr := fakeServer(t, func(request string) string {
+		time.Sleep(timeout * 2 / 3) // what is tested is time
+		if strings.Contains(request, "hello") {
+			return "-ERR unknown command" // goes on
+		}
+		return "+OK"
+	})
+	r := open(t, fmt.Sprintf("redis://%s/1?timeout=%s", addr, timeout)) // HELLO, SELECT, GETRANGE
+	begun := time.Now()
+	_, err := r.Get(ctx, "name")
+	if took := time.Since(begun); err == nil || took > timeout*5/4 {
+		t.Errorf("%v after %s", err, took)
 	}
 }
 
@@ -172,7 +169,7 @@ func TestSentinel(t *testing.T) {
 }
 
 func TestCluster(t *testing.T) {
-	s := startServer(t, "cluster-enabled yes")
+	s := startServer(t, "cluster-enabled yes", "user apikeys on >s3cr3t ~apikeys:* resetchannels -@all +getrange +set +cluster|slots")
 	operator := s.client(t)
 	if err := operator.ClusterAddSlotsRange(ctx, 0, 16383).Err(); err != nil {
 		t.Fatal(err)
@@ -182,9 +179,10 @@ func TestCluster(t *testing.T) {
 		return err == nil && strings.Contains(info, "cluster_state:ok")
 	})
 	// One of the addresses is nobody's.
-	for _, url := range []string{"redis://" + s.addr() + "?cluster=true", fmt.Sprintf("redis://%s,127.0.0.1:%d", s.addr(), freePort(t))} {
-		r := open(t, url)
+	for _, url := range []string{s.addr() + "?cluster=true", fmt.Sprintf("%s,127.0.0.1:%d", s.addr(), freePort(t))} {
+		r := open(t, "redis://apikeys:s3cr3t@"+url)
 		r.works(t)
+		wantNoneDenied(t, s)
 		slowIsBounded(t, s, r)
 	}
 }

@@ -140,6 +140,49 @@ func (s *server) client(t *testing.T) *redis.Client {
 	return c
 }
 
+// wantNoneDenied fails if a user was refused a command or a name.
+func wantNoneDenied(t *testing.T, s *server) {
+	t.Helper()
+	denied, err := s.client(t).ACLLog(context.Background(), 10).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range denied {
+		t.Errorf("denied: %s %s", entry.Reason, entry.Object)
+	}
+}
+
+// fakeServer answers each write with one line.
+func fakeServer(t *testing.T, answer func(request string) string) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	serve := func(c net.Conn) {
+		defer c.Close()
+		buf := make([]byte, 4096)
+		for {
+			n, err := c.Read(buf)
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(c, "%s\r\n", answer(string(buf[:n])))
+		}
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(c)
+		}
+	}()
+	return l.Addr().String()
+}
+
 func freePort(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
