@@ -157,7 +157,7 @@ func testByHand(t *testing.T, s Store) {
 	type want = map[keystore.Digest]time.Time
 	for _, step := range []struct {
 		statement string
-		revisions keystore.Revision
+		rows      keystore.Revision // that it changes: each may take a revision of its own
 		want      want
 		policy    bool
 	}{
@@ -166,7 +166,7 @@ func testByHand(t *testing.T, s Store) {
 		{"UPDATE secrets SET ends_at = " + micros(expiry) + " WHERE key_id = 'b'", 1, want{digest("b"): expiry}, false},
 		{"UPDATE keys SET revoked_at = " + micros(start) + " WHERE id = 'b'", 1, want{digest("b"): atOnce}, false},
 		{"UPDATE keys SET name = 'nobody' WHERE id = 'nobody'", 0, want{}, false},
-		{"DELETE FROM keys WHERE id = 'a'", 0, want{digest("a"): atOnce}, false},
+		{"DELETE FROM keys WHERE id = 'a'", 2, want{digest("a"): atOnce}, false},
 		{"UPDATE namespaces SET name = 'by hand'", 2, want{}, true},
 		{"DELETE FROM namespaces WHERE id = 'n'", 1, want{}, true},
 	} {
@@ -178,8 +178,8 @@ func testByHand(t *testing.T, s Store) {
 			if policy != step.policy {
 				t.Fatalf("policy changed: %v", policy)
 			}
-			if now := head(t, db); step.revisions != 0 && now != after+step.revisions {
-				t.Fatalf("the head went from %d to %d", after, now)
+			if moved := head(t, db) - after; moved > step.rows || step.rows > 0 && moved < 1 {
+				t.Fatalf("the head went from %d to %d", after, after+moved)
 			}
 		})
 	}

@@ -1,12 +1,14 @@
-// Package sqldb is the system of record in an SQL database: [keystore.Database] for SQLite.
+// Package sqldb is the system of record in an SQL database: [keystore.Database] for SQLite and PostgreSQL.
 //
-// The queries are written for SQLite and PostgreSQL alike; where the two differ is in [dialect] and the migrations.
+// The queries are written for both alike; where the two differ is in [dialect] and the migrations.
 package sqldb
 
 import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,21 +23,34 @@ const keepRevisions = 100_000
 
 // A dialect is what the databases do not agree on.
 type dialect struct {
-	goose       goose.Dialect
-	migrations  string
-	tableExists string            // query: whether there is a table of that name
-	contains    string            // condition, with a place for an expression: that it contains a text, whatever the ASCII case
-	hasRole     string            // condition on keys k
-	isBusy      func(error) bool  // the write lock is taken: try again
-	explain     func(error) error // adds what to do
+	goose         goose.Dialect
+	migrations    string
+	migrationLock string // statement: holds off others that migrate until the end of its transaction; empty: none
+	tableExists   string // query: whether there is a table of that name
+	current       string // condition: what this server knows is not older than what any other does
+	begin         string // query: takes the lock of all who write, and returns the time; empty: BEGIN takes it
+	prepares      bool   // statements that come again and again have to be prepared by hand
+	contains      string // condition, with a place for an expression: that it contains a text, whatever the ASCII case
+	hasRole       string // condition on keys k
+	recordUse     string // statement: takes last uses as a JSON object, id to microseconds
+
+	bind        func(query string) string // gives the places for arguments, each a ?, the form that the database knows
+	text        func(string) string       // what is stored of a text, and compared
+	isBusy      func(error) bool          // the write lock is taken: try again
+	commitError func(error) error         // of a COMMIT: says so if the change may have been made
+	explain     func(error) error         // adds what to do
 }
 
 // DB is a [keystore.Database].
 type DB struct {
 	dialect
-	writer  *sql.DB
+	writer  *sql.DB // of changes
 	readers *sql.DB
-	lease   *sql.DB
+	lease   *sql.DB // for renewals and what belongs to them: never behind the readers
+	beats   *sql.DB // for writes of the nodes' rows
+	uses    *sql.DB // for writes of last uses
+
+	postgres *postgres // nil: SQLite
 
 	byDigest *sql.Stmt
 	renew    *sql.Stmt
@@ -56,24 +71,27 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	if err := prepare(ctx, d); err != nil {
 		return err
 	}
-	if err := d.retryBusy(ctx, func() error { return migrate(ctx, d.writer, d.dialect) }); err != nil {
+	if err := d.retryBusy(ctx, func() error { return d.migrate(ctx) }); err != nil {
 		return err
 	}
 	// Whether this process may write is better known now than at the first change.
-	err := d.write(ctx, func(tx *sql.Tx) error {
+	err := d.write(ctx, func(tx *sql.Tx, _ time.Time) error {
 		_, err := tx.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ''")
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if d.byDigest, err = d.readers.PrepareContext(ctx, byDigestQuery); err != nil {
+	if d.byDigest, err = d.readers.PrepareContext(ctx, d.bind(byDigestQuery+" WHERE "+d.current)); err != nil {
 		return err
 	}
-	if d.renew, err = d.lease.PrepareContext(ctx, renewQuery); err != nil {
+	if d.renew, err = d.lease.PrepareContext(ctx, d.bind(renewQuery+" WHERE "+d.current)); err != nil {
 		return err
 	}
-	return d.feed.start(ctx, d.lease)
+	if d.postgres != nil {
+		return d.feed.start(ctx, d.lease, netInterval, d.postgres.listen)
+	}
+	return d.feed.start(ctx, d.lease, pollInterval, nil)
 }
 
 // Close implements [keystore.Database].
@@ -130,8 +148,32 @@ func (d *DB) retryBusy(ctx context.Context, f func() error) error {
 	}
 }
 
-// write runs f in a transaction that is the only one to write.
-func (d *DB) write(ctx context.Context, f func(*sql.Tx) error) error {
+// query runs one that returns rows, outside of transactions.
+func (d *DB) query(ctx context.Context, pool *sql.DB, query string, args ...any) (*sql.Rows, error) {
+	return pool.QueryContext(ctx, d.bind(query), d.texts(args)...)
+}
+
+// exec runs a statement that is a transaction of its own, and takes no revision.
+func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string, args ...any) error {
+	err := d.retryBusy(ctx, func() error {
+		_, err := pool.ExecContext(ctx, d.bind(statement), d.texts(args)...)
+		return err
+	})
+	return d.fail(ctx, operation, err)
+}
+
+// texts replaces, in the list itself, each text by what the database can store of it.
+func (d *DB) texts(args []any) []any {
+	for i, arg := range args {
+		if s, ok := arg.(string); ok {
+			args[i] = d.text(s)
+		}
+	}
+	return args
+}
+
+// write runs f, with the database's time, in a transaction that is the only one to write.
+func (d *DB) write(ctx context.Context, f func(*sql.Tx, time.Time) error) error {
 	var tx *sql.Tx
 	err := d.retryBusy(ctx, func() (err error) {
 		tx, err = d.writer.BeginTx(ctx, nil)
@@ -141,21 +183,30 @@ func (d *DB) write(ctx context.Context, f func(*sql.Tx) error) error {
 		return err
 	}
 	defer tx.Rollback() // after a commit this does nothing
-	if err := f(tx); err != nil {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	if d.begin != "" {
+		if err := tx.QueryRowContext(ctx, d.begin).Scan(timeTo{&now}); err != nil {
+			return err
+		}
+	}
+	if err := f(tx, now); err != nil {
 		return err
 	}
-	return tx.Commit()
+	if err := tx.Commit(); err != nil {
+		return d.commitError(err)
+	}
+	return nil
 }
 
 // Update implements [keystore.Database].
 func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
 	var head keystore.Revision
 	var refused error
-	err := d.write(ctx, func(sqltx *sql.Tx) error {
-		t := d.newTx(ctx, sqltx)
+	err := d.write(ctx, func(sqltx *sql.Tx, now time.Time) error {
+		t := d.newTx(ctx, sqltx, now)
 		defer t.close()
 		if refused = change(t); refused == nil {
-			// One that went on after the database failed must not commit: SQLite may have rolled back already.
+			// One that went on after the database failed must not commit: it may have rolled back already.
 			refused = t.failed
 		}
 		if refused != nil {
@@ -180,31 +231,20 @@ func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keysto
 // RecordUse implements [keystore.Database].
 func (d *DB) RecordUse(ctx context.Context, uses map[string]time.Time) error {
 	const batch = 1000 // a revoke waits for one at most
-	ids := make([]string, 0, len(uses))
-	for id := range uses {
-		ids = append(ids, id)
-	}
-	for len(ids) > 0 {
-		n := min(batch, len(ids))
-		err := d.write(ctx, func(tx *sql.Tx) error {
-			stmt, err := tx.PrepareContext(ctx, `
-				INSERT INTO last_uses (key_id, used_at) SELECT id, ? FROM keys WHERE id = ?
-				ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at`)
-			if err != nil {
-				return err
-			}
-			defer stmt.Close()
-			for _, id := range ids[:n] {
-				if _, err := stmt.ExecContext(ctx, uses[id].UnixMicro(), id); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return d.fail(ctx, "recording last uses", err)
+	// In order, so that two processes that note the same ones do not wait for each other.
+	ids := slices.Sorted(maps.Keys(uses))
+	for part := range slices.Chunk(ids, batch) {
+		micros := make(map[string]int64, len(part))
+		for _, id := range part {
+			micros[id] = uses[id].UnixMicro()
 		}
-		ids = ids[n:]
+		object, err := fromJSON(micros)
+		if err != nil {
+			return err
+		}
+		if err := d.exec(ctx, d.uses, "recording last uses", d.recordUse, object); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -220,7 +260,8 @@ type feed struct {
 // pollInterval leaves room for a slow poll within the 100 ms of the contract.
 const pollInterval = 50 * time.Millisecond
 
-func (f *feed) start(ctx context.Context, db *sql.DB) error {
+// start looks at the head again and again, and runs listen, which calls its argument whenever something may have changed.
+func (f *feed) start(ctx context.Context, db *sql.DB, interval time.Duration, listen func(context.Context, func())) error {
 	stmt, err := db.PrepareContext(ctx, "SELECT revision FROM head")
 	if err != nil {
 		return err
@@ -231,8 +272,11 @@ func (f *feed) start(ctx context.Context, db *sql.DB) error {
 	}
 	f.seen.Store(head)
 	ctx, f.cancel = context.WithCancel(context.Background())
+	if listen != nil {
+		f.done.Go(func() { listen(ctx, f.fire) })
+	}
 	f.done.Go(func() {
-		tick := time.NewTicker(pollInterval)
+		tick := time.NewTicker(interval)
 		defer tick.Stop()
 		for {
 			select {
@@ -251,10 +295,14 @@ func (f *feed) start(ctx context.Context, db *sql.DB) error {
 
 func (f *feed) committed(head keystore.Revision) {
 	if f.seen.Swap(int64(head)) != int64(head) {
-		select {
-		case f.changed <- struct{}{}:
-		default:
-		}
+		f.fire()
+	}
+}
+
+func (f *feed) fire() {
+	select {
+	case f.changed <- struct{}{}:
+	default:
 	}
 }
 
@@ -270,7 +318,7 @@ func (d *DB) Changed() <-chan struct{} { return d.feed.changed }
 // Changes implements [keystore.Database]. It answers only when the log has every revision that was asked for.
 func (d *DB) Changes(ctx context.Context, after, upTo keystore.Revision) ([]keystore.Change, error) {
 	const operation = "reading the change log"
-	rows, err := d.lease.QueryContext(ctx, "SELECT revision, kind, digest, ends FROM change_log WHERE revision > ? AND revision <= ? ORDER BY revision", after, upTo)
+	rows, err := d.query(ctx, d.lease, "SELECT revision, kind, digest, ends FROM change_log WHERE revision > ? AND revision <= ? AND "+d.current+" ORDER BY revision", after, upTo)
 	if err != nil {
 		return nil, d.fail(ctx, operation, err)
 	}

@@ -107,7 +107,7 @@ func fingerprintOf(tokenKey *[32]byte) []byte {
 // Namespaces implements [keystore.Database].
 func (d *DB) Namespaces(ctx context.Context) ([]keystore.Namespace, error) {
 	const operation = "listing namespaces"
-	rows, err := d.readers.QueryContext(ctx, "SELECT "+namespaceColumns+" FROM namespaces ORDER BY created_at DESC, id DESC")
+	rows, err := d.query(ctx, d.readers, "SELECT "+namespaceColumns+" FROM namespaces WHERE "+d.current+" ORDER BY created_at DESC, id DESC")
 	if err != nil {
 		return nil, d.fail(ctx, operation, err)
 	}

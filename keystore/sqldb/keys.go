@@ -123,7 +123,7 @@ func (d *DB) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore
 
 // Key implements [keystore.Database].
 func (d *DB) Key(ctx context.Context, id string) (*keystore.Key, error) {
-	rows, err := d.readers.QueryContext(ctx, byIDQuery, id)
+	rows, err := d.query(ctx, d.readers, byIDQuery+" AND "+d.current, id)
 	keys, err := scanKeys(rows, err, nil)
 	if err != nil {
 		return nil, d.fail(ctx, "reading a key", err)
@@ -155,14 +155,14 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 		}
 		page, args = strings.TrimSuffix(strings.Repeat(each+" UNION ALL ", n), " UNION ALL "), all
 	default:
-		// The + keeps SQLite from sorting what it finds by namespace.
-		page += " AND +k.namespace IN (?" + strings.Repeat(", ?", n-1) + ")"
+		// The || keeps SQLite from sorting what it finds by namespace.
+		page += " AND k.namespace || '' IN (?" + strings.Repeat(", ?", n-1) + ")"
 		for _, ns := range namespaces {
 			args = append(args, ns)
 		}
 	}
 	query := "SELECT " + keyColumns + " FROM (" + page + " ORDER BY 1 DESC, 2 DESC LIMIT ?) p JOIN keys k ON k.id = p.id" + keyJoins + " ORDER BY k.created_at DESC, k.id DESC"
-	rows, err := d.readers.QueryContext(ctx, query, append(args, limit+1)...)
+	rows, err := d.query(ctx, d.readers, query, append(args, limit+1)...)
 	keys, err := scanKeys(rows, err, nil)
 	if err != nil {
 		return nil, "", d.fail(ctx, "listing keys", err)
@@ -176,7 +176,7 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 
 // conditions are all of a filter's but for the namespaces.
 func (d *DB) conditions(f keystore.KeyFilter, cursor string) (string, []any, error) {
-	where, args := []string{"1 = 1"}, []any{}
+	where, args := []string{d.current}, []any{}
 	add := func(condition string, values ...any) {
 		where, args = append(where, condition), append(args, values...)
 	}
@@ -224,12 +224,12 @@ func (d *DB) conditions(f keystore.KeyFilter, cursor string) (string, []any, err
 func (d *DB) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
 	var all, revoked, expired, inactive int64
 	now := time.Now().UnixMicro()
-	err := d.readers.QueryRowContext(ctx, `SELECT
+	err := d.readers.QueryRowContext(ctx, d.bind(`SELECT
 		(SELECT count(*) FROM keys),
 		(SELECT count(*) FROM keys WHERE revoked_at IS NOT NULL),
 		(SELECT count(*) FROM keys WHERE revoked_at IS NULL AND expires_at IS NOT NULL AND expires_at <= ?),
-		(SELECT count(*) FROM keys WHERE active = 0 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?))`,
-		now, now).Scan(&all, &revoked, &expired, &inactive)
+		(SELECT count(*) FROM keys WHERE active = 0 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?))
+		WHERE `+d.current), now, now).Scan(&all, &revoked, &expired, &inactive)
 	if err != nil {
 		return nil, d.fail(ctx, "counting keys", err)
 	}

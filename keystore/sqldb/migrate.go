@@ -2,7 +2,6 @@ package sqldb
 
 import (
 	"context"
-	"database/sql"
 	"embed"
 	"fmt"
 	"io/fs"
@@ -17,14 +16,14 @@ var migrations embed.FS
 
 const schemaTable = "schema_version"
 
-// migrate brings the schema up to this program's. Several processes may do so at the same time: each migration is one
-// transaction, so the one that comes second fails, and looks again.
-func migrate(ctx context.Context, db *sql.DB, d dialect) error {
+// migrate brings the schema up to this program's. Several processes may do so at the same time: one waits for the other where
+// there is a lock for it; else the one that comes second fails, since each migration is one transaction, and looks again.
+func (d *DB) migrate(ctx context.Context) error {
 	dir, err := fs.Sub(migrations, "migrations/"+d.migrations)
 	if err != nil {
 		return err
 	}
-	p, err := goose.NewProvider(d.goose, db, dir, goose.WithTableName(schemaTable),
+	p, err := goose.NewProvider(d.goose, d.writer, dir, goose.WithTableName(schemaTable),
 		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
 	if err != nil {
 		return err
@@ -32,7 +31,7 @@ func migrate(ctx context.Context, db *sql.DB, d dialect) error {
 	sources := p.ListSources()
 	ours := sources[len(sources)-1].Version
 	for before := int64(-1); ; {
-		found, err := schemaVersion(ctx, db, d)
+		found, err := d.schemaVersion(ctx)
 		switch {
 		case err != nil:
 			return err
@@ -42,19 +41,34 @@ func migrate(ctx context.Context, db *sql.DB, d dialect) error {
 		case found == ours:
 			return nil
 		}
-		if _, err := p.Up(ctx); err != nil && found == before {
+		if err := d.upgrade(ctx, p); err != nil && found == before {
 			return err
 		}
 		before = found
 	}
 }
 
+func (d *DB) upgrade(ctx context.Context, p *goose.Provider) error {
+	if d.migrationLock != "" {
+		tx, err := d.lease.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback()
+		if _, err := tx.ExecContext(ctx, d.migrationLock); err != nil {
+			return err
+		}
+	}
+	_, err := p.Up(ctx)
+	return err
+}
+
 // schemaVersion is 0 for an empty database.
-func schemaVersion(ctx context.Context, db *sql.DB, d dialect) (version int64, err error) {
+func (d *DB) schemaVersion(ctx context.Context) (version int64, err error) {
 	var exists bool
-	if err := db.QueryRowContext(ctx, d.tableExists, schemaTable).Scan(&exists); err != nil || !exists {
+	if err := d.writer.QueryRowContext(ctx, d.bind(d.tableExists), schemaTable).Scan(&exists); err != nil || !exists {
 		return 0, err
 	}
-	err = db.QueryRowContext(ctx, "SELECT coalesce(max(version_id), 0) FROM "+schemaTable).Scan(&version)
+	err = d.writer.QueryRowContext(ctx, "SELECT coalesce(max(version_id), 0) FROM "+schemaTable).Scan(&version)
 	return version, err
 }

@@ -2,7 +2,6 @@ package sqldb
 
 import (
 	"context"
-	"database/sql"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -21,16 +20,13 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	if err != nil {
 		return d.fail(ctx, operation, err)
 	}
-	err = d.write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO nodes (incarnation, address, lease, state, joined_at) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (incarnation) DO UPDATE SET lease = excluded.lease`,
-			n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, time.Now().UnixMicro())
-		return err
-	})
+	err = d.exec(ctx, d.beats, operation, `INSERT INTO nodes (incarnation, address, lease, state, joined_at) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (incarnation) DO UPDATE SET lease = excluded.lease`,
+		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, time.Now().UnixMicro())
 	if err != nil && fresh && ctx.Err() == nil {
 		d.locks.release(n.Incarnation) // had the context ended, the row could be there
 	}
-	return d.fail(ctx, operation, err)
+	return err
 }
 
 // Renew implements [keystore.Database].
@@ -42,14 +38,14 @@ func (d *DB) Renew(ctx context.Context, incarnation string) (keystore.Head, erro
 
 // Acknowledge implements [keystore.Database].
 func (d *DB) Acknowledge(ctx context.Context, incarnation string, r keystore.Revision) error {
-	return d.exec(ctx, "acknowledging", `UPDATE nodes SET beats = beats + 1,
+	return d.exec(ctx, d.beats, "acknowledging", `UPDATE nodes SET beats = beats + 1,
 		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?`, r, r, incarnation)
 }
 
 // Nodes implements [keystore.Database]. On one machine a process that has ended is known by its lock.
 func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	const operation = "reading the nodes"
-	rows, err := d.lease.QueryContext(ctx, "SELECT incarnation, address, lease, state, acked, beats FROM nodes ORDER BY joined_at, incarnation")
+	rows, err := d.query(ctx, d.lease, "SELECT incarnation, address, lease, state, acked, beats FROM nodes WHERE "+d.current+" ORDER BY joined_at, incarnation")
 	if err != nil {
 		return nil, d.fail(ctx, operation, err)
 	}
@@ -84,13 +80,13 @@ func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 
 // Fence implements [keystore.Database].
 func (d *DB) Fence(ctx context.Context, incarnation string) error {
-	return d.exec(ctx, "fencing a node", "UPDATE nodes SET state = ? WHERE incarnation = ?", keystore.NodeFencing, incarnation)
+	return d.exec(ctx, d.beats, "fencing a node", "UPDATE nodes SET state = ? WHERE incarnation = ?", keystore.NodeFencing, incarnation)
 }
 
 // Remove implements [keystore.Database].
 func (d *DB) Remove(ctx context.Context, incarnation string) error {
 	if err := d.deleteNode(ctx, incarnation); err != nil {
-		return d.fail(ctx, "removing a node", err)
+		return err
 	}
 	d.locks.release(incarnation)
 	if ended := d.locks.takeOver(incarnation); ended != nil {
@@ -101,16 +97,5 @@ func (d *DB) Remove(ctx context.Context, incarnation string) error {
 }
 
 func (d *DB) deleteNode(ctx context.Context, incarnation string) error {
-	return d.write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ?", incarnation)
-		return err
-	})
-}
-
-func (d *DB) exec(ctx context.Context, operation, query string, args ...any) error {
-	err := d.write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, query, args...)
-		return err
-	})
-	return d.fail(ctx, operation, err)
+	return d.exec(ctx, d.beats, "removing a node", "DELETE FROM nodes WHERE incarnation = ?", incarnation)
 }

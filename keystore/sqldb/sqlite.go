@@ -27,9 +27,17 @@ var sqliteDialect = dialect{
 	goose:       goose.DialectSQLite3,
 	migrations:  "sqlite",
 	tableExists: "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?)",
+	current:     "1 = 1",
+	prepares:    true,
 	contains:    "instr(lower(%s), lower(?)) > 0", // its lower() knows ASCII only, as it should
 	hasRole:     "EXISTS (SELECT 1 FROM json_each(k.grants) g, json_each(g.value, '$.roles') r WHERE r.value = ?)",
+	recordUse: `INSERT INTO last_uses (key_id, used_at)
+		SELECT k.id, u.value FROM json_each(?) u JOIN keys k ON k.id = u.key WHERE true
+		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at`,
+	bind:        func(query string) string { return query },
+	text:        func(s string) string { return s },
 	isBusy:      func(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_BUSY },
+	commitError: func(err error) error { return err },
 	explain:     explainSQLite,
 }
 
@@ -50,6 +58,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	d.writer = openSQLite(path, 1, "busy_timeout(0)", "synchronous(FULL)", "journal_size_limit(67108864)", "cache_size(-16000)")
 	d.readers = openSQLite(path, readers, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
 	d.lease = openSQLite(path, 2, "busy_timeout(1000)", "query_only(1)")
+	d.beats, d.uses = d.writer, d.writer
 	if err := d.start(ctx, sqliteWAL); err != nil {
 		d.closePools()
 		return nil, fmt.Errorf("opening the database %s: %w", path, d.explain(ctx, err))

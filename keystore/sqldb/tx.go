@@ -17,12 +17,12 @@ type tx struct {
 	ctx    context.Context
 	sql    *sql.Tx
 	now    time.Time
-	stmts  map[string]*sql.Stmt // an import runs the same few thousands of times
+	stmts  map[string]*sql.Stmt // of a database that does not keep them itself: an import runs the same few thousands of times
 	failed error                // of the database: nothing may be committed any more
 }
 
-func (d *DB) newTx(ctx context.Context, t *sql.Tx) *tx {
-	return &tx{db: d, ctx: ctx, sql: t, now: time.Now().UTC().Truncate(time.Microsecond), stmts: map[string]*sql.Stmt{}}
+func (d *DB) newTx(ctx context.Context, t *sql.Tx, now time.Time) *tx {
+	return &tx{db: d, ctx: ctx, sql: t, now: now, stmts: map[string]*sql.Stmt{}}
 }
 
 func (t *tx) close() {
@@ -31,14 +31,36 @@ func (t *tx) close() {
 	}
 }
 
-func (t *tx) prepare(query string) (*sql.Stmt, error) {
+// A statement is an sql.Stmt, or just its text.
+type statement interface {
+	ExecContext(ctx context.Context, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, args ...any) (*sql.Rows, error)
+}
+
+type unprepared struct {
+	tx   *sql.Tx
+	text string
+}
+
+func (s unprepared) ExecContext(ctx context.Context, args ...any) (sql.Result, error) {
+	return s.tx.ExecContext(ctx, s.text, args...)
+}
+
+func (s unprepared) QueryContext(ctx context.Context, args ...any) (*sql.Rows, error) {
+	return s.tx.QueryContext(ctx, s.text, args...)
+}
+
+func (t *tx) statement(query string) (statement, error) {
 	if t.failed != nil {
 		return nil, t.failed
+	}
+	if !t.db.prepares {
+		return unprepared{t.sql, t.db.bind(query)}, nil
 	}
 	if s := t.stmts[query]; s != nil {
 		return s, nil
 	}
-	s, err := t.sql.PrepareContext(t.ctx, query)
+	s, err := t.sql.PrepareContext(t.ctx, t.db.bind(query))
 	if err != nil {
 		return nil, t.note(err)
 	}
@@ -58,11 +80,11 @@ func (t *tx) note(err error) error {
 }
 
 func (t *tx) exec(query string, args ...any) (affected int64, err error) {
-	s, err := t.prepare(query)
+	s, err := t.statement(query)
 	if err != nil {
 		return 0, err
 	}
-	r, err := s.ExecContext(t.ctx, args...)
+	r, err := s.ExecContext(t.ctx, t.db.texts(args)...)
 	if err != nil {
 		return 0, t.note(err)
 	}
@@ -77,11 +99,11 @@ type row struct {
 }
 
 func (t *tx) query(query string, args ...any) (*sql.Rows, error) {
-	s, err := t.prepare(query)
+	s, err := t.statement(query)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.QueryContext(t.ctx, args...)
+	rows, err := s.QueryContext(t.ctx, t.db.texts(args)...)
 	return rows, t.note(err)
 }
 
@@ -161,7 +183,7 @@ func keyValues(k *keystore.Key) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, k.CreatedBy, k.Active, k.CreatedAt.UnixMicro(),
+	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, k.CreatedBy, fromBool(k.Active), k.CreatedAt.UnixMicro(),
 		fromTime(k.ExpiresAt), fromTime(k.RevokedAt), k.RevokedBy, k.RevokeReason, allowed, metadata, k.Version, k.ID}, nil
 }
 
@@ -193,7 +215,7 @@ func (t *tx) insertSecrets(k *keystore.Key, present map[keystore.Digest]keystore
 			continue
 		}
 		_, err := t.exec("INSERT INTO secrets (digest, key_id, created_at, ends_at, imported) VALUES (?, ?, ?, ?, ?)",
-			s.Digest[:], k.ID, s.CreatedAt.UnixMicro(), fromTime(s.ExpiresAt), s.Imported)
+			s.Digest[:], k.ID, s.CreatedAt.UnixMicro(), fromTime(s.ExpiresAt), fromBool(s.Imported))
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,15 @@ func fromTime(t time.Time) any {
 	return t.UnixMicro()
 }
 
+// Truth is a number as well: SQLite has no other.
+
+func fromBool(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 type timeTo struct{ t *time.Time }
 
 func (to timeTo) Scan(v any) error {

@@ -1,0 +1,297 @@
+//go:build unix
+
+// Package postgrestest starts real PostgreSQL servers for tests.
+package postgrestest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	superuser = "postgres"
+	// Password is that of the user whom the server's URLs name. No output of a test may show it.
+	Password = "p@ss:w/rd%hunter2"
+
+	startTimeout = 2 * time.Minute
+)
+
+// A Server is a cluster of its own in a temporary directory.
+type Server struct {
+	bin, dir   string
+	credential *syscall.Credential // as whom it runs; nil: as we do
+	port       int
+	process    *exec.Cmd
+	log        *os.File
+	schemas    atomic.Int64
+}
+
+// Start makes a cluster, without its writes being forced to the disk, and starts it. The server ends with Stop, or with this process.
+func Start() (*Server, error) {
+	bin, err := binaries()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{bin: bin}
+	if s.credential, err = unprivileged(); err != nil {
+		return nil, err
+	}
+	if err := s.makeDirectory(); err != nil {
+		return nil, err
+	}
+	if err := s.initialize(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(s.dir))
+	}
+	if err := s.Run(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(s.dir))
+	}
+	return s, nil
+}
+
+// binaries finds the directory of initdb and postgres, which Debian keeps out of the PATH.
+func binaries() (string, error) {
+	if path, err := exec.LookPath("initdb"); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err == nil { // the others may not be linked
+			return filepath.Dir(path), nil
+		}
+	}
+	for _, pattern := range []string{"/usr/lib/postgresql/*/bin/initdb", "/usr/pgsql-*/bin/initdb", "/opt/homebrew/opt/postgresql*/bin/initdb", "/usr/local/pgsql/bin/initdb"} {
+		if found, _ := filepath.Glob(pattern); len(found) > 0 {
+			return filepath.Dir(found[len(found)-1]), nil
+		}
+	}
+	return "", errors.New("PostgreSQL is not installed: run `make deps`, or apt-get install postgresql")
+}
+
+// unprivileged returns whom to run the server as, since PostgreSQL refuses to run as root.
+func unprivileged() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, err
+		}
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	}
+	return nil, errors.New("PostgreSQL does not run as root, and there is neither a user postgres nor a user nobody")
+}
+
+func (s *Server) makeDirectory() (err error) {
+	if s.dir, err = os.MkdirTemp("", "pg"); err != nil { // short: the name of a socket is within it
+		return err
+	}
+	if s.log, err = os.Create(s.dir + ".log"); err != nil {
+		return err
+	}
+	if s.credential != nil {
+		err = os.Chown(s.dir, int(s.credential.Uid), int(s.credential.Gid))
+	}
+	return err
+}
+
+func (s *Server) command(program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.bin, program), args...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential}
+	return cmd
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// initialize makes the cluster. Its texts sort as people expect, so that a query that needs bytes must say so.
+func (s *Server) initialize() error {
+	passwords := filepath.Join(s.dir, "password")
+	if err := os.WriteFile(passwords, []byte(Password+"\n"), 0o600); err != nil {
+		return err
+	}
+	if s.credential != nil {
+		if err := os.Chown(passwords, int(s.credential.Uid), int(s.credential.Gid)); err != nil {
+			return err
+		}
+	}
+	args := []string{"-D", s.data(), "-U", superuser, "--pwfile", passwords, "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"}
+	for _, more := range [][]string{{"--locale-provider=icu", "--icu-locale=en"}, {}} { // older ones know no ICU here
+		var out []byte
+		var err error
+		if out, err = s.command("initdb", append(args, more...)...).CombinedOutput(); err == nil {
+			return nil
+		} else if len(more) == 0 {
+			return fmt.Errorf("initdb: %w\n%s", err, out)
+		}
+		if err := os.RemoveAll(s.data()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Run starts the server again after Stop or Kill, on the same port if it had one.
+func (s *Server) Run() error {
+	var err error
+	for range 5 {
+		port := s.port
+		if port == 0 {
+			if port, err = freePort(); err != nil {
+				return err
+			}
+		}
+		if err = s.run(port); err == nil {
+			s.port = port
+			return nil
+		}
+	}
+	return err
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
+}
+
+func (s *Server) run(port int) error {
+	cmd := s.command("postgres", "-D", s.data(), "-k", s.dir, "-h", "127.0.0.1", "-p", strconv.Itoa(port),
+		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "shared_buffers=32MB", "-c", "max_connections=200", "-c", "wal_level=replica")
+	cmd.Stdout, cmd.Stderr = s.log, s.log
+	endWithUs(cmd.SysProcAttr)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	s.process = cmd
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	deadline := time.After(startTimeout)
+	for tick := time.Tick(20 * time.Millisecond); ; {
+		select {
+		case err := <-ended:
+			text, _ := os.ReadFile(s.log.Name())
+			return fmt.Errorf("postgres ended: %w\n%s", err, text)
+		case <-deadline:
+			_ = cmd.Process.Kill()
+			return fmt.Errorf("postgres is not ready after %s", startTimeout)
+		case <-tick:
+		}
+		// Line 8 of this file is its state.
+		pid, _ := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
+		lines := bytes.Split(pid, []byte("\n"))
+		if len(lines) > 7 && string(lines[0]) == strconv.Itoa(cmd.Process.Pid) && string(bytes.TrimSpace(lines[7])) == "ready" {
+			go func() { <-ended }()
+			return nil
+		}
+	}
+}
+
+// Halt ends the server at once, as a crash does: connections are cut, what was committed is there after Run.
+func (s *Server) Halt() error {
+	if err := s.process.Process.Signal(syscall.SIGQUIT); err != nil {
+		return err
+	}
+	for tick := time.Tick(10 * time.Millisecond); ; <-tick {
+		if s.process.Process.Signal(syscall.Signal(0)) != nil {
+			return nil
+		}
+	}
+}
+
+// Stop ends the server and removes the cluster.
+func (s *Server) Stop() error {
+	err := s.Halt()
+	return errors.Join(err, s.log.Close(), os.RemoveAll(s.dir), os.Remove(s.log.Name()))
+}
+
+// Address is where the server listens.
+func (s *Server) Address() string { return "127.0.0.1:" + strconv.Itoa(s.port) }
+
+// URL leads to the server, by TCP and password, with the option search_path if schema is not empty. hosts other than the server's own may be given.
+func (s *Server) URL(schema string, hosts ...string) string {
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(superuser, Password), Host: s.Address(), Path: "/postgres"}
+	if len(hosts) > 0 {
+		u.Host = strings.Join(hosts, ",")
+	}
+	if schema != "" {
+		u.RawQuery = url.Values{"search_path": {schema}}.Encode()
+	}
+	return u.String()
+}
+
+// Exec runs statements as an operator would, in psql.
+func (s *Server) Exec(schema, statements string) error {
+	_, err := s.Query(schema, statements)
+	return err
+}
+
+// Query is Exec with what psql prints, without headings.
+func (s *Server) Query(schema, statements string) (string, error) {
+	cmd := s.command("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", s.dir, "-p", strconv.Itoa(s.port), "-U", superuser, "-d", "postgres", "-c", statements)
+	if schema != "" {
+		cmd.Env = append(os.Environ(), "PGOPTIONS=-c search_path="+schema)
+	}
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("psql: %w: %s", err, stderr.String())
+	}
+	return strings.TrimSpace(stdout.String()), nil
+}
+
+// Schema makes an empty one for a test, and drops it at its end.
+func (s *Server) Schema(t testing.TB) string {
+	t.Helper()
+	name := fmt.Sprintf("test_%d", s.schemas.Add(1))
+	if err := s.Exec("", "CREATE SCHEMA "+name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Exec("", "DROP SCHEMA "+name+" CASCADE"); err != nil {
+			t.Error(err)
+		}
+	})
+	return name
+}
+
+// Standby starts a second server that follows this one, and stops it at the end of the test.
+func (s *Server) Standby(t testing.TB) *Server {
+	t.Helper()
+	other := &Server{bin: s.bin, credential: s.credential}
+	if err := other.makeDirectory(); err != nil {
+		t.Fatal(err)
+	}
+	backup := other.command("pg_basebackup", "-D", other.data(), "-R", "--checkpoint=fast", "--no-sync", "-h", s.dir, "-p", strconv.Itoa(s.port), "-U", superuser)
+	if out, err := backup.CombinedOutput(); err != nil {
+		t.Fatalf("pg_basebackup: %v\n%s", err, out)
+	}
+	if err := other.Run(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := other.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return other
+}
+
+// Promote makes a primary of a standby.
+func (s *Server) Promote() error { return s.Exec("", "SELECT pg_promote()") }

@@ -1,0 +1,266 @@
+-- Times are Unix microseconds. Every statement that changes keys, secrets or namespaces, by whatever program, takes the
+-- next revision from the one row of head and leaves rows in change_log: the triggers below see to it, so that SQL typed
+-- by hand counts too.
+--
+-- Text is compared byte by byte, whatever the database's collation.
+
+-- +goose Up
+
+-- The functions keep to the schema that they are made in, whatever the search_path of who sets them off.
+SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
+
+-- Room on the page lets its many updates stay there.
+CREATE TABLE head (
+    one      SMALLINT PRIMARY KEY CHECK (one = 1),
+    epoch    TEXT     NOT NULL,
+    revision BIGINT   NOT NULL
+) WITH (fillfactor = 10);
+INSERT INTO head VALUES (1, '', 0);
+
+CREATE TABLE deployment (
+    one         SMALLINT PRIMARY KEY CHECK (one = 1),
+    token_key   BYTEA, -- NULL when it is configured
+    fingerprint BYTEA  -- of the configured one
+);
+
+CREATE TABLE change_log (
+    revision BIGINT NOT NULL,
+    kind     TEXT   NOT NULL CHECK (kind IN ('key', 'policy', 'all')),
+    key_id   TEXT   COLLATE "C",
+    digest   BYTEA,
+    ends     BIGINT -- when the secret stops opening anything: 0 now, NULL never
+);
+CREATE INDEX change_log_revision ON change_log (revision);
+
+CREATE TABLE namespaces (
+    id          TEXT   COLLATE "C" PRIMARY KEY,
+    kind        TEXT   NOT NULL,
+    name        TEXT   NOT NULL,
+    edit_policy TEXT   NOT NULL,
+    created_at  BIGINT NOT NULL,
+    version     BIGINT NOT NULL
+);
+
+CREATE TABLE keys (
+    id            TEXT     COLLATE "C" PRIMARY KEY,
+    prefix        TEXT     NOT NULL,
+    name          TEXT     NOT NULL,
+    namespace     TEXT     COLLATE "C" NOT NULL,
+    grants        JSON     NOT NULL, -- [{"namespace","permissions","roles","connected"}]
+    owner         TEXT     COLLATE "C" NOT NULL,
+    created_by    TEXT     COLLATE "C" NOT NULL,
+    active        SMALLINT NOT NULL CHECK (active IN (0, 1)),
+    created_at    BIGINT   NOT NULL,
+    expires_at    BIGINT,
+    revoked_at    BIGINT,
+    revoked_by    TEXT     NOT NULL,
+    revoke_reason TEXT     NOT NULL,
+    allowed_ips   JSON     NOT NULL, -- ["10.0.0.0/8"]
+    metadata      JSON     NOT NULL, -- {"name":"value"}
+    version       BIGINT   NOT NULL
+);
+-- Pages go newest first; the last three columns let a status be judged without reading the row.
+CREATE INDEX keys_page       ON keys (created_at, id, revoked_at, expires_at, active);
+CREATE INDEX keys_namespace  ON keys (namespace, created_at, id, revoked_at, expires_at, active);
+CREATE INDEX keys_owner      ON keys (owner, created_at, id, revoked_at, expires_at, active);
+CREATE INDEX keys_created_by ON keys (created_by, created_at, id, revoked_at, expires_at, active);
+-- The keys that are not simply active, for the counts and for lists of few.
+CREATE INDEX keys_revoked  ON keys (created_at, id) WHERE revoked_at IS NOT NULL;
+CREATE INDEX keys_inactive ON keys (created_at, id, expires_at) WHERE active = 0 AND revoked_at IS NULL;
+CREATE INDEX keys_expiring ON keys (expires_at) WHERE expires_at IS NOT NULL AND revoked_at IS NULL;
+
+-- A row stays for good, so that no credential ever opens anything a second time.
+CREATE TABLE secrets (
+    digest     BYTEA    PRIMARY KEY CHECK (length(digest) = 32),
+    key_id     TEXT     COLLATE "C" NOT NULL,
+    created_at BIGINT   NOT NULL,
+    ends_at    BIGINT,
+    imported   SMALLINT NOT NULL DEFAULT 0 CHECK (imported IN (0, 1)),
+    dropped    SMALLINT NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)) -- opens nothing any more
+);
+CREATE INDEX secrets_key ON secrets (key_id) WHERE dropped = 0;
+CREATE INDEX secrets_imported ON secrets (imported) WHERE imported = 1;
+
+-- The namespaces other than its own that a key has a grant in, kept by triggers.
+CREATE TABLE granted (
+    key_id    TEXT COLLATE "C" NOT NULL,
+    namespace TEXT COLLATE "C" NOT NULL,
+    PRIMARY KEY (key_id, namespace)
+);
+CREATE INDEX granted_namespace ON granted (namespace);
+
+CREATE TABLE last_uses (
+    key_id  TEXT   COLLATE "C" PRIMARY KEY,
+    used_at BIGINT NOT NULL
+) WITH (fillfactor = 70);
+
+CREATE TABLE nodes (
+    incarnation TEXT   COLLATE "C" PRIMARY KEY,
+    address     TEXT   NOT NULL,
+    lease       BIGINT NOT NULL, -- microseconds
+    state       TEXT   NOT NULL CHECK (state IN ('active', 'fencing')),
+    acked       BIGINT NOT NULL DEFAULT 0,
+    beats       BIGINT NOT NULL DEFAULT 0,
+    joined_at   BIGINT NOT NULL
+) WITH (fillfactor = 10);
+
+CREATE TABLE audit (
+    seq        BIGINT PRIMARY KEY,
+    at         BIGINT NOT NULL,
+    actor      TEXT   NOT NULL,
+    source     TEXT   NOT NULL,
+    action     TEXT   NOT NULL,
+    object     TEXT   NOT NULL,
+    namespaces JSON   NOT NULL,
+    before     TEXT   NOT NULL,
+    after      TEXT   NOT NULL,
+    hash       BYTEA  NOT NULL
+);
+
+CREATE TABLE remembered (
+    caller TEXT   COLLATE "C" NOT NULL,
+    key    TEXT   COLLATE "C" NOT NULL,
+    made   TEXT   NOT NULL,
+    at     BIGINT NOT NULL,
+    PRIMARY KEY (caller, key)
+);
+CREATE INDEX remembered_at ON remembered (at);
+
+-- +goose StatementBegin
+-- What a standby knows may be old, and a read must not be answered from it, not even behind a pooler that sends reads there.
+CREATE FUNCTION on_primary() RETURNS boolean LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RAISE 'this server is a standby' USING ERRCODE = 'read_only_sql_transaction';
+    END IF;
+    RETURN true;
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+-- Makes this transaction the only one that changes anything, and returns the time. A program that has been stopped, or whose
+-- machine is gone, loses the lock when its idle time is over.
+CREATE FUNCTION begin_change(lock_wait text, idle text) RETURNS bigint LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', lock_wait, true), set_config('idle_in_transaction_session_timeout', idle, true);
+    PERFORM 1 FROM head FOR UPDATE;
+    RETURN floor(extract(epoch FROM clock_timestamp()) * 1000000);
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+-- The channel is named after the schema's oid: a name could be too long for one. PostgreSQL sends it at the commit, and
+-- once for all of a transaction since the payload is the same.
+CREATE FUNCTION next_revision() RETURNS bigint LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    taken bigint;
+BEGIN
+    UPDATE head SET revision = revision + 1 RETURNING revision INTO STRICT taken;
+    PERFORM pg_notify('apikeys_' || oid, '') FROM pg_namespace WHERE nspname = current_schema();
+    RETURN taken;
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+-- Before a statement locks any row, so that two of them never wait for each other.
+CREATE FUNCTION lock_head() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM 1 FROM head FOR UPDATE;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '%', TG_ARGV[0];
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION log_keys() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    taken bigint;
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM changed) THEN
+        RETURN NULL;
+    END IF;
+    taken := next_revision();
+    INSERT INTO change_log
+        SELECT taken, 'key', k.id, s.digest,
+               CASE WHEN TG_OP = 'DELETE' OR k.revoked_at IS NOT NULL OR k.active = 0 THEN 0
+                    WHEN k.expires_at IS NULL OR s.ends_at < k.expires_at THEN s.ends_at
+                    ELSE k.expires_at END
+        FROM changed k LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0;
+    IF TG_OP <> 'INSERT' THEN
+        DELETE FROM granted WHERE key_id IN (SELECT id FROM changed);
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        UPDATE secrets SET dropped = 1 WHERE key_id IN (SELECT id FROM changed) AND dropped = 0;
+        DELETE FROM last_uses WHERE key_id IN (SELECT id FROM changed);
+    ELSE
+        INSERT INTO granted
+            SELECT DISTINCT k.id, g.value ->> 'namespace' FROM changed k, json_array_elements(k.grants) g
+            WHERE g.value ->> 'namespace' <> k.namespace;
+    END IF;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION log_secrets() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    taken bigint;
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM changed) THEN
+        RETURN NULL;
+    END IF;
+    taken := next_revision();
+    INSERT INTO change_log
+        SELECT taken, 'key', s.key_id, s.digest,
+               CASE WHEN k.id IS NULL OR k.revoked_at IS NOT NULL OR k.active = 0 OR s.dropped = 1 THEN 0
+                    WHEN k.expires_at IS NULL OR s.ends_at < k.expires_at THEN s.ends_at
+                    ELSE k.expires_at END
+        FROM changed s LEFT JOIN keys k ON k.id = s.key_id;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION log_policy() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM changed) THEN
+        INSERT INTO change_log (revision, kind) VALUES (next_revision(), 'policy');
+    END IF;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
+CREATE TRIGGER keys_lock   BEFORE INSERT OR UPDATE OR DELETE ON keys FOR EACH STATEMENT EXECUTE FUNCTION lock_head();
+CREATE TRIGGER keys_insert AFTER INSERT ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_keys();
+CREATE TRIGGER keys_update AFTER UPDATE ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_keys();
+CREATE TRIGGER keys_delete AFTER DELETE ON keys REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_keys();
+CREATE TRIGGER keys_one_way BEFORE UPDATE ON keys FOR EACH ROW
+    WHEN (NEW.id <> OLD.id OR (OLD.revoked_at IS NOT NULL AND NEW.revoked_at IS NULL))
+    EXECUTE FUNCTION refuse('the id of a key never changes, and a revoked key stays revoked');
+CREATE TRIGGER keys_truncate BEFORE TRUNCATE ON keys FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse('no node would be told: use DELETE');
+
+CREATE TRIGGER secrets_lock   BEFORE INSERT OR UPDATE ON secrets FOR EACH STATEMENT EXECUTE FUNCTION lock_head();
+CREATE TRIGGER secrets_insert AFTER INSERT ON secrets REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_secrets();
+CREATE TRIGGER secrets_update AFTER UPDATE ON secrets REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_secrets();
+CREATE TRIGGER secrets_one_way BEFORE UPDATE ON secrets FOR EACH ROW
+    WHEN (NEW.digest <> OLD.digest OR NEW.key_id <> OLD.key_id OR NEW.dropped < OLD.dropped)
+    EXECUTE FUNCTION refuse('a secret stays with its key, and a dropped one stays dropped');
+CREATE TRIGGER secrets_delete BEFORE DELETE OR TRUNCATE ON secrets FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse('secrets are kept for good: set dropped = 1, or delete the key');
+
+CREATE TRIGGER namespaces_lock   BEFORE INSERT OR UPDATE OR DELETE ON namespaces FOR EACH STATEMENT EXECUTE FUNCTION lock_head();
+CREATE TRIGGER namespaces_insert AFTER INSERT ON namespaces REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_policy();
+CREATE TRIGGER namespaces_update AFTER UPDATE ON namespaces REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_policy();
+CREATE TRIGGER namespaces_delete AFTER DELETE ON namespaces REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_policy();
+CREATE TRIGGER namespaces_truncate BEFORE TRUNCATE ON namespaces FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse('no node would be told: use DELETE');
+
+CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse('the audit log is append-only');

@@ -1,0 +1,120 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+)
+
+const (
+	// lockWait is how long a change waits for another's, unless its context ends first: longer than a transaction may idle.
+	lockWait = 15 * time.Second
+	// maxIdle is how long a change may do nothing between two statements. A process that is stopped, or cut off, then no
+	// longer holds up the changes of all others.
+	maxIdle = 10 * time.Second
+	// netInterval is how often the head is read where every change is told of: what was told may have been lost.
+	netInterval = 500 * time.Millisecond
+)
+
+var postgresDialect = dialect{
+	goose:      goose.DialectPostgres,
+	migrations: "postgres",
+	// One lock a schema. The upgrade runs on another connection, which this transaction idly waits for.
+	migrationLock: `SELECT set_config('idle_in_transaction_session_timeout', '0', true),
+		pg_advisory_xact_lock(hashtext('caddy-apikeys schema'), hashtext(current_schema()))`,
+	tableExists: "SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = ?)",
+	current:     "on_primary()",
+	begin:       fmt.Sprintf("SELECT begin_change('%d', '%d')", lockWait.Milliseconds(), maxIdle.Milliseconds()),
+	contains:    `strpos(lower(%s COLLATE "C"), lower(CAST(? AS text) COLLATE "C")) > 0`, // "C" knows ASCII only, as it should
+	hasRole:     "EXISTS (SELECT 1 FROM json_array_elements(k.grants) g, json_array_elements_text(g.value -> 'roles') r WHERE r.value = ?)",
+	// The keys are locked so that none is deleted meanwhile and leaves its last use behind.
+	recordUse: `INSERT INTO last_uses (key_id, used_at)
+		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u JOIN keys k ON k.id = u.key ORDER BY k.id FOR KEY SHARE OF k
+		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at`,
+	bind:        bindNumbered,
+	text:        storable,
+	isBusy:      func(error) bool { return false }, // it waits by itself
+	commitError: explainCommit,
+	explain:     explainPostgres,
+}
+
+// OpenPostgres opens the deployment in the schema that comes first in the search_path of a connection: one schema holds one
+// deployment, and nothing is made outside it. The schema must be there; its tables are made if they are not.
+//
+// url is postgres://USER:PASSWORD@HOST:PORT,HOST:PORT/DATABASE?OPTION=VALUE with the options of libpq: of several hosts
+// the first one that is reached and no standby is used. No error shows a password.
+//
+// The connections: one writes, some read, three are for leases, the nodes' rows and a look at the head, and one listens.
+func OpenPostgres(ctx context.Context, url string) (*DB, error) {
+	p, err := newPostgres(url)
+	if err != nil {
+		return nil, fmt.Errorf("opening the database: %w", err)
+	}
+	d := newDB(postgresDialect)
+	d.postgres = p
+	d.writer = openPostgres(p, 1)
+	d.readers = openPostgres(p, readers)
+	d.lease = openPostgres(p, 3)
+	d.beats, d.uses = d.lease, d.readers
+	if err := d.start(ctx, checkPostgres); err != nil {
+		d.closePools()
+		return nil, fmt.Errorf("opening the database %s: %w", p.identity, d.explain(ctx, err))
+	}
+	return d, nil
+}
+
+func openPostgres(p *postgres, conns int) *sql.DB {
+	db := sql.OpenDB(p)
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	db.SetConnMaxIdleTime(5 * time.Minute) // the server has not many to give
+	return db
+}
+
+// checkPostgres refuses what would break a promise later.
+func checkPostgres(ctx context.Context, d *DB) error {
+	var schema sql.NullString
+	var commit, encoding string
+	err := d.writer.QueryRowContext(ctx, "SELECT current_schema(), current_setting('synchronous_commit'), current_setting('server_encoding')").
+		Scan(&schema, &commit, &encoding)
+	switch {
+	case err != nil:
+		return err
+	case !schema.Valid:
+		return errors.New("no schema that the search_path names is there: CREATE SCHEMA makes one, and search_path=NAME in the URL names it")
+	case commit == "off":
+		return errors.New("synchronous_commit is off, so a revoke that was answered could be lost in a crash: turn it on for this user, with ALTER ROLE … SET synchronous_commit = on")
+	case encoding != "UTF8":
+		return fmt.Errorf("the database has the encoding %s: make one with ENCODING 'UTF8'", encoding)
+	}
+	return nil
+}
+
+// bindNumbered makes $1, $2, … of the question marks. No query has one for another reason.
+func bindNumbered(query string) string {
+	var b strings.Builder
+	n := 0
+	for {
+		before, after, found := strings.Cut(query, "?")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		n++
+		b.WriteByte('$')
+		b.WriteString(strconv.Itoa(n))
+		query = after
+	}
+}
+
+// storable replaces what PostgreSQL refuses in a text. An id that someone asks for may hold anything; with the
+// replacement it is simply not there.
+func storable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
+}

@@ -1,0 +1,209 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+// maxConnect is how long a server may take to answer, unless the URL says otherwise.
+const maxConnect = 5 * time.Second
+
+// postgres makes connections, as the URL says that was given last.
+type postgres struct {
+	identity string
+	config   atomic.Pointer[pgx.ConnConfig]
+}
+
+var _ driver.Connector = (*postgres)(nil)
+
+func newPostgres(dsn string) (*postgres, error) {
+	config, identity, err := parsePostgres(dsn)
+	if err != nil {
+		return nil, err
+	}
+	p := &postgres{identity: identity}
+	p.config.Store(config)
+	return p, nil
+}
+
+// Connect implements [driver.Connector].
+func (p *postgres) Connect(ctx context.Context) (driver.Conn, error) {
+	return stdlib.GetConnector(*p.current(ctx)).Connect(ctx)
+}
+
+// current shares the time that is left among the servers, so that each has its chance.
+func (p *postgres) current(ctx context.Context) *pgx.ConnConfig {
+	config := p.config.Load()
+	if config.ConnectTimeout != 0 {
+		return config
+	}
+	config = config.Copy()
+	config.ConnectTimeout = maxConnect
+	if deadline, bounded := ctx.Deadline(); bounded {
+		hosts := map[string]bool{fmt.Sprint(config.Host, " ", config.Port): true}
+		for _, other := range config.Fallbacks { // some are the same server without TLS
+			hosts[fmt.Sprint(other.Host, " ", other.Port)] = true
+		}
+		config.ConnectTimeout = max(time.Millisecond, min(maxConnect, time.Until(deadline)/time.Duration(len(hosts))))
+	}
+	return config
+}
+
+// Driver implements [driver.Connector].
+func (*postgres) Driver() driver.Driver { return stdlib.GetDefaultDriver() }
+
+// Reconnect makes all connections from now on as another URL of the same database says: with another password, say.
+func (d *DB) Reconnect(url string) error {
+	config, identity, err := parsePostgres(url)
+	switch {
+	case err != nil:
+		return err
+	case d.postgres == nil || d.postgres.identity != identity:
+		return fmt.Errorf("%s is not the database that is open", identity)
+	}
+	d.postgres.config.Store(config)
+	return nil
+}
+
+const urlForm = "postgres://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE, where special characters of the password are written as %XX"
+
+// errPostgresURL repeats nothing of the URL: where one is malformed, any part of it may be the password.
+var errPostgresURL = errors.New("this is not a PostgreSQL URL: it takes " + urlForm)
+
+// PostgresIdentity names the database that a URL leads to: USER@HOSTS/DATABASE, and the search_path if there is one. It
+// asks neither disk nor network, and neither it nor the error shows a password.
+func PostgresIdentity(dsn string) (string, error) {
+	u, err := url.Parse(dsn)
+	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" || u.Opaque != "" || u.Fragment != "" || u.RawFragment != "" {
+		return "", errPostgresURL
+	}
+	options, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return "", errPostgresURL
+	}
+	// An option counts more than what stands before it.
+	or := func(value string, names ...string) string {
+		for _, name := range names {
+			if options.Has(name) {
+				value = options.Get(name)
+			}
+		}
+		return value
+	}
+	user := or(u.User.Username(), "user")
+	hosts := or(u.Host, "host")
+	if port := or("", "port"); port != "" {
+		hosts += ":" + port
+	}
+	identity := user + "@" + strings.ToLower(hosts) + "/" + or(strings.TrimPrefix(u.Path, "/"), "dbname", "database")
+	for _, name := range []string{"search_path", "options", "service"} { // options may set a search_path as well
+		if value := or("", name); value != "" {
+			identity += " " + name + "=" + value
+		}
+	}
+	return identity, nil
+}
+
+func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err error) {
+	if identity, err = PostgresIdentity(dsn); err != nil {
+		return nil, "", err
+	}
+	if config, err = pgx.ParseConfig(dsn); err != nil {
+		return nil, "", parseError(dsn, err)
+	}
+	if config.ValidateConnect == nil {
+		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
+	}
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "caddy-apikeys"
+	}
+	return config, identity, nil
+}
+
+// parseError says what is wrong with an option. The URL itself, which the library repeats, is left out.
+func parseError(dsn string, err error) error {
+	const options = "an option of the PostgreSQL URL is not understood: "
+	inner, ok := errors.AsType[*pgconn.ParseConfigError](err)
+	if !ok {
+		return errPostgresURL
+	}
+	_, what, _ := strings.Cut(strings.TrimPrefix(inner.Error(), "cannot parse `"), "`: ")
+	u, _ := url.Parse(dsn) // it has been parsed before
+	secrets := []string{u.Query().Get("password"), u.Query().Get("sslpassword")}
+	if password, set := u.User.Password(); set {
+		secrets = append(secrets, password)
+	}
+	for _, secret := range secrets {
+		if secret != "" && strings.Contains(what, secret) {
+			return errPostgresURL
+		}
+	}
+	return errors.New(options + what)
+}
+
+// explainPostgres adds to an error what to do about it.
+func explainPostgres(err error) error {
+	var advice string
+	var code string
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		code = e.Code
+	}
+	_, unreachable := errors.AsType[*pgconn.ConnectError](err)
+	switch {
+	case code == "25006", errors.Is(err, pgconn.ErrStandbyConnection), errors.Is(err, pgconn.ErrReadOnlyConnection):
+		advice = "this PostgreSQL server is a standby or read-only, and what it knows may be old: name the primary, or all servers of the cluster, and no pooler that sends reads elsewhere"
+	case strings.HasPrefix(code, "28"):
+		advice = "PostgreSQL refuses the user or its password"
+	case code == "3D000":
+		advice = "make the database first, with CREATE DATABASE"
+	case code == "42501":
+		advice = "the user needs the right to CREATE in the schema for a new or an older deployment, and to read and write its tables"
+	case code == "42P01", code == "42883":
+		advice = "a table or function is missing: is the search_path still the one that the deployment was made in?"
+	case code == "53100":
+		advice = "the disk of the PostgreSQL server is full, nothing was changed: make room and try again"
+	case code == "53300":
+		advice = "PostgreSQL has no connection left: raise its max_connections; each process takes up to 13"
+	case code == "55P03":
+		advice = "another transaction holds the lock of all changes (the row of the table head), nothing was changed: try again, or end the program that has a transaction open"
+	case code == "40P01", code == "40001":
+		advice = "another transaction was in the way, nothing was changed: try again"
+	case code == "25P03", code == "25P02":
+		advice = "the change took too long and was withdrawn, nothing was changed: try again"
+	case strings.HasPrefix(code, "57P"):
+		advice = "the PostgreSQL server is being stopped or started"
+	case unreachable:
+		advice = "PostgreSQL cannot be reached"
+	default:
+		return err
+	}
+	return fmt.Errorf("%s (%w)", advice, oneLine{err})
+}
+
+// explainCommit tells a commit that the server refused from one whose end nobody knows. FATAL ends the connection, perhaps
+// after the commit.
+func explainCommit(err error) error {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.SeverityUnlocalized == "ERROR" || errors.Is(err, pgx.ErrTxCommitRollback) {
+		return err
+	}
+	return fmt.Errorf("the connection was lost during the commit, the change may have been made: look before you repeat it (%w)", oneLine{err})
+}
+
+// oneLine is an error for a log: the library puts each host on a line of its own.
+type oneLine struct{ error }
+
+func (e oneLine) Error() string {
+	return strings.Join(strings.Fields(e.error.Error()), " ")
+}
+
+func (e oneLine) Unwrap() error { return e.error }

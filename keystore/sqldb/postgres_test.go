@@ -1,0 +1,517 @@
+//go:build unix
+
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
+)
+
+// server starts, with the first test that asks, the one that all tests share.
+var server = sync.OnceValues(postgrestest.Start)
+
+var serverStarted bool
+
+func postgresServer(t *testing.T) *postgrestest.Server {
+	t.Helper()
+	s, err := server()
+	if err != nil {
+		t.Fatal(err)
+	}
+	serverStarted = true
+	return s
+}
+
+func stopServer() {
+	if !serverStarted {
+		return
+	}
+	if s, err := server(); err == nil {
+		if err := s.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "stopping PostgreSQL:", err)
+		}
+	}
+}
+
+// postgresStore is a schema for the conformance suite.
+type postgresStore struct {
+	*postgrestest.Server
+	schema string
+}
+
+func newPostgresStore(t *testing.T) postgresStore {
+	t.Helper()
+	s := postgresServer(t)
+	return postgresStore{s, s.Schema(t)}
+}
+
+func (s postgresStore) Open(t *testing.T) keystore.Database {
+	t.Helper()
+	return openOnce(t, s.URL(s.schema))
+}
+
+func openOnce(t *testing.T, url string) *closeOnce {
+	t.Helper()
+	d, err := OpenPostgres(context.Background(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	once := &closeOnce{DB: d}
+	t.Cleanup(func() { once.Close() })
+	return once
+}
+
+func (s postgresStore) Exec(statement string) error { return s.Server.Exec(s.schema, statement) }
+
+func TestPostgres(t *testing.T) {
+	keystoretest.TestDatabase(t, func(t *testing.T) keystoretest.Store { return newPostgresStore(t) })
+}
+
+// TestPostgresSchema: three processes start at once on an empty schema; nothing is made outside it, and two do not mix.
+func TestPostgresSchema(t *testing.T) {
+	ctx := context.Background()
+	one, two := newPostgresStore(t), newPostgresStore(t)
+	outside := func() string {
+		t.Helper()
+		out, err := one.Query("", `SELECT string_agg(oid::regclass::text, ' ' ORDER BY 1) FROM pg_class
+			WHERE relnamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname ~ '^(pg_|information_schema|test_)')`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	before := outside()
+	var wg sync.WaitGroup
+	for i := range 6 {
+		store := []postgresStore{one, two}[i%2]
+		wg.Go(func() {
+			d, err := OpenPostgres(ctx, store.URL(store.schema))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer d.Close()
+			if _, err := d.Deployment(ctx, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if after := outside(); after != before {
+		t.Errorf("outside of the schemas there is %q, before it was %q", after, before)
+	}
+	first, second := openOnce(t, one.URL(one.schema)), openOnce(t, two.URL(two.schema))
+	a, err := first.Deployment(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := second.Deployment(ctx, nil)
+	if err != nil || a == b {
+		t.Fatalf("two schemas hold the same deployment: %v", err)
+	}
+	// Typed where the search_path is another, the triggers still find their own schema.
+	if err := one.Server.Exec(two.schema, "UPDATE "+one.schema+".namespaces SET name = 'by hand'"); err != nil {
+		t.Fatal(err)
+	}
+	for d, want := range map[*closeOnce]keystore.Revision{first: 2, second: 1} {
+		if h, err := d.Renew(ctx, "nobody"); err != nil || h.Revision != want {
+			t.Errorf("the head is %d (%v), want %d", h.Revision, err, want)
+		}
+	}
+}
+
+func TestPostgresNewerSchema(t *testing.T) {
+	s := newPostgresStore(t)
+	s.Open(t)
+	if err := s.Exec("INSERT INTO schema_version (version_id, is_applied) VALUES (99, true)"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := OpenPostgres(context.Background(), s.URL(s.schema))
+	if !errors.Is(err, keystore.ErrNewerSchema) {
+		t.Fatal(err)
+	}
+}
+
+// TestPostgresLostListener: after the listening connections have been cut, changes are still told of at once.
+func TestPostgresLostListener(t *testing.T) {
+	ctx := context.Background()
+	s := newPostgresStore(t)
+	d := s.Open(t)
+	if _, err := d.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	listeners := func() string {
+		t.Helper()
+		out, err := s.Query("", fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN apikeys_' || (SELECT oid FROM pg_namespace WHERE nspname = '%s')", s.schema))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	await := func(what string, done func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !done(); {
+			if time.Now().After(deadline) {
+				t.Fatal("waited in vain for ", what)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	for round := range 3 {
+		await("the listener", func() bool { return listeners() == "1" })
+		quiet(d)
+		if err := s.Exec(fmt.Sprintf("UPDATE namespaces SET name = 'round %d'", round)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-d.Changed():
+		case <-time.After(10 * time.Second):
+			t.Fatal("not told")
+		}
+		quiet(d)
+		if _, err := s.Query("", fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN apikeys_' || (SELECT oid FROM pg_namespace WHERE nspname = '%s')", s.schema)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-d.Changed(): // it may have missed some
+		case <-time.After(10 * time.Second):
+			t.Fatal("not told after the listener was cut")
+		}
+	}
+}
+
+// quiet waits until there is nothing more to tell.
+func quiet(d keystore.Database) {
+	for {
+		select {
+		case <-d.Changed():
+		case <-time.After(600 * time.Millisecond):
+			return
+		}
+	}
+}
+
+// TestPostgresStandby: what a standby knows may be old, so it answers nothing; of several servers the primary is found.
+func TestPostgresStandby(t *testing.T) {
+	ctx := context.Background()
+	primary, err := postgrestest.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer primary.Stop()
+	if d, err := OpenPostgres(ctx, primary.URL("")); err != nil {
+		t.Fatal(err)
+	} else if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	standby := primary.Standby(t)
+	for _, options := range []string{"", "?target_session_attrs=any", "?target_session_attrs=read-write", "?target_session_attrs=standby"} {
+		_, err := OpenPostgres(ctx, primary.URL("", standby.Address())+options)
+		if err == nil || !strings.Contains(err.Error(), "standby or read-only") || strings.Contains(err.Error(), postgrestest.Password) {
+			t.Errorf("%s: %v", options, err)
+		}
+	}
+	both := openOnce(t, primary.URL("", standby.Address(), primary.Address()))
+	if _, err := both.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+
+	// A pooler that sends reads to the standby: the connections were made elsewhere than where the questions go.
+	config, _, err := parsePostgres(primary.URL("", standby.Address()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.ValidateConnect = nil
+	both.postgres.config.Store(config)
+	both.readers.SetMaxIdleConns(0)
+	both.lease.SetMaxIdleConns(0)
+	for name, call := range map[string]func() error{
+		"Renew":       func() error { _, err := both.Renew(ctx, "i"); return err },
+		"Nodes":       func() error { _, err := both.Nodes(ctx); return err },
+		"Changes":     func() error { _, err := both.Changes(ctx, 0, 0); return err },
+		"KeyByDigest": func() error { _, _, err := both.KeyByDigest(ctx, keystore.Digest{}); return err },
+		"Key":         func() error { _, err := both.Key(ctx, "k"); return err },
+		"Keys":        func() error { _, _, err := both.Keys(ctx, keystore.KeyFilter{}, "", 1); return err },
+		"CountKeys":   func() error { _, err := both.CountKeys(ctx); return err },
+		"Namespaces":  func() error { _, err := both.Namespaces(ctx); return err },
+		"Acknowledge": func() error { return both.Acknowledge(ctx, "i", 1) },
+		"RecordUse":   func() error { return both.RecordUse(ctx, map[string]time.Time{"k": time.Now()}) },
+	} {
+		if err := call(); err == nil || !strings.Contains(err.Error(), "standby or read-only") {
+			t.Errorf("%s on a standby: %v", name, err)
+		}
+	}
+
+	// The primary is lost, the standby takes its place: whoever names both goes on.
+	named := openOnce(t, primary.URL("", primary.Address(), standby.Address()))
+	at, err := named.Update(ctx, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n"}) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) { // not synchronous here
+		out, err := standby.Query("", "SELECT revision FROM head")
+		if err == nil && out == fmt.Sprint(at) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the standby does not follow: ", out, err)
+		}
+	}
+	if err := primary.Halt(); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Promote(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		h, err := named.Renew(ctx, "nobody")
+		if err == nil && h.Revision == at {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(h, err)
+		}
+	}
+	if err := primary.Run(); err != nil { // for Stop
+		t.Fatal(err)
+	}
+}
+
+// TestPostgresHeadIsHeld: an operator's transaction that holds the head's lock delays changes, not answers, and not for ever.
+func TestPostgresHeadIsHeld(t *testing.T) {
+	ctx := context.Background()
+	s := newPostgresStore(t)
+	d := s.Open(t)
+	if _, err := d.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	short := postgresDialect
+	short.begin = "SELECT begin_change('100', '10000')"
+	hasty := openOnce(t, s.URL(s.schema+"_none,"+s.schema)) // any that is there
+	hasty.dialect = short
+	released := make(chan error, 1)
+	go func() { released <- s.Exec("BEGIN; SELECT * FROM head FOR UPDATE; SELECT pg_sleep(3); COMMIT") }()
+	for { // until it has the lock
+		if _, err := s.Query(s.schema, "SELECT 1 FROM head FOR UPDATE NOWAIT"); err != nil {
+			break
+		}
+	}
+	if _, err := d.Renew(ctx, "nobody"); err != nil {
+		t.Error(err)
+	}
+	if err := d.Join(ctx, keystore.Node{Incarnation: "i"}); err != nil {
+		t.Error(err)
+	}
+	_, err := hasty.Update(ctx, func(keystore.Tx) error { t.Error("changed"); return nil })
+	if err == nil || !strings.Contains(err.Error(), "another transaction holds the lock") {
+		t.Error(err)
+	}
+	if err := <-released; err != nil {
+		t.Error(err)
+	}
+
+	// A process that stands still in the middle of a change loses the lock.
+	short.begin = "SELECT begin_change('10000', '50')"
+	hasty.dialect = short
+	_, err = hasty.Update(ctx, func(tx keystore.Tx) error {
+		if err := tx.InsertNamespace(&keystore.Namespace{ID: "half"}); err != nil {
+			return err
+		}
+		_, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "whole"}) })
+		return err
+	})
+	if err == nil {
+		t.Error("the change was committed")
+	}
+	list, err := d.Namespaces(ctx)
+	if err != nil || len(list) != 2 {
+		t.Errorf("namespaces %+v, %v", list, err)
+	}
+}
+
+// TestPostgresRestart cuts all connections, as a crash of the server does: what was answered is there, and everything goes on.
+func TestPostgresRestart(t *testing.T) {
+	ctx := context.Background()
+	s, err := postgrestest.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	d := openOnce(t, s.URL(""))
+	if _, err := d.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	at, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n"}) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Update(ctx, func(tx keystore.Tx) error {
+		if err := tx.InsertNamespace(&keystore.Namespace{ID: "lost"}); err != nil {
+			return err
+		}
+		return s.Halt()
+	})
+	if err == nil || strings.Contains(err.Error(), postgrestest.Password) {
+		t.Fatal(err)
+	}
+	_, err = d.Renew(ctx, "nobody")
+	if err == nil || strings.Contains(err.Error(), postgrestest.Password) {
+		t.Fatal(err)
+	}
+	t.Log(err)
+	if err := s.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		h, err := d.Renew(ctx, "nobody")
+		if err == nil && h.Revision == at {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(h, err)
+		}
+	}
+	if _, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.DeleteNamespace("n") }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPostgresUnknownCommit: a commit whose answer is lost is not called a failure.
+func TestPostgresUnknownCommit(t *testing.T) {
+	s := newPostgresStore(t)
+	d := openOnce(t, s.URL(s.schema))
+	_, err := d.Update(context.Background(), func(kt keystore.Tx) error {
+		if err := kt.InsertNamespace(&keystore.Namespace{ID: "n"}); err != nil {
+			return err
+		}
+		// The commit meets a trigger that ends its own connection.
+		_, err := kt.(*tx).exec("CREATE FUNCTION pg_temp.cut() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END'")
+		if err == nil {
+			_, err = kt.(*tx).exec("CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON namespaces DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.cut()")
+		}
+		if err != nil {
+			return err
+		}
+		return kt.InsertNamespace(&keystore.Namespace{ID: "m"})
+	})
+	if err == nil || !strings.Contains(err.Error(), "may have been made") {
+		t.Fatal(err)
+	}
+}
+
+func TestPostgresOddTexts(t *testing.T) {
+	ctx := context.Background()
+	d := newPostgresStore(t).Open(t)
+	if _, err := d.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, odd := range []string{"nul\x00", "\xff", "\xed\xa0\x80"} {
+		if _, err := d.Key(ctx, odd); !errors.Is(err, keystore.ErrNotFound) {
+			t.Errorf("%q: %v", odd, err)
+		}
+		if _, _, err := d.Keys(ctx, keystore.KeyFilter{Text: odd, Owner: odd, Role: odd, Namespaces: []string{odd}}, "1_"+odd, 5); err != nil {
+			t.Errorf("%q: %v", odd, err)
+		}
+		_, err := d.Update(ctx, func(tx keystore.Tx) error {
+			if _, err := tx.Namespace(odd); !errors.Is(err, keystore.ErrNotFound) {
+				t.Errorf("%q: %v", odd, err)
+			}
+			return tx.Remember("caller", odd, "made", time.Time{})
+		})
+		if err != nil {
+			t.Errorf("%q: %v", odd, err)
+		}
+	}
+}
+
+func TestPostgresOpenErrors(t *testing.T) {
+	s := postgresServer(t)
+	const secret = "hunter2"
+	for _, row := range []struct{ url, want string }{
+		{"", "this is not a PostgreSQL URL"},
+		{"host=localhost password=" + secret, "this is not a PostgreSQL URL"},
+		{"mysql://u:" + secret + "@h/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:" + secret + "/x@h:5432/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:a#" + secret + "@h/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:%zz" + secret + "@h/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:" + secret + "@h/db?sslmode=" + secret, "sslmode is invalid"},
+		{"postgres://u:" + secret + "@h/db?sslmode=sometimes", "sslmode"},
+		{"postgres://u:" + secret + "@h/db?target_session_attrs=best", "target_session_attrs"},
+		{"postgres://u:" + secret + "@h/db?sslmode=verify-full&sslrootcert=/no/such/file", "/no/such/file"},
+		{"postgres://u:" + secret + "@" + s.Address() + "/db", "refuses the user or its password"},
+		{"postgres://postgres:" + secret + "@" + s.Address() + "/postgres", "refuses the user or its password"},
+		{"postgres://u:" + secret + "@127.0.0.1:1/db", "cannot be reached"},
+		{"postgres://u:" + secret + "@127.0.0.1:1,127.0.0.1:2/db", "cannot be reached"},
+		{strings.Replace(s.URL(""), "/postgres?", "/none?", 1) + "?search_path=no_such_schema", "no schema that the search_path names is there"},
+		{s.URL("") + "?options=-c%20synchronous_commit%3Doff", "synchronous_commit is off"},
+		{strings.TrimSuffix(s.URL(""), "postgres") + "none", "make the database first"},
+	} {
+		d, err := OpenPostgres(context.Background(), row.url)
+		if err == nil {
+			d.Close()
+			t.Errorf("opened with %q wanted", row.want)
+			continue
+		}
+		text := err.Error()
+		if !strings.Contains(text, row.want) || strings.Contains(text, secret) || strings.Contains(text, "\n") || strings.Contains(text, "p%40ss") {
+			t.Errorf("%s\nwant %q, on one line, without the password", text, row.want)
+		}
+	}
+}
+
+func TestPostgresIdentity(t *testing.T) {
+	for url, want := range map[string]string{
+		"postgres://u:hunter2@Host:5432/db":                               "u@host:5432/db",
+		"postgresql://u:other@host:5432/db?sslmode=disable":               "u@host:5432/db",
+		"postgres://u@a:1,b:2/db?search_path=keys&password=hunter2":       "u@a:1,b:2/db search_path=keys",
+		"postgres:///db?host=/run/postgresql&user=me&sslpassword=hunter2": "me@/run/postgresql/db",
+	} {
+		if got, err := PostgresIdentity(url); err != nil || got != want {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+	}
+}
+
+// TestPostgresReconnect: the password changes under a running process.
+func TestPostgresReconnect(t *testing.T) {
+	ctx := context.Background()
+	s := newPostgresStore(t)
+	if err := s.Exec("CREATE ROLE rotating LOGIN PASSWORD 'first'; GRANT CREATE, USAGE ON SCHEMA " + s.schema + " TO rotating"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Exec("DROP OWNED BY rotating; DROP ROLE rotating"); err != nil {
+			t.Error(err)
+		}
+	})
+	url := func(password string) string {
+		return "postgres://rotating:" + password + "@" + s.Address() + "/postgres?search_path=" + s.schema
+	}
+	d := openOnce(t, url("first"))
+	if err := s.Exec("ALTER ROLE rotating PASSWORD 'second'"); err != nil {
+		t.Fatal(err)
+	}
+	d.lease.SetMaxIdleConns(0)
+	if _, err := d.Nodes(ctx); err == nil || !strings.Contains(err.Error(), "refuses the user or its password") {
+		t.Fatal(err)
+	}
+	if err := d.Reconnect(s.URL("")); err == nil {
+		t.Fatal("another database was taken for the same")
+	}
+	if err := d.Reconnect(url("second")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Nodes(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
