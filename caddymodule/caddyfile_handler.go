@@ -20,7 +20,8 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 	return h, h.UnmarshalCaddyfile(helper.Dispenser)
 }
 
-// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. After each option it compiles what there is so far, so that an
+// error names the option's line; Provision compiles all of it again. Syntax:
 //
 //	api_key [<matcher>] {
 //	    from bearer | header <name> [<scheme>] | basic | query <name> | cookie <name>
@@ -49,7 +50,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if err := h.unmarshalOption(d); err != nil {
 			return err
 		}
-		// What there is so far is checked at once, so that the error names its line. Only a method may be mapped later on.
+		// An operation whose method is not mapped may come before the line that maps it, so this one error waits for the end.
 		switch _, err := h.compile(); {
 		case err == nil:
 			unmapped = nil
@@ -77,7 +78,7 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "from":
 		return h.unmarshalFrom(d, args)
 	case "namespace_path":
-		return appendArgs(d, &h.NamespacePath, args)
+		return appendArgs(d, option, "path patterns with a segment {namespace}", "/v1/{namespace}/**", &h.NamespacePath, args)
 	case "namespace":
 		return setArg(d, option, &h.Namespace, args)
 	case "resource":
@@ -90,7 +91,7 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		}
 		h.Operation = append(h.Operation, Operation{args[0], args[1], args[2], args[3]})
 	case "public":
-		return appendArgs(d, &h.Public, args)
+		return appendArgs(d, option, "path patterns", "/health /docs/*", &h.Public, args)
 	case "optional":
 		return setFlag(d, option, &h.Optional, args)
 	case "preflight":
@@ -99,7 +100,7 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		}
 		h.Preflight = &Preflight{Origins: args}
 	case "pass_metadata":
-		return appendArgs(d, &h.PassMetadata, args)
+		return appendArgs(d, option, "names of metadata", "team", &h.PassMetadata, args)
 	case "foreign":
 		return setArg(d, option, &h.Foreign, args)
 	case "encoded_slash":
@@ -165,9 +166,9 @@ func setArg(d *caddyfile.Dispenser, option string, field *string, args []string)
 	return nil
 }
 
-func appendArgs(d *caddyfile.Dispenser, field *[]string, args []string) error {
+func appendArgs(d *caddyfile.Dispenser, option, takes, example string, field *[]string, args []string) error {
 	if len(args) == 0 {
-		return d.ArgErr()
+		return d.Errf("%s takes %s, such as `%s %s`", option, takes, option, example)
 	}
 	*field = append(*field, args...)
 	return nil

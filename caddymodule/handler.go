@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -107,7 +108,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.app = app.(*App)
 	declared := h.rules.sources.declared()
 	declareSources(declared...)
-	warnOfReadableKeys(ctx, declared)
+	warnOfReadableKeys(ctx, h.app, declared)
+	for _, text := range h.almostPatterns() {
+		ctx.Logger().Warn("a path pattern has *, { or } in the middle of a segment, where they stand for themselves: "+
+			"only a whole segment, between two slashes, can be * or {name}", zap.String("pattern", text))
+	}
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		h.accessLogs = server.Logs != nil
 		server.RegisterConnContext(withConn)

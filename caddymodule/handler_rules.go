@@ -100,7 +100,7 @@ func (c *rules) addNamespaces(h *Handler) error {
 			return err
 		}
 		if last := &c.namespacePaths[len(c.namespacePaths)-1]; !last.captures() {
-			return fmt.Errorf("namespace_path: path pattern %q has no segment {namespace}", text)
+			return fmt.Errorf("namespace_path: path pattern %q has no segment {namespace}, which must be a whole segment, between two slashes", text)
 		}
 	}
 	sortPatterns(c.namespacePaths, func(p *pattern) *pattern { return p })
@@ -259,6 +259,21 @@ func (c *rules) addMetadata(name string) error {
 	}
 	c.metadata = append(c.metadata, metadataHeader{name, header})
 	return nil
+}
+
+// almostPatterns returns the path patterns with a segment that looks like a wildcard and is literal, such as /docs*.
+func (h *Handler) almostPatterns() (almost []string) {
+	texts := slices.Concat(h.NamespacePath, h.Public)
+	for _, o := range h.Operation {
+		texts = append(texts, o.Path)
+	}
+	for _, text := range texts {
+		p, _ := parsePattern(text, true) // compile has reported errors
+		if slices.ContainsFunc(p.segments, func(s segment) bool { return strings.ContainsAny(s.literal, "*{}") }) {
+			almost = append(almost, text)
+		}
+	}
+	return almost
 }
 
 func (c *rules) isPublic(path string) bool {

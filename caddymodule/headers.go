@@ -162,13 +162,37 @@ func removeCredential(r *http.Request, c *credential) {
 
 // redact replaces the credential in a text.
 func (c *credential) redact(text string) string {
-	if len(text) >= len(c.token) && strings.Contains(text, c.token) {
-		text = strings.ReplaceAll(text, c.token, redacted)
-	}
-	if c.raw != "" && len(c.raw) >= len(c.token) && len(text) >= len(c.raw) && c.raw != c.token {
-		text = strings.ReplaceAll(text, c.raw, redacted)
+	text = redactSecret(text, c.token)
+	if c.raw != c.token {
+		text = redactSecret(text, c.raw)
 	}
 	return text
+}
+
+// shortSecret is how long a secret is at least that stands in no text by chance. Imported ones may be shorter, and be words
+// such as `Mozilla/`.
+const shortSecret = 20
+
+// redactSecret replaces a secret in a text: a short one only where it is a whole value, of a parameter or in a list.
+func redactSecret(text, secret string) string {
+	switch {
+	case secret == "" || !strings.Contains(text, secret):
+		return text
+	case len(secret) >= shortSecret:
+		return strings.ReplaceAll(text, secret, redacted)
+	}
+	edge := func(i int) bool { return i < 0 || i == len(text) || strings.IndexByte(" \t,;&=?#\"", text[i]) >= 0 }
+	var out strings.Builder
+	copied := 0
+	for start := 0; start+len(secret) <= len(text); start++ {
+		if end := start + len(secret); text[start:end] == secret && edge(start-1) && edge(end) {
+			out.WriteString(text[copied:start])
+			out.WriteString(redacted)
+			copied, start = end, end-1
+		}
+	}
+	out.WriteString(text[copied:])
+	return out.String()
 }
 
 // setQuery changes the query of r, wherever an upstream may get it from: FastCGI sends that of the original request, and

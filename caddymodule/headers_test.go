@@ -250,6 +250,35 @@ func TestTheCredentialGoes(t *testing.T) {
 	}
 }
 
+// An imported credential may be short enough to stand in any text.
+func TestShortCredentials(t *testing.T) {
+	h := newHouse(t)
+	if _, _, err := h.keys.ImportKeys(t.Context(), keystore.Root("test"), []keystore.ImportSpec{{
+		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme", Home: &keystore.Grant{Namespace: "acme", Permissions: []keystore.Permission{{Action: "read"}}}},
+		Token:   "Mozilla/",
+	}}, false, ""); err != nil {
+		t.Fatal(err)
+	}
+	a := h.send(h.handler("namespace acme\nfrom query key"), "GET /?about=Mozilla/5.0&key=Mozilla/&copy=Mozilla/;x=Mozilla%2F"+
+		"\nUser-Agent: Mozilla/5.0\nX-Copy: Mozilla/\nX-List: Mozilla/, Mozilla/5\nReferer: https://a.example/?key=Mozilla/&b=Mozilla/5")
+	if a.seen == nil {
+		t.Fatal(a.outcome())
+	}
+	if want := "about=Mozilla/5.0&copy=REDACTED;x=Mozilla%2F"; a.seen.URL.RawQuery != want {
+		t.Errorf("the query is %s, want %s", a.seen.URL.RawQuery, want)
+	}
+	for name, want := range map[string]string{
+		"User-Agent": "Mozilla/5.0",
+		"X-Copy":     "REDACTED",
+		"X-List":     "REDACTED, Mozilla/5",
+		"Referer":    "https://a.example/?key=REDACTED&b=Mozilla/5",
+	} {
+		if got := a.seen.Header.Get(name); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
 func TestPublicLeavesTheCredential(t *testing.T) {
 	h := newHouse(t)
 	_, token := h.key("read")

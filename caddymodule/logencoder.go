@@ -105,7 +105,7 @@ func (e *LogEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Err("wrap is given twice: the log encoder api_keys wraps one encoder")
 		}
 		if !d.NextArg() {
-			return d.ArgErr()
+			return d.Err("wrap takes the name of a log encoder, such as `wrap json`")
 		}
 		name := d.Val()
 		module, err := caddyfile.UnmarshalModule(d, "caddy.logging.encoders."+name)

@@ -1,7 +1,9 @@
 package caddymodule
 
 import (
+	"context"
 	"fmt"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -10,8 +12,8 @@ import (
 
 // warnOfReadableKeys writes a warning if keys from one of the sources would stand readable in a log: if Caddy itself
 // does not hide them and some log that can get entries of the HTTP app does not use LogEncoder. Handlers call it in
-// Provision; Caddy has opened the logs by then.
-func warnOfReadableKeys(ctx caddy.Context, sources []credentialSource) {
+// Provision; Caddy has opened the logs by then. One warning is enough for a config, which has one app.
+func warnOfReadableKeys(ctx caddy.Context, app *App, sources []credentialSource) {
 	var exposed []string
 	for _, source := range sources {
 		if !source.hiddenByCaddy() {
@@ -22,10 +24,17 @@ func warnOfReadableKeys(ctx caddy.Context, sources []credentialSource) {
 		return
 	}
 	if unprotected, all := probeLogs(ctx); unprotected > 0 {
+		if _, done := warnedOfReadableKeys.LoadOrStore(app, nil); done {
+			return
+		}
+		context.AfterFunc(ctx, func() { warnedOfReadableKeys.Delete(app) })
 		ctx.Logger().Warn(readableKeysWarning, zap.Strings("sources", exposed),
 			zap.String("logs_without_the_encoder", fmt.Sprintf("%d of %d that can get HTTP entries", unprotected, all)))
 	}
 }
+
+// warnedOfReadableKeys has the apps of the configs that are in use and were warned about.
+var warnedOfReadableKeys sync.Map
 
 // readableKeysWarning names the two lines to add.
 const readableKeysWarning = "API keys may be written into the logs, because Caddy's own log encoders redact only Authorization and cookies: " +

@@ -112,7 +112,9 @@ func TestWarnOfReadableKeys(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "log")
 			text := fmt.Sprintf("{\n admin off\n log {\n  output file %s\n  format %s\n }\n}\n", file, row.format)
-			warnOfReadableKeys(provision(t, adapt(t, text)), row.sources)
+			ctx, app := provision(t, adapt(t, text)), new(App)
+			warnOfReadableKeys(ctx, app, row.sources)
+			warnOfReadableKeys(ctx, app, row.sources) // another handler of the same config
 			out, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)

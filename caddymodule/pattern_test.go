@@ -58,6 +58,18 @@ func TestPatternErrors(t *testing.T) {
 	}
 }
 
+// What looks like a pattern and is none is worth a word.
+func TestAlmostPatterns(t *testing.T) {
+	h := &Handler{
+		NamespacePath: []string{"/v1/{namespace}/**", "/ws-{id}/{namespace}"},
+		Public:        []string{"/health", "/docs/*", "/docs*", "/*/x", "/a/**"},
+		Operation:     []Operation{{Path: "/v1/orders*"}, {Path: "/v1/{id}"}, {Path: "/{}"}, {Path: "/***"}},
+	}
+	if got, want := strings.Join(h.almostPatterns(), " "), "/ws-{id}/{namespace} /docs* /v1/orders* /{} /***"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 func TestPatternOrder(t *testing.T) {
 	var list []pattern
 	var err error
