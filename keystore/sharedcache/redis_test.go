@@ -1,3 +1,5 @@
+//go:build unix
+
 package sharedcache
 
 import (
@@ -8,39 +10,36 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
 )
 
 var ctx = context.Background()
 
 func TestRedis(t *testing.T) {
-	s := startServer(t)
+	s := redistest.Start(t)
 	keystoretest.TestSharedCache(t, func(t *testing.T) keystore.SharedCache {
-		return open(t, "redis://"+s.addr())
+		return open(t, "redis://"+s.Addr())
 	})
 }
 
 func TestSocket(t *testing.T) {
-	s := startServer(t)
-	s.kill()
-	s.port = 0
-	s.config = "port 0\nunixsocket " + s.dir + "/s"
-	s.ready = "ready to accept connections at"
-	s.run()
-	r := open(t, "unix://"+s.dir+"/s?db=1")
+	s := redistest.New(t, "port 0", "unixsocket s")
+	s.Ready = "ready to accept connections at"
+	s.Run()
+	r := open(t, "unix://"+s.Dir()+"/s?db=1")
 	r.works(t)
 }
 
 func TestDatabaseNumber(t *testing.T) {
-	s := startServer(t)
-	three := open(t, "redis://"+s.addr()+"/3")
+	s := redistest.Start(t)
+	three := open(t, "redis://"+s.Addr()+"/3")
 	three.works(t)
-	zero := open(t, "redis://"+s.addr())
+	zero := open(t, "redis://"+s.Addr())
 	three.Put("name", []byte("value"), time.Minute)
 	eventually(t, "the value is there", func() bool {
 		got, _ := three.Get(ctx, "name")
@@ -54,13 +53,13 @@ func TestDatabaseNumber(t *testing.T) {
 // TestUser: the two commands and the names of the keystore are all that is needed.
 func TestUser(t *testing.T) {
 	const password = "s3cr3t/@:%"
-	s := startServer(t, "user default on nopass ~* +@all", "user apikeys on >"+password+" ~apikeys:* resetchannels -@all +getrange +set")
-	user := open(t, "redis://apikeys:s3cr3t%2F%40%3A%25@"+s.addr())
+	s := redistest.Start(t, "user default on nopass ~* +@all", "user apikeys on >"+password+" ~apikeys:* resetchannels -@all +getrange +set")
+	user := open(t, "redis://apikeys:s3cr3t%2F%40%3A%25@"+s.Addr())
 	user.works(t)
 	wantNoneDenied(t, s)
 
 	for _, url := range []string{"redis://apikeys:s3cr3t-not@", "redis://nobody:s3cr3t-not@"} {
-		stranger := open(t, url+s.addr())
+		stranger := open(t, url+s.Addr())
 		for range patience {
 			_, err := stranger.Get(ctx, "apikeys:{e}:name")
 			if err == nil || strings.Contains(err.Error(), "s3cr3t") {
@@ -109,16 +108,15 @@ func TestSlow(t *testing.T) {
 
 func TestTLS(t *testing.T) {
 	dir := certificates(t)
-	s := startServer(t)
-	s.kill()
-	s.port, s.config = 0, "port 0\ntls-port {port}\ntls-cert-file "+dir+"/ca.pem\ntls-key-file "+dir+"/key.pem\ntls-ca-cert-file "+dir+"/ca.pem\ntls-auth-clients yes"
-	s.run()
-	r := open(t, fmt.Sprintf("rediss://%s?ca=%s/ca.pem&cert=%s/ca.pem&key=%s/key.pem", s.addr(), dir, dir, dir))
+	s := redistest.New(t, "port 0", "tls-port {port}", "tls-auth-clients yes",
+		"tls-cert-file "+dir+"/ca.pem", "tls-key-file "+dir+"/key.pem", "tls-ca-cert-file "+dir+"/ca.pem")
+	s.Run()
+	r := open(t, fmt.Sprintf("rediss://%s?ca=%s/ca.pem&cert=%s/ca.pem&key=%s/key.pem", s.Addr(), dir, dir, dir))
 	r.works(t)
 	for name, url := range map[string]string{
-		"without the authority":   fmt.Sprintf("rediss://%s?cert=%s/ca.pem&key=%s/key.pem", s.addr(), dir, dir),
-		"without the certificate": fmt.Sprintf("rediss://%s?ca=%s/ca.pem", s.addr(), dir),
-		"without TLS":             "redis://" + s.addr(),
+		"without the authority":   fmt.Sprintf("rediss://%s?cert=%s/ca.pem&key=%s/key.pem", s.Addr(), dir, dir),
+		"without the certificate": fmt.Sprintf("rediss://%s?ca=%s/ca.pem", s.Addr(), dir),
+		"without TLS":             "redis://" + s.Addr(),
 	} {
 		r := open(t, url)
 		if _, err := r.Get(ctx, "name"); err == nil {
@@ -137,17 +135,17 @@ func TestTLS(t *testing.T) {
 }
 
 func TestSentinel(t *testing.T) {
-	main := startServer(t, "requirepass s3cr3t")
-	startServer(t, "requirepass s3cr3t", "masterauth s3cr3t", fmt.Sprintf("replicaof 127.0.0.1 %d", main.port))
-	sentinel := &server{t: t, dir: t.TempDir(), args: []string{"--sentinel"}, ready: "+slave slave", config: strings.Join([]string{
-		"port {port}", "requirepass gu4rd",
-		fmt.Sprintf("sentinel monitor caches 127.0.0.1 %d 1", main.port),
+	main := redistest.Start(t, "requirepass s3cr3t")
+	redistest.Start(t, "requirepass s3cr3t", "masterauth s3cr3t", fmt.Sprintf("replicaof 127.0.0.1 %d", main.Port()))
+	sentinel := redistest.New(t, "port {port}", "requirepass gu4rd",
+		fmt.Sprintf("sentinel monitor caches 127.0.0.1 %d 1", main.Port()),
 		"sentinel auth-pass caches s3cr3t",
 		"sentinel down-after-milliseconds caches 300",
 		"sentinel failover-timeout caches 3000",
-	}, "\n")}
-	sentinel.run()
-	url := "redis-sentinel://:s3cr3t@" + sentinel.addr() + "/caches?sentinel_password=gu4rd"
+	)
+	sentinel.Args, sentinel.Ready = []string{"--sentinel"}, "+slave slave"
+	sentinel.Run()
+	url := "redis-sentinel://:s3cr3t@" + sentinel.Addr() + "/caches?sentinel_password=gu4rd"
 	r := open(t, url)
 	r.works(t)
 
@@ -159,7 +157,7 @@ func TestSentinel(t *testing.T) {
 	}
 	stranger.wantLine(t, "does not answer")
 
-	main.kill()
+	main.Kill()
 	eventually(t, "nobody asks any more", func() bool {
 		_, err := r.Get(ctx, "name")
 		return errors.Is(err, errAway)
@@ -169,8 +167,8 @@ func TestSentinel(t *testing.T) {
 }
 
 func TestCluster(t *testing.T) {
-	s := startServer(t, "cluster-enabled yes", "user apikeys on >s3cr3t ~apikeys:* resetchannels -@all +getrange +set +cluster|slots")
-	operator := s.client(t)
+	s := redistest.Start(t, "cluster-enabled yes", "user apikeys on >s3cr3t ~apikeys:* resetchannels -@all +getrange +set +cluster|slots")
+	operator := operator(t, s)
 	if err := operator.ClusterAddSlotsRange(ctx, 0, 16383).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +177,7 @@ func TestCluster(t *testing.T) {
 		return err == nil && strings.Contains(info, "cluster_state:ok")
 	})
 	// One of the addresses is nobody's.
-	for _, url := range []string{s.addr() + "?cluster=true", fmt.Sprintf("%s,127.0.0.1:%d", s.addr(), freePort(t))} {
+	for _, url := range []string{s.Addr() + "?cluster=true", fmt.Sprintf("%s,127.0.0.1:%d", s.Addr(), redistest.FreePort(t))} {
 		r := open(t, "redis://apikeys:s3cr3t@"+url)
 		r.works(t)
 		wantNoneDenied(t, s)
@@ -188,8 +186,8 @@ func TestCluster(t *testing.T) {
 }
 
 func TestHung(t *testing.T) {
-	s := startServer(t)
-	r := open(t, "redis://"+s.addr()+"?timeout=200ms")
+	s := redistest.Start(t)
+	r := open(t, "redis://"+s.Addr()+"?timeout=200ms")
 	r.works(t)
 	slowIsBounded(t, s, r)
 }
@@ -197,13 +195,13 @@ func TestHung(t *testing.T) {
 // TestHungFromTheStart: connections are accepted, and nothing is ever said.
 func TestHungFromTheStart(t *testing.T) {
 	dir := certificates(t)
-	s := startServer(t)
-	s.signal(syscall.SIGSTOP)
+	s := redistest.Start(t)
+	s.Stop()
 	for _, url := range []string{
-		"redis://u:p@" + s.addr() + "/1?timeout=200ms",
-		"rediss://" + s.addr() + "?timeout=200ms&ca=" + dir + "/ca.pem",
-		"redis://" + s.addr() + "?timeout=200ms&cluster=true",
-		"redis-sentinel://" + s.addr() + "/caches?timeout=200ms",
+		"redis://u:p@" + s.Addr() + "/1?timeout=200ms",
+		"rediss://" + s.Addr() + "?timeout=200ms&ca=" + dir + "/ca.pem",
+		"redis://" + s.Addr() + "?timeout=200ms&cluster=true",
+		"redis-sentinel://" + s.Addr() + "/caches?timeout=200ms",
 	} {
 		r := open(t, url)
 		if slow := slowCalls(r, 8, 20, 100*time.Millisecond); slow > 8+patience {
@@ -219,10 +217,10 @@ func TestHungFromTheStart(t *testing.T) {
 }
 
 // slowIsBounded stops a server and lets it go on.
-func slowIsBounded(t *testing.T, s *server, r cache) {
+func slowIsBounded(t *testing.T, s *redistest.Server, r cache) {
 	t.Helper()
 	earlier := r.failures.Load()
-	s.signal(syscall.SIGSTOP)
+	s.Stop()
 	const callers = 8
 	if slow := slowCalls(r, callers, 50, r.timeout/2); slow > callers+patience {
 		t.Errorf("%d slow calls of %d callers", slow, callers)
@@ -238,7 +236,7 @@ func slowIsBounded(t *testing.T, s *server, r cache) {
 		t.Errorf("%d failures were counted", before)
 	}
 	eventually(t, "it is asked in the background", func() bool { return r.failures.Load()-earlier > before })
-	s.signal(syscall.SIGCONT)
+	s.Continue()
 	r.wantLine(t, "answers again")
 	r.works(t)
 }
@@ -264,16 +262,16 @@ func slowCalls(r cache, callers, calls int, limit time.Duration) int {
 }
 
 func TestKilled(t *testing.T) {
-	s := startServer(t)
-	r := open(t, "redis://"+s.addr())
+	s := redistest.Start(t)
+	r := open(t, "redis://"+s.Addr())
 	r.works(t)
-	s.kill()
+	s.Kill()
 	eventually(t, "nobody asks any more", func() bool {
 		_, err := r.Get(ctx, "apikeys:{e}:name")
 		return errors.Is(err, errAway)
 	})
 	r.wantLine(t, "does not answer")
-	s.run()
+	s.Run()
 	r.wantLine(t, "answers again")
 	if got, err := r.Get(ctx, "apikeys:{e}:name"); got != nil || err != nil {
 		t.Errorf("after the restart: %q, %v", got, err)
@@ -283,28 +281,28 @@ func TestKilled(t *testing.T) {
 
 // TestAwayAtFirst: the cache opens without its server, and finds it when it comes.
 func TestAwayAtFirst(t *testing.T) {
-	s := startServer(t)
-	s.kill()
-	r := open(t, "redis://"+s.addr())
+	s := redistest.Start(t)
+	s.Kill()
+	r := open(t, "redis://"+s.Addr())
 	for range patience {
 		if _, err := r.Get(ctx, "apikeys:{e}:name"); err == nil {
 			t.Error("an answer out of nowhere")
 		}
 	}
-	s.run()
+	s.Run()
 	r.wantLine(t, "answers again")
 	r.works(t)
 }
 
 func TestFlushed(t *testing.T) {
-	s := startServer(t)
-	r := open(t, "redis://"+s.addr())
+	s := redistest.Start(t)
+	r := open(t, "redis://"+s.Addr())
 	r.Put("name", []byte("value"), time.Minute)
 	eventually(t, "the value is there", func() bool {
 		got, _ := r.Get(ctx, "name")
 		return got != nil
 	})
-	if err := s.client(t).FlushAll(ctx).Err(); err != nil {
+	if err := operator(t, s).FlushAll(ctx).Err(); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := r.Get(ctx, "name"); got != nil || err != nil {
@@ -314,9 +312,9 @@ func TestFlushed(t *testing.T) {
 
 // TestFull: a server that takes no values still gives those that it has.
 func TestFull(t *testing.T) {
-	s := startServer(t)
-	r := open(t, "redis://"+s.addr())
-	operator := s.client(t)
+	s := redistest.Start(t)
+	r := open(t, "redis://"+s.Addr())
+	operator := operator(t, s)
 	if err := operator.Set(ctx, "name", "value", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -339,9 +337,9 @@ func TestFull(t *testing.T) {
 
 // TestForeign: what someone else has put there hurts nobody.
 func TestForeign(t *testing.T) {
-	s := startServer(t)
-	r := open(t, "redis://"+s.addr())
-	operator := s.client(t)
+	s := redistest.Start(t)
+	r := open(t, "redis://"+s.Addr())
+	operator := operator(t, s)
 	operator.Set(ctx, "most", bytes.Repeat([]byte("x"), maxValue), 0)
 	operator.Set(ctx, "large", bytes.Repeat([]byte("x"), 10<<20), 0)
 	operator.Set(ctx, "empty", "", 0)
@@ -362,12 +360,12 @@ func TestForeign(t *testing.T) {
 
 // TestPuts: what cannot be kept is dropped, and what is kept ends at different times.
 func TestPuts(t *testing.T) {
-	s := startServer(t)
-	r := open(t, "redis://"+s.addr())
+	s := redistest.Start(t)
+	r := open(t, "redis://"+s.Addr())
 	r.Put("large", make([]byte, maxValue+1), time.Minute)
 	r.Put("empty", nil, time.Minute)
 	r.Put("late", []byte("value"), 0)
-	operator := s.client(t)
+	operator := operator(t, s)
 	const n = 100
 	for i := range n {
 		r.Put(fmt.Sprint("name", i), []byte("value"), time.Hour)
@@ -388,10 +386,10 @@ func TestPuts(t *testing.T) {
 
 // TestPutsDoNotWait: a server that hangs makes the queue full, not the callers wait.
 func TestPutsDoNotWait(t *testing.T) {
-	s := startServer(t)
-	r := open(t, "redis://"+s.addr()+"?timeout=1s")
+	s := redistest.Start(t)
+	r := open(t, "redis://"+s.Addr()+"?timeout=1s")
 	r.works(t)
-	s.signal(syscall.SIGSTOP)
+	s.Stop()
 	begun := time.Now()
 	for range 10 * maxQueue {
 		r.Put("name", []byte("value"), time.Minute)

@@ -1,8 +1,8 @@
+//go:build unix
+
 package sharedcache
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -15,135 +15,29 @@ import (
 	"math/big"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
 )
 
-// A server is a redis-server of the test's own, on 127.0.0.1.
-type server struct {
-	t      *testing.T
-	dir    string
-	port   int
-	config string // {port} stands for the port
-	args   []string
-	ready  string // what its log says when it is
-	cmd    *exec.Cmd
-	ended  chan struct{}
-}
-
-const readyLine = "Ready to accept connections"
-
-// startServer starts a redis-server and waits for it. Without redis-server the test fails.
-func startServer(t *testing.T, config ...string) *server {
+// operator is signed in at a server as whoever may do all.
+func operator(t *testing.T, s *redistest.Server) *redis.Client {
 	t.Helper()
-	s := &server{t: t, dir: t.TempDir(), config: strings.Join(append([]string{"port {port}"}, config...), "\n"), ready: readyLine}
-	s.run()
-	return s
-}
-
-func (s *server) addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
-
-// run starts the server, on the port that it had before if it had one.
-func (s *server) run() {
-	s.t.Helper()
-	moving := s.port == 0
-	for range 5 { // someone else may take the port that was free
-		if moving {
-			s.port = freePort(s.t)
-		}
-		if log, ok := s.try(); ok {
-			return
-		} else if !strings.Contains(log, "in use") {
-			s.t.Fatalf("redis-server does not start:\n%s", log)
-		}
-	}
-	s.t.Fatalf("redis-server finds its port %d in use", s.port)
-}
-
-func (s *server) try() (log string, ok bool) {
-	s.t.Helper()
-	text := "bind 127.0.0.1\nsave \"\"\nappendonly no\ndir " + s.dir + "\n" + strings.ReplaceAll(s.config, "{port}", fmt.Sprint(s.port)) + "\n"
-	file := filepath.Join(s.dir, "redis.conf")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-	s.cmd = exec.Command("redis-server", append([]string{file}, s.args...)...)
-	out, err := s.cmd.StdoutPipe()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.cmd.Stderr = s.cmd.Stdout
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatalf("starting redis-server (it must be installed): %v", err)
-	}
-	cmd, ended := s.cmd, make(chan struct{})
-	s.ended = ended
-	started := make(chan struct{})
-	var seen bytes.Buffer // until started is closed
-	go func() {
-		defer close(ended)
-		lines, up := bufio.NewScanner(out), false
-		for lines.Scan() {
-			if !up {
-				fmt.Fprintln(&seen, lines.Text())
-				if strings.Contains(lines.Text(), s.ready) {
-					up = true
-					close(started)
-				}
-			}
-		}
-		_ = cmd.Wait()
-	}()
-	s.t.Cleanup(func() { s.end(cmd, ended) })
-	select {
-	case <-started:
-		return "", true
-	case <-ended:
-		return seen.String(), false
-	case <-time.After(20 * time.Second):
-		s.t.Fatal("redis-server has not started within 20 s")
-		return "", false
-	}
-}
-
-func (s *server) kill() { s.end(s.cmd, s.ended) }
-
-func (s *server) end(cmd *exec.Cmd, ended chan struct{}) {
-	select {
-	case <-ended:
-		return
-	default:
-	}
-	_ = cmd.Process.Kill() // a stopped one dies too
-	<-ended
-}
-
-func (s *server) signal(signal syscall.Signal) {
-	s.t.Helper()
-	if err := s.cmd.Process.Signal(signal); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// client is the operator's.
-func (s *server) client(t *testing.T) *redis.Client {
-	t.Helper()
-	c := redis.NewClient(&redis.Options{Addr: s.addr(), Protocol: 2})
+	c := redis.NewClient(&redis.Options{Addr: s.Addr(), Protocol: 2})
 	t.Cleanup(func() { c.Close() })
 	return c
 }
 
 // wantNoneDenied fails if a user was refused a command or a name.
-func wantNoneDenied(t *testing.T, s *server) {
+func wantNoneDenied(t *testing.T, s *redistest.Server) {
 	t.Helper()
-	denied, err := s.client(t).ACLLog(context.Background(), 10).Result()
+	denied, err := operator(t, s).ACLLog(context.Background(), 10).Result()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,16 +75,6 @@ func fakeServer(t *testing.T, answer func(request string) string) (addr string) 
 		}
 	}()
 	return l.Addr().String()
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // A cache is one under test.

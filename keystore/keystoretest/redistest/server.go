@@ -1,0 +1,157 @@
+//go:build unix
+
+// Package redistest starts real Redis servers for tests.
+package redistest
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A Server is a redis-server on 127.0.0.1 that keeps nothing on disk. It ends with the test, or with this process.
+type Server struct {
+	// Config is the configuration; {port} stands for the port.
+	Config string
+	// Args are further arguments of the program.
+	Args []string
+	// Ready is what it says when it is ready, if that is not what a server on a TCP port says.
+	Ready string
+
+	t    *testing.T
+	dir  string
+	port int
+	cmd  *exec.Cmd
+	ends chan struct{} // closed when it has ended
+}
+
+// New returns a server that has not been started.
+func New(t *testing.T, config ...string) *Server {
+	t.Helper()
+	return &Server{t: t, dir: t.TempDir(), Config: strings.Join(config, "\n"), Ready: "Ready to accept connections"}
+}
+
+// Start starts a server with more lines of configuration than the port.
+func Start(t *testing.T, config ...string) *Server {
+	t.Helper()
+	s := New(t, append([]string{"port {port}"}, config...)...)
+	s.Run()
+	return s
+}
+
+// Port is the server's, for good.
+func (s *Server) Port() int { return s.port }
+
+// Addr is HOST:PORT.
+func (s *Server) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
+
+// Dir is the server's directory.
+func (s *Server) Dir() string { return s.dir }
+
+// Run starts the server, on the port that it had before if it had one, and waits until it is ready. Without redis-server the test fails.
+func (s *Server) Run() {
+	s.t.Helper()
+	moving := s.port == 0
+	for range 5 { // someone else may take the port that was free
+		if moving {
+			s.port = FreePort(s.t)
+		}
+		log, ok := s.try()
+		if ok {
+			return
+		}
+		if !strings.Contains(log, "in use") {
+			s.t.Fatalf("redis-server does not start:\n%s", log)
+		}
+	}
+	s.t.Fatalf("redis-server finds its port %d in use", s.port)
+}
+
+func (s *Server) try() (log string, ok bool) {
+	s.t.Helper()
+	file := filepath.Join(s.dir, "redis.conf") // Sentinel writes to it
+	text := "bind 127.0.0.1\nsave \"\"\nappendonly no\ndir " + s.dir + "\n" + strings.ReplaceAll(s.Config, "{port}", fmt.Sprint(s.port)) + "\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	cmd := exec.Command("redis-server", append([]string{file}, s.Args...)...)
+	cmd.SysProcAttr = new(syscall.SysProcAttr)
+	endWithUs(cmd.SysProcAttr)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		s.t.Fatalf("starting redis-server (it must be installed): %v", err)
+	}
+	ready, ends := make(chan struct{}), make(chan struct{})
+	s.cmd, s.ends = cmd, ends
+	s.t.Cleanup(func() { end(cmd, ends) })
+	var seen strings.Builder // until ready or ended
+	go func() {
+		defer close(ends)
+		up := false
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if !up {
+				fmt.Fprintln(&seen, lines.Text())
+				if up = strings.Contains(lines.Text(), s.Ready); up {
+					close(ready)
+				}
+			}
+		}
+		_ = cmd.Wait()
+	}()
+	select {
+	case <-ready:
+		return "", true
+	case <-ends:
+		return seen.String(), false
+	case <-time.After(20 * time.Second):
+		s.t.Fatal("redis-server is not ready after 20 s")
+		return "", false
+	}
+}
+
+// Kill ends the server as kill -9 does. Run starts it again.
+func (s *Server) Kill() { end(s.cmd, s.ends) }
+
+func end(cmd *exec.Cmd, ends chan struct{}) {
+	select {
+	case <-ends:
+	default:
+		_ = cmd.Process.Kill() // a stopped one dies too
+		<-ends
+	}
+}
+
+// Stop makes the server hang: it accepts connections and says nothing.
+func (s *Server) Stop() { s.signal(syscall.SIGSTOP) }
+
+// Continue lets it go on.
+func (s *Server) Continue() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(signal syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(signal); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// FreePort returns a port that nobody has at the moment.
+func FreePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
