@@ -36,7 +36,8 @@ type dialect struct {
 
 	bind        func(query string) string // gives the places for arguments, each a ?, the form that the database knows
 	text        func(string) string       // what is stored of a text, and compared
-	isBusy      func(error) bool          // the write lock is taken: try again
+	isBusy      func(error) bool          // of a write: it did not begin, try again
+	isLost      func(error) bool          // the connection had been cut, another one may be good
 	commitError func(error) error         // of a COMMIT: says so if the change may have been made
 	explain     func(error) error         // adds what to do
 }
@@ -133,11 +134,16 @@ func (d *DB) fail(ctx context.Context, operation string, err error) error {
 }
 
 // retryBusy calls f until the write lock is free. SQLite's own busy handler would not look at the context.
-func (d *DB) retryBusy(ctx context.Context, f func() error) error {
+func (d *DB) retryBusy(ctx context.Context, f func() error) error { return retry(ctx, d.isBusy, f) }
+
+// retryLost calls f until its connection is good: after a restart of the server each in the pool may be cut.
+func (d *DB) retryLost(ctx context.Context, f func() error) error { return retry(ctx, d.isLost, f) }
+
+func retry(ctx context.Context, again func(error) bool, f func() error) error {
 	deadline := time.Now().Add(writeWait)
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
 		err := f()
-		if err == nil || !d.isBusy(err) || time.Now().After(deadline) {
+		if err == nil || !again(err) || time.Now().After(deadline) {
 			return err
 		}
 		select {
@@ -149,11 +155,15 @@ func (d *DB) retryBusy(ctx context.Context, f func() error) error {
 }
 
 // query runs one that returns rows, outside of transactions.
-func (d *DB) query(ctx context.Context, pool *sql.DB, query string, args ...any) (*sql.Rows, error) {
-	return pool.QueryContext(ctx, d.bind(query), d.texts(args)...)
+func (d *DB) query(ctx context.Context, pool *sql.DB, query string, args ...any) (rows *sql.Rows, err error) {
+	err = d.retryLost(ctx, func() error {
+		rows, err = pool.QueryContext(ctx, d.bind(query), d.texts(args)...)
+		return err
+	})
+	return rows, err
 }
 
-// exec runs a statement that is a transaction of its own, and takes no revision.
+// exec runs a statement that is a transaction of its own, takes no revision, and may as well run twice.
 func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string, args ...any) error {
 	err := d.retryBusy(ctx, func() error {
 		_, err := pool.ExecContext(ctx, d.bind(statement), d.texts(args)...)
@@ -175,20 +185,15 @@ func (d *DB) texts(args []any) []any {
 // write runs f, with the database's time, in a transaction that is the only one to write.
 func (d *DB) write(ctx context.Context, f func(*sql.Tx, time.Time) error) error {
 	var tx *sql.Tx
+	var now time.Time
 	err := d.retryBusy(ctx, func() (err error) {
-		tx, err = d.writer.BeginTx(ctx, nil)
+		tx, now, err = d.beginWrite(ctx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback() // after a commit this does nothing
-	now := time.Now().UTC().Truncate(time.Microsecond)
-	if d.begin != "" {
-		if err := tx.QueryRowContext(ctx, d.begin).Scan(timeTo{&now}); err != nil {
-			return err
-		}
-	}
 	if err := f(tx, now); err != nil {
 		return err
 	}
@@ -196,6 +201,21 @@ func (d *DB) write(ctx context.Context, f func(*sql.Tx, time.Time) error) error 
 		return d.commitError(err)
 	}
 	return nil
+}
+
+func (d *DB) beginWrite(ctx context.Context) (tx *sql.Tx, now time.Time, err error) {
+	tx, err = d.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, now, err
+	}
+	if d.begin == "" {
+		return tx, time.Now().UTC().Truncate(time.Microsecond), nil
+	}
+	if err := tx.QueryRowContext(ctx, d.begin).Scan(timeTo{&now}); err != nil {
+		_ = tx.Rollback() // the error that counts is the one before
+		return nil, now, err
+	}
+	return tx, now, nil
 }
 
 // Update implements [keystore.Database].

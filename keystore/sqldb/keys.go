@@ -110,7 +110,11 @@ func one(keys []keystore.Key, err error) (*keystore.Key, error) {
 // KeyByDigest implements [keystore.Database].
 func (d *DB) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore.Key, keystore.Revision, error) {
 	var head keystore.Revision
-	rows, err := d.byDigest.QueryContext(ctx, digest[:])
+	var rows *sql.Rows
+	err := d.retryLost(ctx, func() (err error) {
+		rows, err = d.byDigest.QueryContext(ctx, digest[:])
+		return err
+	})
 	keys, err := scanKeys(rows, err, &head)
 	if err != nil {
 		return nil, 0, d.fail(ctx, "looking up a key", err)

@@ -32,7 +32,9 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 // Renew implements [keystore.Database].
 func (d *DB) Renew(ctx context.Context, incarnation string) (keystore.Head, error) {
 	var h keystore.Head
-	err := d.renew.QueryRowContext(ctx, incarnation).Scan(&h.Epoch, &h.Revision, &h.Node, &h.Nodes, &h.Imported)
+	err := d.retryLost(ctx, func() error {
+		return d.renew.QueryRowContext(ctx, incarnation).Scan(&h.Epoch, &h.Revision, &h.Node, &h.Nodes, &h.Imported)
+	})
 	return h, d.fail(ctx, "reading the head of the change log", err)
 }
 

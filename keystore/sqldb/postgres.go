@@ -39,7 +39,8 @@ var postgresDialect = dialect{
 		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at`,
 	bind:        bindNumbered,
 	text:        storable,
-	isBusy:      func(error) bool { return false }, // it waits by itself
+	isBusy:      connectionLost, // for the lock it waits by itself
+	isLost:      connectionLost,
 	commitError: explainCommit,
 	explain:     explainPostgres,
 }

@@ -5,6 +5,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -149,6 +151,21 @@ func parseError(dsn string, err error) error {
 		}
 	}
 	return errors.New(options + what)
+}
+
+// connectionLost tells a connection that turns out to be cut from one that cannot be made.
+func connectionLost(err error) bool {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return false
+	}
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return strings.HasPrefix(e.Code, "57P0") && e.SeverityUnlocalized == "FATAL"
+	}
+	// A context that ends looks like a timeout of the network, and counts as one.
+	if e, ok := errors.AsType[net.Error](err); ok {
+		return !e.Timeout()
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
 }
 
 // explainPostgres adds to an error what to do about it.

@@ -386,6 +386,44 @@ func TestPostgresRestart(t *testing.T) {
 	}
 }
 
+// TestPostgresCutConnections: those in the pool that have been cut are no one's trouble but ours.
+func TestPostgresCutConnections(t *testing.T) {
+	ctx := context.Background()
+	s := newPostgresStore(t)
+	d := openOnce(t, s.URL(s.schema)+"&application_name=cut")
+	if _, err := d.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]func() error{
+		"Renew":       func() error { _, err := d.Renew(ctx, "i"); return err },
+		"Nodes":       func() error { _, err := d.Nodes(ctx); return err },
+		"Changes":     func() error { _, err := d.Changes(ctx, 0, 0); return err },
+		"KeyByDigest": func() error { _, _, err := d.KeyByDigest(ctx, keystore.Digest{}); return err },
+		"Keys":        func() error { _, _, err := d.Keys(ctx, keystore.KeyFilter{}, "", 1); return err },
+		"Acknowledge": func() error { return d.Acknowledge(ctx, "i", 1) },
+		"Update": func() error {
+			_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Namespace("default"); return err })
+			return err
+		},
+	} {
+		var wg sync.WaitGroup
+		for range 2 * readers { // fills the pools
+			wg.Go(func() {
+				if err := call(); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+		}
+		wg.Wait()
+		if _, err := s.Query("", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut'"); err != nil {
+			t.Fatal(err)
+		}
+		if err := call(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestPostgresUnknownCommit: a commit whose answer is lost is not called a failure.
 func TestPostgresUnknownCommit(t *testing.T) {
 	s := newPostgresStore(t)

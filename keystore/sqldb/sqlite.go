@@ -37,6 +37,7 @@ var sqliteDialect = dialect{
 	bind:        func(query string) string { return query },
 	text:        func(s string) string { return s },
 	isBusy:      func(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_BUSY },
+	isLost:      func(error) bool { return false },
 	commitError: func(err error) error { return err },
 	explain:     explainSQLite,
 }
