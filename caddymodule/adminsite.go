@@ -46,7 +46,7 @@ func (AdminSite) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up the handler.
 func (s *AdminSite) Provision(ctx caddy.Context) error {
-	s.gate.Namespace = keystore.HomeNamespace
+	s.gate.forAdmin, s.gate.Namespace = true, keystore.HomeNamespace
 	return s.gate.Provision(ctx)
 }
 
@@ -103,17 +103,7 @@ func (s *AdminSite) judge(c *call) keystore.Outcome {
 	case c.credential.broken:
 		return keystore.Malformed
 	}
-	return c.lookUp(s.decide)
-}
-
-// decide lets every live key in: the API knows what each operation takes.
-func (s *AdminSite) decide(c *call, record *keystore.Record) keystore.Outcome {
-	outcome := s.gate.decide(c, record)
-	c.unwatched = changesItself(c) // it would be cut before it is answered
-	if outcome == keystore.Forbidden {
-		return keystore.OK
-	}
-	return outcome
+	return s.gate.lookUp(c)
 }
 
 // changesItself reports whether a call is about the key that it is made with.
