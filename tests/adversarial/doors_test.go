@@ -41,6 +41,11 @@ func TestAdminDoor(t *testing.T) {
 				t.Errorf("%v 113 %s: want a refusal, got %v", protocol, what, r)
 			}
 		}
+		for _, target := range []string{"/apikeys", "/apikeys/", "/apikeys/x", "/apikeys/v2/keys", "/apikeys/v1", "/%61pikeys/x"} {
+			if r := ask(target, "Authorization: Bearer {Manager}"); r.Status != 404 || len(r.Reached) != 0 {
+				t.Errorf("%v the token is still in the request for %s, which is for nobody else: %v", protocol, target, r)
+			}
+		}
 		for _, target := range []string{
 			"/apikeys//v1/keys", "//apikeys/v1/keys", "/apikeys/./v1/keys", "/x/../apikeys/v1/keys", "/public/../apikeys/v1/keys", "/apikeys/%2e%2e/apikeys/v1/keys", "/apikeys%2fv1/keys", "/apikeys/v1%2fkeys",
 			"/%61pikeys/v1/keys", "/APIKEYS/v1/keys", "/apikeys/V1/keys", "/apikeys/v1/keys/", "/apikeys/v1/keys;x", "/public/%2e%2e/apikeys/v1/keys", "/apikeys/v1/keys?public=/public/", "/apikeys/v1/health/../keys",

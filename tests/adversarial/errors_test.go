@@ -1,0 +1,106 @@
+package adversarial
+
+import (
+	"bufio"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// TestErrorRoutes: what Caddy's error routes send on is judged like anything else, though a handler has been there before.
+func TestErrorRoutes(t *testing.T) {
+	bearer := func(key string) []string { return []string{"Authorization: Bearer {" + key + "}"} }
+	spoof := []string{"X-Apikey-Id: spoof", "x_apikey_owner: root", "X-Original-Url: /admin"}
+	for _, site := range []struct {
+		what, site string
+		rows       []row
+	}{
+		{"refusals handed to an upstream", "uri strip_prefix /old\napi_key {\nfrom bearer\nfrom header X-API-Key\nfrom query key\nfrom cookie key\nmethods none PATCH\nerrors caddy\n}\nreverse_proxy {$GATE_UPSTREAM}\nhandle_errors {\nreverse_proxy {$GATE_UPSTREAM}\n}", []row{
+			{what: "allowed", send: "GET /x", header: bearer("Read"), want: "200", as: "Read"},
+			{what: "missing", send: "GET /x", header: spoof, want: "200", as: "-", gone: []string{"X-Original-Url"}},
+			{what: "forbidden", send: "POST /x", header: append(bearer("Read"), spoof...), want: "200", as: "-", gone: []string{"Authorization", "X-Original-Url"}},
+			{what: "revoked", send: "GET /x", header: bearer("X"), want: "200", as: "-"},
+			{what: "forged", send: "GET /x", header: bearer("J"), want: "200", as: "-"},
+			{what: "a copy", send: "POST /x", header: append(bearer("Read"), "Referer: https://a.example/?k={Read}"), want: "200", as: "-"},
+			{what: "two sources", send: "GET /x?a=1&key={Read}", header: bearer("A"), want: "200", as: "-", at: "/x?a=1"},
+			{what: "two headers", send: "GET /x", header: []string{"X-API-Key: {Read}", "X-API-Key: {A}"}, want: "200", as: "-"},
+			{what: "two parameters", send: "GET /x?key={Read}&key={A}&b=1", want: "200", as: "-", at: "/x?b=1"},
+			{what: "two cookies", send: "GET /x", header: []string{"Cookie: key={Read}; a=b; key={A}"}, want: "200", as: "-", kept: []string{"Cookie: a=b"}},
+			{what: "method", send: "PATCH /x?key={Read}", want: "200", as: "-", at: "/x"},
+			{what: "a path changed before", send: "GET /old/x?key={X}", want: "200", as: "-", at: "/old/x"},
+		}},
+		{"api_key in handle_errors, of one who was let in", "api_key {\nresource orders\n}\nerror 502\nhandle_errors {\napi_key {\nresource items\n}\nreverse_proxy {$GATE_UPSTREAM}\n}", []row{
+			{what: "allowed by both", send: "GET /x", header: append(bearer("Read"), spoof...), want: "200", as: "Read"},
+			{what: "not by the second", send: "GET /x", header: bearer("Orders"), want: "403"},
+		}},
+		{"api_key in handle_errors, of one who was refused", "api_key {\nresource orders\nerrors caddy\n}\nreverse_proxy {$GATE_UPSTREAM}\nhandle_errors {\napi_key {\nresource items\n}\nreverse_proxy {$GATE_UPSTREAM}\n}", []row{
+			{what: "a refusal is no key", send: "GET /x", header: bearer("R"), want: "401 missing_key"},
+			{what: "nor is a revoked one", send: "GET /x", header: bearer("X"), want: "401 missing_key"},
+		}},
+	} {
+		t.Run(site.what, func(t *testing.T) {
+			w := start(t, gate.Config{Site: site.site})
+			w.mint(t, "Read", gate.JSON{"permissions": []string{"read"}})
+			w.mint(t, "Orders", gate.JSON{"permissions": []string{"orders:read"}})
+			w.run(t, site.rows)
+		})
+	}
+}
+
+// TestCutInErrorRoutes: a stream of an error route runs after the first handler has left, and is cut all the same.
+func TestCutInErrorRoutes(t *testing.T) {
+	w := start(t, gate.Config{HTTP3: true, Site: "api_key\nerror 502\nhandle_errors {\napi_key\nreverse_proxy {$GATE_UPSTREAM}\n}"})
+	for _, protocol := range []gate.Protocol{gate.HTTP1, gate.HTTP2, gate.HTTP3} {
+		k := w.mint(t, fmt.Sprint("Over ", protocol), gate.JSON{"permissions": []string{"read"}})
+		client, url := w.Client(t, protocol)
+		r, err := http.NewRequestWithContext(t.Context(), "GET", url+"/sse", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+string(k.Token))
+		response, err := client.Do(r)
+		if err != nil || response.StatusCode != 200 {
+			t.Fatalf("%v: %v, %v", protocol, response, err)
+		}
+		s := &stream{what: fmt.Sprint("events over ", protocol), ended: make(chan struct{})}
+		lines := bufio.NewReader(response.Body)
+		if _, err := lines.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			defer close(s.ended)
+			for {
+				if _, err := lines.ReadString('\n'); err != nil {
+					return
+				}
+			}
+		}()
+		w.Revoke(t, k.ID)
+		mustEnd(t, []*stream{s}, time.Now(), 5*time.Second)
+		gate.Until(t, "nothing of the key is left at the upstream", func() bool { return w.Upstream.Running(k.ID) == 0 })
+		response.Body.Close()
+	}
+}
+
+// TestIncludes: what a handler asks of its own server is a request as any other.
+func TestIncludes(t *testing.T) {
+	w := start(t, gate.Config{Site: "api_key {\npublic /public/*\n}\nhandle /page/* {\ntemplates\nrespond `included: {{httpInclude (printf \"/%s\" (.Req.URL.Query.Get \"what\"))}}`\n}\nreverse_proxy {$GATE_UPSTREAM}"})
+	w.mint(t, "Read", gate.JSON{"permissions": []string{"read"}})
+	for _, protocol := range gate.Protocols {
+		page := func(what string) gate.Response {
+			return w.Do(t, gate.Request{Protocol: protocol, Target: "/page/x?what=" + what, Header: w.expandAll(t, []string{"X-API-Key: {Read}"})})
+		}
+		got := page("public/x")
+		if got.Status != 200 || !strings.HasPrefix(string(got.Body), "included: {") || len(got.Reached) != 1 {
+			t.Fatalf("%v: a public path is not included: %v", protocol, got)
+		}
+		w.judgeReached(t, row{as: "-"}, "/public/x", got.Reached[0])
+		if got := page("x"); len(got.Reached) != 0 {
+			t.Errorf("%v: a path that needs a key is included: %v", protocol, got)
+		}
+	}
+}
