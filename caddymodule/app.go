@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 )
 
 func init() {
@@ -28,6 +29,9 @@ const appName = "api_keys"
 type App struct {
 	// The system of record. Default is SQLite, in `apikeys.db` in Caddy's data directory.
 	Database *DatabaseConfig `json:"database,omitempty"`
+
+	// A cache that the nodes share. Default is none.
+	Cache *CacheConfig `json:"cache,omitempty"`
 
 	// How many keys are kept in this process's memory at most. Default is 1000000.
 	LocalCache int `json:"local_cache,omitempty"`
@@ -49,6 +53,8 @@ type App struct {
 	path     string    // of the database, absolute
 	tokenKey *[32]byte // nil: the database's own
 	settings keystore.Settings
+	cacheURL string             // empty: no shared cache
+	cache    *sharedcache.Redis // nil: none, or not started
 
 	store   atomic.Pointer[store] // nil until started
 	started chan struct{}         // closed by Start, when it succeeds
@@ -83,6 +89,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger = ctx, ctx.Slogger()
 	a.started, a.gone = make(chan struct{}), make(chan struct{})
 	if err := a.provisionDatabase(); err != nil {
+		return err
+	}
+	if err := a.provisionCache(); err != nil {
 		return err
 	}
 	if err := a.provisionTokens(); err != nil {
@@ -187,6 +196,9 @@ func expand(option, value string) (string, error) {
 
 // Start opens the store, or takes over the one that the running config has open.
 func (a *App) Start() error {
+	if err := a.openCache(); err != nil {
+		return err
+	}
 	s, err := acquireStore(a)
 	if err != nil {
 		return err
@@ -208,10 +220,11 @@ func (a *App) Cleanup() error {
 	if a.gone != nil {
 		close(a.gone)
 	}
-	if a.store.Load() == nil {
-		return nil
+	var err error
+	if a.store.Load() != nil {
+		err = releaseStore(a)
 	}
-	return releaseStore(a)
+	return errors.Join(err, a.closeCache())
 }
 
 // Keystore returns the open store, nil before Start. After Cleanup it may be closed: then it knows no key.

@@ -47,12 +47,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		}
 		return nil
 	},
-	"cache": func(_ *App, d *caddyfile.Dispenser, args []string) error {
-		if len(args) > 0 && args[0] != "redis" {
-			return d.Errf("unknown cache %q", args[0])
-		}
-		return d.Err("a shared cache is not built yet: leave cache out")
-	},
+	"cache": parseCache,
 	"local_cache": func(a *App, d *caddyfile.Dispenser, args []string) (err error) {
 		if len(args) == 1 {
 			a.LocalCache, err = strconv.Atoi(args[0])
@@ -97,12 +92,13 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	},
 }
 
-const appOptionNames = "database, local_cache, lease, token_prefix, token_key"
+const appOptionNames = "database, cache, local_cache, lease, token_prefix, token_key"
 
 // UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
 //
 //	api_keys {
 //	    database     sqlite [<path>]
+//	    cache        redis <url>
 //	    local_cache  <entries>
 //	    lease        <duration>
 //	    token_prefix <for_new_keys> [<accepted_too>...]

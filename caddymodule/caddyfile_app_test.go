@@ -39,6 +39,8 @@ func TestGlobalOption(t *testing.T) {
 		{"database sqlite", `{"database":{"type":"sqlite"}}`},
 		{"database sqlite /var/lib/keys.db", `{"database":{"type":"sqlite","path":"/var/lib/keys.db"}}`},
 		{"database sqlite {env.KEYS}/keys.db", `{"database":{"type":"sqlite","path":"{env.KEYS}/keys.db"}}`},
+		{"cache redis rediss://u:{env.PASSWORD}@cache/0?timeout=20ms", `{"cache":{"type":"redis","url":"rediss://u:{env.PASSWORD}@cache/0?timeout=20ms"}}`},
+		{"cache redis redis-sentinel://a,b,c/main", `{"cache":{"type":"redis","url":"redis-sentinel://a,b,c/main"}}`},
 		{"local_cache 1000", `{"local_cache":1000}`},
 		{"lease 1m30s", `{"lease":90000000000}`},
 		{"lease 1d", `{"lease":86400000000000}`},
@@ -55,7 +57,7 @@ func TestGlobalOption(t *testing.T) {
 func TestGlobalOptionErrors(t *testing.T) {
 	const secret = "hunter2"
 	for options, want := range map[string]string{
-		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, local_cache, lease, token_prefix, token_key, at Caddyfile:4`,
+		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, cache, local_cache, lease, token_prefix, token_key, at Caddyfile:4`,
 		"Lease 1s":              `unknown word "Lease"`,
 		"database":              "database takes a kind: sqlite [PATH], at Caddyfile:3",
 		"database postgres postgres://keys:" + secret + "@db/keys": "database postgres is not built yet: use sqlite, at Caddyfile:3",
@@ -63,8 +65,13 @@ func TestGlobalOptionErrors(t *testing.T) {
 		"database sqlite a b":                                "one path at most",
 		`database sqlite ""`:                                 "is empty",
 		"database sqlite {\n\twal\n}":                        "database takes no block",
-		"cache redis redis://:" + secret + "@localhost:6379": "a shared cache is not built yet: leave cache out, at Caddyfile:3",
-		"cache memcached":                                    `unknown cache "memcached"`,
+		"cache redis redis://:" + secret + "@localhost:port": "cache redis: an address is missing or is not HOST or HOST:PORT",
+		"cache redis http://:" + secret + "@localhost":       "cache redis: a Redis URL begins with redis://, rediss://",
+		"cache redis redis://:/" + secret + "@localhost":     "percent-encoded",
+		"cache redis redis://:" + secret + "@h " + secret:    "cache takes redis and one URL",
+		"cache redis":                                        "cache takes redis and one URL",
+		"cache":                                              "cache takes redis and one URL",
+		"cache memcached":                                    `unknown cache "memcached": there is redis, at Caddyfile:3`,
 		"local_cache":                                        "one number of keys above 0",
 		"local_cache 0":                                      "local_cache 0: it takes one number of keys above 0, at Caddyfile:3",
 		"local_cache -1":                                     "above 0",

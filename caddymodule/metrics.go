@@ -100,12 +100,13 @@ func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 		counter(requestsDesc, n, namespace, o.String())
 	})
 	stats := m.keys.Stats()
-	for _, tier := range []keystore.Tier{keystore.TierLocal, keystore.TierNegative, keystore.TierDatabase} {
+	for _, tier := range []keystore.Tier{keystore.TierLocal, keystore.TierNegative, keystore.TierRedis, keystore.TierDatabase} {
 		for result := range keystore.LookupResult(keystore.NumLookupResults) {
 			counter(lookupsDesc, stats.Lookups[tier][result], tier.String(), result.String())
 		}
 	}
 	counter(storeErrorsDesc, stats.StoreErrors, keystore.TierDatabase.String())
+	counter(storeErrorsDesc, sharedCacheErrors.Load(), keystore.TierRedis.String())
 	m.lookupSeconds.Collect(ch)
 	m.propagationSeconds.Collect(ch)
 

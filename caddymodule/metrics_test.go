@@ -52,7 +52,7 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 	found := gather(t, app)
 	for name, want := range map[string][]string{
 		"requests_total":          {"namespace=default,outcome=forbidden"},
-		"lookups_total":           {"result=hit,tier=local", "result=miss,tier=negative", "result=error,tier=database"},
+		"lookups_total":           {"result=hit,tier=local", "result=miss,tier=negative", "result=hit,tier=redis", "result=error,tier=database"},
 		"lookup_duration_seconds": nil,
 		"keys":                    {"status=active", "status=expired", "status=inactive", "status=revoked"},
 		"local_cache_entries":     {""},
@@ -60,7 +60,7 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 		"revision":                {""},
 		"propagation_seconds":     {""},
 		"nodes":                   {"state=active", "state=fencing"},
-		"store_errors_total":      {"store=database"},
+		"store_errors_total":      {"store=database", "store=redis"},
 	} {
 		for _, labels := range want {
 			if !slices.Contains(found[name], labels) {

@@ -1,0 +1,108 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
+)
+
+// CacheConfig names a cache that the nodes of a deployment share, so that a key which one of them has looked up costs the others no
+// query. Only latency depends on it: no answer does, whatever becomes of it.
+type CacheConfig struct {
+	// The kind of cache: `redis`. Default is `redis`.
+	Type string `json:"type,omitempty"`
+
+	// Where it is: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`; with several addresses, separated by commas, a Redis Cluster;
+	// `redis-sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]` with the addresses of sentinels; `rediss://` and
+	// `rediss-sentinel://` over TLS; `unix://[USER:PASSWORD@]/PATH`. Options follow a `?`, such as `timeout=50ms`, the longest
+	// time that a request waits for the cache, and `ca=FILE`. A password is percent-encoded, and better `{env.NAME}` or
+	// `{file.PATH}`: Caddy shows its configuration.
+	URL string `json:"url,omitempty"`
+}
+
+// sharedCacheErrors counts calls to Redis that failed, for the life of the process: a cache lives as long as its config.
+var sharedCacheErrors atomic.Uint64
+
+func checkCacheType(name string) error {
+	if name != "redis" {
+		return fmt.Errorf("unknown cache %q: there is redis", name)
+	}
+	return nil
+}
+
+func parseCache(a *App, d *caddyfile.Dispenser, args []string) error {
+	if len(args) > 0 {
+		if err := checkCacheType(args[0]); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	if len(args) != 2 || args[1] == "" {
+		return d.Err("cache takes redis and one URL: redis://USER:PASSWORD@HOST:PORT/DB, better with {env.NAME} or {file.PATH} for the password")
+	}
+	if !strings.Contains(args[1], "{") { // else Provision checks what it becomes
+		if err := sharedcache.CheckURL(args[1]); err != nil {
+			return d.WrapErr(fmt.Errorf("cache redis: %w", err))
+		}
+	}
+	a.Cache = &CacheConfig{Type: args[0], URL: args[1]}
+	return nil
+}
+
+func (a *App) provisionCache() error {
+	if a.Cache == nil {
+		return nil
+	}
+	if a.Cache.Type != "" {
+		if err := checkCacheType(a.Cache.Type); err != nil {
+			return err
+		}
+	}
+	url, err := expandURL("cache", a.Cache.URL)
+	if err != nil {
+		return err
+	}
+	if err := sharedcache.CheckURL(url); err != nil {
+		return fmt.Errorf("cache redis: %w", err)
+	}
+	a.cacheURL = url
+	return nil
+}
+
+// expandURL is expand for what holds a password, which an unknown placeholder may be a part of.
+func expandURL(option, value string) (string, error) {
+	expanded, err := expand(option, value)
+	if err != nil && !strings.Contains(err.Error(), "{env.") && !strings.Contains(err.Error(), "{file.") {
+		return "", errors.New(option + ": the URL holds a placeholder that is not known: {env.NAME} and {file.PATH} are; a brace of a password is written %7B")
+	}
+	return expanded, err
+}
+
+// openCache opens the cache, if there is one, and puts it into the settings. The server may be away.
+func (a *App) openCache() (err error) {
+	if a.cacheURL == "" {
+		return nil
+	}
+	a.cache, err = sharedcache.OpenRedis(sharedcache.Options{
+		URL:    a.cacheURL,
+		Logger: a.logger,
+		Failed: func() { sharedCacheErrors.Add(1) },
+	})
+	if err != nil {
+		return fmt.Errorf("cache redis: %w", err)
+	}
+	a.settings.Cache = a.cache
+	return nil
+}
+
+// closeCache comes when no settings in force name the cache any more, or the store is closed.
+func (a *App) closeCache() error {
+	if a.cache == nil {
+		return nil
+	}
+	return a.cache.Close()
+}

@@ -1,0 +1,134 @@
+//go:build unix
+
+package caddymodule
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
+)
+
+// TestSharedCache: a reload may add, change and remove the cache; what one process looks up is in it for the others.
+func TestSharedCache(t *testing.T) {
+	const password = "s3cr3t%25"
+	first, second := redistest.Start(t, "requirepass s3cr3t%"), redistest.Start(t)
+	operators := []*redis.Client{
+		redis.NewClient(&redis.Options{Addr: first.Addr(), Password: "s3cr3t%"}),
+		redis.NewClient(&redis.Options{Addr: second.Addr()}),
+	}
+	// until waits for a number of connections to each of the two.
+	until := func(want ...bool) {
+		t.Helper()
+		for i, operator := range operators {
+			deadline := time.Now().Add(20 * time.Second)
+			for {
+				list, err := operator.ClientList(t.Context()).Result()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := countLines(list) > 1; got == want[i] { // one is the operator's
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("connections to cache %d: %s", i, list)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+	defer func() {
+		for _, operator := range operators {
+			_ = operator.Close()
+		}
+	}()
+
+	g := newGate(t)
+	if err := os.WriteFile(g.path("password"), []byte(password), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	with := func(url string) object {
+		return g.config(sqlite(g.path("keys.db"), object{"local_cache": 1, "cache": object{"url": url}}))
+	}
+	firstURL := "redis://:{file." + g.path("password") + "}@" + first.Addr()
+	g.load(g.config(sqlite(g.path("keys.db"), object{"local_cache": 1})))
+	// The memory has room for one key in each of its parts, which the digest tells: two keys in one part drive each other out.
+	byPart, tokens := make(map[byte][]string), []string(nil)
+	for len(tokens) < 2 {
+		token := g.mint(nil)
+		part := keystore.DigestOf(token)[0]
+		byPart[part] = append(byPart[part], token)
+		tokens = byPart[part]
+	}
+	// use looks both up, and so at least one of them not in memory.
+	use := func() {
+		t.Helper()
+		for _, token := range tokens {
+			if got := lookup(t, runningApp().Keystore(), token); got != keystore.OK {
+				t.Fatal(got)
+			}
+		}
+	}
+	use()
+	until(false, false)
+
+	g.load(with(firstURL))
+	use()
+	until(true, false)
+	if hits := runningApp().Keystore().Stats().Lookups[keystore.TierRedis][keystore.Hit]; hits != 0 {
+		t.Errorf("%d hits of an empty cache", hits)
+	}
+	for runningApp().Keystore().Stats().Lookups[keystore.TierRedis][keystore.Hit] == 0 { // a value is put in the background
+		use()
+	}
+	g.load(with(firstURL))
+	use()
+	until(true, false)
+	g.load(with("redis://" + second.Addr()))
+	use()
+	until(false, true)
+	if err := g.tryLoad(with("redis://secret@")); err == nil {
+		t.Error("a bad URL came up")
+	}
+	use()
+	until(false, true)
+	g.load(g.config(sqlite(g.path("keys.db"), object{"local_cache": 1})))
+	use()
+	until(false, false)
+
+	// What a failed reload has opened is closed, and what was there before is used again.
+	g.load(with(firstURL))
+	bad := with("redis://" + second.Addr())
+	bad["admin"].(object)["remote"] = object{}
+	if err := g.tryLoad(bad); err == nil {
+		t.Fatal("the config came up")
+	}
+	use()
+	until(true, false)
+
+	if err := operators[0].FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	use()
+	first.Stop() // a cache that hangs
+	use()
+	first.Continue()
+	if sharedCacheErrors.Load() == 0 {
+		t.Error("no error was counted of a cache that hangs")
+	}
+	first.Kill() // a cache that is gone
+	use()
+}
+
+func countLines(text string) (n int) {
+	for _, r := range text {
+		if r == '\n' {
+			n++
+		}
+	}
+	return n
+}
