@@ -233,7 +233,10 @@ func testNoRevision(t *testing.T, s Store) {
 
 func testTruncated(t *testing.T, s Store) {
 	db := ready(t, s)
-	at := insert(t, db, plain("a"), plain("b"), plain("c"))
+	for _, id := range []string{"a", "b", "c"} {
+		insert(t, db, plain(id))
+	}
+	at := head(t, db)
 	must(t, s.Exec("DELETE FROM change_log WHERE revision <= 2"))
 	for after := range keystore.Revision(2) {
 		_, err := db.Changes(ctx, after, at)

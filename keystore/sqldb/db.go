@@ -338,7 +338,7 @@ func (d *DB) Changed() <-chan struct{} { return d.feed.changed }
 // Changes implements [keystore.Database]. It answers only when the log has every revision that was asked for.
 func (d *DB) Changes(ctx context.Context, after, upTo keystore.Revision) ([]keystore.Change, error) {
 	const operation = "reading the change log"
-	rows, err := d.query(ctx, d.lease, "SELECT revision, kind, digest, ends FROM change_log WHERE revision > ? AND revision <= ? AND "+d.current+" ORDER BY revision", after, upTo)
+	rows, err := d.query(ctx, d.lease, "SELECT revision, kind, digest, ends FROM change_log WHERE revision > ? AND revision <= ? AND "+d.current+" ORDER BY revision, rowid", after, upTo)
 	if err != nil {
 		return nil, d.fail(ctx, operation, err)
 	}

@@ -123,7 +123,12 @@ func TestPostgresSchema(t *testing.T) {
 	if err := one.Server.Exec(two.schema, "UPDATE "+one.schema+".namespaces SET name = 'by hand'"); err != nil {
 		t.Fatal(err)
 	}
-	for d, want := range map[*closeOnce]keystore.Revision{first: 2, second: 1} {
+	// A transaction takes one revision in each, and what is rolled back takes none.
+	both := fmt.Sprintf("BEGIN; UPDATE %[1]s.namespaces SET name = 'a'; SAVEPOINT s; UPDATE %[2]s.namespaces SET name = 'b'; ROLLBACK TO s; UPDATE %[2]s.namespaces SET name = 'c'; COMMIT", one.schema, two.schema)
+	if err := one.Server.Exec("", both); err != nil {
+		t.Fatal(err)
+	}
+	for d, want := range map[*closeOnce]keystore.Revision{first: 3, second: 2} {
 		if h, err := d.Renew(ctx, "nobody"); err != nil || h.Revision != want {
 			t.Errorf("the head is %d (%v), want %d", h.Revision, err, want)
 		}

@@ -1,4 +1,4 @@
--- Times are Unix microseconds. Every statement that changes keys, secrets or namespaces, by whatever program, takes the
+-- Times are Unix microseconds. Every transaction that changes keys, secrets or namespaces, by whatever program, takes the
 -- next revision from the one row of head and leaves rows in change_log: the triggers below see to it, so that SQL typed
 -- by hand counts too.
 --
@@ -24,13 +24,14 @@ CREATE TABLE deployment (
 );
 
 CREATE TABLE change_log (
+    rowid    BIGINT GENERATED ALWAYS AS IDENTITY, -- the order within a revision; SQLite's tables have a rowid by themselves
     revision BIGINT NOT NULL,
     kind     TEXT   NOT NULL CHECK (kind IN ('key', 'policy', 'all')),
     key_id   TEXT   COLLATE "C",
     digest   BYTEA,
     ends     BIGINT -- when the secret stops opening anything: 0 now, NULL never
 );
-CREATE INDEX change_log_revision ON change_log (revision);
+CREATE INDEX change_log_revision ON change_log (revision, rowid);
 
 CREATE TABLE namespaces (
     id          TEXT   COLLATE "C" PRIMARY KEY,
@@ -149,14 +150,22 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
--- The channel is named after the schema's oid: a name could be too long for one. PostgreSQL sends it at the commit, and
--- once for all of a transaction since the payload is the same.
+-- The first change of a transaction takes the revision, and notes that in a setting that ends with the transaction; the
+-- others have the same. A row that is updated thousands of times in one transaction has as many versions to go through.
+--
+-- The channel is named after the schema's oid: a name could be too long for one. PostgreSQL sends it at the commit.
 CREATE FUNCTION next_revision() RETURNS bigint LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
+    mark  text := current_schema() || ' ' || pg_current_xact_id();
     taken bigint;
 BEGIN
-    UPDATE head SET revision = revision + 1 RETURNING revision INTO STRICT taken;
-    PERFORM pg_notify('apikeys_' || oid, '') FROM pg_namespace WHERE nspname = current_schema();
+    IF current_setting('apikeys.taken', true) = mark THEN
+        SELECT revision INTO STRICT taken FROM head;
+    ELSE
+        UPDATE head SET revision = revision + 1 RETURNING revision INTO STRICT taken;
+        PERFORM set_config('apikeys.taken', mark, true);
+        PERFORM pg_notify('apikeys_' || oid, '') FROM pg_namespace WHERE nspname = current_schema();
+    END IF;
     RETURN taken;
 END $$;
 -- +goose StatementEnd
@@ -186,7 +195,7 @@ BEGIN
         RETURN NULL;
     END IF;
     taken := next_revision();
-    INSERT INTO change_log
+    INSERT INTO change_log (revision, kind, key_id, digest, ends)
         SELECT taken, 'key', k.id, s.digest,
                CASE WHEN TG_OP = 'DELETE' OR k.revoked_at IS NOT NULL OR k.active = 0 THEN 0
                     WHEN k.expires_at IS NULL OR s.ends_at < k.expires_at THEN s.ends_at
@@ -216,7 +225,7 @@ BEGIN
         RETURN NULL;
     END IF;
     taken := next_revision();
-    INSERT INTO change_log
+    INSERT INTO change_log (revision, kind, key_id, digest, ends)
         SELECT taken, 'key', s.key_id, s.digest,
                CASE WHEN k.id IS NULL OR k.revoked_at IS NOT NULL OR k.active = 0 OR s.dropped = 1 THEN 0
                     WHEN k.expires_at IS NULL OR s.ends_at < k.expires_at THEN s.ends_at
