@@ -137,7 +137,7 @@ func TestTLS(t *testing.T) {
 func TestSentinel(t *testing.T) {
 	main := redistest.Start(t, "requirepass s3cr3t")
 	redistest.Start(t, "requirepass s3cr3t", "masterauth s3cr3t", fmt.Sprintf("replicaof 127.0.0.1 %d", main.Port()))
-	sentinel := redistest.New(t, "port {port}", "requirepass gu4rd",
+	sentinel := redistest.New(t, "port {port}", "user guard on >gu4rd allchannels -@all +sentinel +subscribe +ping",
 		fmt.Sprintf("sentinel monitor caches 127.0.0.1 %d 1", main.Port()),
 		"sentinel auth-pass caches s3cr3t",
 		"sentinel down-after-milliseconds caches 300",
@@ -145,11 +145,12 @@ func TestSentinel(t *testing.T) {
 	)
 	sentinel.Args, sentinel.Ready = []string{"--sentinel"}, "+slave slave"
 	sentinel.Run()
-	url := "redis-sentinel://:s3cr3t@" + sentinel.Addr() + "/caches?sentinel_password=gu4rd"
+	url := "redis-sentinel://:s3cr3t@" + sentinel.Addr() + "/caches?sentinel_user=guard&sentinel_password=gu4rd"
 	r := open(t, url)
 	r.works(t)
+	wantNoneDenied(t, sentinel)
 
-	stranger := open(t, strings.Replace(url, "gu4rd", "n0t-gu4rd", 1))
+	stranger := open(t, strings.Replace(url, "=gu4rd", "=n0t-gu4rd", 1))
 	for range patience {
 		if _, err := stranger.Get(ctx, "name"); err == nil || strings.Contains(err.Error(), "n0t") {
 			t.Errorf("with a wrong password for the sentinels: %v", err)
