@@ -18,19 +18,10 @@ import (
 // maxBody is how long a body may be, an import's excepted.
 const maxBody = 1 << 20
 
-// withBody reads a request's body before huma does: it knows what huma lets pass. An import's is left to stream.
+// withBody reads a request's body before huma does: it knows what huma lets pass.
 func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
-	op := ctx.Operation()
-	if op.SkipValidateBody {
-		if err := checkContentType(ctx); err != nil {
-			a.refuse(ctx, err)
-			return
-		}
-		next(ctx)
-		return
-	}
 	body, err := readBody(ctx.BodyReader())
-	if err == nil && (len(body) > 0 || op.RequestBody.Required) {
+	if err == nil && (len(body) > 0 || ctx.Operation().RequestBody.Required) {
 		if err = checkContentType(ctx); err == nil {
 			err = checkJSON(body)
 		}
@@ -43,6 +34,15 @@ func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
 		body = []byte("{}")
 	}
 	next(&bodyRead{humaContext: ctx, body: body})
+}
+
+// withStream leaves the body to the operation.
+func (a *API) withStream(ctx huma.Context, next func(huma.Context)) {
+	if err := checkContentType(ctx); err != nil {
+		a.refuse(ctx, err)
+		return
+	}
+	next(ctx)
 }
 
 type humaContext huma.Context

@@ -30,10 +30,8 @@ func (a *API) registerImport() {
 		Description: "All keys of one body are imported, or none; with partial=1 those that can be. A body may be of any length. As application/x-ndjson " +
 			"each line is one element of keys.",
 		DefaultStatus: http.StatusCreated,
-		// The body is read as it comes, and each key is validated on its own.
-		SkipValidateBody: true,
-		RequestBody:      body,
-	}, "admin.keys:create", a.importKeys)
+		RequestBody:   body,
+	}, "admin.keys:create", a.importKeys, streams)
 	body.Content[api.JSON].Schema = schemas.Schema(reflect.TypeFor[api.ImportRequest](), true, "")
 	body.Content[api.NDJSON].Schema = a.importKey
 }

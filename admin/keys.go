@@ -27,25 +27,25 @@ func (a *API) registerKeys() {
 	register(a, huma.Operation{
 		OperationID: "edit-key", Method: http.MethodPatch, Path: keysPath + "/{id}", Summary: "Edit a key", Tags: []string{"keys"},
 		RequestBody: jsonBody(true, api.JSON, api.MergePatch),
-	}, "admin.keys:update", a.editKey)
+	}, "admin.keys:update", a.editKey, mayPend)
 	register(a, huma.Operation{
 		OperationID: "delete-key", Method: http.MethodDelete, Path: keysPath + "/{id}", Summary: "Delete a revoked key", Tags: []string{"keys"},
-	}, "admin.keys:delete", a.deleteKey)
+	}, "admin.keys:delete", a.deleteKey, mayPend)
 	register(a, huma.Operation{
 		OperationID: "revoke-key", Method: http.MethodPost, Path: keysPath + "/{id}/revoke", Summary: "Revoke a key for good", Tags: []string{"keys"},
 		RequestBody: jsonBody(false, api.JSON),
-	}, "admin.keys:revoke", a.revokeKey)
+	}, "admin.keys:revoke", a.revokeKey, mayPend)
 	register(a, huma.Operation{
 		OperationID: "rotate-key", Method: http.MethodPost, Path: keysPath + "/{id}/rotate", Summary: "Give a key a new token", Tags: []string{"keys"},
 		RequestBody: jsonBody(false, api.JSON),
-	}, "admin.keys:update", a.rotateKey)
+	}, "admin.keys:update", a.rotateKey, mayPend)
 	register(a, huma.Operation{
 		OperationID: "show-self", Method: http.MethodGet, Path: api.Prefix + "/self", Summary: "What the caller is and may do", Tags: []string{"self"},
 	}, "", a.showSelf)
 	register(a, huma.Operation{
 		OperationID: "revoke-self", Method: http.MethodPost, Path: api.Prefix + "/self/revoke", Summary: "Revoke the caller's own key", Tags: []string{"self"},
 		RequestBody: jsonBody(false, api.JSON),
-	}, "", a.revokeSelf)
+	}, "", a.revokeSelf, mayPend)
 }
 
 // Idempotency is what every operation that makes keys takes. Its name and those of [ByID] and [Change] are exported for reflection's sake.

@@ -27,10 +27,10 @@ func (a *API) registerNamespaces() {
 	register(a, huma.Operation{
 		OperationID: "edit-namespace", Method: http.MethodPatch, Path: namespacesPath + "/{id}", Summary: "Edit a namespace", Tags: []string{"namespaces"},
 		RequestBody: jsonBody(true, api.JSON, api.MergePatch),
-	}, "admin.namespaces:update", a.editNamespace)
+	}, "admin.namespaces:update", a.editNamespace, mayPend)
 	register(a, huma.Operation{
 		OperationID: "delete-namespace", Method: http.MethodDelete, Path: namespacesPath + "/{id}", Summary: "Delete an empty namespace", Tags: []string{"namespaces"},
-	}, "admin.namespaces:delete", a.deleteNamespace)
+	}, "admin.namespaces:delete", a.deleteNamespace, mayPend)
 }
 
 func showNamespace(ns *keystore.Namespace) api.Namespace {

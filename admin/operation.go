@@ -64,31 +64,44 @@ func alias[T any](r huma.Registry) {
 	r.RegisterTypeAlias(reflect.TypeFor[api.Optional[T]](), reflect.TypeFor[*T]())
 }
 
+// A trait sets an operation apart.
+type trait int
+
+const (
+	mayPend trait = iota // 202 while the change is not in force on every node
+	streams              // the body is read as it comes, for as long as it takes
+)
+
 // register adds an operation. permission is what the caller must hold somewhere, empty for none; the key store decides
 // about the object itself.
-func register[I, O any](a *API, op huma.Operation, permission string, handle func(context.Context, keystore.Caller, *I) (*O, error)) {
+func register[I, O any](a *API, op huma.Operation, permission string, handle func(context.Context, keystore.Caller, *I) (*O, error), traits ...trait) {
 	op.Middlewares = append(op.Middlewares, a.authorise)
 	op.Security = []map[string][]string{{"key": {}}}
 	if permission != "" {
 		op.Description = strings.TrimSpace(op.Description + "\n\nNeeds `" + permission + "`.")
 		op.Metadata = map[string]any{needs: permission}
 	}
-	add(a, op, func(ctx context.Context, in *I) (*O, error) { return handle(ctx, callerOf(ctx), in) })
+	add(a, op, func(ctx context.Context, in *I) (*O, error) { return handle(ctx, callerOf(ctx), in) }, traits...)
 }
 
 // add is register for what needs no caller.
-func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
+func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (*O, error), traits ...trait) {
+	streaming := slices.Contains(traits, streams)
 	op.Responses = map[string]*huma.Response{"default": {
 		Description: "A problem document (RFC 9457)",
 		Content:     map[string]*huma.MediaType{api.Problems: {Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Problem](), true, "")}},
 	}}
 	if op.RequestBody != nil {
-		op.Middlewares = append(op.Middlewares, a.withBody)
-		op.MaxBodyBytes = -1 // withBody has seen to it
+		body := a.withBody
+		if streaming {
+			body = a.withStream
+		}
+		op.Middlewares = append(op.Middlewares, body)
+		op.MaxBodyBytes = -1 // body has seen to it
 	}
 	required := op.RequestBody != nil && op.RequestBody.Required
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
-		if !op.SkipValidateBody { // an import takes as long as its body
+		if !streaming {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, storeTimeout)
 			defer cancel()
@@ -107,7 +120,7 @@ func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (
 			}
 		}
 	}
-	if op.Method == http.MethodPatch || op.Method == http.MethodDelete || strings.HasSuffix(op.Path, "/revoke") || strings.HasSuffix(op.Path, "/rotate") {
+	if slices.Contains(traits, mayPend) {
 		op.Responses["202"] = &huma.Response{
 			Description: "Changed, but not yet in force on every node: see propagation.pending",
 			Headers:     op.Responses["200"].Headers,
