@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
 func init() {
@@ -50,7 +52,8 @@ type App struct {
 
 	ctx      caddy.Context
 	logger   *slog.Logger
-	path     string    // of the database, absolute
+	identity string    // of the database: the absolute path of its file, or where PostgreSQL is, without the password
+	url      string    // of PostgreSQL, empty for SQLite
 	tokenKey *[32]byte // nil: the database's own
 	settings keystore.Settings
 	cacheURL string             // empty: no shared cache
@@ -63,11 +66,16 @@ type App struct {
 
 // DatabaseConfig names a system of record.
 type DatabaseConfig struct {
-	// The kind of database: `sqlite`. Default is `sqlite`.
+	// The kind of database: `sqlite` or `postgres`. Default is `sqlite`.
 	Type string `json:"type,omitempty"`
 
 	// Of `sqlite`: the file, which is made if it is missing. Default is `apikeys.db` in Caddy's data directory.
 	Path string `json:"path,omitempty"`
+
+	// Of `postgres`: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE` with the options of libpq. Of several
+	// hosts, with commas between them, the one that is the primary is used. One schema holds one deployment: the one that
+	// `search_path` names, which must be there. A password is better `{env.NAME}` or `{file.PATH}`: Caddy shows its configuration.
+	URL string `json:"url,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -112,36 +120,59 @@ func (a *App) provisionDatabase() error {
 	if a.Database != nil {
 		config = *a.Database
 	}
-	if config.Type != "" {
-		if err := checkDatabaseType(config.Type); err != nil {
+	if config.Type == "" {
+		config.Type = "sqlite"
+	}
+	switch err := checkDatabaseType(config.Type); {
+	case err != nil:
+		return err
+	case config.Type == "postgres":
+		if config.Path != "" {
+			return errors.New("database postgres takes a url, and no path")
+		}
+		return a.provisionPostgres(config.URL)
+	case config.URL != "":
+		return errors.New("database sqlite takes a path, and no url")
+	}
+	path := filepath.Join(caddy.AppDataDir(), "apikeys.db")
+	if config.Path != "" {
+		var err error
+		if path, err = expand("database", config.Path); err != nil {
 			return err
 		}
 	}
-	if config.Path == "" {
-		a.path = filepath.Join(caddy.AppDataDir(), "apikeys.db")
-	} else {
-		path, err := expand("database", config.Path)
-		if err != nil {
-			return err
-		}
-		a.path = path
-	}
-	path, err := filepath.Abs(a.path)
+	path, err := filepath.Abs(path)
 	if err != nil {
 		return fmt.Errorf("database: finding the file: %w", err)
 	}
-	a.path = path
+	a.identity = path
+	return nil
+}
+
+func (a *App) provisionPostgres(url string) error {
+	expanded, err := expand("database", url)
+	if err != nil {
+		// What stands in braces may be the password itself.
+		for _, known := range []string{"{env.", "{file."} {
+			if strings.Contains(err.Error(), known) {
+				return err
+			}
+		}
+		return errors.New("database: the URL holds a placeholder that is not known: {env.NAME} and {file.PATH} are; a brace of a password is written %7B")
+	}
+	if a.identity, err = sqldb.PostgresIdentity(expanded); err != nil {
+		return fmt.Errorf("database postgres: %w", err)
+	}
+	a.url = expanded
 	return nil
 }
 
 func checkDatabaseType(name string) error {
 	switch name {
-	case "sqlite":
+	case "sqlite", "postgres":
 		return nil
-	case "postgres":
-		return errors.New("database postgres is not built yet: use sqlite")
 	}
-	return fmt.Errorf("unknown database %q: there is sqlite", name)
+	return fmt.Errorf("unknown database %q: there are sqlite and postgres", name)
 }
 
 func (a *App) provisionTokens() error {

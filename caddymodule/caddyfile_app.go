@@ -9,6 +9,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
 func init() {
@@ -31,10 +33,22 @@ func parseGlobalOption(d *caddyfile.Dispenser, earlier any) (any, error) {
 var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) error{
 	"database": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) == 0 {
-			return d.Err("database takes a kind: sqlite [PATH]")
+			return d.Err("database takes a kind: sqlite [PATH], or postgres URL")
 		}
 		if err := checkDatabaseType(args[0]); err != nil {
 			return d.WrapErr(err)
+		}
+		if args[0] == "postgres" {
+			if len(args) != 2 || args[1] == "" {
+				return d.Err("database postgres takes one URL: postgres://USER:PASSWORD@HOST:PORT/DATABASE, better with {env.NAME} or {file.PATH} for the password")
+			}
+			if !strings.Contains(args[1], "{") { // else Provision checks what it becomes
+				if _, err := sqldb.PostgresIdentity(args[1]); err != nil {
+					return d.WrapErr(err)
+				}
+			}
+			a.Database = &DatabaseConfig{Type: args[0], URL: args[1]}
+			return nil
 		}
 		if len(args) > 2 {
 			return d.Err("database sqlite takes one path at most")
@@ -97,7 +111,7 @@ const appOptionNames = "database, cache, local_cache, lease, token_prefix, token
 // UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
 //
 //	api_keys {
-//	    database     sqlite [<path>]
+//	    database     sqlite [<path>] | postgres <url>
 //	    cache        redis <url>
 //	    local_cache  <entries>
 //	    lease        <duration>

@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// stores holds what outlives a reload, by the database's identity alone: the absolute path of its file.
+// stores holds what outlives a reload, by the database's identity alone.
 var stores = caddy.NewUsagePool()
 
 // openTimeout bounds the opening of a store, migrations included.
@@ -22,6 +22,7 @@ const openTimeout = time.Minute
 
 // A store is one open database with all that the process knows and counts of it.
 type store struct {
+	db       *sqldb.DB
 	keys     *keystore.Keystore
 	api      *admin.API
 	metrics  *storeMetrics
@@ -31,21 +32,26 @@ type store struct {
 
 // acquireStore returns the store of a's database, open. Each call that succeeds is followed by one releaseStore.
 func acquireStore(a *App) (*store, error) {
-	value, loaded, err := stores.LoadOrNew(a.path, func() (caddy.Destructor, error) { return openStore(a) })
+	value, loaded, err := stores.LoadOrNew(a.identity, func() (caddy.Destructor, error) { return openStore(a) })
 	if err != nil {
 		return nil, err
 	}
 	s := value.(*store)
 	if loaded && !sameTokenKey(s.tokenKey, a.tokenKey) {
 		return nil, errors.Join(
-			fmt.Errorf("token_key is not the one that the running config has opened the database %s with: a token key cannot change once there are tokens. Put the former one back", a.path),
+			fmt.Errorf("token_key is not the one that the running config has opened the database %s with: a token key cannot change once there are tokens. Put the former one back", a.identity),
 			releaseStore(a))
+	}
+	if loaded && a.url != "" {
+		if err := s.db.Reconnect(a.url); err != nil { // the password may be another one
+			return nil, errors.Join(fmt.Errorf("database postgres: %w", err), releaseStore(a))
+		}
 	}
 	return s, nil
 }
 
 func releaseStore(a *App) error {
-	_, err := stores.Delete(a.path)
+	_, err := stores.Delete(a.identity)
 	return err
 }
 
@@ -59,24 +65,36 @@ func sameTokenKey(a, b *[32]byte) bool {
 func openStore(a *App) (*store, error) {
 	ctx, cancel := context.WithTimeout(a.ctx, openTimeout)
 	defer cancel()
-	db, err := sqldb.OpenSQLite(ctx, a.path)
+	db, err := openDatabase(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	s := &store{log: newMovingLog(a.logger), metrics: newStoreMetrics(), tokenKey: a.tokenKey}
+	s := &store{db: db, log: newMovingLog(a.logger), metrics: newStoreMetrics(), tokenKey: a.tokenKey}
 	logger := slog.New(s.log)
 	s.keys, err = keystore.Open(ctx, db, a.tokenKey, a.settings, s.metrics, logger)
 	if err != nil {
-		return nil, fmt.Errorf("opening the key store %s: %w", a.path, err)
+		return nil, fmt.Errorf("opening the key store %s: %w", a.identity, err)
 	}
 	s.metrics.keys = s.keys
 	s.api = admin.New(s.keys, logger)
 	return s, nil
 }
 
+func openDatabase(ctx context.Context, a *App) (*sqldb.DB, error) {
+	if a.url != "" {
+		return sqldb.OpenPostgres(ctx, a.url)
+	}
+	return sqldb.OpenSQLite(ctx, a.identity)
+}
+
 // configure puts a's settings in force.
 func (s *store) configure(a *App) {
 	s.log.moveTo(a.logger)
+	if a.url != "" {
+		if err := s.db.Reconnect(a.url); err != nil {
+			a.logger.Error("the database is still used as before", "error", err)
+		}
+	}
 	s.keys.Configure(a.settings)
 }
 

@@ -56,7 +56,7 @@ func TestBadCaddyfiles(t *testing.T) {
 		{site: "log {\n format api_keys {\n  wrap nothing #!\n }\n}", says: []string{"nothing"}},
 		{global: "api_keys {\n databse sqlite #!\n}", says: []string{"databse", "database, cache, local_cache"}},
 		{global: "api_keys {\n database oracle #!\n}", says: []string{"oracle", "sqlite"}},
-		{global: "api_keys {\n database postgres postgres://u:" + secret + "@h/d #!\n}", says: []string{"postgres"}},
+		{global: "api_keys {\n database postgres postgres://u:" + secret + "/x@h/d #!\n}", says: []string{"not a PostgreSQL URL", "%XX"}},
 		{global: "api_keys {\n cache redis redis://u:" + secret + "@h/x #!\n}", says: []string{"cache redis", "a number from 0"}},
 		{global: "api_keys {\n local_cache -1 #!\n}", says: []string{"-1", "above 0"}},
 		{global: "api_keys {\n lease forever #!\n}", says: []string{"forever", "30s"}},
@@ -105,6 +105,7 @@ func TestBadValues(t *testing.T) {
 		"token_key {env.NOT_SET}":                        "token_key",
 		"token_prefix {env.PREFIX}":                      "Not-One",
 		"database sqlite {env.NOT_SET}":                  "database",
+		"database postgres {env.LONG}":                   "not a PostgreSQL URL",
 		"database sqlite {$GATE_DIR}/new/{no.such}/a.db": "no.such",
 	} {
 		r := g.Validate(t, gate.Config{APIKeys: option})
