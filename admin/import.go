@@ -27,8 +27,9 @@ func (a *API) registerImport() {
 	body := jsonBody(true, api.JSON, api.NDJSON)
 	register(a, huma.Operation{
 		OperationID: "import-keys", Method: http.MethodPost, Path: keysPath + "/import", Summary: "Import keys whose credentials were made elsewhere", Tags: []string{"keys"},
-		Description: "All keys of one body are imported, or none; with partial=1 those that can be. A body may be of any length. As application/x-ndjson " +
-			"each line is one element of keys.",
+		Description: "All keys of one body are imported, or none; with partial=1 those that can be, in batches of 1000 as they are read. A body " +
+			"may be of any length; all or nothing, and with Idempotency-Key, a key may import at most 10000. It ends when more than 1000 are refused. " +
+			"As application/x-ndjson each line is one element of keys.",
 		DefaultStatus: http.StatusCreated,
 		RequestBody:   body,
 	}, "admin.keys:create", a.importKeys, streams)
@@ -51,44 +52,92 @@ func (in *importInput) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
+// Bounds of an import. Only all or nothing holds more than one batch.
+const (
+	maxRefused = 1000 // that are listed; at the next it stops
+	maxDetail  = 1000 // bytes of each
+	batchKeys  = 1000
+	batchBytes = 8 << 20
+	wholeBytes = 64 << 20 // unless root imports
+)
+
+// An importing is an import under way.
+type importing struct {
+	*API
+	ctx    context.Context
+	caller keystore.Caller
+	key    string
+	whole  bool // in one transaction
+	some   bool // import what can be
+
+	batch []keystore.ImportSpec
+	bytes int // of the input, in batch
+	wrong int // in all that was read
+	line  int // read last
+	done  api.Imported
+}
+
 func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput) (*page[api.Imported], error) {
-	var specs []keystore.ImportSpec
-	keep := func(line int, text []byte) { specs = append(specs, a.importSpec(line, text)) }
+	some := in.Partial == "1"
+	i := importing{API: a, ctx: ctx, caller: c, key: in.Key, some: some, whole: !some || in.Key != "", done: api.Imported{Refused: []api.Refused{}}}
 	read := readKeys
 	if in.ndjson {
 		read = readLines
 	}
-	if err := read(in.body, keep); err != nil {
-		return nil, err
+	err := read(in.body, i.keep)
+	if err == nil {
+		err = i.flush()
 	}
-	partial := in.Partial == "1"
-	imported, refused, err := a.keys.ImportKeys(ctx, c, specs, partial, in.Key)
-	if err != nil && imported > 0 {
-		p := a.refusal(&huma.Operation{OperationID: "import-keys"}, err)
-		p.Detail = fmt.Sprintf("%d keys were imported before this: %s. Those will be refused as already_used when all are sent again", imported, p.Detail)
-		return nil, p
+	if refused := len(i.done.Refused); err == nil && refused > 0 && !some {
+		err = newProblem(http.StatusUnprocessableEntity, codeInvalid,
+			fmt.Sprintf("nothing was imported: %d keys are refused; mend them, or import the others with partial=1", refused))
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		return &page[api.Imported]{i.done}, nil
 	}
-	out := api.Imported{Imported: imported, Refused: make([]api.Refused, len(refused))}
-	for i, r := range refused {
-		out.Refused[i] = api.Refused(r)
+	p := a.refusal(&huma.Operation{OperationID: "import-keys"}, err)
+	p.Refused = i.done.Refused
+	if i.done.Imported > 0 {
+		p.Detail = fmt.Sprintf("%d keys were imported before this: %s. Those will be refused as already_used when all are sent again", i.done.Imported, p.Detail)
 	}
-	if len(refused) > 0 && !partial {
-		p := newProblem(http.StatusUnprocessableEntity, codeInvalid,
-			fmt.Sprintf("nothing was imported: %d of %d keys are refused; mend them, or import the others with partial=1", len(refused), len(specs)))
-		p.Refused = out.Refused
-		for _, r := range out.Refused {
-			where := fmt.Sprintf("keys[%d]", r.Line-1)
-			if in.ndjson {
-				where = fmt.Sprintf("line %d", r.Line)
-			}
-			p.Errors = append(p.Errors, api.FieldError{Field: where, Detail: r.Detail})
-		}
-		return nil, p
+	return nil, p
+}
+
+// keep takes one key, and imports what there is when that is enough.
+func (i *importing) keep(line int, text []byte) error {
+	spec := i.importSpec(line, text)
+	i.batch = append(i.batch, spec)
+	i.bytes += len(text)
+	i.line = line
+	if spec.Err != nil {
+		i.wrong++
 	}
-	return &page[api.Imported]{out}, nil
+	switch {
+	case i.wrong > maxRefused, !i.whole && (len(i.batch) >= batchKeys || i.bytes >= batchBytes):
+		return i.flush()
+	case i.whole && i.caller.Actor() != keystore.RootMember && (len(i.batch) > keystore.MaxImport || i.bytes > wholeBytes):
+		return newProblem(http.StatusUnprocessableEntity, "too_many", fmt.Sprintf(
+			"more than %d keys or %d MiB cannot be imported in one transaction: send fewer at a time, or use partial=1 without Idempotency-Key", keystore.MaxImport, wholeBytes>>20))
+	}
+	return nil
+}
+
+// flush imports what has been kept.
+func (i *importing) flush() error {
+	imported, refused, err := i.keys.ImportKeys(i.ctx, i.caller, i.batch, i.some, i.key)
+	clear(i.batch)
+	i.batch, i.bytes = i.batch[:0], 0
+	i.done.Imported += imported
+	room := maxRefused - len(i.done.Refused)
+	for _, r := range refused[:min(room, len(refused))] {
+		r.Detail = cut(r.Detail, maxDetail)
+		i.done.Refused = append(i.done.Refused, api.Refused(r))
+	}
+	if err == nil && len(refused) > room {
+		err = newProblem(http.StatusUnprocessableEntity, "too_many_refused",
+			fmt.Sprintf("more than %d keys are refused, of which the first are listed; nothing after line %d was read", maxRefused, i.line))
+	}
+	return err
 }
 
 // importSpec reads one key. What is wrong with it is kept beside it, so that its line can be refused.
@@ -147,30 +196,56 @@ func (a *API) parseImport(text []byte) (spec keystore.ImportSpec, err error) {
 // maxLine is how long one key of an import may be.
 const maxLine = maxBody
 
+func tooLong(n int) error {
+	return newProblem(http.StatusBadRequest, "syntax", fmt.Sprintf("line %d is longer than %d bytes", n, maxLine))
+}
+
 // readLines reads NDJSON: one key a line; blank lines are counted and passed over.
-func readLines(r io.Reader, keep func(line int, text []byte)) error {
+func readLines(r io.Reader, keep func(line int, text []byte) error) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 4096), maxLine)
 	n := 0
 	for lines.Scan() {
 		n++
 		if text := bytes.TrimSpace(lines.Bytes()); len(text) > 0 {
-			keep(n, text)
+			if err := keep(n, text); err != nil {
+				return err
+			}
 		}
 	}
 	switch err := lines.Err(); {
 	case err == nil:
 		return nil
 	case errors.Is(err, bufio.ErrTooLong):
-		return newProblem(http.StatusBadRequest, "syntax", fmt.Sprintf("line %d is longer than %d bytes", n+1, maxLine))
+		return tooLong(n + 1)
 	default:
 		return bodyFailed(err)
 	}
 }
 
-// readKeys reads {"keys": […]} without holding the whole of it.
-func readKeys(r io.Reader, keep func(line int, text []byte)) error {
-	d := json.NewDecoder(r)
+// allowance is a reader that lets through what is left. A decoder reads as much as it takes to see the end of a value.
+type allowance struct {
+	io.Reader
+	left, line int
+}
+
+// next allows one more key, and as much again that the decoder reads ahead.
+func (a *allowance) next(line int) { a.left, a.line = 2*maxLine, line }
+
+func (a *allowance) Read(b []byte) (int, error) {
+	if a.left == 0 {
+		return 0, tooLong(a.line)
+	}
+	n, err := a.Reader.Read(b[:min(len(b), a.left)])
+	a.left -= n
+	return n, err
+}
+
+// readKeys reads {"keys": […]} without holding the whole of it. A key's line is its place in keys, counted from 1.
+func readKeys(r io.Reader, keep func(line int, text []byte) error) error {
+	in := &allowance{Reader: r}
+	in.next(1)
+	d := json.NewDecoder(in)
 	for _, want := range []json.Token{json.Delim('{'), "keys", json.Delim('[')} {
 		t, err := d.Token()
 		if err != nil {
@@ -183,11 +258,17 @@ func readKeys(r io.Reader, keep func(line int, text []byte)) error {
 		}
 	}
 	for n := 1; d.More(); n++ {
+		in.next(n)
 		var text json.RawMessage
 		if err := d.Decode(&text); err != nil {
 			return bodyFailed(err)
 		}
-		keep(n, text)
+		if len(text) > maxLine {
+			return tooLong(n)
+		}
+		if err := keep(n, text); err != nil {
+			return err
+		}
 	}
 	for range 2 { // the closing brackets
 		t, err := d.Token()
@@ -208,6 +289,10 @@ func readKeys(r io.Reader, keep func(line int, text []byte)) error {
 
 // bodyFailed says why a body could not be read to its end, without repeating any of it.
 func bodyFailed(err error) error {
+	var p *problem
+	if errors.As(err, &p) {
+		return p
+	}
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
 		return newProblem(http.StatusBadRequest, "syntax", fmt.Sprintf("the body is not valid JSON: there is a mistake at byte %d", syntax.Offset))

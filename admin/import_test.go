@@ -6,11 +6,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 func TestImport(t *testing.T) {
@@ -100,7 +103,7 @@ func TestImportRefusals(t *testing.T) {
 	}
 
 	whole := d.call(t, root, "POST", "/keys/import", body.String(), "Content-Type", api.NDJSON)
-	if p := whole.problem(t); p.Status != 422 || p.Code != "invalid_fields" || len(p.Errors) != len(codes) {
+	if p := whole.problem(t); p.Status != 422 || p.Code != "invalid_fields" || len(p.Errors) != 0 {
 		t.Errorf("all or nothing: %s", whole.text)
 	} else {
 		check(p.Refused)
@@ -177,5 +180,157 @@ func TestImportLong(t *testing.T) {
 	}
 	if p := d.call(t, root, "POST", "/keys/import", body.String(), "Content-Type", api.NDJSON, "Idempotency-Key", "the lot").problem(t); p.Code != "already_made" {
 		t.Errorf("a repeat: %+v", p)
+	}
+}
+
+// lines is a body of lines that next makes as they are read, until it returns "".
+type lines struct {
+	next func(n int) string
+	n    int
+	rest string
+}
+
+func (l *lines) Read(b []byte) (int, error) {
+	if l.rest == "" {
+		l.n++
+		if l.rest = l.next(l.n); l.rest == "" {
+			return 0, io.EOF
+		}
+	}
+	n := copy(b, l.rest)
+	l.rest = l.rest[n:]
+	return n, nil
+}
+
+func goodLine(n int) string {
+	return fmt.Sprintf("{\"name\":\"k\",\"access\":\"read_only\",\"token\":\"legacy-%032d\"}\n", n)
+}
+
+func (d *door) importFrom(t *testing.T, c keystore.Caller, query, contentType string, body io.Reader) answer {
+	t.Helper()
+	r := httptest.NewRequest("POST", api.Prefix+"/keys/import"+query, body)
+	r.Header.Set("Content-Type", contentType)
+	return d.send(t, c, r)
+}
+
+// TestImportOfRubbish: an import ends soon when too much of it is refused, and lists each refusal once.
+func TestImportOfRubbish(t *testing.T) {
+	unknown := `{"` + strings.Repeat(`a":0,"a`, 200) + `":0`
+	for i := range 200 {
+		unknown = strings.Replace(unknown, `"a"`, fmt.Sprintf(`"%d"`, i), 1)
+	}
+	for name, line := range map[string]string{
+		"not an object":       "0",
+		"not JSON":            "{",
+		"unknown fields":      unknown + "}",
+		"a long unknown name": `{"` + strings.Repeat("<", 5000) + `":0}`,
+		"bad permissions":     `{"name":"x","permissions":["` + strings.Repeat(`<>","`, 400) + `"]}`,
+	} {
+		for _, query := range []string{"", "?partial=1"} {
+			t.Run(name+query, func(t *testing.T) {
+				d := open(t)
+				body := &lines{next: func(n int) string {
+					if n > 5000 {
+						return ""
+					}
+					return line + "\n"
+				}}
+				a := d.importFrom(t, root, query, api.NDJSON, body)
+				p := a.problem(t)
+				if p.Status != 422 || p.Code != "too_many_refused" || len(p.Refused) != 1000 || len(p.Errors) != 0 || !strings.Contains(p.Detail, "more than 1000") {
+					t.Errorf("%d %s, %d refused, %d errors: %s", p.Status, p.Code, len(p.Refused), len(p.Errors), p.Detail)
+				}
+				if body.n > 2100 || len(a.text) > 8<<20 {
+					t.Errorf("%d lines were read, and %d bytes answered", body.n, len(a.text))
+				}
+			})
+		}
+	}
+}
+
+// TestPartialImportStreams: what has been read is imported while the rest is still to come.
+func TestPartialImportStreams(t *testing.T) {
+	d := open(t)
+	stored := func() int {
+		list, _, err := d.keys.ListKeys(t.Context(), root, keystore.KeyFilter{}, "", 1000)
+		if err != nil {
+			t.Error(err)
+		}
+		return len(list)
+	}
+	a := d.importFrom(t, root, "?partial=1", api.NDJSON, &lines{next: func(n int) string {
+		if n == 1002 && stored() != 999 {
+			t.Errorf("%d keys are stored when line %d is read", stored(), n)
+		}
+		if n == 1100 {
+			return strings.Repeat("x", 2<<20)
+		}
+		return goodLine(max(n, 2)) // the second is refused
+	}})
+	p := a.problem(t)
+	if p.Status != 400 || !strings.Contains(p.Detail, "999 keys were imported before this") || !strings.Contains(p.Detail, "line 1100") ||
+		len(p.Refused) != 1 || p.Refused[0].Line != 2 {
+		t.Errorf("%d %s: %s, %v", p.Status, p.Code, p.Detail, p.Refused)
+	}
+}
+
+// TestImportOfEndlessKey: a key of an import is no longer than any other body, in either form.
+func TestImportOfEndlessKey(t *testing.T) {
+	for contentType, start := range map[string]string{api.NDJSON: `{"name":"`, api.JSON: `{"keys":[{},{"name":"`} {
+		for _, filler := range []string{"x", " "} {
+			d := open(t)
+			body := &lines{next: func(n int) string {
+				if n == 1 && filler == " " {
+					return strings.TrimSuffix(start, `{"name":"`) + filler
+				}
+				if n == 1 {
+					return start
+				}
+				return strings.Repeat(filler, 32<<10)
+			}}
+			a := d.importFrom(t, root, "", contentType, body)
+			if p := a.problem(t); p.Status != 400 || !strings.Contains(p.Detail, "longer than") {
+				t.Errorf("%s: %s", contentType, a.text)
+			}
+			if body.n > 150 {
+				t.Errorf("%s: %d pieces of 32 KiB were read", contentType, body.n)
+			}
+		}
+	}
+	d := open(t)
+	long := `{"name":"` + strings.Repeat("x", 1<<20-20) + `"}`
+	if a := d.importFrom(t, root, "", api.JSON, strings.NewReader(`{"keys":[`+long+`,`+long+`]}`)); a.status != 422 || len(a.problem(t).Refused) != 2 {
+		t.Errorf("keys of just under 1 MiB: %.300s", a.text)
+	}
+}
+
+// TestImportByKey: only root has others wait for an import of any length.
+func TestImportByKey(t *testing.T) {
+	d := open(t)
+	key := d.caller(t, d.mint(t, root, `{"name":"importer","permissions":["admin.keys:create","read"]}`).Token)
+	long := strings.Repeat("x", 900_000)
+	for name, line := range map[string]func(n int) string{
+		"many": goodLine,
+		"long": func(n int) string {
+			return fmt.Sprintf(`{"name":"k","access":"read_only","token":"legacy-%09d","metadata":{"a":"%s"}}`+"\n", n, long)
+		},
+	} {
+		body := &lines{next: line}
+		a := d.importFrom(t, key, "", api.NDJSON, body)
+		if p := a.problem(t); p.Status != 422 || p.Code != "too_many" {
+			t.Errorf("%s: %s", name, a.text)
+		}
+		if body.n > 10_100 {
+			t.Errorf("%s: %d lines were read", name, body.n)
+		}
+	}
+	a := d.importFrom(t, key, "", api.NDJSON, &lines{next: func(n int) string {
+		if n > 2000 {
+			return ""
+		}
+		return goodLine(n)
+	}})
+	if a.status != 201 {
+		t.Errorf("2000 keys: %s", a.text)
 	}
 }

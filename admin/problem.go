@@ -109,6 +109,14 @@ func fieldError(d *huma.ErrorDetail) api.FieldError {
 	return api.FieldError{Field: field, Detail: d.Message}
 }
 
+// cut shortens what may repeat what was sent.
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
 // write answers with a problem outside of huma.
 func (a *API) write(w http.ResponseWriter, r *http.Request, p *problem) {
 	for name, values := range p.GetHeaders() {

@@ -42,7 +42,7 @@ func TestImportCommand(t *testing.T) {
 func TestImportCommandRefused(t *testing.T) {
 	s := serveCLI(t, map[string][]cliAnswer{importPath: {{422, api.Problem{
 		Status: 422, Code: "refused", Detail: "Nothing was imported.",
-		Errors: []api.FieldError{{Field: "line 3", Detail: "this token is known"}}, Refused: []api.Refused{{Line: 3, Code: "exists", Detail: "this token is known"}},
+		Refused: []api.Refused{{Line: 3, Code: "exists", Detail: "this token is known"}},
 	}}}})
 	r := s.run(`{"name":"a","token":"`+cliToken+`"}`, "keys", "import")
 	r.want(t, 1, "", "Error: Nothing was imported.\nline 3: this token is known\n")

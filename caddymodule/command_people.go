@@ -129,7 +129,7 @@ func (c *cli) explainRefusal(e *client.Error) string {
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	switch {
-	case len(e.Errors) > 0 && len(e.Refused) == 0: // else they are the same, and the lines come below
+	case len(e.Errors) > 0:
 		for _, f := range e.Errors {
 			add("Error: %s: %s", f.Field, f.Detail)
 		}

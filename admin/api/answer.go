@@ -29,7 +29,7 @@ type Problem struct {
 	Needed    string       `json:"needed,omitempty" doc:"With 403: the permission that would do"`
 	Namespace string       `json:"namespace,omitempty" doc:"With 403: where it is needed"`
 	ID        string       `json:"id,omitempty" doc:"With 409: of the object in the way"`
-	Refused   []Refused    `json:"refused,omitempty" doc:"With 422 of an import: the lines that kept it from happening"`
+	Refused   []Refused    `json:"refused,omitempty" doc:"Of an import that failed: the lines that are refused, at most 1000"`
 }
 
 // Error is the problem as one line.

@@ -51,8 +51,8 @@ func StatusOf(err error) int {
 	return 0
 }
 
-// maxProblem is more than a problem document can have; an import may be refused line by line.
-const maxProblem = 64 << 20
+// maxProblem is more than a problem document can have: an import's lists 1000 lines.
+const maxProblem = 8 << 20
 
 func readError(resp *http.Response) error {
 	e := new(Error)
