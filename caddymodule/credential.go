@@ -319,3 +319,14 @@ func (s *source) removeCookie(header http.Header) {
 	}
 	header["Cookie"] = lines
 }
+
+// isB64Token reports whether s has the form of a bearer token (RFC 6750 §2.1).
+func isB64Token(s string) bool {
+	body := strings.TrimRight(s, "=")
+	for i := range len(body) {
+		if !isBase62(body[i]) && strings.IndexByte("-._~+/", body[i]) < 0 {
+			return false
+		}
+	}
+	return body != ""
+}

@@ -222,17 +222,20 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 		return keystore.Unavailable
 	}
 	switch {
-	case h.Foreign != "" && c.credential.source.bearer && !c.keys.HasPrefix(c.credential.token):
-		return keystore.Foreign
 	case c.credential.broken:
 		return keystore.Malformed
+	case h.Foreign != "" && c.credential.source.bearer && !c.keys.HasPrefix(c.credential.token):
+		if !isB64Token(c.credential.token) {
+			return keystore.Malformed // what is not a bearer token may hide one of ours
+		}
+		return keystore.Foreign
 	}
 	return h.lookUp(c)
 }
 
 // lookUp asks what the credential opens, decides on that, and enters the call among those that a revoke cuts.
 func (h *Handler) lookUp(c *call) keystore.Outcome {
-	for {
+	for range maxLookUps {
 		answer, err := c.ask()
 		switch {
 		case err != nil:
@@ -251,7 +254,11 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 		running.release()
 		c.now = time.Now()
 	}
+	return keystore.Unavailable
 }
+
+// maxLookUps bounds how often changes of other keys may make one request begin again.
+const maxLookUps = 100
 
 func (c *call) ask() (keystore.Answer, error) {
 	if c.repeated {

@@ -48,7 +48,7 @@ func (run *runningRequest) follow(w http.ResponseWriter, r *http.Request) (http.
 		w = run.dead
 	}
 	if run.cancel != nil {
-		r = r.WithContext(run.ctx)
+		r = r.WithContext(endsWith{r.Context(), run.ctx})
 	}
 	return w, r
 }
@@ -59,6 +59,15 @@ func (run *runningRequest) finish() {
 		panic(http.ErrAbortHandler) // resets it
 	}
 }
+
+// endsWith has the values of one context, which may have changed since the other was derived from it, and the end of the other.
+type endsWith struct {
+	context.Context
+	end context.Context
+}
+
+func (c endsWith) Done() <-chan struct{} { return c.end.Done() }
+func (c endsWith) Err() error            { return c.end.Err() }
 
 // leave ends what follow began, once the request has been entered.
 func (run *runningRequest) leave(keys *keystore.Keystore) {

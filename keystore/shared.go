@@ -50,7 +50,7 @@ func (s *sharedSeal) mac(parts ...[]byte) []byte {
 
 // name is where the record of a credential is kept. It does not show the digest.
 func (s *sharedSeal) name(d *Digest) string {
-	return "apikeys:{" + s.epoch + "}:key:" + base64.RawURLEncoding.EncodeToString(s.mac([]byte("name"), d[:])[:18])
+	return "apikeys:" + s.epoch + ":key:" + base64.RawURLEncoding.EncodeToString(s.mac([]byte("name"), d[:])[:18])
 }
 
 // sharedRecord is a record as it is kept: what [NewRecord] takes from a key.
