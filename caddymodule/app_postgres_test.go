@@ -11,11 +11,7 @@ import (
 )
 
 func TestPostgresDatabase(t *testing.T) {
-	server, err := postgrestest.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Stop()
+	server := postgrestest.StartFor(t)
 	if err := server.Exec("", "CREATE SCHEMA gate; CREATE ROLE gate LOGIN PASSWORD 'first%2Fhunter2'; GRANT ALL ON SCHEMA gate TO gate"); err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +20,7 @@ func TestPostgresDatabase(t *testing.T) {
 		return object{"database": object{"type": "postgres", "url": "postgres://gate:" + password + "@" + server.Address() + "/postgres?search_path=gate"}}
 	}
 	g := newGate(t)
-	err = g.tryLoad(g.config(postgres("wrong-hunter2")))
+	err := g.tryLoad(g.config(postgres("wrong-hunter2")))
 	if text := errorText(err); !strings.Contains(text, "refuses the user or its password") || strings.Contains(text, "hunter2") {
 		t.Fatal(text)
 	}

@@ -209,11 +209,7 @@ func quiet(d keystore.Database) {
 // TestPostgresStandby: what a standby knows may be old, so it answers nothing; of several servers the primary is found.
 func TestPostgresStandby(t *testing.T) {
 	ctx := context.Background()
-	primary, err := postgrestest.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer primary.Stop()
+	primary := postgrestest.StartFor(t)
 	if d, err := OpenPostgres(ctx, primary.URL("")); err != nil {
 		t.Fatal(err)
 	} else if err := d.Close(); err != nil {
@@ -287,9 +283,6 @@ func TestPostgresStandby(t *testing.T) {
 			t.Fatal(h, err)
 		}
 	}
-	if err := primary.Run(); err != nil { // for Stop
-		t.Fatal(err)
-	}
 }
 
 // TestPostgresHeadIsHeld: an operator's transaction that holds the head's lock delays changes, not answers, and not for ever.
@@ -347,11 +340,7 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 // TestPostgresRestart cuts all connections, as a crash of the server does: what was answered is there, and everything goes on.
 func TestPostgresRestart(t *testing.T) {
 	ctx := context.Background()
-	s, err := postgrestest.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop()
+	s := postgrestest.StartFor(t)
 	d := openOnce(t, s.URL(""))
 	if _, err := d.Deployment(ctx, nil); err != nil {
 		t.Fatal(err)

@@ -39,6 +39,21 @@ type Server struct {
 	schemas    atomic.Int64
 }
 
+// StartFor starts a server of its own for one test.
+func StartFor(t testing.TB) *Server {
+	t.Helper()
+	s, err := Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
 // Start makes a cluster, without its writes being forced to the disk, and starts it. The server ends with Stop, or with this process.
 func Start() (*Server, error) {
 	bin, err := binaries()
@@ -205,7 +220,7 @@ func (s *Server) run(port int) error {
 
 // Halt ends the server at once, as a crash does: connections are cut, what was committed is there after Run.
 func (s *Server) Halt() error {
-	if err := s.process.Process.Signal(syscall.SIGQUIT); err != nil {
+	if err := s.process.Process.Signal(syscall.SIGQUIT); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	for tick := time.Tick(10 * time.Millisecond); ; <-tick {
