@@ -89,8 +89,11 @@ func isTooLarge(err error) bool {
 	return errors.As(err, &e)
 }
 
-// maxDepth is more than any body needs.
-const maxDepth = 32
+// More than any body needs. Each value may be wrong in some way, and huma collects them all.
+const (
+	maxDepth  = 32
+	maxValues = 10_000
+)
 
 // checkJSON refuses what is not one JSON value, and what encoding/json lets pass: names that come twice, of which parsers
 // choose different ones (RFC 8259 §4), and bytes that are not UTF-8. It repeats nothing of the input but names.
@@ -109,17 +112,24 @@ func checkJSON(b []byte) error {
 	default:
 		d := json.NewDecoder(bytes.NewReader(b))
 		d.UseNumber()
-		err := checkNames(d, 0)
+		left := maxValues
+		err := checkNames(d, 0, &left)
 		if err == nil {
 			return nil
+		}
+		if left < 0 {
+			return newProblem(http.StatusUnprocessableEntity, codeInvalid, err.Error())
 		}
 		mistake = err.Error()
 	}
 	return newProblem(http.StatusBadRequest, "syntax", "the body is not valid JSON: "+mistake)
 }
 
-// checkNames reads one value, known to be valid.
-func checkNames(d *json.Decoder, depth int) error {
+// checkNames reads one value, known to be valid, of those that are left.
+func checkNames(d *json.Decoder, depth int, left *int) error {
+	if *left--; *left < 0 {
+		return fmt.Errorf("the body has more than %d values", maxValues)
+	}
 	t, err := d.Token()
 	if err != nil {
 		return err
@@ -144,7 +154,7 @@ func checkNames(d *json.Decoder, depth int) error {
 			}
 			seen[name] = true
 		}
-		if err := checkNames(d, depth+1); err != nil {
+		if err := checkNames(d, depth+1, left); err != nil {
 			return err
 		}
 	}

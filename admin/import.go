@@ -55,7 +55,6 @@ func (in *importInput) Resolve(ctx huma.Context) []error {
 // Bounds of an import. Only all or nothing holds more than one batch.
 const (
 	maxRefused = 1000 // that are listed; at the next it stops
-	maxDetail  = 1000 // bytes of each
 	batchKeys  = 1000
 	batchBytes = 8 << 20
 	wholeBytes = 64 << 20 // unless root imports
@@ -164,10 +163,10 @@ func (a *API) parseImport(text []byte) (spec keystore.ImportSpec, err error) {
 	var found huma.ValidateResult
 	huma.Validate(a.huma.OpenAPI().Components.Schemas, a.importKey, huma.NewPathBuffer(make([]byte, 0, 64), 0), huma.ModeWriteToServer, shape, &found)
 	var wrong fields
-	for _, e := range found.Errors {
+	for _, e := range found.Errors[:min(len(found.Errors), maxErrors)] {
 		var d huma.ErrorDetailer
 		errors.As(e, &d)
-		f := fieldError(&huma.ErrorDetail{Location: "key." + d.ErrorDetail().Location, Message: d.ErrorDetail().Message})
+		f := a.humaError(a.importKey, nil, &huma.ErrorDetail{Location: "key." + d.ErrorDetail().Location, Message: d.ErrorDetail().Message})
 		wrong.add(f.Field, "%s", f.Detail)
 	}
 	if err := wrong.err(codeInvalid); err != nil {
@@ -277,7 +276,7 @@ func readKeys(r io.Reader, keep func(line int, text []byte) error) error {
 		}
 		if name, ok := t.(string); ok {
 			var wrong fields
-			wrong.add(name, "unexpected property")
+			wrong.add(name, "is not known; known are keys")
 			return wrong.err(codeInvalid)
 		}
 	}

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/validation"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -56,7 +54,7 @@ func (a *API) refusal(op *huma.Operation, err error) *problem {
 	p = newProblem(statusOf(refused.Kind), refused.Code, refused.Detail)
 	p.ID, p.Needed = refused.ID, refused.Needed
 	for _, f := range refused.Fields {
-		p.Errors = append(p.Errors, api.FieldError(f))
+		p.Errors = append(p.Errors, fieldError(f.Field, f.Detail))
 	}
 	return p
 }
@@ -77,46 +75,6 @@ func statusOf(k keystore.Kind) int {
 	panic(fmt.Sprintf("admin: unknown kind of refusal %d", k))
 }
 
-// translate turns huma's own errors into problems, without the values that it would repeat: one may be a token.
-func translate(_ huma.Context, _ string, v any) (any, error) {
-	e, ok := v.(*huma.ErrorModel)
-	if !ok {
-		return v, nil
-	}
-	p := newProblem(e.Status, codeInvalid, "some fields are not valid")
-	for _, d := range e.Errors {
-		p.Errors = append(p.Errors, fieldError(d))
-	}
-	if len(p.Errors) == 0 {
-		p.Detail = e.Detail
-	}
-	return p, nil
-}
-
-// fieldError names the field itself where huma names the object that lacks it.
-func fieldError(d *huma.ErrorDetail) api.FieldError {
-	where, field, _ := strings.Cut(d.Location, ".")
-	var missing string
-	if n, _ := fmt.Sscanf(d.Message, validation.MsgExpectedRequiredProperty, &missing); n == 1 {
-		if field != "" {
-			field += "."
-		}
-		return api.FieldError{Field: field + missing, Detail: "is required"}
-	}
-	if field == "" {
-		field = where
-	}
-	return api.FieldError{Field: field, Detail: d.Message}
-}
-
-// cut shortens what may repeat what was sent.
-func cut(s string, most int) string {
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
-}
-
 // write answers with a problem outside of huma.
 func (a *API) write(w http.ResponseWriter, r *http.Request, p *problem) {
 	for name, values := range p.GetHeaders() {
@@ -127,23 +85,4 @@ func (a *API) write(w http.ResponseWriter, r *http.Request, p *problem) {
 	if r.Method != http.MethodHead {
 		_ = json.NewEncoder(w).Encode(p)
 	}
-}
-
-// fields collects what is wrong with a body.
-type fields []keystore.FieldError
-
-func (f *fields) add(field, format string, args ...any) {
-	*f = append(*f, keystore.FieldError{Field: field, Detail: fmt.Sprintf(format, args...)})
-}
-
-// err is nil when nothing is wrong.
-func (f fields) err(code string) error {
-	if len(f) == 0 {
-		return nil
-	}
-	detail := "some fields are not valid"
-	if code == codeNotBuilt {
-		detail = "this version cannot do what some fields ask for; leave them out"
-	}
-	return &keystore.Error{Kind: keystore.KindInvalid, Code: code, Detail: detail, Fields: f}
 }

@@ -46,8 +46,8 @@ type Grant struct {
 type GrantRequest struct {
 	Namespace   string   `json:"namespace" doc:"An id, or * for all namespaces"`
 	Access      string   `json:"access,omitempty" enum:"read_only,read_write,custom" doc:"A short name for permissions; beside permissions only custom"`
-	Permissions []string `json:"permissions,omitempty" example:"[\"orders:read\"]"`
-	Roles       []string `json:"roles,omitempty"`
+	Permissions []string `json:"permissions,omitempty" maxItems:"500" example:"[\"orders:read\"]"`
+	Roles       []string `json:"roles,omitempty" maxItems:"50"`
 	Connected   bool     `json:"connected,omitempty"`
 }
 
@@ -56,14 +56,14 @@ type MintRequest struct {
 	Name        string            `json:"name" minLength:"1" doc:"1 to 200 characters without control characters"`
 	Namespace   string            `json:"namespace,omitempty" doc:"The home namespace. Default: default"`
 	Access      string            `json:"access,omitempty" enum:"read_only,read_write,custom" doc:"A short name for permissions; beside permissions only custom"`
-	Permissions []string          `json:"permissions,omitempty" example:"[\"orders:read\"]"`
-	Roles       []string          `json:"roles,omitempty"`
+	Permissions []string          `json:"permissions,omitempty" maxItems:"500" example:"[\"orders:read\"]"`
+	Roles       []string          `json:"roles,omitempty" maxItems:"50"`
 	Connected   bool              `json:"connected,omitempty"`
-	Grants      []GrantRequest    `json:"grants,omitempty" doc:"In further namespaces"`
+	Grants      []GrantRequest    `json:"grants,omitempty" maxItems:"100" doc:"In further namespaces"`
 	NewRoles    []any             `json:"new_roles,omitempty" doc:"Not built yet: leave it out"`
 	Active      *bool             `json:"active,omitempty" nullable:"true" doc:"Default: true"`
 	ExpiresAt   *time.Time        `json:"expires_at,omitempty" nullable:"true" doc:"RFC 3339; null or absent: never"`
-	AllowedIPs  []string          `json:"allowed_ips,omitempty" doc:"Addresses or CIDR ranges; empty: any" example:"[\"10.0.0.0/8\"]"`
+	AllowedIPs  []string          `json:"allowed_ips,omitempty" maxItems:"256" doc:"Addresses or CIDR ranges; empty: any" example:"[\"10.0.0.0/8\"]"`
 	RateLimit   any               `json:"rate_limit,omitempty" doc:"Not built yet: leave it out"`
 	Quota       any               `json:"quota,omitempty" doc:"Not built yet: leave it out"`
 	Owner       string            `json:"owner,omitempty" doc:"A member. Default: the caller; for a key that mints, its owner"`
@@ -82,13 +82,13 @@ type KeyPatch struct {
 	Name        Optional[string]             `json:"name,omitzero" minLength:"1"`
 	Active      Optional[bool]               `json:"active,omitzero"`
 	Access      Optional[string]             `json:"access,omitzero" enum:"read_only,read_write,custom"`
-	Permissions Optional[[]string]           `json:"permissions,omitzero"`
-	Roles       Optional[[]string]           `json:"roles,omitzero"`
+	Permissions Optional[[]string]           `json:"permissions,omitzero" maxItems:"500"`
+	Roles       Optional[[]string]           `json:"roles,omitzero" maxItems:"50"`
 	Connected   Optional[bool]               `json:"connected,omitzero"`
-	Grants      Optional[[]GrantRequest]     `json:"grants,omitzero"`
+	Grants      Optional[[]GrantRequest]     `json:"grants,omitzero" maxItems:"100"`
 	NewRoles    Optional[[]any]              `json:"new_roles,omitzero" doc:"Not built yet: leave it out"`
 	ExpiresAt   Optional[time.Time]          `json:"expires_at,omitzero" doc:"Never changes: accepted only when it is what the key has"`
-	AllowedIPs  Optional[[]string]           `json:"allowed_ips,omitzero"`
+	AllowedIPs  Optional[[]string]           `json:"allowed_ips,omitzero" maxItems:"256"`
 	RateLimit   Optional[any]                `json:"rate_limit,omitzero" doc:"Not built yet: leave it out"`
 	Quota       Optional[any]                `json:"quota,omitzero" doc:"Not built yet: leave it out"`
 	Owner       Optional[string]             `json:"owner,omitzero"`
