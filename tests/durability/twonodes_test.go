@@ -154,7 +154,7 @@ func TestStoppedProcess(t *testing.T) {
 		if got := statusOf(t, client, on, live.Token); got != 200 {
 			t.Errorf("round %d: a live key while the other process stands still: %d", round, got)
 		}
-		answer, propagation = revoke("20s")
+		answer, _ = revoke("20s")
 		if took := time.Since(begun); !answer.Complete() || took < 3*time.Second || took > 10*time.Second {
 			t.Fatalf("round %d: after %s: %v", round, took, answer)
 		}
