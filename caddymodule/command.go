@@ -3,9 +3,11 @@ package caddymodule
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
@@ -71,7 +73,8 @@ type cli struct {
 
 // group makes cmd a command that only has others. Without Args, cobra would answer a misspelt one with help and success.
 func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
-	cmd.Args = cobra.NoArgs
+	cmd.SuggestionsMinimumDistance = 2 // cobra's default, which it sets where it does not look for arguments only
+	cmd.Args = noSuchCommand
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.AddCommand(commands...)
 	return cmd
@@ -102,6 +105,29 @@ func (c *cli) run(f func(ctx context.Context, args []string) error) func(*cobra.
 		}
 		return err
 	}
+}
+
+// noSuchCommand names those that there are. What was given may be a token.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return fmt.Errorf("%s has no such command; did you mean %s?", cmd.CommandPath(), strings.Join(near, " or "))
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		names = append(names, c.Name())
+	}
+	return fmt.Errorf("%s has no such command; it has %s", cmd.CommandPath(), strings.Join(names, ", "))
+}
+
+// oneID is the argument of what is done to one object.
+func oneID(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("give the ID of one %s: %s", strings.TrimSuffix(cmd.Parent().Name(), "s"), cmd.UseLine())
+	}
+	return nil
 }
 
 // noArguments does not repeat what was given, as cobra.NoArgs does: it may be a token.

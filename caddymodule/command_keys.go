@@ -81,7 +81,7 @@ Exit status 3 means that the new token is good and some node may still accept
 the old one; standard error says which, and until when.`,
 		Example: `  caddy apikeys keys rotate 4fYQ0hTz81Lk --grace 24h > token
   caddy apikeys keys rotate 4fYQ0hTz81Lk`,
-		Args: cobra.ExactArgs(1),
+		Args: oneID,
 	}
 	cmd.Flags().StringVar(&grace, "grace", "0s", "How `LONG` the present token stays good, at most 30d")
 	f.register(cmd)
@@ -138,7 +138,7 @@ func (c *cli) deleteKeyCommand() *cobra.Command {
 Deletes the record of a key that has been revoked. Its token stays refused for
 good: no import can bring it back.`,
 		Example: `  caddy apikeys keys delete 4fYQ0hTz81Lk --yes`,
-		Args:    cobra.ExactArgs(1),
+		Args:    oneID,
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask")
 	f.register(cmd)

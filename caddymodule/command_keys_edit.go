@@ -30,7 +30,7 @@ was before; standard error says which, and until when.`,
   caddy apikeys keys edit 4fYQ0hTz81Lk --inactive
   caddy apikeys keys edit 4fYQ0hTz81Lk --grant acme=read,orders:write --grant acme-eu=read
   caddy apikeys keys edit 4fYQ0hTz81Lk --metadata team=erp --drop-metadata ticket`,
-		Args: cobra.ExactArgs(1),
+		Args: oneID,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "A new `NAME`")

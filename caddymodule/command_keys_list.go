@@ -41,7 +41,7 @@ with --cursor.`,
 	flags.StringVar(&f.CreatedBy, "created-by", "", "Only keys that the member or key of this `ID` made")
 	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")
 	flags.StringVar(&f.Cursor, "cursor", "", "Go on from this `CURSOR`, where an earlier list ended")
-	flags.IntVar(&limit, "limit", 0, "List at most this `MANY` (default all)")
+	limitFlag(cmd, &limit)
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
 		server, err := c.connect(ctx)
 		if err != nil {
@@ -62,11 +62,19 @@ with --cursor.`,
 	return cmd
 }
 
+// limitFlag adds --limit. Zero, which means all, cannot be given.
+func limitFlag(cmd *cobra.Command, limit *int) {
+	cmd.Flags().IntVar(limit, "limit", 0, "List at most this `MANY` (default all)")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if *limit < 1 && cmd.Flags().Changed("limit") {
+			return fmt.Errorf("--limit %d: give 1 or more, or leave it out for all", *limit)
+		}
+		return nil
+	}
+}
+
 // list writes all pages, or the first limit items of them, as they come: a million rows need no memory.
 func list[T any](c *cli, cursor string, limit int, header string, page func(cursor string, size int) ([]T, *string, error), cells func(T) []string) error {
-	if limit < 0 {
-		return fmt.Errorf("--limit %d is negative", limit)
-	}
 	write, end := tableOf(c, header, cells)
 	if c.json {
 		write, end = documentOf[T](c)
@@ -147,7 +155,7 @@ func (c *cli) showKeyCommand() *cobra.Command {
 		Short: "Shows all that is known of a key, but for its token",
 		Example: `  caddy apikeys keys show 4fYQ0hTz81Lk
   caddy apikeys keys show 4fYQ0hTz81Lk --json | jq .version`,
-		Args: cobra.ExactArgs(1),
+		Args: oneID,
 		RunE: c.run(func(ctx context.Context, args []string) error {
 			id, err := keyID(args)
 			if err != nil {

@@ -54,6 +54,12 @@ revoked.`,
 	flags.BoolVar(&inactive, "inactive", false, "Make it inactive: it is refused until it is made active")
 	flags.StringVar(&remember, "idempotency-key", "", "Any `WORD` of yours: a repeat with it within 24 hours makes no second key")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) (err error) {
+		switch {
+		case spec.Name == "":
+			return errors.New("the key needs a name: give --name")
+		case spec.Access == "" && len(spec.Permissions) == 0 && len(grants) == 0:
+			return errors.New("the key may do nothing: give --access, --permission or --grant")
+		}
 		if spec.Grants, err = parseGrants(grants); err != nil {
 			return err
 		}

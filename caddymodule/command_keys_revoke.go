@@ -35,7 +35,7 @@ refuse it from the time named on at the latest.`,
 		Example: `  caddy apikeys keys revoke 4fYQ0hTz81Lk --reason "left the company"
   caddy apikeys keys revoke 4fYQ0hTz81Lk --yes --wait 1m
   caddy apikeys keys revoke 4fYQ0hTz81Lk --made   # and every key that it made`,
-		Args: cobra.ExactArgs(1),
+		Args: oneID,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&why.Reason, "reason", "", "`WHY`, for people; kept with the key")

@@ -93,14 +93,16 @@ func TestMintCommandChecksBeforeItAsks(t *testing.T) {
 		flags []string
 		want  string
 	}{
+		{[]string{"--name", ""}, "--name"},
+		{nil, "--access, --permission or --grant"},
 		{[]string{"--grant", "acme"}, "NAMESPACE=PERMISSION"},
 		{[]string{"--grant", "=read"}, "NAMESPACE=PERMISSION"},
 		{[]string{"--grant", "a=read", "--grant", "a=write"}, "twice"},
-		{[]string{"--expires", "tomorrow"}, "neither a time"},
-		{[]string{"--expires", "2001-01-01T00:00:00Z"}, "not in the future"},
-		{[]string{"--expires", "-1h"}, "not in the future"},
-		{[]string{"--metadata", "team"}, "NAME=VALUE"},
-		{[]string{"--metadata", "=x"}, "NAME=VALUE"},
+		{[]string{"--access", "read_only", "--expires", "tomorrow"}, "neither a time"},
+		{[]string{"--access", "read_only", "--expires", "2001-01-01T00:00:00Z"}, "not in the future"},
+		{[]string{"--access", "read_only", "--expires", "-1h"}, "not in the future"},
+		{[]string{"--permission", "read", "--metadata", "team"}, "NAME=VALUE"},
+		{[]string{"--permission", "read", "--metadata", "=x"}, "NAME=VALUE"},
 	} {
 		s.run("", append([]string{"keys", "mint", "--name", "x"}, row.flags...)...).want(t, 1, "", row.want)
 	}
@@ -132,7 +134,7 @@ func TestTokenThatCannotBeWritten(t *testing.T) {
 		"POST /keys":                      {{201, api.Minted{Key: cliKey, Token: cliToken}}},
 		"POST /keys/" + cliID + "/rotate": {rotated(complete)},
 	})
-	for _, args := range [][]string{{"keys", "mint", "--name", "x"}, {"keys", "mint", "--name", "x", "--json"}, {"keys", "rotate", cliID}} {
+	for _, args := range [][]string{{"keys", "mint", "--name", "x", "--access", "read_only"}, {"keys", "mint", "--name", "x", "--access", "read_only", "--json"}, {"keys", "rotate", cliID}} {
 		var errs strings.Builder
 		status := runCLITo(fullDisk{}, &errs, "", append(args, "--address", s.address)...)
 		if status != 1 || !strings.Contains(errs.String(), "token of key "+cliID+" could not be written") {
@@ -240,7 +242,10 @@ func TestListCommandEmptyAndBroken(t *testing.T) {
 		t.Errorf("%v: %s", err, r.out)
 	}
 	s.run("", "namespaces", "list", "--json").want(t, 1, "", "The database is away.")
-	s.run("", "keys", "list", "--limit", "-1").want(t, 1, "", "negative")
+	for _, limit := range []string{"-1", "0"} {
+		s.run("", "keys", "list", "--limit", limit).want(t, 1, "", "1 or more")
+		s.run("", "namespaces", "list", "--limit", limit).want(t, 1, "", "1 or more")
+	}
 }
 
 func TestShowCommand(t *testing.T) {

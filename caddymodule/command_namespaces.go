@@ -40,7 +40,7 @@ func (c *cli) listNamespacesCommand() *cobra.Command {
   caddy apikeys namespaces list --json | jq -r '.items[].id'`,
 		Args: noArguments,
 	}
-	cmd.Flags().IntVar(&limit, "limit", 0, "List at most this `MANY` (default all)")
+	limitFlag(cmd, &limit)
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
 		server, err := c.connect(ctx)
 		if err != nil {
@@ -65,7 +65,7 @@ func (c *cli) showNamespaceCommand() *cobra.Command {
 		Use:     "show ID",
 		Short:   "Shows a namespace",
 		Example: `  caddy apikeys namespaces show acme`,
-		Args:    cobra.ExactArgs(1),
+		Args:    oneID,
 		RunE: c.run(func(ctx context.Context, args []string) error {
 			id, err := namespaceID(args)
 			if err != nil {
@@ -111,7 +111,7 @@ func (c *cli) createNamespaceCommand() *cobra.Command {
 Creates a namespace. Its id stands in requests and in keys and never changes;
 nor does its kind, a word of yours for what it stands for.`,
 		Example: `  caddy apikeys namespaces create acme --kind account --name "Acme Inc."`,
-		Args:    cobra.ExactArgs(1),
+		Args:    oneID,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&spec.Kind, "kind", "", "`WHAT` it stands for: account, workspace, …")
@@ -148,7 +148,7 @@ func (c *cli) editNamespaceCommand() *cobra.Command {
 		Short: "Changes a namespace's name or edit policy",
 		Example: `  caddy apikeys namespaces edit acme --name "Acme Corporation"
   caddy apikeys namespaces edit acme --edit-policy grow_only --if-version 3`,
-		Args: cobra.ExactArgs(1),
+		Args: oneID,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "A new `NAME`")
@@ -194,7 +194,7 @@ func (c *cli) deleteNamespaceCommand() *cobra.Command {
 Deletes a namespace that no key lives in and no grant names. The namespace
 "default" stays.`,
 		Example: `  caddy apikeys namespaces delete acme --yes`,
-		Args:    cobra.ExactArgs(1),
+		Args:    oneID,
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask")
 	f.register(cmd)

@@ -159,6 +159,25 @@ func (r cliRun) want(t *testing.T, status int, out string, errs ...string) {
 	}
 }
 
+// TestCommandMistyped: what is missing or misspelt is named. Nothing that was typed is repeated: it may be a token.
+func TestCommandMistyped(t *testing.T) {
+	for words, want := range map[string]string{
+		"keys revoke":           "give the ID of one key: caddy apikeys keys revoke ID",
+		"keys edit a b":         "give the ID of one key: caddy apikeys keys edit ID",
+		"namespaces create":     "give the ID of one namespace: caddy apikeys namespaces create ID",
+		"keys mnit":             "did you mean mint or ",
+		"namspaces list":        "did you mean namespaces?",
+		"keys " + cliToken:      "it has delete, edit, import, list, mint, revoke, rotate, show",
+		"keys mint --name x":    "give --access, --permission or --grant",
+		"keys mint":             "give --name",
+		"keys show " + cliToken: "12 letters and digits",
+	} {
+		r := runCLI("", strings.Fields(words)...)
+		r.want(t, 1, "", want)
+		noToken(t, r.err)
+	}
+}
+
 func TestCommandAddress(t *testing.T) {
 	self := map[string][]cliAnswer{"GET /namespaces/acme": {{200, api.Namespace{ID: "acme"}}}}
 	show := []string{"namespaces", "show", "acme"}
