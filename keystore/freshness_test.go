@@ -456,6 +456,25 @@ func TestWhatRunsIsCutWhenItsKeyExpires(t *testing.T) {
 	})
 }
 
+func TestWhatRunsIsCutWhenTheLeaseHasRunOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, f := newDeployment(t).node(keystore.Settings{Lease: 30 * time.Second})
+		_, token := mint(t, a, keystore.KeySpec{})
+		var cuts atomic.Int32
+		r := run(t, a, token, &cuts)
+		f.cut.Store(true)
+		time.Sleep(23 * time.Second)
+		if cuts.Load() != 0 {
+			t.Error("cut although the lease lasts")
+		}
+		time.Sleep(8 * time.Second)
+		if cuts.Load() != 1 {
+			t.Error("runs on although nobody knows whether its key lives")
+		}
+		a.Leave(r)
+	})
+}
+
 func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := newDeployment(t).node(keystore.Settings{})

@@ -271,7 +271,8 @@ func (j *janitor) tidy(ctx context.Context, k *Keystore, nodes []Node, now time.
 	j.seen = seen
 }
 
-// keepUp renews a few times a lease, and whenever the database says that something may have changed.
+// keepUp renews a few times a lease, and whenever the database says that something may have changed. When the lease has run out and the
+// database still cannot be asked, what runs is cut, for its key may have died.
 func (k *Keystore) keepUp(ctx context.Context) {
 	wait := k.settings.Load().Lease / 5
 	for {
@@ -287,6 +288,9 @@ func (k *Keystore) keepUp(ctx context.Context) {
 		wait = k.settings.Load().Lease / 5
 		if err := k.renew(ctx); err != nil {
 			wait = min(wait, retryInterval)
+			if !k.node.lease.holds(time.Now()) {
+				k.cache.cutAll() // a revoke elsewhere waits no longer for this node
+			}
 		}
 	}
 }
