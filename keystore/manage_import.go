@@ -34,7 +34,7 @@ const (
 // With partial, what can be imported is. The keys can be used on every node when this returns. See MintKey for idempotencyKey, which makes
 // it one transaction too.
 func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
-	if c.record != nil && !partial && len(specs) > MaxImport {
+	if c.record != nil && (!partial || idempotencyKey != "") && len(specs) > MaxImport {
 		return 0, nil, &Error{Kind: KindInvalid, Code: "too_many", Detail: fmt.Sprintf("more than %d keys cannot be imported all or nothing: send fewer at a time, or use partial=1", MaxImport)}
 	}
 	size := max(1, len(specs))
