@@ -146,7 +146,7 @@ type Answer struct {
 // Lookup returns what is known of a credential; now was read after the request arrived. A credential that cannot be one
 // of ours is [Malformed] without asking any store, and so are members' tokens. An error means that it cannot be known: [Unavailable].
 func (k *Keystore) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
-	if !possible(credential) {
+	if len(credential) > maxCredentialLen { // is not worth a hash; the rest is inspected when it is not found
 		return Answer{Outcome: Malformed}, nil
 	}
 	return k.lookUp(ctx, DigestOf(credential), credential, now)
@@ -209,6 +209,9 @@ func (a Answer) with(s *shard, r *Record) Answer {
 // inspect tells without any store whether a credential can be one of ours, and whether its tag proves that this deployment made it.
 // One that bears our prefix needs the right tag. Another can only have been imported.
 func (k *Keystore) inspect(credential string) (tagged, ok bool) {
+	if !possible(credential) {
+		return false, false
+	}
 	if t, err := ParseToken(credential); err == nil && slices.Contains(k.settings.Load().TokenPrefixes, t.Prefix()) {
 		return true, k.tokenKey.Load().Verify(t)
 	}
