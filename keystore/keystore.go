@@ -146,7 +146,7 @@ type Answer struct {
 // Lookup returns what is known of a credential; now was read after the request arrived. A credential that cannot be one
 // of ours is [Malformed] without asking any store, and so are members' tokens. An error means that it cannot be known: [Unavailable].
 func (k *Keystore) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
-	if len(credential) > maxCredentialLen { // is not worth a hash; the rest is inspected when it is not found
+	if len(credential) < minCredentialLen || len(credential) > maxCredentialLen { // not worth a hash; the rest is inspected when it is not found
 		return Answer{Outcome: Malformed}, nil
 	}
 	return k.lookUp(ctx, DigestOf(credential), credential, now)
