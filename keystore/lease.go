@@ -91,16 +91,25 @@ type renewal struct {
 }
 
 // renew asks for the head of the change log, applies what is new, and only then extends the lease, from a clock
-// reading taken before it asked. Whoever calls while one is running shares it.
+// reading taken before it asked. Whoever calls while one is running shares it; should that one fail, it may have begun before this process was
+// stopped or the database went away, and is tried once more.
 func (k *Keystore) renew(ctx context.Context) error {
+	shared, err := k.joinRenewal(ctx)
+	if shared && err != nil && ctx.Err() == nil {
+		_, err = k.joinRenewal(ctx)
+	}
+	return err
+}
+
+func (k *Keystore) joinRenewal(ctx context.Context) (shared bool, err error) {
 	n := k.node
 	n.mu.Lock()
 	if n.closed {
 		n.mu.Unlock()
-		return errClosed
+		return false, errClosed
 	}
 	r := n.renewing
-	if r == nil {
+	if shared = r != nil; !shared {
 		r = &renewal{done: make(chan struct{})}
 		n.renewing = r
 		k.work.Go(func() {
@@ -114,9 +123,9 @@ func (k *Keystore) renew(ctx context.Context) error {
 	n.mu.Unlock()
 	select {
 	case <-r.done:
-		return r.err
+		return shared, r.err
 	case <-ctx.Done():
-		return ctx.Err()
+		return shared, ctx.Err()
 	}
 }
 
