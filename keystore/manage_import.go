@@ -53,7 +53,7 @@ func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec,
 }
 
 // errNothing rolls a batch back.
-var errNothing = errors.New("nothing is imported")
+var errNothing = &Error{Kind: KindInvalid, Code: "import_refused", Detail: "nothing is imported"}
 
 func (k *Keystore) importBatch(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
 	_, err = k.change(ctx, c, 0, func(tx Tx, by authority) error {
@@ -79,12 +79,11 @@ func (k *Keystore) importBatch(ctx context.Context, c Caller, specs []ImportSpec
 			}
 		}
 		if len(refused) > 0 && !partial {
-			return &Error{Kind: KindInvalid, Code: "import_refused", Detail: errNothing.Error()}
+			return errNothing
 		}
 		return remember(tx, by, idempotencyKey, last)
 	})
-	var no *Error
-	if errors.As(err, &no) && no.Code == "import_refused" {
+	if errors.Is(err, errNothing) {
 		return 0, refused, nil
 	}
 	return imported, refused, err
