@@ -15,7 +15,6 @@ import (
 
 // TestOneOutcomeEverywhere: the answer, the metric and the access log cannot disagree.
 func TestOneOutcomeEverywhere(t *testing.T) {
-	expires := time.Now().Add(time.Second)
 	for _, c := range []struct {
 		apiKey string
 		rows   map[string]row // by outcome
@@ -48,9 +47,7 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 		deleted := w.mint(t, "Deleted", gate.JSON{"permissions": items})
 		w.Revoke(t, deleted.ID)
 		w.Call(t, "DELETE", "/keys/"+deleted.ID, nil)
-		if time.Now().After(expires) {
-			expires = time.Now().Add(time.Second)
-		}
+		expires := time.Now().Add(3 * time.Second) // a busy machine takes its time to mint
 		w.mint(t, "Expired", gate.JSON{"permissions": items, "expires_at": expires.UTC().Format(time.RFC3339Nano)})
 		time.Sleep(time.Until(expires)) // the event is the time itself
 
