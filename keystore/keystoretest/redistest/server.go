@@ -25,7 +25,7 @@ type Server struct {
 	// Ready is what it says when it is ready, if that is not what a server on a TCP port says.
 	Ready string
 
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	port int
 	cmd  *exec.Cmd
@@ -33,13 +33,13 @@ type Server struct {
 }
 
 // New returns a server that has not been started.
-func New(t *testing.T, config ...string) *Server {
+func New(t testing.TB, config ...string) *Server {
 	t.Helper()
 	return &Server{t: t, dir: t.TempDir(), Config: strings.Join(config, "\n"), Ready: "Ready to accept connections"}
 }
 
 // Start starts a server with more lines of configuration than the port.
-func Start(t *testing.T, config ...string) *Server {
+func Start(t testing.TB, config ...string) *Server {
 	t.Helper()
 	s := New(t, append([]string{"port {port}"}, config...)...)
 	s.Run()
@@ -146,7 +146,7 @@ func (s *Server) signal(signal syscall.Signal) {
 }
 
 // FreePort returns a port that nobody has at the moment.
-func FreePort(t *testing.T) int {
+func FreePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
