@@ -44,7 +44,8 @@ type API struct {
 	importKey *huma.Schema // what one element of an import is validated by
 }
 
-// New returns the interface to a key store, which may be nil when only the OpenAPI document is wanted.
+// New returns the interface to a key store, nil for one whose database has not been reached yet: then only the documents are
+// served, and the health, which is not good.
 func New(ks *keystore.Keystore, logger *slog.Logger) *API {
 	a := &API{keys: ks, logger: logger, mux: http.NewServeMux()}
 	a.huma = humago.New(a.mux, a.config())

@@ -152,6 +152,10 @@ func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 		a.refuse(ctx, newProblem(http.StatusUnauthorized, keystore.Missing.Code(), "a key that may manage is required; send it as a bearer token"))
 		return
 	}
+	if a.keys == nil {
+		a.refuse(ctx, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(), notReached))
+		return
+	}
 	if permission, ok := ctx.Operation().Metadata[needs].(string); ok {
 		resource, operation, _ := strings.Cut(permission, ":")
 		if err := c.May(resource, operation); err != nil {
@@ -161,6 +165,9 @@ func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 	}
 	next(ctx)
 }
+
+// notReached is what people are told of a nil key store.
+const notReached = "the database has not been reached since this Caddy started, which goes on trying; its log says why"
 
 // refuse answers with an error from a middleware.
 func (a *API) refuse(ctx huma.Context, err error) {

@@ -48,13 +48,19 @@ func serveAdminRoute(w http.ResponseWriter, r *http.Request) error {
 	}
 	// The admin server's ReadTimeout of 10 s would end a long import, and a revoke that waits for longer than that.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	app.store.Load().manage(w, r, keystore.Root(peerAddress(r)))
+	app.manage(w, r, keystore.Root(peerAddress(r)))
 	return nil
 }
 
-// manage serves the management API to a caller that a door has let in. The API refuses cross-origin changes itself.
-func (s *store) manage(w http.ResponseWriter, r *http.Request, caller keystore.Caller) {
-	s.api.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), caller)))
+// manage serves the management API, after Start, to a caller that a door has let in. The API refuses cross-origin changes itself.
+func (a *App) manage(w http.ResponseWriter, r *http.Request, caller keystore.Caller) {
+	var api *admin.API
+	if s := a.store.Load(); s != nil {
+		api = s.api
+	} else {
+		api = a.opening.api
+	}
+	api.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), caller)))
 }
 
 // peerAddress is who is at the other end of the connection, for the audit log.

@@ -75,7 +75,7 @@ func (s *AdminSite) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 	if outcome == keystore.OK {
 		caller = keystore.KeyCaller(c.record, cmp.Or(c.request.clientIP, peerAddress(r)))
 	}
-	s.gate.app.store.Load().manage(w, r, caller)
+	s.gate.app.manage(w, r, caller)
 	return nil
 }
 
@@ -94,12 +94,12 @@ func (s *AdminSite) judge(c *call) keystore.Outcome {
 		}
 	}
 	var err error
-	if c.keys, err = s.gate.app.Await(c.r.Context()); err != nil {
-		return keystore.Unavailable
-	}
+	c.keys, err = s.gate.app.Await(c.r.Context())
 	switch {
-	case open:
+	case open && s.gate.app.hasStarted():
 		return keystore.Public
+	case err != nil:
+		return keystore.Unavailable
 	case c.credential.broken:
 		return keystore.Malformed
 	}

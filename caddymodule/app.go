@@ -59,9 +59,10 @@ type App struct {
 	cacheURL string             // empty: no shared cache
 	cache    *sharedcache.Redis // nil: none, or not started
 
-	store   atomic.Pointer[store] // nil until started
+	store   atomic.Pointer[store] // nil until it is open
 	started chan struct{}         // closed by Start, when it succeeds
 	gone    chan struct{}         // closed by Cleanup
+	opening *opening              // nil: Start has opened the store, or failed
 }
 
 // DatabaseConfig names a system of record.
@@ -225,16 +226,21 @@ func expand(option, value string) (string, error) {
 	return expanded, nil
 }
 
-// Start opens the store, or takes over the one that the running config has open.
+// Start opens the store, or takes over the one that the running config has open. Where nothing would be lost by it, a database that
+// cannot be reached does not fail the start: see mayOpenLater.
 func (a *App) Start() error {
 	if err := a.openCache(); err != nil {
 		return err
 	}
-	s, err := acquireStore(a)
-	if err != nil {
+	s, err := acquireStore(a.ctx, a)
+	switch {
+	case err == nil:
+		a.store.Store(s)
+	case a.mayOpenLater(err):
+		a.openLater(err)
+	default:
 		return err
 	}
-	a.store.Store(s)
 	running.add(a)
 	close(a.started)
 	return nil
@@ -251,6 +257,7 @@ func (a *App) Cleanup() error {
 	if a.gone != nil {
 		close(a.gone)
 	}
+	a.opening.stop()
 	var err error
 	if a.store.Load() != nil {
 		err = releaseStore(a)
@@ -258,7 +265,14 @@ func (a *App) Cleanup() error {
 	return errors.Join(err, a.closeCache())
 }
 
-// Keystore returns the open store, nil before Start. After Cleanup it may be closed: then it knows no key.
+// configure puts the settings of a in force, if the store is open.
+func (a *App) configure() {
+	if s := a.store.Load(); s != nil {
+		s.configure(a)
+	}
+}
+
+// Keystore returns the open store, nil while it is not open. After Cleanup it may be closed: then it knows no key.
 func (a *App) Keystore() *keystore.Keystore {
 	if s := a.store.Load(); s != nil {
 		return s.keys
@@ -269,7 +283,7 @@ func (a *App) Keystore() *keystore.Keystore {
 // startTimeout is how long a request waits for Start: Caddy starts apps in any order, so the HTTP app may be earlier.
 const startTimeout = 5 * time.Second
 
-// Await returns the open store. Before Start it waits, at most 5 s; an error means that the answer to any request cannot
+// Await returns the open store. Before Start it waits, at most 5 s, and after it no more; an error means that the answer to any request cannot
 // be known: 503.
 func (a *App) Await(ctx context.Context) (*keystore.Keystore, error) {
 	if s := a.store.Load(); s != nil {
@@ -279,13 +293,26 @@ func (a *App) Await(ctx context.Context) (*keystore.Keystore, error) {
 	defer timer.Stop()
 	select {
 	case <-a.started:
-		return a.Keystore(), nil
+		if s := a.store.Load(); s != nil {
+			return s.keys, nil
+		}
+		return nil, errors.New("the database has not been reached yet")
 	case <-a.gone:
 		return nil, errors.New("the key store was not started: its configuration has been withdrawn")
 	case <-timer.C:
 		return nil, fmt.Errorf("the key store has not started within %s", startTimeout)
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
+	}
+}
+
+// hasStarted reports whether Start has succeeded, with the store or to open it later.
+func (a *App) hasStarted() bool {
+	select {
+	case <-a.started:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -46,6 +46,15 @@ func (r *runningApps) update() {
 	}
 	last := r.apps[len(r.apps)-1]
 	if r.last.Swap(last) != last {
-		last.store.Load().configure(last)
+		last.configure()
+	}
+}
+
+// opened puts the settings of an app in force that got its store only now, unless another app's are by now.
+func (r *runningApps) opened(a *App) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last.Load() == a {
+		a.configure()
 	}
 }

@@ -53,9 +53,17 @@ func (appMetrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect is part of prometheus.Collector.
 func (appMetrics) Collect(ch chan<- prometheus.Metric) {
-	if app := runningApp(); app != nil {
-		app.store.Load().metrics.collect(ch)
+	app := runningApp()
+	if app == nil {
+		return
 	}
+	if s := app.store.Load(); s != nil {
+		s.metrics.collect(ch)
+		return
+	}
+	// What alerts look at; the rest comes with the store.
+	ch <- prometheus.MustNewConstMetric(leaseDesc, prometheus.GaugeValue, 0)
+	ch <- prometheus.MustNewConstMetric(storeErrorsDesc, prometheus.CounterValue, float64(app.opening.failed.Load()), keystore.TierDatabase.String())
 }
 
 // storeMetrics measures one open store. It outlives a reload, and with it the counters.

@@ -31,8 +31,8 @@ type store struct {
 }
 
 // acquireStore returns the store of a's database, open. Each call that succeeds is followed by one releaseStore.
-func acquireStore(a *App) (*store, error) {
-	value, loaded, err := stores.LoadOrNew(a.identity, func() (caddy.Destructor, error) { return openStore(a) })
+func acquireStore(ctx context.Context, a *App) (*store, error) {
+	value, loaded, err := stores.LoadOrNew(a.identity, func() (caddy.Destructor, error) { return openStore(ctx, a) })
 	if err != nil {
 		return nil, err
 	}
@@ -62,8 +62,8 @@ func sameTokenKey(a, b *[32]byte) bool {
 	return *a == *b
 }
 
-func openStore(a *App) (*store, error) {
-	ctx, cancel := context.WithTimeout(a.ctx, openTimeout)
+func openStore(ctx context.Context, a *App) (*store, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	db, err := openDatabase(ctx, a)
 	if err != nil {

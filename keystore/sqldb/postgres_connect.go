@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"context"
+	"crypto/tls"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -176,6 +177,7 @@ func explainPostgres(err error) error {
 		code = e.Code
 	}
 	_, unreachable := errors.AsType[*pgconn.ConnectError](err)
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
 	case code == "25006", errors.Is(err, pgconn.ErrStandbyConnection), errors.Is(err, pgconn.ErrReadOnlyConnection):
 		advice = "this PostgreSQL server is a standby or read-only, and what it knows may be old: name the primary, or all servers of the cluster, and no pooler that sends reads elsewhere"
@@ -199,6 +201,8 @@ func explainPostgres(err error) error {
 		advice = "the change took too long and was withdrawn, nothing was changed: try again"
 	case strings.HasPrefix(code, "57P"):
 		advice = "the PostgreSQL server is being stopped or started"
+	case untrusted:
+		advice = "the certificate of the PostgreSQL server is not one for this host by an authority that is trusted: sslrootcert=FILE in the URL names the authority"
 	case unreachable:
 		advice = "PostgreSQL cannot be reached"
 	default:

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -221,6 +222,12 @@ func TestPostgresStandby(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "standby or read-only") || strings.Contains(err.Error(), postgrestest.Password) {
 			t.Errorf("%s: %v", options, err)
 		}
+		if Unreachable(err) {
+			t.Errorf("a standby alone is no server that may come: %v", err)
+		}
+	}
+	if _, err := OpenPostgres(ctx, primary.URL("", "127.0.0.1:1", standby.Address())); !Unreachable(err) {
+		t.Errorf("a standby, and a server that is away and may be the primary: %v", err)
 	}
 	both := openOnce(t, primary.URL("", standby.Address(), primary.Address()))
 	if _, err := both.Deployment(ctx, nil); err != nil {
@@ -468,7 +475,12 @@ func TestPostgresOddTexts(t *testing.T) {
 
 func TestPostgresOpenErrors(t *testing.T) {
 	s := postgresServer(t)
-	const secret = "hunter2"
+	const secret, away = "hunter2", "cannot be reached"
+	hung, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes connections, and nobody says anything
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hung.Close()
 	for _, row := range []struct{ url, want string }{
 		{"", "this is not a PostgreSQL URL"},
 		{"host=localhost password=" + secret, "this is not a PostgreSQL URL"},
@@ -482,8 +494,13 @@ func TestPostgresOpenErrors(t *testing.T) {
 		{"postgres://u:" + secret + "@h/db?sslmode=verify-full&sslrootcert=/no/such/file", "/no/such/file"},
 		{"postgres://u:" + secret + "@" + s.Address() + "/db", "refuses the user or its password"},
 		{"postgres://postgres:" + secret + "@" + s.Address() + "/postgres", "refuses the user or its password"},
-		{"postgres://u:" + secret + "@127.0.0.1:1/db", "cannot be reached"},
-		{"postgres://u:" + secret + "@127.0.0.1:1,127.0.0.1:2/db", "cannot be reached"},
+		{"postgres://u:" + secret + "@127.0.0.1:1/db", away},
+		{"postgres://u:" + secret + "@127.0.0.1:1,127.0.0.1:2/db", away},
+		{"postgres://u:" + secret + "@" + hung.Addr().String() + "/db?connect_timeout=1", away},
+		{"postgres://u:" + secret + "@no-such-host.invalid/db", away},
+		{"postgres:///db?host=/no/such/directory&user=u&password=" + secret, away},
+		{"postgres://u:" + secret + "@127.0.0.1:1," + s.Address() + "/db", "refuses the user or its password"},
+		{s.URL("") + "?sslmode=require", "server refused TLS connection"},
 		{strings.Replace(s.URL(""), "/postgres?", "/none?", 1) + "?search_path=no_such_schema", "no schema that the search_path names is there"},
 		{s.URL("") + "?options=-c%20synchronous_commit%3Doff", "synchronous_commit is off"},
 		{strings.TrimSuffix(s.URL(""), "postgres") + "none", "make the database first"},
@@ -497,6 +514,9 @@ func TestPostgresOpenErrors(t *testing.T) {
 		text := err.Error()
 		if !strings.Contains(text, row.want) || strings.Contains(text, secret) || strings.Contains(text, "\n") || strings.Contains(text, "p%40ss") {
 			t.Errorf("%s\nwant %q, on one line, without the password", text, row.want)
+		}
+		if Unreachable(err) != (row.want == away) {
+			t.Errorf("unreachable is %v for %s", Unreachable(err), text)
 		}
 	}
 }

@@ -308,5 +308,38 @@ func (s *Server) Standby(t testing.TB) *Server {
 	return other
 }
 
+// ServeTLS has the running server offer TLS with a certificate and its key, in PEM, and refuse TCP without it.
+func (s *Server) ServeTLS(t testing.TB, certificate, key []byte) {
+	t.Helper()
+	for name, text := range map[string][]byte{
+		"server.crt": certificate, "server.key": key, "pg_hba.conf": []byte("local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n"),
+	} {
+		path := filepath.Join(s.data(), name)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if s.credential != nil {
+			if err := os.Chown(path, int(s.credential.Uid), int(s.credential.Gid)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// Each in a transaction of its own, as ALTER SYSTEM has to be. The reload reaches new connections soon, and not at once.
+	for _, statement := range []string{"ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()"} {
+		if err := s.Exec("", statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(10 * time.Millisecond) {
+		on, err := s.Query("", "SHOW ssl")
+		if err == nil && on == "on" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the server does not offer TLS: %q, %v", on, err)
+		}
+	}
+}
+
 // Promote makes a primary of a standby.
 func (s *Server) Promote() error { return s.Exec("", "SELECT pg_promote()") }

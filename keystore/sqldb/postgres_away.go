@@ -1,0 +1,56 @@
+package sqldb
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Unreachable reports whether an error of [OpenPostgres], or of what came after it, says that no server, or of several not all, could be
+// asked, which may be over by itself. A server that refuses the user, or is the wrong one, can be reached. A file always can.
+func Unreachable(err error) bool {
+	return anywhere(err, serverAway) && !anywhere(err, serverRefuses)
+}
+
+func serverAway(err error) bool {
+	if err == context.DeadlineExceeded || err == io.EOF || err == io.ErrUnexpectedEOF {
+		return true
+	}
+	switch e := err.(type) {
+	case *net.OpError:
+		return e.Op == "dial" || e.Op == "read" || e.Op == "write" // and no alert of TLS
+	case *net.DNSError: // a name server may be as late as a database
+		return true
+	case *pgconn.PgError: // 53300: all connections are taken; 57P: it is being started or stopped; 08: a pooler cannot reach it
+		return e.Code == "53300" || strings.HasPrefix(e.Code, "57P") || strings.HasPrefix(e.Code, "08")
+	}
+	return false
+}
+
+// serverRefuses tells a refusal that no waiting will change.
+func serverRefuses(err error) bool {
+	switch e := err.(type) {
+	case *tls.CertificateVerificationError:
+		return true
+	case *pgconn.PgError:
+		return strings.HasPrefix(e.Code, "28") || e.Code == "3D000" || e.Code == "42501"
+	}
+	return false
+}
+
+// anywhere reports whether is holds for an error or any that it wraps: of several servers each has its own.
+func anywhere(err error, is func(error) bool) bool {
+	if err == nil || is(err) {
+		return err != nil
+	}
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		return slices.ContainsFunc(many.Unwrap(), func(e error) bool { return anywhere(e, is) })
+	}
+	return anywhere(errors.Unwrap(err), is)
+}
