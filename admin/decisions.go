@@ -35,7 +35,7 @@ func (a *API) verify(ctx context.Context, c keystore.Caller, in *verifyInput) (*
 		out.Status = http.StatusOK
 	}
 	if v.Key != nil {
-		shown := showKey(v.Key)
+		shown := showKey(v.Key, a.keys.Now())
 		out.Key = &shown
 	}
 	return &page[api.Verdict]{out}, nil

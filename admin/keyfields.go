@@ -10,10 +10,10 @@ import (
 )
 
 // showKey is a key as every answer shows it.
-func showKey(k *keystore.Key) api.Key {
+func showKey(k *keystore.Key, now time.Time) api.Key {
 	out := api.Key{
 		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Prefix: k.Listed(), Access: string(k.Access()),
-		Grants: make([]api.Grant, len(k.Grants)), Owner: k.Owner, Status: string(k.Status(time.Now())), Active: k.Active,
+		Grants: make([]api.Grant, len(k.Grants)), Owner: k.Owner, Status: string(k.Status(now)), Active: k.Active,
 		CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy, ExpiresAt: nilIfZero(k.ExpiresAt),
 		RevokedAt: nilIfZero(k.RevokedAt), LastUsedAt: nilIfZero(k.LastUsedAt),
 		Secrets: make([]api.Secret, len(k.Secrets)), AllowedIPs: make([]string, len(k.AllowedIPs)),

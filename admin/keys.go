@@ -67,7 +67,7 @@ func (a *API) mintKey(ctx context.Context, c keystore.Caller, in *mintInput) (*m
 	if err != nil {
 		return nil, err
 	}
-	return &made[api.Minted]{etag(k.Version), keysPath + "/" + k.ID, api.Minted{Key: showKey(k), Token: token.Reveal()}}, nil
+	return &made[api.Minted]{etag(k.Version), keysPath + "/" + k.ID, api.Minted{Key: showKey(k, a.keys.Now()), Token: token.Reveal()}}, nil
 }
 
 type listKeysInput struct {
@@ -97,7 +97,7 @@ func (a *API) listKeys(ctx context.Context, c keystore.Caller, in *listKeysInput
 	}
 	out := api.Keys{Items: make([]api.Key, len(list)), NextCursor: nilIfEmpty(next)}
 	for i := range list {
-		out.Items[i] = showKey(&list[i])
+		out.Items[i] = showKey(&list[i], a.keys.Now())
 	}
 	return &page[api.Keys]{out}, nil
 }
@@ -107,7 +107,7 @@ func (a *API) showKey(ctx context.Context, c keystore.Caller, in *ByID) (*object
 	if err != nil {
 		return nil, err
 	}
-	return &object[api.Key]{etag(k.Version), showKey(k)}, nil
+	return &object[api.Key]{etag(k.Version), showKey(k, a.keys.Now())}, nil
 }
 
 type editKeyInput struct {
@@ -126,7 +126,7 @@ func (a *API) editKey(ctx context.Context, c keystore.Caller, in *editKeyInput) 
 		return nil, err
 	}
 	k, p, err := a.keys.EditKey(ctx, c, in.ID, patch, o)
-	return keyChanged(k, keystore.Token{}, p, err)
+	return a.keyChanged(k, keystore.Token{}, p, err)
 }
 
 type deleteKeyInput struct {
@@ -140,7 +140,7 @@ func (a *API) deleteKey(ctx context.Context, c keystore.Caller, in *deleteKeyInp
 		return nil, err
 	}
 	k, p, err := a.keys.DeleteKey(ctx, c, in.ID, o)
-	return keyChanged(k, keystore.Token{}, p, err)
+	return a.keyChanged(k, keystore.Token{}, p, err)
 }
 
 type revokeKeyInput struct {
@@ -155,7 +155,7 @@ func (a *API) revokeKey(ctx context.Context, c keystore.Caller, in *revokeKeyInp
 		return nil, err
 	}
 	k, p, err := a.keys.RevokeKey(ctx, c, in.ID, in.Body.Reason, in.Body.Made, o)
-	return keyChanged(k, keystore.Token{}, p, err)
+	return a.keyChanged(k, keystore.Token{}, p, err)
 }
 
 type rotateKeyInput struct {
@@ -178,7 +178,7 @@ func (a *API) rotateKey(ctx context.Context, c keystore.Caller, in *rotateKeyInp
 		}
 	}
 	k, token, p, err := a.keys.RotateKey(ctx, c, in.ID, grace, o)
-	return keyChanged(k, token, p, err)
+	return a.keyChanged(k, token, p, err)
 }
 
 func (a *API) showSelf(ctx context.Context, c keystore.Caller, _ *struct{}) (*page[api.Self], error) {
@@ -192,7 +192,7 @@ func (a *API) showSelf(ctx context.Context, c keystore.Caller, _ *struct{}) (*pa
 	if err != nil {
 		return nil, err
 	}
-	shown := showKey(k)
+	shown := showKey(k, a.keys.Now())
 	self := api.Self{Key: &shown, Permissions: make(map[string][]string, len(shown.Grants))}
 	for _, g := range shown.Grants {
 		self.Permissions[g.Namespace] = g.Permissions
@@ -213,9 +213,9 @@ func (a *API) revokeSelf(ctx context.Context, c keystore.Caller, in *revokeSelfI
 }
 
 // keyChanged is the answer to a change of a key.
-func keyChanged(k *keystore.Key, token keystore.Token, p keystore.Propagation, err error) (*changed[api.KeyChanged], error) {
+func (a *API) keyChanged(k *keystore.Key, token keystore.Token, p keystore.Propagation, err error) (*changed[api.KeyChanged], error) {
 	if err != nil {
 		return nil, err
 	}
-	return &changed[api.KeyChanged]{changedStatus(p), etag(k.Version), api.KeyChanged{Key: showKey(k), Token: token.Reveal(), Propagation: propagation(p)}}, nil
+	return &changed[api.KeyChanged]{changedStatus(p), etag(k.Version), api.KeyChanged{Key: showKey(k, a.keys.Now()), Token: token.Reveal(), Propagation: propagation(p)}}, nil
 }

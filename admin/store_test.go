@@ -57,11 +57,11 @@ func (f *failing) KeyByDigest(ctx context.Context, digest keystore.Digest) (*key
 	return f.Database.KeyByDigest(ctx, digest)
 }
 
-func (f *failing) Renew(ctx context.Context, incarnation string) (keystore.Head, error) {
+func (f *failing) Renew(ctx context.Context, incarnation string, at keystore.Position) (keystore.Head, error) {
 	if f.down.Load() {
 		return keystore.Head{}, errDown
 	}
-	return f.Database.Renew(ctx, incarnation)
+	return f.Database.Renew(ctx, incarnation, at)
 }
 
 // crowded is a database that also lists a node which acknowledges nothing.

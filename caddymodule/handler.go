@@ -170,7 +170,8 @@ type call struct {
 	w       http.ResponseWriter
 	r       *http.Request
 	now     time.Time
-	request *request // what all handlers know of it
+	at      time.Time // the same on the database's clock, once a record is found
+	request *request  // what all handlers know of it
 	// repeated says that an earlier handler has let the request through for a key: this one uses the same. The earlier one may
 	// have returned, as in handle_errors, so this one watches over the request too.
 	repeated bool
@@ -243,6 +244,7 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 		case answer.Record == nil:
 			return answer.Outcome
 		}
+		c.at = answer.Now
 		if outcome := h.decide(c, answer.Record); outcome != keystore.OK || c.unwatched {
 			return outcome
 		}
@@ -274,7 +276,7 @@ func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 		c.wanted = record.Namespace
 	}
 	c.namespace = c.keys.Namespace(c.wanted)
-	q := keystore.Request{Now: c.now, Namespace: c.namespace, Need: c.need, Early: isEarly(c.r)}
+	q := keystore.Request{Now: c.at, Namespace: c.namespace, Need: c.need, Early: isEarly(c.r)}
 	if len(record.AllowedIPs) > 0 {
 		q.Client = c.request.client()
 	}
@@ -312,7 +314,7 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 		keys.Count(c.namespace, outcome)
 	}
 	if outcome == keystore.OK && !c.repeated {
-		keys.Used(c.record, c.now)
+		keys.Used(c.record, c.at)
 	}
 }
 

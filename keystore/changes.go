@@ -26,6 +26,7 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 		case err != nil:
 			return err
 		}
+		hold("apply")
 		policy = k.apply(ctx, changes) || policy
 	}
 	if policy {
@@ -36,6 +37,7 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 		n.directory.Store(newDirectory(list, &k.requests))
 	}
 	n.applied.Store(int64(head.Revision))
+	n.mark = head.Mark
 	return nil
 }
 
@@ -51,7 +53,7 @@ func (k *Keystore) apply(ctx context.Context, changes []Change) (policy bool) {
 			s := k.cache.shard(&c.Digest)
 			s.mu.Lock()
 			s.invalidate(&c.Digest, c.Revision)
-			s.endAt(&c.Digest, unixOrNever(c.Ends), time.Now().UnixNano())
+			s.endAt(&c.Digest, unixOrNever(c.Ends), k.Now().UnixNano())
 			s.mu.Unlock()
 		case ChangePolicy:
 			policy = true
@@ -80,7 +82,7 @@ func (k *Keystore) forget(ctx context.Context, r Revision) {
 		}
 		s := k.cache.shard(&d)
 		s.mu.Lock()
-		s.endAt(&d, ends, time.Now().UnixNano())
+		s.endAt(&d, ends, k.Now().UnixNano())
 		s.mu.Unlock()
 	}
 }

@@ -43,8 +43,11 @@ type Database interface {
 	// Join registers a node by its Incarnation, Address and Lease, durably, before it first trusts what it caches. Each start has
 	// a new incarnation; a second call for the same one changes its Lease.
 	Join(ctx context.Context, n Node) error
-	// Renew returns the head of the change log and the node's own state, from one snapshot taken after the call began.
-	Renew(ctx context.Context, incarnation string) (Head, error)
+	// Renew returns the head of the change log and the node's own state, from one snapshot taken after the call began, and whether
+	// the history up to there holds the position that the node is at.
+	Renew(ctx context.Context, incarnation string, at Position) (Head, error)
+	// NewEpoch gives the deployment another epoch, for good, unless it is no longer `was`.
+	NewEpoch(ctx context.Context, was string) error
 	// Acknowledge notes that the node has applied everything up to r, and that it lives.
 	Acknowledge(ctx context.Context, incarnation string, r Revision) error
 	// Nodes returns the registered nodes, in any state. It may remove, and leave out, one whose process has certainly ended.
@@ -129,13 +132,22 @@ type Deployment struct {
 	TokenKey [32]byte
 }
 
+// A Position is a revision and the random mark that it got: two databases that share a past up to some revision and not beyond it, as after
+// a restore, have other marks from there on. Its zero value is before the first change.
+type Position struct {
+	Revision Revision
+	Mark     string
+}
+
 // Head is the state of the change log as one node sees it.
 type Head struct {
+	Position // of the newest change
 	Epoch    string
-	Revision Revision
+	Diverged bool      // the position asked for is not in this history: changes that were committed have been lost
 	Node     NodeState // of the node that asks
 	Nodes    int       // registered, in any state
 	Imported bool      // whether any credential without a tag of ours was ever stored
+	Now      time.Time // the database's clock, read during the call
 }
 
 // NodeState is what the database says of a node.
@@ -154,7 +166,9 @@ type Node struct {
 	Lease        time.Duration
 	State        NodeState
 	Acknowledged Revision
-	Beats        int64 // counts Acknowledge calls
+	Beats        int64     // counts Acknowledge calls
+	Joined       time.Time // by the database's clock, as Heard
+	Heard        time.Time // when it joined or acknowledged last
 }
 
 // ChangeKind says what a change can affect.

@@ -1,5 +1,15 @@
 package keystore
 
+import (
+	"context"
+	"log/slog"
+)
+
+// OpenAt opens a node whose clock runs at another rate than the machine's.
+func OpenAt(ctx context.Context, rate float64, db Database, s Settings, o Observer) (*Keystore, error) {
+	return open(ctx, db, nil, s, o, slog.New(slog.DiscardHandler), newClock(rate))
+}
+
 // FillCache returns a cache of n records, made from what key returns, to measure its size.
 func FillCache(n int, key func(i int) *Key) any {
 	c := newLocalCache(n * 2)

@@ -75,7 +75,7 @@ func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (*Recor
 		return nil, f, nil
 	}
 	free()
-	if f.generation != s.generation.Load() || !k.node.lease.holds(now) {
+	if f.generation != s.generation.Load() && !ablated("join-any-flight") || !k.node.lease.holds(now) {
 		if f.next == nil {
 			f.next = &flight{done: make(chan struct{})}
 		}
@@ -87,9 +87,15 @@ func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (*Recor
 func (k *Keystore) fly(s *shard, d Digest, f *flight) {
 	for f != nil {
 		f.record, f.err = k.ask(s, d)
-		now := time.Now().UnixNano()
+		hold("load.read")
+		now := k.clock.now().UnixNano()
 		s.mu.Lock()
-		if f.err == nil && f.generation == s.generation.Load() {
+		if f.err == nil && (f.generation == s.generation.Load() || ablated("no-fill-token")) {
+			if ablated("check-then-insert") {
+				s.mu.Unlock()
+				hold("load.insert")
+				s.mu.Lock()
+			}
 			s.insert(&d, f.record, now)
 		}
 		next := f.next

@@ -22,17 +22,20 @@ type faulty struct {
 	keystore.Database
 	cut     atomic.Bool            // nothing gets through
 	mute    atomic.Bool            // the node reads, but does not acknowledge, nor hear of changes
+	ahead   atomic.Int64           // how far the database's clock is ahead of the truth, in nanoseconds
 	loads   atomic.Int64           // KeyByDigest
 	holding atomic.Pointer[func()] // called between the snapshot of KeyByDigest and its answer
 }
 
 var errCut = errors.New("cut off")
 
-func (f *faulty) Renew(ctx context.Context, inc string) (keystore.Head, error) {
+func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (keystore.Head, error) {
 	if f.cut.Load() || f.mute.Load() {
 		return keystore.Head{}, errCut
 	}
-	return f.Database.Renew(ctx, inc)
+	h, err := f.Database.Renew(ctx, inc, at)
+	h.Now = h.Now.Add(time.Duration(f.ahead.Load()))
+	return h, err
 }
 
 func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Revision, error) {
@@ -64,12 +67,18 @@ func newDeployment(t testing.TB) deployment {
 
 func (d deployment) node(s keystore.Settings) (*keystore.Keystore, *faulty) {
 	d.Helper()
+	return d.nodeAt(1, s)
+}
+
+// nodeAt is a node whose clock runs at another rate.
+func (d deployment) nodeAt(rate float64, s keystore.Settings) (*keystore.Keystore, *faulty) {
+	d.Helper()
 	db, err := sqldb.OpenSQLite(context.Background(), d.path)
 	if err != nil {
 		d.Fatal(err)
 	}
 	f := &faulty{Database: db}
-	k, err := keystore.Open(context.Background(), f, nil, s, observer{}, slog.New(slog.DiscardHandler))
+	k, err := keystore.OpenAt(context.Background(), rate, f, s, observer{})
 	if err != nil {
 		d.Fatal(err)
 	}
@@ -108,7 +117,7 @@ func ask(k *keystore.Keystore, token string) keystore.Outcome {
 	if a.Outcome != keystore.OK {
 		return a.Outcome
 	}
-	return keystore.Decide(a.Record, &keystore.Request{Now: now, Namespace: k.Namespace("default")})
+	return keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Namespace: k.Namespace("default")})
 }
 
 func want(t testing.TB, what string, got, want keystore.Outcome) {

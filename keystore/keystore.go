@@ -55,6 +55,8 @@ type Keystore struct {
 	seal     atomic.Pointer[sharedSeal]
 	cache    *localCache
 	node     *node
+	clock    clock
+	revokes  revokes
 	counters counters
 	requests requestCounts
 
@@ -70,9 +72,13 @@ type Keystore struct {
 // Open joins the deployment in db as a new node. configured is the token key of the configuration, nil for none. db is the
 // Keystore's from now on, and is closed when Open fails.
 func Open(ctx context.Context, db Database, configured *[32]byte, s Settings, o Observer, logger *slog.Logger) (*Keystore, error) {
+	return open(ctx, db, configured, s, o, logger, faultyClock())
+}
+
+func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o Observer, logger *slog.Logger, c clock) (*Keystore, error) {
 	s = s.withDefaults()
 	k := &Keystore{
-		db: db, configured: configured, logger: logger, observer: o,
+		db: db, configured: configured, logger: logger, observer: o, clock: c,
 		cache:    newLocalCache(s.LocalCache),
 		node:     new(node),
 		untagged: make(chan struct{}, untaggedLoads),
@@ -85,7 +91,7 @@ func Open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 	background, stop := context.WithCancel(context.Background())
 	k.stop = stop
 	k.work.Go(func() { k.keepUp(background) })
-	k.work.Go(func() { every(background, sweepInterval, func() { k.cache.sweep(time.Now().UnixNano()) }) })
+	k.work.Go(func() { every(background, sweepInterval, func() { k.cache.sweep(k.Now().UnixNano()) }) })
 	k.work.Go(func() { every(background, flushInterval, func() { k.flushUses(background) }) })
 	return k, nil
 }
@@ -115,6 +121,19 @@ func (k *Keystore) Configure(s Settings) {
 	s = s.withDefaults()
 	k.settings.Store(&s)
 	k.cache.resize(s.LocalCache)
+	if ablated("reload-resets") {
+		for i := range k.cache.shards {
+			k.cache.shards[i].generation.Store(0)
+		}
+	}
+}
+
+// Now is the time on the database's clock, as far as this node knows it.
+func (k *Keystore) Now() time.Time { return k.databaseTime(k.clock.now()) }
+
+// databaseTime is what the database's clock says at a reading of our own.
+func (k *Keystore) databaseTime(own time.Time) time.Time {
+	return k.node.lease.term.Load().databaseTime(own)
 }
 
 // Close leaves the deployment: nothing is trusted any more, requests on their way are cut, last uses are written, the node's row is removed,
@@ -131,7 +150,10 @@ func (k *Keystore) Close() error {
 	return errors.Join(k.db.Remove(ctx, *k.node.incarnation.Load()), k.db.Close())
 }
 
-var errClosed = errors.New("the key store is closed")
+var (
+	errClosed    = errors.New("the key store is closed")
+	errClockRate = errors.New("no lease is taken")
+)
 
 // An Answer is what is known of a credential.
 type Answer struct {
@@ -139,6 +161,8 @@ type Answer struct {
 	Record *Record
 	// Outcome is [OK] when there is a record, whatever its state: [Decide] judges that.
 	Outcome Outcome
+	// Now is the time of the request on the database's clock, for [Decide]: so a wrong clock of this machine extends no key's life.
+	Now time.Time
 
 	generation uint64 // of its shard, read before the record was
 }
@@ -159,9 +183,12 @@ func (k *Keystore) Again(ctx context.Context, r *Record, now time.Time) (Answer,
 
 // lookUp answers for a digest; credential is empty when it has been inspected before.
 func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now time.Time) (Answer, error) {
+	now = cachedClock(k.clock.of(now))
 	s := k.cache.shard(&d)
 	a := Answer{generation: s.generation.Load()}
-	if k.node.lease.holds(now) {
+	held := k.node.lease.term.Load()
+	a.Now = held.databaseTime(now)
+	if held.holds(now) {
 		if r, known := s.find(&d, now.UnixNano()); known {
 			return a.with(s, r), nil
 		}
@@ -182,6 +209,7 @@ func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now 
 			return Answer{}, err
 		}
 		a.generation = s.generation.Load()
+		a.Now = k.databaseTime(now)
 	}
 	k.counters.lookups[TierNegative][Miss].Add(1)
 	r, err := k.load(ctx, d, tagged, now)
@@ -265,6 +293,8 @@ func (k *Keystore) Health(ctx context.Context) Health {
 	switch {
 	case err != nil && h.LeaseRemaining > 0:
 		h.Problem = "the database cannot be asked; keys that are cached go on working until the lease has run out"
+	case errors.Is(err, errClockRate):
+		h.Problem = err.Error()
 	case h.LeaseRemaining == 0:
 		h.Problem = "the lease has lapsed and the database cannot be asked; every request is answered 503"
 	}
@@ -275,7 +305,7 @@ func (k *Keystore) Health(ctx context.Context) Health {
 func (k *Keystore) Gauges() Health {
 	return Health{
 		Revision:       Revision(max(0, k.node.applied.Load())),
-		LeaseRemaining: k.node.lease.remaining(time.Now()),
+		LeaseRemaining: k.node.lease.remaining(k.clock.now()),
 		CachedRecords:  k.cache.len(),
 	}
 }

@@ -21,41 +21,73 @@ const (
 
 // surelyOver is how long to wait on one's own clock until a lease of length l, running on another, has run out.
 func surelyOver(l time.Duration) time.Duration {
+	if ablated("no-drift-margin") {
+		return l
+	}
 	return time.Duration(float64(l)*(1+clockRate)/(1-clockRate)) + time.Millisecond
 }
 
 // A lease says until when what is cached may be trusted.
 type lease struct {
-	until atomic.Pointer[time.Time] // with a monotonic reading
+	term atomic.Pointer[term] // nil: never held
 }
 
-// holds reports whether the lease covers now, which carries a monotonic reading as time.Now returns it. It takes both clocks to
+// A term is what one renewal found out.
+type term struct {
+	until    time.Time // zero: dropped
+	asked    time.Time // own clock, before the database was asked
+	database time.Time // the database's clock at that moment
+}
+
+// databaseTime is what the database's clock says at a reading of our own.
+func (t *term) databaseTime(now time.Time) time.Time { return t.database.Add(now.Sub(t.asked)) }
+
+// holds reports whether the term covers now, which carries a monotonic reading as time.Now returns it. It takes both clocks to
 // say so: the monotonic one stops while a machine is suspended, and the other can be set (protocol.md section 6).
-func (l *lease) holds(now time.Time) bool {
-	until := l.until.Load()
-	return until != nil && now.Before(*until) && now.UnixNano() < until.UnixNano()
+func (t *term) holds(now time.Time) bool {
+	return t != nil && now.Before(t.until) && now.UnixNano() < t.until.UnixNano()
 }
 
-// extend never shortens.
-func (l *lease) extend(until time.Time) {
-	if held := l.until.Load(); held == nil || held.Before(until) || held.UnixNano() > until.UnixNano() {
-		l.until.Store(&until)
+func (l *lease) holds(now time.Time) bool { return l.term.Load().holds(now) }
+
+// extend begins the term of a renewal. The database's clock is taken to be where it was thought to be, as far as the new reading lets it:
+// it was taken at some moment between asked and replied.
+func (l *lease) extend(length time.Duration, r reading) {
+	next := &term{until: r.asked.Add(length), asked: r.asked, database: r.database}
+	if held := l.term.Load(); held != nil {
+		next.database = clamp(held.databaseTime(r.asked), r.database.Add(-r.replied.Sub(r.asked)), r.database)
+	}
+	l.term.Store(next)
+}
+
+func clamp(t, low, high time.Time) time.Time {
+	switch {
+	case t.Before(low):
+		return low
+	case t.After(high):
+		return high
+	}
+	return t
+}
+
+func (l *lease) drop() {
+	if held := l.term.Load(); held != nil {
+		l.term.Store(&term{asked: held.asked, database: held.database})
 	}
 }
-
-func (l *lease) drop() { l.until.Store(nil) }
 
 // endsBy reports whether the lease holds at no time after t.
 func (l *lease) endsBy(t time.Time) bool {
-	until := l.until.Load()
-	return until == nil || !until.After(t)
+	held := l.term.Load()
+	return held == nil || !held.until.After(t)
 }
 
 func (l *lease) remaining(now time.Time) time.Duration {
-	if !l.holds(now) {
+	held := l.term.Load()
+	if !held.holds(now) {
 		return 0
 	}
-	return l.until.Load().Sub(now)
+	return held.until.Sub(now)
 }
 
 // node is what this process is to the deployment: protocol.md section 4.
@@ -64,7 +96,9 @@ type node struct {
 	declared    time.Duration          // the lease the others know of
 	renewed     time.Time              // when the last renewal began
 	epoch       string
+	mark        string // of the revision that is applied
 	lease       lease
+	rate        rateCheck
 	applied     atomic.Int64 // revision up to which changes are applied; negative: nothing is cached yet
 	directory   atomic.Pointer[directory]
 	imported    atomic.Bool
@@ -137,47 +171,81 @@ func (k *Keystore) renewOnce() error {
 	if err != nil {
 		return err
 	}
-	begun := time.Now()
-	head, err := k.db.Renew(ctx, *n.incarnation.Load())
+	head, at, err := k.askHead(ctx)
 	if err != nil {
+		return err
+	}
+	if err := n.rate.check(at, length); err != nil {
+		n.lease.drop()
 		return k.storeFailed("renewing the lease", err)
 	}
-	switch {
-	case head.Epoch != n.epoch || head.Revision < Revision(n.applied.Load()):
-		if n.applied.Load() >= 0 {
-			k.logger.Error("the database is not the one it was: all that was cached is dropped",
-				slog.Int64("revision_before", n.applied.Load()), slog.Int64("revision", int64(head.Revision)))
-		}
-		n.lease.drop()
-		if err := k.adopt(ctx); err != nil {
+	another := head.Diverged || head.Epoch != n.epoch
+	if another {
+		if err := k.acceptAnother(head); err != nil {
 			return err
 		}
-	case head.Node != NodeActive:
-		if n.applied.Load() >= 0 {
-			k.logger.Warn("this node was given up by another one and joins anew; was it stopped, or cut off from the database?")
-		}
-		n.lease.drop()
-		k.cache.purge(Revision(n.applied.Load()))
-		former := *n.incarnation.Load()
-		n.reincarnate()
-		if err := k.declare(ctx, length); err != nil {
+	}
+	if another || head.Node != NodeActive {
+		if err := k.rejoin(ctx, length); err != nil {
 			return err
 		}
-		if err := k.db.Remove(ctx, former); err != nil { // nobody needs to wait for it
-			_ = k.storeFailed("removing what this node was before", err)
+		if head, at, err = k.askHead(ctx); err != nil {
+			return err
 		}
-		begun = time.Now()
-		if head, err = k.db.Renew(ctx, *n.incarnation.Load()); err != nil {
-			return k.storeFailed("renewing the lease", err)
-		}
+	}
+	if ablated("ack-before-purge") {
+		k.acknowledge(ctx, head, length)
+	}
+	if ablated("lease-before-apply") {
+		n.lease.extend(length, at)
 	}
 	if err := k.catchUp(ctx, head); err != nil {
 		return k.storeFailed("reading the change log", err)
 	}
 	n.imported.Store(head.Imported)
-	n.lease.extend(begun.Add(length))
-	n.renewed = begun
+	if ablated("lease-from-reply") {
+		at.asked = k.clock.now()
+	}
+	n.lease.extend(length, at)
+	n.renewed = at.asked
+	hold("acknowledge")
 	k.acknowledge(ctx, head, length)
+	return nil
+}
+
+// askHead reads the head of the change log, and its time against our own.
+func (k *Keystore) askHead(ctx context.Context) (Head, reading, error) {
+	n := k.node
+	at := reading{asked: k.clock.now()}
+	var position Position
+	if applied := Revision(n.applied.Load()); applied >= 0 {
+		position = Position{applied, n.mark}
+	}
+	head, err := k.db.Renew(ctx, *n.incarnation.Load(), position)
+	if err != nil {
+		return head, at, k.storeFailed("renewing the lease", err)
+	}
+	at.replied, at.database = k.clock.now(), head.Now
+	hold("renew.reply")
+	return head, at, nil
+}
+
+// rejoin makes this process a node that no other has given up or knows of, with nothing cached.
+func (k *Keystore) rejoin(ctx context.Context, length time.Duration) error {
+	n := k.node
+	if applied := n.applied.Load(); applied >= 0 {
+		k.logger.Warn("this node was given up by another one and joins anew; was it stopped, or cut off from the database?")
+		k.cache.purge(Revision(applied))
+	}
+	n.lease.drop()
+	former := *n.incarnation.Load()
+	n.reincarnate()
+	if err := k.declare(ctx, length); err != nil {
+		return err
+	}
+	if err := k.db.Remove(ctx, former); err != nil { // nobody needs to wait for it
+		_ = k.storeFailed("removing what this node was before", err)
+	}
 	return nil
 }
 
@@ -203,31 +271,18 @@ func (k *Keystore) declare(ctx context.Context, length time.Duration) error {
 	return nil
 }
 
-// adopt reads what the deployment has for good, at the start or when the database has been replaced.
-func (k *Keystore) adopt(ctx context.Context) error {
-	d, err := k.db.Deployment(ctx, k.configured)
-	if err != nil {
-		return k.storeFailed("reading the deployment", err)
-	}
-	k.tokenKey.Store(NewTokenKey(d.TokenKey))
-	k.seal.Store(newSharedSeal(d))
-	k.node.epoch = d.Epoch
-	k.node.applied.Store(-1)
-	return nil
-}
-
 // acknowledge tells the other nodes, if there are any, what this one has applied, and that it lives.
 func (k *Keystore) acknowledge(ctx context.Context, head Head, length time.Duration) {
 	n := k.node
 	last := n.acknowledged.Load()
-	if head.Nodes < 2 || last != nil && n.others.applied == head.Revision && time.Since(*last) < length/6 {
+	if head.Nodes < 2 || last != nil && n.others.applied == head.Revision && k.clock.now().Sub(*last) < length/6 {
 		return
 	}
 	if err := k.db.Acknowledge(ctx, *n.incarnation.Load(), head.Revision); err != nil {
 		_ = k.storeFailed("acknowledging a change", err) // a revoke elsewhere waits longer; the next renewal tries again
 		return
 	}
-	now := time.Now()
+	now := k.clock.now()
 	n.acknowledged.Store(&now)
 	n.others.applied = head.Revision
 	nodes, err := k.db.Nodes(ctx)
@@ -236,48 +291,6 @@ func (k *Keystore) acknowledge(ctx context.Context, head Head, length time.Durat
 		return
 	}
 	n.others.tidy(ctx, k, nodes, now)
-}
-
-// janitor finds out which other nodes have gone silent, so that a node that died an hour ago costs the next revoke nothing.
-type janitor struct {
-	applied Revision // as acknowledged last
-	seen    map[string]silence
-}
-
-// silence is how long, on our own clock, a node has said nothing.
-type silence struct {
-	beats  int64
-	since  time.Time
-	fenced time.Time // zero: not by us
-}
-
-// tidy fences nodes that were silent for a lease, and removes those whose lease has surely run out since.
-func (j *janitor) tidy(ctx context.Context, k *Keystore, nodes []Node, now time.Time) {
-	seen := make(map[string]silence, len(nodes))
-	for _, other := range nodes {
-		if other.Incarnation == *k.node.incarnation.Load() {
-			continue
-		}
-		s, known := j.seen[other.Incarnation]
-		if !known || s.beats != other.Beats {
-			s = silence{beats: other.Beats, since: now}
-		}
-		var err error
-		switch {
-		case s.fenced.IsZero() && now.Sub(s.since) >= other.Lease:
-			if err = k.db.Fence(ctx, other.Incarnation); err == nil {
-				s.fenced = time.Now()
-				k.logger.Warn("a node has gone silent and is given up", slog.String("node", other.Address))
-			}
-		case !s.fenced.IsZero() && now.Sub(s.fenced) >= surelyOver(other.Lease):
-			err = k.db.Remove(ctx, other.Incarnation)
-		}
-		if err != nil {
-			_ = k.storeFailed("giving up a silent node", err)
-		}
-		seen[other.Incarnation] = s
-	}
-	j.seen = seen
 }
 
 // keepUp renews a few times a lease, and whenever the database says that something may have changed. When the lease has run out and the
@@ -297,7 +310,7 @@ func (k *Keystore) keepUp(ctx context.Context) {
 		wait = k.settings.Load().Lease / 5
 		if err := k.renew(ctx); err != nil {
 			wait = min(wait, retryInterval)
-			if !k.node.lease.holds(time.Now()) {
+			if !k.node.lease.holds(k.clock.now()) {
 				k.cache.cutAll() // a revoke elsewhere waits no longer for this node
 			}
 		}

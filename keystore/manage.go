@@ -24,7 +24,23 @@ func (o ChangeOptions) check(version int64) error {
 
 // change is the one way to write: it authorises by what holds inside the transaction, and waits for every node to know.
 func (k *Keystore) change(ctx context.Context, c Caller, wait time.Duration, f func(Tx, authority) error) (Propagation, error) {
-	r, err := k.db.Update(ctx, func(tx Tx) error {
+	done, err := k.commit(ctx, c, f)
+	if err != nil {
+		return Propagation{}, err
+	}
+	return k.propagate(ctx, done, wait), nil
+}
+
+func (k *Keystore) commit(ctx context.Context, c Caller, f func(Tx, authority) error) (commit, error) {
+	var done commit
+	var err error
+	if ablated("members-before-commit") {
+		if done.members, err = k.db.Nodes(ctx); err != nil {
+			return done, err
+		}
+		hold("members")
+	}
+	done.revision, err = k.db.Update(ctx, func(tx Tx) error {
 		by, err := c.changing(tx)
 		if err != nil {
 			return err
@@ -32,9 +48,11 @@ func (k *Keystore) change(ctx context.Context, c Caller, wait time.Duration, f f
 		return f(tx, by)
 	})
 	if err != nil {
-		return Propagation{}, k.refusalOr("writing a change", err)
+		return done, k.refusalOr("writing a change", err)
 	}
-	return k.propagate(ctx, r, wait), nil
+	done.since = k.clock.now()
+	hold("committed")
+	return done, nil
 }
 
 // refusalOr passes on what refuses, and counts the rest as the store's failure.

@@ -158,7 +158,7 @@ func (k *Keystore) ListKeys(ctx context.Context, c Caller, f KeyFilter, cursor s
 			f.Namespaces = slices.DeleteFunc(slices.Clone(f.Namespaces), func(ns string) bool { return !slices.Contains(list, ns) })
 		}
 	}
-	f.Now = time.Now()
+	f.Now = k.Now()
 	keys, next, err := k.db.Keys(ctx, f, cursor, limit)
 	if err != nil {
 		return nil, "", k.refusalOr("listing keys", err)
@@ -355,7 +355,9 @@ func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, m
 		return nil, Propagation{}, err
 	}
 	var key *Key
-	done, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
+	var ended []string
+	done, err := k.commit(ctx, c, func(tx Tx, by authority) (err error) {
+		ended = nil
 		if by.actor == id && !by.root { // spec 7a.6
 			if key, err = tx.Key(id); err != nil {
 				return err
@@ -363,12 +365,25 @@ func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, m
 		} else if key, err = keyTo(tx, by, "revoke", id, o); err != nil {
 			return err
 		}
+		if key.RevokedAt.IsZero() {
+			ended = append(ended, id)
+		}
 		if key, err = revoke(tx, by, key, reason); err != nil || !made {
 			return err
 		}
-		return revokeMade(tx, by, id, reason)
+		also, err := revokeMade(tx, by, id, reason)
+		ended = append(ended, also...)
+		return err
 	})
-	return key, done, err
+	if err != nil {
+		return nil, Propagation{}, err
+	}
+	if len(ended) > 0 {
+		k.revokes.note(ended, done, reason)
+	} else if first, known := k.revokes.of(id); known && !made {
+		done = first
+	}
+	return key, k.propagate(ctx, done, o.Wait), nil
 }
 
 func revoke(tx Tx, by authority, before *Key, reason string) (*Key, error) {
@@ -380,13 +395,13 @@ func revoke(tx Tx, by authority, before *Key, reason string) (*Key, error) {
 	return &after, updateKey(tx, by, "key.revoke", before, &after)
 }
 
-// revokeMade ends all that a key made, wherever it lives: what it gave was its own.
-func revokeMade(tx Tx, by authority, maker, reason string) error {
+// revokeMade ends all that a key made, wherever it lives: what it gave was its own. It returns those that were alive.
+func revokeMade(tx Tx, by authority, maker, reason string) (ended []string, err error) {
 	waiting, seen := []string{maker}, map[string]bool{maker: true}
 	for len(waiting) > 0 {
 		ids, err := tx.KeysMadeBy(waiting[0])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		waiting = waiting[1:]
 		for _, id := range ids {
@@ -397,14 +412,17 @@ func revokeMade(tx Tx, by authority, maker, reason string) error {
 			waiting = append(waiting, id)
 			key, err := tx.Key(id)
 			if err != nil {
-				return err
+				return nil, err
+			}
+			if key.RevokedAt.IsZero() {
+				ended = append(ended, id)
 			}
 			if _, err := revoke(tx, by, key, reason); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
-	return nil
+	return ended, nil
 }
 
 // RotateKey gives a key another token under the same id. The present one dies after grace, but not later than the key, and

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -28,35 +29,44 @@ type PendingNode struct {
 	Until time.Time
 }
 
-// propagate waits until every node has applied revision r, which has just been committed, or can no longer trust what it
+// A commit is a change that the database has taken.
+type commit struct {
+	revision Revision
+	since    time.Time // on our own clock, after the commit's reply: a node that has not seen it took its lease before
+	members  []Node    // nil but for an ablation
+}
+
+// propagate waits until every node has applied a change that was committed, or can no longer trust what it
 // cached before; at longest for wait, where zero is [DefaultWait] and less than zero is one look. Not complete is no failure: the change is committed, and in force on each pending node by the time given.
-func (k *Keystore) propagate(ctx context.Context, r Revision, wait time.Duration) Propagation {
-	committed := time.Now() // after the commit's reply: a node that has not seen r took its lease before
+func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) Propagation {
+	begun := k.clock.now()
 	if wait == 0 {
 		wait = DefaultWait
 	}
 	ctx = context.WithoutCancel(ctx) // whoever asked may have gone; the answer still counts in the metrics
-	p := Propagation{Revision: r}
+	p := Propagation{Revision: c.revision}
 	for {
-		if now, err := k.progress(ctx, r, committed); err == nil {
+		if now, err := k.progress(ctx, c); err == nil {
 			p = now
 		}
-		p.Took = time.Since(committed)
+		now := k.clock.now()
+		p.Took = now.Sub(c.since)
 		if p.Complete {
 			k.observer.Propagated(p.Took)
 			return p
 		}
-		if p.Took >= wait {
+		if now.Sub(begun) >= wait {
 			return p
 		}
-		time.Sleep(min(acknowledgementPoll, wait-p.Took))
+		time.Sleep(min(acknowledgementPoll, wait-now.Sub(begun)))
 	}
 }
 
-// progress asks which nodes have applied r. The members are read strictly after the commit: one that joins later reads a head that holds it.
-func (k *Keystore) progress(ctx context.Context, r Revision, committed time.Time) (Propagation, error) {
+// progress asks which nodes have applied a change. The members are read strictly after the commit: one that joins later reads a head that holds it.
+func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
+	r := c.revision
 	p := Propagation{Revision: r}
 	for range 2 { // a renewal that is shared may have begun before the commit
 		if Revision(k.node.applied.Load()) < r {
@@ -72,12 +82,13 @@ func (k *Keystore) progress(ctx context.Context, r Revision, committed time.Time
 		if n.Incarnation == *k.node.incarnation.Load() {
 			n.Acknowledged = Revision(k.node.applied.Load())
 		}
-		over := committed.Add(surelyOver(n.Lease))
+		over := c.since.Add(surelyOver(n.Lease))
 		switch {
+		case c.members != nil && !slices.ContainsFunc(c.members, func(m Node) bool { return m.Incarnation == n.Incarnation }):
 		case n.Acknowledged >= r:
 			p.Acknowledged++
-		case time.Now().Before(over):
-			p.Pending = append(p.Pending, PendingNode{Node: n.Address, Until: over.UTC().Truncate(time.Millisecond)})
+		case k.clock.now().Before(over):
+			p.Pending = append(p.Pending, PendingNode{Node: n.Address, Until: k.databaseTime(over).UTC().Truncate(time.Millisecond)})
 		}
 	}
 	p.Complete = len(p.Pending) == 0

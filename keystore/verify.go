@@ -27,8 +27,7 @@ func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, 
 		return Verdict{}, p.err()
 	}
 	v := Verdict{Needed: needed.String()}
-	now := time.Now()
-	a, err := k.Lookup(ctx, TrimSecretToken(credential), now)
+	a, err := k.Lookup(ctx, TrimSecretToken(credential), time.Now())
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -42,7 +41,7 @@ func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, 
 	if namespace == "" {
 		namespace = a.Record.Namespace
 	}
-	q := Request{Now: now, Namespace: k.Namespace(namespace), Need: needed}
+	q := Request{Now: a.Now, Namespace: k.Namespace(namespace), Need: needed}
 	if len(a.Record.AllowedIPs) > 0 {
 		q.Client = a.Record.AllowedIPs[0].Addr()
 	}

@@ -46,6 +46,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Linearizable", testLinearizable},
 		{"LastUse", testLastUse},
 		{"Nodes", testNodes},
+		{"Positions", testPositions},
 		{"Imported", testImported},
 		{"Namespaces", testNamespaces},
 		{"NamespaceInUse", testNamespaceInUse},
@@ -125,7 +126,7 @@ func edit(t *testing.T, db keystore.Database, id string, change func(*keystore.K
 
 func head(t *testing.T, db keystore.Database) keystore.Revision {
 	t.Helper()
-	h, err := db.Renew(ctx, "nobody")
+	h, err := db.Renew(ctx, "nobody", keystore.Position{})
 	must(t, err)
 	return h.Revision
 }

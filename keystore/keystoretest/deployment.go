@@ -33,7 +33,7 @@ func testDeployment(t *testing.T, s Store) {
 	if len(list) != 1 || list[0].ID != keystore.DefaultNamespace || list[0].Version != 1 || list[0].CreatedAt.IsZero() {
 		t.Fatalf("namespaces at the start: %+v", list)
 	}
-	h, err := db.Renew(ctx, "nobody")
+	h, err := db.Renew(ctx, "nobody", keystore.Position{})
 	must(t, err)
 	if h.Epoch != all[0].Epoch || h.Revision == 0 {
 		t.Fatalf("head %+v", h)

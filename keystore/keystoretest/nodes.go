@@ -15,11 +15,18 @@ func testNodes(t *testing.T, s Store) {
 		list, err := other.Nodes(ctx)
 		must(t, err)
 		slices.SortFunc(list, func(a, b keystore.Node) int { return len(a.Incarnation) - len(b.Incarnation) })
+		for i := range list {
+			n := &list[i]
+			if age := time.Since(n.Joined); age < -time.Minute || age > time.Minute || n.Heard.Before(n.Joined) || n.Heard.Sub(n.Joined) > time.Minute {
+				t.Errorf("%s joined at %s and was heard at %s", n.Incarnation, n.Joined, n.Heard)
+			}
+			n.Joined, n.Heard = time.Time{}, time.Time{}
+		}
 		return list
 	}
 	renew := func(incarnation string) keystore.Head {
 		t.Helper()
-		h, err := other.Renew(ctx, incarnation)
+		h, err := other.Renew(ctx, incarnation, keystore.Position{})
 		must(t, err)
 		return h
 	}
@@ -76,7 +83,7 @@ func testImported(t *testing.T, s Store) {
 	db := ready(t, s)
 	imported := func() bool {
 		t.Helper()
-		h, err := db.Renew(ctx, "nobody")
+		h, err := db.Renew(ctx, "nobody", keystore.Position{})
 		must(t, err)
 		return h.Imported
 	}

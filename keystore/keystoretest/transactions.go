@@ -156,7 +156,7 @@ func testCancelled(t *testing.T, s Store) {
 	for name, call := range map[string]func() error{
 		"Deployment":  func() error { _, err := db.Deployment(gone, nil); return err },
 		"Join":        func() error { return db.Join(gone, keystore.Node{Incarnation: "j"}) },
-		"Renew":       func() error { _, err := db.Renew(gone, "i"); return err },
+		"Renew":       func() error { _, err := db.Renew(gone, "i", keystore.Position{}); return err },
 		"Acknowledge": func() error { return db.Acknowledge(gone, "i", at) },
 		"Nodes":       func() error { _, err := db.Nodes(gone); return err },
 		"Fence":       func() error { return db.Fence(gone, "i") },
@@ -237,7 +237,7 @@ func testLinearizable(t *testing.T, s Store) {
 					return
 				}
 				last = asOf
-				h, err := db.Renew(ctx, "nobody")
+				h, err := db.Renew(ctx, "nobody", keystore.Position{})
 				if err != nil || h.Revision < last {
 					t.Errorf("head %d after %d: %v", h.Revision, last, err)
 					return

@@ -94,7 +94,7 @@ func BenchmarkKeys(b *testing.B) {
 	})
 	b.Run("Renew", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := d.Renew(ctx, "nobody"); err != nil {
+			if _, err := d.Renew(ctx, "nobody", keystore.Position{}); err != nil {
 				b.Fatal(err)
 			}
 		}

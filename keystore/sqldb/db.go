@@ -27,6 +27,7 @@ type dialect struct {
 	migrations    string
 	migrationLock string // statement: holds off others that migrate until the end of its transaction; empty: none
 	tableExists   string // query: whether there is a table of that name
+	clock         string // expression with a place: the database's time in Unix microseconds, see reading
 	current       string // condition: what this server knows is not older than what any other does
 	begin         string // query: takes the lock of all who write, and returns the time; empty: BEGIN takes it
 	prepares      bool   // statements that come again and again have to be prepared by hand
@@ -86,7 +87,7 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	if d.byDigest, err = d.readers.PrepareContext(ctx, d.bind(byDigestQuery+" WHERE "+d.current)); err != nil {
 		return err
 	}
-	if d.renew, err = d.lease.PrepareContext(ctx, d.bind(renewQuery+" WHERE "+d.current)); err != nil {
+	if d.renew, err = d.lease.PrepareContext(ctx, d.bind(d.renewQuery())); err != nil {
 		return err
 	}
 	if d.postgres != nil {
@@ -172,6 +173,14 @@ func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string
 	return d.fail(ctx, operation, err)
 }
 
+// reading is what goes into the place of the dialect's clock: the time, where the database has no clock but this machine's.
+func (d *DB) reading() any {
+	if d.postgres != nil {
+		return nil
+	}
+	return time.Now().UnixMicro()
+}
+
 // texts replaces, in the list itself, each text by what the database can store of it.
 func (d *DB) texts(args []any) []any {
 	for i, arg := range args {
@@ -235,7 +244,10 @@ func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keysto
 		if err := t.row("SELECT revision FROM head").Scan(&head); err != nil {
 			return err
 		}
-		_, err := t.exec("DELETE FROM change_log WHERE revision <= ?", head-d.keep)
+		if _, err := t.exec("DELETE FROM change_log WHERE revision <= ?", head-d.keep); err != nil {
+			return err
+		}
+		_, err := t.exec("DELETE FROM marks WHERE revision <= ?", head-d.keep)
 		return err
 	})
 	if refused != nil {

@@ -29,6 +29,17 @@ func (d *DB) Deployment(ctx context.Context, configured *[32]byte) (keystore.Dep
 	return out, nil
 }
 
+// NewEpoch implements [keystore.Database].
+func (d *DB) NewEpoch(ctx context.Context, was string) error {
+	return d.exec(ctx, d.writer, "giving the deployment a new epoch", "UPDATE head SET epoch = ? WHERE epoch = ?", newEpoch(), was)
+}
+
+func newEpoch() string {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // never fails
+	return hex.EncodeToString(random[:])
+}
+
 func (t *tx) deployment(configured *[32]byte) (out keystore.Deployment, err error) {
 	var made, fingerprint []byte
 	err = t.row("SELECT h.epoch, d.token_key, d.fingerprint FROM head h, deployment d").Scan(&out.Epoch, &made, &fingerprint)
@@ -72,9 +83,7 @@ func tokenKeyError(configured, made bool) error {
 }
 
 func (t *tx) newDeployment(configured *[32]byte) (out keystore.Deployment, err error) {
-	var random [16]byte
-	_, _ = rand.Read(random[:]) // never fails
-	out.Epoch = hex.EncodeToString(random[:])
+	out.Epoch = newEpoch()
 	if _, err := t.exec("UPDATE head SET epoch = ?", out.Epoch); err != nil {
 		return out, err
 	}

@@ -227,7 +227,7 @@ func TestFull(t *testing.T) {
 		if err != nil || all != int64(n) {
 			t.Fatalf("%d keys, want %d: %v", all, n, err)
 		}
-		h, err := d.Renew(ctx, "nobody")
+		h, err := d.Renew(ctx, "nobody", keystore.Position{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +253,7 @@ func TestChangeLogStaysBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h, err := d.Renew(ctx, "nobody")
+	h, err := d.Renew(ctx, "nobody", keystore.Position{})
 	if err != nil {
 		t.Fatal(err)
 	}

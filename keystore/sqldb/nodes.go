@@ -7,11 +7,17 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-const renewQuery = `SELECT h.epoch, h.revision,
+// renewQuery cannot tell whether a position is in this history when its mark has gone with the old part of the log; whoever is that far
+// behind drops all it knows anyway.
+func (d *DB) renewQuery() string {
+	return `SELECT h.epoch, h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
+	h.revision < ? OR EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?),
 	coalesce((SELECT state FROM nodes WHERE incarnation = ?), ''),
 	(SELECT count(*) FROM nodes),
-	EXISTS (SELECT 1 FROM secrets WHERE imported = 1)
-	FROM head h`
+	EXISTS (SELECT 1 FROM secrets WHERE imported = 1),
+	` + d.clock + `
+	FROM head h WHERE ` + d.current
+}
 
 // Join implements [keystore.Database]. The lock comes first: whoever sees the row can trust that the lock was taken.
 func (d *DB) Join(ctx context.Context, n keystore.Node) error {
@@ -20,9 +26,10 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	if err != nil {
 		return d.fail(ctx, operation, err)
 	}
-	err = d.exec(ctx, d.beats, operation, `INSERT INTO nodes (incarnation, address, lease, state, joined_at) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (incarnation) DO UPDATE SET lease = excluded.lease`,
-		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, time.Now().UnixMicro())
+	err = d.exec(ctx, d.beats, operation, `INSERT INTO nodes (incarnation, address, lease, state, joined_at, heard_at)
+		SELECT ?, ?, ?, ?, now, now FROM (SELECT `+d.clock+` AS now) AS clock WHERE true
+		ON CONFLICT (incarnation) DO UPDATE SET lease = excluded.lease, heard_at = excluded.heard_at`,
+		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, d.reading())
 	if err != nil && fresh && ctx.Err() == nil {
 		d.locks.release(n.Incarnation) // had the context ended, the row could be there
 	}
@@ -30,24 +37,25 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 }
 
 // Renew implements [keystore.Database].
-func (d *DB) Renew(ctx context.Context, incarnation string) (keystore.Head, error) {
+func (d *DB) Renew(ctx context.Context, incarnation string, at keystore.Position) (keystore.Head, error) {
 	var h keystore.Head
 	err := d.retryLost(ctx, func() error {
-		return d.renew.QueryRowContext(ctx, incarnation).Scan(&h.Epoch, &h.Revision, &h.Node, &h.Nodes, &h.Imported)
+		return d.renew.QueryRowContext(ctx, at.Revision, at.Revision, at.Mark, incarnation, d.reading()).
+			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported, timeTo{&h.Now})
 	})
 	return h, d.fail(ctx, "reading the head of the change log", err)
 }
 
 // Acknowledge implements [keystore.Database].
 func (d *DB) Acknowledge(ctx context.Context, incarnation string, r keystore.Revision) error {
-	return d.exec(ctx, d.beats, "acknowledging", `UPDATE nodes SET beats = beats + 1,
-		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?`, r, r, incarnation)
+	return d.exec(ctx, d.beats, "acknowledging", `UPDATE nodes SET beats = beats + 1, heard_at = `+d.clock+`,
+		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?`, d.reading(), r, r, incarnation)
 }
 
 // Nodes implements [keystore.Database]. On one machine a process that has ended is known by its lock.
 func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	const operation = "reading the nodes"
-	rows, err := d.query(ctx, d.lease, "SELECT incarnation, address, lease, state, acked, beats FROM nodes WHERE "+d.current+" ORDER BY joined_at, incarnation")
+	rows, err := d.query(ctx, d.lease, "SELECT incarnation, address, lease, state, acked, beats, joined_at, heard_at FROM nodes WHERE "+d.current+" ORDER BY joined_at, incarnation")
 	if err != nil {
 		return nil, d.fail(ctx, operation, err)
 	}
@@ -56,7 +64,7 @@ func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	for rows.Next() {
 		var n keystore.Node
 		var lease int64
-		if err := rows.Scan(&n.Incarnation, &n.Address, &lease, &n.State, &n.Acknowledged, &n.Beats); err != nil {
+		if err := rows.Scan(&n.Incarnation, &n.Address, &lease, &n.State, &n.Acknowledged, &n.Beats, timeTo{&n.Joined}, timeTo{&n.Heard}); err != nil {
 			return nil, d.fail(ctx, operation, err)
 		}
 		n.Lease = time.Duration(lease) * time.Microsecond

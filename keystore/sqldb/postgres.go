@@ -29,6 +29,7 @@ var postgresDialect = dialect{
 	migrationLock: `SELECT set_config('idle_in_transaction_session_timeout', '0', true),
 		pg_advisory_xact_lock(hashtext('caddy-apikeys schema'), hashtext(current_schema()))`,
 	tableExists: "SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = ?)",
+	clock:       "coalesce(CAST(? AS bigint), CAST(floor(extract(epoch FROM clock_timestamp()) * 1000000) AS bigint))",
 	current:     "on_primary()",
 	begin:       fmt.Sprintf("SELECT begin_change('%d', '%d')", lockWait.Milliseconds(), maxIdle.Milliseconds()),
 	contains:    `strpos(lower(%s COLLATE "C"), lower(CAST(? AS text) COLLATE "C")) > 0`, // "C" knows ASCII only, as it should

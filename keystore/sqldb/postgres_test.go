@@ -130,7 +130,7 @@ func TestPostgresSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	for d, want := range map[*closeOnce]keystore.Revision{first: 3, second: 2} {
-		if h, err := d.Renew(ctx, "nobody"); err != nil || h.Revision != want {
+		if h, err := d.Renew(ctx, "nobody", keystore.Position{}); err != nil || h.Revision != want {
 			t.Errorf("the head is %d (%v), want %d", h.Revision, err, want)
 		}
 	}
@@ -244,7 +244,7 @@ func TestPostgresStandby(t *testing.T) {
 	both.readers.SetMaxIdleConns(0)
 	both.lease.SetMaxIdleConns(0)
 	for name, call := range map[string]func() error{
-		"Renew":       func() error { _, err := both.Renew(ctx, "i"); return err },
+		"Renew":       func() error { _, err := both.Renew(ctx, "i", keystore.Position{}); return err },
 		"Nodes":       func() error { _, err := both.Nodes(ctx); return err },
 		"Changes":     func() error { _, err := both.Changes(ctx, 0, 0); return err },
 		"KeyByDigest": func() error { _, _, err := both.KeyByDigest(ctx, keystore.Digest{}); return err },
@@ -282,7 +282,7 @@ func TestPostgresStandby(t *testing.T) {
 		t.Fatal(err)
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		h, err := named.Renew(ctx, "nobody")
+		h, err := named.Renew(ctx, "nobody", keystore.Position{})
 		if err == nil && h.Revision == at {
 			break
 		}
@@ -311,7 +311,7 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 			break
 		}
 	}
-	if _, err := d.Renew(ctx, "nobody"); err != nil {
+	if _, err := d.Renew(ctx, "nobody", keystore.Position{}); err != nil {
 		t.Error(err)
 	}
 	if err := d.Join(ctx, keystore.Node{Incarnation: "i"}); err != nil {
@@ -365,7 +365,7 @@ func TestPostgresRestart(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), postgrestest.Password) {
 		t.Fatal(err)
 	}
-	_, err = d.Renew(ctx, "nobody")
+	_, err = d.Renew(ctx, "nobody", keystore.Position{})
 	if err == nil || strings.Contains(err.Error(), postgrestest.Password) {
 		t.Fatal(err)
 	}
@@ -374,7 +374,7 @@ func TestPostgresRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		h, err := d.Renew(ctx, "nobody")
+		h, err := d.Renew(ctx, "nobody", keystore.Position{})
 		if err == nil && h.Revision == at {
 			break
 		}
@@ -396,7 +396,7 @@ func TestPostgresCutConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, call := range map[string]func() error{
-		"Renew":       func() error { _, err := d.Renew(ctx, "i"); return err },
+		"Renew":       func() error { _, err := d.Renew(ctx, "i", keystore.Position{}); return err },
 		"Nodes":       func() error { _, err := d.Nodes(ctx); return err },
 		"Changes":     func() error { _, err := d.Changes(ctx, 0, 0); return err },
 		"KeyByDigest": func() error { _, _, err := d.KeyByDigest(ctx, keystore.Digest{}); return err },

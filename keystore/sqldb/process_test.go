@@ -138,7 +138,7 @@ func TestKill(t *testing.T) {
 				t.Fatalf("key %s was lost: %v, %v", id, k, err)
 			}
 		}
-		h, err := d.Renew(ctx, "nobody")
+		h, err := d.Renew(ctx, "nobody", keystore.Position{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,7 +193,7 @@ func TestNodeOfAnEndedProcess(t *testing.T) {
 	if files := nodes(0); len(files) != 0 {
 		t.Fatalf("left behind: %v", files)
 	}
-	if h, err := d.Renew(ctx, "nobody"); err != nil || h.Nodes != 0 {
+	if h, err := d.Renew(ctx, "nobody", keystore.Position{}); err != nil || h.Nodes != 0 {
 		t.Fatalf("head %+v, %v", h, err)
 	}
 

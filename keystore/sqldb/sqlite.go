@@ -27,6 +27,7 @@ var sqliteDialect = dialect{
 	goose:       goose.DialectSQLite3,
 	migrations:  "sqlite",
 	tableExists: "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?)",
+	clock:       "?",
 	current:     "1 = 1",
 	prepares:    true,
 	contains:    "instr(lower(%s), lower(?)) > 0", // its lower() knows ASCII only, as it should

@@ -33,6 +33,12 @@ CREATE TABLE change_log (
 );
 CREATE INDEX change_log_revision ON change_log (revision, rowid);
 
+-- A random mark for each revision that the log reaches back to: a database that was restored and went on has other ones.
+CREATE TABLE marks (
+    revision BIGINT PRIMARY KEY,
+    mark     TEXT   NOT NULL DEFAULT gen_random_uuid()
+);
+
 CREATE TABLE namespaces (
     id          TEXT   COLLATE "C" PRIMARY KEY,
     kind        TEXT   NOT NULL,
@@ -102,7 +108,8 @@ CREATE TABLE nodes (
     state       TEXT   NOT NULL CHECK (state IN ('active', 'fencing')),
     acked       BIGINT NOT NULL DEFAULT 0,
     beats       BIGINT NOT NULL DEFAULT 0,
-    joined_at   BIGINT NOT NULL
+    joined_at   BIGINT NOT NULL,
+    heard_at    BIGINT NOT NULL
 ) WITH (fillfactor = 10);
 
 CREATE TABLE audit (
@@ -163,6 +170,7 @@ BEGIN
         SELECT revision INTO STRICT taken FROM head;
     ELSE
         UPDATE head SET revision = revision + 1 RETURNING revision INTO STRICT taken;
+        INSERT INTO marks VALUES (taken);
         PERFORM set_config('apikeys.taken', mark, true);
         PERFORM pg_notify('apikeys_' || oid, '') FROM pg_namespace WHERE nspname = current_schema();
     END IF;

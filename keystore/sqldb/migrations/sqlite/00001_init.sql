@@ -25,6 +25,18 @@ CREATE TABLE change_log (
 );
 CREATE INDEX change_log_revision ON change_log (revision);
 
+-- A random mark for each revision that the log reaches back to: a database that was restored and went on has other ones.
+CREATE TABLE marks (
+    revision INTEGER PRIMARY KEY NOT NULL,
+    mark     TEXT    NOT NULL DEFAULT (hex(randomblob(16)))
+);
+
+-- +goose StatementBegin
+CREATE TRIGGER head_revision AFTER UPDATE OF revision ON head BEGIN
+    INSERT INTO marks (revision) VALUES (NEW.revision);
+END;
+-- +goose StatementEnd
+
 CREATE TABLE namespaces (
     id          TEXT    PRIMARY KEY NOT NULL,
     kind        TEXT    NOT NULL,
@@ -95,7 +107,8 @@ CREATE TABLE nodes (
     state       TEXT    NOT NULL CHECK (state IN ('active', 'fencing')),
     acked       INTEGER NOT NULL DEFAULT 0,
     beats       INTEGER NOT NULL DEFAULT 0,
-    joined_at   INTEGER NOT NULL
+    joined_at   INTEGER NOT NULL,
+    heard_at    INTEGER NOT NULL
 );
 
 CREATE TABLE audit (

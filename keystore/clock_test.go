@@ -1,0 +1,96 @@
+package keystore_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// adversarial.md 94: a node that is cut off right after it renewed counts its lease on a slow clock, and who revokes waits on a fast one.
+func TestClocksThatDriftWithinTheMargin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		fast, _ := d.nodeAt(1.01, keystore.Settings{})
+		slow, f := d.nodeAt(0.99, keystore.Settings{})
+		key, token := mint(t, fast, keystore.KeySpec{})
+		if h := slow.Health(context.Background()); h.Problem != "" { // renews
+			t.Fatal(h.Problem)
+		}
+		want(t, "before", ask(slow, token), keystore.OK)
+		f.cut.Store(true)
+		var accepted time.Time
+		go func() {
+			for ask(slow, token) == keystore.OK {
+				accepted = time.Now()
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		if p := revoke(t, fast, key.ID, time.Minute); !p.Complete {
+			t.Fatalf("%+v", p)
+		}
+		returned := time.Now()
+		time.Sleep(time.Minute)
+		if accepted.After(returned) {
+			t.Errorf("accepted %s after the revoke had returned", accepted.Sub(returned))
+		}
+		if gap := returned.Sub(accepted); gap > 2*time.Second {
+			t.Errorf("the revoke waited %s longer than it needed to", gap)
+		}
+		f.cut.Store(false)
+	})
+}
+
+func TestAClockThatRunsWronglyGetsNoLease(t *testing.T) {
+	for rate, ok := range map[float64]bool{1: true, 0.997: true, 1.003: true, 0.98: false, 1.02: false} {
+		synctest.Test(t, func(t *testing.T) {
+			a, _ := newDeployment(t).nodeAt(rate, keystore.Settings{})
+			_, token := mint(t, a, keystore.KeySpec{})
+			time.Sleep(5 * time.Minute)
+			h := a.Health(context.Background())
+			if ok {
+				want(t, "a clock within the margin", ask(a, token), keystore.OK)
+			} else {
+				want(t, "a clock outside", ask(a, token), keystore.Unavailable)
+			}
+			if says := strings.Contains(h.Problem, "clock"); says == ok {
+				t.Errorf("rate %v: health says %q", rate, h.Problem)
+			}
+		})
+	}
+}
+
+func TestADatabaseClockThatIsSetCostsNoLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, f := newDeployment(t).node(keystore.Settings{})
+		_, token := mint(t, a, keystore.KeySpec{})
+		time.Sleep(5 * time.Minute)
+		f.ahead.Store(int64(10 * time.Second))
+		for range 300 {
+			want(t, "a live key", ask(a, token), keystore.OK)
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestExpiryIsJudgedByTheDatabasesClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		right, _ := d.node(keystore.Settings{})
+		behind, f := d.node(keystore.Settings{})
+		f.ahead.Store(int64(20 * time.Minute)) // this node's clock is behind the database's
+		if h := behind.Health(context.Background()); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		_, token := mint(t, right, keystore.KeySpec{ExpiresAt: time.Now().Add(30 * time.Minute)})
+		want(t, "alive by both clocks", ask(behind, token), keystore.OK)
+		time.Sleep(10*time.Minute - time.Second)
+		want(t, "a second before", ask(behind, token), keystore.OK)
+		time.Sleep(time.Second + time.Microsecond) // the database tells microseconds
+		want(t, "at the end by the database's clock", ask(behind, token), keystore.Expired)
+		want(t, "on a node that is told the right time", ask(right, token), keystore.OK)
+	})
+}

@@ -1,0 +1,118 @@
+package keystore
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+)
+
+// adopt reads what the deployment has for good, at the start or when the database has been replaced.
+func (k *Keystore) adopt(ctx context.Context) error {
+	d, err := k.db.Deployment(ctx, k.configured)
+	if err != nil {
+		return k.storeFailed("reading the deployment", err)
+	}
+	k.tokenKey.Store(NewTokenKey(d.TokenKey))
+	k.seal.Store(newSharedSeal(d))
+	k.node.epoch = d.Epoch
+	k.node.applied.Store(-1)
+	return nil
+}
+
+// acceptAnother takes up with a database that is not the one it was: it was restored from a backup, or lost changes that it had committed
+// when another server took over. All that was cached is dropped, entries in the shared cache are void by a new epoch, and what
+// this node has revoked is revoked again, before it trusts anything (protocol.md section 4).
+func (k *Keystore) acceptAnother(head Head) error {
+	n := k.node
+	n.lease.drop()
+	k.logger.Error("the database has lost changes that were committed, or is another one; all that was cached is dropped, and what was revoked here lately is revoked again. "+
+		"Other changes that were lost have to be made again: compare with the logs and the audit log",
+		slog.Int64("revision_before", n.applied.Load()), slog.Int64("revision", int64(head.Revision)))
+	ctx, cancel := context.WithTimeout(context.Background(), forgetTimeout)
+	defer cancel()
+	if head.Epoch == n.epoch {
+		if err := k.db.NewEpoch(ctx, n.epoch); err != nil {
+			return k.storeFailed("giving the deployment a new epoch", err)
+		}
+	}
+	if err := k.revokes.reassert(ctx, k.db); err != nil {
+		return k.storeFailed("revoking again what the database has lost", err)
+	}
+	if err := k.adopt(ctx); err != nil {
+		return err
+	}
+	k.cache.purge(0)
+	return nil
+}
+
+// rememberedRevokes is how many revokes of its own a node remembers.
+const rememberedRevokes = 4096
+
+// revokes are those that this node has committed lately.
+type revokes struct {
+	mu    sync.Mutex
+	known map[string]ownRevoke // by key id
+	ring  []string             // the oldest at next, once it is full
+	next  int
+}
+
+type ownRevoke struct {
+	commit
+	reason string
+}
+
+// note remembers the revoke of some keys.
+func (r *revokes) note(ids []string, c commit, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known == nil {
+		r.known = make(map[string]ownRevoke)
+	}
+	for _, id := range ids {
+		r.known[id] = ownRevoke{c, reason}
+		if len(r.ring) < rememberedRevokes {
+			r.ring = append(r.ring, id)
+			continue
+		}
+		delete(r.known, r.ring[r.next])
+		r.ring[r.next] = id
+		r.next = (r.next + 1) % rememberedRevokes
+	}
+}
+
+// of returns the commit that revoked a key, so that who asks again waits for no node longer than who asked first.
+func (r *revokes) of(id string) (commit, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	own := r.known[id]
+	return own.commit, !own.since.IsZero()
+}
+
+// reassert revokes again what a database that lost it takes for alive.
+func (r *revokes) reassert(ctx context.Context, db Database) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.known) == 0 {
+		return nil
+	}
+	_, err := db.Update(ctx, func(tx Tx) error {
+		by := Root("a node that remembers").reading()
+		for id, own := range r.known {
+			key, err := tx.Key(id)
+			switch {
+			case isNotFound(err):
+				continue
+			case err != nil:
+				return err
+			}
+			if _, err := revoke(tx, by, key, own.reason); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for id, own := range r.known {
+		r.known[id] = ownRevoke{reason: own.reason} // the revision was of the other history
+	}
+	return err
+}

@@ -1,0 +1,59 @@
+package keystoretest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// testPositions: a node finds out whether what it has seen is still in this database's history.
+func testPositions(t *testing.T, s Store) {
+	db, other := ready(t, s), s.Open(t)
+	head := func(at keystore.Position) keystore.Head {
+		t.Helper()
+		h, err := other.Renew(ctx, "nobody", at)
+		must(t, err)
+		return h
+	}
+	first := head(keystore.Position{})
+	if first.Mark == "" || first.Diverged {
+		t.Fatalf("at the beginning: %+v", first)
+	}
+	if age := time.Since(first.Now); age < -time.Minute || age > time.Minute {
+		t.Errorf("the database's clock says %s", first.Now)
+	}
+	update(t, db, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}) })
+	second := head(first.Position)
+	if second.Revision <= first.Revision || second.Mark == first.Mark || second.Diverged {
+		t.Errorf("after a change: %+v, before %+v", second, first)
+	}
+	for _, c := range []struct {
+		what     string
+		at       keystore.Position
+		diverged bool
+	}{
+		{"the same", second.Position, false},
+		{"another mark at the head", keystore.Position{Revision: second.Revision, Mark: first.Mark}, true},
+		{"another mark before", keystore.Position{Revision: first.Revision, Mark: second.Mark}, true},
+		{"beyond the head", keystore.Position{Revision: second.Revision + 1, Mark: second.Mark}, true},
+		{"before the log begins", keystore.Position{Revision: 0, Mark: "gone"}, false},
+	} {
+		if h := head(c.at); h.Diverged != c.diverged || h.Position != second.Position {
+			t.Errorf("%s: %+v", c.what, h)
+		}
+	}
+
+	must(t, db.NewEpoch(ctx, "not this one"))
+	if h := head(second.Position); h.Epoch != first.Epoch {
+		t.Error("a new epoch in place of another one than it was to replace")
+	}
+	must(t, db.NewEpoch(ctx, first.Epoch))
+	third := head(second.Position)
+	if third.Epoch == first.Epoch || third.Epoch == "" || third.Position != second.Position || third.Diverged {
+		t.Errorf("with a new epoch: %+v, before %+v", third, second)
+	}
+	if d, err := other.Deployment(ctx, nil); err != nil || d.Epoch != third.Epoch {
+		t.Errorf("the deployment: %v, %v", d.Epoch, err)
+	}
+}
