@@ -8,28 +8,41 @@ import (
 	"time"
 )
 
-// audit appends one row for a change, in the change's own transaction: no audit, no change. before and after are
-// written as JSON; nil is none. Digests are left out: they identify a token to whoever can guess it.
+// An audited is what a change did to one object. before and after are written as JSON; nil is none.
+type audited struct {
+	object        string
+	namespaces    []string
+	before, after any
+}
+
+// audit appends one row for a change: see auditAll.
 func audit(tx Tx, by authority, action, object string, namespaces []string, before, after any) error {
-	row := AuditRow{At: tx.Now(), Actor: by.actor, From: by.from, Action: action, Object: object, Namespaces: namespaces}
-	var err error
-	if row.Before, err = auditJSON(before); err != nil {
-		return err
-	}
-	if row.After, err = auditJSON(after); err != nil {
-		return err
-	}
+	return auditAll(tx, by, action, []audited{{object, namespaces, before, after}})
+}
+
+// auditAll appends a row for each object that was changed, in the change's own transaction: no audit, no change. Digests are left
+// out: they identify a token to whoever can guess it.
+func auditAll(tx Tx, by authority, action string, list []audited) error {
 	last, err := tx.LastAudit()
 	if err != nil {
 		return fmt.Errorf("reading the audit log: %w", err)
 	}
-	var previous Digest
-	if last != nil {
-		row.Seq, previous = last.Seq, last.Hash
+	if last == nil {
+		last = new(AuditRow)
 	}
-	row.Seq++
-	row.Hash = row.chain(previous)
-	if err := tx.AppendAudit(&row); err != nil {
+	rows := make([]*AuditRow, len(list))
+	for i, a := range list {
+		row := &AuditRow{Seq: last.Seq + 1, At: tx.Now(), Actor: by.actor, From: by.from, Action: action, Object: a.object, Namespaces: a.namespaces}
+		if row.Before, err = auditJSON(a.before); err != nil {
+			return err
+		}
+		if row.After, err = auditJSON(a.after); err != nil {
+			return err
+		}
+		row.Hash = row.chain(last.Hash)
+		rows[i], last = row, row
+	}
+	if err := tx.AppendAudit(rows); err != nil {
 		return fmt.Errorf("writing the audit log: %w", err)
 	}
 	return nil

@@ -55,6 +55,8 @@ func (k *Keystore) apply(ctx context.Context, changes []Change) (policy bool) {
 			s.invalidate(&c.Digest, c.Revision)
 			s.endAt(&c.Digest, unixOrNever(c.Ends), k.Now().UnixNano())
 			s.mu.Unlock()
+		case ChangeNew:
+			k.cache.forgetNegatives()
 		case ChangePolicy:
 			policy = true
 		default:

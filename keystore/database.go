@@ -33,7 +33,7 @@ var (
 // Every change of a key, a secret, or a namespace, by whatever program, takes the next [Revision] in its own
 // transaction from one row, and leaves at least one [Change] under it. Revisions have no gaps and are in the order of the
 // commits: whoever sees revision r sees all that r and the ones before it did. Last uses, nodes and remembered requests
-// take none.
+// take none, nor does a new key by itself: it counts through its secrets.
 type Database interface {
 	// Deployment prepares the deployment at first use (the epoch, a token key unless one is configured, the namespace
 	// `default`) and returns it. Processes that call it at the same time get the same one. configured is the
@@ -93,8 +93,9 @@ type Tx interface {
 
 	// Key: ErrNotFound.
 	Key(id string) (*Key, error)
-	// InsertKey adds a key with its secrets. ErrExists: the id is taken. ErrSpent: a digest has been in use, by any key, ever.
-	InsertKey(k *Key) error
+	// InsertKeys adds keys with their secrets, as if one after the other, but for those that it refuses, by their index. ErrExists: the id
+	// is taken. ErrSpent: a digest has been in use, by any key, ever. Keys that are refused take nothing from those after them.
+	InsertKeys(keys []*Key) (refused map[int]error, err error)
 	// UpdateKey replaces the key of that id, but for LastUsedAt. Secrets new in k are added (ErrSpent), the others' ExpiresAt set; one that is
 	// no longer in k opens nothing any more, but its digest is kept. ErrNotFound.
 	UpdateKey(k *Key) error
@@ -117,8 +118,8 @@ type Tx interface {
 
 	// LastAudit returns the newest row of the audit log, nil when there is none.
 	LastAudit() (*AuditRow, error)
-	// AppendAudit adds a row; its Seq is the last one's plus one.
-	AppendAudit(row *AuditRow) error
+	// AppendAudit adds rows; the Seq of each is that of the one before it plus one.
+	AppendAudit(rows []*AuditRow) error
 
 	// Remembered returns what a caller's Idempotency-Key made, empty when it is not known or older than since.
 	Remembered(caller, key string, since time.Time) (made string, err error)
@@ -176,6 +177,7 @@ type ChangeKind string
 
 const (
 	ChangeKey    ChangeKind = "key"    // one key, through one of its secrets
+	ChangeNew    ChangeKind = "new"    // credentials were added, too many to name: what was known to open nothing may open something
 	ChangePolicy ChangeKind = "policy" // namespaces
 	ChangeAll    ChangeKind = "all"    // anything
 )

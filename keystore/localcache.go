@@ -86,6 +86,18 @@ func (c *localCache) purge(r Revision) {
 	}
 }
 
+// forgetNegatives is for credentials that were added, whichever they are: they can be known only as what opens nothing, or be
+// being read as such. Nobody has to load a record anew.
+func (c *localCache) forgetNegatives() {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		s.generation.Add(1)
+		s.negatives.clear()
+		s.mu.Unlock()
+	}
+}
+
 // close cuts what runs; no load begins any more.
 func (c *localCache) close() {
 	for i := range c.shards {

@@ -24,7 +24,8 @@ type ImportRefusal struct {
 }
 
 const (
-	// importBatch is how many keys one transaction takes where lines are imported each for itself.
+	// importBatch is how many keys are added at once, and how many one transaction takes where lines are imported each for itself: others
+	// that change something wait for one at most.
 	importBatch = 1000
 	// MaxImport is how many keys a caller other than root may import in one transaction: others cannot write meanwhile.
 	MaxImport = 10_000
@@ -64,18 +65,16 @@ func (k *Keystore) importBatch(ctx context.Context, c Caller, specs []ImportSpec
 		if err := remembered(tx, by, idempotencyKey); err != nil {
 			return err
 		}
+		tx = sameNamespaces{tx, make(map[string]*Namespace)}
 		last := ""
-		for _, s := range specs {
-			id, err := k.importOne(tx, by, s)
-			var no *Error
-			switch {
-			case errors.As(err, &no):
-				refused = append(refused, ImportRefusal{Line: s.Line, Code: no.Code, Detail: no.Error()})
-			case err != nil:
+		for batch := range slices.Chunk(specs, importBatch) {
+			ids, no, err := k.importThese(tx, by, batch)
+			if err != nil {
 				return err
-			default:
-				imported++
-				last = id
+			}
+			refused = append(refused, no...)
+			if imported += len(ids); len(ids) > 0 {
+				last = ids[len(ids)-1]
 			}
 		}
 		if len(refused) > 0 && !partial {
@@ -89,33 +88,87 @@ func (k *Keystore) importBatch(ctx context.Context, c Caller, specs []ImportSpec
 	return imported, refused, err
 }
 
-func (k *Keystore) importOne(tx Tx, by authority, s ImportSpec) (id string, err error) {
+// importThese adds the keys of specs, and returns the ids of those that were and why the others were not.
+func (k *Keystore) importThese(tx Tx, by authority, specs []ImportSpec) (ids []string, refused []ImportRefusal, err error) {
+	refusals := make([]*Error, len(specs))
+	keys := make([]*Key, 0, len(specs))
+	at := make([]int, 0, len(specs)) // where in specs each of keys was
+	for i, s := range specs {
+		key, err := k.imported(tx, by, s)
+		switch {
+		case err == nil:
+			keys, at = append(keys, key), append(at, i)
+		case !errors.As(err, &refusals[i]):
+			return nil, nil, err
+		}
+	}
+	no, err := insertKeys(tx, by, "key.import", keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, key := range keys {
+		switch {
+		case no[i] == nil:
+			ids = append(ids, key.ID)
+		case errors.Is(no[i], ErrExists):
+			refusals[at[i]] = &Error{Kind: KindConflict, Code: "exists", Detail: "a key with the id in this token exists"}
+		default: // ErrSpent
+			refusals[at[i]] = &Error{Kind: KindConflict, Code: "already_used", Detail: "this credential is or was in use; a credential cannot come back"}
+		}
+	}
+	for i, no := range refusals {
+		if no != nil {
+			refused = append(refused, ImportRefusal{Line: specs[i].Line, Code: no.Code, Detail: no.Error()})
+		}
+	}
+	return ids, refused, nil
+}
+
+// sameNamespaces reads each namespace once: an import names the same few again and again.
+type sameNamespaces struct {
+	Tx
+	found map[string]*Namespace
+}
+
+func (tx sameNamespaces) Namespace(id string) (*Namespace, error) {
+	if ns := tx.found[id]; ns != nil {
+		return ns, nil
+	}
+	ns, err := tx.Tx.Namespace(id)
+	if err == nil {
+		tx.found[id] = ns
+	}
+	return ns, err
+}
+
+// imported makes the key of a line.
+func (k *Keystore) imported(tx Tx, by authority, s ImportSpec) (*Key, error) {
 	if s.Err != nil {
-		return "", s.Err
+		return nil, s.Err
 	}
 	secret := Secret{Digest: s.Digest, CreatedAt: tx.Now(), Imported: true}
 	id, prefix := NewID(), k.settings.Load().TokenPrefixes[0]
 	switch {
 	case s.Token != "" && !s.Digest.IsZero():
-		return "", badCredential("give either token or sha256")
+		return nil, badCredential("give either token or sha256")
 	case s.Token != "":
 		ours, err := k.importable(s.Token)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		secret.Digest = DigestOf(s.Token)
 		if ours.text != "" {
 			id, prefix, secret.Imported = ours.ID(), ours.Prefix(), false
 		}
 	case s.Digest.IsZero():
-		return "", badCredential("needs token or sha256")
+		return nil, badCredential("needs token or sha256")
 	}
 	key, err := s.key(tx, by, id, prefix)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	key.Secrets = []Secret{secret}
-	return key.ID, spentOr(insertKey(tx, by, "key.import", key))
+	return key, nil
 }
 
 // importable checks a credential that is to go on working. One with a prefix of ours is returned as a Token: it must bear the

@@ -2,7 +2,6 @@ package keystore
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -40,7 +39,11 @@ func (k *Keystore) MintKey(ctx context.Context, c Caller, spec KeySpec, idempote
 		}
 		token = k.tokenKey.Load().Generate(key.Prefix, key.ID)
 		key.Secrets = []Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
-		if err := insertKey(tx, by, "key.mint", key); err != nil {
+		refused, err := insertKeys(tx, by, "key.mint", []*Key{key})
+		if err == nil {
+			err = refused[0] // nobody has had this id or token before
+		}
+		if err != nil {
 			return err
 		}
 		return remember(tx, by, idempotencyKey, key.ID)
@@ -51,11 +54,18 @@ func (k *Keystore) MintKey(ctx context.Context, c Caller, spec KeySpec, idempote
 	return key, token, nil
 }
 
-func insertKey(tx Tx, by authority, action string, key *Key) error {
-	if err := tx.InsertKey(key); err != nil {
-		return err
+// insertKeys adds keys, but for those that the store refuses: see [Tx].
+func insertKeys(tx Tx, by authority, action string, keys []*Key) (refused map[int]error, err error) {
+	if refused, err = tx.InsertKeys(keys); err != nil {
+		return nil, err
 	}
-	return audit(tx, by, action, key.ID, key.touches(), nil, key)
+	made := make([]audited, 0, len(keys))
+	for i, key := range keys {
+		if refused[i] == nil {
+			made = append(made, audited{key.ID, key.touches(), nil, key})
+		}
+	}
+	return refused, auditAll(tx, by, action, made)
 }
 
 // touches lists the namespaces a key has to do with.
@@ -494,17 +504,4 @@ func (k *Keystore) DeleteKey(ctx context.Context, c Caller, id string, o ChangeO
 		return audit(tx, by, "key.delete", id, key.touches(), key, nil)
 	})
 	return key, p, err
-}
-
-var errSpent = &Error{Kind: KindConflict, Code: "already_used", Detail: "this credential is or was in use; a credential cannot come back"}
-
-// spentOr turns the store's answer about a digest into a refusal.
-func spentOr(err error) error {
-	switch {
-	case errors.Is(err, ErrSpent):
-		return errSpent
-	case errors.Is(err, ErrExists):
-		return &Error{Kind: KindConflict, Code: "exists", Detail: "a key with the id in this token exists"}
-	}
-	return err
 }

@@ -13,13 +13,13 @@ var (
 	atOnce = time.Unix(0, 0).UTC()
 )
 
-// ends returns what the log says last of each digest, after checking that it is gapless and in order.
-func ends(t *testing.T, db keystore.Database, after keystore.Revision) (last map[keystore.Digest]time.Time, policy bool) {
+// ends returns what the log says last of each digest and which other kinds of changes it has, after checking that it is gapless and in order.
+func ends(t *testing.T, db keystore.Database, after keystore.Revision) (last map[keystore.Digest]time.Time, others map[keystore.ChangeKind]bool) {
 	t.Helper()
 	upTo := head(t, db)
 	changes, err := db.Changes(ctx, after, upTo)
 	must(t, err)
-	last = map[keystore.Digest]time.Time{}
+	last, others = map[keystore.Digest]time.Time{}, map[keystore.ChangeKind]bool{}
 	r := after
 	for _, c := range changes {
 		if c.Revision != r && c.Revision != r+1 {
@@ -31,8 +31,8 @@ func ends(t *testing.T, db keystore.Database, after keystore.Revision) (last map
 			if !c.Digest.IsZero() {
 				last[c.Digest] = c.Ends
 			}
-		case keystore.ChangePolicy:
-			policy = true
+		case keystore.ChangePolicy, keystore.ChangeNew:
+			others[c.Kind] = true
 		default:
 			t.Fatalf("kind %q", c.Kind)
 		}
@@ -40,7 +40,7 @@ func ends(t *testing.T, db keystore.Database, after keystore.Revision) (last map
 	if r != upTo {
 		t.Fatalf("the log ends at %d, the head is %d", r, upTo)
 	}
-	return last, policy
+	return last, others
 }
 
 func wantEnds(t *testing.T, got, want map[keystore.Digest]time.Time) {
@@ -68,7 +68,10 @@ func testChanges(t *testing.T, s Store) {
 	}
 	db := ready(t, s)
 	other := s.Open(t)
-	var after keystore.Revision
+	after := head(t, db)
+	if at := insert(t, db, &keystore.Key{ID: "none", Namespace: "default", CreatedAt: start, Version: 1}); at != after {
+		t.Fatalf("a key that nothing opens took the head from %d to %d", after, at)
+	}
 	type want = map[keystore.Digest]time.Time
 	for _, step := range []struct {
 		name   string
@@ -76,11 +79,8 @@ func testChanges(t *testing.T, s Store) {
 		want   want
 		policy bool
 	}{
-		{"mint", func(tx keystore.Tx) error { return tx.InsertKey(k) }, want{digest("new"): never, digest("old"): in(1)}, false},
-		{"mint with expiry", func(tx keystore.Tx) error { return tx.InsertKey(m) }, want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
-		{"mint without secret", func(tx keystore.Tx) error {
-			return tx.InsertKey(&keystore.Key{ID: "none", Namespace: "default", CreatedAt: start, Version: 1})
-		}, want{}, false},
+		{"mint", func(tx keystore.Tx) error { return insertKey(tx, k) }, want{digest("new"): never, digest("old"): in(1)}, false},
+		{"mint with expiry", func(tx keystore.Tx) error { return insertKey(tx, m) }, want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
 		{"edit", change("k", func(k *keystore.Key) { k.Name = "edited" }), want{digest("new"): never, digest("old"): in(1)}, false},
 		{"edit with expiry", change("m", func(k *keystore.Key) { k.Grants = nil }), want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
 		{"inactivate", change("k", func(k *keystore.Key) { k.Active = false }), want{digest("new"): atOnce, digest("old"): atOnce}, false},
@@ -109,10 +109,10 @@ func testChanges(t *testing.T, s Store) {
 			t.Fatalf("%s: the head went from %d to %d", step.name, after, at)
 		}
 		t.Run(step.name, func(t *testing.T) {
-			got, policy := ends(t, other, after)
+			got, others := ends(t, other, after)
 			wantEnds(t, got, step.want)
-			if policy != step.policy {
-				t.Fatalf("policy changed: %v", policy)
+			if others[keystore.ChangePolicy] != step.policy || others[keystore.ChangeNew] {
+				t.Fatalf("also changed: %v", others)
 			}
 		})
 	}
@@ -172,11 +172,11 @@ func testByHand(t *testing.T, s Store) {
 	} {
 		after := head(t, db)
 		must(t, s.Exec(step.statement))
-		got, policy := ends(t, db, after)
+		got, others := ends(t, db, after)
 		t.Run(step.statement, func(t *testing.T) {
 			wantEnds(t, got, step.want)
-			if policy != step.policy {
-				t.Fatalf("policy changed: %v", policy)
+			if others[keystore.ChangePolicy] != step.policy || others[keystore.ChangeNew] {
+				t.Fatalf("also changed: %v", others)
 			}
 			if moved := head(t, db) - after; moved > step.rows || step.rows > 0 && moved < 1 {
 				t.Fatalf("the head went from %d to %d", after, after+moved)
@@ -187,7 +187,7 @@ func testByHand(t *testing.T, s Store) {
 		t.Fatal("a key deleted by hand is found")
 	}
 	update(t, db, func(tx keystore.Tx) error {
-		wantErr(t, tx.InsertKey(plain("a")), keystore.ErrSpent)
+		wantErr(t, insertKey(tx, plain("a")), keystore.ErrSpent)
 		return nil
 	})
 }

@@ -30,6 +30,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Deployment", testDeployment},
 		{"TokenKey", func(t *testing.T, _ Store) { testTokenKey(t, newStore) }},
 		{"Key", testKey},
+		{"InsertKeys", testInsertKeys},
 		{"Missing", testMissing},
 		{"Spent", testSpent},
 		{"Kept", testKept},
@@ -101,13 +102,21 @@ func update(t *testing.T, db keystore.Database, change func(keystore.Tx) error) 
 func insert(t *testing.T, db keystore.Database, keys ...*keystore.Key) keystore.Revision {
 	t.Helper()
 	return update(t, db, func(tx keystore.Tx) error {
-		for _, k := range keys {
-			if err := tx.InsertKey(k); err != nil {
-				return fmt.Errorf("inserting %s: %w", k.ID, err)
-			}
+		refused, err := tx.InsertKeys(keys)
+		if len(refused) > 0 {
+			return fmt.Errorf("inserting %d keys: %v", len(keys), refused)
 		}
-		return nil
+		return err
 	})
+}
+
+// insertKey inserts one, and returns why it was refused.
+func insertKey(tx keystore.Tx, k *keystore.Key) error {
+	refused, err := tx.InsertKeys([]*keystore.Key{k})
+	if err != nil {
+		return err
+	}
+	return refused[0]
 }
 
 // edit changes a key through the transaction.

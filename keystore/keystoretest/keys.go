@@ -92,7 +92,7 @@ func testMissing(t *testing.T, s Store) {
 		wantErr(t, tx.DeleteKey("nobody"), keystore.ErrNotFound)
 		k := plain("k")
 		k.Secrets = nil
-		wantErr(t, tx.InsertKey(k), keystore.ErrExists)
+		wantErr(t, insertKey(tx, k), keystore.ErrExists)
 		_, err = tx.Namespace("nobody")
 		wantErr(t, err, keystore.ErrNotFound)
 		wantErr(t, tx.UpdateNamespace(&keystore.Namespace{ID: "nobody"}), keystore.ErrNotFound)
@@ -121,14 +121,14 @@ func testSpent(t *testing.T, s Store) {
 		update(t, db, func(tx keystore.Tx) error {
 			fresh := plain("fresh")
 			fresh.Secrets = []keystore.Secret{secret("fresh"), secret(name)}
-			wantErr(t, tx.InsertKey(fresh), keystore.ErrSpent)
+			wantErr(t, insertKey(tx, fresh), keystore.ErrSpent)
 			return nil
 		})
 	}
 	update(t, db, func(tx keystore.Tx) error {
 		twice := plain("fresh")
 		twice.Secrets = []keystore.Secret{secret("fresh"), secret("fresh")}
-		wantErr(t, tx.InsertKey(twice), keystore.ErrSpent)
+		wantErr(t, insertKey(tx, twice), keystore.ErrSpent)
 		for _, name := range []string{"dropped", "gone"} {
 			k, err := tx.Key("a")
 			must(t, err)
@@ -213,7 +213,7 @@ func testLastUse(t *testing.T, s Store) {
 		must(t, tx.DeleteKey("b"))
 		k := plain("b")
 		k.Secrets = nil
-		return tx.InsertKey(k)
+		return insertKey(tx, k)
 	})
 	if !used("b").IsZero() {
 		t.Fatal("a last use outlived its key")

@@ -1,6 +1,7 @@
 package keystoretest
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -86,7 +87,7 @@ func testAudit(t *testing.T, s Store) {
 		{Seq: 3, At: start, Namespaces: []string{}, Hash: digest("3")}, // empty is not nil: the hash was made of it
 	}
 	for i := range rows {
-		update(t, []keystore.Database{db, other}[i%2], func(tx keystore.Tx) error { return tx.AppendAudit(&rows[i]) })
+		update(t, []keystore.Database{db, other}[i%2], func(tx keystore.Tx) error { return tx.AppendAudit([]*keystore.AuditRow{&rows[i]}) })
 		update(t, db, func(tx keystore.Tx) error {
 			last, err := tx.LastAudit()
 			must(t, err)
@@ -97,11 +98,31 @@ func testAudit(t *testing.T, s Store) {
 		})
 	}
 	for _, seq := range []int64{0, 3, 5} {
-		_, err := db.Update(ctx, func(tx keystore.Tx) error { return tx.AppendAudit(&keystore.AuditRow{Seq: seq, At: start}) })
+		_, err := db.Update(ctx, func(tx keystore.Tx) error { return tx.AppendAudit([]*keystore.AuditRow{{Seq: seq, At: start}}) })
 		if err == nil {
 			t.Fatalf("row %d after row 3", seq)
 		}
 	}
+	var many []*keystore.AuditRow
+	for seq := range int64(300) {
+		many = append(many, &keystore.AuditRow{Seq: 4 + seq, At: start, Action: fmt.Sprint("many ", seq), Namespaces: []string{"a"}, Hash: digest(fmt.Sprint(seq))})
+	}
+	for _, wrong := range [][]*keystore.AuditRow{many[1:], append(many[:2:2], many[3:]...), append(many[:20:20], many[19])} {
+		if _, err := db.Update(ctx, func(tx keystore.Tx) error { return tx.AppendAudit(wrong) }); err == nil {
+			t.Fatal("rows that do not follow each other were added")
+		}
+	}
+	for _, part := range [][]*keystore.AuditRow{nil, many[:2], many[2:]} {
+		update(t, db, func(tx keystore.Tx) error { return tx.AppendAudit(part) })
+	}
+	update(t, db, func(tx keystore.Tx) error {
+		last, err := tx.LastAudit()
+		must(t, err)
+		if want := many[len(many)-1]; !reflect.DeepEqual(last, want) {
+			t.Fatalf("row %+v, want %+v", last, want)
+		}
+		return nil
+	})
 	for _, statement := range []string{"UPDATE audit SET actor = 'nobody' WHERE seq = 1", "DELETE FROM audit WHERE seq = 3"} {
 		if s.Exec(statement) == nil {
 			t.Fatalf("%s: went through", statement)

@@ -17,10 +17,10 @@ func testRollback(t *testing.T, s Store) {
 	db := ready(t, s)
 	at := insert(t, db, plain("k"))
 	write := func(tx keystore.Tx) {
-		must(t, tx.InsertKey(plain("new")))
+		must(t, insertKey(tx, plain("new")))
 		must(t, tx.DeleteKey("k"))
 		must(t, tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}))
-		must(t, tx.AppendAudit(&keystore.AuditRow{Seq: 1, At: start}))
+		must(t, tx.AppendAudit([]*keystore.AuditRow{{Seq: 1, At: start}}))
 		must(t, tx.Remember("caller", "key", "made", start))
 	}
 	refusal := errors.New("no")
@@ -103,7 +103,7 @@ func testWaiting(t *testing.T, s Store) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			_, err := db.Update(ctx, func(tx keystore.Tx) error {
-				must(t, tx.InsertKey(plain("slow "+name)))
+				must(t, insertKey(tx, plain("slow "+name)))
 				close(inside)
 				<-leave
 				return nil
@@ -181,9 +181,9 @@ func testCancelled(t *testing.T, s Store) {
 	middle, cancel := context.WithCancel(ctx)
 	defer cancel()
 	_, err := db.Update(middle, func(tx keystore.Tx) error {
-		must(t, tx.InsertKey(plain("half")))
+		must(t, insertKey(tx, plain("half")))
 		cancel()
-		_ = tx.InsertKey(plain("other half"))
+		_ = insertKey(tx, plain("other half"))
 		return nil
 	})
 	wantErr(t, err, context.Canceled)
@@ -211,7 +211,7 @@ func testLinearizable(t *testing.T, s Store) {
 		wg.Go(func() {
 			for i := range each {
 				n := w*each + i
-				r, err := handles[w].Update(ctx, func(tx keystore.Tx) error { return tx.InsertKey(plain(fmt.Sprint(n))) })
+				r, err := handles[w].Update(ctx, func(tx keystore.Tx) error { return insertKey(tx, plain(fmt.Sprint(n))) })
 				if err != nil {
 					t.Error(err)
 					return

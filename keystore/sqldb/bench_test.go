@@ -54,18 +54,30 @@ func fill(tb testing.TB, n int) *DB {
 	}
 	for from := 0; from < n; from += 10_000 {
 		_, err := d.Update(ctx, func(tx keystore.Tx) error {
+			var keys []*keystore.Key
 			for i := from; i < min(n, from+10_000); i++ {
-				if err := tx.InsertKey(benchKey(i, tx.Now())); err != nil {
-					return err
-				}
+				keys = append(keys, benchKey(i, tx.Now()))
 			}
-			return nil
+			refused, err := tx.InsertKeys(keys)
+			if len(refused) > 0 {
+				tb.Error("refused: ", refused)
+			}
+			return err
 		})
 		if err != nil {
 			tb.Fatal(err)
 		}
 	}
 	return d
+}
+
+// insertKey inserts one, and returns why it was refused.
+func insertKey(tx keystore.Tx, k *keystore.Key) error {
+	refused, err := tx.InsertKeys([]*keystore.Key{k})
+	if err != nil {
+		return err
+	}
+	return refused[0]
 }
 
 // BenchmarkKeys measures at a hundred thousand keys, with APIKEYS_BENCH_KEYS at more.
@@ -141,7 +153,7 @@ func BenchmarkKeys(b *testing.B) {
 	next := n
 	b.Run("Update/insert", func(b *testing.B) {
 		for b.Loop() {
-			_, err := d.Update(ctx, func(tx keystore.Tx) error { next++; return tx.InsertKey(benchKey(next, tx.Now())) })
+			_, err := d.Update(ctx, func(tx keystore.Tx) error { next++; return insertKey(tx, benchKey(next, tx.Now())) })
 			if err != nil {
 				b.Fatal(err)
 			}

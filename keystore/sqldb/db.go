@@ -33,14 +33,19 @@ type dialect struct {
 	prepares      bool   // statements that come again and again have to be prepared by hand
 	contains      string // condition, with a place for an expression: that it contains a text, whatever the ASCII case
 	hasRole       string // condition on keys k
+	among         string // the end of a condition: is one of the texts in a JSON array
+	amongHex      string // the same for bytes, which the array has in hexadecimal
+	addMany       string // statement: what is added to secrets until addedMany is one change; empty: the database sees for itself that it is many
+	addedMany     string // statement
 	recordUse     string // statement: takes last uses as a JSON object, id to microseconds
 
-	bind        func(query string) string // gives the places for arguments, each a ?, the form that the database knows
-	text        func(string) string       // what is stored of a text, and compared
-	isBusy      func(error) bool          // of a write: it did not begin, try again
-	isLost      func(error) bool          // the connection had been cut, another one may be good
-	commitError func(error) error         // of a COMMIT: says so if the change may have been made
-	explain     func(error) error         // adds what to do
+	copyRows    func(ctx context.Context, driverConn any, table string, columns []string, rows [][]any) error // adds many rows at once; nil: there is no such way
+	bind        func(query string) string                                                                     // gives the places for arguments, each a ?, the form that the database knows
+	text        func(string) string                                                                           // what is stored of a text, and compared
+	isBusy      func(error) bool                                                                              // of a write: it did not begin, try again
+	isLost      func(error) bool                                                                              // the connection had been cut, another one may be good
+	commitError func(error) error                                                                             // of a COMMIT: says so if the change may have been made
+	explain     func(error) error                                                                             // adds what to do
 }
 
 // DB is a [keystore.Database].
@@ -77,8 +82,8 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 		return err
 	}
 	// Whether this process may write is better known now than at the first change.
-	err := d.write(ctx, func(tx *sql.Tx, _ time.Time) error {
-		_, err := tx.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ''")
+	err := d.write(ctx, func(t *tx) error {
+		_, err := t.sql.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ''")
 		return err
 	})
 	if err != nil {
@@ -191,49 +196,51 @@ func (d *DB) texts(args []any) []any {
 	return args
 }
 
-// write runs f, with the database's time, in a transaction that is the only one to write.
-func (d *DB) write(ctx context.Context, f func(*sql.Tx, time.Time) error) error {
-	var tx *sql.Tx
-	var now time.Time
+// write runs f in a transaction that is the only one to write.
+func (d *DB) write(ctx context.Context, f func(*tx) error) error {
+	var t *tx
 	err := d.retryBusy(ctx, func() (err error) {
-		tx, now, err = d.beginWrite(ctx)
+		t, err = d.beginWrite(ctx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() // after a commit this does nothing
-	if err := f(tx, now); err != nil {
+	defer t.close()
+	if err := f(t); err != nil {
 		return err
 	}
-	if err := tx.Commit(); err != nil {
+	if err := t.sql.Commit(); err != nil {
 		return d.commitError(err)
 	}
 	return nil
 }
 
-func (d *DB) beginWrite(ctx context.Context) (tx *sql.Tx, now time.Time, err error) {
-	tx, err = d.writer.BeginTx(ctx, nil)
+func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
+	conn, err := d.writer.Conn(ctx)
 	if err != nil {
-		return nil, now, err
+		return nil, err
+	}
+	t := &tx{db: d, ctx: ctx, conn: conn, now: time.Now().UTC().Truncate(time.Microsecond), stmts: map[string]*sql.Stmt{}}
+	if t.sql, err = conn.BeginTx(ctx, nil); err != nil {
+		conn.Close()
+		return nil, err
 	}
 	if d.begin == "" {
-		return tx, time.Now().UTC().Truncate(time.Microsecond), nil
+		return t, nil
 	}
-	if err := tx.QueryRowContext(ctx, d.begin).Scan(timeTo{&now}); err != nil {
-		_ = tx.Rollback() // the error that counts is the one before
-		return nil, now, err
+	if err := t.sql.QueryRowContext(ctx, d.begin).Scan(timeTo{&t.now}); err != nil {
+		t.close()
+		return nil, err
 	}
-	return tx, now, nil
+	return t, nil
 }
 
 // Update implements [keystore.Database].
 func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
 	var head keystore.Revision
 	var refused error
-	err := d.write(ctx, func(sqltx *sql.Tx, now time.Time) error {
-		t := d.newTx(ctx, sqltx, now)
-		defer t.close()
+	err := d.write(ctx, func(t *tx) error {
 		if refused = change(t); refused == nil {
 			// One that went on after the database failed must not commit: it may have rolled back already.
 			refused = t.failed

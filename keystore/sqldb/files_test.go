@@ -203,8 +203,8 @@ func TestFull(t *testing.T) {
 	insert := func() error {
 		_, err := d.Update(ctx, func(tx keystore.Tx) error {
 			// A caller that takes no notice must not commit a half.
-			_ = tx.InsertKey(benchKey(n, tx.Now()))
-			_ = tx.InsertKey(benchKey(n+1, tx.Now()))
+			_ = insertKey(tx, benchKey(n, tx.Now()))
+			_ = insertKey(tx, benchKey(n+1, tx.Now()))
 			return tx.Remember("caller", fmt.Sprint(n), strings.Repeat("x", 2000), tx.Now().AddDate(-1, 0, 0))
 		})
 		return err
@@ -249,7 +249,7 @@ func TestChangeLogStaysBounded(t *testing.T) {
 	d := fill(t, 1)
 	d.keep = 10
 	for n := range 20 {
-		if _, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.InsertKey(benchKey(n+1, tx.Now())) }); err != nil {
+		if _, err := d.Update(ctx, func(tx keystore.Tx) error { return insertKey(tx, benchKey(n+1, tx.Now())) }); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 )
 
@@ -34,10 +36,14 @@ var postgresDialect = dialect{
 	begin:       fmt.Sprintf("SELECT begin_change('%d', '%d')", lockWait.Milliseconds(), maxIdle.Milliseconds()),
 	contains:    `strpos(lower(%s COLLATE "C"), lower(CAST(? AS text) COLLATE "C")) > 0`, // "C" knows ASCII only, as it should
 	hasRole:     "EXISTS (SELECT 1 FROM json_array_elements(k.grants) g, json_array_elements_text(g.value -> 'roles') r WHERE r.value = ?)",
+	// As arrays, so that the index is used whatever PostgreSQL takes the length of the list for.
+	among:    "= ANY (ARRAY(SELECT json_array_elements_text(CAST(? AS json))))",
+	amongHex: "= ANY (ARRAY(SELECT decode(value, 'hex') FROM json_array_elements_text(CAST(? AS json))))",
 	// The keys are locked so that none is deleted meanwhile and leaves its last use behind.
 	recordUse: `INSERT INTO last_uses (key_id, used_at)
 		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u JOIN keys k ON k.id = u.key ORDER BY k.id FOR KEY SHARE OF k
 		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at`,
+	copyRows:    copyRows,
 	bind:        bindNumbered,
 	text:        storable,
 	isBusy:      connectionLost, // for the lock it waits by itself
@@ -96,6 +102,16 @@ func checkPostgres(ctx context.Context, d *DB) error {
 		return fmt.Errorf("the database has the encoding %s: make one with ENCODING 'UTF8'", encoding)
 	}
 	return nil
+}
+
+// copyRows adds rows by COPY, which is faster by far than as many statements, and one to the triggers. It is called with the connection's
+// lock held, so that the transaction, should its context end, is not rolled back before.
+func copyRows(ctx context.Context, driverConn any, table string, columns []string, rows [][]any) error {
+	if ctx.Err() != nil { // it may have been rolled back
+		return ctx.Err()
+	}
+	_, err := driverConn.(*stdlib.Conn).Conn().CopyFrom(ctx, pgx.Identifier{table}, columns, pgx.CopyFromRows(rows))
+	return err
 }
 
 // bindNumbered makes $1, $2, … of the question marks. No query has one for another reason.

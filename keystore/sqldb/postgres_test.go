@@ -23,7 +23,7 @@ var server = sync.OnceValues(postgrestest.Start)
 
 var serverStarted bool
 
-func postgresServer(t *testing.T) *postgrestest.Server {
+func postgresServer(t testing.TB) *postgrestest.Server {
 	t.Helper()
 	s, err := server()
 	if err != nil {

@@ -53,7 +53,7 @@ func child(path string) error {
 		_, err := d.Update(ctx, func(tx keystore.Tx) error {
 			k := benchKey(0, tx.Now())
 			k.ID, k.Secrets[0].Digest = id, keystore.DigestOf(id)
-			return tx.InsertKey(k)
+			return insertKey(tx, k)
 		})
 		if err != nil {
 			return err

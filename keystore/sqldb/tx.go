@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -15,20 +14,20 @@ import (
 type tx struct {
 	db     *DB
 	ctx    context.Context
+	conn   *sql.Conn // that sql runs on
 	sql    *sql.Tx
 	now    time.Time
 	stmts  map[string]*sql.Stmt // of a database that does not keep them itself: an import runs the same few thousands of times
 	failed error                // of the database: nothing may be committed any more
 }
 
-func (d *DB) newTx(ctx context.Context, t *sql.Tx, now time.Time) *tx {
-	return &tx{db: d, ctx: ctx, sql: t, now: now, stmts: map[string]*sql.Stmt{}}
-}
-
+// close rolls back what has not been committed.
 func (t *tx) close() {
 	for _, s := range t.stmts {
 		s.Close()
 	}
+	_ = t.sql.Rollback() // after a commit this does nothing, and the error that counts is the one before
+	t.conn.Close()
 }
 
 // A statement is an sql.Stmt, or just its text.
@@ -146,83 +145,6 @@ func (t *tx) Key(id string) (*keystore.Key, error) {
 	return one(keys, nil)
 }
 
-func (t *tx) InsertKey(k *keystore.Key) error {
-	var exists bool
-	if err := t.row("SELECT EXISTS (SELECT 1 FROM keys WHERE id = ?)", k.ID).Scan(&exists); err != nil {
-		return err
-	}
-	if exists {
-		return keystore.ErrExists
-	}
-	if err := t.unspent(k.Secrets, nil); err != nil {
-		return err
-	}
-	values, err := keyValues(k)
-	if err != nil {
-		return err
-	}
-	_, err = t.exec(`INSERT INTO keys (prefix, name, namespace, grants, owner, created_by, active, created_at, expires_at,
-		revoked_at, revoked_by, revoke_reason, allowed_ips, metadata, version, id)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
-	if err != nil {
-		return err
-	}
-	return t.insertSecrets(k, nil)
-}
-
-func keyValues(k *keystore.Key) ([]any, error) {
-	grants, err := fromGrants(k.Grants)
-	if err != nil {
-		return nil, err
-	}
-	allowed, err := fromPrefixes(k.AllowedIPs)
-	if err != nil {
-		return nil, err
-	}
-	metadata, err := fromMap(k.Metadata)
-	if err != nil {
-		return nil, err
-	}
-	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, k.CreatedBy, fromBool(k.Active), k.CreatedAt.UnixMicro(),
-		fromTime(k.ExpiresAt), fromTime(k.RevokedAt), k.RevokedBy, k.RevokeReason, allowed, metadata, k.Version, k.ID}, nil
-}
-
-// unspent reports ErrSpent when a secret that is not among the present ones has ever been stored, or comes twice.
-func (t *tx) unspent(secrets []keystore.Secret, present map[keystore.Digest]keystore.Secret) error {
-	twice := make(map[keystore.Digest]bool, len(secrets))
-	for _, s := range secrets {
-		if twice[s.Digest] {
-			return keystore.ErrSpent
-		}
-		twice[s.Digest] = true
-		if _, ok := present[s.Digest]; ok {
-			continue
-		}
-		var spent bool
-		if err := t.row("SELECT EXISTS (SELECT 1 FROM secrets WHERE digest = ?)", s.Digest[:]).Scan(&spent); err != nil {
-			return err
-		}
-		if spent {
-			return keystore.ErrSpent
-		}
-	}
-	return nil
-}
-
-func (t *tx) insertSecrets(k *keystore.Key, present map[keystore.Digest]keystore.Secret) error {
-	for _, s := range k.Secrets {
-		if _, ok := present[s.Digest]; ok {
-			continue
-		}
-		_, err := t.exec("INSERT INTO secrets (digest, key_id, created_at, ends_at, imported) VALUES (?, ?, ?, ?, ?)",
-			s.Digest[:], k.ID, s.CreatedAt.UnixMicro(), fromTime(s.ExpiresAt), fromBool(s.Imported))
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // UpdateKey changes the secrets first, so that what the change log says last of each was judged by the key's new row.
 func (t *tx) UpdateKey(k *keystore.Key) error {
 	old, err := t.Key(k.ID)
@@ -233,17 +155,29 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 	for _, s := range old.Secrets {
 		present[s.Digest] = s
 	}
-	if err := t.unspent(k.Secrets, present); err != nil {
+	spent, err := t.spent(k)
+	if err != nil {
 		return err
+	}
+	var fresh [][]any
+	for _, s := range k.Secrets {
+		if _, ok := present[s.Digest]; ok {
+			delete(spent, s.Digest)
+		} else {
+			fresh = append(fresh, secretValues(k, s))
+		}
+	}
+	if !spend(spent, k.Secrets) {
+		return keystore.ErrSpent
 	}
 	values, err := keyValues(k)
 	if err != nil {
 		return err
 	}
-	gone := present
-	if err := t.insertSecrets(k, present); err != nil {
+	if err := t.insertSecrets(fresh); err != nil {
 		return err
 	}
+	gone := present
 	for _, s := range k.Secrets {
 		was, ok := present[s.Digest]
 		delete(gone, s.Digest)
@@ -258,9 +192,7 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 			return err
 		}
 	}
-	return found(t.exec(`UPDATE keys SET prefix = ?, name = ?, namespace = ?, grants = ?, owner = ?, created_by = ?,
-		active = ?, created_at = ?, expires_at = ?, revoked_at = ?, revoked_by = ?, revoke_reason = ?, allowed_ips = ?,
-		metadata = ?, version = ? WHERE id = ?`, values...))
+	return found(t.exec(updateKey, values...))
 }
 
 // DeleteKey leaves it to a trigger to drop the secrets.
@@ -345,23 +277,6 @@ func (t *tx) LastAudit() (*keystore.AuditRow, error) {
 		return nil, err
 	}
 	return &a, json.Unmarshal([]byte(namespaces), &a.Namespaces)
-}
-
-func (t *tx) AppendAudit(a *keystore.AuditRow) error {
-	namespaces, err := fromJSON(a.Namespaces)
-	if err != nil {
-		return err
-	}
-	var last int64
-	if err := t.row("SELECT coalesce(max(seq), 0) FROM audit").Scan(&last); err != nil {
-		return err
-	}
-	if a.Seq != last+1 {
-		return fmt.Errorf("audit row %d does not follow row %d", a.Seq, last)
-	}
-	_, err = t.exec(`INSERT INTO audit (seq, at, actor, source, action, object, namespaces, before, after, hash)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, a.Seq, a.At.UnixMicro(), a.Actor, a.From, a.Action, a.Object, namespaces, a.Before, a.After, a.Hash[:])
-	return err
 }
 
 func (t *tx) Remembered(caller, key string, since time.Time) (made string, err error) {

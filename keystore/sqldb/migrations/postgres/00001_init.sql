@@ -26,7 +26,7 @@ CREATE TABLE deployment (
 CREATE TABLE change_log (
     rowid    BIGINT GENERATED ALWAYS AS IDENTITY, -- the order within a revision; SQLite's tables have a rowid by themselves
     revision BIGINT NOT NULL,
-    kind     TEXT   NOT NULL CHECK (kind IN ('key', 'policy', 'all')),
+    kind     TEXT   NOT NULL CHECK (kind IN ('key', 'new', 'policy', 'all')),
     key_id   TEXT   COLLATE "C",
     digest   BYTEA,
     ends     BIGINT -- when the secret stops opening anything: 0 now, NULL never
@@ -209,9 +209,7 @@ BEGIN
                     WHEN k.expires_at IS NULL OR s.ends_at < k.expires_at THEN s.ends_at
                     ELSE k.expires_at END
         FROM changed k LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0;
-    IF TG_OP <> 'INSERT' THEN
-        DELETE FROM granted WHERE key_id IN (SELECT id FROM changed);
-    END IF;
+    DELETE FROM granted WHERE key_id IN (SELECT id FROM changed);
     IF TG_OP = 'DELETE' THEN
         UPDATE secrets SET dropped = 1 WHERE key_id IN (SELECT id FROM changed) AND dropped = 0;
         DELETE FROM last_uses WHERE key_id IN (SELECT id FROM changed);
@@ -225,6 +223,21 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
+-- A new key opens nothing before it has secrets, which are logged when they are added; nobody has known those that were there before it to
+-- open anything.
+CREATE FUNCTION log_new_keys() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM secrets WHERE key_id = ANY (ARRAY(SELECT id FROM changed)) AND dropped = 0) THEN
+        INSERT INTO change_log (revision, kind) VALUES (next_revision(), 'new');
+    END IF;
+    INSERT INTO granted
+        SELECT DISTINCT k.id, g.value ->> 'namespace' FROM changed k, json_array_elements(k.grants) g
+        WHERE g.value ->> 'namespace' <> k.namespace;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
 CREATE FUNCTION log_secrets() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     taken bigint;
@@ -233,6 +246,11 @@ BEGIN
         RETURN NULL;
     END IF;
     taken := next_revision();
+    -- Many that are new are not named one by one: every node would have to read a log as long as the import.
+    IF TG_OP = 'INSERT' AND (SELECT count(*) FROM changed) > 100 THEN
+        INSERT INTO change_log (revision, kind) VALUES (taken, 'new');
+        RETURN NULL;
+    END IF;
     INSERT INTO change_log (revision, kind, key_id, digest, ends)
         SELECT taken, 'key', s.key_id, s.digest,
                CASE WHEN k.id IS NULL OR k.revoked_at IS NOT NULL OR k.active = 0 OR s.dropped = 1 THEN 0
@@ -254,7 +272,7 @@ END $$;
 -- +goose StatementEnd
 
 CREATE TRIGGER keys_lock   BEFORE INSERT OR UPDATE OR DELETE ON keys FOR EACH STATEMENT EXECUTE FUNCTION lock_head();
-CREATE TRIGGER keys_insert AFTER INSERT ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_keys();
+CREATE TRIGGER keys_insert AFTER INSERT ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_new_keys();
 CREATE TRIGGER keys_update AFTER UPDATE ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_keys();
 CREATE TRIGGER keys_delete AFTER DELETE ON keys REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_keys();
 CREATE TRIGGER keys_one_way BEFORE UPDATE ON keys FOR EACH ROW

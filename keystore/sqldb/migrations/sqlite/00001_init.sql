@@ -18,7 +18,7 @@ CREATE TABLE deployment (
 
 CREATE TABLE change_log (
     revision INTEGER NOT NULL,
-    kind     TEXT    NOT NULL CHECK (kind IN ('key', 'policy', 'all')),
+    kind     TEXT    NOT NULL CHECK (kind IN ('key', 'new', 'policy', 'all')),
     key_id   TEXT,
     digest   BLOB,
     ends     INTEGER -- when the secret stops opening anything: 0 now, NULL never
@@ -133,18 +133,34 @@ CREATE TABLE remembered (
 );
 CREATE INDEX remembered_at ON remembered (at);
 
+-- While a transaction has a row here, the secrets that it adds are not logged one by one: every node would have to read a log as long
+-- as the import. That they were is logged when the row is removed. No other transaction ever sees it.
+CREATE TABLE adding (
+    one INTEGER PRIMARY KEY CHECK (one = 1)
+);
+
+-- +goose StatementBegin
+CREATE TRIGGER adding_ends AFTER DELETE ON adding BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log (revision, kind) SELECT revision, 'new' FROM head;
+END;
+-- +goose StatementEnd
+
 -- +goose StatementBegin
 CREATE TRIGGER keys_insert AFTER INSERT ON keys BEGIN
-    UPDATE head SET revision = revision + 1;
-    INSERT INTO change_log
-        SELECT h.revision, 'key', NEW.id, s.digest,
-               CASE WHEN NEW.revoked_at IS NOT NULL OR NEW.active = 0 THEN 0
-                    WHEN NEW.expires_at IS NULL OR s.ends_at < NEW.expires_at THEN s.ends_at
-                    ELSE NEW.expires_at END
-        FROM head h LEFT JOIN secrets s ON s.key_id = NEW.id AND s.dropped = 0;
     INSERT INTO granted
         SELECT DISTINCT NEW.id, json_extract(g.value, '$.namespace') FROM json_each(NEW.grants) g
         WHERE json_extract(g.value, '$.namespace') <> NEW.namespace;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+-- A new key opens nothing before it has secrets, which are logged when they are added; nobody has known those that were there before it to
+-- open anything.
+CREATE TRIGGER keys_insert_after_secrets AFTER INSERT ON keys
+WHEN EXISTS (SELECT 1 FROM secrets WHERE key_id = NEW.id AND dropped = 0) BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log (revision, kind) SELECT revision, 'new' FROM head;
 END;
 -- +goose StatementEnd
 
@@ -190,7 +206,8 @@ END;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
-CREATE TRIGGER secrets_insert AFTER INSERT ON secrets BEGIN
+CREATE TRIGGER secrets_insert AFTER INSERT ON secrets
+WHEN NOT EXISTS (SELECT 1 FROM adding) BEGIN
     UPDATE head SET revision = revision + 1;
     INSERT INTO change_log
         SELECT h.revision, 'key', NEW.key_id, NEW.digest,

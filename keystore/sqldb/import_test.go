@@ -1,0 +1,229 @@
+//go:build unix
+
+package sqldb
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// counted counts what a node asks its database for.
+type counted struct {
+	keystore.Database
+	loads, changes atomic.Int64
+}
+
+func (c *counted) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Revision, error) {
+	c.loads.Add(1)
+	return c.Database.KeyByDigest(ctx, d)
+}
+
+func (c *counted) Changes(ctx context.Context, after, upTo keystore.Revision) ([]keystore.Change, error) {
+	list, err := c.Database.Changes(ctx, after, upTo)
+	c.changes.Add(int64(len(list)))
+	return list, err
+}
+
+type unobserved struct{}
+
+func (unobserved) LookedUp(keystore.Tier, time.Duration) {}
+func (unobserved) Propagated(time.Duration)              {}
+
+// eachDatabase runs f for each kind, with a function that starts one more node on the same one.
+func eachDatabase[T testing.TB](t T, run func(name string, f func(T)) bool, f func(t T, node func() (*keystore.Keystore, *counted))) {
+	ctx := context.Background()
+	for name, empty := range map[string]func(t T) (open func() (*DB, error)){
+		"SQLite": func(t T) func() (*DB, error) {
+			path := filepath.Join(t.TempDir(), "keys.db")
+			return func() (*DB, error) { return OpenSQLite(ctx, path) }
+		},
+		"PostgreSQL": func(t T) func() (*DB, error) {
+			s := postgresServer(t)
+			url := s.URL(s.Schema(t))
+			return func() (*DB, error) { return OpenPostgres(ctx, url) }
+		},
+	} {
+		run(name, func(t T) {
+			open := empty(t)
+			f(t, func() (*keystore.Keystore, *counted) {
+				t.Helper()
+				d, err := open()
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := &counted{Database: d}
+				k, err := keystore.Open(ctx, c, nil, keystore.Settings{}, unobserved{}, slog.New(slog.DiscardHandler))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { k.Close() })
+				return k, c
+			})
+		})
+	}
+}
+
+var importer = keystore.Root("test")
+
+// legacy makes n keys to be imported.
+func legacy(kind string, n int) (specs []keystore.ImportSpec) {
+	for i := range n {
+		specs = append(specs, keystore.ImportSpec{Line: i + 1, Token: fmt.Sprintf("legacy-%s-%032d", kind, i), KeySpec: keystore.KeySpec{
+			Name: fmt.Sprint("key number ", i), Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}})
+	}
+	return specs
+}
+
+// TestImport: what one node imports opens on another at once, also what was known there to open nothing, and nothing that is known
+// to open something has to be read again.
+func TestImport(t *testing.T) {
+	ctx := context.Background()
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+		many := legacy("many", 20_000)
+		if strings.HasSuffix(t.Name(), "SQLite") { // which the race detector slows down
+			many = many[:3000]
+		}
+		a, _ := node()
+		b, asked := node()
+		bring := func(specs []keystore.ImportSpec, partial bool) {
+			t.Helper()
+			if n, refused, err := a.ImportKeys(ctx, importer, specs, partial, ""); n != len(specs) {
+				t.Fatal(n, refused, err)
+			}
+		}
+		want := func(token string, want keystore.Outcome) {
+			t.Helper()
+			a, err := b.Lookup(ctx, token, time.Now())
+			if err != nil || a.Outcome != want {
+				t.Fatalf("%s: %v, %v, want %v", token, a.Outcome, err, want)
+			}
+		}
+		warm := legacy("warm", 500)
+		bring(warm, false)
+		for _, s := range warm {
+			want(s.Token, keystore.OK)
+		}
+		loads, changes := asked.loads.Load(), asked.changes.Load()
+		bring(many, true)
+		for _, s := range warm {
+			want(s.Token, keystore.OK)
+		}
+		if more := asked.loads.Load() - loads; more > 0 {
+			t.Errorf("%d of %d cached records were read again", more, len(warm))
+		}
+		if more := asked.changes.Load() - changes; more > int64(len(many)/20) {
+			t.Errorf("%d changes were read for %d keys", more, len(many))
+		}
+		for i, s := range many {
+			if i%97 == 0 {
+				want(s.Token, keystore.OK)
+			}
+		}
+
+		late := legacy("late", 200)
+		for _, s := range late {
+			want(s.Token, keystore.Unknown)
+		}
+		bring(late, false)
+		for _, s := range late {
+			want(s.Token, keystore.OK)
+		}
+	})
+}
+
+// BenchmarkImport imports a hundred thousand keys, with APIKEYS_BENCH_KEYS more, in batches, while a second node follows.
+func BenchmarkImport(b *testing.B) {
+	eachDatabase(b, b.Run, func(b *testing.B, node func() (*keystore.Keystore, *counted)) {
+		k, _ := node()
+		node()
+		n := 0
+		for b.Loop() {
+			n++
+			specs := legacy(fmt.Sprint(n), benchKeys)
+			if done, refused, err := k.ImportKeys(context.Background(), importer, specs, true, ""); done != len(specs) {
+				b.Fatal(done, len(refused), err)
+			}
+		}
+		b.ReportMetric(float64(n*benchKeys)/b.Elapsed().Seconds(), "keys/s")
+	})
+}
+
+// TestBulkByHand: many rows that an operator adds in one statement are told of as well, whichever of a key and its secret comes first.
+func TestBulkByHand(t *testing.T) {
+	ctx := context.Background()
+	const numbers = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < %d) "
+	const keys = `INSERT INTO keys (id, prefix, name, namespace, grants, owner, created_by, active, created_at, revoked_by, revoke_reason, allowed_ips, metadata, version)
+		SELECT '%[1]d-' || n, '', '', 'default', '[{"namespace":"other"}]', 'root', 'root', 1, n, '', '', '[]', '{}', 1 FROM n`
+	for name, open := range map[string]func() (d *DB, exec func(string) error, digest string){
+		"SQLite": func() (*DB, func(string) error, string) {
+			s := newSQLite(t)
+			return s.Open(t).(*closeOnce).DB, s.Exec, "unhex(printf('%%032x%%032x', %d, n))"
+		},
+		"PostgreSQL": func() (*DB, func(string) error, string) {
+			s := newPostgresStore(t)
+			return s.Open(t).(*closeOnce).DB, s.Exec, "decode(lpad(to_hex(%d), 32, '0') || lpad(to_hex(n), 32, '0'), 'hex')"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, exec, digest := open()
+			if _, err := d.Deployment(ctx, nil); err != nil {
+				t.Fatal(err)
+			}
+			number := func(query string) (n int) {
+				t.Helper()
+				if err := d.readers.QueryRow(query).Scan(&n); err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+			for round, n := range []int{1, 50, 500} {
+				for _, keysFirst := range []bool{true, false} {
+					round := 2*round + map[bool]int{true: 1}[keysFirst]
+					first := fmt.Sprintf(numbers, n) + fmt.Sprintf(keys, round)
+					then := fmt.Sprintf(numbers, n) + fmt.Sprintf("INSERT INTO secrets (digest, key_id, created_at) SELECT "+digest+", '%[1]d-' || n, n FROM n", round)
+					if !keysFirst {
+						first, then = then, first
+					}
+					if err := exec(first); err != nil {
+						t.Fatal(err)
+					}
+					before := number("SELECT revision FROM head")
+					if err := exec(then); err != nil {
+						t.Fatal(err)
+					}
+					changes, err := d.Changes(ctx, keystore.Revision(before), keystore.Revision(number("SELECT revision FROM head")))
+					if err != nil {
+						t.Fatal(err)
+					}
+					told := map[keystore.Digest]bool{}
+					added := false
+					for _, c := range changes {
+						told[c.Digest] = true
+						added = added || c.Kind == keystore.ChangeNew
+					}
+					for i := range n {
+						var digest keystore.Digest
+						digest[15], digest[30], digest[31] = byte(round), byte((i+1)>>8), byte(i+1)
+						if !added && !told[digest] {
+							t.Fatalf("%d of each, keys first %v: secret %d is not in the log", n, keysFirst, i+1)
+						}
+						if k, _, err := d.KeyByDigest(ctx, digest); err != nil || k == nil || k.ID != fmt.Sprintf("%d-%d", round, i+1) {
+							t.Fatalf("secret %d opens %v, %v", i+1, k, err)
+						}
+					}
+					if noted := number("SELECT count(*) FROM granted WHERE key_id LIKE '" + fmt.Sprint(round) + "-%'"); noted != n {
+						t.Errorf("%d grants were noted of %d", noted, n)
+					}
+				}
+			}
+		})
+	}
+}

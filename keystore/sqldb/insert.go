@@ -1,0 +1,195 @@
+package sqldb
+
+import (
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const (
+	// fewRows are not worth a COPY.
+	fewRows = 10
+	// manySecrets that are added at once are one change of the log, which does not name them; the triggers of PostgreSQL know
+	// the number too.
+	manySecrets = 100
+)
+
+// keyColumnNames are in the order of keyValues.
+var (
+	keyColumnNames = []string{"prefix", "name", "namespace", "grants", "owner", "created_by", "active", "created_at", "expires_at",
+		"revoked_at", "revoked_by", "revoke_reason", "allowed_ips", "metadata", "version", "id"}
+	updateKey = "UPDATE keys SET " + strings.Join(keyColumnNames[:len(keyColumnNames)-1], " = ?, ") + " = ? WHERE id = ?"
+)
+
+func keyValues(k *keystore.Key) ([]any, error) {
+	grants, err := fromGrants(k.Grants)
+	if err != nil {
+		return nil, err
+	}
+	allowed, err := fromPrefixes(k.AllowedIPs)
+	if err != nil {
+		return nil, err
+	}
+	metadata, err := fromMap(k.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, k.CreatedBy, fromBool(k.Active), k.CreatedAt.UnixMicro(),
+		fromTime(k.ExpiresAt), fromTime(k.RevokedAt), k.RevokedBy, k.RevokeReason, allowed, metadata, k.Version, k.ID}, nil
+}
+
+func (t *tx) InsertKeys(keys []*keystore.Key) (refused map[int]error, err error) {
+	ids := make([]string, len(keys))
+	for i, k := range keys {
+		ids[i] = t.db.text(k.ID)
+	}
+	taken := make(map[string]bool, len(keys))
+	var id string
+	if err := t.each("SELECT id FROM keys WHERE id "+t.db.among, ids, &id, func() { taken[id] = true }); err != nil {
+		return nil, err
+	}
+	spent, err := t.spent(keys...)
+	if err != nil {
+		return nil, err
+	}
+	refused = make(map[int]error)
+	rows := make([][]any, 0, len(keys))
+	secrets := make([][]any, 0, len(keys))
+	for i, k := range keys {
+		if taken[ids[i]] {
+			refused[i] = keystore.ErrExists
+			continue
+		}
+		if !spend(spent, k.Secrets) {
+			refused[i] = keystore.ErrSpent
+			continue
+		}
+		taken[ids[i]] = true
+		row, err := keyValues(k)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, row)
+		for _, s := range k.Secrets {
+			secrets = append(secrets, secretValues(k, s))
+		}
+	}
+	if err := t.insertRows("keys", keyColumnNames, rows); err != nil {
+		return nil, err
+	}
+	return refused, t.insertSecrets(secrets)
+}
+
+// spent returns those of the keys' digests that have ever been stored.
+func (t *tx) spent(keys ...*keystore.Key) (map[keystore.Digest]bool, error) {
+	digests := make([]string, 0, len(keys))
+	for _, k := range keys {
+		for _, s := range k.Secrets {
+			digests = append(digests, hex.EncodeToString(s.Digest[:]))
+		}
+	}
+	spent := make(map[keystore.Digest]bool, len(digests))
+	var d keystore.Digest
+	return spent, t.each("SELECT digest FROM secrets WHERE digest "+t.db.amongHex, digests, digestTo{&d}, func() { spent[d] = true })
+}
+
+// spend adds the digests of one key to those spent. It reports false, and adds none, when one is among them or comes twice.
+func spend(spent map[keystore.Digest]bool, secrets []keystore.Secret) bool {
+	for i, s := range secrets {
+		twice := slices.ContainsFunc(secrets[:i], func(before keystore.Secret) bool { return before.Digest == s.Digest })
+		if twice || spent[s.Digest] {
+			return false
+		}
+	}
+	for _, s := range secrets {
+		spent[s.Digest] = true
+	}
+	return true
+}
+
+// each runs a query for one column, which takes a list as a JSON array, and calls f with each row's value in into.
+func (t *tx) each(query string, list []string, into any, f func()) error {
+	if len(list) == 0 {
+		return nil
+	}
+	array, err := fromJSON(list)
+	if err != nil {
+		return err
+	}
+	rows, err := t.query(query, array)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := rows.Scan(into); err != nil {
+			return t.note(err)
+		}
+		f()
+	}
+	return t.note(rows.Err())
+}
+
+func secretValues(k *keystore.Key, s keystore.Secret) []any {
+	return []any{s.Digest[:], k.ID, s.CreatedAt.UnixMicro(), fromTime(s.ExpiresAt), fromBool(s.Imported)}
+}
+
+func (t *tx) insertSecrets(rows [][]any) error {
+	many := t.db.addMany != "" && len(rows) > manySecrets
+	if many {
+		if _, err := t.exec(t.db.addMany); err != nil {
+			return err
+		}
+	}
+	if err := t.insertRows("secrets", []string{"digest", "key_id", "created_at", "ends_at", "imported"}, rows); err != nil {
+		return err
+	}
+	if many {
+		_, err := t.exec(t.db.addedMany)
+		return err
+	}
+	return nil
+}
+
+func (t *tx) AppendAudit(list []*keystore.AuditRow) error {
+	var last int64
+	if err := t.row("SELECT coalesce(max(seq), 0) FROM audit").Scan(&last); err != nil {
+		return err
+	}
+	rows := make([][]any, len(list))
+	for i, a := range list {
+		if a.Seq != last+1 {
+			return fmt.Errorf("audit row %d does not follow row %d", a.Seq, last)
+		}
+		last = a.Seq
+		namespaces, err := fromJSON(a.Namespaces)
+		if err != nil {
+			return err
+		}
+		rows[i] = []any{a.Seq, a.At.UnixMicro(), a.Actor, a.From, a.Action, a.Object, namespaces, a.Before, a.After, a.Hash[:]}
+	}
+	return t.insertRows("audit", []string{"seq", "at", "actor", "source", "action", "object", "namespaces", "before", "after", "hash"}, rows)
+}
+
+// insertRows adds rows to a table, many at once where the database has a way for that.
+func (t *tx) insertRows(table string, columns []string, rows [][]any) error {
+	if t.db.copyRows != nil && len(rows) > fewRows {
+		if t.failed != nil {
+			return t.failed
+		}
+		for _, row := range rows {
+			t.db.texts(row)
+		}
+		return t.note(t.conn.Raw(func(driverConn any) error { return t.db.copyRows(t.ctx, driverConn, table, columns, rows) }))
+	}
+	insert := "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(columns)-1) + ")"
+	for _, row := range rows {
+		if _, err := t.exec(insert, row...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
