@@ -25,7 +25,7 @@ test: deps check
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race go test $(RACE) -count 1 -timeout 15m ./...
 
 deps:
-	@scripts/deps gcc postgresql prometheus redis-server spin
+	@scripts/deps gcc postgresql prometheus redis-server spin systemd
 
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; }

@@ -2,7 +2,6 @@
 package realinput
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,12 +9,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -30,14 +26,8 @@ type prometheus struct {
 	dir  string // its targets.json is read when it changes
 }
 
-var listening = regexp.MustCompile(`msg="Listening on" address=(\S+)`)
-
 func startPrometheus(t *testing.T) prometheus {
 	t.Helper()
-	path, err := exec.LookPath("prometheus")
-	if err != nil {
-		t.Fatal("this test puts the gate before a real Prometheus: apt-get install prometheus (`make deps` does it)")
-	}
 	p := prometheus{dir: t.TempDir()}
 	config := `
 global:
@@ -55,37 +45,7 @@ scrape_configs:
 	if err := os.WriteFile(filepath.Join(p.dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0",
-		"--web.enable-lifecycle", "--web.enable-admin-api")
-	cmd.Dir = p.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	says, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	lines := bufio.NewScanner(says)
-	var said strings.Builder
-	for lines.Scan() {
-		fmt.Fprintln(&said, lines.Text())
-		if found := listening.FindStringSubmatch(lines.Text()); found != nil {
-			p.addr = found[1]
-		}
-		if strings.Contains(lines.Text(), "Server is ready to receive web requests") {
-			go func() { // or it would block
-				for lines.Scan() {
-				}
-			}()
-			return p
-		}
-	}
-	t.Fatalf("prometheus did not start:\n%s", said.String())
+	p.addr = gate.Prometheus(t, p.dir)
 	return p
 }
 

@@ -1,0 +1,70 @@
+// Package deploy holds deploy/ against the programs that it is for: Caddy, Prometheus, PostgreSQL, Redis, systemd, and the library of `docker compose`.
+package deploy
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+func TestMain(m *testing.M) { gate.Main(m) }
+
+// tool runs a program in dir, which must be content.
+func tool(t *testing.T, dir, name string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%s %v: %v (`make deps` installs it)\n%s", name, args, err, out)
+	}
+}
+
+// TestValidate: `caddy validate` touches no server, so that none has to be there.
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	home, made := t.TempDir(), secrets(t)
+	for _, caddyfile := range []string{"Caddyfile", "Caddyfile.balancer"} {
+		cmd := exec.Command(gate.Binary(t), "validate", "--config", file(t, caddyfile))
+		cmd.Env = []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home, "UPSTREAM=api:8000",
+			"DATABASE=postgres://apikeys:{file." + made + "/database_password}@postgres:5432/apikeys?search_path=gate",
+			"CACHE=redis://apikeys:{file." + made + "/redis_password}@redis:6379"}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", caddyfile, err, out)
+		}
+	}
+}
+
+func TestPromtool(t *testing.T) {
+	t.Parallel()
+	dir := file(t, "prometheus")
+	tool(t, dir, "promtool", "check", "config", "prometheus.yml")
+	tool(t, dir, "promtool", "check", "rules", "alerts.yml")
+	tool(t, dir, "promtool", "test", "rules", "alerts_test.yml")
+	tests := text(t, filepath.Join(dir, "alerts_test.yml"))
+	for line := range strings.Lines(text(t, filepath.Join(dir, "alerts.yml"))) {
+		if _, alert, found := strings.Cut(strings.TrimSpace(line), "- alert: "); found && strings.Count(tests, alert) < 2 {
+			t.Errorf("alerts_test.yml does not say when %s fires and when not", alert)
+		}
+	}
+}
+
+// TestSystemdUnit: `verify` wants the program to be there, so here it is the one under test.
+func TestSystemdUnit(t *testing.T) {
+	t.Parallel()
+	const unit, program = "caddy-apikeys.service", "/usr/bin/caddy-apikeys"
+	dir := t.TempDir()
+	written := text(t, file(t, unit))
+	if strings.Count(written, "="+program+" ") != 2 {
+		t.Fatalf("the unit does not run and reload %s", program)
+	}
+	if err := os.WriteFile(filepath.Join(dir, unit), []byte(strings.ReplaceAll(written, "="+program+" ", "="+gate.Binary(t)+" ")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, dir, "systemd-analyze", "verify", "--man=no", "./"+unit)
+	// 0 is safest, 10 has no hardening at all; in tenths.
+	tool(t, dir, "systemd-analyze", "security", "--offline=true", "--threshold=20", "./"+unit)
+}
