@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
@@ -167,16 +169,32 @@ func TestSentinel(t *testing.T) {
 	r.works(t) // on what was the replica
 }
 
-func TestCluster(t *testing.T) {
-	s := redistest.Start(t, "cluster-enabled yes", "user apikeys on >s3cr3t ~apikeys:* resetchannels -@all +getrange +set +cluster|slots")
+// clusterConfig is of one server of a cluster. Without a port of its own, its bus takes the one 10000 above, which there may not be.
+func clusterConfig(t *testing.T) []string {
+	return []string{
+		"cluster-enabled yes", fmt.Sprint("cluster-port ", redistest.FreePort(t)), "cluster-node-timeout 1000", "cluster-require-full-coverage no",
+		"user apikeys on >s3cr3t ~apikeys:* resetchannels -@all +getrange +set +cluster|slots",
+	}
+}
+
+func awaitCluster(t *testing.T, operators ...*redis.Client) {
+	t.Helper()
+	for _, o := range operators {
+		eventually(t, "the cluster is up", func() bool {
+			info, err := o.ClusterInfo(ctx).Result()
+			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", len(operators))) &&
+				strings.Contains(info, "cluster_slots_assigned:16384")
+		})
+	}
+}
+
+func TestClusterOfOne(t *testing.T) {
+	s := redistest.Start(t, clusterConfig(t)...)
 	operator := operator(t, s)
 	if err := operator.ClusterAddSlotsRange(ctx, 0, 16383).Err(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the cluster is up", func() bool {
-		info, err := operator.ClusterInfo(ctx).Result()
-		return err == nil && strings.Contains(info, "cluster_state:ok")
-	})
+	awaitCluster(t, operator)
 	// One of the addresses is nobody's.
 	for _, url := range []string{s.Addr() + "?cluster=true", fmt.Sprintf("%s,127.0.0.1:%d", s.Addr(), redistest.FreePort(t))} {
 		r := open(t, "redis://apikeys:s3cr3t@"+url)
@@ -184,6 +202,96 @@ func TestCluster(t *testing.T) {
 		wantNoneDenied(t, s)
 		slowIsBounded(t, s, r)
 	}
+}
+
+// TestCluster: what is kept is spread over the servers, found again where its slot has gone, and after a server has died and come back.
+func TestCluster(t *testing.T) {
+	const names = 90
+	name := func(i int) string { return fmt.Sprintf("apikeys:e:key:%d", i) }
+	var servers []*redistest.Server
+	var operators []*redis.Client
+	for i := range 3 {
+		s := redistest.Start(t, clusterConfig(t)...)
+		o := operator(t, s)
+		if err := o.ClusterAddSlotsRange(ctx, []int{0, 5461, 10923}[i], []int{5460, 10922, 16383}[i]).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			if err := operators[0].Do(ctx, "CLUSTER", "MEET", "127.0.0.1", s.Port(), busPort(s)).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		servers, operators = append(servers, s), append(operators, o)
+	}
+	awaitCluster(t, operators...)
+
+	r := open(t, fmt.Sprintf("redis://apikeys:s3cr3t@%s,%s", servers[0].Addr(), servers[1].Addr()))
+	find := func(i int) bool {
+		got, err := r.Get(ctx, name(i))
+		return err == nil && string(got) == fmt.Sprint("value ", i)
+	}
+	keep := func(i int) {
+		t.Helper()
+		eventually(t, name(i)+" is found", func() bool {
+			r.Put(name(i), fmt.Append(nil, "value ", i), time.Hour)
+			return find(i)
+		})
+	}
+	for i := range names {
+		keep(i)
+	}
+	for i, o := range operators {
+		if n := o.DBSize(ctx).Val(); n == 0 || n == names {
+			t.Errorf("server %d has %d of %d values", i, n, names)
+		}
+		wantNoneDenied(t, servers[i])
+	}
+
+	// A slot goes from the last server to the first, and the client is not told.
+	moved := 0
+	for operators[2].Exists(ctx, name(moved)).Val() == 0 {
+		moved++
+	}
+	slot := operators[0].ClusterKeySlot(ctx, name(moved)).Val()
+	id := func(i int) string { return operators[i].Do(ctx, "CLUSTER", "MYID").Val().(string) }
+	for _, step := range []struct {
+		on    int
+		words []any
+	}{
+		{0, []any{"CLUSTER", "SETSLOT", slot, "IMPORTING", id(2)}},
+		{2, []any{"CLUSTER", "SETSLOT", slot, "MIGRATING", id(0)}},
+		{2, []any{"DEL", name(moved)}},
+		{0, []any{"CLUSTER", "SETSLOT", slot, "NODE", id(0)}},
+		{2, []any{"CLUSTER", "SETSLOT", slot, "NODE", id(0)}},
+		{1, []any{"CLUSTER", "SETSLOT", slot, "NODE", id(0)}},
+	} {
+		if err := operators[step.on].Do(ctx, step.words...).Err(); err != nil {
+			t.Fatal(step, err)
+		}
+	}
+	keep(moved)
+	if operators[0].Exists(ctx, name(moved)).Val() != 1 {
+		t.Error("the value is not where the slot is")
+	}
+	wantNoneDenied(t, servers[0])
+
+	servers[1].Kill()
+	for i := range names {
+		if got, err := r.Get(ctx, name(i)); err == nil && got != nil && string(got) != fmt.Sprint("value ", i) {
+			t.Errorf("%s is %q while a server is dead", name(i), got)
+		}
+	}
+	servers[1].Run()
+	for i := range names {
+		keep(i)
+	}
+}
+
+// busPort is where a server of a cluster speaks with the others.
+func busPort(s *redistest.Server) (port int) {
+	_, rest, _ := strings.Cut(s.Config, "cluster-port ")
+	_, _ = fmt.Sscan(rest, &port)
+	return port
 }
 
 func TestHung(t *testing.T) {
