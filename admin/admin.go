@@ -52,6 +52,7 @@ func New(ks *keystore.Keystore, logger *slog.Logger) *API {
 	a.registerKeys()
 	a.registerImport()
 	a.registerNamespaces()
+	a.registerNodes()
 	a.registerDecisions()
 	a.registerDocuments()
 

@@ -21,6 +21,7 @@ func TestKeyCallers(t *testing.T) {
 		"minter":  `{"name":"minter","permissions":["read","admin.keys:create","admin.keys:read"]}`,
 		"manager": `{"name":"manager","permissions":["*","admin:*"]}`,
 		"acme":    `{"name":"acme","namespace":"acme","permissions":["*","admin:*"]}`,
+		"watcher": `{"name":"watcher","permissions":["read"],"grants":[{"namespace":"*","permissions":["admin.nodes:read"]}]}`,
 		"victim":  `{"name":"victim","access":"read_only"}`,
 	} {
 		m := d.mint(t, root, body)
@@ -44,6 +45,9 @@ func TestKeyCallers(t *testing.T) {
 		{"plain", "DELETE", "/namespaces/acme", "", 403, "insufficient_permission", "admin.namespaces:delete"},
 		{"plain", "PATCH", "/namespaces/acme", `{}`, 403, "insufficient_permission", "admin.namespaces:update"},
 		{"plain", "POST", "/verify", `{"token":"x"}`, 403, "insufficient_permission", "admin.keys:read"},
+		{"plain", "GET", "/nodes", "", 403, "insufficient_permission", "admin.nodes:read"},
+		{"acme", "GET", "/nodes", "", 403, "insufficient_permission", "admin.nodes:read"},
+		{"watcher", "GET", "/nodes", "", 200, "", ""},
 		{"plain", "GET", "/self", "", 200, "", ""},
 		{"star", "GET", "/keys", "", 403, "insufficient_permission", "admin.keys:read"},
 		{"reader", "GET", "/keys", "", 200, "", ""},

@@ -33,7 +33,8 @@ func TestRefusals(t *testing.T) {
 	}{
 		// Nothing there, or not in this way.
 		{"GET", "/", "", "", 404, "not_found", ""},
-		{"GET", "/nodes", "", "", 404, "not_found", ""},
+		{"GET", "/nodes/", "", "", 404, "not_found", ""},
+		{"POST", "/nodes", "{}", "", 405, "method_not_allowed", ""},
 		{"GET", "/roles", "", "", 404, "not_found", ""},
 		{"GET", "/members", "", "", 404, "not_found", ""},
 		{"GET", "/audit", "", "", 404, "not_found", ""},

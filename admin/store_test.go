@@ -127,6 +127,7 @@ func TestStoreFails(t *testing.T) {
 		{"GET", "/namespaces/default", ""},
 		{"PATCH", "/namespaces/default", `{"name":"b"}`},
 		{"DELETE", "/namespaces/default", ""},
+		{"GET", "/nodes", ""},
 		{"POST", "/verify", `{"token":"` + key.Token + `"}`},
 	} {
 		d.log.Reset()

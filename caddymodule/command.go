@@ -55,7 +55,7 @@ force on every node.`,
 			flags.StringVar(&c.server, "server", "", "`URL` of a site with api_keys_admin, instead of the admin endpoint")
 			flags.StringVar(&c.tokenFile, "token-file", "", "`FILE` that holds the token for --server, instead of standard input")
 			flags.BoolVar(&c.json, "json", false, "Write JSON for programs")
-			group(cmd, c.keysCommand(), c.namespacesCommand(), c.verifyCommand(), c.doctorCommand())
+			group(cmd, c.keysCommand(), c.namespacesCommand(), c.nodesCommand(), c.verifyCommand(), c.doctorCommand())
 		},
 	})
 }

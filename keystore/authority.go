@@ -42,6 +42,7 @@ func (c Caller) May(resource, operation string) error {
 const (
 	adminKeys       = "admin.keys"
 	adminNamespaces = "admin.namespaces"
+	adminNodes      = "admin.nodes"
 )
 
 // authority is what a caller holds. It is made from the cached record to read, and anew inside the transaction to change.
@@ -130,7 +131,7 @@ func (a authority) anywhere(resource, operation string) error {
 	return lacks(resource, operation)
 }
 
-func lacks(resource, operation string) error {
+func lacks(resource, operation string) *Error {
 	return &Error{Kind: KindForbidden, Code: Forbidden.Code(), Detail: fmt.Sprintf("this takes %s:%s", resource, operation), Needed: resource + ":" + operation}
 }
 

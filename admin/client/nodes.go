@@ -1,0 +1,12 @@
+package client
+
+import (
+	"context"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+// ListNodes returns all nodes, the oldest first.
+func (c *Client) ListNodes(ctx context.Context) (api.Nodes, error) {
+	return call[api.Nodes](ctx, c, get(api.Prefix+"/nodes"))
+}

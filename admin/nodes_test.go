@@ -1,0 +1,74 @@
+package admin_test
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+// visited is a database that other nodes are on too.
+type visited struct {
+	keystore.Database
+	others []keystore.Node
+}
+
+func (v *visited) Nodes(ctx context.Context) ([]keystore.Node, error) {
+	nodes, err := v.Database.Nodes(ctx)
+	return append(nodes, v.others...), err
+}
+
+func TestNodes(t *testing.T) {
+	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &visited{Database: db}
+	d := openOn(t, v)
+	d.mint(t, root, readOnly)
+	d.mint(t, root, readOnly)
+	list := func() []api.Node {
+		t.Helper()
+		var nodes api.Nodes
+		d.call(t, root, "GET", "/nodes", nil).into(t, 200, &nodes)
+		if nodes.NextCursor != nil {
+			t.Errorf("a cursor: %v", *nodes.NextCursor)
+		}
+		return nodes.Items
+	}
+	alone := list()
+	if len(alone) != 1 {
+		t.Fatalf("alone: %+v", alone)
+	}
+	self := alone[0]
+	if !self.Self || self.State != "active" || self.Address == "" || self.LeaseMS != 30000 || self.Behind != 0 || self.Revision < 3 ||
+		time.Since(self.JoinedAt).Abs() > time.Minute || self.HeardAt.Before(self.JoinedAt) {
+		t.Errorf("alone: %+v", self)
+	}
+
+	before := self.JoinedAt.Add(-time.Hour)
+	other := func(address string, lease time.Duration, state keystore.NodeState, at int64) keystore.Node {
+		return keystore.Node{
+			Incarnation: address, Address: address, Lease: lease, State: state, Acknowledged: keystore.Revision(at), Joined: before, Heard: before,
+		}
+	}
+	v.others = []keystore.Node{
+		other("had nobody to tell until this one came", time.Hour, keystore.NodeActive, self.Revision-2),
+		other("says nothing", time.Microsecond, keystore.NodeActive, self.Revision),
+		other("was given up", time.Microsecond, keystore.NodeFencing, 0),
+	}
+	for i, want := range []api.Node{
+		{State: "active", LeaseMS: 3600000, Revision: self.Revision - 2, Behind: 2},
+		{State: "silent", Revision: self.Revision},
+		{State: "fencing", Behind: self.Revision},
+	} {
+		want.Address, want.JoinedAt, want.HeardAt = v.others[i].Address, before, before
+		if got := list()[1+i]; got != want {
+			t.Errorf("%+v, want\n%+v", got, want)
+		}
+	}
+}
