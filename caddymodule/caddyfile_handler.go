@@ -30,6 +30,10 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //	    resource <name>
 //	    methods read | write | none <method...>
 //	    operation <resource>:<operation> read | write <method> <pattern>
+//	    list <method> <pattern> <kind> {
+//	        items <name>[.<name>...]
+//	        id    <name>[.<name>...]
+//	    }
 //	    public <pattern...>
 //	    optional
 //	    preflight [<origin...>]
@@ -64,12 +68,15 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // handlerWords are the options, in the order of the documentation.
-var handlerWords = strings.Fields("from namespace_path namespace resource methods operation public optional preflight pass_metadata foreign encoded_slash pass_credential errors forwarded")
+var handlerWords = strings.Fields("from namespace_path namespace resource methods operation list public optional preflight pass_metadata foreign encoded_slash pass_credential errors forwarded")
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
 	if !slices.Contains(handlerWords, option) {
 		return d.Errf("unknown word %q in api_key: it knows %s", option, strings.Join(handlerWords, ", "))
+	}
+	if option == "list" {
+		return h.unmarshalList(d, args)
 	}
 	if d.NextBlock(1) {
 		return d.Errf("%s takes no block", option)
@@ -152,6 +159,25 @@ func (h *Handler) unmarshalMethods(d *caddyfile.Dispenser, args []string) error 
 		}
 		h.Methods[method] = args[0]
 	}
+	return nil
+}
+
+func (h *Handler) unmarshalList(d *caddyfile.Dispenser, args []string) error {
+	if len(args) != 3 {
+		return d.Errf("list takes METHOD, PATH and the KIND of the namespaces that the answer lists, such as `list GET /v1/workspaces workspace`; this has %d words", len(args))
+	}
+	l := List{Method: args[0], Path: args[1], Kind: args[2]}
+	for d.NextBlock(1) {
+		option, args := d.Val(), d.RemainingArgs()
+		field := map[string]*string{"items": &l.Items, "id": &l.ID}[option]
+		if field == nil {
+			return d.Errf("unknown word %q in list: it knows items, id", option)
+		}
+		if err := setArg(d, option, field, args); err != nil {
+			return err
+		}
+	}
+	h.List = append(h.List, l)
 	return nil
 }
 

@@ -52,6 +52,9 @@ type Handler struct {
 	// Calls with a permission of their own. Default is none.
 	Operation []Operation `json:"operation,omitempty"`
 
+	// Calls whose answers list namespaces, to be filtered. Default is none.
+	List []List `json:"list,omitempty"`
+
 	// Path patterns that need no key, compared with regard to case. Default is none.
 	Public []string `json:"public,omitempty"`
 
@@ -84,6 +87,7 @@ type Handler struct {
 
 	app        *App
 	rules      *rules
+	logger     *zap.Logger
 	accessLogs bool
 	forAdmin   bool // judges for api_keys_admin
 }
@@ -106,12 +110,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the app %s: %w", appName, err)
 	}
-	h.app = app.(*App)
+	h.app, h.logger = app.(*App), ctx.Logger()
 	declared := h.rules.sources.declared()
 	declareSources(declared...)
 	warnOfReadableKeys(ctx, h.app, declared)
 	for _, text := range h.almostPatterns() {
-		ctx.Logger().Warn("a path pattern has *, { or } in the middle of a segment, where they stand for themselves: "+
+		h.logger.Warn("a path pattern has *, { or } in the middle of a segment, where they stand for themselves: "+
 			"only a whole segment, between two slashes, can be * or {name}", zap.String("pattern", text))
 	}
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
@@ -145,12 +149,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		if !c.repeated {
 			cleanHeaders(r, req.trusted, nil)
 		}
+		if outcome == keystore.Anonymous { // sees nothing; who is let through as public or foreign is the API's to judge
+			return h.serveNext(&c, w, r, next)
+		}
 		return next.ServeHTTP(w, r)
 	}
 	defer c.running.leave(c.keys)
 	h.clean(&c)
 	req.identify(r.Header, h.rules.metadata)
-	err := next.ServeHTTP(c.running.follow(w, r))
+	w, r = c.running.follow(w, r)
+	err := h.serveNext(&c, w, r, next)
 	c.running.finish()
 	return err
 }

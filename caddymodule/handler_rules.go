@@ -34,6 +34,7 @@ type rules struct {
 	methods        map[string]keystore.Class
 	allow          string // the mapped methods, for Allow
 	operations     map[string][]operation
+	lists          map[string][]listRule
 	public         []pattern
 	encodedSlash   bool
 	metadata       []metadataHeader
@@ -53,7 +54,7 @@ var defaultMethods = map[string]keystore.Class{
 
 // compile checks the configuration. Errors name the option as the Caddyfile does.
 func (h *Handler) compile() (*rules, error) {
-	c := &rules{operations: make(map[string][]operation), encodedSlash: h.EncodedSlash != ""}
+	c := &rules{operations: make(map[string][]operation), lists: make(map[string][]listRule), encodedSlash: h.EncodedSlash != ""}
 	for _, word := range []struct{ option, value, only string }{
 		{"foreign", h.Foreign, "pass"}, {"encoded_slash", h.EncodedSlash, "allow"}, {"errors", h.Errors, "caddy"},
 	} {
@@ -90,7 +91,10 @@ func (h *Handler) compile() (*rules, error) {
 			}
 		}
 	}
-	return c, c.addOperations(h)
+	if err := c.addOperations(h); err != nil {
+		return nil, err
+	}
+	return c, c.addLists(h)
 }
 
 func (c *rules) addNamespaces(h *Handler) error {
@@ -188,22 +192,24 @@ func (c *rules) addOperations(h *Handler) error {
 			return fmt.Errorf("operation: %w", err)
 		}
 	}
-	c.addHead()
+	addHead(c, c.operations, operationPattern)
 	for _, list := range c.operations {
-		sortPatterns(list, func(o *operation) *pattern { return &o.pattern })
+		sortPatterns(list, operationPattern)
 	}
 	return nil
 }
 
-// addHead makes HEAD take what GET takes (RFC 9110 §9.3.2), but for operations that are declared for HEAD themselves.
-func (c *rules) addHead() {
+func operationPattern(o *operation) *pattern { return &o.pattern }
+
+// addHead makes HEAD take what GET takes (RFC 9110 §9.3.2), but for what is declared for HEAD itself.
+func addHead[T any](c *rules, table map[string][]T, of func(*T) *pattern) {
 	if _, mapped := c.methods[http.MethodHead]; !mapped {
 		return
 	}
-	own := c.operations[http.MethodHead]
-	for _, get := range c.operations[http.MethodGet] {
-		if !slices.ContainsFunc(own, func(o operation) bool { return o.pattern.same(&get.pattern) }) {
-			c.operations[http.MethodHead] = append(c.operations[http.MethodHead], get)
+	own := table[http.MethodHead]
+	for _, get := range table[http.MethodGet] {
+		if !slices.ContainsFunc(own, func(o T) bool { return of(&o).same(of(&get)) }) {
+			table[http.MethodHead] = append(table[http.MethodHead], get)
 		}
 	}
 }
@@ -221,7 +227,7 @@ func (c *rules) addOperation(o Operation) error {
 		return err
 	}
 	if _, mapped := c.methods[o.Method]; !mapped {
-		return unmappedMethodError(o)
+		return unmappedMethodError{o.Permission, o.Method, o.Class}
 	}
 	p, err := parsePattern(o.Path, false)
 	if err != nil {
@@ -236,11 +242,11 @@ func (c *rules) addOperation(o Operation) error {
 	return nil
 }
 
-// unmappedMethodError says that an operation could never be called.
-type unmappedMethodError Operation
+// unmappedMethodError says that what is declared for a method could never be called.
+type unmappedMethodError struct{ what, method, class string }
 
-func (o unmappedMethodError) Error() string {
-	return fmt.Sprintf("%s: the method %q is refused everywhere: add `methods %s %s`, or correct it (case matters)", o.Permission, o.Method, o.Class, o.Method)
+func (e unmappedMethodError) Error() string {
+	return fmt.Sprintf("%s: the method %q is refused everywhere: add `methods %s %s`, or correct it (case matters)", e.what, e.method, e.class, e.method)
 }
 
 func (c *rules) addMetadata(name string) error {
@@ -266,6 +272,9 @@ func (h *Handler) almostPatterns() (almost []string) {
 	texts := slices.Concat(h.NamespacePath, h.Public)
 	for _, o := range h.Operation {
 		texts = append(texts, o.Path)
+	}
+	for _, l := range h.List {
+		texts = append(texts, l.Path)
 	}
 	for _, text := range texts {
 		p, _ := parsePattern(text, true) // compile has reported errors

@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -92,7 +93,7 @@ func (h *house) handler(options string) *Handler {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	handler.rules, handler.app = rules, h.app
+	handler.rules, handler.app, handler.logger = rules, h.app, zap.NewNop()
 	return handler
 }
 

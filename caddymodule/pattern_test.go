@@ -64,8 +64,9 @@ func TestAlmostPatterns(t *testing.T) {
 		NamespacePath: []string{"/v1/{namespace}/**", "/ws-{id}/{namespace}"},
 		Public:        []string{"/health", "/docs/*", "/docs*", "/*/x", "/a/**"},
 		Operation:     []Operation{{Path: "/v1/orders*"}, {Path: "/v1/{id}"}, {Path: "/{}"}, {Path: "/***"}},
+		List:          []List{{Path: "/v1/*"}, {Path: "/apps*"}},
 	}
-	if got, want := strings.Join(h.almostPatterns(), " "), "/ws-{id}/{namespace} /docs* /v1/orders* /{} /***"; got != want {
+	if got, want := strings.Join(h.almostPatterns(), " "), "/ws-{id}/{namespace} /docs* /v1/orders* /{} /*** /apps*"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }

@@ -93,19 +93,25 @@ func (f refusal) setHeaders(header http.Header) {
 
 // write answers the request with a problem document.
 func (f refusal) write(w http.ResponseWriter, r *http.Request) error {
-	body := f.body()
 	header := w.Header()
 	f.setHeaders(header)
-	header["Content-Type"] = []string{api.Problems}
-	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	if r.Method == http.MethodConnect && r.ProtoMajor == 1 {
 		header["Connection"] = []string{"close"} // what follows was meant for the tunnel
 	}
-	w.WriteHeader(f.code())
+	writeProblem(w, r, f.code(), f.body())
+	return nil
+}
+
+// writeProblem answers a request with a marshalled problemDocument.
+func writeProblem(w http.ResponseWriter, r *http.Request, status int, body []byte) {
+	header := w.Header()
+	header["Cache-Control"] = []string{"no-store"}
+	header["Content-Type"] = []string{api.Problems}
+	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // a client that has gone needs no answer
 	}
-	return nil
 }
 
 // hand gives the refusal to Caddy's error routes.

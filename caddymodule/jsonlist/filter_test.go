@@ -1,0 +1,262 @@
+package jsonlist
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+)
+
+func keepSome(id string) bool {
+	return id == "acme" || id == "7" || id == "ä" || id == "😀" || id == "" || id == "a.b"
+}
+
+func names(path string) []string {
+	if path == "" {
+		return nil
+	}
+	return strings.Split(path, ".")
+}
+
+// chunks cuts a text into pieces of size bytes.
+func chunks(text string, size int) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		if text == "" {
+			return nil, io.EOF
+		}
+		chunk := text[:min(size, len(text))]
+		text = text[len(chunk):]
+		return []byte(chunk), nil
+	}
+}
+
+func run(items, id, text string, size int) (string, error) {
+	f := Filter{Items: names(items), ID: names(id), Keep: keepSome}
+	var out bytes.Buffer
+	err := f.Run(&out, chunks(text, size))
+	return out.String(), err
+}
+
+const deep = 5000
+
+var filterCases = []struct {
+	what, items, id string
+	in              string
+	want            string // "!" and a part of the error
+}{
+	{"bare ids", "", "", `["acme","globex","acme"]`, `["acme","acme"]`},
+	{"objects with an id", "", "", `[{"id":"acme","x":[1,2]},{"id":"globex"}]`, `[{"id":"acme","x":[1,2]}]`},
+	{"bare ids and objects", "", "", `["globex",{"x":1,"id":"acme"},"acme"]`, `[{"x":1,"id":"acme"},"acme"]`},
+	{"white space", "", "", " [ \"globex\" ,\n\t\"acme\" \r\n, \"acme\" ] \n", ` [ "acme","acme"]`},
+	{"no element", "", "", `[]`, `[]`},
+	{"none stays", "", "", `["a","b"]`, `[]`},
+	{"the first goes", "data", "", `{"data":["a","acme"],"n":2}`, `{"data":["acme"],"n":2}`},
+	{"the last goes", "data", "", `{"data":["acme","a"],"n":2}`, `{"data":["acme"],"n":2}`},
+	{"null for no list", "data", "", `{"data":null,"n":2}`, `{"data":null,"n":2}`},
+	{"null alone", "", "", ` null `, ` null`},
+	{"around the array all stays", "a.b", "", `{"x":{"b":["u"]}, "a": {"c":["v"], "b" : ["w","acme"]},"b":["z"] }`, `{"x":{"b":["u"]}, "a": {"c":["v"], "b" : ["acme"]},"b":["z"] }`},
+	{"an array of the same name in an element", "data", "id", `{"data":[{"id":"acme","data":[{"id":"globex"}]}]}`, `{"data":[{"id":"acme","data":[{"id":"globex"}]}]}`},
+	{"an id of the same name in an element", "", "id", `[{"x":{"id":"globex"},"id":"acme"},{"x":{"id":"acme"},"id":"globex"},{"x":{"id":"acme"}}]`, `[{"x":{"id":"globex"},"id":"acme"}]`},
+	{"an id further in", "", "meta.id", `[{"meta":{"id":"acme"}},{"id":"acme"},{"meta":"acme"},{"meta":[{"id":"acme"}]},{"meta":{"id":{"id":"acme"}}}]`, `[{"meta":{"id":"acme"}}]`},
+	{"a named id is not a bare one", "", "id", `["acme",{"id":"acme"}]`, `[{"id":"acme"}]`},
+	{"whole numbers", "", "", `[7,{"id":7},-7,7.0,7e0,70e-1,0,"7",17]`, `[7,{"id":7},"7"]`},
+	{"ids of other types", "", "", `[null,true,false,[],["acme"],{},{"id":null},{"id":["acme"]},{"id":{"id":"acme"}},{"id":true}]`, `[]`},
+	{"an empty id", "", "", `["",{"id":""}]`, `["",{"id":""}]`},
+	{"escapes in an id", "", "", `["\u0061cme","ac\u006De","acme\u0000","\u00e4","ä","a\u0308","\ud83d\ude00","😀","\ud83d","\ude00\ud83d","\uff41cme","acme\u200b"]`, `["\u0061cme","ac\u006De","\u00e4","ä","\ud83d\ude00","😀"]`},
+	{"escapes in names", "d.a", "i.d", `{"\u0064":{"\u0061":[{"\u0069":{"\u0064":"acme"}},{"\u0069":{"\u0064":"x"}}]}}`, `{"\u0064":{"\u0061":[{"\u0069":{"\u0064":"acme"}}]}}`},
+	{"astral names", "😀", "", `{"\ud83d\ude00":["x"]}`, `{"\ud83d\ude00":[]}`},
+	{"another case is another id", "", "", `["ACME","Acme","acme "]`, `[]`},
+	{"the id twice", "", "", `[{"id":"acme","id":"globex"},{"id":"globex","id":"acme"},{"id":"acme","id":"acme"},{"id":"acme","\u0069d":"globex"}]`, `[]`},
+	{"the id in another case too", "", "", `[{"id":"acme","ID":"globex"},{"Id":"globex","id":"acme"},{"ID":"acme"},{"id":"acme","iD":1}]`, `[]`},
+	{"a fold that is not ASCII", "", "key", `[{"key":"acme","\u212aey":"globex"},{"key":"acme"}]`, `[{"key":"acme"}]`},
+	{"a name on the way to the id twice", "", "m.id", `[{"m":{"id":"acme"},"m":{"id":"globex"}},{"m":{"id":"acme"},"m":1},{"m":1,"m":{"id":"acme"}},{"m":{"id":"acme"},"M":1}]`, `[]`},
+	{"other names twice", "", "", `[{"id":"acme","x":1,"x":2}]`, `[{"id":"acme","x":1,"x":2}]`},
+	{"all sorts of values", "", "", `[{"id":"acme","x":[-0,0.5,1E+2,1e-2,true,false,null,"\"\\\/\b\f\n\r\t\u00FF",{},[],{"":""}]}]`, `[{"id":"acme","x":[-0,0.5,1E+2,1e-2,true,false,null,"\"\\\/\b\f\n\r\t\u00FF",{},[],{"":""}]}]`},
+	{"a long name", "", "", `[{"` + strings.Repeat("i", 2*maxText) + `":1,"id":"acme"}]`, `[{"` + strings.Repeat("i", 2*maxText) + `":1,"id":"acme"}]`},
+	{"a long id", "", "", `["` + strings.Repeat("i", 2*maxText) + `"]`, `[]`},
+	{"deep", "", "", `[{"id":"acme","x":` + strings.Repeat("[", deep) + strings.Repeat("]", deep) + `}]`, `[{"id":"acme","x":` + strings.Repeat("[", deep) + strings.Repeat("]", deep) + `}]`},
+
+	{"the array twice", "data", "", `{"data":[],"data":["globex"]}`, "!stands twice"},
+	{"the array in another case too", "data", "", `{"DATA":["globex"],"data":[]}`, "!stands twice"},
+	{"the array with another name", "data", "", `{"items":["globex"]}`, "!no array"},
+	{"the array not where it should be", "data", "", `["globex"]`, "!no array"},
+	{"the array further in", "data", "", `{"x":{"data":["globex"]}}`, "!no array"},
+	{"null on the way", "a.b", "", `{"a":null}`, "!no array"},
+	{"an object for the array", "data", "", `{"data":{"id":"globex"}}`, "!something else"},
+	{"a string for the array", "", "", `"globex"`, "!something else"},
+	{"an object for all", "", "", `{"id":"globex"}`, "!something else"},
+	{"nothing", "", "", ``, "!too early"},
+	{"white space alone", "", "", " \n", "!too early"},
+	{"cut", "", "", `["acme"`, "!too early"},
+	{"cut in an element", "", "", `["acme",{"id":"acme"`, "!too early"},
+	{"cut after a comma", "", "", `["acme",`, "!too early"},
+	{"cut in a string", "", "", `["acme`, "!too early"},
+	{"cut in an escape", "", "", `["acme\`, "!too early"},
+	{"cut in four digits", "", "", `["acme\u00`, "!too early"},
+	{"cut in a character", "", "", "[\"acme\xc3", "!too early"},
+	{"cut in a literal", "", "", `[nul`, "!too early"},
+	{"cut in a number", "", "", `[-`, "!too early"},
+	{"two texts", "", "", `["acme"]["globex"]`, "!more follows"},
+	{"lines of JSON", "", "", "[\"acme\"]\n[\"globex\"]\n", "!more follows"},
+	{"a bracket too much", "", "", `["acme"]]`, "!more follows"},
+	{"a zero byte at the end", "", "", "[\"acme\"]\x00", "!more follows"},
+	{"a byte order mark", "", "", "\ufeff[]", "!something else"},
+	{"UTF-16", "", "", "[\x00]\x00", "!no value"},
+	{"not UTF-8", "", "", "[\"acme\xff\"]", "!not UTF-8"},
+	{"not UTF-8, in a name", "", "", "[{\"i\xffd\":\"acme\"}]", "!not UTF-8"},
+	{"a surrogate in UTF-8", "", "", "[\"\xed\xa0\x80\"]", "!not UTF-8"},
+	{"overlong UTF-8", "", "", "[\"\xc0\xaf\"]", "!not UTF-8"},
+	{"a control character", "", "", "[\"a\ncme\"]", "!control"},
+	{"a comma too much", "", "", `["acme",]`, "!no value"},
+	{"a comma too much in an object", "", "", `[{"id":"acme",}]`, "!no name"},
+	{"no comma", "", "", `["acme" "globex"]`, "!no comma"},
+	{"the wrong bracket", "", "", `["acme"}`, "!no comma"},
+	{"no colon", "", "", `[{"id" "acme"}]`, "!no colon"},
+	{"names without quotes", "", "", `[{id:"acme"}]`, "!no name"},
+	{"single quotes", "", "", `['acme']`, "!no value"},
+	{"a comment", "", "", `[/**/"acme"]`, "!no value"},
+	{"NaN", "", "", `[NaN]`, "!no value"},
+	{"a leading zero", "", "", `[01]`, "!no comma"},
+	{"a leading plus", "", "", `[+1]`, "!no value"},
+	{"a number that ends with a point", "", "", `[1.]`, "!no digit"},
+	{"an unknown escape", "", "", `["\x61cme"]`, "!escape"},
+	{"HTML", "", "", `<html>`, "!something else"},
+	{"JSONP", "", "", `f(["acme"])`, "!something else"},
+	{"too deep", "", "", strings.Repeat("[", MaxDepth+1), "!too deep"},
+}
+
+func TestFilter(t *testing.T) {
+	for _, test := range filterCases {
+		for _, size := range []int{1, 2, 3, 7, 1 << 20} {
+			out, err := run(test.items, test.id, test.in, size)
+			if reason, fails := strings.CutPrefix(test.want, "!"); fails {
+				if err == nil || !strings.Contains(err.Error(), reason) {
+					t.Errorf("%s, %d bytes at a time: %v, want an error that says %q", test.what, size, err, reason)
+				}
+				if json.Valid([]byte(out)) {
+					t.Errorf("%s, %d bytes at a time: looks whole: %s", test.what, size, out)
+				}
+			} else if err != nil || out != test.want {
+				t.Errorf("%s, %d bytes at a time: %v\ngot  %.500s\nwant %.500s", test.what, size, err, out, test.want)
+			}
+		}
+	}
+}
+
+// TestBounds has what is too long to hold: no element can make the list of others fail.
+func TestBounds(t *testing.T) {
+	long := `"` + strings.Repeat("x", 2*MaxHeld) + `"`
+	almost := `"` + strings.Repeat("x", MaxHeld-100) + `"`
+	for _, test := range []struct {
+		what, in, want string
+	}{
+		{"the id first", `[{"id":"acme","x":` + long + `},"acme"]`, `[{"id":"acme","x":` + long + `},"acme"]`},
+		{"the id first, not the first element", `["acme",{"id":"acme","x":` + long + `},"acme"]`, `["acme",{"id":"acme","x":` + long + `},"acme"]`},
+		{"another's", `[{"id":"globex","x":` + long + `},"acme"]`, `["acme"]`},
+		{"the id too late", `[{"x":` + long + `,"id":"acme"},"acme"]`, `["acme"]`},
+		{"another's id, too late", `[{"x":` + long + `,"id":"globex"},"acme"]`, `["acme"]`},
+		{"the id late", `[{"x":` + almost + `,"id":"acme"}]`, `[{"x":` + almost + `,"id":"acme"}]`},
+		{"the id late, of a long element", `[{"x":` + almost + `,"id":"acme","y":` + long + `}]`, `[{"x":` + almost + `,"id":"acme","y":` + long + `}]`},
+		{"the id twice, early", `[{"id":"acme","id":"globex","x":` + long + `}]`, `[]`},
+		{"the id twice, another's first", `[{"id":"globex","x":` + long + `,"id":"acme"}]`, `[]`},
+		{"the id twice, late", `[{"id":"acme","x":` + long + `,"id":"globex"}]`, `!stands twice`},
+		{"a long bare id", `[` + long + `,"acme"]`, `["acme"]`},
+		{"a long number", `[` + strings.Repeat("7", 2*MaxHeld) + `,"acme"]`, `["acme"]`},
+	} {
+		for _, size := range []int{1000, 32 << 10, 1 << 30} {
+			out, err := run("", "", test.in, size)
+			if reason, fails := strings.CutPrefix(test.want, "!"); fails {
+				if err == nil || !strings.Contains(err.Error(), reason) {
+					t.Errorf("%s, %d bytes at a time: %v", test.what, size, err)
+				}
+			} else if err != nil || out != test.want {
+				t.Errorf("%s, %d bytes at a time: %v, %d bytes", test.what, size, err, len(out))
+			}
+		}
+	}
+	if out, err := run("data", "", `{"x":`+long+`,"data":[]}`, 1000); err == nil || out != "" {
+		t.Errorf("the array too late: %v, %.100s", err, out)
+	}
+	if out, err := run("data", "", `{"results":[`+strings.Repeat(`"globex",`, MaxHeld), 1000); err == nil || out != "" {
+		t.Errorf("another array, and a long one: %v, %.100s", err, out)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	broken := errors.New("broken")
+	f := Filter{Keep: keepSome}
+	given := false
+	err := f.Run(io.Discard, func() ([]byte, error) {
+		if given {
+			return nil, broken
+		}
+		given = true
+		return []byte(`["acme",`), nil
+	})
+	if !errors.Is(err, broken) {
+		t.Errorf("the text breaks off: %v", err)
+	}
+	if err := f.Run(brokenWriter{broken}, chunks(`["acme"]`, 3)); !errors.Is(err, broken) {
+		t.Errorf("nobody reads: %v", err)
+	}
+}
+
+type brokenWriter struct{ err error }
+
+func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
+
+// TestStreams says when an element is let go: as soon as it has ended.
+func TestStreams(t *testing.T) {
+	var out bytes.Buffer
+	parts := []string{`{"data":[`, `{"id":"acme"}`, `,"x",`, `"acme"`, `]`, `,"n":1`, `}`}
+	seen := []string{`{"data":[`, `{"id":"acme"}`, ``, `,"acme"`, `]`, `,"n":1`, ``}
+	f := Filter{Items: []string{"data"}, Keep: keepSome}
+	i := 0 // parts that were given
+	err := f.Run(&out, func() ([]byte, error) {
+		if i > 0 {
+			if got := out.String(); got != seen[i-1] {
+				t.Errorf("after %s there came %s, want %s", parts[i-1], got, seen[i-1])
+			}
+			out.Reset()
+		}
+		if i == len(parts) {
+			return nil, io.EOF
+		}
+		i++
+		return []byte(parts[i-1]), nil
+	})
+	if err != nil || out.String() != "}" {
+		t.Errorf("at the end %s, %v", out.String(), err)
+	}
+}
+
+func BenchmarkFilter(b *testing.B) {
+	for _, kept := range []int{0, 1, 10} {
+		b.Run(fmt.Sprintf("%d of 10 stay", kept), func(b *testing.B) {
+			var text strings.Builder
+			text.WriteString(`{"data":[`)
+			for i := range 5000 {
+				if i > 0 {
+					text.WriteByte(',')
+				}
+				id := "globex"
+				if i%10 < kept {
+					id = "acme"
+				}
+				fmt.Fprintf(&text, `{"id":%q,"name":"Workspace number %d","created_at":"2026-01-02T03:04:05Z","members":[%d,2,3.5],"labels":{"team":"erp","städte":"Köln"},"active":true}`, id, i, i)
+			}
+			text.WriteString(`]}`)
+			b.SetBytes(int64(text.Len()))
+			b.ReportAllocs()
+			f := Filter{Items: []string{"data"}, Keep: keepSome}
+			for b.Loop() {
+				if err := f.Run(io.Discard, chunks(text.String(), 32<<10)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
