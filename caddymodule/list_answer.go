@@ -32,7 +32,8 @@ type listAnswer struct {
 	request             *http.Request
 	filter              jsonlist.Filter
 
-	header http.Header // of the API's answer. Trailers, which it is given last, end here.
+	given  http.Header // what Header returns. Trailers end here.
+	header http.Header // of the API's answer
 	status int         // likewise; 0: none yet
 	done   bool        // the client has its answer, whatever the API's body is
 	sent   bool        // the client has the header at least
@@ -47,7 +48,7 @@ type listAnswer struct {
 }
 
 func newListAnswer(w http.ResponseWriter, r *http.Request, f jsonlist.Filter) *listAnswer {
-	return &listAnswer{ResponseWriter: w, ctx: r.Context(), request: r, filter: f, header: w.Header().Clone()}
+	return &listAnswer{ResponseWriter: w, ctx: r.Context(), request: r, filter: f, given: w.Header().Clone()}
 }
 
 // serve has the answer made, and returns why the client cannot have it. err is next's, when there was no answer.
@@ -98,7 +99,7 @@ func (a *listAnswer) finish() {
 }
 
 // Header is http.ResponseWriter's.
-func (a *listAnswer) Header() http.Header { return a.header }
+func (a *listAnswer) Header() http.Header { return a.given }
 
 // WriteHeader is http.ResponseWriter's. Informational answers are dropped.
 func (a *listAnswer) WriteHeader(status int) {
@@ -106,7 +107,7 @@ func (a *listAnswer) WriteHeader(status int) {
 		return
 	}
 	a.status = status
-	a.header = canonicalHeader(a.header)
+	a.header = canonicalHeader(a.given)
 	switch {
 	case status == http.StatusResetContent, status == http.StatusPartialContent, status == http.StatusIMUsed,
 		status == http.StatusNotModified, status < 200, status > 599:

@@ -1,0 +1,401 @@
+// Package lists tries `list`: what of an API's answer reaches a client, over the protocols there are and in front of an API that errs in
+// all the ways it can.
+package lists
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+func TestMain(m *testing.M) { gate.Main(m) }
+
+// api is the API behind. It answers a request with the bytes that stand under the header Case, and keeps what it got.
+type api struct {
+	address string
+
+	mu      sync.Mutex
+	answers []string
+	got     []*http.Request
+	serve   func(conn net.Conn, r *http.Request) // instead, if there is one
+}
+
+func newAPI(t *testing.T) *api {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &api{address: l.Addr().String()}
+	var open sync.WaitGroup
+	open.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			open.Go(func() {
+				defer conn.Close()
+				r, err := http.ReadRequest(bufio.NewReader(conn))
+				if err != nil {
+					return
+				}
+				a.mu.Lock()
+				a.got = append(a.got, r)
+				a.mu.Unlock()
+				if a.serve != nil {
+					a.serve(conn, r)
+					return
+				}
+				i, _ := strconv.Atoi(r.Header.Get("Case"))
+				io.WriteString(conn, a.answers[i])
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		open.Wait()
+	})
+	return a
+}
+
+// site has the ways an answer may take, by the first segment of the path.
+func (a *api) site() string {
+	return strings.ReplaceAll(`
+	handle /plain/* {
+		api_key {
+			namespace home
+			list GET /plain/list workspace
+			list GET /plain/data workspace {
+				items data
+			}
+			list GET /plain/deep workspace {
+				items data.items
+				id    meta.id
+			}
+			list POST /plain/search workspace
+			list GET /plain/apps app
+		}
+		reverse_proxy API
+	}
+	handle /encoded/* {
+		route {
+			encode {
+				gzip
+				minimum_length 1
+			}
+			api_key {
+				namespace home
+				list GET /encoded/list workspace
+			}
+			reverse_proxy API
+		}
+	}
+	handle /inside/* {
+		route {
+			api_key {
+				namespace home
+				list GET /inside/list workspace
+			}
+			encode {
+				gzip
+				minimum_length 1
+			}
+			reverse_proxy API
+		}
+	}
+	handle /open/* {
+		api_key {
+			namespace home
+			optional
+			foreign pass
+			public  /open/public
+			list GET /open/list workspace
+			list GET /open/public workspace
+		}
+		reverse_proxy API
+	}
+	handle /errors/* {
+		api_key {
+			namespace home
+			errors caddy
+			list GET /errors/list workspace
+		}
+		reverse_proxy API
+	}
+	handle /twice/* {
+		api_key {
+			namespace home
+		}
+		route {
+			api_key {
+				namespace home
+				list GET /twice/list workspace
+			}
+			reverse_proxy API
+		}
+	}
+	handle /static/* {
+		api_key {
+			namespace home
+			list GET /static/* workspace
+		}
+		header /static/list Content-Type application/json
+		respond /static/list `+"`[\"acme\",\"globex\"]`"+`
+		header /static/text Content-Type text/plain
+		respond /static/text `+"`[\"acme\",\"globex\"]`"+`
+		abort /static/abort
+	}
+	handle_errors {
+		respond "handled {err.status_code}"
+	}
+`, "API", a.address)
+}
+
+func start(t *testing.T, a *api) (*gate.Gate, gate.Token) {
+	g := gate.Start(t, gate.Config{Site: a.site(), HTTP3: true})
+	for _, id := range []string{"acme", "globex", "42"} {
+		g.Namespace(t, id, gate.JSON{"kind": "workspace"})
+	}
+	g.Namespace(t, "shop", gate.JSON{"kind": "app"})
+	return g, g.Mint(t, gate.JSON{"name": "acme", "namespace": "acme", "access": "read_write"}).Token
+}
+
+// head is the beginning of an answer; lines are further header lines.
+func head(status int, lines ...string) string {
+	text := fmt.Sprintf("HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
+	for _, line := range lines {
+		text += line + "\r\n"
+	}
+	return text + "\r\n"
+}
+
+const (
+	isJSON  = "Content-Type: application/json"
+	isGzip  = "Content-Encoding: gzip"
+	chunked = "Transfer-Encoding: chunked"
+)
+
+// whole is an answer of one piece.
+func whole(body string, lines ...string) string {
+	return head(200, append(lines, "Content-Length: "+strconv.Itoa(len(body)))...) + body
+}
+
+func zip(text string) string {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	io.WriteString(w, text)
+	w.Close()
+	return b.String()
+}
+
+// long is more than anyone on the way holds back before it sends something.
+var long = `["acme",` + strings.Repeat(`"globex","acme",`, 20_000)
+
+func TestAnswers(t *testing.T) {
+	const both, own = `["acme","globex"]`, `["acme"]`
+	nested := `{"data":` + both + `,"n":2}`
+	rows := []struct {
+		what   string
+		target string // "" is GET /plain/list
+		answer string
+		want   string // the status and the body. cut: a part that looks like one and no more
+	}{
+		{"an array", "", whole(both, isJSON), "200 " + own},
+		{"of objects", "", whole(`[{"id":"globex","secret":1},{"id":"acme"}]`, isJSON), `200 [{"id":"acme"}]`},
+		{"chunked", "", head(200, isJSON, chunked) + "3\r\n[\"a\r\ne\r\ncme\",\"globex\"]\r\n0\r\n\r\n", "200 " + own},
+		{"chunk extensions", "", head(200, isJSON, chunked) + "11;x=\"]\"\r\n" + both + "\r\n0;y\r\n\r\n", "200 " + own},
+		{"until the end of the connection", "", head(200, isJSON) + both, "200 " + own},
+		{"nested", "GET /plain/data", whole(nested, isJSON), `200 {"data":["acme"],"n":2}`},
+		{"nested further", "GET /plain/deep", whole(`{"data":{"items":[{"meta":{"id":"globex"}},{"meta":{"id":"acme"}}]}}`, isJSON), `200 {"data":{"items":[{"meta":{"id":"acme"}}]}}`},
+		{"a POST that searches", "POST /plain/search", whole(both, isJSON), "200 " + own},
+		{"of another kind", "GET /plain/apps", whole(`["acme","globex","shop"]`, isJSON), "200 []"},
+		{"what does not exist", "", whole(`["nowhere","*","default","home","",null]`, isJSON), "200 []"},
+		{"another spelling of the path", "GET /Plain/%6cist/", whole(both, isJSON), "200 " + own},
+		{"with a query", "GET /plain/list?limit=1000", whole(both, isJSON), "200 " + own},
+		{"in front of it, encode", "GET /encoded/list", whole(both, isJSON), "200 " + own},
+		{"behind it, encode", "GET /inside/list", whole(both, isJSON), "200 " + own},
+		{"of a second handler", "GET /twice/list", whole(both, isJSON), "200 " + own},
+		{"of Caddy's own", "GET /static/list", "", "200 " + own},
+		{"of Caddy's own, text", "GET /static/text", "", "502"},
+		{"another call", "GET /plain/other", whole(both, isJSON), "200 " + both},
+		{"with parameters", "", whole(both, `Content-Type: Application/JSON ; charset="UTF-8"`), "200 " + own},
+		{"of a type that is JSON", "", whole(both, "Content-Type: application/vnd.api+json;profile=x"), "200 " + own},
+		{"created", "POST /plain/search", strings.Replace(whole(both, isJSON), "200 OK", "201 Created", 1), "201 " + own},
+		{"not authoritative", "", strings.Replace(whole(both, isJSON), "200", "203", 1), "203 " + own},
+		{"another success", "", strings.Replace(whole(both, isJSON), "200", "299", 1), "299 " + own},
+		{"after an early hint", "", "HTTP/1.1 103 Early Hints\r\nLink: </v1/workspaces/globex>\r\n\r\n" + whole(both, isJSON), "200 " + own},
+		{"trailers", "", head(200, isJSON, chunked, "Trailer: Names") + "11\r\n" + both + "\r\n0\r\nNames: globex\r\nUnannounced: globex\r\n\r\n", "200 " + own},
+
+		{"gzip", "", whole(zip(both), isJSON, isGzip), "200 " + own},
+		{"gzip under its old name", "", whole(zip(both), isJSON, "Content-Encoding: X-GZIP"), "200 " + own},
+		{"gzip in two parts", "", whole(zip(`["acme",`)+zip(`"globex"]`), isJSON, isGzip), "200 " + own},
+		{"gzip behind encode", "GET /encoded/list", whole(zip(both), isJSON, isGzip), "200 " + own},
+		{"gzip, cut", "", whole(zip(both)[:30], isJSON, isGzip), "502"},
+		{"gzip, its sum wrong", "", whole(zip(both)[:len(zip(both))-8]+"12345678", isJSON, isGzip), "502"},
+		{"gzip with something after it", "", whole(zip(both)+"globex", isJSON, isGzip), "502"},
+		{"gzip that is none", "", whole(both, isJSON, isGzip), "502"},
+		{"gzip that is not told", "", whole(zip(both), isJSON), "502"},
+		{"gzip twice", "", whole(zip(zip(both)), isJSON, "Content-Encoding: gzip, gzip"), "502"},
+		{"identity and gzip", "", whole(zip(both), isJSON, "Content-Encoding: identity, gzip"), "502"},
+		{"two lines of encoding", "", whole(both, isJSON, "Content-Encoding: identity", "Content-Encoding: gzip"), "502"},
+		{"identity", "", whole(both, isJSON, "Content-Encoding: identity"), "200 " + own},
+		{"brotli", "", whole(both, isJSON, "Content-Encoding: br"), "502"},
+		{"gzip, empty", "", whole("", isJSON, isGzip), "502"},
+		{"a bomb of gzip", "", whole(zip(`["acme",`+strings.Repeat(" ", 16<<20)+`"globex"]`), isJSON, isGzip), "200 " + own},
+
+		{"another shape", "", whole(nested, isJSON), "502"},
+		{"another shape, long", "", whole(`{"x":`+long+`1]}`, isJSON), "502"},
+		{"another name for the array, long", "GET /plain/data", whole(`{"results":`+long+`1]}`, isJSON), "502"},
+		{"another name for the array, very long", "GET /plain/data", whole(`{"results":`+long+strings.Repeat(long[1:], 10), isJSON), "502"},
+		{"the array twice", "GET /plain/data", whole(`{"data":["acme"],"data":["globex"]}`, isJSON), "502"},
+		{"the array twice, its name escaped", "GET /plain/data", whole(`{"data":["acme"],"d\u0061ta":["globex"]}`, isJSON), "502"},
+		{"the array twice, in another case", "GET /plain/data", whole(`{"data":["acme"],"Data":["globex"]}`, isJSON), "502"},
+		{"the array twice, and long", "GET /plain/data", whole(`{"data":`+long+`"acme"],"data":["globex"]}`, isJSON), "cut"},
+		{"the id twice", "", whole(`[{"id":"acme","id":"globex"},"acme"]`, isJSON), "200 " + own},
+		{"the id twice, escaped", "", whole(`[{"id":"acme","\u0069d":"globex"},"acme"]`, isJSON), "200 " + own},
+		{"the id in two cases", "", whole(`[{"id":"acme","ID":"globex"},"acme"]`, isJSON), "200 " + own},
+		{"ids that differ in case, width and accents", "", whole(`["Acme","ａｃｍｅ","acme\u0301","a\u0000cme","acme\u200d"]`, isJSON), "200 []"},
+		{"a number", "", whole(`[42,42.0]`, isJSON), "200 []"},
+		{"two texts", "", whole(own+both, isJSON), "502"},
+		{"two lines", "", whole(own+"\n"+both+"\n", isJSON), "502"},
+		{"two long texts", "", whole(long+`1]`+both, isJSON), "cut"},
+		{"a byte order mark", "", whole("\ufeff"+both, isJSON), "502"},
+		{"UTF-16", "", whole("[\x00\"\x00", isJSON), "502"},
+		{"not UTF-8", "", whole("[\"acme\xff\"]", isJSON), "502"},
+		{"a page", "", whole("<html>globex", isJSON), "502"},
+		{"a page that says so", "", whole("<html>globex", "Content-Type: text/html"), "502"},
+		{"JSON as a page", "", whole(both, "Content-Type: text/html"), "502"},
+		{"JSON as JavaScript", "", whole(both, "Content-Type: text/javascript"), "502"},
+		{"two types", "", whole(both, isJSON, "Content-Type: text/html"), "502"},
+		{"two types in a line", "", whole(both, isJSON+", text/html"), "502"},
+		{"no type", "", whole(both), "502"},
+		{"another charset", "", whole(both, isJSON+"; charset=utf-7"), "502"},
+		{"a multipart", "", whole("--b\r\n\r\n"+both+"\r\n--b--", "Content-Type: multipart/mixed; boundary=b"), "502"},
+		{"a sequence", "", whole("\x1e"+both, "Content-Type: application/json-seq"), "502"},
+		{"events", "", whole("data: "+both+"\n\n", "Content-Type: text/event-stream"), "502"},
+		{"nothing", "", whole("", isJSON), "502"},
+		{"shorter than it says", "", head(200, isJSON, "Content-Length: 100") + both[:12], "cut"},
+		{"shorter than it says, after the end", "", head(200, isJSON, "Content-Length: 100") + both, "cut"},
+		{"shorter than it says, before the array", "", head(200, isJSON, "Content-Length: 100") + "\n", "502"},
+		{"longer than it says", "", head(200, isJSON, "Content-Length: 8") + both, "502"},
+		{"chunks that end early", "", head(200, isJSON, chunked) + "11\r\n" + both + "\r\n", "cut"},
+		{"long, and ends early", "", head(200, isJSON, chunked) + fmt.Sprintf("%x\r\n%s\r\n", len(long), long), "cut"},
+		{"long, and has no end", "", whole(long, isJSON), "cut"},
+		{"long, and turns into something else", "", whole(long+"<html>", isJSON), "cut"},
+		{"long, as far as the connection goes", "", head(200, isJSON) + long, "cut"},
+		{"gzip, long and cut", "", head(200, isJSON, isGzip) + zip(strings.Repeat(long[1:], 20))[:2000], "502"},
+		{"to the error routes", "GET /errors/list", whole(nested, isJSON), "502 handled 502"},
+		{"an answer of Caddy's that is none", "GET /static/nothing", "", "502"},
+		{"none", "", "", "502 handled 502"},
+		{"on purpose none", "GET /static/abort", "", "none"},
+
+		{"a range", "", head(206, isJSON, "Content-Range: bytes 0-16/99", "Content-Length: 17") + both, "502"},
+		{"a range without a name", "", whole(both, isJSON, "Content-Range: bytes 0-16/99"), "200 " + own},
+		{"not modified", "", head(304, `ETag: "x"`), "502"},
+		{"a delta", "", strings.Replace(whole(both, isJSON), "200 OK", "226 IM Used", 1), "502"},
+		{"reset", "", head(205, "Content-Length: 0"), "502"},
+		{"a tunnel", "", head(101, "Connection: Upgrade", "Upgrade: websocket") + both, "502"},
+		{"no content", "", head(204, isJSON), "204"},
+		{"elsewhere", "", head(302, "Location: /plain/other", "Content-Length: 6") + "globex", "302"},
+		{"choices", "", strings.Replace(whole(both, isJSON), "200 OK", "300 Multiple Choices", 1), "300"},
+		{"an error", "", strings.Replace(whole(both, isJSON, `ETag: "globex"`), "200 OK", "400 Bad Request", 1), "400 upstream_error"},
+		{"an error of the API", "", strings.Replace(whole(both, isJSON), "200 OK", "500 Oh", 1), "500 upstream_error"},
+		{"an error, packed", "", strings.Replace(whole(zip(both), isGzip), "200 OK", "404 Not Found", 1), "404 upstream_error"},
+		{"an error, cut", "", head(503, isJSON, "Retry-After: 7", "Content-Length: 100") + both, "503 upstream_error"},
+		{"an unknown status", "", strings.Replace(whole(both, isJSON), "200 OK", "999 Globex", 1), "502"},
+	}
+	a := newAPI(t)
+	for _, row := range rows {
+		a.answers = append(a.answers, row.answer)
+	}
+	g, token := start(t, a)
+	for i, row := range rows {
+		for _, protocol := range gate.Protocols {
+			t.Run(fmt.Sprintf("%v/%s", protocol, row.what), func(t *testing.T) {
+				method, target, _ := strings.Cut(row.target, " ")
+				if row.target == "" {
+					method, target = "GET", "/plain/list"
+				}
+				r := gate.Request{Protocol: protocol, Method: method, Target: target,
+					Header: []string{"authorization: Bearer " + string(token), "case: " + strconv.Itoa(i), "accept-encoding: gzip"}}
+				judge(t, row.want, g.Do(t, r), target != "/plain/other")
+				if method == "GET" && row.want != "none" {
+					r.Method = "HEAD"
+					if got := g.Do(t, r); len(got.Body) != 0 || got.Header.Get("Etag") != "" || got.Header.Get("Content-Encoding") != "" || got.Header.Get("Content-Length") == "17" && target != "/plain/other" {
+						t.Errorf("HEAD: %v", got)
+					}
+				}
+			})
+		}
+	}
+	for _, line := range strings.Split(g.Output(), "\n") {
+		if strings.Contains(line, "cannot be filtered") && strings.Contains(strings.ToLower(line), "globex") {
+			t.Errorf("the log tells what was in an answer: %s", line)
+		}
+	}
+	for _, cause := range []string{"a name on the way to the array stands twice", "its Content-Type is", "its status is 206", "it ends too early"} {
+		if !strings.Contains(g.Output(), cause) {
+			t.Errorf("the log has no line that says %q", cause)
+		}
+	}
+}
+
+func judge(t *testing.T, want string, got gate.Response, filtered bool) {
+	t.Helper()
+	body := string(got.Body)
+	if got.Header.Get("Content-Encoding") == "gzip" {
+		if r, err := gzip.NewReader(bytes.NewReader(got.Body)); err == nil {
+			text, err := io.ReadAll(r)
+			if body = string(text); err != nil && got.Err == nil {
+				t.Errorf("gzip: %v", err)
+			}
+		}
+	}
+	if filtered && strings.Contains(strings.ToLower(fmt.Sprint(got.Header, got.Trailer, body)), "globex") {
+		t.Errorf("another's: %v", got)
+	}
+	status, text, _ := strings.Cut(want, " ")
+	switch status {
+	case "none":
+		if got.Status != 0 || got.Err == nil {
+			t.Errorf("answered: %v", got)
+		}
+		return
+	case "cut":
+		if got.Err == nil || strings.HasSuffix(body, "]") || strings.HasSuffix(body, "}") {
+			t.Errorf("looks whole: error %v, the end of the body %s", got.Err, body[max(0, len(body)-100):])
+		}
+		return
+	}
+	if strconv.Itoa(got.Status) != status || got.Err != nil {
+		t.Fatalf("want %s, got %v", want, got)
+	}
+	switch {
+	case status == "502" && text == "":
+		if got.Code() != "unfilterable_answer" {
+			t.Errorf("not the problem document: %v", got)
+		}
+	case strings.HasSuffix(status, "04"), strings.HasPrefix(status, "3"):
+		if body != "" && status != "404" {
+			t.Errorf("has a body: %v", got)
+		}
+	case text == "upstream_error":
+		if got.Code() != text {
+			t.Errorf("not the problem document: %v", got)
+		}
+	case body != text:
+		t.Errorf("got %s, want %s", body, text)
+	case filtered && status[0] == '2' && got.Header.Get("Cache-Control") != "no-store":
+		t.Errorf("caches may keep it: %v", got.Header)
+	}
+}
