@@ -20,14 +20,43 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m) }
 
-// api is the API behind. It answers a request with the bytes that stand under the header Case, and keeps what it got.
+// TestLists runs all there is on one gate.
+func TestLists(t *testing.T) {
+	a := newAPI(t)
+	g := gate.Start(t, gate.Config{Site: a.site(), HTTP3: true})
+	for _, id := range []string{"acme", "globex", "42"} {
+		g.Namespace(t, id, gate.JSON{"kind": "workspace"})
+	}
+	g.Namespace(t, "shop", gate.JSON{"kind": "app"})
+	w := world{g, a, g.Mint(t, gate.JSON{"name": "acme", "namespace": "acme", "access": "read_write"}).Token}
+	t.Run("a hundred megabytes", w.hundredMegabytes) // first: what others take of the memory would hide it
+	t.Run("answers", w.answers)
+	t.Run("requests", w.requests)
+	t.Run("who", w.who)
+	t.Run("slow", w.slow)
+	t.Run("cut", w.cut)
+}
+
+type world struct {
+	*gate.Gate
+	api   *api
+	token gate.Token // of acme
+}
+
+// api is the API behind. It answers as answer says, and keeps what it got.
 type api struct {
 	address string
 
-	mu      sync.Mutex
-	answers []string
-	got     []*http.Request
-	serve   func(conn net.Conn, r *http.Request) // instead, if there is one
+	mu     sync.Mutex
+	answer func(conn net.Conn, r *http.Request)
+	got    *http.Request // the last one
+}
+
+// answer makes the API answer from now on.
+func (w world) answer(f func(conn net.Conn, r *http.Request)) {
+	w.api.mu.Lock()
+	defer w.api.mu.Unlock()
+	w.api.answer = f
 }
 
 func newAPI(t *testing.T) *api {
@@ -50,14 +79,10 @@ func newAPI(t *testing.T) *api {
 					return
 				}
 				a.mu.Lock()
-				a.got = append(a.got, r)
+				a.got = r
+				answer := a.answer
 				a.mu.Unlock()
-				if a.serve != nil {
-					a.serve(conn, r)
-					return
-				}
-				i, _ := strconv.Atoi(r.Header.Get("Case"))
-				io.WriteString(conn, a.answers[i])
+				answer(conn, r)
 			})
 		}
 	})
@@ -161,15 +186,6 @@ func (a *api) site() string {
 `, "API", a.address)
 }
 
-func start(t *testing.T, a *api) (*gate.Gate, gate.Token) {
-	g := gate.Start(t, gate.Config{Site: a.site(), HTTP3: true})
-	for _, id := range []string{"acme", "globex", "42"} {
-		g.Namespace(t, id, gate.JSON{"kind": "workspace"})
-	}
-	g.Namespace(t, "shop", gate.JSON{"kind": "app"})
-	return g, g.Mint(t, gate.JSON{"name": "acme", "namespace": "acme", "access": "read_write"}).Token
-}
-
 // head is the beginning of an answer; lines are further header lines.
 func head(status int, lines ...string) string {
 	text := fmt.Sprintf("HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
@@ -201,7 +217,7 @@ func zip(text string) string {
 // long is more than anyone on the way holds back before it sends something.
 var long = `["acme",` + strings.Repeat(`"globex","acme",`, 20_000)
 
-func TestAnswers(t *testing.T) {
+func (w world) answers(t *testing.T) {
 	const both, own = `["acme","globex"]`, `["acme"]`
 	nested := `{"data":` + both + `,"n":2}`
 	rows := []struct {
@@ -314,12 +330,8 @@ func TestAnswers(t *testing.T) {
 		{"an error, cut", "", head(503, isJSON, "Retry-After: 7", "Content-Length: 100") + both, "503 upstream_error"},
 		{"an unknown status", "", strings.Replace(whole(both, isJSON), "200 OK", "999 Globex", 1), "502"},
 	}
-	a := newAPI(t)
 	for _, row := range rows {
-		a.answers = append(a.answers, row.answer)
-	}
-	g, token := start(t, a)
-	for i, row := range rows {
+		w.answer(func(conn net.Conn, _ *http.Request) { io.WriteString(conn, row.answer) })
 		for _, protocol := range gate.Protocols {
 			t.Run(fmt.Sprintf("%v/%s", protocol, row.what), func(t *testing.T) {
 				method, target, _ := strings.Cut(row.target, " ")
@@ -327,24 +339,24 @@ func TestAnswers(t *testing.T) {
 					method, target = "GET", "/plain/list"
 				}
 				r := gate.Request{Protocol: protocol, Method: method, Target: target,
-					Header: []string{"authorization: Bearer " + string(token), "case: " + strconv.Itoa(i), "accept-encoding: gzip"}}
-				judge(t, row.want, g.Do(t, r), target != "/plain/other")
+					Header: []string{"authorization: Bearer " + string(w.token), "accept-encoding: gzip"}}
+				judge(t, row.want, w.Do(t, r), target != "/plain/other")
 				if method == "GET" && row.want != "none" {
 					r.Method = "HEAD"
-					if got := g.Do(t, r); len(got.Body) != 0 || got.Header.Get("Etag") != "" || got.Header.Get("Content-Encoding") != "" || got.Header.Get("Content-Length") == "17" && target != "/plain/other" {
+					if got := w.Do(t, r); len(got.Body) != 0 || got.Header.Get("Etag") != "" || got.Header.Get("Content-Encoding") != "" || got.Header.Get("Content-Length") == "17" && target != "/plain/other" {
 						t.Errorf("HEAD: %v", got)
 					}
 				}
 			})
 		}
 	}
-	for _, line := range strings.Split(g.Output(), "\n") {
+	for _, line := range strings.Split(w.Output(), "\n") {
 		if strings.Contains(line, "cannot be filtered") && strings.Contains(strings.ToLower(line), "globex") {
 			t.Errorf("the log tells what was in an answer: %s", line)
 		}
 	}
 	for _, cause := range []string{"a name on the way to the array stands twice", "its Content-Type is", "its status is 206", "it ends too early"} {
-		if !strings.Contains(g.Output(), cause) {
+		if !strings.Contains(w.Output(), cause) {
 			t.Errorf("the log has no line that says %q", cause)
 		}
 	}

@@ -2,6 +2,8 @@ package lists
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -9,21 +11,20 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestRequests says what the API is asked: for the whole list, as it is.
-func TestRequests(t *testing.T) {
-	a := newAPI(t)
-	a.answers = []string{whole(`["acme","globex"]`, isJSON, `ETag: "1"`, "Last-Modified: Sat, 21 Nov 2026 23:15:45 GMT", "Accept-Ranges: bytes", "Content-MD5: x",
+// requests says what the API is asked: for the whole list, as it is.
+func (w world) requests(t *testing.T) {
+	answer := whole(`["acme","globex"]`, isJSON, `ETag: "1"`, "Last-Modified: Sat, 21 Nov 2026 23:15:45 GMT", "Accept-Ranges: bytes", "Content-MD5: x",
 		"Digest: x", "Content-Digest: x", "Repr-Digest: x", "Cache-Control: public, max-age=60", "CDN-Cache-Control: max-age=60", "Surrogate-Control: max-age=60",
-		"Expires: Sat, 21 Nov 2099 23:15:45 GMT", "Age: 1", "X-Total-Count: 2", "Set-Cookie: a=b")}
-	g, token := start(t, a)
+		"Expires: Sat, 21 Nov 2099 23:15:45 GMT", "Age: 1", "X-Total-Count: 2", "Set-Cookie: a=b")
+	w.answer(func(conn net.Conn, _ *http.Request) { io.WriteString(conn, answer) })
 	for _, protocol := range gate.Protocols {
 		for _, method := range []string{"GET", "HEAD"} {
 			asked := []string{"range: bytes=0-1", "if-range: x", "if-match: x", "if-none-match: x", "if-modified-since: Sat, 21 Nov 2026 23:15:45 GMT",
-				"if-unmodified-since: Sat, 21 Nov 2026 23:15:45 GMT", "a-im: feed", "accept-encoding: br, gzip", "x-other: stays", "authorization: Bearer " + string(token)}
+				"if-unmodified-since: Sat, 21 Nov 2026 23:15:45 GMT", "a-im: feed", "accept-encoding: br, gzip", "x-other: stays", "authorization: Bearer " + string(w.token)}
 			if protocol == gate.HTTP1 {
 				asked = append(asked, "upgrade: websocket", "connection: upgrade")
 			}
-			got := g.Do(t, gate.Request{Protocol: protocol, Method: method, Target: "/plain/list", Header: asked})
+			got := w.Do(t, gate.Request{Protocol: protocol, Method: method, Target: "/plain/list", Header: asked})
 			if got.Status != 200 || method == "GET" && string(got.Body) != `["acme"]` || got.Header.Get("X-Total-Count") != "2" || got.Header.Get("Set-Cookie") == "" {
 				t.Errorf("%v %s: %v", protocol, method, got)
 			}
@@ -35,7 +36,9 @@ func TestRequests(t *testing.T) {
 			if length := got.Header.Get("Content-Length"); length != "" && length != "8" || length != "" && method == "HEAD" {
 				t.Errorf("%v %s: Content-Length %s", protocol, method, length)
 			}
-			reached := a.got[len(a.got)-1]
+			w.api.mu.Lock()
+			reached := w.api.got
+			w.api.mu.Unlock()
 			for _, line := range asked {
 				name, value, _ := strings.Cut(line, ": ")
 				want := map[string]string{"accept-encoding": "identity", "x-other": "stays"}[name]
@@ -47,15 +50,14 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// TestWho says who sees what.
-func TestWho(t *testing.T) {
-	a := newAPI(t)
+// who says who sees what.
+func (w world) who(t *testing.T) {
 	const all = `["acme","globex","42",42,"shop","default","none"]`
-	a.answers = []string{whole(all, isJSON)}
-	g, acme := start(t, a)
+	w.answer(func(conn net.Conn, _ *http.Request) { io.WriteString(conn, whole(all, isJSON)) })
+	acme := w.token
 	mint := func(namespace string, fields gate.JSON) gate.Token {
 		fields["name"], fields["namespace"] = "who", namespace
-		return g.Mint(t, fields).Token
+		return w.Mint(t, fields).Token
 	}
 	also := mint("acme", gate.JSON{"access": "read_only", "grants": []gate.JSON{{"namespace": "globex", "access": "read_only"}}})
 	writes := mint("acme", gate.JSON{"access": "read_only", "grants": []gate.JSON{{"namespace": "globex", "permissions": []string{"write"}}}})
@@ -82,7 +84,7 @@ func TestWho(t *testing.T) {
 	} {
 		for _, protocol := range []gate.Protocol{gate.HTTP1, gate.HTTP2, gate.HTTP3} {
 			t.Run(fmt.Sprintf("%v/%s", protocol, row.what), func(t *testing.T) {
-				client, url := g.Client(t, protocol)
+				client, url := w.Client(t, protocol)
 				answer, err := client.Do(get(t, url+row.target, row.token))
 				if err != nil {
 					t.Fatal(err)
@@ -93,7 +95,7 @@ func TestWho(t *testing.T) {
 			})
 		}
 	}
-	if got := g.Send(t, http.MethodGet, "/plain/list", "", ""); got.Code() != "missing_key" {
+	if got := w.Send(t, http.MethodGet, "/plain/list", "", ""); got.Code() != "missing_key" {
 		t.Errorf("without a key: %v", got)
 	}
 }

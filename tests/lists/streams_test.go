@@ -36,11 +36,10 @@ func get(t *testing.T, url string, token gate.Token, lines ...string) *http.Requ
 	return r
 }
 
-// TestSlow: an element that the API has sent is with the client before the API sends the next.
-func TestSlow(t *testing.T) {
-	a := newAPI(t)
+// slow: an element that the API has sent is with the client before the API sends the next.
+func (w world) slow(t *testing.T) {
 	more := make(chan string)
-	a.serve = func(conn net.Conn, _ *http.Request) {
+	w.answer(func(conn net.Conn, _ *http.Request) {
 		io.WriteString(conn, head(200, isJSON, chunked))
 		for part := range more {
 			fmt.Fprintf(conn, "%x\r\n%s\r\n", len(part), part)
@@ -49,12 +48,11 @@ func TestSlow(t *testing.T) {
 				return
 			}
 		}
-	}
-	g, token := start(t, a)
+	})
 	for _, protocol := range []gate.Protocol{gate.HTTP1, gate.HTTP2, gate.HTTP3} {
-		client, url := g.Client(t, protocol)
+		client, url := w.Client(t, protocol)
 		go func() { more <- `{"data":[{"id":"globex"},` }()
-		answer, err := client.Do(get(t, url+"/plain/data", token))
+		answer, err := client.Do(get(t, url+"/plain/data", w.token))
 		if err != nil {
 			t.Fatalf("%v: %v", protocol, err)
 		}
@@ -87,17 +85,15 @@ func TestSlow(t *testing.T) {
 	close(more)
 }
 
-// TestCut: a revoke cuts a list that is on its way.
-func TestCut(t *testing.T) {
-	a := newAPI(t)
-	a.serve = func(conn net.Conn, _ *http.Request) {
+// cut: a revoke cuts a list that is on its way.
+func (w world) cut(t *testing.T) {
+	w.answer(func(conn net.Conn, _ *http.Request) {
 		io.WriteString(conn, head(200, isJSON, chunked)+"9\r\n[\"acme\",\n\r\n")
 		io.Copy(io.Discard, conn)
-	}
-	g, _ := start(t, a)
+	})
 	for _, protocol := range []gate.Protocol{gate.HTTP1, gate.HTTP2, gate.HTTP3} {
-		k := g.Mint(t, gate.JSON{"name": "short", "namespace": "acme", "access": "read_only"})
-		client, url := g.Client(t, protocol)
+		k := w.Mint(t, gate.JSON{"name": "short", "namespace": "acme", "access": "read_only"})
+		client, url := w.Client(t, protocol)
 		answer, err := client.Do(get(t, url+"/plain/list", k.Token))
 		if err != nil {
 			t.Fatalf("%v: %v", protocol, err)
@@ -106,7 +102,7 @@ func TestCut(t *testing.T) {
 		if _, err := io.ReadFull(answer.Body, first); err != nil {
 			t.Fatalf("%v: %v", protocol, err)
 		}
-		g.Revoke(t, k.ID)
+		w.Revoke(t, k.ID)
 		if rest, err := io.ReadAll(answer.Body); err == nil || len(rest) > 0 {
 			t.Errorf("%v: not cut: %q, %v", protocol, rest, err)
 		}
@@ -127,12 +123,11 @@ func page() string {
 	return page.String()
 }
 
-// TestHundredMegabytes measures what a list of that size takes of Caddy's memory.
-func TestHundredMegabytes(t *testing.T) {
+// hundredMegabytes measures what a list of that size takes of Caddy's memory.
+func (w world) hundredMegabytes(t *testing.T) {
 	pages := map[string]int{"small": 1, "plain": 105, "gzip": 35} // of 1 MB
 	page := page()
-	a := newAPI(t)
-	a.serve = func(conn net.Conn, r *http.Request) {
+	w.answer(func(conn net.Conn, r *http.Request) {
 		lines := []string{isJSON}
 		if r.Header.Get("Case") == "gzip" {
 			lines = append(lines, isGzip)
@@ -149,11 +144,10 @@ func TestHundredMegabytes(t *testing.T) {
 		}
 		io.WriteString(body, "]")
 		closeBody()
-	}
-	g, token := start(t, a)
-	client, url := g.Client(t, gate.HTTP1)
+	})
+	client, url := w.Client(t, gate.HTTP1)
 	read := func(what string) (count int) {
-		answer, err := client.Do(get(t, url+"/plain/list", token, "Case: "+what))
+		answer, err := client.Do(get(t, url+"/plain/list", w.token, "Case: "+what))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,13 +169,13 @@ func TestHundredMegabytes(t *testing.T) {
 		return count
 	}
 	read("small")
-	before := peak(t, g)
+	before := peak(t, w.Gate)
 	for _, what := range []string{"plain", "gzip"} {
 		began := time.Now()
 		if n := read(what); n != pages[what]*100 {
 			t.Errorf("%s: %d elements", what, n)
 		}
-		grown := peak(t, g) - before
+		grown := peak(t, w.Gate) - before
 		t.Logf("%d MB, %s: %v, peak memory %d MB more than after 1 MB", pages[what], what, time.Since(began).Round(time.Millisecond), grown>>10)
 		if grown > 32<<10 {
 			t.Errorf("%s: Caddy's memory has grown by %d KB", what, grown)
