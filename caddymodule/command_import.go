@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +13,7 @@ import (
 )
 
 func (c *cli) importCommand() *cobra.Command {
-	var partial bool
+	var partial, told bool
 	cmd := &cobra.Command{
 		Use:   "import [FILE]",
 		Short: "Adds keys whose tokens were made elsewhere",
@@ -30,12 +29,16 @@ line, or all in one document {"keys":[…]}:
 All keys are added or, when one is refused, none. With --partial those that can
 be are added, in batches; what is refused is listed on standard error, line by
 line. The exit status is 1 when any was refused. An import may be repeated: what
-is there already is refused.`,
+is there already is refused.
+
+Without --partial a long import holds up whoever else changes something; use
+--partial for more than some ten thousand keys.`,
 		Example: `  caddy apikeys keys import keys.ndjson
   caddy apikeys keys import --partial < export.json`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	cmd.Flags().BoolVar(&partial, "partial", false, "Add those that can be, also when others are refused")
+	cmd.Flags().BoolVar(&told, "progress", false, "Say once a second how far it has come, also where no terminal is")
 	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
 		in := c.in
 		if len(args) > 0 && args[0] != "-" {
@@ -52,81 +55,84 @@ is there already is refused.`,
 		if err != nil {
 			return err
 		}
+		p := c.newProgress(told)
+		defer p.end()
 		if partial {
-			return c.importSome(ctx, server, in)
+			return c.importSome(ctx, server, in, p)
 		}
-		return c.importAll(ctx, server, in)
+		return c.importAll(ctx, server, in, p)
 	})
 	return cmd
 }
 
 // importAll sends everything in one request, as it is read. It may take as long as it takes.
-func (c *cli) importAll(ctx context.Context, server *client.Client, in io.Reader) error {
+func (c *cli) importAll(ctx context.Context, server *client.Client, in io.Reader, p *progress) error {
 	input := newImportReader(in)
-	progress := &progressReader{Reader: input, tell: func(n int64) { c.say("sent %.1f MiB …", float64(n)/(1<<20)) }}
-	done, err := server.ImportKeys(ctx, input.contentType(), progress, false, "")
+	done, err := server.ImportKeys(ctx, input.contentType(), &sending{Reader: input, progress: p, byLine: !input.document}, false, "")
+	p.end()
 	if err != nil {
 		return err
 	}
-	return c.imported(done)
+	return c.imported(done, len(done.Refused))
 }
 
 // importSome sends batches. The line numbers of refusals become those of the whole input.
-func (c *cli) importSome(ctx context.Context, server *client.Client, in io.Reader) error {
+func (c *cli) importSome(ctx context.Context, server *client.Client, in io.Reader, p *progress) error {
 	input := newImportReader(in)
 	total := api.Imported{Refused: []api.Refused{}}
-	said := time.Now()
+	refused := 0
 	for {
 		batch, readErr := input.batch()
 		if len(batch.lines) > 0 {
-			if err := c.importBatch(ctx, server, batch, &total); err != nil {
-				c.say("Imported %d, refused %d, up to line %d.", total.Imported, len(total.Refused), batch.lines[0]-1)
+			done, err := c.importBatch(ctx, server, batch)
+			if err != nil {
+				p.say("Imported %d, refused %d, up to line %d.", total.Imported, refused, batch.lines[0]-1)
 				return err
+			}
+			total.Imported += done.Imported
+			refused += len(done.Refused)
+			if c.json {
+				total.Refused = append(total.Refused, done.Refused...)
+			} else {
+				for _, r := range done.Refused {
+					p.say("line %d: %s", r.Line, r.Detail)
+				}
 			}
 		}
 		switch {
 		case readErr == io.EOF:
-			return c.imported(total)
+			p.end()
+			return c.imported(total, refused)
 		case readErr != nil:
-			c.say("Imported %d, refused %d, up to what could not be read.", total.Imported, len(total.Refused))
+			p.say("Imported %d, refused %d, up to what could not be read.", total.Imported, refused)
 			return readErr
-		case time.Since(said) > time.Second:
-			said = time.Now()
-			c.say("imported %d, refused %d …", total.Imported, len(total.Refused))
 		}
+		p.tell(true, "%d lines read, %d imported, %d refused, %d/s …", input.line, total.Imported, refused, p.rate(total.Imported+refused))
 	}
 }
 
-func (c *cli) importBatch(ctx context.Context, server *client.Client, b *importBatch, total *api.Imported) error {
+func (c *cli) importBatch(ctx context.Context, server *client.Client, b *importBatch) (api.Imported, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	done, err := server.ImportKeys(ctx, api.NDJSON, &b.body, true, "")
-	if err != nil {
-		return err
-	}
-	total.Imported += done.Imported
-	for _, r := range done.Refused {
-		if 0 < r.Line && r.Line <= len(b.lines) {
+	for i := range done.Refused {
+		if r := &done.Refused[i]; 0 < r.Line && r.Line <= len(b.lines) {
 			r.Line = b.lines[r.Line-1]
 		}
-		total.Refused = append(total.Refused, r)
-		if !c.json {
-			c.say("line %d: %s", r.Line, r.Detail)
-		}
 	}
-	return nil
+	return done, err
 }
 
-// imported says how an import ended.
-func (c *cli) imported(done api.Imported) error {
+// imported says how an import ended. done lists the refusals only if they are to be written.
+func (c *cli) imported(done api.Imported, refused int) error {
 	if c.json {
 		if err := c.writeJSON(done); err != nil {
 			return err
 		}
 	} else {
-		c.say("Imported %d, refused %d.", done.Imported, len(done.Refused))
+		c.say("Imported %d, refused %d.", done.Imported, refused)
 	}
-	if len(done.Refused) > 0 {
+	if refused > 0 {
 		return errFailed
 	}
 	return nil

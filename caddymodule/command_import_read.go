@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"regexp"
-	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
@@ -109,24 +108,4 @@ func (in *importReader) tokens(wanted ...json.Token) bool {
 		}
 	}
 	return true
-}
-
-// A progressReader tells once a second how much has been read.
-type progressReader struct {
-	io.Reader
-	said time.Time
-	read int64
-	tell func(bytes int64)
-}
-
-func (p *progressReader) Read(b []byte) (int, error) {
-	n, err := p.Reader.Read(b)
-	p.read += int64(n)
-	if time.Since(p.said) > time.Second {
-		if !p.said.IsZero() {
-			p.tell(p.read)
-		}
-		p.said = time.Now()
-	}
-	return n, err
 }

@@ -146,3 +146,31 @@ func TestPartialImportEnds(t *testing.T) {
 		})
 	}
 }
+
+// often has an import say how far it has come at every turn.
+func often(t *testing.T) {
+	before := progressInterval
+	progressInterval = 0
+	t.Cleanup(func() { progressInterval = before })
+}
+
+func TestImportProgress(t *testing.T) {
+	often(t)
+	input := strings.Repeat("{}\n", 2*batchKeys+1)
+	answers := map[string][]cliAnswer{importPath: {
+		{201, api.Imported{Imported: batchKeys - 1, Refused: []api.Refused{{Line: 1, Detail: "bad"}}}},
+		{201, api.Imported{Imported: batchKeys}},
+		{201, api.Imported{Imported: 1}},
+	}}
+	r := serveCLI(t, answers).run(input, "keys", "import", "--partial", "--progress")
+	r.want(t, 1, "", fmt.Sprintf("%d lines read, %d imported, 1 refused, ", 2*batchKeys, 2*batchKeys-1))
+	if strings.ContainsAny(r.err, "\r\x1b") {
+		t.Errorf("what is for terminals went elsewhere: %q", r.err)
+	}
+	serveCLI(t, answers).run(input, "keys", "import", "--progress").want(t, 1, "", fmt.Sprintf("all sent: %d lines, 0.0 MiB", 2*batchKeys+1))
+	for _, quiet := range [][]string{{"keys", "import"}, {"keys", "import", "--partial"}} {
+		if r := serveCLI(t, answers).run(input, quiet...); strings.Contains(r.err, "…") {
+			t.Errorf("nobody asked: %s", r.err)
+		}
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -167,4 +169,29 @@ func TestInterruptedCommandAtTerminal(t *testing.T) {
 	}
 	u.sees(t, "interrupted: nothing was changed")
 	u.types(t, "\n") // lets the abandoned read end
+}
+
+// TestImportAtTerminal: what comes and goes is one line, and what stays is on lines of its own.
+func TestImportAtTerminal(t *testing.T) {
+	often(t)
+	file := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(file, []byte(strings.Repeat("{}\n", 3*batchKeys)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := serveCLI(t, map[string][]cliAnswer{importPath: {
+		{201, api.Imported{Imported: batchKeys}},
+		{201, api.Imported{Imported: batchKeys - 1, Refused: []api.Refused{{Line: 7, Detail: "bad"}}}},
+	}})
+	u := newTerminalUser(t)
+	status := u.start(t.Context(), io.Discard, "keys", "import", "--partial", file, "--address", s.address)
+	u.sees(t, fmt.Sprintf("Imported %d, refused 2.\r\n", 3*batchKeys-2))
+	if got := <-status; got != 1 {
+		t.Errorf("status %d", got)
+	}
+	want := regexp.MustCompile(`^\r1000 lines read, 1000 imported, 0 refused, \d+/s …\x1b\[K\r\x1b\[Kline 1007: bad\r\n` +
+		`\r2000 lines read, 1999 imported, 1 refused, \d+/s …\x1b\[K\r\x1b\[Kline 2007: bad\r\n` +
+		`\r3000 lines read, 2998 imported, 2 refused, \d+/s …\x1b\[K\r\x1b\[KImported 2998, refused 2.\r\n$`)
+	if !want.MatchString(u.shown()) {
+		t.Errorf("on the screen: %q", u.shown())
+	}
 }

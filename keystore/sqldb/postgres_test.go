@@ -344,6 +344,45 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	}
 }
 
+// TestPostgresImportHoldsUpNoNode: while a change has the head's lock, nodes come, live and go.
+func TestPostgresImportHoldsUpNoNode(t *testing.T) {
+	s := newPostgresStore(t)
+	d, other := s.Open(t), openOnce(t, s.URL(s.schema))
+	if _, err := d.Deployment(context.Background(), nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.Update(context.Background(), func(tx keystore.Tx) error {
+		var keys []*keystore.Key
+		for n := range 1000 {
+			keys = append(keys, benchKey(n, tx.Now()))
+		}
+		if _, err := tx.InsertKeys(keys); err != nil {
+			return err
+		}
+		// Waiting for this transaction would end with the time that it may idle.
+		ctx, cancel := context.WithTimeout(context.Background(), maxIdle)
+		defer cancel()
+		for _, call := range []func() error{
+			func() error { return other.Join(ctx, keystore.Node{Incarnation: "i"}) },
+			func() error { _, err := other.Renew(ctx, "i", keystore.Position{}); return err },
+			func() error { return other.Acknowledge(ctx, "i", 1) },
+			func() error { _, err := other.Nodes(ctx); return err },
+			func() error { _, _, err := other.KeyByDigest(ctx, benchDigest(1)); return err },
+			func() error { return other.RecordUse(ctx, map[string]time.Time{keys[0].ID: time.Now()}) },
+			func() error { return other.Fence(ctx, "i") },
+			func() error { return other.Remove(ctx, "i") },
+		} {
+			if err := call(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestPostgresRestart cuts all connections, as a crash of the server does: what was answered is there, and everything goes on.
 func TestPostgresRestart(t *testing.T) {
 	ctx := context.Background()
