@@ -178,17 +178,22 @@ func testCancelled(t *testing.T, s Store) {
 		}
 	}
 	// One that ends in the middle of a change, which takes no notice.
+	var many []*keystore.Key
+	for i := range 50 {
+		many = append(many, plain(fmt.Sprint("of many ", i)))
+	}
 	middle, cancel := context.WithCancel(ctx)
 	defer cancel()
 	_, err := db.Update(middle, func(tx keystore.Tx) error {
 		must(t, insertKey(tx, plain("half")))
 		cancel()
 		_ = insertKey(tx, plain("other half"))
+		_, _ = tx.InsertKeys(many) // nor does it go past the transaction that has ended
 		return nil
 	})
 	wantErr(t, err, context.Canceled)
 	half, other := lookup(t, db, digest("half")), lookup(t, db, digest("other half"))
-	if half != "" || other != "" {
+	if half != "" || other != "" || lookup(t, db, digest("of many 7")) != "" {
 		t.Fatalf("half a change was committed: %q %q", half, other)
 	}
 	// Nothing of this has harmed the handle.

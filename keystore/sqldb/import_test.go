@@ -184,7 +184,7 @@ func TestBulkByHand(t *testing.T) {
 				}
 				return n
 			}
-			for round, n := range []int{1, 50, 500} {
+			for round, n := range []int{1, 50, 300} {
 				for _, keysFirst := range []bool{true, false} {
 					round := 2*round + map[bool]int{true: 1}[keysFirst]
 					first := fmt.Sprintf(numbers, n) + fmt.Sprintf(keys, round)
@@ -214,6 +214,9 @@ func TestBulkByHand(t *testing.T) {
 						digest[15], digest[30], digest[31] = byte(round), byte((i+1)>>8), byte(i+1)
 						if !added && !told[digest] {
 							t.Fatalf("%d of each, keys first %v: secret %d is not in the log", n, keysFirst, i+1)
+						}
+						if i%10 > 0 && i < n-1 {
+							continue
 						}
 						if k, _, err := d.KeyByDigest(ctx, digest); err != nil || k == nil || k.ID != fmt.Sprintf("%d-%d", round, i+1) {
 							t.Fatalf("secret %d opens %v, %v", i+1, k, err)
