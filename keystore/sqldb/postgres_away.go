@@ -39,9 +39,15 @@ func serverRefuses(err error) bool {
 	case *tls.CertificateVerificationError:
 		return true
 	case *pgconn.PgError:
-		return strings.HasPrefix(e.Code, "28") || e.Code == "3D000" || e.Code == "42501"
+		return strings.HasPrefix(e.Code, "28") || e.Code == "3D000" || e.Code == "42501" || unknownParameter(e)
 	}
 	return false
+}
+
+// unknownParameter reports whether PgBouncer refuses what the URL asks for. It gives all its errors the same code.
+func unknownParameter(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && strings.HasPrefix(e.Message, "unsupported startup parameter")
 }
 
 // anywhere reports whether is holds for an error or any that it wraps: of several servers each has its own.

@@ -199,6 +199,10 @@ func explainPostgres(err error) error {
 		advice = "another transaction was in the way, nothing was changed: try again"
 	case code == "25P03", code == "25P02":
 		advice = "the change took too long and was withdrawn, nothing was changed: try again"
+	case unknownParameter(err):
+		advice = "a pooler refuses an option of the URL: PgBouncer knows no search_path, so set it with ALTER ROLE … IN DATABASE … SET search_path and take it out of the URL"
+	case code == "42P05", code == "26000":
+		advice = "a pooler gives each statement another session: let it keep them (PgBouncer: pool_mode = session), or connect without it"
 	case strings.HasPrefix(code, "57P"):
 		advice = "the PostgreSQL server is being stopped or started"
 	case untrusted:

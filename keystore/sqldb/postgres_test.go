@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
@@ -557,6 +559,22 @@ func TestPostgresOpenErrors(t *testing.T) {
 		if Unreachable(err) != (row.want == away) {
 			t.Errorf("unreachable is %v for %s", Unreachable(err), text)
 		}
+	}
+}
+
+// TestPostgresPooler: what poolers that are set up otherwise than we need say, as PgBouncer 1.18 does.
+func TestPostgresPooler(t *testing.T) {
+	for want, e := range map[string]pgconn.PgError{
+		"ALTER ROLE":           {Severity: "FATAL", Code: "08P01", Message: "unsupported startup parameter: search_path"},
+		"pool_mode = session":  {Severity: "ERROR", Code: "42P05", Message: `prepared statement "stmtcache_1" already exists`},
+		"pool_mode = session)": {Severity: "ERROR", Code: "26000", Message: `prepared statement "stmtcache_1" does not exist`},
+	} {
+		if err := explainPostgres(&e); !strings.Contains(err.Error(), want) || Unreachable(err) {
+			t.Error(err)
+		}
+	}
+	if err := explainPostgres(&pgconn.PgError{Severity: "FATAL", Code: "08P01", Message: "server login has been failing"}); !Unreachable(err) {
+		t.Errorf("the server behind a pooler is away: %v", err)
 	}
 }
 
