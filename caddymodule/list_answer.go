@@ -279,7 +279,7 @@ func checkJSON(header http.Header) (zipped bool, err error) {
 	switch {
 	case err != nil,
 		media != "application/json" && !(strings.HasPrefix(media, "application/") && strings.HasSuffix(media, "+json")),
-		given && !strings.EqualFold(charset, "utf-8"):
+		given && !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "utf8"):
 		return false, fmt.Errorf("its Content-Type is %.100q: only application/json and application/…+json in UTF-8 can be read", types[0])
 	}
 	return zipped, nil

@@ -127,27 +127,35 @@ func (c *copier) keepBack(last []byte) {
 }
 
 func (c *copier) array() {
-	kind := c.space()
-	c.settle()
-	if c.err != nil {
-		return
-	}
-	c.found, c.to = true, toOut
-	c.write(c.held)
-	switch kind {
-	case 'n':
-		if c.depth == 0 {
-			c.keepBack([]byte("null"))
-		}
-		c.value()
+	switch c.space() {
 	case '[':
+		c.reached()
 		c.list(c.element, func(bracket byte) {
 			c.settle()
 			c.to = toOut
 			c.close(bracket)
 		})
+	case 'n':
+		if c.depth == 0 {
+			c.keepBack([]byte("null"))
+		}
+		c.value()
+		c.reached()
 	default:
 		c.fail("what should be the array is something else")
+	}
+}
+
+// reached lets go what stands before the array.
+func (c *copier) reached() {
+	c.settle()
+	if c.err != nil {
+		return
+	}
+	c.found = true
+	if c.to == toHeld {
+		c.to = toOut
+		c.write(c.held)
 	}
 }
 

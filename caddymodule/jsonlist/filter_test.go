@@ -56,7 +56,7 @@ var filterCases = []struct {
 	{"the first goes", "data", "", `{"data":["a","acme"],"n":2}`, `{"data":["acme"],"n":2}`},
 	{"the last goes", "data", "", `{"data":["acme","a"],"n":2}`, `{"data":["acme"],"n":2}`},
 	{"null for no list", "data", "", `{"data":null,"n":2}`, `{"data":null,"n":2}`},
-	{"null alone", "", "", ` null `, ` null`},
+	{"null alone", "", "", ` null `, `null`},
 	{"around the array all stays", "a.b", "", `{"x":{"b":["u"]}, "a": {"c":["v"], "b" : ["w","acme"]},"b":["z"] }`, `{"x":{"b":["u"]}, "a": {"c":["v"], "b" : ["acme"]},"b":["z"] }`},
 	{"an array of the same name in an element", "data", "id", `{"data":[{"id":"acme","data":[{"id":"globex"}]}]}`, `{"data":[{"id":"acme","data":[{"id":"globex"}]}]}`},
 	{"an id of the same name in an element", "", "id", `[{"x":{"id":"globex"},"id":"acme"},{"x":{"id":"acme"},"id":"globex"},{"x":{"id":"acme"}}]`, `[{"x":{"id":"globex"},"id":"acme"}]`},
@@ -179,6 +179,11 @@ func TestBounds(t *testing.T) {
 	}
 	if out, err := run("data", "", `{"x":`+long+`,"data":[]}`, 1000); err == nil || out != "" {
 		t.Errorf("the array too late: %v, %.100s", err, out)
+	}
+	for _, wrong := range []string{`{}`, `"globex"`, `nope`, `}`} {
+		if out, err := run("data", "", `{"x":`+almost+`,"data":`+wrong, 1000); err == nil || out != "" {
+			t.Errorf("%s for the array, after a long text: %v, %.100s", wrong, err, out)
+		}
 	}
 	if out, err := run("data", "", `{"results":[`+strings.Repeat(`"globex",`, MaxHeld), 1000); err == nil || out != "" {
 		t.Errorf("another array, and a long one: %v, %.100s", err, out)
