@@ -3,6 +3,7 @@ package jsonlist
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,8 @@ type Filter struct {
 	// Keep reports whether the element with this id stays. Elements without a readable id go, and so does one whose id
 	// depends on who reads it, because a name on the way to it stands twice, or in another case.
 	Keep func(id string) bool
+
+	held int // instead of MaxHeld, in tests
 }
 
 // Run copies a text to out without the elements that go. next returns more of it, valid until it is called again, and [io.EOF] at its
@@ -34,7 +37,7 @@ type Filter struct {
 // stands there. Nothing is written before the array is reached, and the last byte when all else was good: until then it is no JSON text.
 func (f *Filter) Run(out io.Writer, next func() ([]byte, error)) error {
 	s := scanner{next: next}
-	c := copier{Filter: f, scanner: &s, out: out, to: toHeld}
+	c := copier{Filter: f, scanner: &s, out: out, to: toHeld, most: cmp.Or(f.held, MaxHeld)}
 	s.leave = c.take
 	c.text()
 	return s.err
@@ -50,6 +53,7 @@ type copier struct {
 	found bool
 	kept  bool // an element
 	held  []byte
+	most  int   // that may be held
 	start int64 // of the element
 	id    verdict
 	last  []byte // of the text
@@ -201,23 +205,26 @@ func (c *copier) readID() {
 		return
 	}
 	c.id = goes
-	if ok && c.offset()-c.start <= MaxHeld && c.Keep(string(text)) {
+	if ok && !c.late() && c.Keep(string(text)) {
 		c.id = stays
 	}
 }
 
 func (c *copier) idTwice() {
-	if c.id == stays && c.offset()-c.start > MaxHeld { // it may be with the client already
+	if c.id == stays && c.late() { // it may be with the client already
 		c.fail("the id of a long element stands twice")
 	}
 	c.id = goes
 }
 
+// late reports whether what has just been read of an element comes too late to be held.
+func (c *copier) late() bool { return c.offset()-c.start > int64(c.most) }
+
 // settle sends on what was read since it was last called.
 func (c *copier) settle() { c.take(c.scanner.take()) }
 
 func (c *copier) take(b []byte) {
-	if c.to == toHeld && len(c.held)+len(b) > MaxHeld {
+	if c.to == toHeld && len(c.held)+len(b) > c.most {
 		switch {
 		case !c.found:
 			c.fail("there is no array where it should be, so far")

@@ -148,7 +148,7 @@ func TestFilter(t *testing.T) {
 
 // TestBounds has what is too long to hold: no element can make the list of others fail.
 func TestBounds(t *testing.T) {
-	long := `"` + strings.Repeat("x", 2*MaxHeld) + `"`
+	long := `"` + strings.Repeat("x", MaxHeld+10) + `"`
 	almost := `"` + strings.Repeat("x", MaxHeld-100) + `"`
 	for _, test := range []struct {
 		what, in, want string
@@ -164,9 +164,9 @@ func TestBounds(t *testing.T) {
 		{"the id twice, another's first", `[{"id":"globex","x":` + long + `,"id":"acme"}]`, `[]`},
 		{"the id twice, late", `[{"id":"acme","x":` + long + `,"id":"globex"}]`, `!stands twice`},
 		{"a long bare id", `[` + long + `,"acme"]`, `["acme"]`},
-		{"a long number", `[` + strings.Repeat("7", 2*MaxHeld) + `,"acme"]`, `["acme"]`},
+		{"a long number", `[` + strings.Repeat("7", MaxHeld+10) + `,"acme"]`, `["acme"]`},
 	} {
-		for _, size := range []int{1000, 32 << 10, 1 << 30} {
+		for _, size := range []int{9999, 1 << 30} {
 			out, err := run("", "", test.in, size)
 			if reason, fails := strings.CutPrefix(test.want, "!"); fails {
 				if err == nil || !strings.Contains(err.Error(), reason) {
@@ -177,15 +177,15 @@ func TestBounds(t *testing.T) {
 			}
 		}
 	}
-	if out, err := run("data", "", `{"x":`+long+`,"data":[]}`, 1000); err == nil || out != "" {
+	if out, err := run("data", "", `{"x":`+long+`,"data":[]}`, 9999); err == nil || out != "" {
 		t.Errorf("the array too late: %v, %.100s", err, out)
 	}
 	for _, wrong := range []string{`{}`, `"globex"`, `nope`, `}`} {
-		if out, err := run("data", "", `{"x":`+almost+`,"data":`+wrong, 1000); err == nil || out != "" {
+		if out, err := run("data", "", `{"x":`+almost+`,"data":`+wrong, 9999); err == nil || out != "" {
 			t.Errorf("%s for the array, after a long text: %v, %.100s", wrong, err, out)
 		}
 	}
-	if out, err := run("data", "", `{"results":[`+strings.Repeat(`"globex",`, MaxHeld), 1000); err == nil || out != "" {
+	if out, err := run("data", "", `{"results":[`+strings.Repeat(`"globex",`, MaxHeld/5), 9999); err == nil || out != "" {
 		t.Errorf("another array, and a long one: %v, %.100s", err, out)
 	}
 }
@@ -204,14 +204,31 @@ func TestErrors(t *testing.T) {
 	if !errors.Is(err, broken) {
 		t.Errorf("the text breaks off: %v", err)
 	}
-	if err := f.Run(brokenWriter{broken}, chunks(`["acme"]`, 3)); !errors.Is(err, broken) {
-		t.Errorf("nobody reads: %v", err)
+	for _, test := range filterCases {
+		if strings.HasPrefix(test.want, "!") {
+			continue
+		}
+		for taken := range min(len(test.want), 100) {
+			f := Filter{Items: names(test.items), ID: names(test.id), Keep: keepSome}
+			if err := f.Run(&brokenWriter{taken, broken}, chunks(test.in, 1+taken%5)); !errors.Is(err, broken) {
+				t.Errorf("%s: only %d bytes are read: %v", test.what, taken, err)
+			}
+		}
 	}
 }
 
-type brokenWriter struct{ err error }
+// brokenWriter takes so many bytes.
+type brokenWriter struct {
+	bytes int
+	err   error
+}
 
-func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
+func (w *brokenWriter) Write(b []byte) (int, error) {
+	if w.bytes -= len(b); w.bytes < 0 {
+		return 0, w.err
+	}
+	return len(b), nil
+}
 
 // TestStreams says when an element is let go: as soon as it has ended.
 func TestStreams(t *testing.T) {

@@ -1,6 +1,7 @@
 package jsonlist
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -161,6 +162,33 @@ func FuzzFilter(f *testing.F) {
 		got, err := parse(out)
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Fatalf("%q\ngot  %v, %v\nwant %v", text, got, err, want)
+		}
+	})
+}
+
+// FuzzBounds: what comes out does not depend on how a text is cut into chunks, also when little can be held.
+func FuzzBounds(f *testing.F) {
+	for _, test := range filterCases {
+		if len(test.in) < 2*maxText {
+			f.Add(test.in, test.items, test.id, uint8(3), uint8(9))
+		}
+	}
+	f.Fuzz(func(t *testing.T, text, items, id string, size, held uint8) {
+		run := func(size int) (string, error) {
+			filter := Filter{Items: names(items), ID: names(id), Keep: keepSome, held: int(held) + 1}
+			var out bytes.Buffer
+			err := filter.Run(&out, chunks(text, size))
+			return out.String(), err
+		}
+		whole, wholeErr := run(len(text) + 1)
+		cut, cutErr := run(int(size) + 1)
+		switch {
+		case (wholeErr == nil) != (cutErr == nil):
+			t.Fatalf("%q: %v, %d bytes at a time: %v", text, wholeErr, int(size)+1, cutErr)
+		case wholeErr == nil && (whole != cut || !json.Valid([]byte(cut))):
+			t.Fatalf("%q: %s, %d bytes at a time: %s", text, whole, int(size)+1, cut)
+		case wholeErr != nil && (json.Valid([]byte(whole)) || json.Valid([]byte(cut))):
+			t.Fatalf("%q: %v, but %q or %q looks whole", text, wholeErr, whole, cut)
 		}
 	})
 }

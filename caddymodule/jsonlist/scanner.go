@@ -159,6 +159,8 @@ func (s *scanner) list(element func(), end func(bracket byte)) {
 func (s *scanner) open() bool {
 	if s.depth == MaxDepth {
 		s.fail("it nests too deep")
+	}
+	if s.err != nil {
 		return false
 	}
 	s.pos++
