@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path"
+	"sync/atomic"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -42,6 +43,8 @@ type API struct {
 	handler http.Handler
 
 	importKey *huma.Schema // what one element of an import is validated by
+
+	declared atomic.Pointer[[]api.Operation] // sorted by place in the list, without repetition
 }
 
 // New returns the interface to a key store, nil for one whose database has not been reached yet: then only the documents are
@@ -54,6 +57,7 @@ func New(ks *keystore.Keystore, logger *slog.Logger) *API {
 	a.registerNamespaces()
 	a.registerNodes()
 	a.registerDecisions()
+	a.registerPermissions()
 	a.registerDocuments()
 
 	// Browsers send cookies and pass addresses on the loopback from any page, so no door takes changes from another origin.

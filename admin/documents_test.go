@@ -35,7 +35,7 @@ func TestOpenAPI(t *testing.T) {
 	want := strings.Fields(`
 		GET/docs GET/health GET/keys POST/keys POST/keys/import DELETE/keys/{id} GET/keys/{id} PATCH/keys/{id} POST/keys/{id}/revoke
 		POST/keys/{id}/rotate GET/namespaces POST/namespaces DELETE/namespaces/{id} GET/namespaces/{id} PATCH/namespaces/{id}
-		GET/nodes GET/openapi.json GET/self POST/self/revoke POST/verify`)
+		GET/nodes GET/openapi.json GET/permissions GET/self POST/self/revoke POST/verify`)
 	var got []string
 	ids := map[string]bool{}
 	for path, methods := range doc.Paths {

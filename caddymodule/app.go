@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
@@ -58,6 +59,7 @@ type App struct {
 	settings keystore.Settings
 	cacheURL string             // empty: no shared cache
 	cache    *sharedcache.Redis // nil: none, or not started
+	declared []api.Operation    // by all handlers
 
 	store   atomic.Pointer[store] // nil until it is open
 	started chan struct{}         // closed by Start, when it succeeds
@@ -224,6 +226,12 @@ func expand(option, value string) (string, error) {
 		return "", fmt.Errorf("%s: %w", option, err)
 	}
 	return expanded, nil
+}
+
+// declare adds operations to the permission table of the config. Handlers call it while they are provisioned, one after the other and
+// before Start.
+func (a *App) declare(operations []api.Operation) {
+	a.declared = append(a.declared, operations...)
 }
 
 // Start opens the store, or takes over the one that the running config has open. Where nothing would be lost by it, a database that

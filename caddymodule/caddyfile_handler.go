@@ -30,6 +30,8 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //	    resource <name>
 //	    methods read | write | none <method...>
 //	    operation <resource>:<operation> read | write <method> <pattern>
+//	    openapi <file> [<base>]
+//	    strict
 //	    list <method> <pattern> <kind> {
 //	        items <name>[.<name>...]
 //	        id    <name>[.<name>...]
@@ -49,26 +51,26 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("api_key takes no argument but a matcher, this is %q: options go into a block", d.Val())
 	}
-	var unmapped error
+	var pending, located error
 	for d.NextBlock(0) {
 		if err := h.unmarshalOption(d); err != nil {
 			return err
 		}
-		// An operation whose method is not mapped may come before the line that maps it, so this one error waits for the end.
+		// `strict` or an operation may come before the line that it takes to make sense, so such an error waits for the end.
 		switch _, err := h.compile(); {
 		case err == nil:
-			unmapped = nil
-		case !errors.As(err, new(unmappedMethodError)):
+			pending, located = nil, nil
+		case !errors.As(err, new(unfinished)):
 			return d.WrapErr(err)
-		case unmapped == nil:
-			unmapped = d.WrapErr(err)
+		case pending == nil || pending.Error() != err.Error():
+			pending, located = err, d.WrapErr(err)
 		}
 	}
-	return unmapped
+	return located
 }
 
 // handlerWords are the options, in the order of the documentation.
-var handlerWords = strings.Fields("from namespace_path namespace resource methods operation list public optional preflight pass_metadata foreign encoded_slash pass_credential errors forwarded")
+var handlerWords = strings.Fields("from namespace_path namespace resource methods operation openapi strict list public optional preflight pass_metadata foreign encoded_slash pass_credential errors forwarded")
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
@@ -97,6 +99,10 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 			return d.Errf("operation takes RESOURCE:OPERATION, read or write, METHOD and PATH, such as `operation orders:search read POST /v1/orders/search`; this has %d words", len(args))
 		}
 		h.Operation = append(h.Operation, Operation{args[0], args[1], args[2], args[3]})
+	case "openapi":
+		return h.unmarshalOpenAPI(d, args)
+	case "strict":
+		return setFlag(d, option, &h.Strict, args)
 	case "public":
 		return appendArgs(d, option, "path patterns", "/health /docs/*", &h.Public, args)
 	case "optional":

@@ -28,8 +28,8 @@ func init() {
 // `{http.api_key.namespace}`, `{http.api_key.owner}`, `{http.api_key.outcome}`.
 //
 // Path patterns, in all fields that take them, are split at `/`: `{anything}` or `*` is exactly one segment, a last `**`
-// or `*` is the rest, also empty, and all else is literal. Case does not matter but in `public`. Among several that match,
-// the one with most literal segments counts, then the first.
+// or `*` is the rest, also empty, and all else is literal. Case does not matter but in `public`, and in an `operation` that reads where
+// its method writes. Among several that match, the one with most literal segments counts, then the first.
 type Handler struct {
 	// Where a request's key may be. A request with more than one is refused. Default is `bearer`, then the header
 	// `X-API-Key`.
@@ -51,6 +51,12 @@ type Handler struct {
 
 	// Calls with a permission of their own. Default is none.
 	Operation []Operation `json:"operation,omitempty"`
+
+	// OpenAPI documents whose operations have permissions of their own. An `operation` for the same calls goes before. Default is none.
+	OpenAPI []OpenAPI `json:"openapi,omitempty"`
+
+	// Whether calls that are none of the operations are forbidden, whatever the key may do. Default is false.
+	Strict bool `json:"strict,omitempty"`
 
 	// Calls whose answers list namespaces, to be filtered. Default is none.
 	List []List `json:"list,omitempty"`
@@ -100,7 +106,8 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision sets up the handler. It runs under `caddy validate` too, so it touches neither disk nor network.
+// Provision sets up the handler. It runs under `caddy validate` too, so it touches neither network nor disk, but for the OpenAPI documents,
+// which are a part of the config.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	var err error
 	if h.rules, err = h.compile(); err != nil {
@@ -111,6 +118,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("loading the app %s: %w", appName, err)
 	}
 	h.app, h.logger = app.(*App), ctx.Logger()
+	h.app.declare(h.rules.declared)
 	declared := h.rules.sources.declared()
 	declareSources(declared...)
 	warnOfReadableKeys(ctx, h.app, declared)
@@ -222,7 +230,7 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 	c.credential, outcome = h.rules.sources.find(c.r.Header, c.query)
 	switch {
 	case outcome == keystore.Missing && h.Optional:
-		return keystore.Anonymous
+		return c.unlessUndeclared(keystore.Anonymous)
 	case outcome != keystore.OK:
 		return outcome
 	}
@@ -237,9 +245,17 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 		if !isB64Token(c.credential.token) {
 			return keystore.Malformed // what is not a bearer token may hide one of ours
 		}
-		return keystore.Foreign
+		return c.unlessUndeclared(keystore.Foreign)
 	}
 	return h.lookUp(c)
+}
+
+// unlessUndeclared is the outcome of a call that goes on without a key. What no key may do, no one may without.
+func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
+	if c.need.Undeclared {
+		return keystore.Forbidden
+	}
+	return outcome
 }
 
 // lookUp asks what the credential opens, decides on that, and enters the call among those that a revoke cuts.
@@ -331,6 +347,9 @@ func (h *Handler) refuse(c *call) error {
 	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow}
 	if f.outcome == keystore.Forbidden {
 		f.needed, f.namespace = c.need.String(), c.wanted
+		if c.need.Undeclared {
+			f.detail = "This is none of the calls that the API declares, so no permission allows it."
+		}
 	}
 	if h.Preflight != nil {
 		h.Preflight.allowOrigin(c.w.Header(), c.r.Header)

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -33,16 +34,13 @@ type rules struct {
 	resource       string
 	methods        map[string]keystore.Class
 	allow          string // the mapped methods, for Allow
-	operations     map[string][]operation
+	table          *table
+	declared       []api.Operation // by the configuration, for the management API
+	strict         bool
 	lists          map[string][]listRule
 	public         []pattern
 	encodedSlash   bool
 	metadata       []metadataHeader
-}
-
-type operation struct {
-	pattern pattern
-	need    keystore.Need
 }
 
 type metadataHeader struct{ name, header string }
@@ -54,7 +52,7 @@ var defaultMethods = map[string]keystore.Class{
 
 // compile checks the configuration. Errors name the option as the Caddyfile does.
 func (h *Handler) compile() (*rules, error) {
-	c := &rules{operations: make(map[string][]operation), lists: make(map[string][]listRule), encodedSlash: h.EncodedSlash != ""}
+	c := &rules{lists: make(map[string][]listRule), encodedSlash: h.EncodedSlash != "", strict: h.Strict}
 	for _, word := range []struct{ option, value, only string }{
 		{"foreign", h.Foreign, "pass"}, {"encoded_slash", h.EncodedSlash, "allow"}, {"errors", h.Errors, "caddy"},
 	} {
@@ -91,7 +89,7 @@ func (h *Handler) compile() (*rules, error) {
 			}
 		}
 	}
-	if err := c.addOperations(h); err != nil {
+	if err := c.addTable(h); err != nil {
 		return nil, err
 	}
 	return c, c.addLists(h)
@@ -186,67 +184,12 @@ func parseClass(option, word string) (keystore.Class, error) {
 	return 0, fmt.Errorf("%s: unknown word %q: it takes %s", option, word, words)
 }
 
-func (c *rules) addOperations(h *Handler) error {
-	for _, o := range h.Operation {
-		if err := c.addOperation(o); err != nil {
-			return fmt.Errorf("operation: %w", err)
-		}
-	}
-	addHead(c, c.operations, operationPattern)
-	for _, list := range c.operations {
-		sortPatterns(list, operationPattern)
-	}
-	return nil
-}
+// unfinished is an error that a later line of the Caddyfile may mend.
+type unfinished struct{ error }
 
-func operationPattern(o *operation) *pattern { return &o.pattern }
-
-// addHead makes HEAD take what GET takes (RFC 9110 §9.3.2), but for what is declared for HEAD itself.
-func addHead[T any](c *rules, table map[string][]T, of func(*T) *pattern) {
-	if _, mapped := c.methods[http.MethodHead]; !mapped {
-		return
-	}
-	own := table[http.MethodHead]
-	for _, get := range table[http.MethodGet] {
-		if !slices.ContainsFunc(own, func(o T) bool { return of(&o).same(of(&get)) }) {
-			table[http.MethodHead] = append(table[http.MethodHead], get)
-		}
-	}
-}
-
-func (c *rules) addOperation(o Operation) error {
-	resource, name, ok := strings.Cut(o.Permission, ":")
-	if !ok || !keystore.ValidOperation(name) {
-		return fmt.Errorf("%q is no RESOURCE:OPERATION, such as orders:search (read, write and * cannot be operations)", o.Permission)
-	}
-	if err := checkResource(o.Permission, resource); err != nil {
-		return err
-	}
-	class, err := parseClass(o.Permission, o.Class)
-	if err != nil {
-		return err
-	}
-	if _, mapped := c.methods[o.Method]; !mapped {
-		return unmappedMethodError{o.Permission, o.Method, o.Class}
-	}
-	p, err := parsePattern(o.Path, false)
-	if err != nil {
-		return fmt.Errorf("%s: %w", o.Permission, err)
-	}
-	for _, other := range c.operations[o.Method] {
-		if other.pattern.same(&p) {
-			return fmt.Errorf("%s: %s %s is %s already (%s): remove one of them", o.Permission, o.Method, o.Path, other.need, other.pattern.text)
-		}
-	}
-	c.operations[o.Method] = append(c.operations[o.Method], operation{p, keystore.Need{Class: class, Resource: resource, Operation: name}})
-	return nil
-}
-
-// unmappedMethodError says that what is declared for a method could never be called.
-type unmappedMethodError struct{ what, method, class string }
-
-func (e unmappedMethodError) Error() string {
-	return fmt.Sprintf("%s: the method %q is refused everywhere: add `methods %s %s`, or correct it (case matters)", e.what, e.method, e.class, e.method)
+// unmappedMethod says that what is declared for a method could never be called.
+func unmappedMethod(what, method, class string) error {
+	return unfinished{fmt.Errorf("%s: the method %q is refused everywhere: add `methods %s %s`, or correct it (case matters)", what, method, class, method)}
 }
 
 func (c *rules) addMetadata(name string) error {
@@ -312,10 +255,8 @@ func (c *rules) namespaceOf(call *call) string {
 
 // need returns what a call takes.
 func (c *rules) need(call *call, class keystore.Class) keystore.Need {
-	for i, list := 0, c.operations[call.method]; i < len(list); i++ {
-		if _, ok := list[i].pattern.match(call.path); ok {
-			return list[i].need
-		}
+	if o := c.table.find(call.method, call.path); o != nil {
+		return o.need
 	}
-	return keystore.Need{Class: class, Resource: c.resource}
+	return keystore.Need{Class: class, Resource: c.resource, Undeclared: c.strict}
 }

@@ -44,18 +44,23 @@ func (c *rules) addLists(h *Handler) error {
 			return fmt.Errorf("list: %w", err)
 		}
 	}
-	addHead(c, c.lists, listPattern)
+	if _, mapped := c.methods[http.MethodHead]; mapped { // HEAD takes what GET takes (RFC 9110 §9.3.2), but for what is declared for HEAD itself
+		own := c.lists[http.MethodHead]
+		for _, get := range c.lists[http.MethodGet] {
+			if !slices.ContainsFunc(own, func(l listRule) bool { return l.pattern.same(&get.pattern) }) {
+				c.lists[http.MethodHead] = append(c.lists[http.MethodHead], get)
+			}
+		}
+	}
 	for _, lists := range c.lists {
-		sortPatterns(lists, listPattern)
+		sortPatterns(lists, func(l *listRule) *pattern { return &l.pattern })
 	}
 	return nil
 }
 
-func listPattern(l *listRule) *pattern { return &l.pattern }
-
 func (c *rules) addList(l List) error {
 	if _, mapped := c.methods[l.Method]; !mapped {
-		return unmappedMethodError{l.Path, l.Method, "read"}
+		return unmappedMethod(l.Path, l.Method, "read")
 	}
 	if l.Kind == "" {
 		return fmt.Errorf("%s: the kind of the namespaces is missing", l.Path)

@@ -19,7 +19,8 @@ type pattern struct {
 }
 
 type segment struct {
-	literal   string // in lower case unless the pattern is exact; empty: any one segment
+	literal   string // in lower case unless the pattern is exact; empty: any one segment …
+	mixed     string // … unless this says what it looks like, in lower case: see parameter
 	namespace bool   // captures
 }
 

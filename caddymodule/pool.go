@@ -96,6 +96,7 @@ func (s *store) configure(a *App) {
 		}
 	}
 	s.keys.Configure(a.settings)
+	s.api.Declare(a.declared)
 }
 
 // Destruct is called when no config uses the store any more.

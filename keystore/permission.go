@@ -97,11 +97,15 @@ type Need struct {
 	Class     Class
 	Resource  string // empty: none
 	Operation string // empty: none; set only beside Resource
+
+	Undeclared bool // the route's table has no such call, and is to be complete: nothing allows it
 }
 
-// String is the most specific permission that would do.
+// String is the most specific permission that would do; empty if none would.
 func (n Need) String() string {
 	switch {
+	case n.Undeclared:
+		return ""
 	case n.Resource == "":
 		return n.Class.String()
 	case n.Operation == "":
@@ -215,7 +219,7 @@ func (s *Set) String() string {
 
 // Allows reports whether s allows what a request needs (spec section 3).
 func (s *Set) Allows(n Need) bool {
-	if s == nil {
+	if s == nil || n.Undeclared {
 		return false
 	}
 	if IsAdminResource(n.Resource) {

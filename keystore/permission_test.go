@@ -35,8 +35,8 @@ func TestParsePermission(t *testing.T) {
 
 func TestAllows(t *testing.T) {
 	read, write := Need{Class: Read}, Need{Class: Write}
-	ordersRead, ordersWrite := Need{Read, "orders", ""}, Need{Write, "orders", ""}
-	search := Need{Read, "orders", "search"}
+	ordersRead, ordersWrite := Need{Class: Read, Resource: "orders"}, Need{Class: Write, Resource: "orders"}
+	search := Need{Class: Read, Resource: "orders", Operation: "search"}
 	for _, c := range []struct {
 		set  string
 		need Need
@@ -50,7 +50,7 @@ func TestAllows(t *testing.T) {
 		{"* read write", need("admin.keys", "read"), false}, {"* read write", need("admin.keys", "create"), false}, {"*", need("admin", "x"), false},
 		{"admin:*", need("admin.keys", "create"), true}, {"admin:*", read, false}, {"admin:read", need("admin.keys", "read"), true}, {"admin:read", need("admin.keys", "create"), false},
 		{"admin.keys:create", need("admin.keys", "create"), true}, {"admin.keys:create", need("admin.keys", "read"), false}, {"admin.keys:*", need("admin.namespaces", "read"), false},
-		{"admin:*", Need{Read, "administrator", ""}, false}, {"read", Need{Read, "administrator", ""}, true},
+		{"admin:*", Need{Class: Read, Resource: "administrator"}, false}, {"read", Need{Class: Read, Resource: "administrator"}, true},
 	} {
 		if got := perms(t, c.set).Allows(c.need); got != c.want {
 			t.Errorf("[%s] allows %v: %v", c.set, c.need, got)
@@ -103,7 +103,8 @@ func TestWhatCoversASetAllowsWhatItAllows(t *testing.T) {
 			continue
 		}
 		for _, class := range []Class{Read, Write} {
-			for _, n := range []Need{{class, "", ""}, {class, "a", ""}, {class, "a", "x"}, {class, "b", ""}, {class, "b", "z"}, {class, "admin.keys", "create"}, {class, "admin.keys", ""}, {class, "admin.roles", ""}} {
+			for _, n := range []Need{{Class: class}, {Class: class, Resource: "a"}, {Class: class, Resource: "a", Operation: "x"}, {Class: class, Resource: "b"}, {Class: class, Resource: "b", Operation: "z"},
+				{Class: class, Resource: "admin.keys", Operation: "create"}, {Class: class, Resource: "admin.keys"}, {Class: class, Resource: "admin.roles"}} {
 				if gives.Allows(n) && !has.Allows(n) {
 					t.Fatalf("[%s] covers [%s], which allows %v %v, and it does not", has, gives, class, n)
 				}

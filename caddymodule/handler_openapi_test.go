@@ -1,0 +1,291 @@
+package caddymodule
+
+import (
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+// document writes an OpenAPI document with these paths and returns its name.
+func document(t testing.TB, paths string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "api.yaml")
+	if err := os.WriteFile(file, []byte("openapi: 3.1.0\npaths:\n"+paths), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// declaredBy compiles the JSON of a handler, with FILE standing for a document with these paths, and returns its table.
+func declaredBy(t testing.TB, config, paths string) ([]api.Operation, error) {
+	t.Helper()
+	h := new(Handler)
+	if err := json.Unmarshal([]byte(strings.ReplaceAll(config, "FILE", document(t, paths))), h); err != nil {
+		t.Fatal(err)
+	}
+	rules, err := h.compile()
+	if err != nil {
+		return nil, err
+	}
+	return rules.declared, nil
+}
+
+func TestPermissionsOfADocument(t *testing.T) {
+	const plain = `{"openapi":[{"file":"FILE"}]}`
+	for _, test := range []struct{ config, paths, want string }{
+		{plain, " /a: {get: {tags: [Orders, x], operationId: listOrders}}", "orders:listOrders read GET /a"},
+		{plain, " /a: {post: {tags: [Order Items/New], operationId: items/add one}}", "order-items-new:items-add-one write POST /a"},
+		{plain, " /a: {get: {tags: ['_x.y_'], operationId: -a}}", "x.y_:a read GET /a"},
+		{plain, " /a: {get: {tags: [Größe], operationId: größe}}", "gr--e:gr--e read GET /a"},
+		{plain, " /Orders/{id}: {delete: {tags: [orders]}}", "orders:delete--orders--id- write DELETE /Orders/{id}"},
+		{plain, " /: {get: {tags: [注文], operationId: 一覧}}", "default:get-- read GET /"},
+		{plain, " /a: {get: {operationId: a}}", "default:a read GET /a"},
+		{`{"resource":"shop","openapi":[{"file":"FILE"}]}`, " /a: {get: {operationId: a}, put: {tags: [b], operationId: b}}", "shop:a read GET /a, b:b write PUT /a"},
+		{plain, " /a: {get: {tags: [Admin], operationId: a}, put: {tags: [administrators]}, post: {tags: [admin.keys]}, patch: {tags: [-admin]}}",
+			"api-admin:a read GET /a, api-administrators:put--a write PUT /a, api-admin.keys:post--a write POST /a, api-admin:patch--a write PATCH /a"},
+		{plain, " /a: {get: {operationId: read}, put: {operationId: write}, post: {operationId: '*'}, patch: {operationId: Read}}",
+			"default:op-read read GET /a, default:op-write write PUT /a, default:post--a write POST /a, default:Read write PATCH /a"},
+		{plain, " /a: {options: {}, head: {}, trace: {}}", "default:options--a read OPTIONS /a, default:head--a read HEAD /a"},
+		{`{"methods":{"POST":"read","GET":"write","PUT":"none"},"openapi":[{"file":"FILE"}]}`, " /a: {get: {}, put: {}, post: {}}", "default:get--a write GET /a, default:post--a read POST /a"},
+		{`{"openapi":[{"file":"FILE","base":"/v1/"}]}`, " /a: {get: {}, servers: [{url: /v2}]}", "default:get--a read GET /v1/a"},
+		{`{"openapi":[{"file":"FILE","base":"/"}]}`, " /a: {get: {}, servers: [{url: /v2}]}", "default:get--a read GET /a"},
+		{plain, " /a: {get: {}, servers: [{url: /v2}, {url: 'http://b/V3'}]}", "default:get--a read GET /v2/a, default:get--a read GET /V3/a"},
+		{`{"operation":[{"permission":"x:y","class":"write","method":"GET","path":"/A"}],"openapi":[{"file":"FILE"}]}`, " /a: {get: {}}", "x:y write GET /A, default:get--a read GET /a"},
+	} {
+		list, err := declaredBy(t, test.config, test.paths)
+		if err != nil {
+			t.Errorf("%s: %v", test.paths, err)
+			continue
+		}
+		var got []string
+		for _, o := range list {
+			got = append(got, fmt.Sprint(o.Permission, " ", o.Class, " ", o.Method, " ", o.Path))
+		}
+		if got := strings.Join(got, ", "); got != test.want {
+			t.Errorf("%s\ngot  %s\nwant %s", test.paths, got, test.want)
+		}
+	}
+}
+
+func TestDocumentErrors(t *testing.T) {
+	const plain = `{"openapi":[{"file":"FILE"}]}`
+	for _, test := range []struct{ config, paths, want string }{
+		{plain, " /a:\n  get: {operationId: x}\n /b:\n  get: {operationId: x}", "api.yaml:6: GET /b: its permission would be default:x, which is that of "},
+		{plain, " /a-b: {get: {}}\n /a/b: {get: {}}", "api.yaml:4: GET /a/b: its permission would be default:get--a-b, which is that of "},
+		{plain, " /{id}: {get: {}}\n /{name}/: {get: {}}", "api.yaml:4: GET /{name}/: GET /{name}/ is default:get---id- already ("},
+		{plain, " /Users: {get: {operationId: a}}\n /users: {get: {operationId: b}}", "GET /users is default:a already"},
+		{plain, " /x{a}.j: {get: {operationId: a}}\n /X{b}.J: {get: {operationId: b}}", "GET /X{b}.J is default:a already"},
+		{`{"openapi":[{"file":"FILE"},{"file":"FILE"}]}`, " /a: {get: {}}", "its permission would be default:get--a, which is that of "},
+		{plain, " /" + strings.Repeat("long/", 50) + ": {get: {}}", "is too long: 200 are the most: give the operation a shorter operationId"},
+		{plain, " /a{: {get: {}}", `the segment "a{" has a { that is no {name}`},
+		{plain, " a: {get: {}}", `the path "a" does not begin with /`},
+		{plain, " /a: {get: []}", "api.yaml:3: this is no object"},
+		{`{"openapi":[{"file":"FILE","base":"v1"}]}`, " /a: {get: {}}", `the path "v1/a" does not begin with /`},
+		{`{"methods":{"GET":"none"},"strict":true,"openapi":[{"file":"FILE"}]}`, " /a: {get: {}}", "strict without any operation"},
+	} {
+		if _, err := declaredBy(t, test.config, test.paths); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s\ngot  %v\nwant %s", test.paths, err, test.want)
+		}
+	}
+}
+
+// A relative path begins at the file that the line stands in, and the config changes when the document does.
+func TestDocumentBesideTheCaddyfile(t *testing.T) {
+	dir := t.TempDir()
+	put := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	adapt := func() (string, error) {
+		text, err := os.ReadFile(filepath.Join(dir, "Caddyfile"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(text, map[string]any{"filename": filepath.Join(dir, "Caddyfile")})
+		return string(config), err
+	}
+	put("Caddyfile", ":8080\napi_key {\n\topenapi docs/a.yaml\n\tstrict\n\tresource shop\n\timport more/options\n}\n")
+	put("more/options", "openapi ./b.yaml /b\n")
+	put("docs/a.yaml", "openapi: 3.0.0\npaths:\n /a: {get: {}}\n")
+	put("more/b.yaml", "openapi: 3.0.0\npaths:\n /b: {get: {}}\n")
+	first, err := adapt()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{`"file":"` + dir + `/docs/a.yaml","sha256":"`, `"base":"/b","file":"` + dir + `/more/b.yaml","sha256":"`, `"strict":true`} {
+		if !strings.Contains(strings.ReplaceAll(first, " ", ""), part) {
+			t.Errorf("no %s in %s", part, first)
+		}
+	}
+	if again, err := adapt(); err != nil || again != first {
+		t.Errorf("the same files make another config: %v\n%s", err, again)
+	}
+	put("docs/a.yaml", "openapi: 3.0.0\npaths:\n /a: {put: {}}\n")
+	if changed, err := adapt(); err != nil || changed == first {
+		t.Errorf("another document makes the same config: %v", err)
+	}
+	put("more/b.yaml", "openapi: 3.0.0\npaths:\n /b: {get: {operationId: [x]}}\n")
+	if _, err := adapt(); err == nil || !strings.Contains(err.Error(), dir+"/more/b.yaml:3: operationId is no string, at "+dir+"/more/options:1") {
+		t.Error(err)
+	}
+}
+
+// publicDocument unpacks a document of testdata/openapi: see NOTICE there.
+func publicDocument(t testing.TB, name string) string {
+	t.Helper()
+	packed, err := os.Open(filepath.Join("testdata", "openapi", name+".gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = packed.Close() }()
+	text, err := gzip.NewReader(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := os.Create(filepath.Join(t.TempDir(), name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(out, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Name()
+}
+
+// Every operation of large public documents is found under its own permission, and so as the obvious way does.
+func TestPublicDocuments(t *testing.T) {
+	for _, test := range []struct {
+		name       string
+		operations int
+		calls      map[string]string
+	}{
+		{"github.json", 1223, map[string]string{
+			"GET /repos/golang/go/compare/a...b":     "repos:repos-compare-commits",
+			"GET /repos/golang/go":                   "repos:repos-get",
+			"HEAD /Repos/golang/go/":                 "repos:repos-get",
+			"GET /repos/golang/go/issues/1/comments": "issues:issues-list-comments",
+			"DELETE /user/emails":                    "users:users-delete-email-for-authenticated-user",
+			"GET /user/emails/x":                     "read",
+			"POST /orgs/x/actions/runners/1/labels":  "actions:actions-add-custom-labels-to-self-hosted-runner-for-org",
+		}},
+		{"blockfrost.yaml", 2 * 126, // at /api/v0 and at /
+			map[string]string{
+				"GET /api/v0/blocks/latest": "cardano---blocks:get--blocks-latest", "GET /blocks/7": "cardano---blocks:get--blocks--hash_or_number-", "POST /api/v0/tx/submit": "cardano---transactions:post--tx-submit",
+				"GET /api/v1/blocks/latest": "read",
+			}},
+		{"rclone.json", 101, map[string]string{"POST /rc/noop": "default:rcNoop", "POST /core/version": "default:coreVersion", "GET /rc/noop": "read"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := &Handler{OpenAPI: []OpenAPI{{File: publicDocument(t, test.name)}}}
+			rules, err := h.compile()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(rules.declared) != test.operations {
+				t.Errorf("%d operations, want %d", len(rules.declared), test.operations)
+			}
+			for request, want := range test.calls {
+				method, path, _ := strings.Cut(request, " ")
+				if got := rules.need(&call{method: method, path: path}, rules.methods[method]).String(); got != want {
+					t.Errorf("%s takes %s, want %s", request, got, want)
+				}
+			}
+			for _, o := range rules.declared {
+				path := strings.NewReplacer("{", "~", "}", "").Replace(o.Path)
+				got := rules.table.find(o.Method, path)
+				compareFinds(t, rules.table, o.Method, path)
+				if got == nil || got.need.String() != o.Permission {
+					t.Errorf("%s %s is %v, want %s", o.Method, path, got, o.Permission)
+				}
+			}
+		})
+	}
+}
+
+func TestStrict(t *testing.T) {
+	h := newHouse(t)
+	_, all := h.key("*")
+	_, reader := h.key("read")
+	_, searcher := h.key("orders:search")
+	file := document(t, " /orders/{id}: {get: {tags: [Orders]}, post: {tags: [Orders], operationId: pay}}\n /docs: {get: {}}\n /: {options: {}}")
+	options := "namespace acme\nfrom bearer\nfrom header X-Key\npublic /health\noptional\nforeign pass\npreflight\noperation orders:search read POST /orders/search\nopenapi " + file
+	open, strict := h.handler(options), h.handler(options+"\nstrict")
+	for _, test := range []struct {
+		send         string
+		open, strict int
+	}{
+		{"GET /orders/7" + keyLine(all), 200, 200},
+		{"HEAD /orders/7" + keyLine(reader), 200, 200},
+		{"GET /Orders/7/" + keyLine(reader), 200, 200},
+		{"PUT /orders/7" + keyLine(all), 200, 403},
+		{"GET /orders" + keyLine(all), 200, 403},
+		{"GET /" + keyLine(all), 200, 403},
+		{"OPTIONS /" + keyLine(reader), 200, 200},
+		{"OPTIONS /orders/7" + keyLine(reader), 200, 403},
+		{"OPTIONS /orders\nOrigin: https://a.example\nAccess-Control-Request-Method: GET", 204, 204},
+		{"GET /health", 200, 200},
+		{"GET /docs", 200, 200},
+		{"GET /nothing", 200, 403},
+		{"GET /docs\nAuthorization: Bearer of.another.issuer", 200, 200},
+		{"GET /nothing\nAuthorization: Bearer of.another.issuer", 200, 403},
+		{"GET /nothing" + keyLine(all+"x"), 401, 401},
+		{"PURGE /nothing" + keyLine(all), 405, 405},
+		{"POST /orders/search" + keyLine(searcher), 200, 200},
+		{"POST /orders/search/" + keyLine(reader), 200, 200},
+		{"POST /orders/SEARCH" + keyLine(searcher), 403, 403},
+		{"POST /orders/SEARCH" + keyLine(reader), 403, 403},
+		{"POST /orders/%73earch" + keyLine(reader), 403, 403},
+		{"POST /ORDERS/search" + keyLine(reader), 403, 403},
+		{"POST /orders/SEARCH" + keyLine(all), 200, 200},
+	} {
+		for name, want := range map[string]int{"open": test.open, "strict": test.strict} {
+			handler := map[string]*Handler{"open": open, "strict": strict}[name]
+			if a := h.send(handler, test.send); a.StatusCode != want {
+				line, _, _ := strings.Cut(test.send, "\n")
+				t.Errorf("%s, %s: %d %s, want %d", line, name, a.StatusCode, a.body, want)
+			}
+		}
+	}
+	const want = `{"type":"about:blank","title":"The API key does not allow this request","status":403,"code":"insufficient_permission","detail":"This is none of the calls that the API declares, so no permission allows it.","needed":"","namespace":"acme"}`
+	if a := h.send(strict, "GET /nothing"+keyLine(all)); a.body != want {
+		t.Error(a.body)
+	}
+}
+
+// HEAD takes what GET takes of the same origin; what is written by hand goes before a document.
+func TestHeadOfADocument(t *testing.T) {
+	h := &Handler{
+		OpenAPI:   []OpenAPI{{File: document(t, " /a: {get: {operationId: a}, head: {operationId: b}}\n /b: {get: {operationId: c}, head: {operationId: d}}")}},
+		Operation: []Operation{{"x:close", "write", "GET", "/a"}},
+	}
+	rules, err := h.compile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for request, want := range map[string]string{"GET /a": "x:close", "HEAD /a": "x:close", "GET /b": "default:c", "HEAD /b": "default:d"} {
+		method, path, _ := strings.Cut(request, " ")
+		if got := rules.need(&call{method: method, path: path}, rules.methods[method]).String(); got != want {
+			t.Errorf("%s takes %s, want %s", request, got, want)
+		}
+	}
+	if len(rules.declared) != 5 {
+		t.Errorf("HEAD as GET is declared too: %v", rules.declared)
+	}
+}

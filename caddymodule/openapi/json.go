@@ -1,0 +1,51 @@
+package openapi
+
+import (
+	"bytes"
+	"encoding/json"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// parseJSON reads valid JSON into the same nodes as YAML. The YAML parser would refuse surrogate pairs (RFC 8259 §7).
+func parseJSON(text []byte) *yaml.Node {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	p := jsonParser{decoder: d, text: text, line: 1}
+	return p.value()
+}
+
+type jsonParser struct {
+	decoder *json.Decoder
+	text    []byte
+	line    int
+	counted int // bytes of text that line is about
+}
+
+func (p *jsonParser) value() *yaml.Node {
+	token, _ := p.decoder.Token()
+	end := int(p.decoder.InputOffset())
+	p.line += bytes.Count(p.text[p.counted:end], []byte("\n"))
+	p.counted = end
+	n := &yaml.Node{Line: p.line, Column: end - bytes.LastIndexByte(p.text[:end], '\n')}
+	switch token := token.(type) {
+	case json.Delim:
+		n.Kind = yaml.SequenceNode
+		if token == '{' {
+			n.Kind = yaml.MappingNode
+		}
+		for p.decoder.More() {
+			n.Content = append(n.Content, p.value())
+		}
+		_, _ = p.decoder.Token() // the end of it
+	case string:
+		n.Kind, n.Tag, n.Value = yaml.ScalarNode, "!!str", token
+	case json.Number:
+		n.Kind, n.Tag, n.Value = yaml.ScalarNode, "!!float", token.String()
+	case bool:
+		n.Kind, n.Tag, n.Value = yaml.ScalarNode, "!!bool", map[bool]string{false: "false", true: "true"}[token]
+	default:
+		n.Kind, n.Tag = yaml.ScalarNode, "!!null"
+	}
+	return n
+}

@@ -1,0 +1,140 @@
+// Package openapi reads what an OpenAPI 3.0 or 3.1 document, JSON or YAML, says of the calls that an API takes: methods, paths,
+// ids, tags and summaries, each with its line. It looks at nothing else, so a document may be wrong elsewhere.
+package openapi
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// A Document is what is of use in an OpenAPI document and in the files that its paths refer to.
+type Document struct {
+	Operations []Operation // in the order of the document
+	SHA256     string      // of all that was read, in hex digits
+}
+
+// An Operation is one call that an API takes.
+type Operation struct {
+	Method  string   // in upper case
+	Path    string   // the template, as the document has it
+	Bases   []string // the paths of the servers, which go before it: each is empty or begins with a slash, and ends with none
+	ID      string   // operationId; may be empty
+	Tag     string   // the first one; may be empty
+	Summary string   // may be empty
+	Place   string   // FILE:LINE
+}
+
+// methods are the fields of a path item that are operations.
+var methods = strings.Fields("get put post delete options head patch trace")
+
+// Read reads a document. An error names the file and, where there is one, the line.
+func Read(file string) (*Document, error) {
+	r := &reader{files: make(map[string]*yaml.Node), hash: sha256.New()}
+	root, err := r.open(file)
+	if err != nil {
+		return nil, err
+	}
+	d := new(Document)
+	if d.Operations, err = r.document(root); err != nil {
+		return nil, err
+	}
+	d.SHA256 = hex.EncodeToString(r.hash.Sum(nil))
+	return d, nil
+}
+
+func (r *reader) document(root node) ([]Operation, error) {
+	top, err := r.fields(root)
+	if err != nil {
+		return nil, err
+	}
+	version := top["openapi"].text()
+	switch {
+	case top["swagger"].Node != nil:
+		return nil, root.errorf("this is Swagger %s: convert it to OpenAPI 3", top["swagger"].text())
+	case version == "":
+		return nil, root.errorf("this is no OpenAPI document: the field openapi is missing")
+	case !slices.Contains([]string{"3.0", "3.1"}, version) && !strings.HasPrefix(version, "3.0.") && !strings.HasPrefix(version, "3.1."):
+		return nil, top["openapi"].errorf("OpenAPI %s is not known: 3.0 and 3.1 are", version)
+	}
+	bases, err := r.bases(top["servers"], []string{""})
+	if err != nil {
+		return nil, err
+	}
+	paths, err := r.fields(top["paths"])
+	if err != nil {
+		return nil, err
+	}
+	var list []Operation
+	for _, path := range paths.inOrder() {
+		if strings.HasPrefix(path, "x-") {
+			continue
+		}
+		operations, err := r.pathItem(path, paths[path], bases)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, operations...)
+	}
+	if len(list) == 0 {
+		return nil, root.errorf("the document describes no operation")
+	}
+	return list, nil
+}
+
+func (r *reader) pathItem(path string, item node, bases []string) ([]Operation, error) {
+	fields, err := r.fields(item)
+	if err != nil {
+		return nil, err
+	}
+	if bases, err = r.bases(fields["servers"], bases); err != nil {
+		return nil, err
+	}
+	var list []Operation
+	for _, name := range fields.inOrder() {
+		if !slices.Contains(methods, name) {
+			if lower := strings.ToLower(name); slices.Contains(methods, lower) {
+				return nil, fields[name].errorf("%s: methods are written in lower case: %s", name, lower)
+			}
+			continue
+		}
+		o, err := r.operation(fields[name], bases)
+		if err != nil {
+			return nil, err
+		}
+		o.Method, o.Path = strings.ToUpper(name), path
+		list = append(list, o)
+	}
+	return list, nil
+}
+
+func (r *reader) operation(n node, bases []string) (o Operation, err error) {
+	fields, err := r.fields(n)
+	if err != nil {
+		return o, err
+	}
+	o = Operation{ID: fields["operationId"].text(), Summary: fields["summary"].text(), Place: n.place()}
+	if id := fields["operationId"]; id.Node != nil && id.Kind != yaml.ScalarNode {
+		return o, id.errorf("operationId is no string")
+	}
+	if tags := fields["tags"]; tags.Node != nil {
+		list, err := tags.elements("tags")
+		if err != nil {
+			return o, err
+		}
+		if len(list) > 0 {
+			o.Tag = list[0].text()
+		}
+	}
+	o.Bases, err = r.bases(fields["servers"], bases)
+	return o, err
+}
+
+// errorf is an error that names where n stands.
+func (n node) errorf(format string, args ...any) error {
+	return fmt.Errorf("%s: "+format, append([]any{n.place()}, args...)...)
+}

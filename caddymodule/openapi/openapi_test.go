@@ -1,0 +1,210 @@
+package openapi
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// write puts files into a directory and returns the first one's name.
+func write(t testing.TB, files ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i := 0; i < len(files); i += 2 {
+		name := filepath.Join(dir, files[i])
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(files[i+1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, files[0])
+}
+
+// show writes operations as `LINE METHOD bases path id tag summary`.
+func show(d *Document) string {
+	var out strings.Builder
+	for _, o := range d.Operations {
+		_, line, _ := strings.Cut(filepath.Base(o.Place), ":")
+		fmt.Fprintf(&out, "%s %s %q %s %s|%s|%s\n", line, o.Method, o.Bases, o.Path, o.ID, o.Tag, o.Summary)
+	}
+	return out.String()
+}
+
+func TestRead(t *testing.T) {
+	for name, test := range map[string]struct {
+		files []string
+		want  string
+	}{
+		"YAML": {[]string{"a.yaml", `
+openapi: 3.0.3
+info: {title: A, version: "1"}
+paths:
+  /orders:
+    summary: all
+    get:
+      operationId: listOrders
+      tags: [Orders, Other]
+      summary: List
+    post:
+      tags: []
+  x-more: 7
+  /orders/{id}:
+    parameters: []
+    delete: {}
+`}, `8 GET [""] /orders listOrders|Orders|List
+12 POST [""] /orders ||
+16 DELETE [""] /orders/{id} ||
+`},
+		"JSON": {[]string{"a.json", "{\n\"openapi\":\"3.1.0\",\n\"paths\":{\"/a\":{\n \"get\":{\"operationId\":\"\\ud83d\\ude00\",\"tags\":[\n\"x\"]},\n\t\"put\":{\"deprecated\":true,\"x\":1.5,\"y\":null}}}}"},
+			"4 GET [\"\"] /a 😀|x|\n6 PUT [\"\"] /a ||\n"},
+		"a byte order mark":    {[]string{"a.json", "\ufeff{\"openapi\":\"3.1\",\"paths\":{\"/a\":{\"get\":{}}}}"}, "1 GET [\"\"] /a ||\n"},
+		"no string, but plain": {[]string{"a.yaml", "openapi: 3.1\npaths: {/a: {get: {operationId: 7, tags: [null], summary: ~}}}"}, "2 GET [\"\"] /a 7||\n"},
+		"servers": {[]string{"a.yaml", `
+openapi: 3.0.0
+servers: [{url: "https://a.example/v1/"}, {url: "http://b.example:8080/v1"}, {url: "https://c.example"}, {url: "/v%32?"}]
+paths:
+  /a: {get: {}}
+  /b: {servers: [{url: /b}], get: {}, put: {servers: [{url: "//c/d"}]}, post: {servers: []}}
+`}, "", // a query: see the errors
+		},
+		"base paths": {[]string{"a.yaml", `
+openapi: 3.0.0
+servers: [{url: "https://a.example/v1/"}, {url: "http://b.example:8080/v1"}, {url: "https://c.example"}, {url: "/v%32"}]
+paths:
+  /a: {get: {}}
+  /b: {servers: [{url: /b}], get: {}, put: {servers: [{url: "//c/d"}]}, post: {servers: []}}
+`}, `5 GET ["/v1" "" "/v2"] /a ||
+6 GET ["/b"] /b ||
+6 PUT ["/d"] /b ||
+6 POST [""] /b ||
+`},
+		"variables of a server": {[]string{"a.yaml", `
+openapi: 3.0.0
+servers:
+- url: "{scheme}://{host}/{base}/{v}"
+  variables: {scheme: {default: https}, host: {default: a/b}, base: {default: api}, v: {default: v1, enum: [v1, v2]}}
+paths: {/a: {get: {}}}
+`}, `6 GET ["/api/v1" "/api/v2"] /a ||
+`},
+		"references": {[]string{"a.yaml", `
+openapi: 3.1.0
+paths:
+  /a: {$ref: "#/components/pathItems/A%7E1~0"}
+  /b: {$ref: parts/b.json}
+  /c: {$ref: "./parts/b.json#/nested/0", put: {operationId: own}}
+  /d:
+    get: {$ref: "parts/op%20s.yaml#/d"}
+components: {pathItems: {A/~: {get: {operationId: a}}}}
+`, "parts/b.json", `{"get":{"operationId":"b"},"nested":[{"$ref":"op%20s.yaml#/c"}]}`, "parts/op s.yaml", "\nd: {operationId: d}\nc: {get: {operationId: c}}\n"}, `9 GET [""] /a a||
+1 GET [""] /b b||
+3 GET [""] /c c||
+8 GET [""] /d d||
+`},
+		"anchors and merges": {[]string{"a.yaml", `
+openapi: 3.0.0
+x-common: &common {tags: [Shared], summary: From elsewhere}
+x-more: &more {<<: *common, summary: More}
+paths:
+  /a: &a
+    get: {<<: *common, operationId: a, summary: Own}
+    put: {<<: [*more, *common], operationId: b}
+  /b: *a
+`}, `7 GET [""] /a a|Shared|Own
+8 PUT [""] /a b|Shared|More
+7 GET [""] /b a|Shared|Own
+8 PUT [""] /b b|Shared|More
+`},
+	} {
+		d, err := Read(write(t, test.files...))
+		switch {
+		case test.want == "" && err == nil:
+			t.Errorf("%s: no error", name)
+		case test.want == "":
+		case err != nil:
+			t.Errorf("%s: %v", name, err)
+		case show(d) != test.want:
+			t.Errorf("%s\ngot\n%swant\n%s", name, show(d), test.want)
+		}
+	}
+}
+
+// paths of a document in one line.
+const head = "openapi: 3.0.0\npaths:\n"
+
+func TestReadErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                 "a.yaml: the file is empty",
+		"[]":                               "a.yaml:1: this is no object with named fields",
+		"paths: {}":                        "a.yaml:1: this is no OpenAPI document: the field openapi is missing",
+		"swagger: '2.0'\npaths: {}":        "this is Swagger 2.0: convert it to OpenAPI 3",
+		"info: {}\nopenapi: 3.2.0":         "a.yaml:2: OpenAPI 3.2.0 is not known: 3.0 and 3.1 are",
+		"openapi: 3.10.0":                  "OpenAPI 3.10.0 is not known",
+		"openapi: 3.1.0\nwebhooks: {}":     "describes no operation",
+		head + " /a: {}":                   "describes no operation",
+		head + " /a: {get: {}":             "a.yaml: yaml: line 2: did not find expected",
+		"{\n\"openapi\": \"3.0.0\",\n,\n}": "a.yaml:3: invalid character ',' looking for beginning of object key string",
+		head + " /a: []":                   "a.yaml:3: this is no object",
+		head + " /a:\n  get: read":         "a.yaml:4: this is no object",
+		head + " /a:\n  GET: {}":           "a.yaml:4: GET: methods are written in lower case: get",
+		head + " /a: {get: {}}\n /b: {get: {}}\n /a: {put: {}}":                               "a.yaml:5: the field \"/a\" is there twice",
+		head + " /a:\n  get: {}\n  get: {}":                                                   "a.yaml:5: the field \"get\" is there twice",
+		head + " /a:\n  get:\n   tags: Orders":                                                "a.yaml:5: tags is no list",
+		head + " /a:\n  get:\n   operationId: [a]":                                            "a.yaml:5: operationId is no string",
+		head + " /a: {$ref: 'https://a.example/x.yaml'}":                                      "a.yaml:3: $ref \"https://a.example/x.yaml\": only local files are read",
+		head + " /a: {$ref: '#/nothing/here'}":                                                "a.yaml:3: $ref \"#/nothing/here\": there is no \"nothing\"",
+		head + " /a: {$ref: '#nothing'}":                                                      "after # comes a path",
+		head + " /a: {$ref: b.yaml}":                                                          "b.yaml: no such file",
+		head + " /a: {$ref: .}":                                                               "is no file",
+		head + " /a: {$ref: '#/paths/~1a'}":                                                   "or in a circle",
+		head + " /a: &a {<<: *a, get: {}}":                                                    "or in a circle",
+		"openapi: 3.0.0\nservers: {}\npaths: {/a: {get: {}}}":                                 "a.yaml:2: servers is no list",
+		"openapi: 3.0.0\nservers: [{url: v1}]\npaths: {/a: {get: {}}}":                        "a.yaml:2: the server \"v1\": its path depends on where the document is served",
+		"openapi: 3.0.0\nservers: [{url: '/{v}'}]\npaths: {/a: {get: {}}}":                    "a variable of it has no value",
+		"openapi: 3.0.0\nservers: [{url: '/%zz'}]\npaths: {/a: {get: {}}}":                    "a percent sign",
+		"openapi: 3.0.0\nservers: [{url: 'http://a?b'}]\npaths: {/a: {get: {}}}":              "no query",
+		head + " /a: {get: {}, servers: [7]}":                                                 "a.yaml:3: this is no object",
+		head + " /a: {get: {}, servers: [{url: '/{v}', variables: {v: {enum: 7}}}]}":          "enum is no list",
+		"openapi: 3.0.0\nx: &x [*y]\n":                                                        "unknown anchor",
+		"openapi: 3.0.0\npaths: {/a: {get: {<<: 7}}}":                                         "this is no object",
+		"openapi: 3.0.0\npaths: {/a: {get: &a {<<: [*a, *a, *a, *a, *a, *a, *a, *a], b: c}}}": "circle",
+	} {
+		_, err := Read(write(t, "a.yaml", text))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\ngot  %v\nwant %s", text, err, want)
+		}
+	}
+	if _, err := Read(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is no file") {
+		t.Error(err)
+	}
+}
+
+// The digest is about every file that counts.
+func TestSHA256(t *testing.T) {
+	sum := func(other string) string {
+		d, err := Read(write(t, "a.yaml", head+" /a: {$ref: b.yaml}", "b.yaml", other))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.SHA256
+	}
+	if one, two := sum("get: {}"), sum("put: {}"); one == two || one != sum("get: {}") || len(one) != 64 {
+		t.Errorf("%s and %s", one, two)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(head + " /a: &a {get: {<<: *a, tags: [b]}, servers: [{url: '/{v}', variables: {v: {default: 1, enum: [2]}}}]}")
+	f.Add(`{"openapi":"3.1.0","servers":[{"url":"https://a/b"}],"paths":{"/a":{"$ref":"#/components/a"}},"components":{"a":{"get":{"tags":["x"]}}}}`)
+	f.Add("openapi: 3.0.0\npaths: &p {/a: *p}")
+	f.Add("openapi: 3.0.0\npaths: {/a: {get: {operationId: &x [*x], tags: *x}}}")
+	f.Fuzz(func(t *testing.T, text string) {
+		d, err := Read(write(t, "a.yaml", text))
+		if err == nil && len(d.Operations) == 0 {
+			t.Error("no operation, and no error")
+		}
+	})
+}
