@@ -77,6 +77,10 @@ func BenchmarkHandler(b *testing.B) {
 	b.Run("path", func(b *testing.B) {
 		benchmark(b, h.handler("namespace_path /v1/workspaces/{namespace}/**\npublic /health /docs/*\nresource orders\noperation orders:search read POST /v1/search"), wire)
 	})
+	b.Run("openapi", func(b *testing.B) {
+		handler := h.handler("namespace acme\nstrict\nopenapi " + publicDocument(b, "github.json"))
+		benchmark(b, handler, strings.Replace(wire, "/v1/workspaces/acme/items/4711", "/repos/golang/go/issues/4711/comments", 1))
+	})
 	_, wide := h.key("read orders:search", func(s *keystore.KeySpec) {
 		s.Grants = []keystore.Grant{{Namespace: "*", Permissions: []keystore.Permission{{Resource: "shop", Action: "read"}}}}
 	})

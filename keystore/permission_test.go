@@ -47,6 +47,7 @@ func TestAllows(t *testing.T) {
 		{"orders:read", ordersRead, true}, {"orders:read", ordersWrite, false}, {"orders:read", read, false}, {"orders:read", search, true},
 		{"orders:*", ordersWrite, true}, {"orders:*", search, true}, {"orders:*", read, false},
 		{"orders:search", search, true}, {"orders:search", ordersRead, false}, {"orders:Search", search, false}, {"items:search", search, false},
+		{"* read orders:*", Need{Class: Read, Resource: "orders", Undeclared: true}, false}, {"admin:*", Need{Undeclared: true}, false},
 		{"* read write", need("admin.keys", "read"), false}, {"* read write", need("admin.keys", "create"), false}, {"*", need("admin", "x"), false},
 		{"admin:*", need("admin.keys", "create"), true}, {"admin:*", read, false}, {"admin:read", need("admin.keys", "read"), true}, {"admin:read", need("admin.keys", "create"), false},
 		{"admin.keys:create", need("admin.keys", "create"), true}, {"admin.keys:create", need("admin.keys", "read"), false}, {"admin.keys:*", need("admin.namespaces", "read"), false},

@@ -100,6 +100,7 @@ func TestRequests(t *testing.T) {
 			return err
 		}, "POST /apikeys/v1/namespaces", `{"id":"acme"}`, ""},
 		{"list namespaces", func(c *client.Client) error { _, err := c.ListNamespaces(ctx, "x", 5); return err }, "GET /apikeys/v1/namespaces?cursor=x&limit=5", "", ""},
+		{"list permissions", func(c *client.Client) error { _, err := c.ListPermissions(ctx, "x", 5); return err }, "GET /apikeys/v1/permissions?cursor=x&limit=5", "", ""},
 		{"find namespace", func(c *client.Client) error { _, err := c.FindNamespace(ctx, "acme"); return err }, "GET /apikeys/v1/namespaces/acme", "", ""},
 		{"edit namespace", func(c *client.Client) error {
 			_, err := c.EditNamespace(ctx, "acme", api.NamespacePatch{Name: api.Some("A")})

@@ -48,7 +48,10 @@ func pages(t *testing.T) map[string]string {
 	return found
 }
 
-var caddyfile = regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
+var (
+	caddyfile = regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
+	openAPI   = regexp.MustCompile("(?s)```yaml\n(openapi:.*?)```")
+)
 
 func TestCaddyfilesAreValid(t *testing.T) {
 	checked := 0
@@ -58,6 +61,11 @@ func TestCaddyfilesAreValid(t *testing.T) {
 			dir := t.TempDir()
 			if err := os.WriteFile(filepath.Join(dir, "Caddyfile"), []byte(block[1]), 0o600); err != nil {
 				t.Fatal(err)
+			}
+			if document := openAPI.FindStringSubmatch(text); document != nil {
+				if err := os.WriteFile(filepath.Join(dir, "openapi.yaml"), []byte(document[1]), 0o600); err != nil {
+					t.Fatal(err)
+				}
 			}
 			cmd := exec.Command(gate.Binary(t), "validate", "--config", "Caddyfile")
 			cmd.Dir = dir
