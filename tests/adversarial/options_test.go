@@ -68,7 +68,8 @@ func TestOptions(t *testing.T) {
 		}},
 		{"operation", gate.Config{APIKey: "operation orders:search read POST /v1/orders/search\noperation orders:get read GET /v1/orders/{id}\noperation orders:new read GET /v1/orders/new"}, []row{
 			{what: "a POST that reads", send: "POST /v1/orders/search", header: bearer("Read"), want: "200", as: "Read"},
-			{what: "a POST that reads, in another case", send: "POST /V1/Orders/SEARCH", header: bearer("Search"), want: "200", as: "Search"},
+			{what: "a POST that reads, in another case", send: "POST /V1/Orders/SEARCH", header: bearer("Search"), want: "403 insufficient_permission"},
+			{what: "a POST that reads, in another case, is a write", send: "POST /V1/Orders/SEARCH", header: bearer("Write"), want: "200", as: "Write"},
 			{what: "a POST that reads, trailing slash", send: "POST /v1/orders/search/", header: bearer("Search"), want: "200", as: "Search"},
 			{what: "by its name", send: "POST /v1/orders/search", header: bearer("Search"), want: "200", as: "Search"},
 			{what: "by the class on it", send: "POST /v1/orders/search", header: bearer("Orders"), want: "200", as: "Orders"},
