@@ -332,6 +332,25 @@ func TestALongSilentNodeCostsTheNextRevokeNothing(t *testing.T) {
 	})
 }
 
+func TestARevokeWaitsNoLongerForAGivenUpNodeThanUntilItsLastLeaseIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, _ := d.node(keystore.Settings{Lease: 10 * time.Second})
+		_, fb := d.node(keystore.Settings{Lease: 10 * time.Second})
+		key, _ := mint(t, a, keystore.KeySpec{})
+		time.Sleep(10 * time.Second)
+		fb.mute.Store(true)
+		time.Sleep(15 * time.Second) // given up after about 10
+		begun := time.Now()
+		if p := revoke(t, a, key.ID, time.Minute); !p.Complete || p.Nodes != 2 {
+			t.Fatalf("%+v", p)
+		}
+		if took := time.Since(begun); took < time.Second || took > 8*time.Second {
+			t.Errorf("took %v, with a lease of 10 s", took)
+		}
+	})
+}
+
 func TestForgedTokensReachNoStore(t *testing.T) {
 	d := newDeployment(t)
 	a, f := d.node(keystore.Settings{TokenPrefixes: []string{"ak", "ak_old"}})

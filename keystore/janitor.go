@@ -3,6 +3,7 @@ package keystore
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 )
 
@@ -10,6 +11,7 @@ import (
 type janitor struct {
 	applied Revision // as acknowledged last
 	seen    map[string]silence
+	fenced  sync.Map // incarnation → when, on our own clock, it was told to take no lease any more
 }
 
 // silence is how long, on our own clock, a node has said nothing.
@@ -35,6 +37,7 @@ func (j *janitor) tidy(ctx context.Context, k *Keystore, nodes []Node, now time.
 		case s.fenced.IsZero() && now.Sub(s.since) >= other.Lease:
 			if err = k.db.Fence(ctx, other.Incarnation); err == nil {
 				s.fenced = k.clock.now()
+				j.fenced.Store(other.Incarnation, s.fenced)
 				k.logger.Warn("a node has gone silent and is given up", slog.String("node", other.Address))
 			}
 		case !s.fenced.IsZero() && (now.Sub(s.fenced) >= surelyOver(other.Lease) || ablated("remove-without-wait")):
@@ -45,5 +48,19 @@ func (j *janitor) tidy(ctx context.Context, k *Keystore, nodes []Node, now time.
 		}
 		seen[other.Incarnation] = s
 	}
+	for incarnation := range j.seen {
+		if _, still := seen[incarnation]; !still {
+			j.fenced.Delete(incarnation)
+		}
+	}
 	j.seen = seen
+}
+
+// lastLease returns the time after which a node has begun no lease that does not know of a change committed at since: that time itself, or earlier,
+// when the node had been told before to take none.
+func (j *janitor) lastLease(incarnation string, since time.Time) time.Time {
+	if fenced, ok := j.fenced.Load(incarnation); ok && fenced.(time.Time).Before(since) {
+		return fenced.(time.Time)
+	}
+	return since
 }

@@ -86,7 +86,7 @@ func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 	k.settings.Store(&s)
 	k.node.reincarnate()
 	if err := k.join(ctx); err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, k.leave(), db.Close())
 	}
 	background, stop := context.WithCancel(context.Background())
 	k.stop = stop
@@ -147,7 +147,17 @@ func (k *Keystore) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
 	k.flushUses(ctx)
-	return errors.Join(k.db.Remove(ctx, *k.node.incarnation.Load()), k.db.Close())
+	return errors.Join(k.leave(), k.db.Close())
+}
+
+// leave takes the node's row away, if it has made one.
+func (k *Keystore) leave() error {
+	if k.node.declared == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+	defer cancel()
+	return k.db.Remove(ctx, *k.node.incarnation.Load())
 }
 
 var (

@@ -82,7 +82,7 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 		if n.Incarnation == *k.node.incarnation.Load() {
 			n.Acknowledged = Revision(k.node.applied.Load())
 		}
-		over := c.since.Add(surelyOver(n.Lease))
+		over := k.node.others.lastLease(n.Incarnation, c.since).Add(surelyOver(n.Lease))
 		switch {
 		case c.members != nil && !slices.ContainsFunc(c.members, func(m Node) bool { return m.Incarnation == n.Incarnation }):
 		case n.Acknowledged >= r:
