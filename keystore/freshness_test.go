@@ -21,6 +21,7 @@ import (
 type faulty struct {
 	keystore.Database
 	cut     atomic.Bool            // nothing gets through
+	hangs   atomic.Bool            // nor does an error
 	mute    atomic.Bool            // the node reads, but does not acknowledge, nor hear of changes
 	ahead   atomic.Int64           // how far the database's clock is ahead of the truth, in nanoseconds
 	loads   atomic.Int64           // KeyByDigest
@@ -30,7 +31,10 @@ type faulty struct {
 var errCut = errors.New("cut off")
 
 func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (keystore.Head, error) {
-	if f.cut.Load() || f.mute.Load() {
+	if f.hangs.Load() {
+		<-ctx.Done()
+	}
+	if f.cut.Load() || f.mute.Load() || ctx.Err() != nil {
 		return keystore.Head{}, errCut
 	}
 	h, err := f.Database.Renew(ctx, inc, at)
@@ -500,6 +504,28 @@ func TestWhatRunsIsCutWhenTheLeaseHasRunOut(t *testing.T) {
 			t.Error("runs on although nobody knows whether its key lives")
 		}
 		a.Leave(r)
+	})
+}
+
+// TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers: the node's last renewal was just before, and each that follows hangs.
+func TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, _ := d.node(keystore.Settings{})
+		b, fb := d.node(keystore.Settings{})
+		key, token := mint(t, a, keystore.KeySpec{})
+		var cuts atomic.Int32
+		r := run(t, b, token, &cuts)
+		b.Health(t.Context()) // renews
+		fb.hangs.Store(true)
+		if p := revoke(t, a, key.ID, time.Minute); !p.Complete {
+			t.Fatalf("%+v", p)
+		}
+		if cuts.Load() != 1 {
+			t.Error("runs on")
+		}
+		b.Leave(r)
+		fb.hangs.Store(false)
 	})
 }
 

@@ -91,6 +91,7 @@ func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 	background, stop := context.WithCancel(context.Background())
 	k.stop = stop
 	k.work.Go(func() { k.keepUp(background) })
+	k.work.Go(func() { k.cutLapsed(background) })
 	k.work.Go(func() { every(background, sweepInterval, func() { k.cache.sweep(k.Now().UnixNano()) }) })
 	k.work.Go(func() { every(background, flushInterval, func() { k.flushUses(background) }) })
 	return k, nil

@@ -293,8 +293,7 @@ func (k *Keystore) acknowledge(ctx context.Context, head Head, length time.Durat
 	n.others.tidy(ctx, k, nodes, now)
 }
 
-// keepUp renews a few times a lease, and whenever the database says that something may have changed. When the lease has run out and the
-// database still cannot be asked, what runs is cut, for its key may have died.
+// keepUp renews a few times a lease, and whenever the database says that something may have changed.
 func (k *Keystore) keepUp(ctx context.Context) {
 	wait := k.settings.Load().Lease / 5
 	for {
@@ -310,9 +309,26 @@ func (k *Keystore) keepUp(ctx context.Context) {
 		wait = k.settings.Load().Lease / 5
 		if err := k.renew(ctx); err != nil {
 			wait = min(wait, retryInterval)
-			if !k.node.lease.holds(k.clock.now()) {
-				k.cache.cutAll() // a revoke elsewhere waits no longer for this node
-			}
+		}
+	}
+}
+
+// cutLapsed cuts what runs when the lease has run out and nothing has renewed it, for its key may have died. A revoke elsewhere waits for
+// this node for as long as the lease and a margin for clocks. Half of the margin is for a renewal: a process that was stopped begins one when it goes on.
+func (k *Keystore) cutLapsed(ctx context.Context) {
+	for {
+		left := k.node.lease.remaining(k.clock.now())
+		lapsed := left == 0
+		if lapsed {
+			left = time.Duration(clockRate * float64(k.settings.Load().Lease))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(left):
+		}
+		if lapsed && !k.node.lease.holds(k.clock.now()) {
+			k.cache.cutAll()
 		}
 	}
 }
