@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -178,12 +179,16 @@ func (s *Server) Run() error {
 	return err
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+// freePort keeps out of the range that outgoing connections are given, so that a server that was stopped finds its port free again.
+func freePort() (port int, err error) {
+	for range 100 {
+		var l net.Listener
+		port = 12000 + rand.IntN(20000)
+		if l, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
+			return port, l.Close()
+		}
 	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
+	return 0, err
 }
 
 func (s *Server) run(port int) error {
