@@ -1,17 +1,21 @@
 # make run     builds Caddy with this plugin and serves Caddyfile.example on this machine
 # make test    everything a change must pass; needs Go, make and git, and installs the rest
 # make bench   measures on this machine and writes docs/benchmarks.md (about ten minutes)
+# make faults  breaks a fleet in every way that one machine can, for DURATION at random; SEED repeats a run (tests/faults/doc.go);
+#              a short run of it is in make test
 # make fuzz    each fuzz target for FUZZTIME
 # make lint    golangci-lint with .golangci.yml
 
 GOLANGCI_LINT ?= v2.15.0
 STATICCHECK   ?= v0.8.2
 FUZZTIME      ?= 10s
+DURATION      ?= 15m
+SEED          ?= 0
 
 # The race detector is wanted in all that the tests build, vet's view of the dependencies included: that way Caddy is compiled once.
 RACE = -race
 
-.PHONY: run build test deps check lint bench fuzz clean
+.PHONY: run build test deps check lint bench faults caddy-faults fuzz clean
 
 run: build
 	@scripts/run
@@ -19,10 +23,13 @@ run: build
 build:
 	go build -o .run/caddy ./cmd/caddy
 
-test: deps check
+test: deps check caddy-faults
 	go build $(RACE) -o .run/caddy-race ./cmd/caddy
 	go test $(RACE) -timeout 15m ./...
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race go test $(RACE) -count 1 -timeout 15m ./...
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults go test $(RACE) -count 1 -timeout 15m ./...
+
+caddy-faults:
+	go build $(RACE) -tags faults -o .run/caddy-faults ./cmd/caddy
 
 deps:
 	@scripts/deps gcc postgresql prometheus redis-server spin systemd
@@ -43,6 +50,11 @@ bench: build
 	@scripts/deps redis-server
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy BENCHMARKS=$(CURDIR)/docs/benchmarks.md \
 		go test -run '^$$' -bench . -benchtime 1x -timeout 30m -v ./bench
+
+faults: caddy-faults
+	@scripts/deps postgresql redis-server
+	cd tests && CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
+		go test $(RACE) -count 1 -timeout 0 -v ./faults -faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
 
 fuzz:
 	@scripts/fuzz $(FUZZTIME)

@@ -41,12 +41,17 @@ type Edge struct {
 func newEdge(t testing.TB, name, address string) *Edge {
 	t.Helper()
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	e := &Edge{t: t, proxy: toxiproxy.NewProxy(server, name, "127.0.0.1:0", address)}
-	if err := e.proxy.Start(); err != nil {
-		t.Fatal(err)
+	for try := 0; ; try++ { // another program may take a port between our look and the proxy's
+		e := &Edge{t: t, proxy: toxiproxy.NewProxy(server, name, fmt.Sprintf("127.0.0.1:%d", freePort(t)), address)}
+		err := e.proxy.Start()
+		if err == nil {
+			t.Cleanup(e.proxy.Stop)
+			return e
+		}
+		if try == 4 {
+			t.Fatal(err)
+		}
 	}
-	t.Cleanup(e.proxy.Stop)
-	return e
 }
 
 // Cut closes all connections and refuses new ones.

@@ -1,0 +1,433 @@
+package faults
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// patience bounds what a run waits for. It is no promise of the product's.
+const patience = 2 * time.Minute
+
+// arena is a fleet whose uses and changes of keys are recorded, and whose processes can be held at points of the protocol. It may be used by several
+// goroutines.
+type arena struct {
+	*gate.Fleet
+	*Recorder
+
+	t       testing.TB
+	lease   time.Duration
+	ablated bool // what the product then does is judged by the oracle alone
+
+	dirs []string // by node: where its process is held
+
+	mu      sync.Mutex
+	gates   []*gate.Gate // Nodes, for other goroutines than the test's
+	clients []*http.Client
+
+	serial  atomic.Int64
+	streams sync.WaitGroup
+}
+
+type setting struct {
+	nodes    int
+	lease    time.Duration
+	clocks   []string // the rates of the nodes' clocks; "" is the machine's
+	ablation string
+	postgres *postgrestest.Server
+}
+
+func newArena(t testing.TB, s setting) *arena {
+	t.Helper()
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("apikeys-history-%d-%s.jsonl", os.Getpid(), strings.NewReplacer("/", "-").Replace(t.Name())))
+	recorder, err := Record(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		recorder.Close()
+		if t.Failed() {
+			t.Logf("the history is in %s", path)
+		} else {
+			os.Remove(path)
+		}
+	})
+	a := &arena{Recorder: recorder, t: t, lease: s.lease, ablated: s.ablation != ""}
+	a.Fleet = gate.StartFleet(t, gate.FleetConfig{
+		Nodes: s.nodes, Lease: s.lease, Postgres: s.postgres,
+		Each: func(i int, dir string, c *gate.Config) {
+			c.Env = append(c.Env, "APIKEYS_FAULTS="+dir)
+			a.write(dir, "ablate", s.ablation)
+			if i < len(s.clocks) {
+				a.write(dir, "clock", s.clocks[i])
+			}
+			a.dirs = append(a.dirs, dir)
+		},
+	})
+	for _, g := range a.Nodes {
+		a.admit(g)
+	}
+	return a
+}
+
+// admit makes a node one that can be used.
+func (a *arena) admit(g *gate.Gate) {
+	client, _ := g.Client(a.t, gate.HTTP1)
+	client.Transport.(*http.Transport).MaxIdleConnsPerHost = 64
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gates, a.clients = append(a.gates, g), append(a.clients, client)
+}
+
+// join starts one more node.
+func (a *arena) join() { a.admit(a.Join(a.t)) }
+
+func (a *arena) node(i int) (*gate.Gate, *http.Client) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.gates[i], a.clients[i]
+}
+
+func (a *arena) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.gates)
+}
+
+func (a *arena) write(dir, name, text string) {
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+		a.t.Error(err)
+	}
+}
+
+// finish ends the history and judges it.
+func (a *arena) finish(s Settling) []Violation {
+	a.t.Helper()
+	a.streams.Wait()
+	h, err := a.Close()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return h.Check(s)
+}
+
+// want is for what the product promises besides what the oracle sees.
+func (a *arena) want(ok bool, format string, args ...any) {
+	a.t.Helper()
+	if !ok && !a.ablated {
+		a.t.Errorf(format, args...)
+	}
+}
+
+// key is one secret of a key.
+type key struct {
+	gate.Key
+	read, write Access
+	narrowed    bool // to reading
+}
+
+// all is what it opens while it is alive.
+func (k key) all() []Access {
+	if k.narrowed {
+		return []Access{k.read}
+	}
+	return []Access{k.read, k.write}
+}
+
+func (a *arena) named(k gate.Key, narrowed bool) key {
+	name := fmt.Sprintf("%s.%d", k.ID, a.serial.Add(1))
+	return key{k, Access(name + " read"), Access(name + " write"), narrowed}
+}
+
+// attempt makes one change, and records it when it has an answer or will have none.
+func (a *arena) attempt(node int, what, method, path string, body gate.JSON, gives, takes []Access) gate.Response {
+	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
+	defer cancel()
+	c := Change{Call: now(), What: what, Node: node, Gives: gives, Takes: takes}
+	g, _ := a.node(node)
+	r := g.Try(ctx, method, path, body)
+	c.Return, c.Status, c.Done = now(), r.Status, r.Complete()
+	a.change(c)
+	return r
+}
+
+// made is attempt for what makes a secret, in the place of another one if that has a read access.
+func (a *arena) made(node int, what, path string, body gate.JSON, former key) (key, gate.Response) {
+	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
+	defer cancel()
+	c := Change{Call: now(), What: what, Node: node}
+	if former.read != "" {
+		c.Takes = former.all()
+	}
+	g, _ := a.node(node)
+	r := g.Try(ctx, "POST", path, body)
+	c.Return, c.Status, c.Done = now(), r.Status, r.Status == 201 || r.Complete()
+	made, ok := r.Key()
+	k := key{}
+	if ok {
+		k = a.named(made, former.narrowed)
+		c.Gives = k.all()
+	}
+	a.change(c)
+	return k, r
+}
+
+func (a *arena) tryMint(node int) (key, gate.Response) {
+	return a.made(node, "mint", "/keys", gate.JSON{"name": "k", "access": "read_write"}, key{})
+}
+
+func (a *arena) mint(node int) key {
+	a.t.Helper()
+	k, r := a.tryMint(node)
+	if r.Status != 201 {
+		a.t.Fatalf("minting a key: %v", r)
+	}
+	return k
+}
+
+// The changes wait longer than any lease here.
+const wait = "?wait=90s"
+
+func (a *arena) revoke(node int, k key) gate.Response {
+	return a.attempt(node, "revoke", "POST", "/keys/"+k.ID+"/revoke"+wait, gate.JSON{"reason": "test"}, nil, k.all())
+}
+
+func (a *arena) revokeIn(d time.Duration, node int, k key) gate.Response {
+	return a.attempt(node, "revoke", "POST", "/keys/"+k.ID+"/revoke?wait="+d.String(), gate.JSON{"reason": "test"}, nil, k.all())
+}
+
+func (a *arena) activate(node int, k key, active bool) gate.Response {
+	gives, takes := k.all(), []Access(nil)
+	if !active {
+		gives, takes = takes, gives
+	}
+	return a.attempt(node, fmt.Sprintf("active=%v", active), "PATCH", "/keys/"+k.ID+wait, gate.JSON{"active": active}, gives, takes)
+}
+
+func (a *arena) narrow(node int, k key) gate.Response {
+	return a.attempt(node, "narrow", "PATCH", "/keys/"+k.ID+wait, gate.JSON{"access": "read_only"}, nil, []Access{k.write})
+}
+
+func (a *arena) rotate(node int, k key) (key, gate.Response) {
+	return a.made(node, "rotate", "/keys/"+k.ID+"/rotate"+wait, gate.JSON{"grace": "0s"}, k)
+}
+
+// complete is for a change that must have been: everything after it depends on it.
+func (a *arena) complete(r gate.Response) {
+	a.t.Helper()
+	if !r.Complete() {
+		a.t.Fatalf("the change is not complete: %v", r)
+	}
+}
+
+// get and post use a key, and return the status.
+func (a *arena) get(node int, k key) int { return a.use(node, k, "GET", nil) }
+
+func (a *arena) post(node int, k key) int { return a.use(node, k, "POST", nil) }
+
+// use calls sent, if it is not nil, when the request is on its way to the node.
+func (a *arena) use(node int, k key, method string, sent func()) int {
+	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
+	defer cancel()
+	if sent != nil {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent() }})
+	}
+	return a.useWithin(ctx, node, k, method)
+}
+
+func (a *arena) useWithin(ctx context.Context, node int, k key, method string) int {
+	r := Request{Access: k.read, Node: node}
+	if method != "GET" {
+		r.Access = k.write
+	}
+	g, client := a.node(node)
+	request, err := http.NewRequestWithContext(ctx, method, g.URL+"/v1/items/1", nil)
+	if err != nil {
+		a.t.Error(err)
+		return 0
+	}
+	request.Header.Set("Authorization", "Bearer "+string(k.Token))
+	r.Send = now()
+	if answer, err := client.Do(request); err == nil {
+		r.Status = answer.StatusCode
+		answer.Body.Close()
+	}
+	r.Recv = now()
+	if r.Status == 0 && a.t.Context().Err() != nil {
+		return 0 // the run is over
+	}
+	a.request(r)
+	return r.Status
+}
+
+// useFor goes on using a key until d has passed or it is accepted, and reports whether it was.
+func (a *arena) useFor(d time.Duration, node int, k key) bool {
+	ctx, cancel := context.WithTimeout(a.t.Context(), d)
+	defer cancel()
+	for ; ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
+		if a.useWithin(ctx, node, k, "GET") == 200 {
+			return true
+		}
+	}
+	return false
+}
+
+// warm has every node keep the key.
+func (a *arena) warm(k key) {
+	a.t.Helper()
+	for i := range a.Nodes {
+		if got := a.get(i, k); got != 200 {
+			a.t.Fatalf("node %d, a new key: %d", i, got)
+		}
+	}
+}
+
+// background runs f and returns a channel that is closed at its end.
+func background(f func()) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	return done
+}
+
+func over(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+// hold makes whoever comes to a point in node i wait there.
+func (a *arena) hold(i int, point string) {
+	os.Remove(filepath.Join(a.dirs[i], "held."+point))
+	a.write(a.dirs[i], "hold."+point, "")
+}
+
+func (a *arena) release(i int, point string) { os.Remove(filepath.Join(a.dirs[i], "hold."+point)) }
+
+// held waits until somebody waits at a point. Without the ablation that makes the point, what follows may happen instead.
+func (a *arena) held(i int, point string, instead ...<-chan struct{}) bool {
+	a.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(a.dirs[i], "held."+point)); err == nil {
+			return true
+		}
+		for _, done := range instead {
+			if over(done) {
+				return false
+			}
+		}
+		if time.Now().After(end) {
+			a.t.Fatalf("nobody came to %s in node %d", point, i)
+		}
+	}
+}
+
+// psql runs SQL as an operator.
+func (a *arena) psql(statements string) string {
+	a.t.Helper()
+	out, err := a.Postgres.Query(a.Schema, statements)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return out
+}
+
+func (a *arena) psqlNumber(statements string) int64 {
+	a.t.Helper()
+	n, err := strconv.ParseInt(a.psql(statements), 10, 64)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return n
+}
+
+// revisionAfter waits until one later than r has been committed.
+func (a *arena) revisionAfter(r int64) {
+	a.t.Helper()
+	a.until("the change is committed", func() bool { return a.revision() > r })
+}
+
+func (a *arena) revision() int64 { return a.psqlNumber("SELECT revision FROM head") }
+
+// events is a stream of server-sent events that somebody listens to.
+type events struct {
+	status int
+	last   atomic.Int64 // when the upstream sent the last one
+	ended  chan struct{}
+	hangUp context.CancelFunc
+}
+
+// listen opens a stream of events, which is recorded when it has ended.
+func (a *arena) listen(node int, k key) *events {
+	ctx, cancel := context.WithCancel(a.t.Context())
+	e := &events{ended: make(chan struct{}), hangUp: cancel}
+	r := Request{Access: k.read, Node: node}
+	g, client := a.node(node)
+	request, err := http.NewRequestWithContext(ctx, "GET", g.URL+"/v1/sse", nil)
+	if err != nil {
+		a.t.Error(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+string(k.Token))
+	r.Send = now()
+	answer, err := client.Do(request)
+	r.Recv = now()
+	if err == nil {
+		r.Status = answer.StatusCode
+	}
+	if e.status = r.Status; a.t.Context().Err() == nil {
+		a.request(r)
+	}
+	if e.status != 200 {
+		if answer != nil {
+			answer.Body.Close()
+		}
+		cancel()
+		close(e.ended)
+		return e
+	}
+	a.streams.Go(func() {
+		defer close(e.ended)
+		defer cancel()
+		defer answer.Body.Close()
+		for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+			if data, is := strings.CutPrefix(lines.Text(), "data: "); is {
+				if at, err := strconv.ParseInt(data, 10, 64); err == nil {
+					e.last.Store(at)
+				}
+			}
+		}
+		a.stream(Stream{Open: r.Send, Last: e.last.Load(), End: now(), Access: k.read, Node: node})
+	})
+	return e
+}
+
+// outlives waits until the stream has ended or shows an event that was sent after t.
+func (e *events) outlives(t int64) bool {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if e.last.Load() > t {
+			return true
+		}
+		if over(e.ended) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,223 @@
+package faults
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// load is the life of keys in a fleet: some goroutines make, change and revoke them, others use them on every node, the dead ones too.
+type load struct {
+	*arena
+	done chan struct{}
+	work sync.WaitGroup
+
+	mu         sync.Mutex
+	live, dead []key // the dead in the order in which they died
+}
+
+const (
+	keepers    = 4  // goroutines that change keys
+	users      = 3  // for each node
+	remembered = 50 // how many dead keys are still used
+)
+
+func startLoad(a *arena) *load {
+	l := &load{arena: a, done: make(chan struct{})}
+	for range keepers {
+		l.work.Go(l.keep)
+	}
+	l.work.Go(l.useAll)
+	l.work.Go(l.watch)
+	return l
+}
+
+// stop waits for what is under way.
+func (l *load) stop() {
+	close(l.done)
+	l.work.Wait()
+}
+
+// keep leads one key after the other through its life. When an answer is missing, it does not know what holds, and only revokes.
+func (l *load) keep() {
+	for !over(l.done) {
+		k, r := l.tryMint(l.any())
+		if r.Status != 201 {
+			l.pause(200 * time.Millisecond)
+			continue
+		}
+		l.add(k)
+		for range rand.IntN(5) {
+			l.pause(800 * time.Millisecond)
+			var r gate.Response
+			switch rand.IntN(4) {
+			case 0, 1:
+				if r = l.activate(l.any(), k, false); r.Complete() {
+					l.pause(300 * time.Millisecond)
+					r = l.activate(l.any(), k, true)
+				}
+			case 2:
+				if k.narrowed {
+					continue
+				}
+				r = l.narrow(l.any(), k)
+				k.narrowed = true
+			case 3:
+				var next key
+				if next, r = l.rotate(l.any(), k); next.ID != "" {
+					l.dies(k)
+					l.add(next)
+					k = next
+				}
+			}
+			if !r.Complete() {
+				break
+			}
+		}
+		l.pause(800 * time.Millisecond)
+		for end := time.Now().Add(patience); !l.revoke(l.any(), k).Complete(); time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(end) {
+				l.t.Errorf("a revoke is not complete after %v", patience)
+				break
+			}
+		}
+		l.dies(k)
+		if rand.IntN(3) == 0 {
+			l.attempt(l.any(), "delete", "DELETE", "/keys/"+k.ID, nil, nil, k.all())
+		}
+	}
+}
+
+// useAll has users for every node, also those that join.
+func (l *load) useAll() {
+	for node := 0; ; node++ {
+		for node == l.count() && !over(l.done) {
+			l.pause(50 * time.Millisecond)
+		}
+		if over(l.done) {
+			return
+		}
+		for range users {
+			l.work.Go(func() { l.useNode(node) })
+		}
+		l.work.Go(func() { l.listenTo(node) })
+	}
+}
+
+func (l *load) useNode(node int) {
+	for !over(l.done) {
+		l.pause(40 * time.Millisecond)
+		k, ok := l.pick()
+		if !ok {
+			continue
+		}
+		if rand.IntN(3) == 0 {
+			l.post(node, k)
+		} else {
+			l.get(node, k)
+		}
+	}
+}
+
+func (l *load) listenTo(node int) {
+	for !over(l.done) {
+		l.pause(100 * time.Millisecond)
+		k, ok := l.pick()
+		if !ok {
+			continue
+		}
+		e := l.listen(node, k)
+		select {
+		case <-e.ended:
+		case <-l.done:
+		case <-time.After(time.Duration(rand.IntN(8000)) * time.Millisecond):
+		}
+		e.hangUp()
+		<-e.ended
+	}
+}
+
+// watch notes when the machine or PostgreSQL itself stands still, which is no fault of the product.
+func (l *load) watch() {
+	const most = 700 * time.Millisecond
+	var conn *pgx.Conn
+	last := now()
+	for !over(l.done) {
+		ctx, cancel := context.WithTimeout(l.t.Context(), 10*time.Second)
+		var err error
+		if conn == nil {
+			conn, err = pgx.Connect(ctx, l.Postgres.URL(l.Schema))
+		}
+		if err == nil {
+			_, err = conn.Exec(ctx, "UPDATE deployment SET one = one WHERE false")
+		}
+		if err != nil && conn != nil {
+			conn.Close(ctx)
+			conn = nil
+		}
+		if now()-last > int64(most) {
+			l.stall(last, "the machine or PostgreSQL is slow")
+		}
+		if err == nil {
+			last = now()
+		}
+		cancel()
+		l.pause(100 * time.Millisecond)
+	}
+	if conn != nil {
+		conn.Close(context.Background())
+	}
+}
+
+// pause is up to d long.
+func (l *load) pause(d time.Duration) {
+	select {
+	case <-l.done:
+	case <-time.After(time.Duration(rand.Int64N(int64(d)))):
+	}
+}
+
+func (l *load) any() int { return rand.IntN(l.count()) }
+
+func (l *load) add(k key) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.live = append(l.live, k)
+}
+
+func (l *load) dies(k key) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.live = slices.DeleteFunc(l.live, func(other key) bool { return other.read == k.read })
+	l.dead = append(l.dead, k)
+	if len(l.dead) > remembered {
+		l.dead = l.dead[1:]
+	}
+}
+
+// pick prefers the living.
+func (l *load) pick() (key, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	from := l.live
+	if len(l.dead) > 0 && (len(from) == 0 || rand.IntN(3) == 0) {
+		from = l.dead
+	}
+	if len(from) == 0 {
+		return key{}, false
+	}
+	return from[rand.IntN(len(from))], true
+}
+
+// keys are those that are alive or died lately.
+func (l *load) keys() []key {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Concat(l.live, l.dead)
+}

@@ -1,0 +1,75 @@
+package faults
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	flag.Parse()
+	flag.Set("test.parallel", "6") // nearly all of a scenario is waiting
+	path, err := caddyWithFaults()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if os.Getenv("CADDY_WITH_FAULTS") == "" {
+		defer os.RemoveAll(filepath.Dir(path))
+	}
+	os.Setenv("CADDY_UNDER_TEST", path)
+	code := m.Run()
+	if shared != nil {
+		shared.Stop()
+	}
+	return code
+}
+
+// caddyWithFaults is the file that CADDY_WITH_FAULTS names, else a Caddy built from this checkout.
+func caddyWithFaults() (string, error) {
+	if path := os.Getenv("CADDY_WITH_FAULTS"); path != "" {
+		return filepath.Abs(path)
+	}
+	root, err := gate.Root()
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp("", "faults-caddy-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "caddy")
+	cmd := exec.Command("go", "build", "-race", "-tags", "faults", "-o", path, "./cmd/caddy")
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		os.RemoveAll(dir)
+		return "", fmt.Errorf("building cmd/caddy with the tag faults: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// sharedPostgres is for all that does not break the server itself: each fleet has a schema of its own there.
+var (
+	sharedPostgres = sync.OnceValue(func() (err error) {
+		shared, err = postgrestest.Start()
+		return err
+	})
+	shared *postgrestest.Server
+)
+
+func postgres(t testing.TB) *postgrestest.Server {
+	t.Helper()
+	if err := sharedPostgres(); err != nil {
+		t.Fatal(err)
+	}
+	return shared
+}

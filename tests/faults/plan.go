@@ -1,0 +1,111 @@
+package faults
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// Step is one fault of a run's schedule.
+type Step struct {
+	At   time.Duration // from the start of the run
+	For  time.Duration // until it is over; 0: it is over at once
+	What string
+	Node int // -1: none
+}
+
+func (s Step) String() string {
+	text := fmt.Sprintf("%7.2fs %s", s.At.Seconds(), s.What)
+	if s.Node >= 0 {
+		text += fmt.Sprintf(" node %d", s.Node)
+	}
+	if s.For > 0 {
+		text += fmt.Sprintf(" for %.2fs", s.For.Seconds())
+	}
+	return text
+}
+
+// A trouble is a kind of fault that a schedule can choose.
+type trouble struct {
+	what  string
+	of    string // what it needs for itself: "node", "database way", "cache way", "postgres", "redis"
+	lasts bool
+	often int
+}
+
+var troubles = []trouble{
+	{"database cut", "database way", true, 3},
+	{"database hangs", "database way", true, 3},
+	{"database's answers are lost", "database way", true, 3},
+	{"database connections are reset", "database way", true, 2},
+	{"database is slow", "database way", true, 2},
+	{"redis cut", "cache way", true, 1},
+	{"redis hangs", "cache way", true, 1},
+	{"redis connections are reset", "cache way", true, 1},
+	{"redis is slow", "cache way", true, 1},
+	{"stopped", "node", true, 4},
+	{"killed", "node", true, 3},
+	{"restarted", "node", false, 1},
+	{"reloaded", "node", false, 3},
+	{"joins", "", false, 1},
+	{"redis is flushed", "redis", false, 1},
+	{"redis is dead", "redis", true, 1},
+	{"redis stands still", "redis", true, 1},
+	{"redis goes back in time", "redis", false, 3},
+	{"redis is forged", "redis", false, 3},
+	{"postgres crashes", "postgres", false, 1},
+	{"postgres is down", "postgres", true, 1},
+}
+
+// Plan is the schedule that a seed stands for: faults come one to three at a time, most of them shorter than a lease and some longer, and
+// after every third such group all is well for a while. Nodes join until there are two more than at the start.
+func Plan(seed uint64, duration time.Duration, nodes int, lease, calm time.Duration) []Step {
+	random := rand.New(rand.NewPCG(seed, 0))
+	between := func(a, b time.Duration) time.Duration { return a + time.Duration(random.Int64N(int64(b-a))) }
+	var bag []trouble
+	for _, t := range troubles {
+		bag = append(bag, slices.Repeat([]trouble{t}, t.often)...)
+	}
+	var steps []Step
+	most := nodes + 2
+	for at, group := lease/2, 1; ; group++ {
+		end, joining := at, 0
+		busy := map[string]bool{}
+		for range 1 + random.IntN(3) {
+			t := bag[random.IntN(len(bag))]
+			s := Step{At: at + between(0, lease), What: t.what, Node: -1}
+			if t.lasts {
+				s.For = between(lease/10, lease)
+				if random.IntN(3) == 0 {
+					s.For *= 3
+				}
+			}
+			needs := t.of
+			switch t.of {
+			case "node", "database way", "cache way":
+				s.Node = random.IntN(nodes)
+				needs = fmt.Sprint(t.of, s.Node)
+			}
+			if busy[needs] || t.what == "joins" && nodes+joining == most {
+				continue
+			}
+			if t.what == "joins" {
+				joining++
+			}
+			busy[needs] = true
+			steps = append(steps, s)
+			end = max(end, s.At+s.For)
+		}
+		nodes += joining
+		if at = end; group%3 == 0 {
+			at += calm
+		}
+		if at > duration {
+			break
+		}
+	}
+	slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(a.At, b.At) })
+	return steps
+}

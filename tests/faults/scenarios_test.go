@@ -1,0 +1,340 @@
+package faults
+
+import (
+	"flag"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
+)
+
+var long = flag.Bool("faults.long", false, "run all scenarios, and leave each part of the protocol out of each of those that show what it is for")
+
+// A scenario breaks one thing at the one moment when it matters. Node 0 makes the changes, node 1 is the one in trouble.
+type scenario struct {
+	name     string
+	run      func(*arena)
+	ablation string        // the part of the protocol that this one shows to be needed; "" shows only that the product holds
+	nodes    int           // 0 is 2
+	lease    time.Duration // 0 is 4 s
+	clocks   []string      // of the nodes: how fast they run
+	own      bool          // a PostgreSQL that may be broken
+	long     bool          // not in the short run
+}
+
+// TestScenarios: the product holds in each.
+func TestScenarios(t *testing.T) {
+	for _, s := range scenarios {
+		if s.long && !*long {
+			continue
+		}
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			for _, v := range play(t, s, "") {
+				t.Error(v)
+			}
+		})
+	}
+}
+
+// TestAblations: without each part of the protocol, a request is accepted that must not be, or a stream goes on. In the short run each
+// part is left out of its first scenario.
+func TestAblations(t *testing.T) {
+	tried := map[string]bool{}
+	for _, s := range scenarios {
+		if s.ablation == "" || tried[s.ablation] && !*long || s.long && !*long {
+			continue
+		}
+		tried[s.ablation] = true
+		t.Run(s.ablation+" in "+s.name, func(t *testing.T) {
+			t.Parallel()
+			for attempt := range 3 { // on a busy machine a moment can be missed
+				caught := false
+				t.Run(fmt.Sprint(attempt), func(t *testing.T) {
+					for _, v := range play(t, s, s.ablation) {
+						caught = caught || v.Kind == Accepted || v.Kind == Outlived
+					}
+				})
+				if caught {
+					return
+				}
+			}
+			t.Error("it survived: this scenario does not show what the part of the protocol is for")
+		})
+	}
+}
+
+func play(t *testing.T, s scenario, ablation string) []Violation {
+	t.Helper()
+	var server *postgrestest.Server
+	if !s.own {
+		server = postgres(t)
+	}
+	a := newArena(t, setting{
+		nodes: max(s.nodes, 2), lease: max(s.lease, 4*time.Second), clocks: s.clocks, ablation: ablation, postgres: server,
+	})
+	a.fault(allNodes, "the scenario says itself who may be unavailable", Excuses{Unavailable: true, NoAnswer: true})
+	s.run(a)
+	a.Heal()
+	return a.finish(Settling{Cut: 10 * time.Second})
+}
+
+// surelyOver is how long a revoke waits for a node that says nothing, at most (protocol.md section 5).
+func surelyOver(lease time.Duration) time.Duration { return lease * 101 / 99 }
+
+var scenarios = []scenario{
+	{name: "every way to take access", nodes: 3, run: everyWay},
+	{name: "a stream", ablation: "no-cut", run: func(a *arena) {
+		k := a.mint(0)
+		e := a.listen(1, k)
+		a.complete(a.revoke(0, k))
+		a.want(!e.outlives(now()), "the stream goes on")
+		e.hangUp()
+	}},
+
+	// What is being read while a change comes.
+	{name: "a read that a revoke overtakes", ablation: "no-fill-token", run: func(a *arena) { overtaken(a, "load.read") }},
+	{name: "kept at the moment of a revoke", ablation: "check-then-insert", run: func(a *arena) { overtaken(a, "load.insert") }},
+	{name: "a read that a revoke and a reload overtake", ablation: "reload-resets", run: func(a *arena) {
+		overtakenAfter(a, "load.read", func() { a.reload(1) })
+	}},
+	{name: "kept while a revoke is applied", ablation: "delete-before-bump", run: func(a *arena) {
+		k := a.mint(0)
+		a.hold(1, "load.read")
+		a.hold(1, "invalidate")
+		read := background(func() { a.get(1, k) })
+		a.held(1, "load.read")
+		revoked := background(func() { a.complete(a.revoke(0, k)) })
+		a.held(1, "invalidate", revoked)
+		a.release(1, "load.read")
+		<-read
+		a.release(1, "invalidate")
+		<-revoked
+		a.want(a.get(1, k) == 401, "the revoked key is not refused")
+	}},
+	{name: "a request that joins a read from before the revoke", ablation: "join-any-flight", run: func(a *arena) {
+		k := a.mint(0)
+		a.hold(1, "load.read")
+		read := background(func() { a.get(1, k) })
+		a.held(1, "load.read")
+		a.complete(a.revoke(0, k))
+		const misses = "caddy_apikeys_lookups_total"
+		before := a.Nodes[1].Metric(a.t, misses)
+		var got int
+		joined := background(func() { got = a.get(1, k) })
+		for end := time.Now().Add(patience); a.Nodes[1].Metric(a.t, misses) == before && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		a.release(1, "load.read")
+		<-read
+		<-joined
+		a.want(got == 401, "the request that came after the revoke: %d", got)
+	}},
+
+	// What Redis holds.
+	{name: "an old entry in Redis", ablation: "shared-without-asof", run: func(a *arena) {
+		k := a.mint(0)
+		entry := a.shared(0, k)
+		a.complete(a.revoke(0, k))
+		a.want(a.get(1, k) == 401, "with the old entry left where it is")
+		a.redis("SET", entry.name, entry.value)
+		a.want(a.get(1, k) == 401, "with the old entry put back")
+		a.redis("FLUSHALL")
+		a.want(a.get(1, k) == 401, "with nothing in Redis")
+	}},
+	{name: "a forged entry in Redis", ablation: "no-mac", run: func(a *arena) {
+		k, other := a.mint(0), a.mint(0)
+		entry, others := a.shared(0, k), a.shared(0, other)
+		a.complete(a.revoke(0, k))
+		a.redis("SET", entry.name, entry.asOf(a.revision()))
+		a.want(a.get(1, k) == 401, "with an entry that claims to be new")
+		a.complete(a.activate(0, other, false))
+		a.redis("SET", others.name, entry.asOf(a.revision()))
+		a.want(a.get(1, other) == 401, "with another key's entry")
+	}},
+
+	// The lease.
+	{name: "a renewal whose answer comes late", ablation: "lease-from-reply", run: func(a *arena) {
+		k := a.mint(0)
+		a.warm(k)
+		a.hold(1, "renew.reply")
+		a.held(1, "renew.reply")
+		a.cut(1)
+		a.complete(a.revoke(0, k))
+		a.release(1, "renew.reply")
+		a.want(!a.useFor(a.lease/2, 1, k), "the node trusts what it has cached after its lease")
+	}},
+	{name: "clocks that run apart", ablation: "no-drift-margin", lease: 20 * time.Second, clocks: []string{"1.01", "0.99"}, run: func(a *arena) {
+		k := a.mint(0)
+		a.warm(k)
+		before := a.revision()
+		a.hold(1, "renew.reply")
+		a.held(1, "renew.reply")
+		revoked := background(func() { a.complete(a.revoke(0, k)) })
+		a.revisionAfter(before)
+		a.cut(1)
+		a.release(1, "renew.reply")
+		<-revoked
+		a.want(!a.useFor(a.lease/10, 1, k), "the slow clock is trusted too long")
+	}},
+	{name: "a node that is stopped while it applies", ablation: "ack-before-purge", run: func(a *arena) {
+		k := a.mint(0)
+		a.warm(k)
+		a.hold(1, "apply")
+		revoked := background(func() { a.complete(a.revoke(0, k)) })
+		a.held(1, "apply")
+		<-revoked
+		a.want(!a.useFor(a.lease/4, 1, k), "what the node is about to apply was not waited for")
+		a.release(1, "apply")
+		a.eventually(1, k, 401)
+	}},
+	{name: "a node that reads of the revoke late and is stopped while it applies", ablation: "lease-before-apply", run: func(a *arena) {
+		k := a.mint(0)
+		a.warm(k)
+		a.hold(1, "apply")
+		a.cut(1)
+		before := a.revision()
+		revoked := background(func() { a.complete(a.revoke(0, k)) })
+		a.revisionAfter(before)
+		time.Sleep(a.lease / 2)
+		a.HealNode(1)
+		a.held(1, "apply")
+		<-revoked
+		a.want(!a.useFor(a.lease/4, 1, k), "what the node is about to apply was not waited for")
+		a.release(1, "apply")
+		a.eventually(1, k, 401)
+	}},
+	{name: "a clock that stands still", ablation: "cached-clock", run: func(a *arena) {
+		k := a.mint(0)
+		a.warm(k)
+		a.hold(1, "tick")
+		a.cut(1)
+		a.complete(a.revoke(0, k))
+		a.want(!a.useFor(a.lease/4, 1, k), "the lease does not end")
+		a.release(1, "tick")
+	}},
+
+	// Who is waited for.
+	{name: "a node that joins before the commit", nodes: 3, ablation: "members-before-commit", run: func(a *arena) {
+		k := a.mint(0)
+		a.warm(k)
+		stalled := a.begin("SELECT FROM head FOR UPDATE")
+		revoked := background(func() { a.complete(a.revoke(0, k)) })
+		stalled.awaited()
+		a.rejoin(2)
+		a.eventually(2, k, 200)
+		a.cut(2)
+		stalled.commit()
+		<-revoked
+		a.want(!a.useFor(a.lease/4, 2, k), "the node that joined has not been waited for")
+	}},
+	{name: "a node that starts during a revoke", run: func(a *arena) {
+		k := a.mint(0)
+		a.warm(k)
+		a.hold(0, "committed")
+		revoked := background(func() { a.complete(a.revoke(0, k)) })
+		a.held(0, "committed")
+		a.join()
+		got := a.get(2, k)
+		a.want(got == 401, "the new node, after the commit: %d", got)
+		a.release(0, "committed")
+		<-revoked
+		a.useFor(100*time.Millisecond, 2, k)
+	}},
+	{name: "a node that is taken for dead", ablation: "remove-without-wait", run: takenForDead},
+	{name: "a node that is killed", nodes: 3, run: func(a *arena) {
+		k, later := a.mint(0), a.mint(0)
+		a.warm(k)
+		a.Nodes[1].Kill()
+		begun := time.Now()
+		a.complete(a.revoke(0, k))
+		a.want(time.Since(begun) < surelyOver(a.lease)+patience/4, "the revoke waited %v for a dead node", time.Since(begun))
+		a.psqlUntil("the dead node is forgotten", "SELECT count(*) = 2 FROM nodes")
+		r := a.revokeIn(a.lease/2, 0, later)
+		a.want(r.Complete(), "a revoke after that: %v", r)
+		a.Nodes[1].Start(a.t)
+		a.want(a.get(1, k) == 401 && a.get(1, later) == 401, "started again, it accepts")
+	}},
+	{name: "the revoker dies after the commit", run: func(a *arena) {
+		k := a.mint(0)
+		a.warm(k)
+		a.hold(0, "committed")
+		lost := background(func() { a.revoke(0, k) })
+		a.held(0, "committed")
+		a.Nodes[0].Kill()
+		<-lost
+		a.eventually(1, k, 401)
+		a.complete(a.revoke(1, k))
+		a.release(0, "committed")
+		a.Nodes[0].Start(a.t)
+		a.want(a.get(0, k) == 401, "the revoker accepts when it is back")
+	}},
+	{name: "two revokes, the first of which stalls before its commit", run: func(a *arena) {
+		k, second := a.mint(0), a.mint(0)
+		a.warm(k)
+		a.warm(second)
+		taken := a.taken("SQL by hand", k)
+		first := a.begin("UPDATE keys SET revoked_at = created_at, revoked_by = 'psql' WHERE id = '" + k.ID + "'")
+		revoked := background(func() { a.complete(a.revoke(0, second)) })
+		first.awaited()
+		first.commit()
+		<-revoked // at a later revision: who has applied that has applied the first
+		taken()
+		for i := range a.Nodes {
+			a.get(i, second)
+			a.want(a.get(i, k) == 401, "node %d: the first revoke", i)
+		}
+	}},
+	{name: "SQL by hand", run: func(a *arena) {
+		k := a.mint(0)
+		a.warm(k)
+		taken := a.taken("SQL by hand", k)
+		a.psql("UPDATE keys SET active = 0, version = version + 1 WHERE id = '" + k.ID + "'")
+		for i := range a.Nodes {
+			a.eventually(i, k, 401)
+		}
+		taken()
+		for i := range a.Nodes {
+			a.get(i, k)
+		}
+	}},
+	{name: "nobody is told", run: func(a *arena) { // only asking helps
+		k := a.mint(0)
+		a.warm(k)
+		stop := make(chan struct{})
+		deaf := background(func() {
+			for !over(stop) {
+				a.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'LISTEN apikeys_' || '" + a.Schema + "'::regnamespace::oid")
+			}
+		})
+		a.complete(a.revoke(0, k))
+		a.want(a.get(1, k) == 401, "the node has not heard of the revoke")
+		close(stop)
+		<-deaf
+	}},
+	{name: "the change log is cut short", run: func(a *arena) {
+		k, live := a.mint(0), a.mint(0)
+		a.warm(k)
+		a.warm(live)
+		a.cut(1)
+		a.complete(a.revoke(0, k))
+		a.mint(0)
+		a.psql("DELETE FROM change_log")
+		a.HealNode(1)
+		a.eventually(1, k, 401)
+		a.eventually(1, live, 200)
+	}},
+
+	// Away and back.
+	{name: "a node that is stopped, with requests in its sockets", run: pausedNode},
+	{name: "a node that is cut off from everything", lease: 6 * time.Second, run: isolated},
+	{name: "PostgreSQL is away", own: true, lease: 10 * time.Second, run: databaseAway},
+	{name: "PostgreSQL is restored from a backup", own: true, run: restored},
+	{name: "Redis is away, hangs, is reset, is slow, comes back empty", run: cacheAway},
+	{name: "a clock that runs far wrong", long: true, clocks: []string{"", "0.97"}, run: func(a *arena) {
+		k := a.mint(0)
+		a.eventually(1, k, 503)
+		a.want(a.get(0, k) == 200, "the other node is well")
+	}},
+}
