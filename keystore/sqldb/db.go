@@ -35,6 +35,8 @@ type dialect struct {
 	hasRole       string // condition on keys k
 	among         string // the end of a condition: is one of the texts in a JSON array
 	amongHex      string // the same for bytes, which the array has in hexadecimal
+	analyze       string // statement: has the database look at the size of its tables, and make new plans; empty: it need not be told
+	anew          []any  // arguments before the others, so that a query is planned for the tables as they are now
 	addMany       string // statement: what is added to secrets until addedMany is one change; empty: the database sees for itself that it is many
 	addedMany     string // statement
 	recordUse     string // statement: takes last uses as a JSON object, id to microseconds
@@ -250,6 +252,11 @@ func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keysto
 		}
 		if err := t.row("SELECT revision FROM head").Scan(&head); err != nil {
 			return err
+		}
+		if t.copied >= analyzeFrom {
+			if _, err := t.exec(d.analyze); err != nil {
+				return err
+			}
 		}
 		if _, err := t.exec("DELETE FROM change_log WHERE revision <= ?", head-d.keep); err != nil {
 			return err

@@ -15,6 +15,8 @@ const (
 	// manySecrets that are added at once are one change of the log, which does not name them; the triggers of PostgreSQL know
 	// the number too.
 	manySecrets = 100
+	// analyzeFrom is how many rows one transaction may copy before the plans that the database has count as bad ones.
+	analyzeFrom = 10_000
 )
 
 // keyColumnNames are in the order of keyValues.
@@ -119,7 +121,7 @@ func (t *tx) each(query string, list []string, into any, f func()) error {
 	if err != nil {
 		return err
 	}
-	rows, err := t.query(query, array)
+	rows, err := t.query(query, append(slices.Clip(t.db.anew), array)...)
 	if err != nil {
 		return err
 	}
@@ -183,6 +185,7 @@ func (t *tx) insertRows(table string, columns []string, rows [][]any) error {
 		for _, row := range rows {
 			t.db.texts(row)
 		}
+		t.copied += len(rows)
 		return t.note(t.conn.Raw(func(driverConn any) error { return t.db.copyRows(t.ctx, driverConn, table, columns, rows) }))
 	}
 	insert := "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(columns)-1) + ")"

@@ -21,7 +21,7 @@ import (
 )
 
 // server starts, with the first test that asks, the one that all tests share.
-var server = sync.OnceValues(postgrestest.Start)
+var server = sync.OnceValues(func() (*postgrestest.Server, error) { return postgrestest.Start() })
 
 var serverStarted bool
 
@@ -382,6 +382,49 @@ func TestPostgresImportHoldsUpNoNode(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestPostgresImportAfterMints: plans that were made for a few keys are not kept for many.
+func TestPostgresImportAfterMints(t *testing.T) {
+	s := newPostgresStore(t)
+	d := s.Open(t)
+	if _, err := d.Deployment(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	const mints, imports, batch = 20, 5000, 1000
+	insert := func(from, to int, more func(keystore.Tx) error) {
+		t.Helper()
+		_, err := d.Update(t.Context(), func(tx keystore.Tx) error {
+			for ; from < to; from += batch {
+				var keys []*keystore.Key
+				for n := from; n < min(to, from+batch); n++ {
+					keys = append(keys, benchKey(n, tx.Now()))
+				}
+				if refused, err := tx.InsertKeys(keys); err != nil || len(refused) > 0 {
+					return fmt.Errorf("%v refused, %w", refused, err)
+				}
+			}
+			return more(tx)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range mints {
+		insert(n, n+1, func(keystore.Tx) error { return nil })
+	}
+	var scanned int64
+	insert(mints, mints+imports, func(in keystore.Tx) error {
+		return in.(*tx).row("SELECT sum(seq_tup_read) FROM pg_stat_xact_user_tables WHERE schemaname = current_schema() AND relname IN ('keys', 'secrets')").Scan(&scanned)
+	})
+	if scanned > 2*(mints+2*batch) { // as long as a table is small, reading it is best
+		t.Errorf("%d keys were imported, and %d rows read one after the other", imports, scanned)
+	}
+	for _, table := range []string{"keys", "secrets"} {
+		if known, err := s.Query(s.schema, "SELECT reltuples FROM pg_class WHERE oid = '"+table+"'::regclass"); err != nil || known != fmt.Sprint(mints+imports) {
+			t.Errorf("PostgreSQL plans for %s rows in %s, %v", known, table, err)
+		}
 	}
 }
 

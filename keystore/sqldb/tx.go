@@ -18,6 +18,7 @@ type tx struct {
 	sql    *sql.Tx
 	now    time.Time
 	stmts  map[string]*sql.Stmt // of a database that does not keep them itself: an import runs the same few thousands of times
+	copied int                  // rows
 	failed error                // of the database: nothing may be committed any more
 }
 

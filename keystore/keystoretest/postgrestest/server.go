@@ -33,6 +33,7 @@ const (
 // A Server is a cluster of its own in a temporary directory.
 type Server struct {
 	bin, dir   string
+	settings   []string
 	credential *syscall.Credential // as whom it runs; nil: as we do
 	port       int
 	process    *exec.Cmd
@@ -41,9 +42,9 @@ type Server struct {
 }
 
 // StartFor starts a server of its own for one test.
-func StartFor(t testing.TB) *Server {
+func StartFor(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	s, err := Start()
+	s, err := Start(settings...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,13 +56,14 @@ func StartFor(t testing.TB) *Server {
 	return s
 }
 
-// Start makes a cluster, without its writes being forced to the disk, and starts it. The server ends with Stop, or with this process.
-func Start() (*Server, error) {
+// Start makes a cluster, without its writes being forced to the disk, and starts it. settings are `name=value`, and count more than the
+// ones that tests have otherwise. The server ends with Stop, or with this process.
+func Start(settings ...string) (*Server, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{bin: bin}
+	s := &Server{bin: bin, settings: settings}
 	if s.credential, err = unprivileged(); err != nil {
 		return nil, err
 	}
@@ -192,8 +194,11 @@ func freePort() (port int, err error) {
 }
 
 func (s *Server) run(port int) error {
-	cmd := s.command("postgres", "-D", s.data(), "-k", s.dir, "-h", "127.0.0.1", "-p", strconv.Itoa(port),
-		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "shared_buffers=32MB", "-c", "max_connections=200", "-c", "wal_level=replica")
+	args := []string{"-D", s.data(), "-k", s.dir, "-h", "127.0.0.1", "-p", strconv.Itoa(port)}
+	for _, setting := range append([]string{"fsync=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=200", "wal_level=replica"}, s.settings...) {
+		args = append(args, "-c", setting)
+	}
+	cmd := s.command("postgres", args...)
 	cmd.Stdout, cmd.Stderr = s.log, s.log
 	endWithUs(cmd.SysProcAttr)
 	if err := cmd.Start(); err != nil {
