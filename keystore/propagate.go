@@ -9,8 +9,9 @@ import (
 const (
 	// DefaultWait is how long a change that takes access away waits for the other nodes unless the caller says otherwise.
 	DefaultWait = 10 * time.Second
-	// acknowledgementPoll is how often the nodes' rows are read meanwhile.
-	acknowledgementPoll = 10 * time.Millisecond
+	// The nodes' rows are read meanwhile after firstPoll, then after twice as long each time, at last every lastPoll.
+	firstPoll = time.Millisecond
+	lastPoll  = 10 * time.Millisecond
 )
 
 // Propagation says how far a change has come (protocol.md section 5). Its zero value is of a change that changed nothing.
@@ -45,7 +46,7 @@ func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) 
 	}
 	ctx = context.WithoutCancel(ctx) // whoever asked may have gone; the answer still counts in the metrics
 	p := Propagation{Revision: c.revision}
-	for {
+	for poll := firstPoll; ; poll = min(2*poll, lastPoll) {
 		if now, err := k.progress(ctx, c); err == nil {
 			p = now
 		}
@@ -58,7 +59,7 @@ func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) 
 		if now.Sub(begun) >= wait {
 			return p
 		}
-		time.Sleep(min(acknowledgementPoll, wait-now.Sub(begun)))
+		time.Sleep(min(poll, wait-now.Sub(begun)))
 	}
 }
 

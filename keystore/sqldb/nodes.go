@@ -46,10 +46,11 @@ func (d *DB) Renew(ctx context.Context, incarnation string, at keystore.Position
 	return h, d.fail(ctx, "reading the head of the change log", err)
 }
 
-// Acknowledge implements [keystore.Database].
+// Acknowledge implements [keystore.Database]. A revoke waits for it, but not for the disk or a standby: should a crash lose an acknowledgement, a
+// later one makes it good, and until then somebody waits too long and nobody too short.
 func (d *DB) Acknowledge(ctx context.Context, incarnation string, r keystore.Revision) error {
 	return d.exec(ctx, d.beats, "acknowledging", `UPDATE nodes SET beats = beats + 1, heard_at = `+d.clock+`,
-		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?`, d.reading(), r, r, incarnation)
+		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?`+d.unforced, d.reading(), r, r, incarnation)
 }
 
 // Nodes implements [keystore.Database]. On one machine a process that has ended is known by its lock.

@@ -41,8 +41,9 @@ var postgresDialect = dialect{
 	amongHex: "= ANY (ARRAY(SELECT decode(value, 'hex') FROM json_array_elements_text(CAST(? AS json))))",
 	// A plan that was made when there were few keys reads the whole table. PostgreSQL looks at a table by itself only minutes after it has grown,
 	// and not at all at what a transaction has not committed.
-	analyze: "ANALYZE (SKIP_LOCKED) keys, secrets, audit",
-	anew:    []any{pgx.QueryExecModeCacheDescribe},
+	analyze:  "ANALYZE (SKIP_LOCKED) keys, secrets, audit",
+	anew:     []any{pgx.QueryExecModeCacheDescribe},
+	unforced: " AND set_config('synchronous_commit', 'off', true) <> ''",
 	// The keys are locked so that none is deleted meanwhile and leaves its last use behind.
 	recordUse: `INSERT INTO last_uses (key_id, used_at)
 		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u JOIN keys k ON k.id = u.key ORDER BY k.id FOR KEY SHARE OF k

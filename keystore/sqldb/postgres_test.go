@@ -428,6 +428,42 @@ func TestPostgresImportAfterMints(t *testing.T) {
 	}
 }
 
+// TestPostgresAcknowledgesUnforced: a node's acknowledgement waits for no standby, and a change does.
+func TestPostgresAcknowledgesUnforced(t *testing.T) {
+	ctx := t.Context()
+	s := postgrestest.StartFor(t)
+	d := openOnce(t, s.URL(s.Schema(t)))
+	if _, err := d.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Join(ctx, keystore.Node{Incarnation: "i"}); err != nil {
+		t.Fatal(err)
+	}
+	standbys := func(names string) {
+		for _, statement := range []string{"ALTER SYSTEM SET synchronous_standby_names = '" + names + "'", "SELECT pg_reload_conf()"} {
+			if err := s.Exec("", statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	standbys("nobody")
+	defer standbys("")
+	for waits := false; !waits; { // as soon as the server has read it
+		soon, cancel := context.WithTimeout(ctx, time.Second)
+		waits = d.Fence(soon, "i") != nil
+		cancel()
+	}
+	bounded, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if err := d.Acknowledge(bounded, "i", 1); err != nil {
+		t.Fatal(err)
+	}
+	nodes, err := d.Nodes(ctx)
+	if err != nil || len(nodes) != 1 || nodes[0].Acknowledged != 1 {
+		t.Errorf("%+v %v", nodes, err)
+	}
+}
+
 // TestPostgresRestart cuts all connections, as a crash of the server does: what was answered is there, and everything goes on.
 func TestPostgresRestart(t *testing.T) {
 	ctx := context.Background()
