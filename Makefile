@@ -1,6 +1,7 @@
 # make run     builds Caddy with this plugin and serves Caddyfile.example on this machine
 # make test    everything a change must pass; needs Go, make and git, and installs the rest
-# make bench   measures on this machine and writes docs/benchmarks.md (about ten minutes)
+# make bench   measures on this machine and writes it into docs/benchmarks.md (about ten minutes); bench-fleet does for three Caddys on one
+#              PostgreSQL (five minutes), bench-keys for KEYS keys in SQLite and in PostgreSQL (half an hour for a million)
 # make faults  breaks a fleet in every way that one machine can, for DURATION at random; SEED repeats a run (tests/faults/doc.go);
 #              a short run of it is in make test
 # make fuzz    each fuzz target for FUZZTIME
@@ -9,13 +10,14 @@
 GOLANGCI_LINT ?= v2.15.0
 STATICCHECK   ?= v0.8.2
 FUZZTIME      ?= 10s
+KEYS          ?= 1000000
 DURATION      ?= 15m
 SEED          ?= 0
 
 # The race detector is wanted in all that the tests build, vet's view of the dependencies included: that way Caddy is compiled once.
 RACE = -race
 
-.PHONY: run build test deps check lint bench faults caddy-faults fuzz clean
+.PHONY: run build test deps check lint bench bench-fleet bench-keys faults caddy-faults fuzz clean
 
 run: build
 	@scripts/run
@@ -46,10 +48,14 @@ lint:
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT) run ./...
 	cd tests && go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT) run ./...
 
-bench: build
-	@scripts/deps redis-server
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy BENCHMARKS=$(CURDIR)/docs/benchmarks.md \
-		go test -run '^$$' -bench . -benchtime 1x -timeout 30m -v ./bench
+bench: BENCHMARK = Benchmark
+bench-fleet: BENCHMARK = BenchmarkFleet
+bench-keys: BENCHMARK = BenchmarkKeys
+
+bench bench-fleet bench-keys: build
+	@scripts/deps postgresql redis-server
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy BENCHMARKS=$(CURDIR)/docs/benchmarks.md BENCH_KEYS=$(KEYS) \
+		go test -run '^$$' -bench '^$(BENCHMARK)$$' -benchtime 1x -timeout 3h -v ./bench
 
 faults: caddy-faults
 	@scripts/deps postgresql redis-server

@@ -22,61 +22,55 @@ func TestMain(m *testing.M) {
 	gate.Main(m)
 }
 
-// Benchmark is all of it, one after the other, and the document afterwards.
+// Benchmark is what one Caddy does with its keys in SQLite.
 func Benchmark(b *testing.B) {
-	for _, part := range []struct {
-		name string
-		run  func(*testing.B)
-	}{
+	measure(b, "make bench", "One Caddy", []part{
 		{"go", benchmarkGo},
 		{"sites", benchmarkSites},
 		{"flood", benchmarkFlood},
 		{"first", benchmarkFirstRequest},
 		{"revoke", benchmarkRevoke},
-	} {
+	})
+}
+
+// BenchmarkFleet is what three Caddys do with their keys in PostgreSQL.
+func BenchmarkFleet(b *testing.B) {
+	measure(b, "make bench-fleet", "Three Caddys on one PostgreSQL", []part{
+		{"revoke", benchmarkFleetRevoke},
+		{"cold", benchmarkCold},
+		{"restart", benchmarkRestart},
+	})
+}
+
+// BenchmarkKeys is what a great many keys cost.
+func BenchmarkKeys(b *testing.B) {
+	measure(b, fmt.Sprintf("make bench-keys KEYS=%d", manyKeys), fmt.Sprintf("%s keys", grouped(manyKeys)), []part{
+		{"sqlite", func(b *testing.B) { benchmarkKeys(b, false) }},
+		{"postgres", func(b *testing.B) { benchmarkKeys(b, true) }},
+	})
+}
+
+type part struct {
+	name string
+	run  func(*testing.B)
+}
+
+// measure runs the parts one after the other, and writes the document's chapter afterwards.
+func measure(b *testing.B, command, title string, parts []part) {
+	report = chapter{command: command, title: title}
+	for _, part := range parts {
 		if !b.Run(part.name, part.run) {
 			b.Fatalf("%s failed, so nothing is written", part.name)
 		}
 	}
+	text := report.String()
 	if file := os.Getenv("BENCHMARKS"); file != "" {
-		if err := os.WriteFile(file, []byte(report.String()), 0o644); err != nil {
+		before, _ := os.ReadFile(file) // not there yet is empty
+		if err := os.WriteFile(file, []byte(with(string(before), command, text)), 0o644); err != nil {
 			b.Fatal(err)
 		}
 	}
-	fmt.Print("\n", report.String())
-}
-
-// report is what this run has found.
-var report document
-
-// A document becomes docs/benchmarks.md.
-type document struct {
-	bars, sections strings.Builder
-}
-
-func (d *document) bar(what, bar, found string, met bool) {
-	verdict := "met"
-	if !met {
-		verdict = "**not met**"
-	}
-	fmt.Fprintf(&d.bars, "| %s | %s | %s | %s |\n", what, bar, found, verdict)
-}
-
-func (d *document) section(title, text string) {
-	fmt.Fprintf(&d.sections, "\n## %s\n\n%s", title, text)
-}
-
-func (d *document) String() string {
-	return fmt.Sprintf(`# Benchmarks
-
-Written by %s, which runs everything in one go on one machine; do not edit. %s.
-
-The machine's processors are shared with whatever else runs on it, and the load, the upstream, the checker and Redis run on it too: compare within a table,
-and look at the control before believing a difference.
-
-| what | bar | found | |
-|---|---|---|---|
-%s%s`, "`make bench`", machine(), d.bars.String(), d.sections.String())
+	fmt.Print("\n", text)
 }
 
 // machine is what the figures were measured on.
@@ -99,8 +93,6 @@ var loadBefore = func() string {
 	before, _, _ := strings.Cut(string(text), " ")
 	return before
 }()
-
-func bearer(token string) []string { return []string{"Authorization: Bearer " + token} }
 
 func mustRun(b *testing.B, l load) sample {
 	b.Helper()

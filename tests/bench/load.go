@@ -1,4 +1,5 @@
-// Package bench measures the whole product in one run on one machine, and writes what it finds as docs/benchmarks.md: `make bench`.
+// Package bench measures the whole product in one run on one machine, and writes what it finds into docs/benchmarks.md: `make bench`,
+// `make bench-fleet` and `make bench-keys`.
 package bench
 
 import (
@@ -17,11 +18,14 @@ import (
 // A load is one request sent again and again over connections that stay open.
 type load struct {
 	addr   string
-	header []string      // `Name: value`
-	status string        // that every answer must have
-	conns  int           // at the same time
-	rate   int           // requests a second, all connections together; 0 is as fast as answers come
-	length time.Duration // of the load
+	header []string        // `Name: value`
+	tokens []string        // each request bears the next of them, shared out among the connections
+	once   bool            // every token once, and no more
+	status string          // that every answer must have
+	conns  int             // at the same time
+	rate   int             // requests a second, all connections together; 0 is as fast as answers come
+	length time.Duration   // of the load
+	stop   <-chan struct{} // ends it before; nil does not
 }
 
 // A sample is what one load saw.
@@ -55,19 +59,12 @@ func (l load) run() (sample, error) {
 }
 
 func (l load) connection(number int, begin time.Time) ([]time.Duration, error) {
-	conn, err := net.Dial("tcp", l.addr)
+	end := begin.Add(l.length)
+	c, err := dial(l.addr, end.Add(20*time.Second))
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	end := begin.Add(l.length)
-	conn.SetDeadline(end.Add(20 * time.Second))
-
-	request := []byte("GET /v1/items/1 HTTP/1.1\r\nHost: localhost\r\n")
-	for _, line := range l.header {
-		request = append(request, line+"\r\n"...)
-	}
-	request = append(request, "\r\n"...)
+	defer c.Close()
 
 	var between time.Duration
 	due := begin
@@ -76,20 +73,25 @@ func (l load) connection(number int, begin time.Time) ([]time.Duration, error) {
 		due = begin.Add(between * time.Duration(number) / time.Duration(l.conns))
 	}
 	var latencies []time.Duration
-	answers := bufio.NewReader(conn)
-	for {
+	request := get(l.header)
+	for next := number; ; next += l.conns {
 		from := time.Now()
 		if l.rate > 0 {
 			from, due = due, due.Add(between)
 		}
-		if from.After(end) {
+		if from.After(end) || l.once && next >= len(l.tokens) {
 			return latencies, nil
 		}
-		time.Sleep(time.Until(from))
-		if _, err := conn.Write(request); err != nil {
-			return nil, err
+		if l.tokens != nil {
+			request = get(bearer(l.tokens[next%len(l.tokens)]))
 		}
-		status, err := readAnswer(answers)
+		select {
+		case <-l.stop:
+			return latencies, nil
+		default:
+		}
+		time.Sleep(time.Until(from))
+		status, err := c.ask(request)
 		if err != nil {
 			return nil, err
 		}
@@ -98,6 +100,39 @@ func (l load) connection(number int, begin time.Time) ([]time.Duration, error) {
 		}
 		latencies = append(latencies, time.Since(from))
 	}
+}
+
+// A client is one connection.
+type client struct {
+	net.Conn
+	answers *bufio.Reader
+}
+
+func dial(addr string, deadline time.Time) (client, error) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return client{}, err
+	}
+	return client{conn, bufio.NewReader(conn)}, conn.SetDeadline(deadline)
+}
+
+func bearer(token string) []string { return []string{"Authorization: Bearer " + token} }
+
+// get is a request.
+func get(header []string) []byte {
+	request := []byte("GET /v1/items/1 HTTP/1.1\r\nHost: localhost\r\n")
+	for _, line := range header {
+		request = append(request, line+"\r\n"...)
+	}
+	return append(request, "\r\n"...)
+}
+
+// ask returns the status of the answer.
+func (c client) ask(request []byte) (string, error) {
+	if _, err := c.Write(request); err != nil {
+		return "", err
+	}
+	return readAnswer(c.answers)
 }
 
 // readAnswer reads one answer with a Content-Length and returns its status. It is lean, so that the load takes little of the

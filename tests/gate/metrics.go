@@ -37,3 +37,11 @@ func (g *Gate) Metric(t testing.TB, name string, labels ...string) float64 {
 	}
 	return sum
 }
+
+// CollectGarbage makes the process free what it no longer uses, before its memory is measured.
+func (g *Gate) CollectGarbage(t testing.TB) {
+	t.Helper()
+	if r := g.admin(t, "GET", "/debug/pprof/heap?gc=1", nil); r.Status != 200 {
+		t.Fatalf("a heap profile: %d", r.Status)
+	}
+}

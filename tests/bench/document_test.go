@@ -1,0 +1,63 @@
+package bench
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// report is what this run has found.
+var report chapter
+
+// A chapter of docs/benchmarks.md is what one command found.
+type chapter struct {
+	command, title string
+	bars, sections strings.Builder
+}
+
+func (c *chapter) bar(what, bar, found string, met bool) {
+	verdict := "met"
+	if !met {
+		verdict = "**not met**"
+	}
+	fmt.Fprintf(&c.bars, "| %s | %s | %s | %s |\n", what, bar, found, verdict)
+}
+
+func (c *chapter) section(title, text string) {
+	fmt.Fprintf(&c.sections, "\n### %s\n\n%s", title, text)
+}
+
+func (c *chapter) String() string {
+	bars := c.bars.String()
+	if bars != "" {
+		bars = "\n| what | bar | found | |\n|---|---|---|---|\n" + bars
+	}
+	return fmt.Sprintf("## %s\n\n`%s`, %s.\n%s%s", c.title, c.command, machine(), bars, c.sections.String())
+}
+
+const preface = "# Benchmarks\n\n" +
+	"Each chapter is written by the command that it names, which runs everything in it in one go on one machine; do not edit.\n\n" +
+	"The machine's processors are shared with whatever else runs on it, and the load, the upstream, PostgreSQL and Redis run on it too: compare\n" +
+	"within a table, and look at the control or the quiet row before believing a difference.\n"
+
+// with is the document with a command's chapter in its place, or at the end if there was none.
+func with(document, command, text string) string {
+	begin, end := fmt.Sprintf("<!-- %s -->\n", command), fmt.Sprintf("<!-- end of %s -->\n", command)
+	if document == "" {
+		document = preface
+	}
+	before, rest, found := strings.Cut(document, begin)
+	if !found {
+		return document + "\n" + begin + text + end
+	}
+	_, after, _ := strings.Cut(rest, end)
+	return before + begin + text + end + after
+}
+
+func TestChapters(t *testing.T) {
+	document := with(with("", "make a", "A\n"), "make b", "B\n")
+	got := with(document, "make a", "again\n")
+	if want := preface + "\n<!-- make a -->\nagain\n<!-- end of make a -->\n\n<!-- make b -->\nB\n<!-- end of make b -->\n"; got != want {
+		t.Errorf("%q, not %q", got, want)
+	}
+}

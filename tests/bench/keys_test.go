@@ -1,0 +1,218 @@
+package bench
+
+import (
+	"bufio"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// manyKeys is how many there are, BENCH_KEYS or a million.
+var manyKeys = func() int {
+	if n, err := strconv.Atoi(os.Getenv("BENCH_KEYS")); err == nil {
+		return n
+	}
+	return 1_000_000
+}()
+
+const (
+	mints      = 1000
+	askers     = 8
+	hotLength  = 10 * time.Second
+	lists      = 15
+	namespaces = 100
+
+	inactiveEach = 100 // one in so many
+)
+
+// benchmarkKeys is one Caddy with a great many keys in one of the databases.
+func benchmarkKeys(b *testing.B, postgres bool) {
+	var g *gate.Gate
+	var f fleet
+	limit := fmt.Sprintf("local_cache %d", manyKeys*3/2) // shared out among the cache's shards, not all of which get as many
+	if postgres {
+		upstream := startUpstream(b)
+		f = startFleetOf(b, gate.FleetConfig{NoCache: true, Each: func(_ int, _ string, c *gate.Config) { node(upstream, c.APIKeys+limit, c) }})
+		g = f.Nodes[0]
+	} else {
+		var c gate.Config
+		node(startUpstream(b), limit, &c)
+		g = gate.Start(b, c)
+	}
+	m := manage(g)
+	for i := range namespaces {
+		m.call(b, "POST", "/namespaces", fmt.Appendf(nil, `{"id":"ns%d","kind":"tenant","name":"ns%d"}`, i, i), 201, new(any))
+	}
+
+	var t strings.Builder
+	row := func(what, format string, args ...any) {
+		fmt.Fprintf(&t, "| %s | %s |\n", what, fmt.Sprintf(format, args...))
+	}
+	t.WriteString("One Caddy.")
+	if postgres {
+		t.WriteString(" " + aboutPostgres)
+	}
+	t.WriteString("\n\n| what | found |\n|---|---|\n")
+
+	few := m.mintSome(b)
+	tokens := newTokens(manyKeys)
+	file := writeKeys(b, tokens)
+	live := make([]string, 0, len(tokens))
+	for i, token := range tokens {
+		if i%inactiveEach != 0 {
+			live = append(live, token)
+		}
+	}
+	walBefore := 0.0
+	if postgres {
+		walBefore = f.number(b, "SELECT pg_current_wal_lsn() - '0/0'")
+	}
+	begin := time.Now()
+	if r := g.APIKeys(b, "", "keys", "import", file); r.Exit != 0 {
+		b.Fatalf("import: %v", r)
+	}
+	took := time.Since(begin)
+	os.Remove(file)
+	row("import, `caddy apikeys keys import`, one file, all or nothing", "%.0f keys a second, %v in all", float64(manyKeys)/took.Seconds(), took.Round(100*time.Millisecond))
+	row("the Caddy's resident memory after it, at most until then", "%s MB, %s MB", resident(b, g, "VmRSS"), resident(b, g, "VmHWM"))
+	if postgres {
+		row("write-ahead log of the import", "%.0f MB", (f.number(b, "SELECT pg_current_wal_lsn() - '0/0'")-walBefore)/1e6)
+		row("database on disk, after `CHECKPOINT`", "%.0f MB", f.number(b, "SELECT pg_database_size('postgres')")/1e6)
+		row("largest tables: rows and their indexes", "%s", f.query(b, "CHECKPOINT; SELECT string_agg(format('`%s` %s + %s MB', relname, round(pg_table_size(oid) / 1e6), round(pg_indexes_size(oid) / 1e6)), ', ' ORDER BY pg_total_relation_size(oid) DESC)\n"+
+			"FROM (SELECT * FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace ORDER BY pg_total_relation_size(oid) DESC LIMIT 4) AS c"))
+		row("`pg_wal`", "%.0f MB", f.number(b, "SELECT sum(size) FROM pg_ls_waldir()")/1e6)
+	} else {
+		row("`apikeys.db`, its `-wal` file", "%.0f MB, %.0f MB", size(filepath.Join(g.Data, "apikeys.db")), size(filepath.Join(g.Data, "apikeys.db-wal")))
+	}
+	many := m.mintSome(b)
+	row(fmt.Sprintf("%d keys minted one after the other through REST, when there were few", mints), "%.0f a second, p50 %v, p99 %v", few.perSecond(), tens(quantile(few.latencies, 0.5)), tens(quantile(few.latencies, 0.99)))
+	row("the same when all were there", "%.0f a second, p50 %v, p99 %v", many.perSecond(), tens(quantile(many.latencies, 0.5)), tens(quantile(many.latencies, 0.99)))
+
+	g.Restart(b)
+	rand.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
+	heap := func() float64 {
+		g.CollectGarbage(b)
+		return g.Metric(b, "go_memstats_heap_alloc_bytes")
+	}
+	emptyHeap, emptyResident := heap(), resident(b, g, "VmRSS")
+	one := askAll(b, g, live[:min(2000, len(live)/10)], 1)
+	row("first request of a key after a restart, over one connection", "p50 %v, p99 %v", tens(quantile(one.latencies, 0.5)), tens(quantile(one.latencies, 0.99)))
+	cold := askAll(b, g, live, askers)
+	row(fmt.Sprintf("first requests of all active keys in random order over %d connections", askers), "%.0f a second, p50 %v, p99 %v, longest %v", cold.perSecond(),
+		tens(quantile(cold.latencies, 0.5)), tens(quantile(cold.latencies, 0.99)), tens(cold.latencies[len(cold.latencies)-1]))
+	if cached := g.Metric(b, "caddy_apikeys_local_cache_entries"); cached < float64(len(live)) {
+		b.Fatalf("%v of %d keys are cached", cached, len(live))
+	}
+	used := heap() - emptyHeap
+	row("memory with all of them cached: heap, less that of the empty cache", "%.0f MB, %.0f bytes a key", used/1e6, used/float64(len(live)))
+	row("resident, with an empty cache, and with all", "%s MB, %s MB", emptyResident, resident(b, g, "VmRSS"))
+	hot := mustRun(b, load{addr: addr(g), tokens: live, status: "200", conns: askers, length: hotLength})
+	row(fmt.Sprintf("requests of cached keys, as fast as %d connections go", askers), "%.0f a second, p50 %v, p99 %v", hot.perSecond(), tens(quantile(hot.latencies, 0.5)), tens(quantile(hot.latencies, 0.99)))
+	calm := mustRun(b, load{addr: addr(g), tokens: live, status: "200", conns: askers, rate: 500, length: hotLength})
+	row("requests of cached keys, 500 a second", "p50 %v, p99 %v", tens(quantile(calm.latencies, 0.5)), tens(quantile(calm.latencies, 0.99)))
+
+	fmt.Fprintf(&t, "\nPages of 100 of `GET /keys`, newest first, %d calls each. Half of the keys are in `default`, the others in %d namespaces; one in a hundred each is inactive and expiring.\n\n| filter | keys on the page | p50 | longest |\n|---|--:|--:|--:|\n", lists, namespaces)
+	for _, filter := range []string{
+		"", "namespace=default", "namespace=ns7", "namespace=nowhere", "status=active", "status=inactive", "status=revoked", "status=expired",
+		"namespace=default&status=inactive", "owner=root", "owner=nobody", "created_by=root", "role=nobody", "q=number+77", "q=nowhere",
+	} {
+		var found struct{ Items []any }
+		var times []time.Duration
+		for range lists {
+			begin := time.Now()
+			m.call(b, "GET", "/keys?limit=100&"+filter, nil, 200, &found)
+			times = append(times, time.Since(begin))
+			if times[0] > 3*time.Second {
+				break
+			}
+		}
+		slices.Sort(times)
+		name := "none"
+		if filter != "" {
+			name = "`" + filter + "`"
+		}
+		fmt.Fprintf(&t, "| %s | %d | %v | %v |\n", name, len(found.Items), tens(quantile(times, 0.5)), tens(times[len(times)-1]))
+	}
+
+	title := "in SQLite"
+	if postgres {
+		title = "in PostgreSQL"
+	}
+	report.section(grouped(manyKeys)+" keys "+title, t.String())
+	b.ReportMetric(0, "ns/op")
+}
+
+// mintSome times mints one after the other.
+func (m manager) mintSome(b *testing.B) sample {
+	b.Helper()
+	var s sample
+	start := time.Now()
+	for range mints {
+		begin := time.Now()
+		m.mint(b)
+		s.latencies = append(s.latencies, time.Since(begin))
+	}
+	s.took = time.Since(start)
+	slices.Sort(s.latencies)
+	return s
+}
+
+// writeKeys writes what `caddy apikeys keys import` takes.
+func writeKeys(b *testing.B, tokens []string) string {
+	b.Helper()
+	f, err := os.Create(filepath.Join(b.TempDir(), "keys.ndjson"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := bufio.NewWriter(f)
+	for i, token := range tokens {
+		namespace, more := keystore.DefaultNamespace, ""
+		if i%2 == 1 {
+			namespace = fmt.Sprint("ns", i/2%namespaces)
+		}
+		switch i % inactiveEach {
+		case 0:
+			more = `,"active":false`
+		case 1:
+			more = `,"expires_at":"2100-01-01T00:00:00Z"`
+		}
+		fmt.Fprintf(w, `{"name":"key number %d","namespace":"%s","access":"read_only","metadata":{"team":"t%d"},"token":"%s"%s}`+"\n", i, namespace, i%50, token, more)
+	}
+	if err := w.Flush(); err != nil {
+		b.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		b.Fatal(err)
+	}
+	return f.Name()
+}
+
+// resident is a line of /proc/PID/status, in MB.
+func resident(b *testing.B, g *gate.Gate, line string) string {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.Pid()))
+	match := regexp.MustCompile(line + `:\s*(\d+) kB`).FindSubmatch(text)
+	if err != nil || match == nil {
+		b.Fatalf("no %s of process %d: %v", line, g.Pid(), err)
+	}
+	kilobytes, _ := strconv.Atoi(string(match[1]))
+	return fmt.Sprint(kilobytes * 1024 / 1_000_000)
+}
+
+func size(file string) float64 {
+	info, err := os.Stat(file)
+	if err != nil {
+		return 0
+	}
+	return float64(info.Size()) / 1e6
+}
