@@ -227,6 +227,27 @@ func TestAReadThatARevokeOvertakesIsNeitherKeptNorJoined(t *testing.T) {
 	want(t, "the next one", ask(b, token), keystore.Revoked)
 }
 
+// The same without a request that comes later and loads the record anew.
+func TestAReadThatARevokeOvertakesIsNotKept(t *testing.T) {
+	d := newDeployment(t)
+	a, _ := d.node(keystore.Settings{})
+	b, fb := d.node(keystore.Settings{})
+	key, token := mint(t, a, keystore.KeySpec{})
+	read, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	hold := func() { once.Do(func() { close(read); <-release }) }
+	fb.holding.Store(&hold)
+	var wg sync.WaitGroup
+	wg.Go(func() { ask(b, token) })
+	<-read
+	if p := revoke(t, a, key.ID, 0); !p.Complete {
+		t.Fatalf("%+v", p)
+	}
+	close(release)
+	wg.Wait()
+	want(t, "after the revoke", ask(b, token), keystore.Revoked)
+}
+
 func TestRequestsForOneUnknownKeyShareOneQuery(t *testing.T) {
 	d := newDeployment(t)
 	a, f := d.node(keystore.Settings{})
