@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
 var long = flag.Bool("faults.long", false, "run all scenarios, and leave each part of the protocol out of each of those that show what it is for")
@@ -95,6 +96,17 @@ var scenarios = []scenario{
 
 	// What is being read while a change comes.
 	{name: "a read that a revoke overtakes", ablation: "no-fill-token", run: func(a *arena) { overtaken(a, "load.read") }},
+	{name: "an answer of Redis that a revoke overtakes", run: func(a *arena) {
+		k := a.mint(0)
+		a.shared(0, k)
+		a.hold(1, "shared.read")
+		read := background(func() { a.get(1, k) })
+		a.held(1, "shared.read")
+		a.complete(a.revoke(0, k))
+		a.release(1, "shared.read")
+		<-read
+		a.want(a.get(1, k) == 401, "the revoked key is not refused")
+	}},
 	{name: "kept at the moment of a revoke", ablation: "check-then-insert", run: func(a *arena) { overtaken(a, "load.insert") }},
 	{name: "a read that a revoke and a reload overtake", ablation: "reload-resets", run: func(a *arena) {
 		overtakenAfter(a, "load.read", func() { a.reload(1) })
@@ -242,6 +254,20 @@ var scenarios = []scenario{
 		<-revoked
 		a.useFor(100*time.Millisecond, 2, k)
 	}},
+	{name: "a node that applies and cannot say so", run: func(a *arena) {
+		k, live := a.mint(0), a.mint(0)
+		a.warm(k)
+		a.warm(live)
+		a.hold(1, "acknowledge")
+		a.held(1, "acknowledge")
+		r := a.revokeIn(a.lease/10, 0, k)
+		a.want(r.Status == 202, "a revoke that nobody waited for: %v", r)
+		a.complete(a.revoke(0, k))
+		a.want(!a.useFor(a.lease/4, 1, k), "the revoked key is accepted")
+		a.release(1, "acknowledge")
+		a.eventually(1, live, 200)
+		a.eventually(1, k, 401)
+	}},
 	{name: "a node that is taken for dead", ablation: "remove-without-wait", run: takenForDead},
 	{name: "a node that is killed", nodes: 3, run: func(a *arena) {
 		k, later := a.mint(0), a.mint(0)
@@ -331,6 +357,18 @@ var scenarios = []scenario{
 	{name: "a node that is cut off from everything", lease: 6 * time.Second, run: isolated},
 	{name: "PostgreSQL is away", own: true, lease: 10 * time.Second, run: databaseAway},
 	{name: "PostgreSQL is restored from a backup", own: true, run: restored},
+	{name: "a way that leads to a standby", own: true, run: func(a *arena) {
+		k, live := a.mint(0), a.mint(0)
+		a.warm(k)
+		a.warm(live)
+		a.Edge(1, gate.Database).LeadTo(a.Postgres.Standby(a.t).Address())
+		a.eventually(1, live, 503)
+		a.complete(a.revoke(0, k))
+		a.want(!a.useFor(a.lease/4, 1, k), "what a standby says is believed")
+		a.Edge(1, gate.Database).LeadTo(a.Postgres.Address())
+		a.eventually(1, live, 200)
+		a.want(a.get(1, k) == 401, "the revoked key")
+	}},
 	{name: "Redis is away, hangs, is reset, is slow, comes back empty", run: cacheAway},
 	{name: "a clock that runs far wrong", long: true, clocks: []string{"", "0.97"}, run: func(a *arena) {
 		k := a.mint(0)

@@ -77,6 +77,17 @@ func (e *Edge) Slow(d time.Duration) {
 // Heal makes the way good again.
 func (e *Edge) Heal() { e.become(true) }
 
+// LeadTo has the way lead to another server of the same kind, for good. The way must be a good one.
+func (e *Edge) LeadTo(address string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.proxy.Stop()
+	e.proxy.Upstream = address
+	if err := e.proxy.Start(); err != nil {
+		e.t.Errorf("proxy from %s: %v", e.proxy.Name, err)
+	}
+}
+
 type toxic struct {
 	kind, stream string
 	attributes   JSON
