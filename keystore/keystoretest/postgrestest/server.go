@@ -181,11 +181,11 @@ func (s *Server) Run() error {
 	return err
 }
 
-// freePort keeps out of the range that outgoing connections are given, so that a server that was stopped finds its port free again.
+// freePort keeps out of the ranges that outgoing connections and the many other listeners of tests are given, so that a server that was stopped finds its port free again.
 func freePort() (port int, err error) {
 	for range 100 {
 		var l net.Listener
-		port = 12000 + rand.IntN(20000)
+		port = 6000 + rand.IntN(6000)
 		if l, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
 			return port, l.Close()
 		}

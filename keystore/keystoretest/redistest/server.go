@@ -146,17 +146,17 @@ func (s *Server) signal(signal syscall.Signal) {
 	}
 }
 
-// FreePort returns a port that nobody has at the moment, out of the range that outgoing connections are given: a server that was stopped finds it
+// FreePort returns a port that nobody has at the moment, out of the ranges that outgoing connections and the many other listeners of tests are given: a server that was stopped finds it
 // free again.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
-		port := 12000 + rand.IntN(20000)
+		port := 6000 + rand.IntN(6000)
 		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			_ = l.Close()
 			return port
 		}
 	}
-	t.Fatal("no free port on 127.0.0.1 between 12000 and 32000")
+	t.Fatal("no free port on 127.0.0.1 between 6000 and 12000")
 	return 0
 }
