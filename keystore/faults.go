@@ -3,6 +3,7 @@
 package keystore
 
 import (
+	"context"
 	"log"
 	"os"
 	"path/filepath"
@@ -78,6 +79,25 @@ func faultyClock() clock {
 		return clock{}
 	}
 	return newClock(rate)
+}
+
+// members are those of members-before-commit.
+var members atomic.Pointer[[]Node]
+
+func countMembers(ctx context.Context, db Database) {
+	if !ablated("members-before-commit") {
+		return
+	}
+	if list, err := db.Nodes(ctx); err == nil {
+		members.Store(&list)
+	}
+	hold("members")
+}
+
+// counts reports whether a revoke waits for a node.
+func counts(n *Node) bool {
+	list := members.Load()
+	return list == nil || slices.ContainsFunc(*list, func(m Node) bool { return m.Incarnation == n.Incarnation })
 }
 
 // ticked is the time that the ticker of cached-clock has set.

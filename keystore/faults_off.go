@@ -2,7 +2,10 @@
 
 package keystore
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // What tests/faults breaks on purpose, under the build tag faults, is whole and costs nothing without it: see faults.go.
 
@@ -11,5 +14,9 @@ func ablated(string) bool { return false }
 func hold(string) {}
 
 func faultyClock() clock { return clock{} }
+
+func countMembers(context.Context, Database) {}
+
+func counts(*Node) bool { return true }
 
 func cachedClock(now time.Time) time.Time { return now }

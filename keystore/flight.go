@@ -118,6 +118,9 @@ func (k *Keystore) ask(s *shard, d Digest) (*Record, error) {
 	if r := k.askShared(ctx, s, &d); r != nil {
 		return r, nil
 	}
+	if k.node.away(k.clock.now()) {
+		return nil, errAway
+	}
 	begun := time.Now()
 	key, asOf, err := k.db.KeyByDigest(ctx, d)
 	k.observer.LookedUp(TierDatabase, time.Since(begun))

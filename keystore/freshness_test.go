@@ -47,6 +47,10 @@ func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.
 	if f.cut.Load() {
 		return nil, 0, errCut
 	}
+	if f.hangs.Load() {
+		<-ctx.Done()
+		return nil, 0, ctx.Err()
+	}
 	k, r, err := f.Database.KeyByDigest(ctx, d)
 	if hold := f.holding.Load(); hold != nil {
 		(*hold)()
@@ -77,12 +81,17 @@ func (d deployment) node(s keystore.Settings) (*keystore.Keystore, *faulty) {
 // nodeAt is a node whose clock runs at another rate.
 func (d deployment) nodeAt(rate float64, s keystore.Settings) (*keystore.Keystore, *faulty) {
 	d.Helper()
+	return d.nodeWith(observer{}, rate, s)
+}
+
+func (d deployment) nodeWith(o keystore.Observer, rate float64, s keystore.Settings) (*keystore.Keystore, *faulty) {
+	d.Helper()
 	db, err := sqldb.OpenSQLite(context.Background(), d.path)
 	if err != nil {
 		d.Fatal(err)
 	}
 	f := &faulty{Database: db}
-	k, err := keystore.OpenAt(context.Background(), rate, f, s, observer{})
+	k, err := keystore.OpenAt(context.Background(), rate, f, s, o)
 	if err != nil {
 		d.Fatal(err)
 	}

@@ -42,6 +42,7 @@ func (k *Keystore) acceptAnother(head Head) error {
 		return err
 	}
 	k.cache.purge(0)
+	n.others.forget()
 	return nil
 }
 

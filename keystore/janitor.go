@@ -10,6 +10,7 @@ import (
 // janitor finds out which other nodes have gone silent, so that a node that died an hour ago costs the next revoke nothing.
 type janitor struct {
 	applied Revision // as acknowledged last
+	looked  time.Time
 	seen    map[string]silence
 	fenced  sync.Map // incarnation → when, on our own clock, it was told to take no lease any more
 }
@@ -24,13 +25,18 @@ type silence struct {
 // tidy fences nodes that were silent for a lease, and removes those whose lease has surely run out since.
 func (j *janitor) tidy(ctx context.Context, k *Keystore, nodes []Node, now time.Time) {
 	seen := make(map[string]silence, len(nodes))
+	blind := now.Sub(j.looked) > k.settings.Load().Lease/2 // stopped, or without the database: others may have had nobody to tell
+	j.looked = now
 	for _, other := range nodes {
 		if other.Incarnation == *k.node.incarnation.Load() {
 			continue
 		}
 		s, known := j.seen[other.Incarnation]
-		if !known || s.beats != other.Beats {
+		switch {
+		case !known || s.beats != other.Beats:
 			s = silence{beats: other.Beats, since: now}
+		case blind:
+			s.since = now
 		}
 		var err error
 		switch {
@@ -57,10 +63,16 @@ func (j *janitor) tidy(ctx context.Context, k *Keystore, nodes []Node, now time.
 }
 
 // lastLease returns the time after which a node has begun no lease that does not know of a change committed at since: that time itself, or earlier,
-// when the node had been told before to take none.
-func (j *janitor) lastLease(incarnation string, since time.Time) time.Time {
-	if fenced, ok := j.fenced.Load(incarnation); ok && fenced.(time.Time).Before(since) {
+// when the node had been told before to take none, and still is, after since.
+func (j *janitor) lastLease(n *Node, since time.Time) time.Time {
+	if fenced, ok := j.fenced.Load(n.Incarnation); ok && n.State == NodeFencing && fenced.(time.Time).Before(since) {
 		return fenced.(time.Time)
 	}
 	return since
+}
+
+// forget is for another database, which knows of nothing that this one was told.
+func (j *janitor) forget() {
+	j.seen = nil
+	j.fenced.Clear()
 }

@@ -65,8 +65,9 @@ type Keystore struct {
 	untagged chan struct{} // a place for each miss in flight of a credential without a tag
 	uses     unflushed
 
-	stop context.CancelFunc
-	work sync.WaitGroup // what runs in the background
+	running context.Context // until Close
+	stop    context.CancelFunc
+	work    sync.WaitGroup // what runs in the background
 }
 
 // Open joins the deployment in db as a new node. configured is the token key of the configuration, nil for none. db is the
@@ -88,12 +89,11 @@ func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 	if err := k.join(ctx); err != nil {
 		return nil, errors.Join(err, k.leave(), db.Close())
 	}
-	background, stop := context.WithCancel(context.Background())
-	k.stop = stop
-	k.work.Go(func() { k.keepUp(background) })
-	k.work.Go(func() { k.cutLapsed(background) })
-	k.work.Go(func() { every(background, sweepInterval, func() { k.cache.sweep(k.Now().UnixNano()) }) })
-	k.work.Go(func() { every(background, flushInterval, func() { k.flushUses(background) }) })
+	k.running, k.stop = context.WithCancel(context.Background())
+	k.work.Go(func() { k.keepUp(k.running) })
+	k.work.Go(func() { k.cutLapsed(k.running) })
+	k.work.Go(func() { every(k.running, sweepInterval, func() { k.cache.sweep(k.Now().UnixNano()) }) })
+	k.work.Go(func() { every(k.running, flushInterval, func() { k.flushUses(k.running) }) })
 	return k, nil
 }
 
@@ -163,6 +163,7 @@ func (k *Keystore) leave() error {
 
 var (
 	errClosed    = errors.New("the key store is closed")
+	errAway      = errors.New("the database has not answered for some time, and is being asked")
 	errClockRate = errors.New("no lease is taken")
 )
 
@@ -211,6 +212,9 @@ func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now 
 	}
 	if !ok {
 		return Answer{Outcome: Malformed}, nil
+	}
+	if !k.node.lease.holds(now) && k.node.away(k.clock.now()) {
+		return Answer{}, errAway
 	}
 	for tries := 0; !k.node.lease.holds(now); tries++ { // a renewal that is shared may have begun before this process was stopped
 		if tries == 3 {

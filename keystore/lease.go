@@ -109,6 +109,22 @@ type node struct {
 	mu       sync.Mutex
 	renewing *renewal
 	closed   bool
+
+	failures atomic.Int32 // of renewals, in a row
+}
+
+// patience is how long a renewal may take, after others have failed, until nobody waits for it any more.
+const patience = 100 * time.Millisecond
+
+// away reports whether the database does not answer at present, so that nobody need wait until its time is over: two renewals in a row have failed,
+// and the one that runs gets no answer either. One failure says little: a process that was stopped has it when it goes on.
+func (n *node) away(now time.Time) bool {
+	if n.failures.Load() < 2 {
+		return false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.renewing != nil && now.Sub(n.renewing.begun) > patience
 }
 
 // close ends trust in what is cached, and all renewals but one that runs.
@@ -120,8 +136,9 @@ func (n *node) close() {
 
 // A renewal is one run of renew, for all who want one while it runs.
 type renewal struct {
-	done chan struct{}
-	err  error
+	begun time.Time
+	done  chan struct{}
+	err   error
 }
 
 // renew asks for the head of the change log, applies what is new, and only then extends the lease, from a clock
@@ -144,10 +161,13 @@ func (k *Keystore) joinRenewal(ctx context.Context) (shared bool, err error) {
 	}
 	r := n.renewing
 	if shared = r != nil; !shared {
-		r = &renewal{done: make(chan struct{})}
+		r = &renewal{begun: k.clock.now(), done: make(chan struct{})}
 		n.renewing = r
 		k.work.Go(func() {
 			r.err = k.renewOnce()
+			if n.failures.Add(1); r.err == nil {
+				n.failures.Store(0)
+			}
 			n.mu.Lock()
 			n.renewing = nil
 			n.mu.Unlock()
@@ -238,6 +258,7 @@ func (k *Keystore) rejoin(ctx context.Context, length time.Duration) error {
 		k.cache.purge(Revision(applied))
 	}
 	n.lease.drop()
+	n.acknowledged.Store(nil) // it has told nobody anything
 	former := *n.incarnation.Load()
 	n.reincarnate()
 	if err := k.declare(ctx, length); err != nil {

@@ -22,24 +22,29 @@ func (o ChangeOptions) check(version int64) error {
 	return nil
 }
 
-// change is the one way to write: it authorises by what holds inside the transaction, and waits for every node to know.
+// change is the one way to write what may take access away: it waits for every node to know.
 func (k *Keystore) change(ctx context.Context, c Caller, wait time.Duration, f func(Tx, authority) error) (Propagation, error) {
 	done, err := k.commit(ctx, c, f)
 	if err != nil {
 		return Propagation{}, err
 	}
-	return k.propagate(ctx, done, wait), nil
+	return k.measured(done, wait), nil
 }
 
+// add is the one way to write what only adds something: it waits for every node to know, so that what is new can be used there.
+func (k *Keystore) add(ctx context.Context, c Caller, wait time.Duration, f func(Tx, authority) error) error {
+	done, err := k.commit(ctx, c, f)
+	if err == nil {
+		k.propagate(context.WithoutCancel(ctx), done, wait)
+	}
+	return err
+}
+
+// commit authorises a change by what holds inside its transaction, and writes it.
 func (k *Keystore) commit(ctx context.Context, c Caller, f func(Tx, authority) error) (commit, error) {
 	var done commit
+	countMembers(ctx, k.db)
 	var err error
-	if ablated("members-before-commit") {
-		if done.members, err = k.db.Nodes(ctx); err != nil {
-			return done, err
-		}
-		hold("members")
-	}
 	done.revision, err = k.db.Update(ctx, func(tx Tx) error {
 		by, err := c.changing(tx)
 		if err != nil {

@@ -57,7 +57,7 @@ func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec,
 var errNothing = &Error{Kind: KindInvalid, Code: "import_refused", Detail: "nothing is imported"}
 
 func (k *Keystore) importBatch(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
-	_, err = k.change(ctx, c, 0, func(tx Tx, by authority) error {
+	err = k.add(ctx, c, 0, func(tx Tx, by authority) error {
 		imported, refused = 0, nil
 		if err := by.anywhere(adminKeys, "create"); err != nil {
 			return err

@@ -26,7 +26,7 @@ type KeySpec struct {
 func (k *Keystore) MintKey(ctx context.Context, c Caller, spec KeySpec, idempotencyKey string) (*Key, Token, error) {
 	var key *Key
 	var token Token
-	_, err := k.change(ctx, c, -1, func(tx Tx, by authority) error {
+	err := k.add(ctx, c, -1, func(tx Tx, by authority) error {
 		if err := by.anywhere(adminKeys, "create"); err != nil {
 			return err
 		}
@@ -390,10 +390,12 @@ func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, m
 	}
 	if len(ended) > 0 {
 		k.revokes.note(ended, done, reason)
-	} else if first, known := k.revokes.of(id); known && !made {
+		return key, k.measured(done, o.Wait), nil
+	}
+	if first, known := k.revokes.of(id); known && !made {
 		done = first
 	}
-	return key, k.propagate(ctx, done, o.Wait), nil
+	return key, k.propagate(context.WithoutCancel(ctx), done, o.Wait), nil
 }
 
 func revoke(tx Tx, by authority, before *Key, reason string) (*Key, error) {

@@ -39,7 +39,7 @@ func (k *Keystore) ListNamespaces(ctx context.Context, c Caller) ([]Namespace, e
 // CreateNamespace makes one of spec's ID, Kind, Name and EditPolicy.
 func (k *Keystore) CreateNamespace(ctx context.Context, c Caller, spec Namespace) (*Namespace, error) {
 	var ns *Namespace
-	_, err := k.change(ctx, c, 0, func(tx Tx, by authority) error {
+	err := k.add(ctx, c, 0, func(tx Tx, by authority) error {
 		if !by.may(adminNamespaces, "create", AnyNamespace) { // it has no parent
 			return lacks(adminNamespaces, "create")
 		}

@@ -2,7 +2,7 @@ package keystore
 
 import (
 	"context"
-	"slices"
+	"math"
 	"time"
 )
 
@@ -20,7 +20,7 @@ type Propagation struct {
 	Complete     bool
 	Nodes        int
 	Acknowledged int
-	Took         time.Duration // since the commit was known
+	Took         time.Duration // since the commit, or since it was asked for again
 	Pending      []PendingNode
 }
 
@@ -34,7 +34,6 @@ type PendingNode struct {
 type commit struct {
 	revision Revision
 	since    time.Time // on our own clock, after the commit's reply: a node that has not seen it took its lease before
-	members  []Node    // nil but for an ablation
 }
 
 // propagate waits until every node has applied a change that was committed, or can no longer trust what it
@@ -44,23 +43,40 @@ func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) 
 	if wait == 0 {
 		wait = DefaultWait
 	}
-	ctx = context.WithoutCancel(ctx) // whoever asked may have gone; the answer still counts in the metrics
 	p := Propagation{Revision: c.revision}
 	for poll := firstPoll; ; poll = min(2*poll, lastPoll) {
 		if now, err := k.progress(ctx, c); err == nil {
 			p = now
 		}
-		now := k.clock.now()
-		p.Took = now.Sub(c.since)
-		if p.Complete {
-			k.observer.Propagated(p.Took)
+		p.Took = k.clock.now().Sub(begun)
+		if p.Complete || p.Took >= wait {
 			return p
 		}
-		if now.Sub(begun) >= wait {
+		select {
+		case <-ctx.Done():
 			return p
+		case <-time.After(min(poll, wait-p.Took)):
 		}
-		time.Sleep(min(poll, wait-now.Sub(begun)))
 	}
+}
+
+// measured is propagate for a change that takes access away, once for each: how long it takes is observed even when nobody waits any more.
+func (k *Keystore) measured(c commit, wait time.Duration) Propagation {
+	p := k.propagate(context.Background(), c, wait) // whoever asked may have gone
+	if p.Complete {
+		k.observer.Propagated(p.Took)
+		return p
+	}
+	k.node.mu.Lock()
+	defer k.node.mu.Unlock()
+	if !k.node.closed {
+		k.work.Go(func() {
+			if rest := k.propagate(k.running, c, math.MaxInt64); rest.Complete {
+				k.observer.Propagated(p.Took + rest.Took)
+			}
+		})
+	}
+	return p
 }
 
 // progress asks which nodes have applied a change. The members are read strictly after the commit: one that joins later reads a head that holds it.
@@ -83,9 +99,9 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 		if n.Incarnation == *k.node.incarnation.Load() {
 			n.Acknowledged = Revision(k.node.applied.Load())
 		}
-		over := k.node.others.lastLease(n.Incarnation, c.since).Add(surelyOver(n.Lease))
+		over := k.node.others.lastLease(&n, c.since).Add(surelyOver(n.Lease))
 		switch {
-		case c.members != nil && !slices.ContainsFunc(c.members, func(m Node) bool { return m.Incarnation == n.Incarnation }):
+		case !counts(&n):
 		case n.Acknowledged >= r:
 			p.Acknowledged++
 		case k.clock.now().Before(over):
