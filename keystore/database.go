@@ -41,8 +41,10 @@ type Database interface {
 	Deployment(ctx context.Context, configured *[32]byte) (Deployment, error)
 
 	// Join registers a node by its Incarnation, Address and Lease, durably, before it first trusts what it caches. Each start has
-	// a new incarnation; a second call for the same one changes its Lease.
+	// a new incarnation, and so has a node that was given up: one that was removed never comes back.
 	Join(ctx context.Context, n Node) error
+	// SetLease changes the lease of a node. A missing node is no error: [Database.Renew] tells.
+	SetLease(ctx context.Context, incarnation string, lease time.Duration) error
 	// Renew returns the head of the change log and the node's own state, from one snapshot taken after the call began, and whether
 	// the history up to there holds the position that the node is at.
 	Renew(ctx context.Context, incarnation string, at Position) (Head, error)

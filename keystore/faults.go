@@ -50,6 +50,9 @@ var ablation = func() string {
 }()
 
 func faultsFile(name string) string {
+	if faultsDir == "" {
+		return ""
+	}
 	text, _ := os.ReadFile(filepath.Join(faultsDir, name)) // not there is empty
 	return strings.TrimSpace(string(text))
 }

@@ -42,6 +42,20 @@ func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (k
 	return h, err
 }
 
+func (f *faulty) Join(ctx context.Context, n keystore.Node) error {
+	if f.cut.Load() {
+		return errCut
+	}
+	return f.Database.Join(ctx, n)
+}
+
+func (f *faulty) SetLease(ctx context.Context, incarnation string, lease time.Duration) error {
+	if f.cut.Load() {
+		return errCut
+	}
+	return f.Database.SetLease(ctx, incarnation, lease)
+}
+
 func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Revision, error) {
 	f.loads.Add(1)
 	if f.cut.Load() {
@@ -385,6 +399,40 @@ func TestARevokeWaitsNoLongerForAGivenUpNodeThanUntilItsLastLeaseIsOver(t *testi
 	})
 }
 
+// A node that was given up and removed while its lease was reconfigured joins anew like any other: nobody must take it for the one it was.
+func TestAGivenUpNodeWithAnotherLeaseIsWaitedFor(t *testing.T) {
+	for name, lease := range map[string]time.Duration{"longer": 40 * time.Second, "shorter": 20 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDeployment(t)
+				b, _ := d.node(keystore.Settings{})
+				a, fa := d.node(keystore.Settings{})
+				key, token := mint(t, b, keystore.KeySpec{})
+				want(t, "before", ask(a, token), keystore.OK)
+				time.Sleep(20 * time.Second)
+				if lease < keystore.DefaultLease { // a shorter one is declared a renewal later
+					a.Configure(keystore.Settings{Lease: lease})
+					a.Health(ctx)
+				}
+				fa.cut.Store(true)
+				time.Sleep(3 * time.Minute)
+				a.Configure(keystore.Settings{Lease: lease})
+				fa.cut.Store(false)
+				if h := a.Health(ctx); h.Problem != "" {
+					t.Fatal(h.Problem)
+				}
+				want(t, "when it is back", ask(a, token), keystore.OK)
+				fa.cut.Store(true)
+				if p := revoke(t, b, key.ID, time.Minute); !p.Complete {
+					t.Fatalf("%+v", p)
+				}
+				want(t, "after the revoke", ask(a, token), keystore.Unavailable)
+				fa.cut.Store(false)
+			})
+		})
+	}
+}
+
 func TestForgedTokensReachNoStore(t *testing.T) {
 	d := newDeployment(t)
 	a, f := d.node(keystore.Settings{TokenPrefixes: []string{"ak", "ak_old"}})
@@ -396,6 +444,23 @@ func TestForgedTokensReachNoStore(t *testing.T) {
 	if n := f.loads.Load(); n != 0 {
 		t.Errorf("%d queries", n)
 	}
+}
+
+// The first import ever, while a node is cut off that has never heard of imported credentials: it may not know them, but must not say that.
+func TestTheFirstImportWaitsForWhoIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, _ := d.node(keystore.Settings{})
+		b, fb := d.node(keystore.Settings{})
+		fb.cut.Store(true)
+		const token = "legacy-token-0123456789"
+		if n, refused, err := a.ImportKeys(ctx, root, []keystore.ImportSpec{{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Line: 1, Token: token}}, false, ""); n != 1 || err != nil {
+			t.Fatal(n, refused, err)
+		}
+		want(t, "when the import has returned", ask(b, token), keystore.Unavailable)
+		fb.cut.Store(false)
+		want(t, "when the database is back", ask(b, token), keystore.OK)
+	})
 }
 
 func TestImportedCredentials(t *testing.T) {
@@ -616,6 +681,38 @@ func ExampleDecide() {
 	// Output:
 	// ok
 	// forbidden
+}
+
+// A node whose Open gave up while it was joining leaves no row that a revoke would wait for.
+func TestAnOpenThatGivesUpLeavesNoRow(t *testing.T) {
+	d := newDeployment(t)
+	db, err := sqldb.OpenSQLite(ctx, d.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joining := make(chan struct{})
+	over, cancel := context.WithCancel(ctx)
+	go func() { <-joining; cancel() }()
+	if _, err := keystore.OpenAt(over, 1, slowJoin{db, joining, over}, keystore.Settings{}, observer{}); err == nil {
+		t.Fatal("it opened")
+	}
+	k, _ := d.node(keystore.Settings{})
+	if counts, err := k.CountNodes(ctx); err != nil || counts[keystore.NodeActive] != 1 {
+		t.Errorf("%v, %v", counts, err)
+	}
+}
+
+// slowJoin lets a node join after all, when nobody waits for it any more.
+type slowJoin struct {
+	keystore.Database
+	joining chan struct{}
+	over    context.Context
+}
+
+func (s slowJoin) Join(ctx context.Context, n keystore.Node) error {
+	close(s.joining)
+	<-s.over.Done()
+	return s.Database.Join(ctx, n)
 }
 
 func TestAClosedStoreTrustsNothing(t *testing.T) {

@@ -2,7 +2,10 @@ package keystore
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 )
 
@@ -25,6 +28,10 @@ func (k *Keystore) adopt(ctx context.Context) error {
 func (k *Keystore) acceptAnother(head Head) error {
 	n := k.node
 	n.lease.drop()
+	if !n.stranger {
+		n.histories.Add(1)
+		n.stranger = true
+	}
 	k.logger.Error("the database has lost changes that were committed, or is another one; all that was cached is dropped, and what was revoked here lately is revoked again. "+
 		"Other changes that were lost have to be made again: compare with the logs and the audit log",
 		slog.Int64("revision_before", n.applied.Load()), slog.Int64("revision", int64(head.Revision)))
@@ -35,7 +42,7 @@ func (k *Keystore) acceptAnother(head Head) error {
 			return k.storeFailed("giving the deployment a new epoch", err)
 		}
 	}
-	if err := k.revokes.reassert(ctx, k.db); err != nil {
+	if err := k.revokes.reassert(ctx, k.db, n.histories.Load()); err != nil {
 		return k.storeFailed("revoking again what the database has lost", err)
 	}
 	if err := k.adopt(ctx); err != nil {
@@ -46,8 +53,18 @@ func (k *Keystore) acceptAnother(head Head) error {
 	return nil
 }
 
+var errLost = errors.New("the database has lost changes, and it is not known whether this is one of them: look, and make it again")
+
+// kept is how far a change has come, unless the database may have lost it meanwhile.
+func (k *Keystore) kept(c commit, p Propagation) (Propagation, error) {
+	if k.node.histories.Load() != c.history {
+		return Propagation{}, k.storeFailed("waiting for the other nodes", errLost)
+	}
+	return p, nil
+}
+
 // rememberedRevokes is how many revokes of its own a node remembers.
-const rememberedRevokes = 4096
+const rememberedRevokes = 1024
 
 // revokes are those that this node has committed lately.
 type revokes struct {
@@ -89,31 +106,46 @@ func (r *revokes) of(id string) (commit, bool) {
 	return own.commit, !own.since.IsZero()
 }
 
-// reassert revokes again what a database that lost it takes for alive.
-func (r *revokes) reassert(ctx context.Context, db Database) error {
+// reassertAtOnce is how many keys one transaction looks at: others that change something wait for it.
+const reassertAtOnce = 64
+
+// reassert revokes again what a database with another history takes for alive. What is done is not done again when it has to be called once more.
+func (r *revokes) reassert(ctx context.Context, db Database, history int64) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.known) == 0 {
-		return nil
+	own := make(map[string]string)
+	for id, revoke := range r.known {
+		if revoke.history != history {
+			own[id] = revoke.reason
+		}
 	}
-	_, err := db.Update(ctx, func(tx Tx) error {
-		by := Root("a node that remembers").reading()
-		for id, own := range r.known {
-			key, err := tx.Key(id)
-			switch {
-			case isNotFound(err):
-				continue
-			case err != nil:
-				return err
+	r.mu.Unlock()
+	by := authority{root: true, actor: RootMember, from: "a node that remembers"}
+	for ids := range slices.Chunk(slices.Collect(maps.Keys(own)), reassertAtOnce) {
+		_, err := db.Update(ctx, func(tx Tx) error {
+			for _, id := range ids {
+				key, err := tx.Key(id)
+				switch {
+				case isNotFound(err):
+					continue
+				case err != nil:
+					return err
+				}
+				if _, err := revoke(tx, by, key, own[id]); err != nil {
+					return err
+				}
 			}
-			if _, err := revoke(tx, by, key, own.reason); err != nil {
-				return err
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		for _, id := range ids {
+			if known, still := r.known[id]; still {
+				r.known[id] = ownRevoke{commit{history: history}, known.reason}
 			}
 		}
-		return nil
-	})
-	for id, own := range r.known {
-		r.known[id] = ownRevoke{reason: own.reason} // the revision was of the other history
+		r.mu.Unlock()
 	}
-	return err
+	return nil
 }

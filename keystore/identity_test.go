@@ -4,32 +4,40 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
 // tamper runs SQL on the deployment's file, in one transaction.
 func (d deployment) tamper(statements ...string) {
 	d.Helper()
+	if err := d.try(statements...); err != nil {
+		d.Fatal(err)
+	}
+}
+
+func (d deployment) try(statements ...string) error {
 	db, err := sql.Open("sqlite", "file:"+d.path+"?_pragma=busy_timeout(10000)&_txlock=immediate")
 	if err != nil {
-		d.Fatal(err)
+		return err
 	}
 	defer db.Close()
 	tx, err := db.Begin()
 	if err != nil {
-		d.Fatal(err)
+		return err
 	}
 	defer tx.Rollback()
 	for _, s := range statements {
 		if _, err := tx.Exec(s); err != nil {
-			d.Fatalf("%s: %v", s, err)
+			return fmt.Errorf("%s: %w", s, err)
 		}
 	}
-	if err := tx.Commit(); err != nil {
-		d.Fatal(err)
-	}
+	return tx.Commit()
 }
 
 // protocol.md section 8, rows 12 and 13.
@@ -96,4 +104,116 @@ func (d deployment) epoch() (epoch string) {
 		d.Fatal(err)
 	}
 	return epoch
+}
+
+// SQLite's REPLACE fires no trigger for the row that it takes the place of.
+func TestReplacedRowsAreNoticed(t *testing.T) {
+	const replace = "REPLACE INTO keys (id, prefix, name, namespace, grants, owner, created_by, active, created_at, revoked_at, revoked_by, revoke_reason, allowed_ips, metadata, version) " +
+		"SELECT id, prefix, name, namespace, grants, owner, created_by, active, created_at, %s, 'me', '', allowed_ips, metadata, version + 1 FROM keys"
+	d := newDeployment(t)
+	a, _ := d.node(keystore.Settings{})
+	_, token := mint(t, a, keystore.KeySpec{})
+	want(t, "before", ask(a, token), keystore.OK)
+	d.tamper(fmt.Sprintf(replace, "5"))
+	if h := a.Health(ctx); h.Problem != "" {
+		t.Fatal(h.Problem)
+	}
+	want(t, "revoked by hand", ask(a, token), keystore.Revoked)
+	for _, statement := range []string{fmt.Sprintf(replace, "NULL"), "REPLACE INTO secrets SELECT * FROM secrets"} {
+		if err := d.try(statement); err == nil {
+			t.Errorf("%s: was carried out", statement)
+		}
+	}
+}
+
+// A change that the database loses while its maker waits for the others is not reported as made.
+func TestALostChangeIsNotReportedAsMade(t *testing.T) {
+	d := newDeployment(t)
+	a, _ := d.node(keystore.Settings{})
+	b, fb := d.node(keystore.Settings{})
+	key, token := mint(t, a, keystore.KeySpec{})
+	want(t, "before", ask(b, token), keystore.OK)
+	before := a.Gauges().Revision
+	for b.Gauges().Revision != before {
+		b.Health(ctx)
+	}
+	fb.mute.Store(true)
+	off := false
+	answer := make(chan error)
+	go func() {
+		_, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &off}, keystore.ChangeOptions{Wait: 20 * time.Second})
+		answer <- err
+	}()
+	for a.Gauges().Revision == before { // it has not committed and waits for b
+		time.Sleep(time.Millisecond)
+	}
+	d.tamper(
+		"UPDATE keys SET active = 1, version = 1",
+		fmt.Sprint("DELETE FROM change_log WHERE revision > ", before),
+		fmt.Sprint("DELETE FROM marks WHERE revision >= ", before),
+		fmt.Sprint("UPDATE head SET revision = ", before),
+		"UPDATE namespaces SET name = 'b'", // another change takes the revision, and the other node has applied it
+		"UPDATE nodes SET acked = (SELECT revision FROM head)",
+	)
+	if err := <-answer; err == nil {
+		t.Error("the change is reported as made")
+	}
+	fb.mute.Store(false)
+	want(t, "afterwards", ask(a, token), keystore.OK)
+}
+
+// What a node has revoked lately may be much, and the database far away: it begins where it was.
+func TestRevokingAgainComesToAnEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		db, err := sqldb.OpenSQLite(ctx, d.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		far := new(atomic.Bool)
+		a, err := keystore.OpenAt(ctx, 1, farAway{db, far}, keystore.Settings{}, observer{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		_, live := mint(t, a, keystore.KeySpec{})
+		for range 200 {
+			key, _ := mint(t, a, keystore.KeySpec{})
+			revoke(t, a, key.ID, 0)
+		}
+		want(t, "before", ask(a, live), keystore.OK)
+		far.Store(true)
+		d.tamper("UPDATE head SET epoch = 'restored'")
+		time.Sleep(5 * time.Minute)
+		want(t, "some minutes later", ask(a, live), keystore.OK)
+	})
+}
+
+// farAway is a database whose every answer about a key takes 100 ms.
+type farAway struct {
+	keystore.Database
+	far *atomic.Bool
+}
+
+func (f farAway) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
+	return f.Database.Update(ctx, func(tx keystore.Tx) error {
+		if f.far.Load() {
+			tx = farTx{tx, ctx}
+		}
+		return change(tx)
+	})
+}
+
+type farTx struct {
+	keystore.Tx
+	ctx context.Context
+}
+
+func (f farTx) Key(id string) (*keystore.Key, error) {
+	select {
+	case <-time.After(100 * time.Millisecond):
+		return f.Tx.Key(id)
+	case <-f.ctx.Done():
+		return nil, f.ctx.Err()
+	}
 }

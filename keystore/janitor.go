@@ -46,7 +46,7 @@ func (j *janitor) tidy(ctx context.Context, k *Keystore, nodes []Node, now time.
 				j.fenced.Store(other.Incarnation, s.fenced)
 				k.logger.Warn("a node has gone silent and is given up", slog.String("node", other.Address))
 			}
-		case !s.fenced.IsZero() && (now.Sub(s.fenced) >= surelyOver(other.Lease) || ablated("remove-without-wait")):
+		case !s.fenced.IsZero() && (now.Sub(s.fenced) >= k.node.rate.wait(surelyOver(other.Lease)) || ablated("remove-without-wait")):
 			err = k.db.Remove(ctx, other.Incarnation)
 		}
 		if err != nil {

@@ -87,6 +87,8 @@ func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 	k.settings.Store(&s)
 	k.node.reincarnate()
 	if err := k.join(ctx); err != nil {
+		k.node.close()
+		k.work.Wait() // the renewal may go on although nobody waits for it any more
 		return nil, errors.Join(err, k.leave(), db.Close())
 	}
 	k.running, k.stop = context.WithCancel(context.Background())
@@ -226,6 +228,9 @@ func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now 
 		a.generation = s.generation.Load()
 		a.Now = k.databaseTime(now)
 	}
+	if !tagged && !k.node.imported.Load() { // the lease holds: there is none that it could be
+		return Answer{Outcome: Malformed}, nil
+	}
 	k.counters.lookups[TierNegative][Miss].Add(1)
 	r, err := k.load(ctx, d, tagged, now)
 	if err != nil {
@@ -250,7 +255,7 @@ func (a Answer) with(s *shard, r *Record) Answer {
 }
 
 // inspect tells without any store whether a credential can be one of ours, and whether its tag proves that this deployment made it.
-// One that bears our prefix needs the right tag. Another can only have been imported.
+// One that bears our prefix needs the right tag. Another can only have been imported, if any was.
 func (k *Keystore) inspect(credential string) (tagged, ok bool) {
 	if !possible(credential) {
 		return false, false
@@ -258,7 +263,7 @@ func (k *Keystore) inspect(credential string) (tagged, ok bool) {
 	if t, err := ParseToken(credential); err == nil && slices.Contains(k.settings.Load().TokenPrefixes, t.Prefix()) {
 		return true, k.tokenKey.Load().Verify(t)
 	}
-	return false, !k.HasPrefix(credential) && k.node.imported.Load()
+	return false, !k.HasPrefix(credential)
 }
 
 // possible reports whether s can be a credential at all, ours or imported: 8 to 512 visible ASCII characters (spec section 2).

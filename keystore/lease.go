@@ -97,9 +97,11 @@ type node struct {
 	renewed     time.Time              // when the last renewal began
 	epoch       string
 	mark        string // of the revision that is applied
+	stranger    bool   // in a database that is not the one it was: it has to join anew
 	lease       lease
 	rate        rateCheck
 	applied     atomic.Int64 // revision up to which changes are applied; negative: nothing is cached yet
+	histories   atomic.Int64 // how often the database was found to be another one
 	directory   atomic.Pointer[directory]
 	imported    atomic.Bool
 
@@ -195,17 +197,17 @@ func (k *Keystore) renewOnce() error {
 	if err != nil {
 		return err
 	}
-	if err := n.rate.check(at, length); err != nil {
+	if err := k.checkRate(at, length); err != nil {
 		n.lease.drop()
 		return k.storeFailed("renewing the lease", err)
 	}
-	another := head.Diverged || head.Epoch != n.epoch
-	if another {
+	length = n.rate.lease(length)
+	if head.Diverged || head.Epoch != n.epoch {
 		if err := k.acceptAnother(head); err != nil {
 			return err
 		}
 	}
-	if another || head.Node != NodeActive {
+	if n.stranger || head.Node != NodeActive {
 		if err := k.rejoin(ctx, length); err != nil {
 			return err
 		}
@@ -267,6 +269,7 @@ func (k *Keystore) rejoin(ctx context.Context, length time.Duration) error {
 	if err := k.db.Remove(ctx, former); err != nil { // nobody needs to wait for it
 		_ = k.storeFailed("removing what this node was before", err)
 	}
+	n.stranger = false
 	return nil
 }
 
@@ -277,10 +280,15 @@ func (k *Keystore) leaseLength(ctx context.Context) (time.Duration, error) {
 	if length < n.declared && !n.lease.endsBy(n.renewed.Add(length)) || length == n.declared {
 		return length, nil
 	}
-	if err := k.declare(ctx, length); err != nil && n.declared == 0 {
-		return 0, err
+	if n.declared == 0 {
+		return length, k.declare(ctx, length)
 	}
-	return min(length, n.declared), nil
+	if err := k.db.SetLease(ctx, *n.incarnation.Load(), length); err != nil {
+		_ = k.storeFailed("telling the others of another lease", err)
+		return min(length, n.declared), nil
+	}
+	n.declared = length
+	return length, nil
 }
 
 // declare tells the others of this node and how long its leases are, before it holds one.

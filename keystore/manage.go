@@ -28,21 +28,22 @@ func (k *Keystore) change(ctx context.Context, c Caller, wait time.Duration, f f
 	if err != nil {
 		return Propagation{}, err
 	}
-	return k.measured(done, wait), nil
+	return k.kept(done, k.measured(done, wait))
 }
 
 // add is the one way to write what only adds something: it waits for every node to know, so that what is new can be used there.
 func (k *Keystore) add(ctx context.Context, c Caller, wait time.Duration, f func(Tx, authority) error) error {
 	done, err := k.commit(ctx, c, f)
-	if err == nil {
-		k.propagate(context.WithoutCancel(ctx), done, wait)
+	if err != nil {
+		return err
 	}
+	_, err = k.kept(done, k.propagate(context.WithoutCancel(ctx), done, wait))
 	return err
 }
 
 // commit authorises a change by what holds inside its transaction, and writes it.
 func (k *Keystore) commit(ctx context.Context, c Caller, f func(Tx, authority) error) (commit, error) {
-	var done commit
+	done := commit{history: k.node.histories.Load()}
 	countMembers(ctx, k.db)
 	var err error
 	done.revision, err = k.db.Update(ctx, func(tx Tx) error {

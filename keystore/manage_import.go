@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // An ImportSpec is a key whose credential was made elsewhere.
@@ -27,6 +28,9 @@ const (
 	// importBatch is how many keys are added at once, and how many one transaction takes where lines are imported each for itself: others
 	// that change something wait for one at most.
 	importBatch = 1000
+	// importWait bounds how long an import waits for a node that is cut off: longer than leases usually are. Until its lease has run out, that
+	// node takes imported credentials for malformed if there were none before.
+	importWait = 5 * time.Minute
 	// MaxImport is how many keys a caller other than root may import in one transaction: others cannot write meanwhile.
 	MaxImport = 10_000
 )
@@ -57,7 +61,7 @@ func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec,
 var errNothing = &Error{Kind: KindInvalid, Code: "import_refused", Detail: "nothing is imported"}
 
 func (k *Keystore) importBatch(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
-	err = k.add(ctx, c, 0, func(tx Tx, by authority) error {
+	err = k.add(ctx, c, importWait, func(tx Tx, by authority) error {
 		imported, refused = 0, nil
 		if err := by.anywhere(adminKeys, "create"); err != nil {
 			return err

@@ -390,12 +390,14 @@ func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, m
 	}
 	if len(ended) > 0 {
 		k.revokes.note(ended, done, reason)
-		return key, k.measured(done, o.Wait), nil
+		spread, err := k.kept(done, k.measured(done, o.Wait))
+		return key, spread, err
 	}
-	if first, known := k.revokes.of(id); known && !made {
+	if first, known := k.revokes.of(id); known && !made && first.history == done.history {
 		done = first
 	}
-	return key, k.propagate(context.WithoutCancel(ctx), done, o.Wait), nil
+	spread, err := k.kept(done, k.propagate(context.WithoutCancel(ctx), done, o.Wait))
+	return key, spread, err
 }
 
 func revoke(tx Tx, by authority, before *Key, reason string) (*Key, error) {

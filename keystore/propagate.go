@@ -34,6 +34,7 @@ type PendingNode struct {
 type commit struct {
 	revision Revision
 	since    time.Time // on our own clock, after the commit's reply: a node that has not seen it took its lease before
+	history  int64     // of the database, see node.histories
 }
 
 // propagate waits until every node has applied a change that was committed, or can no longer trust what it
@@ -49,7 +50,7 @@ func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) 
 			p = now
 		}
 		p.Took = k.clock.now().Sub(begun)
-		if p.Complete || p.Took >= wait {
+		if p.Complete || p.Took >= wait || k.node.histories.Load() != c.history {
 			return p
 		}
 		select {
@@ -99,7 +100,7 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 		if n.Incarnation == *k.node.incarnation.Load() {
 			n.Acknowledged = Revision(k.node.applied.Load())
 		}
-		over := k.node.others.lastLease(&n, c.since).Add(surelyOver(n.Lease))
+		over := k.node.others.lastLease(&n, c.since).Add(k.node.rate.wait(surelyOver(n.Lease)))
 		switch {
 		case !counts(&n):
 		case n.Acknowledged >= r:
@@ -108,6 +109,9 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 			p.Pending = append(p.Pending, PendingNode{Node: n.Address, Until: k.databaseTime(over).UTC().Truncate(time.Millisecond)})
 		}
 	}
-	p.Complete = len(p.Pending) == 0
+	if len(p.Pending) == 0 && len(nodes) > 1 { // what they acknowledged was of the history that this node then still finds
+		_ = k.renew(ctx)
+	}
+	p.Complete = len(p.Pending) == 0 && k.node.histories.Load() == c.history
 	return p, nil
 }

@@ -57,7 +57,8 @@ func testNodes(t *testing.T, s Store) {
 	one.State = keystore.NodeFencing
 	want(one, second)
 	one.Lease = time.Hour
-	must(t, db.Join(ctx, one)) // again: the lease alone
+	must(t, db.SetLease(ctx, "one", one.Lease))
+	must(t, db.SetLease(ctx, "nobody", time.Hour))
 	want(one, second)
 	if h := renew("one"); h.Node != keystore.NodeFencing {
 		t.Fatalf("after fencing: %+v", h)

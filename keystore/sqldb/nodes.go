@@ -28,12 +28,17 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	}
 	err = d.exec(ctx, d.beats, operation, `INSERT INTO nodes (incarnation, address, lease, state, joined_at, heard_at)
 		SELECT ?, ?, ?, ?, now, now FROM (SELECT `+d.clock+` AS now) AS clock WHERE true
-		ON CONFLICT (incarnation) DO UPDATE SET lease = excluded.lease, heard_at = excluded.heard_at`,
+		ON CONFLICT (incarnation) DO NOTHING`, // it may run twice
 		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, d.reading())
 	if err != nil && fresh && ctx.Err() == nil {
 		d.locks.release(n.Incarnation) // had the context ended, the row could be there
 	}
 	return err
+}
+
+// SetLease implements [keystore.Database].
+func (d *DB) SetLease(ctx context.Context, incarnation string, lease time.Duration) error {
+	return d.exec(ctx, d.beats, "changing this node's lease", "UPDATE nodes SET lease = ? WHERE incarnation = ?", lease.Microseconds(), incarnation)
 }
 
 // Renew implements [keystore.Database].

@@ -370,7 +370,7 @@ var scenarios = []scenario{
 		a.want(a.get(1, k) == 401, "the revoked key")
 	}},
 	{name: "Redis is away, hangs, is reset, is slow, comes back empty", run: cacheAway},
-	{name: "a clock that runs far wrong", long: true, clocks: []string{"", "0.97"}, run: func(a *arena) {
+	{name: "a clock that runs far wrong", long: true, clocks: []string{"", "0.85"}, run: func(a *arena) {
 		k := a.mint(0)
 		a.eventually(1, k, 503)
 		a.want(a.get(0, k) == 200, "the other node is well")

@@ -155,12 +155,32 @@ END;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
--- A new key opens nothing before it has secrets, which are logged when they are added; nobody has known those that were there before it to
--- open anything.
+-- A new key opens nothing before it has secrets, which are logged when they are added. That they are there already may mean that the key is
+-- not new, but takes a row's place by REPLACE.
 CREATE TRIGGER keys_insert_after_secrets AFTER INSERT ON keys
 WHEN EXISTS (SELECT 1 FROM secrets WHERE key_id = NEW.id AND dropped = 0) BEGIN
     UPDATE head SET revision = revision + 1;
-    INSERT INTO change_log (revision, kind) SELECT revision, 'new' FROM head;
+    INSERT INTO change_log
+        SELECT h.revision, 'key', NEW.id, s.digest,
+               CASE WHEN NEW.revoked_at IS NOT NULL OR NEW.active = 0 THEN 0
+                    WHEN NEW.expires_at IS NULL OR s.ends_at < NEW.expires_at THEN s.ends_at
+                    ELSE NEW.expires_at END
+        FROM head h JOIN secrets s ON s.key_id = NEW.id AND s.dropped = 0;
+END;
+-- +goose StatementEnd
+
+-- REPLACE deletes a row without the delete triggers: it must not get past what they refuse.
+-- +goose StatementBegin
+CREATE TRIGGER keys_replace BEFORE INSERT ON keys
+WHEN NEW.revoked_at IS NULL AND EXISTS (SELECT 1 FROM keys WHERE id = NEW.id AND revoked_at IS NOT NULL) BEGIN
+    SELECT RAISE(ABORT, 'the id of a key never changes, and a revoked key stays revoked');
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER secrets_replace BEFORE INSERT ON secrets
+WHEN EXISTS (SELECT 1 FROM secrets WHERE digest = NEW.digest) BEGIN
+    SELECT RAISE(ABORT, 'secrets are kept for good: a digest is inserted once');
 END;
 -- +goose StatementEnd
 
