@@ -53,6 +53,9 @@ func TestCompose(t *testing.T) {
 		if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || len(s.CapAdd) > 0 || s.Privileged || s.Restart != "unless-stopped" {
 			t.Errorf("%s is not contained, or not started again", name)
 		}
+		if strings.HasPrefix(name, "gate") && s.Hostname != name {
+			t.Errorf("nobody would know %s by its host %q", name, s.Hostname)
+		}
 		if name != "api" && s.HealthCheck == nil {
 			t.Errorf("%s has no health check", name)
 		}
@@ -113,8 +116,13 @@ func TestComposeEnvironment(t *testing.T) {
 	for service, caddyfile := range map[string]string{"balancer": "Caddyfile.balancer", "gate1": "Caddyfile", "gate2": "Caddyfile", "gate3": "Caddyfile"} {
 		environment := project.Services[service].Environment
 		used := map[string]bool{}
-		for _, v := range variable.FindAllStringSubmatch(text(t, file(t, caddyfile)), -1) {
+		content := text(t, file(t, caddyfile))
+		head, _, _ := strings.Cut(content, "\n{\n")
+		for _, v := range variable.FindAllStringSubmatch(content, -1) {
 			used[v[1]] = true
+			if !regexp.MustCompile(`(?m)^#\t(.*, )?` + v[1] + `\b`).MatchString(head) {
+				t.Errorf("the head of %s does not tell of %s", caddyfile, v[1])
+			}
 			if value := environment[v[1]]; v[2] == "" && (value == nil || *value == "") {
 				t.Errorf("%s needs %s, which %s has not", caddyfile, v[1], service)
 			}

@@ -310,6 +310,9 @@ func TestFleet(t *testing.T) {
 		t.Errorf("a client that says that it has the balancer's address: %s", answer.Status)
 	}
 
+	if got, _ := inside(t, "GET", net.JoinHostPort(f.balancer.host, f.balancer.port), "/apikeys/v1/health"); got != 401 {
+		t.Errorf("the one port manages keys: %d", got)
+	}
 	for _, n := range f.gates {
 		for path, want := range map[string]int{"/health": 200, "/metrics": 200, "/apikeys/v1/keys": 404, "/health/../apikeys/v1/keys": 404, "/config/": 404} {
 			if got, _ := n.inside(t, "GET", path); got != want {

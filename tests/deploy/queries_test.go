@@ -220,7 +220,7 @@ var (
 	word     = regexp.MustCompile(`[A-Za-z_:][A-Za-z0-9_:]*`)
 	selector = regexp.MustCompile(`([A-Za-z_:][A-Za-z0-9_:]*)\{([^}]*)\}`)
 	matcher  = regexp.MustCompile(`([a-z_]+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"`)
-	promql   = strings.Fields("by on or unless group_left offset sum min max count topk rate absent scalar vector histogram_quantile")
+	promql   = strings.Fields("by on and or unless group_left offset sum min max count topk rate increase changes max_over_time absent scalar vector histogram_quantile")
 )
 
 // unknown are the names in an expression that neither PromQL nor the gate knows.

@@ -119,6 +119,28 @@ func anchors(text string) (all []string) {
 	return all
 }
 
+// TestRunbooksAreThere: an alert leads to a section of the checkout's page.
+func TestRunbooksAreThere(t *testing.T) {
+	root, err := gate.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	alerts, err := os.ReadFile(filepath.Join(root, "deploy/prometheus/alerts.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := pages(t)
+	runbooks := regexp.MustCompile(`runbook_url: https://github\.com/caddy-apikeys/caddy-apikeys/blob/main/(\S+)#(\S+)`).FindAllStringSubmatch(string(alerts), -1)
+	for _, runbook := range runbooks {
+		if page, anchor := runbook[1], runbook[2]; !slices.Contains(anchors(texts[page]), anchor) {
+			t.Errorf("an alert leads to %s, which has no heading #%s", page, anchor)
+		}
+	}
+	if n := strings.Count(string(alerts), "- alert: "); n == 0 || len(runbooks) != n {
+		t.Errorf("%d alerts lead to %d sections", n, len(runbooks))
+	}
+}
+
 var metric = regexp.MustCompile("(?m)^\\| `(caddy_apikeys_[a-z_]+)` \\| ([a-z]+) \\|([^|]*)\\|")
 
 func TestMetricsPage(t *testing.T) {
