@@ -49,7 +49,11 @@ func (a *API) refusal(op *huma.Operation, err error) *problem {
 	var refused *keystore.Error
 	if !errors.As(err, &refused) {
 		a.logger.Warn("a managing operation failed", slog.String("operation", op.OperationID), slog.Any("error", err))
-		return newProblem(http.StatusServiceUnavailable, "unavailable", "the key store cannot be reached at the moment, and nothing has been done by half; try again")
+		detail := "the key store cannot be reached at the moment, and nothing has been done by half; try again"
+		if op.Method == http.MethodGet || op.OperationID == "verify" { // which only read
+			detail = "the key store cannot be reached at the moment; try again"
+		}
+		return newProblem(http.StatusServiceUnavailable, "unavailable", detail)
 	}
 	p = newProblem(statusOf(refused.Kind), refused.Code, refused.Detail)
 	p.ID, p.Needed = refused.ID, refused.Needed

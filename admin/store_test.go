@@ -139,6 +139,9 @@ func TestStoreFails(t *testing.T) {
 		if p := a.problem(t); p.Status != 503 || p.Code != "unavailable" || a.header.Get("Retry-After") == "" {
 			t.Errorf("%s %s: %v %s", test.method, test.path, a.header, a.text)
 		}
+		if half := strings.Contains(a.text, "nothing has been done by half"); half != (test.method != "GET" && test.path != "/verify") {
+			t.Errorf("%s %s: %s", test.method, test.path, a.text)
+		}
 		if strings.Contains(a.text, "disk") {
 			t.Errorf("%s %s shows the cause: %s", test.method, test.path, a.text)
 		}

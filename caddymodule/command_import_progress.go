@@ -20,20 +20,20 @@ type progress struct {
 
 	mu    sync.Mutex // the body of a request is read elsewhere, perhaps still after the answer
 	shown time.Time
-	over  bool
+	over  chan struct{} // closed at the end
 }
 
 func (c *cli) newProgress(asked bool) *progress {
 	_, inPlace := terminal(c.err)
 	now := time.Now()
-	return &progress{cli: c, shows: asked || inPlace, inPlace: inPlace, begun: now, shown: now}
+	return &progress{cli: c, shows: asked || inPlace, inPlace: inPlace, begun: now, shown: now, over: make(chan struct{})}
 }
 
 // tell shows what has been done, unless it did so a moment ago and there is more to come.
 func (p *progress) tell(more bool, format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.shows || p.over || more && time.Since(p.shown) < progressInterval {
+	if !p.shows || p.ended() || more && time.Since(p.shown) < progressInterval {
 		return
 	}
 	p.shown = time.Now()
@@ -42,6 +42,27 @@ func (p *progress) tell(more bool, format string, args ...any) {
 	} else {
 		p.cli.say(format, args...)
 	}
+}
+
+// wait shows what is waited for, and every second for how long, until the end.
+func (p *progress) wait(what string) {
+	p.tell(false, "%s …", what)
+	if !p.shows {
+		return
+	}
+	begun, interval := time.Now(), max(progressInterval, time.Millisecond)
+	go func() {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-p.over:
+				return
+			case <-tick.C:
+				p.tell(false, "%s … %s", what, time.Since(begun).Round(interval))
+			}
+		}
+	}()
 }
 
 // say writes a line that stays.
@@ -56,10 +77,19 @@ func (p *progress) say(format string, args ...any) {
 func (p *progress) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.over {
+	if !p.ended() {
 		p.wipe()
+		close(p.over)
 	}
-	p.over = true
+}
+
+func (p *progress) ended() bool {
+	select {
+	case <-p.over:
+		return true
+	default:
+		return false
+	}
 }
 
 func (p *progress) wipe() {
@@ -79,6 +109,7 @@ type sending struct {
 	progress     *progress
 	byLine       bool // a line is a key
 	lines, bytes int
+	sent         bool
 }
 
 func (s *sending) Read(b []byte) (int, error) {
@@ -89,10 +120,12 @@ func (s *sending) Read(b []byte) (int, error) {
 	if s.byLine {
 		much = fmt.Sprintf("%d lines, %s", s.lines, much)
 	}
-	if err == io.EOF {
-		s.progress.tell(false, "all sent: %s; the server is at it …", much)
-	} else {
+	switch {
+	case err != io.EOF:
 		s.progress.tell(true, "sent %s, %d KiB/s …", much, s.progress.rate(s.bytes)>>10)
+	case !s.sent:
+		s.sent = true
+		s.progress.wait("all sent: " + much + "; the server is at it")
 	}
 	return n, err
 }

@@ -24,8 +24,8 @@ Changes what the flags name and leaves the rest. --access, --permission and
 
 The expiry and the namespace never change, and a revoked key takes no change.
 
-Exit status 3 means that the change is made and some node may still go by what
-was before; standard error says which, and until when.`,
+Exit status 3 means that the change is made and some node may still accept the
+key as it was before; standard error says which, and until when.`,
 		Example: `  caddy apikeys keys edit 4fYQ0hTz81Lk --name "CI, nightly" --access read_only
   caddy apikeys keys edit 4fYQ0hTz81Lk --inactive
   caddy apikeys keys edit 4fYQ0hTz81Lk --grant acme=read,orders:write --grant acme-eu=read

@@ -25,7 +25,7 @@ var cliKey = api.Key{
 
 var complete = api.Propagation{Revision: 9, Complete: true, Nodes: 2, Acknowledged: 2, Pending: []api.PendingNode{}}
 
-var incomplete = api.Propagation{Revision: 9, Nodes: 2, Acknowledged: 1, Pending: []api.PendingNode{{Node: "n2", Until: time.Date(2026, 1, 2, 3, 5, 0, 0, time.UTC)}}}
+var incomplete = api.Propagation{Revision: 9, Nodes: 2, Acknowledged: 1, Pending: []api.PendingNode{{Node: "n2", Until: time.Date(2026, 1, 2, 3, 4, 59, 1000, time.UTC)}}}
 
 func changed(p api.Propagation) cliAnswer {
 	status := 200
@@ -299,7 +299,7 @@ func TestEditCommand(t *testing.T) {
 	if s.asked()[0].header.Get("If-Match") != `"3"` {
 		t.Error("If-Match is missing")
 	}
-	s.run("", "keys", "edit", cliID, "--inactive").want(t, 3, "", "Changed key", "pending: node n2", "until 2026-01-02T03:05:00Z")
+	s.run("", "keys", "edit", cliID, "--inactive").want(t, 3, "", "Changed key", "pending: node n2 may still accept it until 2026-01-02T03:05:00Z")
 }
 
 func TestRevokeCommand(t *testing.T) {

@@ -85,13 +85,14 @@ func (c *cli) confirm(ctx context.Context, yes bool, format string, args ...any)
 	return errors.New("not confirmed: nothing was changed")
 }
 
-// propagated says who may still go by what was before, and returns errPending when anyone may.
+// propagated says who may still go by what was before, and returns errPending when anyone may. Until when is a promise, so that a part of a second
+// counts as a whole one.
 func (c *cli) propagated(p api.Propagation) error {
 	if p.Complete {
 		return nil
 	}
 	for _, n := range p.Pending {
-		c.say("pending: node %s may go by what was before until %s", n.Node, moment(n.Until))
+		c.say("pending: node %s may still accept it until %s", n.Node, moment(n.Until.Add(time.Second-1)))
 	}
 	c.say("The change is made; %d of %d nodes have it.", p.Acknowledged, p.Nodes)
 	return errPending

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -169,6 +171,33 @@ func TestInterruptedCommandAtTerminal(t *testing.T) {
 	}
 	u.sees(t, "interrupted: nothing was changed")
 	u.types(t, "\n") // lets the abandoned read end
+}
+
+// TestWaitForImportAtTerminal: all has been sent, and what is shown goes on.
+func TestWaitForImportAtTerminal(t *testing.T) {
+	often(t)
+	u := newTerminalUser(t)
+	seen := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-seen
+		w.Header().Set("Content-Type", api.JSON)
+		w.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(w, `{"imported":1,"refused":[]}`)
+	}))
+	t.Cleanup(server.Close)
+	file := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(file, []byte("{}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	status := u.start(t.Context(), io.Discard, "keys", "import", file, "--address", server.Listener.Addr().String())
+	u.sees(t, "\rall sent: 1 lines, 0.0 MiB; the server is at it …\x1b[K\r")
+	u.sees(t, "the server is at it … ") // and for how long
+	close(seen)
+	if got := <-status; got != 0 {
+		t.Errorf("status %d", got)
+	}
+	u.sees(t, "\r\x1b[KImported 1, refused 0.\r\n")
 }
 
 // TestImportAtTerminal: what comes and goes is one line, and what stays is on lines of its own.
