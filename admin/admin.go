@@ -42,6 +42,7 @@ type API struct {
 	huma    huma.API
 	handler http.Handler
 
+	key       kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged]
 	importKey *huma.Schema // what one element of an import is validated by
 
 	declared atomic.Pointer[[]api.Operation] // sorted by place in the list, without repetition
@@ -52,9 +53,14 @@ type API struct {
 func New(ks *keystore.Keystore, logger *slog.Logger) *API {
 	a := &API{keys: ks, logger: logger, mux: http.NewServeMux()}
 	a.huma = humago.New(a.mux, a.config())
+	a.key = a.keyKind()
 	a.registerKeys()
 	a.registerImport()
+	a.registerSelf()
 	a.registerNamespaces()
+	a.registerRoles()
+	a.registerMembers()
+	a.registerAudit()
 	a.registerNodes()
 	a.registerDecisions()
 	a.registerPermissions()

@@ -114,7 +114,7 @@ func TestSelf(t *testing.T) {
 	if self.Key == nil || self.Key.ID != m.Key.ID || self.Member != nil {
 		t.Errorf("self: %s", a.text)
 	}
-	if want := map[string][]string{"default": {"orders:read", "orders:search"}, "*": {"read"}}; !reflect.DeepEqual(self.Permissions, want) {
+	if want := map[string][]string{"default": {"orders:read", "orders:search", "read"}, "*": {"read"}}; !reflect.DeepEqual(self.Permissions, want) {
 		t.Errorf("permissions %v, want %v", self.Permissions, want)
 	}
 	var changed api.KeyChanged

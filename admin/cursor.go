@@ -4,18 +4,13 @@ import (
 	"cmp"
 	"encoding/base64"
 	"fmt"
-	"sort"
-
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A place is where a namespace stands in the list: newest first, then by id.
+// A place is where an object stands in the list: newest first, then by id.
 type place struct {
 	micros int64
 	id     string
 }
-
-func placeOf(ns *keystore.Namespace) place { return place{ns.CreatedAt.UnixMicro(), ns.ID} }
 
 func comparePlace(a, b place) int {
 	return cmp.Or(cmp.Compare(b.micros, a.micros), cmp.Compare(a.id, b.id))
@@ -36,9 +31,4 @@ func parsePlace(cursor string) (p place, err error) {
 		return p, wrong.err(codeInvalid)
 	}
 	return p, nil
-}
-
-// firstAfter returns where the first namespace after p stands.
-func firstAfter(list []keystore.Namespace, p place) int {
-	return sort.Search(len(list), func(i int) bool { return comparePlace(placeOf(&list[i]), p) > 0 })
 }

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
 // Describe returns what the OpenAPI document is made of.
@@ -39,11 +42,17 @@ func (a *API) Conforms(r *http.Request, status int, contentType string, body []b
 	if content.Schema == nil {
 		return nil
 	}
-	var v any
-	if err := json.Unmarshal(body, &v); err != nil {
-		return err
+	documents := [][]byte{body}
+	if mediaType == api.NDJSON {
+		documents = bytes.SplitAfter(bytes.TrimSuffix(body, []byte("\n")), []byte("\n"))
 	}
 	var found huma.ValidateResult
-	huma.Validate(a.huma.OpenAPI().Components.Schemas, content.Schema, huma.NewPathBuffer(nil, 0), huma.ModeReadFromServer, v, &found)
+	for _, text := range documents {
+		var v any
+		if err := json.Unmarshal(text, &v); err != nil {
+			return err
+		}
+		huma.Validate(a.huma.OpenAPI().Components.Schemas, content.Schema, huma.NewPathBuffer(nil, 0), huma.ModeReadFromServer, v, &found)
+	}
 	return errors.Join(found.Errors...)
 }

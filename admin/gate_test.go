@@ -142,6 +142,20 @@ func (d *door) caller(t testing.TB, token string) keystore.Caller {
 	return keystore.KeyCaller(a.Record, "192.0.2.2")
 }
 
+// member makes one with a token, and returns it as a caller by that.
+func (d *door) member(t testing.TB, body string) (api.Member, keystore.Caller) {
+	t.Helper()
+	var m api.Member
+	d.call(t, root, "POST", "/members", body).into(t, 201, &m)
+	var made api.MemberChanged
+	d.call(t, root, "POST", "/members/"+m.ID+"/token", nil).into(t, 200, &made)
+	a, err := d.keys.LookupMember(context.Background(), made.Token, time.Now())
+	if err != nil || a.Record == nil {
+		t.Fatalf("lookup: %v, %v", a.Outcome, err)
+	}
+	return m, keystore.MemberCaller(a.Record, "192.0.2.3")
+}
+
 // request makes a GET of a target under the prefix, if a server would let it in.
 func request(target string) (*http.Request, bool) {
 	u, err := url.ParseRequestURI(api.Prefix + target)

@@ -13,7 +13,7 @@ import (
 func showKey(k *keystore.Key, now time.Time) api.Key {
 	out := api.Key{
 		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Prefix: k.Listed(), Access: string(k.Access()),
-		Grants: make([]api.Grant, len(k.Grants)), Owner: k.Owner, Status: string(k.Status(now)), Active: k.Active,
+		Grants: showGrants(k.Grants), Owner: k.Owner, Status: string(k.Status(now)), Active: k.Active,
 		CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy, ExpiresAt: nilIfZero(k.ExpiresAt),
 		RevokedAt: nilIfZero(k.RevokedAt), LastUsedAt: nilIfZero(k.LastUsedAt),
 		Secrets: make([]api.Secret, len(k.Secrets)), AllowedIPs: make([]string, len(k.AllowedIPs)),
@@ -25,9 +25,6 @@ func showKey(k *keystore.Key, now time.Time) api.Key {
 	if out.Metadata == nil {
 		out.Metadata = map[string]string{}
 	}
-	for i, g := range k.Grants {
-		out.Grants[i] = api.Grant{Namespace: g.Namespace, Permissions: words(g.Set()), Roles: append([]string{}, g.Roles...), Connected: g.Connected}
-	}
 	for i, s := range k.Secrets {
 		out.Secrets[i] = api.Secret{CreatedAt: s.CreatedAt, ExpiresAt: nilIfZero(s.ExpiresAt)}
 	}
@@ -37,9 +34,18 @@ func showKey(k *keystore.Key, now time.Time) api.Key {
 	return out
 }
 
-func words(s *keystore.Set) []string {
-	out := make([]string, 0, len(s.Permissions()))
-	for _, p := range s.Permissions() {
+func showGrants(grants []keystore.Grant) []api.Grant {
+	out := make([]api.Grant, len(grants))
+	for i, g := range grants {
+		out[i] = api.Grant{Namespace: g.Namespace, Permissions: words(g.Permissions), Roles: append([]string{}, g.Roles...), Connected: g.Connected}
+	}
+	return out
+}
+
+// words writes permissions in the order of all sets.
+func words(list []keystore.Permission) []string {
+	out := make([]string, 0, len(list))
+	for _, p := range keystore.NewSet(list...).Permissions() {
 		out = append(out, p.String())
 	}
 	return out
@@ -50,22 +56,16 @@ func keySpec(r *api.MintRequest) (keystore.KeySpec, error) {
 	var unbuilt, wrong fields
 	unbuilt.notBuilt("rate_limit", r.RateLimit != nil)
 	unbuilt.notBuilt("quota", r.Quota != nil)
-	unbuilt.notBuilt("new_roles", len(r.NewRoles) > 0)
 	if err := unbuilt.err(codeNotBuilt); err != nil {
 		return keystore.KeySpec{}, err
 	}
 	spec := keystore.KeySpec{
 		Name: r.Name, Namespace: r.Namespace, Grants: wrong.grants(r.Grants), Inactive: r.Active != nil && !*r.Active,
 		AllowedIPs: wrong.addresses(r.AllowedIPs), Owner: r.Owner, Metadata: r.Metadata,
+		ExpiresAt: wrong.expiry(r.ExpiresAt), NewRoles: wrong.newRoles(r.NewRoles),
 	}
 	if r.Access != "" || len(r.Permissions) > 0 || len(r.Roles) > 0 || r.Connected {
 		spec.Home = &keystore.Grant{Permissions: wrong.permissions("", r.Access, r.Permissions), Roles: r.Roles, Connected: r.Connected}
-	}
-	if r.ExpiresAt != nil {
-		spec.ExpiresAt = *r.ExpiresAt
-		if spec.ExpiresAt.IsZero() { // which would mean never
-			wrong.add("expires_at", "is in the past")
-		}
 	}
 	return spec, wrong.err(codeInvalid)
 }
@@ -75,26 +75,16 @@ func keyPatch(r *api.KeyPatch) (keystore.KeyPatch, error) {
 	var unbuilt, wrong fields
 	unbuilt.notBuilt("rate_limit", r.RateLimit.Value != nil && *r.RateLimit.Value != nil)
 	unbuilt.notBuilt("quota", r.Quota.Value != nil && *r.Quota.Value != nil)
-	unbuilt.notBuilt("new_roles", len(r.NewRoles.Or(nil)) > 0)
 	if err := unbuilt.err(codeNotBuilt); err != nil {
 		return keystore.KeyPatch{}, err
 	}
 	p := keystore.KeyPatch{
+		Name:      wrong.needed("name", r.Name),
 		Active:    sent(r.Active, true),
 		Roles:     sent(r.Roles, nil),
 		Connected: sent(r.Connected, false),
-	}
-	if r.Name.Sent {
-		p.Name = r.Name.Value
-		if p.Name == nil {
-			wrong.add("name", "cannot be removed")
-		}
-	}
-	if r.Owner.Sent {
-		p.Owner = r.Owner.Value
-		if p.Owner == nil {
-			wrong.add("owner", "cannot be removed")
-		}
+		Owner:     wrong.needed("owner", r.Owner),
+		NewRoles:  wrong.newRoles(r.NewRoles.Or(nil)),
 	}
 	if access := r.Access.Or(""); r.Permissions.Sent || access != "" && access != string(keystore.Custom) {
 		list := wrong.permissions("", access, r.Permissions.Or(nil))
@@ -128,6 +118,21 @@ func sent[T any](o api.Optional[T], def T) *T {
 	return &v
 }
 
+// needed is sent for a field without a default.
+func (f *fields) needed(field string, o api.Optional[string]) *string {
+	if o.Sent && o.Value == nil {
+		f.add(field, "cannot be removed")
+	}
+	return o.Value
+}
+
+// fixed refuses another value of what never changes. null is the empty one.
+func (f *fields) fixed(field string, o api.Optional[string], value string) {
+	if o.Sent && o.Or("") != value {
+		f.add(field, "never changes")
+	}
+}
+
 func (f *fields) notBuilt(field string, used bool) {
 	if used {
 		f.add(field, "is not built yet")
@@ -138,12 +143,15 @@ func (f *fields) grants(list []api.GrantRequest) []keystore.Grant {
 	out := make([]keystore.Grant, len(list))
 	for i, g := range list {
 		out[i] = keystore.Grant{
-			Namespace: g.Namespace, Permissions: f.permissions(fmt.Sprintf("grants[%d].", i), g.Access, g.Permissions),
+			Namespace: g.Namespace, Permissions: f.permissions(index("grants", i), g.Access, g.Permissions),
 			Roles: g.Roles, Connected: g.Connected,
 		}
 	}
 	return out
 }
+
+// index is what comes before the fields of one element of a list.
+func index(list string, i int) string { return fmt.Sprintf("%s[%d].", list, i) }
 
 // permissions reads a grant's access and permissions; in is what comes before the fields' names.
 func (f *fields) permissions(in, access string, list []string) []keystore.Permission {

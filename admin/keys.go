@@ -21,34 +21,44 @@ func (a *API) registerKeys() {
 	register(a, huma.Operation{
 		OperationID: "list-keys", Method: http.MethodGet, Path: keysPath, Summary: "List keys, newest first", Tags: []string{"keys"},
 	}, "admin.keys:read", a.listKeys)
-	register(a, huma.Operation{
-		OperationID: "show-key", Method: http.MethodGet, Path: keysPath + "/{id}", Summary: "Show a key", Tags: []string{"keys"},
-	}, "admin.keys:read", a.showKey)
-	register(a, huma.Operation{
-		OperationID: "edit-key", Method: http.MethodPatch, Path: keysPath + "/{id}", Summary: "Edit a key", Tags: []string{"keys"},
-		RequestBody: jsonBody(true, api.JSON, api.MergePatch),
-	}, "admin.keys:update", a.editKey, mayPend)
-	register(a, huma.Operation{
-		OperationID: "delete-key", Method: http.MethodDelete, Path: keysPath + "/{id}", Summary: "Delete a revoked key", Tags: []string{"keys"},
-	}, "admin.keys:delete", a.deleteKey, mayPend)
-	register(a, huma.Operation{
-		OperationID: "revoke-key", Method: http.MethodPost, Path: keysPath + "/{id}/revoke", Summary: "Revoke a key for good", Tags: []string{"keys"},
-		RequestBody: jsonBody(false, api.JSON),
-	}, "admin.keys:revoke", a.revokeKey, mayPend)
-	register(a, huma.Operation{
-		OperationID: "rotate-key", Method: http.MethodPost, Path: keysPath + "/{id}/rotate", Summary: "Give a key a new token", Tags: []string{"keys"},
-		RequestBody: jsonBody(false, api.JSON),
-	}, "admin.keys:update", a.rotateKey, mayPend)
-	register(a, huma.Operation{
-		OperationID: "show-self", Method: http.MethodGet, Path: api.Prefix + "/self", Summary: "What the caller is and may do", Tags: []string{"self"},
-	}, "", a.showSelf)
-	register(a, huma.Operation{
-		OperationID: "revoke-self", Method: http.MethodPost, Path: api.Prefix + "/self/revoke", Summary: "Revoke the caller's own key", Tags: []string{"self"},
-		RequestBody: jsonBody(false, api.JSON),
-	}, "", a.revokeSelf, mayPend)
+	k := &a.key
+	k.registerOne(a)
+	revoke := k.operation("revoke", http.MethodPost, "/revoke", "Revoke a key for good")
+	revoke.RequestBody = jsonBody(false, api.JSON)
+	register(a, revoke, k.permission("revoke"), a.revokeKey, mayPend)
+	rotate := k.operation("rotate", http.MethodPost, "/rotate", "Give a key a new token")
+	rotate.RequestBody = jsonBody(false, api.JSON)
+	register(a, rotate, k.permission("update"), a.rotateKey, mayPend)
 }
 
-// Idempotency is what every operation that makes keys takes. Its name and those of [ByID] and [Change] are exported for reflection's sake.
+// keyKind is what keys share with all other objects.
+func (a *API) keyKind() kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged] {
+	return kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged]{
+		one: "key", many: "keys", deletes: "Delete a revoked key",
+		identify: func(k *keystore.Key) identity { return identity{k.ID, k.CreatedAt, k.Version} },
+		show:     a.shownKey,
+		answer: func(k api.Key, token keystore.Token, p api.Propagation) api.KeyChanged {
+			return api.KeyChanged{Key: k, Token: token.Reveal(), Propagation: p}
+		},
+		find: func(ctx context.Context, c keystore.Caller, id string) (*keystore.Key, error) {
+			return a.keys.FindKey(ctx, c, id)
+		},
+		edit: func(ctx context.Context, c keystore.Caller, id string, r *api.KeyPatch, o keystore.ChangeOptions) (*keystore.Key, keystore.Propagation, error) {
+			patch, err := keyPatch(r)
+			if err != nil {
+				return nil, keystore.Propagation{}, err
+			}
+			return a.keys.EditKey(ctx, c, id, patch, o)
+		},
+		remove: func(ctx context.Context, c keystore.Caller, id string, o keystore.ChangeOptions) (*keystore.Key, keystore.Propagation, error) {
+			return a.keys.DeleteKey(ctx, c, id, o)
+		},
+	}
+}
+
+func (a *API) shownKey(k *keystore.Key) api.Key { return showKey(k, a.keys.Now()) }
+
+// Idempotency is what every operation that makes keys takes. Its name and that of [Change] are exported for reflection's sake.
 type Idempotency struct {
 	Key string `header:"Idempotency-Key" maxLength:"200" doc:"A repeat with the same value within 24 h is refused (409) and makes nothing"`
 }
@@ -67,12 +77,11 @@ func (a *API) mintKey(ctx context.Context, c keystore.Caller, in *mintInput) (*m
 	if err != nil {
 		return nil, err
 	}
-	return &made[api.Minted]{etag(k.Version), keysPath + "/" + k.ID, api.Minted{Key: showKey(k, a.keys.Now()), Token: token.Reveal()}}, nil
+	return &made[api.Minted]{etag(k.Version), keysPath + "/" + k.ID, api.Minted{Key: a.shownKey(k), Token: token.Reveal()}}, nil
 }
 
 type listKeysInput struct {
-	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Cursor    string `query:"cursor" maxLength:"500" doc:"next_cursor of the page before"`
+	Paging
 	Namespace string `query:"namespace" doc:"Only keys of this home namespace"`
 	Status    string `query:"status" enum:"active,inactive,expired,revoked"`
 	Owner     string `query:"owner" maxLength:"200"`
@@ -95,76 +104,19 @@ func (a *API) listKeys(ctx context.Context, c keystore.Caller, in *listKeysInput
 	if err != nil {
 		return nil, err
 	}
-	out := api.Keys{Items: make([]api.Key, len(list)), NextCursor: nilIfEmpty(next)}
-	for i := range list {
-		out.Items[i] = showKey(&list[i], a.keys.Now())
-	}
-	return &page[api.Keys]{out}, nil
+	return showPage(list, next, a.shownKey), nil
 }
 
-func (a *API) showKey(ctx context.Context, c keystore.Caller, in *ByID) (*object[api.Key], error) {
-	k, err := a.keys.FindKey(ctx, c, in.ID)
-	if err != nil {
-		return nil, err
-	}
-	return &object[api.Key]{etag(k.Version), showKey(k, a.keys.Now())}, nil
-}
-
-type editKeyInput struct {
-	ByID
-	Change
-	Body api.KeyPatch
-}
-
-func (a *API) editKey(ctx context.Context, c keystore.Caller, in *editKeyInput) (*changed[api.KeyChanged], error) {
-	o, err := in.options()
-	if err != nil {
-		return nil, err
-	}
-	patch, err := keyPatch(&in.Body)
-	if err != nil {
-		return nil, err
-	}
-	k, p, err := a.keys.EditKey(ctx, c, in.ID, patch, o)
-	return a.keyChanged(k, keystore.Token{}, p, err)
-}
-
-type deleteKeyInput struct {
-	ByID
-	Change
-}
-
-func (a *API) deleteKey(ctx context.Context, c keystore.Caller, in *deleteKeyInput) (*changed[api.KeyChanged], error) {
-	o, err := in.options()
-	if err != nil {
-		return nil, err
-	}
-	k, p, err := a.keys.DeleteKey(ctx, c, in.ID, o)
-	return a.keyChanged(k, keystore.Token{}, p, err)
-}
-
-type revokeKeyInput struct {
-	ByID
-	Change
-	Body api.RevokeRequest
-}
-
-func (a *API) revokeKey(ctx context.Context, c keystore.Caller, in *revokeKeyInput) (*changed[api.KeyChanged], error) {
+func (a *API) revokeKey(ctx context.Context, c keystore.Caller, in *editInput[api.RevokeRequest]) (*changed[api.KeyChanged], error) {
 	o, err := in.options()
 	if err != nil {
 		return nil, err
 	}
 	k, p, err := a.keys.RevokeKey(ctx, c, in.ID, in.Body.Reason, in.Body.Made, o)
-	return a.keyChanged(k, keystore.Token{}, p, err)
+	return a.key.changed(k, keystore.Token{}, p, err)
 }
 
-type rotateKeyInput struct {
-	ByID
-	Change
-	Body api.RotateRequest
-}
-
-func (a *API) rotateKey(ctx context.Context, c keystore.Caller, in *rotateKeyInput) (*changed[api.KeyChanged], error) {
+func (a *API) rotateKey(ctx context.Context, c keystore.Caller, in *editInput[api.RotateRequest]) (*changed[api.KeyChanged], error) {
 	o, err := in.options()
 	if err != nil {
 		return nil, err
@@ -178,44 +130,5 @@ func (a *API) rotateKey(ctx context.Context, c keystore.Caller, in *rotateKeyInp
 		}
 	}
 	k, token, p, err := a.keys.RotateKey(ctx, c, in.ID, grace, o)
-	return a.keyChanged(k, token, p, err)
-}
-
-func (a *API) showSelf(ctx context.Context, c keystore.Caller, _ *struct{}) (*page[api.Self], error) {
-	if c.Actor() == keystore.RootMember {
-		return &page[api.Self]{api.Self{
-			Member:      nilIfEmpty(keystore.RootMember),
-			Permissions: map[string][]string{keystore.AnyNamespace: {"*", "admin:*"}},
-		}}, nil
-	}
-	k, err := a.keys.FindKey(ctx, c, c.Actor())
-	if err != nil {
-		return nil, err
-	}
-	shown := showKey(k, a.keys.Now())
-	self := api.Self{Key: &shown, Permissions: make(map[string][]string, len(shown.Grants))}
-	for _, g := range shown.Grants {
-		self.Permissions[g.Namespace] = g.Permissions
-	}
-	return &page[api.Self]{self}, nil
-}
-
-type revokeSelfInput struct {
-	Change
-	Body api.RevokeRequest
-}
-
-func (a *API) revokeSelf(ctx context.Context, c keystore.Caller, in *revokeSelfInput) (*changed[api.KeyChanged], error) {
-	if c.Actor() == keystore.RootMember {
-		return nil, newProblem(http.StatusConflict, "no_key", "the caller is the member root, which has no key to revoke")
-	}
-	return a.revokeKey(ctx, c, &revokeKeyInput{ByID{c.Actor()}, in.Change, in.Body})
-}
-
-// keyChanged is the answer to a change of a key.
-func (a *API) keyChanged(k *keystore.Key, token keystore.Token, p keystore.Propagation, err error) (*changed[api.KeyChanged], error) {
-	if err != nil {
-		return nil, err
-	}
-	return &changed[api.KeyChanged]{changedStatus(p), etag(k.Version), api.KeyChanged{Key: showKey(k, a.keys.Now()), Token: token.Reveal(), Propagation: propagation(p)}}, nil
+	return a.key.changed(k, token, p, err)
 }

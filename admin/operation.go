@@ -34,17 +34,17 @@ func (a *API) config() huma.Config {
 	alias[bool](schemas)
 	alias[time.Time](schemas)
 	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[any]](), reflect.TypeFor[any]())
-	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]any]](), reflect.TypeFor[[]any]())
 	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]string]](), reflect.TypeFor[[]string]())
 	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]api.GrantRequest]](), reflect.TypeFor[[]api.GrantRequest]())
+	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]api.NewRole]](), reflect.TypeFor[[]api.NewRole]())
 	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[map[string]*string]](), reflect.TypeFor[map[string]*string]())
 	return huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			Info: &huma.Info{
 				Title:   "caddy-apikeys",
 				Version: "1",
-				Description: "API keys in front of an existing API. Through Caddy's admin endpoint the caller is the member root; on a site it is the key sent " +
-					"as a bearer token, which needs the permission that an operation names.",
+				Description: "API keys in front of an existing API. Through Caddy's admin endpoint the caller is the member root; on a site it is the member or " +
+					"the key whose token is sent as a bearer token, which needs the permission that an operation names.",
 				License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 			},
 			Components: &huma.Components{
@@ -69,7 +69,7 @@ type trait int
 
 const (
 	mayPend trait = iota // 202 while the change is not in force on every node
-	streams              // the body is read as it comes, for as long as it takes
+	streams              // it reads or writes as much as there is, for as long as it takes
 )
 
 // register adds an operation. permission is what the caller must hold somewhere, empty for none; the key store decides
@@ -87,6 +87,7 @@ func register[I, O any](a *API, op huma.Operation, permission string, handle fun
 // add is register for what needs no caller.
 func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (*O, error), traits ...trait) {
 	streaming := slices.Contains(traits, streams)
+	op.Parameters = pathParameters(op.Path)
 	op.Responses = map[string]*huma.Response{"default": {
 		Description: "A problem document (RFC 9457)",
 		Content:     map[string]*huma.MediaType{api.Problems: {Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Problem](), true, "")}},
@@ -149,7 +150,7 @@ func callerOf(ctx context.Context) keystore.Caller {
 func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 	c := callerOf(ctx.Context())
 	if c.Actor() == "" {
-		a.refuse(ctx, newProblem(http.StatusUnauthorized, keystore.Missing.Code(), "a key that may manage is required; send it as a bearer token"))
+		a.refuse(ctx, newProblem(http.StatusUnauthorized, keystore.Missing.Code(), "the token of a member, or of a key that may manage, is required; send it as a bearer token"))
 		return
 	}
 	if a.keys == nil {
@@ -158,7 +159,8 @@ func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 	}
 	if permission, ok := ctx.Operation().Metadata[needs].(string); ok {
 		resource, operation, _ := strings.Cut(permission, ":")
-		if err := c.May(resource, operation); err != nil {
+		// A member may do some things with what is its own: the operation itself knows.
+		if err := a.keys.May(c, resource, operation); err != nil && c.Member() == "" {
 			a.refuse(ctx, err)
 			return
 		}
@@ -178,11 +180,6 @@ func (a *API) refuse(ctx huma.Context, err error) {
 	ctx.SetHeader("Content-Type", api.Problems)
 	ctx.SetStatus(p.Status)
 	_ = a.huma.Marshal(ctx.BodyWriter(), api.JSON, p)
-}
-
-// ByID is the path of one object.
-type ByID struct {
-	ID string `path:"id"`
 }
 
 // Change is what every change of an existing object takes.

@@ -43,11 +43,18 @@ func (f *failing) Keys(ctx context.Context, filter keystore.KeyFilter, cursor st
 	return f.Database.Keys(ctx, filter, cursor, limit)
 }
 
-func (f *failing) Namespaces(ctx context.Context) ([]keystore.Namespace, error) {
+func (f *failing) Policy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
 	if f.down.Load() {
 		return nil, errDown
 	}
-	return f.Database.Namespaces(ctx)
+	return f.Database.Policy(ctx, known)
+}
+
+func (f *failing) Audits(ctx context.Context, filter keystore.AuditFilter, cursor string, limit int) ([]keystore.AuditRow, string, error) {
+	if f.down.Load() {
+		return nil, "", errDown
+	}
+	return f.Database.Audits(ctx, filter, cursor, limit)
 }
 
 func (f *failing) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore.Key, keystore.Revision, error) {
@@ -127,6 +134,15 @@ func TestStoreFails(t *testing.T) {
 		{"GET", "/namespaces/default", ""},
 		{"PATCH", "/namespaces/default", `{"name":"b"}`},
 		{"DELETE", "/namespaces/default", ""},
+		{"GET", "/roles", ""},
+		{"POST", "/roles", `{"namespace":"*","name":"a","permissions":["read"]}`},
+		{"GET", "/roles/*/viewer", ""},
+		{"GET", "/members", ""},
+		{"POST", "/members", `{"name":"Ada"}`},
+		{"POST", "/members/m_000000000000/token", ""},
+		{"GET", "/audit", ""},
+		{"GET", "/audit/verify", ""},
+		{"GET", "/audit/export", ""},
 		{"GET", "/nodes", ""},
 		{"POST", "/verify", `{"token":"` + key.Token + `"}`},
 	} {

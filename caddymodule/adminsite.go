@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"cmp"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -25,12 +26,18 @@ func init() {
 }
 
 // AdminSite serves the management of API keys on a site: it answers everything under `/apikeys/`, and requests for other paths
-// go on. Whoever asks needs a key, as `Authorization: Bearer` or `X-API-Key`, and may do what its permissions on `admin…`
-// resources allow. Any live key may read `/apikeys/v1/self`; `openapi.json`, `docs` and `health` need none.
+// go on. Whoever asks sends a member's token, or a key's, as `Authorization: Bearer` or `X-API-Key`, and may do what its permissions on
+// `admin…` resources allow. Any live key may read `/apikeys/v1/self`; `openapi.json`, `docs` and `health` need none.
 //
 // Where the same site has `api_key`, add `public /apikeys/*` to it, or it takes the key out of the request.
 type AdminSite struct {
+	// A placeholder that Caddy fills in with a user who has signed in before this handler, such as `{http.auth.user.id}` after `basic_auth`: a
+	// request without a token is that of the member with this login. Only what no client can set itself belongs here. Default is
+	// none: a token is needed.
+	TrustUser string `json:"trust_user,omitempty"`
+
 	gate Handler // judges what is judged alike
+	user string  // TrustUser without the braces
 }
 
 // sitePath is what a site gives to the management of keys.
@@ -46,6 +53,9 @@ func (AdminSite) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up the handler.
 func (s *AdminSite) Provision(ctx caddy.Context) error {
+	if err := s.compile(); err != nil {
+		return err
+	}
 	s.gate.forAdmin, s.gate.Namespace = true, keystore.HomeNamespace
 	return s.gate.Provision(ctx)
 }
@@ -60,58 +70,106 @@ func (s *AdminSite) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 		request: s.gate.request(r), method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery,
 	}
 	outcome := keystore.BadTarget
+	var caller keystore.Caller
 	if canonicalTarget(r, false) {
-		outcome = s.judge(&c)
+		caller, outcome = s.judge(&c)
 	}
 	s.gate.conclude(&c, outcome)
-	if outcome.Refuses() {
+	switch {
+	case outcome == keystore.Forbidden:
+		return refusal{outcome: outcome, detail: nobody}.write(w, r)
+	case outcome.Refuses():
 		return s.gate.refuse(&c)
 	}
 	if c.running != nil {
 		defer c.running.leave(c.keys)
 		w, r = c.running.follow(w, r)
 	}
-	var caller keystore.Caller
-	if outcome == keystore.OK {
-		caller = keystore.KeyCaller(c.record, cmp.Or(c.request.clientIP, peerAddress(r)))
-	}
 	s.gate.app.manage(w, r, caller)
 	return nil
 }
 
-// judge is [Handler.judge] for this door: what a key needs here, the API knows.
-func (s *AdminSite) judge(c *call) keystore.Outcome {
+const nobody = "No member is signed in: " + adminSiteDirective + " trusts users whom this site has let in before, and this request has none, or one that is no active member's login."
+
+// judge is [Handler.judge] for this door, and says who asks: what that takes here, the API knows.
+func (s *AdminSite) judge(c *call) (caller keystore.Caller, outcome keystore.Outcome) {
 	class, mapped := s.gate.rules.methods[c.method]
 	if !mapped {
-		return keystore.Method
+		return caller, keystore.Method
 	}
 	open := admin.Open(c.path)
+	var user string
 	if !open {
 		c.need.Class = class
-		var outcome keystore.Outcome
-		if c.credential, outcome = s.gate.rules.sources.find(c.r.Header, c.query); outcome != keystore.OK {
-			return outcome
+		user = s.signedIn(c)
+		c.credential, outcome = s.gate.rules.sources.find(c.r.Header, c.query)
+		switch {
+		case outcome == keystore.Missing && s.user != "":
+		case outcome != keystore.OK:
+			return caller, outcome
+		case user != "":
+			return caller, keystore.Ambiguous
 		}
 	}
 	var err error
 	c.keys, err = s.gate.app.Await(c.r.Context())
+	from := cmp.Or(c.request.clientIP, peerAddress(c.r))
 	switch {
 	case open && s.gate.app.hasStarted():
-		return keystore.Public
+		return caller, keystore.Public
 	case err != nil:
-		return keystore.Unavailable
+		return caller, keystore.Unavailable
+	case outcome == keystore.Missing:
+		if isEarly(c.r) && class == keystore.Write {
+			return caller, keystore.Early
+		}
+		caller, err = c.keys.MemberByLogin(c.r.Context(), user, from, c.now)
+		switch {
+		case err != nil:
+			return caller, keystore.Unavailable
+		case caller.Member() == "":
+			return caller, keystore.Forbidden
+		}
+		return caller, keystore.Anonymous // no credential of ours
 	case c.credential.broken:
-		return keystore.Malformed
+		return caller, keystore.Malformed
 	}
-	return s.gate.lookUp(c)
+	if outcome = s.gate.lookUp(c); outcome != keystore.OK {
+		return caller, outcome
+	}
+	if c.member() {
+		return keystore.MemberCaller(c.record, from), outcome
+	}
+	return keystore.KeyCaller(c.record, from), outcome
 }
 
-// changesItself reports whether a call is about the key that it is made with.
+// signedIn is the user whom handlers before this one have let in, empty for none. What a key has set is none: its name is whoever made it chose.
+func (s *AdminSite) signedIn(c *call) string {
+	if s.user == "" || c.request.outcome == keystore.OK && c.request.record != nil {
+		return ""
+	}
+	repl, ok := c.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	user, _ := repl.GetString(s.user)
+	return user
+}
+
+// member reports whether a call's credential is a member's token.
+func (c *call) member() bool {
+	return keystore.HasTokenPrefix(c.credential.token, keystore.MemberPrefix)
+}
+
+// changesItself reports whether a call is about the key, or the member, that it is made with.
 func changesItself(c *call) bool {
 	if c.need.Class == keystore.Read {
 		return false
 	}
 	own := api.Prefix + "/keys/" + c.record.KeyID
+	if c.member() {
+		own = api.Prefix + "/members/" + c.record.Owner
+	}
 	return strings.HasPrefix(c.path, api.Prefix+"/self/") || c.path == own || strings.HasPrefix(c.path, own+"/")
 }
 
@@ -122,15 +180,46 @@ func parseAdminSite(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
-//	api_keys_admin [<matcher>]
-func (*AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+//	api_keys_admin [<matcher>] {
+//	    trust_user <placeholder>
+//	}
+func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys_admin
 	if d.NextArg() {
-		return d.Errf("%s takes no arguments, this one has %q", adminSiteDirective, d.Val())
+		return d.Errf("%s takes no argument but a matcher, this is %q: options go into a block", adminSiteDirective, d.Val())
 	}
-	if d.NextBlock(0) {
-		return d.Errf("unknown word %q in %s: it knows none yet", d.Val(), adminSiteDirective)
+	for d.NextBlock(0) {
+		option, args := d.Val(), d.RemainingArgs()
+		if option != "trust_user" {
+			return d.Errf("unknown word %q in %s: it knows trust_user", option, adminSiteDirective)
+		}
+		if d.NextBlock(1) {
+			return d.Errf("%s takes no block", option)
+		}
+		if err := setArg(d, option, &s.TrustUser, args); err != nil {
+			return err
+		}
+		if err := s.compile(); err != nil {
+			return d.WrapErr(err)
+		}
 	}
+	return nil
+}
+
+// compile checks the configuration.
+func (s *AdminSite) compile() error {
+	if s.TrustUser == "" {
+		return nil
+	}
+	name, opens := strings.CutPrefix(s.TrustUser, "{")
+	name, closes := strings.CutSuffix(name, "}")
+	switch {
+	case !opens || !closes || strings.ContainsAny(name, "{}") || !strings.HasPrefix(name, "http."):
+		return fmt.Errorf("trust_user: %q is no placeholder of a request, such as {http.auth.user.id}: whoever comes would be the same member", s.TrustUser)
+	case strings.HasPrefix(name, "http.api_key."):
+		return fmt.Errorf("trust_user: %s is set for keys, and a key is no user who has signed in: take {http.auth.user.id}", s.TrustUser)
+	}
+	s.user = name
 	return nil
 }
 

@@ -2,21 +2,30 @@ package caddymodule
 
 import (
 	"bufio"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // loadSite loads a config with a site, on the socket `site`, that has api_keys_admin, and other handlers before and after it.
 func (g *gate) loadSite(before ...object) {
-	handlers := append(before, object{"handler": "api_keys_admin"}, object{"handler": "static_response", "status_code": 418, "body": "next"})
+	g.loadSiteOf(object{"handler": "api_keys_admin"}, before...)
+}
+
+func (g *gate) loadSiteOf(admin object, before ...object) {
+	handlers := append(before, admin, object{"handler": "static_response", "status_code": 418, "body": "next"})
 	g.load(g.config(sqlite(g.path("keys.db"), nil), func(_, apps object) {
 		apps["http"] = object{"servers": object{"site": object{
 			"listen":               []string{"unix/" + g.path("site")},
@@ -183,19 +192,194 @@ func TestAdminSiteAnswersWhoRevokesItself(t *testing.T) {
 	}
 }
 
+// member makes one through the admin endpoint, with a token unless it has a login.
+func (g *gate) member(body object) (id, token string) {
+	g.t.Helper()
+	text, _ := json.Marshal(body)
+	var m api.Member
+	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members", string(text))), &m); err != nil {
+		g.t.Fatal(err)
+	}
+	if body["login"] != nil {
+		return m.ID, ""
+	}
+	var made api.MemberChanged
+	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members/"+m.ID+"/token", "")), &made); err != nil {
+		g.t.Fatal(err)
+	}
+	return m.ID, made.Token
+}
+
+func grantOf(role string) []object { return []object{{"namespace": "*", "roles": []string{role}}} }
+
+func TestAdminSiteMembers(t *testing.T) {
+	g := newGate(t)
+	g.loadSite()
+	id, token := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
+	self := g.mustDo("GET", "site", "/apikeys/v1/self", "", withBearer(token)...)
+	if !strings.Contains(self, `"member":"`+id+`"`) || strings.Contains(self, token) {
+		t.Errorf("self: %s", strings.ReplaceAll(self, token, "TOKEN"))
+	}
+	g.mustDo("GET", "site", "/apikeys/v1/members", "", "Authorization", "Bearer secret-token:"+token)
+
+	// Whoever changes itself is answered, and what it had is dead then.
+	var made api.MemberChanged
+	if err := json.Unmarshal([]byte(g.mustDo("POST", "site", "/apikeys/v1/members/"+id+"/token", "{}", withBearer(token)...)), &made); err != nil {
+		t.Fatal(err)
+	}
+	if status, answer := g.do("GET", "site", "/apikeys/v1/self", "", withBearer(token)...); status != 401 || !strings.Contains(answer, "key_revoked") {
+		t.Errorf("the old token: %d %s", status, answer)
+	}
+	g.mustDo("PATCH", "site", "/apikeys/v1/members/"+id, `{"active":false}`, withBearer(made.Token)...)
+	if status, answer := g.do("GET", "site", "/apikeys/v1/self", "", withBearer(made.Token)...); status != 401 || !strings.Contains(answer, "owner_disabled") {
+		t.Errorf("disabled: %d %s", status, answer)
+	}
+
+	// A member's token is good at this door alone.
+	g.loadSite(object{"handler": "api_key"})
+	if status, answer := g.do("GET", "site", "/orders", "", withBearer(made.Token)...); status != 401 || !strings.Contains(answer, "invalid_key") {
+		t.Errorf("at the API: %d %s", status, answer)
+	}
+}
+
+// unencrypted and bcrypted are one password, at the least cost.
+const unencrypted, bcrypted = "open sesame", "$2a$04$R.Bpj5kMwGlJ1TK1RUbC.OqB25MoWYPemX.8OWS7skf9cirmgm2y6"
+
+// TestTrustUser has users signed in by basic_auth.
+func TestTrustUser(t *testing.T) {
+	g := newGate(t)
+	trusting := object{"handler": "api_keys_admin", "trust_user": "{http.auth.user.id}"}
+	signIn := object{"handler": "authentication", "providers": object{"http_basic": object{"accounts": []object{
+		{"username": "ada", "password": bcrypted}, {"username": "eve", "password": bcrypted}, {"username": "Ada", "password": bcrypted},
+	}}}}
+	as := func(user string) []string {
+		return []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+unencrypted))}
+	}
+	g.loadSiteOf(trusting, signIn)
+	id, _ := g.member(object{"name": "Ada", "login": "ada", "grants": grantOf("client-admin")})
+	_, token := g.member(object{"name": "Bob", "grants": grantOf("viewer")})
+	const members = "/apikeys/v1/members"
+	for _, test := range []struct {
+		name, method, path string
+		headers            []string
+		status             int
+		answer             string
+	}{
+		{"signed in", "GET", members, as("ada"), 200, id},
+		{"signed in, self", "GET", "/apikeys/v1/self", as("ada"), 200, `"member":"` + id + `"`},
+		{"not signed in", "GET", members, nil, 401, ""},
+		{"signed in as nobody's login", "GET", members, as("eve"), 403, "insufficient_permission"},
+		{"another case", "GET", members, as("Ada"), 403, "No member is signed in"},
+		{"a token beside it", "GET", members, append(as("ada"), "X-API-Key", token), 400, "ambiguous_credentials"},
+		{"a token beside nobody's login", "GET", members, append(as("eve"), "X-API-Key", token), 400, "ambiguous_credentials"},
+		{"cross-origin", "POST", members, append(as("ada"), "Sec-Fetch-Site", "cross-site"), 403, "cross_origin"},
+		{"early data that writes", "POST", members, append(as("ada"), "Early-Data", "1"), 425, "too_early"},
+		{"needs none", "GET", "/apikeys/v1/health", as("eve"), 200, ""},
+	} {
+		if status, answer := g.do(test.method, "site", test.path, "", test.headers...); status != test.status || !strings.Contains(answer, test.answer) {
+			t.Errorf("%s: %d %s", test.name, status, answer)
+		}
+	}
+	g.mustDo("PATCH", "admin", members+"/"+id, `{"active":false}`)
+	if status, answer := g.do("GET", "site", members, "", as("ada")...); status != 403 {
+		t.Errorf("disabled: %d %s", status, answer)
+	}
+	g.mustDo("PATCH", "admin", members+"/"+id, `{"active":true}`)
+
+	// Nobody has signed in: a token is as good as ever, and without one it is 403.
+	g.loadSiteOf(trusting)
+	g.mustDo("GET", "site", members, "", withBearer(token)...)
+	if status, answer := g.do("GET", "site", members, ""); status != 403 || !strings.Contains(answer, "No member is signed in") {
+		t.Errorf("nobody: %d %s", status, answer)
+	}
+
+	// What api_key has set is no user, were its id somebody's login.
+	key := g.mint(object{"access": "read_only"})
+	g.member(object{"name": "Eve", "login": idOf(t, key), "grants": grantOf("client-admin")})
+	g.loadSiteOf(trusting, object{"handler": "api_key"})
+	if status, answer := g.do("GET", "site", members, "", withBearer(key)...); status != 403 {
+		t.Errorf("a key: %d %s", status, answer)
+	}
+	// Nor by another name, as a header that it sets for the upstream.
+	g.loadSiteOf(object{"handler": "api_keys_admin", "trust_user": "{http.request.header.X-Apikey-Id}"}, object{"handler": "api_key"})
+	if status, answer := g.do("GET", "site", members, "", withBearer(key)...); status != 403 {
+		t.Errorf("a key by a header: %d %s", status, answer)
+	}
+}
+
+// TestTrustUserOfForwardAuth has users signed in by another server, which names them in a header of its answer.
+func TestTrustUserOfForwardAuth(t *testing.T) {
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, in := strings.CutPrefix(r.Header.Get("Cookie"), "session=")
+		if !in {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		if user != "" {
+			w.Header().Set("Remote-User", user)
+		}
+	}))
+	defer auth.Close()
+	g := newGate(t)
+	adapted, err := tryAdapt(fmt.Sprintf(`http://site {
+	bind unix/%s
+	forward_auth %s {
+		uri /check
+		copy_headers Remote-User
+	}
+	api_keys_admin {
+		trust_user {header.Remote-User}
+	}
+}
+`, g.path("site"), auth.Listener.Addr()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config struct{ Apps object }
+	if err := json.Unmarshal(adapted, &config); err != nil {
+		t.Fatal(err)
+	}
+	g.load(g.config(sqlite(g.path("keys.db"), nil), func(_, apps object) { apps["http"] = config.Apps["http"] }))
+	id, _ := g.member(object{"name": "Ada", "login": "ada", "grants": grantOf("client-admin")})
+	for _, test := range []struct {
+		cookie string
+		status int
+	}{{"session=ada", 200}, {"session=eve", 403}, {"session=", 403}, {"", 401}} {
+		// What the client says of itself goes.
+		status, answer := g.do("GET", "site", "/apikeys/v1/self", "", "Cookie", test.cookie, "Remote-User", "ada")
+		if status != test.status || status == 200 && !strings.Contains(answer, id) {
+			t.Errorf("%s: %d, want %d: %s", test.cookie, status, test.status, answer)
+		}
+	}
+}
+
 func TestAdminSiteCaddyfile(t *testing.T) {
 	for text, want := range map[string]string{
 		"api_keys_admin /apikeys/*": "",
 		"api_keys_admin":            "",
-		"api_keys_admin x":          `api_keys_admin takes no arguments, this one has "x", at Caddyfile:2`,
-		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t}": `unknown word "trust_user" in api_keys_admin: it knows none yet, at Caddyfile:3`,
+		"api_keys_admin x":          `api_keys_admin takes no argument but a matcher, this is "x": options go into a block, at Caddyfile:2`,
+		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t}":                                     "",
+		"api_keys_admin {\n\t\ttrust_user {header.Remote-User}\n\t}":                                    "",
+		"api_keys_admin {\n\t\ttrust {http.auth.user.id}\n\t}":                                          `unknown word "trust" in api_keys_admin: it knows trust_user, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user\n\t}":                                                         `trust_user takes one word, this has 0, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id} {http.auth.user.name}\n\t}":               `trust_user takes one word, this has 2, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t\ttrust_user {http.auth.user.id}\n\t}": `trust_user is given twice, as "{http.auth.user.id}" and "{http.auth.user.id}", at Caddyfile:4`,
+		"api_keys_admin {\n\t\ttrust_user {\n\t\t\tx\n\t\t}\n\t}":                                       `trust_user takes no block`,
+		"api_keys_admin {\n\t\ttrust_user ada\n\t}":                                                     `trust_user: "ada" is no placeholder of a request, such as {http.auth.user.id}: whoever comes would be the same member, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user {env.USER}\n\t}":                                              `trust_user: "{env.USER}" is no placeholder of a request`,
+		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}{http.auth.user.id}\n\t}":                  `is no placeholder of a request`,
+		"api_keys_admin {\n\t\ttrust_user {http.api_key.owner}\n\t}":                                    `trust_user: {http.api_key.owner} is set for keys, and a key is no user who has signed in: take {http.auth.user.id}, at Caddyfile:3`,
 	} {
 		_, err := tryAdapt("http://keys.example.com {\n\t" + text + "\n}\n")
 		if want == "" && err != nil || want != "" && !strings.Contains(errorText(err), want) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
-	config, err := tryAdapt("http://keys.example.com {\n\trespond next\n\tapi_keys_admin\n\tapi_key\n}\n")
+	config, err := tryAdapt("http://keys.example.com {\n\tapi_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t}\n}\n")
+	if want := `{"handler":"api_keys_admin","trust_user":"{http.auth.user.id}"}`; err != nil || !strings.Contains(string(config), want) {
+		t.Errorf("%s, %v", config, err)
+	}
+	config, err = tryAdapt("http://keys.example.com {\n\trespond next\n\tapi_keys_admin\n\tapi_key\n}\n")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -174,7 +174,7 @@ func TestReloadsKeepTheStore(t *testing.T) {
 			t.Fatal(got)
 		}
 	}
-	before.Keystore().Count(before.Keystore().Namespace("default"), keystore.OK)
+	before.Keystore().Count(before.Keystore().Policy().Namespace("default"), keystore.OK)
 
 	for i, settings := range []object{{"lease": "10s"}, {"token_prefix": []string{"ak_new", "ak"}}} {
 		g.load(g.config(sqlite(g.path("keys.db"), settings)))

@@ -16,7 +16,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "apikeys",
-		Short: "Manages API keys and namespaces of a running Caddy",
+		Short: "Manages API keys, and who manages them, of a running Caddy",
 		Long: `
 Mints, lists, edits, rotates and revokes the keys that the api_key handler
 accepts, while Caddy serves.
@@ -27,14 +27,14 @@ or a Caddyfile in the working directory, else $CADDY_ADMIN, else
 localhost:2019. Unix sockets work too: --address unix//run/caddy/admin.sock
 
 Where the admin endpoint is off, --server names a site that has the
-api_keys_admin handler, and a key with admin permissions opens it. Its token
-is read from --token-file, else from the terminal or standard input; it is
-sent over https, or in clear to this machine only.
+api_keys_admin handler, and a member opens it, or a key with admin
+permissions. The token is read from --token-file, else from the terminal or
+standard input; it is sent over https, or in clear to this machine only.
 
 Tokens are never taken from the command line, where other users of the
-machine could read them. A new token is the only thing that mint and rotate
-write to standard output, so that it pipes; what is for people goes to
-standard error.
+machine could read them. A new token is the only thing that mint, rotate and
+members token write to standard output, so that it pipes; what is for people
+goes to standard error.
 
 With --json, the answer of the REST API is written to standard output as one
 JSON document.
@@ -55,7 +55,7 @@ force on every node.`,
 			flags.StringVar(&c.server, "server", "", "`URL` of a site with api_keys_admin, instead of the admin endpoint")
 			flags.StringVar(&c.tokenFile, "token-file", "", "`FILE` that holds the token for --server, instead of standard input")
 			flags.BoolVar(&c.json, "json", false, "Write JSON for programs")
-			group(cmd, c.keysCommand(), c.namespacesCommand(), c.nodesCommand(), c.verifyCommand(), c.doctorCommand())
+			group(cmd, c.keysCommand(), c.namespacesCommand(), c.rolesCommand(), c.membersCommand(), c.auditCommand(), c.nodesCommand(), c.verifyCommand(), c.doctorCommand())
 		},
 	})
 }

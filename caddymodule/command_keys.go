@@ -13,12 +13,31 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
+type keyObjects struct {
+	objects[api.Key, api.KeyPatch, api.KeyChanged]
+}
+
 func (c *cli) keysCommand() *cobra.Command {
+	k := &keyObjects{objects[api.Key, api.KeyPatch, api.KeyChanged]{
+		cli: c, one: "key", argument: "ID", example: "4fYQ0hTz81Lk", id: keyID,
+		said:   func(k api.Key) string { return fmt.Sprintf("key %s (%s) in namespace %s", k.ID, k.Name, k.Namespace) },
+		header: "ID\tNAME\tNAMESPACE\tACCESS\tSTATUS\tEXPIRES\tLAST USED",
+		cells: func(k api.Key) []string {
+			return []string{k.ID, k.Name, k.Namespace, k.Access, k.Status, momentOr(k.ExpiresAt, "never"), momentOr(k.LastUsedAt, "never")}
+		},
+		rows: keyRows,
+		made: func(done api.KeyChanged) (api.Key, api.Propagation) { return done.Key, done.Propagation },
+		find: (*client.Client).FindKey, edit: (*client.Client).EditKey, remove: (*client.Client).DeleteKey,
+	}}
 	return group(&cobra.Command{
 		Use:   "keys",
 		Short: "Mints, lists, edits, rotates and revokes keys",
-	}, c.mintCommand(), c.listKeysCommand(), c.showKeyCommand(), c.editKeyCommand(), c.revokeCommand(), c.rotateCommand(),
-		c.importCommand(), c.deleteKeyCommand())
+	}, c.mintCommand(), k.listCommand(), k.showCommand("Shows all that is known of a key, but for its token",
+		`  caddy apikeys keys show 4fYQ0hTz81Lk
+  caddy apikeys keys show 4fYQ0hTz81Lk --json | jq .version`), k.editCommand(), k.revokeCommand(), c.rotateCommand(), c.importCommand(),
+		k.deleteCommand("Takes a revoked key off the list", `
+Deletes the record of a key that has been revoked. Its token stays refused for
+good: no import can bring it back.`))
 }
 
 // patience is how long a call may take besides the wait that was asked for: minting waits for a node that is cut off until
@@ -104,7 +123,7 @@ the old one; standard error says which, and until when.`,
 		if err != nil {
 			return err
 		}
-		if err := c.showToken(done, done.Token, done.Key); err != nil {
+		if err := c.showKeyToken(done, done.Token, done.Key); err != nil {
 			return err
 		}
 		return c.propagated(done.Propagation)
@@ -112,67 +131,7 @@ the old one; standard error says which, and until when.`,
 	return cmd
 }
 
-// showToken writes the answer or, without --json, the token alone to standard output, and what is for people elsewhere.
-func (c *cli) showToken(answer any, token string, k api.Key) error {
-	var err error
-	if c.json {
-		err = c.writeJSON(answer)
-	} else {
-		c.say("Key %s (%s) in namespace %s, access %s, expires %s.", k.ID, k.Name, k.Namespace, k.Access, momentOr(k.ExpiresAt, "never"))
-		c.say("Its token is shown only now; keep it like a password:")
-		_, err = fmt.Fprintln(c.out, token)
-	}
-	if err != nil {
-		return fmt.Errorf("the token of key %s could not be written and is lost: %w; rotate the key for another", k.ID, err)
-	}
-	return nil
-}
-
-func (c *cli) deleteKeyCommand() *cobra.Command {
-	var f changeFlags
-	var yes bool
-	cmd := &cobra.Command{
-		Use:   "delete ID",
-		Short: "Takes a revoked key off the list",
-		Long: `
-Deletes the record of a key that has been revoked. Its token stays refused for
-good: no import can bring it back.`,
-		Example: `  caddy apikeys keys delete 4fYQ0hTz81Lk --yes`,
-		Args:    oneID,
-	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask")
-	f.register(cmd)
-	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
-		id, err := keyID(args)
-		if err != nil {
-			return err
-		}
-		server, err := c.connect(ctx)
-		if err != nil {
-			return err
-		}
-		if err := c.confirm(ctx, yes, "Delete the record of key %s?", id); err != nil {
-			return err
-		}
-		ctx, cancel := f.context(ctx)
-		defer cancel()
-		done, err := server.DeleteKey(ctx, id, f.options()...)
-		if err != nil {
-			return err
-		}
-		return c.changedKey(done, "Deleted")
-	})
-	return cmd
-}
-
-// changedKey ends a command that changed a key.
-func (c *cli) changedKey(done api.KeyChanged, verb string) error {
-	if c.json {
-		if err := c.writeJSON(done); err != nil {
-			return err
-		}
-	} else {
-		c.say("%s key %s (%s) in namespace %s.", verb, done.Key.ID, done.Key.Name, done.Key.Namespace)
-	}
-	return c.propagated(done.Propagation)
+func (c *cli) showKeyToken(answer any, token string, k api.Key) error {
+	about := fmt.Sprintf("Key %s (%s) in namespace %s, access %s, expires %s.", k.ID, k.Name, k.Namespace, k.Access, momentOr(k.ExpiresAt, "never"))
+	return c.showToken(answer, token, "key "+k.ID, about, "rotate the key for another")
 }

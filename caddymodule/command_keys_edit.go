@@ -1,26 +1,23 @@
 package caddymodule
 
 import (
-	"context"
-	"errors"
-
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-func (c *cli) editKeyCommand() *cobra.Command {
-	var f changeFlags
-	var name, access string
-	var permissions, grants, addresses, metadata, dropped []string
+func (k *keyObjects) editCommand() *cobra.Command {
+	var name, access, owner string
+	var permissions, roles, newRoles, grants, addresses, metadata, dropped []string
 	var connected, active, inactive, anyIP bool
 	cmd := &cobra.Command{
 		Use:   "edit ID",
-		Short: "Changes a key's name, grants, addresses or metadata, or makes it inactive",
+		Short: "Changes a key's name, grants, owner, addresses or metadata, or makes it inactive",
 		Long: `
-Changes what the flags name and leaves the rest. --access, --permission and
---connected replace that part of what the key may do in its own namespace;
---grant replaces all its grants, those of its own namespace too.
+Changes what the flags name and leaves the rest. --access, --permission, --role
+and --connected replace that part of what the key may do in its own namespace
+(--role "" takes all roles away), and --new-role adds to its roles; --grant
+replaces all its grants, those of its own namespace too.
 
 The expiry and the namespace never change, and a revoked key takes no change.
 
@@ -30,14 +27,16 @@ key as it was before; standard error says which, and until when.`,
   caddy apikeys keys edit 4fYQ0hTz81Lk --inactive
   caddy apikeys keys edit 4fYQ0hTz81Lk --grant acme=read,orders:write --grant acme-eu=read
   caddy apikeys keys edit 4fYQ0hTz81Lk --metadata team=erp --drop-metadata ticket`,
-		Args: oneID,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "A new `NAME`")
 	flags.StringVar(&access, "access", "", "What it may do in its own namespace: an `ACCESS` level, read_only or read_write")
 	flags.StringSliceVar(&permissions, "permission", nil, "The same as a `PERMISSION`; may be repeated")
+	flags.StringSliceVar(&roles, "role", nil, "A `ROLE` it has there; may be repeated")
+	flags.StringArrayVar(&newRoles, "new-role", nil, newRoleUsage)
+	flags.StringVar(&owner, "owner", "", "Another `MEMBER` to act for")
 	flags.BoolVar(&connected, "connected", false, "Extend its own grant to its namespace's children; --connected=false takes that back")
-	flags.StringArrayVar(&grants, "grant", nil, "`NAMESPACE=PERMISSION,...` or NAMESPACE=read_only: replaces all grants; may be repeated")
+	flags.StringArrayVar(&grants, "grant", nil, "`NAMESPACE=PERMISSION,@ROLE,...` or NAMESPACE=read_only: replaces all grants; may be repeated")
 	flags.StringSliceVar(&addresses, "allow-ip", nil, "An address or `RANGE` (10.0.0.0/8), in place of those it has; may be repeated")
 	flags.BoolVar(&anyIP, "any-ip", false, "Let it be used from any address")
 	flags.StringArrayVar(&metadata, "metadata", nil, "`NAME=VALUE` to add or replace; may be repeated")
@@ -46,34 +45,11 @@ key as it was before; standard error says which, and until when.`,
 	flags.BoolVar(&inactive, "inactive", false, "Refuse the key until it is made active again")
 	cmd.MarkFlagsMutuallyExclusive("active", "inactive")
 	cmd.MarkFlagsMutuallyExclusive("allow-ip", "any-ip")
-	f.register(cmd)
-	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
-		id, err := keyID(args)
-		if err != nil {
-			return err
-		}
-		var patch api.KeyPatch
-		if flags.Changed("name") {
-			patch.Name = api.Some(name)
-		}
-		if flags.Changed("access") {
-			patch.Access = api.Some(access)
-		}
-		if flags.Changed("permission") {
-			patch.Permissions = api.Some(permissions)
-		}
-		if flags.Changed("connected") {
-			patch.Connected = api.Some(connected)
-		}
-		if flags.Changed("grant") {
-			list, err := parseGrants(grants)
-			if err != nil {
-				return err
-			}
-			patch.Grants = api.Some(list)
-		}
-		if flags.Changed("allow-ip") {
-			patch.AllowedIPs = api.Some(addresses)
+	return k.editing(cmd, "Changed", func() (patch api.KeyPatch, err error) {
+		patch = api.KeyPatch{
+			Name: given(cmd, "name", name), Access: given(cmd, "access", access), Permissions: given(cmd, "permission", permissions),
+			Roles: given(cmd, "role", roles), Connected: given(cmd, "connected", connected), Owner: given(cmd, "owner", owner),
+			AllowedIPs: given(cmd, "allow-ip", addresses),
 		}
 		if anyIP {
 			patch.AllowedIPs = api.Some([]string{})
@@ -81,25 +57,19 @@ key as it was before; standard error says which, and until when.`,
 		if active || inactive {
 			patch.Active = api.Some(active)
 		}
-		if patch.Metadata, err = metadataPatch(metadata, dropped); err != nil {
-			return err
-		}
-		if patch == (api.KeyPatch{}) {
-			return errors.New("nothing to change: see --help for what can be")
-		}
-		server, err := c.connect(ctx)
+		list, err := parseGrants(grants)
 		if err != nil {
-			return err
+			return patch, err
 		}
-		ctx, cancel := f.context(ctx)
-		defer cancel()
-		done, err := server.EditKey(ctx, id, patch, f.options()...)
+		patch.Grants = given(cmd, "grant", list)
+		made, err := parseNewRoles(newRoles)
 		if err != nil {
-			return err
+			return patch, err
 		}
-		return c.changedKey(done, "Changed")
+		patch.NewRoles = given(cmd, "new-role", made)
+		patch.Metadata, err = metadataPatch(metadata, dropped)
+		return patch, err
 	})
-	return cmd
 }
 
 // metadataPatch merges set into what is there, and removes dropped.

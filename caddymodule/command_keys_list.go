@@ -18,7 +18,7 @@ import (
 // maxPage is the most that REST gives at once.
 const maxPage = 1000
 
-func (c *cli) listKeysCommand() *cobra.Command {
+func (k *keyObjects) listCommand() *cobra.Command {
 	var f client.KeyFilter
 	var limit int
 	cmd := &cobra.Command{
@@ -38,26 +38,16 @@ with --cursor.`,
 	flags.StringVar(&f.Namespace, "namespace", "", "Only keys of this `NAMESPACE`")
 	flags.StringVar(&f.Status, "status", "", "Only keys of this `STATUS`: active, inactive, expired or revoked")
 	flags.StringVar(&f.Owner, "owner", "", "Only keys that act for this `MEMBER`")
+	flags.StringVar(&f.Role, "role", "", "Only keys that have this `ROLE` in any namespace")
 	flags.StringVar(&f.CreatedBy, "created-by", "", "Only keys that the member or key of this `ID` made")
 	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")
 	flags.StringVar(&f.Cursor, "cursor", "", "Go on from this `CURSOR`, where an earlier list ended")
 	limitFlag(cmd, &limit)
-	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
-		server, err := c.connect(ctx)
-		if err != nil {
-			return err
-		}
-		return list(c, f.Cursor, limit, "ID\tNAME\tNAMESPACE\tACCESS\tSTATUS\tEXPIRES\tLAST USED",
-			func(cursor string, size int) ([]api.Key, *string, error) {
-				f.Cursor, f.Limit = cursor, size
-				ctx, cancel := context.WithTimeout(ctx, patience)
-				defer cancel()
-				page, err := server.ListKeys(ctx, f)
-				return page.Items, page.NextCursor, err
-			},
-			func(k api.Key) []string {
-				return []string{k.ID, k.Name, k.Namespace, k.Access, k.Status, momentOr(k.ExpiresAt, "never"), momentOr(k.LastUsedAt, "never")}
-			})
+	cmd.RunE = k.run(func(ctx context.Context, _ []string) error {
+		return k.listed(ctx, f.Cursor, limit, func(server *client.Client, ctx context.Context, cursor string, size int) (api.Keys, error) {
+			f.Cursor, f.Limit = cursor, size
+			return server.ListKeys(ctx, f)
+		})
 	})
 	return cmd
 }
@@ -73,8 +63,8 @@ func limitFlag(cmd *cobra.Command, limit *int) {
 	}
 }
 
-// list writes all pages, or the first limit items of them, as they come: a million rows need no memory.
-func list[T any](c *cli, cursor string, limit int, header string, page func(cursor string, size int) ([]T, *string, error), cells func(T) []string) error {
+// listPages writes all pages, or the first limit items of them, as they come: a million rows need no memory.
+func listPages[T any](c *cli, cursor string, limit int, header string, list func(cursor string, size int) (api.Page[T], error), cells func(T) []string) error {
 	write, end := tableOf(c, header, cells)
 	if c.json {
 		write, end = documentOf[T](c)
@@ -84,18 +74,18 @@ func list[T any](c *cli, cursor string, limit int, header string, page func(curs
 		if limit > 0 {
 			size = min(size, limit-listed)
 		}
-		items, next, err := page(cursor, size)
+		page, err := list(cursor, size)
 		if err != nil {
 			return err
 		}
-		if err := write(items); err != nil {
+		if err := write(page.Items); err != nil {
 			return err
 		}
-		listed += len(items)
-		if next == nil || listed == limit {
-			return end(listed, next)
+		listed += len(page.Items)
+		if page.NextCursor == nil || listed == limit {
+			return end(listed, page.NextCursor)
 		}
-		cursor = *next
+		cursor = *page.NextCursor
 	}
 }
 
@@ -149,68 +139,33 @@ func documentOf[T any](c *cli) (write func([]T) error, end func(int, *string) er
 		}
 }
 
-func (c *cli) showKeyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "show ID",
-		Short: "Shows all that is known of a key, but for its token",
-		Example: `  caddy apikeys keys show 4fYQ0hTz81Lk
-  caddy apikeys keys show 4fYQ0hTz81Lk --json | jq .version`,
-		Args: oneID,
-		RunE: c.run(func(ctx context.Context, args []string) error {
-			id, err := keyID(args)
-			if err != nil {
-				return err
-			}
-			server, err := c.connect(ctx)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(ctx, patience)
-			defer cancel()
-			k, err := server.FindKey(ctx, id)
-			if err != nil {
-				return err
-			}
-			if c.json {
-				return c.writeJSON(k)
-			}
-			return c.showKey(k)
-		}),
-	}
-}
-
-func (c *cli) showKey(k api.Key) error {
-	table := c.columns()
-	row(table, "Id", k.ID)
-	row(table, "Name", k.Name)
-	row(table, "Token", k.Prefix)
-	row(table, "Status", k.Status)
-	row(table, "Namespace", k.Namespace)
-	row(table, "Access", k.Access)
+func keyRows(k api.Key) [][2]string {
+	rows := [][2]string{{"Id", k.ID}, {"Name", k.Name}, {"Token", k.Prefix}, {"Status", k.Status}, {"Namespace", k.Namespace}, {"Access", k.Access}}
+	add := func(name, value string) { rows = append(rows, [2]string{name, value}) }
 	for _, g := range k.Grants {
-		row(table, "Grant", grantText(g))
+		add("Grant", grantText(g))
 	}
-	row(table, "Owner", k.Owner)
-	row(table, "Created", moment(k.CreatedAt)+" by "+k.CreatedBy)
-	row(table, "Expires", momentOr(k.ExpiresAt, "never"))
+	add("Owner", k.Owner)
+	add("Created", moment(k.CreatedAt)+" by "+k.CreatedBy)
+	add("Expires", momentOr(k.ExpiresAt, "never"))
 	if k.RevokedAt != nil {
-		row(table, "Revoked", moment(*k.RevokedAt)+by(k.RevokedBy))
+		add("Revoked", moment(*k.RevokedAt)+by(k.RevokedBy))
 	}
 	if k.RevokeReason != nil && *k.RevokeReason != "" {
-		row(table, "Reason", *k.RevokeReason)
+		add("Reason", *k.RevokeReason)
 	}
-	row(table, "Last used", momentOr(k.LastUsedAt, "never"))
+	add("Last used", momentOr(k.LastUsedAt, "never"))
 	for _, s := range k.Secrets {
-		row(table, "Secret", "made "+moment(s.CreatedAt)+", good until "+momentOr(s.ExpiresAt, "the key's end"))
+		add("Secret", "made "+moment(s.CreatedAt)+", good until "+momentOr(s.ExpiresAt, "the key's end"))
 	}
 	if len(k.AllowedIPs) > 0 {
-		row(table, "Addresses", strings.Join(k.AllowedIPs, ", "))
+		add("Addresses", strings.Join(k.AllowedIPs, ", "))
 	}
 	for _, name := range slices.Sorted(maps.Keys(k.Metadata)) {
-		row(table, "Metadata", name+"="+k.Metadata[name])
+		add("Metadata", name+"="+k.Metadata[name])
 	}
-	row(table, "Version", strconv.FormatInt(k.Version, 10))
-	return table.Flush()
+	add("Version", strconv.FormatInt(k.Version, 10))
+	return rows
 }
 
 func by(who *string) string {
@@ -221,12 +176,15 @@ func by(who *string) string {
 }
 
 func grantText(g api.Grant) string {
-	text := g.Namespace + ": " + strings.Join(g.Permissions, ", ")
+	var parts []string
+	if len(g.Permissions) > 0 {
+		parts = append(parts, strings.Join(g.Permissions, ", "))
+	}
 	if len(g.Roles) > 0 {
-		text += "; roles " + strings.Join(g.Roles, ", ")
+		parts = append(parts, "roles "+strings.Join(g.Roles, ", "))
 	}
 	if g.Connected {
-		text += "; connected"
+		parts = append(parts, "connected")
 	}
-	return text
+	return g.Namespace + ": " + strings.Join(parts, "; ")
 }

@@ -17,7 +17,7 @@ import (
 
 func (c *cli) mintCommand() *cobra.Command {
 	var spec api.MintRequest
-	var grants, metadata []string
+	var grants, newRoles, metadata []string
 	var expires, remember string
 	var inactive bool
 	cmd := &cobra.Command{
@@ -27,16 +27,23 @@ func (c *cli) mintCommand() *cobra.Command {
 Makes a key. Its token is the only thing written to standard output, this once
 and never again; the key's id, expiry and a warning go to standard error.
 
---access or --permission say what the key may do in its own namespace, --grant
-what it may do in others. A permission is *, read, write, RESOURCE:read,
-RESOURCE:write, RESOURCE:OPERATION or RESOURCE:*; --access read_only means
-read, --access read_write means read and write.
+--access, --permission and --role say what the key may do in its own namespace,
+--grant what it may do in others. A permission is *, read, write,
+RESOURCE:read, RESOURCE:write, RESOURCE:OPERATION or RESOURCE:*; --access
+read_only means read, --access read_write means read and write. In --grant,
+@ROLE is a role, and NAMESPACE+ takes in the namespace's children, present and
+future.
+
+The key acts for --owner, else for whoever makes it, and never may do more
+than that member.
 
 The expiry can never be changed. Without --expires the key is good until it is
 revoked.`,
 		Example: `  TOKEN=$(caddy apikeys keys mint --name CI --access read_only)
   caddy apikeys keys mint --name ERP --namespace acme --permission orders:read \
       --permission orders:search --grant acme-eu=read_only --expires 90d
+  caddy apikeys keys mint --name billing --namespace acme --role billing \
+      --grant acme-eu+=read,@auditor --owner m_0hTz81Lk4fYQ
   caddy apikeys keys mint --name cron --access read_write --allow-ip 10.0.0.0/8 \
       --metadata team=erp --json`,
 		Args: noArguments,
@@ -46,19 +53,22 @@ revoked.`,
 	flags.StringVar(&spec.Namespace, "namespace", "", "The key's own `NAMESPACE` (default \"default\")")
 	flags.StringVar(&spec.Access, "access", "", "What it may do there: an `ACCESS` level, read_only or read_write")
 	flags.StringSliceVar(&spec.Permissions, "permission", nil, "The same as a `PERMISSION`; may be repeated")
-	flags.StringArrayVar(&grants, "grant", nil, "What it may do in another namespace, `NAMESPACE=PERMISSION,...` or NAMESPACE=read_only; may be repeated")
+	flags.StringSliceVar(&spec.Roles, "role", nil, "A `ROLE` it has there; may be repeated")
+	flags.StringArrayVar(&newRoles, "new-role", nil, newRoleUsage)
+	flags.StringArrayVar(&grants, "grant", nil, "What it may do in another namespace, `NAMESPACE=PERMISSION,@ROLE,...` or NAMESPACE=read_only; may be repeated")
 	flags.BoolVar(&spec.Connected, "connected", false, "Extend the key's own grant to its namespace's children, present and future")
+	flags.StringVar(&spec.Owner, "owner", "", "The `MEMBER` it acts for (default whoever makes it)")
 	flags.StringVar(&expires, "expires", "", "`WHEN` it expires: 2027-01-01T00:00:00Z, or from now on 720h, 90d")
 	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil, "An address or `RANGE` (10.0.0.0/8) it may be used from; may be repeated (default any)")
 	flags.StringArrayVar(&metadata, "metadata", nil, "`NAME=VALUE` to keep with the key; may be repeated")
 	flags.BoolVar(&inactive, "inactive", false, "Make it inactive: it is refused until it is made active")
 	flags.StringVar(&remember, "idempotency-key", "", "Any `WORD` of yours: a repeat with it within 24 hours makes no second key")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) (err error) {
-		switch {
-		case spec.Name == "":
+		if spec.Name == "" {
 			return errors.New("the key needs a name: give --name")
-		case spec.Access == "" && len(spec.Permissions) == 0 && len(grants) == 0:
-			return errors.New("the key may do nothing: give --access, --permission or --grant")
+		}
+		if spec.NewRoles, err = parseNewRoles(newRoles); err != nil {
+			return err
 		}
 		if spec.Grants, err = parseGrants(grants); err != nil {
 			return err
@@ -82,24 +92,35 @@ revoked.`,
 		if err != nil {
 			return err
 		}
-		return c.showToken(made, made.Token, made.Key)
+		return c.showKeyToken(made, made.Token, made.Key)
 	})
 	return cmd
 }
 
-// parseGrants reads NAMESPACE=PERMISSION,… where the name of an access level may stand for permissions.
+const newRoleUsage = "A role to make there and to give it, `NAME=PERMISSION,...`; may be repeated"
+
+// parseGrants reads NAMESPACE=PERMISSION,… where the name of an access level may stand for permissions, and @NAME is a role. A plus
+// after the namespace takes in its children.
 func parseGrants(words []string) ([]api.GrantRequest, error) {
 	var grants []api.GrantRequest
 	for _, word := range words {
 		namespace, list, ok := strings.Cut(word, "=")
+		namespace, connected := strings.CutSuffix(namespace, "+")
 		if !ok || namespace == "" || list == "" {
-			return nil, fmt.Errorf("--grant %q is not NAMESPACE=PERMISSION,PERMISSION", word)
+			return nil, fmt.Errorf("--grant %q is not NAMESPACE=PERMISSION,PERMISSION,@ROLE", word)
 		}
-		g := api.GrantRequest{Namespace: namespace}
-		if a := keystore.Access(list); a == keystore.ReadOnly || a == keystore.ReadWrite {
-			g.Access = list
-		} else {
-			g.Permissions = strings.Split(list, ",")
+		g := api.GrantRequest{Namespace: namespace, Connected: connected}
+		for one := range strings.SplitSeq(list, ",") {
+			if role, ok := strings.CutPrefix(one, "@"); ok {
+				g.Roles = append(g.Roles, role)
+			} else {
+				g.Permissions = append(g.Permissions, one)
+			}
+		}
+		if len(g.Permissions) == 1 {
+			if a := keystore.Access(g.Permissions[0]); a == keystore.ReadOnly || a == keystore.ReadWrite {
+				g.Access, g.Permissions = string(a), nil
+			}
 		}
 		if slices.ContainsFunc(grants, func(other api.GrantRequest) bool { return other.Namespace == namespace }) {
 			return nil, fmt.Errorf("--grant names the namespace %q twice: put all its permissions in one", namespace)
@@ -107,6 +128,19 @@ func parseGrants(words []string) ([]api.GrantRequest, error) {
 		grants = append(grants, g)
 	}
 	return grants, nil
+}
+
+// parseNewRoles reads NAME=PERMISSION,….
+func parseNewRoles(words []string) ([]api.NewRole, error) {
+	var roles []api.NewRole
+	for _, word := range words {
+		name, list, ok := strings.Cut(word, "=")
+		if !ok || name == "" || list == "" {
+			return nil, fmt.Errorf("--new-role %q is not NAME=PERMISSION,PERMISSION", word)
+		}
+		roles = append(roles, api.NewRole{Name: name, Permissions: strings.Split(list, ",")})
+	}
+	return roles, nil
 }
 
 // parseExpiry reads a time, or a duration from now; nil for the empty word.

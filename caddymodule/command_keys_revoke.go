@@ -16,7 +16,7 @@ const (
 	pollPause = 100 * time.Millisecond // between two requests
 )
 
-func (c *cli) revokeCommand() *cobra.Command {
+func (k *keyObjects) revokeCommand() *cobra.Command {
 	var f changeFlags
 	var why api.RevokeRequest
 	var yes bool
@@ -42,23 +42,23 @@ refuse it from the time named on at the latest.`,
 	flags.BoolVar(&why.Made, "made", false, "Also revoke every key that this one made")
 	flags.BoolVarP(&yes, "yes", "y", false, "Do not ask")
 	f.register(cmd)
-	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
+	cmd.RunE = k.run(func(ctx context.Context, args []string) error {
 		id, err := keyID(args)
 		if err != nil {
 			return err
 		}
-		server, err := c.connect(ctx)
+		server, err := k.connect(ctx)
 		if err != nil {
 			return err
 		}
-		if err := c.confirm(ctx, yes, "Revoke key %s for good?", id); err != nil {
+		if err := k.confirm(ctx, yes, "Revoke key %s for good?", id); err != nil {
 			return err
 		}
-		done, err := c.revoke(ctx, server, id, why, f)
+		done, err := k.revoke(ctx, server, id, why, f)
 		if err != nil {
 			return err
 		}
-		return c.changedKey(done, "Revoked")
+		return k.changed(done, "Revoked")
 	})
 	return cmd
 }

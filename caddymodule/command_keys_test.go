@@ -46,14 +46,16 @@ func TestMintCommand(t *testing.T) {
 	answers := map[string][]cliAnswer{"POST /keys": {{201, api.Minted{Key: cliKey, Token: cliToken}}}}
 	s := serveCLI(t, answers)
 	r := s.run("", "keys", "mint", "--name", "CI, nightly", "--namespace", "acme", "--permission", "orders:read,orders:search", "--permission", "write",
-		"--grant", "acme-eu=read_only", "--grant", "b=orders:read,orders:x", "--connected", "--expires", "2199-01-01T00:00:00Z",
+		"--role", "billing,auditor", "--new-role", "returns=parcels:read,parcels:write", "--owner", "m_4fYQ0hTz81Lk",
+		"--grant", "acme-eu=read_only", "--grant", "b=orders:read,orders:x", "--grant", "c+=@viewer,read_write,@b", "--connected", "--expires", "2199-01-01T00:00:00Z",
 		"--allow-ip", "10.0.0.0/8", "--allow-ip", "::1", "--metadata", "team=erp, west", "--metadata", "eq=a=b", "--inactive", "--idempotency-key", "once")
 	// The token alone, so that $(…) has it and nothing else.
 	r.want(t, 0, cliToken+"\n", cliID, "CI", "acme", "never", "only now")
 	noToken(t, r.err)
-	const body = `{"name":"CI, nightly","namespace":"acme","permissions":["orders:read","orders:search","write"],"connected":true,` +
-		`"grants":[{"namespace":"acme-eu","access":"read_only"},{"namespace":"b","permissions":["orders:read","orders:x"]}],"active":false,` +
-		`"expires_at":"2199-01-01T00:00:00Z","allowed_ips":["10.0.0.0/8","::1"],"metadata":{"eq":"a=b","team":"erp, west"}}`
+	const body = `{"name":"CI, nightly","namespace":"acme","permissions":["orders:read","orders:search","write"],"roles":["billing","auditor"],"connected":true,` +
+		`"grants":[{"namespace":"acme-eu","access":"read_only"},{"namespace":"b","permissions":["orders:read","orders:x"]},` +
+		`{"namespace":"c","access":"read_write","roles":["viewer","b"],"connected":true}],"new_roles":[{"name":"returns","permissions":["parcels:read","parcels:write"]}],` +
+		`"active":false,"expires_at":"2199-01-01T00:00:00Z","allowed_ips":["10.0.0.0/8","::1"],"owner":"m_4fYQ0hTz81Lk","metadata":{"eq":"a=b","team":"erp, west"}}`
 	if call := s.asked()[0]; call.body != body || call.header.Get("Idempotency-Key") != "once" || call.header.Get("Origin") != "http://"+s.address {
 		t.Errorf("sent %s, want %s, with %v", call.body, body, call.header)
 	}
@@ -94,7 +96,8 @@ func TestMintCommandChecksBeforeItAsks(t *testing.T) {
 		want  string
 	}{
 		{[]string{"--name", ""}, "--name"},
-		{nil, "--access, --permission or --grant"},
+		{[]string{"--new-role", "billing"}, "NAME=PERMISSION"},
+		{[]string{"--grant", "+=read"}, "NAMESPACE=PERMISSION"},
 		{[]string{"--grant", "acme"}, "NAMESPACE=PERMISSION"},
 		{[]string{"--grant", "=read"}, "NAMESPACE=PERMISSION"},
 		{[]string{"--grant", "a=read", "--grant", "a=write"}, "twice"},

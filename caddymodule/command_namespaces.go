@@ -8,10 +8,28 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
+type namespaceObjects struct {
+	objects[api.Namespace, api.NamespacePatch, api.NamespaceChanged]
+}
+
 func (c *cli) namespacesCommand() *cobra.Command {
+	n := &namespaceObjects{objects[api.Namespace, api.NamespacePatch, api.NamespaceChanged]{
+		cli: c, one: "namespace", argument: "ID", example: "acme", id: namespaceID,
+		said:   func(n api.Namespace) string { return "namespace " + n.ID },
+		header: "ID\tKIND\tNAME\tEDIT POLICY\tPARENT\tCREATED",
+		cells: func(n api.Namespace) []string {
+			return []string{n.ID, n.Kind, n.Name, n.EditPolicy, textOr(n.Parent, ""), moment(n.CreatedAt)}
+		},
+		rows: namespaceRows,
+		made: func(done api.NamespaceChanged) (api.Namespace, api.Propagation) {
+			return done.Namespace, done.Propagation
+		},
+		find: (*client.Client).FindNamespace, edit: (*client.Client).EditNamespace, remove: (*client.Client).DeleteNamespace,
+	}}
 	return group(&cobra.Command{
 		Use:     "namespaces",
 		Aliases: []string{"namespace"},
@@ -20,7 +38,12 @@ func (c *cli) namespacesCommand() *cobra.Command {
 A namespace is what a key is good for: a tenant, an account, a workspace. The
 namespace "default" is there from the start; any other must be created before
 keys can be made in it and before requests to it are let in.`,
-	}, c.listNamespacesCommand(), c.showNamespaceCommand(), c.createNamespaceCommand(), c.editNamespaceCommand(), c.deleteNamespaceCommand())
+	}, n.listCommand("Lists namespaces, newest first", `  caddy apikeys namespaces list
+  caddy apikeys namespaces list --json | jq -r '.items[].id'`, (*client.Client).ListNamespaces),
+		n.showCommand("Shows a namespace", `  caddy apikeys namespaces show acme`), n.createCommand(), n.editCommand(),
+		n.deleteCommand("Deletes an empty namespace", `
+Deletes a namespace that has no child and no role, that no key lives in and
+that no grant names. The namespace "default" stays.`))
 }
 
 // namespaceID takes a namespace's id from the command line.
@@ -31,204 +54,78 @@ func namespaceID(args []string) (string, error) {
 	return args[0], nil
 }
 
-func (c *cli) listNamespacesCommand() *cobra.Command {
-	var limit int
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "Lists namespaces, newest first",
-		Example: `  caddy apikeys namespaces list
-  caddy apikeys namespaces list --json | jq -r '.items[].id'`,
-		Args: noArguments,
+func namespaceRows(n api.Namespace) [][2]string {
+	rows := [][2]string{
+		{"Id", n.ID}, {"Kind", n.Kind}, {"Parent", textOr(n.Parent, "none")}, {"Name", n.Name}, {"Edit policy", n.EditPolicy},
+		{"Reach", joinedOr(n.Reach, "none")}, {"Key roles", joinedOr(n.KeyRoles, "any")}, {"Token prefix", textOr(n.TokenPrefix, "the deployment's first")},
+		{"Created", moment(n.CreatedAt)}, {"Version", strconv.FormatInt(n.Version, 10)},
 	}
-	limitFlag(cmd, &limit)
-	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
-		server, err := c.connect(ctx)
-		if err != nil {
-			return err
-		}
-		return list(c, "", limit, "ID\tKIND\tNAME\tEDIT POLICY\tCREATED",
-			func(cursor string, size int) ([]api.Namespace, *string, error) {
-				ctx, cancel := context.WithTimeout(ctx, patience)
-				defer cancel()
-				page, err := server.ListNamespaces(ctx, cursor, size)
-				return page.Items, page.NextCursor, err
-			},
-			func(n api.Namespace) []string {
-				return []string{n.ID, n.Kind, n.Name, n.EditPolicy, moment(n.CreatedAt)}
-			})
-	})
-	return cmd
+	return rows
 }
 
-func (c *cli) showNamespaceCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "show ID",
-		Short:   "Shows a namespace",
-		Example: `  caddy apikeys namespaces show acme`,
-		Args:    oneID,
-		RunE: c.run(func(ctx context.Context, args []string) error {
-			id, err := namespaceID(args)
-			if err != nil {
-				return err
-			}
-			server, err := c.connect(ctx)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(ctx, patience)
-			defer cancel()
-			n, err := server.FindNamespace(ctx, id)
-			if err != nil {
-				return err
-			}
-			return c.showNamespace(n)
-		}),
-	}
+// A namespaceFlags are what namespaces create and edit have in common.
+type namespaceFlags struct {
+	name, policy, parent, prefix string
+	reach, keyRoles              []string
 }
 
-func (c *cli) showNamespace(n api.Namespace) error {
-	if c.json {
-		return c.writeJSON(n)
-	}
-	table := c.columns()
-	row(table, "Id", n.ID)
-	row(table, "Kind", n.Kind)
-	row(table, "Name", n.Name)
-	row(table, "Edit policy", n.EditPolicy)
-	row(table, "Created", moment(n.CreatedAt))
-	row(table, "Version", strconv.FormatInt(n.Version, 10))
-	return table.Flush()
+func (f *namespaceFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.name, "name", "", "Its `NAME`, for people")
+	flags.StringVar(&f.policy, "edit-policy", "", "`POLICY`: free, or grow_only: no edit may take anything from its keys")
+	flags.StringVar(&f.parent, "parent", "", "The `NAMESPACE` it lies in")
+	flags.StringSliceVar(&f.reach, "reach", nil, "A `KIND` of namespaces below it in which what its keys may do here counts too; may be repeated")
+	flags.StringSliceVar(&f.keyRoles, "key-role", nil, "A `ROLE` that its keys have, exactly those given; may be repeated")
+	flags.StringVar(&f.prefix, "token-prefix", "", "The `PREFIX` of its keys' tokens, one that the configuration accepts")
 }
 
-const editPolicyUsage = "`POLICY`: free, or grow_only: no edit may take anything from its keys"
-
-func (c *cli) createNamespaceCommand() *cobra.Command {
-	var spec api.NamespaceRequest
+func (n *namespaceObjects) createCommand() *cobra.Command {
+	var f namespaceFlags
+	var kind string
 	cmd := &cobra.Command{
 		Use:   "create ID",
 		Short: "Creates a namespace",
 		Long: `
 Creates a namespace. Its id stands in requests and in keys and never changes;
 nor does its kind, a word of yours for what it stands for.`,
-		Example: `  caddy apikeys namespaces create acme --kind account --name "Acme Inc."`,
-		Args:    oneID,
-	}
-	flags := cmd.Flags()
-	flags.StringVar(&spec.Kind, "kind", "", "`WHAT` it stands for: account, workspace, …")
-	flags.StringVar(&spec.Name, "name", "", "Its `NAME`, for people")
-	flags.StringVar(&spec.EditPolicy, "edit-policy", "", editPolicyUsage)
-	cmd.RunE = c.run(func(ctx context.Context, args []string) (err error) {
-		if spec.ID, err = namespaceID(args); err != nil {
-			return err
-		}
-		server, err := c.connect(ctx)
-		if err != nil {
-			return err
-		}
-		ctx, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		n, err := server.CreateNamespace(ctx, spec)
-		if err != nil {
-			return err
-		}
-		if c.json {
-			return c.writeJSON(n)
-		}
-		c.say("Created namespace %s.", n.ID)
-		return nil
-	})
-	return cmd
-}
-
-func (c *cli) editNamespaceCommand() *cobra.Command {
-	var f changeFlags
-	var name, policy string
-	cmd := &cobra.Command{
-		Use:   "edit ID",
-		Short: "Changes a namespace's name or edit policy",
-		Example: `  caddy apikeys namespaces edit acme --name "Acme Corporation"
-  caddy apikeys namespaces edit acme --edit-policy grow_only --if-version 3`,
+		Example: `  caddy apikeys namespaces create acme --kind account --name "Acme Inc."
+  caddy apikeys namespaces create acme-eu --kind workspace --parent acme`,
 		Args: oneID,
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&name, "name", "", "A new `NAME`")
-	flags.StringVar(&policy, "edit-policy", "", editPolicyUsage)
+	cmd.Flags().StringVar(&kind, "kind", "", "`WHAT` it stands for: account, workspace, …")
 	f.register(cmd)
-	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
+	cmd.RunE = n.run(func(ctx context.Context, args []string) error {
 		id, err := namespaceID(args)
 		if err != nil {
 			return err
 		}
-		var patch api.NamespacePatch
-		if flags.Changed("name") {
-			patch.Name = api.Some(name)
-		}
-		if flags.Changed("edit-policy") {
-			patch.EditPolicy = api.Some(policy)
-		}
-		if patch == (api.NamespacePatch{}) {
-			return errors.New("nothing to change: give --name or --edit-policy")
-		}
-		server, err := c.connect(ctx)
-		if err != nil {
-			return err
-		}
-		ctx, cancel := f.context(ctx)
-		defer cancel()
-		done, err := server.EditNamespace(ctx, id, patch, f.options()...)
-		if err != nil {
-			return err
-		}
-		return c.changedNamespace(done, "Changed")
+		spec := api.NamespaceRequest{ID: id, Kind: kind, Parent: given(cmd, "parent", f.parent).Value, Name: f.name, EditPolicy: f.policy, Reach: f.reach, KeyRoles: f.keyRoles, TokenPrefix: f.prefix}
+		return n.created(ctx, func(server *client.Client, ctx context.Context) (api.Namespace, error) {
+			return server.CreateNamespace(ctx, spec)
+		})
 	})
 	return cmd
 }
 
-func (c *cli) deleteNamespaceCommand() *cobra.Command {
-	var f changeFlags
-	var yes bool
+func (n *namespaceObjects) editCommand() *cobra.Command {
+	var f namespaceFlags
 	cmd := &cobra.Command{
-		Use:   "delete ID",
-		Short: "Deletes an empty namespace",
+		Use:   "edit ID",
+		Short: "Changes a namespace's name, parent, or what holds for its keys",
 		Long: `
-Deletes a namespace that no key lives in and no grant names. The namespace
-"default" stays.`,
-		Example: `  caddy apikeys namespaces delete acme --yes`,
-		Args:    oneID,
-	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask")
-	f.register(cmd)
-	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
-		id, err := namespaceID(args)
-		if err != nil {
-			return err
-		}
-		server, err := c.connect(ctx)
-		if err != nil {
-			return err
-		}
-		if err := c.confirm(ctx, yes, "Delete namespace %s?", id); err != nil {
-			return err
-		}
-		ctx, cancel := f.context(ctx)
-		defer cancel()
-		done, err := server.DeleteNamespace(ctx, id, f.options()...)
-		if err != nil {
-			return err
-		}
-		return c.changedNamespace(done, "Deleted")
-	})
-	return cmd
-}
+Changes what the flags name and leaves the rest. An empty word takes something
+away: --parent "", --reach "", --key-role "", --token-prefix "".
 
-// changedNamespace ends a command that changed a namespace.
-func (c *cli) changedNamespace(done api.NamespaceChanged, verb string) error {
-	if c.json {
-		if err := c.writeJSON(done); err != nil {
-			return err
-		}
-	} else {
-		c.say("%s namespace %s.", verb, done.Namespace.ID)
+Exit status 3 means that the change is made and some node may still go by what
+was before; standard error says which, and until when.`,
+		Example: `  caddy apikeys namespaces edit acme --name "Acme Corporation"
+  caddy apikeys namespaces edit acme --edit-policy grow_only --if-version 3`,
 	}
-	return c.propagated(done.Propagation)
+	f.register(cmd)
+	return n.editing(cmd, "Changed", func() (api.NamespacePatch, error) {
+		return api.NamespacePatch{
+			Name: given(cmd, "name", f.name), EditPolicy: given(cmd, "edit-policy", f.policy), Parent: given(cmd, "parent", f.parent),
+			Reach: given(cmd, "reach", f.reach), KeyRoles: given(cmd, "key-role", f.keyRoles), TokenPrefix: given(cmd, "token-prefix", f.prefix),
+		}, nil
+	})
 }

@@ -34,12 +34,11 @@ may have to wait for it. The node that answers is marked with *.`,
 			if err != nil {
 				return err
 			}
-			return list(c, "", 0, "NODE\tSTATE\tREVISION\tBEHIND\tLEASE\tJOINED\tHEARD",
-				func(string, int) ([]api.Node, *string, error) {
+			return listPages(c, "", 0, "NODE\tSTATE\tREVISION\tBEHIND\tLEASE\tJOINED\tHEARD",
+				func(string, int) (api.Nodes, error) {
 					ctx, cancel := context.WithTimeout(ctx, patience)
 					defer cancel()
-					nodes, err := server.ListNodes(ctx)
-					return nodes.Items, nodes.NextCursor, err
+					return server.ListNodes(ctx)
 				},
 				func(n api.Node) []string {
 					name := n.Address

@@ -162,15 +162,21 @@ func (r cliRun) want(t *testing.T, status int, out string, errs ...string) {
 // TestCommandMistyped: what is missing or misspelt is named. Nothing that was typed is repeated: it may be a token.
 func TestCommandMistyped(t *testing.T) {
 	for words, want := range map[string]string{
-		"keys revoke":           "give the ID of one key: caddy apikeys keys revoke ID",
-		"keys edit a b":         "give the ID of one key: caddy apikeys keys edit ID",
-		"namespaces create":     "give the ID of one namespace: caddy apikeys namespaces create ID",
-		"keys mnit":             "did you mean mint or ",
-		"namspaces list":        "did you mean namespaces?",
-		"keys " + cliToken:      "it has delete, edit, import, list, mint, revoke, rotate, show",
-		"keys mint --name x":    "give --access, --permission or --grant",
-		"keys mint":             "give --name",
-		"keys show " + cliToken: "12 letters and digits",
+		"keys revoke":                 "give the ID of one key: caddy apikeys keys revoke ID",
+		"keys edit a b":               "give the ID of one key: caddy apikeys keys edit ID",
+		"namespaces create":           "give the ID of one namespace: caddy apikeys namespaces create ID",
+		"keys mnit":                   "did you mean mint or ",
+		"namspaces list":              "did you mean namespaces?",
+		"keys " + cliToken:            "it has delete, edit, import, list, mint, revoke, rotate, show",
+		"roles edit acme/b/c":         "a role is NAMESPACE/NAME",
+		"roles create acme/b":         "give --permission",
+		"members create":              "give --name",
+		"members show root":           "m_ and 12 letters",
+		"audit list --from x":         "neither a time",
+		"members " + cliToken:         "it has create, delete, disable, edit, enable, list, show, token",
+		"keys mint":                   "give --name",
+		"keys show " + cliToken:       "12 letters and digits",
+		"members disable " + cliToken: "give the member another",
 	} {
 		r := runCLI("", strings.Fields(words)...)
 		r.want(t, 1, "", want)

@@ -199,7 +199,8 @@ type call struct {
 	query  string
 
 	need       keystore.Need
-	wanted     string // the id of the namespace
+	wanted     string              // the id of the namespace
+	policy     *keystore.Directory // as it was when the call was decided on
 	namespace  *keystore.Namespace
 	record     *keystore.Record   // once found
 	keys       *keystore.Keystore // once needed
@@ -261,7 +262,7 @@ func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 // lookUp asks what the credential opens, decides on that, and enters the call among those that a revoke cuts.
 func (h *Handler) lookUp(c *call) keystore.Outcome {
 	for range maxLookUps {
-		answer, err := c.ask()
+		answer, err := h.ask(c)
 		switch {
 		case err != nil:
 			return keystore.Unavailable
@@ -286,9 +287,12 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 // maxLookUps bounds how often changes of other keys may make one request begin again.
 const maxLookUps = 100
 
-func (c *call) ask() (keystore.Answer, error) {
+func (h *Handler) ask(c *call) (keystore.Answer, error) {
 	if c.repeated {
 		return c.keys.Again(c.r.Context(), c.request.record, c.now)
+	}
+	if h.forAdmin && c.member() {
+		return c.keys.LookupMember(c.r.Context(), c.credential.token, c.now)
 	}
 	return c.keys.Lookup(c.r.Context(), c.credential.token, c.now)
 }
@@ -299,8 +303,9 @@ func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 	if h.Namespace == keystore.HomeNamespace && c.wanted == "" {
 		c.wanted = record.Namespace
 	}
-	c.namespace = c.keys.Namespace(c.wanted)
-	q := keystore.Request{Now: c.at, Namespace: c.namespace, Need: c.need, Early: isEarly(c.r)}
+	c.policy = c.keys.Policy()
+	c.namespace = c.policy.Namespace(c.wanted)
+	q := keystore.Request{Now: c.at, Policy: c.policy, Namespace: c.namespace, Need: c.need, Early: isEarly(c.r)}
 	if len(record.AllowedIPs) > 0 {
 		q.Client = c.request.client()
 	}
@@ -328,7 +333,7 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 	}
 	keys := h.app.Keystore()
 	if keys != nil && c.namespace == nil {
-		c.namespace = keys.Namespace(c.wanted)
+		c.namespace = keys.Policy().Namespace(c.wanted)
 	}
 	c.request.note(c, outcome)
 	if keys == nil {

@@ -19,6 +19,7 @@ type request struct {
 	trusted   bool   // the peer is a trusted proxy
 	clientIP  string // as Caddy determined it
 	wanted    string // the id of the namespace that the request touches, which need not exist
+	policy    *keystore.Directory
 	namespace *keystore.Namespace
 	record    *keystore.Record // what the credential opens, also when it was refused
 	outcome   keystore.Outcome
@@ -59,7 +60,7 @@ func (h *Handler) request(r *http.Request) *request {
 
 // note keeps what a handler has decided.
 func (req *request) note(c *call, outcome keystore.Outcome) {
-	req.wanted, req.namespace, req.record, req.outcome, req.noted = c.wanted, c.namespace, c.record, outcome, true
+	req.wanted, req.policy, req.namespace, req.record, req.outcome, req.noted = c.wanted, c.policy, c.namespace, c.record, outcome, true
 	if outcome == keystore.OK && req.repl != nil {
 		req.repl.Delete(userPlaceholder) // what basic_auth has set would be found before ours
 	}
@@ -142,7 +143,7 @@ func (req *request) identify(header http.Header, metadata []metadataHeader) {
 	set("X-Apikey-Name", headerValue(rec.Name))
 	set("X-Apikey-Namespace", headerValue(req.wanted))
 	set("X-Apikey-Owner", headerValue(rec.Owner))
-	if permissions := rec.Set(req.namespace).String(); len(permissions) <= maxPermissionsHeader {
+	if permissions := rec.Set(req.policy, req.namespace).String(); len(permissions) <= maxPermissionsHeader {
 		set("X-Apikey-Permissions", permissions)
 	}
 	for _, m := range metadata {

@@ -104,7 +104,7 @@ func startSite(t *testing.T, g *gate, options, upstream string) (addr string, ke
 		t.Fatal(err)
 	}
 	keys = runningApp().Keystore()
-	if keys.Namespace("acme") == nil {
+	if keys.Policy().Namespace("acme") == nil {
 		if _, err := keys.CreateNamespace(t.Context(), keystore.Root("test"), keystore.Namespace{ID: "acme", Kind: "account", Name: "acme"}); err != nil {
 			t.Fatal(err)
 		}

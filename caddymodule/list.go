@@ -121,9 +121,9 @@ func (h *Handler) serveNext(c *call, w http.ResponseWriter, r *http.Request, nex
 		delete(r.Header, name)
 	}
 	r.Header["Accept-Encoding"] = []string{"identity"} // without it, Go's client asks for gzip
-	record, keys, need := c.record, c.keys, c.need     // not c, which would be allocated for every call
+	record, policy, need := c.record, c.policy, c.need // not c, which would be allocated for every call
 	a := newListAnswer(w, r, jsonlist.Filter{Items: l.items, ID: l.id, Keep: func(id string) bool {
-		return record != nil && record.Sees(keys.Namespace(id), l.Kind, need)
+		return record != nil && record.Sees(policy, policy.Namespace(id), l.Kind, need)
 	}})
 	cause, err := a.serve(r, next)
 	if cause == nil {

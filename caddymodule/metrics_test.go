@@ -46,7 +46,7 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 	app := runningApp()
 	keys := app.Keystore()
 	lookup(t, keys, token)
-	keys.Count(keys.Namespace("default"), keystore.Forbidden)
+	keys.Count(keys.Policy().Namespace("default"), keystore.Forbidden)
 	keys.Count(nil, keystore.Missing)
 
 	found := gather(t, app)

@@ -65,11 +65,16 @@ func auditJSON(v any) (string, error) {
 	case *Key:
 		return marshal(auditedKey{
 			ID: v.ID, Prefix: v.Prefix, Name: v.Name, Namespace: v.Namespace, Grants: auditedGrants(v.Grants), Owner: v.Owner, Active: v.Active,
-			ExpiresAt: v.ExpiresAt, RevokedAt: v.RevokedAt, RevokeReason: v.RevokeReason,
+			Personal: v.Personal, ExpiresAt: v.ExpiresAt, RevokedAt: v.RevokedAt, RevokeReason: v.RevokeReason,
 			Secrets: auditedSecrets(v.Secrets), AllowedIPs: v.AllowedIPs, Metadata: v.Metadata, Version: v.Version,
 		})
 	case *Namespace:
-		return marshal(auditedNamespace{ID: v.ID, Kind: v.Kind, Name: v.Name, EditPolicy: v.EditPolicy, Version: v.Version})
+		return marshal(auditedNamespace{ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name, EditPolicy: v.EditPolicy,
+			Reach: v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix, Version: v.Version})
+	case *Role:
+		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Permissions: NewSet(v.Permissions...).String(), Version: v.Version})
+	case *Member:
+		return marshal(auditedMember{ID: v.ID, Name: v.Name, Kind: v.Kind, Login: v.Login, Grants: auditedGrants(v.Grants), Active: v.Active, Version: v.Version})
 	}
 	return "", fmt.Errorf("no audit form for %T", v)
 }
@@ -86,6 +91,7 @@ type auditedKey struct {
 	Namespace    string            `json:"namespace"`
 	Grants       []auditedGrant    `json:"grants"`
 	Owner        string            `json:"owner"`
+	Personal     bool              `json:"personal,omitempty"`
 	Active       bool              `json:"active"`
 	ExpiresAt    time.Time         `json:"expires_at,omitzero"`
 	RevokedAt    time.Time         `json:"revoked_at,omitzero"`
@@ -106,7 +112,7 @@ type auditedGrant struct {
 func auditedGrants(grants []Grant) []auditedGrant {
 	out := make([]auditedGrant, len(grants))
 	for i, g := range grants {
-		out[i] = auditedGrant{g.Namespace, g.Set().String(), g.Roles, g.Connected}
+		out[i] = auditedGrant{g.Namespace, g.own().String(), g.Roles, g.Connected}
 	}
 	return out
 }
@@ -126,9 +132,30 @@ func auditedSecrets(secrets []Secret) []auditedSecret {
 }
 
 type auditedNamespace struct {
-	ID         string     `json:"id"`
-	Kind       string     `json:"kind,omitempty"`
-	Name       string     `json:"name,omitempty"`
-	EditPolicy EditPolicy `json:"edit_policy,omitempty"`
-	Version    int64      `json:"version"`
+	ID          string     `json:"id"`
+	Kind        string     `json:"kind,omitempty"`
+	Parent      string     `json:"parent,omitempty"`
+	Name        string     `json:"name,omitempty"`
+	EditPolicy  EditPolicy `json:"edit_policy"`
+	Reach       []string   `json:"reach,omitempty"`
+	KeyRoles    []string   `json:"key_roles,omitempty"`
+	TokenPrefix string     `json:"token_prefix,omitempty"`
+	Version     int64      `json:"version"`
+}
+
+type auditedRole struct {
+	Namespace   string `json:"namespace"`
+	Name        string `json:"name"`
+	Permissions string `json:"permissions"`
+	Version     int64  `json:"version"`
+}
+
+type auditedMember struct {
+	ID      string         `json:"id"`
+	Name    string         `json:"name"`
+	Kind    MemberKind     `json:"kind"`
+	Login   string         `json:"login,omitempty"`
+	Grants  []auditedGrant `json:"grants"`
+	Active  bool           `json:"active"`
+	Version int64          `json:"version"`
 }

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -11,21 +12,64 @@ import (
 // A Caller is who asks for a managing operation. The zero value may do nothing.
 type Caller struct {
 	root   bool
-	record *Record // a key that manages
+	record *Record // the credential: a key that manages, or a member's token
+	member string  // the member that acts; empty: a key, or nobody
 	from   string
 }
 
 // Root is whoever Caddy's admin endpoint lets in: the member `root`, who may do everything. from is the address it comes from.
-func Root(from string) Caller { return Caller{root: true, from: from} }
+func Root(from string) Caller { return Caller{root: true, member: RootMember, from: from} }
 
 // KeyCaller is a key that manages, just looked up and found alive.
 func KeyCaller(r *Record, from string) Caller { return Caller{record: r, from: from} }
 
-// Actor is the caller's id in `created_by`, `revoked_by` and the audit log: [RootMember], a key's id, or empty for the zero Caller.
-func (c Caller) Actor() string {
-	if c.root {
-		return RootMember
+// MemberCaller is a member, by its own token that was just looked up and found alive.
+func MemberCaller(token *Record, from string) Caller {
+	return Caller{record: token, member: token.Owner, from: from}
+}
+
+// fresh is reading under the policy that the database has now.
+func (k *Keystore) fresh(ctx context.Context, c Caller) (authority, error) {
+	by := k.reading(c)
+	p, err := k.db.Policy(ctx, by.policy.revision)
+	switch {
+	case err != nil:
+		return by, k.storeFailed("reading namespaces, roles and members", err)
+	case p != nil:
+		by.policy = newDirectory(p, nil)
+		if by.owns != nil {
+			by.owns = by.policy.holds(by.owner)
+		}
 	}
+	return by, nil
+}
+
+// MemberByLogin returns the caller that a user whom Caddy has verified stands for; nobody, or a member that is disabled, is the zero Caller. now was
+// read after the request arrived. An error means that it cannot be known.
+func (k *Keystore) MemberByLogin(ctx context.Context, login, from string, now time.Time) (Caller, error) {
+	if err := k.underLease(ctx, cachedClock(k.clock.of(now))); err != nil {
+		return Caller{}, err
+	}
+	m := k.Policy().memberOf(login)
+	if m == nil {
+		return Caller{}, nil
+	}
+	return Caller{member: m.ID, from: from}, nil
+}
+
+// Actor is the caller's id in `created_by`, `revoked_by` and the audit log: [RootMember], a member's id, a key's id, or empty for the zero Caller.
+func (c Caller) Actor() string {
+	if c.member != "" || c.record == nil {
+		return c.member
+	}
+	return c.record.KeyID
+}
+
+// Member is the member that acts, empty for a key.
+func (c Caller) Member() string { return c.member }
+
+// Credential is the id of the key, or of the record of the member's token, that the caller has shown; empty for neither.
+func (c Caller) Credential() string {
 	if c.record == nil {
 		return ""
 	}
@@ -34,40 +78,81 @@ func (c Caller) Actor() string {
 
 // May refuses a caller that may do an operation ("read", "create", …) on an admin resource ("admin.keys", …) in no namespace at
 // all: KindForbidden. Each managing operation checks for itself what it is about; this is to say so before a body is read.
-func (c Caller) May(resource, operation string) error {
-	return c.reading().anywhere(resource, operation)
+func (k *Keystore) May(c Caller, resource, operation string) error {
+	return k.reading(c).anywhere(resource, operation)
 }
 
 // The product's own resources.
 const (
 	adminKeys       = "admin.keys"
 	adminNamespaces = "admin.namespaces"
+	adminRoles      = "admin.roles"
+	adminMembers    = "admin.members"
+	adminAudit      = "admin.audit"
 	adminNodes      = "admin.nodes"
 )
 
-// authority is what a caller holds. It is made from the cached record to read, and anew inside the transaction to change.
+// authority is what a caller holds under one policy. It is made from what the node knows to read, and anew inside the transaction to change.
 type authority struct {
 	root       bool
 	actor      string // id in created_by, revoked_by and the audit log
+	member     string // that acts; empty: a key
 	from       string
 	owner      string // whom the caller's new keys act for
-	grants     []NamespaceSet
+	policy     *Directory
+	key        *holding // of a key that acts, nil otherwise
+	owns       *holding // of the member that acts, or that the key acts for; nil: root, whom nothing bounds
 	expiresAt  time.Time
 	allowedIPs []netip.Prefix
 }
 
-// reading is the caller's authority as the request's own decision saw it.
-func (c Caller) reading() authority {
-	if c.record == nil {
-		return authority{root: c.root, actor: c.Actor(), owner: RootMember, from: c.from}
+// nothing is held by a member that is not there, or disabled. No member has it.
+var nothing = new(holding)
+
+// reading is the caller's authority as this node sees it.
+func (k *Keystore) reading(c Caller) authority {
+	by := authority{root: c.root, actor: c.Actor(), member: c.member, from: c.from, owner: c.member, policy: k.Policy()}
+	switch {
+	case c.root:
+	case c.member != "":
+		by.owns = by.policy.holds(c.member)
+	case c.record != nil:
+		by.key, by.owner, by.owns = c.record.held, c.record.Owner, by.policy.holds(c.record.Owner)
+	default:
+		by.owns = nothing
 	}
-	return authority{actor: c.Actor(), owner: c.record.Owner, from: c.from, grants: c.record.Grants, allowedIPs: c.record.AllowedIPs}
+	if c.record != nil {
+		by.allowedIPs = c.record.AllowedIPs
+	}
+	return by
 }
 
-// changing is the caller's authority at the moment of the change: a key that was revoked or narrowed since the request
-// came in does not get through.
-func (c Caller) changing(tx Tx) (authority, error) {
-	by := c.reading()
+// holds returns what bounds a member, and keys that act for it; nil for root.
+func (d *Directory) holds(member string) *holding {
+	if member == RootMember {
+		return nil
+	}
+	if m := d.members[member]; m != nil && m.Active {
+		return m.holds
+	}
+	return nothing
+}
+
+// changing is the caller's authority at the moment of the change: who was revoked or narrowed since the request came in does not get through.
+func (k *Keystore) changing(c Caller, tx Tx) (authority, error) {
+	policy, err := k.policyIn(tx)
+	if err != nil {
+		return authority{}, err
+	}
+	by := k.reading(c)
+	by.policy = policy
+	if c.root {
+		return by, nil
+	}
+	by.owns = policy.holds(by.owner)
+	if by.owns == nothing && by.owner != "" {
+		return by, &Error{Kind: KindForbidden, Code: OwnerDisabled.Code(), Detail: "the member that asks, or that the key acts for, is disabled"}
+	}
 	if c.record == nil {
 		return by, nil
 	}
@@ -80,17 +165,44 @@ func (c Caller) changing(tx Tx) (authority, error) {
 	case key.Status(tx.Now()) != StatusActive:
 		return by, &Error{Kind: KindForbidden, Code: "key_" + string(key.Status(tx.Now())), Detail: "the key that asks is " + string(key.Status(tx.Now()))}
 	}
-	by.grants, by.expiresAt, by.allowedIPs = compileGrants(key.Grants), key.ExpiresAt, key.AllowedIPs
+	if by.key != nil {
+		by.key = holdingOf(key.Grants, key.Owner)
+	}
+	by.expiresAt, by.allowedIPs = key.ExpiresAt, key.AllowedIPs
 	return by, nil
 }
 
-// in returns what the caller holds in a namespace: its grants there and its `*` grants. wide leaves out those that reach the
-// namespace alone, without what will be connected to it.
-func (a authority) in(namespace string, wide bool) *Set {
+// policyIn is the policy inside a transaction.
+func (k *Keystore) policyIn(tx Tx) (*Directory, error) {
+	known := k.node.directory.Load()
+	p, err := tx.Policy(known.revision)
+	if err != nil {
+		return nil, fmt.Errorf("reading namespaces, roles and members: %w", err)
+	}
+	if p == nil {
+		return known, nil
+	}
+	return newDirectory(p, nil), nil
+}
+
+// all asks a question of each set that bounds the caller in a namespace: wide leaves out what reaches the namespace alone, without what will be
+// connected to it.
+func (a authority) all(namespace string, wide bool, ask func(*Set) bool) bool {
+	if a.root {
+		return true
+	}
+	return (a.key == nil || ask(a.policy.heldIn(a.key, namespace, wide, true))) && (a.owns == nil || ask(a.policy.heldIn(a.owns, namespace, wide, false)))
+}
+
+// heldIn is what a holding gives in a namespace, or in all of them: [AnyNamespace].
+func (d *Directory) heldIn(h *holding, namespace string, wide, key bool) *Set {
+	if ns := d.namespaces[namespace]; ns != nil && !wide {
+		return d.setIn(h, ns, key)
+	}
 	var parts []*Set
-	for _, g := range a.grants {
-		if g.Namespace == AnyNamespace || g.Namespace == namespace && (g.Connected || !wide) {
-			parts = append(parts, g.Set)
+	for i := range h.grants {
+		if g := &h.grants[i]; g.namespace == AnyNamespace || g.namespace == namespace && g.connected {
+			parts = append(parts, d.gives(g))
 		}
 	}
 	return Union(parts...)
@@ -106,27 +218,38 @@ func need(resource, operation string) Need {
 
 // may reports whether the caller may do an operation on a resource of a namespace.
 func (a authority) may(resource, operation, namespace string) bool {
-	return a.root || a.in(namespace, false).Allows(need(resource, operation))
+	return a.all(namespace, false, func(s *Set) bool { return s.Allows(need(resource, operation)) })
+}
+
+// covers reports whether the caller holds a permission in a namespace, so that it may give it.
+func (a authority) covers(namespace string, wide bool, p Permission) bool {
+	return a.all(namespace, wide, func(s *Set) bool { return s.Covers(p) })
 }
 
 // readable returns the namespaces in which the caller may read a resource; all is true when these are all there are.
 func (a authority) readable(resource string) (list []string, all bool) {
-	if a.root || a.may(resource, "read", AnyNamespace) {
+	if a.may(resource, "read", AnyNamespace) {
 		return nil, true
 	}
 	list = []string{}
-	for _, g := range a.grants {
-		if !slices.Contains(list, g.Namespace) && a.may(resource, "read", g.Namespace) {
-			list = append(list, g.Namespace)
+	for id := range a.policy.namespaces {
+		if a.may(resource, "read", id) {
+			list = append(list, id)
 		}
 	}
+	slices.Sort(list)
 	return list, false
 }
 
 // anywhere refuses a caller that may do the operation in no namespace at all.
 func (a authority) anywhere(resource, operation string) error {
-	if a.root || slices.ContainsFunc(a.grants, func(g NamespaceSet) bool { return g.Set.Allows(need(resource, operation)) }) {
+	if a.may(resource, operation, AnyNamespace) {
 		return nil
+	}
+	for id := range a.policy.namespaces {
+		if a.may(resource, operation, id) {
+			return nil
+		}
 	}
 	return lacks(resource, operation)
 }
@@ -155,56 +278,134 @@ func exceeds(format string, args ...any) error {
 	return &Error{Kind: KindForbidden, Code: "exceeds_caller", Detail: fmt.Sprintf(format, args...)}
 }
 
-// give checks what grants add to those that were there before, nil for a new key: each added permission must be covered by what the
-// caller holds in that namespace, with the same reach (spec 7a.1).
+// give checks what grants add to those that were there before, nil for a new key: each added permission, and each of an added role, must be
+// covered by what the caller holds in that namespace, with the same reach (spec 7a.1).
 func (a authority) give(before, after []Grant) error {
 	if a.root {
 		return nil
 	}
-	for _, g := range after {
-		was := held(before, g.Namespace, g.Connected)
-		if g.Namespace == AnyNamespace && !slices.ContainsFunc(a.grants, func(own NamespaceSet) bool { return own.Namespace == AnyNamespace }) && was.String() == "" {
+	for i := range after {
+		g := &after[i]
+		if g.Namespace == AnyNamespace && !gives(before, g) && !a.holdsAnywhere() {
 			return exceeds("a grant in all namespaces can be given only by who holds one")
 		}
-		has := a.in(g.Namespace, g.Connected)
-		for _, p := range g.Permissions {
-			if !was.Covers(p) && !has.Covers(p) {
-				reach := ""
-				if g.Connected {
-					reach = ", connected namespaces included"
-				}
-				return exceeds("%s in namespace %q%s is more than the caller has", p, g.Namespace, reach)
+		was := a.policy.given(before, g.Namespace, g.Connected)
+		for _, p := range a.policy.expand(g).Permissions() {
+			if !was.Covers(p) && !a.covers(g.Namespace, g.Connected, p) {
+				return exceeds("%s in namespace %q%s is more than the caller has", p, g.Namespace, connectedWord(g.Connected))
 			}
 		}
 	}
 	return nil
 }
 
+func connectedWord(connected bool) string {
+	if connected {
+		return ", connected namespaces included,"
+	}
+	return ""
+}
+
+// gives reports whether grants have one in the same namespace with at least the same reach.
+func gives(grants []Grant, g *Grant) bool {
+	return slices.ContainsFunc(grants, func(b Grant) bool { return b.Namespace == g.Namespace && (b.Connected || !g.Connected) })
+}
+
+// holdsAnywhere reports whether all that bounds the caller has a grant in all namespaces.
+func (a authority) holdsAnywhere() bool {
+	for _, h := range []*holding{a.key, a.owns} {
+		if h != nil && !slices.ContainsFunc(h.grants, func(g compiledGrant) bool { return g.namespace == AnyNamespace }) {
+			return false
+		}
+	}
+	return true
+}
+
 // adds reports whether grants give anything that those before them did not.
-func adds(before, after []Grant) bool {
-	for _, g := range after {
-		was := held(before, g.Namespace, g.Connected)
-		for _, p := range g.Permissions {
-			if !was.Covers(p) {
-				return true
-			}
+func (d *Directory) adds(before, after []Grant) bool {
+	for i := range after {
+		g := &after[i]
+		was := d.given(before, g.Namespace, g.Connected)
+		if !gives(before, g) || slices.ContainsFunc(d.expand(g).Permissions(), func(p Permission) bool { return !was.Covers(p) }) {
+			return true
 		}
 	}
 	return false
 }
 
-// held is what grants give in exactly one namespace, with at least that reach.
-func held(grants []Grant, namespace string, connected bool) *Set {
-	for _, g := range grants {
-		if g.Namespace == namespace && (g.Connected || !connected) {
-			return g.Set()
+// expand is what a grant gives, roles included.
+func (d *Directory) expand(g *Grant) *Set {
+	return d.gives(&compiledGrant{namespace: g.Namespace, set: g.own(), roles: g.Roles, connected: g.Connected})
+}
+
+// given is what grants give in exactly one namespace, with at least that reach.
+func (d *Directory) given(grants []Grant, namespace string, connected bool) *Set {
+	for i := range grants {
+		if g := &grants[i]; g.Namespace == namespace && (g.Connected || !connected) {
+			return d.expand(g)
 		}
+	}
+	return nil
+}
+
+// giveBelow is give for what keys' grants reach below their namespaces.
+func (a authority) giveBelow(before, after []Grant) error {
+	if a.root {
+		return nil
+	}
+	for i := range after {
+		g := &after[i]
+		was := a.policy.given(before, g.Namespace, g.Connected)
+		for _, ns := range a.policy.reachedFrom(g.Namespace) {
+			for _, p := range a.policy.expand(g).data().Permissions() {
+				if !was.Covers(p) && !a.covers(ns.ID, false, p) {
+					return exceeds("%s reaches down from namespace %q to %q, where it is more than the caller has", p, g.Namespace, ns.ID)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// actsFor refuses to act for a member (spec 7a.2): it takes to be that member, or a member who holds admin.members:update in every namespace of
+// that one's grants and covers them all; only root acts for root.
+func (a authority) actsFor(id string) error {
+	switch {
+	case a.root, a.member != "" && a.member == id:
+		return nil
+	case a.member == "":
+		return exceeds("a key acts for nobody but its own owner")
+	case id == RootMember:
+		return exceeds("only root acts for root")
+	}
+	m := a.policy.members[id]
+	if m == nil {
+		return missing("member")
+	}
+	for _, g := range m.Grants {
+		if !a.may(adminMembers, "update", g.Namespace) {
+			return exceeds("to act for this member takes %s:update in namespace %q, where it has a grant", adminMembers, g.Namespace)
+		}
+	}
+	if len(m.Grants) == 0 && a.anywhere(adminMembers, "update") != nil {
+		return lacks(adminMembers, "update")
+	}
+	if err := a.give(nil, m.Grants); err != nil {
+		return exceeds("to act for this member takes all it holds: %s", err)
 	}
 	return nil
 }
 
 // outlive checks that a key which a key makes, or widens, ends no later and may be used from no other address (spec 7a.6).
 func (a authority) outlive(k *Key) error {
+	if a.member != "" {
+		return nil
+	}
+	return a.bounded(k)
+}
+
+// bounded checks a key against the end and the addresses of the credential that asks.
+func (a authority) bounded(k *Key) error {
 	if !a.expiresAt.IsZero() && (k.ExpiresAt.IsZero() || k.ExpiresAt.After(a.expiresAt)) {
 		return exceeds("the key would outlive the one that makes it, which expires at %s", a.expiresAt.Format(time.RFC3339))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ func decision(b testing.TB, k *keystore.Keystore, token string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	q := keystore.Request{Now: now, Namespace: k.Namespace("default")}
+	q := keystore.Request{Now: a.Now, Policy: k.Policy(), Namespace: k.Policy().Namespace("default")}
 	if o := keystore.Decide(a.Record, &q); o != keystore.OK {
 		b.Fatal(o)
 	}
@@ -53,6 +54,44 @@ func BenchmarkDecision(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkDecisionOfALargeKey: with grants in 50 namespaces, 20 roles and 500 permissions, asked for in turn; the same bar.
+func BenchmarkDecisionOfALargeKey(b *testing.B) {
+	var spaces []string
+	for i := range 50 {
+		spaces = append(spaces, fmt.Sprint("ns", i))
+	}
+	w := newWorld(b, spaces...)
+	var holds []string
+	for i := range 20 {
+		w.role("*", fmt.Sprint("role", i), fmt.Sprintf("orders%d:read,orders%d:op", i, i))
+	}
+	for i, ns := range spaces {
+		var words []string
+		for p := range 10 {
+			words = append(words, fmt.Sprintf("things%d:op%d", p, i))
+		}
+		holds = append(holds, ns+"="+strings.Join(words, ",")+",@role"+fmt.Sprint(i%20))
+	}
+	_, token := w.key(root, "ns0", strings.Join(holds, " "))
+	need := keystore.Need{Class: keystore.Read, Resource: "orders7", Operation: "op"}
+	decide := func(i int) {
+		now := time.Now()
+		a, err := w.Lookup(context.Background(), token, now)
+		if err != nil {
+			b.Fatal(err)
+		}
+		d := w.Policy()
+		keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: d, Namespace: d.Namespace(spaces[i%len(spaces)]), Need: need})
+	}
+	for i := range spaces {
+		decide(i)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		decide(i)
+	}
 }
 
 func BenchmarkForgedToken(b *testing.B) {

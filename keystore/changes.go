@@ -30,18 +30,34 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 		policy = k.apply(ctx, changes) || policy
 	}
 	if policy {
-		list, err := k.db.Namespaces(ctx)
-		if err != nil {
-			return fmt.Errorf("reading the namespaces: %w", err)
+		if err := k.takePolicy(ctx, applied); err != nil {
+			return err
 		}
-		n.directory.Store(newDirectory(list, &k.requests))
 	}
 	n.applied.Store(int64(head.Revision))
 	n.mark = head.Mark
 	return nil
 }
 
-// apply drops what changes made stale, gives requests on their way their new end, and reports whether a namespace was among them.
+// takePolicy reads the policy, if it has changed since revision applied, and cuts what runs for members who are disabled by it.
+func (k *Keystore) takePolicy(ctx context.Context, applied Revision) error {
+	known := Revision(-1)
+	if held := k.node.directory.Load(); held != nil && applied >= 0 {
+		known = held.revision
+	}
+	policy, err := k.db.Policy(ctx, known)
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading namespaces, roles and members: %w", err)
+	case policy != nil:
+		d := newDirectory(policy, &k.requests)
+		k.node.directory.Store(d)
+		k.cache.cutDisabled(d)
+	}
+	return nil
+}
+
+// apply drops what changes made stale, gives requests on their way their new end, and reports whether the policy was among them.
 func (k *Keystore) apply(ctx context.Context, changes []Change) (policy bool) {
 	for i := range changes {
 		c := &changes[i]

@@ -30,7 +30,7 @@ var (
 // except that a write that returned an error other than ctx's or a lost connection has not been. Times are UTC
 // in microseconds. Slices and maps that are passed in are not kept; those returned belong to the caller.
 //
-// Every change of a key, a secret, or a namespace, by whatever program, takes the next [Revision] in its own
+// Every change of a key, a secret, a namespace, a role or a member, by whatever program, takes the next [Revision] in its own
 // transaction from one row, and leaves at least one [Change] under it. Revisions have no gaps and are in the order of the
 // commits: whoever sees revision r sees all that r and the ones before it did. Last uses, nodes and remembered requests
 // take none, nor does a new key by itself: it counts through its secrets.
@@ -75,8 +75,14 @@ type Database interface {
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string, err error)
 	// CountKeys counts them by status.
 	CountKeys(ctx context.Context) (map[Status]int64, error)
-	// Namespaces returns all of them, newest first.
-	Namespaces(ctx context.Context) ([]Namespace, error)
+	// Policy returns all namespaces, roles and members from one snapshot taken after the call began; nil, with no error, when none of them has
+	// changed since the revision known.
+	Policy(ctx context.Context, known Revision) (*Policy, error)
+	// Audits returns rows of the audit log that a filter fits, newest first, at most limit of them, and the cursor of the next page,
+	// empty at the end.
+	Audits(ctx context.Context, f AuditFilter, cursor string, limit int) (rows []AuditRow, next string, err error)
+	// AuditChain calls f with each row after seq, oldest first, all from one snapshot, until it returns an error, which is then returned.
+	AuditChain(ctx context.Context, after int64, f func(*AuditRow) error) error
 
 	// Update runs change in one transaction, the only one of the whole deployment that writes meanwhile, and returns the
 	// head right after it. An error of change rolls everything back and is returned as it is.
@@ -106,17 +112,40 @@ type Tx interface {
 
 	// KeysMadeBy returns the ids of the keys whose CreatedBy is this.
 	KeysMadeBy(id string) ([]string, error)
+	// KeysOwnedBy returns how many keys that are not revoked act for a member, personal ones left out.
+	KeysOwnedBy(member string) (int64, error)
+	// PersonalKey returns the key of a member's token that is not revoked, nil when there is none.
+	PersonalKey(member string) (*Key, error)
+	// KeysHolding returns the ids of at most limit keys, homed in one of the namespaces, that have a role in a grant.
+	KeysHolding(role RoleID, homes []string, limit int) ([]string, error)
+	// RoleHeld returns where grants of keys have a role: each namespace once for connected grants and once for others.
+	RoleHeld(role RoleID) ([]Reach, error)
 
-	// Namespace: ErrNotFound.
-	Namespace(id string) (*Namespace, error)
+	// Policy is [Database.Policy] inside the transaction, what it has changed itself included.
+	Policy(known Revision) (*Policy, error)
+
 	// InsertNamespace: ErrExists.
 	InsertNamespace(ns *Namespace) error
 	// UpdateNamespace: ErrNotFound.
 	UpdateNamespace(ns *Namespace) error
 	// DeleteNamespace: ErrNotFound.
 	DeleteNamespace(id string) error
-	// NamespaceInUse names something that lives in the namespace or a grant that names it, empty for nothing.
-	NamespaceInUse(id string) (by string, err error)
+	// NamespaceInUse names a key that lives in the namespace or has a grant in it, empty for none.
+	NamespaceInUse(id string) (key string, err error)
+
+	// InsertRole: ErrExists.
+	InsertRole(r *Role) error
+	// UpdateRole replaces its permissions and version. ErrNotFound.
+	UpdateRole(r *Role) error
+	// DeleteRole: ErrNotFound.
+	DeleteRole(id RoleID) error
+
+	// InsertMember: ErrExists, of the id or, where it has one, of the login.
+	InsertMember(m *Member) error
+	// UpdateMember replaces the member of that id. ErrNotFound; ErrExists: the login is another's.
+	UpdateMember(m *Member) error
+	// DeleteMember: ErrNotFound.
+	DeleteMember(id string) error
 
 	// LastAudit returns the newest row of the audit log, nil when there is none.
 	LastAudit() (*AuditRow, error)
@@ -180,7 +209,7 @@ type ChangeKind string
 const (
 	ChangeKey    ChangeKind = "key"    // one key, through one of its secrets
 	ChangeNew    ChangeKind = "new"    // credentials were added, too many to name: what was known to open nothing may open something
-	ChangePolicy ChangeKind = "policy" // namespaces
+	ChangePolicy ChangeKind = "policy" // namespaces, roles, members
 	ChangeAll    ChangeKind = "all"    // anything
 )
 
@@ -192,9 +221,26 @@ type Change struct {
 	Ends     time.Time // of ChangeKey: when that secret stops opening anything; the epoch (Unix 0): it does not open anything now; zero: never
 }
 
+// Reach is where a grant counts.
+type Reach struct {
+	Namespace string
+	Connected bool
+}
+
+// An AuditFilter selects rows of the audit log; its zero value all of them.
+type AuditFilter struct {
+	Namespaces []string // touches only these, and at least one; nil: any row
+	Actor      string
+	Action     string
+	Object     string
+	From, To   time.Time // zero: unbounded; From inclusive, To exclusive
+}
+
 // A KeyFilter selects keys; its zero value all of them.
 type KeyFilter struct {
 	Namespaces []string // home is one of these; nil: any. Empty but not nil fits none.
+	Visible    []string // and one of these, unless nil …
+	OrOwner    string   // … or the key acts for this member, wherever its home is; empty: nobody
 	Status     Status
 	Now        time.Time // what Status is judged at
 	Owner      string

@@ -7,7 +7,8 @@ import (
 
 // A Request is what [Decide] judges a record against.
 type Request struct {
-	Now       time.Time  // read after the request arrived
+	Now       time.Time  // read after the request arrived, on the database's clock
+	Policy    *Directory // read after Now was
 	Namespace *Namespace // nil: none, or one that does not exist
 	Need      Need
 	Client    netip.Addr // the zero Addr is in no list
@@ -15,7 +16,7 @@ type Request struct {
 }
 
 // Decide returns the outcome for a record, nil meaning that the credential opens nothing: [OK], [Unknown], [Revoked],
-// [Expired], [Inactive], [Early], [Address] or [Forbidden], the first that applies. It is a pure function.
+// [Expired], [Inactive], [OwnerDisabled], [Early], [Address] or [Forbidden], the first that applies. It is a pure function.
 func Decide(r *Record, q *Request) Outcome {
 	now := q.Now.UnixNano()
 	switch {
@@ -27,18 +28,19 @@ func Decide(r *Record, q *Request) Outcome {
 		return Expired
 	case !r.active:
 		return Inactive
+	}
+	held := r.held.under(q.Policy, q.Namespace)
+	switch {
+	case !held.alive:
+		return OwnerDisabled
 	case q.Early && (q.Need.Class == Write || len(r.AllowedIPs) > 0):
 		return Early
 	case len(r.AllowedIPs) > 0 && !contains(r.AllowedIPs, q.Client):
 		return Address
-	case !r.allows(q.Namespace, q.Need):
+	case q.Namespace == nil || !held.sets[q.Namespace].Allows(q.Need):
 		return Forbidden
 	}
 	return OK
-}
-
-func (r *Record) allows(ns *Namespace, n Need) bool {
-	return ns != nil && r.Set(ns).Allows(n)
 }
 
 func contains(list []netip.Prefix, a netip.Addr) bool {

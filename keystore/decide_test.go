@@ -15,12 +15,16 @@ var (
 // Each case breaks one thing more than the one after it, so that the order of precedence shows (spec section 5).
 func TestDecideNamesTheFirstFailure(t *testing.T) {
 	key := func(change func(*Key, *Secret)) *Record {
-		k := &Key{ID: "k", Namespace: "acme", Active: true, AllowedIPs: []netip.Prefix{local, six},
+		k := &Key{ID: "k", Namespace: "acme", Owner: "ada", Active: true, AllowedIPs: []netip.Prefix{local, six},
 			Grants: []Grant{{Namespace: "acme", Permissions: []Permission{{Action: "read"}}}}, Secrets: []Secret{{Digest: Digest{1}}}}
 		change(k, &k.Secrets[0])
 		return NewRecord(k, Digest{1})
 	}
-	acme := &Namespace{ID: "acme"}
+	policy := NewDirectory(&Policy{
+		Namespaces: []Namespace{{ID: "acme"}, {ID: "other"}},
+		Members:    []Member{{ID: "ada", Active: true, Grants: []Grant{{Namespace: "*", Permissions: []Permission{{Action: "*"}}}}}, {ID: "bob"}},
+	})
+	acme := policy.Namespace("acme")
 	inside := netip.MustParseAddr("10.1.2.3")
 	good := Request{Now: noon, Namespace: acme, Client: inside}
 	bad := Request{Now: noon, Namespace: nil, Need: Need{Class: Write}, Early: true}
@@ -39,6 +43,8 @@ func TestDecideNamesTheFirstFailure(t *testing.T) {
 			k.ExpiresAt = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 			s.ExpiresAt, k.AllowedIPs = k.ExpiresAt, nil
 		}), Request{Now: noon, Namespace: acme}, OK},
+		{"owner disabled", key(func(k *Key, _ *Secret) { k.Owner = "bob" }), bad, OwnerDisabled},
+		{"owner gone", key(func(k *Key, _ *Secret) { k.Owner = "eve" }), bad, OwnerDisabled},
 		{"early write", key(func(*Key, *Secret) {}), bad, Early},
 		{"early read of a key with addresses", key(func(*Key, *Secret) {}), Request{Now: noon, Namespace: acme, Client: inside, Early: true}, Early},
 		{"early read", key(func(k *Key, _ *Secret) { k.AllowedIPs = nil }), Request{Now: noon, Namespace: acme, Early: true}, OK},
@@ -46,13 +52,14 @@ func TestDecideNamesTheFirstFailure(t *testing.T) {
 		{"no address", key(func(*Key, *Secret) {}), Request{Now: noon}, Address},
 		{"no such namespace", key(func(*Key, *Secret) {}), Request{Now: noon, Client: inside}, Forbidden},
 		{"no such namespace, all granted", key(func(k *Key, _ *Secret) { k.Grants[0] = Grant{Namespace: "*", Permissions: []Permission{{Action: "*"}}} }), Request{Now: noon, Client: inside}, Forbidden},
-		{"another namespace", key(func(*Key, *Secret) {}), Request{Now: noon, Client: inside, Namespace: &Namespace{ID: "other"}}, Forbidden},
+		{"another namespace", key(func(*Key, *Secret) {}), Request{Now: noon, Client: inside, Namespace: policy.Namespace("other")}, Forbidden},
 		{"another class", key(func(*Key, *Secret) {}), Request{Now: noon, Client: inside, Namespace: acme, Need: Need{Class: Write}}, Forbidden},
-		{"any namespace", key(func(k *Key, _ *Secret) { k.Grants[0].Namespace = "*" }), Request{Now: noon, Client: inside, Namespace: &Namespace{ID: "other"}}, OK},
+		{"any namespace", key(func(k *Key, _ *Secret) { k.Grants[0].Namespace = "*" }), Request{Now: noon, Client: inside, Namespace: policy.Namespace("other")}, OK},
 		{"mapped address", key(func(*Key, *Secret) {}), Request{Now: noon, Namespace: acme, Client: netip.MustParseAddr("::ffff:10.1.2.3")}, OK},
 		{"zoned address", key(func(*Key, *Secret) {}), Request{Now: noon, Namespace: acme, Client: netip.MustParseAddr("2001:db8::1%eth0")}, OK},
 		{"all well", key(func(*Key, *Secret) {}), good, OK},
 	} {
+		c.q.Policy = policy
 		if got := Decide(c.r, &c.q); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}

@@ -24,3 +24,8 @@ func FillCache(n int, key func(i int) *Key) any {
 	}
 	return c
 }
+
+// Covers reports whether a caller holds a permission in a namespace, so that it may give it.
+func (k *Keystore) Covers(c Caller, namespace string, p Permission) bool {
+	return k.reading(c).covers(namespace, false, p)
+}

@@ -144,7 +144,7 @@ func ask(k *keystore.Keystore, token string) keystore.Outcome {
 	if a.Outcome != keystore.OK {
 		return a.Outcome
 	}
-	return keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Namespace: k.Namespace("default")})
+	return keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: k.Policy(), Namespace: k.Policy().Namespace("default")})
 }
 
 func want(t testing.TB, what string, got, want keystore.Outcome) {
@@ -671,12 +671,12 @@ func TestASecondStartFindsEverything(t *testing.T) {
 }
 
 func ExampleDecide() {
-	key := &keystore.Key{ID: "k", Namespace: "acme", Active: true, Secrets: []keystore.Secret{{Digest: keystore.DigestOf("a credential")}},
+	key := &keystore.Key{ID: "k", Namespace: "acme", Owner: keystore.RootMember, Active: true, Secrets: []keystore.Secret{{Digest: keystore.DigestOf("a credential")}},
 		Grants: []keystore.Grant{{Namespace: "acme", Permissions: []keystore.Permission{{Resource: "orders", Action: "read"}}}}}
 	record := keystore.NewRecord(key, keystore.DigestOf("a credential"))
-	acme := &keystore.Namespace{ID: "acme"}
+	policy := keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{{ID: "acme"}}})
 	for _, class := range []keystore.Class{keystore.Read, keystore.Write} {
-		fmt.Println(keystore.Decide(record, &keystore.Request{Now: time.Now(), Namespace: acme, Need: keystore.Need{Class: class, Resource: "orders"}}))
+		fmt.Println(keystore.Decide(record, &keystore.Request{Now: time.Now(), Policy: policy, Namespace: policy.Namespace("acme"), Need: keystore.Need{Class: class, Resource: "orders"}}))
 	}
 	// Output:
 	// ok

@@ -37,6 +37,7 @@ type Key struct {
 	Namespace string  // home
 	Grants    []Grant // the home grant first, when there is one
 	Owner     string  // the member it acts for
+	Personal  bool    // the owner's own token: it has no grants and opens only the doors of those who manage
 	CreatedBy string
 	Active    bool
 	CreatedAt time.Time
@@ -85,5 +86,5 @@ func (k *Key) Access() Access {
 	if g == nil || len(g.Roles) > 0 {
 		return Custom
 	}
-	return AccessOf(g.Set())
+	return AccessOf(g.own())
 }

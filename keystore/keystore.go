@@ -187,7 +187,25 @@ func (k *Keystore) Lookup(ctx context.Context, credential string, now time.Time)
 	if len(credential) < minCredentialLen || len(credential) > maxCredentialLen { // not worth a hash; the rest is inspected when it is not found
 		return Answer{Outcome: Malformed}, nil
 	}
-	return k.lookUp(ctx, DigestOf(credential), credential, now)
+	a, err := k.lookUp(ctx, DigestOf(credential), credential, now)
+	return a.forDoor(false), err
+}
+
+// LookupMember is Lookup for the doors of those who manage, where a member's own token is good, and for it alone.
+func (k *Keystore) LookupMember(ctx context.Context, token string, now time.Time) (Answer, error) {
+	if t, err := ParseToken(token); err != nil || t.Prefix() != MemberPrefix || !k.tokenKey.Load().Verify(t) {
+		return Answer{Outcome: Malformed}, nil
+	}
+	a, err := k.lookUp(ctx, DigestOf(token), "", now)
+	return a.forDoor(true), err
+}
+
+// forDoor takes what one kind of door must not know for malformed: members' tokens, or all others.
+func (a Answer) forDoor(personal bool) Answer {
+	if a.Record != nil && a.Record.personal != personal {
+		return Answer{Outcome: Malformed}
+	}
+	return a
 }
 
 // Again is Lookup for the credential that has opened a record, which nobody need have kept.
@@ -215,14 +233,8 @@ func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now 
 	if !ok {
 		return Answer{Outcome: Malformed}, nil
 	}
-	if !k.node.lease.holds(now) && k.node.away(k.clock.now()) {
-		return Answer{}, errAway
-	}
-	for tries := 0; !k.node.lease.holds(now); tries++ { // a renewal that is shared may have begun before this process was stopped
-		if tries == 3 {
-			return Answer{}, errors.New("the lease lapsed while it was being renewed")
-		}
-		if err := k.renew(ctx); err != nil {
+	if !k.node.lease.holds(now) {
+		if err := k.underLease(ctx, now); err != nil {
 			return Answer{}, err
 		}
 		a.generation = s.generation.Load()
@@ -241,6 +253,22 @@ func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now 
 		a.Outcome = Unknown
 	}
 	return a, nil
+}
+
+// underLease renews the lease until it holds at now: this node then knows what was in force.
+func (k *Keystore) underLease(ctx context.Context, now time.Time) error {
+	if !k.node.lease.holds(now) && k.node.away(k.clock.now()) {
+		return errAway
+	}
+	for tries := 0; !k.node.lease.holds(now); tries++ { // a renewal that is shared may have begun before this process was stopped
+		if tries == 3 {
+			return errors.New("the lease lapsed while it was being renewed")
+		}
+		if err := k.renew(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a Answer) with(s *shard, r *Record) Answer {
@@ -295,8 +323,9 @@ func (k *Keystore) HasPrefix(credential string) bool {
 		slices.ContainsFunc(k.settings.Load().TokenPrefixes, func(p string) bool { return HasTokenPrefix(credential, p) })
 }
 
-// Namespace returns the namespace of that id, nil when there is none. It needs no store.
-func (k *Keystore) Namespace(id string) *Namespace { return k.node.directory.Load().namespaces[id] }
+// Policy returns the namespaces, roles and members as this node knows them, for [Decide]. It needs no store. Read it after the time of a
+// request was.
+func (k *Keystore) Policy() *Directory { return k.node.directory.Load() }
 
 // A Health is how the node stands.
 type Health struct {

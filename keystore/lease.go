@@ -102,7 +102,7 @@ type node struct {
 	rate        rateCheck
 	applied     atomic.Int64 // revision up to which changes are applied; negative: nothing is cached yet
 	histories   atomic.Int64 // how often the database was found to be another one
-	directory   atomic.Pointer[directory]
+	directory   atomic.Pointer[Directory]
 	imported    atomic.Bool
 
 	acknowledged atomic.Pointer[time.Time] // the last Acknowledge

@@ -47,7 +47,7 @@ func (k *Keystore) commit(ctx context.Context, c Caller, f func(Tx, authority) e
 	countMembers(ctx, k.db)
 	var err error
 	done.revision, err = k.db.Update(ctx, func(tx Tx) error {
-		by, err := c.changing(tx)
+		by, err := k.changing(c, tx)
 		if err != nil {
 			return err
 		}

@@ -39,7 +39,7 @@ const (
 // With partial, what can be imported is. The keys can be used on every node when this returns. See MintKey for idempotencyKey, which makes
 // it one transaction too.
 func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
-	if c.record != nil && (!partial || idempotencyKey != "") && len(specs) > MaxImport {
+	if !c.root && (!partial || idempotencyKey != "") && len(specs) > MaxImport {
 		return 0, nil, &Error{Kind: KindInvalid, Code: "too_many", Detail: fmt.Sprintf("more than %d keys cannot be imported all or nothing: send fewer at a time, or use partial=1", MaxImport)}
 	}
 	size := max(1, len(specs))
@@ -69,7 +69,6 @@ func (k *Keystore) importBatch(ctx context.Context, c Caller, specs []ImportSpec
 		if err := remembered(tx, by, idempotencyKey); err != nil {
 			return err
 		}
-		tx = sameNamespaces{tx, make(map[string]*Namespace)}
 		last := ""
 		for batch := range slices.Chunk(specs, importBatch) {
 			ids, no, err := k.importThese(tx, by, batch)
@@ -128,30 +127,16 @@ func (k *Keystore) importThese(tx Tx, by authority, specs []ImportSpec) (ids []s
 	return ids, refused, nil
 }
 
-// sameNamespaces reads each namespace once: an import names the same few again and again.
-type sameNamespaces struct {
-	Tx
-	found map[string]*Namespace
-}
-
-func (tx sameNamespaces) Namespace(id string) (*Namespace, error) {
-	if ns := tx.found[id]; ns != nil {
-		return ns, nil
-	}
-	ns, err := tx.Tx.Namespace(id)
-	if err == nil {
-		tx.found[id] = ns
-	}
-	return ns, err
-}
-
 // imported makes the key of a line.
 func (k *Keystore) imported(tx Tx, by authority, s ImportSpec) (*Key, error) {
 	if s.Err != nil {
 		return nil, s.Err
 	}
+	if len(s.NewRoles) > 0 {
+		return nil, &Error{Kind: KindInvalid, Code: "invalid_fields", Detail: "new_roles: an import makes no roles; create them first"}
+	}
 	secret := Secret{Digest: s.Digest, CreatedAt: tx.Now(), Imported: true}
-	id, prefix := NewID(), k.settings.Load().TokenPrefixes[0]
+	id, prefix := NewID(), k.prefixIn(by.policy, s.Namespace)
 	switch {
 	case s.Token != "" && !s.Digest.IsZero():
 		return nil, badCredential("give either token or sha256")

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net/netip"
@@ -19,6 +20,7 @@ type KeySpec struct {
 	AllowedIPs []netip.Prefix
 	Owner      string // empty: the caller, or the owner of the key that mints
 	Metadata   map[string]string
+	NewRoles   []Role // made in the home namespace, and joined to the home grant: Name and Permissions count
 }
 
 // MintKey makes a key and its token, which can be used on every node when this returns: no node can have heard of the token
@@ -33,8 +35,11 @@ func (k *Keystore) MintKey(ctx context.Context, c Caller, spec KeySpec, idempote
 		if err := remembered(tx, by, idempotencyKey); err != nil {
 			return err
 		}
-		var err error
-		if key, err = spec.key(tx, by, NewID(), k.settings.Load().TokenPrefixes[0]); err != nil {
+		by, err := k.newRoles(tx, by, &spec)
+		if err != nil {
+			return err
+		}
+		if key, err = spec.key(tx, by, NewID(), k.prefixIn(by.policy, spec.Namespace)); err != nil {
 			return err
 		}
 		token = k.tokenKey.Load().Generate(key.Prefix, key.ID)
@@ -97,7 +102,7 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 		home.Namespace = s.Namespace
 		key.Grants = append(key.Grants, home)
 	}
-	key.Grants = append(key.Grants, s.Grants...)
+	key.Grants = slices.Concat(key.Grants, s.Grants)
 	if key.Owner == "" {
 		key.Owner = by.owner
 	}
@@ -106,20 +111,20 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 	p.text("name", key.Name, maxName)
 	p.metadata(key.Metadata)
 	p.addresses(key.AllowedIPs)
-	if err := p.namespace(tx, "namespace", key.Namespace); err != nil {
-		return nil, err
-	}
-	if err := p.grants(tx, key.Namespace, key.Grants, s.Home != nil); err != nil {
-		return nil, err
-	}
-	if key.Owner != by.owner { // no other member exists yet
-		p.add("owner", "there is no member %q", key.Owner)
-	}
+	p.namespace(by.policy, "namespace", key.Namespace)
+	p.owner(by.policy, key.Owner)
+	p.keyRoles(by.policy.Namespace(key.Namespace), key)
+	p.grants(by.policy, key.Namespace, key.Grants, s.Home != nil)
 	if !key.ExpiresAt.IsZero() && !key.ExpiresAt.After(tx.Now()) {
 		p.add("expires_at", "is not in the future")
 	}
 	if err := p.err(); err != nil {
 		return nil, err
+	}
+	if key.Owner != by.owner {
+		if err := by.actsFor(key.Owner); err != nil {
+			return nil, err
+		}
 	}
 	if err := by.give(nil, key.Grants); err != nil {
 		return nil, err
@@ -131,11 +136,51 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 	return key, nil
 }
 
-// FindKey returns a key the caller may read; it may always read its own.
+// prefixIn is the prefix of new tokens for keys homed in a namespace.
+func (k *Keystore) prefixIn(d *Directory, namespace string) string {
+	accepted := k.settings.Load().TokenPrefixes
+	if ns := d.Namespace(cmp.Or(namespace, DefaultNamespace)); ns != nil && slices.Contains(accepted, ns.TokenPrefix) {
+		return ns.TokenPrefix
+	}
+	return accepted[0]
+}
+
+// newRoles makes the roles that a spec brings along, and joins them to its home grant.
+func (k *Keystore) newRoles(tx Tx, by authority, s *KeySpec) (authority, error) {
+	if len(s.NewRoles) == 0 {
+		return by, nil
+	}
+	if s.Home == nil {
+		s.Home = new(Grant)
+	}
+	home := *s.Home
+	home.Roles = slices.Clone(home.Roles)
+	s.Home = &home
+	return k.makeRoles(tx, by, cmp.Or(s.Namespace, DefaultNamespace), s.NewRoles, &home.Roles)
+}
+
+// makeRoles makes roles in a namespace, adds their names to a grant's, and returns the authority under the policy that has them.
+func (k *Keystore) makeRoles(tx Tx, by authority, namespace string, roles []Role, names *[]string) (authority, error) {
+	for _, r := range roles {
+		r.Namespace = namespace
+		if _, err := createRole(tx, by, r); err != nil {
+			return by, err
+		}
+		*names = append(*names, r.Name)
+	}
+	var err error
+	by.policy, err = k.policyIn(tx)
+	return by, err
+}
+
+// owns reports whether a key acts for the member that asks, who may always list, read and revoke it (spec 7a.5).
+func (a authority) ownsKey(k *Key) bool { return a.member != "" && a.member == k.Owner }
+
+// FindKey returns a key the caller may read; it may always read its own, and those that act for it.
 func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, error) {
-	by := c.reading()
-	own := id == c.Actor()
-	if err := by.anywhere(adminKeys, "read"); err != nil && !own {
+	by := k.reading(c)
+	own := c.record != nil && id == c.record.KeyID
+	if err := by.anywhere(adminKeys, "read"); err != nil && !own && by.member == "" {
 		return nil, err
 	}
 	key, err := k.db.Key(ctx, id)
@@ -145,8 +190,11 @@ func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, erro
 	case err != nil:
 		return nil, k.storeFailed("reading a key", err)
 	}
-	if own {
+	if own || by.ownsKey(key) {
 		return key, nil
+	}
+	if key.Personal {
+		return nil, missing("key")
 	}
 	if err := by.on(adminKeys, "read", key.Namespace, "key"); err != nil {
 		return nil, err
@@ -157,16 +205,12 @@ func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, erro
 // ListKeys returns the keys that a filter fits and the caller may read, newest first, and the next page's cursor: see [Database.Keys].
 // The filter's Now is set here.
 func (k *Keystore) ListKeys(ctx context.Context, c Caller, f KeyFilter, cursor string, limit int) ([]Key, string, error) {
-	by := c.reading()
-	if err := by.anywhere(adminKeys, "read"); err != nil {
+	by := k.reading(c)
+	if err := by.anywhere(adminKeys, "read"); err != nil && by.member == "" {
 		return nil, "", err
 	}
 	if list, all := by.readable(adminKeys); !all {
-		if f.Namespaces == nil {
-			f.Namespaces = list
-		} else {
-			f.Namespaces = slices.DeleteFunc(slices.Clone(f.Namespaces), func(ns string) bool { return !slices.Contains(list, ns) })
-		}
+		f.Visible, f.OrOwner = list, by.member
 	}
 	f.Now = k.Now()
 	keys, next, err := k.db.Keys(ctx, f, cursor, limit)
@@ -187,6 +231,9 @@ func keyTo(tx Tx, by authority, operation, id string, o ChangeOptions) (*Key, er
 		return nil, missing("key")
 	case err != nil:
 		return nil, err
+	}
+	if key.Personal {
+		return nil, missing("key")
 	}
 	if err := by.on(adminKeys, operation, key.Namespace, "key"); err != nil {
 		return nil, err
@@ -242,6 +289,7 @@ type KeyPatch struct {
 	Owner         *string
 	Metadata      map[string]*string // merged into what is there (RFC 7396): nil removes a name
 	ClearMetadata bool               // removes all names first
+	NewRoles      []Role             // see KeySpec
 }
 
 // EditKey changes a key.
@@ -252,10 +300,18 @@ func (k *Keystore) EditKey(ctx context.Context, c Caller, id string, patch KeyPa
 		if err != nil {
 			return err
 		}
-		if key, err = patch.apply(tx, before); err != nil {
+		patch := patch
+		if len(patch.NewRoles) > 0 {
+			names := patch.rolesOr(before)
+			if by, err = k.makeRoles(tx, by, before.Namespace, patch.NewRoles, &names); err != nil {
+				return err
+			}
+			patch.Roles = &names
+		}
+		if key, err = patch.apply(by.policy, before); err != nil {
 			return err
 		}
-		if err := patch.authorise(tx, by, before, key); err != nil {
+		if err := authorise(by, before, key); err != nil {
 			return err
 		}
 		return updateKey(tx, by, "key.edit", before, key)
@@ -263,19 +319,28 @@ func (k *Keystore) EditKey(ctx context.Context, c Caller, id string, patch KeyPa
 	return key, p, err
 }
 
+// rolesOr returns the home grant's roles: the patch's, or those that the key has.
+func (patch KeyPatch) rolesOr(before *Key) []string {
+	if patch.Roles != nil {
+		return slices.Clone(*patch.Roles)
+	}
+	if g := before.HomeGrant(); g != nil {
+		return slices.Clone(g.Roles)
+	}
+	return nil
+}
+
 // apply returns the patched key.
-func (patch KeyPatch) apply(tx Tx, before *Key) (*Key, error) {
+func (patch KeyPatch) apply(d *Directory, before *Key) (*Key, error) {
 	var p problems
 	after := *before
 	after.Grants, after.AllowedIPs, after.Metadata = slices.Clone(before.Grants), slices.Clone(before.AllowedIPs), maps.Clone(before.Metadata)
 	set(&after.Name, patch.Name)
 	set(&after.Active, patch.Active)
 	set(&after.AllowedIPs, patch.AllowedIPs)
+	set(&after.Owner, patch.Owner)
 	if patch.ExpiresAt != nil && !patch.ExpiresAt.Truncate(time.Microsecond).Equal(before.ExpiresAt) {
 		p.add("expires_at", "is fixed when the key is made and never changes; make another key")
-	}
-	if patch.Owner != nil && *patch.Owner != before.Owner {
-		p.add("owner", "there is no member %q", *patch.Owner)
 	}
 	if patch.ClearMetadata || after.Metadata == nil {
 		after.Metadata = make(map[string]string)
@@ -306,10 +371,10 @@ func (patch KeyPatch) apply(tx Tx, before *Key) (*Key, error) {
 	p.text("name", after.Name, maxName)
 	p.metadata(after.Metadata)
 	p.addresses(after.AllowedIPs)
+	p.owner(d, after.Owner)
 	if patchesHome || patch.Grants != nil {
-		if err := p.grants(tx, after.Namespace, after.Grants, patchesHome); err != nil {
-			return nil, err
-		}
+		p.keyRoles(d.Namespace(after.Namespace), &after)
+		p.grants(d, after.Namespace, after.Grants, patchesHome)
 	}
 	if err := p.err(); err != nil {
 		return nil, err
@@ -324,37 +389,56 @@ func set[T any](field *T, value *T) {
 	}
 }
 
-// authorise checks what the patch adds (spec 7a.1), and that a namespace which lets keys only grow has it so.
-func (patch KeyPatch) authorise(tx Tx, by authority, before, after *Key) error {
+// authorise checks what an edit adds (spec 7a.1), and that a namespace which lets keys only grow has it so.
+func authorise(by authority, before, after *Key) error {
 	had := before.Grants
+	if after.Owner != before.Owner {
+		if err := by.actsFor(after.Owner); err != nil {
+			return err
+		}
+		had = nil // checked like a mint
+	}
 	if after.Active && !before.Active || !within(after.AllowedIPs, before.AllowedIPs) {
 		had = nil // as if all of it were given anew
 	}
 	if err := by.give(had, after.Grants); err != nil {
 		return err
 	}
-	if adds(had, after.Grants) {
+	if by.policy.adds(had, after.Grants) {
 		if err := by.outlive(after); err != nil {
 			return err
 		}
-	}
-	ns, err := tx.Namespace(after.Namespace)
-	if err != nil {
-		return err
-	}
-	if ns.EditPolicy != EditGrowOnly {
-		return nil
-	}
-	for _, g := range before.Grants {
-		has := held(after.Grants, g.Namespace, g.Connected)
-		for _, lost := range g.Permissions {
-			if !has.Covers(lost) {
-				return &Error{Kind: KindInvalid, Code: "grow_only", Detail: "keys of this namespace can be given more, and lose nothing; make another key",
-					Fields: []FieldError{{Field: "grants", Detail: "key " + after.ID + " would lose " + lost.String() + " in " + g.Namespace}}, ID: after.ID}
+		if after.Owner != by.owner { // whom a key acts for bounds it, and here that is somebody else
+			if err := by.giveBelow(had, after.Grants); err != nil {
+				return err
 			}
 		}
 	}
+	if ns := by.policy.Namespace(after.Namespace); ns != nil && ns.EditPolicy == EditGrowOnly {
+		if lost := by.policy.loses(before.Grants, by.policy, after.Grants); lost != "" {
+			return growOnly([]FieldError{{Field: "grants", Detail: "key " + after.ID + " would lose " + lost}}, after.ID)
+		}
+	}
 	return nil
+}
+
+func growOnly(fields []FieldError, id string) error {
+	return &Error{Kind: KindInvalid, Code: "grow_only", Detail: "keys of this namespace can be given more, and lose nothing; make another key", Fields: fields, ID: id}
+}
+
+// loses names something that grants gave under one policy and others do not give under another, empty for nothing.
+func (d *Directory) loses(before []Grant, then *Directory, after []Grant) string {
+	has := holdingOf(after, "")
+	for i := range before {
+		g := &before[i]
+		set := then.heldIn(has, g.Namespace, g.Connected, true)
+		for _, p := range d.expand(g).Permissions() {
+			if !set.Covers(p) {
+				return p.String() + " in " + g.Namespace
+			}
+		}
+	}
+	return ""
 }
 
 // RevokeKey ends a key for good. Revoking again changes nothing and waits again. made takes along the keys it made, and those that they made.
@@ -368,10 +452,10 @@ func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, m
 	var ended []string
 	done, err := k.commit(ctx, c, func(tx Tx, by authority) (err error) {
 		ended = nil
-		if by.actor == id && !by.root { // spec 7a.6
-			if key, err = tx.Key(id); err != nil {
-				return err
-			}
+		if own, err := ownKey(tx, by, id); err != nil {
+			return err
+		} else if own != nil {
+			key = own
 		} else if key, err = keyTo(tx, by, "revoke", id, o); err != nil {
 			return err
 		}
@@ -398,6 +482,24 @@ func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, m
 	}
 	spread, err := k.kept(done, k.propagate(context.WithoutCancel(ctx), done, o.Wait))
 	return key, spread, err
+}
+
+// ownKey returns the key of that id if the caller may revoke it without any permission: the key that asks itself (spec 7a.6), or one that
+// acts for the member that asks (7a.5).
+func ownKey(tx Tx, by authority, id string) (*Key, error) {
+	if by.root {
+		return nil, nil
+	}
+	key, err := tx.Key(id)
+	switch {
+	case isNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case id == by.actor || by.ownsKey(key) && !key.Personal:
+		return key, nil
+	}
+	return nil, nil
 }
 
 func revoke(tx Tx, by authority, before *Key, reason string) (*Key, error) {
@@ -453,6 +555,11 @@ func (k *Keystore) RotateKey(ctx context.Context, c Caller, id string, grace tim
 		if err != nil {
 			return err
 		}
+		if before.Owner != by.owner {
+			if err := by.actsFor(before.Owner); err != nil {
+				return err
+			}
+		}
 		if err := by.give(nil, before.Grants); err != nil { // the token gives its holder all of them
 			return err
 		}
@@ -460,7 +567,7 @@ func (k *Keystore) RotateKey(ctx context.Context, c Caller, id string, grace tim
 			return err
 		}
 		after := *before
-		after.Prefix = k.settings.Load().TokenPrefixes[0]
+		after.Prefix = k.prefixIn(by.policy, after.Namespace)
 		token = k.tokenKey.Load().Generate(after.Prefix, after.ID)
 		after.Secrets = []Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
 		if present := before.newest(tx.Now()); present != nil && grace > 0 {

@@ -1,10 +1,12 @@
 package keystore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // maxKind is the length of a namespace's kind, in characters.
@@ -25,26 +27,26 @@ func (k *Keystore) FindNamespace(ctx context.Context, c Caller, id string) (*Nam
 
 // ListNamespaces returns those the caller may read, newest first.
 func (k *Keystore) ListNamespaces(ctx context.Context, c Caller) ([]Namespace, error) {
-	by := c.reading()
+	by, err := k.fresh(ctx, c)
+	if err != nil {
+		return nil, err
+	}
 	if err := by.anywhere(adminNamespaces, "read"); err != nil {
 		return nil, err
 	}
-	list, err := k.db.Namespaces(ctx)
-	if err != nil {
-		return nil, k.storeFailed("reading the namespaces", err)
-	}
-	return slices.DeleteFunc(list, func(ns Namespace) bool { return !by.may(adminNamespaces, "read", ns.ID) }), nil
+	return slices.DeleteFunc(slices.Clone(by.policy.policy.Namespaces), func(ns Namespace) bool { return !by.may(adminNamespaces, "read", ns.ID) }), nil
 }
 
-// CreateNamespace makes one of spec's ID, Kind, Name and EditPolicy.
+// CreateNamespace makes one of spec, whose CreatedAt and Version do not count. The creator gains nothing in it.
 func (k *Keystore) CreateNamespace(ctx context.Context, c Caller, spec Namespace) (*Namespace, error) {
 	var ns *Namespace
 	err := k.add(ctx, c, 0, func(tx Tx, by authority) error {
-		if !by.may(adminNamespaces, "create", AnyNamespace) { // it has no parent
+		if !by.may(adminNamespaces, "create", cmp.Or(spec.Parent, AnyNamespace)) {
 			return lacks(adminNamespaces, "create")
 		}
-		ns = &Namespace{ID: spec.ID, Kind: spec.Kind, Name: spec.Name, EditPolicy: spec.EditPolicy, CreatedAt: tx.Now(), Version: 1}
-		if err := ns.check(); err != nil {
+		ns = &spec
+		ns.CreatedAt, ns.Version = tx.Now(), 1
+		if err := ns.check(by.policy, k.settings.Load().TokenPrefixes); err != nil {
 			return err
 		}
 		if err := tx.InsertNamespace(ns); err != nil {
@@ -58,7 +60,14 @@ func (k *Keystore) CreateNamespace(ctx context.Context, c Caller, spec Namespace
 	return ns, err
 }
 
-func (ns *Namespace) check() error {
+const (
+	// maxReach bounds the kinds in a namespace's reach.
+	maxReach = 50
+	// maxDepth bounds how deep namespaces lie in each other.
+	maxDepth = 32
+)
+
+func (ns *Namespace) check(d *Directory, prefixes []string) error {
 	var p problems
 	if !ValidNamespaceID(ns.ID) {
 		p.add("id", "is a letter or digit, then up to 63 of these, '.', '_', '~' or '-'; %q is reserved", HomeNamespace)
@@ -71,51 +80,96 @@ func (ns *Namespace) check() error {
 	if ns.EditPolicy != EditFree && ns.EditPolicy != EditGrowOnly {
 		p.add("edit_policy", "is %s or %s", EditFree, EditGrowOnly)
 	}
+	if ns.Parent != "" {
+		p.namespace(d, "parent", ns.Parent)
+		depth := 1
+		for at := d.Namespace(ns.Parent); at != nil && depth <= maxDepth; at = d.Namespace(at.Parent) {
+			if depth++; at.ID == ns.ID {
+				p.add("parent", "%q lies in this namespace itself", ns.Parent)
+				break
+			}
+		}
+		if depth > maxDepth {
+			p.add("parent", "namespaces lie in each other at most %d deep", maxDepth)
+		}
+	}
+	if len(ns.Reach) > maxReach {
+		p.add("reach", "are more than %d kinds", maxReach)
+	}
+	for i, kind := range ns.Reach {
+		field := fmt.Sprintf("reach[%d]", i)
+		if kind == "" {
+			p.add(field, "is empty")
+		}
+		p.text(field, kind, maxKind)
+	}
+	for i, r := range ns.KeyRoles {
+		if d.role(ns.ID, r) == nil {
+			p.add(fmt.Sprintf("key_roles[%d]", i), "there is no role %q in this namespace, and no shared one; create it first", r)
+		}
+	}
+	if ns.TokenPrefix != "" && !slices.Contains(prefixes, ns.TokenPrefix) {
+		p.add("token_prefix", "is one that the configuration accepts: %s", strings.Join(prefixes, ", "))
+	}
 	return p.err()
 }
 
 // A NamespacePatch changes what is not nil.
 type NamespacePatch struct {
-	Name       *string
-	EditPolicy *EditPolicy
+	Name        *string
+	EditPolicy  *EditPolicy
+	Parent      *string // empty: none
+	Reach       *[]string
+	KeyRoles    *[]string
+	TokenPrefix *string // empty: the deployment's first
 }
 
-func namespaceTo(tx Tx, by authority, operation, id string, o ChangeOptions) (*Namespace, error) {
+func namespaceTo(by authority, operation, id string, o ChangeOptions) (*Namespace, error) {
 	if err := by.anywhere(adminNamespaces, operation); err != nil {
 		return nil, err
 	}
-	ns, err := tx.Namespace(id)
-	switch {
-	case isNotFound(err):
+	ns := by.policy.Namespace(id)
+	if ns == nil {
 		return nil, missing("namespace")
-	case err != nil:
-		return nil, err
 	}
 	if err := by.on(adminNamespaces, operation, id, "namespace"); err != nil {
 		return nil, err
 	}
-	if err := o.check(ns.Version); err != nil {
-		return nil, err
-	}
-	return ns, nil
+	return ns, o.check(ns.Version)
 }
 
 // EditNamespace changes a namespace.
 func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch NamespacePatch, o ChangeOptions) (*Namespace, Propagation, error) {
 	var ns *Namespace
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
-		before, err := namespaceTo(tx, by, "update", id, o)
+		before, err := namespaceTo(by, "update", id, o)
 		if err != nil {
 			return err
 		}
 		after := *before
 		set(&after.Name, patch.Name)
 		set(&after.EditPolicy, patch.EditPolicy)
+		set(&after.Parent, patch.Parent)
+		set(&after.Reach, patch.Reach)
+		set(&after.KeyRoles, patch.KeyRoles)
+		set(&after.TokenPrefix, patch.TokenPrefix)
 		after.Version++
-		if err := after.check(); err != nil {
+		if err := after.check(by.policy, k.settings.Load().TokenPrefixes); err != nil {
 			return err
 		}
+		if after.Parent != before.Parent {
+			if err := by.move(before, after.Parent); err != nil {
+				return err
+			}
+		}
 		if err := tx.UpdateNamespace(&after); err != nil {
+			return err
+		}
+		then, err := k.policyIn(tx)
+		if err != nil {
+			return err
+		}
+		if err := by.reachMore(then); err != nil {
 			return err
 		}
 		ns = &after
@@ -124,22 +178,49 @@ func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch
 	return ns, p, err
 }
 
+// move refuses to put a namespace into another: it takes `*` and `admin:*` in the namespace itself, held without the new parent's help, and to
+// create namespaces in the new parent, or in `*` when it is to have none (spec 7a.4).
+func (a authority) move(ns *Namespace, parent string) error {
+	if !a.may(adminNamespaces, "create", cmp.Or(parent, AnyNamespace)) {
+		return lacks(adminNamespaces, "create")
+	}
+	return a.coverAll(ns.ID, false, mustParse("*", "admin:*"))
+}
+
+// reachMore refuses a policy under which keys' grants reach down to namespaces that they did not reach before, unless the caller holds `*` there:
+// it would give what others hold above.
+func (a authority) reachMore(then *Directory) error {
+	if a.root {
+		return nil
+	}
+	for id := range then.namespaces {
+		for _, ns := range then.reachedFrom(id) {
+			if before := a.policy.Namespace(ns.ID); before != nil && !a.policy.reaches(id, before) {
+				if err := a.coverAll(ns.ID, false, mustParse("*")); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // DeleteNamespace removes an empty namespace and returns what it was.
 func (k *Keystore) DeleteNamespace(ctx context.Context, c Caller, id string, o ChangeOptions) (*Namespace, Propagation, error) {
 	var ns *Namespace
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
-		if ns, err = namespaceTo(tx, by, "delete", id, o); err != nil {
+		if ns, err = namespaceTo(by, "delete", id, o); err != nil {
 			return err
 		}
 		if id == DefaultNamespace {
 			return &Error{Kind: KindConflict, Code: "in_use", Detail: "the namespace " + DefaultNamespace + " stays", ID: id}
 		}
-		user, err := tx.NamespaceInUse(id)
+		user, err := namespaceUser(tx, by.policy, id)
 		if err != nil {
 			return err
 		}
 		if user != "" {
-			return &Error{Kind: KindConflict, Code: "in_use", Detail: fmt.Sprintf("the namespace is not empty: %s; revoke and delete its keys first", user), ID: id}
+			return &Error{Kind: KindConflict, Code: "in_use", Detail: fmt.Sprintf("the namespace is not empty: %s", user), ID: id}
 		}
 		if err := tx.DeleteNamespace(id); err != nil {
 			return err
@@ -147,4 +228,28 @@ func (k *Keystore) DeleteNamespace(ctx context.Context, c Caller, id string, o C
 		return audit(tx, by, "namespace.delete", id, []string{id}, ns, nil)
 	})
 	return ns, p, err
+}
+
+// namespaceUser names something that keeps a namespace from being deleted, empty for nothing.
+func namespaceUser(tx Tx, d *Directory, id string) (string, error) {
+	for _, ns := range d.policy.Namespaces {
+		if ns.Parent == id {
+			return fmt.Sprintf("namespace %q lies in it", ns.ID), nil
+		}
+	}
+	for _, r := range d.policy.Roles {
+		if r.Namespace == id {
+			return fmt.Sprintf("role %q belongs to it", r.Name), nil
+		}
+	}
+	for _, m := range d.policy.Members {
+		if slices.ContainsFunc(m.Grants, func(g Grant) bool { return g.Namespace == id }) {
+			return fmt.Sprintf("member %s has a grant in it", m.ID), nil
+		}
+	}
+	key, err := tx.NamespaceInUse(id)
+	if err != nil || key == "" {
+		return "", err
+	}
+	return fmt.Sprintf("key %s lives in it or has a grant in it; revoke and delete its keys first", key), nil
 }

@@ -1,9 +1,6 @@
 package keystore
 
-import (
-	"time"
-	"unique"
-)
+import "time"
 
 const (
 	// DefaultNamespace exists from the start and stays.
@@ -24,41 +21,31 @@ const (
 type Namespace struct {
 	ID         string
 	Kind       string
+	Parent     string // empty: none. There are no cycles.
 	Name       string
 	EditPolicy EditPolicy
-	CreatedAt  time.Time
-	Version    int64
+	// Reach lists the kinds of descendants, at any depth, in which keys' grants in this namespace count for data permissions.
+	Reach []string
+	// KeyRoles are the roles that keys homed here have in their home grant, exactly these; empty: any.
+	KeyRoles    []string
+	TokenPrefix string // of the tokens of keys homed here; empty: the deployment's first
+	CreatedAt   time.Time
+	Version     int64
 
 	counts *outcomeCounts // nil but in a directory
 }
 
 // ValidNamespaceID reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}` and not reserved.
 func ValidNamespaceID(s string) bool {
-	if s == "" || len(s) > 64 || s == HomeNamespace {
-		return false
-	}
+	return validName(s) && s != HomeNamespace
+}
+
+// validName reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}`.
+func validName(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isBase62[c] && (i == 0 || c != '.' && c != '_' && c != '~' && c != '-') {
 			return false
 		}
 	}
-	return true
+	return s != "" && len(s) <= 64
 }
-
-// A directory is all namespaces, held whole by every node. It does not change once made. Ids are compared byte by byte.
-type directory struct {
-	namespaces map[string]*Namespace
-}
-
-func newDirectory(list []Namespace, counts *requestCounts) *directory {
-	d := &directory{namespaces: make(map[string]*Namespace, len(list))}
-	for _, ns := range list {
-		ns.ID = canonical(ns.ID)
-		ns.counts = counts.of(ns.ID)
-		d.namespaces[ns.ID] = &ns
-	}
-	return d
-}
-
-// canonical returns one copy of equal strings, for the few that a million keys share.
-func canonical(s string) string { return unique.Make(s).Value() }

@@ -22,6 +22,7 @@ const (
 	Revoked
 	Expired
 	Inactive
+	OwnerDisabled
 	Early
 	Address
 	Forbidden
@@ -51,6 +52,7 @@ var outcomes = [NumOutcomes]struct {
 	Revoked:        {"revoked", http.StatusUnauthorized, "key_revoked", "The API key has been revoked"},
 	Expired:        {"expired", http.StatusUnauthorized, "key_expired", "The API key has expired"},
 	Inactive:       {"inactive", http.StatusUnauthorized, "key_inactive", "The API key is inactive"},
+	OwnerDisabled:  {"owner_disabled", http.StatusUnauthorized, "owner_disabled", "The member that the API key acts for is disabled"},
 	Early:          {"early", http.StatusTooEarly, "too_early", "This request must not be sent as TLS early data"},
 	Address:        {"address", http.StatusForbidden, "address_not_allowed", "The API key may not be used from this address"},
 	Forbidden:      {"forbidden", http.StatusForbidden, "insufficient_permission", "The API key does not allow this request"},

@@ -2,11 +2,8 @@ package keystore
 
 import (
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
-	"weak"
 )
 
 // Class says whether a request reads or writes.
@@ -145,7 +142,7 @@ func NewSet(ps ...Permission) *Set {
 		words[i] = p.String()
 	}
 	text := strings.Join(words, ",")
-	if s := internedSet(text); s != nil {
+	if s := sets.find(text); s != nil {
 		return s
 	}
 	s := &Set{list: list, text: text, resources: make(map[string]actions)}
@@ -156,7 +153,7 @@ func NewSet(ps ...Permission) *Set {
 			s.resources[p.Resource] = s.resources[p.Resource].with(p.Action)
 		}
 	}
-	return internSet(s)
+	return sets.intern(text, s)
 }
 
 func (a actions) with(action string) actions {
@@ -177,29 +174,7 @@ func (a actions) with(action string) actions {
 }
 
 // sets keeps one copy of each set in use: a million keys have few different ones.
-var sets sync.Map // text → weak.Pointer[Set]
-
-func internedSet(text string) *Set {
-	if p, ok := sets.Load(text); ok {
-		return p.(weak.Pointer[Set]).Value()
-	}
-	return nil
-}
-
-func internSet(s *Set) *Set {
-	made := weak.Make(s)
-	for {
-		held, loaded := sets.LoadOrStore(s.text, made)
-		if !loaded {
-			runtime.AddCleanup(s, func(text string) { sets.CompareAndDelete(text, made) }, s.text)
-			return s
-		}
-		if other := held.(weak.Pointer[Set]).Value(); other != nil {
-			return other
-		}
-		sets.CompareAndDelete(s.text, held)
-	}
-}
+var sets interner[Set]
 
 // Permissions returns what s holds, sorted.
 func (s *Set) Permissions() []Permission {
@@ -262,6 +237,27 @@ func Union(parts ...*Set) *Set {
 		all = append(all, s.Permissions()...)
 	}
 	return NewSet(all...)
+}
+
+// data returns what s holds but for the product's own resources.
+func (s *Set) data() *Set {
+	return NewSet(slices.DeleteFunc(slices.Clone(s.Permissions()), Permission.IsAdmin)...)
+}
+
+// intersection holds what both hold.
+func intersection(a, b *Set) *Set {
+	var list []Permission
+	for _, p := range a.Permissions() {
+		if b.Covers(p) {
+			list = append(list, p)
+		}
+	}
+	for _, p := range b.Permissions() {
+		if a.Covers(p) {
+			list = append(list, p)
+		}
+	}
+	return NewSet(list...)
 }
 
 // Access is the short name of a permission set.

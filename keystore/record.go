@@ -14,14 +14,15 @@ type Record struct {
 	Name       string
 	Namespace  string // home
 	Owner      string
-	Grants     []NamespaceSet
 	AllowedIPs []netip.Prefix
 	Metadata   map[string]string
 
+	held       *holding
 	keyEnds    int64 // Unix nanoseconds; math.MaxInt64: never
 	secretEnds int64
 	revoked    bool
 	active     bool
+	personal   bool
 
 	usedAt atomic.Int64 // Unix seconds, coarse: see lastused.go
 }
@@ -34,9 +35,9 @@ func NewRecord(k *Key, digest Digest) *Record {
 		if s.Digest == digest {
 			return &Record{
 				Digest: digest, KeyID: k.ID, Name: k.Name, Namespace: canonical(k.Namespace), Owner: canonical(k.Owner),
-				Grants: compileGrants(k.Grants), AllowedIPs: k.AllowedIPs, Metadata: k.Metadata,
+				held: holdingOf(k.Grants, k.Owner), AllowedIPs: k.AllowedIPs, Metadata: k.Metadata,
 				keyEnds: unixOrNever(k.ExpiresAt), secretEnds: unixOrNever(s.ExpiresAt),
-				revoked: !k.RevokedAt.IsZero(), active: k.Active,
+				revoked: !k.RevokedAt.IsZero(), active: k.Active, personal: k.Personal,
 			}
 		}
 	}
@@ -56,16 +57,7 @@ func unixOrNever(t time.Time) int64 {
 // Ends returns when the record stops opening anything by itself, in Unix nanoseconds.
 func (r *Record) ends() int64 { return min(r.keyEnds, r.secretEnds) }
 
-// Set returns what the record's grants give in a namespace, `*` grants included.
-func (r *Record) Set(ns *Namespace) *Set {
-	var everywhere *Set
-	for i := range r.Grants {
-		switch g := &r.Grants[i]; g.Namespace {
-		case ns.ID:
-			return g.effective
-		case AnyNamespace:
-			everywhere = g.effective
-		}
-	}
-	return everywhere
+// Set returns what the record's key and its owner both hold in a namespace.
+func (r *Record) Set(d *Directory, ns *Namespace) *Set {
+	return r.held.under(d, ns).sets[ns].both
 }

@@ -14,7 +14,8 @@ type Running struct {
 
 	next, prev *Running // in the ring of its shard; nil: cut, or not entered
 	digest     Digest
-	ends       int64 // Unix nanoseconds
+	owner      string // of the key
+	ends       int64  // Unix nanoseconds
 }
 
 // Enter notes that a request of the answer's record is on its way. False: the record may have changed since it was looked
@@ -26,7 +27,7 @@ func (k *Keystore) Enter(a Answer, r *Running) bool {
 	if s.generation.Load() != a.generation || s.closed {
 		return false
 	}
-	r.digest, r.ends = a.Record.Digest, a.Record.ends()
+	r.digest, r.owner, r.ends = a.Record.Digest, a.Record.Owner, a.Record.ends()
 	if r.ends != never {
 		s.ending++
 	}
@@ -109,6 +110,24 @@ func (c *localCache) cutAll() {
 			r = r.next
 			s.unlink(this)
 			this.Cut()
+		}
+		s.mu.Unlock()
+	}
+}
+
+// cutDisabled cuts the requests of keys whose owner is disabled. Those that were decided on before and have not yet entered have to decide again.
+func (c *localCache) cutDisabled(d *Directory) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		s.generation.Add(1)
+		for r := s.running.next; r != &s.running; {
+			this := r
+			r = r.next
+			if !d.aliveOwner(this.owner) {
+				s.unlink(this)
+				this.Cut()
+			}
 		}
 		s.mu.Unlock()
 	}

@@ -59,6 +59,7 @@ type sharedRecord struct {
 	Name          string            `json:"name,omitempty"`
 	Namespace     string            `json:"ns"`
 	Owner         string            `json:"owner"`
+	Personal      bool              `json:"personal,omitempty"`
 	Grants        []Grant           `json:"grants"`
 	Active        bool              `json:"active"`
 	ExpiresAt     time.Time         `json:"exp,omitzero"`
@@ -71,7 +72,7 @@ type sharedRecord struct {
 // seal returns the entry for what a digest opened in the snapshot at asOf: the MAC, asOf in 8 bytes, the record as JSON.
 func (s *sharedSeal) seal(k *Key, d *Digest, asOf Revision) []byte {
 	r := sharedRecord{
-		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Owner: k.Owner, Grants: k.Grants, Active: k.Active,
+		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Owner: k.Owner, Personal: k.Personal, Grants: k.Grants, Active: k.Active,
 		ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt, AllowedIPs: k.AllowedIPs, Metadata: k.Metadata,
 	}
 	for _, secret := range k.Secrets {
@@ -98,7 +99,7 @@ func (s *sharedSeal) open(entry []byte, d *Digest) (*Record, Revision) {
 		return nil, 0
 	}
 	return NewRecord(&Key{
-		ID: r.ID, Name: r.Name, Namespace: r.Namespace, Owner: r.Owner, Grants: r.Grants, Active: r.Active,
+		ID: r.ID, Name: r.Name, Namespace: r.Namespace, Owner: r.Owner, Personal: r.Personal, Grants: r.Grants, Active: r.Active,
 		ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt, AllowedIPs: r.AllowedIPs, Metadata: r.Metadata,
 		Secrets: []Secret{{Digest: *d, ExpiresAt: r.SecretExpires}},
 	}, *d), Revision(binary.BigEndian.Uint64(entry[sha256.Size:]))

@@ -59,7 +59,7 @@ func TestANodeTakesFromTheSharedCacheWhatAnotherHasRead(t *testing.T) {
 		t.Errorf("%d queries", n)
 	}
 	answer, err := b.Lookup(ctx, token, time.Now())
-	if err != nil || answer.Record.Name != "n" || answer.Record.Metadata["team"] != "erp" || answer.Record.Set(b.Namespace("default")).String() != "read" {
+	if err != nil || answer.Record.Name != "n" || answer.Record.Metadata["team"] != "erp" || answer.Record.Set(b.Policy(), b.Policy().Namespace("default")).String() != "read" {
 		t.Errorf("%+v %v", answer.Record, err)
 	}
 	for name, entry := range cache.snapshot() {

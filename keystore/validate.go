@@ -15,6 +15,7 @@ const (
 	maxName        = 200 // characters
 	maxGrants      = 100
 	maxPermissions = 500 // in all grants of a key
+	maxRoles       = 50  // in all grants of a key
 	maxAddresses   = 256
 	maxMetadata    = 4 << 10
 	maxReason      = 1000 // characters
@@ -75,21 +76,26 @@ func (p *problems) addresses(list []netip.Prefix) {
 	}
 }
 
-// grants checks the grants of a key homed in namespace. short says that the first was given by the short form, as fields of the key.
-func (p *problems) grants(tx Tx, namespace string, grants []Grant, short bool) error {
-	permissions := 0
+// grants checks those of a key homed in namespace, or of a member, whose home is empty. short says that the first was given by the short form,
+// as fields of the key.
+func (p *problems) grants(d *Directory, namespace string, grants []Grant, short bool) {
+	permissions, roles := 0, 0
 	for _, g := range grants {
 		permissions += len(g.Permissions)
+		roles += len(g.Roles)
 	}
 	switch {
 	case len(grants) > maxGrants:
 		p.add("grants", "are more than %d", maxGrants)
-		return nil
+		return
 	case permissions > maxPermissions:
 		p.add("permissions", "are more than %d", maxPermissions)
-		return nil
-	case permissions == 0:
-		p.add("permissions", "the key has none: give it some, or an access level, or grants")
+		return
+	case roles > maxRoles:
+		p.add("roles", "are more than %d", maxRoles)
+		return
+	case permissions+roles == 0 && namespace != "":
+		p.add("permissions", "the key has none: give it some, or an access level, or roles, or grants")
 	}
 	seen := make(map[string]bool, len(grants))
 	for i, g := range grants {
@@ -105,47 +111,76 @@ func (p *problems) grants(tx Tx, namespace string, grants []Grant, short bool) e
 		}
 		seen[g.Namespace] = true
 		if g.Namespace != AnyNamespace && g.Namespace != namespace {
-			if err := p.namespace(tx, field+"namespace", g.Namespace); err != nil {
-				return err
-			}
+			p.namespace(d, field+"namespace", g.Namespace)
 		}
 		for _, r := range g.Roles {
-			p.add(field+"roles", "there is no role %q", r)
+			if d.role(g.Namespace, r) == nil {
+				p.add(field+"roles", "there is no role %q in namespace %q, and no shared one; create it first", r, g.Namespace)
+			}
 		}
 	}
-	return nil
 }
 
-func (p *problems) namespace(tx Tx, field, id string) error {
-	_, err := tx.Namespace(id)
-	switch {
-	case err == nil:
-		return nil
-	case isNotFound(err):
+func (p *problems) namespace(d *Directory, field, id string) {
+	if d.Namespace(id) == nil {
 		p.add(field, "there is no namespace %q; create it first", id)
-		return nil
 	}
-	return err
 }
 
-// normalise brings a key into the form in which it is kept.
-func (k *Key) normalise() {
-	for i := range k.Grants {
-		g := &k.Grants[i]
-		g.Permissions = slices.Clone(g.Set().Permissions())
-		if g.Roles == nil {
-			g.Roles = []string{}
-		}
+func (p *problems) owner(d *Directory, id string) {
+	if id != RootMember && d.members[id] == nil {
+		p.add("owner", "there is no member %q", id)
 	}
-	slices.SortStableFunc(k.Grants, func(a, b Grant) int {
-		switch { // the home grant first
-		case a.Namespace == k.Namespace:
+}
+
+// keyRoles checks the home grant against what its namespace says of the keys in it, and fills in what was left open.
+func (p *problems) keyRoles(home *Namespace, k *Key) {
+	if home == nil || len(home.KeyRoles) == 0 {
+		return
+	}
+	g := k.HomeGrant()
+	if g == nil {
+		k.Grants = slices.Insert(k.Grants, 0, Grant{Namespace: k.Namespace})
+		g = &k.Grants[0]
+	}
+	if len(g.Roles) == 0 {
+		g.Roles = slices.Clone(home.KeyRoles)
+	}
+	if !sameNames(g.Roles, home.KeyRoles) {
+		p.add("roles", "keys of namespace %q have exactly these: %s", home.ID, strings.Join(home.KeyRoles, ", "))
+	}
+}
+
+func sameNames(a, b []string) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.Equal(slices.Compact(a), slices.Compact(b))
+}
+
+// normalise brings grants into the form in which they are kept, that in the home namespace first.
+func normalise(grants []Grant, home string) {
+	for i := range grants {
+		g := &grants[i]
+		g.Permissions = slices.Clone(g.own().Permissions())
+		g.Roles = append([]string{}, g.Roles...)
+		slices.Sort(g.Roles)
+		g.Roles = slices.Compact(g.Roles)
+	}
+	slices.SortStableFunc(grants, func(a, b Grant) int {
+		switch {
+		case a.Namespace == home:
 			return -1
-		case b.Namespace == k.Namespace:
+		case b.Namespace == home:
 			return 1
 		}
 		return 0
 	})
+}
+
+// normalise brings a key into the form in which it is kept.
+func (k *Key) normalise() {
+	normalise(k.Grants, k.Namespace)
 	for i, a := range k.AllowedIPs {
 		k.AllowedIPs[i] = a.Masked()
 	}

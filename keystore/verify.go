@@ -16,7 +16,7 @@ type Verdict struct {
 // `read` (also when empty), `write`, `orders:read`, `orders:search`; namespace empty means the key's own. The outcome is [Unknown] unless the caller may
 // read the key.
 func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, permission string) (Verdict, error) {
-	by := c.reading()
+	by := k.reading(c)
 	if err := by.anywhere(adminKeys, "read"); err != nil {
 		return Verdict{}, err
 	}
@@ -41,7 +41,8 @@ func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, 
 	if namespace == "" {
 		namespace = a.Record.Namespace
 	}
-	q := Request{Now: a.Now, Namespace: k.Namespace(namespace), Need: needed}
+	policy := k.Policy()
+	q := Request{Now: a.Now, Policy: policy, Namespace: policy.Namespace(namespace), Need: needed}
 	if len(a.Record.AllowedIPs) > 0 {
 		q.Client = a.Record.AllowedIPs[0].Addr()
 	}

@@ -2,6 +2,12 @@ package api
 
 import "time"
 
+// A Page is one page of a list.
+type Page[T any] struct {
+	Items      []T     `json:"items" nullable:"false"`
+	NextCursor *string `json:"next_cursor" doc:"What to pass as cursor for the next page; null on the last one"`
+}
+
 // Propagation says how far a change has come: once complete, no node goes by what was before.
 type Propagation struct {
 	Revision     int64         `json:"revision"`
@@ -66,11 +72,11 @@ type Verdict struct {
 	Key     *Key    `json:"key,omitempty" doc:"Absent unless the caller may read it"`
 }
 
-// Self is what the caller is and may do: a key, or through Caddy's admin endpoint the member root.
+// Self is what the caller is and may do: a key, a member, or through Caddy's admin endpoint the member root.
 type Self struct {
-	Member      *string             `json:"member" doc:"root at Caddy's admin endpoint; null for a key"`
-	Key         *Key                `json:"key,omitempty" doc:"The caller's own key"`
-	Permissions map[string][]string `json:"permissions" doc:"By namespace; * is every namespace"`
+	Member      *string             `json:"member" doc:"The member's id, root at Caddy's admin endpoint; null for a key"`
+	Key         *Key                `json:"key,omitempty" doc:"The caller's own key; of a member, the record of its token, if that is what it sent"`
+	Permissions map[string][]string `json:"permissions" doc:"What the caller may do, and the member it acts for too, by namespace; * is every namespace"`
 }
 
 // A Health is how the node that answers stands. The status is 503 when it is not healthy.

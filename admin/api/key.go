@@ -60,7 +60,7 @@ type MintRequest struct {
 	Roles       []string          `json:"roles,omitempty" maxItems:"50"`
 	Connected   bool              `json:"connected,omitempty"`
 	Grants      []GrantRequest    `json:"grants,omitempty" maxItems:"100" doc:"In further namespaces"`
-	NewRoles    []any             `json:"new_roles,omitempty" doc:"Not built yet: leave it out"`
+	NewRoles    []NewRole         `json:"new_roles,omitempty" maxItems:"50" doc:"Roles to make in the home namespace; the key has them there. Takes admin.roles:create, and is for minting one key, not for imports"`
 	Active      *bool             `json:"active,omitempty" nullable:"true" doc:"Default: true"`
 	ExpiresAt   *time.Time        `json:"expires_at,omitempty" nullable:"true" doc:"RFC 3339; null or absent: never"`
 	AllowedIPs  []string          `json:"allowed_ips,omitempty" maxItems:"256" doc:"Addresses or CIDR ranges; empty: any" example:"[\"10.0.0.0/8\"]"`
@@ -86,7 +86,7 @@ type KeyPatch struct {
 	Roles       Optional[[]string]           `json:"roles,omitzero" maxItems:"50"`
 	Connected   Optional[bool]               `json:"connected,omitzero"`
 	Grants      Optional[[]GrantRequest]     `json:"grants,omitzero" maxItems:"100"`
-	NewRoles    Optional[[]any]              `json:"new_roles,omitzero" doc:"Not built yet: leave it out"`
+	NewRoles    Optional[[]NewRole]          `json:"new_roles,omitzero" maxItems:"50" doc:"Roles to make in the home namespace, which join the key's others there"`
 	ExpiresAt   Optional[time.Time]          `json:"expires_at,omitzero" doc:"Never changes: accepted only when it is what the key has"`
 	AllowedIPs  Optional[[]string]           `json:"allowed_ips,omitzero" maxItems:"256"`
 	RateLimit   Optional[any]                `json:"rate_limit,omitzero" doc:"Not built yet: leave it out"`
@@ -114,10 +114,7 @@ type KeyChanged struct {
 }
 
 // Keys is one page of a list, newest first.
-type Keys struct {
-	Items      []Key   `json:"items" nullable:"false"`
-	NextCursor *string `json:"next_cursor" doc:"What to pass as cursor for the next page; null on the last one"`
-}
+type Keys = Page[Key]
 
 // An ImportKey is a key whose credential was made elsewhere: exactly one of Token and SHA256.
 type ImportKey struct {

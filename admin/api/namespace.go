@@ -4,38 +4,40 @@ import "time"
 
 // A Namespace is the partition a key is good for.
 type Namespace struct {
-	ID         string    `json:"id"`
-	Kind       string    `json:"kind" doc:"What it stands for: account, workspace, … Never changes."`
-	Parent     *string   `json:"parent" doc:"Not built yet: always null"`
-	Name       string    `json:"name"`
-	EditPolicy string    `json:"edit_policy" enum:"free,grow_only"`
-	Reach      []string  `json:"reach" nullable:"false" doc:"Not built yet: always empty"`
-	CreatedAt  time.Time `json:"created_at"`
-	Version    int64     `json:"version"`
+	ID          string    `json:"id"`
+	Kind        string    `json:"kind" doc:"What it stands for: account, workspace, … Never changes."`
+	Parent      *string   `json:"parent" doc:"The namespace it lies in; null: none"`
+	Name        string    `json:"name"`
+	EditPolicy  string    `json:"edit_policy" enum:"free,grow_only"`
+	Reach       []string  `json:"reach" nullable:"false" doc:"The kinds of namespaces below this one, at any depth, in which keys' grants here count too, for data permissions"`
+	KeyRoles    []string  `json:"key_roles" nullable:"false" doc:"Keys of this namespace have exactly these roles in it; empty: any"`
+	TokenPrefix *string   `json:"token_prefix" doc:"Of new tokens for keys of this namespace; null: the deployment's first"`
+	CreatedAt   time.Time `json:"created_at"`
+	Version     int64     `json:"version"`
 }
 
 // A NamespaceRequest describes a namespace to be made.
 type NamespaceRequest struct {
 	ID          string   `json:"id" doc:"A letter or digit, then at most 63 more of these, '.', '_', '~' and '-'"`
 	Kind        string   `json:"kind,omitempty"`
-	Parent      *string  `json:"parent,omitempty" nullable:"true" doc:"Not built yet: leave it out"`
+	Parent      *string  `json:"parent,omitempty" nullable:"true" doc:"The namespace it lies in; null or absent: none"`
 	Name        string   `json:"name,omitempty"`
 	EditPolicy  string   `json:"edit_policy,omitempty" enum:"free,grow_only" doc:"Default: free"`
-	Reach       []string `json:"reach,omitempty" doc:"Not built yet: leave it out"`
-	KeyRoles    []string `json:"key_roles,omitempty" doc:"Not built yet: leave it out"`
-	TokenPrefix string   `json:"token_prefix,omitempty" doc:"Not built yet: leave it out"`
+	Reach       []string `json:"reach,omitempty" maxItems:"50" doc:"Kinds of namespaces below this one in which keys' grants here count too"`
+	KeyRoles    []string `json:"key_roles,omitempty" maxItems:"50" doc:"Shared ones: it has none of its own yet"`
+	TokenPrefix string   `json:"token_prefix,omitempty" doc:"One that the configuration accepts"`
 }
 
-// A NamespacePatch is a merge patch (RFC 7396) of a namespace.
+// A NamespacePatch is a merge patch (RFC 7396) of a namespace: what is absent stays, null goes back to the default.
 type NamespacePatch struct {
 	Name        Optional[string]   `json:"name,omitzero"`
 	EditPolicy  Optional[string]   `json:"edit_policy,omitzero" enum:"free,grow_only"`
 	ID          Optional[string]   `json:"id,omitzero" doc:"Never changes: accepted only when it is what the namespace has"`
 	Kind        Optional[string]   `json:"kind,omitzero" doc:"Never changes: accepted only when it is what the namespace has"`
-	Parent      Optional[string]   `json:"parent,omitzero" doc:"Not built yet: leave it out"`
-	Reach       Optional[[]string] `json:"reach,omitzero" doc:"Not built yet: leave it out"`
-	KeyRoles    Optional[[]string] `json:"key_roles,omitzero" doc:"Not built yet: leave it out"`
-	TokenPrefix Optional[string]   `json:"token_prefix,omitzero" doc:"Not built yet: leave it out"`
+	Parent      Optional[string]   `json:"parent,omitzero"`
+	Reach       Optional[[]string] `json:"reach,omitzero" maxItems:"50"`
+	KeyRoles    Optional[[]string] `json:"key_roles,omitzero" maxItems:"50"`
+	TokenPrefix Optional[string]   `json:"token_prefix,omitzero"`
 }
 
 // NamespaceChanged is the answer to a change of a namespace.
@@ -45,7 +47,4 @@ type NamespaceChanged struct {
 }
 
 // Namespaces is one page of a list, newest first.
-type Namespaces struct {
-	Items      []Namespace `json:"items" nullable:"false"`
-	NextCursor *string     `json:"next_cursor" doc:"What to pass as cursor for the next page; null on the last one"`
-}
+type Namespaces = Page[Namespace]

@@ -14,8 +14,5 @@ type Node struct {
 	HeardAt  time.Time `json:"heard_at" doc:"When it was heard of last, by the same clock; a node that is alone tells nobody"`
 }
 
-// Nodes lists all of them, the oldest first.
-type Nodes struct {
-	Items      []Node  `json:"items" nullable:"false"`
-	NextCursor *string `json:"next_cursor" doc:"Always null: there is one page"`
-}
+// Nodes lists all of them, the oldest first, on one page.
+type Nodes = Page[Node]

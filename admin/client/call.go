@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -68,10 +69,46 @@ func send(method, path string, body any, options ...ChangeOption) *request {
 	return r
 }
 
+// all goes through pages from cursor on.
+func all[T any](cursor string, list func(cursor string) (api.Page[T], error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for {
+			page, err := list(cursor)
+			if err != nil {
+				var none T
+				yield(none, err)
+				return
+			}
+			for _, item := range page.Items {
+				if !yield(item, nil) {
+					return
+				}
+			}
+			if page.NextCursor == nil {
+				return
+			}
+			cursor = *page.NextCursor
+		}
+	}
+}
+
 // call makes a request and reads the answer. A status that is in also is an answer too, not a refusal.
 func call[T any](ctx context.Context, c *Client, r *request, also ...int) (answer T, err error) {
+	resp, err := c.do(ctx, r, api.JSON, also...)
+	if err != nil {
+		return answer, err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return answer, fmt.Errorf("reading the answer to %s %s: %w", r.method, r.path, err)
+	}
+	return answer, nil
+}
+
+// do makes a request, and returns an answer that is no refusal and of the media type expected.
+func (c *Client) do(ctx context.Context, r *request, expected string, also ...int) (*http.Response, error) {
 	if r.err != nil {
-		return answer, fmt.Errorf("writing the request: %w", r.err)
+		return nil, fmt.Errorf("writing the request: %w", r.err)
 	}
 	target := c.base + r.path
 	if len(r.query) > 0 {
@@ -79,7 +116,7 @@ func call[T any](ctx context.Context, c *Client, r *request, also ...int) (answe
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, target, r.body)
 	if err != nil {
-		return answer, err
+		return nil, err
 	}
 	for name, values := range r.headers {
 		req.Header[name] = values
@@ -95,19 +132,19 @@ func call[T any](ctx context.Context, c *Client, r *request, also ...int) (answe
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return answer, err
+		return nil, err
 	}
-	defer resp.Body.Close()
-	if refused(resp, also) {
-		return answer, readError(resp)
+	t := mediaType(resp)
+	switch {
+	case refused(resp, also):
+		err = readError(resp)
+	case t != expected:
+		err = fmt.Errorf("the answer to %s %s is %q, not %s: something else answers there", r.method, r.path, t, expected)
+	default:
+		return resp, nil
 	}
-	if t := mediaType(resp); t != api.JSON {
-		return answer, fmt.Errorf("the answer to %s %s is %q, not JSON: something else answers there", r.method, r.path, t)
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
-		return answer, fmt.Errorf("reading the answer to %s %s: %w", r.method, r.path, err)
-	}
-	return answer, nil
+	resp.Body.Close()
+	return nil, err
 }
 
 func refused(resp *http.Response, also []int) bool {

@@ -1,4 +1,4 @@
-// Package client manages API keys over REST, as `caddy apikeys` does. It needs nothing but the standard library and the
+// Package client manages API keys, and who manages them, over REST, as `caddy apikeys` does. It needs nothing but the standard library and the
 // shapes in [github.com/caddy-apikeys/caddy-apikeys/admin/api].
 //
 // A refusal is an [*Error]. Any other error means that no answer came: a change may or may not have been made.
@@ -25,7 +25,7 @@ type Client struct {
 // An Option changes how [New] makes a client.
 type Option func(*Client)
 
-// WithToken sends a key's token, which a site with `api_keys_admin` needs. [New] refuses to send it in clear to another machine.
+// WithToken sends a member's token, or a key's, which a site with `api_keys_admin` needs. [New] refuses to send it in clear to another machine.
 func WithToken(token string) Option { return func(c *Client) { c.token = token } }
 
 // WithTransport replaces how requests travel: for other roots of trust, or a proxy.

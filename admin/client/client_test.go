@@ -107,6 +107,37 @@ func TestRequests(t *testing.T) {
 			return err
 		}, "PATCH /apikeys/v1/namespaces/acme", `{"name":"A"}`, ""},
 		{"delete namespace", func(c *client.Client) error { _, err := c.DeleteNamespace(ctx, "acme"); return err }, "DELETE /apikeys/v1/namespaces/acme", "", ""},
+		{"create role", func(c *client.Client) error {
+			_, err := c.CreateRole(ctx, api.RoleRequest{Namespace: client.Shared, Name: "a", Permissions: []string{"read"}})
+			return err
+		}, "POST /apikeys/v1/roles", `{"namespace":"*","name":"a","permissions":["read"]}`, ""},
+		{"list roles", func(c *client.Client) error { _, err := c.ListRoles(ctx, "x", 5); return err }, "GET /apikeys/v1/roles?cursor=x&limit=5", "", ""},
+		{"find role", func(c *client.Client) error { _, err := c.FindRole(ctx, client.Shared, "a/b"); return err }, "GET /apikeys/v1/roles/%2A/a%2Fb", "", ""},
+		{"edit role", func(c *client.Client) error {
+			_, err := c.EditRole(ctx, "acme", "a", api.RolePatch{Permissions: api.Some([]string{"read"})}, client.Wait(0))
+			return err
+		}, "PATCH /apikeys/v1/roles/acme/a?wait=0s", `{"permissions":["read"]}`, ""},
+		{"delete role", func(c *client.Client) error { _, err := c.DeleteRole(ctx, "acme", "a"); return err }, "DELETE /apikeys/v1/roles/acme/a", "", ""},
+		{"create member", func(c *client.Client) error {
+			_, err := c.CreateMember(ctx, api.MemberRequest{Name: "Ada", Grants: []api.GrantRequest{{Namespace: "acme", Roles: []string{"viewer"}}}})
+			return err
+		}, "POST /apikeys/v1/members", `{"name":"Ada","grants":[{"namespace":"acme","roles":["viewer"]}]}`, ""},
+		{"list members", func(c *client.Client) error { _, err := c.ListMembers(ctx, "", 0); return err }, "GET /apikeys/v1/members", "", ""},
+		{"find member", func(c *client.Client) error { _, err := c.FindMember(ctx, "m_1"); return err }, "GET /apikeys/v1/members/m_1", "", ""},
+		{"edit member", func(c *client.Client) error {
+			_, err := c.EditMember(ctx, "m_1", api.MemberPatch{Active: api.Some(false), Login: api.Null[string]()}, client.IfVersion(3))
+			return err
+		}, "PATCH /apikeys/v1/members/m_1", `{"login":null,"active":false}`, `If-Match: "3"`},
+		{"delete member", func(c *client.Client) error { _, err := c.DeleteMember(ctx, "m_1"); return err }, "DELETE /apikeys/v1/members/m_1", "", ""},
+		{"member token", func(c *client.Client) error {
+			_, err := c.NewMemberToken(ctx, "m_1", api.TokenRequest{ExpiresAt: &at})
+			return err
+		}, "POST /apikeys/v1/members/m_1/token", `{"expires_at":"2027-01-01T00:00:00Z"}`, ""},
+		{"list audit", func(c *client.Client) error {
+			_, err := c.ListAudit(ctx, client.AuditFilter{Actor: "root", Action: "key.mint", Object: "K", From: at, Cursor: "x", Limit: 7})
+			return err
+		}, "GET /apikeys/v1/audit?action=key.mint&actor=root&cursor=x&from=2027-01-01T00%3A00%3A00Z&limit=7&object=K", "", ""},
+		{"verify audit", func(c *client.Client) error { _, err := c.VerifyAudit(ctx); return err }, "GET /apikeys/v1/audit/verify", "", ""},
 		{"verify", func(c *client.Client) error { _, err := c.Verify(ctx, api.VerifyRequest{Token: "t"}); return err }, "POST /apikeys/v1/verify", `{"token":"t"}`, ""},
 		{"self", func(c *client.Client) error { _, err := c.Self(ctx); return err }, "GET /apikeys/v1/self", "", ""},
 		{"revoke self", func(c *client.Client) error { _, err := c.RevokeSelf(ctx, api.RevokeRequest{}); return err }, "POST /apikeys/v1/self/revoke", "{}", ""},
@@ -317,5 +348,32 @@ func TestContext(t *testing.T) {
 	}()
 	if _, err := open(t, s.URL).Self(ctx); err == nil || client.StatusOf(err) != 0 {
 		t.Errorf("a cancelled call: %v", err)
+	}
+}
+
+// TestExportAudit: the rows as they come, and a break in the middle is an error.
+func TestExportAudit(t *testing.T) {
+	const rows = "{\"seq\":1}\n{\"seq\":2}\n"
+	whole := true
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", api.NDJSON)
+		_, _ = io.WriteString(w, rows)
+		if !whole {
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	defer s.Close()
+	var out strings.Builder
+	if err := open(t, s.URL).ExportAudit(t.Context(), &out); err != nil || out.String() != rows {
+		t.Errorf("%v: %s", err, out.String())
+	}
+	whole = false
+	if err := open(t, s.URL).ExportAudit(t.Context(), io.Discard); err == nil {
+		t.Error("a part is taken for the whole")
+	}
+	address, _ := server(t, 200, "text/html", "<p>")
+	if err := open(t, address).ExportAudit(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "something else answers there") {
+		t.Errorf("from something else: %v", err)
 	}
 }

@@ -34,7 +34,7 @@ func Example() {
 }
 
 func ExampleWithToken() {
-	token := "…" // of a key with admin permissions, from a file or a secret store
+	token := "…" // of a member, or of a key with admin permissions, from a file or a secret store
 	keys, err := client.New("https://keys.example.com", client.WithToken(token))
 	if err != nil {
 		log.Fatal(err)
@@ -85,5 +85,47 @@ func ExampleIfVersion() {
 	patch := api.KeyPatch{Name: api.Some(key.Name + " (old)")}
 	if _, err = keys.EditKey(ctx, key.ID, patch, client.IfVersion(key.Version)); client.StatusOf(err) == 412 {
 		fmt.Println("someone else has changed it meanwhile")
+	}
+}
+
+func ExampleClient_NewMemberToken() {
+	keys, err := client.New("http://localhost:2019")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+
+	ada, err := keys.CreateMember(ctx, api.MemberRequest{
+		Name:   "Ada",
+		Grants: []api.GrantRequest{{Namespace: "acme", Roles: []string{"developer"}, Connected: true}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	made, err := keys.NewMemberToken(ctx, ada.ID, api.TokenRequest{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("give this to Ada, it is not shown again:", made.Token)
+
+	// When this returns with Complete, no node lets in Ada or any key that acts for her.
+	done, err := keys.EditMember(ctx, ada.ID, api.MemberPatch{Active: api.Some(false)}, client.Wait(30*time.Second))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(done.Propagation.Complete)
+}
+
+func ExampleClient_AllAudit() {
+	keys, err := client.New("http://localhost:2019")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for row, err := range keys.AllAudit(context.Background(), client.AuditFilter{Action: "key.revoke", From: time.Now().Add(-24 * time.Hour)}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(row.At, row.Actor, row.Object)
 	}
 }

@@ -29,7 +29,8 @@ func (c *Client) MintKey(ctx context.Context, spec api.MintRequest, remember str
 type KeyFilter struct {
 	Namespace string // home
 	Status    string // active, inactive, expired or revoked
-	Owner     string
+	Owner     string // a member
+	Role      string // in any of its grants
 	CreatedBy string
 	Text      string // in the name, or the beginning of the id
 	Cursor    string // the NextCursor of the page before
@@ -42,6 +43,7 @@ func (c *Client) ListKeys(ctx context.Context, f KeyFilter) (api.Keys, error) {
 	r.parameter("namespace", f.Namespace)
 	r.parameter("status", f.Status)
 	r.parameter("owner", f.Owner)
+	r.parameter("role", f.Role)
 	r.parameter("created_by", f.CreatedBy)
 	r.parameter("q", f.Text)
 	r.page(f.Cursor, f.Limit)
@@ -57,24 +59,10 @@ func (r *request) page(cursor string, limit int) {
 
 // AllKeys goes through all pages from f on. After an error it ends.
 func (c *Client) AllKeys(ctx context.Context, f KeyFilter) iter.Seq2[api.Key, error] {
-	return func(yield func(api.Key, error) bool) {
-		for {
-			page, err := c.ListKeys(ctx, f)
-			if err != nil {
-				yield(api.Key{}, err)
-				return
-			}
-			for _, k := range page.Items {
-				if !yield(k, nil) {
-					return
-				}
-			}
-			if page.NextCursor == nil {
-				return
-			}
-			f.Cursor = *page.NextCursor
-		}
-	}
+	return all(f.Cursor, func(cursor string) (api.Keys, error) {
+		f.Cursor = cursor
+		return c.ListKeys(ctx, f)
+	})
 }
 
 // FindKey returns one key.

@@ -101,6 +101,18 @@ func testChanges(t *testing.T, s Store) {
 		{"edit namespace", func(tx keystore.Tx) error {
 			return tx.UpdateNamespace(&keystore.Namespace{ID: "n", Name: "N", CreatedAt: start})
 		}, want{}, true},
+		{"role", func(tx keystore.Tx) error {
+			return tx.InsertRole(&keystore.Role{Namespace: "n", Name: "r", CreatedAt: start})
+		}, want{}, true},
+		{"edit role", func(tx keystore.Tx) error {
+			return tx.UpdateRole(&keystore.Role{Namespace: "n", Name: "r", Version: 2})
+		}, want{}, true},
+		{"delete role", func(tx keystore.Tx) error { return tx.DeleteRole(keystore.RoleID{Namespace: "n", Name: "r"}) }, want{}, true},
+		{"member", func(tx keystore.Tx) error { return tx.InsertMember(&keystore.Member{ID: "m", CreatedAt: start}) }, want{}, true},
+		{"edit member", func(tx keystore.Tx) error {
+			return tx.UpdateMember(&keystore.Member{ID: "m", Name: "M", CreatedAt: start})
+		}, want{}, true},
+		{"delete member", func(tx keystore.Tx) error { return tx.DeleteMember("m") }, want{}, true},
 		{"delete namespace", func(tx keystore.Tx) error { return tx.DeleteNamespace("n") }, want{}, true},
 	} {
 		after = head(t, db)
@@ -152,6 +164,7 @@ func testByHand(t *testing.T, s Store) {
 	a.ExpiresAt = start.Add(time.Hour)
 	insert(t, db, a, b)
 	update(t, db, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}) })
+	known := policy(t, db).Revision
 	expiry := start.Add(time.Hour)
 	micros := func(at time.Time) string { return fmt.Sprint(at.UnixMicro()) }
 	type want = map[keystore.Digest]time.Time
@@ -169,6 +182,13 @@ func testByHand(t *testing.T, s Store) {
 		{"DELETE FROM keys WHERE id = 'a'", 2, want{digest("a"): atOnce}, false},
 		{"UPDATE namespaces SET name = 'by hand'", 2, want{}, true},
 		{"DELETE FROM namespaces WHERE id = 'n'", 1, want{}, true},
+		{"INSERT INTO roles VALUES ('n', 'r', '[\"read\"]', 1, 1), ('n', 's', '[]', 1, 1)", 2, want{}, true},
+		{"UPDATE roles SET permissions = '[\"write\"]' WHERE name = 'r'", 1, want{}, true},
+		{"UPDATE roles SET permissions = '[]' WHERE name = 'nobody'", 0, want{}, false},
+		{"DELETE FROM roles", 2, want{}, true},
+		{"INSERT INTO members VALUES ('m', 'M', '', 'login', '[{\"namespace\":\"n\",\"roles\":[\"r\"]}]', 1, 1, '', 1)", 1, want{}, true},
+		{"UPDATE members SET active = 0", 1, want{}, true},
+		{"DELETE FROM members", 1, want{}, true},
 	} {
 		after := head(t, db)
 		must(t, s.Exec(step.statement))
@@ -177,6 +197,15 @@ func testByHand(t *testing.T, s Store) {
 			wantEnds(t, got, step.want)
 			if others[keystore.ChangePolicy] != step.policy || others[keystore.ChangeNew] {
 				t.Fatalf("also changed: %v", others)
+			}
+			switch p, err := db.Policy(ctx, known); {
+			case err != nil || (p != nil) != step.policy:
+				t.Fatalf("policy %+v, %v", p, err)
+			case p != nil:
+				known = p.Revision
+				if known != head(t, db) {
+					t.Fatalf("the policy is of %d, the head is at %d", known, head(t, db))
+				}
 			}
 			if moved := head(t, db) - after; moved > step.rows || step.rows > 0 && moved < 1 {
 				t.Fatalf("the head went from %d to %d", after, after+moved)

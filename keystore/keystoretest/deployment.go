@@ -28,8 +28,7 @@ func testDeployment(t *testing.T, s Store) {
 		t.Fatal("no epoch or no token key")
 	}
 	db := s.Open(t)
-	list, err := db.Namespaces(ctx)
-	must(t, err)
+	list := policy(t, db).Namespaces
 	if len(list) != 1 || list[0].ID != keystore.DefaultNamespace || list[0].Version != 1 || list[0].CreatedAt.IsZero() {
 		t.Fatalf("namespaces at the start: %+v", list)
 	}

@@ -65,6 +65,17 @@ func testFilters(t *testing.T, s Store) {
 		{keystore.KeyFilter{Namespaces: []string{"b", "a"}, Status: keystore.StatusActive, Text: "key"}, "k0"},
 		{keystore.KeyFilter{Owner: "m1", CreatedBy: "root", Status: keystore.StatusActive}, "k0"},
 		{keystore.KeyFilter{Namespaces: []string{"c"}, Owner: "m2"}, "k6"},
+		{keystore.KeyFilter{Visible: []string{}}, ""},
+		{keystore.KeyFilter{Visible: []string{}, Namespaces: []string{"a"}}, ""},
+		{keystore.KeyFilter{Visible: []string{"c", "a", "a"}}, "k6 k5 k4 k1 k0"},
+		{keystore.KeyFilter{Visible: []string{"a", "b"}, Namespaces: []string{"b", "c"}}, "k3 k2"},
+		{keystore.KeyFilter{Visible: []string{}, OrOwner: "m1"}, "k5 k4 k2 k0"},
+		{keystore.KeyFilter{OrOwner: "m1"}, "k6 k5 k4 k3 k2 k1 k0"},
+		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1"}, "k5 k4 k3 k2 k0"},
+		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1", Namespaces: []string{"a", "b"}}, "k5 k3 k2 k0"},
+		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1", Namespaces: []string{"c"}}, "k4"},
+		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1", Owner: "m2"}, "k3"},
+		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1", Status: keystore.StatusActive}, "k4 k0"},
 	} {
 		row.filter.Now = now
 		for _, limit := range []int{1, 2, 100} {
@@ -76,6 +87,9 @@ func testFilters(t *testing.T, s Store) {
 		if len(row.filter.Namespaces) > 0 {
 			for i := range 400 {
 				row.filter.Namespaces = append(row.filter.Namespaces, fmt.Sprint("nowhere", i))
+				if row.filter.Visible != nil {
+					row.filter.Visible = append(row.filter.Visible, fmt.Sprint("nowhere", i))
+				}
 			}
 			if got := strings.Join(all(t, db, row.filter, 2), " "); got != row.want {
 				t.Errorf("with many namespaces: %q, want %q", got, row.want)

@@ -20,6 +20,8 @@ func testRollback(t *testing.T, s Store) {
 		must(t, insertKey(tx, plain("new")))
 		must(t, tx.DeleteKey("k"))
 		must(t, tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}))
+		must(t, tx.InsertRole(&keystore.Role{Namespace: "n", Name: "r", CreatedAt: start}))
+		must(t, tx.InsertMember(&keystore.Member{ID: "m", Login: "m", CreatedAt: start}))
 		must(t, tx.AppendAudit([]*keystore.AuditRow{{Seq: 1, At: start}}))
 		must(t, tx.Remember("caller", "key", "made", start))
 	}
@@ -166,8 +168,12 @@ func testCancelled(t *testing.T, s Store) {
 		"Key":         func() error { _, err := db.Key(gone, "k"); return err },
 		"Keys":        func() error { _, _, err := db.Keys(gone, keystore.KeyFilter{}, "", 1); return err },
 		"CountKeys":   func() error { _, err := db.CountKeys(gone); return err },
-		"Namespaces":  func() error { _, err := db.Namespaces(gone); return err },
-		"RecordUse":   func() error { return db.RecordUse(gone, map[string]time.Time{"k": start}) },
+		"Policy":      func() error { _, err := db.Policy(gone, 0); return err },
+		"Audits":      func() error { _, _, err := db.Audits(gone, keystore.AuditFilter{}, "", 1); return err },
+		"AuditChain": func() error {
+			return db.AuditChain(gone, 0, func(*keystore.AuditRow) error { t.Error("went on"); return nil })
+		},
+		"RecordUse": func() error { return db.RecordUse(gone, map[string]time.Time{"k": start}) },
 		"Update": func() error {
 			_, err := db.Update(gone, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
 			return err

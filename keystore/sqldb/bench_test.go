@@ -15,7 +15,7 @@ import (
 )
 
 // benchKey is key number n: one in a hundred each is revoked, inactive or expired, and there are a thousand namespaces, of
-// which the first has half of the keys.
+// which the first has half of the keys; the others have a role.
 func benchKey(n int, now time.Time) *keystore.Key {
 	namespace := keystore.DefaultNamespace
 	if n%2 == 1 {
@@ -25,6 +25,12 @@ func benchKey(n int, now time.Time) *keystore.Key {
 		ID: fmt.Sprintf("%012d", n*7919%1_000_000_000_039), Prefix: "ak", Name: fmt.Sprint("key number ", n), Namespace: namespace, Owner: fmt.Sprint("m_", n%100),
 		CreatedBy: keystore.RootMember, Active: n%100 != 1, CreatedAt: now, Version: 1, Secrets: []keystore.Secret{{Digest: benchDigest(n), CreatedAt: now}},
 		Grants: []keystore.Grant{{Namespace: namespace, Permissions: []keystore.Permission{{Action: "read"}, {Action: "write"}}}},
+	}
+	if n%2 == 1 {
+		k.Grants[0].Roles = []string{"member"}
+	}
+	if n%10_000 == 17 {
+		k.Grants = append(k.Grants, keystore.Grant{Namespace: keystore.DefaultNamespace, Roles: []string{"rare"}, Connected: true})
 	}
 	switch n % 100 {
 	case 2:
@@ -139,7 +145,11 @@ func BenchmarkKeys(b *testing.B) {
 		{"owner, none", keystore.KeyFilter{Owner: "nobody"}},
 		{"text, many", keystore.KeyFilter{Text: "number 5"}},
 		{"text, none", keystore.KeyFilter{Text: "xyz"}},
+		{"role", keystore.KeyFilter{Role: "member"}},
+		{"role, few", keystore.KeyFilter{Role: "rare"}},
 		{"role, none", keystore.KeyFilter{Role: "billing"}},
+		{"visible", keystore.KeyFilter{Visible: few, OrOwner: "m_5"}},
+		{"visible, none", keystore.KeyFilter{Visible: []string{}, OrOwner: "nobody"}},
 	} {
 		list.f.Now = time.Now()
 		b.Run("page/"+list.name, func(b *testing.B) {
@@ -147,6 +157,51 @@ func BenchmarkKeys(b *testing.B) {
 				if _, _, err := d.Keys(ctx, list.f, "", 100); err != nil {
 					b.Fatal(err)
 				}
+			}
+		})
+	}
+	b.Run("Policy", func(b *testing.B) {
+		h, err := d.Renew(ctx, "nobody", keystore.Position{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			if p, err := d.Policy(ctx, h.Revision); p != nil || err != nil {
+				b.Fatal(p, err)
+			}
+		}
+	})
+	for name, ask := range map[string]func(keystore.Tx) error{
+		"KeysOwnedBy": func(tx keystore.Tx) error { _, err := tx.KeysOwnedBy("m_5"); return err },
+		"PersonalKey": func(tx keystore.Tx) error { _, err := tx.PersonalKey("m_5"); return err },
+		"RoleHeld": func(tx keystore.Tx) error {
+			_, err := tx.RoleHeld(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"})
+			return err
+		},
+		"RoleHeld/local": func(tx keystore.Tx) error {
+			_, err := tx.RoleHeld(keystore.RoleID{Namespace: "ns1", Name: "member"})
+			return err
+		},
+		"KeysHolding": func(tx keystore.Tx) error {
+			_, err := tx.KeysHolding(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"}, few, 10)
+			return err
+		},
+		"KeysHolding/none": func(tx keystore.Tx) error {
+			_, err := tx.KeysHolding(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"}, []string{keystore.DefaultNamespace}, 10)
+			return err
+		},
+	} {
+		b.Run("Tx/"+name, func(b *testing.B) {
+			_, err := d.Update(ctx, func(tx keystore.Tx) error {
+				for b.Loop() {
+					if err := ask(tx); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				b.Fatal(err)
 			}
 		})
 	}

@@ -32,7 +32,7 @@ type dialect struct {
 	begin         string // query: takes the lock of all who write, and returns the time; empty: BEGIN takes it
 	prepares      bool   // statements that come again and again have to be prepared by hand
 	contains      string // condition, with a place for an expression: that it contains a text, whatever the ASCII case
-	hasRole       string // condition on keys k
+	touchesOnly   string // condition on the audit log: the row's namespaces are among those in a JSON array, and there are some
 	among         string // the end of a condition: is one of the texts in a JSON array
 	amongHex      string // the same for bytes, which the array has in hexadecimal
 	analyze       string // statement: has the database look at the size of its tables, and make new plans; empty: it need not be told

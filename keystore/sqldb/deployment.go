@@ -112,22 +112,3 @@ func fingerprintOf(tokenKey *[32]byte) []byte {
 	sum := sha256.Sum256(append([]byte("caddy-apikeys token key\n"), tokenKey[:]...))
 	return sum[:]
 }
-
-// Namespaces implements [keystore.Database].
-func (d *DB) Namespaces(ctx context.Context) ([]keystore.Namespace, error) {
-	const operation = "listing namespaces"
-	rows, err := d.query(ctx, d.readers, "SELECT "+namespaceColumns+" FROM namespaces WHERE "+d.current+" ORDER BY created_at DESC, id DESC")
-	if err != nil {
-		return nil, d.fail(ctx, operation, err)
-	}
-	defer rows.Close()
-	var out []keystore.Namespace
-	for rows.Next() {
-		ns, err := scanNamespace(rows.Scan)
-		if err != nil {
-			return nil, d.fail(ctx, operation, err)
-		}
-		out = append(out, ns)
-	}
-	return out, d.fail(ctx, operation, rows.Err())
-}

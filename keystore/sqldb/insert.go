@@ -21,7 +21,7 @@ const (
 
 // keyColumnNames are in the order of keyValues.
 var (
-	keyColumnNames = []string{"prefix", "name", "namespace", "grants", "owner", "created_by", "active", "created_at", "expires_at",
+	keyColumnNames = []string{"prefix", "name", "namespace", "grants", "owner", "personal", "created_by", "active", "created_at", "expires_at",
 		"revoked_at", "revoked_by", "revoke_reason", "allowed_ips", "metadata", "version", "id"}
 	updateKey = "UPDATE keys SET " + strings.Join(keyColumnNames[:len(keyColumnNames)-1], " = ?, ") + " = ? WHERE id = ?"
 )
@@ -31,7 +31,7 @@ func keyValues(k *keystore.Key) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	allowed, err := fromPrefixes(k.AllowedIPs)
+	allowed, err := fromList(k.AllowedIPs)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func keyValues(k *keystore.Key) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, k.CreatedBy, fromBool(k.Active), k.CreatedAt.UnixMicro(),
+	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, fromBool(k.Personal), k.CreatedBy, fromBool(k.Active), k.CreatedAt.UnixMicro(),
 		fromTime(k.ExpiresAt), fromTime(k.RevokedAt), k.RevokedBy, k.RevokeReason, allowed, metadata, k.Version, k.ID}, nil
 }
 
@@ -173,7 +173,7 @@ func (t *tx) AppendAudit(list []*keystore.AuditRow) error {
 		}
 		rows[i] = []any{a.Seq, a.At.UnixMicro(), a.Actor, a.From, a.Action, a.Object, namespaces, a.Before, a.After, a.Hash[:]}
 	}
-	return t.insertRows("audit", []string{"seq", "at", "actor", "source", "action", "object", "namespaces", "before", "after", "hash"}, rows)
+	return t.insertRows("audit", strings.Split(auditColumns, ", "), rows)
 }
 
 // insertRows adds rows to a table, many at once where the database has a way for that.

@@ -18,7 +18,7 @@ import (
 // keyColumns with keyJoins after a FROM that ends in keys k give one row for each secret that is not dropped; one row
 // when there is none.
 const (
-	keyColumns = `k.id, k.prefix, k.name, k.namespace, k.grants, k.owner, k.created_by, k.active, k.created_at,
+	keyColumns = `k.id, k.prefix, k.name, k.namespace, k.grants, k.owner, k.personal, k.created_by, k.active, k.created_at,
 		k.expires_at, k.revoked_at, k.revoked_by, k.revoke_reason, k.allowed_ips, k.metadata, k.version,
 		u.used_at, s.digest, s.created_at, s.ends_at, s.imported`
 	keyJoins = ` LEFT JOIN last_uses u ON u.key_id = k.id
@@ -40,13 +40,13 @@ func scanKeys(rows *sql.Rows, err error, head *keystore.Revision) ([]keystore.Ke
 	var (
 		id, prefix, name, namespace, grants, owner, createdBy string
 		revokedBy, reason, allowed, metadata                  string
-		active, imported                                      sql.NullBool
+		personal, active, imported                            sql.NullBool
 		version                                               sql.NullInt64
 		created, expires, revoked, used                       time.Time
 		secret                                                keystore.Secret
 	)
 	into := []any{textTo{&id}, textTo{&prefix}, textTo{&name}, textTo{&namespace}, textTo{&grants}, textTo{&owner},
-		textTo{&createdBy}, &active, timeTo{&created}, timeTo{&expires}, timeTo{&revoked}, textTo{&revokedBy},
+		&personal, textTo{&createdBy}, &active, timeTo{&created}, timeTo{&expires}, timeTo{&revoked}, textTo{&revokedBy},
 		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, timeTo{&used},
 		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported}
 	if head != nil {
@@ -60,7 +60,7 @@ func scanKeys(rows *sql.Rows, err error, head *keystore.Revision) ([]keystore.Ke
 			continue // only the head
 		}
 		if len(out) == 0 || out[len(out)-1].ID != id {
-			k := keystore.Key{ID: id, Prefix: prefix, Name: name, Namespace: namespace, Owner: owner, CreatedBy: createdBy,
+			k := keystore.Key{ID: id, Prefix: prefix, Name: name, Namespace: namespace, Owner: owner, Personal: personal.Bool, CreatedBy: createdBy,
 				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked, RevokedBy: revokedBy,
 				RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
 			if err := readJSON(&k, grants, allowed, metadata); err != nil {
@@ -138,35 +138,32 @@ func (d *DB) Key(ctx context.Context, id string) (*keystore.Key, error) {
 // maxUnion is how many namespaces are merged from as many ordered index scans; more are filtered out of one scan of all.
 const maxUnion = 50
 
+// A part of the keys that are asked for.
+type part struct {
+	condition string
+	args      []any
+}
+
 // Keys implements [keystore.Database].
 func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limit int) ([]keystore.Key, string, error) {
-	if f.Namespaces != nil && len(f.Namespaces) == 0 {
-		return nil, "", nil
-	}
 	where, args, err := d.conditions(f, cursor)
 	if err != nil {
 		return nil, "", err
 	}
-	page := "SELECT k.created_at, k.id FROM keys k WHERE " + where
-	namespaces := slices.Compact(slices.Sorted(slices.Values(f.Namespaces)))
-	switch n := len(namespaces); {
-	case n == 0:
-	case n <= maxUnion:
-		each := page + " AND k.namespace = ?"
-		var all []any
-		for _, ns := range namespaces {
-			all = append(append(all, args...), ns)
-		}
-		page, args = strings.TrimSuffix(strings.Repeat(each+" UNION ALL ", n), " UNION ALL "), all
-	default:
-		// The || keeps SQLite from sorting what it finds by namespace.
-		page += " AND k.namespace || '' IN (?" + strings.Repeat(", ?", n-1) + ")"
-		for _, ns := range namespaces {
-			args = append(args, ns)
-		}
+	parts, err := d.parts(f)
+	if err != nil || len(parts) == 0 {
+		return nil, "", err
 	}
-	query := "SELECT " + keyColumns + " FROM (" + page + " ORDER BY 1 DESC, 2 DESC LIMIT ?) p JOIN keys k ON k.id = p.id" + keyJoins + " ORDER BY k.created_at DESC, k.id DESC"
-	rows, err := d.query(ctx, d.readers, query, append(args, limit+1)...)
+	// Each part has an order and a limit of its own: PostgreSQL would read them whole.
+	const newest = " ORDER BY 1 DESC, 2 DESC LIMIT ?"
+	pages := make([]string, len(parts))
+	var all []any
+	for i, p := range parts {
+		pages[i] = "SELECT created_at, id FROM (SELECT k.created_at, k.id FROM keys k WHERE " + where + " AND " + p.condition + newest + ") AS part"
+		all = append(append(append(all, args...), p.args...), limit+1)
+	}
+	query := "SELECT " + keyColumns + " FROM (" + strings.Join(pages, " UNION ") + newest + ") p JOIN keys k ON k.id = p.id" + keyJoins + " ORDER BY k.created_at DESC, k.id DESC"
+	rows, err := d.query(ctx, d.readers, query, append(all, limit+1)...)
 	keys, err := scanKeys(rows, err, nil)
 	if err != nil {
 		return nil, "", d.fail(ctx, "listing keys", err)
@@ -178,9 +175,57 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 	return keys[:limit], strconv.FormatInt(last.CreatedAt.UnixMicro(), 10) + "_" + last.ID, nil
 }
 
-// conditions are all of a filter's but for the namespaces.
+// parts are by home namespaces, and by owner.
+func (d *DB) parts(f keystore.KeyFilter) (parts []part, err error) {
+	if f.Namespaces == nil && f.Visible == nil {
+		return []part{{condition: "1 = 1"}}, nil
+	}
+	homes := f.Namespaces
+	switch {
+	case homes == nil:
+		homes = f.Visible
+	case f.Visible != nil:
+		homes = slices.DeleteFunc(slices.Clone(homes), func(ns string) bool { return !slices.Contains(f.Visible, ns) })
+	}
+	homes = slices.Compact(slices.Sorted(slices.Values(homes)))
+	if len(homes) <= maxUnion {
+		for _, ns := range homes {
+			parts = append(parts, part{"k.namespace = ?", []any{ns}})
+		}
+	} else {
+		array, err := d.array(homes)
+		if err != nil {
+			return nil, err
+		}
+		// The || keeps SQLite from sorting what it finds by namespace.
+		parts = append(parts, part{"k.namespace || '' " + d.among, []any{array}})
+	}
+	if f.Visible == nil || f.OrOwner == "" {
+		return parts, nil
+	}
+	owned := part{"k.owner = ?", []any{f.OrOwner}}
+	if f.Namespaces != nil {
+		array, err := d.array(f.Namespaces)
+		if err != nil {
+			return nil, err
+		}
+		owned = part{owned.condition + " AND k.namespace || '' " + d.among, append(owned.args, array)}
+	}
+	return append(parts, owned), nil
+}
+
+// array is a list of texts for the dialect's conditions.
+func (d *DB) array(texts []string) (string, error) {
+	stored := make([]string, len(texts))
+	for i, s := range texts {
+		stored[i] = d.text(s)
+	}
+	return fromJSON(stored)
+}
+
+// conditions are all of a filter's but for the namespaces and who may see them.
 func (d *DB) conditions(f keystore.KeyFilter, cursor string) (string, []any, error) {
-	where, args := []string{d.current}, []any{}
+	where, args := []string{d.current, "k.personal = 0"}, []any{}
 	add := func(condition string, values ...any) {
 		where, args = append(where, condition), append(args, values...)
 	}
@@ -188,9 +233,7 @@ func (d *DB) conditions(f keystore.KeyFilter, cursor string) (string, []any, err
 		at, id, _ := strings.Cut(cursor, "_")
 		micros, err := strconv.ParseInt(at, 10, 64)
 		if err != nil || id == "" {
-			const detail = "is not one that this server gave out: start without one"
-			return "", nil, &keystore.Error{Kind: keystore.KindInvalid, Code: "invalid_fields", Detail: "the cursor " + detail,
-				Fields: []keystore.FieldError{{Field: "cursor", Detail: detail}}}
+			return "", nil, badCursor()
 		}
 		add("(k.created_at, k.id) < (?, ?)", micros, id)
 	}
@@ -215,7 +258,7 @@ func (d *DB) conditions(f keystore.KeyFilter, cursor string) (string, []any, err
 		add("k.created_by = ?", f.CreatedBy)
 	}
 	if f.Role != "" {
-		add(d.hasRole, f.Role)
+		add("EXISTS (SELECT 1 FROM held h WHERE h.key_id = k.id AND h.role = ?)", f.Role)
 	}
 	if f.Text != "" {
 		in := func(expression string) string { return fmt.Sprintf(d.contains, expression) }
@@ -224,15 +267,21 @@ func (d *DB) conditions(f keystore.KeyFilter, cursor string) (string, []any, err
 	return strings.Join(where, " AND "), args, nil
 }
 
+func badCursor() error {
+	const detail = "is not one that this server gave out: start without one"
+	return &keystore.Error{Kind: keystore.KindInvalid, Code: "invalid_fields", Detail: "the cursor " + detail,
+		Fields: []keystore.FieldError{{Field: "cursor", Detail: detail}}}
+}
+
 // CountKeys implements [keystore.Database]. Only the keys that are not simply active are looked at one by one.
 func (d *DB) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
 	var all, revoked, expired, inactive int64
 	now := time.Now().UnixMicro()
 	err := d.readers.QueryRowContext(ctx, d.bind(`SELECT
-		(SELECT count(*) FROM keys),
-		(SELECT count(*) FROM keys WHERE revoked_at IS NOT NULL),
-		(SELECT count(*) FROM keys WHERE revoked_at IS NULL AND expires_at IS NOT NULL AND expires_at <= ?),
-		(SELECT count(*) FROM keys WHERE active = 0 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?))
+		(SELECT count(*) FROM keys) - (SELECT count(*) FROM keys WHERE personal = 1),
+		(SELECT count(*) FROM keys WHERE revoked_at IS NOT NULL AND personal = 0),
+		(SELECT count(*) FROM keys WHERE revoked_at IS NULL AND expires_at IS NOT NULL AND expires_at <= ? AND personal = 0),
+		(SELECT count(*) FROM keys WHERE active = 0 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?) AND personal = 0)
 		WHERE `+d.current), now, now).Scan(&all, &revoked, &expired, &inactive)
 	if err != nil {
 		return nil, d.fail(ctx, "counting keys", err)

@@ -253,7 +253,9 @@ func TestPostgresStandby(t *testing.T) {
 		"Key":         func() error { _, err := both.Key(ctx, "k"); return err },
 		"Keys":        func() error { _, _, err := both.Keys(ctx, keystore.KeyFilter{}, "", 1); return err },
 		"CountKeys":   func() error { _, err := both.CountKeys(ctx); return err },
-		"Namespaces":  func() error { _, err := both.Namespaces(ctx); return err },
+		"Policy":      func() error { _, err := both.Policy(ctx, 0); return err },
+		"Audits":      func() error { _, _, err := both.Audits(ctx, keystore.AuditFilter{}, "", 1); return err },
+		"AuditChain":  func() error { return both.AuditChain(ctx, 0, func(*keystore.AuditRow) error { return nil }) },
 		"Acknowledge": func() error { return both.Acknowledge(ctx, "i", 1) },
 		"RecordUse":   func() error { return both.RecordUse(ctx, map[string]time.Time{"k": time.Now()}) },
 	} {
@@ -340,9 +342,8 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	if err == nil {
 		t.Error("the change was committed")
 	}
-	list, err := d.Namespaces(ctx)
-	if err != nil || len(list) != 2 {
-		t.Errorf("namespaces %+v, %v", list, err)
+	if p, err := d.Policy(ctx, 0); err != nil || len(p.Namespaces) != 2 {
+		t.Errorf("policy %+v, %v", p, err)
 	}
 }
 
@@ -521,9 +522,10 @@ func TestPostgresCutConnections(t *testing.T) {
 		"Changes":     func() error { _, err := d.Changes(ctx, 0, 0); return err },
 		"KeyByDigest": func() error { _, _, err := d.KeyByDigest(ctx, keystore.Digest{}); return err },
 		"Keys":        func() error { _, _, err := d.Keys(ctx, keystore.KeyFilter{}, "", 1); return err },
+		"Policy":      func() error { _, err := d.Policy(ctx, 0); return err },
 		"Acknowledge": func() error { return d.Acknowledge(ctx, "i", 1) },
 		"Update": func() error {
-			_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Namespace("default"); return err })
+			_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Policy(0); return err })
 			return err
 		},
 	} {
@@ -578,11 +580,17 @@ func TestPostgresOddTexts(t *testing.T) {
 		if _, err := d.Key(ctx, odd); !errors.Is(err, keystore.ErrNotFound) {
 			t.Errorf("%q: %v", odd, err)
 		}
-		if _, _, err := d.Keys(ctx, keystore.KeyFilter{Text: odd, Owner: odd, Role: odd, Namespaces: []string{odd}}, "1_"+odd, 5); err != nil {
+		if _, _, err := d.Keys(ctx, keystore.KeyFilter{Text: odd, Owner: odd, Role: odd, Namespaces: []string{odd, "a"}, Visible: []string{odd}, OrOwner: odd}, "1_"+odd, 5); err != nil {
+			t.Errorf("%q: %v", odd, err)
+		}
+		if _, _, err := d.Audits(ctx, keystore.AuditFilter{Actor: odd, Namespaces: []string{odd}}, "", 5); err != nil {
 			t.Errorf("%q: %v", odd, err)
 		}
 		_, err := d.Update(ctx, func(tx keystore.Tx) error {
-			if _, err := tx.Namespace(odd); !errors.Is(err, keystore.ErrNotFound) {
+			if err := tx.DeleteNamespace(odd); !errors.Is(err, keystore.ErrNotFound) {
+				t.Errorf("%q: %v", odd, err)
+			}
+			if _, err := tx.KeysHolding(keystore.RoleID{Namespace: odd, Name: odd}, []string{odd}, 5); err != nil {
 				t.Errorf("%q: %v", odd, err)
 			}
 			return tx.Remember("caller", odd, "made", time.Time{})

@@ -31,11 +31,12 @@ var sqliteDialect = dialect{
 	current:     "1 = 1",
 	prepares:    true,
 	contains:    "instr(lower(%s), lower(?)) > 0", // its lower() knows ASCII only, as it should
-	hasRole:     "EXISTS (SELECT 1 FROM json_each(k.grants) g, json_each(g.value, '$.roles') r WHERE r.value = ?)",
-	among:       "IN (SELECT value FROM json_each(?))",
-	amongHex:    "IN (SELECT unhex(value) FROM json_each(?))",
-	addMany:     "INSERT INTO adding VALUES (1)",
-	addedMany:   "DELETE FROM adding",
+	touchesOnly: `json_array_length(namespaces) > 0 AND NOT EXISTS (SELECT 1 FROM json_each(namespaces) n
+		WHERE n.value NOT IN (SELECT value FROM json_each(?)))`,
+	among:     "IN (SELECT value FROM json_each(?))",
+	amongHex:  "IN (SELECT unhex(value) FROM json_each(?))",
+	addMany:   "INSERT INTO adding VALUES (1)",
+	addedMany: "DELETE FROM adding",
 	recordUse: `INSERT INTO last_uses (key_id, used_at)
 		SELECT k.id, u.value FROM json_each(?) u JOIN keys k ON k.id = u.key WHERE true
 		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at`,

@@ -3,7 +3,6 @@ package sqldb
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"time"
 
@@ -20,6 +19,8 @@ type tx struct {
 	stmts  map[string]*sql.Stmt // of a database that does not keep them itself: an import runs the same few thousands of times
 	copied int                  // rows
 	failed error                // of the database: nothing may be committed any more
+
+	policyChanged bool // by this transaction
 }
 
 // close rolls back what has not been committed.
@@ -199,85 +200,6 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 // DeleteKey leaves it to a trigger to drop the secrets.
 func (t *tx) DeleteKey(id string) error {
 	return found(t.exec("DELETE FROM keys WHERE id = ?", id))
-}
-
-func (t *tx) KeysMadeBy(id string) ([]string, error) {
-	rows, err := t.query("SELECT id FROM keys WHERE created_by = ? ORDER BY created_at, id", id)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var ids []string
-	for rows.Next() {
-		var made string
-		if err := rows.Scan(&made); err != nil {
-			return nil, t.note(err)
-		}
-		ids = append(ids, made)
-	}
-	return ids, t.note(rows.Err())
-}
-
-const namespaceColumns = "id, kind, name, edit_policy, created_at, version"
-
-func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
-	err = scan(&ns.ID, &ns.Kind, &ns.Name, &ns.EditPolicy, timeTo{&ns.CreatedAt}, &ns.Version)
-	return ns, err
-}
-
-func (t *tx) Namespace(id string) (*keystore.Namespace, error) {
-	ns, err := scanNamespace(t.row("SELECT "+namespaceColumns+" FROM namespaces WHERE id = ?", id).Scan)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, keystore.ErrNotFound
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &ns, nil
-}
-
-func (t *tx) InsertNamespace(ns *keystore.Namespace) error {
-	affected, err := t.exec("INSERT INTO namespaces ("+namespaceColumns+") VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-		ns.ID, ns.Kind, ns.Name, ns.EditPolicy, ns.CreatedAt.UnixMicro(), ns.Version)
-	if err == nil && affected == 0 {
-		return keystore.ErrExists
-	}
-	return err
-}
-
-func (t *tx) UpdateNamespace(ns *keystore.Namespace) error {
-	return found(t.exec("UPDATE namespaces SET kind = ?, name = ?, edit_policy = ?, created_at = ?, version = ? WHERE id = ?",
-		ns.Kind, ns.Name, ns.EditPolicy, ns.CreatedAt.UnixMicro(), ns.Version, ns.ID))
-}
-
-func (t *tx) DeleteNamespace(id string) error {
-	return found(t.exec("DELETE FROM namespaces WHERE id = ?", id))
-}
-
-func (t *tx) NamespaceInUse(id string) (by string, err error) {
-	err = t.row("SELECT id FROM keys WHERE namespace = ? UNION ALL SELECT key_id FROM granted WHERE namespace = ? LIMIT 1", id, id).Scan(&by)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return "", nil
-	case err != nil:
-		return "", err
-	}
-	return "key " + by, nil
-}
-
-func (t *tx) LastAudit() (*keystore.AuditRow, error) {
-	var a keystore.AuditRow
-	var namespaces string
-	err := t.row(`SELECT seq, at, actor, source, action, object, namespaces, before, after, hash
-		FROM audit ORDER BY seq DESC LIMIT 1`).Scan(&a.Seq, timeTo{&a.At}, &a.Actor, &a.From, &a.Action, &a.Object,
-		&namespaces, &a.Before, &a.After, digestTo{&a.Hash})
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	}
-	return &a, json.Unmarshal([]byte(namespaces), &a.Namespaces)
 }
 
 func (t *tx) Remembered(caller, key string, since time.Time) (made string, err error) {

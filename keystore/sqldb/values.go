@@ -3,7 +3,6 @@ package sqldb
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -81,10 +80,7 @@ type grantJSON struct {
 func fromGrants(grants []keystore.Grant) (string, error) {
 	list := make([]grantJSON, len(grants))
 	for i, g := range grants {
-		list[i] = grantJSON{Namespace: g.Namespace, Roles: g.Roles, Connected: g.Connected}
-		for _, p := range g.Permissions {
-			list[i].Permissions = append(list[i].Permissions, p.String())
-		}
+		list[i] = grantJSON{Namespace: g.Namespace, Permissions: fromPermissions(g.Permissions), Roles: g.Roles, Connected: g.Connected}
 	}
 	return fromJSON(list)
 }
@@ -94,25 +90,49 @@ func toGrants(text string) ([]keystore.Grant, error) {
 	if err := json.Unmarshal([]byte(text), &list); err != nil {
 		return nil, err
 	}
-	grants := make([]keystore.Grant, len(list))
-	for i, g := range list {
-		grants[i] = keystore.Grant{Namespace: g.Namespace, Roles: g.Roles, Connected: g.Connected}
-		for _, s := range g.Permissions {
-			p, err := keystore.ParsePermission(s)
-			if err != nil {
-				return nil, err
-			}
-			grants[i].Permissions = append(grants[i].Permissions, p)
+	var grants []keystore.Grant
+	for _, g := range list {
+		permissions, err := toPermissions(g.Permissions)
+		if err != nil {
+			return nil, err
 		}
+		grants = append(grants, keystore.Grant{Namespace: g.Namespace, Permissions: permissions, Roles: g.Roles, Connected: g.Connected})
 	}
 	return grants, nil
 }
 
-func fromPrefixes(list []netip.Prefix) (string, error) {
+func fromPermissions(list []keystore.Permission) (words []string) {
+	for _, p := range list {
+		words = append(words, p.String())
+	}
+	return words
+}
+
+func toPermissions(words []string) (list []keystore.Permission, err error) {
+	for _, w := range words {
+		p, err := keystore.ParsePermission(w)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+// fromList makes a JSON array, also of none.
+func fromList[T any](list []T) (string, error) {
 	if list == nil {
 		return "[]", nil
 	}
 	return fromJSON(list)
+}
+
+// toList returns nil for none.
+func toList(text string) (list []string, err error) {
+	if text != "[]" {
+		err = json.Unmarshal([]byte(text), &list)
+	}
+	return list, err
 }
 
 func fromMap(m map[string]string) (string, error) {

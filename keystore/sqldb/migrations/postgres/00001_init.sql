@@ -1,5 +1,5 @@
--- Times are Unix microseconds. Every transaction that changes keys, secrets or namespaces, by whatever program, takes the
--- next revision from the one row of head and leaves rows in change_log: the triggers below see to it, so that SQL typed
+-- Times are Unix microseconds. Every transaction that changes keys, secrets, namespaces, roles or members, by whatever program, takes
+-- the next revision from the one row of head and leaves rows in change_log: the triggers below see to it, so that SQL typed
 -- by hand counts too.
 --
 -- Text is compared byte by byte, whatever the database's collation.
@@ -13,9 +13,10 @@ SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', t
 CREATE TABLE head (
     one      SMALLINT PRIMARY KEY CHECK (one = 1),
     epoch    TEXT     NOT NULL,
-    revision BIGINT   NOT NULL
+    revision BIGINT   NOT NULL,
+    policy   BIGINT   NOT NULL -- the revision of the newest change of namespaces, roles or members
 ) WITH (fillfactor = 10);
-INSERT INTO head VALUES (1, '', 0);
+INSERT INTO head VALUES (1, '', 0, 0);
 
 CREATE TABLE deployment (
     one         SMALLINT PRIMARY KEY CHECK (one = 1),
@@ -40,13 +41,39 @@ CREATE TABLE marks (
 );
 
 CREATE TABLE namespaces (
-    id          TEXT   COLLATE "C" PRIMARY KEY,
-    kind        TEXT   NOT NULL,
-    name        TEXT   NOT NULL,
-    edit_policy TEXT   NOT NULL,
-    created_at  BIGINT NOT NULL,
-    version     BIGINT NOT NULL
+    id           TEXT   COLLATE "C" PRIMARY KEY,
+    kind         TEXT   NOT NULL,
+    parent       TEXT   COLLATE "C" NOT NULL, -- empty: none
+    name         TEXT   NOT NULL,
+    edit_policy  TEXT   NOT NULL,
+    reach        JSON   NOT NULL CHECK (json_typeof(reach) = 'array'), -- ["kind"]
+    key_roles    JSON   NOT NULL CHECK (json_typeof(key_roles) = 'array'), -- ["role"]
+    token_prefix TEXT   NOT NULL,
+    created_at   BIGINT NOT NULL,
+    version      BIGINT NOT NULL
 );
+
+CREATE TABLE roles (
+    namespace   TEXT   COLLATE "C" NOT NULL,
+    name        TEXT   COLLATE "C" NOT NULL,
+    permissions JSON   NOT NULL CHECK (json_typeof(permissions) = 'array'), -- ["orders:read"]
+    created_at  BIGINT NOT NULL,
+    version     BIGINT NOT NULL,
+    PRIMARY KEY (namespace, name)
+);
+
+CREATE TABLE members (
+    id         TEXT     COLLATE "C" PRIMARY KEY,
+    name       TEXT     NOT NULL,
+    kind       TEXT     NOT NULL,
+    login      TEXT     COLLATE "C" NOT NULL, -- empty: nobody's
+    grants     JSON     NOT NULL CHECK (json_typeof(grants) = 'array'), -- as of keys
+    active     SMALLINT NOT NULL CHECK (active IN (0, 1)),
+    created_at BIGINT   NOT NULL,
+    created_by TEXT     NOT NULL,
+    version    BIGINT   NOT NULL
+);
+CREATE UNIQUE INDEX members_login ON members (login) WHERE login <> '';
 
 CREATE TABLE keys (
     id            TEXT     COLLATE "C" PRIMARY KEY,
@@ -55,6 +82,7 @@ CREATE TABLE keys (
     namespace     TEXT     COLLATE "C" NOT NULL,
     grants        JSON     NOT NULL, -- [{"namespace","permissions","roles","connected"}]
     owner         TEXT     COLLATE "C" NOT NULL,
+    personal      SMALLINT NOT NULL DEFAULT 0 CHECK (personal IN (0, 1)), -- the owner's own token: in no list, no count
     created_by    TEXT     COLLATE "C" NOT NULL,
     active        SMALLINT NOT NULL CHECK (active IN (0, 1)),
     created_at    BIGINT   NOT NULL,
@@ -66,15 +94,18 @@ CREATE TABLE keys (
     metadata      JSON     NOT NULL, -- {"name":"value"}
     version       BIGINT   NOT NULL
 );
--- Pages go newest first; the last three columns let a status be judged without reading the row.
-CREATE INDEX keys_page       ON keys (created_at, id, revoked_at, expires_at, active);
-CREATE INDEX keys_namespace  ON keys (namespace, created_at, id, revoked_at, expires_at, active);
-CREATE INDEX keys_owner      ON keys (owner, created_at, id, revoked_at, expires_at, active);
-CREATE INDEX keys_created_by ON keys (created_by, created_at, id, revoked_at, expires_at, active);
+-- Pages go newest first; the last four columns let a status be judged without reading the row.
+CREATE INDEX keys_page       ON keys (created_at, id, revoked_at, expires_at, active, personal);
+CREATE INDEX keys_namespace  ON keys (namespace, created_at, id, revoked_at, expires_at, active, personal);
+CREATE INDEX keys_owner      ON keys (owner, created_at, id, revoked_at, expires_at, active, personal);
+CREATE INDEX keys_created_by ON keys (created_by, created_at, id, revoked_at, expires_at, active, personal);
+-- A member has one token.
+CREATE UNIQUE INDEX keys_personal ON keys (owner) WHERE personal = 1 AND revoked_at IS NULL;
+CREATE INDEX keys_uncounted ON keys (personal) WHERE personal = 1;
 -- The keys that are not simply active, for the counts and for lists of few.
-CREATE INDEX keys_revoked  ON keys (created_at, id) WHERE revoked_at IS NOT NULL;
-CREATE INDEX keys_inactive ON keys (created_at, id, expires_at) WHERE active = 0 AND revoked_at IS NULL;
-CREATE INDEX keys_expiring ON keys (expires_at) WHERE expires_at IS NOT NULL AND revoked_at IS NULL;
+CREATE INDEX keys_revoked  ON keys (created_at, id) WHERE revoked_at IS NOT NULL AND personal = 0;
+CREATE INDEX keys_inactive ON keys (created_at, id, expires_at) WHERE active = 0 AND revoked_at IS NULL AND personal = 0;
+CREATE INDEX keys_expiring ON keys (expires_at) WHERE expires_at IS NOT NULL AND revoked_at IS NULL AND personal = 0;
 
 -- A row stays for good, so that no credential ever opens anything a second time.
 CREATE TABLE secrets (
@@ -95,6 +126,18 @@ CREATE TABLE granted (
     PRIMARY KEY (key_id, namespace)
 );
 CREATE INDEX granted_namespace ON granted (namespace);
+
+-- The roles that keys have in their grants, kept by triggers.
+CREATE TABLE held (
+    role      TEXT     COLLATE "C" NOT NULL,
+    home      TEXT     COLLATE "C" NOT NULL, -- of the key
+    namespace TEXT     COLLATE "C" NOT NULL, -- of the grant
+    connected SMALLINT NOT NULL,
+    key_id    TEXT     COLLATE "C" NOT NULL,
+    PRIMARY KEY (role, home, namespace, connected, key_id)
+);
+CREATE INDEX held_reach ON held (role, connected, namespace);
+CREATE INDEX held_key   ON held (key_id, role);
 
 CREATE TABLE last_uses (
     key_id  TEXT   COLLATE "C" PRIMARY KEY,
@@ -209,14 +252,9 @@ BEGIN
                     WHEN k.expires_at IS NULL OR s.ends_at < k.expires_at THEN s.ends_at
                     ELSE k.expires_at END
         FROM changed k LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0;
-    DELETE FROM granted WHERE key_id IN (SELECT id FROM changed);
     IF TG_OP = 'DELETE' THEN
         UPDATE secrets SET dropped = 1 WHERE key_id IN (SELECT id FROM changed) AND dropped = 0;
         DELETE FROM last_uses WHERE key_id IN (SELECT id FROM changed);
-    ELSE
-        INSERT INTO granted
-            SELECT DISTINCT k.id, g.value ->> 'namespace' FROM changed k, json_array_elements(k.grants) g
-            WHERE g.value ->> 'namespace' <> k.namespace;
     END IF;
     RETURN NULL;
 END $$;
@@ -230,9 +268,25 @@ BEGIN
     IF EXISTS (SELECT 1 FROM secrets WHERE key_id = ANY (ARRAY(SELECT id FROM changed)) AND dropped = 0) THEN
         INSERT INTO change_log (revision, kind) VALUES (next_revision(), 'new');
     END IF;
-    INSERT INTO granted
-        SELECT DISTINCT k.id, g.value ->> 'namespace' FROM changed k, json_array_elements(k.grants) g
-        WHERE g.value ->> 'namespace' <> k.namespace;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION keep_grants() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        DELETE FROM granted WHERE key_id IN (SELECT id FROM changed);
+        DELETE FROM held WHERE key_id IN (SELECT id FROM changed);
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO granted
+            SELECT DISTINCT k.id, g.value ->> 'namespace' FROM changed k, json_array_elements(k.grants) g
+            WHERE g.value ->> 'namespace' <> k.namespace;
+        INSERT INTO held
+            SELECT DISTINCT r.value, k.namespace, g.value ->> 'namespace', CASE WHEN g.value ->> 'connected' = 'true' THEN 1 ELSE 0 END, k.id
+            FROM changed k, json_array_elements(k.grants) g, json_array_elements_text(g.value -> 'roles') r;
+    END IF;
     RETURN NULL;
 END $$;
 -- +goose StatementEnd
@@ -263,9 +317,13 @@ END $$;
 
 -- +goose StatementBegin
 CREATE FUNCTION log_policy() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    taken bigint;
 BEGIN
     IF EXISTS (SELECT 1 FROM changed) THEN
-        INSERT INTO change_log (revision, kind) VALUES (next_revision(), 'policy');
+        taken := next_revision();
+        UPDATE head SET policy = taken WHERE policy < taken;
+        INSERT INTO change_log (revision, kind) VALUES (taken, 'policy');
     END IF;
     RETURN NULL;
 END $$;
@@ -275,6 +333,9 @@ CREATE TRIGGER keys_lock   BEFORE INSERT OR UPDATE OR DELETE ON keys FOR EACH ST
 CREATE TRIGGER keys_insert AFTER INSERT ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_new_keys();
 CREATE TRIGGER keys_update AFTER UPDATE ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_keys();
 CREATE TRIGGER keys_delete AFTER DELETE ON keys REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_keys();
+CREATE TRIGGER keys_insert_grants AFTER INSERT ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION keep_grants();
+CREATE TRIGGER keys_update_grants AFTER UPDATE ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION keep_grants();
+CREATE TRIGGER keys_delete_grants AFTER DELETE ON keys REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION keep_grants();
 CREATE TRIGGER keys_one_way BEFORE UPDATE ON keys FOR EACH ROW
     WHEN (NEW.id <> OLD.id OR (OLD.revoked_at IS NOT NULL AND NEW.revoked_at IS NULL))
     EXECUTE FUNCTION refuse('the id of a key never changes, and a revoked key stays revoked');
@@ -295,6 +356,20 @@ CREATE TRIGGER namespaces_insert AFTER INSERT ON namespaces REFERENCING NEW TABL
 CREATE TRIGGER namespaces_update AFTER UPDATE ON namespaces REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_policy();
 CREATE TRIGGER namespaces_delete AFTER DELETE ON namespaces REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_policy();
 CREATE TRIGGER namespaces_truncate BEFORE TRUNCATE ON namespaces FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse('no node would be told: use DELETE');
+
+CREATE TRIGGER roles_lock   BEFORE INSERT OR UPDATE OR DELETE ON roles FOR EACH STATEMENT EXECUTE FUNCTION lock_head();
+CREATE TRIGGER roles_insert AFTER INSERT ON roles REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_policy();
+CREATE TRIGGER roles_update AFTER UPDATE ON roles REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_policy();
+CREATE TRIGGER roles_delete AFTER DELETE ON roles REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_policy();
+CREATE TRIGGER roles_truncate BEFORE TRUNCATE ON roles FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse('no node would be told: use DELETE');
+
+CREATE TRIGGER members_lock   BEFORE INSERT OR UPDATE OR DELETE ON members FOR EACH STATEMENT EXECUTE FUNCTION lock_head();
+CREATE TRIGGER members_insert AFTER INSERT ON members REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_policy();
+CREATE TRIGGER members_update AFTER UPDATE ON members REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_policy();
+CREATE TRIGGER members_delete AFTER DELETE ON members REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_policy();
+CREATE TRIGGER members_truncate BEFORE TRUNCATE ON members FOR EACH STATEMENT
     EXECUTE FUNCTION refuse('no node would be told: use DELETE');
 
 CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit FOR EACH STATEMENT

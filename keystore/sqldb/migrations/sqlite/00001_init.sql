@@ -1,4 +1,4 @@
--- Times are Unix microseconds. Every change of keys, secrets and namespaces, by whatever program, takes the next
+-- Times are Unix microseconds. Every change of keys, secrets, namespaces, roles and members, by whatever program, takes the next
 -- revision from the one row of head and leaves rows in change_log: the triggers below see to it, so that SQL typed by
 -- hand counts too.
 
@@ -6,9 +6,10 @@
 CREATE TABLE head (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
     epoch    TEXT    NOT NULL,
-    revision INTEGER NOT NULL
+    revision INTEGER NOT NULL,
+    policy   INTEGER NOT NULL -- the revision of the newest change of namespaces, roles or members
 );
-INSERT INTO head VALUES (1, '', 0);
+INSERT INTO head VALUES (1, '', 0, 0);
 
 CREATE TABLE deployment (
     one         INTEGER PRIMARY KEY CHECK (one = 1),
@@ -38,13 +39,39 @@ END;
 -- +goose StatementEnd
 
 CREATE TABLE namespaces (
-    id          TEXT    PRIMARY KEY NOT NULL,
-    kind        TEXT    NOT NULL,
-    name        TEXT    NOT NULL,
-    edit_policy TEXT    NOT NULL,
-    created_at  INTEGER NOT NULL,
-    version     INTEGER NOT NULL
+    id           TEXT    PRIMARY KEY NOT NULL,
+    kind         TEXT    NOT NULL,
+    parent       TEXT    NOT NULL, -- empty: none
+    name         TEXT    NOT NULL,
+    edit_policy  TEXT    NOT NULL,
+    reach        TEXT    NOT NULL CHECK (json_valid(reach) AND json_type(reach) = 'array'), -- ["kind"]
+    key_roles    TEXT    NOT NULL CHECK (json_valid(key_roles) AND json_type(key_roles) = 'array'), -- ["role"]
+    token_prefix TEXT    NOT NULL,
+    created_at   INTEGER NOT NULL,
+    version      INTEGER NOT NULL
 );
+
+CREATE TABLE roles (
+    namespace   TEXT    NOT NULL,
+    name        TEXT    NOT NULL,
+    permissions TEXT    NOT NULL CHECK (json_valid(permissions) AND json_type(permissions) = 'array'), -- ["orders:read"]
+    created_at  INTEGER NOT NULL,
+    version     INTEGER NOT NULL,
+    PRIMARY KEY (namespace, name)
+);
+
+CREATE TABLE members (
+    id         TEXT    PRIMARY KEY NOT NULL,
+    name       TEXT    NOT NULL,
+    kind       TEXT    NOT NULL,
+    login      TEXT    NOT NULL, -- empty: nobody's
+    grants     TEXT    NOT NULL CHECK (json_valid(grants) AND json_type(grants) = 'array'), -- as of keys
+    active     INTEGER NOT NULL CHECK (active IN (0, 1)),
+    created_at INTEGER NOT NULL,
+    created_by TEXT    NOT NULL,
+    version    INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX members_login ON members (login) WHERE login <> '';
 
 CREATE TABLE keys (
     id            TEXT    PRIMARY KEY NOT NULL,
@@ -53,6 +80,7 @@ CREATE TABLE keys (
     namespace     TEXT    NOT NULL,
     grants        TEXT    NOT NULL CHECK (json_valid(grants) AND json_type(grants) = 'array'), -- [{"namespace","permissions","roles","connected"}]
     owner         TEXT    NOT NULL,
+    personal      INTEGER NOT NULL DEFAULT 0 CHECK (personal IN (0, 1)), -- the owner's own token: in no list, no count
     created_by    TEXT    NOT NULL,
     active        INTEGER NOT NULL CHECK (active IN (0, 1)),
     created_at    INTEGER NOT NULL,
@@ -64,16 +92,19 @@ CREATE TABLE keys (
     metadata      TEXT    NOT NULL CHECK (json_valid(metadata)),    -- {"name":"value"}
     version       INTEGER NOT NULL
 );
--- Pages go newest first; the last three columns let a status be judged without reading the row.
-CREATE INDEX keys_page       ON keys (created_at, id, revoked_at, expires_at, active);
-CREATE INDEX keys_namespace  ON keys (namespace, created_at, id, revoked_at, expires_at, active);
-CREATE INDEX keys_owner      ON keys (owner, created_at, id, revoked_at, expires_at, active);
-CREATE INDEX keys_created_by ON keys (created_by, created_at, id, revoked_at, expires_at, active);
+-- Pages go newest first; the last four columns let a status be judged without reading the row.
+CREATE INDEX keys_page       ON keys (created_at, id, revoked_at, expires_at, active, personal);
+CREATE INDEX keys_namespace  ON keys (namespace, created_at, id, revoked_at, expires_at, active, personal);
+CREATE INDEX keys_owner      ON keys (owner, created_at, id, revoked_at, expires_at, active, personal);
+CREATE INDEX keys_created_by ON keys (created_by, created_at, id, revoked_at, expires_at, active, personal);
+-- A member has one token.
+CREATE UNIQUE INDEX keys_personal ON keys (owner) WHERE personal = 1 AND revoked_at IS NULL;
+CREATE INDEX keys_uncounted ON keys (personal) WHERE personal = 1;
 -- The keys that are not simply active, for the counts and for lists of few. SQLite takes an index only if all columns
 -- that the condition names are in it.
-CREATE INDEX keys_revoked  ON keys (created_at, id, revoked_at) WHERE revoked_at IS NOT NULL;
-CREATE INDEX keys_inactive ON keys (created_at, id, active, revoked_at, expires_at) WHERE active = 0 AND revoked_at IS NULL;
-CREATE INDEX keys_expiring ON keys (expires_at, revoked_at) WHERE expires_at IS NOT NULL AND revoked_at IS NULL;
+CREATE INDEX keys_revoked  ON keys (created_at, id, revoked_at, personal) WHERE revoked_at IS NOT NULL AND personal = 0;
+CREATE INDEX keys_inactive ON keys (created_at, id, active, revoked_at, expires_at, personal) WHERE active = 0 AND revoked_at IS NULL AND personal = 0;
+CREATE INDEX keys_expiring ON keys (expires_at, revoked_at, personal) WHERE expires_at IS NOT NULL AND revoked_at IS NULL AND personal = 0;
 
 -- A row stays for good, so that no credential ever opens anything a second time.
 CREATE TABLE secrets (
@@ -94,6 +125,18 @@ CREATE TABLE granted (
     PRIMARY KEY (key_id, namespace)
 ) WITHOUT ROWID;
 CREATE INDEX granted_namespace ON granted (namespace);
+
+-- The roles that keys have in their grants, kept by triggers.
+CREATE TABLE held (
+    role      TEXT    NOT NULL,
+    home      TEXT    NOT NULL, -- of the key
+    namespace TEXT    NOT NULL, -- of the grant
+    connected INTEGER NOT NULL,
+    key_id    TEXT    NOT NULL,
+    PRIMARY KEY (role, home, namespace, connected, key_id)
+) WITHOUT ROWID;
+CREATE INDEX held_reach ON held (role, connected, namespace);
+CREATE INDEX held_key   ON held (key_id, role);
 
 CREATE TABLE last_uses (
     key_id  TEXT    PRIMARY KEY NOT NULL,
@@ -151,6 +194,9 @@ CREATE TRIGGER keys_insert AFTER INSERT ON keys BEGIN
     INSERT INTO granted
         SELECT DISTINCT NEW.id, json_extract(g.value, '$.namespace') FROM json_each(NEW.grants) g
         WHERE json_extract(g.value, '$.namespace') <> NEW.namespace;
+    INSERT INTO held
+        SELECT DISTINCT r.value, NEW.namespace, json_extract(g.value, '$.namespace'), coalesce(json_extract(g.value, '$.connected'), 0), NEW.id
+        FROM json_each(NEW.grants) g, json_each(g.value, '$.roles') r;
 END;
 -- +goose StatementEnd
 
@@ -200,9 +246,13 @@ END;
 CREATE TRIGGER keys_update_grants AFTER UPDATE OF grants, namespace ON keys
 WHEN NEW.grants <> OLD.grants OR NEW.namespace <> OLD.namespace BEGIN
     DELETE FROM granted WHERE key_id = NEW.id;
+    DELETE FROM held WHERE key_id = NEW.id;
     INSERT INTO granted
         SELECT DISTINCT NEW.id, json_extract(g.value, '$.namespace') FROM json_each(NEW.grants) g
         WHERE json_extract(g.value, '$.namespace') <> NEW.namespace;
+    INSERT INTO held
+        SELECT DISTINCT r.value, NEW.namespace, json_extract(g.value, '$.namespace'), coalesce(json_extract(g.value, '$.connected'), 0), NEW.id
+        FROM json_each(NEW.grants) g, json_each(g.value, '$.roles') r;
 END;
 -- +goose StatementEnd
 
@@ -214,6 +264,7 @@ CREATE TRIGGER keys_delete AFTER DELETE ON keys BEGIN
         FROM head h LEFT JOIN secrets s ON s.key_id = OLD.id AND s.dropped = 0;
     UPDATE secrets SET dropped = 1 WHERE key_id = OLD.id AND dropped = 0;
     DELETE FROM granted WHERE key_id = OLD.id;
+    DELETE FROM held WHERE key_id = OLD.id;
     DELETE FROM last_uses WHERE key_id = OLD.id;
 END;
 -- +goose StatementEnd
@@ -265,21 +316,63 @@ END;
 
 -- +goose StatementBegin
 CREATE TRIGGER namespaces_insert AFTER INSERT ON namespaces BEGIN
-    UPDATE head SET revision = revision + 1;
+    UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
 CREATE TRIGGER namespaces_update AFTER UPDATE ON namespaces BEGIN
-    UPDATE head SET revision = revision + 1;
+    UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
 CREATE TRIGGER namespaces_delete AFTER DELETE ON namespaces BEGIN
-    UPDATE head SET revision = revision + 1;
+    UPDATE head SET revision = revision + 1, policy = revision + 1;
+    INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER roles_insert AFTER INSERT ON roles BEGIN
+    UPDATE head SET revision = revision + 1, policy = revision + 1;
+    INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER roles_update AFTER UPDATE ON roles BEGIN
+    UPDATE head SET revision = revision + 1, policy = revision + 1;
+    INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER roles_delete AFTER DELETE ON roles BEGIN
+    UPDATE head SET revision = revision + 1, policy = revision + 1;
+    INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER members_insert AFTER INSERT ON members BEGIN
+    UPDATE head SET revision = revision + 1, policy = revision + 1;
+    INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER members_update AFTER UPDATE ON members BEGIN
+    UPDATE head SET revision = revision + 1, policy = revision + 1;
+    INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER members_delete AFTER DELETE ON members BEGIN
+    UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
 -- +goose StatementEnd

@@ -1,0 +1,107 @@
+package admin
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const auditPath = api.Prefix + "/audit"
+
+func (a *API) registerAudit() {
+	const permission = "admin.audit:read"
+	register(a, huma.Operation{
+		OperationID: "list-audit", Method: http.MethodGet, Path: auditPath, Summary: "List what was changed, newest first", Tags: []string{"audit"},
+		Description: "The rows of which the caller may read the audit in all namespaces that they touch; for rows that touch none, in all there are.",
+	}, permission, a.listAudit)
+	register(a, huma.Operation{
+		OperationID: "verify-audit", Method: http.MethodGet, Path: auditPath + "/verify", Summary: "Whether the audit log is as it was written", Tags: []string{"audit"},
+		Description: "Each row's hash is SHA-256 over the hash of the row before it, 32 zero bytes before the first, and a JSON array of seq, at in microseconds since 1970, actor, " +
+			"address, action, object, namespaces, before and after, the last two as strings of JSON, empty for none. The permission is needed in all namespaces.",
+	}, permission, a.verifyAudit, streams)
+	register(a, huma.Operation{
+		OperationID: "export-audit", Method: http.MethodGet, Path: auditPath + "/export", Summary: "The whole audit log, oldest first", Tags: []string{"audit"},
+		Description: "One row a line. The permission is needed in all namespaces.",
+	}, permission, a.exportAudit, streams)
+	rows := a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.AuditRow](), true, "")
+	a.huma.OpenAPI().Paths[auditPath+"/export"].Get.Responses["200"] = &huma.Response{
+		Description: "One row a line", Content: map[string]*huma.MediaType{api.NDJSON: {Schema: rows}},
+	}
+}
+
+type listAuditInput struct {
+	Paging
+	Actor  string    `query:"actor" maxLength:"200" doc:"A member or key id"`
+	Action string    `query:"action" maxLength:"200" example:"key.mint"`
+	Object string    `query:"object" maxLength:"200" doc:"The id of what was changed"`
+	From   time.Time `query:"from" doc:"Not before this time (RFC 3339)"`
+	To     time.Time `query:"to" doc:"Before this time (RFC 3339)"`
+}
+
+func (a *API) listAudit(ctx context.Context, c keystore.Caller, in *listAuditInput) (*page[api.AuditRows], error) {
+	f := keystore.AuditFilter{Actor: in.Actor, Action: in.Action, Object: in.Object, From: in.From, To: in.To}
+	list, next, err := a.keys.ListAudit(ctx, c, f, in.Cursor, in.Limit)
+	if err != nil {
+		return nil, err
+	}
+	return showPage(list, next, showAuditRow), nil
+}
+
+func showAuditRow(r *keystore.AuditRow) api.AuditRow {
+	return api.AuditRow{
+		Seq: r.Seq, At: r.At, Actor: r.Actor, Address: r.From, Action: r.Action, Object: r.Object, Namespaces: append([]string{}, r.Namespaces...),
+		Before: json.RawMessage(nullIfEmpty(r.Before)), After: json.RawMessage(nullIfEmpty(r.After)), Hash: hex.EncodeToString(r.Hash[:]),
+	}
+}
+
+func nullIfEmpty(text string) string {
+	if text == "" {
+		return "null"
+	}
+	return text
+}
+
+func (a *API) verifyAudit(ctx context.Context, c keystore.Caller, _ *struct{}) (*page[api.AuditVerdict], error) {
+	v, err := a.keys.VerifyAudit(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return &page[api.AuditVerdict]{api.AuditVerdict{Intact: v.Wrong == 0, Rows: v.Rows, Last: hex.EncodeToString(v.Last[:]), Wrong: v.Wrong, Cause: v.Cause}}, nil
+}
+
+// exportAudit answers with an error as long as no row has been written. After that it breaks the connection, so that nobody takes a part for the whole.
+func (a *API) exportAudit(ctx context.Context, c keystore.Caller, _ *struct{}) (*huma.StreamResponse, error) {
+	return &huma.StreamResponse{Body: func(out huma.Context) {
+		begun := false
+		begin := func() {
+			if !begun {
+				out.SetHeader("Content-Type", api.NDJSON)
+				out.SetStatus(http.StatusOK)
+				begun = true
+			}
+		}
+		e := json.NewEncoder(out.BodyWriter())
+		e.SetEscapeHTML(false)
+		err := a.keys.ExportAudit(ctx, c, func(r *keystore.AuditRow) error {
+			begin()
+			return e.Encode(showAuditRow(r))
+		})
+		switch {
+		case err == nil:
+			begin()
+		case begun:
+			a.refusal(out.Operation(), err) // which logs it
+			panic(http.ErrAbortHandler)
+		default:
+			a.refuse(out, err)
+		}
+	}}, nil
+}

@@ -1,0 +1,195 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A kind is one kind of objects with the operations that all kinds have. V is an object in the key store, T the same as it is
+// shown, P what changes it, and C the answer to a change.
+type kind[V, T, P, C any] struct {
+	one, many string
+	of        string // the path of one, below that of the list; empty: "/{id}"
+	deletes   string // summary
+
+	identify func(*V) identity
+	show     func(*V) T
+	answer   func(T, keystore.Token, api.Propagation) C
+
+	find   func(ctx context.Context, c keystore.Caller, id string) (*V, error)
+	edit   func(ctx context.Context, c keystore.Caller, id string, patch *P, o keystore.ChangeOptions) (*V, keystore.Propagation, error)
+	remove func(ctx context.Context, c keystore.Caller, id string, o keystore.ChangeOptions) (*V, keystore.Propagation, error)
+}
+
+// identity is what tells objects of a kind apart.
+type identity struct {
+	id      string // a role's is its namespace and name, with a slash between them
+	made    time.Time
+	version int64
+}
+
+// ByID takes the id of one object out of the path. It is exported for reflection's sake.
+type ByID struct{ ID string }
+
+// Resolve is part of huma.Resolver.
+func (b *ByID) Resolve(ctx huma.Context) []error {
+	var parts []string
+	for _, p := range pathParameters(ctx.Operation().Path) {
+		parts = append(parts, ctx.Param(p.Name))
+	}
+	b.ID = strings.Join(parts, "/")
+	return nil
+}
+
+var inBraces = regexp.MustCompile(`{(\w+)}`)
+
+func pathParameters(path string) (list []*huma.Param) {
+	for _, name := range inBraces.FindAllStringSubmatch(path, -1) {
+		list = append(list, &huma.Param{Name: name[1], In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}})
+	}
+	return list
+}
+
+func (k *kind[V, T, P, C]) list() string { return api.Prefix + "/" + k.many }
+
+func (k *kind[V, T, P, C]) permission(operation string) string {
+	return "admin." + k.many + ":" + operation
+}
+
+// operation describes what is done to one object; the verb is its id's beginning. below comes after the object's path.
+func (k *kind[V, T, P, C]) operation(verb, method, below, summary string) huma.Operation {
+	path := k.of
+	if path == "" {
+		path = "/{id}"
+	}
+	return huma.Operation{
+		OperationID: verb + "-" + k.one, Method: method, Path: k.list() + path + below, Summary: summary, Tags: []string{k.many},
+	}
+}
+
+type editInput[P any] struct {
+	ByID
+	Change
+	Body P
+}
+
+type deleteInput struct {
+	ByID
+	Change
+}
+
+// registerOne adds what is done to one object.
+func (k *kind[V, T, P, C]) registerOne(a *API) {
+	register(a, k.operation("show", http.MethodGet, "", "Show a "+k.one), k.permission("read"),
+		func(ctx context.Context, c keystore.Caller, in *ByID) (*object[T], error) {
+			v, err := k.find(ctx, c, in.ID)
+			if err != nil {
+				return nil, err
+			}
+			return &object[T]{etag(k.identify(v).version), k.show(v)}, nil
+		})
+	edit := k.operation("edit", http.MethodPatch, "", "Edit a "+k.one)
+	edit.RequestBody = jsonBody(true, api.JSON, api.MergePatch)
+	register(a, edit, k.permission("update"),
+		func(ctx context.Context, c keystore.Caller, in *editInput[P]) (*changed[C], error) {
+			o, err := in.options()
+			if err != nil {
+				return nil, err
+			}
+			v, p, err := k.edit(ctx, c, in.ID, &in.Body, o)
+			return k.changed(v, keystore.Token{}, p, err)
+		}, mayPend)
+	register(a, k.operation("delete", http.MethodDelete, "", k.deletes), k.permission("delete"),
+		func(ctx context.Context, c keystore.Caller, in *deleteInput) (*changed[C], error) {
+			o, err := in.options()
+			if err != nil {
+				return nil, err
+			}
+			v, p, err := k.remove(ctx, c, in.ID, o)
+			return k.changed(v, keystore.Token{}, p, err)
+		}, mayPend)
+}
+
+// changed is the answer to a change.
+func (k *kind[V, T, P, C]) changed(v *V, token keystore.Token, p keystore.Propagation, err error) (*changed[C], error) {
+	if err != nil {
+		return nil, err
+	}
+	return &changed[C]{changedStatus(p), etag(k.identify(v).version), k.answer(k.show(v), token, propagation(p))}, nil
+}
+
+type createInput[R any] struct{ Body R }
+
+// Paging asks for one page of a list. It is exported for reflection's sake.
+type Paging struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Cursor string `query:"cursor" maxLength:"500" doc:"next_cursor of the page before"`
+}
+
+// registerAll adds what is done to the list of a kind of which there are few. R is what describes a new one.
+func registerAll[R, V, T, P, C any](a *API, k *kind[V, T, P, C],
+	list func(context.Context, keystore.Caller) ([]V, error), create func(context.Context, keystore.Caller, *R) (*V, error)) {
+	register(a, huma.Operation{
+		OperationID: "create-" + k.one, Method: http.MethodPost, Path: k.list(), Summary: "Create a " + k.one, Tags: []string{k.many},
+		DefaultStatus: http.StatusCreated, RequestBody: jsonBody(true, api.JSON),
+	}, k.permission("create"), func(ctx context.Context, c keystore.Caller, in *createInput[R]) (*made[T], error) {
+		v, err := create(ctx, c, &in.Body)
+		if err != nil {
+			return nil, err
+		}
+		is := k.identify(v)
+		return &made[T]{etag(is.version), k.list() + "/" + is.id, k.show(v)}, nil
+	})
+	register(a, huma.Operation{
+		OperationID: "list-" + k.many, Method: http.MethodGet, Path: k.list(), Summary: "List " + k.many + ", newest first", Tags: []string{k.many},
+	}, k.permission("read"), func(ctx context.Context, c keystore.Caller, in *Paging) (*page[api.Page[T]], error) {
+		all, err := list(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		part, next, err := k.pageOf(all, in.Cursor, in.Limit)
+		if err != nil {
+			return nil, err
+		}
+		return showPage(part, next, k.show), nil
+	})
+}
+
+// showPage is the answer to a list.
+func showPage[V, T any](list []V, next string, show func(*V) T) *page[api.Page[T]] {
+	out := api.Page[T]{Items: make([]T, len(list)), NextCursor: nilIfEmpty(next)}
+	for i := range list {
+		out.Items[i] = show(&list[i])
+	}
+	return &page[api.Page[T]]{out}
+}
+
+// pageOf cuts one page out of all objects. The cursor is the last one's age and id, so that it stays good when that one goes.
+func (k *kind[V, T, P, C]) pageOf(list []V, cursor string, limit int) (part []V, next string, err error) {
+	at := func(v *V) place { is := k.identify(v); return place{is.made.UnixMicro(), is.id} }
+	slices.SortFunc(list, func(a, b V) int { return comparePlace(at(&a), at(&b)) })
+	if cursor != "" {
+		after, err := parsePlace(cursor)
+		if err != nil {
+			return nil, "", err
+		}
+		first := slices.IndexFunc(list, func(v V) bool { return comparePlace(at(&v), after) > 0 })
+		if first < 0 {
+			first = len(list)
+		}
+		list = list[first:]
+	}
+	if len(list) <= limit {
+		return list, "", nil
+	}
+	return list[:limit], at(&list[limit-1]).String(), nil
+}

@@ -1,0 +1,91 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func (a *API) registerMembers() {
+	k := &kind[keystore.Member, api.Member, api.MemberPatch, api.MemberChanged]{
+		one: "member", many: "members", deletes: "Delete a member that no key acts for",
+		identify: func(m *keystore.Member) identity { return identity{m.ID, m.CreatedAt, m.Version} },
+		show:     showMember,
+		answer: func(m api.Member, token keystore.Token, p api.Propagation) api.MemberChanged {
+			return api.MemberChanged{Member: m, Token: token.Reveal(), Propagation: p}
+		},
+		find: func(ctx context.Context, c keystore.Caller, id string) (*keystore.Member, error) {
+			return a.keys.FindMember(ctx, c, id)
+		},
+		edit: a.editMember,
+		remove: func(ctx context.Context, c keystore.Caller, id string, o keystore.ChangeOptions) (*keystore.Member, keystore.Propagation, error) {
+			return a.keys.DeleteMember(ctx, c, id, o)
+		},
+	}
+	registerAll(a, k, func(ctx context.Context, c keystore.Caller) ([]keystore.Member, error) {
+		return a.keys.ListMembers(ctx, c)
+	}, a.createMember)
+	k.registerOne(a)
+
+	token := k.operation("token-of", http.MethodPost, "/token", "Give a member a token; the one it has dies")
+	token.RequestBody = jsonBody(false, api.JSON)
+	register(a, token, k.permission("update"),
+		func(ctx context.Context, c keystore.Caller, in *editInput[api.TokenRequest]) (*changed[api.MemberChanged], error) {
+			o, err := in.options()
+			if err != nil {
+				return nil, err
+			}
+			var wrong fields
+			spec := keystore.TokenSpec{ExpiresAt: wrong.expiry(in.Body.ExpiresAt), AllowedIPs: wrong.addresses(in.Body.AllowedIPs)}
+			if err := wrong.err(codeInvalid); err != nil {
+				return nil, err
+			}
+			m, token, p, err := a.keys.NewMemberToken(ctx, c, in.ID, spec, o)
+			return k.changed(m, token, p, err)
+		}, mayPend)
+}
+
+func showMember(m *keystore.Member) api.Member {
+	return api.Member{
+		ID: m.ID, Name: m.Name, Kind: string(m.Kind), Login: nilIfEmpty(m.Login), Grants: showGrants(m.Grants), Active: m.Active,
+		CreatedAt: m.CreatedAt, CreatedBy: m.CreatedBy, Version: m.Version,
+	}
+}
+
+func (a *API) createMember(ctx context.Context, c keystore.Caller, r *api.MemberRequest) (*keystore.Member, error) {
+	var wrong fields
+	m := keystore.Member{Name: r.Name, Kind: keystore.MemberKind(r.Kind), Login: r.Login, Grants: wrong.grants(r.Grants)}
+	if err := wrong.err(codeInvalid); err != nil {
+		return nil, err
+	}
+	return a.keys.CreateMember(ctx, c, m)
+}
+
+func (a *API) editMember(ctx context.Context, c keystore.Caller, id string, r *api.MemberPatch, o keystore.ChangeOptions) (*keystore.Member, keystore.Propagation, error) {
+	var wrong fields
+	patch := keystore.MemberPatch{
+		Name: wrong.needed("name", r.Name), Kind: (*keystore.MemberKind)(sent(r.Kind, string(keystore.Person))), Login: sent(r.Login, ""), Active: sent(r.Active, true),
+	}
+	if r.Grants.Sent {
+		list := wrong.grants(r.Grants.Or(nil))
+		patch.Grants = &list
+	}
+	if err := wrong.err(codeInvalid); err != nil {
+		return nil, keystore.Propagation{}, err
+	}
+	return a.keys.EditMember(ctx, c, id, patch, o)
+}
+
+// expiry reads a time, the zero one for never.
+func (f *fields) expiry(at *time.Time) time.Time {
+	if at == nil {
+		return time.Time{}
+	}
+	if at.IsZero() { // which would mean never
+		f.add("expires_at", "is in the past")
+	}
+	return *at
+}

@@ -1,0 +1,78 @@
+package admin
+
+import (
+	"context"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func (a *API) registerRoles() {
+	k := &kind[keystore.Role, api.Role, api.RolePatch, api.RoleChanged]{
+		one: "role", many: "roles", of: "/{namespace}/{name}", deletes: "Delete a role that nobody has",
+		identify: func(r *keystore.Role) identity { return identity{r.Namespace + "/" + r.Name, r.CreatedAt, r.Version} },
+		show:     showRole,
+		answer: func(r api.Role, _ keystore.Token, p api.Propagation) api.RoleChanged {
+			return api.RoleChanged{Role: r, Propagation: p}
+		},
+		find: func(ctx context.Context, c keystore.Caller, id string) (*keystore.Role, error) {
+			return a.keys.FindRole(ctx, c, roleID(id))
+		},
+		edit: a.editRole,
+		remove: func(ctx context.Context, c keystore.Caller, id string, o keystore.ChangeOptions) (*keystore.Role, keystore.Propagation, error) {
+			return a.keys.DeleteRole(ctx, c, roleID(id), o)
+		},
+	}
+	registerAll(a, k, func(ctx context.Context, c keystore.Caller) ([]keystore.Role, error) { return a.keys.ListRoles(ctx, c) }, a.createRole)
+	k.registerOne(a)
+}
+
+func roleID(id string) keystore.RoleID {
+	namespace, name, _ := strings.Cut(id, "/")
+	return keystore.RoleID{Namespace: namespace, Name: name}
+}
+
+func showRole(r *keystore.Role) api.Role {
+	return api.Role{
+		Namespace: r.Namespace, Name: r.Name, Permissions: words(r.Permissions), Builtin: r.Builtin, CreatedAt: nilIfZero(r.CreatedAt), Version: r.Version,
+	}
+}
+
+func (a *API) createRole(ctx context.Context, c keystore.Caller, r *api.RoleRequest) (*keystore.Role, error) {
+	var wrong fields
+	role := keystore.Role{Namespace: r.Namespace, Name: r.Name, Permissions: wrong.permissions("", "", r.Permissions)}
+	if err := wrong.err(codeInvalid); err != nil {
+		return nil, err
+	}
+	return a.keys.CreateRole(ctx, c, role)
+}
+
+func (a *API) editRole(ctx context.Context, c keystore.Caller, id string, r *api.RolePatch, o keystore.ChangeOptions) (*keystore.Role, keystore.Propagation, error) {
+	role, err := a.keys.FindRole(ctx, c, roleID(id))
+	if err != nil {
+		return nil, keystore.Propagation{}, err
+	}
+	permissions := role.Permissions
+	var wrong fields
+	wrong.fixed("namespace", r.Namespace, role.Namespace)
+	wrong.fixed("name", r.Name, role.Name)
+	if r.Permissions.Sent {
+		permissions = wrong.permissions("", "", r.Permissions.Or(nil))
+	} else if o.IfVersion == 0 {
+		o.IfVersion = role.Version // what is there stays, unless another changes it meanwhile
+	}
+	if err := wrong.err(codeInvalid); err != nil {
+		return nil, keystore.Propagation{}, err
+	}
+	return a.keys.EditRole(ctx, c, roleID(id), permissions, o)
+}
+
+// newRoles reads the roles that a key brings along; its namespace is theirs.
+func (f *fields) newRoles(list []api.NewRole) []keystore.Role {
+	out := make([]keystore.Role, len(list))
+	for i, r := range list {
+		out[i] = keystore.Role{Name: r.Name, Permissions: f.permissions(index("new_roles", i), "", r.Permissions)}
+	}
+	return out
+}

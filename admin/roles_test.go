@@ -1,0 +1,75 @@
+package admin_test
+
+import (
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+func TestRole(t *testing.T) {
+	d := open(t)
+	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
+	var role api.Role
+	a := d.call(t, root, "POST", "/roles", `{"namespace":"acme","name":"billing","permissions":["orders:read","invoices:*"]}`)
+	a.into(t, 201, &role)
+	want := api.Role{Namespace: "acme", Name: "billing", Permissions: []string{"invoices:*", "orders:read"}, CreatedAt: role.CreatedAt, Version: 1}
+	if !reflect.DeepEqual(role, want) || role.CreatedAt == nil || a.header.Get("Location") != api.Prefix+"/roles/acme/billing" {
+		t.Errorf("got %+v, want %+v", role, want)
+	}
+	d.call(t, root, "POST", "/roles", `{"namespace":"*","name":"auditor","permissions":["admin.audit:read"]}`).into(t, 201, new(api.Role))
+
+	// What has it may do what it says, from one moment to the next.
+	key := d.mint(t, root, `{"name":"ERP","namespace":"acme","roles":["billing"],"new_roles":[{"name":"shipping","permissions":["parcels:read"]}]}`)
+	if g := key.Key.Grants; len(g) != 1 || !slices.Equal(g[0].Roles, []string{"billing", "shipping"}) || len(g[0].Permissions) != 0 || key.Key.Access != "custom" {
+		t.Errorf("grants: %+v", g)
+	}
+	outcome := func(permission string) string {
+		t.Helper()
+		var v api.Verdict
+		d.call(t, root, "POST", "/verify", api.VerifyRequest{Token: key.Token, Permission: permission}).into(t, 200, &v)
+		return v.Outcome
+	}
+	if outcome("orders:read") != "ok" || outcome("parcels:read") != "ok" || outcome("parcels:write") != "forbidden" {
+		t.Error("the roles give something else")
+	}
+	var done api.RoleChanged
+	d.call(t, root, "PATCH", "/roles/acme/billing", `{"namespace":"acme","name":"billing","permissions":["invoices:read"]}`, "If-Match", `"1"`).into(t, 200, &done)
+	if done.Role.Version != 2 || !done.Propagation.Complete || outcome("orders:read") != "forbidden" {
+		t.Errorf("edited: %+v", done)
+	}
+	d.call(t, root, "PATCH", "/roles/acme/billing", `{}`).into(t, 200, &done)
+	if !slices.Equal(done.Role.Permissions, []string{"invoices:read"}) {
+		t.Errorf("nothing to change: %+v", done.Role)
+	}
+	var edited api.KeyChanged
+	d.call(t, root, "PATCH", "/keys/"+key.Key.ID, `{"roles":["shipping"],"new_roles":[{"name":"returns","permissions":["parcels:write"]}]}`).into(t, 200, &edited)
+	if outcome("parcels:write") != "ok" || outcome("invoices:read") != "forbidden" {
+		t.Errorf("other roles: %+v", edited.Key.Grants)
+	}
+	if p := d.call(t, root, "DELETE", "/roles/acme/shipping", nil).problem(t); p.Code != "in_use" {
+		t.Errorf("in use: %+v", p)
+	}
+	d.call(t, root, "DELETE", "/roles/acme/billing", nil).into(t, 200, &done)
+
+	var names []string
+	for path := "/roles?limit=2"; path != ""; {
+		var list api.Roles
+		d.call(t, root, "GET", path, nil).into(t, 200, &list)
+		path = ""
+		for _, r := range list.Items {
+			names = append(names, r.Namespace+"/"+r.Name)
+		}
+		if list.NextCursor != nil {
+			path = "/roles?limit=2&cursor=" + *list.NextCursor
+		}
+	}
+	if want := []string{"acme/returns", "acme/shipping", "*/auditor", "*/client-admin", "*/developer", "*/viewer"}; !slices.Equal(names, want) {
+		t.Errorf("listed %v, want %v", names, want)
+	}
+	d.call(t, root, "GET", "/roles/%2A/viewer", nil).into(t, 200, &role)
+	if !role.Builtin || role.CreatedAt != nil {
+		t.Errorf("built in: %+v", role)
+	}
+}

@@ -1,0 +1,119 @@
+package keystoretest
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func testAudits(t *testing.T, s Store) {
+	db, other := ready(t, s), s.Open(t)
+	var rows []*keystore.AuditRow
+	for i, row := range []struct {
+		actor, action, object string
+		namespaces            []string
+	}{
+		{"root", "namespace.create", "a", []string{"a"}},
+		{"m_1", "key.mint", "k1", []string{"a", "b"}},
+		{"m_1", "key.mint", "k2", []string{"b"}},
+		{"m_2", "key.revoke", "k1", []string{"b", "a", "b"}},
+		{"root", "member.create", "m_1", nil},
+		{"root", "member.create", "m_2", []string{}},
+		{"root", "role.create", "*/x", []string{"*"}},
+		{"m_1", "namespace.create", `c"`, []string{`c"`}},
+	} {
+		rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1), At: start.Add(time.Duration(i) * time.Second), Actor: row.actor, From: "127.0.0.1", Action: row.action,
+			Object: row.object, Namespaces: row.namespaces, After: "{}", Hash: digest(fmt.Sprint(i))})
+	}
+	update(t, db, func(tx keystore.Tx) error { return tx.AppendAudit(rows) })
+	for _, row := range []struct {
+		filter keystore.AuditFilter
+		want   string
+	}{
+		{keystore.AuditFilter{}, "8 7 6 5 4 3 2 1"},
+		{keystore.AuditFilter{Namespaces: []string{}}, ""},
+		{keystore.AuditFilter{Namespaces: []string{"a"}}, "1"},
+		{keystore.AuditFilter{Namespaces: []string{"A"}}, ""},
+		{keystore.AuditFilter{Namespaces: []string{"b", "b"}}, "3"},
+		{keystore.AuditFilter{Namespaces: []string{"a", "b", "nowhere"}}, "4 3 2 1"},
+		{keystore.AuditFilter{Namespaces: []string{"*", `c"`}}, "8 7"},
+		{keystore.AuditFilter{Actor: "m_1"}, "8 3 2"},
+		{keystore.AuditFilter{Action: "key.mint"}, "3 2"},
+		{keystore.AuditFilter{Object: "k1"}, "4 2"},
+		{keystore.AuditFilter{Actor: "m_1", Action: "key.mint", Object: "k1", Namespaces: []string{"b", "a"}}, "2"},
+		{keystore.AuditFilter{Actor: "nobody"}, ""},
+		{keystore.AuditFilter{From: start.Add(2 * time.Second), To: start.Add(5 * time.Second)}, "5 4 3"},
+		{keystore.AuditFilter{From: start.Add(6*time.Second + time.Microsecond)}, "8"},
+		{keystore.AuditFilter{To: start.Add(time.Microsecond)}, "1"},
+	} {
+		for _, limit := range []int{1, 2, 3, 100} {
+			var got []string
+			for cursor := ""; ; {
+				page, next, err := other.Audits(ctx, row.filter, cursor, limit)
+				must(t, err)
+				if len(page) > limit || next != "" && len(page) == 0 {
+					t.Fatalf("a page of %d rows, limit %d", len(page), limit)
+				}
+				for _, r := range page {
+					got = append(got, fmt.Sprint(r.Seq))
+					if want := rows[r.Seq-1]; !reflect.DeepEqual(&r, want) {
+						t.Errorf("row %+v, want %+v", r, want)
+					}
+				}
+				if cursor = next; next == "" {
+					break
+				}
+			}
+			if strings.Join(got, " ") != row.want {
+				t.Errorf("%+v in pages of %d: %v, want %s", row.filter, limit, got, row.want)
+			}
+		}
+	}
+	_, _, err := db.Audits(ctx, keystore.AuditFilter{}, "not a cursor", 5)
+	if e, ok := errors.AsType[*keystore.Error](err); !ok || e.Kind != keystore.KindInvalid {
+		t.Errorf("a bad cursor: %v", err)
+	}
+
+	// The chain is what was there at the beginning, also while more comes.
+	chain := func(after int64, f func(*keystore.AuditRow) error) []*keystore.AuditRow {
+		t.Helper()
+		var got []*keystore.AuditRow
+		must(t, other.AuditChain(ctx, after, func(r *keystore.AuditRow) error {
+			got = append(got, r)
+			return f(r)
+		}))
+		return got
+	}
+	went := false
+	got := chain(0, func(*keystore.AuditRow) error {
+		if went {
+			return nil
+		}
+		went = true
+		_, err := db.Update(ctx, func(tx keystore.Tx) error { return tx.AppendAudit([]*keystore.AuditRow{{Seq: 9, At: start}}) })
+		return err
+	})
+	if !reflect.DeepEqual(got, rows) {
+		t.Errorf("the chain %+v, want %+v", got, rows)
+	}
+	seqs := func(rows []*keystore.AuditRow) (out []int64) {
+		for _, r := range rows {
+			out = append(out, r.Seq)
+		}
+		return out
+	}
+	if got := seqs(chain(7, func(*keystore.AuditRow) error { return nil })); !slices.Equal(got, []int64{8, 9}) {
+		t.Errorf("the chain after 7: %v", got)
+	}
+	enough := errors.New("enough")
+	n := 0
+	if err := db.AuditChain(ctx, 0, func(*keystore.AuditRow) error { n++; return enough }); err != enough || n != 1 {
+		t.Errorf("%d rows, error %v, after the first one was refused", n, err)
+	}
+}

@@ -1,0 +1,369 @@
+package keystoretest
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func policy(t *testing.T, db keystore.Database) *keystore.Policy {
+	t.Helper()
+	p, err := db.Policy(ctx, 0)
+	must(t, err)
+	if p == nil {
+		t.Fatal("no policy, in a deployment that has a namespace")
+	}
+	return p
+}
+
+// wantPolicy leaves out the default namespace, which is the oldest.
+func wantPolicy(t *testing.T, got *keystore.Policy, at keystore.Revision, namespaces []keystore.Namespace, roles []keystore.Role, members []keystore.Member) {
+	t.Helper()
+	if got == nil || got.Revision != at {
+		t.Fatalf("policy %+v, want that of %d", got, at)
+	}
+	last := len(got.Namespaces) - 1
+	if got.Namespaces[last].ID != keystore.DefaultNamespace {
+		t.Fatalf("the oldest namespace is %s", got.Namespaces[last].ID)
+	}
+	for _, l := range []struct{ got, want any }{{got.Namespaces[:last:last], namespaces}, {got.Roles, roles}, {got.Members, members}} {
+		if reflect.ValueOf(l.got).Len()+reflect.ValueOf(l.want).Len() > 0 && !reflect.DeepEqual(l.got, l.want) {
+			t.Fatalf("policy\n%+v, want\n%+v", l.got, l.want)
+		}
+	}
+}
+
+func permissions(words ...string) (list []keystore.Permission) {
+	for _, w := range words {
+		p, err := keystore.ParsePermission(w)
+		if err != nil {
+			panic(err)
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+func testPolicy(t *testing.T, s Store) {
+	db, other := ready(t, s), s.Open(t)
+	later := time.Now().UTC().Truncate(time.Microsecond).Add(time.Hour)
+	at := func(i int) time.Time { return later.Add(time.Duration(i) * time.Second) }
+	namespaces := []keystore.Namespace{
+		{ID: "b", Parent: "a", CreatedAt: at(2), Version: 1},
+		{ID: "a", Kind: "account", Name: "A'ccount", EditPolicy: keystore.EditGrowOnly, Reach: []string{"app", "work\"space"}, KeyRoles: []string{"member", "x"},
+			TokenPrefix: "ak_acme", CreatedAt: at(1), Version: 3},
+		{ID: "A", CreatedAt: at(1), Version: 1}, // ids differ by case
+	}
+	roles := []keystore.Role{
+		{Namespace: "a", Name: "billing", Permissions: permissions("read", "orders:search", "admin.keys:*"), CreatedAt: at(3), Version: 2},
+		{Namespace: "A", Name: "billing", CreatedAt: at(3), Version: 1},
+		{Namespace: "*", Name: "audit", Permissions: permissions("admin:read"), CreatedAt: at(0), Version: 1},
+		{Namespace: "*", Name: "Audit", Permissions: permissions("admin:read"), CreatedAt: at(0), Version: 1},
+	}
+	members := []keystore.Member{
+		{ID: "m_2", Name: "nobody", Kind: keystore.Service, CreatedAt: at(5), CreatedBy: "m_1", Version: 1},
+		{ID: "m_1", Name: "Ünï % '\"", Kind: keystore.Person, Login: "Ada", Active: true, CreatedAt: at(4), CreatedBy: "root", Version: 5, Grants: []keystore.Grant{
+			{Namespace: "a", Permissions: permissions("*"), Roles: []string{"developer", "billing"}, Connected: true},
+			{Namespace: "*", Permissions: permissions("admin.audit:read")},
+		}},
+		{ID: "M_1", Login: "ada", Active: true, CreatedAt: at(4), Version: 1},
+		{ID: "m_0", CreatedAt: at(0), Version: 1}, // a second one without a login
+	}
+	start := policy(t, db)
+	wantPolicy(t, start, head(t, db), nil, nil, nil)
+	insert(t, db, plain("k"))
+	if p, err := other.Policy(ctx, start.Revision); p != nil || err != nil {
+		t.Fatalf("nothing changed, but %+v, %v", p, err)
+	}
+
+	var inside *keystore.Policy
+	now := update(t, db, func(tx keystore.Tx) error {
+		if p, err := tx.Policy(start.Revision); p != nil || err != nil {
+			t.Fatalf("nothing changed, but %+v, %v", p, err)
+		}
+		for _, ns := range namespaces {
+			must(t, tx.InsertNamespace(&ns))
+		}
+		// Each change is seen, whatever revision one has heard of meanwhile.
+		heard, err := tx.Policy(start.Revision)
+		must(t, err)
+		for i := range roles {
+			must(t, tx.InsertRole(&roles[i]))
+			if p, err := tx.Policy(heard.Revision); err != nil || len(p.Roles) != i+1 {
+				t.Fatalf("after %d roles: %+v, %v", i+1, p, err)
+			}
+		}
+		for _, m := range members {
+			must(t, tx.InsertMember(&m))
+		}
+		inside, err = tx.Policy(heard.Revision)
+		return err
+	})
+	wantPolicy(t, inside, now, namespaces, roles, members)
+	wantPolicy(t, policy(t, other), now, namespaces, roles, members)
+	for known, want := range map[keystore.Revision]bool{0: true, start.Revision: true, now - 1: true, now: false, now + 1: true} { // the last one is not of this history
+		if p, err := other.Policy(ctx, known); err != nil || (p != nil) != want {
+			t.Errorf("known %d of %d: %+v, %v", known, now, p, err)
+		}
+	}
+	later2 := insert(t, db, plain("k2"))
+	if p, err := other.Policy(ctx, later2); p != nil || err != nil {
+		t.Errorf("nothing changed since %d, but %+v, %v", later2, p, err)
+	}
+
+	// What is refused changes nothing, and the transaction goes on.
+	update(t, db, func(tx keystore.Tx) error {
+		wantErr(t, tx.InsertNamespace(&namespaces[0]), keystore.ErrExists)
+		wantErr(t, tx.UpdateNamespace(&keystore.Namespace{ID: "nobody"}), keystore.ErrNotFound)
+		wantErr(t, tx.DeleteNamespace("nobody"), keystore.ErrNotFound)
+		wantErr(t, tx.InsertRole(&roles[0]), keystore.ErrExists)
+		wantErr(t, tx.UpdateRole(&keystore.Role{Namespace: "b", Name: "billing"}), keystore.ErrNotFound)
+		wantErr(t, tx.DeleteRole(keystore.RoleID{Namespace: "b", Name: "billing"}), keystore.ErrNotFound)
+		wantErr(t, tx.DeleteRole(keystore.RoleID{Namespace: "*", Name: "billing"}), keystore.ErrNotFound)
+		wantErr(t, tx.InsertMember(&members[0]), keystore.ErrExists)
+		wantErr(t, tx.InsertMember(&keystore.Member{ID: "m_9", Login: "Ada"}), keystore.ErrExists)
+		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "nobody"}), keystore.ErrNotFound)
+		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "nobody", Login: "Ada"}), keystore.ErrNotFound)
+		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "m_2", Login: "Ada"}), keystore.ErrExists)
+		wantErr(t, tx.DeleteMember("nobody"), keystore.ErrNotFound)
+		p, err := tx.Policy(0)
+		must(t, err)
+		wantPolicy(t, p, now, namespaces, roles, members)
+		return nil
+	})
+	wantPolicy(t, policy(t, db), now, namespaces, roles, members)
+	if got := head(t, db); got != later2 {
+		t.Fatalf("refusals moved the head from %d to %d", later2, got)
+	}
+
+	// What an update is given replaces everything, of a role its permissions and version.
+	a := &namespaces[1]
+	*a = keystore.Namespace{ID: "a", Kind: "tenant", Parent: "A", Name: "renamed", EditPolicy: keystore.EditFree, Reach: []string{"app"}, CreatedAt: a.CreatedAt, Version: 4}
+	roles[0].Permissions, roles[0].Version = permissions("write"), 3
+	members[1] = keystore.Member{ID: "m_1", Name: "Ada", Kind: keystore.Service, Login: "ADA", Grants: []keystore.Grant{{Namespace: "b", Roles: []string{"viewer"}}},
+		CreatedAt: members[1].CreatedAt, CreatedBy: "m_2", Version: 6}
+	members[2].Login = "Ada" // which is free now
+	role := roles[0]
+	role.CreatedAt = start.Namespaces[0].CreatedAt
+	now = update(t, db, func(tx keystore.Tx) error {
+		must(t, tx.UpdateNamespace(a))
+		must(t, tx.UpdateRole(&role))
+		must(t, tx.UpdateMember(&members[1]))
+		must(t, tx.UpdateMember(&members[1])) // its login is its own
+		must(t, tx.UpdateMember(&members[2]))
+		return tx.UpdateMember(&members[3])
+	})
+	wantPolicy(t, policy(t, other), now, namespaces, roles, members)
+	for i, change := range []func(keystore.Tx) error{
+		func(tx keystore.Tx) error { return tx.DeleteRole(roles[0].ID()) },
+		func(tx keystore.Tx) error { return tx.DeleteMember("m_2") },
+		func(tx keystore.Tx) error { return tx.DeleteNamespace("b") },
+	} {
+		now = update(t, db, change)
+		wantPolicy(t, policy(t, other), now, namespaces[max(0, i-1):], roles[1:], members[min(1, i):])
+	}
+
+	refusal := errors.New("no")
+	_, err := db.Update(ctx, func(tx keystore.Tx) error {
+		must(t, tx.DeleteMember("m_1"))
+		return refusal
+	})
+	wantErr(t, err, refusal)
+	if p, err := db.Policy(ctx, now); p != nil || err != nil {
+		t.Fatalf("what was rolled back counts: %+v, %v", p, err)
+	}
+}
+
+// testPolicySnapshot: each role has a member that names it, and no policy shows one without the other.
+func testPolicySnapshot(t *testing.T, s Store) {
+	db, other := ready(t, s), s.Open(t)
+	done := make(chan error, 1)
+	go func() {
+		for i := range 30 {
+			id := fmt.Sprint(i % 5)
+			_, err := db.Update(ctx, func(tx keystore.Tx) error {
+				if i/5%2 == 1 {
+					return errors.Join(tx.DeleteMember(id), tx.DeleteRole(keystore.RoleID{Namespace: "a", Name: id}))
+				}
+				return errors.Join(tx.InsertRole(&keystore.Role{Namespace: "a", Name: id, CreatedAt: start}), tx.InsertMember(&keystore.Member{ID: id, CreatedAt: start}))
+			})
+			if err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for {
+		select {
+		case err := <-done:
+			must(t, err)
+			return
+		default:
+		}
+		p := policy(t, other)
+		if !slices.EqualFunc(p.Roles, p.Members, func(r keystore.Role, m keystore.Member) bool { return r.Name == m.ID }) {
+			t.Fatalf("half of a change is seen: %+v", p)
+		}
+	}
+}
+
+// testHeld: which keys have a role, and where.
+func testHeld(t *testing.T, s Store) {
+	db := ready(t, s)
+	type grants = []keystore.Grant
+	key := func(id, home string, g grants) *keystore.Key {
+		k := plain(id)
+		k.Namespace, k.Grants = home, g
+		return k
+	}
+	shared := func(name string) keystore.RoleID {
+		return keystore.RoleID{Namespace: keystore.AnyNamespace, Name: name}
+	}
+	local := func(namespace, name string) keystore.RoleID {
+		return keystore.RoleID{Namespace: namespace, Name: name}
+	}
+	check := func(role keystore.RoleID, reaches, keys string) {
+		t.Helper()
+		update(t, db, func(tx keystore.Tx) error {
+			held, err := tx.RoleHeld(role)
+			must(t, err)
+			var got []string
+			for _, r := range held {
+				got = append(got, fmt.Sprint(r.Namespace, map[bool]string{true: "+"}[r.Connected]))
+			}
+			slices.Sort(got)
+			if strings.Join(got, " ") != reaches {
+				t.Errorf("%v is held in %v, want %s", role, got, reaches)
+			}
+			all := strings.Fields(keys)
+			for _, limit := range []int{-1, 1, len(all)} {
+				ids, err := tx.KeysHolding(role, []string{"a", "b", "b", "", "none"}, limit)
+				must(t, err)
+				want := len(all)
+				if limit >= 0 {
+					want = min(want, limit)
+				}
+				slices.Sort(ids)
+				ids = slices.Compact(ids)
+				if len(ids) != want || slices.ContainsFunc(ids, func(id string) bool { return !slices.Contains(all, id) }) {
+					t.Errorf("of %v %v hold %v, want %d of %s", all, ids, role, want, keys)
+				}
+			}
+			if ids, err := tx.KeysHolding(role, nil, 9); len(ids) > 0 || err != nil {
+				t.Errorf("in no namespace: %v, %v", ids, err)
+			}
+			return nil
+		})
+	}
+	insert(t, db,
+		key("k1", "a", grants{{Namespace: "a", Roles: []string{"r", "s", "r"}}, {Namespace: "b", Roles: []string{"r"}, Connected: true}, {Namespace: "c", Roles: []string{"r"}}}),
+		key("k2", "a", grants{{Namespace: "a", Roles: []string{"r"}}, {Namespace: "a", Roles: []string{"r"}, Connected: true}, {Namespace: "*", Roles: []string{"t"}}}),
+		key("k3", "b", grants{{Namespace: "a", Roles: []string{"r"}}, {Namespace: "d"}}),
+		key("k4", "elsewhere", grants{{Namespace: "a", Roles: []string{"r"}}, {Namespace: "zz", Roles: []string{"t"}}}),
+		key("k5", "b", nil),
+	)
+	check(shared("r"), "a a+ b+ c", "k1 k2 k3")
+	check(local("a", "r"), "a a+", "k1 k2 k3")
+	check(local("b", "r"), "b+", "k1")
+	check(local("d", "r"), "", "")
+	check(shared("s"), "a", "k1")
+	check(shared("t"), "* zz", "k2")
+	check(local("zz", "t"), "zz", "")
+	check(shared("R"), "", "")
+	check(local("A", "r"), "", "")
+	check(shared(""), "", "")
+
+	edit(t, db, "k1", func(k *keystore.Key) { k.Grants, k.RevokedAt = grants{{Namespace: "b", Roles: []string{"r"}}}, start })
+	check(shared("r"), "a a+ b", "k1 k2 k3")
+	check(shared("s"), "", "")
+	must(t, s.Exec(`UPDATE keys SET grants = '[{"namespace":"b","roles":["s"],"connected":true},{"namespace":"b","roles":["s"],"connected":false}]', namespace = 'b' WHERE id = 'k4'`))
+	check(shared("s"), "b b+", "k4")
+	check(shared("t"), "*", "k2")
+	must(t, s.Exec("UPDATE keys SET namespace = 'elsewhere' WHERE id = 'k4'"))
+	check(shared("s"), "b b+", "")
+	must(t, s.Exec("DELETE FROM keys WHERE id = 'k4'"))
+	check(shared("s"), "", "")
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("k2") })
+	check(shared("r"), "a b", "k1 k3")
+	check(shared("t"), "", "")
+}
+
+// testPersonal: a member's token is a key that no list and no count shows.
+func testPersonal(t *testing.T, s Store) {
+	db := ready(t, s)
+	token := func(id, owner string) *keystore.Key {
+		k := full(id)
+		k.Owner, k.Personal, k.Grants = owner, true, nil
+		k.RevokedAt, k.RevokedBy, k.RevokeReason = never, "", ""
+		return k
+	}
+	owned := func(id, owner string) *keystore.Key {
+		k := plain(id)
+		k.Owner = owner
+		return k
+	}
+	gone := owned("gone", "m_1")
+	gone.RevokedAt = start
+	insert(t, db, owned("a", "m_1"), owned("b", "m_1"), owned("c", "m_2"), gone, token("t1", "m_1"), token("t3", "m_3"))
+	check := func(member, want string, owned int64) {
+		t.Helper()
+		update(t, db, func(tx keystore.Tx) error {
+			k, err := tx.PersonalKey(member)
+			must(t, err)
+			if want == "" {
+				if k != nil {
+					t.Errorf("the token of %s is %s", member, k.ID)
+				}
+			} else {
+				wantKey(t, k, token(want, member))
+			}
+			if n, err := tx.KeysOwnedBy(member); n != owned || err != nil {
+				t.Errorf("%s owns %d keys (%v), want %d", member, n, err, owned)
+			}
+			return nil
+		})
+	}
+	check("m_1", "t1", 2)
+	check("m_2", "", 1)
+	check("m_3", "t3", 0)
+	check("M_1", "", 0)
+
+	got, err := db.Key(ctx, "t1")
+	must(t, err)
+	wantKey(t, got, token("t1", "m_1"))
+	if lookup(t, db, digest("t1 new")) != "t1" {
+		t.Error("a member's token opens nothing")
+	}
+	for _, f := range []keystore.KeyFilter{{}, {Owner: "m_1"}, {CreatedBy: "k_1"}, {Text: "t1"}, {Namespaces: []string{"acme"}}, {Status: keystore.StatusInactive, Now: start},
+		{Status: keystore.StatusExpired, Now: start.Add(2 * time.Hour)}, {Visible: []string{}, OrOwner: "m_1"}} {
+		for _, id := range all(t, db, f, 2) {
+			if strings.HasPrefix(id, "t") {
+				t.Errorf("%+v lists the token %s", f, id)
+			}
+		}
+	}
+	counts, err := db.CountKeys(ctx)
+	must(t, err)
+	if counts[keystore.StatusActive] != 3 || counts[keystore.StatusRevoked] != 1 || counts[keystore.StatusInactive]+counts[keystore.StatusExpired] != 0 {
+		t.Errorf("counts %v", counts)
+	}
+
+	// A member has one, and may have had others.
+	if _, err := db.Update(ctx, func(tx keystore.Tx) error { return insertKey(tx, token("t2", "m_1")) }); err == nil {
+		t.Error("a member has two tokens")
+	}
+	edit(t, db, "t1", func(k *keystore.Key) { k.RevokedAt = start })
+	check("m_1", "", 2)
+	insert(t, db, token("t2", "m_1"))
+	check("m_1", "t2", 2)
+	if counts, err := db.CountKeys(ctx); err != nil || counts[keystore.StatusRevoked] != 1 {
+		t.Errorf("counts %v, %v, with a token revoked", counts, err)
+	}
+}

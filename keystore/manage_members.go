@@ -1,0 +1,335 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// ListMembers returns the members the caller may read, newest first, each with the grants that it may see (spec 7a.5). A member may read itself.
+func (k *Keystore) ListMembers(ctx context.Context, c Caller) ([]Member, error) {
+	by, err := k.fresh(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := by.anywhere(adminMembers, "read"); err != nil && by.member == "" {
+		return nil, err
+	}
+	var list []Member
+	for _, m := range by.policy.policy.Members {
+		if seen := by.seenOf(&m); seen != nil {
+			list = append(list, *seen)
+		}
+	}
+	return list, nil
+}
+
+// seenOf returns what the caller may see of a member, nil for nothing.
+func (a authority) seenOf(m *Member) *Member {
+	if a.member == m.ID {
+		return m
+	}
+	seen := *m
+	seen.Grants = slices.DeleteFunc(slices.Clone(m.Grants), func(g Grant) bool { return !a.may(adminMembers, "read", g.Namespace) })
+	if len(seen.Grants) == 0 && (len(m.Grants) > 0 || a.anywhere(adminMembers, "read") != nil) {
+		return nil
+	}
+	return &seen
+}
+
+// FindMember returns a member the caller may read, with the grants that it may see.
+func (k *Keystore) FindMember(ctx context.Context, c Caller, id string) (*Member, error) {
+	list, err := k.ListMembers(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(list, func(m Member) bool { return m.ID == id })
+	if i < 0 {
+		return nil, missing("member")
+	}
+	return &list[i], nil
+}
+
+// onlyMembers refuses keys: they never write members or their tokens (spec 7a.6).
+func (a authority) onlyMembers() error {
+	if a.member == "" {
+		return &Error{Kind: KindForbidden, Code: Forbidden.Code(), Detail: "a key never changes members or their tokens; a member does, or root"}
+	}
+	return nil
+}
+
+// CreateMember makes one of spec's Name, Kind, Login and Grants. It is active.
+func (k *Keystore) CreateMember(ctx context.Context, c Caller, spec Member) (*Member, error) {
+	var m *Member
+	err := k.add(ctx, c, 0, func(tx Tx, by authority) error {
+		if err := by.onlyMembers(); err != nil {
+			return err
+		}
+		if err := by.anywhere(adminMembers, "create"); err != nil {
+			return err
+		}
+		m = &Member{ID: newMemberID(), Name: spec.Name, Kind: spec.Kind, Login: spec.Login, Grants: slices.Clone(spec.Grants),
+			Active: true, CreatedAt: tx.Now(), CreatedBy: by.actor, Version: 1}
+		if err := m.check(by.policy); err != nil {
+			return err
+		}
+		for _, g := range m.Grants {
+			if !by.may(adminMembers, "create", g.Namespace) {
+				return lacks(adminMembers, "create")
+			}
+		}
+		if err := by.give(nil, m.Grants); err != nil {
+			return err
+		}
+		if err := tx.InsertMember(m); err != nil {
+			return loginTaken(err)
+		}
+		return audit(tx, by, "member.create", m.ID, m.touches(), nil, m)
+	})
+	return m, err
+}
+
+func loginTaken(err error) error {
+	if errors.Is(err, ErrExists) {
+		return &Error{Kind: KindConflict, Code: "exists", Detail: "another member has this login"}
+	}
+	return err
+}
+
+func (m *Member) check(d *Directory) error {
+	var p problems
+	if m.Kind == "" {
+		m.Kind = Person
+	}
+	if m.Kind != Person && m.Kind != Service {
+		p.add("kind", "is %s or %s", Person, Service)
+	}
+	if m.Name == "" {
+		p.add("name", "is required")
+	}
+	p.text("name", m.Name, maxName)
+	p.text("login", m.Login, maxName)
+	p.grants(d, "", m.Grants, false)
+	if err := p.err(); err != nil {
+		return err
+	}
+	normalise(m.Grants, "")
+	return nil
+}
+
+// touches lists the namespaces a member has to do with.
+func (m *Member) touches() []string {
+	list := []string{}
+	for _, g := range m.Grants {
+		list = append(list, g.Namespace)
+	}
+	return list
+}
+
+// A MemberPatch changes what is not nil.
+type MemberPatch struct {
+	Name   *string
+	Kind   *MemberKind
+	Login  *string  // empty: nobody
+	Grants *[]Grant // all that the caller may see
+	Active *bool    // false disables the member and all its keys
+}
+
+// memberTo returns a member that the caller may do an operation on, at the version it expects: in every namespace where it has a grant, unless
+// anywhere is enough.
+func memberTo(tx Tx, by authority, operation, id string, anywhere bool, o ChangeOptions) (*Member, error) {
+	if err := by.onlyMembers(); err != nil {
+		return nil, err
+	}
+	if err := by.anywhere(adminMembers, operation); err != nil {
+		return nil, err
+	}
+	if id == RootMember {
+		return nil, &Error{Kind: KindConflict, Code: "builtin", Detail: "the member root cannot be changed, and has no token", ID: id}
+	}
+	held := by.policy.members[id]
+	if held == nil || by.seenOf(held.Member) == nil {
+		return nil, missing("member")
+	}
+	if !anywhere {
+		for _, g := range held.Grants {
+			if !by.may(adminMembers, operation, g.Namespace) {
+				return nil, lacks(adminMembers, operation)
+			}
+		}
+	}
+	return held.Member, o.check(held.Version)
+}
+
+// EditMember changes a member.
+func (k *Keystore) EditMember(ctx context.Context, c Caller, id string, patch MemberPatch, o ChangeOptions) (*Member, Propagation, error) {
+	var m *Member
+	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
+		onlyGrants := patch.Name == nil && patch.Kind == nil && patch.Login == nil && patch.Active == nil
+		before, err := memberTo(tx, by, "update", id, onlyGrants, o)
+		if err != nil {
+			return err
+		}
+		after := *before
+		set(&after.Name, patch.Name)
+		set(&after.Kind, patch.Kind)
+		set(&after.Login, patch.Login)
+		set(&after.Active, patch.Active)
+		if patch.Grants != nil {
+			if after.Grants, err = by.regrant(before, *patch.Grants); err != nil {
+				return err
+			}
+		} else {
+			after.Grants = slices.Clone(before.Grants)
+		}
+		if err := after.check(by.policy); err != nil {
+			return err
+		}
+		if after.Login != before.Login || after.Active && !before.Active {
+			if err := by.actsFor(id); err != nil {
+				return err
+			}
+		}
+		after.Version++
+		if err := tx.UpdateMember(&after); err != nil {
+			return loginTaken(err)
+		}
+		m = by.seenOf(&after)
+		if m == nil {
+			m = &Member{ID: after.ID, Name: after.Name, Version: after.Version}
+		}
+		return audit(tx, by, "member.edit", id, union(before.touches(), after.touches()), before, &after)
+	})
+	return m, p, err
+}
+
+// regrant returns a member's grants with those that the caller may see replaced. It changes only those of namespaces where it may, and where it
+// covers what the member has.
+func (a authority) regrant(m *Member, wanted []Grant) ([]Grant, error) {
+	seen := a.seenOf(m).Grants
+	for _, g := range m.Grants {
+		if !slices.ContainsFunc(seen, func(s Grant) bool { return s.Namespace == g.Namespace }) {
+			if slices.ContainsFunc(wanted, func(w Grant) bool { return w.Namespace == g.Namespace }) {
+				return nil, lacks(adminMembers, "read")
+			}
+			wanted = append(slices.Clone(wanted), g)
+		}
+	}
+	in := func(list []Grant, namespace string) []Grant {
+		i := slices.IndexFunc(list, func(g Grant) bool { return g.Namespace == namespace })
+		if i < 0 {
+			return nil
+		}
+		return list[i : i+1]
+	}
+	for _, g := range slices.Concat(m.Grants, wanted) {
+		before, after := in(m.Grants, g.Namespace), in(wanted, g.Namespace)
+		if len(before) == len(after) && (len(before) == 0 || sameGrant(before[0], after[0])) {
+			continue
+		}
+		if !a.may(adminMembers, "update", g.Namespace) {
+			return nil, lacks(adminMembers, "update")
+		}
+		if err := a.give(nil, before); err != nil {
+			return nil, exceeds("to change what a member has takes all of it: %s", err)
+		}
+		if err := a.give(before, after); err != nil {
+			return nil, err
+		}
+	}
+	return wanted, nil
+}
+
+func sameGrant(a, b Grant) bool {
+	return a.Connected == b.Connected && a.own() == b.own() && sameNames(a.Roles, b.Roles)
+}
+
+// DeleteMember removes a member that owns no key which is not revoked, and returns what it was. Its token dies.
+func (k *Keystore) DeleteMember(ctx context.Context, c Caller, id string, o ChangeOptions) (*Member, Propagation, error) {
+	var m *Member
+	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
+		if m, err = memberTo(tx, by, "delete", id, false, o); err != nil {
+			return err
+		}
+		n, err := tx.KeysOwnedBy(id)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			return &Error{Kind: KindConflict, Code: "in_use", Detail: fmt.Sprintf("%d keys that are not revoked act for this member; revoke them or give them another owner first", n), ID: id}
+		}
+		if err := endToken(tx, by, id, "the member was deleted"); err != nil {
+			return err
+		}
+		if err := tx.DeleteMember(id); err != nil {
+			return err
+		}
+		return audit(tx, by, "member.delete", id, m.touches(), m, nil)
+	})
+	return m, p, err
+}
+
+// endToken revokes a member's token, if it has one.
+func endToken(tx Tx, by authority, member, reason string) error {
+	token, err := tx.PersonalKey(member)
+	if err != nil || token == nil {
+		return err
+	}
+	_, err = revoke(tx, by, token, reason)
+	return err
+}
+
+// A TokenSpec bounds a member's token.
+type TokenSpec struct {
+	ExpiresAt  time.Time // zero: never
+	AllowedIPs []netip.Prefix
+}
+
+// NewMemberToken gives a member a token; the one it had dies. It takes to act for the member (spec 7a.2).
+func (k *Keystore) NewMemberToken(ctx context.Context, c Caller, id string, spec TokenSpec, o ChangeOptions) (*Member, Token, Propagation, error) {
+	var m *Member
+	var token Token
+	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
+		if m, err = memberTo(tx, by, "update", id, true, o); err != nil {
+			return err
+		}
+		if err := by.actsFor(id); err != nil {
+			return err
+		}
+		key := &Key{
+			ID: NewID(), Prefix: MemberPrefix, Name: m.Name, Namespace: DefaultNamespace, Owner: id, Personal: true, CreatedBy: by.actor,
+			Active: true, CreatedAt: tx.Now(), ExpiresAt: spec.ExpiresAt.UTC().Truncate(time.Microsecond), AllowedIPs: slices.Clone(spec.AllowedIPs), Version: 1,
+		}
+		var p problems
+		p.addresses(key.AllowedIPs)
+		if !key.ExpiresAt.IsZero() && !key.ExpiresAt.After(tx.Now()) {
+			p.add("expires_at", "is not in the future")
+		}
+		if err := p.err(); err != nil {
+			return err
+		}
+		if c.record != nil && c.record.personal && id == c.member { // a token that leaks must not free itself from its bounds
+			if err := by.bounded(key); err != nil {
+				return err
+			}
+		}
+		if err := endToken(tx, by, id, "a new token was made"); err != nil {
+			return err
+		}
+		key.normalise()
+		token = k.tokenKey.Load().Generate(MemberPrefix, key.ID)
+		key.Secrets = []Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
+		refused, err := insertKeys(tx, by, "member.token", []*Key{key})
+		if err == nil {
+			err = refused[0]
+		}
+		return err
+	})
+	if err != nil {
+		return nil, Token{}, p, err
+	}
+	return m, token, p, nil
+}

@@ -1,0 +1,268 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// ListRoles returns the roles the caller may read, newest first, the built-in ones last. Whoever may read roles anywhere may read the shared ones.
+func (k *Keystore) ListRoles(ctx context.Context, c Caller) ([]Role, error) {
+	by, err := k.fresh(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := by.anywhere(adminRoles, "read"); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Concat(by.policy.policy.Roles, builtinRoles), func(r Role) bool { return !by.readsRole(r.Namespace) }), nil
+}
+
+func (a authority) readsRole(namespace string) bool {
+	return a.may(adminRoles, "read", namespace) || namespace == AnyNamespace && a.anywhere(adminRoles, "read") == nil
+}
+
+// FindRole returns a role the caller may read.
+func (k *Keystore) FindRole(ctx context.Context, c Caller, id RoleID) (*Role, error) {
+	list, err := k.ListRoles(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(list, func(r Role) bool { return r.ID() == id })
+	if i < 0 {
+		return nil, missing("role")
+	}
+	return &list[i], nil
+}
+
+// CreateRole makes one of spec's Namespace, Name and Permissions.
+func (k *Keystore) CreateRole(ctx context.Context, c Caller, spec Role) (*Role, error) {
+	var role *Role
+	err := k.add(ctx, c, 0, func(tx Tx, by authority) (err error) {
+		role, err = createRole(tx, by, spec)
+		return err
+	})
+	return role, err
+}
+
+func createRole(tx Tx, by authority, spec Role) (*Role, error) {
+	role := &Role{Namespace: spec.Namespace, Name: spec.Name, Permissions: NewSet(spec.Permissions...).Permissions(), CreatedAt: tx.Now(), Version: 1}
+	if !by.may(adminRoles, "create", role.Namespace) {
+		return nil, lacks(adminRoles, "create")
+	}
+	if err := role.check(by.policy); err != nil {
+		return nil, err
+	}
+	for id := range by.policy.roles {
+		if id.Name == role.Name && (id.Namespace == role.Namespace || id.Namespace == AnyNamespace || role.Namespace == AnyNamespace) {
+			return nil, &Error{Kind: KindConflict, Code: "exists", Detail: fmt.Sprintf("a role %q exists in namespace %q; a name is shared or local, never both", id.Name, id.Namespace), ID: role.Name}
+		}
+	}
+	if err := by.coverAll(role.Namespace, false, role.Permissions); err != nil {
+		return nil, err
+	}
+	if err := tx.InsertRole(role); err != nil {
+		if errors.Is(err, ErrExists) {
+			return nil, &Error{Kind: KindConflict, Code: "exists", Detail: fmt.Sprintf("role %q exists in namespace %q", role.Name, role.Namespace), ID: role.Name}
+		}
+		return nil, err
+	}
+	return role, audit(tx, by, "role.create", role.Name, role.touches(), nil, role)
+}
+
+func (r *Role) check(d *Directory) error {
+	var p problems
+	if r.Namespace != AnyNamespace {
+		p.namespace(d, "namespace", r.Namespace)
+	}
+	if !ValidRoleName(r.Name) {
+		p.add("name", "is a letter or digit, then up to 63 of these, '.', '_', '~' or '-'")
+	}
+	p.permissions(r.Permissions)
+	return p.err()
+}
+
+func (p *problems) permissions(list []Permission) {
+	switch {
+	case len(list) == 0:
+		p.add("permissions", "are none: a role gives something")
+	case len(list) > maxPermissions:
+		p.add("permissions", "are more than %d", maxPermissions)
+	}
+}
+
+// touches lists the namespaces a role has to do with.
+func (r *Role) touches() []string { return []string{r.Namespace} }
+
+// coverAll refuses what the caller does not hold in a namespace.
+func (a authority) coverAll(namespace string, wide bool, list []Permission) error {
+	for _, p := range list {
+		if !a.covers(namespace, wide, p) {
+			return exceeds("%s in namespace %q%s is more than the caller has", p, namespace, connectedWord(wide))
+		}
+	}
+	return nil
+}
+
+func roleTo(tx Tx, by authority, operation string, id RoleID, o ChangeOptions) (*Role, error) {
+	if err := by.anywhere(adminRoles, operation); err != nil {
+		return nil, err
+	}
+	all := slices.Concat(by.policy.policy.Roles, builtinRoles)
+	i := slices.IndexFunc(all, func(r Role) bool { return r.ID() == id })
+	if i < 0 || !by.readsRole(id.Namespace) && !by.may(adminRoles, operation, id.Namespace) {
+		return nil, missing("role")
+	}
+	if !by.may(adminRoles, operation, id.Namespace) {
+		return nil, lacks(adminRoles, operation)
+	}
+	if all[i].Builtin {
+		return nil, &Error{Kind: KindConflict, Code: "builtin", Detail: "the role " + id.Name + " comes with the product and cannot be changed; make another one", ID: id.Name}
+	}
+	if err := o.check(all[i].Version); err != nil {
+		return nil, err
+	}
+	return &all[i], nil
+}
+
+// EditRole replaces a role's permissions, for all who have it.
+func (k *Keystore) EditRole(ctx context.Context, c Caller, id RoleID, permissions []Permission, o ChangeOptions) (*Role, Propagation, error) {
+	var role *Role
+	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
+		before, err := roleTo(tx, by, "update", id, o)
+		if err != nil {
+			return err
+		}
+		after := *before
+		after.Permissions, after.Version = NewSet(permissions...).Permissions(), before.Version+1
+		if err := after.check(by.policy); err != nil {
+			return err
+		}
+		where, err := roleHeld(tx, by, id)
+		if err != nil {
+			return err
+		}
+		if err := by.governs(id.Namespace, where, NewSet(slices.Concat(before.Permissions, after.Permissions)...)); err != nil {
+			return err
+		}
+		if err := tx.UpdateRole(&after); err != nil {
+			return err
+		}
+		if err := k.growsOnly(tx, by, before, &after); err != nil {
+			return err
+		}
+		role = &after
+		return audit(tx, by, "role.edit", id.Name, before.touches(), before, &after)
+	})
+	return role, p, err
+}
+
+// roleHeld returns where grants of keys and members have a role.
+func roleHeld(tx Tx, by authority, id RoleID) ([]Reach, error) {
+	where, err := tx.RoleHeld(id)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range by.policy.policy.Members {
+		for _, g := range m.Grants {
+			if slices.Contains(g.Roles, id.Name) && (g.Namespace == id.Namespace || id.Namespace == AnyNamespace) {
+				where = append(where, Reach{g.Namespace, g.Connected})
+			}
+		}
+	}
+	return where, nil
+}
+
+// governs refuses who does not cover a role wherever a grant takes it (spec 7a.3), nor where keys reach with it.
+func (a authority) governs(home string, where []Reach, s *Set) error {
+	for _, at := range append(where, Reach{Namespace: home}) {
+		if err := a.coverAll(at.Namespace, at.Connected, s.Permissions()); err != nil {
+			return err
+		}
+		for _, ns := range a.policy.reachedFrom(at.Namespace) {
+			if err := a.coverAll(ns.ID, false, s.data().Permissions()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// namedKeys is how many keys a refusal names.
+const namedKeys = 20
+
+// growsOnly refuses a change of a role that takes something from a key whose namespace lets keys only grow.
+func (k *Keystore) growsOnly(tx Tx, by authority, before, after *Role) error {
+	now := NewSet(after.Permissions...)
+	if !slices.ContainsFunc(before.Permissions, func(p Permission) bool { return !now.Covers(p) }) {
+		return nil
+	}
+	var homes []string
+	for _, ns := range by.policy.policy.Namespaces {
+		if ns.EditPolicy == EditGrowOnly {
+			homes = append(homes, ns.ID)
+		}
+	}
+	if len(homes) == 0 {
+		return nil
+	}
+	ids, err := tx.KeysHolding(before.ID(), homes, -1)
+	if err != nil {
+		return err
+	}
+	then, err := k.policyIn(tx)
+	if err != nil {
+		return err
+	}
+	var fields []FieldError
+	for _, id := range ids {
+		key, err := tx.Key(id)
+		if err != nil {
+			return err
+		}
+		if !key.RevokedAt.IsZero() {
+			continue
+		}
+		if lost := by.policy.loses(key.Grants, then, key.Grants); lost != "" {
+			fields = append(fields, FieldError{Field: "permissions", Detail: "key " + id + " would lose " + lost})
+		}
+		if len(fields) == namedKeys {
+			break
+		}
+	}
+	if len(fields) > 0 {
+		return growOnly(fields, before.Name)
+	}
+	return nil
+}
+
+// DeleteRole removes a role that nobody has and returns what it was.
+func (k *Keystore) DeleteRole(ctx context.Context, c Caller, id RoleID, o ChangeOptions) (*Role, Propagation, error) {
+	var role *Role
+	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
+		if role, err = roleTo(tx, by, "delete", id, o); err != nil {
+			return err
+		}
+		where, err := roleHeld(tx, by, id)
+		if err != nil {
+			return err
+		}
+		if len(where) > 0 {
+			return &Error{Kind: KindConflict, Code: "in_use", Detail: fmt.Sprintf("the role is in use in namespace %q; take it from the keys and members that have it first", where[0].Namespace), ID: id.Name}
+		}
+		for _, ns := range by.policy.policy.Namespaces {
+			if slices.Contains(ns.KeyRoles, id.Name) && (ns.ID == id.Namespace || id.Namespace == AnyNamespace) {
+				return &Error{Kind: KindConflict, Code: "in_use", Detail: fmt.Sprintf("keys of namespace %q have exactly this role; change its key_roles first", ns.ID), ID: id.Name}
+			}
+		}
+		if err := by.coverAll(id.Namespace, false, role.Permissions); err != nil {
+			return err
+		}
+		if err := tx.DeleteRole(id); err != nil {
+			return err
+		}
+		return audit(tx, by, "role.delete", id.Name, role.touches(), role, nil)
+	})
+	return role, p, err
+}

@@ -1,0 +1,29 @@
+package keystore
+
+import "time"
+
+// MemberKind says what a member is, for people.
+type MemberKind string
+
+const (
+	Person  MemberKind = "person" // the zero value means this too
+	Service MemberKind = "service"
+)
+
+// A Member is a person or service that manages keys, and whom keys act for. [RootMember] is not among those that a database holds: it may do
+// everything, cannot be changed, and has no token.
+type Member struct {
+	ID        string // "m_" and 12 base62 digits
+	Name      string
+	Kind      MemberKind
+	Login     string // whom a door that trusts Caddy's users takes for this member; compared exactly; empty: nobody
+	Grants    []Grant
+	Active    bool
+	CreatedAt time.Time
+	CreatedBy string
+	Version   int64
+}
+
+const memberIDPrefix = "m_"
+
+func newMemberID() string { return memberIDPrefix + NewID() }

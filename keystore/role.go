@@ -1,0 +1,42 @@
+package keystore
+
+import "time"
+
+// A Role is a named set of permissions. It belongs to one namespace, whose grants alone can name it, or is shared: [AnyNamespace]. A name is
+// shared or local, never both.
+type Role struct {
+	Namespace   string
+	Name        string
+	Permissions []Permission
+	Builtin     bool // made with the product: it cannot be changed
+	CreatedAt   time.Time
+	Version     int64
+}
+
+// A RoleID names a role.
+type RoleID struct{ Namespace, Name string }
+
+// ID is the role's.
+func (r *Role) ID() RoleID { return RoleID{r.Namespace, r.Name} }
+
+// builtinRoles are shared, and for members (spec section 7). The database does not hold them.
+var builtinRoles = []Role{
+	{Namespace: AnyNamespace, Name: "client-admin", Permissions: mustParse("*", "admin:*"), Builtin: true, Version: 1},
+	{Namespace: AnyNamespace, Name: "developer", Permissions: mustParse("*", "admin.keys:*", "admin.roles:*", "admin:read"), Builtin: true, Version: 1},
+	{Namespace: AnyNamespace, Name: "viewer", Permissions: mustParse("admin:read"), Builtin: true, Version: 1},
+}
+
+func mustParse(words ...string) []Permission {
+	out := make([]Permission, len(words))
+	for i, w := range words {
+		p, err := ParsePermission(w)
+		if err != nil {
+			panic(err)
+		}
+		out[i] = p
+	}
+	return out
+}
+
+// ValidRoleName reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}`, as namespace ids are.
+func ValidRoleName(s string) bool { return validName(s) }

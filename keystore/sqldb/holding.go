@@ -1,0 +1,87 @@
+package sqldb
+
+import (
+	"database/sql"
+	"errors"
+	"math"
+	"slices"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func (t *tx) NamespaceInUse(id string) (key string, err error) {
+	err = t.row("SELECT id FROM keys WHERE namespace = ? UNION ALL SELECT key_id FROM granted WHERE namespace = ? LIMIT 1", id, id).Scan(&key)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return key, err
+}
+
+func (t *tx) KeysMadeBy(id string) ([]string, error) {
+	ids, err := list(t.query, scanText, "SELECT id FROM keys WHERE created_by = ? ORDER BY created_at, id", id)
+	return ids, t.note(err)
+}
+
+func (t *tx) KeysOwnedBy(member string) (n int64, err error) {
+	err = t.row("SELECT count(*) FROM keys WHERE owner = ? AND revoked_at IS NULL AND personal = 0", member).Scan(&n)
+	return n, err
+}
+
+func (t *tx) PersonalKey(member string) (*keystore.Key, error) {
+	rows, err := t.query("SELECT "+keyColumns+" FROM keys k"+keyJoins+" WHERE k.owner = ? AND k.personal = 1 AND k.revoked_at IS NULL", member)
+	keys, err := scanKeys(rows, err, nil)
+	if err != nil || len(keys) == 0 {
+		return nil, t.note(err)
+	}
+	return &keys[0], nil
+}
+
+// KeysHolding takes so many rows that there are enough keys among them: a key has one for each place at most.
+func (t *tx) KeysHolding(role keystore.RoleID, homes []string, limit int) ([]string, error) {
+	places, err := t.RoleHeld(role)
+	if err != nil || len(places) == 0 {
+		return nil, err
+	}
+	array, err := t.db.array(homes)
+	if err != nil {
+		return nil, err
+	}
+	most, rows := int64(limit), int64(limit)*int64(len(places))
+	if limit < 0 {
+		most, rows = math.MaxInt64, math.MaxInt64
+	}
+	where, args := heldAs(role)
+	ids, err := list(t.query, scanText, "SELECT DISTINCT key_id FROM (SELECT key_id FROM held WHERE "+where+" AND home "+t.db.among+" LIMIT ?) AS h LIMIT ?",
+		append(args, array, rows, most)...)
+	return ids, t.note(err)
+}
+
+// RoleHeld goes from each namespace to the next one in the index: there may be a million grants in few of them.
+func (t *tx) RoleHeld(role keystore.RoleID) ([]keystore.Reach, error) {
+	where, args := heldAs(role)
+	first := "SELECT min(namespace) FROM held WHERE " + where + " AND connected = ?"
+	query := "WITH RECURSIVE place (namespace) AS (" + first + " UNION ALL SELECT (" + first + " AND namespace > place.namespace) FROM place WHERE namespace IS NOT NULL)" +
+		" SELECT namespace FROM place WHERE namespace IS NOT NULL"
+	var out []keystore.Reach
+	for _, connected := range []bool{false, true} {
+		each := append(args, fromBool(connected))
+		namespaces, err := list(t.query, scanText, query, slices.Concat(each, each)...)
+		if err != nil {
+			return nil, t.note(err)
+		}
+		for _, ns := range namespaces {
+			out = append(out, keystore.Reach{Namespace: ns, Connected: connected})
+		}
+	}
+	return out, nil
+}
+
+// heldAs is the condition on held for a role: grants of any namespace may name a shared one.
+func heldAs(role keystore.RoleID) (where string, args []any) {
+	if role.Namespace == keystore.AnyNamespace {
+		return "role = ?", []any{role.Name}
+	}
+	return "role = ? AND namespace = ?", []any{role.Name, role.Namespace}
+}
+
+func scanText(scan func(...any) error) (s string, err error) { return s, scan(&s) }
