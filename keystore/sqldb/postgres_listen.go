@@ -11,9 +11,10 @@ import (
 
 const (
 	maxBackoff = 5 * time.Second
-	// pingInterval is after how much silence the listening connection is asked whether it is still there.
-	pingInterval = 10 * time.Second
-	pingTimeout  = 3 * time.Second
+	// checkInterval is after how much silence the listening connection is asked whether it is still there, and listens for the right schema.
+	checkInterval = 2 * time.Second
+	checkTimeout  = 3 * time.Second
+	listenTimeout = 10 * time.Second
 )
 
 // listen calls fire for each change of any process that PostgreSQL tells of, until ctx ends, on a connection of its own.
@@ -32,9 +33,9 @@ func (p *postgres) listen(ctx context.Context, fire func()) {
 	}
 }
 
-// listenOnce returns when the connection is lost, and whether it was ever good.
+// listenOnce returns when the connection is lost or the schema is another one, and whether it was ever good.
 func (p *postgres) listenOnce(ctx context.Context, fire func()) (listened bool) {
-	connectCtx, cancel := context.WithTimeout(ctx, pingInterval)
+	connectCtx, cancel := context.WithTimeout(ctx, listenTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(connectCtx, p.current(connectCtx))
 	if err != nil {
@@ -45,8 +46,8 @@ func (p *postgres) listenOnce(ctx context.Context, fire func()) (listened bool) 
 		defer cancel()
 		_ = conn.Close(closeCtx)
 	}()
-	var schema uint32
-	if err := conn.QueryRow(connectCtx, "SELECT oid FROM pg_namespace WHERE nspname = current_schema()").Scan(&schema); err != nil {
+	schema, err := currentSchema(connectCtx, conn)
+	if err != nil {
 		return false
 	}
 	if _, err := conn.Exec(connectCtx, fmt.Sprintf("LISTEN apikeys_%d", schema)); err != nil {
@@ -54,7 +55,7 @@ func (p *postgres) listenOnce(ctx context.Context, fire func()) (listened bool) 
 	}
 	fire()
 	for {
-		wait, cancel := context.WithTimeout(ctx, pingInterval)
+		wait, cancel := context.WithTimeout(ctx, checkInterval)
 		_, err := conn.WaitForNotification(wait)
 		cancel()
 		switch {
@@ -64,11 +65,17 @@ func (p *postgres) listenOnce(ctx context.Context, fire func()) (listened bool) 
 		case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
 			return true
 		}
-		ping, cancel := context.WithTimeout(ctx, pingTimeout)
-		err = conn.Ping(ping)
+		check, cancel := context.WithTimeout(ctx, checkTimeout)
+		now, err := currentSchema(check, conn)
 		cancel()
-		if err != nil {
+		if err != nil || now != schema {
 			return true
 		}
 	}
+}
+
+// currentSchema returns the oid, which a restore changes and the channel has in its name.
+func currentSchema(ctx context.Context, conn *pgx.Conn) (oid uint32, err error) {
+	err = conn.QueryRow(ctx, "SELECT oid FROM pg_namespace WHERE nspname = current_schema()").Scan(&oid)
+	return oid, err
 }

@@ -150,62 +150,68 @@ func TestPostgresNewerSchema(t *testing.T) {
 	}
 }
 
-// TestPostgresLostListener: after the listening connections have been cut, changes are still told of at once.
-func TestPostgresLostListener(t *testing.T) {
-	ctx := context.Background()
+// TestPostgresListener: changes are told of at once, and so are those that a connection may have missed that was cut, or that listened for
+// the schema before a restore made it anew.
+func TestPostgresListener(t *testing.T) {
 	s := newPostgresStore(t)
-	d := s.Open(t)
-	if _, err := d.Deployment(ctx, nil); err != nil {
+	deploy := func() {
+		t.Helper()
+		d := openOnce(t, s.URL(s.schema))
+		if _, err := d.Deployment(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deploy()
+	p, err := newPostgres(s.URL(s.schema) + "&application_name=listener")
+	if err != nil {
 		t.Fatal(err)
 	}
-	listeners := func() string {
-		t.Helper()
-		out, err := s.Query("", fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN apikeys_' || (SELECT oid FROM pg_namespace WHERE nspname = '%s')", s.schema))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
-	await := func(what string, done func() bool) {
-		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); !done(); {
-			if time.Now().After(deadline) {
-				t.Fatal("waited in vain for ", what)
+	told := make(chan struct{}, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	var listener sync.WaitGroup
+	listener.Go(func() {
+		p.listen(ctx, func() {
+			select {
+			case told <- struct{}{}:
+			case <-ctx.Done():
 			}
-			time.Sleep(5 * time.Millisecond)
+		})
+	})
+	t.Cleanup(listener.Wait)
+	t.Cleanup(stop)
+	await := func(what string) {
+		t.Helper()
+		select {
+		case <-told:
+		case <-time.After(time.Minute):
+			t.Fatal("not told of ", what)
 		}
 	}
-	for round := range 3 {
-		await("the listener", func() bool { return listeners() == "1" })
-		quiet(d)
-		if err := s.Exec(fmt.Sprintf("UPDATE namespaces SET name = 'round %d'", round)); err != nil {
+	await("what was there before")
+	for name, disturb := range map[string]func() error{
+		"a cut": func() error {
+			_, err := s.Query("", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'listener'")
+			return err
+		},
+		"a restore": func() error {
+			return s.Server.Exec("", fmt.Sprintf("BEGIN; DROP SCHEMA %[1]s CASCADE; CREATE SCHEMA %[1]s; COMMIT", s.schema))
+		},
+	} {
+		if err := disturb(); err != nil {
+			t.Fatal(name, ": ", err)
+		}
+		await("what was missed in " + name)
+		if name == "a restore" {
+			deploy()
+			await("the restored tables")
+		}
+		if err := s.Exec("UPDATE namespaces SET name = 'after " + name + "'"); err != nil {
 			t.Fatal(err)
 		}
-		select {
-		case <-d.Changed():
-		case <-time.After(10 * time.Second):
-			t.Fatal("not told")
-		}
-		quiet(d)
-		if _, err := s.Query("", fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN apikeys_' || (SELECT oid FROM pg_namespace WHERE nspname = '%s')", s.schema)); err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case <-d.Changed(): // it may have missed some
-		case <-time.After(10 * time.Second):
-			t.Fatal("not told after the listener was cut")
-		}
-	}
-}
-
-// quiet waits until there is nothing more to tell.
-func quiet(d keystore.Database) {
-	for {
-		select {
-		case <-d.Changed():
-		case <-time.After(600 * time.Millisecond):
-			return
-		}
+		await("a change after " + name)
 	}
 }
 
