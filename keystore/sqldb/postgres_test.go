@@ -304,7 +304,8 @@ func TestPostgresStandby(t *testing.T) {
 
 // TestPostgresHeadIsHeld: an operator's transaction that holds the head's lock delays changes, not answers, and not for ever.
 func TestPostgresHeadIsHeld(t *testing.T) {
-	ctx := context.Background()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	s := newPostgresStore(t)
 	d := s.Open(t)
 	if _, err := d.Deployment(ctx, nil); err != nil {
@@ -314,12 +315,14 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	short.begin = "SELECT begin_change('100', '10000')"
 	hasty := openOnce(t, s.URL(s.schema+"_none,"+s.schema)) // any that is there
 	hasty.dialect = short
-	released := make(chan error, 1)
-	go func() { released <- s.Exec("BEGIN; SELECT * FROM head FOR UPDATE; SELECT pg_sleep(3); COMMIT") }()
-	for { // until it has the lock
-		if _, err := s.Query(s.schema, "SELECT 1 FROM head FOR UPDATE NOWAIT"); err != nil {
-			break
-		}
+	holder := openOnce(t, s.URL(s.schema))
+	operator, err := holder.writer.BeginTx(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer operator.Rollback()
+	if _, err := operator.ExecContext(ctx, "SELECT * FROM head FOR UPDATE"); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := d.Renew(ctx, "nobody", keystore.Position{}); err != nil {
 		t.Error(err)
@@ -327,11 +330,11 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	if err := d.Join(ctx, keystore.Node{Incarnation: "i"}); err != nil {
 		t.Error(err)
 	}
-	_, err := hasty.Update(ctx, func(keystore.Tx) error { t.Error("changed"); return nil })
+	_, err = hasty.Update(ctx, func(keystore.Tx) error { t.Error("changed"); return nil })
 	if err == nil || !strings.Contains(err.Error(), "another transaction holds the lock") {
 		t.Error(err)
 	}
-	if err := <-released; err != nil {
+	if err := operator.Rollback(); err != nil {
 		t.Error(err)
 	}
 
@@ -339,11 +342,9 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	short.begin = "SELECT begin_change('10000', '50')"
 	hasty.dialect = short
 	_, err = hasty.Update(ctx, func(tx keystore.Tx) error {
-		if err := tx.InsertNamespace(&keystore.Namespace{ID: "half"}); err != nil {
-			return err
-		}
+		late := tx.InsertNamespace(&keystore.Namespace{ID: "half"}) // on a slow machine it has lost the lock before
 		_, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "whole"}) })
-		return err
+		return errors.Join(late, err)
 	})
 	if err == nil {
 		t.Error("the change was committed")
