@@ -22,6 +22,8 @@ const (
 	maxIdle = 10 * time.Second
 	// netInterval is how often the head is read where every change is told of: what was told may have been lost.
 	netInterval = 500 * time.Millisecond
+	// oldestPostgres has pg_current_xact_id and a gen_random_uuid of its own.
+	oldestPostgres = 13
 )
 
 var postgresDialect = dialect{
@@ -94,16 +96,23 @@ func openPostgres(p *postgres, conns int) *sql.DB {
 // checkPostgres refuses what would break a promise later.
 func checkPostgres(ctx context.Context, d *DB) error {
 	var schema sql.NullString
-	var commit, encoding string
-	err := d.writer.QueryRowContext(ctx, "SELECT current_schema(), current_setting('synchronous_commit'), current_setting('server_encoding')").
-		Scan(&schema, &commit, &encoding)
+	var number int
+	var version, commit, standbys, encoding string
+	err := d.writer.QueryRowContext(ctx, `SELECT current_schema(), CAST(current_setting('server_version_num') AS integer), current_setting('server_version'),
+		current_setting('synchronous_commit'), current_setting('synchronous_standby_names'), current_setting('server_encoding')`).
+		Scan(&schema, &number, &version, &commit, &standbys, &encoding)
 	switch {
 	case err != nil:
 		return err
+	case number < oldestPostgres*10000:
+		return fmt.Errorf("this server is PostgreSQL %s, and %d is the oldest that will do: upgrade it, or name another", version, oldestPostgres)
 	case !schema.Valid:
 		return errors.New("no schema that the search_path names is there: CREATE SCHEMA makes one, and search_path=NAME in the URL names it")
 	case commit == "off":
 		return errors.New("synchronous_commit is off, so a revoke that was answered could be lost in a crash: turn it on for this user, with ALTER ROLE … SET synchronous_commit = on")
+	case commit == "local" && standbys != "":
+		return errors.New("synchronous_commit is local, so a revoke that was answered could be missing on the standbys in synchronous_standby_names and be lost in a failover: " +
+			"turn it on for this user, with ALTER ROLE … SET synchronous_commit = on")
 	case encoding != "UTF8":
 		return fmt.Errorf("the database has the encoding %s: make one with ENCODING 'UTF8'", encoding)
 	}

@@ -637,7 +637,6 @@ func TestPostgresOpenErrors(t *testing.T) {
 		{"postgres://u:" + secret + "@127.0.0.1:1," + s.Address() + "/db", "refuses the user or its password"},
 		{s.URL("") + "?sslmode=require", "server refused TLS connection"},
 		{strings.Replace(s.URL(""), "/postgres?", "/none?", 1) + "?search_path=no_such_schema", "no schema that the search_path names is there"},
-		{s.URL("") + "?options=-c%20synchronous_commit%3Doff", "synchronous_commit is off"},
 		{strings.TrimSuffix(s.URL(""), "postgres") + "none", "make the database first"},
 	} {
 		d, err := OpenPostgres(context.Background(), row.url)
@@ -652,6 +651,30 @@ func TestPostgresOpenErrors(t *testing.T) {
 		}
 		if Unreachable(err) != (row.want == away) {
 			t.Errorf("unreachable is %v for %s", Unreachable(err), text)
+		}
+	}
+}
+
+// TestPostgresSettings: what breaks a promise is refused, as told by a function that stands before the one that knows.
+func TestPostgresSettings(t *testing.T) {
+	s := newPostgresStore(t)
+	for _, row := range []struct{ commit, lies, want string }{
+		{"on", "('server_version_num', '120022'), ('server_version', '12.22')", "this server is PostgreSQL 12.22, and 13 is the oldest that will do"},
+		{"off", "('', '')", "synchronous_commit is off"},
+		{"local", "('synchronous_standby_names', 'ANY 1 (a, b)')", "ALTER ROLE … SET synchronous_commit = on"},
+		{"local", "('synchronous_standby_names', '')", ""},
+		{"remote_write", "('synchronous_standby_names', 'ANY 1 (a, b)')", ""},
+	} {
+		if err := s.Exec(`CREATE OR REPLACE FUNCTION current_setting(text) RETURNS text LANGUAGE sql AS $$
+			SELECT coalesce((SELECT value FROM (VALUES ` + row.lies + `) AS v (name, value) WHERE name = $1), pg_catalog.current_setting($1)) $$`); err != nil {
+			t.Fatal(err)
+		}
+		d, err := OpenPostgres(t.Context(), s.URL(s.schema+",pg_catalog")+"&synchronous_commit="+row.commit)
+		if err == nil {
+			err = d.Close()
+		}
+		if row.want == "" && err != nil || row.want != "" && (err == nil || !strings.Contains(err.Error(), row.want)) {
+			t.Errorf("%+v: %v", row, err)
 		}
 	}
 }
