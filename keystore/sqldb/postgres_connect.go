@@ -199,6 +199,8 @@ func explainPostgres(err error) error {
 		advice = "another transaction was in the way, nothing was changed: try again"
 	case code == "25P03", code == "25P02":
 		advice = "the change took too long and was withdrawn, nothing was changed: try again"
+	case code == "57014":
+		advice = "PostgreSQL cut this off, by the user's statement_timeout or by hand, nothing was changed: try again, or raise it with ALTER ROLE … SET statement_timeout"
 	case unknownParameter(err):
 		advice = "a pooler refuses an option of the URL: PgBouncer knows no search_path, so set it with ALTER ROLE … IN DATABASE … SET search_path and take it out of the URL"
 	case code == "42P05", code == "26000":

@@ -679,6 +679,29 @@ func TestPostgresSettings(t *testing.T) {
 	}
 }
 
+// TestPostgresChangesAreNotCut: a change takes its time, whatever the role's timeouts are.
+func TestPostgresChangesAreNotCut(t *testing.T) {
+	s := newPostgresStore(t)
+	d := openOnce(t, s.URL(s.schema)+"&statement_timeout=1h")
+	_, err := d.Update(t.Context(), func(in keystore.Tx) error {
+		var left string
+		err := in.(*tx).row("SELECT coalesce(string_agg(name || ' = ' || setting, ', '), '') FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout') AND setting <> '0'").Scan(&left)
+		if left != "" {
+			t.Error(left)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.writer.ExecContext(t.Context(), "SET statement_timeout = '1ms'"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.exec(t.Context(), d.writer, "a question", "SELECT pg_sleep(60)"); err == nil || !strings.Contains(err.Error(), "SET statement_timeout") {
+		t.Errorf("what is no change and takes too long: %v", err)
+	}
+}
+
 // TestPostgresPooler: what poolers that are set up otherwise than we need say, as PgBouncer 1.18 does.
 func TestPostgresPooler(t *testing.T) {
 	for want, e := range map[string]pgconn.PgError{

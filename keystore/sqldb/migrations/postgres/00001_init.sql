@@ -190,10 +190,13 @@ END $$;
 
 -- +goose StatementBegin
 -- Makes this transaction the only one that changes anything, and returns the time. A program that has been stopped, or whose
--- machine is gone, loses the lock when its idle time is over.
+-- machine is gone, loses the lock when its idle time is over. One that works takes its time: a timeout of the user is meant for questions.
 CREATE FUNCTION begin_change(lock_wait text, idle text) RETURNS bigint LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    PERFORM set_config('lock_timeout', lock_wait, true), set_config('idle_in_transaction_session_timeout', idle, true);
+    PERFORM set_config('lock_timeout', lock_wait, true), set_config('idle_in_transaction_session_timeout', idle, true), set_config('statement_timeout', '0', true);
+    IF current_setting('transaction_timeout', true) IS NOT NULL THEN -- PostgreSQL 17
+        PERFORM set_config('transaction_timeout', '0', true);
+    END IF;
     PERFORM 1 FROM head FOR UPDATE;
     RETURN floor(extract(epoch FROM clock_timestamp()) * 1000000);
 END $$;
