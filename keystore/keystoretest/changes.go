@@ -221,6 +221,40 @@ func testByHand(t *testing.T, s Store) {
 	})
 }
 
+// testUnreadable: what a typing error makes of a row is refused, or that key's trouble alone; no node stops to follow the changes.
+func testUnreadable(t *testing.T, s Store) {
+	db := ready(t, s)
+	insert(t, db, plain("a"), plain("b"))
+	for _, set := range []string{
+		"keys SET grants = 'none'", "keys SET grants = '[1]'", "keys SET allowed_ips = '[\"everywhere\"]'", "keys SET metadata = '[1]'",
+		"keys SET expires_at = 'tomorrow'", "keys SET revoked_at = 'today'", "keys SET version = 'next'",
+	} {
+		if s.Exec("UPDATE "+set+" WHERE id = 'a'") != nil {
+			continue
+		}
+		if k, _, err := db.KeyByDigest(ctx, digest("a")); err == nil || k != nil {
+			t.Errorf("%s: read as %+v, %v", set, k, err)
+		}
+	}
+	for _, statement := range []string{
+		"UPDATE secrets SET ends_at = 'tomorrow' WHERE key_id = 'a'",
+		"UPDATE namespaces SET created_at = 'yesterday'", "UPDATE namespaces SET version = 'next'",
+	} {
+		if s.Exec(statement) == nil {
+			t.Errorf("%s: went through", statement)
+		}
+	}
+	if _, err := db.Changes(ctx, 0, head(t, db)); err != nil {
+		t.Error(err)
+	}
+	if _, err := db.Policy(ctx, -1); err != nil {
+		t.Error(err)
+	}
+	if got := lookup(t, db, digest("b")); got != "b" {
+		t.Errorf("the other key is %q", got)
+	}
+}
+
 // testOneWay: what has ended stays so, by hand as well.
 func testOneWay(t *testing.T, s Store) {
 	db := ready(t, s)

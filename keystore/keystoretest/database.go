@@ -36,6 +36,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Kept", testKept},
 		{"Changes", testChanges},
 		{"ByHand", testByHand},
+		{"Unreadable", testUnreadable},
 		{"OneWay", testOneWay},
 		{"NoRevision", testNoRevision},
 		{"Truncated", testTruncated},

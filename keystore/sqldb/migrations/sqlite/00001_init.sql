@@ -1,6 +1,8 @@
 -- Times are Unix microseconds. Every change of keys, secrets, namespaces, roles and members, by whatever program, takes the next
 -- revision from the one row of head and leaves rows in change_log: the triggers below see to it, so that SQL typed by
 -- hand counts too.
+--
+-- STRICT, since a time that is none ('tomorrow') would get into change_log, and no node could read on from there.
 
 -- +goose Up
 CREATE TABLE head (
@@ -8,14 +10,14 @@ CREATE TABLE head (
     epoch    TEXT    NOT NULL,
     revision INTEGER NOT NULL,
     policy   INTEGER NOT NULL -- the revision of the newest change of namespaces, roles or members
-);
+) STRICT;
 INSERT INTO head VALUES (1, '', 0, 0);
 
 CREATE TABLE deployment (
     one         INTEGER PRIMARY KEY CHECK (one = 1),
     token_key   BLOB, -- NULL when it is configured
     fingerprint BLOB  -- of the configured one
-);
+) STRICT;
 
 CREATE TABLE change_log (
     revision INTEGER NOT NULL,
@@ -23,14 +25,14 @@ CREATE TABLE change_log (
     key_id   TEXT,
     digest   BLOB,
     ends     INTEGER -- when the secret stops opening anything: 0 now, NULL never
-);
+) STRICT;
 CREATE INDEX change_log_revision ON change_log (revision);
 
 -- A random mark for each revision that the log reaches back to: a database that was restored and went on has other ones.
 CREATE TABLE marks (
     revision INTEGER PRIMARY KEY NOT NULL,
     mark     TEXT    NOT NULL DEFAULT (hex(randomblob(16)))
-);
+) STRICT;
 
 -- +goose StatementBegin
 CREATE TRIGGER head_revision AFTER UPDATE OF revision ON head BEGIN
@@ -49,7 +51,7 @@ CREATE TABLE namespaces (
     token_prefix TEXT    NOT NULL,
     created_at   INTEGER NOT NULL,
     version      INTEGER NOT NULL
-);
+) STRICT;
 
 CREATE TABLE roles (
     namespace   TEXT    NOT NULL,
@@ -58,7 +60,7 @@ CREATE TABLE roles (
     created_at  INTEGER NOT NULL,
     version     INTEGER NOT NULL,
     PRIMARY KEY (namespace, name)
-);
+) STRICT;
 
 CREATE TABLE members (
     id         TEXT    PRIMARY KEY NOT NULL,
@@ -70,7 +72,7 @@ CREATE TABLE members (
     created_at INTEGER NOT NULL,
     created_by TEXT    NOT NULL,
     version    INTEGER NOT NULL
-);
+) STRICT;
 CREATE UNIQUE INDEX members_login ON members (login) WHERE login <> '';
 
 CREATE TABLE keys (
@@ -91,7 +93,7 @@ CREATE TABLE keys (
     allowed_ips   TEXT    NOT NULL CHECK (json_valid(allowed_ips) AND json_type(allowed_ips) = 'array'), -- ["10.0.0.0/8"]
     metadata      TEXT    NOT NULL CHECK (json_valid(metadata)),    -- {"name":"value"}
     version       INTEGER NOT NULL
-);
+) STRICT;
 -- Pages go newest first; the last four columns let a status be judged without reading the row.
 CREATE INDEX keys_page       ON keys (created_at, id, revoked_at, expires_at, active, personal);
 CREATE INDEX keys_namespace  ON keys (namespace, created_at, id, revoked_at, expires_at, active, personal);
@@ -114,7 +116,7 @@ CREATE TABLE secrets (
     ends_at    INTEGER,
     imported   INTEGER NOT NULL DEFAULT 0 CHECK (imported IN (0, 1)),
     dropped    INTEGER NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)) -- opens nothing any more
-) WITHOUT ROWID;
+) WITHOUT ROWID, STRICT;
 CREATE INDEX secrets_key ON secrets (key_id) WHERE dropped = 0;
 CREATE INDEX secrets_imported ON secrets (imported) WHERE imported = 1;
 
@@ -123,7 +125,7 @@ CREATE TABLE granted (
     key_id    TEXT NOT NULL,
     namespace TEXT NOT NULL,
     PRIMARY KEY (key_id, namespace)
-) WITHOUT ROWID;
+) WITHOUT ROWID, STRICT;
 CREATE INDEX granted_namespace ON granted (namespace);
 
 -- The roles that keys have in their grants, kept by triggers.
@@ -134,14 +136,14 @@ CREATE TABLE held (
     connected INTEGER NOT NULL,
     key_id    TEXT    NOT NULL,
     PRIMARY KEY (role, home, namespace, connected, key_id)
-) WITHOUT ROWID;
+) WITHOUT ROWID, STRICT;
 CREATE INDEX held_reach ON held (role, connected, namespace);
 CREATE INDEX held_key   ON held (key_id, role);
 
 CREATE TABLE last_uses (
     key_id  TEXT    PRIMARY KEY NOT NULL,
     used_at INTEGER NOT NULL
-) WITHOUT ROWID;
+) WITHOUT ROWID, STRICT;
 
 CREATE TABLE nodes (
     incarnation TEXT    PRIMARY KEY NOT NULL,
@@ -152,7 +154,7 @@ CREATE TABLE nodes (
     beats       INTEGER NOT NULL DEFAULT 0,
     joined_at   INTEGER NOT NULL,
     heard_at    INTEGER NOT NULL
-);
+) STRICT;
 
 CREATE TABLE audit (
     seq        INTEGER PRIMARY KEY NOT NULL,
@@ -165,7 +167,7 @@ CREATE TABLE audit (
     before     TEXT    NOT NULL,
     after      TEXT    NOT NULL,
     hash       BLOB    NOT NULL
-);
+) STRICT;
 
 CREATE TABLE remembered (
     caller TEXT    NOT NULL,
@@ -173,14 +175,14 @@ CREATE TABLE remembered (
     made   TEXT    NOT NULL,
     at     INTEGER NOT NULL,
     PRIMARY KEY (caller, key)
-);
+) STRICT;
 CREATE INDEX remembered_at ON remembered (at);
 
 -- While a transaction has a row here, the secrets that it adds are not logged one by one: every node would have to read a log as long
 -- as the import. That they were is logged when the row is removed. No other transaction ever sees it.
 CREATE TABLE adding (
     one INTEGER PRIMARY KEY CHECK (one = 1)
-);
+) STRICT;
 
 -- +goose StatementBegin
 CREATE TRIGGER adding_ends AFTER DELETE ON adding BEGIN
