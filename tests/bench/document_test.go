@@ -40,9 +40,9 @@ const preface = "# Benchmarks\n\n" +
 	"The machine's processors are shared with whatever else runs on it, and the load, the upstream, PostgreSQL and Redis run on it too: compare\n" +
 	"within a table, and look at the control or the quiet row before believing a difference.\n"
 
-// with is the document with a command's chapter in its place, or at the end if there was none.
-func with(document, command, text string) string {
-	begin, end := fmt.Sprintf("<!-- %s -->\n", command), fmt.Sprintf("<!-- end of %s -->\n", command)
+// with is the document with a chapter in its place, or at the end if there was none of that title.
+func with(document, title, text string) string {
+	begin, end := fmt.Sprintf("<!-- %s -->\n", title), fmt.Sprintf("<!-- end of %s -->\n", title)
 	if document == "" {
 		document = preface
 	}
@@ -55,9 +55,9 @@ func with(document, command, text string) string {
 }
 
 func TestChapters(t *testing.T) {
-	document := with(with("", "make a", "A\n"), "make b", "B\n")
-	got := with(document, "make a", "again\n")
-	if want := preface + "\n<!-- make a -->\nagain\n<!-- end of make a -->\n\n<!-- make b -->\nB\n<!-- end of make b -->\n"; got != want {
+	document := with(with("", "a", "A\n"), "b", "B\n")
+	got := with(document, "a", "again\n")
+	if want := preface + "\n<!-- a -->\nagain\n<!-- end of a -->\n\n<!-- b -->\nB\n<!-- end of b -->\n"; got != want {
 		t.Errorf("%q, not %q", got, want)
 	}
 }

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -37,10 +38,6 @@ const (
 
 // benchmarkKeys is one Caddy with a great many keys in one of the databases.
 func benchmarkKeys(b *testing.B, postgres bool) {
-	title := "in SQLite"
-	if postgres {
-		title = "in PostgreSQL"
-	}
 	var g *gate.Gate
 	var f fleet
 	limit := fmt.Sprintf("local_cache %d", manyKeys*3/2) // shared out among the cache's shards, not all of which get as many
@@ -131,38 +128,54 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 	}
 	aKey := (plainHeap - emptyHeap) / float64(len(plain))
 	row("heap with all of them cached, less that of the empty cache", "%.0f MB; %.0f bytes a key, %.0f a key with one pair of metadata", (describedHeap-emptyHeap)/1e6, aKey, (describedHeap-plainHeap)/float64(len(described)))
-	report.bar("heap of a cached key without metadata, all of Caddy, "+title, "≤ 400 bytes", fmt.Sprintf("%.0f", aKey), aKey <= 400)
+	report.bar("heap of a cached key without metadata, all of Caddy", "≤ 400 bytes", fmt.Sprintf("%.0f", aKey), aKey <= 400)
 	row("resident, with an empty cache, and with all", "%s MB, %s MB", emptyResident, resident(b, g, "VmRSS"))
 	hot := mustRun(b, load{addr: addr(g), tokens: live, status: "200", conns: askers, length: hotLength})
 	row(fmt.Sprintf("requests of cached keys, as fast as %d connections go", askers), "%.0f a second, p50 %v, p99 %v", hot.perSecond(), tens(quantile(hot.latencies, 0.5)), tens(quantile(hot.latencies, 0.99)))
 	calm := mustRun(b, load{addr: addr(g), tokens: live, status: "200", conns: askers, rate: 500, length: hotLength})
 	row("requests of cached keys, 500 a second", "p50 %v, p99 %v", tens(quantile(calm.latencies, 0.5)), tens(quantile(calm.latencies, 0.99)))
 
-	fmt.Fprintf(&t, "\nPages of 100 of `GET /keys`, newest first, %d calls each. Half of the keys are in `default`, the others in %d namespaces; one in a hundred each is inactive and expiring.\n\n| filter | keys on the page | p50 | longest |\n|---|--:|--:|--:|\n", lists, namespaces)
+	fmt.Fprintf(&t, "\nPages of 100 of `GET /keys`, newest first, %d calls each, or one that takes longer than a second. Half of the keys are in `default`, the others in %d namespaces; one in a hundred each is inactive and expiring.\n\n| filter | keys on the page | p50 | longest |\n|---|--:|--:|--:|\n", lists, namespaces)
 	for _, filter := range []string{
 		"", "namespace=default", "namespace=ns7", "namespace=nowhere", "status=active", "status=inactive", "status=revoked", "status=expired",
 		"namespace=default&status=inactive", "owner=root", "owner=nobody", "created_by=root", "role=nobody", "q=number+77", "q=nowhere",
 	} {
-		var found struct{ Items []any }
 		var times []time.Duration
-		for range lists {
+		page := ""
+		for len(times) < lists && (len(times) == 0 || times[0] < time.Second) {
 			begin := time.Now()
-			m.call(b, "GET", "/keys?limit=100&"+filter, nil, 200, &found)
+			page = m.page(b, filter)
 			times = append(times, time.Since(begin))
-			if times[0] > 3*time.Second {
-				break
-			}
 		}
 		slices.Sort(times)
 		name := "none"
 		if filter != "" {
 			name = "`" + filter + "`"
 		}
-		fmt.Fprintf(&t, "| %s | %d | %v | %v |\n", name, len(found.Items), tens(quantile(times, 0.5)), tens(times[len(times)-1]))
+		fmt.Fprintf(&t, "| %s | %s | %v | %v |\n", name, page, tens(quantile(times, 0.5)), tens(times[len(times)-1]))
 	}
-
-	report.section(grouped(manyKeys)+" keys "+title, t.String())
+	report.section("What they cost", t.String())
+	report.section("More keys than these", "Not measured in this run, and nothing above is to be extrapolated: `make bench-keys KEYS=10000000` measures ten million. The import of one file, all or nothing, is held\n"+
+		"in the Caddy's memory as a whole; the table says what that took.\n")
 	b.ReportMetric(0, "ns/op")
+}
+
+// page says how many keys a list's first page has, or why there is none.
+func (m manager) page(b *testing.B, filter string) string {
+	b.Helper()
+	answer, err := m.http.Get(m.url + "/keys?limit=100&" + filter)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var found struct{ Items []any }
+	if err := json.NewDecoder(answer.Body).Decode(&found); err != nil {
+		b.Fatal(err)
+	}
+	if answer.StatusCode != 200 {
+		return "**" + answer.Status + "**"
+	}
+	return fmt.Sprint(len(found.Items))
 }
 
 // mintSome times mints one after the other.
