@@ -40,7 +40,7 @@ const (
 func benchmarkKeys(b *testing.B, postgres bool) {
 	var g *gate.Gate
 	var f fleet
-	limit := fmt.Sprintf("local_cache %d", manyKeys*3/2) // shared out among the cache's shards, not all of which get as many
+	limit := fmt.Sprintf("local_cache %d", manyKeys*3/2+10_000) // shared out among the cache's shards, not all of which get as many
 	if postgres {
 		upstream := startUpstream(b)
 		f = startFleetOf(b, gate.FleetConfig{NoCache: true, Each: func(_ int, _ string, c *gate.Config) { node(upstream, c.APIKeys+limit, c) }})
