@@ -265,10 +265,13 @@ END $$;
 
 -- +goose StatementBegin
 -- A new key opens nothing before it has secrets, which are logged when they are added; nobody has known those that were there before it to
--- open anything.
+-- open anything. EXECUTE has a new plan each time: one that was made for a few secrets would read all of them for each batch of an import.
 CREATE FUNCTION log_new_keys() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    known boolean;
 BEGIN
-    IF EXISTS (SELECT 1 FROM secrets WHERE key_id = ANY (ARRAY(SELECT id FROM changed)) AND dropped = 0) THEN
+    EXECUTE 'SELECT EXISTS (SELECT 1 FROM secrets WHERE key_id = ANY (ARRAY(SELECT id FROM changed)) AND dropped = 0)' INTO STRICT known;
+    IF known THEN
         INSERT INTO change_log (revision, kind) VALUES (next_revision(), 'new');
     END IF;
     RETURN NULL;
