@@ -52,8 +52,8 @@ func benchmarkFleetRevoke(b *testing.B) {
 		}
 	}
 	low, middle, high := f.commitTimes(b)
-	fmt.Fprintf(&t, "\nA commit of one changed row, in the server and alone, takes %v here (p50; p1 %v, p99 %v of %d), most of which is the disk. The change that revokes is one commit,\n"+
-		"after about ten statements; each node then acknowledges by another.\n", middle, low, high, commitsMeasured)
+	fmt.Fprintf(&t, "\nA commit of one changed row, in the server and alone, takes %v here (p50; p1 %v, p99 %v of %d). A revoke waits for one such commit, so a disk that takes longer adds to it once;\n"+
+		"the nodes' acknowledgements wait for no disk.\n", middle, low, high, commitsMeasured)
 	report.section("Revoke until it is in force on three nodes", t.String())
 	b.ReportMetric(0, "ns/op")
 }
