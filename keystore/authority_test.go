@@ -394,10 +394,7 @@ func TestRulesOfAuthority(t *testing.T) {
 // Whatever members and keys do, nobody comes to hold, anywhere, what was not given by who held it: no sequence of operations lets a closed circle do
 // more than all of them could at the start.
 func TestNoHistoryWidensWhatACircleHolds(t *testing.T) {
-	steps := 1500
-	if testing.Short() {
-		steps = 300
-	}
+	const steps = 500
 	w := newWorld(t, "a:account", "b:app<a", "c:workspace<b", "d:account")
 	rng := rand.New(rand.NewPCG(20, 26))
 	seed := []string{"a=read,x:*,admin:* b=read", "a+=x:read,admin.keys:*,admin.roles:* d=admin.namespaces:*", "c=write,admin:*"}
