@@ -87,16 +87,18 @@ func machine() string {
 		return "unknown"
 	}
 	commit, _ := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
-	return fmt.Sprintf("%s: %s, %d cores, %s kB of memory, Linux %s, %s, load average before it began %s, commit %s",
+	return fmt.Sprintf("%s: %s, %d cores, %s kB of memory, Linux %s, %s, load average before it began %s and at its end %s, commit %s",
 		time.Now().UTC().Format(time.DateOnly), of("/proc/cpuinfo", `model name\s*: (.*)`), runtime.NumCPU(), of("/proc/meminfo", `MemTotal:\s*(\d+)`),
-		of("/proc/sys/kernel/osrelease", `(\S+)`), runtime.Version(), loadBefore, strings.TrimSpace(string(commit)))
+		of("/proc/sys/kernel/osrelease", `(\S+)`), runtime.Version(), loadBefore, loadAverage(), strings.TrimSpace(string(commit)))
 }
 
-var loadBefore = func() string {
+var loadBefore = loadAverage()
+
+func loadAverage() string {
 	text, _ := os.ReadFile("/proc/loadavg")
-	before, _, _ := strings.Cut(string(text), " ")
-	return before
-}()
+	average, _, _ := strings.Cut(string(text), " ")
+	return average
+}
 
 func mustRun(b *testing.B, l load) sample {
 	b.Helper()
