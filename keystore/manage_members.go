@@ -140,7 +140,7 @@ type MemberPatch struct {
 
 // memberTo returns a member that the caller may do an operation on, at the version it expects: in every namespace where it has a grant, unless
 // anywhere is enough.
-func memberTo(tx Tx, by authority, operation, id string, anywhere bool, o ChangeOptions) (*Member, error) {
+func memberTo(by authority, operation, id string, anywhere bool, o ChangeOptions) (*Member, error) {
 	if err := by.onlyMembers(); err != nil {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func (k *Keystore) EditMember(ctx context.Context, c Caller, id string, patch Me
 	var m *Member
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
 		onlyGrants := patch.Name == nil && patch.Kind == nil && patch.Login == nil && patch.Active == nil
-		before, err := memberTo(tx, by, "update", id, onlyGrants, o)
+		before, err := memberTo(by, "update", id, onlyGrants, o)
 		if err != nil {
 			return err
 		}
@@ -251,7 +251,7 @@ func sameGrant(a, b Grant) bool {
 func (k *Keystore) DeleteMember(ctx context.Context, c Caller, id string, o ChangeOptions) (*Member, Propagation, error) {
 	var m *Member
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
-		if m, err = memberTo(tx, by, "delete", id, false, o); err != nil {
+		if m, err = memberTo(by, "delete", id, false, o); err != nil {
 			return err
 		}
 		n, err := tx.KeysOwnedBy(id)
@@ -293,7 +293,7 @@ func (k *Keystore) NewMemberToken(ctx context.Context, c Caller, id string, spec
 	var m *Member
 	var token Token
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
-		if m, err = memberTo(tx, by, "update", id, true, o); err != nil {
+		if m, err = memberTo(by, "update", id, true, o); err != nil {
 			return err
 		}
 		if err := by.actsFor(id); err != nil {

@@ -105,7 +105,7 @@ func (a authority) coverAll(namespace string, wide bool, list []Permission) erro
 	return nil
 }
 
-func roleTo(tx Tx, by authority, operation string, id RoleID, o ChangeOptions) (*Role, error) {
+func roleTo(by authority, operation string, id RoleID, o ChangeOptions) (*Role, error) {
 	if err := by.anywhere(adminRoles, operation); err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func roleTo(tx Tx, by authority, operation string, id RoleID, o ChangeOptions) (
 func (k *Keystore) EditRole(ctx context.Context, c Caller, id RoleID, permissions []Permission, o ChangeOptions) (*Role, Propagation, error) {
 	var role *Role
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
-		before, err := roleTo(tx, by, "update", id, o)
+		before, err := roleTo(by, "update", id, o)
 		if err != nil {
 			return err
 		}
@@ -241,7 +241,7 @@ func (k *Keystore) growsOnly(tx Tx, by authority, before, after *Role) error {
 func (k *Keystore) DeleteRole(ctx context.Context, c Caller, id RoleID, o ChangeOptions) (*Role, Propagation, error) {
 	var role *Role
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
-		if role, err = roleTo(tx, by, "delete", id, o); err != nil {
+		if role, err = roleTo(by, "delete", id, o); err != nil {
 			return err
 		}
 		where, err := roleHeld(tx, by, id)
