@@ -17,31 +17,38 @@ func TestClocksThatDriftWithinTheMargin(t *testing.T) {
 		fast, _ := d.nodeAt(1.01, keystore.Settings{})
 		slow, f := d.nodeAt(0.99, keystore.Settings{})
 		key, token := mint(t, fast, keystore.KeySpec{})
-		if h := slow.Health(context.Background()); h.Problem != "" { // renews
-			t.Fatal(h.Problem)
-		}
-		want(t, "before", ask(slow, token), keystore.OK)
-		f.cut.Store(true)
-		var accepted time.Time
-		go func() {
-			for ask(slow, token) == keystore.OK {
-				accepted = time.Now()
-				time.Sleep(time.Millisecond)
-			}
-		}()
-		if p := revoke(t, fast, key.ID, time.Minute); !p.Complete {
-			t.Fatalf("%+v", p)
-		}
-		returned := time.Now()
-		time.Sleep(time.Minute)
-		if accepted.After(returned) {
-			t.Errorf("accepted %s after the revoke had returned", accepted.Sub(returned))
-		}
+		accepted, returned := revokeCutOff(t, fast, slow, f, key.ID, token)
 		if gap := returned.Sub(accepted); gap > 2*time.Second {
 			t.Errorf("the revoke waited %s longer than it needed to", gap)
 		}
-		f.cut.Store(false)
 	})
+}
+
+// revokeCutOff cuts a node off right after it renewed, revokes at the other one, and tells when the key was accepted last and when the revoke returned,
+// which must be later.
+func revokeCutOff(t *testing.T, revoker, cut *keystore.Keystore, f *faulty, id, token string) (accepted, returned time.Time) {
+	t.Helper()
+	if h := cut.Health(context.Background()); h.Problem != "" { // renews
+		t.Fatal(h.Problem)
+	}
+	want(t, "before", ask(cut, token), keystore.OK)
+	f.cut.Store(true)
+	go func() {
+		for ask(cut, token) == keystore.OK {
+			accepted = time.Now()
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	if p := revoke(t, revoker, id, time.Minute); !p.Complete {
+		t.Fatalf("%+v", p)
+	}
+	returned = time.Now()
+	time.Sleep(time.Minute)
+	f.cut.Store(false)
+	if accepted.After(returned) {
+		t.Errorf("accepted %s after the revoke had returned", accepted.Sub(returned))
+	}
+	return accepted, returned
 }
 
 func TestAClockThatRunsFarWrongGetsNoLease(t *testing.T) {
@@ -71,27 +78,7 @@ func TestClocksThatDriftBeyondTheMarginAreMadeUpFor(t *testing.T) {
 		slow, f := d.nodeAt(0.95, keystore.Settings{})
 		key, token := mint(t, fast, keystore.KeySpec{})
 		time.Sleep(2 * time.Minute)
-		if h := slow.Health(context.Background()); h.Problem != "" { // renews
-			t.Fatal(h.Problem)
-		}
-		want(t, "before", ask(slow, token), keystore.OK)
-		f.cut.Store(true)
-		var accepted time.Time
-		go func() {
-			for ask(slow, token) == keystore.OK {
-				accepted = time.Now()
-				time.Sleep(time.Millisecond)
-			}
-		}()
-		if p := revoke(t, fast, key.ID, time.Minute); !p.Complete {
-			t.Fatalf("%+v", p)
-		}
-		returned := time.Now()
-		time.Sleep(time.Minute)
-		if accepted.After(returned) {
-			t.Errorf("accepted %s after the revoke had returned", accepted.Sub(returned))
-		}
-		f.cut.Store(false)
+		revokeCutOff(t, fast, slow, f, key.ID, token)
 	})
 }
 

@@ -72,6 +72,15 @@ func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.
 	return k, r, err
 }
 
+// holdOne holds the next load between its snapshot and its answer. It closes read when it is there, and goes on when release is closed.
+func (f *faulty) holdOne() (read, release chan struct{}) {
+	read, release = make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	hold := func() { once.Do(func() { close(read); <-release }) }
+	f.holding.Store(&hold)
+	return read, release
+}
+
 type observer struct{}
 
 func (observer) LookedUp(keystore.Tier, time.Duration) {}
@@ -225,10 +234,7 @@ func TestAReadThatARevokeOvertakesIsNeitherKeptNorJoined(t *testing.T) {
 	b, fb := d.node(keystore.Settings{})
 	key, token := mint(t, a, keystore.KeySpec{})
 
-	read, release := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	hold := func() { once.Do(func() { close(read); <-release }) }
-	fb.holding.Store(&hold)
+	read, release := fb.holdOne()
 	var early keystore.Outcome
 	var wg sync.WaitGroup
 	wg.Go(func() { early = ask(b, token) })
@@ -256,10 +262,7 @@ func TestAReadThatARevokeOvertakesIsNotKept(t *testing.T) {
 	a, _ := d.node(keystore.Settings{})
 	b, fb := d.node(keystore.Settings{})
 	key, token := mint(t, a, keystore.KeySpec{})
-	read, release := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	hold := func() { once.Do(func() { close(read); <-release }) }
-	fb.holding.Store(&hold)
+	read, release := fb.holdOne()
 	var wg sync.WaitGroup
 	wg.Go(func() { ask(b, token) })
 	<-read
