@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
 )
 
@@ -172,7 +173,7 @@ func TestSentinel(t *testing.T) {
 // clusterConfig is of one server of a cluster. Without a port of its own, its bus takes the one 10000 above, which there may not be.
 func clusterConfig(t *testing.T) []string {
 	return []string{
-		"cluster-enabled yes", fmt.Sprint("cluster-port ", redistest.FreePort(t)), "cluster-node-timeout 1000", "cluster-require-full-coverage no",
+		"cluster-enabled yes", fmt.Sprint("cluster-port ", freeport.For(t)), "cluster-node-timeout 1000", "cluster-require-full-coverage no",
 		"user apikeys on >s3cr3t ~apikeys:* resetchannels -@all +getrange +set +cluster|slots",
 	}
 }
@@ -196,7 +197,7 @@ func TestClusterOfOne(t *testing.T) {
 	}
 	awaitCluster(t, operator)
 	// One of the addresses is nobody's.
-	for _, url := range []string{s.Addr() + "?cluster=true", fmt.Sprintf("%s,127.0.0.1:%d", s.Addr(), redistest.FreePort(t))} {
+	for _, url := range []string{s.Addr() + "?cluster=true", fmt.Sprintf("%s,127.0.0.1:%d", s.Addr(), freeport.For(t))} {
 		r := open(t, "redis://apikeys:s3cr3t@"+url)
 		r.works(t)
 		wantNoneDenied(t, s)

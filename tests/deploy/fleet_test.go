@@ -9,12 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
@@ -70,32 +70,6 @@ func secrets(t *testing.T) (dir string) {
 	return dir
 }
 
-// freePorts are free on each of the hosts.
-func freePorts(t *testing.T, n int, hosts []string) (ports []string) {
-	t.Helper()
-	for range 100 {
-		free := true
-		port := 0
-		for _, host := range hosts {
-			l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-			if err != nil {
-				free = false
-				break
-			}
-			defer l.Close() // at the end, so that no port comes twice
-			port = l.Addr().(*net.TCPAddr).Port
-		}
-		if free {
-			ports = append(ports, strconv.Itoa(port))
-		}
-		if len(ports) == n {
-			return ports
-		}
-	}
-	t.Fatalf("no %d ports that are free on each of %v", n, hosts)
-	return nil
-}
-
 func startFleet(t *testing.T) *fleet {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fleet-") // not t.TempDir: a unix socket's path has room for 108 bytes
@@ -116,10 +90,10 @@ func startFleet(t *testing.T) *fleet {
 	redis := redistest.Start(t, text(t, file(t, "redis.conf")), "aclfile "+filepath.Join(secrets, "redis.acl"))
 
 	hosts := []string{"127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"}
-	ports := freePorts(t, 2, hosts)
-	admins := freePorts(t, len(hosts), []string{"127.0.0.1"}) // Caddy's admin endpoint lets nobody call it 127.0.0.2
+	port, internal := fmt.Sprint(freeport.For(t, hosts...)), fmt.Sprint(freeport.For(t, hosts...))
 	newNode := func(i int) *node {
-		return &node{host: hosts[i], port: ports[0], internal: ports[1], admin: "127.0.0.1:" + admins[i], log: filepath.Join(dir, hosts[i]+".log")}
+		admin := fmt.Sprintf("127.0.0.1:%d", freeport.For(t)) // Caddy's admin endpoint lets nobody call it 127.0.0.2
+		return &node{host: hosts[i], port: port, internal: internal, admin: admin, log: filepath.Join(dir, hosts[i]+".log")}
 	}
 	upstream := gate.NewUpstream(t)
 	var targets []string

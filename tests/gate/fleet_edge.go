@@ -11,6 +11,8 @@ import (
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 )
 
 // Store is what a node reaches over an Edge.
@@ -42,7 +44,7 @@ func newEdge(t testing.TB, name, address string) *Edge {
 	t.Helper()
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	for try := 0; ; try++ { // another program may take a port between our look and the proxy's
-		e := &Edge{t: t, proxy: toxiproxy.NewProxy(server, name, fmt.Sprintf("127.0.0.1:%d", freePort(t)), address)}
+		e := &Edge{t: t, proxy: toxiproxy.NewProxy(server, name, fmt.Sprintf("127.0.0.1:%d", freeport.For(t)), address)}
 		err := e.proxy.Start()
 		if err == nil {
 			t.Cleanup(e.proxy.Stop)

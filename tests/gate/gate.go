@@ -12,14 +12,14 @@ package gate
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 )
 
 // Gate is one Caddy process, or one that was stopped and may be started again on the same data. Its methods fail the test
@@ -56,7 +56,7 @@ func Start(t testing.TB, c Config) *Gate {
 	t.Cleanup(func() { g.finish(t) })
 
 	for try := 0; ; try++ { // another program may take a port between our look and Caddy's bind
-		g.listenOn(home, freePort(t), freePort(t), freePort(t))
+		g.listenOn(home, freeport.For(t), freeport.For(t), freeport.For(t))
 		err := g.start()
 		if err == nil {
 			return g
@@ -85,21 +85,6 @@ func (g *Gate) listenOn(home string, plain, tls, admin int) {
 		"GATE_HTTPS=" + strconv.Itoa(tls),
 		"GATE_UPSTREAM=" + g.Upstream.Addr,
 	}, g.config.Env...)
-}
-
-// freePort keeps out of the range that outgoing connections are given, so that a stopped gate finds its ports free again.
-func freePort(t testing.TB) int {
-	t.Helper()
-	for range 100 {
-		port := 12000 + rand.IntN(20000)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port on 127.0.0.1 between 12000 and 32000")
-	return 0
 }
 
 // Start runs a stopped or killed gate again, same configuration, same data, same ports.

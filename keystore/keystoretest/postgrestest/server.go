@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -20,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 )
 
 const (
@@ -169,7 +169,7 @@ func (s *Server) Run() error {
 	for range 5 {
 		port := s.port
 		if port == 0 {
-			if port, err = freePort(); err != nil {
+			if port, err = freeport.Take(); err != nil {
 				return err
 			}
 		}
@@ -179,18 +179,6 @@ func (s *Server) Run() error {
 		}
 	}
 	return err
-}
-
-// freePort keeps out of the ranges that outgoing connections and the many other listeners of tests are given, so that a server that was stopped finds its port free again.
-func freePort() (port int, err error) {
-	for range 100 {
-		var l net.Listener
-		port = 6000 + rand.IntN(6000)
-		if l, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, err
 }
 
 func (s *Server) run(port int) error {

@@ -6,8 +6,6 @@ package redistest
 import (
 	"bufio"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 )
 
 // A Server is a redis-server on 127.0.0.1 that keeps nothing on disk. It ends with the test, or with this process.
@@ -62,7 +62,7 @@ func (s *Server) Run() {
 	moving := s.port == 0
 	for range 5 { // someone else may take the port that was free
 		if moving {
-			s.port = FreePort(s.t)
+			s.port = freeport.For(s.t)
 		}
 		log, ok := s.try()
 		if ok {
@@ -144,19 +144,4 @@ func (s *Server) signal(signal syscall.Signal) {
 	if err := s.cmd.Process.Signal(signal); err != nil {
 		s.t.Fatal(err)
 	}
-}
-
-// FreePort returns a port that nobody has at the moment, out of the ranges that outgoing connections and the many other listeners of tests are given: a server that was stopped finds it
-// free again.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	for range 100 {
-		port := 6000 + rand.IntN(6000)
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			_ = l.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port on 127.0.0.1 between 6000 and 12000")
-	return 0
 }
