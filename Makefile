@@ -4,6 +4,7 @@
 #              PostgreSQL (five minutes), bench-keys for KEYS keys in SQLite and in PostgreSQL (half an hour for a million)
 # make faults  breaks a fleet in every way that one machine can, for DURATION at random; SEED repeats a run (tests/faults/doc.go);
 #              a short run of it is in make test
+# make screenshots takes the pictures of the console that README.md and docs show
 # make fuzz    each fuzz target for FUZZTIME
 # make lint    golangci-lint with .golangci.yml
 
@@ -17,7 +18,10 @@ SEED          ?= 0
 # The race detector is wanted in all that the tests build, vet's view of the dependencies included: that way Caddy is compiled once.
 RACE = -race
 
-.PHONY: run build test deps check lint bench bench-fleet bench-keys faults caddy-faults fuzz clean
+# The rules of accessibility that the console's pages are checked against.
+AXE = .run/axe/node_modules/axe-core/axe.min.js
+
+.PHONY: run build test deps check lint bench bench-fleet bench-keys faults caddy-faults screenshots fuzz clean
 
 run: build
 	@scripts/run
@@ -33,8 +37,13 @@ test: deps check caddy-faults
 caddy-faults:
 	go build $(RACE) -tags faults -o .run/caddy-faults ./cmd/caddy
 
-deps:
-	@scripts/deps gcc postgresql prometheus redis-server spin systemd
+deps: $(AXE)
+	@scripts/deps gcc chromium postgresql prometheus redis-server spin systemd
+
+$(AXE): tests/chromium/package-lock.json
+	@scripts/deps npm
+	mkdir -p .run/axe && cp tests/chromium/package.json tests/chromium/package-lock.json .run/axe
+	cd .run/axe && npm ci --ignore-scripts --no-audit --no-fund
 
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; }
@@ -61,6 +70,10 @@ faults: caddy-faults
 	@scripts/deps postgresql redis-server
 	cd tests && CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
 		go test $(RACE) -count 1 -timeout 0 -v ./faults -faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
+
+screenshots: build $(AXE)
+	@scripts/deps chromium
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy SCREENSHOTS=$(CURDIR)/docs/screenshots go test -count 1 -run '^TestScreenshots$$' ./browser
 
 fuzz:
 	@scripts/fuzz $(FUZZTIME)

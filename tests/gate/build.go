@@ -13,9 +13,12 @@ import (
 //
 //	func TestMain(m *testing.M) { gate.Main(m) }
 //
-// The go command does not see that such tests depend on the product: run them with -count=1, or a cached pass hides a change.
-func Main(m *testing.M) {
+// What else a package has running is ended by the functions given. The go command does not see that such tests depend on the product: run them with -count=1, or a cached pass hides a change.
+func Main(m *testing.M, end ...func()) {
 	code := m.Run()
+	for _, end := range end {
+		end()
+	}
 	if built != "" {
 		os.RemoveAll(filepath.Dir(built))
 	}

@@ -1,0 +1,141 @@
+package chromium
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// axe is axe-core, which is not part of this repository: make deps installs it, by the hash in package-lock.json.
+var axe = sync.OnceValues(func() (string, error) {
+	root, err := gate.Root()
+	if err != nil {
+		return "", err
+	}
+	source, err := os.ReadFile(filepath.Join(root, ".run", "axe", "node_modules", "axe-core", "axe.min.js"))
+	if err != nil {
+		return "", fmt.Errorf("%w: make deps installs it", err)
+	}
+	return string(source), nil
+})
+
+// WCAG 2.0, 2.1 and 2.2 at A and AA, and what axe's makers think good practice beyond it. Rules of 2.2 are off unless they are named.
+const runAxe = `axe.run(document, {
+	runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+	rules: {"target-size": {enabled: true}},
+	resultTypes: ["violations"],
+}).then(r => r.violations.map(v => v.id + ": " + v.help + v.nodes.map(n => "\n\t" + n.html.slice(0, 300) + "\n\t\t" + n.failureSummary).join("")))`
+
+// Accessible fails the test for every rule of axe-core that the page breaks as it is shown now.
+func (p *Page) Accessible() {
+	p.t.Helper()
+	source, err := axe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	violations, err := run(p, func(ctx context.Context, tab *chromedp.Target) ([]string, error) {
+		frames, err := cdp.Call(ctx, tab, page.GetFrameTree, cdp.Empty{})
+		if err != nil {
+			return nil, err
+		}
+		world, err := cdp.Call(ctx, tab, page.CreateIsolatedWorld, page.CreateIsolatedWorldParams{FrameID: frames.FrameTree.Frame.ID, WorldName: "axe"})
+		if err != nil {
+			return nil, err
+		}
+		inWorld := func(p *runtime.EvaluateParams) { p.ContextID = world.ExecutionContextID }
+		return chromedp.Evaluate[[]string](source+";\n"+runAxe, inWorld, chromedp.EvalAwaitPromise)(ctx, tab)
+	})
+	if err != nil {
+		p.t.Fatalf("axe-core on %s: %v", p.Address(), err)
+	}
+	for _, violation := range violations {
+		p.t.Errorf("%s at %d px: %s", p.Address(), p.look.width(), gate.Redact(violation))
+	}
+}
+
+// Steady fails the test if the page is wider than the window, or if anything on it has moved since it was first painted.
+func (p *Page) Steady() {
+	p.t.Helper()
+	if wide := evaluate[int](p, `document.scrollingElement.scrollWidth`); wide > p.look.width() {
+		p.t.Errorf("%s is %d px wide in a window of %d px: %s", p.Address(), wide, p.look.width(), evaluate[string](p, `
+			[...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > document.scrollingElement.clientWidth + 1)
+				.slice(0, 5).map(e => e.outerHTML.slice(0, 100)).join("\n")`))
+	}
+	if p.look.NoScript {
+		return // no observer runs
+	}
+	if shift := evaluate[float64](p, `new Promise(done => {
+		let sum = 0
+		const count = list => { for (const e of list) { sum += e.value } }
+		const observer = new PerformanceObserver(list => count(list.getEntries()))
+		observer.observe({type: "layout-shift", buffered: true})
+		requestAnimationFrame(() => setTimeout(() => { count(observer.takeRecords()); done(sum) }))
+	})`); shift > 0 {
+		p.t.Errorf("%s: things move after they were painted, by %v", p.Address(), shift)
+	}
+}
+
+// stop is one halt of the Tab key.
+type stop struct {
+	Control string // "" is the end of the page
+	Hidden  string // why it cannot be seen that the focus is here
+}
+
+// ByKeyboard goes through the page with the Tab key and fails the test if a control is left out or does not show that it has the focus.
+func (p *Page) ByKeyboard() {
+	p.t.Helper()
+	expected := evaluate[[]string](p, `(() => {
+		window.describe = e => e.outerHTML.replace(/\s+/g, " ").slice(0, 160)
+		document.activeElement.blur()
+		getSelection().removeAllRanges()
+		scrollTo(0, 0)
+		const names = new Set()
+		return [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")].filter(e => {
+			if (e.disabled || e.type === "hidden" || e.tabIndex < 0 || !e.checkVisibility({visibilityProperty: true})) { return false }
+			if (e.type !== "radio") { return true }
+			const group = [...document.getElementsByName(e.name)].filter(r => r.form === e.form)
+			return e.checked || !group.some(r => r.checked) && group[0] === e // one stop a group
+		}).map(describe)
+	})()`)
+	seen := map[string]bool{}
+	for range 2*len(expected) + 20 { // scrollable boxes are stops too
+		p.Press(kb.Tab)
+		s := evaluate[stop](p, `(() => {
+			const e = document.activeElement
+			if (!e || e === document.body || e === document.documentElement) { return {Control: "", Hidden: ""} }
+			const style = getComputedStyle(e), r = e.getBoundingClientRect()
+			let hidden = ""
+			const parts = /date|time|month|week/.test(e.type) // the browser itself shows which of them has the focus
+			if (!parts && (style.outlineStyle === "none" || style.outlineWidth === "0px")) { hidden = "it has no outline" }
+			if (r.bottom <= 0 || r.top >= innerHeight || r.right <= 0 || r.left >= innerWidth) { hidden = "it is outside of the window" }
+			return {Control: describe(e), Hidden: hidden}
+		})()`)
+		if s.Control == "" {
+			break
+		}
+		if s.Hidden != "" {
+			p.t.Errorf("%s at %d px: one cannot see that the focus is on %s: %s", p.Address(), p.look.width(), gate.Redact(s.Control), s.Hidden)
+		}
+		seen[s.Control] = true
+	}
+	var missed []string
+	for _, control := range expected {
+		if !seen[control] {
+			missed = append(missed, gate.Redact(control))
+		}
+	}
+	if len(missed) > 0 {
+		p.t.Errorf("%s at %d px: the Tab key does not reach\n%s", p.Address(), p.look.width(), strings.Join(missed, "\n"))
+	}
+}

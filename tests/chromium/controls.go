@@ -1,0 +1,242 @@
+package chromium
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/chromedp/cdproto/accessibility"
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/dom"
+	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// The roles that Chromium gives to what a person can press and to what a person can fill in.
+var (
+	pressable = []string{"button", "link", "checkbox", "radio", "switch", "tab", "menuitem", "DisclosureTriangle"}
+	fillable  = []string{"textbox", "searchbox", "spinbutton", "combobox", "Date", "DateTime", "InputTime"}
+)
+
+// Click presses the button, link, check box or radio button of that name, and waits for the document that a link or a form leads to.
+func (p *Page) Click(name string) {
+	p.t.Helper()
+	control := p.find(name, pressable)
+	x, y := p.reach(control, name)
+	click := chromedp.MouseClickXY(x, y)
+	if p.leads(control) {
+		p.load("clicking "+name, click)
+		return
+	}
+	if _, err := run(p, click); err != nil {
+		p.t.Fatalf("clicking %s: %v", name, err)
+	}
+}
+
+// Fill types a text into the field of that name, in place of what stands there; of a list it chooses the option that reads so.
+func (p *Page) Fill(name, text string) {
+	p.t.Helper()
+	control := p.find(name, fillable)
+	kind := call[string](p, control, `function() {
+		if (this.localName === "input" && /date|time|month|week/.test(this.type)) { return "set" }
+		return this.localName === "select" ? "choose" : "type"
+	}`)
+	switch kind {
+	case "choose":
+		if !call[bool](p, control, `function(text) {
+			const option = [...this.options].find(o => o.text.trim() === text)
+			if (!option) { return false }
+			this.value = option.value
+			this.dispatchEvent(new Event("input", {bubbles: true}))
+			this.dispatchEvent(new Event("change", {bubbles: true}))
+			return true
+		}`, text) {
+			p.t.Fatalf("%s: no option “%s” in the list “%s”, which has %s", p.Address(), text, name,
+				call[string](p, control, `function() { return [...this.options].map(o => o.text.trim()).join(", ") }`))
+		}
+	case "set": // what one types there depends on the language
+		call[bool](p, control, `function(text) {
+			this.value = text
+			this.dispatchEvent(new Event("input", {bubbles: true}))
+			this.dispatchEvent(new Event("change", {bubbles: true}))
+			return this.value === text
+		}`, text)
+	default:
+		x, y := p.reach(control, name)
+		steps := chromedp.Steps(chromedp.MouseClickXY(x, y), chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+			if _, err := callOn[bool](ctx, tab, control, `function() { this.select(); return true }`); err != nil {
+				return err
+			}
+			if text == "" {
+				_, err := chromedp.KeyEvent(kb.Delete)(ctx, tab)
+				return err
+			}
+			_, err := cdp.Call(ctx, tab, input.InsertText, input.InsertTextParams{Text: text})
+			return err
+		}))
+		if _, err := run(p, steps); err != nil {
+			p.t.Fatalf("filling in %s: %v", name, err)
+		}
+	}
+}
+
+// Press types keys, such as kb.Enter, to whatever has the focus; Submit is for keys that lead to another document.
+func (p *Page) Press(keys string) {
+	p.t.Helper()
+	if _, err := run(p, chromedp.KeyEvent(keys)); err != nil {
+		p.t.Fatalf("pressing %q: %v", keys, err)
+	}
+}
+
+// Submit presses Enter in the field of that name.
+func (p *Page) Submit(name string) {
+	p.t.Helper()
+	control := p.find(name, fillable)
+	call[bool](p, control, `function() { this.focus(); return true }`)
+	p.load("Enter in "+name, chromedp.KeyEvent(kb.Enter))
+}
+
+// Value is what the field of that name holds, "on" or "" for a check box or radio button.
+func (p *Page) Value(name string) string {
+	p.t.Helper()
+	value := call[string](p, p.find(name, append(slices.Clone(fillable), pressable...)), `function() {
+		if (this.type === "checkbox" || this.type === "radio") { return this.checked ? "on" : "" }
+		return this.localName === "select" ? this.selectedOptions[0].text.trim() : this.value
+	}`)
+	gate.WatchTokensIn(value)
+	return value
+}
+
+// Offers reports whether something of that name can be pressed or filled in.
+func (p *Page) Offers(name string) bool {
+	p.t.Helper()
+	nodes, err := p.query(name)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return len(of(nodes, append(slices.Clone(fillable), pressable...))) > 0
+}
+
+// Controls are the names of all that can be pressed or filled in.
+func (p *Page) Controls() []string {
+	p.t.Helper()
+	nodes, err := p.query("")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var names []string
+	for _, node := range of(nodes, append(slices.Clone(fillable), pressable...)) {
+		names = append(names, word(node.Name))
+	}
+	return names
+}
+
+// find waits for the one control of that accessible name.
+func (p *Page) find(name string, roles []string) cdp.BackendNodeID {
+	p.t.Helper()
+	var found []*accessibility.Node
+	p.until(fmt.Sprintf("one %s named “%s”, among %v", strings.Join(roles, "/"), name, p.Controls()), func() bool {
+		nodes, err := p.query(name)
+		found = of(nodes, roles)
+		return err == nil && len(found) > 0
+	})
+	if len(found) > 1 {
+		p.t.Fatalf("%s: %d controls are named “%s”", p.Address(), len(found), name)
+	}
+	return found[0].BackendDOMNodeID
+}
+
+// query asks for the nodes of that name that assistive technology sees, all if name is "".
+func (p *Page) query(name string) ([]*accessibility.Node, error) {
+	return run(p, func(ctx context.Context, tab *chromedp.Target) ([]*accessibility.Node, error) {
+		document, err := cdp.Call(ctx, tab, dom.GetDocument, dom.GetDocumentParams{})
+		if err != nil {
+			return nil, err
+		}
+		r, err := cdp.Call(ctx, tab, accessibility.QueryAXTree, accessibility.QueryAXTreeParams{
+			BackendNodeID: document.Root.BackendNodeID, AccessibleName: name,
+		})
+		return r.Nodes, err
+	})
+}
+
+func of(nodes []*accessibility.Node, roles []string) []*accessibility.Node {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n *accessibility.Node) bool {
+		return n.Ignored || !slices.Contains(roles, word(n.Role))
+	})
+}
+
+func word(v *accessibility.Value) string {
+	if v == nil {
+		return ""
+	}
+	return strings.Trim(string(v.Value), `"`)
+}
+
+// reach scrolls to a control and returns a point where a click hits it, or the label that stands for it.
+func (p *Page) reach(control cdp.BackendNodeID, name string) (x, y float64) {
+	p.t.Helper()
+	if _, err := run(p, func(ctx context.Context, tab *chromedp.Target) (cdp.Empty, error) {
+		return cdp.Call(ctx, tab, dom.ScrollIntoViewIfNeeded, dom.ScrollIntoViewIfNeededParams{BackendNodeID: control})
+	}); err != nil {
+		p.t.Fatalf("%s: “%s” cannot be scrolled to: %v", p.Address(), name, err)
+	}
+	point := call[struct {
+		X, Y float64
+		Hit  bool
+		Over string
+	}](p, control, `function() {
+		const targets = [this, ...(this.labels ?? [])]
+		let over = ""
+		for (const target of targets) {
+			for (const r of target.getClientRects()) {
+				const X = r.left + r.width / 2, Y = r.top + r.height / 2
+				const hit = document.elementFromPoint(X, Y)
+				if (hit && targets.some(t => t.contains(hit))) { return {X, Y, Hit: true, Over: ""} }
+				over = hit ? hit.outerHTML.slice(0, 200) : "nothing"
+			}
+		}
+		return {X: 0, Y: 0, Hit: false, Over: over}
+	}`)
+	if !point.Hit {
+		p.t.Fatalf("%s: “%s” cannot be clicked, above it is %s", p.Address(), name, gate.Redact(point.Over))
+	}
+	return point.X, point.Y
+}
+
+// leads reports whether a click makes the browser go to another document, or to another place in this one.
+func (p *Page) leads(control cdp.BackendNodeID) bool {
+	p.t.Helper()
+	return call[bool](p, control, `function() {
+		const link = this.closest("a[href]")
+		if (link) { return !link.hasAttribute("download") && link.target !== "_blank" }
+		if (this.type !== "submit" || !this.form) { return false }
+		return this.form.noValidate || this.formNoValidate || this.form.checkValidity()
+	}`)
+}
+
+// call is what a function returns whose `this` is the control.
+func call[T any](p *Page, control cdp.BackendNodeID, function string, arguments ...any) T {
+	p.t.Helper()
+	value, err := run(p, func(ctx context.Context, tab *chromedp.Target) (T, error) {
+		return callOn[T](ctx, tab, control, function, arguments...)
+	})
+	if err != nil {
+		p.t.Fatalf("%.100s: %v", function, err)
+	}
+	return value
+}
+
+func callOn[T any](ctx context.Context, tab *chromedp.Target, control cdp.BackendNodeID, function string, arguments ...any) (T, error) {
+	r, err := cdp.Call(ctx, tab, dom.ResolveNode, dom.ResolveNodeParams{BackendNodeID: control})
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return chromedp.CallFunctionOn[T](function, func(p *runtime.CallFunctionOnParams) { p.ObjectID = r.Object.ObjectID }, arguments...)(ctx, tab)
+}

@@ -1,0 +1,242 @@
+package chromium
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// Look is how somebody's browser shows pages. The zero value is a desktop window, light, with script, in UTC.
+type Look struct {
+	Width    int // in CSS pixels; 0 is 1440
+	Dark     bool
+	NoScript bool
+	Zone     string // a time zone such as Asia/Kolkata
+}
+
+func (l Look) width() int {
+	if l.Width == 0 {
+		return 1440
+	}
+	return l.Width
+}
+
+// Page is one tab in a browser of its own: no other Page has its cookies. Its methods fail the test when what they name is not there.
+type Page struct {
+	Status int // of the last document
+
+	t      testing.TB
+	site   string
+	look   Look
+	ctx    context.Context
+	faults *faults
+}
+
+// New opens a browser for a site, such as http://127.0.0.1:8080.
+func New(t testing.TB, site string, look Look) *Page {
+	t.Helper()
+	parent, err := start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := chromedp.NewContext(parent, chromedp.WithNewBrowserContext())
+	t.Cleanup(cancel)
+	p := &Page{t: t, site: site, ctx: ctx, faults: &faults{site: site}}
+	p.do(chromedp.Func(p.faults.watch))
+	t.Cleanup(p.faultless)
+	p.do(chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+		_, err := cdp.Call(ctx, tab, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
+		return err
+	}))
+	p.Show(look)
+	return p
+}
+
+// Show changes how the browser shows pages, the one that is open too; without script or with it, from the next one on.
+func (p *Page) Show(look Look) {
+	p.t.Helper()
+	scheme, zone := "light", "UTC"
+	if look.Dark {
+		scheme = "dark"
+	}
+	if look.Zone != "" {
+		zone = look.Zone
+	}
+	p.do(
+		chromedp.EmulateViewport(int64(look.width()), 900),
+		chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+			if _, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+				Features: []*emulation.MediaFeature{
+					{Name: "prefers-color-scheme", Value: scheme},
+					{Name: "prefers-reduced-motion", Value: "reduce"}, // a picture half-way through a transition is nobody's
+				},
+			}); err != nil {
+				return err
+			}
+			if zone != p.look.Zone {
+				if _, err := cdp.Call(ctx, tab, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: zone}); err != nil {
+					return err
+				}
+			}
+			_, err := cdp.Call(ctx, tab, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: look.NoScript})
+			return err
+		}),
+	)
+	p.look = look
+	p.look.Zone = zone
+}
+
+// Open goes to a path of the site, or to an address, and waits until it has loaded.
+func (p *Page) Open(path string) {
+	p.t.Helper()
+	address := path
+	if strings.HasPrefix(path, "/") {
+		address = p.site + path
+	}
+	p.load("opening "+path, chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+		_, err := cdp.Call(ctx, tab, page.Navigate, page.NavigateParams{URL: address})
+		return err
+	}))
+}
+
+// Reload is what the browser's button does. A form that was sent is sent again.
+func (p *Page) Reload() {
+	p.t.Helper()
+	p.load("reloading", chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+		_, err := cdp.Call(ctx, tab, page.Reload, page.ReloadParams{})
+		return err
+	}))
+}
+
+// Back is what the browser's button does. The page may come out of the browser's memory as it was.
+func (p *Page) Back() {
+	p.t.Helper()
+	history, err := run(p, chromedp.NavigationEntries())
+	if err != nil || history.CurrentIndex == 0 {
+		p.t.Fatalf("nothing to go back to (%v)", err)
+	}
+	before := history.Entries[history.CurrentIndex-1]
+	_, err = run(p, chromedp.WaitEvent(page.FrameNavigated, func(e page.EventFrameNavigated) bool { return e.Frame.ParentID == "" },
+		chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+			_, err := cdp.Call(ctx, tab, page.NavigateToHistoryEntry, page.NavigateToHistoryEntryParams{EntryID: before.ID})
+			return err
+		})))
+	if err != nil {
+		p.t.Fatalf("going back to %s: %v", before.URL, err)
+	}
+	p.until("loaded after going back", func() bool { return evaluate[string](p, `document.readyState`) == "complete" })
+}
+
+// load runs what makes the browser go to another document and waits for that to be there.
+func (p *Page) load(what string, step chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	answer, err := chromedp.RunResponse(ctx, step)
+	if err != nil {
+		p.t.Fatalf("%s: %v\n%s", what, err, p.faults)
+	}
+	if answer != nil { // none within the same document
+		p.Status = int(answer.Status)
+	}
+}
+
+// Address is the path and query of the page in the address bar.
+func (p *Page) Address() string {
+	p.t.Helper()
+	address, err := run(p, chromedp.Location())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return u.RequestURI()
+}
+
+// Cookies are those that the browser would send to the site.
+func (p *Page) Cookies() []*network.Cookie {
+	p.t.Helper()
+	r, err := run(p, func(ctx context.Context, tab *chromedp.Target) (network.GetCookiesResult, error) {
+		return cdp.Call(ctx, tab, network.GetCookies, network.GetCookiesParams{URLs: []string{p.site + "/apikeys/"}})
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, cookie := range r.Cookies {
+		gate.Watch(cookie.Value)
+	}
+	return r.Cookies
+}
+
+// Text is all that can be read on the page, as it looks: white space is one space.
+func (p *Page) Text() string {
+	p.t.Helper()
+	text := strings.Join(strings.Fields(evaluate[string](p, `document.body.innerText`)), " ")
+	gate.WatchTokensIn(text)
+	return text
+}
+
+// Sees waits until all these texts stand on the page.
+func (p *Page) Sees(texts ...string) {
+	p.t.Helper()
+	for _, want := range texts {
+		p.until("“"+want+"” on the page", func() bool { return strings.Contains(p.Text(), want) })
+	}
+}
+
+// SeesNot fails the test if one of these texts stands on the page.
+func (p *Page) SeesNot(texts ...string) {
+	p.t.Helper()
+	text := p.Text()
+	for _, unwanted := range texts {
+		if strings.Contains(text, unwanted) {
+			p.t.Errorf("%s should not show “%s”:\n%s", p.Address(), gate.Redact(unwanted), gate.Redact(text))
+		}
+	}
+}
+
+// until waits for what the page becomes by itself.
+func (p *Page) until(what string, true func() bool) {
+	p.t.Helper()
+	for end := time.Now().Add(patience); !true(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			p.t.Fatalf("%s: after %v still not: %s. It reads:\n%s\n%s", p.Address(), patience, gate.Redact(what), gate.Redact(p.Text()), p.faults)
+		}
+	}
+}
+
+// evaluate is JavaScript's value in the page, where the page's own policy and switched-off script do not matter.
+func evaluate[T any](p *Page, expression string) T {
+	p.t.Helper()
+	value, err := run(p, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	if err != nil {
+		p.t.Fatalf("%.200s: %v", expression, err)
+	}
+	return value
+}
+
+func run[T any](p *Page, action chromedp.Action[T]) (T, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	return chromedp.Run(ctx, action)
+}
+
+// do is for what only a broken browser refuses. It runs without a time limit: the first action's context is the tab's.
+func (p *Page) do(steps ...chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	if err := chromedp.Do(p.ctx, steps...); err != nil {
+		p.t.Fatal(err)
+	}
+}

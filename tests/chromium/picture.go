@@ -1,0 +1,43 @@
+package chromium
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/chromedp/chromedp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// Picture keeps the whole page as NAME-WIDTH-light.png or -dark.png in the directory that SCREENSHOTS names, else in .run/screenshots.
+func (p *Page) Picture(name string) {
+	p.t.Helper()
+	scheme := "light"
+	if p.look.Dark {
+		scheme = "dark"
+	}
+	p.keep(fmt.Sprintf("%s-%d-%s.png", name, p.look.width(), scheme), chromedp.FullScreenshot(100))
+}
+
+func (p *Page) keep(name string, take chromedp.Action[[]byte]) {
+	p.t.Helper()
+	png, err := run(p, take)
+	if err != nil {
+		p.t.Fatalf("a picture of %s: %v", p.Address(), err)
+	}
+	dir := os.Getenv("SCREENSHOTS")
+	if dir == "" {
+		root, err := gate.Root()
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		dir = filepath.Join(root, ".run", "screenshots")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name), png, 0o644); err != nil {
+		p.t.Fatal(err)
+	}
+}
