@@ -48,6 +48,7 @@ type dialect struct {
 	isBusy      func(error) bool                                                                              // of a write: it did not begin, try again
 	isLost      func(error) bool                                                                              // the connection had been cut, another one may be good
 	commitError func(error) error                                                                             // of a COMMIT: says so if the change may have been made
+	committed   func(driverConn any) error                                                                    // after a COMMIT that was answered as made: why it may be lost all the same; nil: never
 	explain     func(error) error                                                                             // adds what to do
 }
 
@@ -216,7 +217,10 @@ func (d *DB) write(ctx context.Context, f func(*tx) error) error {
 	if err := t.sql.Commit(); err != nil {
 		return d.commitError(err)
 	}
-	return nil
+	if d.committed == nil {
+		return nil
+	}
+	return t.conn.Raw(d.committed)
 }
 
 func (d *DB) beginWrite(ctx context.Context) (*tx, error) {

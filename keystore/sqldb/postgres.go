@@ -57,6 +57,7 @@ var postgresDialect = dialect{
 	isBusy:      connectionLost, // for the lock it waits by itself
 	isLost:      connectionLost,
 	commitError: explainCommit,
+	committed:   replicated,
 	explain:     explainPostgres,
 }
 

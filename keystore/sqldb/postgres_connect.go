@@ -130,7 +130,26 @@ func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err err
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "caddy-apikeys"
 	}
+	config.OnNotice = func(conn *pgconn.PgConn, n *pgconn.Notice) {
+		if n.Routine == "SyncRepWaitForLSN" { // the text is in the server's language
+			conn.CustomData()[unreplicated] = true
+		}
+	}
 	return config, identity, nil
+}
+
+// unreplicated marks a connection that was told to wait no longer for the synchronous standbys: PostgreSQL then answers COMMIT with a
+// warning and not with an error (https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
+const unreplicated = "unreplicated"
+
+// replicated fails when the connection's last commit is on this server alone. The mark goes with that.
+func replicated(driverConn any) error {
+	marks := driverConn.(*stdlib.Conn).Conn().PgConn().CustomData()
+	if _, marked := marks[unreplicated]; !marked {
+		return nil
+	}
+	delete(marks, unreplicated)
+	return errors.New("someone cancelled the wait for the synchronous standbys: the change is made on this server alone, and a failover may lose it; make it again when a standby is back")
 }
 
 // parseError says what is wrong with an option. The URL itself, which the library repeats, is left out.

@@ -449,23 +449,7 @@ func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	if _, err := d.Deployment(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Join(ctx, keystore.Node{Incarnation: "i"}); err != nil {
-		t.Fatal(err)
-	}
-	standbys := func(names string) {
-		for _, statement := range []string{"ALTER SYSTEM SET synchronous_standby_names = '" + names + "'", "SELECT pg_reload_conf()"} {
-			if err := s.Exec("", statement); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	standbys("nobody")
-	defer standbys("")
-	for waits := false; !waits; { // as soon as the server has read it
-		soon, cancel := context.WithTimeout(ctx, time.Second)
-		waits = d.Fence(soon, "i") != nil
-		cancel()
-	}
+	awaitNobody(t, s, d)
 	bounded, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	if err := d.Acknowledge(bounded, "i", 1); err != nil {
@@ -474,6 +458,66 @@ func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	nodes, err := d.Nodes(ctx)
 	if err != nil || len(nodes) != 1 || nodes[0].Acknowledged != 1 {
 		t.Errorf("%+v %v", nodes, err)
+	}
+}
+
+// awaitNobody has a node i join, names a synchronous standby that is not there, and returns when commits wait for it. They no longer do after forget, at the latest at the test's end.
+func awaitNobody(t *testing.T, s *postgrestest.Server, d keystore.Database) (forget func()) {
+	t.Helper()
+	if err := d.Join(t.Context(), keystore.Node{Incarnation: "i"}); err != nil {
+		t.Fatal(err)
+	}
+	standbys := func(names string) {
+		for _, statement := range []string{"ALTER SYSTEM SET synchronous_standby_names = '" + names + "'", "SELECT pg_reload_conf()"} {
+			if err := s.Exec("", statement); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	forget = func() { standbys("") }
+	t.Cleanup(forget)
+	standbys("nobody")
+	for waits := false; !waits; { // as soon as the server has read it
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		waits = d.Fence(soon, "i") != nil
+		cancel()
+	}
+	return forget
+}
+
+// TestPostgresWaitIsCancelled: PostgreSQL calls a commit made whose wait for a standby was cancelled by hand, and we do not.
+func TestPostgresWaitIsCancelled(t *testing.T) {
+	s := postgrestest.StartFor(t)
+	d := openOnce(t, s.URL(s.Schema(t)))
+	if _, err := d.Deployment(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	insert := func(id string) error {
+		_, err := d.Update(t.Context(), func(kt keystore.Tx) error { return kt.InsertNamespace(&keystore.Namespace{ID: id}) })
+		return err
+	}
+	forget := awaitNobody(t, s, d)
+	updated := make(chan error)
+	go func() { updated <- insert("n") }()
+	cancel := func() error {
+		return s.Exec("", "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+	}
+	for done := false; !done; {
+		select {
+		case err := <-updated:
+			if err == nil || !strings.Contains(err.Error(), "a failover may lose it") {
+				t.Errorf("a commit that no standby has: %v", err)
+			}
+			done = true
+		default:
+			if err := cancel(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	forget()
+	if err := insert("m"); err != nil {
+		t.Errorf("a commit that waits for none: %v", err)
 	}
 }
 
