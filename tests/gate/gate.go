@@ -76,6 +76,7 @@ func (g *Gate) listenOn(home string, plain, tls, admin int) {
 	}
 	g.env = append([]string{
 		"PATH=" + os.Getenv("PATH"),
+		"GORACE=atexit_sleep_ms=0", // the race detector else waits for a second at the end of each process, every command's too
 		"HOME=" + g.Dir,
 		"XDG_DATA_HOME=" + filepath.Join(home, "data"),
 		"XDG_CONFIG_HOME=" + filepath.Join(g.Dir, "config"),
