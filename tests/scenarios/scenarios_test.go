@@ -3,14 +3,19 @@
 // In them, `caddy` is the Caddy under test. Beside what testscript knows:
 //
 //	token NAME              keeps what the last command wrote to standard output in the file NAME; it must be one token and nothing else
-//	get PATH NAME STATUS [CODE]
-//	                        sends GET with the token in the file NAME, or with none if that is -, and wants this answer; post likewise
+//	get TARGET NAME STATUS [CODE] [BODY]
+//	                        sends GET with the token in the file NAME, or with none if that is -, and wants this answer, whose body is then the
+//	                        standard output; post, put, patch and delete likewise. TARGET is a path of api.example.com, or a URL, BODY is
+//	                        @FILE, and NAME may say where the token goes: `X-Api-Key:NAME`, or basic:NAME for a file with user:password
+//	until get ...           repeats a request until the answer is this one
+//	as NAME COMMAND         runs `caddy apikeys COMMAND` through keys.example.com, with the token in the file NAME.token
 //	capture VAR REGEXP      sets $VAR to the first group in what the last command wrote
 //	shell LINE              runs a line of the shell
 //
-// While the script runs, so does a Caddy, with what the script's file `site` holds as its site or a plain `api_key`, and its
-// admin endpoint on a unix socket if there is a file `admin-socket`. $CADDY_ADMIN, where the commands look by themselves, is its
-// address. At the end, all that Caddy wrote and tells is searched for the tokens that the script has seen.
+// While the script runs, so does a Caddy: with the Caddyfile of the page that the script's file `recipe` names, and the file `api` as the site of the
+// API behind it; or with what the file `site` holds as its site; or with a plain `api_key`. Its admin endpoint is on a unix socket if there is
+// a file `admin-socket`. $CADDY_ADMIN, where the commands look by themselves, is its address. At the end, all that Caddy wrote and tells is
+// searched for the tokens that the script has seen.
 package scenarios
 
 import (
@@ -20,7 +25,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -45,12 +49,10 @@ func TestScenarios(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
 			t := env.T().(redacting).T
-			var config gate.Config
-			if text, err := os.ReadFile(filepath.Join(env.WorkDir, "site")); err == nil {
-				config.Site = string(text)
+			config, err := configOf(env.WorkDir)
+			if err != nil {
+				return err
 			}
-			_, err := os.Stat(filepath.Join(env.WorkDir, "admin-socket"))
-			config.AdminSocket = err == nil
 			g := gate.Start(t, config)
 			env.Values[gateKey{}], env.Values[testKey{}] = g, t
 			for _, assignment := range g.Env() {
@@ -59,13 +61,13 @@ func TestScenarios(t *testing.T) {
 			}
 			env.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
 			env.Setenv("CADDY_ADMIN", g.Admin)
-			env.Setenv("URL", g.URL)
+			env.Setenv("KEYS", g.URL)
 			env.Defer(func() { watchFiles(t, env.WorkDir) })
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"token": token, "capture": capture, "shell": shell,
-			"get": send("GET"), "post": send("POST"),
+			"token": token, "capture": capture, "shell": shell, "as": asCommand, "until": until,
+			"get": send("GET"), "post": send("POST"), "put": send("PUT"), "patch": send("PATCH"), "delete": send("DELETE"),
 		},
 	})
 }
@@ -133,20 +135,22 @@ func shell(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func send(method string) func(*testscript.TestScript, bool, []string) {
-	return func(ts *testscript.TestScript, neg bool, args []string) {
-		if neg || len(args) < 3 || len(args) > 4 {
-			ts.Fatalf("usage: %s PATH NAME STATUS [CODE]", strings.ToLower(method))
-		}
-		r := gate.Request{Method: method, Target: args[0]}
-		if args[1] != "-" {
-			r.Header = []string{"Authorization: Bearer " + strings.TrimSpace(ts.ReadFile(args[1]))}
-		}
-		want := strings.Join(args[2:], " ")
-		g := ts.Value(gateKey{}).(*gate.Gate)
-		got := g.Do(ts.Value(testKey{}).(*testing.T), r)
-		if is := strings.TrimSpace(strconv.Itoa(got.Status) + " " + got.Code()); is != want {
-			ts.Fatalf("%s %s with %s: want %s, got %v", method, args[0], args[1], want, got)
+// configOf is the configuration that the files of a script ask for.
+func configOf(dir string) (config gate.Config, err error) {
+	files := map[string]string{}
+	for _, name := range []string{"recipe", "api", "site", "admin-socket"} {
+		if text, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
+			files[name] = string(text)
 		}
 	}
+	if page := strings.TrimSpace(files["recipe"]); page != "" {
+		r, err := readRecipe(page)
+		if err != nil {
+			return config, err
+		}
+		return r.config(dir, files["api"])
+	}
+	config.Site = files["site"]
+	_, config.AdminSocket = files["admin-socket"]
+	return config, nil
 }
