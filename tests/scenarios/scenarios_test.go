@@ -144,11 +144,11 @@ func configOf(dir string) (config gate.Config, err error) {
 		}
 	}
 	if page := strings.TrimSpace(files["recipe"]); page != "" {
-		r, err := readRecipe(page)
+		r, err := gate.ReadRecipe(page)
 		if err != nil {
 			return config, err
 		}
-		return r.config(dir, files["api"])
+		return r.Config(dir, files["api"])
 	}
 	config.Site = files["site"]
 	_, config.AdminSocket = files["admin-socket"]

@@ -1,0 +1,81 @@
+package gate
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// A Recipe is a page of docs/ that a test goes through: the first Caddyfile on it is the one that the test's Caddy runs, and its OpenAPI document is
+// openapi.yaml.
+type Recipe struct {
+	Commands string // what it has the reader type
+
+	caddyfile, document string
+}
+
+var (
+	caddyfileBlock = regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
+	documentBlock  = regexp.MustCompile("(?s)```yaml\n(openapi:.*?)```")
+	shellBlock     = regexp.MustCompile("(?s)```sh\n(.*?)```")
+)
+
+// ReadRecipe reads a page by its path in the checkout.
+func ReadRecipe(page string) (Recipe, error) {
+	root, err := Root()
+	if err != nil {
+		return Recipe{}, err
+	}
+	text, err := os.ReadFile(filepath.Join(root, page))
+	if err != nil {
+		return Recipe{}, err
+	}
+	first := func(block *regexp.Regexp) string {
+		if found := block.FindSubmatch(text); found != nil {
+			return string(found[1])
+		}
+		return ""
+	}
+	r := Recipe{caddyfile: first(caddyfileBlock), document: first(documentBlock)}
+	for _, block := range shellBlock.FindAllSubmatch(text, -1) {
+		r.Commands += string(block[1])
+	}
+	if r.caddyfile == "" || r.Commands == "" {
+		return r, fmt.Errorf("%s has no Caddyfile, or no commands", page)
+	}
+	return r, nil
+}
+
+var (
+	recipeSites     = regexp.MustCompile(`(?m)^(api|keys)\.example\.com \{\n`)
+	recipeAddresses = map[string]string{
+		"api":  "http://api.example.com:{$GATE_HTTP}",
+		"keys": "http://:{$GATE_HTTP}", // whatever its name: the commands cannot resolve keys.example.com
+	}
+)
+
+// Config runs the recipe's Caddyfile as it stands, but for where it listens and where the API behind is. Its sites share a port, and api is a site that
+// answers for localhost:9000, empty for the gate's upstream.
+func (r Recipe) Config(dir, api string) (Config, error) {
+	text := strings.Replace(r.caddyfile, "{\n", "{\n\tadmin {$GATE_ADMIN}\n\tgrace_period 2s\n", 1)
+	text = recipeSites.ReplaceAllStringFunc(text, func(line string) string {
+		name, _, _ := strings.Cut(line, ".")
+		return recipeAddresses[name] + " {\n\tbind 127.0.0.1\n"
+	})
+	behind := "{$GATE_UPSTREAM}"
+	if api != "" {
+		behind = "unix/{$GATE_DIR}/api.sock"
+		text += "\nhttp:// {\n\tbind " + behind + "\n" + api + "}\n"
+	}
+	text = strings.ReplaceAll(text, "localhost:9000", behind)
+	if r.document != "" {
+		file := filepath.Join(dir, "openapi.yaml")
+		if err := os.WriteFile(file, []byte(r.document), 0o600); err != nil {
+			return Config{}, err
+		}
+		text = strings.ReplaceAll(text, "./openapi.yaml", file)
+	}
+	return Config{Caddyfile: text}, nil
+}
