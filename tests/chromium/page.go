@@ -51,7 +51,7 @@ func New(t testing.TB, site string, look Look) *Page {
 	}
 	ctx, cancel := chromedp.NewContext(parent, chromedp.WithNewBrowserContext())
 	t.Cleanup(cancel)
-	p := &Page{t: t, site: site, ctx: ctx, faults: &faults{site: site}}
+	p := &Page{t: t, site: site, ctx: ctx, faults: &faults{sites: []string{site}}}
 	p.do(chromedp.Func(p.faults.watch))
 	t.Cleanup(p.faultless)
 	p.do(chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
@@ -183,7 +183,7 @@ func (p *Page) Cookies() []*network.Cookie {
 // Text is all that can be read on the page, as it looks: white space is one space.
 func (p *Page) Text() string {
 	p.t.Helper()
-	text := strings.Join(strings.Fields(evaluate[string](p, `document.body.innerText`)), " ")
+	text := strings.Join(strings.Fields(evaluate[string](p, `document.body?.innerText ?? ""`)), " ")
 	gate.WatchTokensIn(text)
 	return text
 }
