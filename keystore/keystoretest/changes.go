@@ -182,11 +182,11 @@ func testByHand(t *testing.T, s Store) {
 		{"DELETE FROM keys WHERE id = 'a'", 2, want{digest("a"): atOnce}, false},
 		{"UPDATE namespaces SET name = 'by hand'", 2, want{}, true},
 		{"DELETE FROM namespaces WHERE id = 'n'", 1, want{}, true},
-		{"INSERT INTO roles VALUES ('n', 'r', '[\"read\"]', 1, 1), ('n', 's', '[]', 1, 1)", 2, want{}, true},
+		{"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('n', 'r', '[\"read\"]', 1, 1), ('n', 's', '[]', 1, 1)", 2, want{}, true},
 		{"UPDATE roles SET permissions = '[\"write\"]' WHERE name = 'r'", 1, want{}, true},
 		{"UPDATE roles SET permissions = '[]' WHERE name = 'nobody'", 0, want{}, false},
 		{"DELETE FROM roles", 2, want{}, true},
-		{"INSERT INTO members VALUES ('m', 'M', '', 'login', '[{\"namespace\":\"n\",\"roles\":[\"r\"]}]', 1, 1, '', 1)", 1, want{}, true},
+		{"INSERT INTO members (id, name, kind, login, grants, active, created_at, created_by, version) VALUES ('m', 'M', '', 'login', '[{\"namespace\":\"n\",\"roles\":[\"r\"]}]', 1, 1, '', 1)", 1, want{}, true},
 		{"UPDATE members SET active = 0", 1, want{}, true},
 		{"DELETE FROM members", 1, want{}, true},
 	} {

@@ -35,7 +35,7 @@ var sqliteDialect = dialect{
 		WHERE n.value NOT IN (SELECT value FROM json_each(?)))`,
 	among:     "IN (SELECT value FROM json_each(?))",
 	amongHex:  "IN (SELECT unhex(value) FROM json_each(?))",
-	addMany:   "INSERT INTO adding VALUES (1)",
+	addMany:   "INSERT INTO adding (one) VALUES (1)",
 	addedMany: "DELETE FROM adding",
 	recordUse: `INSERT INTO last_uses (key_id, used_at)
 		SELECT k.id, u.value FROM json_each(?) u JOIN keys k ON k.id = u.key WHERE true

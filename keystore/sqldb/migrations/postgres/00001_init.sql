@@ -216,7 +216,7 @@ BEGIN
         SELECT revision INTO STRICT taken FROM head;
     ELSE
         UPDATE head SET revision = revision + 1 RETURNING revision INTO STRICT taken;
-        INSERT INTO marks VALUES (taken);
+        INSERT INTO marks (revision) VALUES (taken);
         PERFORM set_config('apikeys.taken', mark, true);
         PERFORM pg_notify('apikeys_' || oid, '') FROM pg_namespace WHERE nspname = current_schema();
     END IF;
@@ -286,10 +286,10 @@ BEGIN
         DELETE FROM held WHERE key_id IN (SELECT id FROM changed);
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        INSERT INTO granted
+        INSERT INTO granted (key_id, namespace)
             SELECT DISTINCT k.id, g.value ->> 'namespace' FROM changed k, json_array_elements(k.grants) g
             WHERE g.value ->> 'namespace' <> k.namespace;
-        INSERT INTO held
+        INSERT INTO held (role, home, namespace, connected, key_id)
             SELECT DISTINCT r.value, k.namespace, g.value ->> 'namespace', CASE WHEN g.value ->> 'connected' = 'true' THEN 1 ELSE 0 END, k.id
             FROM changed k, json_array_elements(k.grants) g, json_array_elements_text(g.value -> 'roles') r;
     END IF;

@@ -193,10 +193,10 @@ END;
 
 -- +goose StatementBegin
 CREATE TRIGGER keys_insert AFTER INSERT ON keys BEGIN
-    INSERT INTO granted
+    INSERT INTO granted (key_id, namespace)
         SELECT DISTINCT NEW.id, json_extract(g.value, '$.namespace') FROM json_each(NEW.grants) g
         WHERE json_extract(g.value, '$.namespace') <> NEW.namespace;
-    INSERT INTO held
+    INSERT INTO held (role, home, namespace, connected, key_id)
         SELECT DISTINCT r.value, NEW.namespace, json_extract(g.value, '$.namespace'), coalesce(json_extract(g.value, '$.connected'), 0), NEW.id
         FROM json_each(NEW.grants) g, json_each(g.value, '$.roles') r;
 END;
@@ -208,7 +208,7 @@ END;
 CREATE TRIGGER keys_insert_after_secrets AFTER INSERT ON keys
 WHEN EXISTS (SELECT 1 FROM secrets WHERE key_id = NEW.id AND dropped = 0) BEGIN
     UPDATE head SET revision = revision + 1;
-    INSERT INTO change_log
+    INSERT INTO change_log (revision, kind, key_id, digest, ends)
         SELECT h.revision, 'key', NEW.id, s.digest,
                CASE WHEN NEW.revoked_at IS NOT NULL OR NEW.active = 0 THEN 0
                     WHEN NEW.expires_at IS NULL OR s.ends_at < NEW.expires_at THEN s.ends_at
@@ -235,7 +235,7 @@ END;
 -- +goose StatementBegin
 CREATE TRIGGER keys_update AFTER UPDATE ON keys BEGIN
     UPDATE head SET revision = revision + 1;
-    INSERT INTO change_log
+    INSERT INTO change_log (revision, kind, key_id, digest, ends)
         SELECT h.revision, 'key', NEW.id, s.digest,
                CASE WHEN NEW.revoked_at IS NOT NULL OR NEW.active = 0 THEN 0
                     WHEN NEW.expires_at IS NULL OR s.ends_at < NEW.expires_at THEN s.ends_at
@@ -249,10 +249,10 @@ CREATE TRIGGER keys_update_grants AFTER UPDATE OF grants, namespace ON keys
 WHEN NEW.grants <> OLD.grants OR NEW.namespace <> OLD.namespace BEGIN
     DELETE FROM granted WHERE key_id = NEW.id;
     DELETE FROM held WHERE key_id = NEW.id;
-    INSERT INTO granted
+    INSERT INTO granted (key_id, namespace)
         SELECT DISTINCT NEW.id, json_extract(g.value, '$.namespace') FROM json_each(NEW.grants) g
         WHERE json_extract(g.value, '$.namespace') <> NEW.namespace;
-    INSERT INTO held
+    INSERT INTO held (role, home, namespace, connected, key_id)
         SELECT DISTINCT r.value, NEW.namespace, json_extract(g.value, '$.namespace'), coalesce(json_extract(g.value, '$.connected'), 0), NEW.id
         FROM json_each(NEW.grants) g, json_each(g.value, '$.roles') r;
 END;
@@ -261,7 +261,7 @@ END;
 -- +goose StatementBegin
 CREATE TRIGGER keys_delete AFTER DELETE ON keys BEGIN
     UPDATE head SET revision = revision + 1;
-    INSERT INTO change_log
+    INSERT INTO change_log (revision, kind, key_id, digest, ends)
         SELECT h.revision, 'key', OLD.id, s.digest, 0
         FROM head h LEFT JOIN secrets s ON s.key_id = OLD.id AND s.dropped = 0;
     UPDATE secrets SET dropped = 1 WHERE key_id = OLD.id AND dropped = 0;
@@ -282,7 +282,7 @@ END;
 CREATE TRIGGER secrets_insert AFTER INSERT ON secrets
 WHEN NOT EXISTS (SELECT 1 FROM adding) BEGIN
     UPDATE head SET revision = revision + 1;
-    INSERT INTO change_log
+    INSERT INTO change_log (revision, kind, key_id, digest, ends)
         SELECT h.revision, 'key', NEW.key_id, NEW.digest,
                CASE WHEN k.id IS NULL OR k.revoked_at IS NOT NULL OR k.active = 0 OR NEW.dropped = 1 THEN 0
                     WHEN k.expires_at IS NULL OR NEW.ends_at < k.expires_at THEN NEW.ends_at
@@ -294,7 +294,7 @@ END;
 -- +goose StatementBegin
 CREATE TRIGGER secrets_update AFTER UPDATE ON secrets BEGIN
     UPDATE head SET revision = revision + 1;
-    INSERT INTO change_log
+    INSERT INTO change_log (revision, kind, key_id, digest, ends)
         SELECT h.revision, 'key', NEW.key_id, NEW.digest,
                CASE WHEN k.id IS NULL OR k.revoked_at IS NOT NULL OR k.active = 0 OR NEW.dropped = 1 THEN 0
                     WHEN k.expires_at IS NULL OR NEW.ends_at < k.expires_at THEN NEW.ends_at

@@ -1,0 +1,52 @@
+package sqldb
+
+import (
+	"fmt"
+	"regexp"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
+)
+
+// aheadOf is a store whose schema a later release has gone on with while this one has it open: each table has one more column.
+type aheadOf struct {
+	keystoretest.Store
+	dialect dialect
+	done    *bool
+}
+
+var tableNames = regexp.MustCompile(`CREATE TABLE (\w+)`)
+
+func (s aheadOf) Open(t *testing.T) keystore.Database {
+	t.Helper()
+	db := s.Store.Open(t)
+	if *s.done {
+		return db
+	}
+	*s.done = true
+	text, err := migrations.ReadFile("migrations/" + s.dialect.migrations + "/00001_init.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables := tableNames.FindAllSubmatch(text, -1)
+	if len(tables) < 15 {
+		t.Fatalf("%d tables", len(tables))
+	}
+	for _, table := range tables {
+		if err := s.Exec(fmt.Sprintf("ALTER TABLE %s ADD COLUMN of_a_later_release TEXT", table[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return db
+}
+
+// TestNextSchema: during an upgrade, the nodes that still run the earlier release go on.
+func TestNextSchema(t *testing.T) {
+	t.Run("SQLite", func(t *testing.T) {
+		keystoretest.TestDatabase(t, func(t *testing.T) keystoretest.Store { return aheadOf{newSQLite(t), sqliteDialect, new(bool)} })
+	})
+	t.Run("PostgreSQL", func(t *testing.T) {
+		keystoretest.TestDatabase(t, func(t *testing.T) keystoretest.Store { return aheadOf{newPostgresStore(t), postgresDialect, new(bool)} })
+	})
+}
