@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -26,7 +27,8 @@ func init() {
 }
 
 // AdminSite serves the management of API keys on a site: it answers everything under `/apikeys/`, and requests for other paths
-// go on. Whoever asks sends a member's token, or a key's, as `Authorization: Bearer` or `X-API-Key`, and may do what its permissions on
+// go on. There is a console for browsers, in which members sign in with their token, and under `/apikeys/v1/` a REST interface. Whoever asks
+// that one sends a member's token, or a key's, as `Authorization: Bearer` or `X-API-Key`, and may do what its permissions on
 // `admin…` resources allow. Any live key may read `/apikeys/v1/self`; `openapi.json`, `docs` and `health` need none.
 //
 // Where the same site has `api_key`, add `public /apikeys/*` to it, or it takes the key out of the request.
@@ -57,6 +59,7 @@ func (s *AdminSite) Provision(ctx caddy.Context) error {
 		return err
 	}
 	s.gate.forAdmin, s.gate.Namespace = true, keystore.HomeNamespace
+	declareSources(credentialSource{cookieSource, console.SecureCookie}, credentialSource{cookieSource, console.PlainCookie})
 	return s.gate.Provision(ctx)
 }
 
@@ -72,6 +75,9 @@ func (s *AdminSite) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 	outcome := keystore.BadTarget
 	var caller keystore.Caller
 	if canonicalTarget(r, false) {
+		if forPeople(r.URL.Path) {
+			return s.serveConsole(&c)
+		}
 		caller, outcome = s.judge(&c)
 	}
 	s.gate.conclude(&c, outcome)
@@ -120,17 +126,7 @@ func (s *AdminSite) judge(c *call) (caller keystore.Caller, outcome keystore.Out
 	case err != nil:
 		return caller, keystore.Unavailable
 	case outcome == keystore.Missing:
-		if isEarly(c.r) && class == keystore.Write {
-			return caller, keystore.Early
-		}
-		caller, err = c.keys.MemberByLogin(c.r.Context(), user, from, c.now)
-		switch {
-		case err != nil:
-			return caller, keystore.Unavailable
-		case caller.Member() == "":
-			return caller, keystore.Forbidden
-		}
-		return caller, keystore.Anonymous // no credential of ours
+		return s.knownUser(c, user, from)
 	case c.credential.broken:
 		return caller, keystore.Malformed
 	}
@@ -156,15 +152,18 @@ func (s *AdminSite) signedIn(c *call) string {
 	return user
 }
 
-// member reports whether a call's credential is a member's token.
+// member reports whether a call's credential is a member's token, or a session that was opened with one.
 func (c *call) member() bool {
-	return keystore.HasTokenPrefix(c.credential.token, keystore.MemberPrefix)
+	return c.session != "" || keystore.HasTokenPrefix(c.credential.token, keystore.MemberPrefix)
 }
 
 // changesItself reports whether a call is about the key, or the member, that it is made with.
 func changesItself(c *call) bool {
 	if c.need.Class == keystore.Read {
 		return false
+	}
+	if c.session != "" {
+		return true // a form of the console may be about anything
 	}
 	own := api.Prefix + "/keys/" + c.record.KeyID
 	if c.member() {

@@ -77,9 +77,10 @@ func TestAdminSite(t *testing.T) {
 	}{
 		{"another path", "GET", "/", nil, 418, "next"},
 		{"a longer name", "GET", "/apikeysx", nil, 418, "next"},
-		{"nothing there", "GET", "/apikeys/v1x", withBearer(plain), 404, "not_found"},
-		{"nothing there, without a key", "GET", "/apikeys/v1x", nil, 401, "missing_key"},
-		{"nothing there but the door", "GET", "/apikeys", withBearer(plain), 404, "not_found"},
+		{"nothing there", "GET", "/apikeys/v1/x", withBearer(plain), 404, "not_found"},
+		{"nothing there, without a key", "GET", "/apikeys/v1/x", nil, 401, "missing_key"},
+		{"no such page", "GET", "/apikeys/v1x", nil, 404, "There is no such page"},
+		{"a page", "GET", "/apikeys", withBearer(manager), 200, "Sign in"}, // keys are for programs
 		{"a manager", "GET", keys, withBearer(manager), 200, `"items"`},
 		{"a manager by the other header", "GET", keys, []string{"X-API-Key", manager}, 200, `"items"`},
 		{"a manager without this permission", "GET", "/apikeys/v1/namespaces", withBearer(manager), 403, "insufficient_permission"},
@@ -139,7 +140,7 @@ func TestAdminSiteBehindAPIKey(t *testing.T) {
 	if status, answer := g.do("GET", "site", "/apikeys/v1/keys", ""); status != 401 {
 		t.Errorf("without a key: %d %s", status, answer)
 	}
-	for _, path := range []string{"/apikeys", "/apikeys/", "/apikeys/x", "/apikeys/v2/keys", "/%61pikeys/x"} {
+	for _, path := range []string{"/apikeys/v1", "/apikeys/x", "/apikeys/v2/keys", "/%61pikeys/x"} {
 		// The key is still in these, so nothing behind may see them.
 		if status, answer := g.do("GET", "site", path, "", withBearer(manager)...); status != 404 {
 			t.Errorf("%s: %d %s", path, status, answer)

@@ -9,15 +9,17 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
 // opening is how an app goes on whose database could not be reached when it started.
 type opening struct {
-	api    *admin.API // says so
-	failed atomic.Uint64
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	api     *admin.API       // says so
+	console *console.Console // too
+	failed  atomic.Uint64
+	cancel  context.CancelFunc
+	done    sync.WaitGroup
 }
 
 const (
@@ -39,7 +41,7 @@ func (a *App) mayOpenLater(err error) bool {
 // openLater goes on trying, until it succeeds or the app is cleaned up.
 func (a *App) openLater(err error) {
 	ctx, cancel := context.WithCancel(a.ctx)
-	a.opening = &opening{api: admin.New(nil, a.logger), cancel: cancel}
+	a.opening = &opening{api: admin.New(nil, a.logger), console: console.New(nil, nil, a.logger), cancel: cancel}
 	a.opening.done.Go(func() { a.keepOpening(ctx, err) })
 }
 

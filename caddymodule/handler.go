@@ -205,6 +205,7 @@ type call struct {
 	record     *keystore.Record   // once found
 	keys       *keystore.Keystore // once needed
 	credential credential         // once found
+	session    string             // of the console, in place of a credential
 	running    *runningRequest    // once entered
 	status     int                // of a refusal; zero: the outcome's
 }
@@ -290,6 +291,9 @@ const maxLookUps = 100
 func (h *Handler) ask(c *call) (keystore.Answer, error) {
 	if c.repeated {
 		return c.keys.Again(c.r.Context(), c.request.record, c.now)
+	}
+	if c.session != "" {
+		return c.keys.LookupSession(c.r.Context(), c.session, c.now)
 	}
 	if h.forAdmin && c.member() {
 		return c.keys.LookupMember(c.r.Context(), c.credential.token, c.now)

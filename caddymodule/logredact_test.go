@@ -114,7 +114,7 @@ func TestRedactParams(t *testing.T) {
 }
 
 func TestDeclaredHeaders(t *testing.T) {
-	sources := redactedSources.Load().with([]credentialSource{{headerSource, "X-API-Key"}})
+	sources := (&sourceSet{}).with([]credentialSource{{headerSource, "Authorization"}, {headerSource, "Proxy-Authorization"}, {headerSource, "X-API-Key"}})
 	withCookie := sources.with([]credentialSource{{cookieSource, "session"}})
 	for _, row := range []struct {
 		field              string

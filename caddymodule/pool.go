@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
@@ -25,6 +26,7 @@ type store struct {
 	db       *sqldb.DB
 	keys     *keystore.Keystore
 	api      *admin.API
+	console  *console.Console
 	metrics  *storeMetrics
 	log      *movingLog
 	tokenKey *[32]byte // as configured when it was opened
@@ -77,6 +79,7 @@ func openStore(ctx context.Context, a *App) (*store, error) {
 	}
 	s.metrics.keys = s.keys
 	s.api = admin.New(s.keys, logger)
+	s.console = console.New(s.keys, s.api, logger)
 	return s, nil
 }
 

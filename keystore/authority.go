@@ -82,6 +82,12 @@ func (k *Keystore) May(c Caller, resource, operation string) error {
 	return k.reading(c).anywhere(resource, operation)
 }
 
+// MayIn reports whether a caller may do an operation on an admin resource in one namespace, or with [AnyNamespace] in all of them. It is for
+// what people are offered: each managing operation checks for itself.
+func (k *Keystore) MayIn(c Caller, resource, operation, namespace string) bool {
+	return k.reading(c).may(resource, operation, namespace)
+}
+
 // The product's own resources.
 const (
 	adminKeys       = "admin.keys"

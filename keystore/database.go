@@ -32,7 +32,7 @@ var (
 //
 // Every change of a key, a secret, a namespace, a role or a member, by whatever program, takes the next [Revision] in its own
 // transaction from one row, and leaves at least one [Change] under it. Revisions have no gaps and are in the order of the
-// commits: whoever sees revision r sees all that r and the ones before it did. Last uses, nodes and remembered requests
+// commits: whoever sees revision r sees all that r and the ones before it did. Last uses, nodes, sessions and remembered requests
 // take none, nor does a new key by itself: it counts through its secrets.
 type Database interface {
 	// Deployment prepares the deployment at first use (the epoch, a token key unless one is configured, the namespace
@@ -89,6 +89,17 @@ type Database interface {
 	Update(ctx context.Context, change func(Tx) error) (Revision, error)
 	// RecordUse notes last uses: key id to time. An earlier time than the one known changes nothing, nor does an unknown id.
 	RecordUse(ctx context.Context, uses map[string]time.Time) error
+
+	// InsertSession adds a session, whose ID nobody else has.
+	InsertSession(ctx context.Context, s Session) error
+	// Session: ErrNotFound.
+	Session(ctx context.Context, id Digest) (*Session, error)
+	// UseSession notes a use of a session. An earlier time than the one known changes nothing, nor does an unknown id.
+	UseSession(ctx context.Context, id Digest, at time.Time) error
+	// DeleteSession ends one. An unknown id is no error.
+	DeleteSession(ctx context.Context, id Digest) error
+	// DeleteSessions removes those that were last used, or made, before the times given.
+	DeleteSessions(ctx context.Context, used, made time.Time) error
 
 	// Close gives everything back. No other call may be running or follow.
 	Close() error

@@ -96,6 +96,7 @@ func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 	k.work.Go(func() { k.cutLapsed(k.running) })
 	k.work.Go(func() { every(k.running, sweepInterval, func() { k.cache.sweep(k.Now().UnixNano()) }) })
 	k.work.Go(func() { every(k.running, flushInterval, func() { k.flushUses(k.running) }) })
+	k.work.Go(func() { every(k.running, sessionGrain, func() { k.forgetSessions(k.running) }) })
 	return k, nil
 }
 

@@ -288,6 +288,9 @@ func testNoRevision(t *testing.T, s Store) {
 	must(t, db.Acknowledge(ctx, "i", at))
 	must(t, db.Fence(ctx, "i"))
 	must(t, db.Remove(ctx, "i"))
+	must(t, db.InsertSession(ctx, keystore.Session{ID: digest("session"), Token: digest("k"), CreatedAt: start, UsedAt: start}))
+	must(t, db.UseSession(ctx, digest("session"), start.Add(time.Second)))
+	must(t, db.DeleteSession(ctx, digest("session")))
 	got := update(t, db, func(tx keystore.Tx) error { return tx.Remember("caller", "key", "made", start) })
 	if got != at || head(t, db) != at {
 		t.Fatalf("the head went from %d to %d", at, got)

@@ -58,6 +58,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Audit", testAudit},
 		{"Audits", testAudits},
 		{"Remembered", testRemembered},
+		{"Sessions", testSessions},
 		{"Filters", testFilters},
 		{"Text", testText},
 		{"Pages", testPages},

@@ -177,6 +177,15 @@ CREATE TABLE remembered (
 );
 CREATE INDEX remembered_at ON remembered (at);
 
+CREATE TABLE sessions (
+    digest     BYTEA  PRIMARY KEY CHECK (length(digest) = 32), -- of what the browser holds
+    token      BYTEA  NOT NULL CHECK (length(token) = 32), -- digest of the member's token that it was opened with
+    created_at BIGINT NOT NULL,
+    used_at    BIGINT NOT NULL
+);
+CREATE INDEX sessions_used    ON sessions (used_at);
+CREATE INDEX sessions_created ON sessions (created_at);
+
 -- +goose StatementBegin
 -- What a standby knows may be old, and a read must not be answered from it, not even behind a pooler that sends reads there.
 CREATE FUNCTION on_primary() RETURNS boolean LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$

@@ -178,6 +178,15 @@ CREATE TABLE remembered (
 ) STRICT;
 CREATE INDEX remembered_at ON remembered (at);
 
+CREATE TABLE sessions (
+    digest     BLOB    PRIMARY KEY NOT NULL CHECK (length(digest) = 32), -- of what the browser holds
+    token      BLOB    NOT NULL CHECK (length(token) = 32), -- digest of the member's token that it was opened with
+    created_at INTEGER NOT NULL,
+    used_at    INTEGER NOT NULL
+) WITHOUT ROWID, STRICT;
+CREATE INDEX sessions_used    ON sessions (used_at);
+CREATE INDEX sessions_created ON sessions (created_at);
+
 -- While a transaction has a row here, the secrets that it adds are not logged one by one: every node would have to read a log as long
 -- as the import. That they were is logged when the row is removed. No other transaction ever sees it.
 CREATE TABLE adding (

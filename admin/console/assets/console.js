@@ -1,0 +1,67 @@
+// Saves clicks. Everything works without it.
+"use strict";
+document.documentElement.classList.add("script");
+
+document.addEventListener("DOMContentLoaded", () => {
+	// Times in the viewer's zone, UTC on hover.
+	const pad = (n) => String(n).padStart(2, "0");
+	for (const t of document.querySelectorAll("time[datetime]")) {
+		const at = new Date(t.dateTime);
+		if (isNaN(at)) continue;
+		t.title = t.textContent;
+		t.textContent = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())} ${pad(at.getHours())}:${pad(at.getMinutes())}`;
+	}
+
+	// A choice that takes effect at once.
+	for (const s of document.querySelectorAll("[data-autosubmit]")) {
+		s.addEventListener("change", () => s.form.requestSubmit());
+	}
+
+	// <button data-copy="id of what is copied">
+	for (const b of document.querySelectorAll("[data-copy]")) {
+		const what = document.getElementById(b.dataset.copy);
+		const label = b.textContent;
+		b.addEventListener("click", async () => {
+			try {
+				await navigator.clipboard.writeText(what.textContent);
+				b.textContent = "Copied";
+			} catch {
+				const range = document.createRange();
+				range.selectNodeContents(what);
+				getSelection().removeAllRanges();
+				getSelection().addRange(range);
+				b.textContent = "Selected: press Ctrl+C";
+			}
+			setTimeout(() => { b.textContent = label; }, 3000);
+		});
+	}
+
+	// <input type=checkbox data-all="id of the group">
+	for (const all of document.querySelectorAll("[data-all]")) {
+		const boxes = [...document.getElementById(all.dataset.all).querySelectorAll("input[type=checkbox]:not([data-all])")];
+		const show = () => {
+			const n = boxes.filter((b) => b.checked).length;
+			all.checked = n > 0 && n === boxes.length;
+			all.indeterminate = n > 0 && n < boxes.length;
+		};
+		all.addEventListener("change", () => { for (const b of boxes) b.checked = all.checked; });
+		for (const b of boxes) b.addEventListener("change", show);
+		show();
+	}
+
+	// One click sends a form once; the page that comes back has another button.
+	for (const f of document.querySelectorAll("form[method=post]")) {
+		f.addEventListener("submit", (e) => {
+			if (f.dataset.sent) { e.preventDefault(); return; }
+			f.dataset.sent = "yes";
+			for (const b of f.querySelectorAll("button[data-busy]")) {
+				b.setAttribute("aria-disabled", "true");
+				b.textContent = b.dataset.busy;
+			}
+		});
+	}
+	addEventListener("pageshow", () => { for (const f of document.querySelectorAll("form[data-sent]")) delete f.dataset.sent; });
+
+	const wrong = document.querySelector("[autofocus]");
+	if (wrong) wrong.focus();
+});

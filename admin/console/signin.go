@@ -1,0 +1,185 @@
+package console
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const signInPath = Root + "/sign-in"
+
+func signInPages() []page {
+	return []page{
+		{"GET " + signInPath, anybody, askForToken},
+		{"POST " + signInPath, anybody, signIn},
+		{"POST " + Root + "/sign-out", anybody, signOut},
+	}
+}
+
+// Names of the session's cookie. A browser keeps the first one only when it came by TLS, and sends it by TLS alone. `__Host-` would do more, but asks
+// for the path `/`: then every other handler of the site, and each upstream behind it, would get the session of whoever manages its keys.
+const (
+	SecureCookie = "__Secure-apikeys-session"
+	PlainCookie  = "apikeys-session"
+)
+
+// SessionOf returns what the session's cookie of a request holds, empty when there is none, or more than one.
+func SessionOf(r *http.Request, secure bool) string {
+	found := r.CookiesNamed(cookieName(secure))
+	if len(found) != 1 {
+		return ""
+	}
+	return found[0].Value
+}
+
+func cookieName(secure bool) string {
+	if secure {
+		return SecureCookie
+	}
+	return PlainCookie
+}
+
+// setCookie sets a cookie that only the console gets. A life of less than zero removes it.
+func (v *visit) setCookie(name, value string, life time.Duration) {
+	http.SetCookie(v.w, &http.Cookie{
+		Name: name, Value: value, Path: Root + "/", MaxAge: int(life / time.Second), HttpOnly: true, Secure: v.Secure, SameSite: http.SameSiteStrictMode,
+	})
+}
+
+func (v *visit) dropSession() { v.setCookie(cookieName(v.Secure), "", -time.Second) }
+
+// fromElsewhere reports whether a link of another site leads here: then the browser has kept the session's cookie back.
+func (v *visit) fromElsewhere() bool {
+	return v.r.Method == http.MethodGet && v.r.Header.Get("Sec-Fetch-Site") == "cross-site" && v.r.Header.Get("Sec-Fetch-Mode") == "navigate"
+}
+
+// bounce leads to the same address once more, from here: now the browser sends the cookie, if it has one.
+func (v *visit) bounce() {
+	if err := v.write(http.StatusOK, "bounce", "One moment", v.r.URL.RequestURI(), nil); err != nil {
+		v.fail(err)
+	}
+}
+
+// askToSignIn leads to the page that does.
+func (v *visit) askToSignIn() {
+	q := url.Values{"next": {v.r.URL.RequestURI()}}
+	if v.Session != "" {
+		v.dropSession()
+		q.Set("ended", v.Outcome.String())
+	}
+	http.Redirect(v.w, v.r, address(signInPath, q), http.StatusSeeOther)
+}
+
+// next is where to go after signing in: a page of the console.
+func (v *visit) next() string {
+	next := v.r.FormValue("next")
+	u, err := url.Parse(next)
+	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(u.Path, Root+"/") || strings.Contains(next, "\\") {
+		return Root + "/keys"
+	}
+	return next
+}
+
+type signInPage struct {
+	Next  string
+	Ended string // why a session is over; empty: there was none
+}
+
+func askForToken(v *visit) error {
+	if v.Caller.Member() != "" {
+		http.Redirect(v.w, v.r, v.next(), http.StatusSeeOther)
+		return nil
+	}
+	if v.Trusted || v.keys == nil {
+		v.admitted(anyMember)
+		return nil
+	}
+	p := signInPage{Next: v.next()}
+	if v.query("ended") != "" {
+		p.Ended = "Your session is over: it was not used for an hour, is twelve hours old, or your token has been replaced. Sign in again to go on."
+	}
+	if v.query("ended") == keystore.OwnerDisabled.String() {
+		p.Ended = "This member has been disabled."
+	}
+	return v.show("signin", "Sign in", p)
+}
+
+// signIn opens a session. The token comes in the body, never in an address, and no answer repeats it.
+func signIn(v *visit) error {
+	if v.keys == nil {
+		v.admitted(anyMember)
+		return nil
+	}
+	f := v.form()
+	token := strings.TrimSpace(f.Value("token"))
+	f.values.Del("token")
+	again := func(status int, problem string) error {
+		f.status = status
+		f.wrong("token", problem)
+		return v.again("signin", "Sign in", signInPage{Next: v.next()}, f)
+	}
+	if wait := v.guesses.wait(v.Address, time.Now()); wait > 0 {
+		v.w.Header().Set("Retry-After", seconds(wait))
+		return again(http.StatusTooManyRequests, "There were too many wrong tokens from your address. Try again in "+seconds(wait)+" seconds.")
+	}
+	if token == "" {
+		return again(http.StatusUnprocessableEntity, "Paste the token of a member; it begins with akm_.")
+	}
+	record, outcome := v.SignIn(token)
+	switch {
+	case outcome == keystore.Unavailable, outcome == keystore.Early:
+		v.Outcome = outcome
+		v.admitted(anyMember)
+		return nil
+	case outcome.Refuses():
+		v.guesses.wrong(v.Address, time.Now())
+		return again(http.StatusUnprocessableEntity, refusedToken(outcome, v.Address))
+	case !keystore.HasTokenPrefix(token, keystore.MemberPrefix):
+		return again(http.StatusUnprocessableEntity, "This is the token of a key. Keys are for programs, and work on the REST interface; people sign in with the token of a member, which begins with akm_.")
+	}
+	session, err := v.keys.OpenSession(v.ctx, record)
+	if err != nil {
+		return err
+	}
+	if v.Session != "" { // of who was here before
+		if err := v.keys.CloseSession(v.ctx, v.Session); err != nil {
+			return err
+		}
+	}
+	v.setCookie(cookieName(v.Secure), session, keystore.SessionLife)
+	http.Redirect(v.w, v.r, v.next(), http.StatusSeeOther)
+	return nil
+}
+
+// refusedToken says why a token opens nothing, to who has it.
+func refusedToken(o keystore.Outcome, address string) string {
+	switch o {
+	case keystore.Expired:
+		return "This token has expired. Who manages members can give you another."
+	case keystore.Revoked:
+		return "This token has been replaced by another one."
+	case keystore.Inactive, keystore.OwnerDisabled:
+		return "The member of this token has been disabled."
+	case keystore.Address:
+		return "This token may not be used from " + address + "."
+	}
+	return "This is no token of a member here. Check that it was copied as a whole."
+}
+
+func signOut(v *visit) error {
+	if v.Trusted {
+		v.refuse(http.StatusConflict, "Sign out at your site", "The site that you came through has signed you in, and it does so at each click: sign out there.")
+		return nil
+	}
+	if v.Session != "" && v.keys != nil {
+		if err := v.keys.CloseSession(v.ctx, v.Session); err != nil {
+			return err
+		}
+	}
+	v.dropSession()
+	http.Redirect(v.w, v.r, signInPath, http.StatusSeeOther)
+	return nil
+}

@@ -1,0 +1,206 @@
+package console_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func TestSignIn(t *testing.T) {
+	s := open(t)
+	id, token := s.member(t, "Ada", "*=@client-admin")
+	p := s.person(t)
+
+	a := p.get("/apikeys/keys?status=active").want(200, "Member token")
+	if next, _ := a.field("next"); a.At.Path != "/apikeys/sign-in" || next != "/apikeys/keys?status=active" {
+		t.Fatalf("led to %s, and then to %q", a.At, next)
+	}
+	if a := p.signIn("akm_"+token[5:]).want(422, "no token of a member"); strings.Contains(a.Text, token[5:]) {
+		t.Fatal("the page repeats what was typed")
+	}
+	_, key, err := s.keys.MintKey(ctx, root, keystore.KeySpec{Name: "k", Home: &keystore.Grant{Permissions: []keystore.Permission{{Resource: "admin", Action: "*"}}}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.signIn(key.Reveal()).want(422, "Keys are for programs")
+	p.get("/apikeys/keys").want(200, "Member token")
+
+	a = p.post("/apikeys/sign-in", "token", " "+token+"\n", "next", "/apikeys/keys?status=active").want(200, "<h1>Keys</h1>", "Ada")
+	if a.At.RequestURI() != "/apikeys/keys?status=active" {
+		t.Errorf("led to %s", a.At)
+	}
+	if p.get("/apikeys/sign-in?next=/apikeys/keys").At.Path != "/apikeys/keys" {
+		t.Error("who is signed in is asked to sign in")
+	}
+	p.post("/apikeys/sign-out").want(200, "Member token")
+	p.get("/apikeys/keys").want(200, "Member token")
+
+	// What ends a member's token ends its sessions.
+	for name, end := range map[string]func(){
+		"another token": func() {
+			_, secret, _, err := s.keys.NewMemberToken(ctx, root, id, keystore.TokenSpec{}, keystore.ChangeOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			token = secret.Reveal()
+		},
+		"disabled": func() {
+			active := false
+			if _, _, err := s.keys.EditMember(ctx, root, id, keystore.MemberPatch{Active: &active}, keystore.ChangeOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		active := true
+		if _, _, err := s.keys.EditMember(ctx, root, id, keystore.MemberPatch{Active: &active}, keystore.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		p.signIn(token).want(200, "<h1>Keys</h1>")
+		end()
+		if a := p.get("/apikeys/keys"); a.At.Path != "/apikeys/sign-in" {
+			t.Errorf("%s: still at %s", name, a.At)
+		}
+	}
+	if strings.Contains(s.log.String(), token[8:]) {
+		t.Error("the log holds the token")
+	}
+}
+
+// TestCookie: the session is for the console alone, and a script cannot read it.
+func TestCookie(t *testing.T) {
+	s := open(t)
+	_, token := s.member(t, "Ada")
+	p := s.person(t)
+	p.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	form := strings.NewReader(url.Values{"token": {token}}.Encode())
+	r, _ := http.NewRequest("POST", s.URL+"/apikeys/sign-in", form)
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := p.http.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	got := resp.Header.Get("Set-Cookie")
+	if resp.StatusCode != 303 || !strings.HasPrefix(got, console.PlainCookie+"=") || !strings.HasSuffix(got, "; Path=/apikeys/; Max-Age=43200; HttpOnly; SameSite=Strict") {
+		t.Errorf("%d %s", resp.StatusCode, got)
+	}
+	if strings.Contains(got, token) {
+		t.Error("the cookie is the token")
+	}
+}
+
+func TestNext(t *testing.T) {
+	s := open(t)
+	_, token := s.member(t, "Ada")
+	for _, next := range []string{"", "https://evil.example/apikeys/", "//evil.example/apikeys/keys", "/\\evil.example", "/apikeys/..\\x", "/elsewhere", "javascript:alert(1)", "apikeys/keys", "%zz"} {
+		p := s.person(t)
+		if a := p.post("/apikeys/sign-in", "token", token, "next", next); a.At.Path != "/apikeys/keys" || a.At.Host != strings.TrimPrefix(s.URL, "http://") {
+			t.Errorf("%q led to %s", next, a.At)
+		}
+	}
+}
+
+func TestSessionEnds(t *testing.T) {
+	s := open(t)
+	_, token := s.member(t, "Ada")
+	p := s.person(t)
+	at, _ := url.Parse(s.URL + "/apikeys/")
+	for _, test := range []struct {
+		name        string
+		made, used  time.Duration // ago
+		over, again bool
+	}{
+		{name: "new"},
+		{name: "used a while ago", made: 11 * time.Hour, used: 55 * time.Minute, again: true},
+		{name: "idle", made: 2 * time.Hour, used: time.Hour, over: true},
+		{name: "old", made: 12 * time.Hour, over: true},
+	} {
+		secret := strings.Repeat(string(test.name[0]), 43)
+		now := s.keys.Now()
+		session := keystore.Session{ID: keystore.DigestOf(secret), Token: keystore.DigestOf(token), CreatedAt: now.Add(-test.made), UsedAt: now.Add(-test.used)}
+		if err := s.db.InsertSession(ctx, session); err != nil {
+			t.Fatal(err)
+		}
+		p.http.Jar.SetCookies(at, []*http.Cookie{{Name: console.PlainCookie, Value: secret, Path: "/apikeys/"}})
+		if a := p.get("/apikeys/keys"); test.over != (a.At.Path == "/apikeys/sign-in") {
+			t.Errorf("%s: at %s", test.name, a.At)
+		} else if test.over {
+			a.want(200, "Your session is over")
+		}
+		left, err := s.db.Session(ctx, session.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if used := left.UsedAt.After(session.UsedAt); used != test.again {
+			t.Errorf("%s: the use was written: %t", test.name, used)
+		}
+	}
+	for _, wrong := range []string{"x", strings.Repeat("x", 43), strings.Repeat("x", 4000)} {
+		p.http.Jar.SetCookies(at, []*http.Cookie{{Name: console.PlainCookie, Value: wrong, Path: "/apikeys/"}})
+		if a := p.get("/apikeys/keys"); a.At.Path != "/apikeys/sign-in" {
+			t.Errorf("%d characters: at %s", len(wrong), a.At)
+		}
+	}
+}
+
+func TestGuesses(t *testing.T) {
+	s := open(t)
+	_, token := s.member(t, "Ada")
+	p := s.person(t)
+	for i := 0; ; i++ {
+		if a := p.signIn("akm_wrong"); a.Status == 429 {
+			a.want(429, "too many wrong tokens")
+			if a.Header.Get("Retry-After") == "" || i < 10 {
+				t.Errorf("after %d guesses: %v", i, a.Header)
+			}
+			break
+		} else if a.want(422); i > 100 {
+			t.Fatal("a hundred guesses")
+		}
+	}
+	p.signIn(token).want(429) // nor is the right one looked at, or guessing would go on
+}
+
+func TestTrusted(t *testing.T) {
+	s := open(t)
+	s.trusted = "ada"
+	p := s.person(t)
+	p.get("/apikeys/keys").want(403, "no active member has your login")
+	if _, err := s.keys.CreateMember(ctx, root, keystore.Member{Name: "Ada", Login: "ada"}); err != nil {
+		t.Fatal(err)
+	}
+	p.get("/apikeys/keys").want(200, "<h1>Keys</h1>", "Ada")
+	p.post("/apikeys/sign-out").want(409, "sign out there")
+}
+
+// TestForged: what another site sends is refused before anything is done.
+func TestForged(t *testing.T) {
+	s := open(t)
+	_, token := s.member(t, "Ada")
+	p := s.person(t)
+	p.signIn(token).want(200)
+	for _, header := range [][2]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example"}, {"Origin", "null"}} {
+		for _, path := range []string{"/apikeys/sign-out", "/apikeys/sign-in", "/apikeys/keys/new"} {
+			r, _ := http.NewRequest("POST", s.URL+path, strings.NewReader("token="+token))
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			r.Header.Set(header[0], header[1])
+			p.do(r).want(403, "another site")
+		}
+	}
+	p.get("/apikeys/keys").want(200, "<h1>Keys</h1>")
+}
+
+// TestFromElsewhere: a browser keeps a Strict cookie back when a link of another site leads here, and sends it when the page leads on.
+func TestFromElsewhere(t *testing.T) {
+	s := open(t)
+	p := s.person(t)
+	r, _ := http.NewRequest("GET", s.URL+`/apikeys/keys?q=%22%3E%3Cscript%3E`, nil)
+	r.Header.Set("Sec-Fetch-Site", "cross-site")
+	r.Header.Set("Sec-Fetch-Mode", "navigate")
+	p.do(r).want(200, `<meta http-equiv="refresh" content="0; url=/apikeys/keys?q=%22%3E%3Cscript%3E">`)
+}

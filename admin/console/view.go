@@ -1,0 +1,253 @@
+package console
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"html/template"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+//go:embed templates
+var templateFiles embed.FS
+
+// templates are the pages by name, each with the layout and the parts.
+var templates = readTemplates()
+
+func readTemplates() map[string]*template.Template {
+	shared := template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
+	all := make(map[string]*template.Template)
+	entries, err := templateFiles.ReadDir("templates")
+	if err != nil {
+		panic(err) // they are part of the program
+	}
+	for _, e := range entries {
+		name := strings.TrimSuffix(e.Name(), ".html")
+		if name == "layout" || name == "parts" {
+			continue
+		}
+		all[name] = template.Must(template.Must(shared.Clone()).ParseFS(templateFiles, "templates/"+e.Name()))
+	}
+	return all
+}
+
+// A view is what a template sees as its dot.
+type view struct {
+	*visit
+	Title      string
+	Page       any
+	Form       *form // never nil
+	Notice     *notice
+	Member     *api.Member // who is signed in; nil: nobody
+	Namespaces []api.Namespace
+	Current    string // the part of the console, as in the address
+}
+
+// write answers with a page.
+func (v *visit) write(status int, name, title string, data any, f *form) error {
+	d := &view{visit: v, Title: title, Page: data, Form: f}
+	if f == nil {
+		d.Form = blank()
+	}
+	if v.Caller.Member() != "" && v.api == nil {
+		v.api = v.clientFor(v.Caller)
+	}
+	if v.Caller.Member() != "" {
+		// A page that says that the database is away must not need it.
+		if m, err := v.api.FindMember(v.ctx, v.Caller.Member()); err == nil {
+			d.Member = &m
+		} else {
+			d.Member = &api.Member{ID: v.Caller.Member(), Name: v.Caller.Member()}
+		}
+		d.Namespaces = v.namespaces()
+		d.Current = path.Join(Root, strings.Split(strings.TrimPrefix(v.r.URL.Path, Root+"/"), "/")[0])
+		d.Notice = v.takeNotice()
+	}
+	var b bytes.Buffer
+	if err := templates[name].ExecuteTemplate(&b, "layout", d); err != nil {
+		return fmt.Errorf("template %s: %w", name, err)
+	}
+	v.w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	v.w.WriteHeader(status)
+	if v.r.Method != http.MethodHead {
+		_, _ = v.w.Write(b.Bytes())
+	}
+	return nil
+}
+
+// maxSwitch is how many namespaces the switcher offers. Whoever has more can type another one.
+const maxSwitch = 1000
+
+// namespaces are those that the visitor may read.
+func (v *visit) namespaces() []api.Namespace {
+	page, err := v.api.ListNamespaces(v.ctx, "", maxSwitch)
+	if err != nil {
+		return nil
+	}
+	return page.Items
+}
+
+// A navItem is one entry of the main navigation.
+type navItem struct {
+	Label, Link string
+	Current     bool
+}
+
+// Navigation lists the parts of the console that the visitor may see.
+func (d *view) Navigation() []navItem {
+	var list []navItem
+	for _, n := range navigation {
+		if n.needs == anyMember || d.may(n.needs) {
+			list = append(list, navItem{n.Label, d.link(n.path), n.path == d.Current})
+		}
+	}
+	return list
+}
+
+// Namespace is the one that the switcher is set to.
+func (d *view) Namespace() string { return d.namespace() }
+
+// Known reports whether the switcher offers a namespace.
+func (d *view) Known(namespace string) bool {
+	for _, ns := range d.Namespaces {
+		if ns.ID == namespace {
+			return true
+		}
+	}
+	return false
+}
+
+// SwitchTo is where the switcher leads: the list of the part that is open.
+func (d *view) SwitchTo() string {
+	for _, n := range navigation {
+		if n.path == d.Current {
+			return n.path
+		}
+	}
+	return Root + "/keys"
+}
+
+// Link is an address of the console: see visit.link.
+func (d *view) Link(path string, parameters ...string) string {
+	return d.link(Root+path, parameters...)
+}
+
+// With is the address of this page with other parameters, names and values in turn; an empty value takes one out. The page of a list begins anew.
+func (d *view) With(parameters ...string) string {
+	q := d.r.URL.Query()
+	q.Del("cursor")
+	for i := 0; i+1 < len(parameters); i += 2 {
+		q.Set(parameters[i], parameters[i+1])
+	}
+	return address(d.r.URL.Path, q)
+}
+
+// Query is a parameter of the address.
+func (d *view) Query(name string) string { return d.query(name) }
+
+// Here is the address of this page, which forms post to.
+func (d *view) Here() string { return d.r.URL.RequestURI() }
+
+// May reports whether the visitor holds a permission in some namespace, MayIn in one.
+func (d *view) May(permission string) bool              { return d.may(permission) }
+func (d *view) MayIn(permission, namespace string) bool { return d.mayIn(permission, namespace) }
+
+// functions are what all templates may call.
+var functions = template.FuncMap{
+	"asset":    func(name string) string { return assetNames[name] },
+	"time":     showTime,
+	"field":    newField,
+	"sentence": sentence,
+	"join":     strings.Join,
+	"part":     newPart,
+	"dict":     dict,
+}
+
+// showTime is a moment, which the script shows in the viewer's zone. It takes a time.Time or a *time.Time, which is not nil.
+func showTime(at any) template.HTML {
+	t, ok := at.(time.Time)
+	if p, is := at.(*time.Time); is && p != nil {
+		t, ok = *p, true
+	}
+	if !ok {
+		return ""
+	}
+	t = t.UTC()
+	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `">` + t.Format("2006-01-02 15:04") + ` UTC</time>`)
+}
+
+// A field is one input of a form with its label. Options: hint, type, value (of a box), rows (of a text area), placeholder, autocomplete,
+// list, required, disabled, spellcheck.
+type field struct {
+	Form        *form
+	Name, Label string
+	Option      map[string]string
+	Choices     []choice // of a list to choose from
+}
+
+// A choice is one of a list, or one box of several.
+type choice struct {
+	Value, Label, Hint string
+	Disabled           bool
+}
+
+// ID is the input's.
+func (f field) ID() string { return "f-" + f.Name }
+
+// Error is what is wrong with it.
+func (f field) Error() string { return f.Form.Error(f.Name) }
+
+// Value is what it holds.
+func (f field) Value() string { return f.Form.Value(f.Name) }
+
+// Described lists the ids of what describes it.
+func (f field) Described() string {
+	var ids []string
+	if f.Option["hint"] != "" {
+		ids = append(ids, f.ID()+"-hint")
+	}
+	if f.Error() != "" {
+		ids = append(ids, f.ID()+"-error")
+	}
+	return strings.Join(ids, " ")
+}
+
+// newField makes a field out of its form, name, label, choices (if there are any), and options, names and values in turn.
+func newField(f *form, name, label string, more ...any) (field, error) {
+	out := field{Form: f, Name: name, Label: label, Option: make(map[string]string)}
+	if len(more) > 0 {
+		if list, ok := more[0].([]choice); ok {
+			out.Choices, more = list, more[1:]
+		}
+	}
+	for i := 0; i+1 < len(more); i += 2 {
+		option, ok := more[i].(string)
+		if !ok {
+			return out, fmt.Errorf("the name of an option of field %s is %v", name, more[i])
+		}
+		out.Option[option] = fmt.Sprint(more[i+1])
+	}
+	return out, nil
+}
+
+// A part is what a part of a page gets: the page's own dot, and one thing more.
+type part struct {
+	*view
+	It any
+}
+
+func newPart(d *view, it any) part { return part{d, it} }
+
+// dict makes a map of names and values in turn.
+func dict(more ...any) map[string]any {
+	m := make(map[string]any)
+	for i := 0; i+1 < len(more); i += 2 {
+		m[fmt.Sprint(more[i])] = more[i+1]
+	}
+	return m
+}

@@ -1,0 +1,86 @@
+package keystore
+
+import (
+	"context"
+	"time"
+)
+
+// A Session lets a browser go on as the member whose token it was opened with, on every node. It ends with the token: when that is replaced,
+// expires, or the member is disabled.
+type Session struct {
+	ID        Digest // of what the browser holds
+	Token     Digest // of the member's token
+	CreatedAt time.Time
+	UsedAt    time.Time // at most sessionGrain late
+}
+
+const (
+	// SessionIdle is how long a session lasts unused.
+	SessionIdle = time.Hour
+	// SessionLife is how long a session lasts at most.
+	SessionLife = 12 * time.Hour
+
+	// sessionGrain is how far apart two uses lie to be written, and how often sessions that are over are removed.
+	sessionGrain = 5 * time.Minute
+	// sessionLen is how many base62 digits hold 256 bits.
+	sessionLen = 43
+)
+
+// over reports whether the session has ended by itself.
+func (s *Session) over(now time.Time) bool {
+	return now.Sub(s.UsedAt) >= SessionIdle || now.Sub(s.CreatedAt) >= SessionLife
+}
+
+// OpenSession makes a session of a member's token, which was just looked up and found alive, and returns what the browser is to hold: a secret.
+func (k *Keystore) OpenSession(ctx context.Context, token *Record) (string, error) {
+	secret, now := randomBase62(sessionLen), k.Now()
+	if err := k.db.InsertSession(ctx, Session{DigestOf(secret), token.Digest, now, now}); err != nil {
+		return "", k.storeFailed("opening a session", err)
+	}
+	return secret, nil
+}
+
+// LookupSession is [Keystore.LookupMember] for the token that a session was opened with. A session that is over or unknown is [Unknown].
+func (k *Keystore) LookupSession(ctx context.Context, session string, now time.Time) (Answer, error) {
+	if len(session) != sessionLen {
+		return Answer{Outcome: Malformed}, nil
+	}
+	s, err := k.db.Session(ctx, DigestOf(session))
+	switch {
+	case isNotFound(err):
+		return Answer{Outcome: Unknown}, nil
+	case err != nil:
+		return Answer{}, k.storeFailed("reading a session", err)
+	}
+	a, err := k.lookUp(ctx, s.Token, "", now)
+	if err != nil {
+		return Answer{}, err
+	}
+	if s.over(a.Now) {
+		return Answer{Outcome: Unknown}, nil
+	}
+	if a.Now.Sub(s.UsedAt) >= sessionGrain {
+		if err := k.db.UseSession(ctx, s.ID, a.Now); err != nil {
+			return Answer{}, k.storeFailed("noting the use of a session", err)
+		}
+	}
+	return a.forDoor(true), nil
+}
+
+// CloseSession ends a session on every node. One that is not there is no error.
+func (k *Keystore) CloseSession(ctx context.Context, session string) error {
+	if err := k.db.DeleteSession(ctx, DigestOf(session)); err != nil {
+		return k.storeFailed("ending a session", err)
+	}
+	return nil
+}
+
+// forgetSessions removes those that are over.
+func (k *Keystore) forgetSessions(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, flushInterval)
+	defer cancel()
+	now := k.Now()
+	if err := k.db.DeleteSessions(ctx, now.Add(-SessionIdle), now.Add(-SessionLife)); err != nil {
+		_ = k.storeFailed("removing sessions that are over", err)
+	}
+}
