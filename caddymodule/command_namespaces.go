@@ -75,7 +75,7 @@ func (f *namespaceFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.policy, "edit-policy", "", "`POLICY`: free, or grow_only: no edit may take anything from its keys")
 	flags.StringVar(&f.parent, "parent", "", "The `NAMESPACE` it lies in")
 	flags.StringSliceVar(&f.reach, "reach", nil, "A `KIND` of namespaces below it in which what its keys may do here counts too; may be repeated")
-	flags.StringSliceVar(&f.keyRoles, "key-role", nil, "A `ROLE` that its keys have, exactly those given; may be repeated")
+	flags.StringSliceVar(&f.keyRoles, "key-role", nil, "A `ROLE` that its keys have, exactly those given; may be repeated; * alone: at least one")
 	flags.StringVar(&f.prefix, "token-prefix", "", "The `PREFIX` of its keys' tokens, one that the configuration accepts")
 }
 

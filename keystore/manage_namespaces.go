@@ -104,7 +104,10 @@ func (ns *Namespace) check(d *Directory, prefixes []string) error {
 		p.text(field, kind, maxKind)
 	}
 	for i, r := range ns.KeyRoles {
-		if d.role(ns.ID, r) == nil {
+		switch {
+		case r == AnyRole && len(ns.KeyRoles) > 1:
+			p.add(fmt.Sprintf("key_roles[%d]", i), "%s stands alone: it means that keys have at least one role", AnyRole)
+		case r != AnyRole && d.role(ns.ID, r) == nil:
 			p.add(fmt.Sprintf("key_roles[%d]", i), "there is no role %q in this namespace, and no shared one; create it first", r)
 		}
 	}

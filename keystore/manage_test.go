@@ -274,6 +274,57 @@ func TestGrowOnly(t *testing.T) {
 	}
 }
 
+func TestKeyRoles(t *testing.T) {
+	k := withNamespaces(t)
+	for _, name := range []string{"member", "other"} {
+		if _, err := k.CreateRole(ctx, root, keystore.Role{Namespace: keystore.AnyNamespace, Name: name, Permissions: grants(t, "x=read")[0].Permissions}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id, roles := range map[string][]string{"exactly": {"member"}, "some": {keystore.AnyRole}, "any": nil} {
+		if _, err := k.CreateNamespace(ctx, root, keystore.Namespace{ID: id, KeyRoles: roles}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.CreateNamespace(ctx, root, keystore.Namespace{ID: "both", KeyRoles: []string{keystore.AnyRole, "member"}}); code(err) != "invalid_fields" {
+		t.Errorf("any role and one of them: %s", code(err))
+	}
+	for _, c := range []struct{ namespace, roles, minted, edited string }{
+		{"exactly", "", "member", "member"}, {"exactly", "member", "member", "member"}, {"exactly", "other", "", ""}, {"exactly", "member other", "", ""},
+		{"some", "", "", ""}, {"some", "member", "member", "member"}, {"some", "member other", "member other", "member other"},
+		{"any", "", "none", "none"}, {"any", "other", "other", "other"},
+	} {
+		roles := strings.Fields(c.roles)
+		is := func(key *keystore.Key, err error) string {
+			switch {
+			case code(err) == "invalid_fields":
+				return ""
+			case err != nil:
+				t.Fatal(err)
+			case key.HomeGrant() == nil || len(key.HomeGrant().Roles) == 0:
+				return "none"
+			}
+			return strings.Join(key.HomeGrant().Roles, " ")
+		}
+		key, _, err := k.MintKey(ctx, root, keystore.KeySpec{Namespace: c.namespace, Home: &keystore.Grant{Roles: roles, Permissions: grants(t, "x=write")[0].Permissions}}, "")
+		if got := is(key, err); got != c.minted {
+			t.Errorf("minted in %s with %q: %q, want %q", c.namespace, roles, got, c.minted)
+		}
+		key, _, err = k.MintKey(ctx, root, keystore.KeySpec{Namespace: c.namespace, Home: &keystore.Grant{Roles: []string{"member"}}, Grants: grants(t, "default=read")}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, _, err = k.EditKey(ctx, root, key.ID, keystore.KeyPatch{Roles: &roles}, keystore.ChangeOptions{})
+		if got := is(key, err); got != c.edited {
+			t.Errorf("edited in %s to %q: %q, want %q", c.namespace, roles, got, c.edited)
+		}
+	}
+	elsewhere := grants(t, "any=read")
+	if _, _, err := k.MintKey(ctx, root, keystore.KeySpec{Namespace: "some", Grants: elsewhere}, ""); code(err) != "invalid_fields" {
+		t.Errorf("without a home grant, where keys have a role: %s", code(err))
+	}
+}
+
 func TestSecretsOfARotatedKey(t *testing.T) {
 	k := withNamespaces(t)
 	end := time.Now().Add(time.Hour)

@@ -7,6 +7,8 @@ const (
 	DefaultNamespace = "default"
 	// HomeNamespace stands for the key's own namespace in a Caddyfile and can name none.
 	HomeNamespace = "home"
+	// AnyRole in a namespace's KeyRoles stands for one role or more.
+	AnyRole = "*"
 )
 
 // EditPolicy says how the keys of a namespace may be edited.
@@ -26,7 +28,7 @@ type Namespace struct {
 	EditPolicy EditPolicy
 	// Reach lists the kinds of descendants, at any depth, in which keys' grants in this namespace count for data permissions.
 	Reach []string
-	// KeyRoles are the roles that keys homed here have in their home grant, exactly these; empty: any.
+	// KeyRoles are the roles that keys homed here have in their home grant, exactly these; [AnyRole] alone: at least one; empty: any or none.
 	KeyRoles    []string
 	TokenPrefix string // of the tokens of keys homed here; empty: the deployment's first
 	CreatedAt   time.Time

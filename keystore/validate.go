@@ -139,6 +139,12 @@ func (p *problems) keyRoles(home *Namespace, k *Key) {
 		return
 	}
 	g := k.HomeGrant()
+	if home.KeyRoles[0] == AnyRole {
+		if g == nil || len(g.Roles) == 0 {
+			p.add("roles", "keys of namespace %q have at least one", home.ID)
+		}
+		return
+	}
 	if g == nil {
 		k.Grants = slices.Insert(k.Grants, 0, Grant{Namespace: k.Namespace})
 		g = &k.Grants[0]

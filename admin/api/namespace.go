@@ -10,7 +10,7 @@ type Namespace struct {
 	Name        string    `json:"name"`
 	EditPolicy  string    `json:"edit_policy" enum:"free,grow_only"`
 	Reach       []string  `json:"reach" nullable:"false" doc:"The kinds of namespaces below this one, at any depth, in which keys' grants here count too, for data permissions"`
-	KeyRoles    []string  `json:"key_roles" nullable:"false" doc:"Keys of this namespace have exactly these roles in it; empty: any"`
+	KeyRoles    []string  `json:"key_roles" nullable:"false" doc:"Keys of this namespace have exactly these roles in it; *: at least one; empty: any or none"`
 	TokenPrefix *string   `json:"token_prefix" doc:"Of new tokens for keys of this namespace; null: the deployment's first"`
 	CreatedAt   time.Time `json:"created_at"`
 	Version     int64     `json:"version"`
@@ -24,7 +24,7 @@ type NamespaceRequest struct {
 	Name        string   `json:"name,omitempty"`
 	EditPolicy  string   `json:"edit_policy,omitempty" enum:"free,grow_only" doc:"Default: free"`
 	Reach       []string `json:"reach,omitempty" maxItems:"50" doc:"Kinds of namespaces below this one in which keys' grants here count too"`
-	KeyRoles    []string `json:"key_roles,omitempty" maxItems:"50" doc:"Shared ones: it has none of its own yet"`
+	KeyRoles    []string `json:"key_roles,omitempty" maxItems:"50" doc:"Shared ones, as it has none of its own yet; or *: keys have at least one role"`
 	TokenPrefix string   `json:"token_prefix,omitempty" doc:"One that the configuration accepts"`
 }
 
