@@ -2,6 +2,10 @@
 "use strict";
 document.documentElement.classList.add("script");
 
+// The way back can lead to a page as it was, kept by the browser whatever the page says. Who is signed out since then must not see it, and
+// neither may a token come back.
+addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
+
 document.addEventListener("DOMContentLoaded", () => {
 	// Times in the viewer's zone, UTC on hover.
 	const pad = (n) => String(n).padStart(2, "0");
@@ -60,8 +64,6 @@ document.addEventListener("DOMContentLoaded", () => {
 			}
 		});
 	}
-	addEventListener("pageshow", () => { for (const f of document.querySelectorAll("form[data-sent]")) delete f.dataset.sent; });
-
 	const wrong = document.querySelector("[autofocus]");
 	if (wrong) wrong.focus();
 });
