@@ -48,7 +48,6 @@ func start() (context.Context, error) {
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("font-render-hinting", "none"), // the same pictures wherever they are made
-		chromedp.Flag("hide-scrollbars", true),
 		chromedp.Flag("lang", "en-GB"),
 	)
 	allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(), options...)

@@ -65,7 +65,8 @@ var scripts = map[string]string{
 	"throw.js": `throw new Error("thrown")`,
 	"late.js": `const p = document.querySelector("p")
 		requestAnimationFrame(() => requestAnimationFrame(() => { p.style.marginTop = "300px"; p.textContent = "moved" }))`,
-	"on.js": `document.querySelector("p").textContent = "script is on"`,
+	"copy.js": `document.querySelector("button").addEventListener("click", async (e) => { await navigator.clipboard.writeText("copied text"); e.target.textContent = "Done" })`,
+	"on.js":   `document.querySelector("p").textContent = "script is on"`,
 }
 
 var pages = map[string]string{
@@ -77,6 +78,7 @@ var pages = map[string]string{
 		<label style="position:relative"><input type=checkbox name=all style="position:absolute;opacity:0">All of them</label>
 		<button>Send</button></form>`,
 	"script":  `<p>script is off</p><script src=/on.js></script>`,
+	"copy":    `<button>Copy</button><script src=/copy.js></script>`,
 	"error":   `<script src=/error.js></script>`,
 	"throw":   `<script src=/throw.js></script>`,
 	"inline":  `<script>document.title = "inline"</script>`,
@@ -159,4 +161,14 @@ func TestScript(t *testing.T) {
 	p.Show(chromium.Look{})
 	p.Reload()
 	p.Sees("script is on")
+}
+
+func TestClipboard(t *testing.T) {
+	p := chromium.New(t, site(t), chromium.Look{})
+	p.Open("/copy")
+	p.Click("Copy")
+	p.Sees("Done")
+	if copied := p.Clipboard(); copied != "copied text" {
+		t.Errorf("the clipboard holds %q", copied)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	cdpbrowser "github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
@@ -73,7 +74,7 @@ func (p *Page) Show(look Look) {
 		zone = look.Zone
 	}
 	p.do(
-		chromedp.EmulateViewport(int64(look.width()), 900),
+		chromedp.EmulateViewport(int64(look.width()), 900, overlayScrollbars),
 		chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
 			if _, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 				Features: []*emulation.MediaFeature{
@@ -94,6 +95,11 @@ func (p *Page) Show(look Look) {
 	)
 	p.look = look
 	p.look.Zone = zone
+}
+
+// overlayScrollbars are those of a telephone: they take no room.
+func overlayScrollbars(screen *emulation.SetDeviceMetricsOverrideParams, _ *emulation.SetTouchEmulationEnabledParams) {
+	screen.ScrollbarType = emulation.SetDeviceMetricsOverrideScrollbarTypeOverlay
 }
 
 // Open goes to a path of the site, or to an address, and waits until it has loaded.
@@ -239,4 +245,21 @@ func (p *Page) do(steps ...chromedp.Action[chromedp.Void]) {
 	if err := chromedp.Do(p.ctx, steps...); err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// Clipboard is what has been copied in this browser. From now on the site may read it.
+func (p *Page) Clipboard() string {
+	p.t.Helper()
+	origin := evaluate[string](p, `location.origin`)
+	for _, permission := range []string{"clipboard-read", "clipboard-write"} {
+		if _, err := chromedp.CallBrowser(p.ctx, cdpbrowser.SetPermission, cdpbrowser.SetPermissionParams{
+			Permission: &cdpbrowser.PermissionDescriptor{Name: permission}, Setting: cdpbrowser.PermissionSettingGranted, Origin: origin,
+			BrowserContextID: chromedp.FromContext(p.ctx).BrowserContextID,
+		}); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	text := evaluate[string](p, `navigator.clipboard.readText()`)
+	gate.WatchTokensIn(text)
+	return text
 }
