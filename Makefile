@@ -72,8 +72,9 @@ faults: caddy-faults
 		go test $(RACE) -count 1 -timeout 0 -v ./faults -faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
 
 screenshots: build $(AXE)
-	@scripts/deps chromium
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy SCREENSHOTS=$(CURDIR)/docs/screenshots go test -count 1 -run '^TestScreenshots$$' ./browser
+	@scripts/deps chromium fonts-inter
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy FONTCONFIG_FILE=$(CURDIR)/tests/chromium/pictures.conf SCREENSHOTS=$(CURDIR)/docs/screenshots \
+		go test -count 1 -run '^TestScreenshots$$' ./browser
 
 fuzz:
 	@scripts/fuzz $(FUZZTIME)

@@ -25,16 +25,25 @@ var looks = []chromium.Look{
 	{Width: 1440}, {Width: 1440, Dark: true},
 }
 
-// member makes a member with that built-in role in a namespace, and its token.
-func member(t *testing.T, g *gate.Gate, name, role, namespace string) (id string, token gate.Token) {
+// everywhere are the grants of who may do everything.
+var everywhere = gate.JSON{"namespace": "*", "roles": []string{"client-admin"}}
+
+// member makes a member, whose login is its name, and its token.
+func member(t *testing.T, g *gate.Gate, name string, grants ...gate.JSON) (id string, token gate.Token) {
 	t.Helper()
-	r := g.Call(t, "POST", "/members", gate.JSON{"name": name, "kind": "person", "login": name,
-		"grants": []gate.JSON{{"namespace": namespace, "roles": []string{role}}}})
-	id, _ = r.JSON()["id"].(string)
-	if r.Status != 201 || id == "" {
-		t.Fatalf("making the member %s: %v", name, r)
-	}
+	member := made(t, g, "/members", gate.JSON{"name": name, "kind": "person", "login": name, "grants": grants})
+	id = member["id"].(string)
 	return id, memberToken(t, g, id)
+}
+
+// made is an object that was made with a POST.
+func made(t *testing.T, g *gate.Gate, path string, fields gate.JSON) gate.JSON {
+	t.Helper()
+	r := g.Call(t, "POST", path, fields)
+	if r.Status != 201 {
+		t.Fatalf("POST %s: %v", path, r)
+	}
+	return r.JSON()
 }
 
 func memberToken(t *testing.T, g *gate.Gate, id string) gate.Token {

@@ -12,7 +12,7 @@ import (
 // key reaches every control.
 func TestPages(t *testing.T) {
 	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", "client-admin", "*")
+	_, token := member(t, g, "ada", everywhere)
 
 	out := chromium.New(t, g.URL, chromium.Look{})
 	look(t, out, "sign-in", "/apikeys/sign-in")

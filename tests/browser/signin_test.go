@@ -15,7 +15,7 @@ import (
 
 func TestSignIn(t *testing.T) {
 	g := gate.Start(t, gate.Config{Site: site})
-	ada, token := member(t, g, "ada", "client-admin", "*")
+	ada, token := member(t, g, "ada", everywhere)
 
 	for name, look := range map[string]chromium.Look{"with script": {}, "without script": {NoScript: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -86,7 +86,7 @@ func TestSignIn(t *testing.T) {
 	})
 
 	t.Run("a disabled member is out at the next click", func(t *testing.T) {
-		bob, token := member(t, g, "bob", "developer", "default")
+		bob, token := member(t, g, "bob", gate.JSON{"namespace": "default", "roles": []string{"developer"}})
 		page := signedIn(t, g, token, chromium.Look{})
 		page.Click("Keys")
 		page.Sees("Sign out")
@@ -113,7 +113,7 @@ func TestSignIn(t *testing.T) {
 // differs in the port alone, which is the same site to a browser: its requests do carry the session.
 func TestOtherOrigins(t *testing.T) {
 	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", "client-admin", "*")
+	_, token := member(t, g, "ada", everywhere)
 	key := g.Mint(t, gate.JSON{"name": "CI", "access": "read_only"})
 
 	stranger := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -147,7 +147,7 @@ func TestOtherOrigins(t *testing.T) {
 
 func TestGuessesAreThrottled(t *testing.T) {
 	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", "client-admin", "*")
+	_, token := member(t, g, "ada", everywhere)
 	page := chromium.New(t, g.URL, chromium.Look{})
 	page.Open("/apikeys/")
 	for tries := 0; page.Status != 429; tries++ {
@@ -174,7 +174,7 @@ func TestTrustedUser(t *testing.T) {
 			trust_user {http.auth.user.id}
 		}
 		respond 404`})
-	member(t, g, "ada", "client-admin", "*")
+	member(t, g, "ada", everywhere)
 	as := func(user string) *chromium.Page {
 		page := chromium.New(t, g.URL, chromium.Look{})
 		page.Open(strings.Replace(g.URL, "://", "://"+user+":secret@", 1) + "/apikeys/")
