@@ -1,0 +1,170 @@
+package keystore_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+var (
+	root = keystore.Root("test")
+	read = []keystore.Permission{{Action: "read"}}
+)
+
+var errCut = errors.New("cut off")
+
+// faulty is a node's way to the database, to be cut, slowed and counted.
+type faulty struct {
+	keystore.Database
+	cut     atomic.Bool            // nothing gets through
+	hangs   atomic.Bool            // nor does an error
+	mute    atomic.Bool            // the node reads, but does not acknowledge, nor hear of changes
+	ahead   atomic.Int64           // how far the database's clock is ahead of the truth, in nanoseconds
+	loads   atomic.Int64           // KeyByDigest
+	holding atomic.Pointer[func()] // called between the snapshot of KeyByDigest and its answer
+}
+
+func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (keystore.Head, error) {
+	if f.hangs.Load() {
+		<-ctx.Done()
+	}
+	if f.cut.Load() || f.mute.Load() || ctx.Err() != nil {
+		return keystore.Head{}, errCut
+	}
+	h, err := f.Database.Renew(ctx, inc, at)
+	h.Now = h.Now.Add(time.Duration(f.ahead.Load()))
+	return h, err
+}
+
+func (f *faulty) Join(ctx context.Context, n keystore.Node) error {
+	if f.cut.Load() {
+		return errCut
+	}
+	return f.Database.Join(ctx, n)
+}
+
+func (f *faulty) SetLease(ctx context.Context, incarnation string, lease time.Duration) error {
+	if f.cut.Load() {
+		return errCut
+	}
+	return f.Database.SetLease(ctx, incarnation, lease)
+}
+
+func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Revision, error) {
+	f.loads.Add(1)
+	if f.cut.Load() {
+		return nil, 0, errCut
+	}
+	if f.hangs.Load() {
+		<-ctx.Done()
+		return nil, 0, ctx.Err()
+	}
+	k, r, err := f.Database.KeyByDigest(ctx, d)
+	if hold := f.holding.Load(); hold != nil {
+		(*hold)()
+	}
+	return k, r, err
+}
+
+// holdOne holds the next load between its snapshot and its answer. It closes read when it is there, and goes on when release is closed.
+func (f *faulty) holdOne() (read, release chan struct{}) {
+	read, release = make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	hold := func() { once.Do(func() { close(read); <-release }) }
+	f.holding.Store(&hold)
+	return read, release
+}
+
+type observer struct{}
+
+func (observer) LookedUp(keystore.Tier, time.Duration) {}
+
+func (observer) Propagated(time.Duration) {}
+
+// A deployment is some nodes on one SQLite file, as separate processes are.
+type deployment struct {
+	testing.TB
+	path string
+}
+
+func newDeployment(t testing.TB) deployment {
+	return deployment{t, filepath.Join(t.TempDir(), "apikeys.db")}
+}
+
+func (d deployment) node(s keystore.Settings) (*keystore.Keystore, *faulty) {
+	d.Helper()
+	return d.nodeAt(1, s)
+}
+
+// nodeAt is a node whose clock runs at another rate.
+func (d deployment) nodeAt(rate float64, s keystore.Settings) (*keystore.Keystore, *faulty) {
+	d.Helper()
+	return d.nodeWith(observer{}, rate, s)
+}
+
+func (d deployment) nodeWith(o keystore.Observer, rate float64, s keystore.Settings) (*keystore.Keystore, *faulty) {
+	d.Helper()
+	db, err := sqldb.OpenSQLite(context.Background(), d.path)
+	if err != nil {
+		d.Fatal(err)
+	}
+	f := &faulty{Database: db}
+	k, err := keystore.OpenAt(context.Background(), rate, f, s, o)
+	if err != nil {
+		d.Fatal(err)
+	}
+	d.Cleanup(func() {
+		if err := k.Close(); err != nil {
+			d.Error(err)
+		}
+	})
+	return k, f
+}
+
+func mint(t testing.TB, k *keystore.Keystore, spec keystore.KeySpec) (*keystore.Key, string) {
+	t.Helper()
+	if spec.Home == nil && spec.Grants == nil {
+		spec.Home = &keystore.Grant{Permissions: read}
+	}
+	key, token, err := k.MintKey(context.Background(), root, spec, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, token.Reveal()
+}
+
+// ask decides about a read in the namespace `default`, as the handler does.
+func ask(k *keystore.Keystore, token string) keystore.Outcome {
+	now := time.Now()
+	a, err := k.Lookup(context.Background(), token, now)
+	if err != nil {
+		return keystore.Unavailable
+	}
+	if a.Outcome != keystore.OK {
+		return a.Outcome
+	}
+	return keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: k.Policy(), Namespace: k.Policy().Namespace("default")})
+}
+
+func want(t testing.TB, what string, got, want keystore.Outcome) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+func revoke(t testing.TB, k *keystore.Keystore, id string, wait time.Duration) keystore.Propagation {
+	t.Helper()
+	_, p, err := k.RevokeKey(context.Background(), root, id, "", false, keystore.ChangeOptions{Wait: wait})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}

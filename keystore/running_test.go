@@ -1,0 +1,141 @@
+package keystore_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func TestWhatRunsIsCutWhenItsKeyDies(t *testing.T) {
+	ctx := context.Background()
+	off := false
+	name := "another"
+	for _, c := range []struct {
+		name string
+		do   func(k *keystore.Keystore, id string) error
+		cut  bool
+	}{
+		{"revoke", func(k *keystore.Keystore, id string) error {
+			_, _, err := k.RevokeKey(ctx, root, id, "", false, keystore.ChangeOptions{})
+			return err
+		}, true},
+		{"inactivate", func(k *keystore.Keystore, id string) error {
+			_, _, err := k.EditKey(ctx, root, id, keystore.KeyPatch{Active: &off}, keystore.ChangeOptions{})
+			return err
+		}, true},
+		{"rotate at once", func(k *keystore.Keystore, id string) error {
+			_, _, _, err := k.RotateKey(ctx, root, id, 0, keystore.ChangeOptions{})
+			return err
+		}, true},
+		{"rotate with grace", func(k *keystore.Keystore, id string) error {
+			_, _, _, err := k.RotateKey(ctx, root, id, time.Hour, keystore.ChangeOptions{})
+			return err
+		}, false},
+		{"rename", func(k *keystore.Keystore, id string) error {
+			_, _, err := k.EditKey(ctx, root, id, keystore.KeyPatch{Name: &name}, keystore.ChangeOptions{})
+			return err
+		}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDeployment(t)
+			a, _ := d.node(keystore.Settings{})
+			b, _ := d.node(keystore.Settings{})
+			key, token := mint(t, a, keystore.KeySpec{})
+			_, other := mint(t, a, keystore.KeySpec{})
+			var cuts [3]atomic.Int32
+			running := []*keystore.Running{run(t, a, token, &cuts[0]), run(t, b, token, &cuts[1])}
+			unhurt := run(t, b, other, &cuts[2])
+			if err := c.do(a, key.ID); err != nil {
+				t.Fatal(err)
+			}
+			for i, want := range []bool{c.cut, c.cut, false} {
+				if got := cuts[i].Load() == 1; got != want {
+					t.Errorf("request %d: cut is %v", i, got)
+				}
+			}
+			a.Leave(running[0])
+			b.Leave(running[1])
+			b.Leave(unhurt)
+		})
+	}
+}
+
+func run(t testing.TB, k *keystore.Keystore, token string, cuts *atomic.Int32) *keystore.Running {
+	t.Helper()
+	for range 100 {
+		a, err := k.Lookup(context.Background(), token, time.Now())
+		if err != nil || a.Outcome != keystore.OK {
+			t.Fatal(a.Outcome, err)
+		}
+		r := &keystore.Running{Cut: func() { cuts.Add(1) }}
+		if k.Enter(a, r) {
+			return r
+		}
+	}
+	t.Fatal("Enter never succeeds")
+	return nil
+}
+
+func TestWhatRunsIsCutWhenItsKeyExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := newDeployment(t).node(keystore.Settings{})
+		_, token := mint(t, a, keystore.KeySpec{ExpiresAt: time.Now().Add(time.Minute)})
+		var cuts atomic.Int32
+		r := run(t, a, token, &cuts)
+		time.Sleep(59 * time.Second)
+		if cuts.Load() != 0 {
+			t.Error("cut before its time")
+		}
+		time.Sleep(3 * time.Second)
+		if cuts.Load() != 1 {
+			t.Error("runs on")
+		}
+		a.Leave(r)
+		want(t, "afterwards", ask(a, token), keystore.Expired)
+	})
+}
+
+func TestWhatRunsIsCutWhenTheLeaseHasRunOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, f := newDeployment(t).node(keystore.Settings{Lease: 30 * time.Second})
+		_, token := mint(t, a, keystore.KeySpec{})
+		var cuts atomic.Int32
+		r := run(t, a, token, &cuts)
+		f.cut.Store(true)
+		time.Sleep(23 * time.Second)
+		if cuts.Load() != 0 {
+			t.Error("cut although the lease lasts")
+		}
+		time.Sleep(8 * time.Second)
+		if cuts.Load() != 1 {
+			t.Error("runs on although nobody knows whether its key lives")
+		}
+		a.Leave(r)
+	})
+}
+
+// TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers: the node's last renewal was just before, and each that follows hangs.
+func TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, _ := d.node(keystore.Settings{})
+		b, fb := d.node(keystore.Settings{})
+		key, token := mint(t, a, keystore.KeySpec{})
+		var cuts atomic.Int32
+		r := run(t, b, token, &cuts)
+		b.Health(t.Context()) // renews
+		fb.hangs.Store(true)
+		if p := revoke(t, a, key.ID, time.Minute); !p.Complete {
+			t.Fatalf("%+v", p)
+		}
+		if cuts.Load() != 1 {
+			t.Error("runs on")
+		}
+		b.Leave(r)
+		fb.hangs.Store(false)
+	})
+}

@@ -1,0 +1,299 @@
+//go:build unix
+
+package sqldb
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
+)
+
+// TestPostgresListener: changes are told of at once, and so are those that a connection may have missed that was cut, or that listened for
+// the schema before a restore made it anew.
+func TestPostgresListener(t *testing.T) {
+	s := newPostgresStore(t)
+	deploy := func() {
+		t.Helper()
+		d := openOnce(t, s.URL(s.schema))
+		if _, err := d.Deployment(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deploy()
+	p, err := newPostgres(s.URL(s.schema) + "&application_name=listener")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan struct{}, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	var listener sync.WaitGroup
+	listener.Go(func() {
+		p.listen(ctx, func() {
+			select {
+			case told <- struct{}{}:
+			case <-ctx.Done():
+			}
+		})
+	})
+	t.Cleanup(listener.Wait)
+	t.Cleanup(stop)
+	await := func(what string) {
+		t.Helper()
+		select {
+		case <-told:
+		case <-time.After(time.Minute):
+			t.Fatal("not told of ", what)
+		}
+	}
+	await("what was there before")
+	for name, disturb := range map[string]func() error{
+		"a cut": func() error {
+			_, err := s.Query("", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'listener'")
+			return err
+		},
+		"a restore": func() error {
+			return s.Server.Exec("", fmt.Sprintf("BEGIN; DROP SCHEMA %[1]s CASCADE; CREATE SCHEMA %[1]s; COMMIT", s.schema))
+		},
+	} {
+		if err := disturb(); err != nil {
+			t.Fatal(name, ": ", err)
+		}
+		await("what was missed in " + name)
+		if name == "a restore" {
+			deploy()
+			await("the restored tables")
+		}
+		if err := s.Exec("UPDATE namespaces SET name = 'after " + name + "'"); err != nil {
+			t.Fatal(err)
+		}
+		await("a change after " + name)
+	}
+}
+
+// TestPostgresRestart cuts all connections, as a crash of the server does: what was answered is there, and everything goes on.
+func TestPostgresRestart(t *testing.T) {
+	ctx := context.Background()
+	s := postgrestest.StartFor(t)
+	d := openOnce(t, s.URL(""))
+	if _, err := d.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	at, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n"}) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Update(ctx, func(tx keystore.Tx) error {
+		if err := tx.InsertNamespace(&keystore.Namespace{ID: "lost"}); err != nil {
+			return err
+		}
+		return s.Halt()
+	})
+	if err == nil || strings.Contains(err.Error(), postgrestest.Password) {
+		t.Fatal(err)
+	}
+	_, err = d.Renew(ctx, "nobody", keystore.Position{})
+	if err == nil || strings.Contains(err.Error(), postgrestest.Password) {
+		t.Fatal(err)
+	}
+	t.Log(err)
+	if err := s.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		h, err := d.Renew(ctx, "nobody", keystore.Position{})
+		if err == nil && h.Revision == at {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(h, err)
+		}
+	}
+	if _, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.DeleteNamespace("n") }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPostgresCutConnections: those in the pool that have been cut are no one's trouble but ours.
+func TestPostgresCutConnections(t *testing.T) {
+	ctx := context.Background()
+	s := newPostgresStore(t)
+	d := openOnce(t, s.URL(s.schema)+"&application_name=cut")
+	if _, err := d.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]func() error{
+		"Renew":       func() error { _, err := d.Renew(ctx, "i", keystore.Position{}); return err },
+		"Nodes":       func() error { _, err := d.Nodes(ctx); return err },
+		"Changes":     func() error { _, err := d.Changes(ctx, 0, 0); return err },
+		"KeyByDigest": func() error { _, _, err := d.KeyByDigest(ctx, keystore.Digest{}); return err },
+		"Keys":        func() error { _, _, err := d.Keys(ctx, keystore.KeyFilter{}, "", 1); return err },
+		"Policy":      func() error { _, err := d.Policy(ctx, 0); return err },
+		"Acknowledge": func() error { return d.Acknowledge(ctx, "i", 1) },
+		"Update": func() error {
+			_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Policy(0); return err })
+			return err
+		},
+	} {
+		var wg sync.WaitGroup
+		for range 2 * readers { // fills the pools
+			wg.Go(func() {
+				if err := call(); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+		}
+		wg.Wait()
+		if _, err := s.Query("", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut'"); err != nil {
+			t.Fatal(err)
+		}
+		if err := call(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestPostgresOpenErrors(t *testing.T) {
+	s := postgresServer(t)
+	const secret, away = "hunter2", "cannot be reached"
+	hung, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes connections, and nobody says anything
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hung.Close()
+	for _, row := range []struct{ url, want string }{
+		{"", "this is not a PostgreSQL URL"},
+		{"host=localhost password=" + secret, "this is not a PostgreSQL URL"},
+		{"mysql://u:" + secret + "@h/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:" + secret + "/x@h:5432/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:a#" + secret + "@h/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:%zz" + secret + "@h/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:" + secret + "@h/db?sslmode=" + secret, "sslmode is invalid"},
+		{"postgres://u:" + secret + "@h/db?sslmode=sometimes", "sslmode"},
+		{"postgres://u:" + secret + "@h/db?target_session_attrs=best", "target_session_attrs"},
+		{"postgres://u:" + secret + "@h/db?sslmode=verify-full&sslrootcert=/no/such/file", "/no/such/file"},
+		{"postgres://u:" + secret + "@" + s.Address() + "/db", "refuses the user or its password"},
+		{"postgres://postgres:" + secret + "@" + s.Address() + "/postgres", "refuses the user or its password"},
+		{"postgres://u:" + secret + "@127.0.0.1:1/db", away},
+		{"postgres://u:" + secret + "@127.0.0.1:1,127.0.0.1:2/db", away},
+		{"postgres://u:" + secret + "@" + hung.Addr().String() + "/db?connect_timeout=1", away},
+		{"postgres://u:" + secret + "@no-such-host.invalid/db", away},
+		{"postgres:///db?host=/no/such/directory&user=u&password=" + secret, away},
+		{"postgres://u:" + secret + "@127.0.0.1:1," + s.Address() + "/db", "refuses the user or its password"},
+		{s.URL("") + "?sslmode=require", "server refused TLS connection"},
+		{strings.Replace(s.URL(""), "/postgres?", "/none?", 1) + "?search_path=no_such_schema", "no schema that the search_path names is there"},
+		{strings.TrimSuffix(s.URL(""), "postgres") + "none", "make the database first"},
+	} {
+		d, err := OpenPostgres(context.Background(), row.url)
+		if err == nil {
+			d.Close()
+			t.Errorf("opened with %q wanted", row.want)
+			continue
+		}
+		text := err.Error()
+		if !strings.Contains(text, row.want) || strings.Contains(text, secret) || strings.Contains(text, "\n") || strings.Contains(text, "p%40ss") {
+			t.Errorf("%s\nwant %q, on one line, without the password", text, row.want)
+		}
+		if Unreachable(err) != (row.want == away) {
+			t.Errorf("unreachable is %v for %s", Unreachable(err), text)
+		}
+	}
+}
+
+// TestPostgresSettings: what breaks a promise is refused, as told by a function that stands before the one that knows.
+func TestPostgresSettings(t *testing.T) {
+	s := newPostgresStore(t)
+	for _, row := range []struct{ commit, lies, want string }{
+		{"on", "('server_version_num', '120022'), ('server_version', '12.22')", "this server is PostgreSQL 12.22, and 13 is the oldest that will do"},
+		{"off", "('', '')", "synchronous_commit is off"},
+		{"local", "('synchronous_standby_names', 'ANY 1 (a, b)')", "ALTER ROLE … SET synchronous_commit = on"},
+		{"local", "('synchronous_standby_names', '')", ""},
+		{"remote_write", "('synchronous_standby_names', 'ANY 1 (a, b)')", ""},
+	} {
+		if err := s.Exec(`CREATE OR REPLACE FUNCTION current_setting(text) RETURNS text LANGUAGE sql AS $$
+			SELECT coalesce((SELECT value FROM (VALUES ` + row.lies + `) AS v (name, value) WHERE name = $1), pg_catalog.current_setting($1)) $$`); err != nil {
+			t.Fatal(err)
+		}
+		d, err := OpenPostgres(t.Context(), s.URL(s.schema+",pg_catalog")+"&synchronous_commit="+row.commit)
+		if err == nil {
+			err = d.Close()
+		}
+		if row.want == "" && err != nil || row.want != "" && (err == nil || !strings.Contains(err.Error(), row.want)) {
+			t.Errorf("%+v: %v", row, err)
+		}
+	}
+}
+
+// TestPostgresPooler: what poolers that are set up otherwise than we need say, as PgBouncer 1.18 does.
+func TestPostgresPooler(t *testing.T) {
+	for want, e := range map[string]pgconn.PgError{
+		"ALTER ROLE":           {Severity: "FATAL", Code: "08P01", Message: "unsupported startup parameter: search_path"},
+		"pool_mode = session":  {Severity: "ERROR", Code: "42P05", Message: `prepared statement "stmtcache_1" already exists`},
+		"pool_mode = session)": {Severity: "ERROR", Code: "26000", Message: `prepared statement "stmtcache_1" does not exist`},
+	} {
+		if err := explainPostgres(&e); !strings.Contains(err.Error(), want) || Unreachable(err) {
+			t.Error(err)
+		}
+	}
+	if err := explainPostgres(&pgconn.PgError{Severity: "FATAL", Code: "08P01", Message: "server login has been failing"}); !Unreachable(err) {
+		t.Errorf("the server behind a pooler is away: %v", err)
+	}
+}
+
+func TestPostgresIdentity(t *testing.T) {
+	for url, want := range map[string]string{
+		"postgres://u:hunter2@Host:5432/db":                               "u@host:5432/db",
+		"postgresql://u:other@host:5432/db?sslmode=disable":               "u@host:5432/db",
+		"postgres://u@a:1,b:2/db?search_path=keys&password=hunter2":       "u@a:1,b:2/db search_path=keys",
+		"postgres:///db?host=/run/postgresql&user=me&sslpassword=hunter2": "me@/run/postgresql/db",
+	} {
+		if got, err := PostgresIdentity(url); err != nil || got != want {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+	}
+}
+
+// TestPostgresReconnect: the password changes under a running process.
+func TestPostgresReconnect(t *testing.T) {
+	ctx := context.Background()
+	s := newPostgresStore(t)
+	if err := s.Exec("CREATE ROLE rotating LOGIN PASSWORD 'first'; GRANT CREATE, USAGE ON SCHEMA " + s.schema + " TO rotating"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Exec("DROP OWNED BY rotating; DROP ROLE rotating"); err != nil {
+			t.Error(err)
+		}
+	})
+	url := func(password string) string {
+		return "postgres://rotating:" + password + "@" + s.Address() + "/postgres?search_path=" + s.schema
+	}
+	d := openOnce(t, url("first"))
+	if err := s.Exec("ALTER ROLE rotating PASSWORD 'second'"); err != nil {
+		t.Fatal(err)
+	}
+	d.lease.SetMaxIdleConns(0)
+	if _, err := d.Nodes(ctx); err == nil || !strings.Contains(err.Error(), "refuses the user or its password") {
+		t.Fatal(err)
+	}
+	if err := d.Reconnect(s.URL("")); err == nil {
+		t.Fatal("another database was taken for the same")
+	}
+	if err := d.Reconnect(url("second")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Nodes(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
