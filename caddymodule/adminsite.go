@@ -74,7 +74,7 @@ func (s *AdminSite) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 	}
 	outcome := keystore.BadTarget
 	var caller keystore.Caller
-	if canonicalTarget(r, false) {
+	if canonicalTarget(r, c.path, false) {
 		if forPeople(r.URL.Path) {
 			return s.serveConsole(&c)
 		}

@@ -81,8 +81,7 @@ var unfitHeaders = []string{"Host", "Cookie", "Connection", "Upgrade", "Transfer
 
 // sources are the places of a request that one handler reads credentials from.
 type sources struct {
-	list          []source
-	authorization bool // one of them is the header Authorization
+	list []source
 }
 
 // compileSources checks a list of sources; an empty one is the default.
@@ -102,7 +101,6 @@ func compileSources(configured []CredentialSource) (sources, error) {
 			}
 		}
 		out.list = append(out.list, s)
-		out.authorization = out.authorization || s.name == "Authorization" && s.kind == headerSource
 	}
 	return out, nil
 }
@@ -132,9 +130,6 @@ type credential struct {
 // find returns the one credential of a request: [keystore.OK], [keystore.Missing] or [keystore.Ambiguous]. What it
 // returns need not be well-formed.
 func (s *sources) find(header http.Header, rawQuery string) (credential, keystore.Outcome) {
-	if s.authorization && len(header["Authorization"]) > 1 {
-		return credential{}, keystore.Ambiguous
-	}
 	var found credential
 	for i := range s.list {
 		source := &s.list[i]

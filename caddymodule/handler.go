@@ -143,7 +143,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	c.method, c.path, c.query = r.Method, r.URL.EscapedPath(), r.URL.RawQuery
 	outcome := keystore.BadTarget
-	if canonicalTarget(r, h.rules.encodedSlash) {
+	if canonicalTarget(r, c.path, h.rules.encodedSlash) {
 		outcome = h.judge(&c)
 	}
 	h.conclude(&c, outcome)
@@ -186,8 +186,8 @@ type call struct {
 	w       http.ResponseWriter
 	r       *http.Request
 	now     time.Time
-	at      time.Time // the same on the database's clock, once a record is found
-	request *request  // what all handlers know of it
+	at      int64    // the same on the database's clock, in Unix nanoseconds, once a record is found
+	request *request // what all handlers know of it
 	// repeated says that an earlier handler has let the request through for a key: this one uses the same. The earlier one may
 	// have returned, as in handle_errors, so this one watches over the request too.
 	repeated bool

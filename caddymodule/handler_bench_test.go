@@ -26,6 +26,7 @@ type repeater struct {
 	header http.Header
 	vars   map[string]any
 	repl   *caddy.Replacer
+	fresh  caddy.Replacer // as it was: each request adds to its own
 	w      discard
 }
 
@@ -36,11 +37,13 @@ func newRepeater(t testing.TB, wire string) *repeater {
 	rep.vars = rep.r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	rep.vars[caddyhttp.ClientIPVarKey] = "203.0.113.7"
 	rep.header = rep.r.Header.Clone()
+	rep.fresh = *rep.repl
 	return rep
 }
 
 func (rep *repeater) serve(t testing.TB, h caddyhttp.MiddlewareHandler) {
 	delete(rep.vars, requestVar)
+	*rep.repl = rep.fresh
 	clear(rep.r.Header)
 	for name, lines := range rep.header {
 		rep.r.Header[name] = lines

@@ -162,6 +162,9 @@ func removeCredential(r *http.Request, c *credential) {
 
 // redact replaces the credential in a text.
 func (c *credential) redact(text string) string {
+	if len(text) < len(c.token) { // as most headers: and what is encoded is longer still
+		return text
+	}
 	text = redactSecret(text, c.token)
 	if c.raw != c.token {
 		text = redactSecret(text, c.raw)

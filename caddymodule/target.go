@@ -8,17 +8,16 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// canonicalTarget reports whether the path of r, as it will be sent on and as it came, is read in the same way by
+// canonicalTarget reports whether the path of r, as it will be sent on (its URL's EscapedPath) and as it came, is read in the same way by
 // everyone who may read it: see canonicalPath. An absolute-form target is not, since net/http lets its authority replace
 // the Host line.
-func canonicalTarget(r *http.Request, encodedSlash bool) bool {
+func canonicalTarget(r *http.Request, sent string, encodedSlash bool) bool {
 	if r.Method == http.MethodConnect && r.URL.Path == "" {
 		return true // it has an authority and no path (RFC 9112 §3.2.3), and is refused for its method
 	}
 	if r.URL.Opaque != "" {
 		return false
 	}
-	sent := r.URL.EscapedPath()
 	if !canonicalPath(sent, encodedSlash) {
 		return false
 	}

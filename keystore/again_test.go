@@ -41,7 +41,7 @@ func TestAgain(t *testing.T) {
 		if k.Enter(before, &keystore.Running{Cut: func() {}}) {
 			t.Error("a revoked key's request enters")
 		}
-		if o := keystore.Decide(again().Record, &keystore.Request{Now: time.Now(), Policy: k.Policy(), Namespace: k.Policy().Namespace("default")}); o != keystore.Revoked {
+		if o := keystore.Decide(again().Record, &keystore.Request{Now: time.Now().UnixNano(), Policy: k.Policy(), Namespace: k.Policy().Namespace("default")}); o != keystore.Revoked {
 			t.Errorf("after a revoke it is %s", o)
 		}
 	}

@@ -16,13 +16,17 @@ type clock struct {
 
 func newClock(rate float64) clock { return clock{rate, time.Now()} }
 
-func (c clock) now() time.Time { return c.of(time.Now()) }
+func (c *clock) now() time.Time { return c.of(time.Now()) }
 
 // of is what the clock says at a reading of the machine's.
-func (c clock) of(t time.Time) time.Time {
+func (c *clock) of(t time.Time) time.Time {
 	if c.rate == 0 {
 		return t
 	}
+	return c.scaled(t)
+}
+
+func (c *clock) scaled(t time.Time) time.Time {
 	return c.since.Add(time.Duration(float64(t.Sub(c.since)) * c.rate))
 }
 

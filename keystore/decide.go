@@ -1,13 +1,10 @@
 package keystore
 
-import (
-	"net/netip"
-	"time"
-)
+import "net/netip"
 
 // A Request is what [Decide] judges a record against.
 type Request struct {
-	Now       time.Time  // read after the request arrived, on the database's clock
+	Now       int64      // read after the request arrived, on the database's clock, in Unix nanoseconds
 	Policy    *Directory // read after Now was
 	Namespace *Namespace // nil: none, or one that does not exist
 	Need      Need
@@ -18,26 +15,25 @@ type Request struct {
 // Decide returns the outcome for a record, nil meaning that the credential opens nothing: [OK], [Unknown], [Revoked],
 // [Expired], [Inactive], [OwnerDisabled], [Early], [Address] or [Forbidden], the first that applies. It is a pure function.
 func Decide(r *Record, q *Request) Outcome {
-	now := q.Now.UnixNano()
 	switch {
-	case r == nil || now >= r.secretEnds:
+	case r == nil || q.Now >= r.secretEnds:
 		return Unknown
 	case r.revoked:
 		return Revoked
-	case now >= r.keyEnds:
+	case q.Now >= r.keyEnds:
 		return Expired
 	case !r.active:
 		return Inactive
 	}
-	held := r.held.under(q.Policy, q.Namespace)
+	may := r.held.under(q.Policy, q.Namespace)
 	switch {
-	case !held.alive:
+	case !may.alive:
 		return OwnerDisabled
 	case q.Early && (q.Need.Class == Write || len(r.AllowedIPs) > 0):
 		return Early
 	case len(r.AllowedIPs) > 0 && !contains(r.AllowedIPs, q.Client):
 		return Address
-	case q.Namespace == nil || !held.sets[q.Namespace].Allows(q.Need):
+	case !may.allows(&q.Need):
 		return Forbidden
 	}
 	return OK

@@ -26,8 +26,9 @@ func TestDecideNamesTheFirstFailure(t *testing.T) {
 	})
 	acme := policy.Namespace("acme")
 	inside := netip.MustParseAddr("10.1.2.3")
-	good := Request{Now: noon, Namespace: acme, Client: inside}
-	bad := Request{Now: noon, Namespace: nil, Need: Need{Class: Write}, Early: true}
+	at := noon.UnixNano()
+	good := Request{Now: at, Namespace: acme, Client: inside}
+	bad := Request{Now: at, Namespace: nil, Need: Need{Class: Write}, Early: true}
 	for _, c := range []struct {
 		name string
 		r    *Record
@@ -42,21 +43,21 @@ func TestDecideNamesTheFirstFailure(t *testing.T) {
 		{"ends when nobody will see it", key(func(k *Key, s *Secret) {
 			k.ExpiresAt = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 			s.ExpiresAt, k.AllowedIPs = k.ExpiresAt, nil
-		}), Request{Now: noon, Namespace: acme}, OK},
+		}), Request{Now: at, Namespace: acme}, OK},
 		{"owner disabled", key(func(k *Key, _ *Secret) { k.Owner = "bob" }), bad, OwnerDisabled},
 		{"owner gone", key(func(k *Key, _ *Secret) { k.Owner = "eve" }), bad, OwnerDisabled},
 		{"early write", key(func(*Key, *Secret) {}), bad, Early},
-		{"early read of a key with addresses", key(func(*Key, *Secret) {}), Request{Now: noon, Namespace: acme, Client: inside, Early: true}, Early},
-		{"early read", key(func(k *Key, _ *Secret) { k.AllowedIPs = nil }), Request{Now: noon, Namespace: acme, Early: true}, OK},
-		{"wrong address", key(func(*Key, *Secret) {}), Request{Now: noon, Client: netip.MustParseAddr("11.0.0.1")}, Address},
-		{"no address", key(func(*Key, *Secret) {}), Request{Now: noon}, Address},
-		{"no such namespace", key(func(*Key, *Secret) {}), Request{Now: noon, Client: inside}, Forbidden},
-		{"no such namespace, all granted", key(func(k *Key, _ *Secret) { k.Grants[0] = Grant{Namespace: "*", Permissions: []Permission{{Action: "*"}}} }), Request{Now: noon, Client: inside}, Forbidden},
-		{"another namespace", key(func(*Key, *Secret) {}), Request{Now: noon, Client: inside, Namespace: policy.Namespace("other")}, Forbidden},
-		{"another class", key(func(*Key, *Secret) {}), Request{Now: noon, Client: inside, Namespace: acme, Need: Need{Class: Write}}, Forbidden},
-		{"any namespace", key(func(k *Key, _ *Secret) { k.Grants[0].Namespace = "*" }), Request{Now: noon, Client: inside, Namespace: policy.Namespace("other")}, OK},
-		{"mapped address", key(func(*Key, *Secret) {}), Request{Now: noon, Namespace: acme, Client: netip.MustParseAddr("::ffff:10.1.2.3")}, OK},
-		{"zoned address", key(func(*Key, *Secret) {}), Request{Now: noon, Namespace: acme, Client: netip.MustParseAddr("2001:db8::1%eth0")}, OK},
+		{"early read of a key with addresses", key(func(*Key, *Secret) {}), Request{Now: at, Namespace: acme, Client: inside, Early: true}, Early},
+		{"early read", key(func(k *Key, _ *Secret) { k.AllowedIPs = nil }), Request{Now: at, Namespace: acme, Early: true}, OK},
+		{"wrong address", key(func(*Key, *Secret) {}), Request{Now: at, Client: netip.MustParseAddr("11.0.0.1")}, Address},
+		{"no address", key(func(*Key, *Secret) {}), Request{Now: at}, Address},
+		{"no such namespace", key(func(*Key, *Secret) {}), Request{Now: at, Client: inside}, Forbidden},
+		{"no such namespace, all granted", key(func(k *Key, _ *Secret) { k.Grants[0] = Grant{Namespace: "*", Permissions: []Permission{{Action: "*"}}} }), Request{Now: at, Client: inside}, Forbidden},
+		{"another namespace", key(func(*Key, *Secret) {}), Request{Now: at, Client: inside, Namespace: policy.Namespace("other")}, Forbidden},
+		{"another class", key(func(*Key, *Secret) {}), Request{Now: at, Client: inside, Namespace: acme, Need: Need{Class: Write}}, Forbidden},
+		{"any namespace", key(func(k *Key, _ *Secret) { k.Grants[0].Namespace = "*" }), Request{Now: at, Client: inside, Namespace: policy.Namespace("other")}, OK},
+		{"mapped address", key(func(*Key, *Secret) {}), Request{Now: at, Namespace: acme, Client: netip.MustParseAddr("::ffff:10.1.2.3")}, OK},
+		{"zoned address", key(func(*Key, *Secret) {}), Request{Now: at, Namespace: acme, Client: netip.MustParseAddr("2001:db8::1%eth0")}, OK},
 		{"all well", key(func(*Key, *Secret) {}), good, OK},
 	} {
 		c.q.Policy = policy

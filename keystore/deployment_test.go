@@ -100,10 +100,10 @@ func newDeployment(t testing.TB) deployment {
 
 func (d deployment) node(s keystore.Settings) (*keystore.Keystore, *faulty) {
 	d.Helper()
-	return d.nodeAt(1, s)
+	return d.nodeAt(0, s)
 }
 
-// nodeAt is a node whose clock runs at another rate.
+// nodeAt is a node whose clock runs at another rate than the machine's; 0: it is the machine's.
 func (d deployment) nodeAt(rate float64, s keystore.Settings) (*keystore.Keystore, *faulty) {
 	d.Helper()
 	return d.nodeWith(observer{}, rate, s)

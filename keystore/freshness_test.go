@@ -171,7 +171,7 @@ func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
 		var last time.Time
 		for range 200 {
 			last = time.Now()
-			a.Used(answer.Record, last)
+			a.Used(answer.Record, last.UnixNano())
 			time.Sleep(100 * time.Millisecond)
 		}
 		time.Sleep(4 * time.Second)
@@ -191,7 +191,7 @@ func ExampleDecide() {
 	record := keystore.NewRecord(key, keystore.DigestOf("a credential"))
 	policy := keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{{ID: "acme"}}})
 	for _, class := range []keystore.Class{keystore.Read, keystore.Write} {
-		fmt.Println(keystore.Decide(record, &keystore.Request{Now: time.Now(), Policy: policy, Namespace: policy.Namespace("acme"), Need: keystore.Need{Class: class, Resource: "orders"}}))
+		fmt.Println(keystore.Decide(record, &keystore.Request{Now: time.Now().UnixNano(), Policy: policy, Namespace: policy.Namespace("acme"), Need: keystore.Need{Class: class, Resource: "orders"}}))
 	}
 	// Output:
 	// ok

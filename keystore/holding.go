@@ -37,55 +37,56 @@ func holdingOf(grants []Grant, owner string) *holding {
 	return holdings.intern(text.String(), h)
 }
 
-// resolved are the sets of one holding under one directory, as far as they have been asked for.
+// resolved is what one holding gives under one directory, in the namespaces that have been asked for.
 type resolved struct {
 	directory *Directory
-	alive     bool // the owner
-	sets      map[*Namespace]entitlement
+	sets      map[*Namespace]*entitlement
 }
 
-// An entitlement is what a key may do in one namespace.
+// An entitlement is what a key may do in one namespace. In none it is nothing.
 type entitlement struct {
 	key   *Set
 	owner *Set // bounds the key, unless it acts for root
 	root  bool
+	alive bool // the owner
 	both  *Set // what both hold, to be shown; nil but in resolved
 }
 
-// Allows reports whether it allows what a request needs: the key's own set does, and its owner's.
-func (e entitlement) Allows(n Need) bool {
-	return e.key.Allows(n) && (e.root || e.owner.Allows(n))
+// allows reports whether it allows what a request needs: the key's own set does, and its owner's.
+func (e *entitlement) allows(n *Need) bool {
+	return e.key.Allows(*n) && (e.root || e.owner.Allows(*n))
 }
 
 // resolvedSets bounds how many namespaces of one holding are kept resolved.
 const resolvedSets = 256
 
-// under returns the sets of a holding under a directory, with that of a namespace among them, unless it is nil.
-func (h *holding) under(d *Directory, ns *Namespace) *resolved {
+// under returns what a holding gives in a namespace, which may be nil, under a directory.
+func (h *holding) under(d *Directory, ns *Namespace) *entitlement {
 	held := h.resolved.Load()
 	if held != nil && held.directory == d {
-		if _, known := held.sets[ns]; known || ns == nil {
-			return held
+		if e, known := held.sets[ns]; known {
+			return e
 		}
 	}
-	next := &resolved{directory: d, alive: d.aliveOwner(h.owner), sets: make(map[*Namespace]entitlement, 1)}
+	e := h.in(d, ns)
+	if e.both = e.key; !e.root {
+		e.both = intersection(e.key, e.owner)
+	}
+	next := &resolved{directory: d, sets: map[*Namespace]*entitlement{ns: e}}
 	if held != nil && held.directory == d && len(held.sets) < resolvedSets {
 		maps.Copy(next.sets, held.sets)
 	}
-	if ns != nil {
-		e := h.in(d, ns)
-		if e.both = e.key; !e.root {
-			e.both = intersection(e.key, e.owner)
-		}
-		next.sets[ns] = e
-	}
 	h.resolved.Store(next)
-	return next
+	return e
 }
 
 // in is what a key with this holding may do in a namespace.
-func (h *holding) in(d *Directory, ns *Namespace) entitlement {
-	e := entitlement{key: d.setIn(h, ns, true), root: h.owner == RootMember}
+func (h *holding) in(d *Directory, ns *Namespace) *entitlement {
+	e := &entitlement{root: h.owner == RootMember, alive: d.aliveOwner(h.owner)}
+	if ns == nil {
+		return e
+	}
+	e.key = d.setIn(h, ns, true)
 	if m := d.members[h.owner]; m != nil && m.Active {
 		e.owner = d.setIn(m.holds, ns, false)
 	}

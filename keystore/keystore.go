@@ -132,12 +132,13 @@ func (k *Keystore) Configure(s Settings) {
 	}
 }
 
-// Now is the time on the database's clock, as far as this node knows it.
+// Now is the time on the database's clock, as far as this node knows it, in UTC.
 func (k *Keystore) Now() time.Time { return k.databaseTime(k.clock.now()) }
 
 // databaseTime is what the database's clock says at a reading of our own.
 func (k *Keystore) databaseTime(own time.Time) time.Time {
-	return k.node.lease.term.Load().databaseTime(own)
+	now, _ := k.node.lease.term.Load().at(own)
+	return time.Unix(0, now).UTC()
 }
 
 // Close leaves the deployment: nothing is trusted any more, requests on their way are cut, last uses are written, the node's row is removed,
@@ -176,8 +177,9 @@ type Answer struct {
 	Record *Record
 	// Outcome is [OK] when there is a record, whatever its state: [Decide] judges that.
 	Outcome Outcome
-	// Now is the time of the request on the database's clock, for [Decide]: so a wrong clock of this machine extends no key's life.
-	Now time.Time
+	// Now is the time of the request on the database's clock, in Unix nanoseconds, for [Decide]: so a wrong clock of this machine extends no
+	// key's life.
+	Now int64
 
 	generation uint64 // of its shard, read before the record was
 }
@@ -219,9 +221,8 @@ func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now 
 	now = cachedClock(k.clock.of(now))
 	s := k.cache.shard(&d)
 	a := Answer{generation: s.generation.Load()}
-	held := k.node.lease.term.Load()
-	a.Now = held.databaseTime(now)
-	if held.holds(now) {
+	var held bool
+	if a.Now, held = k.node.lease.term.Load().at(now); held {
 		if r, known := s.find(&d, now.UnixNano()); known {
 			return a.with(s, r), nil
 		}
@@ -239,7 +240,7 @@ func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now 
 			return Answer{}, err
 		}
 		a.generation = s.generation.Load()
-		a.Now = k.databaseTime(now)
+		a.Now, _ = k.node.lease.term.Load().at(now)
 	}
 	if !tagged && !k.node.imported.Load() { // the lease holds: there is none that it could be
 		return Answer{Outcome: Malformed}, nil

@@ -21,15 +21,15 @@ type use struct {
 	at    time.Time
 }
 
-// Used notes that a request of this record was let through at now. Mostly that is one comparison.
-func (k *Keystore) Used(r *Record, now time.Time) {
-	last, this := r.usedAt.Load(), now.UnixNano()
-	if this-last < int64(useGrain) || !r.usedAt.CompareAndSwap(last, this) {
+// Used notes that a request of this record was let through at now, in Unix nanoseconds. Mostly that is one comparison.
+func (k *Keystore) Used(r *Record, now int64) {
+	last := r.usedAt.Load()
+	if now-last < int64(useGrain) || !r.usedAt.CompareAndSwap(last, now) {
 		return
 	}
 	s := k.cache.shard(&r.Digest)
 	s.mu.Lock()
-	s.used = append(s.used, use{r.KeyID, now.UTC()})
+	s.used = append(s.used, use{r.KeyID, time.Unix(0, now).UTC()})
 	s.mu.Unlock()
 }
 

@@ -32,42 +32,40 @@ type lease struct {
 	term atomic.Pointer[term] // nil: never held
 }
 
-// A term is what one renewal found out.
+// A term is what one renewal found out. What each request needs of it is kept in nanoseconds.
 type term struct {
-	until    time.Time // zero: dropped
-	asked    time.Time // own clock, before the database was asked
-	database time.Time // the database's clock at that moment
+	asked    time.Time     // own clock, before the database was asked
+	length   time.Duration // from then on; zero: dropped
+	ends     int64         // the same by the own clock as it can be set, in Unix nanoseconds
+	database int64         // the database's clock at asked, in Unix nanoseconds
 }
 
-// databaseTime is what the database's clock says at a reading of our own.
-func (t *term) databaseTime(now time.Time) time.Time { return t.database.Add(now.Sub(t.asked)) }
-
-// holds reports whether the term covers now, which carries a monotonic reading as time.Now returns it. It takes both clocks to
-// say so: the monotonic one stops while a machine is suspended, and the other can be set (protocol.md section 6).
-func (t *term) holds(now time.Time) bool {
-	return t != nil && now.Before(t.until) && now.UnixNano() < t.until.UnixNano()
+// at returns what the database's clock says at a reading of our own, in Unix nanoseconds, and whether the term covers it. The reading carries
+// a monotonic one as time.Now returns it. It takes both clocks to say that it is covered: the monotonic one stops while a machine is suspended,
+// and the other can be set (protocol.md section 6).
+func (t *term) at(own time.Time) (database int64, held bool) {
+	passed := own.Sub(t.asked)
+	return t.database + int64(passed), passed < t.length && own.UnixNano() < t.ends
 }
 
-func (l *lease) holds(now time.Time) bool { return l.term.Load().holds(now) }
+func (l *lease) holds(own time.Time) bool {
+	t := l.term.Load()
+	if t == nil {
+		return false
+	}
+	_, held := t.at(own)
+	return held
+}
 
 // extend begins the term of a renewal. The database's clock is taken to be where it was thought to be, as far as the new reading lets it:
 // it was taken at some moment between asked and replied.
 func (l *lease) extend(length time.Duration, r reading) {
-	next := &term{until: r.asked.Add(length), asked: r.asked, database: r.database}
+	database := r.database.UnixNano()
 	if held := l.term.Load(); held != nil {
-		next.database = clamp(held.databaseTime(r.asked), r.database.Add(-r.replied.Sub(r.asked)), r.database)
+		thought, _ := held.at(r.asked)
+		database = min(max(thought, database-int64(r.replied.Sub(r.asked))), database)
 	}
-	l.term.Store(next)
-}
-
-func clamp(t, low, high time.Time) time.Time {
-	switch {
-	case t.Before(low):
-		return low
-	case t.After(high):
-		return high
-	}
-	return t
+	l.term.Store(&term{asked: r.asked, length: length, ends: r.asked.Add(length).UnixNano(), database: database})
 }
 
 func (l *lease) drop() {
@@ -79,15 +77,15 @@ func (l *lease) drop() {
 // endsBy reports whether the lease holds at no time after t.
 func (l *lease) endsBy(t time.Time) bool {
 	held := l.term.Load()
-	return held == nil || !held.until.After(t)
+	return held == nil || held.length == 0 || !held.asked.Add(held.length).After(t)
 }
 
 func (l *lease) remaining(now time.Time) time.Duration {
-	held := l.term.Load()
-	if !held.holds(now) {
+	if !l.holds(now) {
 		return 0
 	}
-	return held.until.Sub(now)
+	held := l.term.Load()
+	return max(0, held.length-now.Sub(held.asked))
 }
 
 // node is what this process is to the deployment: protocol.md section 4.

@@ -99,7 +99,7 @@ func TestEveryTakingIsMeasuredOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
 		measured := new(propagations)
-		a, _ := d.nodeWith(measured, 1, keystore.Settings{Lease: 10 * time.Second})
+		a, _ := d.nodeWith(measured, 0, keystore.Settings{Lease: 10 * time.Second})
 		_, fb := d.node(keystore.Settings{Lease: 10 * time.Second})
 		key, _ := mint(t, a, keystore.KeySpec{})
 		if n := len(measured.seen()); n != 0 {

@@ -24,7 +24,7 @@ type Record struct {
 	active     bool
 	personal   bool
 
-	usedAt atomic.Int64 // Unix seconds, coarse: see lastused.go
+	usedAt atomic.Int64 // Unix nanoseconds, coarse: see lastused.go
 }
 
 const never = math.MaxInt64
@@ -59,5 +59,5 @@ func (r *Record) ends() int64 { return min(r.keyEnds, r.secretEnds) }
 
 // Set returns what the record's key and its owner both hold in a namespace.
 func (r *Record) Set(d *Directory, ns *Namespace) *Set {
-	return r.held.under(d, ns).sets[ns].both
+	return r.held.under(d, ns).both
 }

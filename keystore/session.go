@@ -56,11 +56,12 @@ func (k *Keystore) LookupSession(ctx context.Context, session string, now time.T
 	if err != nil {
 		return Answer{}, err
 	}
-	if s.over(a.Now) {
+	at := time.Unix(0, a.Now).UTC()
+	if s.over(at) {
 		return Answer{Outcome: Unknown}, nil
 	}
-	if a.Now.Sub(s.UsedAt) >= sessionGrain {
-		if err := k.db.UseSession(ctx, s.ID, a.Now); err != nil {
+	if at.Sub(s.UsedAt) >= sessionGrain {
+		if err := k.db.UseSession(ctx, s.ID, at); err != nil {
 			return Answer{}, k.storeFailed("noting the use of a session", err)
 		}
 	}

@@ -7,5 +7,5 @@ func (r *Record) Sees(d *Directory, ns *Namespace, kind string, call Need) bool 
 		return false
 	}
 	home := d.Namespace(r.Namespace)
-	return ns == home || home != nil && d.ancestor(ns.ID, home) || r.held.in(d, ns).Allows(call)
+	return ns == home || home != nil && d.ancestor(ns.ID, home) || r.held.in(d, ns).allows(&call)
 }
