@@ -38,7 +38,7 @@ caddy-faults:
 	go build $(RACE) -tags faults -o .run/caddy-faults ./cmd/caddy
 
 deps: $(AXE)
-	@scripts/deps gcc chromium postgresql prometheus redis-server spin systemd
+	@scripts/deps gcc chromium jq postgresql prometheus redis-server spin systemd
 
 $(AXE): tests/chromium/package-lock.json
 	@scripts/deps npm

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,7 +12,7 @@ import (
 // A Recipe is a page of docs/ that a test goes through: the first Caddyfile on it is the one that the test's Caddy runs, and its OpenAPI document is
 // openapi.yaml.
 type Recipe struct {
-	Commands string // what it has the reader type
+	Commands map[string]string // what it has the reader type, by files with the chapters' names: kong.sh
 
 	caddyfile, document string
 }
@@ -20,6 +21,7 @@ var (
 	caddyfileBlock = regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
 	documentBlock  = regexp.MustCompile("(?s)```yaml\n(openapi:.*?)```")
 	shellBlock     = regexp.MustCompile("(?s)```sh\n(.*?)```")
+	chapters       = regexp.MustCompile(`(?m)^##+ `)
 )
 
 // ReadRecipe reads a page by its path in the checkout.
@@ -38,11 +40,15 @@ func ReadRecipe(page string) (Recipe, error) {
 		}
 		return ""
 	}
-	r := Recipe{caddyfile: first(caddyfileBlock), document: first(documentBlock)}
-	for _, block := range shellBlock.FindAllSubmatch(text, -1) {
-		r.Commands += string(block[1])
+	r := Recipe{caddyfile: first(caddyfileBlock), document: first(documentBlock), Commands: map[string]string{}}
+	for _, chapter := range chapters.Split(string(text), -1) {
+		title, body, _ := strings.Cut(chapter, "\n")
+		file := strings.ReplaceAll(strings.ToLower(title), " ", "-") + ".sh"
+		for _, block := range shellBlock.FindAllStringSubmatch(body, -1) {
+			r.Commands[file] += block[1]
+		}
 	}
-	if r.caddyfile == "" || r.Commands == "" {
+	if r.caddyfile == "" || len(r.Commands) == 0 {
 		return r, fmt.Errorf("%s has no Caddyfile, or no commands", page)
 	}
 	return r, nil
@@ -56,7 +62,7 @@ var (
 	}
 )
 
-// Config runs the recipe's Caddyfile as it stands, but for where it listens and where the API behind is. Its sites share a port, and api is a site that
+// Config writes the recipe's commands and document into dir. It runs the recipe's Caddyfile as it stands, but for where it listens and where the API behind is. Its sites share a port, and api is a site that
 // answers for localhost:9000, empty for the gate's upstream.
 func (r Recipe) Config(dir, api string) (Config, error) {
 	text := strings.Replace(r.caddyfile, "{\n", "{\n\tadmin {$GATE_ADMIN}\n\tgrace_period 2s\n", 1)
@@ -70,12 +76,13 @@ func (r Recipe) Config(dir, api string) (Config, error) {
 		text += "\nhttp:// {\n\tbind " + behind + "\n" + api + "}\n"
 	}
 	text = strings.ReplaceAll(text, "localhost:9000", behind)
-	if r.document != "" {
-		file := filepath.Join(dir, "openapi.yaml")
-		if err := os.WriteFile(file, []byte(r.document), 0o600); err != nil {
+	text = strings.ReplaceAll(text, "./openapi.yaml", filepath.Join(dir, "openapi.yaml"))
+	files := maps.Clone(r.Commands)
+	files["openapi.yaml"] = r.document
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			return Config{}, err
 		}
-		text = strings.ReplaceAll(text, "./openapi.yaml", file)
 	}
 	return Config{Caddyfile: text}, nil
 }
