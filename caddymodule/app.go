@@ -60,6 +60,7 @@ type App struct {
 	cacheURL string             // empty: no shared cache
 	cache    *sharedcache.Redis // nil: none, or not started
 	declared []api.Operation    // by all handlers
+	named    []string           // resources, by handlers
 
 	store   atomic.Pointer[store] // nil until it is open
 	started chan struct{}         // closed by Start, when it succeeds
@@ -228,10 +229,13 @@ func expand(option, value string) (string, error) {
 	return expanded, nil
 }
 
-// declare adds operations to the permission table of the config. Handlers call it while they are provisioned, one after the other and
+// declare adds operations to the permission table of the config, and the resource that a handler names, if any. Handlers call it while they are provisioned, one after the other and
 // before Start.
-func (a *App) declare(operations []api.Operation) {
+func (a *App) declare(operations []api.Operation, resource string) {
 	a.declared = append(a.declared, operations...)
+	if resource != "" {
+		a.named = append(a.named, resource)
+	}
 }
 
 // Start opens the store, or takes over the one that the running config has open. Where nothing would be lost by it, a database that

@@ -118,7 +118,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("loading the app %s: %w", appName, err)
 	}
 	h.app, h.logger = app.(*App), ctx.Logger()
-	h.app.declare(h.rules.declared)
+	h.app.declare(h.rules.declared, h.Resource)
 	declared := h.rules.sources.declared()
 	declareSources(declared...)
 	warnOfReadableKeys(ctx, h.app, declared)

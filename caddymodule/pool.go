@@ -100,6 +100,7 @@ func (s *store) configure(a *App) {
 	}
 	s.keys.Configure(a.settings)
 	s.api.Declare(a.declared)
+	s.console.Declare(a.named)
 }
 
 // Destruct is called when no config uses the store any more.

@@ -115,3 +115,16 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 	p.Complete = len(p.Pending) == 0 && k.node.histories.Load() == c.history
 	return p, nil
 }
+
+// Progress looks once how far a change has come that was answered before it was complete. since is when it was answered, on the database's
+// clock: the later, the longer a node that is cut off is counted as pending.
+func (k *Keystore) Progress(ctx context.Context, r Revision, since time.Time) (Propagation, error) {
+	now := k.clock.now()
+	ago := max(0, k.databaseTime(now).Sub(since))
+	p, err := k.progress(ctx, commit{r, now.Add(-ago), k.node.histories.Load()})
+	if err != nil {
+		return p, k.storeFailed("asking how far a change has come", err)
+	}
+	p.Took = ago
+	return p, nil
+}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -32,6 +33,8 @@ type Console struct {
 	logger  *slog.Logger
 	mux     *http.ServeMux
 	guesses guesses
+
+	resources atomic.Pointer[[]string] // that handlers name, sorted
 }
 
 // New returns the pages for a key store, nil for one whose database has not been reached yet: then they say so. api is the REST interface
@@ -42,6 +45,12 @@ func New(keys *keystore.Keystore, api http.Handler, logger *slog.Logger) *Consol
 		c.mux.HandleFunc(p.pattern, c.serve(p))
 	}
 	return c
+}
+
+// Declare replaces the resources that handlers name. Those of their operations the REST interface has.
+func (c *Console) Declare(resources []string) {
+	resources = slices.Compact(slices.Sorted(slices.Values(resources)))
+	c.resources.Store(&resources)
 }
 
 // A page is one address with what it does.
@@ -60,12 +69,13 @@ func (c *Console) pages() []page {
 	return slices.Concat(
 		signInPages(),
 		keyPages(),
+		progressPages(),
 	)
 }
 
 // navigation lists the parts of the console, for who may read them.
 var navigation = []struct{ Label, path, needs string }{
-	{"Keys", Root + "/keys", anyMember},
+	{"Keys", keysPath, anyMember},
 	{"Roles", Root + "/roles", "admin.roles:read"},
 	{"Namespaces", Root + "/namespaces", "admin.namespaces:read"},
 	{"Members", Root + "/members", "admin.members:read"},

@@ -44,13 +44,10 @@ func (f *form) Values(name string) []string { return f.values[name] }
 // Has reports whether one of the fields of a name holds a value: a box that is checked, an option that is chosen.
 func (f *form) Has(name, value string) bool { return slices.Contains(f.values[name], value) }
 
-// place is the index that stands at the end of a field's name.
-var place = regexp.MustCompile(`\[\d+\]$`)
-
 // Error is what is wrong with a field, or with one of its values.
 func (f *form) Error(name string) string {
 	for _, e := range f.Errors {
-		if e.Field == name || place.ReplaceAllString(e.Field, "") == name {
+		if e.Field == name || f.Anchor(e.Field) == name {
 			return sentence(e.Detail)
 		}
 	}
@@ -65,8 +62,14 @@ func (f *form) wrong(field, detail string) {
 // Ok reports whether nothing is wrong so far.
 func (f *form) Ok() bool { return f.Problem == "" && len(f.Errors) == 0 }
 
-// Anchor is the name of the input that an error of a field is shown at.
-func (f *form) Anchor(field string) string { return place.ReplaceAllString(field, "") }
+// Anchor is the name of the input, or of the group of them, that an error of a field is shown at: `allowed_ips` for `allowed_ips[3]`, `grants` for
+// `grants[0].roles`.
+func (f *form) Anchor(field string) string {
+	if i := strings.IndexAny(field, "[."); i > 0 {
+		return field[:i]
+	}
+	return field
+}
 
 // Named is a field for people: `allowed_ips[1]` is "Allowed ips 2".
 func (f *form) Named(field string) string {

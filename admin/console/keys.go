@@ -1,30 +1,129 @@
 package console
 
 import (
+	"slices"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
+
+const keysPath = Root + "/keys"
 
 func keyPages() []page {
 	return []page{
-		{"GET " + Root + "/keys", anyMember, listKeys},
+		{"GET " + keysPath, anyMember, listKeys},
+		{"GET " + keysPath + "/new", "admin.keys:create", newKey},
+		{"POST " + keysPath + "/new", "admin.keys:create", mintKey},
+		{"GET " + keysPath + "/{id}", anyMember, showKey},
+		{"GET " + keysPath + "/{id}/edit", "admin.keys:update", editKey},
+		{"POST " + keysPath + "/{id}/edit", "admin.keys:update", saveKey},
+		{"POST " + keysPath + "/{id}/active", "admin.keys:update", switchKey},
+		{"GET " + keysPath + "/{id}/rotate", "admin.keys:update", askToRotate},
+		{"POST " + keysPath + "/{id}/rotate", "admin.keys:update", rotateKey},
+		{"GET " + keysPath + "/{id}/revoke", anyMember, askToRevoke},
+		{"POST " + keysPath + "/{id}/revoke", anyMember, revokeKey},
+		{"GET " + keysPath + "/{id}/delete", "admin.keys:delete", askToDelete},
+		{"POST " + keysPath + "/{id}/delete", "admin.keys:delete", deleteKey},
 	}
 }
 
 type keysPage struct {
-	Keys []api.Key
-	Next *string
+	Keys     []api.Key
+	Next     *string
+	Names    map[string]string // of members, by id
+	Owners   []choice
+	Mine     bool
+	Filtered bool
+	Form     *form // the filters
 }
 
 // pageSize is how many lines a list shows.
 const pageSize = 50
 
 func listKeys(v *visit) error {
-	list, err := v.api.ListKeys(v.ctx, client.KeyFilter{
+	f := client.KeyFilter{
 		Namespace: v.namespace(), Status: v.query("status"), Owner: v.query("owner"), Role: v.query("role"), Text: v.query("q"), Cursor: v.query("cursor"), Limit: pageSize,
-	})
+	}
+	list, err := v.api.ListKeys(v.ctx, f)
 	if err != nil {
 		return err
 	}
-	return v.show("keys", "Keys", keysPage{list.Items, list.NextCursor})
+	p := keysPage{Keys: list.Items, Next: list.NextCursor, Names: v.names(), Mine: f.Owner == v.Caller.Member(), Form: &form{values: v.r.URL.Query()}}
+	p.Filtered = f.Status+f.Role+f.Text != "" || f.Owner != "" && !p.Mine
+	p.Owners = append([]choice{{Value: "", Label: "Anyone"}}, v.members()...)
+	if f.Owner != "" && !slices.ContainsFunc(p.Owners, func(c choice) bool { return c.Value == f.Owner }) {
+		p.Owners = append(p.Owners, choice{Value: f.Owner, Label: f.Owner})
+	}
+	return v.show("keys", "Keys", p)
+}
+
+// maxMembers is how many members a page knows the names of, and offers.
+const maxMembers = 1000
+
+// names are those of the members that the visitor may read, by id.
+func (v *visit) names() map[string]string {
+	if v.known == nil {
+		v.known = map[string]string{keystore.RootMember: "root"}
+		if list, err := v.api.ListMembers(v.ctx, "", maxMembers); err == nil {
+			for _, m := range list.Items {
+				v.known[m.ID] = m.Name
+			}
+		}
+	}
+	return v.known
+}
+
+// members are those that the visitor may read, to choose from; the visitor comes first.
+func (v *visit) members() []choice {
+	own := v.Caller.Member()
+	names := v.names()
+	list := []choice{{Value: own, Label: names[own] + " (you)"}}
+	if v.may("admin.members:read") {
+		var others []choice
+		for id, name := range names {
+			if id != own && id != keystore.RootMember {
+				others = append(others, choice{Value: id, Label: name})
+			}
+		}
+		slices.SortFunc(others, compareChoices)
+		list = append(list, others...)
+	}
+	return list
+}
+
+// MayRevoke reports whether the visitor may revoke a key: its own, or one of a namespace where it may.
+func (d *view) MayRevoke(k api.Key) bool {
+	return k.Status != string(keystore.StatusRevoked) && (k.Owner == d.Caller.Member() || d.mayIn("admin.keys:revoke", k.Namespace))
+}
+
+// MayEdit reports whether the visitor may edit a key.
+func (d *view) MayEdit(k api.Key) bool {
+	return k.Status != string(keystore.StatusRevoked) && d.mayIn("admin.keys:update", k.Namespace)
+}
+
+// accessWords is an access level for people.
+func accessWords(k api.Key) string {
+	if k.Access == string(keystore.ReadOnly) {
+		return "Read-Only"
+	}
+	if k.Access == string(keystore.ReadWrite) {
+		return "Read & Write"
+	}
+	for _, g := range k.Grants {
+		if g.Namespace == k.Namespace && len(g.Permissions) == 0 && len(g.Roles) > 0 {
+			return "By roles"
+		}
+	}
+	return "Custom"
+}
+
+// homeRoles are the roles that a key has in its own namespace.
+func homeRoles(k api.Key) []string {
+	for _, g := range k.Grants {
+		if g.Namespace == k.Namespace {
+			return g.Roles
+		}
+	}
+	return nil
 }

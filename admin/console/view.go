@@ -2,6 +2,7 @@ package console
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"fmt"
 	"html/template"
@@ -165,7 +166,10 @@ var functions = template.FuncMap{
 	"sentence": sentence,
 	"join":     strings.Join,
 	"part":     newPart,
-	"dict":     dict,
+	"access":   accessWords,
+	"roles":    homeRoles,
+	"name":     func(names map[string]string, id string) string { return cmp.Or(names[id], id) },
+	"table":    newTable,
 }
 
 // showTime is a moment, which the script shows in the viewer's zone. It takes a time.Time or a *time.Time, which is not nil.
@@ -242,12 +246,3 @@ type part struct {
 }
 
 func newPart(d *view, it any) part { return part{d, it} }
-
-// dict makes a map of names and values in turn.
-func dict(more ...any) map[string]any {
-	m := make(map[string]any)
-	for i := 0; i+1 < len(more); i += 2 {
-		m[fmt.Sprint(more[i])] = more[i+1]
-	}
-	return m
-}

@@ -23,6 +23,8 @@ type visit struct {
 	r   *http.Request
 	ctx context.Context
 	api *client.Client // as the visitor
+
+	known map[string]string // see names
 }
 
 // may reports whether the visitor holds a permission ("admin.keys:read") in some namespace.
@@ -71,15 +73,6 @@ type notice struct {
 	Title       string           `json:"title"`
 	Text        string           `json:"text,omitempty"`
 	Propagation *api.Propagation `json:"propagation,omitempty"` // how far the change has come
-}
-
-// changed is the notice of a change that takes access away.
-func changed(title string, p api.Propagation) notice {
-	n := notice{Title: title, Propagation: &p}
-	if !p.Complete {
-		n.Kind = "warning"
-	}
-	return n
 }
 
 // noticeCookie carries a notice over a redirect. It is no secret, and shown as text.
@@ -156,6 +149,9 @@ func (v *visit) refuse(status int, title, text string) {
 		v.w.WriteHeader(http.StatusInternalServerError)
 	}
 }
+
+// statusOf is the HTTP status that the REST interface has refused with, 0 for nil and other errors.
+func statusOf(err error) int { return client.StatusOf(err) }
 
 // sentence begins with a capital and ends with a full stop.
 func sentence(s string) string {

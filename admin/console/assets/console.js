@@ -21,6 +21,11 @@ document.addEventListener("DOMContentLoaded", () => {
 		s.addEventListener("change", () => s.form.requestSubmit());
 	}
 
+	// A choice that changes what the form asks: its button sends all that was typed, and the form comes back.
+	for (const s of document.querySelectorAll("[data-resubmit]")) {
+		s.addEventListener("change", () => s.form.requestSubmit(document.getElementById(s.dataset.resubmit)));
+	}
+
 	// <button data-copy="id of what is copied">
 	for (const b of document.querySelectorAll("[data-copy]")) {
 		const what = document.getElementById(b.dataset.copy);
@@ -42,7 +47,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
 	// <input type=checkbox data-all="id of the group">
 	for (const all of document.querySelectorAll("[data-all]")) {
-		const boxes = [...document.getElementById(all.dataset.all).querySelectorAll("input[type=checkbox]:not([data-all])")];
+		const boxes = [...document.getElementById(all.dataset.all).querySelectorAll("input[type=checkbox]:not([data-all], :disabled, [name^='connected:'])")];
 		const show = () => {
 			const n = boxes.filter((b) => b.checked).length;
 			all.checked = n > 0 && n === boxes.length;

@@ -1,0 +1,153 @@
+package console_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/html"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// TestKeyPermissions: what one may not do is not offered, and is refused all the same when the form is forged.
+func TestKeyPermissions(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"})
+	all := "admin.keys:create,admin.keys:read,admin.keys:update,admin.keys:revoke,admin.keys:delete,admin.roles:read,admin.roles:create,read,write"
+	without := func(permission string) string {
+		return "default=" + strings.Join(slices.DeleteFunc(strings.Split(all, ","), func(p string) bool { return p == permission }), ",")
+	}
+	people := map[string]*person{
+		"admin":     s.signedIn(t, "Admin", "default=@client-admin"),
+		"developer": s.signedIn(t, "Developer", "default=@developer"),
+		"viewer":    s.signedIn(t, "Viewer", "default=@viewer"),
+		"elsewhere": s.signedIn(t, "Elsewhere", "acme=@client-admin"),
+		"nobody":    s.signedIn(t, "Nobody"),
+		"reads":     s.signedIn(t, "Reads", "default=read,write"),
+		"!create":   s.signedIn(t, "A", without("admin.keys:create")),
+		"!read":     s.signedIn(t, "B", without("admin.keys:read")),
+		"!update":   s.signedIn(t, "C", without("admin.keys:update")),
+		"!revoke":   s.signedIn(t, "D", without("admin.keys:revoke")),
+		"!delete":   s.signedIn(t, "E", without("admin.keys:delete")),
+		"!roles":    s.signedIn(t, "F", without("admin.roles:create")),
+	}
+	mint := func(name string) string {
+		k, _, err := s.keys.MintKey(ctx, root, keystore.KeySpec{Name: name, Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.ID
+	}
+	version := []string{"version", "1"}
+	for _, test := range []struct {
+		action string
+		page   string   // where it is offered
+		offer  string   // the address of the link, or the form, that offers it
+		fields []string // of the forged form
+		may    []string // who may
+		done   func(id string) bool
+	}{
+		{"list", "/apikeys/keys", "/apikeys/keys/{id}", nil, []string{"admin", "developer", "viewer", "!create", "!update", "!revoke", "!delete", "!roles"}, nil},
+		{"show", "", "/apikeys/keys/{id}", nil, []string{"admin", "developer", "viewer", "!create", "!update", "!revoke", "!delete", "!roles"}, nil},
+		{"mint", "/apikeys/keys", "/apikeys/keys/new", []string{"name", "forged", "access", "read_only", "namespace", "default"},
+			[]string{"admin", "developer", "!read", "!update", "!revoke", "!delete", "!roles"}, nil},
+		{"mint with a role", "/apikeys/keys/new", "new_roles[0].name", []string{"name", "forged", "access", "roles", "namespace", "default", "new_roles[0].name", "r{who}", "new_roles[0].permissions", "orders:read"},
+			[]string{"admin", "developer", "!read", "!update", "!revoke", "!delete"}, nil},
+		{"edit", "/apikeys/keys/{id}", "/apikeys/keys/{id}/edit", append(version, "name", "forged", "access", "read_only", "active", "true"),
+			[]string{"admin", "developer", "!create", "!revoke", "!delete", "!roles"}, func(id string) bool { return s.key(t, id).Name == "forged" }},
+		{"inactivate", "/apikeys/keys/{id}", "/apikeys/keys/{id}/active", nil,
+			[]string{"admin", "developer", "!create", "!revoke", "!delete", "!roles"}, func(id string) bool { return !s.key(t, id).Active }},
+		{"revoke", "/apikeys/keys/{id}", "/apikeys/keys/{id}/revoke", []string{"confirm", "revoke"},
+			[]string{"admin", "developer", "!create", "!update", "!delete", "!roles"}, func(id string) bool { return !s.key(t, id).RevokedAt.IsZero() }},
+	} {
+		for who, p := range people {
+			id := mint("victim of " + who)
+			may := slices.Contains(test.may, who)
+			fill := strings.NewReplacer("{id}", id, "{who}", strings.Trim(who, "!"))
+			offer := fill.Replace(test.offer)
+			if test.page != "" {
+				a := p.get(fill.Replace(test.page))
+				offered := false
+				each(a.Doc, func(n *html.Node) {
+					offered = offered || attr(n, "href") == offer || attr(n, "action") == offer || attr(n, "name") == offer
+				})
+				// Who may do it elsewhere is offered it, and told that it may not do it here.
+				if a.Status == 200 && offered != may && who != "elsewhere" {
+					t.Errorf("%s to %s: offered %t", test.action, who, offered)
+				}
+				if a.Status != 200 && may && a.Status != 403 {
+					t.Errorf("%s to %s: %d", test.action, who, a.Status)
+				}
+			}
+			if test.action == "list" {
+				continue
+			}
+			if !strings.HasPrefix(offer, "/") {
+				offer = test.page
+			}
+			var a answer
+			if test.action == "show" {
+				a = p.get(offer)
+			} else {
+				fields := make([]string, len(test.fields))
+				for i, f := range test.fields {
+					fields[i] = fill.Replace(f)
+				}
+				a = p.post(offer, fields...)
+			}
+			// Who may change a key and not read it is shown nothing of it.
+			if who == "!read" && (test.action == "inactivate" || test.action == "revoke") {
+				a.want(404).lacks("victim")
+				may = true
+			} else if may && a.Status != 200 || !may && a.Status != 403 && a.Status != 404 {
+				t.Errorf("%s by %s: %d %s", test.action, who, a.Status, a.Text)
+			}
+			if test.done != nil && test.done(id) != may {
+				t.Errorf("%s by %s: done %t", test.action, who, !may)
+			}
+			if !may && tokens.MatchString(a.Text) {
+				t.Errorf("%s by %s made a key", test.action, who)
+			}
+		}
+	}
+
+	// Rotating takes to act for the owner, too; deleting a revoked key.
+	for who, p := range people {
+		owner := mint("of root")
+		p.post("/apikeys/keys/"+owner+"/rotate", "version", "1", "grace", "0s").lacks("It will not be shown again")
+		if _, _, err := s.keys.RevokeKey(ctx, root, owner, "", false, keystore.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		a := p.post("/apikeys/keys/" + owner + "/delete")
+		_, err := s.keys.FindKey(ctx, root, owner)
+		if may := slices.Contains([]string{"admin", "developer", "!create", "!read", "!update", "!revoke", "!roles"}, who); may != (err != nil) || may != (a.Status == 200) {
+			t.Errorf("delete by %s: %d, and the key: %v", who, a.Status, err)
+		}
+	}
+
+	// Who holds nothing still sees and revokes what acts for it.
+	id, token := s.member(t, "Owner")
+	k, secret, err := s.keys.MintKey(ctx, root, keystore.KeySpec{Name: "Mine", Owner: id, Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := s.person(t)
+	p.signIn(token).want(200, "Mine").lacks("victim", "New key")
+	p.get("/apikeys/keys/"+k.ID).want(200, "Cut by its owner").lacks("/edit", "/rotate", "/active")
+	p.submit("/apikeys/keys/"+k.ID+"/revoke", "confirm", "revoke").want(200, "revoked for good")
+	if s.alive(t, secret.Reveal()) {
+		t.Error("the key is alive")
+	}
+}
+
+// TestExceeds: nobody gives more than it has, and the form says so with all that was typed.
+func TestExceeds(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Small", "default=admin.keys:create,admin.keys:read,read")
+	a := p.submit("/apikeys/keys/new", "name", "Greedy", "access", "read_write").want(403, "is more than the caller has")
+	if name, _ := a.field("name"); name != "Greedy" {
+		t.Errorf("the name is %q", name)
+	}
+	p.make("name", "Modest", "access", "read_only")
+}

@@ -1,0 +1,120 @@
+package console
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+type keyPage struct {
+	Key     api.Key
+	Names   map[string]string
+	May     []keystore.Entitled // what it comes to
+	Root    bool                // it acts for root, whom nothing bounds
+	Home    api.Namespace       // what the visitor may know of it
+	History []event
+	More    bool // of the history
+}
+
+func showKey(v *visit) error {
+	k, err := v.api.FindKey(v.ctx, v.r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	stored, err := v.keys.FindKey(v.ctx, v.Caller, k.ID)
+	if err != nil {
+		return err
+	}
+	p := keyPage{Key: k, Names: v.names(), May: v.keys.Explain(stored), Root: k.Owner == keystore.RootMember, Home: v.home(k.Namespace)}
+	if v.may("admin.audit:read") {
+		rows, err := v.api.ListAudit(v.ctx, client.AuditFilter{Object: k.ID, Limit: pageSize})
+		if err != nil {
+			return err
+		}
+		p.More = rows.NextCursor != nil
+		for _, r := range rows.Items {
+			p.History = append(p.History, event{AuditRow: r, Words: actionWords(r.Action), Changes: changes(r.Before, r.After)})
+		}
+	}
+	return v.show("key", k.Name, p)
+}
+
+// home is a namespace as far as the visitor may know it.
+func (v *visit) home(id string) api.Namespace {
+	ns, err := v.api.FindNamespace(v.ctx, id)
+	if err != nil {
+		return api.Namespace{ID: id}
+	}
+	return ns
+}
+
+// An event is a row of the audit log for people.
+type event struct {
+	api.AuditRow
+	Words   string
+	Changes []string
+}
+
+var actions = map[string]string{
+	"key.mint": "Made", "key.import": "Imported", "key.edit": "Edited", "key.rotate": "Given a new token", "key.revoke": "Revoked", "key.delete": "Deleted",
+}
+
+func actionWords(action string) string {
+	if words, ok := actions[action]; ok {
+		return words
+	}
+	return action
+}
+
+// changes says which fields of an object differ, and how where that is short.
+func changes(before, after json.RawMessage) []string {
+	was, is := fieldsOf(before), fieldsOf(after)
+	if len(was) == 0 || len(is) == 0 {
+		return nil
+	}
+	names := slices.Collect(maps.Keys(was))
+	for name := range is {
+		if _, both := was[name]; !both {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	var list []string
+	for _, name := range names {
+		if name == "version" || name == "secrets" || bytes.Equal(was[name], is[name]) {
+			continue
+		}
+		list = append(list, fmt.Sprintf("%s: %s → %s", strings.ReplaceAll(name, "_", " "), short(was[name]), short(is[name])))
+	}
+	return list
+}
+
+func fieldsOf(object json.RawMessage) map[string]json.RawMessage {
+	var m map[string]json.RawMessage
+	_ = json.Unmarshal(object, &m) // null, of what was not there, has none
+	return m
+}
+
+// maxShort is how much of a field's value is shown.
+const maxShort = 300
+
+func short(value json.RawMessage) string {
+	if len(value) == 0 {
+		return "none"
+	}
+	var text string
+	if json.Unmarshal(value, &text) != nil {
+		text = string(value)
+	}
+	if len(text) > maxShort {
+		text = strings.ToValidUTF8(text[:maxShort], "") + "…"
+	}
+	return text
+}

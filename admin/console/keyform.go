@@ -1,0 +1,407 @@
+package console
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A keyForm is what a new key, or an edited one, can be given.
+type keyForm struct {
+	Key    *api.Key // that is edited; nil: a new one
+	Names  map[string]string
+	Home   api.Namespace
+	Homes  []choice // where the visitor may make keys
+	Levels []choice // of access
+	Table  []resource
+
+	Roles      []choice // that there are in the home namespace
+	Builtin    []choice // for keys that manage keys
+	Unlisted   bool     // the visitor may not read roles, and has to know their names
+	Fixed      []string // the roles that keys of the namespace have, exactly these
+	RoleNeeded bool     // they have one at least
+	MayMake    bool     // new ones
+
+	Connected []otherNamespace // children of the home namespace
+	Others    []otherNamespace
+	Everyone  bool // the visitor may give grants in all namespaces
+
+	Owners   []choice
+	Expiries []choice
+	GrowOnly bool // the key can be given more, and lose nothing
+	Once     string
+}
+
+// A resource is a part of the permission table.
+type resource struct {
+	Name        string
+	Permissions []operations
+}
+
+// operations are the calls that one permission allows.
+type operations struct {
+	Permission string
+	Calls      []api.Operation
+}
+
+// An otherNamespace is one that a key can have a grant in besides its own.
+type otherNamespace struct {
+	ID, Label string
+	Children  bool       // there are namespaces connected to it
+	Kept      *api.Grant // that the key has there and that is neither of the access levels
+}
+
+// Levels of a form beyond those of the REST interface.
+const (
+	byRoles = "roles" // nothing but what roles give
+	same    = "same"  // in another namespace: as at home
+	kept    = "kept"  // in another namespace: as it is
+)
+
+// A table is the permission table as a part of a form.
+type table struct {
+	Form      *form
+	Name      string // of the boxes
+	Resources []resource
+	locked    func(permission string) bool
+}
+
+func newTable(f *form, name string, p *keyForm) table {
+	t := table{f, name, p.Table, func(string) bool { return false }}
+	if name == "permissions" {
+		t.locked = func(permission string) bool { return p.Locked("permissions", permission) }
+	}
+	return t
+}
+
+// ID is that of the part, or of something in it.
+func (t table) ID(more ...string) string {
+	return strings.Join(append([]string{"f-" + strings.NewReplacer("[", "-", "]", "", ".", "-").Replace(t.Name)}, more...), "-")
+}
+
+// A box is one permission of a table.
+type box struct {
+	table
+	Permission string
+}
+
+// Box is the one of a permission.
+func (t table) Box(permission string) box { return box{t, permission} }
+
+// Checked and Locked say how it stands.
+func (b box) Checked() bool { return b.Form.Has(b.Name, b.Permission) || b.Locked() }
+func (b box) Locked() bool  { return b.locked(b.Permission) }
+
+// Any reports whether some permission on a resource is checked.
+func (t table) Any(r resource) bool {
+	return slices.ContainsFunc(t.Form.Values(t.Name), func(p string) bool { return strings.HasPrefix(p, r.Name+":") })
+}
+
+// Locked reports whether the key that is edited has something in its own namespace that it can never lose.
+func (p *keyForm) Locked(field, value string) bool {
+	if !p.GrowOnly {
+		return false
+	}
+	for _, g := range p.Key.Grants {
+		switch {
+		case field == "grants" && g.Namespace == value:
+			return true
+		case g.Namespace != p.Home.ID:
+		case field == "permissions" && slices.Contains(g.Permissions, value), field == "roles" && slices.Contains(g.Roles, value), field == "connected" && g.Connected:
+			return true
+		}
+	}
+	return false
+}
+
+func compareChoices(a, b choice) int {
+	return cmp.Or(cmp.Compare(strings.ToLower(a.Label), strings.ToLower(b.Label)), cmp.Compare(a.Value, b.Value))
+}
+
+// keyForm returns what a key homed in a namespace can be given.
+func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
+	p := &keyForm{Key: k, Names: v.names(), Home: v.home(home)}
+	p.GrowOnly = k != nil && p.Home.EditPolicy == string(keystore.EditGrowOnly)
+	p.Levels = []choice{
+		{Value: string(keystore.ReadOnly), Label: "Read-Only", Hint: "Every call that reads."},
+		{Value: string(keystore.ReadWrite), Label: "Read & Write", Hint: "Every call that reads or writes."},
+		{Value: string(keystore.Custom), Label: "Custom", Hint: "The calls that you choose."},
+	}
+	if err := v.table(p); err != nil {
+		return nil, err
+	}
+	v.roleChoices(p)
+	if len(p.Roles) > 0 || p.Unlisted || p.MayMake || len(p.Fixed) > 0 {
+		p.Levels = append(p.Levels, choice{Value: byRoles, Label: "By roles", Hint: "What its roles allow, and nothing else."})
+	}
+	v.otherNamespaces(p)
+	if v.may("admin.members:update") {
+		p.Owners = v.members()
+		if k != nil && !slices.ContainsFunc(p.Owners, func(c choice) bool { return c.Value == k.Owner }) {
+			p.Owners = append(p.Owners, choice{Value: k.Owner, Label: cmp.Or(p.Names[k.Owner], k.Owner)})
+		}
+	}
+	return p, nil
+}
+
+// table reads the permission table: what handlers declare, by resource.
+func (v *visit) table(p *keyForm) error {
+	by := make(map[string]map[string][]api.Operation)
+	if declared := v.resources.Load(); declared != nil {
+		for _, r := range *declared {
+			by[r] = make(map[string][]api.Operation)
+		}
+	}
+	for cursor := ""; ; {
+		page, err := v.api.ListPermissions(v.ctx, cursor, 1000)
+		switch {
+		case statusOf(err) == 403: // reading it takes admin.keys:read; who lacks that can type permissions
+			return nil
+		case err != nil:
+			return err
+		}
+		for _, op := range page.Items {
+			r, _, _ := strings.Cut(op.Permission, ":")
+			if by[r] == nil {
+				by[r] = make(map[string][]api.Operation)
+			}
+			by[r][op.Permission] = append(by[r][op.Permission], op)
+		}
+		if page.NextCursor == nil {
+			break
+		}
+		cursor = *page.NextCursor
+	}
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		r := resource{Name: name}
+		for _, permission := range slices.Sorted(maps.Keys(by[name])) {
+			r.Permissions = append(r.Permissions, operations{permission, by[name][permission]})
+		}
+		p.Table = append(p.Table, r)
+	}
+	return nil
+}
+
+func (v *visit) roleChoices(p *keyForm) {
+	p.MayMake = v.mayIn("admin.roles:create", p.Home.ID)
+	switch {
+	case len(p.Home.KeyRoles) == 1 && p.Home.KeyRoles[0] == keystore.AnyRole:
+		p.RoleNeeded = true
+	case len(p.Home.KeyRoles) > 0:
+		p.Fixed, p.MayMake = p.Home.KeyRoles, false
+		return
+	}
+	list, err := v.api.ListRoles(v.ctx, "", 1000)
+	if err != nil {
+		p.Unlisted = true
+		return
+	}
+	for _, r := range list.Items {
+		c := choice{Value: r.Name, Label: r.Name, Hint: strings.Join(r.Permissions, ", ")}
+		switch {
+		case r.Builtin:
+			p.Builtin = append(p.Builtin, c)
+		case r.Namespace == p.Home.ID, r.Namespace == keystore.AnyNamespace:
+			p.Roles = append(p.Roles, c)
+		}
+	}
+	slices.SortFunc(p.Roles, compareChoices)
+}
+
+// maxOthers is how many namespaces a form offers. The others can be typed.
+const maxOthers = 200
+
+func (v *visit) otherNamespaces(p *keyForm) {
+	all := v.namespaces()
+	parents := make(map[string]bool)
+	for _, ns := range all {
+		if ns.Parent != nil {
+			parents[*ns.Parent] = true
+		}
+	}
+	offered := make(map[string]bool)
+	for _, ns := range all {
+		if v.mayIn("admin.keys:create", ns.ID) {
+			p.Homes = append(p.Homes, choice{Value: ns.ID, Label: label(ns)})
+		}
+		if ns.ID == p.Home.ID {
+			continue
+		}
+		o := otherNamespace{ID: ns.ID, Label: label(ns), Children: parents[ns.ID]}
+		child := ns.Parent != nil && *ns.Parent == p.Home.ID
+		switch {
+		case child:
+			p.Connected = append(p.Connected, o)
+		case len(p.Others) < maxOthers:
+			p.Others = append(p.Others, o)
+		default:
+			continue
+		}
+		offered[ns.ID] = true
+	}
+	slices.SortFunc(p.Homes, compareChoices)
+	if !slices.ContainsFunc(p.Homes, func(c choice) bool { return c.Value == p.Home.ID }) {
+		p.Homes = append(p.Homes, choice{Value: p.Home.ID, Label: p.Home.ID})
+	}
+	p.Everyone = v.mayIn("admin.keys:create", keystore.AnyNamespace)
+	if p.Everyone {
+		p.Others = append(p.Others, otherNamespace{ID: keystore.AnyNamespace, Label: "All namespaces, also those made later"})
+		offered[keystore.AnyNamespace] = true
+	}
+	if p.Key == nil {
+		return
+	}
+	for i, g := range p.Key.Grants {
+		if g.Namespace == p.Home.ID {
+			continue
+		}
+		if !offered[g.Namespace] {
+			p.Others = append(p.Others, otherNamespace{ID: g.Namespace, Label: g.Namespace})
+		}
+		for _, list := range [][]otherNamespace{p.Connected, p.Others} {
+			for j := range list {
+				if list[j].ID == g.Namespace {
+					list[j].Kept = &p.Key.Grants[i]
+				}
+			}
+		}
+	}
+}
+
+func label(ns api.Namespace) string {
+	if ns.Name == "" {
+		return ns.ID
+	}
+	return ns.ID + " – " + ns.Name
+}
+
+// words are what is typed with spaces, commas or line ends between.
+func words(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\r' || r == '\t' })
+}
+
+// A homeGrant is what a form asks for in the key's own namespace.
+type homeGrant struct {
+	access             string
+	permissions, roles []string
+	connected          bool
+	newRoles           []api.NewRole
+}
+
+func (f *form) homeGrant() homeGrant {
+	h := homeGrant{access: f.Value("access"), roles: slices.Concat(f.Values("roles"), words(f.Value("roles_more"))), connected: f.Has("connected", "true")}
+	switch h.access {
+	case string(keystore.Custom):
+		h.permissions = slices.Concat(f.Values("permissions"), words(f.Value("permissions_more")))
+	case byRoles:
+		h.access = ""
+	}
+	if name := strings.TrimSpace(f.Value("new_roles[0].name")); name != "" {
+		h.newRoles = []api.NewRole{{Name: name, Permissions: orEmpty(slices.Concat(f.Values("new_roles[0].permissions"), words(f.Value("new_roles[0].permissions_more"))))}}
+	}
+	return h
+}
+
+// otherGrants are what a form asks for in other namespaces. shared are the roles that are the same everywhere.
+func (f *form) otherGrants(p *keyForm, home homeGrant, shared []string) []api.GrantRequest {
+	grants := []api.GrantRequest{}
+	for _, id := range slices.Concat(f.Values("grants"), words(f.Value("grants_more"))) {
+		g := api.GrantRequest{Namespace: id, Connected: f.Has("connected:"+id, "true")}
+		switch access := cmp.Or(f.Value("access:"+id), same); access {
+		case same:
+			g.Access, g.Permissions = home.access, home.permissions
+			for _, role := range home.roles {
+				if slices.Contains(shared, role) {
+					g.Roles = append(g.Roles, role)
+				}
+			}
+		case kept:
+			for _, o := range slices.Concat(p.Connected, p.Others) {
+				if o.ID == id && o.Kept != nil {
+					g.Permissions, g.Roles = o.Kept.Permissions, o.Kept.Roles
+				}
+			}
+		default:
+			g.Access = access
+		}
+		grants = append(grants, g)
+	}
+	return grants
+}
+
+// sharedRoles are those that every namespace has.
+func (v *visit) sharedRoles() []string {
+	list, err := v.api.ListRoles(v.ctx, "", 1000)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, r := range list.Items {
+		if r.Namespace == keystore.AnyNamespace {
+			names = append(names, r.Name)
+		}
+	}
+	return names
+}
+
+// metadata reads lines of name=value.
+func (f *form) metadata() map[string]string {
+	m := make(map[string]string)
+	for line := range strings.Lines(f.Value("metadata")) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		name, value, ok := strings.Cut(line, "=")
+		name = strings.TrimSpace(name)
+		switch _, twice := m[name]; {
+		case !ok || name == "":
+			f.wrong("metadata", fmt.Sprintf("the line %q is not like name=value", line))
+		case twice:
+			f.wrong("metadata", fmt.Sprintf("the name %q comes twice", name))
+		}
+		m[name] = strings.TrimSpace(value)
+	}
+	return m
+}
+
+// Expiries that are offered, besides a day of one's own.
+var expiries = []struct {
+	value, label string
+	days         int
+}{{"30d", "In 30 days", 30}, {"60d", "In 60 days", 60}, {"90d", "In 90 days", 90}, {"1y", "In a year", 365}}
+
+const never, onDay = "never", "custom"
+
+func expiryChoices(now time.Time) []choice {
+	list := []choice{{Value: never, Label: "Never"}}
+	for _, e := range expiries {
+		list = append(list, choice{Value: e.value, Label: e.label, Hint: now.AddDate(0, 0, e.days).UTC().Format("2006-01-02")})
+	}
+	return append(list, choice{Value: onDay, Label: "On a day of your choice"})
+}
+
+// expiry reads when a key is to expire; nil is never.
+func (f *form) expiry(now time.Time) *time.Time {
+	chosen := f.Value("expires")
+	for _, e := range expiries {
+		if e.value == chosen {
+			at := now.AddDate(0, 0, e.days).UTC().Truncate(time.Second)
+			return &at
+		}
+	}
+	if chosen != onDay {
+		return nil
+	}
+	at, err := time.Parse("2006-01-02 15:04", f.Value("expires_day")+" "+cmp.Or(f.Value("expires_time"), "00:00"))
+	if err != nil {
+		f.wrong("expires_at", "give a day such as 2027-01-31, and a time such as 17:30 if it is not to be midnight")
+		return nil
+	}
+	return &at
+}

@@ -1,0 +1,111 @@
+package console
+
+import (
+	"cmp"
+	"crypto/rand"
+	"errors"
+	"net/http"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const newKeyTitle = "New key"
+
+// firstHome is where a new key is to live until somebody chooses: where the switcher stands, or the first place where the visitor may make one.
+func (v *visit) firstHome() string {
+	if ns := v.namespace(); ns != "" {
+		return ns
+	}
+	if v.mayIn("admin.keys:create", keystore.DefaultNamespace) {
+		return keystore.DefaultNamespace
+	}
+	for namespace := range v.keys.Permissions(v.Caller) {
+		if v.mayIn("admin.keys:create", namespace) {
+			return namespace
+		}
+	}
+	return keystore.DefaultNamespace
+}
+
+func newKey(v *visit) error {
+	p, err := v.keyForm(v.firstHome(), nil)
+	if err != nil {
+		return err
+	}
+	p.Expiries, p.Once = expiryChoices(v.keys.Now()), rand.Text()
+	f := blank("namespace", p.Home.ID, "access", string(keystore.ReadOnly), "expires", never, "active", "true", "owner", v.Caller.Member())
+	if p.RoleNeeded {
+		f.values.Set("access", byRoles)
+	}
+	return v.write(http.StatusOK, "key_form", newKeyTitle, p, f)
+}
+
+func mintKey(v *visit) error {
+	f := v.form()
+	p, err := v.keyForm(cmp.Or(f.Value("namespace"), keystore.DefaultNamespace), nil)
+	if err != nil {
+		return err
+	}
+	now := v.keys.Now()
+	p.Expiries, p.Once = expiryChoices(now), cmp.Or(f.Value("once"), rand.Text())
+	if f.Value("again") != "" { // another namespace was chosen, and the form looks different there
+		f.status = http.StatusOK
+		return v.again("key_form", newKeyTitle, p, f)
+	}
+	home := f.homeGrant()
+	active := f.Has("active", "true")
+	spec := api.MintRequest{
+		Name: f.Value("name"), Namespace: p.Home.ID, Access: home.access, Permissions: home.permissions, Roles: home.roles, Connected: home.connected,
+		Grants: f.otherGrants(p, home, v.sharedRoles()), NewRoles: home.newRoles, Active: &active, ExpiresAt: f.expiry(now), AllowedIPs: words(f.Value("allowed_ips")),
+		Owner: f.Value("owner"), Metadata: f.metadata(),
+	}
+	if spec.Name == "" {
+		f.wrong("name", "is required, so that people know what the key is for")
+	}
+	if !f.Ok() {
+		return v.again("key_form", newKeyTitle, p, f)
+	}
+	made, err := v.api.MintKey(v.ctx, spec, p.Once)
+	if refused, ok := errors.AsType[*client.Error](err); ok && refused.Code == "already_made" {
+		return v.done(v.link(keysPath+"/"+refused.ID), notice{Kind: "warning", Title: "This key has been made already",
+			Text: "Its token was shown once, and cannot be shown again. If you have lost it, give the key a new token, or make another key."})
+	}
+	if err != nil {
+		if f.fail(err) {
+			return v.again("key_form", newKeyTitle, p, f)
+		}
+		return err
+	}
+	return v.showToken(tokenPage{Key: made.Key, Token: made.Token}, "Your new key")
+}
+
+// A tokenPage shows a token, this once.
+type tokenPage struct {
+	Key         api.Key
+	Token       string
+	Propagation *api.Propagation // of a rotation
+	Grace       string           // how long the token before is good
+	Example     string           // a call to try it with
+}
+
+// showToken answers with a token. It is the answer to the form itself, which no way leads back to: what reloads it sends the form again, which
+// makes nothing.
+func (v *visit) showToken(p tokenPage, title string) error {
+	scheme := "http"
+	if v.Secure {
+		scheme = "https"
+	}
+	path := "/"
+	if list, err := v.api.ListPermissions(v.ctx, "", 1000); err == nil {
+		for _, op := range list.Items {
+			if op.Method == http.MethodGet {
+				path = op.Path
+				break
+			}
+		}
+	}
+	p.Example = `curl -H "Authorization: Bearer ` + p.Token + `" ` + scheme + "://" + v.r.Host + path
+	return v.show("token", title, p)
+}

@@ -1,0 +1,450 @@
+package console_test
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/html"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+var tokens = regexp.MustCompile(`ak_[0-9A-Za-z]{58}`)
+
+// fill returns the fields of the form that posts to where it stands as a browser would send it, with others in their place: names and values in turn. A
+// value of "-" takes the field out.
+func (a answer) fill(changes ...string) []string {
+	a.t.Helper()
+	changed := make(map[string][]string)
+	for i := 0; i < len(changes); i += 2 {
+		changed[changes[i]] = append(changed[changes[i]], changes[i+1])
+	}
+	var fields []string
+	var form *html.Node
+	each(a.Doc, func(n *html.Node) {
+		if n.Data == "form" && attr(n, "method") == "post" && attr(n, "action") == a.At.RequestURI() {
+			form = n
+		}
+	})
+	if form == nil {
+		a.t.Fatalf("%s has no form: %s", a.At, a.Text)
+	}
+	add := func(name, value string) {
+		if _, other := changed[name]; !other && name != "" {
+			fields = append(fields, name, value)
+		}
+	}
+	each(form, func(n *html.Node) {
+		if has(n, "disabled") {
+			return
+		}
+		switch n.Data {
+		case "textarea":
+			add(attr(n, "name"), textOf(n))
+		case "select":
+			value := ""
+			each(n, func(o *html.Node) {
+				if o.Data == "option" && (value == "" || has(o, "selected")) {
+					value = attr(o, "value")
+				}
+			})
+			add(attr(n, "name"), value)
+		case "input":
+			if t := attr(n, "type"); t != "checkbox" && t != "radio" || has(n, "checked") {
+				add(attr(n, "name"), attr(n, "value"))
+			}
+		}
+	})
+	for name, values := range changed {
+		for _, value := range values {
+			if value != "-" {
+				fields = append(fields, name, value)
+			}
+		}
+	}
+	return fields
+}
+
+// submit fills the form of a page in and sends it.
+func (p *person) submit(path string, changes ...string) answer {
+	p.t.Helper()
+	return p.post(path, p.get(path).want(200).fill(changes...)...)
+}
+
+// make makes a key on the page, and returns its id and token.
+func (p *person) make(changes ...string) (id, token string) {
+	p.t.Helper()
+	a := p.submit("/apikeys/keys/new", changes...).want(200, "It will not be shown again")
+	token = tokens.FindString(a.Text)
+	if token == "" {
+		p.t.Fatalf("no token: %s", a.Text)
+	}
+	return token[3:15], token
+}
+
+func (s *site) key(t testing.TB, id string) *keystore.Key {
+	t.Helper()
+	k, err := s.keys.FindKey(ctx, root, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// alive reports whether a token opens anything.
+func (s *site) alive(t testing.TB, token string) bool {
+	t.Helper()
+	a, err := s.keys.Lookup(ctx, token, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Record == nil {
+		return false
+	}
+	policy := s.keys.Policy()
+	o := keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: policy, Namespace: policy.Namespace(a.Record.Namespace), Need: keystore.Need{Class: keystore.Read}})
+	return o == keystore.OK || o == keystore.Forbidden
+}
+
+func grantsOf(k *keystore.Key) string {
+	var b strings.Builder
+	for _, g := range k.Grants {
+		fmt.Fprintf(&b, "%s %v %v", g.Namespace, g.Permissions, g.Roles)
+		if g.Connected {
+			b.WriteString(" connected")
+		}
+		b.WriteString("; ")
+	}
+	return strings.TrimSuffix(b.String(), "; ")
+}
+
+func namespaces(t testing.TB, s *site, list ...keystore.Namespace) {
+	t.Helper()
+	for _, ns := range list {
+		if _, err := s.keys.CreateNamespace(ctx, root, ns); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTokenOnce: the token is in the answer to the form, and nowhere else, ever.
+func TestTokenOnce(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	form := p.get("/apikeys/keys/new").fill("name", "CI")
+	a := p.post("/apikeys/keys/new", form...).want(200, "It will not be shown again", "curl -H &#34;Authorization: Bearer ")
+	token := tokens.FindString(a.Text)
+	if !s.alive(t, token) {
+		t.Fatal("the token is not good")
+	}
+	id := token[3:15]
+	if again := p.post("/apikeys/keys/new", form...).want(200, "has been made already"); again.At.Path != "/apikeys/keys/"+id {
+		t.Errorf("a reload led to %s", again.At)
+	}
+	p.get("/apikeys/keys/"+id).want(200, "<h1><bdi>CI</bdi></h1>").lacks("has been made already") // the notice is shown once
+	list, _, err := s.keys.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%d keys, %v", len(list), err)
+	}
+	for _, path := range []string{"/apikeys/keys", "/apikeys/keys/" + id, "/apikeys/keys/" + id + "/edit", "/apikeys/keys/new"} {
+		p.get(path).want(200).lacks(token)
+	}
+	if strings.Contains(s.log.String(), token) {
+		t.Error("the log holds the token")
+	}
+}
+
+// TestMint is the form against what it makes.
+func TestMint(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme", Kind: "account"}, keystore.Namespace{ID: "eu", Parent: "acme"}, keystore.Namespace{ID: "us", Parent: "acme"}, keystore.Namespace{ID: "other"})
+	for _, r := range []keystore.Role{{Namespace: "acme", Name: "billing"}, {Namespace: "*", Name: "support"}} {
+		r.Permissions = []keystore.Permission{{Resource: "orders", Action: "read"}}
+		if _, err := s.keys.CreateRole(ctx, root, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET", Path: "/orders"}, {Permission: "orders:make", Class: "write", Method: "POST", Path: "/orders"}})
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	for _, test := range []struct {
+		name   string
+		fields []string
+		want   string
+	}{
+		{"as it comes", nil, "default [read] []"},
+		{"read and write", []string{"access", "read_write"}, "default [read write] []"},
+		{"what is checked under another level counts for nothing", []string{"permissions", "orders:make"}, "default [read] []"},
+		{"custom", []string{"access", "custom", "permissions", "orders:make", "permissions", "orders:search", "permissions_more", " mcp:read,\nx:* "}, "default [mcp:read orders:make orders:search x:*] []"},
+		{"everything", []string{"access", "custom", "permissions", "*"}, "default [*] []"},
+		{"by roles", []string{"namespace", "acme", "access", "roles", "roles", "billing", "roles", "support"}, "acme [] [billing support]"},
+		{"a role on the spot", []string{"namespace", "acme", "access", "roles", "new_roles[0].name", "shop", "new_roles[0].permissions", "orders:make"}, "acme [] [shop]"},
+		{"all that is connected", []string{"namespace", "acme", "connected", "true"}, "acme [read] [] connected"},
+		{"some", []string{"namespace", "acme", "grants", "eu", "grants", "us", "access:us", "read_write", "roles", "support", "roles", "billing"}, "acme [read] [billing support]; eu [read] [support]; us [read write] []"},
+		{"typed", []string{"grants_more", "other acme", "connected:acme", "true"}, "default [read] []; other [read] []; acme [read] [] connected"},
+		{"everywhere", []string{"grants", "*"}, "default [read] []; * [read] []"},
+	} {
+		id, _ := p.make(append([]string{"name", test.name}, test.fields...)...)
+		if got := grantsOf(s.key(t, id)); got != test.want {
+			t.Errorf("%s: %s, want %s", test.name, got, test.want)
+		}
+	}
+	id, token := p.make("name", "all else", "active", "-", "expires", "custom", "expires_day", "2037-01-31", "expires_time", "17:30", "allowed_ips", "10.1.2.3/8 2001:db8::1\n192.0.2.1", "metadata", "team = erp\n\nnote=a=b")
+	k := s.key(t, id)
+	if got := fmt.Sprint(k.Active, k.ExpiresAt, k.AllowedIPs, k.Metadata, k.Owner == k.CreatedBy); got != "false 2037-01-31 17:30:00 +0000 UTC [10.0.0.0/8 2001:db8::1/128 192.0.2.1/32] map[note:a=b team:erp] true" || s.alive(t, token) {
+		t.Error(got)
+	}
+	id, _ = p.make("name", "ends", "expires", "30d")
+	if left := time.Until(s.key(t, id).ExpiresAt); left < 29*24*time.Hour || left > 31*24*time.Hour {
+		t.Errorf("30 days are %v", left)
+	}
+}
+
+// TestMistakes: what is wrong stands beside its field, and nothing typed is lost.
+func TestMistakes(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"})
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	typed := []string{"name", "\u202egnirts <script>alert(1)</script>", "namespace", "acme", "access", "custom", "permissions_more", "Orders:read", "allowed_ips", "10.0.0.0/99", "metadata", "team", "expires", "custom",
+		"expires_day", "tomorrow", "grants_more", "nowhere", "active", "-", "new_roles[0].name", "no good"}
+	for _, test := range []struct {
+		field, wrong string
+		change       []string
+	}{
+		{"metadata", "is not like name=value", nil},
+		{"expires_at", "Give a day such as", nil},
+		{"permissions", "a resource starts with a-z", []string{"metadata", "team=erp", "expires", "never"}},
+		{"allowed_ips", "neither an address", []string{"metadata", "team=erp", "expires", "never"}},
+		{"grants", "There is no namespace", []string{"metadata", "team=erp", "expires", "never", "permissions_more", "orders:read", "allowed_ips", "", "new_roles[0].name", ""}},
+		{"name", "Is required", []string{"name", "", "metadata", "team=erp", "expires", "never"}},
+	} {
+		fields := append([]string{}, typed...)
+		for i := 0; i < len(test.change); i += 2 {
+			for j := 0; j < len(fields); j += 2 {
+				if fields[j] == test.change[i] {
+					fields[j+1] = test.change[i+1]
+				}
+			}
+		}
+		a := p.submit("/apikeys/keys/new", fields...).want(422, test.wrong, `href="#f-`+test.field+`"`, `id="f-`+test.field+`"`)
+		a.lacks("<script>alert", "It will not be shown again")
+		for i := 0; i < len(fields); i += 2 {
+			if fields[i] == "active" {
+				continue
+			}
+			if got, _ := a.field(fields[i]); got != fields[i+1] {
+				t.Errorf("%s: %s holds %q, not %q", test.field, fields[i], got, fields[i+1])
+			}
+		}
+		if _, checked := a.field("active"); !checked {
+			t.Error("no box for active")
+		}
+	}
+	if list, _, _ := s.keys.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10); len(list) > 0 {
+		t.Errorf("%d keys were made", len(list))
+	}
+	// Another namespace is not a mistake.
+	a := p.submit("/apikeys/keys/new", append(typed, "again", "namespace")...).want(200)
+	if got, _ := a.field("allowed_ips"); got != "10.0.0.0/99" || strings.Contains(a.Text, `role="alert"`) {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestKeyRoles(t *testing.T) {
+	s := open(t)
+	if _, err := s.keys.CreateRole(ctx, root, keystore.Role{Namespace: "*", Name: "member", Permissions: []keystore.Permission{{Resource: "company", Action: "show"}}}); err != nil {
+		t.Fatal(err)
+	}
+	namespaces(t, s, keystore.Namespace{ID: "fixed", KeyRoles: []string{"member"}}, keystore.Namespace{ID: "some", KeyRoles: []string{keystore.AnyRole}})
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	a := p.get("/apikeys/keys/new?namespace=fixed").want(200, "have this role")
+	if _, there := a.field("roles"); there {
+		t.Error("the fixed role can be changed")
+	}
+	id, _ := p.make("name", "a", "namespace", "fixed", "access", "custom", "permissions_more", "mcp:read")
+	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:read] [member]" {
+		t.Error(got)
+	}
+	p.submit("/apikeys/keys/"+id+"/edit", "permissions_more", "mcp:write").want(200, "Saved")
+	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:write] [member]" {
+		t.Error(got)
+	}
+	p.submit("/apikeys/keys/new?namespace=some", "name", "b").want(422, `href="#f-roles"`)
+}
+
+// TestEdit: what is not changed on the form stays as it is.
+func TestEdit(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu", Parent: "acme"}, keystore.Namespace{ID: "us", Parent: "acme"})
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	id, token := p.make("name", "ERP", "namespace", "acme", "access", "custom", "permissions_more", "orders:read orders:search", "connected", "true", "grants", "eu", "access:eu", "read_write",
+		"allowed_ips", "10.0.0.0/8", "metadata", "a=1\nb=2")
+	edit := "/apikeys/keys/" + id + "/edit"
+	for _, test := range []struct {
+		name   string
+		fields []string
+		want   string
+	}{
+		{"nothing", nil, "ERP true acme [orders:read orders:search] [] connected; eu [read write] [] [10.0.0.0/8] map[a:1 b:2]"},
+		{"name", []string{"name", "ERP 2"}, "ERP 2 true acme [orders:read orders:search] [] connected; eu [read write] [] [10.0.0.0/8] map[a:1 b:2]"},
+		{"less", []string{"permissions_more", "orders:read", "connected", "-"}, "ERP 2 true acme [orders:read] []; eu [read write] [] [10.0.0.0/8] map[a:1 b:2]"},
+		{"another namespace", []string{"grants", "us", "access:us", "same"}, "ERP 2 true acme [orders:read] []; us [orders:read] [] [10.0.0.0/8] map[a:1 b:2]"},
+		{"a role on the spot", []string{"new_roles[0].name", "shop", "new_roles[0].permissions_more", "shop:*"}, "ERP 2 true acme [orders:read] [shop]; us [orders:read] [] [10.0.0.0/8] map[a:1 b:2]"},
+		{"inactive", []string{"active", "-", "allowed_ips", "", "metadata", "c=3"}, "ERP 2 false acme [orders:read] [shop]; us [orders:read] [] [] map[c:3]"},
+		{"active", []string{"active", "true"}, "ERP 2 true acme [orders:read] [shop]; us [orders:read] [] [] map[c:3]"},
+	} {
+		p.submit(edit, test.fields...).want(200, "Saved", "In force on 1 of 1 node,")
+		k := s.key(t, id)
+		if got := fmt.Sprint(k.Name, " ", k.Active, " ", grantsOf(k), " ", k.AllowedIPs, " ", k.Metadata); got != test.want {
+			t.Errorf("%s:\n%s, want\n%s", test.name, got, test.want)
+		}
+	}
+	if !s.alive(t, token) {
+		t.Error("the key is dead")
+	}
+	form := p.get(edit).fill("name", "lost")
+	p.submit(edit, "name", "first").want(200)
+	p.post(edit, form...).want(412, "has version")
+	p.get("/apikeys/keys/"+id).want(200, "name: ERP 2 → first", "Given by")
+}
+
+func TestGrowOnly(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme", EditPolicy: keystore.EditGrowOnly})
+	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET", Path: "/orders"}, {Permission: "orders:make", Class: "write", Method: "POST", Path: "/orders"}})
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	id, _ := p.make("name", "a", "namespace", "acme", "access", "custom", "permissions", "orders:search")
+	edit := "/apikeys/keys/" + id + "/edit"
+	p.get(edit).want(200, "lose nothing")
+	p.submit(edit, "permissions", "orders:search", "permissions", "orders:make").want(200, "Saved")
+	if got := grantsOf(s.key(t, id)); got != "acme [orders:make orders:search] []" {
+		t.Error(got)
+	}
+	p.submit(edit, "permissions", "orders:make").want(422, "would lose orders:search")
+	p.submit(edit, "access", "read_only").want(422, "would lose")
+	if got := grantsOf(s.key(t, id)); got != "acme [orders:make orders:search] []" {
+		t.Error(got)
+	}
+}
+
+func TestLife(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	id, token := p.make("name", "A key")
+	at := "/apikeys/keys/" + id
+	p.post(at+"/active").want(200, "INACTIVE", "The key is inactive")
+	if s.alive(t, token) {
+		t.Error("an inactive key is alive")
+	}
+	p.get("/apikeys/keys").want(200, "INACTIVE")
+	p.post(at+"/active", "active", "true").want(200, "The key is active again")
+	if !s.alive(t, token) {
+		t.Error("an active key is dead")
+	}
+
+	form := p.get(at+"/rotate").fill("grace", "1h")
+	a := p.post(at+"/rotate", form...).want(200, "It will not be shown again", "in an hour", "In force on 1 of 1 node")
+	next := tokens.FindString(a.Text)
+	if next == token || !s.alive(t, next) || !s.alive(t, token) {
+		t.Error("both tokens should be good")
+	}
+	p.post(at+"/rotate", form...).want(200, "cannot be shown again").lacks(next) // a reload
+	if len(s.key(t, id).Secrets) != 2 {
+		t.Error("a reload made another token")
+	}
+	a = p.submit(at+"/rotate", "grace", "0s").want(200, "refused from now on")
+	if s.alive(t, token) || s.alive(t, next) {
+		t.Error("the earlier tokens are good")
+	}
+	last := tokens.FindString(a.Text)
+	p.submit(at+"/rotate", "grace", "9000h").want(422, "between 0s and 720h")
+
+	p.submit(at+"/revoke", "confirm", "yes", "reason", "it leaked").want(422, "Type the word revoke", "it leaked")
+	if !s.alive(t, last) {
+		t.Error("revoked without a confirmation")
+	}
+	p.submit(at+"/revoke", "confirm", " Revoke ", "reason", "it leaked").want(200, "revoked for good", "In force on 1 of 1 node", "Revoked", "it leaked").lacks("/edit", "/rotate", `/revoke"`)
+	if s.alive(t, last) {
+		t.Error("a revoked key is alive")
+	}
+	p.get("/apikeys/keys").want(200, "Revoked")
+	p.post(at+"/active", "active", "true").want(409, "final")
+	p.submit(at+"/delete").want(200, "Deleted A key").lacks(at)
+	p.get(at).want(404)
+}
+
+func TestList(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"})
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	p.get("/apikeys/keys").want(200, "No keys yet", "Make a key")
+	p.get("/apikeys/keys?q=x").want(200, "No key fits")
+	for i := range 120 {
+		spec := keystore.KeySpec{Name: fmt.Sprintf("Worker %03d", i), Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}, Inactive: i%2 == 1}
+		if i%3 == 0 {
+			spec.Namespace = "acme"
+		}
+		if _, _, err := s.keys.MintKey(ctx, root, spec, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var seen []string
+	names := regexp.MustCompile(`Worker \d+`)
+	a := p.get("/apikeys/keys?status=active&namespace=acme&q=worker")
+	for range 10 {
+		seen = append(seen, names.FindAllString(a.want(200).Text, -1)...)
+		next := ""
+		each(a.Doc, func(n *html.Node) {
+			if attr(n, "rel") == "next" {
+				next = attr(n, "href")
+			}
+		})
+		if next == "" {
+			break
+		}
+		a = p.get(next)
+	}
+	if len(seen) != 20 || seen[0] != "Worker 114" || seen[19] != "Worker 000" {
+		t.Errorf("%d: %v", len(seen), seen)
+	}
+	if n := len(names.FindAllString(p.get("/apikeys/keys").Text, -1)); n != 50 {
+		t.Errorf("a page of %d", n)
+	}
+	p.make("name", "My own")
+	own := p.get("/apikeys/keys")
+	mine := ""
+	each(own.Doc, func(n *html.Node) {
+		if n.Data == "a" && textOf(n) == "My keys" {
+			mine = attr(n, "href")
+		}
+	})
+	p.get(mine).want(200, "My own", "Revoke").lacks("Worker")
+	p.get("/apikeys/keys?cursor=nonsense").want(422)
+	p.get("/apikeys/keys?namespace=no%20such").want(422)
+	p.get("/apikeys/keys?status=odd").want(422)
+}
+
+// TestHostile: names are text, in whatever they stand.
+func TestHostile(t *testing.T) {
+	s := open(t)
+	for _, name := range []string{
+		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, "{{.}}", strings.Repeat("W", 200), strings.Repeat("<b>", 66), "يوم \u202eevil", "日本語のとても長い名前", "a\u2028b", "&amp;", "javascript:alert(1)",
+	} {
+		p := s.signedIn(t, name, "*=@client-admin")
+		id, _ := p.make("name", name, "metadata", "x="+name)
+		for _, path := range []string{"/apikeys/keys", "/apikeys/keys/" + id, "/apikeys/keys/" + id + "/edit", "/apikeys/keys/" + id + "/rotate", "/apikeys/keys/" + id + "/revoke", "/apikeys/keys/new"} {
+			a := p.get(path).want(200, html.EscapeString(strings.ReplaceAll(name, `"`, "")[:1])).lacks("<script>alert", "<img src=x", "<b><b>")
+			if strings.Contains(path, id) && !strings.Contains(textOf(a.Doc), name) {
+				t.Errorf("%s does not show %q", path, name)
+			}
+		}
+		p.post("/apikeys/keys/"+id+"/edit", p.get("/apikeys/keys/"+id+"/edit").fill("reason", name)...).want(200)
+		if got := s.key(t, id).Name; got != name {
+			t.Errorf("%q became %q", name, got)
+		}
+		p.submit("/apikeys/keys/"+id+"/revoke", "confirm", "revoke", "reason", name).want(200)
+	}
+}

@@ -1,0 +1,59 @@
+package console
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const progressPath = Root + "/progress"
+
+func progressPages() []page {
+	return []page{{"GET " + progressPath, anyMember, watch}}
+}
+
+// changed ends a change that takes access away: with a notice on the next page when it is in force everywhere, or else on the page
+// that shows how far it has come.
+func (v *visit) changed(to, title string, p api.Propagation) error {
+	if p.Complete {
+		return v.done(to, notice{Title: title, Propagation: &p})
+	}
+	since := v.keys.Now().Add(-time.Duration(p.MS) * time.Millisecond)
+	q := url.Values{"revision": {strconv.FormatInt(p.Revision, 10)}, "since": {strconv.FormatInt(since.UnixMilli(), 10)}, "next": {to}}
+	return v.done(address(progressPath, q), notice{Kind: "warning", Title: title})
+}
+
+type progressPage struct {
+	api.Propagation
+	Next string
+	Name bool // the nodes
+}
+
+// watch shows how far a change has come. The page reloads itself until it is in force everywhere.
+func watch(v *visit) error {
+	revision, err := strconv.ParseInt(v.query("revision"), 10, 64)
+	since, err2 := strconv.ParseInt(v.query("since"), 10, 64)
+	if err != nil || err2 != nil {
+		v.refuse(http.StatusNotFound, "There is no such page", "The address is not complete.")
+		return nil
+	}
+	p, err := v.keys.Progress(v.ctx, keystore.Revision(revision), time.UnixMilli(since))
+	if err != nil {
+		return err
+	}
+	shown := progressPage{Next: v.next(), Name: v.mayIn("admin.nodes:read", keystore.AnyNamespace), Propagation: api.Propagation{
+		Revision: revision, Complete: p.Complete, Nodes: p.Nodes, Acknowledged: p.Acknowledged, MS: p.Took.Milliseconds(),
+	}}
+	for _, n := range p.Pending {
+		shown.Pending = append(shown.Pending, api.PendingNode(n))
+	}
+	title := "On its way to every node"
+	if p.Complete {
+		title = "In force everywhere"
+	}
+	return v.show("progress", title, shown)
+}
