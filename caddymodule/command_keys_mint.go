@@ -25,7 +25,9 @@ func (c *cli) mintCommand() *cobra.Command {
 		Short: "Makes a key and writes its token to standard output",
 		Long: `
 Makes a key. Its token is the only thing written to standard output, this once
-and never again; the key's id, expiry and a warning go to standard error.
+and never again; the key's id, expiry and a warning go to standard error. It
+is as good as a password: never commit it to version control, and rotate the
+key regularly.
 
 --access, --permission and --role say what the key may do in its own namespace,
 --grant what it may do in others. A permission is *, read, write,
