@@ -100,7 +100,7 @@ func TestKeyPermissions(t *testing.T) {
 			if who == "!read" && (test.action == "inactivate" || test.action == "revoke") {
 				a.want(404).lacks("victim")
 				may = true
-			} else if may && a.Status != 200 || !may && a.Status != 403 && a.Status != 404 {
+			} else if may && a.Status != 200 && a.Status != 201 || !may && a.Status != 403 && a.Status != 404 {
 				t.Errorf("%s by %s: %d %s", test.action, who, a.Status, a.Text)
 			}
 			if test.done != nil && test.done(id) != may {

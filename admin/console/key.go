@@ -46,13 +46,16 @@ func showKey(v *visit) error {
 	return v.show("key", k.Name, p)
 }
 
-// home is a namespace as far as the visitor may know it.
+// home is a namespace as far as the visitor may know it. Who makes or edits keys there has to know what they must have.
 func (v *visit) home(id string) api.Namespace {
-	ns, err := v.api.FindNamespace(v.ctx, id)
-	if err != nil {
-		return api.Namespace{ID: id}
+	if ns, err := v.api.FindNamespace(v.ctx, id); err == nil {
+		return ns
 	}
-	return ns
+	known := api.Namespace{ID: id}
+	if ns := v.keys.Policy().Namespace(id); ns != nil && (v.mayIn("admin.keys:create", id) || v.mayIn("admin.keys:update", id)) {
+		known.EditPolicy, known.KeyRoles = string(ns.EditPolicy), ns.KeyRoles
+	}
+	return known
 }
 
 // An event is a row of the audit log for people.

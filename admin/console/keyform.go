@@ -225,8 +225,9 @@ func (v *visit) otherNamespaces(p *keyForm) {
 			parents[*ns.Parent] = true
 		}
 	}
-	offered := make(map[string]bool)
+	offered, read := make(map[string]bool), make(map[string]bool)
 	for _, ns := range all {
+		read[ns.ID] = true
 		if v.mayIn("admin.keys:create", ns.ID) {
 			p.Homes = append(p.Homes, choice{Value: ns.ID, Label: label(ns)})
 		}
@@ -244,6 +245,11 @@ func (v *visit) otherNamespaces(p *keyForm) {
 			continue
 		}
 		offered[ns.ID] = true
+	}
+	for id := range v.keys.Permissions(v.Caller) { // also where the visitor may make keys, and not read what the namespace is
+		if !read[id] && v.keys.Policy().Namespace(id) != nil && v.mayIn("admin.keys:create", id) {
+			p.Homes = append(p.Homes, choice{Value: id, Label: id})
+		}
 	}
 	slices.SortFunc(p.Homes, compareChoices)
 	if !slices.ContainsFunc(p.Homes, func(c choice) bool { return c.Value == p.Home.ID }) {
@@ -275,7 +281,7 @@ func (v *visit) otherNamespaces(p *keyForm) {
 }
 
 func label(ns api.Namespace) string {
-	if ns.Name == "" {
+	if ns.Name == "" || ns.Name == ns.ID {
 		return ns.ID
 	}
 	return ns.ID + " – " + ns.Name

@@ -91,7 +91,7 @@ type tokenPage struct {
 }
 
 // showToken answers with a token. It is the answer to the form itself, which no way leads back to: what reloads it sends the form again, which
-// makes nothing.
+// makes nothing; and browsers keep no page to go back to whose status is not 200.
 func (v *visit) showToken(p tokenPage, title string) error {
 	scheme := "http"
 	if v.Secure {
@@ -107,5 +107,5 @@ func (v *visit) showToken(p tokenPage, title string) error {
 		}
 	}
 	p.Example = `curl -H "Authorization: Bearer ` + p.Token + `" ` + scheme + "://" + v.r.Host + path
-	return v.show("token", title, p)
+	return v.write(http.StatusCreated, "token", title, p, nil)
 }

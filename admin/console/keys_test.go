@@ -78,7 +78,7 @@ func (p *person) submit(path string, changes ...string) answer {
 // make makes a key on the page, and returns its id and token.
 func (p *person) make(changes ...string) (id, token string) {
 	p.t.Helper()
-	a := p.submit("/apikeys/keys/new", changes...).want(200, "It will not be shown again")
+	a := p.submit("/apikeys/keys/new", changes...).want(201, "It will not be shown again")
 	token = tokens.FindString(a.Text)
 	if token == "" {
 		p.t.Fatalf("no token: %s", a.Text)
@@ -136,7 +136,7 @@ func TestTokenOnce(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	form := p.get("/apikeys/keys/new").fill("name", "CI")
-	a := p.post("/apikeys/keys/new", form...).want(200, "It will not be shown again", "curl -H &#34;Authorization: Bearer ")
+	a := p.post("/apikeys/keys/new", form...).want(201, "It will not be shown again", "curl -H &#34;Authorization: Bearer ")
 	token := tokens.FindString(a.Text)
 	if !s.alive(t, token) {
 		t.Fatal("the token is not good")
@@ -346,7 +346,7 @@ func TestLife(t *testing.T) {
 	}
 
 	form := p.get(at+"/rotate").fill("grace", "1h")
-	a := p.post(at+"/rotate", form...).want(200, "It will not be shown again", "in an hour", "In force on 1 of 1 node")
+	a := p.post(at+"/rotate", form...).want(201, "It will not be shown again", "in an hour", "In force on 1 of 1 node")
 	next := tokens.FindString(a.Text)
 	if next == token || !s.alive(t, next) || !s.alive(t, token) {
 		t.Error("both tokens should be good")
@@ -355,7 +355,7 @@ func TestLife(t *testing.T) {
 	if len(s.key(t, id).Secrets) != 2 {
 		t.Error("a reload made another token")
 	}
-	a = p.submit(at+"/rotate", "grace", "0s").want(200, "refused from now on")
+	a = p.submit(at+"/rotate", "grace", "0s").want(201, "refused from now on")
 	if s.alive(t, token) || s.alive(t, next) {
 		t.Error("the earlier tokens are good")
 	}

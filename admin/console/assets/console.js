@@ -29,19 +29,20 @@ document.addEventListener("DOMContentLoaded", () => {
 	// <button data-copy="id of what is copied">
 	for (const b of document.querySelectorAll("[data-copy]")) {
 		const what = document.getElementById(b.dataset.copy);
-		const label = b.textContent;
+		const words = b.firstElementChild;
+		const label = words.textContent;
 		b.addEventListener("click", async () => {
 			try {
 				await navigator.clipboard.writeText(what.textContent);
-				b.textContent = "Copied";
+				words.textContent = "Copied";
 			} catch {
 				const range = document.createRange();
 				range.selectNodeContents(what);
 				getSelection().removeAllRanges();
 				getSelection().addRange(range);
-				b.textContent = "Selected: press Ctrl+C";
+				words.textContent = "Selected: press Ctrl+C";
 			}
-			setTimeout(() => { b.textContent = label; }, 3000);
+			setTimeout(() => { words.textContent = label; }, 3000);
 		});
 	}
 
