@@ -2,6 +2,7 @@
 package browser
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/tests/chromium"
@@ -69,4 +70,12 @@ func signedIn(t *testing.T, g *gate.Gate, token gate.Token, look chromium.Look) 
 func signIn(page *chromium.Page, token gate.Token) {
 	page.Fill("Member token", string(token))
 	page.Click("Sign in")
+}
+
+// loggedIn opens a browser for a user of the site's basic_auth, who types name and password once.
+func loggedIn(t *testing.T, g *gate.Gate, user, password string, look chromium.Look) *chromium.Page {
+	t.Helper()
+	page := chromium.New(t, g.URL, look)
+	page.Open(strings.Replace(g.URL, "://", "://"+user+":"+password+"@", 1) + "/apikeys/")
+	return page
 }

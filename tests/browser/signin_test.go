@@ -175,19 +175,13 @@ func TestTrustedUser(t *testing.T) {
 		}
 		respond 404`})
 	member(t, g, "ada", everywhere)
-	as := func(user string) *chromium.Page {
-		page := chromium.New(t, g.URL, chromium.Look{})
-		page.Open(strings.Replace(g.URL, "://", "://"+user+":secret@", 1) + "/apikeys/")
-		return page
-	}
-
-	page := as("ada")
+	page := loggedIn(t, g, "ada", "secret", chromium.Look{})
 	page.Sees("Keys", "ada")
 	page.SeesNot("Sign in", "Sign out")
 	page.Click("Keys")
 	page.Sees("ada")
 
-	page = as("eve")
+	page = loggedIn(t, g, "eve", "secret", chromium.Look{})
 	page.Sees("You are no member here")
 	if page.Status != 403 {
 		t.Errorf("a user who is no member: status %d", page.Status)

@@ -2,6 +2,7 @@ package chromium
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -85,6 +86,20 @@ func (p *Page) Fill(name, text string) {
 	}
 }
 
+// Choose takes an option of a list that leads to another document: at once with script, and with the button of that name without.
+func (p *Page) Choose(list, option, button string) {
+	p.t.Helper()
+	if p.look.NoScript {
+		p.Fill(list, option)
+		p.Click(button)
+		return
+	}
+	p.load("choosing "+option, chromedp.Func(func(context.Context, *chromedp.Target) error {
+		p.Fill(list, option)
+		return nil
+	}))
+}
+
 // Press types keys, such as kb.Enter, to whatever has the focus; Submit is for keys that lead to another document.
 func (p *Page) Press(keys string) {
 	p.t.Helper()
@@ -115,11 +130,7 @@ func (p *Page) Value(name string) string {
 // Offers reports whether something of that name can be pressed or filled in.
 func (p *Page) Offers(name string) bool {
 	p.t.Helper()
-	nodes, err := p.query(name)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return len(of(nodes, append(slices.Clone(fillable), pressable...))) > 0
+	return len(p.named(name, append(slices.Clone(fillable), pressable...))) > 0
 }
 
 // Controls are the names of all that can be pressed or filled in.
@@ -136,19 +147,39 @@ func (p *Page) Controls() []string {
 	return names
 }
 
-// find waits for the one control of that accessible name.
+// find waits for the one control of that accessible name, or the one whose name begins so: a choice may go on with what it means.
 func (p *Page) find(name string, roles []string) cdp.BackendNodeID {
 	p.t.Helper()
 	var found []*accessibility.Node
-	p.until(fmt.Sprintf("one %s named “%s”, among %v", strings.Join(roles, "/"), name, p.Controls()), func() bool {
-		nodes, err := p.query(name)
-		found = of(nodes, roles)
-		return err == nil && len(found) > 0
+	p.until(func() string {
+		return fmt.Sprintf("a %s named “%s” among %q", strings.Join(roles, "/"), name, p.Controls())
+	}, func() bool {
+		found = p.named(name, roles)
+		return len(found) > 0
 	})
-	if len(found) > 1 {
+	if len(found) > 1 && !p.same(found) {
 		p.t.Fatalf("%s: %d controls are named “%s”", p.Address(), len(found), name)
 	}
 	return found[0].BackendDOMNodeID
+}
+
+// same reports whether controls are links that lead to the same place.
+func (p *Page) same(controls []*accessibility.Node) bool {
+	p.t.Helper()
+	places := map[string]bool{}
+	for _, n := range controls {
+		places[call[string](p, n.BackendDOMNodeID, `function() { return this.href ?? "none" }`)] = true
+	}
+	return len(places) == 1 && !places["none"]
+}
+
+func (p *Page) named(name string, roles []string) []*accessibility.Node {
+	exact, err := p.query(name)
+	if exact = of(exact, roles); err != nil || len(exact) > 0 {
+		return exact
+	}
+	all, _ := p.query("")
+	return slices.DeleteFunc(of(all, roles), func(n *accessibility.Node) bool { return !strings.HasPrefix(word(n.Name), name+" ") })
 }
 
 // query asks for the nodes of that name that assistive technology sees, all if name is "".
@@ -172,10 +203,11 @@ func of(nodes []*accessibility.Node, roles []string) []*accessibility.Node {
 }
 
 func word(v *accessibility.Value) string {
-	if v == nil {
-		return ""
+	var text string
+	if v != nil {
+		json.Unmarshal(v.Value, &text)
 	}
-	return strings.Trim(string(v.Value), `"`)
+	return text
 }
 
 // reach scrolls to a control and returns a point where a click hits it, or the label that stands for it.

@@ -140,7 +140,7 @@ func (p *Page) Back() {
 	if err != nil {
 		p.t.Fatalf("going back to %s: %v", before.URL, err)
 	}
-	p.until("loaded after going back", func() bool { return evaluate[string](p, `document.readyState`) == "complete" })
+	p.until(func() string { return "loaded after going back" }, func() bool { return evaluate[string](p, `document.readyState`) == "complete" })
 }
 
 // load runs what makes the browser go to another document and waits for that to be there.
@@ -198,7 +198,7 @@ func (p *Page) Text() string {
 func (p *Page) Sees(texts ...string) {
 	p.t.Helper()
 	for _, want := range texts {
-		p.until("“"+want+"” on the page", func() bool { return strings.Contains(p.Text(), want) })
+		p.until(func() string { return "“" + want + "” on the page" }, func() bool { return strings.Contains(p.Text(), want) })
 	}
 }
 
@@ -214,11 +214,11 @@ func (p *Page) SeesNot(texts ...string) {
 }
 
 // until waits for what the page becomes by itself.
-func (p *Page) until(what string, true func() bool) {
+func (p *Page) until(what func() string, true func() bool) {
 	p.t.Helper()
 	for end := time.Now().Add(patience); !true(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			p.t.Fatalf("%s: after %v still not: %s. It reads:\n%s\n%s", p.Address(), patience, gate.Redact(what), gate.Redact(p.Text()), p.faults)
+			p.t.Fatalf("%s: after %v still not: %s. It reads:\n%s\n%s", p.Address(), patience, gate.Redact(what()), gate.Redact(p.Text()), p.faults)
 		}
 	}
 }

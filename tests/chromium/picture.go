@@ -22,6 +22,7 @@ func (p *Page) Picture(name string) {
 
 func (p *Page) keep(name string, take chromedp.Action[[]byte]) {
 	p.t.Helper()
+	evaluate[bool](p, `scrollTo(0, 0), true`) // what sticks to the window stands where it begins
 	png, err := run(p, take)
 	if err != nil {
 		p.t.Fatalf("a picture of %s: %v", p.Address(), err)
