@@ -1,0 +1,48 @@
+package console_test
+
+import (
+	"context"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+// crowded is a database that also lists a node which acknowledges nothing.
+type crowded struct {
+	keystore.Database
+	silent atomic.Bool
+}
+
+func (c *crowded) Nodes(ctx context.Context) ([]keystore.Node, error) {
+	nodes, err := c.Database.Nodes(ctx)
+	if c.silent.Load() {
+		nodes = append(nodes, keystore.Node{Incarnation: "silent", Address: "elsewhere/1", Lease: time.Hour, State: keystore.NodeActive})
+	}
+	return nodes, err
+}
+
+// TestPending: a change that is not in force everywhere says so, until it is.
+func TestPending(t *testing.T) {
+	db, err := sqldb.OpenSQLite(ctx, filepath.Join(t.TempDir(), "apikeys.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &crowded{Database: db}
+	s := openOn(t, c)
+	p, developer := s.signedIn(t, "Ada", "*=@client-admin"), s.signedIn(t, "Dev", "default=@developer")
+	id, _ := p.make("name", "A key")
+	c.silent.Store(true)
+	a := p.submit("/apikeys/keys/"+id+"/revoke", "confirm", "revoke").want(200, "The key is revoked for good", "in force on 1 of 2 nodes", "elsewhere/1", `http-equiv="refresh"`)
+	at := a.At.RequestURI()
+	developer.get(at).want(200, "in force on 1 of 2 nodes").lacks("elsewhere/1") // naming nodes takes admin.nodes:read
+	p.get(at).want(200, "elsewhere/1")
+	c.silent.Store(false)
+	p.get(at).want(200, "In force everywhere", "In force on 1 of 1 node", "/apikeys/keys/"+id).lacks(`http-equiv="refresh"`)
+	for _, wrong := range []string{"", "?revision=x&since=1", "?revision=1"} {
+		p.get("/apikeys/progress" + wrong).want(404)
+	}
+}

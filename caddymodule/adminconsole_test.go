@@ -1,0 +1,124 @@
+package caddymodule
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// signIn sends the form of the console, and returns what came at last.
+func (g *gate) signIn(token string, headers ...string) (int, string) {
+	g.t.Helper()
+	form := url.Values{"token": {token}}.Encode()
+	return g.do("POST", "site", "/apikeys/sign-in", form, append([]string{"Content-Type", "application/x-www-form-urlencoded"}, headers...)...)
+}
+
+// TestConsole is the door to the pages: a session is as good as the token it was opened with, for the pages alone.
+func TestConsole(t *testing.T) {
+	g := newGate(t)
+	g.loadSite(object{"handler": "api_key", "public": []string{"/apikeys/*"}})
+	id, token := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
+	g.client.Jar, _ = cookiejar.New(nil)
+	const keys, asked, inside = "/apikeys/keys", "Member token", "<h1>Keys</h1>"
+	for _, test := range []struct {
+		name, method, path string
+		do                 func()
+		headers            []string
+		status             int
+		answer             string
+	}{
+		{"nobody", "GET", keys, nil, nil, 200, asked},
+		{"a bearer token is no session", "GET", keys, nil, withBearer(token), 200, asked},
+		{"wrong", "POST", "", func() { g.signIn(token + "x") }, nil, 0, ""},
+		{"still nobody", "GET", keys, nil, nil, 200, asked},
+		{"early data", "POST", "/apikeys/sign-in", nil, []string{"Early-Data", "1"}, 422, asked}, // an empty form is not looked up
+		{"signed in", "GET", keys, func() { g.signIn(token) }, nil, 200, inside},
+		{"the REST interface takes no session", "GET", "/apikeys/v1/keys", nil, nil, 401, "missing_key"},
+		{"nor does the API", "GET", "/orders", nil, nil, 401, "missing_key"},
+		{"a method that there is not", "DELETE", keys, nil, nil, 405, "takes no DELETE"},
+		{"one that nobody has", "PROPFIND", keys, nil, nil, 405, "method_not_allowed"},
+		{"dots", "GET", "/apikeys/x/../keys", nil, nil, 400, "non_canonical_target"},
+		{"another page of another site", "POST", "/apikeys/sign-out", nil, []string{"Sec-Fetch-Site", "cross-site"}, 403, "another site"},
+		{"early data that writes", "POST", "/apikeys/keys/new", nil, []string{"Early-Data", "1"}, 425, "Please try again"},
+		{"disabled", "GET", keys, func() { g.mustDo("PATCH", "admin", "/apikeys/v1/members/"+id, `{"active":false}`) }, nil, 200, "This member has been disabled"},
+		{"enabled", "GET", keys, func() { g.mustDo("PATCH", "admin", "/apikeys/v1/members/"+id, `{"active":true}`); g.signIn(token) }, nil, 200, inside},
+		{"another token", "GET", keys, func() { g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token", "{}") }, nil, 200, "Your session is over"},
+	} {
+		if test.do != nil {
+			test.do()
+		}
+		if test.path == "" {
+			continue
+		}
+		status, answer := g.do(test.method, "site", test.path, "", test.headers...)
+		if status != test.status || !strings.Contains(answer, test.answer) {
+			t.Errorf("%s: %d %s", test.name, status, answer)
+		}
+		if strings.Contains(answer, token) {
+			t.Fatalf("%s: the answer holds the token", test.name)
+		}
+	}
+}
+
+// TestConsoleAddresses: a session is bound to the addresses of the token.
+func TestConsoleAddresses(t *testing.T) {
+	g := newGate(t)
+	g.loadSite()
+	id, _ := g.member(object{"name": "Ada", "grants": grantOf("viewer")})
+	var made struct{ Token string }
+	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token", `{"allowed_ips":["192.0.2.0/24"]}`)), &made); err != nil {
+		t.Fatal(err)
+	}
+	token := made.Token
+	g.client.Jar, _ = cookiejar.New(nil)
+	office, cafe := []string{"X-Forwarded-For", "192.0.2.7"}, []string{"X-Forwarded-For", "198.51.100.7"}
+	if status, answer := g.signIn(token, cafe...); status != 422 || !strings.Contains(answer, "may not be used from 198.51.100.7") {
+		t.Errorf("from elsewhere: %d %s", status, answer)
+	}
+	if status, answer := g.signIn(token, office...); status != 200 || !strings.Contains(answer, "<h1>Keys</h1>") {
+		t.Errorf("from the office: %d %s", status, answer)
+	}
+	if status, answer := g.do("GET", "site", "/apikeys/keys", "", cafe...); status != 403 || !strings.Contains(answer, "Not from this address") {
+		t.Errorf("carried elsewhere: %d %s", status, answer)
+	}
+}
+
+// TestConsoleCookie: by TLS, or a proxy that ended it, the cookie is for TLS alone.
+func TestConsoleCookie(t *testing.T) {
+	g := newGate(t)
+	g.loadSite()
+	_, token := g.member(object{"name": "Ada"})
+	for proto, want := range map[string]string{"http": "apikeys-session=", "https": "__Secure-apikeys-session="} {
+		r, err := http.NewRequestWithContext(t.Context(), "POST", "http://site/apikeys/sign-in", strings.NewReader(url.Values{"token": {token}}.Encode()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("X-Forwarded-Proto", proto)
+		resp, err := g.client.Transport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("Set-Cookie"); !strings.HasPrefix(got, want) || strings.Contains(got, "Secure; ") != (proto == "https") || strings.Contains(got, token) {
+			t.Errorf("%s: the cookie is not as it should be", proto)
+		}
+	}
+}
+
+func TestConsoleTrustUser(t *testing.T) {
+	g := newGate(t)
+	signIn := object{"handler": "authentication", "providers": object{"http_basic": object{"accounts": []object{{"username": "ada", "password": bcrypted}, {"username": "eve", "password": bcrypted}}}}}
+	g.loadSiteOf(object{"handler": "api_keys_admin", "trust_user": "{http.auth.user.id}"}, signIn)
+	g.member(object{"name": "Ada Lovelace", "login": "ada", "grants": grantOf("client-admin")})
+	for user, want := range map[string]int{"ada": 200, "eve": 403} {
+		as := []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+unencrypted))}
+		if status, answer := g.do("GET", "site", "/apikeys/keys", "", as...); status != want || strings.Contains(answer, "Ada Lovelace") != (want == 200) {
+			t.Errorf("%s: %d %s", user, status, answer)
+		}
+	}
+}
