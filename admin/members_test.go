@@ -35,7 +35,10 @@ func TestMember(t *testing.T) {
 	}
 
 	var first, second api.MemberChanged
-	d.call(t, root, "POST", path+"/token", nil).into(t, 200, &first)
+	d.call(t, root, "POST", path+"/token", nil, "If-Match", `"1"`).into(t, 200, &first)
+	if p := d.call(t, root, "POST", path+"/token", nil, "If-Match", `"1"`).problem(t); p.Status != 412 || first.Member.Version != 2 {
+		t.Errorf("the same request again: %+v", p)
+	}
 	d.call(t, root, "POST", path+"/token", `{"expires_at":"2037-01-01T00:00:00Z"}`).into(t, 200, &second)
 	if !strings.HasPrefix(first.Token, "akm_") || first.Token == second.Token || !second.Propagation.Complete || second.Member.ID != id {
 		t.Error("no other token")
@@ -57,8 +60,8 @@ func TestMember(t *testing.T) {
 	}
 
 	var edited api.MemberChanged
-	d.call(t, root, "PATCH", path, `{"name":"Ada L.","kind":"service","login":"ada","grants":[{"namespace":"*","access":"read_only"}],"active":false}`, "If-Match", `"1"`).into(t, 200, &edited)
-	if m := edited.Member; m.Name != "Ada L." || m.Kind != "service" || *m.Login != "ada" || m.Active || m.Version != 2 || len(m.Grants) != 1 || m.Grants[0].Namespace != "*" || edited.Token != "" {
+	d.call(t, root, "PATCH", path, `{"name":"Ada L.","kind":"service","login":"ada","grants":[{"namespace":"*","access":"read_only"}],"active":false}`, "If-Match", `"3"`).into(t, 200, &edited)
+	if m := edited.Member; m.Name != "Ada L." || m.Kind != "service" || *m.Login != "ada" || m.Active || m.Version != 4 || len(m.Grants) != 1 || m.Grants[0].Namespace != "*" || edited.Token != "" {
 		t.Errorf("edited: %+v", m)
 	}
 	d.call(t, root, "PATCH", path, `{"kind":null,"login":null,"grants":null,"active":null}`).into(t, 200, &edited)

@@ -288,17 +288,22 @@ type TokenSpec struct {
 	AllowedIPs []netip.Prefix
 }
 
-// NewMemberToken gives a member a token; the one it had dies. It takes to act for the member (spec 7a.2).
+// NewMemberToken gives a member a token; the one it had dies. It takes to act for the member (spec 7a.2). The member's version goes up, so that
+// asking again with the version that was seen before makes no second token.
 func (k *Keystore) NewMemberToken(ctx context.Context, c Caller, id string, spec TokenSpec, o ChangeOptions) (*Member, Token, Propagation, error) {
 	var m *Member
 	var token Token
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
-		if m, err = memberTo(by, "update", id, true, o); err != nil {
+		before, err := memberTo(by, "update", id, true, o)
+		if err != nil {
 			return err
 		}
 		if err := by.actsFor(id); err != nil {
 			return err
 		}
+		after := *before
+		after.Version++
+		m = &after
 		key := &Key{
 			ID: NewID(), Prefix: MemberPrefix, Name: m.Name, Namespace: DefaultNamespace, Owner: id, Personal: true, CreatedBy: by.actor,
 			Active: true, CreatedAt: tx.Now(), ExpiresAt: spec.ExpiresAt.UTC().Truncate(time.Microsecond), AllowedIPs: slices.Clone(spec.AllowedIPs), Version: 1,
@@ -323,10 +328,13 @@ func (k *Keystore) NewMemberToken(ctx context.Context, c Caller, id string, spec
 		token = k.tokenKey.Load().Generate(MemberPrefix, key.ID)
 		key.Secrets = []Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
 		refused, err := insertKeys(tx, by, "member.token", []*Key{key})
-		if err == nil {
-			err = refused[0]
+		if err != nil {
+			return err
 		}
-		return err
+		if refused[0] != nil {
+			return refused[0]
+		}
+		return tx.UpdateMember(m)
 	})
 	if err != nil {
 		return nil, Token{}, p, err
