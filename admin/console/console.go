@@ -70,17 +70,25 @@ func (c *Console) pages() []page {
 		signInPages(),
 		keyPages(),
 		progressPages(),
+		rolePages(),
+		namespacePages(),
+		memberPages(),
+		auditPages(),
+		nodePages(),
 	)
 }
 
 // navigation lists the parts of the console, for who may read them.
-var navigation = []struct{ Label, path, needs string }{
-	{"Keys", keysPath, anyMember},
-	{"Roles", Root + "/roles", "admin.roles:read"},
-	{"Namespaces", Root + "/namespaces", "admin.namespaces:read"},
-	{"Members", Root + "/members", "admin.members:read"},
-	{"Audit", Root + "/audit", "admin.audit:read"},
-	{"Nodes", Root + "/nodes", "admin.nodes:read"},
+var navigation = []struct {
+	Label, path, needs string
+	everywhere         bool // it takes the permission in all namespaces
+}{
+	{"Keys", keysPath, anyMember, false},
+	{"Roles", rolesPath, "admin.roles:read", false},
+	{"Namespaces", namespacesPath, "admin.namespaces:read", false},
+	{"Members", membersPath, "admin.members:read", false},
+	{"Audit", auditPath, "admin.audit:read", false},
+	{"Nodes", nodesPath, "admin.nodes:read", true},
 }
 
 // policy allows what the pages are made of, from here and nowhere else.

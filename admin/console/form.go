@@ -28,7 +28,7 @@ func (v *visit) form() *form {
 
 // blank is a form before anything was typed, with the values that it begins with, names and values in turn.
 func blank(values ...string) *form {
-	f := &form{values: make(url.Values)}
+	f := &form{values: make(url.Values), status: http.StatusOK}
 	for i := 0; i+1 < len(values); i += 2 {
 		f.values.Add(values[i], values[i+1])
 	}

@@ -1,13 +1,6 @@
 package console
 
 import (
-	"bytes"
-	"encoding/json"
-	"fmt"
-	"maps"
-	"slices"
-	"strings"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -40,7 +33,7 @@ func showKey(v *visit) error {
 		}
 		p.More = rows.NextCursor != nil
 		for _, r := range rows.Items {
-			p.History = append(p.History, event{AuditRow: r, Words: actionWords(r.Action), Changes: changes(r.Before, r.After)})
+			p.History = append(p.History, event{AuditRow: r, Words: actionWords(r.Action), Changes: differences(r.Before, r.After)})
 		}
 	}
 	return v.show("key", k.Name, p)
@@ -62,7 +55,7 @@ func (v *visit) home(id string) api.Namespace {
 type event struct {
 	api.AuditRow
 	Words   string
-	Changes []string
+	Changes []difference
 }
 
 var actions = map[string]string{
@@ -74,50 +67,4 @@ func actionWords(action string) string {
 		return words
 	}
 	return action
-}
-
-// changes says which fields of an object differ, and how where that is short.
-func changes(before, after json.RawMessage) []string {
-	was, is := fieldsOf(before), fieldsOf(after)
-	if len(was) == 0 || len(is) == 0 {
-		return nil
-	}
-	names := slices.Collect(maps.Keys(was))
-	for name := range is {
-		if _, both := was[name]; !both {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	var list []string
-	for _, name := range names {
-		if name == "version" || name == "secrets" || bytes.Equal(was[name], is[name]) {
-			continue
-		}
-		list = append(list, fmt.Sprintf("%s: %s → %s", strings.ReplaceAll(name, "_", " "), short(was[name]), short(is[name])))
-	}
-	return list
-}
-
-func fieldsOf(object json.RawMessage) map[string]json.RawMessage {
-	var m map[string]json.RawMessage
-	_ = json.Unmarshal(object, &m) // null, of what was not there, has none
-	return m
-}
-
-// maxShort is how much of a field's value is shown.
-const maxShort = 300
-
-func short(value json.RawMessage) string {
-	if len(value) == 0 {
-		return "none"
-	}
-	var text string
-	if json.Unmarshal(value, &text) != nil {
-		text = string(value)
-	}
-	if len(text) > maxShort {
-		text = strings.ToValidUTF8(text[:maxShort], "") + "…"
-	}
-	return text
 }

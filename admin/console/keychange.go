@@ -52,15 +52,6 @@ func formOf(p *keyForm) *form {
 		lines = append(lines, name+"="+k.Metadata[name])
 	}
 	f.values.Set("metadata", strings.Join(lines, "\n"))
-	offered := make(map[string]bool)
-	for _, r := range p.Table {
-		for _, action := range []string{"*", "read", "write"} {
-			offered[r.Name+":"+action] = true
-		}
-		for _, op := range r.Permissions {
-			offered[op.Permission] = true
-		}
-	}
 	f.values.Set("access", byRoles)
 	for _, g := range k.Grants {
 		if g.Namespace != k.Namespace {
@@ -79,15 +70,7 @@ func formOf(p *keyForm) *form {
 			continue
 		}
 		f.values.Set("access", string(accessOf(g.Permissions)))
-		var others []string
-		for _, permission := range g.Permissions {
-			if offered[permission] || permission == "*" {
-				f.values.Add("permissions", permission)
-			} else {
-				others = append(others, permission)
-			}
-		}
-		f.values.Set("permissions_more", strings.Join(others, "\n"))
+		f.setPermissions(p.Table, g.Permissions)
 	}
 	return f
 }

@@ -3,7 +3,6 @@ package console
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -38,18 +37,6 @@ type keyForm struct {
 	Once     string
 }
 
-// A resource is a part of the permission table.
-type resource struct {
-	Name        string
-	Permissions []operations
-}
-
-// operations are the calls that one permission allows.
-type operations struct {
-	Permission string
-	Calls      []api.Operation
-}
-
 // An otherNamespace is one that a key can have a grant in besides its own.
 type otherNamespace struct {
 	ID, Label string
@@ -63,45 +50,6 @@ const (
 	same    = "same"  // in another namespace: as at home
 	kept    = "kept"  // in another namespace: as it is
 )
-
-// A table is the permission table as a part of a form.
-type table struct {
-	Form      *form
-	Name      string // of the boxes
-	Resources []resource
-	locked    func(permission string) bool
-}
-
-func newTable(f *form, name string, p *keyForm) table {
-	t := table{f, name, p.Table, func(string) bool { return false }}
-	if name == "permissions" {
-		t.locked = func(permission string) bool { return p.Locked("permissions", permission) }
-	}
-	return t
-}
-
-// ID is that of the part, or of something in it.
-func (t table) ID(more ...string) string {
-	return strings.Join(append([]string{"f-" + strings.NewReplacer("[", "-", "]", "", ".", "-").Replace(t.Name)}, more...), "-")
-}
-
-// A box is one permission of a table.
-type box struct {
-	table
-	Permission string
-}
-
-// Box is the one of a permission.
-func (t table) Box(permission string) box { return box{t, permission} }
-
-// Checked and Locked say how it stands.
-func (b box) Checked() bool { return b.Form.Has(b.Name, b.Permission) || b.Locked() }
-func (b box) Locked() bool  { return b.locked(b.Permission) }
-
-// Any reports whether some permission on a resource is checked.
-func (t table) Any(r resource) bool {
-	return slices.ContainsFunc(t.Form.Values(t.Name), func(p string) bool { return strings.HasPrefix(p, r.Name+":") })
-}
 
 // Locked reports whether the key that is edited has something in its own namespace that it can never lose.
 func (p *keyForm) Locked(field, value string) bool {
@@ -133,7 +81,8 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 		{Value: string(keystore.ReadWrite), Label: "Read & Write", Hint: "Every call that reads or writes."},
 		{Value: string(keystore.Custom), Label: "Custom", Hint: "The calls that you choose."},
 	}
-	if err := v.table(p); err != nil {
+	var err error
+	if p.Table, err = v.table(); err != nil {
 		return nil, err
 	}
 	v.roleChoices(p)
@@ -148,44 +97,6 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 		}
 	}
 	return p, nil
-}
-
-// table reads the permission table: what handlers declare, by resource.
-func (v *visit) table(p *keyForm) error {
-	by := make(map[string]map[string][]api.Operation)
-	if declared := v.resources.Load(); declared != nil {
-		for _, r := range *declared {
-			by[r] = make(map[string][]api.Operation)
-		}
-	}
-	for cursor := ""; ; {
-		page, err := v.api.ListPermissions(v.ctx, cursor, 1000)
-		switch {
-		case statusOf(err) == 403: // reading it takes admin.keys:read; who lacks that can type permissions
-			return nil
-		case err != nil:
-			return err
-		}
-		for _, op := range page.Items {
-			r, _, _ := strings.Cut(op.Permission, ":")
-			if by[r] == nil {
-				by[r] = make(map[string][]api.Operation)
-			}
-			by[r][op.Permission] = append(by[r][op.Permission], op)
-		}
-		if page.NextCursor == nil {
-			break
-		}
-		cursor = *page.NextCursor
-	}
-	for _, name := range slices.Sorted(maps.Keys(by)) {
-		r := resource{Name: name}
-		for _, permission := range slices.Sorted(maps.Keys(by[name])) {
-			r.Permissions = append(r.Permissions, operations{permission, by[name][permission]})
-		}
-		p.Table = append(p.Table, r)
-	}
-	return nil
 }
 
 func (v *visit) roleChoices(p *keyForm) {
@@ -304,12 +215,12 @@ func (f *form) homeGrant() homeGrant {
 	h := homeGrant{access: f.Value("access"), roles: slices.Concat(f.Values("roles"), words(f.Value("roles_more"))), connected: f.Has("connected", "true")}
 	switch h.access {
 	case string(keystore.Custom):
-		h.permissions = slices.Concat(f.Values("permissions"), words(f.Value("permissions_more")))
+		h.permissions = f.permissions("permissions")
 	case byRoles:
 		h.access = ""
 	}
 	if name := strings.TrimSpace(f.Value("new_roles[0].name")); name != "" {
-		h.newRoles = []api.NewRole{{Name: name, Permissions: orEmpty(slices.Concat(f.Values("new_roles[0].permissions"), words(f.Value("new_roles[0].permissions_more"))))}}
+		h.newRoles = []api.NewRole{{Name: name, Permissions: orEmpty(f.permissions("new_roles[0].permissions"))}}
 	}
 	return h
 }

@@ -46,10 +46,10 @@ func (a answer) fill(changes ...string) []string {
 		case "textarea":
 			add(attr(n, "name"), textOf(n))
 		case "select":
-			value := ""
+			value, chosen := "", false
 			each(n, func(o *html.Node) {
-				if o.Data == "option" && (value == "" || has(o, "selected")) {
-					value = attr(o, "value")
+				if o.Data == "option" && (!chosen || has(o, "selected")) {
+					value, chosen = attr(o, "value"), true
 				}
 			})
 			add(attr(n, "name"), value)
@@ -308,7 +308,7 @@ func TestEdit(t *testing.T) {
 	form := p.get(edit).fill("name", "lost")
 	p.submit(edit, "name", "first").want(200)
 	p.post(edit, form...).want(412, "has version")
-	p.get("/apikeys/keys/"+id).want(200, "name: ERP 2 → first", "Given by")
+	p.get("/apikeys/keys/"+id).want(200, `<del><span class="visually-hidden">was </span><bdi>ERP 2</bdi></del>`, `<bdi>first</bdi></ins>`, "Given by")
 }
 
 func TestGrowOnly(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 //go:embed templates
@@ -103,7 +104,7 @@ type navItem struct {
 func (d *view) Navigation() []navItem {
 	var list []navItem
 	for _, n := range navigation {
-		if n.needs == anyMember || d.may(n.needs) {
+		if n.needs == anyMember || !n.everywhere && d.may(n.needs) || n.everywhere && d.mayIn(n.needs, keystore.AnyNamespace) {
 			list = append(list, navItem{n.Label, d.link(n.path), n.path == d.Current})
 		}
 	}

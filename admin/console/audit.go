@@ -1,0 +1,145 @@
+package console
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const auditPath = Root + "/audit"
+
+func auditPages() []page {
+	return []page{
+		{"GET " + auditPath, "admin.audit:read", listAudit},
+		{"POST " + auditPath + "/verify", "admin.audit:read", verifyAudit},
+	}
+}
+
+// auditActions are what the log tells of, in words.
+var auditActions = []choice{
+	{Value: "key.mint", Label: "Key made"}, {Value: "key.import", Label: "Key imported"}, {Value: "key.edit", Label: "Key edited"},
+	{Value: "key.rotate", Label: "Key given a new token"}, {Value: "key.revoke", Label: "Key revoked"}, {Value: "key.delete", Label: "Key deleted"},
+	{Value: "role.create", Label: "Role made"}, {Value: "role.edit", Label: "Role edited"}, {Value: "role.delete", Label: "Role deleted"},
+	{Value: "namespace.create", Label: "Namespace made"}, {Value: "namespace.edit", Label: "Namespace edited"}, {Value: "namespace.delete", Label: "Namespace deleted"},
+	{Value: "member.create", Label: "Member made"}, {Value: "member.edit", Label: "Member edited"}, {Value: "member.token", Label: "Member given a token"},
+	{Value: "member.delete", Label: "Member deleted"},
+}
+
+type auditPage struct {
+	Rows     []auditEntry
+	Next     *string
+	Form     *form // the filters
+	Actions  []choice
+	Actors   []choice // that are known
+	Filtered bool
+	Verify   bool // the visitor may
+}
+
+// An auditEntry is a row of the audit log for people.
+type auditEntry struct {
+	api.AuditRow
+	What    string // was done
+	Who     string
+	Object  string // its name, or its id
+	Link    string // empty: it is gone, or has no page
+	Changes []difference
+}
+
+func listAudit(v *visit) error {
+	p := auditPage{Form: &form{values: v.r.URL.Query()}, Actions: append([]choice{{Label: "Any"}}, auditActions...), Verify: v.mayIn("admin.audit:read", keystore.AnyNamespace)}
+	f := client.AuditFilter{Actor: v.query("actor"), Action: v.query("action"), Object: strings.TrimSpace(v.query("object")), Cursor: v.query("cursor"), Limit: pageSize}
+	f.From = p.Form.day("from")
+	if f.To = p.Form.day("to"); !f.To.IsZero() {
+		f.To = f.To.AddDate(0, 0, 1) // the day itself counts
+	}
+	p.Filtered = f.Actor+f.Action+f.Object != "" || !f.From.IsZero() || !f.To.IsZero()
+	list, err := v.api.ListAudit(v.ctx, f)
+	if err != nil {
+		return err
+	}
+	names := v.names()
+	p.Next = list.NextCursor
+	for _, r := range list.Items {
+		p.Rows = append(p.Rows, v.auditEntry(r, names))
+	}
+	for id, name := range names {
+		p.Actors = append(p.Actors, choice{Value: id, Label: name})
+	}
+	slices.SortFunc(p.Actors, func(a, b choice) int {
+		return cmp.Or(cmp.Compare(strings.ToLower(a.Label), strings.ToLower(b.Label)), cmp.Compare(a.Value, b.Value))
+	})
+	p.Actors = append([]choice{{Label: "Anyone"}}, p.Actors...)
+	if f.Actor != "" {
+		p.Actors = offer(p.Actors, f.Actor)
+	}
+	if f.Action != "" {
+		p.Actions = offer(p.Actions, f.Action)
+	}
+	return v.show("audit", "Audit", p)
+}
+
+// day reads a day, in UTC. What is none is no filter.
+func (f *form) day(name string) time.Time {
+	at, err := time.Parse(time.DateOnly, f.Value(name))
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
+func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
+	e := auditEntry{AuditRow: r, What: r.Action, Who: cmp.Or(names[r.Actor], r.Actor), Object: r.Object, Changes: differences(r.Before, r.After)}
+	if i := slices.IndexFunc(auditActions, func(c choice) bool { return c.Value == r.Action }); i >= 0 {
+		e.What = auditActions[i].Label
+	}
+	now := objectOf(r.After)
+	gone := now == nil
+	if gone {
+		now = objectOf(r.Before)
+	}
+	text := func(name string) string { s, _ := now[name].(string); return s }
+	e.Object = cmp.Or(text("name"), r.Object)
+	kind, _, _ := strings.Cut(r.Action, ".")
+	switch {
+	case gone:
+	case r.Action == "member.token" || kind == "key" && now["personal"] == true: // the object is the record of the token
+		e.Link = v.MemberLink(text("owner"))
+	case kind == "key":
+		e.Link = v.link(keysPath + "/" + r.Object)
+	case kind == "role":
+		e.Link = v.RoleLink(text("namespace"), r.Object)
+	case kind == "namespace":
+		e.Link = v.NamespaceLink(r.Object)
+	case kind == "member":
+		e.Link = v.MemberLink(r.Object)
+	}
+	return e
+}
+
+// verifyAudit says whether the log is as it was written.
+func verifyAudit(v *visit) error {
+	verdict, err := v.api.VerifyAudit(v.ctx)
+	if err != nil {
+		return err
+	}
+	to := v.link(auditPath)
+	if !verdict.Intact {
+		return v.done(to, notice{Kind: "danger", Title: "The audit log is not as it was written",
+			Text: sentence(verdict.Cause) + " " + fmt.Sprintf("Whoever can write to the database has changed it. %s before that are as they were written.", count(verdict.Rows, "row", "rows"))})
+	}
+	return v.done(to, notice{Title: "The audit log is as it was written",
+		Text: fmt.Sprintf("Each of %s follows from the one before. The hash of the last is %s: kept elsewhere, it also tells later whether rows were cut off at the end.", count(verdict.Rows, "row", "rows"), verdict.Last)})
+}
+
+func count(n int64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

@@ -1,0 +1,121 @@
+package console
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// maxRead is how many objects one call for a list asks for.
+const maxRead = 1000
+
+// fitting returns a page of those that fit, and where the next begins. The REST interface knows no filter for kinds of which there are few, so that
+// the page may be longer than others. fits nil is everything.
+func fitting[T any](cursor string, list func(cursor string, limit int) (api.Page[T], error), fits func(T) bool) (found []T, next *string, err error) {
+	if fits == nil {
+		page, err := list(cursor, pageSize)
+		return page.Items, page.NextCursor, err
+	}
+	for {
+		page, err := list(cursor, maxRead)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, item := range page.Items {
+			if fits(item) {
+				found = append(found, item)
+			}
+		}
+		if page.NextCursor == nil || len(found) >= pageSize {
+			return found, page.NextCursor, nil
+		}
+		cursor = *page.NextCursor
+	}
+}
+
+// everything reads all pages of a list.
+func everything[T any](list func(cursor string, limit int) (api.Page[T], error)) (all []T, err error) {
+	for cursor := ""; ; {
+		page, err := list(cursor, maxRead)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Items...)
+		if page.NextCursor == nil {
+			return all, nil
+		}
+		cursor = *page.NextCursor
+	}
+}
+
+func (v *visit) listRoles(cursor string, limit int) (api.Roles, error) {
+	return v.api.ListRoles(v.ctx, cursor, limit)
+}
+
+func (v *visit) listNamespaces(cursor string, limit int) (api.Namespaces, error) {
+	return v.api.ListNamespaces(v.ctx, cursor, limit)
+}
+
+func (v *visit) listMembers(cursor string, limit int) (api.Members, error) {
+	return v.api.ListMembers(v.ctx, cursor, limit)
+}
+
+// contains reports whether one of the texts has a part, whatever the case.
+func contains(part string, texts ...string) bool {
+	part = strings.ToLower(part)
+	return slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(strings.ToLower(t), part) })
+}
+
+// places are the namespaces that the visitor holds a permission in, to choose from. everywhere, unless empty, is how the choice of all of them is called,
+// for who holds it there.
+func (v *visit) places(permission, everywhere string) []choice {
+	labels := make(map[string]string)
+	for _, ns := range v.namespaces() {
+		labels[ns.ID] = namespaceLabel(ns)
+	}
+	for id := range v.keys.Permissions(v.Caller) { // who may do something in a namespace may not be let read it
+		labels[id] = cmp.Or(labels[id], id)
+	}
+	delete(labels, keystore.AnyNamespace)
+	var list []choice
+	for id, label := range labels {
+		if v.mayIn(permission, id) {
+			list = append(list, choice{Value: id, Label: label})
+		}
+	}
+	slices.SortFunc(list, func(a, b choice) int { return cmp.Compare(strings.ToLower(a.Value), strings.ToLower(b.Value)) })
+	if everywhere != "" && v.mayIn(permission, keystore.AnyNamespace) {
+		list = append([]choice{{Value: keystore.AnyNamespace, Label: everywhere}}, list...)
+	}
+	return list
+}
+
+// offer adds a value that stands in the form to what is offered.
+func offer(list []choice, value string) []choice {
+	if slices.ContainsFunc(list, func(c choice) bool { return c.Value == value }) {
+		return list
+	}
+	return append(list, choice{Value: value, Label: value})
+}
+
+func namespaceLabel(ns api.Namespace) string {
+	if ns.Name == "" || ns.Name == ns.ID {
+		return ns.ID
+	}
+	return ns.ID + " – " + ns.Name
+}
+
+// A user is what keeps something from being deleted.
+type user struct{ What, Name, Link string }
+
+// A removal asks whether something is to be deleted.
+type removal struct {
+	Kind, Name string
+	List, Back string // addresses
+	Text       string // what becomes of it
+	Users      []user // as far as the visitor may see them
+	More       bool   // there are others
+}

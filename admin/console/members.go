@@ -1,0 +1,201 @@
+package console
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+const membersPath = Root + "/members"
+
+func memberPages() []page {
+	const one = membersPath + "/{id}"
+	return []page{
+		{"GET " + membersPath, "admin.members:read", listMembers},
+		{"GET " + membersPath + "/new", "admin.members:create", newMember},
+		{"POST " + membersPath + "/new", "admin.members:create", createMember},
+		{"GET " + one, "admin.members:read", showMember},
+		{"GET " + one + "/edit", "admin.members:update", editMember},
+		{"POST " + one + "/edit", "admin.members:update", saveMember},
+		{"POST " + one + "/active", "admin.members:update", switchMember},
+		{"GET " + one + "/token", "admin.members:update", askForMemberToken},
+		{"POST " + one + "/token", "admin.members:update", giveMemberToken},
+		{"GET " + one + "/delete", "admin.members:delete", askToDeleteMember},
+		{"POST " + one + "/delete", "admin.members:delete", deleteMember},
+	}
+}
+
+// MemberLink is the address of a member's page.
+func (v *visit) MemberLink(id string, more ...string) string {
+	return v.link(membersPath + "/" + url.PathEscape(id) + strings.Join(more, ""))
+}
+
+// MayMember reports whether the visitor may do an operation on a member: it takes the permission wherever the member has a grant.
+func (v *visit) MayMember(operation string, m api.Member) bool {
+	return v.may("admin.members:"+operation) && !slices.ContainsFunc(m.Grants, func(g api.Grant) bool { return !v.mayIn("admin.members:"+operation, g.Namespace) })
+}
+
+type membersPage struct {
+	Members []api.Member
+	Next    *string
+}
+
+// listMembers shows members; with the switcher set, those who have a grant there or everywhere.
+func listMembers(v *visit) error {
+	var fits func(api.Member) bool
+	if in, text := v.namespace(), v.query("q"); in+text != "" {
+		fits = func(m api.Member) bool {
+			login := ""
+			if m.Login != nil {
+				login = *m.Login
+			}
+			return contains(text, m.Name, m.ID, login) && (in == "" || slices.ContainsFunc(m.Grants, func(g api.Grant) bool { return g.Namespace == in || g.Namespace == client.Shared }))
+		}
+	}
+	list, next, err := fitting(v.query("cursor"), v.listMembers, fits)
+	if err != nil {
+		return err
+	}
+	return v.show("members", "Members", membersPage{list, next})
+}
+
+type memberPage struct {
+	Member api.Member
+	Self   bool
+	Maker  string
+	Keys   []api.Key // that act for it, the newest
+	More   bool      // there are others
+}
+
+// fewKeys is how many keys a member's page shows.
+const fewKeys = 10
+
+func (v *visit) theMember() (api.Member, error) { return v.api.FindMember(v.ctx, v.r.PathValue("id")) }
+
+func showMember(v *visit) error {
+	m, err := v.theMember()
+	if err != nil {
+		return err
+	}
+	p := memberPage{Member: m, Self: m.ID == v.Caller.Member(), Maker: m.CreatedBy}
+	if name := v.names()[m.CreatedBy]; name != "" {
+		p.Maker = name
+	}
+	if keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Owner: m.ID, Limit: fewKeys}); err == nil { // else the visitor may not read keys
+		p.Keys, p.More = keys.Items, keys.NextCursor != nil
+	}
+	return v.show("member", m.Name, p)
+}
+
+// switchMember disables a member, or enables it again.
+func switchMember(v *visit) error {
+	active := v.form().Has("active", "true")
+	done, err := v.api.EditMember(v.ctx, v.r.PathValue("id"), api.MemberPatch{Active: api.Some(active)}, client.Wait(shortWait))
+	if err != nil {
+		return err
+	}
+	title := " is disabled, and so are all keys that act for it"
+	if active {
+		title = " is active again"
+	}
+	return v.changed(v.MemberLink(done.Member.ID), done.Member.Name+title, done.Propagation)
+}
+
+func (v *visit) memberRemoval(m api.Member) removal {
+	p := removal{
+		Kind: "Members", Name: m.Name, List: v.link(membersPath), Back: v.MemberLink(m.ID),
+		Text: "The member's token is refused from now on, and it is signed out everywhere. The audit log keeps what it did.",
+	}
+	for _, status := range []string{"active", "inactive", "expired"} {
+		keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Owner: m.ID, Status: status, Limit: maxUsers})
+		if err != nil {
+			continue
+		}
+		for _, k := range keys.Items {
+			p.Users = append(p.Users, user{"Key, " + status, k.Name, v.link(keysPath + "/" + k.ID)})
+		}
+		p.More = p.More || keys.NextCursor != nil
+	}
+	if len(p.Users) > maxUsers {
+		p.Users, p.More = p.Users[:maxUsers], true
+	}
+	return p
+}
+
+func askToDeleteMember(v *visit) error {
+	m, err := v.theMember()
+	if err != nil {
+		return err
+	}
+	return v.show("delete", "Delete "+m.Name, v.memberRemoval(m))
+}
+
+func deleteMember(v *visit) error {
+	m, err := v.theMember()
+	if err != nil {
+		return err
+	}
+	done, err := v.api.DeleteMember(v.ctx, m.ID, client.Wait(shortWait))
+	if err != nil {
+		f := v.form()
+		if f.fail(err) {
+			return v.again("delete", "Delete "+m.Name, v.memberRemoval(m), f)
+		}
+		return err
+	}
+	return v.changed(v.link(membersPath), m.Name+" is deleted", done.Propagation)
+}
+
+type memberTokenPage struct {
+	Member      api.Member
+	Self        bool
+	Expiries    []choice
+	Token       string
+	Propagation api.Propagation
+}
+
+func (v *visit) memberTokenPage(m api.Member) memberTokenPage {
+	return memberTokenPage{Member: m, Self: m.ID == v.Caller.Member(), Expiries: expiryChoices(v.keys.Now())}
+}
+
+func askForMemberToken(v *visit) error {
+	m, err := v.theMember()
+	if err != nil {
+		return err
+	}
+	f := blank("version", strconv.FormatInt(m.Version, 10), "expires", never)
+	return v.write(http.StatusOK, "member_token", "New token for "+m.Name, v.memberTokenPage(m), f)
+}
+
+// giveMemberToken answers with the token itself, which no redirect could carry. The version keeps a reload from making another one.
+func giveMemberToken(v *visit) error {
+	m, err := v.theMember()
+	if err != nil {
+		return err
+	}
+	f := v.form()
+	p := v.memberTokenPage(m)
+	title := "New token for " + m.Name
+	spec := api.TokenRequest{ExpiresAt: f.expiry(v.keys.Now()), AllowedIPs: words(f.Value("allowed_ips"))}
+	if !f.Ok() {
+		return v.again("member_token", title, p, f)
+	}
+	done, err := v.api.NewMemberToken(v.ctx, m.ID, spec, f.ifVersion(), client.Wait(shortWait))
+	if client.StatusOf(err) == http.StatusPreconditionFailed {
+		return v.done(v.MemberLink(m.ID), notice{Kind: "warning", Title: "The member has been changed meanwhile",
+			Text: "If that was you, it has its new token, which was shown once and cannot be shown again. If it is lost, make another."})
+	}
+	if err != nil {
+		if f.fail(err) {
+			return v.again("member_token", title, p, f)
+		}
+		return err
+	}
+	p.Token, p.Propagation = done.Token, done.Propagation
+	return v.show("member_token_shown", "A token for "+m.Name, p)
+}

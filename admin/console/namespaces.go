@@ -1,0 +1,371 @@
+package console
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const namespacesPath = Root + "/namespaces"
+
+func namespacePages() []page {
+	const one = namespacesPath + "/{id}"
+	return []page{
+		{"GET " + namespacesPath, "admin.namespaces:read", listNamespaces},
+		{"GET " + namespacesPath + "/new", "admin.namespaces:create", newNamespace},
+		{"POST " + namespacesPath + "/new", "admin.namespaces:create", createNamespace},
+		{"GET " + one, "admin.namespaces:read", showNamespace},
+		{"GET " + one + "/edit", "admin.namespaces:update", editNamespace},
+		{"POST " + one + "/edit", "admin.namespaces:update", saveNamespace},
+		{"GET " + one + "/delete", "admin.namespaces:delete", askToDeleteNamespace},
+		{"POST " + one + "/delete", "admin.namespaces:delete", deleteNamespace},
+	}
+}
+
+// NamespaceLink is the address of a namespace's page.
+func (v *visit) NamespaceLink(id string, more ...string) string {
+	return v.link(namespacesPath + "/" + url.PathEscape(id) + strings.Join(more, ""))
+}
+
+type namespacesPage struct {
+	Branches []branch
+	Next     *string // the id that the next page begins with
+}
+
+// treePage is how many lines of the tree a page shows.
+const treePage = 100
+
+// listNamespaces shows the tree; under the switcher's namespace where it is set.
+func listNamespaces(v *visit) error {
+	all, err := everything(v.listNamespaces)
+	if err != nil {
+		return err
+	}
+	rows := tree(all, v.namespace())
+	if text := v.query("q"); text != "" {
+		rows = slices.DeleteFunc(rows, func(b branch) bool { return !contains(text, b.ID, b.Name, b.Kind) })
+	}
+	if from := v.query("cursor"); from != "" {
+		if i := slices.IndexFunc(rows, func(b branch) bool { return b.ID == from }); i >= 0 {
+			rows = rows[i:]
+		}
+	}
+	p := namespacesPage{Branches: rows}
+	if len(rows) > treePage {
+		p.Branches, p.Next = rows[:treePage], &rows[treePage].ID
+	}
+	return v.show("namespaces", "Namespaces", p)
+}
+
+type namespacePage struct {
+	Namespace api.Namespace
+	Above     []api.Namespace // the outermost first
+	Inside    []branch        // its children
+	MoreIn    bool            // there are others
+	Grants    []grantHere
+	Roles     []api.Role
+}
+
+// A grantHere is what a member has in a namespace.
+type grantHere struct {
+	Member api.Member
+	Grant  api.Grant
+	From   string // the parent that it is connected to, or * for all; empty: it is in the namespace itself
+}
+
+func (v *visit) theNamespace() (api.Namespace, error) {
+	return v.api.FindNamespace(v.ctx, v.r.PathValue("id"))
+}
+
+func showNamespace(v *visit) error {
+	ns, err := v.theNamespace()
+	if err != nil {
+		return err
+	}
+	all, err := everything(v.listNamespaces)
+	if err != nil {
+		return err
+	}
+	p := namespacePage{Namespace: ns, Above: above(all, ns)}
+	for _, b := range tree(all, ns.ID) {
+		if b.Parent != nil && *b.Parent == ns.ID {
+			p.Inside = append(p.Inside, b)
+		}
+	}
+	if p.MoreIn = len(p.Inside) > maxUsers; p.MoreIn {
+		p.Inside = p.Inside[:maxUsers]
+	}
+	if v.may("admin.members:read") {
+		members, err := everything(v.listMembers)
+		if err != nil {
+			return err
+		}
+		p.Grants = grantsIn(ns, members)
+	}
+	if v.mayIn("admin.roles:read", ns.ID) {
+		if p.Roles, _, err = fitting("", v.listRoles, func(r api.Role) bool { return r.Namespace == ns.ID }); err != nil {
+			return err
+		}
+	}
+	return v.show("namespace", namespaceTitle(ns), p)
+}
+
+func namespaceTitle(ns api.Namespace) string {
+	if ns.Name == "" {
+		return ns.ID
+	}
+	return ns.Name
+}
+
+// grantsIn are the grants that reach a namespace: its own, those of its parent that cover children too, and those of all namespaces.
+func grantsIn(ns api.Namespace, members []api.Member) (list []grantHere) {
+	for _, m := range members {
+		for _, g := range m.Grants {
+			switch {
+			case g.Namespace == ns.ID:
+				list = append(list, grantHere{Member: m, Grant: g})
+			case g.Namespace == keystore.AnyNamespace, g.Connected && ns.Parent != nil && g.Namespace == *ns.Parent:
+				list = append(list, grantHere{Member: m, Grant: g, From: g.Namespace})
+			}
+		}
+	}
+	slices.SortStableFunc(list, func(a, b grantHere) int {
+		return strings.Compare(strings.ToLower(a.Member.Name), strings.ToLower(b.Member.Name))
+	})
+	return list
+}
+
+// How a form asks which roles keys have.
+const (
+	rolesAny     = "any"
+	rolesSome    = "some"
+	rolesExactly = "exactly"
+)
+
+type namespaceForm struct {
+	Namespace *api.Namespace // nil: a new one
+	Parents   []choice
+	Policies  []choice
+	KeyRoles  []choice
+	Kinds     []string // that there are
+}
+
+func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
+	p := namespaceForm{Namespace: ns,
+		Policies: []choice{
+			{Value: string(keystore.EditFree), Label: "Freely", Hint: "Permissions can be given and taken."},
+			{Value: string(keystore.EditGrowOnly), Label: "Only to give more", Hint: "No edit takes anything from a key. To give less, make another key; revoking and inactivating still work."},
+		},
+		KeyRoles: []choice{
+			{Value: rolesAny, Label: "Any, or none"},
+			{Value: rolesSome, Label: "At least one", Hint: "A key cannot be made without a role."},
+			{Value: rolesExactly, Label: "Exactly these", Hint: "Every key has them, and nobody can choose others."},
+		},
+	}
+	below := make(map[string]bool)
+	all := v.namespaces()
+	if ns != nil {
+		for _, b := range tree(all, ns.ID) {
+			below[b.ID] = true // a namespace cannot lie in itself
+		}
+	}
+	for _, c := range v.places("admin.namespaces:create", "") {
+		if !below[c.Value] {
+			p.Parents = append(p.Parents, c)
+		}
+	}
+	if v.mayIn("admin.namespaces:create", keystore.AnyNamespace) || f.Value("parent") == "" && ns != nil {
+		p.Parents = append([]choice{{Value: "", Label: "None: it stands by itself"}}, p.Parents...)
+	}
+	if f.Value("parent") != "" {
+		p.Parents = offer(p.Parents, f.Value("parent"))
+	}
+	for _, one := range all {
+		if one.Kind != "" {
+			p.Kinds = append(p.Kinds, one.Kind)
+		}
+	}
+	slices.Sort(p.Kinds)
+	p.Kinds = slices.Compact(p.Kinds)
+	return p
+}
+
+// keyRoles are the roles that a form asks keys to have.
+func (f *form) keyRoles() []string {
+	switch f.Value("key_roles_rule") {
+	case rolesSome:
+		return []string{keystore.AnyRole}
+	case rolesExactly:
+		list := words(f.Value("key_roles"))
+		if len(list) == 0 {
+			f.wrong("key_roles", "names no role: say which, or choose another rule")
+		}
+		return list
+	}
+	return []string{}
+}
+
+// lines are what is typed one a line: kinds may have spaces in them.
+func (f *form) lines(name string) []string {
+	list := []string{}
+	for line := range strings.Lines(f.Value(name)) {
+		if line = strings.TrimSpace(line); line != "" {
+			list = append(list, line)
+		}
+	}
+	return list
+}
+
+func newNamespace(v *visit) error {
+	f := blank("parent", v.namespace(), "edit_policy", string(keystore.EditFree), "key_roles_rule", rolesAny)
+	return v.write(http.StatusOK, "namespace_form", "New namespace", v.namespaceForm(nil, f), f)
+}
+
+func createNamespace(v *visit) error {
+	f := v.form()
+	spec := api.NamespaceRequest{
+		ID: strings.TrimSpace(f.Value("id")), Kind: strings.TrimSpace(f.Value("kind")), Name: f.Value("name"), EditPolicy: f.Value("edit_policy"),
+		Reach: f.lines("reach"), KeyRoles: f.keyRoles(), TokenPrefix: strings.TrimSpace(f.Value("token_prefix")),
+	}
+	if parent := f.Value("parent"); parent != "" {
+		spec.Parent = &parent
+	}
+	if !f.Ok() {
+		return v.again("namespace_form", "New namespace", v.namespaceForm(nil, f), f)
+	}
+	made, err := v.api.CreateNamespace(v.ctx, spec)
+	if err != nil {
+		if f.fail(err) {
+			return v.again("namespace_form", "New namespace", v.namespaceForm(nil, f), f)
+		}
+		return err
+	}
+	n := notice{Title: "The namespace " + made.ID + " is there"}
+	if !v.mayIn("admin.namespaces:read", made.ID) {
+		n.Text = "You may not see it: making a namespace gives nobody anything in it."
+		return v.done(v.link(namespacesPath), n)
+	}
+	return v.done(v.NamespaceLink(made.ID), n)
+}
+
+func editNamespace(v *visit) error {
+	ns, err := v.theNamespace()
+	if err != nil {
+		return err
+	}
+	f := blank("version", strconv.FormatInt(ns.Version, 10), "name", ns.Name, "edit_policy", ns.EditPolicy, "key_roles_rule", rolesExactly, "reach", strings.Join(ns.Reach, "\n"))
+	if ns.Parent != nil {
+		f.values.Set("parent", *ns.Parent)
+	}
+	if ns.TokenPrefix != nil {
+		f.values.Set("token_prefix", *ns.TokenPrefix)
+	}
+	switch {
+	case len(ns.KeyRoles) == 0:
+		f.values.Set("key_roles_rule", rolesAny)
+	case ns.KeyRoles[0] == keystore.AnyRole:
+		f.values.Set("key_roles_rule", rolesSome)
+	default:
+		f.values.Set("key_roles", strings.Join(ns.KeyRoles, " "))
+	}
+	return v.write(http.StatusOK, "namespace_form", "Edit "+namespaceTitle(ns), v.namespaceForm(&ns, f), f)
+}
+
+func saveNamespace(v *visit) error {
+	ns, err := v.theNamespace()
+	if err != nil {
+		return err
+	}
+	f := v.form()
+	title := "Edit " + namespaceTitle(ns)
+	patch := api.NamespacePatch{
+		Name: api.Some(f.Value("name")), EditPolicy: api.Some(f.Value("edit_policy")), Reach: api.Some(f.lines("reach")), KeyRoles: api.Some(f.keyRoles()),
+		Parent: api.Null[string](), TokenPrefix: api.Null[string](),
+	}
+	if parent := f.Value("parent"); parent != "" {
+		patch.Parent = api.Some(parent)
+	}
+	if prefix := strings.TrimSpace(f.Value("token_prefix")); prefix != "" {
+		patch.TokenPrefix = api.Some(prefix)
+	}
+	if !f.Ok() {
+		return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)
+	}
+	done, err := v.api.EditNamespace(v.ctx, ns.ID, patch, f.ifVersion(), client.Wait(shortWait))
+	if err != nil {
+		if f.fail(err) {
+			return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)
+		}
+		return err
+	}
+	return v.changed(v.NamespaceLink(ns.ID), "Saved", done.Propagation)
+}
+
+// namespaceRemoval names what lives in a namespace, as far as the visitor may see it.
+func (v *visit) namespaceRemoval(ns api.Namespace) removal {
+	p := removal{
+		Kind: "Namespaces", Name: ns.ID, List: v.link(namespacesPath), Back: v.NamespaceLink(ns.ID),
+		Text: "The namespace is empty. The audit log keeps what it was, and its id can be used again.",
+	}
+	for _, one := range v.namespaces() {
+		if one.Parent != nil && *one.Parent == ns.ID {
+			p.Users = append(p.Users, user{"Namespace in it", one.ID, v.NamespaceLink(one.ID)})
+		}
+	}
+	if v.may("admin.roles:read") {
+		roles, err := everything(v.listRoles)
+		for _, r := range roles {
+			if err == nil && r.Namespace == ns.ID {
+				p.Users = append(p.Users, user{"Role", r.Name, v.RoleLink(r.Namespace, r.Name)})
+			}
+		}
+	}
+	if v.may("admin.members:read") {
+		members, err := everything(v.listMembers)
+		for _, m := range members {
+			if err == nil && slices.ContainsFunc(m.Grants, func(g api.Grant) bool { return g.Namespace == ns.ID }) {
+				p.Users = append(p.Users, user{"Member with a grant in it", m.Name, v.MemberLink(m.ID)})
+			}
+		}
+	}
+	keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Namespace: ns.ID, Limit: maxUsers})
+	for _, k := range keys.Items {
+		if err == nil {
+			p.Users = append(p.Users, user{"Key, " + k.Status, k.Name, v.link(keysPath + "/" + k.ID)})
+		}
+	}
+	if p.More = keys.NextCursor != nil; len(p.Users) > maxUsers {
+		p.Users, p.More = p.Users[:maxUsers], true
+	}
+	return p
+}
+
+func askToDeleteNamespace(v *visit) error {
+	ns, err := v.theNamespace()
+	if err != nil {
+		return err
+	}
+	return v.show("delete", "Delete "+ns.ID, v.namespaceRemoval(ns))
+}
+
+func deleteNamespace(v *visit) error {
+	ns, err := v.theNamespace()
+	if err != nil {
+		return err
+	}
+	done, err := v.api.DeleteNamespace(v.ctx, ns.ID, client.Wait(shortWait))
+	if err != nil {
+		f := v.form()
+		if f.fail(err) {
+			return v.again("delete", "Delete "+ns.ID, v.namespaceRemoval(ns), f)
+		}
+		return err
+	}
+	return v.changed(namespacesPath, "The namespace "+ns.ID+" is deleted", done.Propagation)
+}

@@ -1,0 +1,55 @@
+package console
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+const nodesPath = Root + "/nodes"
+
+func nodePages() []page {
+	return []page{{"GET " + nodesPath, "admin.nodes:read", listNodes}}
+}
+
+type nodesPage struct {
+	Nodes   []nodeLine
+	Summary string
+	Well    bool
+}
+
+// A nodeLine is a node in words.
+type nodeLine struct {
+	api.Node
+	Lease string
+	Lag   string
+}
+
+func listNodes(v *visit) error {
+	list, err := v.api.ListNodes(v.ctx)
+	if err != nil {
+		return err
+	}
+	var p nodesPage
+	behind, away := 0, 0
+	for _, n := range list.Items {
+		line := nodeLine{Node: n, Lease: (time.Duration(n.LeaseMS) * time.Millisecond).String(), Lag: "Up to date"}
+		if n.Behind > 0 {
+			line.Lag = count(n.Behind, "change", "changes") + " behind"
+		}
+		switch {
+		case n.State != "active":
+			away++
+		case n.Behind > 0:
+			behind++
+		}
+		p.Nodes = append(p.Nodes, line)
+	}
+	p.Well = behind+away == 0
+	p.Summary = fmt.Sprintf("%s, all up to date.", count(int64(len(p.Nodes)), "node", "nodes"))
+	if !p.Well {
+		p.Summary = fmt.Sprintf("%s: %d behind, %d not heard of.", count(int64(len(p.Nodes)), "node", "nodes"), behind, away)
+	}
+	return v.show("nodes", "Nodes", p)
+}

@@ -1,0 +1,206 @@
+package console
+
+import (
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const rolesPath = Root + "/roles"
+
+func rolePages() []page {
+	const one = rolesPath + "/{namespace}/{name}"
+	return []page{
+		{"GET " + rolesPath, "admin.roles:read", listRoles},
+		{"GET " + rolesPath + "/new", "admin.roles:create", newRole},
+		{"POST " + rolesPath + "/new", "admin.roles:create", createRole},
+		{"GET " + one, "admin.roles:read", showRole},
+		{"GET " + one + "/edit", "admin.roles:update", editRole},
+		{"POST " + one + "/edit", "admin.roles:update", saveRole},
+		{"GET " + one + "/delete", "admin.roles:delete", askToDeleteRole},
+		{"POST " + one + "/delete", "admin.roles:delete", deleteRole},
+	}
+}
+
+type rolesPage struct {
+	Roles []api.Role
+	Next  *string
+}
+
+// RoleLink is the address of a role's page.
+func (v *visit) RoleLink(namespace, name string, more ...string) string {
+	return v.link(rolesPath + "/" + url.PathEscape(namespace) + "/" + url.PathEscape(name) + strings.Join(more, ""))
+}
+
+// listRoles shows the roles that grants in the switcher's namespace can name: its own and the shared ones.
+func listRoles(v *visit) error {
+	var fits func(api.Role) bool
+	if in, text := v.namespace(), v.query("q"); in+text != "" {
+		fits = func(r api.Role) bool {
+			return (in == "" || r.Namespace == in || r.Namespace == keystore.AnyNamespace) && contains(text, append(r.Permissions, r.Name)...)
+		}
+	}
+	list, next, err := fitting(v.query("cursor"), v.listRoles, fits)
+	if err != nil {
+		return err
+	}
+	return v.show("roles", "Roles", rolesPage{list, next})
+}
+
+// maxUsers is how many of those who have something are named.
+const maxUsers = 20
+
+// hasRole reports whether one of some grants names a role.
+func hasRole(grants []api.Grant, r api.Role) bool {
+	return slices.ContainsFunc(grants, func(g api.Grant) bool {
+		return slices.Contains(g.Roles, r.Name) && (g.Namespace == r.Namespace || r.Namespace == keystore.AnyNamespace)
+	})
+}
+
+// roleUsers are the namespaces, members and keys that have a role, as far as the visitor may see them.
+func (v *visit) roleUsers(r api.Role) (users []user, more bool) {
+	for _, ns := range v.namespaces() {
+		if slices.Contains(ns.KeyRoles, r.Name) && (ns.ID == r.Namespace || r.Namespace == keystore.AnyNamespace) {
+			users = append(users, user{"All keys of namespace", ns.ID, v.NamespaceLink(ns.ID)})
+		}
+	}
+	if v.may("admin.members:read") {
+		members, err := everything(v.listMembers)
+		for _, m := range members {
+			if err == nil && hasRole(m.Grants, r) {
+				users = append(users, user{"Member", m.Name, v.MemberLink(m.ID)})
+			}
+		}
+	}
+	keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Role: r.Name, Limit: maxRead})
+	for _, k := range keys.Items {
+		if err == nil && hasRole(k.Grants, r) {
+			users = append(users, user{"Key, " + k.Status, k.Name, v.link(keysPath + "/" + k.ID)})
+		}
+	}
+	if len(users) > maxUsers {
+		return users[:maxUsers], true
+	}
+	return users, keys.NextCursor != nil
+}
+
+type rolePage struct {
+	Role  api.Role
+	Users []user
+	More  bool
+}
+
+func (v *visit) role() (api.Role, error) {
+	return v.api.FindRole(v.ctx, v.r.PathValue("namespace"), v.r.PathValue("name"))
+}
+
+func showRole(v *visit) error {
+	r, err := v.role()
+	if err != nil {
+		return err
+	}
+	users, more := v.roleUsers(r)
+	return v.show("role", r.Name, rolePage{r, users, more})
+}
+
+type roleForm struct {
+	Role   *api.Role // nil: a new one
+	Places []choice  // for a new one
+	Table  []resource
+}
+
+// writeRoleForm shows the form for a new role, or for one that is there.
+func (v *visit) writeRoleForm(r *api.Role, f *form) error {
+	p, title := roleForm{Role: r}, "New role"
+	var err error
+	if p.Table, err = v.table(); err != nil {
+		return err
+	}
+	if r == nil {
+		p.Places = v.places("admin.roles:create", "Shared: every namespace has it")
+	} else {
+		title = "Edit " + r.Name
+	}
+	if r != nil && f.Ok() {
+		f.setPermissions(p.Table, r.Permissions)
+	}
+	return v.again("role_form", title, p, f)
+}
+
+func newRole(v *visit) error {
+	return v.writeRoleForm(nil, blank("namespace", v.namespace()))
+}
+
+func createRole(v *visit) error {
+	f := v.form()
+	made, err := v.api.CreateRole(v.ctx, api.RoleRequest{Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")), Permissions: orEmpty(f.permissions("permissions"))})
+	if err != nil {
+		if f.fail(err) {
+			return v.writeRoleForm(nil, f)
+		}
+		return err
+	}
+	return v.done(v.RoleLink(made.Namespace, made.Name), notice{Title: "The role " + made.Name + " is there", Text: "Grants can name it from now on."})
+}
+
+func editRole(v *visit) error {
+	r, err := v.role()
+	if err != nil {
+		return err
+	}
+	return v.writeRoleForm(&r, blank("version", strconv.FormatInt(r.Version, 10)))
+}
+
+func saveRole(v *visit) error {
+	r, err := v.role()
+	if err != nil {
+		return err
+	}
+	f := v.form()
+	done, err := v.api.EditRole(v.ctx, r.Namespace, r.Name, api.RolePatch{Permissions: api.Some(orEmpty(f.permissions("permissions")))}, f.ifVersion(), client.Wait(shortWait))
+	if err != nil {
+		if f.fail(err) {
+			return v.writeRoleForm(&r, f)
+		}
+		return err
+	}
+	return v.changed(v.RoleLink(r.Namespace, r.Name), "Saved, for all who have the role", done.Propagation)
+}
+
+func (v *visit) roleRemoval(r api.Role) removal {
+	p := removal{
+		Kind: "Roles", Name: r.Name, List: v.link(rolesPath), Back: v.RoleLink(r.Namespace, r.Name),
+		Text: "Nobody can be given the role any more. The audit log keeps what it was.",
+	}
+	p.Users, p.More = v.roleUsers(r)
+	return p
+}
+
+func askToDeleteRole(v *visit) error {
+	r, err := v.role()
+	if err != nil {
+		return err
+	}
+	return v.show("delete", "Delete "+r.Name, v.roleRemoval(r))
+}
+
+func deleteRole(v *visit) error {
+	r, err := v.role()
+	if err != nil {
+		return err
+	}
+	done, err := v.api.DeleteRole(v.ctx, r.Namespace, r.Name, client.Wait(shortWait))
+	if err != nil {
+		f := v.form()
+		if f.fail(err) {
+			return v.again("delete", "Delete "+r.Name, v.roleRemoval(r), f)
+		}
+		return err
+	}
+	return v.changed(v.link(rolesPath), "The role "+r.Name+" is deleted", done.Propagation)
+}

@@ -1,0 +1,126 @@
+package console
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+// A resource is a part of the permission table.
+type resource struct {
+	Name        string
+	Permissions []operations
+}
+
+// operations are the calls that one permission allows.
+type operations struct {
+	Permission string
+	Calls      []api.Operation
+}
+
+// A table is the permission table as a part of a form.
+type table struct {
+	Form      *form
+	Name      string // of the boxes
+	Resources []resource
+	locked    func(permission string) bool
+}
+
+// newTable makes it of a form, the name of its boxes, and what there is to check; growing is a key that keeps what it has.
+func newTable(f *form, name string, resources []resource, growing ...*keyForm) table {
+	t := table{f, name, resources, func(string) bool { return false }}
+	if len(growing) > 0 {
+		t.locked = func(permission string) bool { return growing[0].Locked("permissions", permission) }
+	}
+	return t
+}
+
+// ID is that of the part, or of something in it.
+func (t table) ID(more ...string) string {
+	return strings.Join(append([]string{"f-" + strings.NewReplacer("[", "-", "]", "", ".", "-").Replace(t.Name)}, more...), "-")
+}
+
+// A box is one permission of a table.
+type box struct {
+	table
+	Permission string
+}
+
+// Box is the one of a permission.
+func (t table) Box(permission string) box { return box{t, permission} }
+
+// Checked and Locked say how it stands.
+func (b box) Checked() bool { return b.Form.Has(b.Name, b.Permission) || b.Locked() }
+func (b box) Locked() bool  { return b.locked(b.Permission) }
+
+// Any reports whether some permission on a resource is checked.
+func (t table) Any(r resource) bool {
+	return slices.ContainsFunc(t.Form.Values(t.Name), func(p string) bool { return strings.HasPrefix(p, r.Name+":") })
+}
+
+// table reads the permission table: what handlers declare, by resource.
+func (v *visit) table() (all []resource, err error) {
+	by := make(map[string]map[string][]api.Operation)
+	if declared := v.resources.Load(); declared != nil {
+		for _, r := range *declared {
+			by[r] = make(map[string][]api.Operation)
+		}
+	}
+	for cursor := ""; ; {
+		page, err := v.api.ListPermissions(v.ctx, cursor, 1000)
+		switch {
+		case statusOf(err) == 403: // reading it takes admin.keys:read; who lacks that can type permissions
+			return nil, nil
+		case err != nil:
+			return nil, err
+		}
+		for _, op := range page.Items {
+			r, _, _ := strings.Cut(op.Permission, ":")
+			if by[r] == nil {
+				by[r] = make(map[string][]api.Operation)
+			}
+			by[r][op.Permission] = append(by[r][op.Permission], op)
+		}
+		if page.NextCursor == nil {
+			break
+		}
+		cursor = *page.NextCursor
+	}
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		r := resource{Name: name}
+		for _, permission := range slices.Sorted(maps.Keys(by[name])) {
+			r.Permissions = append(r.Permissions, operations{permission, by[name][permission]})
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+// setPermissions checks the boxes of a table; what it does not offer is typed beside them.
+func (f *form) setPermissions(resources []resource, list []string) {
+	offered := map[string]bool{"*": true}
+	for _, r := range resources {
+		for _, action := range []string{"*", "read", "write"} {
+			offered[r.Name+":"+action] = true
+		}
+		for _, op := range r.Permissions {
+			offered[op.Permission] = true
+		}
+	}
+	var others []string
+	for _, permission := range list {
+		if offered[permission] {
+			f.values.Add("permissions", permission)
+		} else {
+			others = append(others, permission)
+		}
+	}
+	f.values.Set("permissions_more", strings.Join(others, "\n"))
+}
+
+// permissions are those that are checked or typed in the table of that name.
+func (f *form) permissions(name string) []string {
+	return slices.Concat(f.Values(name), words(f.Value(name+"_more")))
+}
