@@ -29,3 +29,6 @@ func FillCache(n int, key func(i int) *Key) any {
 func (k *Keystore) Covers(c Caller, namespace string, p Permission) bool {
 	return k.reading(c).covers(namespace, false, p)
 }
+
+// ForgetSessions removes those that are over, as the node does from time to time.
+func (k *Keystore) ForgetSessions() { k.forgetSessions(context.Background()) }

@@ -63,9 +63,13 @@ func (v *visit) bounce() {
 	}
 }
 
-// askToSignIn leads to the page that does.
+// askToSignIn leads to the page that does, and from there back to where the visitor was.
 func (v *visit) askToSignIn() {
-	q := url.Values{"next": {v.r.URL.RequestURI()}}
+	here := v.r.URL
+	if from, err := url.Parse(v.r.Referer()); v.r.Method == http.MethodPost && err == nil {
+		here = from // the page that the form stands on
+	}
+	q := url.Values{"next": {here.RequestURI()}}
 	if v.Session != "" {
 		v.dropSession()
 		q.Set("ended", v.Outcome.String())

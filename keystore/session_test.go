@@ -1,0 +1,128 @@
+package keystore_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// TestSessions: a session that one node opened is as good on another as the member's token there, and ended for both.
+func TestSessions(t *testing.T) {
+	d := newDeployment(t)
+	here, _ := d.node(keystore.Settings{})
+	there, _ := d.node(keystore.Settings{})
+	m, err := here.CreateMember(ctx, root, keystore.Member{Name: "Ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	newToken := func() *keystore.Record {
+		t.Helper()
+		_, token, _, err := here.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{}, keystore.ChangeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := here.LookupMember(ctx, token.Reveal(), time.Now())
+		if err != nil || a.Record == nil {
+			t.Fatal(a.Outcome, err)
+		}
+		return a.Record
+	}
+	token := newToken()
+	open := func() string {
+		t.Helper()
+		session, err := here.OpenSession(ctx, token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return session
+	}
+	check := func(session string, want keystore.Outcome) {
+		t.Helper()
+		for _, k := range []*keystore.Keystore{there, here} {
+			a, err := k.LookupSession(ctx, session, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := a.Outcome
+			if a.Record != nil {
+				got = keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: k.Policy()})
+				if got == keystore.Forbidden { // it holds nothing itself
+					got = keystore.OK
+				}
+			}
+			if got != want {
+				t.Errorf("%v, want %v", got, want)
+			}
+		}
+	}
+	first, second := open(), open()
+	if first == second || len(first) != 43 {
+		t.Error("sessions can be guessed")
+	}
+	check(first, keystore.OK)
+	check(second, keystore.OK)
+	if err := there.CloseSession(ctx, first); err != nil {
+		t.Fatal(err)
+	}
+	check(first, keystore.Unknown)
+	check(second, keystore.OK)
+
+	active := false
+	if _, _, err := here.EditMember(ctx, root, m.ID, keystore.MemberPatch{Active: &active}, keystore.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	check(second, keystore.OwnerDisabled)
+	active = true
+	if _, _, err := here.EditMember(ctx, root, m.ID, keystore.MemberPatch{Active: &active}, keystore.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	check(second, keystore.OK)
+	token = newToken()
+	check(second, keystore.Revoked)
+	check(open(), keystore.OK)
+	for _, wrong := range []string{"", strings.Repeat("0", 42), strings.Repeat("0", 44)} {
+		check(wrong, keystore.Malformed)
+	}
+	check(strings.Repeat("0", 43), keystore.Unknown)
+}
+
+// TestSessionsOver: what has ended by itself is refused, and its row is removed.
+func TestSessionsOver(t *testing.T) {
+	k, db := newDeployment(t).node(keystore.Settings{})
+	m, err := k.CreateMember(ctx, root, keystore.Member{Name: "Ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, token, _, err := k.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{}, keystore.ChangeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := k.Now()
+	const margin = 2 * time.Minute
+	for i, row := range []struct {
+		made, used time.Duration // ago
+		want       keystore.Outcome
+	}{
+		{0, 0, keystore.OK},
+		{keystore.SessionLife - margin, keystore.SessionIdle - margin, keystore.OK},
+		{keystore.SessionIdle, keystore.SessionIdle, keystore.Unknown},
+		{keystore.SessionLife, 0, keystore.Unknown},
+	} {
+		secret := strings.Repeat(fmt.Sprint(i), 43)
+		s := keystore.Session{ID: keystore.DigestOf(secret), Token: token.Digest(), CreatedAt: now.Add(-row.made), UsedAt: now.Add(-row.used)}
+		if err := db.InsertSession(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+		a, err := k.LookupSession(ctx, secret, time.Now())
+		if err != nil || a.Outcome != row.want {
+			t.Errorf("row %d: %v %v", i, a.Outcome, err)
+		}
+		k.ForgetSessions()
+		if _, err := db.Session(ctx, s.ID); (err == nil) != (row.want == keystore.OK) {
+			t.Errorf("row %d is there: %v", i, err)
+		}
+	}
+}
