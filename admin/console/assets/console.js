@@ -70,8 +70,6 @@ document.addEventListener("DOMContentLoaded", () => {
 			}
 		});
 	}
-	// Narrow windows show a part of the navigation.
-	document.querySelector(".side a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 	const wrong = document.querySelector("[autofocus]");
 	if (wrong) wrong.focus();
 });
