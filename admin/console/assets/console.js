@@ -6,15 +6,23 @@ document.documentElement.classList.add("script");
 // neither may a token come back.
 addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 
-document.addEventListener("DOMContentLoaded", () => {
-	// Times in the viewer's zone, UTC on hover.
-	const pad = (n) => String(n).padStart(2, "0");
-	for (const t of document.querySelectorAll("time[datetime]")) {
+// Times in the viewer's zone, UTC on hover. They are written while the page is read, before it is painted, so that nothing moves; of one that
+// nothing follows yet, the end may still be to come.
+const pad = (n) => String(n).padStart(2, "0");
+const showTimes = () => {
+	for (const t of document.querySelectorAll("time[datetime]:not([title])")) {
 		const at = new Date(t.dateTime);
-		if (isNaN(at)) continue;
+		if (isNaN(at) || document.readyState === "loading" && !t.nextSibling && !t.parentNode.nextSibling) continue;
 		t.title = t.textContent;
 		t.textContent = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())} ${pad(at.getHours())}:${pad(at.getMinutes())}`;
 	}
+};
+const reading = new MutationObserver(showTimes);
+reading.observe(document, { childList: true, subtree: true });
+
+document.addEventListener("DOMContentLoaded", () => {
+	reading.disconnect();
+	showTimes();
 
 	// A choice that takes effect at once.
 	for (const s of document.querySelectorAll("[data-autosubmit]")) {
