@@ -51,7 +51,7 @@ func (a *API) registerMembers() {
 func showMember(m *keystore.Member) api.Member {
 	return api.Member{
 		ID: m.ID, Name: m.Name, Kind: string(m.Kind), Login: nilIfEmpty(m.Login), Grants: showGrants(m.Grants), Active: m.Active,
-		CreatedAt: m.CreatedAt, CreatedBy: m.CreatedBy, Version: m.Version,
+		CreatedAt: m.CreatedAt, CreatedBy: m.CreatedBy, Version: m.Version, Unreadable: m.Unreadable,
 	}
 }
 

@@ -34,7 +34,7 @@ func showNamespace(ns *keystore.Namespace) api.Namespace {
 	return api.Namespace{
 		ID: ns.ID, Kind: ns.Kind, Parent: nilIfEmpty(ns.Parent), Name: ns.Name, EditPolicy: string(cmp.Or(ns.EditPolicy, keystore.EditFree)),
 		Reach: append([]string{}, ns.Reach...), KeyRoles: append([]string{}, ns.KeyRoles...), TokenPrefix: nilIfEmpty(ns.TokenPrefix),
-		CreatedAt: ns.CreatedAt, Version: ns.Version,
+		CreatedAt: ns.CreatedAt, Version: ns.Version, Unreadable: ns.Unreadable,
 	}
 }
 

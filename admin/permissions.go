@@ -41,7 +41,10 @@ type listPermissionsInput struct {
 	Cursor string `query:"cursor" doc:"next_cursor of the page before"`
 }
 
-func (a *API) listPermissions(_ context.Context, _ keystore.Caller, in *listPermissionsInput) (*page[api.Operations], error) {
+func (a *API) listPermissions(_ context.Context, c keystore.Caller, in *listPermissionsInput) (*page[api.Operations], error) {
+	if err := a.keys.May(c, "admin.keys", "read"); err != nil {
+		return nil, err
+	}
 	var list []api.Operation
 	if declared := a.declared.Load(); declared != nil {
 		list = *declared

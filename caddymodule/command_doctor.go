@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
@@ -26,6 +28,7 @@ Checks, one line each, and says what to do about what is wrong:
   - no log shows keys: those that can get HTTP entries use 'format api_keys'
     where keys are accepted that Caddy would write in clear
   - the namespaces that the configuration names exist
+  - no namespace, role or member was changed by hand to what cannot be read
 
 It changes nothing. With --server it cannot see the configuration. The exit
 status is 0 when nothing is wrong, else 1.`,
@@ -140,6 +143,7 @@ func (d *doctor) examine(ctx context.Context) {
 	d.found("handlers", len(config.handlers) > 0, "Add api_key to a site: without it, requests need no key.", "api_key handlers in the configuration: %d", len(config.handlers))
 	d.logs(config)
 	d.namespaces(ctx, config)
+	d.rows(ctx)
 }
 
 // unreached tells of an error as every command would.
@@ -196,6 +200,48 @@ func (d *doctor) namespaces(ctx context.Context, config *gateConfig) {
 		return
 	}
 	d.found("namespaces", false, "Create them: caddy apikeys namespaces create "+missing[0], "requests are refused, because these namespaces do not exist: %s", strings.Join(missing, ", "))
+}
+
+// rows looks for what somebody has written into the database by hand that nobody can read.
+func (d *doctor) rows(ctx context.Context) {
+	var wrong []string
+	err := errors.Join(
+		each(ctx, d.server.ListNamespaces, func(ns api.Namespace) { wrong = unreadable(wrong, "namespace "+ns.ID, ns.Unreadable) }),
+		each(ctx, d.server.ListRoles, func(r api.Role) { wrong = unreadable(wrong, "role "+r.Namespace+"/"+r.Name, r.Unreadable) }),
+		each(ctx, d.server.ListMembers, func(m api.Member) { wrong = unreadable(wrong, "member "+m.ID, m.Unreadable) }),
+	)
+	switch {
+	case err != nil:
+		d.unreached("rows", err)
+	case len(wrong) == 0:
+		d.found("rows", true, "", "namespaces, roles and members can all be read")
+	default:
+		d.found("rows", false, "Write them anew: caddy apikeys roles edit, members edit, namespaces edit.", "rows that cannot be read, and give nothing: %s", strings.Join(wrong, "; "))
+	}
+}
+
+func unreadable(list []string, what, why string) []string {
+	if why != "" {
+		list = append(list, what+" ("+why+")")
+	}
+	return list
+}
+
+// each calls f with all that there is in a list.
+func each[T any](ctx context.Context, list func(context.Context, string, int) (api.Page[T], error), f func(T)) error {
+	for cursor := ""; ; {
+		page, err := list(ctx, cursor, 1000)
+		if err != nil {
+			return err
+		}
+		for _, v := range page.Items {
+			f(v)
+		}
+		if page.NextCursor == nil {
+			return nil
+		}
+		cursor = *page.NextCursor
+	}
 }
 
 // versions returns those of the plugin and of Caddy in this binary.

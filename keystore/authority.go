@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -104,6 +105,7 @@ type authority struct {
 	actor      string // id in created_by, revoked_by and the audit log
 	member     string // that acts; empty: a key
 	from       string
+	credential string // id of the key, or of the record of the member's token, that was shown; empty for neither
 	owner      string // whom the caller's new keys act for
 	policy     *Directory
 	key        *holding // of a key that acts, nil otherwise
@@ -117,7 +119,7 @@ var nothing = new(holding)
 
 // reading is the caller's authority as this node sees it.
 func (k *Keystore) reading(c Caller) authority {
-	by := authority{root: c.root, actor: c.Actor(), member: c.member, from: c.from, owner: c.member, policy: k.Policy()}
+	by := authority{root: c.root, actor: c.Actor(), member: c.member, from: c.from, credential: c.Credential(), owner: c.member, policy: k.Policy()}
 	switch {
 	case c.root:
 	case c.member != "":
@@ -155,26 +157,27 @@ func (k *Keystore) changing(c Caller, tx Tx) (authority, error) {
 	if c.root {
 		return by, nil
 	}
+	if c.record != nil {
+		key, err := tx.Key(c.record.KeyID)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return by, &Error{Kind: KindForbidden, Code: "key_revoked", Detail: "the key that asks has been deleted"}
+		case err != nil:
+			return by, err
+		case key.Status(tx.Now()) != StatusActive:
+			return by, &Error{Kind: KindForbidden, Code: "key_" + string(key.Status(tx.Now())), Detail: "the key that asks is " + string(key.Status(tx.Now()))}
+		case !key.opens(c.record.Digest, tx.Now()):
+			return by, &Error{Kind: KindForbidden, Code: "key_revoked", Detail: "the key that asks has another token by now"}
+		}
+		if by.key != nil {
+			by.key, by.owner = holdingOf(key.Grants, key.Owner), key.Owner
+		}
+		by.expiresAt, by.allowedIPs = key.ExpiresAt, key.AllowedIPs
+	}
 	by.owns = policy.holds(by.owner)
 	if by.owns == nothing && by.owner != "" {
 		return by, &Error{Kind: KindForbidden, Code: OwnerDisabled.Code(), Detail: "the member that asks, or that the key acts for, is disabled"}
 	}
-	if c.record == nil {
-		return by, nil
-	}
-	key, err := tx.Key(c.record.KeyID)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return by, &Error{Kind: KindForbidden, Code: "key_revoked", Detail: "the key that asks has been deleted"}
-	case err != nil:
-		return by, err
-	case key.Status(tx.Now()) != StatusActive:
-		return by, &Error{Kind: KindForbidden, Code: "key_" + string(key.Status(tx.Now())), Detail: "the key that asks is " + string(key.Status(tx.Now()))}
-	}
-	if by.key != nil {
-		by.key = holdingOf(key.Grants, key.Owner)
-	}
-	by.expiresAt, by.allowedIPs = key.ExpiresAt, key.AllowedIPs
 	return by, nil
 }
 
@@ -292,17 +295,34 @@ func (a authority) give(before, after []Grant) error {
 	}
 	for i := range after {
 		g := &after[i]
-		if g.Namespace == AnyNamespace && !gives(before, g) && !a.holdsAnywhere() {
-			return exceeds("a grant in all namespaces can be given only by who holds one")
+		if !gives(before, g) {
+			switch {
+			case g.Namespace == AnyNamespace && !a.holdsAnywhere():
+				return exceeds("a grant in all namespaces can be given only by who holds one")
+			case !a.knows(g.Namespace):
+				return exceeds("there is no namespace %q in which the caller holds anything", g.Namespace)
+			}
 		}
-		was := a.policy.given(before, g.Namespace, g.Connected)
-		for _, p := range a.policy.expand(g).Permissions() {
-			if !was.Covers(p) && !a.covers(g.Namespace, g.Connected, p) {
+		for _, p := range a.policy.added(before, g) {
+			if !a.covers(g.Namespace, g.Connected, p) {
 				return exceeds("%s in namespace %q%s is more than the caller has", p, g.Namespace, connectedWord(g.Connected))
 			}
 		}
 	}
 	return nil
+}
+
+// knows reports whether the caller holds anything in a namespace, or would if there were such a one. To all others it is as if there were none.
+func (a authority) knows(namespace string) bool {
+	return a.all(namespace, false, func(s *Set) bool { return len(s.Permissions()) > 0 })
+}
+
+// named is a namespace in the text of a refusal, by its id only for who knows it.
+func (a authority) named(namespace string) string {
+	if a.knows(namespace) {
+		return "namespace " + strconv.Quote(namespace)
+	}
+	return "a namespace that the caller knows nothing of"
 }
 
 func connectedWord(connected bool) string {
@@ -329,14 +349,24 @@ func (a authority) holdsAnywhere() bool {
 
 // adds reports whether grants give anything that those before them did not.
 func (d *Directory) adds(before, after []Grant) bool {
-	for i := range after {
-		g := &after[i]
-		was := d.given(before, g.Namespace, g.Connected)
-		if !gives(before, g) || slices.ContainsFunc(d.expand(g).Permissions(), func(p Permission) bool { return !was.Covers(p) }) {
-			return true
+	return slices.ContainsFunc(after, func(g Grant) bool { return !gives(before, &g) || len(d.added(before, &g)) > 0 })
+}
+
+// added is what a grant gives that those before it did not cover, and all of each role that they did not name: whoever has it gets what is added to it
+// later.
+func (d *Directory) added(before []Grant, g *Grant) []Permission {
+	var was *Set
+	var had []string
+	if i := slices.IndexFunc(before, func(b Grant) bool { return b.Namespace == g.Namespace && (b.Connected || !g.Connected) }); i >= 0 {
+		was, had = d.expand(&before[i]), before[i].Roles
+	}
+	list := slices.DeleteFunc(slices.Clone(d.expand(g).Permissions()), was.Covers)
+	for _, name := range g.Roles {
+		if !slices.Contains(had, name) {
+			list = append(list, d.role(g.Namespace, name).Permissions()...)
 		}
 	}
-	return false
+	return list
 }
 
 // expand is what a grant gives, roles included.
@@ -344,28 +374,21 @@ func (d *Directory) expand(g *Grant) *Set {
 	return d.gives(&compiledGrant{namespace: g.Namespace, set: g.own(), roles: g.Roles, connected: g.Connected})
 }
 
-// given is what grants give in exactly one namespace, with at least that reach.
-func (d *Directory) given(grants []Grant, namespace string, connected bool) *Set {
-	for i := range grants {
-		if g := &grants[i]; g.Namespace == namespace && (g.Connected || !connected) {
-			return d.expand(g)
-		}
-	}
-	return nil
-}
-
-// giveBelow is give for what keys' grants reach below their namespaces.
-func (a authority) giveBelow(before, after []Grant) error {
+// giveBelow is give for what keys' grants reach below their namespaces. owned says that the key's owner, who bounds it there, holds no more than the
+// caller does.
+func (a authority) giveBelow(before, after []Grant, owned bool) error {
 	if a.root {
 		return nil
 	}
+	if owned {
+		a.owns = nil
+	}
 	for i := range after {
 		g := &after[i]
-		was := a.policy.given(before, g.Namespace, g.Connected)
 		for _, ns := range a.policy.reachedFrom(g.Namespace) {
-			for _, p := range a.policy.expand(g).data().Permissions() {
-				if !was.Covers(p) && !a.covers(ns.ID, false, p) {
-					return exceeds("%s reaches down from namespace %q to %q, where it is more than the caller has", p, g.Namespace, ns.ID)
+			for _, p := range a.policy.added(before, g) {
+				if !p.IsAdmin() && !a.covers(ns.ID, false, p) {
+					return exceeds("%s reaches down from namespace %q to %s, where it is more than the caller has", p, g.Namespace, a.named(ns.ID))
 				}
 			}
 		}
@@ -374,7 +397,7 @@ func (a authority) giveBelow(before, after []Grant) error {
 }
 
 // actsFor refuses to act for a member (spec 7a.2): it takes to be that member, or a member who holds admin.members:update in every namespace of
-// that one's grants and covers them all; only root acts for root.
+// that one's grants and covers them all; only root acts for root. Who may not read a member is not told whether there is one.
 func (a authority) actsFor(id string) error {
 	switch {
 	case a.root, a.member != "" && a.member == id:
@@ -385,13 +408,8 @@ func (a authority) actsFor(id string) error {
 		return exceeds("only root acts for root")
 	}
 	m := a.policy.members[id]
-	if m == nil {
-		return missing("member")
-	}
-	for _, g := range m.Grants {
-		if !a.may(adminMembers, "update", g.Namespace) {
-			return exceeds("to act for this member takes %s:update in namespace %q, where it has a grant", adminMembers, g.Namespace)
-		}
+	if m == nil || a.seenOf(m.Member) == nil || m.Unreadable != "" || slices.ContainsFunc(m.Grants, func(g Grant) bool { return !a.may(adminMembers, "update", g.Namespace) }) {
+		return exceeds("to act for member %s takes %s:update in every namespace where it has a grant", id, adminMembers)
 	}
 	if len(m.Grants) == 0 && a.anywhere(adminMembers, "update") != nil {
 		return lacks(adminMembers, "update")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -42,7 +44,8 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 // takePolicy reads the policy, if it has changed since revision applied, and cuts what runs for members who are disabled by it.
 func (k *Keystore) takePolicy(ctx context.Context, applied Revision) error {
 	known := Revision(-1)
-	if held := k.node.directory.Load(); held != nil && applied >= 0 {
+	held := k.node.directory.Load()
+	if held != nil && applied >= 0 {
 		known = held.revision
 	}
 	policy, err := k.db.Policy(ctx, known)
@@ -50,6 +53,15 @@ func (k *Keystore) takePolicy(ctx context.Context, applied Revision) error {
 	case err != nil:
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
 	case policy != nil:
+		var before []string
+		if held != nil {
+			before = held.policy.unreadable()
+		}
+		for _, row := range policy.unreadable() {
+			if !slices.Contains(before, row) {
+				k.logger.Error("a row of the database was changed to what cannot be read, and gives nothing until it is mended", slog.String("row", row))
+			}
+		}
 		d := newDirectory(policy, &k.requests)
 		k.node.directory.Store(d)
 		k.cache.cutDisabled(d)

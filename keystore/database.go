@@ -127,8 +127,9 @@ type Tx interface {
 	KeysOwnedBy(member string) (int64, error)
 	// PersonalKey returns the key of a member's token that is not revoked, nil when there is none.
 	PersonalKey(member string) (*Key, error)
-	// KeysHolding returns the ids of at most limit keys, homed in one of the namespaces, that have a role in a grant.
-	KeysHolding(role RoleID, homes []string, limit int) ([]string, error)
+	// KeysHolding calls f with each key that is not revoked, homed in one of the namespaces, and has a role in a grant, until f returns false: with its
+	// ID, Namespace, Owner and Grants alone. There may be a million, which are not held in memory. f must not use the transaction.
+	KeysHolding(role RoleID, homes []string, f func(*Key) bool) error
 	// RoleHeld returns where grants of keys have a role: each namespace once for connected grants and once for others.
 	RoleHeld(role RoleID) ([]Reach, error)
 

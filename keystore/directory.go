@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"fmt"
 	"slices"
 	"unique"
 )
@@ -27,6 +28,25 @@ type Directory struct {
 type member struct {
 	*Member
 	holds *holding
+}
+
+// unreadable lists the rows that cannot be read, each with why.
+func (p *Policy) unreadable() (list []string) {
+	add := func(why, format string, args ...any) {
+		if why != "" {
+			list = append(list, fmt.Sprintf(format, args...)+": "+why)
+		}
+	}
+	for _, ns := range p.Namespaces {
+		add(ns.Unreadable, "namespace %s", ns.ID)
+	}
+	for _, r := range p.Roles {
+		add(r.Unreadable, "role %s of namespace %s", r.Name, r.Namespace)
+	}
+	for _, m := range p.Members {
+		add(m.Unreadable, "member %s", m.ID)
+	}
+	return list
 }
 
 // NewDirectory readies a policy, which must not change any more.

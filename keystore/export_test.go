@@ -25,10 +25,5 @@ func FillCache(n int, key func(i int) *Key) any {
 	return c
 }
 
-// Covers reports whether a caller holds a permission in a namespace, so that it may give it.
-func (k *Keystore) Covers(c Caller, namespace string, p Permission) bool {
-	return k.reading(c).covers(namespace, false, p)
-}
-
 // ForgetSessions removes those that are over, as the node does from time to time.
 func (k *Keystore) ForgetSessions() { k.forgetSessions(context.Background()) }

@@ -119,7 +119,7 @@ func (r *revokes) reassert(ctx context.Context, db Database, history int64) erro
 		}
 	}
 	r.mu.Unlock()
-	by := authority{root: true, actor: RootMember, from: "a node that remembers"}
+	by := authority{root: true, actor: RootMember, from: "a node that remembers", policy: NewDirectory(new(Policy))}
 	for ids := range slices.Chunk(slices.Collect(maps.Keys(own)), reassertAtOnce) {
 		_, err := db.Update(ctx, func(tx Tx) error {
 			for _, id := range ids {

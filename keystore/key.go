@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -65,6 +66,11 @@ func (k *Key) Status(now time.Time) Status {
 		return StatusInactive
 	}
 	return StatusActive
+}
+
+// opens reports whether a digest is that of a secret which opens the key at now.
+func (k *Key) opens(d Digest, now time.Time) bool {
+	return slices.ContainsFunc(k.Secrets, func(s Secret) bool { return s.Digest == d && (s.ExpiresAt.IsZero() || now.Before(s.ExpiresAt)) })
 }
 
 // Listed is how the key is shown in lists: its prefix and the first 8 of its id.

@@ -67,14 +67,17 @@ func insertKeys(tx Tx, by authority, action string, keys []*Key) (refused map[in
 	made := make([]audited, 0, len(keys))
 	for i, key := range keys {
 		if refused[i] == nil {
-			made = append(made, audited{key.ID, key.touches(), nil, key})
+			made = append(made, audited{key.ID, key.touches(by.policy), nil, key})
 		}
 	}
 	return refused, auditAll(tx, by, action, made)
 }
 
-// touches lists the namespaces a key has to do with.
-func (k *Key) touches() []string {
+// touches lists the namespaces a key has to do with: a member's token those that the member has.
+func (k *Key) touches(d *Directory) []string {
+	if m := d.members[k.Owner]; k.Personal && m != nil {
+		return m.touches()
+	}
 	list := []string{k.Namespace}
 	for _, g := range k.Grants {
 		if g.Namespace != k.Namespace {
@@ -112,9 +115,9 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 	p.metadata(key.Metadata)
 	p.addresses(key.AllowedIPs)
 	p.namespace(by.policy, "namespace", key.Namespace)
-	p.owner(by.policy, key.Owner)
+	p.owner(by, key.Owner)
 	p.keyRoles(by.policy.Namespace(key.Namespace), key)
-	p.grants(by.policy, key.Namespace, key.Grants, s.Home != nil)
+	p.grants(by, key.Namespace, key.Grants, s.Home != nil)
 	if !key.ExpiresAt.IsZero() && !key.ExpiresAt.After(tx.Now()) {
 		p.add("expires_at", "is not in the future")
 	}
@@ -126,14 +129,22 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 			return nil, err
 		}
 	}
-	if err := by.give(nil, key.Grants); err != nil {
-		return nil, err
-	}
-	if err := by.outlive(key); err != nil {
+	if err := by.handOver(key); err != nil {
 		return nil, err
 	}
 	key.normalise()
 	return key, nil
+}
+
+// handOver checks that a token may give its holder all that a key has, whose owner the caller acts for.
+func (a authority) handOver(k *Key) error {
+	if err := a.give(nil, k.Grants); err != nil {
+		return err
+	}
+	if err := a.giveBelow(nil, k.Grants, true); err != nil {
+		return err
+	}
+	return a.outlive(k)
 }
 
 // prefixIn is the prefix of new tokens for keys homed in a namespace.
@@ -173,14 +184,21 @@ func (k *Keystore) makeRoles(tx Tx, by authority, namespace string, roles []Role
 	return by, err
 }
 
-// owns reports whether a key acts for the member that asks, who may always list, read and revoke it (spec 7a.5).
-func (a authority) ownsKey(k *Key) bool { return a.member != "" && a.member == k.Owner }
+// ownsKey reports whether a key acts for the member that asks, who may always list, read and revoke it (spec 7a.5).
+func (a authority) ownsKey(owner string) bool { return a.member != "" && a.member == owner }
 
-// FindKey returns a key the caller may read; it may always read its own, and those that act for it.
+// reads reports whether the caller may read a key, homed in a namespace and with an owner: it may always read its own, and those that act for it.
+func (a authority) reads(id, namespace, owner string) bool {
+	return id == a.credential || a.ownsKey(owner) || a.may(adminKeys, "read", namespace)
+}
+
+// FindKey returns a key the caller may read.
 func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, error) {
-	by := k.reading(c)
-	own := c.record != nil && id == c.record.KeyID
-	if err := by.anywhere(adminKeys, "read"); err != nil && !own && by.member == "" {
+	by, err := k.fresh(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := by.anywhere(adminKeys, "read"); err != nil && id != by.credential && by.member == "" {
 		return nil, err
 	}
 	key, err := k.db.Key(ctx, id)
@@ -189,15 +207,8 @@ func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, erro
 		return nil, missing("key")
 	case err != nil:
 		return nil, k.storeFailed("reading a key", err)
-	}
-	if own || by.ownsKey(key) {
-		return key, nil
-	}
-	if key.Personal {
+	case !by.reads(id, key.Namespace, key.Owner) || key.Personal && !by.ownsKey(key.Owner):
 		return nil, missing("key")
-	}
-	if err := by.on(adminKeys, "read", key.Namespace, "key"); err != nil {
-		return nil, err
 	}
 	return key, nil
 }
@@ -205,7 +216,10 @@ func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, erro
 // ListKeys returns the keys that a filter fits and the caller may read, newest first, and the next page's cursor: see [Database.Keys].
 // The filter's Now is set here.
 func (k *Keystore) ListKeys(ctx context.Context, c Caller, f KeyFilter, cursor string, limit int) ([]Key, string, error) {
-	by := k.reading(c)
+	by, err := k.fresh(ctx, c)
+	if err != nil {
+		return nil, "", err
+	}
 	if err := by.anywhere(adminKeys, "read"); err != nil && by.member == "" {
 		return nil, "", err
 	}
@@ -264,7 +278,7 @@ func updateKey(tx Tx, by authority, action string, before, after *Key) error {
 	if err := tx.UpdateKey(after); err != nil {
 		return err
 	}
-	return audit(tx, by, action, after.ID, union(before.touches(), after.touches()), before, after)
+	return audit(tx, by, action, after.ID, union(before.touches(by.policy), after.touches(by.policy)), before, after)
 }
 
 func union(a, b []string) []string {
@@ -308,7 +322,7 @@ func (k *Keystore) EditKey(ctx context.Context, c Caller, id string, patch KeyPa
 			}
 			patch.Roles = &names
 		}
-		if key, err = patch.apply(by.policy, before); err != nil {
+		if key, err = patch.apply(by, before); err != nil {
 			return err
 		}
 		if err := authorise(by, before, key); err != nil {
@@ -331,7 +345,7 @@ func (patch KeyPatch) rolesOr(before *Key) []string {
 }
 
 // apply returns the patched key.
-func (patch KeyPatch) apply(d *Directory, before *Key) (*Key, error) {
+func (patch KeyPatch) apply(by authority, before *Key) (*Key, error) {
 	var p problems
 	after := *before
 	after.Grants, after.AllowedIPs, after.Metadata = slices.Clone(before.Grants), slices.Clone(before.AllowedIPs), maps.Clone(before.Metadata)
@@ -371,10 +385,12 @@ func (patch KeyPatch) apply(d *Directory, before *Key) (*Key, error) {
 	p.text("name", after.Name, maxName)
 	p.metadata(after.Metadata)
 	p.addresses(after.AllowedIPs)
-	p.owner(d, after.Owner)
+	if after.Owner != before.Owner {
+		p.owner(by, after.Owner)
+	}
 	if patchesHome || patch.Grants != nil {
-		p.keyRoles(d.Namespace(after.Namespace), &after)
-		p.grants(d, after.Namespace, after.Grants, patchesHome)
+		p.keyRoles(by.policy.Namespace(after.Namespace), &after)
+		p.grants(by, after.Namespace, after.Grants, patchesHome)
 	}
 	if err := p.err(); err != nil {
 		return nil, err
@@ -408,10 +424,9 @@ func authorise(by authority, before, after *Key) error {
 		if err := by.outlive(after); err != nil {
 			return err
 		}
-		if after.Owner != by.owner { // whom a key acts for bounds it, and here that is somebody else
-			if err := by.giveBelow(had, after.Grants); err != nil {
-				return err
-			}
+		owned := after.Owner != before.Owner || after.Owner == by.owner
+		if err := by.giveBelow(had, after.Grants, owned); err != nil {
+			return err
 		}
 	}
 	if ns := by.policy.Namespace(after.Namespace); ns != nil && ns.EditPolicy == EditGrowOnly {
@@ -431,14 +446,27 @@ func (d *Directory) loses(before []Grant, then *Directory, after []Grant) string
 	has := holdingOf(after, "")
 	for i := range before {
 		g := &before[i]
-		set := then.heldIn(has, g.Namespace, g.Connected, true)
-		for _, p := range d.expand(g).Permissions() {
-			if !set.Covers(p) {
-				return p.String() + " in " + g.Namespace
+		gave := d.expand(g)
+		if p, lost := missingIn(then.heldIn(has, g.Namespace, g.Connected, true), gave); lost {
+			return p.String() + " in " + g.Namespace
+		}
+		for _, ns := range d.reachedFrom(g.Namespace) {
+			if p, lost := missingIn(then.setIn(has, ns, true), gave.data()); lost {
+				return p.String() + " in " + ns.ID
 			}
 		}
 	}
 	return ""
+}
+
+// missingIn returns a permission that a set does not cover of another one.
+func missingIn(s, other *Set) (Permission, bool) {
+	for _, p := range other.Permissions() {
+		if !s.Covers(p) {
+			return p, true
+		}
+	}
+	return Permission{}, false
 }
 
 // RevokeKey ends a key for good. Revoking again changes nothing and waits again. made takes along the keys it made, and those that they made.
@@ -452,11 +480,12 @@ func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, m
 	var ended []string
 	done, err := k.commit(ctx, c, func(tx Tx, by authority) (err error) {
 		ended = nil
-		if own, err := ownKey(tx, by, id); err != nil {
-			return err
-		} else if own != nil {
-			key = own
-		} else if key, err = keyTo(tx, by, "revoke", id, o); err != nil {
+		if key, err = ownKey(tx, by, id); err == nil && key == nil {
+			key, err = keyTo(tx, by, "revoke", id, o)
+		} else if err == nil {
+			err = o.check(key.Version)
+		}
+		if err != nil {
 			return err
 		}
 		if key.RevokedAt.IsZero() {
@@ -496,7 +525,7 @@ func ownKey(tx Tx, by authority, id string) (*Key, error) {
 		return nil, nil
 	case err != nil:
 		return nil, err
-	case id == by.actor || by.ownsKey(key) && !key.Personal:
+	case id == by.actor || by.ownsKey(key.Owner) && !key.Personal:
 		return key, nil
 	}
 	return nil, nil
@@ -560,10 +589,7 @@ func (k *Keystore) RotateKey(ctx context.Context, c Caller, id string, grace tim
 				return err
 			}
 		}
-		if err := by.give(nil, before.Grants); err != nil { // the token gives its holder all of them
-			return err
-		}
-		if err := by.outlive(before); err != nil {
+		if err := by.handOver(before); err != nil {
 			return err
 		}
 		after := *before
@@ -612,7 +638,7 @@ func (k *Keystore) DeleteKey(ctx context.Context, c Caller, id string, o ChangeO
 		if err := tx.DeleteKey(id); err != nil {
 			return err
 		}
-		return audit(tx, by, "key.delete", id, key.touches(), key, nil)
+		return audit(tx, by, "key.delete", id, key.touches(by.policy), key, nil)
 	})
 	return key, p, err
 }

@@ -32,6 +32,9 @@ func (a authority) seenOf(m *Member) *Member {
 	if a.member == m.ID {
 		return m
 	}
+	if m.Unreadable != "" && !a.may(adminMembers, "read", AnyNamespace) {
+		return nil
+	}
 	seen := *m
 	seen.Grants = slices.DeleteFunc(slices.Clone(m.Grants), func(g Grant) bool { return !a.may(adminMembers, "read", g.Namespace) })
 	if len(seen.Grants) == 0 && (len(m.Grants) > 0 || a.anywhere(adminMembers, "read") != nil) {
@@ -73,7 +76,7 @@ func (k *Keystore) CreateMember(ctx context.Context, c Caller, spec Member) (*Me
 		}
 		m = &Member{ID: newMemberID(), Name: spec.Name, Kind: spec.Kind, Login: spec.Login, Grants: slices.Clone(spec.Grants),
 			Active: true, CreatedAt: tx.Now(), CreatedBy: by.actor, Version: 1}
-		if err := m.check(by.policy); err != nil {
+		if err := m.check(by); err != nil {
 			return err
 		}
 		for _, g := range m.Grants {
@@ -99,7 +102,7 @@ func loginTaken(err error) error {
 	return err
 }
 
-func (m *Member) check(d *Directory) error {
+func (m *Member) check(by authority) error {
 	var p problems
 	if m.Kind == "" {
 		m.Kind = Person
@@ -112,7 +115,7 @@ func (m *Member) check(d *Directory) error {
 	}
 	p.text("name", m.Name, maxName)
 	p.text("login", m.Login, maxName)
-	p.grants(d, "", m.Grants, false)
+	p.grants(by, "", m.Grants, false)
 	if err := p.err(); err != nil {
 		return err
 	}
@@ -154,6 +157,9 @@ func memberTo(by authority, operation, id string, anywhere bool, o ChangeOptions
 	if held == nil || by.seenOf(held.Member) == nil {
 		return nil, missing("member")
 	}
+	if held.Unreadable != "" && !by.root {
+		return nil, &Error{Kind: KindConflict, Code: "unreadable", Detail: "nobody but root changes a member whose row cannot be read: " + held.Unreadable, ID: id}
+	}
 	if !anywhere {
 		for _, g := range held.Grants {
 			if !by.may(adminMembers, operation, g.Namespace) {
@@ -185,7 +191,10 @@ func (k *Keystore) EditMember(ctx context.Context, c Caller, id string, patch Me
 		} else {
 			after.Grants = slices.Clone(before.Grants)
 		}
-		if err := after.check(by.policy); err != nil {
+		if after.Unreadable = ""; before.Unreadable != "" && patch.Grants == nil {
+			return mend("grants", before.Unreadable)
+		}
+		if err := after.check(by); err != nil {
 			return err
 		}
 		if after.Login != before.Login || after.Active && !before.Active {
@@ -267,7 +276,9 @@ func (k *Keystore) DeleteMember(ctx context.Context, c Caller, id string, o Chan
 		if err := tx.DeleteMember(id); err != nil {
 			return err
 		}
-		return audit(tx, by, "member.delete", id, m.touches(), m, nil)
+		deleted := m
+		m = by.seenOf(m)
+		return audit(tx, by, "member.delete", id, deleted.touches(), deleted, nil)
 	})
 	return m, p, err
 }
@@ -301,11 +312,13 @@ func (k *Keystore) NewMemberToken(ctx context.Context, c Caller, id string, spec
 		if err := by.actsFor(id); err != nil {
 			return err
 		}
+		if before.Unreadable != "" {
+			return mend("grants", before.Unreadable)
+		}
 		after := *before
 		after.Version++
-		m = &after
 		key := &Key{
-			ID: NewID(), Prefix: MemberPrefix, Name: m.Name, Namespace: DefaultNamespace, Owner: id, Personal: true, CreatedBy: by.actor,
+			ID: NewID(), Prefix: MemberPrefix, Name: after.Name, Namespace: DefaultNamespace, Owner: id, Personal: true, CreatedBy: by.actor,
 			Active: true, CreatedAt: tx.Now(), ExpiresAt: spec.ExpiresAt.UTC().Truncate(time.Microsecond), AllowedIPs: slices.Clone(spec.AllowedIPs), Version: 1,
 		}
 		var p problems
@@ -334,7 +347,8 @@ func (k *Keystore) NewMemberToken(ctx context.Context, c Caller, id string, spec
 		if refused[0] != nil {
 			return refused[0]
 		}
-		return tx.UpdateMember(m)
+		m = by.seenOf(&after)
+		return tx.UpdateMember(&after)
 	})
 	if err != nil {
 		return nil, Token{}, p, err

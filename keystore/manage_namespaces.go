@@ -157,13 +157,16 @@ func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch
 		set(&after.KeyRoles, patch.KeyRoles)
 		set(&after.TokenPrefix, patch.TokenPrefix)
 		after.Version++
-		if err := after.check(by.policy, k.settings.Load().TokenPrefixes); err != nil {
-			return err
+		if after.Unreadable = ""; before.Unreadable != "" && (patch.Reach == nil || patch.KeyRoles == nil) {
+			return mend("reach and key_roles", before.Unreadable)
 		}
 		if after.Parent != before.Parent {
 			if err := by.move(before, after.Parent); err != nil {
 				return err
 			}
+		}
+		if err := after.check(by.policy, k.settings.Load().TokenPrefixes); err != nil {
+			return err
 		}
 		if err := tx.UpdateNamespace(&after); err != nil {
 			return err
@@ -218,7 +221,7 @@ func (k *Keystore) DeleteNamespace(ctx context.Context, c Caller, id string, o C
 		if id == DefaultNamespace {
 			return &Error{Kind: KindConflict, Code: "in_use", Detail: "the namespace " + DefaultNamespace + " stays", ID: id}
 		}
-		user, err := namespaceUser(tx, by.policy, id)
+		user, err := namespaceUser(tx, by, id)
 		if err != nil {
 			return err
 		}
@@ -233,26 +236,36 @@ func (k *Keystore) DeleteNamespace(ctx context.Context, c Caller, id string, o C
 	return ns, p, err
 }
 
-// namespaceUser names something that keeps a namespace from being deleted, empty for nothing.
-func namespaceUser(tx Tx, d *Directory, id string) (string, error) {
-	for _, ns := range d.policy.Namespaces {
+// namespaceUser tells of something that keeps a namespace from being deleted, by its id where the caller may read it; empty for nothing.
+func namespaceUser(tx Tx, by authority, id string) (string, error) {
+	told := func(reads bool, what, name, does string) string {
+		if reads {
+			return what + " " + name + " " + does
+		}
+		return "a " + what + " that the caller may not read " + does
+	}
+	for _, ns := range by.policy.policy.Namespaces {
 		if ns.Parent == id {
-			return fmt.Sprintf("namespace %q lies in it", ns.ID), nil
+			return told(by.may(adminNamespaces, "read", ns.ID), "namespace", ns.ID, "lies in it"), nil
 		}
 	}
-	for _, r := range d.policy.Roles {
+	for _, r := range by.policy.policy.Roles {
 		if r.Namespace == id {
-			return fmt.Sprintf("role %q belongs to it", r.Name), nil
+			return told(by.readsRole(id), "role", r.Name, "belongs to it"), nil
 		}
 	}
-	for _, m := range d.policy.Members {
+	for _, m := range by.policy.policy.Members {
 		if slices.ContainsFunc(m.Grants, func(g Grant) bool { return g.Namespace == id }) {
-			return fmt.Sprintf("member %s has a grant in it", m.ID), nil
+			return told(by.seenOf(&m) != nil, "member", m.ID, "has a grant in it"), nil
 		}
 	}
-	key, err := tx.NamespaceInUse(id)
-	if err != nil || key == "" {
+	user, err := tx.NamespaceInUse(id)
+	if err != nil || user == "" {
 		return "", err
 	}
-	return fmt.Sprintf("key %s lives in it or has a grant in it; revoke and delete its keys first", key), nil
+	key, err := tx.Key(user)
+	if err != nil {
+		return "", err
+	}
+	return told(by.reads(key.ID, key.Namespace, key.Owner), "key", user, "lives in it or has a grant in it; revoke and delete its keys first"), nil
 }

@@ -99,7 +99,7 @@ func (r *Role) touches() []string { return []string{r.Namespace} }
 func (a authority) coverAll(namespace string, wide bool, list []Permission) error {
 	for _, p := range list {
 		if !a.covers(namespace, wide, p) {
-			return exceeds("%s in namespace %q%s is more than the caller has", p, namespace, connectedWord(wide))
+			return exceeds("%s in %s%s is more than the caller has", p, a.named(namespace), connectedWord(wide))
 		}
 	}
 	return nil
@@ -135,7 +135,7 @@ func (k *Keystore) EditRole(ctx context.Context, c Caller, id RoleID, permission
 			return err
 		}
 		after := *before
-		after.Permissions, after.Version = NewSet(permissions...).Permissions(), before.Version+1
+		after.Permissions, after.Version, after.Unreadable = NewSet(permissions...).Permissions(), before.Version+1, ""
 		if err := after.check(by.policy); err != nil {
 			return err
 		}
@@ -207,34 +207,25 @@ func (k *Keystore) growsOnly(tx Tx, by authority, before, after *Role) error {
 	if len(homes) == 0 {
 		return nil
 	}
-	ids, err := tx.KeysHolding(before.ID(), homes, -1)
-	if err != nil {
-		return err
-	}
 	then, err := k.policyIn(tx)
 	if err != nil {
 		return err
 	}
 	var fields []FieldError
-	for _, id := range ids {
-		key, err := tx.Key(id)
-		if err != nil {
-			return err
-		}
-		if !key.RevokedAt.IsZero() {
-			continue
-		}
+	err = tx.KeysHolding(before.ID(), homes, func(key *Key) bool {
 		if lost := by.policy.loses(key.Grants, then, key.Grants); lost != "" {
-			fields = append(fields, FieldError{Field: "permissions", Detail: "key " + id + " would lose " + lost})
+			who := "a key that the caller may not read"
+			if by.reads(key.ID, key.Namespace, key.Owner) {
+				who = "key " + key.ID
+			}
+			fields = append(fields, FieldError{Field: "permissions", Detail: who + " would lose " + lost})
 		}
-		if len(fields) == namedKeys {
-			break
-		}
+		return len(fields) < namedKeys
+	})
+	if err == nil && len(fields) > 0 {
+		err = growOnly(fields, before.Name)
 	}
-	if len(fields) > 0 {
-		return growOnly(fields, before.Name)
-	}
-	return nil
+	return err
 }
 
 // DeleteRole removes a role that nobody has and returns what it was.

@@ -22,6 +22,8 @@ type Member struct {
 	CreatedAt time.Time
 	CreatedBy string
 	Version   int64
+
+	Unreadable string // as of a role: it holds nothing, and only root changes it or acts for it
 }
 
 const memberIDPrefix = "m_"

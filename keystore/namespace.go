@@ -33,6 +33,7 @@ type Namespace struct {
 	TokenPrefix string // of the tokens of keys homed here; empty: the deployment's first
 	CreatedAt   time.Time
 	Version     int64
+	Unreadable  string // as of a role: it reaches nowhere, and no key is made in it
 
 	counts *outcomeCounts // nil but in a directory
 }

@@ -11,6 +11,7 @@ type Role struct {
 	Builtin     bool // made with the product: it cannot be changed
 	CreatedAt   time.Time
 	Version     int64
+	Unreadable  string // why its row, changed by hand, cannot be read: it gives nothing until it is mended; empty: it can
 }
 
 // A RoleID names a role.

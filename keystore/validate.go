@@ -77,8 +77,8 @@ func (p *problems) addresses(list []netip.Prefix) {
 }
 
 // grants checks those of a key homed in namespace, or of a member, whose home is empty. short says that the first was given by the short form,
-// as fields of the key.
-func (p *problems) grants(d *Directory, namespace string, grants []Grant, short bool) {
+// as fields of the key. Of a namespace that the caller knows nothing of nothing is said: whether it may give something there comes later.
+func (p *problems) grants(by authority, namespace string, grants []Grant, short bool) {
 	permissions, roles := 0, 0
 	for _, g := range grants {
 		permissions += len(g.Permissions)
@@ -110,15 +110,25 @@ func (p *problems) grants(d *Directory, namespace string, grants []Grant, short 
 			p.add(field+"namespace", "%q has a grant already", g.Namespace)
 		}
 		seen[g.Namespace] = true
-		if g.Namespace != AnyNamespace && g.Namespace != namespace {
-			p.namespace(d, field+"namespace", g.Namespace)
+		if !by.knows(g.Namespace) {
+			continue
+		}
+		if g.Namespace != AnyNamespace && (g.Namespace != namespace || namespace == "") {
+			p.namespace(by.policy, field+"namespace", g.Namespace)
 		}
 		for _, r := range g.Roles {
-			if d.role(g.Namespace, r) == nil {
+			if by.policy.role(g.Namespace, r) == nil {
 				p.add(field+"roles", "there is no role %q in namespace %q, and no shared one; create it first", r, g.Namespace)
 			}
 		}
 	}
+}
+
+// mend refuses to write over what nobody could read.
+func mend(field, why string) error {
+	var p problems
+	p.add(field, "cannot be read in the database (%s): say what they are to be", why)
+	return p.err()
 }
 
 func (p *problems) namespace(d *Directory, field, id string) {
@@ -127,14 +137,18 @@ func (p *problems) namespace(d *Directory, field, id string) {
 	}
 }
 
-func (p *problems) owner(d *Directory, id string) {
-	if id != RootMember && d.members[id] == nil {
+// owner leaves it to whether the caller acts for a member where it would not see that there is one.
+func (p *problems) owner(by authority, id string) {
+	if id != RootMember && by.policy.members[id] == nil && by.may(adminMembers, "read", AnyNamespace) {
 		p.add("owner", "there is no member %q", id)
 	}
 }
 
 // keyRoles checks the home grant against what its namespace says of the keys in it, and fills in what was left open.
 func (p *problems) keyRoles(home *Namespace, k *Key) {
+	if home != nil && home.Unreadable != "" {
+		p.add("namespace", "its row cannot be read, so that nobody knows which roles its keys have: %s", home.Unreadable)
+	}
 	if home == nil || len(home.KeyRoles) == 0 {
 		return
 	}

@@ -16,7 +16,10 @@ type Verdict struct {
 // `read` (also when empty), `write`, `orders:read`, `orders:search`; namespace empty means the key's own. The outcome is [Unknown] unless the caller may
 // read the key.
 func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, permission string) (Verdict, error) {
-	by := k.reading(c)
+	by, err := k.fresh(ctx, c)
+	if err != nil {
+		return Verdict{}, err
+	}
 	if err := by.anywhere(adminKeys, "read"); err != nil {
 		return Verdict{}, err
 	}
@@ -34,7 +37,7 @@ func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, 
 	if v.Outcome = a.Outcome; v.Outcome != OK {
 		return v, nil
 	}
-	if !by.may(adminKeys, "read", a.Record.Namespace) {
+	if !by.reads(a.Record.KeyID, a.Record.Namespace, a.Record.Owner) {
 		v.Outcome = Unknown
 		return v, nil
 	}

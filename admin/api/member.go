@@ -4,15 +4,16 @@ import "time"
 
 // A Member is a person or service that manages keys, and whom keys act for.
 type Member struct {
-	ID        string    `json:"id" doc:"m_ and 12 letters and digits; never changes"`
-	Name      string    `json:"name"`
-	Kind      string    `json:"kind" enum:"person,service"`
-	Login     *string   `json:"login" doc:"The user of a door with trust_user that stands for this member; null: nobody"`
-	Grants    []Grant   `json:"grants" nullable:"false" doc:"Those that the caller may see"`
-	Active    bool      `json:"active" doc:"false: its token and all keys that act for it are refused"`
-	CreatedAt time.Time `json:"created_at"`
-	CreatedBy string    `json:"created_by" doc:"A member id"`
-	Version   int64     `json:"version"`
+	ID         string    `json:"id" doc:"m_ and 12 letters and digits; never changes"`
+	Name       string    `json:"name"`
+	Kind       string    `json:"kind" enum:"person,service"`
+	Login      *string   `json:"login" doc:"The user of a door with trust_user that stands for this member; null: nobody"`
+	Grants     []Grant   `json:"grants" nullable:"false" doc:"Those that the caller may see"`
+	Active     bool      `json:"active" doc:"false: its token and all keys that act for it are refused"`
+	CreatedAt  time.Time `json:"created_at"`
+	CreatedBy  string    `json:"created_by" doc:"A member id"`
+	Version    int64     `json:"version"`
+	Unreadable string    `json:"unreadable,omitempty" doc:"Why its row, changed by hand in the database, cannot be read. Until it is mended it gives nothing."`
 }
 
 // A MemberRequest describes a member to be made. It is active, and has no token yet.

@@ -14,6 +14,7 @@ type Namespace struct {
 	TokenPrefix *string   `json:"token_prefix" doc:"Of new tokens for keys of this namespace; null: the deployment's first"`
 	CreatedAt   time.Time `json:"created_at"`
 	Version     int64     `json:"version"`
+	Unreadable  string    `json:"unreadable,omitempty" doc:"Why its row, changed by hand in the database, cannot be read. Until it is mended it gives nothing."`
 }
 
 // A NamespaceRequest describes a namespace to be made.

@@ -10,6 +10,7 @@ type Role struct {
 	Builtin     bool       `json:"builtin" doc:"It comes with the product and cannot be changed"`
 	CreatedAt   *time.Time `json:"created_at" doc:"null: with the product"`
 	Version     int64      `json:"version"`
+	Unreadable  string     `json:"unreadable,omitempty" doc:"Why its row, changed by hand in the database, cannot be read. Until it is mended it gives nothing."`
 }
 
 // A NewRole is a role to be made beside what will have it.

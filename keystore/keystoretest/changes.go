@@ -247,8 +247,31 @@ func testUnreadable(t *testing.T, s Store) {
 	if _, err := db.Changes(ctx, 0, head(t, db)); err != nil {
 		t.Error(err)
 	}
-	if _, err := db.Policy(ctx, -1); err != nil {
-		t.Error(err)
+	update(t, db, func(tx keystore.Tx) error {
+		must(t, tx.InsertNamespace(&keystore.Namespace{ID: "a", Reach: []string{"app"}}))
+		must(t, tx.InsertRole(&keystore.Role{Namespace: "a", Name: "r", Permissions: permissions("read")}))
+		return tx.InsertMember(&keystore.Member{ID: "m_1", Active: true, Grants: []keystore.Grant{{Namespace: "a", Permissions: permissions("read")}}})
+	})
+	for _, statement := range []string{
+		"UPDATE namespaces SET reach = '[1]' WHERE id = 'a'", "UPDATE roles SET permissions = '[\"read\",\"no such word\"]'",
+		"UPDATE members SET grants = '[{\"namespace\":\"a\",\"permissions\":[\"no:such word\"]}]'",
+	} {
+		must(t, s.Exec(statement))
+	}
+	p := policy(t, db)
+	for what, gives := range map[string]struct {
+		why   string
+		lists int
+	}{
+		"namespace": {p.Namespaces[1].Unreadable, len(p.Namespaces[1].Reach)}, "role": {p.Roles[0].Unreadable, len(p.Roles[0].Permissions)},
+		"member": {p.Members[0].Unreadable, len(p.Members[0].Grants)},
+	} {
+		if gives.why == "" || gives.lists > 0 {
+			t.Errorf("a %s that cannot be read: %+v", what, gives)
+		}
+	}
+	if p.Namespaces[0].Unreadable != "" {
+		t.Errorf("the other namespace: %+v", p.Namespaces[0])
 	}
 	if got := lookup(t, db, digest("b")); got != "b" {
 		t.Errorf("the other key is %q", got)

@@ -183,12 +183,11 @@ func BenchmarkKeys(b *testing.B) {
 			return err
 		},
 		"KeysHolding": func(tx keystore.Tx) error {
-			_, err := tx.KeysHolding(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"}, few, 10)
-			return err
+			n := 0
+			return tx.KeysHolding(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"}, few, func(*keystore.Key) bool { n++; return n < 10 })
 		},
 		"KeysHolding/none": func(tx keystore.Tx) error {
-			_, err := tx.KeysHolding(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"}, []string{keystore.DefaultNamespace}, 10)
-			return err
+			return tx.KeysHolding(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"}, []string{keystore.DefaultNamespace}, func(*keystore.Key) bool { return true })
 		},
 	} {
 		b.Run("Tx/"+name, func(b *testing.B) {

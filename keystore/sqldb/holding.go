@@ -3,7 +3,6 @@ package sqldb
 import (
 	"database/sql"
 	"errors"
-	"math"
 	"slices"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -36,24 +35,32 @@ func (t *tx) PersonalKey(member string) (*keystore.Key, error) {
 	return &keys[0], nil
 }
 
-// KeysHolding takes so many rows that there are enough keys among them: a key has one for each place at most.
-func (t *tx) KeysHolding(role keystore.RoleID, homes []string, limit int) ([]string, error) {
-	places, err := t.RoleHeld(role)
-	if err != nil || len(places) == 0 {
-		return nil, err
-	}
+func (t *tx) KeysHolding(role keystore.RoleID, homes []string, f func(*keystore.Key) bool) error {
 	array, err := t.db.array(homes)
 	if err != nil {
-		return nil, err
-	}
-	most, rows := int64(limit), int64(limit)*int64(len(places))
-	if limit < 0 {
-		most, rows = math.MaxInt64, math.MaxInt64
+		return err
 	}
 	where, args := heldAs(role)
-	ids, err := list(t.query, scanText, "SELECT DISTINCT key_id FROM (SELECT key_id FROM held WHERE "+where+" AND home "+t.db.among+" LIMIT ?) AS h LIMIT ?",
-		append(args, array, rows, most)...)
-	return ids, t.note(err)
+	rows, err := t.query("SELECT id, namespace, owner, grants FROM keys WHERE revoked_at IS NULL AND id IN (SELECT key_id FROM held WHERE "+where+" AND home "+t.db.among+")",
+		append(args, array)...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var k keystore.Key
+		var grants string
+		if err := rows.Scan(&k.ID, &k.Namespace, &k.Owner, &grants); err != nil {
+			return t.note(err)
+		}
+		if k.Grants, err = toGrants(grants); err != nil {
+			return unreadable("key "+k.ID, err)
+		}
+		if !f(&k) {
+			return nil
+		}
+	}
+	return t.note(rows.Err())
 }
 
 // RoleHeld goes from each namespace to the next one in the index: there may be a million grants in few of them.

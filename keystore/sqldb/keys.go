@@ -64,7 +64,7 @@ func scanKeys(rows *sql.Rows, err error, head *keystore.Revision) ([]keystore.Ke
 				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked, RevokedBy: revokedBy,
 				RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
 			if err := readJSON(&k, grants, allowed, metadata); err != nil {
-				return nil, fmt.Errorf("the row of key %s cannot be read: %w", id, err)
+				return nil, unreadable("key "+id, err)
 			}
 			out = append(out, k)
 		}

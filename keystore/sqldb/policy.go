@@ -3,7 +3,6 @@ package sqldb
 import (
 	"context"
 	"database/sql"
-	"fmt"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -45,7 +44,8 @@ func (t *tx) Policy(known keystore.Revision) (*keystore.Policy, error) {
 // A querier runs a query that returns rows.
 type querier func(query string, args ...any) (*sql.Rows, error)
 
-// policy reads it with queries that see one snapshot.
+// policy reads it with queries that see one snapshot. A row in which somebody has made a mistake is read as far as it can be: it must not keep the nodes
+// from following the changes.
 func (d *DB) policy(known keystore.Revision, q querier) (*keystore.Policy, error) {
 	at, err := list(q, scanRevision, newPolicy+" AND "+d.current, known, known)
 	if err != nil || len(at) == 0 {
@@ -95,9 +95,9 @@ func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
 		ns.KeyRoles, err = toList(roles)
 	}
 	if err != nil {
-		err = fmt.Errorf("the row of namespace %s cannot be read: %w", ns.ID, err)
+		ns.Reach, ns.KeyRoles, ns.Unreadable = nil, nil, err.Error()
 	}
-	return ns, err
+	return ns, nil
 }
 
 func scanRole(scan func(...any) error) (r keystore.Role, err error) {
@@ -110,9 +110,9 @@ func scanRole(scan func(...any) error) (r keystore.Role, err error) {
 		r.Permissions, err = toPermissions(words)
 	}
 	if err != nil {
-		err = fmt.Errorf("the row of role %s in namespace %s cannot be read: %w", r.Name, r.Namespace, err)
+		r.Unreadable = err.Error()
 	}
-	return r, err
+	return r, nil
 }
 
 func scanMember(scan func(...any) error) (m keystore.Member, err error) {
@@ -121,9 +121,9 @@ func scanMember(scan func(...any) error) (m keystore.Member, err error) {
 		return m, err
 	}
 	if m.Grants, err = toGrants(grants); err != nil {
-		err = fmt.Errorf("the row of member %s cannot be read: %w", m.ID, err)
+		m.Unreadable = err.Error()
 	}
-	return m, err
+	return m, nil
 }
 
 // changePolicy runs a statement that changes a namespace, a role or a member.

@@ -254,7 +254,7 @@ func TestPostgresOddTexts(t *testing.T) {
 			if err := tx.DeleteNamespace(odd); !errors.Is(err, keystore.ErrNotFound) {
 				t.Errorf("%q: %v", odd, err)
 			}
-			if _, err := tx.KeysHolding(keystore.RoleID{Namespace: odd, Name: odd}, []string{odd}, 5); err != nil {
+			if err := tx.KeysHolding(keystore.RoleID{Namespace: odd, Name: odd}, []string{odd}, func(*keystore.Key) bool { return true }); err != nil {
 				t.Errorf("%q: %v", odd, err)
 			}
 			return tx.Remember("caller", odd, "made", time.Time{})

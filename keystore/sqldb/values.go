@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -92,6 +93,9 @@ func toGrants(text string) ([]keystore.Grant, error) {
 	}
 	var grants []keystore.Grant
 	for _, g := range list {
+		if g.Namespace == "" { // as the parent of those that lie in none
+			return nil, errors.New("a grant names no namespace")
+		}
 		permissions, err := toPermissions(g.Permissions)
 		if err != nil {
 			return nil, err
@@ -117,6 +121,10 @@ func toPermissions(words []string) (list []keystore.Permission, err error) {
 		list = append(list, p)
 	}
 	return list, nil
+}
+
+func unreadable(what string, err error) error {
+	return fmt.Errorf("the row of %s cannot be read: %w", what, err)
 }
 
 // fromList makes a JSON array, also of none.
