@@ -5,6 +5,7 @@
 # make faults  breaks a fleet in every way that one machine can, for DURATION at random; SEED repeats a run (tests/faults/doc.go);
 #              a short run of it is in make test
 # make screenshots takes the pictures of the console that README.md and docs show
+# make property  tries STEPS random operations against who may do what (keystore/history_test.go); SEED repeats a run; a short one is in make test
 # make fuzz    each fuzz target for FUZZTIME
 # make lint    golangci-lint with .golangci.yml
 
@@ -14,6 +15,7 @@ FUZZTIME      ?= 10s
 KEYS          ?= 1000000
 DURATION      ?= 15m
 SEED          ?= 0
+STEPS         ?= 1000000
 
 # The race detector is wanted in all that the tests build, vet's view of the dependencies included: that way Caddy is compiled once.
 RACE = -race
@@ -21,7 +23,7 @@ RACE = -race
 # The rules of accessibility that the console's pages are checked against.
 AXE = .run/axe/node_modules/axe-core/axe.min.js
 
-.PHONY: run build test deps check lint bench bench-fleet bench-keys faults caddy-faults screenshots fuzz clean
+.PHONY: run build test deps check lint bench bench-fleet bench-keys faults caddy-faults screenshots property fuzz clean
 
 run: build
 	@scripts/run
@@ -75,6 +77,9 @@ screenshots: build $(AXE)
 	@scripts/deps chromium fonts-inter
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy FONTCONFIG_FILE=$(CURDIR)/tests/chromium/pictures.conf SCREENSHOTS=$(CURDIR)/docs/screenshots \
 		go test -count 1 -run '^TestScreenshots$$' ./browser
+
+property:
+	go test -count 1 -timeout 0 -v -run TestNoHistory ./keystore -history.steps $(STEPS) -history.seed $(SEED)
 
 fuzz:
 	@scripts/fuzz $(FUZZTIME)
