@@ -19,16 +19,17 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// loadSite loads a config with a site, on the socket `site`, that has api_keys_admin, and other handlers before and after it.
+// loadSite loads a config with a site that has api_keys_admin, and other handlers before and after it.
 func (g *gate) loadSite(before ...object) {
 	g.loadSiteOf(object{"handler": "api_keys_admin"}, before...)
 }
 
 func (g *gate) loadSiteOf(admin object, before ...object) {
+	g.sites++
 	handlers := append(before, admin, object{"handler": "static_response", "status_code": 418, "body": "next"})
 	g.load(g.config(sqlite(g.path("keys.db"), nil), func(_, apps object) {
 		apps["http"] = object{"servers": object{"site": object{
-			"listen":               []string{"unix/" + g.path("site")},
+			"listen":               []string{"unix/" + g.path(g.siteSocket())},
 			"trusted_proxies_unix": true,
 			"routes":               []object{{"handle": handlers}},
 		}}}
@@ -156,7 +157,7 @@ func TestAdminSiteCutsWhatRuns(t *testing.T) {
 	g.loadSite()
 	manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:*"}})
 
-	conn, err := new(net.Dialer).DialContext(t.Context(), "unix", g.path("site"))
+	conn, err := new(net.Dialer).DialContext(t.Context(), "unix", g.path(g.siteSocket()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +333,7 @@ func TestTrustUserOfForwardAuth(t *testing.T) {
 		trust_user {header.Remote-User}
 	}
 }
-`, g.path("site"), auth.Listener.Addr()))
+`, g.path(g.siteSocket()), auth.Listener.Addr()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,7 @@ type gate struct {
 	dir    string
 	client *http.Client
 	loads  int
+	sites  int // how many configs had a site
 }
 
 func newGate(t *testing.T) *gate {
@@ -41,8 +42,11 @@ func newGate(t *testing.T) *gate {
 		DisableKeepAlives: true, // the next config has another server
 		DialContext: func(ctx context.Context, _, host string) (net.Conn, error) {
 			name, _, _ := strings.Cut(host, ":")
-			if name == "admin" {
+			switch name {
+			case "admin":
 				name = g.adminSocket()
+			case "site":
+				name = g.siteSocket()
 			}
 			return new(net.Dialer).DialContext(ctx, "unix", g.path(name))
 		},
@@ -64,6 +68,9 @@ func (g *gate) path(name string) string { return filepath.Join(g.dir, name) }
 // adminSocket is that of the last config, whether it came up or not. Each has one of its own: the admin server before it may
 // still take connections, and drop them.
 func (g *gate) adminSocket() string { return fmt.Sprintf("admin%d", g.loads) }
+
+// siteSocket is that of the last config with a site, for the same reason.
+func (g *gate) siteSocket() string { return fmt.Sprintf("site%d", g.sites) }
 
 type object = map[string]any
 
