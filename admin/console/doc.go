@@ -24,6 +24,7 @@
 //	return v.show("roles", "Roles", rolesPage{…})             // 200, templates/roles.html, .Page is the rolesPage
 //	return v.again("role_new", "New role", page, f)           // 422 with what was typed and the errors that form.fail has kept
 //	return v.done("/apikeys/roles", notice{Title: "Saved"})   // 303, and the notice on top of the next page
+//	return v.changed("/apikeys/roles", "Saved", p)            // the same for what takes access away: with how far it has come, or to where that is shown
 //	return err                                                // a page that says what the REST interface refused, with its status
 //
 // # Forms
