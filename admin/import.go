@@ -89,7 +89,7 @@ func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput
 	}
 	if refused := len(i.done.Refused); err == nil && refused > 0 && !some {
 		err = newProblem(http.StatusUnprocessableEntity, codeInvalid,
-			fmt.Sprintf("nothing was imported: %d keys are refused; mend them, or import the others with partial=1", refused))
+			fmt.Sprintf("nothing was imported: %d keys are refused; mend them, or import the others with partial=1 (command line: --partial)", refused))
 	}
 	if err == nil {
 		return &page[api.Imported]{i.done}, nil

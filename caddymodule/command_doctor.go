@@ -195,7 +195,11 @@ func (d *doctor) namespaces(ctx context.Context, config *gateConfig) {
 			return
 		}
 	}
-	if len(missing) == 0 {
+	switch {
+	case len(named) == 0:
+		d.found("namespaces", true, "", "the configuration names no namespace: requests and keys say which")
+		return
+	case len(missing) == 0:
 		d.found("namespaces", true, "", "the namespaces that the configuration names exist: %s", strings.Join(named, ", "))
 		return
 	}

@@ -40,7 +40,7 @@ func TestDoctorCommand(t *testing.T) {
 			"keys from query key are written"}, nil},
 		"no handler":        {`"apps":{"api_keys":{}}`, healthy, 1, []string{"✗ api_key handlers in the configuration: 0", "→ Add api_key to a site"}, nil},
 		"missing namespace": {handler + `,"from":[{"type":"bearer"}],"namespace":"gone"` + end, healthy, 1, []string{"do not exist: gone", "namespaces create gone"}, nil},
-		"other namespaces":  {handler + `,"from":[{"type":"bearer"}],"namespace":"{http.request.host}","namespace_path":["/{namespace}"]` + end, healthy, 0, nil, nil},
+		"other namespaces":  {handler + `,"from":[{"type":"bearer"}],"namespace":"{http.request.host}","namespace_path":["/{namespace}"]` + end, healthy, 0, []string{"✓ the configuration names no namespace"}, nil},
 		"lease lapsed":      {bearer, cliAnswer{503, api.Health{Problem: "the database is locked", Revision: 3}}, 1, []string{"✗ it is not healthy: the database is locked; revision 3, 0s"}, nil},
 		"no store":          {`"apps":{}`, problem(503, "unavailable", "No key store is running: the configuration in force does not use api_keys."), 1, []string{"✗ No key store is running"}, nil},
 		"no plugin":         {`"apps":{}`, cliAnswer{404, "404 page not found"}, 1, []string{"has no API keys", "→ Does `caddy list-modules`"}, nil},

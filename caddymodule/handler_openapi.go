@@ -33,6 +33,9 @@ func (h *Handler) unmarshalOpenAPI(d *caddyfile.Dispenser, args []string) error 
 	if len(args) == 0 || len(args) > 2 || args[0] == "" {
 		return d.Err("openapi takes a file, and may take what goes before its paths, such as `openapi ./openapi.yaml` or `openapi ./openapi.yaml /v1`")
 	}
+	if name, ok := strings.CutPrefix(args[0], "{env."); ok {
+		return d.Errf("openapi: %s is filled in when the config runs, and the document is read before: write {$%s", args[0], name)
+	}
 	o := OpenAPI{File: args[0]}
 	if len(args) == 2 {
 		if o.Base = args[1]; o.Base == "" {

@@ -14,7 +14,7 @@ import (
 )
 
 // List names a call whose answer, in JSON, lists namespaces of one kind. The answer is filtered: what stays is the key's own
-// namespace, and those where it allows this call.
+// namespace, those that it lies in, and those where the key allows this call.
 type List struct {
 	// The method. GET takes in HEAD.
 	Method string `json:"method"`

@@ -90,6 +90,7 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 		p.Levels = append(p.Levels, choice{Value: byRoles, Label: "By roles", Hint: "What its roles allow, and nothing else."})
 	}
 	v.otherNamespaces(p)
+	p.Homes = offer(v.places("admin.keys:create", ""), p.Home.ID)
 	if v.may("admin.members:update") {
 		p.Owners = v.members()
 		if k != nil && !slices.ContainsFunc(p.Owners, func(c choice) bool { return c.Value == k.Owner }) {
@@ -136,16 +137,12 @@ func (v *visit) otherNamespaces(p *keyForm) {
 			parents[*ns.Parent] = true
 		}
 	}
-	offered, read := make(map[string]bool), make(map[string]bool)
+	offered := make(map[string]bool)
 	for _, ns := range all {
-		read[ns.ID] = true
-		if v.mayIn("admin.keys:create", ns.ID) {
-			p.Homes = append(p.Homes, choice{Value: ns.ID, Label: label(ns)})
-		}
 		if ns.ID == p.Home.ID {
 			continue
 		}
-		o := otherNamespace{ID: ns.ID, Label: label(ns), Children: parents[ns.ID]}
+		o := otherNamespace{ID: ns.ID, Label: namespaceLabel(ns), Children: parents[ns.ID]}
 		child := ns.Parent != nil && *ns.Parent == p.Home.ID
 		switch {
 		case child:
@@ -156,15 +153,6 @@ func (v *visit) otherNamespaces(p *keyForm) {
 			continue
 		}
 		offered[ns.ID] = true
-	}
-	for id := range v.keys.Permissions(v.Caller) { // also where the visitor may make keys, and not read what the namespace is
-		if !read[id] && v.keys.Policy().Namespace(id) != nil && v.mayIn("admin.keys:create", id) {
-			p.Homes = append(p.Homes, choice{Value: id, Label: id})
-		}
-	}
-	slices.SortFunc(p.Homes, compareChoices)
-	if !slices.ContainsFunc(p.Homes, func(c choice) bool { return c.Value == p.Home.ID }) {
-		p.Homes = append(p.Homes, choice{Value: p.Home.ID, Label: p.Home.ID})
 	}
 	p.Everyone = v.mayIn("admin.keys:create", keystore.AnyNamespace)
 	if p.Everyone {
@@ -189,13 +177,6 @@ func (v *visit) otherNamespaces(p *keyForm) {
 			}
 		}
 	}
-}
-
-func label(ns api.Namespace) string {
-	if ns.Name == "" || ns.Name == ns.ID {
-		return ns.ID
-	}
-	return ns.ID + " – " + ns.Name
 }
 
 // words are what is typed with spaces, commas or line ends between.

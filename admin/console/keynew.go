@@ -4,7 +4,11 @@ import (
 	"cmp"
 	"crypto/rand"
 	"errors"
+	"maps"
+	"math"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
@@ -21,7 +25,7 @@ func (v *visit) firstHome() string {
 	if v.mayIn("admin.keys:create", keystore.DefaultNamespace) {
 		return keystore.DefaultNamespace
 	}
-	for namespace := range v.keys.Permissions(v.Caller) {
+	for _, namespace := range slices.Sorted(maps.Keys(v.keys.Permissions(v.Caller))) {
 		if v.mayIn("admin.keys:create", namespace) {
 			return namespace
 		}
@@ -88,6 +92,7 @@ type tokenPage struct {
 	Propagation *api.Propagation // of a rotation
 	Grace       string           // how long the token before is good
 	Example     string           // a call to try it with
+	Blanks      bool             // which has parameters to fill in
 }
 
 // showToken answers with a token. It is the answer to the form itself, which no way leads back to: what reloads it sends the form again, which
@@ -97,15 +102,18 @@ func (v *visit) showToken(p tokenPage, title string) error {
 	if v.Secure {
 		scheme = "https"
 	}
-	path := "/"
+	path, blanks := "/", math.MaxInt
 	if list, err := v.api.ListPermissions(v.ctx, "", 1000); err == nil {
 		for _, op := range list.Items {
-			if op.Method == http.MethodGet {
-				path = op.Path
-				break
+			if n := strings.Count(op.Path, "{") + strings.Count(op.Path, "*"); op.Method == http.MethodGet && n < blanks {
+				path, blanks = op.Path, n
 			}
 		}
 	}
-	p.Example = `curl -H "Authorization: Bearer ` + p.Token + `" ` + scheme + "://" + v.r.Host + path
+	p.Blanks = strings.ContainsAny(path, "{*")
+	p.Example = `curl -H "Authorization: Bearer ` + p.Token + `" "` + scheme + "://" + v.r.Host + inShell.Replace(path) + `"`
 	return v.write(http.StatusCreated, "token", title, p, nil)
 }
+
+// inShell escapes what a shell would look into between double quotes.
+var inShell = strings.NewReplacer(`"`, "%22", "$", "%24", "`", "%60", `\`, "%5C")

@@ -158,6 +158,43 @@ func TestTokenOnce(t *testing.T) {
 	}
 }
 
+// TestExample: the call to try a key with is one of the API's, with as little to fill in as there is, and safe to paste.
+func TestExample(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	for _, test := range []struct{ get, want, blanks string }{
+		{"", "/", ""},
+		{"/orders/{id} /$all /a/{b}/{c}", "/%24all", ""},
+		{"/v1/{account}/orders/{id} /v1/{account}/orders /v1/**/{x}", "/v1/{account}/orders", "what stands in braces"},
+	} {
+		list := []api.Operation{{Permission: "orders:make", Class: "write", Method: "POST", Path: "/make"}}
+		for i, path := range strings.Fields(test.get) {
+			list = append(list, api.Operation{Permission: fmt.Sprintf("orders:%d", i), Class: "read", Method: "GET", Path: path})
+		}
+		s.api.Declare(list)
+		a := p.submit("/apikeys/keys/new", "name", "x").want(201, "&#34; &#34;"+s.URL+test.want+"&#34;</code>", test.blanks)
+		if test.blanks == "" {
+			a.lacks("in braces")
+		}
+	}
+}
+
+// TestFirstHome: who may make keys in some namespaces, and read none, is asked about the same one each time.
+func TestFirstHome(t *testing.T) {
+	s := open(t)
+	var grants []string
+	for _, id := range []string{"b", "e", "a", "d", "c"} {
+		namespaces(t, s, keystore.Namespace{ID: id})
+		grants = append(grants, id+"=read,admin.keys:create")
+	}
+	p := s.signedIn(t, "Ada", grants...)
+	for range 5 {
+		if got, _ := p.get("/apikeys/keys/new").want(200).field("namespace"); got != "a" {
+			t.Fatalf("the form begins in %q", got)
+		}
+	}
+}
+
 // TestMint is the form against what it makes.
 func TestMint(t *testing.T) {
 	s := open(t)

@@ -77,9 +77,10 @@ func (v *visit) places(permission, everywhere string) []choice {
 		labels[ns.ID] = namespaceLabel(ns)
 	}
 	for id := range v.keys.Permissions(v.Caller) { // who may do something in a namespace may not be let read it
-		labels[id] = cmp.Or(labels[id], id)
+		if v.keys.Policy().Namespace(id) != nil {
+			labels[id] = cmp.Or(labels[id], id)
+		}
 	}
-	delete(labels, keystore.AnyNamespace)
 	var list []choice
 	for id, label := range labels {
 		if v.mayIn(permission, id) {

@@ -87,11 +87,14 @@ const maxSwitch = 1000
 
 // namespaces are those that the visitor may read.
 func (v *visit) namespaces() []api.Namespace {
-	page, err := v.api.ListNamespaces(v.ctx, "", maxSwitch)
-	if err != nil {
-		return nil
+	if v.listed == nil {
+		page, err := v.api.ListNamespaces(v.ctx, "", maxSwitch)
+		if err != nil {
+			return nil
+		}
+		v.listed = page.Items
 	}
-	return page.Items
+	return v.listed
 }
 
 // A navItem is one entry of the main navigation.

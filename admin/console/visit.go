@@ -24,7 +24,8 @@ type visit struct {
 	ctx context.Context
 	api *client.Client // as the visitor
 
-	known map[string]string // see names
+	known  map[string]string // see names
+	listed []api.Namespace   // see namespaces
 }
 
 // may reports whether the visitor holds a permission ("admin.keys:read") in some namespace.
