@@ -71,7 +71,8 @@ type Database interface {
 	// Key returns one key. ErrNotFound.
 	Key(ctx context.Context, id string) (*Key, error)
 	// Keys returns the keys that a filter fits, newest first, at most limit of them, and the cursor of the next page,
-	// empty at the end. A cursor stays good while keys come and go.
+	// empty at the end. A cursor stays good while keys come and go. With a Text it looks at some thousands of keys at most: a page
+	// may then be short, or empty, and not the last.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string, err error)
 	// CountKeys counts them by status.
 	CountKeys(ctx context.Context) (map[Status]int64, error)

@@ -66,15 +66,16 @@ type DB struct {
 	byDigest *sql.Stmt
 	renew    *sql.Stmt
 
-	keep  keystore.Revision
-	locks locks
-	feed  feed
+	keep          keystore.Revision
+	lookedThrough int
+	locks         locks
+	feed          feed
 }
 
 var _ keystore.Database = (*DB)(nil)
 
 func newDB(d dialect) *DB {
-	return &DB{dialect: d, keep: keepRevisions, feed: feed{changed: make(chan struct{}, 1)}}
+	return &DB{dialect: d, keep: keepRevisions, lookedThrough: lookedThrough, feed: feed{changed: make(chan struct{}, 1)}}
 }
 
 // start readies the schema and the statements, and follows the change log from then on.

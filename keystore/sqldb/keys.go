@@ -154,6 +154,16 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 	if err != nil || len(parts) == 0 {
 		return nil, "", err
 	}
+	end := "" // cursor of the last key that may be looked at
+	if f.Text != "" {
+		if end, err = d.horizon(ctx, parts, cursor); err != nil {
+			return nil, "", d.fail(ctx, "listing keys", err)
+		}
+	}
+	if end != "" {
+		condition, position, _ := beside(">=", end)
+		where, args = where+" AND "+condition, append(args, position...)
+	}
 	// Each part has an order and a limit of its own: PostgreSQL would read them whole.
 	const newest = " ORDER BY 1 DESC, 2 DESC LIMIT ?"
 	pages := make([]string, len(parts))
@@ -169,10 +179,61 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 		return nil, "", d.fail(ctx, "listing keys", err)
 	}
 	if len(keys) <= limit {
-		return keys, "", nil
+		return keys, end, nil
 	}
 	last := keys[limit-1]
-	return keys[:limit], strconv.FormatInt(last.CreatedAt.UnixMicro(), 10) + "_" + last.ID, nil
+	return keys[:limit], cursorOf(last.CreatedAt, last.ID), nil
+}
+
+// lookedThrough is how many keys of a part one page may look at for a text, which no index finds.
+const lookedThrough = 10_000
+
+// horizon is the position of the last key down to which every part may be looked at; empty: of none there are more.
+func (d *DB) horizon(ctx context.Context, parts []part, cursor string) (string, error) {
+	after, position, err := "1 = 1", []any(nil), error(nil)
+	if cursor != "" {
+		if after, position, err = beside("<", cursor); err != nil {
+			return "", err
+		}
+	}
+	const newest = " ORDER BY 1 DESC, 2 DESC LIMIT 1"
+	ends := make([]string, len(parts))
+	var all []any
+	for i, p := range parts {
+		ends[i] = "SELECT created_at, id FROM (SELECT k.created_at, k.id FROM keys k WHERE " + after + " AND " + p.condition + newest + " OFFSET ?) AS part"
+		all = append(append(append(all, position...), p.args...), d.lookedThrough-1)
+	}
+	rows, err := d.query(ctx, d.readers, strings.Join(ends, " UNION ")+newest, all...)
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	var at time.Time
+	var id string
+	for rows.Next() {
+		if err := rows.Scan(timeTo{&at}, &id); err != nil {
+			return "", err
+		}
+	}
+	if id == "" {
+		return "", rows.Err()
+	}
+	return cursorOf(at, id), rows.Err()
+}
+
+// A cursor is the position of a key in the order of pages.
+func cursorOf(at time.Time, id string) string {
+	return strconv.FormatInt(at.UnixMicro(), 10) + "_" + id
+}
+
+// beside is the condition that a key stands so to a cursor.
+func beside(relation, cursor string) (condition string, position []any, err error) {
+	at, id, _ := strings.Cut(cursor, "_")
+	micros, err := strconv.ParseInt(at, 10, 64)
+	if err != nil || id == "" {
+		return "", nil, badCursor()
+	}
+	return "(k.created_at, k.id) " + relation + " (?, ?)", []any{micros, id}, nil
 }
 
 // parts are by home namespaces, and by owner.
@@ -230,12 +291,11 @@ func (d *DB) conditions(f keystore.KeyFilter, cursor string) (string, []any, err
 		where, args = append(where, condition), append(args, values...)
 	}
 	if cursor != "" {
-		at, id, _ := strings.Cut(cursor, "_")
-		micros, err := strconv.ParseInt(at, 10, 64)
-		if err != nil || id == "" {
-			return "", nil, badCursor()
+		condition, position, err := beside("<", cursor)
+		if err != nil {
+			return "", nil, err
 		}
-		add("(k.created_at, k.id) < (?, ?)", micros, id)
+		add(condition, position...)
 	}
 	now := f.Now.UnixMicro()
 	switch f.Status {

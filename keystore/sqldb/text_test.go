@@ -1,0 +1,75 @@
+//go:build unix
+
+package sqldb
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
+)
+
+// TestSearchLooksThroughFewKeysAPage: all pages together are the same as without the bound, and one that finds nothing ends soon.
+func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
+	for name, store := range map[string]keystoretest.Store{"SQLite": newSQLite(t), "PostgreSQL": newPostgresStore(t)} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			d := store.Open(t).(*closeOnce).DB
+			if _, err := d.Deployment(ctx, nil); err != nil {
+				t.Fatal(err)
+			}
+			_, err := d.Update(ctx, func(tx keystore.Tx) error {
+				for i := range 40 {
+					k := benchKey(i, tx.Now().Add(time.Duration(i/2)*time.Second)) // two at a time
+					k.Name = fmt.Sprintf("key %d of 40", i)
+					k.Namespace = []string{"a", "a", "a", "b", "c"}[i%5]
+					k.Owner = []string{"root", "m"}[i%2]
+					if err := insertKey(tx, k); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			list := func(f keystore.KeyFilter, bound int) (names []string, pages int) {
+				d.lookedThrough = bound
+				for cursor := ""; pages == 0 || cursor != ""; pages++ {
+					keys, next, err := d.Keys(ctx, f, cursor, 2)
+					if err != nil || pages > 40 {
+						t.Fatal(pages, err)
+					}
+					for i := range keys {
+						names = append(names, keys[i].Name)
+					}
+					cursor = next
+				}
+				return names, pages
+			}
+			for _, f := range []keystore.KeyFilter{
+				{}, {Namespaces: []string{"a"}}, {Namespaces: []string{"a", "b"}}, {Visible: []string{"b", "c"}, OrOwner: "m"},
+				{Visible: []string{"c"}, OrOwner: "m", Namespaces: []string{"a", "c"}}, {Owner: "m"}, {Visible: []string{}},
+			} {
+				for _, text := range []string{"key", "7", "key 1", "39 of", "nothing"} {
+					f.Text = text
+					want, _ := list(f, 1000)
+					got, pages := list(f, 3)
+					if !reflect.DeepEqual(got, want) {
+						t.Errorf("%+v: %v, want %v", f, got, want)
+					}
+					if most := 40/3 + 1 + len(want)/2; pages > most {
+						t.Errorf("%+v: %d pages for %d keys, want %d at most", f, pages, len(want), most)
+					}
+					if f.Namespaces == nil && f.Visible == nil && text == "nothing" && pages != 40/3+1 {
+						t.Errorf("%+v: looked through 40 keys in %d pages, 3 a page", f, pages)
+					}
+				}
+			}
+		})
+	}
+}
