@@ -87,7 +87,7 @@ type listKeysInput struct {
 	Owner     string `query:"owner" maxLength:"200"`
 	Role      string `query:"role" maxLength:"200"`
 	CreatedBy string `query:"created_by" maxLength:"200"`
-	Q         string `query:"q" maxLength:"200" doc:"Text in the name, the id or the prefix, whatever its case"`
+	Q         string `query:"q" maxLength:"200" doc:"Text in the name, the id or the prefix, whatever its case. A page looks through ten thousand keys at most: it may be short, or empty, and have a next_cursor all the same"`
 }
 
 func (a *API) listKeys(ctx context.Context, c keystore.Caller, in *listKeysInput) (*page[api.Keys], error) {
