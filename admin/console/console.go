@@ -94,8 +94,8 @@ var navigation = []struct {
 // policy allows what the pages are made of, from here and nowhere else.
 const policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
-// maxForm is how long a form may be.
-const maxForm = 1 << 20
+// maxForm is how long a form may be, in bytes. The longest that pages make have a few thousand fields.
+const maxForm = 256 << 10
 
 type visitKey struct{}
 

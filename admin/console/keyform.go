@@ -209,16 +209,22 @@ func (f *form) homeGrant() homeGrant {
 // otherGrants are what a form asks for in other namespaces. shared are the roles that are the same everywhere.
 func (f *form) otherGrants(p *keyForm, home homeGrant, shared []string) []api.GrantRequest {
 	grants := []api.GrantRequest{}
-	for _, id := range slices.Concat(f.Values("grants"), words(f.Value("grants_more"))) {
+	ids := slices.Concat(f.Values("grants"), words(f.Value("grants_more")))
+	if len(ids) > maxGrants { // each repeats what the home grant has
+		f.wrong("grants", fmt.Sprintf("more than %d namespaces are more than a key can have", maxGrants))
+		return grants
+	}
+	var roles []string
+	for _, role := range home.roles {
+		if slices.Contains(shared, role) && !slices.Contains(roles, role) {
+			roles = append(roles, role)
+		}
+	}
+	for _, id := range ids {
 		g := api.GrantRequest{Namespace: id, Connected: f.Has("connected:"+id, "true")}
 		switch access := cmp.Or(f.Value("access:"+id), same); access {
 		case same:
-			g.Access, g.Permissions = home.access, home.permissions
-			for _, role := range home.roles {
-				if slices.Contains(shared, role) {
-					g.Roles = append(g.Roles, role)
-				}
-			}
+			g.Access, g.Permissions, g.Roles = home.access, home.permissions, roles
 		case kept:
 			for _, o := range slices.Concat(p.Connected, p.Others) {
 				if o.ID == id && o.Kept != nil {

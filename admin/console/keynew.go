@@ -111,9 +111,9 @@ func (v *visit) showToken(p tokenPage, title string) error {
 		}
 	}
 	p.Blanks = strings.ContainsAny(path, "{*")
-	p.Example = `curl -H "Authorization: Bearer ` + p.Token + `" "` + scheme + "://" + v.r.Host + inShell.Replace(path) + `"`
+	p.Example = `curl -H "Authorization: Bearer ` + p.Token + `" "` + scheme + "://" + inShell.Replace(v.r.Host+path) + `"`
 	return v.write(http.StatusCreated, "token", title, p, nil)
 }
 
 // inShell escapes what a shell would look into between double quotes.
-var inShell = strings.NewReplacer(`"`, "%22", "$", "%24", "`", "%60", `\`, "%5C")
+var inShell = strings.NewReplacer(`"`, "%22", "$", "%24", "!", "%21", "`", "%60", `\`, "%5C")

@@ -2,6 +2,7 @@ package console_test
 
 import (
 	"fmt"
+	"net/http"
 	"regexp"
 	"strings"
 	"testing"
@@ -156,6 +157,16 @@ func TestTokenOnce(t *testing.T) {
 	if strings.Contains(s.log.String(), token) {
 		t.Error("the log holds the token")
 	}
+
+	// What the browser says it asked is not for a shell to run.
+	r, _ := http.NewRequest("POST", s.URL+"/apikeys/keys/new", strings.NewReader("name=CI&access=read_only"))
+	for _, c := range p.http.Jar.Cookies(r.URL) {
+		r.AddCookie(c)
+	}
+	r.Host = "x;id$(id)'"
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Sec-Fetch-Site", "same-origin")
+	p.do(r).want(201, html.EscapeString(` "http://x;id%24(id)'/"`))
 }
 
 // TestExample: the call to try a key with is one of the API's, with as little to fill in as there is, and safe to paste.
@@ -237,6 +248,22 @@ func TestMint(t *testing.T) {
 	id, _ = p.make("name", "ends", "expires", "30d")
 	if left := time.Until(s.key(t, id).ExpiresAt); left < 29*24*time.Hour || left > 31*24*time.Hour {
 		t.Errorf("30 days are %v", left)
+	}
+}
+
+// TestHugeForms: what a form asks for in each of its namespaces does not multiply without bounds.
+func TestHugeForms(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"})
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	id, _ := p.make("name", "k")
+	many := []string{"name", "k", "access", "custom", "grants_more", strings.Repeat("a ", 2000), "roles_more", strings.Repeat("viewer ", 2000), "permissions_more", strings.Repeat("read ", 2000), "version", "1"}
+	for _, path := range []string{"/apikeys/keys/new", "/apikeys/keys/" + id + "/edit"} {
+		a := p.post(path, many...).want(422, "More than 100")
+		if got, _ := a.field("grants_more"); got != many[5] {
+			t.Errorf("%s: what was typed is lost", path)
+		}
+		p.post(path, "name", strings.Repeat("x", 256<<10)).want(400, "longer than this server takes")
 	}
 }
 

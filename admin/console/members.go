@@ -197,5 +197,5 @@ func giveMemberToken(v *visit) error {
 		return err
 	}
 	p.Token, p.Propagation = done.Token, done.Propagation
-	return v.show("member_token_shown", "A token for "+m.Name, p)
+	return v.write(http.StatusCreated, "member_token_shown", "A token for "+m.Name, p, nil) // see showToken
 }

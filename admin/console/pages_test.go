@@ -307,14 +307,14 @@ func TestMembers(t *testing.T) {
 	fields := p.get(at+"/token").want(200, "is refused from then on").fill()
 	p.post(at+"/token", "version", "1", "expires", "custom").want(422, "Give a day")
 	p.post(at+"/token", "version", "1", "expires", "never", "allowed_ips", "nowhere").want(422, "nowhere")
-	token := memberTokens.FindString(p.post(at+"/token", fields...).want(200, "It will not be shown again").Text)
+	token := memberTokens.FindString(p.post(at+"/token", fields...).want(201, "It will not be shown again").Text)
 	grace := s.person(t)
 	grace.signIn(token).want(200, "Grace &lt;b&gt;")
 	if a := p.post(at+"/token", fields...).want(200, "changed meanwhile"); memberTokens.MatchString(a.Text) {
 		t.Error("a token is shown twice")
 	}
 	grace.get("/apikeys/keys").want(200, "Sign out")
-	second := memberTokens.FindString(p.submit(at+"/token", "expires", "30d").want(200).Text)
+	second := memberTokens.FindString(p.submit(at+"/token", "expires", "30d").want(201).Text)
 	if a := grace.get("/apikeys/keys"); a.At.Path != "/apikeys/sign-in" || second == token {
 		t.Errorf("with the token before still at %s", a.At)
 	}

@@ -3,6 +3,7 @@ package console
 import (
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 	"time"
 
@@ -81,7 +82,7 @@ func (v *visit) askToSignIn() {
 func (v *visit) next() string {
 	next := v.r.FormValue("next")
 	u, err := url.Parse(next)
-	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(u.Path, Root+"/") || strings.Contains(next, "\\") {
+	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(path.Clean(u.Path), Root+"/") || strings.Contains(next, "\\") {
 		return Root + "/keys"
 	}
 	return next

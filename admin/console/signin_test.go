@@ -102,7 +102,7 @@ func TestNext(t *testing.T) {
 	if next, _ := s.person(t).do(r).want(200, "Member token").field("next"); next != "/apikeys/keys/123456789012?namespace=acme" {
 		t.Errorf("a form that was sent too late leads to %s", next)
 	}
-	for _, next := range []string{"", "https://evil.example/apikeys/", "//evil.example/apikeys/keys", "/\\evil.example", "/apikeys/..\\x", "/elsewhere", "javascript:alert(1)", "apikeys/keys", "%zz"} {
+	for _, next := range []string{"", "https://evil.example/apikeys/", "//evil.example/apikeys/keys", "/\\evil.example", "/apikeys/..\\x", "/apikeys/../elsewhere", "/apikeys/%2e%2E/elsewhere", "/elsewhere", "javascript:alert(1)", "apikeys/keys", "%zz"} {
 		p := s.person(t)
 		if a := p.post("/apikeys/sign-in", "token", token, "next", next); a.At.Path != "/apikeys/keys" || a.At.Host != strings.TrimPrefix(s.URL, "http://") {
 			t.Errorf("%q led to %s", next, a.At)
