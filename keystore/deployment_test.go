@@ -27,7 +27,7 @@ type faulty struct {
 	hangs   atomic.Bool            // nor does an error
 	mute    atomic.Bool            // the node reads, but does not acknowledge, nor hear of changes
 	ahead   atomic.Int64           // how far the database's clock is ahead of the truth, in nanoseconds
-	loads   atomic.Int64           // KeyByDigest
+	loads   atomic.Int64           // KeyByDigest and Session
 	holding atomic.Pointer[func()] // called between the snapshot of KeyByDigest and its answer
 }
 
@@ -71,6 +71,11 @@ func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.
 		(*hold)()
 	}
 	return k, r, err
+}
+
+func (f *faulty) Session(ctx context.Context, id keystore.Digest) (*keystore.Session, error) {
+	f.loads.Add(1)
+	return f.Database.Session(ctx, id)
 }
 
 // holdOne holds the next load between its snapshot and its answer. It closes read when it is there, and goes on when release is closed.
