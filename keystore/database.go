@@ -91,7 +91,7 @@ type Database interface {
 	// RecordUse notes last uses: key id to time. An earlier time than the one known changes nothing, nor does an unknown id.
 	RecordUse(ctx context.Context, uses map[string]time.Time) error
 
-	// InsertSession adds a session, whose ID nobody else has.
+	// InsertSession adds a session, whose ID nobody else has. A token keeps MaxSessions, those that were used last.
 	InsertSession(ctx context.Context, s Session) error
 	// Session: ErrNotFound.
 	Session(ctx context.Context, id Digest) (*Session, error)

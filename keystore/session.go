@@ -19,6 +19,8 @@ const (
 	SessionIdle = time.Hour
 	// SessionLife is how long a session lasts at most.
 	SessionLife = 12 * time.Hour
+	// MaxSessions is how many sessions one token has at most.
+	MaxSessions = 50
 
 	// sessionGrain is how far apart two uses lie to be written, and how often sessions that are over are removed.
 	sessionGrain = 5 * time.Minute

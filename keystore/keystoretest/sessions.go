@@ -1,6 +1,7 @@
 package keystoretest
 
 import (
+	"fmt"
 	"reflect"
 	"testing"
 	"time"
@@ -52,4 +53,15 @@ func testSessions(t *testing.T, s Store) {
 	must(t, db.DeleteSession(ctx, b.ID))
 	must(t, db.DeleteSession(ctx, b.ID))
 	check()
+
+	// A token keeps those that were used last.
+	must(t, db.InsertSession(ctx, a))
+	must(t, db.InsertSession(ctx, b))
+	c := keystore.Session{ID: digest("nobody"), Token: digest("another token"), CreatedAt: start, UsedAt: start}
+	must(t, db.InsertSession(ctx, c))
+	for i := range keystore.MaxSessions - 1 {
+		at := start.Add(2 * time.Minute)
+		must(t, db.InsertSession(ctx, keystore.Session{ID: digest(fmt.Sprint(i)), Token: a.Token, CreatedAt: at, UsedAt: at}))
+	}
+	check(a, c) // a was used after b
 }

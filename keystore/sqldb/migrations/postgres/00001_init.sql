@@ -185,6 +185,7 @@ CREATE TABLE sessions (
 );
 CREATE INDEX sessions_used    ON sessions (used_at);
 CREATE INDEX sessions_created ON sessions (created_at);
+CREATE INDEX sessions_token   ON sessions (token, used_at); -- a token has only so many
 
 -- +goose StatementBegin
 -- What a standby knows may be old, and a read must not be answered from it, not even behind a pooler that sends reads there.

@@ -188,6 +188,7 @@ CREATE TABLE sessions (
 ) WITHOUT ROWID, STRICT;
 CREATE INDEX sessions_used    ON sessions (used_at);
 CREATE INDEX sessions_created ON sessions (created_at);
+CREATE INDEX sessions_token   ON sessions (token, used_at); -- a token has only so many
 
 -- While a transaction has a row here, the secrets that it adds are not logged one by one: every node would have to read a log as long
 -- as the import. That they were is logged when the row is removed. No other transaction ever sees it.
