@@ -114,12 +114,11 @@ func askForToken(v *visit) error {
 
 // signIn opens a session. The token comes in the body, never in an address, and no answer repeats it.
 func signIn(v *visit) error {
-	if v.keys == nil {
-		v.admitted(anyMember)
-		return nil
+	if v.Trusted || v.keys == nil {
+		return askForToken(v) // which says why nobody can, or need
 	}
 	f := v.form()
-	token := strings.TrimSpace(f.Value("token"))
+	token := keystore.TrimSecretToken(strings.TrimSpace(f.Value("token")))
 	f.values.Del("token")
 	again := func(status int, problem string) error {
 		f.status = status

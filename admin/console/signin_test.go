@@ -39,6 +39,8 @@ func TestSignIn(t *testing.T) {
 		t.Error("who is signed in is asked to sign in")
 	}
 	p.post("/apikeys/sign-out").want(200, "Member token")
+	p.signIn("secret-token:"+token).want(200, "<h1>Keys</h1>") // RFC 8959
+	p.post("/apikeys/sign-out").want(200, "Member token")
 	p.get("/apikeys/keys").want(200, "Member token")
 
 	// What ends a member's token ends its sessions.
@@ -185,6 +187,11 @@ func TestTrusted(t *testing.T) {
 	}
 	p.get("/apikeys/keys").want(200, "<h1>Keys</h1>", "Ada")
 	p.post("/apikeys/sign-out").want(409, "sign out there")
+	_, token := s.member(t, "Grace")
+	p.signIn(token).want(200, "<h1>Keys</h1>", "Ada").lacks("Grace")
+	if at, _ := url.Parse(s.URL + "/apikeys/"); len(p.http.Jar.Cookies(at)) > 0 {
+		t.Error("who is let in by the server has a session")
+	}
 }
 
 // TestForged: what another site sends is refused before anything is done.
