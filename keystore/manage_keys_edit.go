@@ -1,0 +1,188 @@
+package keystore
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// A KeyPatch changes what is not nil.
+type KeyPatch struct {
+	Name          *string
+	Active        *bool
+	Permissions   *[]Permission // of the home grant, as the two that follow; not beside Grants
+	Roles         *[]string
+	Connected     *bool
+	Grants        *[]Grant // all there are
+	ExpiresAt     *time.Time
+	AllowedIPs    *[]netip.Prefix
+	Owner         *string
+	Metadata      map[string]*string // merged into what is there (RFC 7396): nil removes a name
+	ClearMetadata bool               // removes all names first
+	NewRoles      []Role             // see KeySpec
+}
+
+// EditKey changes a key.
+func (k *Keystore) EditKey(ctx context.Context, c Caller, id string, patch KeyPatch, o ChangeOptions) (*Key, Propagation, error) {
+	var key *Key
+	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
+		before, err := keyToUpdate(tx, by, id, o)
+		if err != nil {
+			return err
+		}
+		patch := patch
+		if len(patch.NewRoles) > 0 {
+			names := patch.rolesOr(before)
+			if by, err = k.makeRoles(tx, by, before.Namespace, patch.NewRoles, &names); err != nil {
+				return err
+			}
+			patch.Roles = &names
+		}
+		if key, err = patch.apply(by, before); err != nil {
+			return err
+		}
+		if err := authorise(by, before, key); err != nil {
+			return err
+		}
+		return updateKey(tx, by, "key.edit", before, key)
+	})
+	return key, p, err
+}
+
+// rolesOr returns the home grant's roles: the patch's, or those that the key has.
+func (patch KeyPatch) rolesOr(before *Key) []string {
+	if patch.Roles != nil {
+		return slices.Clone(*patch.Roles)
+	}
+	if g := before.HomeGrant(); g != nil {
+		return slices.Clone(g.Roles)
+	}
+	return nil
+}
+
+// apply returns the patched key.
+func (patch KeyPatch) apply(by authority, before *Key) (*Key, error) {
+	var p problems
+	after := *before
+	after.Grants, after.AllowedIPs, after.Metadata = slices.Clone(before.Grants), slices.Clone(before.AllowedIPs), maps.Clone(before.Metadata)
+	set(&after.Name, patch.Name)
+	set(&after.Active, patch.Active)
+	set(&after.AllowedIPs, patch.AllowedIPs)
+	set(&after.Owner, patch.Owner)
+	if patch.ExpiresAt != nil && !patch.ExpiresAt.Truncate(time.Microsecond).Equal(before.ExpiresAt) {
+		p.add("expires_at", "is fixed when the key is made and never changes; make another key")
+	}
+	if patch.ClearMetadata || after.Metadata == nil {
+		after.Metadata = make(map[string]string)
+	}
+	for name, value := range patch.Metadata {
+		if value == nil {
+			delete(after.Metadata, name)
+		} else {
+			after.Metadata[name] = *value
+		}
+	}
+	patchesHome := patch.Permissions != nil || patch.Roles != nil || patch.Connected != nil
+	switch {
+	case patchesHome && patch.Grants != nil:
+		p.add("grants", "replaces all grants, so the home grant's permissions, access, roles and connected cannot stand beside it")
+	case patch.Grants != nil:
+		after.Grants = slices.Clone(*patch.Grants)
+	case patchesHome:
+		home := after.HomeGrant()
+		if home == nil {
+			after.Grants = slices.Insert(after.Grants, 0, Grant{Namespace: after.Namespace})
+			home = &after.Grants[0]
+		}
+		set(&home.Permissions, patch.Permissions)
+		set(&home.Roles, patch.Roles)
+		set(&home.Connected, patch.Connected)
+	}
+	p.text("name", after.Name, maxName)
+	p.metadata(after.Metadata)
+	p.addresses(after.AllowedIPs)
+	if after.Owner != before.Owner {
+		p.owner(by, after.Owner)
+	}
+	if patchesHome || patch.Grants != nil {
+		p.keyRoles(by.policy.Namespace(after.Namespace), &after)
+		p.grants(by, after.Namespace, after.Grants, patchesHome)
+	}
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	after.normalise()
+	return &after, nil
+}
+
+func set[T any](field *T, value *T) {
+	if value != nil {
+		*field = *value
+	}
+}
+
+// authorise checks what an edit adds (spec 7a.1), and that a namespace which lets keys only grow has it so.
+func authorise(by authority, before, after *Key) error {
+	had := before.Grants
+	if after.Owner != before.Owner {
+		if err := by.actsFor(after.Owner); err != nil {
+			return err
+		}
+		had = nil // checked like a mint
+	}
+	if after.Active && !before.Active || !within(after.AllowedIPs, before.AllowedIPs) {
+		had = nil // as if all of it were given anew
+	}
+	if err := by.give(had, after.Grants); err != nil {
+		return err
+	}
+	if by.policy.adds(had, after.Grants) {
+		if err := by.outlive(after); err != nil {
+			return err
+		}
+		owned := after.Owner != before.Owner || after.Owner == by.owner
+		if err := by.giveBelow(had, after.Grants, owned); err != nil {
+			return err
+		}
+	}
+	if ns := by.policy.Namespace(after.Namespace); ns != nil && ns.EditPolicy == EditGrowOnly {
+		if lost := by.policy.loses(before.Grants, by.policy, after.Grants); lost != "" {
+			return growOnly([]FieldError{{Field: "grants", Detail: "key " + after.ID + " would lose " + lost}}, after.ID)
+		}
+	}
+	return nil
+}
+
+func growOnly(fields []FieldError, id string) error {
+	return &Error{Kind: KindInvalid, Code: "grow_only", Detail: "keys of this namespace can be given more, and lose nothing; make another key", Fields: fields, ID: id}
+}
+
+// loses names something that grants gave under one policy and others do not give under another, empty for nothing.
+func (d *Directory) loses(before []Grant, then *Directory, after []Grant) string {
+	has := holdingOf(after, "")
+	for i := range before {
+		g := &before[i]
+		gave := d.expand(g)
+		if p, lost := missingIn(then.heldIn(has, g.Namespace, g.Connected, true), gave); lost {
+			return p.String() + " in " + g.Namespace
+		}
+		for _, ns := range d.reachedFrom(g.Namespace) {
+			if p, lost := missingIn(then.setIn(has, ns, true), gave.data()); lost {
+				return p.String() + " in " + ns.ID
+			}
+		}
+	}
+	return ""
+}
+
+// missingIn returns a permission that a set does not cover of another one.
+func missingIn(s, other *Set) (Permission, bool) {
+	for _, p := range other.Permissions() {
+		if !s.Covers(p) {
+			return p, true
+		}
+	}
+	return Permission{}, false
+}

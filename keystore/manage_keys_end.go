@@ -1,0 +1,180 @@
+package keystore
+
+import (
+	"context"
+	"time"
+)
+
+// RevokeKey ends a key for good. Revoking again changes nothing and waits again. made takes along the keys it made, and those that they made.
+func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, made bool, o ChangeOptions) (*Key, Propagation, error) {
+	var p problems
+	p.text("reason", reason, maxReason)
+	if err := p.err(); err != nil {
+		return nil, Propagation{}, err
+	}
+	var key *Key
+	var ended []string
+	done, err := k.commit(ctx, c, func(tx Tx, by authority) (err error) {
+		ended = nil
+		if key, err = ownKey(tx, by, id); err == nil && key == nil {
+			key, err = keyTo(tx, by, "revoke", id, o)
+		} else if err == nil {
+			err = o.check(key.Version)
+		}
+		if err != nil {
+			return err
+		}
+		if key.RevokedAt.IsZero() {
+			ended = append(ended, id)
+		}
+		if key, err = revoke(tx, by, key, reason); err != nil || !made {
+			return err
+		}
+		also, err := revokeMade(tx, by, id, reason)
+		ended = append(ended, also...)
+		return err
+	})
+	if err != nil {
+		return nil, Propagation{}, err
+	}
+	if len(ended) > 0 {
+		k.revokes.note(ended, done, reason)
+		spread, err := k.kept(done, k.measured(done, o.Wait))
+		return key, spread, err
+	}
+	if first, known := k.revokes.of(id); known && !made && first.history == done.history {
+		done = first
+	}
+	spread, err := k.kept(done, k.propagate(context.WithoutCancel(ctx), done, o.Wait))
+	return key, spread, err
+}
+
+// ownKey returns the key of that id if the caller may revoke it without any permission: the key that asks itself (spec 7a.6), or one that
+// acts for the member that asks (7a.5).
+func ownKey(tx Tx, by authority, id string) (*Key, error) {
+	if by.root {
+		return nil, nil
+	}
+	key, err := tx.Key(id)
+	switch {
+	case isNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case id == by.actor || by.ownsKey(key.Owner) && !key.Personal:
+		return key, nil
+	}
+	return nil, nil
+}
+
+func revoke(tx Tx, by authority, before *Key, reason string) (*Key, error) {
+	if !before.RevokedAt.IsZero() {
+		return before, nil
+	}
+	after := *before
+	after.RevokedAt, after.RevokedBy, after.RevokeReason = tx.Now(), by.actor, reason
+	return &after, updateKey(tx, by, "key.revoke", before, &after)
+}
+
+// revokeMade ends all that a key made, wherever it lives: what it gave was its own. It returns those that were alive.
+func revokeMade(tx Tx, by authority, maker, reason string) (ended []string, err error) {
+	waiting, seen := []string{maker}, map[string]bool{maker: true}
+	for len(waiting) > 0 {
+		ids, err := tx.KeysMadeBy(waiting[0])
+		if err != nil {
+			return nil, err
+		}
+		waiting = waiting[1:]
+		for _, id := range ids {
+			if seen[id] {
+				continue
+			}
+			seen[id] = true
+			waiting = append(waiting, id)
+			key, err := tx.Key(id)
+			if err != nil {
+				return nil, err
+			}
+			if key.RevokedAt.IsZero() {
+				ended = append(ended, id)
+			}
+			if _, err := revoke(tx, by, key, reason); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return ended, nil
+}
+
+// RotateKey gives a key another token under the same id. The present one dies after grace, but not later than the key, and
+// an older one at once.
+func (k *Keystore) RotateKey(ctx context.Context, c Caller, id string, grace time.Duration, o ChangeOptions) (*Key, Token, Propagation, error) {
+	if grace < 0 || grace > MaxGrace {
+		return nil, Token{}, Propagation{}, &Error{Kind: KindInvalid, Code: "invalid_fields", Detail: "some fields are not valid",
+			Fields: []FieldError{{Field: "grace", Detail: "lies between 0s and 720h (30 days)"}}}
+	}
+	var key *Key
+	var token Token
+	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
+		before, err := keyToUpdate(tx, by, id, o)
+		if err != nil {
+			return err
+		}
+		if before.Owner != by.owner {
+			if err := by.actsFor(before.Owner); err != nil {
+				return err
+			}
+		}
+		if err := by.handOver(before); err != nil {
+			return err
+		}
+		after := *before
+		after.Prefix = k.prefixIn(by.policy, after.Namespace)
+		token = k.tokenKey.Load().Generate(after.Prefix, after.ID)
+		after.Secrets = []Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
+		if present := before.newest(tx.Now()); present != nil && grace > 0 {
+			old := *present
+			old.ExpiresAt = earlier(earlier(tx.Now().Add(grace), before.ExpiresAt), present.ExpiresAt)
+			after.Secrets = append(after.Secrets, old)
+		}
+		key = &after
+		return updateKey(tx, by, "key.rotate", before, &after)
+	})
+	return key, token, p, err
+}
+
+// newest returns the key's present secret, nil when none opens it any more.
+func (k *Key) newest(now time.Time) *Secret {
+	for i, s := range k.Secrets {
+		if s.ExpiresAt.IsZero() || now.Before(s.ExpiresAt) {
+			return &k.Secrets[i]
+		}
+	}
+	return nil
+}
+
+// earlier returns the earlier of two times, of which zero ones mean never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// DeleteKey takes a revoked key from the list and returns what it was. The digests of its secrets are kept.
+func (k *Keystore) DeleteKey(ctx context.Context, c Caller, id string, o ChangeOptions) (*Key, Propagation, error) {
+	var key *Key
+	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
+		if key, err = keyTo(tx, by, "delete", id, o); err != nil {
+			return err
+		}
+		if key.RevokedAt.IsZero() {
+			return &Error{Kind: KindConflict, Code: "not_revoked", Detail: "only a revoked key can be deleted; revoke it first", ID: id}
+		}
+		if err := tx.DeleteKey(id); err != nil {
+			return err
+		}
+		return audit(tx, by, "key.delete", id, key.touches(by.policy), key, nil)
+	})
+	return key, p, err
+}
