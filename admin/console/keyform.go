@@ -254,7 +254,7 @@ func (v *visit) sharedRoles() []string {
 	return names
 }
 
-// metadata reads lines of name=value.
+// metadata reads lines of name=value, up to the first that is none.
 func (f *form) metadata() map[string]string {
 	m := make(map[string]string)
 	for line := range strings.Lines(f.Value("metadata")) {
@@ -266,8 +266,10 @@ func (f *form) metadata() map[string]string {
 		switch _, twice := m[name]; {
 		case !ok || name == "":
 			f.wrong("metadata", fmt.Sprintf("the line %q is not like name=value", line))
+			return m
 		case twice:
 			f.wrong("metadata", fmt.Sprintf("the name %q comes twice", name))
+			return m
 		}
 		m[name] = strings.TrimSpace(value)
 	}

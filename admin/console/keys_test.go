@@ -265,6 +265,9 @@ func TestHugeForms(t *testing.T) {
 			t.Errorf("%s: what was typed is lost", path)
 		}
 		p.post(path, "name", strings.Repeat("x", 256<<10)).want(400, "longer than this server takes")
+		if a := p.post(path, "name", "k", "access", "read_only", "metadata", strings.Repeat("a\n", 1000), "version", "1").want(422); strings.Count(a.Text, "is not like name=value") > 2 {
+			t.Errorf("%s: the same mistake is told in %d characters", path, len(a.Text))
+		}
 	}
 }
 
