@@ -1,6 +1,7 @@
 package browser
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,30 +12,73 @@ import (
 // TestPages looks at each page in every window and colour: no rule of accessibility is broken, nothing is wider than the window or moves, and the Tab
 // key reaches every control.
 func TestPages(t *testing.T) {
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
-
-	out := chromium.New(t, g.URL, chromium.Look{})
-	look(t, out, "sign-in", "/apikeys/sign-in")
-	page := signedIn(t, g, token, chromium.Look{})
-	look(t, page, "not-found", "/apikeys/nothing/here")
-	look(t, page, "keys-none", "/apikeys/keys?q=nothing")
-	for name, fields := range hostile {
-		fields["name"] = name
-		g.Mint(t, fields)
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: strings.Replace(site, "public", "operation orders:search read GET /v1/orders\n\toperation orders:place write POST /v1/orders\n\tpublic", 1)})
+	ada, token := member(t, g, "ada", everywhere)
+	for _, id := range []string{"acme-uk", "acme-fr"} {
+		if id == "acme-uk" {
+			g.Namespace(t, "acme", gate.JSON{"name": "Acme Group", "edit_policy": "grow_only"})
+		}
+		g.Namespace(t, id, gate.JSON{"parent": "acme"})
 	}
-	look(t, page, "keys", "/apikeys/keys")
-}
+	made(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing", "permissions": []string{"orders:read"}})
+	home := g.Mint(t, gate.JSON{"name": "ERP", "namespace": "acme", "permissions": []string{"orders:search"}, "roles": []string{"billing"}, "connected": true,
+		"grants": []gate.JSON{{"namespace": "default", "access": "read_only"}}, "allowed_ips": []string{"10.0.0.0/8"}, "expires_at": "2041-01-01T00:00:00Z"})
+	key := "/apikeys/keys/" + home.ID
+	g.Rotate(t, home.ID, "24h")
+	revoked := g.Mint(t, gate.JSON{"name": "Gone", "access": "read_only"})
+	g.Revoke(t, revoked.ID)
+	sleeping := g.Mint(t, gate.JSON{"name": "Asleep", "access": "read_write", "active": false})
 
-// hostile are names that a page may not stumble over.
-var hostile = map[string]gate.JSON{
-	`<script>alert("1")</script>`:                   {"access": "read_only"},
-	`"><img src=x onerror=alert(1)>`:                {"access": "read_write"},
-	strings.Repeat("ohneLeerzeichen", 13) + "ende!": {"access": "read_only"},
-	strings.Repeat("mit Leerzeichen ", 12):          {"access": "read_only"},
-	"مفتاح الواجهة \u202etxt.exe":                   {"access": "read_only"},
-	"鍵管理 🔑 ключ":                                    {"access": "read_only"},
-	"{{.Page}} %s &amp; '":                          {"access": "read_only"},
+	look(t, chromium.New(t, g.URL, chromium.Look{}), "sign-in", "/apikeys/sign-in")
+	type place struct{ name, path string }
+	places := []place{
+		{"not-found", "/apikeys/nothing/here"},
+		{"keys-none", "/apikeys/keys?q=nothing"},
+		{"keys-mine", "/apikeys/keys?owner=nobody"},
+		{"keys", "/apikeys/keys"},
+		{"key", key},
+		{"key-inactive", "/apikeys/keys/" + sleeping.ID},
+		{"key-revoked", "/apikeys/keys/" + revoked.ID},
+		{"key-new", "/apikeys/keys/new?namespace=acme"},
+		{"key-edit", key + "/edit"},
+		{"key-rotate", key + "/rotate"},
+		{"key-revoke", key + "/revoke"},
+		{"key-delete", "/apikeys/keys/" + revoked.ID + "/delete"},
+		{"roles", "/apikeys/roles"},
+		{"role", "/apikeys/roles/acme/billing"},
+		{"role-new", "/apikeys/roles/new?namespace=acme"},
+		{"namespaces", "/apikeys/namespaces"},
+		{"namespace", "/apikeys/namespaces/acme"},
+		{"namespace-new", "/apikeys/namespaces/new"},
+		{"members", "/apikeys/members"},
+		{"member", "/apikeys/members/" + ada},
+		{"member-new", "/apikeys/members/new"},
+		{"audit", "/apikeys/audit"},
+		{"nodes", "/apikeys/nodes"},
+	}
+	for part := range slices.Chunk(places, (len(places)+2)/3) {
+		t.Run(part[0].name+" and so on", func(t *testing.T) {
+			t.Parallel()
+			page := signedIn(t, g, token, chromium.Look{})
+			for _, p := range part {
+				look(t, page, p.name, p.path)
+			}
+		})
+	}
+
+	page := signedIn(t, g, token, chromium.Look{})
+	page.Open("/apikeys/keys/new?namespace=acme")
+	page.Fill("Name", strings.Repeat("too long ", 30))
+	page.Click("Custom")
+	page.Click("Make key")
+	page.Sees("Is longer than 200 characters.")
+	shown(t, page, "key-new-errors")
+	page.Fill("Name", "Shop")
+	page.Click("orders:search")
+	page.Click("Make key")
+	page.Sees("It will not be shown again")
+	shown(t, page, "token")
 }
 
 // look goes through all that is checked on each page.
@@ -46,10 +90,62 @@ func look(t *testing.T, page *chromium.Page, name, path string) {
 			page.Open(path)
 			page.Steady()
 		}
-		page.Accessible()
 		page.Picture(name)
-		if l.Dark && l.Width != 768 {
+		if !l.Dark {
+			page.Accessible()
+			continue
+		}
+		page.Legible()
+		if l.Width != 768 {
 			page.ByKeyboard() // which scrolls
 		}
 	}
+}
+
+// shown is look for a page that stands at no address of its own.
+func shown(t *testing.T, page *chromium.Page, name string) {
+	t.Helper()
+	for _, l := range looks {
+		page.Show(l)
+		page.Accessible()
+		page.Picture(name)
+	}
+	page.ByKeyboard()
+	page.Show(chromium.Look{})
+}
+
+// TestHostileNames has names on every page of keys that a page may not stumble over.
+func TestHostileNames(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: site})
+	_, token := member(t, g, `<b>ada</b> & "co"`, everywhere)
+	names := []string{
+		`<script>alert("1")</script>`,
+		`"><img src=x onerror=alert(1)>`,
+		strings.Repeat("ohneLeerzeichen", 13) + "ende!",
+		strings.Repeat("mit Leerzeichen ", 12) + "Ende",
+		"مفتاح الواجهة \u202etxt.exe",
+		"鍵管理 🔑 ключ",
+		"{{.Page}} %s &amp; '",
+	}
+	keys := map[string]gate.Key{}
+	for _, name := range names {
+		keys[name] = g.Mint(t, gate.JSON{"name": name, "access": "read_only", "metadata": gate.JSON{name: name}})
+	}
+	page := signedIn(t, g, token, chromium.Look{})
+	for _, l := range looks {
+		page.Show(l)
+		page.Open("/apikeys/keys")
+		page.Steady()
+		page.Picture("hostile-keys")
+	}
+	for _, name := range names {
+		for _, path := range []string{"", "/edit", "/revoke"} {
+			page.Show(chromium.Look{Width: 360})
+			page.Open("/apikeys/keys/" + keys[name].ID + path)
+			page.Sees(strings.Join(strings.Fields(name), " "))
+			page.Steady()
+		}
+	}
+	page.Picture("hostile-revoke")
 }

@@ -385,10 +385,20 @@ func TestFinanceCloud(t *testing.T) {
 		calls(t, g, token, map[string]int{"/mcp": 200, "POST /mcp": 403, "/company": 200, "/ledgers": 403})
 
 		// "The full key is displayed only once."
+		page.Reload() // sends the form again
+		page.Sees("This key has been made already")
+		page.SeesNot(string(token))
 		page.Back()
 		page.SeesNot(string(token))
+		page.Open("/apikeys/keys/new")
+		page.Fill("Name", "Looked at twice")
+		page.Click("Make key")
+		other := newToken(t, page)
+		page.Click("Keys")
+		page.Back()
+		page.SeesNot(string(other))
 		page.Open("/apikeys/keys")
-		page.SeesNot(string(token))
+		page.SeesNot(string(token), string(other))
 
 		// "key prefix (`blnk_fdb796a5...`) in the list"
 		page.Sees(assistant, string(token[:len("blnk_12345678")])+"…", "Never")

@@ -14,6 +14,7 @@ import (
 )
 
 func TestSignIn(t *testing.T) {
+	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
 	ada, token := member(t, g, "ada", everywhere)
 
@@ -112,6 +113,7 @@ func TestSignIn(t *testing.T) {
 // TestOtherOrigins has pages of others lead to the console, and post to it. One is of another site, whose requests carry no cookie of ours; the other
 // differs in the port alone, which is the same site to a browser: its requests do carry the session.
 func TestOtherOrigins(t *testing.T) {
+	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
 	_, token := member(t, g, "ada", everywhere)
 	key := g.Mint(t, gate.JSON{"name": "CI", "access": "read_only"})
@@ -146,6 +148,7 @@ func TestOtherOrigins(t *testing.T) {
 }
 
 func TestGuessesAreThrottled(t *testing.T) {
+	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
 	_, token := member(t, g, "ada", everywhere)
 	page := chromium.New(t, g.URL, chromium.Look{})
@@ -164,6 +167,7 @@ func TestGuessesAreThrottled(t *testing.T) {
 
 // TestTrustedUser is the console behind basic_auth: nobody types a token.
 func TestTrustedUser(t *testing.T) {
+	t.Parallel()
 	const password = "$2a$04$.J9JRYKrUue6irXnxtPajOWiEV/xEMClKnYOmpqzXHcumLE5SqOvS" // of "secret"
 	g := gate.Start(t, gate.Config{Site: `
 		basic_auth /apikeys/* {

@@ -30,15 +30,28 @@ var axe = sync.OnceValues(func() (string, error) {
 	return string(source), nil
 })
 
-// WCAG 2.0, 2.1 and 2.2 at A and AA, and what axe's makers think good practice beyond it. Rules of 2.2 are off unless they are named.
-const runAxe = `axe.run(document, {
-	runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
-	rules: {"target-size": {enabled: true}},
-	resultTypes: ["violations"],
-}).then(r => r.violations.map(v => v.id + ": " + v.help + v.nodes.map(n => "\n\t" + n.html.slice(0, 300) + "\n\t\t" + n.failureSummary).join("")))`
+// What axe is to run. Rules of WCAG 2.2 are off unless they are named.
+const (
+	allRules    = `runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"], rules: {"target-size": {enabled: true}}`
+	colourRules = `runOnly: {type: "rule", values: ["color-contrast", "link-in-text-block"]}`
+	runAxe      = `axe.run(document, {%s, resultTypes: ["violations"]}).then(r => r.violations.map(v =>
+		v.id + ": " + v.help + v.nodes.map(n => "\n\t" + n.html.slice(0, 300) + "\n\t\t" + n.failureSummary).join("")))`
+)
 
-// Accessible fails the test for every rule of axe-core that the page breaks as it is shown now.
+// Accessible fails the test for every rule of axe-core that the page breaks as it is shown now: WCAG 2.0, 2.1 and 2.2 at A and AA, and what axe's
+// makers think good practice beyond it.
 func (p *Page) Accessible() {
+	p.t.Helper()
+	p.check(allRules)
+}
+
+// Legible is Accessible for the rules about colours alone, for a page that is the same but for these.
+func (p *Page) Legible() {
+	p.t.Helper()
+	p.check(colourRules)
+}
+
+func (p *Page) check(rules string) {
 	p.t.Helper()
 	source, err := axe()
 	if err != nil {
@@ -54,7 +67,7 @@ func (p *Page) Accessible() {
 			return nil, err
 		}
 		inWorld := func(p *runtime.EvaluateParams) { p.ContextID = world.ExecutionContextID }
-		return chromedp.Evaluate[[]string](source+";\n"+runAxe, inWorld, chromedp.EvalAwaitPromise)(ctx, tab)
+		return chromedp.Evaluate[[]string](source+";\n"+fmt.Sprintf(runAxe, rules), inWorld, chromedp.EvalAwaitPromise)(ctx, tab)
 	})
 	if err != nil {
 		p.t.Fatalf("axe-core on %s: %v", p.Address(), err)
@@ -64,7 +77,7 @@ func (p *Page) Accessible() {
 	}
 }
 
-// Steady fails the test if the page is wider than the window, or if anything on it has moved since it was first painted.
+// Steady fails the test if the page is wider than the window, or if anything on it has moved after it was painted.
 func (p *Page) Steady() {
 	p.t.Helper()
 	if wide := evaluate[int](p, `document.scrollingElement.scrollWidth`); wide > p.look.width() {
@@ -75,14 +88,19 @@ func (p *Page) Steady() {
 	if p.look.NoScript {
 		return // no observer runs
 	}
-	if shift := evaluate[float64](p, `new Promise(done => {
-		let sum = 0
-		const count = list => { for (const e of list) { sum += e.value } }
+	// A busy machine paints what it has, and reads on: that counts from when all has been read.
+	if moved := evaluate[[]string](p, `new Promise(done => {
+		const moved = [], read = performance.getEntriesByType("navigation")[0].domContentLoadedEventStart
+		const count = list => {
+			for (const e of list.filter(e => e.startTime >= read)) {
+				moved.push(e.value.toFixed(4) + " " + e.sources.map(s => s.node?.outerHTML?.slice(0, 100) ?? s.node?.nodeName).join(" and "))
+			}
+		}
 		const observer = new PerformanceObserver(list => count(list.getEntries()))
 		observer.observe({type: "layout-shift", buffered: true})
-		requestAnimationFrame(() => setTimeout(() => { count(observer.takeRecords()); done(sum) }))
-	})`); shift > 0 {
-		p.t.Errorf("%s: things move after they were painted, by %v", p.Address(), shift)
+		requestAnimationFrame(() => setTimeout(() => { count(observer.takeRecords()); done(moved) }))
+	})`); len(moved) > 0 {
+		p.t.Errorf("%s at %d px: things move after they were painted:\n%s", p.Address(), p.look.width(), gate.Redact(strings.Join(moved, "\n")))
 	}
 }
 
@@ -97,8 +115,9 @@ func (p *Page) ByKeyboard() {
 	p.t.Helper()
 	expected := evaluate[[]string](p, `(() => {
 		window.describe = e => e.outerHTML.replace(/\s+/g, " ").slice(0, 160)
-		document.activeElement.blur()
-		getSelection().removeAllRanges()
+		document.body.tabIndex = -1 // the Tab key goes on from where the focus has been last, in a form that was clicked through
+		document.body.focus()
+		document.body.removeAttribute("tabindex")
 		scrollTo(0, 0)
 		const names = new Set()
 		return [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")].filter(e => {

@@ -1,6 +1,7 @@
 package chromium
 
 import (
+	"cmp"
 	"context"
 	"net/url"
 	"strings"
@@ -20,16 +21,14 @@ import (
 // Look is how somebody's browser shows pages. The zero value is a desktop window, light, with script, in UTC.
 type Look struct {
 	Width    int // in CSS pixels; 0 is 1440
+	Height   int // 0 is 900
 	Dark     bool
 	NoScript bool
 	Zone     string // a time zone such as Asia/Kolkata
 }
 
 func (l Look) width() int {
-	if l.Width == 0 {
-		return 1440
-	}
-	return l.Width
+	return cmp.Or(l.Width, 1440)
 }
 
 // Page is one tab in a browser of its own: no other Page has its cookies. Its methods fail the test when what they name is not there.
@@ -66,15 +65,12 @@ func New(t testing.TB, site string, look Look) *Page {
 // Show changes how the browser shows pages, the one that is open too; without script or with it, from the next one on.
 func (p *Page) Show(look Look) {
 	p.t.Helper()
-	scheme, zone := "light", "UTC"
+	scheme, zone := "light", cmp.Or(look.Zone, "UTC")
 	if look.Dark {
 		scheme = "dark"
 	}
-	if look.Zone != "" {
-		zone = look.Zone
-	}
 	p.do(
-		chromedp.EmulateViewport(int64(look.width()), 900, overlayScrollbars),
+		chromedp.EmulateViewport(int64(look.width()), int64(cmp.Or(look.Height, 900)), overlayScrollbars),
 		chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
 			if _, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 				Features: []*emulation.MediaFeature{

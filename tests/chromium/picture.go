@@ -10,18 +10,28 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// Picture keeps the whole page as NAME-WIDTH-light.png or -dark.png in the directory that SCREENSHOTS names, else in .run/screenshots.
+// Picture keeps the whole page as NAME-WIDTH-light.png, -dark.png or with -no-script in the directory that SCREENSHOTS names, else in .run/screenshots.
 func (p *Page) Picture(name string) {
+	p.t.Helper()
+	p.keep(name, chromedp.FullScreenshot(100))
+}
+
+// Window keeps what the window shows, in the same way.
+func (p *Page) Window(name string) {
+	p.t.Helper()
+	p.keep(name, chromedp.CaptureScreenshot())
+}
+
+func (p *Page) keep(name string, take chromedp.Action[[]byte]) {
 	p.t.Helper()
 	scheme := "light"
 	if p.look.Dark {
 		scheme = "dark"
 	}
-	p.keep(fmt.Sprintf("%s-%d-%s.png", name, p.look.width(), scheme), chromedp.FullScreenshot(100))
-}
-
-func (p *Page) keep(name string, take chromedp.Action[[]byte]) {
-	p.t.Helper()
+	if p.look.NoScript {
+		scheme += "-no-script"
+	}
+	name = fmt.Sprintf("%s-%d-%s.png", name, p.look.width(), scheme)
 	evaluate[bool](p, `scrollTo(0, 0), true`) // what sticks to the window stands where it begins
 	png, err := run(p, take)
 	if err != nil {

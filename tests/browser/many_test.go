@@ -1,0 +1,66 @@
+package browser
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/chromium"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// TestManyKeys goes through a table of 20,000 keys, page by page and by search. tests/bench measures a million.
+func TestManyKeys(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: site})
+	_, token := member(t, g, "ada", everywhere)
+	var lines strings.Builder
+	for i := range 20_000 {
+		digest := sha256.Sum256(fmt.Appendf(nil, "key %d", i))
+		fmt.Fprintf(&lines, `{"name":"Key %05d","access":"read_only","sha256":"%s"}`+"\n", i, hex.EncodeToString(digest[:]))
+	}
+	if r := g.Call(t, "POST", "/keys/import", lines.String(), "Content-Type: application/x-ndjson"); r.Status != 201 {
+		t.Fatalf("importing: %v", r)
+	}
+
+	page := signedIn(t, g, token, chromium.Look{})
+	seen := map[string]int{}
+	names := regexp.MustCompile(`Key \d{5}`)
+	for number := range 4 { // all made at once, so in no order that we know
+		if number > 0 {
+			page.Click("Older")
+		}
+		list := names.FindAllString(page.Text(), -1)
+		for _, name := range list {
+			if before, again := seen[name]; again {
+				t.Errorf("%s is on page %d and on page %d", name, before, number)
+			}
+			seen[name] = number
+		}
+		if len(list) != 50 {
+			t.Errorf("page %d shows %d keys", number, len(list))
+		}
+	}
+	address := page.Address()
+	page.Back()
+	page.Click("Older")
+	if page.Address() != address {
+		t.Errorf("the way back and on leads to %s, not to %s", page.Address(), address)
+	}
+	page.Click("Newest first")
+	if first := names.FindString(page.Text()); seen[first] != 0 {
+		t.Errorf("the first page begins with %s, which was on page %d", first, seen[first])
+	}
+
+	page.Fill("Search", "Key 00007")
+	page.Submit("Search")
+	page.Sees("Key 00007")
+	if list := names.FindAllString(page.Text(), -1); len(list) != 1 {
+		t.Errorf("a search for one name finds %v", list)
+	}
+	page.Click("Key 00007")
+	page.Sees("Imported")
+}
