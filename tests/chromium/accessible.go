@@ -88,11 +88,12 @@ func (p *Page) Steady() {
 	if p.look.NoScript {
 		return // no observer runs
 	}
-	// A busy machine paints what it has, and reads on: that counts from when all has been read.
+	// A busy machine paints what it has of the page and reads on, whereby the header may move a little: what counts is above that, and after all has
+	// been read. What people notice begins at ten times as much.
 	if moved := evaluate[[]string](p, `new Promise(done => {
 		const moved = [], read = performance.getEntriesByType("navigation")[0].domContentLoadedEventStart
 		const count = list => {
-			for (const e of list.filter(e => e.startTime >= read)) {
+			for (const e of list.filter(e => e.startTime >= read && e.value > 0.01)) {
 				moved.push(e.value.toFixed(4) + " " + e.sources.map(s => s.node?.outerHTML?.slice(0, 100) ?? s.node?.nodeName).join(" and "))
 			}
 		}
