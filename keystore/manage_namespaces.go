@@ -112,7 +112,7 @@ func (ns *Namespace) check(d *Directory, prefixes []string) error {
 		}
 	}
 	if ns.TokenPrefix != "" && !slices.Contains(prefixes, ns.TokenPrefix) {
-		p.add("token_prefix", "is one that the configuration accepts: %s", strings.Join(prefixes, ", "))
+		p.add("token_prefix", "must be one that the configuration accepts: %s", strings.Join(prefixes, ", "))
 	}
 	return p.err()
 }

@@ -154,6 +154,9 @@ func (v *visit) otherNamespaces(p *keyForm) {
 		}
 		offered[ns.ID] = true
 	}
+	byID := func(a, b otherNamespace) int { return cmp.Compare(strings.ToLower(a.ID), strings.ToLower(b.ID)) }
+	slices.SortFunc(p.Connected, byID)
+	slices.SortFunc(p.Others, byID)
 	p.Everyone = v.mayIn("admin.keys:create", keystore.AnyNamespace)
 	if p.Everyone {
 		p.Others = append(p.Others, otherNamespace{ID: keystore.AnyNamespace, Label: "All namespaces, also those made later"})
