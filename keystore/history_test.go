@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	historySteps = flag.Int("history.steps", 2000, "operations of TestNoHistoryWidensWhatACircleHolds")
+	historySteps = flag.Int("history.steps", 1000, "operations of TestNoHistoryWidensWhatACircleHolds")
 	historySeed  = flag.Uint64("history.seed", 0, "repeats its run; 0: another each time")
 )
 
