@@ -751,7 +751,11 @@ var operations = []struct {
 		_, _, err := h.EditMember(ctx, root, id, keystore.MemberPatch{Grants: &grants}, keystore.ChangeOptions{Wait: -1})
 		h.now = nil
 		if err == nil && parked {
-			h.enters(h.truth(), id) // root gives
+			now := h.truth() // root gives, what roles have become meanwhile too, also to who is disabled and will have it when it no longer is
+			m.Grants, m.Active = now.members[id].Grants, true
+			now.members[id] = m
+			h.enters(now, id)
+			h.now = nil
 		}
 		return fmt.Sprint(id, parked), err
 	}},
