@@ -164,15 +164,8 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 		condition, position, _ := beside(">=", end)
 		where, args = where+" AND "+condition, append(args, position...)
 	}
-	// Each part has an order and a limit of its own: PostgreSQL would read them whole.
-	const newest = " ORDER BY 1 DESC, 2 DESC LIMIT ?"
-	pages := make([]string, len(parts))
-	var all []any
-	for i, p := range parts {
-		pages[i] = "SELECT created_at, id FROM (SELECT k.created_at, k.id FROM keys k WHERE " + where + " AND " + p.condition + newest + ") AS part"
-		all = append(append(append(all, args...), p.args...), limit+1)
-	}
-	query := "SELECT " + keyColumns + " FROM (" + strings.Join(pages, " UNION ") + newest + ") p JOIN keys k ON k.id = p.id" + keyJoins + " ORDER BY k.created_at DESC, k.id DESC"
+	union, all := newest(parts, where, args, " LIMIT ?", limit+1)
+	query := "SELECT " + keyColumns + " FROM (" + union + newestFirst + " LIMIT ?) p JOIN keys k ON k.id = p.id" + keyJoins + " ORDER BY k.created_at DESC, k.id DESC"
 	rows, err := d.query(ctx, d.readers, query, append(all, limit+1)...)
 	keys, err := scanKeys(rows, err, nil)
 	if err != nil {
@@ -183,6 +176,19 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 	}
 	last := keys[limit-1]
 	return keys[:limit], cursorOf(last.CreatedAt, last.ID), nil
+}
+
+// newestFirst is the order of pages.
+const newestFirst = " ORDER BY 1 DESC, 2 DESC"
+
+// newest is the union of the positions in each part that fit. Each part has the order and a page of its own: PostgreSQL would read them whole.
+func newest(parts []part, where string, args []any, page string, bound int) (query string, all []any) {
+	pages := make([]string, len(parts))
+	for i, p := range parts {
+		pages[i] = "SELECT created_at, id FROM (SELECT k.created_at, k.id FROM keys k WHERE " + where + " AND " + p.condition + newestFirst + page + ") AS part"
+		all = append(append(append(all, args...), p.args...), bound)
+	}
+	return strings.Join(pages, " UNION "), all
 }
 
 // lookedThrough is how many keys of a part one page may look at for a text, which no index finds.
@@ -196,14 +202,8 @@ func (d *DB) horizon(ctx context.Context, parts []part, cursor string) (string, 
 			return "", err
 		}
 	}
-	const newest = " ORDER BY 1 DESC, 2 DESC LIMIT 1"
-	ends := make([]string, len(parts))
-	var all []any
-	for i, p := range parts {
-		ends[i] = "SELECT created_at, id FROM (SELECT k.created_at, k.id FROM keys k WHERE " + after + " AND " + p.condition + newest + " OFFSET ?) AS part"
-		all = append(append(append(all, position...), p.args...), d.lookedThrough-1)
-	}
-	rows, err := d.query(ctx, d.readers, strings.Join(ends, " UNION ")+newest, all...)
+	union, all := newest(parts, after, position, " LIMIT 1 OFFSET ?", d.lookedThrough-1)
+	rows, err := d.query(ctx, d.readers, union+newestFirst+" LIMIT 1", all...)
 	if err != nil {
 		return "", err
 	}
