@@ -39,15 +39,16 @@ func (a *API) registerAudit() {
 
 type listAuditInput struct {
 	Paging
-	Actor  string    `query:"actor" maxLength:"200" doc:"A member or key id"`
-	Action string    `query:"action" maxLength:"200" example:"key.mint"`
-	Object string    `query:"object" maxLength:"200" doc:"The id of what was changed"`
-	From   time.Time `query:"from" doc:"Not before this time (RFC 3339)"`
-	To     time.Time `query:"to" doc:"Before this time (RFC 3339)"`
+	Namespace string    `query:"namespace" maxLength:"200" doc:"Only rows that touch this namespace"`
+	Actor     string    `query:"actor" maxLength:"200" doc:"A member or key id"`
+	Action    string    `query:"action" maxLength:"200" example:"key.mint"`
+	Object    string    `query:"object" maxLength:"200" doc:"The id of what was changed"`
+	From      time.Time `query:"from" doc:"Not before this time (RFC 3339)"`
+	To        time.Time `query:"to" doc:"Before this time (RFC 3339)"`
 }
 
 func (a *API) listAudit(ctx context.Context, c keystore.Caller, in *listAuditInput) (*page[api.AuditRows], error) {
-	f := keystore.AuditFilter{Actor: in.Actor, Action: in.Action, Object: in.Object, From: in.From, To: in.To}
+	f := keystore.AuditFilter{Namespace: in.Namespace, Actor: in.Actor, Action: in.Action, Object: in.Object, From: in.From, To: in.To}
 	list, next, err := a.keys.ListAudit(ctx, c, f, in.Cursor, in.Limit)
 	if err != nil {
 		return nil, err

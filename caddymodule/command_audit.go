@@ -43,6 +43,7 @@ is in --json. Without --limit all of them are listed, page by page; with it,
 		Args: noArguments,
 	}
 	flags := cmd.Flags()
+	flags.StringVar(&f.Namespace, "namespace", "", "Only changes that touch this `NAMESPACE`")
 	flags.StringVar(&f.Actor, "actor", "", "Only what the member or key of this `ID` did")
 	flags.StringVar(&f.Action, "action", "", "Only this `ACTION`, such as key.mint or role.edit")
 	flags.StringVar(&f.Object, "object", "", "Only changes of the object of this `ID`")

@@ -23,14 +23,16 @@ func (k *keyObjects) listCommand() *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "Lists keys, newest first",
+		Short: "Lists keys",
 		Long: `
-Lists keys, newest first, revoked and expired ones too. Without --limit all of
-them are listed, page by page; with it, --json has next_cursor to go on from
-with --cursor.`,
+Lists keys, newest first unless sorted otherwise, revoked and expired ones too.
+Without --limit all of them are listed, page by page; with it, --json has
+next_cursor to go on from with --cursor. Other than by created_at, ten thousand
+keys can be sorted at most.`,
 		Example: `  caddy apikeys keys list
   caddy apikeys keys list --namespace acme --status active
   caddy apikeys keys list --search billing --limit 20
+  caddy apikeys keys list --namespace acme --sort last_used_at
   caddy apikeys keys list --status expired --json | jq -r '.items[].id'`,
 		Args: noArguments,
 	}
@@ -41,6 +43,7 @@ with --cursor.`,
 	flags.StringVar(&f.Role, "role", "", "Only keys that have this `ROLE` in any namespace")
 	flags.StringVar(&f.CreatedBy, "created-by", "", "Only keys that the member or key of this `ID` made")
 	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")
+	flags.StringVar(&f.Sort, "sort", "", "Sort `BY` created_at, name, expires_at or last_used_at; with a minus before it from the last to the first (default -created_at)")
 	flags.StringVar(&f.Cursor, "cursor", "", "Go on from this `CURSOR`, where an earlier list ended")
 	limitFlag(cmd, &limit)
 	cmd.RunE = k.run(func(ctx context.Context, _ []string) error {

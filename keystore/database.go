@@ -70,9 +70,9 @@ type Database interface {
 	KeyByDigest(ctx context.Context, d Digest) (*Key, Revision, error)
 	// Key returns one key. ErrNotFound.
 	Key(ctx context.Context, id string) (*Key, error)
-	// Keys returns the keys that a filter fits, newest first, at most limit of them, and the cursor of the next page,
+	// Keys returns the keys that a filter fits, in the order that it asks for, at most limit of them, and the cursor of the next page,
 	// empty at the end. A cursor stays good while keys come and go. With a Text it looks at some thousands of keys at most: a page
-	// may then be short, or empty, and not the last.
+	// may then be short, or empty, and not the last. Orders other than by time of creation are for some thousands of keys: with more it is KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string, err error)
 	// CountKeys counts them by status.
 	CountKeys(ctx context.Context) (map[Status]int64, error)
@@ -243,6 +243,7 @@ type Reach struct {
 // An AuditFilter selects rows of the audit log; its zero value all of them.
 type AuditFilter struct {
 	Namespaces []string // touches only these, and at least one; nil: any row
+	Namespace  string   // touches this one; empty: any row
 	Actor      string
 	Action     string
 	Object     string
@@ -260,7 +261,16 @@ type KeyFilter struct {
 	CreatedBy  string
 	Role       string
 	Text       string // in name or id or listed prefix, without regard to ASCII case; literal, no wildcards
+	Sort       KeySort
 }
+
+// A KeySort is the order of a list: created_at, name, expires_at or last_used_at, with a minus before it from the last to the first. Names are in the order
+// of their UTF-8 without regard to ASCII case; a key that never expires comes after all others, one that was never used before them. The zero value is
+// NewestFirst.
+type KeySort string
+
+// NewestFirst is the order of lists when nobody asks for another.
+const NewestFirst KeySort = ""
 
 // An AuditRow is one change as it is kept: see audit.go for the chain.
 type AuditRow struct {

@@ -196,11 +196,17 @@ func (k *Keystore) Lookup(ctx context.Context, credential string, now time.Time)
 
 // LookupMember is Lookup for the doors of those who manage, where a member's own token is good, and for it alone.
 func (k *Keystore) LookupMember(ctx context.Context, token string, now time.Time) (Answer, error) {
-	if t, err := ParseToken(token); err != nil || t.Prefix() != MemberPrefix || !k.tokenKey.Load().Verify(t) {
+	if !k.MadeForMember(token) {
 		return Answer{Outcome: Malformed}, nil
 	}
 	a, err := k.lookUp(ctx, DigestOf(token), "", now)
 	return a.forDoor(true), err
+}
+
+// MadeForMember reports whether the token's tag proves, without any store, that this deployment made it for a member: nobody can guess one.
+func (k *Keystore) MadeForMember(token string) bool {
+	t, err := ParseToken(token)
+	return err == nil && t.Prefix() == MemberPrefix && k.tokenKey.Load().Verify(t)
 }
 
 // forDoor takes what one kind of door must not know for malformed: members' tokens, or all others.

@@ -113,7 +113,7 @@ type KeyChanged struct {
 	Propagation Propagation `json:"propagation"`
 }
 
-// Keys is one page of a list, newest first.
+// Keys is one page of a list.
 type Keys = Page[Key]
 
 // An ImportKey is a key whose credential was made elsewhere: exactly one of Token and SHA256.

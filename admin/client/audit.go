@@ -14,18 +14,20 @@ const auditPath = api.Prefix + "/audit"
 
 // An AuditFilter says which rows of the audit log to list, and which page of them. Its zero value is the first page of all rows.
 type AuditFilter struct {
-	Actor  string // a member or key id
-	Action string // "key.mint", "role.edit", …
-	Object string // the id of what was changed
-	From   time.Time
-	To     time.Time // exclusive; both zero: unbounded
-	Cursor string    // the NextCursor of the page before
-	Limit  int       // of one page: at most 1000, 0 means 100
+	Namespace string // that a row touches
+	Actor     string // a member or key id
+	Action    string // "key.mint", "role.edit", …
+	Object    string // the id of what was changed
+	From      time.Time
+	To        time.Time // exclusive; both zero: unbounded
+	Cursor    string    // the NextCursor of the page before
+	Limit     int       // of one page: at most 1000, 0 means 100
 }
 
 // ListAudit returns one page, newest first.
 func (c *Client) ListAudit(ctx context.Context, f AuditFilter) (api.AuditRows, error) {
 	r := get(auditPath)
+	r.parameter("namespace", f.Namespace)
 	r.parameter("actor", f.Actor)
 	r.parameter("action", f.Action)
 	r.parameter("object", f.Object)

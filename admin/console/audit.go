@@ -53,7 +53,7 @@ type auditEntry struct {
 
 func listAudit(v *visit) error {
 	p := auditPage{Form: &form{values: v.r.URL.Query()}, Actions: append([]choice{{Label: "Any"}}, auditActions...), Verify: v.mayIn("admin.audit:read", keystore.AnyNamespace)}
-	f := client.AuditFilter{Actor: v.query("actor"), Action: v.query("action"), Object: strings.TrimSpace(v.query("object")), Cursor: v.query("cursor"), Limit: pageSize}
+	f := client.AuditFilter{Namespace: v.namespace(), Actor: v.query("actor"), Action: v.query("action"), Object: strings.TrimSpace(v.query("object")), Cursor: v.query("cursor"), Limit: pageSize}
 	f.From = p.Form.day("from")
 	if f.To = p.Form.day("to"); !f.To.IsZero() {
 		f.To = f.To.AddDate(0, 0, 1) // the day itself counts
@@ -84,9 +84,9 @@ func listAudit(v *visit) error {
 	return v.show("audit", "Audit", p)
 }
 
-// day reads a day, in UTC. What is none is no filter.
+// day reads a day of the viewer's. What is none is no filter.
 func (f *form) day(name string) time.Time {
-	at, err := time.Parse(time.DateOnly, f.Value(name))
+	at, err := time.ParseInLocation(time.DateOnly, f.Value(name), f.zone())
 	if err != nil {
 		return time.Time{}
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+	_ "time/tzdata" // the machine may have none
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
@@ -40,6 +42,15 @@ func (f *form) Value(name string) string { return f.values.Get(name) }
 
 // Values is what fields of one name hold.
 func (f *form) Values(name string) []string { return f.values[name] }
+
+// zone is where days and times are typed: the viewer's zone, as far as the script has said which.
+func (f *form) zone() *time.Location {
+	name := f.Value("zone")
+	if at, err := time.LoadLocation(name); err == nil && name != "Local" {
+		return at
+	}
+	return time.UTC
+}
 
 // Has reports whether one of the fields of a name holds a value: a box that is checked, an option that is chosen.
 func (f *form) Has(name, value string) bool { return slices.Contains(f.values[name], value) }

@@ -307,10 +307,11 @@ func (f *form) expiry(now time.Time) *time.Time {
 	if chosen != onDay {
 		return nil
 	}
-	at, err := time.Parse("2006-01-02 15:04", f.Value("expires_day")+" "+cmp.Or(f.Value("expires_time"), "00:00"))
+	at, err := time.ParseInLocation("2006-01-02 15:04", f.Value("expires_day")+" "+cmp.Or(f.Value("expires_time"), "00:00"), f.zone())
 	if err != nil {
 		f.wrong("expires_at", "give a day such as 2027-01-31, and a time such as 17:30 if it is not to be midnight")
 		return nil
 	}
+	at = at.UTC()
 	return &at
 }

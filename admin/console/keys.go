@@ -1,7 +1,10 @@
 package console
 
 import (
+	"cmp"
+	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
@@ -35,7 +38,43 @@ type keysPage struct {
 	Owners   []choice
 	Mine     bool
 	Filtered bool
-	Form     *form // the filters
+	Sort     string   // empty: newest first
+	Orders   []choice // of Sort
+	Form     *form    // the filters
+}
+
+// keyOrders are what keys can be sorted by.
+var keyOrders = []choice{
+	{Value: "", Label: "Newest"}, {Value: "created_at", Label: "Oldest"}, {Value: "name", Label: "Name, A to Z"}, {Value: "-name", Label: "Name, Z to A"},
+	{Value: "expires_at", Label: "Expires first"}, {Value: "-expires_at", Label: "Expires last"},
+	{Value: "-last_used_at", Label: "Used last"}, {Value: "last_used_at", Label: "Unused longest"},
+}
+
+// A column is one that a list can be sorted by.
+type column struct {
+	Label  string
+	Sorted string // ascending, descending, or not
+	Next   string // what a click sorts by
+}
+
+// Column makes one, whose first click sorts by something, and whose next by the reverse.
+func (p keysPage) Column(label, by string) column {
+	sorted := cmp.Or(p.Sort, "-created_at")
+	c := column{Label: label, Next: by}
+	if strings.TrimPrefix(sorted, "-") != strings.TrimPrefix(by, "-") {
+		return c
+	}
+	c.Sorted = "ascending"
+	if strings.HasPrefix(sorted, "-") {
+		c.Sorted = "descending"
+	}
+	if sorted == by {
+		c.Next = "-" + by
+		if rest, ok := strings.CutPrefix(by, "-"); ok {
+			c.Next = rest
+		}
+	}
+	return c
 }
 
 // pageSize is how many lines a list shows.
@@ -43,13 +82,18 @@ const pageSize = 50
 
 func listKeys(v *visit) error {
 	f := client.KeyFilter{
-		Namespace: v.namespace(), Status: v.query("status"), Owner: v.query("owner"), Role: v.query("role"), Text: v.query("q"), Cursor: v.query("cursor"), Limit: pageSize,
+		Namespace: v.namespace(), Status: v.query("status"), Owner: v.query("owner"), Role: v.query("role"), Text: v.query("q"), Sort: v.query("sort"), Cursor: v.query("cursor"), Limit: pageSize,
 	}
 	list, err := v.api.ListKeys(v.ctx, f)
+	if f.Sort != "" && statusOf(err) == http.StatusUnprocessableEntity {
+		return v.done((&view{visit: v}).With("sort", ""), notice{Kind: "warning", Title: "These keys cannot be sorted like that",
+			Text: "They are shown newest first. Ten thousand can be sorted otherwise: choose a namespace, an owner or a status that has no more of them."})
+	}
 	if err != nil {
 		return err
 	}
-	p := keysPage{Keys: list.Items, Next: list.NextCursor, Names: v.names(), Mine: f.Owner == v.Caller.Member(), Form: &form{values: v.r.URL.Query()}}
+	p := keysPage{Keys: list.Items, Next: list.NextCursor, Names: v.names(), Mine: f.Owner == v.Caller.Member(), Sort: f.Sort, Orders: keyOrders,
+		Form: &form{values: v.r.URL.Query()}}
 	p.Filtered = f.Status+f.Role+f.Text != "" || f.Owner != "" && !p.Mine
 	p.Owners = append([]choice{{Value: "", Label: "Anyone"}}, v.members()...)
 	if f.Owner != "" && !slices.ContainsFunc(p.Owners, func(c choice) bool { return c.Value == f.Owner }) {

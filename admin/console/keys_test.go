@@ -246,6 +246,18 @@ func TestMint(t *testing.T) {
 	if got := fmt.Sprint(k.Active, k.ExpiresAt, k.AllowedIPs, k.Metadata, k.Owner == k.CreatedBy); got != "false 2037-01-31 17:30:00 +0000 UTC [10.0.0.0/8 2001:db8::1/128 192.0.2.1/32] map[note:a=b team:erp] true" || s.alive(t, token) {
 		t.Error(got)
 	}
+	for _, test := range []struct{ zone, day, want string }{
+		{"Europe/Berlin", "2037-01-31", "2037-01-31T16:30:00Z"},
+		{"Europe/Berlin", "2037-07-31", "2037-07-31T15:30:00Z"},
+		{"Asia/Kathmandu", "2037-01-31", "2037-01-31T11:45:00Z"},
+		{"Local", "2037-01-31", "2037-01-31T17:30:00Z"},
+		{"../etc/passwd", "2037-01-31", "2037-01-31T17:30:00Z"},
+	} {
+		id, _ := p.make("name", test.zone, "expires", "custom", "expires_day", test.day, "expires_time", "17:30", "zone", test.zone)
+		if got := s.key(t, id).ExpiresAt.Format(time.RFC3339); got != test.want {
+			t.Errorf("17:30 on %s in %s is %s, want %s", test.day, test.zone, got, test.want)
+		}
+	}
 	id, _ = p.make("name", "ends", "expires", "30d")
 	if left := time.Until(s.key(t, id).ExpiresAt); left < 29*24*time.Hour || left > 31*24*time.Hour {
 		t.Errorf("30 days are %v", left)
@@ -484,6 +496,39 @@ func TestList(t *testing.T) {
 	if n := len(names.FindAllString(p.get("/apikeys/keys").Text, -1)); n != 50 {
 		t.Errorf("a page of %d", n)
 	}
+	for sort, want := range map[string]string{
+		"": "descending Created", "created_at": "ascending Created", "name": "ascending Name", "-name": "descending Name", "expires_at": "ascending Expires", "-last_used_at": "descending Last used",
+	} {
+		var heads []string
+		a := p.get("/apikeys/keys?namespace=default&q=worker&sort=" + sort).want(200)
+		each(a.Doc, func(n *html.Node) {
+			if by := attr(n, "aria-sort"); by != "" {
+				heads = append(heads, by+" "+textOf(n))
+			}
+		})
+		if len(heads) != 1 || strings.Join(strings.Fields(heads[0]), " ") != want {
+			t.Errorf("sorted by %q: %q, want %s", sort, heads, want)
+		}
+	}
+	link := func(a answer, label string) (href string) {
+		each(a.Doc, func(n *html.Node) {
+			if n.Data == "a" && textOf(n) == label {
+				href = attr(n, "href")
+			}
+		})
+		return href
+	}
+	a = p.get("/apikeys/keys?q=worker")
+	for _, want := range []string{"Worker 000", "Worker 069"} { // up first, then down
+		a = p.get(link(a, "Name"))
+		if first := names.FindString(a.want(200).Text); first != want {
+			t.Errorf("by name: %s is the first, want %s", first, want)
+		}
+	}
+	if first := names.FindString(p.get(link(a, "Next page")).want(200).Text); first != "Worker 019" {
+		t.Errorf("the second page by name begins with %s", first)
+	}
+	p.get("/apikeys/keys?sort=odd&namespace=acme").want(200, "cannot be sorted like that", "Worker 042")
 	p.make("name", "My own")
 	own := p.get("/apikeys/keys")
 	mine := ""

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/html"
 
@@ -196,14 +197,14 @@ func TestRoles(t *testing.T) {
 	for range 60 {
 		roles(t, s, keystore.Role{Namespace: "acme", Name: keystore.NewID(), Permissions: permissions(t, "read")})
 	}
-	a = p.get("/apikeys/roles").want(200, "Older").lacks("viewer")
+	a = p.get("/apikeys/roles").want(200, "Next page").lacks("viewer")
 	var older string
 	each(a.Doc, func(n *html.Node) {
 		if attr(n, "rel") == "next" {
 			older = attr(n, "href")
 		}
 	})
-	p.get(older).want(200, "viewer", "Newest first")
+	p.get(older).want(200, "viewer", "First page")
 }
 
 func TestNamespaces(t *testing.T) {
@@ -375,6 +376,7 @@ func TestPartOfAMember(t *testing.T) {
 }
 
 func TestAudit(t *testing.T) {
+	begun := time.Now()
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "other"})
 	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing", Permissions: permissions(t, "orders:read", "orders:list")})
@@ -385,6 +387,16 @@ func TestAudit(t *testing.T) {
 	p.get("/apikeys/audit?action=role.edit").want(200, "Role edited", "/apikeys/roles/acme/billing",
 		`<del><span class="visually-hidden">removed </span><bdi>orders:list</bdi></del>`, `<ins><span class="visually-hidden">added </span><bdi>refunds:write</bdi></ins>`, "192.0.2.1").lacks("<bdi>orders:read</bdi>", ">Namespace made</span>")
 	p.get("/apikeys/audit?object=acme").want(200, ">Namespace made</span>").lacks(">Role edited</span>")
+	p.get("/apikeys/audit?namespace=other").want(200, ">Namespace made</span>", "/apikeys/namespaces/other").lacks("/apikeys/namespaces/acme", ">Role edited</span>")
+	now := time.Now()
+	for _, zone := range []string{"", "Pacific/Kiritimati", "Pacific/Pago_Pago"} {
+		at, err := time.LoadLocation(zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.get("/apikeys/audit?from="+begun.In(at).Format(time.DateOnly)+"&to="+now.In(at).Format(time.DateOnly)+"&zone="+zone).want(200, ">Role edited</span>")
+	}
+	p.get("/apikeys/audit?from="+now.In(time.FixedZone("", 14*3600)).AddDate(0, 0, 1).Format(time.DateOnly)+"&zone=Pacific/Kiritimati").want(200, "No change fits")
 	p.get("/apikeys/audit?actor=m_nobody").want(200, "No change fits")
 	p.get("/apikeys/audit?to=2020-01-01").want(200, "No change fits")
 	p.get("/apikeys/audit?from=2020-01-01&action=member.token").want(200, "Member given a token", "&lt;script&gt;").lacks("akm_")
@@ -400,12 +412,12 @@ func TestAudit(t *testing.T) {
 		roles(t, s, keystore.Role{Namespace: "acme", Name: keystore.NewID(), Permissions: permissions(t, "read")})
 	}
 	var older string
-	each(p.get("/apikeys/audit?action=role.create").want(200, "Older").Doc, func(n *html.Node) {
+	each(p.get("/apikeys/audit?action=role.create").want(200, "Next page").Doc, func(n *html.Node) {
 		if attr(n, "rel") == "next" {
 			older = attr(n, "href")
 		}
 	})
-	p.get(older).want(200, "billing", "Newest first").lacks("Older")
+	p.get(older).want(200, "billing", "First page").lacks("Next page")
 }
 
 func TestNodes(t *testing.T) {

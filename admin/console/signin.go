@@ -125,7 +125,7 @@ func signIn(v *visit) error {
 		f.wrong("token", problem)
 		return v.again("signin", "Sign in", signInPage{Next: v.next()}, f)
 	}
-	if wait := v.guesses.wait(v.Address, time.Now()); wait > 0 {
+	if wait := v.guesses.wait(v.Address, time.Now()); wait > 0 && !v.keys.MadeForMember(token) { // others may sit behind the same address
 		v.w.Header().Set("Retry-After", seconds(wait))
 		return again(http.StatusTooManyRequests, "There were too many wrong tokens from your address. Try again in "+seconds(wait)+" seconds.")
 	}

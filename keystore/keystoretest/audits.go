@@ -43,6 +43,15 @@ func testAudits(t *testing.T, s Store) {
 		{keystore.AuditFilter{Namespaces: []string{"b", "b"}}, "3"},
 		{keystore.AuditFilter{Namespaces: []string{"a", "b", "nowhere"}}, "4 3 2 1"},
 		{keystore.AuditFilter{Namespaces: []string{"*", `c"`}}, "8 7"},
+		{keystore.AuditFilter{Namespace: "b"}, "4 3 2"},
+		{keystore.AuditFilter{Namespace: "b", Object: "k1"}, "4 2"},
+		{keystore.AuditFilter{Namespace: "nowhere"}, ""},
+		{keystore.AuditFilter{Namespace: "b", Namespaces: []string{"b"}}, "3"},
+		{keystore.AuditFilter{Namespace: "b", Namespaces: []string{"a"}}, ""},
+		{keystore.AuditFilter{Namespace: "b", Namespaces: []string{}}, ""},
+		{keystore.AuditFilter{Object: "k1", Namespaces: []string{"a"}}, ""},
+		{keystore.AuditFilter{Object: "k1", Namespaces: []string{}}, ""},
+		{keystore.AuditFilter{Namespaces: many("a", "b")}, "4 3 2 1"},
 		{keystore.AuditFilter{Actor: "m_1"}, "8 3 2"},
 		{keystore.AuditFilter{Action: "key.mint"}, "3 2"},
 		{keystore.AuditFilter{Object: "k1"}, "4 2"},
@@ -116,4 +125,12 @@ func testAudits(t *testing.T, s Store) {
 	if err := db.AuditChain(ctx, 0, func(*keystore.AuditRow) error { n++; return enough }); err != enough || n != 1 {
 		t.Errorf("%d rows, error %v, after the first one was refused", n, err)
 	}
+}
+
+// many are some namespaces and more that do not exist than anyone lists at once.
+func many(namespaces ...string) []string {
+	for i := range 400 {
+		namespaces = append(namespaces, fmt.Sprint("nowhere", i))
+	}
+	return namespaces
 }

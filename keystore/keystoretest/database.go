@@ -60,6 +60,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Remembered", testRemembered},
 		{"Sessions", testSessions},
 		{"Filters", testFilters},
+		{"Orders", testOrders},
 		{"Text", testText},
 		{"Pages", testPages},
 		{"Count", testCount},

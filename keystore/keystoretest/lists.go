@@ -85,11 +85,9 @@ func testFilters(t *testing.T, s Store) {
 		}
 		// More namespaces than anyone lists at once must still do.
 		if len(row.filter.Namespaces) > 0 {
-			for i := range 400 {
-				row.filter.Namespaces = append(row.filter.Namespaces, fmt.Sprint("nowhere", i))
-				if row.filter.Visible != nil {
-					row.filter.Visible = append(row.filter.Visible, fmt.Sprint("nowhere", i))
-				}
+			row.filter.Namespaces = many(row.filter.Namespaces...)
+			if row.filter.Visible != nil {
+				row.filter.Visible = many(row.filter.Visible...)
 			}
 			if got := strings.Join(all(t, db, row.filter, 2), " "); got != row.want {
 				t.Errorf("with many namespaces: %q, want %q", got, row.want)
@@ -97,9 +95,88 @@ func testFilters(t *testing.T, s Store) {
 		}
 	}
 	_, _, err := db.Keys(ctx, keystore.KeyFilter{}, "not a cursor", 5)
+	isInvalid(t, "a bad cursor", err)
+}
+
+func isInvalid(t *testing.T, what string, err error) {
+	t.Helper()
 	if e, ok := errors.AsType[*keystore.Error](err); !ok || e.Kind != keystore.KindInvalid {
-		t.Errorf("a bad cursor: %v", err)
+		t.Errorf("%s: %v", what, err)
 	}
+}
+
+func testOrders(t *testing.T, s Store) {
+	db := ready(t, s)
+	used := make(map[string]time.Time)
+	// Each a second newer than the one before.
+	for i, row := range []struct {
+		id, name      string
+		expires, used int // minutes from the start; 0: never
+	}{
+		{"k0", "zebra", 5, 0},
+		{"k1", "Apple", 0, 9},
+		{"k2", "apple", 9, 3},
+		{"k3", "äpfel_2.0", 5, 3},
+		{"k4", "Zebra", 0, 0},
+		{"k5", "", 1, 4},
+	} {
+		k := plain(row.id)
+		k.Name, k.CreatedAt = row.name, start.Add(time.Duration(i)*time.Second)
+		if row.expires != 0 {
+			k.ExpiresAt = start.Add(time.Duration(row.expires) * time.Minute)
+		}
+		if row.used != 0 {
+			used[k.ID] = start.Add(time.Duration(row.used) * time.Minute)
+		}
+		k.Namespace = []string{"a", "b"}[i%2]
+		insert(t, db, k)
+	}
+	must(t, db.RecordUse(ctx, used))
+	for _, row := range []struct {
+		filter keystore.KeyFilter
+		want   string
+	}{
+		{keystore.KeyFilter{Sort: keystore.NewestFirst}, "k5 k4 k3 k2 k1 k0"},
+		{keystore.KeyFilter{Sort: "created_at"}, "k0 k1 k2 k3 k4 k5"},
+		{keystore.KeyFilter{Sort: "name"}, "k5 k1 k2 k0 k4 k3"},
+		{keystore.KeyFilter{Sort: "expires_at"}, "k5 k0 k3 k2 k1 k4"},
+		{keystore.KeyFilter{Sort: "last_used_at"}, "k0 k4 k2 k3 k5 k1"},
+		{keystore.KeyFilter{Sort: "name", Namespaces: []string{"a"}}, "k2 k0 k4"},
+		{keystore.KeyFilter{Sort: "name", Namespaces: []string{"a", "b"}}, "k5 k1 k2 k0 k4 k3"},
+		{keystore.KeyFilter{Sort: "created_at", Namespaces: []string{"a", "b"}, Text: "apple"}, "k1 k2"},
+		{keystore.KeyFilter{Sort: "expires_at", Text: "apple"}, "k2 k1"},
+		{keystore.KeyFilter{Sort: "last_used_at", Status: keystore.StatusRevoked}, ""},
+	} {
+		for _, limit := range []int{1, 2, 100} {
+			if got := strings.Join(all(t, db, row.filter, limit), " "); got != row.want {
+				t.Errorf("%+v in pages of %d: %q, want %q", row.filter, limit, got, row.want)
+			}
+			down := row.filter
+			if down.Sort == keystore.NewestFirst {
+				down.Sort = "created_at"
+			}
+			down.Sort = "-" + down.Sort
+			want := strings.Fields(row.want)
+			if row.filter.Sort != keystore.NewestFirst {
+				slices.Reverse(want)
+			}
+			if got := all(t, db, down, limit); !slices.Equal(got, want) {
+				t.Errorf("%+v in pages of %d: %q, want %q", down, limit, got, want)
+			}
+		}
+	}
+	for _, sort := range []keystore.KeySort{"-", "owner", "name ", "--name"} {
+		_, _, err := db.Keys(ctx, keystore.KeyFilter{Sort: sort}, "", 5)
+		isInvalid(t, fmt.Sprintf("the order %q", sort), err)
+	}
+	_, next, err := db.Keys(ctx, keystore.KeyFilter{Sort: "expires_at"}, "", 1)
+	must(t, err)
+	for _, sort := range []keystore.KeySort{"", "name", "last_used_at"} {
+		_, _, err := db.Keys(ctx, keystore.KeyFilter{Sort: sort}, next, 1)
+		isInvalid(t, fmt.Sprintf("a cursor of another order with %q", sort), err)
+	}
+	_, _, err = db.Keys(ctx, keystore.KeyFilter{Sort: "name"}, "name.?_k1", 1)
+	isInvalid(t, "a bad cursor of names", err)
 }
 
 // all goes through the pages of a list.

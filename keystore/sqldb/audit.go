@@ -2,7 +2,6 @@ package sqldb
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -33,16 +32,14 @@ func (t *tx) LastAudit() (*keystore.AuditRow, error) {
 
 // Audits implements [keystore.Database].
 func (d *DB) Audits(ctx context.Context, f keystore.AuditFilter, cursor string, limit int) ([]keystore.AuditRow, string, error) {
-	where, args := []string{d.current}, []any{}
-	add := func(condition string, value any) {
-		where, args = append(where, condition), append(args, value)
-	}
+	where := clause{sql: d.current}
+	add := func(condition string, value any) { where = where.and(clause{condition, []any{value}}) }
 	if cursor != "" {
 		before, err := strconv.ParseInt(cursor, 10, 64)
 		if err != nil {
 			return nil, "", badCursor()
 		}
-		add("seq < ?", before)
+		add("a.seq < ?", before)
 	}
 	if f.Namespaces != nil {
 		array, err := d.array(f.Namespaces)
@@ -53,17 +50,26 @@ func (d *DB) Audits(ctx context.Context, f keystore.AuditFilter, cursor string, 
 	}
 	for _, is := range []struct{ column, value string }{{"actor", f.Actor}, {"action", f.Action}, {"object", f.Object}} {
 		if is.value != "" {
-			add(is.column+" = ?", is.value)
+			add("a."+is.column+" = ?", is.value)
 		}
 	}
 	if !f.From.IsZero() {
-		add("at >= ?", f.From.UnixMicro())
+		add("a.at >= ?", f.From.UnixMicro())
 	}
 	if !f.To.IsZero() {
-		add("at < ?", f.To.UnixMicro())
+		add("a.at < ?", f.To.UnixMicro())
 	}
-	read := func(query string, args ...any) (*sql.Rows, error) { return d.query(ctx, d.readers, query, args...) }
-	rows, err := list(read, scanAudit, "SELECT "+auditColumns+" FROM audit WHERE "+strings.Join(where, " AND ")+" ORDER BY seq DESC LIMIT ?", append(args, limit+1)...)
+	parts := auditParts(f)
+	if len(parts) == 0 {
+		return nil, "", nil
+	}
+	pages, args := make([]string, len(parts)), []any(nil)
+	for i, p := range parts {
+		pages[i] = "SELECT seq FROM (SELECT a.seq FROM audit a" + p.sql + " AND " + where.sql + " ORDER BY a.seq DESC LIMIT ?) AS part"
+		args = append(append(append(args, p.args...), where.args...), limit+1)
+	}
+	rows, err := list(d.read(ctx), scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq IN (SELECT seq FROM ("+strings.Join(pages, " UNION ")+" ORDER BY 1 DESC LIMIT ?) AS page) ORDER BY seq DESC",
+		append(args, limit+1)...)
 	if err != nil {
 		return nil, "", d.fail(ctx, readingAudit, err)
 	}
@@ -71,6 +77,21 @@ func (d *DB) Audits(ctx context.Context, f keystore.AuditFilter, cursor string, 
 		return rows, "", nil
 	}
 	return rows[:limit], strconv.FormatInt(rows[limit-1].Seq, 10), nil
+}
+
+// auditParts are of the log: those rows that touch the namespaces in question, when these are few and nothing else says better where to look.
+func auditParts(f keystore.AuditFilter) (parts []clause) {
+	namespaces := f.Namespaces
+	if f.Namespace != "" {
+		namespaces = []string{f.Namespace}
+	}
+	if namespaces == nil || f.Namespace == "" && (f.Object != "" || len(namespaces) > maxUnion) {
+		return []clause{{sql: " WHERE 1 = 1"}}
+	}
+	for _, ns := range namespaces {
+		parts = append(parts, clause{" JOIN touched t ON t.seq = a.seq WHERE t.namespace = ?", []any{ns}})
+	}
+	return parts
 }
 
 // AuditChain implements [keystore.Database].

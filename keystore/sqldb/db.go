@@ -32,7 +32,7 @@ type dialect struct {
 	begin         string // query: takes the lock of all who write, and returns the time; empty: BEGIN takes it
 	prepares      bool   // statements that come again and again have to be prepared by hand
 	contains      string // condition, with a place for an expression: that it contains a text, whatever the ASCII case
-	touchesOnly   string // condition on the audit log: the row's namespaces are among those in a JSON array, and there are some
+	touchesOnly   string // condition on a row a of the audit log: its namespaces are among those in a JSON array, and there are some
 	among         string // the end of a condition: is one of the texts in a JSON array
 	amongHex      string // the same for bytes, which the array has in hexadecimal
 	analyze       string // statement: has the database look at the size of its tables, and make new plans; empty: it need not be told
@@ -172,6 +172,11 @@ func (d *DB) query(ctx context.Context, pool *sql.DB, query string, args ...any)
 		return err
 	})
 	return rows, err
+}
+
+// read is query on the readers.
+func (d *DB) read(ctx context.Context) querier {
+	return func(query string, args ...any) (*sql.Rows, error) { return d.query(ctx, d.readers, query, args...) }
 }
 
 // exec runs a statement that is a transaction of its own, takes no revision, and may as well run twice.

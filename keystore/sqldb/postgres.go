@@ -37,8 +37,8 @@ var postgresDialect = dialect{
 	current:     "on_primary()",
 	begin:       fmt.Sprintf("SELECT begin_change('%d', '%d')", lockWait.Milliseconds(), maxIdle.Milliseconds()),
 	contains:    `strpos(lower(%s COLLATE "C"), lower(CAST(? AS text) COLLATE "C")) > 0`, // "C" knows ASCII only, as it should
-	touchesOnly: `CASE WHEN json_typeof(namespaces) = 'array' THEN json_array_length(namespaces) > 0 AND NOT EXISTS (
-		SELECT 1 FROM json_array_elements_text(namespaces) n WHERE n.value <> ALL (ARRAY(SELECT json_array_elements_text(CAST(? AS json))))) END`,
+	touchesOnly: `CASE WHEN json_typeof(a.namespaces) = 'array' THEN json_array_length(a.namespaces) > 0 AND NOT EXISTS (
+		SELECT 1 FROM json_array_elements_text(a.namespaces) n WHERE n.value <> ALL (ARRAY(SELECT json_array_elements_text(CAST(? AS json))))) END`,
 	// As arrays, so that the index is used whatever PostgreSQL takes the length of the list for.
 	among:    "= ANY (ARRAY(SELECT json_array_elements_text(CAST(? AS json))))",
 	amongHex: "= ANY (ARRAY(SELECT decode(value, 'hex') FROM json_array_elements_text(CAST(? AS json))))",

@@ -31,7 +31,7 @@ var sqliteDialect = dialect{
 	current:     "1 = 1",
 	prepares:    true,
 	contains:    "instr(lower(%s), lower(?)) > 0", // its lower() knows ASCII only, as it should
-	touchesOnly: `json_array_length(namespaces) > 0 AND NOT EXISTS (SELECT 1 FROM json_each(namespaces) n
+	touchesOnly: `json_array_length(a.namespaces) > 0 AND NOT EXISTS (SELECT 1 FROM json_each(a.namespaces) n
 		WHERE n.value NOT IN (SELECT value FROM json_each(?)))`,
 	among:     "IN (SELECT value FROM json_each(?))",
 	amongHex:  "IN (SELECT unhex(value) FROM json_each(?))",

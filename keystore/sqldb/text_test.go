@@ -4,6 +4,7 @@ package sqldb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"testing"
@@ -54,6 +55,7 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 			for _, f := range []keystore.KeyFilter{
 				{}, {Namespaces: []string{"a"}}, {Namespaces: []string{"a", "b"}}, {Visible: []string{"b", "c"}, OrOwner: "m"},
 				{Visible: []string{"c"}, OrOwner: "m", Namespaces: []string{"a", "c"}}, {Owner: "m"}, {Visible: []string{}},
+				{Sort: "created_at"}, {Sort: "created_at", Namespaces: []string{"a", "b"}},
 			} {
 				for _, text := range []string{"key", "7", "key 1", "39 of", "nothing"} {
 					f.Text = text
@@ -68,6 +70,22 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 					if f.Namespaces == nil && f.Visible == nil && text == "nothing" && pages != 40/3+1 {
 						t.Errorf("%+v: looked through 40 keys in %d pages, 3 a page", f, pages)
 					}
+				}
+			}
+			d.lookedThrough = 8
+			for f, fits := range map[*keystore.KeyFilter]bool{
+				{Namespaces: []string{"b"}}:                  true,  // 8
+				{Namespaces: []string{"b", "c"}, Owner: "m"}: true,  // 8
+				{Namespaces: []string{"b", "c"}}:             false, // 16
+				{Namespaces: []string{"a"}, Text: "nothing"}: false, // 24, in which nobody looks
+				{Namespaces: []string{"b"}, Text: "nothing"}: false, // 8: whether there are more is not known
+				{Status: keystore.StatusRevoked}:             true,
+			} {
+				f.Sort = "name"
+				_, _, err := d.Keys(ctx, *f, "", 2)
+				e, refused := errors.AsType[*keystore.Error](err)
+				if fits && err != nil || !fits && (!refused || len(e.Fields) != 1 || e.Fields[0].Field != "sort") {
+					t.Errorf("%+v sorted, at most 8: %v", f, err)
 				}
 			}
 		})

@@ -31,7 +31,7 @@ func TestManyKeys(t *testing.T) {
 	names := regexp.MustCompile(`Key \d{5}`)
 	for number := range 4 { // all made at once, so in no order that we know
 		if number > 0 {
-			page.Click("Older")
+			page.Click("Next page")
 		}
 		list := names.FindAllString(page.Text(), -1)
 		for _, name := range list {
@@ -46,11 +46,11 @@ func TestManyKeys(t *testing.T) {
 	}
 	address := page.Address()
 	page.Back()
-	page.Click("Older")
+	page.Click("Next page")
 	if page.Address() != address {
 		t.Errorf("the way back and on leads to %s, not to %s", page.Address(), address)
 	}
-	page.Click("Newest first")
+	page.Click("First page")
 	if first := names.FindString(page.Text()); seen[first] != 0 {
 		t.Errorf("the first page begins with %s, which was on page %d", first, seen[first])
 	}
@@ -58,7 +58,7 @@ func TestManyKeys(t *testing.T) {
 	page.Fill("Search", "Key 00007")
 	page.Submit("Search")
 	for strings.Contains(page.Text(), "Nothing among these") { // a page of a search has looked through some thousands
-		page.Click("Older")
+		page.Click("Next page")
 	}
 	page.Sees("Key 00007")
 	if list := names.FindAllString(page.Text(), -1); len(list) != 1 {

@@ -24,6 +24,11 @@ document.addEventListener("DOMContentLoaded", () => {
 	reading.disconnect();
 	showTimes();
 
+	// Days and times are typed in the viewer's zone as well.
+	const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+	for (const z of document.querySelectorAll("input[name=zone]")) z.value = zone;
+	for (const z of document.querySelectorAll(".zone")) z.textContent = `(${zone})`;
+
 	// A choice that takes effect at once.
 	for (const s of document.querySelectorAll("[data-autosubmit]")) {
 		s.addEventListener("change", () => s.form.requestSubmit());

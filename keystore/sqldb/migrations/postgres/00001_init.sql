@@ -78,7 +78,7 @@ CREATE UNIQUE INDEX members_login ON members (login) WHERE login <> '';
 CREATE TABLE keys (
     id            TEXT     COLLATE "C" PRIMARY KEY,
     prefix        TEXT     NOT NULL,
-    name          TEXT     NOT NULL,
+    name          TEXT     COLLATE "C" NOT NULL,
     namespace     TEXT     COLLATE "C" NOT NULL,
     grants        JSON     NOT NULL, -- [{"namespace","permissions","roles","connected"}]
     owner         TEXT     COLLATE "C" NOT NULL,
@@ -158,14 +158,24 @@ CREATE TABLE nodes (
 CREATE TABLE audit (
     seq        BIGINT PRIMARY KEY,
     at         BIGINT NOT NULL,
-    actor      TEXT   NOT NULL,
+    actor      TEXT   COLLATE "C" NOT NULL,
     source     TEXT   NOT NULL,
-    action     TEXT   NOT NULL,
-    object     TEXT   NOT NULL,
+    action     TEXT   COLLATE "C" NOT NULL,
+    object     TEXT   COLLATE "C" NOT NULL,
     namespaces JSON   NOT NULL,
     before     TEXT   NOT NULL,
     after      TEXT   NOT NULL,
     hash       BYTEA  NOT NULL
+);
+CREATE INDEX audit_object ON audit (object, seq);
+CREATE INDEX audit_actor  ON audit (actor, seq);
+CREATE INDEX audit_action ON audit (action, seq);
+
+-- The namespaces that a row of the audit log touches, kept by a trigger.
+CREATE TABLE touched (
+    namespace TEXT   COLLATE "C" NOT NULL,
+    seq       BIGINT NOT NULL,
+    PRIMARY KEY (namespace, seq)
 );
 
 CREATE TABLE remembered (
@@ -347,6 +357,17 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
+-- +goose StatementBegin
+-- A hand may have written what is no array: nobody can be shown such a row by its namespaces.
+CREATE FUNCTION keep_touched() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO touched (namespace, seq)
+        SELECT DISTINCT n.value, c.seq FROM changed c, json_array_elements_text(CASE WHEN json_typeof(c.namespaces) = 'array' THEN c.namespaces ELSE '[]' END) n
+        WHERE n.value IS NOT NULL;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
 CREATE TRIGGER keys_lock   BEFORE INSERT OR UPDATE OR DELETE ON keys FOR EACH STATEMENT EXECUTE FUNCTION lock_head();
 CREATE TRIGGER keys_insert AFTER INSERT ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_new_keys();
 CREATE TRIGGER keys_update AFTER UPDATE ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_keys();
@@ -390,5 +411,6 @@ CREATE TRIGGER members_delete AFTER DELETE ON members REFERENCING OLD TABLE AS c
 CREATE TRIGGER members_truncate BEFORE TRUNCATE ON members FOR EACH STATEMENT
     EXECUTE FUNCTION refuse('no node would be told: use DELETE');
 
+CREATE TRIGGER audit_touched AFTER INSERT ON audit REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION keep_touched();
 CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit FOR EACH STATEMENT
     EXECUTE FUNCTION refuse('the audit log is append-only');

@@ -170,6 +170,16 @@ CREATE TABLE audit (
     after      TEXT    NOT NULL,
     hash       BLOB    NOT NULL
 ) STRICT;
+CREATE INDEX audit_object ON audit (object, seq);
+CREATE INDEX audit_actor  ON audit (actor, seq);
+CREATE INDEX audit_action ON audit (action, seq);
+
+-- The namespaces that a row of the audit log touches, kept by a trigger.
+CREATE TABLE touched (
+    namespace TEXT    NOT NULL,
+    seq       INTEGER NOT NULL,
+    PRIMARY KEY (namespace, seq)
+) WITHOUT ROWID, STRICT;
 
 CREATE TABLE remembered (
     caller TEXT    NOT NULL,
@@ -388,6 +398,12 @@ END;
 CREATE TRIGGER members_delete AFTER DELETE ON members BEGIN
     UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER audit_touched AFTER INSERT ON audit BEGIN
+    INSERT INTO touched (namespace, seq) SELECT DISTINCT n.value, NEW.seq FROM json_each(NEW.namespaces) n WHERE n.value IS NOT NULL;
 END;
 -- +goose StatementEnd
 

@@ -1,0 +1,129 @@
+package sqldb
+
+import (
+	"encoding/base64"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// An order of pages: by place, then by id.
+type order struct {
+	place   string                  // expression for that of a key k, last used as u says
+	given   string                  // expression for the place that a value in a cursor, its ?, stands for
+	value   func(*keystore.Key) any // an int64 or a string
+	name    string                  // in cursors; empty: none
+	down    bool
+	indexed bool
+}
+
+var byCreation = order{place: "k.created_at", given: "?", value: func(k *keystore.Key) any { return k.CreatedAt.UnixMicro() }, indexed: true}
+
+// orders go up. A key that never expires comes after all others, one that was never used before them.
+var orders = map[string]order{
+	"":           byCreation,
+	"created_at": byCreation,
+	"name":       {name: "name", place: "lower(k.name)", given: "lower(CAST(? AS text))", value: func(k *keystore.Key) any { return k.Name }},
+	"expires_at": {name: "expires_at", place: "coalesce(k.expires_at, " + strconv.Itoa(math.MaxInt64) + ")", given: "?", value: func(k *keystore.Key) any {
+		if k.ExpiresAt.IsZero() {
+			return int64(math.MaxInt64)
+		}
+		return k.ExpiresAt.UnixMicro()
+	}},
+	"last_used_at": {name: "last_used_at", place: "coalesce(u.used_at, -1)", given: "?", value: func(k *keystore.Key) any {
+		if k.LastUsedAt.IsZero() {
+			return int64(-1)
+		}
+		return k.LastUsedAt.UnixMicro()
+	}},
+}
+
+func orderOf(s keystore.KeySort) (order, error) {
+	word, down := strings.CutPrefix(string(s), "-")
+	o, ok := orders[word]
+	if !ok || string(s) == "-" {
+		return o, invalid("sort", "there is no order of this name")
+	}
+	o.down = down || s == keystore.NewestFirst
+	return o, nil
+}
+
+// by is the end of a query that has this order.
+func (o *order) by(place, id string) string {
+	direction := ""
+	if o.down {
+		direction = " DESC"
+	}
+	return " ORDER BY " + place + direction + ", " + id + direction
+}
+
+// cursor is the place of a key.
+func (o *order) cursor(k *keystore.Key) string {
+	var value string
+	switch v := o.value(k).(type) {
+	case int64:
+		value = strconv.FormatInt(v, 10)
+	case string:
+		value = base64.RawStdEncoding.EncodeToString([]byte(v))
+	}
+	if o.name != "" {
+		value = o.name + "." + value
+	}
+	return value + "_" + k.ID
+}
+
+// after is the condition that a key stands after a cursor.
+func (o *order) after(cursor string) (clause, error) {
+	if o.down {
+		return o.beside("<", cursor)
+	}
+	return o.beside(">", cursor)
+}
+
+// upTo is the condition that a key stands before a cursor, or there.
+func (o *order) upTo(cursor string) (clause, error) {
+	if o.down {
+		return o.beside(">=", cursor)
+	}
+	return o.beside("<=", cursor)
+}
+
+func (o *order) beside(relation, cursor string) (clause, error) {
+	if o.name != "" {
+		rest, ok := strings.CutPrefix(cursor, o.name+".")
+		if !ok {
+			return clause{}, badCursor()
+		}
+		cursor = rest
+	}
+	word, id, _ := strings.Cut(cursor, "_")
+	var value any
+	var err error
+	switch o.value(new(keystore.Key)).(type) {
+	case int64:
+		value, err = strconv.ParseInt(word, 10, 64)
+	case string:
+		var b []byte
+		b, err = base64.RawStdEncoding.DecodeString(word)
+		value = string(b)
+	}
+	if err != nil || id == "" {
+		return clause{}, badCursor()
+	}
+	return clause{"(" + o.place + ", k.id) " + relation + " (" + o.given + ", ?)", []any{value, id}}, nil
+}
+
+// union is of the places and ids in each part that fit. Each part has the order and a page of its own: PostgreSQL would read them whole.
+func (o *order) union(parts []clause, where clause, page string, bound int) clause {
+	var all clause
+	pages := make([]string, len(parts))
+	for i, p := range parts {
+		p = where.and(p)
+		pages[i] = "SELECT place, id FROM (SELECT " + o.place + " AS place, k.id FROM keys k WHERE " + p.sql + o.by("1", "2") + page + ") AS part"
+		all.args = append(append(all.args, p.args...), bound)
+	}
+	all.sql = strings.Join(pages, " UNION ")
+	return all
+}
