@@ -48,11 +48,15 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 	limit := fmt.Sprintf("local_cache %d", manyKeys*3/2+10_000) // shared out among the cache's shards, not all of which get as many
 	if postgres {
 		upstream := startUpstream(b)
-		f = startFleetOf(b, gate.FleetConfig{NoCache: true, Each: func(_ int, _ string, c *gate.Config) { node(upstream, c.APIKeys+limit, c) }})
+		f = startFleetOf(b, gate.FleetConfig{NoCache: true, Each: func(_ int, _ string, c *gate.Config) {
+			node(upstream, c.APIKeys+limit, c)
+			c.Caddyfile += consoleSite
+		}})
 		g = f.Nodes[0]
 	} else {
 		var c gate.Config
 		node(startUpstream(b), limit, &c)
+		c.Caddyfile += consoleSite
 		g = gate.Start(b, c)
 	}
 	m := manage(g)
@@ -150,22 +154,16 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 	for _, filter := range []string{
 		"", "namespace=default", "namespace=ns7", "namespace=nowhere", "status=active", "status=inactive", "status=revoked", "status=expired",
 		"namespace=default&status=inactive", "namespace=ns7&status=revoked", "namespace=default&status=expired", "owner=root", "owner=nobody", "owner=root&status=inactive",
-		"created_by=root", "role=nobody", "q=number+77", "namespace=ns7&q=nowhere", "q=nowhere",
+		"created_by=root", "role=nobody", "sort=created_at", "namespace=ns7&sort=name", "namespace=ns7&sort=expires_at", "q=number+77", "namespace=ns7&q=nowhere", "q=nowhere",
 	} {
-		var times []time.Duration
-		page := ""
-		for len(times) < lists && (len(times) == 0 || times[0] < time.Second) {
-			begin := time.Now()
-			page = m.page(b, filter)
-			times = append(times, time.Since(begin))
-		}
-		slices.Sort(times)
+		times, page := timed(func() string { return m.page(b, filter) })
 		name := "none"
 		if filter != "" {
 			name = "`" + filter + "`"
 		}
 		fmt.Fprintf(&t, "| %s | %s | %v | %v |\n", name, page, tens(quantile(times, 0.5)), tens(times[len(times)-1]))
 	}
+	t.WriteString(benchmarkConsole(b, g, m))
 	report.section("What they cost", t.String())
 	b.ReportMetric(0, "ns/op")
 }

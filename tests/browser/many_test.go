@@ -17,6 +17,7 @@ func TestManyKeys(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
 	_, token := member(t, g, "ada", everywhere)
+	g.Namespace(t, "few", gate.JSON{})
 	var lines strings.Builder
 	for i := range 20_000 {
 		digest := sha256.Sum256(fmt.Appendf(nil, "key %d", i))
@@ -54,6 +55,37 @@ func TestManyKeys(t *testing.T) {
 	if first := names.FindString(page.Text()); seen[first] != 0 {
 		t.Errorf("the first page begins with %s, which was on page %d", first, seen[first])
 	}
+
+	page.Click("Name") // the head of the column
+	page.Sees("These keys cannot be sorted like that")
+	page.Click("Created") // which they can be sorted by
+	if address := page.Address(); !strings.HasSuffix(address, "sort=created_at") {
+		t.Errorf("the oldest keys are at %s", address)
+	}
+	for i, name := range []string{"b", "C", "a"} {
+		g.Mint(t, gate.JSON{"name": "Sorted " + name, "namespace": "few", "access": "read_only", "expires_at": fmt.Sprintf("2040-01-0%dT00:00:00Z", i+1)})
+	}
+	sorted := regexp.MustCompile(`Sorted (\w)`)
+	order := func() (names string) {
+		for _, match := range sorted.FindAllStringSubmatch(page.Text(), -1) {
+			names += match[1]
+		}
+		return names
+	}
+	page.Open("/apikeys/keys?namespace=few")
+	for _, step := range []struct{ head, want string }{{"Name", "abC"}, {"Name", "Cba"}, {"Expires", "bCa"}, {"Expires", "aCb"}, {"Created", "aCb"}, {"Created", "bCa"}} {
+		page.Click(step.head)
+		if got := order(); got != step.want {
+			t.Errorf("after a click on %s: %s, want %s", step.head, got, step.want)
+		}
+	}
+	page.Show(chromium.Look{Width: 360})
+	page.Choose("Sort by", "Name, A to Z", "Filter")
+	if got := order(); got != "abC" {
+		t.Errorf("sorted in a small window: %s", got)
+	}
+	page.Show(chromium.Look{})
+	page.Open("/apikeys/keys")
 
 	page.Fill("Search", "Key 00007")
 	page.Submit("Search")

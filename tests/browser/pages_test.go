@@ -30,7 +30,7 @@ func TestPages(t *testing.T) {
 	g.Revoke(t, revoked.ID)
 	sleeping := g.Mint(t, gate.JSON{"name": "Asleep", "access": "read_write", "active": false})
 
-	look(t, chromium.New(t, g.URL, chromium.Look{}), "sign-in", "/apikeys/sign-in")
+	look(t, chromium.New(t, g.URL, chromium.Look{}), looks, "sign-in", "/apikeys/sign-in")
 	type place struct{ name, path string }
 	places := []place{
 		{"not-found", "/apikeys/nothing/here"},
@@ -62,10 +62,25 @@ func TestPages(t *testing.T) {
 			t.Parallel()
 			page := signedIn(t, g, token, chromium.Look{})
 			for _, p := range part {
-				look(t, page, p.name, p.path)
+				look(t, page, looks, p.name, p.path)
 			}
 		})
 	}
+	t.Run("forms about one", func(t *testing.T) { // are made of the same parts
+		t.Parallel()
+		page := signedIn(t, g, token, chromium.Look{})
+		for _, p := range []place{
+			{"role-edit", "/apikeys/roles/acme/billing/edit"},
+			{"role-delete", "/apikeys/roles/acme/billing/delete"},
+			{"namespace-edit", "/apikeys/namespaces/acme-uk/edit"},
+			{"namespace-delete", "/apikeys/namespaces/acme-uk/delete"},
+			{"member-edit", "/apikeys/members/" + ada + "/edit"},
+			{"member-token", "/apikeys/members/" + ada + "/token"},
+			{"member-delete", "/apikeys/members/" + ada + "/delete"},
+		} {
+			look(t, page, []chromium.Look{{Width: 360}, {Width: 1440}, {Width: 1440, Dark: true}}, p.name, p.path)
+		}
+	})
 
 	page := signedIn(t, g, token, chromium.Look{})
 	page.Open("/apikeys/keys/new?namespace=acme")
@@ -81,8 +96,8 @@ func TestPages(t *testing.T) {
 	shown(t, page, "token")
 }
 
-// look goes through all that is checked on each page.
-func look(t *testing.T, page *chromium.Page, name, path string) {
+// look goes through all that is checked on each page. A dark look comes after the light one of the same width.
+func look(t *testing.T, page *chromium.Page, looks []chromium.Look, name, path string) {
 	t.Helper()
 	for _, l := range looks {
 		page.Show(l)
@@ -148,4 +163,36 @@ func TestHostileNames(t *testing.T) {
 		}
 	}
 	page.Picture("hostile-revoke")
+}
+
+// TestZone: times are shown, and typed, in the zone where the viewer is; without script in UTC, and the page says so.
+func TestZone(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: site})
+	_, token := member(t, g, "ada", everywhere)
+	for _, look := range []struct {
+		chromium.Look
+		zone, shown string
+	}{
+		{chromium.Look{Zone: "Asia/Kolkata"}, "(Asia/Kolkata)", "2037-01-31 17:30"},
+		{chromium.Look{Zone: "America/St_Johns"}, "(America/St_Johns)", "2037-01-31 17:30"},
+		{chromium.Look{Zone: "Asia/Kolkata", NoScript: true}, "(UTC)", "2037-01-31 17:30 UTC"},
+	} {
+		page := signedIn(t, g, token, look.Look)
+		page.Open("/apikeys/keys/new")
+		page.Fill("Name", "Until then")
+		page.Click("On a day of your choice")
+		page.Fill("Day", "2037-01-31")
+		page.Fill("Time "+look.zone, "17:30")
+		page.Click("Make key")
+		page.Sees("It will not be shown again")
+		page.Open("/apikeys/keys")
+		page.Click("Until then")
+		page.Sees(look.shown)
+		page.Open("/apikeys/audit")
+		page.Sees("From " + look.zone)
+		key := g.Call(t, "GET", "/keys?limit=1", nil).JSON()["items"].([]any)[0].(gate.JSON)
+		g.Revoke(t, key["id"].(string))
+		g.Call(t, "DELETE", "/keys/"+key["id"].(string), nil)
+	}
 }
