@@ -39,6 +39,7 @@ type dialect struct {
 	anew          []any  // arguments before the others, so that a query is planned for the tables as they are now
 	addMany       string // statement: what is added to secrets until addedMany is one change; empty: the database sees for itself that it is many
 	addedMany     string // statement
+	manyEnds      string // statement, on the connection: the transaction that has added many is over
 	unforced      string // the end of a condition on one row: the commit is answered before it is on the disk; empty: there is no such thing
 	recordUse     string // statement: takes last uses as a JSON object, id to microseconds
 

@@ -142,6 +142,7 @@ func secretValues(k *keystore.Key, s keystore.Secret) []any {
 func (t *tx) insertSecrets(rows [][]any) error {
 	many := t.db.addMany != "" && len(rows) > manySecrets
 	if many {
+		t.many = true
 		if _, err := t.exec(t.db.addMany); err != nil {
 			return err
 		}

@@ -21,6 +21,10 @@ const (
 	writeWait = 30 * time.Second
 	// readers is how many look-ups and lists run at the same time.
 	readers = 8
+
+	// Sizes of the page cache of changes, in KiB, which it has when there is so much to keep: always, and while many keys are added.
+	writerCache = "-16000"
+	importCache = "-262144"
 )
 
 var sqliteDialect = dialect{
@@ -33,10 +37,12 @@ var sqliteDialect = dialect{
 	contains:    "instr(lower(%s), lower(?)) > 0", // its lower() knows ASCII only, as it should
 	touchesOnly: `json_array_length(a.namespaces) > 0 AND NOT EXISTS (SELECT 1 FROM json_each(a.namespaces) n
 		WHERE n.value NOT IN (SELECT value FROM json_each(?)))`,
-	among:     "IN (SELECT value FROM json_each(?))",
-	amongHex:  "IN (SELECT unhex(value) FROM json_each(?))",
-	addMany:   "INSERT INTO adding (one) VALUES (1)",
+	among:    "IN (SELECT value FROM json_each(?))",
+	amongHex: "IN (SELECT unhex(value) FROM json_each(?))",
+	// Keys of random order reach all of their indexes' pages: with no room for these, each would be written and read again with every batch.
+	addMany:   "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
 	addedMany: "DELETE FROM adding",
+	manyEnds:  "PRAGMA cache_size = " + writerCache,
 	recordUse: `INSERT INTO last_uses (key_id, used_at)
 		SELECT k.id, u.value FROM json_each(?) u JOIN keys k ON k.id = u.key WHERE true
 		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at`,
@@ -62,7 +68,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 		d.locks.base = path
 	}
 	// The writer asks for the lock at BEGIN and waits in Go, where the context counts.
-	d.writer = openSQLite(path, 1, "busy_timeout(0)", "synchronous(FULL)", "journal_size_limit(67108864)", "cache_size(-16000)")
+	d.writer = openSQLite(path, 1, "busy_timeout(0)", "synchronous(FULL)", "journal_size_limit(67108864)", "cache_size("+writerCache+")")
 	d.readers = openSQLite(path, readers, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
 	d.lease = openSQLite(path, 2, "busy_timeout(1000)", "query_only(1)")
 	d.beats, d.uses = d.writer, d.writer

@@ -18,6 +18,7 @@ type tx struct {
 	now    time.Time
 	stmts  map[string]*sql.Stmt // of a database that does not keep them itself: an import runs the same few thousands of times
 	copied int                  // rows
+	many   bool                 // rows were added as many
 	failed error                // of the database: nothing may be committed any more
 
 	policyChanged bool // by this transaction
@@ -29,6 +30,9 @@ func (t *tx) close() {
 		s.Close()
 	}
 	_ = t.sql.Rollback() // after a commit this does nothing, and the error that counts is the one before
+	if t.many {
+		_, _ = t.conn.ExecContext(context.WithoutCancel(t.ctx), t.db.manyEnds) // a connection that is broken is given up as it is
+	}
 	t.conn.Close()
 }
 
