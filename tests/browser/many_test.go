@@ -89,9 +89,6 @@ func TestManyKeys(t *testing.T) {
 
 	page.Fill("Search", "Key 00007")
 	page.Submit("Search")
-	for strings.Contains(page.Text(), "Nothing among these") { // a page of a search has looked through some thousands
-		page.Click("Next page")
-	}
 	page.Sees("Key 00007")
 	if list := names.FindAllString(page.Text(), -1); len(list) != 1 {
 		t.Errorf("a search for one name finds %v", list)
