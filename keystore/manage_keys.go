@@ -124,11 +124,6 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 	if err := p.err(); err != nil {
 		return nil, err
 	}
-	if key.Owner != by.owner {
-		if err := by.actsFor(key.Owner); err != nil {
-			return nil, err
-		}
-	}
 	if err := by.handOver(key); err != nil {
 		return nil, err
 	}
@@ -136,8 +131,13 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 	return key, nil
 }
 
-// handOver checks that a token may give its holder all that a key has, whose owner the caller acts for.
+// handOver checks that the caller may have a token of a key: it acts for the key's owner, and may give all that the key has.
 func (a authority) handOver(k *Key) error {
+	if k.Owner != a.owner {
+		if err := a.actsFor(k.Owner); err != nil {
+			return err
+		}
+	}
 	if err := a.give(nil, k.Grants); err != nil {
 		return err
 	}

@@ -120,11 +120,6 @@ func (k *Keystore) RotateKey(ctx context.Context, c Caller, id string, grace tim
 		if err != nil {
 			return err
 		}
-		if before.Owner != by.owner {
-			if err := by.actsFor(before.Owner); err != nil {
-				return err
-			}
-		}
 		if err := by.handOver(before); err != nil {
 			return err
 		}

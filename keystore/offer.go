@@ -1,0 +1,37 @@
+package keystore
+
+// What follows, like [Keystore.MayIn], is for what people are offered, as this node knows policy now: each managing operation checks for itself.
+
+// MayGive returns whether a caller may give a permission in a namespace.
+func (k *Keystore) MayGive(c Caller, namespace string) func(Permission) bool {
+	var bounds []*Set
+	k.reading(c).all(namespace, false, func(s *Set) bool {
+		bounds = append(bounds, s)
+		return true
+	})
+	return func(p Permission) bool {
+		for _, s := range bounds {
+			if !s.Covers(p) {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+// MayRotate reports whether a caller may give a key another token.
+func (k *Keystore) MayRotate(c Caller, key *Key) bool {
+	by := k.reading(c)
+	return by.may(adminKeys, "update", key.Namespace) && by.handOver(key) == nil
+}
+
+// MayActFor reports whether a caller may act for a member: own keys for it, and give it a token.
+func (k *Keystore) MayActFor(c Caller, member string) bool {
+	return k.reading(c).actsFor(member) == nil
+}
+
+// MayMember reports whether a caller may do an operation on a member as a whole, grants that it may not see included.
+func (k *Keystore) MayMember(c Caller, operation, id string) bool {
+	_, err := memberTo(k.reading(c), operation, id, false, ChangeOptions{})
+	return err == nil
+}
