@@ -19,6 +19,7 @@ func forPeople(path string) bool {
 func (s *AdminSite) serveConsole(c *call) error {
 	// A proxy that may say so can have ended TLS before us.
 	who := console.Visitor{Secure: c.r.TLS != nil || c.request.trusted && c.r.Header.Get("X-Forwarded-Proto") == "https"}
+	who.Beside = c.request.noted // by an api_key of this site, which has let the path by as public
 	who.Address = cmp.Or(c.request.clientIP, peerAddress(c.r))
 	who.Session = console.SessionOf(c.r, who.Secure)
 	user := s.signedIn(c)

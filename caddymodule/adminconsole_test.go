@@ -87,6 +87,29 @@ func TestConsoleAddresses(t *testing.T) {
 	}
 }
 
+// TestConsoleExample: the call to try a new key with goes to this site only if the API is here.
+func TestConsoleExample(t *testing.T) {
+	g := newGate(t)
+	g.loadSite()
+	_, token := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
+	g.client.Jar, _ = cookiejar.New(nil)
+	g.signIn(token)
+	for _, test := range []struct {
+		want   string
+		before []object
+	}{
+		{"https://api.example.com/", nil},
+		{"http://site/", []object{{"handler": "api_key", "public": []string{"/apikeys/*"}}}},
+	} {
+		g.loadSite(test.before...)
+		form := url.Values{"name": {"CI"}, "access": {"read_only"}}.Encode()
+		status, answer := g.do("POST", "site", "/apikeys/keys/new", form, "Content-Type", "application/x-www-form-urlencoded", "Sec-Fetch-Site", "same-origin")
+		if status != 201 || !strings.Contains(answer, "&#34;"+test.want+"&#34;") {
+			t.Errorf("status %d, and no call to %s", status, test.want)
+		}
+	}
+}
+
 // TestConsoleCookie: by TLS, or a proxy that ended it, the cookie is for TLS alone.
 func TestConsoleCookie(t *testing.T) {
 	g := newGate(t)

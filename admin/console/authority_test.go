@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/net/html"
 
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -56,6 +57,7 @@ func TestKeyPermissions(t *testing.T) {
 			[]string{"admin", "developer", "!read", "!update", "!revoke", "!delete"}, nil},
 		{"edit", "/apikeys/keys/{id}", "/apikeys/keys/{id}/edit", append(version, "name", "forged", "access", "read_only", "active", "true"),
 			[]string{"admin", "developer", "!create", "!revoke", "!delete", "!roles"}, func(id string) bool { return s.key(t, id).Name == "forged" }},
+		{"rotate", "/apikeys/keys/{id}", "/apikeys/keys/{id}/rotate", append(version, "grace", "0s"), nil, nil}, // only root acts for root
 		{"inactivate", "/apikeys/keys/{id}", "/apikeys/keys/{id}/active", nil,
 			[]string{"admin", "developer", "!create", "!revoke", "!delete", "!roles"}, func(id string) bool { return !s.key(t, id).Active }},
 		{"revoke", "/apikeys/keys/{id}", "/apikeys/keys/{id}/revoke", []string{"confirm", "revoke"},
@@ -112,16 +114,19 @@ func TestKeyPermissions(t *testing.T) {
 		}
 	}
 
-	// Rotating takes to act for the owner, too; deleting a revoked key.
+	// Deleting takes a revoked key.
 	for who, p := range people {
-		owner := mint("of root")
-		p.post("/apikeys/keys/"+owner+"/rotate", "version", "1", "grace", "0s").lacks("It will not be shown again")
-		if _, _, err := s.keys.RevokeKey(ctx, root, owner, "", false, keystore.ChangeOptions{}); err != nil {
+		id := mint("of root")
+		if _, _, err := s.keys.RevokeKey(ctx, root, id, "", false, keystore.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		a := p.post("/apikeys/keys/" + owner + "/delete")
-		_, err := s.keys.FindKey(ctx, root, owner)
-		if may := slices.Contains([]string{"admin", "developer", "!create", "!read", "!update", "!revoke", "!roles"}, who); may != (err != nil) || may != (a.Status == 200) {
+		at := "/apikeys/keys/" + id
+		may := slices.Contains([]string{"admin", "developer", "!create", "!read", "!update", "!revoke", "!roles"}, who)
+		if a := p.get(at); a.Status == 200 && offers(a, at+"/delete") != may {
+			t.Errorf("delete to %s: offered %t", who, !may)
+		}
+		a := p.post(at + "/delete")
+		if _, err := s.keys.FindKey(ctx, root, id); may != (err != nil) || may != (a.Status == 200) {
 			t.Errorf("delete by %s: %d, and the key: %v", who, a.Status, err)
 		}
 	}
@@ -141,10 +146,40 @@ func TestKeyPermissions(t *testing.T) {
 	}
 }
 
-// TestExceeds: nobody gives more than it has, and the form says so with all that was typed.
+// TestExceeds: nobody is offered to give more than it has; whoever tries all the same is told so, with all that was typed.
 func TestExceeds(t *testing.T) {
 	s := open(t)
-	p := s.signedIn(t, "Small", "default=admin.keys:create,admin.keys:read,read")
+	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET", Path: "/orders"}})
+	roles(t, s, keystore.Role{Namespace: "default", Name: "reader", Permissions: permissions(t, "read")}, keystore.Role{Namespace: "default", Name: "writer", Permissions: permissions(t, "read", "write")})
+	p := s.signedIn(t, "Small", "default=admin.keys:create,admin.keys:read,admin.keys:update,admin.roles:read,admin.roles:create,read,refunds:*")
+	barred := func(path string) (list []string) {
+		each(p.get(path).want(200).Doc, func(n *html.Node) {
+			if has(n, "disabled") {
+				list = append(list, attr(n, "name")+" "+attr(n, "value"))
+			}
+		})
+		slices.Sort(list)
+		return slices.Compact(list)
+	}
+	both := func(list ...string) (names []string) {
+		for _, p := range list {
+			names = append(names, "new_roles[0].permissions "+p, "permissions "+p)
+		}
+		return names
+	}
+	want := append(both("*", "orders:*", "orders:search", "orders:write"), "access read_write", "roles client-admin", "roles developer", "roles viewer", "roles writer")
+	slices.Sort(want)
+	if got := barred("/apikeys/keys/new"); !slices.Equal(got, want) {
+		t.Errorf("barred on a new key: %q, want %q", got, want)
+	}
+	k, _, err := s.keys.MintKey(ctx, root, keystore.KeySpec{Name: "Writes", Home: &keystore.Grant{Permissions: permissions(t, "read", "write"), Roles: []string{"writer"}}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = []string{"roles client-admin", "roles developer", "roles viewer"} // what it has covers the rest
+	if got := barred("/apikeys/keys/" + k.ID + "/edit"); !slices.Equal(got, want) {
+		t.Errorf("barred on an edit: %q, want %q", got, want)
+	}
 	a := p.submit("/apikeys/keys/new", "name", "Greedy", "access", "read_write").want(403, "is more than the caller has")
 	if name, _ := a.field("name"); name != "Greedy" {
 		t.Errorf("the name is %q", name)

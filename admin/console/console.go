@@ -21,6 +21,7 @@ type Visitor struct {
 	Trusted bool             // the server has let the user in before: there is no session, and no token to ask for
 	Session string           // what the session's cookie holds, good or not; empty: no cookie
 	Address string           // where the request comes from
+	Beside  bool             // the API is at the address that the console is at
 	Secure  bool             // by TLS
 	// SignIn looks up what somebody gives as a token, and judges it as the REST interface's door does.
 	SignIn func(token string) (*keystore.Record, keystore.Outcome)

@@ -14,6 +14,7 @@ type difference struct {
 	Was, Is   string
 	Gone, New []string
 	List      bool
+	Moment    bool // of a moment
 }
 
 // silent are fields that tell nothing beside the others.
@@ -45,9 +46,7 @@ func differences(before, after json.RawMessage) (list []difference) {
 			continue
 		}
 		if d.Was, d.Is = plainText(a), plainText(b); d.Was != d.Is {
-			if strings.HasSuffix(name, "_at") {
-				d.Was, d.Is = moment(d.Was), moment(d.Is)
-			}
+			d.Moment = strings.HasSuffix(name, "_at")
 			list = append(list, d)
 		}
 	}

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"net/url"
@@ -82,8 +83,16 @@ func (f *form) Anchor(field string) string {
 	return field
 }
 
-// Named is a field for people: `allowed_ips[1]` is "Allowed ips 2".
+// labels are what fields are called on the pages, where that is not their name.
+var labels = map[string]string{
+	"allowed_ips": "Addresses", "expires_at": "Expires", "grace": "The present token ends", "confirm": "Confirmation", "new_roles": "New role", "parent": "Lies in",
+	"key_roles": "Roles that keys have here", "token_prefix": "Tokens begin with", "edit_policy": "Keys can be edited", "token": "Member token",
+}
+
+// Named is a field for people: `allowed_ips[1]` is "Addresses 2".
 func (f *form) Named(field string) string {
+	anchor := f.Anchor(field)
+	field = cmp.Or(labels[anchor], anchor) + field[len(anchor):]
 	words := indexes.ReplaceAllStringFunc(field, func(index string) string {
 		n, _ := strconv.Atoi(index[1 : len(index)-1])
 		return " " + strconv.Itoa(n+1)

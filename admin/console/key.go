@@ -11,7 +11,7 @@ type keyPage struct {
 	Names   map[string]string
 	May     []keystore.Entitled // what it comes to
 	Root    bool                // it acts for root, whom nothing bounds
-	Home    api.Namespace       // what the visitor may know of it
+	Rotate  bool                // the visitor may give it another token
 	History []event
 	More    bool // of the history
 }
@@ -25,7 +25,7 @@ func showKey(v *visit) error {
 	if err != nil {
 		return err
 	}
-	p := keyPage{Key: k, Names: v.names(), May: v.keys.Explain(stored), Root: k.Owner == keystore.RootMember, Home: v.home(k.Namespace)}
+	p := keyPage{Key: k, Names: v.names(), May: v.keys.Explain(stored), Root: k.Owner == keystore.RootMember, Rotate: v.keys.MayRotate(v.Caller, stored)}
 	if v.may("admin.audit:read") {
 		rows, err := v.api.ListAudit(v.ctx, client.AuditFilter{Object: k.ID, Limit: pageSize})
 		if err != nil {
@@ -46,9 +46,17 @@ func (v *visit) home(id string) api.Namespace {
 	}
 	known := api.Namespace{ID: id}
 	if ns := v.keys.Policy().Namespace(id); ns != nil && (v.mayIn("admin.keys:create", id) || v.mayIn("admin.keys:update", id)) {
-		known.EditPolicy, known.KeyRoles = string(ns.EditPolicy), ns.KeyRoles
+		known.EditPolicy, known.KeyRoles, known.Reach = string(ns.EditPolicy), ns.KeyRoles, ns.Reach
 	}
 	return known
+}
+
+// Reach lists the kinds of namespaces below one in which its keys may do the same.
+func (v *visit) Reach(namespace string) []string {
+	if ns := v.keys.Policy().Namespace(namespace); ns != nil {
+		return ns.Reach
+	}
+	return nil
 }
 
 // An event is a row of the audit log for people.

@@ -47,11 +47,7 @@ func formOf(p *keyForm) *form {
 	if k.Active {
 		f.values.Set("active", "true")
 	}
-	var lines []string
-	for _, name := range slices.Sorted(maps.Keys(k.Metadata)) {
-		lines = append(lines, name+"="+k.Metadata[name])
-	}
-	f.values.Set("metadata", strings.Join(lines, "\n"))
+	f.values.Set("metadata", metadataText(k.Metadata))
 	f.values.Set("access", byRoles)
 	for _, g := range k.Grants {
 		if g.Namespace != k.Namespace {
@@ -73,6 +69,15 @@ func formOf(p *keyForm) *form {
 		f.setPermissions(p.Table, g.Permissions)
 	}
 	return f
+}
+
+// metadataText is metadata as it is typed.
+func metadataText(m map[string]string) string {
+	var lines []string
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		lines = append(lines, name+"="+m[name])
+	}
+	return strings.Join(lines, "\n")
 }
 
 // accessOf names the permissions of a grant.
@@ -127,12 +132,15 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 	}
 	patch := api.KeyPatch{
 		Name: api.Some(f.Value("name")), Active: api.Some(f.Has("active", "true")), AllowedIPs: api.Some(words(f.Value("allowed_ips"))),
-		Metadata: api.Some(replaced(k.Metadata, f.metadata())),
+	}
+	if text := strings.ReplaceAll(f.Value("metadata"), "\r\n", "\n"); strings.TrimSpace(text) != strings.TrimSpace(metadataText(k.Metadata)) { // not all of it can be typed
+		patch.Metadata = api.Some(replaced(k.Metadata, f.metadata()))
 	}
 	if owner := f.Value("owner"); owner != "" && owner != k.Owner {
 		patch.Owner = api.Some(owner)
 	}
 	others := f.otherGrants(p, home, v.sharedRoles())
+	f.needsRole(p, home, others)
 	switch changed := !sameGrants(k, others); {
 	case changed && len(home.newRoles) > 0:
 		f.wrong("new_roles", "cannot be made while the namespaces change too: save one first, and then the other")

@@ -22,7 +22,7 @@ type keyForm struct {
 
 	Roles      []choice // that there are in the home namespace
 	Builtin    []choice // for keys that manage keys
-	Unlisted   bool     // the visitor may not read roles, and has to know their names
+	Unlisted   bool     // the visitor may not read those of the namespace, and has to know their names
 	Fixed      []string // the roles that keys of the namespace have, exactly these
 	RoleNeeded bool     // they have one at least
 	MayMake    bool     // new ones
@@ -35,12 +35,14 @@ type keyForm struct {
 	Expiries []choice
 	GrowOnly bool // the key can be given more, and lose nothing
 	Once     string
+
+	gives func(keystore.Permission) bool // whether the visitor holds it in the home namespace
+	had   *keystore.Set                  // what the key that is edited was given there
 }
 
 // An otherNamespace is one that a key can have a grant in besides its own.
 type otherNamespace struct {
 	ID, Label string
-	Children  bool       // there are namespaces connected to it
 	Kept      *api.Grant // that the key has there and that is neither of the access levels
 }
 
@@ -68,17 +70,31 @@ func (p *keyForm) Locked(field, value string) bool {
 	return false
 }
 
+// Barred reports whether the visitor cannot give a permission in the home namespace: it holds less there, and so does the key.
+func (p *keyForm) Barred(permission string) bool {
+	parsed, err := keystore.ParsePermission(permission)
+	return err == nil && !p.had.Covers(parsed) && !p.gives(parsed)
+}
+
+// bar takes out of a choice what the visitor cannot give, and says so.
+func (p *keyForm) bar(c choice, permissions ...string) choice {
+	if c.Disabled = slices.ContainsFunc(permissions, p.Barred); c.Disabled {
+		c.Hint = "More than you hold here yourself: " + c.Hint
+	}
+	return c
+}
+
 func compareChoices(a, b choice) int {
 	return cmp.Or(cmp.Compare(strings.ToLower(a.Label), strings.ToLower(b.Label)), cmp.Compare(a.Value, b.Value))
 }
 
 // keyForm returns what a key homed in a namespace can be given.
 func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
-	p := &keyForm{Key: k, Names: v.names(), Home: v.home(home)}
+	p := &keyForm{Key: k, Names: v.names(), Home: v.home(home), gives: v.keys.MayGive(v.Caller, home), had: given(k)}
 	p.GrowOnly = k != nil && p.Home.EditPolicy == string(keystore.EditGrowOnly)
 	p.Levels = []choice{
-		{Value: string(keystore.ReadOnly), Label: "Read-Only", Hint: "Every call that reads."},
-		{Value: string(keystore.ReadWrite), Label: "Read & Write", Hint: "Every call that reads or writes."},
+		p.bar(choice{Value: string(keystore.ReadOnly), Label: "Read-Only", Hint: "Every call that reads."}, "read"),
+		p.bar(choice{Value: string(keystore.ReadWrite), Label: "Read & Write", Hint: "Every call that reads or writes."}, "read", "write"),
 		{Value: string(keystore.Custom), Label: "Custom", Hint: "The calls that you choose."},
 	}
 	var err error
@@ -92,12 +108,27 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 	v.otherNamespaces(p)
 	p.Homes = offer(v.places("admin.keys:create", ""), p.Home.ID)
 	if v.may("admin.members:update") {
-		p.Owners = v.members()
+		p.Owners = slices.DeleteFunc(v.members(), func(c choice) bool { return !v.keys.MayActFor(v.Caller, c.Value) })
 		if k != nil && !slices.ContainsFunc(p.Owners, func(c choice) bool { return c.Value == k.Owner }) {
 			p.Owners = append(p.Owners, choice{Value: k.Owner, Label: cmp.Or(p.Names[k.Owner], k.Owner)})
 		}
 	}
 	return p, nil
+}
+
+// given is what a key was given in its own namespace, without its roles.
+func given(k *api.Key) *keystore.Set {
+	var list []keystore.Permission
+	if k != nil {
+		for _, g := range k.Grants {
+			for _, text := range g.Permissions {
+				if p, err := keystore.ParsePermission(text); err == nil && g.Namespace == k.Namespace {
+					list = append(list, p)
+				}
+			}
+		}
+	}
+	return keystore.NewSet(list...)
 }
 
 func (v *visit) roleChoices(p *keyForm) {
@@ -109,18 +140,27 @@ func (v *visit) roleChoices(p *keyForm) {
 		p.Fixed, p.MayMake = p.Home.KeyRoles, false
 		return
 	}
-	list, err := v.api.ListRoles(v.ctx, "", 1000)
-	if err != nil {
-		p.Unlisted = true
-		return
+	var had []string
+	if p.Key != nil {
+		had = homeRoles(*p.Key)
 	}
-	for _, r := range list.Items {
+	p.Unlisted = !v.mayIn("admin.roles:read", p.Home.ID)
+	list, _ := everything(v.listRoles) // fails when none may be read
+	for _, r := range list {
 		c := choice{Value: r.Name, Label: r.Name, Hint: strings.Join(r.Permissions, ", ")}
+		if !slices.Contains(had, r.Name) {
+			c = p.bar(c, r.Permissions...)
+		}
 		switch {
 		case r.Builtin:
 			p.Builtin = append(p.Builtin, c)
 		case r.Namespace == p.Home.ID, r.Namespace == keystore.AnyNamespace:
 			p.Roles = append(p.Roles, c)
+		}
+	}
+	for _, name := range had { // the form sends those that it shows
+		if !slices.ContainsFunc(slices.Concat(p.Roles, p.Builtin), func(c choice) bool { return c.Value == name }) {
+			p.Roles = append(p.Roles, choice{Value: name, Label: name})
 		}
 	}
 	slices.SortFunc(p.Roles, compareChoices)
@@ -131,18 +171,12 @@ const maxOthers = 200
 
 func (v *visit) otherNamespaces(p *keyForm) {
 	all := v.namespaces()
-	parents := make(map[string]bool)
-	for _, ns := range all {
-		if ns.Parent != nil {
-			parents[*ns.Parent] = true
-		}
-	}
 	offered := make(map[string]bool)
 	for _, ns := range all {
 		if ns.ID == p.Home.ID {
 			continue
 		}
-		o := otherNamespace{ID: ns.ID, Label: namespaceLabel(ns), Children: parents[ns.ID]}
+		o := otherNamespace{ID: ns.ID, Label: namespaceLabel(ns)}
 		child := ns.Parent != nil && *ns.Parent == p.Home.ID
 		switch {
 		case child:
@@ -209,6 +243,13 @@ func (f *form) homeGrant() homeGrant {
 	return h
 }
 
+// needsRole says that a key which is to have what roles give has none, where they are chosen: the permissions, which lack too, are not shown then.
+func (f *form) needsRole(p *keyForm, h homeGrant, others []api.GrantRequest) {
+	if f.Value("access") == byRoles && len(h.roles)+len(h.newRoles)+len(p.Fixed)+len(others) == 0 {
+		f.wrong("roles", "are what the key is to have, and none is chosen: choose one, or another access level")
+	}
+}
+
 // otherGrants are what a form asks for in other namespaces. shared are the roles that are the same everywhere.
 func (f *form) otherGrants(p *keyForm, home homeGrant, shared []string) []api.GrantRequest {
 	grants := []api.GrantRequest{}
@@ -244,12 +285,12 @@ func (f *form) otherGrants(p *keyForm, home homeGrant, shared []string) []api.Gr
 
 // sharedRoles are those that every namespace has.
 func (v *visit) sharedRoles() []string {
-	list, err := v.api.ListRoles(v.ctx, "", 1000)
+	list, err := everything(v.listRoles)
 	if err != nil {
 		return nil
 	}
 	var names []string
-	for _, r := range list.Items {
+	for _, r := range list {
 		if r.Namespace == keystore.AnyNamespace {
 			names = append(names, r.Name)
 		}

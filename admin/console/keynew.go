@@ -19,7 +19,7 @@ const newKeyTitle = "New key"
 
 // firstHome is where a new key is to live until somebody chooses: where the switcher stands, or the first place where the visitor may make one.
 func (v *visit) firstHome() string {
-	if ns := v.namespace(); ns != "" {
+	if ns := v.namespace(); ns != "" && v.mayIn("admin.keys:create", ns) {
 		return ns
 	}
 	if v.mayIn("admin.keys:create", keystore.DefaultNamespace) {
@@ -40,8 +40,11 @@ func newKey(v *visit) error {
 	}
 	p.Expiries, p.Once = expiryChoices(v.keys.Now()), rand.Text()
 	f := blank("namespace", p.Home.ID, "access", string(keystore.ReadOnly), "expires", never, "active", "true", "owner", v.Caller.Member())
-	if p.RoleNeeded {
+	switch {
+	case p.RoleNeeded:
 		f.values.Set("access", byRoles)
+	case p.Barred("read"):
+		f.values.Set("access", string(keystore.Custom))
 	}
 	return v.write(http.StatusOK, "key_form", newKeyTitle, p, f)
 }
@@ -68,6 +71,7 @@ func mintKey(v *visit) error {
 	if spec.Name == "" {
 		f.wrong("name", "is required, so that people know what the key is for")
 	}
+	f.needsRole(p, home, spec.Grants)
 	if !f.Ok() {
 		return v.again("key_form", newKeyTitle, p, f)
 	}
@@ -93,26 +97,62 @@ type tokenPage struct {
 	Grace       string           // how long the token before is good
 	Example     string           // a call to try it with
 	Blanks      bool             // which has parameters to fill in
+	Elsewhere   string           // the host that stands in it for the API's, which is not known; empty: it is this one
 }
 
 // showToken answers with a token. It is the answer to the form itself, which no way leads back to: what reloads it sends the form again, which
 // makes nothing; and browsers keep no page to go back to whose status is not 200.
 func (v *visit) showToken(p tokenPage, title string) error {
-	scheme := "http"
-	if v.Secure {
-		scheme = "https"
-	}
-	path, blanks := "/", math.MaxInt
-	if list, err := v.api.ListPermissions(v.ctx, "", 1000); err == nil {
-		for _, op := range list.Items {
-			if n := strings.Count(op.Path, "{") + strings.Count(op.Path, "*"); op.Method == http.MethodGet && n < blanks {
-				path, blanks = op.Path, n
-			}
+	address := "https://" + someAPI
+	if p.Elsewhere = someAPI; v.Beside {
+		p.Elsewhere, address = "", "http://"+v.r.Host
+		if v.Secure {
+			address = "https://" + v.r.Host
 		}
 	}
+	method, path := v.exampleCall(p.Key)
 	p.Blanks = strings.ContainsAny(path, "{*")
-	p.Example = `curl -H "Authorization: Bearer ` + p.Token + `" "` + scheme + "://" + inShell.Replace(v.r.Host+path) + `"`
+	p.Example = "curl "
+	if method != http.MethodGet {
+		p.Example += "-X " + method + " "
+	}
+	p.Example += `-H "Authorization: Bearer ` + p.Token + `" "` + inShell.Replace(address+path) + `"`
 	return v.write(http.StatusCreated, "token", title, p, nil)
+}
+
+// someAPI is nobody's (RFC 2606): a token that is sent there by mistake goes nowhere.
+const someAPI = "api.example.com"
+
+// exampleCall is a declared call that a key may make, a GET rather than another, with as little to fill in as there is.
+func (v *visit) exampleCall(k api.Key) (method, path string) {
+	method, path = http.MethodGet, "/"
+	list, err := v.api.ListPermissions(v.ctx, "", maxRead)
+	stored, err2 := v.keys.FindKey(v.ctx, v.Caller, k.ID)
+	if err != nil || err2 != nil {
+		return method, path
+	}
+	may := new(keystore.Set)
+	for _, e := range v.keys.Explain(stored) {
+		if e.Namespace == k.Namespace {
+			may = keystore.NewSet(e.Effective...)
+		}
+	}
+	effort := math.MaxInt
+	for _, op := range list.Items {
+		need := keystore.Need{Class: keystore.Write}
+		if op.Class == keystore.Read.String() {
+			need.Class = keystore.Read
+		}
+		need.Resource, need.Operation, _ = strings.Cut(op.Permission, ":")
+		n := strings.Count(op.Path, "{") + strings.Count(op.Path, "*")
+		if op.Method != http.MethodGet {
+			n += 1000
+		}
+		if n < effort && may.Allows(need) {
+			method, path, effort = op.Method, op.Path, n
+		}
+	}
+	return method, path
 }
 
 // inShell escapes what a shell would look into between double quotes.

@@ -36,7 +36,7 @@ type keysPage struct {
 	Next     *string
 	Names    map[string]string // of members, by id
 	Owners   []choice
-	Mine     bool
+	Mine     string // the visitor's id, on the page of its own keys
 	Filtered bool
 	Sort     string   // empty: newest first
 	Orders   []choice // of Sort
@@ -92,9 +92,12 @@ func listKeys(v *visit) error {
 	if err != nil {
 		return err
 	}
-	p := keysPage{Keys: list.Items, Next: list.NextCursor, Names: v.names(), Mine: f.Owner == v.Caller.Member(), Sort: f.Sort, Orders: keyOrders,
+	p := keysPage{Keys: list.Items, Next: list.NextCursor, Names: v.names(), Sort: f.Sort, Orders: keyOrders,
 		Form: &form{values: v.r.URL.Query()}}
-	p.Filtered = f.Status+f.Role+f.Text != "" || f.Owner != "" && !p.Mine
+	if f.Owner == v.Caller.Member() {
+		p.Mine = f.Owner
+	}
+	p.Filtered = f.Status+f.Role+f.Text != "" || f.Owner != p.Mine
 	p.Owners = append([]choice{{Value: "", Label: "Anyone"}}, v.members()...)
 	if f.Owner != "" && !slices.ContainsFunc(p.Owners, func(c choice) bool { return c.Value == f.Owner }) {
 		p.Owners = append(p.Owners, choice{Value: f.Owner, Label: f.Owner})

@@ -189,6 +189,18 @@ func TestExample(t *testing.T) {
 			a.lacks("in braces")
 		}
 	}
+
+	s.api.Declare([]api.Operation{
+		{Permission: "orders:find", Class: "read", Method: "GET", Path: "/orders/{id}"}, {Permission: "orders:list", Class: "read", Method: "GET", Path: "/orders"}, {Permission: "orders:make", Class: "write", Method: "POST", Path: "/orders"},
+	})
+	for permissions, want := range map[string]string{
+		"orders:read": ` "` + s.URL + `/orders"`, "orders:find": ` "` + s.URL + `/orders/{id}"`, "orders:make": ` -X POST -H`, "orders:make orders:find": ` "` + s.URL + `/orders/{id}"`, "refunds:read": ` "` + s.URL + `/"`,
+	} {
+		p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more", permissions).want(201, html.EscapeString(want)).lacks("place of <code>")
+	}
+	s.apart = true
+	p.submit("/apikeys/keys/new", "name", "x").want(201, "&#34;https://api.example.com/orders&#34;", "Put the address of your API in place of <code>api.example.com</code>.").lacks(s.URL)
+	p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more", "orders:find").want(201, "and something in place of what stands in braces")
 }
 
 // TestFirstHome: who may make keys in some namespaces, and read none, is asked about the same one each time.
@@ -204,6 +216,28 @@ func TestFirstHome(t *testing.T) {
 		if got, _ := p.get("/apikeys/keys/new").want(200).field("namespace"); got != "a" {
 			t.Fatalf("the form begins in %q", got)
 		}
+	}
+
+	// Where one may make none, a new key is not offered, and would be somewhere else.
+	namespaces(t, s, keystore.Namespace{ID: "theirs"})
+	p = s.signedIn(t, "Ben", "a=@developer", "theirs=@viewer")
+	p.get("/apikeys/keys?namespace=a").want(200, "/apikeys/keys/new", "Make a key")
+	p.get("/apikeys/keys?namespace=theirs").want(200, "Who holds admin.keys:create in").lacks("/apikeys/keys/new")
+	if got, _ := p.get("/apikeys/keys/new?namespace=theirs").want(200).field("namespace"); got != "a" {
+		t.Errorf("the form begins in %q, where no key can be made", got)
+	}
+}
+
+// TestReach: where a namespace's keys may do the same is told while one is made, and of each.
+func TestReach(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "shop", Reach: []string{"work space", "group"}}, keystore.Namespace{ID: "eu", Parent: "shop", Kind: "group"})
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	p.get("/apikeys/keys/new?namespace=shop").want(200, "of the kind <bdi>work space</bdi> or <bdi>group</bdi>.")
+	id, _ := p.make("name", "App", "namespace", "shop", "grants", "eu")
+	a := p.get("/apikeys/keys/"+id).want(200, "of the kind <bdi>work space</bdi> or <bdi>group</bdi>, as far as its owner may do it there.")
+	if n := strings.Count(a.Text, "of the kind"); n != 1 {
+		t.Errorf("%d grants reach down", n)
 	}
 }
 
@@ -309,7 +343,7 @@ func TestMistakes(t *testing.T) {
 				}
 			}
 		}
-		a := p.submit("/apikeys/keys/new", fields...).want(422, test.wrong, `href="#f-`+test.field+`"`, `id="f-`+test.field+`"`)
+		a := p.submit("/apikeys/keys/new", fields...).want(422, "<title>Error: New key", test.wrong, `href="#f-`+test.field+`"`, `id="f-`+test.field+`"`)
 		a.lacks("<script>alert", "It will not be shown again")
 		for i := 0; i < len(fields); i += 2 {
 			if fields[i] == "active" {
@@ -352,7 +386,11 @@ func TestKeyRoles(t *testing.T) {
 	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:write] [member]" {
 		t.Error(got)
 	}
-	p.submit("/apikeys/keys/new?namespace=some", "name", "b").want(422, `href="#f-roles"`)
+	p.submit("/apikeys/keys/new?namespace=some", "name", "b").want(422, `href="#f-roles"`).lacks(`href="#f-permissions"`)
+	p.submit("/apikeys/keys/new", "name", "b", "access", "roles").want(422, `href="#f-roles"`).lacks(`href="#f-permissions"`)
+	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(200, "Saved") // it has those that all have
+	id, _ = p.make("name", "c")
+	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(422, `href="#f-roles"`).lacks(`href="#f-permissions"`)
 }
 
 // TestEdit: what is not changed on the form stays as it is.
@@ -360,7 +398,7 @@ func TestEdit(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu", Parent: "acme"}, keystore.Namespace{ID: "us", Parent: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	id, token := p.make("name", "ERP", "namespace", "acme", "access", "custom", "permissions_more", "orders:read orders:search", "connected", "true", "grants", "eu", "access:eu", "read_write",
+	id, token := p.make("name", "ERP", "namespace", "acme", "expires", "custom", "expires_day", "2037-01-31", "access", "custom", "permissions_more", "orders:read orders:search", "connected", "true", "grants", "eu", "access:eu", "read_write",
 		"allowed_ips", "10.0.0.0/8", "metadata", "a=1\nb=2")
 	edit := "/apikeys/keys/" + id + "/edit"
 	for _, test := range []struct {
@@ -388,7 +426,29 @@ func TestEdit(t *testing.T) {
 	form := p.get(edit).fill("name", "lost")
 	p.submit(edit, "name", "first").want(200)
 	p.post(edit, form...).want(412, "has version")
-	p.get("/apikeys/keys/"+id).want(200, `<del><span class="visually-hidden">was </span><bdi>ERP 2</bdi></del>`, `<bdi>first</bdi></ins>`, "Given by")
+	p.get("/apikeys/keys/"+id).want(200, `<del><span class="visually-hidden">was </span><bdi>ERP 2</bdi></del>`, `<bdi>first</bdi></ins>`, "Given by", `<ins><span class="visually-hidden">is </span><bdi><time datetime="2037-01-31T00:00:00Z">`)
+}
+
+// TestEditSeesLess: what whoever edits a key may not see, or could not type, stays as it is.
+func TestEditSeesLess(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu"})
+	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing", Permissions: permissions(t, "orders:read")}, keystore.Role{Namespace: "*", Name: "support", Permissions: permissions(t, "tickets:read")})
+	k, _, err := s.keys.MintKey(ctx, root, keystore.KeySpec{Name: "ERP", Namespace: "acme", Home: &keystore.Grant{Roles: []string{"billing", "support"}},
+		Grants: []keystore.Grant{{Namespace: "eu", Permissions: permissions(t, "read"), Connected: true}}, Metadata: map[string]string{"a=b": " c ", "e": ""}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := grantsOf(s.key(t, k.ID))
+	edit := "/apikeys/keys/" + k.ID + "/edit"
+	for i, grants := range [][]string{{"acme=admin.keys:read,admin.keys:update"}, {"acme=admin.keys:read,admin.keys:update", "eu=@viewer"}, {"*=@client-admin"}} {
+		name := fmt.Sprint("name ", i)
+		s.signedIn(t, name, grants...).submit(edit, "name", name).want(200, "Saved")
+		now := s.key(t, k.ID)
+		if got := grantsOf(now); got != before || now.Name != name || fmt.Sprintf("%q", now.Metadata) != fmt.Sprintf("%q", k.Metadata) {
+			t.Errorf("%v: %q now has %s, and %q", grants, now.Name, got, now.Metadata)
+		}
+	}
 }
 
 func TestGrowOnly(t *testing.T) {
@@ -425,6 +485,9 @@ func TestLife(t *testing.T) {
 		t.Error("an active key is dead")
 	}
 
+	if !offers(p.get(at), at+"/rotate") {
+		t.Error("no new token is offered for one's own key")
+	}
 	form := p.get(at+"/rotate").fill("grace", "1h")
 	a := p.post(at+"/rotate", form...).want(201, "It will not be shown again", "in an hour", "In force on 1 of 1 node")
 	next := tokens.FindString(a.Text)
@@ -531,12 +594,16 @@ func TestList(t *testing.T) {
 	p.get("/apikeys/keys?sort=odd&namespace=acme").want(200, "cannot be sorted like that", "Worker 042")
 	p.make("name", "My own")
 	own := p.get("/apikeys/keys")
-	mine := ""
-	each(own.Doc, func(n *html.Node) {
-		if n.Data == "a" && textOf(n) == "My keys" {
-			mine = attr(n, "href")
-		}
-	})
+	mine := link(own, "My keys")
+	if a := p.get(mine+"&q=own").want(200, "My own"); link(a, "Clear") != mine {
+		t.Errorf("on my keys, Clear leads to %s", link(a, "Clear"))
+	}
+	if a := p.get("/apikeys/keys?namespace=acme&owner=root&sort=name&cursor=").want(200, "Worker 042"); link(a, "Clear") != "/apikeys/keys?namespace=acme&sort=name" {
+		t.Errorf("of another's keys, Clear leads to %s", link(a, "Clear"))
+	} else if owner, there := a.field("owner"); owner != "root" || !there || strings.Count(a.Text, `<input type="hidden" name="sort" value="name">`) != 1 {
+		t.Error("the switcher does not keep the filters")
+	}
+	p.get(mine+"&namespace=acme").want(200, "Keys that act for you in namespace <bdi>acme</bdi>")
 	p.get(mine).want(200, "My own", "Revoke").lacks("Worker")
 	p.get("/apikeys/keys?cursor=nonsense").want(422)
 	p.get("/apikeys/keys?namespace=no%20such").want(422)

@@ -103,7 +103,7 @@ func offer(list []choice, value string) []choice {
 }
 
 func namespaceLabel(ns api.Namespace) string {
-	if ns.Name == "" || ns.Name == ns.ID {
+	if ns.Name == "" || strings.EqualFold(ns.Name, ns.ID) {
 		return ns.ID
 	}
 	return ns.ID + " – " + ns.Name

@@ -35,11 +35,6 @@ func (v *visit) MemberLink(id string, more ...string) string {
 	return v.link(membersPath + "/" + url.PathEscape(id) + strings.Join(more, ""))
 }
 
-// MayMember reports whether the visitor may do an operation on a member: it takes the permission wherever the member has a grant.
-func (v *visit) MayMember(operation string, m api.Member) bool {
-	return v.may("admin.members:"+operation) && !slices.ContainsFunc(m.Grants, func(g api.Grant) bool { return !v.mayIn("admin.members:"+operation, g.Namespace) })
-}
-
 type membersPage struct {
 	Members []api.Member
 	Next    *string
@@ -70,6 +65,9 @@ type memberPage struct {
 	Maker  string
 	Keys   []api.Key // that act for it, the newest
 	More   bool      // there are others
+
+	// What the visitor may do, besides editing the grants that it sees.
+	MayUpdate, MayActFor, MayDelete bool
 }
 
 // fewKeys is how many keys a member's page shows.
@@ -82,7 +80,8 @@ func showMember(v *visit) error {
 	if err != nil {
 		return err
 	}
-	p := memberPage{Member: m, Self: m.ID == v.Caller.Member(), Maker: m.CreatedBy}
+	p := memberPage{Member: m, Self: m.ID == v.Caller.Member(), Maker: m.CreatedBy,
+		MayUpdate: v.keys.MayMember(v.Caller, "update", m.ID), MayActFor: v.may("admin.members:update") && v.keys.MayActFor(v.Caller, m.ID), MayDelete: v.keys.MayMember(v.Caller, "delete", m.ID)}
 	if name := v.names()[m.CreatedBy]; name != "" {
 		p.Maker = name
 	}

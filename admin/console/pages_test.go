@@ -305,7 +305,7 @@ func TestMembers(t *testing.T) {
 
 	// A token is shown once. The form sent again makes no other.
 	at := "/apikeys/members/" + id
-	fields := p.get(at+"/token").want(200, "is refused from then on").fill()
+	fields := p.get(at+"/token").want(200, "is refused from then on", `name="zone"`).fill()
 	p.post(at+"/token", "version", "1", "expires", "custom").want(422, "Give a day")
 	p.post(at+"/token", "version", "1", "expires", "never", "allowed_ips", "nowhere").want(422, "nowhere")
 	token := memberTokens.FindString(p.post(at+"/token", fields...).want(201, "It will not be shown again").Text)
@@ -365,7 +365,7 @@ func TestPartOfAMember(t *testing.T) {
 	id, _ := s.member(t, "Grace", "acme=@viewer", "globex=@viewer")
 	p := s.signedIn(t, "Ada", "acme=@client-admin")
 	at := "/apikeys/members/" + id
-	p.get(at).want(200, "acme").lacks("globex")
+	p.get(at).want(200, "acme", at+"/edit").lacks("globex", at+"/token", at+"/active", at+"/delete")
 	p.submit(at+"/edit", "grants[0].roles", "developer").want(200, "Saved", "developer")
 	m := s.theMember(t, id)
 	if len(m.Grants) != 2 || !slices.ContainsFunc(m.Grants, func(g keystore.Grant) bool { return g.Namespace == "globex" && g.Roles[0] == "viewer" }) {

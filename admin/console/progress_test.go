@@ -41,7 +41,7 @@ func TestPending(t *testing.T) {
 	developer.get(at).want(200, "in force on 1 of 2 nodes").lacks("elsewhere/1") // naming nodes takes admin.nodes:read
 	p.get(at).want(200, "elsewhere/1")
 	c.silent.Store(false)
-	p.get(at).want(200, "In force everywhere", "In force on 1 of 1 node", "/apikeys/keys/"+id).lacks(`http-equiv="refresh"`)
+	p.get(at).want(200, "In force everywhere", "In force on 1 of 1 node, at most ", "/apikeys/keys/"+id).lacks(`http-equiv="refresh"`)
 	for _, wrong := range []string{"", "?revision=x&since=1", "?revision=1"} {
 		p.get("/apikeys/progress" + wrong).want(404)
 	}

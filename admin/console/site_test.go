@@ -41,6 +41,7 @@ type site struct {
 	console *console.Console
 	log     bytes.Buffer
 	trusted string // the member that the server has let in; empty: sessions
+	apart   bool   // the API is at another address
 }
 
 func open(t testing.TB) *site {
@@ -72,7 +73,7 @@ func openOn(t testing.TB, db keystore.Database) *site {
 // ServeHTTP is the door.
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
-	who := console.Visitor{Address: "192.0.2.7", Session: console.SessionOf(r, false), Outcome: keystore.Public}
+	who := console.Visitor{Address: "192.0.2.7", Session: console.SessionOf(r, false), Outcome: keystore.Public, Beside: !s.apart}
 	judge := func(a keystore.Answer, err error) (*keystore.Record, keystore.Outcome) {
 		switch {
 		case err != nil:

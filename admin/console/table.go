@@ -25,14 +25,14 @@ type table struct {
 	Form      *form
 	Name      string // of the boxes
 	Resources []resource
-	locked    func(permission string) bool
+	key       *keyForm // that it is a part of; nil: it is of a role
 }
 
-// newTable makes it of a form, the name of its boxes, and what there is to check; growing is a key that keeps what it has.
-func newTable(f *form, name string, resources []resource, growing ...*keyForm) table {
-	t := table{f, name, resources, func(string) bool { return false }}
-	if len(growing) > 0 {
-		t.locked = func(permission string) bool { return growing[0].Locked("permissions", permission) }
+// newTable makes it of a form, the name of its boxes, what there is to check, and the form of the key that it is for.
+func newTable(f *form, name string, resources []resource, key ...*keyForm) table {
+	t := table{Form: f, Name: name, Resources: resources}
+	if len(key) > 0 {
+		t.key = key[0]
 	}
 	return t
 }
@@ -51,9 +51,12 @@ type box struct {
 // Box is the one of a permission.
 func (t table) Box(permission string) box { return box{t, permission} }
 
-// Checked and Locked say how it stands.
+// Checked, Locked and Barred say how it stands: locked is what the key cannot lose, barred what it cannot be given.
 func (b box) Checked() bool { return b.Form.Has(b.Name, b.Permission) || b.Locked() }
-func (b box) Locked() bool  { return b.locked(b.Permission) }
+func (b box) Locked() bool {
+	return b.key != nil && b.Name == "permissions" && b.key.Locked("permissions", b.Permission)
+}
+func (b box) Barred() bool { return b.key != nil && b.key.Barred(b.Permission) }
 
 // Any reports whether some permission on a resource is checked.
 func (t table) Any(r resource) bool {

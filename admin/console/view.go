@@ -6,8 +6,10 @@ import (
 	"embed"
 	"fmt"
 	"html/template"
+	"maps"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -137,6 +139,21 @@ func (d *view) SwitchTo() string {
 	return Root + "/keys"
 }
 
+// Kept are the parameters of the address, each a name and a value, that a list keeps when the switcher is set to another namespace.
+func (d *view) Kept() [][2]string {
+	if d.r.URL.Path != d.SwitchTo() {
+		return nil
+	}
+	var kept [][2]string
+	q := d.r.URL.Query()
+	for _, name := range slices.Sorted(maps.Keys(q)) {
+		if name != "namespace" && name != "cursor" && q.Get(name) != "" {
+			kept = append(kept, [2]string{name, q.Get(name)})
+		}
+	}
+	return kept
+}
+
 // Link is an address of the console: see visit.link.
 func (d *view) Link(path string, parameters ...string) string {
 	return d.link(Root+path, parameters...)
@@ -162,6 +179,14 @@ func (d *view) Here() string { return d.r.URL.RequestURI() }
 func (d *view) May(permission string) bool              { return d.may(permission) }
 func (d *view) MayIn(permission, namespace string) bool { return d.mayIn(permission, namespace) }
 
+// MayHere reports whether the visitor holds a permission where the switcher is set to.
+func (d *view) MayHere(permission string) bool {
+	if in := d.namespace(); in != "" {
+		return d.mayIn(permission, in)
+	}
+	return d.may(permission)
+}
+
 // functions are what all templates may call.
 var functions = template.FuncMap{
 	"asset":    func(name string) string { return assetNames[name] },
@@ -171,19 +196,25 @@ var functions = template.FuncMap{
 	"join":     strings.Join,
 	"part":     newPart,
 	"access":   accessWords,
+	"label":    namespaceLabel,
 	"roles":    homeRoles,
 	"name":     func(names map[string]string, id string) string { return cmp.Or(names[id], id) },
 	"table":    newTable,
 }
 
-// showTime is a moment, which the script shows in the viewer's zone. It takes a time.Time or a *time.Time, which is not nil.
+// showTime is a moment, which the script shows in the viewer's zone. It takes a time.Time, a *time.Time, which is not nil, or how JSON writes one.
 func showTime(at any) template.HTML {
-	t, ok := at.(time.Time)
-	if p, is := at.(*time.Time); is && p != nil {
-		t, ok = *p, true
-	}
-	if !ok {
-		return ""
+	var t time.Time
+	switch at := at.(type) {
+	case time.Time:
+		t = at
+	case *time.Time:
+		t = *at
+	case string:
+		var err error
+		if t, err = time.Parse(time.RFC3339, at); err != nil {
+			return template.HTML(template.HTMLEscapeString(at))
+		}
 	}
 	t = t.UTC()
 	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `">` + t.Format("2006-01-02 15:04") + ` UTC</time>`)

@@ -1,9 +1,11 @@
 package browser
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/tests/chromium"
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
@@ -15,6 +17,7 @@ func TestPages(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: strings.Replace(site, "public", "operation orders:search read GET /v1/orders\n\toperation orders:place write POST /v1/orders\n\tpublic", 1)})
 	ada, token := member(t, g, "ada", everywhere)
+	ben, _ := member(t, g, "ben", gate.JSON{"namespace": "default", "roles": []string{"viewer"}})
 	for _, id := range []string{"acme-uk", "acme-fr"} {
 		if id == "acme-uk" {
 			g.Namespace(t, "acme", gate.JSON{"name": "Acme Group", "edit_policy": "grow_only"})
@@ -23,7 +26,7 @@ func TestPages(t *testing.T) {
 	}
 	made(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing", "permissions": []string{"orders:read"}})
 	home := g.Mint(t, gate.JSON{"name": "ERP", "namespace": "acme", "permissions": []string{"orders:search"}, "roles": []string{"billing"}, "connected": true,
-		"grants": []gate.JSON{{"namespace": "default", "access": "read_only"}}, "allowed_ips": []string{"10.0.0.0/8"}, "expires_at": "2041-01-01T00:00:00Z"})
+		"grants": []gate.JSON{{"namespace": "default", "access": "read_only"}}, "allowed_ips": []string{"10.0.0.0/8"}, "expires_at": "2041-01-01T00:00:00Z", "owner": ada})
 	key := "/apikeys/keys/" + home.ID
 	g.Rotate(t, home.ID, "24h")
 	revoked := g.Mint(t, gate.JSON{"name": "Gone", "access": "read_only"})
@@ -35,7 +38,7 @@ func TestPages(t *testing.T) {
 	places := []place{
 		{"not-found", "/apikeys/nothing/here"},
 		{"keys-none", "/apikeys/keys?q=nothing"},
-		{"keys-mine", "/apikeys/keys?owner=nobody"},
+		{"keys-mine", "/apikeys/keys?namespace=acme-uk&owner=" + ada},
 		{"keys", "/apikeys/keys"},
 		{"key", key},
 		{"key-inactive", "/apikeys/keys/" + sleeping.ID},
@@ -77,6 +80,7 @@ func TestPages(t *testing.T) {
 			{"member-edit", "/apikeys/members/" + ada + "/edit"},
 			{"member-token", "/apikeys/members/" + ada + "/token"},
 			{"member-delete", "/apikeys/members/" + ada + "/delete"},
+			{"progress", fmt.Sprintf("/apikeys/progress?revision=1&since=%d", time.Now().UnixMilli())},
 		} {
 			look(t, page, []chromium.Look{{Width: 360}, {Width: 1440}, {Width: 1440, Dark: true}}, p.name, p.path)
 		}
@@ -94,6 +98,10 @@ func TestPages(t *testing.T) {
 	page.Click("Make key")
 	page.Sees("It will not be shown again")
 	shown(t, page, "token")
+	page.Open("/apikeys/members/" + ben + "/token")
+	page.Click("Make token")
+	page.Sees("It will not be shown again")
+	shown(t, page, "member-token-shown")
 }
 
 // look goes through all that is checked on each page. A dark look comes after the light one of the same width.
