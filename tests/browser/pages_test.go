@@ -102,6 +102,8 @@ func TestPages(t *testing.T) {
 	page.Click("Make token")
 	page.Sees("It will not be shown again")
 	shown(t, page, "member-token-shown")
+	page.Click("Copy the token")
+	page.Sees("Copied")
 }
 
 // look goes through all that is checked on each page. A dark look comes after the light one of the same width.
