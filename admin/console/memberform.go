@@ -122,10 +122,11 @@ func (v *visit) memberForm(m *api.Member, f *form) memberForm {
 	if m == nil {
 		permission = "admin.members:create"
 	}
-	places, roles := v.places(permission, "Everywhere, also in namespaces made later"), v.grantRoles()
+	places := append([]choice{{Value: "", Label: "Choose a namespace"}}, v.places(permission, "Everywhere, also in namespaces made later")...)
+	roles := v.grantRoles()
 	for i := range f.grantCount() {
 		g := grantForm{Form: f, Name: grantName(i), Index: i, Roles: slices.Clone(roles)}
-		g.Places = append([]choice{{Value: "", Label: "Choose a namespace"}}, offer(places, f.Value(g.Field("namespace")))...)
+		g.Places = offer(places, f.Value(g.Field("namespace")))
 		p.Grants = append(p.Grants, g)
 	}
 	return p

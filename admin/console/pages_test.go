@@ -271,7 +271,7 @@ func TestMembers(t *testing.T) {
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 
 	// Namespaces are added and taken away again, with nothing lost.
-	form := p.get("/apikeys/members/new").fill("name", "Grace <b>", "login", "grace", "grants[0].namespace", "acme", "grants[0].roles", "viewer", "grants[0].other_roles", "local")
+	form := p.get("/apikeys/members/new").want(200, `<option value="" selected>Choose a namespace</option>`).lacks(`<option value="" selected></option>`).fill("name", "Grace <b>", "login", "grace", "grants[0].namespace", "acme", "grants[0].roles", "viewer", "grants[0].other_roles", "local")
 	a := p.post("/apikeys/members/new", append(form, "add", "grant")...).want(200)
 	form = a.fill("grants[1].namespace", "eu", "grants[1].roles", "developer", "grants[1].connected", "true", "grants[1].permissions", "orders:nope:x")
 	a = p.post("/apikeys/members/new", form...).want(422, "orders:nope:x")
