@@ -108,6 +108,8 @@ func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
 	kind, _, _ := strings.Cut(r.Action, ".")
 	switch {
 	case gone:
+	case r.Action == "key.revoke" && now["personal"] == true:
+		e.What, e.Link = "Member's token ended", v.MemberLink(text("owner"))
 	case r.Action == "member.token" || kind == "key" && now["personal"] == true: // the object is the record of the token
 		e.Link = v.MemberLink(text("owner"))
 	case kind == "key":

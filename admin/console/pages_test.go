@@ -400,6 +400,11 @@ func TestAudit(t *testing.T) {
 	p.get("/apikeys/audit?actor=m_nobody").want(200, "No change fits")
 	p.get("/apikeys/audit?to=2020-01-01").want(200, "No change fits")
 	p.get("/apikeys/audit?from=2020-01-01&action=member.token").want(200, "Member given a token", "&lt;script&gt;").lacks("akm_")
+	id, _ := s.member(t, "Grace")
+	if _, _, _, err := s.keys.NewMemberToken(ctx, root, id, keystore.TokenSpec{}, keystore.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	p.get("/apikeys/audit?action=key.revoke").want(200, "Member&#39;s token ended", "/apikeys/members/"+id).lacks(">Key revoked</span>")
 	p.get("/apikeys/audit?from=yesterday").want(200, ">Role edited</span>")
 	p.get("/apikeys/audit?cursor=nonsense").want(422)
 	p.post("/apikeys/audit/verify").want(200, "The audit log is as it was written", "follows from the one before")
