@@ -19,6 +19,11 @@ func (k *Keystore) MayGive(c Caller, namespace string) func(Permission) bool {
 	}
 }
 
+// MayConnect reports whether a caller may give anything in a namespace so that it takes in those connected to it.
+func (k *Keystore) MayConnect(c Caller, namespace string) bool {
+	return k.reading(c).all(namespace, true, func(s *Set) bool { return len(s.Permissions()) > 0 })
+}
+
 // MayRotate reports whether a caller may give a key another token.
 func (k *Keystore) MayRotate(c Caller, key *Key) bool {
 	by := k.reading(c)

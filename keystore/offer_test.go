@@ -26,6 +26,10 @@ func TestOffers(t *testing.T) {
 			who := w.member("who", holds)
 			allowed := func(err error) bool { return err == nil || code(err) == "in_use" } // a deletion may be done once keys are gone
 
+			_, _, err := w.MintKey(ctx, who, keystore.KeySpec{Namespace: "acme", Home: &keystore.Grant{Permissions: permissions(t, "read"), Connected: true}}, "")
+			if offered := w.MayConnect(who, "acme") && w.MayIn(who, "admin.keys", "create", "acme"); offered != allowed(err) {
+				t.Errorf("giving it connected: offered %t, %v", offered, err)
+			}
 			for _, p := range permissions(t, "*,read,write,orders:read,orders:find,admin.keys:create,admin:*") {
 				_, _, err := w.MintKey(ctx, who, keystore.KeySpec{Namespace: "acme", Home: &keystore.Grant{Permissions: []keystore.Permission{p}}}, "")
 				if code(err) == "insufficient_permission" {

@@ -27,9 +27,9 @@ type keyForm struct {
 	RoleNeeded bool     // they have one at least
 	MayMake    bool     // new ones
 
-	Connected []otherNamespace // children of the home namespace
-	Others    []otherNamespace
-	Everyone  bool // the visitor may give grants in all namespaces
+	MayConnect bool             // what is given in the home namespace can take in those connected to it
+	Connected  []otherNamespace // children of the home namespace
+	Others     []otherNamespace
 
 	Owners   []choice
 	Expiries []choice
@@ -170,7 +170,7 @@ func (v *visit) roleChoices(p *keyForm) {
 const maxOthers = 200
 
 func (v *visit) otherNamespaces(p *keyForm) {
-	all := v.namespaces()
+	all := v.reachable()
 	offered := make(map[string]bool)
 	for _, ns := range all {
 		if ns.ID == p.Home.ID {
@@ -191,8 +191,8 @@ func (v *visit) otherNamespaces(p *keyForm) {
 	byID := func(a, b otherNamespace) int { return cmp.Compare(strings.ToLower(a.ID), strings.ToLower(b.ID)) }
 	slices.SortFunc(p.Connected, byID)
 	slices.SortFunc(p.Others, byID)
-	p.Everyone = v.mayIn("admin.keys:create", keystore.AnyNamespace)
-	if p.Everyone {
+	p.MayConnect = v.keys.MayConnect(v.Caller, p.Home.ID)
+	if v.mayIn("admin.keys:create", keystore.AnyNamespace) {
 		p.Others = append(p.Others, otherNamespace{ID: keystore.AnyNamespace, Label: "All namespaces, also those made later"})
 		offered[keystore.AnyNamespace] = true
 	}

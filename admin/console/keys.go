@@ -38,6 +38,7 @@ type keysPage struct {
 	Owners   []choice
 	Mine     string // the visitor's id, on the page of its own keys
 	Filtered bool
+	Unknown  bool     // the switcher is set to a namespace in which the visitor can see nothing
 	Sort     string   // empty: newest first
 	Orders   []choice // of Sort
 	Form     *form    // the filters
@@ -96,6 +97,10 @@ func listKeys(v *visit) error {
 		Form: &form{values: v.r.URL.Query()}}
 	if f.Owner == v.Caller.Member() {
 		p.Mine = f.Owner
+	}
+	if f.Namespace != "" && len(list.Items) == 0 {
+		_, err := v.api.FindNamespace(v.ctx, f.Namespace)
+		p.Unknown = err != nil && v.keys.Permissions(v.Caller)[f.Namespace] == nil
 	}
 	p.Filtered = f.Status+f.Role+f.Text != "" || f.Owner != p.Mine
 	p.Owners = append([]choice{{Value: "", Label: "Anyone"}}, v.members()...)

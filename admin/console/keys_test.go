@@ -226,6 +226,13 @@ func TestFirstHome(t *testing.T) {
 	if got, _ := p.get("/apikeys/keys/new?namespace=theirs").want(200).field("namespace"); got != "a" {
 		t.Errorf("the form begins in %q, where no key can be made", got)
 	}
+
+	// Elsewhere a grant can be given by who holds something there, whether it may read the namespace or not, and with what is connected by who holds that.
+	namespaces(t, s, keystore.Namespace{ID: "a1", Parent: "a"}, keystore.Namespace{ID: "a2", Parent: "a"})
+	p = s.signedIn(t, "Cleo", "a=read,admin.keys:create", "a1=read", "b=read")
+	p.get("/apikeys/keys/new").want(200, "Connected to <bdi>a</bdi>, by hand", `name="grants" value="a1"`, `name="grants" value="b"`).lacks(`name="grants" value="a2"`, `name="grants" value="c"`, `name="connected"`)
+	p.get("/apikeys/keys?namespace=b").want(200, "No keys yet")
+	p.get("/apikeys/keys?namespace=c").want(200, "No such namespace")
 }
 
 // TestReach: where a namespace's keys may do the same is told while one is made, and of each.
@@ -607,6 +614,7 @@ func TestList(t *testing.T) {
 	p.get(mine).want(200, "My own", "Revoke").lacks("Worker")
 	p.get("/apikeys/keys?cursor=nonsense").want(422)
 	p.get("/apikeys/keys?namespace=no%20such").want(422)
+	p.get("/apikeys/keys?namespace=acne").want(200, "No such namespace", "Show all keys").lacks("/apikeys/keys/new")
 	p.get("/apikeys/keys?status=odd").want(422)
 }
 

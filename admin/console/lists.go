@@ -69,22 +69,28 @@ func contains(part string, texts ...string) bool {
 	return slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(strings.ToLower(t), part) })
 }
 
+// reachable are the namespaces that the visitor may read, and those where it holds something else, by their ids alone.
+func (v *visit) reachable() []api.Namespace {
+	list := slices.Clone(v.namespaces())
+	known := make(map[string]bool, len(list))
+	for _, ns := range list {
+		known[ns.ID] = true
+	}
+	for id := range v.keys.Permissions(v.Caller) {
+		if ns := v.keys.Policy().Namespace(id); ns != nil && !known[id] {
+			list = append(list, api.Namespace{ID: id, Parent: &ns.Parent})
+		}
+	}
+	return list
+}
+
 // places are the namespaces that the visitor holds a permission in, to choose from. everywhere, unless empty, is how the choice of all of them is called,
 // for who holds it there.
 func (v *visit) places(permission, everywhere string) []choice {
-	labels := make(map[string]string)
-	for _, ns := range v.namespaces() {
-		labels[ns.ID] = namespaceLabel(ns)
-	}
-	for id := range v.keys.Permissions(v.Caller) { // who may do something in a namespace may not be let read it
-		if v.keys.Policy().Namespace(id) != nil {
-			labels[id] = cmp.Or(labels[id], id)
-		}
-	}
 	var list []choice
-	for id, label := range labels {
-		if v.mayIn(permission, id) {
-			list = append(list, choice{Value: id, Label: label})
+	for _, ns := range v.reachable() {
+		if v.mayIn(permission, ns.ID) {
+			list = append(list, choice{Value: ns.ID, Label: namespaceLabel(ns)})
 		}
 	}
 	slices.SortFunc(list, func(a, b choice) int { return cmp.Compare(strings.ToLower(a.Value), strings.ToLower(b.Value)) })
