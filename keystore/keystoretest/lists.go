@@ -119,6 +119,7 @@ func testOrders(t *testing.T, s Store) {
 		{"k3", "äpfel_2.0", 5, 3},
 		{"k4", "Zebra", 0, 0},
 		{"k5", "", 1, 4},
+		{"k6", "Öl", 2, 5}, // only ASCII has no case: before ä
 	} {
 		k := plain(row.id)
 		k.Name, k.CreatedAt = row.name, start.Add(time.Duration(i)*time.Second)
@@ -136,13 +137,13 @@ func testOrders(t *testing.T, s Store) {
 		filter keystore.KeyFilter
 		want   string
 	}{
-		{keystore.KeyFilter{Sort: keystore.NewestFirst}, "k5 k4 k3 k2 k1 k0"},
-		{keystore.KeyFilter{Sort: "created_at"}, "k0 k1 k2 k3 k4 k5"},
-		{keystore.KeyFilter{Sort: "name"}, "k5 k1 k2 k0 k4 k3"},
-		{keystore.KeyFilter{Sort: "expires_at"}, "k5 k0 k3 k2 k1 k4"},
-		{keystore.KeyFilter{Sort: "last_used_at"}, "k0 k4 k2 k3 k5 k1"},
-		{keystore.KeyFilter{Sort: "name", Namespaces: []string{"a"}}, "k2 k0 k4"},
-		{keystore.KeyFilter{Sort: "name", Namespaces: []string{"a", "b"}}, "k5 k1 k2 k0 k4 k3"},
+		{keystore.KeyFilter{Sort: keystore.NewestFirst}, "k6 k5 k4 k3 k2 k1 k0"},
+		{keystore.KeyFilter{Sort: "created_at"}, "k0 k1 k2 k3 k4 k5 k6"},
+		{keystore.KeyFilter{Sort: "name"}, "k5 k1 k2 k0 k4 k6 k3"},
+		{keystore.KeyFilter{Sort: "expires_at"}, "k5 k6 k0 k3 k2 k1 k4"},
+		{keystore.KeyFilter{Sort: "last_used_at"}, "k0 k4 k2 k3 k5 k6 k1"},
+		{keystore.KeyFilter{Sort: "name", Namespaces: []string{"a"}}, "k2 k0 k4 k6"},
+		{keystore.KeyFilter{Sort: "name", Namespaces: []string{"a", "b"}}, "k5 k1 k2 k0 k4 k6 k3"},
 		{keystore.KeyFilter{Sort: "created_at", Namespaces: []string{"a", "b"}, Text: "apple"}, "k1 k2"},
 		{keystore.KeyFilter{Sort: "expires_at", Text: "apple"}, "k2 k1"},
 		{keystore.KeyFilter{Sort: "last_used_at", Status: keystore.StatusRevoked}, ""},

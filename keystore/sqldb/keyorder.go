@@ -12,27 +12,26 @@ import (
 // An order of pages: by place, then by id.
 type order struct {
 	place   string                  // expression for that of a key k, last used as u says
-	given   string                  // expression for the place that a value in a cursor, its ?, stands for
 	value   func(*keystore.Key) any // an int64 or a string
 	name    string                  // in cursors; empty: none
 	down    bool
 	indexed bool
 }
 
-var byCreation = order{place: "k.created_at", given: "?", value: func(k *keystore.Key) any { return k.CreatedAt.UnixMicro() }, indexed: true}
+var byCreation = order{place: "k.created_at", value: func(k *keystore.Key) any { return k.CreatedAt.UnixMicro() }, indexed: true}
 
 // orders go up. A key that never expires comes after all others, one that was never used before them.
 var orders = map[string]order{
 	"":           byCreation,
 	"created_at": byCreation,
-	"name":       {name: "name", place: "lower(k.name)", given: "lower(CAST(? AS text))", value: func(k *keystore.Key) any { return k.Name }},
-	"expires_at": {name: "expires_at", place: "coalesce(k.expires_at, " + strconv.Itoa(math.MaxInt64) + ")", given: "?", value: func(k *keystore.Key) any {
+	"name":       {name: "name", place: "lower(k.name)", value: func(k *keystore.Key) any { return lower(k.Name) }},
+	"expires_at": {name: "expires_at", place: "coalesce(k.expires_at, " + strconv.Itoa(math.MaxInt64) + ")", value: func(k *keystore.Key) any {
 		if k.ExpiresAt.IsZero() {
 			return int64(math.MaxInt64)
 		}
 		return k.ExpiresAt.UnixMicro()
 	}},
-	"last_used_at": {name: "last_used_at", place: "coalesce(u.used_at, -1)", given: "?", value: func(k *keystore.Key) any {
+	"last_used_at": {name: "last_used_at", place: "coalesce(u.used_at, -1)", value: func(k *keystore.Key) any {
 		if k.LastUsedAt.IsZero() {
 			return int64(-1)
 		}
@@ -112,18 +111,26 @@ func (o *order) beside(relation, cursor string) (clause, error) {
 	if err != nil || id == "" {
 		return clause{}, badCursor()
 	}
-	return clause{"(" + o.place + ", k.id) " + relation + " (" + o.given + ", ?)", []any{value, id}}, nil
+	return clause{"(" + o.place + ", k.id) " + relation + " (?, ?)", []any{value, id}}, nil
+}
+
+// lower is what the databases make of a name: SQLite's function knows ASCII only, and so does that of PostgreSQL for a column with the collation "C".
+func lower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
 }
 
 // union is of the places and ids in each part that fit. Each part has the order and a page of its own: PostgreSQL would read them whole.
 func (o *order) union(parts []clause, where clause, page string, bound int) clause {
-	var all clause
-	pages := make([]string, len(parts))
+	pages := make([]clause, len(parts))
 	for i, p := range parts {
-		p = where.and(p)
-		pages[i] = "SELECT place, id FROM (SELECT " + o.place + " AS place, k.id FROM keys k WHERE " + p.sql + o.by("1", "2") + page + ") AS part"
-		all.args = append(append(all.args, p.args...), bound)
+		p = p.and(where)
+		pages[i] = clause{"SELECT place, id FROM (SELECT " + o.place + " AS place, k.id FROM " + p.sql + o.by("1", "2") + page + ") AS part", append(p.args, bound)}
 	}
-	all.sql = strings.Join(pages, " UNION ")
-	return all
+	return joined(" UNION ", pages)
 }
