@@ -89,7 +89,14 @@ func testAudit(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	for _, statement := range []string{"UPDATE audit SET actor = 'nobody' WHERE seq = 1", "DELETE FROM audit WHERE seq = 3"} {
+	const byHand = "INSERT INTO audit (seq, at, actor, source, action, object, namespaces, before, after, hash) SELECT %d, at, actor, source, action, object, '%s', before, after, hash FROM audit WHERE seq = 1"
+	must(t, s.Exec(fmt.Sprintf(byHand, 500, `["a", "a"]`)))
+	must(t, s.Exec(fmt.Sprintf(byHand, 501, "null")))
+	for _, statement := range []string{
+		"UPDATE audit SET actor = 'nobody' WHERE seq = 1", "DELETE FROM audit WHERE seq = 3", "REPLACE INTO audit SELECT * FROM audit",
+		"UPDATE touched SET namespace = 'b'", "DELETE FROM touched WHERE seq = 4", // what would hide a row
+		fmt.Sprintf(byHand, 502, `"a"`), fmt.Sprintf(byHand, 502, `{"a": "a"}`), // which nobody could read
+	} {
 		if s.Exec(statement) == nil {
 			t.Fatalf("%s: went through", statement)
 		}

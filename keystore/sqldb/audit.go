@@ -3,8 +3,8 @@ package sqldb
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -32,44 +32,24 @@ func (t *tx) LastAudit() (*keystore.AuditRow, error) {
 
 // Audits implements [keystore.Database].
 func (d *DB) Audits(ctx context.Context, f keystore.AuditFilter, cursor string, limit int) ([]keystore.AuditRow, string, error) {
-	where := clause{sql: d.current}
-	add := func(condition string, value any) { where = where.and(clause{condition, []any{value}}) }
+	var within seqs
 	if cursor != "" {
 		before, err := strconv.ParseInt(cursor, 10, 64)
 		if err != nil {
 			return nil, "", badCursor()
 		}
-		add("a.seq < ?", before)
+		within = append(within, clause{"<", []any{before}})
 	}
-	if f.Namespaces != nil {
-		array, err := d.array(f.Namespaces)
-		if err != nil {
-			return nil, "", err
-		}
-		add(d.touchesOnly, array)
+	parts, err := d.auditParts(ctx, f, within)
+	if err != nil {
+		return nil, "", d.fail(ctx, readingAudit, err)
 	}
-	for _, is := range []struct{ column, value string }{{"actor", f.Actor}, {"action", f.Action}, {"object", f.Object}} {
-		if is.value != "" {
-			add("a."+is.column+" = ?", is.value)
-		}
-	}
-	if !f.From.IsZero() {
-		add("a.at >= ?", f.From.UnixMicro())
-	}
-	if !f.To.IsZero() {
-		add("a.at < ?", f.To.UnixMicro())
-	}
-	parts := auditParts(f)
-	if len(parts) == 0 {
-		return nil, "", nil
-	}
-	pages, args := make([]string, len(parts)), []any(nil)
 	for i, p := range parts {
-		pages[i] = "SELECT seq FROM (SELECT a.seq FROM audit a" + p.sql + " AND " + where.sql + " ORDER BY a.seq DESC LIMIT ?) AS part"
-		args = append(append(append(args, p.args...), where.args...), limit+1)
+		parts[i] = clause{"SELECT * FROM (" + p.sql + " ORDER BY 1 DESC LIMIT ?) AS part", append(p.args, limit+1)}
 	}
-	rows, err := list(d.read(ctx), scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq IN (SELECT seq FROM ("+strings.Join(pages, " UNION ")+" ORDER BY 1 DESC LIMIT ?) AS page) ORDER BY seq DESC",
-		append(args, limit+1)...)
+	page := joined(" UNION ", parts)
+	rows, err := list(d.read(ctx), scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq IN (SELECT page.id FROM ("+page.sql+" ORDER BY 1 DESC LIMIT ?) AS page) ORDER BY seq DESC",
+		append(page.args, limit+1)...)
 	if err != nil {
 		return nil, "", d.fail(ctx, readingAudit, err)
 	}
@@ -79,19 +59,110 @@ func (d *DB) Audits(ctx context.Context, f keystore.AuditFilter, cursor string, 
 	return rows[:limit], strconv.FormatInt(rows[limit-1].Seq, 10), nil
 }
 
-// auditParts are of the log: those rows that touch the namespaces in question, when these are few and nothing else says better where to look.
-func auditParts(f keystore.AuditFilter) (parts []clause) {
-	namespaces := f.Namespaces
+// seqs are bounds of what is looked at in the log: each a relation with a number.
+type seqs []clause
+
+func (s seqs) of(table string) clause {
+	all := every
+	for _, bound := range s {
+		all = all.and(clause{table + ".seq " + bound.sql + " ?", bound.args})
+	}
+	return all
+}
+
+// auditParts are queries for the seqs of what fits, by the way that leads to the fewest.
+func (d *DB) auditParts(ctx context.Context, f keystore.AuditFilter, within seqs) ([]clause, error) {
+	where := clause{sql: d.current}
+	if f.Namespaces != nil {
+		array, err := d.array(f.Namespaces)
+		if err != nil {
+			return nil, err
+		}
+		where = where.and(clause{d.touchesOnly, []any{array}})
+	}
+	if !f.From.IsZero() || !f.To.IsZero() {
+		during := every
+		if !f.From.IsZero() {
+			during = during.and(clause{"a.at >= ?", []any{f.From.UnixMicro()}})
+		}
+		if !f.To.IsZero() {
+			during = during.and(clause{"a.at < ?", []any{f.To.UnixMicro()}})
+		}
+		bounds, err := d.seqsOf(ctx, during)
+		if err != nil {
+			return nil, err
+		}
+		where, within = where.and(during), append(within, bounds...)
+	}
+	ways, err := d.auditWays(f, within)
+	if err != nil {
+		return nil, err
+	}
+	taken, rest, _, err := d.choose(ctx, ways, false)
+	if err != nil {
+		return nil, err
+	}
+	var parts []clause
+	switch {
+	case taken < 0:
+		parts = []clause{clause{sql: "SELECT a.seq AS id FROM audit a WHERE "}.join("", within.of("a"))}
+	case len(ways[taken].ordered) == 0:
+		parts = []clause{clause{sql: "SELECT a.seq AS id FROM "}.join("", d.through(ways[taken].ids, "audit a WHERE a.seq = few.id"))}
+	default:
+		parts = ways[taken].ordered
+	}
+	for i := range parts {
+		parts[i] = parts[i].and(rest).and(where)
+	}
+	return parts, nil
+}
+
+// auditWays are by what a row touches, its actor, its action and its object; the ordered ones are queries.
+func (d *DB) auditWays(f keystore.AuditFilter, within seqs) (ways []way, err error) {
+	namespaces, filter := f.Namespaces, every // more than the condition on all namespaces of a row
 	if f.Namespace != "" {
-		namespaces = []string{f.Namespace}
+		filter = clause{"EXISTS (SELECT 1 FROM touched t WHERE t.namespace = ? AND t.seq = a.seq)", []any{f.Namespace}}
+		if namespaces == nil || slices.Contains(namespaces, f.Namespace) {
+			namespaces = []string{f.Namespace}
+		} else {
+			namespaces = []string{}
+		}
 	}
-	if namespaces == nil || f.Namespace == "" && (f.Object != "" || len(namespaces) > maxUnion) {
-		return []clause{{sql: " WHERE 1 = 1"}}
+	if namespaces != nil {
+		array, err := d.array(namespaces)
+		if err != nil {
+			return nil, err
+		}
+		w := way{ids: clause{"SELECT t.seq AS id FROM touched t WHERE t.namespace " + d.among, []any{array}}.and(within.of("t")), filter: filter}
+		if len(namespaces) <= maxUnion {
+			for _, ns := range namespaces {
+				part := clause{"SELECT t.seq AS id FROM touched t CROSS JOIN audit a WHERE a.seq = t.seq AND t.namespace = ?", []any{ns}}
+				w.ordered = append(w.ordered, part.and(within.of("t")))
+			}
+		}
+		ways = append(ways, w)
 	}
-	for _, ns := range namespaces {
-		parts = append(parts, clause{" JOIN touched t ON t.seq = a.seq WHERE t.namespace = ?", []any{ns}})
+	for _, is := range []struct{ column, value string }{{"a.actor", f.Actor}, {"a.action", f.Action}, {"a.object", f.Object}} {
+		if is.value != "" {
+			args := []any{is.value}
+			query := clause{"SELECT a.seq AS id FROM audit a WHERE " + is.column + " = ?", args}.and(within.of("a"))
+			ways = append(ways, way{query, []clause{query}, clause{is.column + " || '' = ?", args}})
+		}
 	}
-	return parts
+	return ways, nil
+}
+
+// seqsOf are the bounds of the rows of some time. Clocks go back at times: the rows between need not all be of that time.
+func (d *DB) seqsOf(ctx context.Context, during clause) (seqs, error) {
+	// The count keeps PostgreSQL from looking for the first by going through all that come before it.
+	bounds, err := list(d.read(ctx), func(scan func(...any) error) (bounds [2]int64, err error) {
+		var n int64
+		return bounds, scan(&n, &bounds[0], &bounds[1])
+	}, "SELECT count(*), coalesce(min(a.seq), 0), coalesce(max(a.seq), 0) FROM audit a WHERE "+during.sql+" AND "+d.current, during.args...)
+	if err != nil {
+		return nil, err
+	}
+	return seqs{{">=", []any{bounds[0][0]}}, {"<=", []any{bounds[0][1]}}}, nil
 }
 
 // AuditChain implements [keystore.Database].

@@ -35,6 +35,7 @@ type dialect struct {
 	touchesOnly   string // condition on a row a of the audit log: its namespaces are among those in a JSON array, and there are some
 	among         string // the end of a condition: is one of the texts in a JSON array
 	amongHex      string // the same for bytes, which the array has in hexadecimal
+	few           string // what stands in a FROM for the ids, each once, that a query finds: taken for few, whatever else is known
 	analyze       string // statement: has the database look at the size of its tables, and make new plans; empty: it need not be told
 	anew          []any  // arguments before the others, so that a query is planned for the tables as they are now
 	addMany       string // statement: what is added to secrets until addedMany is one change; empty: the database sees for itself that it is many
@@ -175,9 +176,11 @@ func (d *DB) query(ctx context.Context, pool *sql.DB, query string, args ...any)
 	return rows, err
 }
 
-// read is query on the readers.
+// read is query on the readers, planned for these arguments and the tables as they are now.
 func (d *DB) read(ctx context.Context) querier {
-	return func(query string, args ...any) (*sql.Rows, error) { return d.query(ctx, d.readers, query, args...) }
+	return func(query string, args ...any) (*sql.Rows, error) {
+		return d.query(ctx, d.readers, query, append(slices.Clip(d.anew), args...)...)
+	}
 }
 
 // exec runs a statement that is a transaction of its own, takes no revision, and may as well run twice.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -12,51 +11,24 @@ import (
 // lookedThrough is how many keys one page may look at for what no index finds: of each part for a text, of all that fit for an order.
 const lookedThrough = 10_000
 
-// maxUnion is how many namespaces are merged from as many ordered index scans; more are filtered out of one scan of all.
-const maxUnion = 50
-
-// A clause is a piece of a query, with the arguments for the places in it.
-type clause struct {
-	sql  string
-	args []any
-}
-
-// everyKey is the condition that all fit.
-var everyKey = clause{sql: "1 = 1"}
-
-// and is the condition that both hold.
-func (c clause) and(other clause) clause {
-	return clause{c.sql + " AND " + other.sql, slices.Concat(c.args, other.args)}
-}
-
 // Keys implements [keystore.Database].
 func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limit int) ([]keystore.Key, string, error) {
 	o, err := orderOf(f.Sort)
 	if err != nil {
 		return nil, "", err
 	}
-	from := everyKey
+	from := every
 	if cursor != "" {
 		if from, err = o.after(cursor); err != nil {
 			return nil, "", err
 		}
 	}
-	parts, err := d.parts(f)
-	if err != nil || len(parts) == 0 {
-		return nil, "", err
-	}
-	var found clause // places and ids
-	var end string
-	if o.indexed {
-		found, end, err = d.indexed(ctx, f, &o, parts, from, limit+1)
-	} else {
-		found, err = d.sorted(ctx, f, &o, parts, from)
-	}
+	found, end, err := d.page(ctx, f, &o, from, limit+1)
 	if err != nil {
 		return nil, "", d.fail(ctx, "listing keys", err)
 	}
 	query := "SELECT " + keyColumns + " FROM (" + found.sql + o.by("1", "2") + " LIMIT ?) p JOIN keys k ON k.id = p.id" + keyJoins + o.by("p.place", "k.id")
-	rows, err := d.query(ctx, d.readers, query, append(found.args, limit+1)...)
+	rows, err := d.read(ctx)(query, append(found.args, limit+1)...)
 	keys, err := scanKeys(rows, err, nil)
 	if err != nil {
 		return nil, "", d.fail(ctx, "listing keys", err)
@@ -67,10 +39,20 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 	return keys[:limit], o.cursor(&keys[limit-1]), nil
 }
 
-// indexed is for an order that an index has. With a text not all keys may be looked at: end is the cursor of the last that is, empty if there are no more.
-func (d *DB) indexed(ctx context.Context, f keystore.KeyFilter, o *order, parts []clause, from clause, limit int) (found clause, end string, err error) {
-	where := d.conditions(f).and(from)
-	if f.Text != "" {
+// page is a query for places and ids. Where not all keys may be looked at, end is the cursor of the last that is.
+func (d *DB) page(ctx context.Context, f keystore.KeyFilter, o *order, from clause, limit int) (found clause, end string, err error) {
+	parts, where, few, err := d.parts(ctx, f)
+	if err != nil {
+		return clause{}, "", err
+	}
+	where = where.and(d.conditions(f))
+	looksThrough := f.Text != "" && !few
+	if !o.indexed {
+		found, err = d.sorted(ctx, o, parts, where, from, looksThrough)
+		return found, "", err
+	}
+	where = where.and(from)
+	if looksThrough {
 		if end, err = d.horizon(ctx, o, parts, from); err != nil {
 			return clause{}, "", err
 		}
@@ -98,16 +80,16 @@ func (d *DB) horizon(ctx context.Context, o *order, parts []clause, from clause)
 }
 
 // sorted is for an order that no index has: all keys that fit are sorted, which may not be many.
-func (d *DB) sorted(ctx context.Context, f keystore.KeyFilter, o *order, parts []clause, from clause) (clause, error) {
+func (d *DB) sorted(ctx context.Context, o *order, parts []clause, where, from clause, looksThrough bool) (clause, error) {
 	tooMany := invalid("sort", fmt.Sprintf("is for %d keys at most, and more fit: choose a namespace, an owner or a status, or sort by created_at", d.lookedThrough))
-	if f.Text != "" {
-		if end, err := d.horizon(ctx, &byCreation, parts, everyKey); err != nil {
+	if looksThrough {
+		if end, err := d.horizon(ctx, &byCreation, parts, every); err != nil {
 			return clause{}, err
 		} else if end != "" {
 			return clause{}, tooMany
 		}
 	}
-	fit := byCreation.union(parts, d.conditions(f), " LIMIT ?", d.lookedThrough+1)
+	fit := byCreation.union(parts, where, " LIMIT ?", d.lookedThrough+1)
 	n, err := list(d.read(ctx), func(scan func(...any) error) (n int, err error) { return n, scan(&n) }, "SELECT count(*) FROM ("+fit.sql+") AS fit", fit.args...)
 	if err != nil {
 		return clause{}, err
@@ -121,88 +103,32 @@ func (d *DB) sorted(ctx context.Context, f keystore.KeyFilter, o *order, parts [
 	}, nil
 }
 
-// parts are by home namespaces, and by owner.
-func (d *DB) parts(f keystore.KeyFilter) (parts []clause, err error) {
-	if f.Namespaces == nil && f.Visible == nil {
-		return []clause{everyKey}, nil
-	}
-	homes := f.Namespaces
-	switch {
-	case homes == nil:
-		homes = f.Visible
-	case f.Visible != nil:
-		homes = slices.DeleteFunc(slices.Clone(homes), func(ns string) bool { return !slices.Contains(f.Visible, ns) })
-	}
-	homes = slices.Compact(slices.Sorted(slices.Values(homes)))
-	if len(homes) <= maxUnion {
-		for _, ns := range homes {
-			parts = append(parts, clause{"k.namespace = ?", []any{ns}})
-		}
-	} else {
-		array, err := d.array(homes)
-		if err != nil {
-			return nil, err
-		}
-		// The || keeps SQLite from sorting what it finds by namespace.
-		parts = append(parts, clause{"k.namespace || '' " + d.among, []any{array}})
-	}
-	if f.Visible == nil || f.OrOwner == "" {
-		return parts, nil
-	}
-	owned := clause{"k.owner = ?", []any{f.OrOwner}}
-	if f.Namespaces != nil {
-		array, err := d.array(f.Namespaces)
-		if err != nil {
-			return nil, err
-		}
-		owned = clause{owned.sql + " AND k.namespace || '' " + d.among, append(owned.args, array)}
-	}
-	return append(parts, owned), nil
-}
-
-// array is a list of texts for the dialect's conditions.
-func (d *DB) array(texts []string) (string, error) {
-	stored := make([]string, len(texts))
-	for i, s := range texts {
-		stored[i] = d.text(s)
-	}
-	return fromJSON(stored)
-}
-
-// conditions are all of a filter's but for the namespaces and who may see them.
+// conditions are those that no way leads to.
 func (d *DB) conditions(f keystore.KeyFilter) clause {
-	where, args := []string{d.current, "k.personal = 0"}, []any{}
-	add := func(condition string, values ...any) {
-		where, args = append(where, condition), append(args, values...)
-	}
-	now := f.Now.UnixMicro()
-	switch f.Status {
-	case keystore.StatusRevoked:
-		add("k.revoked_at IS NOT NULL")
-	case keystore.StatusExpired:
-		add("k.revoked_at IS NULL AND k.expires_at <= ?", now)
-	case keystore.StatusInactive:
-		add("k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?) AND k.active = 0", now)
-	case keystore.StatusActive:
-		add("k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?) AND k.active = 1", now)
-	case "":
-	default:
-		add("1 = 0")
-	}
-	if f.Owner != "" {
-		add("k.owner = ?", f.Owner)
-	}
-	if f.CreatedBy != "" {
-		add("k.created_by = ?", f.CreatedBy)
-	}
-	if f.Role != "" {
-		add("EXISTS (SELECT 1 FROM held h WHERE h.key_id = k.id AND h.role = ?)", f.Role)
+	where := clause{sql: d.current + " AND k.personal = 0"}
+	if f.Status == keystore.StatusActive {
+		where = where.and(ofStatus(f))
 	}
 	if f.Text != "" {
 		in := func(expression string) string { return fmt.Sprintf(d.contains, expression) }
-		add("("+in("k.name")+" OR "+in("k.id")+" OR "+in("k.prefix || '_' || substr(k.id, 1, 8) || '…'")+")", f.Text, f.Text, f.Text)
+		where = where.and(clause{"(" + in("k.name") + " OR " + in("k.id") + " OR " + in("k.prefix || '_' || substr(k.id, 1, 8) || '…'") + ")", []any{f.Text, f.Text, f.Text}})
 	}
-	return clause{strings.Join(where, " AND "), args}
+	return where
+}
+
+func ofStatus(f keystore.KeyFilter) clause {
+	now := f.Now.UnixMicro()
+	switch f.Status {
+	case keystore.StatusRevoked:
+		return clause{sql: "k.revoked_at IS NOT NULL"}
+	case keystore.StatusExpired:
+		return clause{"k.revoked_at IS NULL AND k.expires_at <= ?", []any{now}}
+	case keystore.StatusInactive:
+		return clause{"k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?) AND k.active = 0", []any{now}}
+	case keystore.StatusActive:
+		return clause{"k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?) AND k.active = 1", []any{now}}
+	}
+	return clause{sql: "1 = 0"}
 }
 
 func badCursor() error {

@@ -39,6 +39,7 @@ var sqliteDialect = dialect{
 		WHERE n.value NOT IN (SELECT value FROM json_each(?)))`,
 	among:    "IN (SELECT value FROM json_each(?))",
 	amongHex: "IN (SELECT unhex(value) FROM json_each(?))",
+	few:      "(SELECT DISTINCT id FROM (%s))",
 	// Keys of random order reach all of their indexes' pages: with no room for these, each would be written and read again with every batch.
 	addMany:   "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
 	addedMany: "DELETE FROM adding",

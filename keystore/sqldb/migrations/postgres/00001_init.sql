@@ -162,7 +162,7 @@ CREATE TABLE audit (
     source     TEXT   NOT NULL,
     action     TEXT   COLLATE "C" NOT NULL,
     object     TEXT   COLLATE "C" NOT NULL,
-    namespaces JSON   NOT NULL,
+    namespaces JSON   NOT NULL CHECK (json_typeof(namespaces) IN ('array', 'null')),
     before     TEXT   NOT NULL,
     after      TEXT   NOT NULL,
     hash       BYTEA  NOT NULL
@@ -170,6 +170,7 @@ CREATE TABLE audit (
 CREATE INDEX audit_object ON audit (object, seq);
 CREATE INDEX audit_actor  ON audit (actor, seq);
 CREATE INDEX audit_action ON audit (action, seq);
+CREATE INDEX audit_at     ON audit (at, seq);
 
 -- The namespaces that a row of the audit log touches, kept by a trigger.
 CREATE TABLE touched (
@@ -358,7 +359,6 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
--- A hand may have written what is no array: nobody can be shown such a row by its namespaces.
 CREATE FUNCTION keep_touched() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO touched (namespace, seq)
@@ -413,4 +413,7 @@ CREATE TRIGGER members_truncate BEFORE TRUNCATE ON members FOR EACH STATEMENT
 
 CREATE TRIGGER audit_touched AFTER INSERT ON audit REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION keep_touched();
 CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse('the audit log is append-only');
+-- Who may not read all of the log sees what is here alone.
+CREATE TRIGGER touched_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON touched FOR EACH STATEMENT
     EXECUTE FUNCTION refuse('the audit log is append-only');

@@ -165,7 +165,7 @@ CREATE TABLE audit (
     source     TEXT    NOT NULL,
     action     TEXT    NOT NULL,
     object     TEXT    NOT NULL,
-    namespaces TEXT    NOT NULL CHECK (json_valid(namespaces)),
+    namespaces TEXT    NOT NULL CHECK (json_valid(namespaces) AND json_type(namespaces) IN ('array', 'null')),
     before     TEXT    NOT NULL,
     after      TEXT    NOT NULL,
     hash       BLOB    NOT NULL
@@ -173,6 +173,7 @@ CREATE TABLE audit (
 CREATE INDEX audit_object ON audit (object, seq);
 CREATE INDEX audit_actor  ON audit (actor, seq);
 CREATE INDEX audit_action ON audit (action, seq);
+CREATE INDEX audit_at     ON audit (at, seq);
 
 -- The namespaces that a row of the audit log touches, kept by a trigger.
 CREATE TABLE touched (
@@ -407,6 +408,14 @@ CREATE TRIGGER audit_touched AFTER INSERT ON audit BEGIN
 END;
 -- +goose StatementEnd
 
+-- REPLACE deletes a row without the delete trigger.
+-- +goose StatementBegin
+CREATE TRIGGER audit_replace BEFORE INSERT ON audit
+WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq) BEGIN
+    SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+-- +goose StatementEnd
+
 -- +goose StatementBegin
 CREATE TRIGGER audit_update BEFORE UPDATE ON audit BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
@@ -415,6 +424,19 @@ END;
 
 -- +goose StatementBegin
 CREATE TRIGGER audit_delete BEFORE DELETE ON audit BEGIN
+    SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+-- +goose StatementEnd
+
+-- Who may not read all of the log sees what is in touched alone.
+-- +goose StatementBegin
+CREATE TRIGGER touched_update BEFORE UPDATE ON touched BEGIN
+    SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER touched_delete BEFORE DELETE ON touched BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;
 -- +goose StatementEnd

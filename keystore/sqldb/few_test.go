@@ -1,0 +1,207 @@
+//go:build unix
+
+package sqldb
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
+)
+
+// TestListsOfFewAndOfMany: what a list shows does not depend on how it is looked for.
+func TestListsOfFewAndOfMany(t *testing.T) {
+	for name, store := range map[string]keystoretest.Store{"SQLite": newSQLite(t), "PostgreSQL": newPostgresStore(t)} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			d := store.Open(t).(*closeOnce).DB
+			if _, err := d.Deployment(ctx, nil); err != nil {
+				t.Fatal(err)
+			}
+			const keys = 60
+			_, err := d.Update(ctx, func(tx keystore.Tx) error {
+				var rows []*keystore.AuditRow
+				for i := range keys {
+					k := benchKey(i, tx.Now().Add(time.Duration(i/2)*time.Second))
+					k.Namespace = string(rune('a' + i%3))
+					k.Owner = fmt.Sprint("m", i%4)
+					k.CreatedBy = fmt.Sprint("m", i%5)
+					k.Grants = []keystore.Grant{{Namespace: "x", Roles: []string{"one"}}, {Namespace: "y", Roles: []string{fmt.Sprint("of", i%7), "one"}}}
+					if i%2 == 0 {
+						k.RevokedAt = tx.Now()
+					}
+					if err := insertKey(tx, k); err != nil {
+						return err
+					}
+					rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1), At: k.CreatedAt, Actor: k.Owner, Action: k.CreatedBy, Object: fmt.Sprint(i % 7),
+						Namespaces: []string{k.Namespace, string(rune('a' + i%2))}})
+				}
+				return tx.AppendAudit(rows)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var crowd []string
+			for i := range maxUnion {
+				crowd = append(crowd, fmt.Sprint("nowhere", i))
+			}
+			found := 0
+			same := func(f any, list func(cursor string) (ids []string, next string, err error)) {
+				t.Helper()
+				var got [2][]string
+				for i, bound := range []int{keys, 2} {
+					d.lookedThrough = bound
+					for cursor, pages := "", 0; pages == 0 || cursor != ""; pages++ {
+						ids, next, err := list(cursor)
+						if err != nil || pages > keys {
+							t.Fatalf("%+v: %v after %d pages", f, err, pages)
+						}
+						got[i], cursor = append(got[i], ids...), next
+					}
+				}
+				if !reflect.DeepEqual(got[0], got[1]) {
+					t.Errorf("%+v: %v among few, %v among many", f, got[0], got[1])
+				}
+				found += len(got[0])
+			}
+			for i := range 3 * 3 * 2 * 2 * 3 * 2 * 2 {
+				choose := func(n int) int { c := i % n; i /= n; return c }
+				f := keystore.KeyFilter{
+					Namespaces: [][]string{nil, {"a", "b"}, append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)],
+					Visible:    [][]string{nil, {"a"}, append(crowd[:maxUnion:maxUnion], "b")}[choose(3)],
+					Owner:      []string{"", "m1"}[choose(2)], CreatedBy: []string{"", "m2"}[choose(2)], Role: []string{"", "one", "of3"}[choose(3)],
+					Status: []keystore.Status{"", keystore.StatusRevoked}[choose(2)], Text: []string{"", "number 1"}[choose(2)], Now: time.Now(),
+				}
+				if f.Visible != nil {
+					f.OrOwner = "m1"
+				}
+				same(f, func(cursor string) (ids []string, next string, err error) {
+					list, next, err := d.Keys(ctx, f, cursor, 4)
+					for _, k := range list {
+						ids = append(ids, k.ID)
+					}
+					return ids, next, err
+				})
+			}
+			for i := range 3 * 3 * 2 * 2 * 2 * 2 {
+				choose := func(n int) int { c := i % n; i /= n; return c }
+				f := keystore.AuditFilter{
+					Namespaces: [][]string{nil, {"a", "b"}, append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)], Namespace: []string{"", "a", "b"}[choose(3)],
+					Actor: []string{"", "m1"}[choose(2)], Action: []string{"", "m2"}[choose(2)], Object: []string{"", "3"}[choose(2)],
+				}
+				if choose(2) == 1 {
+					f.From = time.Now().Add(10 * time.Second)
+				}
+				same(f, func(cursor string) (ids []string, next string, err error) {
+					list, next, err := d.Audits(ctx, f, cursor, 4)
+					for _, r := range list {
+						ids = append(ids, fmt.Sprint(r.Seq))
+					}
+					return ids, next, err
+				})
+			}
+			if found < 10*keys {
+				t.Errorf("all lists together have %d lines", found)
+			}
+		})
+	}
+}
+
+// TestRareThingsAreLookedUp: a page is looked for by the rarest thing that it was asked for.
+func TestRareThingsAreLookedUp(t *testing.T) {
+	d := fill(t, 2000)
+	d.lookedThrough = 100
+	_, err := d.Update(t.Context(), func(tx keystore.Tx) error {
+		var rows []*keystore.AuditRow
+		for i := range 2000 {
+			k := benchKey(i, tx.Now())
+			rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1), At: k.CreatedAt, Actor: k.Owner, Action: "key.mint", Object: k.ID, Namespaces: []string{k.Namespace}})
+		}
+		return tx.AppendAudit(rows)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var crowd []string
+	for i := range maxUnion + 1 {
+		crowd = append(crowd, fmt.Sprint("ns", i))
+	}
+	big := []string{keystore.DefaultNamespace}
+	var query string
+	d.bind = func(q string) string { query = q; return q }
+	check := func(f any, by string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan := explained(t, d, query)
+		others := strings.ReplaceAll(plan, by, "")
+		if others == plan || strings.Contains(others, "SCAN k") || strings.Contains(others, "SCAN a") {
+			t.Errorf("%+v: not by %s:\n%s", f, by, plan)
+		}
+	}
+	for _, row := range []struct {
+		f  keystore.KeyFilter
+		by string
+	}{
+		{keystore.KeyFilter{Role: "rare"}, "(role=?)"},
+		{keystore.KeyFilter{Role: "nobody's", Namespaces: big}, "(role=? AND home=?)"},
+		{keystore.KeyFilter{Role: "rare", Text: "x"}, "(role=?)"},
+		{keystore.KeyFilter{Role: "member", Namespaces: big}, "(role=? AND home=?)"},
+		{keystore.KeyFilter{Role: "member", Namespaces: crowd[1:2]}, "keys_namespace (namespace=?"},
+		{keystore.KeyFilter{Owner: "m_5", Namespaces: big}, "keys_owner (owner=?"},
+		{keystore.KeyFilter{Owner: "m_5", Namespaces: crowd[1:2]}, "keys_namespace (namespace=?"},
+		{keystore.KeyFilter{Owner: "m_5", CreatedBy: keystore.RootMember}, "keys_owner (owner=?"},
+		{keystore.KeyFilter{Owner: "m_5", CreatedBy: "nobody"}, "keys_created_by (created_by=?"},
+		{keystore.KeyFilter{Status: keystore.StatusInactive, Namespaces: big}, "SCAN k USING INDEX keys_inactive"},
+		{keystore.KeyFilter{Status: keystore.StatusExpired, Namespaces: big}, "SCAN k USING INDEX keys_expiring_page"},
+		{keystore.KeyFilter{Status: keystore.StatusRevoked, Namespaces: big}, "SCAN k USING INDEX keys_revoked"},
+		{keystore.KeyFilter{Visible: crowd, OrOwner: "nobody"}, "keys_namespace (namespace=?"},
+	} {
+		_, _, err := d.Keys(t.Context(), row.f, "", 10)
+		check(row.f, row.by, err)
+	}
+	for _, row := range []struct {
+		f  keystore.AuditFilter
+		by string
+	}{
+		{keystore.AuditFilter{Actor: "m_5", Namespace: big[0]}, "audit_actor (actor=?"},
+		{keystore.AuditFilter{Actor: "m_5", Namespaces: crowd[1:2]}, "(namespace=?"},
+		{keystore.AuditFilter{Actor: "m_5", Action: "key.mint"}, "audit_actor (actor=?"},
+		{keystore.AuditFilter{Actor: "m_5", Action: "role.edit"}, "audit_action (action=?"},
+		{keystore.AuditFilter{Namespaces: crowd}, "(namespace=?"},
+		{keystore.AuditFilter{Namespace: big[0]}, "(namespace=? AND seq<?)"},
+		{keystore.AuditFilter{From: time.Now()}, "(rowid>? AND rowid<?)"},
+	} {
+		_, _, err := d.Audits(t.Context(), row.f, "1000", 10)
+		check(row.f, row.by, err)
+	}
+}
+
+// explained is SQLite's plan of a query.
+func explained(t *testing.T, d *DB, query string) string {
+	t.Helper()
+	rows, err := d.readers.Query("EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(query, "?"))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var plan strings.Builder
+	for rows.Next() {
+		var id, parent, unused int
+		var line string
+		if err := rows.Scan(&id, &parent, &unused, &line); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(&plan, line)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return plan.String()
+}

@@ -1,0 +1,121 @@
+package sqldb
+
+import (
+	"context"
+	"slices"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// maxUnion is how many namespaces are merged from as many ordered index scans.
+const maxUnion = 50
+
+// parts are where a list looks, each a FROM with a condition, by the way that leads to the fewest keys. rest is the condition that the other ways leave; few says
+// that the parts together have no more keys than may be looked through.
+func (d *DB) parts(ctx context.Context, f keystore.KeyFilter) (parts []clause, rest clause, few bool, err error) {
+	ways, err := d.ways(f)
+	if err != nil {
+		return nil, clause{}, false, err
+	}
+	taken, rest, few, err := d.choose(ctx, ways, f.Text != "")
+	if err != nil {
+		return nil, clause{}, false, err
+	}
+	if taken < 0 {
+		return []clause{{sql: "keys k WHERE 1 = 1"}}, rest, false, nil
+	}
+	if len(ways[taken].ordered) == 0 {
+		return []clause{d.through(ways[taken].ids, "keys k WHERE k.id = few.id")}, rest, few, nil
+	}
+	for _, c := range ways[taken].ordered {
+		parts = append(parts, clause{sql: "keys k WHERE "}.join("", c))
+	}
+	return parts, rest, few, nil
+}
+
+// ways are all that a filter has.
+func (d *DB) ways(f keystore.KeyFilter) (ways []way, err error) {
+	if f.Namespaces != nil || f.Visible != nil {
+		w, err := d.wayOfScope(f)
+		if err != nil {
+			return nil, err
+		}
+		ways = append(ways, w)
+	}
+	for _, is := range []struct{ column, value string }{{"k.owner", f.Owner}, {"k.created_by", f.CreatedBy}} {
+		if is.value != "" {
+			plain := clause{is.column + " = ?", []any{is.value}}
+			ways = append(ways, way{idsOf(plain), []clause{plain}, clause{is.column + " || '' = ?", plain.args}})
+		}
+	}
+	if f.Status != "" && f.Status != keystore.StatusActive {
+		c := ofStatus(f)
+		ways = append(ways, way{idsOf(c.and(clause{sql: "k.personal = 0"})), []clause{c}, c})
+	}
+	if f.Role != "" {
+		ids := clause{"SELECT h.key_id AS id FROM held h WHERE h.role = ?", []any{f.Role}}
+		if f.Namespaces != nil {
+			array, err := d.array(f.Namespaces)
+			if err != nil {
+				return nil, err
+			}
+			ids = ids.and(clause{"h.home " + d.among, []any{array}})
+		}
+		ways = append(ways, way{ids, nil, clause{"EXISTS (SELECT 1 FROM held h WHERE h.key_id = k.id AND h.role = ?)", []any{f.Role}}})
+	}
+	return ways, nil
+}
+
+func idsOf(condition clause) clause {
+	return clause{sql: "SELECT k.id FROM keys k WHERE "}.join("", condition)
+}
+
+// wayOfScope is by the namespaces, and by who may see the keys.
+func (d *DB) wayOfScope(f keystore.KeyFilter) (w way, err error) {
+	homes := f.Namespaces
+	switch {
+	case homes == nil:
+		homes = f.Visible
+	case f.Visible != nil:
+		homes = slices.DeleteFunc(slices.Clone(homes), func(ns string) bool { return !slices.Contains(f.Visible, ns) })
+	}
+	homes = slices.Compact(slices.Sorted(slices.Values(homes)))
+	array, err := d.array(homes)
+	if err != nil {
+		return w, err
+	}
+	among := clause{d.among, []any{array}}
+	w.ids = idsOf(clause{sql: "k.namespace "}.join("", among))
+	w.filter = clause{sql: "(k.namespace || '' "}.join("", among)
+	if len(homes) <= maxUnion {
+		for _, ns := range homes {
+			w.ordered = append(w.ordered, clause{"k.namespace = ?", []any{ns}})
+		}
+	}
+	if f.Visible != nil && f.OrOwner != "" {
+		where := every
+		if f.Namespaces != nil {
+			if array, err = d.array(f.Namespaces); err != nil {
+				return w, err
+			}
+			where = clause{"k.namespace || '' " + d.among, []any{array}}
+		}
+		owned := clause{"k.owner = ?", []any{f.OrOwner}}.and(where)
+		w.ids = w.ids.join(" UNION ALL ", idsOf(owned))
+		w.filter = w.filter.join(" OR ", clause{"k.owner || '' = ?", []any{f.OrOwner}}.and(where))
+		if len(homes) <= maxUnion {
+			w.ordered = append(w.ordered, owned)
+		}
+	}
+	w.filter.sql += ")"
+	return w, nil
+}
+
+// array is a list of texts for the dialect's conditions.
+func (d *DB) array(texts []string) (string, error) {
+	stored := make([]string, len(texts))
+	for i, s := range texts {
+		stored[i] = d.text(s)
+	}
+	return fromJSON(stored)
+}
