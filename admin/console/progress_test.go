@@ -3,6 +3,7 @@ package console_test
 import (
 	"context"
 	"path/filepath"
+	"regexp"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -38,6 +39,9 @@ func TestPending(t *testing.T) {
 	c.silent.Store(true)
 	a := p.submit("/apikeys/keys/"+id+"/revoke", "confirm", "revoke").want(200, "The key is revoked for good", "in force on 1 of 2 nodes", "elsewhere/1", `http-equiv="refresh"`)
 	at := a.At.RequestURI()
+	if until := regexp.MustCompile(`until <time datetime="[^"]+">[\d-]{10} \d\d:\d\d:\d\d UTC</time>`); !until.MatchString(a.Text) {
+		t.Errorf("it is not said until when, to the second: %s", a.Text)
+	}
 	developer.get(at).want(200, "in force on 1 of 2 nodes").lacks("elsewhere/1") // naming nodes takes admin.nodes:read
 	p.get(at).want(200, "elsewhere/1")
 	c.silent.Store(false)

@@ -191,6 +191,7 @@ func (d *view) MayHere(permission string) bool {
 var functions = template.FuncMap{
 	"asset":    func(name string) string { return assetNames[name] },
 	"time":     showTime,
+	"second":   showSecond,
 	"field":    newField,
 	"sentence": sentence,
 	"join":     strings.Join,
@@ -216,8 +217,15 @@ func showTime(at any) template.HTML {
 			return template.HTML(template.HTMLEscapeString(at))
 		}
 	}
+	return timeElement(t, "2006-01-02 15:04")
+}
+
+// showSecond is showTime for what is about to be.
+func showSecond(at time.Time) template.HTML { return timeElement(at, time.DateTime) }
+
+func timeElement(t time.Time, layout string) template.HTML {
 	t = t.UTC()
-	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `">` + t.Format("2006-01-02 15:04") + ` UTC</time>`)
+	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `">` + t.Format(layout) + ` UTC</time>`)
 }
 
 // A field is one input of a form with its label. Options: hint, type, value (of a box), rows (of a text area), placeholder, autocomplete,

@@ -14,7 +14,8 @@ const showTimes = () => {
 		const at = new Date(t.dateTime);
 		if (isNaN(at) || document.readyState === "loading" && !t.nextSibling && !t.parentNode.nextSibling) continue;
 		t.title = t.textContent;
-		t.textContent = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())} ${pad(at.getHours())}:${pad(at.getMinutes())}`;
+		const seconds = /:\d\d:\d\d /.test(t.title) ? `:${pad(at.getSeconds())}` : "";
+		t.textContent = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())} ${pad(at.getHours())}:${pad(at.getMinutes())}${seconds}`;
 	}
 };
 const reading = new MutationObserver(showTimes);
