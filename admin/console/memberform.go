@@ -14,6 +14,7 @@ import (
 
 type memberForm struct {
 	Member *api.Member // nil: a new one
+	Whole  bool        // the visitor may change more than the grants that it sees
 	Kinds  []choice
 	Grants []grantForm
 }
@@ -114,7 +115,7 @@ var builtinWords = map[string]string{
 }
 
 func (v *visit) memberForm(m *api.Member, f *form) memberForm {
-	p := memberForm{Member: m, Kinds: []choice{
+	p := memberForm{Member: m, Whole: m == nil || v.keys.MayMember(v.Caller, "update", m.ID), Kinds: []choice{
 		{Value: string(keystore.Person), Label: "A person"},
 		{Value: string(keystore.Service), Label: "A service", Hint: "A program that manages keys."},
 	}}
@@ -232,6 +233,9 @@ func saveMember(v *visit) error {
 // memberPatch is what a form changes of a member, and no more: changing grants in one namespace takes less than changing the name.
 func memberPatch(m api.Member, f *form) api.MemberPatch {
 	patch := api.MemberPatch{Grants: api.Some(f.grants())}
+	if !f.values.Has("name") { // nor the others: see memberForm.Whole
+		return patch
+	}
 	if name := f.Value("name"); name != m.Name {
 		patch.Name = api.Some(name)
 	}

@@ -366,12 +366,13 @@ func TestPartOfAMember(t *testing.T) {
 	p := s.signedIn(t, "Ada", "acme=@client-admin")
 	at := "/apikeys/members/" + id
 	p.get(at).want(200, "acme", at+"/edit").lacks("globex", at+"/token", at+"/active", at+"/delete")
+	p.get(at+"/edit").want(200, "not yours to change").lacks(`name="name"`, `name="login"`)
 	p.submit(at+"/edit", "grants[0].roles", "developer").want(200, "Saved", "developer")
 	m := s.theMember(t, id)
 	if len(m.Grants) != 2 || !slices.ContainsFunc(m.Grants, func(g keystore.Grant) bool { return g.Namespace == "globex" && g.Roles[0] == "viewer" }) {
 		t.Errorf("now has %+v", m.Grants)
 	}
-	p.submit(at+"/edit", "name", "Other").want(403, "admin.members:update")
+	p.submit(at+"/edit", "name", "Other", "kind", "person").want(403, "admin.members:update")
 	p.submit(at + "/token").want(403).lacks("akm_")
 }
 
