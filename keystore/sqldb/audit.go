@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"encoding/json"
+	"math"
 	"slices"
 	"strconv"
 
@@ -88,7 +89,11 @@ func (d *DB) auditParts(ctx context.Context, f keystore.AuditFilter, within seqs
 		if !f.To.IsZero() {
 			during = during.and(clause{"a.at < ?", []any{f.To.UnixMicro()}})
 		}
-		bounds, err := d.seqsOf(ctx, during)
+		most := math.MaxInt32
+		if f.To.IsZero() { // a page is found among the newest
+			most = d.lookedThrough
+		}
+		bounds, err := d.seqsOf(ctx, during, most)
 		if err != nil {
 			return nil, err
 		}
@@ -117,11 +122,19 @@ func (d *DB) auditParts(ctx context.Context, f keystore.AuditFilter, within seqs
 	return parts, nil
 }
 
-// auditWays are by what a row touches, its actor, its action and its object; the ordered ones are queries.
+// auditWays are all that a filter has, first those that are likely to lead to few rows; the ordered ones are queries.
 func (d *DB) auditWays(f keystore.AuditFilter, within seqs) (ways []way, err error) {
+	column := func(name, value string) {
+		if value != "" {
+			query := clause{"SELECT a.seq AS id FROM audit a WHERE " + name + " = ?", []any{value}}.and(within.of("a"))
+			ways = append(ways, way{query, []clause{query}, clause{name + " || '' = ?", []any{value}}})
+		}
+	}
+	column("a.object", f.Object)
+	column("a.actor", f.Actor)
 	namespaces, filter := f.Namespaces, every // more than the condition on all namespaces of a row
 	if f.Namespace != "" {
-		filter = clause{"EXISTS (SELECT 1 FROM touched t WHERE t.namespace = ? AND t.seq = a.seq)", []any{f.Namespace}}
+		filter = clause{"a.seq = (SELECT t.seq FROM touched t WHERE t.namespace = ? AND t.seq = a.seq)", []any{f.Namespace}}
 		if namespaces == nil || slices.Contains(namespaces, f.Namespace) {
 			namespaces = []string{f.Namespace}
 		} else {
@@ -142,27 +155,23 @@ func (d *DB) auditWays(f keystore.AuditFilter, within seqs) (ways []way, err err
 		}
 		ways = append(ways, w)
 	}
-	for _, is := range []struct{ column, value string }{{"a.actor", f.Actor}, {"a.action", f.Action}, {"a.object", f.Object}} {
-		if is.value != "" {
-			args := []any{is.value}
-			query := clause{"SELECT a.seq AS id FROM audit a WHERE " + is.column + " = ?", args}.and(within.of("a"))
-			ways = append(ways, way{query, []clause{query}, clause{is.column + " || '' = ?", args}})
-		}
-	}
+	column("a.action", f.Action)
 	return ways, nil
 }
 
-// seqsOf are the bounds of the rows of some time. Clocks go back at times: the rows between need not all be of that time.
-func (d *DB) seqsOf(ctx context.Context, during clause) (seqs, error) {
+// seqsOf are the bounds of the rows of some time: of most times no others lie between, but clocks go back. most is how many rows are worth it: with more
+// there are no bounds.
+func (d *DB) seqsOf(ctx context.Context, during clause, most int) (seqs, error) {
+	type found struct{ rows, first, last int64 }
 	// The count keeps PostgreSQL from looking for the first by going through all that come before it.
-	bounds, err := list(d.read(ctx), func(scan func(...any) error) (bounds [2]int64, err error) {
-		var n int64
-		return bounds, scan(&n, &bounds[0], &bounds[1])
-	}, "SELECT count(*), coalesce(min(a.seq), 0), coalesce(max(a.seq), 0) FROM audit a WHERE "+during.sql+" AND "+d.current, during.args...)
-	if err != nil {
+	of, err := list(d.read(ctx), func(scan func(...any) error) (of found, err error) {
+		return of, scan(&of.rows, &of.first, &of.last)
+	}, "SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0) FROM (SELECT a.seq FROM audit a WHERE "+during.sql+" AND "+d.current+" LIMIT ?) AS during",
+		append(during.args, int64(most)+1)...)
+	if err != nil || of[0].rows > int64(most) {
 		return nil, err
 	}
-	return seqs{{">=", []any{bounds[0][0]}}, {"<=", []any{bounds[0][1]}}}, nil
+	return seqs{{">=", []any{of[0].first}}, {"<=", []any{of[0].last}}}, nil
 }
 
 // AuditChain implements [keystore.Database].

@@ -41,9 +41,9 @@ type way struct {
 	filter  clause   // the condition, where another way is taken: a || in it keeps SQLite to the index of that one
 }
 
-// choose takes the way that leads to the fewest rows, since by any other a page might have to go through all that the one condition leaves to find what
-// fulfils the other. Where all lead to more than may be looked through, it is the first that has the order of pages, -1 if none has. rest is the condition that the other ways leave.
-// few says that the way leads to no more than may be looked through; a single one is only counted if someone wants to know.
+// choose takes the way that leads to the fewest rows: by another, a page might have to go through all that fulfils the one condition to find what fulfils
+// this one too. Where all lead to more than may be looked through, it is the first that has the order of pages, -1 if none has. rest is the condition that the
+// other ways leave. few says that the way leads to no more than may be looked through; a single one is only counted if count says so.
 func (d *DB) choose(ctx context.Context, ways []way, count bool) (taken int, rest clause, few bool, err error) {
 	taken = slices.IndexFunc(ways, func(w way) bool { return len(w.ordered) > 0 })
 	if len(ways) > 1 || len(ways) == 1 && (taken < 0 || count) {

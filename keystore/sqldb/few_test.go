@@ -158,6 +158,7 @@ func TestRareThingsAreLookedUp(t *testing.T) {
 		{keystore.KeyFilter{Owner: "m_5", Namespaces: crowd[1:2]}, "keys_namespace (namespace=?"},
 		{keystore.KeyFilter{Owner: "m_5", CreatedBy: keystore.RootMember}, "keys_owner (owner=?"},
 		{keystore.KeyFilter{Owner: "m_5", CreatedBy: "nobody"}, "keys_created_by (created_by=?"},
+		{keystore.KeyFilter{CreatedBy: keystore.RootMember, Namespaces: big}, "keys_namespace (namespace=?"}, // neither is rare
 		{keystore.KeyFilter{Status: keystore.StatusInactive, Namespaces: big}, "SCAN k USING INDEX keys_inactive"},
 		{keystore.KeyFilter{Status: keystore.StatusExpired, Namespaces: big}, "SCAN k USING INDEX keys_expiring_page"},
 		{keystore.KeyFilter{Status: keystore.StatusRevoked, Namespaces: big}, "SCAN k USING INDEX keys_revoked"},
@@ -174,6 +175,7 @@ func TestRareThingsAreLookedUp(t *testing.T) {
 		{keystore.AuditFilter{Actor: "m_5", Namespaces: crowd[1:2]}, "(namespace=?"},
 		{keystore.AuditFilter{Actor: "m_5", Action: "key.mint"}, "audit_actor (actor=?"},
 		{keystore.AuditFilter{Actor: "m_5", Action: "role.edit"}, "audit_action (action=?"},
+		{keystore.AuditFilter{Action: "key.mint", Namespace: big[0]}, "(namespace=? AND seq<?)"}, // neither is rare
 		{keystore.AuditFilter{Namespaces: crowd}, "(namespace=?"},
 		{keystore.AuditFilter{Namespace: big[0]}, "(namespace=? AND seq<?)"},
 		{keystore.AuditFilter{From: time.Now()}, "(rowid>? AND rowid<?)"},

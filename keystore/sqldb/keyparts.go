@@ -33,8 +33,15 @@ func (d *DB) parts(ctx context.Context, f keystore.KeyFilter) (parts []clause, r
 	return parts, rest, few, nil
 }
 
-// ways are all that a filter has.
+// ways are all that a filter has, first those that are likely to lead to few keys.
 func (d *DB) ways(f keystore.KeyFilter) (ways []way, err error) {
+	column := func(name, value string) {
+		if value != "" {
+			plain := clause{name + " = ?", []any{value}}
+			ways = append(ways, way{idsOf(plain), []clause{plain}, clause{name + " || '' = ?", plain.args}})
+		}
+	}
+	column("k.owner", f.Owner)
 	if f.Namespaces != nil || f.Visible != nil {
 		w, err := d.wayOfScope(f)
 		if err != nil {
@@ -42,12 +49,7 @@ func (d *DB) ways(f keystore.KeyFilter) (ways []way, err error) {
 		}
 		ways = append(ways, w)
 	}
-	for _, is := range []struct{ column, value string }{{"k.owner", f.Owner}, {"k.created_by", f.CreatedBy}} {
-		if is.value != "" {
-			plain := clause{is.column + " = ?", []any{is.value}}
-			ways = append(ways, way{idsOf(plain), []clause{plain}, clause{is.column + " || '' = ?", plain.args}})
-		}
-	}
+	column("k.created_by", f.CreatedBy)
 	if f.Status != "" && f.Status != keystore.StatusActive {
 		c := ofStatus(f)
 		ways = append(ways, way{idsOf(c.and(clause{sql: "k.personal = 0"})), []clause{c}, c})
@@ -61,7 +63,8 @@ func (d *DB) ways(f keystore.KeyFilter) (ways []way, err error) {
 			}
 			ids = ids.and(clause{"h.home " + d.among, []any{array}})
 		}
-		ways = append(ways, way{ids, nil, clause{"EXISTS (SELECT 1 FROM held h WHERE h.key_id = k.id AND h.role = ?)", []any{f.Role}}})
+		// No EXISTS: PostgreSQL might read all that have the role.
+		ways = append(ways, way{ids, nil, clause{"k.id = (SELECT h.key_id FROM held h WHERE h.key_id = k.id AND h.role = ? LIMIT 1)", []any{f.Role}}})
 	}
 	return ways, nil
 }
