@@ -45,15 +45,19 @@ func (v *visit) home(id string) api.Namespace {
 		return ns
 	}
 	known := api.Namespace{ID: id}
-	if ns := v.keys.Policy().Namespace(id); ns != nil && (v.mayIn("admin.keys:create", id) || v.mayIn("admin.keys:update", id)) {
+	if ns := v.keys.Policy().Namespace(id); ns != nil && v.makesKeys(id) {
 		known.EditPolicy, known.KeyRoles, known.Reach = string(ns.EditPolicy), ns.KeyRoles, ns.Reach
 	}
 	return known
 }
 
-// Reach lists the kinds of namespaces below one in which its keys may do the same.
+func (v *visit) makesKeys(namespace string) bool {
+	return v.mayIn("admin.keys:create", namespace) || v.mayIn("admin.keys:update", namespace)
+}
+
+// Reach lists the kinds of namespaces below one in which its keys may do the same, as far as the visitor may know them.
 func (v *visit) Reach(namespace string) []string {
-	if ns := v.keys.Policy().Namespace(namespace); ns != nil {
+	if ns := v.keys.Policy().Namespace(namespace); ns != nil && (v.mayIn("admin.namespaces:read", namespace) || v.makesKeys(namespace)) {
 		return ns.Reach
 	}
 	return nil
