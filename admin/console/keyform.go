@@ -76,9 +76,15 @@ func (p *keyForm) Barred(permission string) bool {
 	return err == nil && !p.had.Covers(parsed) && !p.gives(parsed)
 }
 
+// barredInRole is Barred for a role that the key lacks: what else the key has does not help, since it gets what is added to the role later.
+func (p *keyForm) barredInRole(permission string) bool {
+	parsed, err := keystore.ParsePermission(permission)
+	return err == nil && !p.gives(parsed)
+}
+
 // bar takes out of a choice what the visitor cannot give, and says so.
-func (p *keyForm) bar(c choice, permissions ...string) choice {
-	if c.Disabled = slices.ContainsFunc(permissions, p.Barred); c.Disabled {
+func bar(c choice, barred func(string) bool, permissions ...string) choice {
+	if c.Disabled = slices.ContainsFunc(permissions, barred); c.Disabled {
 		c.Hint = "More than you hold here yourself: " + c.Hint
 	}
 	return c
@@ -93,8 +99,8 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 	p := &keyForm{Key: k, Names: v.names(), Home: v.home(home), gives: v.keys.MayGive(v.Caller, home), had: given(k)}
 	p.GrowOnly = k != nil && p.Home.EditPolicy == string(keystore.EditGrowOnly)
 	p.Levels = []choice{
-		p.bar(choice{Value: string(keystore.ReadOnly), Label: "Read-Only", Hint: "Every call that reads."}, "read"),
-		p.bar(choice{Value: string(keystore.ReadWrite), Label: "Read & Write", Hint: "Every call that reads or writes."}, "read", "write"),
+		bar(choice{Value: string(keystore.ReadOnly), Label: "Read-Only", Hint: "Every call that reads."}, p.Barred, "read"),
+		bar(choice{Value: string(keystore.ReadWrite), Label: "Read & Write", Hint: "Every call that reads or writes."}, p.Barred, "read", "write"),
 		{Value: string(keystore.Custom), Label: "Custom", Hint: "The calls that you choose."},
 	}
 	var err error
@@ -145,16 +151,17 @@ func (v *visit) roleChoices(p *keyForm) {
 		had = homeRoles(*p.Key)
 	}
 	p.Unlisted = !v.mayIn("admin.roles:read", p.Home.ID)
-	list, _ := everything(v.listRoles) // fails when none may be read
-	for _, r := range list {
+	for _, r := range v.roles() {
+		if r.Namespace != p.Home.ID && r.Namespace != keystore.AnyNamespace {
+			continue
+		}
 		c := choice{Value: r.Name, Label: r.Name, Hint: strings.Join(r.Permissions, ", ")}
 		if !slices.Contains(had, r.Name) {
-			c = p.bar(c, r.Permissions...)
+			c = bar(c, p.barredInRole, r.Permissions...)
 		}
-		switch {
-		case r.Builtin:
+		if r.Builtin {
 			p.Builtin = append(p.Builtin, c)
-		case r.Namespace == p.Home.ID, r.Namespace == keystore.AnyNamespace:
+		} else {
 			p.Roles = append(p.Roles, c)
 		}
 	}
@@ -285,12 +292,8 @@ func (f *form) otherGrants(p *keyForm, home homeGrant, shared []string) []api.Gr
 
 // sharedRoles are those that every namespace has.
 func (v *visit) sharedRoles() []string {
-	list, err := everything(v.listRoles)
-	if err != nil {
-		return nil
-	}
 	var names []string
-	for _, r := range list {
+	for _, r := range v.roles() {
 		if r.Namespace == keystore.AnyNamespace {
 			names = append(names, r.Name)
 		}
@@ -349,10 +352,10 @@ func (f *form) expiry(now time.Time) *time.Time {
 		return nil
 	}
 	at, err := time.ParseInLocation("2006-01-02 15:04", f.Value("expires_day")+" "+cmp.Or(f.Value("expires_time"), "00:00"), f.zone())
-	if err != nil {
+	at = at.UTC()
+	if err != nil || at.Year() < 0 || at.Year() > 9999 { // RFC 3339 has no other years
 		f.wrong("expires_at", "give a day such as 2027-01-31, and a time such as 17:30 if it is not to be midnight")
 		return nil
 	}
-	at = at.UTC()
 	return &at
 }

@@ -55,6 +55,14 @@ func (v *visit) listRoles(cursor string, limit int) (api.Roles, error) {
 	return v.api.ListRoles(v.ctx, cursor, limit)
 }
 
+// roles are those that the visitor may read.
+func (v *visit) roles() []api.Role {
+	if v.readable == nil {
+		v.readable, _ = everything(v.listRoles) // fails when none may be read
+	}
+	return v.readable
+}
+
 func (v *visit) listNamespaces(cursor string, limit int) (api.Namespaces, error) {
 	return v.api.ListNamespaces(v.ctx, cursor, limit)
 }

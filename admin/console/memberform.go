@@ -87,14 +87,10 @@ func (f *form) grants() []api.GrantRequest {
 	return list
 }
 
-// grantRoles are those that grants everywhere can name, the built-in ones first.
+// grantRoles are those that grants everywhere can name, the built-in ones first. Who may not read roles types their names.
 func (v *visit) grantRoles() (list []choice) {
-	roles, err := everything(v.listRoles)
-	if err != nil {
-		return nil // who may not read roles types their names
-	}
 	var made []choice
-	for _, r := range roles {
+	for _, r := range v.roles() {
 		c := choice{Value: r.Name, Label: r.Name}
 		switch {
 		case r.Builtin:

@@ -56,7 +56,15 @@ func (b box) Checked() bool { return b.Form.Has(b.Name, b.Permission) || b.Locke
 func (b box) Locked() bool {
 	return b.key != nil && b.Name == "permissions" && b.key.Locked("permissions", b.Permission)
 }
-func (b box) Barred() bool { return b.key != nil && b.key.Barred(b.Permission) }
+func (b box) Barred() bool {
+	if b.key == nil {
+		return false
+	}
+	if b.Name != "permissions" {
+		return b.key.barredInRole(b.Permission)
+	}
+	return b.key.Barred(b.Permission)
+}
 
 // Any reports whether some permission on a resource is checked.
 func (t table) Any(r resource) bool {

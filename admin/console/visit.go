@@ -24,8 +24,9 @@ type visit struct {
 	ctx context.Context
 	api *client.Client // as the visitor
 
-	known  map[string]string // see names
-	listed []api.Namespace   // see namespaces
+	known    map[string]string // see names
+	listed   []api.Namespace   // see namespaces
+	readable []api.Role        // see roles
 }
 
 // may reports whether the visitor holds a permission ("admin.keys:read") in some namespace.
