@@ -114,7 +114,7 @@ func (v *visit) showToken(p tokenPage, title string) error {
 	p.Blanks = strings.ContainsAny(path, "{*")
 	p.Example = "curl "
 	if method != http.MethodGet {
-		p.Example += "-X " + method + " "
+		p.Example += `-X "` + inShell.Replace(method) + `" ` // RFC 9110 lets methods have signs that mean something to a shell
 	}
 	p.Example += `-H "Authorization: Bearer ` + p.Token + `" "` + inShell.Replace(address+path) + `"`
 	return v.write(http.StatusCreated, "token", title, p, nil)

@@ -194,10 +194,13 @@ func TestExample(t *testing.T) {
 		{Permission: "orders:find", Class: "read", Method: "GET", Path: "/orders/{id}"}, {Permission: "orders:list", Class: "read", Method: "GET", Path: "/orders"}, {Permission: "orders:make", Class: "write", Method: "POST", Path: "/orders"},
 	})
 	for permissions, want := range map[string]string{
-		"orders:read": ` "` + s.URL + `/orders"`, "orders:find": ` "` + s.URL + `/orders/{id}"`, "orders:make": ` -X POST -H`, "orders:make orders:find": ` "` + s.URL + `/orders/{id}"`, "refunds:read": ` "` + s.URL + `/"`,
+		"orders:read": ` "` + s.URL + `/orders"`, "orders:find": ` "` + s.URL + `/orders/{id}"`, "orders:make": ` -X "POST" -H`, "orders:make orders:find": ` "` + s.URL + `/orders/{id}"`, "refunds:read": ` "` + s.URL + `/"`,
 	} {
 		p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more", permissions).want(201, html.EscapeString(want)).lacks("place of <code>")
 	}
+	s.api.Declare([]api.Operation{{Permission: "orders:odd", Class: "write", Method: "M|id&`id`$PATH", Path: "/odd"}})
+	p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more", "orders:odd").want(201, html.EscapeString(`curl -X "M|id&%60id%60%24PATH" -H`))
+	s.api.Declare([]api.Operation{{Permission: "orders:list", Class: "read", Method: "GET", Path: "/orders"}, {Permission: "orders:find", Class: "read", Method: "GET", Path: "/orders/{id}"}})
 	s.apart = true
 	p.submit("/apikeys/keys/new", "name", "x").want(201, "&#34;https://api.example.com/orders&#34;", "Put the address of your API in place of <code>api.example.com</code>.").lacks(s.URL)
 	p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more", "orders:find").want(201, "and something in place of what stands in braces")
@@ -246,6 +249,11 @@ func TestReach(t *testing.T) {
 	if n := strings.Count(a.Text, "of the kind"); n != 1 {
 		t.Errorf("%d grants reach down", n)
 	}
+	// Who may read the key, and not the namespace, is not told.
+	s.signedIn(t, "Ben", "eu=admin.keys:read").get("/apikeys/keys/" + id).want(404)
+	id, _ = p.make("name", "From below", "namespace", "eu", "grants", "shop")
+	s.signedIn(t, "Cleo", "eu=admin.keys:read").get("/apikeys/keys/"+id).want(200, "In <bdi>shop</bdi>").lacks("of the kind")
+	s.signedIn(t, "Dora", "eu=admin.keys:read", "shop=admin.keys:update").get("/apikeys/keys/"+id).want(200, "of the kind")
 }
 
 // TestMint is the form against what it makes.
@@ -330,13 +338,15 @@ func TestMistakes(t *testing.T) {
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	typed := []string{"name", "\u202egnirts <script>alert(1)</script>", "namespace", "acme", "access", "custom", "permissions_more", "Orders:read", "allowed_ips", "10.0.0.0/99", "metadata", "team", "expires", "custom",
-		"expires_day", "tomorrow", "grants_more", "nowhere", "active", "-", "new_roles[0].name", "no good"}
+		"expires_day", "tomorrow", "expires_time", "", "zone", "", "grants_more", "nowhere", "active", "-", "new_roles[0].name", "no good"}
 	for _, test := range []struct {
 		field, wrong string
 		change       []string
 	}{
 		{"metadata", "is not like name=value", nil},
 		{"expires_at", "Give a day such as", nil},
+		{"expires_at", "Give a day such as", []string{"metadata", "team=erp", "expires_day", "9999-12-31", "expires_time", "23:59", "zone", "America/New_York"}},
+		{"expires_at", "Give a day such as", []string{"metadata", "team=erp", "expires_day", "0000-01-01", "zone", "Asia/Tokyo"}},
 		{"permissions", "a resource starts with a-z", []string{"metadata", "team=erp", "expires", "never"}},
 		{"allowed_ips", "neither an address", []string{"metadata", "team=erp", "expires", "never"}},
 		{"grants", "There is no namespace", []string{"metadata", "team=erp", "expires", "never", "permissions_more", "orders:read", "allowed_ips", "", "new_roles[0].name", ""}},
