@@ -2,7 +2,7 @@ package console
 
 import (
 	"cmp"
-	"net/http"
+	"errors"
 	"slices"
 	"strings"
 
@@ -86,7 +86,8 @@ func listKeys(v *visit) error {
 		Namespace: v.namespace(), Status: v.query("status"), Owner: v.query("owner"), Role: v.query("role"), Text: v.query("q"), Sort: v.query("sort"), Cursor: v.query("cursor"), Limit: pageSize,
 	}
 	list, err := v.api.ListKeys(v.ctx, f)
-	if f.Sort != "" && statusOf(err) == http.StatusUnprocessableEntity {
+	refused, is := errors.AsType[*client.Error](err)
+	if is && slices.ContainsFunc(refused.Errors, func(e api.FieldError) bool { return e.Field == "sort" }) {
 		return v.done((&view{visit: v}).With("sort", ""), notice{Kind: "warning", Title: "These keys cannot be sorted like that",
 			Text: "They are shown newest first. Ten thousand can be sorted otherwise: choose a namespace, an owner or a status that has no more of them."})
 	}

@@ -623,6 +623,7 @@ func TestList(t *testing.T) {
 	p.get(mine+"&namespace=acme").want(200, "Keys that act for you in namespace <bdi>acme</bdi>")
 	p.get(mine).want(200, "My own", "Revoke").lacks("Worker")
 	p.get("/apikeys/keys?cursor=nonsense").want(422)
+	p.get("/apikeys/keys?sort=name&cursor=nonsense").want(422)
 	p.get("/apikeys/keys?namespace=no%20such").want(422)
 	p.get("/apikeys/keys?namespace=acne").want(200, "No such namespace", "Show all keys").lacks("/apikeys/keys/new")
 	p.get("/apikeys/keys?status=odd").want(422)
