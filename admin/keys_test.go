@@ -251,10 +251,11 @@ func TestIfMatch(t *testing.T) {
 func TestList(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
-	var all []string // newest first
+	var all []string                          // newest first
+	long := strings.Repeat("\U0001F3FF", 195) // as long as a name can be
 	for i := range 7 {
 		ns := []string{"default", "acme"}[i%2]
-		all = append([]string{d.mint(t, root, fmt.Sprintf(`{"name":"key %d","namespace":%q,"access":"read_only","active":%t}`, i, ns, i != 3)).Key.ID}, all...)
+		all = append([]string{d.mint(t, root, fmt.Sprintf(`{"name":"key %d%s","namespace":%q,"access":"read_only","active":%t}`, i, long, ns, i != 3)).Key.ID}, all...)
 	}
 	pick := func(at ...int) (ids []string) {
 		for _, i := range at {
@@ -277,6 +278,8 @@ func TestList(t *testing.T) {
 		"?created_by=nobody":          nil,
 		"?role=any":                   nil,
 		"?q=KEY%204":                  pick(2),
+		"?sort=name&limit=1":          pick(6, 5, 4, 3, 2, 1, 0),
+		"?sort=-name&limit=2":         all,
 		"?q=%25":                      nil,
 		"?q=" + all[5]:                pick(5),
 	} {

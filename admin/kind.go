@@ -129,10 +129,10 @@ func (k *kind[V, T, P, C]) changed(v *V, token keystore.Token, p keystore.Propag
 
 type createInput[R any] struct{ Body R }
 
-// Paging asks for one page of a list. It is exported for reflection's sake.
+// Paging asks for one page of a list. A cursor can hold a key's name, of 200 characters, in base64. It is exported for reflection's sake.
 type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Cursor string `query:"cursor" maxLength:"500" doc:"next_cursor of the page before"`
+	Cursor string `query:"cursor" maxLength:"1200" doc:"next_cursor of the page before"`
 }
 
 // registerAll adds what is done to the list of a kind of which there are few. R is what describes a new one.

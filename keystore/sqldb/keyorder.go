@@ -65,7 +65,7 @@ func (o *order) cursor(k *keystore.Key) string {
 	case int64:
 		value = strconv.FormatInt(v, 10)
 	case string:
-		value = base64.RawStdEncoding.EncodeToString([]byte(v))
+		value = base64.RawURLEncoding.EncodeToString([]byte(v)) // so that it stands in an address as it is
 	}
 	if o.name != "" {
 		value = o.name + "." + value
@@ -97,7 +97,10 @@ func (o *order) beside(relation, cursor string) (clause, error) {
 		}
 		cursor = rest
 	}
-	word, id, _ := strings.Cut(cursor, "_")
+	var word, id string
+	if i := strings.LastIndexByte(cursor, '_'); i >= 0 { // base64 has it too
+		word, id = cursor[:i], cursor[i+1:]
+	}
 	var value any
 	var err error
 	switch o.value(new(keystore.Key)).(type) {
@@ -105,7 +108,7 @@ func (o *order) beside(relation, cursor string) (clause, error) {
 		value, err = strconv.ParseInt(word, 10, 64)
 	case string:
 		var b []byte
-		b, err = base64.RawStdEncoding.DecodeString(word)
+		b, err = base64.RawURLEncoding.DecodeString(word)
 		value = string(b)
 	}
 	if err != nil || id == "" {
