@@ -35,10 +35,15 @@ func (s aheadOf) Open(t *testing.T) keystore.Database {
 	if len(tables) < 15 {
 		t.Fatalf("%d tables", len(tables))
 	}
+	statements := "BEGIN;"
 	for _, table := range tables {
-		if err := s.Exec(fmt.Sprintf("ALTER TABLE %s ADD COLUMN of_a_later_release TEXT", table[1])); err != nil {
-			t.Fatal(err)
-		}
+		statements += fmt.Sprintf("ALTER TABLE %s ADD COLUMN of_a_later_release TEXT;", table[1])
+	}
+	if err := s.Exec(statements + "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Exec(fmt.Sprintf("SELECT of_a_later_release FROM %s", tables[len(tables)-1][1])); err != nil {
+		t.Fatal(err)
 	}
 	return db
 }
