@@ -39,8 +39,7 @@
 //
 // What a list shows is in the address bar: filters, `namespace` (the switcher's; links made by .Link keep it) and `cursor`, which the REST interface
 // gave. visit.link(path, "name", value, …) and .With in templates make such addresses; {{template "pager" …}} links to the next page, and
-// the browser's way back leads to the one before. Lists are newest first; keys can be sorted
-// otherwise, as far as the REST interface does.
+// the browser's way back leads to the one before. Lists are newest first; keys can be sorted otherwise, as far as the REST interface does.
 //
 // # Looks
 //

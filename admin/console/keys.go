@@ -62,20 +62,26 @@ type column struct {
 func (p keysPage) Column(label, by string) column {
 	sorted := cmp.Or(p.Sort, "-created_at")
 	c := column{Label: label, Next: by}
-	if strings.TrimPrefix(sorted, "-") != strings.TrimPrefix(by, "-") {
+	switch sorted {
+	case by:
+		c.Next = reverse(by)
+	case reverse(by):
+	default:
 		return c
 	}
 	c.Sorted = "ascending"
 	if strings.HasPrefix(sorted, "-") {
 		c.Sorted = "descending"
 	}
-	if sorted == by {
-		c.Next = "-" + by
-		if rest, ok := strings.CutPrefix(by, "-"); ok {
-			c.Next = rest
-		}
-	}
 	return c
+}
+
+// reverse is the other direction of an order.
+func reverse(sort string) string {
+	if up, down := strings.CutPrefix(sort, "-"); down {
+		return up
+	}
+	return "-" + sort
 }
 
 // pageSize is how many lines a list shows.
@@ -88,7 +94,7 @@ func listKeys(v *visit) error {
 	list, err := v.api.ListKeys(v.ctx, f)
 	refused, is := errors.AsType[*client.Error](err)
 	if is && slices.ContainsFunc(refused.Errors, func(e api.FieldError) bool { return e.Field == "sort" }) {
-		return v.done((&view{visit: v}).With("sort", ""), notice{Kind: "warning", Title: "These keys cannot be sorted like that",
+		return v.done(v.With("sort", ""), notice{Kind: "warning", Title: "These keys cannot be sorted like that",
 			Text: "They are shown newest first. Ten thousand can be sorted otherwise: choose a namespace, an owner or a status that has no more of them."})
 	}
 	if err != nil {

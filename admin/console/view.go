@@ -159,16 +159,6 @@ func (d *view) Link(path string, parameters ...string) string {
 	return d.link(Root+path, parameters...)
 }
 
-// With is the address of this page with other parameters, names and values in turn; an empty value takes one out. The page of a list begins anew.
-func (d *view) With(parameters ...string) string {
-	q := d.r.URL.Query()
-	q.Del("cursor")
-	for i := 0; i+1 < len(parameters); i += 2 {
-		q.Set(parameters[i], parameters[i+1])
-	}
-	return address(d.r.URL.Path, q)
-}
-
 // Query is a parameter of the address.
 func (d *view) Query(name string) string { return d.query(name) }
 

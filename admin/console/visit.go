@@ -57,6 +57,16 @@ func (v *visit) link(path string, parameters ...string) string {
 	return address(path, q)
 }
 
+// With is the address of this page with other parameters, names and values in turn; an empty value takes one out. The page of a list begins anew.
+func (v *visit) With(parameters ...string) string {
+	q := v.r.URL.Query()
+	q.Del("cursor")
+	for i := 0; i+1 < len(parameters); i += 2 {
+		q.Set(parameters[i], parameters[i+1])
+	}
+	return address(v.r.URL.Path, q)
+}
+
 func address(path string, q url.Values) string {
 	for name, values := range q {
 		if len(values) == 0 || values[0] == "" {
