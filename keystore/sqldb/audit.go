@@ -110,9 +110,9 @@ func (d *DB) auditParts(ctx context.Context, f keystore.AuditFilter, within seqs
 	var parts []clause
 	switch {
 	case taken < 0:
-		parts = []clause{clause{sql: "SELECT a.seq AS id FROM audit a WHERE "}.join("", within.of("a"))}
+		parts = []clause{within.of("a").within("SELECT a.seq AS id FROM audit a WHERE ", "")}
 	case len(ways[taken].ordered) == 0:
-		parts = []clause{clause{sql: "SELECT a.seq AS id FROM "}.join("", d.through(ways[taken].ids, "audit a WHERE a.seq = few.id"))}
+		parts = []clause{d.through(ways[taken].ids, "audit a WHERE a.seq = few.id").within("SELECT a.seq AS id FROM ", "")}
 	default:
 		parts = ways[taken].ordered
 	}

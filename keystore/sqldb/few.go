@@ -19,6 +19,9 @@ var every = clause{sql: "1 = 1"}
 // and is the condition that both hold.
 func (c clause) and(other clause) clause { return c.join(" AND ", other) }
 
+// within is a clause between two texts.
+func (c clause) within(before, after string) clause { return clause{before + c.sql + after, c.args} }
+
 func (c clause) join(by string, other clause) clause {
 	return clause{c.sql + by + other.sql, slices.Concat(c.args, other.args)}
 }
@@ -68,7 +71,7 @@ func (d *DB) choose(ctx context.Context, ways []way, count bool) (taken int, res
 func (d *DB) rarest(ctx context.Context, ways []way) (int, error) {
 	counts := make([]clause, len(ways))
 	for i, w := range ways {
-		counts[i] = clause{"SELECT " + strconv.Itoa(i) + ", count(*) FROM (", nil}.join("", w.ids).join("", clause{" LIMIT ?) AS w", []any{d.lookedThrough + 1}})
+		counts[i] = w.ids.join(" LIMIT ?", clause{args: []any{d.lookedThrough + 1}}).within("SELECT "+strconv.Itoa(i)+", count(*) FROM (", ") AS w")
 	}
 	all := joined(" UNION ALL ", counts)
 	least, err := list(d.read(ctx), func(scan func(...any) error) (least [2]int, err error) {

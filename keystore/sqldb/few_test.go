@@ -3,7 +3,6 @@
 package sqldb
 
 import (
-	"context"
 	"fmt"
 	"reflect"
 	"strings"
@@ -11,108 +10,101 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
 )
 
 // TestListsOfFewAndOfMany: what a list shows does not depend on how it is looked for.
 func TestListsOfFewAndOfMany(t *testing.T) {
-	for name, store := range map[string]keystoretest.Store{"SQLite": newSQLite(t), "PostgreSQL": newPostgresStore(t)} {
-		t.Run(name, func(t *testing.T) {
-			ctx := context.Background()
-			d := store.Open(t).(*closeOnce).DB
-			if _, err := d.Deployment(ctx, nil); err != nil {
-				t.Fatal(err)
-			}
-			const keys = 40
-			_, err := d.Update(ctx, func(tx keystore.Tx) error {
-				var rows []*keystore.AuditRow
-				for i := range keys {
-					k := benchKey(i, tx.Now().Add(time.Duration(i/2)*time.Second))
-					k.Namespace = string(rune('a' + i%3))
-					k.Owner = fmt.Sprint("m", i%4)
-					k.CreatedBy = fmt.Sprint("m", i%5)
-					k.Grants = []keystore.Grant{{Namespace: "x", Roles: []string{"one"}}, {Namespace: "y", Roles: []string{fmt.Sprint("of", i%7), "one"}}}
-					if i%2 == 0 {
-						k.RevokedAt = tx.Now()
-					}
-					if err := insertKey(tx, k); err != nil {
-						return err
-					}
-					rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1), At: k.CreatedAt, Actor: k.Owner, Action: k.CreatedBy, Object: fmt.Sprint(i % 7),
-						Namespaces: []string{k.Namespace, string(rune('a' + i%2))}})
+	onBoth(t, func(t *testing.T, d *DB) {
+		ctx := t.Context()
+		const keys = 40
+		_, err := d.Update(ctx, func(tx keystore.Tx) error {
+			var rows []*keystore.AuditRow
+			for i := range keys {
+				k := benchKey(i, tx.Now().Add(time.Duration(i/2)*time.Second))
+				k.Namespace = string(rune('a' + i%3))
+				k.Owner = fmt.Sprint("m", i%4)
+				k.CreatedBy = fmt.Sprint("m", i%5)
+				k.Grants = []keystore.Grant{{Namespace: "x", Roles: []string{"one"}}, {Namespace: "y", Roles: []string{fmt.Sprint("of", i%7), "one"}}}
+				if i%2 == 0 {
+					k.RevokedAt = tx.Now()
 				}
-				return tx.AppendAudit(rows)
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			var crowd []string
-			for i := range maxUnion {
-				crowd = append(crowd, fmt.Sprint("nowhere", i))
-			}
-			found := 0
-			same := func(f any, list func(cursor string) (ids []string, next string, err error)) {
-				t.Helper()
-				var got [2][]string
-				for i, bound := range []int{keys, 5} {
-					d.lookedThrough = bound
-					for cursor, pages := "", 0; pages == 0 || cursor != ""; pages++ {
-						ids, next, err := list(cursor)
-						if err != nil || pages > keys {
-							t.Fatalf("%+v: %v after %d pages", f, err, pages)
-						}
-						got[i], cursor = append(got[i], ids...), next
-					}
+				if err := insertKey(tx, k); err != nil {
+					return err
 				}
-				if !reflect.DeepEqual(got[0], got[1]) {
-					t.Errorf("%+v: %v among few, %v among many", f, got[0], got[1])
-				}
-				found += len(got[0])
+				rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1), At: k.CreatedAt, Actor: k.Owner, Action: k.CreatedBy, Object: fmt.Sprint(i % 7),
+					Namespaces: []string{k.Namespace, string(rune('a' + i%2))}})
 			}
-			// A fifth of all combinations has all pairs.
-			for i := 0; i < 3*3*2*2*3*2*2; i += 5 {
-				i := i
-				choose := func(n int) int { c := i % n; i /= n; return c }
-				f := keystore.KeyFilter{
-					Namespaces: [][]string{nil, {"a", "b"}, append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)],
-					Visible:    [][]string{nil, {"a"}, append(crowd[:maxUnion:maxUnion], "b")}[choose(3)],
-					Owner:      []string{"", "m1"}[choose(2)], CreatedBy: []string{"", "m2"}[choose(2)], Role: []string{"", "one", "of3"}[choose(3)],
-					Status: []keystore.Status{"", keystore.StatusRevoked}[choose(2)], Text: []string{"", "number 1"}[choose(2)], Now: time.Now(),
-				}
-				if f.Visible != nil {
-					f.OrOwner = "m1"
-				}
-				same(f, func(cursor string) (ids []string, next string, err error) {
-					list, next, err := d.Keys(ctx, f, cursor, 10)
-					for _, k := range list {
-						ids = append(ids, k.ID)
-					}
-					return ids, next, err
-				})
-			}
-			for i := 0; i < 3*3*2*2*2*2; i += 5 {
-				i := i
-				choose := func(n int) int { c := i % n; i /= n; return c }
-				f := keystore.AuditFilter{
-					Namespaces: [][]string{nil, {"a", "b"}, append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)], Namespace: []string{"", "a", "b"}[choose(3)],
-					Actor: []string{"", "m1"}[choose(2)], Action: []string{"", "m2"}[choose(2)], Object: []string{"", "3"}[choose(2)],
-				}
-				if choose(2) == 1 {
-					f.From = time.Now().Add(10 * time.Second)
-				}
-				same(f, func(cursor string) (ids []string, next string, err error) {
-					list, next, err := d.Audits(ctx, f, cursor, 10)
-					for _, r := range list {
-						ids = append(ids, fmt.Sprint(r.Seq))
-					}
-					return ids, next, err
-				})
-			}
-			if found < 5*keys {
-				t.Errorf("all lists together have %d lines", found)
-			}
+			return tx.AppendAudit(rows)
 		})
-	}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var crowd []string
+		for i := range maxUnion {
+			crowd = append(crowd, fmt.Sprint("nowhere", i))
+		}
+		found := 0
+		same := func(f any, list func(cursor string) (ids []string, next string, err error)) {
+			t.Helper()
+			var got [2][]string
+			for i, bound := range []int{keys, 5} {
+				d.lookedThrough = bound
+				for cursor, pages := "", 0; pages == 0 || cursor != ""; pages++ {
+					ids, next, err := list(cursor)
+					if err != nil || pages > keys {
+						t.Fatalf("%+v: %v after %d pages", f, err, pages)
+					}
+					got[i], cursor = append(got[i], ids...), next
+				}
+			}
+			if !reflect.DeepEqual(got[0], got[1]) {
+				t.Errorf("%+v: %v among few, %v among many", f, got[0], got[1])
+			}
+			found += len(got[0])
+		}
+		// A fifth of all combinations has all pairs.
+		for i := 0; i < 3*3*2*2*3*2*2; i += 5 {
+			i := i
+			choose := func(n int) int { c := i % n; i /= n; return c }
+			f := keystore.KeyFilter{
+				Namespaces: [][]string{nil, {"a", "b"}, append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)],
+				Visible:    [][]string{nil, {"a"}, append(crowd[:maxUnion:maxUnion], "b")}[choose(3)],
+				Owner:      []string{"", "m1"}[choose(2)], CreatedBy: []string{"", "m2"}[choose(2)], Role: []string{"", "one", "of3"}[choose(3)],
+				Status: []keystore.Status{"", keystore.StatusRevoked}[choose(2)], Text: []string{"", "number 1"}[choose(2)], Now: time.Now(),
+			}
+			if f.Visible != nil {
+				f.OrOwner = "m1"
+			}
+			same(f, func(cursor string) (ids []string, next string, err error) {
+				list, next, err := d.Keys(ctx, f, cursor, 10)
+				for _, k := range list {
+					ids = append(ids, k.ID)
+				}
+				return ids, next, err
+			})
+		}
+		for i := 0; i < 3*3*2*2*2*2; i += 5 {
+			i := i
+			choose := func(n int) int { c := i % n; i /= n; return c }
+			f := keystore.AuditFilter{
+				Namespaces: [][]string{nil, {"a", "b"}, append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)], Namespace: []string{"", "a", "b"}[choose(3)],
+				Actor: []string{"", "m1"}[choose(2)], Action: []string{"", "m2"}[choose(2)], Object: []string{"", "3"}[choose(2)],
+			}
+			if choose(2) == 1 {
+				f.From = time.Now().Add(10 * time.Second)
+			}
+			same(f, func(cursor string) (ids []string, next string, err error) {
+				list, next, err := d.Audits(ctx, f, cursor, 10)
+				for _, r := range list {
+					ids = append(ids, fmt.Sprint(r.Seq))
+				}
+				return ids, next, err
+			})
+		}
+		if found < 5*keys {
+			t.Errorf("all lists together have %d lines", found)
+		}
+	})
 }
 
 // TestRareThingsAreLookedUp: a page is looked for by the rarest thing that it was asked for.

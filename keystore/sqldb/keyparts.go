@@ -28,7 +28,7 @@ func (d *DB) parts(ctx context.Context, f keystore.KeyFilter) (parts []clause, r
 		return []clause{d.through(ways[taken].ids, "keys k WHERE k.id = few.id")}, rest, few, nil
 	}
 	for _, c := range ways[taken].ordered {
-		parts = append(parts, clause{sql: "keys k WHERE "}.join("", c))
+		parts = append(parts, c.within("keys k WHERE ", ""))
 	}
 	return parts, rest, few, nil
 }
@@ -70,7 +70,7 @@ func (d *DB) ways(f keystore.KeyFilter) (ways []way, err error) {
 }
 
 func idsOf(condition clause) clause {
-	return clause{sql: "SELECT k.id FROM keys k WHERE "}.join("", condition)
+	return condition.within("SELECT k.id FROM keys k WHERE ", "")
 }
 
 // wayOfScope is by the namespaces, and by who may see the keys.
@@ -88,8 +88,8 @@ func (d *DB) wayOfScope(f keystore.KeyFilter) (w way, err error) {
 		return w, err
 	}
 	among := clause{d.among, []any{array}}
-	w.ids = idsOf(clause{sql: "k.namespace "}.join("", among))
-	w.filter = clause{sql: "(k.namespace || '' "}.join("", among)
+	w.ids = idsOf(among.within("k.namespace ", ""))
+	w.filter = among.within("k.namespace || '' ", "")
 	if len(homes) <= maxUnion {
 		for _, ns := range homes {
 			w.ordered = append(w.ordered, clause{"k.namespace = ?", []any{ns}})
@@ -110,7 +110,7 @@ func (d *DB) wayOfScope(f keystore.KeyFilter) (w way, err error) {
 			w.ordered = append(w.ordered, owned)
 		}
 	}
-	w.filter.sql += ")"
+	w.filter = w.filter.within("(", ")")
 	return w, nil
 }
 

@@ -3,7 +3,6 @@
 package sqldb
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -16,79 +15,86 @@ import (
 
 // TestSearchLooksThroughFewKeysAPage: all pages together are the same as without the bound, and one that finds nothing ends soon.
 func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
+	onBoth(t, func(t *testing.T, d *DB) {
+		ctx := t.Context()
+		_, err := d.Update(ctx, func(tx keystore.Tx) error {
+			for i := range 40 {
+				k := benchKey(i, tx.Now().Add(time.Duration(i/2)*time.Second)) // two at a time
+				k.Name = fmt.Sprintf("key %d of 40", i)
+				k.Namespace = []string{"a", "a", "a", "b", "c"}[i%5]
+				k.Owner = []string{"root", "m"}[i%2]
+				if err := insertKey(tx, k); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := func(f keystore.KeyFilter, bound int) (names []string, pages int) {
+			d.lookedThrough = bound
+			for cursor := ""; pages == 0 || cursor != ""; pages++ {
+				keys, next, err := d.Keys(ctx, f, cursor, 2)
+				if err != nil || pages > 40 {
+					t.Fatal(pages, err)
+				}
+				for i := range keys {
+					names = append(names, keys[i].Name)
+				}
+				cursor = next
+			}
+			return names, pages
+		}
+		for _, f := range []keystore.KeyFilter{
+			{}, {Namespaces: []string{"a"}}, {Namespaces: []string{"a", "b"}}, {Visible: []string{"b", "c"}, OrOwner: "m"},
+			{Visible: []string{"c"}, OrOwner: "m", Namespaces: []string{"a", "c"}}, {Owner: "m"}, {Visible: []string{}},
+			{Sort: "created_at"}, {Sort: "created_at", Namespaces: []string{"a", "b"}},
+		} {
+			for _, text := range []string{"key", "7", "key 1", "39 of", "nothing"} {
+				f.Text = text
+				want, _ := list(f, 1000)
+				got, pages := list(f, 3)
+				if !reflect.DeepEqual(got, want) {
+					t.Errorf("%+v: %v, want %v", f, got, want)
+				}
+				if most := 40/3 + 1 + len(want)/2; pages > most {
+					t.Errorf("%+v: %d pages for %d keys, want %d at most", f, pages, len(want), most)
+				}
+				if f.Namespaces == nil && f.Visible == nil && f.Owner == "" && text == "nothing" && pages != 40/3+1 {
+					t.Errorf("%+v: looked through 40 keys in %d pages, 3 a page", f, pages)
+				}
+			}
+		}
+		d.lookedThrough = 8
+		for f, fits := range map[*keystore.KeyFilter]bool{
+			{Namespaces: []string{"b"}}:                  true,  // 8
+			{Namespaces: []string{"b", "c"}, Owner: "m"}: true,  // 8
+			{Namespaces: []string{"b", "c"}}:             false, // 16
+			{Namespaces: []string{"a"}, Text: "nothing"}: false, // 24, in which nobody looks
+			{Namespaces: []string{"b"}, Text: "nothing"}: true,  // 8
+			{Owner: "m", Text: "nothing"}:                false, // 20
+			{Status: keystore.StatusRevoked}:             true,
+		} {
+			f.Sort = "name"
+			_, _, err := d.Keys(ctx, *f, "", 2)
+			e, refused := errors.AsType[*keystore.Error](err)
+			if fits && err != nil || !fits && (!refused || len(e.Fields) != 1 || e.Fields[0].Field != "sort") {
+				t.Errorf("%+v sorted, at most 8: %v", f, err)
+			}
+		}
+	})
+}
+
+// onBoth runs a test on an empty SQLite and on an empty PostgreSQL.
+func onBoth(t *testing.T, test func(t *testing.T, d *DB)) {
 	for name, store := range map[string]keystoretest.Store{"SQLite": newSQLite(t), "PostgreSQL": newPostgresStore(t)} {
 		t.Run(name, func(t *testing.T) {
-			ctx := context.Background()
 			d := store.Open(t).(*closeOnce).DB
-			if _, err := d.Deployment(ctx, nil); err != nil {
+			if _, err := d.Deployment(t.Context(), nil); err != nil {
 				t.Fatal(err)
 			}
-			_, err := d.Update(ctx, func(tx keystore.Tx) error {
-				for i := range 40 {
-					k := benchKey(i, tx.Now().Add(time.Duration(i/2)*time.Second)) // two at a time
-					k.Name = fmt.Sprintf("key %d of 40", i)
-					k.Namespace = []string{"a", "a", "a", "b", "c"}[i%5]
-					k.Owner = []string{"root", "m"}[i%2]
-					if err := insertKey(tx, k); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			list := func(f keystore.KeyFilter, bound int) (names []string, pages int) {
-				d.lookedThrough = bound
-				for cursor := ""; pages == 0 || cursor != ""; pages++ {
-					keys, next, err := d.Keys(ctx, f, cursor, 2)
-					if err != nil || pages > 40 {
-						t.Fatal(pages, err)
-					}
-					for i := range keys {
-						names = append(names, keys[i].Name)
-					}
-					cursor = next
-				}
-				return names, pages
-			}
-			for _, f := range []keystore.KeyFilter{
-				{}, {Namespaces: []string{"a"}}, {Namespaces: []string{"a", "b"}}, {Visible: []string{"b", "c"}, OrOwner: "m"},
-				{Visible: []string{"c"}, OrOwner: "m", Namespaces: []string{"a", "c"}}, {Owner: "m"}, {Visible: []string{}},
-				{Sort: "created_at"}, {Sort: "created_at", Namespaces: []string{"a", "b"}},
-			} {
-				for _, text := range []string{"key", "7", "key 1", "39 of", "nothing"} {
-					f.Text = text
-					want, _ := list(f, 1000)
-					got, pages := list(f, 3)
-					if !reflect.DeepEqual(got, want) {
-						t.Errorf("%+v: %v, want %v", f, got, want)
-					}
-					if most := 40/3 + 1 + len(want)/2; pages > most {
-						t.Errorf("%+v: %d pages for %d keys, want %d at most", f, pages, len(want), most)
-					}
-					if f.Namespaces == nil && f.Visible == nil && f.Owner == "" && text == "nothing" && pages != 40/3+1 {
-						t.Errorf("%+v: looked through 40 keys in %d pages, 3 a page", f, pages)
-					}
-				}
-			}
-			d.lookedThrough = 8
-			for f, fits := range map[*keystore.KeyFilter]bool{
-				{Namespaces: []string{"b"}}:                  true,  // 8
-				{Namespaces: []string{"b", "c"}, Owner: "m"}: true,  // 8
-				{Namespaces: []string{"b", "c"}}:             false, // 16
-				{Namespaces: []string{"a"}, Text: "nothing"}: false, // 24, in which nobody looks
-				{Namespaces: []string{"b"}, Text: "nothing"}: true,  // 8
-				{Owner: "m", Text: "nothing"}:                false, // 20
-				{Status: keystore.StatusRevoked}:             true,
-			} {
-				f.Sort = "name"
-				_, _, err := d.Keys(ctx, *f, "", 2)
-				e, refused := errors.AsType[*keystore.Error](err)
-				if fits && err != nil || !fits && (!refused || len(e.Fields) != 1 || e.Fields[0].Field != "sort") {
-					t.Errorf("%+v sorted, at most 8: %v", f, err)
-				}
-			}
+			test(t, d)
 		})
 	}
 }
