@@ -51,23 +51,21 @@ func (v *visit) namespace() string { return v.query("namespace") }
 func (v *visit) link(path string, parameters ...string) string {
 	q := make(url.Values)
 	q.Set("namespace", v.namespace())
-	for i := 0; i+1 < len(parameters); i += 2 {
-		q.Set(parameters[i], parameters[i+1])
-	}
-	return address(path, q)
+	return address(path, q, parameters...)
 }
 
 // With is the address of this page with other parameters, names and values in turn; an empty value takes one out. The page of a list begins anew.
 func (v *visit) With(parameters ...string) string {
 	q := v.r.URL.Query()
 	q.Del("cursor")
+	return address(v.r.URL.Path, q, parameters...)
+}
+
+// address sets more parameters, names and values in turn, and leaves the empty ones out.
+func address(path string, q url.Values, parameters ...string) string {
 	for i := 0; i+1 < len(parameters); i += 2 {
 		q.Set(parameters[i], parameters[i+1])
 	}
-	return address(v.r.URL.Path, q)
-}
-
-func address(path string, q url.Values) string {
 	for name, values := range q {
 		if len(values) == 0 || values[0] == "" {
 			q.Del(name)
