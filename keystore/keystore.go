@@ -63,6 +63,7 @@ type Keystore struct {
 	loggedFailure atomic.Int64 // when, in Unix nanoseconds
 
 	untagged chan struct{} // a place for each miss in flight of a credential without a tag
+	turns    turns         // of callers, to read
 	uses     unflushed
 
 	running context.Context // until Close

@@ -58,7 +58,8 @@ type dialect struct {
 type DB struct {
 	dialect
 	writer  *sql.DB // of changes
-	readers *sql.DB
+	readers *sql.DB // for look-ups of what a request shows: each finds one row, by an index
+	bulk    *sql.DB // for reads that may take long: those of people, and of programs that manage
 	lease   *sql.DB // for renewals and what belongs to them: never behind the readers
 	beats   *sql.DB // for writes of the nodes' rows
 	uses    *sql.DB // for writes of last uses
@@ -119,7 +120,7 @@ func (d *DB) Close() error {
 func (d *DB) closePools() error {
 	// The readers go first: the last connection to leave folds the write-ahead log into the file.
 	var first error
-	for _, pool := range []*sql.DB{d.readers, d.lease, d.writer} {
+	for _, pool := range []*sql.DB{d.readers, d.bulk, d.lease, d.uses, d.writer} {
 		if err := pool.Close(); err != nil && first == nil {
 			first = err
 		}
@@ -176,10 +177,10 @@ func (d *DB) query(ctx context.Context, pool *sql.DB, query string, args ...any)
 	return rows, err
 }
 
-// read is query on the readers, planned for these arguments and the tables as they are now.
+// read is a bulk query, planned for these arguments and the tables as they are now.
 func (d *DB) read(ctx context.Context) querier {
 	return func(query string, args ...any) (*sql.Rows, error) {
-		return d.query(ctx, d.readers, query, append(slices.Clip(d.anew), args...)...)
+		return d.query(ctx, d.bulk, query, append(slices.Clip(d.anew), args...)...)
 	}
 }
 

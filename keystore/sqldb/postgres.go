@@ -68,7 +68,8 @@ var postgresDialect = dialect{
 // url is postgres://USER:PASSWORD@HOST:PORT,HOST:PORT/DATABASE?OPTION=VALUE with the options of libpq: of several hosts
 // the first one that is reached and no standby is used. No error shows a password.
 //
-// The connections: one writes, some read, three are for leases, the nodes' rows and a look at the head, and one listens.
+// The connections: one writes, eight look up keys, four read lists, one notes last uses, three are for leases, the nodes' rows and a look at the
+// head, and one listens. None waits for another kind.
 func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	p, err := newPostgres(url)
 	if err != nil {
@@ -78,8 +79,10 @@ func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	d.postgres = p
 	d.writer = openPostgres(p, 1)
 	d.readers = openPostgres(p, readers)
+	d.bulk = openPostgres(p, bulkReaders)
+	d.uses = openPostgres(p, 1)
 	d.lease = openPostgres(p, 3)
-	d.beats, d.uses = d.lease, d.readers
+	d.beats = d.lease
 	if err := d.start(ctx, checkPostgres); err != nil {
 		d.closePools()
 		return nil, fmt.Errorf("opening the database %s: %w", p.identity, d.explain(ctx, err))
