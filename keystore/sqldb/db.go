@@ -41,7 +41,7 @@ type dialect struct {
 	addMany       string // statement: what is added to secrets until addedMany is one change; empty: the database sees for itself that it is many
 	addedMany     string // statement
 	manyEnds      string // statement, on the connection: the transaction that has added many is over
-	unforced      string // the end of a condition on one row: the commit is answered before it is on the disk; empty: there is no such thing
+	unforced      string // the end of a condition: the commit is answered before it is on the disk; empty: there is no such thing
 	recordUse     string // statement: takes last uses as a JSON object, id to microseconds
 
 	copyRows    func(ctx context.Context, driverConn any, table string, columns []string, rows [][]any) error // adds many rows at once; nil: there is no such way
@@ -62,7 +62,7 @@ type DB struct {
 	bulk    *sql.DB // for reads that may take long: those of people, and of programs that manage
 	lease   *sql.DB // for renewals and what belongs to them: never behind the readers
 	beats   *sql.DB // for writes of the nodes' rows
-	uses    *sql.DB // for writes of last uses
+	uses    *sql.DB // for writes of last uses, which wait for no standby: see dialect.unforced
 
 	postgres *postgres // nil: SQLite
 

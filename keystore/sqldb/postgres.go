@@ -26,6 +26,8 @@ const (
 	oldestPostgres = 13
 )
 
+const unforced = " AND set_config('synchronous_commit', 'off', true) <> ''"
+
 var postgresDialect = dialect{
 	goose:      goose.DialectPostgres,
 	migrations: "postgres",
@@ -47,10 +49,10 @@ var postgresDialect = dialect{
 	// and not at all at what a transaction has not committed.
 	analyze:  "ANALYZE (SKIP_LOCKED) keys, secrets, held, audit, touched",
 	anew:     []any{pgx.QueryExecModeCacheDescribe},
-	unforced: " AND set_config('synchronous_commit', 'off', true) <> ''",
+	unforced: unforced,
 	// The keys are locked so that none is deleted meanwhile and leaves its last use behind.
 	recordUse: `INSERT INTO last_uses (key_id, used_at)
-		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u JOIN keys k ON k.id = u.key ORDER BY k.id FOR KEY SHARE OF k
+		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u JOIN keys k ON k.id = u.key` + unforced + ` ORDER BY k.id FOR KEY SHARE OF k
 		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at`,
 	copyRows:    copyRows,
 	bind:        bindNumbered,
