@@ -124,6 +124,7 @@ func (k *Keystore) ask(s *shard, d Digest) (*Record, error) {
 	begun := time.Now()
 	key, asOf, err := k.db.KeyByDigest(ctx, d)
 	k.observer.LookedUp(TierDatabase, time.Since(begun))
+	k.lookupsFail.Store(err != nil)
 	switch {
 	case err != nil:
 		k.counters.lookups[TierDatabase][LookupFail].Add(1)

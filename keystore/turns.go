@@ -31,14 +31,17 @@ func (t *turns) take(ctx context.Context, c Caller) (done func(), err error) {
 	own, leave := t.enter(c.Actor())
 	select {
 	case own.taken <- struct{}{}:
-		return func() { <-own.taken; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, &Error{Kind: KindBusy, Code: "too_many_reads", Detail: "the caller's other reads took all the time that this one had; wait for them to end, then try again"}
+		if ctx.Err() == nil {
+			return func() { <-own.taken; leave() }, nil
 		}
-		return nil, ctx.Err()
+		<-own.taken
+	case <-ctx.Done():
 	}
+	leave()
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil, &Error{Kind: KindBusy, Code: "too_many_reads", Detail: "the caller's other reads took all the time that this one had; wait for them to end, then try again"}
+	}
+	return nil, ctx.Err()
 }
 
 // enter returns the turns of an actor, to be left in the end.
