@@ -94,9 +94,32 @@ func fillAudit(t *testing.T, db keystore.Database) {
 	}
 }
 
+// TestStalledExportEnds: an export ends when its client has not read a page for some time, and says so in the log.
+func TestStalledExportEnds(t *testing.T) {
+	for name, stall := range map[string]func(*testing.T, *httptest.Server){"HTTP1": stallExportsHTTP1, "HTTP2": stallExportsHTTP2} {
+		t.Run(name, func(t *testing.T) {
+			db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := openOn(t, db)
+			fillAudit(t, db)
+			d.SetWriteTimeout(100 * time.Millisecond)
+			s := d.serve(t)
+			stall(t, s)
+			d.answering.Wait()
+			if !strings.Contains(d.log.String(), "writing the audit log to the client") {
+				t.Error(d.log)
+			}
+		})
+	}
+}
+
 // serve has the interface answer root on a socket whose send buffer is small.
 func (d *door) serve(t *testing.T) *httptest.Server {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		d.answering.Add(1)
+		defer d.answering.Done()
 		d.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), root)))
 	}))
 	s.EnableHTTP2 = true
@@ -167,10 +190,10 @@ func stallExportsHTTP2(t *testing.T, s *httptest.Server) {
 		}
 		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
 	}
-	for begun := 0; begun < stalledClients; {
+	for begun := map[uint32]bool{}; len(begun) < stalledClients; {
 		frame, err := framer.ReadFrame()
 		if err != nil {
-			t.Errorf("%d of %d exports have begun: %v", begun, stalledClients, err)
+			t.Errorf("%d of %d exports have begun: %v", len(begun), stalledClients, err)
 			return
 		}
 		switch f := frame.(type) {
@@ -179,10 +202,12 @@ func stallExportsHTTP2(t *testing.T, s *httptest.Server) {
 				_ = framer.WriteSettingsAck()
 			}
 		case *http2.MetaHeadersFrame:
-			begun++
+			begun[f.StreamID] = true
 			if f.PseudoValue("status") != "200" {
 				t.Errorf("an export: %s", f.PseudoValue("status"))
 			}
+		case *http2.RSTStreamFrame: // it has ended already
+			begun[f.StreamID] = true
 		}
 	}
 }
