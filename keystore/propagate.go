@@ -117,8 +117,15 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 }
 
 // Progress looks once how far a change has come that was answered before it was complete. since is when it was answered, on the database's
-// clock: the later, the longer a node that is cut off is counted as pending.
-func (k *Keystore) Progress(ctx context.Context, r Revision, since time.Time) (Propagation, error) {
+// clock: the later, the longer a node that is cut off is counted as pending. It waits for the caller's turn to read.
+func (k *Keystore) Progress(ctx context.Context, c Caller, r Revision, since time.Time) (Propagation, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	done, err := k.turns.take(ctx, c)
+	if err != nil {
+		return Propagation{}, err
+	}
+	defer done()
 	now := k.clock.now()
 	ago := max(0, k.databaseTime(now).Sub(since))
 	p, err := k.progress(ctx, commit{r, now.Add(-ago), k.node.histories.Load()})
