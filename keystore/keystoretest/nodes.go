@@ -60,6 +60,11 @@ func testNodes(t *testing.T, s Store) {
 	must(t, db.SetLease(ctx, "one", one.Lease))
 	must(t, db.SetLease(ctx, "nobody", time.Hour))
 	want(one, second)
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Lease: time.Minute})) // again: a fenced node stays fenced, for the longer lease
+	want(one, second)
+	one.Lease = 2 * time.Hour
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Lease: one.Lease}))
+	want(one, second)
 	if h := renew("one"); h.Node != keystore.NodeFencing {
 		t.Fatalf("after fencing: %+v", h)
 	}

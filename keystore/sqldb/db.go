@@ -183,13 +183,29 @@ func (d *DB) read(ctx context.Context) querier {
 	}
 }
 
-// exec runs a statement that is a transaction of its own, takes no revision, and may as well run twice.
+// exec runs a statement that is a transaction of its own, takes no revision, and may run twice. One that must be durable has to write its row
+// even if that has the values already: an earlier try may have failed after it wrote them on this server alone.
 func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string, args ...any) error {
 	err := d.retryBusy(ctx, func() error {
-		_, err := pool.ExecContext(ctx, d.bind(statement), d.texts(args)...)
-		return err
+		conn, err := pool.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := conn.ExecContext(ctx, d.bind(statement), d.texts(args)...); err != nil {
+			return err
+		}
+		return d.confirm(conn)
 	})
 	return d.fail(ctx, operation, err)
+}
+
+// confirm fails when what the connection has just committed may be lost although the database called it made.
+func (d *DB) confirm(conn *sql.Conn) error {
+	if d.committed == nil {
+		return nil
+	}
+	return conn.Raw(d.committed)
 }
 
 // reading is what goes into the place of the dialect's clock: the time, where the database has no clock but this machine's.
@@ -227,10 +243,7 @@ func (d *DB) write(ctx context.Context, f func(*tx) error) error {
 	if err := t.sql.Commit(); err != nil {
 		return d.commitError(err)
 	}
-	if d.committed == nil {
-		return nil
-	}
-	return t.conn.Raw(d.committed)
+	return d.confirm(t.conn)
 }
 
 func (d *DB) beginWrite(ctx context.Context) (*tx, error) {

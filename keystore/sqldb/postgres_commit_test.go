@@ -85,27 +85,20 @@ func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	}
 }
 
-// awaitNobody has a node i join, names a synchronous standby that is not there, and returns when commits wait for it. They no longer do after forget, at the latest at the test's end.
+// awaitNobody has a node i join, and commits wait for a synchronous standby that is not there until forget, or the test's end.
 func awaitNobody(t *testing.T, s *postgrestest.Server, d keystore.Database) (forget func()) {
 	t.Helper()
 	if err := d.Join(t.Context(), keystore.Node{Incarnation: "i"}); err != nil {
 		t.Fatal(err)
 	}
 	standbys := func(names string) {
-		for _, statement := range []string{"ALTER SYSTEM SET synchronous_standby_names = '" + names + "'", "SELECT pg_reload_conf()"} {
-			if err := s.Exec("", statement); err != nil {
-				t.Error(err)
-			}
+		if err := s.Set("synchronous_standby_names", names); err != nil {
+			t.Error(err)
 		}
 	}
 	forget = func() { standbys("") }
 	t.Cleanup(forget)
 	standbys("nobody")
-	for waits := false; !waits; { // as soon as the server has read it
-		soon, cancel := context.WithTimeout(t.Context(), time.Second)
-		waits = d.Fence(soon, "i") != nil
-		cancel()
-	}
 	return forget
 }
 
@@ -121,23 +114,9 @@ func TestPostgresWaitIsCancelled(t *testing.T) {
 		return err
 	}
 	forget := awaitNobody(t, s, d)
-	updated := make(chan error)
-	go func() { updated <- insert("n") }()
-	cancel := func() error {
-		return s.Exec("", "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
-	}
-	for done := false; !done; {
-		select {
-		case err := <-updated:
-			if err == nil || !strings.Contains(err.Error(), "a failover may lose it") {
-				t.Errorf("a commit that no standby has: %v", err)
-			}
-			done = true
-		default:
-			if err := cancel(); err != nil {
-				t.Fatal(err)
-			}
-		}
+	err := cancelWait(t, s, func(context.Context) error { return insert("n") })
+	if err == nil || !strings.Contains(err.Error(), "a failover may lose it") {
+		t.Errorf("a commit that no standby has: %v", err)
 	}
 	forget()
 	if err := insert("m"); err != nil {

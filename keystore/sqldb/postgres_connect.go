@@ -185,7 +185,7 @@ func connectionLost(err error) bool {
 	if e, ok := errors.AsType[net.Error](err); ok {
 		return !e.Timeout()
 	}
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
 }
 
 // explainPostgres adds to an error what to do about it.
