@@ -169,3 +169,61 @@ func TestPostgresChangesAreNotCut(t *testing.T) {
 		t.Errorf("what is no change and takes too long: %v", err)
 	}
 }
+
+// TestPostgresCommitSetting: what was answered survives a crash of the server, also when synchronous_commit was turned off after the
+// gate had started.
+func TestPostgresCommitSetting(t *testing.T) {
+	ctx := t.Context()
+	s := postgrestest.StartFor(t, "wal_writer_delay=10s") // or it might write in time what nobody forced
+	d := openOnce(t, s.URL(""))
+	if _, err := d.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Join(ctx, keystore.Node{Incarnation: "i"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		way string
+		off func() error
+	}{
+		{"ALTER ROLE", func() error { return s.Exec("", "ALTER ROLE postgres SET synchronous_commit = off") }},
+		{"ALTER DATABASE", func() error {
+			return s.Exec("", "ALTER ROLE postgres RESET ALL; ALTER DATABASE postgres SET synchronous_commit = off")
+		}},
+		{"ALTER SYSTEM", func() error {
+			return errors.Join(s.Exec("", "ALTER DATABASE postgres RESET ALL"), s.Set("synchronous_commit", "off"))
+		}},
+	} {
+		for _, connections := range []string{"open", "new"} { // ALTER SYSTEM counts for those that are open, the others for new ones
+			if err := row.off(); err != nil {
+				t.Fatal(err)
+			}
+			if connections == "new" {
+				if err := s.Exec("", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'caddy-apikeys'"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			name := row.way + " " + connections
+			_, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: name}) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Join(ctx, keystore.Node{Incarnation: name}); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(s.Halt(), s.Run()); err != nil {
+				t.Fatal(err)
+			}
+			got, err := s.Query("", "SELECT (SELECT count(*) FROM namespaces WHERE id = '"+name+"'), (SELECT count(*) FROM nodes WHERE incarnation = '"+name+"')")
+			if got != "1|1" || err != nil {
+				t.Errorf("%s: after the crash there are %s (%v), want 1|1", name, got, err)
+			}
+		}
+	}
+	if d, err := OpenPostgres(ctx, s.URL("")); err == nil || !strings.Contains(err.Error(), "synchronous_commit is off") {
+		t.Error("a start with synchronous_commit off: ", err)
+		if err == nil {
+			d.Close()
+		}
+	}
+}

@@ -130,12 +130,21 @@ func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err err
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "caddy-apikeys"
 	}
+	config.AfterConnect = keepCommitting
 	config.OnNotice = func(conn *pgconn.PgConn, n *pgconn.Notice) {
 		if n.Routine == "SyncRepWaitForLSN" { // the text is in the server's language
 			conn.CustomData()[unreplicated] = true
 		}
 	}
 	return config, identity, nil
+}
+
+// keepCommitting sets synchronous_commit for the connection's life. What the role, the database or the server has as a default may be turned
+// off while the connection is open, or before it is made anew, and a crash would then lose what was answered.
+func keepCommitting(ctx context.Context, conn *pgconn.PgConn) error {
+	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', CASE WHEN commit IN ('off', 'local') THEN 'on' ELSE commit END, false)
+		FROM current_setting('synchronous_commit') AS commit`).ReadAll()
+	return err
 }
 
 // unreplicated marks a connection that was told to wait no longer for the synchronous standbys: PostgreSQL then answers COMMIT with a
