@@ -142,6 +142,8 @@ func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err err
 // keepCommitting sets synchronous_commit for the connection's life. What the role, the database or the server has as a default may be turned
 // off while the connection is open, or before it is made anew, and a crash would then lose what was answered.
 func keepCommitting(ctx context.Context, conn *pgconn.PgConn) error {
+	ctx, cancel := context.WithTimeout(ctx, maxConnect)
+	defer cancel()
 	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', CASE WHEN commit IN ('off', 'local') THEN 'on' ELSE commit END, false)
 		FROM current_setting('synchronous_commit') AS commit`).ReadAll()
 	return err
