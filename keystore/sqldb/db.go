@@ -6,6 +6,7 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -88,14 +89,10 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	if err := d.retryBusy(ctx, func() error { return d.migrate(ctx) }); err != nil {
 		return err
 	}
-	// Whether this process may write is better known now than at the first change.
-	err := d.write(ctx, func(t *tx) error {
-		_, err := t.sql.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ''")
-		return err
-	})
-	if err != nil {
+	if err := d.firstWrite(ctx); err != nil {
 		return err
 	}
+	var err error
 	if d.byDigest, err = d.readers.PrepareContext(ctx, d.bind(byDigestQuery+" WHERE "+d.current)); err != nil {
 		return err
 	}
@@ -106,6 +103,45 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 		return d.feed.start(ctx, d.lease, netInterval, d.postgres.listen)
 	}
 	return d.feed.start(ctx, d.lease, pollInterval, nil)
+}
+
+// firstWrite finds out whether this process may write, which is better known now than at the first change. In PostgreSQL a write may wait
+// for others without end; a start reports that instead.
+func (d *DB) firstWrite(ctx context.Context) error {
+	if d.postgres != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, firstWriteWait)
+		defer cancel()
+	}
+	began := false
+	err := d.write(ctx, func(t *tx) error {
+		began = true
+		_, err := t.sql.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ''")
+		return err
+	})
+	switch {
+	case d.postgres == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return err
+	case began:
+		return advised{"PostgreSQL does not confirm a change: does a synchronous standby run?", ctx.Err()}
+	default:
+		return advised{adviceLocked, ctx.Err()}
+	}
+}
+
+// advised is an error with what to do about it.
+type advised struct {
+	advice string
+	err    error
+}
+
+func (e advised) Error() string { return fmt.Sprintf("%s (%v)", e.advice, e.err) }
+func (e advised) Unwrap() error { return e.err }
+
+// Advice returns what an error of this package tells people to do, without the details, which may name servers and files. It may be empty.
+func Advice(err error) string {
+	e, _ := errors.AsType[advised](err)
+	return e.advice
 }
 
 // Close implements [keystore.Database].

@@ -20,6 +20,8 @@ const (
 	// maxIdle is how long a change may do nothing between two statements. A process that is stopped, or cut off, then no
 	// longer holds up the changes of all others.
 	maxIdle = 10 * time.Second
+	// firstWriteWait is how long a start waits until it knows that it may write.
+	firstWriteWait = 3 * time.Second
 	// netInterval is how often the head is read where every change is told of: what was told may have been lost.
 	netInterval = 500 * time.Millisecond
 	// oldestPostgres has pg_current_xact_id and a gen_random_uuid of its own.

@@ -160,8 +160,10 @@ func replicated(driverConn any) error {
 		return nil
 	}
 	delete(marks, unreplicated)
-	return errors.New("someone cancelled the wait for the synchronous standbys: the change is made on this server alone, and a failover may lose it; make it again when a standby is back")
+	return errUnreplicated
 }
+
+var errUnreplicated = errors.New("someone cancelled the wait for the synchronous standbys: the change is made on this server alone, and a failover may lose it; make it again when a standby is back")
 
 // parseError says what is wrong with an option. The URL itself, which the library repeats, is left out.
 func parseError(dsn string, err error) error {
@@ -224,7 +226,7 @@ func explainPostgres(err error) error {
 	case code == "53300":
 		advice = "PostgreSQL has no connection left: raise its max_connections; each process takes up to 13"
 	case code == "55P03":
-		advice = "another transaction holds the lock of all changes (the row of the table head), nothing was changed: try again, or end the program that has a transaction open"
+		advice = adviceLocked
 	case code == "40P01", code == "40001":
 		advice = "another transaction was in the way, nothing was changed: try again"
 	case code == "25P03", code == "25P02":
@@ -244,8 +246,10 @@ func explainPostgres(err error) error {
 	default:
 		return err
 	}
-	return fmt.Errorf("%s (%w)", advice, oneLine{err})
+	return advised{advice, oneLine{err}}
 }
+
+const adviceLocked = "another transaction holds the lock of all changes (the row of the table head), nothing was changed: try again, or end the program that has a transaction open"
 
 // explainCommit tells a commit that the server refused from one whose end nobody knows. FATAL ends the connection, perhaps
 // after the commit.
