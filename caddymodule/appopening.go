@@ -57,11 +57,13 @@ func (a *App) attempt(ctx context.Context) <-chan attempt {
 	return done
 }
 
-// open opens the store. Where Caddy may come up without it, it goes on trying in the background, until that succeeds or the app is cleaned up.
+// open opens the store. Where Caddy may come up without it, it goes on trying in the background,
+// until that succeeds or the app is cleaned up.
 func (a *App) open() error {
 	ctx, cancel := context.WithCancel(a.ctx)
 	first := a.attempt(ctx)
-	err := fmt.Errorf("opening the database %s: not done within %s, and not given up: %w", a.identity, openWait, context.DeadlineExceeded)
+	err := fmt.Errorf("opening the database %s: not done within %s, and not given up: %w",
+		a.identity, openWait, context.DeadlineExceeded)
 	var late <-chan time.Time
 	if a.mayOpenLater(err) {
 		late = time.After(openWait)
@@ -83,7 +85,8 @@ func (a *App) open() error {
 	return nil
 }
 
-// keepOpening goes on with an attempt that runs, or with another one if it is nil. err is how things stand.
+// keepOpening goes on with an attempt that runs, or with another one if it is nil. err is how
+// things stand.
 func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error) {
 	var said string
 	var saidAt time.Time
@@ -99,7 +102,8 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(time.Duration(float64(wait) * (0.5 + 0.5*rand.Float64()))): // machines that boot together do not come all at once
+			// Machines that boot together do not come all at once.
+			case <-time.After(time.Duration(float64(wait) * (0.5 + 0.5*rand.Float64()))):
 			}
 			pending = a.attempt(ctx)
 		}

@@ -60,7 +60,8 @@ func testNodes(t *testing.T, s Store) {
 	must(t, db.SetLease(ctx, "one", one.Lease))
 	must(t, db.SetLease(ctx, "nobody", time.Hour))
 	want(one, second)
-	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Lease: time.Minute})) // again: a fenced node stays fenced, for the longer lease
+	// Joining again leaves it fenced, with the longer lease.
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Lease: time.Minute}))
 	want(one, second)
 	one.Lease = 2 * time.Hour
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Lease: one.Lease}))

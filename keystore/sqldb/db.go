@@ -105,8 +105,8 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	return d.feed.start(ctx, d.lease, pollInterval, nil)
 }
 
-// firstWrite finds out whether this process may write, which is better known now than at the first change. In PostgreSQL a write may wait
-// for others without end; a start reports that instead.
+// firstWrite finds out whether this process may write, which is better known now than at the first
+// change. In PostgreSQL a write may wait for others without end; a start reports that instead.
 func (d *DB) firstWrite(ctx context.Context) error {
 	if d.postgres != nil {
 		var cancel context.CancelFunc
@@ -138,7 +138,8 @@ type advised struct {
 func (e advised) Error() string { return fmt.Sprintf("%s (%v)", e.advice, e.err) }
 func (e advised) Unwrap() error { return e.err }
 
-// Advice returns what an error of this package tells people to do, without the details, which may name servers and files. It may be empty.
+// Advice returns what an error of this package tells people to do, without the details, which may
+// name servers and files. It may be empty.
 func Advice(err error) string {
 	e, _ := errors.AsType[advised](err)
 	return e.advice
@@ -219,8 +220,9 @@ func (d *DB) read(ctx context.Context) querier {
 	}
 }
 
-// exec runs a statement that is a transaction of its own, takes no revision, and may run twice. One that must be durable has to write its row
-// even if that has the values already: an earlier try may have failed after it wrote them on this server alone.
+// exec runs a statement that is a transaction of its own, takes no revision, and may run twice. One
+// that must be durable has to write its row even if that has the values already: an earlier try may
+// have failed after it wrote them on this server alone.
 func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string, args ...any) error {
 	err := d.retryBusy(ctx, func() error {
 		conn, err := pool.Conn(ctx)
@@ -236,7 +238,8 @@ func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string
 	return d.fail(ctx, operation, err)
 }
 
-// confirm fails when what the connection has just committed may be lost although the database called it made.
+// confirm fails when what the connection has just committed may be lost although the database
+// called it made.
 func (d *DB) confirm(conn *sql.Conn) error {
 	if d.committed == nil {
 		return nil

@@ -31,7 +31,8 @@ func (d *DB) Deployment(ctx context.Context, configured *[32]byte) (keystore.Dep
 
 // NewEpoch implements [keystore.Database].
 func (d *DB) NewEpoch(ctx context.Context, was string) error {
-	return d.exec(ctx, d.writer, "giving the deployment a new epoch", "UPDATE head SET epoch = CASE WHEN epoch = ? THEN ? ELSE epoch END", was, newEpoch())
+	return d.exec(ctx, d.writer, "giving the deployment a new epoch",
+		"UPDATE head SET epoch = CASE WHEN epoch = ? THEN ? ELSE epoch END", was, newEpoch())
 }
 
 func newEpoch() string {

@@ -97,13 +97,15 @@ func openPostgres(p *postgres, conns int) *sql.DB {
 	return db
 }
 
-// checkPostgres refuses what would break a promise later. Of synchronous_commit it reads what the user has, which keepCommitting has replaced.
+// checkPostgres refuses what would break a promise later. Of synchronous_commit it reads what the
+// user has, which keepCommitting has replaced.
 func checkPostgres(ctx context.Context, d *DB) error {
 	var schema sql.NullString
 	var number int
 	var version, commit, standbys, encoding string
 	err := d.writer.QueryRowContext(ctx, `SELECT current_schema(), CAST(current_setting('server_version_num') AS integer), current_setting('server_version'),
-		(SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'), current_setting('synchronous_standby_names'), current_setting('server_encoding')`).
+		(SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'),
+		current_setting('synchronous_standby_names'), current_setting('server_encoding')`).
 		Scan(&schema, &number, &version, &commit, &standbys, &encoding)
 	switch {
 	case err != nil:

@@ -12,8 +12,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Unreachable reports whether an error of [OpenPostgres], or of what came after it, says that no server, or of several not all, could be
-// asked, or that the server lets this program wait or has no room, which may be over by itself. A server that refuses the user, or is the wrong one, can be reached. A file always can.
+// Unreachable reports whether an error of [OpenPostgres], or of what came after it, says that no
+// server, or of several not all, could be asked, or that the server lets this program wait or has
+// no room, which may be over by itself. A server that refuses the user, or is the wrong one, can be
+// reached. A file always can.
 func Unreachable(err error) bool {
 	return anywhere(err, serverAway) && !anywhere(err, serverRefuses)
 }

@@ -85,7 +85,8 @@ func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	}
 }
 
-// awaitNobody has a node i join, and commits wait for a synchronous standby that is not there until forget, or the test's end.
+// awaitNobody has a node i join, and commits wait for a synchronous standby that is not there until
+// forget, or the test's end.
 func awaitNobody(t *testing.T, s *postgrestest.Server, d keystore.Database) (forget func()) {
 	t.Helper()
 	if err := d.Join(t.Context(), keystore.Node{Incarnation: "i"}); err != nil {
@@ -170,8 +171,8 @@ func TestPostgresChangesAreNotCut(t *testing.T) {
 	}
 }
 
-// TestPostgresCommitSetting: what was answered survives a crash of the server, also when synchronous_commit was turned off after the
-// gate had started.
+// TestPostgresCommitSetting: what was answered survives a crash of the server, also when
+// synchronous_commit was turned off after the gate had started.
 func TestPostgresCommitSetting(t *testing.T) {
 	ctx := t.Context()
 	s := postgrestest.StartFor(t, "wal_writer_delay=10s") // or it might write in time what nobody forced
@@ -194,17 +195,22 @@ func TestPostgresCommitSetting(t *testing.T) {
 			return errors.Join(s.Exec("", "ALTER DATABASE postgres RESET ALL"), s.Set("synchronous_commit", "off"))
 		}},
 	} {
-		for _, connections := range []string{"open", "new"} { // ALTER SYSTEM counts for those that are open, the others for new ones
+		// ALTER SYSTEM counts for connections that are open, the others for new ones.
+		for _, connections := range []string{"open", "new"} {
 			if err := row.off(); err != nil {
 				t.Fatal(err)
 			}
 			if connections == "new" {
-				if err := s.Exec("", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'caddy-apikeys'"); err != nil {
+				const cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity " +
+					"WHERE application_name = 'caddy-apikeys'"
+				if err := s.Exec("", cut); err != nil {
 					t.Fatal(err)
 				}
 			}
 			name := row.way + " " + connections
-			_, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: name}) })
+			_, err := d.Update(ctx, func(tx keystore.Tx) error {
+				return tx.InsertNamespace(&keystore.Namespace{ID: name})
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -214,16 +220,17 @@ func TestPostgresCommitSetting(t *testing.T) {
 			if err := errors.Join(s.Halt(), s.Run()); err != nil {
 				t.Fatal(err)
 			}
-			got, err := s.Query("", "SELECT (SELECT count(*) FROM namespaces WHERE id = '"+name+"'), (SELECT count(*) FROM nodes WHERE incarnation = '"+name+"')")
+			got, err := s.Query("", "SELECT (SELECT count(*) FROM namespaces WHERE id = '"+name+"'), "+
+				"(SELECT count(*) FROM nodes WHERE incarnation = '"+name+"')")
 			if got != "1|1" || err != nil {
 				t.Errorf("%s: after the crash there are %s (%v), want 1|1", name, got, err)
 			}
 		}
 	}
-	if d, err := OpenPostgres(ctx, s.URL("")); err == nil || !strings.Contains(err.Error(), "synchronous_commit is off") {
-		t.Error("a start with synchronous_commit off: ", err)
-		if err == nil {
-			d.Close()
-		}
+	if again, err := OpenPostgres(ctx, s.URL("")); err == nil {
+		again.Close()
+		t.Error("a start with synchronous_commit off")
+	} else if !strings.Contains(err.Error(), "synchronous_commit is off") {
+		t.Error(err)
 	}
 }

@@ -139,12 +139,14 @@ func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err err
 	return config, identity, nil
 }
 
-// keepCommitting sets synchronous_commit for the connection's life. What the role, the database or the server has as a default may be turned
-// off while the connection is open, or before it is made anew, and a crash would then lose what was answered.
+// keepCommitting sets synchronous_commit for the connection's life. What the role, the database or
+// the server has as a default may be turned off while the connection is open, or before it is made
+// anew, and a crash would then lose what was answered.
 func keepCommitting(ctx context.Context, conn *pgconn.PgConn) error {
 	ctx, cancel := context.WithTimeout(ctx, maxConnect)
 	defer cancel()
-	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', CASE WHEN commit IN ('off', 'local') THEN 'on' ELSE commit END, false)
+	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit',
+			CASE WHEN commit IN ('off', 'local') THEN 'on' ELSE commit END, false)
 		FROM current_setting('synchronous_commit') AS commit`).ReadAll()
 	return err
 }
@@ -163,7 +165,8 @@ func replicated(driverConn any) error {
 	return errUnreplicated
 }
 
-var errUnreplicated = errors.New("someone cancelled the wait for the synchronous standbys: the change is made on this server alone, and a failover may lose it; make it again when a standby is back")
+var errUnreplicated = errors.New("someone cancelled the wait for the synchronous standbys: " +
+	"the change is made on this server alone, and a failover may lose it; make it again when a standby is back")
 
 // parseError says what is wrong with an option. The URL itself, which the library repeats, is left out.
 func parseError(dsn string, err error) error {
@@ -198,7 +201,8 @@ func connectionLost(err error) bool {
 	if e, ok := errors.AsType[net.Error](err); ok {
 		return !e.Timeout()
 	}
-	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
 }
 
 // explainPostgres adds to an error what to do about it.
@@ -249,7 +253,8 @@ func explainPostgres(err error) error {
 	return advised{advice, oneLine{err}}
 }
 
-const adviceLocked = "another transaction holds the lock of all changes (the row of the table head), nothing was changed: try again, or end the program that has a transaction open"
+const adviceLocked = "another transaction holds the lock of all changes (the row of the table head), " +
+	"nothing was changed: try again, or end the program that has a transaction open"
 
 // explainCommit tells a commit that the server refused from one whose end nobody knows. FATAL ends the connection, perhaps
 // after the commit.

@@ -251,7 +251,8 @@ func TestPostgresPooler(t *testing.T) {
 	}
 }
 
-// TestPostgresPassing: what others do in PostgreSQL, or a lack of room there, may be over by itself.
+// TestPostgresPassing: what others do in PostgreSQL, or a lack of room there, may be over by
+// itself.
 func TestPostgresPassing(t *testing.T) {
 	for _, code := range []string{"53100", "53200", "53300", "55P03", "57014", "57P03", "40P01", "25P03"} {
 		err := fmt.Errorf("opening: %w", explainPostgres(&pgconn.PgError{Severity: "ERROR", Code: code}))
@@ -262,7 +263,8 @@ func TestPostgresPassing(t *testing.T) {
 	if err := fmt.Errorf("opening: %w", errUnreplicated); !Unreachable(err) {
 		t.Errorf("waiting does not help: %v", err)
 	}
-	if err := explainPostgres(&pgconn.PgError{Severity: "ERROR", Code: "42501"}); Unreachable(err) || Advice(err) == "" {
+	err := explainPostgres(&pgconn.PgError{Severity: "ERROR", Code: "42501"})
+	if Unreachable(err) || Advice(err) == "" {
 		t.Errorf("waiting helps: %v", err)
 	}
 }

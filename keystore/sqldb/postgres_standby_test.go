@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 )
 
-// TestPostgresUnconfirmed: a write that the synchronous standby has not confirmed is an error. So is the same write when an earlier try has left
-// the rows as they should be, on the primary alone.
+// TestPostgresUnconfirmed: a write that the synchronous standby has not confirmed is an error. So
+// is the same write when an earlier try has left the rows as they should be, on the primary alone.
 func TestPostgresUnconfirmed(t *testing.T) {
 	ctx := t.Context()
 	primary := postgrestest.StartFor(t)
@@ -72,13 +72,15 @@ func TestPostgresUnconfirmed(t *testing.T) {
 	if err := standby.Promote(); err != nil {
 		t.Fatal(err)
 	}
-	got, err := standby.Query("", "SELECT string_agg(incarnation || ' ' || state || ' ' || lease, ', ' ORDER BY incarnation) FROM nodes")
+	got, err := standby.Query("",
+		"SELECT string_agg(concat_ws(' ', incarnation, state, lease), ', ' ORDER BY incarnation) FROM nodes")
 	if want := "fence fencing 0, join active 0, lease active 3600000000"; got != want || err != nil {
 		t.Errorf("the standby has the nodes %q (%v), want %q", got, err, want)
 	}
 }
 
-// cancelWait runs a call, and cancels the wait of its commit for the synchronous standby, as an operator could.
+// cancelWait runs a call, and cancels the wait of its commit for the synchronous standby, as an
+// operator could.
 func cancelWait(t *testing.T, s *postgrestest.Server, call func(context.Context) error) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -86,7 +88,8 @@ func cancelWait(t *testing.T, s *postgrestest.Server, call func(context.Context)
 	done := make(chan error, 1)
 	go func() { done <- call(ctx) }()
 	for {
-		cancelled, err := s.Query("", "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+		cancelled, err := s.Query("",
+			"SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -322,7 +322,8 @@ func (s *Server) SynchronousStandby(t testing.TB) *Server {
 	return other
 }
 
-// Detach makes a standby receive nothing from its primary until Attach. It may be promoted meanwhile.
+// Detach makes a standby receive nothing from its primary until Attach. It may be promoted
+// meanwhile.
 func (s *Server) Detach() error { return s.receive("", "f") }
 
 // Attach undoes Detach.
@@ -335,7 +336,8 @@ func (s *Server) receive(primary, streams string) error {
 	return s.await("SELECT count(*) > 0 FROM pg_stat_wal_receiver WHERE status = 'streaming'", streams)
 }
 
-// Set changes a setting of the running server, as ALTER SYSTEM and a reload do, and waits until the server has read it.
+// Set changes a setting of the running server, as ALTER SYSTEM and a reload do, and waits until the
+// server has read it.
 func (s *Server) Set(name, value string) error {
 	loaded, err := s.Query("", "SELECT pg_conf_load_time()")
 	if err != nil {
@@ -351,7 +353,8 @@ func (s *Server) Set(name, value string) error {
 	if err := s.await("SELECT pg_conf_load_time() <> '"+loaded+"'", "t"); err != nil {
 		return err
 	}
-	// The checkpointer reads the settings before it works. It is the one that turns synchronous_standby_names on and off for all.
+	// The checkpointer reads the settings before it works. It is the one that turns
+	// synchronous_standby_names on and off for all.
 	return s.Exec("", "CHECKPOINT")
 }
 
