@@ -45,6 +45,7 @@ type API struct {
 	key       kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged]
 	importKey *huma.Schema // what one element of an import is validated by
 
+	why      atomic.Pointer[string]          // of a nil key store, see NotReached
 	declared atomic.Pointer[[]api.Operation] // sorted by place in the list, without repetition
 }
 
@@ -74,6 +75,9 @@ func New(ks *keystore.Keystore, logger *slog.Logger) *API {
 	a.handler = cross.Handler(http.HandlerFunc(a.route))
 	return a
 }
+
+// NotReached tells callers why the database has not been reached yet. Empty: the log says why.
+func (a *API) NotReached(why string) { a.why.Store(&why) }
 
 // ServeHTTP answers everything, what does not exist included.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {

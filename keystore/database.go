@@ -42,7 +42,7 @@ type Database interface {
 
 	// Join registers a node by its Incarnation, Address, Lease and Former, durably, before it first trusts what it caches. Each start has
 	// a new incarnation, and so has a node that was given up: one that was removed never comes back. A row that is there
-	// already keeps its state and its lease, but is written again: nil says that it is durable.
+	// already keeps its state and the longer lease, but is written again: nil says that it is durable.
 	Join(ctx context.Context, n Node) error
 	// SetLease changes the lease of a node. A missing node is no error: [Database.Renew] tells.
 	SetLease(ctx context.Context, incarnation string, lease time.Duration) error

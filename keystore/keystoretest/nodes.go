@@ -61,6 +61,12 @@ func testNodes(t *testing.T, s Store) {
 	must(t, db.SetLease(ctx, "one", one.Lease))
 	must(t, db.SetLease(ctx, "nobody", time.Hour))
 	want(one, second)
+	// Joining again leaves it fenced, with the longer lease.
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Lease: time.Minute}))
+	want(one, second)
+	one.Lease = 2 * time.Hour
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Lease: one.Lease}))
+	want(one, second)
 	if h := renew("one"); h.Node != keystore.NodeFencing {
 		t.Fatalf("after fencing: %+v", h)
 	}

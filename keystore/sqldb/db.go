@@ -6,6 +6,7 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -89,14 +90,10 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	if err := d.retryBusy(ctx, func() error { return d.migrate(ctx) }); err != nil {
 		return err
 	}
-	// Whether this process may write is better known now than at the first change.
-	err := d.write(ctx, func(t *tx) error {
-		_, err := t.sql.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ''")
-		return err
-	})
-	if err != nil {
+	if err := d.firstWrite(ctx); err != nil {
 		return err
 	}
+	var err error
 	if d.byDigest, err = d.readers.PrepareContext(ctx, d.bind(byDigestQuery+" WHERE "+d.current)); err != nil {
 		return err
 	}
@@ -107,6 +104,46 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 		return d.feed.start(ctx, d.lease, netInterval, d.postgres.listen)
 	}
 	return d.feed.start(ctx, d.lease, pollInterval, nil)
+}
+
+// firstWrite finds out whether this process may write, which is better known now than at the first
+// change. In PostgreSQL a write may wait for others without end; a start reports that instead.
+func (d *DB) firstWrite(ctx context.Context) error {
+	if d.postgres != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, firstWriteWait)
+		defer cancel()
+	}
+	began := false
+	err := d.write(ctx, func(t *tx) error {
+		began = true
+		_, err := t.sql.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ''")
+		return err
+	})
+	switch {
+	case d.postgres == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return err
+	case began:
+		return advised{"PostgreSQL does not confirm a change: does a synchronous standby run?", ctx.Err()}
+	default:
+		return advised{adviceLocked, ctx.Err()}
+	}
+}
+
+// advised is an error with what to do about it.
+type advised struct {
+	advice string
+	err    error
+}
+
+func (e advised) Error() string { return fmt.Sprintf("%s (%v)", e.advice, e.err) }
+func (e advised) Unwrap() error { return e.err }
+
+// Advice returns what an error of this package tells people to do, without the details, which may
+// name servers and files. It may be empty.
+func Advice(err error) string {
+	e, _ := errors.AsType[advised](err)
+	return e.advice
 }
 
 // Close implements [keystore.Database].
@@ -184,13 +221,31 @@ func (d *DB) read(ctx context.Context) querier {
 	}
 }
 
-// exec runs a statement that is a transaction of its own, takes no revision, and may as well run twice.
+// exec runs a statement that is a transaction of its own, takes no revision, and may run twice. One
+// that must be durable has to write its row even if that has the values already: an earlier try may
+// have failed after it wrote them on this server alone.
 func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string, args ...any) error {
 	err := d.retryBusy(ctx, func() error {
-		_, err := pool.ExecContext(ctx, d.bind(statement), d.texts(args)...)
-		return err
+		conn, err := pool.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := conn.ExecContext(ctx, d.bind(statement), d.texts(args)...); err != nil {
+			return err
+		}
+		return d.confirm(conn)
 	})
 	return d.fail(ctx, operation, err)
+}
+
+// confirm fails when what the connection has just committed may be lost although the database
+// called it made.
+func (d *DB) confirm(conn *sql.Conn) error {
+	if d.committed == nil {
+		return nil
+	}
+	return conn.Raw(d.committed)
 }
 
 // reading is what goes into the place of the dialect's clock: the time, where the database has no clock but this machine's.
@@ -228,10 +283,7 @@ func (d *DB) write(ctx context.Context, f func(*tx) error) error {
 	if err := t.sql.Commit(); err != nil {
 		return d.commitError(err)
 	}
-	if d.committed == nil {
-		return nil
-	}
-	return t.conn.Raw(d.committed)
+	return d.confirm(t.conn)
 }
 
 func (d *DB) beginWrite(ctx context.Context) (*tx, error) {

@@ -19,7 +19,8 @@ func (d *DB) renewQuery() string {
 	FROM head h WHERE ` + d.current
 }
 
-// Join implements [keystore.Database]. The lock comes first: whoever sees the row can trust that the lock was taken.
+// Join implements [keystore.Database]. The lock comes first: whoever sees the row can trust that
+// the lock was taken. It may run twice: the row then keeps its state and the longer lease.
 func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	const operation = "registering this node"
 	fresh, err := d.locks.acquire(n.Incarnation)
@@ -29,7 +30,8 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	// It may run twice, and the second time it has to write as well: only then does it wait for a standby that may not have what the first one wrote.
 	err = d.exec(ctx, d.beats, operation, `INSERT INTO nodes (incarnation, address, lease, state, former, epoch, joined_at, heard_at)
 		SELECT ?, ?, ?, ?, ?, h.epoch, now, now FROM head h, (SELECT `+d.clock+` AS now) AS clock WHERE true
-		ON CONFLICT (incarnation) DO UPDATE SET address = excluded.address`,
+		ON CONFLICT (incarnation) DO UPDATE
+		SET lease = CASE WHEN excluded.lease > nodes.lease THEN excluded.lease ELSE nodes.lease END`,
 		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, n.Former, d.reading())
 	if err != nil && fresh && ctx.Err() == nil {
 		d.locks.release(n.Incarnation) // had the context ended, the row could be there

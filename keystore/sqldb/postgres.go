@@ -20,6 +20,8 @@ const (
 	// maxIdle is how long a change may do nothing between two statements. A process that is stopped, or cut off, then no
 	// longer holds up the changes of all others.
 	maxIdle = 10 * time.Second
+	// firstWriteWait is how long a start waits until it knows that it may write.
+	firstWriteWait = 3 * time.Second
 	// netInterval is how often the head is read where every change is told of: what was told may have been lost.
 	netInterval = 500 * time.Millisecond
 	// oldestPostgres has pg_current_xact_id and a gen_random_uuid of its own.
@@ -101,13 +103,15 @@ func beginChange(lockWait, maxIdle time.Duration) string {
 		lockWait.Milliseconds(), maxIdle.Milliseconds())
 }
 
-// checkPostgres refuses what would break a promise later.
+// checkPostgres refuses what would break a promise later. Of synchronous_commit it reads what the
+// user has, which keepCommitting has replaced.
 func checkPostgres(ctx context.Context, d *DB) error {
 	var schema sql.NullString
 	var number int
 	var version, commit, standbys, encoding string
 	err := d.writer.QueryRowContext(ctx, `SELECT current_schema(), CAST(current_setting('server_version_num') AS integer), current_setting('server_version'),
-		current_setting('synchronous_commit'), current_setting('synchronous_standby_names'), current_setting('server_encoding')`).
+		(SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'),
+		current_setting('synchronous_standby_names'), current_setting('server_encoding')`).
 		Scan(&schema, &number, &version, &commit, &standbys, &encoding)
 	switch {
 	case err != nil:

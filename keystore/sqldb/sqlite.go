@@ -165,5 +165,5 @@ func explainSQLite(err error) error {
 	default:
 		return err
 	}
-	return fmt.Errorf("%s (%w)", advice, err)
+	return advised{advice, err}
 }
