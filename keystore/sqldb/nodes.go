@@ -24,7 +24,7 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	const operation = "registering this node"
 	fresh, err := d.locks.acquire(n.Incarnation)
 	if err != nil {
-		return d.fail(ctx, operation, err)
+		return d.fail(ctx, operation, fileError{err})
 	}
 	err = d.exec(ctx, d.beats, operation, `INSERT INTO nodes (incarnation, address, lease, state, joined_at, heard_at)
 		SELECT ?, ?, ?, ?, now, now FROM (SELECT `+d.clock+` AS now) AS clock WHERE true
@@ -48,6 +48,9 @@ func (d *DB) Renew(ctx context.Context, incarnation string, at keystore.Position
 		return d.renew.QueryRowContext(ctx, at.Revision, at.Revision, at.Mark, incarnation, d.reading()).
 			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported, timeTo{&h.Now})
 	})
+	if replaced := d.intact(); replaced != nil { // what it says of the former files does not count
+		err = replaced
+	}
 	return h, d.fail(ctx, "reading the head of the change log", err)
 }
 
