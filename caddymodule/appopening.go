@@ -35,7 +35,7 @@ const (
 // the running one waits for the same.
 func (a *App) mayOpenLater(err error) bool {
 	before := runningApp()
-	return a.url != "" && sqldb.Unreachable(err) && (before == nil || before.identity == a.identity && before.store.Load() == nil)
+	return sqldb.Unreachable(err) && (before == nil || before.identity == a.identity && before.store.Load() == nil)
 }
 
 // openLater goes on trying, until it succeeds or the app is cleaned up.

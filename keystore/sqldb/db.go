@@ -171,7 +171,7 @@ func retry(ctx context.Context, again func(error) bool, f func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		case <-time.After(wait):
 		}
 	}

@@ -27,7 +27,7 @@ const (
 func TestMain(m *testing.M) {
 	if path := os.Getenv(childVariable); path != "" {
 		if err := child(path); err != nil {
-			fmt.Println("error:", err)
+			fmt.Println("error:", err, "unreachable:", Unreachable(err))
 			os.Exit(1)
 		}
 		os.Exit(0)

@@ -86,7 +86,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	})
 	if err != nil {
 		d.closePools()
-		return nil, fmt.Errorf("opening the database %s: %w", path, d.explain(ctx, err))
+		return nil, fmt.Errorf("opening the database %s: %w", path, explainSQLite(err)) // what a deadline has cut short is said too
 	}
 	return d, nil
 }
