@@ -100,10 +100,11 @@ func (d *DB) intact() error {
 	return d.locks.check()
 }
 
-// emptyLog copies the log into a database that no longer has its name, where SQLite would leave it beside the file that
-// has the name now, to be taken for that file's log by the next process.
+// emptyLog copies the log into the database if a file has lost its name. Otherwise a log that was removed would be gone
+// with the process, and the log of a database that was replaced would stay beside the file that has the name now, to be
+// taken for that file's log by the next process.
 func (d *DB) emptyLog() {
-	if len(d.files) > 0 && d.files[0].check() != nil {
+	if d.files.check() != nil {
 		_, _ = d.writer.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)") // whatever stays is as before
 	}
 }
