@@ -28,8 +28,9 @@ type dialect struct {
 	migrationLock string // statement: holds off others that migrate until the end of its transaction; empty: none
 	tableExists   string // query: whether there is a table of that name
 	clock         string // expression with a place: the database's time in Unix microseconds, see reading
+	timeline      string // expression: the server's timeline
 	current       string // condition: what this server knows is not older than what any other does
-	begin         string // query: takes the lock of all who write, and returns the time; empty: BEGIN takes it
+	begin         string // query with a place as in clock: takes the lock of all who write, unless BEGIN has, and returns the time of the change
 	prepares      bool   // statements that come again and again have to be prepared by hand
 	contains      string // condition, with a place for an expression: that it contains a text, whatever the ASCII case
 	touchesOnly   string // condition on a row a of the audit log: its namespaces are among those in a JSON array, and there are some
@@ -254,15 +255,12 @@ func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tx{db: d, ctx: ctx, conn: conn, now: time.Now().UTC().Truncate(time.Microsecond), stmts: map[string]*sql.Stmt{}}
+	t := &tx{db: d, ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{}}
 	if t.sql, err = conn.BeginTx(ctx, nil); err != nil {
 		conn.Close()
 		return nil, err
 	}
-	if d.begin == "" {
-		return t, nil
-	}
-	if err := t.sql.QueryRowContext(ctx, d.begin).Scan(timeTo{&t.now}); err != nil {
+	if err := t.sql.QueryRowContext(ctx, d.bind(d.begin), d.reading()).Scan(timeTo{&t.now}); err != nil {
 		t.close()
 		return nil, err
 	}

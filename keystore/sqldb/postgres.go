@@ -34,8 +34,9 @@ var postgresDialect = dialect{
 		pg_advisory_xact_lock(hashtext('caddy-apikeys schema'), hashtext(current_schema()))`,
 	tableExists: "SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = ?)",
 	clock:       "coalesce(CAST(? AS bigint), CAST(floor(extract(epoch FROM clock_timestamp()) * 1000000) AS bigint))",
+	timeline:    "CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END",
 	current:     "on_primary()",
-	begin:       fmt.Sprintf("SELECT begin_change('%d', '%d')", lockWait.Milliseconds(), maxIdle.Milliseconds()),
+	begin:       beginChange(lockWait, maxIdle),
 	contains:    `strpos(lower(%s COLLATE "C"), lower(CAST(? AS text) COLLATE "C")) > 0`, // "C" knows ASCII only, as it should
 	touchesOnly: `CASE WHEN json_typeof(a.namespaces) = 'array' THEN json_array_length(a.namespaces) > 0 AND NOT EXISTS (
 		SELECT 1 FROM json_array_elements_text(a.namespaces) n WHERE n.value <> ALL (ARRAY(SELECT json_array_elements_text(CAST(? AS json))))) END`,
@@ -93,6 +94,11 @@ func openPostgres(p *postgres, conns int) *sql.DB {
 	db.SetMaxIdleConns(conns)
 	db.SetConnMaxIdleTime(5 * time.Minute) // the server has not many to give
 	return db
+}
+
+func beginChange(lockWait, maxIdle time.Duration) string {
+	return fmt.Sprintf("SELECT greatest(CAST(? AS bigint), begin_change('%d', '%d'), (SELECT noted FROM clock))",
+		lockWait.Milliseconds(), maxIdle.Milliseconds())
 }
 
 // checkPostgres refuses what would break a promise later.

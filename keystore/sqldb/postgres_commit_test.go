@@ -23,7 +23,7 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	short := postgresDialect
-	short.begin = "SELECT begin_change('100', '10000')"
+	short.begin = beginChange(100*time.Millisecond, 10*time.Second)
 	hasty := openOnce(t, s.URL(s.schema+"_none,"+s.schema)) // any that is there
 	hasty.dialect = short
 	holder := openOnce(t, s.URL(s.schema))
@@ -50,7 +50,7 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	}
 
 	// A process that stands still in the middle of a change loses the lock.
-	short.begin = "SELECT begin_change('10000', '50')"
+	short.begin = beginChange(10*time.Second, 50*time.Millisecond)
 	hasty.dialect = short
 	_, err = hasty.Update(ctx, func(tx keystore.Tx) error {
 		late := tx.InsertNamespace(&keystore.Namespace{ID: "half"}) // on a slow machine it has lost the lock before

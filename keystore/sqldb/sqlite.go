@@ -32,6 +32,8 @@ var sqliteDialect = dialect{
 	migrations:  "sqlite",
 	tableExists: "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?)",
 	clock:       "?",
+	timeline:    "''",
+	begin:       "SELECT max(?, coalesce(noted, 0)) FROM clock",
 	current:     "1 = 1",
 	prepares:    true,
 	contains:    "instr(lower(%s), lower(?)) > 0", // its lower() knows ASCII only, as it should
