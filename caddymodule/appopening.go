@@ -38,7 +38,7 @@ const (
 // the running one waits for the same.
 func (a *App) mayOpenLater(err error) bool {
 	before := runningApp()
-	return a.url != "" && sqldb.Unreachable(err) && (before == nil || before.identity == a.identity && before.store.Load() == nil)
+	return sqldb.Unreachable(err) && (before == nil || before.identity == a.identity && before.store.Load() == nil)
 }
 
 // An attempt is what came of one opening of a store.

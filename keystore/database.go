@@ -18,6 +18,9 @@ var (
 	ErrTruncated = errors.New("the change log no longer reaches back that far")
 	// ErrTokenKey says that the configured token key is not the one that this deployment's tokens were made with.
 	ErrTokenKey = errors.New("token key mismatch")
+	// ErrReplaced says that files of the database were replaced or removed while it was open, so that other processes open
+	// other files under its name. A node that gets it trusts nothing any more.
+	ErrReplaced = errors.New("files of the database were replaced while it was open")
 	// ErrNewerSchema says that a later version of this program has migrated the database.
 	ErrNewerSchema = errors.New("the database was migrated by a newer version")
 )
@@ -47,7 +50,7 @@ type Database interface {
 	// SetLease changes the lease of a node. A missing node is no error: [Database.Renew] tells.
 	SetLease(ctx context.Context, incarnation string, lease time.Duration) error
 	// Renew returns the head of the change log and the node's own state, from one snapshot taken after the call began, and whether
-	// the history up to there holds the position that the node is at.
+	// the history up to there holds the position that the node is at. ErrReplaced.
 	Renew(ctx context.Context, incarnation string, at Position) (Head, error)
 	// NewEpoch gives the deployment another epoch unless it is no longer `was`, and registers nodes of
 	// another history as fencing, by their Incarnation, Address and Lease, but for those that have

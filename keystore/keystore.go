@@ -371,6 +371,8 @@ func (k *Keystore) Health(ctx context.Context) Health {
 		h.Problem = "the database cannot be asked; keys that are cached go on working until the lease has run out"
 	case errors.Is(err, errClockRate):
 		h.Problem = err.Error()
+	case errors.Is(err, ErrReplaced):
+		h.Problem = ErrReplaced.Error() + "; every request is answered 503: the log says what to check before the restart that is needed"
 	case h.LeaseRemaining == 0:
 		h.Problem = "the lease has lapsed and the database cannot be asked; every request is answered 503"
 	}

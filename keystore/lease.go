@@ -93,6 +93,7 @@ type node struct {
 	histories   atomic.Int64 // how often the database was found to be another one
 	directory   atomic.Pointer[Directory]
 	imported    atomic.Bool
+	replaced    atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
 
 	acknowledged atomic.Pointer[time.Time] // the last Acknowledge
 	peers        map[string]Node           // the others' rows, by incarnation, as this node has read them last
@@ -283,8 +284,12 @@ func (k *Keystore) askHead(ctx context.Context) (Head, reading, error) {
 	}
 	head, err := k.db.Renew(ctx, *n.incarnation.Load(), position)
 	if err != nil {
+		if errors.Is(err, ErrReplaced) {
+			k.distrust()
+		}
 		return head, at, k.storeFailed("renewing the lease", err)
 	}
+	n.replaced.Store(false)
 	at.replied, at.database = k.clock.now(), head.Now
 	if behind := head.Noted.Sub(head.Now); n.lease.term.Load() == nil && behind > 0 {
 		at.database = head.Noted
@@ -294,6 +299,13 @@ func (k *Keystore) askHead(ctx context.Context) (Head, reading, error) {
 	}
 	hold("renew.reply")
 	return head, at, nil
+}
+
+// distrust drops the lease, all that is cached, and what runs.
+func (k *Keystore) distrust() {
+	k.node.lease.drop()
+	k.cache.purge(Revision(max(0, k.node.applied.Load())))
+	k.cache.cutAll()
 }
 
 // joinTimeout is how long a write to the node's own row may take, which may wait for a standby.
@@ -473,14 +485,19 @@ func (k *Keystore) cutLapsed(ctx context.Context) {
 	}
 }
 
-// storeFailed counts a failure of the database, logs it, though not each of a thousand a second, and returns it with what was being done.
+// storeFailed counts a failure of the database, logs it, though not each of a thousand a second and [ErrReplaced] once, and returns it with
+// what was being done.
 func (k *Keystore) storeFailed(doing string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
 	k.counters.storeErrors.Add(1)
 	now, last := time.Now().UnixNano(), k.loggedFailure.Load()
-	if now-last >= int64(time.Second) && k.loggedFailure.CompareAndSwap(last, now) {
+	log := now-last >= int64(time.Second) && k.loggedFailure.CompareAndSwap(last, now)
+	if errors.Is(err, ErrReplaced) {
+		log = !k.node.replaced.Swap(true)
+	}
+	if log {
 		k.logger.Error("the key database failed", slog.String("while", doing), slog.Any("error", err))
 	}
 	return fmt.Errorf("%s: %w", doing, err)

@@ -72,6 +72,8 @@ type DB struct {
 
 	keep          keystore.Revision
 	lookedThrough int
+	holder        *sql.Conn // of an SQLite file, see holdFiles
+	files         files
 	locks         locks
 	feed          feed
 }
@@ -101,9 +103,9 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 		return err
 	}
 	if d.postgres != nil {
-		return d.feed.start(ctx, d.lease, netInterval, d.postgres.listen)
+		return d.feed.start(ctx, d.lease, netInterval, d.postgres.listen, d.intact)
 	}
-	return d.feed.start(ctx, d.lease, pollInterval, nil)
+	return d.feed.start(ctx, d.lease, pollInterval, nil, d.intact)
 }
 
 // firstWrite finds out whether this process may write, which is better known now than at the first
@@ -146,9 +148,14 @@ func Advice(err error) string {
 	return e.advice
 }
 
-// Close implements [keystore.Database].
+// Close implements [keystore.Database]. Files that must not be closed stay open, and their nodes locked, until the
+// process ends.
 func (d *DB) Close() error {
 	d.feed.stop()
+	if !d.files.closable() {
+		return d.intact()
+	}
+	d.emptyLog()
 	err := d.closePools()
 	d.locks.releaseAll()
 	return err
@@ -156,6 +163,9 @@ func (d *DB) Close() error {
 
 func (d *DB) closePools() error {
 	// The readers go first: the last connection to leave folds the write-ahead log into the file.
+	if d.holder != nil {
+		d.holder.Close()
+	}
 	var first error
 	for _, pool := range []*sql.DB{d.readers, d.lease, d.writer} {
 		if err := pool.Close(); err != nil && first == nil {
@@ -199,7 +209,7 @@ func retry(ctx context.Context, again func(error) bool, f func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		case <-time.After(wait):
 		}
 	}
@@ -225,6 +235,9 @@ func (d *DB) read(ctx context.Context) querier {
 // that must be durable has to write its row even if that has the values already: an earlier try may
 // have failed after it wrote them on this server alone.
 func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string, args ...any) error {
+	if err := d.intact(); err != nil {
+		return fmt.Errorf("%s: %w", operation, err)
+	}
 	err := d.retryBusy(ctx, func() error {
 		conn, err := pool.Conn(ctx)
 		if err != nil {
@@ -278,6 +291,9 @@ func (d *DB) write(ctx context.Context, f func(*tx) error) error {
 	}
 	defer t.close()
 	if err := f(t); err != nil {
+		return err
+	}
+	if err := d.intact(); err != nil {
 		return err
 	}
 	if err := t.sql.Commit(); err != nil {
@@ -372,7 +388,8 @@ type feed struct {
 const pollInterval = 50 * time.Millisecond
 
 // start looks at the head again and again, and runs listen, which calls its argument whenever something may have changed.
-func (f *feed) start(ctx context.Context, db *sql.DB, interval time.Duration, listen func(context.Context, func())) error {
+// That the database is no longer intact is told once: whoever asks for the head is told what it is.
+func (f *feed) start(ctx context.Context, db *sql.DB, interval time.Duration, listen func(context.Context, func()), intact func() error) error {
 	stmt, err := db.PrepareContext(ctx, "SELECT revision FROM head")
 	if err != nil {
 		return err
@@ -389,11 +406,15 @@ func (f *feed) start(ctx context.Context, db *sql.DB, interval time.Duration, li
 	f.done.Go(func() {
 		tick := time.NewTicker(interval)
 		defer tick.Stop()
-		for {
+		for damaged := false; ; {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
+			}
+			before := damaged
+			if damaged = intact() != nil; damaged && !before {
+				f.fire()
 			}
 			// An error is left to whoever asks for the head next and can tell it to someone.
 			if stmt.QueryRowContext(ctx).Scan(&head) == nil {

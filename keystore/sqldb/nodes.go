@@ -25,7 +25,7 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	const operation = "registering this node"
 	fresh, err := d.locks.acquire(n.Incarnation)
 	if err != nil {
-		return d.fail(ctx, operation, err)
+		return d.fail(ctx, operation, fileError{err})
 	}
 	// It may run twice, and the second time it has to write as well: only then does it wait for a standby that may not have what the first one wrote.
 	err = d.exec(ctx, d.beats, operation, `INSERT INTO nodes (incarnation, address, lease, state, former, epoch, joined_at, heard_at)
@@ -51,6 +51,9 @@ func (d *DB) Renew(ctx context.Context, incarnation string, at keystore.Position
 		return d.renew.QueryRowContext(ctx, at.Revision, at.Revision, at.Mark, incarnation, d.reading()).
 			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported, timeTo{&h.Now}, timeTo{&h.Noted}, textTo{&h.Timeline})
 	})
+	if replaced := d.intact(); replaced != nil { // what it says of the former files does not count
+		err = replaced
+	}
 	return h, d.fail(ctx, "reading the head of the change log", err)
 }
 

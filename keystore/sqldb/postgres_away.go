@@ -15,9 +15,10 @@ import (
 // Unreachable reports whether an error of [OpenPostgres], or of what came after it, says that no
 // server, or of several not all, could be asked, or that the server lets this program wait or has
 // no room, which may be over by itself. A server that refuses the user, or is the wrong one, can be
-// reached. A file always can.
+// reached. For [OpenSQLite] it says that the file could not be opened or written for a reason that
+// lies outside of it.
 func Unreachable(err error) bool {
-	return anywhere(err, serverAway) && !anywhere(err, serverRefuses)
+	return anywhere(err, serverAway) && !anywhere(err, serverRefuses) || anywhere(err, unreachableSQLite)
 }
 
 func serverAway(err error) bool {
