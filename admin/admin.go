@@ -48,6 +48,7 @@ type API struct {
 
 	writeTimeout time.Duration // of a page of an export
 
+	why      atomic.Pointer[string]          // of a nil key store, see NotReached
 	declared atomic.Pointer[[]api.Operation] // sorted by place in the list, without repetition
 }
 
@@ -77,6 +78,9 @@ func New(ks *keystore.Keystore, logger *slog.Logger) *API {
 	a.handler = cross.Handler(http.HandlerFunc(a.route))
 	return a
 }
+
+// NotReached tells callers why the database has not been reached yet. Empty: the log says why.
+func (a *API) NotReached(why string) { a.why.Store(&why) }
 
 // ServeHTTP answers everything, what does not exist included.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -154,7 +154,7 @@ func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	if a.keys == nil {
-		a.refuse(ctx, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(), notReached))
+		a.refuse(ctx, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(), a.notReached()))
 		return
 	}
 	if permission, ok := ctx.Operation().Metadata[needs].(string); ok {
@@ -169,7 +169,13 @@ func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 }
 
 // notReached is what people are told of a nil key store.
-const notReached = "the database has not been reached since this Caddy started, which goes on trying; its log says why"
+func (a *API) notReached() string {
+	const text = "the database has not been reached since this Caddy started, which goes on trying"
+	if why := a.why.Load(); why != nil && *why != "" {
+		return text + ": " + *why
+	}
+	return text + "; its log says why"
+}
 
 // refuse answers with an error from a middleware.
 func (a *API) refuse(ctx huma.Context, err error) {

@@ -238,19 +238,14 @@ func (a *App) declare(operations []api.Operation, resource string) {
 	}
 }
 
-// Start opens the store, or takes over the one that the running config has open. Where nothing would be lost by it, a database that
-// cannot be reached does not fail the start: see mayOpenLater.
+// Start opens the store, or takes over the one that the running config has open. Where nothing
+// would be lost by it, it neither fails for a database that cannot be reached nor waits for it: see
+// mayOpenLater.
 func (a *App) Start() error {
 	if err := a.openCache(); err != nil {
 		return err
 	}
-	s, err := acquireStore(a.ctx, a)
-	switch {
-	case err == nil:
-		a.store.Store(s)
-	case a.mayOpenLater(err):
-		a.openLater(err)
-	default:
+	if err := a.open(); err != nil {
 		return err
 	}
 	running.add(a)

@@ -3,8 +3,13 @@
 package caddymodule
 
 import (
+	"database/sql"
+	"net/http"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
@@ -45,4 +50,133 @@ func TestPostgresDatabase(t *testing.T) {
 	if got := lookup(t, runningApp().Keystore(), g.mint(nil)); got != keystore.OK {
 		t.Fatal(got)
 	}
+}
+
+// TestPostgresLetsTheStartWait: Caddy comes up while a change would wait for others, says why keys
+// get 503, and is ready when nothing waits any more.
+func TestPostgresLetsTheStartWait(t *testing.T) {
+	const lock, unconfirmed = "another transaction", "synchronous standby"
+	for name, row := range map[string]struct {
+		why  string
+		hold func(*testing.T, *postgrestest.Server) (release func() error)
+		new  bool // the database is empty
+	}{
+		"the head's row is locked":                    {lock, lockHead, false},
+		"the standby is away":                         {unconfirmed, detachStandby, false},
+		"the standby of an empty database is away":    {"its log says why", detachStandby, true},
+		"the table of an upgrade of others is locked": {"its log says why", lockSchemaVersion, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := postgrestest.StartFor(t)
+			g := newGate(t)
+			database := object{"database": object{"type": "postgres", "url": server.URL("")}}
+			postgres := g.config(database, func(_, apps object) {
+				g.sites++
+				apps["http"] = object{"servers": object{"site": object{
+					"listen": []string{"unix/" + g.path(g.siteSocket())},
+					"routes": []object{{"handle": []object{
+						{"handler": "api_key", "public": []string{"/open"}},
+						{"handler": "static_response", "status_code": 200},
+					}}},
+				}}}
+			})
+			var token string
+			if !row.new {
+				g.load(postgres)
+				token = g.mint(nil)
+				if err := caddy.Stop(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			release := row.hold(t, server)
+
+			if row.why == lock || row.why == unconfirmed {
+				g.load(g.config(sqlite(g.path("keys.db"), nil)))
+				before := runningApp()
+				err := g.tryLoad(postgres)
+				if !strings.Contains(errorText(err), row.why) || runningApp() != before {
+					t.Errorf("a reload that would end what works: %v", err)
+				}
+				if err := caddy.Stop(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			begun := time.Now()
+			g.load(postgres)
+			if took := time.Since(begun); took > openWait+10*time.Second {
+				t.Errorf("the start took %s", took)
+			}
+			if status, _ := g.do("GET", "site", "/open", ""); status != 200 {
+				t.Errorf("what needs no key: %d", status)
+			}
+			r, err := http.NewRequestWithContext(t.Context(), "GET", "http://site/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Authorization", "Bearer ak_0000000000000000000000")
+			response, err := g.client.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = response.Body.Close()
+			if response.StatusCode != 503 || response.Header.Get("Retry-After") == "" {
+				t.Errorf("what needs a key: %s, Retry-After %q", response.Status, response.Header.Get("Retry-After"))
+			}
+			status, health := g.do("GET", "admin", "/apikeys/v1/health", "")
+			if status != 503 || !strings.Contains(health, row.why) || strings.Contains(health, server.Address()) {
+				t.Errorf("health: %d %s", status, health)
+			}
+
+			if err := release(); err != nil {
+				t.Fatal(err)
+			}
+			for deadline := time.Now().Add(time.Minute); status != 200; time.Sleep(10 * time.Millisecond) {
+				status, health = g.do("GET", "admin", "/apikeys/v1/health", "")
+				if status != 200 && time.Now().After(deadline) {
+					t.Fatalf("health afterwards: %d %s", status, health)
+				}
+			}
+			if token == "" {
+				token = g.mint(nil)
+			}
+			if status, _ := g.do("GET", "site", "/", "", withBearer(token)...); status != 200 {
+				t.Errorf("a key afterwards: %d", status)
+			}
+		})
+	}
+}
+
+func lockHead(t *testing.T, s *postgrestest.Server) func() error {
+	return inTransaction(t, s, "SELECT * FROM head FOR UPDATE")
+}
+
+func lockSchemaVersion(t *testing.T, s *postgrestest.Server) func() error {
+	return inTransaction(t, s, "LOCK TABLE schema_version")
+}
+
+// inTransaction runs a statement in a transaction that lasts until release.
+func inTransaction(t *testing.T, s *postgrestest.Server, statement string) (release func() error) {
+	t.Helper()
+	db, err := sql.Open("pgx", s.URL(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.ExecContext(t.Context(), statement); err != nil {
+		t.Fatal(err)
+	}
+	return tx.Rollback
+}
+
+func detachStandby(t *testing.T, s *postgrestest.Server) (release func() error) {
+	t.Helper()
+	standby := s.SynchronousStandby(t)
+	if err := standby.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	return standby.Attach
 }

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -23,6 +24,8 @@ type opening struct {
 }
 
 const (
+	// openWait is how long a start waits for the store, where Caddy may come up without it.
+	openWait = 5 * time.Second
 	// openAgain is how soon the opening of a store is tried again; the wait doubles up to openAgainMax.
 	openAgain    = 250 * time.Millisecond
 	openAgainMax = 5 * time.Second
@@ -35,34 +38,79 @@ const (
 // the running one waits for the same.
 func (a *App) mayOpenLater(err error) bool {
 	before := runningApp()
-	return a.url != "" && sqldb.Unreachable(err) && (before == nil || before.identity == a.identity && before.store.Load() == nil)
+	return sqldb.Unreachable(err) && (before == nil || before.identity == a.identity && before.store.Load() == nil)
 }
 
-// openLater goes on trying, until it succeeds or the app is cleaned up.
-func (a *App) openLater(err error) {
+// An attempt is what came of one opening of a store.
+type attempt struct {
+	store *store
+	err   error
+}
+
+// attempt opens the store in the background.
+func (a *App) attempt(ctx context.Context) <-chan attempt {
+	done := make(chan attempt, 1)
+	go func() {
+		s, err := acquireStore(ctx, a)
+		done <- attempt{s, err}
+	}()
+	return done
+}
+
+// open opens the store. Where Caddy may come up without it, it goes on trying in the background,
+// until that succeeds or the app is cleaned up.
+func (a *App) open() error {
 	ctx, cancel := context.WithCancel(a.ctx)
+	first := a.attempt(ctx)
+	err := fmt.Errorf("opening the database %s: not done within %s, and not given up: %w",
+		a.identity, openWait, context.DeadlineExceeded)
+	var late <-chan time.Time
+	if a.mayOpenLater(err) {
+		late = time.After(openWait)
+	}
+	select {
+	case done := <-first:
+		if done.err == nil {
+			a.store.Store(done.store)
+		}
+		if done.err == nil || !a.mayOpenLater(done.err) {
+			cancel()
+			return done.err
+		}
+		first, err = nil, done.err
+	case <-late:
+	}
 	a.opening = &opening{api: admin.New(nil, a.logger), console: console.New(nil, nil, a.logger), cancel: cancel}
-	a.opening.done.Go(func() { a.keepOpening(ctx, err) })
+	a.opening.done.Go(func() { a.keepOpening(ctx, first, err) })
+	return nil
 }
 
-func (a *App) keepOpening(ctx context.Context, err error) {
+// keepOpening goes on with an attempt that runs, or with another one if it is nil. err is how
+// things stand.
+func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error) {
 	var said string
 	var saidAt time.Time
 	for wait := openAgain; ; wait = min(2*wait, openAgainMax) {
 		a.opening.failed.Add(1)
+		a.opening.api.NotReached(sqldb.Advice(err))
 		if text := err.Error(); text != said || time.Since(saidAt) >= openMutter {
 			said, saidAt = text, time.Now()
 			a.logger.Error("the key database cannot be opened: every request that needs a key is answered 503 until it can, which is tried again and again",
 				slog.Any("error", err))
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Duration(float64(wait) * (0.5 + 0.5*rand.Float64()))): // machines that boot together do not come all at once
+		if pending == nil {
+			select {
+			case <-ctx.Done():
+				return
+			// Machines that boot together do not come all at once.
+			case <-time.After(time.Duration(float64(wait) * (0.5 + 0.5*rand.Float64()))):
+			}
+			pending = a.attempt(ctx)
 		}
-		var s *store
-		if s, err = acquireStore(ctx, a); err == nil {
-			a.store.Store(s)
+		done := <-pending
+		pending, err = nil, done.err
+		if err == nil {
+			a.store.Store(done.store)
 			running.opened(a)
 			a.logger.Info("the key database is open")
 			return

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"net/http"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -34,16 +35,18 @@ func canonicalTarget(r *http.Request, sent string, encodedSlash bool) bool {
 
 // pathBytes says what a byte of a path calls for.
 var pathBytes = func() (class [256]byte) {
-	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~!$&'()*+,=:@") {
+	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~!$&'()*+,=:@") {
 		class[c] = 'p' // plain
 	}
-	class['/'], class['.'] = '/', '.'
+	class['/'] = '/'
 	return class // all others: zero, a closer look
 }()
 
-// canonicalPath reports whether an escaped path has a leading slash and none of these, raw or encoded: a `.` or `..`
-// segment, an empty segment but the last, a backslash, `;`, `#`, a control byte, an encoded dot, an encoded slash (unless
-// allowed), a percent sign before two hex digits, invalid UTF-8.
+// canonicalPath reports whether an escaped path has a leading slash and none of these, raw or encoded: a segment that ends
+// in a dot or in white space, an empty segment but the last, a backslash, `;`, `#`, a control byte, an encoded dot, an
+// encoded slash (unless allowed), a percent sign before two hex digits, invalid UTF-8. Its time is linear in the path's length.
+//
+// A segment that ends in a dot is `.`, `..`, or one that file systems and frameworks take for the segment without the dot.
 func canonicalPath(path string, encodedSlash bool) bool {
 	if path == "" || path[0] != '/' {
 		return false
@@ -52,24 +55,14 @@ func canonicalPath(path string, encodedSlash bool) bool {
 		switch pathBytes[path[i]] {
 		case 'p':
 		case '/':
-			if path[i-1] == '/' {
-				return false
-			}
-		case '.':
-			if path[i-1] == '/' && dotSegment(path[i:]) {
+			if path[i-1] == '/' || path[i-1] == '.' {
 				return false
 			}
 		default:
 			return canonicalEscaped(path, encodedSlash)
 		}
 	}
-	return true
-}
-
-// dotSegment reports whether path begins with the segment `.` or `..`.
-func dotSegment(path string) bool {
-	word, _ := cutSegment(path)
-	return word == "." || word == ".."
+	return path[len(path)-1] != '.'
 }
 
 // canonicalEscaped is canonicalPath for paths with other than plain bytes.
@@ -94,13 +87,22 @@ func canonicalEscaped(path string, encodedSlash bool) bool {
 	}
 	for i, c := range decoded {
 		switch {
-		case c == '/' && i > 0 && decoded[i-1] == '/':
-			return false
-		case c == '.' && decoded[i-1] == '/' && dotSegment(string(decoded[i:])):
+		case c == '/' && i > 0 && (decoded[i-1] == '/' || !endsPlainly(decoded[:i])):
 			return false
 		case c == '%' && i+2 < len(decoded) && isHex(decoded[i+1]) && isHex(decoded[i+2]):
 			return false
 		}
 	}
-	return utf8.Valid(decoded)
+	return endsPlainly(decoded) && utf8.Valid(decoded)
+}
+
+// endsPlainly reports whether a segment ends neither in a dot nor in what some program trims: white
+// space (Unicode's White_Space) or one of the invisible characters that are taken for it.
+func endsPlainly(segment []byte) bool {
+	last, _ := utf8.DecodeLastRune(segment)
+	switch last {
+	case '.', '\u180e', '\u200b', '\ufeff':
+		return false
+	}
+	return !unicode.IsSpace(last)
 }

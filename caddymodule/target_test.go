@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
@@ -13,9 +14,11 @@ import (
 
 func TestCanonicalPath(t *testing.T) {
 	for path, want := range map[string]bool{
-		"/": true, "/a": true, "/a/": true, "/a/b.c": true, "/a/.b": true, "/a/...": true, "/..a": true, "/a~-_!$&'()*+,=:@": true,
+		"/": true, "/a": true, "/a/": true, "/a/b.c": true, "/a/.b": true, "/..a": true, "/.b.c/d": true, "/a~-_!$&'()*+,=:@": true,
 		"/%41dmin": true, "/a%20b": true, "/caf%C3%A9": true, "/café": true, "/100%25": true, "/a%25b": true, "/a%25zz": true, "/a%3Fb": true,
 		"": false, "a": false, "*": false, "?": false,
+		"/a/...": false, "/a.": false, "/a./b": false, "/caf%C3%A9.": false, "/caf%C3%A9./x": false,
+		"/a%20": false, "/a%20/b": false, "/a/%20": false, "/a%C2%A0": false, "/a%e3%80%80/b": false, "/a%C2%85": false, "/a%EF%BB%BF": false, "/a%E2%80%8B/b": false,
 		"//": false, "//a": false, "/a//b": false, "/a//": false,
 		"/.": false, "/..": false, "/./a": false, "/a/..": false, "/a/../b": false, "/a/.": false,
 		"/%2e%2e/a": false, "/.%2E/a": false, "/a%2Eb": false,
@@ -33,6 +36,7 @@ func TestCanonicalPath(t *testing.T) {
 	for path, want := range map[string]bool{
 		"/a%2fb": true, "/a%2F": true,
 		"/%2fa": false, "/a/%2f": false, "/a%2f%2fb": false, "/a%2f..%2fb": false, "/..%2fb": false, "/a/..%2fb": false, "/a%2f.": false, "/a%2f..": false, "/a%252fb": false,
+		"/a.%2fb": false, "/a%20%2fb": false, "/a%20b%2fc": true,
 	} {
 		if got := canonicalPath(path, true); got != want {
 			t.Errorf("with encoded slashes, %q: %t", path, got)
@@ -51,7 +55,7 @@ func obviouslyCanonical(path string, encodedSlash bool) bool {
 		return false
 	}
 	for word := range strings.SplitSeq(decoded, "/") {
-		if word == "." || word == ".." {
+		if strings.TrimRight(word, ".") != word || strings.TrimRightFunc(word, unicode.IsSpace) != word || strings.TrimRight(word, "\u180e\u200b\ufeff") != word {
 			return false
 		}
 	}

@@ -32,7 +32,7 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 		policy = k.apply(ctx, changes) || policy
 	}
 	if policy {
-		if err := k.takePolicy(ctx, applied); err != nil {
+		if err := k.takePolicy(ctx, applied, head.Revision); err != nil {
 			return err
 		}
 	}
@@ -42,7 +42,8 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 }
 
 // takePolicy reads the policy, if it has changed since revision applied, and cuts what runs for members who are disabled by it.
-func (k *Keystore) takePolicy(ctx context.Context, applied Revision) error {
+// One that is newer than head is not taken, for the same reason as with records: see fly.
+func (k *Keystore) takePolicy(ctx context.Context, applied, head Revision) error {
 	known := Revision(-1)
 	held := k.node.directory.Load()
 	if held != nil && applied >= 0 {
@@ -52,6 +53,8 @@ func (k *Keystore) takePolicy(ctx context.Context, applied Revision) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
+	case policy != nil && policy.Revision > head && !ablated("newer-than-applied"):
+		return errOvertaken
 	case policy != nil:
 		var before []string
 		if held != nil {

@@ -2,7 +2,6 @@ package keystore
 
 import (
 	"fmt"
-	"log/slog"
 	"math"
 	"sync/atomic"
 	"time"
@@ -36,80 +35,138 @@ type reading struct {
 	database       time.Time
 }
 
-// maxRateError is how far off the rate of the two clocks may be. What sets a computer's clock slews it by a twelfth at most (chrony's maxslewrate).
-const maxRateError = 0.1
-
-// rateCheck compares the rate of this machine's clock with that of the database's: a revoke elsewhere counts on all clocks being within [clockRate]
-// of the truth (protocol.md A2). A clock that is set shows in one comparison, one that runs wrongly in all, so it takes two to tell. It cannot be told
-// which of the two is wrong, so that the node then takes the worse for true: it holds shorter leases if its own clock seems slow, and
-// waits longer for the others if that seems fast. Who has not noticed a difference of less than half of clockRate is within the margin that all count on.
+// A rateCheck compares the rate of this node's monotonic clock with that of the database's clock.
+// Every wait assumes that clocks run within [clockRate] of true time, so a node whose clock
+// differs by more than half of that takes no lease. The result is used for nothing else: the
+// database's clock is a wall clock, and no wait is made shorter or longer by it.
+//
+// A wall clock that is set changes one comparison, or several in different ways. A clock that
+// runs at the wrong rate changes all of them alike. So two comparisons in a row have to agree.
 type rateCheck struct {
 	from   reading
-	wrong  int // comparisons in a row
-	factor atomic.Uint64
+	before rateRange     // the comparison before
+	wrong  bool          // the last two comparisons agree that the rate is off
+	rate   atomic.Uint64 // float64 bits of the last comparison; only an ablation reads it elsewhere
 }
 
-// off is how much faster than this machine's clock the database's runs, 1 unless that is certain.
-func (c *rateCheck) off() float64 {
-	if bits := c.factor.Load(); bits != 0 {
+// A rateRange bounds how many seconds pass on the database's clock in one of our own.
+type rateRange struct{ low, high float64 }
+
+// off reports whether the whole range lies beyond half of clockRate, and on which side.
+func (r rateRange) off() (side int) {
+	switch {
+	case r.low > 1+clockRate/2:
+		return 1
+	case r.high < 1-clockRate/2:
+		return -1
+	}
+	return 0
+}
+
+// agrees reports whether two ranges can be measurements of one rate.
+func (r rateRange) agrees(other rateRange) bool {
+	return r.low <= other.high+clockRate && other.low <= r.high+clockRate
+}
+
+// check takes a reading and compares it with one that is at least a lease older, if there is one.
+func (c *rateCheck) check(r reading, lease time.Duration) (wrong bool) {
+	least := r.asked.Sub(c.from.replied)
+	switch {
+	case c.from.asked.IsZero():
+		c.from = r
+		return false
+	case least < lease:
+		return c.wrong
+	}
+	passed := float64(r.database.Sub(c.from.database))
+	now := rateRange{passed / float64(r.replied.Sub(c.from.asked)), passed / float64(least)}
+	if passed < 0 {
+		now.low, now.high = now.high, now.low
+	}
+	c.rate.Store(math.Float64bits((now.low + now.high) / 2))
+	c.wrong = now.off() != 0 && now.off() == c.before.off() && now.agrees(c.before)
+	c.from, c.before = r, now
+	return c.wrong
+}
+
+// measured is the result of the last comparison, 1 before the first.
+func (c *rateCheck) measured() float64 {
+	if bits := c.rate.Load(); bits != 0 {
 		return math.Float64frombits(bits)
 	}
 	return 1
 }
 
-// lease is how long one's own may be.
-func (c *rateCheck) lease(declared time.Duration) time.Duration {
-	return time.Duration(float64(declared) / max(1, c.off()))
-}
-
-// wait is how long to wait for what another clock measures.
-func (c *rateCheck) wait(d time.Duration) time.Duration {
-	return time.Duration(float64(d) / min(1, c.off()))
-}
-
-// check takes a reading, compares it with one that is a lease older, and reports whether what is known of the rates has changed.
-func (c *rateCheck) check(r reading, lease time.Duration) (changed bool) {
-	least := r.asked.Sub(c.from.replied)
-	if c.from.asked.IsZero() || least < lease {
-		if c.from.asked.IsZero() {
-			c.from = r
-		}
-		return false
-	}
-	passed := r.database.Sub(c.from.database)
-	low, high := float64(passed)/float64(r.replied.Sub(c.from.asked)), float64(passed)/float64(least)
-	c.from = r
-	factor := 1.0
-	switch {
-	case low > 1+clockRate/2:
-		factor = high
-	case high < 1-clockRate/2:
-		factor = low
-	}
-	if factor == 1 {
-		c.wrong = 0
-	} else if c.wrong++; c.wrong < 2 {
-		return false
-	}
-	before := c.off()
-	c.factor.Store(math.Float64bits(factor))
-	return (factor == 1) != (before == 1)
-}
-
-// checkRate refuses the lease when the clocks are too far apart to be believed.
+// checkRate refuses the lease while the two clocks run at different rates.
 func (k *Keystore) checkRate(r reading, lease time.Duration) error {
 	c := &k.node.rate
-	changed := c.check(r, lease)
-	off := c.off()
-	if off < 1-maxRateError || off > 1+maxRateError {
-		return fmt.Errorf("%w: the database's clock runs %.4f times as fast as this machine's; see to what sets the two clocks (NTP), or to the virtual machine", errClockRate, off)
+	before := c.wrong
+	wrong := c.check(r, lease)
+	if wrong {
+		return fmt.Errorf("%w: the database's clock runs %.4f times as fast as this machine's; "+
+			"check what disciplines the two clocks (NTP), and the virtual machines' hosts", errClockRate, c.measured())
 	}
-	switch {
-	case changed && off != 1:
-		k.logger.Error("the database's clock and this machine's do not run at the same rate: leases are shorter, or waits longer, until they do; see to what sets the two clocks (NTP)",
-			slog.Float64("database_to_own", off))
-	case changed:
+	if before {
 		k.logger.Info("the database's clock and this machine's run at the same rate again")
 	}
 	return nil
+}
+
+// surelyOver is how long to wait on this node's monotonic clock until a lease of length l, which
+// runs on another node's, has run out.
+func (n *node) surelyOver(l time.Duration) time.Duration {
+	if ablated("no-drift-margin") {
+		return l
+	}
+	wait := time.Duration(float64(l)*(1+clockRate)/(1-clockRate)) + time.Millisecond
+	if ablated("rate-shortens-wait") {
+		return time.Duration(float64(wait) / min(1, n.rate.measured()))
+	}
+	return wait
+}
+
+// stepConfirm is for how long the database's clock has to stay ahead before a node follows it.
+const stepConfirm = time.Minute
+
+// A databaseClock is what a node takes for the time by which keys expire. It follows the database's
+// clock, but only as far as this node's own monotonic clock allows, for a database's clock can be
+// set like any other. It never runs backwards: a key that has expired stays expired. When the
+// database's clock is set back, or is ahead for less than [stepConfirm], the time goes on at its
+// own pace, at most [clockRate] off. When it is ahead for longer, or when this machine's clock has moved
+// with it, as after a suspend, the time follows.
+type databaseClock struct {
+	asked time.Time // own clock
+	reads int64     // the database's clock at asked, in Unix nanoseconds
+	ahead time.Time // own clock, since when the database's clock has been too far ahead by the same; zero: it is not
+	said  int64     // the database's clock at ahead
+}
+
+// follow returns the clock after a reading. The zero databaseClock takes what the reading says.
+func (c databaseClock) follow(r reading) databaseClock {
+	latest := r.database.UnixNano()
+	next := databaseClock{asked: r.asked, reads: latest}
+	if c.asked.IsZero() {
+		return next
+	}
+	elapsed := int64(r.asked.Sub(c.asked))
+	drift := max(0, int64(clockRate*float64(elapsed)))
+	thought := c.reads + elapsed
+	earliest := latest - int64(r.replied.Sub(r.asked)) // it was read at some moment between asked and replied
+	switch said := min(max(thought, earliest), latest); {
+	case said < thought-drift:
+		next.reads = thought - drift
+	case said <= thought+drift:
+		next.reads = said
+	default:
+		next.reads, next.ahead, next.said = thought, c.ahead, c.said
+		since := r.asked.Sub(c.ahead)
+		if c.ahead.IsZero() || time.Duration(said-c.said-int64(since)).Abs() > time.Second+since/100 {
+			next.ahead, next.said, since = r.asked, said, 0
+		}
+		moved := r.asked.UnixNano() - c.asked.UnixNano() - elapsed // how far this machine's clock was set
+		if since >= stepConfirm || said-thought <= moved+int64(time.Second) {
+			next = databaseClock{asked: r.asked, reads: said}
+		}
+	}
+	return next
 }

@@ -2,6 +2,7 @@ package keystore_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -51,8 +52,10 @@ func revokeCutOff(t *testing.T, revoker, cut *keystore.Keystore, f *faulty, id, 
 	return accepted, returned
 }
 
-func TestAClockThatRunsFarWrongGetsNoLease(t *testing.T) {
-	for rate, ok := range map[float64]bool{1: true, 0.997: true, 1.003: true, 0.95: true, 1.05: true, 0.85: false, 1.15: false} {
+func TestAClockThatRunsWrongGetsNoLease(t *testing.T) {
+	for rate, ok := range map[float64]bool{
+		1: true, 0.997: true, 1.003: true, 0.993: false, 1.007: false, 0.95: false, 1.05: false, 0.8: false, 2: false,
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			a, _ := newDeployment(t).nodeAt(rate, keystore.Settings{})
 			_, token := mint(t, a, keystore.KeySpec{})
@@ -70,29 +73,108 @@ func TestAClockThatRunsFarWrongGetsNoLease(t *testing.T) {
 	}
 }
 
-// A clock outside the margin that all count on is made up for, once it has been noticed: the database's rate is the measure.
-func TestClocksThatDriftBeyondTheMarginAreMadeUpFor(t *testing.T) {
+// A step shows in one comparison, and steps that follow each other in several that do not agree.
+func TestADatabaseClockThatIsSetAgainAndAgainCostsNothing(t *testing.T) {
+	for seed := range uint64(10) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 0))
+			a, f := newDeployment(t).node(keystore.Settings{})
+			_, token := mint(t, a, keystore.KeySpec{ExpiresAt: time.Now().Add(2 * time.Hour)})
+			for range 60 {
+				time.Sleep(time.Duration(random.Int64N(int64(stepsApart))))
+				f.ahead.Store(random.Int64N(int64(8*time.Hour)) - int64(4*time.Hour))
+				want(t, "a live key", ask(a, token), keystore.OK)
+				time.Sleep(time.Duration(random.Int64N(int64(stepsApart))))
+				f.ahead.Store(0)
+				want(t, "a live key, the clock set right", ask(a, token), keystore.OK)
+			}
+		})
+	}
+}
+
+// stepsApart is shorter than the time after which a node follows a clock that stays ahead.
+const stepsApart = 50 * time.Second
+
+// Two steps of the database's clock made the measured rate negative, and the wait with it.
+func TestARevokeWaitsByNoWallClock(t *testing.T) {
+	for name, steps := range map[string][2]time.Duration{
+		"an hour ahead and back": {time.Hour, 0}, "ahead and behind": {2 * time.Second, -30 * time.Second}, "behind and back": {-time.Hour, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDeployment(t)
+				a, fa := d.node(keystore.Settings{Lease: 6 * time.Second})
+				b, fb := d.node(keystore.Settings{Lease: 30 * time.Second})
+				key, token := mint(t, a, keystore.KeySpec{})
+				time.Sleep(20 * time.Second)
+				want(t, "before", ask(b, token), keystore.OK)
+				fb.cut.Store(true)
+				fa.ahead.Store(int64(steps[0]))
+				time.Sleep(7500 * time.Millisecond)
+				fa.ahead.Store(int64(steps[1]))
+				time.Sleep(7500 * time.Millisecond)
+				begun := time.Now()
+				p := revoke(t, a, key.ID, time.Minute)
+				if took := time.Since(begun); !p.Complete || took < 5*time.Second {
+					t.Errorf("complete after %v: %+v", took, p)
+				}
+				want(t, "after the revoke", ask(b, token), keystore.Unavailable)
+				fb.cut.Store(false)
+			})
+		})
+	}
+}
+
+// Nor does who asks later how far the change has come.
+func TestProgressGoesByNoWallClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
-		fast, _ := d.nodeAt(1.05, keystore.Settings{})
-		slow, f := d.nodeAt(0.95, keystore.Settings{})
-		key, token := mint(t, fast, keystore.KeySpec{})
-		time.Sleep(2 * time.Minute)
-		revokeCutOff(t, fast, slow, f, key.ID, token)
+		a, fa := d.node(keystore.Settings{Lease: 6 * time.Second})
+		b, fb := d.node(keystore.Settings{Lease: 30 * time.Second})
+		key, token := mint(t, a, keystore.KeySpec{})
+		want(t, "before", ask(b, token), keystore.OK)
+		fb.cut.Store(true)
+		answered := a.Now()
+		p := revoke(t, a, key.ID, -1)
+		fa.ahead.Store(int64(time.Hour))
+		a.Health(ctx)
+		time.Sleep(20 * time.Second)
+		if p, err := a.Progress(ctx, root, p.Revision, answered); err != nil || p.Complete {
+			t.Errorf("before the lease is over: %+v, %v", p, err)
+		}
+		if p, err := a.Progress(ctx, p.Revision, answered.Add(-time.Hour)); err != nil || p.Complete {
+			t.Errorf("of a time that somebody has typed: %+v, %v", p, err)
+		}
+		time.Sleep(13 * time.Second)
+		if p, err := a.Progress(ctx, p.Revision, answered); err != nil || !p.Complete {
+			t.Errorf("after the lease is over: %+v, %v", p, err)
+		}
+		want(t, "then", ask(b, token), keystore.Unavailable)
+		fb.cut.Store(false)
 	})
 }
 
-// What sets a computer's clock may slew it for minutes: the database's, and so all nodes would be without a lease.
-func TestADatabaseClockThatIsSlewedCostsNoLease(t *testing.T) {
+// What has expired stays expired when the database's clock is set back, also for a process that starts then.
+func TestAKeyThatHasExpiredStaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, f := newDeployment(t).node(keystore.Settings{})
-		_, token := mint(t, a, keystore.KeySpec{})
-		time.Sleep(40 * time.Second)
-		for range 120 {
-			f.ahead.Add(int64(50 * time.Millisecond))
-			time.Sleep(time.Second)
-			want(t, "a live key", ask(a, token), keystore.OK)
+		d := newDeployment(t)
+		a, f := d.node(keystore.Settings{})
+		_, token := mint(t, a, keystore.KeySpec{ExpiresAt: time.Now().Add(10 * time.Minute)})
+		for range 20 {
+			f.ahead.Add(int64(-5 * time.Minute))
+			time.Sleep(30*time.Second - time.Millisecond)
+			want(t, "before it expires", ask(a, token), keystore.OK)
+			time.Sleep(time.Millisecond)
 		}
+		time.Sleep(10 * time.Second) // a hundredth slower at most
+		want(t, "once it has expired", ask(a, token), keystore.Expired)
+		time.Sleep(time.Minute)
+		late, fl := d.nodeBehind(2 * time.Hour)
+		want(t, "on a node that starts later", ask(late, token), keystore.Expired)
+		if key, _ := mint(t, late, keystore.KeySpec{ExpiresAt: late.Now().Add(time.Minute)}); !key.ExpiresAt.After(key.CreatedAt) {
+			t.Errorf("a new key lives from %s to %s", key.CreatedAt, key.ExpiresAt)
+		}
+		fl.ahead.Store(0)
 	})
 }
 

@@ -18,6 +18,9 @@ var (
 	ErrTruncated = errors.New("the change log no longer reaches back that far")
 	// ErrTokenKey says that the configured token key is not the one that this deployment's tokens were made with.
 	ErrTokenKey = errors.New("token key mismatch")
+	// ErrReplaced says that files of the database were replaced or removed while it was open, so that other processes open
+	// other files under its name. A node that gets it trusts nothing any more.
+	ErrReplaced = errors.New("files of the database were replaced while it was open")
 	// ErrNewerSchema says that a later version of this program has migrated the database.
 	ErrNewerSchema = errors.New("the database was migrated by a newer version")
 )
@@ -41,16 +44,21 @@ type Database interface {
 	// token key of the configuration, nil for none: ErrTokenKey when tokens may have been made with another.
 	Deployment(ctx context.Context, configured *[32]byte) (Deployment, error)
 
-	// Join registers a node by its Incarnation, Address and Lease, durably, before it first trusts what it caches. Each start has
-	// a new incarnation, and so has a node that was given up: one that was removed never comes back.
+	// Join registers a node by its Incarnation, Address, Lease and Former, durably, before it first trusts what it caches. Each start has
+	// a new incarnation, and so has a node that was given up: one that was removed never comes back. A row that is there
+	// already keeps its state and the longer lease, but is written again: nil says that it is durable.
 	Join(ctx context.Context, n Node) error
 	// SetLease changes the lease of a node. A missing node is no error: [Database.Renew] tells.
 	SetLease(ctx context.Context, incarnation string, lease time.Duration) error
 	// Renew returns the head of the change log and the node's own state, from one snapshot taken after the call began, and whether
-	// the history up to there holds the position that the node is at.
+	// the history up to there holds the position that the node is at. ErrReplaced.
 	Renew(ctx context.Context, incarnation string, at Position) (Head, error)
-	// NewEpoch gives the deployment another epoch, for good, unless it is no longer `was`.
-	NewEpoch(ctx context.Context, was string) error
+	// NewEpoch gives the deployment another epoch unless it is no longer `was`, and registers nodes of
+	// another history as fencing, by their Incarnation, Address and Lease, but for those that have
+	// joined again: a row that is there already stays as it is. nil says that all of this, and the epoch that it found, is durable.
+	NewEpoch(ctx context.Context, was string, nodes []Node) error
+	// NoteTime keeps the latest of the times that it is given; [Head] has it. It need not survive a crash.
+	NoteTime(ctx context.Context, t time.Time) error
 	// Acknowledge notes that the node has applied everything up to r, and that it lives.
 	Acknowledge(ctx context.Context, incarnation string, r Revision) error
 	// Nodes returns the registered nodes, in any state. It may remove, and leave out, one whose process has certainly ended.
@@ -112,7 +120,7 @@ type Database interface {
 
 // A Tx is one transaction of [Database.Update]. It is for one goroutine, and ends with the call.
 type Tx interface {
-	// Now is the database's clock, the same throughout the transaction.
+	// Now is the database's clock, the same throughout the transaction, and not before what NoteTime has kept.
 	Now() time.Time
 
 	// Key: ErrNotFound.
@@ -197,6 +205,8 @@ type Head struct {
 	Nodes    int       // registered, in any state
 	Imported bool      // whether any credential without a tag of ours was ever stored
 	Now      time.Time // the database's clock, read during the call
+	Noted    time.Time // see NoteTime; zero: none
+	Timeline string    // of the server: another one once a standby has taken over; empty where there is no such thing
 }
 
 // NodeState is what the database says of a node.
@@ -216,6 +226,8 @@ type Node struct {
 	State        NodeState
 	Acknowledged Revision
 	Beats        int64     // counts Acknowledge calls
+	Former       string    // the incarnation that this node was before, which holds no lease any more; only for Join
+	Epoch        string    // of the deployment when it joined; empty: not known
 	Joined       time.Time // by the database's clock, as Heard
 	Heard        time.Time // when it joined or acknowledged last
 }

@@ -23,12 +23,16 @@ var errCut = errors.New("cut off")
 // faulty is a node's way to the database, to be cut, slowed and counted.
 type faulty struct {
 	keystore.Database
-	cut     atomic.Bool            // nothing gets through
-	hangs   atomic.Bool            // nor does an error
-	mute    atomic.Bool            // the node reads, but does not acknowledge, nor hear of changes
-	ahead   atomic.Int64           // how far the database's clock is ahead of the truth, in nanoseconds
-	loads   atomic.Int64           // KeyByDigest and Session
-	holding atomic.Pointer[func()] // called between the snapshot of KeyByDigest and its answer
+	cut            atomic.Bool  // nothing gets through
+	hangs          atomic.Bool  // nor does an error
+	mute           atomic.Bool  // the node reads, but does not acknowledge, nor hear of changes
+	ahead          atomic.Int64 // how far the database's clock is ahead of the truth, in nanoseconds
+	loads          atomic.Int64 // KeyByDigest and Session
+	unacknowledged atomic.Bool  // Join writes its row, and fails
+	setLeaseHangs  atomic.Bool
+	beforePolicy   atomic.Pointer[func()] // called once
+	beforeUpdate   atomic.Pointer[func()] // called once
+	holding        atomic.Pointer[func()] // called between the snapshot of KeyByDigest and its answer
 }
 
 func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (keystore.Head, error) {
@@ -47,10 +51,32 @@ func (f *faulty) Join(ctx context.Context, n keystore.Node) error {
 	if f.cut.Load() {
 		return errCut
 	}
-	return f.Database.Join(ctx, n)
+	err := f.Database.Join(ctx, n)
+	if f.unacknowledged.Load() {
+		return errCut
+	}
+	return err
+}
+
+func (f *faulty) Policy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
+	if before := f.beforePolicy.Swap(nil); before != nil {
+		(*before)()
+	}
+	return f.Database.Policy(ctx, known)
+}
+
+func (f *faulty) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
+	if before := f.beforeUpdate.Swap(nil); before != nil {
+		(*before)()
+	}
+	return f.Database.Update(ctx, change)
 }
 
 func (f *faulty) SetLease(ctx context.Context, incarnation string, lease time.Duration) error {
+	if f.setLeaseHangs.Load() {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if f.cut.Load() {
 		return errCut
 	}
@@ -114,13 +140,25 @@ func (d deployment) nodeAt(rate float64, s keystore.Settings) (*keystore.Keystor
 	return d.nodeWith(observer{}, rate, s)
 }
 
+// nodeBehind is a node that starts when the database's clock is behind the truth.
+func (d deployment) nodeBehind(behind time.Duration) (*keystore.Keystore, *faulty) {
+	d.Helper()
+	return d.open(observer{}, 0, keystore.Settings{}, -behind)
+}
+
 func (d deployment) nodeWith(o keystore.Observer, rate float64, s keystore.Settings) (*keystore.Keystore, *faulty) {
+	d.Helper()
+	return d.open(o, rate, s, 0)
+}
+
+func (d deployment) open(o keystore.Observer, rate float64, s keystore.Settings, ahead time.Duration) (*keystore.Keystore, *faulty) {
 	d.Helper()
 	db, err := sqldb.OpenSQLite(context.Background(), d.path)
 	if err != nil {
 		d.Fatal(err)
 	}
 	f := &faulty{Database: db}
+	f.ahead.Store(int64(ahead))
 	k, err := keystore.OpenAt(context.Background(), rate, f, s, o)
 	if err != nil {
 		d.Fatal(err)

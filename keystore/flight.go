@@ -14,7 +14,8 @@ const (
 
 // A flight is one load of one credential, and who waits for it. At most one runs and one is queued for a credential.
 type flight struct {
-	generation uint64 // of the shard, before the store is read
+	generation uint64   // of the shard, before the store is read
+	applied    Revision // by this node, before the store is read
 	done       chan struct{}
 	next       *flight // begins when this one ends
 
@@ -66,7 +67,8 @@ func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (*Recor
 	}
 	f := s.flights[d]
 	if f == nil {
-		f = &flight{generation: s.generation.Load(), done: make(chan struct{})}
+		f = &flight{done: make(chan struct{})}
+		k.begins(f, s)
 		s.flights[d] = f
 		k.work.Go(func() {
 			defer free()
@@ -84,13 +86,23 @@ func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (*Recor
 	return nil, f, nil
 }
 
+// begins notes what a flight's answer is compared with before it is kept. The caller holds the lock.
+func (k *Keystore) begins(f *flight, s *shard) {
+	f.generation, f.applied = s.generation.Load(), Revision(k.node.applied.Load())
+}
+
+// fly keeps an answer only if nothing was invalidated since the flight began, and only if the answer
+// is no newer than what this node had applied then. A newer one is of a change that a failover may
+// lose: this node, which knows nothing of the change, would not notice.
 func (k *Keystore) fly(s *shard, d Digest, f *flight) {
 	for f != nil {
-		f.record, f.err = k.ask(s, d)
+		var asOf Revision
+		f.record, asOf, f.err = k.ask(s, d)
 		hold("load.read")
 		now := k.clock.now().UnixNano()
 		s.mu.Lock()
-		if f.err == nil && (f.generation == s.generation.Load() || ablated("no-fill-token")) {
+		if f.err == nil && (asOf <= f.applied || ablated("newer-than-applied")) &&
+			(f.generation == s.generation.Load() || ablated("no-fill-token")) {
 			if ablated("check-then-insert") {
 				s.mu.Unlock()
 				hold("load.insert")
@@ -100,7 +112,7 @@ func (k *Keystore) fly(s *shard, d Digest, f *flight) {
 		}
 		next := f.next
 		if next != nil {
-			next.generation = s.generation.Load()
+			k.begins(next, s)
 			s.flights[d] = next
 		} else {
 			delete(s.flights, d)
@@ -111,15 +123,16 @@ func (k *Keystore) fly(s *shard, d Digest, f *flight) {
 	}
 }
 
-// ask puts one question to the stores.
-func (k *Keystore) ask(s *shard, d Digest) (*Record, error) {
+// ask puts one question to the stores. The answer is of the snapshot at the revision returned.
+func (k *Keystore) ask(s *shard, d Digest) (*Record, Revision, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	if r := k.askShared(ctx, s, &d); r != nil {
-		return r, nil
+	seal := k.seal.Load()
+	if r, asOf := k.askShared(ctx, s, seal, &d); r != nil {
+		return r, asOf, nil
 	}
 	if k.node.away(k.clock.now()) {
-		return nil, errAway
+		return nil, 0, errAway
 	}
 	begun := time.Now()
 	key, asOf, err := k.db.KeyByDigest(ctx, d)
@@ -129,12 +142,12 @@ func (k *Keystore) ask(s *shard, d Digest) (*Record, error) {
 	case err != nil:
 		k.counters.lookups[TierDatabase][LookupFail].Add(1)
 		k.storeFailed("looking up a key", err)
-		return nil, err
+		return nil, 0, err
 	case key == nil:
 		k.counters.lookups[TierDatabase][Miss].Add(1)
-		return nil, nil
+		return nil, asOf, nil
 	}
 	k.counters.lookups[TierDatabase][Hit].Add(1)
-	k.share(key, &d, asOf)
-	return NewRecord(key, d), nil
+	k.share(seal, key, &d, asOf)
+	return NewRecord(key, d), asOf, nil
 }

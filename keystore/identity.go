@@ -16,15 +16,24 @@ func (k *Keystore) adopt(ctx context.Context) error {
 		return k.storeFailed("reading the deployment", err)
 	}
 	k.tokenKey.Store(NewTokenKey(d.TokenKey))
-	k.seal.Store(newSharedSeal(d))
+	k.seal.Store(newSharedSeal(d, ""))
 	k.node.epoch = d.Epoch
 	k.node.applied.Store(-1)
 	return nil
 }
 
+// reseal has the entries in the shared cache depend on the server's timeline as well. A record can
+// be read on a primary that fails before any standby has what it says.
+func (k *Keystore) reseal(timeline string) {
+	if seal := k.seal.Load(); seal.timeline != timeline {
+		k.seal.Store(newSharedSeal(seal.deployment, timeline))
+	}
+}
+
 // acceptAnother takes up with a database that is not the one it was: it was restored from a backup, or lost changes that it had committed
 // when another server took over. All that was cached is dropped, entries in the shared cache are void by a new epoch, and what
-// this node has revoked is revoked again, before it trusts anything (protocol.md section 4).
+// this node has revoked is revoked again, before it trusts anything. Nodes of the history that is gone may still hold a
+// lease: their rows are written into this one as fencing, so that every revoke waits for them.
 func (k *Keystore) acceptAnother(head Head) error {
 	n := k.node
 	n.lease.drop()
@@ -35,22 +44,49 @@ func (k *Keystore) acceptAnother(head Head) error {
 	k.logger.Error("the database has lost changes that were committed, or is another one; all that was cached is dropped, and what was revoked here lately is revoked again. "+
 		"Other changes that were lost have to be made again: compare with the logs and the audit log",
 		slog.Int64("revision_before", n.applied.Load()), slog.Int64("revision", int64(head.Revision)))
-	ctx, cancel := context.WithTimeout(context.Background(), forgetTimeout)
+	ctx, cancel := context.WithTimeout(k.running, forgetTimeout)
 	defer cancel()
-	if head.Epoch == n.epoch {
-		if err := k.db.NewEpoch(ctx, n.epoch); err != nil {
-			return k.storeFailed("giving the deployment a new epoch", err)
-		}
+	was := n.epoch
+	if slices.Contains(n.left, head.Epoch) { // a new epoch was lost too
+		was = head.Epoch
 	}
+	readers := maps.Clone(n.peersBefore)
+	if readers == nil {
+		readers = make(map[string]Node)
+	}
+	maps.Copy(readers, n.peers)
+	if ablated("forget-readers") {
+		clear(readers)
+	}
+	if err := k.db.NewEpoch(ctx, was, slices.Collect(maps.Values(readers))); err != nil {
+		return k.storeFailed("giving the deployment a new epoch", err)
+	}
+	fenced := k.clock.now()
 	if err := k.revokes.reassert(ctx, k.db, n.histories.Load()); err != nil {
 		return k.storeFailed("revoking again what the database has lost", err)
 	}
+	left := n.epoch
 	if err := k.adopt(ctx); err != nil {
 		return err
 	}
+	if left != n.epoch {
+		n.left = append(n.left, left)
+	}
 	k.cache.purge(0)
-	n.others.forget()
+	n.commits.forget()
+	n.in(n.histories.Load(), func() { n.others.inherit(readers, fenced) })
 	return nil
+}
+
+// in calls f unless the database has been found to be another one since the history was noted.
+func (n *node) in(history int64, f func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.histories.Load() != history {
+		return false
+	}
+	f()
+	return true
 }
 
 var errLost = errors.New("the database has lost changes, and it is not known whether this is one of them: look, and make it again")

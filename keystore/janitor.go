@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,19 +13,25 @@ type janitor struct {
 	applied Revision // as acknowledged last
 	looked  time.Time
 	seen    map[string]silence
-	fenced  sync.Map // incarnation → when, on our own clock, it was told to take no lease any more
+	fenced  sync.Map // incarnation → when, on our own clock, it had been told to take no lease any more
+	busy    atomic.Bool
 }
 
 // silence is how long, on our own clock, a node has said nothing.
 type silence struct {
-	beats  int64
-	since  time.Time
-	fenced time.Time // zero: not by us
+	beats int64
+	since time.Time
 }
 
-// tidy fences nodes that were silent for a lease, and removes those whose lease has surely run out since.
-func (j *janitor) tidy(ctx context.Context, k *Keystore, nodes []Node, now time.Time) {
+// tidy finds nodes that were silent for a lease, to fence them, and those whose lease has surely run out since they were fenced, to remove them.
+// A row of another epoch is of a node that has to join anew, and one that somebody else fences may not have been acknowledged: both are
+// fenced at once. The writes may wait for a standby, and hold up nobody; the next look comes when they are done.
+func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
+	if !j.busy.CompareAndSwap(false, true) {
+		return
+	}
 	seen := make(map[string]silence, len(nodes))
+	var fence, remove []Node
 	blind := now.Sub(j.looked) > k.settings.Load().Lease/2 // stopped, or without the database: others may have had nobody to tell
 	j.looked = now
 	for _, other := range nodes {
@@ -38,28 +45,53 @@ func (j *janitor) tidy(ctx context.Context, k *Keystore, nodes []Node, now time.
 		case blind:
 			s.since = now
 		}
-		var err error
+		fenced, ours := j.fenced.Load(other.Incarnation)
 		switch {
-		case s.fenced.IsZero() && now.Sub(s.since) >= other.Lease:
-			if err = k.db.Fence(ctx, other.Incarnation); err == nil {
-				s.fenced = k.clock.now()
-				j.fenced.Store(other.Incarnation, s.fenced)
-				k.logger.Warn("a node has gone silent and is given up", slog.String("node", other.Address))
+		case ours && other.State == NodeFencing:
+			if now.Sub(fenced.(time.Time)) >= k.node.surelyOver(other.Lease) || ablated("remove-without-wait") {
+				remove = append(remove, other)
 			}
-		case !s.fenced.IsZero() && (now.Sub(s.fenced) >= k.node.rate.wait(surelyOver(other.Lease)) || ablated("remove-without-wait")):
-			err = k.db.Remove(ctx, other.Incarnation)
-		}
-		if err != nil {
-			_ = k.storeFailed("giving up a silent node", err)
+		case now.Sub(s.since) >= other.Lease, other.State == NodeFencing, other.Epoch != "" && other.Epoch != epoch:
+			fence = append(fence, other)
 		}
 		seen[other.Incarnation] = s
 	}
-	for incarnation := range j.seen {
-		if _, still := seen[incarnation]; !still {
+	j.fenced.Range(func(incarnation, _ any) bool {
+		if _, still := seen[incarnation.(string)]; !still {
 			j.fenced.Delete(incarnation)
 		}
-	}
+		return true
+	})
 	j.seen = seen
+	if len(fence)+len(remove) == 0 {
+		j.busy.Store(false)
+		return
+	}
+	history := k.node.histories.Load()
+	started := k.afterwards(func(ctx context.Context) {
+		defer j.busy.Store(false)
+		for _, other := range fence {
+			if err := k.db.Fence(ctx, other.Incarnation); err != nil {
+				_ = k.storeFailed("giving up a silent node", err)
+				return
+			}
+			if !k.node.in(history, func() { j.fenced.Store(other.Incarnation, k.clock.now()) }) {
+				return
+			}
+			if other.State != NodeFencing {
+				k.logger.Warn("a node has gone silent and is given up", slog.String("node", other.Address))
+			}
+		}
+		for _, other := range remove {
+			if err := k.db.Remove(ctx, other.Incarnation); err != nil {
+				_ = k.storeFailed("giving up a silent node", err)
+				return
+			}
+		}
+	})
+	if !started {
+		j.busy.Store(false)
+	}
 }
 
 // lastLease returns the time after which a node has begun no lease that does not know of a change committed at since: that time itself, or earlier,
@@ -71,8 +103,12 @@ func (j *janitor) lastLease(n *Node, since time.Time) time.Time {
 	return since
 }
 
-// forget is for another database, which knows of nothing that this one was told.
-func (j *janitor) forget() {
+// inherit is for another database, which knows of nothing that this one was told but of the nodes
+// that were written into it as fencing.
+func (j *janitor) inherit(nodes map[string]Node, fenced time.Time) {
 	j.seen = nil
 	j.fenced.Clear()
+	for incarnation := range nodes {
+		j.fenced.Store(incarnation, fenced)
+	}
 }

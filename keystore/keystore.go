@@ -89,16 +89,18 @@ func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 	}
 	k.settings.Store(&s)
 	k.node.reincarnate()
+	k.running, k.stop = context.WithCancel(context.Background())
 	if err := k.join(ctx); err != nil {
+		k.stop()
 		k.node.close()
 		k.work.Wait() // the renewal may go on although nobody waits for it any more
 		return nil, errors.Join(err, k.leave(), db.Close())
 	}
-	k.running, k.stop = context.WithCancel(context.Background())
 	k.work.Go(func() { k.keepUp(k.running) })
 	k.work.Go(func() { k.cutLapsed(k.running) })
 	k.work.Go(func() { every(k.running, sweepInterval, func() { k.cache.sweep(k.Now().UnixNano()) }) })
 	k.work.Go(func() { every(k.running, flushInterval, func() { k.flushUses(k.running) }) })
+	k.work.Go(func() { every(k.running, noteInterval, func() { k.noteTime(k.running) }) })
 	k.work.Go(func() { every(k.running, sessionGrain, func() { k.forgetSessions(k.running) }) })
 	return k, nil
 }
@@ -138,6 +140,22 @@ func (k *Keystore) Configure(s Settings) {
 // Now is the time on the database's clock, as far as this node knows it, in UTC.
 func (k *Keystore) Now() time.Time { return k.databaseTime(k.clock.now()) }
 
+// noteInterval is how much of the time by which keys have expired a clock that is set back can
+// take back once all nodes have ended.
+const noteInterval = time.Minute
+
+// noteTime has the database keep what the time is, for nodes that start when its clock has been set back.
+func (k *Keystore) noteTime(ctx context.Context) {
+	if !k.node.lease.holds(k.clock.now()) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	if err := k.db.NoteTime(ctx, k.Now()); err != nil {
+		_ = k.storeFailed("noting the time", err)
+	}
+}
+
 // databaseTime is what the database's clock says at a reading of our own.
 func (k *Keystore) databaseTime(own time.Time) time.Time {
 	now, _ := k.node.lease.term.Load().at(own)
@@ -155,12 +173,13 @@ func (k *Keystore) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
 	k.flushUses(ctx)
+	k.noteTime(ctx)
 	return errors.Join(k.leave(), k.db.Close())
 }
 
-// leave takes the node's row away, if it has made one.
+// leave takes the node's row away, if it may have written one.
 func (k *Keystore) leave() error {
-	if k.node.declared == 0 {
+	if !k.node.row.tried {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
@@ -360,6 +379,8 @@ func (k *Keystore) Health(ctx context.Context) Health {
 		h.Problem = "the database cannot be asked; keys that are cached go on working until the lease has run out"
 	case errors.Is(err, errClockRate):
 		h.Problem = err.Error()
+	case errors.Is(err, ErrReplaced):
+		h.Problem = ErrReplaced.Error() + "; every request is answered 503: the log says what to check before the restart that is needed"
 	case h.LeaseRemaining == 0:
 		h.Problem = "the lease has lapsed and the database cannot be asked; every request is answered 503"
 	}

@@ -19,14 +19,6 @@ const (
 	retryInterval = 500 * time.Millisecond
 )
 
-// surelyOver is how long to wait on one's own clock until a lease of length l, running on another, has run out.
-func surelyOver(l time.Duration) time.Duration {
-	if ablated("no-drift-margin") {
-		return l
-	}
-	return time.Duration(float64(l)*(1+clockRate)/(1-clockRate)) + time.Millisecond
-}
-
 // A lease says until when what is cached may be trusted.
 type lease struct {
 	term atomic.Pointer[term] // nil: never held
@@ -34,18 +26,17 @@ type lease struct {
 
 // A term is what one renewal found out. What each request needs of it is kept in nanoseconds.
 type term struct {
-	asked    time.Time     // own clock, before the database was asked
-	length   time.Duration // from then on; zero: dropped
-	ends     int64         // the same by the own clock as it can be set, in Unix nanoseconds
-	database int64         // the database's clock at asked, in Unix nanoseconds
+	databaseClock               // read at asked, by own clock, before the database was asked
+	length        time.Duration // from asked on; zero: dropped
+	ends          int64         // the same by the own clock as it can be set, in Unix nanoseconds
 }
 
 // at returns what the database's clock says at a reading of our own, in Unix nanoseconds, and whether the term covers it. The reading carries
 // a monotonic one as time.Now returns it. It takes both clocks to say that it is covered: the monotonic one stops while a machine is suspended,
-// and the other can be set (protocol.md section 6).
+// and the other can be set.
 func (t *term) at(own time.Time) (database int64, held bool) {
 	passed := own.Sub(t.asked)
-	return t.database + int64(passed), passed < t.length && own.UnixNano() < t.ends
+	return t.reads + int64(passed), passed < t.length && own.UnixNano() < t.ends
 }
 
 func (l *lease) holds(own time.Time) bool {
@@ -57,20 +48,18 @@ func (l *lease) holds(own time.Time) bool {
 	return held
 }
 
-// extend begins the term of a renewal. The database's clock is taken to be where it was thought to be, as far as the new reading lets it:
-// it was taken at some moment between asked and replied.
+// extend begins the term of a renewal.
 func (l *lease) extend(length time.Duration, r reading) {
-	database := r.database.UnixNano()
+	var before databaseClock
 	if held := l.term.Load(); held != nil {
-		thought, _ := held.at(r.asked)
-		database = min(max(thought, database-int64(r.replied.Sub(r.asked))), database)
+		before = held.databaseClock
 	}
-	l.term.Store(&term{asked: r.asked, length: length, ends: r.asked.Add(length).UnixNano(), database: database})
+	l.term.Store(&term{before.follow(r), length, r.asked.Add(length).UnixNano()})
 }
 
 func (l *lease) drop() {
 	if held := l.term.Load(); held != nil {
-		l.term.Store(&term{asked: held.asked, database: held.database})
+		l.term.Store(&term{databaseClock: held.databaseClock})
 	}
 }
 
@@ -88,29 +77,47 @@ func (l *lease) remaining(now time.Time) time.Duration {
 	return max(0, held.length-now.Sub(held.asked))
 }
 
-// node is what this process is to the deployment: protocol.md section 4.
+// node is what this process is to the deployment (docs/protocol.md). What has no lock or atomic is the
+// renewals' own, of which one runs at a time.
 type node struct {
 	incarnation atomic.Pointer[string] // changes when the node has to join anew
-	declared    time.Duration          // the lease the others know of
 	renewed     time.Time              // when the last renewal began
 	epoch       string
-	mark        string // of the revision that is applied
-	stranger    bool   // in a database that is not the one it was: it has to join anew
+	left        []string // epochs that were this node's before
+	mark        string   // of the revision that is applied
+	stranger    bool     // in a database that is not the one it was: it has to join anew
 	lease       lease
 	rate        rateCheck
 	applied     atomic.Int64 // revision up to which changes are applied; negative: nothing is cached yet
+	commits     commitTimes
 	histories   atomic.Int64 // how often the database was found to be another one
 	directory   atomic.Pointer[Directory]
 	imported    atomic.Bool
+	replaced    atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
 
 	acknowledged atomic.Pointer[time.Time] // the last Acknowledge
+	peers        map[string]Node           // the others' rows, by incarnation, as this node has read them last
+	peersBefore  map[string]Node           // and before that
 	others       janitor
 
-	mu       sync.Mutex
+	mu       sync.Mutex // of what follows
+	row      ownRow
 	renewing *renewal
 	closed   bool
 
 	failures atomic.Int32 // of renewals, in a row
+}
+
+// ownRow is what this node knows of its row. A write that was not acknowledged may have reached the
+// row, and may be lost again when a standby takes over, so that it counts for neither: the node goes
+// by the shortest lease that the row can show, and writes the row again.
+type ownRow struct {
+	former  string        // the incarnation before
+	tried   bool          // to write one, of any incarnation
+	joined  bool          // the database has acknowledged the row of this incarnation
+	lease   time.Duration // the shortest that the row can show
+	shows   time.Duration // the lease that the row shows for certain; zero: not certain
+	setting bool          // a SetLease is on its way
 }
 
 // patience is how long a renewal may take, after others have failed, until nobody waits for it any more.
@@ -152,6 +159,16 @@ func (k *Keystore) renew(ctx context.Context) error {
 	return err
 }
 
+// renewAnew is renew by a renewal that begins after the call: one that is shared may have asked the
+// database before.
+func (k *Keystore) renewAnew(ctx context.Context) error {
+	shared, err := k.joinRenewal(ctx)
+	if shared && ctx.Err() == nil {
+		_, err = k.joinRenewal(ctx)
+	}
+	return err
+}
+
 func (k *Keystore) joinRenewal(ctx context.Context) (shared bool, err error) {
 	n := k.node
 	n.mu.Lock()
@@ -183,14 +200,33 @@ func (k *Keystore) joinRenewal(ctx context.Context) (shared bool, err error) {
 	}
 }
 
+// errOvertaken says that the policy is newer than the head that the renewal has read.
+var errOvertaken = errors.New("the policy changed while it was read")
+
 func (k *Keystore) renewOnce() error {
-	n := k.node
-	ctx, cancel := context.WithTimeout(context.Background(), min(k.settings.Load().Lease/3, loadTimeout))
-	defer cancel()
-	length, err := k.leaseLength(ctx)
+	err := k.joined()
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), k.askTimeout())
+	defer cancel()
+	for range 3 {
+		if err = k.renewFrom(ctx); !errors.Is(err, errOvertaken) {
+			break
+		}
+	}
+	return err
+}
+
+// askTimeout bounds one renewal. Nothing that may wait for a standby counts in it.
+func (k *Keystore) askTimeout() time.Duration {
+	return min(k.settings.Load().Lease/3, loadTimeout)
+}
+
+// renewFrom is one try of a renewal, from the clock reading that it takes.
+func (k *Keystore) renewFrom(ctx context.Context) error {
+	n := k.node
+	length := k.leaseLength()
 	head, at, err := k.askHead(ctx)
 	if err != nil {
 		return err
@@ -199,20 +235,24 @@ func (k *Keystore) renewOnce() error {
 		n.lease.drop()
 		return k.storeFailed("renewing the lease", err)
 	}
-	length = n.rate.lease(length)
 	if head.Diverged || head.Epoch != n.epoch {
 		if err := k.acceptAnother(head); err != nil {
 			return err
 		}
 	}
 	if n.stranger || head.Node != NodeActive {
-		if err := k.rejoin(ctx, length); err != nil {
+		if err := k.rejoin(); err != nil {
 			return err
 		}
+		length = k.leaseLength()
+		anew, cancel := context.WithTimeout(context.Background(), k.askTimeout())
+		defer cancel()
+		ctx = anew
 		if head, at, err = k.askHead(ctx); err != nil {
 			return err
 		}
 	}
+	k.reseal(head.Timeline)
 	if ablated("ack-before-purge") {
 		k.acknowledge(ctx, head, length)
 	}
@@ -228,6 +268,7 @@ func (k *Keystore) renewOnce() error {
 	}
 	n.lease.extend(length, at)
 	n.renewed = at.asked
+	n.commits.seen(head.Revision, at.replied)
 	hold("acknowledge")
 	k.acknowledge(ctx, head, length)
 	return nil
@@ -243,15 +284,35 @@ func (k *Keystore) askHead(ctx context.Context) (Head, reading, error) {
 	}
 	head, err := k.db.Renew(ctx, *n.incarnation.Load(), position)
 	if err != nil {
+		if errors.Is(err, ErrReplaced) {
+			k.distrust()
+		}
 		return head, at, k.storeFailed("renewing the lease", err)
 	}
+	n.replaced.Store(false)
 	at.replied, at.database = k.clock.now(), head.Now
+	if behind := head.Noted.Sub(head.Now); n.lease.term.Load() == nil && behind > 0 {
+		at.database = head.Noted
+		if behind > time.Second {
+			k.logger.Warn("database clock was set back; keys expire by the later time until it catches up", slog.Duration("behind", behind))
+		}
+	}
 	hold("renew.reply")
 	return head, at, nil
 }
 
+// distrust drops the lease, all that is cached, and what runs.
+func (k *Keystore) distrust() {
+	k.node.lease.drop()
+	k.cache.purge(Revision(max(0, k.node.applied.Load())))
+	k.cache.cutAll()
+}
+
+// joinTimeout is how long a write to the node's own row may take, which may wait for a standby.
+const joinTimeout = 10 * time.Second
+
 // rejoin makes this process a node that no other has given up or knows of, with nothing cached.
-func (k *Keystore) rejoin(ctx context.Context, length time.Duration) error {
+func (k *Keystore) rejoin() error {
 	n := k.node
 	if applied := n.applied.Load(); applied >= 0 {
 		k.logger.Warn("this node was given up by another one and joins anew; was it stopped, or cut off from the database?")
@@ -260,49 +321,112 @@ func (k *Keystore) rejoin(ctx context.Context, length time.Duration) error {
 	n.lease.drop()
 	n.acknowledged.Store(nil) // it has told nobody anything
 	former := *n.incarnation.Load()
+	n.mu.Lock()
 	n.reincarnate()
-	if err := k.declare(ctx, length); err != nil {
+	n.row = ownRow{tried: true, former: former}
+	n.mu.Unlock()
+	if err := k.joined(); err != nil {
 		return err
 	}
-	if err := k.db.Remove(ctx, former); err != nil { // nobody needs to wait for it
-		_ = k.storeFailed("removing what this node was before", err)
-	}
+	k.afterwards(func(ctx context.Context) { // nobody needs to wait for it
+		if err := k.db.Remove(ctx, former); err != nil {
+			_ = k.storeFailed("removing what this node was before", err)
+		}
+	})
 	n.stranger = false
 	return nil
 }
 
-// leaseLength returns how long the next lease may be. The others, who read it from the node's row, must never take it for shorter than
-// a lease that is held: a longer one is declared before it is used, and a shorter one when none that is longer can be held any more.
-func (k *Keystore) leaseLength(ctx context.Context) (time.Duration, error) {
-	n, length := k.node, k.settings.Load().Lease
-	if length < n.declared && !n.lease.endsBy(n.renewed.Add(length)) || length == n.declared {
-		return length, nil
+// joined tells the others of this node and how long its leases are, before it holds one. A row that
+// is there, but whose writer was not told so, does not count: a standby that takes over may not have it.
+func (k *Keystore) joined() error {
+	n := k.node
+	n.mu.Lock()
+	done, former := n.row.joined, n.row.former
+	n.row.tried = true
+	n.mu.Unlock()
+	if done {
+		return nil
 	}
-	if n.declared == 0 {
-		return length, k.declare(ctx, length)
-	}
-	if err := k.db.SetLease(ctx, *n.incarnation.Load(), length); err != nil {
-		_ = k.storeFailed("telling the others of another lease", err)
-		return min(length, n.declared), nil
-	}
-	n.declared = length
-	return length, nil
-}
-
-// declare tells the others of this node and how long its leases are, before it holds one.
-func (k *Keystore) declare(ctx context.Context, length time.Duration) error {
-	if err := k.db.Join(ctx, Node{Incarnation: *k.node.incarnation.Load(), Address: hostAndProcess(), Lease: length}); err != nil {
+	ctx, cancel := context.WithTimeout(k.running, joinTimeout)
+	defer cancel()
+	length := k.settings.Load().Lease
+	err := k.db.Join(ctx, Node{Incarnation: *n.incarnation.Load(), Address: hostAndProcess(), Lease: length, Former: former})
+	if err != nil && !ablated("join-unacknowledged") {
 		return k.storeFailed("joining the deployment", err)
 	}
-	k.node.declared = length
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.row = ownRow{tried: true, joined: true, lease: length, shows: length}
 	return nil
+}
+
+// leaseLength returns how long the next lease may be. The others, who read it from the node's row, must never take it for shorter than
+// a lease that is held: a longer one is told before it is used, and a shorter one when none that is longer can be held any more.
+func (k *Keystore) leaseLength() time.Duration {
+	n, length := k.node, k.settings.Load().Lease
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	row := &n.row
+	if length != row.shows && !row.setting && (length > row.lease || n.lease.endsBy(n.renewed.Add(length))) {
+		row.setting, row.shows, row.lease = true, 0, min(row.lease, length)
+		incarnation := *n.incarnation.Load()
+		k.afterwardsLocked(func(ctx context.Context) {
+			err := k.db.SetLease(ctx, incarnation, length)
+			if err != nil {
+				_ = k.storeFailed("telling the others of another lease", err)
+			}
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if incarnation != *n.incarnation.Load() {
+				return
+			}
+			if n.row.setting = false; err == nil {
+				n.row.shows, n.row.lease = length, length
+			}
+		})
+	}
+	return min(length, row.lease)
+}
+
+// meet notes the other nodes' rows. Those read before are kept once more: only the next renewal tells
+// whether the new ones are of this history.
+func (n *node) meet(nodes []Node) {
+	n.peersBefore, n.peers = n.peers, make(map[string]Node, len(nodes))
+	for _, other := range nodes {
+		if other.Incarnation != *n.incarnation.Load() {
+			n.peers[other.Incarnation] = other
+		}
+	}
+}
+
+// afterwards runs what may wait for a standby, for joinTimeout at most, and holds up no renewal. It
+// reports whether it does: a node that is closed begins nothing.
+func (k *Keystore) afterwards(f func(context.Context)) bool {
+	k.node.mu.Lock()
+	defer k.node.mu.Unlock()
+	return k.afterwardsLocked(f)
+}
+
+// afterwardsLocked is afterwards for who holds node.mu.
+func (k *Keystore) afterwardsLocked(f func(context.Context)) bool {
+	if k.node.closed {
+		return false
+	}
+	k.work.Go(func() {
+		ctx, cancel := context.WithTimeout(k.running, joinTimeout)
+		defer cancel()
+		f(ctx)
+	})
+	return true
 }
 
 // acknowledge tells the other nodes, if there are any, what this one has applied, and that it lives.
 func (k *Keystore) acknowledge(ctx context.Context, head Head, length time.Duration) {
 	n := k.node
 	last := n.acknowledged.Load()
-	if head.Nodes < 2 || last != nil && n.others.applied == head.Revision && k.clock.now().Sub(*last) < length/6 {
+	if head.Nodes < 2 && len(n.peers) == 0 || last != nil && n.others.applied == head.Revision &&
+		head.Nodes == len(n.peers)+1 && k.clock.now().Sub(*last) < length/6 {
 		return
 	}
 	if err := k.db.Acknowledge(ctx, *n.incarnation.Load(), head.Revision); err != nil {
@@ -317,7 +441,8 @@ func (k *Keystore) acknowledge(ctx context.Context, head Head, length time.Durat
 		_ = k.storeFailed("reading the nodes", err)
 		return
 	}
-	n.others.tidy(ctx, k, nodes, now)
+	n.meet(nodes)
+	n.others.tidy(k, nodes, head.Epoch, now)
 }
 
 // keepUp renews a few times a lease, and whenever the database says that something may have changed.
@@ -360,14 +485,19 @@ func (k *Keystore) cutLapsed(ctx context.Context) {
 	}
 }
 
-// storeFailed counts a failure of the database, logs it, though not each of a thousand a second, and returns it with what was being done.
+// storeFailed counts a failure of the database, logs it, though not each of a thousand a second and [ErrReplaced] once, and returns it with
+// what was being done.
 func (k *Keystore) storeFailed(doing string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
 	k.counters.storeErrors.Add(1)
 	now, last := time.Now().UnixNano(), k.loggedFailure.Load()
-	if now-last >= int64(time.Second) && k.loggedFailure.CompareAndSwap(last, now) {
+	log := now-last >= int64(time.Second) && k.loggedFailure.CompareAndSwap(last, now)
+	if errors.Is(err, ErrReplaced) {
+		log = !k.node.replaced.Swap(true)
+	}
+	if log {
 		k.logger.Error("the key database failed", slog.String("while", doing), slog.Any("error", err))
 	}
 	return fmt.Errorf("%s: %w", doing, err)

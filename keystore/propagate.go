@@ -1,8 +1,11 @@
 package keystore
 
 import (
+	"cmp"
 	"context"
 	"math"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -86,10 +89,8 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 	defer cancel()
 	r := c.revision
 	p := Propagation{Revision: r}
-	for range 2 { // a renewal that is shared may have begun before the commit
-		if Revision(k.node.applied.Load()) < r {
-			_ = k.renew(ctx) // a failure shows in what is applied
-		}
+	if Revision(k.node.applied.Load()) < r {
+		_ = k.renewAnew(ctx) // a failure shows in what is applied
 	}
 	nodes, err := k.db.Nodes(ctx)
 	if err != nil {
@@ -100,7 +101,7 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 		if n.Incarnation == *k.node.incarnation.Load() {
 			n.Acknowledged = Revision(k.node.applied.Load())
 		}
-		over := k.node.others.lastLease(&n, c.since).Add(k.node.rate.wait(surelyOver(n.Lease)))
+		over := k.node.others.lastLease(&n, c.since).Add(k.node.surelyOver(n.Lease))
 		switch {
 		case !counts(&n):
 		case n.Acknowledged >= r:
@@ -109,15 +110,19 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 			p.Pending = append(p.Pending, PendingNode{Node: n.Address, Until: k.databaseTime(over).UTC().Truncate(time.Millisecond)})
 		}
 	}
-	if len(p.Pending) == 0 && len(nodes) > 1 { // what they acknowledged was of the history that this node then still finds
-		_ = k.renew(ctx)
+	if len(p.Pending) == 0 && !ablated("no-last-renewal") {
+		// What they acknowledged was of the history that this node still finds after it has read them.
+		if err := k.renewAnew(ctx); err != nil {
+			return p, err
+		}
 	}
 	p.Complete = len(p.Pending) == 0 && k.node.histories.Load() == c.history
 	return p, nil
 }
 
-// Progress looks once how far a change has come that was answered before it was complete. since is when it was answered, on the database's
-// clock: the later, the longer a node that is cut off is counted as pending. It waits for the caller's turn to read.
+// Progress looks once how far a change has come that was answered before it was complete. Took counts from since, when it was answered, on the
+// database's clock. A node that is cut off is pending until its lease has run out, counted from when this node first saw the change: that may be later
+// than its commit. Progress waits for the caller's turn to read.
 func (k *Keystore) Progress(ctx context.Context, c Caller, r Revision, since time.Time) (Propagation, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -127,11 +132,60 @@ func (k *Keystore) Progress(ctx context.Context, c Caller, r Revision, since tim
 	}
 	defer done()
 	now := k.clock.now()
-	ago := max(0, k.databaseTime(now).Sub(since))
-	p, err := k.progress(ctx, commit{r, now.Add(-ago), k.node.histories.Load()})
+	p, err := k.progress(ctx, commit{r, k.node.commits.before(r, now), k.node.histories.Load()})
 	if err != nil {
 		return p, k.storeFailed("asking how far a change has come", err)
 	}
-	p.Took = ago
+	p.Took = max(0, k.databaseTime(now).Sub(since))
 	return p, nil
+}
+
+const (
+	// commitGrain is how far apart the times are that a node remembers.
+	commitGrain = time.Second
+	// rememberedCommits is for how many of them: a lease that is longer makes [Keystore.Progress] wait longer.
+	rememberedCommits = 1024
+)
+
+// commitTimes remember when, on this node's clock, which revisions were committed at the latest. Its
+// zero value knows of none.
+type commitTimes struct {
+	mu    sync.Mutex
+	times []commitTime // in order of both
+}
+
+type commitTime struct {
+	revision Revision
+	at       time.Time
+}
+
+// seen notes that a renewal, whose answer came at the time given, found a revision.
+func (c *commitTimes) seen(r Revision, at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if last := len(c.times) - 1; last >= 0 && (c.times[last].revision == r || at.Sub(c.times[last].at) < commitGrain) {
+		return
+	}
+	if len(c.times) == rememberedCommits {
+		c.times = append(c.times[:0], c.times[1:]...)
+	}
+	c.times = append(c.times, commitTime{r, at})
+}
+
+// before returns a time at which a revision was committed already, now when none is known.
+func (c *commitTimes) before(r Revision, now time.Time) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(c.times, r, func(t commitTime, r Revision) int { return cmp.Compare(t.revision, r) })
+	if i < len(c.times) {
+		return c.times[i].at
+	}
+	return now
+}
+
+// forget is for another history.
+func (c *commitTimes) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.times = nil
 }

@@ -27,15 +27,19 @@ const sharedTTL = time.Hour
 
 // sharedSeal makes and checks the entries of one deployment in a shared cache. What is in it comes from nobody but a node: each
 // entry carries a MAC by a key that only nodes have and that each epoch has anew, over the digest too, so that none can stand in for another.
+//
+// The key also depends on the timeline of the database server, which changes when a standby takes
+// over: a record may have been read from a primary whose last commits no standby has.
 type sharedSeal struct {
-	epoch string
-	key   [sha256.Size]byte
+	deployment Deployment
+	timeline   string
+	key        [sha256.Size]byte
 }
 
-func newSharedSeal(d Deployment) *sharedSeal {
-	s := &sharedSeal{epoch: d.Epoch}
+func newSharedSeal(d Deployment, timeline string) *sharedSeal {
+	s := &sharedSeal{deployment: d, timeline: timeline}
 	mac := hmac.New(sha256.New, d.TokenKey[:])
-	mac.Write([]byte("caddy-apikeys shared cache 1 " + d.Epoch))
+	mac.Write([]byte("caddy-apikeys shared cache 2 " + d.Epoch + " " + timeline))
 	mac.Sum(s.key[:0])
 	return s
 }
@@ -50,7 +54,7 @@ func (s *sharedSeal) mac(parts ...[]byte) []byte {
 
 // name is where the record of a credential is kept. It does not show the digest.
 func (s *sharedSeal) name(d *Digest) string {
-	return "apikeys:" + s.epoch + ":key:" + base64.RawURLEncoding.EncodeToString(s.mac([]byte("name"), d[:])[:18])
+	return "apikeys:" + s.deployment.Epoch + ":key:" + base64.RawURLEncoding.EncodeToString(s.mac([]byte("name"), d[:])[:18])
 }
 
 // sharedRecord is a record as it is kept: what [NewRecord] takes from a key.
@@ -107,18 +111,17 @@ func (s *sharedSeal) open(entry []byte, d *Digest) (*Record, Revision) {
 
 // askShared looks a credential up in the shared cache, if there is one. What it finds counts only if no applied change is newer than the
 // snapshot it was read in (protocol.md section 7), and if this database has come that far; nil: ask the database.
-func (k *Keystore) askShared(ctx context.Context, s *shard, d *Digest) *Record {
+func (k *Keystore) askShared(ctx context.Context, s *shard, seal *sharedSeal, d *Digest) (*Record, Revision) {
 	cache := k.settings.Load().Cache
 	if cache == nil {
-		return nil
+		return nil, 0
 	}
-	seal := k.seal.Load()
 	begun := time.Now()
 	entry, err := cache.Get(ctx, seal.name(d))
 	k.observer.LookedUp(TierRedis, time.Since(begun))
 	if err != nil {
 		k.counters.lookups[TierRedis][LookupFail].Add(1)
-		return nil
+		return nil, 0
 	}
 	hold("shared.read")
 	r, asOf := seal.open(entry, d)
@@ -127,16 +130,16 @@ func (k *Keystore) askShared(ctx context.Context, s *shard, d *Digest) *Record {
 	s.mu.Unlock()
 	if !usable {
 		k.counters.lookups[TierRedis][Miss].Add(1)
-		return nil
+		return nil, 0
 	}
 	k.counters.lookups[TierRedis][Hit].Add(1)
-	return r
+	return r, asOf
 }
 
-// share puts what the database said into the shared cache, if there is one.
-func (k *Keystore) share(key *Key, d *Digest, asOf Revision) {
+// share puts what the database said into the shared cache, if there is one. The seal is from before
+// the database was asked.
+func (k *Keystore) share(seal *sharedSeal, key *Key, d *Digest, asOf Revision) {
 	if cache := k.settings.Load().Cache; cache != nil {
-		seal := k.seal.Load()
 		cache.Put(seal.name(d), seal.seal(key, d, asOf), sharedTTL)
 	}
 }

@@ -19,15 +19,20 @@ type jsonParser struct {
 	decoder *json.Decoder
 	text    []byte
 	line    int
+	begins  int // offset in text of that line
 	counted int // bytes of text that line is about
 }
 
 func (p *jsonParser) value() *yaml.Node {
 	token, _ := p.decoder.Token()
 	end := int(p.decoder.InputOffset())
-	p.line += bytes.Count(p.text[p.counted:end], []byte("\n"))
+	passed := p.text[p.counted:end]
+	if n := bytes.Count(passed, []byte("\n")); n > 0 {
+		p.line += n
+		p.begins = p.counted + bytes.LastIndexByte(passed, '\n') + 1
+	}
 	p.counted = end
-	n := &yaml.Node{Line: p.line, Column: end - bytes.LastIndexByte(p.text[:end], '\n')}
+	n := &yaml.Node{Line: p.line, Column: end - p.begins + 1}
 	switch token := token.(type) {
 	case json.Delim:
 		n.Kind = yaml.SequenceNode

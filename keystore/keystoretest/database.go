@@ -49,6 +49,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"LastUse", testLastUse},
 		{"Nodes", testNodes},
 		{"Positions", testPositions},
+		{"Time", testTime},
 		{"Imported", testImported},
 		{"Policy", testPolicy},
 		{"PolicySnapshot", testPolicySnapshot},

@@ -33,8 +33,9 @@ func testNodes(t *testing.T, s Store) {
 	if h := renew("one"); h.Node != keystore.NodeMissing || h.Nodes != 0 || len(nodes()) != 0 {
 		t.Fatalf("before anyone joined: %+v", h)
 	}
-	one := keystore.Node{Incarnation: "one", Address: "host:1", Lease: 30 * time.Second, State: keystore.NodeActive}
-	second := keystore.Node{Incarnation: "second/../x", Address: "host:2", Lease: time.Minute, State: keystore.NodeActive}
+	epoch := renew("").Epoch
+	one := keystore.Node{Incarnation: "one", Address: "host:1", Lease: 30 * time.Second, State: keystore.NodeActive, Epoch: epoch}
+	second := keystore.Node{Incarnation: "second/../x", Address: "host:2", Lease: time.Minute, State: keystore.NodeActive, Epoch: epoch}
 	must(t, db.Join(ctx, one))
 	must(t, other.Join(ctx, second))
 	want := func(list ...keystore.Node) {
@@ -60,9 +61,17 @@ func testNodes(t *testing.T, s Store) {
 	must(t, db.SetLease(ctx, "one", one.Lease))
 	must(t, db.SetLease(ctx, "nobody", time.Hour))
 	want(one, second)
+	// Joining again leaves it fenced, with the longer lease.
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Lease: time.Minute}))
+	want(one, second)
+	one.Lease = 2 * time.Hour
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Lease: one.Lease}))
+	want(one, second)
 	if h := renew("one"); h.Node != keystore.NodeFencing {
 		t.Fatalf("after fencing: %+v", h)
 	}
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Address: one.Address, Lease: time.Minute})) // again, since it was not acknowledged
+	want(one, second)
 	must(t, db.Acknowledge(ctx, "one", 6))
 	one.Acknowledged, one.Beats = 6, 3
 	want(one, second)
@@ -78,6 +87,45 @@ func testNodes(t *testing.T, s Store) {
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "another"}))
 	must(t, db.Remove(ctx, "another"))
 	want(second)
+
+	// Nodes of another history, one of which has joined this one.
+	again := keystore.Node{Incarnation: "joined again", Lease: time.Minute, State: keystore.NodeActive, Former: "former", Epoch: epoch}
+	must(t, db.Join(ctx, again))
+	lost := keystore.Node{Incarnation: "lost", Address: "host:3", Lease: time.Hour}
+	must(t, db.NewEpoch(ctx, epoch, []keystore.Node{lost, {Incarnation: again.Former}, {Incarnation: second.Incarnation, Lease: 1}}))
+	if h := renew(second.Incarnation); h.Epoch == epoch || h.Node != keystore.NodeActive {
+		t.Errorf("with a new epoch: %+v", h)
+	}
+	lost.State, again.Former = keystore.NodeFencing, ""
+	want(lost, second, again)
+	must(t, other.NewEpoch(ctx, epoch, []keystore.Node{lost})) // another process has been faster
+	want(lost, second, again)
+}
+
+// testTime: what the time has been is kept, and changes are made at no earlier one.
+func testTime(t *testing.T, s Store) {
+	db, other := ready(t, s), s.Open(t)
+	noted := func() time.Time {
+		t.Helper()
+		h, err := other.Renew(ctx, "nobody", keystore.Position{})
+		must(t, err)
+		return h.Noted
+	}
+	if at := noted(); !at.IsZero() {
+		t.Errorf("at the beginning: %s", at)
+	}
+	later := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	must(t, db.NoteTime(ctx, later))
+	must(t, db.NoteTime(ctx, later.Add(-time.Minute)))
+	if at := noted(); !at.Equal(later) {
+		t.Errorf("%s, want %s", at, later)
+	}
+	update(t, db, func(tx keystore.Tx) error {
+		if !tx.Now().Equal(later) {
+			t.Errorf("a change at %s, want %s", tx.Now(), later)
+		}
+		return nil
+	})
 }
 
 func testImported(t *testing.T, s Store) {

@@ -44,11 +44,11 @@ func testPositions(t *testing.T, s Store) {
 		}
 	}
 
-	must(t, db.NewEpoch(ctx, "not this one"))
+	must(t, db.NewEpoch(ctx, "not this one", nil))
 	if h := head(second.Position); h.Epoch != first.Epoch {
 		t.Error("a new epoch in place of another one than it was to replace")
 	}
-	must(t, db.NewEpoch(ctx, first.Epoch))
+	must(t, db.NewEpoch(ctx, first.Epoch, nil))
 	third := head(second.Position)
 	if third.Epoch == first.Epoch || third.Epoch == "" || third.Position != second.Position || third.Diverged {
 		t.Errorf("with a new epoch: %+v, before %+v", third, second)

@@ -6,6 +6,7 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,8 +29,9 @@ type dialect struct {
 	migrationLock string // statement: holds off others that migrate until the end of its transaction; empty: none
 	tableExists   string // query: whether there is a table of that name
 	clock         string // expression with a place: the database's time in Unix microseconds, see reading
+	timeline      string // expression: the server's timeline
 	current       string // condition: what this server knows is not older than what any other does
-	begin         string // query: takes the lock of all who write, and returns the time; empty: BEGIN takes it
+	begin         string // query with a place as in clock: takes the lock of all who write, unless BEGIN has, and returns the time of the change
 	prepares      bool   // statements that come again and again have to be prepared by hand
 	contains      string // condition, with a place for an expression: that it contains a text, whatever the ASCII case
 	touchesOnly   string // condition on a row a of the audit log: its namespaces are among those in a JSON array, and there are some
@@ -71,6 +73,8 @@ type DB struct {
 
 	keep          keystore.Revision
 	lookedThrough int
+	holder        *sql.Conn // of an SQLite file, see holdFiles
+	files         files
 	locks         locks
 	feed          feed
 }
@@ -89,14 +93,10 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	if err := d.retryBusy(ctx, func() error { return d.migrate(ctx) }); err != nil {
 		return err
 	}
-	// Whether this process may write is better known now than at the first change.
-	err := d.write(ctx, func(t *tx) error {
-		_, err := t.sql.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ''")
-		return err
-	})
-	if err != nil {
+	if err := d.firstWrite(ctx); err != nil {
 		return err
 	}
+	var err error
 	if d.byDigest, err = d.readers.PrepareContext(ctx, d.bind(byDigestQuery+" WHERE "+d.current)); err != nil {
 		return err
 	}
@@ -104,14 +104,59 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 		return err
 	}
 	if d.postgres != nil {
-		return d.feed.start(ctx, d.lease, netInterval, d.postgres.listen)
+		return d.feed.start(ctx, d.lease, netInterval, d.postgres.listen, d.intact)
 	}
-	return d.feed.start(ctx, d.lease, pollInterval, nil)
+	return d.feed.start(ctx, d.lease, pollInterval, nil, d.intact)
 }
 
-// Close implements [keystore.Database].
+// firstWrite finds out whether this process may write, which is better known now than at the first
+// change. In PostgreSQL a write may wait for others without end; a start reports that instead.
+func (d *DB) firstWrite(ctx context.Context) error {
+	if d.postgres != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, firstWriteWait)
+		defer cancel()
+	}
+	began := false
+	err := d.write(ctx, func(t *tx) error {
+		began = true
+		_, err := t.sql.ExecContext(ctx, "DELETE FROM nodes WHERE incarnation = ''")
+		return err
+	})
+	switch {
+	case d.postgres == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return err
+	case began:
+		return advised{"PostgreSQL does not confirm a change: does a synchronous standby run?", ctx.Err()}
+	default:
+		return advised{adviceLocked, ctx.Err()}
+	}
+}
+
+// advised is an error with what to do about it.
+type advised struct {
+	advice string
+	err    error
+}
+
+func (e advised) Error() string { return fmt.Sprintf("%s (%v)", e.advice, e.err) }
+func (e advised) Unwrap() error { return e.err }
+
+// Advice returns what an error of this package tells people to do, without the details, which may
+// name servers and files. It may be empty.
+func Advice(err error) string {
+	e, _ := errors.AsType[advised](err)
+	return e.advice
+}
+
+// Close implements [keystore.Database]. Files that must not be closed stay open, and their nodes locked, until the
+// process ends.
 func (d *DB) Close() error {
 	d.feed.stop()
+	if !d.files.closable() {
+		return d.intact()
+	}
+	d.emptyLog()
 	err := d.closePools()
 	d.locks.releaseAll()
 	return err
@@ -119,6 +164,9 @@ func (d *DB) Close() error {
 
 func (d *DB) closePools() error {
 	// The readers go first: the last connection to leave folds the write-ahead log into the file.
+	if d.holder != nil {
+		d.holder.Close()
+	}
 	var first error
 	for _, pool := range []*sql.DB{d.readers, d.bulk, d.lease, d.uses, d.writer} {
 		if err := pool.Close(); err != nil && first == nil {
@@ -162,7 +210,7 @@ func retry(ctx context.Context, again func(error) bool, f func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		case <-time.After(wait):
 		}
 	}
@@ -184,13 +232,34 @@ func (d *DB) read(ctx context.Context) querier {
 	}
 }
 
-// exec runs a statement that is a transaction of its own, takes no revision, and may as well run twice.
+// exec runs a statement that is a transaction of its own, takes no revision, and may run twice. One
+// that must be durable has to write its row even if that has the values already: an earlier try may
+// have failed after it wrote them on this server alone.
 func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string, args ...any) error {
+	if err := d.intact(); err != nil {
+		return fmt.Errorf("%s: %w", operation, err)
+	}
 	err := d.retryBusy(ctx, func() error {
-		_, err := pool.ExecContext(ctx, d.bind(statement), d.texts(args)...)
-		return err
+		conn, err := pool.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := conn.ExecContext(ctx, d.bind(statement), d.texts(args)...); err != nil {
+			return err
+		}
+		return d.confirm(conn)
 	})
 	return d.fail(ctx, operation, err)
+}
+
+// confirm fails when what the connection has just committed may be lost although the database
+// called it made.
+func (d *DB) confirm(conn *sql.Conn) error {
+	if d.committed == nil {
+		return nil
+	}
+	return conn.Raw(d.committed)
 }
 
 // reading is what goes into the place of the dialect's clock: the time, where the database has no clock but this machine's.
@@ -225,13 +294,13 @@ func (d *DB) write(ctx context.Context, f func(*tx) error) error {
 	if err := f(t); err != nil {
 		return err
 	}
+	if err := d.intact(); err != nil {
+		return err
+	}
 	if err := t.sql.Commit(); err != nil {
 		return d.commitError(err)
 	}
-	if d.committed == nil {
-		return nil
-	}
-	return t.conn.Raw(d.committed)
+	return d.confirm(t.conn)
 }
 
 func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
@@ -239,15 +308,12 @@ func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tx{db: d, ctx: ctx, conn: conn, now: time.Now().UTC().Truncate(time.Microsecond), stmts: map[string]*sql.Stmt{}}
+	t := &tx{db: d, ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{}}
 	if t.sql, err = conn.BeginTx(ctx, nil); err != nil {
 		conn.Close()
 		return nil, err
 	}
-	if d.begin == "" {
-		return t, nil
-	}
-	if err := t.sql.QueryRowContext(ctx, d.begin).Scan(timeTo{&t.now}); err != nil {
+	if err := t.sql.QueryRowContext(ctx, d.bind(d.begin), d.reading()).Scan(timeTo{&t.now}); err != nil {
 		t.close()
 		return nil, err
 	}
@@ -323,7 +389,8 @@ type feed struct {
 const pollInterval = 50 * time.Millisecond
 
 // start looks at the head again and again, and runs listen, which calls its argument whenever something may have changed.
-func (f *feed) start(ctx context.Context, db *sql.DB, interval time.Duration, listen func(context.Context, func())) error {
+// That the database is no longer intact is told once: whoever asks for the head is told what it is.
+func (f *feed) start(ctx context.Context, db *sql.DB, interval time.Duration, listen func(context.Context, func()), intact func() error) error {
 	stmt, err := db.PrepareContext(ctx, "SELECT revision FROM head")
 	if err != nil {
 		return err
@@ -340,11 +407,15 @@ func (f *feed) start(ctx context.Context, db *sql.DB, interval time.Duration, li
 	f.done.Go(func() {
 		tick := time.NewTicker(interval)
 		defer tick.Stop()
-		for {
+		for damaged := false; ; {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
+			}
+			before := damaged
+			if damaged = intact() != nil; damaged && !before {
+				f.fire()
 			}
 			// An error is left to whoever asks for the head next and can tell it to someone.
 			if stmt.QueryRowContext(ctx).Scan(&head) == nil {

@@ -29,9 +29,23 @@ func (d *DB) Deployment(ctx context.Context, configured *[32]byte) (keystore.Dep
 	return out, nil
 }
 
-// NewEpoch implements [keystore.Database].
-func (d *DB) NewEpoch(ctx context.Context, was string) error {
-	return d.exec(ctx, d.writer, "giving the deployment a new epoch", "UPDATE head SET epoch = ? WHERE epoch = ?", newEpoch(), was)
+// NewEpoch implements [keystore.Database]. The epoch's row is written in any case, so that the commit
+// waits for a standby also where another process has been faster.
+func (d *DB) NewEpoch(ctx context.Context, was string, nodes []keystore.Node) error {
+	err := d.write(ctx, func(t *tx) error {
+		_, err := t.exec("UPDATE head SET epoch = CASE WHEN epoch = ? THEN ? ELSE epoch END", was, newEpoch())
+		for _, n := range nodes {
+			if err != nil {
+				return err
+			}
+			_, err = t.exec(`INSERT INTO nodes (incarnation, address, lease, state, joined_at, heard_at)
+				SELECT ?, ?, CAST(? AS bigint), ?, CAST(? AS bigint), CAST(? AS bigint)
+				WHERE NOT EXISTS (SELECT 1 FROM nodes WHERE former = ?) ON CONFLICT (incarnation) DO NOTHING`,
+				n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeFencing, t.now.UnixMicro(), t.now.UnixMicro(), n.Incarnation)
+		}
+		return err
+	})
+	return d.fail(ctx, "giving the deployment a new epoch", err)
 }
 
 func newEpoch() string {

@@ -4,6 +4,7 @@ package sqldb
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -62,18 +64,21 @@ func TestBadFiles(t *testing.T) {
 		return path
 	}
 	text := write("notes.txt", strings.Repeat("not a database\n", 500))
-	for name, row := range map[string]struct{ path, want string }{
-		"directory":      {dir, "directory"},
-		"beneath a file": {filepath.Join(text, "keys.db"), "not a directory"},
-		"not a database": {text, "not an SQLite database"},
-		"short text":     {write("short.txt", "hello"), "not an SQLite database"},
+	for name, row := range map[string]struct {
+		path, want string
+		passes     bool // by itself, perhaps
+	}{
+		"directory":      {dir, "directory", false},
+		"beneath a file": {filepath.Join(text, "keys.db"), "not a directory", false},
+		"not a database": {text, "not an SQLite database", false},
+		"short text":     {write("short.txt", "hello"), "not an SQLite database", false},
 		"dangling link": {func() string {
 			p := filepath.Join(dir, "link")
 			_ = os.Symlink(filepath.Join(dir, "no", "where"), p)
 			return p
-		}(), "no such file"},
-		"damaged":            {damaged(t, filepath.Join(dir, "damaged.db")), "damaged"},
-		"header, then trash": {write("trash.db", "SQLite format 3\x00"+strings.Repeat("\xff", 8192)), "database"},
+		}(), "no such file", true},
+		"damaged":            {damaged(t, filepath.Join(dir, "damaged.db")), "damaged", false},
+		"header, then trash": {write("trash.db", "SQLite format 3\x00"+strings.Repeat("\xff", 8192)), "database", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, err := OpenSQLite(context.Background(), row.path)
@@ -84,6 +89,9 @@ func TestBadFiles(t *testing.T) {
 			t.Log(err)
 			if !strings.Contains(err.Error(), row.want) || !strings.Contains(err.Error(), dir) {
 				t.Errorf("error %q, want %q and the path in it", err, row.want)
+			}
+			if got := Unreachable(err); got != row.passes {
+				t.Errorf("it may be over by itself: %v", got)
 			}
 		})
 	}
@@ -164,8 +172,8 @@ func TestReadOnly(t *testing.T) {
 				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 			}
 			out, err := cmd.Output()
-			if err == nil || !strings.Contains(string(out), row.want) || !strings.Contains(string(out), path) {
-				t.Fatalf("%v: %s, want %q and the path in it", err, out, row.want)
+			if err == nil || !strings.Contains(string(out), row.want) || !strings.Contains(string(out), path) || !strings.Contains(string(out), "unreachable: true") {
+				t.Fatalf("%v: %s, want %q and the path in it, and that it may be over by itself", err, out, row.want)
 			}
 			t.Logf("%s", out)
 		})
@@ -179,7 +187,7 @@ func TestNewerSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := OpenSQLite(context.Background(), s.path)
-	if !errors.Is(err, keystore.ErrNewerSchema) || !strings.Contains(err.Error(), "999") || !strings.Contains(err.Error(), "backup") {
+	if !errors.Is(err, keystore.ErrNewerSchema) || Unreachable(err) || !strings.Contains(err.Error(), "999") || !strings.Contains(err.Error(), "backup") {
 		t.Fatalf("error %v", err)
 	}
 }
@@ -214,7 +222,7 @@ func TestFull(t *testing.T) {
 			n += 2
 		}
 	}
-	if err == nil || !strings.Contains(err.Error(), "disk is full") {
+	if err == nil || !strings.Contains(err.Error(), "disk is full") || !Unreachable(err) {
 		t.Fatalf("error %v", err)
 	}
 	check := func() {
@@ -262,5 +270,30 @@ func TestChangeLogStaysBounded(t *testing.T) {
 	}
 	if _, err := d.Changes(ctx, h.Revision-11, h.Revision); !errors.Is(err, keystore.ErrTruncated) {
 		t.Fatal(err)
+	}
+}
+
+// TestLocked: who waits for the lock of another program until its time is over is told of the lock.
+func TestLocked(t *testing.T) {
+	s := newSQLite(t)
+	s.Open(t).Close()
+	other, err := sql.Open("sqlite", "file:"+s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	conn, err := other.Conn(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(context.Background(), "BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	_, err = OpenSQLite(ctx, s.path)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "another process holds") || !Unreachable(err) {
+		t.Error(err)
 	}
 }

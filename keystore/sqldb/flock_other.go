@@ -8,3 +8,7 @@ import "os"
 const canLock = false
 
 func lockExclusive(*os.File) bool { return false }
+
+func lockShared(*os.File) bool { return false }
+
+func fileID(os.FileInfo) string { return "" }

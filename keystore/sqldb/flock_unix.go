@@ -3,6 +3,7 @@
 package sqldb
 
 import (
+	"fmt"
 	"os"
 	"syscall"
 )
@@ -12,4 +13,15 @@ const canLock = true
 // lockExclusive takes the lock, which belongs to the open file, unless another has it.
 func lockExclusive(f *os.File) bool {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
+}
+
+// lockShared takes it together with others that do, unless somebody has it for himself.
+func lockShared(f *os.File) bool {
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil
+}
+
+// fileID identifies a file on this machine for as long as it exists or is open, whatever its name.
+func fileID(info os.FileInfo) string {
+	stat := info.Sys().(*syscall.Stat_t)
+	return fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
 }

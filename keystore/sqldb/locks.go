@@ -1,33 +1,42 @@
 package sqldb
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 )
 
 // locks tell, on one machine, whether the process of a node lives: from before its row exists each holds an exclusive
 // lock on a small file beside the database, which the system gives back however the process ends. A file that is
-// missing says nothing.
+// missing says nothing, nor does a copy: each holds the identity of itself and of the database's files that the node has
+// open.
 type locks struct {
-	base string // path of the database; empty: no locks
+	base  string // path of the database; empty: no locks
+	files string // identity of its files
 
 	mu   sync.Mutex
 	held map[string]*lockFile
 }
 
 type lockFile struct {
-	path string
-	f    *os.File
+	openFile
+	f *os.File
 }
 
 func (l *lockFile) remove() { os.Remove(l.path) }
 func (l *lockFile) close()  { l.f.Close() }
 
 func (l *locks) path(incarnation string) string {
-	return l.base + "-node-" + url.PathEscape(incarnation)
+	return l.base + lockInfix + url.PathEscape(incarnation)
 }
+
+// lockInfix is what the name of a lock file has between the database's and the incarnation.
+const lockInfix = "-node-"
 
 // acquire takes the lock of a node of this handle. fresh is false when it has it already.
 func (l *locks) acquire(incarnation string) (fresh bool, err error) {
@@ -41,15 +50,89 @@ func (l *locks) acquire(incarnation string) (fresh bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if !lockExclusive(f) {
+	info, err := f.Stat()
+	if err == nil && !lockExclusive(f) {
+		err = fmt.Errorf("%s cannot be locked", path)
+	}
+	if err == nil {
+		_, err = fmt.Fprintln(f, fileID(info), l.files) // only now: nobody looks at the lock of an empty file
+	}
+	if err != nil {
+		os.Remove(path)
 		f.Close()
-		return false, fmt.Errorf("%s cannot be locked", path)
+		return false, err
 	}
 	if l.held == nil {
 		l.held = map[string]*lockFile{}
 	}
-	l.held[incarnation] = &lockFile{path, f}
+	l.held[incarnation] = &lockFile{openFile{path, info}, f}
 	return true, nil
+}
+
+// check returns [keystore.ErrReplaced] if the lock file of a node of this handle is not the one that it locked.
+func (l *locks) check() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, file := range l.held {
+		if err := file.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkOthers returns an error if a node lives that has other files of the database open than those that have their
+// names now. What it accepts is in a history that nobody else sees, and its log may be mixed up with the files of ours.
+func (l *locks) checkOthers() error {
+	if l.base == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(filepath.Dir(l.base))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), filepath.Base(l.base)+lockInfix) {
+			continue
+		}
+		file, files := openLock(filepath.Join(filepath.Dir(l.base), e.Name()))
+		if file == nil {
+			continue
+		}
+		alive := files != fileIDs(l.base) && !lockShared(file.f)
+		file.close()
+		if alive {
+			return &othersFilesError{l.base, file.path}
+		}
+	}
+	return nil
+}
+
+type othersFilesError struct{ database, lock string }
+
+func (e *othersFilesError) Error() string {
+	return fmt.Sprintf("files of %s were replaced while another Caddy had it open, which still runs and holds the lock of %s: "+
+		"stop every Caddy that uses this database, check its files, and start again", e.database, e.lock)
+}
+
+// openLock opens a lock file, which a node has written, and returns the identity of the files that it has open. It
+// returns nil if there is none, or a copy, or one that is not written yet.
+func openLock(path string) (*lockFile, string) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, ""
+	}
+	info, err := f.Stat()
+	var text []byte
+	if err == nil {
+		text, err = io.ReadAll(io.LimitReader(f, 1024))
+	}
+	itself, files, _ := bytes.Cut(bytes.TrimSpace(text), []byte(" "))
+	if err != nil || string(itself) != fileID(info) {
+		f.Close()
+		return nil, ""
+	}
+	return &lockFile{openFile{path, info}, f}, string(files)
 }
 
 // release gives back the lock of a node of this handle, whose row is gone. Another's it leaves alone.
@@ -81,14 +164,10 @@ func (l *locks) takeOver(incarnation string) *lockFile {
 	if own || l.base == "" {
 		return nil
 	}
-	path := l.path(incarnation)
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
+	file, _ := openLock(l.path(incarnation))
+	if file != nil && !lockExclusive(file.f) {
+		file.close()
 		return nil
 	}
-	if !lockExclusive(f) {
-		f.Close()
-		return nil
-	}
-	return &lockFile{path, f}
+	return file
 }

@@ -15,21 +15,24 @@ func (d *DB) renewQuery() string {
 	coalesce((SELECT state FROM nodes WHERE incarnation = ?), ''),
 	(SELECT count(*) FROM nodes),
 	EXISTS (SELECT 1 FROM secrets WHERE imported = 1),
-	` + d.clock + `
+	` + d.clock + `, (SELECT noted FROM clock), ` + d.timeline + `
 	FROM head h WHERE ` + d.current
 }
 
-// Join implements [keystore.Database]. The lock comes first: whoever sees the row can trust that the lock was taken.
+// Join implements [keystore.Database]. The lock comes first: whoever sees the row can trust that
+// the lock was taken. It may run twice: the row then keeps its state and the longer lease.
 func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	const operation = "registering this node"
 	fresh, err := d.locks.acquire(n.Incarnation)
 	if err != nil {
-		return d.fail(ctx, operation, err)
+		return d.fail(ctx, operation, fileError{err})
 	}
-	err = d.exec(ctx, d.beats, operation, `INSERT INTO nodes (incarnation, address, lease, state, joined_at, heard_at)
-		SELECT ?, ?, ?, ?, now, now FROM (SELECT `+d.clock+` AS now) AS clock WHERE true
-		ON CONFLICT (incarnation) DO NOTHING`, // it may run twice
-		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, d.reading())
+	// It may run twice, and the second time it has to write as well: only then does it wait for a standby that may not have what the first one wrote.
+	err = d.exec(ctx, d.beats, operation, `INSERT INTO nodes (incarnation, address, lease, state, former, epoch, joined_at, heard_at)
+		SELECT ?, ?, ?, ?, ?, h.epoch, now, now FROM head h, (SELECT `+d.clock+` AS now) AS clock WHERE true
+		ON CONFLICT (incarnation) DO UPDATE
+		SET lease = CASE WHEN excluded.lease > nodes.lease THEN excluded.lease ELSE nodes.lease END`,
+		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, n.Former, d.reading())
 	if err != nil && fresh && ctx.Err() == nil {
 		d.locks.release(n.Incarnation) // had the context ended, the row could be there
 	}
@@ -46,8 +49,11 @@ func (d *DB) Renew(ctx context.Context, incarnation string, at keystore.Position
 	var h keystore.Head
 	err := d.retryLost(ctx, func() error {
 		return d.renew.QueryRowContext(ctx, at.Revision, at.Revision, at.Mark, incarnation, d.reading()).
-			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported, timeTo{&h.Now})
+			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported, timeTo{&h.Now}, timeTo{&h.Noted}, textTo{&h.Timeline})
 	})
+	if replaced := d.intact(); replaced != nil { // what it says of the former files does not count
+		err = replaced
+	}
 	return h, d.fail(ctx, "reading the head of the change log", err)
 }
 
@@ -61,7 +67,7 @@ func (d *DB) Acknowledge(ctx context.Context, incarnation string, r keystore.Rev
 // Nodes implements [keystore.Database]. On one machine a process that has ended is known by its lock.
 func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	const operation = "reading the nodes"
-	rows, err := d.query(ctx, d.lease, "SELECT incarnation, address, lease, state, acked, beats, joined_at, heard_at FROM nodes WHERE "+d.current+" ORDER BY joined_at, incarnation")
+	rows, err := d.query(ctx, d.lease, "SELECT incarnation, address, lease, state, acked, beats, epoch, joined_at, heard_at FROM nodes WHERE "+d.current+" ORDER BY joined_at, incarnation")
 	if err != nil {
 		return nil, d.fail(ctx, operation, err)
 	}
@@ -70,7 +76,7 @@ func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	for rows.Next() {
 		var n keystore.Node
 		var lease int64
-		if err := rows.Scan(&n.Incarnation, &n.Address, &lease, &n.State, &n.Acknowledged, &n.Beats, timeTo{&n.Joined}, timeTo{&n.Heard}); err != nil {
+		if err := rows.Scan(&n.Incarnation, &n.Address, &lease, &n.State, &n.Acknowledged, &n.Beats, &n.Epoch, timeTo{&n.Joined}, timeTo{&n.Heard}); err != nil {
 			return nil, d.fail(ctx, operation, err)
 		}
 		n.Lease = time.Duration(lease) * time.Microsecond
@@ -92,6 +98,11 @@ func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 		}
 	}
 	return living, nil
+}
+
+// NoteTime implements [keystore.Database].
+func (d *DB) NoteTime(ctx context.Context, t time.Time) error {
+	return d.exec(ctx, d.beats, "noting the time", "UPDATE clock SET noted = ? WHERE (noted IS NULL OR noted < ?)"+d.unforced, t.UnixMicro(), t.UnixMicro())
 }
 
 // Fence implements [keystore.Database].

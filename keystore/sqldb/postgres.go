@@ -20,6 +20,8 @@ const (
 	// maxIdle is how long a change may do nothing between two statements. A process that is stopped, or cut off, then no
 	// longer holds up the changes of all others.
 	maxIdle = 10 * time.Second
+	// firstWriteWait is how long a start waits until it knows that it may write.
+	firstWriteWait = 3 * time.Second
 	// netInterval is how often the head is read where every change is told of: what was told may have been lost.
 	netInterval = 500 * time.Millisecond
 	// oldestPostgres has pg_current_xact_id and a gen_random_uuid of its own.
@@ -36,8 +38,9 @@ var postgresDialect = dialect{
 		pg_advisory_xact_lock(hashtext('caddy-apikeys schema'), hashtext(current_schema()))`,
 	tableExists: "SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = ?)",
 	clock:       "coalesce(CAST(? AS bigint), CAST(floor(extract(epoch FROM clock_timestamp()) * 1000000) AS bigint))",
+	timeline:    "CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END",
 	current:     "on_primary()",
-	begin:       fmt.Sprintf("SELECT begin_change('%d', '%d')", lockWait.Milliseconds(), maxIdle.Milliseconds()),
+	begin:       beginChange(lockWait, maxIdle),
 	contains:    `strpos(lower(%s COLLATE "C"), lower(CAST(? AS text) COLLATE "C")) > 0`, // "C" knows ASCII only, as it should
 	touchesOnly: `CASE WHEN json_typeof(a.namespaces) = 'array' THEN json_array_length(a.namespaces) > 0 AND NOT EXISTS (
 		SELECT 1 FROM json_array_elements_text(a.namespaces) n WHERE n.value <> ALL (ARRAY(SELECT json_array_elements_text(CAST(? AS json))))) END`,
@@ -100,13 +103,20 @@ func openPostgres(p *postgres, conns int) *sql.DB {
 	return db
 }
 
-// checkPostgres refuses what would break a promise later.
+func beginChange(lockWait, maxIdle time.Duration) string {
+	return fmt.Sprintf("SELECT greatest(CAST(? AS bigint), begin_change('%d', '%d'), (SELECT noted FROM clock))",
+		lockWait.Milliseconds(), maxIdle.Milliseconds())
+}
+
+// checkPostgres refuses what would break a promise later. Of synchronous_commit it reads what the
+// user has, which keepCommitting has replaced.
 func checkPostgres(ctx context.Context, d *DB) error {
 	var schema sql.NullString
 	var number int
 	var version, commit, standbys, encoding string
 	err := d.writer.QueryRowContext(ctx, `SELECT current_schema(), CAST(current_setting('server_version_num') AS integer), current_setting('server_version'),
-		current_setting('synchronous_commit'), current_setting('synchronous_standby_names'), current_setting('server_encoding')`).
+		(SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'),
+		current_setting('synchronous_standby_names'), current_setting('server_encoding')`).
 		Scan(&schema, &number, &version, &commit, &standbys, &encoding)
 	switch {
 	case err != nil:

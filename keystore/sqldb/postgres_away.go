@@ -12,14 +12,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Unreachable reports whether an error of [OpenPostgres], or of what came after it, says that no server, or of several not all, could be
-// asked, which may be over by itself. A server that refuses the user, or is the wrong one, can be reached. A file always can.
+// Unreachable reports whether an error of [OpenPostgres], or of what came after it, says that no
+// server, or of several not all, could be asked, or that the server lets this program wait or has
+// no room, which may be over by itself. A server that refuses the user, or is the wrong one, can be
+// reached. For [OpenSQLite] it says that the file could not be opened or written for a reason that
+// lies outside of it.
 func Unreachable(err error) bool {
-	return anywhere(err, serverAway) && !anywhere(err, serverRefuses)
+	return anywhere(err, serverAway) && !anywhere(err, serverRefuses) || anywhere(err, unreachableSQLite)
 }
 
 func serverAway(err error) bool {
-	if err == context.DeadlineExceeded || err == io.EOF || err == io.ErrUnexpectedEOF {
+	if err == context.DeadlineExceeded || err == io.EOF || err == io.ErrUnexpectedEOF || err == errUnreplicated {
 		return true
 	}
 	switch e := err.(type) {
@@ -27,10 +30,18 @@ func serverAway(err error) bool {
 		return e.Op == "dial" || e.Op == "read" || e.Op == "write" // and no alert of TLS
 	case *net.DNSError: // a name server may be as late as a database
 		return true
-	case *pgconn.PgError: // 53300: all connections are taken; 57P: it is being started or stopped; 08: a pooler cannot reach it
-		return e.Code == "53300" || strings.HasPrefix(e.Code, "57P") || strings.HasPrefix(e.Code, "08")
+	case *pgconn.PgError:
+		return slices.ContainsFunc(passing, func(code string) bool { return strings.HasPrefix(e.Code, code) })
 	}
 	return false
+}
+
+// passing are the beginnings of PostgreSQL's codes for what may be over by itself.
+var passing = []string{
+	"08",                           // a pooler cannot reach it
+	"53",                           // no connection, memory or disk is left
+	"57P",                          // it is being started or stopped
+	"55P03", "57014", "40", "25P0", // others have been in the way for too long
 }
 
 // serverRefuses tells a refusal that no waiting will change.

@@ -23,7 +23,7 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	short := postgresDialect
-	short.begin = "SELECT begin_change('100', '10000')"
+	short.begin = beginChange(100*time.Millisecond, 10*time.Second)
 	hasty := openOnce(t, s.URL(s.schema+"_none,"+s.schema)) // any that is there
 	hasty.dialect = short
 	holder := openOnce(t, s.URL(s.schema))
@@ -50,7 +50,7 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	}
 
 	// A process that stands still in the middle of a change loses the lock.
-	short.begin = "SELECT begin_change('10000', '50')"
+	short.begin = beginChange(10*time.Second, 50*time.Millisecond)
 	hasty.dialect = short
 	_, err = hasty.Update(ctx, func(tx keystore.Tx) error {
 		late := tx.InsertNamespace(&keystore.Namespace{ID: "half"}) // on a slow machine it has lost the lock before
@@ -124,27 +124,21 @@ func TestPostgresUsesUnforced(t *testing.T) {
 	}
 }
 
-// awaitNobody has a node i join, names a synchronous standby that is not there, and returns when commits wait for it. They no longer do after forget, at the latest at the test's end.
+// awaitNobody has a node i join, and commits wait for a synchronous standby that is not there until
+// forget, or the test's end.
 func awaitNobody(t *testing.T, s *postgrestest.Server, d keystore.Database) (forget func()) {
 	t.Helper()
 	if err := d.Join(t.Context(), keystore.Node{Incarnation: "i"}); err != nil {
 		t.Fatal(err)
 	}
 	standbys := func(names string) {
-		for _, statement := range []string{"ALTER SYSTEM SET synchronous_standby_names = '" + names + "'", "SELECT pg_reload_conf()"} {
-			if err := s.Exec("", statement); err != nil {
-				t.Error(err)
-			}
+		if err := s.Set("synchronous_standby_names", names); err != nil {
+			t.Error(err)
 		}
 	}
 	forget = func() { standbys("") }
 	t.Cleanup(forget)
 	standbys("nobody")
-	for waits := false; !waits; { // as soon as the server has read it
-		soon, cancel := context.WithTimeout(t.Context(), time.Second)
-		waits = d.Fence(soon, "i") != nil
-		cancel()
-	}
 	return forget
 }
 
@@ -160,23 +154,9 @@ func TestPostgresWaitIsCancelled(t *testing.T) {
 		return err
 	}
 	forget := awaitNobody(t, s, d)
-	updated := make(chan error)
-	go func() { updated <- insert("n") }()
-	cancel := func() error {
-		return s.Exec("", "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
-	}
-	for done := false; !done; {
-		select {
-		case err := <-updated:
-			if err == nil || !strings.Contains(err.Error(), "a failover may lose it") {
-				t.Errorf("a commit that no standby has: %v", err)
-			}
-			done = true
-		default:
-			if err := cancel(); err != nil {
-				t.Fatal(err)
-			}
-		}
+	err := cancelWait(t, s, func(context.Context) error { return insert("n") })
+	if err == nil || !strings.Contains(err.Error(), "a failover may lose it") {
+		t.Errorf("a commit that no standby has: %v", err)
 	}
 	forget()
 	if err := insert("m"); err != nil {
@@ -227,5 +207,69 @@ func TestPostgresChangesAreNotCut(t *testing.T) {
 	}
 	if err := d.exec(t.Context(), d.writer, "a question", "SELECT pg_sleep(60)"); err == nil || !strings.Contains(err.Error(), "SET statement_timeout") {
 		t.Errorf("what is no change and takes too long: %v", err)
+	}
+}
+
+// TestPostgresCommitSetting: what was answered survives a crash of the server, also when
+// synchronous_commit was turned off after the gate had started.
+func TestPostgresCommitSetting(t *testing.T) {
+	ctx := t.Context()
+	s := postgrestest.StartFor(t, "wal_writer_delay=10s") // or it might write in time what nobody forced
+	d := openOnce(t, s.URL(""))
+	if _, err := d.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Join(ctx, keystore.Node{Incarnation: "i"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		way string
+		off func() error
+	}{
+		{"ALTER ROLE", func() error { return s.Exec("", "ALTER ROLE postgres SET synchronous_commit = off") }},
+		{"ALTER DATABASE", func() error {
+			return s.Exec("", "ALTER ROLE postgres RESET ALL; ALTER DATABASE postgres SET synchronous_commit = off")
+		}},
+		{"ALTER SYSTEM", func() error {
+			return errors.Join(s.Exec("", "ALTER DATABASE postgres RESET ALL"), s.Set("synchronous_commit", "off"))
+		}},
+	} {
+		// ALTER SYSTEM counts for connections that are open, the others for new ones.
+		for _, connections := range []string{"open", "new"} {
+			if err := row.off(); err != nil {
+				t.Fatal(err)
+			}
+			if connections == "new" {
+				const cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity " +
+					"WHERE application_name = 'caddy-apikeys'"
+				if err := s.Exec("", cut); err != nil {
+					t.Fatal(err)
+				}
+			}
+			name := row.way + " " + connections
+			_, err := d.Update(ctx, func(tx keystore.Tx) error {
+				return tx.InsertNamespace(&keystore.Namespace{ID: name})
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Join(ctx, keystore.Node{Incarnation: name}); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(s.Halt(), s.Run()); err != nil {
+				t.Fatal(err)
+			}
+			got, err := s.Query("", "SELECT (SELECT count(*) FROM namespaces WHERE id = '"+name+"'), "+
+				"(SELECT count(*) FROM nodes WHERE incarnation = '"+name+"')")
+			if got != "1|1" || err != nil {
+				t.Errorf("%s: after the crash there are %s (%v), want 1|1", name, got, err)
+			}
+		}
+	}
+	if again, err := OpenPostgres(ctx, s.URL("")); err == nil {
+		again.Close()
+		t.Error("a start with synchronous_commit off")
+	} else if !strings.Contains(err.Error(), "synchronous_commit is off") {
+		t.Error(err)
 	}
 }

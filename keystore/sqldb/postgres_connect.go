@@ -130,12 +130,25 @@ func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err err
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "caddy-apikeys"
 	}
+	config.AfterConnect = keepCommitting
 	config.OnNotice = func(conn *pgconn.PgConn, n *pgconn.Notice) {
 		if n.Routine == "SyncRepWaitForLSN" { // the text is in the server's language
 			conn.CustomData()[unreplicated] = true
 		}
 	}
 	return config, identity, nil
+}
+
+// keepCommitting sets synchronous_commit for the connection's life. What the role, the database or
+// the server has as a default may be turned off while the connection is open, or before it is made
+// anew, and a crash would then lose what was answered.
+func keepCommitting(ctx context.Context, conn *pgconn.PgConn) error {
+	ctx, cancel := context.WithTimeout(ctx, maxConnect)
+	defer cancel()
+	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit',
+			CASE WHEN commit IN ('off', 'local') THEN 'on' ELSE commit END, false)
+		FROM current_setting('synchronous_commit') AS commit`).ReadAll()
+	return err
 }
 
 // unreplicated marks a connection that was told to wait no longer for the synchronous standbys: PostgreSQL then answers COMMIT with a
@@ -149,8 +162,11 @@ func replicated(driverConn any) error {
 		return nil
 	}
 	delete(marks, unreplicated)
-	return errors.New("someone cancelled the wait for the synchronous standbys: the change is made on this server alone, and a failover may lose it; make it again when a standby is back")
+	return errUnreplicated
 }
+
+var errUnreplicated = errors.New("someone cancelled the wait for the synchronous standbys: " +
+	"the change is made on this server alone, and a failover may lose it; make it again when a standby is back")
 
 // parseError says what is wrong with an option. The URL itself, which the library repeats, is left out.
 func parseError(dsn string, err error) error {
@@ -185,7 +201,8 @@ func connectionLost(err error) bool {
 	if e, ok := errors.AsType[net.Error](err); ok {
 		return !e.Timeout()
 	}
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
 }
 
 // explainPostgres adds to an error what to do about it.
@@ -213,7 +230,7 @@ func explainPostgres(err error) error {
 	case code == "53300":
 		advice = "PostgreSQL has no connection left: raise its max_connections; each process takes up to 18"
 	case code == "55P03":
-		advice = "another transaction holds the lock of all changes (the row of the table head), nothing was changed: try again, or end the program that has a transaction open"
+		advice = adviceLocked
 	case code == "40P01", code == "40001":
 		advice = "another transaction was in the way, nothing was changed: try again"
 	case code == "25P03", code == "25P02":
@@ -233,8 +250,11 @@ func explainPostgres(err error) error {
 	default:
 		return err
 	}
-	return fmt.Errorf("%s (%w)", advice, oneLine{err})
+	return advised{advice, oneLine{err}}
 }
+
+const adviceLocked = "another transaction holds the lock of all changes (the row of the table head), " +
+	"nothing was changed: try again, or end the program that has a transaction open"
 
 // explainCommit tells a commit that the server refused from one whose end nobody knows. FATAL ends the connection, perhaps
 // after the commit.

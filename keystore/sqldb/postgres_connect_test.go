@@ -251,6 +251,24 @@ func TestPostgresPooler(t *testing.T) {
 	}
 }
 
+// TestPostgresPassing: what others do in PostgreSQL, or a lack of room there, may be over by
+// itself.
+func TestPostgresPassing(t *testing.T) {
+	for _, code := range []string{"53100", "53200", "53300", "55P03", "57014", "57P03", "40P01", "25P03"} {
+		err := fmt.Errorf("opening: %w", explainPostgres(&pgconn.PgError{Severity: "ERROR", Code: code}))
+		if !Unreachable(err) {
+			t.Errorf("waiting does not help: %v", err)
+		}
+	}
+	if err := fmt.Errorf("opening: %w", errUnreplicated); !Unreachable(err) {
+		t.Errorf("waiting does not help: %v", err)
+	}
+	err := explainPostgres(&pgconn.PgError{Severity: "ERROR", Code: "42501"})
+	if Unreachable(err) || Advice(err) == "" {
+		t.Errorf("waiting helps: %v", err)
+	}
+}
+
 func TestPostgresIdentity(t *testing.T) {
 	for url, want := range map[string]string{
 		"postgres://u:hunter2@Host:5432/db":                               "u@host:5432/db",

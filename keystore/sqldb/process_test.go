@@ -19,12 +19,15 @@ import (
 )
 
 // These tests run the test binary again, as another process on the same file.
-const childVariable = "SQLDB_TEST_CHILD"
+const (
+	childVariable     = "SQLDB_TEST_CHILD"
+	statementVariable = "SQLDB_TEST_STATEMENT" // for the child to run by hand, instead of what it does else
+)
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(childVariable); path != "" {
 		if err := child(path); err != nil {
-			fmt.Println("error:", err)
+			fmt.Println("error:", err, "unreachable:", Unreachable(err))
 			os.Exit(1)
 		}
 		os.Exit(0)
@@ -37,6 +40,9 @@ func TestMain(m *testing.M) {
 // child opens the database, joins, and makes keys until it is killed or its standard input ends. It prints the id of each after the commit.
 func child(path string) error {
 	ctx := context.Background()
+	if statement := os.Getenv(statementVariable); statement != "" {
+		return sqliteStore{path}.Exec(statement)
+	}
 	d, err := OpenSQLite(ctx, path)
 	if err != nil {
 		return err

@@ -34,6 +34,8 @@ var sqliteDialect = dialect{
 	migrations:  "sqlite",
 	tableExists: "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?)",
 	clock:       "?",
+	timeline:    "''",
+	begin:       "SELECT max(?, coalesce(noted, 0)) FROM clock",
 	current:     "1 = 1",
 	prepares:    true,
 	contains:    "instr(lower(%s), lower(?)) > 0", // its lower() knows ASCII only, as it should
@@ -60,25 +62,36 @@ var sqliteDialect = dialect{
 // OpenSQLite opens the database in a file, which it makes, readable by its owner alone, if there is none. Several
 // processes of one machine may have it open; a network file system will not do.
 //
-// The connections: one writes; eight look up keys; four read lists; two are for leases and the feed of changes. None waits for another kind.
+// The connections: one writes; eight look up keys; four read lists; three are for leases and the feed of changes; and one
+// does nothing but keep SQLite from removing the log. None waits for another kind.
 func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	path, err := createSQLite(path)
 	if err != nil {
-		return nil, fmt.Errorf("opening the database: %w", err)
+		return nil, fmt.Errorf("opening the database: %w", fileError{err})
 	}
 	d := newDB(sqliteDialect)
 	if canLock {
 		d.locks.base = path
 	}
+	if err := d.locks.checkOthers(); err != nil { // before SQLite takes their log for that of our file
+		return nil, fmt.Errorf("opening the database: %w", fileError{err})
+	}
 	// The writer asks for the lock at BEGIN and waits in Go, where the context counts.
 	d.writer = openSQLite(path, 1, "busy_timeout(0)", "synchronous(FULL)", "journal_size_limit(67108864)", "cache_size("+writerCache+")")
 	d.readers = openSQLite(path, readers, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
 	d.bulk = openSQLite(path, bulkReaders, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
-	d.lease = openSQLite(path, 2, "busy_timeout(1000)", "query_only(1)")
+	d.lease = openSQLite(path, 3, "busy_timeout(1000)", "query_only(1)")
 	d.beats, d.uses = d.writer, d.writer
-	if err := d.start(ctx, sqliteWAL); err != nil {
+	d.committed = func(any) error { return d.intact() }
+	err = d.start(ctx, func(ctx context.Context, d *DB) error {
+		if err := sqliteWAL(ctx, d); err != nil {
+			return err
+		}
+		return d.holdFiles(ctx, path)
+	})
+	if err != nil {
 		d.closePools()
-		return nil, fmt.Errorf("opening the database %s: %w", path, d.explain(ctx, err))
+		return nil, fmt.Errorf("opening the database %s: %w", path, explainSQLite(err)) // what a deadline has cut short is said too
 	}
 	return d, nil
 }
@@ -138,6 +151,21 @@ func sqliteWAL(ctx context.Context, d *DB) error {
 	})
 }
 
+// holdFiles keeps SQLite from removing the log as long as the database is open, and notes which files it has opened.
+func (d *DB) holdFiles(ctx context.Context, path string) (err error) {
+	if d.holder, err = d.lease.Conn(ctx); err != nil {
+		return err
+	}
+	if err := d.holder.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master").Scan(new(int)); err != nil {
+		return err
+	}
+	if d.files, err = noteFiles(path); err != nil {
+		return fileError{err}
+	}
+	d.locks.files = fileIDs(path)
+	return d.locks.checkOthers() // the files may have been replaced since it was asked before
+}
+
 func sqliteCode(err error) int {
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {
 		return e.Code()
@@ -166,5 +194,5 @@ func explainSQLite(err error) error {
 	default:
 		return err
 	}
-	return fmt.Errorf("%s (%w)", advice, err)
+	return advised{advice, err}
 }

@@ -1,0 +1,82 @@
+package caddymodule
+
+import (
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// What an unauthenticated client can send costs time in proportion to its length: ten times the
+// bytes never take forty times as long. Quadratic code takes a hundred times as long.
+func TestRequestsCostLinearTime(t *testing.T) {
+	h := newHouse(t)
+	handler := h.handler(`
+		from header X-API-Key
+		from query key
+		from cookie key
+		from basic
+		public /public/**
+		namespace_path /v1/{namespace}/**
+		operation things:see read GET /v1/{namespace}/things/*`)
+	forwarded := h.handler("forwarded")
+	get := func(target, headers string) string { return "GET " + target + "\n" + headers }
+	for name, shape := range map[string]struct {
+		handler *Handler
+		request func(repeat func(string) string) string
+	}{
+		"escapes and dots in the path": {handler, func(r func(string) string) string { return get("/%20a"+r("/.a"), "") }},
+		"escapes in the path":          {handler, func(r func(string) string) string { return get("/"+r("a%20b/"), "") }},
+		"percent signs in the path":    {handler, func(r func(string) string) string { return get("/"+r("%25/x"), "") }},
+		"segments":                     {handler, func(r func(string) string) string { return get("/v1/acme"+r("/a"), "") }},
+		"parameters":                   {handler, func(r func(string) string) string { return get("/?"+r("a=b&"), "") }},
+		"credentials in the query":     {handler, func(r func(string) string) string { return get("/?"+r("key=b&"), "") }},
+		"escapes in the query":         {handler, func(r func(string) string) string { return get("/?"+r("%6bey=%20&"), "") }},
+		"cookies":                      {handler, func(r func(string) string) string { return get("/", "Cookie: "+r("a=b; ")) }},
+		"credentials in cookies":       {handler, func(r func(string) string) string { return get("/", "Cookie: "+r("key=b; ")) }},
+		"a long credential":            {handler, func(r func(string) string) string { return get("/", "Authorization: Bearer "+r("ak_x")) }},
+		"a long basic credential":      {handler, func(r func(string) string) string { return get("/", "Authorization: Basic "+r("YWFh")) }},
+		"header lines":                 {handler, func(r func(string) string) string { return get("/", strings.TrimSuffix(r("X-A: b\n"), "\n")) }},
+		"identity headers":             {handler, func(r func(string) string) string { return get("/", strings.TrimSuffix(r("X-Apikey-Id: b\n"), "\n")) }},
+		"connection options":           {handler, func(r func(string) string) string { return get("/", "Connection: "+r("x-a, ")) }},
+		"a forwarded target": {forwarded, func(r func(string) string) string {
+			return get("/", "X-Forwarded-Method: GET\nX-Forwarded-Uri: /%20a"+r("/.a"))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			linear(t, func(size int) func() {
+				r := wireRequest(t, shape.request(func(s string) string { return strings.Repeat(s, size/len(s)) }))
+				w := httptest.NewRecorder()
+				r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
+				r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)[caddyhttp.ClientIPVarKey] = "203.0.113.7"
+				return func() {
+					_ = shape.handler.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil }))
+				}
+			})
+		})
+	}
+}
+
+// linear measures what prepare returns for inputs of 10,000 and 100,000 bytes.
+func linear(t *testing.T, prepare func(size int) func()) {
+	t.Helper()
+	least := func(size int) time.Duration {
+		best := time.Duration(math.MaxInt64)
+		for range 7 { // the least of several is what a busy machine changes least
+			f := prepare(size)
+			begun := time.Now()
+			f()
+			best = min(best, time.Since(begun))
+		}
+		return best
+	}
+	short, long := least(10_000), least(100_000)
+	if long > 40*short {
+		t.Errorf("10,000 bytes take %v, and 100,000 take %v", short, long)
+	}
+}

@@ -1,0 +1,222 @@
+package keystore_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A node whose Join was not acknowledged holds no lease, although its row is there: with a
+// synchronous standby that is away, the primary shows a row that a failover loses.
+func TestARowCountsOnceItsWriterWasToldSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, _ := d.node(keystore.Settings{Lease: 5 * time.Second})
+		b, fb := d.node(keystore.Settings{Lease: 5 * time.Second})
+		_, token := mint(t, a, keystore.KeySpec{})
+		want(t, "before", ask(b, token), keystore.OK)
+		fb.cut.Store(true)
+		time.Sleep(30 * time.Second) // given up and removed
+		fb.unacknowledged.Store(true)
+		fb.cut.Store(false)
+		for range 20 {
+			time.Sleep(time.Second)
+			want(t, "while nobody has acknowledged its row", ask(b, token), keystore.Unavailable)
+		}
+		if h := b.Health(ctx); h.Problem == "" {
+			t.Error("healthy without a row that counts")
+		}
+		fb.unacknowledged.Store(false)
+		time.Sleep(time.Second)
+		want(t, "when the row was acknowledged", ask(b, token), keystore.OK)
+	})
+}
+
+// A longer lease that cannot be told to the others yet is not used, and costs nothing.
+func TestALeaseThatIsNotAcknowledgedIsNotUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, fa := d.node(keystore.Settings{Lease: 6 * time.Second})
+		_, token := mint(t, a, keystore.KeySpec{})
+		want(t, "before", ask(a, token), keystore.OK)
+		fa.setLeaseHangs.Store(true)
+		a.Configure(keystore.Settings{Lease: time.Minute})
+		for range 60 {
+			time.Sleep(time.Second)
+			if h := a.Health(ctx); h.Problem != "" {
+				t.Fatal(h.Problem)
+			}
+			want(t, "meanwhile", ask(a, token), keystore.OK)
+		}
+		fa.cut.Store(true)
+		time.Sleep(7 * time.Second)
+		want(t, "after the lease that the others know of", ask(a, token), keystore.Unavailable)
+		fa.cut.Store(false)
+		fa.setLeaseHangs.Store(false)
+		time.Sleep(time.Minute)
+		want(t, "with the longer lease", ask(a, token), keystore.OK)
+		fa.cut.Store(true)
+		time.Sleep(40 * time.Second)
+		want(t, "within the longer lease", ask(a, token), keystore.OK)
+		fa.cut.Store(false)
+	})
+}
+
+// lose has the database go back to a revision, as a failover to a standby does that has not received what came after.
+func (d deployment) lose(after keystore.Revision, statements ...string) {
+	d.Helper()
+	at := fmt.Sprint(after)
+	d.tamper(append(statements,
+		"DELETE FROM change_log WHERE revision > "+at,
+		"CREATE TEMP TABLE kept AS SELECT mark FROM marks WHERE revision = "+at,
+		"DELETE FROM marks WHERE revision >= "+at,
+		"UPDATE head SET revision = "+at+", policy = min(policy, "+at+")",
+		"UPDATE marks SET mark = (SELECT mark FROM kept) WHERE revision = "+at)...)
+}
+
+// What a node has read at a revision that it has not applied is not kept: should a failover lose the
+// revision, nothing would tell the node.
+func TestWhatIsNewerThanAppliedIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, _ := d.node(keystore.Settings{})
+		b, fb := d.node(keystore.Settings{})
+		key, token := mint(t, a, keystore.KeySpec{})
+		_, warm := mint(t, a, keystore.KeySpec{})
+		off, on := false, true
+		edit := func(active *bool, wait time.Duration) {
+			t.Helper()
+			if _, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: active}, keystore.ChangeOptions{Wait: wait}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		edit(&off, 0)
+		want(t, "inactive", ask(b, token), keystore.Inactive)
+		want(t, "another", ask(b, warm), keystore.OK)
+		applied := b.Gauges().Revision
+
+		fb.mute.Store(true)          // its renewals are held up
+		time.Sleep(10 * time.Minute) // nothing is cached any more
+		fb.mute.Store(false)
+		want(t, "another, loaded again", ask(b, warm), keystore.OK)
+		fb.mute.Store(true)
+		edit(&on, -1)
+		want(t, "read while it was active", ask(b, token), keystore.OK)
+		d.lose(applied, "UPDATE keys SET active = 0 WHERE id = '"+key.ID+"'")
+		a.Health(ctx)
+		fb.mute.Store(false)
+		for range 30 {
+			time.Sleep(time.Second)
+			want(t, "once the activation was lost", ask(b, token), keystore.Inactive)
+		}
+	})
+}
+
+// Nor is the policy.
+func TestAPolicyNewerThanTheHeadIsNotKept(t *testing.T) {
+	d := newDeployment(t)
+	a, _ := d.node(keystore.Settings{})
+	b, fb := d.node(keystore.Settings{})
+	ns := func(name string) {
+		t.Helper()
+		if _, _, err := a.EditNamespace(ctx, root, "default", keystore.NamespacePatch{Name: &name}, keystore.ChangeOptions{Wait: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overtake := func() { ns("second") }
+	fb.beforePolicy.Store(&overtake)
+	ns("first")
+	if h := b.Health(ctx); h.Problem != "" {
+		t.Fatal(h.Problem)
+	}
+	if p := b.Gauges().Revision; p != a.Gauges().Revision {
+		t.Errorf("at revision %d, and the policy is of %d", p, a.Gauges().Revision)
+	}
+}
+
+// Who finds another history has every revoke wait for the nodes of the one that is gone, whoever makes it.
+func TestARevokeWaitsForNodesOfAHistoryThatIsGone(t *testing.T) {
+	for name, revoker := range map[string]int{"by who found it": 0, "by who joins later": 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDeployment(t)
+				a, _ := d.node(keystore.Settings{})
+				alone := a.Gauges().Revision
+				b, fb := d.node(keystore.Settings{})
+				key, token := mint(t, a, keystore.KeySpec{})
+				time.Sleep(20 * time.Second)
+				if h := b.Health(ctx); h.Problem != "" {
+					t.Fatal(h.Problem)
+				}
+				want(t, "before", ask(b, token), keystore.OK)
+				fb.cut.Store(true)
+				d.lose(alone, "DELETE FROM nodes") // the key stays
+				if h := a.Health(ctx); h.Problem != "" {
+					t.Fatal(h.Problem)
+				}
+				by := a
+				if revoker == 1 {
+					by, _ = d.node(keystore.Settings{})
+				}
+				begun := time.Now()
+				if p := revoke(t, by, key.ID, -1); p.Complete || len(p.Pending) == 0 {
+					t.Errorf("at once: %+v", p)
+				}
+				want(t, "meanwhile", ask(b, token), keystore.OK)
+				if p := revoke(t, by, key.ID, 2*time.Minute); !p.Complete || time.Since(begun) < 20*time.Second || time.Since(begun) > 70*time.Second {
+					t.Errorf("after %v: %+v", time.Since(begun), p)
+				}
+				want(t, "afterwards", ask(b, token), keystore.Unavailable)
+				fb.cut.Store(false)
+			})
+		})
+	}
+}
+
+// A revoke right after the history was lost, by a node that does not know yet.
+func TestARevokeLooksWhetherTheHistoryIsStillTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, fa := d.node(keystore.Settings{})
+		b, fb := d.node(keystore.Settings{})
+		key, token := mint(t, a, keystore.KeySpec{})
+		mint(t, a, keystore.KeySpec{})
+		want(t, "before", ask(b, token), keystore.OK)
+		applied := a.Gauges().Revision
+		fb.cut.Store(true)
+		restore := func() { d.lose(applied-1, "DELETE FROM nodes") }
+		fa.beforeUpdate.Store(&restore)
+		_, p, err := a.RevokeKey(ctx, root, key.ID, "", false, keystore.ChangeOptions{Wait: -1})
+		if err == nil && p.Complete {
+			t.Errorf("complete: %+v, and the other node says %v", p, ask(b, token))
+		}
+		fb.cut.Store(false)
+	})
+}
+
+// Rows of another epoch are fenced at once.
+func TestOldRowsInARestoredDatabaseAreFencedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, _ := d.node(keystore.Settings{Lease: 10 * time.Second})
+		key, _ := mint(t, a, keystore.KeySpec{})
+		d.tamper("INSERT INTO nodes (incarnation, address, lease, state, epoch, joined_at, heard_at) VALUES ('old', 'host/1', 10000000, 'active', 'of the backup', 1, 1)")
+		time.Sleep(2500 * time.Millisecond) // a renewal
+		begun := time.Now()
+		if p := revoke(t, a, key.ID, time.Minute); !p.Complete {
+			t.Errorf("%+v", p)
+		}
+		if took := time.Since(begun); took > 10*time.Second {
+			t.Errorf("took %v, with a lease of 10 s", took)
+		}
+		time.Sleep(time.Second)
+		begun = time.Now()
+		other, _ := mint(t, a, keystore.KeySpec{})
+		if p := revoke(t, a, other.ID, time.Minute); !p.Complete || time.Since(begun) > 5*time.Second {
+			t.Errorf("the next took %v: %+v", time.Since(begun), p)
+		}
+	})
+}

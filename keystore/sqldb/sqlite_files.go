@@ -1,0 +1,110 @@
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// An openFile is a file as it was when this process opened it.
+type openFile struct {
+	path string
+	info os.FileInfo
+}
+
+// check returns [keystore.ErrReplaced] unless the file still has its name.
+func (f openFile) check() error {
+	info, err := os.Stat(f.path) // never os.Open: closing it would drop the POSIX locks that SQLite holds on it
+	what := "is another file than the one that was opened"
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		what = "was removed"
+	case err != nil:
+		return err
+	case os.SameFile(info, f.info):
+		return nil
+	}
+	return fmt.Errorf("%w: %s %s; stop every Caddy that uses this database, check its files, and start again",
+		keystore.ErrReplaced, f.path, what)
+}
+
+// files are the files of a database: itself, its write-ahead log and the index of that. SQLite goes on with the files
+// that it opened when others get their names, but whoever opens the database later works on those others. As long as
+// one connection is open, SQLite itself neither removes nor replaces a file. Nil, of a database without files, is
+// always intact.
+type files []openFile
+
+// sqliteFiles returns the paths of the files of a database.
+func sqliteFiles(path string) []string { return []string{path, path + "-wal", path + "-shm"} }
+
+// noteFiles notes the files of a database that is open, and has been read from.
+func noteFiles(path string) (files, error) {
+	var all files
+	for _, path := range sqliteFiles(path) {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, openFile{path, info})
+	}
+	return all, nil
+}
+
+// fileIDs identifies the files that have the names of a database's files now.
+func fileIDs(path string) string {
+	var ids []string
+	for _, path := range sqliteFiles(path) {
+		id := "missing"
+		if info, err := os.Stat(path); err == nil {
+			id = fileID(info)
+		}
+		ids = append(ids, id)
+	}
+	return strings.Join(ids, " ")
+}
+
+func (fs files) check() error {
+	for _, f := range fs {
+		if err := f.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closable reports whether SQLite may close the files. The last connection copies the log into the database and then
+// removes log and index by name, which would destroy those of another process that has opened the database anew.
+func (fs files) closable() bool {
+	if fs == nil {
+		return true
+	}
+	for _, f := range fs[1:] {
+		if info, err := os.Stat(f.path); err == nil && !os.SameFile(info, f.info) {
+			return false
+		}
+	}
+	return true
+}
+
+// intact returns [keystore.ErrReplaced] if a file of the database, or the lock of a node of this handle, is no longer
+// the one that was opened.
+func (d *DB) intact() error {
+	if err := d.files.check(); err != nil {
+		return err
+	}
+	return d.locks.check()
+}
+
+// emptyLog copies the log into the database if a file has lost its name. Otherwise a log that was removed would be gone
+// with the process, and the log of a database that was replaced would stay beside the file that has the name now, to be
+// taken for that file's log by the next process.
+func (d *DB) emptyLog() {
+	if d.files.check() != nil {
+		_, _ = d.writer.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)") // whatever stays is as before
+	}
+}

@@ -1,0 +1,146 @@
+package durability
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// TestFileAwayAtStart: a Caddy that cannot open its SQLite file serves what needs no key, says why, and is ready as soon as it can.
+func TestFileAwayAtStart(t *testing.T) {
+	t.Parallel()
+	// A disk of its own. It takes root to mount one: the other faults need none.
+	mount := func(t *testing.T, dir string) bool {
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m,mode=700"); err != nil {
+			t.Logf("not tested, this user cannot mount: %v", err)
+			return false
+		}
+		t.Cleanup(func() {
+			if err := syscall.Unmount(dir, 0); err != nil {
+				t.Errorf("unmounting %s: %v", dir, err)
+			}
+		})
+		return true
+	}
+	must := func(t *testing.T, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, row := range map[string]struct {
+		why  string
+		own  func(t *testing.T, dir string) bool // makes the database's directory a disk; false: it cannot; nil: it need not
+		away func(t *testing.T, dir string) (restore func())
+	}{
+		"disk not mounted yet": {
+			why: "no such file or directory",
+			away: func(t *testing.T, dir string) func() {
+				must(t, os.Rename(dir, dir+".away"))
+				return func() { must(t, os.Rename(dir+".away", dir)) }
+			},
+		},
+		"locked by another program": {
+			why: "another process holds the database's lock",
+			away: func(t *testing.T, dir string) func() {
+				other := openDatabase(t, filepath.Join(dir, "keys.db"))
+				must(t, other.lock())
+				return func() { other.unlock(t) }
+			},
+		},
+		"disk read-only": {
+			why: "writable",
+			own: mount,
+			away: func(t *testing.T, dir string) func() {
+				must(t, syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
+				return func() { must(t, syscall.Mount("", dir, "", syscall.MS_REMOUNT, "")) }
+			},
+		},
+		"disk full": {
+			why: "full",
+			own: mount,
+			away: func(t *testing.T, dir string) func() {
+				f, err := os.Create(filepath.Join(dir, "ballast"))
+				must(t, err)
+				defer f.Close()
+				for chunk := make([]byte, 4096); err == nil; {
+					_, err = f.Write(chunk)
+				}
+				return func() { must(t, os.Remove(filepath.Join(dir, "ballast"))) }
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// The file is a link to one on the disk that fails, whose directory nobody makes when it is missing.
+			parent := t.TempDir()
+			dir := filepath.Join(parent, "disk")
+			must(t, os.Mkdir(dir, 0o700))
+			if row.own != nil && !row.own(t, dir) {
+				return
+			}
+			must(t, os.WriteFile(filepath.Join(dir, "keys.db"), nil, 0o600))
+			must(t, os.Symlink(filepath.Join(dir, "keys.db"), filepath.Join(parent, "keys.db")))
+			g := gate.Start(t, gate.Config{Site: otherSite, APIKeys: "database sqlite " + filepath.Join(parent, "keys.db")})
+			k := g.Mint(t, gate.JSON{"name": "k", "access": "read_only"})
+			g.Stop(t)
+			restore := row.away(t, dir)
+
+			waits := func(when string) {
+				t.Helper()
+				for target, want := range map[string]int{"/other": 200, "/open": 200, "/": 503, "/apikeys/v1/self": 503} {
+					r := g.Get(t, target, k.Token)
+					if r.Status != want || want == 503 && (r.Code() != "unavailable" || r.Header.Get("Retry-After") == "" || len(r.Reached) > 0) {
+						t.Errorf("%s: %s: want %d, got %v", when, target, want, r)
+					}
+				}
+				r := g.Call(t, "GET", "/health", nil)
+				if problem, _ := r.JSON()["problem"].(string); r.Status != 503 || r.JSON()["healthy"] != false || problem == "" {
+					t.Errorf("%s: health: %v", when, r)
+				}
+				refusedWhole(t, when+": a mint", g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
+			}
+			g.Start(t)
+			waits("after the start")
+			for _, said := range []string{"the key database cannot be opened", row.why} {
+				gate.Until(t, "the log says "+said, func() bool { return strings.Contains(g.Output(), said) })
+			}
+			if r := g.Reload(t, g.Config()); r.Exit != 0 {
+				t.Fatalf("a reload with the same database: %v", r)
+			}
+			waits("after a reload")
+
+			restore()
+			gate.Until(t, "the key is accepted", func() bool { return g.Get(t, "/", k.Token).Status == 200 })
+			if r := g.Call(t, "GET", "/health", nil); r.Status != 200 {
+				t.Errorf("health: %v", r)
+			}
+			g.Revoke(t, k.ID)
+			if r := g.Get(t, "/", k.Token); r.Code() != "key_revoked" {
+				t.Error(r)
+			}
+		})
+	}
+}
+
+// TestReloadToFileAway: a config that works is not given up for one whose file cannot be opened.
+func TestReloadToFileAway(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{})
+	k := g.Mint(t, gate.JSON{"name": "k", "access": "read_only"})
+	link := filepath.Join(t.TempDir(), "keys.db")
+	if err := os.Symlink(filepath.Join(t.TempDir(), "nowhere", "keys.db"), link); err != nil {
+		t.Fatal(err)
+	}
+	r := g.Reload(t, gate.Config{APIKeys: "database sqlite " + link})
+	if r.Exit == 0 || !strings.Contains(r.Stderr, "no such file") {
+		t.Errorf("a reload to a file that cannot be opened: %v", r)
+	}
+	if r := g.Get(t, "/", k.Token); r.Status != 200 {
+		t.Errorf("after the reload was refused: %v", r)
+	}
+}
