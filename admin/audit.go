@@ -80,7 +80,8 @@ func (a *API) verifyAudit(ctx context.Context, c keystore.Caller, _ *struct{}) (
 	return &page[api.AuditVerdict]{api.AuditVerdict{Intact: v.Wrong == 0, Rows: v.Rows, Last: hex.EncodeToString(v.Last[:]), Wrong: v.Wrong, Cause: v.Cause}}, nil
 }
 
-// writeTimeout is how long a client may take to read one page of an export, which is a few hundred KiB.
+// writeTimeout is how long a client may take to read one page of an export, which is a few hundred
+// KiB.
 const writeTimeout = time.Minute
 
 // exportAudit answers with an error as long as no row has been written. After that it breaks the connection, so that nobody takes a part for the whole.

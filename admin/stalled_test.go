@@ -32,8 +32,9 @@ import (
 // stalledClients is more than all connections to the database that read.
 const stalledClients = 16
 
-// TestStalledClients: clients that do not read an export, or do not send the rest of an import, keep nothing from others: keys that are not cached are
-// looked up, lists are answered, and a revoke is complete.
+// TestStalledClients: clients that do not read an export, or do not send the rest of an import,
+// keep nothing from others: keys that are not cached are looked up, lists are answered, and a
+// revoke is complete.
 func TestStalledClients(t *testing.T) {
 	for name, empty := range map[string]func(t *testing.T) keystore.Database{
 		"SQLite": func(t *testing.T) keystore.Database {
@@ -79,7 +80,8 @@ func TestStalledClients(t *testing.T) {
 	}
 }
 
-// fillAudit makes an audit log that is longer than what fits into the buffers of stalledClients sockets.
+// fillAudit makes an audit log that is longer than what fits into the buffers of stalledClients
+// sockets.
 func fillAudit(t *testing.T, db keystore.Database) {
 	t.Helper()
 	_, err := db.Update(t.Context(), func(tx keystore.Tx) error {
@@ -94,7 +96,8 @@ func fillAudit(t *testing.T, db keystore.Database) {
 	}
 }
 
-// TestStalledExportEnds: an export ends when its client has not read a page for some time, and says so in the log.
+// TestStalledExportEnds: an export ends when its client has not read a page for some time, and says
+// so in the log.
 func TestStalledExportEnds(t *testing.T) {
 	for name, stall := range map[string]func(*testing.T, *httptest.Server){"HTTP1": stallExportsHTTP1, "HTTP2": stallExportsHTTP2} {
 		t.Run(name, func(t *testing.T) {
@@ -225,8 +228,9 @@ func stallImports(t *testing.T, s *httptest.Server) {
 	})
 }
 
-// TestManySearches: a member's searches, however long they take, keep nothing from others: keys that are not cached are looked up, the lists of other
-// members are answered, and the searches themselves once they can be.
+// TestManySearches: a member's searches, however long they take, keep nothing from others: keys
+// that are not cached are looked up, the lists of other members are answered, and the searches
+// themselves once they can be.
 func TestManySearches(t *testing.T) {
 	s := postgrestest.StartFor(t)
 	schema := s.Schema(t)

@@ -36,7 +36,8 @@ type AuditVerdict struct {
 
 var errBroken = errors.New("the chain is broken")
 
-// VerifyAudit recomputes the chain of the log, up to the row that is the newest when it begins. It takes `admin.audit:read` in all namespaces.
+// VerifyAudit recomputes the chain of the log, up to the row that is the newest when it begins. It
+// takes `admin.audit:read` in all namespaces.
 func (k *Keystore) VerifyAudit(ctx context.Context, c Caller) (AuditVerdict, error) {
 	var v AuditVerdict
 	newest, err := k.eachAudit(ctx, c, func(rows []AuditRow) error {
@@ -66,8 +67,9 @@ func (k *Keystore) VerifyAudit(ctx context.Context, c Caller) (AuditVerdict, err
 	return v, nil
 }
 
-// ExportAudit calls f with the rows that there are when it begins, oldest first, some at a time. While f runs, nothing of the database is held. It
-// takes `admin.audit:read` in all namespaces: with the hashes, whoever has the export can verify it. An error of f is returned as it is.
+// ExportAudit calls f with the rows that there are when it begins, oldest first, some at a time.
+// While f runs, nothing of the database is held. It takes `admin.audit:read` in all namespaces:
+// with the hashes, whoever has the export can verify it. An error of f is returned as it is.
 func (k *Keystore) ExportAudit(ctx context.Context, c Caller, f func([]AuditRow) error) error {
 	var last int64
 	newest, err := k.eachAudit(ctx, c, func(rows []AuditRow) error {
@@ -80,8 +82,9 @@ func (k *Keystore) ExportAudit(ctx context.Context, c Caller, f func([]AuditRow)
 	return err
 }
 
-// eachAudit calls f with the rows up to the newest there is when it begins, oldest first, some at a time, and returns that one; the zero row for an empty
-// log. It reads the caller's authority anew each time. It ends early, without an error, where rows are missing at the end.
+// eachAudit calls f with the rows up to the newest there is when it begins, oldest first, some at a
+// time, and returns that one; the zero row for an empty log. It reads the caller's authority anew
+// each time. It ends early, without an error, where rows are missing at the end.
 func (k *Keystore) eachAudit(ctx context.Context, c Caller, f func([]AuditRow) error) (newest AuditRow, err error) {
 	rows, err := k.readAudit(ctx, c, func(ctx context.Context) ([]AuditRow, error) {
 		rows, _, err := k.db.Audits(ctx, AuditFilter{}, "", 1)

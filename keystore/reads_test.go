@@ -58,7 +58,8 @@ func (d deployment) nodeWithReads() (*keystore.Keystore, *withReads) {
 	return k, w
 }
 
-// One caller's reads wait for one another, and another caller's do not wait for them. What waits for too long is told why.
+// One caller's reads wait for one another, and another caller's do not wait for them. What waits
+// for too long is told why.
 func TestReadsOfOneCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, db := newDeployment(t).nodeWithReads()
@@ -136,7 +137,8 @@ func TestHealthOfLookups(t *testing.T) {
 	want(t, "afterwards", ask(k, token), keystore.OK)
 }
 
-// An audit log that changes while it is read is read as it was at the beginning, or the reader is told.
+// An audit log that changes while it is read is read as it was at the beginning, or the reader is
+// told.
 func TestAuditChangesWhileItIsRead(t *testing.T) {
 	remove := func(d deployment, where string) {
 		d.tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete", "DELETE FROM touched WHERE "+where, "DELETE FROM audit WHERE "+where)

@@ -8,10 +8,12 @@ import (
 )
 
 const (
-	// callerReads is how many reads of one caller use the database at the same time. A database has more connections for them, so that another
-	// caller does not wait until all of these have ended.
+	// callerReads is how many reads of one caller use the database at the same time. A database has
+	// more connections for them, so that another caller does not wait until all of these have
+	// ended.
 	callerReads = 2
-	// readTimeout bounds one read, the wait for its turn included, unless the caller's context ends first.
+	// readTimeout bounds one read, the wait for its turn included, unless the caller's context ends
+	// first.
 	readTimeout = 10 * time.Second
 )
 
@@ -39,7 +41,8 @@ func (t *turns) take(ctx context.Context, c Caller) (done func(), err error) {
 	}
 	leave()
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return nil, &Error{Kind: KindBusy, Code: "too_many_reads", Detail: "the caller's other reads took all the time that this one had; wait for them to end, then try again"}
+		return nil, &Error{Kind: KindBusy, Code: "too_many_reads",
+			Detail: "the caller's other reads took all the time that this one had; wait for them to end, then try again"}
 	}
 	return nil, ctx.Err()
 }

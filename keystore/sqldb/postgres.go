@@ -55,7 +55,8 @@ var postgresDialect = dialect{
 	unforced: unforced,
 	// The keys are locked so that none is deleted meanwhile and leaves its last use behind.
 	recordUse: `INSERT INTO last_uses (key_id, used_at)
-		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u JOIN keys k ON k.id = u.key` + unforced + ` ORDER BY k.id FOR KEY SHARE OF k
+		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u JOIN keys k ON k.id = u.key` + unforced + `
+		ORDER BY k.id FOR KEY SHARE OF k
 		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at`,
 	copyRows:    copyRows,
 	bind:        bindNumbered,
@@ -73,8 +74,8 @@ var postgresDialect = dialect{
 // url is postgres://USER:PASSWORD@HOST:PORT,HOST:PORT/DATABASE?OPTION=VALUE with the options of libpq: of several hosts
 // the first one that is reached and no standby is used. No error shows a password.
 //
-// The connections: one writes, eight look up keys, four read lists, one notes last uses, three are for leases, the nodes' rows and a look at the
-// head, and one listens. None waits for another kind.
+// The connections: one writes, eight look up keys, four read lists, one notes last uses, three are
+// for leases, the nodes' rows and a look at the head, and one listens. None waits for another kind.
 func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	p, err := newPostgres(url)
 	if err != nil {

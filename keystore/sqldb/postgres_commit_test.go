@@ -85,7 +85,8 @@ func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	}
 }
 
-// TestPostgresUsesUnforced: uses of keys and sessions are noted while no standby is there, however many there are.
+// TestPostgresUsesUnforced: uses of keys and sessions are noted while no standby is there, however
+// many there are.
 func TestPostgresUsesUnforced(t *testing.T) {
 	s := postgrestest.StartFor(t)
 	d := openOnce(t, s.URL(s.Schema(t)))
