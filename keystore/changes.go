@@ -53,6 +53,7 @@ func (k *Keystore) takePolicy(ctx context.Context, applied Revision) error {
 	case err != nil:
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
 	case policy != nil:
+		d := newDirectory(policy, &k.requests)
 		var before []string
 		if held != nil {
 			before = held.policy.unreadable()
@@ -62,7 +63,6 @@ func (k *Keystore) takePolicy(ctx context.Context, applied Revision) error {
 				k.logger.Error("a row of the database was changed to what cannot be read, and gives nothing until it is mended", slog.String("row", row))
 			}
 		}
-		d := newDirectory(policy, &k.requests)
 		k.node.directory.Store(d)
 		k.cache.cutDisabled(d)
 	}
