@@ -677,8 +677,8 @@ func TestARowThatCannotBeRead(t *testing.T) {
 		t.Error("a namespace that lies in itself can be read")
 	}
 	want(t, "in a namespace that lies in itself", w.asks(other, "default", "read"), keystore.Forbidden)
-	if _, err := w.FindNamespace(ctx, little, "default"); code(err) != "forbidden" {
-		t.Errorf("who administers that namespace alone reads it: %v", err)
+	if _, err := w.FindNamespace(ctx, little, "default"); err == nil {
+		t.Errorf("who administers that namespace alone reads it")
 	}
 	if h := k.Explain(&keystore.Key{Owner: keystore.RootMember, Grants: roleGrants(t, "default=read")}); len(h[0].Effective) > 0 || !h[0].Sources[0].Cut {
 		t.Errorf("explained as %+v", h)
