@@ -66,7 +66,11 @@ func newDirectory(p *Policy, counts *requestCounts) *Directory {
 		ns.ID, ns.Parent, ns.Kind = canonical(ns.ID), canonical(ns.Parent), canonical(ns.Kind)
 		d.namespaces[ns.ID] = ns
 	}
-	for _, ns := range d.namespaces {
+	if counts != nil {
+		counts.keep(d)
+	}
+	for i := range p.Namespaces {
+		ns := &p.Namespaces[i]
 		if ns.Unreadable == "" {
 			ns.Unreadable = d.defect(ns)
 		}

@@ -233,7 +233,6 @@ func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now 
 			return a.with(s, r), nil
 		}
 	}
-	s.misses.Add(1)
 	tagged, ok := true, true
 	if credential != "" {
 		tagged, ok = k.inspect(credential)
@@ -251,6 +250,7 @@ func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now 
 	if !tagged && !k.node.imported.Load() { // the lease holds: there is none that it could be
 		return Answer{Outcome: Malformed}, nil
 	}
+	s.misses.Add(1) // not before: a forged token is looked up nowhere
 	k.counters.lookups[TierNegative][Miss].Add(1)
 	r, err := k.load(ctx, d, tagged, now)
 	if err != nil {
