@@ -141,8 +141,18 @@ func (k *Keystore) databaseTime(own time.Time) time.Time {
 	return time.Unix(0, now).UTC()
 }
 
-// Close leaves the deployment: nothing is trusted any more, requests on their way are cut, last uses are written, the node's row is removed,
-// and the database is closed.
+// busy adds to the work that Close waits for until it is done, unless Close has begun.
+func (k *Keystore) busy() bool {
+	k.node.mu.Lock()
+	defer k.node.mu.Unlock()
+	if !k.node.closed {
+		k.work.Add(1)
+	}
+	return !k.node.closed
+}
+
+// Close leaves the deployment: nothing is trusted any more, requests on their way are cut, whoever waits for a change to spread is answered, last uses
+// are written, the node's row is removed, and the database is closed.
 func (k *Keystore) Close() error {
 	k.stop()
 	k.cache.close()
