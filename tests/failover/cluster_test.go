@@ -124,7 +124,7 @@ func (c *cluster) startEtcd() (client string) {
 	client, peer := address(c.t), "http://"+address(c.t)
 	log := c.log("etcd")
 	defer log.Close()
-	etcd := exec.Command("etcd", "--data-dir", filepath.Join(c.dir, "etcd", "data"), "--unsafe-no-fsync",
+	etcd := exec.Command("etcd", "--data-dir", filepath.Join(c.dir, "etcd", "data"), "--unsafe-no-fsync", "--enable-v2",
 		"--listen-client-urls", "http://"+client, "--advertise-client-urls", "http://"+client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
 	etcd.Dir = "/"
@@ -179,8 +179,10 @@ func (m *member) settings(dir string, timing timing) gate.JSON {
 		"restapi": gate.JSON{
 			"listen": m.rest, "connect_address": m.status.Address(),
 		},
-		// Proxies, or Patroni asks etcd for its own address and goes around ours.
-		"etcd3": gate.JSON{"hosts": []string{m.etcd.Address()}, "use_proxies": true},
+		// etcd's v2 API, since Patroni before 3.0.3 overwrites another member's leader key over the v3 API when it resumes
+		// (https://github.com/patroni/patroni/pull/2689), and Debian 12 has 3.0.2. With use_proxies, Patroni does not ask
+		// etcd for its own address, which would bypass our proxy.
+		"etcd": gate.JSON{"hosts": []string{m.etcd.Address()}, "use_proxies": true},
 		"bootstrap": gate.JSON{
 			"dcs": gate.JSON{
 				"ttl": timing.ttl, "loop_wait": timing.loopWait, "retry_timeout": timing.retryTimeout,
@@ -191,12 +193,17 @@ func (m *member) settings(dir string, timing timing) gate.JSON {
 				"postgresql": gate.JSON{
 					"use_pg_rewind": true,
 					"parameters": gate.JSON{
-						"wal_log_hints": "on", "max_connections": 100, "shared_buffers": "32MB",
-						"fsync": "off", // nothing here loses a disk
+						// A standby that asks the new primary too early tries again after this, else after 5 s. Until
+						// then no change returns.
+						"wal_retrieve_retry_interval": "500ms",
+						"wal_log_hints":               "on", // pg_rewind needs it
+						"max_connections":             100,
+						"shared_buffers":              "32MB",
+						"fsync":                       "off", // nothing here loses a disk
 					},
 				},
 			},
-			"initdb": []gate.JSON{{"encoding": "UTF8"}, {"locale": "C"}},
+			"initdb": []gate.JSON{{"encoding": "UTF8"}, {"locale": "C"}, {"wal-segsize": "1"}},
 		},
 		"postgresql": gate.JSON{
 			"listen": m.postgres, "connect_address": m.peers.Address(), "use_unix_socket": true,

@@ -147,13 +147,15 @@ func over(done <-chan struct{}) bool {
 	}
 }
 
-// fault notes that one begins that all gates may see, and returns what to call when it is over. The gates themselves run
-// all the time, so each request has to be answered.
+// excuses are those of a gate without a database. What it is serving when its lease ends is cut, without an answer.
+var excuses = faults.Excuses{Unavailable: true, NoAnswer: true, LateCut: true}
+
+// fault notes that one begins that all gates may see, and returns what to call when it is over.
 func (r *run) fault(what string) (over func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i := len(r.history.Faults)
-	r.history.Faults = append(r.history.Faults, faults.Fault{Begin: now(), Node: allGates, What: what, Excuses: faults.Excuses{Unavailable: true}})
+	r.history.Faults = append(r.history.Faults, faults.Fault{Begin: now(), Node: allGates, What: what, Excuses: excuses})
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -179,12 +181,12 @@ func (r *run) watch() {
 			conn.Close(ctx)
 			conn = nil
 		}
-		if t := now(); t-last > int64(most) {
-			r.mu.Lock()
-			r.history.Faults = append(r.history.Faults, faults.Fault{Begin: last, End: t, Node: allGates, What: "no server commits", Excuses: faults.Excuses{Unavailable: true}})
-			r.mu.Unlock()
-		}
 		if err == nil {
+			if t := now(); t-last > int64(most) {
+				r.mu.Lock()
+				r.history.Faults = append(r.history.Faults, faults.Fault{Begin: last, End: t, Node: allGates, What: "no server commits", Excuses: excuses})
+				r.mu.Unlock()
+			}
 			last = now()
 		}
 		cancel()
