@@ -196,10 +196,13 @@ func (m *member) settings(dir string, timing timing) gate.JSON {
 						// A standby that asks the new primary too early tries again after this, else after 5 s. Until
 						// then no change returns.
 						"wal_retrieve_retry_interval": "500ms",
-						"wal_log_hints":               "on", // pg_rewind needs it
-						"max_connections":             100,
-						"shared_buffers":              "32MB",
-						"fsync":                       "off", // nothing here loses a disk
+						// A primary that is being demoted waits for standbys that it cannot reach. Patroni 3.0.2 begins a
+						// second demotion if that takes longer than its retry_timeout.
+						"wal_sender_timeout": fmt.Sprintf("%ds", min(5, timing.retryTimeout)),
+						"wal_log_hints":      "on", // pg_rewind needs it
+						"max_connections":    100,
+						"shared_buffers":     "32MB",
+						"fsync":              "off", // nothing here loses a disk
 					},
 				},
 			},
@@ -315,23 +318,63 @@ func (c *cluster) leader(former *member) *member {
 }
 
 // healthy waits until one member is primary, both others stream from it, and one of them is the synchronous standby, and
-// returns the primary.
+// returns the primary. Like an operator, it restarts members that Patroni has not brought back after a minute: 3.0.2 may
+// wait forever in a demotion.
 func (c *cluster) healthy() (primary *member) {
 	c.t.Helper()
+	begun, restarted := time.Now(), false
 	c.until("all members are well", func() bool {
 		for _, m := range c.members {
 			if over(m.keeper.ended) {
 				c.t.Fatalf("Patroni %s has ended by itself", m.name)
 			}
 		}
-		primary = c.leader(nil)
-		return primary != nil && c.complete(primary)
+		if primary = c.leader(nil); primary == nil {
+			return false
+		}
+		streaming, synchronous := c.standbys(primary)
+		if !restarted && time.Since(begun) > time.Minute {
+			restarted = true
+			for _, m := range c.members {
+				if m != primary && !streaming[m.name] {
+					c.t.Logf("restarting %s, which Patroni has not brought back after a minute", m.name)
+					m.keeper.kill()
+					m.start()
+				}
+			}
+		}
+		return len(streaming) == len(c.members)-1 && synchronous == 1 && c.agreed(primary)
 	})
 	return primary
 }
 
-func (c *cluster) complete(primary *member) bool {
-	for _, m := range c.members { // none has an old view
+// standbys are the members that stream from the primary, and how many of them its commits wait for.
+func (c *cluster) standbys(primary *member) (streaming map[string]bool, synchronous int) {
+	var status struct {
+		Replication []struct {
+			Name  string `json:"application_name"`
+			State string
+			Sync  string `json:"sync_state"`
+		}
+	}
+	streaming = map[string]bool{}
+	if get(primary.rest, "/patroni", &status) != nil {
+		return streaming, 0
+	}
+	for _, r := range status.Replication {
+		if r.State == "streaming" {
+			streaming[r.Name] = true
+		}
+		if r.Sync == "sync" {
+			synchronous++
+		}
+	}
+	return streaming, synchronous
+}
+
+// agreed reports whether all members have the same view, in which each member has its role.
+func (c *cluster) agreed(primary *member) bool {
+	for _, m := range c.members {
 		var v view
 		if get(m.rest, "/cluster", &v) != nil || len(v.Members) != len(c.members) || v.leader() != primary.name {
 			return false
@@ -343,29 +386,11 @@ func (c *cluster) complete(primary *member) bool {
 			}
 			roles[seen.Role]++
 		}
-		if roles["leader"] != 1 || roles["sync_standby"] != 1 || roles["replica"] != 1 {
+		if roles["sync_standby"] != 1 || roles["replica"] != 1 {
 			return false
 		}
 	}
-	var status struct {
-		Replication []struct {
-			State string
-			Sync  string `json:"sync_state"`
-		}
-	}
-	if get(primary.rest, "/patroni", &status) != nil {
-		return false
-	}
-	streaming, synchronous := 0, 0
-	for _, r := range status.Replication {
-		if r.State == "streaming" {
-			streaming++
-		}
-		if r.Sync == "sync" {
-			synchronous++
-		}
-	}
-	return streaming == len(c.members)-1 && synchronous == 1
+	return true
 }
 
 var status = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
