@@ -179,9 +179,9 @@ func (m *member) settings(dir string, timing timing) gate.JSON {
 		"restapi": gate.JSON{
 			"listen": m.rest, "connect_address": m.status.Address(),
 		},
-		// etcd's v2 API, since Patroni before 3.0.3 overwrites another member's leader key over the v3 API when it resumes
-		// (https://github.com/patroni/patroni/pull/2689), and Debian 12 has 3.0.2. With use_proxies, Patroni does not ask
-		// etcd for its own address, which would bypass our proxy.
+		// etcd's v2 API: over the v3 API, Patroni 3.0.2 overwrites another member's leader key when it resumes, which
+		// https://github.com/patroni/patroni/pull/2689 fixed later. With use_proxies, Patroni does not ask etcd for its
+		// own address, which would bypass our proxy.
 		"etcd": gate.JSON{"hosts": []string{m.etcd.Address()}, "use_proxies": true},
 		"bootstrap": gate.JSON{
 			"dcs": gate.JSON{

@@ -31,7 +31,7 @@ func TestFailover(t *testing.T) {
 		*lease = 3 * time.Second
 	}
 	if *long {
-		// Patroni 3.1 and later refuse a ttl below 20 s.
+		// Current versions of Patroni accept no smaller ttl.
 		timing.ttl, timing.loopWait, timing.retryTimeout, count = 20, 2, 9, 50
 	}
 	if *times != 0 {

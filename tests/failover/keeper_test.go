@@ -120,8 +120,8 @@ func keep(args []string) int {
 }
 
 type process struct {
-	pid, parent int
-	state       string // as in proc(5)
+	pid   int
+	state string // as in proc(5)
 }
 
 // descendants are all processes below one, but for those that have ended.
@@ -138,7 +138,7 @@ func descendants(of int) []process {
 		fields := strings.Fields(string(text[name+1:]))
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 		parent, _ := strconv.Atoi(fields[1])
-		children[parent] = append(children[parent], process{pid, parent, fields[0]})
+		children[parent] = append(children[parent], process{pid, fields[0]})
 	}
 	var found []process
 	for parents := []int{of}; len(parents) > 0; parents = parents[1:] {

@@ -45,7 +45,7 @@ type key struct {
 func (k key) all() []faults.Access { return []faults.Access{k.read, k.write} }
 
 const (
-	keepers  = 2  // goroutines that change keys
+	changers = 2  // goroutines that change keys
 	users    = 2  // goroutines that use keys, for each gate
 	lately   = 40 // of how many keys, the last ones minted, they choose
 	allGates = -1
@@ -68,8 +68,8 @@ func start(t testing.TB, timing timing, lease time.Duration, gates int) *run {
 	}
 	t.Cleanup(r.stop)
 	r.work.Go(r.watch)
-	for range keepers {
-		r.work.Go(r.keep)
+	for range changers {
+		r.work.Go(r.changeKeys)
 	}
 	for g := range gates {
 		for range users {
@@ -270,9 +270,9 @@ func (r *run) activate(g int, k key, active bool) bool {
 	return r.change(g, fmt.Sprintf("active=%v", active), "PATCH", "/keys/"+k.ID+wait, gate.JSON{"active": active}, gives, takes).Complete()
 }
 
-// keep leads one key after the other through its life. When an answer is missing, it does not know what holds, and only
+// changeKeys leads one key after the other through its life. When an answer is missing, it does not know what holds, and only
 // revokes.
-func (r *run) keep() {
+func (r *run) changeKeys() {
 	anyGate := func() int { return rand.IntN(len(r.gates)) }
 	for !over(r.done) {
 		k, ok := r.tryMint(anyGate())
