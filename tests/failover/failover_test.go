@@ -144,7 +144,9 @@ func seconds(d ...time.Duration) string {
 func (r *run) failover(kind string, random *rand.Rand) outage {
 	r.t.Helper()
 	primary := r.healthy()
-	known, unknown, victims := r.mint(0), r.mints(40), r.mints(len(r.gates))
+	// A primary that is cut off answers look-ups for less than the ttl.
+	lookUps := int(time.Duration(r.timing.ttl) * time.Second / lookUpEvery)
+	known, unknown, victims := r.mint(0), r.mints(lookUps), r.mints(len(r.gates))
 	for g := range r.gates {
 		for _, k := range append(victims, known) {
 			r.answered(g, k)

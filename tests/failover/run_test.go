@@ -23,6 +23,7 @@ import (
 // run is a cluster with gates and their load, and the history of both.
 type run struct {
 	*cluster
+	timing  timing
 	lease   time.Duration
 	gates   []*gate.Gate
 	clients []*http.Client
@@ -54,7 +55,7 @@ const (
 // start returns when the gates serve and are under load.
 func start(t testing.TB, timing timing, lease time.Duration, gates int) *run {
 	t.Helper()
-	r := &run{cluster: startCluster(t, timing, gates), lease: lease, done: make(chan struct{})}
+	r := &run{cluster: startCluster(t, timing, gates), timing: timing, lease: lease, done: make(chan struct{})}
 	t.Cleanup(r.keepHistory)
 	r.exec("CREATE SCHEMA " + schema + "; CREATE TABLE public.watch (n bigint); INSERT INTO public.watch VALUES (0)")
 	for g := range gates {
@@ -388,10 +389,10 @@ func (r *run) probe(known key, unknown, victims []key, begun time.Time) *probes 
 	p := &probes{run: r, done: make(chan struct{}), measured: make([]measured, len(r.gates))}
 	for g := range r.gates {
 		m := &p.measured[g]
-		p.work.Go(func() { m.known = p.longest(func() bool { return r.use(g, known, "GET") == 200 }) })
+		p.work.Go(func() { m.known = p.longest(50*time.Millisecond, func() bool { return r.use(g, known, "GET") == 200 }) })
 		p.work.Go(func() {
 			left := unknown // a key is known to the gate only after an answer that is no 503
-			m.unknown = p.longest(func() bool {
+			m.unknown = p.longest(lookUpEvery, func() bool {
 				if len(left) == 0 {
 					return true
 				}
@@ -416,10 +417,13 @@ func (r *run) probe(known key, unknown, victims []key, begun time.Time) *probes 
 	return p
 }
 
+// lookUpEvery is how often a probe uses a key that its gate does not know.
+const lookUpEvery = 200 * time.Millisecond
+
 // longest repeats a request until the probes stop, and returns for how long it failed without a break.
-func (p *probes) longest(ask func() bool) (longest time.Duration) {
+func (p *probes) longest(every time.Duration, ask func() bool) (longest time.Duration) {
 	var failing time.Time // since when; zero: it is not
-	for ; !over(p.done) || !failing.IsZero(); time.Sleep(50 * time.Millisecond) {
+	for ; !over(p.done) || !failing.IsZero(); time.Sleep(every) {
 		begun := time.Now()
 		switch ok := ask(); {
 		case ok && !failing.IsZero():
