@@ -27,13 +27,13 @@ var kinds = []string{"killed", "paused", "partitioned"}
 // is refused, and no answered change is lost.
 func TestFailover(t *testing.T) {
 	timing, count := timing{ttl: 5, loopWait: 1, retryTimeout: 2}, len(kinds)
-	if *lease == 0 {
-		*lease = 3 * time.Second
-	}
+	usual := 3 * time.Second
 	if *long {
 		// Current versions of Patroni accept no smaller ttl.
 		timing.ttl, timing.loopWait, timing.retryTimeout, count = 20, 2, 9, 50
+		usual = 6 * time.Second
 	}
+	*lease = cmp.Or(*lease, usual)
 	if *times != 0 {
 		count = *times
 	}
