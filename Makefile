@@ -3,7 +3,7 @@
 # make bench   measures on this machine and writes it into docs/benchmarks.md (about ten minutes); bench-fleet does for three Caddys on one
 #              PostgreSQL (five minutes), bench-keys for KEYS keys in SQLite and in PostgreSQL (half an hour for a million)
 # make faults  breaks a fleet in every way that one machine can, for DURATION at random; SEED repeats a run (tests/faults/doc.go);
-#              a short run of it is in make test
+#              then breaks the primary of a Patroni cluster FAILOVERS times (tests/failover/doc.go); short runs of both are in make test
 # make screenshots takes the pictures of the console that README.md and docs show
 # make property  tries STEPS random operations against who may do what (keystore/history_test.go); SEED repeats a run; a short one is in make test
 # make fuzz    each fuzz target for FUZZTIME
@@ -15,6 +15,7 @@ FUZZTIME      ?= 10s
 KEYS          ?= 1000000
 DURATION      ?= 15m
 SEED          ?= 0
+FAILOVERS     ?= 50
 STEPS         ?= 1000000
 
 # The race detector is wanted in all that the tests build, vet's view of the dependencies included: that way Caddy is compiled once.
@@ -40,7 +41,7 @@ caddy-faults:
 	go build $(RACE) -tags faults -o .run/caddy-faults ./cmd/caddy
 
 deps: $(AXE)
-	@scripts/deps gcc chromium jq postgresql prometheus redis-server spin systemd
+	@scripts/deps gcc chromium etcd-server jq patroni postgresql prometheus python3-etcd redis-server spin systemd
 
 $(AXE): tests/chromium/package-lock.json
 	@scripts/deps npm
@@ -69,9 +70,11 @@ bench bench-fleet bench-keys: build
 		go test -run '^$$' -bench '^$(BENCHMARK)$$' -benchtime 1x -timeout 3h -v ./bench
 
 faults: caddy-faults
-	@scripts/deps postgresql redis-server
+	@scripts/deps etcd-server patroni postgresql python3-etcd redis-server
 	cd tests && CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
 		go test $(RACE) -count 1 -timeout 0 -v ./faults -faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-faults \
+		go test $(RACE) -count 1 -timeout 0 -v ./failover -faults.long -faults.seed $(SEED) -faults.failovers $(FAILOVERS)
 
 screenshots: build $(AXE)
 	@scripts/deps chromium fonts-inter

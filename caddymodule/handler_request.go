@@ -139,7 +139,7 @@ func (req *request) identify(header http.Header, metadata []metadataHeader) {
 			used++
 		}
 	}
-	set("X-Apikey-Id", rec.KeyID)
+	set("X-Apikey-Id", headerValue(rec.KeyID))
 	set("X-Apikey-Name", headerValue(rec.Name))
 	set("X-Apikey-Namespace", headerValue(req.wanted))
 	set("X-Apikey-Owner", headerValue(rec.Owner))

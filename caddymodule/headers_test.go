@@ -290,3 +290,24 @@ func TestPublicLeavesTheCredential(t *testing.T) {
 		}
 	}
 }
+
+// TestIdentityHeadersOfRowsWrittenByHand: whatever SQL has put into a row, no header ends early.
+func TestIdentityHeadersOfRowsWrittenByHand(t *testing.T) {
+	const odd = "a\r\nX-Apikey-Owner: root\xff"
+	digest := keystore.DigestOf("token")
+	record := keystore.NewRecord(&keystore.Key{ID: odd, Name: odd, Namespace: odd, Owner: odd, Metadata: map[string]string{"m": odd}, Secrets: []keystore.Secret{{Digest: digest}}}, digest)
+	policy := keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{{ID: odd}}})
+	req := &request{record: record, policy: policy, namespace: policy.Namespace(odd), wanted: odd}
+	header := make(http.Header)
+	req.identify(header, []metadataHeader{{name: "m", header: "X-Apikey-Metadata-M"}})
+	if len(header) < 5 {
+		t.Errorf("set are %v", header)
+	}
+	for name, lines := range header {
+		for _, line := range lines {
+			if headerValue(line) != strings.ReplaceAll(line, "%", "%25") {
+				t.Errorf("%s is %q", name, line)
+			}
+		}
+	}
+}

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"slices"
 	"strings"
@@ -71,6 +72,48 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 	}
 	if len(found) > 0 {
 		t.Errorf("metrics that the specification does not know: %v", found)
+	}
+}
+
+// TestMetricsOfNamespacesWrittenByHand: an id that is no label panics nothing, and is no namespace of anybody.
+func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
+	g := newGate(t)
+	g.load(g.config(sqlite(g.path("keys.db"), nil)))
+	token := g.mint(nil)
+	app := runningApp()
+	keys := app.Keystore()
+	db, err := sql.Open("sqlite", "file:"+g.path("keys.db")+"?_pragma=busy_timeout(10000)&_txlock=immediate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ids := map[string]string{"\xff": "X'FF'", "a\r\nX-Apikey-Owner: root": "X'610D0A582D4170696B65792D4F776E65723A20726F6F74'", "": "X''"}
+	for _, id := range ids {
+		if _, err := db.Exec("INSERT INTO namespaces (id, kind, parent, name, edit_policy, reach, key_roles, token_prefix, created_at, version) " +
+			"SELECT CAST(" + id + " AS TEXT), kind, parent, name, edit_policy, reach, key_roles, token_prefix, created_at, version FROM namespaces WHERE id = 'default'"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h := keys.Health(t.Context()); h.Problem != "" {
+		t.Fatal(h.Problem)
+	}
+	for id := range ids {
+		ns := keys.Policy().Namespace(id)
+		if ns == nil || ns.Unreadable == "" {
+			t.Fatalf("%q: %+v", id, ns)
+		}
+		keys.Count(ns, keystore.Forbidden)
+	}
+	if found := gather(t, app)["requests_total"]; !slices.Contains(found, "namespace=_other,outcome=forbidden") {
+		t.Errorf("counted are %q", found)
+	}
+	if o := lookup(t, keys, token); o != keystore.OK {
+		t.Errorf("a key of another namespace is %v", o)
+	}
+	for _, path := range []string{"namespaces", "namespaces?limit=1"} {
+		if status, answer := g.do("GET", "admin", "/apikeys/v1/"+path, ""); status != 200 || !strings.Contains(answer, "no namespace can have this id") {
+			t.Errorf("%s: %d %s", path, status, answer)
+		}
 	}
 }
 

@@ -672,10 +672,22 @@ func TestARowThatCannotBeRead(t *testing.T) {
 	asks("mended", keystore.OK, keystore.OK)
 	d.tamper(`UPDATE members SET grants = '[{"permissions":["*"],"connected":true}]' WHERE login = 'ada'`) // which is no top of all namespaces
 	asks("without a namespace", keystore.OK, keystore.Forbidden)
+	d.tamper(`UPDATE namespaces SET parent = 'default' WHERE id = 'default'`)
+	if k.Health(ctx); k.Policy().Namespace("default").Unreadable == "" {
+		t.Error("a namespace that lies in itself can be read")
+	}
+	want(t, "in a namespace that lies in itself", w.asks(other, "default", "read"), keystore.Forbidden)
+	if _, err := w.FindNamespace(ctx, little, "default"); err == nil {
+		t.Errorf("who administers that namespace alone reads it")
+	}
+	if h := k.Explain(&keystore.Key{Owner: keystore.RootMember, Grants: roleGrants(t, "default=read")}); len(h[0].Effective) > 0 || !h[0].Sources[0].Cut {
+		t.Errorf("explained as %+v", h)
+	}
+	w.role("*", "yet-another", "read")
 	if err := k.Close(); err != nil {
 		t.Error(err)
 	}
-	if n := strings.Count(log.String(), "cannot be read"); n != 3 {
+	if n := strings.Count(log.String(), "cannot be read"); n != 4 {
 		t.Errorf("told of %d times: %s", n, &log)
 	}
 }

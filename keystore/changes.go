@@ -56,6 +56,7 @@ func (k *Keystore) takePolicy(ctx context.Context, applied, head Revision) error
 	case policy != nil && policy.Revision > head && !ablated("newer-than-applied"):
 		return errOvertaken
 	case policy != nil:
+		d := newDirectory(policy, &k.requests)
 		var before []string
 		if held != nil {
 			before = held.policy.unreadable()
@@ -65,7 +66,6 @@ func (k *Keystore) takePolicy(ctx context.Context, applied, head Revision) error
 				k.logger.Error("a row of the database was changed to what cannot be read, and gives nothing until it is mended", slog.String("row", row))
 			}
 		}
-		d := newDirectory(policy, &k.requests)
 		k.node.directory.Store(d)
 		k.cache.cutDisabled(d)
 	}

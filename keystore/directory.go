@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"unique"
 )
@@ -60,12 +61,22 @@ func newDirectory(p *Policy, counts *requestCounts) *Directory {
 		members:    make(map[string]*member, len(p.Members)),
 		logins:     make(map[string]*member),
 	}
-	for _, ns := range p.Namespaces {
+	for i := range p.Namespaces {
+		ns := &p.Namespaces[i]
 		ns.ID, ns.Parent, ns.Kind = canonical(ns.ID), canonical(ns.Parent), canonical(ns.Kind)
+		d.namespaces[ns.ID] = ns
+	}
+	if counts != nil {
+		counts.keep(d)
+	}
+	for i := range p.Namespaces {
+		ns := &p.Namespaces[i]
+		if ns.Unreadable == "" {
+			ns.Unreadable = d.defect(ns)
+		}
 		if counts != nil {
 			ns.counts = counts.of(ns.ID)
 		}
-		d.namespaces[ns.ID] = &ns
 	}
 	for _, list := range [][]Role{builtinRoles, p.Roles} {
 		for _, r := range list {
@@ -93,19 +104,77 @@ func (d *Directory) role(namespace, name string) *Set {
 	return d.roles[RoleID{AnyNamespace, name}]
 }
 
-// ancestor returns whether a namespace lies above another.
+// upward yields a namespace and then its ancestors, the nearest first. It ends after maxDepth+1 of them, since rows written by hand may form a cycle.
+func (d *Directory) upward(ns *Namespace) iter.Seq[*Namespace] {
+	return func(yield func(*Namespace) bool) {
+		for at, n := ns, 0; at != nil && n <= maxDepth && yield(at); n++ {
+			if at.Parent == "" {
+				return
+			}
+			at = d.namespaces[at.Parent]
+		}
+	}
+}
+
+// depth returns the level of a namespace, 1 when it has no parent and more than maxDepth when it lies too deep, and whether it is its own ancestor.
+func (d *Directory) depth(ns *Namespace) (level int, cycle bool) {
+	for at := range d.upward(ns) {
+		if level++; at.Parent == ns.ID {
+			return maxDepth + 1, true
+		}
+	}
+	return level, false
+}
+
+// height returns how many levels a namespace takes together with its descendants.
+func (d *Directory) height(id string) int {
+	highest := 1
+	for _, ns := range d.namespaces {
+		if ns.ID == id {
+			continue
+		}
+		levels := 1
+		for at := range d.upward(ns) {
+			if levels++; at.Parent == id {
+				highest = max(highest, levels)
+				break
+			}
+		}
+	}
+	return highest
+}
+
+// defect returns why the API would refuse the id or the place of a namespace, empty when it would not. Such rows are written by hand.
+func (d *Directory) defect(ns *Namespace) string {
+	if !ValidNamespaceID(ns.ID) {
+		return "no namespace can have this id"
+	}
+	switch level, cycle := d.depth(ns); {
+	case cycle:
+		return fmt.Sprintf("it is its own ancestor through its parent %q", ns.Parent)
+	case level > maxDepth:
+		return fmt.Sprintf("it is nested more than %d levels deep, or below a namespace that is its own ancestor", maxDepth)
+	}
+	return ""
+}
+
+// ancestor reports whether a namespace lies above another. Nothing lies above one that is unreadable.
 func (d *Directory) ancestor(above string, below *Namespace) bool {
-	for p := below.Parent; p != ""; {
-		if p == above {
+	if above == "" || below.Unreadable != "" {
+		return false
+	}
+	for at := range d.upward(below) {
+		if at.Parent == above {
 			return true
 		}
-		ns := d.namespaces[p]
-		if ns == nil {
-			return false
-		}
-		p = ns.Parent
 	}
 	return false
+}
+
+// unreadable reports whether the row of a namespace is unreadable, so that grants in it count nowhere.
+func (d *Directory) unreadable(namespace string) bool {
+	ns := d.namespaces[namespace]
+	return ns != nil && ns.Unreadable != ""
 }
 
 // memberOf returns whom a login that Caddy has verified stands for; nil: nobody, or one that is disabled.
@@ -129,12 +198,16 @@ func (d *Directory) aliveOwner(id string) bool {
 	return m != nil && m.Active
 }
 
-// setIn is what a holding gives in a namespace (spec section 3). Only keys' grants reach below through a namespace's `reach`.
+// setIn is what a holding gives in a namespace (spec section 3). Only keys' grants reach below through a namespace's `reach`. In one that is unreadable
+// only grants in all namespaces count.
 func (d *Directory) setIn(h *holding, ns *Namespace, key bool) *Set {
 	var parts []*Set
 	for i := range h.grants {
 		switch g := &h.grants[i]; {
-		case g.namespace == AnyNamespace || g.namespace == ns.ID || g.connected && g.namespace == ns.Parent:
+		case g.namespace == AnyNamespace:
+			parts = append(parts, d.gives(g))
+		case ns.Unreadable != "" || d.unreadable(g.namespace):
+		case g.namespace == ns.ID || g.connected && g.namespace == ns.Parent:
 			parts = append(parts, d.gives(g))
 		case key && d.reaches(g.namespace, ns):
 			parts = append(parts, d.gives(g).data())

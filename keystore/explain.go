@@ -29,7 +29,9 @@ func (k *Keystore) Explain(key *Key) []Entitled {
 		has := d.expand(g)
 		both := has
 		bounds := func(Permission) bool { return true }
-		if owner != nil {
+		if d.unreadable(g.Namespace) {
+			both, bounds = nil, func(Permission) bool { return false }
+		} else if owner != nil {
 			set := d.heldIn(owner, g.Namespace, g.Connected, false)
 			both, bounds = intersection(has, set), set.Covers
 		}

@@ -162,8 +162,18 @@ func (k *Keystore) databaseTime(own time.Time) time.Time {
 	return time.Unix(0, now).UTC()
 }
 
-// Close leaves the deployment: nothing is trusted any more, requests on their way are cut, last uses are written, the node's row is removed,
-// and the database is closed.
+// busy adds to the work that Close waits for until it is done, unless Close has begun.
+func (k *Keystore) busy() bool {
+	k.node.mu.Lock()
+	defer k.node.mu.Unlock()
+	if !k.node.closed {
+		k.work.Add(1)
+	}
+	return !k.node.closed
+}
+
+// Close leaves the deployment: nothing is trusted any more, requests on their way are cut, whoever waits for a change to spread is answered, last uses
+// are written, the node's row is removed, and the database is closed.
 func (k *Keystore) Close() error {
 	k.stop()
 	k.cache.close()
@@ -255,7 +265,6 @@ func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now 
 			return a.with(s, r), nil
 		}
 	}
-	s.misses.Add(1)
 	tagged, ok := true, true
 	if credential != "" {
 		tagged, ok = k.inspect(credential)
@@ -273,6 +282,7 @@ func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now 
 	if !tagged && !k.node.imported.Load() { // the lease holds: there is none that it could be
 		return Answer{Outcome: Malformed}, nil
 	}
+	s.misses.Add(1) // not before: a forged token is looked up nowhere
 	k.counters.lookups[TierNegative][Miss].Add(1)
 	r, err := k.load(ctx, d, tagged, now)
 	if err != nil {

@@ -83,15 +83,15 @@ func (ns *Namespace) check(d *Directory, prefixes []string) error {
 	}
 	if ns.Parent != "" {
 		p.namespace(d, "parent", ns.Parent)
-		depth := 1
-		for at := d.Namespace(ns.Parent); at != nil && depth <= maxDepth; at = d.Namespace(at.Parent) {
-			if depth++; at.ID == ns.ID {
-				p.add("parent", "%q lies in this namespace itself", ns.Parent)
-				break
-			}
+		level, cycle := d.depth(ns)
+		if before := d.Namespace(ns.ID); !cycle && (before == nil || before.Parent != ns.Parent) {
+			level += d.height(ns.ID) - 1
 		}
-		if depth > maxDepth {
-			p.add("parent", "namespaces lie in each other at most %d deep", maxDepth)
+		switch {
+		case cycle:
+			p.add("parent", "%q lies in this namespace itself", ns.Parent)
+		case level > maxDepth:
+			p.add("parent", "namespaces can be nested at most %d levels deep, descendants included", maxDepth)
 		}
 	}
 	if len(ns.Reach) > maxReach {
@@ -158,7 +158,7 @@ func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch
 		set(&after.KeyRoles, patch.KeyRoles)
 		set(&after.TokenPrefix, patch.TokenPrefix)
 		after.Version++
-		if after.Unreadable = ""; before.Unreadable != "" && (patch.Reach == nil || patch.KeyRoles == nil) {
+		if after.Unreadable = ""; before.Unreadable != by.policy.defect(before) && (patch.Reach == nil || patch.KeyRoles == nil) {
 			return mend("reach and key_roles", before.Unreadable)
 		}
 		if after.Parent != before.Parent {

@@ -23,7 +23,7 @@ const (
 type Namespace struct {
 	ID         string
 	Kind       string
-	Parent     string // empty: none. There are no cycles.
+	Parent     string // empty: none. A namespace that is its own ancestor is Unreadable.
 	Name       string
 	EditPolicy EditPolicy
 	// Reach lists the kinds of descendants, at any depth, in which keys' grants in this namespace count for data permissions.
@@ -33,7 +33,7 @@ type Namespace struct {
 	TokenPrefix string // of the tokens of keys homed here; empty: the deployment's first
 	CreatedAt   time.Time
 	Version     int64
-	Unreadable  string // as of a role: it reaches nowhere, and no key is made in it
+	Unreadable  string // as of a role: no grant in it counts, it reaches nowhere, and no key is made in it
 
 	counts *outcomeCounts // nil but in a directory
 }

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,7 +58,7 @@ const (
 	otherNamespace    = "_other"
 )
 
-// requestCounts counts requests by namespace and outcome. A namespace keeps its counters when it is deleted and made again.
+// requestCounts counts requests by namespace and outcome. The counters of a namespace begin anew when it is deleted and created again.
 type requestCounts struct {
 	mu    sync.Mutex
 	named map[string]*outcomeCounts
@@ -66,8 +67,19 @@ type requestCounts struct {
 
 type outcomeCounts [NumOutcomes]atomic.Uint64
 
-// of returns a namespace's counters. It is called when the directory is made, not for each request.
+// keep drops the counters of namespaces that a directory does not have. Requests still running there are counted no more.
+func (c *requestCounts) keep(d *Directory) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.named, func(namespace string, _ *outcomeCounts) bool { return d.namespaces[namespace] == nil })
+}
+
+// of returns a namespace's counters. It is called when the directory is made, not for each request. An id that the API refuses is no label: it may
+// not be valid UTF-8.
 func (c *requestCounts) of(namespace string) *outcomeCounts {
+	if !ValidNamespaceID(namespace) {
+		return &c.other
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if held := c.named[namespace]; held != nil {

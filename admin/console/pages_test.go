@@ -1,6 +1,7 @@
 package console_test
 
 import (
+	"errors"
 	"regexp"
 	"slices"
 	"strings"
@@ -205,6 +206,44 @@ func TestRoles(t *testing.T) {
 		}
 	})
 	p.get(older).want(200, "viewer", "First page")
+}
+
+// TestNamespaceCycle: a cycle that SQL has made is shown, ends every page, and can be repaired here.
+func TestNamespaceCycle(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Ada", "*=*,admin:*")
+	parents := func(list map[string]string) {
+		t.Helper()
+		for _, id := range []string{"acme", "eu", "zz"} {
+			ns := keystore.Namespace{ID: id, Parent: list[id], Version: 1}
+			_, err := s.db.Update(ctx, func(tx keystore.Tx) error {
+				err := tx.UpdateNamespace(&ns)
+				if errors.Is(err, keystore.ErrNotFound) {
+					err = tx.InsertNamespace(&ns)
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, cycle := range []map[string]string{
+		{"acme": "acme", "eu": "acme", "zz": "eu"}, {"acme": "eu", "eu": "acme", "zz": "eu"}, {"acme": "zz", "eu": "acme", "zz": "eu"},
+	} {
+		parents(map[string]string{"eu": "acme", "zz": "eu"})
+		parents(cycle)
+		p.get("/apikeys/namespaces").want(200, "/namespaces/acme", "/namespaces/eu", "/namespaces/zz", "Unreadable")
+		for id := range cycle {
+			p.get("/apikeys/namespaces?namespace="+id).want(200, "/namespaces/"+id)
+			p.get("/apikeys/namespaces/"+id).want(200, "grants nothing until it is repaired")
+			p.get("/apikeys/namespaces/" + id + "/edit").want(200)
+			p.get("/apikeys/namespaces/" + id + "/delete").want(200)
+			p.get("/apikeys/keys/new?namespace=" + id).want(200)
+		}
+		p.submit("/apikeys/namespaces/acme/edit", "parent", "").want(200, "Saved").lacks("until it is repaired")
+		p.get("/apikeys/namespaces").want(200).lacks("Unreadable")
+	}
 }
 
 func TestNamespaces(t *testing.T) {

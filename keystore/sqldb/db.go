@@ -22,6 +22,9 @@ import (
 // keepRevisions is how much of the change log stays. A node that is further behind treats everything as changed.
 const keepRevisions = 100_000
 
+// closeWait is how long a call that runs keeps Close from returning.
+const closeWait = 5 * time.Second
+
 // A dialect is what the databases do not agree on.
 type dialect struct {
 	goose         goose.Dialect
@@ -71,6 +74,7 @@ type DB struct {
 	byDigest *sql.Stmt
 	renew    *sql.Stmt
 
+	closeWait     time.Duration // how long Close waits for calls that run
 	keep          keystore.Revision
 	lookedThrough int
 	holder        *sql.Conn // of an SQLite file, see holdFiles
@@ -82,7 +86,7 @@ type DB struct {
 var _ keystore.Database = (*DB)(nil)
 
 func newDB(d dialect) *DB {
-	return &DB{dialect: d, keep: keepRevisions, lookedThrough: lookedThrough, feed: feed{changed: make(chan struct{}, 1)}}
+	return &DB{dialect: d, closeWait: closeWait, keep: keepRevisions, lookedThrough: lookedThrough, feed: feed{changed: make(chan struct{}, 1)}}
 }
 
 // start readies the schema and the statements, and follows the change log from then on.
@@ -162,15 +166,26 @@ func (d *DB) Close() error {
 	return err
 }
 
+// closePools closes idle connections at once, and those in use when they are given back. It waits for these, for closeWait at most.
 func (d *DB) closePools() error {
 	// The readers go first: the last connection to leave folds the write-ahead log into the file.
 	if d.holder != nil {
 		d.holder.Close()
 	}
+	pools := []*sql.DB{d.readers, d.bulk, d.lease, d.uses, d.writer}
 	var first error
-	for _, pool := range []*sql.DB{d.readers, d.bulk, d.lease, d.uses, d.writer} {
+	for _, pool := range pools {
 		if err := pool.Close(); err != nil && first == nil {
 			first = err
+		}
+	}
+	deadline := time.Now().Add(d.closeWait)
+	for _, pool := range pools {
+		for n := pool.Stats().OpenConnections; n > 0; n = pool.Stats().OpenConnections {
+			if time.Now().After(deadline) {
+				return errors.Join(first, fmt.Errorf("closing the database: connections in use after %s: %d", d.closeWait, n))
+			}
+			time.Sleep(time.Millisecond)
 		}
 	}
 	return first
@@ -379,7 +394,9 @@ func (d *DB) RecordUse(ctx context.Context, uses map[string]time.Time) error {
 
 // A feed tells of new revisions, of this process and of others.
 type feed struct {
+	mu      sync.Mutex // for sending to changed, and closing it
 	changed chan struct{}
+	stopped bool
 	seen    atomic.Int64 // the revision last told of
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
@@ -433,6 +450,11 @@ func (f *feed) committed(head keystore.Revision) {
 }
 
 func (f *feed) fire() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopped {
+		return
+	}
 	select {
 	case f.changed <- struct{}{}:
 	default:
@@ -442,6 +464,9 @@ func (f *feed) fire() {
 func (f *feed) stop() {
 	f.cancel()
 	f.done.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopped = true
 	close(f.changed)
 }
 

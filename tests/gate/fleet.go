@@ -78,8 +78,8 @@ func (f *Fleet) Join(t testing.TB) *Gate {
 	if !f.config.Direct {
 		for store, address := range addresses {
 			if address != "" {
-				edges[store] = newEdge(t, fmt.Sprintf("node %d to %v", i, Store(store)), address)
-				addresses[store] = edges[store].proxy.Listen
+				edges[store] = NewEdge(t, fmt.Sprintf("node %d to %v", i, Store(store)), address)
+				addresses[store] = edges[store].Address()
 			}
 		}
 	}

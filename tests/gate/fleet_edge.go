@@ -39,8 +39,8 @@ type Edge struct {
 	toxics []string
 }
 
-// newEdge is in the good state.
-func newEdge(t testing.TB, name, address string) *Edge {
+// NewEdge is a way of its own, to an address. It is in the good state, and ends with the test.
+func NewEdge(t testing.TB, name, address string) *Edge {
 	t.Helper()
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	for try := 0; ; try++ { // another program may take a port between our look and the proxy's
@@ -55,6 +55,9 @@ func newEdge(t testing.TB, name, address string) *Edge {
 		}
 	}
 }
+
+// Address is where the way begins.
+func (e *Edge) Address() string { return e.proxy.Listen }
 
 // Cut closes all connections and refuses new ones.
 func (e *Edge) Cut() { e.become(false) }

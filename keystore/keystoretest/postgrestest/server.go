@@ -60,12 +60,12 @@ func StartFor(t testing.TB, settings ...string) *Server {
 // Start makes a cluster, without its writes being forced to the disk, and starts it. settings are `name=value`, and count more than the
 // ones that tests have otherwise. The server ends with Stop, or with this process.
 func Start(settings ...string) (*Server, error) {
-	bin, err := binaries()
+	bin, err := Binaries()
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{bin: bin, settings: settings}
-	if s.credential, err = unprivileged(); err != nil {
+	if s.credential, err = Unprivileged(); err != nil {
 		return nil, err
 	}
 	if err := s.makeDirectory(); err != nil {
@@ -80,8 +80,8 @@ func Start(settings ...string) (*Server, error) {
 	return s, nil
 }
 
-// binaries finds the directory of initdb and postgres, which Debian keeps out of the PATH.
-func binaries() (string, error) {
+// Binaries finds the directory of initdb and postgres, which Debian keeps out of the PATH.
+func Binaries() (string, error) {
 	if path, err := exec.LookPath("initdb"); err == nil {
 		if path, err = filepath.EvalSymlinks(path); err == nil { // the others may not be linked
 			return filepath.Dir(path), nil
@@ -95,8 +95,8 @@ func binaries() (string, error) {
 	return "", errors.New("PostgreSQL is not installed: run `make deps`, or apt-get install postgresql")
 }
 
-// unprivileged returns whom to run the server as, since PostgreSQL refuses to run as root.
-func unprivileged() (*syscall.Credential, error) {
+// Unprivileged returns whom to run a server as, nil for ourselves, since PostgreSQL refuses to run as root.
+func Unprivileged() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}

@@ -1,0 +1,176 @@
+//go:build unix
+
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// TestNamespaceCycle: a cycle of namespaces that SQL has made stops no node and no change. What lies in it or below it grants nothing until it is repaired.
+func TestNamespaceCycle(t *testing.T) {
+	ctx := context.Background()
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, db := node()
+		read := []keystore.Permission{{Action: "read"}}
+		tokens := make(map[string]string)
+		ids := make(map[string]string)
+		mint := func(name, namespace string, connected bool) error {
+			key, token, err := a.MintKey(ctx, importer, keystore.KeySpec{Namespace: strings.Trim(namespace, "*"), Grants: []keystore.Grant{{Namespace: namespace, Connected: connected, Permissions: read}}}, "")
+			if err == nil {
+				tokens[name], ids[name] = token.Reveal(), key.ID
+			}
+			return err
+		}
+		revoke := func(name string) {
+			t.Helper()
+			begun := time.Now()
+			_, p, err := a.RevokeKey(ctx, importer, ids[name], "", false, keystore.ChangeOptions{})
+			must(err)
+			if !p.Complete {
+				t.Errorf("after %v: %+v", time.Since(begun), p)
+			}
+		}
+		for _, ns := range []keystore.Namespace{
+			{ID: "top"}, {ID: "one", Parent: "top", Reach: []string{"k"}}, {ID: "two", Parent: "one", Kind: "k"}, {ID: "below", Parent: "two", Kind: "k"}, {ID: "apart", Reach: []string{"k"}}, {ID: "child", Parent: "apart"},
+		} {
+			_, err := a.CreateNamespace(ctx, importer, ns)
+			must(err)
+			must(mint(ns.ID, ns.ID, true))
+		}
+		must(mint("*", keystore.AnyNamespace, false))
+		asks := func(k *keystore.Keystore, key, namespace string, want keystore.Outcome) {
+			t.Helper()
+			if h := k.Health(ctx); h.Problem != "" { // and knows what the database has
+				t.Fatal(h.Problem)
+			}
+			now := time.Now()
+			a, err := k.Lookup(ctx, tokens[key], now)
+			must(err)
+			if got := keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: k.Policy(), Namespace: k.Policy().Namespace(namespace)}); got != want {
+				t.Errorf("the key of %s in %s: %v, want %v", key, namespace, got, want)
+			}
+		}
+		sql := func(format string, args ...any) {
+			t.Helper()
+			d := db.Database.(*DB)
+			must(d.exec(ctx, d.writer, "changing a row by hand", fmt.Sprintf(format, args...)))
+		}
+		inCycle := func(k *keystore.Keystore, want keystore.Outcome) {
+			t.Helper()
+			for _, ns := range []string{"one", "two", "below"} {
+				asks(k, ns, ns, want)
+				asks(k, "one", ns, want) // by its reach, or as a child
+				asks(k, "*", ns, keystore.OK)
+			}
+			asks(k, "apart", "apart", keystore.OK)
+			asks(k, "apart", "child", keystore.OK)
+			asks(k, "apart", "two", keystore.Forbidden)
+			asks(k, "top", "top", keystore.OK)
+		}
+		inCycle(a, keystore.OK)
+		_, err := a.CreateMember(ctx, importer, keystore.Member{Name: "Ada", Login: "ada", Grants: []keystore.Grant{{Namespace: "apart", Permissions: []keystore.Permission{{Resource: "admin", Action: "*"}}}}})
+		must(err)
+		ada, err := a.MemberByLogin(ctx, "ada", "test", time.Now())
+		must(err)
+		for i, parent := range []string{"below", "two", "one"} {
+			sql("UPDATE namespaces SET parent = '%s' WHERE id = 'one'", parent)
+			b, _ := node() // comes up
+			for _, k := range []*keystore.Keystore{a, b} {
+				inCycle(k, keystore.Forbidden)
+			}
+			list, err := b.ListNamespaces(ctx, importer)
+			must(err)
+			for _, ns := range list {
+				if broken := ns.ID == "one" || ns.ID == "two" || ns.ID == "below"; broken != (ns.Unreadable != "") {
+					t.Errorf("%s is listed with %q", ns.ID, ns.Unreadable)
+				}
+			}
+			name := "N"
+			_, _, err = a.EditNamespace(ctx, ada, "apart", keystore.NamespacePatch{Name: &name}, keystore.ChangeOptions{}) // looks for what else it would reach
+			must(err)
+			must(mint("short", "apart", false))
+			revoke("short")
+			asks(b, "short", "apart", keystore.Revoked)
+			if err := mint("refused", "one", false); code(err) != "invalid_fields" {
+				t.Errorf("a key was made in a namespace of the cycle: %v", err)
+			}
+			if _, _, err := a.EditNamespace(ctx, importer, "one", keystore.NamespacePatch{Name: &name}, keystore.ChangeOptions{}); code(err) != "invalid_fields" {
+				t.Errorf("written anew as it was: %v", err)
+			}
+			if i == 0 {
+				repaired := "top"
+				_, _, err := a.EditNamespace(ctx, importer, "one", keystore.NamespacePatch{Parent: &repaired}, keystore.ChangeOptions{})
+				must(err)
+			} else {
+				sql("UPDATE namespaces SET parent = 'top' WHERE id = 'one'")
+			}
+			inCycle(a, keystore.OK)
+			inCycle(b, keystore.OK)
+		}
+		sql("UPDATE namespaces SET parent = 'one' WHERE id = 'one'")
+		revoke("two")
+		asks(a, "two", "two", keystore.Revoked)
+	})
+}
+
+// TestMovingASubtreeCountsItsDepth: what is moved takes its descendants along.
+func TestMovingASubtreeCountsItsDepth(t *testing.T) {
+	ctx := context.Background()
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+		k, _ := node()
+		for _, chain := range []string{"a", "b"} {
+			for i := 1; i <= 20; i++ {
+				ns := keystore.Namespace{ID: fmt.Sprint(chain, i)}
+				if i > 1 {
+					ns.Parent = fmt.Sprint(chain, i-1)
+				}
+				if _, err := k.CreateNamespace(ctx, importer, ns); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		move := func(id, parent string) error {
+			_, _, err := k.EditNamespace(ctx, importer, id, keystore.NamespacePatch{Parent: &parent}, keystore.ChangeOptions{})
+			return err
+		}
+		for _, parent := range []string{"a20", "a13"} {
+			if err := move("b1", parent); code(err) != "invalid_fields" {
+				t.Errorf("20 levels below %s: %v", parent, err)
+			}
+		}
+		if err := move("b1", "a12"); err != nil {
+			t.Errorf("20 levels below a12: %v", err)
+		}
+		if _, err := k.CreateNamespace(ctx, importer, keystore.Namespace{ID: "deepest", Parent: "b20"}); code(err) != "invalid_fields" {
+			t.Errorf("a 33rd level: %v", err)
+		}
+		if err := move("a1", "b20"); code(err) != "invalid_fields" {
+			t.Errorf("into itself: %v", err)
+		}
+		for _, ns := range []string{"b1", "b20", "a20"} {
+			if why := k.Policy().Namespace(ns).Unreadable; why != "" {
+				t.Errorf("%s: %s", ns, why)
+			}
+		}
+	})
+}
+
+func code(err error) string {
+	if refusal, ok := errors.AsType[*keystore.Error](err); ok {
+		return refusal.Code
+	}
+	return fmt.Sprint(err)
+}

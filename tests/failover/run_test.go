@@ -1,0 +1,448 @@
+package failover
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/faults"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// run is a cluster with gates and their load, and the history of both.
+type run struct {
+	*cluster
+	timing  timing
+	lease   time.Duration
+	gates   []*gate.Gate
+	clients []*http.Client
+
+	done chan struct{} // closed when the load has to end
+	work sync.WaitGroup
+
+	mu      sync.Mutex
+	history faults.History
+	keys    []key // all, in the order in which they were minted
+	round   int   // how many of them were there when the round began
+}
+
+// key is one key, and the names in the history for what it opens.
+type key struct {
+	gate.Key
+	read, write faults.Access
+}
+
+func (k key) all() []faults.Access { return []faults.Access{k.read, k.write} }
+
+const (
+	changers = 2  // goroutines that change keys
+	users    = 2  // goroutines that use keys, for each gate
+	lately   = 40 // of how many keys, the last ones minted, they choose
+	allGates = -1
+)
+
+// start returns when the gates serve and are under load.
+func start(t testing.TB, timing timing, lease time.Duration, gates int) *run {
+	t.Helper()
+	r := &run{cluster: startCluster(t, timing, gates), timing: timing, lease: lease, done: make(chan struct{})}
+	t.Cleanup(r.keepHistory)
+	r.exec("CREATE SCHEMA " + schema + "; CREATE TABLE public.watch (n bigint); INSERT INTO public.watch VALUES (0)")
+	for g := range gates {
+		started := gate.Start(t, gate.Config{
+			Env:     []string{"FAILOVER_DATABASE=" + r.url(func(m *member) string { return m.gates[g].Address() })},
+			APIKeys: fmt.Sprintf("database postgres {env.FAILOVER_DATABASE}\nlease %v\n", lease),
+		})
+		client, _ := started.Client(t, gate.HTTP1)
+		client.Transport.(*http.Transport).MaxIdleConnsPerHost = 16
+		r.gates, r.clients = append(r.gates, started), append(r.clients, client)
+	}
+	t.Cleanup(r.stop)
+	r.work.Go(r.watch)
+	for range changers {
+		r.work.Go(r.changeKeys)
+	}
+	for g := range gates {
+		for range users {
+			r.work.Go(func() { r.useLately(g) })
+		}
+	}
+	return r
+}
+
+// stop ends the load, and waits for what is under way.
+func (r *run) stop() {
+	if !over(r.done) {
+		close(r.done)
+	}
+	r.work.Wait()
+}
+
+// finish lets all be well for a while, uses every key there ever was on every gate, and judges the history.
+func (r *run) finish() ([]faults.Violation, *faults.History) {
+	r.t.Helper()
+	s := settling(r.lease)
+	time.Sleep(s.Node + r.lease)
+	r.stop()
+	r.mu.Lock()
+	r.round = 0
+	r.mu.Unlock()
+	r.useAllOfRound()
+	for _, g := range r.gates { // too long to be searched for each of the tokens
+		logs, _ := filepath.Glob(filepath.Join(g.Dir, "access*"))
+		for _, log := range logs {
+			os.Remove(log)
+		}
+	}
+	return r.history.Check(s), &r.history
+}
+
+// keepHistory writes the history of a run that failed.
+func (r *run) keepHistory() {
+	if !r.t.Failed() {
+		return
+	}
+	path := filepath.Join(r.dir, "history.jsonl")
+	file, err := os.Create(path)
+	if err != nil {
+		r.t.Error(err)
+		return
+	}
+	out := bufio.NewWriter(file)
+	lines := json.NewEncoder(out)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.history.Faults {
+		lines.Encode(gate.JSON{"fault": e}) // an error stays until Flush
+	}
+	for _, e := range r.history.Changes {
+		lines.Encode(gate.JSON{"change": e})
+	}
+	for _, e := range r.history.Requests {
+		lines.Encode(gate.JSON{"request": e})
+	}
+	if err := errors.Join(out.Flush(), file.Close()); err != nil {
+		r.t.Error(err)
+	}
+	r.t.Logf("the history is in %s", path)
+}
+
+func now() int64 { return time.Now().UnixNano() }
+
+func over(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+// excuses are those of a gate without a database. What it is serving when its lease ends is cut, without an answer.
+var excuses = faults.Excuses{Unavailable: true, NoAnswer: true, LateCut: true}
+
+// fault notes that one begins that all gates may see, and returns what to call when it is over.
+func (r *run) fault(what string) (over func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := len(r.history.Faults)
+	r.history.Faults = append(r.history.Faults, faults.Fault{Begin: now(), Node: allGates, What: what, Excuses: excuses})
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.history.Faults[i].End = now()
+	}
+}
+
+// watch notes when no server commits although nothing was broken: Patroni fails over by itself when the machine is busy.
+func (r *run) watch() {
+	const most = 700 * time.Millisecond
+	var conn *pgx.Conn
+	last := now()
+	for !over(r.done) {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		var err error
+		if conn == nil {
+			conn, err = pgx.Connect(ctx, r.direct())
+		}
+		if err == nil {
+			_, err = conn.Exec(ctx, "UPDATE public.watch SET n = n + 1")
+		}
+		if err != nil && conn != nil {
+			conn.Close(ctx)
+			conn = nil
+		}
+		if err == nil {
+			if t := now(); t-last > int64(most) {
+				r.mu.Lock()
+				r.history.Faults = append(r.history.Faults, faults.Fault{Begin: last, End: t, Node: allGates, What: "no server commits", Excuses: excuses})
+				r.mu.Unlock()
+			}
+			last = now()
+		}
+		cancel()
+		r.pause(100 * time.Millisecond)
+	}
+	if conn != nil {
+		conn.Close(context.Background())
+	}
+}
+
+// pause is up to d long.
+func (r *run) pause(d time.Duration) {
+	select {
+	case <-r.done:
+	case <-time.After(time.Duration(rand.Int64N(int64(d)))):
+	}
+}
+
+// change makes one change at a gate, and records it.
+func (r *run) change(g int, what, method, path string, body gate.JSON, gives, takes []faults.Access) gate.Response {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c := faults.Change{Call: now(), What: what, Node: g, Gives: gives, Takes: takes}
+	answer := r.gates[g].Try(ctx, method, path, body)
+	c.Return, c.Status, c.Done = now(), answer.Status, answer.Complete()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history.Changes = append(r.history.Changes, c)
+	return answer
+}
+
+func (r *run) tryMint(g int) (key, bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c := faults.Change{Call: now(), What: "mint", Node: g}
+	answer := r.gates[g].Try(ctx, "POST", "/keys", gate.JSON{"name": "k", "access": "read_write"})
+	c.Return, c.Status, c.Done = now(), answer.Status, answer.Status == 201
+	minted, ok := answer.Key()
+	k := key{minted, faults.Access(minted.ID + " read"), faults.Access(minted.ID + " write")}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ok {
+		c.Gives = k.all()
+		r.keys = append(r.keys, k)
+	}
+	r.history.Changes = append(r.history.Changes, c)
+	return k, ok
+}
+
+// mint repeats a mint until it is answered.
+func (r *run) mint(g int) key {
+	r.t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if k, ok := r.tryMint(g); ok {
+			return k
+		}
+	}
+	r.t.Fatalf("gate %d mints no key within %v", g, patience)
+	return key{}
+}
+
+func (r *run) mints(n int) (keys []key) {
+	r.t.Helper()
+	for i := range n {
+		keys = append(keys, r.mint(i%len(r.gates)))
+	}
+	return keys
+}
+
+const wait = "?wait=90s" // longer than any lease here
+
+func (r *run) revoke(g int, k key) bool {
+	return r.change(g, "revoke", "POST", "/keys/"+k.ID+"/revoke"+wait, gate.JSON{"reason": "test"}, nil, k.all()).Complete()
+}
+
+func (r *run) activate(g int, k key, active bool) bool {
+	gives, takes := k.all(), []faults.Access(nil)
+	if !active {
+		gives, takes = takes, gives
+	}
+	return r.change(g, fmt.Sprintf("active=%v", active), "PATCH", "/keys/"+k.ID+wait, gate.JSON{"active": active}, gives, takes).Complete()
+}
+
+// changeKeys leads one key after the other through its life. When an answer is missing, it does not know what holds, and only
+// revokes.
+func (r *run) changeKeys() {
+	anyGate := func() int { return rand.IntN(len(r.gates)) }
+	for !over(r.done) {
+		k, ok := r.tryMint(anyGate())
+		if !ok {
+			r.pause(200 * time.Millisecond)
+			continue
+		}
+		for range rand.IntN(4) {
+			r.pause(600 * time.Millisecond)
+			if !r.activate(anyGate(), k, false) {
+				break
+			}
+			r.pause(300 * time.Millisecond)
+			if !r.activate(anyGate(), k, true) {
+				break
+			}
+		}
+		if rand.IntN(2) == 0 {
+			r.change(anyGate(), "narrow", "PATCH", "/keys/"+k.ID+wait, gate.JSON{"access": "read_only"}, nil, []faults.Access{k.write})
+		}
+		if rand.IntN(4) == 0 {
+			continue // this one lives until the end
+		}
+		r.pause(600 * time.Millisecond)
+		for !r.revoke(anyGate(), k) && !over(r.done) {
+			r.pause(200 * time.Millisecond)
+		}
+	}
+}
+
+// use asks for something with a key, records the answer and returns its status.
+func (r *run) use(g int, k key, method string) int {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	used := faults.Request{Access: k.read, Node: g}
+	if method != "GET" {
+		used.Access = k.write
+	}
+	request, err := http.NewRequestWithContext(ctx, method, r.gates[g].URL+"/v1/items/1", nil)
+	if err != nil {
+		r.t.Error(err)
+		return 0
+	}
+	request.Header.Set("Authorization", "Bearer "+string(k.Token))
+	used.Send = now()
+	if answer, err := r.clients[g].Do(request); err == nil {
+		used.Status = answer.StatusCode
+		answer.Body.Close()
+	}
+	used.Recv = now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history.Requests = append(r.history.Requests, used)
+	return used.Status
+}
+
+// useLately uses the keys that were minted last, alive or not.
+func (r *run) useLately(g int) {
+	for !over(r.done) {
+		r.pause(60 * time.Millisecond)
+		r.mu.Lock()
+		keys := r.keys[max(0, len(r.keys)-lately):]
+		r.mu.Unlock()
+		if len(keys) == 0 {
+			continue
+		}
+		method := "GET"
+		if rand.IntN(3) == 0 {
+			method = "POST"
+		}
+		r.use(g, keys[rand.IntN(len(keys))], method)
+	}
+}
+
+// answered uses a key until the answer is no 503, which says nothing about the key.
+func (r *run) answered(g int, k key) {
+	r.t.Helper()
+	for end := time.Now().Add(patience); r.use(g, k, "GET") == 503; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			r.t.Fatalf("gate %d answers 503 for %v", g, patience)
+		}
+	}
+}
+
+// useAllOfRound uses the keys that were minted since the last call on every gate. The oracle knows which answers are right.
+func (r *run) useAllOfRound() {
+	r.t.Helper()
+	r.mu.Lock()
+	keys := r.keys[r.round:]
+	r.round = len(r.keys)
+	r.mu.Unlock()
+	for g := range r.gates {
+		for _, k := range keys {
+			r.answered(g, k)
+			r.use(g, k, "POST")
+		}
+	}
+}
+
+// probes measure at each gate what a failover costs.
+type probes struct {
+	*run
+	done chan struct{}
+	work sync.WaitGroup
+
+	measured []measured // by gate
+}
+
+type measured struct{ known, unknown, revoke time.Duration }
+
+// probe begins at once to use a key that each gate knows and keys that none does, and to revoke one key at each gate.
+func (r *run) probe(known key, unknown, victims []key, begun time.Time) *probes {
+	p := &probes{run: r, done: make(chan struct{}), measured: make([]measured, len(r.gates))}
+	for g := range r.gates {
+		m := &p.measured[g]
+		p.work.Go(func() { m.known = p.longest(50*time.Millisecond, func() bool { return r.use(g, known, "GET") == 200 }) })
+		p.work.Go(func() {
+			left := unknown // a key is known to the gate only after an answer that is no 503
+			m.unknown = p.longest(lookUpEvery, func() bool {
+				if len(left) == 0 {
+					return true
+				}
+				ok := r.use(g, left[0], "GET") == 200
+				if ok {
+					left = left[1:]
+				}
+				return ok
+			})
+		})
+		p.work.Go(func() {
+			for !r.revoke(g, victims[g]) {
+				if time.Since(begun) > patience {
+					r.t.Errorf("gate %d: a revoke is not complete after %v", g, patience)
+					return
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			m.revoke = time.Since(begun)
+		})
+	}
+	return p
+}
+
+// lookUpEvery is how often a probe uses a key that its gate does not know.
+const lookUpEvery = 200 * time.Millisecond
+
+// longest repeats a request until the probes stop, and returns for how long it failed without a break.
+func (p *probes) longest(every time.Duration, ask func() bool) (longest time.Duration) {
+	var failing time.Time // since when; zero: it is not
+	for ; !over(p.done) || !failing.IsZero(); time.Sleep(every) {
+		begun := time.Now()
+		switch ok := ask(); {
+		case ok && !failing.IsZero():
+			longest = max(longest, time.Since(failing))
+			failing = time.Time{}
+		case !ok && failing.IsZero():
+			failing = begun
+		}
+		if !failing.IsZero() && time.Since(failing) > patience {
+			p.t.Errorf("a live key is not accepted for %v", patience)
+			return patience
+		}
+	}
+	return longest
+}
+
+// stop waits until all is answered again.
+func (p *probes) stop() []measured {
+	close(p.done)
+	p.work.Wait()
+	return p.measured
+}
