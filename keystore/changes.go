@@ -54,7 +54,7 @@ func (k *Keystore) takePolicy(ctx context.Context, applied, head Revision) error
 	case err != nil:
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
 	case policy != nil && policy.Revision > head && !ablated("newer-than-applied"):
-		return errOvertaken
+		return errAgain
 	case policy != nil:
 		d := newDirectory(policy, &k.requests)
 		var before []string

@@ -49,6 +49,8 @@ type Database interface {
 	Join(ctx context.Context, n Node) error
 	// SetLease changes the lease of a node. A missing node is no error: [Database.Renew] tells.
 	SetLease(ctx context.Context, incarnation string, lease time.Duration) error
+	// Confirm writes the node's row as it is, durably. A missing node is no error.
+	Confirm(ctx context.Context, incarnation string) error
 	// Renew returns the head of the change log and the node's own state, from one snapshot taken after the call began, and whether
 	// the history up to there holds the position that the node is at. ErrReplaced.
 	Renew(ctx context.Context, incarnation string, at Position) (Head, error)
@@ -201,6 +203,7 @@ type Head struct {
 	Nodes    int       // registered, in any state
 	Imported bool      // whether any credential without a tag of ours was ever stored
 	Now      time.Time // the database's clock, read during the call
+	Silent   bool      // the database has not answered for a while since the last Join or Confirm: another server may have taken over
 	Noted    time.Time // see NoteTime; zero: none
 	Timeline string    // of the server: another one once a standby has taken over; empty where there is no such thing
 }

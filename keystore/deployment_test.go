@@ -28,11 +28,19 @@ type faulty struct {
 	mute           atomic.Bool  // the node reads, but does not acknowledge, nor hear of changes
 	ahead          atomic.Int64 // how far the database's clock is ahead of the truth, in nanoseconds
 	loads          atomic.Int64 // KeyByDigest and Session
-	unacknowledged atomic.Bool  // Join writes its row, and fails
+	unacknowledged atomic.Bool  // Join writes its row, and fails; Confirm fails too
+	silent         atomic.Bool  // the database has not answered for a while, until Confirm
 	setLeaseHangs  atomic.Bool
+	stale          atomic.Pointer[staleAnswer]
 	beforePolicy   atomic.Pointer[func()] // called once
 	beforeUpdate   atomic.Pointer[func()] // called once
 	holding        atomic.Pointer[func()] // called between the snapshot of KeyByDigest and its answer
+}
+
+// A staleAnswer is what KeyByDigest says.
+type staleAnswer struct {
+	key      *keystore.Key
+	revision keystore.Revision
 }
 
 func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (keystore.Head, error) {
@@ -43,6 +51,7 @@ func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (k
 		return keystore.Head{}, errCut
 	}
 	h, err := f.Database.Renew(ctx, inc, at)
+	h.Silent = f.silent.Load()
 	h.Now = h.Now.Add(time.Duration(f.ahead.Load()))
 	return h, err
 }
@@ -56,6 +65,14 @@ func (f *faulty) Join(ctx context.Context, n keystore.Node) error {
 		return errCut
 	}
 	return err
+}
+
+func (f *faulty) Confirm(ctx context.Context, incarnation string) error {
+	if f.unacknowledged.Load() {
+		return errCut
+	}
+	f.silent.Store(false)
+	return f.Database.Confirm(ctx, incarnation)
 }
 
 func (f *faulty) Policy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
@@ -93,6 +110,9 @@ func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.
 		return nil, 0, ctx.Err()
 	}
 	k, r, err := f.Database.KeyByDigest(ctx, d)
+	if stale := f.stale.Load(); stale != nil {
+		k, r = stale.key, stale.revision
+	}
 	if hold := f.holding.Load(); hold != nil {
 		(*hold)()
 	}

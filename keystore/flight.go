@@ -97,7 +97,7 @@ func (k *Keystore) begins(f *flight, s *shard) {
 func (k *Keystore) fly(s *shard, d Digest, f *flight) {
 	for f != nil {
 		var asOf Revision
-		f.record, asOf, f.err = k.ask(s, d)
+		f.record, asOf, f.err = k.ask(s, d, f.applied)
 		hold("load.read")
 		now := k.clock.now().UnixNano()
 		s.mu.Lock()
@@ -123,8 +123,10 @@ func (k *Keystore) fly(s *shard, d Digest, f *flight) {
 	}
 }
 
-// ask puts one question to the stores. The answer is of the snapshot at the revision returned.
-func (k *Keystore) ask(s *shard, d Digest) (*Record, Revision, error) {
+// ask puts one question to the stores. The answer is of the snapshot at the revision returned. The
+// database's is at least what this node had applied before: an older one is of a server that has lost
+// its role, or of a history that this node has not yet noticed.
+func (k *Keystore) ask(s *shard, d Digest, applied Revision) (*Record, Revision, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
 	seal := k.seal.Load()
@@ -137,6 +139,9 @@ func (k *Keystore) ask(s *shard, d Digest) (*Record, Revision, error) {
 	begun := time.Now()
 	key, asOf, err := k.db.KeyByDigest(ctx, d)
 	k.observer.LookedUp(TierDatabase, time.Since(begun))
+	if err == nil && asOf < applied && !ablated("stale-server") {
+		err = errStale
+	}
 	switch {
 	case err != nil:
 		k.counters.lookups[TierDatabase][LookupFail].Add(1)

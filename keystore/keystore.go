@@ -197,6 +197,7 @@ func (k *Keystore) leave() error {
 var (
 	errClosed    = errors.New("the key store is closed")
 	errAway      = errors.New("the database has not answered for some time, and is being asked")
+	errStale     = errors.New("the database answered with an older state than it had before: is this a former primary?")
 	errClockRate = errors.New("no lease is taken")
 )
 

@@ -200,22 +200,19 @@ func (k *Keystore) joinRenewal(ctx context.Context) (shared bool, err error) {
 	}
 }
 
-// errOvertaken says that the policy is newer than the head that the renewal has read.
-var errOvertaken = errors.New("the policy changed while it was read")
+// errAgain says that the renewal has to begin anew: what it has read was overtaken, or is not enough.
+var errAgain = errors.New("the database changed while it was read")
 
-func (k *Keystore) renewOnce() error {
-	err := k.joined()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), k.askTimeout())
-	defer cancel()
+func (k *Keystore) renewOnce() (err error) {
 	for range 3 {
-		if err = k.renewFrom(ctx); !errors.Is(err, errOvertaken) {
-			break
+		if err = k.joined(); err != nil {
+			return err
+		}
+		if err = k.renewFrom(); !errors.Is(err, errAgain) {
+			return err
 		}
 	}
-	return err
+	return k.storeFailed("renewing the lease", err)
 }
 
 // askTimeout bounds one renewal. Nothing that may wait for a standby counts in it.
@@ -224,8 +221,10 @@ func (k *Keystore) askTimeout() time.Duration {
 }
 
 // renewFrom is one try of a renewal, from the clock reading that it takes.
-func (k *Keystore) renewFrom(ctx context.Context) error {
+func (k *Keystore) renewFrom() error {
 	n := k.node
+	ctx, cancel := context.WithTimeout(context.Background(), k.askTimeout())
+	defer cancel()
 	length := k.leaseLength()
 	head, at, err := k.askHead(ctx)
 	if err != nil {
@@ -241,16 +240,14 @@ func (k *Keystore) renewFrom(ctx context.Context) error {
 		}
 	}
 	if n.stranger || head.Node != NodeActive {
-		if err := k.rejoin(); err != nil {
+		k.rejoin()
+		return errAgain
+	}
+	if head.Silent && !ablated("silence-without-write") {
+		if err := k.confirm(); err != nil {
 			return err
 		}
-		length = k.leaseLength()
-		anew, cancel := context.WithTimeout(context.Background(), k.askTimeout())
-		defer cancel()
-		ctx = anew
-		if head, at, err = k.askHead(ctx); err != nil {
-			return err
-		}
+		return errAgain
 	}
 	k.reseal(head.Timeline)
 	if ablated("ack-before-purge") {
@@ -260,7 +257,10 @@ func (k *Keystore) renewFrom(ctx context.Context) error {
 		n.lease.extend(length, at)
 	}
 	if err := k.catchUp(ctx, head); err != nil {
-		return k.storeFailed("reading the change log", err)
+		if !errors.Is(err, errAgain) {
+			err = k.storeFailed("reading the change log", err)
+		}
+		return err
 	}
 	n.imported.Store(head.Imported)
 	if ablated("lease-from-reply") {
@@ -308,11 +308,8 @@ func (k *Keystore) distrust() {
 	k.cache.cutAll()
 }
 
-// joinTimeout is how long a write to the node's own row may take, which may wait for a standby.
-const joinTimeout = 10 * time.Second
-
-// rejoin makes this process a node that no other has given up or knows of, with nothing cached.
-func (k *Keystore) rejoin() error {
+// rejoin makes this process a node that no other has given up or knows of, with nothing cached, once it has joined.
+func (k *Keystore) rejoin() {
 	n := k.node
 	if applied := n.applied.Load(); applied >= 0 {
 		k.logger.Warn("this node was given up by another one and joins anew; was it stopped, or cut off from the database?")
@@ -320,21 +317,15 @@ func (k *Keystore) rejoin() error {
 	}
 	n.lease.drop()
 	n.acknowledged.Store(nil) // it has told nobody anything
-	former := *n.incarnation.Load()
 	n.mu.Lock()
+	defer n.mu.Unlock()
+	former := n.row.former
+	if n.row.joined {
+		former = *n.incarnation.Load()
+	}
 	n.reincarnate()
 	n.row = ownRow{tried: true, former: former}
-	n.mu.Unlock()
-	if err := k.joined(); err != nil {
-		return err
-	}
-	k.afterwards(func(ctx context.Context) { // nobody needs to wait for it
-		if err := k.db.Remove(ctx, former); err != nil {
-			_ = k.storeFailed("removing what this node was before", err)
-		}
-	})
 	n.stranger = false
-	return nil
 }
 
 // joined tells the others of this node and how long its leases are, before it holds one. A row that
@@ -348,7 +339,7 @@ func (k *Keystore) joined() error {
 	if done {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(k.running, joinTimeout)
+	ctx, cancel := context.WithTimeout(k.running, loadTimeout)
 	defer cancel()
 	length := k.settings.Load().Lease
 	err := k.db.Join(ctx, Node{Incarnation: *n.incarnation.Load(), Address: hostAndProcess(), Lease: length, Former: former})
@@ -356,8 +347,27 @@ func (k *Keystore) joined() error {
 		return k.storeFailed("joining the deployment", err)
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.row = ownRow{tried: true, joined: true, lease: length, shows: length}
+	n.mu.Unlock()
+	if former != "" {
+		k.afterwards(func(ctx context.Context) { // nobody needs to wait for it
+			if err := k.db.Remove(ctx, former); err != nil {
+				_ = k.storeFailed("removing what this node was before", err)
+			}
+		})
+	}
+	return nil
+}
+
+// confirm writes the node's row as it is. Once the database has not answered for a while, a standby may
+// have taken over, and a primary that was stopped and does not know yet answers what it is asked. It
+// cannot have a write acknowledged, though, as long as its standbys are synchronous.
+func (k *Keystore) confirm() error {
+	ctx, cancel := context.WithTimeout(k.running, loadTimeout)
+	defer cancel()
+	if err := k.db.Confirm(ctx, *k.node.incarnation.Load()); err != nil {
+		return k.storeFailed("confirming that this is still the primary", err)
+	}
 	return nil
 }
 
@@ -400,7 +410,10 @@ func (n *node) meet(nodes []Node) {
 	}
 }
 
-// afterwards runs what may wait for a standby, for joinTimeout at most, and holds up no renewal. It
+// afterwardsTimeout is how long a write may take that holds up nobody and may wait for a standby.
+const afterwardsTimeout = 10 * time.Second
+
+// afterwards runs what may wait for a standby, for afterwardsTimeout at most, and holds up no renewal. It
 // reports whether it does: a node that is closed begins nothing.
 func (k *Keystore) afterwards(f func(context.Context)) bool {
 	k.node.mu.Lock()
@@ -414,7 +427,7 @@ func (k *Keystore) afterwardsLocked(f func(context.Context)) bool {
 		return false
 	}
 	k.work.Go(func() {
-		ctx, cancel := context.WithTimeout(k.running, joinTimeout)
+		ctx, cancel := context.WithTimeout(k.running, afterwardsTimeout)
 		defer cancel()
 		f(ctx)
 	})

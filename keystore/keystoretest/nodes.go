@@ -72,6 +72,9 @@ func testNodes(t *testing.T, s Store) {
 	}
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Address: one.Address, Lease: time.Minute})) // again, since it was not acknowledged
 	want(one, second)
+	must(t, db.Confirm(ctx, "one"))
+	must(t, db.Confirm(ctx, "nobody"))
+	want(one, second)
 	must(t, db.Acknowledge(ctx, "one", 6))
 	one.Acknowledged, one.Beats = 6, 3
 	want(one, second)

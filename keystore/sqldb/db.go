@@ -68,7 +68,8 @@ type DB struct {
 	beats   *sql.DB // for writes of the nodes' rows
 	uses    *sql.DB // for writes of last uses
 
-	postgres *postgres // nil: SQLite
+	postgres  *postgres // nil: SQLite
+	timelines timelines
 
 	byDigest *sql.Stmt
 	renew    *sql.Stmt
@@ -397,9 +398,15 @@ type feed struct {
 	changed chan struct{}
 	stopped bool
 	seen    atomic.Int64 // the revision last told of
-	cancel  context.CancelFunc
-	done    sync.WaitGroup
+
+	silences  atomic.Int64 // how often the database has not answered within maxSilence
+	confirmed atomic.Int64 // what that was before the last Join or Confirm
+	cancel    context.CancelFunc
+	done      sync.WaitGroup
 }
+
+// maxSilence is how long the database may take for a look at the head. No failover is quicker than that.
+const maxSilence = 2 * time.Second
 
 // pollInterval leaves room for a slow poll within the 100 ms of the contract.
 const pollInterval = 50 * time.Millisecond
@@ -433,10 +440,14 @@ func (f *feed) start(ctx context.Context, db *sql.DB, interval time.Duration, li
 			if damaged = intact() != nil; damaged && !before {
 				f.fire()
 			}
-			// An error is left to whoever asks for the head next and can tell it to someone.
-			if stmt.QueryRowContext(ctx).Scan(&head) == nil {
-				f.committed(keystore.Revision(head))
+			look, cancel := context.WithTimeout(ctx, maxSilence)
+			err := stmt.QueryRowContext(look).Scan(&head)
+			cancel()
+			if err != nil { // it is left to whoever asks for the head next and can tell it to someone
+				f.silences.Add(1)
+				continue
 			}
+			f.committed(keystore.Revision(head))
 		}
 	})
 	return nil
