@@ -109,13 +109,10 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 }
 
 // firstWrite finds out whether this process may write, which is better known now than at the first
-// change. In PostgreSQL a write may wait for others without end; a start reports that instead.
+// change. A write may wait for others, in PostgreSQL without end; a start reports that instead.
 func (d *DB) firstWrite(ctx context.Context) error {
-	if d.postgres != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, firstWriteWait)
-		defer cancel()
-	}
+	ctx, cancel := context.WithTimeout(ctx, firstWriteWait)
+	defer cancel()
 	began := false
 	err := d.write(ctx, func(t *tx) error {
 		began = true
