@@ -199,11 +199,16 @@ func (d *DB) retryLost(ctx context.Context, f func() error) error { return retry
 
 func retry(ctx context.Context, again func(error) bool, f func() error) error {
 	deadline := time.Now().Add(writeWait)
+	var before error
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
 		err := f()
+		if err != nil && ctx.Err() != nil && before != nil {
+			return fmt.Errorf("%w: %w", ctx.Err(), before) // which says more than that the time was over
+		}
 		if err == nil || !again(err) || time.Now().After(deadline) {
 			return err
 		}
+		before = err
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
