@@ -114,13 +114,10 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 }
 
 // firstWrite finds out whether this process may write, which is better known now than at the first
-// change. In PostgreSQL a write may wait for others without end; a start reports that instead.
+// change. A write may wait for others, in PostgreSQL without end; a start reports that instead.
 func (d *DB) firstWrite(ctx context.Context) error {
-	if d.postgres != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, firstWriteWait)
-		defer cancel()
-	}
+	ctx, cancel := context.WithTimeout(ctx, firstWriteWait)
+	defer cancel()
 	began := false
 	err := d.write(ctx, func(t *tx) error {
 		began = true
@@ -218,11 +215,16 @@ func (d *DB) retryLost(ctx context.Context, f func() error) error { return retry
 
 func retry(ctx context.Context, again func(error) bool, f func() error) error {
 	deadline := time.Now().Add(writeWait)
+	var before error
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
 		err := f()
+		if err != nil && ctx.Err() != nil && before != nil {
+			return fmt.Errorf("%w: %w", ctx.Err(), before) // which says more than that the time was over
+		}
 		if err == nil || !again(err) || time.Now().After(deadline) {
 			return err
 		}
+		before = err
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ctx.Err(), err)

@@ -65,7 +65,7 @@ var sqliteDialect = dialect{
 func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	path, err := createSQLite(path)
 	if err != nil {
-		return nil, fmt.Errorf("opening the database: %w", fileError{err})
+		return nil, fmt.Errorf("opening the database: %w", advised{"the file and its directory must exist and be writable, and the disk must have room", fileError{err}})
 	}
 	d := newDB(sqliteDialect)
 	if canLock {
