@@ -36,6 +36,7 @@ type Server struct {
 	settings   []string
 	credential *syscall.Credential // as whom it runs; nil: as we do
 	port       int
+	primary    string // of a standby: where it receives from
 	process    *exec.Cmd
 	log        *os.File
 	schemas    atomic.Int64
@@ -303,7 +304,68 @@ func (s *Server) Standby(t testing.TB) *Server {
 			t.Error(err)
 		}
 	})
+	var err error
+	if other.primary, err = other.Query("", "SHOW primary_conninfo"); err != nil {
+		t.Fatal(err)
+	}
 	return other
+}
+
+// SynchronousStandby is Standby, and every commit on this server waits for it until the test ends.
+func (s *Server) SynchronousStandby(t testing.TB) *Server {
+	t.Helper()
+	other := s.Standby(t)
+	t.Cleanup(func() { _ = s.Set("synchronous_standby_names", "") }) // the test may have halted this server
+	if err := s.Set("synchronous_standby_names", "*"); err != nil {
+		t.Fatal(err)
+	}
+	return other
+}
+
+// Detach makes a standby receive nothing from its primary until Attach. It may be promoted meanwhile.
+func (s *Server) Detach() error { return s.receive("", "f") }
+
+// Attach undoes Detach.
+func (s *Server) Attach() error { return s.receive(s.primary, "t") }
+
+func (s *Server) receive(primary, streams string) error {
+	if err := s.Set("primary_conninfo", primary); err != nil {
+		return err
+	}
+	return s.await("SELECT count(*) > 0 FROM pg_stat_wal_receiver WHERE status = 'streaming'", streams)
+}
+
+// Set changes a setting of the running server, as ALTER SYSTEM and a reload do, and waits until the server has read it.
+func (s *Server) Set(name, value string) error {
+	loaded, err := s.Query("", "SELECT pg_conf_load_time()")
+	if err != nil {
+		return err
+	}
+	value = strings.ReplaceAll(value, "'", "''")
+	// Each in a transaction of its own, as ALTER SYSTEM has to be.
+	for _, statement := range []string{"ALTER SYSTEM SET " + name + " = '" + value + "'", "SELECT pg_reload_conf()"} {
+		if err := s.Exec("", statement); err != nil {
+			return err
+		}
+	}
+	if err := s.await("SELECT pg_conf_load_time() <> '"+loaded+"'", "t"); err != nil {
+		return err
+	}
+	// The checkpointer reads the settings before it works. It is the one that turns synchronous_standby_names on and off for all.
+	return s.Exec("", "CHECKPOINT")
+}
+
+// await returns when a query, each time asked in a new session, has the answer.
+func (s *Server) await(query, answer string) error {
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(10 * time.Millisecond) {
+		got, err := s.Query("", query)
+		if err == nil && got == answer {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s: the answer is %q (%v), not %q", query, got, err, answer)
+		}
+	}
 }
 
 // ServeTLS has the running server offer TLS with a certificate and its key, in PEM, and refuse TCP without it.
@@ -322,22 +384,10 @@ func (s *Server) ServeTLS(t testing.TB, certificate, key []byte) {
 			}
 		}
 	}
-	// Each in a transaction of its own, as ALTER SYSTEM has to be. The reload reaches new connections soon, and not at once.
-	for _, statement := range []string{"ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()"} {
-		if err := s.Exec("", statement); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for deadline := time.Now().Add(startTimeout); ; time.Sleep(10 * time.Millisecond) {
-		on, err := s.Query("", "SHOW ssl")
-		if err == nil && on == "on" {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the server does not offer TLS: %q, %v", on, err)
-		}
+	if err := s.Set("ssl", "on"); err != nil {
+		t.Fatal(err)
 	}
 }
 
-// Promote makes a primary of a standby.
+// Promote makes a primary of a standby, and returns when it takes writes.
 func (s *Server) Promote() error { return s.Exec("", "SELECT pg_promote()") }
