@@ -40,7 +40,7 @@ caddy-faults:
 	go build $(RACE) -tags faults -o .run/caddy-faults ./cmd/caddy
 
 deps: $(AXE)
-	@scripts/deps gcc chromium jq postgresql prometheus redis-server spin systemd
+	@scripts/deps gcc chromium faketime jq postgresql prometheus redis-server spin systemd
 
 $(AXE): tests/chromium/package-lock.json
 	@scripts/deps npm
@@ -69,7 +69,7 @@ bench bench-fleet bench-keys: build
 		go test -run '^$$' -bench '^$(BENCHMARK)$$' -benchtime 1x -timeout 3h -v ./bench
 
 faults: caddy-faults
-	@scripts/deps postgresql redis-server
+	@scripts/deps faketime postgresql redis-server
 	cd tests && CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
 		go test $(RACE) -count 1 -timeout 0 -v ./faults -faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
 

@@ -35,6 +35,7 @@ type Server struct {
 	bin, dir   string
 	settings   []string
 	credential *syscall.Credential // as whom it runs; nil: as we do
+	faketime   string              // the library that lets SetClock set the clock; empty: it is the machine's
 	port       int
 	primary    string // of a standby: where it receives from
 	process    *exec.Cmd
@@ -59,12 +60,14 @@ func StartFor(t testing.TB, settings ...string) *Server {
 
 // Start makes a cluster, without its writes being forced to the disk, and starts it. settings are `name=value`, and count more than the
 // ones that tests have otherwise. The server ends with Stop, or with this process.
-func Start(settings ...string) (*Server, error) {
+func Start(settings ...string) (*Server, error) { return start("", settings) }
+
+func start(faketime string, settings []string) (*Server, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{bin: bin, settings: settings}
+	s := &Server{bin: bin, settings: settings, faketime: faketime}
 	if s.credential, err = unprivileged(); err != nil {
 		return nil, err
 	}
@@ -188,6 +191,7 @@ func (s *Server) run(port int) error {
 		args = append(args, "-c", setting)
 	}
 	cmd := s.command("postgres", args...)
+	cmd.Env = s.environment()
 	cmd.Stdout, cmd.Stderr = s.log, s.log
 	endWithUs(cmd.SysProcAttr)
 	if err := cmd.Start(); err != nil {
