@@ -45,7 +45,8 @@ type arena struct {
 type setting struct {
 	nodes    int
 	lease    time.Duration
-	clocks   []string // the rates of the nodes' clocks; "" is the machine's
+	leases   []time.Duration // of the first nodes, if they have others
+	clocks   []string        // the rates of the nodes' clocks; "" is the machine's
 	ablation string
 	postgres *postgrestest.Server
 }
@@ -67,8 +68,13 @@ func newArena(t testing.TB, s setting) *arena {
 	})
 	a := &arena{Recorder: recorder, t: t, lease: s.lease, ablated: s.ablation != ""}
 	a.Fleet = gate.StartFleet(t, gate.FleetConfig{
-		Nodes: s.nodes, Lease: s.lease, Postgres: s.postgres,
+		Nodes: s.nodes, Postgres: s.postgres,
 		Each: func(i int, dir string, c *gate.Config) {
+			lease := s.lease
+			if i < len(s.leases) {
+				lease = s.leases[i]
+			}
+			c.APIKeys += fmt.Sprintf("lease %v\n", lease)
 			c.Env = append(c.Env, "APIKEYS_FAULTS="+dir)
 			a.write(dir, "ablate", s.ablation)
 			if i < len(s.clocks) {

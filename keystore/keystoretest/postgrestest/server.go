@@ -227,11 +227,13 @@ func (s *Server) Halt() error {
 		return err
 	}
 	for tick := time.Tick(10 * time.Millisecond); ; <-tick {
-		if s.process.Process.Signal(syscall.Signal(0)) != nil {
+		if s.halted() {
 			return nil
 		}
 	}
 }
+
+func (s *Server) halted() bool { return s.process.Process.Signal(syscall.Signal(0)) != nil }
 
 // Stop ends the server and removes the cluster.
 func (s *Server) Stop() error {
@@ -274,7 +276,7 @@ func (s *Server) Query(schema, statements string) (string, error) {
 	return strings.TrimSpace(stdout.String()), nil
 }
 
-// Schema makes an empty one for a test, and drops it at its end.
+// Schema makes an empty one for a test, and drops it at its end unless the server is halted then.
 func (s *Server) Schema(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprintf("test_%d", s.schemas.Add(1))
@@ -282,6 +284,9 @@ func (s *Server) Schema(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if s.halted() {
+			return
+		}
 		if err := s.Exec("", "DROP SCHEMA "+name+" CASCADE"); err != nil {
 			t.Error(err)
 		}
