@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"os/exec"
 	"time"
 
@@ -187,6 +188,63 @@ func forgottenByFailover(loses func(*arena)) func(*arena) {
 		a.follow(standby, 2)
 		a.eventually(2, live, 200)
 		a.want(a.get(2, k) == 401, "the revoked key")
+	}
+}
+
+// synchronousCommitOff: somebody turns synchronous_commit off while nodes run, and the server crashes after a change was
+// answered.
+func synchronousCommitOff(a *arena) {
+	live := a.mint(0)
+	if err := a.Postgres.Set("wal_writer_delay", "10s"); err != nil { // so that the crash surely loses what was not forced
+		a.t.Fatal(err)
+	}
+	reconnect := "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+	for _, way := range []struct{ what, off, on string }{
+		{"for the user", "ALTER ROLE CURRENT_USER SET synchronous_commit = off", "ALTER ROLE CURRENT_USER RESET synchronous_commit"},
+		{"for the database", "ALTER DATABASE postgres SET synchronous_commit = off", "ALTER DATABASE postgres RESET synchronous_commit"},
+		{"for the server", "", ""},
+	} {
+		var k key
+		a.until("a key is minted", func() bool {
+			var r gate.Response
+			k, r = a.tryMint(0)
+			return r.Status == 201
+		})
+		for i := range a.Nodes {
+			a.eventually(i, k, 200)
+		}
+		if way.off == "" {
+			if err := a.Postgres.Set("synchronous_commit", "off"); err != nil {
+				a.t.Fatal(err)
+			}
+		} else {
+			a.psql("SET synchronous_commit = on; " + way.off)
+			a.psql(reconnect)
+		}
+		// While the setting is off, a node may refuse all changes, or force each one itself.
+		var r gate.Response
+		for end := time.Now().Add(a.lease); !r.Complete() && time.Now().Before(end); time.Sleep(a.lease / 20) {
+			r = a.activate(0, k, false)
+		}
+		if err := errors.Join(a.Postgres.Halt(), a.Postgres.Run()); err != nil {
+			a.t.Fatal(err)
+		}
+		if way.on == "" {
+			if err := a.Postgres.Set("synchronous_commit", "on"); err != nil {
+				a.t.Fatal(err)
+			}
+		} else {
+			a.psql("SET synchronous_commit = on; " + way.on)
+			a.psql(reconnect)
+		}
+		for i := range a.Nodes {
+			a.eventually(i, live, 200)
+		}
+		if r.Complete() {
+			for i := range a.Nodes {
+				a.want(a.get(i, k) == 401, "node %d: off %s, an answered change is lost in a crash", i, way.what)
+			}
+		}
 	}
 }
 

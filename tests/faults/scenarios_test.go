@@ -2,8 +2,10 @@ package faults
 
 import (
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -24,6 +26,7 @@ type scenario struct {
 	clocks   []string        // of the nodes: how fast they run
 	own      bool            // a PostgreSQL that may be broken
 	clock    bool            // a PostgreSQL whose clock can be set
+	file     bool            // one SQLite file instead of PostgreSQL and Redis
 	long     bool            // not in the short run
 }
 
@@ -73,13 +76,14 @@ func play(t *testing.T, s scenario, ablation string) []Violation {
 	t.Helper()
 	var server *postgrestest.Server
 	switch {
+	case s.file:
 	case s.clock:
 		server = postgresWithClock(t)
 	case !s.own:
 		server = postgres(t)
 	}
 	a := newArena(t, setting{
-		nodes: max(s.nodes, 2), lease: cmp.Or(s.lease, 4*time.Second), leases: s.leases, clocks: s.clocks, ablation: ablation, postgres: server,
+		nodes: max(s.nodes, 2), lease: cmp.Or(s.lease, 4*time.Second), leases: s.leases, clocks: s.clocks, ablation: ablation, postgres: server, file: s.file,
 	})
 	a.fault(allNodes, "the scenario says itself who may be unavailable", Excuses{Unavailable: true, NoAnswer: true})
 	s.run(a)
@@ -387,6 +391,18 @@ var scenarios = []scenario{
 	{name: "a backup that knows not all nodes", own: true, lease: 15 * time.Second, run: forgottenByRestore(false)},
 	{name: "a failover that loses a node and a change", own: true, lease: 15 * time.Second, run: forgottenByFailover(func(a *arena) { a.mint(0) })},
 	{name: "a failover that loses a node", own: true, lease: 15 * time.Second, run: forgottenByFailover(func(*arena) {})},
+	{name: "synchronous_commit is turned off", own: true, run: synchronousCommitOff},
+
+	// One SQLite file.
+	{name: "a backup is moved over the file", file: true, run: filesReplaced(func(file, backup string) error {
+		return errors.Join(os.Rename(backup, file), os.Remove(file+"-wal"), os.Remove(file+"-shm"))
+	})},
+	{name: "the files beside the file are removed", file: true, run: filesReplaced(func(file, _ string) error {
+		return errors.Join(os.Remove(file+"-wal"), os.Remove(file+"-shm"))
+	})},
+	{name: "the file is deleted", file: true, run: filesReplaced(func(file, _ string) error { return os.Remove(file) })},
+	{name: "a stopped node's lock file is replaced by a copy", file: true, lease: 8 * time.Second, run: lockFileCopied},
+
 	{name: "Redis is away, hangs, is reset, is slow, comes back empty", run: cacheAway},
 	{name: "a clock that runs far wrong", long: true, clocks: []string{"", "0.85"}, run: func(a *arena) {
 		k := a.mint(0)
