@@ -49,7 +49,8 @@ type setting struct {
 	clocks   []string        // the rates of the nodes' clocks; "" is the machine's
 	ablation string
 	postgres *postgrestest.Server
-	file     bool // one SQLite file for all nodes, no PostgreSQL and no Redis
+	site     string // of each node, as in gate.Config
+	file     bool   // one SQLite file for all nodes, no PostgreSQL and no Redis
 }
 
 // startOnFile starts nodes that share one SQLite file.
@@ -99,7 +100,9 @@ func newArena(t testing.TB, s setting) *arena {
 	if s.file {
 		a.Fleet = startOnFile(t, s.nodes, each)
 	} else {
-		a.Fleet = gate.StartFleet(t, gate.FleetConfig{Nodes: s.nodes, Postgres: s.postgres, Each: each})
+		a.Fleet = gate.StartFleet(t, gate.FleetConfig{
+			Nodes: s.nodes, Config: gate.Config{Site: s.site}, Postgres: s.postgres, Each: each,
+		})
 	}
 	for _, g := range a.Nodes {
 		a.admit(g)
@@ -123,6 +126,13 @@ func (a *arena) node(i int) (*gate.Gate, *http.Client) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.gates[i], a.clients[i]
+}
+
+// database is Postgres, for other goroutines than the test's.
+func (a *arena) database() *postgrestest.Server {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.Postgres
 }
 
 func (a *arena) count() int {

@@ -75,9 +75,9 @@ func postgres(t testing.TB) *postgrestest.Server {
 }
 
 // postgresWithClock is for one test.
-func postgresWithClock(t testing.TB) *postgrestest.Server {
+func postgresWithClock(t testing.TB, settings ...string) *postgrestest.Server {
 	t.Helper()
-	s, err := postgrestest.StartWithClock()
+	s, err := postgrestest.StartWithClock(settings...)
 	if err != nil {
 		t.Fatal(err)
 	}

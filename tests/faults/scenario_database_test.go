@@ -276,16 +276,18 @@ func (a *arena) failOver(standby *postgrestest.Server, nodes ...int) {
 	if err := standby.Promote(); err != nil {
 		a.t.Fatal(err)
 	}
+	a.mu.Lock()
 	a.Postgres = standby
+	a.mu.Unlock()
 	for _, i := range nodes {
-		a.follow(standby, i)
+		a.Edge(i, gate.Database).LeadTo(standby.Address())
 	}
 }
 
-// follow heals node i's way to the database, which leads to another server from then on.
+// follow makes all ways from node i good, and the one to the database lead to another server.
 func (a *arena) follow(server *postgrestest.Server, i int) {
-	a.HealNode(i)
 	a.Edge(i, gate.Database).LeadTo(server.Address())
+	a.HealNode(i)
 }
 
 // revokedAt revokes a key as soon as the node can, and waits until that is complete.

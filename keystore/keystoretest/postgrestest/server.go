@@ -297,7 +297,7 @@ func (s *Server) Schema(t testing.TB) string {
 // Standby starts a second server that follows this one, and stops it at the end of the test.
 func (s *Server) Standby(t testing.TB) *Server {
 	t.Helper()
-	other := &Server{bin: s.bin, credential: s.credential}
+	other := &Server{bin: s.bin, credential: s.credential, faketime: s.faketime}
 	if err := other.makeDirectory(); err != nil {
 		t.Fatal(err)
 	}
