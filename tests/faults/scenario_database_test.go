@@ -62,14 +62,45 @@ func joinUnacknowledged(a *arena) {
 	a.psqlUntil("the stopped node is forgotten", "SELECT NOT EXISTS (SELECT 1 FROM nodes WHERE incarnation = '"+former+"')")
 	a.detach(standby)
 	a.Nodes[1].Resume()
-	a.useFor(a.lease, 1, k) // if the node takes a lease, it has the key cached
+	a.useFor(a.lease*3/4, 1, k) // if the node takes a lease, it has the key cached
 	a.cut(1)
 	a.failOver(standby, 0)
 	a.revokedAt(0, k)
-	a.useFor(a.lease, 1, k)
+	a.useFor(a.lease/4, 1, k)
 	a.follow(standby, 1)
 	a.eventually(1, live, 200)
 	a.want(a.get(1, k) == 401, "the revoked key")
+}
+
+// standbyAway: while commits wait for a standby, whoever has joined goes on serving keys, and no revoke is complete.
+func standbyAway(a *arena) {
+	standby := a.Postgres.SynchronousStandby(a.t)
+	k, live := a.mint(0), a.mint(0)
+	a.warm(k)
+	a.warm(live)
+	var uncached []key
+	for range 10 {
+		uncached = append(uncached, a.mint(0))
+	}
+	a.detach(standby)
+	for _, other := range uncached {
+		a.redis("FLUSHALL")
+		for i := range a.Nodes {
+			cached, loaded := a.get(i, live), a.get(i, other)
+			a.want(cached == 200 && loaded == 200, "node %d answers a live key %d, and one that it has to load %d", i, cached, loaded)
+		}
+		time.Sleep(a.lease / 4)
+	}
+	r := a.revokeIn(time.Second, 0, k)
+	a.want(!r.Complete(), "a revoke that no standby has received: %v", r)
+	if err := standby.Attach(); err != nil {
+		a.t.Fatal(err)
+	}
+	a.revokedAt(0, k)
+	for i := range a.Nodes {
+		a.want(a.get(i, k) == 401, "node %d: the revoked key", i)
+		a.want(a.get(i, live) == 200, "node %d: a live key", i)
+	}
 }
 
 // newerThanApplied: node 1 reads a key from a revision that it has not applied yet, and which is lost in a failover.
@@ -96,7 +127,7 @@ func newerThanApplied(a *arena) {
 		a.eventually(i, live, 200)
 	}
 	a.until("the key is set inactive again", func() bool { return a.activate(0, k, false).Complete() })
-	a.want(!a.useFor(a.lease, 1, k), "the node, which answered %d before the failover, trusts what was lost", got)
+	a.want(!a.useFor(a.lease/4, 1, k), "the node, which answered %d before the failover, trusts what was lost", got)
 	a.want(a.get(1, live) == 200, "a live key")
 }
 
@@ -184,7 +215,7 @@ func forgottenByFailover(loses func(*arena)) func(*arena) {
 		a.cut(2)
 		a.failOver(standby, 0, 1)
 		a.revokedAt(0, k)
-		a.want(!a.useFor(a.lease, 2, k), "a node that the new primary does not know still accepts")
+		a.want(!a.useFor(a.lease/4, 2, k), "a node that the new primary does not know still accepts")
 		a.follow(standby, 2)
 		a.eventually(2, live, 200)
 		a.want(a.get(2, k) == 401, "the revoked key")
