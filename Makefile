@@ -13,7 +13,7 @@ GOLANGCI_LINT ?= v2.15.0
 STATICCHECK   ?= v0.8.2
 FUZZTIME      ?= 10s
 KEYS          ?= 1000000
-DURATION      ?= 15m
+DURATION      ?= 30m
 SEED          ?= 0
 STEPS         ?= 1000000
 
