@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path"
 	"sync/atomic"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -45,6 +46,8 @@ type API struct {
 	key       kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged]
 	importKey *huma.Schema // what one element of an import is validated by
 
+	writeTimeout time.Duration // of a page of an export
+
 	why      atomic.Pointer[string]          // of a nil key store, see NotReached
 	declared atomic.Pointer[[]api.Operation] // sorted by place in the list, without repetition
 }
@@ -52,7 +55,7 @@ type API struct {
 // New returns the interface to a key store, nil for one whose database has not been reached yet: then only the documents are
 // served, and the health, which is not good.
 func New(ks *keystore.Keystore, logger *slog.Logger) *API {
-	a := &API{keys: ks, logger: logger, mux: http.NewServeMux()}
+	a := &API{keys: ks, logger: logger, mux: http.NewServeMux(), writeTimeout: writeTimeout}
 	a.huma = humago.New(a.mux, a.config())
 	a.key = a.keyKind()
 	a.registerKeys()

@@ -1,9 +1,11 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"reflect"
 	"time"
@@ -78,6 +80,10 @@ func (a *API) verifyAudit(ctx context.Context, c keystore.Caller, _ *struct{}) (
 	return &page[api.AuditVerdict]{api.AuditVerdict{Intact: v.Wrong == 0, Rows: v.Rows, Last: hex.EncodeToString(v.Last[:]), Wrong: v.Wrong, Cause: v.Cause}}, nil
 }
 
+// writeTimeout is how long a client may take to read one page of an export, which is a few hundred
+// KiB.
+const writeTimeout = time.Minute
+
 // exportAudit answers with an error as long as no row has been written. After that it breaks the connection, so that nobody takes a part for the whole.
 func (a *API) exportAudit(ctx context.Context, c keystore.Caller, _ *struct{}) (*huma.StreamResponse, error) {
 	return &huma.StreamResponse{Body: func(out huma.Context) {
@@ -89,11 +95,24 @@ func (a *API) exportAudit(ctx context.Context, c keystore.Caller, _ *struct{}) (
 				begun = true
 			}
 		}
-		e := json.NewEncoder(out.BodyWriter())
+		w := out.BodyWriter()
+		control := http.NewResponseController(w.(http.ResponseWriter))
+		var lines bytes.Buffer
+		e := json.NewEncoder(&lines)
 		e.SetEscapeHTML(false)
-		err := a.keys.ExportAudit(ctx, c, func(r *keystore.AuditRow) error {
+		err := a.keys.ExportAudit(ctx, c, func(rows []keystore.AuditRow) error {
+			lines.Reset()
+			for i := range rows {
+				if err := e.Encode(showAuditRow(&rows[i])); err != nil {
+					return err
+				}
+			}
 			begin()
-			return e.Encode(showAuditRow(r))
+			_ = control.SetWriteDeadline(time.Now().Add(a.writeTimeout)) // a writer without deadlines writes to memory
+			if _, err := lines.WriteTo(w); err != nil {
+				return fmt.Errorf("writing the audit log to the client: %w", err)
+			}
+			return nil
 		})
 		switch {
 		case err == nil:

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -17,6 +18,9 @@ import (
 
 // Describe returns what the OpenAPI document is made of.
 func (a *API) Describe() *huma.OpenAPI { return a.huma.OpenAPI() }
+
+// SetWriteTimeout sets how long a client may take to read a page of an export.
+func (a *API) SetWriteTimeout(d time.Duration) { a.writeTimeout = d }
 
 // Conforms holds an answer against the OpenAPI document.
 func (a *API) Conforms(r *http.Request, status int, contentType string, body []byte) error {

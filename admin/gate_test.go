@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,8 +29,9 @@ func (nobody) Propagated(time.Duration)              {}
 // A door is the interface on a key store of its own.
 type door struct {
 	*admin.API
-	keys *keystore.Keystore
-	log  *bytes.Buffer
+	keys      *keystore.Keystore
+	log       *bytes.Buffer
+	answering sync.WaitGroup // requests that serve has let in
 }
 
 func open(t testing.TB) *door {
@@ -49,7 +51,7 @@ func openOn(t testing.TB, db keystore.Database) *door {
 	}
 	t.Cleanup(func() { _ = ks.Close() })
 	var log bytes.Buffer
-	return &door{admin.New(ks, slog.New(slog.NewTextHandler(&log, nil))), ks, &log}
+	return &door{API: admin.New(ks, slog.New(slog.NewTextHandler(&log, nil))), keys: ks, log: &log}
 }
 
 var root = keystore.Root("192.0.2.1")

@@ -33,7 +33,7 @@ func (p *problem) GetHeaders() http.Header {
 	switch p.Status {
 	case http.StatusUnauthorized:
 		return http.Header{"Www-Authenticate": {`Bearer realm="api"`}}
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		return http.Header{"Retry-After": {"1"}}
 	}
 	return nil
@@ -75,6 +75,8 @@ func statusOf(k keystore.Kind) int {
 		return http.StatusConflict
 	case keystore.KindPrecondition:
 		return http.StatusPreconditionFailed
+	case keystore.KindBusy:
+		return http.StatusTooManyRequests
 	}
 	panic(fmt.Sprintf("admin: unknown kind of refusal %d", k))
 }

@@ -29,20 +29,25 @@ func MemberCaller(token *Record, from string) Caller {
 	return Caller{record: token, member: token.Owner, from: from}
 }
 
-// fresh is reading under the policy that the database has now.
-func (k *Keystore) fresh(ctx context.Context, c Caller) (authority, error) {
-	by := k.reading(c)
+// fresh is reading under the policy that the database has now. It waits for the caller's turn to
+// read, which ends with done.
+func (k *Keystore) fresh(ctx context.Context, c Caller) (by authority, done func(), err error) {
+	if done, err = k.turns.take(ctx, c); err != nil {
+		return by, nil, err
+	}
+	by = k.reading(c)
 	p, err := k.db.Policy(ctx, by.policy.revision)
 	switch {
 	case err != nil:
-		return by, k.storeFailed("reading namespaces, roles and members", err)
+		done()
+		return by, nil, k.storeFailed("reading namespaces, roles and members", err)
 	case p != nil:
 		by.policy = newDirectory(p, nil)
 		if by.owns != nil {
 			by.owns = by.policy.holds(by.owner)
 		}
 	}
-	return by, nil
+	return by, done, nil
 }
 
 // MemberByLogin returns the caller that a user whom Caddy has verified stands for; nobody, or a member that is disabled, is the zero Caller. now was

@@ -49,7 +49,7 @@ func (k *Keystore) takePolicy(ctx context.Context, applied, head Revision) error
 	if held != nil && applied >= 0 {
 		known = held.revision
 	}
-	policy, err := k.db.Policy(ctx, known)
+	policy, err := k.db.RenewPolicy(ctx, known)
 	switch {
 	case err != nil:
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)

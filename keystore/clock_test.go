@@ -139,14 +139,14 @@ func TestProgressGoesByNoWallClock(t *testing.T) {
 		fa.ahead.Store(int64(time.Hour))
 		a.Health(ctx)
 		time.Sleep(20 * time.Second)
-		if p, err := a.Progress(ctx, p.Revision, answered); err != nil || p.Complete {
+		if p, err := a.Progress(ctx, root, p.Revision, answered); err != nil || p.Complete {
 			t.Errorf("before the lease is over: %+v, %v", p, err)
 		}
-		if p, err := a.Progress(ctx, p.Revision, answered.Add(-time.Hour)); err != nil || p.Complete {
+		if p, err := a.Progress(ctx, root, p.Revision, answered.Add(-time.Hour)); err != nil || p.Complete {
 			t.Errorf("of a time that somebody has typed: %+v, %v", p, err)
 		}
 		time.Sleep(13 * time.Second)
-		if p, err := a.Progress(ctx, p.Revision, answered); err != nil || !p.Complete {
+		if p, err := a.Progress(ctx, root, p.Revision, answered); err != nil || !p.Complete {
 			t.Errorf("after the lease is over: %+v, %v", p, err)
 		}
 		want(t, "then", ask(b, token), keystore.Unavailable)

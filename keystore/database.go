@@ -30,8 +30,9 @@ var (
 // It is linearizable and durable: what a call that returned nil has written is seen by every later call of any
 // process, and survives a kill or a power cut. All methods are safe for concurrent use. The caller bounds the time
 // through ctx; when ctx ends a method returns soon with an error, and a write may or may not have been committed,
-// except that a write that returned an error other than ctx's or a lost connection has not been. Times are UTC
-// in microseconds. Slices and maps that are passed in are not kept; those returned belong to the caller.
+// except that a write that returned an error other than ctx's or a lost connection has not been. Key, Keys,
+// CountKeys, Policy, Audits and AuditChain wait for one another when there are many, but nothing
+// else waits for them. Times are UTC in microseconds. Slices and maps that are passed in are not kept; those returned belong to the caller.
 //
 // Every change of a key, a secret, a namespace, a role or a member, by whatever program, takes the next [Revision] in its own
 // transaction from one row, and leaves at least one [Change] under it. Revisions have no gaps and are in the order of the
@@ -89,11 +90,14 @@ type Database interface {
 	// Policy returns all namespaces, roles and members from one snapshot taken after the call began; nil, with no error, when none of them has
 	// changed since the revision known.
 	Policy(ctx context.Context, known Revision) (*Policy, error)
+	// RenewPolicy is Policy for a renewal, which waits for nobody who calls Policy.
+	RenewPolicy(ctx context.Context, known Revision) (*Policy, error)
 	// Audits returns rows of the audit log that a filter fits, newest first, at most limit of them, and the cursor of the next page,
 	// empty at the end.
 	Audits(ctx context.Context, f AuditFilter, cursor string, limit int) (rows []AuditRow, next string, err error)
-	// AuditChain calls f with each row after seq, oldest first, all from one snapshot, until it returns an error, which is then returned.
-	AuditChain(ctx context.Context, after int64, f func(*AuditRow) error) error
+	// AuditChain returns the rows after a Seq, oldest first: at least one unless there is none, and
+	// no more than fit into some 100 KiB, but for the last one.
+	AuditChain(ctx context.Context, after int64) ([]AuditRow, error)
 
 	// Update runs change in one transaction, the only one of the whole deployment that writes meanwhile, and returns the
 	// head right after it. An error of change rolls everything back and is returned as it is.

@@ -142,6 +142,7 @@ func (k *Keystore) ask(s *shard, d Digest, applied Revision) (*Record, Revision,
 	if err == nil && asOf < applied && !ablated("stale-server") {
 		err = errStale
 	}
+	k.lookupsFail.Store(err != nil)
 	switch {
 	case err != nil:
 		k.counters.lookups[TierDatabase][LookupFail].Add(1)

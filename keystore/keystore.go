@@ -61,8 +61,11 @@ type Keystore struct {
 	requests requestCounts
 
 	loggedFailure atomic.Int64 // when, in Unix nanoseconds
+	lookupsFail   atomic.Bool  // as the last one in the database did
+	trial         sync.Mutex   // held by the one look-up for the health
 
 	untagged chan struct{} // a place for each miss in flight of a credential without a tag
+	turns    turns         // of callers, to read
 	uses     unflushed
 
 	running context.Context // until Close
@@ -376,8 +379,13 @@ type Health struct {
 // Health asks the database.
 func (k *Keystore) Health(ctx context.Context) Health {
 	err := k.renew(ctx)
+	if err == nil {
+		k.tryLookup(ctx)
+	}
 	h := k.Gauges()
 	switch {
+	case err == nil && k.lookupsFail.Load():
+		h.Problem = "the database does not answer look-ups of keys; cached keys go on working, requests with other keys are answered 503"
 	case err != nil && h.LeaseRemaining > 0:
 		h.Problem = "the database cannot be asked; keys that are cached go on working until the lease has run out"
 	case errors.Is(err, errClockRate):
@@ -388,6 +396,19 @@ func (k *Keystore) Health(ctx context.Context) Health {
 		h.Problem = "the lease has lapsed and the database cannot be asked; every request is answered 503"
 	}
 	return h
+}
+
+// tryLookup finds out whether look-ups that have failed do so still, unless another call is at it.
+func (k *Keystore) tryLookup(ctx context.Context) {
+	if !k.lookupsFail.Load() || !k.trial.TryLock() {
+		return
+	}
+	defer k.trial.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	if _, _, err := k.db.KeyByDigest(ctx, Digest{}); err == nil {
+		k.lookupsFail.Store(false)
+	}
 }
 
 // Gauges is the same without asking, for the metrics; Problem is left empty.

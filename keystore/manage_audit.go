@@ -4,37 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // ListAudit returns the rows that a filter fits and the caller may see, newest first: those of which it may read the audit in all namespaces
 // they touch. Rows that touch none take it in `*`.
 func (k *Keystore) ListAudit(ctx context.Context, c Caller, f AuditFilter, cursor string, limit int) ([]AuditRow, string, error) {
-	visible, err := k.visibleAudit(ctx, c)
+	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return nil, "", err
 	}
-	f.Namespaces = visible
+	defer done()
+	if err := by.anywhere(adminAudit, "read"); err != nil {
+		return nil, "", err
+	}
+	f.Namespaces, _ = by.readable(adminAudit)
 	rows, next, err := k.db.Audits(ctx, f, cursor, limit)
 	if err != nil {
 		return nil, "", k.refusalOr("reading the audit log", err)
 	}
 	return rows, next, nil
-}
-
-// visibleAudit returns the namespaces whose rows the caller may see, nil for all.
-func (k *Keystore) visibleAudit(ctx context.Context, c Caller) ([]string, error) {
-	by, err := k.fresh(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	if err := by.anywhere(adminAudit, "read"); err != nil {
-		return nil, err
-	}
-	list, all := by.readable(adminAudit)
-	if all {
-		return nil, nil
-	}
-	return list, nil
 }
 
 // An AuditVerdict says whether the audit log is as it was written.
@@ -47,46 +36,97 @@ type AuditVerdict struct {
 
 var errBroken = errors.New("the chain is broken")
 
-// VerifyAudit recomputes the chain of the whole log. It takes `admin.audit:read` in all namespaces.
+// VerifyAudit recomputes the chain of the log, up to the row that is the newest when it begins. It
+// takes `admin.audit:read` in all namespaces.
 func (k *Keystore) VerifyAudit(ctx context.Context, c Caller) (AuditVerdict, error) {
 	var v AuditVerdict
-	by, err := k.fresh(ctx, c)
-	if err != nil {
-		return v, err
-	}
-	if !by.may(adminAudit, "read", AnyNamespace) {
-		return v, lacks(adminAudit, "read")
-	}
-	err = k.db.AuditChain(ctx, 0, func(r *AuditRow) error {
-		switch {
-		case r.Seq != v.Rows+1:
-			v.Wrong, v.Cause = v.Rows+1, fmt.Sprintf("row %d is missing: the next one is %d", v.Rows+1, r.Seq)
-			return errBroken
-		case r.Hash != r.chain(v.Last):
-			v.Wrong, v.Cause = r.Seq, fmt.Sprintf("row %d, or the one before it, is not as it was written", r.Seq)
-			return errBroken
+	newest, err := k.eachAudit(ctx, c, func(rows []AuditRow) error {
+		for i := range rows {
+			r := &rows[i]
+			switch {
+			case r.Seq != v.Rows+1:
+				v.Wrong, v.Cause = v.Rows+1, fmt.Sprintf("row %d is missing: the next one is %d", v.Rows+1, r.Seq)
+				return errBroken
+			case r.Hash != r.chain(v.Last):
+				v.Wrong, v.Cause = r.Seq, fmt.Sprintf("row %d, or the one before it, is not as it was written", r.Seq)
+				return errBroken
+			}
+			v.Rows, v.Last = r.Seq, r.Hash
 		}
-		v.Rows, v.Last = r.Seq, r.Hash
 		return nil
 	})
-	if err != nil && !errors.Is(err, errBroken) {
-		return v, k.storeFailed("reading the audit log", err)
+	switch {
+	case errors.Is(err, errBroken):
+	case err != nil:
+		return v, err
+	case v.Rows < newest.Seq:
+		v.Wrong, v.Cause = v.Rows+1, fmt.Sprintf("row %d is missing: the log had %d rows when its verification began", v.Rows+1, newest.Seq)
+	case v.Last != newest.Hash:
+		v.Wrong, v.Cause = newest.Seq, fmt.Sprintf("row %d is another one than when its verification began", newest.Seq)
 	}
 	return v, nil
 }
 
-// ExportAudit calls f with each row, oldest first. It takes `admin.audit:read` in all namespaces: with the hashes, whoever has the
-// export can verify it.
-func (k *Keystore) ExportAudit(ctx context.Context, c Caller, f func(*AuditRow) error) error {
-	by, err := k.fresh(ctx, c)
+// ExportAudit calls f with the rows that there are when it begins, oldest first, some at a time.
+// While f runs, nothing of the database is held. It takes `admin.audit:read` in all namespaces:
+// with the hashes, whoever has the export can verify it. An error of f is returned as it is.
+func (k *Keystore) ExportAudit(ctx context.Context, c Caller, f func([]AuditRow) error) error {
+	var last int64
+	newest, err := k.eachAudit(ctx, c, func(rows []AuditRow) error {
+		last = rows[len(rows)-1].Seq
+		return f(rows)
+	})
+	if err == nil && last < newest.Seq {
+		err = fmt.Errorf("exporting the audit log: it ends with row %d, and row %d was there when the export began", last, newest.Seq)
+	}
+	return err
+}
+
+// eachAudit calls f with the rows up to the newest there is when it begins, oldest first, some at a
+// time, and returns that one; the zero row for an empty log. It reads the caller's authority anew
+// each time. It ends early, without an error, where rows are missing at the end.
+func (k *Keystore) eachAudit(ctx context.Context, c Caller, f func([]AuditRow) error) (newest AuditRow, err error) {
+	rows, err := k.readAudit(ctx, c, func(ctx context.Context) ([]AuditRow, error) {
+		rows, _, err := k.db.Audits(ctx, AuditFilter{}, "", 1)
+		return rows, err
+	})
+	if err != nil || len(rows) == 0 {
+		return newest, err
+	}
+	newest = rows[0]
+	for after := int64(0); after < newest.Seq; after = rows[len(rows)-1].Seq {
+		rows, err = k.readAudit(ctx, c, func(ctx context.Context) ([]AuditRow, error) { return k.db.AuditChain(ctx, after) })
+		if err != nil {
+			return newest, err
+		}
+		if i := slices.IndexFunc(rows, func(r AuditRow) bool { return r.Seq > newest.Seq }); i >= 0 {
+			rows = rows[:i]
+		}
+		if len(rows) == 0 {
+			return newest, nil
+		}
+		if err := f(rows); err != nil {
+			return newest, err
+		}
+	}
+	return newest, nil
+}
+
+// readAudit reads rows of the log for a caller that may read all of it.
+func (k *Keystore) readAudit(ctx context.Context, c Caller, read func(context.Context) ([]AuditRow, error)) ([]AuditRow, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	by, done, err := k.fresh(ctx, c)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	defer done()
 	if !by.may(adminAudit, "read", AnyNamespace) {
-		return lacks(adminAudit, "read")
+		return nil, lacks(adminAudit, "read")
 	}
-	if err := k.db.AuditChain(ctx, 0, f); err != nil {
-		return k.storeFailed("reading the audit log", err)
+	rows, err := read(ctx)
+	if err != nil {
+		return nil, k.storeFailed("reading the audit log", err)
 	}
-	return nil
+	return rows, nil
 }

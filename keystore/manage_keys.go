@@ -194,10 +194,11 @@ func (a authority) reads(id, namespace, owner string) bool {
 
 // FindKey returns a key the caller may read.
 func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, error) {
-	by, err := k.fresh(ctx, c)
+	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	if err := by.anywhere(adminKeys, "read"); err != nil && id != by.credential && by.member == "" {
 		return nil, err
 	}
@@ -216,10 +217,11 @@ func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, erro
 // ListKeys returns the keys that a filter fits and the caller may read, newest first, and the next page's cursor: see [Database.Keys].
 // The filter's Now is set here.
 func (k *Keystore) ListKeys(ctx context.Context, c Caller, f KeyFilter, cursor string, limit int) ([]Key, string, error) {
-	by, err := k.fresh(ctx, c)
+	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return nil, "", err
 	}
+	defer done()
 	if err := by.anywhere(adminKeys, "read"); err != nil && by.member == "" {
 		return nil, "", err
 	}

@@ -11,10 +11,11 @@ import (
 
 // ListMembers returns the members the caller may read, newest first, each with the grants that it may see (spec 7a.5). A member may read itself.
 func (k *Keystore) ListMembers(ctx context.Context, c Caller) ([]Member, error) {
-	by, err := k.fresh(ctx, c)
+	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	if err := by.anywhere(adminMembers, "read"); err != nil && by.member == "" {
 		return nil, err
 	}

@@ -27,10 +27,11 @@ func (k *Keystore) FindNamespace(ctx context.Context, c Caller, id string) (*Nam
 
 // ListNamespaces returns those the caller may read, newest first.
 func (k *Keystore) ListNamespaces(ctx context.Context, c Caller) ([]Namespace, error) {
-	by, err := k.fresh(ctx, c)
+	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	if err := by.anywhere(adminNamespaces, "read"); err != nil {
 		return nil, err
 	}

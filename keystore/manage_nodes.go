@@ -15,10 +15,11 @@ type NodeStatus struct {
 
 // ListNodes returns the nodes of the deployment, the oldest first. It takes the permission in all namespaces (spec section 7a.5).
 func (k *Keystore) ListNodes(ctx context.Context, c Caller) ([]NodeStatus, error) {
-	by, err := k.fresh(ctx, c)
+	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	if !by.may(adminNodes, "read", AnyNamespace) {
 		refusal := lacks(adminNodes, "read")
 		refusal.Detail += " in namespace " + AnyNamespace

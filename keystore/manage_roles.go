@@ -9,10 +9,11 @@ import (
 
 // ListRoles returns the roles the caller may read, newest first, the built-in ones last. Whoever may read roles anywhere may read the shared ones.
 func (k *Keystore) ListRoles(ctx context.Context, c Caller) ([]Role, error) {
-	by, err := k.fresh(ctx, c)
+	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	if err := by.anywhere(adminRoles, "read"); err != nil {
 		return nil, err
 	}

@@ -129,8 +129,15 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 
 // Progress looks once how far a change has come that was answered before it was complete. Took counts from since, when it was answered, on the
 // database's clock. A node that is cut off is pending until its lease has run out, counted from when this node first saw the change: that may be later
-// than its commit.
-func (k *Keystore) Progress(ctx context.Context, r Revision, since time.Time) (Propagation, error) {
+// than its commit. Progress waits for the caller's turn to read.
+func (k *Keystore) Progress(ctx context.Context, c Caller, r Revision, since time.Time) (Propagation, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	done, err := k.turns.take(ctx, c)
+	if err != nil {
+		return Propagation{}, err
+	}
+	defer done()
 	now := k.clock.now()
 	p, err := k.progress(ctx, commit{r, k.node.commits.before(r, now), k.node.histories.Load()})
 	if err != nil {

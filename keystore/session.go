@@ -48,6 +48,8 @@ func (k *Keystore) LookupSession(ctx context.Context, session string, now time.T
 	if err != nil || secret.Prefix() != sessionPrefix || !k.tokenKey.Load().Verify(secret) {
 		return Answer{Outcome: Malformed}, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
 	s, err := k.db.Session(ctx, secret.Digest())
 	switch {
 	case isNotFound(err):

@@ -16,10 +16,11 @@ type Verdict struct {
 // `read` (also when empty), `write`, `orders:read`, `orders:search`; namespace empty means the key's own. The outcome is [Unknown] unless the caller may
 // read the key.
 func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, permission string) (Verdict, error) {
-	by, err := k.fresh(ctx, c)
+	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return Verdict{}, err
 	}
+	defer done()
 	if err := by.anywhere(adminKeys, "read"); err != nil {
 		return Verdict{}, err
 	}

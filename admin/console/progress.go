@@ -41,7 +41,7 @@ func watch(v *visit) error {
 		v.refuse(http.StatusNotFound, "There is no such page", "The address is not complete.")
 		return nil
 	}
-	p, err := v.keys.Progress(v.ctx, keystore.Revision(revision), time.UnixMilli(since))
+	p, err := v.keys.Progress(v.ctx, v.Caller, keystore.Revision(revision), time.UnixMilli(since))
 	if err != nil {
 		return err
 	}

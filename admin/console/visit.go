@@ -145,6 +145,7 @@ func (v *visit) fail(err error) {
 	title := map[int]string{
 		http.StatusForbidden: "You may not do that", http.StatusNotFound: "There is no such thing", http.StatusConflict: "That is not possible now",
 		http.StatusPreconditionFailed: "Somebody else has changed it", http.StatusServiceUnavailable: "The key database is away",
+		http.StatusTooManyRequests: "Too many requests",
 	}[refused.Status]
 	if title == "" {
 		title = "That cannot be done"

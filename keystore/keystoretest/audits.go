@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,41 +96,44 @@ func testAudits(t *testing.T, s Store) {
 		t.Errorf("a bad cursor: %v", err)
 	}
 
-	// The chain is what was there at the beginning, also while more comes.
-	chain := func(after int64, f func(*keystore.AuditRow) error) []*keystore.AuditRow {
+	// The chain, page by page.
+	chain := func(after int64) (got []*keystore.AuditRow, pages int) {
 		t.Helper()
-		var got []*keystore.AuditRow
-		must(t, other.AuditChain(ctx, after, func(r *keystore.AuditRow) error {
-			got = append(got, r)
-			return f(r)
-		}))
-		return got
-	}
-	went := false
-	got := chain(0, func(*keystore.AuditRow) error {
-		if went {
-			return nil
+		for {
+			page, err := other.AuditChain(ctx, after)
+			must(t, err)
+			if len(page) == 0 {
+				return got, pages
+			}
+			bytes := 0
+			for i := range page {
+				got = append(got, &page[i])
+				bytes += len(page[i].Before) + len(page[i].After)
+			}
+			if last := page[len(page)-1]; bytes-len(last.Before)-len(last.After) > 1<<20 {
+				t.Errorf("a page of %d bytes", bytes)
+			}
+			after = page[len(page)-1].Seq
+			pages++
 		}
-		went = true
-		_, err := db.Update(ctx, func(tx keystore.Tx) error { return tx.AppendAudit([]*keystore.AuditRow{{Seq: 9, At: start}}) })
-		return err
-	})
-	if !reflect.DeepEqual(got, rows) {
+	}
+	if got, _ := chain(0); !reflect.DeepEqual(got, rows) {
 		t.Errorf("the chain %+v, want %+v", got, rows)
 	}
-	seqs := func(rows []*keystore.AuditRow) (out []int64) {
-		for _, r := range rows {
-			out = append(out, r.Seq)
+	if got, _ := chain(7); !reflect.DeepEqual(got, rows[7:]) {
+		t.Errorf("the chain after 7: %+v", got)
+	}
+	wide := strings.Repeat("ü", 1<<20)
+	for i := range 3000 {
+		row := &keystore.AuditRow{Seq: int64(len(rows) + 1), At: start, After: "{}"}
+		if i%1000 == 0 {
+			row.Before, row.After = wide, wide
 		}
-		return out
+		rows = append(rows, row)
 	}
-	if got := seqs(chain(7, func(*keystore.AuditRow) error { return nil })); !slices.Equal(got, []int64{8, 9}) {
-		t.Errorf("the chain after 7: %v", got)
-	}
-	enough := errors.New("enough")
-	n := 0
-	if err := db.AuditChain(ctx, 0, func(*keystore.AuditRow) error { n++; return enough }); err != enough || n != 1 {
-		t.Errorf("%d rows, error %v, after the first one was refused", n, err)
+	update(t, db, func(tx keystore.Tx) error { return tx.AppendAudit(rows[8:]) })
+	if got, pages := chain(0); !reflect.DeepEqual(got, rows) || pages < 4 {
+		t.Errorf("a long chain: %d rows in %d pages, want %d", len(got), pages, len(rows))
 	}
 }
 

@@ -174,21 +174,21 @@ func (d *DB) seqsOf(ctx context.Context, during clause, most int) (seqs, error) 
 	return seqs{{">=", []any{of[0].first}}, {"<=", []any{of[0].last}}}, nil
 }
 
-// AuditChain implements [keystore.Database].
-func (d *DB) AuditChain(ctx context.Context, after int64, f func(*keystore.AuditRow) error) error {
-	rows, err := d.query(ctx, d.readers, "SELECT "+auditColumns+" FROM audit WHERE seq > ? AND "+d.current+" ORDER BY seq", after)
-	if err != nil {
-		return d.fail(ctx, readingAudit, err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		row, err := scanAudit(rows.Scan)
-		if err != nil {
-			return d.fail(ctx, readingAudit, err)
-		}
-		if err := f(&row); err != nil {
-			return err
-		}
-	}
-	return d.fail(ctx, readingAudit, rows.Err())
+// A page of the chain ends with the row that exceeds one of these: its number in the page, or the
+// bytes of Before and After so far.
+const (
+	chainRows  = 500
+	chainBytes = 256 << 10
+)
+
+// AuditChain implements [keystore.Database]. The sizes alone come first, so that no more texts are
+// read than the page has.
+func (d *DB) AuditChain(ctx context.Context, after int64) ([]keystore.AuditRow, error) {
+	const size = "octet_length(before) + octet_length(after)"
+	rows, err := list(d.read(ctx), scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq > ? AND "+d.current+`
+		AND seq <= (SELECT max(seq) FROM (
+			SELECT seq, sum(size) OVER (ORDER BY seq) - size AS earlier
+			FROM (SELECT seq, `+size+` AS size FROM audit WHERE seq > ? ORDER BY seq LIMIT ?) AS next
+		) AS page WHERE earlier < ?) ORDER BY seq`, after, after, chainRows, chainBytes)
+	return rows, d.fail(ctx, readingAudit, err)
 }

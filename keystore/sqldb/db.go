@@ -46,7 +46,7 @@ type dialect struct {
 	addMany       string // statement: what is added to secrets until addedMany is one change; empty: the database sees for itself that it is many
 	addedMany     string // statement
 	manyEnds      string // statement, on the connection: the transaction that has added many is over
-	unforced      string // the end of a condition on one row: the commit is answered before it is on the disk; empty: there is no such thing
+	unforced      string // the end of a condition: the commit is answered before it is on the disk; empty: there is no such thing
 	recordUse     string // statement: takes last uses as a JSON object, id to microseconds
 
 	copyRows    func(ctx context.Context, driverConn any, table string, columns []string, rows [][]any) error // adds many rows at once; nil: there is no such way
@@ -63,10 +63,11 @@ type dialect struct {
 type DB struct {
 	dialect
 	writer  *sql.DB // of changes
-	readers *sql.DB
+	readers *sql.DB // for look-ups of what a request shows: each finds one row, by an index
+	bulk    *sql.DB // for reads that may take long: those of people, and of programs that manage
 	lease   *sql.DB // for renewals and what belongs to them: never behind the readers
 	beats   *sql.DB // for writes of the nodes' rows
-	uses    *sql.DB // for writes of last uses
+	uses    *sql.DB // for writes of last uses, which wait for no standby: see dialect.unforced
 
 	postgres  *postgres // nil: SQLite
 	timelines timelines
@@ -169,7 +170,7 @@ func (d *DB) closePools() error {
 	if d.holder != nil {
 		d.holder.Close()
 	}
-	pools := []*sql.DB{d.readers, d.lease, d.writer}
+	pools := []*sql.DB{d.readers, d.bulk, d.lease, d.uses, d.writer}
 	var first error
 	for _, pool := range pools {
 		if err := pool.Close(); err != nil && first == nil {
@@ -242,10 +243,10 @@ func (d *DB) query(ctx context.Context, pool *sql.DB, query string, args ...any)
 	return rows, err
 }
 
-// read is query on the readers, planned for these arguments and the tables as they are now.
+// read is a bulk query, planned for these arguments and the tables as they are now.
 func (d *DB) read(ctx context.Context) querier {
 	return func(query string, args ...any) (*sql.Rows, error) {
-		return d.query(ctx, d.readers, query, append(slices.Clip(d.anew), args...)...)
+		return d.query(ctx, d.bulk, query, append(slices.Clip(d.anew), args...)...)
 	}
 }
 

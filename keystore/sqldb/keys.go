@@ -124,7 +124,7 @@ func (d *DB) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore
 
 // Key implements [keystore.Database].
 func (d *DB) Key(ctx context.Context, id string) (*keystore.Key, error) {
-	rows, err := d.query(ctx, d.readers, byIDQuery+" AND "+d.current, id)
+	rows, err := d.query(ctx, d.bulk, byIDQuery+" AND "+d.current, id)
 	keys, err := scanKeys(rows, err, nil)
 	if err != nil {
 		return nil, d.fail(ctx, "reading a key", err)
@@ -136,7 +136,7 @@ func (d *DB) Key(ctx context.Context, id string) (*keystore.Key, error) {
 func (d *DB) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
 	var all, revoked, expired, inactive int64
 	now := time.Now().UnixMicro()
-	err := d.readers.QueryRowContext(ctx, d.bind(`SELECT
+	err := d.bulk.QueryRowContext(ctx, d.bind(`SELECT
 		(SELECT count(*) FROM keys) - (SELECT count(*) FROM keys WHERE personal = 1),
 		(SELECT count(*) FROM keys WHERE revoked_at IS NOT NULL AND personal = 0),
 		(SELECT count(*) FROM keys WHERE revoked_at IS NULL AND expires_at IS NOT NULL AND expires_at <= ? AND personal = 0),

@@ -17,9 +17,18 @@ const (
 )
 
 // Policy implements [keystore.Database].
-func (d *DB) Policy(ctx context.Context, known keystore.Revision) (p *keystore.Policy, err error) {
+func (d *DB) Policy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
+	return d.policyBy(ctx, d.bulk, known)
+}
+
+// RenewPolicy implements [keystore.Database].
+func (d *DB) RenewPolicy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
+	return d.policyBy(ctx, d.lease, known)
+}
+
+func (d *DB) policyBy(ctx context.Context, pool *sql.DB, known keystore.Revision) (p *keystore.Policy, err error) {
 	err = d.retryLost(ctx, func() error {
-		tx, err := d.lease.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+		tx, err := pool.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 		if err != nil {
 			return err
 		}

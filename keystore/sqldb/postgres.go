@@ -28,6 +28,8 @@ const (
 	oldestPostgres = 13
 )
 
+const unforced = " AND set_config('synchronous_commit', 'off', true) <> ''"
+
 var postgresDialect = dialect{
 	goose:      goose.DialectPostgres,
 	migrations: "postgres",
@@ -50,10 +52,11 @@ var postgresDialect = dialect{
 	// and not at all at what a transaction has not committed.
 	analyze:  "ANALYZE (SKIP_LOCKED) keys, secrets, held, audit, touched",
 	anew:     []any{pgx.QueryExecModeCacheDescribe},
-	unforced: " AND set_config('synchronous_commit', 'off', true) <> ''",
+	unforced: unforced,
 	// The keys are locked so that none is deleted meanwhile and leaves its last use behind.
 	recordUse: `INSERT INTO last_uses (key_id, used_at)
-		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u JOIN keys k ON k.id = u.key ORDER BY k.id FOR KEY SHARE OF k
+		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u JOIN keys k ON k.id = u.key` + unforced + `
+		ORDER BY k.id FOR KEY SHARE OF k
 		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at`,
 	copyRows:    copyRows,
 	bind:        bindNumbered,
@@ -71,7 +74,8 @@ var postgresDialect = dialect{
 // url is postgres://USER:PASSWORD@HOST:PORT,HOST:PORT/DATABASE?OPTION=VALUE with the options of libpq: of several hosts
 // the first one that is reached and no standby is used. No error shows a password.
 //
-// The connections: one writes, some read, three are for leases, the nodes' rows and a look at the head, and one listens.
+// The connections: one writes, eight look up keys, four read lists, one notes last uses, three are
+// for leases, the nodes' rows and a look at the head, and one listens. None waits for another kind.
 func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	p, err := newPostgres(url)
 	if err != nil {
@@ -81,8 +85,10 @@ func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	d.postgres = p
 	d.writer = openPostgres(p, 1)
 	d.readers = openPostgres(p, readers)
+	d.bulk = openPostgres(p, bulkReaders)
+	d.uses = openPostgres(p, 1)
 	d.lease = openPostgres(p, 3)
-	d.beats, d.uses = d.lease, d.readers
+	d.beats = d.lease
 	if err := d.start(ctx, checkPostgres); err != nil {
 		d.closePools()
 		return nil, fmt.Errorf("opening the database %s: %w", p.identity, d.explain(ctx, err))

@@ -85,6 +85,46 @@ func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	}
 }
 
+// TestPostgresUsesUnforced: uses of keys and sessions are noted while no standby is there, however
+// many there are.
+func TestPostgresUsesUnforced(t *testing.T) {
+	s := postgrestest.StartFor(t)
+	d := openOnce(t, s.URL(s.Schema(t)))
+	if _, err := d.Deployment(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	id := keystore.DigestOf("a session")
+	if err := d.InsertSession(t.Context(), keystore.Session{ID: id, CreatedAt: now, UsedAt: now}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Update(t.Context(), func(tx keystore.Tx) error {
+		_, err := tx.InsertKeys([]*keystore.Key{{ID: "k", CreatedAt: now}})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	awaitNobody(t, s, d)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	later := now.Add(time.Minute)
+	if err := d.RecordUse(ctx, map[string]time.Time{"k": later}); err != nil {
+		t.Error(err)
+	}
+	if err := d.UseSession(ctx, id, later); err != nil {
+		t.Error(err)
+	}
+	if err := d.DeleteSessions(ctx, now, now); err != nil {
+		t.Error(err)
+	}
+	if k, err := d.Key(ctx, "k"); err != nil || !k.LastUsedAt.Equal(later) {
+		t.Errorf("%+v, %v", k, err)
+	}
+	if s, err := d.Session(ctx, id); err != nil || !s.UsedAt.Equal(later) {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
 // awaitNobody has a node i join, and commits wait for a synchronous standby that is not there until
 // forget, or the test's end.
 func awaitNobody(t *testing.T, s *postgrestest.Server, d keystore.Database) (forget func()) {

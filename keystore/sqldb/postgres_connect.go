@@ -228,7 +228,7 @@ func explainPostgres(err error) error {
 	case code == "53100":
 		advice = "the disk of the PostgreSQL server is full, nothing was changed: make room and try again"
 	case code == "53300":
-		advice = "PostgreSQL has no connection left: raise its max_connections; each process takes up to 13"
+		advice = "PostgreSQL has no connection left: raise its max_connections; each process takes up to 18"
 	case code == "55P03":
 		advice = adviceLocked
 	case code == "40P01", code == "40001":

@@ -4,6 +4,7 @@ package sqldb
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -181,8 +182,9 @@ func TestPostgresStandby(t *testing.T) {
 	}
 	config.ValidateConnect = nil
 	both.postgres.config.Store(config)
-	both.readers.SetMaxIdleConns(0)
-	both.lease.SetMaxIdleConns(0)
+	for _, pool := range []*sql.DB{both.readers, both.bulk, both.lease, both.uses} {
+		pool.SetMaxIdleConns(0)
+	}
 	for name, call := range map[string]func() error{
 		"Renew":       func() error { _, err := both.Renew(ctx, "i", keystore.Position{}); return err },
 		"Nodes":       func() error { _, err := both.Nodes(ctx); return err },
@@ -192,8 +194,9 @@ func TestPostgresStandby(t *testing.T) {
 		"Keys":        func() error { _, _, err := both.Keys(ctx, keystore.KeyFilter{}, "", 1); return err },
 		"CountKeys":   func() error { _, err := both.CountKeys(ctx); return err },
 		"Policy":      func() error { _, err := both.Policy(ctx, 0); return err },
+		"RenewPolicy": func() error { _, err := both.RenewPolicy(ctx, 0); return err },
 		"Audits":      func() error { _, _, err := both.Audits(ctx, keystore.AuditFilter{}, "", 1); return err },
-		"AuditChain":  func() error { return both.AuditChain(ctx, 0, func(*keystore.AuditRow) error { return nil }) },
+		"AuditChain":  func() error { _, err := both.AuditChain(ctx, 0); return err },
 		"Acknowledge": func() error { return both.Acknowledge(ctx, "i", 1) },
 		"RecordUse":   func() error { return both.RecordUse(ctx, map[string]time.Time{"k": time.Now()}) },
 	} {

@@ -46,7 +46,8 @@ func (d *DB) Session(ctx context.Context, id keystore.Digest) (*keystore.Session
 
 // UseSession implements [keystore.Database].
 func (d *DB) UseSession(ctx context.Context, id keystore.Digest, at time.Time) error {
-	return d.exec(ctx, d.uses, "noting the use of a session", "UPDATE sessions SET used_at = ? WHERE digest = ? AND used_at < ?", at.UnixMicro(), id[:], at.UnixMicro())
+	return d.exec(ctx, d.uses, "noting the use of a session",
+		"UPDATE sessions SET used_at = ? WHERE digest = ? AND used_at < ?"+d.unforced, at.UnixMicro(), id[:], at.UnixMicro())
 }
 
 // DeleteSession implements [keystore.Database].
@@ -59,5 +60,6 @@ func (d *DB) DeleteSession(ctx context.Context, id keystore.Digest) error {
 
 // DeleteSessions implements [keystore.Database].
 func (d *DB) DeleteSessions(ctx context.Context, used, made time.Time) error {
-	return d.exec(ctx, d.uses, "removing sessions that are over", "DELETE FROM sessions WHERE used_at < ? OR created_at < ?", used.UnixMicro(), made.UnixMicro())
+	return d.exec(ctx, d.uses, "removing sessions that are over",
+		"DELETE FROM sessions WHERE (used_at < ? OR created_at < ?)"+d.unforced, used.UnixMicro(), made.UnixMicro())
 }

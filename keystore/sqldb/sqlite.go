@@ -19,8 +19,10 @@ import (
 const (
 	// writeWait is how long a change waits for another process to end its own, unless its context ends first.
 	writeWait = 30 * time.Second
-	// readers is how many look-ups and lists run at the same time.
+	// readers is how many look-ups run at the same time.
 	readers = 8
+	// bulkReaders is how many lists, searches and pages of the audit log are read at the same time.
+	bulkReaders = 4
 
 	// Sizes of the page cache of changes, in KiB, which it has when there is so much to keep: always, and while many keys are added.
 	writerCache = "-16000"
@@ -60,8 +62,9 @@ var sqliteDialect = dialect{
 // OpenSQLite opens the database in a file, which it makes, readable by its owner alone, if there is none. Several
 // processes of one machine may have it open; a network file system will not do.
 //
-// The connections: one writes; some read; two more, for leases and the feed of changes, never wait behind the readers;
-// and one does nothing but keep SQLite from removing the log.
+// The connections: one writes; eight look up keys; four read lists; three are for leases and the
+// feed of changes; and one does nothing but keep SQLite from removing the log. None waits for
+// another kind.
 func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	path, err := createSQLite(path)
 	if err != nil {
@@ -77,6 +80,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	// The writer asks for the lock at BEGIN and waits in Go, where the context counts.
 	d.writer = openSQLite(path, 1, "busy_timeout(0)", "synchronous(FULL)", "journal_size_limit(67108864)", "cache_size("+writerCache+")")
 	d.readers = openSQLite(path, readers, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
+	d.bulk = openSQLite(path, bulkReaders, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
 	d.lease = openSQLite(path, 3, "busy_timeout(1000)", "query_only(1)")
 	d.beats, d.uses = d.writer, d.writer
 	d.committed = func(any) error { return d.intact() }
