@@ -45,7 +45,7 @@ func TestClose(t *testing.T) {
 					db.closeWait = time.Millisecond
 				}
 				began, release := make(chan struct{}), make(chan struct{})
-				results := make(chan error, 2)
+				results := make(chan error, 1)
 				go func() {
 					_, err := db.Update(ctx, func(tx keystore.Tx) error {
 						began <- struct{}{}
@@ -54,14 +54,6 @@ func TestClose(t *testing.T) {
 					})
 					results <- err
 				}()
-				go func() {
-					results <- db.AuditChain(ctx, 0, func(*keystore.AuditRow) error {
-						began <- struct{}{}
-						<-release
-						return nil
-					})
-				}()
-				<-began
 				<-began
 				closed := make(chan error, 1)
 				go func() { closed <- db.Close() }()
@@ -74,7 +66,7 @@ func TestClose(t *testing.T) {
 					}
 					close(release)
 					must(<-closed)
-					if len(results) < 2 {
+					if len(results) == 0 {
 						t.Fatal("Close did not wait to the end")
 					}
 				} else {
@@ -83,10 +75,8 @@ func TestClose(t *testing.T) {
 					}
 					close(release)
 				}
-				for range 2 {
-					if err := <-results; err != nil {
-						t.Error(err)
-					}
+				if err := <-results; err != nil {
+					t.Error(err)
 				}
 				again, err := open()
 				must(err)
