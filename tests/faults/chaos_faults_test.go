@@ -117,7 +117,7 @@ func (f *faults) begin(s Step) (end func()) {
 	case "the standby is away":
 		return broken(allNodes, noStandby, func() { f.must(f.standby.Detach()) }, func() { f.must(f.standby.Attach()) })
 	case "the database's clock is set":
-		return broken(allNodes, nothing, f.setRandomClock, func() { f.setClock(0) })
+		return f.setClockAgain(s.What)
 	case "settings are changed":
 		return f.changeSettings(s.What)
 	case "bulk work":
@@ -147,10 +147,25 @@ func (f *faults) switchOver() {
 	f.standby = f.Postgres.SynchronousStandby(f.t)
 }
 
-// setRandomClock sets the database's clock ahead or behind, by little as NTP does or by much as people do.
-func (f *faults) setRandomClock() {
-	most := []time.Duration{time.Second, 10 * time.Second, time.Minute, 2 * time.Hour}[f.random.IntN(4)]
-	f.setClock(time.Duration(f.random.Int64N(2*int64(most))) - most)
+// setClockAgain sets the database's clock ahead and behind, by little as NTP does or by much as people do, again and
+// again.
+func (f *faults) setClockAgain(what string) (end func()) {
+	repaired := f.fault(allNodes, what, nothing)
+	random := rand.New(rand.NewPCG(f.random.Uint64(), 0))
+	done := make(chan struct{})
+	f.work.Go(func() {
+		defer repaired()
+		for !over(done) {
+			most := []time.Duration{time.Second, 10 * time.Second, time.Minute, 2 * time.Hour}[random.IntN(4)]
+			f.setClock(time.Duration(random.Int64N(2*int64(most))) - most)
+			select {
+			case <-done:
+			case <-time.After(500*time.Millisecond + time.Duration(random.Int64N(int64(f.lease)))):
+			}
+		}
+		f.setClock(0)
+	})
+	return func() { close(done) }
 }
 
 // changeSettings turns synchronous_commit off in one of the ways there are, for sessions that begin then or for all.
