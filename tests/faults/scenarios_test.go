@@ -384,16 +384,16 @@ var scenarios = []scenario{
 	}},
 
 	// The database's clock, failovers, restores.
-	{name: "the database's clock is set an hour ahead and back", clock: true, leases: hasLonger, run: clockSet(time.Hour, 0)},
-	{name: "the database's clock is set ahead and behind", long: true, clock: true, leases: hasLonger, run: clockSet(2*time.Second, -30*time.Second)},
+	{name: "the database's clock is set an hour ahead and back", ablation: "rate-shortens-wait", clock: true, leases: hasLonger, run: clockSet(time.Hour, 0)},
+	{name: "the database's clock is set ahead and behind", ablation: "rate-shortens-wait", long: true, clock: true, leases: hasLonger, run: clockSet(2*time.Second, -30*time.Second)},
 	{name: "the synchronous standby is away", own: true, run: standbyAway},
-	{name: "a join that no standby has received", own: true, lease: 8 * time.Second, run: joinUnacknowledged},
-	{name: "a key that is read before its change is applied, and lost", own: true, lease: 12 * time.Second, run: newerThanApplied},
+	{name: "a join that no standby has received", ablation: "join-unacknowledged", own: true, lease: 8 * time.Second, run: joinUnacknowledged},
+	{name: "a key that is read before its change is applied, and lost", ablation: "newer-than-applied", own: true, lease: 12 * time.Second, run: newerThanApplied},
 	{name: "an entry in Redis of a change that is lost", own: true, lease: 12 * time.Second, run: sharedFromLostHistory},
-	{name: "a backup that knows not all nodes, and one is cut off", own: true, lease: 12 * time.Second, run: forgottenByRestore(true)},
-	{name: "a backup that knows not all nodes", long: true, own: true, lease: 12 * time.Second, run: forgottenByRestore(false)},
+	{name: "a backup that knows not all nodes, and one is cut off", ablation: "forget-readers", own: true, lease: 12 * time.Second, run: forgottenByRestore(true)},
+	{name: "a backup that knows not all nodes", ablation: "forget-readers", long: true, own: true, lease: 12 * time.Second, run: forgottenByRestore(false)},
 	{name: "a failover that loses a node", own: true, lease: 12 * time.Second, run: forgottenByFailover(func(*arena) {})},
-	{name: "a failover that loses a node and a change", long: true, own: true, lease: 12 * time.Second, run: forgottenByFailover(func(a *arena) { a.mint(0) })},
+	{name: "a failover that loses a node and a change", ablation: "forget-readers", long: true, own: true, lease: 12 * time.Second, run: forgottenByFailover(func(a *arena) { a.mint(0) })},
 	{name: "synchronous_commit is turned off", own: true, run: synchronousCommitOff},
 
 	// One SQLite file.
