@@ -22,14 +22,6 @@ func (k *Keystore) adopt(ctx context.Context) error {
 	return nil
 }
 
-// reseal has the entries in the shared cache depend on the server's timeline as well. A record can
-// be read on a primary that fails before any standby has what it says.
-func (k *Keystore) reseal(timeline string) {
-	if seal := k.seal.Load(); seal.timeline != timeline {
-		k.seal.Store(newSharedSeal(seal.deployment, timeline))
-	}
-}
-
 // acceptAnother takes up with a database that is not the one it was: it was restored from a backup, or lost changes that it had committed
 // when another server took over. All that was cached is dropped, entries in the shared cache are void by a new epoch, and what
 // this node has revoked is revoked again, before it trusts anything. Nodes of the history that is gone may still hold a
@@ -50,15 +42,8 @@ func (k *Keystore) acceptAnother(head Head) error {
 	if slices.Contains(n.left, head.Epoch) { // a new epoch was lost too
 		was = head.Epoch
 	}
-	readers := maps.Clone(n.peersBefore)
-	if readers == nil {
-		readers = make(map[string]Node)
-	}
-	maps.Copy(readers, n.peers)
-	if ablated("forget-readers") {
-		clear(readers)
-	}
-	if err := k.db.NewEpoch(ctx, was, slices.Collect(maps.Values(readers))); err != nil {
+	readers := n.readers()
+	if err := k.db.NewEpoch(ctx, was, readers); err != nil {
 		return k.storeFailed("giving the deployment a new epoch", err)
 	}
 	fenced := k.clock.now()
@@ -76,6 +61,36 @@ func (k *Keystore) acceptAnother(head Head) error {
 	n.commits.forget()
 	n.in(n.histories.Load(), func() { n.others.inherit(readers, fenced) })
 	return nil
+}
+
+// followTimeline is for a standby that has taken over and has all changes that this node knows of. It
+// may lack rows of nodes, which take no revision: those are written again, as fencing.
+func (k *Keystore) followTimeline(timeline string) error {
+	n := k.node
+	if n.timeline != "" && n.timeline != timeline {
+		ctx, cancel := context.WithTimeout(k.running, loadTimeout)
+		defer cancel()
+		if err := k.db.NewEpoch(ctx, "", n.readers()); err != nil {
+			return k.storeFailed("telling a new primary of the other nodes", err)
+		}
+		n.takeovers.Add(1)
+	}
+	n.timeline = timeline
+	if seal := k.seal.Load(); seal.timeline != timeline {
+		k.seal.Store(newSharedSeal(seal.deployment, timeline))
+	}
+	return nil
+}
+
+// readers are the other nodes that may hold a lease, as far as this node knows.
+func (n *node) readers() []Node {
+	if ablated("forget-readers") {
+		return nil
+	}
+	all := make(map[string]Node, len(n.peers))
+	maps.Copy(all, n.peersBefore)
+	maps.Copy(all, n.peers)
+	return slices.Collect(maps.Values(all))
 }
 
 // in calls f unless the database has been found to be another one since the history was noted.

@@ -91,6 +91,8 @@ type node struct {
 	applied     atomic.Int64 // revision up to which changes are applied; negative: nothing is cached yet
 	commits     commitTimes
 	histories   atomic.Int64 // how often the database was found to be another one
+	timeline    string       // of the database's server
+	takeovers   atomic.Int64 // how often that has changed
 	directory   atomic.Pointer[Directory]
 	imported    atomic.Bool
 	replaced    atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
@@ -249,7 +251,9 @@ func (k *Keystore) renewFrom() error {
 		}
 		return errAgain
 	}
-	k.reseal(head.Timeline)
+	if err := k.followTimeline(head.Timeline); err != nil {
+		return err
+	}
 	if ablated("ack-before-purge") {
 		k.acknowledge(ctx, head, length)
 	}

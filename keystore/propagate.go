@@ -99,6 +99,7 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 	if Revision(k.node.applied.Load()) < r {
 		_ = k.renewAnew(ctx) // a failure shows in what is applied
 	}
+	takeovers := k.node.takeovers.Load()
 	nodes, err := k.db.Nodes(ctx)
 	if err != nil {
 		return p, err
@@ -123,7 +124,7 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 			return p, err
 		}
 	}
-	p.Complete = len(p.Pending) == 0 && k.node.histories.Load() == c.history
+	p.Complete = len(p.Pending) == 0 && k.node.histories.Load() == c.history && k.node.takeovers.Load() == takeovers
 	return p, nil
 }
 
