@@ -116,7 +116,8 @@ type Database interface {
 	// DeleteSessions removes those that were last used, or made, before the times given.
 	DeleteSessions(ctx context.Context, used, made time.Time) error
 
-	// Close gives everything back. It waits some seconds for calls that run; those that follow fail.
+	// Close gives everything back. It waits some seconds for calls that run; those that follow
+	// fail.
 	Close() error
 }
 

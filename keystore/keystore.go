@@ -172,8 +172,9 @@ func (k *Keystore) busy() bool {
 	return !k.node.closed
 }
 
-// Close leaves the deployment: nothing is trusted any more, requests on their way are cut, whoever waits for a change to spread is answered, last uses
-// are written, the node's row is removed, and the database is closed.
+// Close leaves the deployment: nothing is trusted any more, requests on their way are cut, whoever
+// waits for a change to spread is answered, last uses are written, the node's row is removed, and
+// the database is closed.
 func (k *Keystore) Close() error {
 	k.stop()
 	k.cache.close()

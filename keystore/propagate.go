@@ -41,7 +41,9 @@ type commit struct {
 }
 
 // propagate waits until every node has applied a change that was committed, or can no longer trust what it
-// cached before; at longest for wait, where zero is [DefaultWait] and less than zero is one look, and until Close. Not complete is no failure: the change is committed, and in force on each pending node by the time given.
+// cached before; at longest for wait, where zero is [DefaultWait] and less than zero is one look,
+// and until Close. Not complete is no failure: the change is committed, and in force on each
+// pending node by the time given.
 func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) Propagation {
 	begun := k.clock.now()
 	if wait == 0 {

@@ -87,7 +87,10 @@ type DB struct {
 var _ keystore.Database = (*DB)(nil)
 
 func newDB(d dialect) *DB {
-	return &DB{dialect: d, closeWait: closeWait, keep: keepRevisions, lookedThrough: lookedThrough, feed: feed{changed: make(chan struct{}, 1)}}
+	return &DB{
+		dialect: d, closeWait: closeWait, keep: keepRevisions, lookedThrough: lookedThrough,
+		feed: feed{changed: make(chan struct{}, 1)},
+	}
 }
 
 // start readies the schema and the statements, and follows the change log from then on.
@@ -164,7 +167,8 @@ func (d *DB) Close() error {
 	return err
 }
 
-// closePools closes idle connections at once, and those in use when they are given back. It waits for these, for closeWait at most.
+// closePools closes idle connections at once, and those in use when they are given back. It waits
+// for these, for closeWait at most.
 func (d *DB) closePools() error {
 	// The readers go first: the last connection to leave folds the write-ahead log into the file.
 	if d.holder != nil {
@@ -181,7 +185,8 @@ func (d *DB) closePools() error {
 	for _, pool := range pools {
 		for n := pool.Stats().OpenConnections; n > 0; n = pool.Stats().OpenConnections {
 			if time.Now().After(deadline) {
-				return errors.Join(first, fmt.Errorf("closing the database: connections in use after %s: %d", d.closeWait, n))
+				return errors.Join(first,
+					fmt.Errorf("closing the database: connections in use after %s: %d", d.closeWait, n))
 			}
 			time.Sleep(time.Millisecond)
 		}
