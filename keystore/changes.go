@@ -36,8 +36,8 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 			return err
 		}
 	}
+	n.position.Store(&Position{head.Revision, head.Mark})
 	n.applied.Store(int64(head.Revision))
-	n.mark = head.Mark
 	return nil
 }
 

@@ -61,14 +61,18 @@ type Database interface {
 	NewEpoch(ctx context.Context, was string, nodes []Node) error
 	// NoteTime keeps the latest of the times that it is given; [Head] has it. It need not survive a crash.
 	NoteTime(ctx context.Context, t time.Time) error
-	// Acknowledge notes that the node has applied everything up to r, and that it lives.
-	Acknowledge(ctx context.Context, incarnation string, r Revision) error
+	// Acknowledge notes that the node has applied everything up to a position, and that it lives. A
+	// position that is not in this history is not noted.
+	Acknowledge(ctx context.Context, incarnation string, at Position) error
 	// Nodes returns the registered nodes, in any state. It may remove, and leave out, one whose process has certainly ended.
 	Nodes(ctx context.Context) ([]Node, error)
 	// Fence tells a silent node, should it live, to join anew before it trusts anything. A missing node is no error.
 	Fence(ctx context.Context, incarnation string) error
-	// Remove deletes a node's row: on leaving, or when its lease has surely run out. A missing node is no error.
+	// Remove deletes the row of a node that leaves. A missing node is no error.
 	Remove(ctx context.Context, incarnation string) error
+	// RemoveFenced deletes the row of a node whose lease has surely run out, unless it is not fencing
+	// any more. A missing node is no error.
+	RemoveFenced(ctx context.Context, incarnation string) error
 
 	// Changes returns what happened in (after, upTo], in order. ErrTruncated: treat everything as changed.
 	Changes(ctx context.Context, after, upTo Revision) ([]Change, error)
@@ -78,7 +82,7 @@ type Database interface {
 
 	// KeyByDigest returns the key that a digest opens, and the head in the same snapshot, taken after the call began.
 	// A nil key, with no error, when none has it.
-	KeyByDigest(ctx context.Context, d Digest) (*Key, Revision, error)
+	KeyByDigest(ctx context.Context, d Digest) (*Key, Position, error)
 	// Key returns one key. ErrNotFound.
 	Key(ctx context.Context, id string) (*Key, error)
 	// Keys returns the keys that a filter fits, in the order that it asks for, at most limit of them, and the cursor of the next page,
@@ -210,6 +214,7 @@ type Head struct {
 	Now      time.Time // the database's clock, read during the call
 	Silent   bool      // the database has not answered for a while since the last Join or Confirm: another server may have taken over
 	Noted    time.Time // see NoteTime; zero: none
+	Standbys bool      // commits wait for a standby, so that a failover loses nothing that was acknowledged
 	Timeline string    // of the server: another one once a standby has taken over; empty where there is no such thing
 }
 

@@ -39,8 +39,8 @@ type faulty struct {
 
 // A staleAnswer is what KeyByDigest says.
 type staleAnswer struct {
-	key      *keystore.Key
-	revision keystore.Revision
+	key *keystore.Key
+	at  keystore.Position
 }
 
 func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (keystore.Head, error) {
@@ -100,18 +100,18 @@ func (f *faulty) SetLease(ctx context.Context, incarnation string, lease time.Du
 	return f.Database.SetLease(ctx, incarnation, lease)
 }
 
-func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Revision, error) {
+func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Position, error) {
 	f.loads.Add(1)
 	if f.cut.Load() {
-		return nil, 0, errCut
+		return nil, keystore.Position{}, errCut
 	}
 	if f.hangs.Load() {
 		<-ctx.Done()
-		return nil, 0, ctx.Err()
+		return nil, keystore.Position{}, ctx.Err()
 	}
 	k, r, err := f.Database.KeyByDigest(ctx, d)
 	if stale := f.stale.Load(); stale != nil {
-		k, r = stale.key, stale.revision
+		k, r = stale.key, stale.at
 	}
 	if hold := f.holding.Load(); hold != nil {
 		(*hold)()

@@ -18,6 +18,7 @@ func (k *Keystore) adopt(ctx context.Context) error {
 	k.tokenKey.Store(NewTokenKey(d.TokenKey))
 	k.seal.Store(newSharedSeal(d, ""))
 	k.node.epoch = d.Epoch
+	k.node.position.Store(&Position{Revision: -1})
 	k.node.applied.Store(-1)
 	return nil
 }
@@ -42,12 +43,12 @@ func (k *Keystore) acceptAnother(head Head) error {
 	if slices.Contains(n.left, head.Epoch) { // a new epoch was lost too
 		was = head.Epoch
 	}
-	readers := n.readers()
+	readers := n.readers(head)
 	if err := k.db.NewEpoch(ctx, was, readers); err != nil {
 		return k.storeFailed("giving the deployment a new epoch", err)
 	}
 	fenced := k.clock.now()
-	if err := k.revokes.reassert(ctx, k.db, n.histories.Load()); err != nil {
+	if err := k.revokes.reassert(ctx, k.db, n.history()); err != nil {
 		return k.storeFailed("revoking again what the database has lost", err)
 	}
 	left := n.epoch
@@ -65,12 +66,12 @@ func (k *Keystore) acceptAnother(head Head) error {
 
 // followTimeline is for a standby that has taken over and has all changes that this node knows of. It
 // may lack rows of nodes, which take no revision: those are written again, as fencing.
-func (k *Keystore) followTimeline(timeline string) error {
-	n := k.node
+func (k *Keystore) followTimeline(head Head) error {
+	n, timeline := k.node, head.Timeline
 	if n.timeline != "" && n.timeline != timeline {
 		ctx, cancel := context.WithTimeout(k.running, loadTimeout)
 		defer cancel()
-		if err := k.db.NewEpoch(ctx, "", n.readers()); err != nil {
+		if err := k.db.NewEpoch(ctx, "", n.readers(head)); err != nil {
 			return k.storeFailed("telling a new primary of the other nodes", err)
 		}
 		n.takeovers.Add(1)
@@ -82,15 +83,24 @@ func (k *Keystore) followTimeline(timeline string) error {
 	return nil
 }
 
-// readers are the other nodes that may hold a lease, as far as this node knows.
-func (n *node) readers() []Node {
+// readers are the other nodes that may hold a lease. A server that does not wait for standbys may have
+// lost rows that this node never saw: they are one more, with the longest lease that this node knows of.
+func (n *node) readers(head Head) []Node {
 	if ablated("forget-readers") {
 		return nil
 	}
 	all := make(map[string]Node, len(n.peers))
 	maps.Copy(all, n.peersBefore)
 	maps.Copy(all, n.peers)
-	return slices.Collect(maps.Values(all))
+	list := slices.Collect(maps.Values(all))
+	if head.Timeline != "" && !head.Standbys {
+		longest := n.row.lease
+		for _, other := range list {
+			longest = max(longest, other.Lease)
+		}
+		list = append(list, Node{Incarnation: "unknown " + randomBase62(22), Address: "nodes that a failover may have lost", Lease: longest})
+	}
+	return list
 }
 
 // in calls f unless the database has been found to be another one since the history was noted.
@@ -108,7 +118,7 @@ var errLost = errors.New("the database has lost changes, and it is not known whe
 
 // kept is how far a change has come, unless the database may have lost it meanwhile.
 func (k *Keystore) kept(c commit, p Propagation) (Propagation, error) {
-	if k.node.histories.Load() != c.history {
+	if k.node.history() != c.history {
 		return Propagation{}, k.storeFailed("waiting for the other nodes", errLost)
 	}
 	return p, nil
@@ -161,11 +171,11 @@ func (r *revokes) of(id string) (commit, bool) {
 const reassertAtOnce = 64
 
 // reassert revokes again what a database with another history takes for alive. What is done is not done again when it has to be called once more.
-func (r *revokes) reassert(ctx context.Context, db Database, history int64) error {
+func (r *revokes) reassert(ctx context.Context, db Database, now history) error {
 	r.mu.Lock()
 	own := make(map[string]string)
 	for id, revoke := range r.known {
-		if revoke.history != history {
+		if revoke.history.histories != now.histories {
 			own[id] = revoke.reason
 		}
 	}
@@ -193,7 +203,7 @@ func (r *revokes) reassert(ctx context.Context, db Database, history int64) erro
 		r.mu.Lock()
 		for _, id := range ids {
 			if known, still := r.known[id]; still {
-				r.known[id] = ownRevoke{commit{history: history}, known.reason}
+				r.known[id] = ownRevoke{commit{history: now}, known.reason}
 			}
 		}
 		r.mu.Unlock()

@@ -83,7 +83,7 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 			}
 		}
 		for _, other := range remove {
-			if err := k.db.Remove(ctx, other.Incarnation); err != nil {
+			if err := k.db.RemoveFenced(ctx, other.Incarnation); err != nil {
 				_ = k.storeFailed("giving up a silent node", err)
 				return
 			}

@@ -83,12 +83,12 @@ type node struct {
 	incarnation atomic.Pointer[string] // changes when the node has to join anew
 	renewed     time.Time              // when the last renewal began
 	epoch       string
-	left        []string // epochs that were this node's before
-	mark        string   // of the revision that is applied
-	stranger    bool     // in a database that is not the one it was: it has to join anew
+	left        []string                 // epochs that were this node's before
+	position    atomic.Pointer[Position] // up to which changes are applied
+	stranger    bool                     // in a database that is not the one it was: it has to join anew
 	lease       lease
 	rate        rateCheck
-	applied     atomic.Int64 // revision up to which changes are applied; negative: nothing is cached yet
+	applied     atomic.Int64 // its revision; negative: nothing is cached yet
 	commits     commitTimes
 	histories   atomic.Int64 // how often the database was found to be another one
 	timeline    string       // of the database's server
@@ -121,6 +121,11 @@ type ownRow struct {
 	shows   time.Duration // the lease that the row shows for certain; zero: not certain
 	setting bool          // a SetLease is on its way
 }
+
+// A history tells whether what this node has written is surely still in the database.
+type history struct{ histories, takeovers int64 }
+
+func (n *node) history() history { return history{n.histories.Load(), n.takeovers.Load()} }
 
 // patience is how long a renewal may take, after others have failed, until nobody waits for it any more.
 const patience = 100 * time.Millisecond
@@ -251,7 +256,7 @@ func (k *Keystore) renewFrom() error {
 		}
 		return errAgain
 	}
-	if err := k.followTimeline(head.Timeline); err != nil {
+	if err := k.followTimeline(head); err != nil {
 		return err
 	}
 	if ablated("ack-before-purge") {
@@ -283,8 +288,8 @@ func (k *Keystore) askHead(ctx context.Context) (Head, reading, error) {
 	n := k.node
 	at := reading{asked: k.clock.now()}
 	var position Position
-	if applied := Revision(n.applied.Load()); applied >= 0 {
-		position = Position{applied, n.mark}
+	if applied := *n.position.Load(); applied.Revision >= 0 {
+		position = applied
 	}
 	head, err := k.db.Renew(ctx, *n.incarnation.Load(), position)
 	if err != nil {
@@ -446,7 +451,7 @@ func (k *Keystore) acknowledge(ctx context.Context, head Head, length time.Durat
 		head.Nodes == len(n.peers)+1 && k.clock.now().Sub(*last) < length/6 {
 		return
 	}
-	if err := k.db.Acknowledge(ctx, *n.incarnation.Load(), head.Revision); err != nil {
+	if err := k.db.Acknowledge(ctx, *n.incarnation.Load(), head.Position); err != nil {
 		_ = k.storeFailed("acknowledging a change", err) // a revoke elsewhere waits longer; the next renewal tries again
 		return
 	}

@@ -43,7 +43,7 @@ func (k *Keystore) add(ctx context.Context, c Caller, wait time.Duration, f func
 
 // commit authorises a change by what holds inside its transaction, and writes it.
 func (k *Keystore) commit(ctx context.Context, c Caller, f func(Tx, authority) error) (commit, error) {
-	done := commit{history: k.node.histories.Load()}
+	done := commit{history: k.node.history()}
 	countMembers(ctx, k.db)
 	var err error
 	done.revision, err = k.db.Update(ctx, func(tx Tx) error {

@@ -32,6 +32,7 @@ type dialect struct {
 	migrationLock string // statement: holds off others that migrate until the end of its transaction; empty: none
 	tableExists   string // query: whether there is a table of that name
 	clock         string // expression with a place: the database's time in Unix microseconds, see reading
+	standbys      string // expression: whether commits wait for a standby
 	timeline      string // expression: the server's timeline
 	current       string // condition: what this server knows is not older than what any other does
 	begin         string // query with a place as in clock: takes the lock of all who write, unless BEGIN has, and returns the time of the change

@@ -21,7 +21,7 @@ type counted struct {
 	loads, changes atomic.Int64
 }
 
-func (c *counted) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Revision, error) {
+func (c *counted) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Position, error) {
 	c.loads.Add(1)
 	return c.Database.KeyByDigest(ctx, d)
 }

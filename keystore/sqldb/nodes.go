@@ -17,7 +17,7 @@ func (d *DB) renewQuery() string {
 	coalesce((SELECT state FROM nodes WHERE incarnation = ?), ''),
 	(SELECT count(*) FROM nodes),
 	EXISTS (SELECT 1 FROM secrets WHERE imported = 1),
-	` + d.clock + `, (SELECT noted FROM clock), ` + d.timeline + `
+	` + d.clock + `, (SELECT noted FROM clock), ` + d.standbys + `, ` + d.timeline + `
 	FROM head h WHERE ` + d.current
 }
 
@@ -65,7 +65,7 @@ func (d *DB) Renew(ctx context.Context, incarnation string, at keystore.Position
 	var h keystore.Head
 	err := d.retryLost(ctx, func() error {
 		return d.renew.QueryRowContext(ctx, at.Revision, at.Revision, at.Mark, incarnation, d.reading()).
-			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported, timeTo{&h.Now}, timeTo{&h.Noted}, textTo{&h.Timeline})
+			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported, timeTo{&h.Now}, timeTo{&h.Noted}, &h.Standbys, textTo{&h.Timeline})
 	})
 	if d.postgres != nil { // a file has no other server
 		if err != nil {
@@ -101,9 +101,12 @@ func (t *timelines) newest(timeline string) error {
 
 // Acknowledge implements [keystore.Database]. A revoke waits for it, but not for the disk or a standby: should a crash lose an acknowledgement, a
 // later one makes it good, and until then somebody waits too long and nobody too short.
-func (d *DB) Acknowledge(ctx context.Context, incarnation string, r keystore.Revision) error {
+func (d *DB) Acknowledge(ctx context.Context, incarnation string, at keystore.Position) error {
 	return d.exec(ctx, d.beats, "acknowledging", `UPDATE nodes SET beats = beats + 1, heard_at = `+d.clock+`,
-		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?`+d.unforced, d.reading(), r, r, incarnation)
+		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?
+		AND NOT EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?)
+		AND EXISTS (SELECT 1 FROM head WHERE revision >= ?)`+d.unforced,
+		d.reading(), at.Revision, at.Revision, incarnation, at.Revision, at.Mark, at.Revision)
 }
 
 // Nodes implements [keystore.Database]. On one machine a process that has ended is known by its lock.
@@ -163,6 +166,11 @@ func (d *DB) Remove(ctx context.Context, incarnation string) error {
 		ended.close()
 	}
 	return nil
+}
+
+// RemoveFenced implements [keystore.Database].
+func (d *DB) RemoveFenced(ctx context.Context, incarnation string) error {
+	return d.exec(ctx, d.beats, "removing a fenced node", "DELETE FROM nodes WHERE incarnation = ? AND state = ?", incarnation, keystore.NodeFencing)
 }
 
 func (d *DB) deleteNode(ctx context.Context, incarnation string) error {

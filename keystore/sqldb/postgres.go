@@ -38,6 +38,7 @@ var postgresDialect = dialect{
 		pg_advisory_xact_lock(hashtext('caddy-apikeys schema'), hashtext(current_schema()))`,
 	tableExists: "SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = ?)",
 	clock:       "coalesce(CAST(? AS bigint), CAST(floor(extract(epoch FROM clock_timestamp()) * 1000000) AS bigint))",
+	standbys:    "current_setting('synchronous_standby_names') <> ''",
 	timeline:    "CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END",
 	current:     "on_primary()",
 	begin:       beginChange(lockWait, maxIdle),

@@ -34,6 +34,7 @@ var sqliteDialect = dialect{
 	migrations:  "sqlite",
 	tableExists: "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?)",
 	clock:       "?",
+	standbys:    "false",
 	timeline:    "''",
 	begin:       "SELECT max(?, coalesce(noted, 0)) FROM clock",
 	current:     "1 = 1",
