@@ -75,6 +75,8 @@ func statusOf(k keystore.Kind) int {
 		return http.StatusConflict
 	case keystore.KindPrecondition:
 		return http.StatusPreconditionFailed
+	case keystore.KindBusy:
+		return http.StatusServiceUnavailable
 	}
 	panic(fmt.Sprintf("admin: unknown kind of refusal %d", k))
 }

@@ -11,6 +11,7 @@ const (
 	KindNotFound                     // 404: there is none, or the caller may not know of it
 	KindConflict                     // 409: exists already, in use, or final
 	KindPrecondition                 // 412: If-Match does not fit
+	KindBusy                         // 503: too many of these run already; try again
 )
 
 // An Error refuses a managing operation. Nothing has been changed. All other errors of those operations mean that the

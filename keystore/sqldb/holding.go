@@ -16,8 +16,12 @@ func (t *tx) NamespaceInUse(id string) (key string, err error) {
 	return key, err
 }
 
-func (t *tx) KeysMadeBy(id string) ([]string, error) {
-	ids, err := list(t.query, scanText, "SELECT id FROM keys WHERE created_by = ? ORDER BY created_at, id", id)
+func (t *tx) KeysMadeBy(makers ...string) ([]string, error) {
+	array, err := t.db.array(makers)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := list(t.anew, scanText, "SELECT id FROM keys WHERE created_by "+t.db.among+" ORDER BY created_at, id", array)
 	return ids, t.note(err)
 }
 
