@@ -177,7 +177,7 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 			changed = changed || !by.same(&first)
 			keys, no, err = k.importThese(at, by, slice, func(keys []*Key) (map[int]error, error) { return tx.StageKeys(id, keys) })
 			if err != nil {
-				return err
+				return interrupted(err)
 			}
 			if len(keys) < len(slice) && !partial {
 				return errNothing
@@ -202,7 +202,7 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 			}
 		}
 		if err := tx.PublishImport(id); err != nil {
-			return err
+			return interrupted(err)
 		}
 		return remember(tx, by, idempotencyKey, lastID(keys))
 	})
@@ -211,6 +211,14 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 	}
 	published = true
 	return imported, refused, nil
+}
+
+// interrupted explains that an import has been abandoned by another node.
+func interrupted(err error) error {
+	if isNotFound(err) {
+		return errors.New("the import added no key for too long, or its node was removed, so that other nodes removed its keys: import them again")
+	}
+	return err
 }
 
 // sift returns the specs that can be imported as far as is known before, and why the others cannot.
