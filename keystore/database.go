@@ -142,7 +142,7 @@ type Tx interface {
 	// It returns none when there are no more.
 	RemoveAbandoned(limit int) ([]Key, error)
 
-	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of these, the oldest first.
+	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of these, of each maker the oldest first.
 	KeysMadeBy(makers ...string) ([]string, error)
 	// KeysOwnedBy returns how many keys that are not revoked act for a member, personal ones left out.
 	KeysOwnedBy(member string) (int64, error)
