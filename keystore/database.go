@@ -85,7 +85,8 @@ type Database interface {
 	// AuditChain calls f with each row after seq, oldest first, all from one snapshot, until it returns an error, which is then returned.
 	AuditChain(ctx context.Context, after int64, f func(*AuditRow) error) error
 
-	// RefusedKeys returns which of the keys [Tx.InsertKeys] would refuse now, by their index, and why.
+	// RefusedKeys returns which of the keys [Tx.InsertKeys] would refuse now, by their index, and
+	// why.
 	RefusedKeys(ctx context.Context, keys []*Key) (refused map[int]error, err error)
 
 	// Update runs change in one transaction, the only one of the whole deployment that writes meanwhile, and returns the
@@ -121,7 +122,8 @@ type Tx interface {
 	InsertKeys(keys []*Key) (refused map[int]error, err error)
 	// Keys returns those of the keys that exist, in the order of their ids.
 	Keys(ids []string) ([]Key, error)
-	// RevokeKeys revokes those of the keys, by id with the reason, that exist and are not revoked, and raises their Version.
+	// RevokeKeys revokes those of the keys, by id with the reason, that exist and are not revoked,
+	// and raises their Version.
 	RevokeKeys(reasons map[string]string, by string) error
 	// UpdateKey replaces the key of that id, but for LastUsedAt. Secrets new in k are added (ErrSpent), the others' ExpiresAt set; one that is
 	// no longer in k opens nothing any more, but its digest is kept. ErrNotFound.
@@ -129,20 +131,25 @@ type Tx interface {
 	// DeleteKey removes the key; the digests of its secrets are kept. ErrNotFound.
 	DeleteKey(id string) error
 
-	// BeginImport registers an import that a node makes in several transactions, and returns its id.
+	// BeginImport registers an import that a node makes in several transactions, and returns its
+	// id.
 	BeginImport(node, caller string) (id int64, err error)
-	// StageKeys is InsertKeys for keys of an import: their secrets open nothing until it is published. Their CreatedBy is the import's caller, and
-	// their CreatedAt the Now of BeginImport. ErrNotFound: the import was abandoned.
+	// StageKeys is InsertKeys for keys of an import: their secrets open nothing until it is
+	// published. Their CreatedBy is the import's caller, and their CreatedAt the Now of
+	// BeginImport. ErrNotFound: the import was abandoned.
 	StageKeys(id int64, keys []*Key) (refused map[int]error, err error)
-	// PublishImport ends an import: all of its secrets open their keys. ErrNotFound: it was abandoned.
+	// PublishImport ends an import: all of its secrets open their keys. ErrNotFound: it was
+	// abandoned.
 	PublishImport(id int64) error
-	// AbandonImports gives up the import with this id, those that have added no key since idle, and those of nodes that do not exist any more.
+	// AbandonImports gives up the import with this id, those that have added no key since idle, and
+	// those of nodes that do not exist any more.
 	AbandonImports(id int64, idle time.Time) error
-	// RemoveAbandoned removes some keys of abandoned imports, at most limit, and returns what they were. Their ids and digests can be used again.
-	// It returns none when there are no more.
+	// RemoveAbandoned removes some keys of abandoned imports, at most limit, and returns what they
+	// were. Their ids and digests can be used again. It returns none when there are no more.
 	RemoveAbandoned(limit int) ([]Key, error)
 
-	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of these, of each maker the oldest first.
+	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of these, of each maker the
+	// oldest first.
 	KeysMadeBy(makers ...string) ([]string, error)
 	// KeysOwnedBy returns how many keys that are not revoked act for a member, personal ones left out.
 	KeysOwnedBy(member string) (int64, error)

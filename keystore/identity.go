@@ -65,7 +65,8 @@ func (k *Keystore) kept(c commit, p Propagation) (Propagation, error) {
 }
 
 const (
-	// rememberedRevokes is how many revokes of its own a node remembers, and rememberedReason how many bytes of the reason of each.
+	// rememberedRevokes is how many revokes of its own a node remembers, and rememberedReason how
+	// many bytes of the reason of each.
 	rememberedRevokes = 1 << 16
 	rememberedReason  = 256
 )

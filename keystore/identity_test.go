@@ -163,7 +163,8 @@ func TestALostChangeIsNotReportedAsMade(t *testing.T) {
 	want(t, "afterwards", ask(a, token), keystore.OK)
 }
 
-// TestADatabaseThatLostManyRevokesRevivesNone: what was revoked in one go counts key by key; keys that are not in the database any more do not stop the others.
+// TestADatabaseThatLostManyRevokesRevivesNone: what was revoked in one go counts key by key; keys
+// that are not in the database any more do not stop the others.
 func TestADatabaseThatLostManyRevokesRevivesNone(t *testing.T) {
 	const many = 1500
 	d := newDeployment(t)

@@ -55,7 +55,8 @@ func (k *Keystore) commitAs(ctx context.Context, f func(Tx) error) (commit, erro
 	return k.write(ctx, f)
 }
 
-// inTurn is commit for transactions of which there may be many. Those of this node take turns, and let all other changes that have come go first.
+// inTurn is commit for transactions of which there may be many. Those of this node take turns, and
+// let all other changes that have come go first.
 func (k *Keystore) inTurn(ctx context.Context, c Caller, f func(Tx, authority) error) (commit, error) {
 	if err := k.changes.turn(ctx); err != nil {
 		return commit{}, k.storeFailed("waiting for other changes", err)
@@ -120,7 +121,8 @@ func remember(tx Tx, by authority, key, made string) error {
 // rememberFor is how long an Idempotency-Key is known.
 const rememberFor = 24 * time.Hour
 
-// A queue keeps what takes many transactions from holding up what takes one. No mutex is held while one waits.
+// A queue keeps what takes many transactions from holding up what takes one. No mutex is held while
+// one waits.
 type queue struct {
 	slice   chan struct{} // has room while no slice is being written
 	mu      sync.Mutex
@@ -145,7 +147,8 @@ func (q *queue) enter() (leave func()) {
 	}
 }
 
-// turn waits until a slice may be written: there is no other, and the changes that came before have ended. Call over when it is.
+// turn waits until a slice may be written: there is no other, and the changes that came before have
+// ended. Call over when it is.
 func (q *queue) turn(ctx context.Context) error {
 	select {
 	case q.slice <- struct{}{}:

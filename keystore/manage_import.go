@@ -26,7 +26,8 @@ type ImportRefusal struct {
 }
 
 const (
-	// importSlice is how much one transaction adds: keys, with the grants and roles that they have. Other changes wait for one at most.
+	// importSlice is how much one transaction adds: keys, with the grants and roles that they have.
+	// Other changes wait for one at most.
 	importSlice = 500
 	// importWait bounds how long an import waits for a node that is cut off: longer than leases usually are. Until its lease has run out, that
 	// node takes imported credentials for malformed if there were none before.
@@ -35,13 +36,15 @@ const (
 	importIdle = time.Minute
 	// maxImports is how many imports may run on a node.
 	maxImports = 16
-	// MaxImport is how many keys a caller other than root may import all or nothing: they are checked again before they can be used.
+	// MaxImport is how many keys a caller other than root may import all or nothing: they are
+	// checked again before they can be used.
 	MaxImport = 10_000
 )
 
-// ImportKeys adds keys whose credentials go on working. With partial, what can be imported is. Without, with any refusal nothing is imported, and
-// all credentials begin to work at the same time. So they do with an idempotencyKey, see MintKey. The keys can be used on every node when this
-// returns; those of a large import are listed before.
+// ImportKeys adds keys whose credentials go on working. With partial, what can be imported is.
+// Without, with any refusal nothing is imported, and all credentials begin to work at the same
+// time. So they do with an idempotencyKey, see MintKey. The keys can be used on every node when
+// this returns; those of a large import are listed before.
 func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
 	whole := !partial || idempotencyKey != ""
 	if !c.root && whole && len(specs) > MaxImport {
@@ -137,8 +140,9 @@ func mayImport(tx Tx, by authority, idempotencyKey string) error {
 	return remembered(tx, by, idempotencyKey)
 }
 
-// importInSlices imports many keys in short transactions. The keys are there from the first one on: whatever they refer to cannot be deleted, and
-// whoever revokes the keys of their maker revokes them too. Their secrets open nothing before the last one.
+// importInSlices imports many keys in short transactions. The keys are there from the first one on:
+// whatever they refer to cannot be deleted, and whoever revokes the keys of their maker revokes
+// them too. Their secrets open nothing before the last one.
 func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
 	// Mistakes are found before anything is written, and without the write lock.
 	specs, refused, err = k.sift(ctx, c, specs, idempotencyKey)
@@ -271,7 +275,8 @@ func (a *authority) same(before *authority) bool {
 	return a.policy.revision == before.policy.revision && a.key == before.key && a.expiresAt.Equal(before.expiresAt) && slices.Equal(a.allowedIPs, before.allowedIPs)
 }
 
-// abandonImports removes what is left of an import, with id 0 only of those that nobody goes on with.
+// abandonImports removes what is left of an import, with id 0 only of those that nobody goes on
+// with.
 func (k *Keystore) abandonImports(id int64) {
 	if _, err := k.db.Nodes(k.running); err != nil { // those that have ended are not waited for
 		_ = k.storeFailed("looking for abandoned imports", err)
@@ -300,7 +305,8 @@ func (k *Keystore) abandonImports(id int64) {
 	}
 }
 
-// importThese makes keys of specs and inserts them. It returns those that were, and for each of the specs why it was not, nil: it was.
+// importThese makes keys of specs and inserts them. It returns those that were, and for each of the
+// specs why it was not, nil: it was.
 func (k *Keystore) importThese(now time.Time, by authority, specs []ImportSpec, insert func([]*Key) (map[int]error, error)) (done []*Key, refused []*Error, err error) {
 	refused = make([]*Error, len(specs))
 	keys := make([]*Key, 0, len(specs))

@@ -12,8 +12,10 @@ const (
 	revokeWait = 30 * time.Second
 )
 
-// RevokeKey ends a key for good. Revoking again changes nothing and waits again. made takes along the keys it made, and those that they made: the key
-// itself first and in a transaction of its own, so that it makes no more, and the others in many. After an error in between, revoking again goes on.
+// RevokeKey ends a key for good. Revoking again changes nothing and waits again. made takes along
+// the keys it made, and those that they made: the key itself first and in a transaction of its own,
+// so that it makes no more, and the others in many. After an error in between, revoking again goes
+// on.
 func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, made bool, o ChangeOptions) (*Key, Propagation, error) {
 	var p problems
 	p.text("reason", reason, maxReason)
@@ -90,8 +92,9 @@ func revoke(tx Tx, by authority, before *Key, reason string) (*Key, error) {
 	return &after, updateKey(tx, by, "key.revoke", before, &after)
 }
 
-// revokeMade revokes all that a revoked key made, wherever it lives: what it gave was its own. Whoever asked may have gone, and may have been the
-// key itself. It returns the last change; its zero value when there was none.
+// revokeMade revokes all that a revoked key made, wherever it lives: what it gave was its own.
+// Whoever asked may have gone, and may have been the key itself. It returns the last change; its
+// zero value when there was none.
 func (k *Keystore) revokeMade(ctx context.Context, by authority, maker, reason string, history int64) (last commit, err error) {
 	waiting, seen := []string{maker}, map[string]bool{maker: true}
 	for len(waiting) > 0 {

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// TestSlicesWaitForChanges: a change waits for the slice that is being written, and for no other, however many are waiting.
+// TestSlicesWaitForChanges: a change waits for the slice that is being written, and for no other,
+// however many are waiting.
 func TestSlicesWaitForChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue()
@@ -63,7 +64,8 @@ func TestSlicesWaitForChanges(t *testing.T) {
 	})
 }
 
-// TestRememberedRevokes: the newest are remembered, each as long as any, and long reasons take little room.
+// TestRememberedRevokes: the newest are remembered, each as long as any, and long reasons take
+// little room.
 func TestRememberedRevokes(t *testing.T) {
 	var r revokes
 	id := func(i int) string { return fmt.Sprint("key", i) }

@@ -81,8 +81,9 @@ func madeBy(t testing.TB, k *keystore.Keystore, id string) (alive int) {
 	}
 }
 
-// TestImportLetsRevokesThrough: between any two steps of an import that is all or nothing, a revoke goes through on the same node and on another,
-// and nothing that is imported can be used before all is.
+// TestImportLetsRevokesThrough: between any two steps of an import that is all or nothing, a revoke
+// goes through on the same node and on another, and nothing that is imported can be used before all
+// is.
 func TestImportLetsRevokesThrough(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
 		a, steps := node()
@@ -127,7 +128,8 @@ func TestImportLetsRevokesThrough(t *testing.T) {
 // importedAtOnce is the most that a revoke should have to wait for.
 const importedAtOnce = 700
 
-// TestManyImportsLetRevokesThrough: a leaked key that imports from many clients at a time, again and again, is revoked with all it made.
+// TestManyImportsLetRevokesThrough: a leaked key that imports from many clients at a time, again
+// and again, is revoked with all it made.
 func TestManyImportsLetRevokesThrough(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
 		a, steps := node()
@@ -161,7 +163,8 @@ func TestManyImportsLetRevokesThrough(t *testing.T) {
 	})
 }
 
-// TestImportOfARevokedKey: a key that is revoked while it imports has imported nothing, and the credentials can be imported by another.
+// TestImportOfARevokedKey: a key that is revoked while it imports has imported nothing, and the
+// credentials can be imported by another.
 func TestImportOfARevokedKey(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
 		for when := range 3 {
@@ -195,7 +198,8 @@ func TestImportOfARevokedKey(t *testing.T) {
 	})
 }
 
-// TestImportOfANarrowedKey: what a key could give when its import began, and cannot when it ends, is not given.
+// TestImportOfANarrowedKey: what a key could give when its import began, and cannot when it ends,
+// is not given.
 func TestImportOfANarrowedKey(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
 		a, steps := node()
@@ -223,7 +227,8 @@ func TestImportOfANarrowedKey(t *testing.T) {
 	})
 }
 
-// TestImportThatIsRefusedWritesNothing: a mistake in the last line is found before the first is written.
+// TestImportThatIsRefusedWritesNothing: a mistake in the last line is found before the first is
+// written.
 func TestImportThatIsRefusedWritesNothing(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
 		k, _ := node()
@@ -243,7 +248,8 @@ func TestImportThatIsRefusedWritesNothing(t *testing.T) {
 	})
 }
 
-// TestImportOfANodeThatDies: what is left of it can be used by nobody, is removed, and can be imported again.
+// TestImportOfANodeThatDies: what is left of it can be used by nobody, is removed, and can be
+// imported again.
 func TestImportOfANodeThatDies(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
 		ctx := context.Background()
@@ -327,8 +333,9 @@ func TestImportsAreBounded(t *testing.T) {
 	}
 }
 
-// TestRevokeOfWhatAKeyMade: the key dies at once, and what it made in steps between which others get through; after a failure the rest can be
-// revoked, and neither a deadline nor a caller that has gone leaves any out.
+// TestRevokeOfWhatAKeyMade: the key dies at once, and what it made in steps between which others
+// get through; after a failure the rest can be revoked, and neither a deadline nor a caller that
+// has gone leaves any out.
 func TestRevokeOfWhatAKeyMade(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
 		a, steps := node()

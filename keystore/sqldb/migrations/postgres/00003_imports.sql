@@ -1,9 +1,11 @@
--- A large import adds its keys in many short transactions, so that other changes never wait for it. Its secrets open nothing as long as the
--- import has a row in imports: removing the row publishes all of them at once.
+-- A large import adds its keys in many short transactions, so that other changes never wait for it.
+-- Its secrets open nothing as long as the import has a row in imports: removing the row publishes
+-- all of them at once.
 
 -- +goose Up
 
--- The functions keep to the schema that they are made in, whatever the search_path of who sets them off.
+-- The functions keep to the schema that they are made in, whatever the search_path of who sets them
+-- off.
 SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
 
 CREATE TABLE imports (
@@ -46,7 +48,8 @@ BEGIN
         RETURN NULL;
     END IF;
     taken := next_revision();
-    -- Many that are new are not named one by one: every node would have to read a log as long as the import.
+    -- Many that are new are not named one by one: every node would have to read a log as long as
+    -- the import.
     IF TG_OP = 'INSERT' AND (SELECT count(*) FROM changed) > 100 THEN
         INSERT INTO change_log (revision, kind) VALUES (taken, 'new');
         RETURN NULL;

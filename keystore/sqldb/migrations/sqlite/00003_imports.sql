@@ -1,5 +1,6 @@
--- A large import adds its keys in many short transactions, so that other changes never wait for it. Its secrets open nothing as long as the
--- import has a row in imports: removing the row publishes all of them at once.
+-- A large import adds its keys in many short transactions, so that other changes never wait for it.
+-- Its secrets open nothing as long as the import has a row in imports: removing the row publishes
+-- all of them at once.
 
 -- +goose Up
 
