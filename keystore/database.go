@@ -103,6 +103,10 @@ type Database interface {
 	// no more than fit into some 100 KiB, but for the last one.
 	AuditChain(ctx context.Context, after int64) ([]AuditRow, error)
 
+	// RefusedKeys returns which of the keys [Tx.InsertKeys] would refuse now, by their index, and
+	// why.
+	RefusedKeys(ctx context.Context, keys []*Key) (refused map[int]error, err error)
+
 	// Update runs change in one transaction, the only one of the whole deployment that writes meanwhile, and returns the
 	// head right after it. An error of change rolls everything back and is returned as it is.
 	Update(ctx context.Context, change func(Tx) error) (Revision, error)
@@ -135,14 +139,37 @@ type Tx interface {
 	// InsertKeys adds keys with their secrets, as if one after the other, but for those that it refuses, by their index. ErrExists: the id
 	// is taken. ErrSpent: a digest has been in use, by any key, ever. Keys that are refused take nothing from those after them.
 	InsertKeys(keys []*Key) (refused map[int]error, err error)
+	// Keys returns those of the keys that exist, in the order of their ids.
+	Keys(ids []string) ([]Key, error)
+	// RevokeKeys revokes those of the keys, by id with the reason, that exist and are not revoked,
+	// and raises their Version.
+	RevokeKeys(reasons map[string]string, by string) error
 	// UpdateKey replaces the key of that id, but for LastUsedAt. Secrets new in k are added (ErrSpent), the others' ExpiresAt set; one that is
 	// no longer in k opens nothing any more, but its digest is kept. ErrNotFound.
 	UpdateKey(k *Key) error
 	// DeleteKey removes the key; the digests of its secrets are kept. ErrNotFound.
 	DeleteKey(id string) error
 
-	// KeysMadeBy returns the ids of the keys whose CreatedBy is this.
-	KeysMadeBy(id string) ([]string, error)
+	// BeginImport registers an import that a node makes in several transactions, and returns its
+	// id.
+	BeginImport(node, caller string) (id int64, err error)
+	// StageKeys is InsertKeys for keys of an import: their secrets open nothing until it is
+	// published. Their CreatedBy is the import's caller, and their CreatedAt the Now of
+	// BeginImport. ErrNotFound: the import was abandoned.
+	StageKeys(id int64, keys []*Key) (refused map[int]error, err error)
+	// PublishImport ends an import: all of its secrets open their keys. ErrNotFound: it was
+	// abandoned.
+	PublishImport(id int64) error
+	// AbandonImports gives up the import with this id, those that have added no key since idle, and
+	// those of nodes that do not exist any more.
+	AbandonImports(id int64, idle time.Time) error
+	// RemoveAbandoned removes some keys of abandoned imports, at most limit, and returns what they
+	// were. Their ids and digests can be used again. It returns none when there are no more.
+	RemoveAbandoned(limit int) ([]Key, error)
+
+	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of these, of each maker the
+	// oldest first.
+	KeysMadeBy(makers ...string) ([]string, error)
 	// KeysOwnedBy returns how many keys that are not revoked act for a member, personal ones left out.
 	KeysOwnedBy(member string) (int64, error)
 	// PersonalKey returns the key of a member's token that is not revoked, nil when there is none.

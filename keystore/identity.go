@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -124,37 +125,46 @@ func (k *Keystore) kept(c commit, p Propagation) (Propagation, error) {
 	return p, nil
 }
 
-// rememberedRevokes is how many revokes of its own a node remembers.
-const rememberedRevokes = 1024
+const (
+	// rememberedRevokes is how many revokes of its own a node remembers, and rememberedReason how
+	// many bytes of the reason of each.
+	rememberedRevokes = 1 << 16
+	rememberedReason  = 256
+)
 
 // revokes are those that this node has committed lately.
 type revokes struct {
 	mu    sync.Mutex
 	known map[string]ownRevoke // by key id
-	ring  []string             // the oldest at next, once it is full
+	ring  []string             // ids, the oldest at next once it is full; empty: noted again later
 	next  int
 }
 
 type ownRevoke struct {
 	commit
 	reason string
+	at     int // in the ring
 }
 
 // note remembers the revoke of some keys.
 func (r *revokes) note(ids []string, c commit, reason string) {
+	reason = strings.Clone(strings.ToValidUTF8(reason[:min(len(reason), rememberedReason)], ""))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.known == nil {
 		r.known = make(map[string]ownRevoke)
 	}
 	for _, id := range ids {
-		r.known[id] = ownRevoke{c, reason}
+		if before, known := r.known[id]; known {
+			r.ring[before.at] = ""
+		}
 		if len(r.ring) < rememberedRevokes {
-			r.ring = append(r.ring, id)
-			continue
+			r.ring = append(r.ring, "")
+			r.next = len(r.ring) - 1
 		}
 		delete(r.known, r.ring[r.next])
 		r.ring[r.next] = id
+		r.known[id] = ownRevoke{c, reason, r.next}
 		r.next = (r.next + 1) % rememberedRevokes
 	}
 }
@@ -167,46 +177,46 @@ func (r *revokes) of(id string) (commit, bool) {
 	return own.commit, !own.since.IsZero()
 }
 
-// reassertAtOnce is how many keys one transaction looks at: others that change something wait for it.
-const reassertAtOnce = 64
-
 // reassert revokes again what a database with another history takes for alive. What is done is not done again when it has to be called once more.
 func (r *revokes) reassert(ctx context.Context, db Database, now history) error {
-	r.mu.Lock()
-	own := make(map[string]string)
-	for id, revoke := range r.known {
-		if revoke.history.histories != now.histories {
-			own[id] = revoke.reason
-		}
-	}
-	r.mu.Unlock()
 	by := authority{root: true, actor: RootMember, from: "a node that remembers", policy: NewDirectory(new(Policy))}
-	for ids := range slices.Chunk(slices.Collect(maps.Keys(own)), reassertAtOnce) {
+	lost := r.lost(now)
+	for slice := range slices.Chunk(slices.Collect(maps.Keys(lost)), revokeSlice) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTimeout) // each: there may be many
 		_, err := db.Update(ctx, func(tx Tx) error {
-			for _, id := range ids {
-				key, err := tx.Key(id)
-				switch {
-				case isNotFound(err):
-					continue
-				case err != nil:
-					return err
-				}
-				if _, err := revoke(tx, by, key, own[id]); err != nil {
-					return err
-				}
-			}
-			return nil
+			_, err := revokeAll(tx, by, slice, func(id string) string { return lost[id] })
+			return err
 		})
+		cancel()
 		if err != nil {
 			return err
 		}
-		r.mu.Lock()
-		for _, id := range ids {
-			if known, still := r.known[id]; still {
-				r.known[id] = ownRevoke{commit{history: now}, known.reason}
-			}
-		}
-		r.mu.Unlock()
+		r.kept(slice, now)
 	}
 	return nil
+}
+
+// lost returns the reasons, by key id, of what was revoked in another history.
+func (r *revokes) lost(now history) map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lost := make(map[string]string)
+	for id, own := range r.known {
+		if own.history.histories != now.histories {
+			lost[id] = own.reason
+		}
+	}
+	return lost
+}
+
+// kept notes that keys are revoked in this history too.
+func (r *revokes) kept(ids []string, now history) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range ids {
+		if own, still := r.known[id]; still {
+			own.commit = commit{history: now}
+			r.known[id] = own
+		}
+	}
 }

@@ -232,6 +232,22 @@ func testMadeBy(t *testing.T, s Store) {
 		if len(got) != 0 {
 			t.Fatalf("made by a: %v", got)
 		}
+		got, err = tx.KeysMadeBy("a", "maker", keystore.RootMember)
+		must(t, err)
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"a", "b", "c"}) {
+			t.Fatalf("made by some: %v", got)
+		}
+		must(t, tx.RevokeKeys(map[string]string{"a": "one", "c": "two", "unknown": "three"}, "me"))
+		must(t, tx.RevokeKeys(map[string]string{"a": "again"}, "another"))
+		keys, err := tx.Keys([]string{"c", "unknown", "b", "a"})
+		must(t, err)
+		for i, want := range []*keystore.Key{a, b, c} {
+			if reason := map[string]string{"a": "one", "c": "two"}[want.ID]; reason != "" {
+				want.RevokedAt, want.RevokedBy, want.RevokeReason, want.Version = tx.Now(), "me", reason, 2
+			}
+			wantKey(t, &keys[i], want)
+		}
 		return nil
 	})
 }

@@ -41,6 +41,7 @@ type dialect struct {
 	touchesOnly   string // condition on a row a of the audit log: its namespaces are among those in a JSON array, and there are some
 	among         string // the end of a condition: is one of the texts in a JSON array
 	amongHex      string // the same for bytes, which the array has in hexadecimal
+	pairs         string // what stands in a FROM for the names and texts of a JSON object, as key and value
 	few           string // what stands in a FROM for the ids, each once, that a query finds: taken for few, whatever else is known
 	analyze       string // statement: has the database look at the size of its tables, and make new plans; empty: it need not be told
 	anew          []any  // arguments before the others, so that a query is planned for the tables as they are now
@@ -49,6 +50,8 @@ type dialect struct {
 	manyEnds      string // statement, on the connection: the transaction that has added many is over
 	unforced      string // the end of a condition: the commit is answered before it is on the disk; empty: there is no such thing
 	recordUse     string // statement: takes last uses as a JSON object, id to microseconds
+
+	rest time.Duration // that a process leaves the write lock alone after it has held it longer than this, so that others who poll for it get it
 
 	copyRows    func(ctx context.Context, driverConn any, table string, columns []string, rows [][]any) error // adds many rows at once; nil: there is no such way
 	bind        func(query string) string                                                                     // gives the places for arguments, each a ?, the form that the database knows
@@ -81,6 +84,8 @@ type DB struct {
 	lookedThrough int
 	holder        *sql.Conn // of an SQLite file, see holdFiles
 	files         files
+	copied        atomic.Int64 // rows since the last analyze
+	free          time.Time    // until then the write lock is left to other processes; belongs to whoever has the writer
 	locks         locks
 	feed          feed
 }
@@ -220,10 +225,13 @@ func (d *DB) retryBusy(ctx context.Context, f func() error) error { return retry
 // retryLost calls f until its connection is good: after a restart of the server each in the pool may be cut.
 func (d *DB) retryLost(ctx context.Context, f func() error) error { return retry(ctx, d.isLost, f) }
 
+// longestPoll is how long a process may sleep between two looks whether the write lock is free.
+const longestPoll = 20 * time.Millisecond
+
 func retry(ctx context.Context, again func(error) bool, f func() error) error {
 	deadline := time.Now().Add(writeWait)
 	var before error
-	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+	for wait := time.Millisecond; ; wait = min(2*wait, longestPoll) {
 		err := f()
 		if err != nil && ctx.Err() != nil && before != nil {
 			return fmt.Errorf("%w: %w", ctx.Err(), before) // which says more than that the time was over
@@ -332,7 +340,13 @@ func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tx{db: d, ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{}}
+	if wait := time.Until(d.free); wait > 0 {
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+	t := &tx{db: d, ctx: ctx, conn: conn, began: time.Now(), stmts: map[string]*sql.Stmt{}}
 	if t.sql, err = conn.BeginTx(ctx, nil); err != nil {
 		conn.Close()
 		return nil, err
@@ -359,11 +373,6 @@ func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keysto
 		if err := t.row("SELECT revision FROM head").Scan(&head); err != nil {
 			return err
 		}
-		if t.copied >= analyzeFrom {
-			if _, err := t.exec(d.analyze); err != nil {
-				return err
-			}
-		}
 		if _, err := t.exec("DELETE FROM change_log WHERE revision <= ?", head-d.keep); err != nil {
 			return err
 		}
@@ -377,6 +386,10 @@ func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keysto
 		return 0, d.fail(ctx, "changing the database", err)
 	}
 	d.feed.committed(head)
+	if d.copied.Load() >= analyzeFrom {
+		d.copied.Store(0)
+		_ = d.exec(ctx, d.readers, "analyzing", d.analyze) // without it, what comes next is slower
+	}
 	return head, nil
 }
 

@@ -48,6 +48,7 @@ var postgresDialect = dialect{
 	// As arrays, so that the index is used whatever PostgreSQL takes the length of the list for.
 	among:    "= ANY (ARRAY(SELECT json_array_elements_text(CAST(? AS json))))",
 	amongHex: "= ANY (ARRAY(SELECT decode(value, 'hex') FROM json_array_elements_text(CAST(? AS json))))",
+	pairs:    "json_each_text(CAST(? AS json))",
 	few:      "(SELECT DISTINCT unnest(ARRAY(%s)) AS id)",
 	// A plan that was made when there were few keys reads the whole table. PostgreSQL looks at a table by itself only minutes after it has grown,
 	// and not at all at what a transaction has not committed.
