@@ -13,7 +13,7 @@ GOLANGCI_LINT ?= v2.15.0
 STATICCHECK   ?= v0.8.2
 FUZZTIME      ?= 10s
 KEYS          ?= 1000000
-DURATION      ?= 15m
+DURATION      ?= 30m
 SEED          ?= 0
 FAILOVERS     ?= 50
 STEPS         ?= 1000000
@@ -41,7 +41,7 @@ caddy-faults:
 	go build $(RACE) -tags faults -o .run/caddy-faults ./cmd/caddy
 
 deps: $(AXE)
-	@scripts/deps gcc chromium etcd-server jq patroni postgresql prometheus python3-etcd redis-server spin systemd
+	@scripts/deps gcc chromium etcd-server faketime jq patroni postgresql prometheus python3-etcd redis-server spin systemd
 
 $(AXE): tests/chromium/package-lock.json
 	@scripts/deps npm
@@ -70,7 +70,7 @@ bench bench-fleet bench-keys: build
 		go test -run '^$$' -bench '^$(BENCHMARK)$$' -benchtime 1x -timeout 3h -v ./bench
 
 faults: caddy-faults
-	@scripts/deps etcd-server patroni postgresql python3-etcd redis-server
+	@scripts/deps etcd-server faketime patroni postgresql python3-etcd redis-server
 	cd tests && CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
 		go test $(RACE) -count 1 -timeout 0 -v ./faults -faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-faults \

@@ -57,9 +57,9 @@ func (f *failing) Audits(ctx context.Context, filter keystore.AuditFilter, curso
 	return f.Database.Audits(ctx, filter, cursor, limit)
 }
 
-func (f *failing) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore.Key, keystore.Revision, error) {
+func (f *failing) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore.Key, keystore.Position, error) {
 	if f.down.Load() {
-		return nil, 0, errDown
+		return nil, keystore.Position{}, errDown
 	}
 	return f.Database.KeyByDigest(ctx, digest)
 }

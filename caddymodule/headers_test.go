@@ -295,7 +295,10 @@ func TestPublicLeavesTheCredential(t *testing.T) {
 func TestIdentityHeadersOfRowsWrittenByHand(t *testing.T) {
 	const odd = "a\r\nX-Apikey-Owner: root\xff"
 	digest := keystore.DigestOf("token")
-	record := keystore.NewRecord(&keystore.Key{ID: odd, Name: odd, Namespace: odd, Owner: odd, Metadata: map[string]string{"m": odd}, Secrets: []keystore.Secret{{Digest: digest}}}, digest)
+	record := keystore.NewRecord(&keystore.Key{
+		ID: odd, Name: odd, Namespace: odd, Owner: odd, Metadata: map[string]string{"m": odd},
+		Secrets: []keystore.Secret{{Digest: digest}},
+	}, digest)
 	policy := keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{{ID: odd}}})
 	req := &request{record: record, policy: policy, namespace: policy.Namespace(odd), wanted: odd}
 	header := make(http.Header)

@@ -75,7 +75,8 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 	}
 }
 
-// TestMetricsOfNamespacesWrittenByHand: an id that is no label panics nothing, and is no namespace of anybody.
+// TestMetricsOfNamespacesWrittenByHand: an id that is no label panics nothing, and is no namespace
+// of anybody.
 func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
 	g := newGate(t)
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))
@@ -87,10 +88,13 @@ func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	ids := map[string]string{"\xff": "X'FF'", "a\r\nX-Apikey-Owner: root": "X'610D0A582D4170696B65792D4F776E65723A20726F6F74'", "": "X''"}
+	ids := map[string]string{
+		"\xff": "X'FF'", "a\r\nX-Apikey-Owner: root": "X'610D0A582D4170696B65792D4F776E65723A20726F6F74'", "": "X''",
+	}
+	const others = "kind, parent, name, edit_policy, reach, key_roles, token_prefix, created_at, version"
 	for _, id := range ids {
-		if _, err := db.Exec("INSERT INTO namespaces (id, kind, parent, name, edit_policy, reach, key_roles, token_prefix, created_at, version) " +
-			"SELECT CAST(" + id + " AS TEXT), kind, parent, name, edit_policy, reach, key_roles, token_prefix, created_at, version FROM namespaces WHERE id = 'default'"); err != nil {
+		if _, err := db.Exec("INSERT INTO namespaces (id, " + others + ") SELECT CAST(" + id + " AS TEXT), " +
+			others + " FROM namespaces WHERE id = 'default'"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -111,7 +115,8 @@ func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
 		t.Errorf("a key of another namespace is %v", o)
 	}
 	for _, path := range []string{"namespaces", "namespaces?limit=1"} {
-		if status, answer := g.do("GET", "admin", "/apikeys/v1/"+path, ""); status != 200 || !strings.Contains(answer, "no namespace can have this id") {
+		status, answer := g.do("GET", "admin", "/apikeys/v1/"+path, "")
+		if status != 200 || !strings.Contains(answer, "no namespace can have this id") {
 			t.Errorf("%s: %d %s", path, status, answer)
 		}
 	}

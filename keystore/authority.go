@@ -215,7 +215,9 @@ func (d *Directory) heldIn(h *holding, namespace string, wide, key bool) *Set {
 	}
 	var parts []*Set
 	for i := range h.grants {
-		if g := &h.grants[i]; g.namespace == AnyNamespace || g.namespace == namespace && g.connected && !d.unreadable(namespace) {
+		g := &h.grants[i]
+		here := g.namespace == namespace && g.connected && !d.unreadable(namespace)
+		if g.namespace == AnyNamespace || here {
 			parts = append(parts, d.gives(g))
 		}
 	}

@@ -680,7 +680,8 @@ func TestARowThatCannotBeRead(t *testing.T) {
 	if _, err := w.FindNamespace(ctx, little, "default"); err == nil {
 		t.Errorf("who administers that namespace alone reads it")
 	}
-	if h := k.Explain(&keystore.Key{Owner: keystore.RootMember, Grants: roleGrants(t, "default=read")}); len(h[0].Effective) > 0 || !h[0].Sources[0].Cut {
+	h := k.Explain(&keystore.Key{Owner: keystore.RootMember, Grants: roleGrants(t, "default=read")})
+	if len(h[0].Effective) > 0 || !h[0].Sources[0].Cut {
 		t.Errorf("explained as %+v", h)
 	}
 	w.role("*", "yet-another", "read")

@@ -36,8 +36,8 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 			return err
 		}
 	}
+	n.position.Store(&Position{head.Revision, head.Mark})
 	n.applied.Store(int64(head.Revision))
-	n.mark = head.Mark
 	return nil
 }
 
@@ -54,7 +54,7 @@ func (k *Keystore) takePolicy(ctx context.Context, applied, head Revision) error
 	case err != nil:
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
 	case policy != nil && policy.Revision > head && !ablated("newer-than-applied"):
-		return errOvertaken
+		return errAgain
 	case policy != nil:
 		d := newDirectory(policy, &k.requests)
 		var before []string

@@ -30,7 +30,8 @@ func (w *watched) Close() error {
 	return w.Database.Close()
 }
 
-// TestCloseWaitsForPropagations: whoever waits for a change to spread is answered, and asks the database nothing any more when that is closed.
+// TestCloseWaitsForPropagations: whoever waits for a change to spread is answered, and asks the
+// database nothing any more when that is closed.
 func TestCloseWaitsForPropagations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)

@@ -50,6 +50,8 @@ type Database interface {
 	Join(ctx context.Context, n Node) error
 	// SetLease changes the lease of a node. A missing node is no error: [Database.Renew] tells.
 	SetLease(ctx context.Context, incarnation string, lease time.Duration) error
+	// Confirm writes the node's row as it is, durably. A missing node is no error.
+	Confirm(ctx context.Context, incarnation string) error
 	// Renew returns the head of the change log and the node's own state, from one snapshot taken after the call began, and whether
 	// the history up to there holds the position that the node is at. ErrReplaced.
 	Renew(ctx context.Context, incarnation string, at Position) (Head, error)
@@ -59,14 +61,18 @@ type Database interface {
 	NewEpoch(ctx context.Context, was string, nodes []Node) error
 	// NoteTime keeps the latest of the times that it is given; [Head] has it. It need not survive a crash.
 	NoteTime(ctx context.Context, t time.Time) error
-	// Acknowledge notes that the node has applied everything up to r, and that it lives.
-	Acknowledge(ctx context.Context, incarnation string, r Revision) error
+	// Acknowledge notes that the node has applied everything up to a position, and that it lives. A
+	// position that is not in this history is not noted.
+	Acknowledge(ctx context.Context, incarnation string, at Position) error
 	// Nodes returns the registered nodes, in any state. It may remove, and leave out, one whose process has certainly ended.
 	Nodes(ctx context.Context) ([]Node, error)
 	// Fence tells a silent node, should it live, to join anew before it trusts anything. A missing node is no error.
 	Fence(ctx context.Context, incarnation string) error
-	// Remove deletes a node's row: on leaving, or when its lease has surely run out. A missing node is no error.
+	// Remove deletes the row of a node that leaves. A missing node is no error.
 	Remove(ctx context.Context, incarnation string) error
+	// RemoveFenced deletes the row of a node whose lease has surely run out, unless it is not fencing
+	// any more. A missing node is no error.
+	RemoveFenced(ctx context.Context, incarnation string) error
 
 	// Changes returns what happened in (after, upTo], in order. ErrTruncated: treat everything as changed.
 	Changes(ctx context.Context, after, upTo Revision) ([]Change, error)
@@ -76,7 +82,7 @@ type Database interface {
 
 	// KeyByDigest returns the key that a digest opens, and the head in the same snapshot, taken after the call began.
 	// A nil key, with no error, when none has it.
-	KeyByDigest(ctx context.Context, d Digest) (*Key, Revision, error)
+	KeyByDigest(ctx context.Context, d Digest) (*Key, Position, error)
 	// Key returns one key. ErrNotFound.
 	Key(ctx context.Context, id string) (*Key, error)
 	// Keys returns the keys that a filter fits, in the order that it asks for, at most limit of them, and the cursor of the next page,
@@ -97,6 +103,10 @@ type Database interface {
 	// no more than fit into some 100 KiB, but for the last one.
 	AuditChain(ctx context.Context, after int64) ([]AuditRow, error)
 
+	// RefusedKeys returns which of the keys [Tx.InsertKeys] would refuse now, by their index, and
+	// why.
+	RefusedKeys(ctx context.Context, keys []*Key) (refused map[int]error, err error)
+
 	// Update runs change in one transaction, the only one of the whole deployment that writes meanwhile, and returns the
 	// head right after it. An error of change rolls everything back and is returned as it is.
 	Update(ctx context.Context, change func(Tx) error) (Revision, error)
@@ -114,7 +124,8 @@ type Database interface {
 	// DeleteSessions removes those that were last used, or made, before the times given.
 	DeleteSessions(ctx context.Context, used, made time.Time) error
 
-	// Close gives everything back. It waits some seconds for calls that run; those that follow fail.
+	// Close gives everything back. It waits some seconds for calls that run; those that follow
+	// fail.
 	Close() error
 }
 
@@ -128,14 +139,37 @@ type Tx interface {
 	// InsertKeys adds keys with their secrets, as if one after the other, but for those that it refuses, by their index. ErrExists: the id
 	// is taken. ErrSpent: a digest has been in use, by any key, ever. Keys that are refused take nothing from those after them.
 	InsertKeys(keys []*Key) (refused map[int]error, err error)
+	// Keys returns those of the keys that exist, in the order of their ids.
+	Keys(ids []string) ([]Key, error)
+	// RevokeKeys revokes those of the keys, by id with the reason, that exist and are not revoked,
+	// and raises their Version.
+	RevokeKeys(reasons map[string]string, by string) error
 	// UpdateKey replaces the key of that id, but for LastUsedAt. Secrets new in k are added (ErrSpent), the others' ExpiresAt set; one that is
 	// no longer in k opens nothing any more, but its digest is kept. ErrNotFound.
 	UpdateKey(k *Key) error
 	// DeleteKey removes the key; the digests of its secrets are kept. ErrNotFound.
 	DeleteKey(id string) error
 
-	// KeysMadeBy returns the ids of the keys whose CreatedBy is this.
-	KeysMadeBy(id string) ([]string, error)
+	// BeginImport registers an import that a node makes in several transactions, and returns its
+	// id.
+	BeginImport(node, caller string) (id int64, err error)
+	// StageKeys is InsertKeys for keys of an import: their secrets open nothing until it is
+	// published. Their CreatedBy is the import's caller, and their CreatedAt the Now of
+	// BeginImport. ErrNotFound: the import was abandoned.
+	StageKeys(id int64, keys []*Key) (refused map[int]error, err error)
+	// PublishImport ends an import: all of its secrets open their keys. ErrNotFound: it was
+	// abandoned.
+	PublishImport(id int64) error
+	// AbandonImports gives up the import with this id, those that have added no key since idle, and
+	// those of nodes that do not exist any more.
+	AbandonImports(id int64, idle time.Time) error
+	// RemoveAbandoned removes some keys of abandoned imports, at most limit, and returns what they
+	// were. Their ids and digests can be used again. It returns none when there are no more.
+	RemoveAbandoned(limit int) ([]Key, error)
+
+	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of these, of each maker the
+	// oldest first.
+	KeysMadeBy(makers ...string) ([]string, error)
 	// KeysOwnedBy returns how many keys that are not revoked act for a member, personal ones left out.
 	KeysOwnedBy(member string) (int64, error)
 	// PersonalKey returns the key of a member's token that is not revoked, nil when there is none.
@@ -205,7 +239,9 @@ type Head struct {
 	Nodes    int       // registered, in any state
 	Imported bool      // whether any credential without a tag of ours was ever stored
 	Now      time.Time // the database's clock, read during the call
+	Silent   bool      // the database has not answered for a while since the last Join or Confirm: another server may have taken over
 	Noted    time.Time // see NoteTime; zero: none
+	Standbys bool      // commits wait for a standby, so that a failover loses nothing that was acknowledged
 	Timeline string    // of the server: another one once a standby has taken over; empty where there is no such thing
 }
 

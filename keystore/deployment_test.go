@@ -28,11 +28,19 @@ type faulty struct {
 	mute           atomic.Bool  // the node reads, but does not acknowledge, nor hear of changes
 	ahead          atomic.Int64 // how far the database's clock is ahead of the truth, in nanoseconds
 	loads          atomic.Int64 // KeyByDigest and Session
-	unacknowledged atomic.Bool  // Join writes its row, and fails
+	unacknowledged atomic.Bool  // Join writes its row, and fails; Confirm fails too
+	silent         atomic.Bool  // the database has not answered for a while, until Confirm
 	setLeaseHangs  atomic.Bool
+	stale          atomic.Pointer[staleAnswer]
 	beforePolicy   atomic.Pointer[func()] // called once
 	beforeUpdate   atomic.Pointer[func()] // called once
 	holding        atomic.Pointer[func()] // called between the snapshot of KeyByDigest and its answer
+}
+
+// A staleAnswer is what KeyByDigest says.
+type staleAnswer struct {
+	key *keystore.Key
+	at  keystore.Position
 }
 
 func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (keystore.Head, error) {
@@ -43,6 +51,7 @@ func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (k
 		return keystore.Head{}, errCut
 	}
 	h, err := f.Database.Renew(ctx, inc, at)
+	h.Silent = f.silent.Load()
 	h.Now = h.Now.Add(time.Duration(f.ahead.Load()))
 	return h, err
 }
@@ -58,11 +67,19 @@ func (f *faulty) Join(ctx context.Context, n keystore.Node) error {
 	return err
 }
 
-func (f *faulty) Policy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
+func (f *faulty) Confirm(ctx context.Context, incarnation string) error {
+	if f.unacknowledged.Load() {
+		return errCut
+	}
+	f.silent.Store(false)
+	return f.Database.Confirm(ctx, incarnation)
+}
+
+func (f *faulty) RenewPolicy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
 	if before := f.beforePolicy.Swap(nil); before != nil {
 		(*before)()
 	}
-	return f.Database.Policy(ctx, known)
+	return f.Database.RenewPolicy(ctx, known)
 }
 
 func (f *faulty) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
@@ -83,16 +100,19 @@ func (f *faulty) SetLease(ctx context.Context, incarnation string, lease time.Du
 	return f.Database.SetLease(ctx, incarnation, lease)
 }
 
-func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Revision, error) {
+func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Position, error) {
 	f.loads.Add(1)
 	if f.cut.Load() {
-		return nil, 0, errCut
+		return nil, keystore.Position{}, errCut
 	}
 	if f.hangs.Load() {
 		<-ctx.Done()
-		return nil, 0, ctx.Err()
+		return nil, keystore.Position{}, ctx.Err()
 	}
 	k, r, err := f.Database.KeyByDigest(ctx, d)
+	if stale := f.stale.Load(); stale != nil {
+		k, r = stale.key, stale.at
+	}
 	if hold := f.holding.Load(); hold != nil {
 		(*hold)()
 	}

@@ -104,7 +104,8 @@ func (d *Directory) role(namespace, name string) *Set {
 	return d.roles[RoleID{AnyNamespace, name}]
 }
 
-// upward yields a namespace and then its ancestors, the nearest first. It ends after maxDepth+1 of them, since rows written by hand may form a cycle.
+// upward yields a namespace and then its ancestors, the nearest first. It ends after maxDepth+1 of
+// them, since rows written by hand may form a cycle.
 func (d *Directory) upward(ns *Namespace) iter.Seq[*Namespace] {
 	return func(yield func(*Namespace) bool) {
 		for at, n := ns, 0; at != nil && n <= maxDepth && yield(at); n++ {
@@ -116,7 +117,8 @@ func (d *Directory) upward(ns *Namespace) iter.Seq[*Namespace] {
 	}
 }
 
-// depth returns the level of a namespace, 1 when it has no parent and more than maxDepth when it lies too deep, and whether it is its own ancestor.
+// depth returns the level of a namespace, 1 when it has no parent and more than maxDepth when it
+// lies too deep, and whether it is its own ancestor.
 func (d *Directory) depth(ns *Namespace) (level int, cycle bool) {
 	for at := range d.upward(ns) {
 		if level++; at.Parent == ns.ID {
@@ -144,7 +146,8 @@ func (d *Directory) height(id string) int {
 	return highest
 }
 
-// defect returns why the API would refuse the id or the place of a namespace, empty when it would not. Such rows are written by hand.
+// defect returns why the API would refuse the id or the place of a namespace, empty when it would
+// not. Such rows are written by hand.
 func (d *Directory) defect(ns *Namespace) string {
 	if !ValidNamespaceID(ns.ID) {
 		return "no namespace can have this id"
@@ -153,12 +156,14 @@ func (d *Directory) defect(ns *Namespace) string {
 	case cycle:
 		return fmt.Sprintf("it is its own ancestor through its parent %q", ns.Parent)
 	case level > maxDepth:
-		return fmt.Sprintf("it is nested more than %d levels deep, or below a namespace that is its own ancestor", maxDepth)
+		return fmt.Sprintf("it is nested more than %d levels deep, "+
+			"or below a namespace that is its own ancestor", maxDepth)
 	}
 	return ""
 }
 
-// ancestor reports whether a namespace lies above another. Nothing lies above one that is unreadable.
+// ancestor reports whether a namespace lies above another. Nothing lies above one that is
+// unreadable.
 func (d *Directory) ancestor(above string, below *Namespace) bool {
 	if above == "" || below.Unreadable != "" {
 		return false
@@ -171,7 +176,8 @@ func (d *Directory) ancestor(above string, below *Namespace) bool {
 	return false
 }
 
-// unreadable reports whether the row of a namespace is unreadable, so that grants in it count nowhere.
+// unreadable reports whether the row of a namespace is unreadable, so that grants in it count
+// nowhere.
 func (d *Directory) unreadable(namespace string) bool {
 	ns := d.namespaces[namespace]
 	return ns != nil && ns.Unreadable != ""
@@ -198,8 +204,8 @@ func (d *Directory) aliveOwner(id string) bool {
 	return m != nil && m.Active
 }
 
-// setIn is what a holding gives in a namespace (spec section 3). Only keys' grants reach below through a namespace's `reach`. In one that is unreadable
-// only grants in all namespaces count.
+// setIn is what a holding gives in a namespace (spec section 3). Only keys' grants reach below
+// through a namespace's `reach`. In one that is unreadable only grants in all namespaces count.
 func (d *Directory) setIn(h *holding, ns *Namespace, key bool) *Set {
 	var parts []*Set
 	for i := range h.grants {

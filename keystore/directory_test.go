@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestAnyParents builds directories from random parents, cycles included, as SQL may write them. Every walk must end, and agree with lineage.
+// TestAnyParents builds directories from random parents, cycles included, as SQL may write them.
+// Every walk must end, and agree with lineage.
 func TestAnyParents(t *testing.T) {
 	for seed := range uint64(30) {
 		checkParents(t, seed)
@@ -20,7 +21,8 @@ func FuzzParents(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64) { checkParents(t, seed) })
 }
 
-// lineage returns the ancestors of a namespace, the nearest first. ok is false when they do not end or are too many.
+// lineage returns the ancestors of a namespace, the nearest first. ok is false when they do not end
+// or are too many.
 func lineage(parents map[string]string, id string) (above []string, ok bool) {
 	for at := parents[id]; at != ""; at = parents[at] {
 		if above = append(above, at); len(above) == maxDepth {
@@ -36,7 +38,7 @@ func checkParents(t *testing.T, seed uint64) {
 	n := 1 + rng.IntN(3*maxDepth)
 	far := rng.IntN(3) // 0: any parent; else mostly the one before, for long chains
 	parents := make(map[string]string)
-	p := &Policy{Members: []Member{{ID: "m", Active: true, Grants: []Grant{{Namespace: "n0", Connected: true, Permissions: mustParse("*")}}}}}
+	p := new(Policy)
 	for i := range n {
 		id, parent := fmt.Sprint("n", i), ""
 		switch {
@@ -83,7 +85,8 @@ func checkParents(t *testing.T, seed uint64) {
 					want = OK
 				}
 				if got := Decide(record(from.ID, connected), &Request{Policy: d, Namespace: ns}); got != want {
-					t.Errorf("a grant in %s, connected %t, gives %v in %s, want %v", from.ID, connected, got, ns.ID, want)
+					t.Errorf("a grant in %s, connected %t, gives %v in %s, want %v",
+						from.ID, connected, got, ns.ID, want)
 				}
 			}
 		}

@@ -11,7 +11,7 @@ const (
 	KindNotFound                     // 404: there is none, or the caller may not know of it
 	KindConflict                     // 409: exists already, in use, or final
 	KindPrecondition                 // 412: If-Match does not fit
-	KindBusy                         // 429: the caller asks for too much at a time
+	KindBusy                         // 429: too many of these run already, or the caller asks for too much at a time
 )
 
 // An Error refuses a managing operation. Nothing has been changed. All other errors of those operations mean that the

@@ -15,12 +15,13 @@ const (
 // A flight is one load of one credential, and who waits for it. At most one runs and one is queued for a credential.
 type flight struct {
 	generation uint64   // of the shard, before the store is read
-	applied    Revision // by this node, before the store is read
+	applied    Position // by this node, before the store is read
 	done       chan struct{}
 	next       *flight // begins when this one ends
 
 	// set before done is closed
 	record *Record
+	newer  bool // the record was read at a revision that this node had not applied when the flight began
 	err    error
 }
 
@@ -40,33 +41,39 @@ func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Tim
 			return nil, ctx.Err()
 		}
 	}
-	r, f, err := k.board(s, d, now, free)
-	if f == nil {
-		return r, err
-	}
-	select {
-	case <-f.done:
-		return f.record, f.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	for {
+		r, f, joins, err := k.board(s, d, now, free)
+		if f == nil {
+			return r, err
+		}
+		free = func() {}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if f.err != nil || !joins || !f.newer || ablated("join-newer") {
+			return f.record, f.err
+		}
 	}
 }
 
-// board returns the flight to wait for, or what is known without. free gives back the place of a credential without a tag: a flight that begins
+// board returns the flight to wait for, or what is known without, and whether the flight had begun
+// before. What such a flight finds that is newer than what this node has applied is for those alone who
+// came before it began: a failover may have lost it since. free gives back the place of a credential without a tag: a flight that begins
 // keeps it, for it goes on when nobody waits any more.
-func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (*Record, *flight, error) {
+func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (r *Record, f *flight, joins bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		free()
-		return nil, nil, errClosed
+		return nil, nil, false, errClosed
 	}
 	if r, known := s.find(&d, now.UnixNano()); known { // filled, or moved in its table, in between
 		free()
-		return r, nil, nil
+		return r, nil, false, nil
 	}
-	f := s.flights[d]
-	if f == nil {
+	if f = s.flights[d]; f == nil {
 		f = &flight{done: make(chan struct{})}
 		k.begins(f, s)
 		s.flights[d] = f
@@ -74,21 +81,21 @@ func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (*Recor
 			defer free()
 			k.fly(s, d, f)
 		})
-		return nil, f, nil
+		return nil, f, false, nil
 	}
 	free()
 	if f.generation != s.generation.Load() && !ablated("join-any-flight") || !k.node.lease.holds(now) {
 		if f.next == nil {
 			f.next = &flight{done: make(chan struct{})}
 		}
-		f = f.next
+		return nil, f.next, false, nil
 	}
-	return nil, f, nil
+	return nil, f, true, nil
 }
 
 // begins notes what a flight's answer is compared with before it is kept. The caller holds the lock.
 func (k *Keystore) begins(f *flight, s *shard) {
-	f.generation, f.applied = s.generation.Load(), Revision(k.node.applied.Load())
+	f.generation, f.applied = s.generation.Load(), *k.node.position.Load()
 }
 
 // fly keeps an answer only if nothing was invalidated since the flight began, and only if the answer
@@ -96,12 +103,11 @@ func (k *Keystore) begins(f *flight, s *shard) {
 // lose: this node, which knows nothing of the change, would not notice.
 func (k *Keystore) fly(s *shard, d Digest, f *flight) {
 	for f != nil {
-		var asOf Revision
-		f.record, asOf, f.err = k.ask(s, d)
+		f.record, f.newer, f.err = k.ask(s, d, f.applied)
 		hold("load.read")
 		now := k.clock.now().UnixNano()
 		s.mu.Lock()
-		if f.err == nil && (asOf <= f.applied || ablated("newer-than-applied")) &&
+		if f.err == nil && (!f.newer || ablated("newer-than-applied")) &&
 			(f.generation == s.generation.Load() || ablated("no-fill-token")) {
 			if ablated("check-then-insert") {
 				s.mu.Unlock()
@@ -123,31 +129,39 @@ func (k *Keystore) fly(s *shard, d Digest, f *flight) {
 	}
 }
 
-// ask puts one question to the stores. The answer is of the snapshot at the revision returned.
-func (k *Keystore) ask(s *shard, d Digest) (*Record, Revision, error) {
+// ask puts one question to the stores, and reports whether the answer is newer than what this node had
+// applied before. The database's is not older: one that is comes from a server that has lost its role,
+// or from a history that this node has not yet noticed.
+func (k *Keystore) ask(s *shard, d Digest, applied Position) (r *Record, newer bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
 	seal := k.seal.Load()
-	if r, asOf := k.askShared(ctx, s, seal, &d); r != nil {
-		return r, asOf, nil
+	if r := k.askShared(ctx, s, seal, &d); r != nil {
+		return r, false, nil
 	}
 	if k.node.away(k.clock.now()) {
-		return nil, 0, errAway
+		return nil, false, errAway
 	}
 	begun := time.Now()
 	key, asOf, err := k.db.KeyByDigest(ctx, d)
 	k.observer.LookedUp(TierDatabase, time.Since(begun))
+	if stale := asOf.Revision < applied.Revision || asOf.Revision == applied.Revision && asOf.Mark != applied.Mark; err == nil && stale && !ablated("stale-server") {
+		err = errStale
+	}
 	k.lookupsFail.Store(err != nil)
+	newer = asOf.Revision > applied.Revision
 	switch {
 	case err != nil:
 		k.counters.lookups[TierDatabase][LookupFail].Add(1)
 		k.storeFailed("looking up a key", err)
-		return nil, 0, err
+		return nil, false, err
 	case key == nil:
 		k.counters.lookups[TierDatabase][Miss].Add(1)
-		return nil, asOf, nil
+		return nil, newer, nil
 	}
 	k.counters.lookups[TierDatabase][Hit].Add(1)
-	k.share(seal, key, &d, asOf)
-	return NewRecord(key, d), asOf, nil
+	if !newer || ablated("newer-than-applied") {
+		k.share(seal, key, &d, asOf.Revision)
+	}
+	return NewRecord(key, d), newer, nil
 }

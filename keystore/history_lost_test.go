@@ -35,6 +35,48 @@ func TestARowCountsOnceItsWriterWasToldSo(t *testing.T) {
 	})
 }
 
+// A database that was silent may be a former primary that does not know yet: it is trusted once it has
+// acknowledged a write.
+func TestADatabaseThatWasSilentHasToConfirm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, f := d.node(keystore.Settings{Lease: 10 * time.Second})
+		_, token := mint(t, a, keystore.KeySpec{})
+		want(t, "before", ask(a, token), keystore.OK)
+		f.silent.Store(true)
+		f.unacknowledged.Store(true)
+		time.Sleep(9 * time.Second)
+		want(t, "under the lease that it had", ask(a, token), keystore.OK)
+		time.Sleep(2 * time.Second)
+		want(t, "after that", ask(a, token), keystore.Unavailable)
+		if h := a.Health(ctx); h.Problem == "" {
+			t.Error("healthy")
+		}
+		f.unacknowledged.Store(false)
+		time.Sleep(time.Second)
+		want(t, "once it has confirmed", ask(a, token), keystore.OK)
+	})
+}
+
+// What a former primary says of a key counts for nothing.
+func TestAnAnswerOlderThanWhatIsAppliedIsNone(t *testing.T) {
+	d := newDeployment(t)
+	a, f := d.node(keystore.Settings{})
+	key, token := mint(t, a, keystore.KeySpec{})
+	want(t, "before", ask(a, token), keystore.OK)
+	former, revision, err := f.Database.KeyByDigest(ctx, keystore.DigestOf(token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := revoke(t, a, key.ID, 0); !p.Complete {
+		t.Fatalf("%+v", p)
+	}
+	f.stale.Store(&staleAnswer{former, revision})
+	want(t, "by a server that does not know of the revoke", ask(a, token), keystore.Unavailable)
+	f.stale.Store(nil)
+	want(t, "by the one that does", ask(a, token), keystore.Revoked)
+}
+
 // A longer lease that cannot be told to the others yet is not used, and costs nothing.
 func TestALeaseThatIsNotAcknowledgedIsNotUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

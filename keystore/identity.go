@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -18,16 +19,9 @@ func (k *Keystore) adopt(ctx context.Context) error {
 	k.tokenKey.Store(NewTokenKey(d.TokenKey))
 	k.seal.Store(newSharedSeal(d, ""))
 	k.node.epoch = d.Epoch
+	k.node.position.Store(&Position{Revision: -1})
 	k.node.applied.Store(-1)
 	return nil
-}
-
-// reseal has the entries in the shared cache depend on the server's timeline as well. A record can
-// be read on a primary that fails before any standby has what it says.
-func (k *Keystore) reseal(timeline string) {
-	if seal := k.seal.Load(); seal.timeline != timeline {
-		k.seal.Store(newSharedSeal(seal.deployment, timeline))
-	}
 }
 
 // acceptAnother takes up with a database that is not the one it was: it was restored from a backup, or lost changes that it had committed
@@ -50,19 +44,12 @@ func (k *Keystore) acceptAnother(head Head) error {
 	if slices.Contains(n.left, head.Epoch) { // a new epoch was lost too
 		was = head.Epoch
 	}
-	readers := maps.Clone(n.peersBefore)
-	if readers == nil {
-		readers = make(map[string]Node)
-	}
-	maps.Copy(readers, n.peers)
-	if ablated("forget-readers") {
-		clear(readers)
-	}
-	if err := k.db.NewEpoch(ctx, was, slices.Collect(maps.Values(readers))); err != nil {
+	readers := n.readers(head)
+	if err := k.db.NewEpoch(ctx, was, readers); err != nil {
 		return k.storeFailed("giving the deployment a new epoch", err)
 	}
 	fenced := k.clock.now()
-	if err := k.revokes.reassert(ctx, k.db, n.histories.Load()); err != nil {
+	if err := k.revokes.reassert(ctx, k.db, n.history()); err != nil {
 		return k.storeFailed("revoking again what the database has lost", err)
 	}
 	left := n.epoch
@@ -76,6 +63,45 @@ func (k *Keystore) acceptAnother(head Head) error {
 	n.commits.forget()
 	n.in(n.histories.Load(), func() { n.others.inherit(readers, fenced) })
 	return nil
+}
+
+// followTimeline is for a standby that has taken over and has all changes that this node knows of. It
+// may lack rows of nodes, which take no revision: those are written again, as fencing.
+func (k *Keystore) followTimeline(head Head) error {
+	n, timeline := k.node, head.Timeline
+	if n.timeline != "" && n.timeline != timeline {
+		ctx, cancel := context.WithTimeout(k.running, loadTimeout)
+		defer cancel()
+		if err := k.db.NewEpoch(ctx, "", n.readers(head)); err != nil {
+			return k.storeFailed("telling a new primary of the other nodes", err)
+		}
+		n.takeovers.Add(1)
+	}
+	n.timeline = timeline
+	if seal := k.seal.Load(); seal.timeline != timeline {
+		k.seal.Store(newSharedSeal(seal.deployment, timeline))
+	}
+	return nil
+}
+
+// readers are the other nodes that may hold a lease. A server that does not wait for standbys may have
+// lost rows that this node never saw: they are one more, with the longest lease that this node knows of.
+func (n *node) readers(head Head) []Node {
+	if ablated("forget-readers") {
+		return nil
+	}
+	all := make(map[string]Node, len(n.peers))
+	maps.Copy(all, n.peersBefore)
+	maps.Copy(all, n.peers)
+	list := slices.Collect(maps.Values(all))
+	if head.Timeline != "" && !head.Standbys {
+		longest := n.row.lease
+		for _, other := range list {
+			longest = max(longest, other.Lease)
+		}
+		list = append(list, Node{Incarnation: "unknown " + randomBase62(22), Address: "nodes that a failover may have lost", Lease: longest})
+	}
+	return list
 }
 
 // in calls f unless the database has been found to be another one since the history was noted.
@@ -93,43 +119,52 @@ var errLost = errors.New("the database has lost changes, and it is not known whe
 
 // kept is how far a change has come, unless the database may have lost it meanwhile.
 func (k *Keystore) kept(c commit, p Propagation) (Propagation, error) {
-	if k.node.histories.Load() != c.history {
+	if k.node.history() != c.history {
 		return Propagation{}, k.storeFailed("waiting for the other nodes", errLost)
 	}
 	return p, nil
 }
 
-// rememberedRevokes is how many revokes of its own a node remembers.
-const rememberedRevokes = 1024
+const (
+	// rememberedRevokes is how many revokes of its own a node remembers, and rememberedReason how
+	// many bytes of the reason of each.
+	rememberedRevokes = 1 << 16
+	rememberedReason  = 256
+)
 
 // revokes are those that this node has committed lately.
 type revokes struct {
 	mu    sync.Mutex
 	known map[string]ownRevoke // by key id
-	ring  []string             // the oldest at next, once it is full
+	ring  []string             // ids, the oldest at next once it is full; empty: noted again later
 	next  int
 }
 
 type ownRevoke struct {
 	commit
 	reason string
+	at     int // in the ring
 }
 
 // note remembers the revoke of some keys.
 func (r *revokes) note(ids []string, c commit, reason string) {
+	reason = strings.Clone(strings.ToValidUTF8(reason[:min(len(reason), rememberedReason)], ""))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.known == nil {
 		r.known = make(map[string]ownRevoke)
 	}
 	for _, id := range ids {
-		r.known[id] = ownRevoke{c, reason}
+		if before, known := r.known[id]; known {
+			r.ring[before.at] = ""
+		}
 		if len(r.ring) < rememberedRevokes {
-			r.ring = append(r.ring, id)
-			continue
+			r.ring = append(r.ring, "")
+			r.next = len(r.ring) - 1
 		}
 		delete(r.known, r.ring[r.next])
 		r.ring[r.next] = id
+		r.known[id] = ownRevoke{c, reason, r.next}
 		r.next = (r.next + 1) % rememberedRevokes
 	}
 }
@@ -142,46 +177,46 @@ func (r *revokes) of(id string) (commit, bool) {
 	return own.commit, !own.since.IsZero()
 }
 
-// reassertAtOnce is how many keys one transaction looks at: others that change something wait for it.
-const reassertAtOnce = 64
-
 // reassert revokes again what a database with another history takes for alive. What is done is not done again when it has to be called once more.
-func (r *revokes) reassert(ctx context.Context, db Database, history int64) error {
-	r.mu.Lock()
-	own := make(map[string]string)
-	for id, revoke := range r.known {
-		if revoke.history != history {
-			own[id] = revoke.reason
-		}
-	}
-	r.mu.Unlock()
+func (r *revokes) reassert(ctx context.Context, db Database, now history) error {
 	by := authority{root: true, actor: RootMember, from: "a node that remembers", policy: NewDirectory(new(Policy))}
-	for ids := range slices.Chunk(slices.Collect(maps.Keys(own)), reassertAtOnce) {
+	lost := r.lost(now)
+	for slice := range slices.Chunk(slices.Collect(maps.Keys(lost)), revokeSlice) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTimeout) // each: there may be many
 		_, err := db.Update(ctx, func(tx Tx) error {
-			for _, id := range ids {
-				key, err := tx.Key(id)
-				switch {
-				case isNotFound(err):
-					continue
-				case err != nil:
-					return err
-				}
-				if _, err := revoke(tx, by, key, own[id]); err != nil {
-					return err
-				}
-			}
-			return nil
+			_, err := revokeAll(tx, by, slice, func(id string) string { return lost[id] })
+			return err
 		})
+		cancel()
 		if err != nil {
 			return err
 		}
-		r.mu.Lock()
-		for _, id := range ids {
-			if known, still := r.known[id]; still {
-				r.known[id] = ownRevoke{commit{history: history}, known.reason}
-			}
-		}
-		r.mu.Unlock()
+		r.kept(slice, now)
 	}
 	return nil
+}
+
+// lost returns the reasons, by key id, of what was revoked in another history.
+func (r *revokes) lost(now history) map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lost := make(map[string]string)
+	for id, own := range r.known {
+		if own.history.histories != now.histories {
+			lost[id] = own.reason
+		}
+	}
+	return lost
+}
+
+// kept notes that keys are revoked in this history too.
+func (r *revokes) kept(ids []string, now history) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range ids {
+		if own, still := r.known[id]; still {
+			own.commit = commit{history: now}
+			r.known[id] = own
+		}
+	}
 }

@@ -3,6 +3,7 @@ package keystore_test
 import (
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -162,6 +163,42 @@ func TestALostChangeIsNotReportedAsMade(t *testing.T) {
 	want(t, "afterwards", ask(a, token), keystore.OK)
 }
 
+// TestADatabaseThatLostManyRevokesRevivesNone: what was revoked in one go counts key by key; keys
+// that are not in the database any more do not stop the others.
+func TestADatabaseThatLostManyRevokesRevivesNone(t *testing.T) {
+	const many = 1500
+	d := newDeployment(t)
+	a, _ := d.node(keystore.Settings{})
+	maker, key := caller(t, a, keystore.KeySpec{Grants: grants(t, "default=admin.keys:create,read")})
+	var specs []keystore.ImportSpec
+	for i := range many {
+		specs = append(specs, keystore.ImportSpec{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Line: i + 1, Token: fmt.Sprintf("legacy/%d", i)})
+	}
+	if n, refused, err := a.ImportKeys(ctx, maker, specs, true, ""); n != many {
+		t.Fatal(n, refused, err)
+	}
+	gone := keystore.DigestOf(specs[0].Token)
+	before := fmt.Sprint(a.Gauges().Revision)
+	if _, p, err := a.RevokeKey(ctx, root, key.ID, "leaked", true, keystore.ChangeOptions{}); err != nil || !p.Complete {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	d.tamper(
+		"DROP TRIGGER keys_one_way", // as a backup from before the revoke would have it
+		"UPDATE keys SET revoked_at = NULL, revoked_by = '', revoke_reason = '', version = 1",
+		"DELETE FROM keys WHERE id = (SELECT key_id FROM secrets WHERE digest = unhex('"+hex.EncodeToString(gone[:])+"'))",
+		"DELETE FROM change_log WHERE revision > "+before,
+		"DELETE FROM marks WHERE revision >= "+before,
+		"UPDATE head SET revision = "+before,
+	)
+	for a.Health(ctx).Problem != "" { // it may take longer than a renewal waits
+		time.Sleep(10 * time.Millisecond)
+	}
+	want(t, "a key that was deleted", ask(a, specs[0].Token), keystore.Unknown)
+	for _, s := range specs[1:] {
+		want(t, s.Token, ask(a, s.Token), keystore.Revoked)
+	}
+}
+
 // What a node has revoked lately may be much, and the database far away: it begins where it was.
 func TestRevokingAgainComesToAnEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -209,10 +246,10 @@ type farTx struct {
 	ctx context.Context
 }
 
-func (f farTx) Key(id string) (*keystore.Key, error) {
+func (f farTx) Keys(ids []string) ([]keystore.Key, error) {
 	select {
-	case <-time.After(100 * time.Millisecond):
-		return f.Tx.Key(id)
+	case <-time.After(time.Duration(len(ids)) * 100 * time.Millisecond / 64):
+		return f.Tx.Keys(ids)
 	case <-f.ctx.Done():
 		return nil, f.ctx.Err()
 	}

@@ -83,7 +83,7 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 			}
 		}
 		for _, other := range remove {
-			if err := k.db.Remove(ctx, other.Incarnation); err != nil {
+			if err := k.db.RemoveFenced(ctx, other.Incarnation); err != nil {
 				_ = k.storeFailed("giving up a silent node", err)
 				return
 			}
@@ -105,10 +105,10 @@ func (j *janitor) lastLease(n *Node, since time.Time) time.Time {
 
 // inherit is for another database, which knows of nothing that this one was told but of the nodes
 // that were written into it as fencing.
-func (j *janitor) inherit(nodes map[string]Node, fenced time.Time) {
+func (j *janitor) inherit(nodes []Node, fenced time.Time) {
 	j.seen = nil
 	j.fenced.Clear()
-	for incarnation := range nodes {
-		j.fenced.Store(incarnation, fenced)
+	for _, n := range nodes {
+		j.fenced.Store(n.Incarnation, fenced)
 	}
 }

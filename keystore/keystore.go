@@ -67,6 +67,8 @@ type Keystore struct {
 	untagged chan struct{} // a place for each miss in flight of a credential without a tag
 	turns    turns         // of callers, to read
 	uses     unflushed
+	imports  chan struct{} // a place for each import
+	changes  *queue
 
 	running context.Context // until Close
 	stop    context.CancelFunc
@@ -86,6 +88,8 @@ func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 		cache:    newLocalCache(s.LocalCache),
 		node:     new(node),
 		untagged: make(chan struct{}, untaggedLoads),
+		imports:  make(chan struct{}, maxImports),
+		changes:  newQueue(),
 	}
 	k.settings.Store(&s)
 	k.node.reincarnate()
@@ -101,6 +105,10 @@ func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 	k.work.Go(func() { every(k.running, sweepInterval, func() { k.cache.sweep(k.Now().UnixNano()) }) })
 	k.work.Go(func() { every(k.running, flushInterval, func() { k.flushUses(k.running) }) })
 	k.work.Go(func() { every(k.running, noteInterval, func() { k.noteTime(k.running) }) })
+	k.work.Go(func() {
+		k.abandonImports(0)
+		every(k.running, importIdle, func() { k.abandonImports(0) })
+	})
 	k.work.Go(func() { every(k.running, sessionGrain, func() { k.forgetSessions(k.running) }) })
 	return k, nil
 }
@@ -172,8 +180,9 @@ func (k *Keystore) busy() bool {
 	return !k.node.closed
 }
 
-// Close leaves the deployment: nothing is trusted any more, requests on their way are cut, whoever waits for a change to spread is answered, last uses
-// are written, the node's row is removed, and the database is closed.
+// Close leaves the deployment: nothing is trusted any more, requests on their way are cut, whoever
+// waits for a change to spread is answered, last uses are written, the node's row is removed, and
+// the database is closed.
 func (k *Keystore) Close() error {
 	k.stop()
 	k.cache.close()
@@ -200,6 +209,7 @@ func (k *Keystore) leave() error {
 var (
 	errClosed    = errors.New("the key store is closed")
 	errAway      = errors.New("the database has not answered for some time, and is being asked")
+	errStale     = errors.New("the database answered with an older state than it had before: is this a former primary?")
 	errClockRate = errors.New("no lease is taken")
 )
 

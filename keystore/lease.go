@@ -83,14 +83,16 @@ type node struct {
 	incarnation atomic.Pointer[string] // changes when the node has to join anew
 	renewed     time.Time              // when the last renewal began
 	epoch       string
-	left        []string // epochs that were this node's before
-	mark        string   // of the revision that is applied
-	stranger    bool     // in a database that is not the one it was: it has to join anew
+	left        []string                 // epochs that were this node's before
+	position    atomic.Pointer[Position] // up to which changes are applied
+	stranger    bool                     // in a database that is not the one it was: it has to join anew
 	lease       lease
 	rate        rateCheck
-	applied     atomic.Int64 // revision up to which changes are applied; negative: nothing is cached yet
+	applied     atomic.Int64 // its revision; negative: nothing is cached yet
 	commits     commitTimes
 	histories   atomic.Int64 // how often the database was found to be another one
+	timeline    string       // of the database's server
+	takeovers   atomic.Int64 // how often that has changed
 	directory   atomic.Pointer[Directory]
 	imported    atomic.Bool
 	replaced    atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
@@ -119,6 +121,11 @@ type ownRow struct {
 	shows   time.Duration // the lease that the row shows for certain; zero: not certain
 	setting bool          // a SetLease is on its way
 }
+
+// A history tells whether what this node has written is surely still in the database.
+type history struct{ histories, takeovers int64 }
+
+func (n *node) history() history { return history{n.histories.Load(), n.takeovers.Load()} }
 
 // patience is how long a renewal may take, after others have failed, until nobody waits for it any more.
 const patience = 100 * time.Millisecond
@@ -200,22 +207,19 @@ func (k *Keystore) joinRenewal(ctx context.Context) (shared bool, err error) {
 	}
 }
 
-// errOvertaken says that the policy is newer than the head that the renewal has read.
-var errOvertaken = errors.New("the policy changed while it was read")
+// errAgain says that the renewal has to begin anew: what it has read was overtaken, or is not enough.
+var errAgain = errors.New("the database changed while it was read")
 
-func (k *Keystore) renewOnce() error {
-	err := k.joined()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), k.askTimeout())
-	defer cancel()
+func (k *Keystore) renewOnce() (err error) {
 	for range 3 {
-		if err = k.renewFrom(ctx); !errors.Is(err, errOvertaken) {
-			break
+		if err = k.joined(); err != nil {
+			return err
+		}
+		if err = k.renewFrom(); !errors.Is(err, errAgain) {
+			return err
 		}
 	}
-	return err
+	return k.storeFailed("renewing the lease", err)
 }
 
 // askTimeout bounds one renewal. Nothing that may wait for a standby counts in it.
@@ -224,8 +228,10 @@ func (k *Keystore) askTimeout() time.Duration {
 }
 
 // renewFrom is one try of a renewal, from the clock reading that it takes.
-func (k *Keystore) renewFrom(ctx context.Context) error {
+func (k *Keystore) renewFrom() error {
 	n := k.node
+	ctx, cancel := context.WithTimeout(context.Background(), k.askTimeout())
+	defer cancel()
 	length := k.leaseLength()
 	head, at, err := k.askHead(ctx)
 	if err != nil {
@@ -241,18 +247,18 @@ func (k *Keystore) renewFrom(ctx context.Context) error {
 		}
 	}
 	if n.stranger || head.Node != NodeActive {
-		if err := k.rejoin(); err != nil {
-			return err
-		}
-		length = k.leaseLength()
-		anew, cancel := context.WithTimeout(context.Background(), k.askTimeout())
-		defer cancel()
-		ctx = anew
-		if head, at, err = k.askHead(ctx); err != nil {
-			return err
-		}
+		k.rejoin()
+		return errAgain
 	}
-	k.reseal(head.Timeline)
+	if head.Silent && !ablated("silence-without-write") {
+		if err := k.confirm(); err != nil {
+			return err
+		}
+		return errAgain
+	}
+	if err := k.followTimeline(head); err != nil {
+		return err
+	}
 	if ablated("ack-before-purge") {
 		k.acknowledge(ctx, head, length)
 	}
@@ -260,7 +266,10 @@ func (k *Keystore) renewFrom(ctx context.Context) error {
 		n.lease.extend(length, at)
 	}
 	if err := k.catchUp(ctx, head); err != nil {
-		return k.storeFailed("reading the change log", err)
+		if !errors.Is(err, errAgain) {
+			err = k.storeFailed("reading the change log", err)
+		}
+		return err
 	}
 	n.imported.Store(head.Imported)
 	if ablated("lease-from-reply") {
@@ -279,8 +288,8 @@ func (k *Keystore) askHead(ctx context.Context) (Head, reading, error) {
 	n := k.node
 	at := reading{asked: k.clock.now()}
 	var position Position
-	if applied := Revision(n.applied.Load()); applied >= 0 {
-		position = Position{applied, n.mark}
+	if applied := *n.position.Load(); applied.Revision >= 0 {
+		position = applied
 	}
 	head, err := k.db.Renew(ctx, *n.incarnation.Load(), position)
 	if err != nil {
@@ -308,11 +317,8 @@ func (k *Keystore) distrust() {
 	k.cache.cutAll()
 }
 
-// joinTimeout is how long a write to the node's own row may take, which may wait for a standby.
-const joinTimeout = 10 * time.Second
-
-// rejoin makes this process a node that no other has given up or knows of, with nothing cached.
-func (k *Keystore) rejoin() error {
+// rejoin makes this process a node that no other has given up or knows of, with nothing cached, once it has joined.
+func (k *Keystore) rejoin() {
 	n := k.node
 	if applied := n.applied.Load(); applied >= 0 {
 		k.logger.Warn("this node was given up by another one and joins anew; was it stopped, or cut off from the database?")
@@ -320,21 +326,15 @@ func (k *Keystore) rejoin() error {
 	}
 	n.lease.drop()
 	n.acknowledged.Store(nil) // it has told nobody anything
-	former := *n.incarnation.Load()
 	n.mu.Lock()
+	defer n.mu.Unlock()
+	former := n.row.former
+	if n.row.joined {
+		former = *n.incarnation.Load()
+	}
 	n.reincarnate()
 	n.row = ownRow{tried: true, former: former}
-	n.mu.Unlock()
-	if err := k.joined(); err != nil {
-		return err
-	}
-	k.afterwards(func(ctx context.Context) { // nobody needs to wait for it
-		if err := k.db.Remove(ctx, former); err != nil {
-			_ = k.storeFailed("removing what this node was before", err)
-		}
-	})
 	n.stranger = false
-	return nil
 }
 
 // joined tells the others of this node and how long its leases are, before it holds one. A row that
@@ -348,7 +348,7 @@ func (k *Keystore) joined() error {
 	if done {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(k.running, joinTimeout)
+	ctx, cancel := context.WithTimeout(k.running, loadTimeout)
 	defer cancel()
 	length := k.settings.Load().Lease
 	err := k.db.Join(ctx, Node{Incarnation: *n.incarnation.Load(), Address: hostAndProcess(), Lease: length, Former: former})
@@ -356,8 +356,27 @@ func (k *Keystore) joined() error {
 		return k.storeFailed("joining the deployment", err)
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.row = ownRow{tried: true, joined: true, lease: length, shows: length}
+	n.mu.Unlock()
+	if former != "" {
+		k.afterwards(func(ctx context.Context) { // nobody needs to wait for it
+			if err := k.db.Remove(ctx, former); err != nil {
+				_ = k.storeFailed("removing what this node was before", err)
+			}
+		})
+	}
+	return nil
+}
+
+// confirm writes the node's row as it is. Once the database has not answered for a while, a standby may
+// have taken over, and a primary that was stopped and does not know yet answers what it is asked. It
+// cannot have a write acknowledged, though, as long as its standbys are synchronous.
+func (k *Keystore) confirm() error {
+	ctx, cancel := context.WithTimeout(k.running, loadTimeout)
+	defer cancel()
+	if err := k.db.Confirm(ctx, *k.node.incarnation.Load()); err != nil {
+		return k.storeFailed("confirming that this is still the primary", err)
+	}
 	return nil
 }
 
@@ -400,7 +419,10 @@ func (n *node) meet(nodes []Node) {
 	}
 }
 
-// afterwards runs what may wait for a standby, for joinTimeout at most, and holds up no renewal. It
+// afterwardsTimeout is how long a write may take that holds up nobody and may wait for a standby.
+const afterwardsTimeout = 10 * time.Second
+
+// afterwards runs what may wait for a standby, for afterwardsTimeout at most, and holds up no renewal. It
 // reports whether it does: a node that is closed begins nothing.
 func (k *Keystore) afterwards(f func(context.Context)) bool {
 	k.node.mu.Lock()
@@ -414,7 +436,7 @@ func (k *Keystore) afterwardsLocked(f func(context.Context)) bool {
 		return false
 	}
 	k.work.Go(func() {
-		ctx, cancel := context.WithTimeout(k.running, joinTimeout)
+		ctx, cancel := context.WithTimeout(k.running, afterwardsTimeout)
 		defer cancel()
 		f(ctx)
 	})
@@ -429,7 +451,7 @@ func (k *Keystore) acknowledge(ctx context.Context, head Head, length time.Durat
 		head.Nodes == len(n.peers)+1 && k.clock.now().Sub(*last) < length/6 {
 		return
 	}
-	if err := k.db.Acknowledge(ctx, *n.incarnation.Load(), head.Revision); err != nil {
+	if err := k.db.Acknowledge(ctx, *n.incarnation.Load(), head.Position); err != nil {
 		_ = k.storeFailed("acknowledging a change", err) // a revoke elsewhere waits longer; the next renewal tries again
 		return
 	}

@@ -8,7 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestForgedTokensCountInNoTier: nothing is looked up for them. What may have been imported is, once anything was.
+// TestForgedTokensCountInNoTier: nothing is looked up for them. What may have been imported is,
+// once anything was.
 func TestForgedTokensCountInNoTier(t *testing.T) {
 	k, _ := newDeployment(t).node(keystore.Settings{})
 	_, token := mint(t, k, keystore.KeySpec{})
@@ -25,7 +26,10 @@ func TestForgedTokensCountInNoTier(t *testing.T) {
 		return a.Outcome
 	}
 	before := k.Stats().Lookups
-	impossible := []string{forged, "ak_", "ak_too-short-for-a-token", "akm_" + token[3:], strings.Repeat("é", 20), "with a space in it", ""}
+	impossible := []string{
+		forged, "ak_", "ak_too-short-for-a-token", "akm_" + token[3:],
+		strings.Repeat("é", 20), "with a space in it", "",
+	}
 	for _, credential := range append(impossible, "nobody-has-imported-anything") {
 		if o := outcome(credential); o != keystore.Malformed {
 			t.Errorf("%q is %v", credential, o)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -43,22 +46,60 @@ func (k *Keystore) add(ctx context.Context, c Caller, wait time.Duration, f func
 
 // commit authorises a change by what holds inside its transaction, and writes it.
 func (k *Keystore) commit(ctx context.Context, c Caller, f func(Tx, authority) error) (commit, error) {
-	done := commit{history: k.node.histories.Load()}
-	countMembers(ctx, k.db)
-	var err error
-	done.revision, err = k.db.Update(ctx, func(tx Tx) error {
+	return k.commitAs(ctx, k.authorised(c, f))
+}
+
+// commitAs is commit for a change that needs no authorisation any more.
+func (k *Keystore) commitAs(ctx context.Context, f func(Tx) error) (commit, error) {
+	defer k.changes.enter()()
+	return k.write(ctx, f)
+}
+
+// inTurn is commit for transactions of which there may be many. Those of this node take turns, and
+// let all other changes that have come go first.
+func (k *Keystore) inTurn(ctx context.Context, c Caller, f func(Tx, authority) error) (commit, error) {
+	if err := k.changes.turn(ctx); err != nil {
+		return commit{}, k.storeFailed("waiting for other changes", err)
+	}
+	defer k.changes.over()
+	return k.write(ctx, k.authorised(c, f))
+}
+
+func (k *Keystore) authorised(c Caller, f func(Tx, authority) error) func(Tx) error {
+	return func(tx Tx) error {
 		by, err := k.changing(c, tx)
 		if err != nil {
 			return err
 		}
 		return f(tx, by)
-	})
+	}
+}
+
+func (k *Keystore) write(ctx context.Context, f func(Tx) error) (commit, error) {
+	done := commit{history: k.node.history()}
+	countMembers(ctx, k.db)
+	var err error
+	done.revision, err = k.db.Update(ctx, f)
 	if err != nil {
-		return done, k.refusalOr("writing a change", err)
+		return done, k.confirmed(ctx, k.refusalOr("writing a change", err))
 	}
 	done.since = k.clock.now()
 	hold("committed")
 	return done, nil
+}
+
+// confirmed returns a refusal that rests on what another change has done, such as that there is no such
+// key any more, once the database has acknowledged that change. It may be one that was answered 503,
+// and that a failover would lose.
+func (k *Keystore) confirmed(ctx context.Context, refused error) error {
+	refusal, ok := errors.AsType[*Error](refused)
+	if !ok || refusal.Kind != KindNotFound && refusal.Kind != KindConflict {
+		return refused
+	}
+	if _, err := k.db.Update(ctx, func(Tx) error { return nil }); err != nil {
+		return k.storeFailed("confirming why a change is refused", err)
+	}
+	return refused
 }
 
 // refusalOr passes on what refuses, and counts the rest as the store's failure.
@@ -93,3 +134,53 @@ func remember(tx Tx, by authority, key, made string) error {
 
 // rememberFor is how long an Idempotency-Key is known.
 const rememberFor = 24 * time.Hour
+
+// A queue keeps what takes many transactions from holding up what takes one. No mutex is held while
+// one waits.
+type queue struct {
+	slice   chan struct{} // has room while no slice is being written
+	mu      sync.Mutex
+	changes map[chan struct{}]bool // that are not slices, each closed at its end
+}
+
+func newQueue() *queue {
+	return &queue{slice: make(chan struct{}, 1), changes: make(map[chan struct{}]bool)}
+}
+
+// enter announces a change that is no slice, and returns what ends it.
+func (q *queue) enter() (leave func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	done := make(chan struct{})
+	q.changes[done] = true
+	return func() {
+		close(done)
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		delete(q.changes, done)
+	}
+}
+
+// turn waits until a slice may be written: there is no other, and the changes that came before have
+// ended. Call over when it is.
+func (q *queue) turn(ctx context.Context) error {
+	select {
+	case q.slice <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	q.mu.Lock()
+	before := slices.Collect(maps.Keys(q.changes))
+	q.mu.Unlock()
+	for _, done := range before {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			q.over()
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (q *queue) over() { <-q.slice }

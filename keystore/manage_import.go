@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 )
@@ -25,29 +26,41 @@ type ImportRefusal struct {
 }
 
 const (
-	// importBatch is how many keys are added at once, and how many one transaction takes where lines are imported each for itself: others
-	// that change something wait for one at most.
-	importBatch = 1000
+	// importSlice is how much one transaction adds: keys, with the grants and roles that they have.
+	// Other changes wait for one at most.
+	importSlice = 500
 	// importWait bounds how long an import waits for a node that is cut off: longer than leases usually are. Until its lease has run out, that
 	// node takes imported credentials for malformed if there were none before.
 	importWait = 5 * time.Minute
-	// MaxImport is how many keys a caller other than root may import in one transaction: others cannot write meanwhile.
+	// importIdle is how long an import may add nothing before it counts as abandoned.
+	importIdle = time.Minute
+	// maxImports is how many imports may run on a node.
+	maxImports = 16
+	// MaxImport is how many keys a caller other than root may import all or nothing: they are
+	// checked again before they can be used.
 	MaxImport = 10_000
 )
 
-// ImportKeys adds keys whose credentials go on working. Without partial it is one transaction: with any refusal nothing is imported.
-// With partial, what can be imported is. The keys can be used on every node when this returns. See MintKey for idempotencyKey, which makes
-// it one transaction too.
+// ImportKeys adds keys whose credentials go on working. With partial, what can be imported is.
+// Without, with any refusal nothing is imported, and all credentials begin to work at the same
+// time. So they do with an idempotencyKey, see MintKey. The keys can be used on every node when
+// this returns; those of a large import are listed before.
 func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
-	if !c.root && (!partial || idempotencyKey != "") && len(specs) > MaxImport {
+	whole := !partial || idempotencyKey != ""
+	if !c.root && whole && len(specs) > MaxImport {
 		return 0, nil, &Error{Kind: KindInvalid, Code: "too_many", Detail: fmt.Sprintf("more than %d keys cannot be imported all or nothing: send fewer at a time, or use partial=1", MaxImport)}
 	}
-	size := max(1, len(specs))
-	if partial && idempotencyKey == "" {
-		size = importBatch
+	select {
+	case k.imports <- struct{}{}:
+		defer func() { <-k.imports }()
+	default:
+		return 0, nil, &Error{Kind: KindBusy, Code: "busy", Detail: fmt.Sprintf("%d imports are running on this node: try again when one of them has ended", maxImports)}
 	}
-	for batch := range slices.Chunk(specs, size) {
-		n, no, err := k.importBatch(ctx, c, batch, partial, idempotencyKey)
+	for slice := range sliced(specs) {
+		if whole && len(slice) < len(specs) {
+			return k.importInSlices(ctx, c, specs, partial, idempotencyKey)
+		}
+		n, no, err := k.importAtOnce(ctx, c, slice, partial, idempotencyKey)
 		refused = append(refused, no...)
 		if err != nil {
 			return imported, refused, err
@@ -57,85 +70,302 @@ func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec,
 	return imported, refused, nil
 }
 
-// errNothing rolls a batch back.
+// sliced cuts specs into what one transaction adds.
+func sliced(specs []ImportSpec) iter.Seq[[]ImportSpec] {
+	return func(yield func([]ImportSpec) bool) {
+		from, size := 0, 0
+		for i := range specs {
+			rows := specs[i].rows()
+			if i > from && size+rows > importSlice {
+				if !yield(specs[from:i]) {
+					return
+				}
+				from, size = i, 0
+			}
+			size += rows
+		}
+		if from < len(specs) {
+			yield(specs[from:])
+		}
+	}
+}
+
+// rows is how much there is to write for a key.
+func (s *KeySpec) rows() int {
+	n := 1
+	if s.Home != nil {
+		n += len(s.Home.Roles)
+	}
+	for _, g := range s.Grants {
+		n += 1 + len(g.Roles)
+	}
+	return n
+}
+
+// errNothing rolls a transaction back.
 var errNothing = &Error{Kind: KindInvalid, Code: "import_refused", Detail: "nothing is imported"}
 
-func (k *Keystore) importBatch(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
-	err = k.add(ctx, c, importWait, func(tx Tx, by authority) error {
-		imported, refused = 0, nil
-		if err := by.anywhere(adminKeys, "create"); err != nil {
+// importAtOnce imports a few keys in one transaction.
+func (k *Keystore) importAtOnce(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+	done, err := k.inTurn(ctx, c, func(tx Tx, by authority) error {
+		if err := mayImport(tx, by, idempotencyKey); err != nil {
 			return err
 		}
-		if err := remembered(tx, by, idempotencyKey); err != nil {
+		keys, no, err := k.importThese(tx.Now(), by, specs, tx.InsertKeys)
+		if err != nil {
 			return err
 		}
-		last := ""
-		for batch := range slices.Chunk(specs, importBatch) {
-			ids, no, err := k.importThese(tx, by, batch)
-			if err != nil {
-				return err
-			}
-			refused = append(refused, no...)
-			if imported += len(ids); len(ids) > 0 {
-				last = ids[len(ids)-1]
-			}
-		}
+		imported, refused = len(keys), refusals(specs, no)
 		if len(refused) > 0 && !partial {
 			return errNothing
 		}
-		return remember(tx, by, idempotencyKey, last)
+		if err := auditImport(tx, by, keys); err != nil {
+			return err
+		}
+		return remember(tx, by, idempotencyKey, lastID(keys))
 	})
+	if err == nil {
+		_, err = k.kept(done, k.propagate(context.WithoutCancel(ctx), done, importWait))
+	}
 	if errors.Is(err, errNothing) {
 		return 0, refused, nil
 	}
 	return imported, refused, err
 }
 
-// importThese adds the keys of specs, and returns the ids of those that were and why the others were not.
-func (k *Keystore) importThese(tx Tx, by authority, specs []ImportSpec) (ids []string, refused []ImportRefusal, err error) {
-	refusals := make([]*Error, len(specs))
+func mayImport(tx Tx, by authority, idempotencyKey string) error {
+	if err := by.anywhere(adminKeys, "create"); err != nil {
+		return err
+	}
+	return remembered(tx, by, idempotencyKey)
+}
+
+// importInSlices imports many keys in short transactions. The keys are there from the first one on:
+// whatever they refer to cannot be deleted, and whoever revokes the keys of their maker revokes
+// them too. Their secrets open nothing before the last one.
+func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+	// Mistakes are found before anything is written, and without the write lock.
+	specs, refused, err = k.sift(ctx, c, specs, idempotencyKey)
+	if err != nil || len(refused) > 0 && !partial || len(specs) == 0 {
+		return 0, refused, err
+	}
+	if err := k.renew(ctx); err != nil { // an import belongs to a registered node
+		return 0, nil, err
+	}
+	var id int64
+	var at time.Time    // of the keys' creation
+	var first authority // of the first slice
+	changed := false    // it, since
+	published := false
+	defer func() {
+		if id != 0 && !published {
+			k.abandonImports(id)
+		}
+		if errors.Is(err, errNothing) {
+			err = nil
+		}
+	}()
+	var keys []*Key
+	for slice := range sliced(specs) {
+		var no []*Error
+		_, err := k.inTurn(ctx, c, func(tx Tx, by authority) (err error) {
+			if err := mayImport(tx, by, idempotencyKey); err != nil {
+				return err
+			}
+			if id == 0 {
+				first, at = by, tx.Now()
+				if id, err = tx.BeginImport(*k.node.incarnation.Load(), by.actor); err != nil {
+					return err
+				}
+			}
+			changed = changed || !by.same(&first)
+			keys, no, err = k.importThese(at, by, slice, func(keys []*Key) (map[int]error, error) { return tx.StageKeys(id, keys) })
+			if err != nil {
+				return interrupted(err)
+			}
+			if len(keys) < len(slice) && !partial {
+				return errNothing
+			}
+			return auditImport(tx, by, keys)
+		})
+		refused = append(refused, refusals(slice, no)...)
+		if err != nil {
+			return 0, refused, err
+		}
+		imported += len(keys)
+	}
+	err = k.add(ctx, c, importWait, func(tx Tx, by authority) error {
+		if err := mayImport(tx, by, idempotencyKey); err != nil {
+			return err
+		}
+		if !by.root && (changed || !by.same(&first)) { // root may give anything
+			for _, s := range specs {
+				if _, err := k.imported(at, by, s); err != nil {
+					return err
+				}
+			}
+		}
+		if err := tx.PublishImport(id); err != nil {
+			return interrupted(err)
+		}
+		return remember(tx, by, idempotencyKey, lastID(keys))
+	})
+	if err != nil {
+		return 0, refused, err
+	}
+	published = true
+	return imported, refused, nil
+}
+
+// interrupted explains that an import has been abandoned by another node.
+func interrupted(err error) error {
+	if isNotFound(err) {
+		return errors.New("the import added no key for too long, or its node was removed, so that other nodes removed its keys: import them again")
+	}
+	return err
+}
+
+// sift returns the specs that can be imported as far as is known before, and why the others cannot.
+func (k *Keystore) sift(ctx context.Context, c Caller, specs []ImportSpec, idempotencyKey string) (fit []ImportSpec, refused []ImportRefusal, err error) {
+	var by authority
+	var now time.Time
+	_, err = k.inTurn(ctx, c, func(tx Tx, a authority) error {
+		if err := mayImport(tx, a, idempotencyKey); err != nil {
+			return err
+		}
+		by, now = a, tx.Now()
+		return errNothing
+	})
+	if !errors.Is(err, errNothing) {
+		return nil, nil, err
+	}
+	taken, spent := make(map[string]bool, len(specs)), make(map[Digest]bool, len(specs))
+	for slice := range sliced(specs) {
+		_, no, err := k.importThese(now, by, slice, func(keys []*Key) (map[int]error, error) {
+			no, err := k.db.RefusedKeys(ctx, keys)
+			for i, key := range keys {
+				digest := key.Secrets[0].Digest
+				switch {
+				case err != nil || no[i] != nil:
+				case taken[key.ID]:
+					no[i] = ErrExists
+				case spent[digest]:
+					no[i] = ErrSpent
+				default:
+					taken[key.ID], spent[digest] = true, true
+				}
+			}
+			return no, err
+		})
+		if err != nil {
+			return nil, nil, k.storeFailed("checking an import", err)
+		}
+		refused = append(refused, refusals(slice, no)...)
+		for i, s := range slice {
+			if no[i] == nil {
+				fit = append(fit, s)
+			}
+		}
+	}
+	return fit, refused, nil
+}
+
+// same reports whether a caller may give and do what it could.
+func (a *authority) same(before *authority) bool {
+	return a.policy.revision == before.policy.revision && a.key == before.key && a.expiresAt.Equal(before.expiresAt) && slices.Equal(a.allowedIPs, before.allowedIPs)
+}
+
+// abandonImports removes what is left of an import, with id 0 only of those that nobody goes on
+// with.
+func (k *Keystore) abandonImports(id int64) {
+	if _, err := k.db.Nodes(k.running); err != nil { // those that have ended are not waited for
+		_ = k.storeFailed("looking for abandoned imports", err)
+		return
+	}
+	by := authority{root: true, actor: RootMember, from: "an import that failed", policy: NewDirectory(new(Policy))}
+	for more := true; more; {
+		_, err := k.inTurn(k.running, Root(by.from), func(tx Tx, _ authority) error {
+			if err := tx.AbandonImports(id, tx.Now().Add(-importIdle)); err != nil {
+				return err
+			}
+			keys, err := tx.RemoveAbandoned(importSlice)
+			if err != nil {
+				return err
+			}
+			more = len(keys) > 0
+			gone := make([]audited, len(keys))
+			for i := range keys {
+				gone[i] = audited{keys[i].ID, keys[i].touches(by.policy), &keys[i], nil}
+			}
+			return auditAll(tx, by, "key.delete", gone)
+		})
+		if err != nil {
+			return // the next one goes on
+		}
+	}
+}
+
+// importThese makes keys of specs and inserts them. It returns those that were, and for each of the
+// specs why it was not, nil: it was.
+func (k *Keystore) importThese(now time.Time, by authority, specs []ImportSpec, insert func([]*Key) (map[int]error, error)) (done []*Key, refused []*Error, err error) {
+	refused = make([]*Error, len(specs))
 	keys := make([]*Key, 0, len(specs))
 	at := make([]int, 0, len(specs)) // where in specs each of keys was
 	for i, s := range specs {
-		key, err := k.imported(tx, by, s)
+		key, err := k.imported(now, by, s)
 		switch {
 		case err == nil:
 			keys, at = append(keys, key), append(at, i)
-		case !errors.As(err, &refusals[i]):
+		case !errors.As(err, &refused[i]):
 			return nil, nil, err
 		}
 	}
-	no, err := insertKeys(tx, by, "key.import", keys)
+	no, err := insert(keys)
 	if err != nil {
 		return nil, nil, err
 	}
 	for i, key := range keys {
 		switch {
 		case no[i] == nil:
-			ids = append(ids, key.ID)
+			done = append(done, key)
 		case errors.Is(no[i], ErrExists):
-			refusals[at[i]] = &Error{Kind: KindConflict, Code: "exists", Detail: "a key with the id in this token exists"}
+			refused[at[i]] = &Error{Kind: KindConflict, Code: "exists", Detail: "a key with the id in this token exists"}
 		default: // ErrSpent
-			refusals[at[i]] = &Error{Kind: KindConflict, Code: "already_used", Detail: "this credential is or was in use; a credential cannot come back"}
+			refused[at[i]] = &Error{Kind: KindConflict, Code: "already_used", Detail: "this credential is or was in use; a credential cannot come back"}
 		}
 	}
-	for i, no := range refusals {
+	return done, refused, nil
+}
+
+func refusals(specs []ImportSpec, no []*Error) (list []ImportRefusal) {
+	for i, no := range no {
 		if no != nil {
-			refused = append(refused, ImportRefusal{Line: specs[i].Line, Code: no.Code, Detail: no.Error()})
+			list = append(list, ImportRefusal{Line: specs[i].Line, Code: no.Code, Detail: no.Error()})
 		}
 	}
-	return ids, refused, nil
+	return list
+}
+
+func auditImport(tx Tx, by authority, keys []*Key) error {
+	return auditNew(tx, by, "key.import", keys, nil)
+}
+
+func lastID(keys []*Key) string {
+	if len(keys) == 0 {
+		return ""
+	}
+	return keys[len(keys)-1].ID
 }
 
 // imported makes the key of a line.
-func (k *Keystore) imported(tx Tx, by authority, s ImportSpec) (*Key, error) {
+func (k *Keystore) imported(now time.Time, by authority, s ImportSpec) (*Key, error) {
 	if s.Err != nil {
 		return nil, s.Err
 	}
 	if len(s.NewRoles) > 0 {
 		return nil, &Error{Kind: KindInvalid, Code: "invalid_fields", Detail: "new_roles: an import makes no roles; create them first"}
 	}
-	secret := Secret{Digest: s.Digest, CreatedAt: tx.Now(), Imported: true}
+	secret := Secret{Digest: s.Digest, CreatedAt: now, Imported: true}
 	id, prefix := NewID(), k.prefixIn(by.policy, s.Namespace)
 	switch {
 	case s.Token != "" && !s.Digest.IsZero():
@@ -152,7 +382,7 @@ func (k *Keystore) imported(tx Tx, by authority, s ImportSpec) (*Key, error) {
 	case s.Digest.IsZero():
 		return nil, badCredential("needs token or sha256")
 	}
-	key, err := s.key(tx, by, id, prefix)
+	key, err := s.key(now, by, id, prefix)
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func (k *Keystore) MintKey(ctx context.Context, c Caller, spec KeySpec, idempote
 		if err != nil {
 			return err
 		}
-		if key, err = spec.key(tx, by, NewID(), k.prefixIn(by.policy, spec.Namespace)); err != nil {
+		if key, err = spec.key(tx.Now(), by, NewID(), k.prefixIn(by.policy, spec.Namespace)); err != nil {
 			return err
 		}
 		token = k.tokenKey.Load().Generate(key.Prefix, key.ID)
@@ -64,13 +64,18 @@ func insertKeys(tx Tx, by authority, action string, keys []*Key) (refused map[in
 	if refused, err = tx.InsertKeys(keys); err != nil {
 		return nil, err
 	}
+	return refused, auditNew(tx, by, action, keys, refused)
+}
+
+// auditNew appends a row for each key that was added.
+func auditNew(tx Tx, by authority, action string, keys []*Key, refused map[int]error) error {
 	made := make([]audited, 0, len(keys))
 	for i, key := range keys {
 		if refused[i] == nil {
 			made = append(made, audited{key.ID, key.touches(by.policy), nil, key})
 		}
 	}
-	return refused, auditAll(tx, by, action, made)
+	return auditAll(tx, by, action, made)
 }
 
 // touches lists the namespaces a key has to do with: a member's token those that the member has.
@@ -88,7 +93,7 @@ func (k *Key) touches(d *Directory) []string {
 }
 
 // key checks a spec and makes the key of it, without secrets.
-func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
+func (s KeySpec) key(now time.Time, by authority, id, prefix string) (*Key, error) {
 	if s.Namespace == "" {
 		s.Namespace = DefaultNamespace
 	}
@@ -97,7 +102,7 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 	}
 	key := &Key{
 		ID: id, Prefix: prefix, Name: s.Name, Namespace: s.Namespace, Owner: s.Owner, CreatedBy: by.actor,
-		Active: !s.Inactive, CreatedAt: tx.Now(), ExpiresAt: s.ExpiresAt.UTC().Truncate(time.Microsecond),
+		Active: !s.Inactive, CreatedAt: now, ExpiresAt: s.ExpiresAt.UTC().Truncate(time.Microsecond),
 		AllowedIPs: slices.Clone(s.AllowedIPs), Metadata: maps.Clone(s.Metadata), Version: 1,
 	}
 	if s.Home != nil {
@@ -118,7 +123,7 @@ func (s KeySpec) key(tx Tx, by authority, id, prefix string) (*Key, error) {
 	p.owner(by, key.Owner)
 	p.keyRoles(by.policy.Namespace(key.Namespace), key)
 	p.grants(by, key.Namespace, key.Grants, s.Home != nil)
-	if !key.ExpiresAt.IsZero() && !key.ExpiresAt.After(tx.Now()) {
+	if !key.ExpiresAt.IsZero() && !key.ExpiresAt.After(now) {
 		p.add("expires_at", "is not in the future")
 	}
 	if err := p.err(); err != nil {

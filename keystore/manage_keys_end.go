@@ -5,7 +5,17 @@ import (
 	"time"
 )
 
-// RevokeKey ends a key for good. Revoking again changes nothing and waits again. made takes along the keys it made, and those that they made.
+const (
+	// revokeSlice is how many keys one transaction revokes: other changes wait for one at most.
+	revokeSlice = 500
+	// revokeWait bounds such a transaction.
+	revokeWait = 30 * time.Second
+)
+
+// RevokeKey ends a key for good. Revoking again changes nothing and waits again. made takes along
+// the keys it made, and those that they made: the key itself first and in a transaction of its own,
+// so that it makes no more, and the others in many. After an error in between, revoking again goes
+// on.
 func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, made bool, o ChangeOptions) (*Key, Propagation, error) {
 	var p problems
 	p.text("reason", reason, maxReason)
@@ -13,9 +23,10 @@ func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, m
 		return nil, Propagation{}, err
 	}
 	var key *Key
-	var ended []string
-	done, err := k.commit(ctx, c, func(tx Tx, by authority) (err error) {
-		ended = nil
+	var by authority
+	changed := false
+	done, err := k.commit(ctx, c, func(tx Tx, caller authority) (err error) {
+		by = caller
 		if key, err = ownKey(tx, by, id); err == nil && key == nil {
 			key, err = keyTo(tx, by, "revoke", id, o)
 		} else if err == nil {
@@ -24,21 +35,26 @@ func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, m
 		if err != nil {
 			return err
 		}
-		if key.RevokedAt.IsZero() {
-			ended = append(ended, id)
-		}
-		if key, err = revoke(tx, by, key, reason); err != nil || !made {
-			return err
-		}
-		also, err := revokeMade(tx, by, id, reason)
-		ended = append(ended, also...)
+		changed = key.RevokedAt.IsZero()
+		key, err = revoke(tx, by, key, reason)
 		return err
 	})
 	if err != nil {
 		return nil, Propagation{}, err
 	}
-	if len(ended) > 0 {
-		k.revokes.note(ended, done, reason)
+	if changed {
+		k.revokes.note([]string{id}, done, reason)
+	}
+	if made {
+		last, err := k.revokeMade(ctx, by, id, reason, done.history)
+		if err != nil {
+			return nil, Propagation{}, err
+		}
+		if last.revision > 0 {
+			done, changed = last, true
+		}
+	}
+	if changed {
 		spread, err := k.kept(done, k.measured(done, o.Wait))
 		return key, spread, err
 	}
@@ -76,34 +92,67 @@ func revoke(tx Tx, by authority, before *Key, reason string) (*Key, error) {
 	return &after, updateKey(tx, by, "key.revoke", before, &after)
 }
 
-// revokeMade ends all that a key made, wherever it lives: what it gave was its own. It returns those that were alive.
-func revokeMade(tx Tx, by authority, maker, reason string) (ended []string, err error) {
+// revokeMade revokes all that a revoked key made, wherever it lives: what it gave was its own.
+// Whoever asked may have gone, and may have been the key itself. It returns the last change; its
+// zero value when there was none.
+func (k *Keystore) revokeMade(ctx context.Context, by authority, maker, reason string, now history) (last commit, err error) {
 	waiting, seen := []string{maker}, map[string]bool{maker: true}
 	for len(waiting) > 0 {
-		ids, err := tx.KeysMadeBy(waiting[0])
+		slice := waiting[:min(len(waiting), revokeSlice)]
+		var ended, next []string
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeWait)
+		done, err := k.commitAs(ctx, func(tx Tx) (err error) {
+			if ended, err = revokeAll(tx, by, slice, func(string) string { return reason }); err != nil {
+				return err
+			}
+			next, err = tx.KeysMadeBy(slice...) // after they were revoked, so that there will be no more
+			return err
+		})
+		cancel()
 		if err != nil {
-			return nil, err
+			return last, err
 		}
-		waiting = waiting[1:]
-		for _, id := range ids {
-			if seen[id] {
-				continue
-			}
-			seen[id] = true
-			waiting = append(waiting, id)
-			key, err := tx.Key(id)
-			if err != nil {
-				return nil, err
-			}
-			if key.RevokedAt.IsZero() {
-				ended = append(ended, id)
-			}
-			if _, err := revoke(tx, by, key, reason); err != nil {
-				return nil, err
+		if done.history = now; len(ended) > 0 {
+			k.revokes.note(ended, done, reason)
+			last = done
+		}
+		waiting = waiting[len(slice):]
+		for _, id := range next {
+			if !seen[id] {
+				seen[id] = true
+				waiting = append(waiting, id)
 			}
 		}
 	}
-	return ended, nil
+	return last, nil
+}
+
+// revokeAll revokes some keys at once, and returns those that were alive.
+func revokeAll(tx Tx, by authority, ids []string, reason func(id string) string) (ended []string, err error) {
+	keys, err := tx.Keys(ids)
+	if err != nil {
+		return nil, err
+	}
+	var list []audited
+	reasons := make(map[string]string, len(keys))
+	for i := range keys {
+		before := &keys[i]
+		if !before.RevokedAt.IsZero() {
+			continue
+		}
+		after := *before
+		after.RevokedAt, after.RevokedBy, after.RevokeReason, after.Version = tx.Now(), by.actor, reason(before.ID), before.Version+1
+		ended = append(ended, before.ID)
+		reasons[before.ID] = after.RevokeReason
+		list = append(list, audited{before.ID, before.touches(by.policy), before, &after})
+	}
+	if len(ended) == 0 {
+		return nil, nil
+	}
+	if err := tx.RevokeKeys(reasons, by.actor); err != nil {
+		return nil, err
+	}
+	return ended, auditAll(tx, by, "key.revoke", list)
 }
 
 // RotateKey gives a key another token under the same id. The present one dies after grace, but not later than the key, and

@@ -91,7 +91,8 @@ func (ns *Namespace) check(d *Directory, prefixes []string) error {
 		case cycle:
 			p.add("parent", "%q lies in this namespace itself", ns.Parent)
 		case level > maxDepth:
-			p.add("parent", "namespaces can be nested at most %d levels deep, descendants included", maxDepth)
+			p.add("parent", "namespaces can be nested at most %d levels deep, descendants included",
+				maxDepth)
 		}
 	}
 	if len(ns.Reach) > maxReach {
@@ -158,7 +159,9 @@ func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch
 		set(&after.KeyRoles, patch.KeyRoles)
 		set(&after.TokenPrefix, patch.TokenPrefix)
 		after.Version++
-		if after.Unreadable = ""; before.Unreadable != by.policy.defect(before) && (patch.Reach == nil || patch.KeyRoles == nil) {
+		after.Unreadable = ""
+		written := before.Unreadable == by.policy.defect(before) // reach and key_roles can be read
+		if !written && (patch.Reach == nil || patch.KeyRoles == nil) {
 			return mend("reach and key_roles", before.Unreadable)
 		}
 		if after.Parent != before.Parent {

@@ -37,11 +37,13 @@ type PendingNode struct {
 type commit struct {
 	revision Revision
 	since    time.Time // on our own clock, after the commit's reply: a node that has not seen it took its lease before
-	history  int64     // of the database, see node.histories
+	history  history   // before the change was made
 }
 
 // propagate waits until every node has applied a change that was committed, or can no longer trust what it
-// cached before; at longest for wait, where zero is [DefaultWait] and less than zero is one look, and until Close. Not complete is no failure: the change is committed, and in force on each pending node by the time given.
+// cached before; at longest for wait, where zero is [DefaultWait] and less than zero is one look,
+// and until Close. Not complete is no failure: the change is committed, and in force on each
+// pending node by the time given.
 func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) Propagation {
 	begun := k.clock.now()
 	if wait == 0 {
@@ -60,7 +62,7 @@ func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) 
 			p = now
 		}
 		p.Took = k.clock.now().Sub(begun)
-		if p.Complete || p.Took >= wait || k.node.histories.Load() != c.history {
+		if p.Complete || p.Took >= wait || k.node.history() != c.history {
 			return p
 		}
 		select {
@@ -123,7 +125,7 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 			return p, err
 		}
 	}
-	p.Complete = len(p.Pending) == 0 && k.node.histories.Load() == c.history
+	p.Complete = len(p.Pending) == 0 && k.node.history() == c.history
 	return p, nil
 }
 
@@ -139,7 +141,7 @@ func (k *Keystore) Progress(ctx context.Context, c Caller, r Revision, since tim
 	}
 	defer done()
 	now := k.clock.now()
-	p, err := k.progress(ctx, commit{r, k.node.commits.before(r, now), k.node.histories.Load()})
+	p, err := k.progress(ctx, commit{r, k.node.commits.before(r, now), k.node.history()})
 	if err != nil {
 		return p, k.storeFailed("asking how far a change has come", err)
 	}

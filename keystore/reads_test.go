@@ -21,9 +21,9 @@ type withReads struct {
 	keyByDigest, keys, auditChain func(context.Context) error
 }
 
-func (w *withReads) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Revision, error) {
+func (w *withReads) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Position, error) {
 	if err := w.keyByDigest(ctx); err != nil {
-		return nil, 0, err
+		return nil, keystore.Position{}, err
 	}
 	return w.Database.KeyByDigest(ctx, d)
 }

@@ -111,17 +111,17 @@ func (s *sharedSeal) open(entry []byte, d *Digest) (*Record, Revision) {
 
 // askShared looks a credential up in the shared cache, if there is one. What it finds counts only if no applied change is newer than the
 // snapshot it was read in (protocol.md section 7), and if this database has come that far; nil: ask the database.
-func (k *Keystore) askShared(ctx context.Context, s *shard, seal *sharedSeal, d *Digest) (*Record, Revision) {
+func (k *Keystore) askShared(ctx context.Context, s *shard, seal *sharedSeal, d *Digest) *Record {
 	cache := k.settings.Load().Cache
 	if cache == nil {
-		return nil, 0
+		return nil
 	}
 	begun := time.Now()
 	entry, err := cache.Get(ctx, seal.name(d))
 	k.observer.LookedUp(TierRedis, time.Since(begun))
 	if err != nil {
 		k.counters.lookups[TierRedis][LookupFail].Add(1)
-		return nil, 0
+		return nil
 	}
 	hold("shared.read")
 	r, asOf := seal.open(entry, d)
@@ -130,10 +130,10 @@ func (k *Keystore) askShared(ctx context.Context, s *shard, seal *sharedSeal, d 
 	s.mu.Unlock()
 	if !usable {
 		k.counters.lookups[TierRedis][Miss].Add(1)
-		return nil, 0
+		return nil
 	}
 	k.counters.lookups[TierRedis][Hit].Add(1)
-	return r, asOf
+	return r
 }
 
 // share puts what the database said into the shared cache, if there is one. The seal is from before

@@ -58,7 +58,8 @@ const (
 	otherNamespace    = "_other"
 )
 
-// requestCounts counts requests by namespace and outcome. The counters of a namespace begin anew when it is deleted and created again.
+// requestCounts counts requests by namespace and outcome. The counters of a namespace begin anew
+// when it is deleted and created again.
 type requestCounts struct {
 	mu    sync.Mutex
 	named map[string]*outcomeCounts
@@ -67,15 +68,18 @@ type requestCounts struct {
 
 type outcomeCounts [NumOutcomes]atomic.Uint64
 
-// keep drops the counters of namespaces that a directory does not have. Requests still running there are counted no more.
+// keep drops the counters of namespaces that a directory does not have. Requests still running
+// there are counted no more.
 func (c *requestCounts) keep(d *Directory) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	maps.DeleteFunc(c.named, func(namespace string, _ *outcomeCounts) bool { return d.namespaces[namespace] == nil })
+	maps.DeleteFunc(c.named, func(namespace string, _ *outcomeCounts) bool {
+		return d.namespaces[namespace] == nil
+	})
 }
 
-// of returns a namespace's counters. It is called when the directory is made, not for each request. An id that the API refuses is no label: it may
-// not be valid UTF-8.
+// of returns a namespace's counters. It is called when the directory is made, not for each request.
+// An id that the API refuses is no label: it may not be valid UTF-8.
 func (c *requestCounts) of(namespace string) *outcomeCounts {
 	if !ValidNamespaceID(namespace) {
 		return &c.other

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// countsOf takes a directory of these namespaces, counts one request in each, and returns what is counted by then.
+// countsOf takes a directory of these namespaces, counts one request in each, and returns what is
+// counted by then.
 func (k *Keystore) countsOf(ids ...string) map[string]uint64 {
 	p := new(Policy)
 	for _, id := range ids {
@@ -20,7 +21,8 @@ func (k *Keystore) countsOf(ids ...string) map[string]uint64 {
 	return counted
 }
 
-// TestDeletedNamespacesGiveTheirCountersBack: thousands that come and go do not make a new one count as another.
+// TestDeletedNamespacesGiveTheirCountersBack: thousands that come and go do not make a new one
+// count as another.
 func TestDeletedNamespacesGiveTheirCountersBack(t *testing.T) {
 	k := new(Keystore)
 	var old *Namespace
@@ -31,7 +33,8 @@ func TestDeletedNamespacesGiveTheirCountersBack(t *testing.T) {
 		}
 		counted := k.countsOf(ids...)
 		if len(counted) != len(ids) || counted["stays"] != uint64(round+1) || counted[ids[600]] != 1 {
-			t.Fatalf("round %d: %d labels, %d requests in the one that stays, %d in a new one", round, len(counted), counted["stays"], counted[ids[600]])
+			t.Fatalf("round %d: %d labels, %d requests in the one that stays, %d in a new one",
+				round, len(counted), counted["stays"], counted[ids[600]])
 		}
 		if old != nil { // a request that still runs in a namespace deleted meanwhile
 			k.Count(old, OK)

@@ -208,7 +208,8 @@ func TestRoles(t *testing.T) {
 	p.get(older).want(200, "viewer", "First page")
 }
 
-// TestNamespaceCycle: a cycle that SQL has made is shown, ends every page, and can be repaired here.
+// TestNamespaceCycle: a cycle that SQL has made is shown, ends every page, and can be repaired
+// here.
 func TestNamespaceCycle(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=*,admin:*")
@@ -229,7 +230,9 @@ func TestNamespaceCycle(t *testing.T) {
 		}
 	}
 	for _, cycle := range []map[string]string{
-		{"acme": "acme", "eu": "acme", "zz": "eu"}, {"acme": "eu", "eu": "acme", "zz": "eu"}, {"acme": "zz", "eu": "acme", "zz": "eu"},
+		{"acme": "acme", "eu": "acme", "zz": "eu"},
+		{"acme": "eu", "eu": "acme", "zz": "eu"},
+		{"acme": "zz", "eu": "acme", "zz": "eu"},
 	} {
 		parents(map[string]string{"eu": "acme", "zz": "eu"})
 		parents(cycle)

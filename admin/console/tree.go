@@ -29,7 +29,9 @@ func tree(all []api.Namespace, root string) []branch {
 	var top []api.Namespace
 	for _, ns := range all {
 		switch {
-		case ns.ID == root, root == "" && (ns.Parent == nil || !known[*ns.Parent] || ns.Unreadable != ""): // its parents may form a cycle
+		case ns.ID == root,
+			root == "" && (ns.Parent == nil || !known[*ns.Parent]),
+			root == "" && ns.Unreadable != "": // its parents may form a cycle
 			top = append(top, ns)
 		case ns.Parent != nil:
 			inside[*ns.Parent] = append(inside[*ns.Parent], ns)
@@ -50,7 +52,8 @@ func tree(all []api.Namespace, root string) []branch {
 	return rows
 }
 
-// above are the namespaces that one lies in, the outermost first and each once, as far as the visitor may see them.
+// above are the namespaces that one lies in, the outermost first and each once, as far as the
+// visitor may see them.
 func above(all []api.Namespace, ns api.Namespace) (list []api.Namespace) {
 	by := make(map[string]api.Namespace, len(all))
 	for _, one := range all {

@@ -308,7 +308,7 @@ func testNoRevision(t *testing.T, s Store) {
 	at := insert(t, db, plain("k"))
 	must(t, db.RecordUse(ctx, map[string]time.Time{"k": start}))
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "i"}))
-	must(t, db.Acknowledge(ctx, "i", at))
+	must(t, db.Acknowledge(ctx, "i", keystore.Position{Revision: at}))
 	must(t, db.Fence(ctx, "i"))
 	must(t, db.Remove(ctx, "i"))
 	must(t, db.InsertSession(ctx, keystore.Session{ID: digest("session"), Token: digest("k"), CreatedAt: start, UsedAt: start}))

@@ -36,8 +36,8 @@ func testKey(t *testing.T, s Store) {
 				got, asOf, err := db.KeyByDigest(ctx, secret.Digest)
 				must(t, err)
 				wantKey(t, got, &want)
-				if asOf != at {
-					t.Fatalf("head %d, want %d", asOf, at)
+				if asOf.Revision != at || asOf.Mark == "" {
+					t.Fatalf("head %+v, want %d", asOf, at)
 				}
 			}
 			list, _, err := db.Keys(ctx, keystore.KeyFilter{Text: k.ID}, "", 10)
@@ -79,8 +79,8 @@ func testMissing(t *testing.T, s Store) {
 	for _, d := range []keystore.Digest{{}, digest("nobody's")} {
 		k, asOf, err := db.KeyByDigest(ctx, d)
 		must(t, err)
-		if k != nil || asOf != at {
-			t.Fatalf("key %v at %d, want none at %d", k, asOf, at)
+		if k != nil || asOf.Revision != at {
+			t.Fatalf("key %v at %+v, want none at %d", k, asOf, at)
 		}
 	}
 	_, err := db.Key(ctx, "K") // ids differ by case
@@ -231,6 +231,22 @@ func testMadeBy(t *testing.T, s Store) {
 		must(t, err)
 		if len(got) != 0 {
 			t.Fatalf("made by a: %v", got)
+		}
+		got, err = tx.KeysMadeBy("a", "maker", keystore.RootMember)
+		must(t, err)
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"a", "b", "c"}) {
+			t.Fatalf("made by some: %v", got)
+		}
+		must(t, tx.RevokeKeys(map[string]string{"a": "one", "c": "two", "unknown": "three"}, "me"))
+		must(t, tx.RevokeKeys(map[string]string{"a": "again"}, "another"))
+		keys, err := tx.Keys([]string{"c", "unknown", "b", "a"})
+		must(t, err)
+		for i, want := range []*keystore.Key{a, b, c} {
+			if reason := map[string]string{"a": "one", "c": "two"}[want.ID]; reason != "" {
+				want.RevokedAt, want.RevokedBy, want.RevokeReason, want.Version = tx.Now(), "me", reason, 2
+			}
+			wantKey(t, &keys[i], want)
 		}
 		return nil
 	})

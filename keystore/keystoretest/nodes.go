@@ -49,9 +49,13 @@ func testNodes(t *testing.T, s Store) {
 		t.Fatalf("after joining: %+v", h)
 	}
 
-	must(t, db.Acknowledge(ctx, "one", 5))
-	must(t, db.Acknowledge(ctx, "one", 3))
-	one.Acknowledged, one.Beats = 5, 2
+	newest := renew("one").Position
+	must(t, db.Acknowledge(ctx, "one", newest))
+	must(t, db.Acknowledge(ctx, "one", keystore.Position{}))
+	one.Acknowledged, one.Beats = newest.Revision, 2
+	want(one, second)
+	must(t, db.Acknowledge(ctx, "one", keystore.Position{Revision: newest.Revision, Mark: "of another history"}))
+	must(t, db.Acknowledge(ctx, "one", keystore.Position{Revision: newest.Revision + 1, Mark: "of another history"}))
 	want(one, second)
 
 	must(t, db.Fence(ctx, "one"))
@@ -72,8 +76,11 @@ func testNodes(t *testing.T, s Store) {
 	}
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Address: one.Address, Lease: time.Minute})) // again, since it was not acknowledged
 	want(one, second)
-	must(t, db.Acknowledge(ctx, "one", 6))
-	one.Acknowledged, one.Beats = 6, 3
+	must(t, db.Confirm(ctx, "one"))
+	must(t, db.Confirm(ctx, "nobody"))
+	want(one, second)
+	must(t, db.Acknowledge(ctx, "one", newest))
+	one.Beats = 3
 	want(one, second)
 
 	must(t, other.Remove(ctx, "one")) // of another process
@@ -82,8 +89,10 @@ func testNodes(t *testing.T, s Store) {
 		t.Fatalf("after removing: %+v", h)
 	}
 	must(t, db.Remove(ctx, "one"))
+	must(t, db.RemoveFenced(ctx, "one"))
+	must(t, db.RemoveFenced(ctx, second.Incarnation)) // it is not fencing
 	must(t, db.Fence(ctx, "one"))
-	must(t, db.Acknowledge(ctx, "one", 9))
+	must(t, db.Acknowledge(ctx, "one", newest))
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "another"}))
 	must(t, db.Remove(ctx, "another"))
 	want(second)
@@ -100,6 +109,8 @@ func testNodes(t *testing.T, s Store) {
 	want(lost, second, again)
 	must(t, other.NewEpoch(ctx, epoch, []keystore.Node{lost})) // another process has been faster
 	want(lost, second, again)
+	must(t, other.RemoveFenced(ctx, lost.Incarnation))
+	want(second, again)
 }
 
 // testTime: what the time has been is kept, and changes are made at no earlier one.

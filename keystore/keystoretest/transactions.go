@@ -156,23 +156,25 @@ func testCancelled(t *testing.T, s Store) {
 	gone, cancel := context.WithCancel(ctx)
 	cancel()
 	for name, call := range map[string]func() error{
-		"Deployment":  func() error { _, err := db.Deployment(gone, nil); return err },
-		"Join":        func() error { return db.Join(gone, keystore.Node{Incarnation: "j"}) },
-		"Renew":       func() error { _, err := db.Renew(gone, "i", keystore.Position{}); return err },
-		"Acknowledge": func() error { return db.Acknowledge(gone, "i", at) },
-		"Nodes":       func() error { _, err := db.Nodes(gone); return err },
-		"Fence":       func() error { return db.Fence(gone, "i") },
-		"Remove":      func() error { return db.Remove(gone, "i") },
-		"Changes":     func() error { _, err := db.Changes(gone, 0, at); return err },
-		"KeyByDigest": func() error { _, _, err := db.KeyByDigest(gone, digest("k")); return err },
-		"Key":         func() error { _, err := db.Key(gone, "k"); return err },
-		"Keys":        func() error { _, _, err := db.Keys(gone, keystore.KeyFilter{}, "", 1); return err },
-		"CountKeys":   func() error { _, err := db.CountKeys(gone); return err },
-		"Policy":      func() error { _, err := db.Policy(gone, 0); return err },
-		"RenewPolicy": func() error { _, err := db.RenewPolicy(gone, 0); return err },
-		"Audits":      func() error { _, _, err := db.Audits(gone, keystore.AuditFilter{}, "", 1); return err },
-		"AuditChain":  func() error { _, err := db.AuditChain(gone, 0); return err },
-		"RecordUse":   func() error { return db.RecordUse(gone, map[string]time.Time{"k": start}) },
+		"Deployment":   func() error { _, err := db.Deployment(gone, nil); return err },
+		"Join":         func() error { return db.Join(gone, keystore.Node{Incarnation: "j"}) },
+		"Renew":        func() error { _, err := db.Renew(gone, "i", keystore.Position{}); return err },
+		"Acknowledge":  func() error { return db.Acknowledge(gone, "i", keystore.Position{Revision: at}) },
+		"Nodes":        func() error { _, err := db.Nodes(gone); return err },
+		"Fence":        func() error { return db.Fence(gone, "i") },
+		"Remove":       func() error { return db.Remove(gone, "i") },
+		"RemoveFenced": func() error { return db.RemoveFenced(gone, "i") },
+		"Confirm":      func() error { return db.Confirm(gone, "i") },
+		"Changes":      func() error { _, err := db.Changes(gone, 0, at); return err },
+		"KeyByDigest":  func() error { _, _, err := db.KeyByDigest(gone, digest("k")); return err },
+		"Key":          func() error { _, err := db.Key(gone, "k"); return err },
+		"Keys":         func() error { _, _, err := db.Keys(gone, keystore.KeyFilter{}, "", 1); return err },
+		"CountKeys":    func() error { _, err := db.CountKeys(gone); return err },
+		"Policy":       func() error { _, err := db.Policy(gone, 0); return err },
+		"RenewPolicy":  func() error { _, err := db.RenewPolicy(gone, 0); return err },
+		"Audits":       func() error { _, _, err := db.Audits(gone, keystore.AuditFilter{}, "", 1); return err },
+		"AuditChain":   func() error { _, err := db.AuditChain(gone, 0); return err },
+		"RecordUse":    func() error { return db.RecordUse(gone, map[string]time.Time{"k": start}) },
 		"Update": func() error {
 			_, err := db.Update(gone, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
 			return err
@@ -242,11 +244,11 @@ func testLinearizable(t *testing.T, s Store) {
 				n := rand.IntN(len(committed))
 				at := keystore.Revision(committed[n].Load())
 				k, asOf, err := db.KeyByDigest(ctx, digest(fmt.Sprint(n)))
-				if err != nil || at != 0 && (k == nil || asOf < at) || asOf < last {
-					t.Errorf("key %d, committed at %d: found %v at %d, after %d: %v", n, at, k != nil, asOf, last, err)
+				if err != nil || at != 0 && (k == nil || asOf.Revision < at) || asOf.Revision < last {
+					t.Errorf("key %d, committed at %d: found %v at %d, after %d: %v", n, at, k != nil, asOf.Revision, last, err)
 					return
 				}
-				last = asOf
+				last = asOf.Revision
 				h, err := db.Renew(ctx, "nobody", keystore.Position{})
 				if err != nil || h.Revision < last {
 					t.Errorf("head %d after %d: %v", h.Revision, last, err)

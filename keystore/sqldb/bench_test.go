@@ -218,7 +218,7 @@ func BenchmarkKeys(b *testing.B) {
 			b.Fatal(err)
 		}
 		for b.Loop() {
-			if err := d.Acknowledge(ctx, "i", 1); err != nil {
+			if err := d.Acknowledge(ctx, "i", keystore.Position{Revision: 1}); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -13,7 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestNamespaceCycle: a cycle of namespaces that SQL has made stops no node and no change. What lies in it or below it grants nothing until it is repaired.
+// TestNamespaceCycle: a cycle of namespaces that SQL has made stops no node and no change. What
+// lies in it or below it grants nothing until it is repaired.
 func TestNamespaceCycle(t *testing.T) {
 	ctx := context.Background()
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
@@ -28,7 +29,10 @@ func TestNamespaceCycle(t *testing.T) {
 		tokens := make(map[string]string)
 		ids := make(map[string]string)
 		mint := func(name, namespace string, connected bool) error {
-			key, token, err := a.MintKey(ctx, importer, keystore.KeySpec{Namespace: strings.Trim(namespace, "*"), Grants: []keystore.Grant{{Namespace: namespace, Connected: connected, Permissions: read}}}, "")
+			key, token, err := a.MintKey(ctx, importer, keystore.KeySpec{
+				Namespace: strings.Trim(namespace, "*"),
+				Grants:    []keystore.Grant{{Namespace: namespace, Connected: connected, Permissions: read}},
+			}, "")
 			if err == nil {
 				tokens[name], ids[name] = token.Reveal(), key.ID
 			}
@@ -44,7 +48,9 @@ func TestNamespaceCycle(t *testing.T) {
 			}
 		}
 		for _, ns := range []keystore.Namespace{
-			{ID: "top"}, {ID: "one", Parent: "top", Reach: []string{"k"}}, {ID: "two", Parent: "one", Kind: "k"}, {ID: "below", Parent: "two", Kind: "k"}, {ID: "apart", Reach: []string{"k"}}, {ID: "child", Parent: "apart"},
+			{ID: "top"}, {ID: "one", Parent: "top", Reach: []string{"k"}},
+			{ID: "two", Parent: "one", Kind: "k"}, {ID: "below", Parent: "two", Kind: "k"},
+			{ID: "apart", Reach: []string{"k"}}, {ID: "child", Parent: "apart"},
 		} {
 			_, err := a.CreateNamespace(ctx, importer, ns)
 			must(err)
@@ -59,7 +65,8 @@ func TestNamespaceCycle(t *testing.T) {
 			now := time.Now()
 			a, err := k.Lookup(ctx, tokens[key], now)
 			must(err)
-			if got := keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: k.Policy(), Namespace: k.Policy().Namespace(namespace)}); got != want {
+			q := keystore.Request{Now: a.Now, Policy: k.Policy(), Namespace: k.Policy().Namespace(namespace)}
+			if got := keystore.Decide(a.Record, &q); got != want {
 				t.Errorf("the key of %s in %s: %v, want %v", key, namespace, got, want)
 			}
 		}
@@ -81,7 +88,9 @@ func TestNamespaceCycle(t *testing.T) {
 			asks(k, "top", "top", keystore.OK)
 		}
 		inCycle(a, keystore.OK)
-		_, err := a.CreateMember(ctx, importer, keystore.Member{Name: "Ada", Login: "ada", Grants: []keystore.Grant{{Namespace: "apart", Permissions: []keystore.Permission{{Resource: "admin", Action: "*"}}}}})
+		_, err := a.CreateMember(ctx, importer, keystore.Member{Name: "Ada", Login: "ada", Grants: []keystore.Grant{
+			{Namespace: "apart", Permissions: []keystore.Permission{{Resource: "admin", Action: "*"}}},
+		}})
 		must(err)
 		ada, err := a.MemberByLogin(ctx, "ada", "test", time.Now())
 		must(err)
@@ -99,7 +108,8 @@ func TestNamespaceCycle(t *testing.T) {
 				}
 			}
 			name := "N"
-			_, _, err = a.EditNamespace(ctx, ada, "apart", keystore.NamespacePatch{Name: &name}, keystore.ChangeOptions{}) // looks for what else it would reach
+			patch := keystore.NamespacePatch{Name: &name}
+			_, _, err = a.EditNamespace(ctx, ada, "apart", patch, keystore.ChangeOptions{}) // looks for what it reaches
 			must(err)
 			must(mint("short", "apart", false))
 			revoke("short")
@@ -107,12 +117,14 @@ func TestNamespaceCycle(t *testing.T) {
 			if err := mint("refused", "one", false); code(err) != "invalid_fields" {
 				t.Errorf("a key was made in a namespace of the cycle: %v", err)
 			}
-			if _, _, err := a.EditNamespace(ctx, importer, "one", keystore.NamespacePatch{Name: &name}, keystore.ChangeOptions{}); code(err) != "invalid_fields" {
+			_, _, err = a.EditNamespace(ctx, importer, "one", patch, keystore.ChangeOptions{})
+			if code(err) != "invalid_fields" {
 				t.Errorf("written anew as it was: %v", err)
 			}
 			if i == 0 {
 				repaired := "top"
-				_, _, err := a.EditNamespace(ctx, importer, "one", keystore.NamespacePatch{Parent: &repaired}, keystore.ChangeOptions{})
+				patch := keystore.NamespacePatch{Parent: &repaired}
+				_, _, err := a.EditNamespace(ctx, importer, "one", patch, keystore.ChangeOptions{})
 				must(err)
 			} else {
 				sql("UPDATE namespaces SET parent = 'top' WHERE id = 'one'")
@@ -143,7 +155,8 @@ func TestMovingASubtreeCountsItsDepth(t *testing.T) {
 			}
 		}
 		move := func(id, parent string) error {
-			_, _, err := k.EditNamespace(ctx, importer, id, keystore.NamespacePatch{Parent: &parent}, keystore.ChangeOptions{})
+			patch := keystore.NamespacePatch{Parent: &parent}
+			_, _, err := k.EditNamespace(ctx, importer, id, patch, keystore.ChangeOptions{})
 			return err
 		}
 		for _, parent := range []string{"a20", "a13"} {
@@ -154,7 +167,8 @@ func TestMovingASubtreeCountsItsDepth(t *testing.T) {
 		if err := move("b1", "a12"); err != nil {
 			t.Errorf("20 levels below a12: %v", err)
 		}
-		if _, err := k.CreateNamespace(ctx, importer, keystore.Namespace{ID: "deepest", Parent: "b20"}); code(err) != "invalid_fields" {
+		_, err := k.CreateNamespace(ctx, importer, keystore.Namespace{ID: "deepest", Parent: "b20"})
+		if code(err) != "invalid_fields" {
 			t.Errorf("a 33rd level: %v", err)
 		}
 		if err := move("a1", "b20"); code(err) != "invalid_fields" {

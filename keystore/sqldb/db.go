@@ -32,6 +32,7 @@ type dialect struct {
 	migrationLock string // statement: holds off others that migrate until the end of its transaction; empty: none
 	tableExists   string // query: whether there is a table of that name
 	clock         string // expression with a place: the database's time in Unix microseconds, see reading
+	standbys      string // expression: whether commits wait for a standby
 	timeline      string // expression: the server's timeline
 	current       string // condition: what this server knows is not older than what any other does
 	begin         string // query with a place as in clock: takes the lock of all who write, unless BEGIN has, and returns the time of the change
@@ -40,6 +41,7 @@ type dialect struct {
 	touchesOnly   string // condition on a row a of the audit log: its namespaces are among those in a JSON array, and there are some
 	among         string // the end of a condition: is one of the texts in a JSON array
 	amongHex      string // the same for bytes, which the array has in hexadecimal
+	pairs         string // what stands in a FROM for the names and texts of a JSON object, as key and value
 	few           string // what stands in a FROM for the ids, each once, that a query finds: taken for few, whatever else is known
 	analyze       string // statement: has the database look at the size of its tables, and make new plans; empty: it need not be told
 	anew          []any  // arguments before the others, so that a query is planned for the tables as they are now
@@ -48,6 +50,8 @@ type dialect struct {
 	manyEnds      string // statement, on the connection: the transaction that has added many is over
 	unforced      string // the end of a condition: the commit is answered before it is on the disk; empty: there is no such thing
 	recordUse     string // statement: takes last uses as a JSON object, id to microseconds
+
+	rest time.Duration // that a process leaves the write lock alone after it has held it longer than this, so that others who poll for it get it
 
 	copyRows    func(ctx context.Context, driverConn any, table string, columns []string, rows [][]any) error // adds many rows at once; nil: there is no such way
 	bind        func(query string) string                                                                     // gives the places for arguments, each a ?, the form that the database knows
@@ -69,7 +73,8 @@ type DB struct {
 	beats   *sql.DB // for writes of the nodes' rows
 	uses    *sql.DB // for writes of last uses, which wait for no standby: see dialect.unforced
 
-	postgres *postgres // nil: SQLite
+	postgres  *postgres // nil: SQLite
+	timelines timelines
 
 	byDigest *sql.Stmt
 	renew    *sql.Stmt
@@ -79,6 +84,8 @@ type DB struct {
 	lookedThrough int
 	holder        *sql.Conn // of an SQLite file, see holdFiles
 	files         files
+	copied        atomic.Int64 // rows since the last analyze
+	free          time.Time    // until then the write lock is left to other processes; belongs to whoever has the writer
 	locks         locks
 	feed          feed
 }
@@ -86,7 +93,10 @@ type DB struct {
 var _ keystore.Database = (*DB)(nil)
 
 func newDB(d dialect) *DB {
-	return &DB{dialect: d, closeWait: closeWait, keep: keepRevisions, lookedThrough: lookedThrough, feed: feed{changed: make(chan struct{}, 1)}}
+	return &DB{
+		dialect: d, closeWait: closeWait, keep: keepRevisions, lookedThrough: lookedThrough,
+		feed: feed{changed: make(chan struct{}, 1)},
+	}
 }
 
 // start readies the schema and the statements, and follows the change log from then on.
@@ -114,13 +124,10 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 }
 
 // firstWrite finds out whether this process may write, which is better known now than at the first
-// change. In PostgreSQL a write may wait for others without end; a start reports that instead.
+// change. A write may wait for others, in PostgreSQL without end; a start reports that instead.
 func (d *DB) firstWrite(ctx context.Context) error {
-	if d.postgres != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, firstWriteWait)
-		defer cancel()
-	}
+	ctx, cancel := context.WithTimeout(ctx, firstWriteWait)
+	defer cancel()
 	began := false
 	err := d.write(ctx, func(t *tx) error {
 		began = true
@@ -166,7 +173,8 @@ func (d *DB) Close() error {
 	return err
 }
 
-// closePools closes idle connections at once, and those in use when they are given back. It waits for these, for closeWait at most.
+// closePools closes idle connections at once, and those in use when they are given back. It waits
+// for these, for closeWait at most.
 func (d *DB) closePools() error {
 	// The readers go first: the last connection to leave folds the write-ahead log into the file.
 	if d.holder != nil {
@@ -183,7 +191,8 @@ func (d *DB) closePools() error {
 	for _, pool := range pools {
 		for n := pool.Stats().OpenConnections; n > 0; n = pool.Stats().OpenConnections {
 			if time.Now().After(deadline) {
-				return errors.Join(first, fmt.Errorf("closing the database: connections in use after %s: %d", d.closeWait, n))
+				return errors.Join(first,
+					fmt.Errorf("closing the database: connections in use after %s: %d", d.closeWait, n))
 			}
 			time.Sleep(time.Millisecond)
 		}
@@ -216,13 +225,21 @@ func (d *DB) retryBusy(ctx context.Context, f func() error) error { return retry
 // retryLost calls f until its connection is good: after a restart of the server each in the pool may be cut.
 func (d *DB) retryLost(ctx context.Context, f func() error) error { return retry(ctx, d.isLost, f) }
 
+// longestPoll is how long a process may sleep between two looks whether the write lock is free.
+const longestPoll = 20 * time.Millisecond
+
 func retry(ctx context.Context, again func(error) bool, f func() error) error {
 	deadline := time.Now().Add(writeWait)
-	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+	var before error
+	for wait := time.Millisecond; ; wait = min(2*wait, longestPoll) {
 		err := f()
+		if err != nil && ctx.Err() != nil && before != nil {
+			return fmt.Errorf("%w: %w", ctx.Err(), before) // which says more than that the time was over
+		}
 		if err == nil || !again(err) || time.Now().After(deadline) {
 			return err
 		}
+		before = err
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
@@ -323,7 +340,13 @@ func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tx{db: d, ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{}}
+	if wait := time.Until(d.free); wait > 0 {
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+	t := &tx{db: d, ctx: ctx, conn: conn, began: time.Now(), stmts: map[string]*sql.Stmt{}}
 	if t.sql, err = conn.BeginTx(ctx, nil); err != nil {
 		conn.Close()
 		return nil, err
@@ -350,11 +373,6 @@ func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keysto
 		if err := t.row("SELECT revision FROM head").Scan(&head); err != nil {
 			return err
 		}
-		if t.copied >= analyzeFrom {
-			if _, err := t.exec(d.analyze); err != nil {
-				return err
-			}
-		}
 		if _, err := t.exec("DELETE FROM change_log WHERE revision <= ?", head-d.keep); err != nil {
 			return err
 		}
@@ -368,6 +386,10 @@ func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keysto
 		return 0, d.fail(ctx, "changing the database", err)
 	}
 	d.feed.committed(head)
+	if d.copied.Load() >= analyzeFrom {
+		d.copied.Store(0)
+		_ = d.exec(ctx, d.readers, "analyzing", d.analyze) // without it, what comes next is slower
+	}
 	return head, nil
 }
 
@@ -398,9 +420,15 @@ type feed struct {
 	changed chan struct{}
 	stopped bool
 	seen    atomic.Int64 // the revision last told of
-	cancel  context.CancelFunc
-	done    sync.WaitGroup
+
+	silences  atomic.Int64 // how often the database has not answered within maxSilence
+	confirmed atomic.Int64 // what that was before the last Join or Confirm
+	cancel    context.CancelFunc
+	done      sync.WaitGroup
 }
+
+// maxSilence is how long the database may take for a look at the head. No failover is quicker than that.
+const maxSilence = 2 * time.Second
 
 // pollInterval leaves room for a slow poll within the 100 ms of the contract.
 const pollInterval = 50 * time.Millisecond
@@ -434,10 +462,14 @@ func (f *feed) start(ctx context.Context, db *sql.DB, interval time.Duration, li
 			if damaged = intact() != nil; damaged && !before {
 				f.fire()
 			}
-			// An error is left to whoever asks for the head next and can tell it to someone.
-			if stmt.QueryRowContext(ctx).Scan(&head) == nil {
-				f.committed(keystore.Revision(head))
+			look, cancel := context.WithTimeout(ctx, maxSilence)
+			err := stmt.QueryRowContext(look).Scan(&head)
+			cancel()
+			if err != nil { // it is left to whoever asks for the head next and can tell it to someone
+				f.silences.Add(1)
+				continue
 			}
+			f.committed(keystore.Revision(head))
 		}
 	})
 	return nil

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,9 +20,33 @@ import (
 type counted struct {
 	keystore.Database
 	loads, changes atomic.Int64
+	before         atomic.Pointer[func() error] // called before each change
+	closing        sync.Once
 }
 
-func (c *counted) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Revision, error) {
+// Close may come again, at the end of the test.
+func (c *counted) Close() (err error) {
+	c.closing.Do(func() { err = c.Database.Close() })
+	return err
+}
+
+func (c *counted) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
+	if before := c.before.Load(); before != nil {
+		if err := (*before)(); err != nil {
+			return 0, err
+		}
+	}
+	return c.Database.Update(ctx, change)
+}
+
+// step has f called before each change, with how many there have been.
+func (c *counted) step(f func(n int) error) {
+	var n atomic.Int64
+	before := func() error { return f(int(n.Add(1))) }
+	c.before.Store(&before)
+}
+
+func (c *counted) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Position, error) {
 	c.loads.Add(1)
 	return c.Database.KeyByDigest(ctx, d)
 }

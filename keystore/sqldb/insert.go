@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"context"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -15,7 +16,8 @@ const (
 	// manySecrets that are added at once are one change of the log, which does not name them; the triggers of PostgreSQL know
 	// the number too.
 	manySecrets = 100
-	// analyzeFrom is how many rows one transaction may copy before the plans that the database has count as bad ones.
+	// analyzeFrom is how many rows this process may copy before the plans that the database has
+	// count as bad ones.
 	analyzeFrom = 10_000
 )
 
@@ -44,49 +46,76 @@ func keyValues(k *keystore.Key) ([]any, error) {
 }
 
 func (t *tx) InsertKeys(keys []*keystore.Key) (refused map[int]error, err error) {
-	ids := make([]string, len(keys))
-	for i, k := range keys {
-		ids[i] = t.db.text(k.ID)
+	return t.insertKeys(keys, nil)
+}
+
+// insertKeys adds keys; those of an import are not usable before it is published.
+func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]error, err error) {
+	if refused, err = t.db.refused(t.anew, keys); err != nil {
+		return nil, t.note(err)
 	}
-	taken := make(map[string]bool, len(keys))
-	var id string
-	if err := t.each("SELECT id FROM keys WHERE id "+t.db.among, ids, &id, func() { taken[id] = true }); err != nil {
-		return nil, err
-	}
-	spent, err := t.spent(keys...)
-	if err != nil {
-		return nil, err
-	}
-	refused = make(map[int]error)
 	rows := make([][]any, 0, len(keys))
 	secrets := make([][]any, 0, len(keys))
 	for i, k := range keys {
-		if taken[ids[i]] {
-			refused[i] = keystore.ErrExists
+		if refused[i] != nil {
 			continue
 		}
-		if !spend(spent, k.Secrets) {
-			refused[i] = keystore.ErrSpent
-			continue
-		}
-		taken[ids[i]] = true
 		row, err := keyValues(k)
 		if err != nil {
 			return nil, err
 		}
 		rows = append(rows, row)
 		for _, s := range k.Secrets {
-			secrets = append(secrets, secretValues(k, s))
+			secrets = append(secrets, secretValues(k, s, importID))
 		}
 	}
 	if err := t.insertRows("keys", keyColumnNames, rows); err != nil {
 		return nil, err
 	}
+	if importID != nil { // they are logged when the import is published
+		return refused, t.insertRows("secrets", secretColumnNames, secrets)
+	}
 	return refused, t.insertSecrets(secrets)
 }
 
+// RefusedKeys implements [keystore.Database].
+func (d *DB) RefusedKeys(ctx context.Context, keys []*keystore.Key) (map[int]error, error) {
+	refused, err := d.refused(d.read(ctx), keys)
+	return refused, d.fail(ctx, "looking for keys that exist", err)
+}
+
+// refused returns which of the keys cannot be inserted one after the other, by their index, and
+// why.
+func (d *DB) refused(q querier, keys []*keystore.Key) (map[int]error, error) {
+	ids := make([]string, len(keys))
+	for i, k := range keys {
+		ids[i] = d.text(k.ID)
+	}
+	taken := make(map[string]bool, len(keys))
+	var id string
+	if err := d.each(q, "SELECT id FROM keys WHERE id "+d.among, ids, &id, func() { taken[id] = true }); err != nil {
+		return nil, err
+	}
+	spent, err := d.spent(q, keys...)
+	if err != nil {
+		return nil, err
+	}
+	refused := make(map[int]error)
+	for i, k := range keys {
+		switch {
+		case taken[ids[i]]:
+			refused[i] = keystore.ErrExists
+		case !spend(spent, k.Secrets):
+			refused[i] = keystore.ErrSpent
+		default:
+			taken[ids[i]] = true
+		}
+	}
+	return refused, nil
+}
+
 // spent returns those of the keys' digests that have ever been stored.
-func (t *tx) spent(keys ...*keystore.Key) (map[keystore.Digest]bool, error) {
+func (d *DB) spent(q querier, keys ...*keystore.Key) (map[keystore.Digest]bool, error) {
 	digests := make([]string, 0, len(keys))
 	for _, k := range keys {
 		for _, s := range k.Secrets {
@@ -94,8 +123,8 @@ func (t *tx) spent(keys ...*keystore.Key) (map[keystore.Digest]bool, error) {
 		}
 	}
 	spent := make(map[keystore.Digest]bool, len(digests))
-	var d keystore.Digest
-	return spent, t.each("SELECT digest FROM secrets WHERE digest "+t.db.amongHex, digests, digestTo{&d}, func() { spent[d] = true })
+	var digest keystore.Digest
+	return spent, d.each(q, "SELECT digest FROM secrets WHERE digest "+d.amongHex, digests, digestTo{&digest}, func() { spent[digest] = true })
 }
 
 // spend adds the digests of one key to those spent. It reports false, and adds none, when one is among them or comes twice.
@@ -113,7 +142,7 @@ func spend(spent map[keystore.Digest]bool, secrets []keystore.Secret) bool {
 }
 
 // each runs a query for one column, which takes a list as a JSON array, and calls f with each row's value in into.
-func (t *tx) each(query string, list []string, into any, f func()) error {
+func (d *DB) each(q querier, query string, list []string, into any, f func()) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -121,22 +150,25 @@ func (t *tx) each(query string, list []string, into any, f func()) error {
 	if err != nil {
 		return err
 	}
-	rows, err := t.query(query, append(slices.Clip(t.db.anew), array)...)
+	rows, err := q(query, array)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		if err := rows.Scan(into); err != nil {
-			return t.note(err)
+			return err
 		}
 		f()
 	}
-	return t.note(rows.Err())
+	return rows.Err()
 }
 
-func secretValues(k *keystore.Key, s keystore.Secret) []any {
-	return []any{s.Digest[:], k.ID, s.CreatedAt.UnixMicro(), fromTime(s.ExpiresAt), fromBool(s.Imported)}
+// secretColumnNames are in the order of secretValues.
+var secretColumnNames = []string{"digest", "key_id", "created_at", "ends_at", "imported", "import_id"}
+
+func secretValues(k *keystore.Key, s keystore.Secret, importID any) []any {
+	return []any{s.Digest[:], k.ID, s.CreatedAt.UnixMicro(), fromTime(s.ExpiresAt), fromBool(s.Imported), importID}
 }
 
 func (t *tx) insertSecrets(rows [][]any) error {
@@ -147,7 +179,7 @@ func (t *tx) insertSecrets(rows [][]any) error {
 			return err
 		}
 	}
-	if err := t.insertRows("secrets", []string{"digest", "key_id", "created_at", "ends_at", "imported"}, rows); err != nil {
+	if err := t.insertRows("secrets", secretColumnNames, rows); err != nil {
 		return err
 	}
 	if many {
@@ -186,7 +218,7 @@ func (t *tx) insertRows(table string, columns []string, rows [][]any) error {
 		for _, row := range rows {
 			t.db.texts(row)
 		}
-		t.copied += len(rows)
+		t.db.copied.Add(int64(len(rows)))
 		return t.note(t.conn.Raw(func(driverConn any) error { return t.db.copyRows(t.ctx, driverConn, table, columns, rows) }))
 	}
 	insert := "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(columns)-1) + ")"

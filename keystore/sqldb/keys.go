@@ -21,14 +21,15 @@ const (
 	keyJoins = ` LEFT JOIN last_uses u ON u.key_id = k.id
 		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0`
 
-	byDigestQuery = `SELECT h.revision, ` + keyColumns + ` FROM head h
+	byDigestQuery = `SELECT h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''), ` + keyColumns + ` FROM head h
 		LEFT JOIN secrets d ON d.digest = ? AND d.dropped = 0
+			AND (d.import_id IS NULL OR NOT EXISTS (SELECT 1 FROM imports i WHERE i.id = d.import_id))
 		LEFT JOIN keys k ON k.id = d.key_id` + keyJoins
 	byIDQuery = `SELECT ` + keyColumns + ` FROM keys k` + keyJoins + ` WHERE k.id = ?`
 )
 
-// scanKeys gathers the rows of a query for keyColumns, with head before them if that is not nil.
-func scanKeys(rows *sql.Rows, err error, head *keystore.Revision) ([]keystore.Key, error) {
+// scanKeys gathers the rows of a query for keyColumns, with the head before them if that is not nil.
+func scanKeys(rows *sql.Rows, err error, head *keystore.Position) ([]keystore.Key, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +48,7 @@ func scanKeys(rows *sql.Rows, err error, head *keystore.Revision) ([]keystore.Ke
 		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, timeTo{&used},
 		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported}
 	if head != nil {
-		into = append([]any{head}, into...)
+		into = append([]any{&head.Revision, &head.Mark}, into...)
 	}
 	for rows.Next() {
 		if err := rows.Scan(into...); err != nil {
@@ -105,8 +106,8 @@ func one(keys []keystore.Key, err error) (*keystore.Key, error) {
 }
 
 // KeyByDigest implements [keystore.Database].
-func (d *DB) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore.Key, keystore.Revision, error) {
-	var head keystore.Revision
+func (d *DB) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore.Key, keystore.Position, error) {
+	var head keystore.Position
 	var rows *sql.Rows
 	err := d.retryLost(ctx, func() (err error) {
 		rows, err = d.byDigest.QueryContext(ctx, digest[:])
@@ -114,7 +115,7 @@ func (d *DB) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore
 	})
 	keys, err := scanKeys(rows, err, &head)
 	if err != nil {
-		return nil, 0, d.fail(ctx, "looking up a key", err)
+		return nil, head, d.fail(ctx, "looking up a key", err)
 	}
 	if len(keys) == 0 {
 		return nil, head, nil

@@ -102,18 +102,19 @@ func (l *locks) checkOthers() error {
 		alive := files != fileIDs(l.base) && !lockShared(file.f)
 		file.close()
 		if alive {
-			return &othersFilesError{l.base, file.path}
+			return advised{
+				"files of the database were replaced while another Caddy had it open, which still runs: stop every Caddy that uses it, check its files, and start again",
+				othersFilesError(file.path),
+			}
 		}
 	}
 	return nil
 }
 
-type othersFilesError struct{ database, lock string }
+// othersFilesError is the path of a lock that a process holds which has other files open.
+type othersFilesError string
 
-func (e *othersFilesError) Error() string {
-	return fmt.Sprintf("files of %s were replaced while another Caddy had it open, which still runs and holds the lock of %s: "+
-		"stop every Caddy that uses this database, check its files, and start again", e.database, e.lock)
-}
+func (e othersFilesError) Error() string { return string(e) + " is locked" }
 
 // openLock opens a lock file, which a node has written, and returns the identity of the files that it has open. It
 // returns nil if there is none, or a copy, or one that is not written yet.

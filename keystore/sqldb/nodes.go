@@ -2,6 +2,8 @@ package sqldb
 
 import (
 	"context"
+	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -15,7 +17,7 @@ func (d *DB) renewQuery() string {
 	coalesce((SELECT state FROM nodes WHERE incarnation = ?), ''),
 	(SELECT count(*) FROM nodes),
 	EXISTS (SELECT 1 FROM secrets WHERE imported = 1),
-	` + d.clock + `, (SELECT noted FROM clock), ` + d.timeline + `
+	` + d.clock + `, (SELECT noted FROM clock), ` + d.standbys + `, ` + d.timeline + `
 	FROM head h WHERE ` + d.current
 }
 
@@ -23,6 +25,7 @@ func (d *DB) renewQuery() string {
 // the lock was taken. It may run twice: the row then keeps its state and the longer lease.
 func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	const operation = "registering this node"
+	silences := d.feed.silences.Load()
 	fresh, err := d.locks.acquire(n.Incarnation)
 	if err != nil {
 		return d.fail(ctx, operation, fileError{err})
@@ -33,7 +36,10 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 		ON CONFLICT (incarnation) DO UPDATE
 		SET lease = CASE WHEN excluded.lease > nodes.lease THEN excluded.lease ELSE nodes.lease END`,
 		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, n.Former, d.reading())
-	if err != nil && fresh && ctx.Err() == nil {
+	switch {
+	case err == nil:
+		d.feed.confirmed.Store(silences)
+	case fresh && ctx.Err() == nil:
 		d.locks.release(n.Incarnation) // had the context ended, the row could be there
 	}
 	return err
@@ -44,24 +50,63 @@ func (d *DB) SetLease(ctx context.Context, incarnation string, lease time.Durati
 	return d.exec(ctx, d.beats, "changing this node's lease", "UPDATE nodes SET lease = ? WHERE incarnation = ?", lease.Microseconds(), incarnation)
 }
 
+// Confirm implements [keystore.Database].
+func (d *DB) Confirm(ctx context.Context, incarnation string) error {
+	silences := d.feed.silences.Load()
+	err := d.exec(ctx, d.beats, "writing this node's row", "UPDATE nodes SET address = address WHERE incarnation = ?", incarnation)
+	if err == nil {
+		d.feed.confirmed.Store(silences)
+	}
+	return err
+}
+
 // Renew implements [keystore.Database].
 func (d *DB) Renew(ctx context.Context, incarnation string, at keystore.Position) (keystore.Head, error) {
 	var h keystore.Head
 	err := d.retryLost(ctx, func() error {
 		return d.renew.QueryRowContext(ctx, at.Revision, at.Revision, at.Mark, incarnation, d.reading()).
-			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported, timeTo{&h.Now}, timeTo{&h.Noted}, textTo{&h.Timeline})
+			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported, timeTo{&h.Now}, timeTo{&h.Noted}, &h.Standbys, textTo{&h.Timeline})
 	})
+	if d.postgres != nil { // a file has no other server
+		if err != nil {
+			d.feed.silences.Add(1)
+		}
+		if err == nil {
+			err = d.timelines.newest(h.Timeline)
+		}
+		h.Silent = d.feed.silences.Load() != d.feed.confirmed.Load()
+	}
 	if replaced := d.intact(); replaced != nil { // what it says of the former files does not count
 		err = replaced
 	}
 	return h, d.fail(ctx, "reading the head of the change log", err)
 }
 
+// timelines keeps the newest timeline of the servers that this process has asked.
+type timelines struct{ seen atomic.Pointer[string] }
+
+// newest fails if another server has taken over from the one of this timeline: hexadecimal, of a fixed length.
+func (t *timelines) newest(timeline string) error {
+	for {
+		seen := t.seen.Load()
+		if seen != nil && timeline < *seen {
+			return fmt.Errorf("this PostgreSQL server is on timeline %s and another one was on %s: it is a former primary; "+
+				"if it was restored from an older backup, restart Caddy", timeline, *seen)
+		}
+		if t.seen.CompareAndSwap(seen, &timeline) {
+			return nil
+		}
+	}
+}
+
 // Acknowledge implements [keystore.Database]. A revoke waits for it, but not for the disk or a standby: should a crash lose an acknowledgement, a
 // later one makes it good, and until then somebody waits too long and nobody too short.
-func (d *DB) Acknowledge(ctx context.Context, incarnation string, r keystore.Revision) error {
+func (d *DB) Acknowledge(ctx context.Context, incarnation string, at keystore.Position) error {
 	return d.exec(ctx, d.beats, "acknowledging", `UPDATE nodes SET beats = beats + 1, heard_at = `+d.clock+`,
-		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?`+d.unforced, d.reading(), r, r, incarnation)
+		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?
+		AND NOT EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?)
+		AND EXISTS (SELECT 1 FROM head WHERE revision >= ?)`+d.unforced,
+		d.reading(), at.Revision, at.Revision, incarnation, at.Revision, at.Mark, at.Revision)
 }
 
 // Nodes implements [keystore.Database]. On one machine a process that has ended is known by its lock.
@@ -121,6 +166,11 @@ func (d *DB) Remove(ctx context.Context, incarnation string) error {
 		ended.close()
 	}
 	return nil
+}
+
+// RemoveFenced implements [keystore.Database].
+func (d *DB) RemoveFenced(ctx context.Context, incarnation string) error {
+	return d.exec(ctx, d.beats, "removing a fenced node", "DELETE FROM nodes WHERE incarnation = ? AND state = ?", incarnation, keystore.NodeFencing)
 }
 
 func (d *DB) deleteNode(ctx context.Context, incarnation string) error {

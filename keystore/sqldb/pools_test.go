@@ -35,7 +35,7 @@ func TestPools(t *testing.T) {
 			"Renew":       func(ctx context.Context) error { _, err := d.Renew(ctx, "i", keystore.Position{}); return err },
 			"RenewPolicy": func(ctx context.Context) error { _, err := d.RenewPolicy(ctx, -1); return err },
 			"Changes":     func(ctx context.Context) error { _, err := d.Changes(ctx, 0, 0); return err },
-			"Acknowledge": func(ctx context.Context) error { return d.Acknowledge(ctx, "i", 0) },
+			"Acknowledge": func(ctx context.Context) error { return d.Acknowledge(ctx, "i", keystore.Position{}) },
 			"Nodes":       func(ctx context.Context) error { _, err := d.Nodes(ctx); return err },
 			"Update": func(ctx context.Context) error {
 				_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Policy(-1); return err })

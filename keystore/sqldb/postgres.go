@@ -38,6 +38,7 @@ var postgresDialect = dialect{
 		pg_advisory_xact_lock(hashtext('caddy-apikeys schema'), hashtext(current_schema()))`,
 	tableExists: "SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = ?)",
 	clock:       "coalesce(CAST(? AS bigint), CAST(floor(extract(epoch FROM clock_timestamp()) * 1000000) AS bigint))",
+	standbys:    "current_setting('synchronous_standby_names') <> ''",
 	timeline:    "CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END",
 	current:     "on_primary()",
 	begin:       beginChange(lockWait, maxIdle),
@@ -47,6 +48,7 @@ var postgresDialect = dialect{
 	// As arrays, so that the index is used whatever PostgreSQL takes the length of the list for.
 	among:    "= ANY (ARRAY(SELECT json_array_elements_text(CAST(? AS json))))",
 	amongHex: "= ANY (ARRAY(SELECT decode(value, 'hex') FROM json_array_elements_text(CAST(? AS json))))",
+	pairs:    "json_each_text(CAST(? AS json))",
 	few:      "(SELECT DISTINCT unnest(ARRAY(%s)) AS id)",
 	// A plan that was made when there were few keys reads the whole table. PostgreSQL looks at a table by itself only minutes after it has grown,
 	// and not at all at what a transaction has not committed.

@@ -76,7 +76,7 @@ func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	awaitNobody(t, s, d)
 	bounded, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	if err := d.Acknowledge(bounded, "i", 1); err != nil {
+	if err := d.Acknowledge(bounded, "i", keystore.Position{Revision: 1}); err != nil {
 		t.Fatal(err)
 	}
 	nodes, err := d.Nodes(ctx)

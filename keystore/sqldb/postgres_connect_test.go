@@ -140,7 +140,7 @@ func TestPostgresCutConnections(t *testing.T) {
 		"KeyByDigest": func() error { _, _, err := d.KeyByDigest(ctx, keystore.Digest{}); return err },
 		"Keys":        func() error { _, _, err := d.Keys(ctx, keystore.KeyFilter{}, "", 1); return err },
 		"Policy":      func() error { _, err := d.Policy(ctx, 0); return err },
-		"Acknowledge": func() error { return d.Acknowledge(ctx, "i", 1) },
+		"Acknowledge": func() error { return d.Acknowledge(ctx, "i", keystore.Position{Revision: 1}) },
 		"Update": func() error {
 			_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Policy(0); return err })
 			return err

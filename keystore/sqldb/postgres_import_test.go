@@ -32,7 +32,7 @@ func TestPostgresImportHoldsUpNoNode(t *testing.T) {
 		for _, call := range []func() error{
 			func() error { return other.Join(ctx, keystore.Node{Incarnation: "i"}) },
 			func() error { _, err := other.Renew(ctx, "i", keystore.Position{}); return err },
-			func() error { return other.Acknowledge(ctx, "i", 1) },
+			func() error { return other.Acknowledge(ctx, "i", keystore.Position{Revision: 1}) },
 			func() error { _, err := other.Nodes(ctx); return err },
 			func() error { _, _, err := other.KeyByDigest(ctx, benchDigest(1)); return err },
 			func() error { return other.RecordUse(ctx, map[string]time.Time{keys[0].ID: time.Now()}) },

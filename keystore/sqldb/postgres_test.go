@@ -197,7 +197,7 @@ func TestPostgresStandby(t *testing.T) {
 		"RenewPolicy": func() error { _, err := both.RenewPolicy(ctx, 0); return err },
 		"Audits":      func() error { _, _, err := both.Audits(ctx, keystore.AuditFilter{}, "", 1); return err },
 		"AuditChain":  func() error { _, err := both.AuditChain(ctx, 0); return err },
-		"Acknowledge": func() error { return both.Acknowledge(ctx, "i", 1) },
+		"Acknowledge": func() error { return both.Acknowledge(ctx, "i", keystore.Position{Revision: 1}) },
 		"RecordUse":   func() error { return both.RecordUse(ctx, map[string]time.Time{"k": time.Now()}) },
 	} {
 		if err := call(); err == nil || !strings.Contains(err.Error(), "standby or read-only") {

@@ -109,7 +109,7 @@ func TestFilesReplaced(t *testing.T) {
 			for what, err := range map[string]error{
 				"renew":       renewed,
 				"change":      insert(1),
-				"acknowledge": d.Acknowledge(ctx, node, 1),
+				"acknowledge": d.Acknowledge(ctx, node, keystore.Position{Revision: 1}),
 			} {
 				if !errors.Is(err, keystore.ErrReplaced) || !strings.Contains(err.Error(), changed) {
 					t.Errorf("%s: error %v, want one that names %s", what, err, changed)

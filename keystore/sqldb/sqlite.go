@@ -34,6 +34,7 @@ var sqliteDialect = dialect{
 	migrations:  "sqlite",
 	tableExists: "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?)",
 	clock:       "?",
+	standbys:    "false",
 	timeline:    "''",
 	begin:       "SELECT max(?, coalesce(noted, 0)) FROM clock",
 	current:     "1 = 1",
@@ -43,11 +44,13 @@ var sqliteDialect = dialect{
 		WHERE n.value NOT IN (SELECT value FROM json_each(?)))`,
 	among:    "IN (SELECT value FROM json_each(?))",
 	amongHex: "IN (SELECT unhex(value) FROM json_each(?))",
+	pairs:    "json_each(?)",
 	few:      "(SELECT DISTINCT id FROM (%s))",
 	// Keys of random order reach all of their indexes' pages: with no room for these, each would be written and read again with every batch.
 	addMany:   "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
 	addedMany: "DELETE FROM adding",
 	manyEnds:  "PRAGMA cache_size = " + writerCache,
+	rest:      longestPoll + longestPoll/2,
 	recordUse: `INSERT INTO last_uses (key_id, used_at)
 		SELECT k.id, u.value FROM json_each(?) u JOIN keys k ON k.id = u.key WHERE true
 		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at`,
@@ -68,7 +71,7 @@ var sqliteDialect = dialect{
 func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	path, err := createSQLite(path)
 	if err != nil {
-		return nil, fmt.Errorf("opening the database: %w", fileError{err})
+		return nil, fmt.Errorf("opening the database: %w", advised{"the file and its directory must exist and be writable, and the disk must have room", fileError{err}})
 	}
 	d := newDB(sqliteDialect)
 	if canLock {

@@ -34,7 +34,7 @@ func unreachableSQLite(err error) bool {
 			return true
 		}
 		return errors.Is(e, fs.ErrPermission) || errors.Is(e, fs.ErrNotExist)
-	case *othersFilesError:
+	case othersFilesError:
 		return true
 	}
 	return err == keystore.ErrReplaced

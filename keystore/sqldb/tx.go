@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -17,9 +18,9 @@ type tx struct {
 	sql    *sql.Tx
 	now    time.Time
 	stmts  map[string]*sql.Stmt // of a database that does not keep them itself: an import runs the same few thousands of times
-	copied int                  // rows
 	many   bool                 // rows were added as many
 	failed error                // of the database: nothing may be committed any more
+	began  time.Time
 
 	policyChanged bool // by this transaction
 }
@@ -32,6 +33,9 @@ func (t *tx) close() {
 	_ = t.sql.Rollback() // after a commit this does nothing, and the error that counts is the one before
 	if t.many {
 		_, _ = t.conn.ExecContext(context.WithoutCancel(t.ctx), t.db.manyEnds) // a connection that is broken is given up as it is
+	}
+	if t.db.rest > 0 && time.Since(t.began) > t.db.rest {
+		t.db.free = time.Now().Add(t.db.rest)
 	}
 	t.conn.Close()
 }
@@ -112,6 +116,11 @@ func (t *tx) query(query string, args ...any) (*sql.Rows, error) {
 	return rows, t.note(err)
 }
 
+// anew is query, planned for the tables as they are now.
+func (t *tx) anew(query string, args ...any) (*sql.Rows, error) {
+	return t.query(query, append(slices.Clip(t.db.anew), args...)...)
+}
+
 func (t *tx) row(query string, args ...any) row {
 	rows, err := t.query(query, args...)
 	return row{t, rows, err}
@@ -151,6 +160,30 @@ func (t *tx) Key(id string) (*keystore.Key, error) {
 	return one(keys, nil)
 }
 
+func (t *tx) Keys(ids []string) ([]keystore.Key, error) {
+	array, err := t.db.array(ids)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := t.anew("SELECT "+keyColumns+" FROM keys k"+keyJoins+" WHERE k.id "+t.db.among+" ORDER BY k.id", array)
+	keys, err := scanKeys(rows, err, nil)
+	return keys, t.note(err)
+}
+
+func (t *tx) RevokeKeys(reasons map[string]string, by string) error {
+	stored := make(map[string]string, len(reasons))
+	for id, reason := range reasons {
+		stored[t.db.text(id)] = t.db.text(reason)
+	}
+	object, err := fromJSON(stored)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("UPDATE keys SET revoked_at = ?, revoked_by = ?, revoke_reason = r.value, version = version + 1 FROM "+t.db.pairs+" r WHERE keys.revoked_at IS NULL AND keys.id = r.key",
+		append(slices.Clip(t.db.anew), t.now.UnixMicro(), by, object)...)
+	return err
+}
+
 // UpdateKey changes the secrets first, so that what the change log says last of each was judged by the key's new row.
 func (t *tx) UpdateKey(k *keystore.Key) error {
 	old, err := t.Key(k.ID)
@@ -161,16 +194,16 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 	for _, s := range old.Secrets {
 		present[s.Digest] = s
 	}
-	spent, err := t.spent(k)
+	spent, err := t.db.spent(t.anew, k)
 	if err != nil {
-		return err
+		return t.note(err)
 	}
 	var fresh [][]any
 	for _, s := range k.Secrets {
 		if _, ok := present[s.Digest]; ok {
 			delete(spent, s.Digest)
 		} else {
-			fresh = append(fresh, secretValues(k, s))
+			fresh = append(fresh, secretValues(k, s, nil))
 		}
 	}
 	if !spend(spent, k.Secrets) {

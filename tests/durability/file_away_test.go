@@ -38,7 +38,7 @@ func TestFileAwayAtStart(t *testing.T) {
 		away func(t *testing.T, dir string) (restore func())
 	}{
 		"disk not mounted yet": {
-			why: "no such file or directory",
+			why: "must exist",
 			away: func(t *testing.T, dir string) func() {
 				must(t, os.Rename(dir, dir+".away"))
 				return func() { must(t, os.Rename(dir+".away", dir)) }
@@ -98,17 +98,21 @@ func TestFileAwayAtStart(t *testing.T) {
 						t.Errorf("%s: %s: want %d, got %v", when, target, want, r)
 					}
 				}
-				r := g.Call(t, "GET", "/health", nil)
-				if problem, _ := r.JSON()["problem"].(string); r.Status != 503 || r.JSON()["healthy"] != false || problem == "" {
-					t.Errorf("%s: health: %v", when, r)
-				}
+				gate.Until(t, "health says why", func() bool {
+					r := g.Call(t, "GET", "/health", nil)
+					problem, _ := r.JSON()["problem"].(string)
+					if r.Status != 503 || r.JSON()["healthy"] != false || strings.Contains(problem, dir) {
+						t.Fatalf("%s: health: %v", when, r)
+					}
+					return strings.Contains(problem, row.why)
+				})
 				refusedWhole(t, when+": a mint", g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
 			}
 			g.Start(t)
-			waits("after the start")
 			for _, said := range []string{"the key database cannot be opened", row.why} {
 				gate.Until(t, "the log says "+said, func() bool { return strings.Contains(g.Output(), said) })
 			}
+			waits("after the start")
 			if r := g.Reload(t, g.Config()); r.Exit != 0 {
 				t.Fatalf("a reload with the same database: %v", r)
 			}

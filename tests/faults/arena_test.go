@@ -45,9 +45,27 @@ type arena struct {
 type setting struct {
 	nodes    int
 	lease    time.Duration
-	clocks   []string // the rates of the nodes' clocks; "" is the machine's
+	leases   []time.Duration // of the first nodes, if they have others
+	clocks   []string        // the rates of the nodes' clocks; "" is the machine's
 	ablation string
 	postgres *postgrestest.Server
+	site     string // of each node, as in gate.Config
+	file     bool   // one SQLite file for all nodes, no PostgreSQL and no Redis
+}
+
+// startOnFile starts nodes that share one SQLite file.
+func startOnFile(t testing.TB, nodes int, each func(i int, dir string, c *gate.Config)) *gate.Fleet {
+	t.Helper()
+	f := &gate.Fleet{}
+	for i := range nodes {
+		var c gate.Config
+		if i > 0 {
+			c.DataOf = f.Nodes[0]
+		}
+		each(i, t.TempDir(), &c)
+		f.Nodes = append(f.Nodes, gate.Start(t, c))
+	}
+	return f
 }
 
 func newArena(t testing.TB, s setting) *arena {
@@ -66,17 +84,26 @@ func newArena(t testing.TB, s setting) *arena {
 		}
 	})
 	a := &arena{Recorder: recorder, t: t, lease: s.lease, ablated: s.ablation != ""}
-	a.Fleet = gate.StartFleet(t, gate.FleetConfig{
-		Nodes: s.nodes, Lease: s.lease, Postgres: s.postgres,
-		Each: func(i int, dir string, c *gate.Config) {
-			c.Env = append(c.Env, "APIKEYS_FAULTS="+dir)
-			a.write(dir, "ablate", s.ablation)
-			if i < len(s.clocks) {
-				a.write(dir, "clock", s.clocks[i])
-			}
-			a.dirs = append(a.dirs, dir)
-		},
-	})
+	each := func(i int, dir string, c *gate.Config) {
+		lease := s.lease
+		if i < len(s.leases) {
+			lease = s.leases[i]
+		}
+		c.APIKeys += fmt.Sprintf("lease %v\n", lease)
+		c.Env = append(c.Env, "APIKEYS_FAULTS="+dir)
+		a.write(dir, "ablate", s.ablation)
+		if i < len(s.clocks) {
+			a.write(dir, "clock", s.clocks[i])
+		}
+		a.dirs = append(a.dirs, dir)
+	}
+	if s.file {
+		a.Fleet = startOnFile(t, s.nodes, each)
+	} else {
+		a.Fleet = gate.StartFleet(t, gate.FleetConfig{
+			Nodes: s.nodes, Config: gate.Config{Site: s.site}, Postgres: s.postgres, Each: each,
+		})
+	}
 	for _, g := range a.Nodes {
 		a.admit(g)
 	}
@@ -99,6 +126,13 @@ func (a *arena) node(i int) (*gate.Gate, *http.Client) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.gates[i], a.clients[i]
+}
+
+// database is Postgres, for other goroutines than the test's.
+func (a *arena) database() *postgrestest.Server {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.Postgres
 }
 
 func (a *arena) count() int {

@@ -3,20 +3,26 @@ package faults
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
 // faults makes the faults of a plan.
 type faults struct {
 	*arena
-	random *rand.Rand
-	old    map[string]string // what Redis held some time ago
+	random  *rand.Rand
+	old     map[string]string // what Redis held some time ago
+	standby *postgrestest.Server
+	load    *load
+	work    sync.WaitGroup // what goes on after its step is over
 }
 
 type event struct {
@@ -106,21 +112,106 @@ func (f *faults) begin(s Step) (end func()) {
 		return broken(allNodes, storeAway, func() { f.halt(); f.run() }, nop)
 	case "postgres is down":
 		return broken(allNodes, storeAway, f.halt, f.run)
+	case "the database fails over":
+		return broken(allNodes, storeAway, f.switchOver, nop)
+	case "the standby is away":
+		return broken(allNodes, noStandby, func() { f.must(f.standby.Detach()) }, func() { f.must(f.standby.Attach()) })
+	case "the database's clock is set":
+		return f.setClockAgain(s.What)
+	case "settings are changed":
+		return f.changeSettings(s.What)
+	case "bulk work":
+		return f.workInBulk(s.What)
 	}
 	f.t.Fatalf("there is no fault %q", s.What)
 	return nil
 }
 
-func (f *faults) halt() {
-	if err := f.Postgres.Halt(); err != nil {
+func (f *faults) must(err error) {
+	f.t.Helper()
+	if err != nil {
 		f.t.Fatal(err)
 	}
 }
 
-func (f *faults) run() {
-	if err := f.Postgres.Run(); err != nil {
-		f.t.Fatal(err)
+func (f *faults) halt() { f.must(f.Postgres.Halt()) }
+func (f *faults) run()  { f.must(f.Postgres.Run()) }
+
+// switchOver has the synchronous standby take over, and gives it one of its own.
+func (f *faults) switchOver() {
+	var nodes []int
+	for i := range f.Nodes {
+		nodes = append(nodes, i)
 	}
+	f.failOver(f.standby, nodes...)
+	f.standby = f.Postgres.SynchronousStandby(f.t)
+}
+
+// setClockAgain sets the database's clock ahead and behind, by little as NTP does or by much as people do, again and
+// again.
+func (f *faults) setClockAgain(what string) (end func()) {
+	repaired := f.fault(allNodes, what, nothing)
+	random := rand.New(rand.NewPCG(f.random.Uint64(), 0))
+	done := make(chan struct{})
+	f.work.Go(func() {
+		defer repaired()
+		for !over(done) {
+			most := []time.Duration{time.Second, 10 * time.Second, time.Minute, 2 * time.Hour}[random.IntN(4)]
+			f.setClock(time.Duration(random.Int64N(2*int64(most))) - most)
+			select {
+			case <-done:
+			case <-time.After(500*time.Millisecond + time.Duration(random.Int64N(int64(f.lease)))):
+			}
+		}
+		f.setClock(0)
+	})
+	return func() { close(done) }
+}
+
+// changeSettings turns synchronous_commit off in one of the ways there are, for sessions that begin then or for all.
+func (f *faults) changeSettings(what string) (end func()) {
+	repaired := f.fault(allNodes, what, nothing)
+	value := []string{"off", "local"}[f.random.IntN(2)]
+	object := []string{"SYSTEM", "ROLE CURRENT_USER", "DATABASE postgres"}[f.random.IntN(3)]
+	alter := func(to string) error {
+		statement := "ALTER " + object + to
+		if object != "SYSTEM" { // which is in no transaction, and waits for nobody
+			statement = "SET synchronous_commit = local; " + statement // the standby may be away
+		}
+		server := f.database()
+		return errors.Join(server.Exec("", statement), server.Exec("", "SELECT pg_reload_conf()"))
+	}
+	if err := alter(" SET synchronous_commit = " + value); err != nil {
+		f.t.Logf("settings are not changed while the database is down: %v", err)
+	}
+	return func() {
+		f.work.Go(func() {
+			defer repaired()
+			for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+				err := alter(" RESET synchronous_commit")
+				if err == nil {
+					return
+				}
+				if time.Now().After(end) {
+					f.t.Error(err)
+					return
+				}
+			}
+		})
+	}
+}
+
+// workInBulk has keys imported, exported and revoked by the hundred while all else goes on.
+func (f *faults) workInBulk(what string) (end func()) {
+	finished := f.fault(allNodes, what, nothing)
+	done := make(chan struct{})
+	f.work.Go(func() {
+		defer finished()
+		for !over(done) {
+			f.load.bulk()
+		}
+	})
+	return func() { close(done) }
 }
 
 // goBack puts what Redis held the last time into it.

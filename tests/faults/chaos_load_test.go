@@ -2,8 +2,12 @@ package faults
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,6 +30,7 @@ const (
 	keepers    = 4  // goroutines that change keys
 	users      = 3  // for each node
 	remembered = 50 // how many dead keys are still used
+	imported   = 500
 )
 
 func startLoad(a *arena) *load {
@@ -94,6 +99,83 @@ func (l *load) keep() {
 	}
 }
 
+// chaosSite lets a key create others.
+const chaosSite = `handle /apikeys/* {
+	api_keys_admin
+}
+handle {
+	api_key
+	reverse_proxy {$GATE_UPSTREAM}
+}`
+
+// bulk has a key import some hundred others and mint a few, which are used, exports the audit log, and revokes them all
+// in one change.
+func (l *load) bulk() {
+	ctx, cancel := context.WithTimeout(l.t.Context(), patience)
+	defer cancel()
+	maker, r := l.made(l.any(), "mint", "/keys",
+		gate.JSON{"name": "maker", "permissions": []string{"read", "write", "admin.keys:create"}}, key{})
+	if r.Status != 201 {
+		l.pause(200 * time.Millisecond)
+		return
+	}
+	takes := maker.all()
+	for range 2 {
+		c := Change{Call: now(), What: "mint by a key", Node: l.any()}
+		r := l.by(ctx, maker, c.Node, "/keys", "application/json", `{"name":"child","access":"read_only"}`)
+		c.Return, c.Status, c.Done = now(), r.Status, r.Status == 201
+		if made, ok := r.Key(); ok {
+			child := l.named(made, true)
+			c.Gives = child.all()
+			takes = append(takes, c.Gives...)
+			l.add(child)
+			defer l.dies(child)
+		}
+		l.change(c)
+	}
+	var lines strings.Builder
+	for range imported {
+		fmt.Fprintf(&lines, `{"name":"imported","access":"read_only","sha256":"%016x%016x%016x%016x"}`+"\n",
+			rand.Uint64(), rand.Uint64(), rand.Uint64(), rand.Uint64())
+	}
+	l.by(ctx, maker, l.any(), "/keys/import", "application/x-ndjson", lines.String())
+	g, _ := l.node(l.any())
+	g.Try(ctx, "GET", "/audit/export", nil)
+	revoke := func() gate.Response {
+		return l.attempt(l.any(), "revoke with all that it made", "POST", "/keys/"+maker.ID+"/revoke"+wait,
+			gate.JSON{"reason": "test", "made": true}, nil, takes)
+	}
+	for end := time.Now().Add(patience); !revoke().Complete(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			l.t.Errorf("revoking %d keys that a key made is not complete after %v", imported, patience)
+			return
+		}
+	}
+}
+
+// by is a call of the management API on the site, with a key.
+func (l *load) by(ctx context.Context, k key, node int, path, contentType, body string) gate.Response {
+	g, client := l.node(node)
+	request, err := http.NewRequestWithContext(ctx, "POST", g.URL+"/apikeys/v1"+path, strings.NewReader(body))
+	if err != nil {
+		l.t.Error(err)
+		return gate.Response{Err: err}
+	}
+	request.Header.Set("Authorization", "Bearer "+string(k.Token))
+	request.Header.Set("Content-Type", contentType)
+	answer, err := client.Do(request)
+	if err != nil {
+		return gate.Response{Err: err}
+	}
+	defer answer.Body.Close()
+	got := gate.Response{Status: answer.StatusCode, Header: answer.Header}
+	if got.Body, got.Err = io.ReadAll(answer.Body); got.Err != nil {
+		got.Status = 0
+	}
+	gate.WatchTokensIn(string(got.Body))
+	return got
+}
+
 // useAll has users for every node, also those that join.
 func (l *load) useAll() {
 	for node := 0; ; node++ {
@@ -152,7 +234,7 @@ func (l *load) watch() {
 		ctx, cancel := context.WithTimeout(l.t.Context(), 10*time.Second)
 		var err error
 		if conn == nil {
-			conn, err = pgx.Connect(ctx, l.Postgres.URL(l.Schema))
+			conn, err = pgx.Connect(ctx, l.database().URL(l.Schema))
 		}
 		if err == nil {
 			_, err = conn.Exec(ctx, "UPDATE deployment SET one = one WHERE false")

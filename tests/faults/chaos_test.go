@@ -25,16 +25,21 @@ func TestChaos(t *testing.T) {
 	}
 	plan := Plan(*seed, *duration, 3, lease, settling.Node+lease)
 	t.Logf("`make faults SEED=%d DURATION=%v` repeats this schedule", *seed, *duration)
-	a := newArena(t, setting{nodes: 3, lease: lease})
+	server := postgresWithClock(t, "wal_writer_delay=10s") // a crash loses what is not forced to the disk
+	a := newArena(t, setting{nodes: 3, lease: lease, postgres: server, site: chaosSite})
+	standby := server.SynchronousStandby(t)
 	begun := time.Now()
 	l := startLoad(a)
-	f := faults{arena: a, random: rand.New(rand.NewPCG(*seed, 1))}
+	f := faults{arena: a, random: rand.New(rand.NewPCG(*seed, 1)), standby: standby, load: l}
 	for _, e := range f.events(plan) {
 		time.Sleep(time.Until(begun.Add(e.at)))
 		t.Logf("%7.2fs %s", time.Since(begun).Seconds(), e.what)
+		since := time.Now()
 		e.do()
+		begun = begun.Add(time.Since(since)) // what takes long, such as a failover, delays all that follows
 	}
 	time.Sleep(time.Until(begun.Add(*duration)))
+	f.work.Wait()
 	time.Sleep(settling.Node + lease) // and for a while all is well
 	l.stop()
 	keys := append(l.keys(), a.mint(0))

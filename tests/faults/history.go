@@ -67,7 +67,9 @@ var (
 	nodeAway  = Excuses{Unavailable: true, NoAnswer: true}
 	stopped   = Excuses{Unavailable: true, NoAnswer: true, Stopped: true}
 	reloading = Excuses{NoAnswer: true} // Caddy ends connections that outlive the old configuration's grace period
-	nothing   = Excuses{}               // Redis, whatever it does
+	nothing   = Excuses{}               // Redis, whatever it does; the database's clock and settings; work that takes long
+	// A node that was given up meanwhile, or starts, cannot join until the standby is back.
+	noStandby = Excuses{Unavailable: true}
 )
 
 // History is what happened in one run, in no order.

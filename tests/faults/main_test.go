@@ -73,3 +73,18 @@ func postgres(t testing.TB) *postgrestest.Server {
 	}
 	return shared
 }
+
+// postgresWithClock is for one test.
+func postgresWithClock(t testing.TB, settings ...string) *postgrestest.Server {
+	t.Helper()
+	s, err := postgrestest.StartWithClock(settings...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}

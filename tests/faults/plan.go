@@ -30,7 +30,7 @@ func (s Step) String() string {
 // A trouble is a kind of fault that a schedule can choose.
 type trouble struct {
 	what  string
-	of    string // what it needs for itself: "node", "database way", "cache way", "postgres", "redis"
+	of    string // what it needs for itself: "node", "database way", "cache way", "postgres", "redis", "clock", "settings", "work"
 	lasts bool
 	often int
 }
@@ -57,6 +57,11 @@ var troubles = []trouble{
 	{"redis is forged", "redis", false, 3},
 	{"postgres crashes", "postgres", false, 1},
 	{"postgres is down", "postgres", true, 1},
+	{"the database fails over", "postgres", false, 2},
+	{"the standby is away", "postgres", true, 2},
+	{"the database's clock is set", "clock", true, 4},
+	{"settings are changed", "settings", true, 2},
+	{"bulk work", "work", true, 2},
 }
 
 // Plan is the schedule that a seed stands for: faults come one to three at a time, most of them shorter than a lease and some longer, and

@@ -3,8 +3,6 @@ package faults
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -175,26 +173,7 @@ func databaseAway(a *arena) {
 func restored(a *arena) {
 	old := a.mint(0)
 	a.warm(old)
-	data, err := a.Postgres.Query("", "SHOW data_directory")
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	backup := data + ".backup"
-	defer os.RemoveAll(backup)
-	halted := func(do ...string) {
-		if err := a.Postgres.Halt(); err != nil {
-			a.t.Fatal(err)
-		}
-		for _, command := range do {
-			if out, err := exec.Command("sh", "-c", command).CombinedOutput(); err != nil {
-				a.t.Fatalf("%s: %v: %s", command, err, out)
-			}
-		}
-		if err := a.Postgres.Run(); err != nil {
-			a.t.Fatal(err)
-		}
-	}
-	halted("cp -a " + data + " " + backup)
+	restore := a.backUp()
 	for i := range a.Nodes {
 		a.eventually(i, old, 200)
 	}
@@ -202,7 +181,7 @@ func restored(a *arena) {
 	a.warm(lost)
 	a.complete(a.activate(0, a.mint(0), false))
 	forgotten := a.taken("restore", lost)
-	halted("rm -rf "+data, "mv "+backup+" "+data)
+	restore()
 	for range 3 { // other changes take the place of those that are lost
 		a.until("the database is back", func() bool { _, r := a.tryMint(0); return r.Status == 201 })
 	}

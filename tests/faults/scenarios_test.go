@@ -1,8 +1,11 @@
 package faults
 
 import (
+	"cmp"
+	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -16,12 +19,15 @@ var long = flag.Bool("faults.long", false, "run all scenarios, and leave each pa
 type scenario struct {
 	name     string
 	run      func(*arena)
-	ablation string        // the part of the protocol that this one shows to be needed; "" shows only that the product holds
-	nodes    int           // 0 is 2
-	lease    time.Duration // 0 is 4 s
-	clocks   []string      // of the nodes: how fast they run
-	own      bool          // a PostgreSQL that may be broken
-	long     bool          // not in the short run
+	ablation string          // the part of the protocol that this one shows to be needed; "" shows only that the product holds
+	nodes    int             // 0 is 2
+	lease    time.Duration   // 0 is 4 s
+	leases   []time.Duration // of the first nodes, if they have others
+	clocks   []string        // of the nodes: how fast they run
+	own      bool            // a PostgreSQL that may be broken
+	clock    bool            // a PostgreSQL whose clock can be set
+	file     bool            // one SQLite file instead of PostgreSQL and Redis
+	long     bool            // not in the short run
 }
 
 // TestScenarios: the product holds in each.
@@ -69,11 +75,15 @@ func TestAblations(t *testing.T) {
 func play(t *testing.T, s scenario, ablation string) []Violation {
 	t.Helper()
 	var server *postgrestest.Server
-	if !s.own {
+	switch {
+	case s.file:
+	case s.clock:
+		server = postgresWithClock(t)
+	case !s.own:
 		server = postgres(t)
 	}
 	a := newArena(t, setting{
-		nodes: max(s.nodes, 2), lease: max(s.lease, 4*time.Second), clocks: s.clocks, ablation: ablation, postgres: server,
+		nodes: max(s.nodes, 2), lease: cmp.Or(s.lease, 4*time.Second), leases: s.leases, clocks: s.clocks, ablation: ablation, postgres: server, file: s.file,
 	})
 	a.fault(allNodes, "the scenario says itself who may be unavailable", Excuses{Unavailable: true, NoAnswer: true})
 	s.run(a)
@@ -83,6 +93,9 @@ func play(t *testing.T, s scenario, ablation string) []Violation {
 
 // surelyOver is how long a revoke waits for a node that says nothing, at most (protocol.md section 5).
 func surelyOver(lease time.Duration) time.Duration { return lease * 101 / 99 }
+
+// hasLonger: node 1 has a longer lease than node 0.
+var hasLonger = []time.Duration{4 * time.Second, 18 * time.Second}
 
 var scenarios = []scenario{
 	{name: "every way to take access", nodes: 3, run: everyWay},
@@ -369,6 +382,30 @@ var scenarios = []scenario{
 		a.eventually(1, live, 200)
 		a.want(a.get(1, k) == 401, "the revoked key")
 	}},
+
+	// The database's clock, failovers, restores.
+	{name: "the database's clock is set an hour ahead and back", ablation: "rate-shortens-wait", clock: true, leases: hasLonger, run: clockSet(time.Hour, 0)},
+	{name: "the database's clock is set ahead and behind", ablation: "rate-shortens-wait", long: true, clock: true, leases: hasLonger, run: clockSet(2*time.Second, -30*time.Second)},
+	{name: "the synchronous standby is away", own: true, run: standbyAway},
+	{name: "a join that no standby has received", ablation: "join-unacknowledged", own: true, lease: 8 * time.Second, run: joinUnacknowledged},
+	{name: "a key that is read before its change is applied, and lost", ablation: "newer-than-applied", own: true, lease: 12 * time.Second, run: newerThanApplied},
+	{name: "an entry in Redis of a change that is lost", own: true, lease: 12 * time.Second, run: sharedFromLostHistory},
+	{name: "a backup that knows not all nodes, and one is cut off", ablation: "forget-readers", own: true, lease: 12 * time.Second, run: forgottenByRestore(true)},
+	{name: "a backup that knows not all nodes", ablation: "forget-readers", long: true, own: true, lease: 12 * time.Second, run: forgottenByRestore(false)},
+	{name: "a failover that loses a node", own: true, lease: 12 * time.Second, run: forgottenByFailover(func(*arena) {})},
+	{name: "a failover that loses a node and a change", ablation: "forget-readers", long: true, own: true, lease: 12 * time.Second, run: forgottenByFailover(func(a *arena) { a.mint(0) })},
+	{name: "synchronous_commit is turned off", own: true, run: synchronousCommitOff},
+
+	// One SQLite file.
+	{name: "a backup is moved over the file", file: true, run: filesReplaced(func(file, backup string) error {
+		return errors.Join(os.Rename(backup, file), os.Remove(file+"-wal"), os.Remove(file+"-shm"))
+	})},
+	{name: "the files beside the file are removed", file: true, run: filesReplaced(func(file, _ string) error {
+		return errors.Join(os.Remove(file+"-wal"), os.Remove(file+"-shm"))
+	})},
+	{name: "the file is deleted", file: true, run: filesReplaced(func(file, _ string) error { return os.Remove(file) })},
+	{name: "a stopped node's lock file is replaced by a copy", file: true, lease: 8 * time.Second, run: lockFileCopied},
+
 	{name: "Redis is away, hangs, is reset, is slow, comes back empty", run: cacheAway},
 	{name: "a clock that runs far wrong", long: true, clocks: []string{"", "0.85"}, run: func(a *arena) {
 		k := a.mint(0)

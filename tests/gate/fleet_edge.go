@@ -82,12 +82,16 @@ func (e *Edge) Slow(d time.Duration) {
 // Heal makes the way good again.
 func (e *Edge) Heal() { e.become(true) }
 
-// LeadTo has the way lead to another server of the same kind, for good. The way must be a good one.
+// LeadTo has the way lead to another server of the same kind, for good, and leaves it as good or bad as it is.
 func (e *Edge) LeadTo(address string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	up := e.proxy.Enabled
 	e.proxy.Stop()
 	e.proxy.Upstream = address
+	if !up {
+		return
+	}
 	if err := e.proxy.Start(); err != nil {
 		e.t.Errorf("proxy from %s: %v", e.proxy.Name, err)
 	}

@@ -35,6 +35,7 @@ type Server struct {
 	bin, dir   string
 	settings   []string
 	credential *syscall.Credential // as whom it runs; nil: as we do
+	faketime   string              // the library that lets SetClock set the clock; empty: it is the machine's
 	port       int
 	primary    string // of a standby: where it receives from
 	process    *exec.Cmd
@@ -59,12 +60,14 @@ func StartFor(t testing.TB, settings ...string) *Server {
 
 // Start makes a cluster, without its writes being forced to the disk, and starts it. settings are `name=value`, and count more than the
 // ones that tests have otherwise. The server ends with Stop, or with this process.
-func Start(settings ...string) (*Server, error) {
+func Start(settings ...string) (*Server, error) { return start("", settings) }
+
+func start(faketime string, settings []string) (*Server, error) {
 	bin, err := Binaries()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{bin: bin, settings: settings}
+	s := &Server{bin: bin, settings: settings, faketime: faketime}
 	if s.credential, err = Unprivileged(); err != nil {
 		return nil, err
 	}
@@ -188,6 +191,7 @@ func (s *Server) run(port int) error {
 		args = append(args, "-c", setting)
 	}
 	cmd := s.command("postgres", args...)
+	cmd.Env = s.environment()
 	cmd.Stdout, cmd.Stderr = s.log, s.log
 	endWithUs(cmd.SysProcAttr)
 	if err := cmd.Start(); err != nil {
@@ -223,11 +227,13 @@ func (s *Server) Halt() error {
 		return err
 	}
 	for tick := time.Tick(10 * time.Millisecond); ; <-tick {
-		if s.process.Process.Signal(syscall.Signal(0)) != nil {
+		if s.halted() {
 			return nil
 		}
 	}
 }
+
+func (s *Server) halted() bool { return s.process.Process.Signal(syscall.Signal(0)) != nil }
 
 // Stop ends the server and removes the cluster.
 func (s *Server) Stop() error {
@@ -270,7 +276,7 @@ func (s *Server) Query(schema, statements string) (string, error) {
 	return strings.TrimSpace(stdout.String()), nil
 }
 
-// Schema makes an empty one for a test, and drops it at its end.
+// Schema makes an empty one for a test, and drops it at its end unless the server is halted then.
 func (s *Server) Schema(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprintf("test_%d", s.schemas.Add(1))
@@ -278,6 +284,9 @@ func (s *Server) Schema(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if s.halted() {
+			return
+		}
 		if err := s.Exec("", "DROP SCHEMA "+name+" CASCADE"); err != nil {
 			t.Error(err)
 		}
@@ -288,7 +297,7 @@ func (s *Server) Schema(t testing.TB) string {
 // Standby starts a second server that follows this one, and stops it at the end of the test.
 func (s *Server) Standby(t testing.TB) *Server {
 	t.Helper()
-	other := &Server{bin: s.bin, credential: s.credential}
+	other := &Server{bin: s.bin, credential: s.credential, faketime: s.faketime}
 	if err := other.makeDirectory(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,411 @@
+//go:build unix
+
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// bulk is how many keys the tests import: some slices.
+const bulk = 1600
+
+func mintOne(t testing.TB, k *keystore.Keystore, permissions ...keystore.Permission) (*keystore.Key, string) {
+	t.Helper()
+	key, token, err := k.MintKey(context.Background(), importer, keystore.KeySpec{Home: &keystore.Grant{Permissions: permissions}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, token.Reveal()
+}
+
+// maker mints a key that may make others, and returns it as a caller.
+func maker(t testing.TB, k *keystore.Keystore) (keystore.Caller, *keystore.Key, string) {
+	t.Helper()
+	key, token := mintOne(t, k, keystore.Permission{Resource: "admin.keys", Action: "create"}, keystore.Permission{Action: "read"})
+	a, err := k.Lookup(context.Background(), token, time.Now())
+	if err != nil || a.Outcome != keystore.OK {
+		t.Fatal(a.Outcome, err)
+	}
+	return keystore.KeyCaller(a.Record, "test"), key, token
+}
+
+// revokeAt revokes a key, and wants that to be complete.
+func revokeAt(t testing.TB, k *keystore.Keystore, id string, made bool) {
+	t.Helper()
+	_, p, err := k.RevokeKey(context.Background(), importer, id, "", made, keystore.ChangeOptions{Wait: time.Minute})
+	if err != nil || !p.Complete {
+		t.Fatalf("revoking: %+v, %v", p, err)
+	}
+}
+
+// wantOutcome wants a read with a credential to have this outcome.
+func wantOutcome(t testing.TB, k *keystore.Keystore, token string, want keystore.Outcome) {
+	t.Helper()
+	a, err := k.Lookup(context.Background(), token, time.Now())
+	got := a.Outcome
+	if got == keystore.Malformed {
+		got = keystore.Unknown // before anything was imported
+	}
+	if got == keystore.OK {
+		got = keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: k.Policy(), Namespace: k.Policy().Namespace("default")})
+	}
+	if err != nil || got != want {
+		t.Fatalf("%s: %v, %v, want %v", token, got, err, want)
+	}
+}
+
+// madeBy returns how many keys a caller has made that are not revoked.
+func madeBy(t testing.TB, k *keystore.Keystore, id string) (alive int) {
+	t.Helper()
+	for cursor := ""; ; {
+		keys, next, err := k.ListKeys(context.Background(), importer, keystore.KeyFilter{CreatedBy: id}, cursor, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range keys {
+			if key.RevokedAt.IsZero() {
+				alive++
+			}
+		}
+		if cursor = next; next == "" {
+			return alive
+		}
+	}
+}
+
+// TestImportLetsRevokesThrough: between any two steps of an import that is all or nothing, a revoke
+// goes through on the same node and on another, and nothing that is imported can be used before all
+// is.
+func TestImportLetsRevokesThrough(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+		a, steps := node()
+		b, _ := node()
+		specs := legacy("whole", bulk)
+		busy, count := false, 0
+		steps.step(func(int) error {
+			if busy { // the revoke itself
+				return nil
+			}
+			busy = true
+			count++
+			for _, k := range []*keystore.Keystore{a, b} {
+				key, token := mintOne(t, b, keystore.Permission{Action: "read"})
+				wantOutcome(t, k, token, keystore.OK)
+				revokeAt(t, k, key.ID, false)
+				wantOutcome(t, a, token, keystore.Revoked)
+				wantOutcome(t, b, token, keystore.Revoked)
+				wantOutcome(t, k, specs[0].Token, keystore.Unknown)
+				wantOutcome(t, k, specs[bulk-1].Token, keystore.Unknown)
+			}
+			busy = false
+			return nil
+		})
+		if n, refused, err := a.ImportKeys(context.Background(), importer, specs, false, ""); n != bulk || len(refused) > 0 || err != nil {
+			t.Fatal(n, refused, err)
+		}
+		steps.before.Store(nil)
+		if count < 1+(bulk+importedAtOnce-1)/importedAtOnce {
+			t.Errorf("%d keys were imported in %d steps: others wait for too long", bulk, count)
+		}
+		for _, s := range specs {
+			wantOutcome(t, a, s.Token, keystore.OK)
+			wantOutcome(t, b, s.Token, keystore.OK)
+		}
+		if v, err := a.VerifyAudit(context.Background(), importer); err != nil || v.Wrong != 0 || v.Rows < bulk {
+			t.Errorf("%+v, %v", v, err)
+		}
+	})
+}
+
+// importedAtOnce is the most that a revoke should have to wait for.
+const importedAtOnce = 700
+
+// TestManyImportsLetRevokesThrough: a leaked key that imports from many clients at a time, again
+// and again, is revoked with all it made.
+func TestManyImportsLetRevokesThrough(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+		a, steps := node()
+		b, _ := node()
+		leaked, key, token := maker(t, a)
+		var last atomic.Int64
+		steps.step(func(n int) error {
+			last.Store(int64(n))
+			return nil
+		})
+		var importing sync.WaitGroup
+		for client := range 6 {
+			importing.Go(func() {
+				for round := 0; ; round++ {
+					_, _, err := a.ImportKeys(context.Background(), leaked, legacy(fmt.Sprint(client, "-", round), bulk), round%2 == 0, "")
+					if err != nil {
+						return
+					}
+				}
+			})
+		}
+		for last.Load() < 10 { // all are under way
+			time.Sleep(time.Millisecond)
+		}
+		revokeAt(t, a, key.ID, true)
+		importing.Wait() // whatever was under way is refused
+		if alive := madeBy(t, b, key.ID); alive > 0 {
+			t.Errorf("%d keys that the leaked key made are alive", alive)
+		}
+		wantOutcome(t, b, token, keystore.Revoked)
+	})
+}
+
+// TestImportOfARevokedKey: a key that is revoked while it imports has imported nothing, and the
+// credentials can be imported by another.
+func TestImportOfARevokedKey(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+		for when := range 3 {
+			a, steps := node()
+			b, _ := node()
+			leaked, key, _ := maker(t, a)
+			specs := legacy(fmt.Sprint("late", when), bulk)
+			steps.step(func(n int) error {
+				if n == []int{2, 4, 6}[when] { // at the first slice, a later one, and when all but the last step is done
+					revokeAt(t, b, key.ID, false)
+				}
+				return nil
+			})
+			n, _, err := a.ImportKeys(context.Background(), leaked, specs, false, "")
+			steps.before.Store(nil)
+			var refused *keystore.Error
+			if n != 0 || !errors.As(err, &refused) || refused.Kind != keystore.KindForbidden {
+				t.Fatalf("%d: imported %d, %v", when, n, err)
+			}
+			for _, s := range []int{0, bulk / 2, bulk - 1} {
+				wantOutcome(t, b, specs[s].Token, keystore.Unknown)
+			}
+			if alive := madeBy(t, b, key.ID); alive > 0 {
+				t.Errorf("%d: %d keys are left", when, alive)
+			}
+			if n, refused, err := b.ImportKeys(context.Background(), importer, specs, false, ""); n != bulk {
+				t.Fatal(n, len(refused), err)
+			}
+			wantOutcome(t, a, specs[0].Token, keystore.OK)
+		}
+	})
+}
+
+// TestImportOfANarrowedKey: what a key could give when its import began, and cannot when it ends,
+// is not given.
+func TestImportOfANarrowedKey(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+		a, steps := node()
+		b, _ := node()
+		caller, key, _ := maker(t, a)
+		specs := legacy("narrow", bulk)
+		steps.step(func(n int) error {
+			if n == 6 { // all is there, and cannot be used yet
+				only := []keystore.Grant{{Namespace: "default", Permissions: []keystore.Permission{{Resource: "admin.keys", Action: "create"}}}}
+				if _, _, err := b.EditKey(context.Background(), importer, key.ID, keystore.KeyPatch{Grants: &only}, keystore.ChangeOptions{Wait: time.Minute}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		n, refused, err := a.ImportKeys(context.Background(), caller, specs, false, "")
+		steps.before.Store(nil)
+		if n != 0 || err == nil && len(refused) == 0 {
+			t.Fatal(n, len(refused), err)
+		}
+		wantOutcome(t, a, specs[0].Token, keystore.Unknown)
+		if alive := madeBy(t, b, key.ID); alive > 0 {
+			t.Errorf("%d keys are left", alive)
+		}
+	})
+}
+
+// TestImportThatIsRefusedWritesNothing: a mistake in the last line is found before the first is
+// written.
+func TestImportThatIsRefusedWritesNothing(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+		k, _ := node()
+		specs := legacy("wrong", bulk)
+		specs[bulk-1].Token, specs[bulk-2].Token = specs[0].Token, "short"
+		before, err := k.VerifyAudit(context.Background(), importer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, refused, err := k.ImportKeys(context.Background(), importer, specs, false, "")
+		if n != 0 || len(refused) != 2 || err != nil {
+			t.Fatal(n, refused, err)
+		}
+		if after, err := k.VerifyAudit(context.Background(), importer); err != nil || after.Rows != before.Rows {
+			t.Errorf("%d rows of the audit log, there were %d, %v", after.Rows, before.Rows, err)
+		}
+	})
+}
+
+// TestImportOfANodeThatDies: what is left of it can be used by nobody, is removed, and can be
+// imported again.
+func TestImportOfANodeThatDies(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+		ctx := context.Background()
+		a, steps := node()
+		b, _ := node()
+		leaked, key, _ := maker(t, a)
+		away := errors.New("the database is away")
+		specs := legacy("dies", bulk)
+		steps.step(func(n int) error {
+			if n >= 5 {
+				return away
+			}
+			return nil
+		})
+		if n, _, err := a.ImportKeys(ctx, leaked, specs, false, ""); n != 0 || err == nil {
+			t.Fatal(n, err)
+		}
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []int{0, bulk - 1} {
+			wantOutcome(t, b, specs[s].Token, keystore.Unknown)
+		}
+		c, _ := node() // which removes what is left
+		for madeBy(t, c, key.ID) > 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		for {
+			n, refused, err := b.ImportKeys(ctx, importer, specs, false, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n == bulk {
+				break
+			}
+			if refused[0].Code != "already_used" { // its last ones are being removed
+				t.Fatal(refused[0])
+			}
+		}
+		wantOutcome(t, c, specs[0].Token, keystore.OK)
+		if v, err := b.VerifyAudit(ctx, importer); err != nil || v.Wrong != 0 {
+			t.Errorf("%+v, %v", v, err)
+		}
+	})
+}
+
+// TestImportsAreBounded: of too many at a time, those that come last are told to come again.
+func TestImportsAreBounded(t *testing.T) {
+	k, steps := func() (k *keystore.Keystore, c *counted) {
+		eachDatabase(t, func(name string, f func(*testing.T)) bool {
+			if name == "SQLite" {
+				f(t)
+			}
+			return true
+		}, func(t *testing.T, node func() (*keystore.Keystore, *counted)) { k, c = node() })
+		return k, c
+	}()
+	release := make(chan struct{})
+	steps.step(func(int) error { <-release; return nil })
+	const most = 64
+	results := make(chan error, most)
+	for i := range most {
+		go func() {
+			_, _, err := k.ImportKeys(context.Background(), importer, legacy(fmt.Sprint("bounded", i), 1), false, "")
+			results <- err
+		}()
+	}
+	var busy *keystore.Error
+	if err := <-results; !errors.As(err, &busy) || busy.Kind != keystore.KindBusy {
+		t.Errorf("%v", err)
+	}
+	close(release)
+	done := 0
+	for range most - 1 {
+		if err := <-results; err == nil {
+			done++
+		}
+	}
+	if done == 0 {
+		t.Error("none was imported")
+	}
+}
+
+// TestRevokeOfWhatAKeyMade: the key dies at once, and what it made in steps between which others
+// get through; after a failure the rest can be revoked, and neither a deadline nor a caller that
+// has gone leaves any out.
+func TestRevokeOfWhatAKeyMade(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+		a, steps := node()
+		b, _ := node()
+		makes, key, token := maker(t, a)
+		bring := func(c keystore.Caller, kind string, n int) []keystore.ImportSpec {
+			specs := legacy(kind, n)
+			if done, refused, err := a.ImportKeys(context.Background(), c, specs, true, ""); done != n {
+				t.Fatal(done, refused, err)
+			}
+			return specs
+		}
+		made := bring(makes, "made", bulk)
+		child, childToken, err := a.MintKey(context.Background(), makes, keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{
+			{Resource: "admin.keys", Action: "create"}, {Action: "read"}}}}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := a.Lookup(context.Background(), childToken.Reveal(), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		grandchildren := bring(keystore.KeyCaller(answer.Record, "test"), "grandchild", 3)
+		wantOutcome(t, b, made[bulk-1].Token, keystore.OK)
+
+		away := errors.New("the database is away")
+		steps.step(func(n int) error {
+			if n == 4 {
+				return away
+			}
+			return nil
+		})
+		if _, _, err := a.RevokeKey(context.Background(), importer, key.ID, "leaked", true, keystore.ChangeOptions{}); err == nil {
+			t.Fatal("a failure was not reported")
+		}
+		wantOutcome(t, b, token, keystore.Revoked)
+
+		ctx, gone := context.WithCancel(context.Background())
+		busy, count := false, 0
+		steps.step(func(int) error {
+			if busy {
+				return nil
+			}
+			busy = true
+			if count++; count == 2 {
+				gone()
+			}
+			other, token := mintOne(t, b, keystore.Permission{Action: "read"})
+			revokeAt(t, a, other.ID, false)
+			wantOutcome(t, b, token, keystore.Revoked)
+			busy = false
+			return nil
+		})
+		_, p, err := a.RevokeKey(ctx, importer, key.ID, "leaked", true, keystore.ChangeOptions{Wait: time.Minute})
+		steps.before.Store(nil)
+		if err != nil || !p.Complete {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		if count < 3 || count > 20 {
+			t.Errorf("%d steps for %d keys", count, bulk)
+		}
+		for _, s := range append(made, grandchildren...) {
+			wantOutcome(t, b, s.Token, keystore.Revoked)
+		}
+		wantOutcome(t, b, childToken.Reveal(), keystore.Revoked)
+		if alive := madeBy(t, b, key.ID) + madeBy(t, b, child.ID); alive > 0 {
+			t.Errorf("%d are alive", alive)
+		}
+		if v, err := b.VerifyAudit(context.Background(), importer); err != nil || v.Wrong != 0 {
+			t.Errorf("%+v, %v", v, err)
+		}
+	})
+}

@@ -1,0 +1,363 @@
+package faults
+
+import (
+	"errors"
+	"os/exec"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// clockSet sets the database's clock, again and again, while node 1 is cut off from the database and has a longer lease
+// than node 0. No revoke may be complete until that lease has surely run out.
+func clockSet(ahead ...time.Duration) func(*arena) {
+	return func(a *arena) {
+		live := a.mint(0)
+		a.warm(live)
+		var keys []key
+		for range 40 {
+			k := a.mint(0)
+			a.want(a.get(1, k) == 200, "a new key")
+			keys = append(keys, k)
+		}
+		a.cut(1)
+		for i, d := range ahead {
+			if i > 0 {
+				time.Sleep(a.lease * 5 / 4) // node 0 compares its clock with the database's once in a lease
+			}
+			a.setClock(d)
+		}
+		for _, k := range keys {
+			a.want(a.get(0, live) == 200, "a node whose database's clock was set does not serve")
+			if a.revokeIn(10*time.Millisecond, 0, k).Complete() && a.useFor(a.lease/2, 1, k) {
+				break
+			}
+			if a.get(1, live) == 503 {
+				break
+			}
+			time.Sleep(a.lease / 10)
+		}
+		a.complete(a.revoke(0, keys[0]))
+		a.get(1, keys[0])
+		a.HealNode(1)
+		a.eventually(1, live, 200)
+		a.want(a.get(1, keys[0]) == 401, "the revoked key")
+	}
+}
+
+func (a *arena) setClock(ahead time.Duration) {
+	if err := a.database().SetClock(ahead); err != nil {
+		a.t.Error(err)
+	}
+}
+
+// joinUnacknowledged: node 1 joins while the synchronous standby receives nothing, so that its row is lost in a failover.
+func joinUnacknowledged(a *arena) {
+	standby := a.Postgres.SynchronousStandby(a.t)
+	k, live := a.mint(0), a.mint(0)
+	a.warm(k)
+	former := a.incarnation(1)
+	a.Nodes[1].Pause(a.t)
+	a.psqlUntil("the stopped node is forgotten", "SELECT NOT EXISTS (SELECT 1 FROM nodes WHERE incarnation = '"+former+"')")
+	a.detach(standby)
+	a.Nodes[1].Resume()
+	a.useFor(a.lease*3/4, 1, k) // if the node takes a lease, it has the key cached
+	a.cut(1)
+	a.failOver(standby, 0)
+	a.revokedAt(0, k)
+	a.useFor(a.lease/4, 1, k)
+	a.follow(standby, 1)
+	a.eventually(1, live, 200)
+	a.want(a.get(1, k) == 401, "the revoked key")
+}
+
+// standbyAway: while commits wait for a standby, whoever has joined goes on serving keys, and no revoke is complete.
+func standbyAway(a *arena) {
+	standby := a.Postgres.SynchronousStandby(a.t)
+	k, live := a.mint(0), a.mint(0)
+	a.warm(k)
+	a.warm(live)
+	var uncached []key
+	for range 10 {
+		uncached = append(uncached, a.mint(0))
+	}
+	a.detach(standby)
+	for _, other := range uncached {
+		a.redis("FLUSHALL")
+		for i := range a.Nodes {
+			cached, loaded := a.get(i, live), a.get(i, other)
+			a.want(cached == 200 && loaded == 200, "node %d answers a live key %d, and one that it has to load %d", i, cached, loaded)
+		}
+		time.Sleep(a.lease / 4)
+	}
+	r := a.revokeIn(time.Second, 0, k)
+	a.want(!r.Complete(), "a revoke that no standby has received: %v", r)
+	if err := standby.Attach(); err != nil {
+		a.t.Fatal(err)
+	}
+	a.revokedAt(0, k)
+	for i := range a.Nodes {
+		a.want(a.get(i, k) == 401, "node %d: the revoked key", i)
+		a.want(a.get(i, live) == 200, "node %d: a live key", i)
+	}
+}
+
+// newerThanApplied: node 1 reads a key from a revision that it has not applied yet, and which is lost in a failover.
+func newerThanApplied(a *arena) {
+	standby := a.Postgres.Standby(a.t)
+	k, live := a.mint(0), a.mint(0)
+	a.warm(live)
+	a.complete(a.activate(0, k, false))
+	a.received(standby)
+	a.detach(standby)
+	for i := range a.Nodes {
+		a.hold(i, "renew.reply")
+	}
+	for i := range a.Nodes {
+		a.held(i, "renew.reply")
+	}
+	a.activatedByHand(k)
+	got := a.get(1, k)
+	a.failOver(standby, 0, 1)
+	for i := range a.Nodes {
+		a.release(i, "renew.reply")
+	}
+	for i := range a.Nodes {
+		a.eventually(i, live, 200)
+	}
+	a.until("the key is set inactive again", func() bool { return a.activate(0, k, false).Complete() })
+	a.want(!a.useFor(a.lease/4, 1, k), "the node, which answered %d before the failover, trusts what was lost", got)
+	a.want(a.get(1, live) == 200, "a live key")
+}
+
+// sharedFromLostHistory: node 1 has applied what is lost in a failover, and ends. What it left in Redis is of a history
+// that no other node has seen.
+func sharedFromLostHistory(a *arena) {
+	standby := a.Postgres.Standby(a.t)
+	k, live := a.mint(0), a.mint(0)
+	a.warm(live)
+	a.complete(a.activate(0, k, false))
+	a.received(standby)
+	a.detach(standby)
+	a.hold(0, "renew.reply")
+	a.held(0, "renew.reply")
+	a.activatedByHand(k)
+	a.psqlUntil("the other node has applied the change",
+		"SELECT acked = (SELECT revision FROM head) FROM nodes WHERE "+a.is(1))
+	a.shared(1, k)
+	a.Nodes[1].Kill()
+	lost := a.taken("failover", k)
+	a.failOver(standby, 0)
+	a.release(0, "renew.reply")
+	for range 3 { // other changes take the place of the one that is lost
+		a.until("the database is back", func() bool { _, r := a.tryMint(0); return r.Status == 201 })
+	}
+	lost()
+	a.want(!a.useFor(a.lease/4, 0, k), "the node trusts what Redis holds of what was lost")
+	a.follow(standby, 1)
+	a.Nodes[1].Start(a.t)
+	a.eventually(1, live, 200)
+	a.want(a.get(1, k) == 401, "the inactive key")
+}
+
+// forgottenByRestore: the backup is from before node 2 joined.
+func forgottenByRestore(cutOff bool) func(*arena) {
+	return func(a *arena) {
+		live := a.mint(0)
+		var keys []key
+		for range 20 {
+			keys = append(keys, a.mint(0))
+		}
+		restore := a.backUp()
+		a.eventually(0, live, 200)
+		a.join()
+		for _, k := range append(keys, live) {
+			a.eventually(2, k, 200)
+		}
+		a.mint(0)
+		if cutOff {
+			a.cut(2)
+		} else {
+			a.Edge(2, gate.Database).Slow(500 * time.Millisecond) // it needs some time to connect again
+		}
+		restore()
+		for _, k := range keys {
+			a.until("the revoke is made", func() bool {
+				r := a.revokeIn(10*time.Millisecond, 0, k)
+				a.get(2, k)
+				return r.Status == 200 || r.Status == 202
+			})
+		}
+		for _, k := range keys {
+			a.useFor(50*time.Millisecond, 2, k)
+		}
+		a.complete(a.revoke(0, keys[0]))
+		a.want(!a.useFor(a.lease/4, 2, keys[0]), "a node that the backup does not know still accepts")
+		a.HealNode(2)
+		a.eventually(2, live, 200)
+		a.want(a.get(2, keys[0]) == 401, "the revoked key")
+	}
+}
+
+// forgottenByFailover: node 2 has joined when the asynchronous standby, which takes over, had stopped receiving.
+func forgottenByFailover(loses func(*arena)) func(*arena) {
+	return func(a *arena) {
+		standby := a.Postgres.Standby(a.t)
+		k, live := a.mint(0), a.mint(0)
+		a.received(standby)
+		a.detach(standby)
+		a.join()
+		a.eventually(2, k, 200)
+		a.eventually(2, live, 200)
+		loses(a)
+		a.psqlUntil("the other node has heard of it", "SELECT min(beats) > 0 FROM nodes")
+		a.cut(2)
+		a.failOver(standby, 0, 1)
+		a.revokedAt(0, k)
+		a.want(!a.useFor(a.lease/4, 2, k), "a node that the new primary does not know still accepts")
+		a.follow(standby, 2)
+		a.eventually(2, live, 200)
+		a.want(a.get(2, k) == 401, "the revoked key")
+	}
+}
+
+// synchronousCommitOff: somebody turns synchronous_commit off while nodes run, and the server crashes after a change was
+// answered.
+func synchronousCommitOff(a *arena) {
+	live := a.mint(0)
+	if err := a.Postgres.Set("wal_writer_delay", "10s"); err != nil { // so that the crash surely loses what was not forced
+		a.t.Fatal(err)
+	}
+	reconnect := "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+	for _, way := range []struct{ what, off, on string }{
+		{"for the user", "ALTER ROLE CURRENT_USER SET synchronous_commit = off", "ALTER ROLE CURRENT_USER RESET synchronous_commit"},
+		{"for the database", "ALTER DATABASE postgres SET synchronous_commit = off", "ALTER DATABASE postgres RESET synchronous_commit"},
+		{"for the server", "", ""},
+	} {
+		var k key
+		a.until("a key is minted", func() bool {
+			var r gate.Response
+			k, r = a.tryMint(0)
+			return r.Status == 201
+		})
+		for i := range a.Nodes {
+			a.eventually(i, k, 200)
+		}
+		if way.off == "" {
+			if err := a.Postgres.Set("synchronous_commit", "off"); err != nil {
+				a.t.Fatal(err)
+			}
+		} else {
+			a.psql("SET synchronous_commit = on; " + way.off)
+			a.psql(reconnect)
+		}
+		// While the setting is off, a node may refuse all changes, or force each one itself.
+		var r gate.Response
+		for end := time.Now().Add(a.lease); !r.Complete() && time.Now().Before(end); time.Sleep(a.lease / 20) {
+			r = a.activate(0, k, false)
+		}
+		if err := errors.Join(a.Postgres.Halt(), a.Postgres.Run()); err != nil {
+			a.t.Fatal(err)
+		}
+		if way.on == "" {
+			if err := a.Postgres.Set("synchronous_commit", "on"); err != nil {
+				a.t.Fatal(err)
+			}
+		} else {
+			a.psql("SET synchronous_commit = on; " + way.on)
+			a.psql(reconnect)
+		}
+		for i := range a.Nodes {
+			a.eventually(i, live, 200)
+		}
+		if r.Complete() {
+			for i := range a.Nodes {
+				a.want(a.get(i, k) == 401, "node %d: off %s, an answered change is lost in a crash", i, way.what)
+			}
+		}
+	}
+}
+
+func (a *arena) detach(standby *postgrestest.Server) {
+	a.t.Helper()
+	if err := standby.Detach(); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// received waits until a standby has all that has been committed.
+func (a *arena) received(standby *postgrestest.Server) {
+	a.t.Helper()
+	a.until("the standby has caught up", func() bool {
+		at, err := standby.Query("", "SELECT coalesce(pg_last_wal_replay_lsn() >= '"+a.psql("SELECT pg_current_wal_lsn()")+"', false)")
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		return at == "t"
+	})
+}
+
+// failOver ends the primary as a crash does, and has a standby take its place for some nodes.
+func (a *arena) failOver(standby *postgrestest.Server, nodes ...int) {
+	a.t.Helper()
+	if err := a.Postgres.Halt(); err != nil {
+		a.t.Fatal(err)
+	}
+	if err := standby.Promote(); err != nil {
+		a.t.Fatal(err)
+	}
+	a.mu.Lock()
+	a.Postgres = standby
+	a.mu.Unlock()
+	for _, i := range nodes {
+		a.Edge(i, gate.Database).LeadTo(standby.Address())
+	}
+}
+
+// follow makes all ways from node i good, and the one to the database lead to another server.
+func (a *arena) follow(server *postgrestest.Server, i int) {
+	a.Edge(i, gate.Database).LeadTo(server.Address())
+	a.HealNode(i)
+}
+
+// revokedAt revokes a key as soon as the node can, and waits until that is complete.
+func (a *arena) revokedAt(node int, k key) {
+	a.t.Helper()
+	a.until("the revoke is complete", func() bool { return a.revoke(node, k).Complete() })
+}
+
+// activatedByHand is a change whose answer nobody gets.
+func (a *arena) activatedByHand(k key) {
+	a.t.Helper()
+	c := Change{Call: now(), What: "SQL by hand", Gives: k.all()}
+	a.psql("UPDATE keys SET active = 1, version = version + 1 WHERE id = '" + k.ID + "'")
+	c.Return = now()
+	a.change(c)
+}
+
+// backUp copies the database while it is halted, and returns what puts it back in the same way.
+func (a *arena) backUp() (restore func()) {
+	a.t.Helper()
+	data, err := a.Postgres.Query("", "SHOW data_directory")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	backup := data + ".backup" // goes with the server's directory
+	halted := func(do ...[]string) {
+		a.t.Helper()
+		if err := a.Postgres.Halt(); err != nil {
+			a.t.Fatal(err)
+		}
+		for _, command := range do {
+			if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+				a.t.Fatalf("%v: %v: %s", command, err, out)
+			}
+		}
+		if err := a.Postgres.Run(); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	halted([]string{"cp", "-a", data, backup})
+	return func() { halted([]string{"rm", "-rf", data}, []string{"mv", backup, data}) }
+}

@@ -1,0 +1,262 @@
+/* History and failover: one key, two nodes, one failover (SPIN 6.5).
+ * SAFETY: a request that STARTS after a takeaway was answered complete is never accepted, unless
+ * somebody has asked to give the key back since.
+ * Node A takes away, fences and adopts; node B caches, serves and acknowledges.  Every process may
+ * stall between any two steps for any time; a node that stalls is a node that is cut off.
+ * A commit is visible on the primary at once.  Its writer is told when the standby has it, and the
+ * failover continues from what the standby has: it loses nothing that was answered.
+ * There is no clock here: when W has passed since T, what was asked for before T has run out.
+ * lease.pml shows that W is long enough for that.
+ *   FENCE   A gives up B at any time, and B joins anew
+ *   SHARED  Redis says anything that it was ever told
+ *   LOSSY   writers are told at once: the failover, or a restore, loses what was answered, and
+ *           what is answered afterwards must hold all the same
+ * Ablations: see model_test.go
+ */
+#define NONE    0
+#define ACTIVE  1
+#define FENCING 2
+#ifndef TAKES
+#define TAKES 2                  /* takeaways                                             */
+#endif
+#ifndef OTHERS
+#define OTHERS 1                 /* changes of other keys                                 */
+#endif
+
+/* the primary */
+byte rev=0; bit key=0;           /* the head; whether the key is active                   */
+byte touched=0;                  /* bit r: revision r changed the key                     */
+byte row[2]; byte acked[2];      /* B's rows, by incarnation                              */
+bit mark=0;                      /* of the revisions that are made now: 1 after the failover */
+byte was[2];                     /* bit r: the key was active at revision r with this mark */
+bit epoch=0;
+/* the standby, and after the failover the last revision that both histories have         */
+byte base=0; byte copy[2];
+#define IN_HISTORY(r,m) ((m)==mark || (r)<=base)
+#define MASK(r) ((2<<(r))-1)     /* revisions up to r                                     */
+
+bit denied=0;                    /* a takeaway was answered complete                      */
+bit given=0;                     /* the key was given back since the takeaway began       */
+bit take_waits=0, fence_waits=0, join_waits=0;  /* committed, and the writer was not told  */
+#ifdef LOSSY
+#define WAITS 0
+#else
+#define WAITS (!mark)              /* the new primary has a standby that is there           */
+#endif
+
+/* node B */
+bit inc=0;
+byte applied=0; bit amark=0;     /* its position                                          */
+byte changed=0;                  /* the last applied change of the key                    */
+bit seal=0;                      /* the epoch that it knows                               */
+bit lease=0, cached=0;
+bit fresh=0;                     /* nothing was invalidated since the load began          */
+bit asked=0;                     /* a renewal has read the head                           */
+/* asked for before the wait began: of the takeaway, the fence, the failover              */
+bit old0=0, old1=0, old2=0, ask0=0, ask1=0, ask2=0;
+
+/* node A */
+byte at=0; bit atmark=0;         /* its position                                          */
+bit another=0;                   /* it has adopted another history                        */
+bit known[2];                    /* the rows that it saw last                             */
+bit took=0;                      /* it has committed a takeaway                           */
+
+inline drop() { lease=0; old0=0; old1=0; old2=0 }
+inline unask() { asked=0; ask0=0; ask1=0; ask2=0 }
+inline over0() { if :: old0 -> drop() :: else fi; if :: ask0 -> unask() :: else fi }
+inline over1() { if :: old1 -> drop() :: else fi; if :: ask1 -> unask() :: else fi }
+inline over2() { if :: old2 -> drop() :: else fi; if :: ask2 -> unask() :: else fi }
+inline commit() { was[mark]=was[mark]|(key<<rev) }
+inline takeaway() { rev++; key=0; touched=touched|(1<<rev) }
+
+proctype Env() {
+ bit gave=0, stood=0, settled=0; byte others=0;
+ do
+ :: d_step { !mark && (base!=rev || copy[0]!=row[0] || copy[1]!=row[1] || take_waits || fence_waits || join_waits) ->
+    base=rev; stood=0; copy[0]=row[0]; copy[1]=row[1]; take_waits=0; fence_waits=0; join_waits=0 }
+ :: d_step { !mark -> mark=1; rev=base; touched=touched&MASK(base); row[0]=copy[0]; row[1]=copy[1];
+    copy[0]=0; copy[1]=0; old2=lease; ask2=asked;
+    key=(was[0]>>base)&1; was[1]=was[0]&MASK(base);
+    if :: acked[0]>base -> acked[0]=base :: else fi; if :: acked[1]>base -> acked[1]=base :: else fi;
+    if :: row[0]==NONE -> acked[0]=0 :: else fi; if :: row[1]==NONE -> acked[1]=0 :: else fi;
+#ifdef LOSSY
+    if :: key -> denied=0 :: else fi
+#endif
+    }
+ :: d_step { !gave && !key -> gave=1; rev++; key=1; touched=touched|(1<<rev); commit();
+    stood=denied && !mark; denied=0; given=1 }
+ :: d_step { mark && !settled -> settled=1; over2();          /* W after the failover, a change that */
+    if :: stood && !key -> denied=1 :: else fi; stood=0 }    /* it lost is in force nowhere         */
+ :: d_step { others<OTHERS -> others++; rev++; commit() }
+ od
+}
+
+/* B joins, renews, applies, acknowledges */
+#ifdef BUG_VISIBLE_JOIN
+#define JOINED (!join_waits || row[inc]==ACTIVE)
+#else
+#define JOINED (!join_waits)
+#endif
+#ifdef BUG_ACK_BY_NUMBER
+#define ACK_OK true
+#else
+#define ACK_OK IN_HISTORY(applied,amark)
+#endif
+proctype Renewer() {
+ byte head=0; bit hmark=0;
+join: skip;
+ d_step { if :: row[inc]==NONE -> row[inc]=ACTIVE :: else fi; join_waits=WAITS };
+ if
+ :: d_step { JOINED -> join_waits=0 }
+ :: !JOINED -> goto join                     /* it timed out: made again, as a write        */
+ fi;
+ do
+ :: d_step { IN_HISTORY(applied,amark) && row[inc]==ACTIVE -> head=rev; hmark=mark; asked=1 };
+    d_step {
+      if :: rev<head || (touched>>(applied+1)) & ((1<<(head-applied))-1) -> cached=0; fresh=0; changed=head :: else fi;
+      if :: head!=applied -> applied=head; amark=hmark :: else fi;
+      if :: asked -> lease=1; old0=ask0; old1=ask1; old2=ask2 :: else fi;
+      unask(); head=0; hmark=0 };
+    if
+    :: skip
+    :: d_step { row[inc]!=NONE && acked[inc]<applied && ACK_OK -> acked[inc]=applied }
+    fi
+ :: d_step { !IN_HISTORY(applied,amark) || row[inc]!=ACTIVE ->
+      drop(); cached=0; fresh=0;
+      if :: !IN_HISTORY(applied,amark) -> epoch=1 :: else fi;
+      seal=epoch; applied=rev; amark=mark; changed=rev };
+    if :: d_step { inc==0 -> inc=1 }; goto join :: inc==1 -> break fi
+ od
+}
+
+/* B's requests */
+#ifdef BUG_NEWER
+#define KNOWN(r) true
+#else
+#define KNOWN(r) ((r)<=had)
+#endif
+#ifdef BUG_SHARED_BY_NUMBER
+#define SHARED_OK(r,m) true
+#else
+#define SHARED_OK(r,m) ((m)==amark || (r)<=base)
+#endif
+proctype Requests() {
+ byte had=0, r=0; bit m=0;
+ do
+ :: d_step { lease && cached -> assert(!denied) }            /* from the cache              */
+ :: d_step { fresh=1; had=applied };                         /* a load begins               */
+    if
+    :: d_step { key && KNOWN(rev) -> assert(!denied); had=0 };
+#ifdef BUG_JOIN_NEWER
+
+#endif
+       d_step {                                              /* others may have joined      */
+         assert(!(denied && fresh && lease));
+         if :: fresh -> cached=1; fresh=0 :: else fi }
+#ifdef BUG_JOIN_NEWER
+    :: d_step { key && !KNOWN(rev) -> assert(!denied); had=0 };
+       d_step { assert(!(denied && fresh && lease)); fresh=0 }
+#endif
+    :: d_step { !key || !KNOWN(rev) -> assert(!(key && denied)); had=0; fresh=0 }
+    fi
+#ifdef SHARED
+ :: atomic { lease && was[0]+was[1]!=0 ->
+    do :: r<applied -> r++ :: !m && mark -> m=1 :: break od;
+    if
+    :: ((was[m]>>r)&1) && r>=changed && (!seal || m) && SHARED_OK(r,m) -> assert(!denied); cached=1
+    :: else
+    fi; r=0; m=0 }
+#endif
+ od
+}
+
+/* A renews, looks at the rows, adopts another history, gives B up */
+inline renewA() {
+ if
+ :: IN_HISTORY(at,atmark)
+ :: else ->
+    another=1; epoch=1;
+#ifndef BUG_FORGET_NODES
+    if :: known[0] && row[0]==NONE -> row[0]=FENCING :: else fi;
+    if :: known[1] && row[1]==NONE -> row[1]=FENCING :: else fi;
+#endif
+    if :: took && key -> takeaway() :: else fi
+ fi;
+ at=rev; atmark=mark
+}
+
+#ifdef BUG_VISIBLE_FENCE
+#define FENCED true
+#else
+#define FENCED (!fence_waits)
+#endif
+#ifdef BUG_REMOVE_ANY
+#define REMOVABLE true
+#else
+#define REMOVABLE (row[who]==FENCING)
+#endif
+proctype Keeper() {
+ bit who=0;
+ do
+#ifdef LOSSY
+ :: d_step { at!=rev || atmark!=mark -> renewA() }
+ :: d_step { known[0]!=(row[0]!=NONE) || known[1]!=(row[1]!=NONE) -> known[0]=(row[0]!=NONE); known[1]=(row[1]!=NONE) }
+#endif
+#ifdef FENCE
+ :: if :: d_step { row[0]==ACTIVE -> who=0 } :: d_step { row[1]==ACTIVE -> who=1 } fi;
+    d_step { if :: row[who]==ACTIVE -> row[who]=FENCING :: else fi; fence_waits=WAITS };
+    if
+    :: d_step { FENCED -> fence_waits=0; old1=lease; ask1=asked };
+       d_step { over1() };                                  /* W has passed                 */
+       d_step { if :: REMOVABLE -> row[who]=NONE; acked[who]=0 :: else fi; who=0 }
+    :: d_step { !FENCED -> who=0 }
+    fi
+#else
+ :: false
+#endif
+ od
+}
+
+#define ACKED(i) (row[i]==NONE || acked[i]>=s)
+proctype Revoker() {
+ byte takes=0; byte s=0; bit m=0, was_another=0;
+ do
+ :: takes<TAKES -> takes++;
+    d_step { given=0; was_another=another;
+     if
+#if defined(BUG_VISIBLE_REVOKE)
+     :: !key -> take_waits=0
+#elif defined(BUG_NO_REVISION)
+     :: !key -> take_waits=WAITS
+#endif
+     :: else -> takeaway(); take_waits=WAITS /* a revision also when nothing changes        */
+     fi; s=rev; m=mark };
+    if
+    :: d_step { take_waits -> s=0; m=0; was_another=0 } /* it timed out                            */
+    :: d_step { !take_waits -> old0=lease; ask0=asked; took=1 };
+    if
+    :: ACKED(0) && ACKED(1)
+    :: d_step { over0() }                    /* W has passed                                */
+    fi;
+    d_step {
+#ifdef LOSSY
+#ifdef BUG_NO_LAST_LOOK
+     if :: was_another==another && !given -> denied=1 :: else fi;
+#elif defined(BUG_LOOK_FROM_OWN_POSITION)
+     renewA();
+     if :: was_another==another && !given -> denied=1 :: else fi;
+#else
+     renewA();
+     if :: IN_HISTORY(s,m) && was_another==another && !given -> denied=1 :: else fi;
+#endif
+#else
+     if :: !given -> denied=1 :: else fi;
+#endif
+     s=0; m=0; was_another=0 }
+    fi
+ :: takes==TAKES -> break
+ od
+}
+
+init { d_step { if :: key=1; was[0]=1 :: key=0; denied=1 fi };
+ atomic { run Env(); run Renewer(); run Requests(); run Keeper(); run Revoker() } }
