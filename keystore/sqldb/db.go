@@ -388,7 +388,7 @@ func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keysto
 	d.feed.committed(head)
 	if d.copied.Load() >= analyzeFrom {
 		d.copied.Store(0)
-		_ = d.exec(ctx, d.readers, "analyzing", d.analyze) // without it, what comes next is slower
+		_ = d.exec(ctx, d.bulk, "analyzing", d.analyze) // without it, what comes next is slower
 	}
 	return head, nil
 }
