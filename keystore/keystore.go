@@ -387,7 +387,7 @@ type Health struct {
 
 // Health asks the database.
 func (k *Keystore) Health(ctx context.Context) Health {
-	err := k.renew(ctx)
+	err := k.renewAnew(ctx) // one that began before may not have met the database as it is now
 	if err == nil {
 		k.tryLookup(ctx)
 	}
