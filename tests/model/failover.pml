@@ -10,7 +10,8 @@
  *   FENCE   A gives up B at any time, and B joins anew
  *   SHARED  Redis says anything that it was ever told
  *   LOSSY   writers are told at once: the failover, or a restore, loses what was answered, and
- *           what is answered afterwards must hold all the same
+ *           what is answered afterwards must hold all the same.  A notices each failover, also
+ *           one that holds its position, and adds one fencing row for whoever it has not seen.
  * Ablations: see model_test.go
  */
 #define NONE    0
@@ -21,6 +22,9 @@
 #endif
 #ifndef OTHERS
 #define OTHERS 1                 /* changes of other keys                                 */
+#endif
+#ifndef GIVES
+#define GIVES 1                  /* whether the key is given back, once                   */
 #endif
 
 /* the primary */
@@ -59,6 +63,7 @@ bit old0=0, old1=0, old2=0, ask0=0, ask1=0, ask2=0;
 byte at=0; bit atmark=0;         /* its position                                          */
 bit another=0;                   /* it has adopted another history                        */
 bit known[2];                    /* the rows that it saw last                             */
+bit anybody=0;                   /* a fencing row for the nodes of the lost history       */
 bit took=0;                      /* it has committed a takeaway                           */
 
 inline drop() { lease=0; old0=0; old1=0; old2=0 }
@@ -80,10 +85,10 @@ proctype Env() {
     if :: acked[0]>base -> acked[0]=base :: else fi; if :: acked[1]>base -> acked[1]=base :: else fi;
     if :: row[0]==NONE -> acked[0]=0 :: else fi; if :: row[1]==NONE -> acked[1]=0 :: else fi;
 #ifdef LOSSY
-    if :: key -> denied=0 :: else fi
+    if :: key -> denied=0; stood=0 :: else fi
 #endif
     }
- :: d_step { !gave && !key -> gave=1; rev++; key=1; touched=touched|(1<<rev); commit();
+ :: d_step { GIVES!=0 && !gave && !key -> gave=1; rev++; key=1; touched=touched|(1<<rev); commit();
     stood=denied && !mark; denied=0; given=1 }
  :: d_step { mark && !settled -> settled=1; over2();          /* W after the failover, a change that */
     if :: stood && !key -> denied=1 :: else fi; stood=0 }    /* it lost is in force nowhere         */
@@ -171,25 +176,27 @@ proctype Requests() {
 }
 
 /* A renews, looks at the rows, adopts another history, gives B up */
+#ifdef BUG_NOTICE_BY_POSITION
+#define SAME_HISTORY IN_HISTORY(at,atmark)
+#else
+#define SAME_HISTORY (atmark==mark)
+#endif
 inline renewA() {
  if
- :: IN_HISTORY(at,atmark)
+ :: SAME_HISTORY
  :: else ->
     another=1; epoch=1;
-#ifndef BUG_FORGET_NODES
+#if defined(BUG_KNOWN_ONLY)
     if :: known[0] && row[0]==NONE -> row[0]=FENCING :: else fi;
     if :: known[1] && row[1]==NONE -> row[1]=FENCING :: else fi;
+#elif !defined(BUG_FORGET_NODES)
+    anybody=1;
 #endif
     if :: took && key -> takeaway() :: else fi
  fi;
  at=rev; atmark=mark
 }
 
-#ifdef BUG_VISIBLE_FENCE
-#define FENCED true
-#else
-#define FENCED (!fence_waits)
-#endif
 #ifdef BUG_REMOVE_ANY
 #define REMOVABLE true
 #else
@@ -199,17 +206,19 @@ proctype Keeper() {
  bit who=0;
  do
 #ifdef LOSSY
- :: d_step { at!=rev || atmark!=mark -> renewA() }
+ :: d_step { (at!=rev || atmark!=mark) -> renewA() }
+#ifdef BUG_KNOWN_ONLY
  :: d_step { known[0]!=(row[0]!=NONE) || known[1]!=(row[1]!=NONE) -> known[0]=(row[0]!=NONE); known[1]=(row[1]!=NONE) }
+#endif
 #endif
 #ifdef FENCE
  :: if :: d_step { row[0]==ACTIVE -> who=0 } :: d_step { row[1]==ACTIVE -> who=1 } fi;
     d_step { if :: row[who]==ACTIVE -> row[who]=FENCING :: else fi; fence_waits=WAITS };
     if
-    :: d_step { FENCED -> fence_waits=0; old1=lease; ask1=asked };
+    :: d_step { !fence_waits -> old1=lease; ask1=asked };
        d_step { over1() };                                  /* W has passed                 */
        d_step { if :: REMOVABLE -> row[who]=NONE; acked[who]=0 :: else fi; who=0 }
-    :: d_step { !FENCED -> who=0 }
+    :: d_step { fence_waits -> who=0 }
     fi
 #else
  :: false
@@ -219,7 +228,7 @@ proctype Keeper() {
 
 #define ACKED(i) (row[i]==NONE || acked[i]>=s)
 proctype Revoker() {
- byte takes=0; byte s=0; bit m=0, was_another=0;
+ byte takes=0; byte s=0; bit was_another=0;
  do
  :: takes<TAKES -> takes++;
     d_step { given=0; was_another=another;
@@ -230,33 +239,31 @@ proctype Revoker() {
      :: !key -> take_waits=WAITS
 #endif
      :: else -> takeaway(); take_waits=WAITS /* a revision also when nothing changes        */
-     fi; s=rev; m=mark };
+     fi; s=rev };
     if
-    :: d_step { take_waits -> s=0; m=0; was_another=0 } /* it timed out                            */
+    :: d_step { take_waits -> s=0; was_another=0 } /* it timed out                            */
     :: d_step { !take_waits -> old0=lease; ask0=asked; took=1 };
     if
-    :: ACKED(0) && ACKED(1)
+    :: !anybody && ACKED(0) && ACKED(1)
     :: d_step { over0() }                    /* W has passed                                */
     fi;
     d_step {
 #ifdef LOSSY
 #ifdef BUG_NO_LAST_LOOK
      if :: was_another==another && !given -> denied=1 :: else fi;
-#elif defined(BUG_LOOK_FROM_OWN_POSITION)
-     renewA();
-     if :: was_another==another && !given -> denied=1 :: else fi;
 #else
      renewA();
-     if :: IN_HISTORY(s,m) && was_another==another && !given -> denied=1 :: else fi;
+     if :: was_another==another && !given -> denied=1 :: else fi;
 #endif
 #else
      if :: !given -> denied=1 :: else fi;
 #endif
-     s=0; m=0; was_another=0 }
+     s=0; was_another=0 }
     fi
  :: takes==TAKES -> break
  od
 }
 
-init { d_step { if :: key=1; was[0]=1 :: key=0; denied=1 fi };
- atomic { run Env(); run Renewer(); run Requests(); run Keeper(); run Revoker() } }
+init { atomic {
+  if :: key=1; was[0]=1 :: GIVES!=0 -> denied=1 fi;
+  run Env(); run Renewer(); run Requests(); run Keeper(); run Revoker() } }

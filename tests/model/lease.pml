@@ -37,6 +37,12 @@ bit returned=0; byte tc=0; bit waitfor[N]; byte inc[N];
 #ifdef BUG_REDIS_LEASE
 bit redis_head=0;
 #endif
+#ifdef BUG_MEASURED_WAIT
+byte step=0;                   /* the database's clock was set forward by this       */
+#define WAIT (W/(1+step))      /* by its rate over one tick of the revoker's         */
+#else
+#define WAIT W
+#endif
 #ifdef BUG_CACHED_CLOCK
 byte cc[N];
 #define CHK(n) cc[n]
@@ -78,6 +84,9 @@ proctype Env() {
 #endif
 #if defined(BUG_REDIS_LEASE) && !defined(NO_ROLLBACK)
  :: d_step { redis_head==1 -> redis_head=0 }   /* FLUSHALL / failover to a stale replica */
+#endif
+#ifdef BUG_MEASURED_WAIT
+ :: d_step { step==0 -> step=W }
 #endif
  od
 }
@@ -190,7 +199,7 @@ proctype Revoker() {
 #endif
  if
  :: d_step { ALLACK -> returned=1 }
- :: d_step { now+lead >= tc+W -> returned=1 }
+ :: d_step { now+lead >= tc+WAIT -> returned=1 }
  fi
 }
 
