@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -92,8 +94,19 @@ func (e *Edge) LeadTo(address string) {
 	if !up {
 		return
 	}
-	if err := e.proxy.Start(); err != nil {
+	if err := e.start(); err != nil {
 		e.t.Errorf("proxy from %s: %v", e.proxy.Name, err)
+	}
+}
+
+// start tries for a while: what listened before may not have ended on the kernel's side.
+func (e *Edge) start() error {
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		err := e.proxy.Start()
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
@@ -139,7 +152,7 @@ func (e *Edge) change(up bool, toxics []toxic) error {
 		e.toxics = append(e.toxics, name)
 	}
 	if up && !e.proxy.Enabled {
-		return e.proxy.Start()
+		return e.start()
 	}
 	return nil
 }
