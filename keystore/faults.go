@@ -40,12 +40,9 @@ var ablations = []string{
 	"remove-without-wait",   // a node that is given up is forgotten at once
 	"no-cut",                // what runs goes on when its key dies
 	"rate-shortens-wait",    // a revoke waits by the rate of the database's clock as measured last
-	"join-unacknowledged",   // a node's row counts although the database has not acknowledged it
 	"silence-without-write", // a node goes on with a database that has not answered for a while, and was only read from since
-	"stale-server",          // what a server says counts although it knows less than one that was asked before
 	"newer-than-applied",    // what is read at a revision that the node has not applied is kept
 	"forget-readers",        // nodes of a history that is gone are not waited for
-	"no-last-renewal",       // a revoke is complete without a look whether the history is still the same
 }
 
 var ablation = func() string {

@@ -52,7 +52,7 @@ func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Tim
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if f.err != nil || !joins || !f.newer || ablated("join-newer") {
+		if f.err != nil || !joins || !f.newer {
 			return f.record, f.err
 		}
 	}
@@ -145,7 +145,7 @@ func (k *Keystore) ask(s *shard, d Digest, applied Position) (r *Record, newer b
 	begun := time.Now()
 	key, asOf, err := k.db.KeyByDigest(ctx, d)
 	k.observer.LookedUp(TierDatabase, time.Since(begun))
-	if stale := asOf.Revision < applied.Revision || asOf.Revision == applied.Revision && asOf.Mark != applied.Mark; err == nil && stale && !ablated("stale-server") {
+	if stale := asOf.Revision < applied.Revision || asOf.Revision == applied.Revision && asOf.Mark != applied.Mark; err == nil && stale {
 		err = errStale
 	}
 	k.lookupsFail.Store(err != nil)

@@ -352,7 +352,7 @@ func (k *Keystore) joined() error {
 	defer cancel()
 	length := k.settings.Load().Lease
 	err := k.db.Join(ctx, Node{Incarnation: *n.incarnation.Load(), Address: hostAndProcess(), Lease: length, Former: former})
-	if err != nil && !ablated("join-unacknowledged") {
+	if err != nil {
 		return k.storeFailed("joining the deployment", err)
 	}
 	n.mu.Lock()
