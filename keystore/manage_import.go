@@ -284,7 +284,8 @@ func (k *Keystore) abandonImports(id int64) {
 	}
 	by := authority{root: true, actor: RootMember, from: "an import that failed", policy: NewDirectory(new(Policy))}
 	for more := true; more; {
-		_, err := k.inTurn(k.running, Root(by.from), func(tx Tx, _ authority) error {
+		ctx, cancel := context.WithTimeout(k.running, afterwardsTimeout) // it may wait for a standby
+		_, err := k.inTurn(ctx, Root(by.from), func(tx Tx, _ authority) error {
 			if err := tx.AbandonImports(id, tx.Now().Add(-importIdle)); err != nil {
 				return err
 			}
@@ -299,6 +300,7 @@ func (k *Keystore) abandonImports(id int64) {
 			}
 			return auditAll(tx, by, "key.delete", gone)
 		})
+		cancel()
 		if err != nil {
 			return // the next one goes on
 		}
