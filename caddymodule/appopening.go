@@ -91,7 +91,9 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 	var said string
 	var saidAt time.Time
 	for wait := openAgain; ; wait = min(2*wait, openAgainMax) {
-		a.opening.failed.Add(1)
+		if pending == nil { // it is not merely slow
+			a.opening.failed.Add(1)
+		}
 		a.opening.api.NotReached(sqldb.Advice(err))
 		if text := err.Error(); text != said || time.Since(saidAt) >= openMutter {
 			said, saidAt = text, time.Now()

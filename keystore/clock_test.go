@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// adversarial.md 94: a node that is cut off right after it renewed counts its lease on a slow clock, and who revokes waits on a fast one.
+// A node that is cut off right after it renewed counts its lease on a slow clock, and who revokes waits on a fast one.
 func TestClocksThatDriftWithinTheMargin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)

@@ -100,7 +100,7 @@ type Database interface {
 	// empty at the end.
 	Audits(ctx context.Context, f AuditFilter, cursor string, limit int) (rows []AuditRow, next string, err error)
 	// AuditChain returns the rows after a Seq, oldest first: at least one unless there is none, and
-	// no more than fit into some 100 KiB, but for the last one.
+	// at most some 500 or 256 KiB, and the one that exceeds that.
 	AuditChain(ctx context.Context, after int64) ([]AuditRow, error)
 
 	// RefusedKeys returns which of the keys [Tx.InsertKeys] would refuse now, by their index, and

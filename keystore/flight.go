@@ -30,23 +30,15 @@ type flight struct {
 // section 4); else it waits for the next one. The load goes on when one waiter's context ends.
 func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Time) (*Record, error) {
 	s := k.cache.shard(&d)
-	free := func() {}
-	if !tagged {
-		ctx, cancel := context.WithTimeout(ctx, loadTimeout)
-		defer cancel()
-		select {
-		case k.untagged <- struct{}{}:
-			free = func() { <-k.untagged }
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 	for {
+		free, err := k.place(ctx, tagged)
+		if err != nil {
+			return nil, err
+		}
 		r, f, joins, err := k.board(s, d, now, free)
 		if f == nil {
 			return r, err
 		}
-		free = func() {}
 		select {
 		case <-f.done:
 		case <-ctx.Done():
@@ -55,6 +47,21 @@ func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Tim
 		if f.err != nil || !joins || !f.newer {
 			return f.record, f.err
 		}
+	}
+}
+
+// place waits for a place for a load of a credential without a tag, and returns what gives it back.
+func (k *Keystore) place(ctx context.Context, tagged bool) (free func(), err error) {
+	if tagged {
+		return func() {}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	select {
+	case k.untagged <- struct{}{}:
+		return func() { <-k.untagged }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 
@@ -143,12 +150,8 @@ func (k *Keystore) ask(s *shard, d Digest, applied Position) (r *Record, newer b
 		return nil, false, errAway
 	}
 	begun := time.Now()
-	key, asOf, err := k.db.KeyByDigest(ctx, d)
+	key, asOf, err := k.keyByDigest(ctx, d, applied)
 	k.observer.LookedUp(TierDatabase, time.Since(begun))
-	if stale := asOf.Revision < applied.Revision || asOf.Revision == applied.Revision && asOf.Mark != applied.Mark; err == nil && stale {
-		err = errStale
-	}
-	k.lookupsFail.Store(err != nil)
 	newer = asOf.Revision > applied.Revision
 	switch {
 	case err != nil:
@@ -164,4 +167,14 @@ func (k *Keystore) ask(s *shard, d Digest, applied Position) (r *Record, newer b
 		k.share(seal, key, &d, asOf.Revision)
 	}
 	return NewRecord(key, d), newer, nil
+}
+
+// keyByDigest asks the database, whose answer is no older than what this node had applied before.
+func (k *Keystore) keyByDigest(ctx context.Context, d Digest, applied Position) (*Key, Position, error) {
+	key, asOf, err := k.db.KeyByDigest(ctx, d)
+	if err == nil && (asOf.Revision < applied.Revision || asOf.Revision == applied.Revision && asOf.Mark != applied.Mark) {
+		err = errStale
+	}
+	k.lookupsFail.Store(err != nil)
+	return key, asOf, err
 }

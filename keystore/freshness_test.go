@@ -12,7 +12,6 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// adversarial.md 87 and 88; protocol.md section 7.
 func TestAReadThatARevokeOvertakesIsNeitherKeptNorJoined(t *testing.T) {
 	d := newDeployment(t)
 	a, _ := d.node(keystore.Settings{})

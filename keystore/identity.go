@@ -49,7 +49,7 @@ func (k *Keystore) acceptAnother(head Head) error {
 		return k.storeFailed("giving the deployment a new epoch", err)
 	}
 	fenced := k.clock.now()
-	if err := k.revokes.reassert(ctx, k.db, n.history()); err != nil {
+	if err := k.revokes.reassert(k.running, k.db, n.history()); err != nil {
 		return k.storeFailed("revoking again what the database has lost", err)
 	}
 	left := n.epoch
@@ -182,7 +182,7 @@ func (r *revokes) reassert(ctx context.Context, db Database, now history) error 
 	by := authority{root: true, actor: RootMember, from: "a node that remembers", policy: NewDirectory(new(Policy))}
 	lost := r.lost(now)
 	for slice := range slices.Chunk(slices.Collect(maps.Keys(lost)), revokeSlice) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTimeout) // each: there may be many
+		ctx, cancel := context.WithTimeout(ctx, forgetTimeout) // each: there may be many
 		_, err := db.Update(ctx, func(tx Tx) error {
 			_, err := revokeAll(tx, by, slice, func(id string) string { return lost[id] })
 			return err

@@ -41,7 +41,6 @@ func (d deployment) try(statements ...string) error {
 	return tx.Commit()
 }
 
-// protocol.md section 8, rows 12 and 13.
 func TestADatabaseThatLostARevokeRevivesNothing(t *testing.T) {
 	for name, afterwards := range map[string][]string{
 		"and stands where it stood before": nil,

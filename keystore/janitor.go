@@ -78,7 +78,11 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 			if !k.node.in(history, func() { j.fenced.Store(other.Incarnation, k.clock.now()) }) {
 				return
 			}
-			if other.State != NodeFencing {
+			switch {
+			case other.State == NodeFencing: // somebody else said so
+			case other.Epoch != "" && other.Epoch != epoch:
+				k.logger.Info("node of a former history has to join again", slog.String("node", other.Address))
+			default:
 				k.logger.Warn("a node has gone silent and is given up", slog.String("node", other.Address))
 			}
 		}

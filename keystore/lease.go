@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// clockRate is how far the rate of any clock may be off from true time, as a fraction (protocol.md A2).
+	// clockRate is how far the rate of any clock may be off from true time, as a fraction (docs/protocol.md, rule 7).
 	clockRate = 0.01
 	// retryInterval is how soon a failed renewal is tried again.
 	retryInterval = 500 * time.Millisecond
@@ -95,6 +95,7 @@ type node struct {
 	takeovers   atomic.Int64 // how often that has changed
 	directory   atomic.Pointer[Directory]
 	imported    atomic.Bool
+	standbys    atomic.Bool // commits wait for a standby
 	replaced    atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
 
 	acknowledged atomic.Pointer[time.Time] // the last Acknowledge
@@ -272,6 +273,7 @@ func (k *Keystore) renewFrom() error {
 		return err
 	}
 	n.imported.Store(head.Imported)
+	n.standbys.Store(head.Standbys)
 	if ablated("lease-from-reply") {
 		at.asked = k.clock.now()
 	}
@@ -312,6 +314,9 @@ func (k *Keystore) askHead(ctx context.Context) (Head, reading, error) {
 
 // distrust drops the lease, all that is cached, and what runs.
 func (k *Keystore) distrust() {
+	if t := k.node.lease.term.Load(); t == nil || t.length == 0 {
+		return // it did before
+	}
 	k.node.lease.drop()
 	k.cache.purge(Revision(max(0, k.node.applied.Load())))
 	k.cache.cutAll()

@@ -14,7 +14,7 @@ const (
 	negativeEntries = 1 << 16
 	// negativeTTL is short: what opens nothing now may be imported by the next second (the change log also says so).
 	negativeTTL = 2 * time.Second
-	// recordTTL is a second line behind the lease, against bugs of ours (protocol.md section 4).
+	// recordTTL is a second line behind the lease, against bugs of ours.
 	recordTTL = 10 * time.Minute
 )
 
@@ -27,7 +27,7 @@ type localCache struct {
 
 type shard struct {
 	// generation counts invalidations in this shard. Whoever reads a store notes it before, and inserts only if it is
-	// still the same, under the lock (protocol.md section 7).
+	// still the same, under the lock (docs/protocol.md, rule 5).
 	generation atomic.Uint64
 	records    table
 	negatives  table

@@ -93,7 +93,7 @@ func (k *Keystore) write(ctx context.Context, f func(Tx) error) (commit, error) 
 // and that a failover would lose.
 func (k *Keystore) confirmed(ctx context.Context, refused error) error {
 	refusal, ok := errors.AsType[*Error](refused)
-	if !ok || refusal.Kind != KindNotFound && refusal.Kind != KindConflict {
+	if !ok || refusal.Kind != KindNotFound && refusal.Kind != KindConflict || !k.node.standbys.Load() {
 		return refused
 	}
 	if _, err := k.db.Update(ctx, func(Tx) error { return nil }); err != nil {

@@ -220,7 +220,8 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 // interrupted explains that an import has been abandoned by another node.
 func interrupted(err error) error {
 	if isNotFound(err) {
-		return errors.New("the import added no key for too long, or its node was removed, so that other nodes removed its keys: import them again")
+		return &Error{Kind: KindConflict, Code: "import_abandoned",
+			Detail: "the import added no key for too long, or its node was removed, so that other nodes removed its keys: import them again"}
 	}
 	return err
 }

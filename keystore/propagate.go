@@ -17,7 +17,7 @@ const (
 	lastPoll  = 10 * time.Millisecond
 )
 
-// Propagation says how far a change has come (protocol.md section 5). Its zero value is of a change that changed nothing.
+// Propagation says how far a change has come (docs/protocol.md, rule 7). Its zero value is of a change that changed nothing.
 type Propagation struct {
 	Revision     Revision
 	Complete     bool

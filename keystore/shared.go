@@ -110,7 +110,7 @@ func (s *sharedSeal) open(entry []byte, d *Digest) (*Record, Revision) {
 }
 
 // askShared looks a credential up in the shared cache, if there is one. What it finds counts only if no applied change is newer than the
-// snapshot it was read in (protocol.md section 7), and if this database has come that far; nil: ask the database.
+// snapshot it was read in (docs/protocol.md, rule 6), and if this database has come that far; nil: ask the database.
 func (k *Keystore) askShared(ctx context.Context, s *shard, seal *sharedSeal, d *Digest) *Record {
 	cache := k.settings.Load().Cache
 	if cache == nil {

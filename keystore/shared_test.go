@@ -71,7 +71,7 @@ func TestANodeTakesFromTheSharedCacheWhatAnotherHasRead(t *testing.T) {
 	}
 }
 
-// adversarial.md 89: an old record written back, a flush, a replica that lags.
+// An old record written back, a flush, a replica that lags.
 func TestARolledBackSharedCacheRevivesNothing(t *testing.T) {
 	d, cache := newDeployment(t), new(hostile)
 	a, _ := d.node(keystore.Settings{Cache: cache})
@@ -88,7 +88,6 @@ func TestARolledBackSharedCacheRevivesNothing(t *testing.T) {
 	}
 }
 
-// adversarial.md 90.
 func TestAForgedEntryOfTheSharedCacheOpensNothing(t *testing.T) {
 	d, cache := newDeployment(t), new(hostile)
 	a, _ := d.node(keystore.Settings{Cache: cache})

@@ -65,7 +65,7 @@ var sqliteDialect = dialect{
 // OpenSQLite opens the database in a file, which it makes, readable by its owner alone, if there is none. Several
 // processes of one machine may have it open; a network file system will not do.
 //
-// The connections: one writes; eight look up keys; four read lists; three are for leases and the
+// The connections: one writes; eight look up keys; four read lists; two are for leases and the
 // feed of changes; and one does nothing but keep SQLite from removing the log. None waits for
 // another kind.
 func OpenSQLite(ctx context.Context, path string) (*DB, error) {

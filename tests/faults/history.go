@@ -55,7 +55,7 @@ type Fault struct {
 type Excuses struct {
 	Unavailable bool `json:"unavailable,omitempty"` // 503
 	NoAnswer    bool `json:"no_answer,omitempty"`
-	// LateCut is for a process that cannot ask the database: it cuts by a timer what it has open, once its lease is over (protocol.md section 6).
+	// LateCut is for a process that cannot ask the database: it cuts by a timer what it has open, once its lease is over (docs/protocol.md).
 	LateCut bool `json:"late_cut,omitempty"`
 	// Stopped is for one that does not run at all: it cuts when it goes on.
 	Stopped bool `json:"stopped,omitempty"`

@@ -33,7 +33,7 @@ type Violation struct {
 
 func (v Violation) String() string { return string(v.Kind) + ": " + v.What }
 
-// Check judges a history by the promise (protocol.md section 10), in O(n log n). The register it checks is a regular one: while a change is
+// Check judges a history by the promise, in O(n log n). The register it checks is a regular one: while a change is
 // under way, either answer is right.
 func (h *History) Check(s Settling) []Violation {
 	o := newOracle(h, s)

@@ -91,7 +91,7 @@ func play(t *testing.T, s scenario, ablation string) []Violation {
 	return a.finish(Settling{Cut: 10 * time.Second})
 }
 
-// surelyOver is how long a revoke waits for a node that says nothing, at most (protocol.md section 5).
+// surelyOver is how long a revoke waits for a node that says nothing, at most (docs/protocol.md, rule 7).
 func surelyOver(lease time.Duration) time.Duration { return lease * 101 / 99 }
 
 // hasLonger: node 1 has a longer lease than node 0.
