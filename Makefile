@@ -3,7 +3,7 @@
 # make bench   measures on this machine and writes it into docs/benchmarks.md (about ten minutes); bench-fleet does for three Caddys on one
 #              PostgreSQL (five minutes), bench-keys for KEYS keys in SQLite and in PostgreSQL (half an hour for a million)
 # make faults  breaks a fleet in every way that one machine can, for DURATION at random; SEED repeats a run (tests/faults/doc.go);
-#              then breaks the primary of a Patroni cluster FAILOVERS times (tests/failover/doc.go); short runs of both are in make test
+#              then breaks the primary of a Patroni cluster FAILOVERS times (tests/failover/doc.go); make test runs short versions of both
 # make screenshots takes the pictures of the console that README.md and docs show
 # make property  tries STEPS random operations against who may do what (keystore/history_test.go); SEED repeats a run; a short one is in make test
 # make fuzz    each fuzz target for FUZZTIME

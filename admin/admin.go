@@ -79,7 +79,8 @@ func New(ks *keystore.Keystore, logger *slog.Logger) *API {
 	return a
 }
 
-// NotReached tells callers why the database has not been reached yet. Empty: the log says why.
+// NotReached sets the reason that callers get for a database that has not been reached yet. If why
+// is empty, callers are referred to the log.
 func (a *API) NotReached(why string) { a.why.Store(&why) }
 
 // ServeHTTP answers everything, what does not exist included.

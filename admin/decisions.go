@@ -47,7 +47,7 @@ type healthOutput struct {
 }
 
 func (a *API) health(ctx context.Context, _ *struct{}) (*healthOutput, error) {
-	h := keystore.Health{Problem: a.notReached() + "; every request that needs a key is answered 503"}
+	h := keystore.Health{Problem: a.notReached() + "; every request that needs a key gets 503"}
 	if a.keys != nil {
 		h = a.keys.Health(ctx)
 	}

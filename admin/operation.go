@@ -170,7 +170,7 @@ func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 
 // notReached is what people are told of a nil key store.
 func (a *API) notReached() string {
-	const text = "the database has not been reached since this Caddy started, which goes on trying"
+	const text = "the database has not been reached since this Caddy started; it keeps retrying"
 	if why := a.why.Load(); why != nil && *why != "" {
 		return text + ": " + *why
 	}

@@ -238,9 +238,8 @@ func (a *App) declare(operations []api.Operation, resource string) {
 	}
 }
 
-// Start opens the store, or takes over the one that the running config has open. Where nothing
-// would be lost by it, it neither fails for a database that cannot be reached nor waits for it: see
-// mayOpenLater.
+// Start opens the store, or takes over the one that the running config has open. If the database
+// cannot be reached, Start may succeed without it: see mayOpenLater.
 func (a *App) Start() error {
 	if err := a.openCache(); err != nil {
 		return err

@@ -24,7 +24,7 @@ type opening struct {
 }
 
 const (
-	// openWait is how long a start waits for the store, where Caddy may come up without it.
+	// openWait is how long a start waits for the store if Caddy may start without it.
 	openWait = 5 * time.Second
 	// openAgain is how soon the opening of a store is tried again; the wait doubles up to openAgainMax.
 	openAgain    = 250 * time.Millisecond
@@ -41,7 +41,7 @@ func (a *App) mayOpenLater(err error) bool {
 	return sqldb.Unreachable(err) && (before == nil || before.identity == a.identity && before.store.Load() == nil)
 }
 
-// An attempt is what came of one opening of a store.
+// An attempt is the result of opening a store.
 type attempt struct {
 	store *store
 	err   error
@@ -57,12 +57,12 @@ func (a *App) attempt(ctx context.Context) <-chan attempt {
 	return done
 }
 
-// open opens the store. Where Caddy may come up without it, it goes on trying in the background,
-// until that succeeds or the app is cleaned up.
+// open opens the store. If Caddy may start without it, open retries in the background until it
+// succeeds or the app is cleaned up.
 func (a *App) open() error {
 	ctx, cancel := context.WithCancel(a.ctx)
 	first := a.attempt(ctx)
-	err := fmt.Errorf("opening the database %s: not done within %s, and not given up: %w",
+	err := fmt.Errorf("opening the database %s: not open after %s; still trying: %w",
 		a.identity, openWait, context.DeadlineExceeded)
 	var late <-chan time.Time
 	if a.mayOpenLater(err) {
@@ -85,8 +85,8 @@ func (a *App) open() error {
 	return nil
 }
 
-// keepOpening goes on with an attempt that runs, or with another one if it is nil. err is how
-// things stand.
+// keepOpening waits for the pending attempt, or starts one if pending is nil, and retries until one
+// succeeds. err is the latest error.
 func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error) {
 	var said string
 	var saidAt time.Time
@@ -104,7 +104,7 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 			select {
 			case <-ctx.Done():
 				return
-			// Machines that boot together do not come all at once.
+			// Random, so that machines that boot together do not retry together.
 			case <-time.After(time.Duration(float64(wait) * (0.5 + 0.5*rand.Float64()))):
 			}
 			pending = a.attempt(ctx)

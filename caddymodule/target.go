@@ -46,7 +46,8 @@ var pathBytes = func() (class [256]byte) {
 // in a dot or in white space, an empty segment but the last, a backslash, `;`, `#`, a control byte, an encoded dot, an
 // encoded slash (unless allowed), a percent sign before two hex digits, invalid UTF-8. Its time is linear in the path's length.
 //
-// A segment that ends in a dot is `.`, `..`, or one that file systems and frameworks take for the segment without the dot.
+// A segment that ends in a dot is `.`, `..`, or one that file systems and frameworks treat like the
+// segment without the dot.
 func canonicalPath(path string, encodedSlash bool) bool {
 	if path == "" || path[0] != '/' {
 		return false
@@ -96,8 +97,9 @@ func canonicalEscaped(path string, encodedSlash bool) bool {
 	return endsPlainly(decoded) && utf8.Valid(decoded)
 }
 
-// endsPlainly reports whether a segment ends neither in a dot nor in what some program trims: white
-// space (Unicode's White_Space) or one of the invisible characters that are taken for it.
+// endsPlainly reports whether a segment ends neither in a dot nor in a character that programs
+// trim: white space (Unicode's White_Space) or an invisible character that is treated as white
+// space.
 func endsPlainly(segment []byte) bool {
 	last, _ := utf8.DecodeLastRune(segment)
 	switch last {

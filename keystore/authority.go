@@ -29,8 +29,8 @@ func MemberCaller(token *Record, from string) Caller {
 	return Caller{record: token, member: token.Owner, from: from}
 }
 
-// fresh is reading under the policy that the database has now. It waits for the caller's turn to
-// read, which ends with done.
+// fresh is reading under the database's current policy. It waits for the caller's turn to read;
+// done ends the turn.
 func (k *Keystore) fresh(ctx context.Context, c Caller) (by authority, done func(), err error) {
 	if done, err = k.turns.take(ctx, c); err != nil {
 		return by, nil, err

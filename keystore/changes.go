@@ -63,7 +63,8 @@ func (k *Keystore) takePolicy(ctx context.Context, applied, head Revision) error
 		}
 		for _, row := range policy.unreadable() {
 			if !slices.Contains(before, row) {
-				k.logger.Error("a row of the database was changed to what cannot be read, and gives nothing until it is mended", slog.String("row", row))
+				k.logger.Error("ignoring unreadable database row; it grants nothing until it is repaired",
+					slog.String("row", row))
 			}
 		}
 		k.node.directory.Store(d)

@@ -36,9 +36,9 @@ type reading struct {
 }
 
 // A rateCheck compares the rate of this node's monotonic clock with that of the database's clock.
-// Every wait assumes that clocks run within [clockRate] of true time, so a node whose clock
-// differs by more than half of that takes no lease. The result is used for nothing else: the
-// database's clock is a wall clock, and no wait is made shorter or longer by it.
+// Every wait assumes that clocks run within [clockRate] of true time, so a node whose clock differs
+// by more than half of that takes no lease. The result has no other use: the database's clock is a
+// wall clock, so it must not shorten or lengthen any wait.
 //
 // A wall clock that is set changes one comparison, or several in different ways. A clock that
 // runs at the wrong rate changes all of them alike. So two comparisons in a row have to agree.
@@ -104,7 +104,8 @@ func (k *Keystore) checkRate(r reading, lease time.Duration) error {
 	wrong := c.check(r, lease)
 	if wrong {
 		return fmt.Errorf("%w: the database's clock runs %.4f times as fast as this machine's; "+
-			"check what disciplines the two clocks (NTP), and the virtual machines' hosts", errClockRate, c.measured())
+			"check time synchronization (NTP) of both machines, and the hosts of virtual machines",
+			errClockRate, c.measured())
 	}
 	if before {
 		k.logger.Info("the database's clock and this machine's run at the same rate again")
@@ -112,8 +113,8 @@ func (k *Keystore) checkRate(r reading, lease time.Duration) error {
 	return nil
 }
 
-// surelyOver is how long to wait on this node's monotonic clock until a lease of length l, which
-// runs on another node's, has run out.
+// surelyOver returns how long to wait on this node's monotonic clock until a lease of length l on
+// another node's clock must have expired.
 func (n *node) surelyOver(l time.Duration) time.Duration {
 	if ablated("no-drift-margin") {
 		return l
@@ -125,15 +126,15 @@ func (n *node) surelyOver(l time.Duration) time.Duration {
 	return wait
 }
 
-// stepConfirm is for how long the database's clock has to stay ahead before a node follows it.
+// stepConfirm is how long the database's clock must stay ahead before a node follows it.
 const stepConfirm = time.Minute
 
-// A databaseClock is what a node takes for the time by which keys expire. It follows the database's
-// clock, but only as far as this node's own monotonic clock allows, for a database's clock can be
-// set like any other. It never runs backwards: a key that has expired stays expired. When the
-// database's clock is set back, or is ahead for less than [stepConfirm], the time goes on at its
-// own pace, at most [clockRate] off. When it is ahead for longer, or when this machine's clock has moved
-// with it, as after a suspend, the time follows.
+// A databaseClock is a node's time for the expiry of keys. It follows the database's clock only as
+// far as this node's monotonic clock allows, because the database's clock can be set like any
+// other. It never runs backwards: a key that has expired stays expired. When the database's clock
+// is set back, or is ahead for less than [stepConfirm], the time continues at its own rate, at most
+// [clockRate] off. When it is ahead for longer, or when this machine's clock has moved with it, as
+// after a suspend, the time follows.
 type databaseClock struct {
 	asked time.Time // own clock
 	reads int64     // the database's clock at asked, in Unix nanoseconds
@@ -141,7 +142,7 @@ type databaseClock struct {
 	said  int64     // the database's clock at ahead
 }
 
-// follow returns the clock after a reading. The zero databaseClock takes what the reading says.
+// follow returns the clock after a reading. The zero databaseClock adopts the reading.
 func (c databaseClock) follow(r reading) databaseClock {
 	latest := r.database.UnixNano()
 	next := databaseClock{asked: r.asked, reads: latest}

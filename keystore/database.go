@@ -18,8 +18,9 @@ var (
 	ErrTruncated = errors.New("the change log no longer reaches back that far")
 	// ErrTokenKey says that the configured token key is not the one that this deployment's tokens were made with.
 	ErrTokenKey = errors.New("token key mismatch")
-	// ErrReplaced says that files of the database were replaced or removed while it was open, so that other processes open
-	// other files under its name. A node that gets it trusts nothing any more.
+	// ErrReplaced says that files of the database were replaced or removed while it was open, so
+	// that other processes may open different files under its name. A node that gets it drops its
+	// lease and its cache.
 	ErrReplaced = errors.New("files of the database were replaced while it was open")
 	// ErrNewerSchema says that a later version of this program has migrated the database.
 	ErrNewerSchema = errors.New("the database was migrated by a newer version")
@@ -27,12 +28,14 @@ var (
 
 // A Database is the system of record.
 //
-// It is linearizable and durable: what a call that returned nil has written is seen by every later call of any
-// process, and survives a kill or a power cut. All methods are safe for concurrent use. The caller bounds the time
-// through ctx; when ctx ends a method returns soon with an error, and a write may or may not have been committed,
-// except that a write that returned an error other than ctx's or a lost connection has not been. Key, Keys,
-// CountKeys, Policy, Audits and AuditChain wait for one another when there are many, but nothing
-// else waits for them. Times are UTC in microseconds. Slices and maps that are passed in are not kept; those returned belong to the caller.
+// It is linearizable and durable: a write whose call returned nil is visible to every later call of
+// any process, and survives a kill or a power cut. All methods are safe for concurrent use. The
+// caller bounds the time through ctx; when ctx ends a method returns soon with an error, and a
+// write may or may not have been committed, except that a write that returned an error other than
+// ctx's or a lost connection has not been. Many concurrent calls of Key, Keys, CountKeys, Policy,
+// Audits and AuditChain wait for one another; no other method waits for them. Times are UTC in
+// microseconds. Slices and maps that are passed in are not kept; those returned belong to the
+// caller.
 //
 // Every change of a key, a secret, a namespace, a role or a member, by whatever program, takes the next [Revision] in its own
 // transaction from one row, and leaves at least one [Change] under it. Revisions have no gaps and are in the order of the
@@ -44,25 +47,28 @@ type Database interface {
 	// token key of the configuration, nil for none: ErrTokenKey when tokens may have been made with another.
 	Deployment(ctx context.Context, configured *[32]byte) (Deployment, error)
 
-	// Join registers a node by its Incarnation, Address, Lease and Former, durably, before it first trusts what it caches. Each start has
-	// a new incarnation, and so has a node that was given up: one that was removed never comes back. A row that is there
-	// already keeps its state and the longer lease, but is written again: nil says that it is durable.
+	// Join registers a node by its Incarnation, Address, Lease and Former, durably, before it first
+	// trusts what it caches. Each start has a new incarnation, and so has a node that was fenced:
+	// an incarnation that was removed never comes back. An existing row keeps its state and the
+	// longer lease, but is written again: a nil error means that it is durable.
 	Join(ctx context.Context, n Node) error
 	// SetLease changes the lease of a node. A missing node is no error: [Database.Renew] tells.
 	SetLease(ctx context.Context, incarnation string, lease time.Duration) error
-	// Confirm writes the node's row as it is, durably. A missing node is no error.
+	// Confirm writes the node's row again, unchanged and durably. A missing node is no error.
 	Confirm(ctx context.Context, incarnation string) error
 	// Renew returns the head of the change log and the node's own state, from one snapshot taken after the call began, and whether
 	// the history up to there holds the position that the node is at. ErrReplaced.
 	Renew(ctx context.Context, incarnation string, at Position) (Head, error)
-	// NewEpoch gives the deployment another epoch unless it is no longer `was`, and registers nodes of
-	// another history as fencing, by their Incarnation, Address and Lease, but for those that have
-	// joined again: a row that is there already stays as it is. nil says that all of this, and the epoch that it found, is durable.
+	// NewEpoch gives the deployment another epoch if the current one is `was`. It registers nodes
+	// of another history as fencing, by their Incarnation, Address and Lease, except those that
+	// have joined again: an existing row stays unchanged. A nil error means that all of this is
+	// durable, and so is an epoch that another process has set.
 	NewEpoch(ctx context.Context, was string, nodes []Node) error
-	// NoteTime keeps the latest of the times that it is given; [Head] has it. It need not survive a crash.
+	// NoteTime stores t unless a later time is stored already. [Head] returns the stored time,
+	// which need not survive a crash.
 	NoteTime(ctx context.Context, t time.Time) error
-	// Acknowledge notes that the node has applied everything up to a position, and that it lives. A
-	// position that is not in this history is not noted.
+	// Acknowledge records that the node is alive and has applied everything up to a position. It
+	// ignores a position that is not in this history.
 	Acknowledge(ctx context.Context, incarnation string, at Position) error
 	// Nodes returns the registered nodes, in any state. It may remove, and leave out, one whose process has certainly ended.
 	Nodes(ctx context.Context) ([]Node, error)
@@ -70,8 +76,8 @@ type Database interface {
 	Fence(ctx context.Context, incarnation string) error
 	// Remove deletes the row of a node that leaves. A missing node is no error.
 	Remove(ctx context.Context, incarnation string) error
-	// RemoveFenced deletes the row of a node whose lease has surely run out, unless it is not fencing
-	// any more. A missing node is no error.
+	// RemoveFenced deletes the row of a node whose lease must have expired, if the node is still
+	// fencing. A missing node is no error.
 	RemoveFenced(ctx context.Context, incarnation string) error
 
 	// Changes returns what happened in (after, upTo], in order. ErrTruncated: treat everything as changed.
@@ -94,17 +100,16 @@ type Database interface {
 	// Policy returns all namespaces, roles and members from one snapshot taken after the call began; nil, with no error, when none of them has
 	// changed since the revision known.
 	Policy(ctx context.Context, known Revision) (*Policy, error)
-	// RenewPolicy is Policy for a renewal, which waits for nobody who calls Policy.
+	// RenewPolicy is Policy for renewals. It does not wait for calls of Policy.
 	RenewPolicy(ctx context.Context, known Revision) (*Policy, error)
 	// Audits returns rows of the audit log that a filter fits, newest first, at most limit of them, and the cursor of the next page,
 	// empty at the end.
 	Audits(ctx context.Context, f AuditFilter, cursor string, limit int) (rows []AuditRow, next string, err error)
-	// AuditChain returns the rows after a Seq, oldest first: at least one unless there is none, and
-	// at most some 500 or 256 KiB, and the one that exceeds that.
+	// AuditChain returns the rows after a Seq, oldest first: at least one if there is any, and at most
+	// about 500 rows or 256 KiB, plus the row that exceeds that.
 	AuditChain(ctx context.Context, after int64) ([]AuditRow, error)
 
-	// RefusedKeys returns which of the keys [Tx.InsertKeys] would refuse now, by their index, and
-	// why.
+	// RefusedKeys returns the keys that [Tx.InsertKeys] would refuse now, as errors by index.
 	RefusedKeys(ctx context.Context, keys []*Key) (refused map[int]error, err error)
 
 	// Update runs change in one transaction, the only one of the whole deployment that writes meanwhile, and returns the
@@ -124,14 +129,14 @@ type Database interface {
 	// DeleteSessions removes those that were last used, or made, before the times given.
 	DeleteSessions(ctx context.Context, used, made time.Time) error
 
-	// Close gives everything back. It waits some seconds for calls that run; those that follow
-	// fail.
+	// Close releases all resources. It waits some seconds for running calls; later calls fail.
 	Close() error
 }
 
 // A Tx is one transaction of [Database.Update]. It is for one goroutine, and ends with the call.
 type Tx interface {
-	// Now is the database's clock, the same throughout the transaction, and not before what NoteTime has kept.
+	// Now returns the database's clock: the same time throughout the transaction, and never before
+	// the time stored by NoteTime.
 	Now() time.Time
 
 	// Key: ErrNotFound.
@@ -139,10 +144,10 @@ type Tx interface {
 	// InsertKeys adds keys with their secrets, as if one after the other, but for those that it refuses, by their index. ErrExists: the id
 	// is taken. ErrSpent: a digest has been in use, by any key, ever. Keys that are refused take nothing from those after them.
 	InsertKeys(keys []*Key) (refused map[int]error, err error)
-	// Keys returns those of the keys that exist, in the order of their ids.
+	// Keys returns the existing keys among ids, ordered by id.
 	Keys(ids []string) ([]Key, error)
-	// RevokeKeys revokes those of the keys, by id with the reason, that exist and are not revoked,
-	// and raises their Version.
+	// RevokeKeys revokes keys and increments their Version. reasons maps ids to reasons; it ignores
+	// keys that do not exist or are already revoked.
 	RevokeKeys(reasons map[string]string, by string) error
 	// UpdateKey replaces the key of that id, but for LastUsedAt. Secrets new in k are added (ErrSpent), the others' ExpiresAt set; one that is
 	// no longer in k opens nothing any more, but its digest is kept. ErrNotFound.
@@ -153,22 +158,22 @@ type Tx interface {
 	// BeginImport registers an import that a node makes in several transactions, and returns its
 	// id.
 	BeginImport(node, caller string) (id int64, err error)
-	// StageKeys is InsertKeys for keys of an import: their secrets open nothing until it is
-	// published. Their CreatedBy is the import's caller, and their CreatedAt the Now of
-	// BeginImport. ErrNotFound: the import was abandoned.
+	// StageKeys is InsertKeys for keys of an import: their secrets are not valid until the import
+	// is published. CreatedBy must be the import's caller and CreatedAt the Now of BeginImport.
+	// ErrNotFound: the import was abandoned.
 	StageKeys(id int64, keys []*Key) (refused map[int]error, err error)
-	// PublishImport ends an import: all of its secrets open their keys. ErrNotFound: it was
-	// abandoned.
+	// PublishImport completes an import and makes all of its secrets valid. ErrNotFound: the import
+	// was abandoned.
 	PublishImport(id int64) error
-	// AbandonImports gives up the import with this id, those that have added no key since idle, and
-	// those of nodes that do not exist any more.
+	// AbandonImports abandons the import with this id, imports that have added no key since idle,
+	// and imports of nodes that no longer exist.
 	AbandonImports(id int64, idle time.Time) error
-	// RemoveAbandoned removes some keys of abandoned imports, at most limit, and returns what they
-	// were. Their ids and digests can be used again. It returns none when there are no more.
+	// RemoveAbandoned removes at most limit keys of abandoned imports and returns them. Their ids
+	// and digests can be used again. It returns none when none are left.
 	RemoveAbandoned(limit int) ([]Key, error)
 
-	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of these, of each maker the
-	// oldest first.
+	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of makers, oldest first for
+	// each maker.
 	KeysMadeBy(makers ...string) ([]string, error)
 	// KeysOwnedBy returns how many keys that are not revoked act for a member, personal ones left out.
 	KeysOwnedBy(member string) (int64, error)

@@ -104,8 +104,8 @@ func (d *Directory) role(namespace, name string) *Set {
 	return d.roles[RoleID{AnyNamespace, name}]
 }
 
-// upward yields a namespace and then its ancestors, the nearest first. It ends after maxDepth+1 of
-// them, since rows written by hand may form a cycle.
+// upward yields a namespace and then its ancestors, the nearest first. It stops after maxDepth+1 of
+// them, because rows edited with SQL may form a cycle.
 func (d *Directory) upward(ns *Namespace) iter.Seq[*Namespace] {
 	return func(yield func(*Namespace) bool) {
 		for at, n := ns, 0; at != nil && n <= maxDepth && yield(at); n++ {
@@ -117,8 +117,8 @@ func (d *Directory) upward(ns *Namespace) iter.Seq[*Namespace] {
 	}
 }
 
-// depth returns the level of a namespace, 1 when it has no parent and more than maxDepth when it
-// lies too deep, and whether it is its own ancestor.
+// depth returns the level of a namespace: 1 without a parent, more than maxDepth if it is nested
+// too deep. It also returns whether the namespace is its own ancestor.
 func (d *Directory) depth(ns *Namespace) (level int, cycle bool) {
 	for at := range d.upward(ns) {
 		if level++; at.Parent == ns.ID {
@@ -128,7 +128,7 @@ func (d *Directory) depth(ns *Namespace) (level int, cycle bool) {
 	return level, false
 }
 
-// height returns how many levels a namespace takes together with its descendants.
+// height returns how many levels a namespace spans together with its descendants.
 func (d *Directory) height(id string) int {
 	highest := 1
 	for _, ns := range d.namespaces {
@@ -146,8 +146,8 @@ func (d *Directory) height(id string) int {
 	return highest
 }
 
-// defect returns why the API would refuse the id or the place of a namespace, empty when it would
-// not. Such rows are written by hand.
+// defect returns why the API would refuse the id or the parent of a namespace, or the empty string.
+// Such rows come from SQL.
 func (d *Directory) defect(ns *Namespace) string {
 	if !ValidNamespaceID(ns.ID) {
 		return "no namespace can have this id"
@@ -162,8 +162,7 @@ func (d *Directory) defect(ns *Namespace) string {
 	return ""
 }
 
-// ancestor reports whether a namespace lies above another. Nothing lies above one that is
-// unreadable.
+// ancestor reports whether above is an ancestor of below. An unreadable namespace has no ancestors.
 func (d *Directory) ancestor(above string, below *Namespace) bool {
 	if above == "" || below.Unreadable != "" {
 		return false

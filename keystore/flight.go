@@ -66,9 +66,10 @@ func (k *Keystore) place(ctx context.Context, tagged bool) (free func(), err err
 }
 
 // board returns the flight to wait for, or what is known without, and whether the flight had begun
-// before. What such a flight finds that is newer than what this node has applied is for those alone who
-// came before it began: a failover may have lost it since. free gives back the place of a credential without a tag: a flight that begins
-// keeps it, for it goes on when nobody waits any more.
+// before. If that flight finds a record newer than this node has applied, only callers that came
+// before it began may use it: a failover may have lost the record since. free gives back the place
+// of a credential without a tag: a flight that begins keeps it, for it goes on when nobody waits
+// any more.
 func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (r *Record, f *flight, joins bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,14 +101,15 @@ func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (r *Rec
 	return nil, f, true, nil
 }
 
-// begins notes what a flight's answer is compared with before it is kept. The caller holds the lock.
+// begins records the state that a flight's answer is compared with before it is cached. The caller
+// holds the lock.
 func (k *Keystore) begins(f *flight, s *shard) {
 	f.generation, f.applied = s.generation.Load(), *k.node.position.Load()
 }
 
-// fly keeps an answer only if nothing was invalidated since the flight began, and only if the answer
-// is no newer than what this node had applied then. A newer one is of a change that a failover may
-// lose: this node, which knows nothing of the change, would not notice.
+// fly keeps an answer only if nothing was invalidated since the flight began, and only if the
+// answer is no newer than what this node had applied then. A newer answer belongs to a change that
+// a failover may lose without this node noticing.
 func (k *Keystore) fly(s *shard, d Digest, f *flight) {
 	for f != nil {
 		f.record, f.newer, f.err = k.ask(s, d, f.applied)
@@ -136,9 +138,9 @@ func (k *Keystore) fly(s *shard, d Digest, f *flight) {
 	}
 }
 
-// ask puts one question to the stores, and reports whether the answer is newer than what this node had
-// applied before. The database's is not older: one that is comes from a server that has lost its role,
-// or from a history that this node has not yet noticed.
+// ask puts one question to the stores, and reports whether the answer is newer than what this node
+// had applied before. A database answer that is older is an error: it comes from a former primary,
+// or from a history that this node has not noticed yet.
 func (k *Keystore) ask(s *shard, d Digest, applied Position) (r *Record, newer bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()

@@ -24,10 +24,11 @@ func (k *Keystore) adopt(ctx context.Context) error {
 	return nil
 }
 
-// acceptAnother takes up with a database that is not the one it was: it was restored from a backup, or lost changes that it had committed
-// when another server took over. All that was cached is dropped, entries in the shared cache are void by a new epoch, and what
-// this node has revoked is revoked again, before it trusts anything. Nodes of the history that is gone may still hold a
-// lease: their rows are written into this one as fencing, so that every revoke waits for them.
+// acceptAnother takes up with a database that is not the one it was: it was restored from a backup,
+// or lost changes that it had committed when another server took over. All that was cached is
+// dropped, entries in the shared cache are void by a new epoch, and what this node has revoked is
+// revoked again, before it trusts anything. Nodes of the lost history may still hold a lease: their
+// rows are written into this one as fencing, so that every revoke waits for them.
 func (k *Keystore) acceptAnother(head Head) error {
 	n := k.node
 	n.lease.drop()
@@ -65,15 +66,16 @@ func (k *Keystore) acceptAnother(head Head) error {
 	return nil
 }
 
-// followTimeline is for a standby that has taken over and has all changes that this node knows of. It
-// may lack rows of nodes, which take no revision: those are written again, as fencing.
+// followTimeline handles a standby that has taken over with all changes that this node knows. It
+// may lack rows of nodes, because they have no revision. followTimeline writes those again, as
+// fencing.
 func (k *Keystore) followTimeline(head Head) error {
 	n, timeline := k.node, head.Timeline
 	if n.timeline != "" && n.timeline != timeline {
 		ctx, cancel := context.WithTimeout(k.running, loadTimeout)
 		defer cancel()
 		if err := k.db.NewEpoch(ctx, "", n.readers(head)); err != nil {
-			return k.storeFailed("telling a new primary of the other nodes", err)
+			return k.storeFailed("registering the other nodes with the new primary", err)
 		}
 		n.takeovers.Add(1)
 	}
@@ -84,8 +86,9 @@ func (k *Keystore) followTimeline(head Head) error {
 	return nil
 }
 
-// readers are the other nodes that may hold a lease. A server that does not wait for standbys may have
-// lost rows that this node never saw: they are one more, with the longest lease that this node knows of.
+// readers returns the other nodes that may hold a lease. A server that does not wait for standbys
+// may have lost rows that this node never saw. One more node stands for all of them, with the
+// longest lease that this node knows.
 func (n *node) readers(head Head) []Node {
 	if ablated("forget-readers") {
 		return nil
@@ -99,12 +102,13 @@ func (n *node) readers(head Head) []Node {
 		for _, other := range list {
 			longest = max(longest, other.Lease)
 		}
-		list = append(list, Node{Incarnation: "unknown " + randomBase62(22), Address: "nodes that a failover may have lost", Lease: longest})
+		list = append(list, Node{Incarnation: "unknown " + randomBase62(22),
+			Address: "nodes possibly lost in a failover", Lease: longest})
 	}
 	return list
 }
 
-// in calls f unless the database has been found to be another one since the history was noted.
+// in calls f unless the database was found to be another one since the history was recorded.
 func (n *node) in(history int64, f func()) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -126,8 +130,8 @@ func (k *Keystore) kept(c commit, p Propagation) (Propagation, error) {
 }
 
 const (
-	// rememberedRevokes is how many revokes of its own a node remembers, and rememberedReason how
-	// many bytes of the reason of each.
+	// rememberedRevokes is how many of its own revokes a node remembers, and rememberedReason how
+	// many bytes of each reason.
 	rememberedRevokes = 1 << 16
 	rememberedReason  = 256
 )
@@ -196,7 +200,7 @@ func (r *revokes) reassert(ctx context.Context, db Database, now history) error 
 	return nil
 }
 
-// lost returns the reasons, by key id, of what was revoked in another history.
+// lost returns the revokes of another history: reasons by key id.
 func (r *revokes) lost(now history) map[string]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -209,7 +213,7 @@ func (r *revokes) lost(now history) map[string]string {
 	return lost
 }
 
-// kept notes that keys are revoked in this history too.
+// kept records that keys are revoked in this history too.
 func (r *revokes) kept(ids []string, now history) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -23,9 +23,11 @@ type silence struct {
 	since time.Time
 }
 
-// tidy finds nodes that were silent for a lease, to fence them, and those whose lease has surely run out since they were fenced, to remove them.
-// A row of another epoch is of a node that has to join anew, and one that somebody else fences may not have been acknowledged: both are
-// fenced at once. The writes may wait for a standby, and hold up nobody; the next look comes when they are done.
+// tidy fences nodes that were silent for a lease, and removes nodes whose lease must have expired
+// since they were fenced. It fences two kinds of rows at once: a row of another epoch, because its
+// node has to join again, and a row that another node fenced, because that write may not have been
+// acknowledged. The writes may wait for a standby and delay nothing else; tidy does not look again
+// before they are done.
 func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 	if !j.busy.CompareAndSwap(false, true) {
 		return
@@ -72,7 +74,7 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 		defer j.busy.Store(false)
 		for _, other := range fence {
 			if err := k.db.Fence(ctx, other.Incarnation); err != nil {
-				_ = k.storeFailed("giving up a silent node", err)
+				_ = k.storeFailed("fencing a silent node", err)
 				return
 			}
 			if !k.node.in(history, func() { j.fenced.Store(other.Incarnation, k.clock.now()) }) {
@@ -83,12 +85,12 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 			case other.Epoch != "" && other.Epoch != epoch:
 				k.logger.Info("node of a former history has to join again", slog.String("node", other.Address))
 			default:
-				k.logger.Warn("a node has gone silent and is given up", slog.String("node", other.Address))
+				k.logger.Warn("fencing a silent node", slog.String("node", other.Address))
 			}
 		}
 		for _, other := range remove {
 			if err := k.db.RemoveFenced(ctx, other.Incarnation); err != nil {
-				_ = k.storeFailed("giving up a silent node", err)
+				_ = k.storeFailed("removing a fenced node", err)
 				return
 			}
 		}
@@ -107,8 +109,8 @@ func (j *janitor) lastLease(n *Node, since time.Time) time.Time {
 	return since
 }
 
-// inherit is for another database, which knows of nothing that this one was told but of the nodes
-// that were written into it as fencing.
+// inherit starts over for another database, which knows only the nodes that were written into it as
+// fencing.
 func (j *janitor) inherit(nodes []Node, fenced time.Time) {
 	j.seen = nil
 	j.fenced.Clear()

@@ -148,11 +148,11 @@ func (k *Keystore) Configure(s Settings) {
 // Now is the time on the database's clock, as far as this node knows it, in UTC.
 func (k *Keystore) Now() time.Time { return k.databaseTime(k.clock.now()) }
 
-// noteInterval is how much of the time by which keys have expired a clock that is set back can
-// take back once all nodes have ended.
+// noteInterval is how often a node stores the time by which keys expire. If all nodes stop and the
+// clock is set back, expiry goes back by at most this much.
 const noteInterval = time.Minute
 
-// noteTime has the database keep what the time is, for nodes that start when its clock has been set back.
+// noteTime stores the time in the database, for nodes that start after its clock was set back.
 func (k *Keystore) noteTime(ctx context.Context) {
 	if !k.node.lease.holds(k.clock.now()) {
 		return
@@ -170,7 +170,7 @@ func (k *Keystore) databaseTime(own time.Time) time.Time {
 	return time.Unix(0, now).UTC()
 }
 
-// busy adds to the work that Close waits for until it is done, unless Close has begun.
+// busy registers work that Close waits for, unless Close has begun.
 func (k *Keystore) busy() bool {
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
@@ -180,9 +180,9 @@ func (k *Keystore) busy() bool {
 	return !k.node.closed
 }
 
-// Close leaves the deployment: nothing is trusted any more, requests on their way are cut, whoever
-// waits for a change to spread is answered, last uses are written, the node's row is removed, and
-// the database is closed.
+// Close leaves the deployment. It drops the lease and the cache, cuts running requests, answers
+// callers that wait for a change to spread, writes last uses, removes the node's row, and closes
+// the database.
 func (k *Keystore) Close() error {
 	k.stop()
 	k.cache.close()
@@ -196,7 +196,7 @@ func (k *Keystore) Close() error {
 	return errors.Join(k.leave(), k.db.Close())
 }
 
-// leave takes the node's row away, if it may have written one.
+// leave removes the node's row if the node may have written one.
 func (k *Keystore) leave() error {
 	if !k.node.row.tried {
 		return nil
@@ -209,7 +209,7 @@ func (k *Keystore) leave() error {
 var (
 	errClosed    = errors.New("the key store is closed")
 	errAway      = errors.New("the database has not answered for some time, and is being asked")
-	errStale     = errors.New("the database answered with an older state than it had before: is this a former primary?")
+	errStale     = errors.New("the database answered with an older state than before: is it a former primary?")
 	errClockRate = errors.New("no lease is taken")
 )
 
@@ -394,20 +394,22 @@ func (k *Keystore) Health(ctx context.Context) Health {
 	h := k.Gauges()
 	switch {
 	case err == nil && k.lookupsFail.Load():
-		h.Problem = "look-ups of keys in the database fail; cached keys go on working, requests with other keys are answered 503"
+		h.Problem = "key lookups in the database fail; cached keys still work, " +
+			"requests with other keys get 503"
 	case err != nil && h.LeaseRemaining > 0:
 		h.Problem = "the database cannot be asked; keys that are cached go on working until the lease has run out"
 	case errors.Is(err, errClockRate):
 		h.Problem = err.Error()
 	case errors.Is(err, ErrReplaced):
-		h.Problem = ErrReplaced.Error() + "; every request is answered 503: the log says what to check before the restart that is needed"
+		h.Problem = ErrReplaced.Error() + "; every request that needs a key gets 503; " +
+			"a restart is required: see the log for what to check first"
 	case h.LeaseRemaining == 0:
 		h.Problem = "the lease has lapsed and the database cannot be asked; every request is answered 503"
 	}
 	return h
 }
 
-// tryLookup finds out whether look-ups that have failed do so still, unless another call is at it.
+// tryLookup checks whether failing lookups still fail, unless another call is checking.
 func (k *Keystore) tryLookup(ctx context.Context) {
 	if !k.lookupsFail.Load() || !k.trial.TryLock() {
 		return

@@ -112,8 +112,8 @@ type node struct {
 }
 
 // ownRow is what this node knows of its row. A write that was not acknowledged may have reached the
-// row, and may be lost again when a standby takes over, so that it counts for neither: the node goes
-// by the shortest lease that the row can show, and writes the row again.
+// row, and a failover may lose it again. So the node relies on neither: it uses the shortest lease
+// that the row can show, and writes the row again.
 type ownRow struct {
 	former  string        // the incarnation before
 	tried   bool          // to write one, of any incarnation
@@ -123,7 +123,7 @@ type ownRow struct {
 	setting bool          // a SetLease is on its way
 }
 
-// A history tells whether what this node has written is surely still in the database.
+// A history tells whether this node's writes are certain to be in the database still.
 type history struct{ histories, takeovers int64 }
 
 func (n *node) history() history { return history{n.histories.Load(), n.takeovers.Load()} }
@@ -167,8 +167,8 @@ func (k *Keystore) renew(ctx context.Context) error {
 	return err
 }
 
-// renewAnew is renew by a renewal that begins after the call: one that is shared may have asked the
-// database before.
+// renewAnew is renew with a renewal that begins after the call. A shared renewal may have asked the
+// database earlier.
 func (k *Keystore) renewAnew(ctx context.Context) error {
 	shared, err := k.joinRenewal(ctx)
 	if shared && ctx.Err() == nil {
@@ -208,7 +208,7 @@ func (k *Keystore) joinRenewal(ctx context.Context) (shared bool, err error) {
 	}
 }
 
-// errAgain says that the renewal has to begin anew: what it has read was overtaken, or is not enough.
+// errAgain says that the renewal has to start again, because its reads are outdated or incomplete.
 var errAgain = errors.New("the database changed while it was read")
 
 func (k *Keystore) renewOnce() (err error) {
@@ -223,12 +223,13 @@ func (k *Keystore) renewOnce() (err error) {
 	return k.storeFailed("renewing the lease", err)
 }
 
-// askTimeout bounds one renewal. Nothing that may wait for a standby counts in it.
+// askTimeout bounds one renewal, which never waits for a standby.
 func (k *Keystore) askTimeout() time.Duration {
 	return min(k.settings.Load().Lease/3, loadTimeout)
 }
 
-// renewFrom is one try of a renewal, from the clock reading that it takes.
+// renewFrom is one attempt at a renewal. Its lease counts from the clock reading that it begins
+// with.
 func (k *Keystore) renewFrom() error {
 	n := k.node
 	ctx, cancel := context.WithTimeout(context.Background(), k.askTimeout())
@@ -312,7 +313,7 @@ func (k *Keystore) askHead(ctx context.Context) (Head, reading, error) {
 	return head, at, nil
 }
 
-// distrust drops the lease, all that is cached, and what runs.
+// distrust drops the lease and the cache, and cuts running requests.
 func (k *Keystore) distrust() {
 	if t := k.node.lease.term.Load(); t == nil || t.length == 0 {
 		return // it did before
@@ -322,7 +323,7 @@ func (k *Keystore) distrust() {
 	k.cache.cutAll()
 }
 
-// rejoin makes this process a node that no other has given up or knows of, with nothing cached, once it has joined.
+// rejoin makes this process a new node with an empty cache, unknown to the others until it joins.
 func (k *Keystore) rejoin() {
 	n := k.node
 	if applied := n.applied.Load(); applied >= 0 {
@@ -342,8 +343,8 @@ func (k *Keystore) rejoin() {
 	n.stranger = false
 }
 
-// joined tells the others of this node and how long its leases are, before it holds one. A row that
-// is there, but whose writer was not told so, does not count: a standby that takes over may not have it.
+// joined announces this node and the length of its leases to the others, before it holds a lease. A
+// row whose write was not acknowledged does not count: a standby that takes over may not have it.
 func (k *Keystore) joined() error {
 	n := k.node
 	n.mu.Lock()
@@ -366,21 +367,21 @@ func (k *Keystore) joined() error {
 	if former != "" {
 		k.afterwards(func(ctx context.Context) { // nobody needs to wait for it
 			if err := k.db.Remove(ctx, former); err != nil {
-				_ = k.storeFailed("removing what this node was before", err)
+				_ = k.storeFailed("removing this node's former row", err)
 			}
 		})
 	}
 	return nil
 }
 
-// confirm writes the node's row as it is. Once the database has not answered for a while, a standby may
-// have taken over, and a primary that was stopped and does not know yet answers what it is asked. It
-// cannot have a write acknowledged, though, as long as its standbys are synchronous.
+// confirm writes the node's row again, unchanged. If the database has not answered for a while, a
+// standby may have taken over. A former primary that was stopped and does not know this yet still
+// answers reads, but with synchronous standbys it cannot acknowledge a write.
 func (k *Keystore) confirm() error {
 	ctx, cancel := context.WithTimeout(k.running, loadTimeout)
 	defer cancel()
 	if err := k.db.Confirm(ctx, *k.node.incarnation.Load()); err != nil {
-		return k.storeFailed("confirming that this is still the primary", err)
+		return k.storeFailed("confirming that this server is still the primary", err)
 	}
 	return nil
 }
@@ -398,7 +399,7 @@ func (k *Keystore) leaseLength() time.Duration {
 		k.afterwardsLocked(func(ctx context.Context) {
 			err := k.db.SetLease(ctx, incarnation, length)
 			if err != nil {
-				_ = k.storeFailed("telling the others of another lease", err)
+				_ = k.storeFailed("announcing the new lease to the other nodes", err)
 			}
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -413,8 +414,8 @@ func (k *Keystore) leaseLength() time.Duration {
 	return min(length, row.lease)
 }
 
-// meet notes the other nodes' rows. Those read before are kept once more: only the next renewal tells
-// whether the new ones are of this history.
+// meet records the other nodes' rows. It keeps the previous rows until the next renewal, which
+// tells whether the new ones are of this history.
 func (n *node) meet(nodes []Node) {
 	n.peersBefore, n.peers = n.peers, make(map[string]Node, len(nodes))
 	for _, other := range nodes {
@@ -424,18 +425,18 @@ func (n *node) meet(nodes []Node) {
 	}
 }
 
-// afterwardsTimeout is how long a write may take that holds up nobody and may wait for a standby.
+// afterwardsTimeout bounds a background write, which may wait for a standby.
 const afterwardsTimeout = 10 * time.Second
 
-// afterwards runs what may wait for a standby, for afterwardsTimeout at most, and holds up no renewal. It
-// reports whether it does: a node that is closed begins nothing.
+// afterwards runs f, which may wait for a standby, in the background for at most afterwardsTimeout,
+// so that it delays no renewal. It reports whether it started f: a closed node starts nothing.
 func (k *Keystore) afterwards(f func(context.Context)) bool {
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
 	return k.afterwardsLocked(f)
 }
 
-// afterwardsLocked is afterwards for who holds node.mu.
+// afterwardsLocked is afterwards for a caller that holds node.mu.
 func (k *Keystore) afterwardsLocked(f func(context.Context)) bool {
 	if k.node.closed {
 		return false
@@ -512,8 +513,8 @@ func (k *Keystore) cutLapsed(ctx context.Context) {
 	}
 }
 
-// storeFailed counts a failure of the database, logs it, though not each of a thousand a second and [ErrReplaced] once, and returns it with
-// what was being done.
+// storeFailed counts a failure of the database and returns it with the operation. It logs failures
+// at a limited rate, and [ErrReplaced] once.
 func (k *Keystore) storeFailed(doing string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err

@@ -49,14 +49,14 @@ func (k *Keystore) commit(ctx context.Context, c Caller, f func(Tx, authority) e
 	return k.commitAs(ctx, k.authorised(c, f))
 }
 
-// commitAs is commit for a change that needs no authorisation any more.
+// commitAs is commit for a change that is already authorized.
 func (k *Keystore) commitAs(ctx context.Context, f func(Tx) error) (commit, error) {
 	defer k.changes.enter()()
 	return k.write(ctx, f)
 }
 
-// inTurn is commit for transactions of which there may be many. Those of this node take turns, and
-// let all other changes that have come go first.
+// inTurn is commit for one of many transactions of a bulk change. On each node these run one at a
+// time, after all other changes that are waiting.
 func (k *Keystore) inTurn(ctx context.Context, c Caller, f func(Tx, authority) error) (commit, error) {
 	if err := k.changes.turn(ctx); err != nil {
 		return commit{}, k.storeFailed("waiting for other changes", err)
@@ -88,9 +88,9 @@ func (k *Keystore) write(ctx context.Context, f func(Tx) error) (commit, error) 
 	return done, nil
 }
 
-// confirmed returns a refusal that rests on what another change has done, such as that there is no such
-// key any more, once the database has acknowledged that change. It may be one that was answered 503,
-// and that a failover would lose.
+// confirmed returns a refusal that depends on another change, such as a key that no longer exists,
+// once the database has acknowledged that change. That change may have been answered 503, and a
+// failover could lose it.
 func (k *Keystore) confirmed(ctx context.Context, refused error) error {
 	refusal, ok := errors.AsType[*Error](refused)
 	if !ok || refusal.Kind != KindNotFound && refusal.Kind != KindConflict || !k.node.standbys.Load() {
@@ -135,8 +135,8 @@ func remember(tx Tx, by authority, key, made string) error {
 // rememberFor is how long an Idempotency-Key is known.
 const rememberFor = 24 * time.Hour
 
-// A queue keeps what takes many transactions from holding up what takes one. No mutex is held while
-// one waits.
+// A queue keeps bulk changes of many transactions (slices) from delaying changes of one
+// transaction. Waiting holds no mutex.
 type queue struct {
 	slice   chan struct{} // has room while no slice is being written
 	mu      sync.Mutex
@@ -147,7 +147,7 @@ func newQueue() *queue {
 	return &queue{slice: make(chan struct{}, 1), changes: make(map[chan struct{}]bool)}
 }
 
-// enter announces a change that is no slice, and returns what ends it.
+// enter announces a change that is not a slice. The returned function ends it.
 func (q *queue) enter() (leave func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -161,8 +161,8 @@ func (q *queue) enter() (leave func()) {
 	}
 }
 
-// turn waits until a slice may be written: there is no other, and the changes that came before have
-// ended. Call over when it is.
+// turn waits until a slice may be written: no other slice is running, and all earlier changes have
+// ended. Call over when the slice is done.
 func (q *queue) turn(ctx context.Context) error {
 	select {
 	case q.slice <- struct{}{}:

@@ -36,8 +36,8 @@ type AuditVerdict struct {
 
 var errBroken = errors.New("the chain is broken")
 
-// VerifyAudit recomputes the chain of the log, up to the row that is the newest when it begins. It
-// takes `admin.audit:read` in all namespaces.
+// VerifyAudit recomputes the hash chain of the log, up to the newest row at the time of the call.
+// It requires `admin.audit:read` in all namespaces.
 func (k *Keystore) VerifyAudit(ctx context.Context, c Caller) (AuditVerdict, error) {
 	var v AuditVerdict
 	newest, err := k.eachAudit(ctx, c, func(rows []AuditRow) error {
@@ -60,16 +60,19 @@ func (k *Keystore) VerifyAudit(ctx context.Context, c Caller) (AuditVerdict, err
 	case err != nil:
 		return v, err
 	case v.Rows < newest.Seq:
-		v.Wrong, v.Cause = v.Rows+1, fmt.Sprintf("row %d is missing: the log had %d rows when its verification began", v.Rows+1, newest.Seq)
+		v.Wrong, v.Cause = v.Rows+1, fmt.Sprintf("row %d is missing: "+
+			"the log had %d rows when the verification began", v.Rows+1, newest.Seq)
 	case v.Last != newest.Hash:
-		v.Wrong, v.Cause = newest.Seq, fmt.Sprintf("row %d is another one than when its verification began", newest.Seq)
+		v.Wrong, v.Cause = newest.Seq, fmt.Sprintf(
+			"row %d has changed since the verification began", newest.Seq)
 	}
 	return v, nil
 }
 
-// ExportAudit calls f with the rows that there are when it begins, oldest first, some at a time.
-// While f runs, nothing of the database is held. It takes `admin.audit:read` in all namespaces:
-// with the hashes, whoever has the export can verify it. An error of f is returned as it is.
+// ExportAudit calls f with pages of the rows that exist at the time of the call, oldest first. It
+// holds no database connection while f runs. It requires `admin.audit:read` in all namespaces. The
+// rows include the hashes, so that a reader can verify the export. ExportAudit returns an error of
+// f unchanged.
 func (k *Keystore) ExportAudit(ctx context.Context, c Caller, f func([]AuditRow) error) error {
 	var last int64
 	newest, err := k.eachAudit(ctx, c, func(rows []AuditRow) error {
@@ -77,14 +80,15 @@ func (k *Keystore) ExportAudit(ctx context.Context, c Caller, f func([]AuditRow)
 		return f(rows)
 	})
 	if err == nil && last < newest.Seq {
-		err = fmt.Errorf("exporting the audit log: it ends with row %d, and row %d was there when the export began", last, newest.Seq)
+		err = fmt.Errorf("exporting the audit log: "+
+			"it ends with row %d, but had row %d when the export began", last, newest.Seq)
 	}
 	return err
 }
 
-// eachAudit calls f with the rows up to the newest there is when it begins, oldest first, some at a
-// time, and returns that one; the zero row for an empty log. It reads the caller's authority anew
-// each time. It ends early, without an error, where rows are missing at the end.
+// eachAudit calls f with pages of the rows up to the newest at the time of the call, oldest first.
+// It returns that newest row, or the zero row for an empty log. It checks the caller's authority
+// again for each page. If rows at the end are missing, it stops early without an error.
 func (k *Keystore) eachAudit(ctx context.Context, c Caller, f func([]AuditRow) error) (newest AuditRow, err error) {
 	rows, err := k.readAudit(ctx, c, func(ctx context.Context) ([]AuditRow, error) {
 		rows, _, err := k.db.Audits(ctx, AuditFilter{}, "", 1)

@@ -26,8 +26,8 @@ type ImportRefusal struct {
 }
 
 const (
-	// importSlice is how much one transaction adds: keys, with the grants and roles that they have.
-	// Other changes wait for one at most.
+	// importSlice is how many rows one transaction adds: keys, with their grants and roles. Other
+	// changes wait for at most one such transaction.
 	importSlice = 500
 	// importWait bounds how long an import waits for a node that is cut off: longer than leases usually are. Until its lease has run out, that
 	// node takes imported credentials for malformed if there were none before.
@@ -36,15 +36,15 @@ const (
 	importIdle = time.Minute
 	// maxImports is how many imports may run on a node.
 	maxImports = 16
-	// MaxImport is how many keys a caller other than root may import all or nothing: they are
-	// checked again before they can be used.
+	// MaxImport is how many keys a caller other than root may import in one import that is all or
+	// nothing: all of them are checked again before they become valid.
 	MaxImport = 10_000
 )
 
-// ImportKeys adds keys whose credentials go on working. With partial, what can be imported is.
-// Without, with any refusal nothing is imported, and all credentials begin to work at the same
-// time. So they do with an idempotencyKey, see MintKey. The keys can be used on every node when
-// this returns; those of a large import are listed before.
+// ImportKeys adds keys with existing credentials. With partial, it imports the valid keys. Without
+// partial, it imports nothing if any key is refused, and all credentials become valid at the same
+// time; the latter also holds with an idempotencyKey, see MintKey. The keys are valid on every node
+// when ImportKeys returns; keys of a large import are listed earlier.
 func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
 	whole := !partial || idempotencyKey != ""
 	if !c.root && whole && len(specs) > MaxImport {
@@ -54,7 +54,8 @@ func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec,
 	case k.imports <- struct{}{}:
 		defer func() { <-k.imports }()
 	default:
-		return 0, nil, &Error{Kind: KindBusy, Code: "busy", Detail: fmt.Sprintf("%d imports are running on this node: try again when one of them has ended", maxImports)}
+		return 0, nil, &Error{Kind: KindBusy, Code: "busy", Detail: fmt.Sprintf(
+			"%d imports are running on this node: try again when one has finished", maxImports)}
 	}
 	for slice := range sliced(specs) {
 		if whole && len(slice) < len(specs) {
@@ -70,7 +71,7 @@ func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec,
 	return imported, refused, nil
 }
 
-// sliced cuts specs into what one transaction adds.
+// sliced splits specs into the parts that one transaction each adds.
 func sliced(specs []ImportSpec) iter.Seq[[]ImportSpec] {
 	return func(yield func([]ImportSpec) bool) {
 		from, size := 0, 0
@@ -90,7 +91,7 @@ func sliced(specs []ImportSpec) iter.Seq[[]ImportSpec] {
 	}
 }
 
-// rows is how much there is to write for a key.
+// rows is the number of rows to write for a key.
 func (s *KeySpec) rows() int {
 	n := 1
 	if s.Home != nil {
@@ -140,9 +141,9 @@ func mayImport(tx Tx, by authority, idempotencyKey string) error {
 	return remembered(tx, by, idempotencyKey)
 }
 
-// importInSlices imports many keys in short transactions. The keys are there from the first one on:
-// whatever they refer to cannot be deleted, and whoever revokes the keys of their maker revokes
-// them too. Their secrets open nothing before the last one.
+// importInSlices imports many keys in short transactions. The keys exist from their own transaction
+// on: nothing they refer to can be deleted, and revoking the keys of their creator revokes them
+// too. Their secrets become valid with the last transaction.
 func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
 	// Mistakes are found before anything is written, and without the write lock.
 	specs, refused, err = k.sift(ctx, c, specs, idempotencyKey)
@@ -221,12 +222,14 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 func interrupted(err error) error {
 	if isNotFound(err) {
 		return &Error{Kind: KindConflict, Code: "import_abandoned",
-			Detail: "the import added no key for too long, or its node was removed, so that other nodes removed its keys: import them again"}
+			Detail: "another node removed the keys of this import, " +
+				"because it added no key for too long or its node was removed: import them again"}
 	}
 	return err
 }
 
-// sift returns the specs that can be imported as far as is known before, and why the others cannot.
+// sift returns the specs that can be imported, as far as is known before writing, and the errors of
+// the others.
 func (k *Keystore) sift(ctx context.Context, c Caller, specs []ImportSpec, idempotencyKey string) (fit []ImportSpec, refused []ImportRefusal, err error) {
 	var by authority
 	var now time.Time
@@ -271,19 +274,20 @@ func (k *Keystore) sift(ctx context.Context, c Caller, specs []ImportSpec, idemp
 	return fit, refused, nil
 }
 
-// same reports whether a caller may give and do what it could.
+// same reports whether a caller still has the same permissions and restrictions.
 func (a *authority) same(before *authority) bool {
 	return a.policy.revision == before.policy.revision && a.key == before.key && a.expiresAt.Equal(before.expiresAt) && slices.Equal(a.allowedIPs, before.allowedIPs)
 }
 
-// abandonImports removes what is left of an import, with id 0 only of those that nobody goes on
-// with.
+// abandonImports removes the keys of the import with this id and of all imports that were
+// abandoned. With id 0 it removes only the latter.
 func (k *Keystore) abandonImports(id int64) {
 	if _, err := k.db.Nodes(k.running); err != nil { // those that have ended are not waited for
-		_ = k.storeFailed("looking for abandoned imports", err)
+		_ = k.storeFailed("searching for abandoned imports", err)
 		return
 	}
-	by := authority{root: true, actor: RootMember, from: "an import that failed", policy: NewDirectory(new(Policy))}
+	by := authority{root: true, actor: RootMember, from: "a failed import",
+		policy: NewDirectory(new(Policy))}
 	for more := true; more; {
 		ctx, cancel := context.WithTimeout(k.running, afterwardsTimeout) // it may wait for a standby
 		_, err := k.inTurn(ctx, Root(by.from), func(tx Tx, _ authority) error {
@@ -308,8 +312,8 @@ func (k *Keystore) abandonImports(id int64) {
 	}
 }
 
-// importThese makes keys of specs and inserts them. It returns those that were, and for each of the
-// specs why it was not, nil: it was.
+// importThese creates keys from specs and inserts them. It returns the inserted keys, and for each
+// spec the error that refused it, or nil.
 func (k *Keystore) importThese(now time.Time, by authority, specs []ImportSpec, insert func([]*Key) (map[int]error, error)) (done []*Key, refused []*Error, err error) {
 	refused = make([]*Error, len(specs))
 	keys := make([]*Key, 0, len(specs))

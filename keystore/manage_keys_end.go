@@ -12,10 +12,10 @@ const (
 	revokeWait = 30 * time.Second
 )
 
-// RevokeKey ends a key for good. Revoking again changes nothing and waits again. made takes along
-// the keys it made, and those that they made: the key itself first and in a transaction of its own,
-// so that it makes no more, and the others in many. After an error in between, revoking again goes
-// on.
+// RevokeKey revokes a key for good. Revoking it again changes nothing and waits again. With made,
+// it also revokes the keys that the key created, and those that they created. It revokes the key
+// itself first, in a separate transaction, so that the key creates no more, and the others in many
+// transactions. After an error, calling it again revokes the rest.
 func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, made bool, o ChangeOptions) (*Key, Propagation, error) {
 	var p problems
 	p.text("reason", reason, maxReason)
@@ -92,9 +92,9 @@ func revoke(tx Tx, by authority, before *Key, reason string) (*Key, error) {
 	return &after, updateKey(tx, by, "key.revoke", before, &after)
 }
 
-// revokeMade revokes all that a revoked key made, wherever it lives: what it gave was its own.
-// Whoever asked may have gone, and may have been the key itself. It returns the last change; its
-// zero value when there was none.
+// revokeMade revokes all keys that a revoked key created, in any namespace, because it gave them
+// its own permissions. The caller may have disconnected, and may be the key itself. It returns the
+// last change, or the zero value if there was none.
 func (k *Keystore) revokeMade(ctx context.Context, by authority, maker, reason string, now history) (last commit, err error) {
 	waiting, seen := []string{maker}, map[string]bool{maker: true}
 	for len(waiting) > 0 {
@@ -127,7 +127,7 @@ func (k *Keystore) revokeMade(ctx context.Context, by authority, maker, reason s
 	return last, nil
 }
 
-// revokeAll revokes some keys at once, and returns those that were alive.
+// revokeAll revokes keys in one transaction and returns those that were valid before.
 func revokeAll(tx Tx, by authority, ids []string, reason func(id string) string) (ended []string, err error) {
 	keys, err := tx.Keys(ids)
 	if err != nil {

@@ -33,7 +33,8 @@ type Namespace struct {
 	TokenPrefix string // of the tokens of keys homed here; empty: the deployment's first
 	CreatedAt   time.Time
 	Version     int64
-	// Unreadable is as of a role: no grant in it counts, it reaches nowhere, and no key is made in it.
+	// Unreadable is the reason why the row cannot be read, as for a role: grants in the namespace
+	// have no effect, it reaches no other namespace, and no key can be created in it.
 	Unreadable string
 
 	counts *outcomeCounts // nil but in a directory

@@ -40,10 +40,10 @@ type commit struct {
 	history  history   // before the change was made
 }
 
-// propagate waits until every node has applied a change that was committed, or can no longer trust what it
-// cached before; at longest for wait, where zero is [DefaultWait] and less than zero is one look,
-// and until Close. Not complete is no failure: the change is committed, and in force on each
-// pending node by the time given.
+// propagate waits until every node has applied a change that was committed, or can no longer use
+// what it cached before. It waits at most for wait, and until Close; zero means [DefaultWait], and
+// a negative wait means one look. An incomplete result is not a failure: the change is committed,
+// and in force on each pending node by the time in the result.
 func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) Propagation {
 	begun := k.clock.now()
 	if wait == 0 {
@@ -120,7 +120,8 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 		}
 	}
 	if len(p.Pending) == 0 {
-		// What they acknowledged was of the history that this node still finds after it has read them.
+		// The acknowledgements count only if this node still finds the same history after reading
+		// them.
 		if err := k.renewAnew(ctx); err != nil {
 			return p, err
 		}
@@ -129,9 +130,10 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 	return p, nil
 }
 
-// Progress looks once how far a change has come that was answered before it was complete. Took counts from since, when it was answered, on the
-// database's clock. A node that is cut off is pending until its lease has run out, counted from when this node first saw the change: that may be later
-// than its commit. Progress waits for the caller's turn to read.
+// Progress returns how far a change has spread that was answered before it was complete. It looks
+// once. Took counts from since, the time of that answer on the database's clock. A node that is cut
+// off is pending until its lease has run out, counted from when this node first saw the change:
+// that may be later than its commit. Progress waits for the caller's turn to read.
 func (k *Keystore) Progress(ctx context.Context, c Caller, r Revision, since time.Time) (Propagation, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -150,14 +152,15 @@ func (k *Keystore) Progress(ctx context.Context, c Caller, r Revision, since tim
 }
 
 const (
-	// commitGrain is how far apart the times are that a node remembers.
+	// commitGrain is the interval between the commit times that a node remembers.
 	commitGrain = time.Second
-	// rememberedCommits is for how many of them: a lease that is longer makes [Keystore.Progress] wait longer.
+	// rememberedCommits is how many commit times a node remembers. With a lease longer than they
+	// cover, [Keystore.Progress] waits longer.
 	rememberedCommits = 1024
 )
 
-// commitTimes remember when, on this node's clock, which revisions were committed at the latest. Its
-// zero value knows of none.
+// commitTimes remembers the latest time, on this node's clock, at which each revision can have been
+// committed. The zero value is empty and ready for use.
 type commitTimes struct {
 	mu    sync.Mutex
 	times []commitTime // in order of both
@@ -168,7 +171,7 @@ type commitTime struct {
 	at       time.Time
 }
 
-// seen notes that a renewal, whose answer came at the time given, found a revision.
+// seen records that a renewal answered at the given time found a revision.
 func (c *commitTimes) seen(r Revision, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -181,7 +184,7 @@ func (c *commitTimes) seen(r Revision, at time.Time) {
 	c.times = append(c.times, commitTime{r, at})
 }
 
-// before returns a time at which a revision was committed already, now when none is known.
+// before returns a time by which a revision was committed, or now if none is known.
 func (c *commitTimes) before(r Revision, now time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -192,7 +195,7 @@ func (c *commitTimes) before(r Revision, now time.Time) time.Time {
 	return now
 }
 
-// forget is for another history.
+// forget drops all times, for a new history.
 func (c *commitTimes) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

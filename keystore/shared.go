@@ -136,7 +136,7 @@ func (k *Keystore) askShared(ctx context.Context, s *shard, seal *sharedSeal, d 
 	return r
 }
 
-// share puts what the database said into the shared cache, if there is one. The seal is from before
+// share stores the database's answer in the shared cache, if there is one. The seal is from before
 // the database was asked.
 func (k *Keystore) share(seal *sharedSeal, key *Key, d *Digest, asOf Revision) {
 	if cache := k.settings.Load().Cache; cache != nil {

@@ -58,7 +58,7 @@ const (
 	otherNamespace    = "_other"
 )
 
-// requestCounts counts requests by namespace and outcome. The counters of a namespace begin anew
+// requestCounts counts requests by namespace and outcome. The counters of a namespace restart at 0
 // when it is deleted and created again.
 type requestCounts struct {
 	mu    sync.Mutex
@@ -69,7 +69,7 @@ type requestCounts struct {
 type outcomeCounts [NumOutcomes]atomic.Uint64
 
 // keep drops the counters of namespaces that a directory does not have. Requests still running
-// there are counted no more.
+// there are no longer counted.
 func (c *requestCounts) keep(d *Directory) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -79,7 +79,7 @@ func (c *requestCounts) keep(d *Directory) {
 }
 
 // of returns a namespace's counters. It is called when the directory is made, not for each request.
-// An id that the API refuses is no label: it may not be valid UTF-8.
+// An id that the API refuses cannot be a label: it may not be valid UTF-8.
 func (c *requestCounts) of(namespace string) *outcomeCounts {
 	if !ValidNamespaceID(namespace) {
 		return &c.other

@@ -8,16 +8,14 @@ import (
 )
 
 const (
-	// callerReads is how many reads of one caller use the database at the same time. A database has
-	// more connections for them, so that another caller does not wait until all of these have
-	// ended.
+	// callerReads is how many reads of one caller use the database at the same time. The database
+	// has more connections for reads, so that another caller need not wait for these.
 	callerReads = 2
-	// readTimeout bounds one read, the wait for its turn included, unless the caller's context ends
-	// first.
+	// readTimeout bounds one read, including the wait for its turn.
 	readTimeout = 10 * time.Second
 )
 
-// turns has the reads of each caller wait for one another. The zero value is ready for use.
+// turns limits the concurrent reads of each caller. The zero value is ready for use.
 type turns struct {
 	mu sync.Mutex
 	of map[string]*callerTurns // by actor; only of those who have or await a turn
@@ -42,12 +40,12 @@ func (t *turns) take(ctx context.Context, c Caller) (done func(), err error) {
 	leave()
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil, &Error{Kind: KindBusy, Code: "too_many_reads",
-			Detail: "the caller's other reads took all the time that this one had; wait for them to end, then try again"}
+			Detail: "the caller's other reads did not finish in time; wait for them, then try again"}
 	}
 	return nil, ctx.Err()
 }
 
-// enter returns the turns of an actor, to be left in the end.
+// enter returns the turns of an actor. The caller must leave them.
 func (t *turns) enter(actor string) (own *callerTurns, leave func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

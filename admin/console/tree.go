@@ -52,8 +52,8 @@ func tree(all []api.Namespace, root string) []branch {
 	return rows
 }
 
-// above are the namespaces that one lies in, the outermost first and each once, as far as the
-// visitor may see them.
+// above returns the ancestors of a namespace that the visitor may see, the outermost first and each
+// once.
 func above(all []api.Namespace, ns api.Namespace) (list []api.Namespace) {
 	by := make(map[string]api.Namespace, len(all))
 	for _, one := range all {

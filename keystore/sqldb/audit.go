@@ -181,8 +181,8 @@ const (
 	chainBytes = 256 << 10
 )
 
-// AuditChain implements [keystore.Database]. The sizes alone come first, so that no more texts are
-// read than the page has.
+// AuditChain implements [keystore.Database]. It reads only the sizes first, so that it reads no
+// more texts than the page has.
 func (d *DB) AuditChain(ctx context.Context, after int64) ([]keystore.AuditRow, error) {
 	const size = "octet_length(before) + octet_length(after)"
 	rows, err := list(d.read(ctx), scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq > ? AND "+d.current+`

@@ -22,7 +22,7 @@ import (
 // keepRevisions is how much of the change log stays. A node that is further behind treats everything as changed.
 const keepRevisions = 100_000
 
-// closeWait is how long a call that runs keeps Close from returning.
+// closeWait is how long Close waits for running calls.
 const closeWait = 5 * time.Second
 
 // A dialect is what the databases do not agree on.
@@ -123,8 +123,8 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	return d.feed.start(ctx, d.lease, pollInterval, nil, d.intact)
 }
 
-// firstWrite finds out whether this process may write, which is better known now than at the first
-// change. A write may wait for others, in PostgreSQL without end; a start reports that instead.
+// firstWrite checks at start that this process can write, so that the first change does not have to
+// find out. A write may wait for others, in PostgreSQL for ever; a start reports that instead.
 func (d *DB) firstWrite(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstWriteWait)
 	defer cancel()
@@ -138,13 +138,14 @@ func (d *DB) firstWrite(ctx context.Context) error {
 	case d.postgres == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return err
 	case began:
-		return advised{"PostgreSQL does not confirm a change: does a synchronous standby run?", ctx.Err()}
+		return advised{
+			"PostgreSQL does not confirm a change: is a synchronous standby running?", ctx.Err()}
 	default:
 		return advised{adviceLocked, ctx.Err()}
 	}
 }
 
-// advised is an error with what to do about it.
+// advised is an error with advice.
 type advised struct {
 	advice string
 	err    error
@@ -153,8 +154,8 @@ type advised struct {
 func (e advised) Error() string { return fmt.Sprintf("%s (%v)", e.advice, e.err) }
 func (e advised) Unwrap() error { return e.err }
 
-// Advice returns what an error of this package tells people to do, without the details, which may
-// name servers and files. It may be empty.
+// Advice returns the advice of an error of this package, without details that may name servers and
+// files. It may be empty.
 func Advice(err error) string {
 	e, _ := errors.AsType[advised](err)
 	return e.advice
@@ -173,8 +174,8 @@ func (d *DB) Close() error {
 	return err
 }
 
-// closePools closes idle connections at once, and those in use when they are given back. It waits
-// for these, for closeWait at most.
+// closePools closes idle connections at once, and connections in use when they are returned. It
+// waits for those at most closeWait.
 func (d *DB) closePools() error {
 	// The readers go first: the last connection to leave folds the write-ahead log into the file.
 	if d.holder != nil {
@@ -225,7 +226,7 @@ func (d *DB) retryBusy(ctx context.Context, f func() error) error { return retry
 // retryLost calls f until its connection is good: after a restart of the server each in the pool may be cut.
 func (d *DB) retryLost(ctx context.Context, f func() error) error { return retry(ctx, d.isLost, f) }
 
-// longestPoll is how long a process may sleep between two looks whether the write lock is free.
+// longestPoll is the longest sleep between two attempts to take the write lock.
 const longestPoll = 20 * time.Millisecond
 
 func retry(ctx context.Context, again func(error) bool, f func() error) error {
@@ -257,16 +258,16 @@ func (d *DB) query(ctx context.Context, pool *sql.DB, query string, args ...any)
 	return rows, err
 }
 
-// read is a bulk query, planned for these arguments and the tables as they are now.
+// read runs a bulk query, planned for its arguments and the current tables.
 func (d *DB) read(ctx context.Context) querier {
 	return func(query string, args ...any) (*sql.Rows, error) {
 		return d.query(ctx, d.bulk, query, append(slices.Clip(d.anew), args...)...)
 	}
 }
 
-// exec runs a statement that is a transaction of its own, takes no revision, and may run twice. One
-// that must be durable has to write its row even if that has the values already: an earlier try may
-// have failed after it wrote them on this server alone.
+// exec runs a statement that is a transaction of its own, takes no revision, and may run twice. A
+// statement that must be durable has to write its row even if the row has the values already: an
+// earlier attempt may have failed after writing them on this server alone.
 func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string, args ...any) error {
 	if err := d.intact(); err != nil {
 		return fmt.Errorf("%s: %w", operation, err)
@@ -285,8 +286,7 @@ func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string
 	return d.fail(ctx, operation, err)
 }
 
-// confirm fails when what the connection has just committed may be lost although the database
-// called it made.
+// confirm fails if the connection's last commit may be lost although the database reported success.
 func (d *DB) confirm(conn *sql.Conn) error {
 	if d.committed == nil {
 		return nil
@@ -427,7 +427,7 @@ type feed struct {
 	done      sync.WaitGroup
 }
 
-// maxSilence is how long the database may take for a look at the head. No failover is quicker than that.
+// maxSilence is how long the database may take to return the head. No failover is faster.
 const maxSilence = 2 * time.Second
 
 // pollInterval leaves room for a slow poll within the 100 ms of the contract.

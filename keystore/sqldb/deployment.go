@@ -29,8 +29,8 @@ func (d *DB) Deployment(ctx context.Context, configured *[32]byte) (keystore.Dep
 	return out, nil
 }
 
-// NewEpoch implements [keystore.Database]. The epoch's row is written in any case, so that the commit
-// waits for a standby also where another process has been faster.
+// NewEpoch implements [keystore.Database]. It writes the epoch's row in any case, so that the
+// commit waits for a standby even if another process was faster.
 func (d *DB) NewEpoch(ctx context.Context, was string, nodes []keystore.Node) error {
 	err := d.write(ctx, func(t *tx) error {
 		_, err := t.exec("UPDATE head SET epoch = CASE WHEN epoch = ? THEN ? ELSE epoch END", was, newEpoch())

@@ -15,7 +15,7 @@ func lockExclusive(f *os.File) bool {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
 }
 
-// lockShared takes it together with others that do, unless somebody has it for himself.
+// lockShared takes a shared lock, unless another process holds an exclusive one.
 func lockShared(f *os.File) bool {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil
 }

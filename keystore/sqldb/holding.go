@@ -16,9 +16,9 @@ func (t *tx) NamespaceInUse(id string) (key string, err error) {
 	return key, err
 }
 
-// KeysMadeBy asks first who has made any, which few have. Where one has made most keys, PostgreSQL
-// would read all of them to find those of many others; for the next one in an order it has only the
-// index.
+// KeysMadeBy first asks which makers have created any key, which few have. If one maker has created
+// most keys, PostgreSQL would read all of them to find the keys of many others. To find the next
+// key in an order it can use only the index.
 func (t *tx) KeysMadeBy(makers ...string) (ids []string, err error) {
 	asked := make(map[string]string, len(makers))
 	for _, id := range makers {

@@ -29,8 +29,8 @@ func (t *tx) AbandonImports(id int64, idle time.Time) error {
 	return err
 }
 
-// RemoveAbandoned finds the keys by what they share with their import: no index of secrets knows
-// it. It removes the keys first, so that the change log names their secrets.
+// RemoveAbandoned finds the keys by their import's caller and time, because no index of secrets has
+// the import. It removes the keys first, so that the change log names their secrets.
 func (t *tx) RemoveAbandoned(limit int) ([]keystore.Key, error) {
 	ids, err := list(t.query, scanText, `SELECT k.id FROM imports i JOIN keys k ON k.created_by = i.caller AND k.created_at = i.at
 		JOIN secrets s ON s.key_id = k.id AND s.dropped = 0 AND s.import_id = i.id WHERE i.abandoned = 1 LIMIT ?`, limit)
@@ -64,7 +64,7 @@ func (t *tx) RemoveAbandoned(limit int) ([]keystore.Key, error) {
 	return keys, err
 }
 
-// scanDigest reads one as hexadecimal.
+// scanDigest reads a hexadecimal digest.
 func scanDigest(scan func(...any) error) (string, error) {
 	var d keystore.Digest
 	err := scan(digestTo{&d})

@@ -16,8 +16,8 @@ const (
 	// manySecrets that are added at once are one change of the log, which does not name them; the triggers of PostgreSQL know
 	// the number too.
 	manySecrets = 100
-	// analyzeFrom is how many rows this process may copy before the plans that the database has
-	// count as bad ones.
+	// analyzeFrom is how many rows this process may copy before it analyzes the tables, because the
+	// query plans are then outdated.
 	analyzeFrom = 10_000
 )
 
@@ -84,8 +84,7 @@ func (d *DB) RefusedKeys(ctx context.Context, keys []*keystore.Key) (map[int]err
 	return refused, d.fail(ctx, "looking for keys that exist", err)
 }
 
-// refused returns which of the keys cannot be inserted one after the other, by their index, and
-// why.
+// refused returns the keys that cannot be inserted one after the other, as errors by index.
 func (d *DB) refused(q querier, keys []*keystore.Key) (map[int]error, error) {
 	ids := make([]string, len(keys))
 	for i, k := range keys {

@@ -11,10 +11,10 @@ import (
 	"sync"
 )
 
-// locks tell, on one machine, whether the process of a node lives: from before its row exists each holds an exclusive
-// lock on a small file beside the database, which the system gives back however the process ends. A file that is
-// missing says nothing, nor does a copy: each holds the identity of itself and of the database's files that the node has
-// open.
+// locks tell, on one machine, whether the process of a node lives: from before its row exists each
+// holds an exclusive lock on a small file beside the database, which the system gives back however
+// the process ends. A missing file proves nothing, nor does a copy: each lock file holds its own
+// identity and that of the database files that the node has open.
 type locks struct {
 	base  string // path of the database; empty: no locks
 	files string // identity of its files
@@ -35,7 +35,7 @@ func (l *locks) path(incarnation string) string {
 	return l.base + lockInfix + url.PathEscape(incarnation)
 }
 
-// lockInfix is what the name of a lock file has between the database's and the incarnation.
+// lockInfix separates the database's name and the incarnation in the name of a lock file.
 const lockInfix = "-node-"
 
 // acquire takes the lock of a node of this handle. fresh is false when it has it already.
@@ -81,8 +81,9 @@ func (l *locks) check() error {
 	return nil
 }
 
-// checkOthers returns an error if a node lives that has other files of the database open than those that have their
-// names now. What it accepts is in a history that nobody else sees, and its log may be mixed up with the files of ours.
+// checkOthers returns an error if a running node has database files open that no longer have their
+// names. Its changes go into a history that no other node sees, and its log may be mixed up with
+// our files.
 func (l *locks) checkOthers() error {
 	if l.base == "" {
 		return nil
@@ -103,7 +104,8 @@ func (l *locks) checkOthers() error {
 		file.close()
 		if alive {
 			return advised{
-				"files of the database were replaced while another Caddy had it open, which still runs: stop every Caddy that uses it, check its files, and start again",
+				"files of the database were replaced while another Caddy had it open, " +
+					"which is still running: stop every Caddy that uses it, check its files, and start again",
 				othersFilesError(file.path),
 			}
 		}
@@ -111,13 +113,13 @@ func (l *locks) checkOthers() error {
 	return nil
 }
 
-// othersFilesError is the path of a lock that a process holds which has other files open.
+// othersFilesError is the path of a lock held by a process that has other files open.
 type othersFilesError string
 
 func (e othersFilesError) Error() string { return string(e) + " is locked" }
 
-// openLock opens a lock file, which a node has written, and returns the identity of the files that it has open. It
-// returns nil if there is none, or a copy, or one that is not written yet.
+// openLock opens a node's lock file and returns the identity of the files that the node has open.
+// It returns nil if the file is missing, a copy, or not written yet.
 func openLock(path string) (*lockFile, string) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {

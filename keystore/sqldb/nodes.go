@@ -21,8 +21,8 @@ func (d *DB) renewQuery() string {
 	FROM head h WHERE ` + d.current
 }
 
-// Join implements [keystore.Database]. The lock comes first: whoever sees the row can trust that
-// the lock was taken. It may run twice: the row then keeps its state and the longer lease.
+// Join implements [keystore.Database]. It takes the lock first: a process that sees the row can
+// rely on the lock. It may run twice: the row then keeps its state and the longer lease.
 func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	const operation = "registering this node"
 	silences := d.feed.silences.Load()
@@ -30,7 +30,8 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	if err != nil {
 		return d.fail(ctx, operation, fileError{err})
 	}
-	// It may run twice, and the second time it has to write as well: only then does it wait for a standby that may not have what the first one wrote.
+	// The statement may run twice, and the second run has to write too: only then does it wait for
+	// a standby that may lack the first write.
 	err = d.exec(ctx, d.beats, operation, `INSERT INTO nodes (incarnation, address, lease, state, former, epoch, joined_at, heard_at)
 		SELECT ?, ?, ?, ?, ?, h.epoch, now, now FROM head h, (SELECT `+d.clock+` AS now) AS clock WHERE true
 		ON CONFLICT (incarnation) DO UPDATE
@@ -85,7 +86,8 @@ func (d *DB) Renew(ctx context.Context, incarnation string, at keystore.Position
 // timelines keeps the newest timeline of the servers that this process has asked.
 type timelines struct{ seen atomic.Pointer[string] }
 
-// newest fails if another server has taken over from the one of this timeline: hexadecimal, of a fixed length.
+// newest fails if another server has taken over from the server of this timeline. Timelines are
+// hexadecimal and of a fixed length.
 func (t *timelines) newest(timeline string) error {
 	for {
 		seen := t.seen.Load()
@@ -147,7 +149,9 @@ func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 
 // NoteTime implements [keystore.Database].
 func (d *DB) NoteTime(ctx context.Context, t time.Time) error {
-	return d.exec(ctx, d.beats, "noting the time", "UPDATE clock SET noted = ? WHERE (noted IS NULL OR noted < ?)"+d.unforced, t.UnixMicro(), t.UnixMicro())
+	return d.exec(ctx, d.beats, "recording the time",
+		"UPDATE clock SET noted = ? WHERE (noted IS NULL OR noted < ?)"+d.unforced,
+		t.UnixMicro(), t.UnixMicro())
 }
 
 // Fence implements [keystore.Database].

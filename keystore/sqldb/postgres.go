@@ -20,7 +20,7 @@ const (
 	// maxIdle is how long a change may do nothing between two statements. A process that is stopped, or cut off, then no
 	// longer holds up the changes of all others.
 	maxIdle = 10 * time.Second
-	// firstWriteWait is how long a start waits until it knows that it may write.
+	// firstWriteWait bounds the first write, with which a start checks that it can write.
 	firstWriteWait = 3 * time.Second
 	// netInterval is how often the head is read where every change is told of: what was told may have been lost.
 	netInterval = 500 * time.Millisecond
@@ -111,8 +111,8 @@ func beginChange(lockWait, maxIdle time.Duration) string {
 		lockWait.Milliseconds(), maxIdle.Milliseconds())
 }
 
-// checkPostgres refuses what would break a promise later. Of synchronous_commit it reads what the
-// user has, which keepCommitting has replaced.
+// checkPostgres refuses settings that would break a promise later. It reads the user's value of
+// synchronous_commit, because keepCommitting has replaced the connection's.
 func checkPostgres(ctx context.Context, d *DB) error {
 	var schema sql.NullString
 	var number int

@@ -12,11 +12,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Unreachable reports whether an error of [OpenPostgres], or of what came after it, says that no
-// server, or of several not all, could be asked, or that the server lets this program wait or has
-// no room, which may be over by itself. A server that refuses the user, or is the wrong one, can be
-// reached. For [OpenSQLite] it says that the file could not be opened or written for a reason that
-// lies outside of it.
+// Unreachable reports whether an error of [OpenPostgres], or of a later call, may go away by
+// itself: no server or only some of several could be reached, or the server is out of resources or
+// blocks this program. A server that refuses the user, or is the wrong one, counts as reachable.
+// For an error of [OpenSQLite] it reports whether the cause lies outside the file.
 func Unreachable(err error) bool {
 	return anywhere(err, serverAway) && !anywhere(err, serverRefuses) || anywhere(err, unreachableSQLite)
 }
@@ -36,12 +35,12 @@ func serverAway(err error) bool {
 	return false
 }
 
-// passing are the beginnings of PostgreSQL's codes for what may be over by itself.
+// passing lists prefixes of PostgreSQL's codes for errors that may go away by themselves.
 var passing = []string{
 	"08",                           // a pooler cannot reach it
-	"53",                           // no connection, memory or disk is left
-	"57P",                          // it is being started or stopped
-	"55P03", "57014", "40", "25P0", // others have been in the way for too long
+	"53",                           // out of connections, memory or disk space
+	"57P",                          // starting or stopping
+	"55P03", "57014", "40", "25P0", // blocked by others for too long
 }
 
 // serverRefuses tells a refusal that no waiting will change.

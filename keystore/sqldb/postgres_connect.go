@@ -139,9 +139,9 @@ func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err err
 	return config, identity, nil
 }
 
-// keepCommitting sets synchronous_commit for the connection's life. What the role, the database or
-// the server has as a default may be turned off while the connection is open, or before it is made
-// anew, and a crash would then lose what was answered.
+// keepCommitting sets synchronous_commit for the connection's life. Otherwise someone could turn
+// off the default of the role, the database or the server while the connection is open or before it
+// is opened again, and a crash would lose answered changes.
 func keepCommitting(ctx context.Context, conn *pgconn.PgConn) error {
 	ctx, cancel := context.WithTimeout(ctx, maxConnect)
 	defer cancel()
@@ -166,7 +166,8 @@ func replicated(driverConn any) error {
 }
 
 var errUnreplicated = errors.New("someone cancelled the wait for the synchronous standbys: " +
-	"the change is made on this server alone, and a failover may lose it; make it again when a standby is back")
+	"the change exists only on this server and a failover may lose it; " +
+	"repeat it when a standby is back")
 
 // parseError says what is wrong with an option. The URL itself, which the library repeats, is left out.
 func parseError(dsn string, err error) error {
@@ -228,7 +229,7 @@ func explainPostgres(err error) error {
 	case code == "53100":
 		advice = "the disk of the PostgreSQL server is full, nothing was changed: make room and try again"
 	case code == "53300":
-		advice = "PostgreSQL has no connection left: raise its max_connections; each process takes up to 18"
+		advice = "PostgreSQL has no connection left: raise its max_connections; each process uses up to 18"
 	case code == "55P03":
 		advice = adviceLocked
 	case code == "40P01", code == "40001":
@@ -254,7 +255,7 @@ func explainPostgres(err error) error {
 }
 
 const adviceLocked = "another transaction holds the lock of all changes (the row of the table head), " +
-	"nothing was changed: try again, or end the program that has a transaction open"
+	"nothing was changed: try again, or stop the program that has a transaction open"
 
 // explainCommit tells a commit that the server refused from one whose end nobody knows. FATAL ends the connection, perhaps
 // after the commit.

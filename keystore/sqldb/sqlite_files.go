@@ -20,7 +20,7 @@ type openFile struct {
 // check returns [keystore.ErrReplaced] unless the file still has its name.
 func (f openFile) check() error {
 	info, err := os.Stat(f.path) // never os.Open: closing it would drop the POSIX locks that SQLite holds on it
-	what := "is another file than the one that was opened"
+	what := "is not the file that was opened"
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		what = "was removed"
@@ -33,16 +33,17 @@ func (f openFile) check() error {
 		keystore.ErrReplaced, f.path, what)
 }
 
-// files are the files of a database: itself, its write-ahead log and the index of that. SQLite goes on with the files
-// that it opened when others get their names, but whoever opens the database later works on those others. As long as
-// one connection is open, SQLite itself neither removes nor replaces a file. Nil, of a database without files, is
-// always intact.
+// files are the files of a database: the database file, its write-ahead log and the log's index.
+// SQLite keeps using the files it opened even after other files have taken their names, but a
+// process that opens the database later uses the others. As long as one connection is open, SQLite
+// itself neither removes nor replaces a file. A nil files, for a database without files, is always
+// intact.
 type files []openFile
 
 // sqliteFiles returns the paths of the files of a database.
 func sqliteFiles(path string) []string { return []string{path, path + "-wal", path + "-shm"} }
 
-// noteFiles notes the files of a database that is open, and has been read from.
+// noteFiles records the files of a database that is open and has been read from.
 func noteFiles(path string) (files, error) {
 	var all files
 	for _, path := range sqliteFiles(path) {
@@ -100,9 +101,9 @@ func (d *DB) intact() error {
 	return d.locks.check()
 }
 
-// emptyLog copies the log into the database if a file has lost its name. Otherwise a log that was removed would be gone
-// with the process, and the log of a database that was replaced would stay beside the file that has the name now, to be
-// taken for that file's log by the next process.
+// emptyLog copies the log into the database if a file has lost its name. Otherwise a removed log
+// would be lost when the process ends, and the log of a replaced database would stay beside the new
+// file, where the next process would apply it.
 func (d *DB) emptyLog() {
 	if d.files.check() != nil {
 		_, _ = d.writer.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)") // whatever stays is as before

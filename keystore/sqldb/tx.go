@@ -116,7 +116,7 @@ func (t *tx) query(query string, args ...any) (*sql.Rows, error) {
 	return rows, t.note(err)
 }
 
-// anew is query, planned for the tables as they are now.
+// anew is query, planned for the current tables.
 func (t *tx) anew(query string, args ...any) (*sql.Rows, error) {
 	return t.query(query, append(slices.Clip(t.db.anew), args...)...)
 }
