@@ -32,6 +32,8 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 		policy = k.apply(ctx, changes) || policy
 	}
 	if policy {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout) // forget may have taken long
+		defer cancel()
 		if err := k.takePolicy(ctx, applied, head.Revision); err != nil {
 			return err
 		}

@@ -171,6 +171,10 @@ type Tx interface {
 	// RemoveAbandoned removes at most limit keys of abandoned imports and returns them. Their ids
 	// and digests can be used again. It returns none when none are left.
 	RemoveAbandoned(limit int) ([]Key, error)
+	// ChangedAbandoned returns at most limit ids of keys that RemoveAbandoned leaves because they were
+	// changed after the import had added them, and that are not revoked. When there is none, and
+	// nothing to remove, it removes the imports: a revoked key and its digests stay.
+	ChangedAbandoned(limit int) (ids []string, err error)
 
 	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of makers, oldest first for
 	// each maker.

@@ -31,6 +31,7 @@ type faulty struct {
 	unacknowledged atomic.Bool  // Join writes its row, and fails; Confirm fails too
 	silent         atomic.Bool  // the database has not answered for a while, until Confirm
 	setLeaseHangs  atomic.Bool
+	timeline       atomic.Value // string: the server's, unless nil
 	stale          atomic.Pointer[staleAnswer]
 	beforePolicy   atomic.Pointer[func()] // called once
 	beforeUpdate   atomic.Pointer[func()] // called once
@@ -52,6 +53,9 @@ func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (k
 	}
 	h, err := f.Database.Renew(ctx, inc, at)
 	h.Silent = f.silent.Load()
+	if timeline, ok := f.timeline.Load().(string); ok {
+		h.Timeline = timeline
+	}
 	h.Now = h.Now.Add(time.Duration(f.ahead.Load()))
 	return h, err
 }

@@ -30,7 +30,7 @@ type flight struct {
 // section 4); else it waits for the next one. The load goes on when one waiter's context ends.
 func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Time) (*Record, error) {
 	s := k.cache.shard(&d)
-	for {
+	for tries := 0; ; tries++ {
 		free, err := k.place(ctx, tagged)
 		if err != nil {
 			return nil, err
@@ -44,7 +44,7 @@ func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Tim
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if f.err != nil || !joins || !f.newer {
+		if f.err != nil || !joins || !f.newer || tries > 0 { // the second flight began after the request came
 			return f.record, f.err
 		}
 	}

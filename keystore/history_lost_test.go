@@ -2,6 +2,7 @@ package keystore_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -259,6 +260,132 @@ func TestOldRowsInARestoredDatabaseAreFencedAtOnce(t *testing.T) {
 		other, _ := mint(t, a, keystore.KeySpec{})
 		if p := revoke(t, a, other.ID, time.Minute); !p.Complete || time.Since(begun) > 5*time.Second {
 			t.Errorf("the next took %v: %+v", time.Since(begun), p)
+		}
+	})
+}
+
+// Requests for one key, while the head is always a little ahead of what is applied, share their loads.
+func TestRequestsThatJoinShareLoads(t *testing.T) {
+	d := newDeployment(t)
+	a, f := d.node(keystore.Settings{})
+	_, token := mint(t, a, keystore.KeySpec{})
+	k, at, err := f.Database.KeyByDigest(ctx, keystore.DigestOf(token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.Revision++
+	f.stale.Store(&staleAnswer{k, at})
+	hold := func() { time.Sleep(10 * time.Millisecond) }
+	f.holding.Store(&hold)
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			want(t, "a joined request", ask(a, token), keystore.OK)
+		})
+	}
+	wg.Wait()
+	if n := f.loads.Load(); n > 10 {
+		t.Errorf("%d queries for 100 requests that came together", n)
+	}
+}
+
+// A fences B; an asynchronous failover loses that, not a revision; B goes on, and falls silent; C fences it.
+func TestAFenceThatAFailoverLostCountsNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, fa := d.node(keystore.Settings{})
+		b, fb := d.node(keystore.Settings{})
+		fa.timeline.Store("00000001")
+		fb.timeline.Store("00000001")
+		key, token := mint(t, a, keystore.KeySpec{})
+		time.Sleep(10 * time.Second)
+		want(t, "before", ask(b, token), keystore.OK)
+		fb.cut.Store(true)
+		var inc string
+		for inc == "" {
+			time.Sleep(time.Second)
+			nodes, err := fa.Database.Nodes(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range nodes {
+				if n.State == keystore.NodeFencing {
+					inc = n.Incarnation
+				}
+			}
+		}
+		d.tamper("UPDATE nodes SET state = 'active' WHERE incarnation = '" + inc + "'") // the standby has not got that
+		fa.timeline.Store("00000002")
+		fb.timeline.Store("00000002")
+		fb.cut.Store(false)
+		time.Sleep(45 * time.Second) // all is well for a while
+		want(t, "after the failover", ask(b, token), keystore.OK)
+		_, fc := d.node(keystore.Settings{})
+		time.Sleep(time.Second)
+		want(t, "still", ask(b, token), keystore.OK)
+		b.Health(ctx) // renews
+		fb.cut.Store(true)
+		if err := fc.Database.Fence(ctx, inc); err != nil { // it has found it silent
+			t.Fatal(err)
+		}
+		if p := revoke(t, a, key.ID, 2*time.Second); p.Complete {
+			t.Errorf("complete: %+v, and the other node says %v", p, ask(b, token))
+		}
+		fb.cut.Store(false)
+	})
+}
+
+// A change that the page has been told to watch is lost; another takes its revision.
+func TestProgressOfALostChangeIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, _ := d.node(keystore.Settings{})
+		b, fb := d.node(keystore.Settings{})
+		key, token := mint(t, a, keystore.KeySpec{})
+		want(t, "before", ask(b, token), keystore.OK)
+		time.Sleep(20 * time.Second)
+		kept := a.Gauges().Revision
+		fb.cut.Store(true)
+		off := false
+		since := a.Now()
+		_, p, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &off}, keystore.ChangeOptions{Wait: -1})
+		if err != nil || p.Complete {
+			t.Fatal(p, err)
+		}
+		d.lose(kept, "UPDATE keys SET active = 1", "DELETE FROM change_log")
+		fb.cut.Store(false)
+		time.Sleep(time.Minute)
+		mint(t, a, keystore.KeySpec{})
+		mint(t, a, keystore.KeySpec{})
+		time.Sleep(time.Minute)
+		now, err := a.Progress(ctx, root, p.Revision, since)
+		if err == nil && now.Complete {
+			t.Errorf("%+v, and the key is %v", now, ask(b, token))
+		}
+	})
+}
+
+// One row that cannot be read is among what has to be revoked again.
+func TestAnUnreadableKeyKeepsNoRevokeFromBeingMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, fa := d.node(keystore.Settings{})
+		fa.timeline.Store("00000001")
+		bad, _ := mint(t, a, keystore.KeySpec{})
+		good, token := mint(t, a, keystore.KeySpec{})
+		_, live := mint(t, a, keystore.KeySpec{})
+		time.Sleep(20 * time.Second)
+		kept := a.Gauges().Revision
+		revoke(t, a, bad.ID, 0)
+		revoke(t, a, good.ID, 0)
+		want(t, "before", ask(a, live), keystore.OK)
+		d.lose(kept, "DROP TRIGGER keys_one_way", "UPDATE keys SET revoked_at = NULL", `UPDATE keys SET grants = '[{"namespace":5}]' WHERE id = '`+bad.ID+`'`)
+		time.Sleep(2 * time.Minute)
+		want(t, "a live key, two minutes later", ask(a, live), keystore.OK)
+		want(t, "the revoked one", ask(a, token), keystore.Revoked)
+		nodes, err := fa.Database.Nodes(ctx)
+		if err != nil || len(nodes) > 2 {
+			t.Errorf("%d nodes, %v", len(nodes), err)
 		}
 	})
 }

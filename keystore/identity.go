@@ -45,11 +45,9 @@ func (k *Keystore) acceptAnother(head Head) error {
 	if slices.Contains(n.left, head.Epoch) { // a new epoch was lost too
 		was = head.Epoch
 	}
-	readers := n.readers(head)
-	if err := k.db.NewEpoch(ctx, was, readers); err != nil {
+	if err := k.db.NewEpoch(ctx, was, n.readers(head)); err != nil {
 		return k.storeFailed("giving the deployment a new epoch", err)
 	}
-	fenced := k.clock.now()
 	if err := k.revokes.reassert(k.running, k.db, n.history()); err != nil {
 		return k.storeFailed("revoking again what the database has lost", err)
 	}
@@ -62,7 +60,8 @@ func (k *Keystore) acceptAnother(head Head) error {
 	}
 	k.cache.purge(0)
 	n.commits.forget()
-	n.in(n.histories.Load(), func() { n.others.inherit(readers, fenced) })
+	n.lost.Store(k.Now().UnixNano())
+	n.in(n.histories.Load(), n.others.forget)
 	return nil
 }
 
@@ -78,6 +77,7 @@ func (k *Keystore) followTimeline(head Head) error {
 			return k.storeFailed("registering the other nodes with the new primary", err)
 		}
 		n.takeovers.Add(1)
+		n.in(n.histories.Load(), n.others.forget)
 	}
 	n.timeline = timeline
 	if seal := k.seal.Load(); seal.timeline != timeline {
@@ -102,7 +102,7 @@ func (n *node) readers(head Head) []Node {
 		for _, other := range list {
 			longest = max(longest, other.Lease)
 		}
-		list = append(list, Node{Incarnation: "unknown " + randomBase62(22),
+		list = append(list, Node{Incarnation: "unknown " + n.epoch + " " + head.Timeline,
 			Address: "nodes possibly lost in a failover", Lease: longest})
 	}
 	return list
@@ -186,16 +186,43 @@ func (r *revokes) reassert(ctx context.Context, db Database, now history) error 
 	by := authority{root: true, actor: RootMember, from: "a node that remembers", policy: NewDirectory(new(Policy))}
 	lost := r.lost(now)
 	for slice := range slices.Chunk(slices.Collect(maps.Keys(lost)), revokeSlice) {
-		ctx, cancel := context.WithTimeout(ctx, forgetTimeout) // each: there may be many
-		_, err := db.Update(ctx, func(tx Tx) error {
+		sliceCtx, cancel := context.WithTimeout(ctx, forgetTimeout) // each: there may be many
+		_, err := db.Update(sliceCtx, func(tx Tx) error {
 			_, err := revokeAll(tx, by, slice, func(id string) string { return lost[id] })
 			return err
 		})
 		cancel()
 		if err != nil {
+			err = r.reassertOneByOne(ctx, db, by, slice, lost)
+		}
+		if err != nil {
 			return err
 		}
 		r.kept(slice, now)
+	}
+	return nil
+}
+
+// reassertOneByOne is for a slice with a key whose row is unreadable. That one is revoked as well, without a
+// row in the audit log that would tell what it was.
+func (r *revokes) reassertOneByOne(ctx context.Context, db Database, by authority, ids []string, reasons map[string]string) error {
+	for _, id := range ids {
+		one := func(change func(Tx) error) error {
+			ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
+			defer cancel()
+			_, err := db.Update(ctx, change)
+			return err
+		}
+		err := one(func(tx Tx) error {
+			_, err := revokeAll(tx, by, []string{id}, func(id string) string { return reasons[id] })
+			return err
+		})
+		if err != nil {
+			err = one(func(tx Tx) error { return tx.RevokeKeys(map[string]string{id: reasons[id]}, by.actor) })
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

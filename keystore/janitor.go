@@ -47,6 +47,9 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 		case blind:
 			s.since = now
 		}
+		if other.State == NodeActive { // a failover may have lost that it was fenced
+			j.fenced.Delete(other.Incarnation)
+		}
 		fenced, ours := j.fenced.Load(other.Incarnation)
 		switch {
 		case ours && other.State == NodeFencing:
@@ -89,6 +92,9 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 			}
 		}
 		for _, other := range remove {
+			if k.node.histories.Load() != history {
+				return
+			}
 			if err := k.db.RemoveFenced(ctx, other.Incarnation); err != nil {
 				_ = k.storeFailed("removing a fenced node", err)
 				return
@@ -109,12 +115,9 @@ func (j *janitor) lastLease(n *Node, since time.Time) time.Time {
 	return since
 }
 
-// inherit starts over for another database, which knows only the nodes that were written into it as
-// fencing.
-func (j *janitor) inherit(nodes []Node, fenced time.Time) {
+// forget is for another database or another server of it: what this node has told the former one
+// may be lost.
+func (j *janitor) forget() {
 	j.seen = nil
 	j.fenced.Clear()
-	for _, n := range nodes {
-		j.fenced.Store(n.Incarnation, fenced)
-	}
 }

@@ -68,6 +68,7 @@ type Keystore struct {
 	turns    turns         // of callers, to read
 	uses     unflushed
 	imports  chan struct{} // a place for each import
+	watched  atomic.Int64  // changes that nobody waits for
 	changes  *queue
 
 	running context.Context // until Close

@@ -93,6 +93,7 @@ type node struct {
 	histories   atomic.Int64 // how often the database was found to be another one
 	timeline    string       // of the database's server
 	takeovers   atomic.Int64 // how often that has changed
+	lost        atomic.Int64 // when, on the database's clock in Unix nanoseconds, it was last found to be another one
 	directory   atomic.Pointer[Directory]
 	imported    atomic.Bool
 	standbys    atomic.Bool // commits wait for a standby

@@ -62,6 +62,8 @@ func (k *Keystore) inTurn(ctx context.Context, c Caller, f func(Tx, authority) e
 		return commit{}, k.storeFailed("waiting for other changes", err)
 	}
 	defer k.changes.over()
+	ctx, cancel := context.WithTimeout(ctx, revokeWait) // one connection writes
+	defer cancel()
 	return k.write(ctx, k.authorised(c, f))
 }
 

@@ -282,7 +282,9 @@ func (a *authority) same(before *authority) bool {
 // abandonImports removes the keys of the import with this id and of all imports that were
 // abandoned. With id 0 it removes only the latter.
 func (k *Keystore) abandonImports(id int64) {
-	if _, err := k.db.Nodes(k.running); err != nil { // those that have ended are not waited for
+	ctx, cancel := context.WithTimeout(k.running, loadTimeout)
+	defer cancel()
+	if _, err := k.db.Nodes(ctx); err != nil { // those that have ended are not waited for
 		_ = k.storeFailed("searching for abandoned imports", err)
 		return
 	}
@@ -298,7 +300,16 @@ func (k *Keystore) abandonImports(id int64) {
 			if err != nil {
 				return err
 			}
-			more = len(keys) > 0
+			if more = len(keys) > 0; !more {
+				// Whoever changed such a key was told so: what was revoked must not come back with the next try.
+				changed, err := tx.ChangedAbandoned(importSlice)
+				if err != nil || len(changed) == 0 {
+					return err
+				}
+				more = true
+				_, err = revokeAll(tx, by, changed, func(string) string { return "the import of this key failed" })
+				return err
+			}
 			gone := make([]audited, len(keys))
 			for i := range keys {
 				gone[i] = audited{keys[i].ID, keys[i].touches(by.policy), &keys[i], nil}

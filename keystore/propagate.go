@@ -12,9 +12,12 @@ import (
 const (
 	// DefaultWait is how long a change that takes access away waits for the other nodes unless the caller says otherwise.
 	DefaultWait = 10 * time.Second
-	// The nodes' rows are read meanwhile after firstPoll, then after twice as long each time, at last every lastPoll.
+	// The nodes' rows are read meanwhile after firstPoll, then after twice as long each time, up to lastPoll or
+	// a twentieth of the time that it has taken.
 	firstPoll = time.Millisecond
 	lastPoll  = 10 * time.Millisecond
+	// maxWatched is how many changes that nobody waits for are watched at a time.
+	maxWatched = 16
 )
 
 // Propagation says how far a change has come (docs/protocol.md, rule 7). Its zero value is of a change that changed nothing.
@@ -57,7 +60,7 @@ func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(k.running, cancel)()
-	for poll := firstPoll; ; poll = min(2*poll, lastPoll) {
+	for poll := firstPoll; ; poll = min(2*poll, max(lastPoll, p.Took/20)) {
 		if now, err := k.progress(ctx, c); err == nil {
 			p = now
 		}
@@ -73,7 +76,7 @@ func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) 
 	}
 }
 
-// measured is propagate for a change that takes access away, once for each: how long it takes is observed even when nobody waits any more.
+// measured is propagate for a change that takes access away, once for each: how long it takes is observed even when nobody waits any more, of maxWatched at a time.
 func (k *Keystore) measured(c commit, wait time.Duration) Propagation {
 	p := k.propagate(context.Background(), c, wait) // whoever asked may have gone
 	if p.Complete {
@@ -82,12 +85,15 @@ func (k *Keystore) measured(c commit, wait time.Duration) Propagation {
 	}
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
-	if !k.node.closed {
+	if !k.node.closed && k.watched.Add(1) <= maxWatched {
 		k.work.Go(func() {
+			defer k.watched.Add(-1)
 			if rest := k.propagate(k.running, c, math.MaxInt64); rest.Complete {
 				k.observer.Propagated(p.Took + rest.Took)
 			}
 		})
+	} else {
+		k.watched.Add(-1)
 	}
 	return p
 }
@@ -143,6 +149,9 @@ func (k *Keystore) Progress(ctx context.Context, c Caller, r Revision, since tim
 	}
 	defer done()
 	now := k.clock.now()
+	if since.UnixNano() <= k.node.lost.Load() {
+		return Propagation{}, k.storeFailed("asking how far a change has come", errLost)
+	}
 	p, err := k.progress(ctx, commit{r, k.node.commits.before(r, now), k.node.history()})
 	if err != nil {
 		return p, k.storeFailed("asking how far a change has come", err)

@@ -33,13 +33,10 @@ func (t *tx) AbandonImports(id int64, idle time.Time) error {
 // the import. It removes the keys first, so that the change log names their secrets.
 func (t *tx) RemoveAbandoned(limit int) ([]keystore.Key, error) {
 	ids, err := list(t.query, scanText, `SELECT k.id FROM imports i JOIN keys k ON k.created_by = i.caller AND k.created_at = i.at
-		JOIN secrets s ON s.key_id = k.id AND s.dropped = 0 AND s.import_id = i.id WHERE i.abandoned = 1 LIMIT ?`, limit)
-	if err != nil {
+		JOIN secrets s ON s.key_id = k.id AND s.dropped = 0 AND s.import_id = i.id
+		WHERE i.abandoned = 1 AND k.version = 1 AND k.revoked_at IS NULL LIMIT ?`, limit)
+	if err != nil || len(ids) == 0 {
 		return nil, t.note(err)
-	}
-	if len(ids) == 0 {
-		_, err := t.exec("DELETE FROM imports WHERE abandoned = 1")
-		return nil, err
 	}
 	keys, err := t.Keys(ids)
 	if err != nil {
@@ -62,6 +59,17 @@ func (t *tx) RemoveAbandoned(limit int) ([]keystore.Key, error) {
 	}
 	_, err = t.exec("DELETE FROM secrets WHERE digest "+t.db.amongHex, array)
 	return keys, err
+}
+
+func (t *tx) ChangedAbandoned(limit int) ([]string, error) {
+	ids, err := list(t.query, scanText, `SELECT DISTINCT k.id FROM imports i JOIN keys k ON k.created_by = i.caller AND k.created_at = i.at
+		JOIN secrets s ON s.key_id = k.id AND s.import_id = i.id
+		WHERE i.abandoned = 1 AND k.version > 1 AND k.revoked_at IS NULL LIMIT ?`, limit)
+	if err != nil || len(ids) > 0 {
+		return ids, t.note(err)
+	}
+	_, err = t.exec("DELETE FROM imports WHERE abandoned = 1")
+	return nil, err
 }
 
 // scanDigest reads a hexadecimal digest.

@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -69,7 +70,7 @@ func (d *DB) Renew(ctx context.Context, incarnation string, at keystore.Position
 			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported, timeTo{&h.Now}, timeTo{&h.Noted}, &h.Standbys, textTo{&h.Timeline})
 	})
 	if d.postgres != nil { // a file has no other server
-		if err != nil {
+		if err != nil && !errors.Is(ctx.Err(), context.Canceled) { // the caller has not gone
 			d.feed.silences.Add(1)
 		}
 		if err == nil {

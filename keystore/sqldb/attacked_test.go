@@ -1,0 +1,73 @@
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A key of an import is revoked, complete, before the import fails. The import is repeated.
+func TestKeyRevokedDuringAFailedImportStaysSo(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+		a, steps := node()
+		b, _ := node()
+		specs := legacy("back", bulk)
+		var id string
+		steps.step(func(n int) error {
+			switch {
+			case n == 4: // some are there
+				keys, _, err := b.ListKeys(context.Background(), importer, keystore.KeyFilter{Text: "key number 0"}, "", 10)
+				if err != nil {
+					return err
+				}
+				for _, k := range keys {
+					if k.Name == "key number 0" {
+						id = k.ID
+					}
+				}
+				revokeAt(t, b, id, false)
+			case n == 5:
+				return errors.New("the database is away for a moment")
+			}
+			return nil
+		})
+		n, _, err := a.ImportKeys(context.Background(), importer, specs, false, "")
+		steps.before.Store(nil)
+		if n != 0 || err == nil {
+			t.Fatal(n, err)
+		}
+		wantOutcome(t, b, specs[0].Token, keystore.Revoked)
+		n, refused, err := a.ImportKeys(context.Background(), importer, specs, false, "")
+		if n != 0 || len(refused) != 1 || err != nil {
+			t.Errorf("imported again: %d, %v, %v", n, refused, err)
+		}
+		wantOutcome(t, b, specs[0].Token, keystore.Revoked)
+	})
+}
+
+// A caller that goes away while it asks for the nodes.
+func TestACallerWhoGoesIsNoSilence(t *testing.T) {
+	s := postgresServer(t)
+	d, err := OpenPostgres(context.Background(), s.URL(s.Schema(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.Join(context.Background(), keystore.Node{Incarnation: "x", Lease: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := d.Renew(context.Background(), "x", keystore.Position{}); err != nil || h.Silent {
+		t.Fatal(h, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := d.Renew(ctx, "x", keystore.Position{}); err == nil {
+		t.Error("a renewal that nobody waits for")
+	}
+	if h, err := d.Renew(context.Background(), "x", keystore.Position{}); err != nil || h.Silent {
+		t.Error("the database counts as silent", err)
+	}
+}
