@@ -85,15 +85,14 @@ func (k *Keystore) measured(c commit, wait time.Duration) Propagation {
 	}
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
-	if !k.node.closed && k.watched.Add(1) <= maxWatched {
+	if !k.node.closed && k.watched.Load() < maxWatched {
+		k.watched.Add(1)
 		k.work.Go(func() {
 			defer k.watched.Add(-1)
 			if rest := k.propagate(k.running, c, math.MaxInt64); rest.Complete {
 				k.observer.Propagated(p.Took + rest.Took)
 			}
 		})
-	} else {
-		k.watched.Add(-1)
 	}
 	return p
 }
