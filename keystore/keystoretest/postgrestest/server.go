@@ -178,7 +178,9 @@ func (s *Server) Run() error {
 			}
 		}
 		if err = s.run(port); err == nil {
-			s.port = port
+			if s.port == 0 { // others may read it while the server starts again
+				s.port = port
+			}
 			return nil
 		}
 	}
