@@ -688,7 +688,7 @@ func TestARowThatCannotBeRead(t *testing.T) {
 	if err := k.Close(); err != nil {
 		t.Error(err)
 	}
-	if n := strings.Count(log.String(), "cannot be read"); n != 4 {
+	if n := strings.Count(log.String(), "ignoring unreadable database row"); n != 4 {
 		t.Errorf("told of %d times: %s", n, &log)
 	}
 }

@@ -127,7 +127,7 @@ func TestHealthOfLookups(t *testing.T) {
 		return nil
 	}
 	want(t, "while look-ups fail", ask(k, token), keystore.Unavailable)
-	if h := k.Health(ctx); !strings.Contains(h.Problem, "look-ups") || h.LeaseRemaining == 0 {
+	if h := k.Health(ctx); !strings.Contains(h.Problem, "key lookups") || h.LeaseRemaining == 0 {
 		t.Errorf("while look-ups fail: %+v", h)
 	}
 	fails.Store(false)
@@ -154,7 +154,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 		{"another end", func(t *testing.T, d deployment, k *keystore.Keystore) {
 			remove(d, "seq = 3")
 			mint(t, k, keystore.KeySpec{})
-		}, "row 3 is another one", ""},
+		}, "row 3 has changed", ""},
 		{"a gap", func(t *testing.T, d deployment, k *keystore.Keystore) { remove(d, "seq = 2") }, "row 2 is missing", ""},
 		{"a gap at the end", func(t *testing.T, d deployment, k *keystore.Keystore) {
 			mint(t, k, keystore.KeySpec{})
