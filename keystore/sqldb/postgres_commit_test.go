@@ -76,11 +76,15 @@ func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	awaitNobody(t, s, d)
 	bounded, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	if err := d.Acknowledge(bounded, "i", keystore.Position{Revision: 1}); err != nil {
+	head, err := d.Renew(bounded, "i", keystore.Position{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Acknowledge(bounded, "i", head.Position); err != nil {
 		t.Fatal(err)
 	}
 	nodes, err := d.Nodes(ctx)
-	if err != nil || len(nodes) != 1 || nodes[0].Acknowledged != 1 {
+	if err != nil || len(nodes) != 1 || nodes[0].Acknowledged != head.Revision {
 		t.Errorf("%+v %v", nodes, err)
 	}
 }
