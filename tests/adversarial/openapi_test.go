@@ -85,7 +85,7 @@ func TestOpenAPI(t *testing.T) {
 		add(ok, "GET "+path, "Read OrdersRead Mine")
 		add(forbidden, "GET "+path, "Show")
 	}
-	for _, path := range []string{"/v1/orders/min", "/v1/orders/mine2", "/v1/orders/mine%20", "/v1/orders/-mine"} {
+	for _, path := range []string{"/v1/orders/min", "/v1/orders/mine2", "/v1/orders/%20mine", "/v1/orders/-mine"} {
 		add(ok, "GET "+path, "Show")
 		add(forbidden, "GET "+path, "Mine")
 	}
@@ -108,7 +108,7 @@ func TestOpenAPI(t *testing.T) {
 		add(ok, "POST "+path, "Read OrdersRead Search")
 		add(forbidden, "POST "+path, "Write Repeat")
 	}
-	for _, path := range []string{"/v1/orders/SEARCH", "/v1/orders/Search", "/v1/orders/%73earch", "/v1/orders/searc%68/", "/v1/ORDERS/search", "/V1/orders/search", "/v%31/orders/search", "/v1/orders/search%20", "/v1/orders/searchx"} {
+	for _, path := range []string{"/v1/orders/SEARCH", "/v1/orders/Search", "/v1/orders/%73earch", "/v1/orders/searc%68/", "/v1/ORDERS/search", "/V1/orders/search", "/v%31/orders/search", "/v1/orders/%20search", "/v1/orders/searchx"} {
 		add(forbidden, "POST "+path, "Read OrdersRead Search")
 		add(ok, "POST "+path, "Write Repeat")
 	}
@@ -119,7 +119,7 @@ func TestOpenAPI(t *testing.T) {
 		add(forbidden, "GET "+path, "Read OrdersRead Show")
 	}
 	// Nothing that is not canonical gets as far as the table.
-	for _, end := range []string{"../orders/7", "x/../7", "%2e%2e/orders/7", "7%2f", "7;x", "7%00", `7\x`, "/7", "%256dine"} {
+	for _, end := range []string{"../orders/7", "x/../7", "%2e%2e/orders/7", "7%2f", "7;x", "7%00", `7\x`, "/7", "%256dine", "mine.", "mine%20", "search%c2%a0"} {
 		rows = append(rows, row{what: "not canonical " + end, send: "GET /v1/orders/" + end, header: bearer["All"], want: "400 non_canonical_target"})
 	}
 	w.run(t, rows)
