@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -81,10 +82,10 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 		return nil, fmt.Errorf("opening the database: %w", fileError{err})
 	}
 	// The writer asks for the lock at BEGIN and waits in Go, where the context counts.
-	d.writer = openSQLite(path, 1, "busy_timeout(0)", "synchronous(FULL)", "journal_size_limit(67108864)", "cache_size("+writerCache+")")
-	d.readers = openSQLite(path, readers, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
-	d.bulk = openSQLite(path, bulkReaders, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
-	d.lease = openSQLite(path, 3, "busy_timeout(1000)", "query_only(1)")
+	d.writer = d.openSQLite(path, 1, "busy_timeout(0)", "synchronous(FULL)", "journal_size_limit(67108864)", "cache_size("+writerCache+")")
+	d.readers = d.openSQLite(path, readers, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
+	d.bulk = d.openSQLite(path, bulkReaders, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
+	d.lease = d.openSQLite(path, 3, "busy_timeout(1000)", "query_only(1)")
 	d.beats, d.uses = d.writer, d.writer
 	d.committed = func(any) error { return d.intact() }
 	err = d.start(ctx, func(ctx context.Context, d *DB) error {
@@ -130,18 +131,42 @@ func createSQLite(path string) (string, error) {
 	return path, err
 }
 
-func openSQLite(path string, conns int, pragmas ...string) *sql.DB {
+func (d *DB) openSQLite(path string, conns int, pragmas ...string) *sql.DB {
 	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: url.Values{
 		"_pragma": pragmas, "_txlock": {"immediate"}, "_dqs": {"0"}, "_error_rc": {"1"},
 	}.Encode()}
-	db, err := sql.Open("sqlite", u.String())
-	if err != nil {
-		panic(err) // the driver is not there: a build error
-	}
+	db := sql.OpenDB(&intactOnly{d, u.String()})
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	return db
 }
+
+// intactOnly opens connections to a file of which nothing was replaced: SQLite would create a log
+// that was removed, under the eyes of the next process that opens the file.
+type intactOnly struct {
+	db  *DB
+	dsn string
+}
+
+// sqliteDriver is the one that its package has registered: it has no other.
+var sqliteDriver = func() driver.Driver {
+	db, err := sql.Open("sqlite", "")
+	if err != nil {
+		panic(err) // the driver is not there: a build error
+	}
+	return db.Driver()
+}()
+
+// Connect implements [driver.Connector].
+func (c *intactOnly) Connect(context.Context) (driver.Conn, error) {
+	if err := c.db.intact(); err != nil {
+		return nil, err
+	}
+	return sqliteDriver.Open(c.dsn)
+}
+
+// Driver implements [driver.Connector].
+func (*intactOnly) Driver() driver.Driver { return sqliteDriver }
 
 // sqliteWAL turns on write-ahead logging, which stays on.
 func sqliteWAL(ctx context.Context, d *DB) error {
