@@ -203,7 +203,7 @@ func (d *Directory) aliveOwner(id string) bool {
 	return m != nil && m.Active
 }
 
-// setIn is what a holding gives in a namespace (spec section 3). Only keys' grants reach below
+// setIn is what a holding gives in a namespace. Only keys' grants reach below
 // through a namespace's `reach`. In one that is unreadable only grants in all namespaces count.
 func (d *Directory) setIn(h *holding, ns *Namespace, key bool) *Set {
 	var parts []*Set

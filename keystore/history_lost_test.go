@@ -247,7 +247,7 @@ func TestOldRowsInARestoredDatabaseAreFencedAtOnce(t *testing.T) {
 		a, _ := d.node(keystore.Settings{Lease: 10 * time.Second})
 		key, _ := mint(t, a, keystore.KeySpec{})
 		d.tamper("INSERT INTO nodes (incarnation, address, lease, state, epoch, joined_at, heard_at) VALUES ('old', 'host/1', 10000000, 'active', 'of the backup', 1, 1)")
-		time.Sleep(2500 * time.Millisecond) // a renewal
+		time.Sleep(4500 * time.Millisecond) // two renewals
 		begun := time.Now()
 		if p := revoke(t, a, key.ID, time.Minute); !p.Complete {
 			t.Errorf("%+v", p)

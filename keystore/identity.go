@@ -61,7 +61,7 @@ func (k *Keystore) acceptAnother(head Head) error {
 	k.cache.purge(0)
 	n.commits.forget()
 	n.lost.Store(k.Now().UnixNano())
-	n.in(n.histories.Load(), n.others.forget)
+	n.in(n.history(), n.others.forget)
 	return nil
 }
 
@@ -77,7 +77,7 @@ func (k *Keystore) followTimeline(head Head) error {
 			return k.storeFailed("registering the other nodes with the new primary", err)
 		}
 		n.takeovers.Add(1)
-		n.in(n.histories.Load(), n.others.forget)
+		n.in(n.history(), n.others.forget)
 	}
 	n.timeline = timeline
 	if seal := k.seal.Load(); seal.timeline != timeline {
@@ -108,11 +108,12 @@ func (n *node) readers(head Head) []Node {
 	return list
 }
 
-// in calls f unless the database was found to be another one since the history was recorded.
-func (n *node) in(history int64, f func()) bool {
+// in calls f unless the database, or its server, was found to be another one since the history was
+// recorded.
+func (n *node) in(was history, f func()) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.histories.Load() != history {
+	if n.history() != was {
 		return false
 	}
 	f()

@@ -72,7 +72,7 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 		j.busy.Store(false)
 		return
 	}
-	history := k.node.histories.Load()
+	was := k.node.history()
 	started := k.afterwards(func(ctx context.Context) {
 		defer j.busy.Store(false)
 		for _, other := range fence {
@@ -80,7 +80,7 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 				_ = k.storeFailed("fencing a silent node", err)
 				return
 			}
-			if !k.node.in(history, func() { j.fenced.Store(other.Incarnation, k.clock.now()) }) {
+			if !k.node.in(was, func() { j.fenced.Store(other.Incarnation, k.clock.now()) }) {
 				return
 			}
 			switch {
@@ -92,7 +92,7 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 			}
 		}
 		for _, other := range remove {
-			if k.node.histories.Load() != history {
+			if k.node.history() != was {
 				return
 			}
 			if err := k.db.RemoveFenced(ctx, other.Incarnation); err != nil {

@@ -12,8 +12,8 @@ import (
 const (
 	// DefaultWait is how long a change that takes access away waits for the other nodes unless the caller says otherwise.
 	DefaultWait = 10 * time.Second
-	// The nodes' rows are read meanwhile after firstPoll, then after twice as long each time, up to lastPoll or
-	// a twentieth of the time that it has taken.
+	// The nodes' rows are read meanwhile after firstPoll, then after twice as long each time, at last every
+	// lastPoll, or every retryInterval when nobody waits.
 	firstPoll = time.Millisecond
 	lastPoll  = 10 * time.Millisecond
 	// maxWatched is how many changes that nobody waits for are watched at a time.
@@ -60,7 +60,11 @@ func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(k.running, cancel)()
-	for poll := firstPoll; ; poll = min(2*poll, max(lastPoll, p.Took/20)) {
+	longest := lastPoll
+	if wait == math.MaxInt64 {
+		longest = retryInterval
+	}
+	for poll := firstPoll; ; poll = min(2*poll, longest) {
 		if now, err := k.progress(ctx, c); err == nil {
 			p = now
 		}
