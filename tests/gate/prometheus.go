@@ -35,7 +35,8 @@ func Prometheus(t testing.TB, dir string) string {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	var addr string
+	var addr string // it is logged before or after "ready": two goroutines of Prometheus say them
+	var ready bool
 	var said strings.Builder
 	lines := bufio.NewScanner(says)
 	for lines.Scan() {
@@ -44,6 +45,9 @@ func Prometheus(t testing.TB, dir string) string {
 			addr = found[1]
 		}
 		if strings.Contains(lines.Text(), "Server is ready to receive web requests") {
+			ready = true
+		}
+		if ready && addr != "" {
 			go func() { // or it would block
 				for lines.Scan() {
 				}
