@@ -17,6 +17,7 @@ var (
 	continued  = regexp.MustCompile(`\s*\\\n\s*`)
 	comment    = regexp.MustCompile(`(?m)\s+#.*$`)
 	redirected = regexp.MustCompile(`(?m)\s*[<>] *\S+$`)
+	assignment = regexp.MustCompile(`^([A-Z0-9]+)=\$\((.*)\)$`)
 	asMember   = regexp.MustCompile(`(?m)^as (\S+) (.*)$`)
 )
 
@@ -34,7 +35,12 @@ func untried(r gate.Recipe, script string) (missing []string) {
 		commands = redirected.ReplaceAllString(comment.ReplaceAllString(commands, ""), "")
 		for command := range strings.Lines(commands) {
 			command = strings.TrimSpace(command)
-			if strings.HasPrefix(command, "caddy apikeys ") && !slices.Contains(tried, "exec "+command) {
+			if set := assignment.FindStringSubmatch(command); set != nil {
+				quoted := strings.ReplaceAll(set[2], "'", "''")
+				if !slices.Contains(tried, "assign "+set[1]+" '"+quoted+"'") {
+					missing = append(missing, command)
+				}
+			} else if strings.HasPrefix(command, "caddy apikeys ") && !slices.Contains(tried, "exec "+command) {
 				missing = append(missing, command)
 			}
 		}

@@ -66,7 +66,7 @@ func TestScenarios(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"token": token, "capture": capture, "shell": shell, "as": asCommand, "until": until,
+			"token": token, "capture": capture, "assign": assign, "shell": shell, "as": asCommand, "until": until,
 			"get": send("GET"), "post": send("POST"), "put": send("PUT"), "patch": send("PATCH"), "delete": send("DELETE"),
 		},
 	})
@@ -125,6 +125,19 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("the last command did not write %s", args[1])
 	}
 	ts.Setenv(args[0], found[1])
+}
+
+// assign sets a variable to what a command of the shell writes to standard output.
+func assign(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: assign VAR COMMAND")
+	}
+	shell(ts, false, args[1:])
+	value := strings.TrimSpace(ts.ReadFile("stdout"))
+	if value == "" || value == "null" {
+		ts.Fatalf("%s: no output", args[1])
+	}
+	ts.Setenv(args[0], value)
 }
 
 func shell(ts *testscript.TestScript, neg bool, args []string) {
