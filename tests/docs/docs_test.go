@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -46,39 +45,6 @@ func pages(t *testing.T) map[string]string {
 		t.Fatalf("no pages: %v", err)
 	}
 	return found
-}
-
-var (
-	caddyfile = regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
-	openAPI   = regexp.MustCompile("(?s)```yaml\n(openapi:.*?)```")
-)
-
-func TestCaddyfilesAreValid(t *testing.T) {
-	checked := 0
-	for name, text := range pages(t) {
-		for _, block := range caddyfile.FindAllStringSubmatch(text, -1) {
-			checked++
-			dir := t.TempDir()
-			if err := os.WriteFile(filepath.Join(dir, "Caddyfile"), []byte(block[1]), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if document := openAPI.FindStringSubmatch(text); document != nil {
-				if err := os.WriteFile(filepath.Join(dir, "openapi.yaml"), []byte(document[1]), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			cmd := exec.Command(gate.Binary(t), "validate", "--config", "Caddyfile")
-			cmd.Dir = dir
-			cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir,
-				"APIKEYS_PASSWORD=x", "APIKEYS_CACHE_PASSWORD=x") // a placeholder that is empty is an error
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("%s: %v\n%s\n%s", name, err, block[1], out)
-			}
-		}
-	}
-	if checked == 0 {
-		t.Error("there is no Caddyfile on any page")
-	}
 }
 
 var link = regexp.MustCompile(`\]\(([^)\s#]*)(#[^)\s]*)?\)`)

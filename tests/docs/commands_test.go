@@ -1,0 +1,257 @@
+package docs
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// commands are the pages whose commands are run in one shell, from the first to the last, and
+// compared with the output that a `console` block prints. setup is run before them.
+var commands = []struct {
+	page, setup string
+}{
+	{"README.md", ""},
+	{"docs/api_keys_admin.md", `
+		caddy apikeys namespaces create acme
+		caddy apikeys namespaces create acme-eu --parent acme
+		echo '{"name": "CI", "access": "read_only", "token": "0123456789abcdef"}' > keys.ndjson`},
+	{"docs/authority.md", `caddy apikeys namespaces create acme`},
+	{"docs/api_keys.md", `cd "$XDG_DATA_HOME/caddy"`},
+	{"docs/logging.md", `
+		TOKEN=$(caddy apikeys keys mint --name log --access read_only)
+		curl -s -H "X-API-Key: $TOKEN" http://localhost:8080/
+		cd "$GATE_DIR"`},
+}
+
+// elsewhere are pages whose commands another test runs, or nobody can run, and why.
+var elsewhere = map[string]string{
+	"docs/migrating.md":                     "tests/scenarios runs the commands of the reader's own machine",
+	"docs/operations.md":                    "tests/durability: backups; the table of nodes is an example",
+	"docs/recipes/administration-portal.md": "tests/scenarios",
+	"docs/recipes/back-office.md":           "tests/scenarios",
+	"docs/recipes/developer-portal.md":      "tests/scenarios",
+	"docs/recipes/finance-cloud.md":         "tests/scenarios",
+	"docs/recipes/organizations.md":         "tests/scenarios",
+	"docs/recipes/ollama.md":                "needs Ollama and a model",
+	"deploy/README.md":                      "tests/deploy",
+	"docs/api_key.md":                       "no command",
+	"xcaddy.md":                             "fetches the published module",
+}
+
+var commandBlock = regexp.MustCompile("(?ms)^```(sh|console)\n(.*?)^```")
+
+// TestCommands runs what the pages have a reader type, with Caddyfile.example.
+func TestCommands(t *testing.T) {
+	for _, c := range commands {
+		t.Run(filepath.Base(c.page), func(t *testing.T) {
+			t.Parallel()
+			s := newShell(t)
+			for line := range strings.Lines(c.setup) {
+				if line = strings.TrimSpace(line); line != "" {
+					if output, exit := s.run(t, line); exit != "0" {
+						t.Fatalf("%s: exit %s\n%s", line, exit, output)
+					}
+				}
+			}
+			for _, block := range commandBlock.FindAllStringSubmatch(pages(t)[c.page], -1) {
+				if notHere(block[2]) {
+					continue
+				}
+				if block[1] == "console" {
+					s.console(t, block[2])
+				} else if output, exit := s.run(t, block[2]); exit != "0" {
+					t.Errorf("exit %s:\n%s%s", exit, block[2], output)
+				}
+			}
+		})
+	}
+}
+
+// notHere reports blocks that build the program or run the tests: `make run` and `make test`.
+func notHere(block string) bool {
+	return strings.Contains(block, "make run") || strings.HasPrefix(block, "make test") ||
+		strings.HasPrefix(block, "xcaddy build")
+}
+
+// TestEveryCommandHasATest checks that no page is forgotten.
+func TestEveryCommandHasATest(t *testing.T) {
+	run := map[string]bool{}
+	for _, c := range commands {
+		run[c.page] = true
+	}
+	for name, text := range pages(t) {
+		if has := commandBlock.MatchString(text); has && !run[name] && elsewhere[name] == "" {
+			t.Errorf("no test runs the commands of %s", name)
+		}
+	}
+}
+
+// A shell is one bash on a machine that serves Caddyfile.example.
+type shell struct {
+	in  io.Writer
+	out *bufio.Reader
+
+	gate *gate.Gate
+	ids  map[string]string // on the page to here
+}
+
+const prompt = "\x1eexit "
+
+func newShell(t *testing.T) *shell {
+	t.Helper()
+	root, err := gate.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile(filepath.Join(root, "Caddyfile.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Only the addresses are others, so that tests can run side by side.
+	text := strings.NewReplacer(
+		"admin localhost:2019", "admin {$GATE_ADMIN}",
+		"http://localhost:8080 {", "http://localhost:{$GATE_HTTP}, http://127.0.0.1:{$GATE_HTTP} {",
+		"127.0.0.1:8081", "unix/{$GATE_DIR}/api.sock",
+		"http://:8081 {\n\tbind 127.0.0.1", "http:// {\n\tbind unix/{$GATE_DIR}/api.sock",
+		"\tlog {\n\t\tformat api_keys\n\t}\n\n\t# Nothing gets past", "\tlog {\n\t\toutput file {$GATE_DIR}/access.log\n\t\tformat api_keys\n\t}\n\n\t# Nothing gets past",
+	).Replace(string(example))
+	g := gate.Start(t, gate.Config{Caddyfile: text})
+
+	cmd := exec.Command("bash", "--norc")
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "BINARY="+gate.Binary(t), "GATE_ADMIN="+g.Admin, "GATE_DIR="+g.Dir,
+		"HOME="+g.Dir, "XDG_DATA_HOME="+filepath.Dir(g.Data), "GORACE=atexit_sleep_ms=0")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Wait()
+	})
+	s := &shell{in: in, out: bufio.NewReader(out), gate: g, ids: map[string]string{}}
+	s.run(t, `caddy() {
+		case "$*" in *--server*) "$BINARY" "$@";; *) "$BINARY" "$@" --address "$GATE_ADMIN";; esac
+	}`)
+	return s
+}
+
+// run types a command, with the ids and addresses of this run instead of the page's. It returns
+// standard output and standard error together.
+func (s *shell) run(t *testing.T, command string) (output, exit string) {
+	t.Helper()
+	for page, here := range s.ids {
+		command = strings.ReplaceAll(command, page, here)
+	}
+	command = strings.NewReplacer(".run/caddy", "caddy",
+		"https://keys.example.com", s.gate.URL, "http://localhost:8080", s.gate.URL,
+		"http://localhost:2019", "http://"+s.gate.Admin,
+		"/backup/", s.gate.Dir+"/", "curl ", "curl --no-progress-meter ",
+	).Replace(command)
+	fmt.Fprintf(s.in, "{ %s\n} </dev/null\nprintf '%s%%s\\n' $?\n", command, prompt)
+	for {
+		line, err := s.out.ReadString('\n')
+		if before, after, ended := strings.Cut(line, prompt); ended {
+			gate.WatchTokensIn(output + before)
+			return output + before, strings.TrimSpace(after)
+		}
+		if output += line; err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, gate.Redact(output))
+		}
+	}
+}
+
+// console runs a block of `$ command` lines and the output that follows each of them. Commands that
+// print nothing on the page may print anything.
+func (s *shell) console(t *testing.T, block string) {
+	t.Helper()
+	for _, step := range strings.Split("\n"+block, "\n$ ")[1:] {
+		lines := strings.SplitAfter(step, "\n")
+		n := 1
+		for n < len(lines) && (strings.HasSuffix(lines[n-1], "\\\n") || strings.HasPrefix(lines[n], "    ")) {
+			n++
+		}
+		command, want := strings.Join(lines[:n], ""), strings.TrimSpace(strings.Join(lines[n:], ""))
+		got, exit := s.run(t, command)
+		got = strings.ReplaceAll(strings.TrimSpace(got), "\r", "")
+		if exit != "0" {
+			t.Errorf("$ %s: exit %s\n%s", command, exit, gate.Redact(got))
+		}
+		if want != "" {
+			s.compare(t, command, want, got)
+		}
+	}
+}
+
+var (
+	id       = `(?:m_)?[0-9A-Za-z]{12}`
+	variable = regexp.MustCompile(strings.Join([]string{
+		`…`, // left out on the page
+		`\b` + id + `\b|ak_[0-9A-Za-z]{8}`,
+		`\d{4}-\d\d-\d\dT[0-9:.]+Z|\w{3}, \d\d \w{3} \d{4} [0-9:]+ GMT`,
+		`\b\d+\.\d+s`,                  // a duration
+		`revision"?:? ?\d+|"ms":\d+`,   // depends on what else was changed, and on the machine
+		`\(devel\)|v\d+\.\d+\.\d+`,     // versions
+		`localhost:2019`,               // the admin endpoint
+		`Content-Length: \d+`, ` {2,}`, // columns are as wide as what is in them
+	}, "|"))
+	isID = regexp.MustCompile(`^(?:` + id + `)$`)
+)
+
+// compare checks output line by line and in any order, since header fields have none, and learns the
+// ids. What differs from run to run matches anything of its shape.
+func (s *shell) compare(t *testing.T, command, want, got string) {
+	t.Helper()
+	for line := range strings.Lines(want) {
+		line = strings.TrimRight(line, "\n ")
+		var pattern strings.Builder
+		var ids []string
+		last := 0
+		for _, at := range variable.FindAllStringIndex(line, -1) {
+			pattern.WriteString(regexp.QuoteMeta(line[last:at[0]]))
+			found := line[at[0]:at[1]]
+			last = at[1]
+			switch {
+			case isID.MatchString(found) && strings.ContainsAny(found, "0123456789"):
+				if here := s.ids[found]; here != "" {
+					pattern.WriteString(regexp.QuoteMeta(here))
+				} else {
+					pattern.WriteString("(" + id + ")")
+					ids = append(ids, found)
+				}
+			case isID.MatchString(found): // a word
+				pattern.WriteString(regexp.QuoteMeta(found))
+			case strings.HasPrefix(found, "  "):
+				pattern.WriteString(` +`)
+			default:
+				pattern.WriteString(`.*`)
+			}
+		}
+		pattern.WriteString(regexp.QuoteMeta(line[last:]))
+		found := regexp.MustCompile(`(?m)^` + pattern.String() + `\s*$`).FindStringSubmatch(got)
+		if found == nil {
+			t.Errorf("$ %s\nprints no line\n%s\nbut\n%s", command, line, gate.Redact(got))
+			continue
+		}
+		for i, onPage := range ids {
+			s.ids[onPage] = found[i+1]
+		}
+	}
+}
