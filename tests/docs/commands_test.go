@@ -35,7 +35,7 @@ var commands = []struct {
 // elsewhere are pages whose commands another test runs, or nobody can run, and why.
 var elsewhere = map[string]string{
 	"docs/migrating.md":                     "tests/scenarios runs the commands of the reader's own machine",
-	"docs/operations.md":                    "tests/durability: backups; the table of nodes is an example",
+	"docs/operations.md":                    "TestRestoreCommands; the table of nodes is an example",
 	"docs/recipes/administration-portal.md": "tests/scenarios",
 	"docs/recipes/back-office.md":           "tests/scenarios",
 	"docs/recipes/developer-portal.md":      "tests/scenarios",
