@@ -79,11 +79,11 @@ func (f *faulty) Confirm(ctx context.Context, incarnation string) error {
 	return f.Database.Confirm(ctx, incarnation)
 }
 
-func (f *faulty) RenewPolicy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
+func (f *faulty) RenewPolicy(ctx context.Context, since keystore.Position) (*keystore.Policy, error) {
 	if before := f.beforePolicy.Swap(nil); before != nil {
 		(*before)()
 	}
-	return f.Database.RenewPolicy(ctx, known)
+	return f.Database.RenewPolicy(ctx, since)
 }
 
 func (f *faulty) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {

@@ -19,6 +19,8 @@ type Settings struct {
 	LocalCache int
 	// Lease is how long a node that is cut off may go on trusting what it has cached.
 	Lease time.Duration
+	// Capacity is how much the deployment may hold.
+	Capacity Capacity
 	// Cache is shared with the other nodes; nil: none. It stays its owner's to close, once it is in no Settings any more.
 	Cache SharedCache
 }
@@ -40,6 +42,7 @@ func (s Settings) withDefaults() Settings {
 	if s.Lease == 0 {
 		s.Lease = DefaultLease
 	}
+	s.Capacity = s.Capacity.withDefaults()
 	return s
 }
 
