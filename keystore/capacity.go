@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 )
 
 // Capacity is how much a deployment may hold. Only growth beyond it is refused, as KindInvalid
@@ -199,10 +200,10 @@ func (k *Keystore) grown(tx Tx, by authority) (authority, error) {
 			return by, full("the deployment", use)
 		}
 	}
-	was := by.policy.below()
-	for id, t := range then.below() {
+	was, below := by.policy.below(), then.below()
+	for _, id := range slices.Sorted(maps.Keys(below)) {
 		before := c.uses(was[id], "", ofOneNamespace)
-		for i, use := range c.uses(t, "", ofOneNamespace) {
+		for i, use := range c.uses(below[id], "", ofOneNamespace) {
 			if use.grows(before[i]) {
 				return by, full(by.named(id)+" with its descendants", use)
 			}
