@@ -43,11 +43,11 @@ func (f *failing) Keys(ctx context.Context, filter keystore.KeyFilter, cursor st
 	return f.Database.Keys(ctx, filter, cursor, limit)
 }
 
-func (f *failing) Policy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
+func (f *failing) Policy(ctx context.Context, since keystore.Position) (*keystore.Policy, error) {
 	if f.down.Load() {
 		return nil, errDown
 	}
-	return f.Database.Policy(ctx, known)
+	return f.Database.Policy(ctx, since)
 }
 
 func (f *failing) Audits(ctx context.Context, filter keystore.AuditFilter, cursor string, limit int) ([]keystore.AuditRow, string, error) {

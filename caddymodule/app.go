@@ -51,6 +51,9 @@ type App struct {
 	// refused. Default is one that is made at the first start and kept in the database.
 	TokenKey string `json:"token_key,omitempty"`
 
+	// How much the database may hold.
+	Capacity *CapacityConfig `json:"capacity,omitempty"`
+
 	ctx      caddy.Context
 	logger   *slog.Logger
 	identity string    // of the database: the absolute path of its file, or where PostgreSQL is, without the password
@@ -114,6 +117,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if lease := time.Duration(a.Lease); lease != 0 && (lease < minLease || lease > maxLease) {
 		return fmt.Errorf("lease is %s: it takes a duration between %s and %s", lease, minLease, maxLease)
+	}
+	if a.Capacity != nil {
+		if err := a.Capacity.check(); err != nil {
+			return err
+		}
+		a.settings.Capacity = a.Capacity.capacity()
 	}
 	a.settings.LocalCache, a.settings.Lease = a.LocalCache, time.Duration(a.Lease)
 	return registerMetrics(ctx.GetMetricsRegistry())

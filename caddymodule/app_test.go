@@ -378,6 +378,7 @@ func TestProvisionErrors(t *testing.T) {
 		`{"database":{"path":"{env.APIKEYS_TEST_EMPTY}"}}`:                                   "database: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
 		`{"database":{"path":"{no.such}"}}`:                                                  "database: unrecognized placeholder {no.such}",
 		`{"local_cache":-1}`:                                                                 "local_cache is -1",
+		`{"capacity":{"roles":-1}}`:                                                          "capacity: roles is -1: it must be above 0",
 		`{"lease":"10ms"}`:                                                                   "lease is 10ms",
 		`{"lease":"1000h"}`:                                                                  "lease is 1000h",
 		`{"token_prefix":["Ak"]}`:                                                            `token_prefix "Ak"`,

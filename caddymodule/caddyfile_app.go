@@ -97,6 +97,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		a.TokenPrefix = args
 		return nil
 	},
+	"capacity": parseCapacity,
 	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) != 1 || args[0] == "" {
 			return d.Err("token_key takes one argument: 64 hex digits, better {env.NAME} or {file.PATH} that holds them")
@@ -106,7 +107,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	},
 }
 
-const appOptionNames = "database, cache, local_cache, lease, token_prefix, token_key"
+const appOptionNames = "database, cache, local_cache, lease, token_prefix, token_key, capacity"
 
 // UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
 //
@@ -117,6 +118,14 @@ const appOptionNames = "database, cache, local_cache, lease, token_prefix, token
 //	    lease        <duration>
 //	    token_prefix <for_new_keys> [<accepted_too>...]
 //	    token_key    <64_hex_digits>
+//	    capacity {
+//	        namespaces         <deployment> [<per_namespace>]
+//	        roles              <deployment> [<per_namespace>]
+//	        members            <deployment> [<per_namespace>]
+//	        directory          <size> [<size_per_namespace>]
+//	        keys_per_namespace <keys>
+//	        keys_per_owner     <keys>
+//	    }
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys

@@ -48,6 +48,8 @@ func TestGlobalOption(t *testing.T) {
 		{"lease 1d", `{"lease":86400000000000}`},
 		{"token_prefix ak_live ak", `{"token_prefix":["ak_live","ak"]}`},
 		{"token_key {env.APIKEYS_TOKEN_KEY}", `{"token_key":"{env.APIKEYS_TOKEN_KEY}"}`},
+		{"capacity {\n\tnamespaces 100\n\troles 50 10\n\tdirectory 8MiB 1MB\n\tkeys_per_owner 3\n}",
+			`{"capacity":{"namespaces":100,"roles":50,"roles_per_namespace":10,"directory_bytes":8388608,"directory_bytes_per_namespace":1000000,"keys_per_owner":3}}`},
 		{"lease 10s\nlocal_cache 5\ntoken_prefix k", `{"local_cache":5,"lease":10000000000,"token_prefix":["k"]}`},
 	} {
 		if got := adaptApp(test.options); got != test.json {
@@ -59,7 +61,7 @@ func TestGlobalOption(t *testing.T) {
 func TestGlobalOptionErrors(t *testing.T) {
 	const secret = "hunter2"
 	for options, want := range map[string]string{
-		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, cache, local_cache, lease, token_prefix, token_key, at Caddyfile:4`,
+		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, cache, local_cache, lease, token_prefix, token_key, capacity, at Caddyfile:4`,
 		"Lease 1s":              `unknown word "Lease"`,
 		"database":              "database takes a kind: sqlite [PATH], or postgres URL, at Caddyfile:3",
 		"database postgres":     "database postgres takes one URL",
@@ -94,6 +96,14 @@ func TestGlobalOptionErrors(t *testing.T) {
 		"token_prefix a__b":                                  "single underscores",
 		"token_key":                                          "64 hex digits",
 		`token_key ""`:                                       "64 hex digits",
+		"capacity 5":                                         "capacity takes no arguments, only a block, at Caddyfile:3",
+		"capacity {\n\tkeys 5\n}":                            `unknown word "keys" in capacity: it knows namespaces, roles, members, directory, keys_per_namespace, keys_per_owner, at Caddyfile:4`,
+		"capacity {\n\troles 5\n\troles 6\n}":                "roles is given twice in capacity, at Caddyfile:5",
+		"capacity {\n\troles 0\n}":                           "roles 0: it takes one number above 0, and perhaps one for each namespace, at Caddyfile:4",
+		"capacity {\n\troles\n}":                             "it takes one number above 0",
+		"capacity {\n\troles 5 6\n}":                         "capacity: roles per namespace is 6: it must be at most that of the deployment, 5, at Caddyfile:4",
+		"capacity {\n\tdirectory 5 parsecs\n}":               "directory 5 parsecs: it takes one size above 0",
+		"capacity {\n\tkeys_per_owner 5 5\n}":                "keys_per_owner 5 5: it takes one number above 0, at Caddyfile:4",
 		"token_key a " + secret:                              "token_key takes one argument",
 	} {
 		got := adaptApp(options)

@@ -22,6 +22,8 @@ var (
 	lookupsDesc     = metricDesc("lookups_total", "Look-ups of credentials, by where it was looked and what came of it.", "tier", "result")
 	keysDesc        = metricDesc("keys", "Keys in the database.", "status")
 	cachedDesc      = metricDesc("local_cache_entries", "Keys in this process's memory.")
+	capacityUsed    = metricDesc("capacity_used", "How much there is of what has a cap; of namespaces and owners, the one that has most.", "resource", "scope")
+	capacityLimit   = metricDesc("capacity_limit", "The most there may be.", "resource", "scope")
 	leaseDesc       = metricDesc("lease_remaining_seconds", "How much longer this node may trust what it has cached; 0 when the lease has lapsed.")
 	revisionDesc    = metricDesc("revision", "The last change of the database that this node has applied.")
 	nodesDesc       = metricDesc("nodes", "Nodes registered in the database.", "state")
@@ -43,7 +45,7 @@ func registerMetrics(registry *prometheus.Registry) error {
 
 // Describe is part of prometheus.Collector.
 func (appMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, cachedDesc, leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc} {
+	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, cachedDesc, capacityUsed, capacityLimit, leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc} {
 		ch <- desc
 	}
 	empty := newStoreMetrics()
@@ -123,7 +125,16 @@ func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 	gauge(leaseDesc, health.LeaseRemaining.Seconds())
 	gauge(revisionDesc, float64(health.Revision))
 
-	if counts := m.census.latest(m.keys); counts != nil {
+	uses := m.keys.CapacityUses()
+	counts := m.census.latest(m.keys)
+	if counts != nil {
+		uses = append(uses, counts.uses...)
+	}
+	for _, use := range uses {
+		gauge(capacityUsed, float64(use.Used), use.Resource, use.Scope)
+		gauge(capacityLimit, float64(use.Cap), use.Resource, use.Scope)
+	}
+	if counts != nil {
 		for _, status := range keystore.Statuses {
 			gauge(keysDesc, float64(counts.keys[status]), string(status))
 		}
@@ -155,12 +166,14 @@ type census struct {
 type censusCounts struct {
 	keys  map[keystore.Status]int64
 	nodes map[keystore.NodeState]int
+	uses  []keystore.CapacityUse // of keys
 }
 
 // A counted is what a census asks.
 type counted interface {
 	CountKeys(ctx context.Context) (map[keystore.Status]int64, error)
 	CountNodes(ctx context.Context) (map[keystore.NodeState]int, error)
+	CapacityOfKeys(ctx context.Context) ([]keystore.CapacityUse, error)
 }
 
 // latest returns the counts, which are up to censusInterval old, or older while the database does not answer; nil when it
@@ -187,13 +200,16 @@ func (c *census) latest(db counted) *censusCounts {
 }
 
 func (c *census) take(ctx context.Context, db counted) {
-	var counts *censusCounts
-	keys, err := db.CountKeys(ctx)
+	counts := new(censusCounts)
+	var err error
+	if counts.keys, err = db.CountKeys(ctx); err == nil {
+		counts.nodes, err = db.CountNodes(ctx)
+	}
 	if err == nil {
-		var nodes map[keystore.NodeState]int
-		if nodes, err = db.CountNodes(ctx); err == nil {
-			counts = &censusCounts{keys, nodes}
-		}
+		counts.uses, err = db.CapacityOfKeys(ctx)
+	}
+	if err != nil {
+		counts = nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -152,6 +152,8 @@ func (f *fakeDatabase) CountKeys(ctx context.Context) (map[keystore.Status]int64
 	return map[keystore.Status]int64{keystore.StatusActive: asked}, nil
 }
 
+func (*fakeDatabase) CapacityOfKeys(context.Context) ([]keystore.CapacityUse, error) { return nil, nil }
+
 func (f *fakeDatabase) CountNodes(context.Context) (map[keystore.NodeState]int, error) {
 	return map[keystore.NodeState]int{keystore.NodeActive: 1}, nil
 }

@@ -18,8 +18,13 @@ import (
 // stores holds what outlives a reload, by the database's identity alone.
 var stores = caddy.NewUsagePool()
 
-// openTimeout bounds the opening of a store, migrations included.
-const openTimeout = time.Minute
+const (
+	// openTimeout bounds the opening of a database, migrations included.
+	openTimeout = time.Minute
+	// readTimeout bounds the opening of the key store, which reads all namespaces, roles and members.
+	// It gives up earlier when the database does not answer.
+	readTimeout = 6 * time.Minute
+)
 
 // A store is one open database with all that the process knows and counts of it.
 type store struct {
@@ -65,14 +70,16 @@ func sameTokenKey(a, b *[32]byte) bool {
 }
 
 func openStore(ctx context.Context, a *App) (*store, error) {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	opening, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	db, err := openDatabase(ctx, a)
+	db, err := openDatabase(opening, a)
 	if err != nil {
 		return nil, err
 	}
 	s := &store{db: db, log: newMovingLog(a.logger), metrics: newStoreMetrics(), tokenKey: a.tokenKey}
 	logger := slog.New(s.log)
+	ctx, cancel = context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	s.keys, err = keystore.Open(ctx, db, a.tokenKey, a.settings, s.metrics, logger)
 	if err != nil {
 		return nil, fmt.Errorf("opening the key store %s: %w", a.identity, err)

@@ -35,19 +35,44 @@ func (k *Keystore) fresh(ctx context.Context, c Caller) (by authority, done func
 	if done, err = k.turns.take(ctx, c); err != nil {
 		return by, nil, err
 	}
-	by = k.reading(c)
-	p, err := k.db.Policy(ctx, by.policy.revision)
-	switch {
-	case err != nil:
+	err = k.currently(ctx, func() error {
+		policy, err := k.current(func(since Position) (*Policy, error) { return k.db.Policy(ctx, since) })
+		if err != nil {
+			return err
+		}
+		by = k.readingUnder(c, policy)
+		return nil
+	})
+	if err != nil {
 		done()
 		return by, nil, k.storeFailed("reading namespaces, roles and members", err)
-	case p != nil:
-		by.policy = newDirectory(p, nil)
-		if by.owns != nil {
-			by.owns = by.policy.holds(by.owner)
-		}
 	}
 	return by, done, nil
+}
+
+// currently calls f, which uses current. If this node is too far behind for that, it catches up and calls f once more.
+func (k *Keystore) currently(ctx context.Context, f func() error) error {
+	err := f()
+	if errors.Is(err, ErrTruncated) {
+		if err = k.renewAnew(ctx); err == nil {
+			err = f()
+		}
+	}
+	return err
+}
+
+// current returns the node's directory with what read, which is a Policy, has seen change since. ErrTruncated.
+func (k *Keystore) current(read func(since Position) (*Policy, error)) (*Directory, error) {
+	at := *k.node.position.Load() // the directory has all changes up to there, and may have more
+	held := k.node.directory.Load()
+	if at.Revision < 0 {
+		return nil, ErrTruncated
+	}
+	p, err := read(at)
+	if err != nil || p == nil {
+		return held, err
+	}
+	return held.with(p, nil), nil
 }
 
 // MemberByLogin returns the caller that a user whom Caddy has verified stands for; nobody, or a member that is disabled, is the zero Caller. now was
@@ -123,8 +148,11 @@ type authority struct {
 var nothing = new(holding)
 
 // reading is the caller's authority as this node sees it.
-func (k *Keystore) reading(c Caller) authority {
-	by := authority{root: c.root, actor: c.Actor(), member: c.member, from: c.from, credential: c.Credential(), owner: c.member, policy: k.Policy()}
+func (k *Keystore) reading(c Caller) authority { return k.readingUnder(c, k.Policy()) }
+
+// readingUnder is reading under another policy.
+func (k *Keystore) readingUnder(c Caller, policy *Directory) authority {
+	by := authority{root: c.root, actor: c.Actor(), member: c.member, from: c.from, credential: c.Credential(), owner: c.member, policy: policy}
 	switch {
 	case c.root:
 	case c.member != "":
@@ -188,15 +216,11 @@ func (k *Keystore) changing(c Caller, tx Tx) (authority, error) {
 
 // policyIn is the policy inside a transaction.
 func (k *Keystore) policyIn(tx Tx) (*Directory, error) {
-	known := k.node.directory.Load()
-	p, err := tx.Policy(known.revision)
+	policy, err := k.current(tx.Policy)
 	if err != nil {
 		return nil, fmt.Errorf("reading namespaces, roles and members: %w", err)
 	}
-	if p == nil {
-		return known, nil
-	}
-	return newDirectory(p, nil), nil
+	return policy, nil
 }
 
 // all asks a question of each set that bounds the caller in a namespace: wide leaves out what reaches the namespace alone, without what will be
@@ -216,7 +240,7 @@ func (d *Directory) heldIn(h *holding, namespace string, wide, key bool) *Set {
 	var parts []*Set
 	for i := range h.grants {
 		g := &h.grants[i]
-		here := g.namespace == namespace && g.connected && !d.unreadable(namespace)
+		here := g.namespace == namespace && g.connected && !d.broken(namespace)
 		if g.namespace == AnyNamespace || here {
 			parts = append(parts, d.gives(g))
 		}

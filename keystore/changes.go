@@ -22,6 +22,9 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 	} else {
 		changes, err := k.db.Changes(ctx, applied, head.Revision)
 		switch {
+		case errors.Is(err, ErrTruncated) && n.base == nil:
+			n.rereads = true
+			return errAgain
 		case errors.Is(err, ErrTruncated):
 			k.forget(ctx, head.Revision)
 			policy = true
@@ -34,7 +37,7 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 	if policy {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout) // forget may have taken long
 		defer cancel()
-		if err := k.takePolicy(ctx, applied, head.Revision); err != nil {
+		if err := k.takePolicy(ctx, head.Revision); err != nil {
 			return err
 		}
 	}
@@ -43,35 +46,76 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 	return nil
 }
 
-// takePolicy reads the policy, if it has changed since revision applied, and cuts what runs for members who are disabled by it.
-// One that is newer than head is not taken, for the same reason as with records: see fly.
-func (k *Keystore) takePolicy(ctx context.Context, applied, head Revision) error {
-	known := Revision(-1)
-	held := k.node.directory.Load()
-	if held != nil && applied >= 0 {
-		known = held.revision
+// A baseDirectory is a directory that was read whole, to start from.
+type baseDirectory struct {
+	*Directory
+	at Position
+}
+
+// directoryTimeout bounds the reading of a whole directory, as long as rows keep coming.
+const directoryTimeout = 5 * time.Minute
+
+// readDirectory reads the whole directory if this node has none to start from. It may take longer
+// than a lease. So it comes before the renewal, which then reads what has changed since.
+func (k *Keystore) readDirectory() error {
+	n := k.node
+	if n.base != nil || n.applied.Load() >= 0 && !n.rereads {
+		return nil
 	}
-	policy, err := k.db.RenewPolicy(ctx, known)
+	ctx, cancel := context.WithTimeout(k.running, directoryTimeout)
+	defer cancel()
+	p, err := k.db.Policy(ctx, Nowhere)
+	if err != nil {
+		return k.storeFailed("reading namespaces, roles and members", err)
+	}
+	n.base, n.rereads = &baseDirectory{builtin.with(p, &k.requests), p.At}, false
+	return nil
+}
+
+// takePolicy reads what has changed of the policy, and cuts what runs for members who are disabled by it.
+// One that is newer than head is not taken, for the same reason as with records: see fly.
+func (k *Keystore) takePolicy(ctx context.Context, head Revision) error {
+	n := k.node
+	held := n.directory.Load()
+	d, at := held, *n.position.Load()
+	if n.base != nil {
+		d, at = n.base.Directory, n.base.at
+	}
+	var policy *Policy
+	err := ErrTruncated
+	if at.Revision >= 0 {
+		policy, err = k.db.RenewPolicy(ctx, at)
+	}
 	switch {
+	case errors.Is(err, ErrTruncated):
+		n.base, n.rereads = nil, true
+		return errAgain
+	case errors.Is(err, context.DeadlineExceeded):
+		n.rereads = n.base == nil // it may be much
+		return fmt.Errorf("reading namespaces, roles and members: %w", err)
 	case err != nil:
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
-	case policy != nil && policy.Revision > head && !ablated("newer-than-applied"):
+	case (at.Revision > head || policy != nil && policy.Revision > head) && !ablated("newer-than-applied"):
 		return errAgain
 	case policy != nil:
-		d := newDirectory(policy, &k.requests)
-		var before []string
-		if held != nil {
-			before = held.policy.unreadable()
-		}
-		for _, row := range policy.unreadable() {
-			if !slices.Contains(before, row) {
-				k.logger.Error("ignoring unreadable database row; it grants nothing until it is repaired",
-					slog.String("row", row))
-			}
-		}
-		k.node.directory.Store(d)
-		k.cache.cutDisabled(d)
+		d = d.with(policy, &k.requests)
 	}
+	n.base = nil
+	if d == held {
+		return nil
+	}
+	var before []string
+	if held != nil {
+		before = held.unreadable()
+	}
+	for _, row := range d.unreadable() {
+		if !slices.Contains(before, row) {
+			k.logger.Error("ignoring unreadable database row; it grants nothing until it is repaired",
+				slog.String("row", row))
+		}
+	}
+	n.directory.Store(d)
+	k.cache.cutDisabled(d)
 	return nil
 }
 

@@ -12,9 +12,11 @@ type Revision int64
 // Errors of a [Database] that callers tell apart. Everything else, a cancelled context included, means that the answer
 // cannot be known: the data plane then says [Unavailable], never [Unknown].
 var (
-	ErrNotFound  = errors.New("not found")
-	ErrExists    = errors.New("exists already")
-	ErrSpent     = errors.New("this credential has been in use before")
+	ErrNotFound = errors.New("not found")
+	ErrExists   = errors.New("exists already")
+	ErrSpent    = errors.New("this credential has been in use before")
+	// ErrTruncated says that the change log does not hold every change since a position, or that
+	// the position is not in this history.
 	ErrTruncated = errors.New("the change log no longer reaches back that far")
 	// ErrTokenKey says that the configured token key is not the one that this deployment's tokens were made with.
 	ErrTokenKey = errors.New("token key mismatch")
@@ -97,11 +99,15 @@ type Database interface {
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string, err error)
 	// CountKeys counts them by status.
 	CountKeys(ctx context.Context) (map[Status]int64, error)
-	// Policy returns all namespaces, roles and members from one snapshot taken after the call began; nil, with no error, when none of them has
-	// changed since the revision known.
-	Policy(ctx context.Context, known Revision) (*Policy, error)
+	// MostKeys returns the highest [Tx.CountOwned] of all owners but root, and the highest
+	// [Tx.CountHomed].
+	MostKeys(ctx context.Context) (owner, namespace int64, err error)
+	// Policy returns the namespaces, roles and members that have changed since a position, from one
+	// snapshot taken after the call began; nil, with no error, for none. It returns all of them
+	// since [Nowhere]. ErrTruncated.
+	Policy(ctx context.Context, since Position) (*Policy, error)
 	// RenewPolicy is Policy for renewals. It does not wait for calls of Policy.
-	RenewPolicy(ctx context.Context, known Revision) (*Policy, error)
+	RenewPolicy(ctx context.Context, since Position) (*Policy, error)
 	// Audits returns rows of the audit log that a filter fits, newest first, at most limit of them, and the cursor of the next page,
 	// empty at the end.
 	Audits(ctx context.Context, f AuditFilter, cursor string, limit int) (rows []AuditRow, next string, err error)
@@ -190,7 +196,12 @@ type Tx interface {
 	RoleHeld(role RoleID) ([]Reach, error)
 
 	// Policy is [Database.Policy] inside the transaction, what it has changed itself included.
-	Policy(known Revision) (*Policy, error)
+	Policy(since Position) (*Policy, error)
+	// CountOwned returns how many keys act for an owner, whatever their status. Members' own tokens
+	// do not count.
+	CountOwned(owner string) (int64, error)
+	// CountHomed returns how many keys have a namespace as their home, counted as CountOwned does.
+	CountHomed(namespace string) (int64, error)
 
 	// InsertNamespace: ErrExists.
 	InsertNamespace(ns *Namespace) error
@@ -238,6 +249,9 @@ type Position struct {
 	Revision Revision
 	Mark     string
 }
+
+// Nowhere is a position before everything, even what was there before the first change.
+var Nowhere = Position{Revision: -1}
 
 // Head is the state of the change log as one node sees it.
 type Head struct {

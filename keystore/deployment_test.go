@@ -33,6 +33,9 @@ type faulty struct {
 	setLeaseHangs  atomic.Bool
 	timeline       atomic.Value // string: the server's, unless nil
 	stale          atomic.Pointer[staleAnswer]
+	policyRows     atomic.Int64           // namespaces, roles and members that were read
+	wholePolicies  atomic.Int64           // how often all of them were read
+	slowPolicy     atomic.Int64           // how long that takes, in nanoseconds
 	beforePolicy   atomic.Pointer[func()] // called once
 	beforeUpdate   atomic.Pointer[func()] // called once
 	holding        atomic.Pointer[func()] // called between the snapshot of KeyByDigest and its answer
@@ -79,18 +82,50 @@ func (f *faulty) Confirm(ctx context.Context, incarnation string) error {
 	return f.Database.Confirm(ctx, incarnation)
 }
 
-func (f *faulty) RenewPolicy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
+func (f *faulty) RenewPolicy(ctx context.Context, since keystore.Position) (*keystore.Policy, error) {
 	if before := f.beforePolicy.Swap(nil); before != nil {
 		(*before)()
 	}
-	return f.Database.RenewPolicy(ctx, known)
+	return f.read(f.Database.RenewPolicy(ctx, since))
+}
+
+func (f *faulty) Policy(ctx context.Context, since keystore.Position) (*keystore.Policy, error) {
+	p, err := f.read(f.Database.Policy(ctx, since))
+	if p != nil && p.Whole {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Duration(f.slowPolicy.Load())):
+		}
+	}
+	return p, err
+}
+
+func (f *faulty) read(p *keystore.Policy, err error) (*keystore.Policy, error) {
+	if p != nil {
+		f.policyRows.Add(int64(len(p.Namespaces) + len(p.Roles) + len(p.Members)))
+		if p.Whole {
+			f.wholePolicies.Add(1)
+		}
+	}
+	return p, err
 }
 
 func (f *faulty) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
 	if before := f.beforeUpdate.Swap(nil); before != nil {
 		(*before)()
 	}
-	return f.Database.Update(ctx, change)
+	return f.Database.Update(ctx, func(tx keystore.Tx) error { return change(countedTx{tx, f}) })
+}
+
+// countedTx counts what a transaction reads of the policy.
+type countedTx struct {
+	keystore.Tx
+	f *faulty
+}
+
+func (t countedTx) Policy(since keystore.Position) (*keystore.Policy, error) {
+	return t.f.read(t.Tx.Policy(since))
 }
 
 func (f *faulty) SetLease(ctx context.Context, incarnation string, lease time.Duration) error {
@@ -164,25 +199,31 @@ func (d deployment) nodeAt(rate float64, s keystore.Settings) (*keystore.Keystor
 	return d.nodeWith(observer{}, rate, s)
 }
 
+// nodeSlow is a node for which reading the whole policy takes some time.
+func (d deployment) nodeSlow(policy time.Duration, s keystore.Settings) (*keystore.Keystore, *faulty) {
+	d.Helper()
+	return d.openWith(observer{}, 0, s, func(f *faulty) { f.slowPolicy.Store(int64(policy)) })
+}
+
 // nodeBehind is a node that starts when the database's clock is behind the truth.
 func (d deployment) nodeBehind(behind time.Duration) (*keystore.Keystore, *faulty) {
 	d.Helper()
-	return d.open(observer{}, 0, keystore.Settings{}, -behind)
+	return d.openWith(observer{}, 0, keystore.Settings{}, func(f *faulty) { f.ahead.Store(-int64(behind)) })
 }
 
 func (d deployment) nodeWith(o keystore.Observer, rate float64, s keystore.Settings) (*keystore.Keystore, *faulty) {
 	d.Helper()
-	return d.open(o, rate, s, 0)
+	return d.openWith(o, rate, s, func(*faulty) {})
 }
 
-func (d deployment) open(o keystore.Observer, rate float64, s keystore.Settings, ahead time.Duration) (*keystore.Keystore, *faulty) {
+func (d deployment) openWith(o keystore.Observer, rate float64, s keystore.Settings, ready func(*faulty)) (*keystore.Keystore, *faulty) {
 	d.Helper()
 	db, err := sqldb.OpenSQLite(context.Background(), d.path)
 	if err != nil {
 		d.Fatal(err)
 	}
 	f := &faulty{Database: db}
-	f.ahead.Store(int64(ahead))
+	ready(f)
 	k, err := keystore.OpenAt(context.Background(), rate, f, s, o)
 	if err != nil {
 		d.Fatal(err)

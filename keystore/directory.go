@@ -1,28 +1,55 @@
 package keystore
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"unique"
 )
 
-// A Policy is what decisions depend on besides the key: all of it is small, and every node holds it whole.
+// A Policy is what decisions depend on besides the key, or what has changed of it: all of it is small, and every node holds it whole.
 type Policy struct {
-	Revision   Revision    // of the newest change to any of it
-	Namespaces []Namespace // newest first, as the other two
-	Roles      []Role      // without the built-in ones
-	Members    []Member    // without root
+	Revision   Revision // of the newest change to any of it
+	At         Position // of the snapshot that it was read from
+	Whole      bool     // it is all there is
+	Namespaces []Namespace
+	Roles      []Role   // without the built-in ones
+	Members    []Member // without root
+	Changed    []Object // of a policy that is not whole: those that are in none of the lists are gone
 }
+
+// An Object names a namespace, a role or a member.
+type Object struct {
+	Kind      ObjectKind
+	Namespace string // of a role
+	Name      string // of a role, else the id
+}
+
+// ObjectKind is a kind of object that a policy consists of.
+type ObjectKind string
+
+const (
+	NamespaceObject ObjectKind = "namespace"
+	RoleObject      ObjectKind = "role"
+	MemberObject    ObjectKind = "member"
+)
 
 // A Directory is a policy as it is used. It does not change once made. Ids are compared byte by byte.
 type Directory struct {
 	revision   Revision
-	policy     *Policy
 	namespaces map[string]*Namespace
-	roles      map[RoleID]*Set
+	roles      map[RoleID]*role
 	members    map[string]*member
 	logins     map[string]*member
+	usage      usage
+}
+
+// role is a Role as it is used.
+type role struct {
+	*Role
+	set *Set
 }
 
 // member is a Member as it is used.
@@ -32,56 +59,77 @@ type member struct {
 }
 
 // unreadable lists the rows that cannot be read, each with why.
-func (p *Policy) unreadable() (list []string) {
+func (d *Directory) unreadable() (list []string) {
 	add := func(why, format string, args ...any) {
 		if why != "" {
 			list = append(list, fmt.Sprintf(format, args...)+": "+why)
 		}
 	}
-	for _, ns := range p.Namespaces {
+	for _, ns := range d.namespaces {
 		add(ns.Unreadable, "namespace %s", ns.ID)
 	}
-	for _, r := range p.Roles {
+	for _, r := range d.roles {
 		add(r.Unreadable, "role %s of namespace %s", r.Name, r.Namespace)
 	}
-	for _, m := range p.Members {
+	for _, m := range d.members {
 		add(m.Unreadable, "member %s", m.ID)
 	}
+	slices.Sort(list)
 	return list
 }
 
-// NewDirectory readies a policy, which must not change any more.
-func NewDirectory(p *Policy) *Directory { return newDirectory(p, nil) }
+// NewDirectory readies a whole policy, which must not change any more.
+func NewDirectory(p *Policy) *Directory { return builtin.with(p, nil) }
 
-func newDirectory(p *Policy, counts *requestCounts) *Directory {
-	d := &Directory{
-		revision: p.Revision, policy: p,
-		namespaces: make(map[string]*Namespace, len(p.Namespaces)),
-		roles:      make(map[RoleID]*Set, len(p.Roles)+len(builtinRoles)),
-		members:    make(map[string]*member, len(p.Members)),
-		logins:     make(map[string]*member),
+// builtin is the directory of a deployment that has nothing.
+var builtin = func() *Directory {
+	d := &Directory{roles: make(map[RoleID]*role)}
+	for i := range builtinRoles {
+		r := &builtinRoles[i]
+		d.roles[r.ID()] = &role{r, NewSet(r.Permissions...)}
+	}
+	return d
+}()
+
+// with returns the directory after a change, which must not change any more. It takes time for what
+// has changed, but for copying the maps. A directory that requests are counted by has counts.
+func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
+	d = &Directory{
+		revision: p.Revision, namespaces: maps.Clone(d.namespaces), roles: maps.Clone(d.roles),
+		members: maps.Clone(d.members), logins: maps.Clone(d.logins), usage: d.usage.clone(),
+	}
+	if d.namespaces == nil {
+		d.namespaces, d.members, d.logins = make(map[string]*Namespace), make(map[string]*member), make(map[string]*member)
+	}
+	moved := len(p.Namespaces) > 0
+	for _, o := range p.Changed {
+		moved = moved || o.Kind == NamespaceObject
+	}
+	if moved { // an ancestor, and so whether it can be read, may be another one
+		for id, ns := range d.namespaces {
+			ns := *ns
+			d.namespaces[id] = &ns
+		}
+	}
+	for _, o := range p.Changed {
+		d.remove(o)
 	}
 	for i := range p.Namespaces {
 		ns := &p.Namespaces[i]
 		ns.ID, ns.Parent, ns.Kind = canonical(ns.ID), canonical(ns.Parent), canonical(ns.Kind)
+		ns.row = ns.Unreadable
 		d.namespaces[ns.ID] = ns
+		d.usage.namespace(ns, 1)
 	}
-	if counts != nil {
-		counts.keep(d)
-	}
-	for i := range p.Namespaces {
-		ns := &p.Namespaces[i]
-		if ns.Unreadable == "" {
-			ns.Unreadable = d.defect(ns)
-		}
-		if counts != nil {
-			ns.counts = counts.of(ns.ID)
+	if moved {
+		for _, ns := range d.namespaces {
+			ns.Unreadable = cmp.Or(ns.row, d.defect(ns))
 		}
 	}
-	for _, list := range [][]Role{builtinRoles, p.Roles} {
-		for _, r := range list {
-			d.roles[r.ID()] = NewSet(r.Permissions...)
-		}
+	for i := range p.Roles {
+		r := &p.Roles[i]
+		d.roles[r.ID()] = &role{r, NewSet(r.Permissions...)}
+		d.usage.role(r, 1)
 	}
 	for i := range p.Members {
 		m := &member{&p.Members[i], holdingOf(p.Members[i].Grants, "")}
@@ -89,8 +137,69 @@ func newDirectory(p *Policy, counts *requestCounts) *Directory {
 		if m.Login != "" {
 			d.logins[m.Login] = m
 		}
+		d.usage.member(m.Member, 1)
+	}
+	if counts != nil {
+		counts.keep(d)
+		for _, ns := range d.namespaces {
+			if moved {
+				ns.counts = counts.of(ns.ID)
+			}
+		}
 	}
 	return d
+}
+
+// remove takes out a row that has changed. With what is there afterwards it is put in again.
+func (d *Directory) remove(o Object) {
+	switch o.Kind {
+	case NamespaceObject:
+		if ns := d.namespaces[o.Name]; ns != nil {
+			delete(d.namespaces, o.Name)
+			d.usage.namespace(ns, -1)
+		}
+	case RoleObject:
+		id := RoleID{o.Namespace, o.Name}
+		if r := d.roles[id]; r != nil && !r.Builtin {
+			delete(d.roles, id)
+			d.usage.role(r.Role, -1)
+		}
+	case MemberObject:
+		if m := d.members[o.Name]; m != nil {
+			delete(d.members, o.Name)
+			if d.logins[m.Login] == m {
+				delete(d.logins, m.Login)
+			}
+			d.usage.member(m.Member, -1)
+		}
+	}
+}
+
+// allNamespaces returns them, the newest first, as allRoles and allMembers do.
+func (d *Directory) allNamespaces() []*Namespace {
+	return slices.SortedFunc(maps.Values(d.namespaces), func(a, b *Namespace) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
+	})
+}
+
+// allRoles has the built-in ones last.
+func (d *Directory) allRoles() []Role {
+	var list []Role
+	for _, r := range d.roles {
+		if !r.Builtin {
+			list = append(list, *r.Role)
+		}
+	}
+	slices.SortFunc(list, func(a, b Role) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.Namespace, a.Namespace), cmp.Compare(b.Name, a.Name))
+	})
+	return append(list, builtinRoles...)
+}
+
+func (d *Directory) allMembers() []*member {
+	return slices.SortedFunc(maps.Values(d.members), func(a, b *member) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
+	})
 }
 
 // Namespace returns the namespace of that id, nil when there is none.
@@ -98,10 +207,13 @@ func (d *Directory) Namespace(id string) *Namespace { return d.namespaces[id] }
 
 // role returns what a role that a grant in a namespace names stands for, nil when there is none.
 func (d *Directory) role(namespace, name string) *Set {
-	if s := d.roles[RoleID{namespace, name}]; s != nil {
-		return s
+	if r := d.roles[RoleID{namespace, name}]; r != nil {
+		return r.set
 	}
-	return d.roles[RoleID{AnyNamespace, name}]
+	if r := d.roles[RoleID{AnyNamespace, name}]; r != nil {
+		return r.set
+	}
+	return nil
 }
 
 // upward yields a namespace and then its ancestors, the nearest first. It stops after maxDepth+1 of
@@ -175,9 +287,9 @@ func (d *Directory) ancestor(above string, below *Namespace) bool {
 	return false
 }
 
-// unreadable reports whether the row of a namespace is unreadable, so that grants in it count
+// broken reports whether the row of a namespace is unreadable, so that grants in it count
 // nowhere.
-func (d *Directory) unreadable(namespace string) bool {
+func (d *Directory) broken(namespace string) bool {
 	ns := d.namespaces[namespace]
 	return ns != nil && ns.Unreadable != ""
 }
@@ -211,7 +323,7 @@ func (d *Directory) setIn(h *holding, ns *Namespace, key bool) *Set {
 		switch g := &h.grants[i]; {
 		case g.namespace == AnyNamespace:
 			parts = append(parts, d.gives(g))
-		case ns.Unreadable != "" || d.unreadable(g.namespace):
+		case ns.Unreadable != "" || d.broken(g.namespace):
 		case g.namespace == ns.ID || g.connected && g.namespace == ns.Parent:
 			parts = append(parts, d.gives(g))
 		case key && d.reaches(g.namespace, ns):

@@ -29,7 +29,7 @@ func (k *Keystore) Explain(key *Key) []Entitled {
 		has := d.expand(g)
 		both := has
 		bounds := func(Permission) bool { return true }
-		if d.unreadable(g.Namespace) {
+		if d.broken(g.Namespace) {
 			both, bounds = nil, func(Permission) bool { return false }
 		} else if owner != nil {
 			set := d.heldIn(owner, g.Namespace, g.Connected, false)

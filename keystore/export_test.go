@@ -12,7 +12,7 @@ func OpenAt(ctx context.Context, rate float64, db Database, s Settings, o Observ
 
 // FillCache returns a cache of n records, made from what key returns, to measure its size.
 func FillCache(n int, key func(i int) *Key) any {
-	c := newLocalCache(n * 2)
+	c := newLocalCache(n*2, 1<<40)
 	for i := range n {
 		k := key(i)
 		d := DigestOf(k.ID)

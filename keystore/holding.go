@@ -12,6 +12,7 @@ import (
 type holding struct {
 	grants   []compiledGrant
 	owner    string // empty: a member's own grants
+	size     int64  // bytes, about
 	resolved atomic.Pointer[resolved]
 }
 
@@ -28,13 +29,25 @@ func holdingOf(grants []Grant, owner string) *holding {
 	h := &holding{owner: canonical(owner), grants: make([]compiledGrant, len(grants))}
 	var text strings.Builder
 	text.WriteString(owner)
+	permissions := 0
 	for i, g := range grants {
 		c := compiledGrant{namespace: canonical(g.Namespace), set: g.own(), roles: g.Roles, connected: g.Connected}
 		h.grants[i] = c
+		permissions += len(c.set.Permissions())
 		// None of these holds a space.
 		text.WriteString(" " + c.namespace + " " + c.set.String() + " " + strings.Join(c.roles, ",") + " " + strconv.FormatBool(c.connected))
 	}
+	// Each text is kept thrice: in the permissions, in the set and in the holding. A permission may
+	// be alone in a map of operations.
+	h.size = int64(200 + 3*text.Len() + 100*len(grants) + 400*permissions)
 	return holdings.intern(text.String(), h)
+}
+
+func (h *holding) bytes() int64 {
+	if h == nil {
+		return 0
+	}
+	return h.size
 }
 
 // resolved is what one holding gives under one directory, in the namespaces that have been asked for.

@@ -19,7 +19,9 @@ func (k *Keystore) adopt(ctx context.Context) error {
 	k.tokenKey.Store(NewTokenKey(d.TokenKey))
 	k.seal.Store(newSharedSeal(d, ""))
 	k.node.epoch = d.Epoch
-	k.node.position.Store(&Position{Revision: -1})
+	k.node.base = nil // it may be of another history
+	nowhere := Nowhere
+	k.node.position.Store(&nowhere)
 	k.node.applied.Store(-1)
 	return nil
 }

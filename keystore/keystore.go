@@ -17,8 +17,13 @@ type Settings struct {
 	TokenPrefixes []string
 	// LocalCache is how many records the process keeps at most.
 	LocalCache int
+	// LocalCacheBytes is about how much memory they take at most. A 256th of it must have room for a
+	// record, else that is not kept.
+	LocalCacheBytes int64
 	// Lease is how long a node that is cut off may go on trusting what it has cached.
 	Lease time.Duration
+	// Capacity is how much the deployment may hold.
+	Capacity Capacity
 	// Cache is shared with the other nodes; nil: none. It stays its owner's to close, once it is in no Settings any more.
 	Cache SharedCache
 }
@@ -28,6 +33,8 @@ const (
 	DefaultPrefix     = "ak"
 	DefaultLocalCache = 1_000_000
 	DefaultLease      = 30 * time.Second
+	// DefaultLocalCacheBytes has room for DefaultLocalCache keys as they usually are.
+	DefaultLocalCacheBytes = 1 << 30
 )
 
 func (s Settings) withDefaults() Settings {
@@ -37,9 +44,13 @@ func (s Settings) withDefaults() Settings {
 	if s.LocalCache == 0 {
 		s.LocalCache = DefaultLocalCache
 	}
+	if s.LocalCacheBytes == 0 {
+		s.LocalCacheBytes = DefaultLocalCacheBytes
+	}
 	if s.Lease == 0 {
 		s.Lease = DefaultLease
 	}
+	s.Capacity = s.Capacity.withDefaults()
 	return s
 }
 
@@ -86,7 +97,7 @@ func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 	s = s.withDefaults()
 	k := &Keystore{
 		db: db, configured: configured, logger: logger, observer: o, clock: c,
-		cache:    newLocalCache(s.LocalCache),
+		cache:    newLocalCache(s.LocalCache, s.LocalCacheBytes),
 		node:     new(node),
 		untagged: make(chan struct{}, untaggedLoads),
 		imports:  make(chan struct{}, maxImports),
@@ -138,7 +149,7 @@ func every(ctx context.Context, d time.Duration, f func()) {
 func (k *Keystore) Configure(s Settings) {
 	s = s.withDefaults()
 	k.settings.Store(&s)
-	k.cache.resize(s.LocalCache)
+	k.cache.resize(s.LocalCache, s.LocalCacheBytes)
 	if ablated("reload-resets") {
 		for i := range k.cache.shards {
 			k.cache.shards[i].generation.Store(0)
@@ -384,6 +395,7 @@ type Health struct {
 	Revision       Revision
 	LeaseRemaining time.Duration // zero: lapsed
 	CachedRecords  int
+	CachedBytes    int64 // that they take, about
 }
 
 // Health asks the database.
@@ -427,6 +439,7 @@ func (k *Keystore) Gauges() Health {
 		Revision:       Revision(max(0, k.node.applied.Load())),
 		LeaseRemaining: k.node.lease.remaining(k.clock.now()),
 		CachedRecords:  k.cache.len(),
+		CachedBytes:    k.cache.bytes(),
 	}
 }
 

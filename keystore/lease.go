@@ -95,6 +95,8 @@ type node struct {
 	takeovers   atomic.Int64 // how often that has changed
 	lost        atomic.Int64 // when, on the database's clock in Unix nanoseconds, it was last found to be another one
 	directory   atomic.Pointer[Directory]
+	base        *baseDirectory // read whole, and not in use yet
+	rereads     bool           // the directory has to be read whole
 	imported    atomic.Bool
 	standbys    atomic.Bool // commits wait for a standby
 	replaced    atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
@@ -214,6 +216,9 @@ var errAgain = errors.New("the database changed while it was read")
 
 func (k *Keystore) renewOnce() (err error) {
 	for range 3 {
+		if err = k.readDirectory(); err != nil {
+			return err
+		}
 		if err = k.joined(); err != nil {
 			return err
 		}

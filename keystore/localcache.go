@@ -43,11 +43,13 @@ type shard struct {
 	hits, negativeHits, misses atomic.Uint64
 }
 
-func newLocalCache(capacity int) *localCache {
+// newLocalCache returns a cache of at most so many records and about so many bytes.
+func newLocalCache(capacity int, bytes int64) *localCache {
 	c := &localCache{}
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.records.limit.Store(perShard(capacity))
+		s.records.most.Store(bytes / cacheShards)
 		s.negatives.limit.Store(perShard(negativeEntries))
 		s.flights = make(map[Digest]*flight)
 		s.running.next, s.running.prev = &s.running, &s.running
@@ -61,11 +63,12 @@ func perShard(capacity int) int64 {
 }
 
 // resize takes effect as entries are inserted.
-func (c *localCache) resize(capacity int) {
+func (c *localCache) resize(capacity int, bytes int64) {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
 		s.records.limit.Store(perShard(capacity))
+		s.records.most.Store(bytes / cacheShards)
 		s.records.shrink()
 		s.mu.Unlock()
 	}
@@ -116,6 +119,14 @@ func (c *localCache) len() (n int) {
 	return n
 }
 
+// bytes returns about how much memory the records take.
+func (c *localCache) bytes() (n int64) {
+	for i := range c.shards {
+		n += c.shards[i].records.bytes.Load()
+	}
+	return n
+}
+
 // find looks a credential up without a lock. The record is nil when the credential is known to open nothing.
 func (s *shard) find(d *Digest, now int64) (r *Record, known bool) {
 	if e := s.records.find(d); e != nil && now < e.until {
@@ -132,7 +143,7 @@ func (s *shard) insert(d *Digest, r *Record, now int64) {
 	if r == nil {
 		s.negatives.insert(&entry{digest: *d, until: now + int64(negativeTTL)})
 	} else {
-		s.records.insert(&entry{digest: *d, record: r, until: now + int64(recordTTL)})
+		s.records.insert(&entry{digest: *d, record: r, until: now + int64(recordTTL), size: r.size()})
 	}
 }
 
@@ -157,6 +168,7 @@ type entry struct {
 	digest Digest
 	record *Record
 	until  int64 // Unix nanoseconds
+	size   int64 // bytes, without the record's holding, which it may share
 	marked atomic.Bool
 }
 
@@ -168,6 +180,9 @@ type table struct {
 	slots atomic.Pointer[[]atomic.Pointer[entry]] // length a power of two, at most half full
 	count atomic.Int64
 	limit atomic.Int64
+	bytes atomic.Int64     // of all entries
+	most  atomic.Int64     // that these may be; 0: any number
+	users map[*holding]int // how many entries have it
 	hand  uint64
 }
 
@@ -199,7 +214,11 @@ func (t *table) find(d *Digest) *entry {
 
 func (t *table) insert(e *entry) {
 	t.remove(&e.digest)
-	for t.count.Load() >= t.limit.Load() {
+	most := t.most.Load()
+	if most > 0 && e.size+e.holding().bytes() > most {
+		return // it would leave no room for others
+	}
+	for t.count.Load() >= t.limit.Load() || most > 0 && t.bytes.Load()+t.cost(e) > most {
 		t.evict()
 	}
 	if p := t.slots.Load(); p == nil {
@@ -209,6 +228,28 @@ func (t *table) insert(e *entry) {
 	}
 	place(*t.slots.Load(), e)
 	t.count.Add(1)
+	t.bytes.Add(t.cost(e))
+	if h := e.holding(); h != nil {
+		if t.users == nil {
+			t.users = make(map[*holding]int)
+		}
+		t.users[h]++
+	}
+}
+
+// cost returns how many bytes an entry adds: a holding that another entry has is there already.
+func (t *table) cost(e *entry) int64 {
+	if h := e.holding(); t.users[h] == 0 {
+		return e.size + h.bytes()
+	}
+	return e.size
+}
+
+func (e *entry) holding() *holding {
+	if e.record == nil {
+		return nil
+	}
+	return e.record.held
 }
 
 func place(slots []atomic.Pointer[entry], e *entry) {
@@ -240,6 +281,13 @@ func (t *table) remove(d *Digest) {
 // removeAt empties a slot and moves back what had been displaced past it, so that no probe ends too early
 // (Knuth, TAOCP 6.4, algorithm R).
 func (t *table) removeAt(slots []atomic.Pointer[entry], hole uint64) {
+	e := slots[hole].Load()
+	if h := e.holding(); h != nil {
+		if t.users[h]--; t.users[h] == 0 {
+			delete(t.users, h)
+		}
+	}
+	t.bytes.Add(-t.cost(e))
 	mask := uint64(len(slots) - 1)
 	for i := (hole + 1) & mask; ; i = (i + 1) & mask {
 		e := slots[i].Load()
@@ -269,7 +317,7 @@ func (t *table) evict() {
 }
 
 func (t *table) shrink() {
-	for t.count.Load() > t.limit.Load() {
+	for t.count.Load() > t.limit.Load() || t.most.Load() > 0 && t.bytes.Load() > t.most.Load() {
 		t.evict()
 	}
 	if p := t.slots.Load(); p != nil {
@@ -298,4 +346,6 @@ func (t *table) rebuild(size int) {
 func (t *table) clear() {
 	t.slots.Store(nil)
 	t.count.Store(0)
+	t.bytes.Store(0)
+	t.users = nil
 }

@@ -2,7 +2,9 @@ package keystore
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -65,7 +67,7 @@ func TestTableKeepsWhatIsUsedWhenItEvicts(t *testing.T) {
 }
 
 func TestCacheIsBounded(t *testing.T) {
-	c := newLocalCache(10_000)
+	c := newLocalCache(10_000, 1<<40)
 	for i := range 200_000 {
 		d := numbered(i)
 		s := c.shard(&d)
@@ -81,14 +83,14 @@ func TestCacheIsBounded(t *testing.T) {
 	if n := c.len(); n > 10_240 || negatives > negativeEntries {
 		t.Errorf("%d records and %d negatives", n, negatives)
 	}
-	c.resize(100)
+	c.resize(100, 1<<40)
 	if n := c.len(); n > cacheShards {
 		t.Errorf("%d records after the cache was made smaller", n)
 	}
 }
 
 func TestUnknownCredentialsDoNotPushOutRecords(t *testing.T) {
-	c := newLocalCache(1000)
+	c := newLocalCache(1000, 1<<40)
 	known := numbered(7)
 	s := c.shard(&known)
 	s.mu.Lock()
@@ -104,7 +106,7 @@ func TestUnknownCredentialsDoNotPushOutRecords(t *testing.T) {
 }
 
 func TestEntriesAge(t *testing.T) {
-	c := newLocalCache(1000)
+	c := newLocalCache(1000, 1<<40)
 	a, b := numbered(1), numbered(2)
 	s := &c.shards[0]
 	s.insert(&a, &Record{}, 0)
@@ -123,7 +125,7 @@ func TestEntriesAge(t *testing.T) {
 // Readers run through the table while it is written. One may miss an entry that stays, for it asks again under the lock; what
 // was removed before it began it must never find.
 func TestReadersNeverFindWhatWasRemovedBefore(t *testing.T) {
-	c := newLocalCache(1 << 20)
+	c := newLocalCache(1<<20, 1<<40)
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	s := &c.shards[0]
@@ -199,5 +201,79 @@ func TestRecentChangesNeverVouchForWhatIsStale(t *testing.T) {
 	}
 	if len(c.last) > changesPerShard || len(c.ring) > changesPerShard {
 		t.Errorf("%d changes are kept", len(c.last))
+	}
+}
+
+// heavy is a record of a key with n permissions that no other key has.
+func heavy(i, n int) *Record {
+	k := &Key{ID: strconv.Itoa(i), Owner: RootMember, Secrets: []Secret{{Digest: numbered(i)}}}
+	var list []Permission
+	for j := range n {
+		list = append(list, Permission{Resource: strings.Repeat("x", 170) + strconv.Itoa(i) + "_" + strconv.Itoa(j), Action: "orders"})
+	}
+	k.Grants = []Grant{{Namespace: "default", Permissions: list}}
+	return NewRecord(k, numbered(i))
+}
+
+func TestCacheIsBoundedInBytes(t *testing.T) {
+	const most = 64 << 20
+	c := newLocalCache(1_000_000, most)
+	insert := func(i int, r *Record) *shard {
+		d := numbered(i)
+		s := c.shard(&d)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.insert(&d, r, 0)
+		return s
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	const big = 1000
+	for i := range big {
+		insert(i, heavy(i, 100))
+	}
+	runtime.GC()
+	runtime.GC() // what was evicted is interned weakly
+	runtime.ReadMemStats(&after)
+	took := int64(after.HeapAlloc) - int64(before.HeapAlloc)
+	counted := c.bytes()
+	if counted > most || c.len() == 0 || c.len() == big {
+		t.Fatalf("%d entries of %d bytes", c.len(), counted)
+	}
+	if took > 2*counted || took < counted/3 {
+		t.Errorf("%d bytes were counted, and %d allocated", counted, took)
+	}
+
+	// One that would fill its shard is not kept, and pushes nothing out.
+	n := c.len()
+	if s := insert(big, heavy(big, 500)); s.records.find(new(numbered(big))) != nil || c.len() != n {
+		t.Error("an entry larger than its shard is kept")
+	}
+	// Equal holdings count once in each shard.
+	c.purge(0)
+	if c.len() != 0 || c.bytes() != 0 {
+		t.Fatalf("after purge: %d entries of %d bytes", c.len(), c.bytes())
+	}
+	shared := heavy(0, 100)
+	for i := range 10_000 {
+		insert(i, shared)
+	}
+	if c.len() != 10_000 {
+		t.Errorf("%d entries with the same permissions", c.len())
+	}
+	c.resize(1_000_000, 1<<20)
+	if c.bytes() > 1<<20 {
+		t.Errorf("%d bytes after it was made smaller", c.bytes())
+	}
+	for i := range 10_000 {
+		d := numbered(i)
+		s := c.shard(&d)
+		s.mu.Lock()
+		s.records.remove(&d)
+		s.mu.Unlock()
+	}
+	if c.bytes() != 0 {
+		t.Errorf("%d bytes without entries", c.bytes())
 	}
 }

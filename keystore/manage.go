@@ -78,10 +78,13 @@ func (k *Keystore) authorised(c Caller, f func(Tx, authority) error) func(Tx) er
 }
 
 func (k *Keystore) write(ctx context.Context, f func(Tx) error) (commit, error) {
-	done := commit{history: k.node.history()}
+	var done commit
 	countMembers(ctx, k.db)
-	var err error
-	done.revision, err = k.db.Update(ctx, f)
+	err := k.currently(ctx, func() (err error) {
+		done.history = k.node.history()
+		done.revision, err = k.db.Update(ctx, f)
+		return err
+	})
 	if err != nil {
 		return done, k.confirmed(ctx, k.refusalOr("writing a change", err))
 	}

@@ -112,7 +112,7 @@ func (k *Keystore) importAtOnce(ctx context.Context, c Caller, specs []ImportSpe
 		if err := mayImport(tx, by, idempotencyKey); err != nil {
 			return err
 		}
-		keys, no, err := k.importThese(tx.Now(), by, specs, tx.InsertKeys)
+		keys, no, err := k.importThese(tx.Now(), by, specs, k.roomFor(tx, by), tx.InsertKeys)
 		if err != nil {
 			return err
 		}
@@ -180,7 +180,7 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 				}
 			}
 			changed = changed || !by.same(&first)
-			keys, no, err = k.importThese(at, by, slice, func(keys []*Key) (map[int]error, error) { return tx.StageKeys(id, keys) })
+			keys, no, err = k.importThese(at, by, slice, k.roomFor(tx, by), func(keys []*Key) (map[int]error, error) { return tx.StageKeys(id, keys) })
 			if err != nil {
 				return interrupted(err)
 			}
@@ -245,7 +245,7 @@ func (k *Keystore) sift(ctx context.Context, c Caller, specs []ImportSpec, idemp
 	}
 	taken, spent := make(map[string]bool, len(specs)), make(map[Digest]bool, len(specs))
 	for slice := range sliced(specs) {
-		_, no, err := k.importThese(now, by, slice, func(keys []*Key) (map[int]error, error) {
+		_, no, err := k.importThese(now, by, slice, nil, func(keys []*Key) (map[int]error, error) {
 			no, err := k.db.RefusedKeys(ctx, keys)
 			for i, key := range keys {
 				digest := key.Secrets[0].Digest
@@ -324,13 +324,16 @@ func (k *Keystore) abandonImports(id int64) {
 }
 
 // importThese creates keys from specs and inserts them. It returns the inserted keys, and for each
-// spec the error that refused it, or nil.
-func (k *Keystore) importThese(now time.Time, by authority, specs []ImportSpec, insert func([]*Key) (map[int]error, error)) (done []*Key, refused []*Error, err error) {
+// spec the error that refused it, or nil. A nil room does not check the caps on keys.
+func (k *Keystore) importThese(now time.Time, by authority, specs []ImportSpec, room *keyRoom, insert func([]*Key) (map[int]error, error)) (done []*Key, refused []*Error, err error) {
 	refused = make([]*Error, len(specs))
 	keys := make([]*Key, 0, len(specs))
 	at := make([]int, 0, len(specs)) // where in specs each of keys was
 	for i, s := range specs {
 		key, err := k.imported(now, by, s)
+		if err == nil && room != nil {
+			err = room.add(key)
+		}
 		switch {
 		case err == nil:
 			keys, at = append(keys, key), append(at, i)

@@ -42,6 +42,9 @@ func (k *Keystore) MintKey(ctx context.Context, c Caller, spec KeySpec, idempote
 		if key, err = spec.key(tx.Now(), by, NewID(), k.prefixIn(by.policy, spec.Namespace)); err != nil {
 			return err
 		}
+		if err := k.roomFor(tx, by).add(key); err != nil {
+			return err
+		}
 		token = k.tokenKey.Load().Generate(key.Prefix, key.ID)
 		key.Secrets = []Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
 		refused, err := insertKeys(tx, by, "key.mint", []*Key{key})
@@ -184,9 +187,7 @@ func (k *Keystore) makeRoles(tx Tx, by authority, namespace string, roles []Role
 		}
 		*names = append(*names, r.Name)
 	}
-	var err error
-	by.policy, err = k.policyIn(tx)
-	return by, err
+	return k.grown(tx, by)
 }
 
 // ownsKey reports whether a key acts for the member that asks, who may always list, read and revoke it (spec 7a.5).

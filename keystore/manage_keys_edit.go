@@ -46,6 +46,11 @@ func (k *Keystore) EditKey(ctx context.Context, c Caller, id string, patch KeyPa
 		if err := authorise(by, before, key); err != nil {
 			return err
 		}
+		if key.Owner != before.Owner {
+			if err := k.roomFor(tx, by).own(key); err != nil {
+				return err
+			}
+		}
 		return updateKey(tx, by, "key.edit", before, key)
 	})
 	return key, p, err

@@ -20,8 +20,8 @@ func (k *Keystore) ListMembers(ctx context.Context, c Caller) ([]Member, error) 
 		return nil, err
 	}
 	var list []Member
-	for _, m := range by.policy.policy.Members {
-		if seen := by.seenOf(&m); seen != nil {
+	for _, m := range by.policy.allMembers() {
+		if seen := by.seenOf(m.Member); seen != nil {
 			list = append(list, *seen)
 		}
 	}
@@ -90,6 +90,9 @@ func (k *Keystore) CreateMember(ctx context.Context, c Caller, spec Member) (*Me
 		}
 		if err := tx.InsertMember(m); err != nil {
 			return loginTaken(err)
+		}
+		if _, err := k.grown(tx, by); err != nil {
+			return err
 		}
 		return audit(tx, by, "member.create", m.ID, m.touches(), nil, m)
 	})
@@ -206,6 +209,9 @@ func (k *Keystore) EditMember(ctx context.Context, c Caller, id string, patch Me
 		after.Version++
 		if err := tx.UpdateMember(&after); err != nil {
 			return loginTaken(err)
+		}
+		if _, err := k.grown(tx, by); err != nil {
+			return err
 		}
 		m = by.seenOf(&after)
 		if m == nil {

@@ -35,7 +35,13 @@ func (k *Keystore) ListNamespaces(ctx context.Context, c Caller) ([]Namespace, e
 	if err := by.anywhere(adminNamespaces, "read"); err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(slices.Clone(by.policy.policy.Namespaces), func(ns Namespace) bool { return !by.may(adminNamespaces, "read", ns.ID) }), nil
+	var list []Namespace
+	for _, ns := range by.policy.allNamespaces() {
+		if by.may(adminNamespaces, "read", ns.ID) {
+			list = append(list, *ns)
+		}
+	}
+	return list, nil
 }
 
 // CreateNamespace makes one of spec, whose CreatedAt and Version do not count. The creator gains nothing in it.
@@ -54,6 +60,9 @@ func (k *Keystore) CreateNamespace(ctx context.Context, c Caller, spec Namespace
 			if errors.Is(err, ErrExists) {
 				return &Error{Kind: KindConflict, Code: "exists", Detail: fmt.Sprintf("namespace %q exists", ns.ID), ID: ns.ID}
 			}
+			return err
+		}
+		if _, err := k.grown(tx, by); err != nil {
 			return err
 		}
 		return audit(tx, by, "namespace.create", ns.ID, []string{ns.ID}, nil, ns)
@@ -175,11 +184,11 @@ func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch
 		if err := tx.UpdateNamespace(&after); err != nil {
 			return err
 		}
-		then, err := k.policyIn(tx)
+		then, err := k.grown(tx, by)
 		if err != nil {
 			return err
 		}
-		if err := by.reachMore(then); err != nil {
+		if err := by.reachMore(then.policy); err != nil {
 			return err
 		}
 		ns = &after
@@ -248,19 +257,19 @@ func namespaceUser(tx Tx, by authority, id string) (string, error) {
 		}
 		return "a " + what + " that the caller may not read " + does
 	}
-	for _, ns := range by.policy.policy.Namespaces {
+	for _, ns := range by.policy.allNamespaces() {
 		if ns.Parent == id {
 			return told(by.may(adminNamespaces, "read", ns.ID), "namespace", ns.ID, "lies in it"), nil
 		}
 	}
-	for _, r := range by.policy.policy.Roles {
+	for _, r := range by.policy.allRoles() {
 		if r.Namespace == id {
 			return told(by.readsRole(id), "role", r.Name, "belongs to it"), nil
 		}
 	}
-	for _, m := range by.policy.policy.Members {
+	for _, m := range by.policy.allMembers() {
 		if slices.ContainsFunc(m.Grants, func(g Grant) bool { return g.Namespace == id }) {
-			return told(by.seenOf(&m) != nil, "member", m.ID, "has a grant in it"), nil
+			return told(by.seenOf(m.Member) != nil, "member", m.ID, "has a grant in it"), nil
 		}
 	}
 	user, err := tx.NamespaceInUse(id)

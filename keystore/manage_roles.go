@@ -17,7 +17,7 @@ func (k *Keystore) ListRoles(ctx context.Context, c Caller) ([]Role, error) {
 	if err := by.anywhere(adminRoles, "read"); err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(slices.Concat(by.policy.policy.Roles, builtinRoles), func(r Role) bool { return !by.readsRole(r.Namespace) }), nil
+	return slices.DeleteFunc(by.policy.allRoles(), func(r Role) bool { return !by.readsRole(r.Namespace) }), nil
 }
 
 func (a authority) readsRole(namespace string) bool {
@@ -41,7 +41,9 @@ func (k *Keystore) FindRole(ctx context.Context, c Caller, id RoleID) (*Role, er
 func (k *Keystore) CreateRole(ctx context.Context, c Caller, spec Role) (*Role, error) {
 	var role *Role
 	err := k.add(ctx, c, 0, func(tx Tx, by authority) (err error) {
-		role, err = createRole(tx, by, spec)
+		if role, err = createRole(tx, by, spec); err == nil {
+			_, err = k.grown(tx, by)
+		}
 		return err
 	})
 	return role, err
@@ -110,21 +112,20 @@ func roleTo(by authority, operation string, id RoleID, o ChangeOptions) (*Role, 
 	if err := by.anywhere(adminRoles, operation); err != nil {
 		return nil, err
 	}
-	all := slices.Concat(by.policy.policy.Roles, builtinRoles)
-	i := slices.IndexFunc(all, func(r Role) bool { return r.ID() == id })
-	if i < 0 || !by.readsRole(id.Namespace) && !by.may(adminRoles, operation, id.Namespace) {
+	role := by.policy.roles[id]
+	if role == nil || !by.readsRole(id.Namespace) && !by.may(adminRoles, operation, id.Namespace) {
 		return nil, missing("role")
 	}
 	if !by.may(adminRoles, operation, id.Namespace) {
 		return nil, lacks(adminRoles, operation)
 	}
-	if all[i].Builtin {
+	if role.Builtin {
 		return nil, &Error{Kind: KindConflict, Code: "builtin", Detail: "the role " + id.Name + " comes with the product and cannot be changed; make another one", ID: id.Name}
 	}
-	if err := o.check(all[i].Version); err != nil {
+	if err := o.check(role.Version); err != nil {
 		return nil, err
 	}
-	return &all[i], nil
+	return role.Role, nil
 }
 
 // EditRole replaces a role's permissions, for all who have it.
@@ -150,7 +151,11 @@ func (k *Keystore) EditRole(ctx context.Context, c Caller, id RoleID, permission
 		if err := tx.UpdateRole(&after); err != nil {
 			return err
 		}
-		if err := k.growsOnly(tx, by, before, &after); err != nil {
+		then, err := k.grown(tx, by)
+		if err != nil {
+			return err
+		}
+		if err := growsOnly(tx, by, then.policy, before, &after); err != nil {
 			return err
 		}
 		role = &after
@@ -165,7 +170,7 @@ func roleHeld(tx Tx, by authority, id RoleID) ([]Reach, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range by.policy.policy.Members {
+	for _, m := range by.policy.members {
 		for _, g := range m.Grants {
 			if slices.Contains(g.Roles, id.Name) && (g.Namespace == id.Namespace || id.Namespace == AnyNamespace) {
 				where = append(where, Reach{g.Namespace, g.Connected})
@@ -194,13 +199,14 @@ func (a authority) governs(home string, where []Reach, s *Set) error {
 const namedKeys = 20
 
 // growsOnly refuses a change of a role that takes something from a key whose namespace lets keys only grow.
-func (k *Keystore) growsOnly(tx Tx, by authority, before, after *Role) error {
+// then is the policy after the change.
+func growsOnly(tx Tx, by authority, then *Directory, before, after *Role) error {
 	now := NewSet(after.Permissions...)
 	if !slices.ContainsFunc(before.Permissions, func(p Permission) bool { return !now.Covers(p) }) {
 		return nil
 	}
 	var homes []string
-	for _, ns := range by.policy.policy.Namespaces {
+	for _, ns := range by.policy.allNamespaces() {
 		if ns.EditPolicy == EditGrowOnly {
 			homes = append(homes, ns.ID)
 		}
@@ -208,12 +214,8 @@ func (k *Keystore) growsOnly(tx Tx, by authority, before, after *Role) error {
 	if len(homes) == 0 {
 		return nil
 	}
-	then, err := k.policyIn(tx)
-	if err != nil {
-		return err
-	}
 	var fields []FieldError
-	err = tx.KeysHolding(before.ID(), homes, func(key *Key) bool {
+	err := tx.KeysHolding(before.ID(), homes, func(key *Key) bool {
 		if lost := by.policy.loses(key.Grants, then, key.Grants); lost != "" {
 			who := "a key that the caller may not read"
 			if by.reads(key.ID, key.Namespace, key.Owner) {
@@ -243,7 +245,7 @@ func (k *Keystore) DeleteRole(ctx context.Context, c Caller, id RoleID, o Change
 		if len(where) > 0 {
 			return &Error{Kind: KindConflict, Code: "in_use", Detail: fmt.Sprintf("the role is in use in namespace %q; take it from the keys and members that have it first", where[0].Namespace), ID: id.Name}
 		}
-		for _, ns := range by.policy.policy.Namespaces {
+		for _, ns := range by.policy.allNamespaces() {
 			if slices.Contains(ns.KeyRoles, id.Name) && (ns.ID == id.Namespace || id.Namespace == AnyNamespace) {
 				return &Error{Kind: KindConflict, Code: "in_use", Detail: fmt.Sprintf("keys of namespace %q have exactly this role; change its key_roles first", ns.ID), ID: id.Name}
 			}

@@ -37,6 +37,7 @@ type Namespace struct {
 	// have no effect, it reaches no other namespace, and no key can be created in it.
 	Unreadable string
 
+	row    string         // why the row itself cannot be read; set in a directory
 	counts *outcomeCounts // nil but in a directory
 }
 

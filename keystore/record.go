@@ -44,6 +44,15 @@ func NewRecord(k *Key, digest Digest) *Record {
 	return nil
 }
 
+// size returns about how many bytes the record takes in the cache, without its holding.
+func (r *Record) size() int64 {
+	n := 320 + len(r.KeyID) + len(r.Name) + 32*len(r.AllowedIPs)
+	for name, value := range r.Metadata {
+		n += 80 + len(name) + len(value)
+	}
+	return int64(n)
+}
+
 // lastNano is the last second that Unix nanoseconds can tell: in the year 2262.
 const lastNano = math.MaxInt64 / int64(time.Second)
 

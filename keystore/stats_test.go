@@ -12,7 +12,7 @@ func (k *Keystore) countsOf(ids ...string) map[string]uint64 {
 	for _, id := range ids {
 		p.Namespaces = append(p.Namespaces, Namespace{ID: id})
 	}
-	d := newDirectory(p, &k.requests)
+	d := builtin.with(p, &k.requests)
 	for _, id := range ids {
 		k.Count(d.Namespace(id), OK)
 	}

@@ -164,7 +164,7 @@ func testByHand(t *testing.T, s Store) {
 	a.ExpiresAt = start.Add(time.Hour)
 	insert(t, db, a, b)
 	update(t, db, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}) })
-	known := policy(t, db).Revision
+	known := policy(t, db).At
 	expiry := start.Add(time.Hour)
 	micros := func(at time.Time) string { return fmt.Sprint(at.UnixMicro()) }
 	type want = map[keystore.Digest]time.Time
@@ -202,9 +202,9 @@ func testByHand(t *testing.T, s Store) {
 			case err != nil || (p != nil) != step.policy:
 				t.Fatalf("policy %+v, %v", p, err)
 			case p != nil:
-				known = p.Revision
-				if known != head(t, db) {
-					t.Fatalf("the policy is of %d, the head is at %d", known, head(t, db))
+				known = p.At
+				if p.Revision != known.Revision || known != position(t, db) {
+					t.Fatalf("the policy is of %d at %v, the head is at %v", p.Revision, known, position(t, db))
 				}
 			}
 			if moved := head(t, db) - after; moved > step.rows || step.rows > 0 && moved < 1 {

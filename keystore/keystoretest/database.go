@@ -53,6 +53,9 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Imported", testImported},
 		{"Policy", testPolicy},
 		{"PolicySnapshot", testPolicySnapshot},
+		{"PolicyChanges", testPolicyChanges},
+		{"PolicyTruncated", testPolicyTruncated},
+		{"KeyCounts", testKeyCounts},
 		{"Held", testHeld},
 		{"Personal", testPersonal},
 		{"NamespaceInUse", testNamespaceInUse},
@@ -143,9 +146,14 @@ func edit(t *testing.T, db keystore.Database, id string, change func(*keystore.K
 
 func head(t *testing.T, db keystore.Database) keystore.Revision {
 	t.Helper()
+	return position(t, db).Revision
+}
+
+func position(t *testing.T, db keystore.Database) keystore.Position {
+	t.Helper()
 	h, err := db.Renew(ctx, "nobody", keystore.Position{})
 	must(t, err)
-	return h.Revision
+	return h.Position
 }
 
 func digest(s string) keystore.Digest { return keystore.DigestOf("credential " + s) }

@@ -3,6 +3,7 @@ package keystoretest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -14,7 +15,7 @@ import (
 
 func policy(t *testing.T, db keystore.Database) *keystore.Policy {
 	t.Helper()
-	p, err := db.Policy(ctx, 0)
+	p, err := db.Policy(ctx, keystore.Nowhere)
 	must(t, err)
 	if p == nil {
 		t.Fatal("no policy, in a deployment that has a namespace")
@@ -78,42 +79,43 @@ func testPolicy(t *testing.T, s Store) {
 	start := policy(t, db)
 	wantPolicy(t, start, head(t, db), nil, nil, nil)
 	insert(t, db, plain("k"))
-	if p, err := other.Policy(ctx, start.Revision); p != nil || err != nil {
+	before := position(t, db)
+	if p, err := other.Policy(ctx, position(t, other)); p != nil || err != nil {
 		t.Fatalf("nothing changed, but %+v, %v", p, err)
 	}
 
 	var inside *keystore.Policy
 	now := update(t, db, func(tx keystore.Tx) error {
-		if p, err := tx.Policy(start.Revision); p != nil || err != nil {
+		if p, err := tx.Policy(before); p != nil || err != nil {
 			t.Fatalf("nothing changed, but %+v, %v", p, err)
 		}
 		for _, ns := range namespaces {
 			must(t, tx.InsertNamespace(&ns))
 		}
 		// Each change is seen, whatever revision one has heard of meanwhile.
-		heard, err := tx.Policy(start.Revision)
+		heard, err := tx.Policy(before)
 		must(t, err)
 		for i := range roles {
 			must(t, tx.InsertRole(&roles[i]))
-			if p, err := tx.Policy(heard.Revision); err != nil || len(p.Roles) != i+1 {
+			if p, err := tx.Policy(heard.At); err != nil || len(p.Roles) != i+1 {
 				t.Fatalf("after %d roles: %+v, %v", i+1, p, err)
 			}
 		}
 		for _, m := range members {
 			must(t, tx.InsertMember(&m))
 		}
-		inside, err = tx.Policy(heard.Revision)
+		inside, err = tx.Policy(keystore.Nowhere)
 		return err
 	})
 	wantPolicy(t, inside, now, namespaces, roles, members)
 	wantPolicy(t, policy(t, other), now, namespaces, roles, members)
-	for known, want := range map[keystore.Revision]bool{0: true, start.Revision: true, now - 1: true, now: false, now + 1: true} { // the last one is not of this history
-		if p, err := other.Policy(ctx, known); err != nil || (p != nil) != want {
-			t.Errorf("known %d of %d: %+v, %v", known, now, p, err)
+	for since, want := range map[keystore.Position]bool{start.At: true, before: true, position(t, other): false} {
+		if p, err := other.Policy(ctx, since); err != nil || (p != nil) != want {
+			t.Errorf("since %v, at %d: %+v, %v", since, now, p, err)
 		}
 	}
 	later2 := insert(t, db, plain("k2"))
-	if p, err := other.Policy(ctx, later2); p != nil || err != nil {
+	if p, err := other.Policy(ctx, position(t, other)); p != nil || err != nil {
 		t.Errorf("nothing changed since %d, but %+v, %v", later2, p, err)
 	}
 
@@ -132,7 +134,7 @@ func testPolicy(t *testing.T, s Store) {
 		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "nobody", Login: "Ada"}), keystore.ErrNotFound)
 		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "m_2", Login: "Ada"}), keystore.ErrExists)
 		wantErr(t, tx.DeleteMember("nobody"), keystore.ErrNotFound)
-		p, err := tx.Policy(0)
+		p, err := tx.Policy(keystore.Nowhere)
 		must(t, err)
 		wantPolicy(t, p, now, namespaces, roles, members)
 		return nil
@@ -170,12 +172,13 @@ func testPolicy(t *testing.T, s Store) {
 	}
 
 	refusal := errors.New("no")
+	since := position(t, db)
 	_, err := db.Update(ctx, func(tx keystore.Tx) error {
 		must(t, tx.DeleteMember("m_1"))
 		return refusal
 	})
 	wantErr(t, err, refusal)
-	if p, err := db.Policy(ctx, now); p != nil || err != nil {
+	if p, err := db.Policy(ctx, since); p != nil || err != nil {
 		t.Fatalf("what was rolled back counts: %+v, %v", p, err)
 	}
 }
@@ -212,6 +215,196 @@ func testPolicySnapshot(t *testing.T, s Store) {
 			t.Fatalf("half of a change is seen: %+v", p)
 		}
 	}
+}
+
+// A mirror is what one knows who reads a policy once and then what changes of it.
+type mirror struct {
+	at         keystore.Position
+	namespaces map[string]keystore.Namespace
+	roles      map[keystore.RoleID]keystore.Role
+	members    map[string]keystore.Member
+}
+
+func (m *mirror) take(p *keystore.Policy) {
+	if p == nil {
+		return
+	}
+	m.at = p.At
+	if p.Whole {
+		m.namespaces, m.roles, m.members = map[string]keystore.Namespace{}, map[keystore.RoleID]keystore.Role{}, map[string]keystore.Member{}
+	}
+	for _, o := range p.Changed {
+		switch o.Kind {
+		case keystore.NamespaceObject:
+			delete(m.namespaces, o.Name)
+		case keystore.RoleObject:
+			delete(m.roles, keystore.RoleID{Namespace: o.Namespace, Name: o.Name})
+		case keystore.MemberObject:
+			delete(m.members, o.Name)
+		}
+	}
+	for _, ns := range p.Namespaces {
+		m.namespaces[ns.ID] = ns
+	}
+	for _, r := range p.Roles {
+		m.roles[r.ID()] = r
+	}
+	for _, member := range p.Members {
+		m.members[member.ID] = member
+	}
+}
+
+// testPolicyChanges: who follows the changes knows what who reads everything does, whoever made them.
+func testPolicyChanges(t *testing.T, s Store) {
+	db, other := ready(t, s), s.Open(t)
+	var m mirror
+	m.take(policy(t, other))
+	check := func(step string, rows int) {
+		t.Helper()
+		p, err := other.Policy(ctx, m.at)
+		must(t, err)
+		if p != nil && len(p.Namespaces)+len(p.Roles)+len(p.Members) > rows {
+			t.Errorf("%s: %d rows were read for what changed", step, len(p.Namespaces)+len(p.Roles)+len(p.Members))
+		}
+		m.take(p)
+		var whole mirror
+		whole.take(policy(t, other))
+		whole.at = m.at
+		if !reflect.DeepEqual(m, whole) {
+			t.Fatalf("%s: known\n%+v, there is\n%+v", step, m, whole)
+		}
+	}
+	update(t, db, func(tx keystore.Tx) error {
+		for i := range 5 {
+			id := fmt.Sprint("n", i)
+			must(t, tx.InsertNamespace(&keystore.Namespace{ID: id, CreatedAt: start, Version: 1}))
+			must(t, tx.InsertRole(&keystore.Role{Namespace: id, Name: "r", Permissions: permissions("read"), CreatedAt: start, Version: 1}))
+			must(t, tx.InsertMember(&keystore.Member{ID: "m_" + id, Login: id, CreatedAt: start, Version: 1}))
+		}
+		return nil
+	})
+	check("many", 15)
+	check("nothing", 0)
+	update(t, db, func(tx keystore.Tx) error {
+		must(t, tx.UpdateRole(&keystore.Role{Namespace: "n1", Name: "r", Permissions: permissions("write"), Version: 2}))
+		must(t, tx.DeleteMember("m_n1"))
+		must(t, tx.InsertMember(&keystore.Member{ID: "m_n9", Login: "n1", CreatedAt: start, Version: 1}))
+		must(t, tx.DeleteNamespace("n2"))
+		return tx.InsertNamespace(&keystore.Namespace{ID: "n2", Kind: "again", CreatedAt: start, Version: 1})
+	})
+	check("some", 3)
+	insert(t, db, plain("k"))
+	check("a key", 0)
+	for _, statement := range []string{
+		"UPDATE namespaces SET id = 'elsewhere' WHERE id = 'n3'",
+		"UPDATE roles SET namespace = 'n4', name = 'q' WHERE namespace = 'n3'",
+		"UPDATE roles SET name = name || 's' WHERE namespace = 'n4'",
+		"UPDATE members SET id = 'm_other' WHERE id = 'm_n3'",
+		"DELETE FROM members WHERE id = 'm_other'",
+		"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('n1', 'odd', '[1]', 1, 1)",
+		"UPDATE members SET name = 'all'",
+	} {
+		must(t, s.Exec(statement))
+		check(statement, 8)
+	}
+	before := m.at
+	update(t, db, func(tx keystore.Tx) error {
+		within := m
+		within.namespaces, within.roles, within.members = maps.Clone(m.namespaces), maps.Clone(m.roles), maps.Clone(m.members)
+		for i := range 3 {
+			must(t, tx.InsertRole(&keystore.Role{Namespace: "n0", Name: fmt.Sprint(i), CreatedAt: start, Version: 1}))
+			p, err := tx.Policy(within.at)
+			must(t, err)
+			within.take(p)
+			if _, known := within.roles[keystore.RoleID{Namespace: "n0", Name: fmt.Sprint(i)}]; !known {
+				t.Errorf("role %d is not seen by the transaction that inserts it", i)
+			}
+		}
+		p, err := tx.Policy(before)
+		must(t, err)
+		if len(p.Roles) != 3 {
+			t.Errorf("%+v", p)
+		}
+		return nil
+	})
+	check("after the transaction", 3)
+}
+
+// testPolicyTruncated: nobody is told less than what has changed.
+func testPolicyTruncated(t *testing.T, s Store) {
+	db := ready(t, s)
+	update(t, db, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}) })
+	first := position(t, db)
+	insert(t, db, plain("a"))
+	second := position(t, db)
+	insert(t, db, plain("b"))
+	if p, err := db.Policy(ctx, first); p != nil || err != nil {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	truncated := func(what string, since keystore.Position) {
+		t.Helper()
+		if p, err := db.Policy(ctx, since); p != nil || !errors.Is(err, keystore.ErrTruncated) {
+			t.Errorf("%s: %+v, %v", what, p, err)
+		}
+		update(t, db, func(tx keystore.Tx) error {
+			if p, err := tx.Policy(since); p != nil || !errors.Is(err, keystore.ErrTruncated) {
+				t.Errorf("%s, in a transaction: %+v, %v", what, p, err)
+			}
+			return nil // which goes on
+		})
+	}
+	truncated("another history", keystore.Position{Revision: first.Revision, Mark: second.Mark})
+	truncated("not come to yet", keystore.Position{Revision: head(t, db) + 1})
+	for _, test := range []struct{ what, statement string }{
+		{"anything changed", fmt.Sprint("INSERT INTO change_log (revision, kind) VALUES (", head(t, db), ", 'all')")},
+		{"an older release wrote it", fmt.Sprint("UPDATE change_log SET kind = 'policy' WHERE kind = 'all'")},
+		{"a gap", fmt.Sprint("DELETE FROM change_log WHERE kind = 'policy' OR revision = ", second.Revision)},
+	} {
+		must(t, s.Exec(test.statement))
+		truncated(test.what, first)
+	}
+	policy(t, db)
+}
+
+// testKeyCounts: what caps apply to is counted without counting.
+func testKeyCounts(t *testing.T, s Store) {
+	db := ready(t, s)
+	key := func(id, owner, namespace string) *keystore.Key {
+		k := plain(id)
+		k.Owner, k.Namespace = owner, namespace
+		return k
+	}
+	check := func(what string, owned, homed map[string]int64) {
+		t.Helper()
+		update(t, db, func(tx keystore.Tx) error {
+			for owner, want := range owned {
+				if n, err := tx.CountOwned(owner); n != want || err != nil {
+					t.Errorf("%s: %s owns %d, want %d: %v", what, owner, n, want, err)
+				}
+			}
+			for namespace, want := range homed {
+				if n, err := tx.CountHomed(namespace); n != want || err != nil {
+					t.Errorf("%s: %d in %s, want %d: %v", what, n, namespace, want, err)
+				}
+			}
+			return nil
+		})
+	}
+	type counts = map[string]int64
+	token := key("t", "m_1", "a")
+	token.Personal, token.Grants = true, nil
+	insert(t, db, key("k1", "m_1", "a"), key("k2", "m_1", "b"), key("k3", "m_2", "a"), key("k4", "root", "b"), key("k5", "root", "b"), key("k6", "root", "b"), token)
+	check("inserted", counts{"m_1": 2, "m_2": 1, "M_1": 0, "root": 3}, counts{"a": 2, "b": 4, "c": 0})
+	if owner, namespace, err := db.MostKeys(ctx); owner != 2 || namespace != 4 || err != nil {
+		t.Errorf("most: %d, %d, %v", owner, namespace, err)
+	}
+	edit(t, db, "k1", func(k *keystore.Key) { k.RevokedAt = start })
+	edit(t, db, "k2", func(k *keystore.Key) { k.Owner = "m_2" })
+	check("changed", counts{"m_1": 1, "m_2": 2}, counts{"a": 2, "b": 4})
+	must(t, s.Exec("UPDATE keys SET namespace = 'c', owner = 'm_3' WHERE id IN ('k1', 'k2', 't')"))
+	check("by hand", counts{"m_1": 0, "m_2": 1, "m_3": 2}, counts{"a": 1, "b": 3, "c": 2})
+	update(t, db, func(tx keystore.Tx) error { return errors.Join(tx.DeleteKey("k1"), tx.DeleteKey("k3")) })
+	check("deleted", counts{"m_2": 0, "m_3": 1, "root": 3}, counts{"a": 0, "b": 3, "c": 1})
 }
 
 // testHeld: which keys have a role, and where.

@@ -166,7 +166,7 @@ func BenchmarkKeys(b *testing.B) {
 			b.Fatal(err)
 		}
 		for b.Loop() {
-			if p, err := d.Policy(ctx, h.Revision); p != nil || err != nil {
+			if p, err := d.Policy(ctx, h.Position); p != nil || err != nil {
 				b.Fatal(p, err)
 			}
 		}

@@ -93,7 +93,7 @@ func TestClose(t *testing.T) {
 				}
 				again, err := open()
 				must(err)
-				p, err := again.Policy(ctx, -1)
+				p, err := again.Policy(ctx, keystore.Nowhere)
 				must(err)
 				if len(p.Namespaces) != 2 {
 					t.Errorf("the change is not there: %+v", p.Namespaces)

@@ -3,6 +3,9 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"fmt"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -12,69 +15,127 @@ const (
 	roleColumns      = "namespace, name, permissions, created_at, version"
 	memberColumns    = "id, name, kind, login, grants, active, created_at, created_by, version"
 
-	// newPolicy finds a row unless the policy is the one known. A revision that this database has not come to is not of its history.
-	newPolicy = "SELECT policy FROM head WHERE (policy > ? OR revision < ?)"
+	// policyHead takes a revision, its mark and the revision thrice. It returns no row if nothing has changed since,
+	// and whether the log names everything that has. A change of 'policy' that names no object was logged by a release before.
+	policyHead = `SELECT h.policy, h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
+		NOT EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?)
+		AND (SELECT count(DISTINCT revision) FROM change_log WHERE revision > ?) = h.revision - ?
+		AND NOT EXISTS (SELECT 1 FROM change_log WHERE revision > ? AND (kind = 'all' OR kind = 'policy' AND object IS NULL))
+		FROM head h WHERE `
+	// changed takes a kind of object and a revision.
+	changed = "(SELECT DISTINCT namespace AS home, name AS named FROM change_log WHERE kind = 'policy' AND object = ? AND revision > ?) c"
 )
 
 // Policy implements [keystore.Database].
-func (d *DB) Policy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
-	return d.policyBy(ctx, d.bulk, known)
+func (d *DB) Policy(ctx context.Context, since keystore.Position) (*keystore.Policy, error) {
+	return d.policyBy(ctx, d.bulk, since)
 }
 
 // RenewPolicy implements [keystore.Database].
-func (d *DB) RenewPolicy(ctx context.Context, known keystore.Revision) (*keystore.Policy, error) {
-	return d.policyBy(ctx, d.lease, known)
+func (d *DB) RenewPolicy(ctx context.Context, since keystore.Position) (*keystore.Policy, error) {
+	return d.policyBy(ctx, d.lease, since)
 }
 
-func (d *DB) policyBy(ctx context.Context, pool *sql.DB, known keystore.Revision) (p *keystore.Policy, err error) {
+// policySilence is how long the reading of a whole policy waits for the next row.
+const policySilence = 10 * time.Second
+
+func (d *DB) policyBy(ctx context.Context, pool *sql.DB, since keystore.Position) (p *keystore.Policy, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(policySilence, func() { cancel(context.DeadlineExceeded) })
+	defer silent.Stop()
 	err = d.retryLost(ctx, func() error {
 		tx, err := pool.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 		if err != nil {
 			return err
 		}
 		defer tx.Rollback()
-		p, err = d.policy(known, func(query string, args ...any) (*sql.Rows, error) {
+		p, err = d.policy(since, 0, func() { silent.Reset(policySilence) }, func(query string, args ...any) (*sql.Rows, error) {
 			return tx.QueryContext(ctx, d.bind(query), args...)
 		})
 		return err
 	})
-	return p, d.fail(ctx, "reading namespaces, roles and members", err)
+	if err != nil && context.Cause(ctx) == context.DeadlineExceeded {
+		err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
+	}
+	return p, d.fail(context.WithoutCancel(ctx), "reading namespaces, roles and members", err)
 }
 
-// Policy reads anew after each change of the transaction's own, since they may all have the same revision.
-func (t *tx) Policy(known keystore.Revision) (*keystore.Policy, error) {
+// Policy includes each change of the transaction's own, which may all have the same revision.
+func (t *tx) Policy(since keystore.Position) (*keystore.Policy, error) {
+	var own keystore.Revision
 	if t.policyChanged {
-		known = -1
+		own = 1
 	}
-	p, err := t.db.policy(known, t.query)
+	p, err := t.db.policy(since, own, func() {}, t.query)
+	if errors.Is(err, keystore.ErrTruncated) { // not an error of the database
+		return nil, err
+	}
 	return p, t.note(err)
 }
 
 // A querier runs a query that returns rows.
 type querier func(query string, args ...any) (*sql.Rows, error)
 
-// policy reads it with queries that see one snapshot. A row in which somebody has made a mistake is read as far as it can be: it must not keep the nodes
-// from following the changes.
-func (d *DB) policy(known keystore.Revision, q querier) (*keystore.Policy, error) {
-	at, err := list(q, scanRevision, newPolicy+" AND "+d.current, known, known)
-	if err != nil || len(at) == 0 {
+// policy reads what has changed with queries that see one snapshot. The latest own revisions may have changes after the position. It calls alive for
+// each row of a whole policy. A row in which somebody has made a mistake is read as far as it can be: it must not keep the nodes from following the changes.
+func (d *DB) policy(since keystore.Position, own keystore.Revision, alive func(), q querier) (*keystore.Policy, error) {
+	p := &keystore.Policy{Whole: since.Revision < 0}
+	var complete bool
+	heads, err := list(q, func(scan func(...any) error) (struct{}, error) {
+		return struct{}{}, scan(&p.Revision, &p.At.Revision, &p.At.Mark, &complete)
+	}, policyHead+d.current, since.Revision, since.Mark, since.Revision, since.Revision, since.Revision)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(heads) == 0:
+		return nil, errors.New("the table head is empty")
+	case p.Whole:
+		return p, d.wholePolicy(p, alive, q)
+	case !complete:
+		return nil, keystore.ErrTruncated
+	}
+	after := min(since.Revision, p.At.Revision-own)
+	if p.Revision <= after {
+		return nil, nil
+	}
+	if p.Namespaces, err = list(q, scanNamespace, "SELECT "+namespaceColumns+" FROM "+changed+" JOIN namespaces ON id = c.named", keystore.NamespaceObject, after); err != nil {
 		return nil, err
 	}
-	p := &keystore.Policy{Revision: at[0]}
-	if p.Namespaces, err = list(q, scanNamespace, "SELECT "+namespaceColumns+" FROM namespaces ORDER BY created_at DESC, id DESC"); err != nil {
+	if p.Roles, err = list(q, scanRole, "SELECT "+roleColumns+" FROM "+changed+" JOIN roles ON namespace = c.home AND name = c.named", keystore.RoleObject, after); err != nil {
 		return nil, err
 	}
-	if p.Roles, err = list(q, scanRole, "SELECT "+roleColumns+" FROM roles ORDER BY created_at DESC, namespace DESC, name DESC"); err != nil {
+	if p.Members, err = list(q, scanMember, "SELECT "+memberColumns+" FROM "+changed+" JOIN members ON id = c.named", keystore.MemberObject, after); err != nil {
 		return nil, err
 	}
-	if p.Members, err = list(q, scanMember, "SELECT "+memberColumns+" FROM members ORDER BY created_at DESC, id DESC"); err != nil {
-		return nil, err
+	p.Changed, err = list(q, scanObject, "SELECT DISTINCT object, coalesce(namespace, ''), name FROM change_log WHERE kind = 'policy' AND revision > ?", after)
+	return p, err
+}
+
+// wholePolicy reads all rows, the newest first.
+func (d *DB) wholePolicy(p *keystore.Policy, alive func(), q querier) (err error) {
+	if p.Namespaces, err = list(q, each(alive, scanNamespace), "SELECT "+namespaceColumns+" FROM namespaces ORDER BY created_at DESC, id DESC"); err != nil {
+		return err
 	}
-	return p, nil
+	if p.Roles, err = list(q, each(alive, scanRole), "SELECT "+roleColumns+" FROM roles ORDER BY created_at DESC, namespace DESC, name DESC"); err != nil {
+		return err
+	}
+	p.Members, err = list(q, each(alive, scanMember), "SELECT "+memberColumns+" FROM members ORDER BY created_at DESC, id DESC")
+	return err
+}
+
+type scanner[T any] func(into func(...any) error) (T, error)
+
+// each calls f before each row.
+func each[T any](f func(), scan scanner[T]) scanner[T] {
+	return func(into func(...any) error) (T, error) {
+		f()
+		return scan(into)
+	}
 }
 
 // list returns what a query finds, each row as scan reads it.
-func list[T any](q querier, scan func(into func(...any) error) (T, error), query string, args ...any) ([]T, error) {
+func list[T any](q querier, scan scanner[T], query string, args ...any) ([]T, error) {
 	rows, err := q(query, args...)
 	if err != nil {
 		return nil, err
@@ -91,8 +152,8 @@ func list[T any](q querier, scan func(into func(...any) error) (T, error), query
 	return out, rows.Err()
 }
 
-func scanRevision(scan func(...any) error) (r keystore.Revision, err error) {
-	return r, scan(&r)
+func scanObject(scan func(...any) error) (o keystore.Object, err error) {
+	return o, scan(&o.Kind, &o.Namespace, &o.Name)
 }
 
 func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
@@ -239,4 +300,19 @@ func (t *tx) UpdateMember(m *keystore.Member) error {
 
 func (t *tx) DeleteMember(id string) error {
 	return found(t.changePolicy("DELETE FROM members WHERE id = ?", id))
+}
+
+func (t *tx) CountOwned(owner string) (int64, error)     { return t.countKeys("owner", owner) }
+func (t *tx) CountHomed(namespace string) (int64, error) { return t.countKeys("namespace", namespace) }
+
+func (t *tx) countKeys(kind, id string) (n int64, err error) {
+	return n, t.row("SELECT coalesce((SELECT n FROM key_counts WHERE kind = ? AND id = ?), 0)", kind, id).Scan(&n)
+}
+
+// MostKeys implements [keystore.Database].
+func (d *DB) MostKeys(ctx context.Context) (owner, namespace int64, err error) {
+	_, err = list(d.read(ctx), func(scan func(...any) error) (struct{}, error) { return struct{}{}, scan(&owner, &namespace) },
+		`SELECT coalesce((SELECT max(n) FROM key_counts WHERE kind = 'owner' AND id <> ?), 0),
+			coalesce((SELECT max(n) FROM key_counts WHERE kind = 'namespace'), 0)`, keystore.RootMember)
+	return owner, namespace, d.fail(ctx, "counting keys", err)
 }

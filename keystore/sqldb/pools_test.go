@@ -33,12 +33,12 @@ func TestPools(t *testing.T) {
 			"UseSession":  func(ctx context.Context) error { return d.UseSession(ctx, keystore.Digest{}, time.Now()) },
 			"RecordUse":   func(ctx context.Context) error { return d.RecordUse(ctx, map[string]time.Time{"k": time.Now()}) },
 			"Renew":       func(ctx context.Context) error { _, err := d.Renew(ctx, "i", keystore.Position{}); return err },
-			"RenewPolicy": func(ctx context.Context) error { _, err := d.RenewPolicy(ctx, -1); return err },
+			"RenewPolicy": func(ctx context.Context) error { _, err := d.RenewPolicy(ctx, keystore.Nowhere); return err },
 			"Changes":     func(ctx context.Context) error { _, err := d.Changes(ctx, 0, 0); return err },
 			"Acknowledge": func(ctx context.Context) error { return d.Acknowledge(ctx, "i", keystore.Position{}) },
 			"Nodes":       func(ctx context.Context) error { _, err := d.Nodes(ctx); return err },
 			"Update": func(ctx context.Context) error {
-				_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Policy(-1); return err })
+				_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Policy(keystore.Nowhere); return err })
 				return err
 			},
 		} {
@@ -53,7 +53,7 @@ func TestPools(t *testing.T) {
 				return err
 			},
 			"CountKeys":  func(ctx context.Context) error { _, err := d.CountKeys(ctx); return err },
-			"Policy":     func(ctx context.Context) error { _, err := d.Policy(ctx, -1); return err },
+			"Policy":     func(ctx context.Context) error { _, err := d.Policy(ctx, keystore.Nowhere); return err },
 			"Audits":     func(ctx context.Context) error { _, _, err := d.Audits(ctx, keystore.AuditFilter{}, "", 1); return err },
 			"AuditChain": func(ctx context.Context) error { _, err := d.AuditChain(ctx, 0); return err },
 		} {

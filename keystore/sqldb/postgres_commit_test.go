@@ -60,7 +60,7 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	if err == nil {
 		t.Error("the change was committed")
 	}
-	if p, err := d.Policy(ctx, 0); err != nil || len(p.Namespaces) != 2 {
+	if p, err := d.Policy(ctx, keystore.Nowhere); err != nil || len(p.Namespaces) != 2 {
 		t.Errorf("policy %+v, %v", p, err)
 	}
 }

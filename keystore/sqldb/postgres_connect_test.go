@@ -139,10 +139,10 @@ func TestPostgresCutConnections(t *testing.T) {
 		"Changes":     func() error { _, err := d.Changes(ctx, 0, 0); return err },
 		"KeyByDigest": func() error { _, _, err := d.KeyByDigest(ctx, keystore.Digest{}); return err },
 		"Keys":        func() error { _, _, err := d.Keys(ctx, keystore.KeyFilter{}, "", 1); return err },
-		"Policy":      func() error { _, err := d.Policy(ctx, 0); return err },
+		"Policy":      func() error { _, err := d.Policy(ctx, keystore.Nowhere); return err },
 		"Acknowledge": func() error { return d.Acknowledge(ctx, "i", keystore.Position{Revision: 1}) },
 		"Update": func() error {
-			_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Policy(0); return err })
+			_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Policy(keystore.Nowhere); return err })
 			return err
 		},
 	} {

@@ -40,7 +40,7 @@ func TestPostgresUnconfirmed(t *testing.T) {
 		"DeleteSession": func(ctx context.Context) error { return d.DeleteSession(ctx, keystore.Digest{}) },
 		"Update that changes nothing": func(ctx context.Context) error {
 			_, err := d.Update(ctx, func(tx keystore.Tx) error {
-				_, err := tx.Policy(0)
+				_, err := tx.Policy(keystore.Nowhere)
 				return err
 			})
 			return err

@@ -1,0 +1,135 @@
+package caddymodule
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/dustin/go-humanize"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// CapacityConfig caps what the database may hold. Only growth beyond a cap is refused, with 422. A cap per namespace
+// includes the namespace's descendants. Every process holds all namespaces, roles and members in memory.
+type CapacityConfig struct {
+	// The most namespaces in the deployment. Default is 20000.
+	Namespaces int64 `json:"namespaces,omitempty"`
+
+	// The most namespaces in a namespace, itself included. Default is 5000.
+	NamespacesPerNamespace int64 `json:"namespaces_per_namespace,omitempty"`
+
+	// The most roles in the deployment. Default is 20000.
+	Roles int64 `json:"roles,omitempty"`
+
+	// The most roles in a namespace. Default is 5000.
+	RolesPerNamespace int64 `json:"roles_per_namespace,omitempty"`
+
+	// The most members in the deployment. Default is 20000.
+	Members int64 `json:"members,omitempty"`
+
+	// The most grants that members have in a namespace. Default is 5000.
+	MembersPerNamespace int64 `json:"members_per_namespace,omitempty"`
+
+	// The most bytes that all namespaces, roles and members take. Default is 67108864.
+	DirectoryBytes int64 `json:"directory_bytes,omitempty"`
+
+	// The most bytes that a namespace takes, its roles and the grants of members there included. Default is 16777216.
+	DirectoryBytesPerNamespace int64 `json:"directory_bytes_per_namespace,omitempty"`
+
+	// The most keys with one home namespace, whatever their status. Descendants do not count. Default is 10000000.
+	KeysPerNamespace int64 `json:"keys_per_namespace,omitempty"`
+
+	// The most keys that act for one member, whatever their status. Keys that act for root have no cap. Default is 1000000.
+	KeysPerOwner int64 `json:"keys_per_owner,omitempty"`
+}
+
+// capacityOptions names the caps by their words in a Caddyfile. The second is per namespace, nil for none.
+func (c *CapacityConfig) options() map[string][2]*int64 {
+	return map[string][2]*int64{
+		"namespaces":         {&c.Namespaces, &c.NamespacesPerNamespace},
+		"roles":              {&c.Roles, &c.RolesPerNamespace},
+		"members":            {&c.Members, &c.MembersPerNamespace},
+		"directory":          {&c.DirectoryBytes, &c.DirectoryBytesPerNamespace},
+		"keys_per_namespace": {&c.KeysPerNamespace},
+		"keys_per_owner":     {&c.KeysPerOwner},
+	}
+}
+
+const capacityOptionNames = "namespaces, roles, members, directory, keys_per_namespace, keys_per_owner"
+
+func (c *CapacityConfig) check() error {
+	for option, caps := range c.options() {
+		for _, n := range caps {
+			if n != nil && *n < 0 {
+				return fmt.Errorf("capacity: %s is %d: it must be above 0", option, *n)
+			}
+		}
+		if most, each := caps[0], caps[1]; each != nil && *most > 0 && *each > *most {
+			return fmt.Errorf("capacity: %s per namespace is %d: it must be at most that of the deployment, %d", option, *each, *most)
+		}
+	}
+	return nil
+}
+
+func (c *CapacityConfig) capacity() keystore.Capacity {
+	return keystore.Capacity{
+		Namespaces:       keystore.Caps{Deployment: c.Namespaces, PerNamespace: c.NamespacesPerNamespace},
+		Roles:            keystore.Caps{Deployment: c.Roles, PerNamespace: c.RolesPerNamespace},
+		Members:          keystore.Caps{Deployment: c.Members, PerNamespace: c.MembersPerNamespace},
+		Directory:        keystore.Caps{Deployment: c.DirectoryBytes, PerNamespace: c.DirectoryBytesPerNamespace},
+		KeysPerNamespace: c.KeysPerNamespace, KeysPerOwner: c.KeysPerOwner,
+	}
+}
+
+// parseCapacity parses the block of the option.
+func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
+	if len(args) > 0 {
+		return d.Err("capacity takes no arguments, only a block")
+	}
+	a.Capacity = new(CapacityConfig)
+	options := a.Capacity.options()
+	given := make(map[string]bool)
+	for d.NextBlock(1) {
+		option := d.Val()
+		caps, known := options[option]
+		switch {
+		case !known:
+			return d.Errf("unknown word %q in capacity: it knows %s", option, capacityOptionNames)
+		case given[option]:
+			return d.Errf("%s is given twice in capacity", option)
+		}
+		given[option] = true
+		parse, what := parseCount, "number"
+		if option == "directory" {
+			parse, what = parseSize, "size"
+		}
+		args := d.RemainingArgs()
+		ok := len(args) == 1 || len(args) == 2 && caps[1] != nil
+		for i := 0; ok && i < len(args); i++ {
+			*caps[i], ok = parse(args[i])
+		}
+		switch {
+		case !ok && caps[1] == nil:
+			return d.Errf("%s %s: it takes one %s above 0", option, strings.Join(args, " "), what)
+		case !ok:
+			return d.Errf("%s %s: it takes one %s above 0, and perhaps one for each namespace", option, strings.Join(args, " "), what)
+		}
+		if err := a.Capacity.check(); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	return nil
+}
+
+func parseCount(text string) (int64, bool) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	return n, err == nil && n > 0
+}
+
+// parseSize parses a number of bytes, with a unit if need be: 64MiB, 64MB.
+func parseSize(text string) (int64, bool) {
+	n, err := humanize.ParseBytes(text)
+	return int64(n), err == nil && n > 0 && n < 1<<62
+}

@@ -1,0 +1,279 @@
+package keystore
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Capacity is how much a deployment may hold. Only growth beyond it is refused, as KindInvalid
+// `capacity`: what takes access away is always possible. Zero values are replaced by the defaults.
+//
+// Every node holds all namespaces, roles and members in memory. The caps of a namespace include
+// those of its descendants, so that nobody gets around them by creating namespaces.
+type Capacity struct {
+	Namespaces Caps // of a namespace: its descendants and itself
+	Roles      Caps
+	Members    Caps // of a namespace: the grants that members have there
+	Directory  Caps // the bytes of all of these
+	// KeysPerNamespace and KeysPerOwner count keys whatever their status, members' own tokens left
+	// out. Keys that act for root have no cap per owner.
+	KeysPerNamespace, KeysPerOwner int64
+}
+
+// Caps are the most there may be of something.
+type Caps struct {
+	Deployment   int64
+	PerNamespace int64 // in one namespace and its descendants
+}
+
+// DefaultCapacity is that of [Settings].
+var DefaultCapacity = Capacity{
+	Namespaces: Caps{20_000, 5_000}, Roles: Caps{20_000, 5_000}, Members: Caps{20_000, 5_000},
+	Directory:        Caps{64 << 20, 16 << 20},
+	KeysPerNamespace: 10_000_000, KeysPerOwner: 1_000_000,
+}
+
+func (c Capacity) withDefaults() Capacity {
+	caps := func(c *Caps, d Caps) {
+		c.Deployment = cmp.Or(c.Deployment, d.Deployment)
+		c.PerNamespace = cmp.Or(c.PerNamespace, min(d.PerNamespace, c.Deployment))
+	}
+	caps(&c.Namespaces, DefaultCapacity.Namespaces)
+	caps(&c.Roles, DefaultCapacity.Roles)
+	caps(&c.Members, DefaultCapacity.Members)
+	caps(&c.Directory, DefaultCapacity.Directory)
+	c.KeysPerNamespace = cmp.Or(c.KeysPerNamespace, DefaultCapacity.KeysPerNamespace)
+	c.KeysPerOwner = cmp.Or(c.KeysPerOwner, DefaultCapacity.KeysPerOwner)
+	return c
+}
+
+// usage is how much a directory holds. It is kept as rows come and go.
+type usage struct {
+	all  tally
+	each map[string]tally // by namespace, without descendants
+}
+
+// A tally is how much there is of all that has caps.
+type tally struct{ namespaces, roles, members, bytes int64 }
+
+func (t tally) plus(o tally, times int64) tally {
+	return tally{t.namespaces + times*o.namespaces, t.roles + times*o.roles, t.members + times*o.members, t.bytes + times*o.bytes}
+}
+
+func (u usage) clone() usage {
+	if u.each == nil {
+		return usage{each: make(map[string]tally)}
+	}
+	return usage{u.all, maps.Clone(u.each)}
+}
+
+// rowBytes is added for each row and each grant: about what the memory costs besides the texts.
+const rowBytes = 200
+
+// namespace adds a namespace, or with times -1 takes it out, as role and member do.
+func (u *usage) namespace(ns *Namespace, times int64) {
+	n := int64(rowBytes + len(ns.ID) + len(ns.Kind) + len(ns.Parent) + len(ns.Name) + len(ns.TokenPrefix))
+	n += bytesOf(ns.Reach) + bytesOf(ns.KeyRoles)
+	u.add(ns.ID, tally{namespaces: 1, bytes: n}, times)
+}
+
+func (u *usage) role(r *Role, times int64) {
+	u.add(r.Namespace, tally{roles: 1, bytes: int64(rowBytes+len(r.Namespace)+len(r.Name)) + bytesOfPermissions(r.Permissions)}, times)
+}
+
+func (u *usage) member(m *Member, times int64) {
+	u.all = u.all.plus(tally{members: 1, bytes: int64(rowBytes + len(m.ID) + len(m.Name) + len(m.Login) + len(m.CreatedBy))}, times)
+	for _, g := range m.Grants {
+		n := int64(rowBytes+len(g.Namespace)) + bytesOf(g.Roles) + bytesOfPermissions(g.Permissions)
+		u.all.bytes += times * n
+		u.in(g.Namespace, tally{members: 1, bytes: n}, times)
+	}
+}
+
+func (u *usage) add(namespace string, t tally, times int64) {
+	u.all = u.all.plus(t, times)
+	u.in(namespace, t, times)
+}
+
+func (u *usage) in(namespace string, t tally, times int64) {
+	if t = u.each[namespace].plus(t, times); t == (tally{}) {
+		delete(u.each, namespace)
+	} else {
+		u.each[namespace] = t
+	}
+}
+
+func bytesOf(list []string) (n int64) {
+	for _, s := range list {
+		n += int64(len(s)) + 16
+	}
+	return n
+}
+
+func bytesOfPermissions(list []Permission) (n int64) {
+	for _, p := range list {
+		n += int64(len(p.Resource)+len(p.Action)) + 32
+	}
+	return n
+}
+
+// below returns what each namespace holds together with its descendants.
+func (d *Directory) below() map[string]tally {
+	sums := make(map[string]tally, len(d.namespaces))
+	for id, t := range d.usage.each {
+		ns := d.namespaces[id]
+		if ns == nil { // shared roles, grants in all namespaces
+			continue
+		}
+		if ns.Unreadable != "" { // it may be its own ancestor
+			sums[id] = sums[id].plus(t, 1)
+			continue
+		}
+		for at := range d.upward(ns) {
+			sums[at.ID] = sums[at.ID].plus(t, 1)
+		}
+	}
+	return sums
+}
+
+const directoryBytes = "directory_bytes"
+
+// A CapacityUse is how much there is of something with a cap.
+type CapacityUse struct {
+	Resource string // "namespaces", "roles", "members", "directory_bytes" or "keys"
+	Scope    string // "deployment", "namespace" or "owner": of the last two, the one that holds most
+	Used     int64
+	Cap      int64
+}
+
+// uses lists what a tally holds, and the caps.
+func (c *Capacity) uses(t tally, scope string, of func(Caps) int64) []CapacityUse {
+	return []CapacityUse{
+		{"namespaces", scope, t.namespaces, of(c.Namespaces)},
+		{"roles", scope, t.roles, of(c.Roles)},
+		{"members", scope, t.members, of(c.Members)},
+		{directoryBytes, scope, t.bytes, of(c.Directory)},
+	}
+}
+
+func ofDeployment(c Caps) int64   { return c.Deployment }
+func ofOneNamespace(c Caps) int64 { return c.PerNamespace }
+
+// CapacityUses returns how much there is of all that has a cap, keys left out, as this node knows
+// it.
+func (k *Keystore) CapacityUses() []CapacityUse {
+	d, c := k.Policy(), &k.settings.Load().Capacity
+	var most tally
+	for _, t := range d.below() {
+		most = tally{max(most.namespaces, t.namespaces), max(most.roles, t.roles), max(most.members, t.members), max(most.bytes, t.bytes)}
+	}
+	return append(c.uses(d.usage.all, "deployment", ofDeployment), c.uses(most, "namespace", ofOneNamespace)...)
+}
+
+// CapacityOfKeys is CapacityUses for keys, from the database.
+func (k *Keystore) CapacityOfKeys(ctx context.Context) ([]CapacityUse, error) {
+	owner, namespace, err := k.db.MostKeys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &k.settings.Load().Capacity
+	return []CapacityUse{
+		{"keys", "namespace", namespace, c.KeysPerNamespace},
+		{"keys", "owner", owner, c.KeysPerOwner},
+	}, nil
+}
+
+// grown returns the authority under the policy that a transaction has made of the caller's. It
+// refuses one that holds more than the caps, and more than before.
+func (k *Keystore) grown(tx Tx, by authority) (authority, error) {
+	then, err := k.policyIn(tx)
+	if err != nil {
+		return by, err
+	}
+	c := &k.settings.Load().Capacity
+	before := c.uses(by.policy.usage.all, "", ofDeployment)
+	for i, use := range c.uses(then.usage.all, "", ofDeployment) {
+		if use.grows(before[i]) {
+			return by, full("the deployment", use)
+		}
+	}
+	was, below := by.policy.below(), then.below()
+	for _, id := range slices.Sorted(maps.Keys(below)) {
+		before := c.uses(was[id], "", ofOneNamespace)
+		for i, use := range c.uses(below[id], "", ofOneNamespace) {
+			if use.grows(before[i]) {
+				return by, full(by.named(id)+" with its descendants", use)
+			}
+		}
+	}
+	by.policy = then
+	return by, nil
+}
+
+func (u CapacityUse) grows(before CapacityUse) bool { return u.Used > u.Cap && u.Used > before.Used }
+
+// full refuses growth.
+func full(what string, use CapacityUse) *Error {
+	resource := use.Resource
+	if resource == directoryBytes {
+		resource = "bytes of namespaces, roles and members"
+	}
+	return &Error{Kind: KindInvalid, Code: "capacity", Detail: fmt.Sprintf(
+		"%s may hold at most %d %s: delete some, or have the operator raise this limit in the capacity block of the configuration",
+		what, use.Cap, resource)}
+}
+
+// A keyRoom checks new keys of one transaction against the caps on keys. It asks for each count once.
+type keyRoom struct {
+	tx       Tx
+	by       authority
+	capacity *Capacity
+	owned    map[string]int64
+	homed    map[string]int64
+}
+
+func (k *Keystore) roomFor(tx Tx, by authority) *keyRoom {
+	return &keyRoom{tx, by, &k.settings.Load().Capacity, make(map[string]int64), make(map[string]int64)}
+}
+
+// add counts one more key.
+func (r *keyRoom) add(k *Key) error {
+	if err := r.own(k); err != nil {
+		return err
+	}
+	n, err := count(r.homed, k.Namespace, r.tx.CountHomed)
+	if err != nil {
+		return err
+	}
+	if n >= r.capacity.KeysPerNamespace {
+		return full(r.by.named(k.Namespace), CapacityUse{Resource: "keys", Cap: r.capacity.KeysPerNamespace})
+	}
+	r.owned[k.Owner]++
+	r.homed[k.Namespace]++
+	return nil
+}
+
+// own checks whether a key's owner may have one more.
+func (r *keyRoom) own(k *Key) error {
+	if k.Owner == RootMember {
+		return nil
+	}
+	n, err := count(r.owned, k.Owner, r.tx.CountOwned)
+	if err == nil && n >= r.capacity.KeysPerOwner {
+		err = full("the key's owner", CapacityUse{Resource: "keys", Cap: r.capacity.KeysPerOwner})
+	}
+	return err
+}
+
+func count(known map[string]int64, id string, ask func(string) (int64, error)) (n int64, err error) {
+	n, ok := known[id]
+	if !ok {
+		if n, err = ask(id); err == nil {
+			known[id] = n
+		}
+	}
+	return n, err
+}

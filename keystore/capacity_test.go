@@ -1,0 +1,410 @@
+package keystore_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func newWorldWith(t *testing.T, s keystore.Settings) *world {
+	t.Helper()
+	k, _ := newDeployment(t).node(s)
+	return &world{t, k, map[string]string{}}
+}
+
+// What a change reads of the policy does not depend on how much there is of it.
+func TestChangesReadWhatHasChanged(t *testing.T) {
+	d := newDeployment(t)
+	a, fa := d.node(keystore.Settings{})
+	b, fb := d.node(keystore.Settings{})
+	role := func(k *keystore.Keystore, name string) {
+		t.Helper()
+		if _, err := k.CreateRole(ctx, root, keystore.Role{Namespace: "default", Name: name, Permissions: read}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := fa.Database.Update(ctx, func(tx keystore.Tx) error {
+		for i := range 200 {
+			if err := tx.InsertRole(&keystore.Role{Namespace: "default", Name: fmt.Sprint("before", i), CreatedAt: tx.Now(), Version: 1}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c, fc := d.node(keystore.Settings{})
+	if h := b.Health(ctx); h.Problem != "" {
+		t.Fatal(h.Problem)
+	}
+	fa.policyRows.Store(0)
+	fb.policyRows.Store(0)
+	const changes = 10
+	for i := range changes {
+		k := a
+		if i%2 == 1 {
+			k = b
+		}
+		role(k, fmt.Sprint("role", i))
+		mint(t, k, keystore.KeySpec{NewRoles: []keystore.Role{{Name: fmt.Sprint("minted", i), Permissions: read}}})
+		if list, err := c.ListRoles(ctx, root); err != nil || len(list) != 200+2*(i+1)+3 {
+			t.Fatalf("%d roles, %v", len(list), err)
+		}
+	}
+	// Each role is read by the transaction that creates it and by each node; then perhaps by the next transaction, or list.
+	for name, f := range map[string]*faulty{"a": fa, "b": fb} {
+		if rows := f.policyRows.Load(); rows > 8*changes {
+			t.Errorf("node %s read %d rows for %d changes", name, rows, 2*changes)
+		}
+	}
+	for _, f := range []*faulty{fa, fb, fc} {
+		if n := f.wholePolicies.Load(); n != 1 {
+			t.Errorf("the whole policy was read %d times", n)
+		}
+	}
+}
+
+// A node starts however long the reading of the whole policy takes, and knows what changed meanwhile.
+func TestStartWithSlowPolicy(t *testing.T) {
+	const slow = 20 * time.Second // longer than the lease
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, fa := d.node(keystore.Settings{Lease: 5 * time.Second})
+		time.AfterFunc(10*time.Second, func() {
+			if _, err := a.CreateRole(ctx, root, keystore.Role{Namespace: "default", Name: "late", Permissions: read}); err != nil {
+				t.Error(err)
+			}
+		})
+		begun := time.Now()
+		b, fb := d.nodeSlow(slow, keystore.Settings{Lease: 5 * time.Second})
+		if took := time.Since(begun); took < slow || took > slow+5*time.Second {
+			t.Errorf("it started after %s", took)
+		}
+		_, token := mint(t, b, keystore.KeySpec{Home: &keystore.Grant{Roles: []string{"late"}}})
+		want(t, "with a role that was created meanwhile", ask(b, token), keystore.OK)
+
+		// The same after the log was cut off, and nothing old is used until then.
+		fb.mute.Store(true)
+		if _, _, err := a.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "late"},
+			[]keystore.Permission{{Action: "write"}}, keystore.ChangeOptions{Wait: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+		d.tamper("DELETE FROM change_log")
+		fb.mute.Store(false)
+		want(t, "after the edit", ask(a, token), keystore.Forbidden)
+		if got := ask(b, token); got == keystore.OK {
+			t.Error("a node that has missed the edit accepts the key")
+		}
+		time.Sleep(slow + 10*time.Second)
+		want(t, "when it has read all again", ask(b, token), keystore.Forbidden)
+		if n := fb.wholePolicies.Load(); n != 2 {
+			t.Errorf("the whole policy was read %d times", n)
+		}
+		if n := fa.wholePolicies.Load(); n != 1 {
+			t.Errorf("the other node read it %d times", n)
+		}
+	})
+}
+
+// What a caller may do is never judged by a mixture of two histories.
+func TestChangesUnderAnotherHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		a, _ := d.node(keystore.Settings{})
+		m, err := a.CreateMember(ctx, root, keystore.Member{Name: "Ada", Grants: grants(t, "default=read,admin.keys:create")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ada := keystore.Caller{}
+		if _, token, _, err := a.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{}, keystore.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		} else if answer, err := a.LookupMember(ctx, token.Reveal(), time.Now()); err != nil {
+			t.Fatal(err)
+		} else {
+			ada = keystore.MemberCaller(answer.Record, "test")
+		}
+		kept := a.Gauges().Revision
+		wide := grants(t, "default=*,admin:*")
+		if _, _, err := a.EditMember(ctx, root, m.ID, keystore.MemberPatch{Grants: &wide}, keystore.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		mint(t, a, keystore.KeySpec{})
+		// The edit is lost, and what comes after it has the revisions that the lost changes had.
+		d.lose(kept, "DROP TRIGGER members_update", `UPDATE members SET grants = '[{"namespace":"default","permissions":["read","admin.keys:create"]}]'`)
+		d.tamper("INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('default', 'r1', '[]', 1, 1)",
+			"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('default', 'r2', '[]', 1, 1)",
+			"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('default', 'r3', '[]', 1, 1)")
+		_, _, err = a.MintKey(ctx, ada, keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}}, "")
+		var refused *keystore.Error
+		if !errors.As(err, &refused) || refused.Code != "exceeds_caller" {
+			t.Errorf("to give what was granted in a history that is gone: %v", err)
+		}
+	})
+}
+
+func TestCapacity(t *testing.T) {
+	type change = func(w *world) error
+	role := func(namespace, name string, permissions ...keystore.Permission) change {
+		return func(w *world) error {
+			_, err := w.CreateRole(ctx, root, keystore.Role{Namespace: namespace, Name: name, Permissions: append(permissions, read...)})
+			return err
+		}
+	}
+	namespace := func(id, parent string) change {
+		return func(w *world) error {
+			_, err := w.CreateNamespace(ctx, root, keystore.Namespace{ID: id, Parent: parent})
+			return err
+		}
+	}
+	member := func(holds string) change {
+		return func(w *world) error {
+			_, err := w.CreateMember(ctx, root, keystore.Member{Name: "m", Grants: roleGrants(w, holds)})
+			return err
+		}
+	}
+	long := keystore.Permission{Resource: strings.Repeat("x", 100), Action: "read"}
+	wide := []keystore.Permission{long}
+	for _, letter := range []string{"a", "b", "c", "d", "e"} {
+		wide = append(wide, keystore.Permission{Resource: strings.Repeat(letter, 100), Action: "read"})
+	}
+	for name, test := range map[string]struct {
+		capacity keystore.Capacity
+		fit      []change
+		refused  map[string]change
+		free     change
+		after    change // fits then
+	}{
+		"Roles": {
+			keystore.Capacity{Roles: keystore.Caps{Deployment: 3, PerNamespace: 2}},
+			[]change{namespace("a", ""), namespace("b", "a"), namespace("c", ""), role("a", "1"), role("b", "2")},
+			map[string]change{
+				"may hold at most 2 roles": role("b", "3"), `namespace "a" with its descendants`: role("a", "3"),
+				"bring a role": func(w *world) error {
+					_, _, err := w.MintKey(ctx, root, keystore.KeySpec{Namespace: "b", NewRoles: []keystore.Role{{Name: "x", Permissions: read}}}, "")
+					return err
+				},
+			},
+			func(w *world) error {
+				_, _, err := w.DeleteRole(ctx, root, keystore.RoleID{Namespace: "b", Name: "2"}, keystore.ChangeOptions{})
+				return err
+			},
+			role("b", "3"),
+		},
+		"Roles of the deployment": {
+			keystore.Capacity{Roles: keystore.Caps{Deployment: 2, PerNamespace: 2}},
+			[]change{namespace("a", ""), role("a", "1"), role("*", "2")},
+			map[string]change{"the deployment may hold at most 2 roles": role("default", "3")},
+			func(w *world) error {
+				_, _, err := w.DeleteRole(ctx, root, keystore.RoleID{Namespace: "*", Name: "2"}, keystore.ChangeOptions{})
+				return err
+			},
+			role("default", "3"),
+		},
+		"Namespaces": {
+			keystore.Capacity{Namespaces: keystore.Caps{Deployment: 6, PerNamespace: 3}},
+			[]change{namespace("a", ""), namespace("b", "a"), namespace("c", "b"), namespace("d", "")},
+			map[string]change{
+				`namespace "a" with its descendants may hold at most 3 namespaces`: namespace("e", "c"),
+				`move`: func(w *world) error {
+					parent := "c"
+					_, _, err := w.EditNamespace(ctx, root, "d", keystore.NamespacePatch{Parent: &parent}, keystore.ChangeOptions{})
+					return err
+				},
+			},
+			func(w *world) error {
+				parent := ""
+				_, _, err := w.EditNamespace(ctx, root, "c", keystore.NamespacePatch{Parent: &parent}, keystore.ChangeOptions{})
+				return err
+			},
+			namespace("e", "b"),
+		},
+		"Members": {
+			keystore.Capacity{Members: keystore.Caps{Deployment: 3, PerNamespace: 1}},
+			[]change{namespace("a", ""), namespace("b", "a"), member("b=read"), member("default=read")},
+			map[string]change{"at most 1 members": member("a=read"), "in both": member("default=read b=read")},
+			func(w *world) error {
+				list, err := w.ListMembers(ctx, root)
+				if err != nil {
+					return err
+				}
+				for _, m := range list {
+					if m.Grants[0].Namespace == "b" {
+						_, _, err = w.EditMember(ctx, root, m.ID, keystore.MemberPatch{Grants: new([]keystore.Grant)}, keystore.ChangeOptions{})
+					}
+				}
+				return err
+			},
+			member("a=read"),
+		},
+		"Bytes": {
+			keystore.Capacity{Directory: keystore.Caps{Deployment: 4000, PerNamespace: 1000}},
+			[]change{namespace("a", ""), role("a", "1", long)},
+			map[string]change{
+				"bytes of namespaces, roles and members": role("a", "2", wide...),
+				"wider": func(w *world) error {
+					_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "a", Name: "1"},
+						wide, keystore.ChangeOptions{})
+					return err
+				},
+			},
+			func(w *world) error {
+				_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "a", Name: "1"}, read, keystore.ChangeOptions{})
+				return err
+			},
+			role("a", "2", long),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorldWith(t, keystore.Settings{Capacity: test.capacity})
+			for i, f := range test.fit {
+				if err := f(w); err != nil {
+					t.Fatal(i, err)
+				}
+			}
+			for what, f := range test.refused {
+				err := f(w)
+				var refused *keystore.Error
+				if !errors.As(err, &refused) || refused.Code != "capacity" || refused.Kind != keystore.KindInvalid {
+					t.Fatalf("%s: %v", what, err)
+				}
+				if strings.Contains(what, " ") && strings.ContainsAny(what, `0123456789"`) && !strings.Contains(refused.Detail, what) {
+					t.Errorf("%s: %s", what, refused.Detail)
+				}
+			}
+			if err := test.free(w); err != nil {
+				t.Fatal(err)
+			}
+			if err := test.after(w); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A deployment that holds more than its caps goes on. Only more of it is refused.
+func TestBeyondCapacity(t *testing.T) {
+	w := newWorldWith(t, keystore.Settings{})
+	m, err := w.CreateMember(ctx, root, keystore.Member{Name: "Ada", Grants: roleGrants(w, "default=read,write,admin.keys:create")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		w.role("default", fmt.Sprint("r", i), "read,write")
+	}
+	key, token := mint(t, w.Keystore, keystore.KeySpec{Owner: m.ID, Home: &keystore.Grant{Permissions: read, Roles: []string{"r1"}}})
+	other, _ := mint(t, w.Keystore, keystore.KeySpec{Owner: m.ID})
+	one := keystore.Caps{Deployment: 1, PerNamespace: 1}
+	w.Configure(keystore.Settings{Capacity: keystore.Capacity{Namespaces: one, Roles: one, Members: one, Directory: one, KeysPerNamespace: 1, KeysPerOwner: 1}})
+	want(t, "its key", ask(w.Keystore, token), keystore.OK)
+	if _, err := w.CreateRole(ctx, root, keystore.Role{Namespace: "default", Name: "more", Permissions: read}); err == nil {
+		t.Error("one more role")
+	}
+	narrow := grants(t, "default=read")
+	off := false
+	for what, change := range map[string]func() error{
+		"narrow a role": func() error {
+			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r2"}, read, keystore.ChangeOptions{})
+			return err
+		},
+		"narrow a member": func() error {
+			_, _, err := w.EditMember(ctx, root, m.ID, keystore.MemberPatch{Grants: &narrow}, keystore.ChangeOptions{})
+			return err
+		},
+		"edit a key": func() error {
+			_, _, err := w.EditKey(ctx, root, other.ID, keystore.KeyPatch{Permissions: &read, Roles: new([]string)}, keystore.ChangeOptions{})
+			return err
+		},
+		"delete a role": func() error {
+			_, _, err := w.DeleteRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r3"}, keystore.ChangeOptions{})
+			return err
+		},
+		"a new token": func() error {
+			_, _, _, err := w.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{}, keystore.ChangeOptions{})
+			return err
+		},
+		"disable a member": func() error {
+			_, _, err := w.EditMember(ctx, root, m.ID, keystore.MemberPatch{Active: &off}, keystore.ChangeOptions{})
+			return err
+		},
+		"revoke a key": func() error {
+			_, _, err := w.RevokeKey(ctx, root, key.ID, "", false, keystore.ChangeOptions{})
+			return err
+		},
+	} {
+		if err := change(); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	want(t, "in the end", ask(w.Keystore, token), keystore.Revoked)
+}
+
+func TestCapacityOfKeys(t *testing.T) {
+	w := newWorldWith(t, keystore.Settings{Capacity: keystore.Capacity{KeysPerNamespace: 4, KeysPerOwner: 2}})
+	members := make([]string, 2)
+	for i := range members {
+		m, err := w.CreateMember(ctx, root, keystore.Member{Name: "m", Grants: roleGrants(w, "default=read")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		members[i] = m.ID
+	}
+	spec := func(owner string) keystore.KeySpec {
+		return keystore.KeySpec{Owner: owner, Home: &keystore.Grant{Permissions: read}}
+	}
+	imports := func(partial bool, specs ...keystore.KeySpec) (int, []keystore.ImportRefusal, error) {
+		var list []keystore.ImportSpec
+		for i, s := range specs {
+			list = append(list, keystore.ImportSpec{KeySpec: s, Line: i + 1, Digest: keystore.DigestOf(keystore.NewID())})
+		}
+		return w.ImportKeys(ctx, root, list, partial, "")
+	}
+	first, _ := mint(t, w.Keystore, spec(members[0]))
+	mint(t, w.Keystore, spec(members[0]))
+	refuse := func(what string, err error) {
+		t.Helper()
+		var refused *keystore.Error
+		if !errors.As(err, &refused) || refused.Code != "capacity" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	_, _, err := w.MintKey(ctx, root, spec(members[0]), "")
+	refuse("a third key of one owner", err)
+	third, _ := mint(t, w.Keystore, spec(members[1]))
+	_, _, err = w.EditKey(ctx, root, third.ID, keystore.KeyPatch{Owner: &members[0]}, keystore.ChangeOptions{})
+	refuse("another owner", err)
+	if n, refused, err := imports(false, spec(members[1]), spec("root")); n != 0 || err != nil || len(refused) != 1 || refused[0].Code != "capacity" || refused[0].Line != 2 {
+		t.Errorf("an import: %d, %v, %v", n, refused, err)
+	}
+	if n, refused, err := imports(true, spec(members[0]), spec("root"), spec("root")); n != 1 || err != nil || len(refused) != 2 {
+		t.Errorf("a partial import: %d, %v, %v", n, refused, err)
+	}
+	_, _, err = w.MintKey(ctx, root, spec("root"), "")
+	refuse("a fifth key in one namespace", err)
+	if _, _, err := w.RevokeKey(ctx, root, first.ID, "", false, keystore.ChangeOptions{}); err != nil {
+		t.Error(err)
+	}
+	_, _, err = w.MintKey(ctx, root, spec("root"), "")
+	refuse("while a revoked one is kept", err)
+	if _, _, err := w.DeleteKey(ctx, root, first.ID, keystore.ChangeOptions{}); err != nil {
+		t.Error(err)
+	}
+	mint(t, w.Keystore, spec("root"))
+
+	uses, err := w.CapacityOfKeys(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range append(w.CapacityUses(), uses...) {
+		if used, known := map[string]int64{"keys owner": 1, "keys namespace": 4, "members deployment": 2, "members namespace": 2, "roles deployment": 0}[u.Resource+" "+u.Scope]; known && u.Used != used {
+			t.Errorf("%+v, want %d", u, used)
+		}
+		if u.Cap <= 0 {
+			t.Errorf("%+v", u)
+		}
+	}
+}
