@@ -97,6 +97,9 @@ type Database interface {
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string, err error)
 	// CountKeys counts them by status.
 	CountKeys(ctx context.Context) (map[Status]int64, error)
+	// CountPrefixes counts the keys that are neither revoked nor expired and have a token of this
+	// deployment with a prefix not in except, by prefix. Members' tokens do not count.
+	CountPrefixes(ctx context.Context, except []string) (map[string]int64, error)
 	// Policy returns all namespaces, roles and members from one snapshot taken after the call began; nil, with no error, when none of them has
 	// changed since the revision known.
 	Policy(ctx context.Context, known Revision) (*Policy, error)
@@ -198,6 +201,8 @@ type Tx interface {
 	UpdateNamespace(ns *Namespace) error
 	// DeleteNamespace: ErrNotFound.
 	DeleteNamespace(id string) error
+	// FormerNamespace reports whether a namespace with this id has been deleted, by whatever program.
+	FormerNamespace(id string) (bool, error)
 	// NamespaceInUse names a key that lives in the namespace or has a grant in it, empty for none.
 	NamespaceInUse(id string) (key string, err error)
 
