@@ -47,6 +47,7 @@ func TestGlobalOption(t *testing.T) {
 		{"lease 1m30s", `{"lease":90000000000}`},
 		{"lease 1d", `{"lease":86400000000000}`},
 		{"token_prefix ak_live ak", `{"token_prefix":["ak_live","ak"]}`},
+		{"token_prefix ak_live\nabandon_prefix ak", `{"token_prefix":["ak_live"],"abandon_prefix":["ak"]}`},
 		{"token_key {env.APIKEYS_TOKEN_KEY}", `{"token_key":"{env.APIKEYS_TOKEN_KEY}"}`},
 		{"lease 10s\nlocal_cache 5\ntoken_prefix k", `{"local_cache":5,"lease":10000000000,"token_prefix":["k"]}`},
 	} {
@@ -59,7 +60,7 @@ func TestGlobalOption(t *testing.T) {
 func TestGlobalOptionErrors(t *testing.T) {
 	const secret = "hunter2"
 	for options, want := range map[string]string{
-		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, cache, local_cache, lease, token_prefix, token_key, at Caddyfile:4`,
+		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, cache, local_cache, lease, token_prefix, abandon_prefix, token_key, at Caddyfile:4`,
 		"Lease 1s":              `unknown word "Lease"`,
 		"database":              "database takes a kind: sqlite [PATH], or postgres URL, at Caddyfile:3",
 		"database postgres":     "database postgres takes one URL",
@@ -91,6 +92,8 @@ func TestGlobalOptionErrors(t *testing.T) {
 		"token_prefix":                                       "one prefix or more",
 		"token_prefix Ak":                                    `token_prefix "Ak"`,
 		"token_prefix ak akm":                                "token_prefix akm is for the tokens of members: choose another one, at Caddyfile:3",
+		"abandon_prefix":                                     "one prefix or more that token_prefix no longer accepts, at Caddyfile:3",
+		"abandon_prefix Ak":                                  `abandon_prefix "Ak"`,
 		"token_prefix a__b":                                  "single underscores",
 		"token_key":                                          "64 hex digits",
 		`token_key ""`:                                       "64 hex digits",

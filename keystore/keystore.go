@@ -374,7 +374,12 @@ func TrimSecretToken(credential string) string {
 	return credential
 }
 
-// HasPrefix reports whether a credential bears one of our prefixes, members' included: it is not foreign.
+// Foreign reports whether a credential is neither a token that this deployment made nor bears one of its prefixes.
+func (k *Keystore) Foreign(credential string) bool {
+	return !k.HasPrefix(credential) && !k.Abandoned(credential)
+}
+
+// HasPrefix reports whether a credential bears one of our prefixes, members' included.
 func (k *Keystore) HasPrefix(credential string) bool {
 	return HasTokenPrefix(credential, MemberPrefix) ||
 		slices.ContainsFunc(k.settings.Load().TokenPrefixes, func(p string) bool { return HasTokenPrefix(credential, p) })
@@ -489,6 +494,16 @@ func (k *Keystore) Gauges() Health {
 // CountKeys counts keys by status, from the database.
 func (k *Keystore) CountKeys(ctx context.Context) (map[Status]int64, error) {
 	return k.db.CountKeys(ctx)
+}
+
+// CountRefused counts the live keys that are refused because their token has a prefix that is not
+// accepted, from the database.
+func (k *Keystore) CountRefused(ctx context.Context) (n int64, err error) {
+	others, err := k.OtherPrefixes(ctx, *k.settings.Load())
+	for _, p := range others {
+		n += p.Keys
+	}
+	return n, err
 }
 
 // CountNodes counts nodes by state, from the database.

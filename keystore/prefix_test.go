@@ -41,6 +41,9 @@ func TestPrefixNoLongerAccepted(t *testing.T) {
 		if now := k.Stats().Lookups[keystore.TierDatabase]; now != loads {
 			t.Error("the database was asked for them")
 		}
+		if k.Foreign(cached) || !k.Foreign(foreign) || k.Foreign("new_x") {
+			t.Error("Foreign passes a token of this deployment to the API, or refuses a foreign one")
+		}
 		if imports {
 			want(t, "imported", outcome(foreign), keystore.OK)
 		}
