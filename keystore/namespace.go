@@ -54,5 +54,8 @@ func validName(s string) bool {
 			return false
 		}
 	}
-	return s != "" && len(s) <= 64
+	return s != "" && len(s) <= maxNameLen
 }
+
+// maxNameLen is how many characters the id of a namespace, or the name of a role, has at most.
+const maxNameLen = 64
