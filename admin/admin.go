@@ -60,6 +60,7 @@ func New(ks *keystore.Keystore, logger *slog.Logger) *API {
 	a.key = a.keyKind()
 	a.registerKeys()
 	a.registerImport()
+	a.registerPrefixes()
 	a.registerSelf()
 	a.registerNamespaces()
 	a.registerRoles()

@@ -37,7 +37,7 @@ func TestOpenAPI(t *testing.T) {
 		POST/keys/{id}/rotate GET/namespaces POST/namespaces DELETE/namespaces/{id} GET/namespaces/{id} PATCH/namespaces/{id}
 		GET/roles POST/roles DELETE/roles/{namespace}/{name} GET/roles/{namespace}/{name} PATCH/roles/{namespace}/{name}
 		GET/members POST/members DELETE/members/{id} GET/members/{id} PATCH/members/{id} POST/members/{id}/token
-		GET/audit GET/audit/export GET/audit/verify GET/nodes GET/openapi.json GET/permissions GET/self POST/self/revoke POST/verify`)
+		GET/audit GET/audit/export GET/audit/verify GET/nodes GET/openapi.json GET/permissions GET/prefixes GET/self POST/self/revoke POST/verify`)
 	var got []string
 	ids := map[string]bool{}
 	for path, methods := range doc.Paths {

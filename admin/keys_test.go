@@ -318,7 +318,7 @@ func TestNamespaces(t *testing.T) {
 		t.Errorf("created_at %v", got["created_at"])
 	}
 	delete(got, "created_at")
-	if want := map[string]any{"id": "acme", "kind": "account", "parent": nil, "name": "Acme Inc.", "edit_policy": "free", "reach": []any{}, "key_roles": []any{}, "token_prefix": nil, "version": 1.0}; !reflect.DeepEqual(got, want) {
+	if want := map[string]any{"id": "acme", "kind": "account", "parent": nil, "name": "Acme Inc.", "edit_policy": "free", "reach": []any{}, "key_roles": []any{}, "token_prefix": nil, "child_prefix": nil, "version": 1.0}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 	if a.header.Get("ETag") != `"1"` || a.header.Get("Location") != "/apikeys/v1/namespaces/acme" {

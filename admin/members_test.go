@@ -103,6 +103,7 @@ func TestMemberCallers(t *testing.T) {
 		{"nobody", "GET", "/namespaces", "", 403, "insufficient_permission", "admin.namespaces:read"},
 		{"nobody", "GET", "/audit", "", 403, "insufficient_permission", "admin.audit:read"},
 		{"nobody", "POST", "/members/{nobody}/token", "", 403, "insufficient_permission", "admin.members:update"},
+		{"nobody", "GET", "/prefixes", "", 403, "insufficient_permission", "admin.keys:read"},
 		{"nobody", "GET", "/permissions", "", 403, "insufficient_permission", "admin.keys:read"},
 		{"viewer", "GET", "/permissions", "", 200, "", ""},
 		{"viewer", "GET", "/roles/*/viewer", "", 200, "", ""},

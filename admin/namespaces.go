@@ -34,13 +34,14 @@ func showNamespace(ns *keystore.Namespace) api.Namespace {
 	return api.Namespace{
 		ID: ns.ID, Kind: ns.Kind, Parent: nilIfEmpty(ns.Parent), Name: ns.Name, EditPolicy: string(cmp.Or(ns.EditPolicy, keystore.EditFree)),
 		Reach: append([]string{}, ns.Reach...), KeyRoles: append([]string{}, ns.KeyRoles...), TokenPrefix: nilIfEmpty(ns.TokenPrefix),
-		CreatedAt: ns.CreatedAt, Version: ns.Version, Unreadable: ns.Unreadable,
+		ChildPrefix: nilIfEmpty(ns.ChildPrefix), CreatedAt: ns.CreatedAt, Version: ns.Version, Unreadable: ns.Unreadable,
 	}
 }
 
 func (a *API) createNamespace(ctx context.Context, c keystore.Caller, r *api.NamespaceRequest) (*keystore.Namespace, error) {
 	ns := keystore.Namespace{
 		ID: r.ID, Kind: r.Kind, Name: r.Name, EditPolicy: keystore.EditPolicy(r.EditPolicy), Reach: r.Reach, KeyRoles: r.KeyRoles, TokenPrefix: r.TokenPrefix,
+		ChildPrefix: r.ChildPrefix,
 	}
 	if r.Parent != nil {
 		ns.Parent = *r.Parent
@@ -64,5 +65,6 @@ func (a *API) editNamespace(ctx context.Context, c keystore.Caller, id string, r
 	return a.keys.EditNamespace(ctx, c, id, keystore.NamespacePatch{
 		Name: sent(r.Name, ""), EditPolicy: (*keystore.EditPolicy)(sent(r.EditPolicy, string(keystore.EditFree))), Parent: sent(r.Parent, ""),
 		Reach: sent(r.Reach, nil), KeyRoles: sent(r.KeyRoles, nil), TokenPrefix: sent(r.TokenPrefix, ""),
+		ChildPrefix: sent(r.ChildPrefix, ""),
 	}, o)
 }

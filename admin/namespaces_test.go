@@ -32,6 +32,24 @@ func TestNamespaceTree(t *testing.T) {
 	if n := done.Namespace; n.Parent != nil || len(n.KeyRoles) != 0 || n.TokenPrefix != nil || !slices.Equal(n.Reach, []string{"x"}) || verify() != "forbidden" {
 		t.Errorf("moved: %+v, %+v", n, v)
 	}
+	d.call(t, root, "PATCH", "/namespaces/acme", `{"child_prefix":"acme-"}`).into(t, 200, &done)
+	if n := done.Namespace; n.ChildPrefix == nil || *n.ChildPrefix != "acme-" {
+		t.Errorf("child_prefix: %+v", n)
+	}
+	if p := d.call(t, root, "POST", "/namespaces", `{"id":"w9","parent":"acme"}`).problem(t); p.Status != 422 || p.Errors[0].Field != "id" {
+		t.Errorf("an id without the prefix: %+v", p)
+	}
+	d.call(t, root, "POST", "/namespaces", `{"id":"acme-w9","parent":"acme","child_prefix":"acme-w9-"}`).into(t, 201, &n)
+	if n.ChildPrefix == nil || *n.ChildPrefix != "acme-w9-" {
+		t.Errorf("child_prefix of a new one: %+v", n)
+	}
+	if p := d.call(t, root, "PATCH", "/namespaces/eu", `{"parent":"acme-w9"}`).problem(t); p.Status != 422 || p.Code != "invalid_fields" {
+		t.Errorf("moved to where its id does not fit: %+v", p)
+	}
+	d.call(t, root, "PATCH", "/namespaces/acme", `{"child_prefix":null}`).into(t, 200, &done)
+	if done.Namespace.ChildPrefix != nil {
+		t.Errorf("child_prefix is there after null: %+v", done.Namespace)
+	}
 	if p := d.call(t, root, "PATCH", "/namespaces/acme", `{"parent":"acme"}`).problem(t); p.Status != 422 {
 		t.Errorf("a cycle: %+v", p)
 	}

@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"context"
+	"database/sql"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -143,5 +145,112 @@ func TestConsoleTrustUser(t *testing.T) {
 		if status, answer := g.do("GET", "site", "/apikeys/keys", "", as...); status != want || strings.Contains(answer, "Ada Lovelace") != (want == 200) {
 			t.Errorf("%s: %d %s", user, status, answer)
 		}
+	}
+}
+
+// TestNoProofNoWrite: no request without a valid credential waits for the lock of all changes. A
+// request that needs it while another program holds it is answered 503.
+func TestNoProofNoWrite(t *testing.T) {
+	g := newGate(t)
+	g.loadSite(object{"handler": "api_key", "public": []string{"/apikeys/*"}})
+	id, replaced := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
+	var old struct{ Token string }
+	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token", "{}")), &old); err != nil {
+		t.Fatal(err)
+	}
+	token := old.Token
+	revoked := g.mint(object{"access": "custom", "permissions": []string{"*", "admin:*"}})
+	g.mustDo("POST", "admin", "/apikeys/v1/keys/"+idOf(t, revoked)+"/revoke", "{}")
+	g.mustDo("POST", "admin", "/apikeys/v1/keys/import",
+		`{"keys":[{"name":"so that unknown credentials are looked up","namespace":"default","access":"read_only","token":"sk_live_0123456789"}]}`)
+
+	// A session that was signed out, and one whose token was replaced.
+	session := func(token string) string {
+		jar, _ := cookiejar.New(nil)
+		g.client.Jar = jar
+		defer func() { g.client.Jar = nil }()
+		g.signIn(token)
+		cookies := jar.Cookies(&url.URL{Scheme: "http", Host: "site", Path: "/apikeys/"})
+		if len(cookies) != 1 {
+			t.Fatalf("%d cookies after signing in", len(cookies))
+		}
+		return cookies[0].Name + "=" + cookies[0].Value
+	}
+	left := session(token)
+	g.do("POST", "site", "/apikeys/sign-out", "", "Cookie", left)
+	name, value, _ := strings.Cut(left, "=")
+
+	form := []string{"Content-Type", "application/x-www-form-urlencoded"}
+	with := func(more ...string) []string { return append(more, form...) }
+	release := lockSQLite(t, g.path("keys.db"))
+	defer release()
+	for _, test := range []struct {
+		name, method, path, body string
+		headers                  []string
+		status                   int
+	}{
+		{"the API", "GET", "/orders", "", nil, 401},
+		{"the API, unknown", "GET", "/orders", "", withBearer("sk_live_nobody"), 401},
+		{"the API, revoked", "GET", "/orders", "", withBearer(revoked), 401},
+		{"sign out without a session", "POST", "/apikeys/sign-out", "", nil, 200},
+		{"sign out with junk", "POST", "/apikeys/sign-out", "", []string{"Cookie", name + "=junk"}, 200},
+		{"sign out with a forged session", "POST", "/apikeys/sign-out", "", []string{"Cookie", name + "=" + value[:len(value)-1] + "x"}, 200},
+		{"sign out again", "POST", "/apikeys/sign-out", "", []string{"Cookie", left}, 200},
+		{"sign out with a member's token as the session", "POST", "/apikeys/sign-out", "", []string{"Cookie", name + "=" + token}, 200},
+		{"sign in with nothing", "POST", "/apikeys/sign-in", "", form, 422},
+		{"sign in with junk", "POST", "/apikeys/sign-in", "token=junk", form, 422},
+		{"sign in with junk, and a session that is over", "POST", "/apikeys/sign-in", "token=junk", with("Cookie", left), 422},
+		{"sign in with a token that was replaced", "POST", "/apikeys/sign-in", "token=" + replaced, form, 422},
+		{"sign in with a revoked key", "POST", "/apikeys/sign-in", "token=" + revoked, form, 422},
+		{"a form of the console", "POST", "/apikeys/keys/new", "name=x", form, 200},
+		{"a form of the console, with a session that is over", "POST", "/apikeys/keys/new", "name=x", with("Cookie", left), 200},
+		{"a page, with junk", "GET", "/apikeys/keys", "", []string{"Cookie", name + "=junk"}, 200},
+		{"mint", "POST", "/apikeys/v1/keys", "{}", nil, 401},
+		{"mint once", "POST", "/apikeys/v1/keys", "{}", []string{"Idempotency-Key", "x"}, 401},
+		{"mint, unknown", "POST", "/apikeys/v1/keys", "{}", append(withBearer("sk_live_nobody"), "Idempotency-Key", "x"), 401},
+		{"mint, revoked", "POST", "/apikeys/v1/keys", "{}", append(withBearer(revoked), "Idempotency-Key", "x"), 401},
+		{"mint, with a token that was replaced", "POST", "/apikeys/v1/keys", "{}", withBearer(replaced), 401},
+		{"import", "POST", "/apikeys/v1/keys/import", "{}", nil, 401},
+		{"edit", "PATCH", "/apikeys/v1/keys/" + idOf(t, revoked), "{}", nil, 401},
+		{"revoke", "POST", "/apikeys/v1/keys/" + idOf(t, revoked) + "/revoke", "{}", nil, 401},
+		{"revoke oneself", "POST", "/apikeys/v1/self/revoke", "{}", withBearer(revoked), 401},
+		{"rotate", "POST", "/apikeys/v1/keys/" + idOf(t, revoked) + "/rotate", "{}", nil, 401},
+		{"delete", "DELETE", "/apikeys/v1/keys/" + idOf(t, revoked), "", nil, 401},
+		{"namespaces", "POST", "/apikeys/v1/namespaces", "{}", nil, 401},
+		{"roles", "POST", "/apikeys/v1/roles", "{}", nil, 401},
+		{"members", "POST", "/apikeys/v1/members", "{}", nil, 401},
+		{"a member's token", "POST", "/apikeys/v1/members/" + id + "/token", "{}", withBearer(replaced), 401},
+		{"verify", "POST", "/apikeys/v1/verify", "{}", nil, 401},
+		{"audit", "GET", "/apikeys/v1/audit", "", nil, 401},
+		{"health", "GET", "/apikeys/v1/health", "", nil, 200},
+		{"documents", "GET", "/apikeys/v1/openapi.json", "", nil, 200},
+	} {
+		if status, _ := g.do(test.method, "site", test.path, test.body, test.headers...); status != test.status {
+			t.Errorf("%s: %d, want %d", test.name, status, test.status)
+		}
+	}
+}
+
+// lockSQLite holds the write lock of a database file until release is called.
+func lockSQLite(t *testing.T, path string) (release func()) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err == nil { // on another connection
+		t.Fatal("two connections hold the write lock")
+	}
+	return func() {
+		_, _ = conn.ExecContext(context.Background(), "ROLLBACK")
+		_ = conn.Close()
+		_ = db.Close()
 	}
 }

@@ -47,6 +47,10 @@ type App struct {
 	// 24 characters. `akm` is not for keys. Default is `ak` alone.
 	TokenPrefix []string `json:"token_prefix,omitempty"`
 
+	// Prefixes that are no longer accepted although live keys have them: requests with these keys get 401. Without it, a
+	// configuration that does not accept the prefix of a live key is refused. Default is none.
+	AbandonPrefix []string `json:"abandon_prefix,omitempty"`
+
 	// The key that tokens are signed with, 64 hex digits. It cannot change once there are tokens: they would all be
 	// refused. Default is one that is made at the first start and kept in the database.
 	TokenKey string `json:"token_key,omitempty"`
@@ -195,7 +199,7 @@ func (a *App) provisionTokens() error {
 		if err != nil {
 			return err
 		}
-		if err := checkPrefix(prefix); err != nil {
+		if err := checkPrefix("token_prefix", prefix); err != nil {
 			return err
 		}
 		if seen[prefix] {
@@ -203,6 +207,23 @@ func (a *App) provisionTokens() error {
 		}
 		seen[prefix] = true
 		a.settings.TokenPrefixes = append(a.settings.TokenPrefixes, prefix)
+	}
+	if len(seen) == 0 {
+		seen[keystore.DefaultPrefix] = true
+	}
+	for _, prefix := range a.AbandonPrefix {
+		prefix, err := expand("abandon_prefix", prefix)
+		if err != nil {
+			return err
+		}
+		if err := checkPrefix("abandon_prefix", prefix); err != nil {
+			return err
+		}
+		if seen[prefix] {
+			return fmt.Errorf("abandon_prefix %s: token_prefix accepts it, or it is given twice", prefix)
+		}
+		seen[prefix] = true
+		a.settings.AbandonedPrefixes = append(a.settings.AbandonedPrefixes, prefix)
 	}
 	if a.TokenKey == "" {
 		return nil
@@ -219,12 +240,12 @@ func (a *App) provisionTokens() error {
 	return nil
 }
 
-func checkPrefix(prefix string) error {
+func checkPrefix(option, prefix string) error {
 	switch {
 	case prefix == keystore.MemberPrefix:
-		return fmt.Errorf("token_prefix %s is for the tokens of members: choose another one", prefix)
+		return fmt.Errorf("%s %s is for the tokens of members: choose another one", option, prefix)
 	case !keystore.ValidPrefix(prefix):
-		return fmt.Errorf("token_prefix %q: a prefix begins with a-z and goes on with a-z, 0-9 and single underscores between them, at most 24 characters in all", prefix)
+		return fmt.Errorf("%s %q: a prefix begins with a-z and goes on with a-z, 0-9 and single underscores between them, at most 24 characters in all", option, prefix)
 	}
 	return nil
 }

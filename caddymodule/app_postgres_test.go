@@ -146,6 +146,41 @@ func TestPostgresLetsTheStartWait(t *testing.T) {
 	}
 }
 
+// TestPrefixesWhenOpenedLate: a database that is reached after the start cannot refuse the
+// configuration any more. Keys of other prefixes are refused, all others are served.
+func TestPrefixesWhenOpenedLate(t *testing.T) {
+	server := postgrestest.StartFor(t)
+	g := newGate(t)
+	app := object{"database": object{"type": "postgres", "url": server.URL("")}}
+	g.load(g.config(app))
+	old := g.mint(nil)
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	release := lockHead(t, server)
+	app["token_prefix"] = []string{"shop"}
+	g.load(g.config(app))
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	status, deadline := 0, time.Now().Add(time.Minute)
+	for ; status != 200; time.Sleep(10 * time.Millisecond) {
+		if status, _ = g.do("GET", "admin", "/apikeys/v1/health", ""); time.Now().After(deadline) {
+			t.Fatalf("health: %d", status)
+		}
+	}
+	keys := runningApp().Keystore()
+	if got := lookup(t, keys, old); got != keystore.Malformed {
+		t.Errorf("a key of another prefix is %s", got)
+	}
+	if got := lookup(t, keys, g.mint(nil)); got != keystore.OK {
+		t.Errorf("a new key is %s", got)
+	}
+	if _, text := g.do("GET", "admin", "/apikeys/v1/prefixes", ""); !strings.Contains(text, `{"prefix":"ak","keys":1,"abandoned":false}`) {
+		t.Error(text)
+	}
+}
+
 func lockHead(t *testing.T, s *postgrestest.Server) func() error {
 	return inTransaction(t, s, "SELECT * FROM head FOR UPDATE")
 }

@@ -246,7 +246,7 @@ func TestFailedReloadPutsTheSettingsBack(t *testing.T) {
 				before := runningApp()
 				token := g.mint(nil)
 
-				bad := g.config(sqlite(g.path(database), object{"token_prefix": []string{"bad"}}), test.fault)
+				bad := g.config(sqlite(g.path(database), object{"token_prefix": []string{"bad"}, "abandon_prefix": []string{"ak"}}), test.fault)
 				late.Store(0)
 				for range 64 { // apps start in any order
 					if err := g.tryLoad(bad); err == nil {
@@ -296,6 +296,70 @@ func TestReloadWithAnotherDatabase(t *testing.T) {
 	g.load(g.config(sqlite(g.path("first.db"), nil)))
 	if got := lookup(t, runningApp().Keystore(), token); got != keystore.OK {
 		t.Errorf("back on the first database, the key is %s", got)
+	}
+}
+
+// TestReloadWithAnotherPrefix: a configuration that would end live keys is refused, unless it says
+// so; then it holds at once, for cached keys too.
+func TestReloadWithAnotherPrefix(t *testing.T) {
+	g := newGate(t)
+	config := func(more object) object { return g.config(sqlite(g.path("keys.db"), more)) }
+	g.load(config(nil))
+	token := g.mint(nil)
+	before := runningApp()
+	if got := lookup(t, before.Keystore(), token); got != keystore.OK {
+		t.Fatal(got)
+	}
+
+	other := object{"token_prefix": []string{"shop"}}
+	refused := func(name string) {
+		t.Helper()
+		text := errorText(g.tryLoad(config(other)))
+		for _, part := range []string{"ak (1)", "token_prefix shop ak", "abandon_prefix ak"} {
+			if !strings.Contains(text, part) {
+				t.Errorf("%s: %q does not name %q", name, text, part)
+			}
+		}
+	}
+	refused("reload")
+	if runningApp() != before || lookup(t, before.Keystore(), token) != keystore.OK {
+		t.Error("the refused configuration is in force")
+	}
+	if n, _ := stores.References(g.path("keys.db")); n != 1 {
+		t.Errorf("the store is held %d times", n)
+	}
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	refused("start")
+	if n, _ := stores.References(g.path("keys.db")); n != 0 {
+		t.Errorf("the store is held %d times after a start that was refused", n)
+	}
+
+	g.load(config(nil))
+	if got := lookup(t, runningApp().Keystore(), token); got != keystore.OK {
+		t.Fatal(got)
+	}
+	other["abandon_prefix"] = []string{"ak"}
+	g.load(config(other))
+	keys := runningApp().Keystore()
+	if got := lookup(t, keys, token); got != keystore.Malformed {
+		t.Errorf("a cached key of an abandoned prefix is %s", got)
+	}
+	if got := lookup(t, keys, g.mint(nil)); got != keystore.OK {
+		t.Errorf("a new key is %s", got)
+	}
+	if _, metrics := g.do("GET", "admin", "/metrics", ""); !strings.Contains(metrics, "caddy_apikeys_unaccepted_prefix_keys 1") {
+		t.Error("no metric counts the key")
+	}
+	if status, text := g.do("GET", "admin", "/apikeys/v1/prefixes", ""); status != 200 ||
+		text != `{"accepted":["shop"],"others":[{"prefix":"ak","keys":1,"abandoned":true}]}`+"\n" {
+		t.Errorf("%d %s", status, text)
+	}
+
+	g.load(config(object{"token_prefix": []string{"shop", "ak"}}))
+	if got := lookup(t, runningApp().Keystore(), token); got != keystore.OK {
+		t.Errorf("a key whose prefix is accepted again is %s", got)
 	}
 }
 
@@ -384,6 +448,8 @@ func TestProvisionErrors(t *testing.T) {
 		`{"token_prefix":["Ak"]}`:                                                            `token_prefix "Ak"`,
 		`{"token_prefix":["ak",""]}`:                                                         `token_prefix ""`,
 		`{"token_prefix":["ak","akm"]}`:                                                      "token_prefix akm is for the tokens of members",
+		`{"abandon_prefix":["ak"]}`:                                                          "abandon_prefix ak: token_prefix accepts it",
+		`{"token_prefix":["ak"],"abandon_prefix":["akm"]}`:                                   "abandon_prefix akm is for the tokens of members",
 		`{"token_prefix":["ak","ak"]}`:                                                       "token_prefix ak is given twice",
 		`{"token_prefix":["{env.APIKEYS_TEST_EMPTY}"]}`:                                      "token_prefix: evaluated placeholder",
 		`{"token_key":"{env.APIKEYS_TEST_EMPTY}"}`:                                           "token_key: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",

@@ -2,15 +2,18 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
@@ -71,6 +74,10 @@ func (a *App) open() error {
 	select {
 	case done := <-first:
 		if done.err == nil {
+			if err := a.checkPrefixes(ctx, done.store); err != nil {
+				cancel()
+				return errors.Join(err, releaseStore(a))
+			}
 			a.store.Store(done.store)
 		}
 		if done.err == nil || !a.mayOpenLater(done.err) {
@@ -83,6 +90,42 @@ func (a *App) open() error {
 	a.opening = &opening{api: admin.New(nil, a.logger), console: console.New(nil, nil, a.logger), cancel: cancel}
 	a.opening.done.Go(func() { a.keepOpening(ctx, first, err) })
 	return nil
+}
+
+// prefixesWait bounds the count of the keys whose prefix is not accepted: Caddy comes up without it.
+const prefixesWait = 2 * time.Second
+
+// checkPrefixes refuses settings that would end live keys by not accepting the prefix of their
+// tokens, unless the configuration abandons it.
+func (a *App) checkPrefixes(ctx context.Context, s *store) error {
+	ctx, cancel := context.WithTimeout(ctx, prefixesWait)
+	defer cancel()
+	others, err := s.keys.OtherPrefixes(ctx, a.settings)
+	if err != nil {
+		a.logger.Warn("keys whose token prefix is not accepted could not be counted", slog.Any("error", err))
+		return nil
+	}
+	var wrong []string
+	var counts []string
+	for _, p := range others {
+		if p.Abandoned {
+			a.logger.Warn("live keys with an abandoned token prefix are refused",
+				slog.String("prefix", p.Prefix), slog.Int64("keys", p.Keys))
+			continue
+		}
+		wrong = append(wrong, p.Prefix)
+		counts = append(counts, fmt.Sprintf("%s (%d)", p.Prefix, p.Keys))
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	accepted := a.settings.TokenPrefixes
+	if len(accepted) == 0 {
+		accepted = []string{keystore.DefaultPrefix}
+	}
+	return fmt.Errorf("token_prefix does not accept the prefixes of live keys: %s. Requests with these keys would get 401. "+
+		"Accept them: token_prefix %s %s; or give the keys up: abandon_prefix %s", strings.Join(counts, ", "),
+		strings.Join(accepted, " "), strings.Join(wrong, " "), strings.Join(wrong, " "))
 }
 
 // keepOpening waits for the pending attempt, or starts one if pending is nil, and retries until one
@@ -112,6 +155,9 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 		done := <-pending
 		pending, err = nil, done.err
 		if err == nil {
+			if err := a.checkPrefixes(ctx, done.store); err != nil { // too late to refuse the configuration
+				a.logger.Error("live keys are refused because their token's prefix is not accepted", slog.Any("error", err))
+			}
 			a.store.Store(done.store)
 			running.opened(a)
 			a.logger.Info("the key database is open")

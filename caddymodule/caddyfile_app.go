@@ -87,15 +87,15 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		if len(args) == 0 {
 			return d.Err("token_prefix takes one prefix or more, the first for new keys")
 		}
-		for _, prefix := range args {
-			if !strings.Contains(prefix, "{") { // else Provision checks what it becomes
-				if err := checkPrefix(prefix); err != nil {
-					return d.WrapErr(err)
-				}
-			}
-		}
 		a.TokenPrefix = args
-		return nil
+		return checkPrefixes(d, "token_prefix", args)
+	},
+	"abandon_prefix": func(a *App, d *caddyfile.Dispenser, args []string) error {
+		if len(args) == 0 {
+			return d.Err("abandon_prefix takes one prefix or more that token_prefix no longer accepts")
+		}
+		a.AbandonPrefix = args
+		return checkPrefixes(d, "abandon_prefix", args)
 	},
 	"capacity": parseCapacity,
 	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
@@ -107,7 +107,19 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	},
 }
 
-const appOptionNames = "database, cache, local_cache, lease, token_prefix, token_key, capacity"
+const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, token_key, capacity"
+
+// checkPrefixes checks prefixes without placeholders. Provision checks what the others become.
+func checkPrefixes(d *caddyfile.Dispenser, option string, prefixes []string) error {
+	for _, prefix := range prefixes {
+		if !strings.Contains(prefix, "{") {
+			if err := checkPrefix(option, prefix); err != nil {
+				return d.WrapErr(err)
+			}
+		}
+	}
+	return nil
+}
 
 // UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
 //
@@ -117,6 +129,7 @@ const appOptionNames = "database, cache, local_cache, lease, token_prefix, token
 //	    local_cache  <entries>
 //	    lease        <duration>
 //	    token_prefix <for_new_keys> [<accepted_too>...]
+//	    abandon_prefix <no_longer_accepted>...
 //	    token_key    <64_hex_digits>
 //	    capacity {
 //	        namespaces         <deployment> [<per_namespace>]

@@ -47,6 +47,7 @@ func TestGlobalOption(t *testing.T) {
 		{"lease 1m30s", `{"lease":90000000000}`},
 		{"lease 1d", `{"lease":86400000000000}`},
 		{"token_prefix ak_live ak", `{"token_prefix":["ak_live","ak"]}`},
+		{"token_prefix ak_live\nabandon_prefix ak", `{"token_prefix":["ak_live"],"abandon_prefix":["ak"]}`},
 		{"token_key {env.APIKEYS_TOKEN_KEY}", `{"token_key":"{env.APIKEYS_TOKEN_KEY}"}`},
 		{"capacity {\n\tnamespaces 100\n\troles 50 10\n\tdirectory 8MiB 1MB\n\tkeys_per_owner 3\n}",
 			`{"capacity":{"namespaces":100,"roles":50,"roles_per_namespace":10,"directory_bytes":8388608,"directory_bytes_per_namespace":1000000,"keys_per_owner":3}}`},
@@ -61,7 +62,7 @@ func TestGlobalOption(t *testing.T) {
 func TestGlobalOptionErrors(t *testing.T) {
 	const secret = "hunter2"
 	for options, want := range map[string]string{
-		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, cache, local_cache, lease, token_prefix, token_key, capacity, at Caddyfile:4`,
+		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, cache, local_cache, lease, token_prefix, abandon_prefix, token_key, capacity, at Caddyfile:4`,
 		"Lease 1s":              `unknown word "Lease"`,
 		"database":              "database takes a kind: sqlite [PATH], or postgres URL, at Caddyfile:3",
 		"database postgres":     "database postgres takes one URL",
@@ -93,6 +94,8 @@ func TestGlobalOptionErrors(t *testing.T) {
 		"token_prefix":                                       "one prefix or more",
 		"token_prefix Ak":                                    `token_prefix "Ak"`,
 		"token_prefix ak akm":                                "token_prefix akm is for the tokens of members: choose another one, at Caddyfile:3",
+		"abandon_prefix":                                     "one prefix or more that token_prefix no longer accepts, at Caddyfile:3",
+		"abandon_prefix Ak":                                  `abandon_prefix "Ak"`,
 		"token_prefix a__b":                                  "single underscores",
 		"token_key":                                          "64 hex digits",
 		`token_key ""`:                                       "64 hex digits",

@@ -28,6 +28,7 @@ Checks, one line each, and says what to do about what is wrong:
   - no log shows keys: those that can get HTTP entries use 'format api_keys'
     where keys are accepted that Caddy would write in clear
   - the namespaces that the configuration names exist
+  - the prefixes of live keys' tokens are accepted
   - no namespace, role or member was changed by hand to what cannot be read
 
 It changes nothing. With --server it cannot see the configuration. The exit
@@ -134,6 +135,7 @@ func (d *doctor) examine(ctx context.Context) {
 	if !d.store(ctx) {
 		return
 	}
+	d.prefixes(ctx)
 	if config == nil {
 		for _, check := range []string{"handlers", "logs", "namespaces"} {
 			d.unknown(check, "the "+check+" of the configuration are seen by Caddy's admin endpoint only")
@@ -168,6 +170,34 @@ func (d *doctor) store(ctx context.Context) bool {
 			"it is not healthy: %s; revision %d, %s of its lease left", health.Problem, health.Revision, lease)
 	}
 	return true
+}
+
+// prefixes looks for live keys that the configuration refuses by the prefix of their tokens.
+func (d *doctor) prefixes(ctx context.Context) {
+	list, err := d.server.ListPrefixes(ctx)
+	if err != nil {
+		d.unknown("prefixes", "the keys of other token prefixes: "+err.Error())
+		return
+	}
+	accepted := strings.Join(list.Accepted, " ")
+	var wrong, abandoned, names []string
+	for _, p := range list.Others {
+		text := fmt.Sprintf("%s (%d)", p.Prefix, p.Keys)
+		if p.Abandoned {
+			abandoned = append(abandoned, text)
+			continue
+		}
+		wrong, names = append(wrong, text), append(names, p.Prefix)
+	}
+	switch {
+	case len(wrong) > 0:
+		d.found("prefixes", false, "Accept them: token_prefix "+accepted+" "+strings.Join(names, " ")+"; or give the keys up: abandon_prefix "+strings.Join(names, " "),
+			"live keys are refused because token_prefix does not accept their prefixes: %s", strings.Join(wrong, ", "))
+	case len(abandoned) > 0:
+		d.found("prefixes", true, "", "live keys are refused because the configuration abandons their prefixes: %s", strings.Join(abandoned, ", "))
+	default:
+		d.found("prefixes", true, "", "the token prefixes of all live keys are accepted: %s", accepted)
+	}
 }
 
 func (d *doctor) logs(config *gateConfig) {

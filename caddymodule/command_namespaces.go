@@ -58,6 +58,7 @@ func namespaceRows(n api.Namespace) [][2]string {
 	rows := [][2]string{
 		{"Id", n.ID}, {"Kind", n.Kind}, {"Parent", textOr(n.Parent, "none")}, {"Name", n.Name}, {"Edit policy", n.EditPolicy},
 		{"Reach", joinedOr(n.Reach, "none")}, {"Key roles", joinedOr(n.KeyRoles, "any")}, {"Token prefix", textOr(n.TokenPrefix, "the deployment's first")},
+		{"Child prefix", textOr(n.ChildPrefix, "none")},
 		{"Created", moment(n.CreatedAt)}, {"Version", strconv.FormatInt(n.Version, 10)},
 	}
 	return rows
@@ -65,8 +66,8 @@ func namespaceRows(n api.Namespace) [][2]string {
 
 // A namespaceFlags are what namespaces create and edit have in common.
 type namespaceFlags struct {
-	name, policy, parent, prefix string
-	reach, keyRoles              []string
+	name, policy, parent, prefix, childPrefix string
+	reach, keyRoles                           []string
 }
 
 func (f *namespaceFlags) register(cmd *cobra.Command) {
@@ -77,6 +78,7 @@ func (f *namespaceFlags) register(cmd *cobra.Command) {
 	flags.StringSliceVar(&f.reach, "reach", nil, "A `KIND` of namespaces below it in which what its keys may do here counts too; may be repeated")
 	flags.StringSliceVar(&f.keyRoles, "key-role", nil, "A `ROLE` that its keys have, exactly those given; may be repeated; * alone: at least one")
 	flags.StringVar(&f.prefix, "token-prefix", "", "The `PREFIX` of its keys' tokens, one that the configuration accepts")
+	flags.StringVar(&f.childPrefix, "child-prefix", "", "The `PREFIX` that the ids of namespaces below it must begin with")
 }
 
 func (n *namespaceObjects) createCommand() *cobra.Command {
@@ -99,7 +101,8 @@ nor does its kind, a word of yours for what it stands for.`,
 		if err != nil {
 			return err
 		}
-		spec := api.NamespaceRequest{ID: id, Kind: kind, Parent: given(cmd, "parent", f.parent).Value, Name: f.name, EditPolicy: f.policy, Reach: f.reach, KeyRoles: f.keyRoles, TokenPrefix: f.prefix}
+		spec := api.NamespaceRequest{ID: id, Kind: kind, Parent: given(cmd, "parent", f.parent).Value, Name: f.name, EditPolicy: f.policy, Reach: f.reach, KeyRoles: f.keyRoles, TokenPrefix: f.prefix,
+			ChildPrefix: f.childPrefix}
 		return n.created(ctx, func(server *client.Client, ctx context.Context) (api.Namespace, error) {
 			return server.CreateNamespace(ctx, spec)
 		})
@@ -114,7 +117,8 @@ func (n *namespaceObjects) editCommand() *cobra.Command {
 		Short: "Changes a namespace's name, parent, or what holds for its keys",
 		Long: `
 Changes what the flags name and leaves the rest. An empty word takes something
-away: --parent "", --reach "", --key-role "", --token-prefix "".
+away: --parent "", --reach "", --key-role "", --token-prefix "",
+--child-prefix "".
 
 Exit status 3 means that the change is made and some node may still go by what
 was before; standard error says which, and until when.`,
@@ -126,6 +130,7 @@ was before; standard error says which, and until when.`,
 		return api.NamespacePatch{
 			Name: given(cmd, "name", f.name), EditPolicy: given(cmd, "edit-policy", f.policy), Parent: given(cmd, "parent", f.parent),
 			Reach: given(cmd, "reach", f.reach), KeyRoles: given(cmd, "key-role", f.keyRoles), TokenPrefix: given(cmd, "token-prefix", f.prefix),
+			ChildPrefix: given(cmd, "child-prefix", f.childPrefix),
 		}, nil
 	})
 }

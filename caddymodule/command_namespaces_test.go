@@ -20,11 +20,11 @@ func TestNamespacesCommand(t *testing.T) {
 	})
 	s.run("", "namespaces", "list").want(t, 0, "ID    KIND     NAME       EDIT POLICY  PARENT  CREATED\nacme  account  Acme Inc.  free         org     2026-01-02T03:04:05Z\n")
 	s.run("", "namespaces", "show", "acme").want(t, 0, "Id            acme\nKind          account\nParent        org\nName          Acme Inc.\nEdit policy   free\nReach         workspace, app\n"+
-		"Key roles     any\nToken prefix  the deployment's first\nCreated       2026-01-02T03:04:05Z\nVersion       2\n")
+		"Key roles     any\nToken prefix  the deployment's first\nChild prefix  none\nCreated       2026-01-02T03:04:05Z\nVersion       2\n")
 	s.run("", "namespaces", "create", "acme", "--kind", "account", "--name", "Acme Inc.", "--edit-policy", "grow_only").want(t, 0, "", "Created namespace acme.")
-	s.run("", "namespaces", "create", "acme", "--parent", "org", "--reach", "workspace,app", "--key-role", "member", "--token-prefix", "ak_acme").want(t, 1, "", "Error: There is a namespace acme already.")
+	s.run("", "namespaces", "create", "acme", "--parent", "org", "--reach", "workspace,app", "--key-role", "member", "--token-prefix", "ak_acme", "--child-prefix", "acme-").want(t, 1, "", "Error: There is a namespace acme already.")
 	s.run("", "namespaces", "edit", "acme", "--name", "", "--if-version", "2").want(t, 0, "", "Changed namespace acme.")
-	s.run("", "namespaces", "edit", "acme", "--parent", "", "--reach", "", "--key-role", "member", "--token-prefix", "").want(t, 0, "", "Changed namespace acme.")
+	s.run("", "namespaces", "edit", "acme", "--parent", "", "--reach", "", "--key-role", "member", "--token-prefix", "", "--child-prefix", "").want(t, 0, "", "Changed namespace acme.")
 	s.run("", "namespaces", "edit", "acme").want(t, 1, "", "nothing to change")
 	s.run("", "namespaces", "delete", "acme", "--yes").want(t, 1, "", "Keys live in it.")
 	s.run("", "namespaces", "show", "../keys").want(t, 1, "", "a namespace's id is")
@@ -36,8 +36,8 @@ func TestNamespacesCommand(t *testing.T) {
 		}
 	}
 	if got := strings.Join(bodies, " "); got != `{"id":"acme","kind":"account","name":"Acme Inc.","edit_policy":"grow_only"} `+
-		`{"id":"acme","parent":"org","reach":["workspace","app"],"key_roles":["member"],"token_prefix":"ak_acme"} {"name":""} `+
-		`{"parent":"","reach":[],"key_roles":["member"],"token_prefix":""}` {
+		`{"id":"acme","parent":"org","reach":["workspace","app"],"key_roles":["member"],"token_prefix":"ak_acme","child_prefix":"acme-"} {"name":""} `+
+		`{"parent":"","reach":[],"key_roles":["member"],"token_prefix":"","child_prefix":""}` {
 		t.Errorf("sent %s", got)
 	}
 }

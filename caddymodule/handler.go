@@ -243,7 +243,7 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 	switch {
 	case c.credential.broken:
 		return keystore.Malformed
-	case h.Foreign != "" && c.credential.source.bearer && !c.keys.HasPrefix(c.credential.token):
+	case h.Foreign != "" && c.credential.source.bearer && c.keys.Foreign(c.credential.token):
 		if !isB64Token(c.credential.token) {
 			return keystore.Malformed // what is not a bearer token may hide one of ours
 		}

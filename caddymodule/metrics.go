@@ -21,6 +21,7 @@ var (
 	requestsDesc    = metricDesc("requests_total", "Requests that api_key decided, by the namespace they touched and the outcome.", "namespace", "outcome")
 	lookupsDesc     = metricDesc("lookups_total", "Look-ups of credentials, by where it was looked and what came of it.", "tier", "result")
 	keysDesc        = metricDesc("keys", "Keys in the database.", "status")
+	otherPrefixDesc = metricDesc("unaccepted_prefix_keys", "Live keys that are refused because token_prefix does not accept the prefix of their token.")
 	cachedDesc      = metricDesc("local_cache_entries", "Keys in this process's memory.")
 	capacityUsed    = metricDesc("capacity_used", "How much there is of what has a cap; of namespaces and owners, the one that has most.", "resource", "scope")
 	capacityLimit   = metricDesc("capacity_limit", "The most there may be.", "resource", "scope")
@@ -45,7 +46,7 @@ func registerMetrics(registry *prometheus.Registry) error {
 
 // Describe is part of prometheus.Collector.
 func (appMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, cachedDesc, capacityUsed, capacityLimit, leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc} {
+	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, otherPrefixDesc, cachedDesc, capacityUsed, capacityLimit, leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc} {
 		ch <- desc
 	}
 	empty := newStoreMetrics()
@@ -138,6 +139,9 @@ func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 		for _, status := range keystore.Statuses {
 			gauge(keysDesc, float64(counts.keys[status]), string(status))
 		}
+		if counts.refused >= 0 {
+			gauge(otherPrefixDesc, float64(counts.refused))
+		}
 		for _, state := range []keystore.NodeState{keystore.NodeActive, keystore.NodeFencing} {
 			gauge(nodesDesc, float64(counts.nodes[state]), string(state))
 		}
@@ -164,14 +168,16 @@ type census struct {
 }
 
 type censusCounts struct {
-	keys  map[keystore.Status]int64
-	nodes map[keystore.NodeState]int
-	uses  []keystore.CapacityUse // of keys
+	keys    map[keystore.Status]int64
+	refused int64 // by their prefix; negative: unknown
+	nodes   map[keystore.NodeState]int
+	uses    []keystore.CapacityUse // of keys
 }
 
 // A counted is what a census asks.
 type counted interface {
 	CountKeys(ctx context.Context) (map[keystore.Status]int64, error)
+	CountRefused(ctx context.Context) (int64, error)
 	CountNodes(ctx context.Context) (map[keystore.NodeState]int, error)
 	CapacityOfKeys(ctx context.Context) ([]keystore.CapacityUse, error)
 }
@@ -210,6 +216,8 @@ func (c *census) take(ctx context.Context, db counted) {
 	}
 	if err != nil {
 		counts = nil
+	} else if counts.refused, err = db.CountRefused(ctx); err != nil {
+		counts.refused = -1
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -56,6 +56,7 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 		"lookups_total":           {"result=hit,tier=local", "result=miss,tier=negative", "result=hit,tier=redis", "result=error,tier=database"},
 		"lookup_duration_seconds": nil,
 		"keys":                    {"status=active", "status=expired", "status=inactive", "status=revoked"},
+		"unaccepted_prefix_keys":  {""},
 		"local_cache_entries":     {""},
 		"lease_remaining_seconds": {""},
 		"revision":                {""},
@@ -153,6 +154,7 @@ func (f *fakeDatabase) CountKeys(ctx context.Context) (map[keystore.Status]int64
 }
 
 func (*fakeDatabase) CapacityOfKeys(context.Context) ([]keystore.CapacityUse, error) { return nil, nil }
+func (f *fakeDatabase) CountRefused(context.Context) (int64, error)                  { return 0, nil }
 
 func (f *fakeDatabase) CountNodes(context.Context) (map[keystore.NodeState]int, error) {
 	return map[keystore.NodeState]int{keystore.NodeActive: 1}, nil

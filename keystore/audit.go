@@ -70,7 +70,8 @@ func auditJSON(v any) (string, error) {
 		})
 	case *Namespace:
 		return marshal(auditedNamespace{ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name, EditPolicy: v.EditPolicy,
-			Reach: v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix, Version: v.Version})
+			Reach: v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix,
+			ChildPrefix: v.ChildPrefix, Version: v.Version})
 	case *Role:
 		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Permissions: NewSet(v.Permissions...).String(), Version: v.Version})
 	case *Member:
@@ -140,6 +141,7 @@ type auditedNamespace struct {
 	Reach       []string   `json:"reach,omitempty"`
 	KeyRoles    []string   `json:"key_roles,omitempty"`
 	TokenPrefix string     `json:"token_prefix,omitempty"`
+	ChildPrefix string     `json:"child_prefix,omitempty"`
 	Version     int64      `json:"version"`
 }
 

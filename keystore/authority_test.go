@@ -347,6 +347,31 @@ func TestRulesOfAuthority(t *testing.T) {
 			return err
 		}
 	}
+	once := func(id, parent string) attempt {
+		return func(w *world, who keystore.Caller) error {
+			if _, err := w.CreateNamespace(ctx, root, keystore.Namespace{ID: id}); err != nil {
+				return err
+			}
+			if _, _, err := w.DeleteNamespace(ctx, root, id, keystore.ChangeOptions{}); err != nil {
+				return err
+			}
+			return newNamespace(id, parent)(w, who)
+		}
+	}
+	childPrefix := func(id, prefix string) attempt {
+		return func(w *world, who keystore.Caller) error {
+			_, _, err := w.EditNamespace(ctx, who, id, keystore.NamespacePatch{ChildPrefix: &prefix}, keystore.ChangeOptions{})
+			return err
+		}
+	}
+	confined := func(try attempt) attempt {
+		return func(w *world, who keystore.Caller) error {
+			if err := childPrefix("acme", "acme-")(w, root); err != nil {
+				return err
+			}
+			return try(w, who)
+		}
+	}
 	for _, c := range []struct {
 		what, holds string
 		try         attempt
@@ -396,6 +421,18 @@ func TestRulesOfAuthority(t *testing.T) {
 
 		{"4: a namespace at the top", "acme=*,admin:*", newNamespace("new", ""), "insufficient_permission"},
 		{"4: in the parent", "acme=admin.namespaces:create", newNamespace("new", "acme"), "ok"},
+		{"4: an id that was used before", "acme+=*,admin:*", once("gone", "acme"), "exists"},
+		{"4: the same, for who may create anywhere", "*=admin.namespaces:create", once("gone", "acme"), "ok"},
+		{"4: with the prefix that the parent asks for", "acme=admin.namespaces:create", confined(newNamespace("acme-new", "acme")), "ok"},
+		{"4: without it", "acme=admin.namespaces:create", confined(newNamespace("new", "acme")), "invalid_fields"},
+		{"4: without it, further down", "acme+=admin.namespaces:create", confined(newNamespace("new", "app")), "invalid_fields"},
+		{"4: without it, for who may create anywhere", "*=*,admin:*", confined(newNamespace("new", "acme")), "invalid_fields"},
+		{"4: move in without it", "other=*,admin:* acme=admin.namespaces:create", confined(move("other", "acme")), "invalid_fields"},
+		{"4: move below without it", "other=*,admin:* app=admin.namespaces:create", confined(move("other", "app")), "invalid_fields"},
+		{"4: what was there before stays as it is", "*=*,admin:*", confined(childPrefix("app", "app-")), "ok"},
+		{"4: take the prefix away", "acme+=*,admin:*", confined(childPrefix("acme", "")), "insufficient_permission"},
+		{"4: the same, for who may create it", "*=admin.namespaces:create acme=admin.namespaces:update", confined(childPrefix("acme", "")), "ok"},
+		{"4: a prefix that no id has", "*=*,admin:*", childPrefix("acme", "-"), "invalid_fields"},
 		{"4: what one takes must be one's own", "acme=admin:* other=admin.namespaces:*", move("other", "acme"), "exceeds_caller"},
 		{"4: and where it goes", "other=*,admin:*", move("other", "acme"), "insufficient_permission"},
 		{"4: both", "other=*,admin:* acme=admin.namespaces:create", move("other", "acme"), "ok"},

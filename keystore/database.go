@@ -99,6 +99,9 @@ type Database interface {
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string, err error)
 	// CountKeys counts them by status.
 	CountKeys(ctx context.Context) (map[Status]int64, error)
+	// CountPrefixes counts the keys that are neither revoked nor expired and have a token of this
+	// deployment with a prefix not in except, by prefix. Members' tokens do not count.
+	CountPrefixes(ctx context.Context, except []string) (map[string]int64, error)
 	// MostKeys returns the highest [Tx.CountOwned] of all owners but root, and the highest
 	// [Tx.CountHomed].
 	MostKeys(ctx context.Context) (owner, namespace int64, err error)
@@ -209,6 +212,8 @@ type Tx interface {
 	UpdateNamespace(ns *Namespace) error
 	// DeleteNamespace: ErrNotFound.
 	DeleteNamespace(id string) error
+	// FormerNamespace reports whether a namespace with this id has been deleted, by whatever program.
+	FormerNamespace(id string) (bool, error)
 	// NamespaceInUse names a key that lives in the namespace or has a grant in it, empty for none.
 	NamespaceInUse(id string) (key string, err error)
 

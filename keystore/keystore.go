@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,8 @@ import (
 type Settings struct {
 	// TokenPrefixes are accepted; the first is for new keys. [MemberPrefix] cannot be one.
 	TokenPrefixes []string
+	// AbandonedPrefixes are known to be no longer accepted: see [Keystore.OtherPrefixes].
+	AbandonedPrefixes []string
 	// LocalCache is how many records the process keeps at most.
 	LocalCache int
 	// LocalCacheBytes is about how much memory they take at most. A 256th of it must have room for a
@@ -244,6 +247,9 @@ func (k *Keystore) Lookup(ctx context.Context, credential string, now time.Time)
 	if len(credential) < minCredentialLen || len(credential) > maxCredentialLen { // not worth a hash; the rest is inspected when it is not found
 		return Answer{Outcome: Malformed}, nil
 	}
+	if k.Abandoned(credential) { // the cache may hold its record
+		return Answer{Outcome: Malformed}, nil
+	}
 	a, err := k.lookUp(ctx, DigestOf(credential), credential, now)
 	return a.forDoor(false), err
 }
@@ -379,10 +385,65 @@ func TrimSecretToken(credential string) string {
 	return credential
 }
 
-// HasPrefix reports whether a credential bears one of our prefixes, members' included: it is not foreign.
+// Foreign reports whether a credential is neither a token that this deployment made nor bears one of its prefixes.
+func (k *Keystore) Foreign(credential string) bool {
+	return !k.HasPrefix(credential) && !k.Abandoned(credential)
+}
+
+// HasPrefix reports whether a credential bears one of our prefixes, members' included.
 func (k *Keystore) HasPrefix(credential string) bool {
 	return HasTokenPrefix(credential, MemberPrefix) ||
 		slices.ContainsFunc(k.settings.Load().TokenPrefixes, func(p string) bool { return HasTokenPrefix(credential, p) })
+}
+
+// Abandoned reports whether a credential is a token that this deployment made with a prefix that it
+// does not accept.
+func (k *Keystore) Abandoned(credential string) bool {
+	if k.HasPrefix(credential) {
+		return false
+	}
+	t, err := ParseToken(credential)
+	return err == nil && k.tokenKey.Load().Verify(t)
+}
+
+// An OtherPrefix is a prefix that settings do not accept and live keys have.
+type OtherPrefix struct {
+	Prefix    string
+	Keys      int64 // neither revoked nor expired
+	Abandoned bool  // the settings say so
+}
+
+// OtherPrefixes returns the prefixes that s does not accept and that live keys have: requests with
+// their tokens are refused under s. It does not know the prefix of a token that was rotated out and
+// has not reached the end of its grace.
+func (k *Keystore) OtherPrefixes(ctx context.Context, s Settings) ([]OtherPrefix, error) {
+	counts, err := k.db.CountPrefixes(ctx, s.withDefaults().TokenPrefixes)
+	if err != nil {
+		return nil, k.storeFailed("counting keys by prefix", err)
+	}
+	var list []OtherPrefix
+	for _, prefix := range slices.Sorted(maps.Keys(counts)) {
+		list = append(list, OtherPrefix{prefix, counts[prefix], slices.Contains(s.AbandonedPrefixes, prefix)})
+	}
+	return list, nil
+}
+
+// ListPrefixes returns the accepted prefixes, the one for new keys first, and the others that live
+// keys have. It requires `admin.keys:read` in all namespaces.
+func (k *Keystore) ListPrefixes(ctx context.Context, c Caller) (accepted []string, others []OtherPrefix, err error) {
+	by, done, err := k.fresh(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer done()
+	if !by.may(adminKeys, "read", AnyNamespace) {
+		refusal := lacks(adminKeys, "read")
+		refusal.Detail += " in namespace " + AnyNamespace
+		return nil, nil, refusal
+	}
+	s := *k.settings.Load()
+	others, err = k.OtherPrefixes(ctx, s)
+	return slices.Clone(s.TokenPrefixes), others, err
 }
 
 // Policy returns the namespaces, roles and members as this node knows them, for [Decide]. It needs no store. Read it after the time of a
@@ -446,6 +507,16 @@ func (k *Keystore) Gauges() Health {
 // CountKeys counts keys by status, from the database.
 func (k *Keystore) CountKeys(ctx context.Context) (map[Status]int64, error) {
 	return k.db.CountKeys(ctx)
+}
+
+// CountRefused counts the live keys that are refused because their token has a prefix that is not
+// accepted, from the database.
+func (k *Keystore) CountRefused(ctx context.Context) (n int64, err error) {
+	others, err := k.OtherPrefixes(ctx, *k.settings.Load())
+	for _, p := range others {
+		n += p.Keys
+	}
+	return n, err
 }
 
 // CountNodes counts nodes by state, from the database.

@@ -417,6 +417,10 @@ func (k *Keystore) importable(credential string) (Token, error) {
 	if !possible(credential) {
 		return Token{}, badCredential("a token has 8 to 512 visible ASCII characters")
 	}
+	if k.Abandoned(credential) {
+		t, _ := ParseToken(credential)
+		return Token{}, badCredential("this deployment made the token with the prefix " + t.Prefix() + ", which it no longer accepts")
+	}
 	if !k.HasPrefix(credential) {
 		return Token{}, nil
 	}

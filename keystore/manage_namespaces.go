@@ -56,6 +56,9 @@ func (k *Keystore) CreateNamespace(ctx context.Context, c Caller, spec Namespace
 		if err := ns.check(by.policy, k.settings.Load().TokenPrefixes); err != nil {
 			return err
 		}
+		if err := by.claim(tx, ns.ID); err != nil {
+			return err
+		}
 		if err := tx.InsertNamespace(ns); err != nil {
 			if errors.Is(err, ErrExists) {
 				return &Error{Kind: KindConflict, Code: "exists", Detail: fmt.Sprintf("namespace %q exists", ns.ID), ID: ns.ID}
@@ -68,6 +71,20 @@ func (k *Keystore) CreateNamespace(ctx context.Context, c Caller, spec Namespace
 		return audit(tx, by, "namespace.create", ns.ID, []string{ns.ID}, nil, ns)
 	})
 	return ns, err
+}
+
+// claim refuses the id of a namespace that was deleted, except to callers that may create namespaces
+// anywhere: the API behind the handlers may still hold what belonged to it, and so does the audit log.
+func (a authority) claim(tx Tx, id string) error {
+	if a.may(adminNamespaces, "create", AnyNamespace) {
+		return nil
+	}
+	former, err := tx.FormerNamespace(id)
+	if err == nil && former {
+		err = &Error{Kind: KindConflict, Code: "exists", ID: id, Detail: fmt.Sprintf("namespace %q existed before; "+
+			"using its id again requires %s:create in namespace %s", id, adminNamespaces, AnyNamespace)}
+	}
+	return err
 }
 
 const (
@@ -95,6 +112,7 @@ func (ns *Namespace) check(d *Directory, prefixes []string) error {
 		level, cycle := d.depth(ns)
 		if before := d.Namespace(ns.ID); !cycle && (before == nil || before.Parent != ns.Parent) {
 			level += d.height(ns.ID) - 1
+			p.childPrefixes(d, ns)
 		}
 		switch {
 		case cycle:
@@ -103,6 +121,9 @@ func (ns *Namespace) check(d *Directory, prefixes []string) error {
 			p.add("parent", "namespaces can be nested at most %d levels deep, descendants included",
 				maxDepth)
 		}
+	}
+	if ns.ChildPrefix != "" && (!validName(ns.ChildPrefix) || len(ns.ChildPrefix) == maxNameLen) {
+		p.add("child_prefix", "must be the beginning of an id: a letter or digit, then up to %d of these, '.', '_', '~' or '-'", maxNameLen-2)
 	}
 	if len(ns.Reach) > maxReach {
 		p.add("reach", "are more than %d kinds", maxReach)
@@ -128,6 +149,25 @@ func (ns *Namespace) check(d *Directory, prefixes []string) error {
 	return p.err()
 }
 
+// childPrefixes adds the ids of a namespace and its descendants that do not begin with the
+// ChildPrefix of each of its ancestors.
+func (p *problems) childPrefixes(d *Directory, ns *Namespace) {
+	for above := range d.upward(d.Namespace(ns.Parent)) {
+		if above.ChildPrefix == "" {
+			continue
+		}
+		for _, below := range d.namespaces {
+			if d.ancestor(ns.ID, below) && !strings.HasPrefix(below.ID, above.ChildPrefix) {
+				p.add("parent", "ids below namespace %q must begin with %q, unlike %q", above.ID, above.ChildPrefix, below.ID)
+				break
+			}
+		}
+		if !strings.HasPrefix(ns.ID, above.ChildPrefix) {
+			p.add("id", "must begin with %q, because it is below namespace %q", above.ChildPrefix, above.ID)
+		}
+	}
+}
+
 // A NamespacePatch changes what is not nil.
 type NamespacePatch struct {
 	Name        *string
@@ -136,6 +176,7 @@ type NamespacePatch struct {
 	Reach       *[]string
 	KeyRoles    *[]string
 	TokenPrefix *string // empty: the deployment's first
+	ChildPrefix *string // empty: none
 }
 
 func namespaceTo(by authority, operation, id string, o ChangeOptions) (*Namespace, error) {
@@ -167,11 +208,15 @@ func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch
 		set(&after.Reach, patch.Reach)
 		set(&after.KeyRoles, patch.KeyRoles)
 		set(&after.TokenPrefix, patch.TokenPrefix)
+		set(&after.ChildPrefix, patch.ChildPrefix)
 		after.Version++
 		after.Unreadable = ""
 		written := before.Unreadable == by.policy.defect(before) // reach and key_roles can be read
 		if !written && (patch.Reach == nil || patch.KeyRoles == nil) {
 			return mend("reach and key_roles", before.Unreadable)
+		}
+		if after.ChildPrefix != before.ChildPrefix && !by.may(adminNamespaces, "create", cmp.Or(before.Parent, AnyNamespace)) {
+			return lacks(adminNamespaces, "create") // else whom it binds could remove it
 		}
 		if after.Parent != before.Parent {
 			if err := by.move(before, after.Parent); err != nil {

@@ -31,6 +31,8 @@ type Namespace struct {
 	// KeyRoles are the roles that keys homed here have in their home grant, exactly these; [AnyRole] alone: at least one; empty: any or none.
 	KeyRoles    []string
 	TokenPrefix string // of the tokens of keys homed here; empty: the deployment's first
+	// ChildPrefix is what the ids of descendants must begin with when they are created here or moved here; empty: anything.
+	ChildPrefix string
 	CreatedAt   time.Time
 	Version     int64
 	// Unreadable is the reason why the row cannot be read, as for a role: grants in the namespace
@@ -53,5 +55,8 @@ func validName(s string) bool {
 			return false
 		}
 	}
-	return s != "" && len(s) <= 64
+	return s != "" && len(s) <= maxNameLen
 }
+
+// maxNameLen is how many characters the id of a namespace, or the name of a role, has at most.
+const maxNameLen = 64

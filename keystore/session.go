@@ -44,13 +44,13 @@ func (k *Keystore) OpenSession(ctx context.Context, token *Record) (string, erro
 
 // LookupSession is [Keystore.LookupMember] for the token that a session was opened with. A session that is over or unknown is [Unknown].
 func (k *Keystore) LookupSession(ctx context.Context, session string, now time.Time) (Answer, error) {
-	secret, err := ParseToken(session)
-	if err != nil || secret.Prefix() != sessionPrefix || !k.tokenKey.Load().Verify(secret) {
+	id, ok := k.sessionID(session)
+	if !ok {
 		return Answer{Outcome: Malformed}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	s, err := k.db.Session(ctx, secret.Digest())
+	s, err := k.db.Session(ctx, id)
 	switch {
 	case isNotFound(err):
 		return Answer{Outcome: Unknown}, nil
@@ -73,12 +73,32 @@ func (k *Keystore) LookupSession(ctx context.Context, session string, now time.T
 	return a.forDoor(true), nil
 }
 
-// CloseSession ends a session on every node. One that is not there is no error.
+// CloseSession ends a session on every node. A session that does not exist is no error. It writes
+// only what it knows to be a session of this deployment: anybody can send a cookie.
 func (k *Keystore) CloseSession(ctx context.Context, session string) error {
-	if err := k.db.DeleteSession(ctx, DigestOf(session)); err != nil {
+	id, ok := k.sessionID(session)
+	if !ok {
+		return nil
+	}
+	_, err := k.db.Session(ctx, id)
+	// With standbys, what is deleted here need not be deleted there: the deletion is confirmed.
+	if err == nil || isNotFound(err) && k.node.standbys.Load() {
+		err = k.db.DeleteSession(ctx, id)
+	}
+	if err != nil && !isNotFound(err) {
 		return k.storeFailed("ending a session", err)
 	}
 	return nil
+}
+
+// sessionID returns the id of the session that a secret opens, if its tag proves that this
+// deployment made it for a session.
+func (k *Keystore) sessionID(session string) (id Digest, ok bool) {
+	secret, err := ParseToken(session)
+	if err != nil || secret.Prefix() != sessionPrefix || !k.tokenKey.Load().Verify(secret) {
+		return Digest{}, false
+	}
+	return secret.Digest(), true
 }
 
 // forgetSessions removes those that are over.

@@ -105,3 +105,8 @@ func (c *Client) ImportKeys(ctx context.Context, contentType string, body io.Rea
 	}
 	return call[api.Imported](ctx, c, r)
 }
+
+// ListPrefixes returns the token prefixes that are accepted, and others that live keys have.
+func (c *Client) ListPrefixes(ctx context.Context) (api.TokenPrefixes, error) {
+	return call[api.TokenPrefixes](ctx, c, get(api.Prefix+"/prefixes"))
+}

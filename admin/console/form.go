@@ -86,7 +86,7 @@ func (f *form) Anchor(field string) string {
 // labels are what fields are called on the pages, where that is not their name.
 var labels = map[string]string{
 	"allowed_ips": "Addresses", "expires_at": "Expires", "grace": "The present token ends", "confirm": "Confirmation", "new_roles": "New role", "parent": "Lies in",
-	"key_roles": "Roles that keys have here", "token_prefix": "Tokens begin with", "edit_policy": "Keys can be edited", "token": "Member token",
+	"key_roles": "Roles that keys have here", "token_prefix": "Tokens begin with", "child_prefix": "Child prefix", "edit_policy": "Keys can be edited", "token": "Member token",
 }
 
 // Named is a field for people: `allowed_ips[1]` is "Addresses 2".

@@ -232,6 +232,7 @@ func createNamespace(v *visit) error {
 	spec := api.NamespaceRequest{
 		ID: strings.TrimSpace(f.Value("id")), Kind: strings.TrimSpace(f.Value("kind")), Name: f.Value("name"), EditPolicy: f.Value("edit_policy"),
 		Reach: f.lines("reach"), KeyRoles: f.keyRoles(), TokenPrefix: strings.TrimSpace(f.Value("token_prefix")),
+		ChildPrefix: strings.TrimSpace(f.Value("child_prefix")),
 	}
 	if parent := f.Value("parent"); parent != "" {
 		spec.Parent = &parent
@@ -266,6 +267,9 @@ func editNamespace(v *visit) error {
 	if ns.TokenPrefix != nil {
 		f.values.Set("token_prefix", *ns.TokenPrefix)
 	}
+	if ns.ChildPrefix != nil {
+		f.values.Set("child_prefix", *ns.ChildPrefix)
+	}
 	switch {
 	case len(ns.KeyRoles) == 0:
 		f.values.Set("key_roles_rule", rolesAny)
@@ -286,13 +290,16 @@ func saveNamespace(v *visit) error {
 	title := "Edit " + namespaceTitle(ns)
 	patch := api.NamespacePatch{
 		Name: api.Some(f.Value("name")), EditPolicy: api.Some(f.Value("edit_policy")), Reach: api.Some(f.lines("reach")), KeyRoles: api.Some(f.keyRoles()),
-		Parent: api.Null[string](), TokenPrefix: api.Null[string](),
+		Parent: api.Null[string](), TokenPrefix: api.Null[string](), ChildPrefix: api.Null[string](),
 	}
 	if parent := f.Value("parent"); parent != "" {
 		patch.Parent = api.Some(parent)
 	}
 	if prefix := strings.TrimSpace(f.Value("token_prefix")); prefix != "" {
 		patch.TokenPrefix = api.Some(prefix)
+	}
+	if prefix := strings.TrimSpace(f.Value("child_prefix")); prefix != "" {
+		patch.ChildPrefix = api.Some(prefix)
 	}
 	if !f.Ok() {
 		return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)

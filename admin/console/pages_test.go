@@ -264,6 +264,16 @@ func TestNamespaces(t *testing.T) {
 	}
 	add("id", "x", "parent", "", "key_roles_rule", "exactly").want(422, "Names no role")
 
+	add("id", "confined", "parent", "", "child_prefix", "co-").want(200, "Child prefix", "co-")
+	add("id", "w9", "parent", "confined").want(422, "ust begin with &#34;co-&#34;")
+	if prefix, _ := p.get("/apikeys/namespaces/confined/edit").want(200).field("child_prefix"); prefix != "co-" {
+		t.Errorf("child_prefix in the form is %q", prefix)
+	}
+	p.submit("/apikeys/namespaces/confined/edit", "child_prefix", "").want(200, "Saved", "ids below it are free")
+	if _, _, err := s.keys.DeleteNamespace(ctx, root, "confined", keystore.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+
 	order := func(path string) string {
 		var ids []string
 		each(p.get(path).want(200).Doc, func(n *html.Node) {

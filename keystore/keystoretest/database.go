@@ -59,6 +59,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Held", testHeld},
 		{"Personal", testPersonal},
 		{"NamespaceInUse", testNamespaceInUse},
+		{"FormerNamespaces", testFormerNamespaces},
 		{"Audit", testAudit},
 		{"Audits", testAudits},
 		{"Remembered", testRemembered},
@@ -68,6 +69,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Text", testText},
 		{"Pages", testPages},
 		{"Count", testCount},
+		{"CountPrefixes", testCountPrefixes},
 		{"MadeBy", testMadeBy},
 		{"Reopen", testReopen},
 	} {

@@ -1,6 +1,7 @@
 package keystoretest
 
 import (
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -272,5 +273,42 @@ func testReopen(t *testing.T, s Store) {
 	must(t, err)
 	if len(changes) < int(at) {
 		t.Fatalf("%d changes up to %d", len(changes), at)
+	}
+}
+
+func testCountPrefixes(t *testing.T, s Store) {
+	db := ready(t, s)
+	key := func(id, prefix string, change func(*keystore.Key)) *keystore.Key {
+		k := plain(id)
+		k.Prefix = prefix
+		if change != nil {
+			change(k)
+		}
+		return k
+	}
+	insert(t, db,
+		key("1", "ak", nil), key("2", "ak_live", nil), key("3", "ak1", nil), key("4", "akz", nil), key("5", "akz", nil),
+		key("inactive", "akz", func(k *keystore.Key) { k.Active = false }),
+		key("later", "akz", func(k *keystore.Key) { k.ExpiresAt = time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond) }),
+		key("revoked", "akz", func(k *keystore.Key) { k.RevokedAt = start }),
+		key("expired", "akz", func(k *keystore.Key) { k.ExpiresAt = start }),
+		key("personal", "akz", func(k *keystore.Key) { k.Personal = true }),
+		key("imported", "akz", func(k *keystore.Key) { k.Secrets[0].Imported = true }),
+	)
+	for _, row := range []struct {
+		except []string
+		want   map[string]int64
+	}{
+		{nil, map[string]int64{"ak": 1, "ak_live": 1, "ak1": 1, "akz": 4}},
+		{[]string{"ak"}, map[string]int64{"ak_live": 1, "ak1": 1, "akz": 4}},
+		{[]string{"ak_live", "ak"}, map[string]int64{"ak1": 1, "akz": 4}},
+		{[]string{"akz", "ak1", "ak_live", "ak"}, map[string]int64{}},
+		{[]string{"b"}, map[string]int64{"ak": 1, "ak_live": 1, "ak1": 1, "akz": 4}},
+	} {
+		got, err := db.CountPrefixes(ctx, row.except)
+		must(t, err)
+		if !maps.Equal(got, row.want) {
+			t.Errorf("all but %v: %v, want %v", row.except, got, row.want)
+		}
 	}
 }

@@ -58,7 +58,7 @@ func testPolicy(t *testing.T, s Store) {
 	namespaces := []keystore.Namespace{
 		{ID: "b", Parent: "a", CreatedAt: at(2), Version: 1},
 		{ID: "a", Kind: "account", Name: "A'ccount", EditPolicy: keystore.EditGrowOnly, Reach: []string{"app", "work\"space"}, KeyRoles: []string{"member", "x"},
-			TokenPrefix: "ak_acme", CreatedAt: at(1), Version: 3},
+			TokenPrefix: "ak_acme", ChildPrefix: "acme-", CreatedAt: at(1), Version: 3},
 		{ID: "A", CreatedAt: at(1), Version: 1}, // ids differ by case
 	}
 	roles := []keystore.Role{
@@ -561,5 +561,39 @@ func testPersonal(t *testing.T, s Store) {
 	check("m_1", "t2", 2)
 	if counts, err := db.CountKeys(ctx); err != nil || counts[keystore.StatusRevoked] != 1 {
 		t.Errorf("counts %v, %v, with a token revoked", counts, err)
+	}
+}
+
+func testFormerNamespaces(t *testing.T, s Store) {
+	db := ready(t, s)
+	insert := func(id string) {
+		update(t, db, func(tx keystore.Tx) error {
+			return tx.InsertNamespace(&keystore.Namespace{ID: id, CreatedAt: start, Version: 1})
+		})
+	}
+	former := func(id string) (former bool) {
+		update(t, db, func(tx keystore.Tx) (err error) {
+			former, err = tx.FormerNamespace(id)
+			return err
+		})
+		return former
+	}
+	for _, id := range []string{"kept", "gone", "by-hand", "renamed"} {
+		insert(id)
+	}
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteNamespace("gone") })
+	must(t, s.Exec("DELETE FROM namespaces WHERE id = 'by-hand'"))
+	must(t, s.Exec("UPDATE namespaces SET id = 'another' WHERE id = 'renamed'"))
+	for id, want := range map[string]bool{
+		"kept": false, "gone": true, "Gone": false, "by-hand": true, "renamed": true, "another": false,
+	} {
+		if former(id) != want {
+			t.Errorf("%s was deleted: %v", id, !want)
+		}
+	}
+	insert("gone")
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteNamespace("gone") })
+	if !former("gone") {
+		t.Error("gone is not known after it was deleted again")
 	}
 }

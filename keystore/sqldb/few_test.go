@@ -162,6 +162,10 @@ func TestRareThingsAreLookedUp(t *testing.T) {
 		_, _, err := d.Keys(t.Context(), row.f, "", 10)
 		check(row.f, row.by, err)
 	}
+	_, err = d.CountPrefixes(t.Context(), []string{"ak", "ak_live"})
+	for _, part := range []string{"prefix<?", "prefix>? AND prefix<?", "prefix>?"} {
+		check(part, "keys_prefix ("+part+")", err)
+	}
 	for _, row := range []struct {
 		f  keystore.AuditFilter
 		by string

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -150,4 +151,45 @@ func (d *DB) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
 		keystore.StatusRevoked: revoked, keystore.StatusExpired: expired, keystore.StatusInactive: inactive,
 		keystore.StatusActive: all - revoked - expired - inactive,
 	}, nil
+}
+
+// CountPrefixes implements [keystore.Database]. It reads the index between the prefixes left out, so
+// that it is fast where there are few other keys.
+func (d *DB) CountPrefixes(ctx context.Context, except []string) (map[string]int64, error) {
+	const operation = "counting keys by prefix"
+	except = slices.Sorted(slices.Values(except))
+	column := "k.prefix" + d.bytewise
+	var ranges []string
+	var args []any
+	now := time.Now().UnixMicro()
+	for i := 0; i <= len(except); i++ {
+		within := "k.revoked_at IS NULL AND k.personal = 0 AND (k.expires_at IS NULL OR k.expires_at > ?)"
+		args = append(args, now)
+		if i > 0 {
+			within += " AND " + column + " > ?"
+			args = append(args, except[i-1])
+		}
+		if i < len(except) {
+			within += " AND " + column + " < ?"
+			args = append(args, except[i])
+		}
+		ranges = append(ranges, "SELECT k.prefix, count(*) FROM keys k WHERE "+within+
+			" AND EXISTS (SELECT 1 FROM secrets s WHERE s.key_id = k.id AND s.dropped = 0 AND s.imported = 0)"+
+			" AND "+d.current+" GROUP BY k.prefix")
+	}
+	rows, err := d.query(ctx, d.bulk, strings.Join(ranges, " UNION ALL "), args...)
+	if err != nil {
+		return nil, d.fail(ctx, operation, err)
+	}
+	defer rows.Close()
+	counts := make(map[string]int64)
+	for rows.Next() {
+		var prefix string
+		var n int64
+		if err := rows.Scan(&prefix, &n); err != nil {
+			return nil, d.fail(ctx, operation, err)
+		}
+		counts[prefix] = n
+	}
+	return counts, d.fail(ctx, operation, rows.Err())
 }

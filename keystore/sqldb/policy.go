@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	namespaceColumns = "id, kind, parent, name, edit_policy, reach, key_roles, token_prefix, created_at, version"
+	namespaceColumns = "id, kind, parent, name, edit_policy, reach, key_roles, token_prefix, child_prefix, created_at, version"
 	roleColumns      = "namespace, name, permissions, created_at, version"
 	memberColumns    = "id, name, kind, login, grants, active, created_at, created_by, version"
 
@@ -158,7 +158,7 @@ func scanObject(scan func(...any) error) (o keystore.Object, err error) {
 
 func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
 	var reach, roles string
-	if err := scan(&ns.ID, &ns.Kind, &ns.Parent, &ns.Name, &ns.EditPolicy, &reach, &roles, &ns.TokenPrefix, timeTo{&ns.CreatedAt}, &ns.Version); err != nil {
+	if err := scan(&ns.ID, &ns.Kind, &ns.Parent, &ns.Name, &ns.EditPolicy, &reach, &roles, &ns.TokenPrefix, &ns.ChildPrefix, timeTo{&ns.CreatedAt}, &ns.Version); err != nil {
 		return ns, err
 	}
 	if ns.Reach, err = toList(reach); err == nil {
@@ -216,7 +216,8 @@ func namespaceValues(ns *keystore.Namespace) ([]any, error) {
 		return nil, err
 	}
 	roles, err := fromList(ns.KeyRoles)
-	return []any{ns.Kind, ns.Parent, ns.Name, ns.EditPolicy, reach, roles, ns.TokenPrefix, ns.CreatedAt.UnixMicro(), ns.Version, ns.ID}, err
+	return []any{ns.Kind, ns.Parent, ns.Name, ns.EditPolicy, reach, roles, ns.TokenPrefix, ns.ChildPrefix,
+		ns.CreatedAt.UnixMicro(), ns.Version, ns.ID}, err
 }
 
 func (t *tx) InsertNamespace(ns *keystore.Namespace) error {
@@ -224,8 +225,8 @@ func (t *tx) InsertNamespace(ns *keystore.Namespace) error {
 	if err != nil {
 		return err
 	}
-	return inserted(t.changePolicy(`INSERT INTO namespaces (kind, parent, name, edit_policy, reach, key_roles, token_prefix, created_at, version, id)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, values...))
+	return inserted(t.changePolicy(`INSERT INTO namespaces (kind, parent, name, edit_policy, reach, key_roles, token_prefix, child_prefix, created_at, version, id)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, values...))
 }
 
 func (t *tx) UpdateNamespace(ns *keystore.Namespace) error {
@@ -234,11 +235,16 @@ func (t *tx) UpdateNamespace(ns *keystore.Namespace) error {
 		return err
 	}
 	return found(t.changePolicy(`UPDATE namespaces SET kind = ?, parent = ?, name = ?, edit_policy = ?, reach = ?, key_roles = ?, token_prefix = ?,
-		created_at = ?, version = ? WHERE id = ?`, values...))
+		child_prefix = ?, created_at = ?, version = ? WHERE id = ?`, values...))
 }
 
 func (t *tx) DeleteNamespace(id string) error {
 	return found(t.changePolicy("DELETE FROM namespaces WHERE id = ?", id))
+}
+
+func (t *tx) FormerNamespace(id string) (former bool, err error) {
+	err = t.row("SELECT EXISTS (SELECT 1 FROM former_namespaces WHERE id = ?)", id).Scan(&former)
+	return former, err
 }
 
 func (t *tx) InsertRole(r *keystore.Role) error {

@@ -43,6 +43,7 @@ var postgresDialect = dialect{
 	current:     "on_primary()",
 	begin:       beginChange(lockWait, maxIdle),
 	contains:    `strpos(lower(%s COLLATE "C"), lower(CAST(? AS text) COLLATE "C")) > 0`, // "C" knows ASCII only, as it should
+	bytewise:    ` COLLATE "C"`,
 	touchesOnly: `CASE WHEN json_typeof(a.namespaces) = 'array' THEN json_array_length(a.namespaces) > 0 AND NOT EXISTS (
 		SELECT 1 FROM json_array_elements_text(a.namespaces) n WHERE n.value <> ALL (ARRAY(SELECT json_array_elements_text(CAST(? AS json))))) END`,
 	// As arrays, so that the index is used whatever PostgreSQL takes the length of the list for.
