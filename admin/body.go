@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
 // maxBody is how long a body may be, an import's excepted.
@@ -24,6 +26,13 @@ func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
 	if err == nil && (len(body) > 0 || ctx.Operation().RequestBody.Required) {
 		if err = checkContentType(ctx); err == nil {
 			err = checkJSON(body)
+		}
+		if err == nil {
+			var shape any
+			var wrong fields
+			_ = json.Unmarshal(body, &shape) // checked above
+			a.nulls(ctx.Operation().RequestBody.Content[api.JSON].Schema, shape, "", &wrong)
+			err = wrong.err(codeInvalid)
 		}
 	}
 	if err != nil {

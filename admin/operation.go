@@ -92,6 +92,7 @@ func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (
 		Description: "A problem document (RFC 9457)",
 		Content:     map[string]*huma.MediaType{api.Problems: {Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Problem](), true, "")}},
 	}}
+	op.Middlewares = append(op.Middlewares, a.withParameters)
 	if op.RequestBody != nil {
 		body := a.withBody
 		if streaming {
@@ -118,6 +119,9 @@ func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (
 		for _, c := range op.RequestBody.Content {
 			if c.Schema == nil {
 				c.Schema = op.RequestBody.Content[api.JSON].Schema
+			}
+			if c.Schema != nil {
+				a.refuseEmpty(c.Schema)
 			}
 		}
 	}

@@ -1,0 +1,117 @@
+package admin
+
+import (
+	"maps"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
+)
+
+// withParameters checks the query and the headers of an operation before huma reads them. To huma,
+// an empty parameter is an absent one, only the first of several counts, and a malformed one does
+// not exist: a filter would vanish.
+func (a *API) withParameters(ctx huma.Context, next func(huma.Context)) {
+	if err := checkParameters(ctx); err != nil {
+		a.refuse(ctx, err)
+		return
+	}
+	next(ctx)
+}
+
+func checkParameters(ctx huma.Context) error {
+	target := ctx.URL()
+	query, err := url.ParseQuery(target.RawQuery)
+	if err != nil {
+		return newProblem(http.StatusBadRequest, "syntax",
+			"the query is malformed: percent-encode '%' as %25, ';' as %3B and '&' as %26 within a value")
+	}
+	headers := make(map[string][]string)
+	ctx.EachHeader(func(name, value string) { headers[name] = append(headers[name], value) })
+	var wrong fields
+	for _, p := range ctx.Operation().Parameters {
+		switch p.In {
+		case "query":
+			wrong.parameter(p.Name, query[p.Name])
+		case "header":
+			wrong.parameter(p.Name, headers[textproto.CanonicalMIMEHeaderKey(p.Name)])
+		case "path":
+			if !printable(ctx.Param(p.Name)) {
+				return newProblem(http.StatusNotFound, "not_found", "no id has such characters")
+			}
+		}
+	}
+	return wrong.err(codeInvalid)
+}
+
+// parameter checks the values that were sent for one parameter.
+func (f *fields) parameter(name string, values []string) {
+	switch {
+	case len(values) > 1:
+		f.add(name, "must be given once")
+	case slices.Contains(values, ""):
+		f.add(name, "must not be empty; leave it out instead")
+	case !printable(strings.Join(values, "")):
+		f.add(name, "must be UTF-8 without control characters")
+	}
+}
+
+// printable reports whether every database can compare s with a text.
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}
+
+// refuseEmpty makes the optional strings of a body refuse the empty one, which would mean the same
+// as none, unless their tag says `minLength:"0"`.
+func (a *API) refuseEmpty(s *huma.Schema) {
+	schemas := a.huma.OpenAPI().Components.Schemas
+	for s.Ref != "" {
+		s = schemas.SchemaFromRef(s.Ref)
+	}
+	if s.Items != nil {
+		a.refuseEmpty(s.Items)
+	}
+	for _, p := range s.Properties {
+		if p.Type == huma.TypeString && p.MinLength == nil && len(p.Enum) == 0 && p.Format == "" {
+			one := 1
+			p.MinLength = &one
+			p.PrecomputeMessages()
+		} else if p.Type != huma.TypeString {
+			a.refuseEmpty(p)
+		}
+	}
+}
+
+// nulls adds the strings that are null, although null is none of their values: huma takes them for
+// absent ones.
+func (a *API) nulls(s *huma.Schema, v any, at string, wrong *fields) {
+	for s.Ref != "" {
+		s = a.huma.OpenAPI().Components.Schemas.SchemaFromRef(s.Ref)
+	}
+	switch v := v.(type) {
+	case []any:
+		for i, element := range v {
+			if s.Items != nil {
+				a.nulls(s.Items, element, at+"["+strconv.Itoa(i)+"]", wrong)
+			}
+		}
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			p := s.Properties[name]
+			switch {
+			case p == nil:
+			case v[name] == nil && p.Type == huma.TypeString && !p.Nullable:
+				wrong.add(strings.TrimPrefix(at+"."+name, "."), "%s", validation.MsgExpectedString)
+			default:
+				a.nulls(p, v[name], at+"."+name, wrong)
+			}
+		}
+	}
+}
