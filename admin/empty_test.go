@@ -93,6 +93,7 @@ func TestEmptyIsNotAbsent(t *testing.T) {
 	d.call(t, root, "PATCH", "/members/"+m.ID, `{"login":null}`).into(t, 200, new(api.MemberChanged))
 	d.call(t, root, "POST", "/keys", `{"name":"a","access":"read_only","expires_at":null}`).into(t, 201, new(api.Minted))
 	d.call(t, root, "POST", "/keys/"+id+"/revoke", `{"reason":""}`).into(t, 200, new(api.KeyChanged))
+	d.call(t, root, "POST", "/keys/"+id+"/revoke", `{"reason":null}`).into(t, 200, new(api.KeyChanged))
 }
 
 // TestParameters sends each documented query parameter and header empty and twice.

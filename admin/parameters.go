@@ -89,6 +89,9 @@ func (a *API) refuseEmpty(s *huma.Schema) {
 	}
 }
 
+// mayBeEmpty reports whether a string means the same when it is empty as when it is absent.
+func mayBeEmpty(s *huma.Schema) bool { return s.MinLength != nil && *s.MinLength == 0 }
+
 // nulls adds the strings that are null, although null is none of their values: huma takes them for
 // absent ones.
 func (a *API) nulls(s *huma.Schema, v any, at string, wrong *fields) {
@@ -107,7 +110,7 @@ func (a *API) nulls(s *huma.Schema, v any, at string, wrong *fields) {
 			p := s.Properties[name]
 			switch {
 			case p == nil:
-			case v[name] == nil && p.Type == huma.TypeString && !p.Nullable:
+			case v[name] == nil && p.Type == huma.TypeString && !p.Nullable && !mayBeEmpty(p):
 				wrong.add(strings.TrimPrefix(at+"."+name, "."), "%s", validation.MsgExpectedString)
 			default:
 				a.nulls(p, v[name], at+"."+name, wrong)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -135,6 +136,11 @@ func (c *Console) serve(p page) http.HandlerFunc {
 		if p.needs != anybody && !v.admitted(p.needs) {
 			return
 		}
+		if q, err := url.ParseQuery(r.URL.RawQuery); err != nil || repeats(q) {
+			v.refuse(http.StatusBadRequest, "Address not understood",
+				"A part of the address is malformed or given twice. Choose the filters again.")
+			return
+		}
 		if r.Method == http.MethodPost {
 			if err := r.ParseForm(); err != nil {
 				v.refuse(http.StatusBadRequest, "The form did not arrive", "It was cut off, or is longer than this server takes. Nothing was changed.")
@@ -148,6 +154,17 @@ func (c *Console) serve(p page) http.HandlerFunc {
 			v.fail(err)
 		}
 	}
+}
+
+// repeats reports whether a parameter is given more than once: a filter that does not count would
+// show more than was asked for.
+func repeats(q url.Values) bool {
+	for _, values := range q {
+		if len(values) > 1 {
+			return true
+		}
+	}
+	return false
 }
 
 // admitted answers who may not see a page, and reports whether the visitor may.

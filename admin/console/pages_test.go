@@ -448,7 +448,12 @@ func TestAudit(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.get("/apikeys/audit?action=key.revoke").want(200, "Member&#39;s token ended", "/apikeys/members/"+id).lacks(">Key revoked</span>")
-	p.get("/apikeys/audit?from=yesterday").want(200, ">Role edited</span>")
+	// A filter that cannot be understood does not vanish; an empty one is none.
+	p.get("/apikeys/audit?from=yesterday").want(422, "Day not understood").lacks(">Role edited</span>")
+	p.get("/apikeys/audit?from=2026-01-02&to=2026-01-01").want(422)
+	p.get("/apikeys/audit?namespace=other&namespace=").want(400, "Address not understood")
+	p.get("/apikeys/audit?namespace=%zz").want(400, "Address not understood")
+	p.get("/apikeys/audit?namespace=&from=&to=&actor=&action=&object=&zone=").want(200, ">Role edited</span>")
 	p.get("/apikeys/audit?cursor=nonsense").want(422)
 	p.post("/apikeys/audit/verify").want(200, "The audit log is as it was written", "follows from the one before")
 
