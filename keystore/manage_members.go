@@ -324,9 +324,7 @@ func (k *Keystore) NewMemberToken(ctx context.Context, c Caller, id string, spec
 		}
 		var p problems
 		p.addresses(key.AllowedIPs)
-		if !key.ExpiresAt.IsZero() && !key.ExpiresAt.After(tx.Now()) {
-			p.add("expires_at", "is not in the future")
-		}
+		p.expiry(key.ExpiresAt, tx.Now())
 		if err := p.err(); err != nil {
 			return err
 		}

@@ -50,6 +50,20 @@ func (p *problems) text(field, s string, most int) {
 	}
 }
 
+// lastTime is the last one that RFC 3339, and so JSON, can write: years have four digits.
+var lastTime = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC).Add(-time.Microsecond)
+
+// expiry checks the end of a key, zero for one that never expires.
+func (p *problems) expiry(at, now time.Time) {
+	switch {
+	case at.IsZero():
+	case !at.After(now):
+		p.add("expires_at", "is not in the future")
+	case at.After(lastTime):
+		p.add("expires_at", "must be before the year 10000 in UTC; leave it out for never")
+	}
+}
+
 func (p *problems) metadata(m map[string]string) {
 	size := 0
 	for name, value := range m {
