@@ -15,6 +15,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // maxBody is how long a body may be, an import's excepted.
@@ -31,7 +32,7 @@ func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
 			var shape any
 			var wrong fields
 			_ = json.Unmarshal(body, &shape) // checked above
-			a.nulls(ctx.Operation().RequestBody.Content[api.JSON].Schema, shape, "", &wrong)
+			a.inspect(ctx.Operation().RequestBody.Content[api.JSON].Schema, shape, "", &wrong)
 			err = wrong.err(codeInvalid)
 		}
 	}
@@ -159,6 +160,9 @@ func checkNames(d *json.Decoder, depth int, left *int) error {
 			}
 			name := t.(string)
 			if seen[name] {
+				if keystore.ContainsToken(name) {
+					name = "…"
+				}
 				return fmt.Errorf("%q comes twice in one object", name)
 			}
 			seen[name] = true

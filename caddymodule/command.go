@@ -12,6 +12,8 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 func init() {
@@ -58,6 +60,7 @@ force on every node.`,
 			flags.BoolVar(&c.json, "json", false, "Write JSON for programs")
 			group(cmd, c.keysCommand(), c.namespacesCommand(), c.rolesCommand(), c.membersCommand(), c.auditCommand(), c.nodesCommand(), c.verifyCommand(), c.doctorCommand())
 			refuseEmpty(cmd)
+			cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 		},
 	})
 }
@@ -103,7 +106,23 @@ func refuseEmpty(cmd *cobra.Command) {
 	}
 }
 
-// notEmpty is the value of a flag that refuses an empty word, and one in a list.
+// flagError does not repeat the value of a flag, which may be a token.
+func flagError(err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok && keystore.ContainsToken(err.Error()) {
+		return errors.New("unknown flag; see --help")
+	}
+	if !ok {
+		return err
+	}
+	flag := invalid.GetFlag()
+	if _, ok := flag.Value.(notEmpty); ok {
+		return fmt.Errorf("--%s %w", flag.Name, errors.Unwrap(invalid))
+	}
+	return fmt.Errorf("--%s must be a valid %s", flag.Name, flag.Value.Type())
+}
+
+// notEmpty is the value of a flag that refuses an empty word, also in a list, and a token.
 type notEmpty struct{ pflag.Value }
 
 func (v notEmpty) Set(s string) error {
@@ -115,6 +134,9 @@ func (v notEmpty) Set(s string) error {
 		if strings.TrimSpace(word) == "" {
 			return errors.New("must not be empty; leave the flag out instead")
 		}
+	}
+	if keystore.ContainsToken(s) {
+		return errors.New("must not contain a token; others may have seen it: rotate its key")
 	}
 	return v.Value.Set(s)
 }

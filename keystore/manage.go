@@ -120,6 +120,10 @@ func remembered(tx Tx, by authority, key string) error {
 	if key == "" {
 		return nil
 	}
+	var p problems
+	if p.secret("Idempotency-Key", key); len(p) > 0 {
+		return p.err()
+	}
 	made, err := tx.Remembered(by.actor, key, tx.Now().Add(-rememberFor))
 	if err != nil || made == "" {
 		return err

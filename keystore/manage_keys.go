@@ -117,7 +117,7 @@ func (s KeySpec) key(now time.Time, by authority, id, prefix string) (*Key, erro
 
 	var p problems
 	p.text("name", key.Name, maxName)
-	p.metadata(key.Metadata)
+	p.metadata(nil, key.Metadata)
 	p.addresses(key.AllowedIPs)
 	p.namespace(by.policy, "namespace", key.Namespace)
 	p.owner(by, key.Owner)

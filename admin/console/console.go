@@ -136,9 +136,13 @@ func (c *Console) serve(p page) http.HandlerFunc {
 		if p.needs != anybody && !v.admitted(p.needs) {
 			return
 		}
-		if q, err := url.ParseQuery(r.URL.RawQuery); err != nil || repeats(q) {
+		if q, err := url.ParseQuery(r.URL.RawQuery); err != nil || repeats(q) || holdsToken(q) {
+			bare := *r.URL
+			bare.RawQuery = "" // the page's links repeat it
+			v.r = r.Clone(r.Context())
+			v.r.URL = &bare
 			v.refuse(http.StatusBadRequest, "Address not understood",
-				"A part of the address is malformed or given twice. Choose the filters again.")
+				"A part of the address is malformed, given twice, or a token. Choose the filters again.")
 			return
 		}
 		if r.Method == http.MethodPost {
@@ -147,6 +151,11 @@ func (c *Console) serve(p page) http.HandlerFunc {
 				return
 			}
 		}
+		if holdsToken(r.PostForm) {
+			v.refuse(http.StatusUnprocessableEntity, "A field contains a token",
+				"Names, reasons and metadata are shown to others. Nothing was changed. If the token works, rotate its key.")
+			return
+		}
 		if p.needs != anybody {
 			v.api = c.clientFor(v.Caller)
 		}
@@ -154,6 +163,16 @@ func (c *Console) serve(p page) http.HandlerFunc {
 			v.fail(err)
 		}
 	}
+}
+
+// holdsToken reports whether there is a token in a form or an address, but where one is asked for.
+func holdsToken(form url.Values) bool {
+	for name, values := range form {
+		if name != "token" && keystore.ContainsToken(name+"\n"+strings.Join(values, "\n")) {
+			return true
+		}
+	}
+	return false
 }
 
 // repeats reports whether a parameter is given more than once: a filter that does not count would

@@ -481,3 +481,17 @@ func TestNodes(t *testing.T) {
 	some.get("/apikeys/nodes").want(403)
 	some.get("/apikeys/keys").lacks("/apikeys/nodes")
 }
+
+// TestTokenInAField: a token that was pasted into a form or the address is neither kept nor shown.
+func TestTokenInAField(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	_, token := s.member(t, "Grace", "*=@viewer")
+	for _, path := range []string{"/apikeys/keys?q=" + token, "/apikeys/audit?namespace=" + token, "/apikeys/keys?owner=x" + token + "x", "/apikeys/roles?" + token + "=1"} {
+		p.get(path).want(400, "Address not understood").lacks(token)
+	}
+	for _, path := range []string{"/apikeys/keys/new", "/apikeys/roles/new", "/apikeys/members/new", "/apikeys/namespaces/new"} {
+		p.post(path, "name", "see "+token, "id", "acme", "permissions", "read").want(422, "A field contains a token").lacks(token)
+	}
+	p.get("/apikeys/audit").want(200).lacks(token)
+}
