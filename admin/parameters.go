@@ -52,7 +52,11 @@ func checkParameters(ctx huma.Context) error {
 		case "query":
 			wrong.parameter(p.Name, query[p.Name])
 		case "header":
-			wrong.parameter(p.Name, headers[textproto.CanonicalMIMEHeaderKey(p.Name)])
+			values := headers[textproto.CanonicalMIMEHeaderKey(p.Name)]
+			if len(values) > 1 && strings.HasPrefix(p.Name, "If-") { // a list in several lines
+				values = []string{strings.Join(values, ", ")}
+			}
+			wrong.parameter(p.Name, values)
 		case "path":
 			switch id := ctx.Param(p.Name); {
 			case !printable(id):

@@ -14,12 +14,14 @@ import (
 type ChangeOptions struct {
 	// IfVersion is the version the object must have, else the change is refused with KindPrecondition. 0: any.
 	IfVersion int64
+	// OrVersions are further versions that it may have, beside IfVersion.
+	OrVersions []int64
 	// Wait is how long to wait for the change to be in force on every node. Zero: [DefaultWait]. Less: not at all.
 	Wait time.Duration
 }
 
 func (o ChangeOptions) check(version int64) error {
-	if o.IfVersion != 0 && o.IfVersion != version {
+	if o.IfVersion != 0 && o.IfVersion != version && !slices.Contains(o.OrVersions, version) {
 		return &Error{Kind: KindPrecondition, Code: "version_mismatch", Detail: fmt.Sprintf("the object has version %d by now; read it again", version)}
 	}
 	return nil
