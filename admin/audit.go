@@ -50,6 +50,11 @@ type listAuditInput struct {
 }
 
 func (a *API) listAudit(ctx context.Context, c keystore.Caller, in *listAuditInput) (*page[api.AuditRows], error) {
+	if !in.From.IsZero() && !in.To.IsZero() && !in.To.After(in.From) {
+		var wrong fields
+		wrong.add("to", "must be later than from")
+		return nil, wrong.err(codeInvalid)
+	}
 	f := keystore.AuditFilter{Namespace: in.Namespace, Actor: in.Actor, Action: in.Action, Object: in.Object, From: in.From, To: in.To}
 	list, next, err := a.keys.ListAudit(ctx, c, f, in.Cursor, in.Limit)
 	if err != nil {

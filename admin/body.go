@@ -13,6 +13,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // maxBody is how long a body may be, an import's excepted.
@@ -24,6 +27,13 @@ func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
 	if err == nil && (len(body) > 0 || ctx.Operation().RequestBody.Required) {
 		if err = checkContentType(ctx); err == nil {
 			err = checkJSON(body)
+		}
+		if err == nil {
+			var shape any
+			var wrong fields
+			_ = json.Unmarshal(body, &shape) // checked above
+			a.inspect(ctx.Operation().RequestBody.Content[api.JSON].Schema, shape, "", &wrong)
+			err = wrong.err(codeInvalid)
 		}
 	}
 	if err != nil {
@@ -150,6 +160,9 @@ func checkNames(d *json.Decoder, depth int, left *int) error {
 			}
 			name := t.(string)
 			if seen[name] {
+				if keystore.ContainsToken(name) {
+					name = "…"
+				}
 				return fmt.Errorf("%q comes twice in one object", name)
 			}
 			seen[name] = true

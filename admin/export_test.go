@@ -38,6 +38,9 @@ func (a *API) Conforms(r *http.Request, status int, contentType string, body []b
 	if response == nil {
 		response = op.Responses["default"]
 	}
+	if status == http.StatusNotModified && len(body) == 0 {
+		return nil
+	}
 	mediaType, _, _ := mime.ParseMediaType(contentType)
 	content := response.Content[mediaType]
 	if content == nil {

@@ -23,6 +23,7 @@ import (
 func (a *API) registerImport() {
 	schemas := a.huma.OpenAPI().Components.Schemas
 	a.importKey = schemas.Schema(reflect.TypeFor[api.ImportKey](), true, "")
+	a.refuseEmpty(a.importKey)
 	// huma reads what has a schema when it is registered.
 	body := jsonBody(true, api.JSON, api.NDJSON)
 	register(a, huma.Operation{
@@ -164,6 +165,10 @@ func (a *API) parseImport(text []byte) (spec keystore.ImportSpec, err error) {
 	var found huma.ValidateResult
 	huma.Validate(a.huma.OpenAPI().Components.Schemas, a.importKey, huma.NewPathBuffer(make([]byte, 0, 64), 0), huma.ModeWriteToServer, shape, &found)
 	var wrong fields
+	a.inspect(a.importKey, shape, "", &wrong)
+	if err := wrong.err(codeInvalid); err != nil {
+		return spec, err
+	}
 	for _, e := range found.Errors[:min(len(found.Errors), maxErrors)] {
 		var d huma.ErrorDetailer
 		errors.As(e, &d)
@@ -277,6 +282,9 @@ func readKeys(r io.Reader, keep func(line int, text []byte) error) error {
 		}
 		if name, ok := t.(string); ok {
 			var wrong fields
+			if keystore.ContainsToken(name) {
+				name = "body"
+			}
 			wrong.add(name, "is not known; known are keys")
 			return wrong.err(codeInvalid)
 		}

@@ -82,6 +82,11 @@ type editInput[P any] struct {
 	Body P
 }
 
+type showInput struct {
+	ByID
+	Unless
+}
+
 type deleteInput struct {
 	ByID
 	Change
@@ -90,13 +95,14 @@ type deleteInput struct {
 // registerOne adds what is done to one object.
 func (k *kind[V, T, P, C]) registerOne(a *API) {
 	register(a, k.operation("show", http.MethodGet, "", "Show a "+k.one), k.permission("read"),
-		func(ctx context.Context, c keystore.Caller, in *ByID) (*object[T], error) {
+		func(ctx context.Context, c keystore.Caller, in *showInput) (*object[T], error) {
 			v, err := k.find(ctx, c, in.ID)
 			if err != nil {
 				return nil, err
 			}
-			return &object[T]{etag(k.identify(v).version), k.show(v)}, nil
-		})
+			version := k.identify(v).version
+			return &object[T]{in.status(version), etag(version), k.show(v)}, nil
+		}, mayMatch)
 	edit := k.operation("edit", http.MethodPatch, "", "Edit a "+k.one)
 	edit.RequestBody = jsonBody(true, api.JSON, api.MergePatch)
 	register(a, edit, k.permission("update"),

@@ -68,8 +68,9 @@ func alias[T any](r huma.Registry) {
 type trait int
 
 const (
-	mayPend trait = iota // 202 while the change is not in force on every node
-	streams              // it reads or writes as much as there is, for as long as it takes
+	mayPend  trait = iota // 202 while the change is not in force on every node
+	streams               // it reads or writes as much as there is, for as long as it takes
+	mayMatch              // 304 for If-None-Match
 )
 
 // register adds an operation. permission is what the caller must hold somewhere, empty for none; the key store decides
@@ -92,6 +93,7 @@ func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (
 		Description: "A problem document (RFC 9457)",
 		Content:     map[string]*huma.MediaType{api.Problems: {Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Problem](), true, "")}},
 	}}
+	op.Middlewares = append(op.Middlewares, a.withParameters)
 	if op.RequestBody != nil {
 		body := a.withBody
 		if streaming {
@@ -119,7 +121,13 @@ func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (
 			if c.Schema == nil {
 				c.Schema = op.RequestBody.Content[api.JSON].Schema
 			}
+			if c.Schema != nil {
+				a.refuseEmpty(c.Schema)
+			}
 		}
+	}
+	if slices.Contains(traits, mayMatch) {
+		op.Responses["304"] = &huma.Response{Description: "The client has this version", Headers: op.Responses["200"].Headers}
 	}
 	if slices.Contains(traits, mayPend) {
 		op.Responses["202"] = &huma.Response{
@@ -191,12 +199,28 @@ func (a *API) refuse(ctx huma.Context, err error) {
 // Change is what every change of an existing object takes.
 type Change struct {
 	Wait    string `query:"wait" doc:"How long to wait until the change is in force on every node, as a Go duration: 0s to 5m, default 10s" example:"30s"`
-	IfMatch string `header:"If-Match" doc:"The ETag that the object must have"`
+	IfMatch string `header:"If-Match" doc:"The ETag that the object must have, or a list of them"`
+}
+
+// Resolve is part of huma.Resolver.
+func (c *Change) Resolve(ctx huma.Context) []error {
+	c.IfMatch = listed(ctx, "If-Match")
+	if listed(ctx, "If-None-Match") != "" { // all changes are of objects that exist
+		return []error{newProblem(http.StatusPreconditionFailed, "version_mismatch", "If-None-Match is for reading; a change takes If-Match")}
+	}
+	return nil
 }
 
 func (c *Change) options() (keystore.ChangeOptions, error) {
 	var wrong fields
-	o := keystore.ChangeOptions{IfVersion: version(c.IfMatch)}
+	var o keystore.ChangeOptions
+	if tags := parseCondition(c.IfMatch); c.IfMatch != "" && !tags.any {
+		// Weak tags match nothing here (RFC 9110 §13.1.1).
+		o.IfVersion = -1
+		if len(tags.strong) > 0 {
+			o.IfVersion, o.OrVersions = tags.strong[0], tags.strong[1:]
+		}
+	}
 	if c.Wait != "" {
 		wait, err := time.ParseDuration(c.Wait)
 		if err != nil || wait < 0 || wait > 5*time.Minute {
@@ -209,26 +233,14 @@ func (c *Change) options() (keystore.ChangeOptions, error) {
 	return o, wrong.err(codeInvalid)
 }
 
-// version reads If-Match: 0 for absent or any, -1 for what no object can have. Versions are strong tags (RFC 9110 §13.1.1).
-func version(ifMatch string) int64 {
-	if ifMatch == "" || ifMatch == "*" {
-		return 0
-	}
-	text, err := strconv.Unquote(ifMatch)
-	n, err2 := strconv.ParseInt(text, 10, 64)
-	if err != nil || err2 != nil || n < 1 {
-		return -1
-	}
-	return n
-}
-
 // etag is the header of every answer that is about one object.
 func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
 
 // object is the answer that is one object.
 type object[T any] struct {
-	ETag string `header:"ETag"`
-	Body T
+	Status int
+	ETag   string `header:"ETag"`
+	Body   T
 }
 
 // made is the answer to creating an object.

@@ -11,6 +11,9 @@ import (
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 func init() {
@@ -56,6 +59,8 @@ force on every node.`,
 			flags.StringVar(&c.tokenFile, "token-file", "", "`FILE` that holds the token for --server, instead of standard input")
 			flags.BoolVar(&c.json, "json", false, "Write JSON for programs")
 			group(cmd, c.keysCommand(), c.namespacesCommand(), c.rolesCommand(), c.membersCommand(), c.auditCommand(), c.nodesCommand(), c.verifyCommand(), c.doctorCommand())
+			refuseEmpty(cmd)
+			cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 		},
 	})
 }
@@ -78,6 +83,62 @@ func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.AddCommand(commands...)
 	return cmd
+}
+
+// mayBeEmpty marks a flag whose empty value is one like any other.
+func mayBeEmpty(flags *pflag.FlagSet, name string) {
+	_ = flags.SetAnnotation(name, "empty", nil)
+}
+
+// refuseEmpty makes the flags of cmd and of all commands below it refuse an empty value: an unset
+// variable of a script would mean the default, or clear a list.
+func refuseEmpty(cmd *cobra.Command) {
+	for _, flags := range []*pflag.FlagSet{cmd.Flags(), cmd.PersistentFlags()} {
+		flags.VisitAll(func(f *pflag.Flag) {
+			_, may := f.Annotations["empty"]
+			if kind := f.Value.Type(); !may && strings.HasPrefix(kind, "string") {
+				f.Value, f.DefValue = notEmpty{f.Value}, strings.TrimPrefix(f.DefValue, "[]")
+			}
+		})
+	}
+	for _, c := range cmd.Commands() {
+		refuseEmpty(c)
+	}
+}
+
+// flagError does not repeat the value of a flag, which may be a token.
+func flagError(err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok && keystore.ContainsToken(err.Error()) {
+		return errors.New("unknown flag; see --help")
+	}
+	if !ok {
+		return err
+	}
+	flag := invalid.GetFlag()
+	if _, ok := flag.Value.(notEmpty); ok {
+		return fmt.Errorf("--%s %w", flag.Name, errors.Unwrap(invalid))
+	}
+	return fmt.Errorf("--%s must be a valid %s", flag.Name, flag.Value.Type())
+}
+
+// notEmpty is the value of a flag that refuses an empty word, also in a list, and a token.
+type notEmpty struct{ pflag.Value }
+
+func (v notEmpty) Set(s string) error {
+	words := []string{s}
+	if v.Type() == "stringSlice" {
+		words = strings.Split(s, ",")
+	}
+	for _, word := range words {
+		if strings.TrimSpace(word) == "" {
+			return errors.New("must not be empty; leave the flag out instead")
+		}
+	}
+	if keystore.ContainsToken(s) {
+		return errors.New("must not contain a token; others may have seen it: rotate its key")
+	}
+	return v.Value.Set(s)
 }
 
 // errFailed ends the command with status 1 when everything that there is to say has been said.

@@ -9,14 +9,14 @@ import (
 func (k *keyObjects) editCommand() *cobra.Command {
 	var name, access, owner string
 	var permissions, roles, newRoles, grants, addresses, metadata, dropped []string
-	var connected, active, inactive, anyIP bool
+	var connected, active, inactive, anyIP, noRoles bool
 	cmd := &cobra.Command{
 		Use:   "edit ID",
 		Short: "Changes a key's name, grants, owner, addresses or metadata, or makes it inactive",
 		Long: `
 Changes what the flags name and leaves the rest. --access, --permission, --role
 and --connected replace that part of what the key may do in its own namespace
-(--role "" takes all roles away), and --new-role adds to its roles; --grant
+(--no-roles takes all roles away), and --new-role adds to its roles; --grant
 replaces all its grants, those of its own namespace too.
 
 The expiry and the namespace never change, and a revoked key takes no change.
@@ -33,6 +33,7 @@ key as it was before; standard error says which, and until when.`,
 	flags.StringVar(&access, "access", "", "What it may do in its own namespace: an `ACCESS` level, read_only or read_write")
 	flags.StringSliceVar(&permissions, "permission", nil, "The same as a `PERMISSION`; may be repeated")
 	flags.StringSliceVar(&roles, "role", nil, "A `ROLE` it has there; may be repeated")
+	flags.BoolVar(&noRoles, "no-roles", false, "Take all roles away that it has there")
 	flags.StringArrayVar(&newRoles, "new-role", nil, newRoleUsage)
 	flags.StringVar(&owner, "owner", "", "Another `MEMBER` to act for")
 	flags.BoolVar(&connected, "connected", false, "Extend its own grant to its namespace's children; --connected=false takes that back")
@@ -45,6 +46,7 @@ key as it was before; standard error says which, and until when.`,
 	flags.BoolVar(&inactive, "inactive", false, "Refuse the key until it is made active again")
 	cmd.MarkFlagsMutuallyExclusive("active", "inactive")
 	cmd.MarkFlagsMutuallyExclusive("allow-ip", "any-ip")
+	cmd.MarkFlagsMutuallyExclusive("role", "no-roles")
 	return k.editing(cmd, "Changed", func() (patch api.KeyPatch, err error) {
 		patch = api.KeyPatch{
 			Name: given(cmd, "name", name), Access: given(cmd, "access", access), Permissions: given(cmd, "permission", permissions),
@@ -53,6 +55,9 @@ key as it was before; standard error says which, and until when.`,
 		}
 		if anyIP {
 			patch.AllowedIPs = api.Some([]string{})
+		}
+		if noRoles {
+			patch.Roles = api.Some([]string{})
 		}
 		if active || inactive {
 			patch.Active = api.Some(active)

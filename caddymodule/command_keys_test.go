@@ -279,7 +279,7 @@ func TestEditCommand(t *testing.T) {
 		flags []string
 		body  string
 	}{
-		{[]string{"--name", ""}, `{"name":""}`},
+		{[]string{"--no-roles"}, `{"roles":[]}`},
 		{[]string{"--active"}, `{"active":true}`},
 		{[]string{"--inactive"}, `{"active":false}`},
 		{[]string{"--access", "read_only", "--connected=false"}, `{"access":"read_only","connected":false}`},

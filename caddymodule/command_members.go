@@ -129,12 +129,13 @@ manages keys and roles, viewer reads.`,
 
 func (m *memberObjects) editCommand() *cobra.Command {
 	var f memberFlags
+	var noLogin bool
 	cmd := &cobra.Command{
 		Use:   "edit ID",
 		Short: "Changes a member's name, kind, login or grants",
 		Long: `
 Changes what the flags name and leaves the rest. --grant replaces all grants
-that you may see; --login "" takes the login away. What a member loses, the
+that you may see; --no-login takes the login away. What a member loses, the
 keys that act for it lose too.
 
 Exit status 3 means that the change is made and some node may still go by what
@@ -142,11 +143,17 @@ was before; standard error says which, and until when.`,
 		Example: `  caddy apikeys members edit m_0hTz81Lk4fYQ --grant acme=@viewer --grant acme-eu=@developer`,
 	}
 	f.register(cmd)
+	cmd.Flags().BoolVar(&noLogin, "no-login", false, "Take the login away")
+	cmd.MarkFlagsMutuallyExclusive("login", "no-login")
 	return m.editing(cmd, "Changed", func() (api.MemberPatch, error) {
 		grants, err := parseGrants(f.grants)
-		return api.MemberPatch{
+		patch := api.MemberPatch{
 			Name: given(cmd, "name", f.name), Kind: given(cmd, "kind", f.kind), Login: given(cmd, "login", f.login), Grants: given(cmd, "grant", grants),
-		}, err
+		}
+		if noLogin {
+			patch.Login = api.Null[string]()
+		}
+		return patch, err
 	})
 }
 

@@ -44,7 +44,7 @@ func TestMembersCommand(t *testing.T) {
 		"Grant    acme: roles developer; connected\nGrant    eu: read\nCreated  2026-01-02T03:04:05Z by root\nVersion  2\n")
 	s.run("", "members", "create", "--name", "Ada", "--login", "ada@acme.example", "--grant", "acme+=@developer", "--grant", "*=read_only").want(t, 0, "", "Created member "+cliMember+" (Ada).")
 	s.run("", "members", "create", "--name", "Ada", "--kind", "service").want(t, 1, "", "more than the caller has")
-	s.run("", "members", "edit", cliMember, "--name", "Ada L.", "--login", "", "--grant", "acme=@viewer", "--if-version", "2").want(t, 0, "", "Changed member")
+	s.run("", "members", "edit", cliMember, "--name", "Ada L.", "--no-login", "--grant", "acme=@viewer", "--if-version", "2").want(t, 0, "", "Changed member")
 	s.run("", "members", "disable", cliMember, "--wait", "1s").want(t, 3, "", "Disabled member", "pending: node n2", "1 of 2 nodes")
 	s.run("", "members", "enable", cliMember).want(t, 3, "", "Enabled member")
 	s.run("", "members", "edit", cliMember).want(t, 1, "", "nothing to change")
@@ -53,7 +53,7 @@ func TestMembersCommand(t *testing.T) {
 	const path = "/members/" + cliMember
 	const want = `POST /apikeys/v1/members {"name":"Ada","login":"ada@acme.example","grants":[{"namespace":"acme","roles":["developer"],"connected":true},{"namespace":"*","access":"read_only"}]}
 POST /apikeys/v1/members {"name":"Ada","kind":"service"}
-` + path + `?wait=10s {"name":"Ada L.","login":"","grants":[{"namespace":"acme","roles":["viewer"]}]}
+` + path + `?wait=10s {"name":"Ada L.","login":null,"grants":[{"namespace":"acme","roles":["viewer"]}]}
 ` + path + `?wait=1s {"active":false}
 ` + path + `?wait=10s {"active":true}`
 	if got := s.bodies(); got != want {

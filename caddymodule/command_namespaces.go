@@ -73,6 +73,7 @@ type namespaceFlags struct {
 func (f *namespaceFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.name, "name", "", "Its `NAME`, for people")
+	mayBeEmpty(flags, "name")
 	flags.StringVar(&f.policy, "edit-policy", "", "`POLICY`: free, or grow_only: no edit may take anything from its keys")
 	flags.StringVar(&f.parent, "parent", "", "The `NAMESPACE` it lies in")
 	flags.StringSliceVar(&f.reach, "reach", nil, "A `KIND` of namespaces below it in which what its keys may do here counts too; may be repeated")
@@ -95,6 +96,7 @@ nor does its kind, a word of yours for what it stands for.`,
 		Args: oneID,
 	}
 	cmd.Flags().StringVar(&kind, "kind", "", "`WHAT` it stands for: account, workspace, …")
+	mayBeEmpty(cmd.Flags(), "kind")
 	f.register(cmd)
 	cmd.RunE = n.run(func(ctx context.Context, args []string) error {
 		id, err := namespaceID(args)
@@ -112,13 +114,13 @@ nor does its kind, a word of yours for what it stands for.`,
 
 func (n *namespaceObjects) editCommand() *cobra.Command {
 	var f namespaceFlags
+	var noParent, noReach, anyRoles, noPrefix, noChildPrefix bool
 	cmd := &cobra.Command{
 		Use:   "edit ID",
 		Short: "Changes a namespace's name, parent, or what holds for its keys",
 		Long: `
-Changes what the flags name and leaves the rest. An empty word takes something
-away: --parent "", --reach "", --key-role "", --token-prefix "",
---child-prefix "".
+Changes what the flags name and leaves the rest. --no-parent, --no-reach,
+--any-key-roles, --no-token-prefix and --no-child-prefix remove something.
 
 Exit status 3 means that the change is made and some node may still go by what
 was before; standard error says which, and until when.`,
@@ -126,11 +128,39 @@ was before; standard error says which, and until when.`,
   caddy apikeys namespaces edit acme --edit-policy grow_only --if-version 3`,
 	}
 	f.register(cmd)
+	flags := cmd.Flags()
+	flags.BoolVar(&noParent, "no-parent", false, "Take it out of its parent")
+	flags.BoolVar(&noReach, "no-reach", false, "Let what its keys may do count nowhere below it")
+	flags.BoolVar(&anyRoles, "any-key-roles", false, "Let its keys have any roles, or none")
+	flags.BoolVar(&noPrefix, "no-token-prefix", false, "Use the deployment's first prefix")
+	flags.BoolVar(&noChildPrefix, "no-child-prefix", false, "Let its children have any ids")
+	for with, without := range map[string]string{
+		"parent": "no-parent", "reach": "no-reach", "key-role": "any-key-roles", "token-prefix": "no-token-prefix",
+		"child-prefix": "no-child-prefix",
+	} {
+		cmd.MarkFlagsMutuallyExclusive(with, without)
+	}
 	return n.editing(cmd, "Changed", func() (api.NamespacePatch, error) {
-		return api.NamespacePatch{
+		patch := api.NamespacePatch{
 			Name: given(cmd, "name", f.name), EditPolicy: given(cmd, "edit-policy", f.policy), Parent: given(cmd, "parent", f.parent),
 			Reach: given(cmd, "reach", f.reach), KeyRoles: given(cmd, "key-role", f.keyRoles), TokenPrefix: given(cmd, "token-prefix", f.prefix),
 			ChildPrefix: given(cmd, "child-prefix", f.childPrefix),
-		}, nil
+		}
+		if noParent {
+			patch.Parent = api.Null[string]()
+		}
+		if noReach {
+			patch.Reach = api.Null[[]string]()
+		}
+		if anyRoles {
+			patch.KeyRoles = api.Null[[]string]()
+		}
+		if noPrefix {
+			patch.TokenPrefix = api.Null[string]()
+		}
+		if noChildPrefix {
+			patch.ChildPrefix = api.Null[string]()
+		}
+		return patch, nil
 	})
 }

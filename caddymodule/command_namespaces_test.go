@@ -24,7 +24,8 @@ func TestNamespacesCommand(t *testing.T) {
 	s.run("", "namespaces", "create", "acme", "--kind", "account", "--name", "Acme Inc.", "--edit-policy", "grow_only").want(t, 0, "", "Created namespace acme.")
 	s.run("", "namespaces", "create", "acme", "--parent", "org", "--reach", "workspace,app", "--key-role", "member", "--token-prefix", "ak_acme", "--child-prefix", "acme-").want(t, 1, "", "Error: There is a namespace acme already.")
 	s.run("", "namespaces", "edit", "acme", "--name", "", "--if-version", "2").want(t, 0, "", "Changed namespace acme.")
-	s.run("", "namespaces", "edit", "acme", "--parent", "", "--reach", "", "--key-role", "member", "--token-prefix", "", "--child-prefix", "").want(t, 0, "", "Changed namespace acme.")
+	s.run("", "namespaces", "edit", "acme", "--no-parent", "--no-reach", "--key-role", "member", "--no-token-prefix", "--no-child-prefix").want(t, 0, "", "Changed namespace acme.")
+	s.run("", "namespaces", "edit", "acme", "--any-key-roles").want(t, 0, "", "Changed namespace acme.")
 	s.run("", "namespaces", "edit", "acme").want(t, 1, "", "nothing to change")
 	s.run("", "namespaces", "delete", "acme", "--yes").want(t, 1, "", "Keys live in it.")
 	s.run("", "namespaces", "show", "../keys").want(t, 1, "", "a namespace's id is")
@@ -37,7 +38,7 @@ func TestNamespacesCommand(t *testing.T) {
 	}
 	if got := strings.Join(bodies, " "); got != `{"id":"acme","kind":"account","name":"Acme Inc.","edit_policy":"grow_only"} `+
 		`{"id":"acme","parent":"org","reach":["workspace","app"],"key_roles":["member"],"token_prefix":"ak_acme","child_prefix":"acme-"} {"name":""} `+
-		`{"parent":"","reach":[],"key_roles":["member"],"token_prefix":"","child_prefix":""}` {
+		`{"parent":null,"reach":null,"key_roles":["member"],"token_prefix":null,"child_prefix":null} {"key_roles":null}` {
 		t.Errorf("sent %s", got)
 	}
 }

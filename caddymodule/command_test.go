@@ -16,6 +16,7 @@ import (
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
@@ -165,7 +166,7 @@ func TestCommandMistyped(t *testing.T) {
 		"keys revoke":                 "give the ID of one key: caddy apikeys keys revoke ID",
 		"keys edit a b":               "give the ID of one key: caddy apikeys keys edit ID",
 		"namespaces create":           "give the ID of one namespace: caddy apikeys namespaces create ID",
-		"keys mnit":                   "did you mean mint or ",
+		"keys mnit":                   "did you mean edit or mint?",
 		"namspaces list":              "did you mean namespaces?",
 		"keys " + cliToken:            "it has delete, edit, import, list, mint, revoke, rotate, show",
 		"roles edit acme/b/c":         "a role is NAMESPACE/NAME",
@@ -387,5 +388,48 @@ func TestCommandMisspelt(t *testing.T) {
 		if r := runCLI("", args...); r.status != 0 || !strings.Contains(r.out, "Usage:") {
 			t.Errorf("%v: %+v", args, r)
 		}
+	}
+}
+
+// TestEmptyFlags gives every flag of every command an empty value, as the unset variable of a
+// script does, and every list an empty element: nothing is sent.
+func TestEmptyFlags(t *testing.T) {
+	s := serveCLI(t, nil)
+	var visit func(cmd *cobra.Command, path []string)
+	tried := 0
+	visit = func(cmd *cobra.Command, path []string) {
+		for _, c := range cmd.Commands() {
+			visit(c, append(slices.Clone(path), c.Name()))
+		}
+		if !cmd.Runnable() {
+			return
+		}
+		check := func(f *pflag.Flag) {
+			values := []string{"", " "}
+			switch kind := f.Value.Type(); {
+			case f.Name == "help" || kind == "bool":
+				return
+			case kind == "stringSlice":
+				values = append(values, "10.0.0.0/8,", ",")
+			}
+			if _, may := f.Annotations["empty"]; may {
+				return
+			}
+			for _, value := range values {
+				tried++
+				r := runCLI("", append(slices.Clone(path), "--address", s.address, "--"+f.Name, value)...)
+				if r.status != 1 || r.out != "" || !strings.Contains(r.err, "--"+f.Name) {
+					t.Errorf("%v --%s %q: status %d, %s", path, f.Name, value, r.status, r.err)
+				}
+			}
+		}
+		cmd.Flags().VisitAll(check)
+		cmd.InheritedFlags().VisitAll(check)
+	}
+	for _, c := range cliCommand().Commands() {
+		visit(c, nil)
+	}
+	if len(s.asked()) > 0 || tried < 100 {
+		t.Errorf("%d tried; the server was asked: %v", tried, s.asked())
 	}
 }

@@ -355,7 +355,10 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 func (h *Handler) refuse(c *call) error {
 	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow}
 	if f.outcome == keystore.Forbidden {
-		f.needed, f.namespace = c.need.String(), c.wanted
+		f.needed = c.need.String()
+		if c.wanted != c.credential.token && !keystore.ContainsToken(c.wanted) { // a token in the path
+			f.namespace = c.wanted
+		}
 		if c.need.Undeclared {
 			f.detail = "This is none of the calls that the API declares, so no permission allows it."
 		}

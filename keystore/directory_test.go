@@ -110,7 +110,7 @@ func checkParents(t *testing.T, seed uint64) {
 				want = false
 			}
 		}
-		if err := moved.check(d, nil); (err == nil) != want && moved.Parent != parents[moved.ID] {
+		if err := moved.check(d, nil, new(Namespace)); (err == nil) != want && moved.Parent != parents[moved.ID] {
 			t.Errorf("%s from %q to %s: %v", moved.ID, parents[moved.ID], moved.Parent, err)
 		}
 	}

@@ -14,12 +14,14 @@ import (
 type ChangeOptions struct {
 	// IfVersion is the version the object must have, else the change is refused with KindPrecondition. 0: any.
 	IfVersion int64
+	// OrVersions are further versions that it may have, beside IfVersion.
+	OrVersions []int64
 	// Wait is how long to wait for the change to be in force on every node. Zero: [DefaultWait]. Less: not at all.
 	Wait time.Duration
 }
 
 func (o ChangeOptions) check(version int64) error {
-	if o.IfVersion != 0 && o.IfVersion != version {
+	if o.IfVersion != 0 && o.IfVersion != version && !slices.Contains(o.OrVersions, version) {
 		return &Error{Kind: KindPrecondition, Code: "version_mismatch", Detail: fmt.Sprintf("the object has version %d by now; read it again", version)}
 	}
 	return nil
@@ -122,6 +124,10 @@ func isNotFound(err error) bool { return errors.Is(err, ErrNotFound) }
 func remembered(tx Tx, by authority, key string) error {
 	if key == "" {
 		return nil
+	}
+	var p problems
+	if p.secret("Idempotency-Key", key); len(p) > 0 {
+		return p.err()
 	}
 	made, err := tx.Remembered(by.actor, key, tx.Now().Add(-rememberFor))
 	if err != nil || made == "" {

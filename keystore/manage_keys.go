@@ -120,15 +120,13 @@ func (s KeySpec) key(now time.Time, by authority, id, prefix string) (*Key, erro
 
 	var p problems
 	p.text("name", key.Name, maxName)
-	p.metadata(key.Metadata)
+	p.metadata(nil, key.Metadata)
 	p.addresses(key.AllowedIPs)
 	p.namespace(by.policy, "namespace", key.Namespace)
 	p.owner(by, key.Owner)
 	p.keyRoles(by.policy.Namespace(key.Namespace), key)
 	p.grants(by, key.Namespace, key.Grants, s.Home != nil)
-	if !key.ExpiresAt.IsZero() && !key.ExpiresAt.After(now) {
-		p.add("expires_at", "is not in the future")
-	}
+	p.expiry(key.ExpiresAt, now)
 	if err := p.err(); err != nil {
 		return nil, err
 	}

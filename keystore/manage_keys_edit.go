@@ -105,8 +105,8 @@ func (patch KeyPatch) apply(by authority, before *Key) (*Key, error) {
 		set(&home.Roles, patch.Roles)
 		set(&home.Connected, patch.Connected)
 	}
-	p.text("name", after.Name, maxName)
-	p.metadata(after.Metadata)
+	p.changedText("name", before.Name, after.Name, maxName)
+	p.metadata(before.Metadata, after.Metadata)
 	p.addresses(after.AllowedIPs)
 	if after.Owner != before.Owner {
 		p.owner(by, after.Owner)

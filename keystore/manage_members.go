@@ -77,7 +77,7 @@ func (k *Keystore) CreateMember(ctx context.Context, c Caller, spec Member) (*Me
 		}
 		m = &Member{ID: newMemberID(), Name: spec.Name, Kind: spec.Kind, Login: spec.Login, Grants: slices.Clone(spec.Grants),
 			Active: true, CreatedAt: tx.Now(), CreatedBy: by.actor, Version: 1}
-		if err := m.check(by); err != nil {
+		if err := m.check(by, new(Member)); err != nil {
 			return err
 		}
 		for _, g := range m.Grants {
@@ -106,7 +106,8 @@ func loginTaken(err error) error {
 	return err
 }
 
-func (m *Member) check(by authority) error {
+// check checks a member that was changed from before, or is new if that is the zero value.
+func (m *Member) check(by authority, before *Member) error {
 	var p problems
 	if m.Kind == "" {
 		m.Kind = Person
@@ -117,8 +118,8 @@ func (m *Member) check(by authority) error {
 	if m.Name == "" {
 		p.add("name", "is required")
 	}
-	p.text("name", m.Name, maxName)
-	p.text("login", m.Login, maxName)
+	p.changedText("name", before.Name, m.Name, maxName)
+	p.changedText("login", before.Login, m.Login, maxName)
 	p.grants(by, "", m.Grants, false)
 	if err := p.err(); err != nil {
 		return err
@@ -198,7 +199,7 @@ func (k *Keystore) EditMember(ctx context.Context, c Caller, id string, patch Me
 		if after.Unreadable = ""; before.Unreadable != "" && patch.Grants == nil {
 			return mend("grants", before.Unreadable)
 		}
-		if err := after.check(by); err != nil {
+		if err := after.check(by, before); err != nil {
 			return err
 		}
 		if after.Login != before.Login || after.Active && !before.Active {
@@ -330,9 +331,7 @@ func (k *Keystore) NewMemberToken(ctx context.Context, c Caller, id string, spec
 		}
 		var p problems
 		p.addresses(key.AllowedIPs)
-		if !key.ExpiresAt.IsZero() && !key.ExpiresAt.After(tx.Now()) {
-			p.add("expires_at", "is not in the future")
-		}
+		p.expiry(key.ExpiresAt, tx.Now())
 		if err := p.err(); err != nil {
 			return err
 		}

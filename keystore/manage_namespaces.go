@@ -53,7 +53,7 @@ func (k *Keystore) CreateNamespace(ctx context.Context, c Caller, spec Namespace
 		}
 		ns = &spec
 		ns.CreatedAt, ns.Version = tx.Now(), 1
-		if err := ns.check(by.policy, k.settings.Load().TokenPrefixes); err != nil {
+		if err := ns.check(by.policy, k.settings.Load().TokenPrefixes, new(Namespace)); err != nil {
 			return err
 		}
 		if err := by.claim(tx, ns.ID); err != nil {
@@ -94,13 +94,17 @@ const (
 	maxDepth = 32
 )
 
-func (ns *Namespace) check(d *Directory, prefixes []string) error {
+// check checks a namespace that was changed from before, or is new if that is the zero value.
+func (ns *Namespace) check(d *Directory, prefixes []string, before *Namespace) error {
 	var p problems
 	if !ValidNamespaceID(ns.ID) {
 		p.add("id", "is a letter or digit, then up to 63 of these, '.', '_', '~' or '-'; %q is reserved", HomeNamespace)
 	}
-	p.text("name", ns.Name, maxName)
-	p.text("kind", ns.Kind, maxKind)
+	if before.ID == "" {
+		p.secret("id", ns.ID)
+	}
+	p.changedText("name", before.Name, ns.Name, maxName)
+	p.changedText("kind", before.Kind, ns.Kind, maxKind)
 	if ns.EditPolicy == "" {
 		ns.EditPolicy = EditFree
 	}
@@ -130,10 +134,12 @@ func (ns *Namespace) check(d *Directory, prefixes []string) error {
 	}
 	for i, kind := range ns.Reach {
 		field := fmt.Sprintf("reach[%d]", i)
-		if kind == "" {
+		switch {
+		case kind == "":
 			p.add(field, "is empty")
+		case !slices.Contains(before.Reach, kind):
+			p.text(field, kind, maxKind)
 		}
-		p.text(field, kind, maxKind)
 	}
 	for i, r := range ns.KeyRoles {
 		switch {
@@ -223,7 +229,7 @@ func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch
 				return err
 			}
 		}
-		if err := after.check(by.policy, k.settings.Load().TokenPrefixes); err != nil {
+		if err := after.check(by.policy, k.settings.Load().TokenPrefixes, before); err != nil {
 			return err
 		}
 		if err := tx.UpdateNamespace(&after); err != nil {

@@ -82,6 +82,7 @@ func (r *Role) check(d *Directory) error {
 	if !ValidRoleName(r.Name) {
 		p.add("name", "is a letter or digit, then up to 63 of these, '.', '_', '~' or '-'")
 	}
+	p.secret("name", r.Name)
 	p.permissions(r.Permissions)
 	return p.err()
 }
@@ -92,6 +93,9 @@ func (p *problems) permissions(list []Permission) {
 		p.add("permissions", "are none: a role gives something")
 	case len(list) > maxPermissions:
 		p.add("permissions", "are more than %d", maxPermissions)
+	}
+	for _, permission := range list {
+		p.secret("permissions", permission.Action)
 	}
 }
 

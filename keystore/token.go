@@ -93,10 +93,8 @@ func ParseToken(s string) (Token, error) {
 		return Token{}, ErrMalformed
 	}
 	body := s[prefix+1:]
-	for i := range len(body) {
-		if !isBase62[body[i]] {
-			return Token{}, ErrMalformed
-		}
+	if !base62Only(body) {
+		return Token{}, ErrMalformed
 	}
 	var check [base62CRCLen]byte
 	putCheck(check[:], s[:len(s)-base62CRCLen])
@@ -104,6 +102,35 @@ func ParseToken(s string) (Token, error) {
 		return Token{}, ErrMalformed
 	}
 	return Token{text: s, prefix: prefix}, nil
+}
+
+// ContainsToken reports whether a token stands anywhere in s: one with right check digits, of this
+// deployment or another.
+func ContainsToken(s string) bool {
+	for body := 0; ; {
+		i := strings.IndexByte(s[body:], '_')
+		if i < 0 || len(s)-body-i <= tokenBodyLen {
+			return false
+		}
+		body += i + 1
+		if !base62Only(s[body : body+tokenBodyLen]) {
+			continue
+		}
+		for start := body - 2; start >= 0 && body-1-start <= maxPrefixLen; start-- {
+			if _, err := ParseToken(s[start : body+tokenBodyLen]); err == nil {
+				return true
+			}
+		}
+	}
+}
+
+func base62Only(s string) bool {
+	for i := range len(s) {
+		if !isBase62[s[i]] {
+			return false
+		}
+	}
+	return true
 }
 
 // ValidPrefix reports whether p is `[a-z][a-z0-9]*(_[a-z0-9]+)*` of at most 24 characters.

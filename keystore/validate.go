@@ -47,15 +47,54 @@ func (p *problems) text(field, s string, most int) {
 		p.add(field, "is longer than %d characters", most)
 	case strings.ContainsFunc(s, unicode.IsControl):
 		p.add(field, "has control characters")
+	default:
+		p.secret(field, s)
 	}
 }
 
-func (p *problems) metadata(m map[string]string) {
+// secret refuses a text that is kept, and so shown to whoever may read the object or the audit log,
+// when there is a token in it.
+func (p *problems) secret(field, s string) {
+	if ContainsToken(s) {
+		p.add(field, "must not contain a token; if the token works, rotate its key")
+	}
+}
+
+// changedText checks a text that may have been changed. One that was not may be older than a rule.
+func (p *problems) changedText(field, before, after string, most int) {
+	if before != after {
+		p.text(field, after, most)
+	}
+}
+
+// lastTime is the last one that RFC 3339, and so JSON, can write: years have four digits.
+var lastTime = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC).Add(-time.Microsecond)
+
+// expiry checks the end of a key, zero for one that never expires.
+func (p *problems) expiry(at, now time.Time) {
+	switch {
+	case at.IsZero():
+	case !at.After(now):
+		p.add("expires_at", "is not in the future")
+	case at.After(lastTime):
+		p.add("expires_at", "must be before the year 10000 in UTC; leave it out for never")
+	}
+}
+
+// metadata checks all of m, where before had some of it already.
+func (p *problems) metadata(before, m map[string]string) {
 	size := 0
 	for name, value := range m {
 		size += len(name) + len(value)
+		if known, ok := before[name]; ok && known == value {
+			continue
+		}
 		if name == "" {
 			p.add("metadata", "has an empty name")
+		}
+		if ContainsToken(name) {
+			p.secret("metadata", name)
+			continue
 		}
 		p.text("metadata."+name, value, maxMetadata)
 	}
@@ -110,6 +149,9 @@ func (p *problems) grants(by authority, namespace string, grants []Grant, short 
 			p.add(field+"namespace", "%q has a grant already", g.Namespace)
 		}
 		seen[g.Namespace] = true
+		for _, permission := range g.Permissions {
+			p.secret(field+"permissions", permission.Action)
+		}
 		if !by.knows(g.Namespace) {
 			continue
 		}

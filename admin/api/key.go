@@ -97,7 +97,7 @@ type KeyPatch struct {
 
 // A RevokeRequest ends a key for good.
 type RevokeRequest struct {
-	Reason string `json:"reason,omitempty" doc:"Kept with the key, for people"`
+	Reason string `json:"reason,omitempty" minLength:"0" doc:"Kept with the key, for people"`
 	Made   bool   `json:"made,omitempty" doc:"Also revoke every key that this one made"`
 }
 

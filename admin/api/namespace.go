@@ -21,9 +21,9 @@ type Namespace struct {
 // A NamespaceRequest describes a namespace to be made.
 type NamespaceRequest struct {
 	ID          string   `json:"id" doc:"A letter or digit, then at most 63 more of these, '.', '_', '~' and '-'"`
-	Kind        string   `json:"kind,omitempty"`
+	Kind        string   `json:"kind,omitempty" minLength:"0"`
 	Parent      *string  `json:"parent,omitempty" nullable:"true" doc:"The namespace it lies in; null or absent: none"`
-	Name        string   `json:"name,omitempty"`
+	Name        string   `json:"name,omitempty" minLength:"0"`
 	EditPolicy  string   `json:"edit_policy,omitempty" enum:"free,grow_only" doc:"Default: free"`
 	Reach       []string `json:"reach,omitempty" maxItems:"50" doc:"Kinds of namespaces below this one in which keys' grants here count too"`
 	KeyRoles    []string `json:"key_roles,omitempty" maxItems:"50" doc:"Shared ones, as it has none of its own yet; or *: keys have at least one role"`
@@ -33,15 +33,15 @@ type NamespaceRequest struct {
 
 // A NamespacePatch is a merge patch (RFC 7396) of a namespace: what is absent stays, null goes back to the default.
 type NamespacePatch struct {
-	Name        Optional[string]   `json:"name,omitzero"`
+	Name        Optional[string]   `json:"name,omitzero" minLength:"0"`
 	EditPolicy  Optional[string]   `json:"edit_policy,omitzero" enum:"free,grow_only"`
 	ID          Optional[string]   `json:"id,omitzero" doc:"Never changes: accepted only when it is what the namespace has"`
-	Kind        Optional[string]   `json:"kind,omitzero" doc:"Never changes: accepted only when it is what the namespace has"`
-	Parent      Optional[string]   `json:"parent,omitzero"`
+	Kind        Optional[string]   `json:"kind,omitzero" minLength:"0" doc:"Never changes: accepted only when it is what the namespace has"`
+	Parent      Optional[string]   `json:"parent,omitzero" doc:"null: none"`
 	Reach       Optional[[]string] `json:"reach,omitzero" maxItems:"50"`
 	KeyRoles    Optional[[]string] `json:"key_roles,omitzero" maxItems:"50"`
-	TokenPrefix Optional[string]   `json:"token_prefix,omitzero"`
-	ChildPrefix Optional[string]   `json:"child_prefix,omitzero" doc:"Requires admin.namespaces:create in the parent, or in * without one"`
+	TokenPrefix Optional[string]   `json:"token_prefix,omitzero" doc:"null: the deployment's first"`
+	ChildPrefix Optional[string]   `json:"child_prefix,omitzero" doc:"null: none. Requires admin.namespaces:create in the parent, or in * without one"`
 }
 
 // NamespaceChanged is the answer to a change of a namespace.

@@ -3,6 +3,7 @@ package console
 import (
 	"cmp"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -54,8 +55,14 @@ type auditEntry struct {
 func listAudit(v *visit) error {
 	p := auditPage{Form: &form{values: v.r.URL.Query()}, Actions: append([]choice{{Label: "Any"}}, auditActions...), Verify: v.mayIn("admin.audit:read", keystore.AnyNamespace)}
 	f := client.AuditFilter{Namespace: v.namespace(), Actor: v.query("actor"), Action: v.query("action"), Object: strings.TrimSpace(v.query("object")), Cursor: v.query("cursor"), Limit: pageSize}
-	f.From = p.Form.day("from")
-	if f.To = p.Form.day("to"); !f.To.IsZero() {
+	var ok, ok2 bool
+	f.From, ok = p.Form.day("from")
+	f.To, ok2 = p.Form.day("to")
+	if !ok || !ok2 {
+		v.refuse(http.StatusUnprocessableEntity, "Day not understood", "From and To must be days such as 2026-01-31.")
+		return nil
+	}
+	if !f.To.IsZero() {
 		f.To = f.To.AddDate(0, 0, 1) // the day itself counts
 	}
 	p.Filtered = f.Actor+f.Action+f.Object != "" || !f.From.IsZero() || !f.To.IsZero()
@@ -84,13 +91,13 @@ func listAudit(v *visit) error {
 	return v.show("audit", "Audit", p)
 }
 
-// day reads a day of the viewer's. What is none is no filter.
-func (f *form) day(name string) time.Time {
-	at, err := time.ParseInLocation(time.DateOnly, f.Value(name), f.zone())
-	if err != nil {
-		return time.Time{}
+// day reads a day of the viewer's, the zero time for an empty field.
+func (f *form) day(name string) (day time.Time, ok bool) {
+	if f.Value(name) == "" {
+		return time.Time{}, true
 	}
-	return at
+	day, err := time.ParseInLocation(time.DateOnly, f.Value(name), f.zone())
+	return day, err == nil
 }
 
 func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -135,11 +136,25 @@ func (c *Console) serve(p page) http.HandlerFunc {
 		if p.needs != anybody && !v.admitted(p.needs) {
 			return
 		}
+		if q, err := url.ParseQuery(r.URL.RawQuery); err != nil || repeats(q) || holdsToken(q) {
+			bare := *r.URL
+			bare.RawQuery = "" // the page's links repeat it
+			v.r = r.Clone(r.Context())
+			v.r.URL = &bare
+			v.refuse(http.StatusBadRequest, "Address not understood",
+				"A part of the address is malformed, given twice, or a token. Choose the filters again.")
+			return
+		}
 		if r.Method == http.MethodPost {
 			if err := r.ParseForm(); err != nil {
 				v.refuse(http.StatusBadRequest, "The form did not arrive", "It was cut off, or is longer than this server takes. Nothing was changed.")
 				return
 			}
+		}
+		if holdsToken(r.PostForm) {
+			v.refuse(http.StatusUnprocessableEntity, "A field contains a token",
+				"Names, reasons and metadata are shown to others. Nothing was changed. If the token works, rotate its key.")
+			return
 		}
 		if p.needs != anybody {
 			v.api = c.clientFor(v.Caller)
@@ -148,6 +163,27 @@ func (c *Console) serve(p page) http.HandlerFunc {
 			v.fail(err)
 		}
 	}
+}
+
+// holdsToken reports whether there is a token in a form or an address, but where one is asked for.
+func holdsToken(form url.Values) bool {
+	for name, values := range form {
+		if name != "token" && keystore.ContainsToken(name+"\n"+strings.Join(values, "\n")) {
+			return true
+		}
+	}
+	return false
+}
+
+// repeats reports whether a parameter is given more than once: a filter that does not count would
+// show more than was asked for.
+func repeats(q url.Values) bool {
+	for _, values := range q {
+		if len(values) > 1 {
+			return true
+		}
+	}
+	return false
 }
 
 // admitted answers who may not see a page, and reports whether the visitor may.

@@ -458,7 +458,12 @@ func TestAudit(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.get("/apikeys/audit?action=key.revoke").want(200, "Member&#39;s token ended", "/apikeys/members/"+id).lacks(">Key revoked</span>")
-	p.get("/apikeys/audit?from=yesterday").want(200, ">Role edited</span>")
+	// A filter that cannot be understood does not vanish; an empty one is none.
+	p.get("/apikeys/audit?from=yesterday").want(422, "Day not understood").lacks(">Role edited</span>")
+	p.get("/apikeys/audit?from=2026-01-02&to=2026-01-01").want(422)
+	p.get("/apikeys/audit?namespace=other&namespace=").want(400, "Address not understood")
+	p.get("/apikeys/audit?namespace=%zz").want(400, "Address not understood")
+	p.get("/apikeys/audit?namespace=&from=&to=&actor=&action=&object=&zone=").want(200, ">Role edited</span>")
 	p.get("/apikeys/audit?cursor=nonsense").want(422)
 	p.post("/apikeys/audit/verify").want(200, "The audit log is as it was written", "follows from the one before")
 
@@ -485,4 +490,18 @@ func TestNodes(t *testing.T) {
 	some := s.signedIn(t, "Some", "default=@viewer")
 	some.get("/apikeys/nodes").want(403)
 	some.get("/apikeys/keys").lacks("/apikeys/nodes")
+}
+
+// TestTokenInAField: a token that was pasted into a form or the address is neither kept nor shown.
+func TestTokenInAField(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	_, token := s.member(t, "Grace", "*=@viewer")
+	for _, path := range []string{"/apikeys/keys?q=" + token, "/apikeys/audit?namespace=" + token, "/apikeys/keys?owner=x" + token + "x", "/apikeys/roles?" + token + "=1"} {
+		p.get(path).want(400, "Address not understood").lacks(token)
+	}
+	for _, path := range []string{"/apikeys/keys/new", "/apikeys/roles/new", "/apikeys/members/new", "/apikeys/namespaces/new"} {
+		p.post(path, "name", "see "+token, "id", "acme", "permissions", "read").want(422, "A field contains a token").lacks(token)
+	}
+	p.get("/apikeys/audit").want(200).lacks(token)
 }

@@ -1,0 +1,80 @@
+package admin
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// condition is a list of entity tags (RFC 9110 §13.1).
+type condition struct {
+	any    bool // "*"
+	strong []int64
+	weak   []int64 // versions of weak tags
+}
+
+// parseCondition reads If-Match or If-None-Match. A tag that no object can have matches none.
+//
+// The ETag of an object is its version. One that `encode` of Caddy has compressed has the coding
+// behind it, "1-gzip", and one that another proxy has compressed is weak, W/"1".
+func parseCondition(header string) (c condition) {
+	if strings.TrimSpace(header) == "*" {
+		c.any = true
+		return c
+	}
+	for rest := header; ; {
+		rest = strings.TrimLeft(rest, " \t,")
+		opaque, weak := strings.CutPrefix(rest, "W/")
+		opaque, ok := strings.CutPrefix(opaque, `"`)
+		end := strings.IndexByte(opaque, '"')
+		if !ok || end < 0 {
+			return c
+		}
+		text, _, _ := strings.Cut(opaque[:end], "-")
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil && n > 0 && text == strconv.FormatInt(n, 10) {
+			if weak {
+				c.weak = append(c.weak, n)
+			} else {
+				c.strong = append(c.strong, n)
+			}
+		}
+		rest = opaque[end+1:]
+	}
+}
+
+// listed reads a header that is a list and may come in several lines.
+func listed(ctx huma.Context, name string) string {
+	var lines []string
+	ctx.EachHeader(func(n, value string) {
+		if n == name {
+			lines = append(lines, value)
+		}
+	})
+	return strings.Join(lines, ", ")
+}
+
+// Unless is what showing an object takes. It is exported for reflection's sake.
+type Unless struct {
+	IfNoneMatch string `header:"If-None-Match" doc:"ETags: 304 if the object has one of them"`
+}
+
+// Resolve is part of huma.Resolver.
+func (u *Unless) Resolve(ctx huma.Context) []error {
+	u.IfNoneMatch = listed(ctx, "If-None-Match")
+	return nil
+}
+
+// status is 304 for an object that the client has already. The comparison is weak.
+func (u *Unless) status(version int64) int {
+	if u.IfNoneMatch == "" {
+		return http.StatusOK
+	}
+	c := parseCondition(u.IfNoneMatch)
+	if c.any || slices.Contains(c.strong, version) || slices.Contains(c.weak, version) {
+		return http.StatusNotModified
+	}
+	return http.StatusOK
+}

@@ -1,0 +1,151 @@
+package admin
+
+import (
+	"cmp"
+	"maps"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// anything is the schema of what the document does not describe.
+var anything = new(huma.Schema)
+
+// withParameters checks the query and the headers of an operation before huma reads them. To huma,
+// an empty parameter is an absent one, only the first of several counts, and a malformed one does
+// not exist: a filter would vanish.
+func (a *API) withParameters(ctx huma.Context, next func(huma.Context)) {
+	if err := checkParameters(ctx); err != nil {
+		a.refuse(ctx, err)
+		return
+	}
+	next(ctx)
+}
+
+func checkParameters(ctx huma.Context) error {
+	target := ctx.URL()
+	var wrong fields
+	query, err := url.ParseQuery(target.RawQuery)
+	if err != nil {
+		return newProblem(http.StatusBadRequest, "syntax",
+			"the query is malformed: percent-encode '%' as %25, ';' as %3B and '&' as %26 within a value")
+	}
+	headers := make(map[string][]string)
+	ctx.EachHeader(func(name, value string) { headers[name] = append(headers[name], value) })
+	for name := range query {
+		if keystore.ContainsToken(name) { // huma would repeat it
+			wrong.add("query", holdsToken)
+		}
+	}
+	for _, p := range ctx.Operation().Parameters {
+		switch p.In {
+		case "query":
+			wrong.parameter(p.Name, query[p.Name])
+		case "header":
+			values := headers[textproto.CanonicalMIMEHeaderKey(p.Name)]
+			if len(values) > 1 && strings.HasPrefix(p.Name, "If-") { // a list in several lines
+				values = []string{strings.Join(values, ", ")}
+			}
+			wrong.parameter(p.Name, values)
+		case "path":
+			switch id := ctx.Param(p.Name); {
+			case !printable(id):
+				return newProblem(http.StatusNotFound, "not_found", "no id has such characters")
+			case keystore.ContainsToken(id):
+				return newProblem(http.StatusNotFound, "not_found", "this is a token and no id; others may have seen it: rotate its key")
+			}
+		}
+	}
+	return wrong.err(codeInvalid)
+}
+
+// parameter checks the values that were sent for one parameter.
+func (f *fields) parameter(name string, values []string) {
+	switch {
+	case len(values) == 0:
+	case len(values) > 1:
+		f.add(name, "must be given once")
+	case slices.Contains(values, ""):
+		f.add(name, "must not be empty; leave it out instead")
+	case !printable(strings.Join(values, "")):
+		f.add(name, "must be UTF-8 without control characters")
+	case keystore.ContainsToken(values[0]):
+		f.add(name, holdsToken)
+	}
+}
+
+// holdsToken is said of a text that is kept, or that an answer would repeat. It does not repeat it.
+const holdsToken = "must not contain a token; if the token works, rotate its key"
+
+// printable reports whether every database can compare s with a text.
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}
+
+// refuseEmpty makes the optional strings of a body refuse the empty one, which would mean the same
+// as none, unless their tag says `minLength:"0"`.
+func (a *API) refuseEmpty(s *huma.Schema) {
+	schemas := a.huma.OpenAPI().Components.Schemas
+	for s.Ref != "" {
+		s = schemas.SchemaFromRef(s.Ref)
+	}
+	if s.Items != nil {
+		a.refuseEmpty(s.Items)
+	}
+	for _, p := range s.Properties {
+		if p.Type == huma.TypeString && p.MinLength == nil && len(p.Enum) == 0 && p.Format == "" {
+			one := 1
+			p.MinLength = &one
+			p.PrecomputeMessages()
+		} else if p.Type != huma.TypeString {
+			a.refuseEmpty(p)
+		}
+	}
+}
+
+// mayBeEmpty reports whether a string means the same when it is empty as when it is absent.
+func mayBeEmpty(s *huma.Schema) bool { return s.MinLength != nil && *s.MinLength == 0 }
+
+// inspect adds what huma would let pass, or repeat in its answer: strings that are null, although
+// null is none of their values, which huma takes for absent ones; and tokens, but where one belongs.
+func (a *API) inspect(s *huma.Schema, v any, at string, wrong *fields) {
+	for s.Ref != "" {
+		s = a.huma.OpenAPI().Components.Schemas.SchemaFromRef(s.Ref)
+	}
+	switch v := v.(type) {
+	case string:
+		if keystore.ContainsToken(v) && !s.WriteOnly {
+			wrong.add(strings.TrimPrefix(at, "."), holdsToken)
+		}
+	case []any:
+		for i, element := range v {
+			a.inspect(cmp.Or(s.Items, anything), element, at+"["+strconv.Itoa(i)+"]", wrong)
+		}
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			p := s.Properties[name]
+			if values, ok := s.AdditionalProperties.(*huma.Schema); ok && p == nil {
+				p = values
+			}
+			p = cmp.Or(p, anything)
+			switch {
+			case keystore.ContainsToken(name):
+				wrong.add(cmp.Or(strings.TrimPrefix(at, "."), "body"), holdsToken)
+			case v[name] == nil && p.Type == huma.TypeString && !p.Nullable && !mayBeEmpty(p):
+				wrong.add(strings.TrimPrefix(at+"."+name, "."), "%s", validation.MsgExpectedString)
+			default:
+				a.inspect(p, v[name], at+"."+name, wrong)
+			}
+		}
+	}
+}
