@@ -185,12 +185,12 @@ func parseAdminSite(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys_admin
 	if d.NextArg() {
-		return d.Errf("%s takes no argument but a matcher, this is %q: options go into a block", adminSiteDirective, d.Val())
+		return d.Errf("%s takes no argument but a matcher, this is %q: options go into a block", adminSiteDirective, shown(d.Val()))
 	}
 	for d.NextBlock(0) {
 		option, args := d.Val(), d.RemainingArgs()
 		if option != "trust_user" {
-			return d.Errf("unknown word %q in %s: it knows trust_user", option, adminSiteDirective)
+			return d.Errf("unknown word %q in %s: it knows trust_user", shown(option), adminSiteDirective)
 		}
 		if d.NextBlock(1) {
 			return d.Errf("%s takes no block", option)
@@ -214,9 +214,9 @@ func (s *AdminSite) compile() error {
 	name, closes := strings.CutSuffix(name, "}")
 	switch {
 	case !opens || !closes || strings.ContainsAny(name, "{}") || !strings.HasPrefix(name, "http."):
-		return fmt.Errorf("trust_user: %q is no placeholder of a request, such as {http.auth.user.id}: whoever comes would be the same member", s.TrustUser)
+		return fmt.Errorf("trust_user: %q is no placeholder of a request, such as {http.auth.user.id}: whoever comes would be the same member", shown(s.TrustUser))
 	case strings.HasPrefix(name, "http.api_key."):
-		return fmt.Errorf("trust_user: %s is set for keys, and a key is no user who has signed in: take {http.auth.user.id}", s.TrustUser)
+		return fmt.Errorf("trust_user: %s is set for keys, and a key is no user who has signed in: take {http.auth.user.id}", shown(s.TrustUser))
 	}
 	s.user = name
 	return nil

@@ -93,7 +93,7 @@ func (c *gateConfig) exposedSources() []string {
 		}
 		for _, s := range compiled.declared() {
 			if !s.hiddenByCaddy() {
-				seen[string(s.Kind)+" "+s.Name] = true
+				seen[string(s.Kind)+" "+shown(s.Name)] = true
 			}
 		}
 	}

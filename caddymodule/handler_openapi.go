@@ -42,7 +42,7 @@ func (h *Handler) unmarshalOpenAPI(d *caddyfile.Dispenser, args []string) error 
 			return d.Err("openapi: what goes before the paths is empty: write / for nothing, or leave it out for the paths of the document's servers")
 		}
 	}
-	if !filepath.IsAbs(o.File) { // as `import` does
+	if !filepath.IsAbs(o.File) && !strings.Contains(o.File, "://") { // as `import` does
 		caddyfile, err := caddy.FastAbs(d.File())
 		if err != nil {
 			return d.Errf("openapi: finding the directory of the Caddyfile: %v", err)
@@ -61,12 +61,15 @@ func (o *OpenAPI) read() error {
 	if o.document != nil {
 		return nil
 	}
-	if o.File == "" {
+	switch {
+	case o.File == "":
 		return errors.New("openapi: the file is missing")
+	case strings.Contains(o.File, "://"):
+		return errors.New("openapi: this is a URL: only local files are read")
 	}
 	var err error
 	if o.document, err = openapi.Read(o.File); err != nil {
-		return fmt.Errorf("openapi: %w", err)
+		return errors.New("openapi: " + strings.ReplaceAll(err.Error(), o.File, shown(o.File)))
 	}
 	return nil
 }

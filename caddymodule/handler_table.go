@@ -52,7 +52,7 @@ func (b *tableBuilder) finish(from int) {
 func (b *tableBuilder) add(o operation) error {
 	key := o.method + o.pattern.shape()
 	if i, taken := b.taken[key]; taken {
-		return fmt.Errorf("%s %s is %s already (%s): remove one of them", o.method, o.pattern.text, b.list[i].need, b.list[i].place)
+		return fmt.Errorf("%s %s is %s already (%s): remove one of them", shown(o.method), shown(o.pattern.text), b.list[i].need, shown(b.list[i].place))
 	}
 	b.taken[key] = len(b.list)
 	b.list = append(b.list, o)
@@ -82,12 +82,12 @@ func (p *pattern) shape() string {
 func (b *tableBuilder) addWritten(o Operation) error {
 	resource, name, ok := strings.Cut(o.Permission, ":")
 	if !ok || !keystore.ValidOperation(name) {
-		return fmt.Errorf("%q is no RESOURCE:OPERATION, such as orders:search (read, write and * cannot be operations)", o.Permission)
+		return fmt.Errorf("%q is no RESOURCE:OPERATION, such as orders:search (read, write and * cannot be operations)", shown(o.Permission))
 	}
-	if err := checkResource(o.Permission, resource); err != nil {
+	if err := checkResource(shown(o.Permission), resource); err != nil {
 		return err
 	}
-	class, err := parseClass(o.Permission, o.Class)
+	class, err := parseClass(shown(o.Permission), o.Class)
 	if err != nil {
 		return err
 	}
@@ -99,10 +99,10 @@ func (b *tableBuilder) addWritten(o Operation) error {
 	// takes /orders/SEARCH for /orders/{id}, and so do many for /orders/%73earch.
 	p, err := parsePattern(o.Path, class < usual)
 	if err != nil {
-		return fmt.Errorf("%s: %w", o.Permission, err)
+		return fmt.Errorf("%s: %w", shown(o.Permission), err)
 	}
 	if err := b.add(operation{method: o.Method, pattern: p, need: keystore.Need{Class: class, Resource: resource, Operation: name}, place: o.Path}); err != nil {
-		return fmt.Errorf("%s: %w", o.Permission, err)
+		return fmt.Errorf("%s: %w", shown(o.Permission), err)
 	}
 	return nil
 }

@@ -28,10 +28,10 @@ type segment struct {
 func parsePattern(text string, exact bool) (pattern, error) {
 	p := pattern{text: text, exact: exact}
 	if !strings.HasPrefix(text, "/") {
-		return p, fmt.Errorf("path pattern %q does not begin with /", text)
+		return p, fmt.Errorf("path pattern %q does not begin with /", shown(text))
 	}
 	if strings.Contains(text, "//") {
-		return p, fmt.Errorf("path pattern %q has an empty segment (//), which no request can have", text)
+		return p, fmt.Errorf("path pattern %q has an empty segment (//), which no request can have", shown(text))
 	}
 	words := strings.Split(strings.TrimSuffix(text[1:], "/"), "/")
 	if len(words) == 1 && words[0] == "" {
@@ -45,12 +45,12 @@ func parsePattern(text string, exact bool) (pattern, error) {
 			p.rest = true
 			return p, nil
 		case word == "**":
-			return p, fmt.Errorf("path pattern %q has ** before its end: there it stands for the rest, write * for one segment", text)
+			return p, fmt.Errorf("path pattern %q has ** before its end: there it stands for the rest, write * for one segment", shown(text))
 		case word == "." || word == "..":
-			return p, fmt.Errorf("path pattern %q has the segment %q, which no request can have", text, word)
+			return p, fmt.Errorf("path pattern %q has the segment %q, which no request can have", shown(text), shown(word))
 		case word == "{namespace}":
 			if captured {
-				return p, fmt.Errorf("path pattern %q has {namespace} twice", text)
+				return p, fmt.Errorf("path pattern %q has {namespace} twice", shown(text))
 			}
 			captured = true
 			p.segments = append(p.segments, segment{namespace: true})
@@ -177,7 +177,7 @@ func addPattern(list []pattern, option, text string, exact bool) ([]pattern, err
 	}
 	for i := range list {
 		if list[i].same(&p) {
-			return nil, fmt.Errorf("%s: path pattern %q matches the same as %q: remove one of them", option, text, list[i].text)
+			return nil, fmt.Errorf("%s: path pattern %q matches the same as %q: remove one of them", option, shown(text), shown(list[i].text))
 		}
 	}
 	return append(list, p), nil

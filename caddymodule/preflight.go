@@ -17,7 +17,7 @@ type Preflight struct {
 func checkOrigin(origin string) error {
 	u, err := url.Parse(origin)
 	if err != nil || u.Scheme == "" || u.Host == "" || origin != u.Scheme+"://"+u.Host {
-		return fmt.Errorf("preflight: %q is no origin: it takes SCHEME://HOST or SCHEME://HOST:PORT without a path, such as https://app.example.com, or nothing for any origin", origin)
+		return fmt.Errorf("preflight: %q is no origin: it takes SCHEME://HOST or SCHEME://HOST:PORT without a path, such as https://app.example.com, or nothing for any origin", shown(origin))
 	}
 	return nil
 }

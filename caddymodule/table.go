@@ -212,13 +212,13 @@ func parseTemplate(text string) (pattern, error) {
 	p := pattern{text: text}
 	switch {
 	case !strings.HasPrefix(text, "/"):
-		return p, fmt.Errorf("the path %q does not begin with /", text)
+		return p, fmt.Errorf("the path %q does not begin with /", shown(text))
 	case strings.Contains(text, "//"):
-		return p, fmt.Errorf("the path %q has an empty segment (//), which no request can have", text)
+		return p, fmt.Errorf("the path %q has an empty segment (//), which no request can have", shown(text))
 	case strings.ContainsFunc(text, unicode.IsControl):
-		return p, fmt.Errorf("the path %q has a control character, which no request can have", text)
+		return p, fmt.Errorf("the path %q has a control character, which no request can have", shown(text))
 	case strings.ContainsAny(text, "?#"):
-		return p, fmt.Errorf("the path %q has a query or a fragment: OpenAPI's paths have none", text)
+		return p, fmt.Errorf("the path %q has a query or a fragment: OpenAPI's paths have none", shown(text))
 	}
 	words := strings.TrimSuffix(text[1:], "/")
 	if words == "" {
@@ -226,12 +226,12 @@ func parseTemplate(text string) (pattern, error) {
 	}
 	for word := range strings.SplitSeq(words, "/") {
 		if word == "." || word == ".." {
-			return p, fmt.Errorf("the path %q has the segment %q, which no request can have", text, word)
+			return p, fmt.Errorf("the path %q has the segment %q, which no request can have", shown(text), shown(word))
 		}
 		mixed, err := cutParameters(word)
 		switch {
 		case err != nil:
-			return p, fmt.Errorf("the path %q: %w", text, err)
+			return p, fmt.Errorf("the path %q: %w", shown(text), err)
 		case mixed == parameter:
 			p.segments = append(p.segments, segment{})
 		case strings.Contains(mixed, parameter):
@@ -249,7 +249,7 @@ func cutParameters(word string) (string, error) {
 	for rest := word; ; {
 		literal, after, found := strings.Cut(rest, "{")
 		if strings.Contains(literal, "}") {
-			return "", fmt.Errorf("the segment %q has a } without {", word)
+			return "", fmt.Errorf("the segment %q has a } without {", shown(word))
 		}
 		out.WriteString(literal)
 		if !found {
@@ -257,7 +257,7 @@ func cutParameters(word string) (string, error) {
 		}
 		name, after, closed := strings.Cut(after, "}")
 		if !closed || name == "" || strings.Contains(name, "{") {
-			return "", fmt.Errorf("the segment %q has a { that is no {name}", word)
+			return "", fmt.Errorf("the segment %q has a { that is no {name}", shown(word))
 		}
 		out.WriteString(parameter)
 		rest = after
