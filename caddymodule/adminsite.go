@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -22,7 +23,7 @@ const adminSiteDirective = "api_keys_admin"
 
 func init() {
 	caddy.RegisterModule(AdminSite{})
-	httpcaddyfile.RegisterHandlerDirective(adminSiteDirective, parseAdminSite)
+	httpcaddyfile.RegisterDirective(adminSiteDirective, parseAdminSite)
 	httpcaddyfile.RegisterDirectiveOrder(adminSiteDirective, httpcaddyfile.Before, "respond")
 }
 
@@ -56,6 +57,9 @@ func (AdminSite) CaddyModule() caddy.ModuleInfo {
 // Provision sets up the handler.
 func (s *AdminSite) Provision(ctx caddy.Context) error {
 	if err := s.compile(); err != nil {
+		return err
+	}
+	if err := checkPlace(ctx); err != nil {
 		return err
 	}
 	s.gate.forAdmin, s.gate.Namespace = true, keystore.HomeNamespace
@@ -172,9 +176,27 @@ func changesItself(c *call) bool {
 	return strings.HasPrefix(c.path, api.Prefix+"/self/") || c.path == own || strings.HasPrefix(c.path, own+"/")
 }
 
-func parseAdminSite(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+func parseAdminSite(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	h.Next() // api_keys_admin
+	matchers, err := h.ExtractMatcherSet()
+	if err != nil {
+		return nil, err
+	}
+	if raw, ok := matchers["path"]; ok {
+		var paths []string
+		if err := json.Unmarshal(raw, &paths); err != nil {
+			return nil, h.WrapErr(err)
+		}
+		if !reachesSite(paths) {
+			h.Next()
+			return nil, h.Errf(answersUnder+"its matcher takes only %s: write `"+adminSiteDirective+"` without one", shown(strings.Join(paths, " ")))
+		}
+	}
 	site := new(AdminSite)
-	return site, site.UnmarshalCaddyfile(h.Dispenser)
+	if err := site.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return h.NewRoute(matchers, site), nil
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:

@@ -17,6 +17,10 @@ func init() {
 
 func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h := new(Handler)
+	var err error
+	if h.expected, err = expectedBy(helper); err != nil {
+		return nil, err
+	}
 	return h, h.UnmarshalCaddyfile(helper.Dispenser)
 }
 

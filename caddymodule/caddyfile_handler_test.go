@@ -135,6 +135,8 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"from bearer header X-API-Key":                 `each in a line of its own`,
 		"from header X-Apikey-Token":                   `taken out of every request`,
 		"from header Cookie":                           `cannot carry a key`,
+		"optional\nfrom header api_key":                "8| from header api_key: Caddy drops headers with an underscore: add `servers { expected_underscore_headers api_key }` to the global options",
+		"from header api.key":                          "from header api.key: Caddy drops headers with a dot: add `servers { expected_dot_headers api.key }` to the global options",
 		"from header \"X Y\"":                          `is no name of a header`,
 		"from header A B:C":                            `the scheme is one word`,
 		"from query":                                   `the name is missing`,
@@ -169,26 +171,40 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"methods none PUT\noperation orders:a write PUT /x": `8| operation: orders:a: the method "PUT" is refused`,
 		"operation orders:a read GET x":                     `does not begin with /`,
 		"operation orders:a read GET /{id}\noperation orders:b read GET /*x\noperation orders:c read GET /{name}/": `9| operation: orders:c: GET /{name}/ is orders:a already (/{id})`,
-		"public":                       "public takes path patterns, such as `public /health /docs/*`",
-		"public health":                `does not begin with /`,
-		"public /a /a/":                `matches the same as "/a"`,
-		"public /../a":                 `no request can have`,
-		"optional yes":                 `optional takes no word, this has "yes"`,
-		"optional\noptional":           `optional is given twice`,
-		"preflight *":                  `"*" is no origin: it takes SCHEME://HOST`,
-		"preflight https://a.example/": `is no origin`,
-		"preflight\npreflight":         `preflight is given twice`,
-		"pass_metadata":                "pass_metadata takes names of metadata, such as `pass_metadata team`",
-		"pass_metadata \"a b\"":        `cannot be part of the name of a header`,
-		"pass_metadata a_b a-b":        `would be the same header X-Apikey-Meta-A-B`,
-		"foreign keep":                 `foreign: unknown word "keep": it takes pass`,
-		"encoded_slash":                `encoded_slash takes one word`,
-		"encoded_slash deny":           `it takes allow`,
-		"pass_credential please":       `takes no word`,
-		"errors json":                  `errors: unknown word "json": it takes caddy`,
-		"forwarded apache":             `forwarded: unknown word "apache": it takes nothing or nginx`,
-		"forwarded plain":              `it takes nothing or nginx`,
-		"optional {\nx\n}":             `optional takes no block`,
+		"public":                           "public takes path patterns, such as `public /health /docs/*`",
+		"public health":                    `does not begin with /`,
+		"public /a /a/":                    `matches the same as "/a"`,
+		"public /../a":                     `no request can have`,
+		"optional\npublic /caf%C3%A9":      `8| public: path pattern "/caf%C3%A9" has the segment "caf%C3%A9", which no request can have: patterns are compared with the decoded path, so write "café"`,
+		"public /a%2Fb":                    `has the segment "a%2Fb", which no request can have`,
+		"public /a. ":                      `has the segment "a.", which no request can have`,
+		"public \"/a /b\"":                 `has the segment "a ", which no request can have`,
+		"public /a;b":                      `has the segment "a;b", which no request can have`,
+		"operation a:b write POST /a%20b":  `so write "a b"`,
+		"operation a:b read POST /A%42":    `so write "AB"`,
+		"namespace_path /%41/{namespace}":  `so write "A"`,
+		"list GET /%41 app":                `so write "A"`,
+		"optional yes":                     `optional takes no word, this has "yes"`,
+		"optional\noptional":               `optional is given twice`,
+		"preflight *":                      `"*" is no origin: it takes SCHEME://HOST`,
+		"preflight https://*.example.com":  `"https://…" has a wildcard: name each origin, or none for any`,
+		"preflight https://a.example:443":  `"https://…" has the default port, which browsers leave out`,
+		"preflight http://a.example:80":    `leave out`,
+		"preflight https://bücher.example": `"https://…" is no origin`,
+		"preflight https://a_b.example/":   `is no origin`,
+		"preflight https://a.example/":     `is no origin`,
+		"preflight\npreflight":             `preflight is given twice`,
+		"pass_metadata":                    "pass_metadata takes names of metadata, such as `pass_metadata team`",
+		"pass_metadata \"a b\"":            `cannot be part of the name of a header`,
+		"pass_metadata a_b a-b":            `would be the same header X-Apikey-Meta-A-B`,
+		"foreign keep":                     `foreign: unknown word "keep": it takes pass`,
+		"encoded_slash":                    `encoded_slash takes one word`,
+		"encoded_slash deny":               `it takes allow`,
+		"pass_credential please":           `takes no word`,
+		"errors json":                      `errors: unknown word "json": it takes caddy`,
+		"forwarded apache":                 `forwarded: unknown word "apache": it takes nothing or nginx`,
+		"forwarded plain":                  `it takes nothing or nginx`,
+		"optional {\nx\n}":                 `optional takes no block`,
 	} {
 		line := ", at Caddyfile:"
 		if number, rest, ok := strings.Cut(want, "| "); ok {
@@ -250,4 +266,35 @@ func FuzzHandlerCaddyfile(f *testing.F) {
 			t.Errorf("the Caddyfile is accepted, its JSON is not: %v", err)
 		}
 	})
+}
+
+// TestHeadersThatCaddyDrops: a source that no request can have is an error, in the Caddyfile where no server lets it
+// through, and else for the server that does not.
+func TestHeadersThatCaddyDrops(t *testing.T) {
+	for _, test := range []struct{ servers, header, want string }{
+		{"", "api-key", ""},
+		{"", "api_key", "Caddy drops headers with an underscore: add `servers { expected_underscore_headers api_key }` to the global options, at Caddyfile:"},
+		{"expected_dot_headers a.b", "api_key", "Caddy drops headers with an underscore"},
+		{"expected_underscore_headers api_key", "api_key", ""},
+		{"expected_underscore_headers API_*", "api_key", ""},
+		{"expected_underscore_headers ap_*", "api_key", "Caddy drops headers with an underscore"},
+		{"expected_dot_headers api.key", "api.key", ""},
+		{"expected_dot_headers api.*", "api.my_key", "Caddy drops headers with an underscore and a dot: add `servers { expected_underscore_headers api.my_key }`"},
+		{"expected_dot_headers api.my_key", "api.my_key", ""},
+		{"expected_underscore_headers api_key", "api-key", "from header api-key: Caddy drops it, because the server expects api_key: read that one, or remove it there"},
+		{"expected_dot_headers api.*", "api-key", "because the server expects api.*"},
+	} {
+		servers := ""
+		if test.servers != "" {
+			servers = "\tservers :8080 {\n\t\t" + test.servers + "\n\t}\n"
+		}
+		err := adaptAndValidate("{\n\tadmin off\n" + servers + "}\n:8080 {\n\tapi_key {\n\t\tfrom header " + test.header + "\n\t}\n}\n")
+		if test.want == "" && err != nil || test.want != "" && !strings.Contains(errorText(err), test.want) {
+			t.Errorf("%s, %s: %v", test.servers, test.header, err)
+		}
+	}
+	err := adaptAndValidate("{\n\tadmin off\n\tservers :8081 {\n\t\texpected_underscore_headers api_key\n\t}\n}\n:8080 {\n\tapi_key {\n\t\tfrom header api_key\n\t}\n}\n")
+	if !strings.Contains(errorText(err), "Caddy drops headers with an underscore") {
+		t.Errorf("only another server lets the header through: %v", err)
+	}
 }

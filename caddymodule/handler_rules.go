@@ -67,6 +67,17 @@ func (h *Handler) compile() (*rules, error) {
 	if c.sources, err = compileSources(h.From); err != nil {
 		return nil, err
 	}
+	for i, source := range c.sources.list {
+		name := source.name
+		if len(h.From) > 0 && h.From[i].Name != "" {
+			name = h.From[i].Name // as it is written
+		}
+		if source.kind == headerSource {
+			if err := h.expected.check(name); err != nil {
+				return nil, err
+			}
+		}
+	}
 	for _, add := range []func(*Handler) error{c.addNamespaces, c.addMethods} {
 		if err := add(h); err != nil {
 			return nil, err

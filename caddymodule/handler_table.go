@@ -97,7 +97,7 @@ func (b *tableBuilder) addWritten(o Operation) error {
 	}
 	// A pattern that asks for less than the method does must not match what the upstream takes for another path: one that minds case
 	// takes /orders/SEARCH for /orders/{id}, and so do many for /orders/%73earch.
-	p, err := parsePattern(o.Path, class < usual)
+	p, err := configuredPattern(o.Path, class < usual)
 	if err != nil {
 		return fmt.Errorf("%s: %w", shown(o.Permission), err)
 	}

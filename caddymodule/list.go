@@ -65,7 +65,7 @@ func (c *rules) addList(l List) error {
 	if l.Kind == "" {
 		return fmt.Errorf("%s: the kind of the namespaces is missing", shown(l.Path))
 	}
-	p, err := parsePattern(l.Path, false)
+	p, err := configuredPattern(l.Path, false)
 	if err != nil {
 		return err
 	}

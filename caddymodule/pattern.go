@@ -66,6 +66,26 @@ func parsePattern(text string, exact bool) (pattern, error) {
 	return p, nil
 }
 
+// configuredPattern is parsePattern for a pattern of the configuration, of which some request must be able to match each
+// segment.
+func configuredPattern(text string, exact bool) (pattern, error) {
+	p, err := parsePattern(text, exact)
+	if err != nil {
+		return p, err
+	}
+	for word := range strings.SplitSeq(strings.Trim(text, "/"), "/") {
+		if canonicalPath("/"+escapeLiteral(word), false) {
+			continue
+		}
+		err := fmt.Errorf("path pattern %q has the segment %q, which no request can have", shown(text), shown(word))
+		if decoded, e := url.PathUnescape(word); e == nil && canonicalPath("/"+escapeLiteral(decoded), false) && !strings.Contains(decoded, "/") {
+			err = fmt.Errorf("%w: patterns are compared with the decoded path, so write %q", err, decoded)
+		}
+		return p, err
+	}
+	return p, nil
+}
+
 // isParameter reports whether a segment is `{anything}`. Caddy's adapter may have rewritten the name inside.
 func isParameter(word string) bool {
 	return len(word) > 2 && word[0] == '{' && word[len(word)-1] == '}'
@@ -171,7 +191,7 @@ func sortPatterns[T any](list []T, of func(*T) *pattern) {
 
 // addPattern appends a pattern unless the list has one that is the same.
 func addPattern(list []pattern, option, text string, exact bool) ([]pattern, error) {
-	p, err := parsePattern(text, exact)
+	p, err := configuredPattern(text, exact)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", option, err)
 	}
