@@ -105,9 +105,12 @@ func (b *tableBuilder) addDocumented(o *openapi.Operation, base string, permissi
 		return fmt.Errorf("its permission would be %s, which is that of %s: give one of them another operationId", permission, place)
 	}
 	permissions[permission] = o.Place
-	bases := o.Bases
-	if base != "" {
-		bases = []string{strings.TrimSuffix(base, "/")}
+	bases := []string{strings.TrimSuffix(base, "/")}
+	if base == "" {
+		bases = bases[:0]
+		for _, decoded := range o.Bases {
+			bases = append(bases, escapeTemplate.Replace(decoded))
+		}
 	}
 	for _, base := range bases {
 		p, err := parseTemplate(base + o.Path)
@@ -120,6 +123,9 @@ func (b *tableBuilder) addDocumented(o *openapi.Operation, base string, permissi
 	}
 	return nil
 }
+
+// escapeTemplate escapes what has a meaning in a template.
+var escapeTemplate = strings.NewReplacer("%", "%25", "{", "%7B", "}", "%7D", "?", "%3F", "#", "%23")
 
 // resourceOf makes a resource of a tag.
 func (c *rules) resourceOf(tag string) string {

@@ -57,6 +57,7 @@ func TestPermissionsOfADocument(t *testing.T) {
 		{plain, " /a: {options: {}, head: {}, trace: {}}", "default:options--a read OPTIONS /a, default:head--a read HEAD /a"},
 		{`{"methods":{"POST":"read","GET":"write","PUT":"none"},"openapi":[{"file":"FILE"}]}`, " /a: {get: {}, put: {}, post: {}}", "default:get--a write GET /a, default:post--a read POST /a"},
 		{`{"openapi":[{"file":"FILE","base":"/v1/"}]}`, " /a: {get: {}, servers: [{url: /v2}]}", "default:get--a read GET /v1/a"},
+		{plain, " /a%20b: {get: {}, servers: [{url: '/v%25'}]}", "default:get--a-20b read GET /v%25/a%20b"},
 		{`{"openapi":[{"file":"FILE","base":"/"}]}`, " /a: {get: {}, servers: [{url: /v2}]}", "default:get--a read GET /a"},
 		{plain, " /a: {get: {}, servers: [{url: /v2}, {url: 'http://b/V3'}]}", "default:get--a read GET /v2/a, default:get--a read GET /V3/a"},
 		{`{"operation":[{"permission":"x:y","class":"write","method":"GET","path":"/A"}],"openapi":[{"file":"FILE"}]}`, " /a: {get: {}}", "x:y write GET /A, default:get--a read GET /a"},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode"
@@ -206,8 +207,8 @@ func escapeLiteral(literal string) string {
 // parameter stands for a parameter in a segment that is partly literal. No path holds this byte.
 const parameter = "\x00"
 
-// parseTemplate reads an OpenAPI path template. Other than in a pattern, a parameter may be a part of a segment, and a `*` is only
-// itself.
+// parseTemplate reads an OpenAPI path template. Other than in a pattern, a parameter may be a part of a segment, a `*` is only
+// itself, and percent-escapes are decoded.
 func parseTemplate(text string) (pattern, error) {
 	p := pattern{text: text}
 	switch {
@@ -232,6 +233,8 @@ func parseTemplate(text string) (pattern, error) {
 		switch {
 		case err != nil:
 			return p, fmt.Errorf("the path %q: %w", shown(text), err)
+		case !canonicalPath("/"+escapeLiteral(strings.ReplaceAll(mixed, parameter, "x")), false):
+			return p, fmt.Errorf("the path %q has the segment %q, which no request can have", shown(text), shown(word))
 		case mixed == parameter:
 			p.segments = append(p.segments, segment{})
 		case strings.Contains(mixed, parameter):
@@ -250,6 +253,15 @@ func cutParameters(word string) (string, error) {
 		literal, after, found := strings.Cut(rest, "{")
 		if strings.Contains(literal, "}") {
 			return "", fmt.Errorf("the segment %q has a } without {", shown(word))
+		}
+		if decoded, err := url.PathUnescape(literal); err == nil {
+			literal = decoded
+		}
+		switch {
+		case strings.Contains(literal, "/"):
+			return "", fmt.Errorf("the segment %q has an encoded slash: add an `operation` with * in its place", shown(word))
+		case strings.ContainsFunc(literal, unicode.IsControl):
+			return "", fmt.Errorf("the segment %q has a control character, which no request can have", shown(word))
 		}
 		out.WriteString(literal)
 		if !found {

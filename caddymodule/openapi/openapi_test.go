@@ -164,6 +164,7 @@ func TestReadErrors(t *testing.T) {
 		"openapi: 3.0.0\nservers: {}\npaths: {/a: {get: {}}}":                                 "a.yaml:2: servers is no list",
 		"openapi: 3.0.0\nservers: [{url: v1}]\npaths: {/a: {get: {}}}":                        "a.yaml:2: the server \"v1\": its path depends on where the document is served",
 		"openapi: 3.0.0\nservers: [{url: '/{v}'}]\npaths: {/a: {get: {}}}":                    "a variable of it has no value",
+		"openapi: 3.0.0\nservers: [{url: '/a%2Fb'}]\npaths: {/a: {get: {}}}":                  "an encoded slash",
 		"openapi: 3.0.0\nservers: [{url: '/%zz'}]\npaths: {/a: {get: {}}}":                    "a percent sign",
 		"openapi: 3.0.0\nservers: [{url: 'http://a?b'}]\npaths: {/a: {get: {}}}":              "no query",
 		head + " /a: {get: {}, servers: [7]}":                                                 "a.yaml:3: this is no object",

@@ -120,6 +120,8 @@ func basePath(text string) (string, error) {
 		return "", errors.New("a server has no query and no fragment")
 	case text[0] != '/':
 		return "", errors.New("its path depends on where the document is served, which is not known here: say what goes before the paths, as in `openapi FILE /v1`")
+	case strings.Contains(strings.ToLower(text), "%2f"):
+		return "", errors.New("it has an encoded slash")
 	case strings.ContainsAny(text, "{}"):
 		return "", errors.New("a variable of it has no value")
 	}
