@@ -35,6 +35,9 @@ func (r *reader) bases(servers node, others []string) ([]string, error) {
 			if !slices.Contains(bases, base) {
 				bases = append(bases, base)
 			}
+			if len(bases) > maxBases {
+				return nil, servers.errorf("the servers have more than %d paths", maxBases)
+			}
 		}
 	}
 	if len(bases) == 0 {
@@ -91,6 +94,9 @@ func (r *reader) values(variable node) ([]string, error) {
 		for _, n := range list {
 			if !slices.Contains(values, n.text()) {
 				values = append(values, n.text())
+			}
+			if len(values) > maxBases {
+				break // which expand refuses
 			}
 		}
 	}
