@@ -123,12 +123,14 @@ func (r *reader) follow(from node, ref string) (node, error) {
 		return node{}, errors.New("after # comes a path that begins with /")
 	}
 	for word := range strings.SplitSeq(pointer[1:], "/") {
-		if at = r.child(at, strings.NewReplacer("~1", "/", "~0", "~").Replace(word)); at.Node == nil {
+		if at = r.child(at, pointerEscapes.Replace(word)); at.Node == nil {
 			return node{}, fmt.Errorf("there is no %q", word)
 		}
 	}
 	return at, nil
 }
+
+var pointerEscapes = strings.NewReplacer("~1", "/", "~0", "~")
 
 // child is one step of a JSON pointer.
 func (r *reader) child(n node, name string) node {
