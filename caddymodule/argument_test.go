@@ -50,7 +50,7 @@ var optionLines = map[string]map[string][]string{
 		"resource":        {"resource orders"},
 		"methods":         {"methods write MKCOL COPY"},
 		"operation":       {"operation orders:search read POST /v1/orders/search"},
-		"openapi":         {"openapi DOCUMENT /v1"},
+		"openapi":         {"openapi DOCUMENT /v1", "openapi DOCUMENT {\nskip_unsupported\n}"},
 		"strict":          {"strict"},
 		"list":            {"list GET /v1/apps app {\nitems data.x\nid id\n}"},
 		"public":          {"public /health /docs/*"},

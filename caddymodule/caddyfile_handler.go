@@ -34,7 +34,9 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //	    resource <name>
 //	    methods read | write | none <method...>
 //	    operation <resource>:<operation> read | write <method> <pattern>
-//	    openapi <file> [<base>]
+//	    openapi <file> [<base>] {
+//	        skip_unsupported
+//	    }
 //	    strict
 //	    list <method> <pattern> <kind> {
 //	        items <name>[.<name>...]
@@ -81,8 +83,11 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	if !slices.Contains(handlerWords, option) {
 		return d.Errf("unknown word %q in api_key: it knows %s", shown(option), strings.Join(handlerWords, ", "))
 	}
-	if option == "list" {
+	switch option { // those with a block
+	case "list":
 		return h.unmarshalList(d, args)
+	case "openapi":
+		return h.unmarshalOpenAPI(d, args)
 	}
 	if d.NextBlock(1) {
 		return d.Errf("%s takes no block", option)
@@ -103,8 +108,6 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 			return d.Errf("operation takes RESOURCE:OPERATION, read or write, METHOD and PATH, such as `operation orders:search read POST /v1/orders/search`; this has %d words", len(args))
 		}
 		h.Operation = append(h.Operation, Operation{args[0], args[1], args[2], args[3]})
-	case "openapi":
-		return h.unmarshalOpenAPI(d, args)
 	case "strict":
 		return setFlag(d, option, &h.Strict, args)
 	case "public":

@@ -36,6 +36,7 @@ type rules struct {
 	allow          string // the mapped methods, for Allow
 	table          *table
 	declared       []api.Operation // by the configuration, for the management API
+	leftOut        []string        // operations of documents, each with the reason
 	strict         bool
 	lists          map[string][]listRule
 	public         []pattern
@@ -266,7 +267,7 @@ func (c *rules) namespaceOf(call *call) string {
 
 // need returns what a call takes.
 func (c *rules) need(call *call, class keystore.Class) keystore.Need {
-	if o := c.table.find(call.method, call.path); o != nil {
+	if o := c.table.find(call.method, call.path); o != nil && !o.leftOut && !hasParameter(call.query, o.queries) {
 		return o.need
 	}
 	return keystore.Need{Class: class, Resource: c.resource, Undeclared: c.strict}

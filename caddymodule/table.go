@@ -19,6 +19,9 @@ type operation struct {
 	need    keystore.Need
 	summary string
 	place   string // where it is declared, for errors
+
+	leftOut bool     // no permission can be told of it, so it is none of the API's
+	queries []string // query parameters with which a call is another operation, one that is left out
 }
 
 // A table finds the operation that a call is: of those whose pattern matches, the one with most literal segments; of these, the one
