@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -22,7 +23,7 @@ const adminSiteDirective = "api_keys_admin"
 
 func init() {
 	caddy.RegisterModule(AdminSite{})
-	httpcaddyfile.RegisterHandlerDirective(adminSiteDirective, parseAdminSite)
+	httpcaddyfile.RegisterDirective(adminSiteDirective, parseAdminSite)
 	httpcaddyfile.RegisterDirectiveOrder(adminSiteDirective, httpcaddyfile.Before, "respond")
 }
 
@@ -56,6 +57,9 @@ func (AdminSite) CaddyModule() caddy.ModuleInfo {
 // Provision sets up the handler.
 func (s *AdminSite) Provision(ctx caddy.Context) error {
 	if err := s.compile(); err != nil {
+		return err
+	}
+	if err := checkPlace(ctx); err != nil {
 		return err
 	}
 	s.gate.forAdmin, s.gate.Namespace = true, keystore.HomeNamespace
@@ -172,9 +176,27 @@ func changesItself(c *call) bool {
 	return strings.HasPrefix(c.path, api.Prefix+"/self/") || c.path == own || strings.HasPrefix(c.path, own+"/")
 }
 
-func parseAdminSite(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+func parseAdminSite(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	h.Next() // api_keys_admin
+	matchers, err := h.ExtractMatcherSet()
+	if err != nil {
+		return nil, err
+	}
+	if raw, ok := matchers["path"]; ok {
+		var paths []string
+		if err := json.Unmarshal(raw, &paths); err != nil {
+			return nil, h.WrapErr(err)
+		}
+		if !reachesSite(paths) {
+			h.Next()
+			return nil, h.Errf(answersUnder+"its matcher takes only %s: write `"+adminSiteDirective+"` without one", shown(strings.Join(paths, " ")))
+		}
+	}
 	site := new(AdminSite)
-	return site, site.UnmarshalCaddyfile(h.Dispenser)
+	if err := site.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return h.NewRoute(matchers, site), nil
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
@@ -185,12 +207,12 @@ func parseAdminSite(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys_admin
 	if d.NextArg() {
-		return d.Errf("%s takes no argument but a matcher, this is %q: options go into a block", adminSiteDirective, d.Val())
+		return d.Errf("%s takes no argument but a matcher, this is %q: options go into a block", adminSiteDirective, shown(d.Val()))
 	}
 	for d.NextBlock(0) {
 		option, args := d.Val(), d.RemainingArgs()
 		if option != "trust_user" {
-			return d.Errf("unknown word %q in %s: it knows trust_user", option, adminSiteDirective)
+			return d.Errf("unknown word %q in %s: it knows trust_user", shown(option), adminSiteDirective)
 		}
 		if d.NextBlock(1) {
 			return d.Errf("%s takes no block", option)
@@ -214,9 +236,9 @@ func (s *AdminSite) compile() error {
 	name, closes := strings.CutSuffix(name, "}")
 	switch {
 	case !opens || !closes || strings.ContainsAny(name, "{}") || !strings.HasPrefix(name, "http."):
-		return fmt.Errorf("trust_user: %q is no placeholder of a request, such as {http.auth.user.id}: whoever comes would be the same member", s.TrustUser)
+		return fmt.Errorf("trust_user: %q is no placeholder of a request, such as {http.auth.user.id}: whoever comes would be the same member", shown(s.TrustUser))
 	case strings.HasPrefix(name, "http.api_key."):
-		return fmt.Errorf("trust_user: %s is set for keys, and a key is no user who has signed in: take {http.auth.user.id}", s.TrustUser)
+		return fmt.Errorf("trust_user: %s is set for keys, and a key is no user who has signed in: take {http.auth.user.id}", shown(s.TrustUser))
 	}
 	s.user = name
 	return nil

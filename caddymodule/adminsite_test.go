@@ -357,9 +357,17 @@ func TestTrustUserOfForwardAuth(t *testing.T) {
 
 func TestAdminSiteCaddyfile(t *testing.T) {
 	for text, want := range map[string]string{
-		"api_keys_admin /apikeys/*": "",
-		"api_keys_admin":            "",
-		"api_keys_admin x":          `api_keys_admin takes no argument but a matcher, this is "x": options go into a block, at Caddyfile:2`,
+		"api_keys_admin /apikeys/*":                     "",
+		"api_keys_admin":                                "",
+		"api_keys_admin /apikeys*":                      "",
+		"api_keys_admin /api*":                          "",
+		"api_keys_admin *":                              "",
+		"api_keys_admin /apikeys/v1/*":                  "",
+		"@a path /APIKEYS/*\n\tapi_keys_admin @a":       "",
+		"@a host keys.example.com\n\tapi_keys_admin @a": "",
+		"api_keys_admin /keys/*":                        "api_keys_admin answers under /apikeys/ only, and its matcher takes only /keys/*: write `api_keys_admin` without one, at Caddyfile:2",
+		"@a {\n\t\tpath /keys/* /x\n\t\tmethod GET\n\t}\n\tapi_keys_admin @a": "its matcher takes only /keys/* /x",
+		"api_keys_admin x": `api_keys_admin takes no argument but a matcher, this is "x": options go into a block, at Caddyfile:2`,
 		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t}":                                     "",
 		"api_keys_admin {\n\t\ttrust_user {header.Remote-User}\n\t}":                                    "",
 		"api_keys_admin {\n\t\ttrust {http.auth.user.id}\n\t}":                                          `unknown word "trust" in api_keys_admin: it knows trust_user, at Caddyfile:3`,
@@ -388,5 +396,27 @@ func TestAdminSiteCaddyfile(t *testing.T) {
 	order := []int{strings.Index(string(config), `"api_key"`), strings.Index(string(config), `"api_keys_admin"`), strings.Index(string(config), `"static_response"`)}
 	if order[0] < 0 || order[0] > order[1] || order[1] > order[2] {
 		t.Errorf("the handlers are not in order: %s", config)
+	}
+}
+
+// TestAdminSiteOutOfReach: where no request for /apikeys/ comes by, the site is not served without a word.
+func TestAdminSiteOutOfReach(t *testing.T) {
+	for text, want := range map[string]string{
+		"handle_path /admin/* {\n\t\tapi_keys_admin\n\t}":                              "api_keys_admin answers under /apikeys/ only, and the route around it takes only /admin/*: write `handle /apikeys/* { api_keys_admin }`",
+		"handle_path /apikeys/* {\n\t\tapi_keys_admin\n\t}":                            "the route around it removes /apikeys from the path: write `handle /apikeys/* { api_keys_admin }`",
+		"handle /keys/* {\n\t\tapi_keys_admin\n\t}":                                    "takes only /keys/*",
+		"route /keys/* {\n\t\troute {\n\t\t\tapi_keys_admin\n\t\t}\n\t}":               "takes only /keys/*",
+		"handle /apikeys/* {\n\t\tapi_keys_admin\n\t}":                                 "",
+		"handle {\n\t\tapi_keys_admin\n\t}":                                            "",
+		"handle /keys/* {\n\t\turi replace /keys /apikeys\n\t\tapi_keys_admin\n\t}":    "",
+		"handle /keys/* {\n\t\trewrite * /apikeys/\n\t\tapi_keys_admin\n\t}":           "",
+		"handle_path /keys/* {\n\t\trewrite * /apikeys{path}\n\t\tapi_keys_admin\n\t}": "",
+		"rewrite /keys/* /apikeys/\n\tapi_keys_admin":                                  "",
+		"@a not path /apikeys/*\n\thandle @a {\n\t\trespond x\n\t}\n\tapi_keys_admin":  "",
+	} {
+		err := adaptAndValidate("{\n\tadmin off\n}\n:8080 {\n\t" + text + "\n}\n")
+		if want == "" && err != nil || want != "" && !strings.Contains(errorText(err), want) {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }

@@ -154,7 +154,13 @@ func (a *App) provisionDatabase() error {
 	path := filepath.Join(caddy.AppDataDir(), "apikeys.db")
 	if config.Path != "" {
 		var err error
+		if err := checkDatabasePath(config.Path); err != nil {
+			return err
+		}
 		if path, err = expand("database", config.Path); err != nil {
+			return err
+		}
+		if err := checkDatabasePath(path); err != nil {
 			return err
 		}
 	}
@@ -167,15 +173,9 @@ func (a *App) provisionDatabase() error {
 }
 
 func (a *App) provisionPostgres(url string) error {
-	expanded, err := expand("database", url)
+	expanded, err := expandURL("database", url)
 	if err != nil {
-		// What stands in braces may be the password itself.
-		for _, known := range []string{"{env.", "{file."} {
-			if strings.Contains(err.Error(), known) {
-				return err
-			}
-		}
-		return errors.New("database: the URL holds a placeholder that is not known: {env.NAME} and {file.PATH} are; a brace of a password is written %7B")
+		return err
 	}
 	if a.identity, err = sqldb.PostgresIdentity(expanded); err != nil {
 		return fmt.Errorf("database postgres: %w", err)
@@ -189,7 +189,15 @@ func checkDatabaseType(name string) error {
 	case "sqlite", "postgres":
 		return nil
 	}
-	return fmt.Errorf("unknown database %q: there are sqlite and postgres", name)
+	return fmt.Errorf("unknown database %q: there are sqlite and postgres", shown(name))
+}
+
+// checkDatabasePath refuses a URL: as a path it would show its password in errors, logs and the name of a file.
+func checkDatabasePath(path string) error {
+	if strings.Contains(path, "://") {
+		return errors.New("database sqlite takes the path of a file, and this is a URL: for PostgreSQL write `database postgres URL`")
+	}
+	return nil
 }
 
 func (a *App) provisionTokens() error {
@@ -203,7 +211,7 @@ func (a *App) provisionTokens() error {
 			return err
 		}
 		if seen[prefix] {
-			return fmt.Errorf("token_prefix %s is given twice", prefix)
+			return fmt.Errorf("token_prefix %s is given twice", shown(prefix))
 		}
 		seen[prefix] = true
 		a.settings.TokenPrefixes = append(a.settings.TokenPrefixes, prefix)
@@ -245,7 +253,7 @@ func checkPrefix(option, prefix string) error {
 	case prefix == keystore.MemberPrefix:
 		return fmt.Errorf("%s %s is for the tokens of members: choose another one", option, prefix)
 	case !keystore.ValidPrefix(prefix):
-		return fmt.Errorf("%s %q: a prefix begins with a-z and goes on with a-z, 0-9 and single underscores between them, at most 24 characters in all", option, prefix)
+		return fmt.Errorf("%s %q: a prefix begins with a-z and goes on with a-z, 0-9 and single underscores between them, at most 24 characters in all", option, shown(prefix))
 	}
 	return nil
 }

@@ -35,6 +35,12 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		if len(args) == 0 {
 			return d.Err("database takes a kind: sqlite [PATH], or postgres URL")
 		}
+		switch {
+		case strings.Contains(args[0], "://"):
+			args = append([]string{"postgres"}, args...)
+		case strings.HasPrefix(args[0], "{"):
+			return d.Err("database takes a kind before a placeholder: `database postgres {env.NAME}` or `database sqlite {env.NAME}`")
+		}
 		if err := checkDatabaseType(args[0]); err != nil {
 			return d.WrapErr(err)
 		}
@@ -58,6 +64,9 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 			if a.Database.Path = args[1]; a.Database.Path == "" {
 				return d.Err("the path of database sqlite is empty: leave it out for apikeys.db in Caddy's data directory")
 			}
+			if err := checkDatabasePath(a.Database.Path); err != nil {
+				return d.WrapErr(err)
+			}
 		}
 		return nil
 	},
@@ -67,7 +76,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 			a.LocalCache, err = strconv.Atoi(args[0])
 		}
 		if len(args) != 1 || err != nil || a.LocalCache <= 0 {
-			return d.Errf("local_cache %s: it takes one number of keys above 0", strings.Join(args, " "))
+			return d.Errf("local_cache %s: it takes one number of keys above 0", shown(strings.Join(args, " ")))
 		}
 		return nil
 	},
@@ -78,7 +87,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 			lease, err = caddy.ParseDuration(args[0])
 		}
 		if len(args) != 1 || err != nil || lease < minLease || lease > maxLease {
-			return d.Errf("lease %s: it takes one duration between %s and %s, such as 30s", strings.Join(args, " "), minLease, maxLease)
+			return d.Errf("lease %s: it takes one duration between %s and %s, such as 30s", shown(strings.Join(args, " ")), minLease, maxLease)
 		}
 		a.Lease = caddy.Duration(lease)
 		return nil
@@ -124,8 +133,8 @@ func checkPrefixes(d *caddyfile.Dispenser, option string, prefixes []string) err
 // UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
 //
 //	api_keys {
-//	    database     sqlite [<path>] | postgres <url>
-//	    cache        redis <url>
+//	    database     sqlite [<path>] | [postgres] <url>
+//	    cache        [redis] <url>
 //	    local_cache  <entries>
 //	    lease        <duration>
 //	    token_prefix <for_new_keys> [<accepted_too>...]
@@ -151,7 +160,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		parse, known := appOptions[option]
 		switch {
 		case !known:
-			return d.Errf("unknown word %q in the global option api_keys: it knows %s", option, appOptionNames)
+			return d.Errf("unknown word %q in the global option api_keys: it knows %s", shown(option), appOptionNames)
 		case given[option]:
 			return d.Errf("%s is given twice in the global option api_keys", option)
 		}

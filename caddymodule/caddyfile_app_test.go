@@ -41,6 +41,10 @@ func TestGlobalOption(t *testing.T) {
 		{"database sqlite {env.KEYS}/keys.db", `{"database":{"type":"sqlite","path":"{env.KEYS}/keys.db"}}`},
 		{"database postgres postgres://keys:{env.PASSWORD}@a:5432,b:5432/keys?search_path=gate", `{"database":{"type":"postgres","url":"postgres://keys:{env.PASSWORD}@a:5432,b:5432/keys?search_path=gate"}}`},
 		{"database postgres {file./run/secrets/url}", `{"database":{"type":"postgres","url":"{file./run/secrets/url}"}}`},
+		{"database postgresql://keys@a/keys", `{"database":{"type":"postgres","url":"postgresql://keys@a/keys"}}`},
+		{"database postgres postgresql://keys@a/keys", `{"database":{"type":"postgres","url":"postgresql://keys@a/keys"}}`},
+		{"cache redis://cache/0", `{"cache":{"type":"redis","url":"redis://cache/0"}}`},
+		{"cache rediss://u:{env.PASSWORD}@cache/0", `{"cache":{"type":"redis","url":"rediss://u:{env.PASSWORD}@cache/0"}}`},
 		{"cache redis rediss://u:{env.PASSWORD}@cache/0?timeout=20ms", `{"cache":{"type":"redis","url":"rediss://u:{env.PASSWORD}@cache/0?timeout=20ms"}}`},
 		{"cache redis redis-sentinel://a,b,c/main", `{"cache":{"type":"redis","url":"redis-sentinel://a,b,c/main"}}`},
 		{"local_cache 1000", `{"local_cache":1000}`},
@@ -108,6 +112,11 @@ func TestGlobalOptionErrors(t *testing.T) {
 		"capacity {\n\tdirectory 5 parsecs\n}":               "directory 5 parsecs: it takes one size above 0",
 		"capacity {\n\tkeys_per_owner 5 5\n}":                "keys_per_owner 5 5: it takes one number above 0, at Caddyfile:4",
 		"token_key a " + secret:                              "token_key takes one argument",
+		"database mysql://keys:" + secret + "@db/keys":       "this is not a PostgreSQL URL: it takes postgres://",
+		"database {env.URL}":                                 "database takes a kind before a placeholder: `database postgres {env.NAME}`",
+		"database sqlite postgres://keys:" + secret + "@db/keys": "for PostgreSQL write `database postgres URL`, at Caddyfile:3",
+		"cache http://:" + secret + "@h":                         "cache redis: a Redis URL begins with redis://",
+		"cache {env.URL}":                                        "cache takes redis before a placeholder: `cache redis {env.NAME}`",
 	} {
 		got := adaptApp(options)
 		if !strings.Contains(got, want) || strings.Contains(got, secret) {

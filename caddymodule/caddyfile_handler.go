@@ -17,6 +17,10 @@ func init() {
 
 func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h := new(Handler)
+	var err error
+	if h.expected, err = expectedBy(helper); err != nil {
+		return nil, err
+	}
 	return h, h.UnmarshalCaddyfile(helper.Dispenser)
 }
 
@@ -30,7 +34,9 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //	    resource <name>
 //	    methods read | write | none <method...>
 //	    operation <resource>:<operation> read | write <method> <pattern>
-//	    openapi <file> [<base>]
+//	    openapi <file> [<base>] {
+//	        skip_unsupported
+//	    }
 //	    strict
 //	    list <method> <pattern> <kind> {
 //	        items <name>[.<name>...]
@@ -49,7 +55,7 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // directive name
 	if d.NextArg() {
-		return d.Errf("api_key takes no argument but a matcher, this is %q: options go into a block", d.Val())
+		return d.Errf("api_key takes no argument but a matcher, this is %q: options go into a block", shown(d.Val()))
 	}
 	var pending, located error
 	for d.NextBlock(0) {
@@ -75,10 +81,13 @@ var handlerWords = strings.Fields("from namespace_path namespace resource method
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
 	if !slices.Contains(handlerWords, option) {
-		return d.Errf("unknown word %q in api_key: it knows %s", option, strings.Join(handlerWords, ", "))
+		return d.Errf("unknown word %q in api_key: it knows %s", shown(option), strings.Join(handlerWords, ", "))
 	}
-	if option == "list" {
+	switch option { // those with a block
+	case "list":
 		return h.unmarshalList(d, args)
+	case "openapi":
+		return h.unmarshalOpenAPI(d, args)
 	}
 	if d.NextBlock(1) {
 		return d.Errf("%s takes no block", option)
@@ -99,8 +108,6 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 			return d.Errf("operation takes RESOURCE:OPERATION, read or write, METHOD and PATH, such as `operation orders:search read POST /v1/orders/search`; this has %d words", len(args))
 		}
 		h.Operation = append(h.Operation, Operation{args[0], args[1], args[2], args[3]})
-	case "openapi":
-		return h.unmarshalOpenAPI(d, args)
 	case "strict":
 		return setFlag(d, option, &h.Strict, args)
 	case "public":
@@ -126,7 +133,7 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		if len(args) == 0 {
 			args = []string{forwardedPlain}
 		} else if args[0] == forwardedPlain {
-			return d.Errf("forwarded: unknown word %q: it takes nothing or nginx", args[0])
+			return d.Errf("forwarded: unknown word %q: it takes nothing or nginx", shown(args[0]))
 		}
 		return setArg(d, option, &h.Forwarded, args)
 	}
@@ -140,7 +147,7 @@ func (h *Handler) unmarshalFrom(d *caddyfile.Dispenser, args []string) error {
 	source := CredentialSource{Type: args[0]}
 	most := map[string]int{"bearer": 1, "basic": 1, "query": 2, "cookie": 2, "header": 3}[source.Type]
 	if most > 0 && len(args) > most {
-		return d.Errf("from %s has %q too much: the sources are %s, each in a line of its own", source.Type, strings.Join(args[most:], " "), sourceWords)
+		return d.Errf("from %s has %q too much: the sources are %s, each in a line of its own", source.Type, shown(strings.Join(args[most:], " ")), sourceWords)
 	}
 	if len(args) > 1 {
 		source.Name = args[1]
@@ -161,7 +168,7 @@ func (h *Handler) unmarshalMethods(d *caddyfile.Dispenser, args []string) error 
 	}
 	for _, method := range args[1:] {
 		if earlier, ok := h.Methods[method]; ok {
-			return d.Errf("methods: %s is %s already", method, earlier)
+			return d.Errf("methods: %s is %s already", shown(method), shown(earlier))
 		}
 		h.Methods[method] = args[0]
 	}
@@ -177,7 +184,7 @@ func (h *Handler) unmarshalList(d *caddyfile.Dispenser, args []string) error {
 		option, args := d.Val(), d.RemainingArgs()
 		field := map[string]*string{"items": &l.Items, "id": &l.ID}[option]
 		if field == nil {
-			return d.Errf("unknown word %q in list: it knows items, id", option)
+			return d.Errf("unknown word %q in list: it knows items, id", shown(option))
 		}
 		if err := setArg(d, option, field, args); err != nil {
 			return err
@@ -192,7 +199,7 @@ func setArg(d *caddyfile.Dispenser, option string, field *string, args []string)
 	case len(args) != 1 || args[0] == "":
 		return d.Errf("%s takes one word, this has %d", option, len(args))
 	case *field != "":
-		return d.Errf("%s is given twice, as %q and %q", option, *field, args[0])
+		return d.Errf("%s is given twice, as %q and %q", option, shown(*field), shown(args[0]))
 	}
 	*field = args[0]
 	return nil
@@ -208,7 +215,7 @@ func appendArgs(d *caddyfile.Dispenser, option, takes, example string, field *[]
 
 func setFlag(d *caddyfile.Dispenser, option string, field *bool, args []string) error {
 	if len(args) > 0 {
-		return d.Errf("%s takes no word, this has %q", option, strings.Join(args, " "))
+		return d.Errf("%s takes no word, this has %q", option, shown(strings.Join(args, " ")))
 	}
 	if *field {
 		return d.Errf("%s is given twice", option)

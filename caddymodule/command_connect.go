@@ -26,6 +26,9 @@ func (c *cli) connect(ctx context.Context) (*client.Client, error) {
 		if c.address != "" || c.config != "" || c.adapter != "" {
 			return nil, errors.New("--server is given instead of --address, --config and --adapter, not beside them")
 		}
+		if _, err := client.New(c.server); err != nil {
+			return nil, err
+		}
 		c.where = c.server
 		token, err := c.readToken(ctx, c.tokenFile, "Token for "+c.server)
 		if err != nil {
@@ -36,6 +39,9 @@ func (c *cli) connect(ctx context.Context) (*client.Client, error) {
 	address, err := c.adminAddress()
 	if err != nil {
 		return nil, err
+	}
+	if shown(address) != address {
+		return nil, errors.New("the admin endpoint's address must be host:port or unix//path, without scheme, user and password")
 	}
 	c.where = "Caddy's admin endpoint at " + address
 	parsed, err := caddy.ParseNetworkAddress(address)

@@ -24,7 +24,8 @@ Checks, one line each, and says what to do about what is wrong:
 
   - Caddy's admin endpoint, or with --server the site, answers
   - a key store is running, and its health: lease and database
-  - some route has the api_key handler
+  - some route has the api_key handler, and which operations it leaves out of
+    OpenAPI documents
   - no log shows keys: those that can get HTTP entries use 'format api_keys'
     where keys are accepted that Caddy would write in clear
   - the namespaces that the configuration names exist
@@ -143,6 +144,7 @@ func (d *doctor) examine(ctx context.Context) {
 		return
 	}
 	d.found("handlers", len(config.handlers) > 0, "Add api_key to a site: without it, requests need no key.", "api_key handlers in the configuration: %d", len(config.handlers))
+	d.documents(config)
 	d.logs(config)
 	d.namespaces(ctx, config)
 	d.rows(ctx)
@@ -197,6 +199,15 @@ func (d *doctor) prefixes(ctx context.Context) {
 		d.found("prefixes", true, "", "live keys are refused because the configuration abandons their prefixes: %s", strings.Join(abandoned, ", "))
 	default:
 		d.found("prefixes", true, "", "the token prefixes of all live keys are accepted: %s", accepted)
+	}
+}
+
+func (d *doctor) documents(config *gateConfig) {
+	if config.unread != nil {
+		d.unknown("documents", "which operations are left out: "+config.unread.Error())
+	}
+	if len(config.leftOut) > 0 {
+		d.found("documents", true, "", "left out of OpenAPI documents, because of skip_unsupported: %s", strings.Join(firstOf(config.leftOut), "; "))
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 // A gateConfig is what the doctor looks at in Caddy's configuration.
 type gateConfig struct {
 	handlers []gateHandler
+	leftOut  []string // operations of their OpenAPI documents
+	unread   error    // of such a document
 	logs     map[string]logConfig
 }
 
@@ -20,6 +22,7 @@ type gateHandler struct {
 	From          []CredentialSource `json:"from"`
 	NamespacePath []string           `json:"namespace_path"`
 	Namespace     string             `json:"namespace"`
+	OpenAPI       []OpenAPI          `json:"openapi"`
 }
 
 type logConfig struct {
@@ -68,6 +71,11 @@ func (c *gateConfig) collect(raw json.RawMessage) error {
 				return err
 			}
 			c.handlers = append(c.handlers, h)
+			if slices.ContainsFunc(h.OpenAPI, func(o OpenAPI) bool { return o.SkipUnsupported }) {
+				if err := c.readDocuments(raw); err != nil {
+					c.unread = err
+				}
+			}
 		}
 		list = slices.Collect(maps.Values(object))
 	case raw[0] == '[':
@@ -83,6 +91,19 @@ func (c *gateConfig) collect(raw json.RawMessage) error {
 	return nil
 }
 
+// readDocuments finds what a handler leaves out of its documents.
+func (c *gateConfig) readDocuments(raw json.RawMessage) error {
+	var h Handler
+	if err := json.Unmarshal(raw, &h); err != nil {
+		return err
+	}
+	rules, err := h.compile()
+	if err == nil {
+		c.leftOut = append(c.leftOut, rules.leftOut...)
+	}
+	return err
+}
+
 // exposedSources are where keys come from that Caddy's own log encoders write in clear.
 func (c *gateConfig) exposedSources() []string {
 	seen := make(map[string]bool)
@@ -93,7 +114,7 @@ func (c *gateConfig) exposedSources() []string {
 		}
 		for _, s := range compiled.declared() {
 			if !s.hiddenByCaddy() {
-				seen[string(s.Kind)+" "+s.Name] = true
+				seen[string(s.Kind)+" "+shown(s.Name)] = true
 			}
 		}
 	}

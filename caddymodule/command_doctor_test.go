@@ -45,6 +45,10 @@ func TestDoctorCommand(t *testing.T) {
 		"lease lapsed":      {bearer, cliAnswer{503, api.Health{Problem: "the database is locked", Revision: 3}}, 1, []string{"✗ it is not healthy: the database is locked; revision 3, 0s"}, nil, nil},
 		"no store":          {`"apps":{}`, problem(503, "unavailable", "No key store is running: the configuration in force does not use api_keys."), 1, []string{"✗ No key store is running"}, nil, nil},
 		"no plugin":         {`"apps":{}`, cliAnswer{404, "404 page not found"}, 1, []string{"has no API keys", "→ Does `caddy list-modules`"}, nil, nil},
+		"operations left out": {handler + `,"from":[{"type":"bearer"}],"strict":true,"openapi":[{"skip_unsupported":true,"file":"` +
+			document(t, " /a: {get: {}}\n /b?c=d: {get: {}}") + `"}]` + end, healthy, 0, []string{"✓ left out of OpenAPI documents, because of skip_unsupported: GET /b?c=d: the path"}, nil, nil},
+		"a document elsewhere": {handler + `,"from":[{"type":"bearer"}],"openapi":[{"skip_unsupported":true,"file":"/no/such/file"}]` + end, healthy, 0, []string{
+			"– not checked: which operations are left out: openapi: stat /no/such/file"}, nil, nil},
 		"a role that cannot be read": {bearer, healthy, 1, []string{"✗ rows that cannot be read, and give nothing: role acme/billing (no such word)"},
 			[]api.Role{{Namespace: "acme", Name: "billing", Unreadable: "no such word"}}, nil},
 		"a prefix that is not accepted": {bearer, healthy, 1, []string{

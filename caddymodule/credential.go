@@ -50,24 +50,24 @@ func newSource(c CredentialSource) (source, error) {
 		s.kind, named = headerSource, true
 		s.name = http.CanonicalHeaderKey(c.Name)
 		if c.Scheme != "" && !httpguts.ValidHeaderFieldName(c.Scheme) {
-			return s, fmt.Errorf("from header %s %s: the scheme is one word of letters, digits and some signs, such as Token", c.Name, c.Scheme)
+			return s, fmt.Errorf("from header %s %s: the scheme is one word of letters, digits and some signs, such as Token", shown(c.Name), shown(c.Scheme))
 		}
 	case "query":
 		s.kind, named = querySource, true
 	case "cookie":
 		s.kind, named = cookieSource, true
 	default:
-		return s, fmt.Errorf("from: unknown source %q: there are %s", c.Type, sourceWords)
+		return s, fmt.Errorf("from: unknown source %q: there are %s", shown(c.Type), sourceWords)
 	}
 	switch {
 	case named && c.Name == "":
 		return s, fmt.Errorf("from %s: the name is missing", c.Type)
 	case !named && c.Name != "":
-		return s, fmt.Errorf("from %s takes no name, this one has %q", c.Type, c.Name)
+		return s, fmt.Errorf("from %s takes no name, this one has %q", c.Type, shown(c.Name))
 	case c.Type != "header" && c.Scheme != "":
-		return s, fmt.Errorf("from %s takes no scheme, this one has %q", c.Type, c.Scheme)
+		return s, fmt.Errorf("from %s takes no scheme, this one has %q", c.Type, shown(c.Scheme))
 	case named && c.Type != "query" && !httpguts.ValidHeaderFieldName(c.Name):
-		return s, fmt.Errorf("from %s: %q is no name of a %s", c.Type, c.Name, c.Type)
+		return s, fmt.Errorf("from %s: %q is no name of a %s", c.Type, shown(c.Name), c.Type)
 	case c.Type == "header" && foldsToOurs(c.Name):
 		return s, fmt.Errorf("from header %s: names that begin with X-Apikey- are taken out of every request", c.Name)
 	case c.Type == "header" && slices.Contains(unfitHeaders, s.name):
@@ -97,7 +97,7 @@ func compileSources(configured []CredentialSource) (sources, error) {
 		}
 		for _, other := range out.list {
 			if s.overlaps(other) {
-				return out, fmt.Errorf("from %s: another source reads the same: every request with it would be ambiguous", strings.TrimSpace(c.Type+" "+c.Name+" "+c.Scheme))
+				return out, fmt.Errorf("from %s: another source reads the same: every request with it would be ambiguous", shown(strings.TrimSpace(c.Type+" "+c.Name+" "+c.Scheme)))
 			}
 		}
 		out.list = append(out.list, s)

@@ -92,6 +92,7 @@ type Handler struct {
 	Forwarded string `json:"forwarded,omitempty"`
 
 	app        *App
+	expected   *expectedHeaders
 	rules      *rules
 	logger     *zap.Logger
 	accessLogs bool
@@ -109,6 +110,10 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // Provision sets up the handler. It runs under `caddy validate` too, so it touches neither network nor disk, but for the OpenAPI documents,
 // which are a part of the config.
 func (h *Handler) Provision(ctx caddy.Context) error {
+	server, served := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if served {
+		h.expected = expectedByServer(server)
+	}
 	var err error
 	if h.rules, err = h.compile(); err != nil {
 		return err
@@ -122,11 +127,14 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	declared := h.rules.sources.declared()
 	declareSources(declared...)
 	warnOfReadableKeys(ctx, h.app, declared)
+	if left := h.rules.leftOut; len(left) > 0 {
+		h.logger.Warn("operations of OpenAPI documents left out", zap.Int("operations", len(left)), zap.Bool("forbidden", h.Strict), zap.Strings("left_out", firstOf(left)))
+	}
 	for _, text := range h.almostPatterns() {
 		h.logger.Warn("a path pattern has *, { or } in the middle of a segment, where they stand for themselves: "+
 			"only a whole segment, between two slashes, can be * or {name}", zap.String("pattern", text))
 	}
-	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+	if served {
 		h.accessLogs = server.Logs != nil
 		server.RegisterConnContext(withConn)
 	}

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -21,6 +23,10 @@ type OpenAPI struct {
 	File string `json:"file"`
 	// What goes before the document's paths, such as `/v1`, or `/` for nothing. Default is the paths of the document's servers.
 	Base string `json:"base,omitempty"`
+	// Whether operations that cannot have a permission of their own are left out, rather than making the document an error: those
+	// whose path has a query or a fragment, and those that match the same calls, or would have the same permission, as
+	// others. A warning lists them, and `strict` forbids their calls. Default is false.
+	SkipUnsupported bool `json:"skip_unsupported,omitempty"`
 	// What the document was when the Caddyfile was adapted. It makes a config whose document has changed another config, so that `caddy reload`
 	// loads it; nothing is compared with it.
 	SHA256 string `json:"sha256,omitempty"`
@@ -42,15 +48,28 @@ func (h *Handler) unmarshalOpenAPI(d *caddyfile.Dispenser, args []string) error 
 			return d.Err("openapi: what goes before the paths is empty: write / for nothing, or leave it out for the paths of the document's servers")
 		}
 	}
-	if !filepath.IsAbs(o.File) { // as `import` does
+	if !filepath.IsAbs(o.File) && !strings.Contains(o.File, "://") { // as `import` does
 		caddyfile, err := caddy.FastAbs(d.File())
 		if err != nil {
 			return d.Errf("openapi: finding the directory of the Caddyfile: %v", err)
 		}
 		o.File = filepath.Join(filepath.Dir(caddyfile), o.File)
 	}
-	if err := o.read(); err != nil {
-		return d.WrapErr(err)
+	unreadable := o.read()
+	if unreadable != nil {
+		unreadable = d.WrapErr(unreadable) // before the block, so that it names this line
+	}
+	for d.NextBlock(1) {
+		option, args := d.Val(), d.RemainingArgs()
+		if option != "skip_unsupported" {
+			return d.Errf("unknown word %q in openapi: it knows skip_unsupported", shown(option))
+		}
+		if err := setFlag(d, option, &o.SkipUnsupported, args); err != nil {
+			return err
+		}
+	}
+	if unreadable != nil {
+		return unreadable
 	}
 	o.SHA256 = o.document.SHA256
 	h.OpenAPI = append(h.OpenAPI, o)
@@ -61,12 +80,15 @@ func (o *OpenAPI) read() error {
 	if o.document != nil {
 		return nil
 	}
-	if o.File == "" {
+	switch {
+	case o.File == "":
 		return errors.New("openapi: the file is missing")
+	case strings.Contains(o.File, "://"):
+		return errors.New("openapi: this is a URL: only local files are read")
 	}
 	var err error
 	if o.document, err = openapi.Read(o.File); err != nil {
-		return fmt.Errorf("openapi: %w", err)
+		return errors.New("openapi: " + strings.ReplaceAll(err.Error(), o.File, shown(o.File)))
 	}
 	return nil
 }
@@ -75,6 +97,7 @@ func (o *OpenAPI) read() error {
 // are left out.
 func (b *tableBuilder) addDocuments(h *Handler) error {
 	permissions := make(map[string]string) // → place
+	from := len(b.list)
 	for i := range h.OpenAPI {
 		document := &h.OpenAPI[i]
 		if err := document.read(); err != nil {
@@ -84,39 +107,144 @@ func (b *tableBuilder) addDocuments(h *Handler) error {
 			if _, mapped := b.rules.methods[o.Method]; !mapped {
 				continue
 			}
-			if err := b.addDocumented(&o, document.Base, permissions); err != nil {
+			if err := b.addDocumented(&o, document, permissions, from); err != nil {
 				return fmt.Errorf("openapi: %s: %s %s: %w", o.Place, o.Method, o.Path, err)
+			}
+		}
+	}
+	for i := range h.OpenAPI { // once it is known which paths stand without a query too
+		document := &h.OpenAPI[i]
+		for _, o := range document.document.Operations {
+			if _, mapped := b.rules.methods[o.Method]; mapped && document.SkipUnsupported && strings.ContainsAny(o.Path, "?#") {
+				b.blockQuery(&o, document.Base)
 			}
 		}
 	}
 	return nil
 }
 
-func (b *tableBuilder) addDocumented(o *openapi.Operation, base string, permissions map[string]string) error {
+// addDocumented adds an operation, whose rivals in the table begin at the index from.
+func (b *tableBuilder) addDocumented(o *openapi.Operation, document *OpenAPI, permissions map[string]string, from int) error {
 	need := keystore.Need{Class: b.rules.methods[o.Method], Resource: b.rules.resourceOf(o.Tag), Operation: operationOf(o)}
 	permission := need.String()
-	if _, err := keystore.ParsePermission(permission); err != nil {
-		return fmt.Errorf("%w: give the operation a shorter operationId", err)
+	entries, err := entriesOf(o, document.Base, need)
+	if _, invalid := keystore.ParsePermission(permission); invalid != nil {
+		err = cmp.Or(err, fmt.Errorf("%w: give the operation a shorter operationId", invalid))
 	}
+	var rivals []string // their permissions
 	if place, taken := permissions[permission]; taken {
-		return fmt.Errorf("its permission would be %s, which is that of %s: give one of them another operationId", permission, place)
+		rivals = append(rivals, permission)
+		err = cmp.Or(err, fmt.Errorf("its permission would be %s, which is that of %s: give one of them another operationId", permission, place))
 	}
-	permissions[permission] = o.Place
-	bases := o.Bases
-	if base != "" {
-		bases = []string{strings.TrimSuffix(base, "/")}
-	}
-	for _, base := range bases {
-		p, err := parseTemplate(base + o.Path)
-		if err != nil {
-			return err
+	for i := range entries {
+		if j, taken := b.taken[entries[i].shape()]; taken {
+			rivals = append(rivals, b.list[j].need.String())
+			err = cmp.Or(err, b.clash(&entries[i], j))
 		}
-		if err := b.add(operation{o.Method, p, need, o.Summary, o.Place}); err != nil {
-			return err
+	}
+	switch {
+	case err == nil:
+		permissions[permission] = o.Place
+	case document.SkipUnsupported:
+		for i := from; i < len(b.list); i++ {
+			if rival := &b.list[i]; !rival.leftOut && slices.Contains(rivals, rival.need.String()) {
+				rival.leftOut = true
+				b.leaveOut(rival.method+" "+rival.pattern.text, fmt.Errorf("it cannot be told from %s %s (%s)", o.Method, o.Path, o.Place))
+			}
+		}
+		b.leaveOut(o.Method+" "+o.Path, fmt.Errorf("%w (%s)", err, o.Place))
+	default:
+		return err
+	}
+	for _, entry := range entries {
+		if _, taken := b.taken[entry.shape()]; !taken {
+			entry.leftOut = err != nil
+			b.append(entry)
 		}
 	}
 	return nil
 }
+
+func (b *tableBuilder) leaveOut(call string, reason error) {
+	b.rules.leftOut = append(b.rules.leftOut, call+": "+reason.Error())
+}
+
+// firstOf bounds a list for people.
+func firstOf(list []string) []string {
+	const most = 100
+	if len(list) <= most {
+		return list
+	}
+	return append(list[:most:most], fmt.Sprintf("and %d more", len(list)-most))
+}
+
+// entriesOf returns the rows of an operation: one for each base, and none if one is not possible.
+func entriesOf(o *openapi.Operation, base string, need keystore.Need) ([]operation, error) {
+	bases := []string{strings.TrimSuffix(base, "/")}
+	if base == "" {
+		bases = bases[:0]
+		for _, decoded := range o.Bases {
+			bases = append(bases, escapeTemplate.Replace(decoded))
+		}
+	}
+	var entries []operation
+	for _, base := range bases {
+		p, err := parseTemplate(base + o.Path)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, operation{method: o.Method, pattern: p, need: need, summary: o.Summary, place: o.Place})
+	}
+	return entries, nil
+}
+
+// blockQuery makes the calls undeclared of an operation whose path has a query or a fragment. Where the path is declared
+// without these, only calls with the parameters of that query are; nothing tells calls with a fragment apart.
+func (b *tableBuilder) blockQuery(o *openapi.Operation, base string) {
+	plain := *o
+	target, _, _ := strings.Cut(o.Path, "#")
+	path, query, _ := strings.Cut(target, "?")
+	plain.Path = path
+	entries, err := entriesOf(&plain, base, keystore.Need{})
+	if err != nil {
+		return
+	}
+	var names []string
+	for query != "" {
+		var pair string
+		pair, query = cutPair(query)
+		name, _, _ := strings.Cut(pair, "=")
+		if decoded, err := url.QueryUnescape(name); err == nil && decoded != "" {
+			names = append(names, decoded)
+		}
+	}
+	for _, entry := range entries {
+		if i, taken := b.taken[entry.shape()]; taken {
+			b.list[i].queries = append(b.list[i].queries, names...)
+			continue
+		}
+		entry.leftOut = true
+		b.append(entry)
+	}
+}
+
+// hasParameter reports whether a raw query has a parameter of one of these names.
+func hasParameter(query string, names []string) bool {
+	for _, name := range names {
+		s := source{kind: querySource, name: name}
+		for rest := query; rest != ""; {
+			var pair string
+			pair, rest = cutPair(rest)
+			if _, found := s.parameter(pair); found {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// escapeTemplate escapes what has a meaning in a template.
+var escapeTemplate = strings.NewReplacer("%", "%25", "{", "%7B", "}", "%7D", "?", "%3F", "#", "%23")
 
 // resourceOf makes a resource of a tag.
 func (c *rules) resourceOf(tag string) string {

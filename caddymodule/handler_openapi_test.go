@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +58,7 @@ func TestPermissionsOfADocument(t *testing.T) {
 		{plain, " /a: {options: {}, head: {}, trace: {}}", "default:options--a read OPTIONS /a, default:head--a read HEAD /a"},
 		{`{"methods":{"POST":"read","GET":"write","PUT":"none"},"openapi":[{"file":"FILE"}]}`, " /a: {get: {}, put: {}, post: {}}", "default:get--a write GET /a, default:post--a read POST /a"},
 		{`{"openapi":[{"file":"FILE","base":"/v1/"}]}`, " /a: {get: {}, servers: [{url: /v2}]}", "default:get--a read GET /v1/a"},
+		{plain, " /a%20b: {get: {}, servers: [{url: '/v%25'}]}", "default:get--a-20b read GET /v%25/a%20b"},
 		{`{"openapi":[{"file":"FILE","base":"/"}]}`, " /a: {get: {}, servers: [{url: /v2}]}", "default:get--a read GET /a"},
 		{plain, " /a: {get: {}, servers: [{url: /v2}, {url: 'http://b/V3'}]}", "default:get--a read GET /v2/a, default:get--a read GET /V3/a"},
 		{`{"operation":[{"permission":"x:y","class":"write","method":"GET","path":"/A"}],"openapi":[{"file":"FILE"}]}`, " /a: {get: {}}", "x:y write GET /A, default:get--a read GET /a"},
@@ -95,6 +97,112 @@ func TestDocumentErrors(t *testing.T) {
 		if _, err := declaredBy(t, test.config, test.paths); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s\ngot  %v\nwant %s", test.paths, err, test.want)
 		}
+	}
+}
+
+// TestSkipUnsupported: the operations of public documents that no permission can be told of are left out, said, and
+// forbidden under strict. Without skip_unsupported the whole document is refused.
+func TestSkipUnsupported(t *testing.T) {
+	h := newHouse(t)
+	_, all := h.key("*")
+	_, reader := h.key("read")
+	for name, test := range map[string]struct {
+		paths   string
+		refusal string
+		leftOut []string
+		calls   map[string]int // with a key of *, by method and target
+		reader  map[string]int
+	}{
+		"a query (OpenAI)": {
+			" /assistants: {get: {operationId: list}}\n /assistants?beta=true: {get: {operationId: listBeta}}\n /runs/{id}?beta=true&x: {post: {operationId: run}}\n /runs/{any}: {put: {operationId: put}}",
+			"has a query or a fragment",
+			[]string{"GET /assistants?beta=true", "POST /runs/{id}?beta=true&x"},
+			map[string]int{
+				"GET /assistants": 200, "GET /assistants?after=1": 200, "GET /assistants?beta=true": 403, "GET /assistants?a=b&%62eta=false": 403, "GET /assistants?a;beta": 403,
+				"HEAD /assistants?beta=true": 403, "POST /runs/1?beta=true": 403, "POST /runs/1": 403, "PUT /runs/1?beta=true": 200,
+			},
+			map[string]int{"GET /assistants": 200},
+		},
+		"a fragment (Box)": {
+			" /files/{id}: {get: {operationId: file}, put: {operationId: update}}\n /files/{id}#share: {put: {operationId: share}}\n /links#create: {post: {operationId: link}}",
+			"has a query or a fragment",
+			[]string{"PUT /files/{id}#share", "POST /links#create"},
+			map[string]int{"PUT /files/1": 200, "GET /files/1": 200, "POST /links": 403},
+			nil,
+		},
+		"templates of one shape (Xero)": {
+			" /reports/{id}: {get: {operationId: byID}, put: {operationId: put}}\n /reports/{name}: {get: {operationId: byName}}\n /Reports/{other}/: {get: {operationId: third}}\n /{any}/{thing}: {get: {operationId: broad}}",
+			"GET /reports/{name} is default:byID already",
+			[]string{"GET /reports/{id}", "GET /reports/{name}", "GET /Reports/{other}/"},
+			map[string]int{"GET /reports/1": 403, "HEAD /reports/1": 403, "PUT /reports/1": 200, "GET /x/1": 200},
+			nil,
+		},
+		"a trailing slash": {
+			" /users: {get: {operationId: list}, post: {operationId: add}}\n /users/: {get: {operationId: all}}",
+			"GET /users/ is default:list already",
+			[]string{"GET /users", "GET /users/"},
+			map[string]int{"GET /users": 403, "GET /users/": 403, "POST /users": 200},
+			nil,
+		},
+		"one name": {
+			" /a-b: {get: {}}\n /a/b: {get: {}}\n /c: {get: {}}",
+			"its permission would be default:get--a-b",
+			[]string{"GET /a-b", "GET /a/b"},
+			map[string]int{"GET /a-b": 403, "GET /a/b": 403, "GET /c": 200},
+			nil,
+		},
+		"paths that no request can have": {
+			" /a.: {get: {}}\n /a%2Fb: {get: {}}\n b: {get: {}}\n /c: {get: {}}",
+			"which no request can have",
+			[]string{"GET /a.", "GET /a%2Fb", "GET b"},
+			map[string]int{"GET /c": 200},
+			nil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := document(t, test.paths)
+			if _, err := (&Handler{OpenAPI: []OpenAPI{{File: file}}}).compile(); err == nil || !strings.Contains(err.Error(), test.refusal) {
+				t.Error(err)
+			}
+			options := "namespace acme\nopenapi " + file + " {\nskip_unsupported\n}\n"
+			open, strict := h.handler(options), h.handler(options+"strict")
+			var leftOut []string
+			for _, text := range strict.rules.leftOut {
+				call, _, _ := strings.Cut(text, ": ")
+				leftOut = append(leftOut, call)
+			}
+			if !slices.Equal(leftOut, test.leftOut) {
+				t.Errorf("left out: %q", strict.rules.leftOut)
+			}
+			for _, o := range strict.rules.declared {
+				if slices.Contains(test.leftOut, o.Method+" "+o.Path) {
+					t.Errorf("declared: %+v", o)
+				}
+			}
+			for send, want := range test.calls {
+				if a := h.send(strict, send+keyLine(all)); a.StatusCode != want {
+					t.Errorf("%s: %d %s, want %d", send, a.StatusCode, a.body, want)
+				}
+				if a := h.send(open, send+keyLine(all)); a.StatusCode != 200 {
+					t.Errorf("%s without strict: %d %s", send, a.StatusCode, a.body)
+				}
+			}
+			for send, want := range test.reader {
+				if a := h.send(strict, send+keyLine(reader)); a.StatusCode != want {
+					t.Errorf("%s: %d %s, want %d", send, a.StatusCode, a.body, want)
+				}
+			}
+		})
+	}
+	// A key for one operation does not reach what is left out.
+	_, narrow := h.key("default:byID")
+	file := document(t, " /{id}: {get: {operationId: byID}}\n /{name}: {get: {operationId: byName}}\n /x: {get: {operationId: x}}")
+	if a := h.send(h.handler("namespace acme\nopenapi "+file+" {\nskip_unsupported\n}"), "GET /1"+keyLine(narrow)); a.StatusCode != 403 {
+		t.Error(a.StatusCode)
+	}
+	only := document(t, " /a?b: {get: {}}")
+	if _, err := (&Handler{Strict: true, OpenAPI: []OpenAPI{{File: only, SkipUnsupported: true}}}).compile(); err == nil || !strings.Contains(err.Error(), "strict without any operation") {
+		t.Error(err)
 	}
 }
 

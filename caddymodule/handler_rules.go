@@ -36,6 +36,7 @@ type rules struct {
 	allow          string // the mapped methods, for Allow
 	table          *table
 	declared       []api.Operation // by the configuration, for the management API
+	leftOut        []string        // operations of documents, each with the reason
 	strict         bool
 	lists          map[string][]listRule
 	public         []pattern
@@ -57,15 +58,26 @@ func (h *Handler) compile() (*rules, error) {
 		{"foreign", h.Foreign, "pass"}, {"encoded_slash", h.EncodedSlash, "allow"}, {"errors", h.Errors, "caddy"},
 	} {
 		if word.value != "" && word.value != word.only {
-			return nil, fmt.Errorf("%s: unknown word %q: it takes %s, or leave it out", word.option, word.value, word.only)
+			return nil, fmt.Errorf("%s: unknown word %q: it takes %s, or leave it out", word.option, shown(word.value), word.only)
 		}
 	}
 	if h.Forwarded != "" && h.Forwarded != forwardedPlain && h.Forwarded != forwardedNginx {
-		return nil, fmt.Errorf("forwarded: unknown word %q: it takes nothing or nginx", h.Forwarded)
+		return nil, fmt.Errorf("forwarded: unknown word %q: it takes nothing or nginx", shown(h.Forwarded))
 	}
 	var err error
 	if c.sources, err = compileSources(h.From); err != nil {
 		return nil, err
+	}
+	for i, source := range c.sources.list {
+		name := source.name
+		if len(h.From) > 0 && h.From[i].Name != "" {
+			name = h.From[i].Name // as it is written
+		}
+		if source.kind == headerSource {
+			if err := h.expected.check(name); err != nil {
+				return nil, err
+			}
+		}
 	}
 	for _, add := range []func(*Handler) error{c.addNamespaces, c.addMethods} {
 		if err := add(h); err != nil {
@@ -102,7 +114,7 @@ func (c *rules) addNamespaces(h *Handler) error {
 			return err
 		}
 		if last := &c.namespacePaths[len(c.namespacePaths)-1]; !last.captures() {
-			return fmt.Errorf("namespace_path: path pattern %q has no segment {namespace}, which must be a whole segment, between two slashes", text)
+			return fmt.Errorf("namespace_path: path pattern %q has no segment {namespace}, which must be a whole segment, between two slashes", shown(text))
 		}
 	}
 	sortPatterns(c.namespacePaths, func(p *pattern) *pattern { return p })
@@ -114,7 +126,7 @@ func (c *rules) addNamespaces(h *Handler) error {
 	case strings.Contains(c.namespace, "{"):
 		c.placeholder = true
 	case !keystore.ValidNamespaceID(c.namespace):
-		return fmt.Errorf("namespace: %q is no id of a namespace: it takes up to 64 letters, digits, '.', '_', '~' and '-', beginning with a letter or digit, or a placeholder, or home", c.namespace)
+		return fmt.Errorf("namespace: %q is no id of a namespace: it takes up to 64 letters, digits, '.', '_', '~' and '-', beginning with a letter or digit, or a placeholder, or home", shown(c.namespace))
 	}
 	if c.resource = h.Resource; c.resource != "" {
 		return checkResource("resource", c.resource)
@@ -125,7 +137,7 @@ func (c *rules) addNamespaces(h *Handler) error {
 func checkResource(option, resource string) error {
 	switch {
 	case !keystore.ValidResource(resource):
-		return fmt.Errorf("%s: %q is no resource: it takes a-z, 0-9, '.', '_' and '-', beginning with a letter or digit", option, resource)
+		return fmt.Errorf("%s: %q is no resource: it takes a-z, 0-9, '.', '_' and '-', beginning with a letter or digit", option, shown(resource))
 	case keystore.IsAdminResource(resource):
 		return fmt.Errorf("%s: %q is for managing keys: choose another name", option, resource)
 	}
@@ -165,7 +177,7 @@ func checkMethod(method string) error {
 	case method == http.MethodConnect || method == http.MethodTrace:
 		return fmt.Errorf("methods: %s is always refused", method)
 	case !httpguts.ValidHeaderFieldName(method): // a token, like these
-		return fmt.Errorf("methods: %q is no method", method)
+		return fmt.Errorf("methods: %q is no method", shown(method))
 	}
 	return nil
 }
@@ -181,7 +193,7 @@ func parseClass(option, word string) (keystore.Class, error) {
 	if option == "methods" {
 		words = "read, write or none"
 	}
-	return 0, fmt.Errorf("%s: unknown word %q: it takes %s", option, word, words)
+	return 0, fmt.Errorf("%s: unknown word %q: it takes %s", option, shown(word), words)
 }
 
 // unfinished is an error that a later line of the Caddyfile may mend.
@@ -189,12 +201,12 @@ type unfinished struct{ error }
 
 // unmappedMethod says that what is declared for a method could never be called.
 func unmappedMethod(what, method, class string) error {
-	return unfinished{fmt.Errorf("%s: the method %q is refused everywhere: add `methods %s %s`, or correct it (case matters)", what, method, class, method)}
+	return unfinished{fmt.Errorf("%s: the method %q is refused everywhere: add `methods %s %s`, or correct it (case matters)", shown(what), shown(method), shown(class), shown(method))}
 }
 
 func (c *rules) addMetadata(name string) error {
 	if !httpguts.ValidHeaderFieldName(name) {
-		return fmt.Errorf("pass_metadata: %q cannot be part of the name of a header", name)
+		return fmt.Errorf("pass_metadata: %q cannot be part of the name of a header", shown(name))
 	}
 	folded := []byte(name)
 	for i := range folded {
@@ -203,7 +215,7 @@ func (c *rules) addMetadata(name string) error {
 	header := http.CanonicalHeaderKey("X-Apikey-Meta-" + string(folded))
 	for _, other := range c.metadata {
 		if other.header == header {
-			return fmt.Errorf("pass_metadata: %s and %s would be the same header %s", other.name, name, header)
+			return fmt.Errorf("pass_metadata: %s and %s would be the same header %s", shown(other.name), shown(name), shown(header))
 		}
 	}
 	c.metadata = append(c.metadata, metadataHeader{name, header})
@@ -255,7 +267,7 @@ func (c *rules) namespaceOf(call *call) string {
 
 // need returns what a call takes.
 func (c *rules) need(call *call, class keystore.Class) keystore.Need {
-	if o := c.table.find(call.method, call.path); o != nil {
+	if o := c.table.find(call.method, call.path); o != nil && !o.leftOut && !hasParameter(call.query, o.queries) {
 		return o.need
 	}
 	return keystore.Need{Class: class, Resource: c.resource, Undeclared: c.strict}

@@ -31,7 +31,7 @@ func (c *rules) addTable(h *Handler) error {
 		return err
 	}
 	b.finish(written)
-	if c.strict && len(b.list) == 0 {
+	if c.strict && len(c.declared) == 0 {
 		return unfinished{errors.New("strict without any operation would forbid every call: declare some by `operation` or `openapi`")}
 	}
 	c.table = newTable(b.list)
@@ -41,6 +41,9 @@ func (c *rules) addTable(h *Handler) error {
 // finish is called once all operations of one origin are there, the first of them at the index from.
 func (b *tableBuilder) finish(from int) {
 	for _, o := range b.list[from:] {
+		if o.leftOut {
+			continue
+		}
 		b.rules.declared = append(b.rules.declared, api.Operation{
 			Permission: o.need.String(), Class: o.need.Class.String(), Method: o.method, Path: o.pattern.text, Summary: o.summary,
 		})
@@ -50,14 +53,25 @@ func (b *tableBuilder) finish(from int) {
 
 // add appends an operation unless another one is for the same calls.
 func (b *tableBuilder) add(o operation) error {
-	key := o.method + o.pattern.shape()
-	if i, taken := b.taken[key]; taken {
-		return fmt.Errorf("%s %s is %s already (%s): remove one of them", o.method, o.pattern.text, b.list[i].need, b.list[i].place)
+	if i, taken := b.taken[o.shape()]; taken {
+		return b.clash(&o, i)
 	}
-	b.taken[key] = len(b.list)
-	b.list = append(b.list, o)
+	b.append(o)
 	return nil
 }
+
+func (b *tableBuilder) append(o operation) {
+	b.taken[o.shape()] = len(b.list)
+	b.list = append(b.list, o)
+}
+
+// clash says that o is for the same calls as the operation with the index i.
+func (b *tableBuilder) clash(o *operation, i int) error {
+	return fmt.Errorf("%s %s is %s already (%s): remove one of them", shown(o.method), shown(o.pattern.text), b.list[i].need, shown(b.list[i].place))
+}
+
+// shape is the same for operations that are for the same calls.
+func (o *operation) shape() string { return o.method + o.pattern.shape() }
 
 // shape is the same for patterns that match the same paths, but for case.
 func (p *pattern) shape() string {
@@ -82,12 +96,12 @@ func (p *pattern) shape() string {
 func (b *tableBuilder) addWritten(o Operation) error {
 	resource, name, ok := strings.Cut(o.Permission, ":")
 	if !ok || !keystore.ValidOperation(name) {
-		return fmt.Errorf("%q is no RESOURCE:OPERATION, such as orders:search (read, write and * cannot be operations)", o.Permission)
+		return fmt.Errorf("%q is no RESOURCE:OPERATION, such as orders:search (read, write and * cannot be operations)", shown(o.Permission))
 	}
-	if err := checkResource(o.Permission, resource); err != nil {
+	if err := checkResource(shown(o.Permission), resource); err != nil {
 		return err
 	}
-	class, err := parseClass(o.Permission, o.Class)
+	class, err := parseClass(shown(o.Permission), o.Class)
 	if err != nil {
 		return err
 	}
@@ -97,12 +111,12 @@ func (b *tableBuilder) addWritten(o Operation) error {
 	}
 	// A pattern that asks for less than the method does must not match what the upstream takes for another path: one that minds case
 	// takes /orders/SEARCH for /orders/{id}, and so do many for /orders/%73earch.
-	p, err := parsePattern(o.Path, class < usual)
+	p, err := configuredPattern(o.Path, class < usual)
 	if err != nil {
-		return fmt.Errorf("%s: %w", o.Permission, err)
+		return fmt.Errorf("%s: %w", shown(o.Permission), err)
 	}
 	if err := b.add(operation{method: o.Method, pattern: p, need: keystore.Need{Class: class, Resource: resource, Operation: name}, place: o.Path}); err != nil {
-		return fmt.Errorf("%s: %w", o.Permission, err)
+		return fmt.Errorf("%s: %w", shown(o.Permission), err)
 	}
 	return nil
 }

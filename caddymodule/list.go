@@ -63,22 +63,22 @@ func (c *rules) addList(l List) error {
 		return unmappedMethod(l.Path, l.Method, "read")
 	}
 	if l.Kind == "" {
-		return fmt.Errorf("%s: the kind of the namespaces is missing", l.Path)
+		return fmt.Errorf("%s: the kind of the namespaces is missing", shown(l.Path))
 	}
-	p, err := parsePattern(l.Path, false)
+	p, err := configuredPattern(l.Path, false)
 	if err != nil {
 		return err
 	}
 	compiled := listRule{pattern: p, List: l}
 	if compiled.items, err = parseNames("items", l.Items); err != nil {
-		return fmt.Errorf("%s: %w", l.Path, err)
+		return fmt.Errorf("%s: %w", shown(l.Path), err)
 	}
 	if compiled.id, err = parseNames("id", l.ID); err != nil {
-		return fmt.Errorf("%s: %w", l.Path, err)
+		return fmt.Errorf("%s: %w", shown(l.Path), err)
 	}
 	for _, other := range c.lists[l.Method] {
 		if other.pattern.same(&p) {
-			return fmt.Errorf("%s %s lists %s already (%s): remove one of them", l.Method, l.Path, other.Kind, other.Path)
+			return fmt.Errorf("%s %s lists %s already (%s): remove one of them", shown(l.Method), shown(l.Path), shown(other.Kind), shown(other.Path))
 		}
 	}
 	c.lists[l.Method] = append(c.lists[l.Method], compiled)
@@ -92,7 +92,7 @@ func parseNames(option, text string) ([]string, error) {
 	}
 	names := strings.Split(text, ".")
 	if slices.Contains(names, "") {
-		return nil, fmt.Errorf("%s: %q has an empty name: it takes names joined with dots, such as data.items", option, text)
+		return nil, fmt.Errorf("%s: %q has an empty name: it takes names joined with dots, such as data.items", option, shown(text))
 	}
 	return names, nil
 }

@@ -95,11 +95,11 @@ func (e *LogEncoder) wrapProvisioned(encoder interface {
 func (e *LogEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // encoder name
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Err("the log encoder api_keys takes no argument, only a block")
 	}
 	for d.NextBlock(0) {
 		if d.Val() != "wrap" {
-			return d.Errf("unknown word %q in the log encoder api_keys: it knows only wrap", d.Val())
+			return d.Errf("unknown word %q in the log encoder api_keys: it knows only wrap", shown(d.Val()))
 		}
 		if e.WrappedRaw != nil {
 			return d.Err("wrap is given twice: the log encoder api_keys wraps one encoder")
@@ -108,7 +108,11 @@ func (e *LogEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Err("wrap takes the name of a log encoder, such as `wrap json`")
 		}
 		name := d.Val()
-		module, err := caddyfile.UnmarshalModule(d, "caddy.logging.encoders."+name)
+		const namespace = "caddy.logging.encoders."
+		if _, err := caddy.GetModule(namespace + name); err != nil {
+			return d.Errf("wrap: there is no log encoder %q", shown(name))
+		}
+		module, err := caddyfile.UnmarshalModule(d, namespace+name)
 		if err != nil {
 			return err
 		}

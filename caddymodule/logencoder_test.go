@@ -332,9 +332,9 @@ func TestLogEncoderCaddyfile(t *testing.T) {
 		{"api_keys {\n wrap json\n}", `{"wrap":{"format":"json"}}`, ""},
 		{"api_keys {\n wrap console {\n  time_format iso8601\n }\n}", `{"wrap":{"format":"console","time_format":"iso8601"}}`, ""},
 		{"api_keys {\n wrap filter {\n  wrap json\n  fields {\n   a delete\n  }\n }\n}", `{"wrap":{"fields":{"a":{"filter":"delete"}},"format":"filter","wrap":{"format":"json"}}}`, ""},
-		{"api_keys json", "", "wrong argument count"},
+		{"api_keys json", "", "takes no argument, only a block"},
 		{"api_keys {\n wrap\n}", "", "wrap takes the name of a log encoder, such as `wrap json`"},
-		{"api_keys {\n wrap nothing\n}", "", "caddy.logging.encoders.nothing"},
+		{"api_keys {\n wrap nothing\n}", "", `there is no log encoder "nothing"`},
 		{"api_keys {\n wrap json\n wrap console\n}", "", "wrap is given twice"},
 		{"api_keys {\n redact x\n}", "", "unknown word \"redact\" in the log encoder api_keys: it knows only wrap"},
 	} {

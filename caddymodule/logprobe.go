@@ -17,7 +17,7 @@ func warnOfReadableKeys(ctx caddy.Context, app *App, sources []credentialSource)
 	var exposed []string
 	for _, source := range sources {
 		if !source.hiddenByCaddy() {
-			exposed = append(exposed, string(source.Kind)+" "+source.Name)
+			exposed = append(exposed, string(source.Kind)+" "+shown(source.Name))
 		}
 	}
 	if len(exposed) == 0 {

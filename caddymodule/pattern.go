@@ -28,10 +28,10 @@ type segment struct {
 func parsePattern(text string, exact bool) (pattern, error) {
 	p := pattern{text: text, exact: exact}
 	if !strings.HasPrefix(text, "/") {
-		return p, fmt.Errorf("path pattern %q does not begin with /", text)
+		return p, fmt.Errorf("path pattern %q does not begin with /", shown(text))
 	}
 	if strings.Contains(text, "//") {
-		return p, fmt.Errorf("path pattern %q has an empty segment (//), which no request can have", text)
+		return p, fmt.Errorf("path pattern %q has an empty segment (//), which no request can have", shown(text))
 	}
 	words := strings.Split(strings.TrimSuffix(text[1:], "/"), "/")
 	if len(words) == 1 && words[0] == "" {
@@ -45,12 +45,12 @@ func parsePattern(text string, exact bool) (pattern, error) {
 			p.rest = true
 			return p, nil
 		case word == "**":
-			return p, fmt.Errorf("path pattern %q has ** before its end: there it stands for the rest, write * for one segment", text)
+			return p, fmt.Errorf("path pattern %q has ** before its end: there it stands for the rest, write * for one segment", shown(text))
 		case word == "." || word == "..":
-			return p, fmt.Errorf("path pattern %q has the segment %q, which no request can have", text, word)
+			return p, fmt.Errorf("path pattern %q has the segment %q, which no request can have", shown(text), shown(word))
 		case word == "{namespace}":
 			if captured {
-				return p, fmt.Errorf("path pattern %q has {namespace} twice", text)
+				return p, fmt.Errorf("path pattern %q has {namespace} twice", shown(text))
 			}
 			captured = true
 			p.segments = append(p.segments, segment{namespace: true})
@@ -62,6 +62,26 @@ func parsePattern(text string, exact bool) (pattern, error) {
 			}
 			p.segments = append(p.segments, segment{literal: word})
 		}
+	}
+	return p, nil
+}
+
+// configuredPattern is parsePattern for a pattern of the configuration, of which some request must be able to match each
+// segment.
+func configuredPattern(text string, exact bool) (pattern, error) {
+	p, err := parsePattern(text, exact)
+	if err != nil {
+		return p, err
+	}
+	for word := range strings.SplitSeq(strings.Trim(text, "/"), "/") {
+		if canonicalPath("/"+escapeLiteral(word), false) {
+			continue
+		}
+		err := fmt.Errorf("path pattern %q has the segment %q, which no request can have", shown(text), shown(word))
+		if decoded, e := url.PathUnescape(word); e == nil && canonicalPath("/"+escapeLiteral(decoded), false) && !strings.Contains(decoded, "/") {
+			err = fmt.Errorf("%w: patterns are compared with the decoded path, so write %q", err, decoded)
+		}
+		return p, err
 	}
 	return p, nil
 }
@@ -171,13 +191,13 @@ func sortPatterns[T any](list []T, of func(*T) *pattern) {
 
 // addPattern appends a pattern unless the list has one that is the same.
 func addPattern(list []pattern, option, text string, exact bool) ([]pattern, error) {
-	p, err := parsePattern(text, exact)
+	p, err := configuredPattern(text, exact)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", option, err)
 	}
 	for i := range list {
 		if list[i].same(&p) {
-			return nil, fmt.Errorf("%s: path pattern %q matches the same as %q: remove one of them", option, text, list[i].text)
+			return nil, fmt.Errorf("%s: path pattern %q matches the same as %q: remove one of them", option, shown(text), shown(list[i].text))
 		}
 	}
 	return append(list, p), nil

@@ -30,13 +30,19 @@ var sharedCacheErrors atomic.Uint64
 
 func checkCacheType(name string) error {
 	if name != "redis" {
-		return fmt.Errorf("unknown cache %q: there is redis", name)
+		return fmt.Errorf("unknown cache %q: there is redis", shown(name))
 	}
 	return nil
 }
 
 func parseCache(a *App, d *caddyfile.Dispenser, args []string) error {
-	if len(args) > 0 {
+	switch {
+	case len(args) == 0:
+	case strings.Contains(args[0], "://"):
+		args = append([]string{"redis"}, args...)
+	case strings.HasPrefix(args[0], "{"):
+		return d.Err("cache takes redis before a placeholder: `cache redis {env.NAME}`")
+	default:
 		if err := checkCacheType(args[0]); err != nil {
 			return d.WrapErr(err)
 		}
@@ -73,7 +79,7 @@ func (a *App) provisionCache() error {
 	return nil
 }
 
-// expandURL is expand for what holds a password, which an unknown placeholder may be a part of.
+// expandURL is expand for an option that can hold a password, which an unknown placeholder may be a part of.
 func expandURL(option, value string) (string, error) {
 	expanded, err := expand(option, value)
 	if err != nil && !strings.Contains(err.Error(), "{env.") && !strings.Contains(err.Error(), "{file.") {

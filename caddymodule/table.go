@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode"
@@ -18,6 +19,9 @@ type operation struct {
 	need    keystore.Need
 	summary string
 	place   string // where it is declared, for errors
+
+	leftOut bool     // no permission can be told of it, so it is none of the API's
+	queries []string // query parameters with which a call is another operation, one that is left out
 }
 
 // A table finds the operation that a call is: of those whose pattern matches, the one with most literal segments; of these, the one
@@ -206,19 +210,19 @@ func escapeLiteral(literal string) string {
 // parameter stands for a parameter in a segment that is partly literal. No path holds this byte.
 const parameter = "\x00"
 
-// parseTemplate reads an OpenAPI path template. Other than in a pattern, a parameter may be a part of a segment, and a `*` is only
-// itself.
+// parseTemplate reads an OpenAPI path template. Other than in a pattern, a parameter may be a part of a segment, a `*` is only
+// itself, and percent-escapes are decoded.
 func parseTemplate(text string) (pattern, error) {
 	p := pattern{text: text}
 	switch {
 	case !strings.HasPrefix(text, "/"):
-		return p, fmt.Errorf("the path %q does not begin with /", text)
+		return p, fmt.Errorf("the path %q does not begin with /", shown(text))
 	case strings.Contains(text, "//"):
-		return p, fmt.Errorf("the path %q has an empty segment (//), which no request can have", text)
+		return p, fmt.Errorf("the path %q has an empty segment (//), which no request can have", shown(text))
 	case strings.ContainsFunc(text, unicode.IsControl):
-		return p, fmt.Errorf("the path %q has a control character, which no request can have", text)
+		return p, fmt.Errorf("the path %q has a control character, which no request can have", shown(text))
 	case strings.ContainsAny(text, "?#"):
-		return p, fmt.Errorf("the path %q has a query or a fragment: OpenAPI's paths have none", text)
+		return p, fmt.Errorf("the path %q has a query or a fragment: OpenAPI's paths have none", shown(text))
 	}
 	words := strings.TrimSuffix(text[1:], "/")
 	if words == "" {
@@ -226,12 +230,14 @@ func parseTemplate(text string) (pattern, error) {
 	}
 	for word := range strings.SplitSeq(words, "/") {
 		if word == "." || word == ".." {
-			return p, fmt.Errorf("the path %q has the segment %q, which no request can have", text, word)
+			return p, fmt.Errorf("the path %q has the segment %q, which no request can have", shown(text), shown(word))
 		}
 		mixed, err := cutParameters(word)
 		switch {
 		case err != nil:
-			return p, fmt.Errorf("the path %q: %w", text, err)
+			return p, fmt.Errorf("the path %q: %w", shown(text), err)
+		case !canonicalPath("/"+escapeLiteral(strings.ReplaceAll(mixed, parameter, "x")), false):
+			return p, fmt.Errorf("the path %q has the segment %q, which no request can have", shown(text), shown(word))
 		case mixed == parameter:
 			p.segments = append(p.segments, segment{})
 		case strings.Contains(mixed, parameter):
@@ -249,7 +255,16 @@ func cutParameters(word string) (string, error) {
 	for rest := word; ; {
 		literal, after, found := strings.Cut(rest, "{")
 		if strings.Contains(literal, "}") {
-			return "", fmt.Errorf("the segment %q has a } without {", word)
+			return "", fmt.Errorf("the segment %q has a } without {", shown(word))
+		}
+		if decoded, err := url.PathUnescape(literal); err == nil {
+			literal = decoded
+		}
+		switch {
+		case strings.Contains(literal, "/"):
+			return "", fmt.Errorf("the segment %q has an encoded slash: add an `operation` with * in its place", shown(word))
+		case strings.ContainsFunc(literal, unicode.IsControl):
+			return "", fmt.Errorf("the segment %q has a control character, which no request can have", shown(word))
 		}
 		out.WriteString(literal)
 		if !found {
@@ -257,7 +272,7 @@ func cutParameters(word string) (string, error) {
 		}
 		name, after, closed := strings.Cut(after, "}")
 		if !closed || name == "" || strings.Contains(name, "{") {
-			return "", fmt.Errorf("the segment %q has a { that is no {name}", word)
+			return "", fmt.Errorf("the segment %q has a { that is no {name}", shown(word))
 		}
 		out.WriteString(parameter)
 		rest = after

@@ -104,10 +104,37 @@ func TestTemplateErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"": "does not begin with /", "a": "does not begin with /", "/a//b": "empty segment", "/a/../b": `the segment ".."`, "/./b": `the segment "."`,
 		"/a\x00": "has a control character", "/a?b=c": "has a query", "/a#b": "has a query or a fragment", "/a/}": "has a } without {", "/a{": "has a { that is no {name}", "/{}": "that is no {name}",
+		"/a%2Fb": "has an encoded slash", "/a%00": "has a control character", "/x/{a}%0A": "has a control character", "/a%2e%2e": "which no request can have",
+		"/a.": `the segment "a.", which no request can have`, "/{a}.": "which no request can have", "/a%20": "which no request can have", "/a;b": "which no request can have",
+		"/a%2541": "which no request can have",
 		"/{a{b}}": "that is no {name}", "/{a/b}": "that is no {name}", "/{a}}": "has a } without {",
 	} {
 		if _, err := parseTemplate(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+// TestEscapedTemplates: percent-escapes of a template are decoded, as those of the servers' paths are.
+func TestEscapedTemplates(t *testing.T) {
+	for template, test := range map[string]struct{ fits, not string }{
+		"/caf%C3%A9/{id}":    {"/caf%c3%a9/7", "/caf/7"},
+		"/a%20b":             {"/a%20b", "/a+b"},
+		"/%7Bid%7D":          {"/%7Bid%7D", "/7"},
+		"/what%3F/{x}%2Ejs":  {"/what%3f/a.js", "/what/a.js"},
+		"/%2a":               {"/*", "/a"},
+		"/100%":              {"/100%25", "/100"},
+		"/100%25":            {"/100%25", "/100"},
+		"/users/{id}%3Apoke": {"/users/7:poke", "/users/7"},
+	} {
+		p, err := parseTemplate(template)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		table := newTable([]operation{{method: "GET", pattern: p}})
+		if table.find("GET", test.fits) == nil || table.find("GET", test.not) != nil {
+			t.Errorf("%s: %v, %v", template, table.find("GET", test.fits), table.find("GET", test.not))
 		}
 	}
 }

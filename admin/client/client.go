@@ -6,6 +6,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -53,12 +54,10 @@ func New(address string, options ...Option) (*Client, error) {
 
 	u, err := url.Parse(address)
 	switch {
-	case err != nil:
-		return nil, fmt.Errorf("the server's address: %w", err)
-	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-		return nil, fmt.Errorf("the server's address %q is not one like https://keys.example.com", u.Redacted())
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "": // the address may hold a password
+		return nil, errors.New("the server's address is not one like https://keys.example.com")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("the server's address %q has more than scheme, host and path", u.Redacted())
+		return nil, errors.New("the server's address has more than scheme, host and path")
 	case c.token != "" && u.Scheme == "http" && !isLoopback(u.Hostname()):
 		return nil, fmt.Errorf("a token is not sent to %s in clear: use https", u.Host)
 	}

@@ -2,10 +2,12 @@ package openapi
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // write puts files into a directory and returns the first one's name.
@@ -101,8 +103,25 @@ paths:
 components: {pathItems: {A/~: {get: {operationId: a}}}}
 `, "parts/b.json", `{"get":{"operationId":"b"},"nested":[{"$ref":"op%20s.yaml#/c"}]}`, "parts/op s.yaml", "\nd: {operationId: d}\nc: {get: {operationId: c}}\n"}, `9 GET [""] /a a||
 1 GET [""] /b b||
+6 PUT [""] /c own||
 3 GET [""] /c c||
 8 GET [""] /d d||
+`},
+		"fields beside a reference": {[]string{"a.yaml", `
+openapi: 3.1.0
+paths:
+  /a: {$ref: "#/components/pathItems/A", x-a: 1, put: {operationId: put}, summary: Own, servers: [{url: /v1}]}
+  /b:
+    get: {$ref: "#/x-op", summary: Own, tags: [beside]}
+x-op: {operationId: b, summary: Other, description: x}
+components:
+  pathItems:
+    A: {$ref: "#/components/pathItems/B", delete: {operationId: delete}, summary: There}
+    B: {get: {operationId: get}, x-a: 2}
+`}, `4 PUT ["/v1"] /a put||
+10 DELETE ["/v1"] /a delete||
+11 GET ["/v1"] /a get||
+6 GET [""] /b b|beside|Own
 `},
 		"anchors and merges": {[]string{"a.yaml", `
 openapi: 3.0.0
@@ -160,10 +179,13 @@ func TestReadErrors(t *testing.T) {
 		head + " /a: {$ref: b.yaml}":                                                          "b.yaml: no such file",
 		head + " /a: {$ref: .}":                                                               "is no file",
 		head + " /a: {$ref: '#/paths/~1a'}":                                                   "or in a circle",
+		head + " /a: {$ref: '#/x', get: {}}\nx: {get: {}}":                                    "a.yaml:3: get stands beside a $ref and in what it refers to (",
+		head + " /a: {get: {$ref: '#/x', operationId: a}}\nx: {operationId: b}":               "operationId stands beside a $ref",
 		head + " /a: &a {<<: *a, get: {}}":                                                    "or in a circle",
 		"openapi: 3.0.0\nservers: {}\npaths: {/a: {get: {}}}":                                 "a.yaml:2: servers is no list",
 		"openapi: 3.0.0\nservers: [{url: v1}]\npaths: {/a: {get: {}}}":                        "a.yaml:2: the server \"v1\": its path depends on where the document is served",
 		"openapi: 3.0.0\nservers: [{url: '/{v}'}]\npaths: {/a: {get: {}}}":                    "a variable of it has no value",
+		"openapi: 3.0.0\nservers: [{url: '/a%2Fb'}]\npaths: {/a: {get: {}}}":                  "an encoded slash",
 		"openapi: 3.0.0\nservers: [{url: '/%zz'}]\npaths: {/a: {get: {}}}":                    "a percent sign",
 		"openapi: 3.0.0\nservers: [{url: 'http://a?b'}]\npaths: {/a: {get: {}}}":              "no query",
 		head + " /a: {get: {}, servers: [7]}":                                                 "a.yaml:3: this is no object",
@@ -207,4 +229,83 @@ func FuzzRead(f *testing.F) {
 			t.Error("no operation, and no error")
 		}
 	})
+}
+
+// TestBounds: what a document could make large is bounded.
+func TestBounds(t *testing.T) {
+	deep := strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000)
+	var list strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&list, "{url: /v%d}, ", i)
+	}
+	servers := list.String()
+	values := strings.NewReplacer("{url: /", "", "}", "").Replace(servers)
+	for name, test := range map[string]struct{ text, want string }{
+		"deep JSON": {`{"openapi":"3.0.0","x":` + deep + "}", "exceeded max depth"},
+		"deep YAML": {head + " /a: {get: {}}\nx: " + deep, "exceeded max depth"},
+		"servers":   {"openapi: 3.0.0\nservers: [" + servers + "]\npaths: {/a: {get: {}}}", "the servers have more than 100 paths"},
+		"variables": {"openapi: 3.0.0\nservers: [{url: '/{v}', variables: {v: {enum: [" + values + "]}}}]\npaths: {/a: {get: {}}}", "the server has more than 100 paths"},
+	} {
+		if _, err := Read(write(t, "a.yaml", test.text)); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %.300v", name, err)
+		}
+	}
+}
+
+// TestDocumentsCostLinearTime: ten times the document never takes forty times as long. Quadratic code takes a hundred
+// times as long.
+func TestDocumentsCostLinearTime(t *testing.T) {
+	type shape func(n int) string
+	repeat := func(n int, format string) string {
+		var out strings.Builder
+		for i := range n {
+			fmt.Fprintf(&out, format, i)
+		}
+		return strings.TrimSuffix(out.String(), ",")
+	}
+	for name, text := range map[string]shape{
+		"one line of JSON": func(n int) string {
+			return `{"openapi":"3.0.0","paths":{` + repeat(n, `"/a/%[1]d":{"get":{"operationId":"a%[1]d"}},`) + "}}"
+		},
+		"lines of JSON": func(n int) string {
+			return `{"openapi":"3.0.0","paths":{` + repeat(n, "\n\"/a/%[1]d\":{\n\"get\":{\n\"operationId\":\"a%[1]d\"}},") + "}}"
+		},
+		"one line of YAML": func(n int) string {
+			return "openapi: 3.0.0\npaths: {" + repeat(n, "/a/%[1]d: {get: {operationId: a%[1]d}},") + "}"
+		},
+		"lines of YAML": func(n int) string { return head + repeat(n, " /a/%[1]d:\n  get:\n   operationId: a%[1]d\n") },
+		"references": func(n int) string {
+			return head + repeat(n, " /a/%[1]d: {$ref: '#/x/%[1]d'}\n") + "x:\n" + repeat(n, " %d: {get: {}}\n")
+		},
+		"references to a list": func(n int) string {
+			return head + repeat(n, " /a/%[1]d: {$ref: '#/x/%[1]d'}\n") + "x:\n" + repeat(n, " - {get: {n: %d}}\n")
+		},
+		"merges": func(n int) string {
+			return head + repeat(n, " /a/%[1]d: &a%[1]d {get: {}}\n") + repeat(n, " /b/%[1]d: {<<: *a%[1]d}\n")
+		},
+		"fields elsewhere": func(n int) string {
+			return `{"openapi":"3.0.0","paths":{"/a":{"get":{}}},"x":[` + repeat(n, "[%d],") + "]}"
+		},
+		"one long text": func(n int) string {
+			return `{"openapi":"3.0.0","paths":{"/a":{"get":{}}},"x":"` + repeat(n, `\ud83d\ude00 %d`) + `"}`
+		},
+	} {
+		files := [2]string{write(t, "a.yaml", text(500)), write(t, "a.yaml", text(5000))}
+		best := [2]time.Duration{math.MaxInt64, math.MaxInt64}
+		for range 20 { // the least of several is what a busy machine changes least
+			for i, file := range files {
+				begun := time.Now()
+				if _, err := Read(file); err != nil {
+					t.Fatal(name, ": ", err)
+				}
+				best[i] = min(best[i], time.Since(begun))
+			}
+			if best[1] <= 40*best[0] {
+				break
+			}
+		}
+		if best[1] > 40*best[0] {
+			t.Errorf("%s: 500 take %v, and 5000 take %v", name, best[0], best[1])
+		}
+	}
 }

@@ -27,7 +27,8 @@ const (
 
 // A reader holds the files that a document consists of.
 type reader struct {
-	files map[string]*yaml.Node // by name
+	files map[string]*yaml.Node                // by name
+	names map[*yaml.Node]map[string]*yaml.Node // of mappings that references lead into
 	hash  hash.Hash
 	seen  int // fields
 }
@@ -89,36 +90,12 @@ func parse(text []byte) (*yaml.Node, error) {
 	return document.Content[0], nil
 }
 
-// resolve follows aliases and references.
-func (r *reader) resolve(n node) (node, error) {
-	for range maxDepth {
-		switch {
-		case n.Kind == yaml.AliasNode:
-			n.Node = n.Alias
-			continue
-		case n.Kind != yaml.MappingNode:
-			return n, nil
-		}
-		ref := n.reference()
-		if ref == "" {
-			return n, nil
-		}
-		target, err := r.follow(n, ref)
-		if err != nil {
-			return n, n.errorf("$ref %q: %w", ref, err)
-		}
-		n = target
+// resolve follows aliases.
+func (n node) resolve() node {
+	for n.Node != nil && n.Kind == yaml.AliasNode {
+		n.Node = n.Alias
 	}
-	return n, n.errorf("references lead from one to the next more than %d times, or in a circle", maxDepth)
-}
-
-func (n node) reference() string {
-	for i := 0; i < len(n.Content); i += 2 {
-		if n.Content[i].Value == "$ref" {
-			return n.Content[i+1].Value
-		}
-	}
-	return ""
+	return n
 }
 
 // follow returns what a reference names: a file, a JSON pointer (RFC 6901) in it, or both.
@@ -146,25 +123,29 @@ func (r *reader) follow(from node, ref string) (node, error) {
 		return node{}, errors.New("after # comes a path that begins with /")
 	}
 	for word := range strings.SplitSeq(pointer[1:], "/") {
-		if at = at.child(strings.NewReplacer("~1", "/", "~0", "~").Replace(word)); at.Node == nil {
+		if at = r.child(at, pointerEscapes.Replace(word)); at.Node == nil {
 			return node{}, fmt.Errorf("there is no %q", word)
 		}
 	}
 	return at, nil
 }
 
+var pointerEscapes = strings.NewReplacer("~1", "/", "~0", "~")
+
 // child is one step of a JSON pointer.
-func (n node) child(name string) node {
-	for n.Kind == yaml.AliasNode {
-		n.Node = n.Alias
-	}
+func (r *reader) child(n node, name string) node {
+	n = n.resolve()
 	switch n.Kind {
 	case yaml.MappingNode:
-		for i := 0; i < len(n.Content); i += 2 {
-			if n.Content[i].Value == name {
-				return node{n.Content[i+1], n.file}
+		names, known := r.names[n.Node]
+		if !known {
+			names = make(map[string]*yaml.Node, len(n.Content)/2)
+			for i := len(n.Content) - 2; i >= 0; i -= 2 {
+				names[n.Content[i].Value] = n.Content[i+1]
 			}
+			r.names[n.Node] = names
 		}
+		return node{names[name], n.file}
 	case yaml.SequenceNode:
 		if i, err := strconv.Atoi(name); err == nil && i >= 0 && i < len(n.Content) {
 			return node{n.Content[i], n.file}
@@ -208,17 +189,16 @@ func (r *reader) fields(n node) (fields, error) {
 }
 
 func (r *reader) collect(n node, out fields, depth int) error {
-	n, err := r.resolve(n)
+	n = n.resolve()
 	switch {
-	case err != nil:
-		return err
 	case depth > maxDepth:
-		return n.errorf("merges lead from one to the next more than %d times, or in a circle", maxDepth)
+		return n.errorf("references and merges lead from one to the next more than %d times, or in a circle", maxDepth)
 	case n.Kind != yaml.MappingNode:
 		return n.errorf("this is no object with named fields")
 	}
-	own := make(map[string]bool)
+	own := make(fields)
 	var merged []node
+	ref := ""
 	for i := 0; i < len(n.Content); i += 2 {
 		key, value := n.Content[i], node{n.Content[i+1], n.file}
 		if r.seen++; r.seen > maxFields {
@@ -228,10 +208,14 @@ func (r *reader) collect(n node, out fields, depth int) error {
 			merged = append(merged, value)
 			continue
 		}
-		if own[key.Value] {
+		if _, twice := own[key.Value]; twice {
 			return node{key, n.file}.errorf("the field %q is there twice", key.Value)
 		}
-		own[key.Value] = true
+		own[key.Value] = value
+		if key.Value == "$ref" {
+			ref = value.Value
+			continue
+		}
 		if _, covered := out[key.Value]; !covered {
 			out[key.Value] = value
 		}
@@ -247,15 +231,42 @@ func (r *reader) collect(n node, out fields, depth int) error {
 			}
 		}
 	}
+	if ref == "" {
+		return nil
+	}
+	target, err := r.follow(n, ref)
+	if err != nil {
+		return n.errorf("$ref %q: %w", ref, err)
+	}
+	referenced := make(fields)
+	if err := r.collect(target, referenced, depth+1); err != nil {
+		return err
+	}
+	return out.addReferenced(referenced)
+}
+
+// lookedAt are the fields of which it matters which one counts.
+var lookedAt = append(strings.Fields("servers operationId tags url variables default enum"), methods...)
+
+// addReferenced adds the fields of an object that is referred to. Beside a reference may stand others (OpenAPI 3.1 §4.8.9),
+// but of those that are looked at not the same.
+func (f fields) addReferenced(referenced fields) error {
+	for _, name := range referenced.inOrder() {
+		beside, given := f[name]
+		switch {
+		case !given:
+			f[name] = referenced[name]
+		case slices.Contains(lookedAt, name):
+			return beside.errorf("%s stands beside a $ref and in what it refers to (%s), and OpenAPI does not say which counts: remove one of them",
+				name, referenced[name].place())
+		}
+	}
 	return nil
 }
 
 // elements are those of a list.
 func (n node) elements(name string) ([]node, error) {
-	for n.Kind == yaml.AliasNode {
-		n.Node = n.Alias
-	}
-	if n.Kind != yaml.SequenceNode {
+	if n = n.resolve(); n.Kind != yaml.SequenceNode {
 		return nil, n.errorf("%s is no list", name)
 	}
 	list := make([]node, len(n.Content))
@@ -267,9 +278,7 @@ func (n node) elements(name string) ([]node, error) {
 
 // text is a scalar, empty for null and for what is missing or no scalar.
 func (n node) text() string {
-	for n.Node != nil && n.Kind == yaml.AliasNode {
-		n.Node = n.Alias
-	}
+	n = n.resolve()
 	if n.Node == nil || n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
 		return ""
 	}

@@ -35,6 +35,9 @@ func (r *reader) bases(servers node, others []string) ([]string, error) {
 			if !slices.Contains(bases, base) {
 				bases = append(bases, base)
 			}
+			if len(bases) > maxBases {
+				return nil, servers.errorf("the servers have more than %d paths", maxBases)
+			}
 		}
 	}
 	if len(bases) == 0 {
@@ -92,6 +95,9 @@ func (r *reader) values(variable node) ([]string, error) {
 			if !slices.Contains(values, n.text()) {
 				values = append(values, n.text())
 			}
+			if len(values) > maxBases {
+				break // which expand refuses
+			}
 		}
 	}
 	return values, nil
@@ -120,6 +126,8 @@ func basePath(text string) (string, error) {
 		return "", errors.New("a server has no query and no fragment")
 	case text[0] != '/':
 		return "", errors.New("its path depends on where the document is served, which is not known here: say what goes before the paths, as in `openapi FILE /v1`")
+	case strings.Contains(strings.ToLower(text), "%2f"):
+		return "", errors.New("it has an encoded slash")
 	case strings.ContainsAny(text, "{}"):
 		return "", errors.New("a variable of it has no value")
 	}

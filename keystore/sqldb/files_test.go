@@ -99,6 +99,63 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
+// TestForeignFiles: a file of another program is refused, and left as it is.
+func TestForeignFiles(t *testing.T) {
+	const version = "CREATE TABLE schema_version (id INTEGER PRIMARY KEY, version_id INTEGER NOT NULL, is_applied INTEGER NOT NULL, tstamp TIMESTAMP)"
+	for name, row := range map[string]struct {
+		schema string
+		ours   bool
+	}{
+		"tables":                     {"CREATE TABLE notes (text TEXT); INSERT INTO notes VALUES ('x')", false},
+		"a view":                     {"CREATE VIEW one AS SELECT 1", false},
+		"a table of the same name":   {"CREATE TABLE keys (id TEXT)", false},
+		"versions of its own":        {"CREATE TABLE schema_version (version TEXT)", false},
+		"versions as ours, no head":  {version + "; CREATE TABLE keys (id TEXT)", false},
+		"nothing":                    {"PRAGMA user_version = 7", true},
+		"a first start that stopped": {version + "; INSERT INTO schema_version (version_id, is_applied) VALUES (0, 1)", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "a.db")
+			db, err := sql.Open("sqlite", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := db.Exec(row.schema); err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			before, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d, err := OpenSQLite(t.Context(), path)
+			if err == nil {
+				if err := d.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if row.ours {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), "belongs to another program") || !strings.Contains(err.Error(), path) || Unreachable(err) {
+				t.Errorf("error %v", err)
+			}
+			after, err := os.ReadFile(path)
+			if err != nil || string(after) != string(before) {
+				t.Errorf("the file was changed: %v", err)
+			}
+			if left, _ := filepath.Glob(path + "-*"); len(left) > 0 {
+				t.Errorf("files were left beside it: %v", left)
+			}
+		})
+	}
+}
+
 // damaged makes a database and writes over all but its first page.
 func damaged(t *testing.T, path string) string {
 	t.Helper()

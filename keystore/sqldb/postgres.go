@@ -117,11 +117,12 @@ func beginChange(lockWait, maxIdle time.Duration) string {
 func checkPostgres(ctx context.Context, d *DB) error {
 	var schema sql.NullString
 	var number int
-	var version, commit, standbys, encoding string
+	var version, commit, standbys, encoding, readOnly string
 	err := d.writer.QueryRowContext(ctx, `SELECT current_schema(), CAST(current_setting('server_version_num') AS integer), current_setting('server_version'),
 		(SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'),
-		current_setting('synchronous_standby_names'), current_setting('server_encoding')`).
-		Scan(&schema, &number, &version, &commit, &standbys, &encoding)
+		current_setting('synchronous_standby_names'), current_setting('server_encoding'),
+		(SELECT setting FROM pg_settings WHERE name = 'default_transaction_read_only')`).
+		Scan(&schema, &number, &version, &commit, &standbys, &encoding, &readOnly)
 	switch {
 	case err != nil:
 		return err
@@ -129,6 +130,9 @@ func checkPostgres(ctx context.Context, d *DB) error {
 		return fmt.Errorf("this server is PostgreSQL %s, and %d is the oldest that will do: upgrade it, or name another", version, oldestPostgres)
 	case !schema.Valid:
 		return errors.New("no schema that the search_path names is there: CREATE SCHEMA makes one, and search_path=NAME in the URL names it")
+	case readOnly == "on":
+		return errors.New("default_transaction_read_only is on for this user, database or server, so nothing could be changed: " +
+			"turn it off for this user, with ALTER ROLE … SET default_transaction_read_only = off")
 	case commit == "off":
 		return errors.New("synchronous_commit is off, so a revoke that was answered could be lost in a crash: turn it on for this user, with ALTER ROLE … SET synchronous_commit = on")
 	case commit == "local" && standbys != "":

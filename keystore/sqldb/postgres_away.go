@@ -49,9 +49,15 @@ func serverRefuses(err error) bool {
 	case *tls.CertificateVerificationError:
 		return true
 	case *pgconn.PgError:
-		return strings.HasPrefix(e.Code, "28") || e.Code == "3D000" || e.Code == "42501" || unknownParameter(e)
+		return strings.HasPrefix(e.Code, "28") || e.Code == "3D000" || e.Code == "42501" || refusedParameter(e.Code) || unknownParameter(e)
 	}
 	return false
+}
+
+// refusedParameter reports whether a code says of a new connection that the server does not know a parameter or does not
+// take its value.
+func refusedParameter(code string) bool {
+	return code == "42704" || code == "22023" || code == "55P02"
 }
 
 // unknownParameter reports whether PgBouncer refuses what the URL asks for. It gives all its errors the same code.

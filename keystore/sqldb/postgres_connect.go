@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -86,43 +85,23 @@ var errPostgresURL = errors.New("this is not a PostgreSQL URL: it takes " + urlF
 // PostgresIdentity names the database that a URL leads to: USER@HOSTS/DATABASE, and the search_path if there is one. It
 // asks neither disk nor network, and neither it nor the error shows a password.
 func PostgresIdentity(dsn string) (string, error) {
-	u, err := url.Parse(dsn)
-	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" || u.Opaque != "" || u.Fragment != "" || u.RawFragment != "" {
-		return "", errPostgresURL
-	}
-	options, err := url.ParseQuery(u.RawQuery)
+	u, err := parseURL(dsn)
 	if err != nil {
-		return "", errPostgresURL
+		return "", err
 	}
-	// An option counts more than what stands before it.
-	or := func(value string, names ...string) string {
-		for _, name := range names {
-			if options.Has(name) {
-				value = options.Get(name)
-			}
-		}
-		return value
-	}
-	user := or(u.User.Username(), "user")
-	hosts := or(u.Host, "host")
-	if port := or("", "port"); port != "" {
-		hosts += ":" + port
-	}
-	identity := user + "@" + strings.ToLower(hosts) + "/" + or(strings.TrimPrefix(u.Path, "/"), "dbname", "database")
-	for _, name := range []string{"search_path", "options", "service"} { // options may set a search_path as well
-		if value := or("", name); value != "" {
-			identity += " " + name + "=" + value
-		}
-	}
-	return identity, nil
+	return u.identity(), nil
 }
 
 func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err error) {
-	if identity, err = PostgresIdentity(dsn); err != nil {
+	u, err := parseURL(dsn)
+	if err != nil {
 		return nil, "", err
 	}
 	if config, err = pgx.ParseConfig(dsn); err != nil {
-		return nil, "", parseError(dsn, err)
+		return nil, "", u.parseError(err)
+	}
+	if err := adjust(config); err != nil {
+		return nil, "", err
 	}
 	if config.ValidateConnect == nil {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
@@ -136,7 +115,7 @@ func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err err
 			conn.CustomData()[unreplicated] = true
 		}
 	}
-	return config, identity, nil
+	return config, u.identity(), nil
 }
 
 // keepCommitting sets synchronous_commit for the connection's life. Otherwise someone could turn
@@ -170,19 +149,14 @@ var errUnreplicated = errors.New("someone cancelled the wait for the synchronous
 	"repeat it when a standby is back")
 
 // parseError says what is wrong with an option. The URL itself, which the library repeats, is left out.
-func parseError(dsn string, err error) error {
+func (u *postgresURL) parseError(err error) error {
 	const options = "an option of the PostgreSQL URL is not understood: "
 	inner, ok := errors.AsType[*pgconn.ParseConfigError](err)
 	if !ok {
 		return errPostgresURL
 	}
 	_, what, _ := strings.Cut(strings.TrimPrefix(inner.Error(), "cannot parse `"), "`: ")
-	u, _ := url.Parse(dsn) // it has been parsed before
-	secrets := []string{u.Query().Get("password"), u.Query().Get("sslpassword")}
-	if password, set := u.User.Password(); set {
-		secrets = append(secrets, password)
-	}
-	for _, secret := range secrets {
+	for _, secret := range []string{u.password, u.options["password"], u.options["sslpassword"]} {
 		if secret != "" && strings.Contains(what, secret) {
 			return errPostgresURL
 		}
@@ -216,8 +190,16 @@ func explainPostgres(err error) error {
 	_, unreachable := errors.AsType[*pgconn.ConnectError](err)
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
+	case unreachable && refusedParameter(code):
+		advice = "PostgreSQL refuses a connection parameter, of the URL or of the environment"
+		if e, ok := errors.AsType[*pgconn.PgError](err); ok && code == "42704" {
+			if _, rest, found := strings.Cut(e.Message, `"`); found {
+				name, _, _ := strings.Cut(rest, `"`)
+				advice = "unknown connection parameter " + name + ": correct it in the URL"
+			}
+		}
 	case code == "25006", errors.Is(err, pgconn.ErrStandbyConnection), errors.Is(err, pgconn.ErrReadOnlyConnection):
-		advice = "this PostgreSQL server is a standby or read-only, and what it knows may be old: name the primary, or all servers of the cluster, and no pooler that sends reads elsewhere"
+		advice = "this PostgreSQL server is a standby or read-only, and what it knows may be old: name the primary, or all servers of the cluster, and no pooler that sends reads elsewhere; or default_transaction_read_only is on"
 	case strings.HasPrefix(code, "28"):
 		advice = "PostgreSQL refuses the user or its password"
 	case code == "3D000":

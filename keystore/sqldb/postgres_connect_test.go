@@ -179,6 +179,21 @@ func TestPostgresOpenErrors(t *testing.T) {
 		{"postgres://u:" + secret + "/x@h:5432/db", "this is not a PostgreSQL URL"},
 		{"postgres://u:a#" + secret + "@h/db", "this is not a PostgreSQL URL"},
 		{"postgres://u:%zz" + secret + "@h/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:x@" + secret + "@h/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:x@h:" + secret + "/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:" + secret + "@[::1/db", "this is not a PostgreSQL URL"},
+		{"postgres://u:" + secret + "@h/db?" + secret, "this is not a PostgreSQL URL"},
+		{"postgres://u:" + secret + "@h/db?hostaddr=127.0.0.1", "connection parameter hostaddr is not supported"},
+		{"postgres://u:" + secret + "@h/db?requirepeer=" + secret, "connection parameter requirepeer is not supported"},
+		{"postgres://u:" + secret + "@h/db?sslcrl=x", "connection parameter sslcrl is not supported"},
+		{"postgres://u:" + secret + "@h/db?gssencmode=require", "gssencmode must be disable or prefer"},
+		{"postgres://u:" + secret + "@h/db?keepalives_idle=soon", "keepalives_idle must be a whole number"},
+		{"postgres://u:" + secret + "@h/db?load_balance_hosts=" + secret, "load_balance_hosts must be disable or random"},
+		{"postgres://u:" + secret + "@h/db?ssl_min_protocol_version=2", "ssl_min_protocol_version must be TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3"},
+		{"postgres://u:" + secret + "@h/db?client_encoding=latin1", "client_encoding must be utf8 or auto"},
+		{s.URL("") + "?ssl_mode=require", "unknown connection parameter ssl_mode"},
+		{s.URL("") + "?statement_timeout=soon", "PostgreSQL refuses a connection parameter"},
+		{s.URL("") + "?shared_buffers=1MB", "PostgreSQL refuses a connection parameter"},
 		{"postgres://u:" + secret + "@h/db?sslmode=" + secret, "sslmode is invalid"},
 		{"postgres://u:" + secret + "@h/db?sslmode=sometimes", "sslmode"},
 		{"postgres://u:" + secret + "@h/db?target_session_attrs=best", "target_session_attrs"},
@@ -187,6 +202,8 @@ func TestPostgresOpenErrors(t *testing.T) {
 		{"postgres://postgres:" + secret + "@" + s.Address() + "/postgres", "refuses the user or its password"},
 		{"postgres://u:" + secret + "@127.0.0.1:1/db", away},
 		{"postgres://u:" + secret + "@127.0.0.1:1,127.0.0.1:2/db", away},
+		{"postgres://u:" + secret + "@[::1]:1,127.0.0.1:2/db", away},
+		{"postgresql://u:" + secret + "@%2Fno%2Fsuch%2Fdir:5432/db", away},
 		{"postgres://u:" + secret + "@" + hung.Addr().String() + "/db?connect_timeout=1", away},
 		{"postgres://u:" + secret + "@no-such-host.invalid/db", away},
 		{"postgres:///db?host=/no/such/directory&user=u&password=" + secret, away},
@@ -275,10 +292,73 @@ func TestPostgresIdentity(t *testing.T) {
 		"postgresql://u:other@host:5432/db?sslmode=disable":               "u@host:5432/db",
 		"postgres://u@a:1,b:2/db?search_path=keys&password=hunter2":       "u@a:1,b:2/db search_path=keys",
 		"postgres:///db?host=/run/postgresql&user=me&sslpassword=hunter2": "me@/run/postgresql/db",
+		"postgresql://u:hunter2@%2Frun%2FPostgres:5432/db":                "u@/run/Postgres:5432/db",
+		"postgres://u:hunter2@[::1]:1,127.0.0.1:2/db":                     "u@[::1]:1,127.0.0.1:2/db",
+		"postgres://u@h?search_path=a&search_path=b+c":                    "u@h/ search_path=b+c",
+		"postgres://u@h/a%20b?dbname=c%20d":                               "u@h/c d",
 	} {
 		if got, err := PostgresIdentity(url); err != nil || got != want {
 			t.Errorf("%q, %v, want %q", got, err, want)
 		}
+	}
+}
+
+// TestPostgresParameters: URLs that psql takes open the database, with what they say in force.
+func TestPostgresParameters(t *testing.T) {
+	s := newPostgresStore(t)
+	plain := s.URL(s.schema)
+	host, port, err := net.SplitHostPort(s.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for url, application := range map[string]string{
+		plain + "&gssencmode=prefer&load_balance_hosts=random&sslcompression=0&client_encoding=auto&replication=off": "caddy-apikeys",
+		plain + "&keepalives=1&keepalives_idle=10&keepalives_interval=5&keepalives_count=3&connect_timeout=3":        "caddy-apikeys",
+		plain + "&keepalives=0&ssl_min_protocol_version=TLSv1.3&fallback_application_name=mine":                      "mine",
+		plain + "&fallback_application_name=mine&application_name=first":                                             "first",
+		strings.Replace(plain, s.Address(), fmt.Sprintf("%s:1,%s:%s", host, host, port), 1):                          "caddy-apikeys",
+	} {
+		d := openOnce(t, url)
+		var got string
+		if err := d.readers.QueryRowContext(t.Context(), "SELECT current_setting('application_name')").Scan(&got); err != nil || got != application {
+			t.Errorf("%s: %q, %v", url, got, err)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, want := range map[string]net.KeepAliveConfig{
+		"keepalives=0": {},
+		"keepalives_idle=7&keepalives_interval=2&keepalives_count=4": {Enable: true, Idle: 7 * time.Second, Interval: 2 * time.Second, Count: 4},
+		"keepalives=1&keepalives_idle=0":                             {Enable: true},
+	} {
+		u, err := parseURL("postgres://u@h/db?" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := keepAlive(u.options); got != want {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+// TestPostgresReadOnlyByDefault: what makes every transaction read-only is named.
+func TestPostgresReadOnlyByDefault(t *testing.T) {
+	s := newPostgresStore(t)
+	_, err := OpenPostgres(t.Context(), s.URL(s.schema)+"&default_transaction_read_only=on")
+	if err == nil || !strings.Contains(err.Error(), "default_transaction_read_only is on for this user") || strings.Contains(err.Error(), "standby") || Unreachable(err) {
+		t.Error(err)
+	}
+	d := openOnce(t, s.URL(s.schema))
+	if _, err := d.Deployment(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.writer.ExecContext(t.Context(), "SET default_transaction_read_only = on"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Update(t.Context(), func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n"}) })
+	if err == nil || !strings.Contains(err.Error(), "default_transaction_read_only") {
+		t.Error(err)
 	}
 }
 

@@ -89,6 +89,9 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	d.beats, d.uses = d.writer, d.writer
 	d.committed = func(any) error { return d.intact() }
 	err = d.start(ctx, func(ctx context.Context, d *DB) error {
+		if err := refuseForeign(ctx, d); err != nil {
+			return err
+		}
 		if err := sqliteWAL(ctx, d); err != nil {
 			return err
 		}
@@ -167,6 +170,24 @@ func (c *intactOnly) Connect(context.Context) (driver.Conn, error) {
 
 // Driver implements [driver.Connector].
 func (*intactOnly) Driver() driver.Driver { return sqliteDriver }
+
+// refuseForeign fails if the file has tables of another program. It changes nothing in it.
+func refuseForeign(ctx context.Context, d *DB) error {
+	return d.retryBusy(ctx, func() error {
+		var all, versions, version, head int
+		err := d.writer.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE name = '`+schemaTable+`'),
+				(SELECT count(*) FROM pragma_table_info('`+schemaTable+`') WHERE name = 'version_id'),
+				count(*) FILTER (WHERE type = 'table' AND name = 'head')
+			FROM sqlite_master WHERE name NOT LIKE 'sqlite\_%' ESCAPE '\'`).Scan(&all, &versions, &version, &head)
+		// A first start that was stopped leaves the table of versions alone.
+		if err != nil || all == 0 || version == 1 && (head == 1 || all == versions) {
+			return err
+		}
+		return advised{"this file belongs to another program: name another file", errForeign}
+	})
+}
+
+var errForeign = errors.New("its tables are not those of caddy-apikeys")
 
 // sqliteWAL turns on write-ahead logging, which stays on.
 func sqliteWAL(ctx context.Context, d *DB) error {

@@ -1,0 +1,108 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
+)
+
+const answersUnder = adminSiteDirective + " answers under " + sitePath + "/ only, and "
+
+// checkPlace fails if no request for /apikeys/ reaches the handler that ctx provisions, because of the matchers of the
+// routes around it or because these routes remove a prefix. It does not judge routes that rewrite the path in another way.
+func checkPlace(ctx caddy.Context) error {
+	const instead = ": write `handle " + sitePath + "/* { " + adminSiteDirective + " }`"
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok {
+		return nil
+	}
+	around := []caddyhttp.RouteList{server.Routes}
+	for _, module := range ctx.Modules() {
+		if routes, ok := module.(*caddyhttp.Subroute); ok {
+			around = append(around, routes.Routes)
+		}
+	}
+	var taken []string
+	var stripped string
+	for depth, routes := range around {
+		for _, route := range routes {
+			rewrites := rewritesOf(route)
+			if depth == 0 && len(route.HandlersRaw) == 0 {
+				continue // a route of its own, with matchers of its own
+			}
+			for _, r := range rewrites {
+				if r.StripPathPrefix == "" {
+					return nil
+				}
+				stripped = r.StripPathPrefix
+			}
+			if len(route.HandlersRaw) == 0 {
+				continue
+			}
+			if taken == nil {
+				taken = pathsElsewhere(route)
+			}
+			break // Caddy provisions this one, and keeps its raw form until all its handlers are loaded
+		}
+	}
+	switch {
+	case taken != nil:
+		return fmt.Errorf(answersUnder+"the route around it takes only %s"+instead, strings.Join(taken, " "))
+	case stripped != "":
+		return fmt.Errorf(answersUnder+"the route around it removes %s from the path"+instead, stripped)
+	}
+	return nil
+}
+
+func rewritesOf(route caddyhttp.Route) (rewrites []rewrite.Rewrite) {
+	for _, handler := range route.Handlers {
+		if r, ok := handler.(*rewrite.Rewrite); ok {
+			rewrites = append(rewrites, *r)
+		}
+	}
+	for _, raw := range route.HandlersRaw {
+		var r struct {
+			Handler string `json:"handler"`
+			rewrite.Rewrite
+		}
+		if json.Unmarshal(raw, &r) == nil && r.Handler == "rewrite" {
+			rewrites = append(rewrites, r.Rewrite)
+		}
+	}
+	return rewrites
+}
+
+// pathsElsewhere returns the paths that a route takes, if none is under /apikeys/.
+func pathsElsewhere(route caddyhttp.Route) (paths []string) {
+	for _, set := range route.MatcherSets {
+		within := true
+		for _, matcher := range set {
+			if m, ok := matcher.(*caddyhttp.MatchPath); ok && !reachesSite(*m) {
+				paths = append(paths, *m...)
+				within = false
+			}
+		}
+		if within {
+			return nil
+		}
+	}
+	return paths
+}
+
+// reachesSite reports whether a path matcher may match a path under /apikeys/.
+func reachesSite(paths []string) bool {
+	for _, path := range paths {
+		fixed := strings.ToLower(path)
+		if i := strings.IndexAny(fixed, "*{"); i >= 0 {
+			fixed = fixed[:i]
+		}
+		if strings.HasPrefix(fixed, sitePath) || strings.HasPrefix(sitePath, fixed) && fixed != path {
+			return true
+		}
+	}
+	return false
+}
