@@ -55,6 +55,10 @@ type Handler struct {
 	// OpenAPI documents whose operations have permissions of their own. An `operation` for the same calls goes before. Default is none.
 	OpenAPI []OpenAPI `json:"openapi,omitempty"`
 
+	// Headers that name another resource, such as `X-Amz-Copy-Source`. The path or URI in them is judged like the request's
+	// own path. The `Destination` of MOVE and COPY, where `methods` maps these, is always judged. Default is none.
+	AlsoJudge []JudgedHeader `json:"also_judge,omitempty"`
+
 	// Whether calls that are none of the operations are forbidden, whatever the key may do. Default is false.
 	Strict bool `json:"strict,omitempty"`
 
@@ -200,6 +204,8 @@ type call struct {
 
 	need       keystore.Need
 	wanted     string              // the id of the namespace
+	targets    []secondTarget      // what headers name, but for public paths
+	blamed     *secondTarget       // the one that the refusal is about
 	policy     *keystore.Directory // as it was when the call was decided on
 	namespace  *keystore.Namespace
 	record     *keystore.Record   // once found
@@ -216,14 +222,17 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 	if !mapped {
 		return keystore.Method
 	}
-	c.wanted = h.rules.namespaceOf(c)
+	if !h.rules.findTargets(c) {
+		return keystore.BadTarget
+	}
+	c.wanted = h.rules.namespaceOf(c, c.path)
 	switch {
-	case h.rules.isPublic(c.path):
+	case len(c.targets) == 0 && h.rules.isPublic(c.path):
 		return keystore.Public
 	case h.Preflight != nil && isPreflight(c.method, c.r.Header):
 		return keystore.Preflight
 	}
-	c.need = h.rules.need(c, class)
+	c.need = h.rules.need(c.method, c.path, class)
 	if c.repeated {
 		c.keys = h.app.Keystore()
 		return h.lookUp(c)
@@ -256,6 +265,12 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 	if c.need.Undeclared {
 		return keystore.Forbidden
+	}
+	for i := range c.targets {
+		if t := &c.targets[i]; t.elsewhere || t.need.Undeclared {
+			c.blame(t)
+			return keystore.Forbidden
+		}
 	}
 	return outcome
 }
@@ -314,6 +329,9 @@ func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 		q.Client = c.request.client()
 	}
 	outcome := keystore.Decide(record, &q)
+	if outcome == keystore.OK {
+		outcome = h.decideTargets(c, q)
+	}
 	if h.forAdmin {
 		c.unwatched = changesItself(c) // it would be cut before it is answered
 		if outcome == keystore.Forbidden {
@@ -356,7 +374,10 @@ func (h *Handler) refuse(c *call) error {
 	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow}
 	if f.outcome == keystore.Forbidden {
 		f.needed, f.namespace = c.need.String(), c.wanted
-		if c.need.Undeclared {
+		switch {
+		case c.blamed != nil:
+			f.detail = c.blamed.detail()
+		case c.need.Undeclared:
 			f.detail = "This is none of the calls that the API declares, so no permission allows it."
 		}
 	}

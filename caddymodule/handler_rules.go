@@ -37,6 +37,7 @@ type rules struct {
 	table          *table
 	declared       []api.Operation // by the configuration, for the management API
 	strict         bool
+	targets        []targetHeader
 	lists          map[string][]listRule
 	public         []pattern
 	encodedSlash   bool
@@ -67,7 +68,7 @@ func (h *Handler) compile() (*rules, error) {
 	if c.sources, err = compileSources(h.From); err != nil {
 		return nil, err
 	}
-	for _, add := range []func(*Handler) error{c.addNamespaces, c.addMethods} {
+	for _, add := range []func(*Handler) error{c.addNamespaces, c.addMethods, c.addTargets} {
 		if err := add(h); err != nil {
 			return nil, err
 		}
@@ -196,11 +197,7 @@ func (c *rules) addMetadata(name string) error {
 	if !httpguts.ValidHeaderFieldName(name) {
 		return fmt.Errorf("pass_metadata: %q cannot be part of the name of a header", name)
 	}
-	folded := []byte(name)
-	for i := range folded {
-		folded[i] = foldSeparator(folded[i])
-	}
-	header := http.CanonicalHeaderKey("X-Apikey-Meta-" + string(folded))
+	header := http.CanonicalHeaderKey("X-Apikey-Meta-" + foldName(name))
 	for _, other := range c.metadata {
 		if other.header == header {
 			return fmt.Errorf("pass_metadata: %s and %s would be the same header %s", other.name, name, header)
@@ -237,10 +234,10 @@ func (c *rules) isPublic(path string) bool {
 	return false
 }
 
-// namespaceOf returns the id of the namespace that a call touches; empty: the key's own, or none.
-func (c *rules) namespaceOf(call *call) string {
+// namespaceOf returns the id of the namespace that a call on a path touches; empty: the key's own, or none.
+func (c *rules) namespaceOf(call *call, path string) string {
 	for i := range c.namespacePaths {
-		if id, ok := c.namespacePaths[i].match(call.path); ok {
+		if id, ok := c.namespacePaths[i].match(path); ok {
 			return id
 		}
 	}
@@ -254,8 +251,8 @@ func (c *rules) namespaceOf(call *call) string {
 }
 
 // need returns what a call takes.
-func (c *rules) need(call *call, class keystore.Class) keystore.Need {
-	if o := c.table.find(call.method, call.path); o != nil {
+func (c *rules) need(method, path string, class keystore.Class) keystore.Need {
+	if o := c.table.find(method, path); o != nil {
 		return o.need
 	}
 	return keystore.Need{Class: class, Resource: c.resource, Undeclared: c.strict}
