@@ -190,6 +190,38 @@ func (s *source) find(header http.Header, rawQuery string) (c credential, n int)
 	return c, n
 }
 
+// all returns every credential of a request that may have several.
+func (s *sources) all(header http.Header, rawQuery string) (found []credential) {
+	for i := range s.list {
+		source := &s.list[i]
+		add := func(header http.Header, query string) {
+			if c, n := source.find(header, query); n == 1 {
+				c.source = source
+				found = append(found, c)
+			}
+		}
+		switch source.kind {
+		case headerSource:
+			for _, line := range header[source.name] {
+				add(http.Header{source.name: {line}}, "")
+			}
+		case querySource:
+			for rest := rawQuery; rest != ""; {
+				var pair string
+				pair, rest = cutPair(rest)
+				add(nil, pair)
+			}
+		case cookieSource:
+			for _, line := range header["Cookie"] {
+				for _, pair := range cookiePairs(line) {
+					add(http.Header{"Cookie": {pair}}, "")
+				}
+			}
+		}
+	}
+	return found
+}
+
 // cutScheme returns what follows the scheme and its spaces (RFC 9110 §11.4); the whole value if there is no scheme.
 func cutScheme(value, scheme string) (string, bool) {
 	if scheme == "" {
@@ -282,19 +314,20 @@ func (s *source) remove(r *http.Request) {
 
 // withoutParameter removes the pairs with the source's name and one separator of each; the others stay as they are.
 func (s *source) withoutParameter(query string) string {
-	for start := 0; start < len(query); {
+	var kept []byte
+	first := true
+	for start := 0; start <= len(query); {
 		pair, _ := cutPair(query[start:])
-		end := start + len(pair)
-		switch _, ok := s.parameter(pair); {
-		case !ok:
-			start = end + 1
-		case start > 0:
-			query = query[:start-1] + query[end:]
-		default:
-			query = query[min(end+1, len(query)):]
+		if _, ok := s.parameter(pair); !ok {
+			if !first {
+				kept = append(kept, query[start-1])
+			}
+			kept = append(kept, pair...)
+			first = false
 		}
+		start += len(pair) + 1
 	}
-	return query
+	return string(kept)
 }
 
 func (s *source) removeCookie(header http.Header) {

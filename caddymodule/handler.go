@@ -177,10 +177,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // clean takes the credential out of a request that goes on, and what only we may set.
 func (h *Handler) clean(c *call) {
-	var hidden *credential
+	var hidden []credential
 	if !h.PassCredential && c.credential.source != nil {
-		hidden = &c.credential
-		removeCredential(c.r, hidden)
+		hidden = []credential{c.credential}
+		c.credential.source.remove(c.r)
+		redactQuery(c.r, hidden)
 	}
 	cleanHeaders(c.r, c.request.trusted, hidden)
 }
@@ -393,17 +394,26 @@ func (h *Handler) refuse(c *call) error {
 
 // disarm makes a refused request fit for error routes, which may send it to an upstream.
 func (h *Handler) disarm(c *call) {
+	var hidden []credential
 	if !h.PassCredential {
-		if c.credential.source == nil { // refused before it was looked for, or there are several
-			c.credential, _ = h.rules.sources.find(c.r.Header, c.query)
-		}
+		hidden = h.rules.sources.all(c.r.Header, c.query) // there may be several
 		h.rules.sources.remove(c.r)
 		if h.Forwarded != "" {
 			delete(c.r.Header, "X-Forwarded-Uri") // of a trusted proxy, so it would stay
 		}
+		if len(hidden) > maxHidden {
+			hidden = nil
+			clear(c.r.Header)
+			setQuery(c.r, func(string) string { return "" })
+		}
+		redactQuery(c.r, hidden)
 	}
-	h.clean(c)
+	cleanHeaders(c.r, c.request.trusted, hidden)
 }
+
+// maxHidden is how many credentials of one request are searched for in the rest of it, each of which takes time. Of a refused request with
+// more, error routes get neither headers nor query.
+const maxHidden = 16
 
 var (
 	_ caddy.Provisioner           = (*Handler)(nil)
