@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -159,7 +160,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	case outcome != keystore.OK:
 		if !c.repeated {
-			cleanHeaders(r, req.trusted, nil)
+			var hidden []credential
+			if outcome == keystore.Public && isAdminPath(r.URL.Path) {
+				hidden = h.keepForAdmin(&c)
+			}
+			cleanHeaders(r, req.trusted, hidden)
 		}
 		if outcome == keystore.Anonymous { // sees nothing; who is let through as public or foreign is the API's to judge
 			return h.serveNext(&c, w, r, next)
@@ -396,23 +401,53 @@ func (h *Handler) refuse(c *call) error {
 func (h *Handler) disarm(c *call) {
 	var hidden []credential
 	if !h.PassCredential {
-		hidden = h.rules.sources.all(c.r.Header, c.query) // there may be several
-		h.rules.sources.remove(c.r)
+		hidden = removeAll(c, &h.rules.sources)
 		if h.Forwarded != "" {
 			delete(c.r.Header, "X-Forwarded-Uri") // of a trusted proxy, so it would stay
 		}
-		if len(hidden) > maxHidden {
-			hidden = nil
-			clear(c.r.Header)
-			setQuery(c.r, func(string) string { return "" })
-		}
-		redactQuery(c.r, hidden)
 	}
 	cleanHeaders(c.r, c.request.trusted, hidden)
 }
 
-// maxHidden is how many credentials of one request are searched for in the rest of it, each of which takes time. Of a refused request with
-// more, error routes get neither headers nor query.
+// keepForAdmin takes all credentials out of a request that is public because it is for api_keys_admin. They are kept for that handler,
+// since where it does not answer, the API must not get them.
+func (h *Handler) keepForAdmin(c *call) []credential {
+	if h.PassCredential {
+		return nil
+	}
+	kept := make(http.Header)
+	for _, from := range []*sources{&h.rules.sources, &adminSources} {
+		for i := range from.list {
+			if s := &from.list[i]; s.kind == headerSource && c.r.Header[s.name] != nil {
+				kept[s.name] = slices.Clone(c.r.Header[s.name])
+			}
+		}
+	}
+	hidden := removeAll(c, &h.rules.sources, &adminSources)
+	c.request.kept = kept
+	return hidden
+}
+
+// adminSources are what api_keys_admin reads credentials from.
+var adminSources, _ = compileSources(nil)
+
+// removeAll takes every credential of these sources out of a request, and their text out of its query. The caller has to take it out of the headers.
+func removeAll(c *call, from ...*sources) (hidden []credential) {
+	for _, s := range from {
+		hidden = append(hidden, s.all(c.r.Header, c.query)...)
+		s.remove(c.r)
+	}
+	if len(hidden) > maxHidden {
+		hidden = nil
+		clear(c.r.Header)
+		setQuery(c.r, func(string) string { return "" })
+	}
+	redactQuery(c.r, hidden)
+	return hidden
+}
+
+// maxHidden is how many credentials of one request are searched for in the rest of it, each of which takes time. Of a request with
+// more, neither headers nor query go on.
 const maxHidden = 16
 
 var (
