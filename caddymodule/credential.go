@@ -43,7 +43,7 @@ func newSource(c CredentialSource) (source, error) {
 	named := false
 	switch c.Type {
 	case "bearer":
-		s.kind, s.name, s.scheme, s.bearer = headerSource, "Authorization", "Bearer", true
+		s.kind, s.name, s.scheme, s.bearer = headerSource, "Authorization", bearerScheme, true
 	case "basic":
 		s.kind, s.name, s.scheme, s.basic = headerSource, "Authorization", "Basic", true
 	case "header":
@@ -108,6 +108,27 @@ func compileSources(configured []CredentialSource) (sources, error) {
 // overlaps reports whether one header, parameter or cookie would be read by both.
 func (s source) overlaps(o source) bool {
 	return s.kind == o.kind && s.name == o.name && (s.scheme == "" || o.scheme == "" || strings.EqualFold(s.scheme, o.scheme))
+}
+
+const bearerScheme = "Bearer"
+
+// schemes returns the authentication schemes that a 401 asks for (RFC 9110 §11.6.1), one for each source that has one. Where none has, it is
+// Bearer, since every 401 has to have a challenge.
+func (s sources) schemes() []string {
+	var schemes []string
+	for _, source := range s.list {
+		switch {
+		case source.name != "Authorization" || source.scheme == "":
+		case strings.EqualFold(source.scheme, bearerScheme):
+			schemes = append(schemes, bearerScheme)
+		default:
+			schemes = append(schemes, source.scheme)
+		}
+	}
+	if schemes == nil {
+		schemes = []string{bearerScheme}
+	}
+	return schemes
 }
 
 // declared returns the sources as the log encoder wants them.

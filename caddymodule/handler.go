@@ -377,7 +377,7 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 
 // refuse answers a call that was concluded with a refusal.
 func (h *Handler) refuse(c *call) error {
-	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow}
+	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow, schemes: h.rules.schemes}
 	if f.outcome == keystore.Forbidden {
 		f.needed, f.namespace = c.need.String(), c.wanted
 		switch {

@@ -28,6 +28,7 @@ type Operation struct {
 // rules is a Handler's configuration, checked and made fit for requests.
 type rules struct {
 	sources        sources
+	schemes        []string // to ask for in a 401
 	namespacePaths []pattern
 	namespace      string // without a namespace path: literal …
 	placeholder    bool   // … or to be expanded
@@ -68,6 +69,7 @@ func (h *Handler) compile() (*rules, error) {
 	if c.sources, err = compileSources(h.From); err != nil {
 		return nil, err
 	}
+	c.schemes = c.sources.schemes()
 	for _, add := range []func(*Handler) error{c.addNamespaces, c.addMethods, c.addTargets} {
 		if err := add(h); err != nil {
 			return nil, err
