@@ -198,6 +198,8 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"errors json":                  `errors: unknown word "json": it takes caddy`,
 		"forwarded apache":             `forwarded: unknown word "apache": it takes nothing or nginx`,
 		"forwarded plain":              `it takes nothing or nginx`,
+		"preflight\nforwarded":         "8| preflight: with forwarded the other proxy would take the 204 for a permission and send the OPTIONS request on",
+		"forwarded nginx\npreflight":   `8| preflight: with forwarded the other proxy`,
 		"optional {\nx\n}":             `optional takes no block`,
 	} {
 		line := ", at Caddyfile:"

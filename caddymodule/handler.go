@@ -72,7 +72,7 @@ type Handler struct {
 	// Whether a request without any key goes on, without identity. Default is false.
 	Optional bool `json:"optional,omitempty"`
 
-	// Whether, and for whom, CORS preflights are answered here, without a key. Default is not.
+	// Whether, and for whom, CORS preflights are answered here, without a key. Not beside `forwarded`. Default is not.
 	Preflight *Preflight `json:"preflight,omitempty"`
 
 	// Names of the key's metadata that the upstream gets as `X-Apikey-Meta-NAME`. Default is none.

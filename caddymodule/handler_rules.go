@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -86,6 +87,10 @@ func (h *Handler) compile() (*rules, error) {
 		}
 	}
 	if h.Preflight != nil {
+		if h.Forwarded != "" {
+			return nil, errors.New("preflight: with forwarded the other proxy would take the 204 for a permission and send the OPTIONS request on: " +
+				"leave one of them out, and answer preflights in the other proxy")
+		}
 		for _, origin := range h.Preflight.Origins {
 			if err := checkOrigin(origin); err != nil {
 				return nil, err
