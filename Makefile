@@ -41,7 +41,8 @@ caddy-faults:
 	go build $(RACE) -tags faults -o .run/caddy-faults ./cmd/caddy
 
 deps: $(AXE)
-	@scripts/deps gcc chromium curl etcd-server faketime jq patroni postgresql prometheus python3-etcd redis-server spin sqlite3 systemd
+	@scripts/deps gcc chromium curl etcd-server faketime haproxy jq libnginx-mod-http-headers-more-filter nginx \
+		patroni postgresql prometheus python3-etcd redis-server spin sqlite3 systemd
 
 $(AXE): tests/chromium/package-lock.json
 	@scripts/deps npm

@@ -32,15 +32,17 @@ func init() {
 // that one sends a member's token, or a key's, as `Authorization: Bearer` or `X-API-Key`, and may do what its permissions on
 // `admin…` resources allow. Any live key may read `/apikeys/v1/self`; `openapi.json`, `docs` and `health` need none.
 //
-// Where the same site has `api_key`, add `public /apikeys/*` to it, or it takes the key out of the request.
+// Where the same site has `api_key`, add `public /apikeys/*` to it, or it refuses members' tokens and takes keys out of the request. The start
+// warns when that line is missing.
 type AdminSite struct {
 	// A placeholder that Caddy fills in with a user who has signed in before this handler, such as `{http.auth.user.id}` after `basic_auth`: a
 	// request without a token is that of the member with this login. Only what no client can set itself belongs here. Default is
 	// none: a token is needed.
 	TrustUser string `json:"trust_user,omitempty"`
 
-	gate Handler // judges what is judged alike
-	user string  // TrustUser without the braces
+	gate   Handler           // judges what is judged alike
+	user   string            // TrustUser without the braces
+	server *caddyhttp.Server // nil: none
 }
 
 // sitePath is what a site gives to the management of keys.
@@ -64,12 +66,61 @@ func (s *AdminSite) Provision(ctx caddy.Context) error {
 	}
 	s.gate.forAdmin, s.gate.Namespace = true, keystore.HomeNamespace
 	declareSources(credentialSource{cookieSource, console.SecureCookie}, credentialSource{cookieSource, console.PlainCookie})
-	return s.gate.Provision(ctx)
+	if err := s.gate.Provision(ctx); err != nil {
+		return err
+	}
+	s.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	s.gate.app.sites = append(s.gate.app.sites, s)
+	return nil
 }
 
-// ServeHTTP answers requests under /apikeys/, the ones for nothing too: `public /apikeys/*` has left the key in them.
+// warnIfUnreachable writes a warning if an api_key of the same site refuses what s is to answer. It is for Start, when all
+// handlers are there.
+func (s *AdminSite) warnIfUnreachable() {
+	if s.server == nil {
+		return
+	}
+	if found, refuses := s.behind(s.server.Routes, false); found && refuses {
+		s.gate.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective +
+			": add `public /apikeys/*` to api_key; " + adminSiteDirective + " asks for a token itself")
+	}
+}
+
+// behind looks for s in a list of routes, and reports whether an api_key that sees every request before it refuses what s
+// is to answer. refuses says so of what is before these routes, and what is returned of what is before s, or after them. It
+// does not look into routes with matchers, unless s is in them.
+func (s *AdminSite) behind(routes caddyhttp.RouteList, refuses bool) (found, refused bool) {
+	for _, route := range routes {
+		within := refuses
+		for _, handler := range route.Handlers {
+			switch h := handler.(type) {
+			case *Handler:
+				within = within || !h.rules.isPublic(sitePath+"/") || !h.rules.isPublic(api.Prefix+"/keys")
+			case *AdminSite:
+				if h == s {
+					return true, within
+				}
+			case *caddyhttp.Subroute:
+				if found, within = s.behind(h.Routes, within); found {
+					return true, within
+				}
+			}
+		}
+		if len(route.MatcherSets) == 0 && route.Group == "" {
+			refuses = within
+		}
+	}
+	return false, refuses
+}
+
+// isAdminPath reports whether a path is under /apikeys/, where s answers.
+func isAdminPath(path string) bool {
+	return path == sitePath || strings.HasPrefix(path, sitePath+"/")
+}
+
+// ServeHTTP answers requests under /apikeys/, the ones for nothing too: they may hold a token, which is for nobody else.
 func (s *AdminSite) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if r.URL.Path != sitePath && !strings.HasPrefix(r.URL.Path, sitePath+"/") {
+	if !isAdminPath(r.URL.Path) {
 		return next.ServeHTTP(w, r)
 	}
 	c := call{

@@ -68,6 +68,7 @@ type App struct {
 	cache    *sharedcache.Redis // nil: none, or not started
 	declared []api.Operation    // by all handlers
 	named    []string           // resources, by handlers
+	sites    []*AdminSite
 
 	store   atomic.Pointer[store] // nil until it is open
 	started chan struct{}         // closed by Start, when it succeeds
@@ -287,6 +288,9 @@ func (a *App) Start() error {
 	}
 	running.add(a)
 	close(a.started)
+	for _, s := range a.sites {
+		s.warnIfUnreachable()
+	}
 	return nil
 }
 

@@ -37,6 +37,7 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //	    openapi <file> [<base>] {
 //	        skip_unsupported
 //	    }
+//	    also_judge [read | write] <header...>
 //	    strict
 //	    list <method> <pattern> <kind> {
 //	        items <name>[.<name>...]
@@ -76,7 +77,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // handlerWords are the options, in the order of the documentation.
-var handlerWords = strings.Fields("from namespace_path namespace resource methods operation openapi strict list public optional preflight pass_metadata foreign encoded_slash pass_credential errors forwarded")
+var handlerWords = strings.Fields("from namespace_path namespace resource methods operation openapi also_judge strict list public optional preflight pass_metadata foreign encoded_slash pass_credential errors forwarded")
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
@@ -108,6 +109,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 			return d.Errf("operation takes RESOURCE:OPERATION, read or write, METHOD and PATH, such as `operation orders:search read POST /v1/orders/search`; this has %d words", len(args))
 		}
 		h.Operation = append(h.Operation, Operation{args[0], args[1], args[2], args[3]})
+	case "also_judge":
+		return h.unmarshalAlsoJudge(d, args)
 	case "strict":
 		return setFlag(d, option, &h.Strict, args)
 	case "public":
@@ -171,6 +174,20 @@ func (h *Handler) unmarshalMethods(d *caddyfile.Dispenser, args []string) error 
 			return d.Errf("methods: %s is %s already", shown(method), shown(earlier))
 		}
 		h.Methods[method] = args[0]
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalAlsoJudge(d *caddyfile.Dispenser, args []string) error {
+	class := ""
+	if len(args) > 0 && (args[0] == "read" || args[0] == "write") {
+		class, args = args[0], args[1:]
+	}
+	if len(args) == 0 {
+		return d.Err("also_judge takes names of headers, after read or write if you like, such as `also_judge read X-Amz-Copy-Source`")
+	}
+	for _, name := range args {
+		h.AlsoJudge = append(h.AlsoJudge, JudgedHeader{Header: name, Class: class})
 	}
 	return nil
 }

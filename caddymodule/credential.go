@@ -43,7 +43,7 @@ func newSource(c CredentialSource) (source, error) {
 	named := false
 	switch c.Type {
 	case "bearer":
-		s.kind, s.name, s.scheme, s.bearer = headerSource, "Authorization", "Bearer", true
+		s.kind, s.name, s.scheme, s.bearer = headerSource, "Authorization", bearerScheme, true
 	case "basic":
 		s.kind, s.name, s.scheme, s.basic = headerSource, "Authorization", "Basic", true
 	case "header":
@@ -108,6 +108,27 @@ func compileSources(configured []CredentialSource) (sources, error) {
 // overlaps reports whether one header, parameter or cookie would be read by both.
 func (s source) overlaps(o source) bool {
 	return s.kind == o.kind && s.name == o.name && (s.scheme == "" || o.scheme == "" || strings.EqualFold(s.scheme, o.scheme))
+}
+
+const bearerScheme = "Bearer"
+
+// schemes returns the authentication schemes that a 401 asks for (RFC 9110 §11.6.1), one for each source that has one. Where none has, it is
+// Bearer, since every 401 has to have a challenge.
+func (s sources) schemes() []string {
+	var schemes []string
+	for _, source := range s.list {
+		switch {
+		case source.name != "Authorization" || source.scheme == "":
+		case strings.EqualFold(source.scheme, bearerScheme):
+			schemes = append(schemes, bearerScheme)
+		default:
+			schemes = append(schemes, source.scheme)
+		}
+	}
+	if schemes == nil {
+		schemes = []string{bearerScheme}
+	}
+	return schemes
 }
 
 // declared returns the sources as the log encoder wants them.
@@ -188,6 +209,38 @@ func (s *source) find(header http.Header, rawQuery string) (c credential, n int)
 	}
 	c.token = keystore.TrimSecretToken(c.token)
 	return c, n
+}
+
+// all returns every credential of a request that may have several.
+func (s *sources) all(header http.Header, rawQuery string) (found []credential) {
+	for i := range s.list {
+		source := &s.list[i]
+		add := func(header http.Header, query string) {
+			if c, n := source.find(header, query); n == 1 {
+				c.source = source
+				found = append(found, c)
+			}
+		}
+		switch source.kind {
+		case headerSource:
+			for _, line := range header[source.name] {
+				add(http.Header{source.name: {line}}, "")
+			}
+		case querySource:
+			for rest := rawQuery; rest != ""; {
+				var pair string
+				pair, rest = cutPair(rest)
+				add(nil, pair)
+			}
+		case cookieSource:
+			for _, line := range header["Cookie"] {
+				for _, pair := range cookiePairs(line) {
+					add(http.Header{"Cookie": {pair}}, "")
+				}
+			}
+		}
+	}
+	return found
 }
 
 // cutScheme returns what follows the scheme and its spaces (RFC 9110 §11.4); the whole value if there is no scheme.
@@ -282,19 +335,20 @@ func (s *source) remove(r *http.Request) {
 
 // withoutParameter removes the pairs with the source's name and one separator of each; the others stay as they are.
 func (s *source) withoutParameter(query string) string {
-	for start := 0; start < len(query); {
+	var kept []byte
+	first := true
+	for start := 0; start <= len(query); {
 		pair, _ := cutPair(query[start:])
-		end := start + len(pair)
-		switch _, ok := s.parameter(pair); {
-		case !ok:
-			start = end + 1
-		case start > 0:
-			query = query[:start-1] + query[end:]
-		default:
-			query = query[min(end+1, len(query)):]
+		if _, ok := s.parameter(pair); !ok {
+			if !first {
+				kept = append(kept, query[start-1])
+			}
+			kept = append(kept, pair...)
+			first = false
 		}
+		start += len(pair) + 1
 	}
-	return query
+	return string(kept)
 }
 
 func (s *source) removeCookie(header http.Header) {

@@ -24,8 +24,6 @@ func (h *Handler) serveForwarded(c *call) error {
 		return h.refuseForwarded(c, outcome)
 	case outcome == keystore.OK:
 		c.request.identify(header, h.rules.metadata)
-	case outcome == keystore.Preflight:
-		h.Preflight.setAnswer(header, c.r.Header, h.rules.allow)
 	}
 	header["Cache-Control"] = []string{"no-store"}
 	c.w.WriteHeader(http.StatusNoContent)
@@ -42,7 +40,7 @@ func (h *Handler) judgeForwarded(c *call) keystore.Outcome {
 	}
 	c.method = method[0]
 	c.path, c.query, _ = strings.Cut(uri[0], "?")
-	if !canonicalPath(c.path, h.rules.encodedSlash) {
+	if !isOneURI(uri[0]) || !canonicalPath(c.path, h.rules.encodedSlash) {
 		return keystore.BadTarget
 	}
 	return h.judge(c)

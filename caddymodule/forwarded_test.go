@@ -9,7 +9,7 @@ import (
 func TestForwarded(t *testing.T) {
 	h := newHouse(t)
 	key, token := h.key("read")
-	const options = "namespace_path /v1/{namespace}/**\nnamespace acme\npublic /health\noptional\npreflight https://a.example\n"
+	const options = "namespace_path /v1/{namespace}/**\nnamespace acme\npublic /health\noptional\n"
 	const get = "\nX-Forwarded-Method: GET\nX-Forwarded-Uri: "
 	for _, test := range []struct {
 		name, more, wire, outcome string
@@ -23,7 +23,15 @@ func TestForwarded(t *testing.T) {
 		{"not the own query", "from query key\n", "GET /auth?key=" + token + get + "/v1/acme", "anonymous", 204, 204},
 		{"public", "", "GET /auth" + get + "/health", "public", 204, 204},
 		{"anonymous", "", "GET /auth" + get + "/v1/acme", "anonymous", 204, 204},
-		{"preflight", "", "GET /auth\nOrigin: https://a.example\nAccess-Control-Request-Method: PUT\nX-Forwarded-Method: OPTIONS\nX-Forwarded-Uri: /v1/acme", "preflight", 204, 204},
+		{"a comma in the path", "", "GET /auth" + get + "/v1/acme/1,2" + keyLine(token), "ok", 204, 204},
+		{"a comma in the query", "", "GET /auth" + get + "/v1/acme?fields=a,b" + keyLine(token), "ok", 204, 204},
+		{"joined targets", "", "GET /auth" + get + "/health, /v1/acme" + keyLine(token), "bad_target", 400, 403},
+		{"joined targets without a blank", "", "GET /auth" + get + "/health,/v1/acme", "bad_target", 400, 403},
+		{"joined targets, a query before", "", "GET /auth" + get + "/health?a,/v1/acme", "bad_target", 400, 403},
+		{"joined targets, a URI", "", "GET /auth" + get + "/health,https://x/v1/acme", "bad_target", 400, 403},
+		{"a blank", "", "GET /auth" + get + "/health /v1/acme", "bad_target", 400, 403},
+		{"a blank in the query", "", "GET /auth" + get + "/health? /v1/acme", "bad_target", 400, 403},
+		{"a tab", "", "GET /auth" + get + "/health?\t/v1/acme", "bad_target", 400, 403},
 		{"malformed", "", "GET /auth" + get + "/v1/acme" + keyLine(junk), "malformed", 401, 401},
 		{"ambiguous", "", "GET /auth" + get + "/v1/acme\nX-API-Key: a" + keyLine(junk), "ambiguous", 400, 403},
 		{"method", "", "GET /auth\nX-Forwarded-Method: PURGE\nX-Forwarded-Uri: /v1/acme" + keyLine(token), "method", 405, 403},

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -55,6 +56,10 @@ type Handler struct {
 	// OpenAPI documents whose operations have permissions of their own. An `operation` for the same calls goes before. Default is none.
 	OpenAPI []OpenAPI `json:"openapi,omitempty"`
 
+	// Headers that name another resource, such as `X-Amz-Copy-Source`. The path or URI in them is judged like the request's
+	// own path. The `Destination` of MOVE and COPY, where `methods` maps these, is always judged. Default is none.
+	AlsoJudge []JudgedHeader `json:"also_judge,omitempty"`
+
 	// Whether calls that are none of the operations are forbidden, whatever the key may do. Default is false.
 	Strict bool `json:"strict,omitempty"`
 
@@ -67,7 +72,7 @@ type Handler struct {
 	// Whether a request without any key goes on, without identity. Default is false.
 	Optional bool `json:"optional,omitempty"`
 
-	// Whether, and for whom, CORS preflights are answered here, without a key. Default is not.
+	// Whether, and for whom, CORS preflights are answered here, without a key. Not beside `forwarded`. Default is not.
 	Preflight *Preflight `json:"preflight,omitempty"`
 
 	// Names of the key's metadata that the upstream gets as `X-Apikey-Meta-NAME`. Default is none.
@@ -163,7 +168,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	case outcome != keystore.OK:
 		if !c.repeated {
-			cleanHeaders(r, req.trusted, nil)
+			var hidden []credential
+			if outcome == keystore.Public && isAdminPath(r.URL.Path) {
+				hidden = h.keepForAdmin(&c)
+			}
+			cleanHeaders(r, req.trusted, hidden)
 		}
 		if outcome == keystore.Anonymous { // sees nothing; who is let through as public or foreign is the API's to judge
 			return h.serveNext(&c, w, r, next)
@@ -181,10 +190,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // clean takes the credential out of a request that goes on, and what only we may set.
 func (h *Handler) clean(c *call) {
-	var hidden *credential
+	var hidden []credential
 	if !h.PassCredential && c.credential.source != nil {
-		hidden = &c.credential
-		removeCredential(c.r, hidden)
+		hidden = []credential{c.credential}
+		c.credential.source.remove(c.r)
+		redactQuery(c.r, hidden)
 	}
 	cleanHeaders(c.r, c.request.trusted, hidden)
 }
@@ -208,6 +218,8 @@ type call struct {
 
 	need       keystore.Need
 	wanted     string              // the id of the namespace
+	targets    []secondTarget      // what headers name, but for public paths
+	blamed     *secondTarget       // the one that the refusal is about
 	policy     *keystore.Directory // as it was when the call was decided on
 	namespace  *keystore.Namespace
 	record     *keystore.Record   // once found
@@ -224,14 +236,17 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 	if !mapped {
 		return keystore.Method
 	}
-	c.wanted = h.rules.namespaceOf(c)
+	if !h.rules.findTargets(c) {
+		return keystore.BadTarget
+	}
+	c.wanted = h.rules.namespaceOf(c, c.path)
 	switch {
-	case h.rules.isPublic(c.path):
+	case len(c.targets) == 0 && h.rules.isPublic(c.path):
 		return keystore.Public
 	case h.Preflight != nil && isPreflight(c.method, c.r.Header):
 		return keystore.Preflight
 	}
-	c.need = h.rules.need(c, class)
+	c.need = h.rules.need(c.method, c.path, c.query, class)
 	if c.repeated {
 		c.keys = h.app.Keystore()
 		return h.lookUp(c)
@@ -264,6 +279,12 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 	if c.need.Undeclared {
 		return keystore.Forbidden
+	}
+	for i := range c.targets {
+		if t := &c.targets[i]; t.elsewhere || t.need.Undeclared {
+			c.blame(t)
+			return keystore.Forbidden
+		}
 	}
 	return outcome
 }
@@ -322,6 +343,9 @@ func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 		q.Client = c.request.client()
 	}
 	outcome := keystore.Decide(record, &q)
+	if outcome == keystore.OK {
+		outcome = h.decideTargets(c, q)
+	}
 	if h.forAdmin {
 		c.unwatched = changesItself(c) // it would be cut before it is answered
 		if outcome == keystore.Forbidden {
@@ -361,13 +385,16 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 
 // refuse answers a call that was concluded with a refusal.
 func (h *Handler) refuse(c *call) error {
-	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow}
+	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow, schemes: h.rules.schemes}
 	if f.outcome == keystore.Forbidden {
 		f.needed = c.need.String()
 		if c.wanted != c.credential.token && !keystore.ContainsToken(c.wanted) { // a token in the path
 			f.namespace = c.wanted
 		}
-		if c.need.Undeclared {
+		switch {
+		case c.blamed != nil:
+			f.detail = c.blamed.detail()
+		case c.need.Undeclared:
 			f.detail = "This is none of the calls that the API declares, so no permission allows it."
 		}
 	}
@@ -383,17 +410,56 @@ func (h *Handler) refuse(c *call) error {
 
 // disarm makes a refused request fit for error routes, which may send it to an upstream.
 func (h *Handler) disarm(c *call) {
+	var hidden []credential
 	if !h.PassCredential {
-		if c.credential.source == nil { // refused before it was looked for, or there are several
-			c.credential, _ = h.rules.sources.find(c.r.Header, c.query)
-		}
-		h.rules.sources.remove(c.r)
+		hidden = removeAll(c, &h.rules.sources)
 		if h.Forwarded != "" {
 			delete(c.r.Header, "X-Forwarded-Uri") // of a trusted proxy, so it would stay
 		}
 	}
-	h.clean(c)
+	cleanHeaders(c.r, c.request.trusted, hidden)
 }
+
+// keepForAdmin takes all credentials out of a request that is public because it is for api_keys_admin. They are kept for that handler,
+// since where it does not answer, the API must not get them.
+func (h *Handler) keepForAdmin(c *call) []credential {
+	if h.PassCredential {
+		return nil
+	}
+	kept := make(http.Header)
+	for _, from := range []*sources{&h.rules.sources, &adminSources} {
+		for i := range from.list {
+			if s := &from.list[i]; s.kind == headerSource && c.r.Header[s.name] != nil {
+				kept[s.name] = slices.Clone(c.r.Header[s.name])
+			}
+		}
+	}
+	hidden := removeAll(c, &h.rules.sources, &adminSources)
+	c.request.kept = kept
+	return hidden
+}
+
+// adminSources are what api_keys_admin reads credentials from.
+var adminSources, _ = compileSources(nil)
+
+// removeAll takes every credential of these sources out of a request, and their text out of its query. The caller has to take it out of the headers.
+func removeAll(c *call, from ...*sources) (hidden []credential) {
+	for _, s := range from {
+		hidden = append(hidden, s.all(c.r.Header, c.query)...)
+		s.remove(c.r)
+	}
+	if len(hidden) > maxHidden {
+		hidden = nil
+		clear(c.r.Header)
+		setQuery(c.r, func(string) string { return "" })
+	}
+	redactQuery(c.r, hidden)
+	return hidden
+}
+
+// maxHidden is how many credentials of one request are searched for in the rest of it, each of which takes time. Of a request with
+// more, neither headers nor query go on.
+const maxHidden = 16
 
 var (
 	_ caddy.Provisioner           = (*Handler)(nil)

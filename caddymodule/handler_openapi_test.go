@@ -311,7 +311,7 @@ func TestPublicDocuments(t *testing.T) {
 			}
 			for request, want := range test.calls {
 				method, path, _ := strings.Cut(request, " ")
-				if got := rules.need(&call{method: method, path: path}, rules.methods[method]).String(); got != want {
+				if got := rules.need(method, path, "", rules.methods[method]).String(); got != want {
 					t.Errorf("%s takes %s, want %s", request, got, want)
 				}
 			}
@@ -389,7 +389,7 @@ func TestHeadOfADocument(t *testing.T) {
 	}
 	for request, want := range map[string]string{"GET /a": "x:close", "HEAD /a": "x:close", "GET /b": "default:c", "HEAD /b": "default:d"} {
 		method, path, _ := strings.Cut(request, " ")
-		if got := rules.need(&call{method: method, path: path}, rules.methods[method]).String(); got != want {
+		if got := rules.need(method, path, "", rules.methods[method]).String(); got != want {
 			t.Errorf("%s takes %s, want %s", request, got, want)
 		}
 	}

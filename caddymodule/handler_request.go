@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"maps"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -13,8 +14,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// request is what the api_key handlers know of one request, all of them together: the first one makes it. It holds no
-// credential. Logs and placeholders read it after the handlers have returned, so it is never used again.
+// request is what the api_key handlers know of one request, all of them together: the first one makes it. It shows no
+// credential to others. Logs and placeholders read it after the handlers have returned, so it is never used again.
 type request struct {
 	trusted   bool   // the peer is a trusted proxy
 	clientIP  string // as Caddy determined it
@@ -25,6 +26,7 @@ type request struct {
 	outcome   keystore.Outcome
 	noted     bool // the outcome is one
 	repl      *caddy.Replacer
+	kept      http.Header // header fields with credentials that only another handler of ours is to see
 
 	values [5]string // of the identity headers: Caddy's request_header changes them in place, so no two requests share them
 }
@@ -37,6 +39,8 @@ func (h *Handler) request(r *http.Request) *request {
 	ctx := r.Context()
 	vars, _ := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
 	if req, ok := vars[requestVar].(*request); ok {
+		maps.Copy(r.Header, req.kept)
+		req.kept = nil
 		return req
 	}
 	req := new(request)

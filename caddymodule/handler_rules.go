@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -28,6 +29,7 @@ type Operation struct {
 // rules is a Handler's configuration, checked and made fit for requests.
 type rules struct {
 	sources        sources
+	schemes        []string // to ask for in a 401
 	namespacePaths []pattern
 	namespace      string // without a namespace path: literal …
 	placeholder    bool   // … or to be expanded
@@ -38,6 +40,7 @@ type rules struct {
 	declared       []api.Operation // by the configuration, for the management API
 	leftOut        []string        // operations of documents, each with the reason
 	strict         bool
+	targets        []targetHeader
 	lists          map[string][]listRule
 	public         []pattern
 	encodedSlash   bool
@@ -79,7 +82,8 @@ func (h *Handler) compile() (*rules, error) {
 			}
 		}
 	}
-	for _, add := range []func(*Handler) error{c.addNamespaces, c.addMethods} {
+	c.schemes = c.sources.schemes()
+	for _, add := range []func(*Handler) error{c.addNamespaces, c.addMethods, c.addTargets} {
 		if err := add(h); err != nil {
 			return nil, err
 		}
@@ -95,6 +99,10 @@ func (h *Handler) compile() (*rules, error) {
 		}
 	}
 	if h.Preflight != nil {
+		if h.Forwarded != "" {
+			return nil, errors.New("preflight: with forwarded the other proxy would take the 204 for a permission and send the OPTIONS request on: " +
+				"leave one of them out, and answer preflights in the other proxy")
+		}
 		for _, origin := range h.Preflight.Origins {
 			if err := checkOrigin(origin); err != nil {
 				return nil, err
@@ -208,11 +216,7 @@ func (c *rules) addMetadata(name string) error {
 	if !httpguts.ValidHeaderFieldName(name) {
 		return fmt.Errorf("pass_metadata: %q cannot be part of the name of a header", shown(name))
 	}
-	folded := []byte(name)
-	for i := range folded {
-		folded[i] = foldSeparator(folded[i])
-	}
-	header := http.CanonicalHeaderKey("X-Apikey-Meta-" + string(folded))
+	header := http.CanonicalHeaderKey("X-Apikey-Meta-" + foldName(name))
 	for _, other := range c.metadata {
 		if other.header == header {
 			return fmt.Errorf("pass_metadata: %s and %s would be the same header %s", shown(other.name), shown(name), shown(header))
@@ -249,10 +253,10 @@ func (c *rules) isPublic(path string) bool {
 	return false
 }
 
-// namespaceOf returns the id of the namespace that a call touches; empty: the key's own, or none.
-func (c *rules) namespaceOf(call *call) string {
+// namespaceOf returns the id of the namespace that a call on a path touches; empty: the key's own, or none.
+func (c *rules) namespaceOf(call *call, path string) string {
 	for i := range c.namespacePaths {
-		if id, ok := c.namespacePaths[i].match(call.path); ok {
+		if id, ok := c.namespacePaths[i].match(path); ok {
 			return id
 		}
 	}
@@ -266,8 +270,8 @@ func (c *rules) namespaceOf(call *call) string {
 }
 
 // need returns what a call takes.
-func (c *rules) need(call *call, class keystore.Class) keystore.Need {
-	if o := c.table.find(call.method, call.path); o != nil && !o.leftOut && !hasParameter(call.query, o.queries) {
+func (c *rules) need(method, path, query string, class keystore.Class) keystore.Need {
+	if o := c.table.find(method, path); o != nil && !o.leftOut && !hasParameter(query, o.queries) {
 		return o.need
 	}
 	return keystore.Need{Class: class, Resource: c.resource, Undeclared: c.strict}

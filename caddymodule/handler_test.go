@@ -314,6 +314,7 @@ func checkProblem(t *testing.T, a answer, wire string) {
 	}
 	challenge := a.Header.Get("WWW-Authenticate")
 	switch want := `Bearer realm="api"`; {
+	case a.StatusCode == 401 && challenge == `Basic realm="api"`: // see TestChallenges
 	case a.StatusCode != 401 && challenge != "",
 		a.outcome() == "missing" && challenge != want,
 		a.StatusCode == 401 && a.outcome() != "missing" && challenge != want+`, error="invalid_token"`:
@@ -331,6 +332,55 @@ func checkProblem(t *testing.T, a answer, wire string) {
 	}
 	if p.Type != "about:blank" || p.Title == "" || p.Code == "" || p.Status != a.StatusCode || a.Header.Get("Content-Type") != "application/problem+json" {
 		t.Errorf("not a problem document: %s", a.body)
+	}
+}
+
+// A client that waits for a challenge, as git and curl --anyauth do, sends the key only in a scheme that it is asked for (RFC 9110 §11.6.1).
+func TestChallenges(t *testing.T) {
+	h := newHouse(t)
+	for options, schemes := range map[string][]string{
+		"":                                      {"Bearer"},
+		"from bearer":                           {"Bearer"},
+		"from basic":                            {"Basic"},
+		"from basic\nfrom bearer":               {"Basic", "Bearer"},
+		"from bearer\nfrom basic\nfrom query k": {"Bearer", "Basic"},
+		"from header Authorization Token":       {"Token"},
+		"from header authorization bearer":      {"Bearer"},
+		"from header X-Auth Token":              {"Bearer"}, // not in Authorization, and a 401 has to have a challenge
+		"from query key":                        {"Bearer"},
+		"from cookie key\nfrom basic":           {"Basic"},
+	} {
+		for _, more := range []string{"", "\nerrors caddy"} {
+			handler := h.handler(options + more)
+			var missing, invalid []string
+			for _, scheme := range schemes {
+				missing = append(missing, scheme+` realm="api"`)
+				if scheme == "Bearer" {
+					scheme += ` realm="api", error="invalid_token"` // RFC 6750 §3.1
+				} else {
+					scheme += ` realm="api"`
+				}
+				invalid = append(invalid, scheme)
+			}
+			if a := h.send(handler, "GET /"); !slices.Equal(a.Header.Values("WWW-Authenticate"), missing) {
+				t.Errorf("%s: missing: %q, want %q", options+more, a.Header.Values("WWW-Authenticate"), missing)
+			}
+			wire := "GET /?k=" + junk + "&key=" + junk + "\nCookie: key=" + junk + "\nX-Auth: Token " + junk + "\nAuthorization: " + schemes[0] + " " + junk
+			switch {
+			case schemes[0] == "Basic":
+				wire = "GET /\nAuthorization: Basic " + basic("x:"+junk)
+			case strings.Contains(options, "from query k") && len(schemes) > 1:
+				wire = "GET /" + keyLine(junk)
+			}
+			if a := h.send(handler, wire); !slices.Equal(a.Header.Values("WWW-Authenticate"), invalid) {
+				t.Errorf("%s: %s: %q, want %q", options+more, a.outcome(), a.Header.Values("WWW-Authenticate"), invalid)
+			}
+			first := h.send(handler, "GET /")
+			first.Header["Www-Authenticate"][0] = "changed"
+			if a := h.send(handler, "GET /"); a.Header.Get("WWW-Authenticate") == "changed" {
+				t.Error("requests share the challenge")
+			}
+		}
 	}
 }
 

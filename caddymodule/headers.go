@@ -4,9 +4,11 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -55,17 +57,18 @@ func drops(name string, trusted bool) bool {
 }
 
 // cleanHeaders takes out of r what a client may have put there to be taken for what only we set, or to escape our
-// decision. trusted says that the peer is a trusted proxy. The text of hidden, if that is not nil, is replaced wherever an
+// decision. trusted says that the peer is a trusted proxy. The text of hidden is replaced wherever an
 // upstream may read it, such as in a Referer.
-func cleanHeaders(r *http.Request, trusted bool, hidden *credential) {
+func cleanHeaders(r *http.Request, trusted bool, hidden []credential) {
 	for name, lines := range r.Header {
 		if drops(name, trusted) {
 			delete(r.Header, name)
-		} else if hidden != nil {
-			for i, line := range lines {
-				lines[i] = hidden.redact(line)
-			}
+		} else {
+			redactLines(lines, hidden)
 		}
+	}
+	for i := range hidden {
+		r.Host = hidden[i].redact(r.Host)
 	}
 	if r.Header["Connection"] != nil {
 		cleanConnection(r.Header)
@@ -76,7 +79,15 @@ func cleanHeaders(r *http.Request, trusted bool, hidden *credential) {
 		delete(r.Header, "Http2-Settings")
 	}
 	if r.Trailer != nil {
-		cleanTrailers(r)
+		cleanTrailers(r, hidden)
+	}
+}
+
+func redactLines(lines []string, hidden []credential) {
+	for i := range hidden {
+		for j, line := range lines {
+			lines[j] = hidden[i].redact(line)
+		}
 	}
 }
 
@@ -121,12 +132,12 @@ func namesOurs(line string) bool {
 	return false
 }
 
-// cleanTrailers drops our names from the request's trailers. net/http adds to the same map what comes at the end of the
+// cleanTrailers drops our names from the request's trailers, and the text of hidden. net/http adds to the same map what comes at the end of the
 // body, undeclared trailers too, so it is looked at again then. Without any declared trailer there is no map, and later
 // ones go to the server's own copy of the request, which no handler sees.
-func cleanTrailers(r *http.Request) {
+func cleanTrailers(r *http.Request, hidden []credential) {
 	deleteOurs(r.Trailer)
-	r.Body = &trailerBody{ReadCloser: r.Body, trailer: r.Trailer}
+	r.Body = &trailerBody{ReadCloser: r.Body, trailer: r.Trailer, hidden: slices.Clone(hidden)}
 }
 
 func deleteOurs(header http.Header) {
@@ -140,22 +151,28 @@ func deleteOurs(header http.Header) {
 type trailerBody struct {
 	io.ReadCloser
 	trailer http.Header
+	hidden  []credential
 }
 
 func (b *trailerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF { //nolint:errorlint // Read returns it bare
 		deleteOurs(b.trailer)
+		for _, lines := range b.trailer {
+			redactLines(lines, b.hidden)
+		}
 	}
 	return n, err
 }
 
-// removeCredential takes c out of where it was, and its text out of the query.
-func removeCredential(r *http.Request, c *credential) {
-	c.source.remove(r)
-	if r.URL.RawQuery != "" {
-		if query := c.redact(r.URL.RawQuery); query != r.URL.RawQuery {
-			setQuery(r, func(string) string { return query })
+// redactQuery takes the text of hidden out of the query.
+func redactQuery(r *http.Request, hidden []credential) {
+	original := originalURL(r)
+	for i := range hidden {
+		c := &hidden[i]
+		holds := func(query string) bool { return query != "" && c.redact(query) != query }
+		if holds(r.URL.RawQuery) || original != nil && holds(original.RawQuery) {
+			setQuery(r, c.redact)
 		}
 	}
 }
@@ -198,20 +215,34 @@ func redactSecret(text, secret string) string {
 	return out.String()
 }
 
-// setQuery changes the query of r, wherever an upstream may get it from: FastCGI sends that of the original request, and
-// `{http.request.orig_uri}` is there for anyone.
+// originalURL returns the URL of r as it came, before any rewrite. All copies of r share it.
+func originalURL(r *http.Request) *url.URL {
+	original, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	return original.URL
+}
+
+// setQuery changes the query of r, wherever an upstream may get it from: FastCGI sends that of the original request, Caddy restores it for
+// error routes, and `{http.request.orig_uri}` is there for anyone.
+//
+// When an earlier handler has copied the request, as tracing and forward_auth do, the context of r is not the one that Caddy's replacer
+// and error routes read. So the original URL is changed in place, and what the placeholders show is set in the replacer, which looks there first.
 func setQuery(r *http.Request, change func(string) string) {
 	r.URL.RawQuery = change(r.URL.RawQuery)
 	r.RequestURI = changeURI(r.RequestURI, change)
 	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	if !ok {
+	if !ok || original.URL == nil {
 		return
 	}
-	original.RequestURI = changeURI(original.RequestURI, change)
-	if original.URL != nil {
-		changed := *original.URL
-		changed.RawQuery = change(changed.RawQuery)
-		original.URL = &changed
+	query := change(original.URL.RawQuery)
+	original.URL.RawQuery = query
+	original.RequestURI = changeURI(original.RequestURI, func(string) string { return query })
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http.request.orig_uri", original.RequestURI)
+		repl.Set("http.request.orig_uri.query", query)
+		if query != "" {
+			query = "?" + query
+		}
+		repl.Set("http.request.orig_uri.prefixed_query", query)
 	}
 	// In place, because Caddy's replacer holds on to this very request.
 	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, original))

@@ -1,8 +1,10 @@
 package caddymodule
 
 import (
+	"context"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -94,7 +96,8 @@ func TestConnectionTokens(t *testing.T) {
 
 func TestTrailers(t *testing.T) {
 	h := newHouse(t)
-	handler := h.handler("public /**")
+	_, token := h.key("write")
+	public, handler := h.handler("public /**"), h.handler("namespace acme")
 	const start, end = "POST /\nTransfer-Encoding: chunked", "\n\n5\r\nhello\r\n0\r\n"
 	for _, test := range []struct {
 		name, declared, sent string
@@ -104,8 +107,13 @@ func TestTrailers(t *testing.T) {
 		{"undeclared beside declared", "\nTrailer: X-Sum", "X-Sum: 1\r\nX-Apikey-Id: x\r\nx_apikey_name: y\r\n", http.Header{"X-Sum": {"1"}}},
 		{"only ours", "\nTrailer: X-Apikey-Id", "X-Apikey-Id: x\r\n", http.Header{}},
 		{"none declared", "", "X-Apikey-Id: x\r\n", nil},
+		{"a copy of the credential", keyLine(token) + "\nTrailer: X-Sum", "X-Sum: 1" + token + "\r\n", http.Header{"X-Sum": {"1REDACTED"}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			handler := handler
+			if !strings.Contains(test.declared, token) {
+				handler = public
+			}
 			a := h.send(handler, start+test.declared+end+test.sent+"\r\n")
 			if !maps.EqualFunc(a.trailer, test.want, slices.Equal) {
 				t.Errorf("%v", a.trailer)
@@ -185,6 +193,7 @@ func carries(r *http.Request, text string) (places []string) {
 	for name, lines := range r.Header {
 		add(name, strings.Join(lines, "\n"))
 	}
+	add("Host", r.Host)
 	add("URL", r.URL.String())
 	add("RequestURI", r.RequestURI)
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
@@ -249,6 +258,123 @@ func TestTheCredentialGoes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// originalPlaceholders are those of the request as it came that show its query.
+const originalPlaceholders = "{http.request.orig_uri} {http.request.orig_uri.query} {http.request.orig_uri.prefixed_query}"
+
+// Handlers such as tracing and forward_auth pass on a copy of the request, while Caddy's replacer
+// and error routes keep to the one before.
+func TestTheCredentialGoesFromCopies(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read")
+	type copied struct{}
+	for _, test := range []struct{ name, options, wire, query string }{
+		{"in the query", "namespace acme\nfrom query key", "GET /a?x=1&key=" + token + "&y=" + token, "x=1&y=REDACTED"},
+		{"alone in the query", "namespace acme\nfrom query key", "GET /a?key=" + token, ""},
+		{"a copy in the query", "namespace acme", "GET /a?y=" + token + keyLine(token), "y=REDACTED"},
+		{"refused", "from query key\nnamespace globex\nerrors caddy", "GET /a?x=1&key=" + token, "x=1"},
+		{"two", "from query key\nfrom bearer\nerrors caddy", "GET /a?x=1&key=" + token + keyLine(token), "x=1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var before *http.Request
+			handler := h.handler(test.options)
+			copying := caddyhttp.MiddlewareHandler(middleware(func(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+				before = r
+				return handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), copied{}, true)), next)
+			}))
+			a := h.send(copying, test.wire)
+			if a.seen != nil {
+				if places := carries(a.seen, token); places != nil {
+					t.Errorf("still in %v", places)
+				}
+			}
+			wantURI, wantPrefixed := "/a", ""
+			if test.query != "" {
+				wantURI, wantPrefixed = "/a?"+test.query, "?"+test.query
+			}
+			if got, want := a.repl.ReplaceAll(originalPlaceholders, ""), wantURI+" "+test.query+" "+wantPrefixed; got != want {
+				t.Errorf("the placeholders say %q, want %q", got, want)
+			}
+			// What Caddy restores before error routes, and FastCGI sends as REQUEST_URI.
+			if original := before.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); original.URL.RequestURI() != wantURI {
+				t.Errorf("the original URL is %s", original.URL)
+			}
+
+			// A later handler with other sources does not bring it back.
+			later := h.handler("from query z\nerrors caddy")
+			if err := later.ServeHTTP(httptest.NewRecorder(), before, nil); err == nil {
+				t.Error("let in")
+			}
+			if got := a.repl.ReplaceAll(originalPlaceholders, ""); strings.Contains(got, token) {
+				t.Errorf("brought back: %s", got)
+			}
+		})
+	}
+}
+
+// A rewrite before the handler may have dropped the query that holds a copy.
+func TestTheCredentialGoesFromTheOriginalQuery(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read")
+	a := h.send(h.handler("namespace acme"), "GET /a?y="+token+keyLine(token), func(r *http.Request) {
+		r.URL.RawQuery, r.RequestURI = "", "/a"
+	})
+	if places := carries(a.seen, token); places != nil {
+		t.Errorf("still in %v", places)
+	}
+}
+
+func TestTheCredentialGoesFromTheHost(t *testing.T) {
+	h := newHouse(t)
+	_, token := h.key("read")
+	a := h.send(h.handler("namespace acme"), "GET /a"+keyLine(token), func(r *http.Request) { r.Host = token + ".example.com" })
+	if places := carries(a.seen, token); places != nil {
+		t.Errorf("still in %v", places)
+	}
+}
+
+// What error routes send on holds no copy of any credential, however many there are.
+func TestErrorRoutesGetNoCredential(t *testing.T) {
+	h := newHouse(t)
+	_, first := h.key("read")
+	_, second := h.key("read")
+	const options = "namespace acme\nfrom bearer\nfrom header X-API-Key\nfrom query key\nfrom cookie key\nerrors caddy\n"
+	copies := "\nReferer: https://a.example/?a=" + first + "&b=" + second + "\nX-Other: " + second
+	many := "POST /a?x=" + first
+	for range 20 {
+		many += "&key=" + first + "&key=" + second
+	}
+	for name, wire := range map[string]string{
+		"a header and a header":           "POST /a?x=" + first + "&y=" + second + "\nX-API-Key: " + first + keyLine(second) + copies,
+		"a header twice":                  "POST /a?x=" + first + "&y=" + second + "\nX-API-Key: " + first + "\nX-API-Key: " + second + copies,
+		"a parameter twice":               "POST /a?key=" + first + "&y=" + second + "&key=" + second + "&x=" + first + copies,
+		"a cookie twice":                  "POST /a?y=" + second + "\nCookie: key=" + first + "; key=" + second + copies,
+		"a header and a cookie":           "POST /a?y=" + second + "\nCookie: key=" + first + keyLine(second) + copies,
+		"a header of another scheme":      "POST /a\nAuthorization: Basic x\nX-API-Key: " + first + keyLine(second) + copies,
+		"too many to look for":            many + copies,
+		"refused before it is looked for": "PATCH /a/../b?key=" + first + keyLine(second) + copies,
+	} {
+		var seen *http.Request
+		a := h.send(middleware(func(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+			seen = r
+			return h.handler(options).ServeHTTP(w, r, next)
+		}), wire)
+		if a.err == nil {
+			t.Fatalf("%s: not handed on", name)
+		}
+		for _, token := range []string{first, second} {
+			if places := carries(seen, token); places != nil {
+				t.Errorf("%s: still in %v", name, places)
+			}
+		}
+	}
+}
+
+type middleware func(http.ResponseWriter, *http.Request, caddyhttp.Handler) error
+
+func (m middleware) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return m(w, r, next)
 }
 
 // An imported credential may be short enough to stand in any text.

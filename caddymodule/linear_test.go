@@ -25,6 +25,7 @@ func TestRequestsCostLinearTime(t *testing.T) {
 		namespace_path /v1/{namespace}/**
 		operation things:see read GET /v1/{namespace}/things/*`)
 	forwarded := h.handler("forwarded")
+	dav := h.handler("methods write MOVE")
 	get := func(target, headers string) string { return "GET " + target + "\n" + headers }
 	for name, shape := range map[string]struct {
 		handler *Handler
@@ -44,6 +45,12 @@ func TestRequestsCostLinearTime(t *testing.T) {
 		"header lines":                 {handler, func(r func(string) string) string { return get("/", strings.TrimSuffix(r("X-A: b\n"), "\n")) }},
 		"identity headers":             {handler, func(r func(string) string) string { return get("/", strings.TrimSuffix(r("X-Apikey-Id: b\n"), "\n")) }},
 		"connection options":           {handler, func(r func(string) string) string { return get("/", "Connection: "+r("x-a, ")) }},
+		"a second target": {dav, func(r func(string) string) string {
+			return "MOVE /a\nDestination: /%20a" + r("/.a,")
+		}},
+		"second targets": {dav, func(r func(string) string) string {
+			return "MOVE /a\n" + strings.TrimSuffix(r("Destination: /a\n"), "\n")
+		}},
 		"a forwarded target": {forwarded, func(r func(string) string) string {
 			return get("/", "X-Forwarded-Method: GET\nX-Forwarded-Uri: /%20a"+r("/.a"))
 		}},

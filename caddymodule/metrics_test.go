@@ -58,6 +58,8 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 		"keys":                    {"status=active", "status=expired", "status=inactive", "status=revoked"},
 		"unaccepted_prefix_keys":  {""},
 		"local_cache_entries":     {""},
+		"capacity_used":           {"resource=roles,scope=deployment", "resource=keys,scope=owner"},
+		"capacity_limit":          {"resource=directory_bytes,scope=namespace"},
 		"lease_remaining_seconds": {""},
 		"revision":                {""},
 		"propagation_seconds":     {""},

@@ -59,11 +59,8 @@ const preflightMaxAge = "600"
 
 // answer answers a preflight. methods are the mapped ones.
 func (p *Preflight) answer(w http.ResponseWriter, r *http.Request, methods string) {
-	p.setAnswer(w.Header(), r.Header, methods)
-	w.WriteHeader(http.StatusNoContent)
-}
-
-func (p *Preflight) setAnswer(answer, request http.Header, methods string) {
+	defer w.WriteHeader(http.StatusNoContent)
+	answer, request := w.Header(), r.Header
 	p.allowOrigin(answer, request)
 	answer.Add("Vary", "Access-Control-Request-Headers")
 	if answer["Access-Control-Allow-Origin"] == nil {

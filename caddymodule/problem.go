@@ -18,6 +18,7 @@ type refusal struct {
 	status    int    // zero: the outcome's
 	detail    string // for people; empty: the title says it all
 	allow     string // of 405: the methods there are
+	schemes   []string
 	needed    string // of [keystore.Forbidden]: the permission that was missing …
 	namespace string // … and where
 }
@@ -79,11 +80,14 @@ func (f refusal) setHeaders(header http.Header) {
 	header["Cache-Control"] = []string{"no-store"}
 	switch f.outcome.Status() {
 	case http.StatusUnauthorized:
-		challenge := `Bearer realm="api"`
-		if f.outcome != keystore.Missing { // RFC 6750 §3.1
-			challenge += `, error="invalid_token"`
+		challenges := make([]string, len(f.schemes))
+		for i, scheme := range f.schemes {
+			challenges[i] = scheme + ` realm="api"`
+			if scheme == bearerScheme && f.outcome != keystore.Missing { // RFC 6750 §3.1
+				challenges[i] += `, error="invalid_token"`
+			}
 		}
-		header["Www-Authenticate"] = []string{challenge}
+		header["Www-Authenticate"] = challenges
 	case http.StatusMethodNotAllowed:
 		header["Allow"] = []string{f.allow}
 	case http.StatusServiceUnavailable:

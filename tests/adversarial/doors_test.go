@@ -60,6 +60,50 @@ func TestAdminDoor(t *testing.T) {
 	}
 }
 
+// TestPublicAdminPathsKeepTokens: where api_keys_admin does not answer, the API gets no token for paths that are public for it.
+func TestPublicAdminPathsKeepTokens(t *testing.T) {
+	for what, site := range map[string]string{
+		"no api_keys_admin":        "api_key {\nfrom bearer\nfrom header X-Own\nfrom query key\npublic /apikeys/*\n}\nreverse_proxy {$GATE_UPSTREAM}",
+		"all public":               "api_key {\nfrom bearer\nfrom header X-Own\nfrom query key\npublic /**\n}\nreverse_proxy {$GATE_UPSTREAM}",
+		"api_keys_admin elsewhere": "api_key {\nfrom bearer\nfrom header X-Own\nfrom query key\npublic /apikeys/*\n}\nhandle /x/* {\napi_keys_admin\n}\nreverse_proxy {$GATE_UPSTREAM}",
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := start(t, gate.Config{Site: site})
+			w.run(t, []row{
+				{what: "bearer", send: "GET /apikeys/v1/keys", header: []string{"Authorization: Bearer {R}", "Referer: https://a.example/{R}"}, want: "200", as: "-", gone: []string{"Authorization"}},
+				{what: "X-API-Key", send: "GET /apikeys/", header: []string{"X-API-Key: {R}"}, want: "200", as: "-", gone: []string{"X-Api-Key"}},
+				{what: "a source of api_key", send: "POST /apikeys/x", header: []string{"X-Own: {R}"}, want: "200", as: "-", gone: []string{"X-Own"}},
+				{what: "several", send: "GET /apikeys/x?key={R}&a=1", header: []string{"X-Own: {A}", "Authorization: Bearer {X}", "X-Copy: {X}"}, want: "200", as: "-", at: "/apikeys/x?a=1"},
+				{what: "another scheme", send: "GET /apikeys/x", header: []string{"Authorization: Basic eDp5"}, want: "200", as: "-", kept: []string{"Authorization: Basic eDp5"}},
+			})
+		})
+	}
+}
+
+// TestStartNamesTheMissingLine: behind an api_key that does not let its paths by, api_keys_admin cannot be used.
+func TestStartNamesTheMissingLine(t *testing.T) {
+	const line = "public /apikeys/*"
+	for what, c := range map[string]struct {
+		site string
+		warn bool
+	}{
+		"side by side":               {"api_key\napi_keys_admin\nreverse_proxy {$GATE_UPSTREAM}", true},
+		"within routes":              {"route {\nroute {\napi_key {\npublic /health\n}\n}\nroute /apikeys/* {\napi_keys_admin\n}\nreverse_proxy {$GATE_UPSTREAM}\n}", true},
+		"with the line":              {"api_key {\npublic /apikeys/*\n}\napi_keys_admin\nreverse_proxy {$GATE_UPSTREAM}", false},
+		"all public":                 {"api_key {\npublic /**\n}\napi_keys_admin\nreverse_proxy {$GATE_UPSTREAM}", false},
+		"api_key has a matcher":      {"api_key /v1/*\napi_keys_admin\nreverse_proxy {$GATE_UPSTREAM}", false},
+		"api_key in another handle":  {"handle /v1/* {\napi_key\nreverse_proxy {$GATE_UPSTREAM}\n}\nhandle {\napi_keys_admin\n}", false},
+		"api_keys_admin comes first": {"route {\napi_keys_admin\napi_key\nreverse_proxy {$GATE_UPSTREAM}\n}", false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := start(t, gate.Config{Site: c.site})
+			if warned := strings.Contains(w.Output(), line); warned != c.warn {
+				t.Errorf("the line is named: %t, want %t", warned, c.warn)
+			}
+		})
+	}
+}
+
 // TestOthersKeysDoNotExist: who may manage one namespace cannot tell a key of another one from none.
 func TestOthersKeysDoNotExist(t *testing.T) {
 	w := start(t, gate.Config{Site: adminSite})

@@ -27,6 +27,7 @@ func TestErrorRoutes(t *testing.T) {
 			{what: "forged", send: "GET /x", header: bearer("J"), want: "200", as: "-"},
 			{what: "a copy", send: "POST /x", header: append(bearer("Read"), "Referer: https://a.example/?k={Read}"), want: "200", as: "-"},
 			{what: "two sources", send: "GET /x?a=1&key={Read}", header: bearer("A"), want: "200", as: "-", at: "/x?a=1"},
+			{what: "two sources and copies", send: "GET /x?key={Read}&x={A}", header: append(bearer("A"), "Referer: https://a.example/?k={Read}&l={A}"), want: "200", as: "-", at: "/x?x=REDACTED", kept: []string{"Referer: https://a.example/?k=REDACTED&l=REDACTED"}},
 			{what: "two headers", send: "GET /x", header: []string{"X-API-Key: {Read}", "X-API-Key: {A}"}, want: "200", as: "-"},
 			{what: "two parameters", send: "GET /x?key={Read}&key={A}&b=1", want: "200", as: "-", at: "/x?b=1"},
 			{what: "two cookies", send: "GET /x", header: []string{"Cookie: key={Read}; a=b; key={A}"}, want: "200", as: "-", kept: []string{"Cookie: a=b"}},
@@ -46,6 +47,52 @@ func TestErrorRoutes(t *testing.T) {
 			w := start(t, gate.Config{Site: site.site})
 			w.mint(t, "Read", gate.JSON{"permissions": []string{"read"}})
 			w.mint(t, "Orders", gate.JSON{"permissions": []string{"orders:read"}})
+			w.run(t, site.rows)
+		})
+	}
+}
+
+// TestCopiedRequests: handlers that pass on a copy of the request, and placeholders of the request as it came, show no credential.
+func TestCopiedRequests(t *testing.T) {
+	const (
+		api     = "api_key {\nfrom query key\nfrom header X-API-Key\nfrom cookie key\nERRORS\n}\n"
+		proxy   = "reverse_proxy {$GATE_UPSTREAM} {\nheader_up X-All `PLACEHOLDERS`\n}\n"
+		tracing = "tracing {\nspan s\n}\n"
+		auth    = "respond /auth 200\nforward_auth 127.0.0.1:{$GATE_HTTP} {\nuri /auth\n}\n"
+	)
+	placeholders := []string{
+		"uri", "uri_escaped", "uri.query", "uri.query_escaped", "uri.prefixed_query", "uri.query.key", "orig_uri", "orig_uri.path", "orig_uri.query",
+		"orig_uri.prefixed_query", "header.X-API-Key", "header.Cookie", "header.Referer", "cookie.key",
+	}
+	all := "{http.vars.api_key.request}"
+	for _, name := range placeholders {
+		all += " {http.request." + name + "}"
+	}
+	fill := func(site, errors string) string {
+		return strings.NewReplacer("PLACEHOLDERS", all, "ERRORS", errors).Replace(site)
+	}
+	rows := func(as string) []row {
+		return []row{
+			{what: "in the query", send: "GET /x?a=1&key={Read}", want: "200", as: as, at: "/x?a=1"},
+			{what: "a copy in the query", send: "GET /x?b={Read}", header: []string{"X-API-Key: {Read}"}, want: "200", as: as, at: "/x?b=REDACTED"},
+			{what: "in a cookie, with copies", send: "GET /x?b={Read}", header: []string{"Cookie: key={Read}", "Referer: https://a.example/?k={Read}"}, want: "200", as: as, at: "/x?b=REDACTED"},
+		}
+	}
+	for _, site := range []struct {
+		what, site string
+		rows       []row
+	}{
+		{"none", fill("route {\n"+api+proxy+"}", ""), rows("Read")},
+		{"tracing", fill("route {\n"+tracing+api+proxy+"}", ""), rows("Read")},
+		{"tracing in its own place", fill(tracing+api+proxy, ""), rows("Read")},
+		{"forward_auth", fill("route {\n"+auth+api+proxy+"}", ""), rows("Read")},
+		{"error routes", fill("route {\n"+api+proxy+"}\nhandle_errors {\n"+proxy+"}", "errors caddy\nnamespace acme"), rows("-")},
+		{"error routes after tracing", fill("route {\n"+tracing+api+proxy+"}\nhandle_errors {\n"+proxy+"}", "errors caddy\nnamespace acme"), rows("-")},
+		{"error routes after forward_auth", fill("route {\n"+auth+api+proxy+"}\nhandle_errors {\n"+proxy+"}", "errors caddy\nnamespace acme"), rows("-")},
+	} {
+		t.Run(site.what, func(t *testing.T) {
+			w := start(t, gate.Config{Site: site.site, Env: []string{"OTEL_TRACES_EXPORTER=none"}})
+			w.mint(t, "Read", gate.JSON{"permissions": []string{"read"}})
 			w.run(t, site.rows)
 		})
 	}

@@ -40,6 +40,20 @@ func TestOptions(t *testing.T) {
 			{what: "not matched: not the literal's", send: "GET /other", header: bearer("Beta"), want: "403 insufficient_permission"},
 			{what: "a segment short", send: "GET /v1/workspaces", header: bearer("Beta"), want: "403 insufficient_permission"},
 		}},
+		{"Destination of MOVE and COPY", gate.Config{APIKey: "namespace_path /dav/{namespace}/**\nmethods write MOVE COPY"}, []row{
+			{what: "within", send: "MOVE /dav/acme/f", header: append(bearer("Acme"), "Destination: /dav/acme/g"), want: "200", as: "Acme", kept: []string{"Destination: /dav/acme/g"}},
+			{what: "to another's", send: "MOVE /dav/acme/f", header: append(bearer("Acme"), "Destination: /dav/beta/f"), want: "403 insufficient_permission"},
+			{what: "copy to another's", send: "COPY /dav/acme/f", header: append(bearer("Acme"), "Destination: /dav/%62eta/f"), want: "403 insufficient_permission"},
+			{what: "to another host", send: "MOVE /dav/acme/f", header: append(bearer("Acme"), "Destination: http://x.example/dav/acme/g"), want: "403 insufficient_permission"},
+			{what: "not canonical", send: "MOVE /dav/acme/f", header: append(bearer("Acme"), "Destination: /dav/acme/../beta/f"), want: "400 non_canonical_target"},
+			{what: "twice", send: "MOVE /dav/acme/f", header: append(bearer("Acme"), "Destination: /dav/acme/g", "Destination: /dav/beta/g"), want: "400 non_canonical_target"},
+			{what: "from another's", send: "MOVE /dav/beta/f", header: append(bearer("Acme"), "Destination: /dav/acme/f"), want: "403 insufficient_permission"},
+		}},
+		{"also_judge", gate.Config{APIKey: "namespace_path /{namespace}/**\nalso_judge X-Amz-Copy-Source"}, []row{
+			{what: "own", send: "PUT /acme/k", header: append(bearer("Acme"), "X-Amz-Copy-Source: acme/l"), want: "200", as: "Acme"},
+			{what: "another's", send: "PUT /acme/k", header: append(bearer("Acme"), "X-Amz-Copy-Source: /beta/l"), want: "403 insufficient_permission"},
+			{what: "another's, relative", send: "PUT /acme/k", header: append(bearer("Acme"), "X-Amz-Copy-Source: beta/l"), want: "403 insufficient_permission"},
+		}},
 		{"namespace from a placeholder", gate.Config{APIKey: "namespace {http.request.header.X-Tenant}"}, []row{
 			{what: "own", send: "GET /x", header: append(bearer("Acme"), "X-Tenant: acme"), want: "200", as: "Acme"},
 			{what: "another's", send: "GET /x", header: append(bearer("Acme"), "X-Tenant: beta"), want: "403 insufficient_permission"},

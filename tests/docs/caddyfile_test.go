@@ -157,10 +157,3 @@ func TestExampleHasEveryOption(t *testing.T) {
 		}
 	}
 }
-
-func write(t *testing.T, dir, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}

@@ -1,0 +1,232 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// JudgedHeader is a header that names another resource.
+type JudgedHeader struct {
+	// The name of the header.
+	Header string `json:"header"`
+	// What the request does with the resource: `read` needs the permission of GET, `write` that of PUT.
+	// Default is `read`.
+	Class string `json:"class,omitempty"`
+}
+
+// A targetHeader is a header whose value is judged like the path of the request.
+type targetHeader struct {
+	name   string // in canonical form
+	folded string // see foldsTo
+	class  keystore.Class
+
+	destination bool // the Destination of MOVE and COPY alone (RFC 4918 §10.3)
+	required    bool // a request without the header is refused
+	relative    bool // a value without a leading slash counts from the root
+}
+
+// A secondTarget is a resource that a header of a call names.
+type secondTarget struct {
+	header    string
+	elsewhere bool // not on this host, so no permission allows it
+	need      keystore.Need
+	wanted    string // the id of the namespace; empty: the key's own, or none
+}
+
+// addTargets compiles also_judge, and the rule for Destination where a method has one.
+func (c *rules) addTargets(h *Handler) error {
+	for _, j := range h.AlsoJudge {
+		class := keystore.Read
+		if j.Class != "" {
+			var err error
+			if class, err = parseClass("also_judge", j.Class); err != nil {
+				return err
+			}
+		}
+		t := targetHeader{name: http.CanonicalHeaderKey(j.Header), folded: foldName(j.Header), class: class, relative: true}
+		switch {
+		case !httpguts.ValidHeaderFieldName(j.Header):
+			return fmt.Errorf("also_judge: %q is no name of a header", j.Header)
+		case drops(j.Header, true):
+			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name anything to the API: leave it out", j.Header)
+		case slices.Contains(unfitHeaders, t.name):
+			return fmt.Errorf("also_judge: the value of %s is no path: leave it out", j.Header)
+		case t.name == "Destination" && class == keystore.Read:
+			return fmt.Errorf("also_judge: Destination names what is written: write `also_judge write Destination`")
+		case slices.ContainsFunc(c.targets, func(other targetHeader) bool { return other.folded == t.folded }):
+			return fmt.Errorf("also_judge: %s is given twice", j.Header)
+		}
+		c.targets = append(c.targets, t)
+	}
+	own := slices.ContainsFunc(c.targets, func(t targetHeader) bool { return t.name == "Destination" })
+	if !own {
+		c.targets = append(c.targets, targetHeader{
+			name: "Destination", folded: "destination", class: keystore.Write, destination: true, required: h.Forwarded != "",
+		})
+	}
+	return nil
+}
+
+// hasDestination reports whether a method writes to what its header Destination names.
+func hasDestination(method string) bool {
+	return strings.EqualFold(method, "MOVE") || strings.EqualFold(method, "COPY")
+}
+
+func foldName(name string) string {
+	folded := []byte(name)
+	for i := range folded {
+		folded[i] = foldSeparator(folded[i])
+	}
+	return string(folded)
+}
+
+// findTargets adds to a call the resources that its headers name. It reports false when one of the
+// headers is repeated, is missing though it must be there, or is not canonical.
+func (c *rules) findTargets(call *call) bool {
+	for i := range c.targets {
+		t := &c.targets[i]
+		if t.destination && !hasDestination(call.method) {
+			continue
+		}
+		value, n := t.find(call.r.Header)
+		if n == 0 && !t.required {
+			continue
+		}
+		if n != 1 || !isOneURI(value) {
+			return false
+		}
+		path, query, elsewhere := t.locate(value, call.host())
+		if !canonicalPath(path, c.encodedSlash && t.destination) {
+			return false
+		}
+		if !elsewhere && c.isPublic(path) {
+			continue
+		}
+		method := http.MethodGet
+		if t.class == keystore.Write {
+			method = http.MethodPut
+		}
+		call.targets = append(call.targets, secondTarget{
+			header: t.name, elsewhere: elsewhere,
+			need: c.need(method, path, query, t.class), wanted: c.namespaceOf(call, path),
+		})
+	}
+	return true
+}
+
+// find returns the header's value and how often it is there, under every name that folds to its own.
+func (t *targetHeader) find(header http.Header) (value string, n int) {
+	for name, lines := range header {
+		if foldsTo(name, t.folded) && len(lines) > 0 {
+			value = lines[0]
+			n += len(lines)
+		}
+	}
+	return value, n
+}
+
+// locate returns the escaped path and the query that a value names, and whether it is on another
+// host.
+func (t *targetHeader) locate(value, host string) (path, query string, elsewhere bool) {
+	scheme, rest, _ := strings.Cut(value, "://")
+	first, _ := cutSegment(value)
+	switch {
+	case strings.HasPrefix(value, "/"):
+		path = value
+	case strings.EqualFold(scheme, "http"), strings.EqualFold(scheme, "https"):
+		authority := rest
+		if i := strings.IndexAny(rest, "/?"); i >= 0 {
+			authority = rest[:i]
+		}
+		path, elsewhere = rest[len(authority):], !sameHost(scheme, authority, host)
+		if path == "" {
+			path = "/"
+		}
+	case t.relative && value != "" && !strings.Contains(first, ":"):
+		path = "/" + value
+	case value == "":
+		return "", "", false
+	default:
+		return "/", "", true
+	}
+	path, query, _ = strings.Cut(path, "?")
+	if strings.ContainsAny(query, `/\%`) {
+		return "", "", elsewhere // a program that takes the query for a part of the path would read another path
+	}
+	return path, query, elsewhere
+}
+
+// sameHost reports whether the authority of a URI is the one that a request came for.
+func sameHost(scheme, authority, host string) bool {
+	port := ":80"
+	if strings.EqualFold(scheme, "https") {
+		port = ":443"
+	}
+	authority, host = strings.TrimSuffix(authority, port), strings.TrimSuffix(host, port)
+	return authority != "" && lowerASCII(authority) == lowerASCII(host)
+}
+
+// host returns the host that the client asked for.
+func (c *call) host() string {
+	if told := c.r.Header["X-Forwarded-Host"]; c.request.trusted && len(told) == 1 {
+		return told[0]
+	}
+	return c.r.Host
+}
+
+// isOneURI reports whether the value of a header can be one URI. White space and control bytes are
+// in none. A comma before another path or URI is how proxies join two values to one.
+func isOneURI(value string) bool {
+	for i := range len(value) {
+		switch c := value[i]; {
+		case c <= ' ' || c == 0x7f:
+			return false
+		case c == ',' && (strings.HasPrefix(value[i+1:], "/") || strings.Contains(value[i+1:min(len(value), i+len(",https://"))], "://")):
+			return false
+		}
+	}
+	return true
+}
+
+// decideTargets judges what headers name, once the call itself is allowed.
+func (h *Handler) decideTargets(c *call, q keystore.Request) keystore.Outcome {
+	for i := range c.targets {
+		t := &c.targets[i]
+		if h.Namespace == keystore.HomeNamespace && t.wanted == "" {
+			t.wanted = c.record.Namespace
+		}
+		q.Namespace, q.Need = c.policy.Namespace(t.wanted), t.need
+		outcome := keystore.Decide(c.record, &q)
+		if outcome == keystore.OK && t.elsewhere {
+			outcome = keystore.Forbidden
+		}
+		if outcome != keystore.OK {
+			c.blame(t)
+			c.namespace = q.Namespace
+			return outcome
+		}
+	}
+	return keystore.OK
+}
+
+// blame makes a refusal be about a second target.
+func (c *call) blame(t *secondTarget) {
+	c.blamed, c.need, c.wanted = t, t.need, t.wanted
+}
+
+// detail says for people which header a refusal is about.
+func (t *secondTarget) detail() string {
+	switch {
+	case t.elsewhere:
+		return fmt.Sprintf("The header %s names a resource that is not on this host.", t.header)
+	case t.need.Undeclared:
+		return fmt.Sprintf("The header %s names a resource for which the API declares no such call, so no permission allows it.", t.header)
+	}
+	return fmt.Sprintf("The permission was missing for the resource that the header %s names.", t.header)
+}

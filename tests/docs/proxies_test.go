@@ -1,0 +1,287 @@
+package docs
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// block returns the first code block of a language on a page.
+func block(t *testing.T, page, language string) string {
+	t.Helper()
+	_, after, found := strings.Cut(pages(t)[page], "```"+language+"\n")
+	text, _, closed := strings.Cut(after, "```")
+	if !found || !closed {
+		t.Fatalf("%s has no block in %s", page, language)
+	}
+	return text
+}
+
+// replace replaces texts that a recipe must have.
+func replace(t *testing.T, recipe string, pairs ...string) string {
+	t.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(recipe, pairs[i]) {
+			t.Fatalf("the recipe has no %q any more", pairs[i])
+		}
+		recipe = strings.ReplaceAll(recipe, pairs[i], pairs[i+1])
+	}
+	return recipe
+}
+
+// runProxy runs a program until the end of the test, and waits until it listens.
+func runProxy(t *testing.T, dir, address, program string, args ...string) {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		if path, err = exec.LookPath("/usr/sbin/" + program); err != nil {
+			t.Fatalf("this test needs a real %s: `make deps` installs it", program)
+		}
+	}
+	output, err := os.Create(filepath.Join(dir, "output"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	cmd := exec.Command(path, args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // its workers too
+		<-ended
+		if t.Failed() {
+			text, _ := os.ReadFile(output.Name())
+			t.Logf("%s said:\n%s", program, text)
+		}
+	})
+	gate.Until(t, program+" listens", func() bool {
+		select {
+		case <-ended:
+			t.Fatalf("%s ended by itself", program)
+		default:
+		}
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
+func write(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // the program's workers read it
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestProxyRecipes runs the recipes for other proxies with the real programs: what they hand to the backend, and what not.
+func TestProxyRecipes(t *testing.T) {
+	const page = "docs/api_key.md"
+	recipes := map[string]struct {
+		forwarded string
+		folded    bool // refusals but 401 and 403 become 403
+		run       func(t *testing.T, dir, address string, g *gate.Gate)
+	}{
+		"nginx": {"forwarded nginx", true, func(t *testing.T, dir, address string, g *gate.Gate) {
+			site := replace(t, block(t, page, "nginx"), "http://auth.internal:8080", g.URL, "http://backend", g.Upstream.URL)
+			write(t, dir, "nginx.conf", fmt.Sprintf(`
+				load_module /usr/lib/nginx/modules/ngx_http_headers_more_filter_module.so;
+				daemon off;
+				user root;
+				pid nginx.pid;
+				error_log stderr;
+				events {}
+				http {
+					access_log off;
+					client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+					server {
+						listen %s;
+						%s
+					}
+				}`, address, site))
+			runProxy(t, dir, address, "nginx", "-p", dir, "-c", "nginx.conf")
+		}},
+		"HAProxy": {"forwarded", false, func(t *testing.T, dir, address string, g *gate.Gate) {
+			script := write(t, dir, "apikeys.lua", replace(t, block(t, page, "lua"), "http://auth.internal:8080", g.URL))
+			config := replace(t, block(t, page, "haproxy"),
+				"/etc/haproxy/apikeys.lua", script, "bind :8000", "bind "+address, "server api backend", "server api "+g.Upstream.Addr)
+			write(t, dir, "haproxy.cfg", "defaults\n\ttimeout connect 5s\n\ttimeout client 30s\n\ttimeout server 30s\n"+config)
+			runProxy(t, dir, address, "haproxy", "-f", "haproxy.cfg")
+		}},
+	}
+	for name, recipe := range recipes {
+		t.Run(name, func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "proxy-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			g := gate.Start(t, gate.Config{
+				APIKey:  "public /public/*\nmethods write MOVE\npass_metadata team\nnamespace_path /v1/{namespace}/**\n" + recipe.forwarded,
+				Servers: "trusted_proxies static 127.0.0.1/32",
+			})
+			address := fmt.Sprintf("127.0.0.1:%d", freeport.For(t))
+			recipe.run(t, dir, address, g)
+			tryProxy(t, g, address, recipe.folded)
+		})
+	}
+}
+
+// tryProxy sends requests through a proxy that asks g about them.
+func tryProxy(t *testing.T, g *gate.Gate, address string, folded bool) {
+	g.Namespace(t, "acme", nil)
+	mint := func(fields gate.JSON) gate.Key {
+		fields["name"], fields["namespace"] = "Recipe", "acme"
+		return g.Mint(t, fields)
+	}
+	writer := mint(gate.JSON{"access": "read_write", "metadata": gate.JSON{"team": "erp"}})
+	reader := mint(gate.JSON{"access": "read_only"})
+	office := mint(gate.JSON{"access": "read_only", "allowed_ips": []string{"192.0.2.0/24"}})
+	bearer := func(k gate.Key) string { return "Authorization: Bearer " + string(k.Token) }
+
+	identity := func(k gate.Key) map[string]string {
+		return map[string]string{
+			"X-Apikey-Id": k.ID, "X-Apikey-Name": "Recipe", "X-Apikey-Namespace": "acme", "X-Apikey-Owner": "root", "X-Apikey-Permissions": "read,write", "X-Apikey-Meta-Team": "erp",
+		}
+	}
+	nobody := map[string]string{}
+	spoofed := []string{
+		"X-Apikey-Id: spoof", "X-Apikey-Name: spoof", "X-Apikey-Namespace: spoof", "X-Apikey-Owner: spoof", "X-Apikey-Permissions: spoof", "X-Apikey-Meta-Team: spoof",
+		"X-Apikey-Meta-Other: spoof", "X-Apikey-Anything: spoof", "x_apikey_id: spoof", "X.Apikey.Owner: spoof",
+		"X-HTTP-Method-Override: DELETE", "X-HTTP-Method: DELETE", "X-Method-Override: DELETE",
+		"X-Forwarded-Uri: /v1/spoof", "X-Forwarded-Method: DELETE", "X-Forwarded-Prefix: /spoof", "X-Forwarded-Port: spoof", "X-Forwarded-User: spoof",
+		"X-Original-URL: /v1/spoof", "X-Original-URI: /v1/spoof", "X-Original-Method: DELETE", "X-Rewrite-URL: /v1/spoof",
+	}
+	lies := []string{"X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET", "X-Forwarded-Host: x.example", "X-Forwarded-For: 192.0.2.1"}
+	bad := 400
+	if folded {
+		bad = 403
+	}
+	for _, test := range []struct {
+		what, send string
+		header     []string
+		body       string
+		status     int
+		identity   map[string]string
+	}{
+		{"bearer", "GET /v1/acme/a%20b?x=1,2", []string{bearer(writer)}, "", 200, identity(writer)},
+		{"X-API-Key", "GET /v1/acme/x", []string{"X-API-Key: " + string(writer.Token)}, "", 200, identity(writer)},
+		{"a body", "POST /v1/acme/x", []string{bearer(writer), "Content-Type: text/plain"}, "hello", 200, identity(writer)},
+		{"spoofed headers", "GET /v1/acme/x", append(slices.Clone(spoofed), bearer(writer)), "", 200, identity(writer)},
+		{"spoofed headers on a public path", "GET /public/x", spoofed, "", 200, nobody},
+		{"a token on a public path", "GET /public/x", []string{bearer(writer), "X-API-Key: " + string(reader.Token)}, "", 200, nobody},
+		{"no key", "GET /v1/acme/x", nil, "", 401, nil},
+		{"no key, with lies", "GET /v1/acme/x", lies, "", 401, nil},
+		{"another key than lies would take", "POST /v1/acme/x", append(slices.Clone(lies), bearer(reader)), "", 403, nil},
+		{"another address than it says", "GET /v1/acme/x", append(slices.Clone(lies), bearer(office)), "", 403, nil},
+		{"a forged key", "GET /v1/acme/x", []string{"X-API-Key: ak_" + strings.Repeat("0", 58)}, "", 401, nil},
+		{"two keys", "GET /v1/acme/x", []string{bearer(writer), "X-API-Key: " + string(reader.Token)}, "", bad, nil},
+		{"one header twice", "GET /v1/acme/x", []string{"X-API-Key: " + string(writer.Token), "X-API-Key: " + string(reader.Token)}, "", bad, nil},
+		{"a preflight", "OPTIONS /v1/acme/x", []string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"}, "", 401, nil},
+		{"dots", "GET /public/../v1/acme/x", nil, "", bad, nil},
+		{"encoded dots", "GET /public/%2e%2e/v1/acme/x", nil, "", bad, nil},
+		{"two targets", "GET /public/x,/v1/acme/x", nil, "", bad, nil},
+		{"MOVE", "MOVE /v1/acme/x", []string{bearer(writer), "Destination: http://" + address + "/v1/acme/y"}, "", 200, identity(writer)},
+		{"MOVE elsewhere", "MOVE /v1/acme/x", []string{bearer(writer), "Destination: http://" + address + "/v1/rival/y"}, "", 403, nil},
+		{"MOVE without Destination", "MOVE /v1/acme/x", []string{bearer(writer)}, "", bad, nil},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			method, target, _ := strings.Cut(test.send, " ")
+			g.Upstream.Take()
+			status, answer := sendThrough(t, address, method, target, test.header, test.body)
+			reached := g.Upstream.Take()
+			if status != test.status {
+				t.Errorf("%d, want %d", status, test.status)
+			}
+			if status == 401 && !strings.HasPrefix(answer.Get("WWW-Authenticate"), "Bearer") {
+				t.Errorf("401 with the challenge %q", answer.Get("WWW-Authenticate"))
+			}
+			if test.identity == nil {
+				if len(reached) != 0 {
+					t.Errorf("%s %s reached the backend", reached[0].Method, reached[0].Target)
+				}
+				return
+			}
+			if len(reached) != 1 {
+				t.Fatalf("%d requests at the backend", len(reached))
+			}
+			got := reached[0]
+			if got.Method != method || got.Target != target || got.Body != test.body {
+				t.Errorf("the backend got %s %s with %q", got.Method, got.Target, got.Body)
+			}
+			for _, k := range []gate.Key{writer, reader, office} {
+				if strings.Contains(got.Wire, string(k.Token)) {
+					t.Error("the backend got a token")
+				}
+			}
+			for _, sign := range []string{"spoof", "DELETE"} {
+				if strings.Contains(got.Wire, sign) {
+					t.Errorf("the backend got a header of the client:\n%s", got.Wire)
+				}
+			}
+			found := map[string]string{}
+			for header, values := range got.Header {
+				if strings.HasPrefix(header, "X-Apikey-") {
+					found[header] = strings.Join(values, "|")
+				}
+			}
+			for header, value := range test.identity {
+				if found[header] != value {
+					t.Errorf("%s is %q, want %q", header, found[header], value)
+				}
+			}
+			if len(found) != len(test.identity) {
+				t.Errorf("the backend got %v", found)
+			}
+		})
+	}
+}
+
+// sendThrough sends a request as it stands, and returns the answer's status and header.
+func sendThrough(t *testing.T, address, method, target string, header []string, body string) (int, http.Header) {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	lines := append([]string{method + " " + target + " HTTP/1.1", "Host: " + address, "Connection: close"}, header...)
+	if body != "" {
+		lines = append(lines, fmt.Sprint("Content-Length: ", len(body)))
+	}
+	if _, err := io.WriteString(conn, strings.Join(lines, "\r\n")+"\r\n\r\n"+body); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	_, _ = io.Copy(io.Discard, answer.Body)
+	return answer.StatusCode, answer.Header
+}
