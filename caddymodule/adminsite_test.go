@@ -62,6 +62,7 @@ func TestAdminSite(t *testing.T) {
 	manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}})
 	plain := g.mint(nil)
 	office := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}, "allowed_ips": []string{"192.0.2.0/24"}})
+	office6 := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}, "allowed_ips": []string{"2001:db8::/32"}})
 	inactive := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}, "active": false})
 	revoked := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}})
 	g.mustDo("POST", "admin", "/apikeys/v1/keys/"+idOf(t, revoked)+"/revoke", `{"reason":"test"}`)
@@ -105,6 +106,13 @@ func TestAdminSite(t *testing.T) {
 		{"inactive", "GET", keys, withBearer(inactive), 401, "key_inactive"},
 		{"elsewhere", "GET", keys, append(withBearer(office), "X-Forwarded-For", "198.51.100.7"), 403, "address_not_allowed"},
 		{"in the office", "GET", keys, append(withBearer(office), "X-Forwarded-For", "192.0.2.7"), 200, `"items"`},
+		{"IPv6", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "2001:db8::7"), 200, `"items"`},
+		{"IPv6 in brackets", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "[2001:db8::7]"), 200, `"items"`},
+		{"IPv6 in brackets, with a port", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "[2001:db8::7]:443"), 200, `"items"`},
+		{"IPv6 in brackets, before others", "GET", keys, append(withBearer(office6), "X-Forwarded-For", " [2001:db8::7] , [2001:db7::1]:443"), 200, `"items"`},
+		{"IPv6 in brackets, behind another", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "[2001:db7::1], [2001:db8::7]"), 403, "address_not_allowed"},
+		{"IPv6 in brackets, elsewhere", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "[2001:db7::7]"), 403, "address_not_allowed"},
+		{"half a bracket", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "[2001:db8::7"), 403, "address_not_allowed"},
 		{"early data that reads", "GET", keys, append(withBearer(manager), "Early-Data", "1"), 200, `"items"`},
 		{"early data that writes", "POST", keys, append(withBearer(manager), "Early-Data", "1"), 425, "too_early"},
 		{"cross-origin", "POST", keys, append(withBearer(manager), "Sec-Fetch-Site", "cross-site"), 403, "cross_origin"},

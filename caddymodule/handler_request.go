@@ -4,6 +4,8 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -49,6 +51,9 @@ func (h *Handler) request(r *http.Request) *request {
 	}
 	req.trusted, _ = vars[caddyhttp.TrustedProxyVarKey].(bool)
 	req.clientIP, _ = vars[caddyhttp.ClientIPVarKey].(string)
+	if req.trusted {
+		req.readBrackets(r)
+	}
 	vars[requestVar] = req
 	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Map(req.placeholder)
@@ -60,6 +65,34 @@ func (h *Handler) request(r *http.Request) *request {
 		}
 	}
 	return req
+}
+
+// readBrackets determines the client's address again if a trusted proxy writes IPv6 addresses in brackets, as `[2001:db8::1]`. Caddy skips
+// these unless a port follows.
+func (req *request) readBrackets(r *http.Request) {
+	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || server == nil {
+		return
+	}
+	bracketed := func(name string) bool {
+		return slices.ContainsFunc(r.Header.Values(name), func(line string) bool { return strings.Contains(line, "[") })
+	}
+	if !slices.ContainsFunc(server.ClientIPHeaders, bracketed) {
+		return
+	}
+	header := make(http.Header)
+	for _, name := range server.ClientIPHeaders {
+		for address := range strings.SplitSeq(strings.Join(r.Header.Values(name), ","), ",") {
+			address = strings.TrimSpace(address)
+			if strings.HasPrefix(address, "[") && strings.HasSuffix(address, "]") {
+				address = address[1 : len(address)-1]
+			}
+			header.Add(name, address)
+		}
+	}
+	again := &http.Request{RemoteAddr: r.RemoteAddr, Header: header, URL: new(url.URL)}
+	again = caddyhttp.PrepareRequest(again, caddy.NewEmptyReplacer(), nil, server)
+	req.clientIP, _ = caddyhttp.GetVar(again.Context(), caddyhttp.ClientIPVarKey).(string)
 }
 
 // note keeps what a handler has decided.
