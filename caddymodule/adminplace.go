@@ -12,8 +12,9 @@ import (
 
 const answersUnder = adminSiteDirective + " answers under " + sitePath + "/ only, and "
 
-// checkPlace fails if no request for /apikeys/ reaches the handler that ctx provisions, because of the matchers of the
-// routes around it or because these routes remove a prefix. It does not judge routes that rewrite the path in another way.
+// checkPlace fails if no request for /apikeys/ reaches the handler that ctx provisions, because of
+// the matchers of the routes around it or because these routes remove a prefix. It does not judge
+// routes that rewrite the path in another way.
 func checkPlace(ctx caddy.Context) error {
 	const instead = ": write `handle " + sitePath + "/* { " + adminSiteDirective + " }`"
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)

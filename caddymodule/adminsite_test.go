@@ -407,7 +407,8 @@ func TestAdminSiteCaddyfile(t *testing.T) {
 	}
 }
 
-// TestAdminSiteOutOfReach: where no request for /apikeys/ comes by, the site is not served without a word.
+// TestAdminSiteOutOfReach: where no request for /apikeys/ comes by, the site is not served without
+// a word.
 func TestAdminSiteOutOfReach(t *testing.T) {
 	for text, want := range map[string]string{
 		"handle_path /admin/* {\n\t\tapi_keys_admin\n\t}":                              "api_keys_admin answers under /apikeys/ only, and the route around it takes only /admin/*: write `handle /apikeys/* { api_keys_admin }`",

@@ -193,7 +193,8 @@ func checkDatabaseType(name string) error {
 	return fmt.Errorf("unknown database %q: there are sqlite and postgres", shown(name))
 }
 
-// checkDatabasePath refuses a URL: as a path it would show its password in errors, logs and the name of a file.
+// checkDatabasePath refuses a URL: as a path it would show its password in errors, logs and the
+// name of a file.
 func checkDatabasePath(path string) error {
 	if strings.Contains(path, "://") {
 		return errors.New("database sqlite takes the path of a file, and this is a URL: for PostgreSQL write `database postgres URL`")

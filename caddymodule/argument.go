@@ -6,9 +6,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// shown returns the part of a configuration argument that an error may repeat. Caddy replaces {$VAR} before it parses a
-// Caddyfile, so any argument can be a secret: of a URL only the scheme is shown, and of an address with a user or
-// password, or of a token key, nothing.
+// shown returns the part of a configuration argument that an error may repeat. Caddy replaces
+// {$VAR} before it parses a Caddyfile, so any argument can be a secret: of a URL only the scheme is
+// shown, and of an address with a user or password, or of a token key, nothing.
 func shown(argument string) string {
 	scheme, _, isURL := strings.Cut(argument, "://")
 	switch {

@@ -285,8 +285,8 @@ func FuzzHandlerCaddyfile(f *testing.F) {
 	})
 }
 
-// TestHeadersThatCaddyDrops: a source that no request can have is an error, in the Caddyfile where no server lets it
-// through, and else for the server that does not.
+// TestHeadersThatCaddyDrops: a source that no request can have is an error, in the Caddyfile where
+// no server lets it through, and else for the server that does not.
 func TestHeadersThatCaddyDrops(t *testing.T) {
 	for _, test := range []struct{ servers, header, want string }{
 		{"", "api-key", ""},

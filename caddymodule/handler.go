@@ -133,7 +133,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	declareSources(declared...)
 	warnOfReadableKeys(ctx, h.app, declared)
 	if left := h.rules.leftOut; len(left) > 0 {
-		h.logger.Warn("operations of OpenAPI documents left out", zap.Int("operations", len(left)), zap.Bool("forbidden", h.Strict), zap.Strings("left_out", firstOf(left)))
+		h.logger.Warn("operations of OpenAPI documents left out", zap.Int("operations", len(left)),
+			zap.Bool("forbidden", h.Strict), zap.Strings("left_out", firstOf(left)))
 	}
 	for _, text := range h.almostPatterns() {
 		h.logger.Warn("a path pattern has *, { or } in the middle of a segment, where they stand for themselves: "+

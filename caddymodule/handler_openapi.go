@@ -23,9 +23,10 @@ type OpenAPI struct {
 	File string `json:"file"`
 	// What goes before the document's paths, such as `/v1`, or `/` for nothing. Default is the paths of the document's servers.
 	Base string `json:"base,omitempty"`
-	// Whether operations that cannot have a permission of their own are left out, rather than making the document an error: those
-	// whose path has a query or a fragment, and those that match the same calls, or would have the same permission, as
-	// others. A warning lists them, and `strict` forbids their calls. Default is false.
+	// Whether operations that cannot have a permission of their own are left out, rather than
+	// making the document an error: those whose path has a query or a fragment, and those that
+	// match the same calls, or would have the same permission, as others. A warning lists them, and
+	// `strict` forbids their calls. Default is false.
 	SkipUnsupported bool `json:"skip_unsupported,omitempty"`
 	// What the document was when the Caddyfile was adapted. It makes a config whose document has changed another config, so that `caddy reload`
 	// loads it; nothing is compared with it.
@@ -115,7 +116,8 @@ func (b *tableBuilder) addDocuments(h *Handler) error {
 	for i := range h.OpenAPI { // once it is known which paths stand without a query too
 		document := &h.OpenAPI[i]
 		for _, o := range document.document.Operations {
-			if _, mapped := b.rules.methods[o.Method]; mapped && document.SkipUnsupported && strings.ContainsAny(o.Path, "?#") {
+			_, mapped := b.rules.methods[o.Method]
+			if mapped && document.SkipUnsupported && strings.ContainsAny(o.Path, "?#") {
 				b.blockQuery(&o, document.Base)
 			}
 		}
@@ -124,8 +126,12 @@ func (b *tableBuilder) addDocuments(h *Handler) error {
 }
 
 // addDocumented adds an operation, whose rivals in the table begin at the index from.
-func (b *tableBuilder) addDocumented(o *openapi.Operation, document *OpenAPI, permissions map[string]string, from int) error {
-	need := keystore.Need{Class: b.rules.methods[o.Method], Resource: b.rules.resourceOf(o.Tag), Operation: operationOf(o)}
+func (b *tableBuilder) addDocumented(
+	o *openapi.Operation, document *OpenAPI, permissions map[string]string, from int,
+) error {
+	need := keystore.Need{
+		Class: b.rules.methods[o.Method], Resource: b.rules.resourceOf(o.Tag), Operation: operationOf(o),
+	}
 	permission := need.String()
 	entries, err := entriesOf(o, document.Base, need)
 	if _, invalid := keystore.ParsePermission(permission); invalid != nil {
@@ -134,7 +140,8 @@ func (b *tableBuilder) addDocumented(o *openapi.Operation, document *OpenAPI, pe
 	var rivals []string // their permissions
 	if place, taken := permissions[permission]; taken {
 		rivals = append(rivals, permission)
-		err = cmp.Or(err, fmt.Errorf("its permission would be %s, which is that of %s: give one of them another operationId", permission, place))
+		err = cmp.Or(err, fmt.Errorf("its permission would be %s, which is that of %s: "+
+			"give one of them another operationId", permission, place))
 	}
 	for i := range entries {
 		if j, taken := b.taken[entries[i].shape()]; taken {
@@ -147,10 +154,13 @@ func (b *tableBuilder) addDocumented(o *openapi.Operation, document *OpenAPI, pe
 		permissions[permission] = o.Place
 	case document.SkipUnsupported:
 		for i := from; i < len(b.list); i++ {
-			if rival := &b.list[i]; !rival.leftOut && slices.Contains(rivals, rival.need.String()) {
-				rival.leftOut = true
-				b.leaveOut(rival.method+" "+rival.pattern.text, fmt.Errorf("it cannot be told from %s %s (%s)", o.Method, o.Path, o.Place))
+			rival := &b.list[i]
+			if rival.leftOut || !slices.Contains(rivals, rival.need.String()) {
+				continue
 			}
+			rival.leftOut = true
+			b.leaveOut(rival.method+" "+rival.pattern.text,
+				fmt.Errorf("it cannot be told from %s %s (%s)", o.Method, o.Path, o.Place))
 		}
 		b.leaveOut(o.Method+" "+o.Path, fmt.Errorf("%w (%s)", err, o.Place))
 	default:
@@ -193,13 +203,16 @@ func entriesOf(o *openapi.Operation, base string, need keystore.Need) ([]operati
 		if err != nil {
 			return nil, err
 		}
-		entries = append(entries, operation{method: o.Method, pattern: p, need: need, summary: o.Summary, place: o.Place})
+		entries = append(entries, operation{
+			method: o.Method, pattern: p, need: need, summary: o.Summary, place: o.Place,
+		})
 	}
 	return entries, nil
 }
 
-// blockQuery makes the calls undeclared of an operation whose path has a query or a fragment. Where the path is declared
-// without these, only calls with the parameters of that query are; nothing tells calls with a fragment apart.
+// blockQuery makes the calls undeclared of an operation whose path has a query or a fragment. Where
+// the path is declared without these, only calls with the parameters of that query are; nothing
+// tells calls with a fragment apart.
 func (b *tableBuilder) blockQuery(o *openapi.Operation, base string) {
 	plain := *o
 	target, _, _ := strings.Cut(o.Path, "#")

@@ -10,8 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// expectedHeaders are the headers with an underscore or a dot that a server does not drop (see [caddyhttp.Server]). Where
-// it is nil, nothing is known of the server.
+// expectedHeaders are the headers with an underscore or a dot that a server does not drop (see
+// [caddyhttp.Server]). Where it is nil, nothing is known of the server.
 type expectedHeaders struct {
 	ExpectedUnderscoreHeaders, ExpectedDotHeaders []string
 
@@ -41,7 +41,9 @@ func expectedBy(helper httpcaddyfile.Helper) (*expectedHeaders, error) {
 }
 
 func expectedByServer(s *caddyhttp.Server) *expectedHeaders {
-	return &expectedHeaders{ExpectedUnderscoreHeaders: s.ExpectedUnderscoreHeaders, ExpectedDotHeaders: s.ExpectedDotHeaders}
+	return &expectedHeaders{
+		ExpectedUnderscoreHeaders: s.ExpectedUnderscoreHeaders, ExpectedDotHeaders: s.ExpectedDotHeaders,
+	}
 }
 
 // check fails if no request has a header of this name once it has passed the server.
@@ -67,16 +69,19 @@ func (e *expectedHeaders) check(name string) error {
 			if list.applies && namesHeader(expected, name, underscore && dot) {
 				return nil
 			}
-			if !underscore && !dot && !e.several && namesHeader(strings.ReplaceAll(expected, list.separator, "-"), name, false) {
+			hyphens := strings.ReplaceAll(expected, list.separator, "-")
+			if !underscore && !dot && !e.several && namesHeader(hyphens, name, false) {
 				hidden = expected
 			}
 		}
 	}
 	switch {
 	case hidden != "":
-		return fmt.Errorf("from header %s: Caddy drops it, because the server expects %s: read that one, or remove it there", shown(name), hidden)
+		return fmt.Errorf("from header %s: Caddy drops it, because the server expects %s: "+
+			"read that one, or remove it there", shown(name), hidden)
 	case underscore || dot:
-		return fmt.Errorf("from header %s: Caddy drops headers with %s: add `servers { %s %[1]s }` to the global options", shown(name), what, option)
+		return fmt.Errorf("from header %s: Caddy drops headers with %s: "+
+			"add `servers { %s %[1]s }` to the global options", shown(name), what, option)
 	}
 	return nil
 }

@@ -66,8 +66,8 @@ func parsePattern(text string, exact bool) (pattern, error) {
 	return p, nil
 }
 
-// configuredPattern is parsePattern for a pattern of the configuration, of which some request must be able to match each
-// segment.
+// configuredPattern is parsePattern for a pattern of the configuration, of which some request must
+// be able to match each segment.
 func configuredPattern(text string, exact bool) (pattern, error) {
 	p, err := parsePattern(text, exact)
 	if err != nil {

@@ -79,7 +79,8 @@ func (a *App) provisionCache() error {
 	return nil
 }
 
-// expandURL is expand for an option that can hold a password, which an unknown placeholder may be a part of.
+// expandURL is expand for an option that can hold a password, which an unknown placeholder may be a
+// part of.
 func expandURL(option, value string) (string, error) {
 	expanded, err := expand(option, value)
 	if err != nil && !strings.Contains(err.Error(), "{env.") && !strings.Contains(err.Error(), "{file.") {

@@ -210,8 +210,8 @@ func escapeLiteral(literal string) string {
 // parameter stands for a parameter in a segment that is partly literal. No path holds this byte.
 const parameter = "\x00"
 
-// parseTemplate reads an OpenAPI path template. Other than in a pattern, a parameter may be a part of a segment, a `*` is only
-// itself, and percent-escapes are decoded.
+// parseTemplate reads an OpenAPI path template. Other than in a pattern, a parameter may be a part
+// of a segment, a `*` is only itself, and percent-escapes are decoded.
 func parseTemplate(text string) (pattern, error) {
 	p := pattern{text: text}
 	switch {

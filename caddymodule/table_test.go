@@ -115,7 +115,8 @@ func TestTemplateErrors(t *testing.T) {
 	}
 }
 
-// TestEscapedTemplates: percent-escapes of a template are decoded, as those of the servers' paths are.
+// TestEscapedTemplates: percent-escapes of a template are decoded, as those of the servers' paths
+// are.
 func TestEscapedTemplates(t *testing.T) {
 	for template, test := range map[string]struct{ fits, not string }{
 		"/caf%C3%A9/{id}":    {"/caf%c3%a9/7", "/caf/7"},

@@ -34,7 +34,11 @@ var methods = strings.Fields("get put post delete options head patch trace")
 
 // Read reads a document. An error names the file and, where there is one, the line.
 func Read(file string) (*Document, error) {
-	r := &reader{files: make(map[string]*yaml.Node), names: make(map[*yaml.Node]map[string]*yaml.Node), hash: sha256.New()}
+	r := &reader{
+		files: make(map[string]*yaml.Node),
+		names: make(map[*yaml.Node]map[string]*yaml.Node),
+		hash:  sha256.New(),
+	}
 	root, err := r.open(file)
 	if err != nil {
 		return nil, err

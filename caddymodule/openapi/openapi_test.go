@@ -252,8 +252,8 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// TestDocumentsCostLinearTime: ten times the document never takes forty times as long. Quadratic code takes a hundred
-// times as long.
+// TestDocumentsCostLinearTime: ten times the document never takes forty times as long. Quadratic
+// code takes a hundred times as long.
 func TestDocumentsCostLinearTime(t *testing.T) {
 	type shape func(n int) string
 	repeat := func(n int, format string) string {

@@ -248,8 +248,8 @@ func (r *reader) collect(n node, out fields, depth int) error {
 // lookedAt are the fields of which it matters which one counts.
 var lookedAt = append(strings.Fields("servers operationId tags url variables default enum"), methods...)
 
-// addReferenced adds the fields of an object that is referred to. Beside a reference may stand others (OpenAPI 3.1 §4.8.9),
-// but of those that are looked at not the same.
+// addReferenced adds the fields of an object that is referred to. Beside a reference may stand
+// others (OpenAPI 3.1 §4.8.9), but of those that are looked at not the same.
 func (f fields) addReferenced(referenced fields) error {
 	for _, name := range referenced.inOrder() {
 		beside, given := f[name]

@@ -54,8 +54,8 @@ func serverRefuses(err error) bool {
 	return false
 }
 
-// refusedParameter reports whether a code says of a new connection that the server does not know a parameter or does not
-// take its value.
+// refusedParameter reports whether a code says of a new connection that the server does not know a
+// parameter or does not take its value.
 func refusedParameter(code string) bool {
 	return code == "42704" || code == "22023" || code == "55P02"
 }

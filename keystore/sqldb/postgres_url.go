@@ -75,7 +75,8 @@ func parseURL(dsn string) (*postgresURL, error) {
 	return u, nil
 }
 
-// validHosts reports whether text is HOST[:PORT], with commas between several, where HOST may be [ADDRESS].
+// validHosts reports whether text is HOST[:PORT], with commas between several, where HOST may be
+// [ADDRESS].
 func validHosts(text string) bool {
 	for host := range strings.SplitSeq(text, ",") {
 		name, port, _ := strings.Cut(host, ":")
@@ -121,7 +122,8 @@ func (u *postgresURL) identity() string {
 var unsupported = strings.Fields(`hostaddr requirepeer sslcrl sslcrldir sslkeylogfile tcp_user_timeout gsslib
 	scram_client_key scram_server_key oauth_issuer oauth_client_id oauth_client_secret oauth_scope`)
 
-// adjusted are parameters of libpq that the driver would send to the server, with the values that they take.
+// adjusted are parameters of libpq that the driver would send to the server, with the values that
+// they take.
 var adjusted = map[string][]string{
 	"fallback_application_name": nil,
 	"gssencmode":                {"disable", "prefer"}, // the driver never encrypts in this way
@@ -140,7 +142,8 @@ var adjusted = map[string][]string{
 
 var tlsVersions = []string{"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
 
-// checkParameter refuses a parameter of libpq that is not supported, or not with this value. The error shows no value.
+// checkParameter refuses a parameter of libpq that is not supported, or not with this value. The
+// error shows no value.
 func checkParameter(name, value string) error {
 	if slices.Contains(unsupported, name) {
 		return fmt.Errorf("connection parameter %s is not supported: remove it from the PostgreSQL URL", name)
@@ -162,8 +165,8 @@ func checkParameter(name, value string) error {
 	return nil
 }
 
-// adjust takes the parameters of libpq that are not the server's out of those that the driver sends, and does what they
-// say. They may come from a service file too.
+// adjust takes the parameters of libpq that are not the server's out of those that the driver
+// sends, and does what they say. They may come from a service file too.
 func adjust(config *pgx.ConnConfig) error {
 	parameters := config.RuntimeParams
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
