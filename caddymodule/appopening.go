@@ -58,8 +58,8 @@ func (a *App) attempt(ctx context.Context) <-chan attempt {
 }
 
 // open opens the store. If Caddy may start without it, open retries in the background until it
-// succeeds or the app is cleaned up.
-func (a *App) open() error {
+// succeeds or the app is cleaned up, and returns nil.
+func (a *App) open() (*store, error) {
 	ctx, cancel := context.WithCancel(a.ctx)
 	first := a.attempt(ctx)
 	err := fmt.Errorf("opening the database %s: not open after %s; still trying: %w",
@@ -70,19 +70,16 @@ func (a *App) open() error {
 	}
 	select {
 	case done := <-first:
-		if done.err == nil {
-			a.store.Store(done.store)
-		}
 		if done.err == nil || !a.mayOpenLater(done.err) {
 			cancel()
-			return done.err
+			return done.store, done.err
 		}
 		first, err = nil, done.err
 	case <-late:
 	}
 	a.opening = &opening{api: admin.New(nil, a.logger), console: console.New(nil, nil, a.logger), cancel: cancel}
 	a.opening.done.Go(func() { a.keepOpening(ctx, first, err) })
-	return nil
+	return nil, nil
 }
 
 // keepOpening waits for the pending attempt, or starts one if pending is nil, and retries until one
@@ -112,8 +109,7 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 		done := <-pending
 		pending, err = nil, done.err
 		if err == nil {
-			a.store.Store(done.store)
-			running.opened(a)
+			running.opened(a, done.store)
 			a.logger.Info("the key database is open")
 			return
 		}
