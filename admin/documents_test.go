@@ -3,11 +3,13 @@ package admin_test
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
@@ -120,4 +122,15 @@ func TestDocs(t *testing.T) {
 	if foreign := regexp.MustCompile(`(?i)(src|href)="?[a-z+]*:?//|<script|@import|url\(`).FindString(a.text); foreign != "" {
 		t.Errorf("the page loads something: %s", foreign)
 	}
+}
+
+// TestPermissionsBeforeTheTable: no table is not an empty one.
+func TestPermissionsBeforeTheTable(t *testing.T) {
+	d := open(t)
+	bare := &door{API: admin.New(d.keys, slog.New(slog.DiscardHandler)), keys: d.keys}
+	if p := bare.call(t, root, "GET", "/permissions", nil).problem(t); p.Status != 503 || p.Code != "unavailable" {
+		t.Errorf("%+v", p)
+	}
+	bare.Declare(nil)
+	bare.call(t, root, "GET", "/permissions", nil).into(t, 200, new(api.Operations))
 }

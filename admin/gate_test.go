@@ -51,7 +51,9 @@ func openOn(t testing.TB, db keystore.Database) *door {
 	}
 	t.Cleanup(func() { _ = ks.Close() })
 	var log bytes.Buffer
-	return &door{API: admin.New(ks, slog.New(slog.NewTextHandler(&log, nil))), keys: ks, log: &log}
+	d := &door{API: admin.New(ks, slog.New(slog.NewTextHandler(&log, nil))), keys: ks, log: &log}
+	d.Declare(nil)
+	return d
 }
 
 var root = keystore.Root("192.0.2.1")

@@ -50,13 +50,25 @@ type importInput struct {
 // Resolve keeps the body for the operation to read.
 func (in *importInput) Resolve(ctx huma.Context) []error {
 	mediaType, _, _ := mime.ParseMediaType(ctx.Header("Content-Type"))
-	in.body, in.ndjson = ctx.BodyReader(), mediaType == api.NDJSON
+	in.body, in.ndjson = withoutMark(ctx.BodyReader()), mediaType == api.NDJSON
 	return nil
 }
+
+// withoutMark drops a byte order mark, with which some programs begin UTF-8 (RFC 8259 §8.1).
+func withoutMark(r io.Reader) io.Reader {
+	in := bufio.NewReader(r)
+	if start, _ := in.Peek(len(byteOrderMark)); string(start) == byteOrderMark { // an error comes again
+		_, _ = in.Discard(len(byteOrderMark))
+	}
+	return in
+}
+
+const byteOrderMark = "\ufeff"
 
 // Bounds of an import. Only all or nothing holds more than one batch.
 const (
 	maxRefused = 1000 // that are listed; at the next it stops
+	maxCreated = 10_000
 	batchKeys  = 1000
 	batchBytes = 8 << 20
 	wholeBytes = 64 << 20 // unless root imports
@@ -80,7 +92,7 @@ type importing struct {
 
 func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput) (*page[api.Imported], error) {
 	some := in.Partial == "1"
-	i := importing{API: a, ctx: ctx, caller: c, key: in.Key, some: some, whole: !some || in.Key != "", done: api.Imported{Refused: []api.Refused{}}}
+	i := importing{API: a, ctx: ctx, caller: c, key: in.Key, some: some, whole: !some || in.Key != "", done: api.Imported{Created: []api.Created{}, Refused: []api.Refused{}}}
 	read := readKeys
 	if in.ndjson {
 		read = readLines
@@ -126,6 +138,11 @@ func (i *importing) keep(line int, text []byte) error {
 // flush imports what has been kept.
 func (i *importing) flush() error {
 	imported, refused, err := i.keys.ImportKeys(i.ctx, i.caller, i.batch, i.some, i.key)
+	for _, s := range i.batch {
+		if s.ID != "" && len(i.done.Created) < maxCreated {
+			i.done.Created = append(i.done.Created, api.Created{Line: s.Line, ID: s.ID})
+		}
+	}
 	clear(i.batch)
 	i.batch, i.bytes = i.batch[:0], 0
 	i.done.Imported += imported

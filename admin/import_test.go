@@ -24,6 +24,8 @@ func TestImport(t *testing.T) {
 		fmt.Sprintf(`{"name":"two","access":"read_only","sha256":%q,"metadata":{"from":"before"}}`, hex.EncodeToString(sum[:])),
 	}
 	for contentType, body := range map[string]string{
+		"application/json; charset=UTF-8":     "\ufeff" + `{"keys":[` + strings.Join(lines, ",") + `]}`,
+		"application/x-ndjson; charset=UTF-8": "\ufeff" + strings.Join(lines, "\n"),
 		api.JSON:                              `{"keys":[` + strings.Join(lines, ",") + `]}`,
 		api.NDJSON:                            strings.Join(lines, "\n"),
 		api.NDJSON + "; charset=utf-8":        "\n" + strings.Join(lines, "\r\n\r\n") + "\r\n",
@@ -32,8 +34,16 @@ func TestImport(t *testing.T) {
 		t.Run(contentType, func(t *testing.T) {
 			d := open(t)
 			a := d.call(t, root, "POST", "/keys/import", body, "Content-Type", contentType)
-			if a.status != 201 || strings.TrimSpace(a.text) != `{"imported":2,"refused":[]}` {
+			var done api.Imported
+			if a.into(t, 201, &done); done.Imported != 2 || len(done.Created) != 2 || len(done.Refused) != 0 {
 				t.Fatalf("%d %s", a.status, a.text)
+			}
+			for i, made := range done.Created {
+				var k api.Key
+				d.call(t, root, "GET", "/keys/"+made.ID, nil).into(t, 200, &k)
+				if k.Name != []string{"one", "two"}[i] || made.Line < 1 {
+					t.Errorf("%+v: %s", made, k.Name)
+				}
 			}
 			for token, name := range map[string]string{one: "one", two: "two"} {
 				var v api.Verdict
@@ -177,6 +187,13 @@ func TestImportLong(t *testing.T) {
 	d.call(t, root, "POST", "/keys/import", body.String(), "Content-Type", api.NDJSON, "Idempotency-Key", "the lot").into(t, 201, &got)
 	if got.Imported != n {
 		t.Errorf("imported %d of %d", got.Imported, n)
+	}
+	if len(got.Created) != n || got.Created[n-1].Line != n {
+		t.Fatalf("%d ids", len(got.Created))
+	}
+	var k api.Key
+	if d.call(t, root, "GET", "/keys/"+got.Created[n-2].ID, nil).into(t, 200, &k); k.Name != fmt.Sprint("key ", n-2) {
+		t.Errorf("line %d is %s", n-1, k.Name)
 	}
 	if p := d.call(t, root, "POST", "/keys/import", body.String(), "Content-Type", api.NDJSON, "Idempotency-Key", "the lot").problem(t); p.Code != "already_made" {
 		t.Errorf("a repeat: %+v", p)

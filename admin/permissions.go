@@ -23,7 +23,7 @@ func (a *API) registerPermissions() {
 	}, "admin.keys:read", a.listPermissions)
 }
 
-// Declare replaces the permission table.
+// Declare replaces the permission table. Until the first call there is none: callers get 503.
 func (a *API) Declare(operations []api.Operation) {
 	operations = slices.Clone(operations)
 	slices.SortStableFunc(operations, compareOperations)
@@ -45,10 +45,11 @@ func (a *API) listPermissions(_ context.Context, c keystore.Caller, in *listPerm
 	if err := a.keys.May(c, "admin.keys", "read"); err != nil {
 		return nil, err
 	}
-	var list []api.Operation
-	if declared := a.declared.Load(); declared != nil {
-		list = *declared
+	declared := a.declared.Load()
+	if declared == nil {
+		return nil, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(), "the configuration is still being loaded; try again")
 	}
+	list := *declared
 	if in.Cursor != "" {
 		last, err := parseOperation(in.Cursor)
 		if err != nil {

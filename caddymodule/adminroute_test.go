@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 func TestAdminRouteWithoutStore(t *testing.T) {
@@ -89,4 +91,38 @@ type deadlineRecorder struct {
 func (d *deadlineRecorder) SetReadDeadline(at time.Time) error {
 	d.cleared = at.IsZero()
 	return nil
+}
+
+// TestPermissionsWhileStarting asks for the permission table from before the first config is up:
+// the answer is 503 until it is the whole table.
+func TestPermissionsWhileStarting(t *testing.T) {
+	for range 5 {
+		g := newGate(t)
+		g.sites++
+		config := g.config(sqlite(g.path("keys.db"), nil), func(_, apps object) {
+			apps["http"] = object{"servers": object{"site": object{
+				"listen": []string{"unix/" + g.path(g.siteSocket())},
+				"routes": []object{{"handle": []object{{"handler": "api_key", "operation": []object{
+					{"permission": "orders:search", "class": "read", "method": "POST", "path": "/orders/search"},
+				}}}}},
+			}}}
+		})
+		asked := make(chan struct{})
+		go func() {
+			defer close(asked)
+			for code := 503; code == 503; time.Sleep(time.Millisecond) {
+				w := httptest.NewRecorder()
+				_ = serveAdminRoute(w, httptest.NewRequestWithContext(t.Context(), "GET", "/apikeys/v1/permissions", nil))
+				code = w.Code
+				if code != 503 && (code != 200 || !strings.Contains(w.Body.String(), "orders:search")) {
+					t.Errorf("%d %s", code, w.Body)
+				}
+			}
+		}()
+		g.load(config)
+		<-asked
+		if err := caddy.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -284,10 +284,11 @@ func (a *App) Start() error {
 	if err := a.openCache(); err != nil {
 		return err
 	}
-	if err := a.open(); err != nil {
+	s, err := a.open()
+	if err != nil {
 		return err
 	}
-	running.add(a)
+	running.add(a, s)
 	close(a.started)
 	for _, s := range a.sites {
 		s.warnIfUnreachable()
@@ -312,13 +313,6 @@ func (a *App) Cleanup() error {
 		err = releaseStore(a)
 	}
 	return errors.Join(err, a.closeCache())
-}
-
-// configure puts the settings of a in force, if the store is open.
-func (a *App) configure() {
-	if s := a.store.Load(); s != nil {
-		s.configure(a)
-	}
 }
 
 // Keystore returns the open store, nil while it is not open. After Cleanup it may be closed: then it knows no key.

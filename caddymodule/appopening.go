@@ -61,8 +61,8 @@ func (a *App) attempt(ctx context.Context) <-chan attempt {
 }
 
 // open opens the store. If Caddy may start without it, open retries in the background until it
-// succeeds or the app is cleaned up.
-func (a *App) open() error {
+// succeeds or the app is cleaned up, and returns nil.
+func (a *App) open() (*store, error) {
 	ctx, cancel := context.WithCancel(a.ctx)
 	first := a.attempt(ctx)
 	err := fmt.Errorf("opening the database %s: not open after %s; still trying: %w",
@@ -76,20 +76,19 @@ func (a *App) open() error {
 		if done.err == nil {
 			if err := a.checkPrefixes(ctx, done.store); err != nil {
 				cancel()
-				return errors.Join(err, releaseStore(a))
+				return nil, errors.Join(err, releaseStore(a))
 			}
-			a.store.Store(done.store)
 		}
 		if done.err == nil || !a.mayOpenLater(done.err) {
 			cancel()
-			return done.err
+			return done.store, done.err
 		}
 		first, err = nil, done.err
 	case <-late:
 	}
 	a.opening = &opening{api: admin.New(nil, a.logger), console: console.New(nil, nil, a.logger), cancel: cancel}
 	a.opening.done.Go(func() { a.keepOpening(ctx, first, err) })
-	return nil
+	return nil, nil
 }
 
 // prefixesWait bounds the count of the keys whose prefix is not accepted: Caddy comes up without it.
@@ -158,8 +157,7 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 			if err := a.checkPrefixes(ctx, done.store); err != nil { // too late to refuse the configuration
 				a.logger.Error("live keys are refused because their token's prefix is not accepted", slog.Any("error", err))
 			}
-			a.store.Store(done.store)
-			running.opened(a)
+			running.opened(a, done.store)
 			a.logger.Info("the key database is open")
 			return
 		}

@@ -21,40 +21,54 @@ type runningApps struct {
 // starts the apps and leaves it there when they fail, so the admin server's routes have to ask at request time.
 func runningApp() *App { return running.last.Load() }
 
-// add makes a the one in force.
-func (r *runningApps) add(a *App) {
+// add makes a the one in force. s is its store, nil if it is not open yet.
+func (r *runningApps) add(a *App, s *store) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.apps = append(r.apps, a)
-	r.update()
+	if s != nil {
+		a.publish(s)
+	}
+	r.last.Store(a)
+}
+
+// publish lets requests use the store, once the settings of a are in force in it.
+func (a *App) publish(s *store) {
+	s.configure(a)
+	a.store.Store(s)
 }
 
 // remove takes a out; if it is not there, nothing happens.
 func (r *runningApps) remove(a *App) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if i := slices.Index(r.apps, a); i >= 0 {
-		r.apps = slices.Delete(r.apps, i, i+1)
-		r.update()
+	i := slices.Index(r.apps, a)
+	if i < 0 {
+		return
 	}
-}
-
-func (r *runningApps) update() {
+	r.apps = slices.Delete(r.apps, i, i+1)
 	if len(r.apps) == 0 {
 		r.last.Store(nil)
 		return
 	}
 	last := r.apps[len(r.apps)-1]
-	if r.last.Swap(last) != last {
-		last.configure()
+	if r.last.Load() == last {
+		return
 	}
+	if s := last.store.Load(); s != nil {
+		s.configure(last)
+	}
+	r.last.Store(last)
 }
 
-// opened puts the settings of an app in force that got its store only now, unless another app's are by now.
-func (r *runningApps) opened(a *App) {
+// opened publishes the store of an app that got it only now. Its settings do not count if another
+// app's are in force by now.
+func (r *runningApps) opened(a *App, s *store) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.last.Load() == a {
-		a.configure()
+		a.publish(s)
+	} else {
+		a.store.Store(s)
 	}
 }

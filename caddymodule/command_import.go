@@ -79,7 +79,7 @@ func (c *cli) importAll(ctx context.Context, server *client.Client, in io.Reader
 // importSome sends batches. The line numbers of refusals become those of the whole input.
 func (c *cli) importSome(ctx context.Context, server *client.Client, in io.Reader, p *progress) error {
 	input := newImportReader(in)
-	total := api.Imported{Refused: []api.Refused{}}
+	total := api.Imported{Created: []api.Created{}, Refused: []api.Refused{}}
 	refused := 0
 	for {
 		batch, readErr := input.batch()
@@ -92,6 +92,7 @@ func (c *cli) importSome(ctx context.Context, server *client.Client, in io.Reade
 			total.Imported += done.Imported
 			refused += len(done.Refused)
 			if c.json {
+				total.Created = append(total.Created, done.Created...)
 				total.Refused = append(total.Refused, done.Refused...)
 			} else {
 				for _, r := range done.Refused {
@@ -115,6 +116,11 @@ func (c *cli) importBatch(ctx context.Context, server *client.Client, b *importB
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	done, err := server.ImportKeys(ctx, api.NDJSON, &b.body, true, "")
+	for i := range done.Created {
+		if made := &done.Created[i]; 0 < made.Line && made.Line <= len(b.lines) {
+			made.Line = b.lines[made.Line-1]
+		}
+	}
 	for i := range done.Refused {
 		if r := &done.Refused[i]; 0 < r.Line && r.Line <= len(b.lines) {
 			r.Line = b.lines[r.Line-1]

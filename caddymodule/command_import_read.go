@@ -25,6 +25,10 @@ var documentStart = regexp.MustCompile(`^\s*\{\s*"keys"\s*:`)
 
 func newImportReader(r io.Reader) *importReader {
 	in := bufio.NewReaderSize(r, 64<<10)
+	const byteOrderMark = "\ufeff" // with which some programs begin UTF-8
+	if start, _ := in.Peek(len(byteOrderMark)); string(start) == byteOrderMark {
+		_, _ = in.Discard(len(byteOrderMark))
+	}
 	start, _ := in.Peek(4 << 10) // an error comes again when it is read
 	return &importReader{Reader: in, document: documentStart.Match(start)}
 }

@@ -16,10 +16,12 @@ const importPath = "POST /keys/import"
 func TestImportCommand(t *testing.T) {
 	ndjson := `{"name":"a","token":"` + cliToken + `"}` + "\n\n" + `{"name":"b"}`
 	for name, row := range map[string]struct{ body, contentType string }{
-		"lines":    {ndjson, api.NDJSON},
-		"document": {" {\n\t\"keys\" : [{\"name\":\"a\"}]}\n", api.JSON},
-		"no keys":  {`{"name":"keys"}`, api.NDJSON},
-		"empty":    {"", api.NDJSON},
+		"marked lines":    {"\ufeff" + ndjson, api.NDJSON},
+		"marked document": {"\ufeff{\"keys\":[{\"name\":\"a\"}]}", api.JSON},
+		"lines":           {ndjson, api.NDJSON},
+		"document":        {" {\n\t\"keys\" : [{\"name\":\"a\"}]}\n", api.JSON},
+		"no keys":         {`{"name":"keys"}`, api.NDJSON},
+		"empty":           {"", api.NDJSON},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "keys")
@@ -31,7 +33,7 @@ func TestImportCommand(t *testing.T) {
 			s.run(row.body, "keys", "import").want(t, 0, "", "Imported 2,")
 			s.run(row.body, "keys", "import", "-").want(t, 0, "", "Imported 2,")
 			for _, call := range s.asked() {
-				if call.line != "POST /apikeys/v1/keys/import" || call.body != row.body || call.header.Get("Content-Type") != row.contentType {
+				if call.line != "POST /apikeys/v1/keys/import" || call.body != strings.TrimPrefix(row.body, "\ufeff") || call.header.Get("Content-Type") != row.contentType {
 					t.Errorf("sent %+v", call.line)
 				}
 			}

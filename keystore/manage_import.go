@@ -16,6 +16,8 @@ type ImportSpec struct {
 	Token  string // the credential itself …
 	Digest Digest // … or its SHA-256
 	Err    *Error // why the line could not be read, nil: it could
+
+	ID string // of the key, once ImportKeys has imported it; else empty
 }
 
 // An ImportRefusal is one line that was not imported.
@@ -44,7 +46,8 @@ const (
 // ImportKeys adds keys with existing credentials. With partial, it imports the valid keys. Without
 // partial, it imports nothing if any key is refused, and all credentials become valid at the same
 // time; the latter also holds with an idempotencyKey, see MintKey. The keys are valid on every node
-// when ImportKeys returns; keys of a large import are listed earlier.
+// when ImportKeys returns; keys of a large import are listed earlier. It sets the ID of each spec
+// that it imports, whose lines must differ.
 func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
 	whole := !partial || idempotencyKey != ""
 	if !c.root && whole && len(specs) > MaxImport {
@@ -108,12 +111,13 @@ var errNothing = &Error{Kind: KindInvalid, Code: "import_refused", Detail: "noth
 
 // importAtOnce imports a few keys in one transaction.
 func (k *Keystore) importAtOnce(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
-	done, err := k.inTurn(ctx, c, func(tx Tx, by authority) error {
+	var keys []*Key
+	var no []*Error
+	done, err := k.inTurn(ctx, c, func(tx Tx, by authority) (err error) {
 		if err := mayImport(tx, by, idempotencyKey); err != nil {
 			return err
 		}
-		keys, no, err := k.importThese(tx.Now(), by, specs, k.roomFor(tx, by), tx.InsertKeys)
-		if err != nil {
+		if keys, no, err = k.importThese(tx.Now(), by, specs, k.roomFor(tx, by), tx.InsertKeys); err != nil {
 			return err
 		}
 		imported, refused = len(keys), refusals(specs, no)
@@ -127,6 +131,9 @@ func (k *Keystore) importAtOnce(ctx context.Context, c Caller, specs []ImportSpe
 	})
 	if err == nil {
 		_, err = k.kept(done, k.propagate(context.WithoutCancel(ctx), done, importWait))
+	}
+	if err == nil {
+		identify(specs, keys, no)
 	}
 	if errors.Is(err, errNothing) {
 		return 0, refused, nil
@@ -146,6 +153,7 @@ func mayImport(tx Tx, by authority, idempotencyKey string) error {
 // too. Their secrets become valid with the last transaction.
 func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
 	// Mistakes are found before anything is written, and without the write lock.
+	given := specs
 	specs, refused, err = k.sift(ctx, c, specs, idempotencyKey)
 	if err != nil || len(refused) > 0 && !partial || len(specs) == 0 {
 		return 0, refused, err
@@ -194,6 +202,7 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 			return 0, refused, err
 		}
 		imported += len(keys)
+		identify(slice, keys, no)
 	}
 	err = k.add(ctx, c, importWait, func(tx Tx, by authority) error {
 		if err := mayImport(tx, by, idempotencyKey); err != nil {
@@ -215,7 +224,23 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 		return 0, refused, err
 	}
 	published = true
+	ids := make(map[int]string, len(specs)) // by line
+	for _, s := range specs {
+		ids[s.Line] = s.ID
+	}
+	for i := range given {
+		given[i].ID = ids[given[i].Line]
+	}
 	return imported, refused, nil
+}
+
+// identify sets the ids of the specs that were not refused: those of keys, in the same order.
+func identify(specs []ImportSpec, keys []*Key, refused []*Error) {
+	for i := range specs {
+		if refused[i] == nil {
+			specs[i].ID, keys = keys[0].ID, keys[1:]
+		}
+	}
 }
 
 // interrupted explains that an import has been abandoned by another node.
