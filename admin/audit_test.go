@@ -40,6 +40,12 @@ func TestAudit(t *testing.T) {
 		len(edit.Hash) != 64 || time.Since(edit.At).Abs() > time.Minute {
 		t.Errorf("%+v", edit)
 	}
+	var minted struct {
+		Grants []struct{ Permissions []string }
+	}
+	if err := json.Unmarshal(rows[3].After, &minted); err != nil || len(minted.Grants) != 1 || !slices.Equal(minted.Grants[0].Permissions, []string{"read"}) {
+		t.Errorf("permissions are no list as in the API: %s %v", rows[3].After, err)
+	}
 	if string(rows[4].Before) != "null" {
 		t.Errorf("before there was any: %s", rows[4].Before)
 	}

@@ -11,9 +11,11 @@ import (
 
 // showKey is a key as every answer shows it.
 func showKey(k *keystore.Key, now time.Time) api.Key {
+	status := k.Status(now)
 	out := api.Key{
 		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Prefix: k.Listed(), Access: string(k.Access()),
-		Grants: showGrants(k.Grants), Owner: k.Owner, Status: string(k.Status(now)), Active: k.Active,
+		Grants: showGrants(k.Grants), Owner: k.Owner, Status: string(status),
+		Active: k.Active && status != keystore.StatusRevoked && status != keystore.StatusExpired,
 		CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy, ExpiresAt: nilIfZero(k.ExpiresAt),
 		RevokedAt: nilIfZero(k.RevokedAt), LastUsedAt: nilIfZero(k.LastUsedAt),
 		Secrets: make([]api.Secret, len(k.Secrets)), AllowedIPs: make([]string, len(k.AllowedIPs)),

@@ -197,8 +197,8 @@ func TestLife(t *testing.T) {
 	if len(third.Key.Secrets) != 1 {
 		t.Errorf("rotated without grace: %+v", third.Key)
 	}
-	is(m.Token, "unknown", 401, "invalid_key")
-	is(second.Token, "unknown", 401, "invalid_key")
+	is(m.Token, "rotated", 401, "invalid_key")
+	is(second.Token, "rotated", 401, "invalid_key")
 	is(third.Token, "ok", 200, nil)
 
 	d.call(t, root, "PATCH", path, `{"active":false}`).into(t, 200, new(api.KeyChanged))
@@ -207,7 +207,7 @@ func TestLife(t *testing.T) {
 	var revoked, again api.KeyChanged
 	d.call(t, root, "POST", path+"/revoke", `{"reason":"left the company"}`).into(t, 200, &revoked)
 	k := revoked.Key
-	if k.Status != "revoked" || k.RevokedAt == nil || k.RevokedBy == nil || *k.RevokedBy != "root" || k.RevokeReason == nil || *k.RevokeReason != "left the company" {
+	if k.Status != "revoked" || k.Active || k.RevokedAt == nil || k.RevokedBy == nil || *k.RevokedBy != "root" || k.RevokeReason == nil || *k.RevokeReason != "left the company" {
 		t.Errorf("revoked: %+v", k)
 	}
 	d.call(t, root, "POST", path+"/revoke", `{"reason":"again"}`).into(t, 200, &again)
@@ -378,5 +378,36 @@ func TestServer(t *testing.T) {
 		if head.StatusCode != get.StatusCode || head.Header.Get("Content-Type") != get.Header.Get("Content-Type") || head.Header.Get("ETag") != get.Header.Get("ETag") {
 			t.Errorf("HEAD %s: %d %v, GET: %d %v", path, head.StatusCode, head.Header, get.StatusCode, get.Header)
 		}
+	}
+}
+
+// TestActiveAgreesWithStatus: no answer calls a key active that opens nothing.
+func TestActiveAgreesWithStatus(t *testing.T) {
+	d := open(t)
+	soon := time.Now().Add(50 * time.Millisecond).UTC().Format(time.RFC3339Nano)
+	k := d.mint(t, root, `{"name":"CI","access":"read_only","expires_at":"`+soon+`"}`).Key
+	for deadline := time.Now().Add(time.Minute); k.Status != "expired"; {
+		if k.Active != (k.Status == "active") {
+			t.Fatalf("%s, and active is %v", k.Status, k.Active)
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the key never expires")
+		}
+		d.call(t, root, "GET", "/keys/"+k.ID, nil).into(t, 200, &k)
+	}
+	if k.Active {
+		t.Error("expired, and active")
+	}
+	k = d.mint(t, root, `{"name":"CI","access":"read_only"}`).Key
+	var done api.KeyChanged
+	d.call(t, root, "POST", "/keys/"+k.ID+"/revoke", nil).into(t, 200, &done)
+	if done.Key.Active || !k.Active {
+		t.Errorf("active is %v before and %v after a revoke", k.Active, done.Key.Active)
+	}
+	var rows api.AuditRows
+	d.call(t, root, "GET", "/audit?action=key.revoke", nil).into(t, 200, &rows)
+	var after struct{ Active bool }
+	if err := json.Unmarshal(rows.Items[0].After, &after); err != nil || after.Active {
+		t.Errorf("the audit log calls a revoked key active: %s %v", rows.Items[0].After, err)
 	}
 }

@@ -64,7 +64,11 @@ func (c *cli) showVerdict(v api.Verdict) error {
 		err = c.writeJSON(v)
 	} else {
 		_, err = fmt.Fprintln(c.out, printable(v.Outcome))
-		if v.Key != nil {
+		switch {
+		case v.Key == nil:
+		case v.Outcome == keystore.Rotated.String():
+			c.say("It was the token of key %s (%s) in namespace %s until a rotation replaced it.", v.Key.ID, v.Key.Name, v.Key.Namespace)
+		default:
 			c.say("It opens key %s (%s) in namespace %s.", v.Key.ID, v.Key.Name, v.Key.Namespace)
 		}
 		if v.Code != nil {

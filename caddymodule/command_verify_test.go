@@ -14,6 +14,7 @@ func TestVerifyCommand(t *testing.T) {
 		{200, api.Verdict{Outcome: "ok", Status: 200, Needed: &needed, Key: &cliKey}},
 		{200, api.Verdict{Outcome: "forbidden", Status: 403, Code: &code, Needed: &needed, Key: &cliKey}},
 		{200, api.Verdict{Outcome: "unknown", Status: 401, Code: &code}},
+		{200, api.Verdict{Outcome: "rotated", Status: 401, Code: &code, Key: &cliKey}},
 		problem(422, "invalid", "", api.FieldError{Field: "permission", Detail: "no request needs *"}),
 	}})
 	file := filepath.Join(t.TempDir(), "token")
@@ -24,12 +25,14 @@ func TestVerifyCommand(t *testing.T) {
 		s.run(cliToken+"\n", "verify", "--namespace", "acme", "--permission", "orders:write"),
 		s.run("", "verify", "--token-file", file),
 		s.run(cliToken, "verify"),
+		s.run(cliToken, "verify"),
 		s.run(cliToken, "verify", "--permission", "*"),
 	}
 	runs[0].want(t, 0, "ok\n", "It opens key "+cliID+" (CI) in namespace acme.")
 	runs[1].want(t, 1, "forbidden\n", "403 insufficient_permission", "It would need orders:write.")
 	runs[2].want(t, 1, "unknown\n", "401")
-	runs[3].want(t, 1, "", "Error: permission: no request needs *")
+	runs[3].want(t, 1, "rotated\n", "It was the token of key "+cliID+" (CI)", "401")
+	runs[4].want(t, 1, "", "Error: permission: no request needs *")
 	for _, r := range runs {
 		noToken(t, r.out, r.err)
 	}

@@ -417,6 +417,43 @@ func TestUnknownAndMalformedLookTheSame(t *testing.T) {
 	}
 }
 
+// TestRotatedLooksUnknown: callers are told no more of a token that was replaced than of an unknown
+// one. The operator sees in log and metrics which key it was.
+func TestRotatedLooksUnknown(t *testing.T) {
+	h := newHouse(t)
+	key, replaced := h.key("read")
+	grace, kept := h.key("read")
+	for id, how := range map[string]time.Duration{key.ID: 0, grace.ID: time.Microsecond} {
+		if _, _, _, err := h.keys.RotateKey(t.Context(), keystore.Root("test"), id, how, keystore.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	handler := h.handler("namespace acme")
+	malformed := h.send(handler, "GET /"+keyLine(junk))
+	for id, token := range map[string]string{key.ID: replaced, grace.ID: kept} {
+		a := h.send(handler, "GET /"+keyLine(token))
+		if a.seen != nil || a.body != malformed.body || !maps.EqualFunc(a.Header, malformed.Header, slices.Equal) || a.StatusCode != 401 {
+			t.Errorf("%s %v\n%s %v", malformed.body, malformed.Header, a.body, a.Header)
+		}
+		enc := zapcore.NewMapObjectEncoder()
+		if err := a.vars[requestVar].(*request).MarshalLogObject(enc); err != nil {
+			t.Fatal(err)
+		}
+		if enc.Fields["api_key_id"] != id || enc.Fields["api_key_outcome"] != "rotated" {
+			t.Errorf("log fields %v, want those of %s", enc.Fields, id)
+		}
+	}
+	counted := uint64(0)
+	h.keys.RequestCounts(func(namespace string, o keystore.Outcome, n uint64) {
+		if namespace == "acme" && o == keystore.Rotated {
+			counted = n
+		}
+	})
+	if counted != 2 {
+		t.Errorf("%d requests are counted as rotated, want 2", counted)
+	}
+}
+
 func TestStoreOutageIsUnavailable(t *testing.T) {
 	h := newHouse(t)
 	_, token := h.key("read")

@@ -64,8 +64,8 @@ func auditJSON(v any) (string, error) {
 		return "", nil
 	case *Key:
 		return marshal(auditedKey{
-			ID: v.ID, Prefix: v.Prefix, Name: v.Name, Namespace: v.Namespace, Grants: auditedGrants(v.Grants), Owner: v.Owner, Active: v.Active,
-			Personal: v.Personal, ExpiresAt: v.ExpiresAt, RevokedAt: v.RevokedAt, RevokeReason: v.RevokeReason,
+			ID: v.ID, Prefix: v.Prefix, Name: v.Name, Namespace: v.Namespace, Grants: auditedGrants(v.Grants), Owner: v.Owner,
+			Active: v.Active && v.RevokedAt.IsZero(), Personal: v.Personal, ExpiresAt: v.ExpiresAt, RevokedAt: v.RevokedAt, RevokeReason: v.RevokeReason,
 			Secrets: auditedSecrets(v.Secrets), AllowedIPs: v.AllowedIPs, Metadata: v.Metadata, Version: v.Version,
 		})
 	case *Namespace:
@@ -73,7 +73,7 @@ func auditJSON(v any) (string, error) {
 			Reach: v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix,
 			ChildPrefix: v.ChildPrefix, Version: v.Version})
 	case *Role:
-		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Permissions: NewSet(v.Permissions...).String(), Version: v.Version})
+		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Permissions: auditedPermissions(NewSet(v.Permissions...)), Version: v.Version})
 	case *Member:
 		return marshal(auditedMember{ID: v.ID, Name: v.Name, Kind: v.Kind, Login: v.Login, Grants: auditedGrants(v.Grants), Active: v.Active, Version: v.Version})
 	}
@@ -105,7 +105,7 @@ type auditedKey struct {
 
 type auditedGrant struct {
 	Namespace   string   `json:"namespace"`
-	Permissions string   `json:"permissions"`
+	Permissions []string `json:"permissions"`
 	Roles       []string `json:"roles,omitempty"`
 	Connected   bool     `json:"connected,omitempty"`
 }
@@ -113,7 +113,17 @@ type auditedGrant struct {
 func auditedGrants(grants []Grant) []auditedGrant {
 	out := make([]auditedGrant, len(grants))
 	for i, g := range grants {
-		out[i] = auditedGrant{g.Namespace, g.own().String(), g.Roles, g.Connected}
+		out[i] = auditedGrant{g.Namespace, auditedPermissions(g.own()), g.Roles, g.Connected}
+	}
+	return out
+}
+
+// auditedPermissions is a list, as in the answers of the API. Rows that earlier versions wrote have one
+// text, with commas between the permissions; they cannot change, because their hash covers it.
+func auditedPermissions(s *Set) []string {
+	out := make([]string, 0, len(s.Permissions()))
+	for _, p := range s.Permissions() {
+		out = append(out, p.String())
 	}
 	return out
 }
@@ -146,10 +156,10 @@ type auditedNamespace struct {
 }
 
 type auditedRole struct {
-	Namespace   string `json:"namespace"`
-	Name        string `json:"name"`
-	Permissions string `json:"permissions"`
-	Version     int64  `json:"version"`
+	Namespace   string   `json:"namespace"`
+	Name        string   `json:"name"`
+	Permissions []string `json:"permissions"`
+	Version     int64    `json:"version"`
 }
 
 type auditedMember struct {

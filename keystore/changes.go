@@ -156,7 +156,7 @@ func (k *Keystore) forget(ctx context.Context, r Revision) {
 	for _, d := range k.cache.runningDigests() {
 		ends := int64(0) // what cannot be asked about is cut
 		if key, _, err := k.db.KeyByDigest(ctx, d); err == nil && key != nil {
-			if r := NewRecord(key, d); r != nil && r.active && !r.revoked {
+			if r := NewRecord(key, d); r.active && !r.revoked {
 				ends = r.ends()
 			}
 		}

@@ -89,7 +89,7 @@ type Database interface {
 	Changed() <-chan struct{}
 
 	// KeyByDigest returns the key that a digest opens, and the head in the same snapshot, taken after the call began.
-	// A nil key, with no error, when none has it.
+	// The digest of a token that was rotated out is not among the key's Secrets. A nil key, with no error, when none has or had it.
 	KeyByDigest(ctx context.Context, d Digest) (*Key, Position, error)
 	// Key returns one key. ErrNotFound.
 	Key(ctx context.Context, id string) (*Key, error)

@@ -12,12 +12,14 @@ type Request struct {
 	Early     bool       // came as TLS early data (RFC 8470)
 }
 
-// Decide returns the outcome for a record, nil meaning that the credential opens nothing: [OK], [Unknown], [Revoked],
+// Decide returns the outcome for a record, nil meaning that the credential opens nothing: [OK], [Unknown], [Rotated], [Revoked],
 // [Expired], [Inactive], [OwnerDisabled], [Early], [Address] or [Forbidden], the first that applies. It is a pure function.
 func Decide(r *Record, q *Request) Outcome {
 	switch {
-	case r == nil || q.Now >= r.secretEnds:
+	case r == nil:
 		return Unknown
+	case q.Now >= r.secretEnds:
+		return Rotated
 	case r.revoked:
 		return Revoked
 	case q.Now >= r.keyEnds:

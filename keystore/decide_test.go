@@ -36,7 +36,7 @@ func TestDecideNamesTheFirstFailure(t *testing.T) {
 		want Outcome
 	}{
 		{"no record", nil, bad, Unknown},
-		{"secret past its end", key(func(k *Key, s *Secret) { s.ExpiresAt = noon; k.RevokedAt = noon }), bad, Unknown},
+		{"secret past its end", key(func(k *Key, s *Secret) { s.ExpiresAt = noon; k.RevokedAt = noon }), bad, Rotated},
 		{"revoked", key(func(k *Key, _ *Secret) { k.RevokedAt, k.ExpiresAt, k.Active = noon, noon, false }), bad, Revoked},
 		{"expired this very instant", key(func(k *Key, _ *Secret) { k.ExpiresAt, k.Active = noon, false }), bad, Expired},
 		{"inactive", key(func(k *Key, _ *Secret) { k.ExpiresAt, k.Active = noon.Add(time.Microsecond), false }), bad, Inactive},

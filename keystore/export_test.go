@@ -25,5 +25,8 @@ func FillCache(n int, key func(i int) *Key) any {
 	return c
 }
 
+// NegativeTTL is how long a node remembers that a credential opens nothing.
+const NegativeTTL = negativeTTL
+
 // ForgetSessions removes those that are over, as the node does from time to time.
 func (k *Keystore) ForgetSessions() { k.forgetSessions(context.Background()) }

@@ -165,10 +165,11 @@ func (k *Keystore) ask(s *shard, d Digest, applied Position) (r *Record, newer b
 		return nil, newer, nil
 	}
 	k.counters.lookups[TierDatabase][Hit].Add(1)
-	if !newer || ablated("newer-than-applied") {
+	r = NewRecord(key, d)
+	if !r.opensNothing() && (!newer || ablated("newer-than-applied")) {
 		k.share(seal, key, &d, asOf.Revision)
 	}
-	return NewRecord(key, d), newer, nil
+	return r, newer, nil
 }
 
 // keyByDigest asks the database, whose answer is no older than what this node had applied before.

@@ -230,7 +230,7 @@ var (
 
 // An Answer is what is known of a credential.
 type Answer struct {
-	// Record is what the credential opens, nil when Outcome is [Malformed] or [Unknown].
+	// Record is what the credential opens, or opened before it was rotated out; nil when Outcome is [Malformed] or [Unknown].
 	Record *Record
 	// Outcome is [OK] when there is a record, whatever its state: [Decide] judges that.
 	Outcome Outcome
@@ -343,6 +343,8 @@ func (a Answer) with(s *shard, r *Record) Answer {
 	a.Record = r
 	if r == nil {
 		a.Outcome = Unknown
+	}
+	if r == nil || r.opensNothing() {
 		s.negativeHits.Add(1)
 	} else {
 		s.hits.Add(1)

@@ -127,21 +127,22 @@ func (c *localCache) bytes() (n int64) {
 	return n
 }
 
-// find looks a credential up without a lock. The record is nil when the credential is known to open nothing.
+// find looks a credential up without a lock. A credential that is known to open nothing has a nil
+// record, or one that was rotated out.
 func (s *shard) find(d *Digest, now int64) (r *Record, known bool) {
 	if e := s.records.find(d); e != nil && now < e.until {
 		return e.record, true
 	}
 	if e := s.negatives.find(d); e != nil && now < e.until {
-		return nil, true
+		return e.record, true
 	}
 	return nil, false
 }
 
 // insert keeps what a store said of a credential. The caller holds the lock and has compared the generation.
 func (s *shard) insert(d *Digest, r *Record, now int64) {
-	if r == nil {
-		s.negatives.insert(&entry{digest: *d, until: now + int64(negativeTTL)})
+	if r == nil || r.opensNothing() {
+		s.negatives.insert(&entry{digest: *d, record: r, until: now + int64(negativeTTL)})
 	} else {
 		s.records.insert(&entry{digest: *d, record: r, until: now + int64(recordTTL), size: r.size()})
 	}

@@ -299,7 +299,7 @@ func TestSecretsOfARotatedKey(t *testing.T) {
 		t.Errorf("%d secrets, the old one until %v; the key ends at %v", n, found.Secrets[n-1].ExpiresAt, found.ExpiresAt)
 	}
 	third := rotate(time.Minute)
-	want(t, "the oldest after a second rotation", ask(k, first), keystore.Unknown)
+	want(t, "the oldest after a second rotation", ask(k, first), keystore.Rotated)
 	want(t, "the one before", ask(k, second), keystore.OK)
 	want(t, "the newest", ask(k, third), keystore.OK)
 	for _, grace := range []time.Duration{-1, keystore.MaxGrace + 1} {

@@ -27,6 +27,7 @@ const (
 	Address
 	Forbidden
 	UntrustedProxy
+	Rotated // the token was replaced by another one of its key; to callers as Unknown
 
 	NumOutcomes int = iota
 )
@@ -57,6 +58,7 @@ var outcomes = [NumOutcomes]struct {
 	Address:        {"address", http.StatusForbidden, "address_not_allowed", "The API key may not be used from this address"},
 	Forbidden:      {"forbidden", http.StatusForbidden, "insufficient_permission", "The API key does not allow this request"},
 	UntrustedProxy: {"untrusted_proxy", http.StatusForbidden, "untrusted_proxy", "The request does not come from a trusted proxy"},
+	Rotated:        {"rotated", http.StatusUnauthorized, "invalid_key", "The API key is not valid"},
 }
 
 // String is the outcome's name in logs and metrics.

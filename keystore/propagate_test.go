@@ -54,7 +54,7 @@ func TestEveryChangeIsInForceWhenItReturns(t *testing.T) {
 			_, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Permissions: &[]keystore.Permission{{Action: "*"}}}, keystore.ChangeOptions{})
 			return err
 		}, keystore.OK},
-		{"rotated at once", func() error { _, _, _, err := a.RotateKey(ctx, root, key.ID, 0, keystore.ChangeOptions{}); return err }, keystore.Unknown},
+		{"rotated at once", func() error { _, _, _, err := a.RotateKey(ctx, root, key.ID, 0, keystore.ChangeOptions{}); return err }, keystore.Rotated},
 	} {
 		if err := step.do(); err != nil {
 			t.Fatalf("%s: %v", step.name, err)

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A Record is what one credential opens, as the data plane holds it: small, and fixed but for its last use.
+// A Record is what one credential opens or has opened, as the data plane holds it: small, and fixed but for its last use.
 type Record struct {
 	Digest     Digest
 	KeyID      string
@@ -27,21 +27,31 @@ type Record struct {
 	usedAt atomic.Int64 // Unix nanoseconds, coarse: see lastused.go
 }
 
-const never = math.MaxInt64
+// Values of a record's keyEnds and secretEnds.
+const (
+	never      = math.MaxInt64
+	rotatedOut = math.MinInt64
+)
 
-// NewRecord compiles the record that digest opens; nil when the key has no such secret.
+// NewRecord compiles the record of a key for one of its digests. A digest that is not among the key's
+// secrets was rotated out: its record opens nothing, at any time.
 func NewRecord(k *Key, digest Digest) *Record {
+	r := &Record{
+		Digest: digest, KeyID: k.ID, Name: k.Name, Namespace: canonical(k.Namespace),
+		Owner: canonical(k.Owner), secretEnds: rotatedOut, held: nothing,
+	}
 	for _, s := range k.Secrets {
 		if s.Digest == digest {
-			return &Record{
-				Digest: digest, KeyID: k.ID, Name: k.Name, Namespace: canonical(k.Namespace), Owner: canonical(k.Owner),
-				held: holdingOf(k.Grants, k.Owner), AllowedIPs: k.AllowedIPs, Metadata: k.Metadata,
-				keyEnds: unixOrNever(k.ExpiresAt), secretEnds: unixOrNever(s.ExpiresAt),
-				revoked: !k.RevokedAt.IsZero(), active: k.Active, personal: k.Personal,
-			}
+			r.secretEnds = unixOrNever(s.ExpiresAt)
 		}
 	}
-	return nil
+	if r.opensNothing() {
+		return r // many of them may be cached, so it holds nothing else
+	}
+	r.held, r.AllowedIPs, r.Metadata = holdingOf(k.Grants, k.Owner), k.AllowedIPs, k.Metadata
+	r.keyEnds, r.revoked = unixOrNever(k.ExpiresAt), !k.RevokedAt.IsZero()
+	r.active, r.personal = k.Active, k.Personal
+	return r
 }
 
 // size returns about how many bytes the record takes in the cache, without its holding.
@@ -52,6 +62,9 @@ func (r *Record) size() int64 {
 	}
 	return int64(n)
 }
+
+// opensNothing reports whether the record is of a digest that was rotated out.
+func (r *Record) opensNothing() bool { return r.secretEnds == rotatedOut }
 
 // lastNano is the last second that Unix nanoseconds can tell: in the year 2262.
 const lastNano = math.MaxInt64 / int64(time.Second)

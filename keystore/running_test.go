@@ -14,6 +14,7 @@ func TestWhatRunsIsCutWhenItsKeyDies(t *testing.T) {
 	ctx := context.Background()
 	off := false
 	name := "another"
+	write := []keystore.Permission{{Action: "write"}}
 	for _, c := range []struct {
 		name string
 		do   func(k *keystore.Keystore, id string) error
@@ -33,6 +34,10 @@ func TestWhatRunsIsCutWhenItsKeyDies(t *testing.T) {
 		}, true},
 		{"rotate with grace", func(k *keystore.Keystore, id string) error {
 			_, _, _, err := k.RotateKey(ctx, root, id, time.Hour, keystore.ChangeOptions{})
+			return err
+		}, false},
+		{"narrow", func(k *keystore.Keystore, id string) error { // what runs was allowed when it began
+			_, _, err := k.EditKey(ctx, root, id, keystore.KeyPatch{Permissions: &write}, keystore.ChangeOptions{})
 			return err
 		}, false},
 		{"rename", func(k *keystore.Keystore, id string) error {

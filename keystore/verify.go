@@ -51,9 +51,6 @@ func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, 
 		q.Client = a.Record.AllowedIPs[0].Addr()
 	}
 	v.Outcome = Decide(a.Record, &q)
-	if v.Outcome == Unknown { // a secret past its end
-		return v, nil
-	}
 	v.Key, err = k.db.Key(ctx, a.Record.KeyID)
 	if err != nil && !isNotFound(err) {
 		return Verdict{}, k.storeFailed("reading a key", err)

@@ -65,7 +65,7 @@ type VerifyRequest struct {
 
 // A Verdict is the decision.
 type Verdict struct {
-	Outcome string  `json:"outcome" doc:"One of the outcomes of a request: ok, unknown, revoked, …"`
+	Outcome string  `json:"outcome" doc:"One of the outcomes of a request: ok, unknown, rotated, revoked, …"`
 	Status  int     `json:"status" doc:"What the gate would answer; 200 for ok"`
 	Code    *string `json:"code" doc:"Of the problem document; null for ok"`
 	Needed  *string `json:"needed" doc:"The permission that it was decided for"`

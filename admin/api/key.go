@@ -12,7 +12,7 @@ type Key struct {
 	Grants       []Grant           `json:"grants" nullable:"false" doc:"What the key may do where; the home namespace first"`
 	Owner        string            `json:"owner" doc:"The member the key acts for"`
 	Status       string            `json:"status" enum:"active,inactive,expired,revoked"`
-	Active       bool              `json:"active"`
+	Active       bool              `json:"active" doc:"Whether requests with the key are accepted: false for a key that was set inactive, has expired or is revoked"`
 	CreatedAt    time.Time         `json:"created_at"`
 	CreatedBy    string            `json:"created_by" doc:"A member or key id"`
 	ExpiresAt    *time.Time        `json:"expires_at" doc:"From this moment on the key opens nothing; null: never. Never changes."`

@@ -131,7 +131,10 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 		}
 	}
 	patch := api.KeyPatch{
-		Name: api.Some(f.Value("name")), Active: api.Some(f.Has("active", "true")), AllowedIPs: api.Some(words(f.Value("allowed_ips"))),
+		Name: api.Some(f.Value("name")), AllowedIPs: api.Some(words(f.Value("allowed_ips"))),
+	}
+	if active := f.Has("active", "true"); active != k.Active { // of a key that has expired it stays as it was
+		patch.Active = api.Some(active)
 	}
 	if text := strings.ReplaceAll(f.Value("metadata"), "\r\n", "\n"); strings.TrimSpace(text) != strings.TrimSpace(metadataText(k.Metadata)) { // not all of it can be typed
 		patch.Metadata = api.Some(replaced(k.Metadata, f.metadata()))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -31,6 +32,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"TokenKey", func(t *testing.T, _ Store) { testTokenKey(t, newStore) }},
 		{"Key", testKey},
 		{"InsertKeys", testInsertKeys},
+		{"Rotated", testRotated},
 		{"Missing", testMissing},
 		{"Spent", testSpent},
 		{"Kept", testKept},
@@ -221,7 +223,7 @@ func lookup(t *testing.T, db keystore.Database, d keystore.Digest) string {
 	t.Helper()
 	k, _, err := db.KeyByDigest(ctx, d)
 	must(t, err)
-	if k == nil {
+	if k == nil || !slices.ContainsFunc(k.Secrets, func(s keystore.Secret) bool { return s.Digest == d }) {
 		return ""
 	}
 	return k.ID

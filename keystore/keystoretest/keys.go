@@ -74,6 +74,22 @@ func testKey(t *testing.T, s Store) {
 	}
 }
 
+// testRotated: a digest that opens a key no more is still known as the key's, until that is deleted.
+func testRotated(t *testing.T, s Store) {
+	db := ready(t, s)
+	insert(t, db, full("k"))
+	edit(t, db, "k", func(k *keystore.Key) { k.Secrets = k.Secrets[:1] })
+	k, _, err := db.KeyByDigest(ctx, digest("k old"))
+	must(t, err)
+	want := full("k")
+	want.Secrets, want.Version = want.Secrets[:1], want.Version+1
+	wantKey(t, k, want)
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
+	if k, _, err := db.KeyByDigest(ctx, digest("k old")); k != nil || err != nil {
+		t.Fatalf("of a key that is gone: %+v, %v", k, err)
+	}
+}
+
 func testMissing(t *testing.T, s Store) {
 	db := ready(t, s)
 	at := insert(t, db, plain("k"))

@@ -23,7 +23,7 @@ const (
 		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0`
 
 	byDigestQuery = `SELECT h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''), ` + keyColumns + ` FROM head h
-		LEFT JOIN secrets d ON d.digest = ? AND d.dropped = 0
+		LEFT JOIN secrets d ON d.digest = ?
 			AND (d.import_id IS NULL OR NOT EXISTS (SELECT 1 FROM imports i WHERE i.id = d.import_id))
 		LEFT JOIN keys k ON k.id = d.key_id` + keyJoins
 	byIDQuery = `SELECT ` + keyColumns + ` FROM keys k` + keyJoins + ` WHERE k.id = ?`

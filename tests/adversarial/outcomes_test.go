@@ -29,6 +29,7 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 			"preflight":  {send: "OPTIONS /x", header: []string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"}, want: "204"},
 			"foreign":    {send: "GET /x", header: []string{"Authorization: Bearer e30"}, want: "200", as: "-"},
 			"unknown":    {send: "GET /v1/items/1", header: []string{"X-API-Key: {Deleted}"}, want: "401 invalid_key"},
+			"rotated":    {send: "GET /v1/items/1", header: []string{"X-API-Key: {Rotated}"}, want: "401 invalid_key"},
 			"inactive":   {send: "GET /v1/items/1", header: []string{"X-API-Key: {Inactive}"}, want: "401 key_inactive"},
 			"revoked":    {send: "GET /v1/items/1", header: []string{"X-API-Key: {X}"}, want: "401 key_revoked"},
 			"expired":    {send: "GET /v1/items/1", header: []string{"X-API-Key: {Expired}"}, want: "401 key_expired"},
@@ -47,6 +48,7 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 		deleted := w.mint(t, "Deleted", gate.JSON{"permissions": items})
 		w.Revoke(t, deleted.ID)
 		w.Call(t, "DELETE", "/keys/"+deleted.ID, nil)
+		w.Rotate(t, w.mint(t, "Rotated", gate.JSON{"permissions": items}).ID, "0s")
 		expires := time.Now().Add(3 * time.Second) // a busy machine takes its time to mint
 		w.mint(t, "Expired", gate.JSON{"permissions": items, "expires_at": expires.UTC().Format(time.RFC3339Nano)})
 		time.Sleep(time.Until(expires)) // the event is the time itself
@@ -72,6 +74,10 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 			case "ok", "forbidden":
 				if id != w.ids["R"] || entry["api_key_namespace"] != "default" {
 					t.Errorf("%s: the access log names key %q in %v", outcome, id, entry["api_key_namespace"])
+				}
+			case "rotated":
+				if id != w.ids["Rotated"] {
+					t.Errorf("%s: the access log names key %q", outcome, id)
 				}
 			case "missing", "ambiguous", "bad_target", "malformed", "public", "preflight", "foreign", "unknown", "method", "anonymous":
 				if id != "" {
