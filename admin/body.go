@@ -20,7 +20,7 @@ const maxBody = 1 << 20
 
 // withBody reads a request's body before huma does: it knows what huma lets pass.
 func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
-	body, err := readBody(ctx.BodyReader())
+	body, err := readBody(a.bodyOf(ctx, bodyCopies))
 	if err == nil && (len(body) > 0 || ctx.Operation().RequestBody.Required) {
 		if err = checkContentType(ctx); err == nil {
 			err = checkJSON(body)
@@ -42,10 +42,23 @@ func (a *API) withStream(ctx huma.Context, next func(huma.Context)) {
 		a.refuse(ctx, err)
 		return
 	}
-	next(ctx)
+	next(&bodyStreamed{ctx, a.bodyOf(ctx, 1)})
+}
+
+// bodyOf returns the reader of a request's body.
+func (a *API) bodyOf(ctx huma.Context, copies int64) io.Reader {
+	return &bodyReader{ctx.BodyReader(), ctx, a.idleTimeout, accountOf(ctx.Context()), copies}
 }
 
 type humaContext huma.Context
+
+// bodyStreamed is a context whose body is read by the operation.
+type bodyStreamed struct {
+	humaContext
+	body io.Reader
+}
+
+func (b *bodyStreamed) BodyReader() io.Reader { return b.body }
 
 // bodyRead is a context whose body has been read.
 type bodyRead struct {
@@ -74,7 +87,10 @@ func checkContentType(ctx huma.Context) error {
 
 func readBody(r io.Reader) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(r, maxBody+1))
+	var p *problem
 	switch {
+	case errors.As(err, &p):
+		return nil, p
 	case err != nil && !isTooLarge(err):
 		return nil, newProblem(http.StatusBadRequest, "incomplete_body", "the body ended early")
 	case err != nil || len(body) > maxBody:

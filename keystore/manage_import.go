@@ -41,13 +41,30 @@ const (
 	MaxImport = 10_000
 )
 
-// ImportKeys adds keys with existing credentials. With partial, it imports the valid keys. Without
+// An ImportSource is a list of keys to import. At may be called several times for each, so that a
+// source need not hold more than the text of a key.
+type ImportSource interface {
+	Len() int
+	At(i int) ImportSpec
+}
+
+type importSpecs []ImportSpec
+
+func (s importSpecs) Len() int            { return len(s) }
+func (s importSpecs) At(i int) ImportSpec { return s[i] }
+
+// ImportKeys is ImportFrom for keys that are in memory.
+func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+	return k.ImportFrom(ctx, c, importSpecs(specs), partial, idempotencyKey)
+}
+
+// ImportFrom adds keys with existing credentials. With partial, it imports the valid keys. Without
 // partial, it imports nothing if any key is refused, and all credentials become valid at the same
 // time; the latter also holds with an idempotencyKey, see MintKey. The keys are valid on every node
-// when ImportKeys returns; keys of a large import are listed earlier.
-func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+// when ImportFrom returns; keys of a large import are listed earlier.
+func (k *Keystore) ImportFrom(ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
 	whole := !partial || idempotencyKey != ""
-	if !c.root && whole && len(specs) > MaxImport {
+	if !c.root && whole && source.Len() > MaxImport {
 		return 0, nil, &Error{Kind: KindInvalid, Code: "too_many", Detail: fmt.Sprintf("more than %d keys cannot be imported all or nothing: send fewer at a time, or use partial=1", MaxImport)}
 	}
 	select {
@@ -57,9 +74,9 @@ func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec,
 		return 0, nil, &Error{Kind: KindBusy, Code: "busy", Detail: fmt.Sprintf(
 			"%d imports are running on this node: try again when one has finished", maxImports)}
 	}
-	for slice := range sliced(specs) {
-		if whole && len(slice) < len(specs) {
-			return k.importInSlices(ctx, c, specs, partial, idempotencyKey)
+	for _, slice := range sliced(source, all(source.Len())) {
+		if whole && len(slice) < source.Len() {
+			return k.importInSlices(ctx, c, source, partial, idempotencyKey)
 		}
 		n, no, err := k.importAtOnce(ctx, c, slice, partial, idempotencyKey)
 		refused = append(refused, no...)
@@ -71,22 +88,35 @@ func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec,
 	return imported, refused, nil
 }
 
-// sliced splits specs into the parts that one transaction each adds.
-func sliced(specs []ImportSpec) iter.Seq[[]ImportSpec] {
-	return func(yield func([]ImportSpec) bool) {
-		from, size := 0, 0
-		for i := range specs {
-			rows := specs[i].rows()
-			if i > from && size+rows > importSlice {
-				if !yield(specs[from:i]) {
+// all yields the numbers below n.
+func all(n int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i := 0; i < n && yield(i); i++ {
+		}
+	}
+}
+
+// sliced splits some keys of a source into the parts that one transaction each adds, with their
+// numbers.
+func sliced(source ImportSource, which iter.Seq[int]) iter.Seq2[[]int, []ImportSpec] {
+	return func(yield func([]int, []ImportSpec) bool) {
+		var numbers []int
+		var slice []ImportSpec
+		size := 0
+		for i := range which {
+			s := source.At(i)
+			rows := s.rows()
+			if len(slice) > 0 && size+rows > importSlice {
+				if !yield(numbers, slice) {
 					return
 				}
-				from, size = i, 0
+				numbers, slice, size = nil, nil, 0
 			}
+			numbers, slice = append(numbers, i), append(slice, s)
 			size += rows
 		}
-		if from < len(specs) {
-			yield(specs[from:])
+		if len(slice) > 0 {
+			yield(numbers, slice)
 		}
 	}
 }
@@ -144,10 +174,10 @@ func mayImport(tx Tx, by authority, idempotencyKey string) error {
 // importInSlices imports many keys in short transactions. The keys exist from their own transaction
 // on: nothing they refer to can be deleted, and revoking the keys of their creator revokes them
 // too. Their secrets become valid with the last transaction.
-func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+func (k *Keystore) importInSlices(ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
 	// Mistakes are found before anything is written, and without the write lock.
-	specs, refused, err = k.sift(ctx, c, specs, idempotencyKey)
-	if err != nil || len(refused) > 0 && !partial || len(specs) == 0 {
+	fit, refused, err := k.sift(ctx, c, source, idempotencyKey)
+	if err != nil || len(refused) > 0 && !partial || len(fit) == 0 {
 		return 0, refused, err
 	}
 	if err := k.renew(ctx); err != nil { // an import belongs to a registered node
@@ -167,7 +197,7 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 		}
 	}()
 	var keys []*Key
-	for slice := range sliced(specs) {
+	for _, slice := range sliced(source, slices.Values(fit)) {
 		var no []*Error
 		_, err := k.inTurn(ctx, c, func(tx Tx, by authority) (err error) {
 			if err := mayImport(tx, by, idempotencyKey); err != nil {
@@ -200,8 +230,8 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 			return err
 		}
 		if !by.root && (changed || !by.same(&first)) { // root may give anything
-			for _, s := range specs {
-				if _, err := k.imported(at, by, s); err != nil {
+			for _, i := range fit {
+				if _, err := k.imported(at, by, source.At(i)); err != nil {
 					return err
 				}
 			}
@@ -228,9 +258,9 @@ func interrupted(err error) error {
 	return err
 }
 
-// sift returns the specs that can be imported, as far as is known before writing, and the errors of
-// the others.
-func (k *Keystore) sift(ctx context.Context, c Caller, specs []ImportSpec, idempotencyKey string) (fit []ImportSpec, refused []ImportRefusal, err error) {
+// sift returns the numbers of the keys that can be imported, as far as is known before writing, and
+// the errors of the others.
+func (k *Keystore) sift(ctx context.Context, c Caller, source ImportSource, idempotencyKey string) (fit []int, refused []ImportRefusal, err error) {
 	var by authority
 	var now time.Time
 	_, err = k.inTurn(ctx, c, func(tx Tx, a authority) error {
@@ -243,8 +273,8 @@ func (k *Keystore) sift(ctx context.Context, c Caller, specs []ImportSpec, idemp
 	if !errors.Is(err, errNothing) {
 		return nil, nil, err
 	}
-	taken, spent := make(map[string]bool, len(specs)), make(map[Digest]bool, len(specs))
-	for slice := range sliced(specs) {
+	taken, spent := make(map[string]bool), make(map[Digest]bool, source.Len())
+	for numbers, slice := range sliced(source, all(source.Len())) {
 		_, no, err := k.importThese(now, by, slice, nil, func(keys []*Key) (map[int]error, error) {
 			no, err := k.db.RefusedKeys(ctx, keys)
 			for i, key := range keys {
@@ -265,9 +295,9 @@ func (k *Keystore) sift(ctx context.Context, c Caller, specs []ImportSpec, idemp
 			return nil, nil, k.storeFailed("checking an import", err)
 		}
 		refused = append(refused, refusals(slice, no)...)
-		for i, s := range slice {
+		for i, number := range numbers {
 			if no[i] == nil {
-				fit = append(fit, s)
+				fit = append(fit, number)
 			}
 		}
 	}
