@@ -27,6 +27,7 @@ func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
 		}
 	}
 	if err != nil {
+		accountOf(ctx.Context()).stopReading()
 		a.refuse(ctx, err)
 		return
 	}
@@ -47,7 +48,9 @@ func (a *API) withStream(ctx huma.Context, next func(huma.Context)) {
 
 // bodyOf returns the reader of a request's body.
 func (a *API) bodyOf(ctx huma.Context, copies int64) io.Reader {
-	return &bodyReader{ctx.BodyReader(), ctx, a.idleTimeout, accountOf(ctx.Context()), copies}
+	own := accountOf(ctx.Context())
+	own.body = &bodyReader{Reader: ctx.BodyReader(), ctx: ctx, idle: a.idleTimeout, account: own, copies: copies}
+	return own.body
 }
 
 type humaContext huma.Context

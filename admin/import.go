@@ -130,7 +130,14 @@ func (i *importing) keep(line int, text []byte) error {
 	}
 	own := accountOf(i.ctx)
 	own.freeTo(i.kept + streamBytes) // the line has been read
-	if err := own.take(memory); err != nil {
+	err := own.take(memory)
+	if err != nil && len(i.batch) > 0 {
+		if err := i.flush(); err != nil {
+			return err
+		}
+		err = own.take(memory)
+	}
+	if err != nil {
 		return err
 	}
 	i.kept += memory

@@ -67,6 +67,7 @@ func (a *API) Memory() (used, most int64) {
 type account struct {
 	memory *memory
 	used   int64
+	body   *bodyReader // nil: the request has none, or nobody has asked for it
 }
 
 type accountKey struct{}
@@ -107,6 +108,13 @@ func (c *account) take(n int64) error {
 		"requests that are running use the %d bytes of memory that they may use together: try again when they have finished", most))
 }
 
+// stopReading keeps net/http from waiting for the rest of a body that nobody wants before it answers.
+func (c *account) stopReading() {
+	if c.body != nil && !c.body.ended {
+		_ = c.body.ctx.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
 // A bodyReader reads a body from a client that has to keep sending. It reserves memory for what it reads.
 type bodyReader struct {
 	io.Reader
@@ -114,6 +122,7 @@ type bodyReader struct {
 	idle    time.Duration
 	account *account
 	copies  int64 // that are made of it
+	ended   bool
 }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
@@ -125,6 +134,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, newProblem(http.StatusRequestTimeout, "timeout", fmt.Sprintf("nothing was received of the body for %s", b.idle))
 	}
+	b.ended = errors.Is(err, io.EOF)
 	if full := b.account.take(b.copies * int64(n)); full != nil {
 		return 0, full
 	}
