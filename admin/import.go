@@ -29,7 +29,7 @@ func (a *API) registerImport() {
 		OperationID: "import-keys", Method: http.MethodPost, Path: keysPath + "/import", Summary: "Import keys whose credentials were made elsewhere", Tags: []string{"keys"},
 		Description: "All keys of one body are imported, or none; with partial=1 those that can be, in batches of 1000 as they are read. A body " +
 			"may be of any length; all or nothing, and with Idempotency-Key, a key may import at most 10000. It ends when more than 1000 are refused. " +
-			"If too many imports are already running, the answer is 429 `busy` with Retry-After. " +
+			"If too many imports are already running, or requests use too much memory, the answer is 429 `busy` with Retry-After. " +
 			"As application/x-ndjson each line is one element of keys.",
 		DefaultStatus: http.StatusCreated,
 		RequestBody:   body,

@@ -67,6 +67,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Orders", testOrders},
 		{"Text", testText},
 		{"Pages", testPages},
+		{"PageBytes", testPageBytes},
 		{"Count", testCount},
 		{"MadeBy", testMadeBy},
 		{"Reopen", testReopen},
