@@ -47,6 +47,8 @@ type API struct {
 	importKey *huma.Schema // what one element of an import is validated by
 
 	writeTimeout time.Duration // of a page of an export
+	idleTimeout  time.Duration // of a body
+	memory       memory        // of all requests
 
 	why      atomic.Pointer[string]          // of a nil key store, see NotReached
 	declared atomic.Pointer[[]api.Operation] // sorted by place in the list, without repetition
@@ -55,7 +57,8 @@ type API struct {
 // New returns the interface to a key store, nil for one whose database has not been reached yet: then only the documents are
 // served, and the health, which is not good.
 func New(ks *keystore.Keystore, logger *slog.Logger) *API {
-	a := &API{keys: ks, logger: logger, mux: http.NewServeMux(), writeTimeout: writeTimeout}
+	a := &API{keys: ks, logger: logger, mux: http.NewServeMux(), writeTimeout: writeTimeout, idleTimeout: idleTimeout}
+	a.memory.most = DefaultMemory
 	a.huma = humago.New(a.mux, a.config())
 	a.key = a.keyKind()
 	a.registerKeys()
@@ -88,7 +91,9 @@ func (a *API) NotReached(why string) { a.why.Store(&why) }
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	a.handler.ServeHTTP(w, r)
+	ctx, own := withAccount(r.Context(), &a.memory)
+	defer own.close()
+	a.handler.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // route is the mux, but for what it would answer by itself: those are problem documents here, and never redirects.

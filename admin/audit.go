@@ -60,6 +60,13 @@ func (a *API) listAudit(ctx context.Context, c keystore.Caller, in *listAuditInp
 	if err != nil {
 		return nil, err
 	}
+	var size int64
+	for i := range list {
+		size += list[i].Size()
+	}
+	if err := accountOf(ctx).take(listCopies * size); err != nil {
+		return nil, err
+	}
 	return showPage(list, next, showAuditRow), nil
 }
 

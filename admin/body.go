@@ -23,7 +23,7 @@ const maxBody = 1 << 20
 
 // withBody reads a request's body before huma does: it knows what huma lets pass.
 func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
-	body, err := readBody(ctx.BodyReader())
+	body, err := readBody(a.bodyOf(ctx, bodyCopies))
 	if err == nil && (len(body) > 0 || ctx.Operation().RequestBody.Required) {
 		if err = checkContentType(ctx); err == nil {
 			err = checkJSON(body)
@@ -37,6 +37,7 @@ func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
 		}
 	}
 	if err != nil {
+		accountOf(ctx.Context()).stopReading()
 		a.refuse(ctx, err)
 		return
 	}
@@ -52,10 +53,25 @@ func (a *API) withStream(ctx huma.Context, next func(huma.Context)) {
 		a.refuse(ctx, err)
 		return
 	}
-	next(ctx)
+	next(&bodyStreamed{ctx, a.bodyOf(ctx, 1)})
+}
+
+// bodyOf returns the reader of a request's body.
+func (a *API) bodyOf(ctx huma.Context, copies int64) io.Reader {
+	own := accountOf(ctx.Context())
+	own.body = &bodyReader{Reader: ctx.BodyReader(), ctx: ctx, idle: a.idleTimeout, account: own, copies: copies}
+	return own.body
 }
 
 type humaContext huma.Context
+
+// bodyStreamed is a context whose body is read by the operation.
+type bodyStreamed struct {
+	humaContext
+	body io.Reader
+}
+
+func (b *bodyStreamed) BodyReader() io.Reader { return b.body }
 
 // bodyRead is a context whose body has been read.
 type bodyRead struct {
@@ -84,7 +100,10 @@ func checkContentType(ctx huma.Context) error {
 
 func readBody(r io.Reader) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(r, maxBody+1))
+	var p *problem
 	switch {
+	case errors.As(err, &p):
+		return nil, p
 	case err != nil && !isTooLarge(err):
 		return nil, newProblem(http.StatusBadRequest, "incomplete_body", "the body ended early")
 	case err != nil || len(body) > maxBody:

@@ -22,6 +22,9 @@ func (a *API) Describe() *huma.OpenAPI { return a.huma.OpenAPI() }
 // SetWriteTimeout sets how long a client may take to read a page of an export.
 func (a *API) SetWriteTimeout(d time.Duration) { a.writeTimeout = d }
 
+// SetIdleTimeout sets how long a client may send nothing of a body.
+func (a *API) SetIdleTimeout(d time.Duration) { a.idleTimeout = d }
+
 // Conforms holds an answer against the OpenAPI document.
 func (a *API) Conforms(r *http.Request, status int, contentType string, body []byte) error {
 	_, pattern := a.mux.Handler(r)

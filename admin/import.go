@@ -30,7 +30,7 @@ func (a *API) registerImport() {
 		OperationID: "import-keys", Method: http.MethodPost, Path: keysPath + "/import", Summary: "Import keys whose credentials were made elsewhere", Tags: []string{"keys"},
 		Description: "All keys of one body are imported, or none; with partial=1 those that can be, in batches of 1000 as they are read. A body " +
 			"may be of any length; all or nothing, and with Idempotency-Key, a key may import at most 10000. It ends when more than 1000 are refused. " +
-			"If too many imports are already running, the answer is 429 `busy` with Retry-After. " +
+			"If too many imports are already running, or requests use too much memory, the answer is 429 `busy` with Retry-After. " +
 			"As application/x-ndjson each line is one element of keys.",
 		DefaultStatus: http.StatusCreated,
 		RequestBody:   body,
@@ -83,12 +83,39 @@ type importing struct {
 	whole  bool // in one transaction
 	some   bool // import what can be
 
-	batch []keystore.ImportSpec
-	bytes int // of the input, in batch
-	wrong int // in all that was read
-	line  int // read last
+	batch []keystore.ImportSpec // unless whole
+	lines []importLine          // of a whole one
+	bytes int                   // of the input, in batch or lines
+	kept  int64                 // memory that batch and lines take
+	wrong int                   // in all that was read
+	line  int                   // read last
 	done  api.Imported
 }
+
+// importLine is a key of an import that is not one batch. It stays text until it is needed: what
+// becomes of it takes several times as much memory.
+type importLine struct {
+	line int
+	text string
+}
+
+// Len, At and Imported are part of keystore.ImportSource.
+func (i *importing) Len() int { return len(i.lines) }
+func (i *importing) At(n int) keystore.ImportSpec {
+	return i.importSpec(i.lines[n].line, []byte(i.lines[n].text))
+}
+
+func (i *importing) Imported(n int, id string) { i.created(i.lines[n].line, id) }
+
+// created lists the id of an imported key, empty if it was not imported.
+func (i *importing) created(line int, id string) {
+	if id != "" && len(i.done.Created) < maxCreated {
+		i.done.Created = append(i.done.Created, api.Created{Line: line, ID: id})
+	}
+}
+
+// lineBytes is the memory that an import takes for a key besides its text.
+const lineBytes = 256
 
 func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput) (*page[api.Imported], error) {
 	some := in.Partial == "1"
@@ -119,7 +146,28 @@ func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput
 // keep takes one key, and imports what there is when that is enough.
 func (i *importing) keep(line int, text []byte) error {
 	spec := i.importSpec(line, text)
-	i.batch = append(i.batch, spec)
+	memory := int64(lineBytes + len(text))
+	if !i.whole {
+		memory *= bodyCopies
+	}
+	own := accountOf(i.ctx)
+	own.freeTo(i.kept + streamBytes) // the line has been read
+	err := own.take(memory)
+	if err != nil && len(i.batch) > 0 {
+		if err := i.flush(); err != nil {
+			return err
+		}
+		err = own.take(memory)
+	}
+	if err != nil {
+		return err
+	}
+	i.kept += memory
+	if i.whole {
+		i.lines = append(i.lines, importLine{line, string(text)})
+	} else {
+		i.batch = append(i.batch, spec)
+	}
 	i.bytes += len(text)
 	i.line = line
 	if spec.Err != nil {
@@ -128,7 +176,7 @@ func (i *importing) keep(line int, text []byte) error {
 	switch {
 	case i.wrong > maxRefused, !i.whole && (len(i.batch) >= batchKeys || i.bytes >= batchBytes):
 		return i.flush()
-	case i.whole && i.caller.Actor() != keystore.RootMember && (len(i.batch) > keystore.MaxImport || i.bytes > wholeBytes):
+	case i.whole && i.caller.Actor() != keystore.RootMember && (len(i.lines) > keystore.MaxImport || i.bytes > wholeBytes):
 		return newProblem(http.StatusUnprocessableEntity, "too_many", fmt.Sprintf(
 			"more than %d keys or %d MiB cannot be imported in one transaction: send fewer at a time, or use partial=1 without Idempotency-Key", keystore.MaxImport, wholeBytes>>20))
 	}
@@ -137,14 +185,20 @@ func (i *importing) keep(line int, text []byte) error {
 
 // flush imports what has been kept.
 func (i *importing) flush() error {
-	imported, refused, err := i.keys.ImportKeys(i.ctx, i.caller, i.batch, i.some, i.key)
-	for _, s := range i.batch {
-		if s.ID != "" && len(i.done.Created) < maxCreated {
-			i.done.Created = append(i.done.Created, api.Created{Line: s.Line, ID: s.ID})
+	var imported int
+	var refused []keystore.ImportRefusal
+	var err error
+	if i.whole {
+		imported, refused, err = i.keys.ImportFrom(i.ctx, i.caller, i, i.some, i.key)
+	} else {
+		imported, refused, err = i.keys.ImportKeys(i.ctx, i.caller, i.batch, i.some, i.key)
+		for _, s := range i.batch {
+			i.created(s.Line, s.ID)
 		}
 	}
 	clear(i.batch)
-	i.batch, i.bytes = i.batch[:0], 0
+	i.batch, i.lines, i.bytes, i.kept = i.batch[:0], nil, 0, 0
+	accountOf(i.ctx).freeTo(streamBytes)
 	i.done.Imported += imported
 	room := maxRefused - len(i.done.Refused)
 	for _, r := range refused[:min(room, len(refused))] {

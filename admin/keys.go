@@ -35,7 +35,7 @@ func (a *API) registerKeys() {
 func (a *API) keyKind() kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged] {
 	return kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged]{
 		one: "key", many: "keys", deletes: "Delete a revoked key",
-		identify: func(k *keystore.Key) identity { return identity{k.ID, k.CreatedAt, k.Version} },
+		identify: func(k *keystore.Key) identity { return identity{k.ID, k.CreatedAt, k.Version, k.Size()} },
 		show:     a.shownKey,
 		answer: func(k api.Key, token keystore.Token, p api.Propagation) api.KeyChanged {
 			return api.KeyChanged{Key: k, Token: token.Reveal(), Propagation: p}
@@ -103,6 +103,9 @@ func (a *API) listKeys(ctx context.Context, c keystore.Caller, in *listKeysInput
 	}
 	list, next, err := a.keys.ListKeys(ctx, c, f, in.Cursor, in.Limit)
 	if err != nil {
+		return nil, err
+	}
+	if err := accountOf(ctx).take(listCopies * a.key.size(list)); err != nil {
 		return nil, err
 	}
 	return showPage(list, next, a.shownKey), nil

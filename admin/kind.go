@@ -35,6 +35,7 @@ type identity struct {
 	id      string // a role's is its namespace and name, with a slash between them
 	made    time.Time
 	version int64
+	size    int64 // in memory
 }
 
 // ByID takes the id of one object out of the path. It is exported for reflection's sake.
@@ -166,6 +167,9 @@ func registerAll[R, V, T, P, C any](a *API, k *kind[V, T, P, C],
 		if err != nil {
 			return nil, err
 		}
+		if err := accountOf(ctx).take(listCopies * k.size(part)); err != nil {
+			return nil, err
+		}
 		return showPage(part, next, k.show), nil
 	})
 }
@@ -179,7 +183,7 @@ func showPage[V, T any](list []V, next string, show func(*V) T) *page[api.Page[T
 	return &page[api.Page[T]]{out}
 }
 
-// pageOf cuts one page out of all objects. The cursor is the last one's age and id, so that it stays good when that one goes.
+// pageOf cuts one page out of all objects, of keystore.PageBytes at most. The cursor is the last one's age and id, so that it stays good when that one goes.
 func (k *kind[V, T, P, C]) pageOf(list []V, cursor string, limit int) (part []V, next string, err error) {
 	at := func(v *V) place { is := k.identify(v); return place{is.made.UnixMicro(), is.id} }
 	slices.SortFunc(list, func(a, b V) int { return comparePlace(at(&a), at(&b)) })
@@ -194,8 +198,20 @@ func (k *kind[V, T, P, C]) pageOf(list []V, cursor string, limit int) (part []V,
 		}
 		list = list[first:]
 	}
-	if len(list) <= limit {
+	n := 0
+	for left := int64(keystore.PageBytes); n < min(len(list), limit) && left > 0; n++ {
+		left -= k.identify(&list[n]).size
+	}
+	if n == len(list) {
 		return list, "", nil
 	}
-	return list[:limit], at(&list[limit-1]).String(), nil
+	return list[:n], at(&list[n-1]).String(), nil
+}
+
+// size returns how much memory objects take.
+func (k *kind[V, T, P, C]) size(list []V) (n int64) {
+	for i := range list {
+		n += k.identify(&list[i]).size
+	}
+	return n
 }

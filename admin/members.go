@@ -12,7 +12,7 @@ import (
 func (a *API) registerMembers() {
 	k := &kind[keystore.Member, api.Member, api.MemberPatch, api.MemberChanged]{
 		one: "member", many: "members", deletes: "Delete a member that no key acts for",
-		identify: func(m *keystore.Member) identity { return identity{m.ID, m.CreatedAt, m.Version} },
+		identify: func(m *keystore.Member) identity { return identity{m.ID, m.CreatedAt, m.Version, m.Size()} },
 		show:     showMember,
 		answer: func(m api.Member, token keystore.Token, p api.Propagation) api.MemberChanged {
 			return api.MemberChanged{Member: m, Token: token.Reveal(), Propagation: p}

@@ -11,7 +11,7 @@ import (
 func (a *API) registerNamespaces() {
 	k := &kind[keystore.Namespace, api.Namespace, api.NamespacePatch, api.NamespaceChanged]{
 		one: "namespace", many: "namespaces", deletes: "Delete an empty namespace",
-		identify: func(ns *keystore.Namespace) identity { return identity{ns.ID, ns.CreatedAt, ns.Version} },
+		identify: func(ns *keystore.Namespace) identity { return identity{ns.ID, ns.CreatedAt, ns.Version, ns.Size()} },
 		show:     showNamespace,
 		answer: func(ns api.Namespace, _ keystore.Token, p api.Propagation) api.NamespaceChanged {
 			return api.NamespaceChanged{Namespace: ns, Propagation: p}

@@ -110,6 +110,7 @@ func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (
 			defer cancel()
 		}
 		out, err := handle(ctx, in)
+		accountOf(ctx).stopReading()
 		if err != nil {
 			return nil, a.refusal(&op, err)
 		}

@@ -11,8 +11,10 @@ import (
 func (a *API) registerRoles() {
 	k := &kind[keystore.Role, api.Role, api.RolePatch, api.RoleChanged]{
 		one: "role", many: "roles", of: "/{namespace}/{name}", deletes: "Delete a role that nobody has",
-		identify: func(r *keystore.Role) identity { return identity{r.Namespace + "/" + r.Name, r.CreatedAt, r.Version} },
-		show:     showRole,
+		identify: func(r *keystore.Role) identity {
+			return identity{r.Namespace + "/" + r.Name, r.CreatedAt, r.Version, r.Size()}
+		},
+		show: showRole,
 		answer: func(r api.Role, _ keystore.Token, p api.Propagation) api.RoleChanged {
 			return api.RoleChanged{Role: r, Propagation: p}
 		},

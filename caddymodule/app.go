@@ -39,6 +39,13 @@ type App struct {
 	// How many keys are kept in this process's memory at most. Default is 1000000.
 	LocalCache int `json:"local_cache,omitempty"`
 
+	// How many bytes of memory these keys take at most, about. Default is 1073741824.
+	LocalCacheBytes int64 `json:"local_cache_bytes,omitempty"`
+
+	// How many bytes of memory requests to the management interface may use together for bodies and lists. What exceeds
+	// it is refused with 429. Default is 268435456.
+	RequestMemory int64 `json:"request_memory,omitempty"`
+
 	// The longest time for which a node that is cut off from the database may go on trusting what it has cached, and so
 	// the longest time that a revoke may have to wait for it. Between 1s and 24h. Default is 30s.
 	Lease caddy.Duration `json:"lease,omitempty"`
@@ -102,6 +109,8 @@ const (
 	minLease = time.Second
 	// maxLease is there for the typing error: a revoke may have to wait that long.
 	maxLease = 24 * time.Hour
+	// minMemory is the least that anything may be given, in bytes: a smaller number is probably meant in another unit.
+	minMemory = 16 << 20
 )
 
 // Provision checks the configuration. It runs under `caddy validate` too, so it touches neither disk nor network.
@@ -120,6 +129,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.LocalCache < 0 {
 		return fmt.Errorf("local_cache is %d: it takes a number of keys above 0", a.LocalCache)
 	}
+	if a.LocalCacheBytes != 0 && a.LocalCacheBytes < minMemory {
+		return fmt.Errorf("local_cache_bytes is %d: it must be at least %d", a.LocalCacheBytes, minMemory)
+	}
+	if a.RequestMemory != 0 && a.RequestMemory < minMemory {
+		return fmt.Errorf("request_memory is %d: it must be at least %d", a.RequestMemory, minMemory)
+	}
 	if lease := time.Duration(a.Lease); lease != 0 && (lease < minLease || lease > maxLease) {
 		return fmt.Errorf("lease is %s: it takes a duration between %s and %s", lease, minLease, maxLease)
 	}
@@ -129,7 +144,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 		a.settings.Capacity = a.Capacity.capacity()
 	}
-	a.settings.LocalCache, a.settings.Lease = a.LocalCache, time.Duration(a.Lease)
+	a.settings.LocalCache, a.settings.LocalCacheBytes, a.settings.Lease = a.LocalCache, a.LocalCacheBytes, time.Duration(a.Lease)
 	return registerMetrics(ctx.GetMetricsRegistry())
 }
 

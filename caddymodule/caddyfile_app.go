@@ -72,11 +72,27 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	},
 	"cache": parseCache,
 	"local_cache": func(a *App, d *caddyfile.Dispenser, args []string) (err error) {
-		if len(args) == 1 {
+		ok := len(args) == 1 || len(args) == 2
+		if ok {
 			a.LocalCache, err = strconv.Atoi(args[0])
+			ok = err == nil && a.LocalCache > 0
 		}
-		if len(args) != 1 || err != nil || a.LocalCache <= 0 {
-			return d.Errf("local_cache %s: it takes one number of keys above 0", shown(strings.Join(args, " ")))
+		if ok && len(args) == 2 {
+			a.LocalCacheBytes, ok = parseSize(args[1])
+			ok = ok && a.LocalCacheBytes >= minMemory
+		}
+		if !ok {
+			return d.Errf("local_cache %s: it takes one number of keys above 0, and perhaps a size of at least 16MiB", shown(strings.Join(args, " ")))
+		}
+		return nil
+	},
+	"request_memory": func(a *App, d *caddyfile.Dispenser, args []string) error {
+		ok := len(args) == 1
+		if ok {
+			a.RequestMemory, ok = parseSize(args[0])
+		}
+		if !ok || a.RequestMemory < minMemory {
+			return d.Errf("request_memory %s: it takes one size of at least 16MiB", shown(strings.Join(args, " ")))
 		}
 		return nil
 	},
@@ -116,7 +132,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	},
 }
 
-const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, token_key, capacity"
+const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, token_key, capacity, request_memory"
 
 // checkPrefixes checks prefixes without placeholders. Provision checks what the others become.
 func checkPrefixes(d *caddyfile.Dispenser, option string, prefixes []string) error {
@@ -135,7 +151,7 @@ func checkPrefixes(d *caddyfile.Dispenser, option string, prefixes []string) err
 //	api_keys {
 //	    database     sqlite [<path>] | [postgres] <url>
 //	    cache        [redis] <url>
-//	    local_cache  <entries>
+//	    local_cache  <entries> [<size>]
 //	    lease        <duration>
 //	    token_prefix <for_new_keys> [<accepted_too>...]
 //	    abandon_prefix <no_longer_accepted>...
@@ -148,6 +164,7 @@ func checkPrefixes(d *caddyfile.Dispenser, option string, prefixes []string) err
 //	        keys_per_namespace <keys>
 //	        keys_per_owner     <keys>
 //	    }
+//	    request_memory <size>
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys

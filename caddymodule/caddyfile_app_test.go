@@ -48,6 +48,7 @@ func TestGlobalOption(t *testing.T) {
 		{"cache redis rediss://u:{env.PASSWORD}@cache/0?timeout=20ms", `{"cache":{"type":"redis","url":"rediss://u:{env.PASSWORD}@cache/0?timeout=20ms"}}`},
 		{"cache redis redis-sentinel://a,b,c/main", `{"cache":{"type":"redis","url":"redis-sentinel://a,b,c/main"}}`},
 		{"local_cache 1000", `{"local_cache":1000}`},
+		{"local_cache 1000 64MiB\nrequest_memory 100MB", `{"local_cache":1000,"local_cache_bytes":67108864,"request_memory":100000000}`},
 		{"lease 1m30s", `{"lease":90000000000}`},
 		{"lease 1d", `{"lease":86400000000000}`},
 		{"token_prefix ak_live ak", `{"token_prefix":["ak_live","ak"]}`},
@@ -66,7 +67,7 @@ func TestGlobalOption(t *testing.T) {
 func TestGlobalOptionErrors(t *testing.T) {
 	const secret = "hunter2"
 	for options, want := range map[string]string{
-		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, cache, local_cache, lease, token_prefix, abandon_prefix, token_key, capacity, at Caddyfile:4`,
+		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, cache, local_cache, lease, token_prefix, abandon_prefix, token_key, capacity, request_memory, at Caddyfile:4`,
 		"Lease 1s":              `unknown word "Lease"`,
 		"database":              "database takes a kind: sqlite [PATH], or postgres URL, at Caddyfile:3",
 		"database postgres":     "database postgres takes one URL",
@@ -85,8 +86,13 @@ func TestGlobalOptionErrors(t *testing.T) {
 		"cache":                                              "cache takes redis and one URL",
 		"cache memcached":                                    `unknown cache "memcached": there is redis, at Caddyfile:3`,
 		"local_cache":                                        "one number of keys above 0",
-		"local_cache 0":                                      "local_cache 0: it takes one number of keys above 0, at Caddyfile:3",
+		"local_cache 0":                                      "local_cache 0: it takes one number of keys above 0, and perhaps a size",
 		"local_cache -1":                                     "above 0",
+		"local_cache 1 2 3":                                  "above 0",
+		"local_cache 1 1KiB":                                 "and perhaps a size of at least 16MiB, at Caddyfile:3",
+		"request_memory":                                     "request_memory : it takes one size of at least 16MiB",
+		"request_memory 0":                                   "at least 16MiB, at Caddyfile:3",
+		"request_memory 1 GiB":                               "one size",
 		"local_cache 1 2":                                    "above 0",
 		"local_cache 1e6":                                    "above 0",
 		"lease":                                              "one duration between 1s and 24h0m0s, such as 30s",

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -25,6 +26,9 @@ var (
 	cachedDesc      = metricDesc("local_cache_entries", "Keys in this process's memory.")
 	capacityUsed    = metricDesc("capacity_used", "How much there is of what has a cap; of namespaces and owners, the one that has most.", "resource", "scope")
 	capacityLimit   = metricDesc("capacity_limit", "The most there may be.", "resource", "scope")
+	cachedBytesDesc = metricDesc("local_cache_bytes", "Memory that they take, about.")
+	memoryDesc      = metricDesc("request_memory_bytes", "Memory that requests to the management interface use for bodies and lists.")
+	memoryLimitDesc = metricDesc("request_memory_limit_bytes", "The most they may use together.")
 	leaseDesc       = metricDesc("lease_remaining_seconds", "How much longer this node may trust what it has cached; 0 when the lease has lapsed.")
 	revisionDesc    = metricDesc("revision", "The last change of the database that this node has applied.")
 	nodesDesc       = metricDesc("nodes", "Nodes registered in the database.", "state")
@@ -46,7 +50,7 @@ func registerMetrics(registry *prometheus.Registry) error {
 
 // Describe is part of prometheus.Collector.
 func (appMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, otherPrefixDesc, cachedDesc, capacityUsed, capacityLimit, leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc} {
+	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, otherPrefixDesc, cachedDesc, cachedBytesDesc, memoryDesc, memoryLimitDesc, capacityUsed, capacityLimit, leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc} {
 		ch <- desc
 	}
 	empty := newStoreMetrics()
@@ -72,6 +76,7 @@ func (appMetrics) Collect(ch chan<- prometheus.Metric) {
 // storeMetrics measures one open store. It outlives a reload, and with it the counters.
 type storeMetrics struct {
 	keys               *keystore.Keystore
+	api                *admin.API
 	lookupSeconds      *prometheus.HistogramVec
 	propagationSeconds prometheus.Histogram
 	census             census
@@ -123,6 +128,10 @@ func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 
 	health := m.keys.Gauges()
 	gauge(cachedDesc, float64(health.CachedRecords))
+	gauge(cachedBytesDesc, float64(health.CachedBytes))
+	used, most := m.api.Memory()
+	gauge(memoryDesc, float64(used))
+	gauge(memoryLimitDesc, float64(most))
 	gauge(leaseDesc, health.LeaseRemaining.Seconds())
 	gauge(revisionDesc, float64(health.Revision))
 

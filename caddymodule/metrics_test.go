@@ -52,19 +52,22 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 
 	found := gather(t, app)
 	for name, want := range map[string][]string{
-		"requests_total":          {"namespace=default,outcome=forbidden"},
-		"lookups_total":           {"result=hit,tier=local", "result=miss,tier=negative", "result=hit,tier=redis", "result=error,tier=database"},
-		"lookup_duration_seconds": nil,
-		"keys":                    {"status=active", "status=expired", "status=inactive", "status=revoked"},
-		"unaccepted_prefix_keys":  {""},
-		"local_cache_entries":     {""},
-		"capacity_used":           {"resource=roles,scope=deployment", "resource=keys,scope=owner"},
-		"capacity_limit":          {"resource=directory_bytes,scope=namespace"},
-		"lease_remaining_seconds": {""},
-		"revision":                {""},
-		"propagation_seconds":     {""},
-		"nodes":                   {"state=active", "state=fencing"},
-		"store_errors_total":      {"store=database", "store=redis"},
+		"requests_total":             {"namespace=default,outcome=forbidden"},
+		"lookups_total":              {"result=hit,tier=local", "result=miss,tier=negative", "result=hit,tier=redis", "result=error,tier=database"},
+		"lookup_duration_seconds":    nil,
+		"keys":                       {"status=active", "status=expired", "status=inactive", "status=revoked"},
+		"unaccepted_prefix_keys":     {""},
+		"local_cache_entries":        {""},
+		"local_cache_bytes":          {""},
+		"request_memory_bytes":       {""},
+		"request_memory_limit_bytes": {""},
+		"capacity_used":              {"resource=roles,scope=deployment", "resource=directory_bytes,scope=namespace", "resource=keys,scope=owner"},
+		"capacity_limit":             {"resource=members,scope=deployment", "resource=namespaces,scope=namespace", "resource=keys,scope=namespace"},
+		"lease_remaining_seconds":    {""},
+		"revision":                   {""},
+		"propagation_seconds":        {""},
+		"nodes":                      {"state=active", "state=fencing"},
+		"store_errors_total":         {"store=database", "store=redis"},
 	} {
 		for _, labels := range want {
 			if !slices.Contains(found[name], labels) {

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,8 +85,8 @@ func openStore(ctx context.Context, a *App) (*store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the key store %s: %w", a.identity, err)
 	}
-	s.metrics.keys = s.keys
 	s.api = admin.New(s.keys, logger)
+	s.metrics.keys, s.metrics.api = s.keys, s.api
 	s.console = console.New(s.keys, s.api, logger)
 	return s, nil
 }
@@ -106,6 +107,7 @@ func (s *store) configure(a *App) {
 		}
 	}
 	s.keys.Configure(a.settings)
+	s.api.SetMemory(cmp.Or(a.RequestMemory, admin.DefaultMemory))
 	s.api.Declare(a.declared)
 	s.console.Declare(a.named)
 }

@@ -73,23 +73,66 @@ func (u usage) clone() usage {
 // rowBytes is added for each row and each grant: about what the memory costs besides the texts.
 const rowBytes = 200
 
+// Size returns about how many bytes the namespace takes in memory.
+func (ns *Namespace) Size() int64 {
+	return int64(rowBytes+len(ns.ID)+len(ns.Kind)+len(ns.Parent)+len(ns.Name)+len(ns.TokenPrefix)) +
+		bytesOf(ns.Reach) + bytesOf(ns.KeyRoles)
+}
+
+// Size returns about how many bytes the role takes in memory.
+func (r *Role) Size() int64 {
+	return int64(rowBytes+len(r.Namespace)+len(r.Name)) + bytesOfPermissions(r.Permissions)
+}
+
+// Size returns about how many bytes the member takes in memory.
+func (m *Member) Size() int64 {
+	n := m.ownSize()
+	for i := range m.Grants {
+		n += m.Grants[i].size()
+	}
+	return n
+}
+
+// ownSize leaves out the grants.
+func (m *Member) ownSize() int64 {
+	return int64(rowBytes + len(m.ID) + len(m.Name) + len(m.Login) + len(m.CreatedBy))
+}
+
+func (g *Grant) size() int64 {
+	return int64(rowBytes+len(g.Namespace)) + bytesOf(g.Roles) + bytesOfPermissions(g.Permissions)
+}
+
+// Size returns about how many bytes the key takes in memory.
+func (k *Key) Size() int64 {
+	n := int64(2*rowBytes+len(k.Name)+len(k.RevokeReason)) + 100*int64(len(k.Secrets)) + 40*int64(len(k.AllowedIPs))
+	for i := range k.Grants {
+		n += k.Grants[i].size()
+	}
+	for name, value := range k.Metadata {
+		n += int64(len(name)+len(value)) + 80
+	}
+	return n
+}
+
+// Size returns about how many bytes the row takes in memory.
+func (r *AuditRow) Size() int64 {
+	return int64(2*rowBytes+len(r.Before)+len(r.After)) + bytesOf(r.Namespaces)
+}
+
 // namespace adds a namespace, or with times -1 takes it out, as role and member do.
 func (u *usage) namespace(ns *Namespace, times int64) {
-	n := int64(rowBytes + len(ns.ID) + len(ns.Kind) + len(ns.Parent) + len(ns.Name) + len(ns.TokenPrefix))
-	n += bytesOf(ns.Reach) + bytesOf(ns.KeyRoles)
-	u.add(ns.ID, tally{namespaces: 1, bytes: n}, times)
+	u.add(ns.ID, tally{namespaces: 1, bytes: ns.Size()}, times)
 }
 
 func (u *usage) role(r *Role, times int64) {
-	u.add(r.Namespace, tally{roles: 1, bytes: int64(rowBytes+len(r.Namespace)+len(r.Name)) + bytesOfPermissions(r.Permissions)}, times)
+	u.add(r.Namespace, tally{roles: 1, bytes: r.Size()}, times)
 }
 
 func (u *usage) member(m *Member, times int64) {
-	u.all = u.all.plus(tally{members: 1, bytes: int64(rowBytes + len(m.ID) + len(m.Name) + len(m.Login) + len(m.CreatedBy))}, times)
-	for _, g := range m.Grants {
-		n := int64(rowBytes+len(g.Namespace)) + bytesOf(g.Roles) + bytesOfPermissions(g.Permissions)
-		u.all.bytes += times * n
-		u.in(g.Namespace, tally{members: 1, bytes: n}, times)
+	u.all = u.all.plus(tally{members: 1, bytes: m.Size()}, times)
+	for i := range m.Grants {
+		g := &m.Grants[i]
+		u.in(g.Namespace, tally{members: 1, bytes: g.size()}, times)
 	}
 }
 

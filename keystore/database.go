@@ -94,7 +94,7 @@ type Database interface {
 	// Key returns one key. ErrNotFound.
 	Key(ctx context.Context, id string) (*Key, error)
 	// Keys returns the keys that a filter fits, in the order that it asks for, at most limit of them, and the cursor of the next page,
-	// empty at the end. A cursor stays good while keys come and go. With a Text it looks at some thousands of keys at most: a page
+	// empty at the end. A page also ends when it takes about [PageBytes]. A cursor stays good while keys come and go. With a Text it looks at some thousands of keys at most: a page
 	// may then be short, or empty, and not the last. Orders other than by time of creation are for some thousands of keys: with more it is KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string, err error)
 	// CountKeys counts them by status.
@@ -112,7 +112,7 @@ type Database interface {
 	// RenewPolicy is Policy for renewals. It does not wait for calls of Policy.
 	RenewPolicy(ctx context.Context, since Position) (*Policy, error)
 	// Audits returns rows of the audit log that a filter fits, newest first, at most limit of them, and the cursor of the next page,
-	// empty at the end.
+	// empty at the end. A page also ends when it takes about [PageBytes].
 	Audits(ctx context.Context, f AuditFilter, cursor string, limit int) (rows []AuditRow, next string, err error)
 	// AuditChain returns the rows after a Seq, oldest first: at least one if there is any, and at most
 	// about 500 rows or 256 KiB, plus the row that exceeds that.
@@ -254,6 +254,10 @@ type Position struct {
 	Revision Revision
 	Mark     string
 }
+
+// PageBytes is about how many bytes of memory a page of a list takes at most, as Size counts them,
+// unless it has a single object.
+const PageBytes = 4 << 20
 
 // Nowhere is a position before everything, even what was there before the first change.
 var Nowhere = Position{Revision: -1}

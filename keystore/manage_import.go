@@ -16,8 +16,7 @@ type ImportSpec struct {
 	Token  string // the credential itself …
 	Digest Digest // … or its SHA-256
 	Err    *Error // why the line could not be read, nil: it could
-
-	ID string // of the key, once ImportKeys has imported it; else empty
+	ID     string // of the imported key, set by ImportKeys; empty if the key was refused
 }
 
 // An ImportRefusal is one line that was not imported.
@@ -43,14 +42,33 @@ const (
 	MaxImport = 10_000
 )
 
-// ImportKeys adds keys with existing credentials. With partial, it imports the valid keys. Without
+// An ImportSource is a list of keys to import. At may be called several times for each, so that a
+// source need not hold more than the text of a key.
+type ImportSource interface {
+	Len() int
+	At(i int) ImportSpec
+	// Imported is called with the id of each key that was imported, once it is valid.
+	Imported(i int, id string)
+}
+
+type importSpecs []ImportSpec
+
+func (s importSpecs) Len() int                  { return len(s) }
+func (s importSpecs) At(i int) ImportSpec       { return s[i] }
+func (s importSpecs) Imported(i int, id string) { s[i].ID = id }
+
+// ImportKeys is ImportFrom for keys that are in memory. It sets the ID of each key that it imports.
+func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+	return k.ImportFrom(ctx, c, importSpecs(specs), partial, idempotencyKey)
+}
+
+// ImportFrom adds keys with existing credentials. With partial, it imports the valid keys. Without
 // partial, it imports nothing if any key is refused, and all credentials become valid at the same
 // time; the latter also holds with an idempotencyKey, see MintKey. The keys are valid on every node
-// when ImportKeys returns; keys of a large import are listed earlier. It sets the ID of each spec
-// that it imports, whose lines must differ.
-func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+// when ImportFrom returns; keys of a large import are listed earlier.
+func (k *Keystore) ImportFrom(ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
 	whole := !partial || idempotencyKey != ""
-	if !c.root && whole && len(specs) > MaxImport {
+	if !c.root && whole && source.Len() > MaxImport {
 		return 0, nil, &Error{Kind: KindInvalid, Code: "too_many", Detail: fmt.Sprintf("more than %d keys cannot be imported all or nothing: send fewer at a time, or use partial=1", MaxImport)}
 	}
 	select {
@@ -60,36 +78,54 @@ func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec,
 		return 0, nil, &Error{Kind: KindBusy, Code: "busy", Detail: fmt.Sprintf(
 			"%d imports are running on this node: try again when one has finished", maxImports)}
 	}
-	for slice := range sliced(specs) {
-		if whole && len(slice) < len(specs) {
-			return k.importInSlices(ctx, c, specs, partial, idempotencyKey)
+	for numbers, slice := range sliced(source, all(source.Len())) {
+		if whole && len(slice) < source.Len() {
+			return k.importInSlices(ctx, c, source, partial, idempotencyKey)
 		}
-		n, no, err := k.importAtOnce(ctx, c, slice, partial, idempotencyKey)
+		ids, no, err := k.importAtOnce(ctx, c, slice, partial, idempotencyKey)
 		refused = append(refused, no...)
 		if err != nil {
 			return imported, refused, err
 		}
-		imported += n
+		for i, id := range ids {
+			if id != "" {
+				source.Imported(numbers[i], id)
+				imported++
+			}
+		}
 	}
 	return imported, refused, nil
 }
 
-// sliced splits specs into the parts that one transaction each adds.
-func sliced(specs []ImportSpec) iter.Seq[[]ImportSpec] {
-	return func(yield func([]ImportSpec) bool) {
-		from, size := 0, 0
-		for i := range specs {
-			rows := specs[i].rows()
-			if i > from && size+rows > importSlice {
-				if !yield(specs[from:i]) {
+// all yields the numbers below n.
+func all(n int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i := 0; i < n && yield(i); i++ {
+		}
+	}
+}
+
+// sliced splits some keys of a source into the parts that one transaction each adds, with their
+// numbers.
+func sliced(source ImportSource, which iter.Seq[int]) iter.Seq2[[]int, []ImportSpec] {
+	return func(yield func([]int, []ImportSpec) bool) {
+		var numbers []int
+		var slice []ImportSpec
+		size := 0
+		for i := range which {
+			s := source.At(i)
+			rows := s.rows()
+			if len(slice) > 0 && size+rows > importSlice {
+				if !yield(numbers, slice) {
 					return
 				}
-				from, size = i, 0
+				numbers, slice, size = nil, nil, 0
 			}
+			numbers, slice = append(numbers, i), append(slice, s)
 			size += rows
 		}
-		if from < len(specs) {
-			yield(specs[from:])
+		if len(slice) > 0 {
+			yield(numbers, slice)
 		}
 	}
 }
@@ -109,18 +145,20 @@ func (s *KeySpec) rows() int {
 // errNothing rolls a transaction back.
 var errNothing = &Error{Kind: KindInvalid, Code: "import_refused", Detail: "nothing is imported"}
 
-// importAtOnce imports a few keys in one transaction.
-func (k *Keystore) importAtOnce(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
-	var keys []*Key
-	var no []*Error
-	done, err := k.inTurn(ctx, c, func(tx Tx, by authority) (err error) {
+// importAtOnce imports a few keys in one transaction. It returns their ids, empty for those that it
+// refused.
+func (k *Keystore) importAtOnce(
+	ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string,
+) (ids []string, refused []ImportRefusal, err error) {
+	done, err := k.inTurn(ctx, c, func(tx Tx, by authority) error {
 		if err := mayImport(tx, by, idempotencyKey); err != nil {
 			return err
 		}
-		if keys, no, err = k.importThese(tx.Now(), by, specs, k.roomFor(tx, by), tx.InsertKeys); err != nil {
+		keys, no, err := k.importThese(tx.Now(), by, specs, k.roomFor(tx, by), tx.InsertKeys)
+		if err != nil {
 			return err
 		}
-		imported, refused = len(keys), refusals(specs, no)
+		ids, refused = idsOf(keys, no, len(specs)), refusals(specs, no)
 		if len(refused) > 0 && !partial {
 			return errNothing
 		}
@@ -132,13 +170,24 @@ func (k *Keystore) importAtOnce(ctx context.Context, c Caller, specs []ImportSpe
 	if err == nil {
 		_, err = k.kept(done, k.propagate(context.WithoutCancel(ctx), done, importWait))
 	}
-	if err == nil {
-		identify(specs, keys, no)
+	switch {
+	case errors.Is(err, errNothing):
+		return nil, refused, nil
+	case err != nil:
+		return nil, refused, err
 	}
-	if errors.Is(err, errNothing) {
-		return 0, refused, nil
+	return ids, refused, nil
+}
+
+// idsOf returns the ids of n keys, some of which were refused. keys are the others.
+func idsOf(keys []*Key, refused []*Error, n int) []string {
+	ids := make([]string, n)
+	for i := range ids {
+		if refused[i] == nil {
+			ids[i], keys = keys[0].ID, keys[1:]
+		}
 	}
-	return imported, refused, err
+	return ids
 }
 
 func mayImport(tx Tx, by authority, idempotencyKey string) error {
@@ -151,11 +200,10 @@ func mayImport(tx Tx, by authority, idempotencyKey string) error {
 // importInSlices imports many keys in short transactions. The keys exist from their own transaction
 // on: nothing they refer to can be deleted, and revoking the keys of their creator revokes them
 // too. Their secrets become valid with the last transaction.
-func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+func (k *Keystore) importInSlices(ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
 	// Mistakes are found before anything is written, and without the write lock.
-	given := specs
-	specs, refused, err = k.sift(ctx, c, specs, idempotencyKey)
-	if err != nil || len(refused) > 0 && !partial || len(specs) == 0 {
+	fit, refused, err := k.sift(ctx, c, source, idempotencyKey)
+	if err != nil || len(refused) > 0 && !partial || len(fit) == 0 {
 		return 0, refused, err
 	}
 	if err := k.renew(ctx); err != nil { // an import belongs to a registered node
@@ -175,7 +223,8 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 		}
 	}()
 	var keys []*Key
-	for slice := range sliced(specs) {
+	ids := make(map[int]string, len(fit))
+	for numbers, slice := range sliced(source, slices.Values(fit)) {
 		var no []*Error
 		_, err := k.inTurn(ctx, c, func(tx Tx, by authority) (err error) {
 			if err := mayImport(tx, by, idempotencyKey); err != nil {
@@ -201,16 +250,19 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 		if err != nil {
 			return 0, refused, err
 		}
-		imported += len(keys)
-		identify(slice, keys, no)
+		for i, id := range idsOf(keys, no, len(slice)) {
+			if id != "" {
+				ids[numbers[i]] = id
+			}
+		}
 	}
 	err = k.add(ctx, c, importWait, func(tx Tx, by authority) error {
 		if err := mayImport(tx, by, idempotencyKey); err != nil {
 			return err
 		}
 		if !by.root && (changed || !by.same(&first)) { // root may give anything
-			for _, s := range specs {
-				if _, err := k.imported(at, by, s); err != nil {
+			for _, i := range fit {
+				if _, err := k.imported(at, by, source.At(i)); err != nil {
 					return err
 				}
 			}
@@ -224,23 +276,12 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, specs []ImportS
 		return 0, refused, err
 	}
 	published = true
-	ids := make(map[int]string, len(specs)) // by line
-	for _, s := range specs {
-		ids[s.Line] = s.ID
-	}
-	for i := range given {
-		given[i].ID = ids[given[i].Line]
-	}
-	return imported, refused, nil
-}
-
-// identify sets the ids of the specs that were not refused: those of keys, in the same order.
-func identify(specs []ImportSpec, keys []*Key, refused []*Error) {
-	for i := range specs {
-		if refused[i] == nil {
-			specs[i].ID, keys = keys[0].ID, keys[1:]
+	for _, i := range fit {
+		if id := ids[i]; id != "" {
+			source.Imported(i, id)
 		}
 	}
+	return len(ids), refused, nil
 }
 
 // interrupted explains that an import has been abandoned by another node.
@@ -253,9 +294,9 @@ func interrupted(err error) error {
 	return err
 }
 
-// sift returns the specs that can be imported, as far as is known before writing, and the errors of
-// the others.
-func (k *Keystore) sift(ctx context.Context, c Caller, specs []ImportSpec, idempotencyKey string) (fit []ImportSpec, refused []ImportRefusal, err error) {
+// sift returns the numbers of the keys that can be imported, as far as is known before writing, and
+// the errors of the others.
+func (k *Keystore) sift(ctx context.Context, c Caller, source ImportSource, idempotencyKey string) (fit []int, refused []ImportRefusal, err error) {
 	var by authority
 	var now time.Time
 	_, err = k.inTurn(ctx, c, func(tx Tx, a authority) error {
@@ -268,8 +309,8 @@ func (k *Keystore) sift(ctx context.Context, c Caller, specs []ImportSpec, idemp
 	if !errors.Is(err, errNothing) {
 		return nil, nil, err
 	}
-	taken, spent := make(map[string]bool, len(specs)), make(map[Digest]bool, len(specs))
-	for slice := range sliced(specs) {
+	taken, spent := make(map[string]bool), make(map[Digest]bool, source.Len())
+	for numbers, slice := range sliced(source, all(source.Len())) {
 		_, no, err := k.importThese(now, by, slice, nil, func(keys []*Key) (map[int]error, error) {
 			no, err := k.db.RefusedKeys(ctx, keys)
 			for i, key := range keys {
@@ -290,9 +331,9 @@ func (k *Keystore) sift(ctx context.Context, c Caller, specs []ImportSpec, idemp
 			return nil, nil, k.storeFailed("checking an import", err)
 		}
 		refused = append(refused, refusals(slice, no)...)
-		for i, s := range slice {
+		for i, number := range numbers {
 			if no[i] == nil {
-				fit = append(fit, s)
+				fit = append(fit, number)
 			}
 		}
 	}

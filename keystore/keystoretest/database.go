@@ -70,6 +70,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Orders", testOrders},
 		{"Text", testText},
 		{"Pages", testPages},
+		{"PageBytes", testPageBytes},
 		{"Count", testCount},
 		{"CountPrefixes", testCountPrefixes},
 		{"MadeBy", testMadeBy},

@@ -299,3 +299,55 @@ func testCount(t *testing.T, s Store) {
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("7") })
 	check(map[keystore.Status]int64{keystore.StatusActive: 1, keystore.StatusInactive: 2, keystore.StatusExpired: 2, keystore.StatusRevoked: 2})
 }
+
+// testPageBytes: a page ends before it takes much memory, whatever its limit.
+func testPageBytes(t *testing.T, s Store) {
+	db := ready(t, s)
+	const n = 30
+	large := strings.Repeat("x", keystore.PageBytes/10)
+	rows := make([]*keystore.AuditRow, n)
+	for i := range n {
+		k := plain(fmt.Sprintf("k%02d", i))
+		k.CreatedAt, k.Metadata = start.Add(time.Duration(i)*time.Second), map[string]string{"large": large}
+		insert(t, db, k)
+		rows[i] = &keystore.AuditRow{Seq: int64(i + 1), At: start, After: `"` + large + `"`}
+	}
+	update(t, db, func(tx keystore.Tx) error { return tx.AppendAudit(rows) })
+	each := func(what string, page func(cursor string) (size int64, ids []string, next string, err error)) {
+		seen := make(map[string]bool)
+		pages := 0
+		for cursor := ""; pages == 0 || cursor != ""; pages++ {
+			size, ids, next, err := page(cursor)
+			must(t, err)
+			if size > keystore.PageBytes*5/4 || len(ids) == 0 {
+				t.Fatalf("%s: a page of %d with %d bytes", what, len(ids), size)
+			}
+			for _, id := range ids {
+				if seen[id] {
+					t.Errorf("%s: %s comes twice", what, id)
+				}
+				seen[id] = true
+			}
+			cursor = next
+		}
+		if len(seen) != n || pages != 3 {
+			t.Errorf("%s: %d objects on %d pages", what, len(seen), pages)
+		}
+	}
+	for _, sort := range []keystore.KeySort{keystore.NewestFirst, "name"} {
+		each("keys by "+string(sort), func(cursor string) (size int64, ids []string, next string, err error) {
+			keys, next, err := db.Keys(ctx, keystore.KeyFilter{Sort: sort}, cursor, 1000)
+			for i := range keys {
+				size, ids = size+keys[i].Size(), append(ids, keys[i].ID)
+			}
+			return size, ids, next, err
+		})
+	}
+	each("the audit log", func(cursor string) (size int64, ids []string, next string, err error) {
+		rows, next, err := db.Audits(ctx, keystore.AuditFilter{}, cursor, 1000)
+		for i := range rows {
+			size, ids = size+rows[i].Size(), append(ids, fmt.Sprint(rows[i].Seq))
+		}
+		return size, ids, next, err
+	})
+}

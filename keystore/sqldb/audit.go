@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"math"
 	"slices"
 	"strconv"
@@ -49,15 +50,24 @@ func (d *DB) Audits(ctx context.Context, f keystore.AuditFilter, cursor string, 
 		parts[i] = clause{"SELECT * FROM (" + p.sql + " ORDER BY 1 DESC LIMIT ?) AS part", append(p.args, limit+1)}
 	}
 	page := joined(" UNION ", parts)
-	rows, err := list(d.read(ctx), scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq IN (SELECT page.id FROM ("+page.sql+" ORDER BY 1 DESC LIMIT ?) AS page) ORDER BY seq DESC",
+	left := int64(keystore.PageBytes)
+	rows, err := list(d.read(ctx), func(scan func(...any) error) (a keystore.AuditRow, err error) {
+		if left <= 0 {
+			return a, errEnough
+		}
+		a, err = scanAudit(scan)
+		left -= a.Size()
+		return a, err
+	}, "SELECT "+auditColumns+" FROM audit WHERE seq IN (SELECT page.id FROM ("+page.sql+" ORDER BY 1 DESC LIMIT ?) AS page) ORDER BY seq DESC",
 		append(page.args, limit+1)...)
-	if err != nil {
+	if err != nil && !errors.Is(err, errEnough) {
 		return nil, "", d.fail(ctx, readingAudit, err)
 	}
-	if len(rows) <= limit {
+	if len(rows) <= limit && err == nil {
 		return rows, "", nil
 	}
-	return rows[:limit], strconv.FormatInt(rows[limit-1].Seq, 10), nil
+	rows = rows[:min(len(rows), limit)]
+	return rows, strconv.FormatInt(rows[len(rows)-1].Seq, 10), nil
 }
 
 // seqs are bounds of what is looked at in the log: each a relation with a number.

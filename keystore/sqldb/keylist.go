@@ -29,14 +29,15 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 	}
 	query := "SELECT " + keyColumns + " FROM (" + found.sql + o.by("1", "2") + " LIMIT ?) p JOIN keys k ON k.id = p.id" + keyJoins + o.by("p.place", "k.id")
 	rows, err := d.read(ctx)(query, append(found.args, limit+1)...)
-	keys, err := scanKeys(rows, err, nil)
+	keys, more, err := scanKeysUpTo(keystore.PageBytes, rows, err, nil)
 	if err != nil {
 		return nil, "", d.fail(ctx, "listing keys", err)
 	}
-	if len(keys) <= limit {
+	if len(keys) <= limit && !more {
 		return keys, end, nil
 	}
-	return keys[:limit], o.cursor(&keys[limit-1]), nil
+	keys = keys[:min(len(keys), limit)]
+	return keys, o.cursor(&keys[len(keys)-1]), nil
 }
 
 // page is a query for places and ids. Where not all keys may be looked at, end is the cursor of the last that is.

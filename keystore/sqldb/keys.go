@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -31,11 +32,16 @@ const (
 
 // scanKeys gathers the rows of a query for keyColumns, with the head before them if that is not nil.
 func scanKeys(rows *sql.Rows, err error, head *keystore.Position) ([]keystore.Key, error) {
+	keys, _, err := scanKeysUpTo(math.MaxInt64, rows, err, head)
+	return keys, err
+}
+
+// scanKeysUpTo is scanKeys until the keys take so many bytes. It reports whether there are more.
+func scanKeysUpTo(bytesLeft int64, rows *sql.Rows, err error, head *keystore.Position) (out []keystore.Key, more bool, _ error) {
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer rows.Close()
-	var out []keystore.Key
 	var (
 		id, prefix, name, namespace, grants, owner, createdBy string
 		revokedBy, reason, allowed, metadata                  string
@@ -53,19 +59,23 @@ func scanKeys(rows *sql.Rows, err error, head *keystore.Position) ([]keystore.Ke
 	}
 	for rows.Next() {
 		if err := rows.Scan(into...); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if id == "" {
 			continue // only the head
 		}
 		if len(out) == 0 || out[len(out)-1].ID != id {
+			if more = bytesLeft <= 0; more {
+				break
+			}
 			k := keystore.Key{ID: id, Prefix: prefix, Name: name, Namespace: namespace, Owner: owner, Personal: personal.Bool, CreatedBy: createdBy,
 				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked, RevokedBy: revokedBy,
 				RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
 			if err := readJSON(&k, grants, allowed, metadata); err != nil {
-				return nil, unreadable("key "+id, err)
+				return nil, false, unreadable("key "+id, err)
 			}
 			out = append(out, k)
+			bytesLeft -= k.Size()
 		}
 		if !secret.Digest.IsZero() {
 			secret.Imported = imported.Bool
@@ -78,7 +88,7 @@ func scanKeys(rows *sql.Rows, err error, head *keystore.Position) ([]keystore.Ke
 			return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), bytes.Compare(a.Digest[:], b.Digest[:]))
 		})
 	}
-	return out, rows.Err()
+	return out, more, rows.Err()
 }
 
 func readJSON(k *keystore.Key, grants, allowed, metadata string) (err error) {

@@ -134,7 +134,10 @@ func each[T any](f func(), scan scanner[T]) scanner[T] {
 	}
 }
 
-// list returns what a query finds, each row as scan reads it.
+// errEnough ends a list early: there are more rows.
+var errEnough = errors.New("enough rows")
+
+// list returns what a query finds, each row as scan reads it. With errEnough it returns the rows before that as well.
 func list[T any](q querier, scan scanner[T], query string, args ...any) ([]T, error) {
 	rows, err := q(query, args...)
 	if err != nil {
@@ -144,6 +147,9 @@ func list[T any](q querier, scan scanner[T], query string, args ...any) ([]T, er
 	var out []T
 	for rows.Next() {
 		v, err := scan(rows.Scan)
+		if err == errEnough {
+			return out, err
+		}
 		if err != nil {
 			return nil, err
 		}

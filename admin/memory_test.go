@@ -1,0 +1,224 @@
+//go:build unix
+
+package admin_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// importLines are about n bytes of an import.
+func importLines(from, n int) string {
+	var b strings.Builder
+	for i := from; b.Len() < n; i++ {
+		fmt.Fprintf(&b, `{"name":"key number %d","access":"read_only","token":"a-credential-that-is-%032d","metadata":{"team":"%s"}}`+"\n", i, i, strings.Repeat("x", 150))
+	}
+	return b.String()
+}
+
+// An unfinished is a request whose body has begun.
+type unfinished struct {
+	*httptest.ResponseRecorder
+	body *io.PipeWriter
+	done chan struct{}
+}
+
+func (d *door) begin(path, contentType string) *unfinished {
+	r, w := io.Pipe()
+	u := &unfinished{httptest.NewRecorder(), w, make(chan struct{})}
+	request := httptest.NewRequest(http.MethodPost, api.Prefix+path, r)
+	request.Header.Set("Content-Type", contentType)
+	request = request.WithContext(admin.WithCaller(request.Context(), root))
+	go func() {
+		defer close(u.done)
+		defer r.Close()
+		d.ServeHTTP(u, request)
+	}()
+	return u
+}
+
+// end sends the rest of the body.
+func (u *unfinished) end(t *testing.T) answer {
+	t.Helper()
+	u.body.Close()
+	<-u.done
+	return answer{status: u.Code, header: u.Header(), text: u.Body.String()}
+}
+
+func liveHeap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestUnfinishedImports: bodies of which the rest is missing take about as much memory as was sent.
+func TestUnfinishedImports(t *testing.T) {
+	const imports, size = 5, 1 << 20
+	d := open(t)
+	before := liveHeap()
+	var begun []*unfinished
+	var sending sync.WaitGroup
+	for i := range imports {
+		u := d.begin("/keys/import", api.NDJSON)
+		begun = append(begun, u)
+		text := importLines(i*1_000_000, size)
+		sending.Go(func() { _, _ = io.WriteString(u.body, text) })
+	}
+	sending.Wait() // each body has been read so far
+	took := liveHeap() - before
+	if used, most := d.Memory(); used < imports*size || used > 3*imports*size || most != admin.DefaultMemory {
+		t.Errorf("%d of %d bytes are accounted for, with bodies of %d", used, most, imports*size)
+	} else if took > 3*used/2 {
+		t.Errorf("%d bytes are in use, %d are accounted for", took, used)
+	}
+	for _, u := range begun[1:] {
+		u.body.CloseWithError(io.ErrUnexpectedEOF)
+		<-u.done
+	}
+	if a := begun[0].end(t); a.status != 201 {
+		t.Error(a.status, a.text)
+	}
+	if used, _ := d.Memory(); used != 0 {
+		t.Errorf("%d bytes are in use afterwards", used)
+	}
+}
+
+// TestMemoryIsShared: what exceeds the memory of all requests is answered 429, and what could never
+// be answered 413.
+func TestMemoryIsShared(t *testing.T) {
+	d := open(t)
+	d.SetMemory(1 << 20)
+	first := d.begin("/keys/import", api.NDJSON)
+	text := importLines(0, 300<<10)
+	if _, err := io.WriteString(first.body, text); err != nil {
+		t.Fatal(err)
+	}
+	busy := func(what string, a answer) {
+		t.Helper()
+		if a.status != 429 || a.header.Get("Retry-After") == "" || !strings.Contains(a.text, `"busy"`) {
+			t.Errorf("%s: %d %s", what, a.status, a.text)
+		}
+	}
+	second := d.begin("/keys/import", api.NDJSON)
+	_, _ = io.WriteString(second.body, importLines(1_000_000, 600<<10)) // nobody reads all of it
+	busy("another import", second.end(t))
+	body := `{"name":"` + strings.Repeat("x", 250<<10) + `"}`
+	busy("a large body", d.call(t, root, "POST", "/keys", body))
+	d.mint(t, root, readOnly)
+	if a := first.end(t); a.status != 201 {
+		t.Error(a.status, a.text)
+	}
+	if a := d.call(t, root, "POST", "/keys", body); a.status != 422 {
+		t.Errorf("a large body afterwards: %d %s", a.status, a.text)
+	}
+	if a := d.call(t, root, "POST", "/keys", `{"name":"`+strings.Repeat("x", 500<<10)+`"}`); a.status != 413 || !strings.Contains(a.text, "too_large") {
+		t.Errorf("a body that never fits: %d %s", a.status, a.text)
+	}
+	if a := d.call(t, root, "POST", "/keys/import", importLines(2_000_000, 2<<20), "Content-Type", api.NDJSON); a.status != 413 || !strings.Contains(a.text, "partial=1") {
+		t.Errorf("an import that never fits: %d %s", a.status, a.text)
+	}
+	if a := d.call(t, root, "POST", "/keys/import?partial=1", importLines(3_000_000, 200<<10), "Content-Type", api.NDJSON); a.status != 201 {
+		t.Errorf("in parts: %d %s", a.status, a.text)
+	}
+	if used, _ := d.Memory(); used != 0 {
+		t.Errorf("%d bytes are in use afterwards", used)
+	}
+}
+
+// TestLargePages: a page of a list ends before it takes much memory, and lists share what there is.
+func TestLargePages(t *testing.T) {
+	d := open(t)
+	const large = 50
+	value := strings.Repeat("x", 190)
+	var permissions []string
+	for i := range 500 {
+		permissions = append(permissions, fmt.Sprintf("%s%03d:read", value[:170], i))
+	}
+	for i := range large {
+		d.call(t, root, "POST", "/roles", map[string]any{"namespace": "default", "name": fmt.Sprint("r", i), "permissions": permissions}).into(t, 201, new(api.Role))
+	}
+	for i := range large {
+		d.call(t, root, "POST", "/keys", map[string]any{"name": fmt.Sprint("k", i), "permissions": permissions}).into(t, 201, new(api.Minted))
+	}
+	for path, want := range map[string]int{"/roles": large + 3, "/keys": large, "/audit": 2 * large} {
+		seen, pages := 0, 0
+		for cursor := ""; pages == 0 || cursor != ""; pages++ {
+			a := d.call(t, root, "GET", path+"?limit=1000&cursor="+cursor, nil)
+			var page api.Page[struct{}]
+			a.into(t, 200, &page)
+			if len(a.text) > 2*keystore.PageBytes {
+				t.Errorf("%s: a page of %d bytes", path, len(a.text))
+			}
+			seen += len(page.Items)
+			cursor = ""
+			if page.NextCursor != nil {
+				cursor = *page.NextCursor
+			}
+		}
+		if seen != want || pages < 2 {
+			t.Errorf("%s: %d objects on %d pages, want %d", path, seen, pages, want)
+		}
+		holds := d.begin("/keys/import", api.NDJSON)
+		if _, err := io.WriteString(holds.body, importLines(0, 100<<10)); err != nil {
+			t.Fatal(err)
+		}
+		used, _ := d.Memory()
+		d.SetMemory(used + 3*keystore.PageBytes/2)
+		if a := d.call(t, root, "GET", path+"?limit=1000", nil); a.status != 429 && a.status != 413 {
+			t.Errorf("%s, without memory: %d", path, a.status)
+		}
+		d.call(t, root, "GET", path+"?limit=2", nil).into(t, 200, new(api.Page[struct{}]))
+		holds.body.CloseWithError(io.ErrUnexpectedEOF)
+		<-holds.done
+		d.SetMemory(admin.DefaultMemory)
+	}
+	if used, _ := d.Memory(); used != 0 {
+		t.Errorf("%d bytes are in use afterwards", used)
+	}
+}
+
+// TestIdleBodies: a client that sends nothing more of a body is answered 408.
+func TestIdleBodies(t *testing.T) {
+	d := open(t)
+	d.SetIdleTimeout(100 * time.Millisecond)
+	s := d.serve(t)
+	for _, path := range []string{"/keys", "/keys/import", "/keys/import?partial=1"} {
+		contentType := api.JSON
+		if strings.Contains(path, "import") {
+			contentType = api.NDJSON
+		}
+		t.Run("HTTP1"+path, func(t *testing.T) {
+			conn := dial(t, s, "http/1.1")
+			fmt.Fprintf(conn, "POST %s%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: 1000\r\n\r\n{\"name\":", api.Prefix, path, contentType)
+			a, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil || a.StatusCode != http.StatusRequestTimeout {
+				t.Fatal(a, err)
+			}
+		})
+		t.Run("HTTP2"+path, func(t *testing.T) {
+			r, w := io.Pipe()
+			defer w.Close()
+			go io.WriteString(w, `{"name":`)
+			client := s.Client()
+			a, err := client.Post(s.URL+api.Prefix+path, contentType, r)
+			if err != nil || a.StatusCode != http.StatusRequestTimeout || a.ProtoMajor != 2 {
+				t.Fatal(a, err)
+			}
+			a.Body.Close()
+		})
+	}
+}
