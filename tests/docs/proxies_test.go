@@ -19,13 +19,14 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// block returns the first code block of a language on a page.
-func block(t *testing.T, page, language string) string {
+// recipe returns the first code block of a language below a heading of docs/api_key.md.
+func recipe(t *testing.T, heading, language string) string {
 	t.Helper()
-	_, after, found := strings.Cut(pages(t)[page], "```"+language+"\n")
+	_, chapter, _ := strings.Cut(pages(t)["docs/api_key.md"], "\n### "+heading+"\n")
+	_, after, found := strings.Cut(chapter, "```"+language+"\n")
 	text, _, closed := strings.Cut(after, "```")
 	if !found || !closed {
-		t.Fatalf("%s has no block in %s", page, language)
+		t.Fatalf("there is no recipe in %s below %s", language, heading)
 	}
 	return text
 }
@@ -58,6 +59,7 @@ func runProxy(t *testing.T, dir, address, program string, args ...string) {
 	defer output.Close()
 	cmd := exec.Command(path, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
+	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -100,14 +102,19 @@ func write(t *testing.T, dir, name, text string) string {
 
 // TestProxyRecipes runs the recipes for other proxies with the real programs: what they hand to the backend, and what not.
 func TestProxyRecipes(t *testing.T) {
-	const page = "docs/api_key.md"
 	recipes := map[string]struct {
 		forwarded string
 		folded    bool // refusals but 401 and 403 become 403
 		run       func(t *testing.T, dir, address string, g *gate.Gate)
 	}{
+		"Caddy": {"forwarded", false, func(t *testing.T, dir, address string, g *gate.Gate) {
+			config := replace(t, recipe(t, "Caddy on another machine", "caddyfile"),
+				"api.example.com {", "http://"+address+" {", "auth.internal:8080", strings.TrimPrefix(g.URL, "http://"), "localhost:9000", g.Upstream.Addr)
+			write(t, dir, "Caddyfile", "{\n\tadmin off\n\tpersist_config off\n}\n"+config)
+			runProxy(t, dir, address, gate.Binary(t), "run", "--config", "Caddyfile")
+		}},
 		"nginx": {"forwarded nginx", true, func(t *testing.T, dir, address string, g *gate.Gate) {
-			site := replace(t, block(t, page, "nginx"), "http://auth.internal:8080", g.URL, "http://backend", g.Upstream.URL)
+			site := replace(t, recipe(t, "nginx", "nginx"), "http://auth.internal:8080", g.URL, "http://backend", g.Upstream.URL)
 			write(t, dir, "nginx.conf", fmt.Sprintf(`
 				load_module /usr/lib/nginx/modules/ngx_http_headers_more_filter_module.so;
 				daemon off;
@@ -126,14 +133,14 @@ func TestProxyRecipes(t *testing.T) {
 			runProxy(t, dir, address, "nginx", "-p", dir, "-c", "nginx.conf")
 		}},
 		"HAProxy": {"forwarded", false, func(t *testing.T, dir, address string, g *gate.Gate) {
-			script := write(t, dir, "apikeys.lua", replace(t, block(t, page, "lua"), "http://auth.internal:8080", g.URL))
-			config := replace(t, block(t, page, "haproxy"),
+			script := write(t, dir, "apikeys.lua", replace(t, recipe(t, "HAProxy", "lua"), "http://auth.internal:8080", g.URL))
+			config := replace(t, recipe(t, "HAProxy", "haproxy"),
 				"/etc/haproxy/apikeys.lua", script, "bind :8000", "bind "+address, "server api backend", "server api "+g.Upstream.Addr)
 			write(t, dir, "haproxy.cfg", "defaults\n\ttimeout connect 5s\n\ttimeout client 30s\n\ttimeout server 30s\n"+config)
 			runProxy(t, dir, address, "haproxy", "-f", "haproxy.cfg")
 		}},
 	}
-	for name, recipe := range recipes {
+	for name, proxy := range recipes {
 		t.Run(name, func(t *testing.T) {
 			dir, err := os.MkdirTemp("", "proxy-")
 			if err != nil {
@@ -141,12 +148,12 @@ func TestProxyRecipes(t *testing.T) {
 			}
 			t.Cleanup(func() { os.RemoveAll(dir) })
 			g := gate.Start(t, gate.Config{
-				APIKey:  "public /public/*\nmethods write MOVE\npass_metadata team\nnamespace_path /v1/{namespace}/**\n" + recipe.forwarded,
+				APIKey:  "public /public/*\nmethods write MOVE\npass_metadata team\nnamespace_path /v1/{namespace}/**\n" + proxy.forwarded,
 				Servers: "trusted_proxies static 127.0.0.1/32",
 			})
 			address := fmt.Sprintf("127.0.0.1:%d", freeport.For(t))
-			recipe.run(t, dir, address, g)
-			tryProxy(t, g, address, recipe.folded)
+			proxy.run(t, dir, address, g)
+			tryProxy(t, g, address, proxy.folded)
 		})
 	}
 }
