@@ -380,3 +380,30 @@ func TestServer(t *testing.T) {
 		}
 	}
 }
+
+// TestListByNamespace: namespace finds keys that have a grant there too, home those that live there,
+// and a slash at the end of the path makes no difference.
+func TestListByNamespace(t *testing.T) {
+	d := open(t)
+	for _, id := range []string{"acme", "eu"} {
+		d.call(t, root, "POST", "/namespaces", `{"id":"`+id+`"}`).into(t, 201, new(api.Namespace))
+	}
+	d.mint(t, root, `{"name":"home","namespace":"eu","access":"read_only"}`)
+	d.mint(t, root, `{"name":"both","namespace":"eu","access":"read_only","grants":[{"namespace":"acme","access":"read_only"}]}`)
+	d.mint(t, root, `{"name":"granted","namespace":"acme","access":"read_only","grants":[{"namespace":"eu","access":"read_only"}]}`)
+	d.mint(t, root, `{"name":"everywhere","namespace":"acme","grants":[{"namespace":"*","access":"read_only"}]}`)
+	for query, want := range map[string]string{
+		"?namespace=eu": "granted both home", "?home=eu": "both home", "?namespace=acme": "everywhere granted both", "?namespace=acme&home=eu": "both",
+		"?namespace=eu&sort=name": "both granted home", "?namespace=eu&q=gran": "granted", "/?home=eu": "both home", "?namespace=eu&limit=1": "granted",
+	} {
+		var list api.Keys
+		d.call(t, root, "GET", "/keys"+query, nil).into(t, 200, &list)
+		var got []string
+		for _, k := range list.Items {
+			got = append(got, k.Name)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", query, got, want)
+		}
+	}
+}
