@@ -407,3 +407,34 @@ func TestListByNamespace(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyAliveAndAddress: no permission is asked for unless one is named, and the address counts if it is given.
+func TestVerifyAliveAndAddress(t *testing.T) {
+	d := open(t)
+	token := d.mint(t, root, `{"name":"writer","permissions":["write"],"allowed_ips":["10.0.0.0/8","2001:db8::/32"]}`).Token
+	for _, test := range []struct{ fields, outcome, needed string }{
+		{``, "ok", ""},
+		{`,"namespace":"default"`, "forbidden", "read"},
+		{`,"permission":"read"`, "forbidden", "read"},
+		{`,"permission":"write"`, "ok", "write"},
+		{`,"client_ip":"10.1.2.3"`, "ok", ""},
+		{`,"client_ip":"::ffff:10.1.2.3"`, "ok", ""},
+		{`,"client_ip":"192.0.2.1"`, "address", ""},
+		{`,"permission":"write","client_ip":"2001:db8::1"`, "ok", "write"},
+	} {
+		var v api.Verdict
+		d.call(t, root, "POST", "/verify", `{"token":"`+token+`"`+test.fields+`}`).into(t, 200, &v)
+		needed := ""
+		if v.Needed != nil {
+			needed = *v.Needed
+		}
+		if v.Outcome != test.outcome || needed != test.needed {
+			t.Errorf("%s: %s, needed %q", test.fields, v.Outcome, needed)
+		}
+	}
+	for _, wrong := range []string{"", "10.0.0.0/8", "localhost"} {
+		if p := d.call(t, root, "POST", "/verify", `{"token":"`+token+`","client_ip":"`+wrong+`"}`).problem(t); p.Status != 422 {
+			t.Errorf("%q: %+v", wrong, p)
+		}
+	}
+}
