@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -98,6 +99,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // route is the mux, but for what it would answer by itself: those are problem documents here, and never redirects.
 func (a *API) route(w http.ResponseWriter, r *http.Request) {
+	if list, ok := strings.CutSuffix(r.URL.Path, "/"); ok && a.huma.OpenAPI().Paths[list] != nil {
+		r = r.Clone(r.Context()) // /keys/ is /keys
+		r.URL.Path, r.URL.RawPath = list, ""
+	}
 	handler, pattern := a.mux.Handler(r)
 	if pattern != "" && path.Clean(r.URL.Path) == r.URL.Path {
 		a.mux.ServeHTTP(w, r)

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"net/http"
+	"net/netip"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -13,7 +14,7 @@ import (
 func (a *API) registerDecisions() {
 	register(a, huma.Operation{
 		OperationID: "verify", Method: http.MethodPost, Path: api.Prefix + "/verify", Summary: "What a request with a token would be answered", Tags: []string{"decisions"},
-		Description: "Without looking at addresses or early data. It costs no quota.",
+		Description: "It looks at the address only if client_ip is given, and never at early data. Without namespace and permission, the outcome says only whether the key is alive. It costs no quota.",
 		RequestBody: jsonBody(true, api.JSON),
 	}, "admin.keys:read", a.verify)
 	add(a, huma.Operation{
@@ -26,7 +27,16 @@ func (a *API) registerDecisions() {
 type verifyInput struct{ Body api.VerifyRequest }
 
 func (a *API) verify(ctx context.Context, c keystore.Caller, in *verifyInput) (*page[api.Verdict], error) {
-	v, err := a.keys.Verify(ctx, c, in.Body.Token, in.Body.Namespace, in.Body.Permission)
+	about := keystore.Question{Namespace: in.Body.Namespace, Permission: in.Body.Permission}
+	if in.Body.ClientIP != "" {
+		var err error
+		if about.Client, err = netip.ParseAddr(in.Body.ClientIP); err != nil {
+			var wrong fields
+			wrong.add("client_ip", "must be an address such as 192.0.2.1")
+			return nil, wrong.err(codeInvalid)
+		}
+	}
+	v, err := a.keys.Verify(ctx, c, in.Body.Token, about)
 	if err != nil {
 		return nil, err
 	}

@@ -82,7 +82,8 @@ func (a *API) mintKey(ctx context.Context, c keystore.Caller, in *mintInput) (*m
 
 type listKeysInput struct {
 	Paging
-	Namespace string `query:"namespace" doc:"Only keys of this home namespace"`
+	Namespace string `query:"namespace" doc:"Only keys that live in this namespace or have a grant that names it"`
+	Home      string `query:"home" doc:"Only keys of this home namespace"`
 	Status    string `query:"status" enum:"active,inactive,expired,revoked"`
 	Owner     string `query:"owner" maxLength:"200"`
 	Role      string `query:"role" maxLength:"200"`
@@ -93,13 +94,15 @@ type listKeysInput struct {
 
 func (a *API) listKeys(ctx context.Context, c keystore.Caller, in *listKeysInput) (*page[api.Keys], error) {
 	f := keystore.KeyFilter{Status: keystore.Status(in.Status), Owner: in.Owner, Role: in.Role, CreatedBy: in.CreatedBy, Text: in.Q, Sort: keystore.KeySort(in.Sort)}
-	if in.Namespace != "" {
-		if !keystore.ValidNamespaceID(in.Namespace) {
-			var wrong fields
-			wrong.add("namespace", "no namespace can have this id")
-			return nil, wrong.err(codeInvalid)
-		}
-		f.Namespaces = []string{in.Namespace}
+	var wrong fields
+	wrong.namespaceID("namespace", in.Namespace)
+	wrong.namespaceID("home", in.Home)
+	if err := wrong.err(codeInvalid); err != nil {
+		return nil, err
+	}
+	f.In = in.Namespace
+	if in.Home != "" {
+		f.Namespaces = []string{in.Home}
 	}
 	list, next, err := a.keys.ListKeys(ctx, c, f, in.Cursor, in.Limit)
 	if err != nil {
@@ -109,6 +112,13 @@ func (a *API) listKeys(ctx context.Context, c keystore.Caller, in *listKeysInput
 		return nil, err
 	}
 	return showPage(list, next, a.shownKey), nil
+}
+
+// namespaceID checks a filter, which may be absent.
+func (f *fields) namespaceID(field, id string) {
+	if id != "" && !keystore.ValidNamespaceID(id) {
+		f.add(field, "no namespace can have this id")
+	}
 }
 
 func (a *API) revokeKey(ctx context.Context, c keystore.Caller, in *editInput[api.RevokeRequest]) (*changed[api.KeyChanged], error) {

@@ -411,3 +411,61 @@ func TestActiveAgreesWithStatus(t *testing.T) {
 		t.Errorf("the audit log calls a revoked key active: %s %v", rows.Items[0].After, err)
 	}
 }
+
+// TestListByNamespace: namespace finds keys that have a grant there too, home those that live there,
+// and a slash at the end of the path makes no difference.
+func TestListByNamespace(t *testing.T) {
+	d := open(t)
+	for _, id := range []string{"acme", "eu"} {
+		d.call(t, root, "POST", "/namespaces", `{"id":"`+id+`"}`).into(t, 201, new(api.Namespace))
+	}
+	d.mint(t, root, `{"name":"home","namespace":"eu","access":"read_only"}`)
+	d.mint(t, root, `{"name":"both","namespace":"eu","access":"read_only","grants":[{"namespace":"acme","access":"read_only"}]}`)
+	d.mint(t, root, `{"name":"granted","namespace":"acme","access":"read_only","grants":[{"namespace":"eu","access":"read_only"}]}`)
+	d.mint(t, root, `{"name":"everywhere","namespace":"acme","grants":[{"namespace":"*","access":"read_only"}]}`)
+	for query, want := range map[string]string{
+		"?namespace=eu": "granted both home", "?home=eu": "both home", "?namespace=acme": "everywhere granted both", "?namespace=acme&home=eu": "both",
+		"?namespace=eu&sort=name": "both granted home", "?namespace=eu&q=gran": "granted", "/?home=eu": "both home", "?namespace=eu&limit=1": "granted",
+	} {
+		var list api.Keys
+		d.call(t, root, "GET", "/keys"+query, nil).into(t, 200, &list)
+		var got []string
+		for _, k := range list.Items {
+			got = append(got, k.Name)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", query, got, want)
+		}
+	}
+}
+
+// TestVerifyAliveAndAddress: no permission is asked for unless one is named, and the address counts if it is given.
+func TestVerifyAliveAndAddress(t *testing.T) {
+	d := open(t)
+	token := d.mint(t, root, `{"name":"writer","permissions":["write"],"allowed_ips":["10.0.0.0/8","2001:db8::/32"]}`).Token
+	for _, test := range []struct{ fields, outcome, needed string }{
+		{``, "ok", ""},
+		{`,"namespace":"default"`, "forbidden", "read"},
+		{`,"permission":"read"`, "forbidden", "read"},
+		{`,"permission":"write"`, "ok", "write"},
+		{`,"client_ip":"10.1.2.3"`, "ok", ""},
+		{`,"client_ip":"::ffff:10.1.2.3"`, "ok", ""},
+		{`,"client_ip":"192.0.2.1"`, "address", ""},
+		{`,"permission":"write","client_ip":"2001:db8::1"`, "ok", "write"},
+	} {
+		var v api.Verdict
+		d.call(t, root, "POST", "/verify", `{"token":"`+token+`"`+test.fields+`}`).into(t, 200, &v)
+		needed := ""
+		if v.Needed != nil {
+			needed = *v.Needed
+		}
+		if v.Outcome != test.outcome || needed != test.needed {
+			t.Errorf("%s: %s, needed %q", test.fields, v.Outcome, needed)
+		}
+	}
+	for _, wrong := range []string{"", "10.0.0.0/8", "localhost"} {
+		if p := d.call(t, root, "POST", "/verify", `{"token":"`+token+`","client_ip":"`+wrong+`"}`).problem(t); p.Status != 422 {
+			t.Errorf("%q: %+v", wrong, p)
+		}
+	}
+}

@@ -37,7 +37,8 @@ keys can be sorted at most.`,
 		Args: noArguments,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.Namespace, "namespace", "", "Only keys of this `NAMESPACE`")
+	flags.StringVar(&f.Namespace, "namespace", "", "Only keys that live in this `NAMESPACE` or have a grant that names it")
+	flags.StringVar(&f.Home, "home", "", "Only keys that live in this `NAMESPACE`")
 	flags.StringVar(&f.Status, "status", "", "Only keys of this `STATUS`: active, inactive, expired or revoked")
 	flags.StringVar(&f.Owner, "owner", "", "Only keys that act for this `MEMBER`")
 	flags.StringVar(&f.Role, "role", "", "Only keys that have this `ROLE` in any namespace")

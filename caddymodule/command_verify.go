@@ -17,7 +17,10 @@ func (c *cli) verifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Says what a request with some token would be answered",
 		Long: `
-Reads a token and decides as the handler would, without looking at addresses.
+Reads a token and decides as the handler would. Without --namespace and
+--permission it says only whether the key is alive; the address counts with
+--client-ip.
+
 The outcome, one word such as ok, unknown, expired or forbidden, goes to
 standard output, the rest to standard error. The exit status is 0 for ok and 1
 otherwise.
@@ -31,7 +34,8 @@ typed or comes from standard input.`,
 		Args: noArguments,
 	}
 	cmd.Flags().StringVar(&q.Namespace, "namespace", "", "The `NAMESPACE` that the request touches (default the key's own)")
-	cmd.Flags().StringVar(&q.Permission, "permission", "", "The `PERMISSION` that the request needs: read, write, orders:read, orders:search (default read)")
+	cmd.Flags().StringVar(&q.Permission, "permission", "", "The `PERMISSION` that the request needs: read, write, orders:read, orders:search (default read with --namespace, else none)")
+	cmd.Flags().StringVar(&q.ClientIP, "client-ip", "", "The `ADDRESS` that the request comes from (default one that the key allows)")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
 		file := c.tokenFile
 		if c.server != "" {

@@ -597,7 +597,7 @@ func TestReadersAreNarrowedOnEveryNode(t *testing.T) {
 	for what, c := range map[string]keystore.Caller{"a member": ada, "a key": there.manages(token)} {
 		_, err := b.FindKey(ctx, c, other.ID)
 		list, _, err2 := b.ListKeys(ctx, c, keystore.KeyFilter{}, "", 10)
-		_, err3 := b.Verify(ctx, c, token, "", "read")
+		_, err3 := b.Verify(ctx, c, token, keystore.Question{Permission: "read"})
 		if err == nil || err3 == nil || err2 == nil && slices.ContainsFunc(list, func(k keystore.Key) bool { return k.ID == other.ID }) {
 			t.Errorf("%s still reads: %v, %v, %v", what, err, err2, err3)
 		}
@@ -738,7 +738,7 @@ func TestWhatOneMayDoWithOnesOwnKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v, err := w.Verify(ctx, ada, token.Reveal(), "", "read"); err != nil || v.Outcome != keystore.OK || v.Key == nil {
+	if v, err := w.Verify(ctx, ada, token.Reveal(), keystore.Question{Permission: "read"}); err != nil || v.Outcome != keystore.OK || v.Key == nil {
 		t.Errorf("tried: %+v, %v", v, err)
 	}
 	if list, _, err := w.ListKeys(ctx, ada, keystore.KeyFilter{}, "", 9); err != nil || len(list) != 1 {

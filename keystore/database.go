@@ -337,7 +337,8 @@ type AuditFilter struct {
 // A KeyFilter selects keys; its zero value all of them.
 type KeyFilter struct {
 	Namespaces []string // home is one of these; nil: any. Empty but not nil fits none.
-	Visible    []string // and one of these, unless nil …
+	In         string   // home is this one, or a grant names it; empty: any
+	Visible    []string // and home is one of these, unless nil …
 	OrOwner    string   // … or the key acts for this member, wherever its home is; empty: nobody
 	Status     Status
 	Now        time.Time // what Status is judged at

@@ -3,9 +3,11 @@ package keystore
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -178,8 +180,11 @@ func (k *Keystore) newRoles(tx Tx, by authority, s *KeySpec) (authority, error) 
 
 // makeRoles makes roles in a namespace, adds their names to a grant's, and returns the authority under the policy that has them.
 func (k *Keystore) makeRoles(tx Tx, by authority, namespace string, roles []Role, names *[]string) (authority, error) {
-	for _, r := range roles {
+	for i, r := range roles {
 		r.Namespace = namespace
+		if slices.ContainsFunc(roles[:i], func(other Role) bool { return other.Name != r.Name && strings.EqualFold(other.Name, r.Name) }) {
+			return by, &Error{Kind: KindConflict, Code: "exists", Detail: fmt.Sprintf("role %q is given twice in new_roles, in another case", r.Name), ID: r.Name}
+		}
 		if _, err := createRole(tx, by, r); err != nil {
 			return by, err
 		}

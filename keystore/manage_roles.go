@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // ListRoles returns the roles the caller may read, newest first, the built-in ones last. Whoever may read roles anywhere may read the shared ones.
@@ -58,8 +59,8 @@ func createRole(tx Tx, by authority, spec Role) (*Role, error) {
 		return nil, err
 	}
 	for id := range by.policy.roles {
-		if id.Name == role.Name && (id.Namespace == role.Namespace || id.Namespace == AnyNamespace || role.Namespace == AnyNamespace) {
-			return nil, &Error{Kind: KindConflict, Code: "exists", Detail: fmt.Sprintf("a role %q exists in namespace %q; a name is shared or local, never both", id.Name, id.Namespace), ID: role.Name}
+		if strings.EqualFold(id.Name, role.Name) && (id.Namespace == role.Namespace || id.Namespace == AnyNamespace || role.Namespace == AnyNamespace) {
+			return nil, &Error{Kind: KindConflict, Code: "exists", Detail: fmt.Sprintf("a role %q exists in namespace %q; a name is shared or local, never both, whatever its case", id.Name, id.Namespace), ID: role.Name}
 		}
 	}
 	if err := by.coverAll(role.Namespace, false, role.Permissions); err != nil {

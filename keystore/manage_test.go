@@ -451,7 +451,7 @@ func TestVerifySaysUnknownOfWhatTheCallerMayNotRead(t *testing.T) {
 		{root, "acme", "orders:search", keystore.OK}, {root, "", "orders:search", keystore.OK}, {root, "acme", "read", keystore.Forbidden},
 		{root, "other", "orders:search", keystore.Forbidden}, {root, "nowhere", "orders:search", keystore.Forbidden}, {who, "acme", "orders:search", keystore.Unknown},
 	} {
-		v, err := k.Verify(ctx, c.who, token, c.namespace, c.permission)
+		v, err := k.Verify(ctx, c.who, token, keystore.Question{Namespace: c.namespace, Permission: c.permission})
 		if err != nil || v.Outcome != c.want || (v.Key != nil) != (c.want != keystore.Unknown) {
 			t.Errorf("%s %s: %+v %v", c.namespace, c.permission, v, err)
 		}

@@ -29,7 +29,7 @@ func TestRotatedOut(t *testing.T) {
 				if err != nil || answer.Record == nil || answer.Record.KeyID != key.ID {
 					t.Errorf("whose token it was: %+v %v", answer, err)
 				}
-				v, err := k.Verify(ctx, root, token, "", "")
+				v, err := k.Verify(ctx, root, token, keystore.Question{})
 				if err != nil || v.Outcome != keystore.Rotated || v.Key == nil || v.Key.ID != key.ID {
 					t.Errorf("verify: %+v %v", v, err)
 				}
@@ -73,7 +73,7 @@ func TestVerifyRotatedForOthers(t *testing.T) {
 	if _, _, _, err := k.RotateKey(ctx, root, key.ID, 0, keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	v, err := k.Verify(ctx, who, token, "", "")
+	v, err := k.Verify(ctx, who, token, keystore.Question{})
 	if err != nil || v.Outcome != keystore.Unknown || v.Key != nil {
 		t.Errorf("%+v %v", v, err)
 	}

@@ -2,20 +2,31 @@ package keystore
 
 import (
 	"context"
+	"net/netip"
 	"time"
 )
 
 // A Verdict is the decision about a credential.
 type Verdict struct {
 	Outcome Outcome
-	Needed  string // the permission it was decided for
+	Needed  string // the permission it was decided for; empty: none
 	Key     *Key   // nil unless there is one and the caller may read it
 }
 
-// Verify decides about a credential as the handler does, but for addresses and early data. permission is what a request would need:
-// `read` (also when empty), `write`, `orders:read`, `orders:search`; namespace empty means the key's own. The outcome is [Unknown] unless the caller may
-// read the key.
-func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, permission string) (Verdict, error) {
+// A Question is a request that a credential would be sent with.
+type Question struct {
+	Namespace string // empty: the key's own
+	// Permission is what the request needs: `read`, `write`, `orders:read`, `orders:search`. Empty
+	// is `read` in Namespace or, without one, none: only whether the key is alive.
+	Permission string
+	Client     netip.Addr // where it comes from; the zero Addr: from where the key may be used
+}
+
+// Verify decides about a credential as the handler does, but for early data. The outcome is
+// [Unknown] unless the caller may read the key.
+func (k *Keystore) Verify(ctx context.Context, c Caller, credential string, about Question) (Verdict, error) {
+	namespace := about.Namespace
+	alive := namespace == "" && about.Permission == ""
 	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return Verdict{}, err
@@ -24,13 +35,16 @@ func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, 
 	if err := by.anywhere(adminKeys, "read"); err != nil {
 		return Verdict{}, err
 	}
-	needed, err := parseNeed(permission)
+	needed, err := parseNeed(about.Permission)
 	if err != nil {
 		var p problems
 		p.add("permission", "%v", err)
 		return Verdict{}, p.err()
 	}
-	v := Verdict{Needed: needed.String()}
+	var v Verdict
+	if !alive {
+		v.Needed = needed.String()
+	}
 	a, err := k.Lookup(ctx, TrimSecretToken(credential), time.Now())
 	if err != nil {
 		return Verdict{}, err
@@ -47,10 +61,12 @@ func (k *Keystore) Verify(ctx context.Context, c Caller, credential, namespace, 
 	}
 	policy := k.Policy()
 	q := Request{Now: a.Now, Policy: policy, Namespace: policy.Namespace(namespace), Need: needed}
-	if len(a.Record.AllowedIPs) > 0 {
+	if q.Client = about.Client; !q.Client.IsValid() && len(a.Record.AllowedIPs) > 0 {
 		q.Client = a.Record.AllowedIPs[0].Addr()
 	}
-	v.Outcome = Decide(a.Record, &q)
+	if v.Outcome = Decide(a.Record, &q); alive && v.Outcome == Forbidden {
+		v.Outcome = OK
+	}
 	v.Key, err = k.db.Key(ctx, a.Record.KeyID)
 	if err != nil && !isNotFound(err) {
 		return Verdict{}, k.storeFailed("reading a key", err)

@@ -60,7 +60,8 @@ type FieldError struct {
 type VerifyRequest struct {
 	Token      string `json:"token" writeOnly:"true"`
 	Namespace  string `json:"namespace,omitempty" doc:"Default: the key's own"`
-	Permission string `json:"permission,omitempty" doc:"One that a request can need: read (default), write, orders:read, orders:search"`
+	Permission string `json:"permission,omitempty" doc:"One that a request can need: read, write, orders:read, orders:search. Default: read in namespace; without namespace none, only whether the key is alive"`
+	ClientIP   string `json:"client_ip,omitempty" doc:"Where the request comes from. Default: an address that the key may be used from" example:"192.0.2.1"`
 }
 
 // A Verdict is the decision.
@@ -68,7 +69,7 @@ type Verdict struct {
 	Outcome string  `json:"outcome" doc:"One of the outcomes of a request: ok, unknown, rotated, revoked, …"`
 	Status  int     `json:"status" doc:"What the gate would answer; 200 for ok"`
 	Code    *string `json:"code" doc:"Of the problem document; null for ok"`
-	Needed  *string `json:"needed" doc:"The permission that it was decided for"`
+	Needed  *string `json:"needed" doc:"The permission that it was decided for; null: none"`
 	Key     *Key    `json:"key,omitempty" doc:"Absent unless the caller may read it"`
 }
 

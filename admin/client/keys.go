@@ -27,7 +27,8 @@ func (c *Client) MintKey(ctx context.Context, spec api.MintRequest, remember str
 
 // A KeyFilter says which keys to list, and which page of them. Its zero value is the first page of all keys.
 type KeyFilter struct {
-	Namespace string // home
+	Namespace string // home, or a grant names it
+	Home      string
 	Status    string // active, inactive, expired or revoked
 	Owner     string // a member
 	Role      string // in any of its grants
@@ -42,6 +43,7 @@ type KeyFilter struct {
 func (c *Client) ListKeys(ctx context.Context, f KeyFilter) (api.Keys, error) {
 	r := get(keysPath)
 	r.parameter("namespace", f.Namespace)
+	r.parameter("home", f.Home)
 	r.parameter("status", f.Status)
 	r.parameter("owner", f.Owner)
 	r.parameter("role", f.Role)

@@ -64,6 +64,7 @@ func openOn(t testing.TB, db keystore.Database) *site {
 	t.Cleanup(func() { _ = s.keys.Close() })
 	logger := slog.New(slog.NewTextHandler(&s.log, nil))
 	s.api = admin.New(s.keys, logger)
+	s.api.Declare(nil)
 	s.console = console.New(s.keys, s.api, logger)
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)

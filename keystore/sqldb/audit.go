@@ -137,7 +137,7 @@ func (d *DB) auditWays(f keystore.AuditFilter, within seqs) (ways []way, err err
 	column := func(name, value string) {
 		if value != "" {
 			query := clause{"SELECT a.seq AS id FROM audit a WHERE " + name + " = ?", []any{value}}.and(within.of("a"))
-			ways = append(ways, way{query, []clause{query}, clause{name + " || '' = ?", []any{value}}})
+			ways = append(ways, way{ids: query, ordered: []clause{query}, filter: clause{name + " || '' = ?", []any{value}}})
 		}
 	}
 	column("a.object", f.Object)

@@ -41,6 +41,7 @@ func joined(by string, list []clause) (all clause) {
 type way struct {
 	ids     clause   // query for them, which an index answers
 	ordered []clause // by which together all of them are found, each by an index that has them in the order of pages; none: there is no such index
+	also    clause   // beside ordered, query for a few ids more; empty: none
 	filter  clause   // the condition, where another way is taken: a || in it keeps SQLite to the index of that one
 }
 

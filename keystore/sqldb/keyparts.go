@@ -13,7 +13,7 @@ const maxUnion = 50
 // parts are where a list looks, each a FROM with a condition, by the way that leads to the fewest keys. rest is the condition that the other ways leave; few says
 // that the parts together have no more keys than may be looked through.
 func (d *DB) parts(ctx context.Context, f keystore.KeyFilter) (parts []clause, rest clause, few bool, err error) {
-	ways, err := d.ways(f)
+	ways, err := d.ways(ctx, f)
 	if err != nil {
 		return nil, clause{}, false, err
 	}
@@ -30,15 +30,18 @@ func (d *DB) parts(ctx context.Context, f keystore.KeyFilter) (parts []clause, r
 	for _, c := range ways[taken].ordered {
 		parts = append(parts, c.within("keys k WHERE ", ""))
 	}
+	if also := ways[taken].also; also.sql != "" {
+		parts = append(parts, d.through(also, "keys k WHERE k.id = few.id"))
+	}
 	return parts, rest, few, nil
 }
 
 // ways are all that a filter has, first those that are likely to lead to few keys.
-func (d *DB) ways(f keystore.KeyFilter) (ways []way, err error) {
+func (d *DB) ways(ctx context.Context, f keystore.KeyFilter) (ways []way, err error) {
 	column := func(name, value string) {
 		if value != "" {
 			plain := clause{name + " = ?", []any{value}}
-			ways = append(ways, way{idsOf(plain), []clause{plain}, clause{name + " || '' = ?", plain.args}})
+			ways = append(ways, way{ids: idsOf(plain), ordered: []clause{plain}, filter: clause{name + " || '' = ?", plain.args}})
 		}
 	}
 	column("k.owner", f.Owner)
@@ -49,10 +52,17 @@ func (d *DB) ways(f keystore.KeyFilter) (ways []way, err error) {
 		}
 		ways = append(ways, w)
 	}
+	if f.In != "" {
+		w, err := d.wayOfGrants(ctx, f.In)
+		if err != nil {
+			return nil, err
+		}
+		ways = append(ways, w)
+	}
 	column("k.created_by", f.CreatedBy)
 	if f.Status != "" && f.Status != keystore.StatusActive {
 		c := ofStatus(f)
-		ways = append(ways, way{idsOf(c.and(clause{sql: "k.personal = 0"})), []clause{c}, c})
+		ways = append(ways, way{ids: idsOf(c.and(clause{sql: "k.personal = 0"})), ordered: []clause{c}, filter: c})
 	}
 	if f.Role != "" {
 		ids := clause{"SELECT h.key_id AS id FROM held h WHERE h.role = ?", []any{f.Role}}
@@ -64,7 +74,7 @@ func (d *DB) ways(f keystore.KeyFilter) (ways []way, err error) {
 			ids = ids.and(clause{"h.home " + d.among, []any{array}})
 		}
 		// No EXISTS: PostgreSQL might read all that have the role.
-		ways = append(ways, way{ids, nil, clause{"k.id = (SELECT h.key_id FROM held h WHERE h.key_id = k.id AND h.role = ? LIMIT 1)", []any{f.Role}}})
+		ways = append(ways, way{ids: ids, filter: clause{"k.id = (SELECT h.key_id FROM held h WHERE h.key_id = k.id AND h.role = ? LIMIT 1)", []any{f.Role}}})
 	}
 	return ways, nil
 }
@@ -112,6 +122,25 @@ func (d *DB) wayOfScope(f keystore.KeyFilter) (w way, err error) {
 	}
 	w.filter = w.filter.within("(", ")")
 	return w, nil
+}
+
+// wayOfGrants leads to the keys that live in a namespace or have a grant in it. Only where many have
+// one are they found in the order of pages, by looking at all keys.
+func (d *DB) wayOfGrants(ctx context.Context, namespace string) (w way, err error) {
+	home := clause{"k.namespace = ?", []any{namespace}}
+	granted := clause{"SELECT g.key_id AS id FROM granted g WHERE g.namespace = ?", []any{namespace}} // not of keys that live there
+	has := clause{"k.id = (SELECT g.key_id FROM granted g WHERE g.key_id = k.id AND g.namespace = ?)", []any{namespace}}
+	w = way{
+		ids: idsOf(home).join(" UNION ALL ", granted), ordered: []clause{home},
+		filter: clause{"k.namespace || '' = ?", home.args}.join(" OR ", has).within("(", ")"),
+	}
+	rare, err := d.rarest(ctx, []way{{ids: granted}})
+	if rare >= 0 {
+		w.also = granted
+	} else {
+		w.ordered = append(w.ordered, has)
+	}
+	return w, err
 }
 
 // array is a list of texts for the dialect's conditions.
