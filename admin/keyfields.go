@@ -15,7 +15,7 @@ func showKey(k *keystore.Key, now time.Time) api.Key {
 	out := api.Key{
 		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Prefix: k.Listed(), Access: string(k.Access()),
 		Grants: showGrants(k.Grants), Owner: k.Owner, Status: string(status),
-		Active: k.Active && status != keystore.StatusRevoked && status != keystore.StatusExpired,
+		Active:    k.Active && status != keystore.StatusRevoked && status != keystore.StatusExpired,
 		CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy, ExpiresAt: nilIfZero(k.ExpiresAt),
 		RevokedAt: nilIfZero(k.RevokedAt), LastUsedAt: nilIfZero(k.LastUsedAt),
 		Secrets: make([]api.Secret, len(k.Secrets)), AllowedIPs: make([]string, len(k.AllowedIPs)),
