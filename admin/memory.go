@@ -101,11 +101,12 @@ func (c *account) take(n int64) error {
 	c.memory.mu.Unlock()
 	if c.used+n > most {
 		return newProblem(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf(
-			"this request alone needs more than the %d bytes of memory that all requests may use (request_memory in the configuration): "+
-				"send or ask for less at a time; an import can be sent with partial=1", most))
+			"this request alone needs more than the %d bytes of memory that all requests may use "+
+				"(request_memory in the configuration): send or ask for less at a time; an import can be sent with partial=1", most))
 	}
 	return newProblem(http.StatusTooManyRequests, "busy", fmt.Sprintf(
-		"requests that are running use the %d bytes of memory that they may use together: try again when they have finished", most))
+		"requests that are running use the %d bytes of memory that they may use together: "+
+			"try again when they have finished", most))
 }
 
 // stopReading keeps net/http from waiting for the rest of a body that nobody wants before it answers.
@@ -132,7 +133,8 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
 	_ = b.ctx.SetReadDeadline(time.Time{})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return n, newProblem(http.StatusRequestTimeout, "timeout", fmt.Sprintf("nothing was received of the body for %s", b.idle))
+		return n, newProblem(http.StatusRequestTimeout, "timeout",
+			fmt.Sprintf("nothing was received of the body for %s", b.idle))
 	}
 	b.ended = errors.Is(err, io.EOF)
 	if full := b.account.take(b.copies * int64(n)); full != nil {

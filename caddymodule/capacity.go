@@ -45,7 +45,7 @@ type CapacityConfig struct {
 	KeysPerOwner int64 `json:"keys_per_owner,omitempty"`
 }
 
-// capacityOptions names the caps by their words in a Caddyfile. The second is per namespace, nil for none.
+// options names the caps by their words in a Caddyfile. The second is per namespace, nil for none.
 func (c *CapacityConfig) options() map[string][2]*int64 {
 	return map[string][2]*int64{
 		"namespaces":         {&c.Namespaces, &c.NamespacesPerNamespace},
@@ -67,7 +67,8 @@ func (c *CapacityConfig) check() error {
 			}
 		}
 		if most, each := caps[0], caps[1]; each != nil && *most > 0 && *each > *most {
-			return fmt.Errorf("capacity: %s per namespace is %d: it must be at most that of the deployment, %d", option, *each, *most)
+			return fmt.Errorf("capacity: %s per namespace is %d: it must be at most that of the deployment, %d",
+				option, *each, *most)
 		}
 	}
 	return nil
@@ -114,7 +115,8 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		case !ok && caps[1] == nil:
 			return d.Errf("%s %s: it takes one %s above 0", option, strings.Join(args, " "), what)
 		case !ok:
-			return d.Errf("%s %s: it takes one %s above 0, and perhaps one for each namespace", option, strings.Join(args, " "), what)
+			return d.Errf("%s %s: it takes one %s above 0, and perhaps one for each namespace",
+				option, strings.Join(args, " "), what)
 		}
 		if err := a.Capacity.check(); err != nil {
 			return d.WrapErr(err)

@@ -60,7 +60,10 @@ type usage struct {
 type tally struct{ namespaces, roles, members, bytes int64 }
 
 func (t tally) plus(o tally, times int64) tally {
-	return tally{t.namespaces + times*o.namespaces, t.roles + times*o.roles, t.members + times*o.members, t.bytes + times*o.bytes}
+	return tally{
+		t.namespaces + times*o.namespaces, t.roles + times*o.roles,
+		t.members + times*o.members, t.bytes + times*o.bytes,
+	}
 }
 
 func (u usage) clone() usage {
@@ -211,7 +214,10 @@ func (k *Keystore) CapacityUses() []CapacityUse {
 	d, c := k.Policy(), &k.settings.Load().Capacity
 	var most tally
 	for _, t := range d.below() {
-		most = tally{max(most.namespaces, t.namespaces), max(most.roles, t.roles), max(most.members, t.members), max(most.bytes, t.bytes)}
+		most = tally{
+			max(most.namespaces, t.namespaces), max(most.roles, t.roles),
+			max(most.members, t.members), max(most.bytes, t.bytes),
+		}
 	}
 	return append(c.uses(d.usage.all, "deployment", ofDeployment), c.uses(most, "namespace", ofOneNamespace)...)
 }
@@ -265,7 +271,8 @@ func full(what string, use CapacityUse) *Error {
 		resource = "bytes of namespaces, roles and members"
 	}
 	return &Error{Kind: KindInvalid, Code: "capacity", Detail: fmt.Sprintf(
-		"%s may hold at most %d %s: delete some, or have the operator raise this limit in the capacity block of the configuration",
+		"%s may hold at most %d %s: delete some, "+
+			"or have the operator raise this limit in the capacity block of the configuration",
 		what, use.Cap, resource)}
 }
 

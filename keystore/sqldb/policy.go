@@ -15,15 +15,18 @@ const (
 	roleColumns      = "namespace, name, permissions, created_at, version"
 	memberColumns    = "id, name, kind, login, grants, active, created_at, created_by, version"
 
-	// policyHead takes a revision, its mark and the revision thrice. It returns no row if nothing has changed since,
-	// and whether the log names everything that has. A change of 'policy' that names no object was logged by a release before.
+	// policyHead takes a revision, its mark and the revision thrice. Its last column is whether the log
+	// names everything that has changed since. A change of 'policy' without an object was logged by a
+	// release before.
 	policyHead = `SELECT h.policy, h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
 		NOT EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?)
 		AND (SELECT count(DISTINCT revision) FROM change_log WHERE revision > ?) = h.revision - ?
-		AND NOT EXISTS (SELECT 1 FROM change_log WHERE revision > ? AND (kind = 'all' OR kind = 'policy' AND object IS NULL))
+		AND NOT EXISTS (SELECT 1 FROM change_log
+			WHERE revision > ? AND (kind = 'all' OR kind = 'policy' AND object IS NULL))
 		FROM head h WHERE `
 	// changed takes a kind of object and a revision.
-	changed = "(SELECT DISTINCT namespace AS home, name AS named FROM change_log WHERE kind = 'policy' AND object = ? AND revision > ?) c"
+	changed = `(SELECT DISTINCT namespace AS home, name AS named FROM change_log
+		WHERE kind = 'policy' AND object = ? AND revision > ?) c`
 )
 
 // Policy implements [keystore.Database].
@@ -77,8 +80,8 @@ func (t *tx) Policy(since keystore.Position) (*keystore.Policy, error) {
 // A querier runs a query that returns rows.
 type querier func(query string, args ...any) (*sql.Rows, error)
 
-// policy reads what has changed with queries that see one snapshot. The latest own revisions may have changes after the position. It calls alive for
-// each row of a whole policy. A row in which somebody has made a mistake is read as far as it can be: it must not keep the nodes from following the changes.
+// policy reads what has changed with queries that see one snapshot. Of the latest own revisions,
+// some changes may come after the position. It calls alive for each row of a whole policy. A row in which somebody has made a mistake is read as far as it can be: it must not keep the nodes from following the changes.
 func (d *DB) policy(since keystore.Position, own keystore.Revision, alive func(), q querier) (*keystore.Policy, error) {
 	p := &keystore.Policy{Whole: since.Revision < 0}
 	var complete bool
