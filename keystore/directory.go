@@ -40,6 +40,7 @@ const (
 type Directory struct {
 	revision   Revision
 	namespaces map[string]*Namespace
+	reached    map[string][]*Namespace // by namespace: those that its `reach` takes in
 	roles      map[RoleID]*role
 	members    map[string]*member
 	logins     map[string]*member
@@ -95,7 +96,7 @@ var builtin = func() *Directory {
 // has changed, but for copying the maps. A directory that requests are counted by has counts.
 func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
 	d = &Directory{
-		revision: p.Revision, namespaces: maps.Clone(d.namespaces), roles: maps.Clone(d.roles),
+		revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached, roles: maps.Clone(d.roles),
 		members: maps.Clone(d.members), logins: maps.Clone(d.logins), usage: d.usage.clone(),
 	}
 	if d.namespaces == nil {
@@ -125,6 +126,7 @@ func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
 		for _, ns := range d.namespaces {
 			ns.Unreadable = cmp.Or(ns.row, d.defect(ns))
 		}
+		d.findReached()
 	}
 	for i := range p.Roles {
 		r := &p.Roles[i]
@@ -339,27 +341,31 @@ func (d *Directory) setIn(h *holding, ns *Namespace, key bool) *Set {
 	return Union(parts...)
 }
 
-// reaches reports whether a namespace's `reach` takes in one below it.
-func (d *Directory) reaches(above string, below *Namespace) bool {
-	ns := d.namespaces[above]
-	if ns == nil {
-		return false
+// findReached finds for each namespace by which others it is reached, and the reverse. Looking at all
+// namespaces for each would take minutes.
+func (d *Directory) findReached() {
+	d.reached = make(map[string][]*Namespace)
+	for _, ns := range d.namespaces {
+		ns.reachedBy = nil
+		if ns.Unreadable != "" { // it has no ancestors
+			continue
+		}
+		for above := range d.upward(ns) {
+			if above != ns && slices.Contains(above.Reach, ns.Kind) {
+				ns.reachedBy = append(ns.reachedBy, above.ID)
+				d.reached[above.ID] = append(d.reached[above.ID], ns)
+			}
+		}
 	}
-	return slices.Contains(ns.Reach, below.Kind) && d.ancestor(above, below)
+}
+
+// reaches reports whether a namespace's `reach` takes in one of this directory that is below it.
+func (d *Directory) reaches(above string, below *Namespace) bool {
+	return slices.Contains(below.reachedBy, above)
 }
 
 // reachedFrom lists the namespaces that the `reach` of one takes in.
-func (d *Directory) reachedFrom(above string) (list []*Namespace) {
-	if ns := d.namespaces[above]; ns == nil || len(ns.Reach) == 0 {
-		return nil
-	}
-	for _, ns := range d.namespaces {
-		if d.reaches(above, ns) {
-			list = append(list, ns)
-		}
-	}
-	return list
-}
+func (d *Directory) reachedFrom(above string) []*Namespace { return d.reached[above] }
 
 // gives is a grant's permissions and those of its roles, which are roles of the grant's namespace or shared ones.
 func (d *Directory) gives(g *compiledGrant) *Set {

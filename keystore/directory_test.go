@@ -3,7 +3,10 @@ package keystore
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
+	"slices"
 	"testing"
+	"time"
 )
 
 // TestAnyParents builds directories from random parents, cycles included, as SQL may write them.
@@ -112,6 +115,170 @@ func checkParents(t *testing.T, seed uint64) {
 		}
 		if err := moved.check(d, nil, new(Namespace)); (err == nil) != want && moved.Parent != parents[moved.ID] {
 			t.Errorf("%s from %q to %s: %v", moved.ID, parents[moved.ID], moved.Parent, err)
+		}
+	}
+}
+
+// TestChangedDirectory changes a directory at random. At each step it must be the one that the rows
+// make when all of them are read.
+func TestChangedDirectory(t *testing.T) {
+	for seed := range uint64(50) {
+		checkChanges(t, seed)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+func FuzzChangedDirectory(f *testing.F) {
+	f.Fuzz(func(t *testing.T, seed uint64) { checkChanges(t, seed) })
+}
+
+func checkChanges(t *testing.T, seed uint64) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	pick := func(list ...string) string { return list[rng.IntN(len(list))] }
+	rows := make(map[Object]any)
+	random := func(o Object) any {
+		switch o.Kind {
+		case NamespaceObject:
+			ns := Namespace{ID: o.Name, Parent: pick("", "", "n1", "n2", "n3", "n4", "elsewhere"), Kind: pick("", "k", "l")}
+			if rng.IntN(2) == 0 {
+				ns.Reach = []string{pick("k", "l")}
+			}
+			if rng.IntN(9) == 0 {
+				ns.Unreadable = "by hand"
+			}
+			return ns
+		case RoleObject:
+			return Role{Namespace: o.Namespace, Name: o.Name, Permissions: mustParse(pick("read", "write", "orders:read"))}
+		}
+		m := Member{ID: o.Name, Login: pick("", "ada", "bob", "eve") + o.Name, Active: rng.IntN(3) > 0}
+		for i := range rng.IntN(3) {
+			m.Grants = append(m.Grants, Grant{Namespace: fmt.Sprint("n", i), Roles: []string{pick("r", "developer")}, Permissions: mustParse(pick("read", "write"))})
+		}
+		return m
+	}
+	add := func(p *Policy, row any) {
+		switch row := row.(type) {
+		case Namespace:
+			p.Namespaces = append(p.Namespaces, row)
+		case Role:
+			p.Roles = append(p.Roles, row)
+		case Member:
+			p.Members = append(p.Members, row)
+		}
+	}
+	d := NewDirectory(new(Policy))
+	for step := range 20 {
+		p := &Policy{Revision: Revision(step)}
+		for range rng.IntN(4) {
+			o := Object{Kind: NamespaceObject, Name: pick("n1", "n2", "n3", "n4", "n5")}
+			switch rng.IntN(3) {
+			case 0:
+				o = Object{Kind: RoleObject, Namespace: pick("n1", "n2", AnyNamespace), Name: pick("r", "s", "developer")}
+				if o.Name == "developer" && o.Namespace == AnyNamespace {
+					continue // built in
+				}
+			case 1:
+				o = Object{Kind: MemberObject, Name: pick("m1", "m2", "m3")}
+			}
+			if slices.Contains(p.Changed, o) {
+				continue
+			}
+			p.Changed = append(p.Changed, o)
+			if delete(rows, o); rng.IntN(3) > 0 {
+				rows[o] = random(o)
+				add(p, rows[o])
+			}
+		}
+		before := shape(d)
+		next := d.with(p, nil)
+		if got := shape(d); !reflect.DeepEqual(got, before) {
+			t.Fatalf("step %d changed the directory before it:\n%v\n%v", step, got, before)
+		}
+		d = next
+		all := &Policy{Revision: p.Revision, Whole: true}
+		for _, row := range rows {
+			add(all, row)
+		}
+		if got, want := shape(d), shape(NewDirectory(all)); !reflect.DeepEqual(got, want) {
+			t.Fatalf("step %d, %+v:\n%v\n%v", step, p, got, want)
+		}
+	}
+}
+
+// shape returns all that a directory holds, for comparisons.
+func shape(d *Directory) map[string]any {
+	s := map[string]any{"revision": d.revision, "usage": d.usage.all, "each": d.usage.each, "below": d.below()}
+	for id, ns := range d.namespaces {
+		ns := *ns
+		ns.reachedBy = slices.Sorted(slices.Values(ns.reachedBy))
+		s["namespace "+id] = ns
+	}
+	for id, list := range d.reached {
+		var ids []string
+		for _, ns := range list {
+			if d.namespaces[ns.ID] != ns {
+				s["stale "+ns.ID] = id
+			}
+			ids = append(ids, ns.ID)
+		}
+		slices.Sort(ids)
+		s["reached from "+id] = ids
+	}
+	for id, r := range d.roles {
+		s[fmt.Sprint("role ", id)] = []any{*r.Role, r.set}
+	}
+	for id, m := range d.members {
+		s["member "+id] = []any{*m.Member, m.holds}
+	}
+	for login, m := range d.logins {
+		s["login "+login] = m.ID
+	}
+	return s
+}
+
+// TestLargeDirectories: what a change checks takes time in proportion to the number of namespaces,
+// however deep they are nested and however many of them reach others.
+func TestLargeDirectories(t *testing.T) {
+	for name, check := range map[string]func(d *Directory){
+		"a change of a namespace": func(d *Directory) {
+			ns := *d.namespaces["n7"]
+			d.with(&Policy{Namespaces: []Namespace{ns}, Changed: []Object{{Kind: NamespaceObject, Name: "n7"}}}, nil)
+		},
+		"reach of a change": func(d *Directory) {
+			by := authority{policy: d, owns: nothing}
+			if err := by.reachMore(d); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"sums": func(d *Directory) { d.below() },
+		"moves": func(d *Directory) {
+			var p problems
+			p.childPrefixes(d, d.namespaces["n31"])
+		},
+	} {
+		cost := func(n int) time.Duration {
+			p := new(Policy)
+			for i := range n {
+				ns := Namespace{ID: fmt.Sprint("n", i), Kind: "k", Reach: []string{"k"}, ChildPrefix: "n"}
+				if i%maxDepth > 0 {
+					ns.Parent = fmt.Sprint("n", i-1)
+				}
+				p.Namespaces = append(p.Namespaces, ns)
+			}
+			d := NewDirectory(p)
+			least := time.Hour
+			for range 5 {
+				start := time.Now()
+				check(d)
+				least = min(least, time.Since(start))
+			}
+			return least
+		}
+		if few, many := cost(300), cost(6000); many > 100*few {
+			t.Errorf("%s: %v with 300 namespaces, %v with 6000", name, few, many)
 		}
 	}
 }

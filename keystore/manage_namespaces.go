@@ -263,8 +263,8 @@ func (a authority) reachMore(then *Directory) error {
 	if a.root {
 		return nil
 	}
-	for id := range then.namespaces {
-		for _, ns := range then.reachedFrom(id) {
+	for id, reached := range then.reached {
+		for _, ns := range reached {
 			if before := a.policy.Namespace(ns.ID); before != nil && !a.policy.reaches(id, before) {
 				if err := a.coverAll(ns.ID, false, mustParse("*")); err != nil {
 					return err
