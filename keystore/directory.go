@@ -242,9 +242,9 @@ func (d *Directory) depth(ns *Namespace) (level int, cycle bool) {
 	return level, false
 }
 
-// height returns how many levels a namespace spans together with its descendants.
-func (d *Directory) height(id string) int {
-	highest := 1
+// under returns how many levels a namespace spans together with its descendants, and these.
+func (d *Directory) under(id string) (height int, descendants []*Namespace) {
+	height = 1
 	for _, ns := range d.namespaces {
 		if ns.ID == id {
 			continue
@@ -252,12 +252,12 @@ func (d *Directory) height(id string) int {
 		levels := 1
 		for at := range d.upward(ns) {
 			if levels++; at.Parent == id {
-				highest = max(highest, levels)
+				height, descendants = max(height, levels), append(descendants, ns)
 				break
 			}
 		}
 	}
-	return highest
+	return height, descendants
 }
 
 // defect returns why the API would refuse the id or the parent of a namespace, or the empty string.
