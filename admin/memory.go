@@ -23,6 +23,9 @@ const (
 	bodyCopies, listCopies = 4, 3
 	// streamBytes is what the reading of a stream takes, besides a line that is longer.
 	streamBytes = 64 << 10
+	// smallBody is how much of a body is not accounted for. A change that takes access away fits, so
+	// that it never waits for others, and a connection takes as much anyway.
+	smallBody = 16 << 10
 )
 
 // memory is what requests may use together. It is safe for concurrent use.
@@ -116,13 +119,15 @@ func (c *account) stopReading() {
 	}
 }
 
-// A bodyReader reads a body from a client that has to keep sending. It reserves memory for what it reads.
+// A bodyReader reads a body from a client that has to keep sending. It reserves memory for what it
+// reads beyond smallBody.
 type bodyReader struct {
 	io.Reader
 	ctx     huma.Context
 	idle    time.Duration
 	account *account
 	copies  int64 // that are made of it
+	read    int64
 	ended   bool
 }
 
@@ -137,7 +142,9 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 			fmt.Sprintf("nothing was received of the body for %s", b.idle))
 	}
 	b.ended = errors.Is(err, io.EOF)
-	if full := b.account.take(b.copies * int64(n)); full != nil {
+	small := max(0, smallBody-b.read)
+	b.read += int64(n)
+	if full := b.account.take(b.copies * max(0, int64(n)-small)); full != nil {
 		return 0, full
 	}
 	return n, err

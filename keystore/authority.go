@@ -266,6 +266,24 @@ func (a authority) covers(namespace string, wide bool, p Permission) bool {
 	return a.all(namespace, wide, func(s *Set) bool { return s.Covers(p) })
 }
 
+// uncovered returns a permission of a list that the caller does not hold in a namespace. It keeps in
+// covering, which may be nil, the sets that cover the list: many namespaces share a few.
+func (a authority) uncovered(namespace string, wide bool, list []Permission, covering map[*Set]bool) (p Permission, found bool) {
+	a.all(namespace, wide, func(s *Set) bool {
+		if covering[s] {
+			return true
+		}
+		i := slices.IndexFunc(list, func(p Permission) bool { return !s.Covers(p) })
+		if found = i >= 0; found {
+			p = list[i]
+		} else if covering != nil {
+			covering[s] = true
+		}
+		return !found
+	})
+	return p, found
+}
+
 // readable returns the namespaces in which the caller may read a resource; all is true when these are all there are.
 func (a authority) readable(resource string) (list []string, all bool) {
 	if a.may(resource, "read", AnyNamespace) {
@@ -416,12 +434,23 @@ func (a authority) giveBelow(before, after []Grant, owned bool) error {
 	}
 	for i := range after {
 		g := &after[i]
-		for _, ns := range a.policy.reachedFrom(g.Namespace) {
-			for _, p := range a.policy.added(before, g) {
-				if !p.IsAdmin() && !a.covers(ns.ID, false, p) {
-					return exceeds("%s reaches down from namespace %q to %s, where it is more than the caller has", p, g.Namespace, a.named(ns.ID))
-				}
-			}
+		if err := a.coverReached(g.Namespace, slices.DeleteFunc(a.policy.added(before, g), Permission.IsAdmin)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// coverReached refuses permissions unless the caller holds them in all namespaces that the `reach`
+// of one takes in.
+func (a authority) coverReached(above string, list []Permission) error {
+	if len(list) == 0 {
+		return nil
+	}
+	covering := make(map[*Set]bool)
+	for _, ns := range a.policy.reachedFrom(above) {
+		if p, found := a.uncovered(ns.ID, false, list, covering); found {
+			return exceeds("%s reaches down from namespace %q to %s, where it is more than the caller has", p, above, a.named(ns.ID))
 		}
 	}
 	return nil

@@ -166,20 +166,26 @@ func bytesOfPermissions(list []Permission) (n int64) {
 	return n
 }
 
-// below returns what each namespace holds together with its descendants.
+// below returns what each namespace holds together with its descendants, of one that is its own
+// ancestor at least a part. It takes time in proportion to the number of namespaces, however deep
+// they are nested.
 func (d *Directory) below() map[string]tally {
 	sums := make(map[string]tally, len(d.namespaces))
-	for id, t := range d.usage.each {
-		ns := d.namespaces[id]
-		if ns == nil { // shared roles, grants in all namespaces
-			continue
-		}
-		if ns.Unreadable != "" { // it may be its own ancestor
-			sums[id] = sums[id].plus(t, 1)
-			continue
-		}
-		for at := range d.upward(ns) {
-			sums[at.ID] = sums[at.ID].plus(t, 1)
+	children := make(map[string]int, len(d.namespaces)) // whose sums are not known yet
+	for id, ns := range d.namespaces {
+		sums[id] = d.usage.each[id] // without shared roles, and grants in all namespaces
+		children[ns.Parent]++
+	}
+	for id, ns := range d.namespaces {
+		for children[id] == 0 {
+			children[id] = -1 // done
+			parent := d.namespaces[ns.Parent]
+			if parent == nil {
+				break
+			}
+			sums[parent.ID] = sums[parent.ID].plus(sums[id], 1)
+			children[parent.ID]--
+			id, ns = parent.ID, parent
 		}
 	}
 	return sums
@@ -203,6 +209,12 @@ func (c *Capacity) uses(t tally, scope string, of func(Caps) int64) []CapacityUs
 		{"members", scope, t.members, of(c.Members)},
 		{directoryBytes, scope, t.bytes, of(c.Directory)},
 	}
+}
+
+// fits reports whether one namespace may hold so much.
+func (c *Capacity) fits(t tally) bool {
+	return t.namespaces <= c.Namespaces.PerNamespace && t.roles <= c.Roles.PerNamespace &&
+		t.members <= c.Members.PerNamespace && t.bytes <= c.Directory.PerNamespace
 }
 
 func ofDeployment(c Caps) int64   { return c.Deployment }
@@ -249,7 +261,12 @@ func (k *Keystore) grown(tx Tx, by authority) (authority, error) {
 			return by, full("the deployment", use)
 		}
 	}
-	was, below := by.policy.below(), then.below()
+	below := then.below()
+	maps.DeleteFunc(below, func(_ string, t tally) bool { return c.fits(t) })
+	var was map[string]tally
+	if len(below) > 0 {
+		was = by.policy.below()
+	}
 	for _, id := range slices.Sorted(maps.Keys(below)) {
 		before := c.uses(was[id], "", ofOneNamespace)
 		for i, use := range c.uses(below[id], "", ofOneNamespace) {

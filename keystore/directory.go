@@ -40,6 +40,7 @@ const (
 type Directory struct {
 	revision   Revision
 	namespaces map[string]*Namespace
+	reached    map[string][]*Namespace // by namespace: those that its `reach` takes in
 	roles      map[RoleID]*role
 	members    map[string]*member
 	logins     map[string]*member
@@ -95,7 +96,7 @@ var builtin = func() *Directory {
 // has changed, but for copying the maps. A directory that requests are counted by has counts.
 func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
 	d = &Directory{
-		revision: p.Revision, namespaces: maps.Clone(d.namespaces), roles: maps.Clone(d.roles),
+		revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached, roles: maps.Clone(d.roles),
 		members: maps.Clone(d.members), logins: maps.Clone(d.logins), usage: d.usage.clone(),
 	}
 	if d.namespaces == nil {
@@ -125,6 +126,7 @@ func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
 		for _, ns := range d.namespaces {
 			ns.Unreadable = cmp.Or(ns.row, d.defect(ns))
 		}
+		d.findReached()
 	}
 	for i := range p.Roles {
 		r := &p.Roles[i]
@@ -240,9 +242,9 @@ func (d *Directory) depth(ns *Namespace) (level int, cycle bool) {
 	return level, false
 }
 
-// height returns how many levels a namespace spans together with its descendants.
-func (d *Directory) height(id string) int {
-	highest := 1
+// under returns how many levels a namespace spans together with its descendants, and these.
+func (d *Directory) under(id string) (height int, descendants []*Namespace) {
+	height = 1
 	for _, ns := range d.namespaces {
 		if ns.ID == id {
 			continue
@@ -250,12 +252,12 @@ func (d *Directory) height(id string) int {
 		levels := 1
 		for at := range d.upward(ns) {
 			if levels++; at.Parent == id {
-				highest = max(highest, levels)
+				height, descendants = max(height, levels), append(descendants, ns)
 				break
 			}
 		}
 	}
-	return highest
+	return height, descendants
 }
 
 // defect returns why the API would refuse the id or the parent of a namespace, or the empty string.
@@ -339,27 +341,31 @@ func (d *Directory) setIn(h *holding, ns *Namespace, key bool) *Set {
 	return Union(parts...)
 }
 
-// reaches reports whether a namespace's `reach` takes in one below it.
-func (d *Directory) reaches(above string, below *Namespace) bool {
-	ns := d.namespaces[above]
-	if ns == nil {
-		return false
+// findReached finds for each namespace by which others it is reached, and the reverse. Looking at all
+// namespaces for each would take minutes.
+func (d *Directory) findReached() {
+	d.reached = make(map[string][]*Namespace)
+	for _, ns := range d.namespaces {
+		ns.reachedBy = nil
+		if ns.Unreadable != "" { // it has no ancestors
+			continue
+		}
+		for above := range d.upward(ns) {
+			if above != ns && slices.Contains(above.Reach, ns.Kind) {
+				ns.reachedBy = append(ns.reachedBy, above.ID)
+				d.reached[above.ID] = append(d.reached[above.ID], ns)
+			}
+		}
 	}
-	return slices.Contains(ns.Reach, below.Kind) && d.ancestor(above, below)
+}
+
+// reaches reports whether a namespace's `reach` takes in one of this directory that is below it.
+func (d *Directory) reaches(above string, below *Namespace) bool {
+	return slices.Contains(below.reachedBy, above)
 }
 
 // reachedFrom lists the namespaces that the `reach` of one takes in.
-func (d *Directory) reachedFrom(above string) (list []*Namespace) {
-	if ns := d.namespaces[above]; ns == nil || len(ns.Reach) == 0 {
-		return nil
-	}
-	for _, ns := range d.namespaces {
-		if d.reaches(above, ns) {
-			list = append(list, ns)
-		}
-	}
-	return list
-}
+func (d *Directory) reachedFrom(above string) []*Namespace { return d.reached[above] }
 
 // gives is a grant's permissions and those of its roles, which are roles of the grant's namespace or shared ones.
 func (d *Directory) gives(g *compiledGrant) *Set {

@@ -3,7 +3,10 @@ package keystore
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
+	"slices"
 	"testing"
+	"time"
 )
 
 // TestAnyParents builds directories from random parents, cycles included, as SQL may write them.
@@ -112,6 +115,185 @@ func checkParents(t *testing.T, seed uint64) {
 		}
 		if err := moved.check(d, nil, new(Namespace)); (err == nil) != want && moved.Parent != parents[moved.ID] {
 			t.Errorf("%s from %q to %s: %v", moved.ID, parents[moved.ID], moved.Parent, err)
+		}
+	}
+}
+
+// TestChangedDirectory changes a directory at random. At each step it must be the one that the rows
+// make when all of them are read.
+func TestChangedDirectory(t *testing.T) {
+	for seed := range uint64(50) {
+		checkChanges(t, seed)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+func FuzzChangedDirectory(f *testing.F) {
+	f.Fuzz(func(t *testing.T, seed uint64) { checkChanges(t, seed) })
+}
+
+func checkChanges(t *testing.T, seed uint64) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	pick := func(list ...string) string { return list[rng.IntN(len(list))] }
+	rows := make(map[Object]any)
+	random := func(o Object) any {
+		switch o.Kind {
+		case NamespaceObject:
+			ns := Namespace{ID: o.Name, Parent: pick("", "", "n1", "n2", "n3", "n4", "elsewhere"), Kind: pick("", "k", "l")}
+			if rng.IntN(2) == 0 {
+				ns.Reach = []string{pick("k", "l")}
+			}
+			if rng.IntN(9) == 0 {
+				ns.Unreadable = "by hand"
+			}
+			return ns
+		case RoleObject:
+			return Role{Namespace: o.Namespace, Name: o.Name, Permissions: mustParse(pick("read", "write", "orders:read"))}
+		}
+		m := Member{ID: o.Name, Login: pick("", "ada", "bob", "eve") + o.Name, Active: rng.IntN(3) > 0}
+		for i := range rng.IntN(3) {
+			m.Grants = append(m.Grants, Grant{Namespace: fmt.Sprint("n", i), Roles: []string{pick("r", "developer")}, Permissions: mustParse(pick("read", "write"))})
+		}
+		return m
+	}
+	add := func(p *Policy, row any) {
+		switch row := row.(type) {
+		case Namespace:
+			p.Namespaces = append(p.Namespaces, row)
+		case Role:
+			p.Roles = append(p.Roles, row)
+		case Member:
+			p.Members = append(p.Members, row)
+		}
+	}
+	d := NewDirectory(new(Policy))
+	for step := range 20 {
+		p := &Policy{Revision: Revision(step)}
+		for range rng.IntN(4) {
+			o := Object{Kind: NamespaceObject, Name: pick("n1", "n2", "n3", "n4", "n5")}
+			switch rng.IntN(3) {
+			case 0:
+				o = Object{Kind: RoleObject, Namespace: pick("n1", "n2", AnyNamespace), Name: pick("r", "s", "developer")}
+				if o.Name == "developer" && o.Namespace == AnyNamespace {
+					continue // built in
+				}
+			case 1:
+				o = Object{Kind: MemberObject, Name: pick("m1", "m2", "m3")}
+			}
+			if slices.Contains(p.Changed, o) {
+				continue
+			}
+			p.Changed = append(p.Changed, o)
+			if delete(rows, o); rng.IntN(3) > 0 {
+				rows[o] = random(o)
+				add(p, rows[o])
+			}
+		}
+		before := shape(d)
+		next := d.with(p, nil)
+		if got := shape(d); !reflect.DeepEqual(got, before) {
+			t.Fatalf("step %d changed the directory before it:\n%v\n%v", step, got, before)
+		}
+		d = next
+		all := &Policy{Revision: p.Revision, Whole: true}
+		for _, row := range rows {
+			add(all, row)
+		}
+		for id, sum := range d.below() {
+			var want tally
+			for other, ns := range d.namespaces {
+				for at := range d.upward(ns) {
+					if at.ID == id {
+						want = want.plus(d.usage.each[other], 1)
+						break
+					}
+				}
+			}
+			if _, cycle := d.depth(d.namespaces[id]); sum != want && !cycle {
+				t.Fatalf("step %d: %s holds %+v, counted as %+v", step, id, want, sum)
+			}
+		}
+		if got, want := shape(d), shape(NewDirectory(all)); !reflect.DeepEqual(got, want) {
+			t.Fatalf("step %d, %+v:\n%v\n%v", step, p, got, want)
+		}
+	}
+}
+
+// shape returns all that a directory holds, for comparisons.
+func shape(d *Directory) map[string]any {
+	s := map[string]any{"revision": d.revision, "usage": d.usage.all, "each": d.usage.each}
+	for id, ns := range d.namespaces {
+		ns := *ns
+		ns.reachedBy = slices.Sorted(slices.Values(ns.reachedBy))
+		s["namespace "+id] = ns
+	}
+	for id, list := range d.reached {
+		var ids []string
+		for _, ns := range list {
+			if d.namespaces[ns.ID] != ns {
+				s["stale "+ns.ID] = id
+			}
+			ids = append(ids, ns.ID)
+		}
+		slices.Sort(ids)
+		s["reached from "+id] = ids
+	}
+	for id, r := range d.roles {
+		s[fmt.Sprint("role ", id)] = []any{*r.Role, r.set}
+	}
+	for id, m := range d.members {
+		s["member "+id] = []any{*m.Member, m.holds}
+	}
+	for login, m := range d.logins {
+		s["login "+login] = m.ID
+	}
+	return s
+}
+
+// TestLargeDirectories: what a change checks takes about the time that making the directory takes,
+// however deep namespaces are nested and however many of them reach others.
+func TestLargeDirectories(t *testing.T) {
+	p := new(Policy)
+	for i := range 6000 {
+		ns := Namespace{ID: fmt.Sprint("n", i), Kind: "k", Reach: []string{"k"}, ChildPrefix: "n"}
+		if i%maxDepth > 0 {
+			ns.Parent = fmt.Sprint("n", i-1)
+		}
+		p.Namespaces = append(p.Namespaces, ns)
+	}
+	took := func(f func()) time.Duration {
+		least := time.Hour
+		for range 3 {
+			start := time.Now()
+			f()
+			least = min(least, time.Since(start))
+		}
+		return least
+	}
+	var d *Directory
+	made := took(func() { d = NewDirectory(p) })
+	for name, check := range map[string]func(){
+		"change a namespace": func() {
+			d.with(&Policy{Namespaces: []Namespace{*d.namespaces["n7"]}, Changed: []Object{{Kind: NamespaceObject, Name: "n7"}}}, nil)
+		},
+		"reach": func() {
+			by := authority{policy: d, owns: nothing}
+			if err := by.reachMore(d); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"sums": func() { d.below() },
+		"move": func() {
+			var p problems
+			_, descendants := d.under("n3")
+			p.childPrefixes(d, d.namespaces["n3"], descendants)
+		},
+	} {
+		if cost := took(check); cost > 30*made { // quadratic code takes hundreds of times as long
+			t.Errorf("%s: %v; making the directory took %v", name, cost, made)
 		}
 	}
 }

@@ -173,8 +173,9 @@ func (d *Directory) loses(before []Grant, then *Directory, after []Grant) string
 		if p, lost := missingIn(then.heldIn(has, g.Namespace, g.Connected, true), gave); lost {
 			return p.String() + " in " + g.Namespace
 		}
+		data := gave.data()
 		for _, ns := range d.reachedFrom(g.Namespace) {
-			if p, lost := missingIn(then.setIn(has, ns, true), gave.data()); lost {
+			if p, lost := missingIn(then.setIn(has, ns, true), data); lost {
 				return p.String() + " in " + ns.ID
 			}
 		}

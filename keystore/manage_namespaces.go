@@ -115,8 +115,9 @@ func (ns *Namespace) check(d *Directory, prefixes []string, before *Namespace) e
 		p.namespace(d, "parent", ns.Parent)
 		level, cycle := d.depth(ns)
 		if before := d.Namespace(ns.ID); !cycle && (before == nil || before.Parent != ns.Parent) {
-			level += d.height(ns.ID) - 1
-			p.childPrefixes(d, ns)
+			height, descendants := d.under(ns.ID)
+			level += height - 1
+			p.childPrefixes(d, ns, descendants)
 		}
 		switch {
 		case cycle:
@@ -157,18 +158,13 @@ func (ns *Namespace) check(d *Directory, prefixes []string, before *Namespace) e
 
 // childPrefixes adds the ids of a namespace and its descendants that do not begin with the
 // ChildPrefix of each of its ancestors.
-func (p *problems) childPrefixes(d *Directory, ns *Namespace) {
+func (p *problems) childPrefixes(d *Directory, ns *Namespace, descendants []*Namespace) {
 	for above := range d.upward(d.Namespace(ns.Parent)) {
-		if above.ChildPrefix == "" {
-			continue
+		unlike := func(ns *Namespace) bool { return !strings.HasPrefix(ns.ID, above.ChildPrefix) }
+		if i := slices.IndexFunc(descendants, unlike); i >= 0 {
+			p.add("parent", "ids below namespace %q must begin with %q, unlike %q", above.ID, above.ChildPrefix, descendants[i].ID)
 		}
-		for _, below := range d.namespaces {
-			if d.ancestor(ns.ID, below) && !strings.HasPrefix(below.ID, above.ChildPrefix) {
-				p.add("parent", "ids below namespace %q must begin with %q, unlike %q", above.ID, above.ChildPrefix, below.ID)
-				break
-			}
-		}
-		if !strings.HasPrefix(ns.ID, above.ChildPrefix) {
+		if unlike(ns) {
 			p.add("id", "must begin with %q, because it is below namespace %q", above.ChildPrefix, above.ID)
 		}
 	}
@@ -263,8 +259,8 @@ func (a authority) reachMore(then *Directory) error {
 	if a.root {
 		return nil
 	}
-	for id := range then.namespaces {
-		for _, ns := range then.reachedFrom(id) {
+	for id, reached := range then.reached {
+		for _, ns := range reached {
 			if before := a.policy.Namespace(ns.ID); before != nil && !a.policy.reaches(id, before) {
 				if err := a.coverAll(ns.ID, false, mustParse("*")); err != nil {
 					return err

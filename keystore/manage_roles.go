@@ -105,10 +105,8 @@ func (r *Role) touches() []string { return []string{r.Namespace} }
 
 // coverAll refuses what the caller does not hold in a namespace.
 func (a authority) coverAll(namespace string, wide bool, list []Permission) error {
-	for _, p := range list {
-		if !a.covers(namespace, wide, p) {
-			return exceeds("%s in %s%s is more than the caller has", p, a.named(namespace), connectedWord(wide))
-		}
+	if p, found := a.uncovered(namespace, wide, list, nil); found {
+		return exceeds("%s in %s%s is more than the caller has", p, a.named(namespace), connectedWord(wide))
 	}
 	return nil
 }
@@ -191,10 +189,8 @@ func (a authority) governs(home string, where []Reach, s *Set) error {
 		if err := a.coverAll(at.Namespace, at.Connected, s.Permissions()); err != nil {
 			return err
 		}
-		for _, ns := range a.policy.reachedFrom(at.Namespace) {
-			if err := a.coverAll(ns.ID, false, s.data().Permissions()); err != nil {
-				return err
-			}
+		if err := a.coverReached(at.Namespace, s.data().Permissions()); err != nil {
+			return err
 		}
 	}
 	return nil

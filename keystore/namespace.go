@@ -39,8 +39,9 @@ type Namespace struct {
 	// have no effect, it reaches no other namespace, and no key can be created in it.
 	Unreadable string
 
-	row    string         // why the row itself cannot be read; set in a directory
-	counts *outcomeCounts // nil but in a directory
+	row       string         // why the row itself cannot be read; set in a directory
+	reachedBy []string       // the namespaces whose `reach` takes it in; set in a directory
+	counts    *outcomeCounts // nil but in a directory
 }
 
 // ValidNamespaceID reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}` and not reserved.
