@@ -168,9 +168,9 @@ func (a *App) provisionDatabase() error {
 		return errors.New("database sqlite takes a path, and no url")
 	}
 	path := filepath.Join(caddy.AppDataDir(), "apikeys.db")
+	var err error
 	if config.Path != "" {
-		var err error
-		if err := checkDatabasePath(config.Path); err != nil {
+		if err := checkDatabasePath(config.Path); err != nil { // before expand, which repeats it
 			return err
 		}
 		if path, err = expand("database", config.Path); err != nil {
@@ -180,7 +180,7 @@ func (a *App) provisionDatabase() error {
 			return err
 		}
 	}
-	path, err := filepath.Abs(path)
+	path, err = filepath.Abs(path)
 	if err != nil {
 		return fmt.Errorf("database: finding the file: %w", err)
 	}
@@ -245,7 +245,7 @@ func (a *App) provisionTokens() error {
 			return err
 		}
 		if seen[prefix] {
-			return fmt.Errorf("abandon_prefix %s: token_prefix accepts it, or it is given twice", prefix)
+			return fmt.Errorf("abandon_prefix %s: token_prefix accepts it, or it is given twice", shown(prefix))
 		}
 		seen[prefix] = true
 		a.settings.AbandonedPrefixes = append(a.settings.AbandonedPrefixes, prefix)

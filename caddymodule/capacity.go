@@ -45,7 +45,7 @@ type CapacityConfig struct {
 	KeysPerOwner int64 `json:"keys_per_owner,omitempty"`
 }
 
-// capacityOptions names the caps by their words in a Caddyfile. The second is per namespace, nil for none.
+// options names the caps by their words in a Caddyfile. The second is per namespace, nil for none.
 func (c *CapacityConfig) options() map[string][2]*int64 {
 	return map[string][2]*int64{
 		"namespaces":         {&c.Namespaces, &c.NamespacesPerNamespace},
@@ -96,7 +96,7 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		caps, known := options[option]
 		switch {
 		case !known:
-			return d.Errf("unknown word %q in capacity: it knows %s", option, capacityOptionNames)
+			return d.Errf("unknown word %q in capacity: it knows %s", shown(option), capacityOptionNames)
 		case given[option]:
 			return d.Errf("%s is given twice in capacity", option)
 		}
@@ -110,11 +110,13 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		for i := 0; ok && i < len(args); i++ {
 			*caps[i], ok = parse(args[i])
 		}
-		switch {
-		case !ok && caps[1] == nil:
-			return d.Errf("%s %s: it takes one %s above 0", option, strings.Join(args, " "), what)
-		case !ok:
-			return d.Errf("%s %s: it takes one %s above 0, and perhaps one for each namespace", option, strings.Join(args, " "), what)
+		if !ok {
+			perNamespace := ""
+			if caps[1] != nil {
+				perNamespace = ", and perhaps one for each namespace"
+			}
+			return d.Errf("%s %s: it takes one %s above 0%s",
+				option, shown(strings.Join(args, " ")), what, perNamespace)
 		}
 		if err := a.Capacity.check(); err != nil {
 			return d.WrapErr(err)
