@@ -29,7 +29,7 @@ type targetHeader struct {
 
 	destination bool // the Destination of MOVE and COPY alone (RFC 4918 §10.3)
 	required    bool // a request without the header is refused
-	relative    bool // a value without a leading slash counts from the root
+	relative    bool // a value without a leading slash is relative to the root
 }
 
 // A secondTarget is a resource that a header of a call names.
@@ -87,8 +87,8 @@ func foldName(name string) string {
 	return string(folded)
 }
 
-// findTargets adds to a call the resources that its headers name. It reports false when one of the
-// headers is repeated, is missing though it must be there, or is not canonical.
+// findTargets adds to a call the resources that its headers name. It reports false if one of the
+// headers is repeated, is required but missing, or is not canonical.
 func (c *rules) findTargets(call *call) bool {
 	for i := range c.targets {
 		t := &c.targets[i]
@@ -121,7 +121,7 @@ func (c *rules) findTargets(call *call) bool {
 	return true
 }
 
-// find returns the header's value and how often it is there, under every name that folds to its own.
+// find returns the header's value and the number of its lines, under every name that folds to its own.
 func (t *targetHeader) find(header http.Header) (value string, n int) {
 	for name, lines := range header {
 		if foldsTo(name, t.folded) && len(lines) > 0 {

@@ -15,8 +15,8 @@ const (
 	roleColumns      = "namespace, name, permissions, created_at, version"
 	memberColumns    = "id, name, kind, login, grants, active, created_at, created_by, version"
 
-	// policyHead takes a revision, its mark and the revision thrice. It returns no row if nothing has changed since,
-	// and whether the log names everything that has. A change of 'policy' that names no object was logged by a release before.
+	// policyHead takes a revision, its mark and the revision three times. It returns the head, and whether the log names
+	// every object that has changed since. An earlier release logged changes of 'policy' without an object.
 	policyHead = `SELECT h.policy, h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
 		NOT EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?)
 		AND (SELECT count(DISTINCT revision) FROM change_log WHERE revision > ?) = h.revision - ?
@@ -36,7 +36,7 @@ func (d *DB) RenewPolicy(ctx context.Context, since keystore.Position) (*keystor
 	return d.policyBy(ctx, d.lease, since)
 }
 
-// policySilence is how long the reading of a whole policy waits for the next row.
+// policySilence is how long reading a policy waits for the next row.
 const policySilence = 10 * time.Second
 
 func (d *DB) policyBy(ctx context.Context, pool *sql.DB, since keystore.Position) (p *keystore.Policy, err error) {
@@ -55,7 +55,7 @@ func (d *DB) policyBy(ctx context.Context, pool *sql.DB, since keystore.Position
 		})
 		return err
 	})
-	if err != nil && context.Cause(ctx) == context.DeadlineExceeded {
+	if err != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 	}
 	return p, d.fail(context.WithoutCancel(ctx), "reading namespaces, roles and members", err)
@@ -77,8 +77,8 @@ func (t *tx) Policy(since keystore.Position) (*keystore.Policy, error) {
 // A querier runs a query that returns rows.
 type querier func(query string, args ...any) (*sql.Rows, error)
 
-// policy reads what has changed with queries that see one snapshot. The latest own revisions may have changes after the position. It calls alive for
-// each row of a whole policy. A row in which somebody has made a mistake is read as far as it can be: it must not keep the nodes from following the changes.
+// policy reads what has changed with queries that see one snapshot. own is 1 in a transaction that has changed the policy, whose changes may have the
+// revision of the position. It calls alive for each row of a whole policy. A row in which somebody has made a mistake is read as far as it can be: it must not keep the nodes from following the changes.
 func (d *DB) policy(since keystore.Position, own keystore.Revision, alive func(), q querier) (*keystore.Policy, error) {
 	p := &keystore.Policy{Whole: since.Revision < 0}
 	var complete bool
@@ -147,7 +147,7 @@ func list[T any](q querier, scan scanner[T], query string, args ...any) ([]T, er
 	var out []T
 	for rows.Next() {
 		v, err := scan(rows.Scan)
-		if err == errEnough {
+		if errors.Is(err, errEnough) {
 			return out, err
 		}
 		if err != nil {
