@@ -13,9 +13,13 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 const hidden = "hunter2"
+
+var hiddenToken = keystore.NewTokenKey([32]byte{1}).Generate("ak", keystore.NewID()).Reveal()
 
 // secretArguments are what `{$VAR}` may have become when an argument is parsed.
 var secretArguments = []string{
@@ -31,6 +35,8 @@ var secretArguments = []string{
 	`"postgres://u:\"` + hidden + ` x@h/db"`,
 	`"host=h Password=` + hidden + `"`,
 	strings.Repeat("0123abcd", 8),
+	hiddenToken,
+	"/" + hiddenToken + "//x",
 }
 
 // optionLines are valid lines for every option, by the directive.
@@ -155,7 +161,8 @@ func TestErrorsShowNoPassword(t *testing.T) {
 }
 
 func showsSecret(err error) bool {
-	return err != nil && (strings.Contains(err.Error(), hidden) || strings.Contains(err.Error(), "0123abcd"))
+	return err != nil && slices.ContainsFunc([]string{hidden, hiddenToken, "0123abcd"},
+		func(secret string) bool { return strings.Contains(err.Error(), secret) })
 }
 
 // adaptAndValidate adapts and validates a Caddyfile.
