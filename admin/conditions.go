@@ -45,7 +45,7 @@ func parseCondition(header string) (c condition) {
 	}
 }
 
-// listed reads a header that is a list and may come in several lines.
+// listed joins the lines of a header whose value is a list.
 func listed(ctx huma.Context, name string) string {
 	var lines []string
 	ctx.EachHeader(func(n, value string) {
@@ -56,7 +56,7 @@ func listed(ctx huma.Context, name string) string {
 	return strings.Join(lines, ", ")
 }
 
-// Unless is what showing an object takes. It is exported for reflection's sake.
+// Unless is the condition for showing an object. It is exported because huma sets it by reflection.
 type Unless struct {
 	IfNoneMatch string `header:"If-None-Match" doc:"ETags: 304 if the object has one of them"`
 }
@@ -67,7 +67,8 @@ func (u *Unless) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-// status is 304 for an object that the client has already. The comparison is weak.
+// status returns 304 if the client has this version of the object. It compares weakly (RFC 9110
+// §13.1.2).
 func (u *Unless) status(version int64) int {
 	if u.IfNoneMatch == "" {
 		return http.StatusOK

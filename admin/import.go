@@ -54,10 +54,10 @@ func (in *importInput) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-// withoutMark drops a byte order mark, with which some programs begin UTF-8 (RFC 8259 §8.1).
+// withoutMark skips a byte order mark, which some programs write before UTF-8 (RFC 8259 §8.1).
 func withoutMark(r io.Reader) io.Reader {
 	in := bufio.NewReader(r)
-	if start, _ := in.Peek(len(byteOrderMark)); string(start) == byteOrderMark { // an error comes again
+	if start, _ := in.Peek(len(byteOrderMark)); string(start) == byteOrderMark { // the next read returns an error again
 		_, _ = in.Discard(len(byteOrderMark))
 	}
 	return in
@@ -92,8 +92,8 @@ type importing struct {
 	done  api.Imported
 }
 
-// importLine is a key of an import that is not one batch. It stays text until it is needed: what
-// becomes of it takes several times as much memory.
+// importLine is a key of an import in one transaction. It is kept as text and parsed when needed,
+// because a parsed key takes several times the memory.
 type importLine struct {
 	line int
 	text string
@@ -107,14 +107,14 @@ func (i *importing) At(n int) keystore.ImportSpec {
 
 func (i *importing) Imported(n int, id string) { i.created(i.lines[n].line, id) }
 
-// created lists the id of an imported key, empty if it was not imported.
+// created adds an imported key to the answer. The id is empty if the key was refused.
 func (i *importing) created(line int, id string) {
 	if id != "" && len(i.done.Created) < maxCreated {
 		i.done.Created = append(i.done.Created, api.Created{Line: line, ID: id})
 	}
 }
 
-// lineBytes is the memory that an import takes for a key besides its text.
+// lineBytes is the memory that an import needs for each key besides its text.
 const lineBytes = 256
 
 func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput) (*page[api.Imported], error) {

@@ -183,7 +183,8 @@ func showPage[V, T any](list []V, next string, show func(*V) T) *page[api.Page[T
 	return &page[api.Page[T]]{out}
 }
 
-// pageOf cuts one page out of all objects, of keystore.PageBytes at most. The cursor is the last one's age and id, so that it stays good when that one goes.
+// pageOf cuts one page out of all objects, which ends at about keystore.PageBytes. The cursor is the
+// age and id of the last object, so it stays valid when that object is deleted.
 func (k *kind[V, T, P, C]) pageOf(list []V, cursor string, limit int) (part []V, next string, err error) {
 	at := func(v *V) place { is := k.identify(v); return place{is.made.UnixMicro(), is.id} }
 	slices.SortFunc(list, func(a, b V) int { return comparePlace(at(&a), at(&b)) })

@@ -16,25 +16,25 @@ import (
 const (
 	// DefaultMemory is how many bytes of memory all requests together may use for bodies and lists.
 	DefaultMemory = 256 << 20
-	// idleTimeout is how long a client may send nothing of a body that is being read.
+	// idleTimeout is the longest pause that a client may make while its body is read.
 	idleTimeout = 30 * time.Second
-	// A body is in memory as it was sent, as JSON and as what becomes of it. A list is there as it was
-	// read and as it is sent.
+	// bodyCopies and listCopies estimate the memory of a request. A body is held as it was sent, as
+	// decoded JSON and as the objects made from it; a list as objects and as encoded JSON.
 	bodyCopies, listCopies = 4, 3
-	// streamBytes is what the reading of a stream takes, besides a line that is longer.
+	// streamBytes is reserved for the buffers of a streamed body. A longer line takes more.
 	streamBytes = 64 << 10
 	// smallBody is how much of a body is not accounted for. A change that takes access away fits, so
 	// that it never waits for others, and a connection takes as much anyway.
 	smallBody = 16 << 10
 )
 
-// memory is what requests may use together. It is safe for concurrent use.
+// memory is the budget that all requests share. It is safe for concurrent use.
 type memory struct {
 	mu         sync.Mutex
 	used, most int64
 }
 
-// take reserves n bytes, unless too many are in use.
+// take reserves n bytes and reports whether the budget had room for them.
 func (m *memory) take(n int64) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -43,6 +43,13 @@ func (m *memory) take(n int64) bool {
 	}
 	m.used += n
 	return true
+}
+
+// usage returns how many bytes are reserved, and how many may be.
+func (m *memory) usage() (used, most int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.used, m.most
 }
 
 func (m *memory) give(n int64) {
@@ -60,22 +67,18 @@ func (a *API) SetMemory(most int64) {
 }
 
 // Memory returns how many bytes of memory requests use, and may use.
-func (a *API) Memory() (used, most int64) {
-	a.memory.mu.Lock()
-	defer a.memory.mu.Unlock()
-	return a.memory.used, a.memory.most
-}
+func (a *API) Memory() (used, most int64) { return a.memory.usage() }
 
-// An account is what one request uses of the memory. It is for one goroutine.
+// An account tracks the memory that one request has reserved. It is not safe for concurrent use.
 type account struct {
 	memory *memory
 	used   int64
-	body   *bodyReader // nil: the request has none, or nobody has asked for it
+	body   *bodyReader // nil if no body is read
 }
 
 type accountKey struct{}
 
-// withAccount opens an account for a request. The caller closes it when the answer was written.
+// withAccount opens an account for a request. The caller closes it once the answer has been written.
 func withAccount(ctx context.Context, m *memory) (context.Context, *account) {
 	own := &account{memory: m}
 	return context.WithValue(ctx, accountKey{}, own), own
@@ -85,7 +88,7 @@ func accountOf(ctx context.Context) *account { return ctx.Value(accountKey{}).(*
 
 func (c *account) close() { c.freeTo(0) }
 
-// freeTo gives back what is more than n bytes.
+// freeTo returns all but n bytes to the budget.
 func (c *account) freeTo(n int64) {
 	if c.used > n {
 		c.memory.give(c.used - n)
@@ -99,28 +102,25 @@ func (c *account) take(n int64) error {
 		c.used += n
 		return nil
 	}
-	c.memory.mu.Lock()
-	most := c.memory.most
-	c.memory.mu.Unlock()
+	_, most := c.memory.usage()
 	if c.used+n > most {
 		return newProblem(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf(
-			"this request alone needs more than the %d bytes of memory that all requests may use "+
-				"(request_memory in the configuration): send or ask for less at a time; an import can be sent with partial=1", most))
+			"this request needs more than the %d bytes of memory that all requests share (request_memory in the configuration): "+
+				"send or request less at a time; send an import with partial=1", most))
 	}
 	return newProblem(http.StatusTooManyRequests, "busy", fmt.Sprintf(
-		"requests that are running use the %d bytes of memory that they may use together: "+
-			"try again when they have finished", most))
+		"running requests use the %d bytes of memory that all requests share: try again when they have finished", most))
 }
 
-// stopReading keeps net/http from waiting for the rest of a body that nobody wants before it answers.
+// stopReading lets net/http answer without waiting for the rest of a body that will not be read.
 func (c *account) stopReading() {
 	if c.body != nil && !c.body.ended {
 		_ = c.body.ctx.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// A bodyReader reads a body from a client that has to keep sending. It reserves memory for what it
-// reads beyond smallBody.
+// A bodyReader reads a body and reserves memory for what it reads beyond smallBody. It fails if the
+// client pauses for idle.
 type bodyReader struct {
 	io.Reader
 	ctx     huma.Context
@@ -132,14 +132,13 @@ type bodyReader struct {
 }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
-	// A writer without deadlines has the body in memory. The deadline must not outlast the reading:
-	// net/http would end the request by it.
+	// A response writer that has no deadlines is not a connection: the body is in memory. The deadline
+	// is cleared after the read, because net/http would otherwise abort the request.
 	_ = b.ctx.SetReadDeadline(time.Now().Add(b.idle))
 	n, err := b.Reader.Read(p)
 	_ = b.ctx.SetReadDeadline(time.Time{})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return n, newProblem(http.StatusRequestTimeout, "timeout",
-			fmt.Sprintf("nothing was received of the body for %s", b.idle))
+		return n, newProblem(http.StatusRequestTimeout, "timeout", fmt.Sprintf("no part of the body arrived for %s", b.idle))
 	}
 	b.ended = errors.Is(err, io.EOF)
 	small := max(0, smallBody-b.read)

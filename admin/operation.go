@@ -207,7 +207,7 @@ type Change struct {
 func (c *Change) Resolve(ctx huma.Context) []error {
 	c.IfMatch = listed(ctx, "If-Match")
 	if listed(ctx, "If-None-Match") != "" { // all changes are of objects that exist
-		return []error{newProblem(http.StatusPreconditionFailed, "version_mismatch", "If-None-Match is for reading; a change takes If-Match")}
+		return []error{newProblem(http.StatusPreconditionFailed, "version_mismatch", "If-None-Match applies to reads: use If-Match for a change")}
 	}
 	return nil
 }

@@ -18,12 +18,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// anything is the schema of what the document does not describe.
+// anything is the schema of values that the OpenAPI document does not describe.
 var anything = new(huma.Schema)
 
-// withParameters checks the query and the headers of an operation before huma reads them. To huma,
-// an empty parameter is an absent one, only the first of several counts, and a malformed one does
-// not exist: a filter would vanish.
+// withParameters checks the query and the headers of an operation before huma reads them. huma takes
+// an empty parameter for an absent one, uses the first of repeated ones and drops malformed ones, so
+// a filter could disappear.
 func (a *API) withParameters(ctx huma.Context, next func(huma.Context)) {
 	if err := checkParameters(ctx); err != nil {
 		a.refuse(ctx, err)
@@ -60,9 +60,9 @@ func checkParameters(ctx huma.Context) error {
 		case "path":
 			switch id := ctx.Param(p.Name); {
 			case !printable(id):
-				return newProblem(http.StatusNotFound, "not_found", "no id has such characters")
+				return newProblem(http.StatusNotFound, "not_found", "ids consist of printable characters")
 			case keystore.ContainsToken(id):
-				return newProblem(http.StatusNotFound, "not_found", "this is a token and no id; others may have seen it: rotate its key")
+				return newProblem(http.StatusNotFound, "not_found", "this is a token, not an id; others may have seen it: rotate its key")
 			}
 		}
 	}
@@ -84,16 +84,16 @@ func (f *fields) parameter(name string, values []string) {
 	}
 }
 
-// holdsToken is said of a text that is kept, or that an answer would repeat. It does not repeat it.
+// holdsToken refuses a token in a field that is stored, or repeated in an answer.
 const holdsToken = "must not contain a token; if the token works, rotate its key"
 
-// printable reports whether every database can compare s with a text.
+// printable reports whether s is a text that every database can store and compare.
 func printable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// refuseEmpty makes the optional strings of a body refuse the empty one, which would mean the same
-// as none, unless their tag says `minLength:"0"`.
+// refuseEmpty requires at least one character in each string of a body whose tag does not say
+// `minLength:"0"`: an empty string would mean the same as an absent one.
 func (a *API) refuseEmpty(s *huma.Schema) {
 	schemas := a.huma.OpenAPI().Components.Schemas
 	for s.Ref != "" {
@@ -116,8 +116,8 @@ func (a *API) refuseEmpty(s *huma.Schema) {
 // mayBeEmpty reports whether a string means the same when it is empty as when it is absent.
 func mayBeEmpty(s *huma.Schema) bool { return s.MinLength != nil && *s.MinLength == 0 }
 
-// inspect adds what huma would let pass, or repeat in its answer: strings that are null, although
-// null is none of their values, which huma takes for absent ones; and tokens, but where one belongs.
+// inspect refuses two kinds of values that huma accepts: null for a string that is not nullable,
+// which huma takes for an absent one, and a token in a field that is not write-only.
 func (a *API) inspect(s *huma.Schema, v any, at string, wrong *fields) {
 	for s.Ref != "" {
 		s = a.huma.OpenAPI().Components.Schemas.SchemaFromRef(s.Ref)

@@ -12,9 +12,9 @@ import (
 
 const answersUnder = adminSiteDirective + " answers under " + sitePath + "/ only, and "
 
-// checkPlace fails if no request for /apikeys/ reaches the handler that ctx provisions, because of
-// the matchers of the routes around it or because these routes remove a prefix. It does not judge
-// routes that rewrite the path in another way.
+// checkPlace fails if no request under /apikeys/ can reach the handler that ctx provisions, because
+// the routes around it match other paths or strip a prefix. It accepts routes that rewrite the path
+// in any other way.
 func checkPlace(ctx caddy.Context) error {
 	const instead = ": write `handle " + sitePath + "/* { " + adminSiteDirective + " }`"
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
@@ -33,7 +33,7 @@ func checkPlace(ctx caddy.Context) error {
 		for _, route := range routes {
 			rewrites := rewritesOf(route)
 			if depth == 0 && len(route.HandlersRaw) == 0 {
-				continue // a route of its own, with matchers of its own
+				continue // another route, which is provisioned already
 			}
 			for _, r := range rewrites {
 				if r.StripPathPrefix == "" {
@@ -47,14 +47,14 @@ func checkPlace(ctx caddy.Context) error {
 			if taken == nil {
 				taken = pathsElsewhere(route)
 			}
-			break // Caddy provisions this one, and keeps its raw form until all its handlers are loaded
+			break // the route around the handler: its raw form is kept until all its handlers are loaded
 		}
 	}
 	switch {
 	case taken != nil:
-		return fmt.Errorf(answersUnder+"the route around it takes only %s"+instead, strings.Join(taken, " "))
+		return fmt.Errorf(answersUnder+"the route around it matches only %s"+instead, shown(strings.Join(taken, " ")))
 	case stripped != "":
-		return fmt.Errorf(answersUnder+"the route around it removes %s from the path"+instead, stripped)
+		return fmt.Errorf(answersUnder+"the route around it removes %s from the path"+instead, shown(stripped))
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ func rewritesOf(route caddyhttp.Route) (rewrites []rewrite.Rewrite) {
 	return rewrites
 }
 
-// pathsElsewhere returns the paths that a route takes, if none is under /apikeys/.
+// pathsElsewhere returns the paths that a route matches, or nil if it may match one under /apikeys/.
 func pathsElsewhere(route caddyhttp.Route) (paths []string) {
 	for _, set := range route.MatcherSets {
 		within := true

@@ -32,8 +32,8 @@ func init() {
 // that one sends a member's token, or a key's, as `Authorization: Bearer` or `X-API-Key`, and may do what its permissions on
 // `admin…` resources allow. Any live key may read `/apikeys/v1/self`; `openapi.json`, `docs` and `health` need none.
 //
-// Where the same site has `api_key`, add `public /apikeys/*` to it, or it refuses members' tokens and takes keys out of the request. The start
-// warns when that line is missing.
+// Where the same site has `api_key`, add `public /apikeys/*` to it, or it refuses members' tokens and removes keys from the request. Caddy
+// warns at the start if that line is missing.
 type AdminSite struct {
 	// A placeholder that Caddy fills in with a user who has signed in before this handler, such as `{http.auth.user.id}` after `basic_auth`: a
 	// request without a token is that of the member with this login. Only what no client can set itself belongs here. Default is
@@ -74,8 +74,8 @@ func (s *AdminSite) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// warnIfUnreachable writes a warning if an api_key of the same site refuses what s is to answer. It is for Start, when all
-// handlers are there.
+// warnIfUnreachable logs a warning if an api_key of the same site refuses requests that s should answer. All handlers must be
+// provisioned.
 func (s *AdminSite) warnIfUnreachable() {
 	if s.server == nil {
 		return
@@ -86,9 +86,9 @@ func (s *AdminSite) warnIfUnreachable() {
 	}
 }
 
-// behind looks for s in a list of routes, and reports whether an api_key that sees every request before it refuses what s
-// is to answer. refuses says so of what is before these routes, and what is returned of what is before s, or after them. It
-// does not look into routes with matchers, unless s is in them.
+// behind looks for s in routes. It reports whether an api_key refuses requests before they reach s or, if s is not found,
+// before they leave the routes; refuses says the same of the handlers before the routes. An api_key in a route with matchers
+// counts only if s is in that route too.
 func (s *AdminSite) behind(routes caddyhttp.RouteList, refuses bool) (found, refused bool) {
 	for _, route := range routes {
 		within := refuses
@@ -118,7 +118,7 @@ func isAdminPath(path string) bool {
 	return path == sitePath || strings.HasPrefix(path, sitePath+"/")
 }
 
-// ServeHTTP answers requests under /apikeys/, the ones for nothing too: they may hold a token, which is for nobody else.
+// ServeHTTP answers all requests under /apikeys/, with 404 where there is nothing: they may hold a token, which no other handler should see.
 func (s *AdminSite) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if !isAdminPath(r.URL.Path) {
 		return next.ServeHTTP(w, r)
@@ -240,7 +240,7 @@ func parseAdminSite(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		}
 		if !reachesSite(paths) {
 			h.Next()
-			return nil, h.Errf(answersUnder+"its matcher takes only %s: write `"+adminSiteDirective+"` without one", shown(strings.Join(paths, " ")))
+			return nil, h.Errf(answersUnder+"its matcher matches only %s: write `"+adminSiteDirective+"` without one", shown(strings.Join(paths, " ")))
 		}
 	}
 	site := new(AdminSite)

@@ -373,8 +373,8 @@ func TestAdminSiteCaddyfile(t *testing.T) {
 		"api_keys_admin /apikeys/v1/*":                  "",
 		"@a path /APIKEYS/*\n\tapi_keys_admin @a":       "",
 		"@a host keys.example.com\n\tapi_keys_admin @a": "",
-		"api_keys_admin /keys/*":                        "api_keys_admin answers under /apikeys/ only, and its matcher takes only /keys/*: write `api_keys_admin` without one, at Caddyfile:2",
-		"@a {\n\t\tpath /keys/* /x\n\t\tmethod GET\n\t}\n\tapi_keys_admin @a": "its matcher takes only /keys/* /x",
+		"api_keys_admin /keys/*":                        "api_keys_admin answers under /apikeys/ only, and its matcher matches only /keys/*: write `api_keys_admin` without one, at Caddyfile:2",
+		"@a {\n\t\tpath /keys/* /x\n\t\tmethod GET\n\t}\n\tapi_keys_admin @a": "its matcher matches only /keys/* /x",
 		"api_keys_admin x": `api_keys_admin takes no argument but a matcher, this is "x": options go into a block, at Caddyfile:2`,
 		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t}":                                     "",
 		"api_keys_admin {\n\t\ttrust_user {header.Remote-User}\n\t}":                                    "",
@@ -411,10 +411,10 @@ func TestAdminSiteCaddyfile(t *testing.T) {
 // a word.
 func TestAdminSiteOutOfReach(t *testing.T) {
 	for text, want := range map[string]string{
-		"handle_path /admin/* {\n\t\tapi_keys_admin\n\t}":                              "api_keys_admin answers under /apikeys/ only, and the route around it takes only /admin/*: write `handle /apikeys/* { api_keys_admin }`",
+		"handle_path /admin/* {\n\t\tapi_keys_admin\n\t}":                              "api_keys_admin answers under /apikeys/ only, and the route around it matches only /admin/*: write `handle /apikeys/* { api_keys_admin }`",
 		"handle_path /apikeys/* {\n\t\tapi_keys_admin\n\t}":                            "the route around it removes /apikeys from the path: write `handle /apikeys/* { api_keys_admin }`",
-		"handle /keys/* {\n\t\tapi_keys_admin\n\t}":                                    "takes only /keys/*",
-		"route /keys/* {\n\t\troute {\n\t\t\tapi_keys_admin\n\t\t}\n\t}":               "takes only /keys/*",
+		"handle /keys/* {\n\t\tapi_keys_admin\n\t}":                                    "matches only /keys/*",
+		"route /keys/* {\n\t\troute {\n\t\t\tapi_keys_admin\n\t\t}\n\t}":               "matches only /keys/*",
 		"handle /apikeys/* {\n\t\tapi_keys_admin\n\t}":                                 "",
 		"handle {\n\t\tapi_keys_admin\n\t}":                                            "",
 		"handle /keys/* {\n\t\turi replace /keys /apikeys\n\t\tapi_keys_admin\n\t}":    "",

@@ -39,11 +39,11 @@ type App struct {
 	// How many keys are kept in this process's memory at most. Default is 1000000.
 	LocalCache int `json:"local_cache,omitempty"`
 
-	// How many bytes of memory these keys take at most, about. Default is 1073741824.
+	// How many bytes of memory these keys may take, approximately. Default is 1073741824.
 	LocalCacheBytes int64 `json:"local_cache_bytes,omitempty"`
 
-	// How many bytes of memory requests to the management interface may use together for bodies and lists. What exceeds
-	// it is refused with 429. Default is 268435456.
+	// How many bytes of memory requests to the management interface may use together for bodies and lists. A request that
+	// would exceed it gets 429. Default is 268435456.
 	RequestMemory int64 `json:"request_memory,omitempty"`
 
 	// The longest time for which a node that is cut off from the database may go on trusting what it has cached, and so
@@ -62,7 +62,7 @@ type App struct {
 	// refused. Default is one that is made at the first start and kept in the database.
 	TokenKey string `json:"token_key,omitempty"`
 
-	// How much the database may hold.
+	// How much the database may hold. Default is the default of each field.
 	Capacity *CapacityConfig `json:"capacity,omitempty"`
 
 	ctx      caddy.Context
@@ -109,7 +109,7 @@ const (
 	minLease = time.Second
 	// maxLease is there for the typing error: a revoke may have to wait that long.
 	maxLease = 24 * time.Hour
-	// minMemory is the least that anything may be given, in bytes: a smaller number is probably meant in another unit.
+	// minMemory is the smallest limit of memory, in bytes: a smaller number probably has the wrong unit.
 	minMemory = 16 << 20
 )
 
@@ -168,9 +168,9 @@ func (a *App) provisionDatabase() error {
 		return errors.New("database sqlite takes a path, and no url")
 	}
 	path := filepath.Join(caddy.AppDataDir(), "apikeys.db")
+	var err error
 	if config.Path != "" {
-		var err error
-		if err := checkDatabasePath(config.Path); err != nil {
+		if err := checkDatabasePath(config.Path); err != nil { // before expand, which repeats it
 			return err
 		}
 		if path, err = expand("database", config.Path); err != nil {
@@ -180,7 +180,7 @@ func (a *App) provisionDatabase() error {
 			return err
 		}
 	}
-	path, err := filepath.Abs(path)
+	path, err = filepath.Abs(path)
 	if err != nil {
 		return fmt.Errorf("database: finding the file: %w", err)
 	}
@@ -245,7 +245,7 @@ func (a *App) provisionTokens() error {
 			return err
 		}
 		if seen[prefix] {
-			return fmt.Errorf("abandon_prefix %s: token_prefix accepts it, or it is given twice", prefix)
+			return fmt.Errorf("abandon_prefix %s: token_prefix accepts it, or it is given twice", shown(prefix))
 		}
 		seen[prefix] = true
 		a.settings.AbandonedPrefixes = append(a.settings.AbandonedPrefixes, prefix)

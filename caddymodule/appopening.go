@@ -101,30 +101,34 @@ func (a *App) checkPrefixes(ctx context.Context, s *store) error {
 	defer cancel()
 	others, err := s.keys.OtherPrefixes(ctx, a.settings)
 	if err != nil {
-		a.logger.Warn("keys whose token prefix is not accepted could not be counted", slog.Any("error", err))
+		a.logger.Warn("counting keys whose token prefix is not accepted failed", slog.Any("error", err))
 		return nil
 	}
-	var wrong []string
-	var counts []string
+	var refused, counts []string
 	for _, p := range others {
 		if p.Abandoned {
 			a.logger.Warn("live keys with an abandoned token prefix are refused",
 				slog.String("prefix", p.Prefix), slog.Int64("keys", p.Keys))
 			continue
 		}
-		wrong = append(wrong, p.Prefix)
+		refused = append(refused, p.Prefix)
 		counts = append(counts, fmt.Sprintf("%s (%d)", p.Prefix, p.Keys))
 	}
-	if len(wrong) == 0 {
+	if len(refused) == 0 {
 		return nil
 	}
 	accepted := a.settings.TokenPrefixes
 	if len(accepted) == 0 {
 		accepted = []string{keystore.DefaultPrefix}
 	}
-	return fmt.Errorf("token_prefix does not accept the prefixes of live keys: %s. Requests with these keys would get 401. "+
-		"Accept them: token_prefix %s %s; or give the keys up: abandon_prefix %s", strings.Join(counts, ", "),
-		strings.Join(accepted, " "), strings.Join(wrong, " "), strings.Join(wrong, " "))
+	return fmt.Errorf("token_prefix does not accept the prefixes of live keys: %s. Requests with these keys would get 401. %s",
+		strings.Join(counts, ", "), prefixAdvice(accepted, refused))
+}
+
+// prefixAdvice says how to configure prefixes that are not accepted.
+func prefixAdvice(accepted, refused []string) string {
+	return fmt.Sprintf("Accept them with `token_prefix %s %s`, or refuse them for good with `abandon_prefix %[2]s`.",
+		strings.Join(accepted, " "), strings.Join(refused, " "))
 }
 
 // keepOpening waits for the pending attempt, or starts one if pending is nil, and retries until one

@@ -13,9 +13,13 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 const hidden = "hunter2"
+
+var hiddenToken = keystore.NewTokenKey([32]byte{1}).Generate("ak", keystore.NewID()).Reveal()
 
 // secretArguments are what `{$VAR}` may have become when an argument is parsed.
 var secretArguments = []string{
@@ -31,17 +35,22 @@ var secretArguments = []string{
 	`"postgres://u:\"` + hidden + ` x@h/db"`,
 	`"host=h Password=` + hidden + `"`,
 	strings.Repeat("0123abcd", 8),
+	hiddenToken,
+	"/" + hiddenToken + "//x",
 }
 
 // optionLines are valid lines for every option, by the directive.
 var optionLines = map[string]map[string][]string{
 	"api_keys": {
-		"database":     {"database sqlite /tmp/a.db", "database postgres postgres://u@h/db"},
-		"cache":        {"cache redis redis://h"},
-		"local_cache":  {"local_cache 10"},
-		"lease":        {"lease 10s"},
-		"token_prefix": {"token_prefix ak ak_old", "token_prefix ak ak"},
-		"token_key":    {"token_key " + strings.Repeat("ab", 32)},
+		"database":       {"database sqlite /tmp/a.db", "database postgres postgres://u@h/db"},
+		"cache":          {"cache redis redis://h"},
+		"local_cache":    {"local_cache 10 16MiB"},
+		"lease":          {"lease 10s"},
+		"token_prefix":   {"token_prefix ak ak_old", "token_prefix ak ak"},
+		"abandon_prefix": {"abandon_prefix old older", "abandon_prefix old old"},
+		"token_key":      {"token_key " + strings.Repeat("ab", 32)},
+		"capacity":       {"capacity {\nroles 2 1\ndirectory 2MiB 1MiB\nkeys_per_owner 1\n}"},
+		"request_memory": {"request_memory 16MiB"},
 	},
 	"api_key": {
 		"from":            {"from header X-Key Token", "from query key", "from cookie key", "from basic", "from bearer"},
@@ -51,6 +60,7 @@ var optionLines = map[string]map[string][]string{
 		"methods":         {"methods write MKCOL COPY"},
 		"operation":       {"operation orders:search read POST /v1/orders/search"},
 		"openapi":         {"openapi DOCUMENT /v1", "openapi DOCUMENT {\nskip_unsupported\n}"},
+		"also_judge":      {"also_judge read X-A X-B", "also_judge X-A X-A"},
 		"strict":          {"strict"},
 		"list":            {"list GET /v1/apps app {\nitems data.x\nid id\n}"},
 		"public":          {"public /health /docs/*"},
@@ -151,7 +161,8 @@ func TestErrorsShowNoPassword(t *testing.T) {
 }
 
 func showsSecret(err error) bool {
-	return err != nil && (strings.Contains(err.Error(), hidden) || strings.Contains(err.Error(), "0123abcd"))
+	return err != nil && slices.ContainsFunc([]string{hidden, hiddenToken, "0123abcd"},
+		func(secret string) bool { return strings.Contains(err.Error(), secret) })
 }
 
 // adaptAndValidate adapts and validates a Caddyfile.
@@ -182,6 +193,7 @@ func TestJSONErrorsShowNoPassword(t *testing.T) {
 		for _, text := range []string{
 			`{"database":{"type":%s}}`, `{"database":{"path":%s}}`, `{"database":{"type":"postgres","url":%s}}`, `{"database":{"url":%s}}`,
 			`{"cache":{"type":%s}}`, `{"cache":{"url":%s}}`, `{"token_prefix":[%s]}`, `{"token_prefix":[%[1]s,%[1]s]}`,
+			`{"abandon_prefix":[%s]}`, `{"abandon_prefix":[%[1]s,%[1]s]}`,
 		} {
 			text = fmt.Sprintf(text, quoted)
 			a := new(App)
@@ -202,6 +214,7 @@ func TestJSONErrorsShowNoPassword(t *testing.T) {
 			`{"openapi":[{"file":%s}]}`, `{"list":[{"method":%s}]}`, `{"list":[{"method":"GET","path":%s}]}`,
 			`{"list":[{"method":"GET","path":"/a","kind":"k","items":%s}]}`, `{"list":[{"method":"GET","path":%[1]s,"kind":"k","id":%[1]s}]}`,
 			`{"public":[%s]}`, `{"preflight":{"origins":[%s]}}`, `{"pass_metadata":[%s]}`, `{"pass_metadata":[%[1]s,%[1]s]}`,
+			`{"also_judge":[{"header":%s}]}`, `{"also_judge":[{"header":"X-A","class":%s}]}`,
 			`{"foreign":%s}`, `{"encoded_slash":%s}`, `{"errors":%s}`, `{"forwarded":%s}`,
 		} {
 			text = fmt.Sprintf(text, quoted)

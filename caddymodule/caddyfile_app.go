@@ -113,14 +113,14 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 			return d.Err("token_prefix takes one prefix or more, the first for new keys")
 		}
 		a.TokenPrefix = args
-		return checkPrefixes(d, "token_prefix", args)
+		return checkPrefixArgs(d, "token_prefix", args)
 	},
 	"abandon_prefix": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) == 0 {
 			return d.Err("abandon_prefix takes one prefix or more that token_prefix no longer accepts")
 		}
 		a.AbandonPrefix = args
-		return checkPrefixes(d, "abandon_prefix", args)
+		return checkPrefixArgs(d, "abandon_prefix", args)
 	},
 	"capacity": parseCapacity,
 	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
@@ -134,8 +134,8 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 
 const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, token_key, capacity, request_memory"
 
-// checkPrefixes checks prefixes without placeholders. Provision checks what the others become.
-func checkPrefixes(d *caddyfile.Dispenser, option string, prefixes []string) error {
+// checkPrefixArgs checks the prefixes that have no placeholder. Provision checks the expanded others.
+func checkPrefixArgs(d *caddyfile.Dispenser, option string, prefixes []string) error {
 	for _, prefix := range prefixes {
 		if !strings.Contains(prefix, "{") {
 			if err := checkPrefix(option, prefix); err != nil {
@@ -149,13 +149,13 @@ func checkPrefixes(d *caddyfile.Dispenser, option string, prefixes []string) err
 // UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
 //
 //	api_keys {
-//	    database     sqlite [<path>] | [postgres] <url>
-//	    cache        [redis] <url>
-//	    local_cache  <entries> [<size>]
-//	    lease        <duration>
-//	    token_prefix <for_new_keys> [<accepted_too>...]
+//	    database       sqlite [<path>] | [postgres] <url>
+//	    cache          [redis] <url>
+//	    local_cache    <entries> [<size>]
+//	    lease          <duration>
+//	    token_prefix   <for_new_keys> [<accepted_too>...]
 //	    abandon_prefix <no_longer_accepted>...
-//	    token_key    <64_hex_digits>
+//	    token_key      <64_hex_digits>
 //	    capacity {
 //	        namespaces         <deployment> [<per_namespace>]
 //	        roles              <deployment> [<per_namespace>]

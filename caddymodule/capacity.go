@@ -12,36 +12,37 @@ import (
 )
 
 // CapacityConfig caps what the database may hold. Only growth beyond a cap is refused, with 422. A cap per namespace
-// includes the namespace's descendants. Every process holds all namespaces, roles and members in memory.
+// counts the namespace with its descendants, except for keys. Every process holds all namespaces, roles and members in
+// memory.
 type CapacityConfig struct {
-	// The most namespaces in the deployment. Default is 20000.
+	// Maximum number of namespaces in the deployment. Default is 20000.
 	Namespaces int64 `json:"namespaces,omitempty"`
 
-	// The most namespaces in a namespace, itself included. Default is 5000.
+	// Maximum number of namespaces in a namespace, itself included. Default is 5000.
 	NamespacesPerNamespace int64 `json:"namespaces_per_namespace,omitempty"`
 
-	// The most roles in the deployment. Default is 20000.
+	// Maximum number of roles in the deployment. Default is 20000.
 	Roles int64 `json:"roles,omitempty"`
 
-	// The most roles in a namespace. Default is 5000.
+	// Maximum number of roles in a namespace. Default is 5000.
 	RolesPerNamespace int64 `json:"roles_per_namespace,omitempty"`
 
-	// The most members in the deployment. Default is 20000.
+	// Maximum number of members in the deployment. Default is 20000.
 	Members int64 `json:"members,omitempty"`
 
-	// The most grants that members have in a namespace. Default is 5000.
+	// Maximum number of grants that members have in a namespace. Default is 5000.
 	MembersPerNamespace int64 `json:"members_per_namespace,omitempty"`
 
-	// The most bytes that all namespaces, roles and members take. Default is 67108864.
+	// Maximum size in bytes of all namespaces, roles and members. Default is 67108864.
 	DirectoryBytes int64 `json:"directory_bytes,omitempty"`
 
-	// The most bytes that a namespace takes, its roles and the grants of members there included. Default is 16777216.
+	// Maximum size in bytes of a namespace, with its roles and the grants that members have in it. Default is 16777216.
 	DirectoryBytesPerNamespace int64 `json:"directory_bytes_per_namespace,omitempty"`
 
-	// The most keys with one home namespace, whatever their status. Descendants do not count. Default is 10000000.
+	// Maximum number of keys with one home namespace, whatever their status. Descendants do not count. Default is 10000000.
 	KeysPerNamespace int64 `json:"keys_per_namespace,omitempty"`
 
-	// The most keys that act for one member, whatever their status. Keys that act for root have no cap. Default is 1000000.
+	// Maximum number of keys that act for one member, whatever their status. Keys that act for root have no cap. Default is 1000000.
 	KeysPerOwner int64 `json:"keys_per_owner,omitempty"`
 }
 
@@ -97,7 +98,7 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		caps, known := options[option]
 		switch {
 		case !known:
-			return d.Errf("unknown word %q in capacity: it knows %s", option, capacityOptionNames)
+			return d.Errf("unknown word %q in capacity: it knows %s", shown(option), capacityOptionNames)
 		case given[option]:
 			return d.Errf("%s is given twice in capacity", option)
 		}
@@ -111,12 +112,13 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		for i := 0; ok && i < len(args); i++ {
 			*caps[i], ok = parse(args[i])
 		}
-		switch {
-		case !ok && caps[1] == nil:
-			return d.Errf("%s %s: it takes one %s above 0", option, strings.Join(args, " "), what)
-		case !ok:
-			return d.Errf("%s %s: it takes one %s above 0, and perhaps one for each namespace",
-				option, strings.Join(args, " "), what)
+		if !ok {
+			perNamespace := ""
+			if caps[1] != nil {
+				perNamespace = ", and perhaps one for each namespace"
+			}
+			return d.Errf("%s %s: it takes one %s above 0%s",
+				option, shown(strings.Join(args, " ")), what, perNamespace)
 		}
 		if err := a.Capacity.check(); err != nil {
 			return d.WrapErr(err)
@@ -130,7 +132,7 @@ func parseCount(text string) (int64, bool) {
 	return n, err == nil && n > 0
 }
 
-// parseSize parses a number of bytes, with a unit if need be: 64MiB, 64MB.
+// parseSize parses a number of bytes with an optional unit, such as 64MiB or 64MB.
 func parseSize(text string) (int64, bool) {
 	n, err := humanize.ParseBytes(text)
 	return int64(n), err == nil && n > 0 && n < 1<<62

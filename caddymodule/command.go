@@ -85,13 +85,13 @@ func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// mayBeEmpty marks a flag whose empty value is one like any other.
+// mayBeEmpty lets a flag have an empty value; see refuseEmpty.
 func mayBeEmpty(flags *pflag.FlagSet, name string) {
 	_ = flags.SetAnnotation(name, "empty", nil)
 }
 
-// refuseEmpty makes the flags of cmd and of all commands below it refuse an empty value: an unset
-// variable of a script would mean the default, or clear a list.
+// refuseEmpty makes the flags of cmd and of all commands below it refuse an empty value, as an unset
+// shell variable gives: it would mean the default, or clear a list.
 func refuseEmpty(cmd *cobra.Command) {
 	for _, flags := range []*pflag.FlagSet{cmd.Flags(), cmd.PersistentFlags()} {
 		flags.VisitAll(func(f *pflag.Flag) {
@@ -106,7 +106,7 @@ func refuseEmpty(cmd *cobra.Command) {
 	}
 }
 
-// flagError does not repeat the value of a flag, which may be a token.
+// flagError returns err without the value of the flag, which may be a token.
 func flagError(err error) error {
 	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok && keystore.ContainsToken(err.Error()) {

@@ -178,30 +178,30 @@ func (d *doctor) store(ctx context.Context) bool {
 func (d *doctor) prefixes(ctx context.Context) {
 	list, err := d.server.ListPrefixes(ctx)
 	if err != nil {
-		d.unknown("prefixes", "the keys of other token prefixes: "+err.Error())
+		d.unknown("prefixes", "live keys with other token prefixes: "+err.Error())
 		return
 	}
-	accepted := strings.Join(list.Accepted, " ")
-	var wrong, abandoned, names []string
+	var refused, counts, abandoned []string
 	for _, p := range list.Others {
-		text := fmt.Sprintf("%s (%d)", p.Prefix, p.Keys)
+		count := fmt.Sprintf("%s (%d)", p.Prefix, p.Keys)
 		if p.Abandoned {
-			abandoned = append(abandoned, text)
+			abandoned = append(abandoned, count)
 			continue
 		}
-		wrong, names = append(wrong, text), append(names, p.Prefix)
+		refused, counts = append(refused, p.Prefix), append(counts, count)
 	}
 	switch {
-	case len(wrong) > 0:
-		d.found("prefixes", false, "Accept them: token_prefix "+accepted+" "+strings.Join(names, " ")+"; or give the keys up: abandon_prefix "+strings.Join(names, " "),
-			"live keys are refused because token_prefix does not accept their prefixes: %s", strings.Join(wrong, ", "))
+	case len(refused) > 0:
+		d.found("prefixes", false, prefixAdvice(list.Accepted, refused),
+			"live keys are refused because token_prefix does not accept their prefixes: %s", strings.Join(counts, ", "))
 	case len(abandoned) > 0:
 		d.found("prefixes", true, "", "live keys are refused because the configuration abandons their prefixes: %s", strings.Join(abandoned, ", "))
 	default:
-		d.found("prefixes", true, "", "the token prefixes of all live keys are accepted: %s", accepted)
+		d.found("prefixes", true, "", "the token prefixes of all live keys are accepted: %s", strings.Join(list.Accepted, " "))
 	}
 }
 
+// documents lists the operations that handlers leave out of their OpenAPI documents.
 func (d *doctor) documents(config *gateConfig) {
 	if config.unread != nil {
 		d.unknown("documents", "which operations are left out: "+config.unread.Error())

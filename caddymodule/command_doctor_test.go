@@ -52,7 +52,7 @@ func TestDoctorCommand(t *testing.T) {
 		"a role that cannot be read": {bearer, healthy, 1, []string{"✗ rows that cannot be read, and give nothing: role acme/billing (no such word)"},
 			[]api.Role{{Namespace: "acme", Name: "billing", Unreadable: "no such word"}}, nil},
 		"a prefix that is not accepted": {bearer, healthy, 1, []string{
-			"✗ live keys are refused because token_prefix does not accept their prefixes: old (3)", "token_prefix ak old; or give the keys up: abandon_prefix old"},
+			"✗ live keys are refused because token_prefix does not accept their prefixes: old (3)", "Accept them with `token_prefix ak old`, or refuse them for good with `abandon_prefix old`."},
 			nil, []api.OtherPrefix{{Prefix: "gone", Keys: 2, Abandoned: true}, {Prefix: "old", Keys: 3}}},
 		"an abandoned prefix": {bearer, healthy, 0, []string{"✓ live keys are refused because the configuration abandons their prefixes: gone (2)"},
 			nil, []api.OtherPrefix{{Prefix: "gone", Keys: 2, Abandoned: true}}},

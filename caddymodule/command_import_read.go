@@ -25,7 +25,7 @@ var documentStart = regexp.MustCompile(`^\s*\{\s*"keys"\s*:`)
 
 func newImportReader(r io.Reader) *importReader {
 	in := bufio.NewReaderSize(r, 64<<10)
-	const byteOrderMark = "\ufeff" // with which some programs begin UTF-8
+	const byteOrderMark = "\ufeff" // which some programs write before UTF-8
 	if start, _ := in.Peek(len(byteOrderMark)); string(start) == byteOrderMark {
 		_, _ = in.Discard(len(byteOrderMark))
 	}

@@ -16,7 +16,7 @@ func (k *keyObjects) editCommand() *cobra.Command {
 		Long: `
 Changes what the flags name and leaves the rest. --access, --permission, --role
 and --connected replace that part of what the key may do in its own namespace
-(--no-roles takes all roles away), and --new-role adds to its roles; --grant
+(--no-roles removes all roles), and --new-role adds to its roles; --grant
 replaces all its grants, those of its own namespace too.
 
 The expiry and the namespace never change, and a revoked key takes no change.
@@ -33,7 +33,7 @@ key as it was before; standard error says which, and until when.`,
 	flags.StringVar(&access, "access", "", "What it may do in its own namespace: an `ACCESS` level, read_only or read_write")
 	flags.StringSliceVar(&permissions, "permission", nil, "The same as a `PERMISSION`; may be repeated")
 	flags.StringSliceVar(&roles, "role", nil, "A `ROLE` it has there; may be repeated")
-	flags.BoolVar(&noRoles, "no-roles", false, "Take all roles away that it has there")
+	flags.BoolVar(&noRoles, "no-roles", false, "Remove all roles that it has there")
 	flags.StringArrayVar(&newRoles, "new-role", nil, newRoleUsage)
 	flags.StringVar(&owner, "owner", "", "Another `MEMBER` to act for")
 	flags.BoolVar(&connected, "connected", false, "Extend its own grant to its namespace's children; --connected=false takes that back")

@@ -135,7 +135,7 @@ func (m *memberObjects) editCommand() *cobra.Command {
 		Short: "Changes a member's name, kind, login or grants",
 		Long: `
 Changes what the flags name and leaves the rest. --grant replaces all grants
-that you may see; --no-login takes the login away. What a member loses, the
+that you may see; --no-login removes the login. What a member loses, the
 keys that act for it lose too.
 
 Exit status 3 means that the change is made and some node may still go by what
@@ -143,7 +143,7 @@ was before; standard error says which, and until when.`,
 		Example: `  caddy apikeys members edit m_0hTz81Lk4fYQ --grant acme=@viewer --grant acme-eu=@developer`,
 	}
 	f.register(cmd)
-	cmd.Flags().BoolVar(&noLogin, "no-login", false, "Take the login away")
+	cmd.Flags().BoolVar(&noLogin, "no-login", false, "Remove the login")
 	cmd.MarkFlagsMutuallyExclusive("login", "no-login")
 	return m.editing(cmd, "Changed", func() (api.MemberPatch, error) {
 		grants, err := parseGrants(f.grants)

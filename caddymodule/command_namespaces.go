@@ -129,11 +129,11 @@ was before; standard error says which, and until when.`,
 	}
 	f.register(cmd)
 	flags := cmd.Flags()
-	flags.BoolVar(&noParent, "no-parent", false, "Take it out of its parent")
-	flags.BoolVar(&noReach, "no-reach", false, "Let what its keys may do count nowhere below it")
-	flags.BoolVar(&anyRoles, "any-key-roles", false, "Let its keys have any roles, or none")
+	flags.BoolVar(&noParent, "no-parent", false, "Remove it from its parent")
+	flags.BoolVar(&noReach, "no-reach", false, "Limit the grants of its keys to this namespace")
+	flags.BoolVar(&anyRoles, "any-key-roles", false, "Let its keys have any roles or none")
 	flags.BoolVar(&noPrefix, "no-token-prefix", false, "Use the deployment's first prefix")
-	flags.BoolVar(&noChildPrefix, "no-child-prefix", false, "Let its children have any ids")
+	flags.BoolVar(&noChildPrefix, "no-child-prefix", false, "Allow any ids for namespaces below it")
 	for with, without := range map[string]string{
 		"parent": "no-parent", "reach": "no-reach", "key-role": "any-key-roles", "token-prefix": "no-token-prefix",
 		"child-prefix": "no-child-prefix",

@@ -18,8 +18,8 @@ func (c *cli) verifyCommand() *cobra.Command {
 		Short: "Says what a request with some token would be answered",
 		Long: `
 Reads a token and decides as the handler would. Without --namespace and
---permission it says only whether the key is alive; the address counts with
---client-ip.
+--permission it says only whether the key is alive. The address is checked only
+with --client-ip.
 
 The outcome, one word such as ok, unknown, expired or forbidden, goes to
 standard output, the rest to standard error. The exit status is 0 for ok and 1

@@ -219,8 +219,8 @@ type call struct {
 
 	need       keystore.Need
 	wanted     string              // the id of the namespace
-	targets    []secondTarget      // what headers name, but for public paths
-	blamed     *secondTarget       // the one that the refusal is about
+	targets    []secondTarget      // resources that headers name, except public ones
+	blamed     *secondTarget       // the target that was refused; nil: the request itself
 	policy     *keystore.Directory // as it was when the call was decided on
 	namespace  *keystore.Namespace
 	record     *keystore.Record   // once found
@@ -421,8 +421,8 @@ func (h *Handler) disarm(c *call) {
 	cleanHeaders(c.r, c.request.trusted, hidden)
 }
 
-// keepForAdmin takes all credentials out of a request that is public because it is for api_keys_admin. They are kept for that handler,
-// since where it does not answer, the API must not get them.
+// keepForAdmin removes all credentials from a public request under /apikeys/ and keeps them for api_keys_admin, so that the API does not
+// get them where that handler does not answer.
 func (h *Handler) keepForAdmin(c *call) []credential {
 	if h.PassCredential {
 		return nil
@@ -443,7 +443,7 @@ func (h *Handler) keepForAdmin(c *call) []credential {
 // adminSources are what api_keys_admin reads credentials from.
 var adminSources, _ = compileSources(nil)
 
-// removeAll takes every credential of these sources out of a request, and their text out of its query. The caller has to take it out of the headers.
+// removeAll removes every credential of these sources from a request and redacts its query. The caller redacts the headers.
 func removeAll(c *call, from ...*sources) (hidden []credential) {
 	for _, s := range from {
 		hidden = append(hidden, s.all(c.r.Header, c.query)...)
@@ -458,8 +458,8 @@ func removeAll(c *call, from ...*sources) (hidden []credential) {
 	return hidden
 }
 
-// maxHidden is how many credentials of one request are searched for in the rest of it, each of which takes time. Of a request with
-// more, neither headers nor query go on.
+// maxHidden bounds how many credentials of one request are redacted, because each is searched for in the whole request. A request with
+// more of them loses its headers and its query.
 const maxHidden = 16
 
 var (

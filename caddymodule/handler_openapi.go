@@ -125,7 +125,7 @@ func (b *tableBuilder) addDocuments(h *Handler) error {
 	return nil
 }
 
-// addDocumented adds an operation, whose rivals in the table begin at the index from.
+// addDocumented adds an operation. The operations of documents begin at the index from.
 func (b *tableBuilder) addDocumented(
 	o *openapi.Operation, document *OpenAPI, permissions map[string]string, from int,
 ) error {
@@ -160,7 +160,7 @@ func (b *tableBuilder) addDocumented(
 			}
 			rival.leftOut = true
 			b.leaveOut(rival.method+" "+rival.pattern.text,
-				fmt.Errorf("it cannot be told from %s %s (%s)", o.Method, o.Path, o.Place))
+				fmt.Errorf("it cannot be distinguished from %s %s (%s)", o.Method, o.Path, o.Place))
 		}
 		b.leaveOut(o.Method+" "+o.Path, fmt.Errorf("%w (%s)", err, o.Place))
 	default:
@@ -179,7 +179,7 @@ func (b *tableBuilder) leaveOut(call string, reason error) {
 	b.rules.leftOut = append(b.rules.leftOut, call+": "+reason.Error())
 }
 
-// firstOf bounds a list for people.
+// firstOf returns the first 100 entries of a list, for a message.
 func firstOf(list []string) []string {
 	const most = 100
 	if len(list) <= most {
@@ -188,7 +188,7 @@ func firstOf(list []string) []string {
 	return append(list[:most:most], fmt.Sprintf("and %d more", len(list)-most))
 }
 
-// entriesOf returns the rows of an operation: one for each base, and none if one is not possible.
+// entriesOf returns the rows of an operation, one for each base.
 func entriesOf(o *openapi.Operation, base string, need keystore.Need) ([]operation, error) {
 	bases := []string{strings.TrimSuffix(base, "/")}
 	if base == "" {
@@ -210,9 +210,9 @@ func entriesOf(o *openapi.Operation, base string, need keystore.Need) ([]operati
 	return entries, nil
 }
 
-// blockQuery makes the calls undeclared of an operation whose path has a query or a fragment. Where
-// the path is declared without these, only calls with the parameters of that query are; nothing
-// tells calls with a fragment apart.
+// blockQuery makes the calls of an operation undeclared whose path has a query or a fragment. If the
+// same path is declared without a query, only calls with one of the query's parameters are
+// undeclared. A fragment is never sent, so it makes no difference.
 func (b *tableBuilder) blockQuery(o *openapi.Operation, base string) {
 	plain := *o
 	target, _, _ := strings.Cut(o.Path, "#")

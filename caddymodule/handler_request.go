@@ -28,7 +28,7 @@ type request struct {
 	outcome   keystore.Outcome
 	noted     bool // the outcome is one
 	repl      *caddy.Replacer
-	kept      http.Header // header fields with credentials that only another handler of ours is to see
+	kept      http.Header // header fields with credentials, for api_keys_admin
 
 	values [5]string // of the identity headers: Caddy's request_header changes them in place, so no two requests share them
 }

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -28,7 +29,7 @@ type targetHeader struct {
 
 	destination bool // the Destination of MOVE and COPY alone (RFC 4918 §10.3)
 	required    bool // a request without the header is refused
-	relative    bool // a value without a leading slash counts from the root
+	relative    bool // a value without a leading slash is relative to the root
 }
 
 // A secondTarget is a resource that a header of a call names.
@@ -52,15 +53,15 @@ func (c *rules) addTargets(h *Handler) error {
 		t := targetHeader{name: http.CanonicalHeaderKey(j.Header), folded: foldName(j.Header), class: class, relative: true}
 		switch {
 		case !httpguts.ValidHeaderFieldName(j.Header):
-			return fmt.Errorf("also_judge: %q is no name of a header", j.Header)
+			return fmt.Errorf("also_judge: %q is no name of a header", shown(j.Header))
 		case drops(j.Header, true):
-			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name anything to the API: leave it out", j.Header)
+			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name anything to the API: leave it out", shown(j.Header))
 		case slices.Contains(unfitHeaders, t.name):
 			return fmt.Errorf("also_judge: the value of %s is no path: leave it out", j.Header)
 		case t.name == "Destination" && class == keystore.Read:
-			return fmt.Errorf("also_judge: Destination names what is written: write `also_judge write Destination`")
+			return errors.New("also_judge: Destination names what is written: write `also_judge write Destination`")
 		case slices.ContainsFunc(c.targets, func(other targetHeader) bool { return other.folded == t.folded }):
-			return fmt.Errorf("also_judge: %s is given twice", j.Header)
+			return fmt.Errorf("also_judge: %s is given twice", shown(j.Header))
 		}
 		c.targets = append(c.targets, t)
 	}
@@ -86,8 +87,8 @@ func foldName(name string) string {
 	return string(folded)
 }
 
-// findTargets adds to a call the resources that its headers name. It reports false when one of the
-// headers is repeated, is missing though it must be there, or is not canonical.
+// findTargets adds to a call the resources that its headers name. It reports false if one of the
+// headers is repeated, is required but missing, or is not canonical.
 func (c *rules) findTargets(call *call) bool {
 	for i := range c.targets {
 		t := &c.targets[i]
@@ -120,7 +121,7 @@ func (c *rules) findTargets(call *call) bool {
 	return true
 }
 
-// find returns the header's value and how often it is there, under every name that folds to its own.
+// find returns the header's value and the number of its lines, under every name that folds to its own.
 func (t *targetHeader) find(header http.Header) (value string, n int) {
 	for name, lines := range header {
 		if foldsTo(name, t.folded) && len(lines) > 0 {

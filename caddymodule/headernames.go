@@ -15,7 +15,7 @@ import (
 type expectedHeaders struct {
 	ExpectedUnderscoreHeaders, ExpectedDotHeaders []string
 
-	several bool // these are of several servers: each may have a part of them
+	several bool // the lists are merged from several servers
 }
 
 // expectedBy returns what the servers of a Caddyfile expect.

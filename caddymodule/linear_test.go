@@ -1,19 +1,19 @@
 package caddymodule
 
 import (
-	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/linear"
 )
 
-// What an unauthenticated client can send costs time in proportion to its length: ten times the
-// bytes never take forty times as long. Quadratic code takes a hundred times as long.
+// TestRequestsCostLinearTime: what an unauthenticated client can send costs time in proportion to its
+// length.
 func TestRequestsCostLinearTime(t *testing.T) {
 	h := newHouse(t)
 	handler := h.handler(`
@@ -56,7 +56,7 @@ func TestRequestsCostLinearTime(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			linear(t, func(size int) func() {
+			linear.Check(t, 10_000, func(size int) func() {
 				r := wireRequest(t, shape.request(func(s string) string { return strings.Repeat(s, size/len(s)) }))
 				w := httptest.NewRecorder()
 				r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
@@ -66,24 +66,5 @@ func TestRequestsCostLinearTime(t *testing.T) {
 				}
 			})
 		})
-	}
-}
-
-// linear measures what prepare returns for inputs of 10,000 and 100,000 bytes.
-func linear(t *testing.T, prepare func(size int) func()) {
-	t.Helper()
-	least := func(size int) time.Duration {
-		best := time.Duration(math.MaxInt64)
-		for range 7 { // the least of several is what a busy machine changes least
-			f := prepare(size)
-			begun := time.Now()
-			f()
-			best = min(best, time.Since(begun))
-		}
-		return best
-	}
-	short, long := least(10_000), least(100_000)
-	if long > 40*short {
-		t.Errorf("10,000 bytes take %v, and 100,000 take %v", short, long)
 	}
 }

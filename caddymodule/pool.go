@@ -23,7 +23,7 @@ const (
 	// openTimeout bounds the opening of a database, migrations included.
 	openTimeout = time.Minute
 	// readTimeout bounds the opening of the key store, which reads all namespaces, roles and members.
-	// It gives up earlier when the database does not answer.
+	// It fails earlier if the database stops answering.
 	readTimeout = 6 * time.Minute
 )
 

@@ -20,8 +20,8 @@ type operation struct {
 	summary string
 	place   string // where it is declared, for errors
 
-	leftOut bool     // no permission can be told of it, so it is none of the API's
-	queries []string // query parameters with which a call is another operation, one that is left out
+	leftOut bool     // by skip_unsupported: its calls are undeclared
+	queries []string // parameters that make a call undeclared, because an operation with them is left out
 }
 
 // A table finds the operation that a call is: of those whose pattern matches, the one with most literal segments; of these, the one

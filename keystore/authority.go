@@ -35,7 +35,7 @@ func (k *Keystore) fresh(ctx context.Context, c Caller) (by authority, done func
 	if done, err = k.turns.take(ctx, c); err != nil {
 		return by, nil, err
 	}
-	err = k.currently(ctx, func() error {
+	err = k.withCurrent(ctx, func() error {
 		policy, err := k.current(func(since Position) (*Policy, error) { return k.db.Policy(ctx, since) })
 		if err != nil {
 			return err
@@ -50,8 +50,8 @@ func (k *Keystore) fresh(ctx context.Context, c Caller) (by authority, done func
 	return by, done, nil
 }
 
-// currently calls f, which uses current. If this node is too far behind for that, it catches up and calls f once more.
-func (k *Keystore) currently(ctx context.Context, f func() error) error {
+// withCurrent calls f, which uses current. If this node is too far behind for that, it catches up and calls f once more.
+func (k *Keystore) withCurrent(ctx context.Context, f func() error) error {
 	err := f()
 	if errors.Is(err, ErrTruncated) {
 		if err = k.renewAnew(ctx); err == nil {
@@ -61,7 +61,8 @@ func (k *Keystore) currently(ctx context.Context, f func() error) error {
 	return err
 }
 
-// current returns the node's directory with what read, which is a Policy, has seen change since. ErrTruncated.
+// current returns the node's directory with the changes since its position, which it gets from read. It fails with
+// ErrTruncated if they are not known.
 func (k *Keystore) current(read func(since Position) (*Policy, error)) (*Directory, error) {
 	at := *k.node.position.Load() // the directory has all changes up to there, and may have more
 	held := k.node.directory.Load()

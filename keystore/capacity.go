@@ -8,11 +8,12 @@ import (
 	"slices"
 )
 
-// Capacity is how much a deployment may hold. Only growth beyond it is refused, as KindInvalid
-// `capacity`: what takes access away is always possible. Zero values are replaced by the defaults.
+// Capacity is how much a deployment may hold. Only growth beyond a cap is refused, as KindInvalid
+// `capacity`; removing access always works. Zero values are replaced by those of [DefaultCapacity].
 //
-// Every node holds all namespaces, roles and members in memory. The caps of a namespace include
-// those of its descendants, so that nobody gets around them by creating namespaces.
+// Every node holds all namespaces, roles and members in memory. A cap per namespace counts the
+// namespace with its descendants, except for keys, so that nobody gets around it by creating
+// namespaces.
 type Capacity struct {
 	Namespaces Caps // of a namespace: its descendants and itself
 	Roles      Caps
@@ -23,13 +24,13 @@ type Capacity struct {
 	KeysPerNamespace, KeysPerOwner int64
 }
 
-// Caps are the most there may be of something.
+// Caps limit how much there may be of a resource.
 type Caps struct {
 	Deployment   int64
 	PerNamespace int64 // in one namespace and its descendants
 }
 
-// DefaultCapacity is that of [Settings].
+// DefaultCapacity is the capacity of zero [Settings].
 var DefaultCapacity = Capacity{
 	Namespaces: Caps{20_000, 5_000}, Roles: Caps{20_000, 5_000}, Members: Caps{20_000, 5_000},
 	Directory:        Caps{64 << 20, 16 << 20},
@@ -50,13 +51,13 @@ func (c Capacity) withDefaults() Capacity {
 	return c
 }
 
-// usage is how much a directory holds. It is kept as rows come and go.
+// usage counts what a directory holds. It is updated with each row that is added or removed.
 type usage struct {
 	all  tally
 	each map[string]tally // by namespace, without descendants
 }
 
-// A tally is how much there is of all that has caps.
+// A tally counts each resource that has caps.
 type tally struct{ namespaces, roles, members, bytes int64 }
 
 func (t tally) plus(o tally, times int64) tally {
@@ -73,12 +74,12 @@ func (u usage) clone() usage {
 	return usage{u.all, maps.Clone(u.each)}
 }
 
-// rowBytes is added for each row and each grant: about what the memory costs besides the texts.
+// rowBytes is the approximate memory of a row or a grant besides its texts.
 const rowBytes = 200
 
 // Size returns about how many bytes the namespace takes in memory.
 func (ns *Namespace) Size() int64 {
-	return int64(rowBytes+len(ns.ID)+len(ns.Kind)+len(ns.Parent)+len(ns.Name)+len(ns.TokenPrefix)) +
+	return int64(rowBytes+len(ns.ID)+len(ns.Kind)+len(ns.Parent)+len(ns.Name)+len(ns.TokenPrefix)+len(ns.ChildPrefix)) +
 		bytesOf(ns.Reach) + bytesOf(ns.KeyRoles)
 }
 
@@ -122,7 +123,7 @@ func (r *AuditRow) Size() int64 {
 	return int64(2*rowBytes+len(r.Before)+len(r.After)) + bytesOf(r.Namespaces)
 }
 
-// namespace adds a namespace, or with times -1 takes it out, as role and member do.
+// namespace counts a namespace, or with times -1 uncounts it. role and member do the same.
 func (u *usage) namespace(ns *Namespace, times int64) {
 	u.add(ns.ID, tally{namespaces: 1, bytes: ns.Size()}, times)
 }
@@ -193,7 +194,7 @@ func (d *Directory) below() map[string]tally {
 
 const directoryBytes = "directory_bytes"
 
-// A CapacityUse is how much there is of something with a cap.
+// A CapacityUse is the use of one cap.
 type CapacityUse struct {
 	Resource string // "namespaces", "roles", "members", "directory_bytes" or "keys"
 	Scope    string // "deployment", "namespace" or "owner": of the last two, the one that holds most
@@ -201,7 +202,7 @@ type CapacityUse struct {
 	Cap      int64
 }
 
-// uses lists what a tally holds, and the caps.
+// uses returns the counts of a tally with their caps.
 func (c *Capacity) uses(t tally, scope string, of func(Caps) int64) []CapacityUse {
 	return []CapacityUse{
 		{"namespaces", scope, t.namespaces, of(c.Namespaces)},
@@ -220,8 +221,7 @@ func (c *Capacity) fits(t tally) bool {
 func ofDeployment(c Caps) int64   { return c.Deployment }
 func ofOneNamespace(c Caps) int64 { return c.PerNamespace }
 
-// CapacityUses returns how much there is of all that has a cap, keys left out, as this node knows
-// it.
+// CapacityUses returns the use of each cap except those on keys, as this node knows it.
 func (k *Keystore) CapacityUses() []CapacityUse {
 	d, c := k.Policy(), &k.settings.Load().Capacity
 	var most tally
@@ -247,8 +247,8 @@ func (k *Keystore) CapacityOfKeys(ctx context.Context) ([]CapacityUse, error) {
 	}, nil
 }
 
-// grown returns the authority under the policy that a transaction has made of the caller's. It
-// refuses one that holds more than the caps, and more than before.
+// grown returns the authority under the policy as the transaction has changed it. It fails if the
+// change increases a count beyond its cap.
 func (k *Keystore) grown(tx Tx, by authority) (authority, error) {
 	then, err := k.policyIn(tx)
 	if err != nil {
@@ -281,7 +281,7 @@ func (k *Keystore) grown(tx Tx, by authority) (authority, error) {
 
 func (u CapacityUse) grows(before CapacityUse) bool { return u.Used > u.Cap && u.Used > before.Used }
 
-// full refuses growth.
+// full is the error of a change that would exceed a cap.
 func full(what string, use CapacityUse) *Error {
 	resource := use.Resource
 	if resource == directoryBytes {
@@ -293,7 +293,7 @@ func full(what string, use CapacityUse) *Error {
 		what, use.Cap, resource)}
 }
 
-// A keyRoom checks new keys of one transaction against the caps on keys. It asks for each count once.
+// A keyRoom checks the new keys of one transaction against the caps on keys. It queries each count once.
 type keyRoom struct {
 	tx       Tx
 	by       authority

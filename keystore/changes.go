@@ -46,13 +46,13 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 	return nil
 }
 
-// A baseDirectory is a directory that was read whole, to start from.
+// A baseDirectory is a complete directory, to which later changes are applied.
 type baseDirectory struct {
 	*Directory
 	at Position
 }
 
-// directoryTimeout bounds the reading of a whole directory, as long as rows keep coming.
+// directoryTimeout bounds the reading of a complete directory. It fails earlier if no rows arrive.
 const directoryTimeout = 5 * time.Minute
 
 // readDirectory reads the whole directory if this node has none to start from. It may take longer

@@ -255,11 +255,11 @@ type Position struct {
 	Mark     string
 }
 
-// PageBytes is about how many bytes of memory a page of a list takes at most, as Size counts them,
-// unless it has a single object.
+// PageBytes is the approximate memory, as Size counts it, at which a page of a list ends. A page has
+// at least one object.
 const PageBytes = 4 << 20
 
-// Nowhere is a position before everything, even what was there before the first change.
+// Nowhere is the position before the first change: everything has changed since.
 var Nowhere = Position{Revision: -1}
 
 // Head is the state of the change log as one node sees it.

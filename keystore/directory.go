@@ -82,7 +82,7 @@ func (d *Directory) unreadable() (list []string) {
 // NewDirectory readies a whole policy, which must not change any more.
 func NewDirectory(p *Policy) *Directory { return builtin.with(p, nil) }
 
-// builtin is the directory of a deployment that has nothing.
+// builtin is a directory with the built-in roles alone.
 var builtin = func() *Directory {
 	d := &Directory{roles: make(map[RoleID]*role)}
 	for i := range builtinRoles {
@@ -92,8 +92,9 @@ var builtin = func() *Directory {
 	return d
 }()
 
-// with returns the directory after a change, which must not change any more. It takes time for what
-// has changed, but for copying the maps. A directory that requests are counted by has counts.
+// with returns the directory with the changes of p, which must not be modified afterwards. Besides
+// copying the maps, it takes time for these changes alone. counts is nil unless requests are counted
+// by namespaces of the new directory.
 func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
 	d = &Directory{
 		revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached, roles: maps.Clone(d.roles),
@@ -106,7 +107,7 @@ func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
 	for _, o := range p.Changed {
 		moved = moved || o.Kind == NamespaceObject
 	}
-	if moved { // an ancestor, and so whether it can be read, may be another one
+	if moved { // ancestors may have changed, and with them whether a namespace is readable
 		for id, ns := range d.namespaces {
 			ns := *ns
 			d.namespaces[id] = &ns
@@ -152,7 +153,7 @@ func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
 	return d
 }
 
-// remove takes out a row that has changed. With what is there afterwards it is put in again.
+// remove removes a row that has changed. If the row still exists, its new version is added later.
 func (d *Directory) remove(o Object) {
 	switch o.Kind {
 	case NamespaceObject:
@@ -177,14 +178,14 @@ func (d *Directory) remove(o Object) {
 	}
 }
 
-// allNamespaces returns them, the newest first, as allRoles and allMembers do.
+// allNamespaces returns all namespaces, newest first.
 func (d *Directory) allNamespaces() []*Namespace {
 	return slices.SortedFunc(maps.Values(d.namespaces), func(a, b *Namespace) int {
 		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
 	})
 }
 
-// allRoles has the built-in ones last.
+// allRoles returns all roles, newest first and the built-in ones last.
 func (d *Directory) allRoles() []Role {
 	var list []Role
 	for _, r := range d.roles {
@@ -198,6 +199,7 @@ func (d *Directory) allRoles() []Role {
 	return append(list, builtinRoles...)
 }
 
+// allMembers returns all members, newest first.
 func (d *Directory) allMembers() []*member {
 	return slices.SortedFunc(maps.Values(d.members), func(a, b *member) int {
 		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))

@@ -37,8 +37,8 @@ func holdingOf(grants []Grant, owner string) *holding {
 		// None of these holds a space.
 		text.WriteString(" " + c.namespace + " " + c.set.String() + " " + strings.Join(c.roles, ",") + " " + strconv.FormatBool(c.connected))
 	}
-	// Each text is kept thrice: in the permissions, in the set and in the holding. A permission may
-	// be alone in a map of operations.
+	// Each text is held three times: in the permissions, in the set and in the holding. A permission
+	// may need a map of operations for itself.
 	h.size = int64(200 + 3*text.Len() + 100*len(grants) + 400*permissions)
 	return holdings.intern(text.String(), h)
 }

@@ -20,8 +20,8 @@ type Settings struct {
 	AbandonedPrefixes []string
 	// LocalCache is how many records the process keeps at most.
 	LocalCache int
-	// LocalCacheBytes is about how much memory they take at most. A 256th of it must have room for a
-	// record, else that is not kept.
+	// LocalCacheBytes is about how much memory the records may take. A record that needs more than a
+	// 256th of it is not cached.
 	LocalCacheBytes int64
 	// Lease is how long a node that is cut off may go on trusting what it has cached.
 	Lease time.Duration
@@ -387,7 +387,7 @@ func TrimSecretToken(credential string) string {
 	return credential
 }
 
-// Foreign reports whether a credential is neither a token that this deployment made nor bears one of its prefixes.
+// Foreign reports whether a credential has none of the accepted prefixes and was not created by this deployment.
 func (k *Keystore) Foreign(credential string) bool {
 	return !k.HasPrefix(credential) && !k.Abandoned(credential)
 }
@@ -398,8 +398,8 @@ func (k *Keystore) HasPrefix(credential string) bool {
 		slices.ContainsFunc(k.settings.Load().TokenPrefixes, func(p string) bool { return HasTokenPrefix(credential, p) })
 }
 
-// Abandoned reports whether a credential is a token that this deployment made with a prefix that it
-// does not accept.
+// Abandoned reports whether a credential is a token that this deployment created with a prefix that
+// it no longer accepts.
 func (k *Keystore) Abandoned(credential string) bool {
 	if k.HasPrefix(credential) {
 		return false
@@ -416,8 +416,8 @@ type OtherPrefix struct {
 }
 
 // OtherPrefixes returns the prefixes that s does not accept and that live keys have: requests with
-// their tokens are refused under s. It does not know the prefix of a token that was rotated out and
-// has not reached the end of its grace.
+// their tokens are refused under s. Of a key that was rotated, only the newest token counts, not one
+// in its grace.
 func (k *Keystore) OtherPrefixes(ctx context.Context, s Settings) ([]OtherPrefix, error) {
 	counts, err := k.db.CountPrefixes(ctx, s.withDefaults().TokenPrefixes)
 	if err != nil {

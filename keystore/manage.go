@@ -82,7 +82,7 @@ func (k *Keystore) authorised(c Caller, f func(Tx, authority) error) func(Tx) er
 func (k *Keystore) write(ctx context.Context, f func(Tx) error) (commit, error) {
 	var done commit
 	countMembers(ctx, k.db)
-	err := k.currently(ctx, func() (err error) {
+	err := k.withCurrent(ctx, func() (err error) {
 		done.history = k.node.history()
 		done.revision, err = k.db.Update(ctx, f)
 		return err

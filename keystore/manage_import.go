@@ -42,8 +42,8 @@ const (
 	MaxImport = 10_000
 )
 
-// An ImportSource is a list of keys to import. At may be called several times for each, so that a
-// source need not hold more than the text of a key.
+// An ImportSource is a list of keys to import. At may be called several times for each key, so a
+// source can hold keys as text and parse them in At.
 type ImportSource interface {
 	Len() int
 	At(i int) ImportSpec
@@ -97,7 +97,7 @@ func (k *Keystore) ImportFrom(ctx context.Context, c Caller, source ImportSource
 	return imported, refused, nil
 }
 
-// all yields the numbers below n.
+// all yields 0 to n-1.
 func all(n int) iter.Seq[int] {
 	return func(yield func(int) bool) {
 		for i := 0; i < n && yield(i); i++ {

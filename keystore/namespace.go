@@ -31,7 +31,7 @@ type Namespace struct {
 	// KeyRoles are the roles that keys homed here have in their home grant, exactly these; [AnyRole] alone: at least one; empty: any or none.
 	KeyRoles    []string
 	TokenPrefix string // of the tokens of keys homed here; empty: the deployment's first
-	// ChildPrefix is what the ids of descendants must begin with when they are created here or moved here; empty: anything.
+	// ChildPrefix is what the ids of descendants must begin with when they are created or moved here; empty: any id.
 	ChildPrefix string
 	CreatedAt   time.Time
 	Version     int64

@@ -27,7 +27,7 @@ const (
 	Address
 	Forbidden
 	UntrustedProxy
-	Rotated // the token was replaced by another one of its key; to callers as Unknown
+	Rotated // the token was replaced by a rotation; callers get the answer of Unknown
 
 	NumOutcomes int = iota
 )

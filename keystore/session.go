@@ -81,7 +81,7 @@ func (k *Keystore) CloseSession(ctx context.Context, session string) error {
 		return nil
 	}
 	_, err := k.db.Session(ctx, id)
-	// With standbys, what is deleted here need not be deleted there: the deletion is confirmed.
+	// Deleting an absent session confirms on the standbys that it is deleted.
 	if err == nil || isNotFound(err) && k.node.standbys.Load() {
 		err = k.db.DeleteSession(ctx, id)
 	}

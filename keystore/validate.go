@@ -52,15 +52,15 @@ func (p *problems) text(field, s string, most int) {
 	}
 }
 
-// secret refuses a text that is kept, and so shown to whoever may read the object or the audit log,
-// when there is a token in it.
+// secret refuses a text with a token in it: everyone who may read the object or the audit log would
+// see the token.
 func (p *problems) secret(field, s string) {
 	if ContainsToken(s) {
 		p.add(field, "must not contain a token; if the token works, rotate its key")
 	}
 }
 
-// changedText checks a text that may have been changed. One that was not may be older than a rule.
+// changedText checks a text if it has changed. An unchanged one may be older than a rule.
 func (p *problems) changedText(field, before, after string, most int) {
 	if before != after {
 		p.text(field, after, most)
@@ -81,7 +81,7 @@ func (p *problems) expiry(at, now time.Time) {
 	}
 }
 
-// metadata checks all of m, where before had some of it already.
+// metadata checks m, except entries that are in before.
 func (p *problems) metadata(before, m map[string]string) {
 	size := 0
 	for name, value := range m {

@@ -60,8 +60,8 @@ type FieldError struct {
 type VerifyRequest struct {
 	Token      string `json:"token" writeOnly:"true"`
 	Namespace  string `json:"namespace,omitempty" doc:"Default: the key's own"`
-	Permission string `json:"permission,omitempty" doc:"One that a request can need: read, write, orders:read, orders:search. Default: read in namespace; without namespace none, only whether the key is alive"`
-	ClientIP   string `json:"client_ip,omitempty" doc:"Where the request comes from. Default: an address that the key may be used from" example:"192.0.2.1"`
+	Permission string `json:"permission,omitempty" doc:"What the request needs: read, write, orders:read, orders:search. Default: read if namespace is given, else none: the outcome is then whether the key is alive"`
+	ClientIP   string `json:"client_ip,omitempty" doc:"The address of the client. Default: one that the key allows" example:"192.0.2.1"`
 }
 
 // A Verdict is the decision.

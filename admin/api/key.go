@@ -131,14 +131,14 @@ type ImportRequest struct {
 // Imported is the answer to an import.
 type Imported struct {
 	Imported int       `json:"imported"`
-	Created  []Created `json:"created" nullable:"false" doc:"The keys, at most the first 10000"`
+	Created  []Created `json:"created" nullable:"false" doc:"The imported keys, at most the first 10000"`
 	Refused  []Refused `json:"refused" nullable:"false"`
 }
 
-// Created is a line that was imported.
+// Created names the key of one imported line.
 type Created struct {
 	Line int    `json:"line" doc:"The line of the NDJSON, or the place in keys, counted from 1"`
-	ID   string `json:"id" doc:"Of the key"`
+	ID   string `json:"id" doc:"The id of the key"`
 }
 
 // Refused is a line that was not imported.

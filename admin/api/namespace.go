@@ -12,7 +12,7 @@ type Namespace struct {
 	Reach       []string  `json:"reach" nullable:"false" doc:"The kinds of namespaces below this one, at any depth, in which keys' grants here count too, for data permissions"`
 	KeyRoles    []string  `json:"key_roles" nullable:"false" doc:"Keys of this namespace have exactly these roles in it; *: at least one; empty: any or none"`
 	TokenPrefix *string   `json:"token_prefix" doc:"Of new tokens for keys of this namespace; null: the deployment's first"`
-	ChildPrefix *string   `json:"child_prefix" doc:"What the ids of namespaces below it must begin with when they are created or moved there; null: anything"`
+	ChildPrefix *string   `json:"child_prefix" doc:"The ids of namespaces that are created or moved below this one must begin with it; null: any id"`
 	CreatedAt   time.Time `json:"created_at"`
 	Version     int64     `json:"version"`
 	Unreadable  string    `json:"unreadable,omitempty" doc:"Why its row, changed by hand in the database, cannot be read. Until it is mended it gives nothing."`
@@ -28,7 +28,7 @@ type NamespaceRequest struct {
 	Reach       []string `json:"reach,omitempty" maxItems:"50" doc:"Kinds of namespaces below this one in which keys' grants here count too"`
 	KeyRoles    []string `json:"key_roles,omitempty" maxItems:"50" doc:"Shared ones, as it has none of its own yet; or *: keys have at least one role"`
 	TokenPrefix string   `json:"token_prefix,omitempty" doc:"One that the configuration accepts"`
-	ChildPrefix string   `json:"child_prefix,omitempty" doc:"What the ids of namespaces below it must begin with"`
+	ChildPrefix string   `json:"child_prefix,omitempty" doc:"The ids of namespaces below this one must begin with it"`
 }
 
 // A NamespacePatch is a merge patch (RFC 7396) of a namespace: what is absent stays, null goes back to the default.

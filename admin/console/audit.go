@@ -55,10 +55,10 @@ type auditEntry struct {
 func listAudit(v *visit) error {
 	p := auditPage{Form: &form{values: v.r.URL.Query()}, Actions: append([]choice{{Label: "Any"}}, auditActions...), Verify: v.mayIn("admin.audit:read", keystore.AnyNamespace)}
 	f := client.AuditFilter{Namespace: v.namespace(), Actor: v.query("actor"), Action: v.query("action"), Object: strings.TrimSpace(v.query("object")), Cursor: v.query("cursor"), Limit: pageSize}
-	var ok, ok2 bool
-	f.From, ok = p.Form.day("from")
-	f.To, ok2 = p.Form.day("to")
-	if !ok || !ok2 {
+	var fromOK, toOK bool
+	f.From, fromOK = p.Form.day("from")
+	f.To, toOK = p.Form.day("to")
+	if !fromOK || !toOK {
 		v.refuse(http.StatusUnprocessableEntity, "Day not understood", "From and To must be days such as 2026-01-31.")
 		return nil
 	}
@@ -91,7 +91,7 @@ func listAudit(v *visit) error {
 	return v.show("audit", "Audit", p)
 }
 
-// day reads a day of the viewer's, the zero time for an empty field.
+// day parses a date in the viewer's time zone. An empty field is the zero time.
 func (f *form) day(name string) (day time.Time, ok bool) {
 	if f.Value(name) == "" {
 		return time.Time{}, true

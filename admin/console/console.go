@@ -138,11 +138,11 @@ func (c *Console) serve(p page) http.HandlerFunc {
 		}
 		if q, err := url.ParseQuery(r.URL.RawQuery); err != nil || repeats(q) || holdsToken(q) {
 			bare := *r.URL
-			bare.RawQuery = "" // the page's links repeat it
+			bare.RawQuery = "" // the links on the page repeat the query
 			v.r = r.Clone(r.Context())
 			v.r.URL = &bare
 			v.refuse(http.StatusBadRequest, "Address not understood",
-				"A part of the address is malformed, given twice, or a token. Choose the filters again.")
+				"It is malformed, repeats a parameter or contains a token. Choose the filters again.")
 			return
 		}
 		if r.Method == http.MethodPost {
@@ -165,7 +165,7 @@ func (c *Console) serve(p page) http.HandlerFunc {
 	}
 }
 
-// holdsToken reports whether there is a token in a form or an address, but where one is asked for.
+// holdsToken reports whether a form or a query holds a token outside the field for one.
 func holdsToken(form url.Values) bool {
 	for name, values := range form {
 		if name != "token" && keystore.ContainsToken(name+"\n"+strings.Join(values, "\n")) {
@@ -175,8 +175,8 @@ func holdsToken(form url.Values) bool {
 	return false
 }
 
-// repeats reports whether a parameter is given more than once: a filter that does not count would
-// show more than was asked for.
+// repeats reports whether a parameter is given more than once. Only one of them would be used, so
+// the page could show more than was asked for.
 func repeats(q url.Values) bool {
 	for _, values := range q {
 		if len(values) > 1 {

@@ -133,7 +133,7 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 	patch := api.KeyPatch{
 		Name: api.Some(f.Value("name")), AllowedIPs: api.Some(words(f.Value("allowed_ips"))),
 	}
-	if active := f.Has("active", "true"); active != k.Active { // of a key that has expired it stays as it was
+	if active := f.Has("active", "true"); active != k.Active { // an expired key is shown as inactive
 		patch.Active = api.Some(active)
 	}
 	if text := strings.ReplaceAll(f.Value("metadata"), "\r\n", "\n"); strings.TrimSpace(text) != strings.TrimSpace(metadataText(k.Metadata)) { // not all of it can be typed

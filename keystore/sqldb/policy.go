@@ -15,9 +15,9 @@ const (
 	roleColumns      = "namespace, name, permissions, created_at, version"
 	memberColumns    = "id, name, kind, login, grants, active, created_at, created_by, version"
 
-	// policyHead takes a revision, its mark and the revision thrice. Its last column is whether the log
-	// names everything that has changed since. A change of 'policy' without an object was logged by a
-	// release before.
+	// policyHead takes a revision, its mark and the revision three times. It returns the head, and
+	// whether the log names every object that has changed since. An earlier release logged changes of
+	// 'policy' without an object.
 	policyHead = `SELECT h.policy, h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
 		NOT EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?)
 		AND (SELECT count(DISTINCT revision) FROM change_log WHERE revision > ?) = h.revision - ?
@@ -39,7 +39,7 @@ func (d *DB) RenewPolicy(ctx context.Context, since keystore.Position) (*keystor
 	return d.policyBy(ctx, d.lease, since)
 }
 
-// policySilence is how long the reading of a whole policy waits for the next row.
+// policySilence is how long reading a policy waits for the next row.
 const policySilence = 10 * time.Second
 
 func (d *DB) policyBy(ctx context.Context, pool *sql.DB, since keystore.Position) (p *keystore.Policy, err error) {
@@ -58,7 +58,7 @@ func (d *DB) policyBy(ctx context.Context, pool *sql.DB, since keystore.Position
 		})
 		return err
 	})
-	if err != nil && context.Cause(ctx) == context.DeadlineExceeded {
+	if err != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 	}
 	return p, d.fail(context.WithoutCancel(ctx), "reading namespaces, roles and members", err)
@@ -81,7 +81,9 @@ func (t *tx) Policy(since keystore.Position) (*keystore.Policy, error) {
 type querier func(query string, args ...any) (*sql.Rows, error)
 
 // policy reads what has changed with queries that see one snapshot. Of the latest own revisions,
-// some changes may come after the position. It calls alive for each row of a whole policy. A row in which somebody has made a mistake is read as far as it can be: it must not keep the nodes from following the changes.
+// some changes may come after the position. It calls alive for each row of a whole policy. A row
+// that somebody has edited into nonsense is read as far as possible, so that it does not keep the
+// nodes from following the changes.
 func (d *DB) policy(since keystore.Position, own keystore.Revision, alive func(), q querier) (*keystore.Policy, error) {
 	p := &keystore.Policy{Whole: since.Revision < 0}
 	var complete bool
@@ -150,7 +152,7 @@ func list[T any](q querier, scan scanner[T], query string, args ...any) ([]T, er
 	var out []T
 	for rows.Next() {
 		v, err := scan(rows.Scan)
-		if err == errEnough {
+		if errors.Is(err, errEnough) {
 			return out, err
 		}
 		if err != nil {
