@@ -44,7 +44,7 @@ var elsewhere = map[string]string{
 	"docs/recipes/ollama.md":                "needs Ollama and a model",
 	"deploy/README.md":                      "tests/deploy",
 	"docs/api_key.md":                       "no command",
-	"xcaddy.md":                             "fetches the published module",
+	"xcaddy.md":                             "TestXcaddy; the pinned build fetches the published module",
 }
 
 var commandBlock = regexp.MustCompile("(?ms)^```(sh|console)\n(.*?)^```")

@@ -19,16 +19,22 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// recipe returns the first code block of a language below a heading of docs/api_key.md.
-func recipe(t *testing.T, heading, language string) string {
+// block returns the first code block of a language below a heading of a page.
+func block(t *testing.T, page, heading, language string) string {
 	t.Helper()
-	_, chapter, _ := strings.Cut(pages(t)["docs/api_key.md"], "\n### "+heading+"\n")
+	_, chapter, _ := strings.Cut(pages(t)[page], "\n"+heading+"\n")
 	_, after, found := strings.Cut(chapter, "```"+language+"\n")
 	text, _, closed := strings.Cut(after, "```")
 	if !found || !closed {
-		t.Fatalf("there is no recipe in %s below %s", language, heading)
+		t.Fatalf("%s has no block in %s below %q", page, language, heading)
 	}
 	return text
+}
+
+// recipe returns a block of docs/api_key.md about another proxy.
+func recipe(t *testing.T, proxy, language string) string {
+	t.Helper()
+	return block(t, "docs/api_key.md", "### "+proxy, language)
 }
 
 // replace replaces texts that a recipe must have.
