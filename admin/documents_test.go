@@ -36,7 +36,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	want := strings.Fields(`
 		GET/docs GET/health GET/keys POST/keys POST/keys/import DELETE/keys/{id} GET/keys/{id} PATCH/keys/{id} POST/keys/{id}/revoke
-		POST/keys/{id}/rotate GET/namespaces POST/namespaces DELETE/namespaces/{id} GET/namespaces/{id} PATCH/namespaces/{id}
+		POST/keys/{id}/rotate POST/keys/{id}/grants GET/namespaces POST/namespaces DELETE/namespaces/{id} GET/namespaces/{id} PATCH/namespaces/{id}
 		GET/roles POST/roles DELETE/roles/{namespace}/{name} GET/roles/{namespace}/{name} PATCH/roles/{namespace}/{name}
 		GET/members POST/members DELETE/members/{id} GET/members/{id} PATCH/members/{id} POST/members/{id}/token
 		GET/audit GET/audit/export GET/audit/verify GET/nodes GET/openapi.json GET/permissions GET/prefixes GET/self POST/self/revoke POST/verify`)
@@ -58,7 +58,8 @@ func TestOpenAPI(t *testing.T) {
 					t.Errorf("%s %s: %s is not declared", method, path, name[1])
 				}
 			}
-			changes := method == "PATCH" || method == "DELETE" || strings.HasSuffix(path, "/revoke") || strings.HasSuffix(path, "/rotate") || strings.HasSuffix(path, "/token")
+			changes := method == "PATCH" || method == "DELETE" || strings.HasSuffix(path, "/revoke") || strings.HasSuffix(path, "/rotate") || strings.HasSuffix(path, "/token") ||
+				strings.HasSuffix(path, "/grants")
 			if (op.Responses["202"] != nil) != changes {
 				t.Errorf("%s %s: 202 is %v", method, path, op.Responses["202"])
 			}

@@ -18,8 +18,9 @@ func FuzzBodies(f *testing.F) {
 		`{"keys":[{"name":"a","access":"read_only","token":"credential"},null,{"name":"b","sha256":"00"}]}`,
 		`{"id":"acme","kind":"account","parent":null,"name":"Acme","edit_policy":"grow_only","reach":[]}`,
 		`{"rate_limit":{"requests":1e999},"quota":[[[]]]}`, `{"metadata":{"a":null}}`,
+		`{"add":[{"permissions":["write"]}],"remove":[{"namespace":"default","roles":["r"]}],"remove_namespaces":["*"]}`,
 	} {
-		for op := range byte(10) {
+		for op := range byte(11) {
 			f.Add(op, seed)
 		}
 	}
@@ -38,6 +39,7 @@ func FuzzBodies(f *testing.F) {
 		{"POST", "/namespaces", api.JSON},
 		{"PATCH", "/namespaces/default", api.JSON},
 		{"POST", "/verify", api.JSON},
+		{"POST", key + "/grants?wait=0s", api.JSON},
 	}
 	f.Fuzz(func(t *testing.T, op byte, body string) {
 		o := operations[int(op)%len(operations)]

@@ -152,6 +152,29 @@ func (f *fields) grants(list []api.GrantRequest) []keystore.Grant {
 	return out
 }
 
+func grantEdits(r *api.GrantEdit) (keystore.GrantEdits, error) {
+	var wrong fields
+	if len(r.Add)+len(r.Remove)+len(r.RemoveNamespaces) == 0 {
+		wrong.add("add", "one of add, remove and remove_namespaces must name something")
+	}
+	e := keystore.GrantEdits{Add: wrong.parts("add", r.Add), Remove: wrong.parts("remove", r.Remove), RemoveNamespaces: r.RemoveNamespaces}
+	return e, wrong.err(codeInvalid)
+}
+
+func (f *fields) parts(field string, list []api.GrantPart) []keystore.Grant {
+	out := make([]keystore.Grant, len(list))
+	for i, g := range list {
+		in := index(field, i)
+		out[i] = keystore.Grant{
+			Namespace: g.Namespace, Permissions: f.permissions(in, g.Access, g.Permissions), Roles: g.Roles, Connected: g.Connected,
+		}
+		if len(g.Permissions)+len(out[i].Permissions)+len(g.Roles) == 0 && !g.Connected {
+			f.add(in+"permissions", "must name a permission, or give access, roles or connected")
+		}
+	}
+	return out
+}
+
 // index is what comes before the fields of one element of a list.
 func index(list string, i int) string { return fmt.Sprintf("%s[%d].", list, i) }
 

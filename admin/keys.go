@@ -29,6 +29,9 @@ func (a *API) registerKeys() {
 	rotate := k.operation("rotate", http.MethodPost, "/rotate", "Give a key a new token")
 	rotate.RequestBody = jsonBody(false, api.JSON)
 	register(a, rotate, k.permission("update"), a.rotateKey, mayPend)
+	grants := k.operation("edit-grants-of", http.MethodPost, "/grants", "Add or remove permissions, roles and namespaces of a key")
+	grants.RequestBody = jsonBody(true, api.JSON)
+	register(a, grants, k.permission("update"), a.editGrants, mayPend)
 }
 
 // keyKind is what keys share with all other objects.
@@ -127,6 +130,19 @@ func (a *API) revokeKey(ctx context.Context, c keystore.Caller, in *editInput[ap
 		return nil, err
 	}
 	k, p, err := a.keys.RevokeKey(ctx, c, in.ID, in.Body.Reason, in.Body.Made, o)
+	return a.key.changed(k, keystore.Token{}, p, err)
+}
+
+func (a *API) editGrants(ctx context.Context, c keystore.Caller, in *editInput[api.GrantEdit]) (*changed[api.KeyChanged], error) {
+	o, err := in.options()
+	if err != nil {
+		return nil, err
+	}
+	edits, err := grantEdits(&in.Body)
+	if err != nil {
+		return nil, err
+	}
+	k, p, err := a.keys.EditKey(ctx, c, in.ID, keystore.KeyPatch{Edits: edits}, o)
 	return a.key.changed(k, keystore.Token{}, p, err)
 }
 

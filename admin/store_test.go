@@ -96,7 +96,7 @@ func TestPending(t *testing.T) {
 	path := "/keys/" + d.mint(t, root, readOnly).Key.ID
 	c.silent.Store(true)
 	for _, request := range [][3]string{
-		{"PATCH", path, `{"name":"b"}`}, {"POST", path + "/rotate", "{}"}, {"POST", path + "/revoke", "{}"}, {"DELETE", path, "{}"},
+		{"PATCH", path, `{"name":"b"}`}, {"POST", path + "/rotate", "{}"}, {"POST", path + "/grants", `{"add":[{"access":"read_write"}]}`}, {"POST", path + "/revoke", "{}"}, {"DELETE", path, "{}"},
 		{"PATCH", "/namespaces/default", `{"name":"b"}`},
 	} {
 		var got api.KeyChanged
@@ -127,6 +127,7 @@ func TestStoreFails(t *testing.T) {
 		{"DELETE", path, ""},
 		{"POST", path + "/revoke", ""},
 		{"POST", path + "/rotate", ""},
+		{"POST", path + "/grants", `{"add":[{"access":"read_write"}]}`},
 		{"POST", "/keys/import", `{"keys":[{"name":"a","access":"read_only","token":"a-credential"}]}`},
 		{"POST", "/keys/import?partial=1", `{"keys":[{"name":"a","access":"read_only","token":"a-credential"}]}`},
 		{"GET", "/namespaces", ""},

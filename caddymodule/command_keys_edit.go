@@ -1,15 +1,21 @@
 package caddymodule
 
 import (
+	"context"
+	"errors"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
 func (k *keyObjects) editCommand() *cobra.Command {
 	var name, access, owner string
 	var permissions, roles, newRoles, grants, addresses, metadata, dropped []string
 	var connected, active, inactive, anyIP, noRoles bool
+	var parts partFlags
 	cmd := &cobra.Command{
 		Use:   "edit ID",
 		Short: "Changes a key's name, grants, owner, addresses or metadata, or makes it inactive",
@@ -19,6 +25,10 @@ and --connected replace that part of what the key may do in its own namespace
 (--no-roles removes all roles), and --new-role adds to its roles; --grant
 replaces all its grants, those of its own namespace too.
 
+The --add and --remove flags add and remove single permissions, roles and
+namespaces and leave the rest, so that two people can do so at the same time.
+They cannot be combined with the other changes.
+
 The expiry and the namespace never change, and a revoked key takes no change.
 
 Exit status 3 means that the change is made and some node may still accept the
@@ -26,6 +36,8 @@ key as it was before; standard error says which, and until when.`,
 		Example: `  caddy apikeys keys edit 4fYQ0hTz81Lk --name "CI, nightly" --access read_only
   caddy apikeys keys edit 4fYQ0hTz81Lk --inactive
   caddy apikeys keys edit 4fYQ0hTz81Lk --grant acme=read,orders:write --grant acme-eu=read
+  caddy apikeys keys edit 4fYQ0hTz81Lk --add-permission orders:write --remove-role billing
+  caddy apikeys keys edit 4fYQ0hTz81Lk --add-grant acme-us=read --remove-grant acme-eu
   caddy apikeys keys edit 4fYQ0hTz81Lk --metadata team=erp --drop-metadata ticket`,
 	}
 	flags := cmd.Flags()
@@ -47,7 +59,8 @@ key as it was before; standard error says which, and until when.`,
 	cmd.MarkFlagsMutuallyExclusive("active", "inactive")
 	cmd.MarkFlagsMutuallyExclusive("allow-ip", "any-ip")
 	cmd.MarkFlagsMutuallyExclusive("role", "no-roles")
-	return k.editing(cmd, "Changed", func() (patch api.KeyPatch, err error) {
+	parts.register(cmd)
+	read := func() (patch api.KeyPatch, err error) {
 		patch = api.KeyPatch{
 			Name: given(cmd, "name", name), Access: given(cmd, "access", access), Permissions: given(cmd, "permission", permissions),
 			Roles: given(cmd, "role", roles), Connected: given(cmd, "connected", connected), Owner: given(cmd, "owner", owner),
@@ -62,7 +75,7 @@ key as it was before; standard error says which, and until when.`,
 		if active || inactive {
 			patch.Active = api.Some(active)
 		}
-		list, err := parseGrants(grants)
+		list, err := parseGrants("grant", grants)
 		if err != nil {
 			return patch, err
 		}
@@ -74,7 +87,79 @@ key as it was before; standard error says which, and until when.`,
 		patch.NewRoles = given(cmd, "new-role", made)
 		patch.Metadata, err = metadataPatch(metadata, dropped)
 		return patch, err
+	}
+	return k.editingBy(cmd, "Changed", func() (editor[api.KeyChanged], error) {
+		patch, err := read()
+		if err != nil {
+			return nil, err
+		}
+		edit, err := parts.edit()
+		if err != nil {
+			return nil, err
+		}
+		switch whole := patch != (api.KeyPatch{}); {
+		case whole && parts.given():
+			return nil, errors.New("--add and --remove flags cannot be combined with other changes: make two edits")
+		case whole:
+			return func(server *client.Client, ctx context.Context, id string, options ...client.ChangeOption) (api.KeyChanged, error) {
+				return k.edit(server, ctx, id, patch, options...)
+			}, nil
+		case parts.given():
+			return func(server *client.Client, ctx context.Context, id string, options ...client.ChangeOption) (api.KeyChanged, error) {
+				return server.EditGrants(ctx, id, edit, options...)
+			}, nil
+		}
+		return nil, errNothingToChange
 	})
+}
+
+// partFlags add and remove parts of a key's grants.
+type partFlags struct {
+	addPermissions, removePermissions, addRoles, removeRoles, addGrants, removeGrants []string
+}
+
+func (f *partFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.addPermissions, "add-permission", nil, "A `PERMISSION` to add in its own namespace; may be repeated")
+	flags.StringSliceVar(&f.removePermissions, "remove-permission", nil, "A `PERMISSION` to remove there; may be repeated")
+	flags.StringSliceVar(&f.addRoles, "add-role", nil, "A `ROLE` to add there; may be repeated")
+	flags.StringSliceVar(&f.removeRoles, "remove-role", nil, "A `ROLE` to remove there; may be repeated")
+	flags.StringArrayVar(&f.addGrants, "add-grant", nil, "`NAMESPACE=PERMISSION,@ROLE,...` to add to what it has there; may be repeated")
+	flags.StringArrayVar(&f.removeGrants, "remove-grant", nil, "`NAMESPACE` to remove it from, or NAMESPACE=PERMISSION,@ROLE,... to remove these there; may be repeated")
+}
+
+func (f *partFlags) given() bool {
+	return len(f.addPermissions)+len(f.removePermissions)+len(f.addRoles)+len(f.removeRoles)+len(f.addGrants)+len(f.removeGrants) > 0
+}
+
+// edit reads the flags. What has no namespace is in the key's own.
+func (f *partFlags) edit() (e api.GrantEdit, err error) {
+	if len(f.addPermissions)+len(f.addRoles) > 0 {
+		e.Add = []api.GrantPart{{Permissions: f.addPermissions, Roles: f.addRoles}}
+	}
+	if len(f.removePermissions)+len(f.removeRoles) > 0 {
+		e.Remove = []api.GrantPart{{Permissions: f.removePermissions, Roles: f.removeRoles}}
+	}
+	add, err := parseGrants("add-grant", f.addGrants)
+	if err != nil {
+		return e, err
+	}
+	var parts []string
+	for _, word := range f.removeGrants {
+		if strings.Contains(word, "=") {
+			parts = append(parts, word)
+		} else {
+			e.RemoveNamespaces = append(e.RemoveNamespaces, word)
+		}
+	}
+	remove, err := parseGrants("remove-grant", parts)
+	for _, g := range add {
+		e.Add = append(e.Add, api.GrantPart(g))
+	}
+	for _, g := range remove {
+		e.Remove = append(e.Remove, api.GrantPart(g))
+	}
+	return e, err
 }
 
 // metadataPatch merges set into what is there, and removes dropped.

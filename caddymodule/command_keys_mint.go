@@ -72,7 +72,7 @@ revoked.`,
 		if spec.NewRoles, err = parseNewRoles(newRoles); err != nil {
 			return err
 		}
-		if spec.Grants, err = parseGrants(grants); err != nil {
+		if spec.Grants, err = parseGrants("grant", grants); err != nil {
 			return err
 		}
 		if spec.ExpiresAt, err = parseExpiry(expires, time.Now()); err != nil {
@@ -102,14 +102,14 @@ revoked.`,
 const newRoleUsage = "A role to make there and to give it, `NAME=PERMISSION,...`; may be repeated"
 
 // parseGrants reads NAMESPACE=PERMISSION,… where the name of an access level may stand for permissions, and @NAME is a role. A plus
-// after the namespace takes in its children.
-func parseGrants(words []string) ([]api.GrantRequest, error) {
+// after the namespace takes in its children. flag is for errors.
+func parseGrants(flag string, words []string) ([]api.GrantRequest, error) {
 	var grants []api.GrantRequest
 	for _, word := range words {
 		namespace, list, ok := strings.Cut(word, "=")
 		namespace, connected := strings.CutSuffix(namespace, "+")
 		if !ok || namespace == "" || list == "" {
-			return nil, fmt.Errorf("--grant %q is not NAMESPACE=PERMISSION,PERMISSION,@ROLE", word)
+			return nil, fmt.Errorf("--%s %q is not NAMESPACE=PERMISSION,PERMISSION,@ROLE", flag, word)
 		}
 		g := api.GrantRequest{Namespace: namespace, Connected: connected}
 		for one := range strings.SplitSeq(list, ",") {
@@ -125,7 +125,7 @@ func parseGrants(words []string) ([]api.GrantRequest, error) {
 			}
 		}
 		if slices.ContainsFunc(grants, func(other api.GrantRequest) bool { return other.Namespace == namespace }) {
-			return nil, fmt.Errorf("--grant names the namespace %q twice: put all its permissions in one", namespace)
+			return nil, fmt.Errorf("--%s names the namespace %q twice: put all its permissions in one", flag, namespace)
 		}
 		grants = append(grants, g)
 	}

@@ -295,9 +295,28 @@ func TestEditCommand(t *testing.T) {
 			t.Errorf("%v: sent %v, want %s", row.flags, s.asked(), row.body)
 		}
 	}
+	for _, row := range []struct {
+		flags []string
+		body  string
+	}{
+		{[]string{"--add-permission", "orders:write,read", "--add-role", "r"}, `{"add":[{"permissions":["orders:write","read"],"roles":["r"]}]}`},
+		{[]string{"--remove-permission", "read", "--remove-role", "r"}, `{"remove":[{"permissions":["read"],"roles":["r"]}]}`},
+		{[]string{"--add-role", "r", "--add-grant", "a+=read_only,@s"},
+			`{"add":[{"roles":["r"]},{"namespace":"a","access":"read_only","roles":["s"],"connected":true}]}`},
+		{[]string{"--add-grant", "a=read_only"}, `{"add":[{"namespace":"a","access":"read_only"}]}`},
+		{[]string{"--remove-grant", "a", "--remove-grant", "b=@s"}, `{"remove":[{"namespace":"b","roles":["s"]}],"remove_namespaces":["a"]}`},
+	} {
+		s := serveCLI(t, map[string][]cliAnswer{"POST /keys/" + cliID + "/grants": {changed(complete)}})
+		s.run("", append([]string{"keys", "edit", cliID, "--if-version", "3"}, row.flags...)...).want(t, 0, "", "Changed key "+cliID)
+		if a := s.asked(); len(a) != 1 || a[0].body != row.body || a[0].header.Get("If-Match") != `"3"` {
+			t.Errorf("%v: sent %v, want %s", row.flags, a, row.body)
+		}
+	}
 	s := serveCLI(t, map[string][]cliAnswer{"PATCH /keys/" + cliID: {problem(412, "changed", "It has version 4 by now."), changed(incomplete)}})
 	s.run("", "keys", "edit", cliID, "--wait", "1s").want(t, 1, "", "nothing to change")
 	s.run("", "keys", "edit", cliID, "--active", "--inactive").want(t, 1, "", "inactive")
+	s.run("", "keys", "edit", cliID, "--add-role", "r", "--role", "s").want(t, 1, "", "cannot be combined")
+	s.run("", "keys", "edit", cliID, "--remove-grant", "a=").want(t, 1, "", "--remove-grant")
 	s.run("", "keys", "edit", cliID, "--name", "x", "--if-version", "3").want(t, 1, "", "It has version 4 by now.")
 	if s.asked()[0].header.Get("If-Match") != `"3"` {
 		t.Error("If-Match is missing")

@@ -115,7 +115,7 @@ manages keys and roles, viewer reads.`,
 		if f.name == "" {
 			return errors.New("the member needs a name: give --name")
 		}
-		grants, err := parseGrants(f.grants)
+		grants, err := parseGrants("grant", f.grants)
 		if err != nil {
 			return err
 		}
@@ -146,7 +146,7 @@ was before; standard error says which, and until when.`,
 	cmd.Flags().BoolVar(&noLogin, "no-login", false, "Remove the login")
 	cmd.MarkFlagsMutuallyExclusive("login", "no-login")
 	return m.editing(cmd, "Changed", func() (api.MemberPatch, error) {
-		grants, err := parseGrants(f.grants)
+		grants, err := parseGrants("grant", f.grants)
 		patch := api.MemberPatch{
 			Name: given(cmd, "name", f.name), Kind: given(cmd, "kind", f.kind), Login: given(cmd, "login", f.login), Grants: given(cmd, "grant", grants),
 		}

@@ -103,8 +103,27 @@ func (o *objects[T, P, C]) created(ctx context.Context, create func(*client.Clie
 	return nil
 }
 
+var errNothingToChange = errors.New("nothing to change: see --help for what can be")
+
+// An editor makes one change of the object with an id.
+type editor[C any] func(*client.Client, context.Context, string, ...client.ChangeOption) (C, error)
+
 // editing makes cmd change what the flags name.
 func (o *objects[T, P, C]) editing(cmd *cobra.Command, verb string, read func() (P, error)) *cobra.Command {
+	return o.editingBy(cmd, verb, func() (editor[C], error) {
+		patch, err := read()
+		var none P
+		if err == nil && patch == none {
+			err = errNothingToChange
+		}
+		return func(server *client.Client, ctx context.Context, id string, options ...client.ChangeOption) (C, error) {
+			return o.edit(server, ctx, id, patch, options...)
+		}, err
+	})
+}
+
+// editingBy makes cmd do the change that read takes from the flags.
+func (o *objects[T, P, C]) editingBy(cmd *cobra.Command, verb string, read func() (editor[C], error)) *cobra.Command {
 	var f changeFlags
 	f.register(cmd)
 	cmd.Args = oneID
@@ -113,13 +132,9 @@ func (o *objects[T, P, C]) editing(cmd *cobra.Command, verb string, read func() 
 		if err != nil {
 			return err
 		}
-		patch, err := read()
+		edit, err := read()
 		if err != nil {
 			return err
-		}
-		var none P
-		if patch == none {
-			return errors.New("nothing to change: see --help for what can be")
 		}
 		server, err := o.connect(ctx)
 		if err != nil {
@@ -127,7 +142,7 @@ func (o *objects[T, P, C]) editing(cmd *cobra.Command, verb string, read func() 
 		}
 		ctx, cancel := f.context(ctx)
 		defer cancel()
-		done, err := o.edit(server, ctx, id, patch, f.options()...)
+		done, err := edit(server, ctx, id, f.options()...)
 		if err != nil {
 			return err
 		}

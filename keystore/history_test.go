@@ -541,7 +541,7 @@ var operations = []struct {
 	{"edit", func(h *history, a actor) (string, error) {
 		id, yes, no := h.someKey(a), true, false
 		var patch keystore.KeyPatch
-		switch h.rng.IntN(8) {
+		switch h.rng.IntN(10) {
 		case 0, 1:
 			g := h.modest(a, h.oneIn(3))
 			patch.Grants = &g
@@ -564,6 +564,15 @@ var operations = []struct {
 			patch.Owner = &owner
 		case 7:
 			patch.NewRoles = []keystore.Role{{Name: h.pick(historyRoles), Permissions: h.somePermissions(a)}}
+		case 8:
+			patch.Edits.Add = h.modest(a, h.oneIn(3))
+		case 9:
+			if grants := h.truth().keys[id].Grants; len(grants) > 0 {
+				g := grants[h.rng.IntN(len(grants))]
+				if patch.Edits.Remove = []keystore.Grant{g}; h.oneIn(2) {
+					patch.Edits = keystore.GrantEdits{RemoveNamespaces: []string{g.Namespace}}
+				}
+			}
 		}
 		err := h.growing(func() error { return second3(h.EditKey(ctx, a.Caller, id, patch, keystore.ChangeOptions{Wait: -1})) })
 		if err == nil && id == a.id {

@@ -1,7 +1,9 @@
 package keystore
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -16,12 +18,80 @@ type KeyPatch struct {
 	Roles         *[]string
 	Connected     *bool
 	Grants        *[]Grant // all there are
+	Edits         GrantEdits
 	ExpiresAt     *time.Time
 	AllowedIPs    *[]netip.Prefix
 	Owner         *string
 	Metadata      map[string]*string // merged into what is there (RFC 7396): nil removes a name
 	ClearMetadata bool               // removes all names first
 	NewRoles      []Role             // see KeySpec
+}
+
+// GrantEdits change grants by their parts, whatever else they hold: namespaces are removed first,
+// then parts, then parts are added. A Grant without a namespace is in the home namespace.
+type GrantEdits struct {
+	Add              []Grant
+	Remove           []Grant  // their permissions, roles and connected
+	RemoveNamespaces []string // with all that the grant there gives
+}
+
+func (e *GrantEdits) empty() bool { return len(e.Add)+len(e.Remove)+len(e.RemoveNamespaces) == 0 }
+
+// apply returns the grants that edits make of those of a key homed in a namespace. Removing what a key
+// does not have is an error: the caller would take it for removed where something else still gives it.
+func (e *GrantEdits) apply(p *problems, grants []Grant, home string) []Grant {
+	in := func(namespace string) int {
+		return slices.IndexFunc(grants, func(g Grant) bool { return g.Namespace == namespace })
+	}
+	for i, namespace := range e.RemoveNamespaces {
+		at := in(namespace)
+		if at < 0 {
+			p.add(fmt.Sprintf("remove_namespaces[%d]", i), "the key has no grant in %q", namespace)
+			continue
+		}
+		grants = slices.Delete(grants, at, at+1)
+	}
+	for i, r := range e.Remove {
+		field, namespace := fmt.Sprintf("remove[%d].", i), cmp.Or(r.Namespace, home)
+		at := in(namespace)
+		if at < 0 {
+			p.add(field+"namespace", "the key has no grant in %q", namespace)
+			continue
+		}
+		g := &grants[at]
+		g.Permissions = without(p, field+"permissions", namespace, g.Permissions, r.Permissions)
+		g.Roles = without(p, field+"roles", namespace, g.Roles, r.Roles)
+		g.Connected = g.Connected && !r.Connected
+		if len(g.Permissions)+len(g.Roles) == 0 {
+			grants = slices.Delete(grants, at, at+1)
+		}
+	}
+	for i, a := range e.Add {
+		namespace := cmp.Or(a.Namespace, home)
+		at := in(namespace)
+		if at < 0 {
+			at = len(grants)
+			grants = append(grants, Grant{Namespace: namespace})
+		}
+		g := &grants[at]
+		g.Permissions = slices.Concat(g.Permissions, a.Permissions)
+		g.Roles = slices.Concat(g.Roles, a.Roles)
+		g.Connected = g.Connected || a.Connected
+		if len(g.Permissions)+len(g.Roles) == 0 {
+			p.add(fmt.Sprintf("add[%d].permissions", i), "the key has none in %q: add a permission or a role", namespace)
+		}
+	}
+	return grants
+}
+
+// without returns a list without some of its elements, which must be in it.
+func without[T comparable](p *problems, field, namespace string, list, remove []T) []T {
+	for i, v := range remove {
+		if !slices.Contains(list, v) {
+			p.add(fmt.Sprintf("%s[%d]", field, i), "the key's grant in %q does not list %v", namespace, v)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(v T) bool { return slices.Contains(remove, v) })
 }
 
 // EditKey changes a key.
@@ -93,6 +163,8 @@ func (patch KeyPatch) apply(by authority, before *Key) (*Key, error) {
 	switch {
 	case patchesHome && patch.Grants != nil:
 		p.add("grants", "replaces all grants, so the home grant's permissions, access, roles and connected cannot stand beside it")
+	case !patch.Edits.empty():
+		after.Grants = patch.Edits.apply(&p, after.Grants, after.Namespace)
 	case patch.Grants != nil:
 		after.Grants = slices.Clone(*patch.Grants)
 	case patchesHome:
@@ -111,7 +183,7 @@ func (patch KeyPatch) apply(by authority, before *Key) (*Key, error) {
 	if after.Owner != before.Owner {
 		p.owner(by, after.Owner)
 	}
-	if patchesHome || patch.Grants != nil {
+	if patchesHome || patch.Grants != nil || !patch.Edits.empty() {
 		p.keyRoles(by.policy.Namespace(after.Namespace), &after)
 		p.grants(by, after.Namespace, after.Grants, patchesHome)
 	}

@@ -95,6 +95,23 @@ type KeyPatch struct {
 	Metadata    Optional[map[string]*string] `json:"metadata,omitzero" doc:"Merged into what is there; a null value removes the name, null instead of the object removes all"`
 }
 
+// A GrantEdit adds and removes parts of a key's grants and leaves the rest. Namespaces are removed
+// first, then parts, then parts are added.
+type GrantEdit struct {
+	Add              []GrantPart `json:"add,omitempty" maxItems:"100" doc:"Joins what the key has"`
+	Remove           []GrantPart `json:"remove,omitempty" maxItems:"100" doc:"Permissions and roles that the key's grant lists; one that it does not list is 422"`
+	RemoveNamespaces []string    `json:"remove_namespaces,omitempty" maxItems:"100" doc:"Where the key loses its grant, whatever it holds" example:"[\"acme-eu\"]"`
+}
+
+// A GrantPart is part of a grant, with at least one permission or role, or connected.
+type GrantPart struct {
+	Namespace   string   `json:"namespace,omitempty" doc:"An id, or * for all namespaces. Default: the key's home namespace"`
+	Access      string   `json:"access,omitempty" enum:"read_only,read_write,custom" doc:"A short name for permissions; beside permissions only custom"`
+	Permissions []string `json:"permissions,omitempty" maxItems:"500" example:"[\"orders:read\"]"`
+	Roles       []string `json:"roles,omitempty" maxItems:"50"`
+	Connected   bool     `json:"connected,omitempty" doc:"Extends the grant to the namespace's children; in remove, ends that"`
+}
+
 // A RevokeRequest ends a key for good.
 type RevokeRequest struct {
 	Reason string `json:"reason,omitempty" minLength:"0" doc:"Kept with the key, for people"`

@@ -86,6 +86,10 @@ func TestRequests(t *testing.T) {
 			_, err := c.RotateKey(ctx, "K", api.RotateRequest{Grace: "24h"})
 			return err
 		}, "POST /apikeys/v1/keys/K/rotate", `{"grace":"24h"}`, ""},
+		{"edit grants", func(c *client.Client) error {
+			_, err := c.EditGrants(ctx, "K", api.GrantEdit{Add: []api.GrantPart{{Roles: []string{"r"}}}}, client.IfVersion(3))
+			return err
+		}, "POST /apikeys/v1/keys/K/grants", `{"add":[{"roles":["r"]}]}`, `If-Match: "3"`},
 		{"delete", func(c *client.Client) error { _, err := c.DeleteKey(ctx, "K"); return err }, "DELETE /apikeys/v1/keys/K", "", "Content-Type: "},
 		{"import", func(c *client.Client) error {
 			_, err := c.ImportKeys(ctx, api.NDJSON, strings.NewReader("{}\n{}\n"), true, "twice")

@@ -79,6 +79,11 @@ func (c *Client) EditKey(ctx context.Context, id string, patch api.KeyPatch, opt
 	return call[api.KeyChanged](ctx, c, send(http.MethodPatch, keyPath(id), patch, options...))
 }
 
+// EditGrants adds and removes parts of a key's grants.
+func (c *Client) EditGrants(ctx context.Context, id string, edit api.GrantEdit, options ...ChangeOption) (api.KeyChanged, error) {
+	return call[api.KeyChanged](ctx, c, send(http.MethodPost, keyPath(id)+"/grants", edit, options...))
+}
+
 // RevokeKey ends a key for good. Repeating it changes nothing and waits again.
 func (c *Client) RevokeKey(ctx context.Context, id string, why api.RevokeRequest, options ...ChangeOption) (api.KeyChanged, error) {
 	return call[api.KeyChanged](ctx, c, send(http.MethodPost, keyPath(id)+"/revoke", why, options...))

@@ -124,7 +124,7 @@ func TestOthersKeysDoNotExist(t *testing.T) {
 		t.Errorf("112 a key of its own: %v", r)
 	}
 	for _, c := range []struct{ method, below, body string }{
-		{"GET", "", ""}, {"PATCH", "", `{"name":"x"}`}, {"POST", "/revoke", `{"reason":"x"}`}, {"POST", "/rotate", `{}`}, {"DELETE", "", ""}, {"GET", "/usage", ""},
+		{"GET", "", ""}, {"PATCH", "", `{"name":"x"}`}, {"POST", "/revoke", `{"reason":"x"}`}, {"POST", "/rotate", `{}`}, {"POST", "/grants", `{"remove_namespaces":["default"]}`}, {"DELETE", "", ""}, {"GET", "/usage", ""},
 	} {
 		theirs, nobodys := ask(c.method, "/keys/"+other.ID+c.below, c.body), ask(c.method, "/keys/"+none+c.below, c.body)
 		if theirs.Status != 404 || theirs.Status != nobodys.Status || strings.ReplaceAll(string(theirs.Body), other.ID, none) != string(nobodys.Body) {
