@@ -223,9 +223,14 @@ func TestTheOwnerBoundIsLive(t *testing.T) {
 			return err
 		}, keystore.OK, keystore.OK},
 	} {
+		running, cut := enter(t, w.Keystore, token)
 		if err := step.do(); err != nil {
 			t.Fatalf("%s: %v", step.what, err)
 		}
+		if *cut != (step.acme == keystore.OwnerDisabled) { // one that was allowed when it began runs on
+			t.Errorf("%s: a running request is cut: %t", step.what, *cut)
+		}
+		w.Leave(running)
 		want(t, step.what+": acme", w.asks(token, "acme", "write"), step.acme)
 		want(t, step.what+": app", w.asks(token, "app", "read"), step.app)
 	}
