@@ -81,10 +81,11 @@ func (s *AdminSite) warnIfUnreachable() {
 		return
 	}
 	if found, refuses := s.behind(s.server.Routes, false); found && refuses {
-		s.gate.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective +
-			": add `public /apikeys/*` to api_key; " + adminSiteDirective + " asks for a token itself")
+		s.gate.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective + ": " + addPublic)
 	}
 }
+
+const addPublic = "add `public /apikeys/*` to api_key; " + adminSiteDirective + " asks for a token itself"
 
 // behind looks for s in a list of routes, and reports whether an api_key that sees every request before it refuses what s
 // is to answer. refuses says so of what is before these routes, and what is returned of what is before s, or after them. It
