@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -154,9 +155,13 @@ func (t *tracer) request(host string, target *url.URL) *http.Request {
 		Method: t.question.Method, RequestURI: t.question.Target, Host: host, URL: &copied,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header), Body: http.NoBody,
 	}
-	if t.question.Client.IsValid() {
-		r.RemoteAddr = netip.AddrPortFrom(t.question.Client, 1).String()
+	client := t.question.Client
+	if !client.IsValid() {
+		client = netip.IPv4Unspecified() // Caddy logs an error for none
 	}
+	r.RemoteAddr = netip.AddrPortFrom(client, 1).String()
+	// Caddy's placeholders take for granted that there is one.
+	r = r.WithContext(context.WithValue(context.Background(), http.LocalAddrContextKey, new(net.TCPAddr)))
 	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, t.server)
 }
 

@@ -86,6 +86,7 @@ http://c.test {
 		map {host} {tenant} {
 			c.test sea
 		}
+		vars port {http.request.local.port}
 		vars team {http.request.host.labels.1}
 		api_key {
 			namespace {tenant}
