@@ -51,7 +51,8 @@ type API struct {
 	idleTimeout  time.Duration // of a body
 	memory       memory        // of all requests
 
-	why      atomic.Pointer[string]          // of a nil key store, see NotReached
+	why      atomic.Pointer[string] // of a nil key store, see NotReached
+	rule     atomic.Pointer[Rule]
 	declared atomic.Pointer[[]api.Operation] // sorted by place in the list, without repetition
 }
 

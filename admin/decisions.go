@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/netip"
@@ -14,7 +15,9 @@ import (
 func (a *API) registerDecisions() {
 	register(a, huma.Operation{
 		OperationID: "verify", Method: http.MethodPost, Path: api.Prefix + "/verify", Summary: "What a request with a token would be answered", Tags: []string{"decisions"},
-		Description: "It looks at the address only if client_ip is given, and never at early data. Without namespace and permission, the outcome says only whether the key is alive. It costs no quota.",
+		Description: "With path, the api_key handlers of the node that answers decide as they would for a request with this method, path and host and no other headers. " +
+			"Without it, namespace and permission say what the request needs, and without these the outcome says only whether the key is alive. " +
+			"The address counts only if client_ip is given, and early data never does. It costs no quota.",
 		RequestBody: jsonBody(true, api.JSON),
 	}, "admin.keys:read", a.verify)
 	add(a, huma.Operation{
@@ -27,20 +30,77 @@ func (a *API) registerDecisions() {
 type verifyInput struct{ Body api.VerifyRequest }
 
 func (a *API) verify(ctx context.Context, c keystore.Caller, in *verifyInput) (*page[api.Verdict], error) {
-	about := keystore.Question{Namespace: in.Body.Namespace, Permission: in.Body.Permission}
-	if in.Body.ClientIP != "" {
+	q := &in.Body
+	about := keystore.Question{Namespace: q.Namespace, Permission: q.Permission}
+	var wrong fields
+	if q.ClientIP != "" {
 		var err error
-		if about.Client, err = netip.ParseAddr(in.Body.ClientIP); err != nil {
-			var wrong fields
+		if about.Client, err = netip.ParseAddr(q.ClientIP); err != nil {
 			wrong.add("client_ip", "must be an address such as 192.0.2.1")
-			return nil, wrong.err(codeInvalid)
 		}
 	}
-	v, err := a.keys.Verify(ctx, c, in.Body.Token, about)
+	for _, f := range []struct{ name, value string }{{"namespace", q.Namespace}, {"permission", q.Permission}} {
+		if q.Path != "" && f.value != "" {
+			wrong.add(f.name, "must be absent if path is given: the api_key handler determines it")
+		}
+	}
+	for _, f := range []struct{ name, value string }{{"method", q.Method}, {"host", q.Host}} {
+		if q.Path == "" && f.value != "" {
+			wrong.add(f.name, "requires path")
+		}
+	}
+	if err := wrong.err(codeInvalid); err != nil {
+		return nil, err
+	}
+	if q.Path == "" {
+		v, err := a.keys.Verify(ctx, c, q.Token, about)
+		return a.verdict(v, "", err)
+	}
+	if err := a.keys.May(c, "admin.keys", "read"); err != nil {
+		return nil, err
+	}
+	rule := a.rule.Load()
+	if rule == nil {
+		return nil, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(), stillLoading)
+	}
+	rulings, err := (*rule)(Request{
+		Method: cmp.Or(q.Method, http.MethodGet), Target: q.Path, Host: q.Host, Client: about.Client, Token: q.Token,
+	})
 	if err != nil {
 		return nil, err
 	}
-	out := api.Verdict{Outcome: v.Outcome.String(), Status: v.Outcome.Status(), Code: nilIfEmpty(v.Outcome.Code()), Needed: nilIfEmpty(v.Needed)}
+	var last *page[api.Verdict]
+	for _, r := range rulings {
+		v := keystore.Verdict{Outcome: r.Outcome}
+		if r.Outcome == keystore.OK || r.Outcome == keystore.Forbidden {
+			v.Needed = r.Need.String()
+		} else {
+			r.Namespace = ""
+		}
+		if r.Outcome == keystore.OK {
+			about.Namespace, about.Need = r.Namespace, &r.Need
+			v, err = a.keys.Verify(ctx, c, q.Token, about)
+			if v.Key != nil {
+				r.Namespace = cmp.Or(r.Namespace, v.Key.Namespace)
+			}
+		}
+		if r.Namespace == q.Token || keystore.ContainsToken(r.Namespace) { // it is from the path
+			r.Namespace = ""
+		}
+		last, err = a.verdict(v, r.Namespace, err)
+		if err != nil || v.Outcome.Refuses() {
+			break // as the handler ends the request
+		}
+	}
+	return last, err
+}
+
+// verdict is v as an answer, unless there is an error.
+func (a *API) verdict(v keystore.Verdict, namespace string, err error) (*page[api.Verdict], error) {
+	if err != nil {
+		return nil, err
+	}
+	out := api.Verdict{Outcome: v.Outcome.String(), Status: v.Outcome.Status(), Code: nilIfEmpty(v.Outcome.Code()), Needed: nilIfEmpty(v.Needed), Namespace: namespace}
 	if !v.Outcome.Refuses() {
 		out.Status = http.StatusOK
 	}

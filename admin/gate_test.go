@@ -53,6 +53,9 @@ func openOn(t testing.TB, db keystore.Database) *door {
 	var log bytes.Buffer
 	d := &door{API: admin.New(ks, slog.New(slog.NewTextHandler(&log, nil))), keys: ks, log: &log}
 	d.Declare(nil)
+	d.RuleBy(func(admin.Request) ([]admin.Ruling, error) {
+		return []admin.Ruling{{Need: keystore.Need{Class: keystore.Read}}}, nil
+	})
 	return d
 }
 

@@ -3,6 +3,7 @@ package admin_test
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // TestShape holds a minted key against the one in the specification, field by field.
@@ -437,6 +439,79 @@ func TestListByNamespace(t *testing.T) {
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s: %v, want %s", query, got, want)
 		}
+	}
+}
+
+// TestVerifyPath: a handler's ruling decides, then the key, and of several handlers the first that refuses.
+func TestVerifyPath(t *testing.T) {
+	d := open(t)
+	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
+	reader := d.mint(t, root, `{"name":"reader","permissions":["read"],"allowed_ips":["10.0.0.0/8"]}`).Token
+	read := keystore.Need{Class: keystore.Read}
+	write := keystore.Need{Class: keystore.Write, Resource: "orders"}
+	var asked admin.Request
+	for name, test := range map[string]struct {
+		rulings  []admin.Ruling
+		fields   string
+		outcome  string
+		status   int
+		needed   string
+		in       string
+		showsKey bool
+	}{
+		"allowed":         {[]admin.Ruling{{Need: read}}, ``, "ok", 200, "read", "default", true},
+		"another address": {[]admin.Ruling{{Need: read}}, `,"client_ip":"192.0.2.1"`, "address", 403, "read", "default", true},
+		"missing":         {[]admin.Ruling{{Need: write}}, ``, "forbidden", 403, "orders:write", "default", true},
+		"elsewhere":       {[]admin.Ruling{{Namespace: "acme", Need: read}}, ``, "forbidden", 403, "read", "acme", true},
+		"no namespace":    {[]admin.Ruling{{Namespace: "gone", Need: read}}, ``, "forbidden", 403, "read", "gone", true},
+		"a token in it":   {[]admin.Ruling{{Namespace: reader, Need: read}}, ``, "forbidden", 403, "read", "", true},
+		"undeclared":      {[]admin.Ruling{{Need: keystore.Need{Class: keystore.Read, Undeclared: true}}}, ``, "forbidden", 403, "", "default", true},
+		"bad target":      {[]admin.Ruling{{Outcome: keystore.BadTarget}}, ``, "bad_target", 400, "", "", false},
+		"method":          {[]admin.Ruling{{Outcome: keystore.Method}}, ``, "method", 405, "", "", false},
+		"public":          {[]admin.Ruling{{Outcome: keystore.Public, Namespace: "default"}}, ``, "public", 200, "", "", false},
+		"public, then not": {[]admin.Ruling{{Outcome: keystore.Public}, {Need: write}, {Need: read}},
+			``, "forbidden", 403, "orders:write", "default", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d.RuleBy(func(q admin.Request) ([]admin.Ruling, error) {
+				asked = q
+				return test.rulings, nil
+			})
+			a := d.call(t, root, "POST", "/verify", `{"token":"`+reader+`","path":"/x?y=1","host":"a.test"`+test.fields+`}`)
+			var v api.Verdict
+			a.into(t, 200, &v)
+			needed := ""
+			if v.Needed != nil {
+				needed = *v.Needed
+			}
+			if v.Outcome != test.outcome || v.Status != test.status || needed != test.needed || v.Namespace != test.in || (v.Key != nil) != test.showsKey {
+				t.Errorf("%s %d, needed %q in %q, key %v", v.Outcome, v.Status, needed, v.Namespace, v.Key != nil)
+			}
+			if asked.Method != "GET" || asked.Target != "/x?y=1" || asked.Host != "a.test" || asked.Token != reader {
+				t.Errorf("the handlers were asked about %s %s on %s", asked.Method, asked.Target, asked.Host)
+			}
+		})
+	}
+	for _, test := range []struct{ fields, wrong string }{
+		{`"path":"/x","permission":"read"`, "permission"},
+		{`"path":"/x","namespace":"acme"`, "namespace"},
+		{`"method":"GET"`, "method"},
+		{`"host":"a.test"`, "host"},
+		{`"method":"GET","permission":"read"`, "method"},
+		{`"path":""`, "path"},
+	} {
+		p := d.call(t, root, "POST", "/verify", `{"token":"x",`+test.fields+`}`).problem(t)
+		if p.Status != 422 || len(p.Errors) == 0 || p.Errors[0].Field != test.wrong {
+			t.Errorf("%s: %+v", test.fields, p)
+		}
+	}
+	bare := &door{API: admin.New(d.keys, slog.New(slog.DiscardHandler)), keys: d.keys}
+	if p := bare.call(t, root, "POST", "/verify", `{"token":"x","path":"/"}`).problem(t); p.Status != 503 {
+		t.Errorf("before there are handlers: %+v", p)
+	}
+	nobody := d.mint(t, root, `{"name":"nobody","permissions":["read"]}`).Token
+	if p := d.call(t, d.caller(t, nobody), "POST", "/verify", `{"token":"x","path":"/"}`).problem(t); p.Status != 403 || p.Needed != "admin.keys:read" {
+		t.Errorf("without admin.keys:read: %+v", p)
 	}
 }
 

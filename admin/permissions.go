@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"net/netip"
 	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -31,6 +32,31 @@ func (a *API) Declare(operations []api.Operation) {
 	a.declared.Store(&operations)
 }
 
+const stillLoading = "the configuration is still being loaded; try again"
+
+// A Request is what [Rule] decides about.
+type Request struct {
+	Method string
+	Target string     // path and query
+	Host   string     // with or without a port; empty: any
+	Client netip.Addr // the zero Addr: unknown
+	Token  string
+}
+
+// A Ruling is what a handler decides about a request before it asks the key store.
+type Ruling struct {
+	Outcome   keystore.Outcome // OK: the key decides
+	Namespace string           // the id of the namespace that the request accesses; empty: the key's own
+	Need      keystore.Need
+}
+
+// A Rule returns the rulings of all `api_key` handlers that a request passes, in their order. There
+// is at least one, or an error.
+type Rule func(Request) ([]Ruling, error)
+
+// RuleBy sets the handlers that decide about requests. Until the first call, callers who ask get 503.
+func (a *API) RuleBy(rule Rule) { a.rule.Store(&rule) }
+
 // compareOperations orders the table, whatever the summaries.
 func compareOperations(a, b api.Operation) int {
 	return cmp.Or(cmp.Compare(a.Permission, b.Permission), cmp.Compare(a.Method, b.Method), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Class, b.Class))
@@ -47,7 +73,7 @@ func (a *API) listPermissions(_ context.Context, c keystore.Caller, in *listPerm
 	}
 	declared := a.declared.Load()
 	if declared == nil {
-		return nil, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(), "the configuration is still being loaded; try again")
+		return nil, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(), stillLoading)
 	}
 	list := *declared
 	if in.Cursor != "" {

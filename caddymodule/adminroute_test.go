@@ -44,6 +44,10 @@ func TestAdminRoute(t *testing.T) {
 		{"GET", "/apikeys/v1/health", "", nil, 200, ""},
 		{"GET", "/apikeys/v1/keys", "", nil, 200, `"items":`},
 		{"GET", "/apikeys/v1/nothing", "", nil, 404, "not_found"},
+		// Caddy redirects to the canonical path, which is nobody's.
+		{"POST", "/apikeys/v1/keys//rotate", `{}`, nil, 405, "method_not_allowed"},
+		{"POST", "/apikeys/v1/keys//revoke", `{}`, nil, 405, "method_not_allowed"},
+		{"DELETE", "/apikeys/v1/keys//", "", nil, 405, "method_not_allowed"},
 		{"POST", "/apikeys/v1/namespaces", `{"id":"one","kind":"account"}`, nil, 201, `"one"`},
 		// As `caddy reload` sends it, and as a page of another origin has a browser send it.
 		{"POST", "/apikeys/v1/namespaces", `{"id":"two","kind":"account"}`, []string{"Sec-Fetch-Site", "same-origin"}, 201, `"two"`},

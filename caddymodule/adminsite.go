@@ -81,10 +81,11 @@ func (s *AdminSite) warnIfUnreachable() {
 		return
 	}
 	if found, refuses := s.behind(s.server.Routes, false); found && refuses {
-		s.gate.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective +
-			": add `public /apikeys/*` to api_key; " + adminSiteDirective + " asks for a token itself")
+		s.gate.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective + ": " + addPublic)
 	}
 }
+
+const addPublic = "add `public /apikeys/*` to api_key; " + adminSiteDirective + " asks for a token itself"
 
 // behind looks for s in routes. It reports whether an api_key refuses requests before they reach s or, if s is not found,
 // before they leave the routes; refuses says the same of the handlers before the routes. An api_key in a route with matchers

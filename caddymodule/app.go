@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -76,6 +77,7 @@ type App struct {
 	declared []api.Operation    // by all handlers
 	named    []string           // resources, by handlers
 	sites    []*AdminSite
+	servers  []*caddyhttp.Server // that have handlers
 
 	store   atomic.Pointer[store] // nil until it is open
 	started chan struct{}         // closed by Start, when it succeeds

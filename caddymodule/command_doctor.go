@@ -26,6 +26,7 @@ Checks, one line each, and says what to do about what is wrong:
   - a key store is running, and its health: lease and database
   - some route has the api_key handler, and which operations it leaves out of
     OpenAPI documents
+  - no api_key refuses the requests for api_keys_admin on its site
   - no log shows keys: those that can get HTTP entries use 'format api_keys'
     where keys are accepted that Caddy would write in clear
   - the namespaces that the configuration names exist
@@ -145,6 +146,7 @@ func (d *doctor) examine(ctx context.Context) {
 	}
 	d.found("handlers", len(config.handlers) > 0, "Add api_key to a site: without it, requests need no key.", "api_key handlers in the configuration: %d", len(config.handlers))
 	d.documents(config)
+	d.sites(config)
 	d.logs(config)
 	d.namespaces(ctx, config)
 	d.rows(ctx)
@@ -208,6 +210,15 @@ func (d *doctor) documents(config *gateConfig) {
 	}
 	if len(config.leftOut) > 0 {
 		d.found("documents", true, "", "left out of OpenAPI documents, because of skip_unsupported: %s", strings.Join(firstOf(config.leftOut), "; "))
+	}
+}
+
+func (d *doctor) sites(config *gateConfig) {
+	switch {
+	case len(config.refused) > 0:
+		d.found("sites", false, addPublic, "api_key refuses the requests for api_keys_admin on the same site: %s", strings.Join(config.refused, ", "))
+	case config.managed > 0:
+		d.found("sites", true, "", "api_keys_admin gets the requests for it: no api_key on its site refuses them")
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -15,6 +17,8 @@ type gateConfig struct {
 	leftOut  []string // operations of their OpenAPI documents
 	unread   error    // of such a document
 	logs     map[string]logConfig
+	managed  int      // how many api_keys_admin handlers there are
+	refused  []string // where the servers listen on which api_key refuses requests for api_keys_admin
 }
 
 // A gateHandler is an api_key handler, wherever it stands.
@@ -50,8 +54,87 @@ func readGateConfig(raw json.RawMessage) (*gateConfig, error) {
 		}
 		c.logs["default"] = logConfig{}
 	}
+	if err := c.readSites(top.Apps["http"]); err != nil {
+		return c, err
+	}
 	err := c.collect(top.Apps["http"])
 	return c, err
+}
+
+// readSites looks at every api_keys_admin as its start does.
+func (c *gateConfig) readSites(raw json.RawMessage) error {
+	var app struct {
+		Servers map[string]struct {
+			Listen []string            `json:"listen"`
+			Routes caddyhttp.RouteList `json:"routes"`
+		} `json:"servers"`
+	}
+	if len(raw) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(raw, &app); err != nil {
+		return err
+	}
+	for _, server := range app.Servers {
+		sites, err := decodeHandlers(server.Routes)
+		if err != nil {
+			return err
+		}
+		c.managed += len(sites)
+		for _, site := range sites {
+			if found, refuses := site.behind(server.Routes, false); found && refuses {
+				c.refused = append(c.refused, server.Listen...)
+			}
+		}
+	}
+	slices.Sort(c.refused)
+	c.refused = slices.Compact(c.refused)
+	return nil
+}
+
+// decodeHandlers fills in what [AdminSite.behind] looks at in routes that are not provisioned, and returns the
+// api_keys_admin handlers in them.
+func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) {
+	for i := range routes {
+		route := &routes[i]
+		route.MatcherSets = make(caddyhttp.MatcherSets, len(route.MatcherSetsRaw))
+		for _, raw := range route.HandlersRaw {
+			var module struct{ Handler string }
+			if err := json.Unmarshal(raw, &module); err != nil {
+				return nil, err
+			}
+			switch module.Handler {
+			case "api_key":
+				h := Handler{rules: new(rules)}
+				var public struct{ Public []string }
+				if err := json.Unmarshal(raw, &public); err != nil {
+					return nil, err
+				}
+				for _, text := range public.Public {
+					if h.rules.public, err = addPattern(h.rules.public, "public", text, true); err != nil {
+						return nil, err
+					}
+				}
+				route.Handlers = append(route.Handlers, &h)
+			case adminSiteDirective:
+				site := new(AdminSite)
+				sites = append(sites, site)
+				route.Handlers = append(route.Handlers, site)
+			case "subroute":
+				inner := new(caddyhttp.Subroute)
+				if err := json.Unmarshal(raw, inner); err != nil {
+					return nil, err
+				}
+				within, err := decodeHandlers(inner.Routes)
+				if err != nil {
+					return nil, err
+				}
+				sites = append(sites, within...)
+				route.Handlers = append(route.Handlers, inner)
+			}
+		}
+	}
+	return sites, nil
 }
 
 // collect finds the handlers at any depth: in subroutes, named routes and error routes, and in handlers of other plugins.

@@ -45,6 +45,15 @@ func TestDoctorCommand(t *testing.T) {
 		"lease lapsed":      {bearer, cliAnswer{503, api.Health{Problem: "the database is locked", Revision: 3}}, 1, []string{"✗ it is not healthy: the database is locked; revision 3, 0s"}, nil, nil},
 		"no store":          {`"apps":{}`, problem(503, "unavailable", "No key store is running: the configuration in force does not use api_keys."), 1, []string{"✗ No key store is running"}, nil, nil},
 		"no plugin":         {`"apps":{}`, cliAnswer{404, "404 page not found"}, 1, []string{"has no API keys", "→ Does `caddy list-modules`"}, nil, nil},
+		"a site of both": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[{"match":[{"host":["a"]}],"handle":[{"handler":"subroute","routes":[` +
+			`{"handle":[{"handler":"api_key","from":[{"type":"bearer"}],"public":["/health"]}]},{"handle":[{"handler":"api_keys_admin"}]}]}]}]}}}}`, healthy, 1, []string{
+			"✗ api_key refuses the requests for api_keys_admin on the same site: :443", "→ add `public /apikeys/*` to api_key"}, nil, nil},
+		"a site of both with the line": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[{"handle":[{"handler":"subroute","routes":[` +
+			`{"handle":[{"handler":"api_key","from":[{"type":"bearer"}],"public":["/apikeys/*"]}]},{"handle":[{"handler":"api_keys_admin"}]}]}]}]}}}}`, healthy, 0, []string{
+			"✓ api_keys_admin gets the requests for it"}, nil, nil},
+		"a site of both, apart": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[` +
+			`{"match":[{"path":["/v1/*"]}],"handle":[{"handler":"api_key","from":[{"type":"bearer"}]}]},{"handle":[{"handler":"api_keys_admin"}]}]}}}}`, healthy, 0, []string{
+			"✓ api_keys_admin gets the requests for it"}, nil, nil},
 		"operations left out": {handler + `,"from":[{"type":"bearer"}],"strict":true,"openapi":[{"skip_unsupported":true,"file":"` +
 			document(t, " /a: {get: {}}\n /b?c=d: {get: {}}") + `"}]` + end, healthy, 0, []string{"✓ left out of OpenAPI documents, because of skip_unsupported: GET /b?c=d: the path"}, nil, nil},
 		"a document elsewhere": {handler + `,"from":[{"type":"bearer"}],"openapi":[{"skip_unsupported":true,"file":"/no/such/file"}]` + end, healthy, 0, []string{

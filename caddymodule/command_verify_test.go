@@ -15,6 +15,8 @@ func TestVerifyCommand(t *testing.T) {
 		{200, api.Verdict{Outcome: "forbidden", Status: 403, Code: &code, Needed: &needed, Key: &cliKey}},
 		{200, api.Verdict{Outcome: "unknown", Status: 401, Code: &code}},
 		{200, api.Verdict{Outcome: "rotated", Status: 401, Code: &code, Key: &cliKey}},
+		{200, api.Verdict{Outcome: "forbidden", Status: 403, Code: &code, Needed: &needed, Namespace: "acme", Key: &cliKey}},
+		{200, api.Verdict{Outcome: "public", Status: 200}},
 		problem(422, "invalid", "", api.FieldError{Field: "permission", Detail: "no request needs *"}),
 	}})
 	file := filepath.Join(t.TempDir(), "token")
@@ -26,18 +28,26 @@ func TestVerifyCommand(t *testing.T) {
 		s.run("", "verify", "--token-file", file),
 		s.run(cliToken, "verify"),
 		s.run(cliToken, "verify"),
+		s.run(cliToken, "verify", "--method", "PUT", "--path", "/v1/acme?x=1", "--host", "a.test"),
+		s.run(cliToken, "verify", "--path", "/open"),
 		s.run(cliToken, "verify", "--permission", "*"),
 	}
 	runs[0].want(t, 0, "ok\n", "It opens key "+cliID+" (CI) in namespace acme.")
 	runs[1].want(t, 1, "forbidden\n", "403 insufficient_permission", "It would need orders:write.")
 	runs[2].want(t, 1, "unknown\n", "401")
 	runs[3].want(t, 1, "rotated\n", "It was the token of key "+cliID+" (CI)", "401")
-	runs[4].want(t, 1, "", "Error: permission: no request needs *")
+	runs[4].want(t, 1, "forbidden\n", "It would need orders:write in namespace acme.")
+	runs[5].want(t, 0, "public\n", "needs no key")
+	runs[6].want(t, 1, "", "Error: permission: no request needs *")
 	for _, r := range runs {
 		noToken(t, r.out, r.err)
 	}
 	if body := s.asked()[0].body; body != `{"token":"`+cliToken+`","namespace":"acme","permission":"orders:write"}` {
 		t.Error("the first request is another one")
+	}
+
+	if body := s.asked()[4].body; body != `{"token":"`+cliToken+`","method":"PUT","path":"/v1/acme?x=1","host":"a.test"}` {
+		t.Error("the fifth request is another one")
 	}
 
 	// Through a site: one token opens the door, the other is asked about.

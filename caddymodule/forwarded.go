@@ -39,11 +39,16 @@ func (h *Handler) judgeForwarded(c *call) keystore.Outcome {
 		return keystore.BadTarget
 	}
 	c.method = method[0]
-	c.path, c.query, _ = strings.Cut(uri[0], "?")
-	if !isOneURI(uri[0]) || !canonicalPath(c.path, h.rules.encodedSlash) {
+	if !h.readForwarded(c, uri[0]) {
 		return keystore.BadTarget
 	}
 	return h.judge(c)
+}
+
+// readForwarded sets the target of a call. It reports whether the target is canonical.
+func (h *Handler) readForwarded(c *call, uri string) bool {
+	c.path, c.query, _ = strings.Cut(uri, "?")
+	return isOneURI(uri) && canonicalPath(c.path, h.rules.encodedSlash)
 }
 
 // refuseForwarded is refuse for a proxy that may understand 401 and 403 alone, as nginx's auth_request does.

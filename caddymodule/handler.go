@@ -143,6 +143,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if served {
 		h.accessLogs = server.Logs != nil
 		server.RegisterConnContext(withConn)
+		if !slices.Contains(h.app.servers, server) {
+			h.app.servers = append(h.app.servers, server)
+		}
 	}
 	return nil
 }
@@ -233,21 +236,9 @@ type call struct {
 
 // judge decides on a call whose path is canonical: the first thing that is wrong with it, or how it goes on.
 func (h *Handler) judge(c *call) keystore.Outcome {
-	class, mapped := h.rules.methods[c.method]
-	if !mapped {
-		return keystore.Method
+	if outcome := h.rule(c); outcome != keystore.OK {
+		return outcome
 	}
-	if !h.rules.findTargets(c) {
-		return keystore.BadTarget
-	}
-	c.wanted = h.rules.namespaceOf(c, c.path)
-	switch {
-	case len(c.targets) == 0 && h.rules.isPublic(c.path):
-		return keystore.Public
-	case h.Preflight != nil && isPreflight(c.method, c.r.Header):
-		return keystore.Preflight
-	}
-	c.need = h.rules.need(c.method, c.path, c.query, class)
 	if c.repeated {
 		c.keys = h.app.Keystore()
 		return h.lookUp(c)
@@ -264,6 +255,36 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 	if c.keys, err = h.app.Await(c.r.Context()); err != nil {
 		return keystore.Unavailable
 	}
+	if outcome = h.ruleToken(c); outcome != keystore.OK {
+		return outcome
+	}
+	return h.lookUp(c)
+}
+
+// rule decides on a call whose path is canonical before the credential is known. The outcome is OK
+// if it depends on the credential: then rule has found the namespace and the need.
+func (h *Handler) rule(c *call) keystore.Outcome {
+	class, mapped := h.rules.methods[c.method]
+	if !mapped {
+		return keystore.Method
+	}
+	if !h.rules.findTargets(c) {
+		return keystore.BadTarget
+	}
+	c.wanted = h.rules.namespaceOf(c, c.path)
+	switch {
+	case len(c.targets) == 0 && h.rules.isPublic(c.path):
+		return keystore.Public
+	case h.Preflight != nil && isPreflight(c.method, c.r.Header):
+		return keystore.Preflight
+	}
+	c.need = h.rules.need(c.method, c.path, c.query, class)
+	return keystore.OK
+}
+
+// ruleToken decides on a call by the form of its credential. The outcome is OK if the key store has
+// to be asked.
+func (h *Handler) ruleToken(c *call) keystore.Outcome {
 	switch {
 	case c.credential.broken:
 		return keystore.Malformed
@@ -273,7 +294,7 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 		}
 		return c.unlessUndeclared(keystore.Foreign)
 	}
-	return h.lookUp(c)
+	return keystore.OK
 }
 
 // unlessUndeclared is the outcome of a call that goes on without a key. What no key may do, no one may without.

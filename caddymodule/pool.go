@@ -109,6 +109,7 @@ func (s *store) configure(a *App) {
 	s.keys.Configure(a.settings)
 	s.api.SetMemory(cmp.Or(a.RequestMemory, admin.DefaultMemory))
 	s.api.Declare(a.declared)
+	s.api.RuleBy(a.rule)
 	s.console.Declare(a.named)
 }
 

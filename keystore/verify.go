@@ -19,14 +19,16 @@ type Question struct {
 	// Permission is what the request needs: `read`, `write`, `orders:read`, `orders:search`. Empty
 	// is `read` in Namespace or, without one, none: only whether the key is alive.
 	Permission string
-	Client     netip.Addr // where it comes from; the zero Addr: from where the key may be used
+	// Need replaces Permission if it is not nil: a handler has determined what the request needs.
+	Need   *Need
+	Client netip.Addr // where it comes from; the zero Addr: from where the key may be used
 }
 
 // Verify decides about a credential as the handler does, but for early data. The outcome is
 // [Unknown] unless the caller may read the key.
 func (k *Keystore) Verify(ctx context.Context, c Caller, credential string, about Question) (Verdict, error) {
 	namespace := about.Namespace
-	alive := namespace == "" && about.Permission == ""
+	alive := namespace == "" && about.Permission == "" && about.Need == nil
 	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return Verdict{}, err
@@ -40,6 +42,9 @@ func (k *Keystore) Verify(ctx context.Context, c Caller, credential string, abou
 		var p problems
 		p.add("permission", "%v", err)
 		return Verdict{}, p.err()
+	}
+	if about.Need != nil {
+		needed = *about.Need
 	}
 	var v Verdict
 	if !alive {

@@ -61,16 +61,20 @@ type VerifyRequest struct {
 	Token      string `json:"token" writeOnly:"true"`
 	Namespace  string `json:"namespace,omitempty" doc:"Default: the key's own"`
 	Permission string `json:"permission,omitempty" doc:"What the request needs: read, write, orders:read, orders:search. Default: read if namespace is given, else none: the outcome is then whether the key is alive"`
+	Method     string `json:"method,omitempty" maxLength:"64" doc:"With path: the request's method. Default: GET"`
+	Path       string `json:"path,omitempty" maxLength:"16384" doc:"The request's path, with the query if there is one. The api_key handler of the configuration that judges such a request determines namespace and permission, which must be absent" example:"/v1/orders"`
+	Host       string `json:"host,omitempty" maxLength:"300" doc:"With path: the host that the request is sent to, with the port if servers listen on several. Required only if the handlers of several sites decide differently" example:"api.example.com"`
 	ClientIP   string `json:"client_ip,omitempty" doc:"The address of the client. Default: one that the key allows" example:"192.0.2.1"`
 }
 
 // A Verdict is the decision.
 type Verdict struct {
-	Outcome string  `json:"outcome" doc:"One of the outcomes of a request: ok, unknown, rotated, revoked, …"`
-	Status  int     `json:"status" doc:"What the gate would answer; 200 for ok"`
-	Code    *string `json:"code" doc:"Of the problem document; null for ok"`
-	Needed  *string `json:"needed" doc:"The permission that it was decided for; null: none"`
-	Key     *Key    `json:"key,omitempty" doc:"Absent unless the caller may read it"`
+	Outcome   string  `json:"outcome" doc:"One of the outcomes of a request: ok, unknown, rotated, revoked, …"`
+	Status    int     `json:"status" doc:"What the gate would answer; 200 for ok"`
+	Code      *string `json:"code" doc:"Of the problem document; null for ok"`
+	Needed    *string `json:"needed" doc:"The permission that it was decided for; null: none"`
+	Namespace string  `json:"namespace,omitempty" doc:"With path: the namespace that the request accesses, if the decision depends on it"`
+	Key       *Key    `json:"key,omitempty" doc:"Absent unless the caller may read it"`
 }
 
 // Self is what the caller is and may do: a key, a member, or through Caddy's admin endpoint the member root.

@@ -1,0 +1,220 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// loadCaddyfile runs a Caddyfile, whose sites are on sockets.
+func (g *gate) loadCaddyfile(text string) {
+	g.t.Helper()
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(strings.ReplaceAll(text, "DIR", g.dir)), nil)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	config := g.config(nil)
+	if err := json.Unmarshal(adapted, &config); err != nil {
+		g.t.Fatal(err)
+	}
+	g.load(config)
+}
+
+// TestRule: the handler that a request would pass decides, by host, port, matchers and rewrites.
+func TestRule(t *testing.T) {
+	g := newGate(t)
+	g.loadCaddyfile(`{
+	api_keys {
+		database sqlite DIR/keys.db
+	}
+	auto_https off
+}
+(common) {
+	bind unix/DIR/site
+}
+http://a.test {
+	import common
+	api_key {
+		namespace_path /v1/{namespace}/**
+		resource orders
+		operation orders:search read POST /v1/{namespace}/search
+		methods write PURGE
+		methods none OPTIONS
+		public /open/*
+		foreign pass
+	}
+	respond ok
+}
+http://b.test, http://*.wild.test {
+	import common
+	handle_path /api/* {
+		api_key {
+			namespace_path /{namespace}/**
+			strict
+			operation things:list read GET /{namespace}/things
+		}
+		respond ok
+	}
+	handle /home/* {
+		api_key {
+			namespace home
+		}
+		respond ok
+	}
+	handle {
+		respond ok
+	}
+}
+http://c.test {
+	import common
+	route {
+		respond /free ok
+		@inside client_ip 10.0.0.0/8
+		handle @inside {
+			api_key {
+				namespace inside
+			}
+		}
+		map {host} {tenant} {
+			c.test sea
+		}
+		vars port {http.request.local.port}
+		vars team {http.request.host.labels.1}
+		api_key {
+			namespace {tenant}
+			public /twice
+		}
+		api_key {
+			namespace {vars.team}
+		}
+		@ours path /mine
+		api_key @ours {
+			namespace {http.request.header.X-Tenant}
+		}
+	}
+}
+http://d.test:81 {
+	bind unix/DIR/other
+	invoke guarded
+}
+http://d.test:82 {
+	bind unix/DIR/another
+	api_key {
+		namespace two
+		forwarded
+	}
+	api_key
+}
+&(guarded) {
+	api_key {
+		namespace one
+	}
+}
+`)
+	app := runningApp()
+	if len(app.servers) != 3 {
+		t.Fatalf("%d servers", len(app.servers))
+	}
+	token := g.mint(nil)
+	for _, test := range []struct{ method, host, target, want string }{
+		{"GET", "a.test", "/v1/acme/x", "ok acme orders:read"},
+		{"POST", "a.test", "/v1/acme/x", "ok acme orders:write"},
+		{"POST", "A.TEST:8080", "/v1/acme/search", "ok acme orders:search"},
+		{"POST", "a.test:80", "/v1/acme/search/", "ok acme orders:search"},
+		{"GET", "a.test", "/other?v1=2", "ok default orders:read"},
+		{"PURGE", "a.test", "/v1/acme/x", "ok acme orders:write"},
+		{"OPTIONS", "a.test", "/v1/acme/x", "method"},
+		{"BREW", "a.test", "/v1/acme/x", "method"},
+		{"GET", "a.test", "/open/x", "public"},
+		{"GET", "a.test", "/open/../v1", "bad_target"},
+		{"GET", "a.test", "//v1", "bad_target"},
+		{"GET", "a.test", "/v1/%zz", "bad_target"},
+		{"GET", "a.test", "/v1/a b", "bad_target"},
+		{"GET", "a.test", "/v1/x#y", "bad_target"},
+		{"GET", "b.test", "/api/acme/things", "ok acme things:list"},
+		{"GET", "b.test", "/api/acme/others", "ok acme "},
+		{"GET", "x.wild.test", "/api/acme/things", "ok acme things:list"},
+		{"DELETE", "b.test", "/home/x", "ok  write"},
+		{"GET", "b.test", "/elsewhere", "path"},
+		{"GET", "nowhere.test", "/v1/x", "path"},
+		{"GET", "c.test", "/x", "ok sea read, ok c read"},
+		{"GET", "c.test", "/twice", "public, ok c read"},
+		{"GET", "c.test", "/free", "path"},
+		{"GET", "c.test", "/mine", "path"},
+		{"GET 10.1.1.1", "c.test", "/x", "ok inside read, ok sea read, ok c read"},
+		{"GET 192.0.2.1", "c.test", "/x", "ok sea read, ok c read"},
+		{"GET", "d.test", "/x", "host"},
+		{"", "a.test", "/x", "method"},
+		{"G T", "a.test", "/x", "method"},
+		{"GET", "a b", "/x", "host"},
+		{"GET", "a.test:99999", "/x", "host"},
+		{"GET", "a.test", "x", "path"},
+		// Without a host.
+		{"GET", "", "/api/acme/things", "host"},
+		{"GET", "", "/v1/%", "bad_target"},
+	} {
+		method, client, _ := strings.Cut(test.method, " ")
+		address, err := netip.ParseAddr(client)
+		if client != "" && err != nil {
+			method = test.method
+		}
+		got := ruled(app.rule(admin.Request{Method: method, Host: test.host, Target: test.target, Client: address, Token: token}))
+		if got != test.want {
+			t.Errorf("%s %s%s: %s, want %s", test.method, test.host, test.target, got, test.want)
+		}
+	}
+	for token, want := range map[string]string{"theirs": "foreign", "not one, but a text": "malformed", "ak_x": "ok acme orders:read"} {
+		got := ruled(app.rule(admin.Request{Method: "GET", Host: "a.test", Target: "/v1/acme/x", Token: token}))
+		if got != want {
+			t.Errorf("%s: %s, want %s", token, got, want)
+		}
+	}
+}
+
+// TestRuleOfSeveralSites: sites that agree need no host.
+func TestRuleOfSeveralSites(t *testing.T) {
+	g := newGate(t)
+	const site = "http://%s {\n\tbind unix/DIR/site\n\thandle %s {\n\t\tapi_key {\n\t\t\tnamespace_path /v1/{namespace}/**\n\t\t\t%s\n\t\t}\n\t}\n}\n"
+	g.loadCaddyfile("{\n\tapi_keys {\n\t\tdatabase sqlite DIR/keys.db\n\t}\n}\n" +
+		fmt.Sprintf(site, "a.test", "/*", "") + fmt.Sprintf(site, "b.test", "/v1/*", "resource orders\n\t\t\tpublic /v1/open"))
+	for target, want := range map[string]string{"/v1/acme/x": "host", "/x": "ok default read", "/v1/open": "host"} {
+		if got := ruled(runningApp().rule(admin.Request{Method: "GET", Target: target})); got != want {
+			t.Errorf("%s: %s, want %s", target, got, want)
+		}
+	}
+	var many strings.Builder
+	for i := range maxVerifyHosts + 1 {
+		_, _ = fmt.Fprintf(&many, site, fmt.Sprintf("%d.test", i), "/*", "")
+	}
+	g.loadCaddyfile("{\n\tapi_keys {\n\t\tdatabase sqlite DIR/keys.db\n\t}\n}\n" + many.String())
+	for host, want := range map[string]string{"": "host", "7.test": "ok acme read"} {
+		if got := ruled(runningApp().rule(admin.Request{Method: "GET", Host: host, Target: "/v1/acme/x"})); got != want {
+			t.Errorf("%q: %s, want %s", host, got, want)
+		}
+	}
+}
+
+// ruled is the rulings, or the field that is wrong.
+func ruled(rulings []admin.Ruling, err error) string {
+	var wrong *keystore.Error
+	if errors.As(err, &wrong) {
+		return wrong.Fields[0].Field
+	}
+	var all []string
+	for _, r := range rulings {
+		text := r.Outcome.String()
+		if r.Outcome == keystore.OK {
+			text += " " + r.Namespace + " " + r.Need.String()
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, ", ")
+}
