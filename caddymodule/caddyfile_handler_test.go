@@ -158,6 +158,8 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"also_judge X-Apikey-Id":                                  `is taken out of every request`,
 		"also_judge Cookie":                                       `the value of Cookie is no path`,
 		"also_judge Destination":                                  "names what is written: write `also_judge write Destination`",
+		"methods write MOVE\nnamespace {path.1}":                  "namespace: {http.request.uri.path.1} shows the request's own path",
+		"also_judge X-Copy-From\nnamespace {re.tenant.1}":         "take the namespace from the path with namespace_path",
 		"also_judge X-A write x_a":                                `also_judge: x_a is given twice`,
 		"namespace_path /{namespace}/x\nnamespace_path /{namespace}/X/": `8| namespace_path: path pattern "/{namespace}/X/" matches the same as "/{namespace}/x"`,
 		"namespace":                                         `namespace takes one word, this has 0`,

@@ -65,6 +65,10 @@ func (c *rules) addTargets(h *Handler) error {
 		}
 		c.targets = append(c.targets, t)
 	}
+	if showsPath(c.namespace) && (len(c.targets) > 0 || c.mapsDestination()) {
+		return fmt.Errorf("namespace: %s shows the request's own path, so what Destination or also_judge names could not be judged: "+
+			"take the namespace from the path with namespace_path", shown(c.namespace))
+	}
 	own := slices.ContainsFunc(c.targets, func(t targetHeader) bool { return t.name == "Destination" })
 	if !own {
 		c.targets = append(c.targets, targetHeader{
@@ -72,6 +76,22 @@ func (c *rules) addTargets(h *Handler) error {
 		})
 	}
 	return nil
+}
+
+// showsPath reports whether a text has a placeholder that may be a part of the request's path.
+func showsPath(text string) bool {
+	return slices.ContainsFunc([]string{"{http.request.uri", "{http.request.orig_uri", "{http.regexp."}, func(name string) bool {
+		return strings.Contains(text, name)
+	})
+}
+
+func (c *rules) mapsDestination() bool {
+	for method := range c.methods {
+		if hasDestination(method) {
+			return true
+		}
+	}
+	return false
 }
 
 // hasDestination reports whether a method writes to what its header Destination names.

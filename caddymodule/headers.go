@@ -132,18 +132,21 @@ func namesOurs(line string) bool {
 	return false
 }
 
-// cleanTrailers drops our names from the request's trailers, and the text of hidden. net/http adds to the same map what comes at the end of the
-// body, undeclared trailers too, so it is looked at again then. Without any declared trailer there is no map, and later
-// ones go to the server's own copy of the request, which no handler sees.
+// cleanTrailers drops names from the request's trailers (see deleteJudged), and the text of hidden.
+// net/http adds to the same map what comes at the end of the body, undeclared trailers too, so it is
+// looked at again then. Without any declared trailer there is no map, and later ones go to the
+// server's own copy of the request, which no handler sees.
 func cleanTrailers(r *http.Request, hidden []credential) {
-	deleteOurs(r.Trailer)
+	deleteJudged(r.Trailer)
 	r.Body = &trailerBody{ReadCloser: r.Body, trailer: r.Trailer, hidden: slices.Clone(hidden)}
 }
 
-func deleteOurs(header http.Header) {
-	for name := range header {
-		if foldsToOurs(name) {
-			delete(header, name)
+// deleteJudged takes out of trailers what is judged or dropped as a header: an upstream may merge
+// them.
+func deleteJudged(trailer http.Header) {
+	for name := range trailer {
+		if drops(name, false) || foldsTo(name, "destination") {
+			delete(trailer, name)
 		}
 	}
 }
@@ -157,7 +160,7 @@ type trailerBody struct {
 func (b *trailerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF { //nolint:errorlint // Read returns it bare
-		deleteOurs(b.trailer)
+		deleteJudged(b.trailer)
 		for _, lines := range b.trailer {
 			redactLines(lines, b.hidden)
 		}

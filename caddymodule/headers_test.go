@@ -105,6 +105,8 @@ func TestTrailers(t *testing.T) {
 	}{
 		{"declared", "\nTrailer: X-Sum, X-Apikey-Id", "X-Sum: 1\r\nX-Apikey-Id: x\r\n", http.Header{"X-Sum": {"1"}}},
 		{"undeclared beside declared", "\nTrailer: X-Sum", "X-Sum: 1\r\nX-Apikey-Id: x\r\nx_apikey_name: y\r\n", http.Header{"X-Sum": {"1"}}},
+		{"what is judged as a header", "\nTrailer: X-Sum, Destination, X-HTTP-Method-Override",
+			"X-Sum: 1\r\nDestination: /x\r\nX-HTTP-Method-Override: DELETE\r\nX-Original-URL: /x\r\n", http.Header{"X-Sum": {"1"}}},
 		{"only ours", "\nTrailer: X-Apikey-Id", "X-Apikey-Id: x\r\n", http.Header{}},
 		{"none declared", "", "X-Apikey-Id: x\r\n", nil},
 		{"a copy of the credential", keyLine(token) + "\nTrailer: X-Sum", "X-Sum: 1" + token + "\r\n", http.Header{"X-Sum": {"1REDACTED"}}},

@@ -133,12 +133,20 @@ func (u *usage) role(r *Role, times int64) {
 }
 
 func (u *usage) member(m *Member, times int64) {
-	u.all = u.all.plus(tally{members: 1, bytes: m.Size()}, times)
+	all := tally{members: 1, bytes: m.Size()}
+	if len(m.Grants) == 0 {
+		u.add(ungranted, all, times)
+		return
+	}
+	u.all = u.all.plus(all, times)
 	for i := range m.Grants {
 		g := &m.Grants[i]
 		u.in(g.Namespace, tally{members: 1, bytes: g.size()}, times)
 	}
 }
+
+// ungranted stands for the namespace of members without any grant.
+const ungranted = ""
 
 func (u *usage) add(namespace string, t tally, times int64) {
 	u.all = u.all.plus(t, times)
@@ -249,7 +257,11 @@ func (k *Keystore) CapacityOfKeys(ctx context.Context) ([]CapacityUse, error) {
 
 // grown returns the authority under the policy as the transaction has changed it. It fails if the
 // change increases a count beyond its cap.
-func (k *Keystore) grown(tx Tx, by authority) (authority, error) {
+//
+// A change that only narrows what its object gives may take more text. It is not refused for bytes
+// of the deployment, which others may have filled, nor of a namespace if the caller has a grant in
+// all namespaces.
+func (k *Keystore) grown(tx Tx, by authority, narrows bool) (authority, error) {
 	then, err := k.policyIn(tx)
 	if err != nil {
 		return by, err
@@ -257,9 +269,13 @@ func (k *Keystore) grown(tx Tx, by authority) (authority, error) {
 	c := &k.settings.Load().Capacity
 	before := c.uses(by.policy.usage.all, "", ofDeployment)
 	for i, use := range c.uses(then.usage.all, "", ofDeployment) {
-		if use.grows(before[i]) {
+		if use.grows(before[i]) && !(narrows && use.Resource == directoryBytes) {
 			return by, full("the deployment", use)
 		}
+	}
+	if narrows && by.holdsAnywhere() {
+		by.policy = then
+		return by, nil
 	}
 	below := then.below()
 	maps.DeleteFunc(below, func(_ string, t tally) bool { return c.fits(t) })
@@ -277,6 +293,17 @@ func (k *Keystore) grown(tx Tx, by authority) (authority, error) {
 	}
 	by.policy = then
 	return by, nil
+}
+
+// roomForMember refuses a new member while too many have no grant: these count for no namespace, and
+// whoever may create members in one could fill the deployment with them. Who may create them in all
+// namespaces still can.
+func (k *Keystore) roomForMember(by authority) error {
+	c := &k.settings.Load().Capacity
+	if by.may(adminMembers, "create", AnyNamespace) || c.fits(by.policy.usage.each[ungranted]) {
+		return nil
+	}
+	return full("the deployment", CapacityUse{Resource: "members without a grant", Cap: c.Members.PerNamespace})
 }
 
 func (u CapacityUse) grows(before CapacityUse) bool { return u.Used > u.Cap && u.Used > before.Used }

@@ -170,7 +170,7 @@ func TestCapacity(t *testing.T) {
 	long := keystore.Permission{Resource: strings.Repeat("x", 100), Action: "read"}
 	wide := []keystore.Permission{long}
 	for _, letter := range []string{"a", "b", "c", "d", "e"} {
-		wide = append(wide, keystore.Permission{Resource: strings.Repeat(letter, 100), Action: "read"})
+		wide = append(wide, keystore.Permission{Resource: strings.Repeat(letter, 100), Action: "write"})
 	}
 	for name, test := range map[string]struct {
 		capacity keystore.Capacity
@@ -406,5 +406,68 @@ func TestCapacityOfKeys(t *testing.T) {
 		if u.Cap <= 0 {
 			t.Errorf("%+v", u)
 		}
+	}
+}
+
+// A tenant that fills all there is does not keep others from taking access away, nor operators from
+// creating members.
+func TestTenantsFillTheDeployment(t *testing.T) {
+	w := newWorldWith(t, keystore.Settings{Capacity: keystore.Capacity{
+		Members: keystore.Caps{Deployment: 12, PerNamespace: 4}, Directory: keystore.Caps{Deployment: 20_000, PerNamespace: 19_000}}})
+	for _, id := range []string{"acme", "rival"} {
+		if _, err := w.CreateNamespace(ctx, root, keystore.Namespace{ID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ada, bob := w.member("ada", "acme=@client-admin"), w.member("bob", "rival=@client-admin")
+	eve := w.member("eve", "rival=*")
+	w.role("rival", "all", "*")
+	w.role("rival", "rest", "*")
+	full := func(what string, err error) {
+		t.Helper()
+		var refused *keystore.Error
+		if !errors.As(err, &refused) || refused.Code != "capacity" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	var err error
+	n := 0
+	for ; err == nil && n < 20; n++ {
+		var m *keystore.Member
+		if m, err = w.CreateMember(ctx, ada, keystore.Member{Name: "m", Grants: roleGrants(w, "acme=read")}); err == nil {
+			_, _, err = w.EditMember(ctx, ada, m.ID, keystore.MemberPatch{Grants: new([]keystore.Grant)}, keystore.ChangeOptions{})
+		}
+	}
+	full("members whose grant is taken", err)
+	if n > 6 {
+		t.Errorf("one tenant created %d members without a grant", n)
+	}
+	_, err = w.CreateMember(ctx, ada, keystore.Member{Name: "m"})
+	full("a member without a grant", err)
+	if _, err = w.CreateMember(ctx, root, keystore.Member{Name: "m", Grants: roleGrants(w, "rival=read")}); err != nil {
+		t.Errorf("an operator creates a member: %v", err)
+	}
+
+	for i := 0; ; i++ {
+		spec := keystore.Role{Namespace: "acme", Name: fmt.Sprint("r", i), Permissions: read}
+		if _, err = w.CreateRole(ctx, ada, spec); err != nil {
+			break
+		}
+	}
+	full("roles", err)
+	narrow := roleGrants(w, "rival=orders:read,invoices:read,customers:read")
+	if _, _, err := w.EditMember(ctx, bob, eve.Member(), keystore.MemberPatch{Grants: &narrow}, keystore.ChangeOptions{}); err != nil {
+		t.Errorf("narrow a member: %v", err)
+	}
+	if _, _, err := w.EditRole(ctx, bob, keystore.RoleID{Namespace: "rival", Name: "all"}, narrow[0].Permissions, keystore.ChangeOptions{}); err != nil {
+		t.Errorf("narrow a role: %v", err)
+	}
+	wider := roleGrants(w, "rival=orders:read,invoices:read,customers:read,payments:read")
+	_, _, err = w.EditMember(ctx, bob, eve.Member(), keystore.MemberPatch{Grants: &wider}, keystore.ChangeOptions{})
+	full("widen a member", err)
+	small := keystore.Caps{Deployment: 1, PerNamespace: 1}
+	w.Configure(keystore.Settings{Capacity: keystore.Capacity{Directory: small}})
+	if _, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "rival", Name: "rest"}, narrow[0].Permissions, keystore.ChangeOptions{}); err != nil {
+		t.Errorf("an operator narrows a role of a full namespace: %v", err)
 	}
 }

@@ -190,7 +190,7 @@ func (k *Keystore) makeRoles(tx Tx, by authority, namespace string, roles []Role
 		}
 		*names = append(*names, r.Name)
 	}
-	return k.grown(tx, by)
+	return k.grown(tx, by, false)
 }
 
 // ownsKey reports whether a key acts for the member that asks, who may always list, read and revoke it (spec 7a.5).

@@ -91,7 +91,11 @@ func (k *Keystore) CreateMember(ctx context.Context, c Caller, spec Member) (*Me
 		if err := tx.InsertMember(m); err != nil {
 			return loginTaken(err)
 		}
-		if _, err := k.grown(tx, by); err != nil {
+		by, err := k.grown(tx, by, false)
+		if err != nil {
+			return err
+		}
+		if err := k.roomForMember(by); err != nil {
 			return err
 		}
 		return audit(tx, by, "member.create", m.ID, m.touches(), nil, m)
@@ -211,7 +215,7 @@ func (k *Keystore) EditMember(ctx context.Context, c Caller, id string, patch Me
 		if err := tx.UpdateMember(&after); err != nil {
 			return loginTaken(err)
 		}
-		if _, err := k.grown(tx, by); err != nil {
+		if _, err := k.grown(tx, by, !by.policy.adds(before.Grants, after.Grants)); err != nil {
 			return err
 		}
 		m = by.seenOf(&after)

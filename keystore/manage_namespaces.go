@@ -65,7 +65,7 @@ func (k *Keystore) CreateNamespace(ctx context.Context, c Caller, spec Namespace
 			}
 			return err
 		}
-		if _, err := k.grown(tx, by); err != nil {
+		if _, err := k.grown(tx, by, false); err != nil {
 			return err
 		}
 		return audit(tx, by, "namespace.create", ns.ID, []string{ns.ID}, nil, ns)
@@ -231,7 +231,7 @@ func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch
 		if err := tx.UpdateNamespace(&after); err != nil {
 			return err
 		}
-		then, err := k.grown(tx, by)
+		then, err := k.grown(tx, by, false)
 		if err != nil {
 			return err
 		}

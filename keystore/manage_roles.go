@@ -43,7 +43,7 @@ func (k *Keystore) CreateRole(ctx context.Context, c Caller, spec Role) (*Role, 
 	var role *Role
 	err := k.add(ctx, c, 0, func(tx Tx, by authority) (err error) {
 		if role, err = createRole(tx, by, spec); err == nil {
-			_, err = k.grown(tx, by)
+			_, err = k.grown(tx, by, false)
 		}
 		return err
 	})
@@ -154,7 +154,9 @@ func (k *Keystore) EditRole(ctx context.Context, c Caller, id RoleID, permission
 		if err := tx.UpdateRole(&after); err != nil {
 			return err
 		}
-		then, err := k.grown(tx, by)
+		was := NewSet(before.Permissions...)
+		widens := slices.ContainsFunc(after.Permissions, func(p Permission) bool { return !was.Covers(p) })
+		then, err := k.grown(tx, by, !widens)
 		if err != nil {
 			return err
 		}

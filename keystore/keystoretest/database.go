@@ -58,6 +58,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"PolicyChanges", testPolicyChanges},
 		{"PolicyTruncated", testPolicyTruncated},
 		{"KeyCounts", testKeyCounts},
+		{"AnyChanges", testAnyChanges},
 		{"Held", testHeld},
 		{"Personal", testPersonal},
 		{"NamespaceInUse", testNamespaceInUse},

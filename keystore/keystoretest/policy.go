@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -405,6 +406,140 @@ func testKeyCounts(t *testing.T, s Store) {
 	check("by hand", counts{"m_1": 0, "m_2": 1, "m_3": 2}, counts{"a": 1, "b": 3, "c": 2})
 	update(t, db, func(tx keystore.Tx) error { return errors.Join(tx.DeleteKey("k1"), tx.DeleteKey("k3")) })
 	check("deleted", counts{"m_2": 0, "m_3": 1, "root": 3}, counts{"a": 0, "b": 3, "c": 1})
+}
+
+// testAnyChanges makes changes at random, in transactions that may fail and by hand. Who follows
+// them knows what who reads everything does, and keys are counted as they are.
+func testAnyChanges(t *testing.T, s Store) {
+	db, other := ready(t, s), s.Open(t)
+	rng := rand.New(rand.NewPCG(1, 2))
+	pick := func(list ...string) string { return list[rng.IntN(len(list))] }
+	type home struct{ owner, namespace string }
+	keys := make(map[string]home)
+	var followed, often mirror
+	followed.take(policy(t, other))
+	often.take(policy(t, other))
+	made := 0
+	change := func(tx keystore.Tx, keys map[string]home) error {
+		id, name := pick("n1", "n2", "N1"), pick("r", "s")
+		owner, namespace := pick("m_1", "m_2", "root"), pick("n1", "n2", "default")
+		var err error
+		switch rng.IntN(12) {
+		case 0:
+			err = tx.InsertNamespace(&keystore.Namespace{ID: id, Parent: pick("", "n2"), CreatedAt: start, Version: 1})
+		case 1:
+			err = tx.UpdateNamespace(&keystore.Namespace{ID: id, Kind: pick("a", "b"), CreatedAt: start, Version: rng.Int64N(99)})
+		case 2:
+			err = tx.DeleteNamespace(id)
+		case 3:
+			err = tx.InsertRole(&keystore.Role{Namespace: id, Name: name, Permissions: permissions("read"), CreatedAt: start, Version: 1})
+		case 4:
+			err = tx.UpdateRole(&keystore.Role{Namespace: id, Name: name, Permissions: permissions(pick("read", "write")), Version: rng.Int64N(99)})
+		case 5:
+			err = tx.DeleteRole(keystore.RoleID{Namespace: id, Name: name})
+		case 6:
+			err = tx.InsertMember(&keystore.Member{ID: owner, Login: pick("", "ada", "bob"), CreatedAt: start, Version: 1})
+		case 7:
+			err = tx.UpdateMember(&keystore.Member{ID: owner, Login: pick("", "ada", "bob"), Version: rng.Int64N(99)})
+		case 8:
+			err = tx.DeleteMember(owner)
+		case 9, 10:
+			made++
+			k := plain(fmt.Sprint("k", made))
+			k.Owner, k.Namespace = owner, namespace
+			if err = insertKey(tx, k); err == nil {
+				keys[k.ID] = home{owner, namespace}
+			}
+		case 11:
+			for id := range keys {
+				if rng.IntN(2) == 0 {
+					err = tx.DeleteKey(id)
+					delete(keys, id)
+					break
+				}
+			}
+		}
+		if errors.Is(err, keystore.ErrExists) || errors.Is(err, keystore.ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	byHand := func() {
+		owner := pick("m_1", "m_2", "root")
+		statement := pick(
+			"UPDATE namespaces SET id = 'n3' WHERE id = 'n1'", "UPDATE namespaces SET id = 'n1' WHERE id = 'n3'",
+			"UPDATE namespaces SET kind = 'c'", "DELETE FROM namespaces WHERE id <> 'default'",
+			"UPDATE roles SET name = name || 'x' WHERE length(name) < 3", "UPDATE roles SET namespace = 'n2' WHERE namespace = 'n1'",
+			"DELETE FROM roles", "UPDATE members SET login = 'eve' WHERE id = 'm_1'", "DELETE FROM members WHERE id = 'm_2'",
+			"UPDATE members SET id = 'm_9' WHERE id = 'm_1'", "UPDATE members SET id = 'm_1' WHERE id = 'm_9'",
+			"UPDATE keys SET owner = '"+owner+"'", "UPDATE keys SET name = 'x'",
+		)
+		if s.Exec(statement) == nil && strings.HasPrefix(statement, "UPDATE keys SET owner") { // some fail, as when the row is there
+			for id, at := range keys {
+				keys[id] = home{owner, at.namespace}
+			}
+		}
+	}
+	refusal := errors.New("no")
+	for step := range 150 {
+		if rng.IntN(4) == 0 {
+			byHand()
+		} else {
+			then := maps.Clone(keys)
+			failed := rng.IntN(5) == 0
+			_, err := db.Update(ctx, func(tx keystore.Tx) error {
+				for range 1 + rng.IntN(4) {
+					if err := change(tx, then); err != nil {
+						return err
+					}
+				}
+				if failed {
+					return refusal
+				}
+				return nil
+			})
+			if failed {
+				wantErr(t, err, refusal)
+			} else if err != nil {
+				t.Fatalf("step %d: %v", step, err)
+			} else {
+				keys = then
+			}
+		}
+		mirrors := []*mirror{&often}
+		if rng.IntN(7) == 0 {
+			mirrors = append(mirrors, &followed)
+		}
+		for _, m := range mirrors {
+			p, err := other.Policy(ctx, m.at)
+			must(t, err)
+			m.take(p)
+			whole := mirror{}
+			whole.take(policy(t, other))
+			whole.at = m.at
+			if !reflect.DeepEqual(*m, whole) {
+				t.Fatalf("step %d: known\n%+v, there is\n%+v", step, *m, whole)
+			}
+		}
+	}
+	owned, homed := make(map[string]int64), make(map[string]int64)
+	for _, at := range keys {
+		owned[at.owner]++
+		homed[at.namespace]++
+	}
+	update(t, db, func(tx keystore.Tx) error {
+		for _, owner := range []string{"m_1", "m_2", "root"} {
+			if n, err := tx.CountOwned(owner); n != owned[owner] || err != nil {
+				t.Errorf("%s owns %d, counted as %d: %v", owner, owned[owner], n, err)
+			}
+		}
+		for _, namespace := range []string{"n1", "n2", "default"} {
+			if n, err := tx.CountHomed(namespace); n != homed[namespace] || err != nil {
+				t.Errorf("%d in %s, counted as %d: %v", homed[namespace], namespace, n, err)
+			}
+		}
+		return nil
+	})
 }
 
 // testHeld: which keys have a role, and where.
