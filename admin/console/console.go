@@ -136,7 +136,7 @@ func (c *Console) serve(p page) http.HandlerFunc {
 		if p.needs != anybody && !v.admitted(p.needs) {
 			return
 		}
-		if q, err := url.ParseQuery(r.URL.RawQuery); err != nil || repeats(q) || holdsToken(q) {
+		if q, err := url.ParseQuery(r.URL.RawQuery); err != nil || repeats(q) || holdsToken(q, "") {
 			bare := *r.URL
 			bare.RawQuery = "" // the links on the page repeat the query
 			v.r = r.Clone(r.Context())
@@ -151,7 +151,7 @@ func (c *Console) serve(p page) http.HandlerFunc {
 				return
 			}
 		}
-		if holdsToken(r.PostForm) {
+		if holdsToken(r.PostForm, "token") {
 			v.refuse(http.StatusUnprocessableEntity, "A field contains a token",
 				"Names, reasons and metadata are shown to others. Nothing was changed. If the token works, rotate its key.")
 			return
@@ -165,10 +165,10 @@ func (c *Console) serve(p page) http.HandlerFunc {
 	}
 }
 
-// holdsToken reports whether a form or a query holds a token outside the field for one.
-func holdsToken(form url.Values) bool {
+// holdsToken reports whether a form or a query holds a token in another field than except.
+func holdsToken(form url.Values, except string) bool {
 	for name, values := range form {
-		if name != "token" && keystore.ContainsToken(name+"\n"+strings.Join(values, "\n")) {
+		if name != except && keystore.ContainsToken(name+"\n"+strings.Join(values, "\n")) {
 			return true
 		}
 	}

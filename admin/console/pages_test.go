@@ -497,7 +497,7 @@ func TestTokenInAField(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	_, token := s.member(t, "Grace", "*=@viewer")
-	for _, path := range []string{"/apikeys/keys?q=" + token, "/apikeys/audit?namespace=" + token, "/apikeys/keys?owner=x" + token + "x", "/apikeys/roles?" + token + "=1"} {
+	for _, path := range []string{"/apikeys/keys?q=" + token, "/apikeys/audit?namespace=" + token, "/apikeys/keys?owner=x" + token + "x", "/apikeys/roles?" + token + "=1", "/apikeys/keys?token=" + token, "/apikeys/keys?cursor=&token=" + token} {
 		p.get(path).want(400, "Address not understood").lacks(token)
 	}
 	for _, path := range []string{"/apikeys/keys/new", "/apikeys/roles/new", "/apikeys/members/new", "/apikeys/namespaces/new"} {
