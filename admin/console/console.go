@@ -117,6 +117,14 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, who Visitor)
 	}
 	h.Set("Cache-Control", "no-store")
 	v := &visit{Console: c, Visitor: who, w: w, r: r, ctx: r.Context()}
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil || repeats(q) || holdsToken(q, "") || keystore.ContainsToken(r.URL.Path) {
+		v.r = r.Clone(r.Context())
+		v.r.URL = &url.URL{Path: Root + "/"} // the page and the sign-in would repeat the address
+		v.refuse(http.StatusBadRequest, "Address not understood",
+			"It is malformed, repeats a parameter or contains a token. Choose the filters again.")
+		return
+	}
 	// The zero value of the protection: an Origin that is not the host's, or Sec-Fetch-Site that says so, and a method that is not safe.
 	if err := new(http.CrossOriginProtection).Check(r); err != nil {
 		v.refuse(http.StatusForbidden, "Not from here", "This change was asked for by a page of another site. Nothing was changed.")
@@ -134,15 +142,6 @@ func (c *Console) serve(p page) http.HandlerFunc {
 		v := r.Context().Value(visitKey{}).(*visit)
 		v.r = r // with the values of the path
 		if p.needs != anybody && !v.admitted(p.needs) {
-			return
-		}
-		if q, err := url.ParseQuery(r.URL.RawQuery); err != nil || repeats(q) || holdsToken(q, "") {
-			bare := *r.URL
-			bare.RawQuery = "" // the links on the page repeat the query
-			v.r = r.Clone(r.Context())
-			v.r.URL = &bare
-			v.refuse(http.StatusBadRequest, "Address not understood",
-				"It is malformed, repeats a parameter or contains a token. Choose the filters again.")
 			return
 		}
 		if r.Method == http.MethodPost {
