@@ -357,7 +357,7 @@ func testPolicyTruncated(t *testing.T, s Store) {
 	truncated("not come to yet", keystore.Position{Revision: head(t, db) + 1})
 	for _, test := range []struct{ what, statement string }{
 		{"anything changed", fmt.Sprint("INSERT INTO change_log (revision, kind) VALUES (", head(t, db), ", 'all')")},
-		{"an older release wrote it", fmt.Sprint("UPDATE change_log SET kind = 'policy' WHERE kind = 'all'")},
+		{"an older release wrote it", "UPDATE change_log SET kind = 'policy' WHERE kind = 'all'"},
 		{"a gap", fmt.Sprint("DELETE FROM change_log WHERE kind = 'policy' OR revision = ", second.Revision)},
 	} {
 		must(t, s.Exec(test.statement))
