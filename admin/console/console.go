@@ -117,6 +117,14 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, who Visitor)
 	}
 	h.Set("Cache-Control", "no-store")
 	v := &visit{Console: c, Visitor: who, w: w, r: r, ctx: r.Context()}
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil || repeats(q) || holdsToken(q, "") || keystore.ContainsToken(r.URL.Path) {
+		v.r = r.Clone(r.Context())
+		v.r.URL = &url.URL{Path: Root + "/"} // the page and the sign-in would repeat the address
+		v.refuse(http.StatusBadRequest, "Address not understood",
+			"It is malformed, repeats a parameter or contains a token. Choose the filters again.")
+		return
+	}
 	// The zero value of the protection: an Origin that is not the host's, or Sec-Fetch-Site that says so, and a method that is not safe.
 	if err := new(http.CrossOriginProtection).Check(r); err != nil {
 		v.refuse(http.StatusForbidden, "Not from here", "This change was asked for by a page of another site. Nothing was changed.")
@@ -136,22 +144,13 @@ func (c *Console) serve(p page) http.HandlerFunc {
 		if p.needs != anybody && !v.admitted(p.needs) {
 			return
 		}
-		if q, err := url.ParseQuery(r.URL.RawQuery); err != nil || repeats(q) || holdsToken(q) {
-			bare := *r.URL
-			bare.RawQuery = "" // the links on the page repeat the query
-			v.r = r.Clone(r.Context())
-			v.r.URL = &bare
-			v.refuse(http.StatusBadRequest, "Address not understood",
-				"It is malformed, repeats a parameter or contains a token. Choose the filters again.")
-			return
-		}
 		if r.Method == http.MethodPost {
 			if err := r.ParseForm(); err != nil {
 				v.refuse(http.StatusBadRequest, "The form did not arrive", "It was cut off, or is longer than this server takes. Nothing was changed.")
 				return
 			}
 		}
-		if holdsToken(r.PostForm) {
+		if holdsToken(r.PostForm, "token") {
 			v.refuse(http.StatusUnprocessableEntity, "A field contains a token",
 				"Names, reasons and metadata are shown to others. Nothing was changed. If the token works, rotate its key.")
 			return
@@ -165,10 +164,10 @@ func (c *Console) serve(p page) http.HandlerFunc {
 	}
 }
 
-// holdsToken reports whether a form or a query holds a token outside the field for one.
-func holdsToken(form url.Values) bool {
+// holdsToken reports whether a form or a query holds a token in another field than except.
+func holdsToken(form url.Values, except string) bool {
 	for name, values := range form {
-		if name != "token" && keystore.ContainsToken(name+"\n"+strings.Join(values, "\n")) {
+		if name != except && keystore.ContainsToken(name+"\n"+strings.Join(values, "\n")) {
 			return true
 		}
 	}

@@ -495,10 +495,15 @@ func TestNodes(t *testing.T) {
 // TestTokenInAField: a token that was pasted into a form or the address is neither kept nor shown.
 func TestTokenInAField(t *testing.T) {
 	s := open(t)
-	p := s.signedIn(t, "Ada", "*=@client-admin")
+	p, nobody := s.signedIn(t, "Ada", "*=@client-admin"), s.person(t)
 	_, token := s.member(t, "Grace", "*=@viewer")
-	for _, path := range []string{"/apikeys/keys?q=" + token, "/apikeys/audit?namespace=" + token, "/apikeys/keys?owner=x" + token + "x", "/apikeys/roles?" + token + "=1"} {
-		p.get(path).want(400, "Address not understood").lacks(token)
+	for _, path := range []string{
+		"/apikeys/keys?q=" + token, "/apikeys/audit?namespace=" + token, "/apikeys/keys?owner=x" + token + "x", "/apikeys/roles?" + token + "=1",
+		"/apikeys/keys?token=" + token, "/apikeys/keys/" + token, "/apikeys/" + token + "?q=1", "/apikeys/sign-in?next=/apikeys/keys?q=" + token,
+	} {
+		for _, visitor := range []*person{p, nobody} {
+			visitor.get(path).want(400, "Address not understood").lacks(token)
+		}
 	}
 	for _, path := range []string{"/apikeys/keys/new", "/apikeys/roles/new", "/apikeys/members/new", "/apikeys/namespaces/new"} {
 		p.post(path, "name", "see "+token, "id", "acme", "permissions", "read").want(422, "A field contains a token").lacks(token)

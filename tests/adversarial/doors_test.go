@@ -65,7 +65,7 @@ func TestPublicAdminPathsKeepTokens(t *testing.T) {
 	for what, site := range map[string]string{
 		"no api_keys_admin":        "api_key {\nfrom bearer\nfrom header X-Own\nfrom query key\npublic /apikeys/*\n}\nreverse_proxy {$GATE_UPSTREAM}",
 		"all public":               "api_key {\nfrom bearer\nfrom header X-Own\nfrom query key\npublic /**\n}\nreverse_proxy {$GATE_UPSTREAM}",
-		"api_keys_admin elsewhere": "api_key {\nfrom bearer\nfrom header X-Own\nfrom query key\npublic /apikeys/*\n}\nhandle /x/* {\napi_keys_admin\n}\nreverse_proxy {$GATE_UPSTREAM}",
+		"api_keys_admin elsewhere": "api_key {\nfrom bearer\nfrom header X-Own\nfrom query key\npublic /apikeys/*\n}\n@admin header X-Admin *\nhandle @admin {\napi_keys_admin\n}\nreverse_proxy {$GATE_UPSTREAM}",
 	} {
 		t.Run(what, func(t *testing.T) {
 			w := start(t, gate.Config{Site: site})

@@ -133,8 +133,8 @@ func TestOpenAPI(t *testing.T) {
 // permissions returns the table as `PERMISSION CLASS METHOD PATH SUMMARY`, read page by page.
 func permissions(t *testing.T, g *gate.Gate) (rows []string) {
 	t.Helper()
-	for cursor := ""; ; {
-		got := g.Call(t, "GET", "/permissions?limit=2&cursor="+cursor, nil)
+	for more := ""; ; {
+		got := g.Call(t, "GET", "/permissions?limit=2"+more, nil)
 		if got.Status != 200 {
 			t.Fatal(got)
 		}
@@ -146,10 +146,11 @@ func permissions(t *testing.T, g *gate.Gate) (rows []string) {
 			}
 			rows = append(rows, strings.TrimSpace(o["permission"].(string)+" "+o["class"].(string)+" "+o["method"].(string)+" "+o["path"].(string)+" "+o["summary"].(string)))
 		}
-		var more bool
-		if cursor, more = body["next_cursor"].(string); !more {
+		cursor, ok := body["next_cursor"].(string)
+		if !ok {
 			return rows
 		}
+		more = "&cursor=" + cursor
 	}
 }
 

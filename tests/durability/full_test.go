@@ -107,13 +107,15 @@ func fill(t *testing.T, dir string, disk func(g *gate.Gate, full bool)) {
 			}
 		}
 		count := 0
-		for cursor := ""; ; {
-			page := g.Call(t, "GET", "/keys?limit=1000&cursor="+cursor, nil).JSON()
+		for more := ""; ; {
+			page := g.Call(t, "GET", "/keys?limit=1000"+more, nil).JSON()
 			items, _ := page["items"].([]any)
 			count += len(items)
-			if cursor, _ = page["next_cursor"].(string); cursor == "" {
+			cursor, ok := page["next_cursor"].(string)
+			if !ok {
 				break
 			}
+			more = "&cursor=" + cursor
 		}
 		if count != len(keys) {
 			t.Fatalf("%s: %d keys are listed, %d were answered", when, count, len(keys))
