@@ -5,12 +5,14 @@
 # make faults  breaks a fleet in every way that one machine can, for DURATION at random; SEED repeats a run (tests/faults/doc.go);
 #              then breaks the primary of a Patroni cluster FAILOVERS times (tests/failover/doc.go); make test runs short versions of both
 # make screenshots takes the pictures of the console that README.md and docs show
+# make traefik builds Traefik (ten minutes of CPU time, 3 GB) and tries its recipe in docs/api_key.md; make test tries the other proxies'
 # make property  tries STEPS random operations against who may do what (keystore/history_test.go); SEED repeats a run; a short one is in make test
 # make fuzz    each fuzz target for FUZZTIME
 # make lint    golangci-lint with .golangci.yml
 
 GOLANGCI_LINT ?= v2.15.0
 STATICCHECK   ?= v0.8.2
+TRAEFIK       ?= v3.6.12
 FUZZTIME      ?= 10s
 KEYS          ?= 1000000
 DURATION      ?= 30m
@@ -24,7 +26,7 @@ RACE = -race
 # The rules of accessibility that the console's pages are checked against.
 AXE = .run/axe/node_modules/axe-core/axe.min.js
 
-.PHONY: run build test deps check lint bench bench-fleet bench-keys faults caddy-faults screenshots property fuzz clean
+.PHONY: run build test deps check lint bench bench-fleet bench-keys faults caddy-faults screenshots traefik property fuzz clean
 
 run: build
 	@scripts/run
@@ -81,6 +83,12 @@ screenshots: build $(AXE)
 	@scripts/deps chromium fonts-inter
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy FONTCONFIG_FILE=$(CURDIR)/tests/chromium/pictures.conf SCREENSHOTS=$(CURDIR)/docs/screenshots \
 		go test -count 1 -run '^TestScreenshots$$' ./browser
+
+traefik: build
+	go mod download github.com/traefik/traefik/v3@$(TRAEFIK)
+	cd "$$(go env GOMODCACHE)/github.com/traefik/traefik/v3@$(TRAEFIK)" && CGO_ENABLED=0 go build -o $(CURDIR)/.run/bin/traefik ./cmd/traefik
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy TRAEFIK_BINARY=$(CURDIR)/.run/bin/traefik \
+		go test -count 1 -run '^TestProxyRecipes$$/^Traefik$$' ./docs
 
 property:
 	go test -count 1 -timeout 0 -v -run TestNoHistory ./keystore -history.steps $(STEPS) -history.seed $(SEED)
