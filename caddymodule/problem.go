@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -106,8 +108,26 @@ func (f refusal) write(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// requestID returns Caddy's id of a request, `{http.request.uuid}`, if the site has made Caddy generate
+// one; then the access log has it too. Otherwise the same refusals have the same body.
+func requestID(r *http.Request) string {
+	if caddyhttp.GetVar(r.Context(), "uuid") == nil {
+		return ""
+	}
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	id, _ := repl.GetString("http.request.uuid")
+	return id
+}
+
 // writeProblem answers a request with a marshalled problemDocument.
 func writeProblem(w http.ResponseWriter, r *http.Request, status int, body []byte) {
+	if id := requestID(r); id != "" {
+		member, _ := json.Marshal(id)
+		body = slices.Concat(body[:len(body)-1], []byte(`,"request_id":`), member, []byte("}"))
+	}
 	header := w.Header()
 	header["Cache-Control"] = []string{"no-store"}
 	header["Content-Type"] = []string{api.Problems}

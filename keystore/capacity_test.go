@@ -91,7 +91,7 @@ func TestStartWithSlowPolicy(t *testing.T) {
 		// The same after the log was cut off, and nothing old is used until then.
 		fb.mute.Store(true)
 		if _, _, err := a.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "late"},
-			[]keystore.Permission{{Action: "write"}}, keystore.ChangeOptions{Wait: time.Minute}); err != nil {
+			keystore.RolePatch{Permissions: []keystore.Permission{{Action: "write"}}}, keystore.ChangeOptions{Wait: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
 		d.tamper("DELETE FROM change_log")
@@ -248,12 +248,12 @@ func TestCapacity(t *testing.T) {
 				"bytes of namespaces, roles and members": role("a", "2", wide...),
 				"wider": func(w *world) error {
 					_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "a", Name: "1"},
-						wide, keystore.ChangeOptions{})
+						keystore.RolePatch{Permissions: wide}, keystore.ChangeOptions{})
 					return err
 				},
 			},
 			func(w *world) error {
-				_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "a", Name: "1"}, read, keystore.ChangeOptions{})
+				_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "a", Name: "1"}, keystore.RolePatch{Permissions: read}, keystore.ChangeOptions{})
 				return err
 			},
 			role("a", "2", long),
@@ -308,7 +308,7 @@ func TestBeyondCapacity(t *testing.T) {
 	off := false
 	for what, change := range map[string]func() error{
 		"narrow a role": func() error {
-			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r2"}, read, keystore.ChangeOptions{})
+			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r2"}, keystore.RolePatch{Permissions: read}, keystore.ChangeOptions{})
 			return err
 		},
 		"narrow a member": func() error {

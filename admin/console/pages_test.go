@@ -194,7 +194,7 @@ func TestRoles(t *testing.T) {
 	p.get("/apikeys/roles/acme/billing").want(404)
 
 	p.get("/apikeys/roles?q=VIEW").want(200, "viewer").lacks(">shared<")
-	p.get("/apikeys/roles?q=nothing").want(200, "No role fits")
+	p.get("/apikeys/roles?q=nonesuch").want(200, "No role fits")
 	for range 60 {
 		roles(t, s, keystore.Role{Namespace: "acme", Name: keystore.NewID(), Permissions: permissions(t, "read")})
 	}
@@ -433,7 +433,7 @@ func TestAudit(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "other"})
 	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing", Permissions: permissions(t, "orders:read", "orders:list")})
-	if _, _, err := s.keys.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "billing"}, permissions(t, "orders:read", "refunds:write"), keystore.ChangeOptions{}); err != nil {
+	if _, _, err := s.keys.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "billing"}, keystore.RolePatch{Permissions: permissions(t, "orders:read", "refunds:write")}, keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	p := s.signedIn(t, `<script>alert(1)</script>`, "*=@client-admin")

@@ -57,7 +57,7 @@ func TestUpgradeKnowsFormerNamespaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy, err := d.Policy(t.Context(), -1)
+	policy, err := d.Policy(t.Context(), keystore.Nowhere)
 	if err != nil || len(policy.Namespaces) != 1 || policy.Namespaces[0].ChildPrefix != "" {
 		t.Errorf("%+v %v", policy, err)
 	}
