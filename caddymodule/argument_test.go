@@ -36,12 +36,15 @@ var secretArguments = []string{
 // optionLines are valid lines for every option, by the directive.
 var optionLines = map[string]map[string][]string{
 	"api_keys": {
-		"database":     {"database sqlite /tmp/a.db", "database postgres postgres://u@h/db"},
-		"cache":        {"cache redis redis://h"},
-		"local_cache":  {"local_cache 10"},
-		"lease":        {"lease 10s"},
-		"token_prefix": {"token_prefix ak ak_old", "token_prefix ak ak"},
-		"token_key":    {"token_key " + strings.Repeat("ab", 32)},
+		"database":       {"database sqlite /tmp/a.db", "database postgres postgres://u@h/db"},
+		"cache":          {"cache redis redis://h"},
+		"local_cache":    {"local_cache 10"},
+		"lease":          {"lease 10s"},
+		"token_prefix":   {"token_prefix ak ak_old", "token_prefix ak ak"},
+		"abandon_prefix": {"abandon_prefix old older"},
+		"capacity":       {"capacity {\nroles 100 10\nkeys_per_owner 5\n}"},
+		"request_memory": {"request_memory 64MiB"},
+		"token_key":      {"token_key " + strings.Repeat("ab", 32)},
 	},
 	"api_key": {
 		"from":            {"from header X-Key Token", "from query key", "from cookie key", "from basic", "from bearer"},
@@ -51,6 +54,7 @@ var optionLines = map[string]map[string][]string{
 		"methods":         {"methods write MKCOL COPY"},
 		"operation":       {"operation orders:search read POST /v1/orders/search"},
 		"openapi":         {"openapi DOCUMENT /v1", "openapi DOCUMENT {\nskip_unsupported\n}"},
+		"also_judge":      {"also_judge read X-Amz-Copy-Source"},
 		"strict":          {"strict"},
 		"list":            {"list GET /v1/apps app {\nitems data.x\nid id\n}"},
 		"public":          {"public /health /docs/*"},
@@ -61,9 +65,10 @@ var optionLines = map[string]map[string][]string{
 		"encoded_slash":   {"encoded_slash allow"},
 		"pass_credential": {"pass_credential"},
 		"errors":          {"errors caddy"},
+		"realm":           {"realm acme"},
 		"forwarded":       {"forwarded nginx"},
 	},
-	"api_keys_admin": {"trust_user": {"trust_user {http.auth.user.id}"}},
+	"api_keys_admin": {"trust_user": {"trust_user {http.auth.user.id}"}, "realm": {"realm acme"}},
 	"log":            {"wrap": {"wrap json"}},
 }
 
