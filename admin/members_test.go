@@ -188,7 +188,8 @@ func TestMemberLabels(t *testing.T) {
 	}
 	for patch, field := range map[string]string{
 		`{"labels":{"a":"` + strings.Repeat("x", 4097) + `"}}`:       "labels.a",
-		`{"labels":{"a\n":"x","b":"\u0000"}}`:                        "labels.b",
+		`{"labels":{"a\n":"x"}}`:                                     "labels",
+		`{"labels":{"b":"\u0000"}}`:                                  "labels.b",
 		`{"labels":{"":"x"}}`:                                        "labels",
 		`{"labels":{"a":1}}`:                                         "labels.a",
 		`{"labels":["a"]}`:                                           "labels",

@@ -17,12 +17,13 @@ import (
 // A refusal is the answer to a request that ends here.
 type refusal struct {
 	outcome   keystore.Outcome
-	status    int    // zero: the outcome's
-	detail    string // for people; empty: the title says it all
-	allow     string // of 405: the methods there are
-	schemes   []string
-	needed    string // of [keystore.Forbidden]: the permission that was missing …
-	namespace string // … and where
+	status    int      // zero: the outcome's
+	detail    string   // for people; empty: the title says it all
+	allow     string   // of 405: the methods there are
+	realm     string   // of 401, with the
+	schemes   []string // to ask for
+	needed    string   // of [keystore.Forbidden]: the permission that was missing …
+	namespace string   // … and where
 }
 
 // problemDocument is a document of RFC 9457. Its type is about:blank, since the code says it all.
@@ -84,7 +85,7 @@ func (f refusal) setHeaders(header http.Header) {
 	case http.StatusUnauthorized:
 		challenges := make([]string, len(f.schemes))
 		for i, scheme := range f.schemes {
-			challenges[i] = scheme + ` realm="api"`
+			challenges[i] = scheme + ` realm="` + f.realm + `"`
 			if scheme == bearerScheme && f.outcome != keystore.Missing { // RFC 6750 §3.1
 				challenges[i] += `, error="invalid_token"`
 			}
