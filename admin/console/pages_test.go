@@ -176,8 +176,13 @@ func TestRoles(t *testing.T) {
 	p.submit("/apikeys/roles/new", "name", "billing", "namespace", "acme", "permissions_more", "read").want(409, "exists")
 	p.submit("/apikeys/roles/new", "name", "shared", "namespace", "*", "permissions_more", "read").want(200, "Shared")
 
-	form := p.get("/apikeys/roles/acme/billing/edit").want(200).fill("permissions", "-", "permissions_more", "orders:read")
-	p.post("/apikeys/roles/acme/billing/edit", form...).want(200, "Saved", "In force on 1 of 1 node").lacks("orders:list")
+	form := p.get("/apikeys/roles/acme/billing/edit").want(200).fill("permissions", "-", "permissions_more", "orders:read", "description", " Reads <orders> ")
+	p.post("/apikeys/roles/acme/billing/edit", form...).want(200, "Saved", "In force on 1 of 1 node", "Reads &lt;orders&gt;").lacks("orders:list")
+	if text, _ := p.get("/apikeys/roles/acme/billing/edit").field("description"); text != "Reads <orders>" {
+		t.Errorf("the form has the description %q", text)
+	}
+	p.get("/apikeys/roles?q=reads").want(200, "Reads &lt;orders&gt;", "/apikeys/roles/acme/billing")
+	p.submit("/apikeys/roles/acme/billing/edit", "description", strings.Repeat("x", 1001)).want(422, "longer than 1000 characters")
 	p.post("/apikeys/roles/acme/billing/edit", form...).want(412) // somebody else has changed it meanwhile
 	p.get("/apikeys/roles/*/viewer").want(200, "comes with the product").lacks("/viewer/edit", "/viewer/delete")
 	p.post("/apikeys/roles/*/viewer/edit", "permissions", "read", "version", "1").want(409, "comes with the product")
@@ -408,6 +413,8 @@ func TestMembers(t *testing.T) {
 	}
 	p.get("/apikeys/members?q=ADA").want(200, "(you)")
 	p.get("/apikeys/members?q=nothing").want(200, "No member fits")
+	labelled := must(s.keys.CreateMember(ctx, root, keystore.Member{Name: "Joan", Labels: map[string]string{"team": "<erp>"}}))
+	p.get("/apikeys/members/"+labelled.ID).want(200, "Labels", "&lt;erp&gt;")
 }
 
 // TestPartOfAMember: who may change a member's grants in one namespace changes these alone.

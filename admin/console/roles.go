@@ -164,7 +164,10 @@ func saveRole(v *visit) error {
 		return err
 	}
 	f := v.form()
-	patch := api.RolePatch{Description: api.Some(strings.TrimSpace(f.Value("description"))), Permissions: api.Some(orEmpty(f.permissions("permissions")))}
+	patch := api.RolePatch{Permissions: api.Some(orEmpty(f.permissions("permissions")))}
+	if f.values.Has("description") {
+		patch.Description = api.Some(strings.TrimSpace(f.Value("description")))
+	}
 	done, err := v.api.EditRole(v.ctx, r.Namespace, r.Name, patch, f.ifVersion(), client.Wait(shortWait))
 	if err != nil {
 		if f.fail(err) {
