@@ -36,6 +36,13 @@ func WithCaller(ctx context.Context, c keystore.Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
+type requestIDKey struct{}
+
+// WithRequestID says by what id the log knows the request. Problem documents repeat it.
+func WithRequestID(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, requestIDKey{}, id)
+}
+
 // An API serves the paths under /apikeys/. It is safe for concurrent use.
 type API struct {
 	keys    *keystore.Keystore

@@ -39,6 +39,9 @@ const maxErrors = 100
 
 // translate turns huma's own errors into problems, without the values that it would repeat: one may be a token.
 func (a *API) translate(ctx huma.Context, _ string, v any) (any, error) {
+	if p, ok := v.(*problem); ok {
+		return p.of(ctx.Context()), nil
+	}
 	e, ok := v.(*huma.ErrorModel)
 	if !ok {
 		return v, nil
@@ -55,7 +58,7 @@ func (a *API) translate(ctx huma.Context, _ string, v any) (any, error) {
 	if len(p.Errors) == 0 {
 		p.Detail = e.Detail
 	}
-	return p, nil
+	return p.of(ctx.Context()), nil
 }
 
 // humaError names the field itself where huma names the object that lacks it.

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -91,6 +92,7 @@ type listKeysInput struct {
 	Owner     string `query:"owner" maxLength:"200"`
 	Role      string `query:"role" maxLength:"200"`
 	CreatedBy string `query:"created_by" maxLength:"200"`
+	Metadata  string `query:"metadata" maxLength:"8192" doc:"NAME=VALUE: only keys with exactly this in their metadata. Pages are as with q" example:"team=erp"`
 	Sort      string `query:"sort" enum:"created_at,-created_at,name,-name,expires_at,-expires_at,last_used_at,-last_used_at" doc:"By what, with a minus before it from the last to the first; newest first without it. Other than by created_at, ten thousand keys can be sorted at most (422)"`
 	Q         string `query:"q" maxLength:"200" doc:"Text in the name, the id or the prefix, whatever its case. A page looks through ten thousand keys at most: it may be short, or empty, and have a next_cursor all the same"`
 }
@@ -100,6 +102,13 @@ func (a *API) listKeys(ctx context.Context, c keystore.Caller, in *listKeysInput
 	var wrong fields
 	wrong.namespaceID("namespace", in.Namespace)
 	wrong.namespaceID("home", in.Home)
+	if in.Metadata != "" {
+		name, value, ok := strings.Cut(in.Metadata, "=")
+		if !ok || name == "" {
+			wrong.add("metadata", "must be NAME=VALUE, such as team=erp")
+		}
+		f.Metadata = map[string]string{name: value}
+	}
 	if err := wrong.err(codeInvalid); err != nil {
 		return nil, err
 	}

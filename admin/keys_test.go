@@ -545,3 +545,37 @@ func TestVerifyAliveAndAddress(t *testing.T) {
 		}
 	}
 }
+
+func TestListByMetadata(t *testing.T) {
+	d := open(t)
+	erp := d.mint(t, root, `{"name":"a","access":"read_only","metadata":{"team":"erp","site":"a=b"}}`).Key.ID
+	d.mint(t, root, `{"name":"b","access":"read_only","metadata":{"team":"ERP","site":""}}`)
+	for query, want := range map[string]string{
+		"?metadata=team=erp":                          "a",
+		"?metadata=team%3Derp&status=active&limit=1":  "a",
+		"?metadata=team=erp&q=b":                      "",
+		"?metadata=site=a=b&sort=name":                "a",
+		"?metadata=site=":                             "b",
+		"?metadata=team=er":                           "",
+		"?metadata=name=a":                            "",
+		"?metadata=team=erp&namespace=default&home=x": "",
+	} {
+		var list api.Keys
+		d.call(t, root, "GET", "/keys"+query, nil).into(t, 200, &list)
+		got := ""
+		for _, k := range list.Items {
+			got += k.Name
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+	for _, query := range []string{"?metadata=", "?metadata=team", "?metadata==erp", "?metadata=a=b&metadata=c=d", "?metadata=a=%00"} {
+		if p := d.call(t, root, "GET", "/keys"+query, nil).problem(t); p.Status != 422 || len(p.Errors) == 0 || p.Errors[0].Field != "metadata" {
+			t.Errorf("%s: %+v", query, p)
+		}
+	}
+	if p := d.call(t, root, "PATCH", "/keys/"+erp, `{"metadata":{"a\u0000":"b"}}`).problem(t); p.Status != 422 || p.Errors[0].Field != "metadata" {
+		t.Errorf("a name with a zero byte: %+v", p)
+	}
+}

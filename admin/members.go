@@ -49,15 +49,19 @@ func (a *API) registerMembers() {
 }
 
 func showMember(m *keystore.Member) api.Member {
+	labels := m.Labels
+	if labels == nil {
+		labels = map[string]string{}
+	}
 	return api.Member{
-		ID: m.ID, Name: m.Name, Kind: string(m.Kind), Login: nilIfEmpty(m.Login), Grants: showGrants(m.Grants), Active: m.Active,
+		ID: m.ID, Name: m.Name, Kind: string(m.Kind), Login: nilIfEmpty(m.Login), Grants: showGrants(m.Grants), Labels: labels, Active: m.Active,
 		CreatedAt: m.CreatedAt, CreatedBy: m.CreatedBy, Version: m.Version, Unreadable: m.Unreadable,
 	}
 }
 
 func (a *API) createMember(ctx context.Context, c keystore.Caller, r *api.MemberRequest) (*keystore.Member, error) {
 	var wrong fields
-	m := keystore.Member{Name: r.Name, Kind: keystore.MemberKind(r.Kind), Login: r.Login, Grants: wrong.grants(r.Grants)}
+	m := keystore.Member{Name: r.Name, Kind: keystore.MemberKind(r.Kind), Login: r.Login, Grants: wrong.grants(r.Grants), Labels: r.Labels}
 	if err := wrong.err(codeInvalid); err != nil {
 		return nil, err
 	}
@@ -72,6 +76,9 @@ func (a *API) editMember(ctx context.Context, c keystore.Caller, id string, r *a
 	if r.Grants.Sent {
 		list := wrong.grants(r.Grants.Or(nil))
 		patch.Grants = &list
+	}
+	if r.Labels.Sent {
+		patch.Labels, patch.ClearLabels = r.Labels.Or(nil), r.Labels.Value == nil
 	}
 	if err := wrong.err(codeInvalid); err != nil {
 		return nil, keystore.Propagation{}, err

@@ -24,7 +24,7 @@ func TestMember(t *testing.T) {
 	delete(got, "id")
 	delete(got, "created_at")
 	if want := map[string]any{
-		"name": "Ada", "kind": "person", "login": nil, "active": true, "created_by": "root", "version": 1.0,
+		"name": "Ada", "kind": "person", "login": nil, "active": true, "created_by": "root", "version": 1.0, "labels": map[string]any{},
 		"grants": []any{map[string]any{"namespace": "acme", "permissions": []any{}, "roles": []any{"developer"}, "connected": false}},
 	}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
@@ -159,5 +159,48 @@ func TestMemberCallers(t *testing.T) {
 	d.call(t, d.caller(t, bound.Token), "GET", "/self", nil).into(t, 200, &self)
 	if want := map[string][]string{"acme": {"admin.keys:read"}}; !reflect.DeepEqual(self.Permissions, want) {
 		t.Errorf("permissions of a key whose owner is a viewer %v, want %v", self.Permissions, want)
+	}
+}
+
+func TestMemberLabels(t *testing.T) {
+	d := open(t)
+	var m api.Member
+	d.call(t, root, "POST", "/members", `{"name":"Ada","labels":{"team":"erp","":"x"}}`).problem(t)
+	d.call(t, root, "POST", "/members", `{"name":"Ada","labels":{"team":"erp","site":"b"}}`).into(t, 201, &m)
+	path := "/members/" + m.ID
+	for _, test := range []struct {
+		patch string
+		want  map[string]string
+	}{
+		{`{}`, map[string]string{"team": "erp", "site": "b"}},
+		{`{"labels":{"team":"web","site":null,"c":""}}`, map[string]string{"team": "web", "c": ""}},
+		{`{"name":"Ada L."}`, map[string]string{"team": "web", "c": ""}},
+		{`{"labels":null}`, map[string]string{}},
+		{`{"labels":{"a":"1"}}`, map[string]string{"a": "1"}},
+	} {
+		var got api.MemberChanged
+		d.call(t, root, "PATCH", path, test.patch).into(t, 200, &got)
+		var found api.Member
+		d.call(t, root, "GET", path, nil).into(t, 200, &found)
+		if !reflect.DeepEqual(got.Member.Labels, test.want) || !reflect.DeepEqual(found.Labels, test.want) {
+			t.Errorf("%s: %v and %v, want %v", test.patch, got.Member.Labels, found.Labels, test.want)
+		}
+	}
+	for patch, field := range map[string]string{
+		`{"labels":{"a":"` + strings.Repeat("x", 4097) + `"}}`:       "labels.a",
+		`{"labels":{"a\n":"x"}}`:                                     "labels",
+		`{"labels":{"b":"\u0000"}}`:                                  "labels.b",
+		`{"labels":{"":"x"}}`:                                        "labels",
+		`{"labels":{"a":1}}`:                                         "labels.a",
+		`{"labels":["a"]}`:                                           "labels",
+		`{"labels":{"a":"` + d.mint(t, root, readOnly).Token + `"}}`: "labels.a",
+	} {
+		if p := d.call(t, root, "PATCH", path, patch).problem(t); p.Status != 422 || len(p.Errors) == 0 || p.Errors[0].Field != field {
+			t.Errorf("%.40s: %+v, want %s", patch, p, field)
+		}
+	}
+	a := d.call(t, root, "GET", "/audit?limit=1&action=member.edit&object="+m.ID, nil)
+	if !strings.Contains(a.text, `"labels":{"a":"1"}`) {
+		t.Errorf("audit log: %s", a.text)
 	}
 }

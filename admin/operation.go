@@ -194,7 +194,7 @@ func (a *API) refuse(ctx huma.Context, err error) {
 	}
 	ctx.SetHeader("Content-Type", api.Problems)
 	ctx.SetStatus(p.Status)
-	_ = a.huma.Marshal(ctx.BodyWriter(), api.JSON, p)
+	_ = a.huma.Marshal(ctx.BodyWriter(), api.JSON, p.of(ctx.Context()))
 }
 
 // Change is what every change of an existing object takes.

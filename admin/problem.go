@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,17 @@ type problem struct{ api.Problem }
 
 func newProblem(status int, code, detail string) *problem {
 	return &problem{api.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: code, Detail: detail}}
+}
+
+// of returns p with the id of the request that it answers.
+func (p *problem) of(ctx context.Context) *problem {
+	id, _ := ctx.Value(requestIDKey{}).(string)
+	if id == "" {
+		return p
+	}
+	with := *p
+	with.RequestID = id
+	return &with
 }
 
 // GetStatus, ContentType and GetHeaders are how huma asks an error what to answer.
@@ -89,6 +101,6 @@ func (a *API) write(w http.ResponseWriter, r *http.Request, p *problem) {
 	w.Header().Set("Content-Type", api.Problems)
 	w.WriteHeader(p.Status)
 	if r.Method != http.MethodHead {
-		_ = json.NewEncoder(w).Encode(p)
+		_ = json.NewEncoder(w).Encode(p.of(r.Context()))
 	}
 }

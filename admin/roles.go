@@ -37,13 +37,14 @@ func roleID(id string) keystore.RoleID {
 
 func showRole(r *keystore.Role) api.Role {
 	return api.Role{
-		Namespace: r.Namespace, Name: r.Name, Permissions: words(r.Permissions), Builtin: r.Builtin, CreatedAt: nilIfZero(r.CreatedAt), Version: r.Version, Unreadable: r.Unreadable,
+		Namespace: r.Namespace, Name: r.Name, Description: r.Description, Permissions: words(r.Permissions), Builtin: r.Builtin,
+		CreatedAt: nilIfZero(r.CreatedAt), Version: r.Version, Unreadable: r.Unreadable,
 	}
 }
 
 func (a *API) createRole(ctx context.Context, c keystore.Caller, r *api.RoleRequest) (*keystore.Role, error) {
 	var wrong fields
-	role := keystore.Role{Namespace: r.Namespace, Name: r.Name, Permissions: wrong.permissions("", "", r.Permissions)}
+	role := keystore.Role{Namespace: r.Namespace, Name: r.Name, Description: r.Description, Permissions: wrong.permissions("", "", r.Permissions)}
 	if err := wrong.err(codeInvalid); err != nil {
 		return nil, err
 	}
@@ -55,26 +56,24 @@ func (a *API) editRole(ctx context.Context, c keystore.Caller, id string, r *api
 	if err != nil {
 		return nil, keystore.Propagation{}, err
 	}
-	permissions := role.Permissions
 	var wrong fields
+	patch := keystore.RolePatch{Description: sent(r.Description, "")}
 	wrong.fixed("namespace", r.Namespace, role.Namespace)
 	wrong.fixed("name", r.Name, role.Name)
 	if r.Permissions.Sent {
-		permissions = wrong.permissions("", "", r.Permissions.Or(nil))
-	} else if o.IfVersion == 0 {
-		o.IfVersion = role.Version // what is there stays, unless another changes it meanwhile
+		patch.Permissions = wrong.permissions("", "", r.Permissions.Or(nil))
 	}
 	if err := wrong.err(codeInvalid); err != nil {
 		return nil, keystore.Propagation{}, err
 	}
-	return a.keys.EditRole(ctx, c, roleID(id), permissions, o)
+	return a.keys.EditRole(ctx, c, roleID(id), patch, o)
 }
 
 // newRoles reads the roles that a key brings along; its namespace is theirs.
 func (f *fields) newRoles(list []api.NewRole) []keystore.Role {
 	out := make([]keystore.Role, len(list))
 	for i, r := range list {
-		out[i] = keystore.Role{Name: r.Name, Permissions: f.permissions(index("new_roles", i), "", r.Permissions)}
+		out[i] = keystore.Role{Name: r.Name, Description: r.Description, Permissions: f.permissions(index("new_roles", i), "", r.Permissions)}
 	}
 	return out
 }

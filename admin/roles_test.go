@@ -1,8 +1,10 @@
 package admin_test
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -71,5 +73,51 @@ func TestRole(t *testing.T) {
 	d.call(t, root, "GET", "/roles/%2A/viewer", nil).into(t, 200, &role)
 	if !role.Builtin || role.CreatedAt != nil {
 		t.Errorf("built in: %+v", role)
+	}
+}
+
+func TestRoleDescription(t *testing.T) {
+	d := open(t)
+	var role api.Role
+	d.call(t, root, "POST", "/roles", `{"namespace":"default","name":"r","description":"Réads","permissions":["read"]}`).into(t, 201, &role)
+	if role.Description != "Réads" {
+		t.Errorf("%+v", role)
+	}
+	m := d.mint(t, root, `{"name":"k","new_roles":[{"name":"s","description":"Searches","permissions":["x:search"]}]}`)
+	d.call(t, root, "GET", "/roles/default/s", nil).into(t, 200, &role)
+	if role.Description != "Searches" || len(m.Key.Grants[0].Roles) != 1 {
+		t.Errorf("%+v", role)
+	}
+	for _, test := range []struct{ patch, description, permissions string }{
+		{`{"description":"Reads and writes"}`, "Reads and writes", "[read]"},
+		{`{"permissions":["write"]}`, "Reads and writes", "[write]"},
+		{`{"description":null}`, "", "[write]"},
+		{`{"description":"x","permissions":["read"]}`, "x", "[read]"},
+		{`{"description":""}`, "", "[read]"},
+		{`{"description":"y"}`, "y", "[read]"},
+	} {
+		var got api.RoleChanged
+		d.call(t, root, "PATCH", "/roles/default/r", test.patch).into(t, 200, &got)
+		d.call(t, root, "GET", "/roles/default/r", nil).into(t, 200, &role)
+		if role.Description != test.description || fmt.Sprint(role.Permissions) != test.permissions || got.Role.Version != role.Version {
+			t.Errorf("%s: %+v", test.patch, role)
+		}
+	}
+	for _, patch := range []string{`{"description":"` + strings.Repeat("x", 1001) + `"}`, `{"description":"a\nb"}`, `{"description":1}`, `{"description":"` + m.Token + `"}`} {
+		if p := d.call(t, root, "PATCH", "/roles/default/r", patch).problem(t); p.Status != 422 || len(p.Errors) == 0 || p.Errors[0].Field != "description" {
+			t.Errorf("%.40s: %+v", patch, p)
+		}
+	}
+	if a := d.call(t, root, "GET", "/audit?limit=1&action=role.edit&object=r", nil); !strings.Contains(a.text, `"description":"y"`) {
+		t.Errorf("audit log: %s", a.text)
+	}
+	// Whoever may not give what a role gives may not describe it either.
+	minter := d.caller(t, d.mint(t, root, `{"name":"m","permissions":["admin.roles:*"]}`).Token)
+	if p := d.call(t, minter, "PATCH", "/roles/default/r", `{"description":"harmless"}`).problem(t); p.Status != 403 || p.Code != "exceeds_caller" {
+		t.Errorf("%+v", p)
+	}
+	d.call(t, root, "GET", "/roles/%2A/viewer", nil).into(t, 200, &role)
+	if role.Description == "" {
+		t.Error("the built-in roles have no description")
 	}
 }

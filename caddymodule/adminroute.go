@@ -60,7 +60,11 @@ func (a *App) manage(w http.ResponseWriter, r *http.Request, caller keystore.Cal
 	} else {
 		api = a.opening.api
 	}
-	api.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), caller)))
+	ctx := admin.WithCaller(r.Context(), caller)
+	if id := requestID(r); id != "" {
+		ctx = admin.WithRequestID(ctx, id)
+	}
+	api.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // peerAddress is who is at the other end of the connection, for the audit log.

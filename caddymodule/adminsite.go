@@ -40,6 +40,9 @@ type AdminSite struct {
 	// none: a token is needed.
 	TrustUser string `json:"trust_user,omitempty"`
 
+	// The realm that a 401 names in `WWW-Authenticate`: ASCII without quotes and backslashes. Default is `api`.
+	Realm string `json:"realm,omitempty"`
+
 	gate   Handler           // judges what is judged alike
 	user   string            // TrustUser without the braces
 	server *caddyhttp.Server // nil: none
@@ -64,7 +67,7 @@ func (s *AdminSite) Provision(ctx caddy.Context) error {
 	if err := checkPlace(ctx); err != nil {
 		return err
 	}
-	s.gate.forAdmin, s.gate.Namespace = true, keystore.HomeNamespace
+	s.gate.forAdmin, s.gate.Namespace, s.gate.Realm = true, keystore.HomeNamespace, s.Realm
 	declareSources(credentialSource{cookieSource, console.SecureCookie}, credentialSource{cookieSource, console.PlainCookie})
 	if err := s.gate.Provision(ctx); err != nil {
 		return err
@@ -255,6 +258,7 @@ func parseAdminSite(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //
 //	api_keys_admin [<matcher>] {
 //	    trust_user <placeholder>
+//	    realm <text>
 //	}
 func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys_admin
@@ -263,13 +267,14 @@ func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	for d.NextBlock(0) {
 		option, args := d.Val(), d.RemainingArgs()
-		if option != "trust_user" {
-			return d.Errf("unknown word %q in %s: it knows trust_user", shown(option), adminSiteDirective)
+		field, known := map[string]*string{"trust_user": &s.TrustUser, "realm": &s.Realm}[option]
+		if !known {
+			return d.Errf("unknown word %q in %s: it knows trust_user, realm", shown(option), adminSiteDirective)
 		}
 		if d.NextBlock(1) {
 			return d.Errf("%s takes no block", option)
 		}
-		if err := setArg(d, option, &s.TrustUser, args); err != nil {
+		if err := setArg(d, option, field, args); err != nil {
 			return err
 		}
 		if err := s.compile(); err != nil {
@@ -281,8 +286,8 @@ func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // compile checks the configuration.
 func (s *AdminSite) compile() error {
-	if s.TrustUser == "" {
-		return nil
+	if _, err := realmOr(s.Realm, defaultRealm); err != nil || s.TrustUser == "" {
+		return err
 	}
 	name, opens := strings.CutPrefix(s.TrustUser, "{")
 	name, closes := strings.CutSuffix(name, "}")

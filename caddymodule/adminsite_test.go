@@ -56,6 +56,23 @@ func idOf(t *testing.T, token string) string {
 
 func withBearer(token string) []string { return []string{"Authorization", "Bearer " + token} }
 
+func TestAdminSiteRealm(t *testing.T) {
+	g := newGate(t)
+	g.loadSiteOf(object{"handler": "api_keys_admin", "realm": "Acme Inc."})
+	r, err := http.NewRequest("GET", "http://"+g.siteSocket()+"/apikeys/v1/keys", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := g.client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if challenge := answer.Header.Get("WWW-Authenticate"); answer.StatusCode != 401 || challenge != `Bearer realm="Acme Inc."` {
+		t.Errorf("%d %q", answer.StatusCode, challenge)
+	}
+}
+
 func TestAdminSite(t *testing.T) {
 	g := newGate(t)
 	g.loadSite()
@@ -378,11 +395,15 @@ func TestAdminSiteCaddyfile(t *testing.T) {
 		"api_keys_admin x": `api_keys_admin takes no argument but a matcher, this is "x": options go into a block, at Caddyfile:2`,
 		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t}":                                     "",
 		"api_keys_admin {\n\t\ttrust_user {header.Remote-User}\n\t}":                                    "",
-		"api_keys_admin {\n\t\ttrust {http.auth.user.id}\n\t}":                                          `unknown word "trust" in api_keys_admin: it knows trust_user, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust {http.auth.user.id}\n\t}":                                          `unknown word "trust" in api_keys_admin: it knows trust_user, realm, at Caddyfile:3`,
 		"api_keys_admin {\n\t\ttrust_user\n\t}":                                                         `trust_user takes one word, this has 0, at Caddyfile:3`,
 		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id} {http.auth.user.name}\n\t}":               `trust_user takes one word, this has 2, at Caddyfile:3`,
 		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t\ttrust_user {http.auth.user.id}\n\t}": `trust_user is given twice, as "{http.auth.user.id}" and "{http.auth.user.id}", at Caddyfile:4`,
 		"api_keys_admin {\n\t\ttrust_user {\n\t\t\tx\n\t\t}\n\t}":                                       `trust_user takes no block`,
+		"api_keys_admin {\n\t\trealm \"Acme Inc.\"\n\t}":                                                "",
+		"api_keys_admin {\n\t\trealm\n\t}":                                                              `realm takes one word, this has 0, at Caddyfile:3`,
+		"api_keys_admin {\n\t\trealm a\n\t\trealm b\n\t}":                                               `realm is given twice, as "a" and "b", at Caddyfile:4`,
+		"api_keys_admin {\n\t\trealm `a\"b`\n\t}":                                                       `realm: must be at most 100 ASCII characters without quotes and backslashes, this is "a\"b", at Caddyfile:3`,
 		"api_keys_admin {\n\t\ttrust_user ada\n\t}":                                                     `trust_user: "ada" is no placeholder of a request, such as {http.auth.user.id}: whoever comes would be the same member, at Caddyfile:3`,
 		"api_keys_admin {\n\t\ttrust_user {env.USER}\n\t}":                                              `trust_user: "{env.USER}" is no placeholder of a request`,
 		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}{http.auth.user.id}\n\t}":                  `is no placeholder of a request`,

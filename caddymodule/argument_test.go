@@ -71,9 +71,10 @@ var optionLines = map[string]map[string][]string{
 		"encoded_slash":   {"encoded_slash allow"},
 		"pass_credential": {"pass_credential"},
 		"errors":          {"errors caddy"},
+		"realm":           {"realm acme"},
 		"forwarded":       {"forwarded nginx"},
 	},
-	"api_keys_admin": {"trust_user": {"trust_user {http.auth.user.id}"}},
+	"api_keys_admin": {"trust_user": {"trust_user {http.auth.user.id}"}, "realm": {"realm acme"}},
 	"log":            {"wrap": {"wrap json"}},
 }
 

@@ -51,6 +51,7 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //	    encoded_slash allow
 //	    pass_credential
 //	    errors caddy
+//	    realm <text>
 //	    forwarded [nginx]
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -77,7 +78,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // handlerWords are the options, in the order of the documentation.
-var handlerWords = strings.Fields("from namespace_path namespace resource methods operation openapi also_judge strict list public optional preflight pass_metadata foreign encoded_slash pass_credential errors forwarded")
+var handlerWords = strings.Fields("from namespace_path namespace resource methods operation openapi also_judge strict list public optional preflight pass_metadata foreign encoded_slash pass_credential errors realm forwarded")
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
@@ -132,6 +133,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		return setFlag(d, option, &h.PassCredential, args)
 	case "errors":
 		return setArg(d, option, &h.Errors, args)
+	case "realm":
+		return setArg(d, option, &h.Realm, args)
 	case "forwarded":
 		if len(args) == 0 {
 			args = []string{forwardedPlain}

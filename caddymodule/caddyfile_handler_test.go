@@ -87,6 +87,7 @@ func TestHandlerCaddyfile(t *testing.T) {
 		"encoded_slash allow":                               `{"encoded_slash":"allow"}`,
 		"pass_credential":                                   `{"pass_credential":true}`,
 		"errors caddy":                                      `{"errors":"caddy"}`,
+		"realm \"Acme Inc.\"":                               `{"realm":"Acme Inc."}`,
 		"forwarded":                                         `{"forwarded":"plain"}`,
 		"forwarded nginx":                                   `{"forwarded":"nginx"}`,
 	} {
@@ -216,6 +217,10 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"encoded_slash":                    `encoded_slash takes one word`,
 		"encoded_slash deny":               `it takes allow`,
 		"pass_credential please":           `takes no word`,
+		"realm":                            `realm takes one word, this has 0`,
+		"realm a b":                        `realm takes one word, this has 2`,
+		"realm `a\\b`":                     `realm: must be at most 100 ASCII characters without quotes and backslashes, this is "a\\b"`,
+		"realm é":                          `realm: must be at most 100 ASCII characters`,
 		"errors json":                      `errors: unknown word "json": it takes caddy`,
 		"forwarded apache":                 `forwarded: unknown word "apache": it takes nothing or nginx`,
 		"forwarded plain":                  `it takes nothing or nginx`,

@@ -85,7 +85,7 @@ key as it was before; standard error says which, and until when.`,
 			return patch, err
 		}
 		patch.NewRoles = given(cmd, "new-role", made)
-		patch.Metadata, err = metadataPatch(metadata, dropped)
+		patch.Metadata, err = textsPatch("metadata", metadata, dropped)
 		return patch, err
 	}
 	return k.editingBy(cmd, "Changed", func() (editor[api.KeyChanged], error) {
@@ -162,9 +162,9 @@ func (f *partFlags) edit() (e api.GrantEdit, err error) {
 	return e, err
 }
 
-// metadataPatch merges set into what is there, and removes dropped.
-func metadataPatch(set, dropped []string) (patch api.Optional[map[string]*string], err error) {
-	values, err := parseMetadata(set)
+// textsPatch merges set into what is there, and removes dropped.
+func textsPatch(flag string, set, dropped []string) (patch api.Optional[map[string]*string], err error) {
+	values, err := parseTexts(flag, set)
 	if err != nil || len(values)+len(dropped) == 0 {
 		return patch, err
 	}

@@ -31,6 +31,7 @@ next_cursor to go on from with --cursor. Other than by created_at, ten thousand
 keys can be sorted at most.`,
 		Example: `  caddy apikeys keys list
   caddy apikeys keys list --namespace acme --status active
+  caddy apikeys keys list --metadata team=erp
   caddy apikeys keys list --search billing --limit 20
   caddy apikeys keys list --namespace acme --sort last_used_at
   caddy apikeys keys list --status expired --json | jq -r '.items[].id'`,
@@ -44,6 +45,7 @@ keys can be sorted at most.`,
 	flags.StringVar(&f.Role, "role", "", "Only keys that have this `ROLE` in any namespace")
 	flags.StringVar(&f.CreatedBy, "created-by", "", "Only keys that the member or key of this `ID` made")
 	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")
+	flags.StringVar(&f.Metadata, "metadata", "", "Only keys with `NAME=VALUE` in their metadata")
 	flags.StringVar(&f.Sort, "sort", "", "Sort `BY` created_at, name, expires_at or last_used_at; with a minus before it from the last to the first (default -created_at)")
 	flags.StringVar(&f.Cursor, "cursor", "", "Go on from this `CURSOR`, where an earlier list ended")
 	limitFlag(cmd, &limit)

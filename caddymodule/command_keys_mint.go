@@ -78,7 +78,7 @@ revoked.`,
 		if spec.ExpiresAt, err = parseExpiry(expires, time.Now()); err != nil {
 			return err
 		}
-		if spec.Metadata, err = parseMetadata(metadata); err != nil {
+		if spec.Metadata, err = parseTexts("metadata", metadata); err != nil {
 			return err
 		}
 		if inactive {
@@ -164,7 +164,7 @@ func parseExpiry(word string, now time.Time) (*time.Time, error) {
 	return &at, nil
 }
 
-func parseMetadata(words []string) (map[string]string, error) {
+func parseTexts(flag string, words []string) (map[string]string, error) {
 	if len(words) == 0 {
 		return nil, nil
 	}
@@ -172,7 +172,7 @@ func parseMetadata(words []string) (map[string]string, error) {
 	for _, word := range words {
 		name, value, ok := strings.Cut(word, "=")
 		if !ok || name == "" {
-			return nil, fmt.Errorf("--metadata %q is not NAME=VALUE", word)
+			return nil, fmt.Errorf("--%s %q is not NAME=VALUE", flag, word)
 		}
 		m[name] = value
 	}

@@ -235,8 +235,8 @@ func TestListCommand(t *testing.T) {
 
 func TestListCommandEmptyAndBroken(t *testing.T) {
 	s := serveCLI(t, map[string][]cliAnswer{"GET /keys": {{200, api.Keys{Items: []api.Key{}}}}, "GET /namespaces": {problem(503, "unavailable", "The database is away.")}})
-	s.run("", "keys", "list", "--namespace", "acme", "--status", "revoked", "-q", "x y").want(t, 0, "", "There are none.")
-	if line := s.asked()[0].line; line != "GET /apikeys/v1/keys?limit=1000&namespace=acme&q=x+y&status=revoked" {
+	s.run("", "keys", "list", "--namespace", "acme", "--status", "revoked", "-q", "x y", "--metadata", "a=b").want(t, 0, "", "There are none.")
+	if line := s.asked()[0].line; line != "GET /apikeys/v1/keys?limit=1000&metadata=a%3Db&namespace=acme&q=x+y&status=revoked" {
 		t.Error(line)
 	}
 	r := s.run("", "keys", "list", "--json")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -74,13 +76,16 @@ func memberRows(m api.Member) [][2]string {
 	for _, g := range m.Grants {
 		rows = append(rows, [2]string{"Grant", grantText(g)})
 	}
+	for _, name := range slices.Sorted(maps.Keys(m.Labels)) {
+		rows = append(rows, [2]string{"Label", name + "=" + m.Labels[name]})
+	}
 	return append(rows, [2]string{"Created", moment(m.CreatedAt) + " by " + m.CreatedBy}, [2]string{"Version", strconv.FormatInt(m.Version, 10)})
 }
 
 // A memberFlags are what members create and edit have in common.
 type memberFlags struct {
 	name, kind, login string
-	grants            []string
+	grants, labels    []string
 }
 
 func (f *memberFlags) register(cmd *cobra.Command) {
@@ -89,6 +94,7 @@ func (f *memberFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.kind, "kind", "", "`KIND`: person (default) or service")
 	flags.StringVar(&f.login, "login", "", "The `USER` of a site with trust_user that stands for the member")
 	flags.StringArrayVar(&f.grants, "grant", nil, "What it may do, `NAMESPACE=@ROLE,PERMISSION,...`; * is every namespace; may be repeated")
+	flags.StringArrayVar(&f.labels, "label", nil, "`NAME=VALUE` to keep with the member; may be repeated")
 }
 
 func (m *memberObjects) createCommand() *cobra.Command {
@@ -119,7 +125,11 @@ manages keys and roles, viewer reads.`,
 		if err != nil {
 			return err
 		}
-		spec := api.MemberRequest{Name: f.name, Kind: f.kind, Login: f.login, Grants: grants}
+		labels, err := parseTexts("label", f.labels)
+		if err != nil {
+			return err
+		}
+		spec := api.MemberRequest{Name: f.name, Kind: f.kind, Login: f.login, Grants: grants, Labels: labels}
 		return m.created(ctx, func(server *client.Client, ctx context.Context) (api.Member, error) {
 			return server.CreateMember(ctx, spec)
 		})
@@ -129,21 +139,25 @@ manages keys and roles, viewer reads.`,
 
 func (m *memberObjects) editCommand() *cobra.Command {
 	var f memberFlags
+	var dropped []string
 	var noLogin bool
 	cmd := &cobra.Command{
 		Use:   "edit ID",
-		Short: "Changes a member's name, kind, login or grants",
+		Short: "Changes a member's name, kind, login, grants or labels",
 		Long: `
 Changes what the flags name and leaves the rest. --grant replaces all grants
-that you may see; --no-login removes the login. What a member loses, the
+that you may see; --no-login removes the login. --label adds or replaces one
+label, --drop-label removes one. What a member loses, the
 keys that act for it lose too.
 
 Exit status 3 means that the change is made and some node may still go by what
 was before; standard error says which, and until when.`,
-		Example: `  caddy apikeys members edit m_0hTz81Lk4fYQ --grant acme=@viewer --grant acme-eu=@developer`,
+		Example: `  caddy apikeys members edit m_0hTz81Lk4fYQ --grant acme=@viewer --grant acme-eu=@developer
+  caddy apikeys members edit m_0hTz81Lk4fYQ --label team=erp --drop-label ticket`,
 	}
 	f.register(cmd)
 	cmd.Flags().BoolVar(&noLogin, "no-login", false, "Remove the login")
+	cmd.Flags().StringArrayVar(&dropped, "drop-label", nil, "`NAME` of a label to remove; may be repeated")
 	cmd.MarkFlagsMutuallyExclusive("login", "no-login")
 	return m.editing(cmd, "Changed", func() (api.MemberPatch, error) {
 		grants, err := parseGrants("grant", f.grants)
@@ -152,6 +166,9 @@ was before; standard error says which, and until when.`,
 		}
 		if noLogin {
 			patch.Login = api.Null[string]()
+		}
+		if err == nil {
+			patch.Labels, err = textsPatch("label", f.labels, dropped)
 		}
 		return patch, err
 	})

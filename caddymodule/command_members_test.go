@@ -14,6 +14,7 @@ const cliMember = "m_" + cliID
 var ada = api.Member{
 	ID: cliMember, Name: "Ada", Kind: "person", Active: true, CreatedBy: "root", CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Version: 2,
 	Grants: []api.Grant{{Namespace: "acme", Roles: []string{"developer"}, Connected: true}, {Namespace: "eu", Permissions: []string{"read"}}},
+	Labels: map[string]string{"team": "erp"},
 }
 
 // bodies are those of the requests so far, with what each was sent to.
@@ -41,19 +42,20 @@ func TestMembersCommand(t *testing.T) {
 		"m_4fYQ0hTz81Lk  Ada   person         active    acme, eu    2026-01-02T03:04:05Z\n"+
 		"m_4fYQ0hTz81Lk  Ada   person         disabled  acme, eu    2026-01-02T03:04:05Z\n")
 	s.run("", "members", "show", cliMember).want(t, 0, "Id       m_4fYQ0hTz81Lk\nName     Ada\nKind     person\nLogin    none\nStatus   active\n"+
-		"Grant    acme: roles developer; connected\nGrant    eu: read\nCreated  2026-01-02T03:04:05Z by root\nVersion  2\n")
-	s.run("", "members", "create", "--name", "Ada", "--login", "ada@acme.example", "--grant", "acme+=@developer", "--grant", "*=read_only").want(t, 0, "", "Created member "+cliMember+" (Ada).")
+		"Grant    acme: roles developer; connected\nGrant    eu: read\nLabel    team=erp\nCreated  2026-01-02T03:04:05Z by root\nVersion  2\n")
+	s.run("", "members", "create", "--name", "Ada", "--login", "ada@acme.example", "--grant", "acme+=@developer", "--grant", "*=read_only", "--label", "team=erp").want(t, 0, "", "Created member "+cliMember+" (Ada).")
 	s.run("", "members", "create", "--name", "Ada", "--kind", "service").want(t, 1, "", "more than the caller has")
-	s.run("", "members", "edit", cliMember, "--name", "Ada L.", "--no-login", "--grant", "acme=@viewer", "--if-version", "2").want(t, 0, "", "Changed member")
+	s.run("", "members", "edit", cliMember, "--name", "Ada L.", "--no-login", "--grant", "acme=@viewer", "--label", "a=", "--drop-label", "team", "--if-version", "2").want(t, 0, "", "Changed member")
 	s.run("", "members", "disable", cliMember, "--wait", "1s").want(t, 3, "", "Disabled member", "pending: node n2", "1 of 2 nodes")
 	s.run("", "members", "enable", cliMember).want(t, 3, "", "Enabled member")
 	s.run("", "members", "edit", cliMember).want(t, 1, "", "nothing to change")
+	s.run("", "members", "edit", cliMember, "--label", "team").want(t, 1, "", "--label \"team\" is not NAME=VALUE")
 	s.run("", "members", "delete", cliMember).want(t, 1, "", "--yes")
 	s.run("", "members", "delete", cliMember, "--yes").want(t, 1, "", "Keys act for it.")
 	const path = "/members/" + cliMember
-	const want = `POST /apikeys/v1/members {"name":"Ada","login":"ada@acme.example","grants":[{"namespace":"acme","roles":["developer"],"connected":true},{"namespace":"*","access":"read_only"}]}
+	const want = `POST /apikeys/v1/members {"name":"Ada","login":"ada@acme.example","grants":[{"namespace":"acme","roles":["developer"],"connected":true},{"namespace":"*","access":"read_only"}],"labels":{"team":"erp"}}
 POST /apikeys/v1/members {"name":"Ada","kind":"service"}
-` + path + `?wait=10s {"name":"Ada L.","login":null,"grants":[{"namespace":"acme","roles":["viewer"]}]}
+` + path + `?wait=10s {"name":"Ada L.","login":null,"grants":[{"namespace":"acme","roles":["viewer"]}],"labels":{"a":"","team":null}}
 ` + path + `?wait=1s {"active":false}
 ` + path + `?wait=10s {"active":true}`
 	if got := s.bodies(); got != want {
@@ -83,7 +85,7 @@ func TestMemberTokenCommand(t *testing.T) {
 func TestRolesCommand(t *testing.T) {
 	made := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	billing := api.Role{Namespace: "acme", Name: "billing", Permissions: []string{"invoices:*", "orders:read"}, CreatedAt: &made, Version: 1}
-	viewer := api.Role{Namespace: "*", Name: "viewer", Permissions: []string{"admin:read"}, Builtin: true, Version: 1}
+	viewer := api.Role{Namespace: "*", Name: "viewer", Description: "Reads", Permissions: []string{"admin:read"}, Builtin: true, Version: 1}
 	s := serveCLI(t, map[string][]cliAnswer{
 		"GET /roles":                 {{200, api.Roles{Items: []api.Role{billing, viewer}}}},
 		"GET /roles/*/viewer":        {{200, viewer}},
@@ -93,17 +95,21 @@ func TestRolesCommand(t *testing.T) {
 	})
 	s.run("", "roles", "list").want(t, 0, "NAMESPACE  NAME     PERMISSIONS              CREATED\n"+
 		"acme       billing  invoices:*, orders:read  2026-01-02T03:04:05Z\n*          viewer   admin:read               built in\n")
-	const shown = "Name         viewer\nNamespace    *\nPermissions  admin:read\nCreated      built in\nVersion      1\n"
+	const shown = "Name         viewer\nNamespace    *\nDescription  Reads\nPermissions  admin:read\nCreated      built in\nVersion      1\n"
 	s.run("", "roles", "show", "viewer").want(t, 0, shown)
 	s.run("", "roles", "show", "*/viewer").want(t, 0, shown)
 	s.run("", "roles", "create", "acme/billing", "--permission", "orders:read,invoices:*").want(t, 0, "", "Created role billing of namespace acme.")
 	s.run("", "roles", "create", "auditor", "--permission", "read").want(t, 0, "", "Created role auditor, shared by all namespaces.")
 	s.run("", "roles", "edit", "acme/billing").want(t, 1, "", "nothing to change")
 	s.run("", "roles", "edit", "acme/billing", "--permission", "orders:read").want(t, 0, "", "Changed role billing")
+	s.run("", "roles", "edit", "acme/billing", "--description", "Reads orders").want(t, 0, "", "Changed role billing")
+	s.run("", "roles", "edit", "acme/billing", "--no-description").want(t, 0, "", "Changed role billing")
 	s.run("", "roles", "delete", "acme/billing", "--yes", "--wait", "1s").want(t, 3, "", "Deleted role billing", "pending: node n2")
 	const want = `POST /apikeys/v1/roles {"namespace":"acme","name":"billing","permissions":["orders:read","invoices:*"]}
 POST /apikeys/v1/roles {"namespace":"*","name":"auditor","permissions":["read"]}
-/roles/acme/billing?wait=10s {"permissions":["orders:read"]}`
+/roles/acme/billing?wait=10s {"permissions":["orders:read"]}
+/roles/acme/billing?wait=10s {"description":"Reads orders"}
+/roles/acme/billing?wait=10s {"description":null}`
 	if got := s.bodies(); got != want {
 		t.Errorf("sent\n%s\nwant\n%s", got, want)
 	}

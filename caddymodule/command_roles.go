@@ -25,10 +25,12 @@ func (c *cli) rolesCommand() *cobra.Command {
 			return []string{r.Namespace, r.Name, strings.Join(r.Permissions, ", "), momentOr(r.CreatedAt, "built in")}
 		},
 		rows: func(r api.Role) [][2]string {
-			return [][2]string{
-				{"Name", r.Name}, {"Namespace", r.Namespace}, {"Permissions", strings.Join(r.Permissions, ", ")},
-				{"Created", momentOr(r.CreatedAt, "built in")}, {"Version", strconv.FormatInt(r.Version, 10)},
+			rows := [][2]string{{"Name", r.Name}, {"Namespace", r.Namespace}}
+			if r.Description != "" {
+				rows = append(rows, [2]string{"Description", r.Description})
 			}
+			return append(rows, [2]string{"Permissions", strings.Join(r.Permissions, ", ")},
+				[2]string{"Created", momentOr(r.CreatedAt, "built in")}, [2]string{"Version", strconv.FormatInt(r.Version, 10)})
 		},
 		made: func(done api.RoleChanged) (api.Role, api.Propagation) { return done.Role, done.Propagation },
 		find: func(server *client.Client, ctx context.Context, id string) (api.Role, error) {
@@ -85,16 +87,23 @@ func permissionsFlag(cmd *cobra.Command, list *[]string) {
 	cmd.Flags().StringSliceVar(list, "permission", nil, "A `PERMISSION` it gives; may be repeated")
 }
 
+func descriptionFlag(cmd *cobra.Command, text *string) {
+	cmd.Flags().StringVar(text, "description", "", "What the role is for, for people: a `TEXT`")
+}
+
 func (r *roleObjects) createCommand() *cobra.Command {
 	var permissions []string
+	var description string
 	cmd := &cobra.Command{
 		Use:   "create NAMESPACE/NAME --permission PERMISSION",
 		Short: "Creates a role",
 		Example: `  caddy apikeys roles create acme/billing --permission orders:read,invoices:*
+  caddy apikeys roles create support --permission read --description "For the help desk"
   caddy apikeys roles create auditor --permission read --permission admin.audit:read`,
 		Args: oneID,
 	}
 	permissionsFlag(cmd, &permissions)
+	descriptionFlag(cmd, &description)
 	cmd.RunE = r.run(func(ctx context.Context, args []string) error {
 		id, err := roleID(args)
 		if err != nil {
@@ -104,7 +113,7 @@ func (r *roleObjects) createCommand() *cobra.Command {
 			return errors.New("the role gives nothing: give --permission")
 		}
 		namespace, name, _ := strings.Cut(id, "/")
-		spec := api.RoleRequest{Namespace: namespace, Name: name, Permissions: permissions}
+		spec := api.RoleRequest{Namespace: namespace, Name: name, Description: description, Permissions: permissions}
 		return r.created(ctx, func(server *client.Client, ctx context.Context) (api.Role, error) {
 			return server.CreateRole(ctx, spec)
 		})
@@ -114,18 +123,29 @@ func (r *roleObjects) createCommand() *cobra.Command {
 
 func (r *roleObjects) editCommand() *cobra.Command {
 	var permissions []string
+	var description string
+	var noDescription bool
 	cmd := &cobra.Command{
-		Use:   "edit NAMESPACE/NAME --permission PERMISSION",
-		Short: "Replaces a role's permissions, for all who have it",
+		Use:   "edit NAMESPACE/NAME",
+		Short: "Changes a role's permissions, for all who have it, or its description",
 		Long: `
-Replaces all permissions of a role: every key and every member that has it may
+Changes what the flags name and leaves the rest. --permission replaces all
+permissions of the role: every key and every member that has it may
 do what it says from then on, on every node when the command ends with status
 0. Exit status 3 means that the change is made and some node may still go by
 what was before; standard error says which, and until when.`,
-		Example: `  caddy apikeys roles edit acme/billing --permission orders:read`,
+		Example: `  caddy apikeys roles edit acme/billing --permission orders:read
+  caddy apikeys roles edit acme/billing --description "Reads invoices"`,
 	}
 	permissionsFlag(cmd, &permissions)
+	descriptionFlag(cmd, &description)
+	cmd.Flags().BoolVar(&noDescription, "no-description", false, "Remove the description")
+	cmd.MarkFlagsMutuallyExclusive("description", "no-description")
 	return r.editing(cmd, "Changed", func() (api.RolePatch, error) {
-		return api.RolePatch{Permissions: given(cmd, "permission", permissions)}, nil
+		patch := api.RolePatch{Permissions: given(cmd, "permission", permissions), Description: given(cmd, "description", description)}
+		if noDescription {
+			patch.Description = api.Null[string]()
+		}
+		return patch, nil
 	})
 }

@@ -91,6 +91,9 @@ type Handler struct {
 	// `caddy` hands refusals to Caddy's error routes. Default is that problem documents (RFC 9457) are written here.
 	Errors string `json:"errors,omitempty"`
 
+	// The realm that a 401 names in `WWW-Authenticate`: ASCII without quotes and backslashes. Default is `api`.
+	Realm string `json:"realm,omitempty"`
+
 	// Decides for the request that X-Forwarded-Method and X-Forwarded-Uri of a trusted proxy tell of, and answers that proxy: 204 with
 	// the identity in response headers, or the refusal. `plain`, or `nginx` where only 401 and 403 may refuse: the others
 	// become 403, and `X-Apikey-Code` tells them apart. Default is to decide for the request itself, and to go on.
@@ -407,7 +410,7 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 
 // refuse answers a call that was concluded with a refusal.
 func (h *Handler) refuse(c *call) error {
-	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow, schemes: h.rules.schemes}
+	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow, realm: h.rules.realm, schemes: h.rules.schemes}
 	if f.outcome == keystore.Forbidden {
 		f.needed = c.need.String()
 		if c.wanted != c.credential.token && !keystore.ContainsToken(c.wanted) { // a token in the path

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -29,7 +30,8 @@ type Operation struct {
 // rules is a Handler's configuration, checked and made fit for requests.
 type rules struct {
 	sources        sources
-	schemes        []string // to ask for in a 401
+	realm          string   // of a 401
+	schemes        []string // to ask for in it
 	namespacePaths []pattern
 	namespace      string // without a namespace path: literal …
 	placeholder    bool   // … or to be expanded
@@ -54,6 +56,20 @@ var defaultMethods = map[string]keystore.Class{
 	http.MethodPost: keystore.Write, http.MethodPut: keystore.Write, http.MethodPatch: keystore.Write, http.MethodDelete: keystore.Write,
 }
 
+const (
+	defaultRealm = "api"
+	maxRealm     = 100 // bytes
+)
+
+// realmOr checks a realm, which is sent between quotes.
+func realmOr(realm, none string) (string, error) {
+	odd := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
+	if len(realm) > maxRealm || strings.ContainsFunc(realm, odd) || keystore.ContainsToken(realm) {
+		return "", fmt.Errorf("realm: must be at most %d ASCII characters without quotes and backslashes, this is %q", maxRealm, shown(realm))
+	}
+	return cmp.Or(realm, none), nil
+}
+
 // compile checks the configuration. Errors name the option as the Caddyfile does.
 func (h *Handler) compile() (*rules, error) {
 	c := &rules{lists: make(map[string][]listRule), encodedSlash: h.EncodedSlash != "", strict: h.Strict}
@@ -68,6 +84,9 @@ func (h *Handler) compile() (*rules, error) {
 		return nil, fmt.Errorf("forwarded: unknown word %q: it takes nothing or nginx", shown(h.Forwarded))
 	}
 	var err error
+	if c.realm, err = realmOr(h.Realm, defaultRealm); err != nil {
+		return nil, err
+	}
 	if c.sources, err = compileSources(h.From); err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func (c *rules) addTargets(h *Handler) error {
 		case drops(j.Header, true):
 			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name anything to the API: leave it out", shown(j.Header))
 		case slices.Contains(unfitHeaders, t.name):
-			return fmt.Errorf("also_judge: the value of %s is no path: leave it out", j.Header)
+			return fmt.Errorf("also_judge: the value of %s is no path: leave it out", shown(j.Header))
 		case t.name == "Destination" && class == keystore.Read:
 			return errors.New("also_judge: Destination names what is written: write `also_judge write Destination`")
 		case slices.ContainsFunc(c.targets, func(other targetHeader) bool { return other.folded == t.folded }):

@@ -384,6 +384,19 @@ func TestChallenges(t *testing.T) {
 	}
 }
 
+func TestRealm(t *testing.T) {
+	h := newHouse(t)
+	handler := h.handler("realm `Acme Inc., EU`\nfrom bearer\nfrom basic")
+	want := []string{`Bearer realm="Acme Inc., EU"`, `Basic realm="Acme Inc., EU"`}
+	if a := h.send(handler, "GET /"); a.StatusCode != 401 || !slices.Equal(a.Header.Values("WWW-Authenticate"), want) {
+		t.Errorf("%d %q, want %q", a.StatusCode, a.Header.Values("WWW-Authenticate"), want)
+	}
+	want[0] += `, error="invalid_token"`
+	if a := h.send(handler, "GET /"+keyLine(junk)); a.StatusCode != 401 || !slices.Equal(a.Header.Values("WWW-Authenticate"), want) {
+		t.Errorf("%d %q, want %q", a.StatusCode, a.Header.Values("WWW-Authenticate"), want)
+	}
+}
+
 func TestExpiredKey(t *testing.T) {
 	h := newHouse(t)
 	_, token := h.key("read", func(s *keystore.KeySpec) { s.ExpiresAt = time.Now().Add(50 * time.Millisecond) })

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -15,12 +17,13 @@ import (
 // A refusal is the answer to a request that ends here.
 type refusal struct {
 	outcome   keystore.Outcome
-	status    int    // zero: the outcome's
-	detail    string // for people; empty: the title says it all
-	allow     string // of 405: the methods there are
-	schemes   []string
-	needed    string // of [keystore.Forbidden]: the permission that was missing …
-	namespace string // … and where
+	status    int      // zero: the outcome's
+	detail    string   // for people; empty: the title says it all
+	allow     string   // of 405: the methods there are
+	realm     string   // of 401, with the
+	schemes   []string // to ask for
+	needed    string   // of [keystore.Forbidden]: the permission that was missing …
+	namespace string   // … and where
 }
 
 // problemDocument is a document of RFC 9457. Its type is about:blank, since the code says it all.
@@ -82,7 +85,7 @@ func (f refusal) setHeaders(header http.Header) {
 	case http.StatusUnauthorized:
 		challenges := make([]string, len(f.schemes))
 		for i, scheme := range f.schemes {
-			challenges[i] = scheme + ` realm="api"`
+			challenges[i] = scheme + ` realm="` + f.realm + `"`
 			if scheme == bearerScheme && f.outcome != keystore.Missing { // RFC 6750 §3.1
 				challenges[i] += `, error="invalid_token"`
 			}
@@ -106,8 +109,26 @@ func (f refusal) write(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// requestID returns Caddy's id of a request, `{http.request.uuid}`, if the site has made Caddy generate
+// one; then the access log has it too. Otherwise the same refusals have the same body.
+func requestID(r *http.Request) string {
+	if caddyhttp.GetVar(r.Context(), "uuid") == nil {
+		return ""
+	}
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	id, _ := repl.GetString("http.request.uuid")
+	return id
+}
+
 // writeProblem answers a request with a marshalled problemDocument.
 func writeProblem(w http.ResponseWriter, r *http.Request, status int, body []byte) {
+	if id := requestID(r); id != "" {
+		member, _ := json.Marshal(id)
+		body = slices.Concat(body[:len(body)-1], []byte(`,"request_id":`), member, []byte("}"))
+	}
 	header := w.Header()
 	header["Cache-Control"] = []string{"no-store"}
 	header["Content-Type"] = []string{api.Problems}

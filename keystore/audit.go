@@ -73,9 +73,9 @@ func auditJSON(v any) (string, error) {
 			Reach: v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix,
 			ChildPrefix: v.ChildPrefix, Version: v.Version})
 	case *Role:
-		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Permissions: auditedPermissions(NewSet(v.Permissions...)), Version: v.Version})
+		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Description: v.Description, Permissions: auditedPermissions(NewSet(v.Permissions...)), Version: v.Version})
 	case *Member:
-		return marshal(auditedMember{ID: v.ID, Name: v.Name, Kind: v.Kind, Login: v.Login, Grants: auditedGrants(v.Grants), Active: v.Active, Version: v.Version})
+		return marshal(auditedMember{ID: v.ID, Name: v.Name, Kind: v.Kind, Login: v.Login, Grants: auditedGrants(v.Grants), Labels: v.Labels, Active: v.Active, Version: v.Version})
 	}
 	return "", fmt.Errorf("no audit form for %T", v)
 }
@@ -158,16 +158,18 @@ type auditedNamespace struct {
 type auditedRole struct {
 	Namespace   string   `json:"namespace"`
 	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
 	Permissions []string `json:"permissions"`
 	Version     int64    `json:"version"`
 }
 
 type auditedMember struct {
-	ID      string         `json:"id"`
-	Name    string         `json:"name"`
-	Kind    MemberKind     `json:"kind"`
-	Login   string         `json:"login,omitempty"`
-	Grants  []auditedGrant `json:"grants"`
-	Active  bool           `json:"active"`
-	Version int64          `json:"version"`
+	ID      string            `json:"id"`
+	Name    string            `json:"name"`
+	Kind    MemberKind        `json:"kind"`
+	Login   string            `json:"login,omitempty"`
+	Grants  []auditedGrant    `json:"grants"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Active  bool              `json:"active"`
+	Version int64             `json:"version"`
 }

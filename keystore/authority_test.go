@@ -204,11 +204,11 @@ func TestTheOwnerBoundIsLive(t *testing.T) {
 	}{
 		{"as made", func() error { return nil }, keystore.OK, keystore.OK},
 		{"the role narrowed", func() error {
-			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "edit"}, permissions(t, "read"), keystore.ChangeOptions{})
+			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "edit"}, keystore.RolePatch{Permissions: permissions(t, "read")}, keystore.ChangeOptions{})
 			return err
 		}, keystore.Forbidden, keystore.OK},
 		{"and widened", func() error {
-			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "edit"}, permissions(t, "*"), keystore.ChangeOptions{})
+			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "edit"}, keystore.RolePatch{Permissions: permissions(t, "*")}, keystore.ChangeOptions{})
 			return err
 		}, keystore.OK, keystore.OK},
 		{"the owner loses a namespace", grants("acme=@edit,admin.keys:*"), keystore.OK, keystore.Forbidden},
@@ -298,7 +298,7 @@ func TestRulesOfAuthority(t *testing.T) {
 	}
 	editRole := func(ns, name, holds string) attempt {
 		return func(w *world, who keystore.Caller) error {
-			_, _, err := w.EditRole(ctx, who, keystore.RoleID{Namespace: ns, Name: name}, permissions(w, holds), keystore.ChangeOptions{})
+			_, _, err := w.EditRole(ctx, who, keystore.RoleID{Namespace: ns, Name: name}, keystore.RolePatch{Permissions: permissions(w, holds)}, keystore.ChangeOptions{})
 			return err
 		}
 	}
@@ -714,7 +714,7 @@ func TestARowThatCannotBeRead(t *testing.T) {
 	if _, _, err := w.EditMember(ctx, root, ada, keystore.MemberPatch{Grants: &g}, keystore.ChangeOptions{}); err != nil {
 		t.Error(err)
 	}
-	if _, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r"}, read, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r"}, keystore.RolePatch{Permissions: read}, keystore.ChangeOptions{}); err != nil {
 		t.Error(err)
 	}
 	asks("mended", keystore.OK, keystore.OK)

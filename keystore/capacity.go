@@ -85,7 +85,7 @@ func (ns *Namespace) Size() int64 {
 
 // Size returns about how many bytes the role takes in memory.
 func (r *Role) Size() int64 {
-	return int64(rowBytes+len(r.Namespace)+len(r.Name)) + bytesOfPermissions(r.Permissions)
+	return int64(rowBytes+len(r.Namespace)+len(r.Name)+len(r.Description)) + bytesOfPermissions(r.Permissions)
 }
 
 // Size returns about how many bytes the member takes in memory.
@@ -99,7 +99,7 @@ func (m *Member) Size() int64 {
 
 // ownSize leaves out the grants.
 func (m *Member) ownSize() int64 {
-	return int64(rowBytes + len(m.ID) + len(m.Name) + len(m.Login) + len(m.CreatedBy))
+	return int64(rowBytes+len(m.ID)+len(m.Name)+len(m.Login)+len(m.CreatedBy)) + bytesOfTexts(m.Labels)
 }
 
 func (g *Grant) size() int64 {
@@ -112,7 +112,11 @@ func (k *Key) Size() int64 {
 	for i := range k.Grants {
 		n += k.Grants[i].size()
 	}
-	for name, value := range k.Metadata {
+	return n + bytesOfTexts(k.Metadata)
+}
+
+func bytesOfTexts(m map[string]string) (n int64) {
+	for name, value := range m {
 		n += int64(len(name)+len(value)) + 80
 	}
 	return n

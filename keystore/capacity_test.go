@@ -91,7 +91,7 @@ func TestStartWithSlowPolicy(t *testing.T) {
 		// The same after the log was cut off, and nothing old is used until then.
 		fb.mute.Store(true)
 		if _, _, err := a.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "late"},
-			[]keystore.Permission{{Action: "write"}}, keystore.ChangeOptions{Wait: time.Minute}); err != nil {
+			keystore.RolePatch{Permissions: []keystore.Permission{{Action: "write"}}}, keystore.ChangeOptions{Wait: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
 		d.tamper("DELETE FROM change_log")
@@ -248,12 +248,12 @@ func TestCapacity(t *testing.T) {
 				"bytes of namespaces, roles and members": role("a", "2", wide...),
 				"wider": func(w *world) error {
 					_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "a", Name: "1"},
-						wide, keystore.ChangeOptions{})
+						keystore.RolePatch{Permissions: wide}, keystore.ChangeOptions{})
 					return err
 				},
 			},
 			func(w *world) error {
-				_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "a", Name: "1"}, read, keystore.ChangeOptions{})
+				_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "a", Name: "1"}, keystore.RolePatch{Permissions: read}, keystore.ChangeOptions{})
 				return err
 			},
 			role("a", "2", long),
@@ -308,7 +308,7 @@ func TestBeyondCapacity(t *testing.T) {
 	off := false
 	for what, change := range map[string]func() error{
 		"narrow a role": func() error {
-			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r2"}, read, keystore.ChangeOptions{})
+			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r2"}, keystore.RolePatch{Permissions: read}, keystore.ChangeOptions{})
 			return err
 		},
 		"narrow a member": func() error {
@@ -459,7 +459,7 @@ func TestTenantsFillTheDeployment(t *testing.T) {
 	if _, _, err := w.EditMember(ctx, bob, eve.Member(), keystore.MemberPatch{Grants: &narrow}, keystore.ChangeOptions{}); err != nil {
 		t.Errorf("narrow a member: %v", err)
 	}
-	if _, _, err := w.EditRole(ctx, bob, keystore.RoleID{Namespace: "rival", Name: "all"}, narrow[0].Permissions, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditRole(ctx, bob, keystore.RoleID{Namespace: "rival", Name: "all"}, keystore.RolePatch{Permissions: narrow[0].Permissions}, keystore.ChangeOptions{}); err != nil {
 		t.Errorf("narrow a role: %v", err)
 	}
 	wider := roleGrants(w, "rival=orders:read,invoices:read,customers:read,payments:read")
@@ -467,7 +467,7 @@ func TestTenantsFillTheDeployment(t *testing.T) {
 	full("widen a member", err)
 	small := keystore.Caps{Deployment: 1, PerNamespace: 1}
 	w.Configure(keystore.Settings{Capacity: keystore.Capacity{Directory: small}})
-	if _, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "rival", Name: "rest"}, narrow[0].Permissions, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "rival", Name: "rest"}, keystore.RolePatch{Permissions: narrow[0].Permissions}, keystore.ChangeOptions{}); err != nil {
 		t.Errorf("an operator narrows a role of a full namespace: %v", err)
 	}
 }

@@ -219,7 +219,7 @@ type Tx interface {
 
 	// InsertRole: ErrExists.
 	InsertRole(r *Role) error
-	// UpdateRole replaces its permissions and version. ErrNotFound.
+	// UpdateRole replaces its description, permissions and version. ErrNotFound.
 	UpdateRole(r *Role) error
 	// DeleteRole: ErrNotFound.
 	DeleteRole(id RoleID) error
@@ -345,7 +345,8 @@ type KeyFilter struct {
 	Owner      string
 	CreatedBy  string
 	Role       string
-	Text       string // in name or id or listed prefix, without regard to ASCII case; literal, no wildcards
+	Metadata   map[string]string // all of these, to the letter
+	Text       string            // in name or id or listed prefix, without regard to ASCII case; literal, no wildcards
 	Sort       KeySort
 }
 

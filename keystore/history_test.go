@@ -591,7 +591,9 @@ var operations = []struct {
 	{"edit role", func(h *history, a actor) (string, error) {
 		id := h.someRole(a)
 		list := h.somePermissions(a)
-		err := h.growing(func() error { return second3(h.EditRole(ctx, a.Caller, id, list, keystore.ChangeOptions{Wait: -1})) })
+		err := h.growing(func() error {
+			return second3(h.EditRole(ctx, a.Caller, id, keystore.RolePatch{Permissions: list}, keystore.ChangeOptions{Wait: -1}))
+		})
 		return fmt.Sprint(id, list), err
 	}},
 	{"move", func(h *history, a actor) (string, error) {

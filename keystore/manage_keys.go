@@ -122,7 +122,7 @@ func (s KeySpec) key(now time.Time, by authority, id, prefix string) (*Key, erro
 
 	var p problems
 	p.text("name", key.Name, maxName)
-	p.metadata(nil, key.Metadata)
+	p.texts("metadata", nil, key.Metadata)
 	p.addresses(key.AllowedIPs)
 	p.namespace(by.policy, "namespace", key.Namespace)
 	p.owner(by, key.Owner)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -141,7 +140,7 @@ func (patch KeyPatch) rolesOr(before *Key) []string {
 func (patch KeyPatch) apply(by authority, before *Key) (*Key, error) {
 	var p problems
 	after := *before
-	after.Grants, after.AllowedIPs, after.Metadata = slices.Clone(before.Grants), slices.Clone(before.AllowedIPs), maps.Clone(before.Metadata)
+	after.Grants, after.AllowedIPs = slices.Clone(before.Grants), slices.Clone(before.AllowedIPs)
 	set(&after.Name, patch.Name)
 	set(&after.Active, patch.Active)
 	set(&after.AllowedIPs, patch.AllowedIPs)
@@ -149,16 +148,7 @@ func (patch KeyPatch) apply(by authority, before *Key) (*Key, error) {
 	if patch.ExpiresAt != nil && !patch.ExpiresAt.Truncate(time.Microsecond).Equal(before.ExpiresAt) {
 		p.add("expires_at", "is fixed when the key is made and never changes; make another key")
 	}
-	if patch.ClearMetadata || after.Metadata == nil {
-		after.Metadata = make(map[string]string)
-	}
-	for name, value := range patch.Metadata {
-		if value == nil {
-			delete(after.Metadata, name)
-		} else {
-			after.Metadata[name] = *value
-		}
-	}
+	after.Metadata = merged(before.Metadata, patch.Metadata, patch.ClearMetadata)
 	patchesHome := patch.Permissions != nil || patch.Roles != nil || patch.Connected != nil
 	switch {
 	case patchesHome && patch.Grants != nil:
@@ -178,7 +168,7 @@ func (patch KeyPatch) apply(by authority, before *Key) (*Key, error) {
 		set(&home.Connected, patch.Connected)
 	}
 	p.changedText("name", before.Name, after.Name, maxName)
-	p.metadata(before.Metadata, after.Metadata)
+	p.texts("metadata", before.Metadata, after.Metadata)
 	p.addresses(after.AllowedIPs)
 	if after.Owner != before.Owner {
 		p.owner(by, after.Owner)

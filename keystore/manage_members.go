@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -65,7 +66,7 @@ func (a authority) onlyMembers() error {
 	return nil
 }
 
-// CreateMember makes one of spec's Name, Kind, Login and Grants. It is active.
+// CreateMember makes one of spec's Name, Kind, Login, Grants and Labels. It is active.
 func (k *Keystore) CreateMember(ctx context.Context, c Caller, spec Member) (*Member, error) {
 	var m *Member
 	err := k.add(ctx, c, 0, func(tx Tx, by authority) error {
@@ -76,7 +77,7 @@ func (k *Keystore) CreateMember(ctx context.Context, c Caller, spec Member) (*Me
 			return err
 		}
 		m = &Member{ID: newMemberID(), Name: spec.Name, Kind: spec.Kind, Login: spec.Login, Grants: slices.Clone(spec.Grants),
-			Active: true, CreatedAt: tx.Now(), CreatedBy: by.actor, Version: 1}
+			Labels: maps.Clone(spec.Labels), Active: true, CreatedAt: tx.Now(), CreatedBy: by.actor, Version: 1}
 		if err := m.check(by, new(Member)); err != nil {
 			return err
 		}
@@ -124,6 +125,7 @@ func (m *Member) check(by authority, before *Member) error {
 	}
 	p.changedText("name", before.Name, m.Name, maxName)
 	p.changedText("login", before.Login, m.Login, maxName)
+	p.texts("labels", before.Labels, m.Labels)
 	p.grants(by, "", m.Grants, false)
 	if err := p.err(); err != nil {
 		return err
@@ -148,6 +150,9 @@ type MemberPatch struct {
 	Login  *string  // empty: nobody
 	Grants *[]Grant // all that the caller may see
 	Active *bool    // false disables the member and all its keys
+
+	Labels      map[string]*string // as KeyPatch.Metadata
+	ClearLabels bool
 }
 
 // memberTo returns a member that the caller may do an operation on, at the version it expects: in every namespace where it has a grant, unless
@@ -183,7 +188,7 @@ func memberTo(by authority, operation, id string, anywhere bool, o ChangeOptions
 func (k *Keystore) EditMember(ctx context.Context, c Caller, id string, patch MemberPatch, o ChangeOptions) (*Member, Propagation, error) {
 	var m *Member
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
-		onlyGrants := patch.Name == nil && patch.Kind == nil && patch.Login == nil && patch.Active == nil
+		onlyGrants := patch.Name == nil && patch.Kind == nil && patch.Login == nil && patch.Active == nil && patch.Labels == nil && !patch.ClearLabels
 		before, err := memberTo(by, "update", id, onlyGrants, o)
 		if err != nil {
 			return err
@@ -193,6 +198,7 @@ func (k *Keystore) EditMember(ctx context.Context, c Caller, id string, patch Me
 		set(&after.Kind, patch.Kind)
 		set(&after.Login, patch.Login)
 		set(&after.Active, patch.Active)
+		after.Labels = merged(before.Labels, patch.Labels, patch.ClearLabels)
 		if patch.Grants != nil {
 			if after.Grants, err = by.regrant(before, *patch.Grants); err != nil {
 				return err

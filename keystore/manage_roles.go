@@ -38,7 +38,7 @@ func (k *Keystore) FindRole(ctx context.Context, c Caller, id RoleID) (*Role, er
 	return &list[i], nil
 }
 
-// CreateRole makes one of spec's Namespace, Name and Permissions.
+// CreateRole makes one of spec's Namespace, Name, Description and Permissions.
 func (k *Keystore) CreateRole(ctx context.Context, c Caller, spec Role) (*Role, error) {
 	var role *Role
 	err := k.add(ctx, c, 0, func(tx Tx, by authority) (err error) {
@@ -51,7 +51,8 @@ func (k *Keystore) CreateRole(ctx context.Context, c Caller, spec Role) (*Role, 
 }
 
 func createRole(tx Tx, by authority, spec Role) (*Role, error) {
-	role := &Role{Namespace: spec.Namespace, Name: spec.Name, Permissions: NewSet(spec.Permissions...).Permissions(), CreatedAt: tx.Now(), Version: 1}
+	role := &Role{Namespace: spec.Namespace, Name: spec.Name, Description: spec.Description,
+		Permissions: NewSet(spec.Permissions...).Permissions(), CreatedAt: tx.Now(), Version: 1}
 	if !by.may(adminRoles, "create", role.Namespace) {
 		return nil, lacks(adminRoles, "create")
 	}
@@ -84,6 +85,7 @@ func (r *Role) check(d *Directory) error {
 		p.add("name", "is a letter or digit, then up to 63 of these, '.', '_', '~' or '-'")
 	}
 	p.secret("name", r.Name)
+	p.text("description", r.Description, maxDescription)
 	p.permissions(r.Permissions)
 	return p.err()
 }
@@ -131,8 +133,14 @@ func roleTo(by authority, operation string, id RoleID, o ChangeOptions) (*Role, 
 	return role.Role, nil
 }
 
-// EditRole replaces a role's permissions, for all who have it.
-func (k *Keystore) EditRole(ctx context.Context, c Caller, id RoleID, permissions []Permission, o ChangeOptions) (*Role, Propagation, error) {
+// A RolePatch changes what is not nil.
+type RolePatch struct {
+	Description *string
+	Permissions []Permission // all there are, for all who have the role
+}
+
+// EditRole changes a role.
+func (k *Keystore) EditRole(ctx context.Context, c Caller, id RoleID, patch RolePatch, o ChangeOptions) (*Role, Propagation, error) {
 	var role *Role
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
 		before, err := roleTo(by, "update", id, o)
@@ -140,7 +148,13 @@ func (k *Keystore) EditRole(ctx context.Context, c Caller, id RoleID, permission
 			return err
 		}
 		after := *before
-		after.Permissions, after.Version, after.Unreadable = NewSet(permissions...).Permissions(), before.Version+1, ""
+		set(&after.Description, patch.Description)
+		if patch.Permissions != nil {
+			after.Permissions, after.Unreadable = NewSet(patch.Permissions...).Permissions(), ""
+		} else if before.Unreadable != "" {
+			return mend("permissions", before.Unreadable)
+		}
+		after.Version++
 		if err := after.check(by.policy); err != nil {
 			return err
 		}

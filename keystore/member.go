@@ -18,6 +18,7 @@ type Member struct {
 	Kind      MemberKind
 	Login     string // whom a door that trusts Caddy's users takes for this member; compared exactly; empty: nobody
 	Grants    []Grant
+	Labels    map[string]string // for people and programs that manage members; they decide nothing
 	Active    bool
 	CreatedAt time.Time
 	CreatedBy string

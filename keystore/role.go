@@ -7,6 +7,7 @@ import "time"
 type Role struct {
 	Namespace   string
 	Name        string
+	Description string // for people
 	Permissions []Permission
 	Builtin     bool // made with the product: it cannot be changed
 	CreatedAt   time.Time
@@ -22,9 +23,9 @@ func (r *Role) ID() RoleID { return RoleID{r.Namespace, r.Name} }
 
 // builtinRoles are shared, and for members (spec section 7). The database does not hold them.
 var builtinRoles = []Role{
-	{Namespace: AnyNamespace, Name: "client-admin", Permissions: mustParse("*", "admin:*"), Builtin: true, Version: 1},
-	{Namespace: AnyNamespace, Name: "developer", Permissions: mustParse("*", "admin.keys:*", "admin.roles:*", "admin:read"), Builtin: true, Version: 1},
-	{Namespace: AnyNamespace, Name: "viewer", Permissions: mustParse("admin:read"), Builtin: true, Version: 1},
+	{Namespace: AnyNamespace, Name: "client-admin", Description: "Everything, members and namespaces included.", Permissions: mustParse("*", "admin:*"), Builtin: true, Version: 1},
+	{Namespace: AnyNamespace, Name: "developer", Description: "All data, keys and roles; reads the rest.", Permissions: mustParse("*", "admin.keys:*", "admin.roles:*", "admin:read"), Builtin: true, Version: 1},
+	{Namespace: AnyNamespace, Name: "viewer", Description: "Sees keys and the rest, and changes nothing.", Permissions: mustParse("admin:read"), Builtin: true, Version: 1},
 }
 
 func mustParse(words ...string) []Permission {

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ const (
 	maxAddresses   = 256
 	maxMetadata    = 4 << 10
 	maxReason      = 1000 // characters
+	maxDescription = 1000 // characters
 	// MaxGrace is how long a rotated token may overlap with the new one.
 	MaxGrace = 30 * 24 * time.Hour
 )
@@ -81,8 +83,8 @@ func (p *problems) expiry(at, now time.Time) {
 	}
 }
 
-// metadata checks m, except entries that are in before.
-func (p *problems) metadata(before, m map[string]string) {
+// texts checks m, except entries that are in before.
+func (p *problems) texts(field string, before, m map[string]string) {
 	size := 0
 	for name, value := range m {
 		size += len(name) + len(value)
@@ -90,17 +92,38 @@ func (p *problems) metadata(before, m map[string]string) {
 			continue
 		}
 		if name == "" {
-			p.add("metadata", "has an empty name")
+			p.add(field, "has an empty name")
 		}
 		if ContainsToken(name) {
-			p.secret("metadata", name)
+			p.secret(field, name)
 			continue
 		}
-		p.text("metadata."+name, value, maxMetadata)
+		if strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name) {
+			p.add(field, "has a name with control characters")
+			continue
+		}
+		p.text(field+"."+name, value, maxMetadata)
 	}
 	if size > maxMetadata {
-		p.add("metadata", "is larger than %d bytes in all", maxMetadata)
+		p.add(field, "is larger than %d bytes in all", maxMetadata)
 	}
+}
+
+// merged returns m with a patch merged into it (RFC 7396): nil removes a name. clear removes all
+// names first.
+func merged(m map[string]string, patch map[string]*string, clear bool) map[string]string {
+	out := make(map[string]string, len(m))
+	if !clear {
+		maps.Copy(out, m)
+	}
+	for name, value := range patch {
+		if value == nil {
+			delete(out, name)
+		} else {
+			out[name] = *value
+		}
+	}
+	return out
 }
 
 func (p *problems) addresses(list []netip.Prefix) {

@@ -35,6 +35,7 @@ type Problem struct {
 	Needed    string       `json:"needed,omitempty" doc:"With 403: the permission that would do"`
 	Namespace string       `json:"namespace,omitempty" doc:"With 403: where it is needed"`
 	ID        string       `json:"id,omitempty" doc:"With 409: of the object in the way"`
+	RequestID string       `json:"request_id,omitempty" doc:"The uuid of the request in Caddy's access log, where the site uses {http.request.uuid} before api_keys_admin"`
 	Refused   []Refused    `json:"refused,omitempty" doc:"Of an import that failed: the lines that are refused, at most 1000"`
 }
 

@@ -6,6 +6,7 @@ import "time"
 type Role struct {
 	Namespace   string     `json:"namespace" doc:"An id, or * for a shared role"`
 	Name        string     `json:"name"`
+	Description string     `json:"description"`
 	Permissions []string   `json:"permissions" nullable:"false"`
 	Builtin     bool       `json:"builtin" doc:"It comes with the product and cannot be changed"`
 	CreatedAt   *time.Time `json:"created_at" doc:"null: with the product"`
@@ -16,6 +17,7 @@ type Role struct {
 // A NewRole is a role to be made beside what will have it.
 type NewRole struct {
 	Name        string   `json:"name" doc:"A letter or digit, then at most 63 more of these, '.', '_', '~' and '-'"`
+	Description string   `json:"description,omitempty" minLength:"0" doc:"For people: at most 1000 characters without control characters"`
 	Permissions []string `json:"permissions" nullable:"false" maxItems:"500" example:"[\"orders:read\"]"`
 }
 
@@ -23,6 +25,7 @@ type NewRole struct {
 type RoleRequest struct {
 	Namespace   string   `json:"namespace" doc:"An id, or * for a shared role"`
 	Name        string   `json:"name" doc:"A letter or digit, then at most 63 more of these, '.', '_', '~' and '-'"`
+	Description string   `json:"description,omitempty" minLength:"0" doc:"For people: at most 1000 characters without control characters"`
 	Permissions []string `json:"permissions" nullable:"false" maxItems:"500" example:"[\"orders:read\"]"`
 }
 
@@ -30,6 +33,7 @@ type RoleRequest struct {
 type RolePatch struct {
 	Namespace   Optional[string]   `json:"namespace,omitzero" doc:"Never changes: accepted only when it is what the role has"`
 	Name        Optional[string]   `json:"name,omitzero" doc:"Never changes: accepted only when it is what the role has"`
+	Description Optional[string]   `json:"description,omitzero" minLength:"0"`
 	Permissions Optional[[]string] `json:"permissions,omitzero" maxItems:"500" doc:"All there are, for everyone who has the role"`
 }
 

@@ -70,9 +70,9 @@ func TestRequests(t *testing.T) {
 		}, "POST /apikeys/v1/keys", `{"name":"CI","access":"read_only","active":false,"expires_at":"2027-01-01T00:00:00Z"}`, "Idempotency-Key: once"},
 		{"list all", func(c *client.Client) error { _, err := c.ListKeys(ctx, client.KeyFilter{}); return err }, "GET /apikeys/v1/keys", "", ""},
 		{"list some", func(c *client.Client) error {
-			_, err := c.ListKeys(ctx, client.KeyFilter{Namespace: "acme", Status: "active", Owner: "root", CreatedBy: "k", Text: "a b&c", Cursor: "x=", Limit: 7})
+			_, err := c.ListKeys(ctx, client.KeyFilter{Namespace: "acme", Status: "active", Owner: "root", CreatedBy: "k", Text: "a b&c", Metadata: "a=b=c", Cursor: "x=", Limit: 7})
 			return err
-		}, "GET /apikeys/v1/keys?created_by=k&cursor=x%3D&limit=7&namespace=acme&owner=root&q=a+b%26c&status=active", "", ""},
+		}, "GET /apikeys/v1/keys?created_by=k&cursor=x%3D&limit=7&metadata=a%3Db%3Dc&namespace=acme&owner=root&q=a+b%26c&status=active", "", ""},
 		{"find, escaped", func(c *client.Client) error { _, err := c.FindKey(ctx, "a/b?c"); return err }, "GET /apikeys/v1/keys/a%2Fb%3Fc", "", ""},
 		{"edit", func(c *client.Client) error {
 			_, err := c.EditKey(ctx, "K", api.KeyPatch{Active: api.Some(false), AllowedIPs: api.Null[[]string]()}, client.IfVersion(3), client.Wait(30*time.Second))

@@ -34,6 +34,7 @@ type KeyFilter struct {
 	Role      string // in any of its grants
 	CreatedBy string
 	Text      string // in the name, or the beginning of the id
+	Metadata  string // NAME=VALUE
 	Sort      string // by created_at, name, expires_at or last_used_at, with a minus before it from the last to the first; empty: newest first
 	Cursor    string // the NextCursor of the page before
 	Limit     int    // of one page: at most 1000, 0 means 100
@@ -49,6 +50,7 @@ func (c *Client) ListKeys(ctx context.Context, f KeyFilter) (api.Keys, error) {
 	r.parameter("role", f.Role)
 	r.parameter("created_by", f.CreatedBy)
 	r.parameter("q", f.Text)
+	r.parameter("metadata", f.Metadata)
 	r.parameter("sort", f.Sort)
 	r.page(f.Cursor, f.Limit)
 	return call[api.Keys](ctx, c, r)

@@ -91,10 +91,9 @@ func (f *form) grants() []api.GrantRequest {
 func (v *visit) grantRoles() (list []choice) {
 	var made []choice
 	for _, r := range v.roles() {
-		c := choice{Value: r.Name, Label: r.Name}
+		c := choice{Value: r.Name, Label: r.Name, Hint: r.Description}
 		switch {
 		case r.Builtin:
-			c.Hint = builtinWords[r.Name]
 			list = append(list, c)
 		case r.Namespace == keystore.AnyNamespace:
 			made = append(made, c)
@@ -102,12 +101,6 @@ func (v *visit) grantRoles() (list []choice) {
 	}
 	slices.SortFunc(made, func(a, b choice) int { return strings.Compare(a.Value, b.Value) })
 	return append(list, made...)
-}
-
-var builtinWords = map[string]string{
-	"client-admin": "Everything, members and namespaces included.",
-	"developer":    "All data, keys and roles; reads the rest.",
-	"viewer":       "Sees keys and the rest, and changes nothing.",
 }
 
 func (v *visit) memberForm(m *api.Member, f *form) memberForm {

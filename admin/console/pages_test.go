@@ -176,8 +176,13 @@ func TestRoles(t *testing.T) {
 	p.submit("/apikeys/roles/new", "name", "billing", "namespace", "acme", "permissions_more", "read").want(409, "exists")
 	p.submit("/apikeys/roles/new", "name", "shared", "namespace", "*", "permissions_more", "read").want(200, "Shared")
 
-	form := p.get("/apikeys/roles/acme/billing/edit").want(200).fill("permissions", "-", "permissions_more", "orders:read")
-	p.post("/apikeys/roles/acme/billing/edit", form...).want(200, "Saved", "In force on 1 of 1 node").lacks("orders:list")
+	form := p.get("/apikeys/roles/acme/billing/edit").want(200).fill("permissions", "-", "permissions_more", "orders:read", "description", " Reads <orders> ")
+	p.post("/apikeys/roles/acme/billing/edit", form...).want(200, "Saved", "In force on 1 of 1 node", "Reads &lt;orders&gt;").lacks("orders:list")
+	if text, _ := p.get("/apikeys/roles/acme/billing/edit").field("description"); text != "Reads <orders>" {
+		t.Errorf("the form has the description %q", text)
+	}
+	p.get("/apikeys/roles?q=reads").want(200, "Reads &lt;orders&gt;", "/apikeys/roles/acme/billing")
+	p.submit("/apikeys/roles/acme/billing/edit", "description", strings.Repeat("x", 1001)).want(422, "longer than 1000 characters")
 	p.post("/apikeys/roles/acme/billing/edit", form...).want(412) // somebody else has changed it meanwhile
 	p.get("/apikeys/roles/*/viewer").want(200, "comes with the product").lacks("/viewer/edit", "/viewer/delete")
 	p.post("/apikeys/roles/*/viewer/edit", "permissions", "read", "version", "1").want(409, "comes with the product")
@@ -194,7 +199,7 @@ func TestRoles(t *testing.T) {
 	p.get("/apikeys/roles/acme/billing").want(404)
 
 	p.get("/apikeys/roles?q=VIEW").want(200, "viewer").lacks(">shared<")
-	p.get("/apikeys/roles?q=nothing").want(200, "No role fits")
+	p.get("/apikeys/roles?q=nonesuch").want(200, "No role fits")
 	for range 60 {
 		roles(t, s, keystore.Role{Namespace: "acme", Name: keystore.NewID(), Permissions: permissions(t, "read")})
 	}
@@ -408,6 +413,8 @@ func TestMembers(t *testing.T) {
 	}
 	p.get("/apikeys/members?q=ADA").want(200, "(you)")
 	p.get("/apikeys/members?q=nothing").want(200, "No member fits")
+	labelled := must(s.keys.CreateMember(ctx, root, keystore.Member{Name: "Joan", Labels: map[string]string{"team": "<erp>"}}))
+	p.get("/apikeys/members/"+labelled.ID).want(200, "Labels", "&lt;erp&gt;")
 }
 
 // TestPartOfAMember: who may change a member's grants in one namespace changes these alone.
@@ -433,7 +440,7 @@ func TestAudit(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "other"})
 	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing", Permissions: permissions(t, "orders:read", "orders:list")})
-	if _, _, err := s.keys.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "billing"}, permissions(t, "orders:read", "refunds:write"), keystore.ChangeOptions{}); err != nil {
+	if _, _, err := s.keys.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "billing"}, keystore.RolePatch{Permissions: permissions(t, "orders:read", "refunds:write")}, keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	p := s.signedIn(t, `<script>alert(1)</script>`, "*=@client-admin")

@@ -42,7 +42,7 @@ func listRoles(v *visit) error {
 	var fits func(api.Role) bool
 	if in, text := v.namespace(), v.query("q"); in+text != "" {
 		fits = func(r api.Role) bool {
-			return (in == "" || r.Namespace == in || r.Namespace == keystore.AnyNamespace) && contains(text, append(r.Permissions, r.Name)...)
+			return (in == "" || r.Namespace == in || r.Namespace == keystore.AnyNamespace) && contains(text, append(r.Permissions, r.Name, r.Description)...)
 		}
 	}
 	list, next, err := fitting(v.query("cursor"), v.listRoles, fits)
@@ -128,6 +128,7 @@ func (v *visit) writeRoleForm(r *api.Role, f *form) error {
 	}
 	if r != nil && f.Ok() {
 		f.setPermissions(p.Table, r.Permissions)
+		f.values.Set("description", r.Description)
 	}
 	return v.again("role_form", title, p, f)
 }
@@ -138,7 +139,8 @@ func newRole(v *visit) error {
 
 func createRole(v *visit) error {
 	f := v.form()
-	made, err := v.api.CreateRole(v.ctx, api.RoleRequest{Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")), Permissions: orEmpty(f.permissions("permissions"))})
+	made, err := v.api.CreateRole(v.ctx, api.RoleRequest{Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")),
+		Description: strings.TrimSpace(f.Value("description")), Permissions: orEmpty(f.permissions("permissions"))})
 	if err != nil {
 		if f.fail(err) {
 			return v.writeRoleForm(nil, f)
@@ -162,7 +164,11 @@ func saveRole(v *visit) error {
 		return err
 	}
 	f := v.form()
-	done, err := v.api.EditRole(v.ctx, r.Namespace, r.Name, api.RolePatch{Permissions: api.Some(orEmpty(f.permissions("permissions")))}, f.ifVersion(), client.Wait(shortWait))
+	patch := api.RolePatch{Permissions: api.Some(orEmpty(f.permissions("permissions")))}
+	if f.values.Has("description") {
+		patch.Description = api.Some(strings.TrimSpace(f.Value("description")))
+	}
+	done, err := v.api.EditRole(v.ctx, r.Namespace, r.Name, patch, f.ifVersion(), client.Wait(shortWait))
 	if err != nil {
 		if f.fail(err) {
 			return v.writeRoleForm(&r, f)

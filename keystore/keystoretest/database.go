@@ -70,6 +70,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Filters", testFilters},
 		{"Orders", testOrders},
 		{"Text", testText},
+		{"Metadata", testMetadata},
 		{"Pages", testPages},
 		{"PageBytes", testPageBytes},
 		{"Count", testCount},

@@ -63,17 +63,18 @@ func testPolicy(t *testing.T, s Store) {
 		{ID: "A", CreatedAt: at(1), Version: 1}, // ids differ by case
 	}
 	roles := []keystore.Role{
-		{Namespace: "a", Name: "billing", Permissions: permissions("read", "orders:search", "admin.keys:*"), CreatedAt: at(3), Version: 2},
+		{Namespace: "a", Name: "billing", Description: "Réads '\" %", Permissions: permissions("read", "orders:search", "admin.keys:*"), CreatedAt: at(3), Version: 2},
 		{Namespace: "A", Name: "billing", CreatedAt: at(3), Version: 1},
 		{Namespace: "*", Name: "audit", Permissions: permissions("admin:read"), CreatedAt: at(0), Version: 1},
 		{Namespace: "*", Name: "Audit", Permissions: permissions("admin:read"), CreatedAt: at(0), Version: 1},
 	}
 	members := []keystore.Member{
 		{ID: "m_2", Name: "nobody", Kind: keystore.Service, CreatedAt: at(5), CreatedBy: "m_1", Version: 1},
-		{ID: "m_1", Name: "Ünï % '\"", Kind: keystore.Person, Login: "Ada", Active: true, CreatedAt: at(4), CreatedBy: "root", Version: 5, Grants: []keystore.Grant{
-			{Namespace: "a", Permissions: permissions("*"), Roles: []string{"developer", "billing"}, Connected: true},
-			{Namespace: "*", Permissions: permissions("admin.audit:read")},
-		}},
+		{ID: "m_1", Name: "Ünï % '\"", Kind: keystore.Person, Login: "Ada", Active: true, CreatedAt: at(4), CreatedBy: "root", Version: 5,
+			Labels: map[string]string{"team": "érp '\"", "": "{}"}, Grants: []keystore.Grant{
+				{Namespace: "a", Permissions: permissions("*"), Roles: []string{"developer", "billing"}, Connected: true},
+				{Namespace: "*", Permissions: permissions("admin.audit:read")},
+			}},
 		{ID: "M_1", Login: "ada", Active: true, CreatedAt: at(4), Version: 1},
 		{ID: "m_0", CreatedAt: at(0), Version: 1}, // a second one without a login
 	}
@@ -145,12 +146,12 @@ func testPolicy(t *testing.T, s Store) {
 		t.Fatalf("refusals moved the head from %d to %d", later2, got)
 	}
 
-	// What an update is given replaces everything, of a role its permissions and version.
+	// What an update is given replaces everything, of a role its description, permissions and version.
 	a := &namespaces[1]
 	*a = keystore.Namespace{ID: "a", Kind: "tenant", Parent: "A", Name: "renamed", EditPolicy: keystore.EditFree, Reach: []string{"app"}, CreatedAt: a.CreatedAt, Version: 4}
-	roles[0].Permissions, roles[0].Version = permissions("write"), 3
+	roles[0].Description, roles[0].Permissions, roles[0].Version = "Writes", permissions("write"), 3
 	members[1] = keystore.Member{ID: "m_1", Name: "Ada", Kind: keystore.Service, Login: "ADA", Grants: []keystore.Grant{{Namespace: "b", Roles: []string{"viewer"}}},
-		CreatedAt: members[1].CreatedAt, CreatedBy: "m_2", Version: 6}
+		Labels: map[string]string{"b": ""}, CreatedAt: members[1].CreatedAt, CreatedBy: "m_2", Version: 6}
 	members[2].Login = "Ada" // which is free now
 	role := roles[0]
 	role.CreatedAt = start.Namespaces[0].CreatedAt

@@ -38,6 +38,7 @@ type dialect struct {
 	begin         string // query with a place as in clock: takes the lock of all who write, unless BEGIN has, and returns the time of the change
 	prepares      bool   // statements that come again and again have to be prepared by hand
 	contains      string // condition, with a place for an expression: that it contains a text, whatever the ASCII case
+	hasMetadata   string // condition on a row k of keys, with places for a name and a value of its metadata
 	bytewise      string // the end of an expression: a text that is compared byte by byte
 	touchesOnly   string // condition on a row a of the audit log: its namespaces are among those in a JSON array, and there are some
 	among         string // the end of a condition: is one of the texts in a JSON array

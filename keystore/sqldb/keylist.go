@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -40,6 +41,9 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 	return keys, o.cursor(&keys[len(keys)-1]), nil
 }
 
+// looksThrough reports whether a filter has conditions that no index answers.
+func looksThrough(f keystore.KeyFilter) bool { return f.Text != "" || len(f.Metadata) > 0 }
+
 // page is a query for places and ids. Where not all keys may be looked at, end is the cursor of the last that is.
 func (d *DB) page(ctx context.Context, f keystore.KeyFilter, o *order, from clause, limit int) (found clause, end string, err error) {
 	parts, where, few, err := d.parts(ctx, f)
@@ -47,7 +51,7 @@ func (d *DB) page(ctx context.Context, f keystore.KeyFilter, o *order, from clau
 		return clause{}, "", err
 	}
 	where = where.and(d.conditions(f))
-	looksThrough := f.Text != "" && !few
+	looksThrough := looksThrough(f) && !few
 	if !o.indexed {
 		found, err = d.sorted(ctx, o, parts, where, from, looksThrough)
 		return found, "", err
@@ -109,6 +113,9 @@ func (d *DB) conditions(f keystore.KeyFilter) clause {
 	where := clause{sql: d.current + " AND k.personal = 0"}
 	if f.Status == keystore.StatusActive {
 		where = where.and(ofStatus(f))
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.Metadata)) {
+		where = where.and(clause{d.hasMetadata, []any{name, f.Metadata[name]}})
 	}
 	if f.Text != "" {
 		in := func(expression string) string { return fmt.Sprintf(d.contains, expression) }

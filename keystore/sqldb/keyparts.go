@@ -17,7 +17,7 @@ func (d *DB) parts(ctx context.Context, f keystore.KeyFilter) (parts []clause, r
 	if err != nil {
 		return nil, clause{}, false, err
 	}
-	taken, rest, few, err := d.choose(ctx, ways, f.Text != "")
+	taken, rest, few, err := d.choose(ctx, ways, looksThrough(f))
 	if err != nil {
 		return nil, clause{}, false, err
 	}

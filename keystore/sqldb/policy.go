@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -12,8 +13,8 @@ import (
 
 const (
 	namespaceColumns = "id, kind, parent, name, edit_policy, reach, key_roles, token_prefix, child_prefix, created_at, version"
-	roleColumns      = "namespace, name, permissions, created_at, version"
-	memberColumns    = "id, name, kind, login, grants, active, created_at, created_by, version"
+	roleColumns      = "namespace, name, description, permissions, created_at, version"
+	memberColumns    = "id, name, kind, login, grants, labels, active, created_at, created_by, version"
 
 	// policyHead takes a revision, its mark and the revision three times. It returns the head, and
 	// whether the log names every object that has changed since. An earlier release logged changes of
@@ -183,7 +184,7 @@ func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
 
 func scanRole(scan func(...any) error) (r keystore.Role, err error) {
 	var permissions string
-	if err := scan(&r.Namespace, &r.Name, &permissions, timeTo{&r.CreatedAt}, &r.Version); err != nil {
+	if err := scan(&r.Namespace, &r.Name, &r.Description, &permissions, timeTo{&r.CreatedAt}, &r.Version); err != nil {
 		return r, err
 	}
 	words, err := toList(permissions)
@@ -197,12 +198,15 @@ func scanRole(scan func(...any) error) (r keystore.Role, err error) {
 }
 
 func scanMember(scan func(...any) error) (m keystore.Member, err error) {
-	var grants string
-	if err := scan(&m.ID, &m.Name, &m.Kind, &m.Login, &grants, &m.Active, timeTo{&m.CreatedAt}, &m.CreatedBy, &m.Version); err != nil {
+	var grants, labels string
+	if err := scan(&m.ID, &m.Name, &m.Kind, &m.Login, &grants, &labels, &m.Active, timeTo{&m.CreatedAt}, &m.CreatedBy, &m.Version); err != nil {
 		return m, err
 	}
 	if m.Grants, err = toGrants(grants); err != nil {
 		m.Unreadable = err.Error()
+	}
+	if labels != "{}" {
+		_ = json.Unmarshal([]byte(labels), &m.Labels) // as far as they can be read: they decide nothing
 	}
 	return m, nil
 }
@@ -263,8 +267,8 @@ func (t *tx) InsertRole(r *keystore.Role) error {
 	if err != nil {
 		return err
 	}
-	return inserted(t.changePolicy("INSERT INTO roles ("+roleColumns+") VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-		r.Namespace, r.Name, permissions, r.CreatedAt.UnixMicro(), r.Version))
+	return inserted(t.changePolicy("INSERT INTO roles ("+roleColumns+") VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+		r.Namespace, r.Name, r.Description, permissions, r.CreatedAt.UnixMicro(), r.Version))
 }
 
 func (t *tx) UpdateRole(r *keystore.Role) error {
@@ -272,7 +276,8 @@ func (t *tx) UpdateRole(r *keystore.Role) error {
 	if err != nil {
 		return err
 	}
-	return found(t.changePolicy("UPDATE roles SET permissions = ?, version = ? WHERE namespace = ? AND name = ?", permissions, r.Version, r.Namespace, r.Name))
+	return found(t.changePolicy("UPDATE roles SET description = ?, permissions = ?, version = ? WHERE namespace = ? AND name = ?",
+		r.Description, permissions, r.Version, r.Namespace, r.Name))
 }
 
 func (t *tx) DeleteRole(id keystore.RoleID) error {
@@ -281,7 +286,11 @@ func (t *tx) DeleteRole(id keystore.RoleID) error {
 
 func memberValues(m *keystore.Member) ([]any, error) {
 	grants, err := fromGrants(m.Grants)
-	return []any{m.Name, m.Kind, m.Login, grants, fromBool(m.Active), m.CreatedAt.UnixMicro(), m.CreatedBy, m.Version, m.ID}, err
+	if err != nil {
+		return nil, err
+	}
+	labels, err := fromMap(m.Labels)
+	return []any{m.Name, m.Kind, m.Login, grants, labels, fromBool(m.Active), m.CreatedAt.UnixMicro(), m.CreatedBy, m.Version, m.ID}, err
 }
 
 func (t *tx) InsertMember(m *keystore.Member) error {
@@ -289,8 +298,8 @@ func (t *tx) InsertMember(m *keystore.Member) error {
 	if err != nil {
 		return err
 	}
-	return inserted(t.changePolicy(`INSERT INTO members (name, kind, login, grants, active, created_at, created_by, version, id)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, values...))
+	return inserted(t.changePolicy(`INSERT INTO members (name, kind, login, grants, labels, active, created_at, created_by, version, id)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, values...))
 }
 
 // UpdateMember looks for the login first: PostgreSQL would end the transaction.
@@ -310,7 +319,7 @@ func (t *tx) UpdateMember(m *keystore.Member) error {
 	case taken:
 		return keystore.ErrExists
 	}
-	_, err = t.changePolicy(`UPDATE members SET name = ?, kind = ?, login = ?, grants = ?, active = ?, created_at = ?, created_by = ?, version = ?
+	_, err = t.changePolicy(`UPDATE members SET name = ?, kind = ?, login = ?, grants = ?, labels = ?, active = ?, created_at = ?, created_by = ?, version = ?
 		WHERE id = ?`, values...)
 	return err
 }

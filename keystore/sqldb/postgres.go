@@ -43,6 +43,8 @@ var postgresDialect = dialect{
 	current:     "on_primary()",
 	begin:       beginChange(lockWait, maxIdle),
 	contains:    `strpos(lower(%s COLLATE "C"), lower(CAST(? AS text) COLLATE "C")) > 0`, // "C" knows ASCII only, as it should
+	// ->> fails on a row with an escape that PostgreSQL cannot decode: \u0000, or half a surrogate pair.
+	hasMetadata: `CASE WHEN CAST(k.metadata AS text) !~* '\\u(0000|d[89a-f])' THEN k.metadata ->> CAST(? AS text) = ? ELSE false END`,
 	bytewise:    ` COLLATE "C"`,
 	touchesOnly: `CASE WHEN json_typeof(a.namespaces) = 'array' THEN json_array_length(a.namespaces) > 0 AND NOT EXISTS (
 		SELECT 1 FROM json_array_elements_text(a.namespaces) n WHERE n.value <> ALL (ARRAY(SELECT json_array_elements_text(CAST(? AS json))))) END`,

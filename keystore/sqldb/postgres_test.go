@@ -247,7 +247,7 @@ func TestPostgresOddTexts(t *testing.T) {
 		if _, err := d.Key(ctx, odd); !errors.Is(err, keystore.ErrNotFound) {
 			t.Errorf("%q: %v", odd, err)
 		}
-		if _, _, err := d.Keys(ctx, keystore.KeyFilter{Text: odd, Owner: odd, Role: odd, Namespaces: []string{odd, "a"}, Visible: []string{odd}, OrOwner: odd}, "1_"+odd, 5); err != nil {
+		if _, _, err := d.Keys(ctx, keystore.KeyFilter{Text: odd, Metadata: map[string]string{odd: odd}, Owner: odd, Role: odd, Namespaces: []string{odd, "a"}, Visible: []string{odd}, OrOwner: odd}, "1_"+odd, 5); err != nil {
 			t.Errorf("%q: %v", odd, err)
 		}
 		if _, _, err := d.Audits(ctx, keystore.AuditFilter{Actor: odd, Namespaces: []string{odd}}, "", 5); err != nil {

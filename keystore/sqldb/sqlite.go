@@ -43,10 +43,11 @@ var sqliteDialect = dialect{
 	contains:    "instr(lower(%s), lower(?)) > 0", // its lower() knows ASCII only, as it should
 	touchesOnly: `json_array_length(a.namespaces) > 0 AND NOT EXISTS (SELECT 1 FROM json_each(a.namespaces) n
 		WHERE n.value NOT IN (SELECT value FROM json_each(?)))`,
-	among:    "IN (SELECT value FROM json_each(?))",
-	amongHex: "IN (SELECT unhex(value) FROM json_each(?))",
-	pairs:    "json_each(?)",
-	few:      "(SELECT DISTINCT id FROM (%s))",
+	hasMetadata: "EXISTS (SELECT 1 FROM json_each(k.metadata) m WHERE m.type = 'text' AND m.key = ? AND m.value = ?)",
+	among:       "IN (SELECT value FROM json_each(?))",
+	amongHex:    "IN (SELECT unhex(value) FROM json_each(?))",
+	pairs:       "json_each(?)",
+	few:         "(SELECT DISTINCT id FROM (%s))",
 	// Keys of random order reach all of their indexes' pages: with no room for these, each would be written and read again with every batch.
 	addMany:   "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
 	addedMany: "DELETE FROM adding",

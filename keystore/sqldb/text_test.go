@@ -68,13 +68,14 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 		}
 		d.lookedThrough = 8
 		for f, fits := range map[*keystore.KeyFilter]bool{
-			{Namespaces: []string{"b"}}:                  true,  // 8
-			{Namespaces: []string{"b", "c"}, Owner: "m"}: true,  // 8
-			{Namespaces: []string{"b", "c"}}:             false, // 16
-			{Namespaces: []string{"a"}, Text: "nothing"}: false, // 24, in which nobody looks
-			{Namespaces: []string{"b"}, Text: "nothing"}: true,  // 8
-			{Owner: "m", Text: "nothing"}:                false, // 20
-			{Status: keystore.StatusRevoked}:             true,
+			{Namespaces: []string{"b"}}:                                        true,  // 8
+			{Namespaces: []string{"b", "c"}, Owner: "m"}:                       true,  // 8
+			{Namespaces: []string{"b", "c"}}:                                   false, // 16
+			{Namespaces: []string{"a"}, Text: "nothing"}:                       false, // 24, in which nobody looks
+			{Namespaces: []string{"b"}, Text: "nothing"}:                       true,  // 8
+			{Owner: "m", Text: "nothing"}:                                      false, // 20
+			{Namespaces: []string{"a"}, Metadata: map[string]string{"a": "b"}}: false,
+			{Status: keystore.StatusRevoked}:                                   true,
 		} {
 			f.Sort = "name"
 			_, _, err := d.Keys(ctx, *f, "", 2)
