@@ -245,7 +245,7 @@ func (a *App) provisionTokens() error {
 			return err
 		}
 		if seen[prefix] {
-			return fmt.Errorf("abandon_prefix %s: token_prefix accepts it, or it is given twice", prefix)
+			return fmt.Errorf("abandon_prefix %s: token_prefix accepts it, or it is given twice", shown(prefix))
 		}
 		seen[prefix] = true
 		a.settings.AbandonedPrefixes = append(a.settings.AbandonedPrefixes, prefix)

@@ -36,12 +36,15 @@ var secretArguments = []string{
 // optionLines are valid lines for every option, by the directive.
 var optionLines = map[string]map[string][]string{
 	"api_keys": {
-		"database":     {"database sqlite /tmp/a.db", "database postgres postgres://u@h/db"},
-		"cache":        {"cache redis redis://h"},
-		"local_cache":  {"local_cache 10"},
-		"lease":        {"lease 10s"},
-		"token_prefix": {"token_prefix ak ak_old", "token_prefix ak ak"},
-		"token_key":    {"token_key " + strings.Repeat("ab", 32)},
+		"database":       {"database sqlite /tmp/a.db", "database postgres postgres://u@h/db"},
+		"cache":          {"cache redis redis://h"},
+		"local_cache":    {"local_cache 10", "local_cache 10 32MiB"},
+		"lease":          {"lease 10s"},
+		"token_prefix":   {"token_prefix ak ak_old", "token_prefix ak ak"},
+		"abandon_prefix": {"abandon_prefix ak_old", "abandon_prefix ak_old ak_old"},
+		"request_memory": {"request_memory 64MiB"},
+		"capacity":       {"capacity {\nmembers 10 5\n}", "capacity {\ndirectory 64MiB\nkeys_per_owner 10\n}"},
+		"token_key":      {"token_key " + strings.Repeat("ab", 32)},
 	},
 	"api_key": {
 		"from":            {"from header X-Key Token", "from query key", "from cookie key", "from basic", "from bearer"},
@@ -53,6 +56,7 @@ var optionLines = map[string]map[string][]string{
 		"openapi":         {"openapi DOCUMENT /v1", "openapi DOCUMENT {\nskip_unsupported\n}"},
 		"strict":          {"strict"},
 		"list":            {"list GET /v1/apps app {\nitems data.x\nid id\n}"},
+		"also_judge":      {"also_judge X-Copy-From", "also_judge write X-A X-B"},
 		"public":          {"public /health /docs/*"},
 		"optional":        {"optional"},
 		"preflight":       {"preflight https://a.example"},

@@ -96,7 +96,7 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		caps, known := options[option]
 		switch {
 		case !known:
-			return d.Errf("unknown word %q in capacity: it knows %s", option, capacityOptionNames)
+			return d.Errf("unknown word %q in capacity: it knows %s", shown(option), capacityOptionNames)
 		case given[option]:
 			return d.Errf("%s is given twice in capacity", option)
 		}
@@ -112,9 +112,9 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		}
 		switch {
 		case !ok && caps[1] == nil:
-			return d.Errf("%s %s: it takes one %s above 0", option, strings.Join(args, " "), what)
+			return d.Errf("%s %s: it takes one %s above 0", option, shown(strings.Join(args, " ")), what)
 		case !ok:
-			return d.Errf("%s %s: it takes one %s above 0, and perhaps one for each namespace", option, strings.Join(args, " "), what)
+			return d.Errf("%s %s: it takes one %s above 0, and perhaps one for each namespace", option, shown(strings.Join(args, " ")), what)
 		}
 		if err := a.Capacity.check(); err != nil {
 			return d.WrapErr(err)

@@ -52,15 +52,15 @@ func (c *rules) addTargets(h *Handler) error {
 		t := targetHeader{name: http.CanonicalHeaderKey(j.Header), folded: foldName(j.Header), class: class, relative: true}
 		switch {
 		case !httpguts.ValidHeaderFieldName(j.Header):
-			return fmt.Errorf("also_judge: %q is no name of a header", j.Header)
+			return fmt.Errorf("also_judge: %q is no name of a header", shown(j.Header))
 		case drops(j.Header, true):
-			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name anything to the API: leave it out", j.Header)
+			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name anything to the API: leave it out", shown(j.Header))
 		case slices.Contains(unfitHeaders, t.name):
-			return fmt.Errorf("also_judge: the value of %s is no path: leave it out", j.Header)
+			return fmt.Errorf("also_judge: the value of %s is no path: leave it out", shown(j.Header))
 		case t.name == "Destination" && class == keystore.Read:
 			return fmt.Errorf("also_judge: Destination names what is written: write `also_judge write Destination`")
 		case slices.ContainsFunc(c.targets, func(other targetHeader) bool { return other.folded == t.folded }):
-			return fmt.Errorf("also_judge: %s is given twice", j.Header)
+			return fmt.Errorf("also_judge: %s is given twice", shown(j.Header))
 		}
 		c.targets = append(c.targets, t)
 	}
