@@ -553,7 +553,7 @@ func TestListByMetadata(t *testing.T) {
 	for query, want := range map[string]string{
 		"?metadata=team=erp":                          "a",
 		"?metadata=team%3Derp&status=active&limit=1":  "a",
-		"?metadata=team=erp&q=b":                      "",
+		"?metadata=team=erp&q=no%20such":              "",
 		"?metadata=site=a=b&sort=name":                "a",
 		"?metadata=site=":                             "b",
 		"?metadata=team=er":                           "",
