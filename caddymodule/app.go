@@ -45,7 +45,7 @@ type App struct {
 
 	// How many bytes of memory requests to the management interface may use together for bodies and lists. A request that
 	// would exceed it gets 429. Default is 268435456.
-	RequestMemory int64 `json:"request_memory,omitempty"`
+	RequestMemory int64 `json:"request_memory_bytes,omitempty"`
 
 	// The longest time for which a node that is cut off from the database may go on trusting what it has cached, and so
 	// the longest time that a revoke may have to wait for it. Between 1s and 24h. Default is 30s.

@@ -48,7 +48,7 @@ func TestGlobalOption(t *testing.T) {
 		{"cache redis rediss://u:{env.PASSWORD}@cache/0?timeout=20ms", `{"cache":{"type":"redis","url":"rediss://u:{env.PASSWORD}@cache/0?timeout=20ms"}}`},
 		{"cache redis redis-sentinel://a,b,c/main", `{"cache":{"type":"redis","url":"redis-sentinel://a,b,c/main"}}`},
 		{"local_cache 1000", `{"local_cache":1000}`},
-		{"local_cache 1000 64MiB\nrequest_memory 100MB", `{"local_cache":1000,"local_cache_bytes":67108864,"request_memory":100000000}`},
+		{"local_cache 1000 64MiB\nrequest_memory 100MB", `{"local_cache":1000,"local_cache_bytes":67108864,"request_memory_bytes":100000000}`},
 		{"lease 1m30s", `{"lease":90000000000}`},
 		{"lease 1d", `{"lease":86400000000000}`},
 		{"token_prefix ak_live ak", `{"token_prefix":["ak_live","ak"]}`},
