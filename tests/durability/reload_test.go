@@ -144,11 +144,12 @@ func TestFailedReload(t *testing.T) {
 		{"no Caddyfile", gate.Config{Caddyfile: "no such { directive"}, "directive"},
 		{"an unknown word", gate.Config{APIKey: "form bearer"}, "unknown word"},
 		{"a token key that is not the one", bad("token_key "+strings.Repeat("0f", 32), ""), "token_key"},
-		{"a module that does not provision", bad("token_prefix zz", "\nhttp://:0 {\n\troot {nothing\n\ttls internal {\n\t\tca none\n\t}\n}\n"), ""},
-		{"a later app that does not start", bad("token_prefix zz\nlocal_cache 1", occupied), "address already in use"}, // apps start in random order
-		{"the same", bad("token_prefix zz\nlocal_cache 1", occupied), "address already in use"},
-		{"the same", bad("token_prefix zz\nlocal_cache 1", occupied), "address already in use"},
+		{"a module that does not provision", bad("token_prefix zz\nabandon_prefix ak", "\nhttp://:0 {\n\troot {nothing\n\ttls internal {\n\t\tca none\n\t}\n}\n"), ""},
+		{"a later app that does not start", bad("token_prefix zz\nabandon_prefix ak\nlocal_cache 1", occupied), "address already in use"}, // apps start in random order
+		{"the same", bad("token_prefix zz\nabandon_prefix ak\nlocal_cache 1", occupied), "address already in use"},
+		{"the same", bad("token_prefix zz\nabandon_prefix ak\nlocal_cache 1", occupied), "address already in use"},
 		{"the same, on another database", bad("token_prefix zz\ndatabase sqlite {$GATE_DIR}/other.db", occupied), "address already in use"},
+		{"a prefix of live keys that is not accepted", bad("token_prefix zz", ""), "ak (1)"},
 		{"a database that is none", bad("database sqlite {$GATE_DIR}/Caddyfile", ""), "not an SQLite database"},
 	} {
 		r := g.Reload(t, row.config)
