@@ -444,7 +444,7 @@ func TestProvisionErrors(t *testing.T) {
 		`{"local_cache":-1}`:                                                                 "local_cache is -1",
 		`{"capacity":{"roles":-1}}`:                                                          "capacity: roles is -1: it must be above 0",
 		`{"local_cache_bytes":1000}`:                                                         "local_cache_bytes is 1000: it must be at least 16777216",
-		`{"request_memory_bytes":-1}`:                                                              "request_memory is -1",
+		`{"request_memory_bytes":-1}`:                                                        "request_memory is -1",
 		`{"lease":"10ms"}`:                                                                   "lease is 10ms",
 		`{"lease":"1000h"}`:                                                                  "lease is 1000h",
 		`{"token_prefix":["Ak"]}`:                                                            `token_prefix "Ak"`,
