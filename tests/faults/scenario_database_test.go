@@ -42,7 +42,7 @@ func clockSet(ahead ...time.Duration) func(*arena) {
 		a.get(1, keys[0])
 		a.HealNode(1)
 		a.eventually(1, live, 200)
-		a.want(a.get(1, keys[0]) == 401, "the revoked key")
+		a.want(a.settled(1, keys[0]) == 401, "the revoked key")
 	}
 }
 
@@ -69,7 +69,7 @@ func joinUnacknowledged(a *arena) {
 	a.useFor(a.lease/4, 1, k)
 	a.follow(standby, 1)
 	a.eventually(1, live, 200)
-	a.want(a.get(1, k) == 401, "the revoked key")
+	a.want(a.settled(1, k) == 401, "the revoked key")
 }
 
 // standbyAway: while commits wait for a standby, whoever has joined goes on serving keys, and no revoke is complete.
@@ -98,7 +98,7 @@ func standbyAway(a *arena) {
 	}
 	a.revokedAt(0, k)
 	for i := range a.Nodes {
-		a.want(a.get(i, k) == 401, "node %d: the revoked key", i)
+		a.want(a.settled(i, k) == 401, "node %d: the revoked key", i)
 		a.want(a.get(i, live) == 200, "node %d: a live key", i)
 	}
 }
@@ -127,7 +127,7 @@ func formerPrimary(a *arena) {
 	}
 	a.follow(standby, 1)
 	a.eventually(1, live, 200)
-	a.want(a.get(1, k) == 401, "the revoked key")
+	a.want(a.settled(1, k) == 401, "the revoked key")
 }
 
 // newerThanApplied: node 1 reads a key from a revision that it has not applied yet, and which is lost in a failover.
@@ -185,7 +185,7 @@ func sharedFromLostHistory(a *arena) {
 	a.follow(standby, 1)
 	a.Nodes[1].Start(a.t)
 	a.eventually(1, live, 200)
-	a.want(a.get(1, k) == 401, "the inactive key")
+	a.want(a.settled(1, k) == 401, "the inactive key")
 }
 
 // forgottenByRestore: the backup is from before node 2 joined.
@@ -223,7 +223,7 @@ func forgottenByRestore(cutOff bool) func(*arena) {
 		a.want(!a.useFor(a.lease/4, 2, keys[0]), "a node that the backup does not know still accepts")
 		a.HealNode(2)
 		a.eventually(2, live, 200)
-		a.want(a.get(2, keys[0]) == 401, "the revoked key")
+		a.want(a.settled(2, keys[0]) == 401, "the revoked key")
 	}
 }
 
@@ -245,7 +245,7 @@ func forgottenByFailover(loses func(*arena)) func(*arena) {
 		a.want(!a.useFor(a.lease/4, 2, k), "a node that the new primary does not know still accepts")
 		a.follow(standby, 2)
 		a.eventually(2, live, 200)
-		a.want(a.get(2, k) == 401, "the revoked key")
+		a.want(a.settled(2, k) == 401, "the revoked key")
 	}
 }
 
@@ -300,7 +300,7 @@ func synchronousCommitOff(a *arena) {
 		}
 		if r.Complete() {
 			for i := range a.Nodes {
-				a.want(a.get(i, k) == 401, "node %d: off %s, an answered change is lost in a crash", i, way.what)
+				a.want(a.settled(i, k) == 401, "node %d: off %s, an answered change is lost in a crash", i, way.what)
 			}
 		}
 	}

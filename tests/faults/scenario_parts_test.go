@@ -36,7 +36,7 @@ func everyWay(a *arena) {
 				e.hangUp()
 				continue
 			}
-			a.want(a.get(i, k) == 401, "node %d: %s", i, way)
+			a.want(a.settled(i, k) == 401, "node %d: %s", i, way)
 			a.want(!e.outlives(back), "node %d: %s: the stream goes on", i, way)
 		}
 		if way == "inactivate" {
@@ -46,7 +46,7 @@ func everyWay(a *arena) {
 		a.complete(a.revoke(0, k))
 		a.attempt(0, "delete", "DELETE", "/keys/"+k.ID, nil, nil, k.all())
 		for i := range a.Nodes {
-			a.want(a.get(i, k) == 401, "node %d: a deleted key", i)
+			a.want(a.settled(i, k) == 401, "node %d: a deleted key", i)
 		}
 	}
 }
@@ -66,7 +66,7 @@ func overtakenAfter(a *arena, point string, do func()) {
 	do()
 	a.release(1, point)
 	<-read
-	a.want(a.get(1, k) == 401, "the revoked key is not refused")
+	a.want(a.settled(1, k) == 401, "the revoked key is not refused")
 }
 
 // takenForDead: node 1's acknowledgements are lost while it holds a lease, so that node 0 gives it up.
@@ -114,7 +114,7 @@ func pausedNode(a *arena) {
 	answered.Wait()
 	a.want(!e.outlives(now()+int64(10*time.Second)), "the stream goes on")
 	a.eventually(1, live, 200)
-	a.want(a.get(1, k) == 401, "the revoked key")
+	a.want(a.settled(1, k) == 401, "the revoked key")
 }
 
 // isolated: a revoke says which node it waits for, and until when; that node accepts no longer than its lease.
@@ -139,7 +139,7 @@ func isolated(a *arena) {
 	a.HealNode(1)
 	isBack()
 	a.eventually(1, live, 200)
-	a.want(a.get(1, k) == 401, "the revoked key, when the node is back")
+	a.want(a.settled(1, k) == 401, "the revoked key, when the node is back")
 }
 
 func databaseAway(a *arena) {
@@ -166,7 +166,7 @@ func databaseAway(a *arena) {
 		}
 	}
 	a.complete(a.revoke(0, dying))
-	a.want(a.get(1, dying) == 401, "the revoke that was repeated")
+	a.want(a.settled(1, dying) == 401, "the revoke that was repeated")
 }
 
 // restored: the database goes back in time. Nothing of the time that is lost may live on in a cache.
@@ -226,7 +226,7 @@ func cacheAway(a *arena) {
 		a.complete(a.revoke(0, k))
 		a.complete(a.revoke(1, before))
 		for i := range a.Nodes {
-			a.want(a.get(i, before) == 401 && a.get(i, k) == 401, "node %d, Redis %s: a revoked key", i, trouble.name)
+			a.want(a.settled(i, before) == 401 && a.settled(i, k) == 401, "node %d, Redis %s: a revoked key", i, trouble.name)
 		}
 		trouble.over()
 	}
@@ -258,6 +258,17 @@ func (a *arena) eventually(node int, k key, status int) {
 		}
 	}
 	a.want(false, "node %d still answers %d, not %d", node, got, status)
+}
+
+// settled returns the first answer of a node that is not 503, which a node may give while it looks
+// for a database that was broken.
+func (a *arena) settled(node int, k key) (status int) {
+	a.t.Helper()
+	a.until(fmt.Sprintf("node %d answers", node), func() bool {
+		status = a.get(node, k)
+		return status != 503
+	})
+	return status
 }
 
 // taken records that something other than a node takes a key's access, from now until the returned function is called.

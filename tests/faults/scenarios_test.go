@@ -118,7 +118,7 @@ var scenarios = []scenario{
 		a.complete(a.revoke(0, k))
 		a.release(1, "shared.read")
 		<-read
-		a.want(a.get(1, k) == 401, "the revoked key is not refused")
+		a.want(a.settled(1, k) == 401, "the revoked key is not refused")
 	}},
 	{name: "kept at the moment of a revoke", ablation: "check-then-insert", run: func(a *arena) { overtaken(a, "load.insert") }},
 	{name: "a read that a revoke and a reload overtake", ablation: "reload-resets", run: func(a *arena) {
@@ -136,7 +136,7 @@ var scenarios = []scenario{
 		<-read
 		a.release(1, "invalidate")
 		<-revoked
-		a.want(a.get(1, k) == 401, "the revoked key is not refused")
+		a.want(a.settled(1, k) == 401, "the revoked key is not refused")
 	}},
 	{name: "a request that joins a read from before the revoke", ablation: "join-any-flight", run: func(a *arena) {
 		k := a.mint(0)
@@ -162,21 +162,21 @@ var scenarios = []scenario{
 		k := a.mint(0)
 		entry := a.shared(0, k)
 		a.complete(a.revoke(0, k))
-		a.want(a.get(1, k) == 401, "with the old entry left where it is")
+		a.want(a.settled(1, k) == 401, "with the old entry left where it is")
 		a.redis("SET", entry.name, entry.value)
-		a.want(a.get(1, k) == 401, "with the old entry put back")
+		a.want(a.settled(1, k) == 401, "with the old entry put back")
 		a.redis("FLUSHALL")
-		a.want(a.get(1, k) == 401, "with nothing in Redis")
+		a.want(a.settled(1, k) == 401, "with nothing in Redis")
 	}},
 	{name: "a forged entry in Redis", ablation: "no-mac", run: func(a *arena) {
 		k, other := a.mint(0), a.mint(0)
 		entry, others := a.shared(0, k), a.shared(0, other)
 		a.complete(a.revoke(0, k))
 		a.redis("SET", entry.name, entry.asOf(a.revision()))
-		a.want(a.get(1, k) == 401, "with an entry that claims to be new")
+		a.want(a.settled(1, k) == 401, "with an entry that claims to be new")
 		a.complete(a.activate(0, other, false))
 		a.redis("SET", others.name, entry.asOf(a.revision()))
-		a.want(a.get(1, other) == 401, "with another key's entry")
+		a.want(a.settled(1, other) == 401, "with another key's entry")
 	}},
 
 	// The lease.
@@ -293,7 +293,7 @@ var scenarios = []scenario{
 		r := a.revokeIn(a.lease/2, 0, later)
 		a.want(r.Complete(), "a revoke after that: %v", r)
 		a.Nodes[1].Start(a.t)
-		a.want(a.get(1, k) == 401 && a.get(1, later) == 401, "started again, it accepts")
+		a.want(a.settled(1, k) == 401 && a.settled(1, later) == 401, "started again, it accepts")
 	}},
 	{name: "the revoker dies after the commit", run: func(a *arena) {
 		k := a.mint(0)
@@ -307,7 +307,7 @@ var scenarios = []scenario{
 		a.complete(a.revoke(1, k))
 		a.release(0, "committed")
 		a.Nodes[0].Start(a.t)
-		a.want(a.get(0, k) == 401, "the revoker accepts when it is back")
+		a.want(a.settled(0, k) == 401, "the revoker accepts when it is back")
 	}},
 	{name: "two revokes, the first of which stalls before its commit", run: func(a *arena) {
 		k, second := a.mint(0), a.mint(0)
@@ -322,7 +322,7 @@ var scenarios = []scenario{
 		taken()
 		for i := range a.Nodes {
 			a.get(i, second)
-			a.want(a.get(i, k) == 401, "node %d: the first revoke", i)
+			a.want(a.settled(i, k) == 401, "node %d: the first revoke", i)
 		}
 	}},
 	{name: "SQL by hand", run: func(a *arena) {
@@ -348,7 +348,7 @@ var scenarios = []scenario{
 			}
 		})
 		a.complete(a.revoke(0, k))
-		a.want(a.get(1, k) == 401, "the node has not heard of the revoke")
+		a.want(a.settled(1, k) == 401, "the node has not heard of the revoke")
 		close(stop)
 		<-deaf
 	}},
@@ -380,7 +380,7 @@ var scenarios = []scenario{
 		a.want(!a.useFor(a.lease/4, 1, k), "what a standby says is believed")
 		a.Edge(1, gate.Database).LeadTo(a.Postgres.Address())
 		a.eventually(1, live, 200)
-		a.want(a.get(1, k) == 401, "the revoked key")
+		a.want(a.settled(1, k) == 401, "the revoked key")
 	}},
 
 	// The database's clock, failovers, restores.

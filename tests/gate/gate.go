@@ -33,9 +33,10 @@ type Gate struct {
 	Dir    string // all that Caddy writes
 	Data   string // Caddy's data directory; apikeys.db is in it
 
-	config Config
-	env    []string
-	proc   *process
+	config  Config
+	env     []string
+	proc    *process
+	started bool // once
 }
 
 // Start builds Caddy if need be, runs it and returns when it serves.
@@ -59,6 +60,7 @@ func Start(t testing.TB, c Config) *Gate {
 		g.listenOn(home, freeport.For(t), freeport.For(t), freeport.For(t))
 		err := g.start()
 		if err == nil {
+			g.started = true
 			return g
 		}
 		if try == 4 || !strings.Contains(g.Output(), "address already in use") {
