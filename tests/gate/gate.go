@@ -33,10 +33,11 @@ type Gate struct {
 	Dir    string // all that Caddy writes
 	Data   string // Caddy's data directory; apikeys.db is in it
 
-	config  Config
-	env     []string
-	proc    *process
-	started bool // once
+	config    Config
+	env       []string
+	proc      *process
+	started   bool          // before
+	startTook time.Duration // the last time
 }
 
 // Start builds Caddy if need be, runs it and returns when it serves.
@@ -60,6 +61,7 @@ func Start(t testing.TB, c Config) *Gate {
 		g.listenOn(home, freeport.For(t), freeport.For(t), freeport.For(t))
 		err := g.start()
 		if err == nil {
+			g.awaitDatabase(t)
 			g.started = true
 			return g
 		}
@@ -96,6 +98,7 @@ func (g *Gate) Start(t testing.TB) {
 	if err := g.start(); err != nil {
 		t.Fatalf("%v\n%s", err, redact(g.Output()))
 	}
+	g.awaitDatabase(t)
 }
 
 // Stop ends Caddy the way a service manager does.
