@@ -65,15 +65,15 @@ func (c *rules) addTargets(h *Handler) error {
 		}
 		c.targets = append(c.targets, t)
 	}
-	if showsPath(c.namespace) && (len(c.targets) > 0 || c.mapsDestination()) {
-		return fmt.Errorf("namespace: %s shows the request's own path, so what Destination or also_judge names could not be judged: "+
-			"take the namespace from the path with namespace_path", shown(c.namespace))
-	}
 	own := slices.ContainsFunc(c.targets, func(t targetHeader) bool { return t.name == "Destination" })
-	if !own {
+	if !own && c.mapsDestination() { // else MOVE and COPY are refused, and other requests need no look
 		c.targets = append(c.targets, targetHeader{
 			name: "Destination", folded: "destination", class: keystore.Write, destination: true, required: h.Forwarded != "",
 		})
+	}
+	if showsPath(c.namespace) && len(c.targets) > 0 {
+		return fmt.Errorf("namespace: %s shows the request's own path, so what Destination or also_judge names could not be judged: "+
+			"take the namespace from the path with namespace_path", shown(c.namespace))
 	}
 	return nil
 }
