@@ -87,14 +87,21 @@ func (k *Keystore) ImportFrom(ctx context.Context, c Caller, source ImportSource
 		if err != nil {
 			return imported, refused, err
 		}
-		for i, id := range ids {
-			if id != "" {
-				source.Imported(numbers[i], id)
-				imported++
-			}
-		}
+		imported += announce(source, numbers, ids)
 	}
 	return imported, refused, nil
+}
+
+// announce tells a source the ids of its keys, empty for those that were refused. It returns how many
+// were imported.
+func announce(source ImportSource, numbers []int, ids []string) (imported int) {
+	for i, id := range ids {
+		if id != "" {
+			source.Imported(numbers[i], id)
+			imported++
+		}
+	}
+	return imported
 }
 
 // all yields 0 to n-1.
@@ -223,8 +230,8 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, source ImportSo
 		}
 	}()
 	var keys []*Key
-	ids := make(map[int]string, len(fit))
-	for numbers, slice := range sliced(source, slices.Values(fit)) {
+	ids := make([]string, 0, len(fit))
+	for _, slice := range sliced(source, slices.Values(fit)) {
 		var no []*Error
 		_, err := k.inTurn(ctx, c, func(tx Tx, by authority) (err error) {
 			if err := mayImport(tx, by, idempotencyKey); err != nil {
@@ -250,11 +257,7 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, source ImportSo
 		if err != nil {
 			return 0, refused, err
 		}
-		for i, id := range idsOf(keys, no, len(slice)) {
-			if id != "" {
-				ids[numbers[i]] = id
-			}
-		}
+		ids = append(ids, idsOf(keys, no, len(slice))...)
 	}
 	err = k.add(ctx, c, importWait, func(tx Tx, by authority) error {
 		if err := mayImport(tx, by, idempotencyKey); err != nil {
@@ -276,12 +279,7 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, source ImportSo
 		return 0, refused, err
 	}
 	published = true
-	for _, i := range fit {
-		if id := ids[i]; id != "" {
-			source.Imported(i, id)
-		}
-	}
-	return len(ids), refused, nil
+	return announce(source, fit, ids), refused, nil
 }
 
 // interrupted explains that an import has been abandoned by another node.
