@@ -26,26 +26,15 @@ func TestCaddyfiles(t *testing.T) {
 		for _, block := range caddyfile.FindAllStringSubmatch(text, -1) {
 			checked++
 			dir := t.TempDir()
-			run := func(args ...string) (output string, err error) {
-				cmd := exec.Command(gate.Binary(t), args...)
-				cmd.Dir = dir
-				cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir,
-					"APIKEYS_PASSWORD=x", "APIKEYS_CACHE_PASSWORD=x") // an empty placeholder is an error
-				out, err := cmd.CombinedOutput()
-				return string(out), err
-			}
 			write(t, dir, "Caddyfile", block[1])
 			if document := openAPI.FindStringSubmatch(text); document != nil {
 				write(t, dir, "openapi.yaml", document[1])
 			}
-			if formatted, err := run("fmt", "Caddyfile"); err != nil || formatted != block[1] {
+			if formatted, err := caddy(t, dir, "fmt", "Caddyfile"); err != nil || formatted != block[1] {
 				t.Errorf("%s: not as `caddy fmt` formats it: %v\n%s", name, err, formatted)
 			}
-			output, err := run("validate", "--config", "Caddyfile")
-			if err != nil || strings.Contains(output, `"level":"warn"`) {
-				t.Errorf("%s: %v\n%s\n%s", name, err, block[1], output)
-			}
-			adapted, err := run("adapt", "--config", "Caddyfile")
+			wantNoWarning(t, name, dir, "Caddyfile", block[1])
+			adapted, err := caddy(t, dir, "adapt", "--config", "Caddyfile")
 			if err != nil {
 				t.Errorf("%s: %v\n%s", name, err, adapted)
 				continue
@@ -57,6 +46,27 @@ func TestCaddyfiles(t *testing.T) {
 	}
 	if checked == 0 {
 		t.Error("there is no Caddyfile on any page")
+	}
+}
+
+// caddy runs a command of Caddy in a directory and returns all it writes.
+func caddy(t *testing.T, dir string, args ...string) (output string, err error) {
+	t.Helper()
+	cmd := exec.Command(gate.Binary(t), args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir,
+		"APIKEYS_PASSWORD=x", "APIKEYS_CACHE_PASSWORD=x") // an empty placeholder is an error
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// wantNoWarning checks that a configuration of a page, which is in a file of dir, is valid and loads
+// without a warning.
+func wantNoWarning(t *testing.T, page, dir, file, config string) {
+	t.Helper()
+	output, err := caddy(t, dir, "validate", "--config", file)
+	if err != nil || strings.Contains(output, `"level":"warn"`) {
+		t.Errorf("%s: %v\n%s\n%s", page, err, config, output)
 	}
 }
 
@@ -112,13 +122,7 @@ func TestJSONConfiguration(t *testing.T) {
 			checked++
 			dir := t.TempDir()
 			write(t, dir, "caddy.json", block[1])
-			cmd := exec.Command(gate.Binary(t), "validate", "--config", "caddy.json")
-			cmd.Dir = dir
-			cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
-			output, err := cmd.CombinedOutput()
-			if err != nil || strings.Contains(string(output), `"level":"warn"`) {
-				t.Errorf("%s: %v\n%s\n%s", name, err, block[1], output)
-			}
+			wantNoWarning(t, name, dir, "caddy.json", block[1])
 		}
 	}
 	if checked == 0 {
