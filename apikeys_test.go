@@ -14,7 +14,8 @@ const module = "github.com/caddy-apikeys/caddy-apikeys"
 // forTests is where what tests share may build on each other.
 const forTests = module + "/keystore/keystoretest"
 
-// floors are the parts of the house, the lowest first. Imports go downwards only, or stay inside one of them.
+// floors are the parts of the house, the lowest first. Imports go downwards only, or stay inside
+// one of them.
 var floors = []string{"keystore", "admin", "caddymodule", "", "cmd"}
 
 type goPackage struct {
@@ -43,9 +44,11 @@ func TestImportsPointOneWay(t *testing.T) {
 		for _, dep := range p.Deps {
 			switch {
 			case p.ImportPath == module+"/keystore" && !packages[dep].Standard:
-				t.Errorf("%s depends on %s: the domain stands on the standard library alone", p.ImportPath, dep)
+				t.Errorf("%s depends on %s: the domain stands on the standard library alone",
+					p.ImportPath, dep)
 			case strings.HasPrefix(p.ImportPath, forTests) && strings.HasPrefix(dep, forTests):
-			case strings.HasPrefix(p.ImportPath, module+"/keystore/") && ours(dep) && dep != module+"/keystore":
+			case strings.HasPrefix(p.ImportPath, module+"/keystore/") && ours(dep) && dep != module+
+				"/keystore":
 				t.Errorf("%s depends on %s: a backend knows only keystore", p.ImportPath, dep)
 			case floorOf(t, p.ImportPath) == 1 && strings.HasPrefix(dep, module+"/keystore/"):
 				t.Errorf("%s depends on %s: only caddymodule picks the backends", p.ImportPath, dep)
@@ -71,7 +74,8 @@ func floorOf(t *testing.T, path string) int {
 
 // listPackages returns all packages of the module and what they depend on, by import path.
 func listPackages(t *testing.T) map[string]goPackage {
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps", "./...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps",
+		"-json=ImportPath,Standard,Imports,Deps", "./...")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -1,5 +1,5 @@
-// Package admin is the operator's side of the key store: the REST interface under /apikeys/v1, its OpenAPI document and a
-// page that lists its operations. It knows nothing of the server it runs in.
+// Package admin is the operator's side of the key store: the REST interface under /apikeys/v1, its
+// OpenAPI document and a page that lists its operations. It knows nothing of the server it runs in.
 package admin
 
 import (
@@ -31,7 +31,8 @@ func Open(path string) bool {
 
 type callerKey struct{}
 
-// WithCaller says who makes the request. The door that the request came through has made sure of it.
+// WithCaller says who makes the request. The door that the request came through has made sure of
+// it.
 func WithCaller(ctx context.Context, c keystore.Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
@@ -63,10 +64,11 @@ type API struct {
 	declared atomic.Pointer[[]api.Operation] // sorted by place in the list, without repetition
 }
 
-// New returns the interface to a key store, nil for one whose database has not been reached yet: then only the documents are
-// served, and the health, which is not good.
+// New returns the interface to a key store, nil for one whose database has not been reached yet:
+// then only the documents are served, and the health, which is not good.
 func New(ks *keystore.Keystore, logger *slog.Logger) *API {
-	a := &API{keys: ks, logger: logger, mux: http.NewServeMux(), writeTimeout: writeTimeout, idleTimeout: idleTimeout}
+	a := &API{keys: ks, logger: logger, mux: http.NewServeMux(), writeTimeout: writeTimeout,
+		idleTimeout: idleTimeout}
 	a.memory.most = DefaultMemory
 	a.huma = humago.New(a.mux, a.config())
 	a.key = a.keyKind()
@@ -83,10 +85,12 @@ func New(ks *keystore.Keystore, logger *slog.Logger) *API {
 	a.registerPermissions()
 	a.registerDocuments()
 
-	// Browsers send cookies and pass addresses on the loopback from any page, so no door takes changes from another origin.
+	// Browsers send cookies and pass addresses on the loopback from any page, so no door takes
+	// changes from another origin.
 	cross := http.NewCrossOriginProtection()
 	cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a.write(w, r, newProblem(http.StatusForbidden, "cross_origin", "this change was asked for by a page of another origin"))
+		a.write(w, r, newProblem(http.StatusForbidden, "cross_origin",
+			"this change was asked for by a page of another origin"))
 	}))
 	a.handler = cross.Handler(http.HandlerFunc(a.route))
 	return a
@@ -105,7 +109,8 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.handler.ServeHTTP(w, r.WithContext(ctx))
 }
 
-// route is the mux, but for what it would answer by itself: those are problem documents here, and never redirects.
+// route is the mux, but for what it would answer by itself: those are problem documents here, and
+// never redirects.
 func (a *API) route(w http.ResponseWriter, r *http.Request) {
 	if list, ok := strings.CutSuffix(r.URL.Path, "/"); ok && a.huma.OpenAPI().Paths[list] != nil {
 		r = r.Clone(r.Context()) // /keys/ is /keys
@@ -121,11 +126,13 @@ func (a *API) route(w http.ResponseWriter, r *http.Request) {
 		handler.ServeHTTP(&own, r)
 		if own.status == http.StatusMethodNotAllowed {
 			w.Header().Set("Allow", own.Header().Get("Allow"))
-			a.write(w, r, newProblem(own.status, "method_not_allowed", "this path does not know the method; the header Allow lists those it knows"))
+			a.write(w, r, newProblem(own.status, "method_not_allowed",
+				"this path does not know the method; the header Allow lists those it knows"))
 			return
 		}
 	}
-	a.write(w, r, newProblem(http.StatusNotFound, "not_found", "there is nothing at this path; "+openAPIPath+" lists what there is"))
+	a.write(w, r, newProblem(http.StatusNotFound, "not_found",
+		"there is nothing at this path; "+openAPIPath+" lists what there is"))
 }
 
 // headerOnly keeps what the mux answers by itself.

@@ -39,13 +39,15 @@ func FuzzAnything(f *testing.F) {
 		s := &sender{Rand: rand.New(rand.NewPCG(seed, 1)), api: doors[0].Describe()}
 		ids := make([]map[string]string, len(doors)) // of what both have
 		for i, d := range doors {
-			ids[i] = map[string]string{"KEY": d.mint(t, root, readOnly).Key.ID, "REVOKED": d.mint(t, root, readOnly).Key.ID}
+			ids[i] = map[string]string{"KEY": d.mint(t, root, readOnly).Key.ID,
+				"REVOKED": d.mint(t, root, readOnly).Key.ID}
 			d.call(t, root, "POST", "/keys/"+ids[i]["REVOKED"]+"/revoke", nil)
 			var m api.Member
 			d.call(t, root, "POST", "/members", `{"name":"Ada"}`).into(t, 201, &m)
 			ids[i]["MEMBER"] = m.ID
 			d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`)
-			d.call(t, root, "POST", "/roles", `{"namespace":"acme","name":"billing","permissions":["orders:read"]}`)
+			d.call(t, root, "POST", "/roles",
+				`{"namespace":"acme","name":"billing","permissions":["orders:read"]}`)
 		}
 		for range 100 {
 			r := s.request()
@@ -127,11 +129,13 @@ func (s *sender) request() invented {
 	slices.Sort(paths)
 	path := pick(s, paths...)
 	if s.IntN(3) == 0 {
-		path = pick(s, "/keys", "/keys", "/keys/{id}", "/keys/import", "/keys/import", "/members/{id}/token")
+		path = pick(s, "/keys", "/keys", "/keys/{id}", "/keys/import", "/keys/import",
+			"/members/{id}/token")
 		path = api.Prefix + path
 	}
 	item := s.api.Paths[path]
-	ops := slices.DeleteFunc([]*huma.Operation{item.Get, item.Post, item.Patch, item.Delete}, func(op *huma.Operation) bool { return op == nil })
+	ops := slices.DeleteFunc([]*huma.Operation{item.Get, item.Post, item.Patch, item.Delete},
+		func(op *huma.Operation) bool { return op == nil })
 	op := pick(s, ops...)
 	r := invented{method: op.Method, header: make(http.Header)}
 	query := make(url.Values)
@@ -139,7 +143,8 @@ func (s *sender) request() invented {
 		value := func() string { return s.value(p.Name) }
 		switch {
 		case p.In == "path":
-			id := pick(s, "KEY", "KEY", "REVOKED", "MEMBER", "acme", "billing", "default", url.PathEscape(s.text()))
+			id := pick(s, "KEY", "KEY", "REVOKED", "MEMBER", "acme", "billing", "default",
+				url.PathEscape(s.text()))
 			path = strings.ReplaceAll(path, "{"+p.Name+"}", id)
 		case s.IntN(3) > 0:
 		case p.In == "query":
@@ -176,14 +181,18 @@ func (s *sender) value(name string) string {
 	}
 	switch name {
 	case "limit":
-		return pick(s, "1", "1000", "9223372036854775807", "9223372036854775808", "-1", "1e3", "0x10", "007")
+		return pick(s, "1", "1000", "9223372036854775807", "9223372036854775808", "-1", "1e3",
+			"0x10", "007")
 	case "cursor":
-		inner := pick(s, "1 a", "-9223372036854775808 a", "9223372036854775807 \x00", "99999999999999999999 a", "1 "+s.text(), `["a"]`, `{"permission":"x"}`, s.text()+" 1", "1", "")
+		inner := pick(s, "1 a", "-9223372036854775808 a", "9223372036854775807 \x00",
+			"99999999999999999999 a", "1 "+s.text(), `["a"]`, `{"permission":"x"}`, s.text()+" 1",
+			"1", "")
 		return pick(s, base64.RawURLEncoding, base64.StdEncoding).EncodeToString([]byte(inner))
 	case "wait":
 		return pick(s, "0s", "1ms", "-0s", "9223372036854775807ns", "1e9s", "0.000000000001s")
 	case "If-Match":
-		return pick(s, `"1"`, `*`, `"9223372036854775807"`, `"9223372036854775808"`, `"-1"`, `W/"1"`, `"1", "2"`, `"1-gzip"`)
+		return pick(s, `"1"`, `*`, `"9223372036854775807"`, `"9223372036854775808"`, `"-1"`,
+			`W/"1"`, `"1", "2"`, `"1-gzip"`)
 	case "from", "to", "expires_at":
 		return s.time()
 	case "sort":
@@ -197,33 +206,46 @@ func (s *sender) value(name string) string {
 }
 
 func (s *sender) time() string {
-	return pick(s, "2037-01-01T00:00:00Z", "9999-12-31T23:59:59-05:00", "9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59.999999999+23:59", "0000-01-01T00:00:00+23:59",
-		"0001-01-01T00:00:00Z", "2037-06-30T23:59:60Z", "2037-01-01t00:00:00z", "2037-01-01T00:00:00.123456789-00:00", "10000-01-01T00:00:00Z", "-001-01-01T00:00:00Z", "1677-09-21T00:12:43Z", "2262-04-11T23:47:17Z")
+	return pick(s, "2037-01-01T00:00:00Z", "9999-12-31T23:59:59-05:00",
+		"9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59.999999999+23:59",
+		"0000-01-01T00:00:00+23:59",
+		"0001-01-01T00:00:00Z", "2037-06-30T23:59:60Z", "2037-01-01t00:00:00z",
+		"2037-01-01T00:00:00.123456789-00:00", "10000-01-01T00:00:00Z", "-001-01-01T00:00:00Z",
+		"1677-09-21T00:12:43Z", "2262-04-11T23:47:17Z")
 }
 
 // text is hardly a value of anything.
 func (s *sender) text() string {
-	return pick(s, "", " ", "\x00", "a\x00b", "\x01", "\x7f", "\u0085", "\u2028", "\ufeff", "\ufffd", "\U0001d11e", "e\u0301", "\u202e", "\ufdd0", "'", `"`, `\`, "%", "_", "{}", "null",
-		strings.Repeat("x", 201), strings.Repeat("é", 5000), "..", ".", "/", "a/b", "-1", "9223372036854775808", "*", "admin:*")
+	return pick(s, "", " ", "\x00", "a\x00b", "\x01", "\x7f", "\u0085", "\u2028", "\ufeff",
+		"\ufffd", "\U0001d11e", "e\u0301", "\u202e", "\ufdd0", "'", `"`, `\`, "%", "_", "{}",
+		"null",
+		strings.Repeat("x", 201), strings.Repeat("é", 5000), "..", ".", "/", "a/b", "-1",
+		"9223372036854775808", "*", "admin:*")
 }
 
 // word is a likely value of a field, by its name.
 func (s *sender) word(name string) string {
 	switch name {
 	case "id", "namespace", "parent":
-		return mostly(s, pick(s, "acme", "default", fmt.Sprint("n", s.IntN(1000))), "*", "eu", "home")
+		return mostly(s, pick(s, "acme", "default", fmt.Sprint("n", s.IntN(1000))), "*", "eu",
+			"home")
 	case "owner", "actor", "created_by":
 		return mostly(s, "root", "MEMBER", "m_000000000000", "KEY")
 	case "token":
-		return mostly(s, fmt.Sprint("imported-", s.Uint64()), "abcdefgh", "secret-token:abcdefgh", "ak_x", "akm_x")
+		return mostly(s, fmt.Sprint("imported-", s.Uint64()), "abcdefgh", "secret-token:abcdefgh",
+			"ak_x", "akm_x")
 	case "sha256":
-		return mostly(s, fmt.Sprintf("%064x", s.Uint64()), strings.Repeat("ab", 32), strings.Repeat("AB", 32), "00")
+		return mostly(s, fmt.Sprintf("%064x", s.Uint64()), strings.Repeat("ab", 32),
+			strings.Repeat("AB", 32), "00")
 	case "grace":
-		return mostly(s, "0s", "24h", "720h", "720h0m0.000000001s", "9223372036854775807ns", "1h-1h", "0.5ns")
+		return mostly(s, "0s", "24h", "720h", "720h0m0.000000001s", "9223372036854775807ns",
+			"1h-1h", "0.5ns")
 	case "permission", "permissions":
-		return mostly(s, pick(s, "read", "write", "*", "orders:read", "orders:search", "orders:*", "admin.keys:create", "admin:*"), "a:b:c", "A:b", ":")
+		return mostly(s, pick(s, "read", "write", "*", "orders:read", "orders:search", "orders:*",
+			"admin.keys:create", "admin:*"), "a:b:c", "A:b", ":")
 	case "allowed_ips":
-		return mostly(s, pick(s, "10.0.0.0/8", "::1"), "::ffff:10.0.0.1", "::ffff:0:0/95", "0.0.0.0/0", "10.0.0.0/33", "fe80::1%eth0", "010.0.0.1")
+		return mostly(s, pick(s, "10.0.0.0/8", "::1"), "::ffff:10.0.0.1", "::ffff:0:0/95",
+			"0.0.0.0/0", "10.0.0.0/33", "fe80::1%eth0", "010.0.0.1")
 	case "roles", "key_roles", "role":
 		return mostly(s, "viewer", "billing", "nope", "*")
 	case "kind":
@@ -243,7 +265,8 @@ func (s *sender) word(name string) string {
 // quoted is a string as JSON, at times with escapes that are no characters.
 func (s *sender) quoted(name string) string {
 	if s.IntN(40) == 0 {
-		return pick(s, `"\ud800"`, `"\udc00\ud800"`, `"a\ud800b"`, `"\u0000"`, `"\uFFFF"`, "\"\xff\"", "\"\xed\xa0\x80\"", `"\ud834\udd1e"`, `null`, `7`, `1e999`, `[]`, `{}`)
+		return pick(s, `"\ud800"`, `"\udc00\ud800"`, `"a\ud800b"`, `"\u0000"`, `"\uFFFF"`,
+			"\"\xff\"", "\"\xed\xa0\x80\"", `"\ud834\udd1e"`, `null`, `7`, `1e999`, `[]`, `{}`)
 	}
 	text := s.word(name)
 	if s.IntN(25) == 0 {
@@ -296,12 +319,14 @@ func (s *sender) json(schema *huma.Schema, name string, depth int) string {
 				one = 1
 			}
 			if slices.Contains(schema.Required, property) || s.IntN(one) == 0 {
-				members = append(members, `"`+property+`":`+s.json(schema.Properties[property], property, depth+1))
+				members = append(members, `"`+property+`":`+
+					s.json(schema.Properties[property], property, depth+1))
 			}
 		}
 		if values, ok := schema.AdditionalProperties.(*huma.Schema); ok {
 			for range s.IntN(3) {
-				members = append(members, pick(s, `"team"`, `"a\u0000"`, `"\ud800"`, `"é"`, `""`)+":"+s.json(values, "metadata", depth+1))
+				members = append(members, pick(s, `"team"`, `"a\u0000"`, `"\ud800"`, `"é"`, `""`)+
+					":"+s.json(values, "metadata", depth+1))
 			}
 		}
 		return "{" + strings.Join(members, ",") + "}"
@@ -322,7 +347,8 @@ func TestLastTime(t *testing.T) {
 		{"POST /keys", `{"name":"a","access":"read_only",` + never + `}`},
 		{"PATCH /keys/" + id, `{` + never + `}`},
 		{"POST /members/" + m.ID + "/token", `{` + never + `}`},
-		{"POST /keys/import", `{"keys":[{"name":"a","access":"read_only","token":"credential-1",` + never + `}]}`},
+		{"POST /keys/import", `{"keys":[{"name":"a","access":"read_only","token":"credential-1",` +
+			never + `}]}`},
 	} {
 		method, path, _ := strings.Cut(row[0], " ")
 		p := d.call(t, root, method, path, row[1]).problem(t)
@@ -335,11 +361,13 @@ func TestLastTime(t *testing.T) {
 {"name":"c","access":"read_only","token":"credential-3","expires_at":"9999-12-31T18:59:59.999999-05:00"}
 `
 	var done api.Imported
-	d.call(t, root, "POST", "/keys/import?partial=1", lines, "Content-Type", api.NDJSON).into(t, 201, &done)
+	d.call(t, root, "POST", "/keys/import?partial=1", lines, "Content-Type", api.NDJSON).into(t,
+		201, &done)
 	if done.Imported != 2 || len(done.Refused) != 1 || done.Refused[0].Line != 2 {
 		t.Errorf("%+v", done)
 	}
-	if a := d.call(t, root, "GET", "/keys", nil); a.status != 200 || !strings.Contains(a.text, "9999-12-31T23:59:59.999999Z") {
+	if a := d.call(t, root, "GET", "/keys", nil); a.status != 200 ||
+		!strings.Contains(a.text, "9999-12-31T23:59:59.999999Z") {
 		t.Errorf("%d %s", a.status, a.text)
 	}
 }

@@ -21,21 +21,29 @@ const auditPath = api.Prefix + "/audit"
 func (a *API) registerAudit() {
 	const permission = "admin.audit:read"
 	register(a, huma.Operation{
-		OperationID: "list-audit", Method: http.MethodGet, Path: auditPath, Summary: "List what was changed, newest first", Tags: []string{"audit"},
-		Description: "The rows of which the caller may read the audit in all namespaces that they touch; for rows that touch none, in all there are.",
+		OperationID: "list-audit", Method: http.MethodGet, Path: auditPath,
+		Summary: "List what was changed, newest first", Tags: []string{"audit"},
+		Description: "The rows of which the caller may read the audit in all namespaces that they " +
+			"touch; for rows that touch none, in all there are.",
 	}, permission, a.listAudit)
 	register(a, huma.Operation{
-		OperationID: "verify-audit", Method: http.MethodGet, Path: auditPath + "/verify", Summary: "Whether the audit log is as it was written", Tags: []string{"audit"},
-		Description: "Each row's hash is SHA-256 over the hash of the row before it, 32 zero bytes before the first, and a JSON array of seq, at in microseconds since 1970, actor, " +
-			"address, action, object, namespaces, before and after, the last two as strings of JSON, empty for none. The permission is needed in all namespaces.",
+		OperationID: "verify-audit", Method: http.MethodGet, Path: auditPath + "/verify",
+		Summary: "Whether the audit log is as it was written", Tags: []string{"audit"},
+		Description: "Each row's hash is SHA-256 over the hash of the row before it, 32 zero " +
+			"bytes before the first, and a JSON array of seq, at in microseconds since 1970, " +
+			"actor, " +
+			"address, action, object, namespaces, before and after, the last two as strings of " +
+			"JSON, empty for none. The permission is needed in all namespaces.",
 	}, permission, a.verifyAudit, streams)
 	register(a, huma.Operation{
-		OperationID: "export-audit", Method: http.MethodGet, Path: auditPath + "/export", Summary: "The whole audit log, oldest first", Tags: []string{"audit"},
+		OperationID: "export-audit", Method: http.MethodGet, Path: auditPath + "/export",
+		Summary: "The whole audit log, oldest first", Tags: []string{"audit"},
 		Description: "One row a line. The permission is needed in all namespaces.",
 	}, permission, a.exportAudit, streams)
 	rows := a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.AuditRow](), true, "")
 	a.huma.OpenAPI().Paths[auditPath+"/export"].Get.Responses["200"] = &huma.Response{
-		Description: "One row a line", Content: map[string]*huma.MediaType{api.NDJSON: {Schema: rows}},
+		Description: "One row a line",
+		Content:     map[string]*huma.MediaType{api.NDJSON: {Schema: rows}},
 	}
 }
 
@@ -49,13 +57,16 @@ type listAuditInput struct {
 	To        time.Time `query:"to" doc:"Before this time (RFC 3339)"`
 }
 
-func (a *API) listAudit(ctx context.Context, c keystore.Caller, in *listAuditInput) (*page[api.AuditRows], error) {
+func (a *API) listAudit(
+	ctx context.Context, c keystore.Caller, in *listAuditInput,
+) (*page[api.AuditRows], error) {
 	if !in.From.IsZero() && !in.To.IsZero() && !in.To.After(in.From) {
 		var wrong fields
 		wrong.add("to", "must be later than from")
 		return nil, wrong.err(codeInvalid)
 	}
-	f := keystore.AuditFilter{Namespace: in.Namespace, Actor: in.Actor, Action: in.Action, Object: in.Object, From: in.From, To: in.To}
+	f := keystore.AuditFilter{Namespace: in.Namespace, Actor: in.Actor, Action: in.Action,
+		Object: in.Object, From: in.From, To: in.To}
 	list, next, err := a.keys.ListAudit(ctx, c, f, in.Cursor, in.Limit)
 	if err != nil {
 		return nil, err
@@ -72,8 +83,10 @@ func (a *API) listAudit(ctx context.Context, c keystore.Caller, in *listAuditInp
 
 func showAuditRow(r *keystore.AuditRow) api.AuditRow {
 	return api.AuditRow{
-		Seq: r.Seq, At: r.At, Actor: r.Actor, Address: r.From, Action: r.Action, Object: r.Object, Namespaces: append([]string{}, r.Namespaces...),
-		Before: json.RawMessage(nullIfEmpty(r.Before)), After: json.RawMessage(nullIfEmpty(r.After)), Hash: hex.EncodeToString(r.Hash[:]),
+		Seq: r.Seq, At: r.At, Actor: r.Actor, Address: r.From, Action: r.Action, Object: r.Object,
+		Namespaces: append([]string{}, r.Namespaces...),
+		Before:     json.RawMessage(nullIfEmpty(r.Before)),
+		After:      json.RawMessage(nullIfEmpty(r.After)), Hash: hex.EncodeToString(r.Hash[:]),
 	}
 }
 
@@ -84,20 +97,26 @@ func nullIfEmpty(text string) string {
 	return text
 }
 
-func (a *API) verifyAudit(ctx context.Context, c keystore.Caller, _ *struct{}) (*page[api.AuditVerdict], error) {
+func (a *API) verifyAudit(
+	ctx context.Context, c keystore.Caller, _ *struct{},
+) (*page[api.AuditVerdict], error) {
 	v, err := a.keys.VerifyAudit(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	return &page[api.AuditVerdict]{api.AuditVerdict{Intact: v.Wrong == 0, Rows: v.Rows, Last: hex.EncodeToString(v.Last[:]), Wrong: v.Wrong, Cause: v.Cause}}, nil
+	return &page[api.AuditVerdict]{api.AuditVerdict{Intact: v.Wrong == 0, Rows: v.Rows,
+		Last: hex.EncodeToString(v.Last[:]), Wrong: v.Wrong, Cause: v.Cause}}, nil
 }
 
 // writeTimeout is how long a client may take to read one page of an export, which is a few hundred
 // KiB.
 const writeTimeout = time.Minute
 
-// exportAudit answers with an error as long as no row has been written. After that it breaks the connection, so that nobody takes a part for the whole.
-func (a *API) exportAudit(ctx context.Context, c keystore.Caller, _ *struct{}) (*huma.StreamResponse, error) {
+// exportAudit answers with an error as long as no row has been written. After that it breaks the
+// connection, so that nobody takes a part for the whole.
+func (a *API) exportAudit(
+	ctx context.Context, c keystore.Caller, _ *struct{},
+) (*huma.StreamResponse, error) {
 	return &huma.StreamResponse{Body: func(out huma.Context) {
 		begun := false
 		begin := func() {
@@ -120,7 +139,8 @@ func (a *API) exportAudit(ctx context.Context, c keystore.Caller, _ *struct{}) (
 				}
 			}
 			begin()
-			_ = control.SetWriteDeadline(time.Now().Add(a.writeTimeout)) // a writer without deadlines writes to memory
+			// a writer without deadlines writes to memory
+			_ = control.SetWriteDeadline(time.Now().Add(a.writeTimeout))
 			if _, err := lines.WriteTo(w); err != nil {
 				return fmt.Errorf("writing the audit log to the client: %w", err)
 			}

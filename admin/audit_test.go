@@ -30,20 +30,24 @@ func TestAudit(t *testing.T) {
 		return actions, l.Items
 	}
 	all, rows := list(root, "")
-	if want := []string{"key.mint", "member.create", "key.edit", "key.mint", "namespace.create"}; !slices.Equal(all, want) {
+	if want := []string{"key.mint", "member.create", "key.edit", "key.mint",
+		"namespace.create"}; !slices.Equal(all, want) {
 		t.Fatalf("%v, want %v", all, want)
 	}
 	edit := rows[2]
 	var before, after struct{ Name string }
-	if json.Unmarshal(edit.Before, &before) != nil || json.Unmarshal(edit.After, &after) != nil || before.Name != "CI" || after.Name != "b" ||
-		edit.Seq != 3 || edit.Actor != "root" || edit.Address != "192.0.2.1" || edit.Object != key.Key.ID || !slices.Equal(edit.Namespaces, []string{"acme"}) ||
+	if json.Unmarshal(edit.Before, &before) != nil || json.Unmarshal(edit.After, &after) != nil ||
+		before.Name != "CI" || after.Name != "b" ||
+		edit.Seq != 3 || edit.Actor != "root" || edit.Address != "192.0.2.1" ||
+		edit.Object != key.Key.ID || !slices.Equal(edit.Namespaces, []string{"acme"}) ||
 		len(edit.Hash) != 64 || time.Since(edit.At).Abs() > time.Minute {
 		t.Errorf("%+v", edit)
 	}
 	var minted struct {
 		Grants []struct{ Permissions []string }
 	}
-	if err := json.Unmarshal(rows[3].After, &minted); err != nil || len(minted.Grants) != 1 || !slices.Equal(minted.Grants[0].Permissions, []string{"read"}) {
+	if err := json.Unmarshal(rows[3].After, &minted); err != nil || len(minted.Grants) != 1 ||
+		!slices.Equal(minted.Grants[0].Permissions, []string{"read"}) {
 		t.Errorf("permissions are no list as in the API: %s %v", rows[3].After, err)
 	}
 	if string(rows[4].Before) != "null" {
@@ -51,8 +55,10 @@ func TestAudit(t *testing.T) {
 	}
 	at := func(i int) string { return rows[i].At.Format(time.RFC3339Nano) }
 	for query, want := range map[string]int{
-		"?actor=root": 5, "?actor=m_1": 0, "?action=key.mint": 2, "?object=" + key.Key.ID: 2, "?action=key.mint&object=" + key.Key.ID: 1,
-		"?from=" + at(2): 3, "?to=" + at(2): 2, "?from=" + at(3) + "&to=" + at(1): 2, "?limit=3": 3,
+		"?actor=root": 5, "?actor=m_1": 0, "?action=key.mint": 2, "?object=" + key.Key.ID: 2,
+		"?action=key.mint&object=" + key.Key.ID: 1,
+		"?from=" + at(2):                        3, "?to=" + at(2): 2,
+		"?from=" + at(3) + "&to=" + at(1): 2, "?limit=3": 3,
 	} {
 		if got, _ := list(root, query); len(got) != want {
 			t.Errorf("%s: %v, want %d", query, got, want)
@@ -71,7 +77,8 @@ func TestAudit(t *testing.T) {
 	}
 	export := d.call(t, root, "GET", "/audit/export", nil)
 	lines := strings.Split(strings.TrimSuffix(export.text, "\n"), "\n")
-	if export.status != 200 || export.header.Get("Content-Type") != api.NDJSON || int64(len(lines)) != v.Rows {
+	if export.status != 200 || export.header.Get("Content-Type") != api.NDJSON ||
+		int64(len(lines)) != v.Rows {
 		t.Fatalf("%d %v: %s", export.status, export.header, export.text)
 	}
 	for i, line := range lines {

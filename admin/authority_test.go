@@ -8,7 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// TestKeyCallers is what keys of different powers may do: the interface asks the key store, and says what is lacking.
+// TestKeyCallers is what keys of different powers may do: the interface asks the key store, and
+// says what is lacking.
 func TestKeyCallers(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
@@ -35,21 +36,36 @@ func TestKeyCallers(t *testing.T) {
 		{"plain", "GET", "/keys", "", 403, "insufficient_permission", "admin.keys:read"},
 		{"plain", "POST", "/keys", readOnly, 403, "insufficient_permission", "admin.keys:create"},
 		{"plain", "POST", "/keys", "not JSON", 403, "insufficient_permission", "admin.keys:create"},
-		{"plain", "POST", "/keys/import", "not JSON", 403, "insufficient_permission", "admin.keys:create"},
-		{"plain", "PATCH", "/keys/{victim}", `{}`, 403, "insufficient_permission", "admin.keys:update"},
-		{"plain", "DELETE", "/keys/{victim}", "", 403, "insufficient_permission", "admin.keys:delete"},
-		{"plain", "POST", "/keys/{victim}/revoke", "", 403, "insufficient_permission", "admin.keys:revoke"},
-		{"plain", "POST", "/keys/{victim}/rotate", "", 403, "insufficient_permission", "admin.keys:update"},
-		{"plain", "POST", "/keys/{victim}/grants", `{}`, 403, "insufficient_permission", "admin.keys:update"},
-		{"manager", "POST", "/keys/{victim}/grants", `{"add":[{"access":"read_write"}]}`, 200, "", ""},
-		{"manager", "POST", "/keys/{victim}/grants", `{"add":[{"namespace":"acme","access":"read_only"}]}`, 403, "exceeds_caller", ""},
-		{"manager", "POST", "/keys/{manager}/grants", `{"remove_namespaces":["default"]}`, 403, "own_key", ""},
-		{"acme", "POST", "/keys/{victim}/grants", `{"remove_namespaces":["default"]}`, 404, "not_found", ""},
-		{"plain", "GET", "/namespaces", "", 403, "insufficient_permission", "admin.namespaces:read"},
-		{"plain", "POST", "/namespaces", `{"id":"x"}`, 403, "insufficient_permission", "admin.namespaces:create"},
-		{"plain", "DELETE", "/namespaces/acme", "", 403, "insufficient_permission", "admin.namespaces:delete"},
-		{"plain", "PATCH", "/namespaces/acme", `{}`, 403, "insufficient_permission", "admin.namespaces:update"},
-		{"plain", "POST", "/verify", `{"token":"x"}`, 403, "insufficient_permission", "admin.keys:read"},
+		{"plain", "POST", "/keys/import", "not JSON", 403, "insufficient_permission",
+			"admin.keys:create"},
+		{"plain", "PATCH", "/keys/{victim}", `{}`, 403, "insufficient_permission",
+			"admin.keys:update"},
+		{"plain", "DELETE", "/keys/{victim}", "", 403, "insufficient_permission",
+			"admin.keys:delete"},
+		{"plain", "POST", "/keys/{victim}/revoke", "", 403, "insufficient_permission",
+			"admin.keys:revoke"},
+		{"plain", "POST", "/keys/{victim}/rotate", "", 403, "insufficient_permission",
+			"admin.keys:update"},
+		{"plain", "POST", "/keys/{victim}/grants", `{}`, 403, "insufficient_permission",
+			"admin.keys:update"},
+		{"manager", "POST", "/keys/{victim}/grants", `{"add":[{"access":"read_write"}]}`, 200, "",
+			""},
+		{"manager", "POST", "/keys/{victim}/grants",
+			`{"add":[{"namespace":"acme","access":"read_only"}]}`, 403, "exceeds_caller", ""},
+		{"manager", "POST", "/keys/{manager}/grants", `{"remove_namespaces":["default"]}`, 403,
+			"own_key", ""},
+		{"acme", "POST", "/keys/{victim}/grants", `{"remove_namespaces":["default"]}`, 404,
+			"not_found", ""},
+		{"plain", "GET", "/namespaces", "", 403, "insufficient_permission",
+			"admin.namespaces:read"},
+		{"plain", "POST", "/namespaces", `{"id":"x"}`, 403, "insufficient_permission",
+			"admin.namespaces:create"},
+		{"plain", "DELETE", "/namespaces/acme", "", 403, "insufficient_permission",
+			"admin.namespaces:delete"},
+		{"plain", "PATCH", "/namespaces/acme", `{}`, 403, "insufficient_permission",
+			"admin.namespaces:update"},
+		{"plain", "POST", "/verify", `{"token":"x"}`, 403, "insufficient_permission",
+			"admin.keys:read"},
 		{"plain", "GET", "/nodes", "", 403, "insufficient_permission", "admin.nodes:read"},
 		{"acme", "GET", "/nodes", "", 403, "insufficient_permission", "admin.nodes:read"},
 		{"watcher", "GET", "/nodes", "", 200, "", ""},
@@ -60,9 +76,13 @@ func TestKeyCallers(t *testing.T) {
 		{"reader", "GET", "/namespaces", "", 200, "", ""},
 		{"reader", "POST", "/keys", readOnly, 403, "insufficient_permission", "admin.keys:create"},
 		{"minter", "POST", "/keys", readOnly, 201, "", ""},
-		{"minter", "POST", "/keys", `{"name":"x","access":"read_write"}`, 403, "exceeds_caller", ""},
-		{"minter", "POST", "/keys", `{"name":"x","namespace":"acme","access":"read_only"}`, 403, "insufficient_permission", "admin.keys:create"},
-		{"minter", "POST", "/keys", `{"name":"x","grants":[{"namespace":"*","access":"read_only"}]}`, 403, "exceeds_caller", ""},
+		{"minter", "POST", "/keys", `{"name":"x","access":"read_write"}`, 403, "exceeds_caller",
+			""},
+		{"minter", "POST", "/keys", `{"name":"x","namespace":"acme","access":"read_only"}`, 403,
+			"insufficient_permission", "admin.keys:create"},
+		{"minter", "POST", "/keys",
+			`{"name":"x","grants":[{"namespace":"*","access":"read_only"}]}`, 403, "exceeds_caller",
+			""},
 		{"manager", "PATCH", "/keys/{victim}", `{"name":"edited"}`, 200, "", ""},
 		{"manager", "PATCH", "/keys/{manager}", `{"name":"edited"}`, 403, "own_key", ""},
 		{"manager", "POST", "/keys/{manager}/rotate", "", 403, "own_key", ""},
@@ -70,7 +90,8 @@ func TestKeyCallers(t *testing.T) {
 		{"acme", "PATCH", "/keys/{victim}", `{}`, 404, "not_found", ""},
 		{"acme", "POST", "/keys/{victim}/revoke", "", 404, "not_found", ""},
 		{"acme", "GET", "/namespaces/default", "", 404, "not_found", ""},
-		{"acme", "POST", "/namespaces", `{"id":"x"}`, 403, "insufficient_permission", "admin.namespaces:create"},
+		{"acme", "POST", "/namespaces", `{"id":"x"}`, 403, "insufficient_permission",
+			"admin.namespaces:create"},
 		{"plain", "POST", "/self/revoke", `{"reason":"done"}`, 200, "", ""},
 	} {
 		path := test.path
@@ -83,12 +104,14 @@ func TestKeyCallers(t *testing.T) {
 		}
 		a := d.call(t, d.caller(t, tokens[test.who]), test.method, path, body)
 		if a.status != test.status {
-			t.Errorf("%s: %s %s: %d, want %d: %s", test.who, test.method, test.path, a.status, test.status, a.text)
+			t.Errorf("%s: %s %s: %d, want %d: %s", test.who, test.method, test.path, a.status,
+				test.status, a.text)
 			continue
 		}
 		if test.code != "" {
 			if p := a.problem(t); p.Code != test.code || p.Needed != test.needed {
-				t.Errorf("%s: %s %s: %s, want %s %s", test.who, test.method, test.path, a.text, test.code, test.needed)
+				t.Errorf("%s: %s %s: %s, want %s %s", test.who, test.method, test.path, a.text,
+					test.code, test.needed)
 			}
 		}
 	}
@@ -99,7 +122,8 @@ func TestKeyCallers(t *testing.T) {
 		t.Errorf("acme sees %d keys, want its own alone", len(list.Items))
 	}
 	var v api.Verdict
-	d.call(t, d.caller(t, tokens["acme"]), "POST", "/verify", api.VerifyRequest{Token: tokens["victim"]}).into(t, 200, &v)
+	d.call(t, d.caller(t, tokens["acme"]), "POST", "/verify",
+		api.VerifyRequest{Token: tokens["victim"]}).into(t, 200, &v)
 	if v.Outcome != "unknown" || v.Key != nil {
 		t.Errorf("acme asks about a key of another namespace: %+v", v)
 	}
@@ -111,7 +135,8 @@ func TestSelf(t *testing.T) {
 	if want := `{"member":"root","permissions":{"*":["*","admin:*"]}}`; strings.TrimSpace(a.text) != want {
 		t.Errorf("root: %s, want %s", a.text, want)
 	}
-	m := d.mint(t, root, `{"name":"CI","permissions":["orders:read","orders:search"],"grants":[{"namespace":"*","access":"read_only"}]}`)
+	m := d.mint(t, root,
+		`{"name":"CI","permissions":["orders:read","orders:search"],"grants":[{"namespace":"*","access":"read_only"}]}`)
 	c := d.caller(t, m.Token)
 	var self api.Self
 	a = d.call(t, c, "GET", "/self", nil)
@@ -119,18 +144,21 @@ func TestSelf(t *testing.T) {
 	if self.Key == nil || self.Key.ID != m.Key.ID || self.Member != nil {
 		t.Errorf("self: %s", a.text)
 	}
-	if want := map[string][]string{"default": {"orders:read", "orders:search", "read"}, "*": {"read"}}; !reflect.DeepEqual(self.Permissions, want) {
+	if want := map[string][]string{"default": {"orders:read", "orders:search", "read"},
+		"*": {"read"}}; !reflect.DeepEqual(self.Permissions, want) {
 		t.Errorf("permissions %v, want %v", self.Permissions, want)
 	}
 	var changed api.KeyChanged
 	d.call(t, c, "POST", "/self/revoke", nil).into(t, 200, &changed)
-	if changed.Key.Status != "revoked" || *changed.Key.RevokedBy != m.Key.ID || !changed.Propagation.Complete {
+	if changed.Key.Status != "revoked" || *changed.Key.RevokedBy != m.Key.ID ||
+		!changed.Propagation.Complete {
 		t.Errorf("revoked by itself: %+v", changed)
 	}
 	// What it made goes with it when asked for.
 	m = d.mint(t, root, `{"name":"minter","permissions":["read","admin.keys:create"]}`)
 	child := d.mint(t, d.caller(t, m.Token), readOnly)
-	d.call(t, root, "POST", "/keys/"+m.Key.ID+"/revoke", `{"made":true,"reason":"leaked"}`).into(t, 200, &changed)
+	d.call(t, root, "POST", "/keys/"+m.Key.ID+"/revoke", `{"made":true,"reason":"leaked"}`).into(t,
+		200, &changed)
 	var k api.Key
 	d.call(t, root, "GET", "/keys/"+child.Key.ID, nil).into(t, 200, &k)
 	if k.Status != "revoked" || k.CreatedBy != m.Key.ID {

@@ -59,7 +59,8 @@ func (a *API) withStream(ctx huma.Context, next func(huma.Context)) {
 // bodyOf returns the reader of a request's body.
 func (a *API) bodyOf(ctx huma.Context, copies int64) io.Reader {
 	own := accountOf(ctx.Context())
-	own.body = &bodyReader{Reader: ctx.BodyReader(), ctx: ctx, idle: a.idleTimeout, account: own, copies: copies}
+	own.body = &bodyReader{Reader: ctx.BodyReader(), ctx: ctx, idle: a.idleTimeout, account: own,
+		copies: copies}
 	return own.body
 }
 
@@ -81,21 +82,24 @@ type bodyRead struct {
 
 func (b *bodyRead) BodyReader() io.Reader { return bytes.NewReader(b.body) }
 
-// SetReadDeadline does nothing: net/http watches the connection under that deadline while the answer is being made, and
-// would cancel a change that waits longer for its propagation.
+// SetReadDeadline does nothing: net/http watches the connection under that deadline while the
+// answer is being made, and would cancel a change that waits longer for its propagation.
 func (b *bodyRead) SetReadDeadline(time.Time) error { return nil }
 
 func checkContentType(ctx huma.Context) error {
 	known := ctx.Operation().RequestBody
 	mediaType, params, err := mime.ParseMediaType(ctx.Header("Content-Type"))
 	charset := params["charset"]
-	if err == nil && known.Content[mediaType] != nil && (charset == "" || strings.EqualFold(charset, "utf-8")) {
+	if err == nil && known.Content[mediaType] != nil &&
+		(charset == "" || strings.EqualFold(charset, "utf-8")) {
 		if coding := ctx.Header("Content-Encoding"); coding != "" && coding != "identity" {
-			return newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "a compressed body is not understood; send it as it is")
+			return newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type",
+				"a compressed body is not understood; send it as it is")
 		}
 		return nil
 	}
-	return newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be sent as "+strings.Join(contentTypes(known), " or ")+", in UTF-8")
+	return newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type",
+		"the body must be sent as "+strings.Join(contentTypes(known), " or ")+", in UTF-8")
 }
 
 func readBody(r io.Reader) ([]byte, error) {
@@ -107,7 +111,8 @@ func readBody(r io.Reader) ([]byte, error) {
 	case err != nil && !isTooLarge(err):
 		return nil, newProblem(http.StatusBadRequest, "incomplete_body", "the body ended early")
 	case err != nil || len(body) > maxBody:
-		return nil, newProblem(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("the body is longer than %d bytes", maxBody))
+		return nil, newProblem(http.StatusRequestEntityTooLarge, "too_large",
+			fmt.Sprintf("the body is longer than %d bytes", maxBody))
 	}
 	return body, nil
 }
@@ -124,8 +129,9 @@ const (
 	maxValues = 10_000
 )
 
-// checkJSON refuses what is not one JSON value, and what encoding/json lets pass: names that come twice, of which parsers
-// choose different ones (RFC 8259 §4), and bytes that are not UTF-8. It repeats nothing of the input but names.
+// checkJSON refuses what is not one JSON value, and what encoding/json lets pass: names that come
+// twice, of which parsers choose different ones (RFC 8259 §4), and bytes that are not UTF-8. It
+// repeats nothing of the input but names.
 func checkJSON(b []byte) error {
 	mistake := ""
 	switch {

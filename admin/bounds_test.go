@@ -12,7 +12,10 @@ import (
 func TestBounds(t *testing.T) {
 	d := open(t)
 	id := d.mint(t, root, readOnly).Key.ID
-	many := func(n int, element string) string { return "[" + strings.Repeat(element+",", n-1) + element + "]" }
+	many := func(n int, element string) string {
+		return "[" +
+			strings.Repeat(element+",", n-1) + element + "]"
+	}
 	names := func(n int, value string) string {
 		var b strings.Builder
 		for i := range n {
@@ -25,21 +28,30 @@ func TestBounds(t *testing.T) {
 		field  string // one of those named
 		errors int    // 0: as many as are listed at most
 	}{
-		"permissions":              {`{"permissions":` + many(501, `"a b"`) + `}`, "permissions", 0},
-		"permissions of a grant":   {`{"grants":[{"namespace":"a","permissions":` + many(501, `"a b"`) + `}]}`, "grants[0].permissions", 0},
-		"grants":                   {`{"grants":` + many(101, `{"namespace":"default","access":"read_only"}`) + `}`, "grants", 0},
-		"addresses":                {`{"allowed_ips":` + many(257, `"localhost"`) + `}`, "allowed_ips", 0},
-		"permissions as good":      {`{"permissions":` + many(501, `"read"`) + `}`, "permissions", 0},
-		"500 bad permissions":      {`{"permissions":` + many(500, `"a b"`) + `}`, "permissions[0]", 100},
-		"500 long permissions":     {`{"permissions":` + many(500, `"`+strings.Repeat("<", 2000)+`"`) + `}`, "permissions[0]", 100},
-		"256 long addresses":       {`{"allowed_ips":` + many(256, `"`+strings.Repeat("<", 4000)+`"`) + `}`, "allowed_ips[0]", 100},
+		"permissions": {`{"permissions":` + many(501, `"a b"`) + `}`, "permissions",
+			0},
+		"permissions of a grant": {`{"grants":[{"namespace":"a","permissions":` +
+			many(501, `"a b"`) + `}]}`, "grants[0].permissions", 0},
+		"grants": {`{"grants":` +
+			many(101, `{"namespace":"default","access":"read_only"}`) + `}`, "grants", 0},
+		"addresses": {`{"allowed_ips":` + many(257, `"localhost"`) + `}`,
+			"allowed_ips", 0},
+		"permissions as good": {`{"permissions":` + many(501, `"read"`) + `}`, "permissions",
+			0},
+		"500 bad permissions": {`{"permissions":` + many(500, `"a b"`) + `}`, "permissions[0]",
+			100},
+		"500 long permissions": {`{"permissions":` +
+			many(500, `"`+strings.Repeat("<", 2000)+`"`) + `}`, "permissions[0]", 100},
+		"256 long addresses": {`{"allowed_ips":` +
+			many(256, `"`+strings.Repeat("<", 4000)+`"`) + `}`, "allowed_ips[0]", 100},
 		"unknown fields":           {names(9000, "0"), "", 100},
 		"unknown fields of grants": {`{"grants":` + many(90, names(90, "0")) + `}`, "", 100},
 		"a long unknown field":     {`{"` + strings.Repeat("<", 1_000_000) + `":0}`, "", 0},
 		"bad metadata":             {`{"metadata":` + names(9000, "0") + `}`, "", 100},
-		"long metadata":            {`{"metadata":` + names(100, `"`+strings.Repeat("x", 5000)+`"`) + `}`, "", 0},
-		"a million zeros":          {`{"roles":` + many(520_000, "0") + `}`, "", 0},
-		"a million objects":        {`{"grants":` + many(340_000, "{}") + `}`, "", 0},
+		"long metadata": {`{"metadata":` +
+			names(100, `"`+strings.Repeat("x", 5000)+`"`) + `}`, "", 0},
+		"a million zeros":   {`{"roles":` + many(520_000, "0") + `}`, "", 0},
+		"a million objects": {`{"grants":` + many(340_000, "{}") + `}`, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for path, method := range map[string]string{"/keys": "POST", "/keys/" + id: "PATCH"} {
@@ -56,8 +68,10 @@ func TestBounds(t *testing.T) {
 				for _, e := range p.Errors {
 					found = found || e.Field == test.field
 				}
-				if !found || len(p.Errors) > 100 || test.errors > 0 && len(p.Errors) != test.errors || len(a.text) > 1<<20 {
-					t.Errorf("%s: %d errors in %d bytes: %.300s", method, len(p.Errors), len(a.text), a.text)
+				if !found || len(p.Errors) > 100 || test.errors > 0 &&
+					len(p.Errors) != test.errors || len(a.text) > 1<<20 {
+					t.Errorf("%s: %d errors in %d bytes: %.300s", method, len(p.Errors),
+						len(a.text), a.text)
 				}
 			}
 		})
@@ -68,18 +82,26 @@ func TestBounds(t *testing.T) {
 func TestFieldTexts(t *testing.T) {
 	d := open(t)
 	for _, test := range []struct{ method, path, body, want string }{
-		{"POST", "/keys", `{"name":"","access":"read_only"}`, "name: must have at least 1 character(s)"},
+		{"POST", "/keys", `{"name":"","access":"read_only"}`,
+			"name: must have at least 1 character(s)"},
 		{"POST", "/keys", `{"access":"read_only"}`, "name: is required"},
-		{"POST", "/keys", `{"name":"x","access":"all"}`, "access: must be one of: read_only, read_write, custom"},
+		{"POST", "/keys", `{"name":"x","access":"all"}`,
+			"access: must be one of: read_only, read_write, custom"},
 		{"POST", "/keys", `{"name":7,"active":1,"roles":{},"metadata":[],"access":"read_only"}`,
-			"active: must be true or false; metadata: must be an object; name: must be a string; roles: must be a list"},
-		{"POST", "/keys", `{"name":"x","access":"read_only","expires_at":"soon"}`, "expires_at: must be a time such as 2027-01-01T00:00:00Z"},
+			"active: must be true or false; metadata: must be an object; name: must be a string; " +
+				"roles: must be a list"},
+		{"POST", "/keys", `{"name":"x","access":"read_only","expires_at":"soon"}`,
+			"expires_at: must be a time such as 2027-01-01T00:00:00Z"},
 		{"POST", "/keys", `{"name":"x","grants":[{"namespace":"a","acess":"read_only"}]}`,
-			"grants[0].acess: is not known; known are access, connected, namespace, permissions, roles"},
+			"grants[0].acess: is not known; known are access, connected, namespace, permissions, " +
+				"roles"},
 		{"PATCH", "/keys/aaaaaaaaaaaa", `{"grants":[{"namespace":"a","a.b":0}]}`,
-			"grants[0].a.b: is not known; known are access, connected, namespace, permissions, roles"},
-		{"POST", "/keys/aaaaaaaaaaaa/revoke", `{"why":"x"}`, "why: is not known; known are made, reason"},
-		{"POST", "/keys", `{"name":"x","permissions":` + "[" + strings.Repeat(`"read",`, 500) + `"read"]}`, "permissions: are more than 500"},
+			"grants[0].a.b: is not known; known are access, connected, namespace, permissions, " +
+				"roles"},
+		{"POST", "/keys/aaaaaaaaaaaa/revoke", `{"why":"x"}`,
+			"why: is not known; known are made, reason"},
+		{"POST", "/keys", `{"name":"x","permissions":` + "[" + strings.Repeat(`"read",`, 500) +
+			`"read"]}`, "permissions: are more than 500"},
 		{"GET", "/keys?limit=0", "", "limit: must be 1 or more"},
 		{"GET", "/namespaces?size=1", "", "size: is not known; known are cursor, limit"},
 	} {
@@ -96,8 +118,10 @@ func TestFieldTexts(t *testing.T) {
 			t.Errorf("%.80s: %s\nwant %s", test.body, text, test.want)
 		}
 	}
-	p := d.call(t, root, "POST", "/keys/import", `{"nmae":"x"}`, "Content-Type", api.NDJSON).problem(t)
-	if len(p.Refused) != 1 || !strings.Contains(p.Refused[0].Detail, "nmae: is not known; known are access, ") {
+	p := d.call(t, root, "POST", "/keys/import", `{"nmae":"x"}`, "Content-Type",
+		api.NDJSON).problem(t)
+	if len(p.Refused) != 1 || !strings.Contains(p.Refused[0].Detail,
+		"nmae: is not known; known are access, ") {
 		t.Errorf("import: %+v", p)
 	}
 }

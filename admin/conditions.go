@@ -34,7 +34,8 @@ func parseCondition(header string) (c condition) {
 			return c
 		}
 		text, _, _ := strings.Cut(opaque[:end], "-")
-		if n, err := strconv.ParseInt(text, 10, 64); err == nil && n > 0 && text == strconv.FormatInt(n, 10) {
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil && n > 0 &&
+			text == strconv.FormatInt(n, 10) {
 			if weak {
 				c.weak = append(c.weak, n)
 			} else {

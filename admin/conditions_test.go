@@ -8,13 +8,14 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// TestConditions: If-Match and If-None-Match are lists of strong and weak tags (RFC 9110 §13.1), and
-// `encode` of Caddy adds the coding to a tag.
+// TestConditions: If-Match and If-None-Match are lists of strong and weak tags (RFC 9110 §13.1),
+// and `encode` of Caddy adds the coding to a tag.
 func TestConditions(t *testing.T) {
 	d := open(t)
 	for _, test := range []struct {
-		lines          []string
-		changed, shown int // the status of a change with If-Match, and of showing with If-None-Match
+		lines []string
+		// the status of a change with If-Match, and of showing with If-None-Match
+		changed, shown int
 	}{
 		{[]string{`"1"`}, 200, 304},
 		{[]string{`*`}, 200, 304},
@@ -44,7 +45,8 @@ func TestConditions(t *testing.T) {
 			path := api.Prefix + "/keys/" + d.mint(t, root, readOnly).Key.ID
 			r := httptest.NewRequest("GET", path, nil)
 			r.Header["If-None-Match"] = test.lines
-			if a := d.send(t, root, r); a.status != test.shown || a.header.Get("ETag") != `"1"` || a.status == 304 && a.text != "" {
+			if a := d.send(t, root, r); a.status != test.shown || a.header.Get("ETag") != `"1"` ||
+				a.status == 304 && a.text != "" {
 				t.Errorf("If-None-Match: %d %s", a.status, a.text)
 			}
 			for _, line := range test.lines {

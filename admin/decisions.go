@@ -14,22 +14,30 @@ import (
 
 func (a *API) registerDecisions() {
 	register(a, huma.Operation{
-		OperationID: "verify", Method: http.MethodPost, Path: api.Prefix + "/verify", Summary: "What a request with a token would be answered", Tags: []string{"decisions"},
-		Description: "With path, the api_key handlers of the node that answers decide as they would for a request with this method, path and host and no other headers. " +
-			"Without it, namespace and permission say what the request needs, and without these the outcome says only whether the key is alive. " +
-			"The address counts only if client_ip is given, and early data never does. It costs no quota.",
+		OperationID: "verify", Method: http.MethodPost, Path: api.Prefix + "/verify",
+		Summary: "What a request with a token would be answered", Tags: []string{"decisions"},
+		Description: "With path, the api_key handlers of the node that answers decide as they " +
+			"would for a request with this method, path and host and no other headers. " +
+			"Without it, namespace and permission say what the request needs, and without these " +
+			"the outcome says only whether the key is alive. " +
+			"The address counts only if client_ip is given, and early data never does. It costs " +
+			"no quota.",
 		RequestBody: jsonBody(true, api.JSON),
 	}, "admin.keys:read", a.verify)
 	add(a, huma.Operation{
-		OperationID: "health", Method: http.MethodGet, Path: healthPath, Summary: "Whether this node is well", Tags: []string{"decisions"},
+		OperationID: "health", Method: http.MethodGet, Path: healthPath,
+		Summary: "Whether this node is well", Tags: []string{"decisions"},
 	}, a.health)
 	unwell := a.huma.OpenAPI().Paths[healthPath].Get.Responses
-	unwell["503"] = &huma.Response{Description: "The database is away, or the lease has lapsed", Content: unwell["200"].Content}
+	unwell["503"] = &huma.Response{Description: "The database is away, or the lease has lapsed",
+		Content: unwell["200"].Content}
 }
 
 type verifyInput struct{ Body api.VerifyRequest }
 
-func (a *API) verify(ctx context.Context, c keystore.Caller, in *verifyInput) (*page[api.Verdict], error) {
+func (a *API) verify(
+	ctx context.Context, c keystore.Caller, in *verifyInput,
+) (*page[api.Verdict], error) {
 	q := &in.Body
 	about := keystore.Question{Namespace: q.Namespace, Permission: q.Permission}
 	var wrong fields
@@ -39,7 +47,8 @@ func (a *API) verify(ctx context.Context, c keystore.Caller, in *verifyInput) (*
 			wrong.add("client_ip", "must be an address such as 192.0.2.1")
 		}
 	}
-	for _, f := range []struct{ name, value string }{{"namespace", q.Namespace}, {"permission", q.Permission}} {
+	for _, f := range []struct{ name, value string }{{"namespace", q.Namespace},
+		{"permission", q.Permission}} {
 		if q.Path != "" && f.value != "" {
 			wrong.add(f.name, "must be absent if path is given: the api_key handler determines it")
 		}
@@ -61,10 +70,12 @@ func (a *API) verify(ctx context.Context, c keystore.Caller, in *verifyInput) (*
 	}
 	rule := a.rule.Load()
 	if rule == nil {
-		return nil, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(), stillLoading)
+		return nil, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(),
+			stillLoading)
 	}
 	rulings, err := (*rule)(Request{
-		Method: cmp.Or(q.Method, http.MethodGet), Target: q.Path, Host: q.Host, Client: about.Client, Token: q.Token,
+		Method: cmp.Or(q.Method, http.MethodGet), Target: q.Path, Host: q.Host,
+		Client: about.Client, Token: q.Token,
 	})
 	if err != nil {
 		return nil, err
@@ -100,7 +111,8 @@ func (a *API) verdict(v keystore.Verdict, namespace string, err error) (*page[ap
 	if err != nil {
 		return nil, err
 	}
-	out := api.Verdict{Outcome: v.Outcome.String(), Status: v.Outcome.Status(), Code: nilIfEmpty(v.Outcome.Code()), Needed: nilIfEmpty(v.Needed), Namespace: namespace}
+	out := api.Verdict{Outcome: v.Outcome.String(), Status: v.Outcome.Status(),
+		Code: nilIfEmpty(v.Outcome.Code()), Needed: nilIfEmpty(v.Needed), Namespace: namespace}
 	if !v.Outcome.Refuses() {
 		out.Status = http.StatusOK
 	}
@@ -122,7 +134,8 @@ func (a *API) health(ctx context.Context, _ *struct{}) (*healthOutput, error) {
 		h = a.keys.Health(ctx)
 	}
 	out := &healthOutput{http.StatusOK, api.Health{
-		Healthy: h.Problem == "", Problem: h.Problem, Revision: int64(h.Revision), LeaseRemainingMS: h.LeaseRemaining.Milliseconds(),
+		Healthy: h.Problem == "", Problem: h.Problem, Revision: int64(h.Revision),
+		LeaseRemainingMS: h.LeaseRemaining.Milliseconds(),
 	}}
 	if h.Problem != "" {
 		out.Status = http.StatusServiceUnavailable

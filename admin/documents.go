@@ -28,14 +28,17 @@ type document struct {
 func (a *API) registerDocuments() {
 	var openAPI, docs document
 	add(a, huma.Operation{
-		OperationID: "openapi", Method: http.MethodGet, Path: openAPIPath, Summary: "This interface as an OpenAPI 3.1 document", Tags: []string{"documents"},
+		OperationID: "openapi", Method: http.MethodGet, Path: openAPIPath,
+		Summary: "This interface as an OpenAPI 3.1 document", Tags: []string{"documents"},
 	}, func(context.Context, *struct{}) (*document, error) { return &openAPI, nil })
 	add(a, huma.Operation{
-		OperationID: "docs", Method: http.MethodGet, Path: docsPath, Summary: "This interface as a page", Tags: []string{"documents"},
+		OperationID: "docs", Method: http.MethodGet, Path: docsPath,
+		Summary: "This interface as a page", Tags: []string{"documents"},
 	}, func(context.Context, *struct{}) (*document, error) { return &docs, nil })
 
 	spec := a.huma.OpenAPI()
-	for path, contentType := range map[string]string{openAPIPath: "application/json", docsPath: "text/html"} {
+	for path, contentType := range map[string]string{openAPIPath: "application/json",
+		docsPath: "text/html"} {
 		spec.Paths[path].Get.Responses["200"].Content = map[string]*huma.MediaType{contentType: {}}
 	}
 	// huma describes its own errors, which are translated before anyone sees them.
@@ -49,11 +52,15 @@ func (a *API) registerDocuments() {
 	openAPI = document{"application/json", "default-src 'none'", text}
 
 	var page bytes.Buffer
-	if err := docsPage.Execute(&page, map[string]any{"Info": spec.Info, "Operations": operations(spec), "OpenAPI": openAPIPath}); err != nil {
+	if err := docsPage.Execute(&page,
+		map[string]any{"Info": spec.Info, "Operations": operations(spec),
+			"OpenAPI": openAPIPath}); err != nil {
 		panic(err)
 	}
 	// The page loads nothing, from here or elsewhere, and runs nothing.
-	docs = document{"text/html; charset=utf-8", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", page.Bytes()}
+	docs = document{"text/html; charset=utf-8",
+		"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; " +
+			"frame-ancestors 'none'", page.Bytes()}
 }
 
 // operations lists what a document holds, by path.

@@ -46,7 +46,8 @@ func TestOpenAPI(t *testing.T) {
 		for method, op := range methods {
 			method = strings.ToUpper(method)
 			got = append(got, method+strings.TrimPrefix(path, api.Prefix))
-			if op.OperationID == "" || ids[op.OperationID] || op.Summary == "" || op.Responses["default"] == nil {
+			if op.OperationID == "" || ids[op.OperationID] || op.Summary == "" ||
+				op.Responses["default"] == nil {
 				t.Errorf("%s %s: id, summary or default answer missing: %+v", method, path, op)
 			}
 			ids[op.OperationID] = true
@@ -54,16 +55,23 @@ func TestOpenAPI(t *testing.T) {
 				t.Errorf("%s %s: request body %v", method, path, op.RequestBody)
 			}
 			for _, name := range regexp.MustCompile(`{(\w+)}`).FindAllStringSubmatch(path, -1) {
-				if !slices.ContainsFunc(op.Parameters, func(p struct{ Name, In string }) bool { return p.Name == name[1] && p.In == "path" }) {
+				if !slices.ContainsFunc(op.Parameters,
+					func(p struct{ Name, In string }) bool {
+						return p.Name == name[1] &&
+							p.In == "path"
+					}) {
 					t.Errorf("%s %s: %s is not declared", method, path, name[1])
 				}
 			}
-			changes := method == "PATCH" || method == "DELETE" || strings.HasSuffix(path, "/revoke") || strings.HasSuffix(path, "/rotate") || strings.HasSuffix(path, "/token") ||
+			changes := method == "PATCH" || method == "DELETE" ||
+				strings.HasSuffix(path, "/revoke") || strings.HasSuffix(path, "/rotate") ||
+				strings.HasSuffix(path, "/token") ||
 				strings.HasSuffix(path, "/grants")
 			if (op.Responses["202"] != nil) != changes {
 				t.Errorf("%s %s: 202 is %v", method, path, op.Responses["202"])
 			}
-			if open := slices.Contains([]string{"/docs", "/health", "/openapi.json"}, strings.TrimPrefix(path, api.Prefix)); open == (op.Security != nil) {
+			if open := slices.Contains([]string{"/docs", "/health", "/openapi.json"},
+				strings.TrimPrefix(path, api.Prefix)); open == (op.Security != nil) {
 				t.Errorf("%s %s: security %v", method, path, op.Security)
 			}
 		}
@@ -87,22 +95,26 @@ func TestOpenAPI(t *testing.T) {
 	}
 }
 
-// TestBodiesRoundTrip: what the client's types write is what the document describes and the server reads.
+// TestBodiesRoundTrip: what the client's types write is what the document describes and the server
+// reads.
 func TestBodiesRoundTrip(t *testing.T) {
 	d := open(t)
 	m := d.mint(t, root, readOnly)
 	for _, patch := range []api.KeyPatch{
 		{},
-		{Name: api.Some("b"), Active: api.Null[bool](), AllowedIPs: api.Some([]string{"192.0.2.1"})},
+		{Name: api.Some("b"), Active: api.Null[bool](),
+			AllowedIPs: api.Some([]string{"192.0.2.1"})},
 		{Metadata: api.Some(map[string]*string{"a": nil}), Permissions: api.Some([]string{"read"})},
-		{Grants: api.Some([]api.GrantRequest{{Namespace: "default", Access: "read_only"}}), Metadata: api.Null[map[string]*string]()},
+		{Grants: api.Some([]api.GrantRequest{{Namespace: "default", Access: "read_only"}}),
+			Metadata: api.Null[map[string]*string]()},
 	} {
 		text, err := json.Marshal(patch)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var back api.KeyPatch
-		if err := json.Unmarshal(text, &back); err != nil || fmt.Sprintf("%+v", back.Active.Sent) != fmt.Sprintf("%+v", patch.Active.Sent) {
+		if err := json.Unmarshal(text, &back); err != nil ||
+			fmt.Sprintf("%+v", back.Active.Sent) != fmt.Sprintf("%+v", patch.Active.Sent) {
 			t.Errorf("%s: %v, %+v", text, err, back)
 		}
 		d.call(t, root, "PATCH", "/keys/"+m.Key.ID, patch).into(t, 200, new(api.KeyChanged))
@@ -112,10 +124,12 @@ func TestBodiesRoundTrip(t *testing.T) {
 func TestDocs(t *testing.T) {
 	d := open(t)
 	a := d.call(t, root, "GET", "/docs", nil)
-	if a.status != 200 || !strings.HasPrefix(a.header.Get("Content-Security-Policy"), "default-src 'none'") {
+	if a.status != 200 || !strings.HasPrefix(a.header.Get("Content-Security-Policy"),
+		"default-src 'none'") {
 		t.Errorf("%d %v", a.status, a.header)
 	}
-	for _, op := range []string{"POST /apikeys/v1/keys/{id}/revoke", "admin.keys:revoke", "/apikeys/v1/openapi.json"} {
+	for _, op := range []string{"POST /apikeys/v1/keys/{id}/revoke", "admin.keys:revoke",
+		"/apikeys/v1/openapi.json"} {
 		if !strings.Contains(a.text, op) {
 			t.Errorf("%s is not on the page", op)
 		}
@@ -129,7 +143,8 @@ func TestDocs(t *testing.T) {
 func TestPermissionsBeforeTheTable(t *testing.T) {
 	d := open(t)
 	bare := &door{API: admin.New(d.keys, slog.New(slog.DiscardHandler)), keys: d.keys}
-	if p := bare.call(t, root, "GET", "/permissions", nil).problem(t); p.Status != 503 || p.Code != "unavailable" {
+	if p := bare.call(t, root, "GET", "/permissions", nil).problem(t); p.Status != 503 ||
+		p.Code != "unavailable" {
 		t.Errorf("%+v", p)
 	}
 	bare.Declare(nil)

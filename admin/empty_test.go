@@ -19,7 +19,8 @@ func TestEmptyIsNotAbsent(t *testing.T) {
 	var m api.Member
 	d.call(t, root, "POST", "/members", `{"name":"Ada","login":"ada"}`).into(t, 201, &m)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
-	d.call(t, root, "POST", "/namespaces", `{"id":"eu","parent":"acme"}`).into(t, 201, new(api.Namespace))
+	d.call(t, root, "POST", "/namespaces", `{"id":"eu","parent":"acme"}`).into(t, 201,
+		new(api.Namespace))
 	for _, test := range []struct {
 		method, path, body string
 		status             int
@@ -29,12 +30,19 @@ func TestEmptyIsNotAbsent(t *testing.T) {
 		{"POST", "/keys", `{"name":"a","access":"read_only","owner":""}`, 422, "owner"},
 		{"POST", "/keys", `{"name":"a","access":"","permissions":["read"]}`, 422, "access"},
 		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":""}`, 422, "expires_at"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","allowed_ips":[""]}`, 422, "allowed_ips[0]"},
-		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"","access":"read_only"}]}`, 422, "grants[0].namespace"},
-		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"acme","access":"","permissions":["read"]}]}`, 422, "grants[0].access"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","allowed_ips":[""]}`, 422,
+			"allowed_ips[0]"},
+		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"","access":"read_only"}]}`, 422,
+			"grants[0].namespace"},
+		{"POST", "/keys",
+			`{"name":"a","grants":[{"namespace":"acme","access":"","permissions":["read"]}]}`, 422,
+			"grants[0].access"},
 		{"POST", "/keys/" + id + "/rotate", `{"grace":""}`, 422, "grace"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","namespace":null,"owner":null}`, 422, "namespace owner"},
-		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"acme","access":null,"permissions":["read"]}]}`, 422, "grants[0].access"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","namespace":null,"owner":null}`, 422,
+			"namespace owner"},
+		{"POST", "/keys",
+			`{"name":"a","grants":[{"namespace":"acme","access":null,"permissions":["read"]}]}`,
+			422, "grants[0].access"},
 		{"POST", "/keys/" + id + "/rotate", `{"grace":null}`, 422, "grace"},
 		{"PATCH", "/keys/" + id, `{"owner":""}`, 422, "owner"},
 		{"PATCH", "/keys/" + id, `{"access":""}`, 422, "access"},
@@ -77,23 +85,31 @@ func TestEmptyIsNotAbsent(t *testing.T) {
 			}
 			slices.Sort(fields)
 			if p.Status != test.status || strings.Join(fields, " ") != test.fields {
-				t.Errorf("%d %v, want %d %s: %s", p.Status, fields, test.status, test.fields, a.text)
+				t.Errorf("%d %v, want %d %s: %s", p.Status, fields, test.status, test.fields,
+					a.text)
 			}
 		})
 	}
-	line := `{"name":"a","access":"read_only","token":"","sha256":"` + strings.Repeat("a", 64) + `"}`
+	line := `{"name":"a","access":"read_only","token":"","sha256":"` + strings.Repeat("a", 64) +
+		`"}`
 	p := d.call(t, root, "POST", "/keys/import", line, "Content-Type", api.NDJSON).problem(t)
 	if p.Status != 422 || len(p.Refused) != 1 || !strings.Contains(p.Refused[0].Detail, "token:") {
 		t.Errorf("an empty token in an import: %+v", p)
 	}
 
 	// What may be empty is.
-	d.call(t, root, "PATCH", "/namespaces/acme", `{"name":"","kind":""}`).into(t, 200, new(api.NamespaceChanged))
-	d.call(t, root, "PATCH", "/namespaces/eu", `{"parent":null}`).into(t, 200, new(api.NamespaceChanged))
-	d.call(t, root, "PATCH", "/members/"+m.ID, `{"login":null}`).into(t, 200, new(api.MemberChanged))
-	d.call(t, root, "POST", "/keys", `{"name":"a","access":"read_only","expires_at":null}`).into(t, 201, new(api.Minted))
-	d.call(t, root, "POST", "/keys/"+id+"/revoke", `{"reason":""}`).into(t, 200, new(api.KeyChanged))
-	d.call(t, root, "POST", "/keys/"+id+"/revoke", `{"reason":null}`).into(t, 200, new(api.KeyChanged))
+	d.call(t, root, "PATCH", "/namespaces/acme", `{"name":"","kind":""}`).into(t, 200,
+		new(api.NamespaceChanged))
+	d.call(t, root, "PATCH", "/namespaces/eu", `{"parent":null}`).into(t, 200,
+		new(api.NamespaceChanged))
+	d.call(t, root, "PATCH", "/members/"+m.ID, `{"login":null}`).into(t, 200,
+		new(api.MemberChanged))
+	d.call(t, root, "POST", "/keys", `{"name":"a","access":"read_only","expires_at":null}`).into(t,
+		201, new(api.Minted))
+	d.call(t, root, "POST", "/keys/"+id+"/revoke", `{"reason":""}`).into(t, 200,
+		new(api.KeyChanged))
+	d.call(t, root, "POST", "/keys/"+id+"/revoke", `{"reason":null}`).into(t, 200,
+		new(api.KeyChanged))
 }
 
 // TestParameters sends each documented query parameter and header empty and twice.
@@ -107,7 +123,8 @@ func TestParameters(t *testing.T) {
 			}
 			for _, p := range op.Parameters {
 				for _, values := range [][]string{{""}, {"1", "1"}} {
-					r := httptest.NewRequest(op.Method, strings.ReplaceAll(path, "{id}", id), strings.NewReader("{}"))
+					r := httptest.NewRequest(op.Method, strings.ReplaceAll(path, "{id}", id),
+						strings.NewReader("{}"))
 					if op.RequestBody != nil {
 						r.Header.Set("Content-Type", api.JSON)
 					}
@@ -127,7 +144,8 @@ func TestParameters(t *testing.T) {
 					a := d.send(t, root, r)
 					doc := a.problem(t)
 					if a.status != 422 || len(doc.Errors) != 1 || doc.Errors[0].Field != p.Name {
-						t.Errorf("%s %s with %s %q: %d %s", op.Method, path, p.Name, values, a.status, a.text)
+						t.Errorf("%s %s with %s %q: %d %s", op.Method, path, p.Name, values,
+							a.status, a.text)
 					}
 				}
 			}

@@ -33,7 +33,8 @@ func (a *API) Conforms(r *http.Request, status int, contentType string, body []b
 	if item == nil {
 		return nil // nothing there: tested by its problem document
 	}
-	op := map[string]*huma.Operation{"GET": item.Get, "HEAD": item.Get, "POST": item.Post, "PATCH": item.Patch, "DELETE": item.Delete}[r.Method]
+	op := map[string]*huma.Operation{"GET": item.Get, "HEAD": item.Get, "POST": item.Post,
+		"PATCH": item.Patch, "DELETE": item.Delete}[r.Method]
 	if op == nil {
 		return fmt.Errorf("%s %s is answered, but not documented", r.Method, path)
 	}
@@ -47,7 +48,8 @@ func (a *API) Conforms(r *http.Request, status int, contentType string, body []b
 	mediaType, _, _ := mime.ParseMediaType(contentType)
 	content := response.Content[mediaType]
 	if content == nil {
-		return fmt.Errorf("%s %s: %d is documented as %v, not as %q", r.Method, path, status, response.Content, mediaType)
+		return fmt.Errorf("%s %s: %d is documented as %v, not as %q", r.Method, path, status,
+			response.Content, mediaType)
 	}
 	if content.Schema == nil {
 		return nil
@@ -62,7 +64,8 @@ func (a *API) Conforms(r *http.Request, status int, contentType string, body []b
 		if err := json.Unmarshal(text, &v); err != nil {
 			return err
 		}
-		huma.Validate(a.huma.OpenAPI().Components.Schemas, content.Schema, huma.NewPathBuffer(nil, 0), huma.ModeReadFromServer, v, &found)
+		huma.Validate(a.huma.OpenAPI().Components.Schemas, content.Schema,
+			huma.NewPathBuffer(nil, 0), huma.ModeReadFromServer, v, &found)
 	}
 	return errors.Join(found.Errors...)
 }

@@ -17,7 +17,8 @@ import (
 const unknownParameter = "unknown query parameter"
 
 func init() {
-	// Said after the name of the field, as the key store's own are. huma has no setting for one API alone.
+	// Said after the name of the field, as the key store's own are. huma has no setting for one API
+	// alone.
 	validation.MsgUnexpectedProperty = "is not known"
 	validation.MsgExpectedRFC3339DateTime = "must be a time such as 2027-01-01T00:00:00Z"
 	validation.MsgExpectedBoolean = "must be true or false"
@@ -37,7 +38,8 @@ func init() {
 // maxErrors is how many fields an answer names.
 const maxErrors = 100
 
-// translate turns huma's own errors into problems, without the values that it would repeat: one may be a token.
+// translate turns huma's own errors into problems, without the values that it would repeat: one may
+// be a token.
 func (a *API) translate(ctx huma.Context, _ string, v any) (any, error) {
 	if p, ok := v.(*problem); ok {
 		return p.of(ctx.Context()), nil
@@ -62,7 +64,9 @@ func (a *API) translate(ctx huma.Context, _ string, v any) (any, error) {
 }
 
 // humaError names the field itself where huma names the object that lacks it.
-func (a *API) humaError(body *huma.Schema, parameters []*huma.Param, d *huma.ErrorDetail) api.FieldError {
+func (a *API) humaError(
+	body *huma.Schema, parameters []*huma.Param, d *huma.ErrorDetail,
+) api.FieldError {
 	where, field, _ := strings.Cut(d.Location, ".")
 	var missing string
 	if n, _ := fmt.Sscanf(d.Message, validation.MsgExpectedRequiredProperty, &missing); n == 1 {
@@ -91,7 +95,8 @@ func (a *API) humaError(body *huma.Schema, parameters []*huma.Param, d *huma.Err
 	if len(known) == 0 {
 		return fieldError(field, validation.MsgUnexpectedProperty)
 	}
-	return fieldError(field, validation.MsgUnexpectedProperty+"; known are "+strings.Join(known, ", "))
+	return fieldError(field, validation.MsgUnexpectedProperty+"; known are "+
+		strings.Join(known, ", "))
 }
 
 // known lists the fields of the object in which field was not expected.

@@ -7,14 +7,17 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// FuzzBodies sends anything to every operation that takes a body: no panic, no 5xx, always a document, as documented.
+// FuzzBodies sends anything to every operation that takes a body: no panic, no 5xx, always a
+// document, as documented.
 func FuzzBodies(f *testing.F) {
 	for _, seed := range []string{
-		``, `{}`, `[]`, `null`, `0`, `"x"`, `{"`, readOnly, "\xff", `{"name":null,"access":null,"grants":null,"metadata":null,"expires_at":null}`,
+		``, `{}`, `[]`, `null`, `0`, `"x"`, `{"`, readOnly, "\xff",
+		`{"name":null,"access":null,"grants":null,"metadata":null,"expires_at":null}`,
 		`{"name":"a","permissions":["orders:read"],"roles":[],"connected":true,"grants":[{"namespace":"*","access":"read_write"}]}`,
 		`{"name":"a","access":"read_only","expires_at":"9999-12-31T23:59:59.999999999+14:00","allowed_ips":["::/0","0.0.0.0/0"]}`,
 		`{"name":"a","access":"read_only","expires_at":"2037-01-01T00:00:00.123456789Z","metadata":{"":"","a":"\u2028"}}`,
-		`{"reason":"x","made":true}`, `{"grace":"24h"}`, `{"grace":"9223372036854775807ns"}`, `{"token":"secret-token:x","namespace":"*","permission":"admin:*"}`,
+		`{"reason":"x","made":true}`, `{"grace":"24h"}`, `{"grace":"9223372036854775807ns"}`,
+		`{"token":"secret-token:x","namespace":"*","permission":"admin:*"}`,
 		`{"keys":[{"name":"a","access":"read_only","token":"credential"},null,{"name":"b","sha256":"00"}]}`,
 		`{"id":"acme","kind":"account","parent":null,"name":"Acme","edit_policy":"grow_only","reach":[]}`,
 		`{"rate_limit":{"requests":1e999},"quota":[[[]]]}`, `{"metadata":{"a":null}}`,
@@ -58,7 +61,8 @@ func FuzzBodies(f *testing.F) {
 
 // FuzzTargets asks for anything at all.
 func FuzzTargets(f *testing.F) {
-	for _, seed := range []string{"/keys", "/keys?limit=2&q=%00&status=active", "/keys?cursor=1_2", "/keys?cursor=_", "/namespaces?cursor=MSBh", "/keys/%2e%2e", "/keys/a%2fb", "//keys", "/keys/\xff", "/?%zz", "/keys?q=%zz&q=1;2"} {
+	for _, seed := range []string{"/keys", "/keys?limit=2&q=%00&status=active", "/keys?cursor=1_2",
+		"/keys?cursor=_", "/namespaces?cursor=MSBh", "/keys/%2e%2e", "/keys/a%2fb", "//keys", "/keys/\xff", "/?%zz", "/keys?q=%zz&q=1;2"} {
 		f.Add(seed)
 	}
 	d := open(f)

@@ -45,7 +45,8 @@ func open(t testing.TB) *door {
 
 func openOn(t testing.TB, db keystore.Database) *door {
 	t.Helper()
-	ks, err := keystore.Open(context.Background(), db, nil, keystore.Settings{}, nobody{}, slog.New(slog.DiscardHandler))
+	ks, err := keystore.Open(context.Background(), db, nil, keystore.Settings{}, nobody{},
+		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,8 +69,11 @@ type answer struct {
 	text   string
 }
 
-// call sends one request. A body other than a string is sent as JSON; more is header names and values in turn.
-func (d *door) call(t testing.TB, c keystore.Caller, method, path string, body any, more ...string) answer {
+// call sends one request. A body other than a string is sent as JSON; more is header names and
+// values in turn.
+func (d *door) call(
+	t testing.TB, c keystore.Caller, method, path string, body any, more ...string,
+) answer {
 	t.Helper()
 	var r io.Reader
 	switch b := body.(type) {
@@ -169,5 +173,6 @@ func request(target string) (*http.Request, bool) {
 	if err != nil {
 		return nil, false
 	}
-	return &http.Request{Method: "GET", URL: u, Host: "localhost", Header: http.Header{}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}, true
+	return &http.Request{Method: "GET", URL: u, Host: "localhost", Header: http.Header{},
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}, true
 }

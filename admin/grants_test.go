@@ -14,10 +14,12 @@ func TestEditGrants(t *testing.T) {
 	for _, body := range []string{`{"id":"acme"}`, `{"id":"acme-eu"}`} {
 		d.call(t, root, "POST", "/namespaces", body).into(t, 201, new(api.Namespace))
 	}
-	for _, body := range []string{`{"namespace":"*","name":"r","permissions":["x:op"]}`, `{"namespace":"*","name":"s","permissions":["y:op"]}`} {
+	for _, body := range []string{`{"namespace":"*","name":"r","permissions":["x:op"]}`,
+		`{"namespace":"*","name":"s","permissions":["y:op"]}`} {
 		d.call(t, root, "POST", "/roles", body).into(t, 201, new(api.Role))
 	}
-	key := d.mint(t, root, `{"name":"a","namespace":"acme","permissions":["read","orders:write"],"roles":["r"]}`).Key
+	key := d.mint(t, root,
+		`{"name":"a","namespace":"acme","permissions":["read","orders:write"],"roles":["r"]}`).Key
 	path := "/keys/" + key.ID + "/grants"
 	g := func(namespace string, permissions, roles []string) api.Grant {
 		return api.Grant{Namespace: namespace, Permissions: permissions, Roles: roles}
@@ -27,20 +29,31 @@ func TestEditGrants(t *testing.T) {
 		body string
 		want []api.Grant
 	}{
-		{`{"add":[{"permissions":["write"]}]}`, []api.Grant{g("acme", []string{"orders:write", "read", "write"}, []string{"r"})}},
-		{`{"add":[{"namespace":"acme","permissions":["read"],"roles":["r","s"]}]}`, []api.Grant{g("acme", []string{"orders:write", "read", "write"}, []string{"r", "s"})}},
-		{`{"remove":[{"access":"read_write","roles":["r"]}]}`, []api.Grant{g("acme", []string{"orders:write"}, []string{"s"})}},
+		{`{"add":[{"permissions":["write"]}]}`,
+			[]api.Grant{g("acme", []string{"orders:write", "read", "write"}, []string{"r"})}},
+		{`{"add":[{"namespace":"acme","permissions":["read"],"roles":["r","s"]}]}`,
+			[]api.Grant{g("acme", []string{"orders:write", "read", "write"}, []string{"r", "s"})}},
+		{`{"remove":[{"access":"read_write","roles":["r"]}]}`,
+			[]api.Grant{g("acme", []string{"orders:write"}, []string{"s"})}},
 		{`{"add":[{"namespace":"acme-eu","access":"read_only"},{"namespace":"default","access":"read_only"}]}`,
-			[]api.Grant{g("acme", []string{"orders:write"}, []string{"s"}), g("acme-eu", []string{"read"}, none), g("default", []string{"read"}, none)}},
-		{`{"remove":[{"namespace":"acme-eu","permissions":["read"]}]}`, []api.Grant{g("acme", []string{"orders:write"}, []string{"s"}), g("default", []string{"read"}, none)}},
+			[]api.Grant{g("acme", []string{"orders:write"}, []string{"s"}),
+				g("acme-eu", []string{"read"}, none), g("default", []string{"read"}, none)}},
+		{`{"remove":[{"namespace":"acme-eu","permissions":["read"]}]}`,
+			[]api.Grant{g("acme", []string{"orders:write"}, []string{"s"}),
+				g("default", []string{"read"}, none)}},
 		{`{"remove_namespaces":["acme"]}`, []api.Grant{g("default", []string{"read"}, none)}},
-		{`{"remove_namespaces":["default"],"add":[{"roles":["r"]}]}`, []api.Grant{g("acme", none, []string{"r"})}},
-		{`{"add":[{"connected":true}]}`, []api.Grant{{Namespace: "acme", Permissions: none, Roles: []string{"r"}, Connected: true}}},
+		{`{"remove_namespaces":["default"],"add":[{"roles":["r"]}]}`,
+			[]api.Grant{g("acme", none, []string{"r"})}},
+		{`{"add":[{"connected":true}]}`,
+			[]api.Grant{{Namespace: "acme", Permissions: none, Roles: []string{"r"},
+				Connected: true}}},
 		{`{"remove":[{"connected":true}]}`, []api.Grant{g("acme", none, []string{"r"})}},
 	} {
 		var got api.KeyChanged
-		d.call(t, root, "POST", path, test.body, "If-Match", fmt.Sprintf(`"%d"`, key.Version)).into(t, 200, &got)
-		if key.Version++; !reflect.DeepEqual(got.Key.Grants, test.want) || got.Key.Version != key.Version || !got.Propagation.Complete {
+		d.call(t, root, "POST", path, test.body, "If-Match",
+			fmt.Sprintf(`"%d"`, key.Version)).into(t, 200, &got)
+		if key.Version++; !reflect.DeepEqual(got.Key.Grants, test.want) ||
+			got.Key.Version != key.Version || !got.Propagation.Complete {
 			t.Errorf("%s: %+v, want %+v", test.body, got, test.want)
 		}
 	}
@@ -63,16 +76,20 @@ func TestEditGrants(t *testing.T) {
 		{`{"remove_namespaces":["acme"]}`, "permissions"}, // a key without any
 		{`{"grants":[]}`, "grants"},
 	} {
-		if p := d.call(t, root, "POST", path, test.body).problem(t); p.Status != 422 || len(p.Errors) == 0 || p.Errors[0].Field != test.field {
+		if p := d.call(t, root, "POST", path, test.body).problem(t); p.Status != 422 ||
+			len(p.Errors) == 0 || p.Errors[0].Field != test.field {
 			t.Errorf("%s: %+v, want %s", test.body, p, test.field)
 		}
 	}
-	if p := d.call(t, root, "POST", path, `{"add":[{"roles":["s"]}]}`, "If-Match", `"1"`).problem(t); p.Status != 412 {
+	if p := d.call(t, root, "POST", path, `{"add":[{"roles":["s"]}]}`, "If-Match",
+		`"1"`).problem(t); p.Status != 412 {
 		t.Errorf("another version: %+v", p)
 	}
-	d.call(t, root, "PATCH", "/namespaces/acme", `{"edit_policy":"grow_only"}`).into(t, 200, new(api.NamespaceChanged))
+	d.call(t, root, "PATCH", "/namespaces/acme", `{"edit_policy":"grow_only"}`).into(t, 200,
+		new(api.NamespaceChanged))
 	d.call(t, root, "POST", path, `{"add":[{"roles":["s"]}]}`).into(t, 200, new(api.KeyChanged))
-	if p := d.call(t, root, "POST", path, `{"remove":[{"roles":["s"]}]}`).problem(t); p.Status != 422 || p.Code != "grow_only" {
+	if p := d.call(t, root, "POST", path,
+		`{"remove":[{"roles":["s"]}]}`).problem(t); p.Status != 422 || p.Code != "grow_only" {
 		t.Errorf("removed from a key that may only grow: %+v", p)
 	}
 	var log api.Page[api.AuditRow]
@@ -89,7 +106,8 @@ func TestEditGrantsAtOnce(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range 20 {
 		group.Go(func() {
-			a := d.call(t, root, "POST", "/keys/"+key.ID+"/grants", fmt.Sprintf(`{"add":[{"permissions":["r%d:read"]}]}`, i))
+			a := d.call(t, root, "POST", "/keys/"+key.ID+"/grants",
+				fmt.Sprintf(`{"add":[{"permissions":["r%d:read"]}]}`, i))
 			if a.status != 200 {
 				t.Errorf("%d %s", a.status, a.text)
 			}

@@ -27,10 +27,14 @@ func (a *API) registerImport() {
 	// huma reads what has a schema when it is registered.
 	body := jsonBody(true, api.JSON, api.NDJSON)
 	register(a, huma.Operation{
-		OperationID: "import-keys", Method: http.MethodPost, Path: keysPath + "/import", Summary: "Import keys whose credentials were made elsewhere", Tags: []string{"keys"},
-		Description: "All keys of one body are imported, or none; with partial=1 those that can be, in batches of 1000 as they are read. A body " +
-			"may be of any length; all or nothing, and with Idempotency-Key, a key may import at most 10000. It ends when more than 1000 are refused. " +
-			"If too many imports are already running, or requests use too much memory, the answer is 429 `busy` with Retry-After. " +
+		OperationID: "import-keys", Method: http.MethodPost, Path: keysPath + "/import",
+		Summary: "Import keys whose credentials were made elsewhere", Tags: []string{"keys"},
+		Description: "All keys of one body are imported, or none; with partial=1 those that can " +
+			"be, in batches of 1000 as they are read. A body " +
+			"may be of any length; all or nothing, and with Idempotency-Key, a key may import at " +
+			"most 10000. It ends when more than 1000 are refused. " +
+			"If too many imports are already running, or requests use too much memory, the answer " +
+			"is 429 `busy` with Retry-After. " +
 			"As application/x-ndjson each line is one element of keys.",
 		DefaultStatus: http.StatusCreated,
 		RequestBody:   body,
@@ -57,7 +61,8 @@ func (in *importInput) Resolve(ctx huma.Context) []error {
 // withoutMark skips a byte order mark, which some programs write before UTF-8 (RFC 8259 §8.1).
 func withoutMark(r io.Reader) io.Reader {
 	in := bufio.NewReader(r)
-	if start, _ := in.Peek(len(byteOrderMark)); string(start) == byteOrderMark { // the next read returns an error again
+	// the next read returns an error again
+	if start, _ := in.Peek(len(byteOrderMark)); string(start) == byteOrderMark {
 		_, _ = in.Discard(len(byteOrderMark))
 	}
 	return in
@@ -117,9 +122,13 @@ func (i *importing) created(line int, id string) {
 // lineBytes is the memory that an import needs for each key besides its text.
 const lineBytes = 256
 
-func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput) (*page[api.Imported], error) {
+func (a *API) importKeys(
+	ctx context.Context, c keystore.Caller, in *importInput,
+) (*page[api.Imported], error) {
 	some := in.Partial == "1"
-	i := importing{API: a, ctx: ctx, caller: c, key: in.Key, some: some, whole: !some || in.Key != "", done: api.Imported{Created: []api.Created{}, Refused: []api.Refused{}}}
+	i := importing{API: a, ctx: ctx, caller: c, key: in.Key, some: some,
+		whole: !some || in.Key != "", done: api.Imported{Created: []api.Created{},
+			Refused: []api.Refused{}}}
 	read := readKeys
 	if in.ndjson {
 		read = readLines
@@ -130,7 +139,8 @@ func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput
 	}
 	if refused := len(i.done.Refused); err == nil && refused > 0 && !some {
 		err = newProblem(http.StatusUnprocessableEntity, codeInvalid,
-			fmt.Sprintf("nothing was imported: %d keys are refused; mend them, or import the others with partial=1 (command line: --partial)", refused))
+			fmt.Sprintf("nothing was imported: %d keys are refused; mend them, or import the "+
+				"others with partial=1 (command line: --partial)", refused))
 	}
 	if err == nil {
 		return &page[api.Imported]{i.done}, nil
@@ -138,7 +148,8 @@ func (a *API) importKeys(ctx context.Context, c keystore.Caller, in *importInput
 	p := a.refusal(&huma.Operation{OperationID: "import-keys"}, err)
 	p.Refused = i.done.Refused
 	if i.done.Imported > 0 {
-		p.Detail = fmt.Sprintf("%d keys were imported before this: %s. Those will be refused as already_used when all are sent again", i.done.Imported, p.Detail)
+		p.Detail = fmt.Sprintf("%d keys were imported before this: %s. Those will be refused as "+
+			"already_used when all are sent again", i.done.Imported, p.Detail)
 	}
 	return nil, p
 }
@@ -176,9 +187,12 @@ func (i *importing) keep(line int, text []byte) error {
 	switch {
 	case i.wrong > maxRefused, !i.whole && (len(i.batch) >= batchKeys || i.bytes >= batchBytes):
 		return i.flush()
-	case i.whole && i.caller.Actor() != keystore.RootMember && (len(i.lines) > keystore.MaxImport || i.bytes > wholeBytes):
+	case i.whole && i.caller.Actor() != keystore.RootMember &&
+		(len(i.lines) > keystore.MaxImport || i.bytes > wholeBytes):
 		return newProblem(http.StatusUnprocessableEntity, "too_many", fmt.Sprintf(
-			"more than %d keys or %d MiB cannot be imported in one transaction: send fewer at a time, or use partial=1 without Idempotency-Key", keystore.MaxImport, wholeBytes>>20))
+			"more than %d keys or %d MiB cannot be imported in one transaction: send fewer at a "+
+				"time, or use partial=1 without Idempotency-Key", keystore.MaxImport,
+			wholeBytes>>20))
 	}
 	return nil
 }
@@ -207,12 +221,14 @@ func (i *importing) flush() error {
 	}
 	if err == nil && len(refused) > room {
 		err = newProblem(http.StatusUnprocessableEntity, "too_many_refused",
-			fmt.Sprintf("more than %d keys are refused, of which the first are listed; nothing after line %d was read", maxRefused, i.line))
+			fmt.Sprintf("more than %d keys are refused, of which the first are listed; nothing "+
+				"after line %d was read", maxRefused, i.line))
 	}
 	return err
 }
 
-// importSpec reads one key. What is wrong with it is kept beside it, so that its line can be refused.
+// importSpec reads one key. What is wrong with it is kept beside it, so that its line can be
+// refused.
 func (a *API) importSpec(line int, text []byte) keystore.ImportSpec {
 	spec, err := a.parseImport(text)
 	spec.Line = line
@@ -234,7 +250,8 @@ func (a *API) parseImport(text []byte) (spec keystore.ImportSpec, err error) {
 	var shape any
 	_ = json.Unmarshal(text, &shape) // checked above
 	var found huma.ValidateResult
-	huma.Validate(a.huma.OpenAPI().Components.Schemas, a.importKey, huma.NewPathBuffer(make([]byte, 0, 64), 0), huma.ModeWriteToServer, shape, &found)
+	huma.Validate(a.huma.OpenAPI().Components.Schemas, a.importKey,
+		huma.NewPathBuffer(make([]byte, 0, 64), 0), huma.ModeWriteToServer, shape, &found)
 	var wrong fields
 	a.inspect(a.importKey, shape, "", &wrong)
 	if err := wrong.err(codeInvalid); err != nil {
@@ -243,7 +260,9 @@ func (a *API) parseImport(text []byte) (spec keystore.ImportSpec, err error) {
 	for _, e := range found.Errors[:min(len(found.Errors), maxErrors)] {
 		var d huma.ErrorDetailer
 		errors.As(e, &d)
-		f := a.humaError(a.importKey, nil, &huma.ErrorDetail{Location: "key." + d.ErrorDetail().Location, Message: d.ErrorDetail().Message})
+		f := a.humaError(a.importKey, nil,
+			&huma.ErrorDetail{Location: "key." + d.ErrorDetail().Location,
+				Message: d.ErrorDetail().Message})
 		wrong.add(f.Field, "%s", f.Detail)
 	}
 	if err := wrong.err(codeInvalid); err != nil {
@@ -251,7 +270,8 @@ func (a *API) parseImport(text []byte) (spec keystore.ImportSpec, err error) {
 	}
 	var k api.ImportKey
 	if err := json.Unmarshal(text, &k); err != nil {
-		wrong.add("expires_at", "must be a time as of RFC 3339") // the one field that the schema does not hold to the letter
+		// the one field that the schema does not hold to the letter
+		wrong.add("expires_at", "must be a time as of RFC 3339")
 		return spec, wrong.err(codeInvalid)
 	}
 	if spec.KeySpec, err = keySpec(&k.MintRequest); err != nil {
@@ -262,7 +282,10 @@ func (a *API) parseImport(text []byte) (spec keystore.ImportSpec, err error) {
 	case (k.Token == "") == (k.SHA256 == ""):
 		wrong.add("token", "give either token or sha256")
 	case k.SHA256 != "":
-		if n, err := hex.Decode(spec.Digest[:], []byte(strings.ToLower(k.SHA256[:min(len(k.SHA256), 2*len(spec.Digest))]))); err != nil || n != len(spec.Digest) || len(k.SHA256) != 2*n {
+		if n, err := hex.Decode(spec.Digest[:],
+			[]byte(strings.ToLower(k.SHA256[:min(len(k.SHA256),
+				2*len(spec.Digest))]))); err != nil || n != len(spec.Digest) ||
+			len(k.SHA256) != 2*n {
 			wrong.add("sha256", "must be 64 hex digits")
 		}
 	}
@@ -273,7 +296,8 @@ func (a *API) parseImport(text []byte) (spec keystore.ImportSpec, err error) {
 const maxLine = maxBody
 
 func tooLong(n int) error {
-	return newProblem(http.StatusBadRequest, "syntax", fmt.Sprintf("line %d is longer than %d bytes", n, maxLine))
+	return newProblem(http.StatusBadRequest, "syntax",
+		fmt.Sprintf("line %d is longer than %d bytes", n, maxLine))
 }
 
 // readLines reads NDJSON: one key a line; blank lines are counted and passed over.
@@ -299,7 +323,8 @@ func readLines(r io.Reader, keep func(line int, text []byte) error) error {
 	}
 }
 
-// allowance is a reader that lets through what is left. A decoder reads as much as it takes to see the end of a value.
+// allowance is a reader that lets through what is left. A decoder reads as much as it takes to see
+// the end of a value.
 type allowance struct {
 	io.Reader
 	left, line int
@@ -317,7 +342,8 @@ func (a *allowance) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// readKeys reads {"keys": […]} without holding the whole of it. A key's line is its place in keys, counted from 1.
+// readKeys reads {"keys": […]} without holding the whole of it. A key's line is its place in keys,
+// counted from 1.
 func readKeys(r io.Reader, keep func(line int, text []byte) error) error {
 	in := &allowance{Reader: r}
 	in.next(1)
@@ -374,10 +400,12 @@ func bodyFailed(err error) error {
 	}
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
-		return newProblem(http.StatusBadRequest, "syntax", fmt.Sprintf("the body is not valid JSON: there is a mistake at byte %d", syntax.Offset))
+		return newProblem(http.StatusBadRequest, "syntax",
+			fmt.Sprintf("the body is not valid JSON: there is a mistake at byte %d", syntax.Offset))
 	}
 	if isTooLarge(err) {
-		return newProblem(http.StatusRequestEntityTooLarge, "too_large", "the body is longer than this server accepts")
+		return newProblem(http.StatusRequestEntityTooLarge, "too_large",
+			"the body is longer than this server accepts")
 	}
 	return newProblem(http.StatusBadRequest, "incomplete_body", "the body ended early")
 }

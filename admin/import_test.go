@@ -21,21 +21,25 @@ func TestImport(t *testing.T) {
 	sum := sha256.Sum256([]byte(two))
 	lines := []string{
 		fmt.Sprintf(`{"name":"one","access":"read_only","token":%q}`, one),
-		fmt.Sprintf(`{"name":"two","access":"read_only","sha256":%q,"metadata":{"from":"before"}}`, hex.EncodeToString(sum[:])),
+		fmt.Sprintf(`{"name":"two","access":"read_only","sha256":%q,"metadata":{"from":"before"}}`,
+			hex.EncodeToString(sum[:])),
 	}
 	for contentType, body := range map[string]string{
-		"application/json; charset=UTF-8":     "\ufeff" + `{"keys":[` + strings.Join(lines, ",") + `]}`,
+		"application/json; charset=UTF-8": "\ufeff" + `{"keys":[` + strings.Join(lines, ",") +
+			`]}`,
 		"application/x-ndjson; charset=UTF-8": "\ufeff" + strings.Join(lines, "\n"),
 		api.JSON:                              `{"keys":[` + strings.Join(lines, ",") + `]}`,
 		api.NDJSON:                            strings.Join(lines, "\n"),
 		api.NDJSON + "; charset=utf-8":        "\n" + strings.Join(lines, "\r\n\r\n") + "\r\n",
-		"application/json; charset=\"utf-8\"": " { \"keys\" : [\n" + strings.Join(lines, " , ") + " ] } \n",
+		"application/json; charset=\"utf-8\"": " { \"keys\" : [\n" + strings.Join(lines, " , ") +
+			" ] } \n",
 	} {
 		t.Run(contentType, func(t *testing.T) {
 			d := open(t)
 			a := d.call(t, root, "POST", "/keys/import", body, "Content-Type", contentType)
 			var done api.Imported
-			if a.into(t, 201, &done); done.Imported != 2 || len(done.Created) != 2 || len(done.Refused) != 0 {
+			if a.into(t, 201, &done); done.Imported != 2 || len(done.Created) != 2 ||
+				len(done.Refused) != 0 {
 				t.Fatalf("%d %s", a.status, a.text)
 			}
 			for i, made := range done.Created {
@@ -54,7 +58,8 @@ func TestImport(t *testing.T) {
 			}
 			// A second time, none of them.
 			a = d.call(t, root, "POST", "/keys/import", body, "Content-Type", contentType)
-			if p := a.problem(t); p.Status != 422 || len(p.Refused) != 2 || p.Refused[0].Code != "already_used" || strings.Contains(a.text, one) {
+			if p := a.problem(t); p.Status != 422 || len(p.Refused) != 2 ||
+				p.Refused[0].Code != "already_used" || strings.Contains(a.text, one) {
 				t.Errorf("again: %s", a.text)
 			}
 		})
@@ -65,7 +70,8 @@ func TestImport(t *testing.T) {
 func TestImportRefusals(t *testing.T) {
 	d := open(t)
 	minted := d.mint(t, root, readOnly)
-	forged := minted.Token[:len(minted.Token)-1] + map[bool]string{true: "0", false: "1"}[minted.Token[len(minted.Token)-1] != '0']
+	forged := minted.Token[:len(minted.Token)-1] + map[bool]string{true: "0",
+		false: "1"}[minted.Token[len(minted.Token)-1] != '0']
 	const good = "a-good-credential"
 	lines := []struct{ text, code, about string }{
 		{fmt.Sprintf(`{"name":"good","access":"read_only","token":%q}`, good), "", ""},
@@ -73,21 +79,31 @@ func TestImportRefusals(t *testing.T) {
 		{`{"name":"x","access":"read_only"`, "syntax", ""},
 		{`{"name":"x","name":"y","access":"read_only","token":"credential-a"}`, "syntax", "name"},
 		{`{"access":"read_only","token":"credential-b"}`, "invalid_fields", "name"},
-		{`{"name":"x","access":"read_only","token":"credential-c","tokn":1}`, "invalid_fields", "tokn"},
+		{`{"name":"x","access":"read_only","token":"credential-c","tokn":1}`, "invalid_fields",
+			"tokn"},
 		{`{"name":"x","access":"read_only"}`, "invalid_fields", "sha256"},
-		{`{"name":"x","access":"read_only","token":"credential-d","sha256":"` + strings.Repeat("0a", 32) + `"}`, "invalid_fields", "sha256"},
-		{`{"name":"x","access":"read_only","sha256":"` + strings.Repeat("0a", 31) + `"}`, "invalid_fields", "sha256"},
-		{`{"name":"x","access":"read_only","sha256":"` + strings.Repeat("0a", 33) + `"}`, "invalid_fields", "sha256"},
-		{`{"name":"x","access":"read_only","sha256":"` + strings.Repeat("zz", 32) + `"}`, "invalid_fields", "sha256"},
+		{`{"name":"x","access":"read_only","token":"credential-d","sha256":"` +
+			strings.Repeat("0a", 32) + `"}`, "invalid_fields", "sha256"},
+		{`{"name":"x","access":"read_only","sha256":"` + strings.Repeat("0a", 31) + `"}`,
+			"invalid_fields", "sha256"},
+		{`{"name":"x","access":"read_only","sha256":"` + strings.Repeat("0a", 33) + `"}`,
+			"invalid_fields", "sha256"},
+		{`{"name":"x","access":"read_only","sha256":"` + strings.Repeat("zz", 32) + `"}`,
+			"invalid_fields", "sha256"},
 		{`{"name":"x","access":"read_only","token":"short"}`, "invalid_credential", "8 to 512"},
-		{`{"name":"x","access":"read_only","token":"with a space in it"}`, "invalid_credential", "visible"},
-		{`{"name":"x","access":"read_only","token":"` + forged + `"}`, "invalid_credential", "prefix"},
+		{`{"name":"x","access":"read_only","token":"with a space in it"}`, "invalid_credential",
+			"visible"},
+		{`{"name":"x","access":"read_only","token":"` + forged + `"}`, "invalid_credential",
+			"prefix"},
 		{`{"name":"x","access":"read_only","token":"` + minted.Token + `"}`, "exists", ""},
 		{`{"name":"x","access":"read_only","token":"` + good + `"}`, "already_used", ""},
-		{`{"name":"x","access":"read_only","token":"credential-e","rate_limit":{"requests":1}}`, "not_built", "rate_limit"},
+		{`{"name":"x","access":"read_only","token":"credential-e","rate_limit":{"requests":1}}`,
+			"not_built", "rate_limit"},
 		{`{"name":"x","access":"read_only","token":"credential-f","expires_at":"2001-01-01T00:00:00Z"}`, "invalid_fields", "expires_at"},
-		{`{"name":"x","access":"read_only","token":"credential-g","namespace":"nowhere"}`, "invalid_fields", "nowhere"},
-		{`{"name":"x","token":"credential-h","permissions":["a b"]}`, "invalid_fields", "permissions[0]"},
+		{`{"name":"x","access":"read_only","token":"credential-g","namespace":"nowhere"}`,
+			"invalid_fields", "nowhere"},
+		{`{"name":"x","token":"credential-h","permissions":["a b"]}`, "invalid_fields",
+			"permissions[0]"},
 		{`[]`, "invalid_fields", "object"},
 	}
 	var body bytes.Buffer
@@ -104,7 +120,8 @@ func TestImportRefusals(t *testing.T) {
 		for _, r := range refused {
 			got = append(got, fmt.Sprintf("%d %s", r.Line, r.Code))
 			if r.Detail == "" || !strings.Contains(r.Detail, lines[r.Line-1].about) {
-				t.Errorf("line %d: %q says nothing about %q", r.Line, r.Detail, lines[r.Line-1].about)
+				t.Errorf("line %d: %q says nothing about %q", r.Line, r.Detail,
+					lines[r.Line-1].about)
 			}
 		}
 		if !reflect.DeepEqual(got, codes) {
@@ -124,7 +141,8 @@ func TestImportRefusals(t *testing.T) {
 		t.Fatalf("%d keys after an import that was refused, want 1", len(list.Items))
 	}
 
-	partial := d.call(t, root, "POST", "/keys/import?partial=1", body.String(), "Content-Type", api.NDJSON)
+	partial := d.call(t, root, "POST", "/keys/import?partial=1", body.String(), "Content-Type",
+		api.NDJSON)
 	var imported api.Imported
 	partial.into(t, 201, &imported)
 	check(imported.Refused)
@@ -162,7 +180,8 @@ func TestImportBodies(t *testing.T) {
 	}
 	for _, contentType := range []string{api.JSON, api.NDJSON} {
 		body := map[string]string{api.JSON: `{"keys":[]}`, api.NDJSON: "\n\n"}[contentType]
-		if a := d.call(t, root, "POST", "/keys/import", body, "Content-Type", contentType); a.status != 201 {
+		if a := d.call(t, root, "POST", "/keys/import", body, "Content-Type",
+			contentType); a.status != 201 {
 			t.Errorf("nothing to import: %s", a.text)
 		}
 	}
@@ -184,7 +203,8 @@ func TestImportLong(t *testing.T) {
 		t.Fatalf("only %d bytes", body.Len())
 	}
 	var got api.Imported
-	d.call(t, root, "POST", "/keys/import", body.String(), "Content-Type", api.NDJSON, "Idempotency-Key", "the lot").into(t, 201, &got)
+	d.call(t, root, "POST", "/keys/import", body.String(), "Content-Type", api.NDJSON,
+		"Idempotency-Key", "the lot").into(t, 201, &got)
 	if got.Imported != n {
 		t.Errorf("imported %d of %d", got.Imported, n)
 	}
@@ -192,10 +212,12 @@ func TestImportLong(t *testing.T) {
 		t.Fatalf("%d ids", len(got.Created))
 	}
 	var k api.Key
-	if d.call(t, root, "GET", "/keys/"+got.Created[n-2].ID, nil).into(t, 200, &k); k.Name != fmt.Sprint("key ", n-2) {
+	if d.call(t, root, "GET", "/keys/"+got.Created[n-2].ID, nil).into(t, 200,
+		&k); k.Name != fmt.Sprint("key ", n-2) {
 		t.Errorf("line %d is %s", n-1, k.Name)
 	}
-	if p := d.call(t, root, "POST", "/keys/import", body.String(), "Content-Type", api.NDJSON, "Idempotency-Key", "the lot").problem(t); p.Code != "already_made" {
+	if p := d.call(t, root, "POST", "/keys/import", body.String(), "Content-Type", api.NDJSON,
+		"Idempotency-Key", "the lot").problem(t); p.Code != "already_made" {
 		t.Errorf("a repeat: %+v", p)
 	}
 }
@@ -223,14 +245,17 @@ func goodLine(n int) string {
 	return fmt.Sprintf("{\"name\":\"k\",\"access\":\"read_only\",\"token\":\"legacy-%032d\"}\n", n)
 }
 
-func (d *door) importFrom(t *testing.T, c keystore.Caller, query, contentType string, body io.Reader) answer {
+func (d *door) importFrom(
+	t *testing.T, c keystore.Caller, query, contentType string, body io.Reader,
+) answer {
 	t.Helper()
 	r := httptest.NewRequest("POST", api.Prefix+"/keys/import"+query, body)
 	r.Header.Set("Content-Type", contentType)
 	return d.send(t, c, r)
 }
 
-// TestImportOfRubbish: an import ends soon when too much of it is refused, and lists each refusal once.
+// TestImportOfRubbish: an import ends soon when too much of it is refused, and lists each refusal
+// once.
 func TestImportOfRubbish(t *testing.T) {
 	unknown := `{"` + strings.Repeat(`a":0,"a`, 200) + `":0`
 	for i := range 200 {
@@ -241,7 +266,8 @@ func TestImportOfRubbish(t *testing.T) {
 		"not JSON":            "{",
 		"unknown fields":      unknown + "}",
 		"a long unknown name": `{"` + strings.Repeat("<", 5000) + `":0}`,
-		"bad permissions":     `{"name":"x","permissions":["` + strings.Repeat(`<>","`, 400) + `"]}`,
+		"bad permissions": `{"name":"x","permissions":["` + strings.Repeat(`<>","`, 400) +
+			`"]}`,
 	} {
 		for _, query := range []string{"", "?partial=1"} {
 			t.Run(name+query, func(t *testing.T) {
@@ -254,8 +280,10 @@ func TestImportOfRubbish(t *testing.T) {
 				}}
 				a := d.importFrom(t, root, query, api.NDJSON, body)
 				p := a.problem(t)
-				if p.Status != 422 || p.Code != "too_many_refused" || len(p.Refused) != 1000 || len(p.Errors) != 0 || !strings.Contains(p.Detail, "more than 1000") {
-					t.Errorf("%d %s, %d refused, %d errors: %s", p.Status, p.Code, len(p.Refused), len(p.Errors), p.Detail)
+				if p.Status != 422 || p.Code != "too_many_refused" || len(p.Refused) != 1000 ||
+					len(p.Errors) != 0 || !strings.Contains(p.Detail, "more than 1000") {
+					t.Errorf("%d %s, %d refused, %d errors: %s", p.Status, p.Code, len(p.Refused),
+						len(p.Errors), p.Detail)
 				}
 				if body.n > 2100 || len(a.text) > 8<<20 {
 					t.Errorf("%d lines were read, and %d bytes answered", body.n, len(a.text))
@@ -285,7 +313,8 @@ func TestPartialImportStreams(t *testing.T) {
 		return goodLine(max(n, 2)) // the second is refused
 	}})
 	p := a.problem(t)
-	if p.Status != 400 || !strings.Contains(p.Detail, "999 keys were imported before this") || !strings.Contains(p.Detail, "line 1100") ||
+	if p.Status != 400 || !strings.Contains(p.Detail, "999 keys were imported before this") ||
+		!strings.Contains(p.Detail, "line 1100") ||
 		len(p.Refused) != 1 || p.Refused[0].Line != 2 {
 		t.Errorf("%d %s: %s, %v", p.Status, p.Code, p.Detail, p.Refused)
 	}
@@ -293,7 +322,8 @@ func TestPartialImportStreams(t *testing.T) {
 
 // TestImportOfEndlessKey: a key of an import is no longer than any other body, in either form.
 func TestImportOfEndlessKey(t *testing.T) {
-	for contentType, start := range map[string]string{api.NDJSON: `{"name":"`, api.JSON: `{"keys":[{},{"name":"`} {
+	for contentType, start := range map[string]string{api.NDJSON: `{"name":"`,
+		api.JSON: `{"keys":[{},{"name":"`} {
 		for _, filler := range []string{"x", " "} {
 			d := open(t)
 			body := &lines{next: func(n int) string {
@@ -316,7 +346,9 @@ func TestImportOfEndlessKey(t *testing.T) {
 	}
 	d := open(t)
 	long := `{"name":"` + strings.Repeat("x", 1<<20-20) + `"}`
-	if a := d.importFrom(t, root, "", api.JSON, strings.NewReader(`{"keys":[`+long+`,`+long+`]}`)); a.status != 422 || len(a.problem(t).Refused) != 2 {
+	if a := d.importFrom(t, root, "", api.JSON,
+		strings.NewReader(`{"keys":[`+long+`,`+long+`]}`)); a.status != 422 ||
+		len(a.problem(t).Refused) != 2 {
 		t.Errorf("keys of just under 1 MiB: %.300s", a.text)
 	}
 }
@@ -324,7 +356,8 @@ func TestImportOfEndlessKey(t *testing.T) {
 // TestImportByKey: only root has others wait for an import of any length.
 func TestImportByKey(t *testing.T) {
 	d := open(t)
-	key := d.caller(t, d.mint(t, root, `{"name":"importer","permissions":["admin.keys:create","read"]}`).Token)
+	key := d.caller(t, d.mint(t, root,
+		`{"name":"importer","permissions":["admin.keys:create","read"]}`).Token)
 	long := strings.Repeat("x", 900_000)
 	for name, line := range map[string]func(n int) string{
 		"many": goodLine,

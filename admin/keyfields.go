@@ -13,7 +13,8 @@ import (
 func showKey(k *keystore.Key, now time.Time) api.Key {
 	status := k.Status(now)
 	out := api.Key{
-		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Prefix: k.Listed(), Access: string(k.Access()),
+		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Prefix: k.Listed(),
+		Access: string(k.Access()),
 		Grants: showGrants(k.Grants), Owner: k.Owner, Status: string(status),
 		Active:    k.Active && status != keystore.StatusRevoked && status != keystore.StatusExpired,
 		CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy, ExpiresAt: nilIfZero(k.ExpiresAt),
@@ -39,7 +40,8 @@ func showKey(k *keystore.Key, now time.Time) api.Key {
 func showGrants(grants []keystore.Grant) []api.Grant {
 	out := make([]api.Grant, len(grants))
 	for i, g := range grants {
-		out[i] = api.Grant{Namespace: g.Namespace, Permissions: words(g.Permissions), Roles: append([]string{}, g.Roles...), Connected: g.Connected}
+		out[i] = api.Grant{Namespace: g.Namespace, Permissions: words(g.Permissions),
+			Roles: append([]string{}, g.Roles...), Connected: g.Connected}
 	}
 	return out
 }
@@ -53,7 +55,8 @@ func words(list []keystore.Permission) []string {
 	return out
 }
 
-// keySpec reads the body of a mint. Whether the values make sense together is for the key store to say.
+// keySpec reads the body of a mint. Whether the values make sense together is for the key store to
+// say.
 func keySpec(r *api.MintRequest) (keystore.KeySpec, error) {
 	var unbuilt, wrong fields
 	unbuilt.notBuilt("rate_limit", r.RateLimit != nil)
@@ -62,12 +65,14 @@ func keySpec(r *api.MintRequest) (keystore.KeySpec, error) {
 		return keystore.KeySpec{}, err
 	}
 	spec := keystore.KeySpec{
-		Name: r.Name, Namespace: r.Namespace, Grants: wrong.grants(r.Grants), Inactive: r.Active != nil && !*r.Active,
+		Name: r.Name, Namespace: r.Namespace, Grants: wrong.grants(r.Grants),
+		Inactive:   r.Active != nil && !*r.Active,
 		AllowedIPs: wrong.addresses(r.AllowedIPs), Owner: r.Owner, Metadata: r.Metadata,
 		ExpiresAt: wrong.expiry(r.ExpiresAt), NewRoles: wrong.newRoles(r.NewRoles),
 	}
 	if r.Access != "" || len(r.Permissions) > 0 || len(r.Roles) > 0 || r.Connected {
-		spec.Home = &keystore.Grant{Permissions: wrong.permissions("", r.Access, r.Permissions), Roles: r.Roles, Connected: r.Connected}
+		spec.Home = &keystore.Grant{Permissions: wrong.permissions("", r.Access, r.Permissions),
+			Roles: r.Roles, Connected: r.Connected}
 	}
 	return spec, wrong.err(codeInvalid)
 }
@@ -88,7 +93,8 @@ func keyPatch(r *api.KeyPatch) (keystore.KeyPatch, error) {
 		Owner:     wrong.needed("owner", r.Owner),
 		NewRoles:  wrong.newRoles(r.NewRoles.Or(nil)),
 	}
-	if access := r.Access.Or(""); r.Permissions.Sent || access != "" && access != string(keystore.Custom) {
+	if access := r.Access.Or(""); r.Permissions.Sent || access != "" &&
+		access != string(keystore.Custom) {
 		list := wrong.permissions("", access, r.Permissions.Or(nil))
 		p.Permissions = &list
 	}
@@ -145,8 +151,9 @@ func (f *fields) grants(list []api.GrantRequest) []keystore.Grant {
 	out := make([]keystore.Grant, len(list))
 	for i, g := range list {
 		out[i] = keystore.Grant{
-			Namespace: g.Namespace, Permissions: f.permissions(index("grants", i), g.Access, g.Permissions),
-			Roles: g.Roles, Connected: g.Connected,
+			Namespace:   g.Namespace,
+			Permissions: f.permissions(index("grants", i), g.Access, g.Permissions),
+			Roles:       g.Roles, Connected: g.Connected,
 		}
 	}
 	return out
@@ -157,7 +164,8 @@ func grantEdits(r *api.GrantEdit) (keystore.GrantEdits, error) {
 	if len(r.Add)+len(r.Remove)+len(r.RemoveNamespaces) == 0 {
 		wrong.add("add", "one of add, remove and remove_namespaces must name something")
 	}
-	e := keystore.GrantEdits{Add: wrong.parts("add", r.Add), Remove: wrong.parts("remove", r.Remove), RemoveNamespaces: r.RemoveNamespaces}
+	e := keystore.GrantEdits{Add: wrong.parts("add", r.Add),
+		Remove: wrong.parts("remove", r.Remove), RemoveNamespaces: r.RemoveNamespaces}
 	return e, wrong.err(codeInvalid)
 }
 
@@ -166,7 +174,8 @@ func (f *fields) parts(field string, list []api.GrantPart) []keystore.Grant {
 	for i, g := range list {
 		in := index(field, i)
 		out[i] = keystore.Grant{
-			Namespace: g.Namespace, Permissions: f.permissions(in, g.Access, g.Permissions), Roles: g.Roles, Connected: g.Connected,
+			Namespace: g.Namespace, Permissions: f.permissions(in, g.Access, g.Permissions),
+			Roles: g.Roles, Connected: g.Connected,
 		}
 		if len(g.Permissions)+len(out[i].Permissions)+len(g.Roles) == 0 && !g.Connected {
 			f.add(in+"permissions", "must name a permission, or give access, roles or connected")
@@ -199,7 +208,8 @@ func (f *fields) permissions(in, access string, list []string) []keystore.Permis
 	return out
 }
 
-// addresses reads addresses and CIDR ranges. IPv4 within IPv6 becomes IPv4, as the clients' addresses do.
+// addresses reads addresses and CIDR ranges. IPv4 within IPv6 becomes IPv4, as the clients'
+// addresses do.
 func (f *fields) addresses(list []string) []netip.Prefix {
 	out := make([]netip.Prefix, 0, len(list))
 	for i, s := range list {
@@ -211,7 +221,8 @@ func (f *fields) addresses(list []string) []netip.Prefix {
 			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
 		}
 		if err != nil {
-			f.add(fmt.Sprintf("allowed_ips[%d]", i), "%q is neither an address nor a CIDR range such as 10.0.0.0/8", s)
+			f.add(fmt.Sprintf("allowed_ips[%d]", i),
+				"%q is neither an address nor a CIDR range such as 10.0.0.0/8", s)
 			continue
 		}
 		out = append(out, p)

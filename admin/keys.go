@@ -16,11 +16,13 @@ const keysPath = api.Prefix + "/keys"
 
 func (a *API) registerKeys() {
 	register(a, huma.Operation{
-		OperationID: "mint-key", Method: http.MethodPost, Path: keysPath, Summary: "Mint a key", Tags: []string{"keys"},
+		OperationID: "mint-key", Method: http.MethodPost, Path: keysPath, Summary: "Mint a key",
+		Tags:          []string{"keys"},
 		DefaultStatus: http.StatusCreated, RequestBody: jsonBody(true, api.JSON),
 	}, "admin.keys:create", a.mintKey)
 	register(a, huma.Operation{
-		OperationID: "list-keys", Method: http.MethodGet, Path: keysPath, Summary: "List keys", Tags: []string{"keys"},
+		OperationID: "list-keys", Method: http.MethodGet, Path: keysPath, Summary: "List keys",
+		Tags: []string{"keys"},
 	}, "admin.keys:read", a.listKeys)
 	k := &a.key
 	k.registerOne(a)
@@ -30,7 +32,8 @@ func (a *API) registerKeys() {
 	rotate := k.operation("rotate", http.MethodPost, "/rotate", "Give a key a new token")
 	rotate.RequestBody = jsonBody(false, api.JSON)
 	register(a, rotate, k.permission("update"), a.rotateKey, mayPend)
-	grants := k.operation("edit-grants-of", http.MethodPost, "/grants", "Add or remove permissions, roles and namespaces of a key")
+	grants := k.operation("edit-grants-of", http.MethodPost, "/grants",
+		"Add or remove permissions, roles and namespaces of a key")
 	grants.RequestBody = jsonBody(true, api.JSON)
 	register(a, grants, k.permission("update"), a.editGrants, mayPend)
 }
@@ -39,22 +42,27 @@ func (a *API) registerKeys() {
 func (a *API) keyKind() kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged] {
 	return kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged]{
 		one: "key", many: "keys", deletes: "Delete a revoked key",
-		identify: func(k *keystore.Key) identity { return identity{k.ID, k.CreatedAt, k.Version, k.Size()} },
-		show:     a.shownKey,
+		identify: func(k *keystore.Key) identity {
+			return identity{k.ID, k.CreatedAt, k.Version,
+				k.Size()}
+		},
+		show: a.shownKey,
 		answer: func(k api.Key, token keystore.Token, p api.Propagation) api.KeyChanged {
 			return api.KeyChanged{Key: k, Token: token.Reveal(), Propagation: p}
 		},
 		find: func(ctx context.Context, c keystore.Caller, id string) (*keystore.Key, error) {
 			return a.keys.FindKey(ctx, c, id)
 		},
-		edit: func(ctx context.Context, c keystore.Caller, id string, r *api.KeyPatch, o keystore.ChangeOptions) (*keystore.Key, keystore.Propagation, error) {
+		edit: func(ctx context.Context, c keystore.Caller, id string, r *api.KeyPatch,
+			o keystore.ChangeOptions) (*keystore.Key, keystore.Propagation, error) {
 			patch, err := keyPatch(r)
 			if err != nil {
 				return nil, keystore.Propagation{}, err
 			}
 			return a.keys.EditKey(ctx, c, id, patch, o)
 		},
-		remove: func(ctx context.Context, c keystore.Caller, id string, o keystore.ChangeOptions) (*keystore.Key, keystore.Propagation, error) {
+		remove: func(ctx context.Context, c keystore.Caller, id string,
+			o keystore.ChangeOptions) (*keystore.Key, keystore.Propagation, error) {
 			return a.keys.DeleteKey(ctx, c, id, o)
 		},
 	}
@@ -62,7 +70,8 @@ func (a *API) keyKind() kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged
 
 func (a *API) shownKey(k *keystore.Key) api.Key { return showKey(k, a.keys.Now()) }
 
-// Idempotency is what every operation that makes keys takes. Its name and that of [Change] are exported for reflection's sake.
+// Idempotency is what every operation that makes keys takes. Its name and that of [Change] are
+// exported for reflection's sake.
 type Idempotency struct {
 	Key string `header:"Idempotency-Key" maxLength:"200" doc:"A repeat with the same value within 24 h is refused (409) and makes nothing"`
 }
@@ -72,7 +81,9 @@ type mintInput struct {
 	Body api.MintRequest
 }
 
-func (a *API) mintKey(ctx context.Context, c keystore.Caller, in *mintInput) (*made[api.Minted], error) {
+func (a *API) mintKey(
+	ctx context.Context, c keystore.Caller, in *mintInput,
+) (*made[api.Minted], error) {
 	spec, err := keySpec(&in.Body)
 	if err != nil {
 		return nil, err
@@ -81,7 +92,8 @@ func (a *API) mintKey(ctx context.Context, c keystore.Caller, in *mintInput) (*m
 	if err != nil {
 		return nil, err
 	}
-	return &made[api.Minted]{etag(k.Version), keysPath + "/" + k.ID, api.Minted{Key: a.shownKey(k), Token: token.Reveal()}}, nil
+	return &made[api.Minted]{etag(k.Version), keysPath + "/" + k.ID,
+		api.Minted{Key: a.shownKey(k), Token: token.Reveal()}}, nil
 }
 
 type listKeysInput struct {
@@ -97,8 +109,11 @@ type listKeysInput struct {
 	Q         string `query:"q" maxLength:"200" doc:"Text in the name, the id or the prefix, whatever its case. A page looks through ten thousand keys at most: it may be short, or empty, and have a next_cursor all the same"`
 }
 
-func (a *API) listKeys(ctx context.Context, c keystore.Caller, in *listKeysInput) (*page[api.Keys], error) {
-	f := keystore.KeyFilter{Status: keystore.Status(in.Status), Owner: in.Owner, Role: in.Role, CreatedBy: in.CreatedBy, Text: in.Q, Sort: keystore.KeySort(in.Sort)}
+func (a *API) listKeys(
+	ctx context.Context, c keystore.Caller, in *listKeysInput,
+) (*page[api.Keys], error) {
+	f := keystore.KeyFilter{Status: keystore.Status(in.Status), Owner: in.Owner, Role: in.Role,
+		CreatedBy: in.CreatedBy, Text: in.Q, Sort: keystore.KeySort(in.Sort)}
 	var wrong fields
 	wrong.namespaceID("namespace", in.Namespace)
 	wrong.namespaceID("home", in.Home)
@@ -133,7 +148,9 @@ func (f *fields) namespaceID(field, id string) {
 	}
 }
 
-func (a *API) revokeKey(ctx context.Context, c keystore.Caller, in *editInput[api.RevokeRequest]) (*changed[api.KeyChanged], error) {
+func (a *API) revokeKey(
+	ctx context.Context, c keystore.Caller, in *editInput[api.RevokeRequest],
+) (*changed[api.KeyChanged], error) {
 	o, err := in.options()
 	if err != nil {
 		return nil, err
@@ -142,7 +159,9 @@ func (a *API) revokeKey(ctx context.Context, c keystore.Caller, in *editInput[ap
 	return a.key.changed(k, keystore.Token{}, p, err)
 }
 
-func (a *API) editGrants(ctx context.Context, c keystore.Caller, in *editInput[api.GrantEdit]) (*changed[api.KeyChanged], error) {
+func (a *API) editGrants(
+	ctx context.Context, c keystore.Caller, in *editInput[api.GrantEdit],
+) (*changed[api.KeyChanged], error) {
 	o, err := in.options()
 	if err != nil {
 		return nil, err
@@ -155,7 +174,9 @@ func (a *API) editGrants(ctx context.Context, c keystore.Caller, in *editInput[a
 	return a.key.changed(k, keystore.Token{}, p, err)
 }
 
-func (a *API) rotateKey(ctx context.Context, c keystore.Caller, in *editInput[api.RotateRequest]) (*changed[api.KeyChanged], error) {
+func (a *API) rotateKey(
+	ctx context.Context, c keystore.Caller, in *editInput[api.RotateRequest],
+) (*changed[api.KeyChanged], error) {
 	o, err := in.options()
 	if err != nil {
 		return nil, err

@@ -48,11 +48,13 @@ func TestShape(t *testing.T) {
 	if !strings.HasPrefix(token, "ak_"+id) {
 		t.Error("the token does not bear the key's id")
 	}
-	if a.header.Get("Cache-Control") != "no-store" || a.header.Get("ETag") != `"1"` || a.header.Get("Location") != "/apikeys/v1/keys/"+id {
+	if a.header.Get("Cache-Control") != "no-store" || a.header.Get("ETag") != `"1"` ||
+		a.header.Get("Location") != "/apikeys/v1/keys/"+id {
 		t.Errorf("headers: %v", a.header)
 	}
 	for _, path := range []string{"/keys/" + id, "/keys"} {
-		if a := d.call(t, root, "GET", path, nil); strings.Contains(a.text, token) || a.status != 200 {
+		if a := d.call(t, root, "GET", path, nil); strings.Contains(a.text, token) ||
+			a.status != 200 {
 			t.Errorf("%s: %d, or shows the token again", path, a.status)
 		}
 	}
@@ -67,10 +69,13 @@ func TestMint(t *testing.T) {
 		"expires_at":"2037-01-01T02:00:00+02:00","allowed_ips":["10.1.2.3/8","192.0.2.7","::ffff:198.51.100.0/120","2001:db8::/32"],
 		"owner":"root","metadata":{"team":"erp"},"active":false,"rate_limit":null,"quota":null,"roles":[],"new_roles":[]}`).Key
 	want := api.Key{
-		ID: got.ID, CreatedAt: got.CreatedAt, Secrets: got.Secrets, Prefix: got.Prefix, // see TestShape
-		Name: "ERP", Namespace: "acme", Access: "custom", Owner: "root", CreatedBy: "root", Status: "inactive", Version: 1,
+		// see TestShape
+		ID: got.ID, CreatedAt: got.CreatedAt, Secrets: got.Secrets, Prefix: got.Prefix,
+		Name: "ERP", Namespace: "acme", Access: "custom", Owner: "root", CreatedBy: "root",
+		Status: "inactive", Version: 1,
 		Grants: []api.Grant{
-			{Namespace: "acme", Permissions: []string{"orders:read"}, Roles: []string{}, Connected: true},
+			{Namespace: "acme", Permissions: []string{"orders:read"}, Roles: []string{},
+				Connected: true},
 			{Namespace: "acme-eu", Permissions: []string{"read", "write"}, Roles: []string{}},
 			{Namespace: "*", Permissions: []string{"admin.keys:read"}, Roles: []string{}},
 		},
@@ -90,7 +95,8 @@ func TestIdempotencyKey(t *testing.T) {
 	var m api.Minted
 	d.call(t, root, "POST", "/keys", readOnly, "Idempotency-Key", "once").into(t, 201, &m)
 	a := d.call(t, root, "POST", "/keys", readOnly, "Idempotency-Key", "once")
-	if p := a.problem(t); p.Status != 409 || p.Code != "already_made" || p.ID != m.Key.ID || strings.Contains(a.text, m.Token) {
+	if p := a.problem(t); p.Status != 409 || p.Code != "already_made" || p.ID != m.Key.ID ||
+		strings.Contains(a.text, m.Token) {
 		t.Errorf("a repeat: %s", a.text)
 	}
 	d.call(t, root, "POST", "/keys", readOnly, "Idempotency-Key", "twice").into(t, 201, &m)
@@ -100,7 +106,8 @@ func TestIdempotencyKey(t *testing.T) {
 func TestEdit(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
-	key := d.mint(t, root, `{"name":"a","access":"read_only","metadata":{"a":"1","b":"2"},"allowed_ips":["10.0.0.0/8"],"expires_at":"2037-01-01T00:00:00Z"}`).Key
+	key := d.mint(t, root,
+		`{"name":"a","access":"read_only","metadata":{"a":"1","b":"2"},"allowed_ips":["10.0.0.0/8"],"expires_at":"2037-01-01T00:00:00Z"}`).Key
 	home := func(permissions ...string) []api.Grant {
 		return []api.Grant{{Namespace: "default", Permissions: permissions, Roles: []string{}}}
 	}
@@ -110,37 +117,52 @@ func TestEdit(t *testing.T) {
 	}{
 		{`{}`, func(k *api.Key) {}},
 		{`{"name":"b"}`, func(k *api.Key) { k.Name = "b" }},
-		{`{"access":"read_write"}`, func(k *api.Key) { k.Access, k.Grants = "read_write", home("read", "write") }},
-		{`{"permissions":["orders:read"]}`, func(k *api.Key) { k.Access, k.Grants = "custom", home("orders:read") }},
+		{`{"access":"read_write"}`, func(k *api.Key) {
+			k.Access, k.Grants = "read_write",
+				home("read", "write")
+		}},
+		{`{"permissions":["orders:read"]}`,
+			func(k *api.Key) { k.Access, k.Grants = "custom", home("orders:read") }},
 		{`{"access":"custom"}`, func(k *api.Key) {}},
-		{`{"access":"custom","permissions":["read"]}`, func(k *api.Key) { k.Access, k.Grants = "read_only", home("read") }},
+		{`{"access":"custom","permissions":["read"]}`,
+			func(k *api.Key) { k.Access, k.Grants = "read_only", home("read") }},
 		{`{"connected":true}`, func(k *api.Key) { k.Grants[0].Connected = true }},
 		{`{"connected":null}`, func(k *api.Key) { k.Grants[0].Connected = false }},
 		{`{"grants":[{"namespace":"acme","access":"read_only"}]}`, func(k *api.Key) {
-			k.Access, k.Grants = "custom", []api.Grant{{Namespace: "acme", Permissions: []string{"read"}, Roles: []string{}}}
+			k.Access, k.Grants = "custom", []api.Grant{{Namespace: "acme",
+				Permissions: []string{"read"}, Roles: []string{}}}
 		}},
-		{`{"permissions":["read"]}`, func(k *api.Key) { k.Access, k.Grants = "read_only", append(home("read"), k.Grants...) }},
-		{`{"metadata":{"a":null,"c":"3"}}`, func(k *api.Key) { k.Metadata = map[string]string{"b": "2", "c": "3"} }},
+		{`{"permissions":["read"]}`, func(k *api.Key) {
+			k.Access, k.Grants = "read_only",
+				append(home("read"), k.Grants...)
+		}},
+		{`{"metadata":{"a":null,"c":"3"}}`,
+			func(k *api.Key) { k.Metadata = map[string]string{"b": "2", "c": "3"} }},
 		{`{"metadata":null}`, func(k *api.Key) { k.Metadata = map[string]string{} }},
 		{`{"metadata":{"a":null}}`, func(k *api.Key) {}},
-		{`{"allowed_ips":["192.0.2.1"]}`, func(k *api.Key) { k.AllowedIPs = []string{"192.0.2.1/32"} }},
+		{`{"allowed_ips":["192.0.2.1"]}`,
+			func(k *api.Key) { k.AllowedIPs = []string{"192.0.2.1/32"} }},
 		{`{"allowed_ips":null}`, func(k *api.Key) { k.AllowedIPs = []string{} }},
 		{`{"active":false}`, func(k *api.Key) { k.Active, k.Status = false, "inactive" }},
 		{`{"active":null}`, func(k *api.Key) { k.Active, k.Status = true, "active" }},
 		{`{"expires_at":"2037-01-01T01:00:00+01:00"}`, func(k *api.Key) {}},
-		{`{"owner":"root","rate_limit":null,"quota":null,"roles":null,"new_roles":null}`, func(k *api.Key) {}},
+		{`{"owner":"root","rate_limit":null,"quota":null,"roles":null,"new_roles":null}`,
+			func(k *api.Key) {}},
 	} {
 		t.Run(test.patch, func(t *testing.T) {
-			contentType := []string{api.JSON, api.MergePatch, "application/json; charset=UTF-8"}[i%3]
+			contentType := []string{api.JSON, api.MergePatch,
+				"application/json; charset=UTF-8"}[i%3]
 			var got api.KeyChanged
-			a := d.call(t, root, "PATCH", "/keys/"+key.ID, test.patch, "Content-Type", contentType, "If-Match", fmt.Sprintf(`"%d"`, key.Version))
+			a := d.call(t, root, "PATCH", "/keys/"+key.ID, test.patch, "Content-Type", contentType,
+				"If-Match", fmt.Sprintf(`"%d"`, key.Version))
 			a.into(t, 200, &got)
 			test.want(&key)
 			key.Version++
 			if !reflect.DeepEqual(got.Key, key) {
 				t.Errorf("got  %+v\nwant %+v", got.Key, key)
 			}
-			if a.header.Get("ETag") != fmt.Sprintf(`"%d"`, key.Version) || got.Token != "" || !got.Propagation.Complete {
+			if a.header.Get("ETag") != fmt.Sprintf(`"%d"`, key.Version) || got.Token != "" ||
+				!got.Propagation.Complete {
 				t.Errorf("%v %s", a.header, a.text)
 			}
 		})
@@ -154,15 +176,18 @@ func TestPropagation(t *testing.T) {
 		Propagation map[string]any `json:"propagation"`
 	}
 	d.call(t, root, "POST", "/keys/"+m.Key.ID+"/revoke?wait=0s", nil).into(t, 200, &got)
-	if names := slices.Sorted(maps.Keys(got.Propagation)); !slices.Equal(names, []string{"acknowledged", "complete", "ms", "nodes", "pending", "revision"}) {
+	if names := slices.Sorted(maps.Keys(got.Propagation)); !slices.Equal(names,
+		[]string{"acknowledged", "complete", "ms", "nodes", "pending", "revision"}) {
 		t.Errorf("fields: %v", names)
 	}
-	if p := got.Propagation; p["complete"] != true || p["nodes"] != 1.0 || p["acknowledged"] != 1.0 || !reflect.DeepEqual(p["pending"], []any{}) {
+	if p := got.Propagation; p["complete"] != true || p["nodes"] != 1.0 ||
+		p["acknowledged"] != 1.0 || !reflect.DeepEqual(p["pending"], []any{}) {
 		t.Errorf("propagation: %v", p)
 	}
 }
 
-// TestLife takes a key through rotation, revocation and deletion, and asks at each step what its tokens are good for.
+// TestLife takes a key through rotation, revocation and deletion, and asks at each step what its
+// tokens are good for.
 func TestLife(t *testing.T) {
 	d := open(t)
 	m := d.mint(t, root, readOnly)
@@ -170,9 +195,11 @@ func TestLife(t *testing.T) {
 	is := func(token, outcome string, status int, code any) {
 		t.Helper()
 		var got map[string]any
-		a := d.call(t, root, "POST", "/verify", map[string]string{"token": token, "namespace": "default", "permission": "read"})
+		a := d.call(t, root, "POST", "/verify",
+			map[string]string{"token": token, "namespace": "default", "permission": "read"})
 		a.into(t, 200, &got)
-		if got["outcome"] != outcome || got["status"] != float64(status) || got["code"] != code || got["needed"] != "read" {
+		if got["outcome"] != outcome || got["status"] != float64(status) || got["code"] != code ||
+			got["needed"] != "read" {
 			t.Errorf("verify: %s, want %s %d %v", a.text, outcome, status, code)
 		}
 		if strings.Contains(a.text, token) {
@@ -190,7 +217,8 @@ func TestLife(t *testing.T) {
 	var second, third api.KeyChanged
 	a := d.call(t, root, "POST", path+"/rotate", `{"grace":"1h"}`)
 	a.into(t, 200, &second)
-	if second.Key.ID != m.Key.ID || second.Token == "" || second.Token == m.Token || len(second.Key.Secrets) != 2 || a.header.Get("Cache-Control") != "no-store" {
+	if second.Key.ID != m.Key.ID || second.Token == "" || second.Token == m.Token ||
+		len(second.Key.Secrets) != 2 || a.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("rotated with grace: %s", a.text)
 	}
 	is(m.Token, "ok", 200, nil)
@@ -209,7 +237,8 @@ func TestLife(t *testing.T) {
 	var revoked, again api.KeyChanged
 	d.call(t, root, "POST", path+"/revoke", `{"reason":"left the company"}`).into(t, 200, &revoked)
 	k := revoked.Key
-	if k.Status != "revoked" || k.Active || k.RevokedAt == nil || k.RevokedBy == nil || *k.RevokedBy != "root" || k.RevokeReason == nil || *k.RevokeReason != "left the company" {
+	if k.Status != "revoked" || k.Active || k.RevokedAt == nil || k.RevokedBy == nil ||
+		*k.RevokedBy != "root" || k.RevokeReason == nil || *k.RevokeReason != "left the company" {
 		t.Errorf("revoked: %+v", k)
 	}
 	d.call(t, root, "POST", path+"/revoke", `{"reason":"again"}`).into(t, 200, &again)
@@ -237,7 +266,8 @@ func TestIfMatch(t *testing.T) {
 	statuses := make(chan int)
 	for i := range 8 {
 		go func() {
-			statuses <- d.call(t, root, "PATCH", path, fmt.Sprintf(`{"name":"by %d"}`, i), "If-Match", `"1"`).status
+			statuses <- d.call(t, root, "PATCH", path, fmt.Sprintf(`{"name":"by %d"}`, i),
+				"If-Match", `"1"`).status
 		}()
 	}
 	got := map[int]int{}
@@ -247,7 +277,8 @@ func TestIfMatch(t *testing.T) {
 	if got[200] != 1 || got[412] != 7 {
 		t.Errorf("statuses %v, want one 200 and seven 412", got)
 	}
-	d.call(t, root, "PATCH", path, `{"name":"any"}`, "If-Match", "*").into(t, 200, new(api.KeyChanged))
+	d.call(t, root, "PATCH", path, `{"name":"any"}`, "If-Match", "*").into(t, 200,
+		new(api.KeyChanged))
 }
 
 func TestList(t *testing.T) {
@@ -257,7 +288,9 @@ func TestList(t *testing.T) {
 	long := strings.Repeat("\U0001F3FF", 195) // as long as a name can be
 	for i := range 7 {
 		ns := []string{"default", "acme"}[i%2]
-		all = append([]string{d.mint(t, root, fmt.Sprintf(`{"name":"key %d%s","namespace":%q,"access":"read_only","active":%t}`, i, long, ns, i != 3)).Key.ID}, all...)
+		all = append([]string{d.mint(t, root,
+			fmt.Sprintf(`{"name":"key %d%s","namespace":%q,"access":"read_only","active":%t}`, i,
+				long, ns, i != 3)).Key.ID}, all...)
 	}
 	pick := func(at ...int) (ids []string) {
 		for _, i := range at {
@@ -305,7 +338,8 @@ func TestList(t *testing.T) {
 			t.Errorf("%s: %v, want %v", query, got, want)
 		}
 	}
-	if a := d.call(t, root, "GET", "/keys?status=expired", nil); strings.TrimSpace(a.text) != `{"items":[],"next_cursor":null}` {
+	if a := d.call(t, root, "GET", "/keys?status=expired",
+		nil); strings.TrimSpace(a.text) != `{"items":[],"next_cursor":null}` {
 		t.Errorf("an empty list: %s", a.text)
 	}
 }
@@ -313,30 +347,36 @@ func TestList(t *testing.T) {
 func TestNamespaces(t *testing.T) {
 	d := open(t)
 	var got map[string]any
-	a := d.call(t, root, "POST", "/namespaces", `{"id":"acme","kind":"account","parent":null,"name":"Acme Inc.","edit_policy":"free","reach":[]}`)
+	a := d.call(t, root, "POST", "/namespaces",
+		`{"id":"acme","kind":"account","parent":null,"name":"Acme Inc.","edit_policy":"free","reach":[]}`)
 	a.into(t, 201, &got)
 	createdAt, _ := time.Parse(time.RFC3339, got["created_at"].(string))
 	if time.Since(createdAt).Abs() > time.Minute {
 		t.Errorf("created_at %v", got["created_at"])
 	}
 	delete(got, "created_at")
-	if want := map[string]any{"id": "acme", "kind": "account", "parent": nil, "name": "Acme Inc.", "edit_policy": "free", "reach": []any{}, "key_roles": []any{}, "token_prefix": nil, "child_prefix": nil, "version": 1.0}; !reflect.DeepEqual(got, want) {
+	if want := map[string]any{"id": "acme", "kind": "account", "parent": nil, "name": "Acme Inc.",
+		"edit_policy": "free", "reach": []any{}, "key_roles": []any{}, "token_prefix": nil, "child_prefix": nil, "version": 1.0}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 	if a.header.Get("ETag") != `"1"` || a.header.Get("Location") != "/apikeys/v1/namespaces/acme" {
 		t.Errorf("headers: %v", a.header)
 	}
 	var edited api.NamespaceChanged
-	d.call(t, root, "PATCH", "/namespaces/acme", `{"id":"acme","kind":"account","parent":null,"name":"Acme","edit_policy":"grow_only","reach":null}`, "If-Match", `"1"`).into(t, 200, &edited)
-	if n := edited.Namespace; n.Name != "Acme" || n.EditPolicy != "grow_only" || n.Version != 2 || !edited.Propagation.Complete {
+	d.call(t, root, "PATCH", "/namespaces/acme",
+		`{"id":"acme","kind":"account","parent":null,"name":"Acme","edit_policy":"grow_only","reach":null}`, "If-Match", `"1"`).into(t, 200, &edited)
+	if n := edited.Namespace; n.Name != "Acme" || n.EditPolicy != "grow_only" || n.Version != 2 ||
+		!edited.Propagation.Complete {
 		t.Errorf("edited: %+v", edited)
 	}
-	d.call(t, root, "PATCH", "/namespaces/acme", `{"name":null,"edit_policy":null}`).into(t, 200, &edited)
+	d.call(t, root, "PATCH", "/namespaces/acme", `{"name":null,"edit_policy":null}`).into(t, 200,
+		&edited)
 	if n := edited.Namespace; n.Name != "" || n.EditPolicy != "free" {
 		t.Errorf("back to the defaults: %+v", n)
 	}
 	for i := range 4 {
-		d.call(t, root, "POST", "/namespaces", fmt.Sprintf(`{"id":"ns~%d"}`, i)).into(t, 201, new(api.Namespace))
+		d.call(t, root, "POST", "/namespaces", fmt.Sprintf(`{"id":"ns~%d"}`, i)).into(t, 201,
+			new(api.Namespace))
 	}
 	var ids []string
 	for path := "/namespaces?limit=2"; path != ""; {
@@ -352,7 +392,8 @@ func TestNamespaces(t *testing.T) {
 			d.call(t, root, "DELETE", "/namespaces/"+ids[len(ids)-1], nil).into(t, 200, &edited)
 		}
 	}
-	if want := []string{"ns~3", "ns~2", "ns~1", "ns~0", "acme", "default"}; !slices.Equal(ids, want) {
+	if want := []string{"ns~3", "ns~2", "ns~1", "ns~0", "acme", "default"}; !slices.Equal(ids,
+		want) {
 		t.Errorf("listed %v, want %v", ids, want)
 	}
 	d.call(t, root, "GET", "/namespaces/default", nil).into(t, 200, new(api.Namespace))
@@ -366,7 +407,8 @@ func TestServer(t *testing.T) {
 	}))
 	defer server.Close()
 	m := d.mint(t, root, readOnly)
-	for _, path := range []string{"/keys", "/keys/" + m.Key.ID, "/namespaces", "/self", "/health", "/docs", "/openapi.json", "/keys/aaaaaaaaaaaa", "/nothing"} {
+	for _, path := range []string{"/keys", "/keys/" + m.Key.ID, "/namespaces", "/self", "/health",
+		"/docs", "/openapi.json", "/keys/aaaaaaaaaaaa", "/nothing"} {
 		head, err := http.Head(server.URL + api.Prefix + path)
 		if err != nil {
 			t.Fatal(err)
@@ -377,8 +419,11 @@ func TestServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		get.Body.Close()
-		if head.StatusCode != get.StatusCode || head.Header.Get("Content-Type") != get.Header.Get("Content-Type") || head.Header.Get("ETag") != get.Header.Get("ETag") {
-			t.Errorf("HEAD %s: %d %v, GET: %d %v", path, head.StatusCode, head.Header, get.StatusCode, get.Header)
+		if head.StatusCode != get.StatusCode ||
+			head.Header.Get("Content-Type") != get.Header.Get("Content-Type") ||
+			head.Header.Get("ETag") != get.Header.Get("ETag") {
+			t.Errorf("HEAD %s: %d %v, GET: %d %v", path, head.StatusCode, head.Header,
+				get.StatusCode, get.Header)
 		}
 	}
 }
@@ -387,7 +432,8 @@ func TestServer(t *testing.T) {
 func TestActiveAgreesWithStatus(t *testing.T) {
 	d := open(t)
 	soon := time.Now().Add(2 * time.Second) // a busy machine takes its time to mint
-	k := d.mint(t, root, `{"name":"CI","access":"read_only","expires_at":"`+soon.UTC().Format(time.RFC3339Nano)+`"}`).Key
+	k := d.mint(t, root, `{"name":"CI","access":"read_only","expires_at":"`+
+		soon.UTC().Format(time.RFC3339Nano)+`"}`).Key
 	time.Sleep(time.Until(soon)) // the event is the time itself
 	for deadline := time.Now().Add(time.Minute); k.Status != "expired"; {
 		if k.Active != (k.Status == "active") {
@@ -415,20 +461,25 @@ func TestActiveAgreesWithStatus(t *testing.T) {
 	}
 }
 
-// TestListByNamespace: namespace finds keys that have a grant there too, home those that live there,
-// and a slash at the end of the path makes no difference.
+// TestListByNamespace: namespace finds keys that have a grant there too, home those that live
+// there, and a slash at the end of the path makes no difference.
 func TestListByNamespace(t *testing.T) {
 	d := open(t)
 	for _, id := range []string{"acme", "eu"} {
 		d.call(t, root, "POST", "/namespaces", `{"id":"`+id+`"}`).into(t, 201, new(api.Namespace))
 	}
 	d.mint(t, root, `{"name":"home","namespace":"eu","access":"read_only"}`)
-	d.mint(t, root, `{"name":"both","namespace":"eu","access":"read_only","grants":[{"namespace":"acme","access":"read_only"}]}`)
-	d.mint(t, root, `{"name":"granted","namespace":"acme","access":"read_only","grants":[{"namespace":"eu","access":"read_only"}]}`)
-	d.mint(t, root, `{"name":"everywhere","namespace":"acme","grants":[{"namespace":"*","access":"read_only"}]}`)
+	d.mint(t, root,
+		`{"name":"both","namespace":"eu","access":"read_only","grants":[{"namespace":"acme","access":"read_only"}]}`)
+	d.mint(t, root,
+		`{"name":"granted","namespace":"acme","access":"read_only","grants":[{"namespace":"eu","access":"read_only"}]}`)
+	d.mint(t, root,
+		`{"name":"everywhere","namespace":"acme","grants":[{"namespace":"*","access":"read_only"}]}`)
 	for query, want := range map[string]string{
-		"?namespace=eu": "granted both home", "?home=eu": "both home", "?namespace=acme": "everywhere granted both", "?namespace=acme&home=eu": "both",
-		"?namespace=eu&sort=name": "both granted home", "?namespace=eu&q=gran": "granted", "/?home=eu": "both home", "?namespace=eu&limit=1": "granted",
+		"?namespace=eu": "granted both home", "?home=eu": "both home",
+		"?namespace=acme": "everywhere granted both", "?namespace=acme&home=eu": "both",
+		"?namespace=eu&sort=name": "both granted home", "?namespace=eu&q=gran": "granted",
+		"/?home=eu": "both home", "?namespace=eu&limit=1": "granted",
 	} {
 		var list api.Keys
 		d.call(t, root, "GET", "/keys"+query, nil).into(t, 200, &list)
@@ -442,11 +493,13 @@ func TestListByNamespace(t *testing.T) {
 	}
 }
 
-// TestVerifyPath: a handler's ruling decides, then the key, and of several handlers the first that refuses.
+// TestVerifyPath: a handler's ruling decides, then the key, and of several handlers the first that
+// refuses.
 func TestVerifyPath(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
-	reader := d.mint(t, root, `{"name":"reader","permissions":["read"],"allowed_ips":["10.0.0.0/8"]}`).Token
+	reader := d.mint(t, root,
+		`{"name":"reader","permissions":["read"],"allowed_ips":["10.0.0.0/8"]}`).Token
 	read := keystore.Need{Class: keystore.Read}
 	write := keystore.Need{Class: keystore.Write, Resource: "orders"}
 	var asked admin.Request
@@ -459,17 +512,26 @@ func TestVerifyPath(t *testing.T) {
 		in       string
 		showsKey bool
 	}{
-		"allowed":         {[]admin.Ruling{{Need: read}}, ``, "ok", 200, "read", "default", true},
-		"another address": {[]admin.Ruling{{Need: read}}, `,"client_ip":"192.0.2.1"`, "address", 403, "read", "default", true},
-		"missing":         {[]admin.Ruling{{Need: write}}, ``, "forbidden", 403, "orders:write", "default", true},
-		"elsewhere":       {[]admin.Ruling{{Namespace: "acme", Need: read}}, ``, "forbidden", 403, "read", "acme", true},
-		"no namespace":    {[]admin.Ruling{{Namespace: "gone", Need: read}}, ``, "forbidden", 403, "read", "gone", true},
-		"a token in it":   {[]admin.Ruling{{Namespace: reader, Need: read}}, ``, "forbidden", 403, "read", "", true},
-		"undeclared":      {[]admin.Ruling{{Need: keystore.Need{Class: keystore.Read, Undeclared: true}}}, ``, "forbidden", 403, "", "default", true},
-		"bad target":      {[]admin.Ruling{{Outcome: keystore.BadTarget}}, ``, "bad_target", 400, "", "", false},
-		"method":          {[]admin.Ruling{{Outcome: keystore.Method}}, ``, "method", 405, "", "", false},
-		"public":          {[]admin.Ruling{{Outcome: keystore.Public, Namespace: "default"}}, ``, "public", 200, "", "", false},
-		"public, then not": {[]admin.Ruling{{Outcome: keystore.Public}, {Need: write}, {Need: read}},
+		"allowed": {[]admin.Ruling{{Need: read}}, ``, "ok", 200, "read", "default", true},
+		"another address": {[]admin.Ruling{{Need: read}}, `,"client_ip":"192.0.2.1"`, "address",
+			403, "read", "default", true},
+		"missing": {[]admin.Ruling{{Need: write}}, ``, "forbidden", 403, "orders:write",
+			"default", true},
+		"elsewhere": {[]admin.Ruling{{Namespace: "acme", Need: read}}, ``, "forbidden", 403,
+			"read", "acme", true},
+		"no namespace": {[]admin.Ruling{{Namespace: "gone", Need: read}}, ``, "forbidden", 403,
+			"read", "gone", true},
+		"a token in it": {[]admin.Ruling{{Namespace: reader, Need: read}}, ``, "forbidden", 403,
+			"read", "", true},
+		"undeclared": {[]admin.Ruling{{Need: keystore.Need{Class: keystore.Read,
+			Undeclared: true}}}, ``, "forbidden", 403, "", "default", true},
+		"bad target": {[]admin.Ruling{{Outcome: keystore.BadTarget}}, ``, "bad_target", 400, "", "",
+			false},
+		"method": {[]admin.Ruling{{Outcome: keystore.Method}}, ``, "method", 405, "", "", false},
+		"public": {[]admin.Ruling{{Outcome: keystore.Public, Namespace: "default"}}, ``, "public",
+			200, "", "", false},
+		"public, then not": {[]admin.Ruling{{Outcome: keystore.Public}, {Need: write},
+			{Need: read}},
 			``, "forbidden", 403, "orders:write", "default", true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -477,18 +539,23 @@ func TestVerifyPath(t *testing.T) {
 				asked = q
 				return test.rulings, nil
 			})
-			a := d.call(t, root, "POST", "/verify", `{"token":"`+reader+`","path":"/x?y=1","host":"a.test"`+test.fields+`}`)
+			a := d.call(t, root, "POST", "/verify",
+				`{"token":"`+reader+`","path":"/x?y=1","host":"a.test"`+test.fields+`}`)
 			var v api.Verdict
 			a.into(t, 200, &v)
 			needed := ""
 			if v.Needed != nil {
 				needed = *v.Needed
 			}
-			if v.Outcome != test.outcome || v.Status != test.status || needed != test.needed || v.Namespace != test.in || (v.Key != nil) != test.showsKey {
-				t.Errorf("%s %d, needed %q in %q, key %v", v.Outcome, v.Status, needed, v.Namespace, v.Key != nil)
+			if v.Outcome != test.outcome || v.Status != test.status || needed != test.needed ||
+				v.Namespace != test.in || (v.Key != nil) != test.showsKey {
+				t.Errorf("%s %d, needed %q in %q, key %v", v.Outcome, v.Status, needed, v.Namespace,
+					v.Key != nil)
 			}
-			if asked.Method != "GET" || asked.Target != "/x?y=1" || asked.Host != "a.test" || asked.Token != reader {
-				t.Errorf("the handlers were asked about %s %s on %s", asked.Method, asked.Target, asked.Host)
+			if asked.Method != "GET" || asked.Target != "/x?y=1" || asked.Host != "a.test" ||
+				asked.Token != reader {
+				t.Errorf("the handlers were asked about %s %s on %s", asked.Method, asked.Target,
+					asked.Host)
 			}
 		})
 	}
@@ -506,19 +573,23 @@ func TestVerifyPath(t *testing.T) {
 		}
 	}
 	bare := &door{API: admin.New(d.keys, slog.New(slog.DiscardHandler)), keys: d.keys}
-	if p := bare.call(t, root, "POST", "/verify", `{"token":"x","path":"/"}`).problem(t); p.Status != 503 {
+	if p := bare.call(t, root, "POST", "/verify",
+		`{"token":"x","path":"/"}`).problem(t); p.Status != 503 {
 		t.Errorf("before there are handlers: %+v", p)
 	}
 	nobody := d.mint(t, root, `{"name":"nobody","permissions":["read"]}`).Token
-	if p := d.call(t, d.caller(t, nobody), "POST", "/verify", `{"token":"x","path":"/"}`).problem(t); p.Status != 403 || p.Needed != "admin.keys:read" {
+	if p := d.call(t, d.caller(t, nobody), "POST", "/verify",
+		`{"token":"x","path":"/"}`).problem(t); p.Status != 403 || p.Needed != "admin.keys:read" {
 		t.Errorf("without admin.keys:read: %+v", p)
 	}
 }
 
-// TestVerifyAliveAndAddress: no permission is asked for unless one is named, and the address counts if it is given.
+// TestVerifyAliveAndAddress: no permission is asked for unless one is named, and the address counts
+// if it is given.
 func TestVerifyAliveAndAddress(t *testing.T) {
 	d := open(t)
-	token := d.mint(t, root, `{"name":"writer","permissions":["write"],"allowed_ips":["10.0.0.0/8","2001:db8::/32"]}`).Token
+	token := d.mint(t, root,
+		`{"name":"writer","permissions":["write"],"allowed_ips":["10.0.0.0/8","2001:db8::/32"]}`).Token
 	for _, test := range []struct{ fields, outcome, needed string }{
 		{``, "ok", ""},
 		{`,"namespace":"default"`, "forbidden", "read"},
@@ -540,7 +611,8 @@ func TestVerifyAliveAndAddress(t *testing.T) {
 		}
 	}
 	for _, wrong := range []string{"", "10.0.0.0/8", "localhost"} {
-		if p := d.call(t, root, "POST", "/verify", `{"token":"`+token+`","client_ip":"`+wrong+`"}`).problem(t); p.Status != 422 {
+		if p := d.call(t, root, "POST", "/verify",
+			`{"token":"`+token+`","client_ip":"`+wrong+`"}`).problem(t); p.Status != 422 {
 			t.Errorf("%q: %+v", wrong, p)
 		}
 	}
@@ -548,7 +620,8 @@ func TestVerifyAliveAndAddress(t *testing.T) {
 
 func TestListByMetadata(t *testing.T) {
 	d := open(t)
-	erp := d.mint(t, root, `{"name":"a","access":"read_only","metadata":{"team":"erp","site":"a=b"}}`).Key.ID
+	erp := d.mint(t, root,
+		`{"name":"a","access":"read_only","metadata":{"team":"erp","site":"a=b"}}`).Key.ID
 	d.mint(t, root, `{"name":"b","access":"read_only","metadata":{"team":"ERP","site":""}}`)
 	for query, want := range map[string]string{
 		"?metadata=team=erp":                          "a",
@@ -570,12 +643,16 @@ func TestListByMetadata(t *testing.T) {
 			t.Errorf("%s: %q, want %q", query, got, want)
 		}
 	}
-	for _, query := range []string{"?metadata=", "?metadata=team", "?metadata==erp", "?metadata=a=b&metadata=c=d", "?metadata=a=%00"} {
-		if p := d.call(t, root, "GET", "/keys"+query, nil).problem(t); p.Status != 422 || len(p.Errors) == 0 || p.Errors[0].Field != "metadata" {
+	for _, query := range []string{"?metadata=", "?metadata=team", "?metadata==erp",
+		"?metadata=a=b&metadata=c=d", "?metadata=a=%00"} {
+		if p := d.call(t, root, "GET", "/keys"+query, nil).problem(t); p.Status != 422 ||
+			len(p.Errors) == 0 || p.Errors[0].Field != "metadata" {
 			t.Errorf("%s: %+v", query, p)
 		}
 	}
-	if p := d.call(t, root, "PATCH", "/keys/"+erp, `{"metadata":{"a\u0000":"b"}}`).problem(t); p.Status != 422 || p.Errors[0].Field != "metadata" {
+	if p := d.call(t, root, "PATCH", "/keys/"+erp,
+		`{"metadata":{"a\u0000":"b"}}`).problem(t); p.Status != 422 ||
+		p.Errors[0].Field != "metadata" {
 		t.Errorf("a name with a zero byte: %+v", p)
 	}
 }

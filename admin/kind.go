@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A kind is one kind of objects with the operations that all kinds have. V is an object in the key store, T the same as it is
-// shown, P what changes it, and C the answer to a change.
+// A kind is one kind of objects with the operations that all kinds have. V is an object in the key
+// store, T the same as it is shown, P what changes it, and C the answer to a change.
 type kind[V, T, P, C any] struct {
 	one, many string
 	of        string // the path of one, below that of the list; empty: "/{id}"
@@ -25,9 +25,11 @@ type kind[V, T, P, C any] struct {
 	show     func(*V) T
 	answer   func(T, keystore.Token, api.Propagation) C
 
-	find   func(ctx context.Context, c keystore.Caller, id string) (*V, error)
-	edit   func(ctx context.Context, c keystore.Caller, id string, patch *P, o keystore.ChangeOptions) (*V, keystore.Propagation, error)
-	remove func(ctx context.Context, c keystore.Caller, id string, o keystore.ChangeOptions) (*V, keystore.Propagation, error)
+	find func(ctx context.Context, c keystore.Caller, id string) (*V, error)
+	edit func(ctx context.Context, c keystore.Caller, id string, patch *P,
+		o keystore.ChangeOptions) (*V, keystore.Propagation, error)
+	remove func(ctx context.Context, c keystore.Caller, id string, o keystore.ChangeOptions) (*V,
+		keystore.Propagation, error)
 }
 
 // identity is what tells objects of a kind apart.
@@ -55,7 +57,8 @@ var inBraces = regexp.MustCompile(`{(\w+)}`)
 
 func pathParameters(path string) (list []*huma.Param) {
 	for _, name := range inBraces.FindAllStringSubmatch(path, -1) {
-		list = append(list, &huma.Param{Name: name[1], In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}})
+		list = append(list, &huma.Param{Name: name[1], In: "path", Required: true,
+			Schema: &huma.Schema{Type: huma.TypeString}})
 	}
 	return list
 }
@@ -66,14 +69,16 @@ func (k *kind[V, T, P, C]) permission(operation string) string {
 	return "admin." + k.many + ":" + operation
 }
 
-// operation describes what is done to one object; the verb is its id's beginning. below comes after the object's path.
+// operation describes what is done to one object; the verb is its id's beginning. below comes after
+// the object's path.
 func (k *kind[V, T, P, C]) operation(verb, method, below, summary string) huma.Operation {
 	path := k.of
 	if path == "" {
 		path = "/{id}"
 	}
 	return huma.Operation{
-		OperationID: verb + "-" + k.one, Method: method, Path: k.list() + path + below, Summary: summary, Tags: []string{k.many},
+		OperationID: verb + "-" + k.one, Method: method, Path: k.list() + path + below,
+		Summary: summary, Tags: []string{k.many},
 	}
 }
 
@@ -127,51 +132,61 @@ func (k *kind[V, T, P, C]) registerOne(a *API) {
 }
 
 // changed is the answer to a change.
-func (k *kind[V, T, P, C]) changed(v *V, token keystore.Token, p keystore.Propagation, err error) (*changed[C], error) {
+func (k *kind[V, T, P, C]) changed(
+	v *V, token keystore.Token, p keystore.Propagation, err error,
+) (*changed[C], error) {
 	if err != nil {
 		return nil, err
 	}
-	return &changed[C]{changedStatus(p), etag(k.identify(v).version), k.answer(k.show(v), token, propagation(p))}, nil
+	return &changed[C]{changedStatus(p), etag(k.identify(v).version),
+		k.answer(k.show(v), token, propagation(p))}, nil
 }
 
 type createInput[R any] struct{ Body R }
 
-// Paging asks for one page of a list. A cursor can hold a key's name, of 200 characters, in base64. It is exported for reflection's sake.
+// Paging asks for one page of a list. A cursor can hold a key's name, of 200 characters, in base64.
+// It is exported for reflection's sake.
 type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Cursor string `query:"cursor" maxLength:"1200" doc:"next_cursor of the page before"`
 }
 
-// registerAll adds what is done to the list of a kind of which there are few. R is what describes a new one.
+// registerAll adds what is done to the list of a kind of which there are few. R is what describes a
+// new one.
 func registerAll[R, V, T, P, C any](a *API, k *kind[V, T, P, C],
-	list func(context.Context, keystore.Caller) ([]V, error), create func(context.Context, keystore.Caller, *R) (*V, error)) {
+	list func(context.Context, keystore.Caller) ([]V, error),
+	create func(context.Context, keystore.Caller, *R) (*V, error)) {
 	register(a, huma.Operation{
-		OperationID: "create-" + k.one, Method: http.MethodPost, Path: k.list(), Summary: "Create a " + k.one, Tags: []string{k.many},
+		OperationID: "create-" + k.one, Method: http.MethodPost, Path: k.list(),
+		Summary: "Create a " + k.one, Tags: []string{k.many},
 		DefaultStatus: http.StatusCreated, RequestBody: jsonBody(true, api.JSON),
-	}, k.permission("create"), func(ctx context.Context, c keystore.Caller, in *createInput[R]) (*made[T], error) {
-		v, err := create(ctx, c, &in.Body)
-		if err != nil {
-			return nil, err
-		}
-		is := k.identify(v)
-		return &made[T]{etag(is.version), k.list() + "/" + is.id, k.show(v)}, nil
-	})
+	}, k.permission("create"),
+		func(ctx context.Context, c keystore.Caller, in *createInput[R]) (*made[T], error) {
+			v, err := create(ctx, c, &in.Body)
+			if err != nil {
+				return nil, err
+			}
+			is := k.identify(v)
+			return &made[T]{etag(is.version), k.list() + "/" + is.id, k.show(v)}, nil
+		})
 	register(a, huma.Operation{
-		OperationID: "list-" + k.many, Method: http.MethodGet, Path: k.list(), Summary: "List " + k.many + ", newest first", Tags: []string{k.many},
-	}, k.permission("read"), func(ctx context.Context, c keystore.Caller, in *Paging) (*page[api.Page[T]], error) {
-		all, err := list(ctx, c)
-		if err != nil {
-			return nil, err
-		}
-		part, next, err := k.pageOf(all, in.Cursor, in.Limit)
-		if err != nil {
-			return nil, err
-		}
-		if err := accountOf(ctx).take(listCopies * k.size(part)); err != nil {
-			return nil, err
-		}
-		return showPage(part, next, k.show), nil
-	})
+		OperationID: "list-" + k.many, Method: http.MethodGet, Path: k.list(),
+		Summary: "List " + k.many + ", newest first", Tags: []string{k.many},
+	}, k.permission("read"),
+		func(ctx context.Context, c keystore.Caller, in *Paging) (*page[api.Page[T]], error) {
+			all, err := list(ctx, c)
+			if err != nil {
+				return nil, err
+			}
+			part, next, err := k.pageOf(all, in.Cursor, in.Limit)
+			if err != nil {
+				return nil, err
+			}
+			if err := accountOf(ctx).take(listCopies * k.size(part)); err != nil {
+				return nil, err
+			}
+			return showPage(part, next, k.show), nil
+		})
 }
 
 // showPage is the answer to a list.
@@ -183,9 +198,11 @@ func showPage[V, T any](list []V, next string, show func(*V) T) *page[api.Page[T
 	return &page[api.Page[T]]{out}
 }
 
-// pageOf cuts one page out of all objects, which ends at about keystore.PageBytes. The cursor is the
-// age and id of the last object, so it stays valid when that object is deleted.
-func (k *kind[V, T, P, C]) pageOf(list []V, cursor string, limit int) (part []V, next string, err error) {
+// pageOf cuts one page out of all objects, which ends at about keystore.PageBytes. The cursor is
+// the age and id of the last object, so it stays valid when that object is deleted.
+func (k *kind[V, T, P, C]) pageOf(
+	list []V, cursor string, limit int,
+) (part []V, next string, err error) {
 	at := func(v *V) place { is := k.identify(v); return place{is.made.UnixMicro(), is.id} }
 	slices.SortFunc(list, func(a, b V) int { return comparePlace(at(&a), at(&b)) })
 	if cursor != "" {

@@ -12,8 +12,11 @@ import (
 func (a *API) registerMembers() {
 	k := &kind[keystore.Member, api.Member, api.MemberPatch, api.MemberChanged]{
 		one: "member", many: "members", deletes: "Delete a member that no key acts for",
-		identify: func(m *keystore.Member) identity { return identity{m.ID, m.CreatedAt, m.Version, m.Size()} },
-		show:     showMember,
+		identify: func(m *keystore.Member) identity {
+			return identity{m.ID, m.CreatedAt, m.Version,
+				m.Size()}
+		},
+		show: showMember,
 		answer: func(m api.Member, token keystore.Token, p api.Propagation) api.MemberChanged {
 			return api.MemberChanged{Member: m, Token: token.Reveal(), Propagation: p}
 		},
@@ -21,7 +24,8 @@ func (a *API) registerMembers() {
 			return a.keys.FindMember(ctx, c, id)
 		},
 		edit: a.editMember,
-		remove: func(ctx context.Context, c keystore.Caller, id string, o keystore.ChangeOptions) (*keystore.Member, keystore.Propagation, error) {
+		remove: func(ctx context.Context, c keystore.Caller, id string,
+			o keystore.ChangeOptions) (*keystore.Member, keystore.Propagation, error) {
 			return a.keys.DeleteMember(ctx, c, id, o)
 		},
 	}
@@ -30,16 +34,19 @@ func (a *API) registerMembers() {
 	}, a.createMember)
 	k.registerOne(a)
 
-	token := k.operation("token-of", http.MethodPost, "/token", "Give a member a token; the one it has dies")
+	token := k.operation("token-of", http.MethodPost, "/token",
+		"Give a member a token; the one it has dies")
 	token.RequestBody = jsonBody(false, api.JSON)
 	register(a, token, k.permission("update"),
-		func(ctx context.Context, c keystore.Caller, in *editInput[api.TokenRequest]) (*changed[api.MemberChanged], error) {
+		func(ctx context.Context, c keystore.Caller,
+			in *editInput[api.TokenRequest]) (*changed[api.MemberChanged], error) {
 			o, err := in.options()
 			if err != nil {
 				return nil, err
 			}
 			var wrong fields
-			spec := keystore.TokenSpec{ExpiresAt: wrong.expiry(in.Body.ExpiresAt), AllowedIPs: wrong.addresses(in.Body.AllowedIPs)}
+			spec := keystore.TokenSpec{ExpiresAt: wrong.expiry(in.Body.ExpiresAt),
+				AllowedIPs: wrong.addresses(in.Body.AllowedIPs)}
 			if err := wrong.err(codeInvalid); err != nil {
 				return nil, err
 			}
@@ -54,24 +61,33 @@ func showMember(m *keystore.Member) api.Member {
 		labels = map[string]string{}
 	}
 	return api.Member{
-		ID: m.ID, Name: m.Name, Kind: string(m.Kind), Login: nilIfEmpty(m.Login), Grants: showGrants(m.Grants), Labels: labels, Active: m.Active,
-		CreatedAt: m.CreatedAt, CreatedBy: m.CreatedBy, Version: m.Version, Unreadable: m.Unreadable,
+		ID: m.ID, Name: m.Name, Kind: string(m.Kind), Login: nilIfEmpty(m.Login),
+		Grants: showGrants(m.Grants), Labels: labels, Active: m.Active,
+		CreatedAt: m.CreatedAt, CreatedBy: m.CreatedBy, Version: m.Version,
+		Unreadable: m.Unreadable,
 	}
 }
 
-func (a *API) createMember(ctx context.Context, c keystore.Caller, r *api.MemberRequest) (*keystore.Member, error) {
+func (a *API) createMember(
+	ctx context.Context, c keystore.Caller, r *api.MemberRequest,
+) (*keystore.Member, error) {
 	var wrong fields
-	m := keystore.Member{Name: r.Name, Kind: keystore.MemberKind(r.Kind), Login: r.Login, Grants: wrong.grants(r.Grants), Labels: r.Labels}
+	m := keystore.Member{Name: r.Name, Kind: keystore.MemberKind(r.Kind), Login: r.Login,
+		Grants: wrong.grants(r.Grants), Labels: r.Labels}
 	if err := wrong.err(codeInvalid); err != nil {
 		return nil, err
 	}
 	return a.keys.CreateMember(ctx, c, m)
 }
 
-func (a *API) editMember(ctx context.Context, c keystore.Caller, id string, r *api.MemberPatch, o keystore.ChangeOptions) (*keystore.Member, keystore.Propagation, error) {
+func (a *API) editMember(
+	ctx context.Context, c keystore.Caller, id string, r *api.MemberPatch, o keystore.ChangeOptions,
+) (*keystore.Member, keystore.Propagation, error) {
 	var wrong fields
 	patch := keystore.MemberPatch{
-		Name: wrong.needed("name", r.Name), Kind: (*keystore.MemberKind)(sent(r.Kind, string(keystore.Person))), Login: sent(r.Login, ""), Active: sent(r.Active, true),
+		Name:  wrong.needed("name", r.Name),
+		Kind:  (*keystore.MemberKind)(sent(r.Kind, string(keystore.Person))),
+		Login: sent(r.Login, ""), Active: sent(r.Active, true),
 	}
 	if r.Grants.Sent {
 		list := wrong.grants(r.Grants.Or(nil))

@@ -15,7 +15,8 @@ func TestMember(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
 	var got map[string]any
-	a := d.call(t, root, "POST", "/members", `{"name":"Ada","grants":[{"namespace":"acme","roles":["developer"]}]}`)
+	a := d.call(t, root, "POST", "/members",
+		`{"name":"Ada","grants":[{"namespace":"acme","roles":["developer"]}]}`)
 	a.into(t, 201, &got)
 	id, _ := got["id"].(string)
 	if !strings.HasPrefix(id, "m_") || got["created_at"] == nil {
@@ -24,8 +25,10 @@ func TestMember(t *testing.T) {
 	delete(got, "id")
 	delete(got, "created_at")
 	if want := map[string]any{
-		"name": "Ada", "kind": "person", "login": nil, "active": true, "created_by": "root", "version": 1.0, "labels": map[string]any{},
-		"grants": []any{map[string]any{"namespace": "acme", "permissions": []any{}, "roles": []any{"developer"}, "connected": false}},
+		"name": "Ada", "kind": "person", "login": nil, "active": true, "created_by": "root",
+		"version": 1.0, "labels": map[string]any{},
+		"grants": []any{map[string]any{"namespace": "acme", "permissions": []any{},
+			"roles": []any{"developer"}, "connected": false}},
 	}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
@@ -36,35 +39,46 @@ func TestMember(t *testing.T) {
 
 	var first, second api.MemberChanged
 	d.call(t, root, "POST", path+"/token", nil, "If-Match", `"1"`).into(t, 200, &first)
-	if p := d.call(t, root, "POST", path+"/token", nil, "If-Match", `"1"`).problem(t); p.Status != 412 || first.Member.Version != 2 {
+	if p := d.call(t, root, "POST", path+"/token", nil, "If-Match",
+		`"1"`).problem(t); p.Status != 412 || first.Member.Version != 2 {
 		t.Errorf("the same request again: %+v", p)
 	}
-	d.call(t, root, "POST", path+"/token", `{"expires_at":"2037-01-01T00:00:00Z"}`).into(t, 200, &second)
-	if !strings.HasPrefix(first.Token, "akm_") || first.Token == second.Token || !second.Propagation.Complete || second.Member.ID != id {
+	d.call(t, root, "POST", path+"/token", `{"expires_at":"2037-01-01T00:00:00Z"}`).into(t, 200,
+		&second)
+	if !strings.HasPrefix(first.Token, "akm_") || first.Token == second.Token ||
+		!second.Propagation.Complete || second.Member.ID != id {
 		t.Error("no other token")
 	}
-	for token, want := range map[string]keystore.Outcome{first.Token: keystore.Revoked, second.Token: keystore.Forbidden} { // Forbidden: it opens no API
+	// Forbidden: it opens no API
+	for token, want := range map[string]keystore.Outcome{first.Token: keystore.Revoked,
+		second.Token: keystore.Forbidden} {
 		answer, err := d.keys.LookupMember(t.Context(), token, time.Now())
 		if err != nil || answer.Record == nil {
 			t.Fatal(err, answer.Outcome)
 		}
-		q := keystore.Request{Now: answer.Now, Policy: d.keys.Policy(), Namespace: d.keys.Policy().Namespace("default")}
+		q := keystore.Request{Now: answer.Now, Policy: d.keys.Policy(),
+			Namespace: d.keys.Policy().Namespace("default")}
 		if got := keystore.Decide(answer.Record, &q); got != want {
 			t.Errorf("%v, want %v", got, want)
 		}
 	}
 	for _, path := range []string{path, "/members", "/audit", "/keys"} {
-		if a := d.call(t, root, "GET", path, nil); a.status != 200 || strings.Contains(a.text, first.Token) || strings.Contains(a.text, second.Token) {
+		if a := d.call(t, root, "GET", path, nil); a.status != 200 ||
+			strings.Contains(a.text, first.Token) || strings.Contains(a.text, second.Token) {
 			t.Errorf("%s: %d, or shows a token", path, a.status)
 		}
 	}
 
 	var edited api.MemberChanged
-	d.call(t, root, "PATCH", path, `{"name":"Ada L.","kind":"service","login":"ada","grants":[{"namespace":"*","access":"read_only"}],"active":false}`, "If-Match", `"3"`).into(t, 200, &edited)
-	if m := edited.Member; m.Name != "Ada L." || m.Kind != "service" || *m.Login != "ada" || m.Active || m.Version != 4 || len(m.Grants) != 1 || m.Grants[0].Namespace != "*" || edited.Token != "" {
+	d.call(t, root, "PATCH", path,
+		`{"name":"Ada L.","kind":"service","login":"ada","grants":[{"namespace":"*","access":"read_only"}],"active":false}`, "If-Match", `"3"`).into(t, 200, &edited)
+	if m := edited.Member; m.Name != "Ada L." || m.Kind != "service" || *m.Login != "ada" ||
+		m.Active || m.Version != 4 || len(m.Grants) != 1 || m.Grants[0].Namespace != "*" ||
+		edited.Token != "" {
 		t.Errorf("edited: %+v", m)
 	}
-	d.call(t, root, "PATCH", path, `{"kind":null,"login":null,"grants":null,"active":null}`).into(t, 200, &edited)
+	d.call(t, root, "PATCH", path, `{"kind":null,"login":null,"grants":null,"active":null}`).into(t,
+		200, &edited)
 	if m := edited.Member; m.Kind != "person" || m.Login != nil || !m.Active || len(m.Grants) != 0 {
 		t.Errorf("back to the defaults: %+v", m)
 	}
@@ -72,7 +86,8 @@ func TestMember(t *testing.T) {
 	if p := d.call(t, root, "DELETE", path, nil).problem(t); p.Status != 409 || p.Code != "in_use" {
 		t.Errorf("with a key: %+v", p)
 	}
-	d.call(t, root, "PATCH", "/keys/"+key.Key.ID, `{"owner":"root"}`).into(t, 200, new(api.KeyChanged))
+	d.call(t, root, "PATCH", "/keys/"+key.Key.ID, `{"owner":"root"}`).into(t, 200,
+		new(api.KeyChanged))
 	d.call(t, root, "DELETE", path, nil).into(t, 200, &edited)
 	d.call(t, root, "GET", path, nil).problem(t)
 }
@@ -83,8 +98,9 @@ func TestMemberCallers(t *testing.T) {
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
 	callers, ids := map[string]keystore.Caller{}, map[string]string{}
 	for name, grants := range map[string]string{
-		"nobody": `[]`, "viewer": `[{"namespace":"acme","roles":["viewer"]}]`, "developer": `[{"namespace":"acme","roles":["developer"]}]`,
-		"admin": `[{"namespace":"*","roles":["client-admin"]}]`,
+		"nobody": `[]`, "viewer": `[{"namespace":"acme","roles":["viewer"]}]`,
+		"developer": `[{"namespace":"acme","roles":["developer"]}]`,
+		"admin":     `[{"namespace":"*","roles":["client-admin"]}]`,
 	} {
 		m, c := d.member(t, `{"name":"`+name+`","grants":`+grants+`}`)
 		callers[name], ids[name] = c, m.ID
@@ -100,9 +116,11 @@ func TestMemberCallers(t *testing.T) {
 		{"nobody", "GET", "/members/{nobody}", "", 200, "", ""},
 		{"nobody", "GET", "/members/{viewer}", "", 404, "not_found", ""},
 		{"nobody", "GET", "/roles", "", 403, "insufficient_permission", "admin.roles:read"},
-		{"nobody", "GET", "/namespaces", "", 403, "insufficient_permission", "admin.namespaces:read"},
+		{"nobody", "GET", "/namespaces", "", 403, "insufficient_permission",
+			"admin.namespaces:read"},
 		{"nobody", "GET", "/audit", "", 403, "insufficient_permission", "admin.audit:read"},
-		{"nobody", "POST", "/members/{nobody}/token", "", 403, "insufficient_permission", "admin.members:update"},
+		{"nobody", "POST", "/members/{nobody}/token", "", 403, "insufficient_permission",
+			"admin.members:update"},
 		{"nobody", "GET", "/prefixes", "", 403, "insufficient_permission", "admin.keys:read"},
 		{"nobody", "GET", "/permissions", "", 403, "insufficient_permission", "admin.keys:read"},
 		{"viewer", "GET", "/permissions", "", 200, "", ""},
@@ -111,15 +129,24 @@ func TestMemberCallers(t *testing.T) {
 		{"viewer", "GET", "/audit", "", 200, "", ""},
 		{"viewer", "GET", "/audit/verify", "", 403, "insufficient_permission", "admin.audit:read"},
 		{"viewer", "GET", "/audit/export", "", 403, "insufficient_permission", "admin.audit:read"},
-		{"viewer", "POST", "/keys", `{"name":"x","namespace":"acme","access":"read_only"}`, 403, "insufficient_permission", "admin.keys:create"},
-		{"viewer", "POST", "/roles", `{"namespace":"acme","name":"a","permissions":["read"]}`, 403, "insufficient_permission", "admin.roles:create"},
-		{"viewer", "POST", "/members", `{"name":"x"}`, 403, "insufficient_permission", "admin.members:create"},
-		{"viewer", "DELETE", "/namespaces/acme", "", 403, "insufficient_permission", "admin.namespaces:delete"},
-		{"developer", "POST", "/keys", `{"name":"x","namespace":"acme","access":"read_write"}`, 201, "", ""},
-		{"developer", "POST", "/keys", `{"name":"x","access":"read_write"}`, 403, "insufficient_permission", "admin.keys:create"},
-		{"developer", "POST", "/roles", `{"namespace":"acme","name":"a","permissions":["read"]}`, 201, "", ""},
-		{"developer", "POST", "/roles", `{"namespace":"acme","name":"b","permissions":["admin:*"]}`, 403, "exceeds_caller", ""},
-		{"developer", "POST", "/members/{viewer}/token", "", 403, "insufficient_permission", "admin.members:update"},
+		{"viewer", "POST", "/keys", `{"name":"x","namespace":"acme","access":"read_only"}`, 403,
+			"insufficient_permission", "admin.keys:create"},
+		{"viewer", "POST", "/roles", `{"namespace":"acme","name":"a","permissions":["read"]}`, 403,
+			"insufficient_permission", "admin.roles:create"},
+		{"viewer", "POST", "/members", `{"name":"x"}`, 403, "insufficient_permission",
+			"admin.members:create"},
+		{"viewer", "DELETE", "/namespaces/acme", "", 403, "insufficient_permission",
+			"admin.namespaces:delete"},
+		{"developer", "POST", "/keys", `{"name":"x","namespace":"acme","access":"read_write"}`, 201,
+			"", ""},
+		{"developer", "POST", "/keys", `{"name":"x","access":"read_write"}`, 403,
+			"insufficient_permission", "admin.keys:create"},
+		{"developer", "POST", "/roles", `{"namespace":"acme","name":"a","permissions":["read"]}`,
+			201, "", ""},
+		{"developer", "POST", "/roles", `{"namespace":"acme","name":"b","permissions":["admin:*"]}`,
+			403, "exceeds_caller", ""},
+		{"developer", "POST", "/members/{viewer}/token", "", 403, "insufficient_permission",
+			"admin.members:update"},
 		{"admin", "POST", "/members/{developer}/token", "", 200, "", ""},
 		{"admin", "GET", "/audit/verify", "", 200, "", ""},
 		{"key", "POST", "/members", `{"name":"x"}`, 403, "insufficient_permission", ""},
@@ -136,12 +163,14 @@ func TestMemberCallers(t *testing.T) {
 		}
 		a := d.call(t, callers[test.who], test.method, path, body)
 		if a.status != test.status {
-			t.Errorf("%s: %s %s: %d, want %d: %s", test.who, test.method, test.path, a.status, test.status, a.text)
+			t.Errorf("%s: %s %s: %d, want %d: %s", test.who, test.method, test.path, a.status,
+				test.status, a.text)
 			continue
 		}
 		if test.code != "" {
 			if p := a.problem(t); p.Code != test.code || p.Needed != test.needed {
-				t.Errorf("%s: %s %s: %s, want %s %s", test.who, test.method, test.path, a.text, test.code, test.needed)
+				t.Errorf("%s: %s %s: %s, want %s %s", test.who, test.method, test.path, a.text,
+					test.code, test.needed)
 			}
 		}
 	}
@@ -151,11 +180,14 @@ func TestMemberCallers(t *testing.T) {
 	if *self.Member != ids["developer"] || self.Key == nil || self.Key.Owner != ids["developer"] {
 		t.Errorf("self: %+v", self)
 	}
-	if want := map[string][]string{"acme": {"*", "admin.keys:*", "admin.roles:*", "admin:read"}}; !reflect.DeepEqual(self.Permissions, want) {
+	if want := map[string][]string{"acme": {"*", "admin.keys:*", "admin.roles:*",
+		"admin:read"}}; !reflect.DeepEqual(self.Permissions, want) {
 		t.Errorf("permissions %v, want %v", self.Permissions, want)
 	}
 	// What a key may do, its owner may too.
-	bound := d.mint(t, root, `{"name":"x","namespace":"acme","permissions":["*","admin.keys:read"],"owner":"`+ids["viewer"]+`"}`)
+	bound := d.mint(t, root,
+		`{"name":"x","namespace":"acme","permissions":["*","admin.keys:read"],"owner":"`+
+			ids["viewer"]+`"}`)
 	d.call(t, d.caller(t, bound.Token), "GET", "/self", nil).into(t, 200, &self)
 	if want := map[string][]string{"acme": {"admin.keys:read"}}; !reflect.DeepEqual(self.Permissions, want) {
 		t.Errorf("permissions of a key whose owner is a viewer %v, want %v", self.Permissions, want)
@@ -166,7 +198,8 @@ func TestMemberLabels(t *testing.T) {
 	d := open(t)
 	var m api.Member
 	d.call(t, root, "POST", "/members", `{"name":"Ada","labels":{"team":"erp","":"x"}}`).problem(t)
-	d.call(t, root, "POST", "/members", `{"name":"Ada","labels":{"team":"erp","site":"b"}}`).into(t, 201, &m)
+	d.call(t, root, "POST", "/members", `{"name":"Ada","labels":{"team":"erp","site":"b"}}`).into(t,
+		201, &m)
 	path := "/members/" + m.ID
 	for _, test := range []struct {
 		patch string
@@ -182,8 +215,10 @@ func TestMemberLabels(t *testing.T) {
 		d.call(t, root, "PATCH", path, test.patch).into(t, 200, &got)
 		var found api.Member
 		d.call(t, root, "GET", path, nil).into(t, 200, &found)
-		if !reflect.DeepEqual(got.Member.Labels, test.want) || !reflect.DeepEqual(found.Labels, test.want) {
-			t.Errorf("%s: %v and %v, want %v", test.patch, got.Member.Labels, found.Labels, test.want)
+		if !reflect.DeepEqual(got.Member.Labels, test.want) ||
+			!reflect.DeepEqual(found.Labels, test.want) {
+			t.Errorf("%s: %v and %v, want %v", test.patch, got.Member.Labels, found.Labels,
+				test.want)
 		}
 	}
 	for patch, field := range map[string]string{
@@ -195,7 +230,8 @@ func TestMemberLabels(t *testing.T) {
 		`{"labels":["a"]}`:                                           "labels",
 		`{"labels":{"a":"` + d.mint(t, root, readOnly).Token + `"}}`: "labels.a",
 	} {
-		if p := d.call(t, root, "PATCH", path, patch).problem(t); p.Status != 422 || len(p.Errors) == 0 || p.Errors[0].Field != field {
+		if p := d.call(t, root, "PATCH", path, patch).problem(t); p.Status != 422 ||
+			len(p.Errors) == 0 || p.Errors[0].Field != field {
 			t.Errorf("%.40s: %+v, want %s", patch, p, field)
 		}
 	}

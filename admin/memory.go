@@ -23,8 +23,8 @@ const (
 	bodyCopies, listCopies = 4, 3
 	// streamBytes is reserved for the buffers of a streamed body. A longer line takes more.
 	streamBytes = 64 << 10
-	// smallBody is how much of a body is not accounted for. A change that takes access away fits, so
-	// that it never waits for others, and a connection takes as much anyway.
+	// smallBody is how much of a body is not accounted for. A change that takes access away fits,
+	// so that it never waits for others, and a connection takes as much anyway.
 	smallBody = 16 << 10
 )
 
@@ -78,7 +78,8 @@ type account struct {
 
 type accountKey struct{}
 
-// withAccount opens an account for a request. The caller closes it once the answer has been written.
+// withAccount opens an account for a request. The caller closes it once the answer has been
+// written.
 func withAccount(ctx context.Context, m *memory) (context.Context, *account) {
 	own := &account{memory: m}
 	return context.WithValue(ctx, accountKey{}, own), own
@@ -105,11 +106,13 @@ func (c *account) take(n int64) error {
 	_, most := c.memory.usage()
 	if c.used+n > most {
 		return newProblem(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf(
-			"this request needs more than the %d bytes of memory that all requests share (request_memory in the configuration): "+
+			"this request needs more than the %d bytes of memory that all requests share "+
+				"(request_memory in the configuration): "+
 				"send or request less at a time; send an import with partial=1", most))
 	}
 	return newProblem(http.StatusTooManyRequests, "busy", fmt.Sprintf(
-		"running requests use the %d bytes of memory that all requests share: try again when they have finished", most))
+		"running requests use the %d bytes of memory that all requests share: try again when they "+
+			"have finished", most))
 }
 
 // stopReading lets net/http answer without waiting for the rest of a body that will not be read.
@@ -132,13 +135,14 @@ type bodyReader struct {
 }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
-	// A response writer that has no deadlines is not a connection: the body is in memory. The deadline
-	// is cleared after the read, because net/http would otherwise abort the request.
+	// A response writer that has no deadlines is not a connection: the body is in memory. The
+	// deadline is cleared after the read, because net/http would otherwise abort the request.
 	_ = b.ctx.SetReadDeadline(time.Now().Add(b.idle))
 	n, err := b.Reader.Read(p)
 	_ = b.ctx.SetReadDeadline(time.Time{})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return n, newProblem(http.StatusRequestTimeout, "timeout", fmt.Sprintf("no part of the body arrived for %s", b.idle))
+		return n, newProblem(http.StatusRequestTimeout, "timeout",
+			fmt.Sprintf("no part of the body arrived for %s", b.idle))
 	}
 	b.ended = errors.Is(err, io.EOF)
 	small := max(0, smallBody-b.read)

@@ -23,7 +23,8 @@ import (
 func importLines(from, n int) string {
 	var b strings.Builder
 	for i := from; b.Len() < n; i++ {
-		fmt.Fprintf(&b, `{"name":"key number %d","access":"read_only","token":"a-credential-that-is-%032d","metadata":{"team":"%s"}}`+"\n", i, i, strings.Repeat("x", 150))
+		fmt.Fprintf(&b,
+			`{"name":"key number %d","access":"read_only","token":"a-credential-that-is-%032d","metadata":{"team":"%s"}}`+"\n", i, i, strings.Repeat("x", 150))
 	}
 	return b.String()
 }
@@ -80,7 +81,8 @@ func TestUnfinishedImports(t *testing.T) {
 	}
 	sending.Wait() // each body has been read so far
 	took := liveHeap() - before
-	if used, most := d.Memory(); used < imports*size || used > 3*imports*size || most != admin.DefaultMemory {
+	if used, most := d.Memory(); used < imports*size || used > 3*imports*size ||
+		most != admin.DefaultMemory {
 		t.Errorf("%d of %d bytes are accounted for, with bodies of %d", used, most, imports*size)
 	} else if took > 3*used/2 {
 		t.Errorf("%d bytes are in use, %d are accounted for", took, used)
@@ -109,7 +111,8 @@ func TestMemoryIsShared(t *testing.T) {
 	}
 	busy := func(what string, a answer) {
 		t.Helper()
-		if a.status != 429 || a.header.Get("Retry-After") == "" || !strings.Contains(a.text, `"busy"`) {
+		if a.status != 429 || a.header.Get("Retry-After") == "" ||
+			!strings.Contains(a.text, `"busy"`) {
 			t.Errorf("%s: %d %s", what, a.status, a.text)
 		}
 	}
@@ -125,13 +128,17 @@ func TestMemoryIsShared(t *testing.T) {
 	if a := d.call(t, root, "POST", "/keys", body); a.status != 422 {
 		t.Errorf("a large body afterwards: %d %s", a.status, a.text)
 	}
-	if a := d.call(t, root, "POST", "/keys", `{"name":"`+strings.Repeat("x", 500<<10)+`"}`); a.status != 413 || !strings.Contains(a.text, "too_large") {
+	if a := d.call(t, root, "POST", "/keys",
+		`{"name":"`+strings.Repeat("x", 500<<10)+`"}`); a.status != 413 ||
+		!strings.Contains(a.text, "too_large") {
 		t.Errorf("a body that never fits: %d %s", a.status, a.text)
 	}
-	if a := d.call(t, root, "POST", "/keys/import", importLines(2_000_000, 2<<20), "Content-Type", api.NDJSON); a.status != 413 || !strings.Contains(a.text, "partial=1") {
+	if a := d.call(t, root, "POST", "/keys/import", importLines(2_000_000, 2<<20), "Content-Type",
+		api.NDJSON); a.status != 413 || !strings.Contains(a.text, "partial=1") {
 		t.Errorf("an import that never fits: %d %s", a.status, a.text)
 	}
-	if a := d.call(t, root, "POST", "/keys/import?partial=1", importLines(3_000_000, 200<<10), "Content-Type", api.NDJSON); a.status != 201 {
+	if a := d.call(t, root, "POST", "/keys/import?partial=1", importLines(3_000_000, 200<<10),
+		"Content-Type", api.NDJSON); a.status != 201 {
 		t.Errorf("in parts: %d %s", a.status, a.text)
 	}
 	if used, _ := d.Memory(); used != 0 {
@@ -146,10 +153,12 @@ func TestMemoryLeavesRevokes(t *testing.T) {
 	key := d.mint(t, root, readOnly).Key
 	m, _ := d.member(t, `{"name":"Ada","grants":[{"namespace":"default","roles":["developer"]}]}`)
 	d.SetMemory(1) // as when requests that are running use all of it
-	if a := d.call(t, root, "POST", "/keys", `{"name":"`+strings.Repeat("x", 250<<10)+`"}`); a.status != 413 {
+	if a := d.call(t, root, "POST", "/keys",
+		`{"name":"`+strings.Repeat("x", 250<<10)+`"}`); a.status != 413 {
 		t.Errorf("a large body: %d %s", a.status, a.text)
 	}
-	narrow := `{"grants":[{"namespace":"default","permissions":["` + strings.Repeat("x", 180) + `:read"]}]}`
+	narrow := `{"grants":[{"namespace":"default","permissions":["` + strings.Repeat("x", 180) +
+		`:read"]}]}`
 	for _, test := range [][3]string{
 		{"PATCH", "/keys/" + key.ID, `{"permissions":["orders:read"]}`},
 		{"PATCH", "/keys/" + key.ID, `{"active":false}`},
@@ -176,12 +185,17 @@ func TestLargePages(t *testing.T) {
 		permissions = append(permissions, fmt.Sprintf("%s%03d:read", value[:170], i))
 	}
 	for i := range large {
-		d.call(t, root, "POST", "/roles", map[string]any{"namespace": "default", "name": fmt.Sprint("r", i), "permissions": permissions}).into(t, 201, new(api.Role))
+		d.call(t, root, "POST", "/roles",
+			map[string]any{"namespace": "default", "name": fmt.Sprint("r", i),
+				"permissions": permissions}).into(t, 201, new(api.Role))
 	}
 	for i := range large {
-		d.call(t, root, "POST", "/keys", map[string]any{"name": fmt.Sprint("k", i), "permissions": permissions}).into(t, 201, new(api.Minted))
+		d.call(t, root, "POST", "/keys",
+			map[string]any{"name": fmt.Sprint("k", i), "permissions": permissions}).into(t, 201,
+			new(api.Minted))
 	}
-	for path, want := range map[string]int{"/roles": large + 3, "/keys": large, "/audit": 2 * large} {
+	for path, want := range map[string]int{"/roles": large + 3, "/keys": large,
+		"/audit": 2 * large} {
 		seen, pages := 0, 0
 		for cursor := ""; pages == 0 || cursor != ""; pages++ {
 			a := d.call(t, root, "GET", path+"?limit=1000"+cursor, nil)
@@ -205,7 +219,8 @@ func TestLargePages(t *testing.T) {
 		}
 		used, _ := d.Memory()
 		d.SetMemory(used + 3*keystore.PageBytes/2)
-		if a := d.call(t, root, "GET", path+"?limit=1000", nil); a.status != 429 && a.status != 413 {
+		if a := d.call(t, root, "GET", path+"?limit=1000", nil); a.status != 429 &&
+			a.status != 413 {
 			t.Errorf("%s, without memory: %d", path, a.status)
 		}
 		d.call(t, root, "GET", path+"?limit=2", nil).into(t, 200, new(api.Page[struct{}]))
@@ -230,7 +245,9 @@ func TestIdleBodies(t *testing.T) {
 		}
 		t.Run("HTTP1"+path, func(t *testing.T) {
 			conn := dial(t, s, "http/1.1")
-			fmt.Fprintf(conn, "POST %s%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: 1000\r\n\r\n{\"name\":", api.Prefix, path, contentType)
+			fmt.Fprintf(conn,
+				"POST %s%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: "+
+					"1000\r\n\r\n{\"name\":", api.Prefix, path, contentType)
 			a, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil || a.StatusCode != http.StatusRequestTimeout {
 				t.Fatal(a, err)

@@ -11,8 +11,11 @@ import (
 func (a *API) registerNamespaces() {
 	k := &kind[keystore.Namespace, api.Namespace, api.NamespacePatch, api.NamespaceChanged]{
 		one: "namespace", many: "namespaces", deletes: "Delete an empty namespace",
-		identify: func(ns *keystore.Namespace) identity { return identity{ns.ID, ns.CreatedAt, ns.Version, ns.Size()} },
-		show:     showNamespace,
+		identify: func(ns *keystore.Namespace) identity {
+			return identity{ns.ID, ns.CreatedAt,
+				ns.Version, ns.Size()}
+		},
+		show: showNamespace,
 		answer: func(ns api.Namespace, _ keystore.Token, p api.Propagation) api.NamespaceChanged {
 			return api.NamespaceChanged{Namespace: ns, Propagation: p}
 		},
@@ -20,7 +23,8 @@ func (a *API) registerNamespaces() {
 			return a.keys.FindNamespace(ctx, c, id)
 		},
 		edit: a.editNamespace,
-		remove: func(ctx context.Context, c keystore.Caller, id string, o keystore.ChangeOptions) (*keystore.Namespace, keystore.Propagation, error) {
+		remove: func(ctx context.Context, c keystore.Caller, id string,
+			o keystore.ChangeOptions) (*keystore.Namespace, keystore.Propagation, error) {
 			return a.keys.DeleteNamespace(ctx, c, id, o)
 		},
 	}
@@ -32,15 +36,21 @@ func (a *API) registerNamespaces() {
 
 func showNamespace(ns *keystore.Namespace) api.Namespace {
 	return api.Namespace{
-		ID: ns.ID, Kind: ns.Kind, Parent: nilIfEmpty(ns.Parent), Name: ns.Name, EditPolicy: string(cmp.Or(ns.EditPolicy, keystore.EditFree)),
-		Reach: append([]string{}, ns.Reach...), KeyRoles: append([]string{}, ns.KeyRoles...), TokenPrefix: nilIfEmpty(ns.TokenPrefix),
-		ChildPrefix: nilIfEmpty(ns.ChildPrefix), CreatedAt: ns.CreatedAt, Version: ns.Version, Unreadable: ns.Unreadable,
+		ID: ns.ID, Kind: ns.Kind, Parent: nilIfEmpty(ns.Parent), Name: ns.Name,
+		EditPolicy: string(cmp.Or(ns.EditPolicy, keystore.EditFree)),
+		Reach:      append([]string{}, ns.Reach...), KeyRoles: append([]string{}, ns.KeyRoles...),
+		TokenPrefix: nilIfEmpty(ns.TokenPrefix),
+		ChildPrefix: nilIfEmpty(ns.ChildPrefix), CreatedAt: ns.CreatedAt, Version: ns.Version,
+		Unreadable: ns.Unreadable,
 	}
 }
 
-func (a *API) createNamespace(ctx context.Context, c keystore.Caller, r *api.NamespaceRequest) (*keystore.Namespace, error) {
+func (a *API) createNamespace(
+	ctx context.Context, c keystore.Caller, r *api.NamespaceRequest,
+) (*keystore.Namespace, error) {
 	ns := keystore.Namespace{
-		ID: r.ID, Kind: r.Kind, Name: r.Name, EditPolicy: keystore.EditPolicy(r.EditPolicy), Reach: r.Reach, KeyRoles: r.KeyRoles, TokenPrefix: r.TokenPrefix,
+		ID: r.ID, Kind: r.Kind, Name: r.Name, EditPolicy: keystore.EditPolicy(r.EditPolicy),
+		Reach: r.Reach, KeyRoles: r.KeyRoles, TokenPrefix: r.TokenPrefix,
 		ChildPrefix: r.ChildPrefix,
 	}
 	if r.Parent != nil {
@@ -49,7 +59,10 @@ func (a *API) createNamespace(ctx context.Context, c keystore.Caller, r *api.Nam
 	return a.keys.CreateNamespace(ctx, c, ns)
 }
 
-func (a *API) editNamespace(ctx context.Context, c keystore.Caller, id string, r *api.NamespacePatch, o keystore.ChangeOptions) (*keystore.Namespace, keystore.Propagation, error) {
+func (a *API) editNamespace(
+	ctx context.Context, c keystore.Caller, id string, r *api.NamespacePatch,
+	o keystore.ChangeOptions,
+) (*keystore.Namespace, keystore.Propagation, error) {
 	if r.ID.Sent || r.Kind.Sent { // they never change, so this need not be in the transaction
 		ns, err := a.keys.FindNamespace(ctx, c, id)
 		if err != nil {
@@ -63,8 +76,11 @@ func (a *API) editNamespace(ctx context.Context, c keystore.Caller, id string, r
 		}
 	}
 	return a.keys.EditNamespace(ctx, c, id, keystore.NamespacePatch{
-		Name: sent(r.Name, ""), EditPolicy: (*keystore.EditPolicy)(sent(r.EditPolicy, string(keystore.EditFree))), Parent: sent(r.Parent, ""),
-		Reach: sent(r.Reach, nil), KeyRoles: sent(r.KeyRoles, nil), TokenPrefix: sent(r.TokenPrefix, ""),
+		Name:       sent(r.Name, ""),
+		EditPolicy: (*keystore.EditPolicy)(sent(r.EditPolicy, string(keystore.EditFree))),
+		Parent:     sent(r.Parent, ""),
+		Reach:      sent(r.Reach, nil), KeyRoles: sent(r.KeyRoles, nil),
+		TokenPrefix: sent(r.TokenPrefix, ""),
 		ChildPrefix: sent(r.ChildPrefix, ""),
 	}, o)
 }

@@ -9,48 +9,59 @@ import (
 
 func TestNamespaceTree(t *testing.T) {
 	d := open(t)
-	d.call(t, root, "POST", "/namespaces", `{"id":"acme","kind":"account","reach":["workspace"]}`).into(t, 201, new(api.Namespace))
+	d.call(t, root, "POST", "/namespaces",
+		`{"id":"acme","kind":"account","reach":["workspace"]}`).into(t, 201, new(api.Namespace))
 	var n api.Namespace
-	d.call(t, root, "POST", "/namespaces", `{"id":"eu","kind":"workspace","parent":"acme","key_roles":["viewer"],"token_prefix":"ak"}`).into(t, 201, &n)
-	if n.Parent == nil || *n.Parent != "acme" || !slices.Equal(n.KeyRoles, []string{"viewer"}) || n.TokenPrefix == nil || *n.TokenPrefix != "ak" {
+	d.call(t, root, "POST", "/namespaces",
+		`{"id":"eu","kind":"workspace","parent":"acme","key_roles":["viewer"],"token_prefix":"ak"}`).into(t, 201, &n)
+	if n.Parent == nil || *n.Parent != "acme" || !slices.Equal(n.KeyRoles, []string{"viewer"}) ||
+		n.TokenPrefix == nil || *n.TokenPrefix != "ak" {
 		t.Errorf("made: %+v", n)
 	}
-	if k := d.mint(t, root, `{"name":"CI","namespace":"eu"}`).Key; !slices.Equal(k.Grants[0].Roles, []string{"viewer"}) {
+	if k := d.mint(t, root, `{"name":"CI","namespace":"eu"}`).Key; !slices.Equal(k.Grants[0].Roles,
+		[]string{"viewer"}) {
 		t.Errorf("a key has other roles than its namespace says: %+v", k.Grants)
 	}
 	above := d.mint(t, root, `{"name":"CI","namespace":"acme","access":"read_only"}`)
 	var v api.Verdict
 	verify := func() string {
-		d.call(t, root, "POST", "/verify", api.VerifyRequest{Token: above.Token, Namespace: "eu"}).into(t, 200, &v)
+		d.call(t, root, "POST", "/verify",
+			api.VerifyRequest{Token: above.Token, Namespace: "eu"}).into(t, 200, &v)
 		return v.Outcome
 	}
 	if verify() != "ok" {
 		t.Errorf("reach: %+v", v)
 	}
 	var done api.NamespaceChanged
-	d.call(t, root, "PATCH", "/namespaces/eu", `{"parent":null,"reach":["x"],"key_roles":[],"token_prefix":null}`).into(t, 200, &done)
-	if n := done.Namespace; n.Parent != nil || len(n.KeyRoles) != 0 || n.TokenPrefix != nil || !slices.Equal(n.Reach, []string{"x"}) || verify() != "forbidden" {
+	d.call(t, root, "PATCH", "/namespaces/eu",
+		`{"parent":null,"reach":["x"],"key_roles":[],"token_prefix":null}`).into(t, 200, &done)
+	if n := done.Namespace; n.Parent != nil || len(n.KeyRoles) != 0 || n.TokenPrefix != nil ||
+		!slices.Equal(n.Reach, []string{"x"}) || verify() != "forbidden" {
 		t.Errorf("moved: %+v, %+v", n, v)
 	}
 	d.call(t, root, "PATCH", "/namespaces/acme", `{"child_prefix":"acme-"}`).into(t, 200, &done)
 	if n := done.Namespace; n.ChildPrefix == nil || *n.ChildPrefix != "acme-" {
 		t.Errorf("child_prefix: %+v", n)
 	}
-	if p := d.call(t, root, "POST", "/namespaces", `{"id":"w9","parent":"acme"}`).problem(t); p.Status != 422 || p.Errors[0].Field != "id" {
+	if p := d.call(t, root, "POST", "/namespaces",
+		`{"id":"w9","parent":"acme"}`).problem(t); p.Status != 422 || p.Errors[0].Field != "id" {
 		t.Errorf("an id without the prefix: %+v", p)
 	}
-	d.call(t, root, "POST", "/namespaces", `{"id":"acme-w9","parent":"acme","child_prefix":"acme-w9-"}`).into(t, 201, &n)
+	d.call(t, root, "POST", "/namespaces",
+		`{"id":"acme-w9","parent":"acme","child_prefix":"acme-w9-"}`).into(t, 201, &n)
 	if n.ChildPrefix == nil || *n.ChildPrefix != "acme-w9-" {
 		t.Errorf("child_prefix of a new one: %+v", n)
 	}
-	if p := d.call(t, root, "PATCH", "/namespaces/eu", `{"parent":"acme-w9"}`).problem(t); p.Status != 422 || p.Code != "invalid_fields" {
+	if p := d.call(t, root, "PATCH", "/namespaces/eu",
+		`{"parent":"acme-w9"}`).problem(t); p.Status != 422 || p.Code != "invalid_fields" {
 		t.Errorf("moved to where its id does not fit: %+v", p)
 	}
 	d.call(t, root, "PATCH", "/namespaces/acme", `{"child_prefix":null}`).into(t, 200, &done)
 	if done.Namespace.ChildPrefix != nil {
 		t.Errorf("child_prefix is there after null: %+v", done.Namespace)
 	}
-	if p := d.call(t, root, "PATCH", "/namespaces/acme", `{"parent":"acme"}`).problem(t); p.Status != 422 {
+	if p := d.call(t, root, "PATCH", "/namespaces/acme",
+		`{"parent":"acme"}`).problem(t); p.Status != 422 {
 		t.Errorf("a cycle: %+v", p)
 	}
 }

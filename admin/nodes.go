@@ -12,12 +12,15 @@ import (
 
 func (a *API) registerNodes() {
 	register(a, huma.Operation{
-		OperationID: "list-nodes", Method: http.MethodGet, Path: api.Prefix + "/nodes", Summary: "List the nodes, the oldest first", Tags: []string{"nodes"},
+		OperationID: "list-nodes", Method: http.MethodGet, Path: api.Prefix + "/nodes",
+		Summary: "List the nodes, the oldest first", Tags: []string{"nodes"},
 		Description: "The permission is needed in all namespaces.",
 	}, "admin.nodes:read", a.listNodes)
 }
 
-func (a *API) listNodes(ctx context.Context, c keystore.Caller, _ *struct{}) (*page[api.Nodes], error) {
+func (a *API) listNodes(
+	ctx context.Context, c keystore.Caller, _ *struct{},
+) (*page[api.Nodes], error) {
 	list, err := a.keys.ListNodes(ctx, c)
 	if err != nil {
 		return nil, err
@@ -30,7 +33,8 @@ func (a *API) listNodes(ctx context.Context, c keystore.Caller, _ *struct{}) (*p
 		}
 		out.Items[i] = api.Node{
 			Address: n.Address, State: state, Self: n.Self, LeaseMS: n.Lease.Milliseconds(),
-			Revision: int64(n.Acknowledged), Behind: int64(n.Behind), JoinedAt: n.Joined, HeardAt: n.Heard,
+			Revision: int64(n.Acknowledged), Behind: int64(n.Behind), JoinedAt: n.Joined,
+			HeardAt: n.Heard,
 		}
 	}
 	return &page[api.Nodes]{out}, nil

@@ -45,19 +45,23 @@ func TestNodes(t *testing.T) {
 		t.Fatalf("alone: %+v", alone)
 	}
 	self := alone[0]
-	if !self.Self || self.State != "active" || self.Address == "" || self.LeaseMS != 30000 || self.Behind != 0 || self.Revision < 3 ||
+	if !self.Self || self.State != "active" || self.Address == "" || self.LeaseMS != 30000 ||
+		self.Behind != 0 || self.Revision < 3 ||
 		time.Since(self.JoinedAt).Abs() > time.Minute || self.HeardAt.Before(self.JoinedAt) {
 		t.Errorf("alone: %+v", self)
 	}
 
 	before := self.JoinedAt.Add(-time.Hour)
-	other := func(address string, lease time.Duration, state keystore.NodeState, at int64) keystore.Node {
+	other := func(address string, lease time.Duration, state keystore.NodeState,
+		at int64) keystore.Node {
 		return keystore.Node{
-			Incarnation: address, Address: address, Lease: lease, State: state, Acknowledged: keystore.Revision(at), Joined: before, Heard: before,
+			Incarnation: address, Address: address, Lease: lease, State: state,
+			Acknowledged: keystore.Revision(at), Joined: before, Heard: before,
 		}
 	}
 	v.others = []keystore.Node{
-		other("had nobody to tell until this one came", time.Hour, keystore.NodeActive, self.Revision-2),
+		other("had nobody to tell until this one came", time.Hour, keystore.NodeActive,
+			self.Revision-2),
 		other("says nothing", time.Microsecond, keystore.NodeActive, self.Revision),
 		other("was given up", time.Microsecond, keystore.NodeFencing, 0),
 	}

@@ -17,8 +17,8 @@ import (
 )
 
 func init() {
-	// Names that differ in case only are different names (RFC 8259 §8.3): a field that is not known is an error. huma has no
-	// setting for one API alone.
+	// Names that differ in case only are different names (RFC 8259 §8.3): a field that is not known
+	// is an error. huma has no setting for one API alone.
 	huma.ValidateStrictCasing = true
 }
 
@@ -34,22 +34,29 @@ func (a *API) config() huma.Config {
 	alias[bool](schemas)
 	alias[time.Time](schemas)
 	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[any]](), reflect.TypeFor[any]())
-	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]string]](), reflect.TypeFor[[]string]())
-	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]api.GrantRequest]](), reflect.TypeFor[[]api.GrantRequest]())
-	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]api.NewRole]](), reflect.TypeFor[[]api.NewRole]())
-	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[map[string]*string]](), reflect.TypeFor[map[string]*string]())
+	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]string]](),
+		reflect.TypeFor[[]string]())
+	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]api.GrantRequest]](),
+		reflect.TypeFor[[]api.GrantRequest]())
+	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]api.NewRole]](),
+		reflect.TypeFor[[]api.NewRole]())
+	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[map[string]*string]](),
+		reflect.TypeFor[map[string]*string]())
 	return huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			Info: &huma.Info{
 				Title:   "caddy-apikeys",
 				Version: "1",
-				Description: "API keys in front of an existing API. Through Caddy's admin endpoint the caller is the member root; on a site it is the member or " +
-					"the key whose token is sent as a bearer token, which needs the permission that an operation names.",
+				Description: "API keys in front of an existing API. Through Caddy's admin " +
+					"endpoint the caller is the member root; on a site it is the member or " +
+					"the key whose token is sent as a bearer token, which needs the permission " +
+					"that an operation names.",
 				License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 			},
 			Components: &huma.Components{
-				Schemas:         schemas,
-				SecuritySchemes: map[string]*huma.SecurityScheme{"key": {Type: "http", Scheme: "bearer"}},
+				Schemas: schemas,
+				SecuritySchemes: map[string]*huma.SecurityScheme{"key": {Type: "http",
+					Scheme: "bearer"}},
 			},
 		},
 		Formats:                      map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
@@ -73,20 +80,28 @@ const (
 	mayMatch              // 304 for If-None-Match
 )
 
-// register adds an operation. permission is what the caller must hold somewhere, empty for none; the key store decides
-// about the object itself.
-func register[I, O any](a *API, op huma.Operation, permission string, handle func(context.Context, keystore.Caller, *I) (*O, error), traits ...trait) {
+// register adds an operation. permission is what the caller must hold somewhere, empty for none;
+// the key store decides about the object itself.
+func register[I, O any](
+	a *API, op huma.Operation, permission string,
+	handle func(context.Context, keystore.Caller, *I) (*O, error), traits ...trait,
+) {
 	op.Middlewares = append(op.Middlewares, a.authorise)
 	op.Security = []map[string][]string{{"key": {}}}
 	if permission != "" {
 		op.Description = strings.TrimSpace(op.Description + "\n\nNeeds `" + permission + "`.")
 		op.Metadata = map[string]any{needs: permission}
 	}
-	add(a, op, func(ctx context.Context, in *I) (*O, error) { return handle(ctx, callerOf(ctx), in) }, traits...)
+	add(a, op, func(ctx context.Context, in *I) (*O,
+		error) {
+		return handle(ctx, callerOf(ctx), in)
+	}, traits...)
 }
 
 // add is register for what needs no caller.
-func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (*O, error), traits ...trait) {
+func add[I, O any](
+	a *API, op huma.Operation, handle func(context.Context, *I) (*O, error), traits ...trait,
+) {
 	streaming := slices.Contains(traits, streams)
 	op.Parameters = pathParameters(op.Path)
 	op.Responses = map[string]*huma.Response{"default": {
@@ -128,7 +143,8 @@ func add[I, O any](a *API, op huma.Operation, handle func(context.Context, *I) (
 		}
 	}
 	if slices.Contains(traits, mayMatch) {
-		op.Responses["304"] = &huma.Response{Description: "The client has this version", Headers: op.Responses["200"].Headers}
+		op.Responses["304"] = &huma.Response{Description: "The client has this version",
+			Headers: op.Responses["200"].Headers}
 	}
 	if slices.Contains(traits, mayPend) {
 		op.Responses["202"] = &huma.Response{
@@ -155,15 +171,19 @@ func callerOf(ctx context.Context) keystore.Caller {
 	return c
 }
 
-// authorise refuses who may not do an operation anywhere, before anything else of the request is looked at.
+// authorise refuses who may not do an operation anywhere, before anything else of the request is
+// looked at.
 func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 	c := callerOf(ctx.Context())
 	if c.Actor() == "" {
-		a.refuse(ctx, newProblem(http.StatusUnauthorized, keystore.Missing.Code(), "the token of a member, or of a key that may manage, is required; send it as a bearer token"))
+		a.refuse(ctx, newProblem(http.StatusUnauthorized, keystore.Missing.Code(),
+			"the token of a member, or of a key that may manage, is required; send it as a bearer "+
+				"token"))
 		return
 	}
 	if a.keys == nil {
-		a.refuse(ctx, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(), a.notReached()))
+		a.refuse(ctx, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(),
+			a.notReached()))
 		return
 	}
 	if permission, ok := ctx.Operation().Metadata[needs].(string); ok {
@@ -207,7 +227,8 @@ type Change struct {
 func (c *Change) Resolve(ctx huma.Context) []error {
 	c.IfMatch = listed(ctx, "If-Match")
 	if listed(ctx, "If-None-Match") != "" { // all changes are of objects that exist
-		return []error{newProblem(http.StatusPreconditionFailed, "version_mismatch", "If-None-Match applies to reads: use If-Match for a change")}
+		return []error{newProblem(http.StatusPreconditionFailed, "version_mismatch",
+			"If-None-Match applies to reads: use If-Match for a change")}
 	}
 	return nil
 }
@@ -270,8 +291,9 @@ func changedStatus(p keystore.Propagation) int {
 
 func propagation(p keystore.Propagation) api.Propagation {
 	out := api.Propagation{
-		Revision: int64(p.Revision), Complete: p.Complete, Nodes: p.Nodes, Acknowledged: p.Acknowledged,
-		MS: p.Took.Milliseconds(), Pending: make([]api.PendingNode, len(p.Pending)),
+		Revision: int64(p.Revision), Complete: p.Complete, Nodes: p.Nodes,
+		Acknowledged: p.Acknowledged,
+		MS:           p.Took.Milliseconds(), Pending: make([]api.PendingNode, len(p.Pending)),
 	}
 	for i, n := range p.Pending {
 		out.Pending[i] = api.PendingNode(n)

@@ -21,9 +21,9 @@ import (
 // anything is the schema of values that the OpenAPI document does not describe.
 var anything = new(huma.Schema)
 
-// withParameters checks the query and the headers of an operation before huma reads them. huma takes
-// an empty parameter for an absent one, uses the first of repeated ones and drops malformed ones, so
-// a filter could disappear.
+// withParameters checks the query and the headers of an operation before huma reads them. huma
+// takes an empty parameter for an absent one, uses the first of repeated ones and drops malformed
+// ones, so a filter could disappear.
 func (a *API) withParameters(ctx huma.Context, next func(huma.Context)) {
 	if err := checkParameters(ctx); err != nil {
 		a.refuse(ctx, err)
@@ -38,7 +38,8 @@ func checkParameters(ctx huma.Context) error {
 	query, err := url.ParseQuery(target.RawQuery)
 	if err != nil {
 		return newProblem(http.StatusBadRequest, "syntax",
-			"the query is malformed: percent-encode '%' as %25, ';' as %3B and '&' as %26 within a value")
+			"the query is malformed: percent-encode '%' as %25, ';' as %3B and '&' as %26 within "+
+				"a value")
 	}
 	headers := make(map[string][]string)
 	ctx.EachHeader(func(name, value string) { headers[name] = append(headers[name], value) })
@@ -60,9 +61,11 @@ func checkParameters(ctx huma.Context) error {
 		case "path":
 			switch id := ctx.Param(p.Name); {
 			case !printable(id):
-				return newProblem(http.StatusNotFound, "not_found", "ids consist of printable characters")
+				return newProblem(http.StatusNotFound, "not_found",
+					"ids consist of printable characters")
 			case keystore.ContainsToken(id):
-				return newProblem(http.StatusNotFound, "not_found", "this is a token, not an id; others may have seen it: rotate its key")
+				return newProblem(http.StatusNotFound, "not_found",
+					"this is a token, not an id; others may have seen it: rotate its key")
 			}
 		}
 	}

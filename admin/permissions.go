@@ -19,8 +19,12 @@ const permissionsPath = api.Prefix + "/permissions"
 
 func (a *API) registerPermissions() {
 	register(a, huma.Operation{
-		OperationID: "list-permissions", Method: http.MethodGet, Path: permissionsPath, Summary: "List the operations that have a permission of their own", Tags: []string{"permissions"},
-		Description: "The table of all `api_key` handlers of the node that answers, by permission. Besides these, `read`, `write` and `*` are permissions, and so are `RESOURCE:read`, `RESOURCE:write` and `RESOURCE:*`.",
+		OperationID: "list-permissions", Method: http.MethodGet, Path: permissionsPath,
+		Summary: "List the operations that have a permission of their own",
+		Tags:    []string{"permissions"},
+		Description: "The table of all `api_key` handlers of the node that answers, by " +
+			"permission. Besides these, `read`, `write` and `*` are permissions, and so are " +
+			"`RESOURCE:read`, `RESOURCE:write` and `RESOURCE:*`.",
 	}, "admin.keys:read", a.listPermissions)
 }
 
@@ -28,7 +32,9 @@ func (a *API) registerPermissions() {
 func (a *API) Declare(operations []api.Operation) {
 	operations = slices.Clone(operations)
 	slices.SortStableFunc(operations, compareOperations)
-	operations = slices.CompactFunc(operations, func(a, b api.Operation) bool { return compareOperations(a, b) == 0 }) // a snippet may be used by several sites
+	// a snippet may be used by several sites
+	operations = slices.CompactFunc(operations,
+		func(a, b api.Operation) bool { return compareOperations(a, b) == 0 })
 	a.declared.Store(&operations)
 }
 
@@ -45,8 +51,9 @@ type Request struct {
 
 // A Ruling is what a handler decides about a request before it asks the key store.
 type Ruling struct {
-	Outcome   keystore.Outcome // OK: the key decides
-	Namespace string           // the id of the namespace that the request accesses; empty: the key's own
+	Outcome keystore.Outcome // OK: the key decides
+	// the id of the namespace that the request accesses; empty: the key's own
+	Namespace string
 	Need      keystore.Need
 }
 
@@ -54,12 +61,14 @@ type Ruling struct {
 // is at least one, or an error.
 type Rule func(Request) ([]Ruling, error)
 
-// RuleBy sets the handlers that decide about requests. Until the first call, callers who ask get 503.
+// RuleBy sets the handlers that decide about requests. Until the first call, callers who ask get
+// 503.
 func (a *API) RuleBy(rule Rule) { a.rule.Store(&rule) }
 
 // compareOperations orders the table, whatever the summaries.
 func compareOperations(a, b api.Operation) int {
-	return cmp.Or(cmp.Compare(a.Permission, b.Permission), cmp.Compare(a.Method, b.Method), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Class, b.Class))
+	return cmp.Or(cmp.Compare(a.Permission, b.Permission), cmp.Compare(a.Method, b.Method),
+		cmp.Compare(a.Path, b.Path), cmp.Compare(a.Class, b.Class))
 }
 
 type listPermissionsInput struct {
@@ -67,13 +76,16 @@ type listPermissionsInput struct {
 	Cursor string `query:"cursor" doc:"next_cursor of the page before"`
 }
 
-func (a *API) listPermissions(_ context.Context, c keystore.Caller, in *listPermissionsInput) (*page[api.Operations], error) {
+func (a *API) listPermissions(
+	_ context.Context, c keystore.Caller, in *listPermissionsInput,
+) (*page[api.Operations], error) {
 	if err := a.keys.May(c, "admin.keys", "read"); err != nil {
 		return nil, err
 	}
 	declared := a.declared.Load()
 	if declared == nil {
-		return nil, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(), stillLoading)
+		return nil, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(),
+			stillLoading)
 	}
 	list := *declared
 	if in.Cursor != "" {
@@ -98,7 +110,8 @@ func (a *API) listPermissions(_ context.Context, c keystore.Caller, in *listPerm
 	return &page[api.Operations]{out}, nil
 }
 
-// operationCursor is the last operation of a page, so that the next page fits when the table has changed meanwhile.
+// operationCursor is the last operation of a page, so that the next page fits when the table has
+// changed meanwhile.
 func operationCursor(o api.Operation) string {
 	o.Summary = ""
 	text, _ := json.Marshal(o)

@@ -13,12 +13,15 @@ import (
 func (a *API) registerPrefixes() {
 	register(a, huma.Operation{
 		OperationID: "list-prefixes", Method: http.MethodGet, Path: api.Prefix + "/prefixes",
-		Summary: "List the token prefixes that are accepted, and others that live keys have", Tags: []string{"keys"},
+		Summary:     "List the token prefixes that are accepted, and others that live keys have",
+		Tags:        []string{"keys"},
 		Description: "The permission is needed in all namespaces.",
 	}, "admin.keys:read", a.listPrefixes)
 }
 
-func (a *API) listPrefixes(ctx context.Context, c keystore.Caller, _ *struct{}) (*page[api.TokenPrefixes], error) {
+func (a *API) listPrefixes(
+	ctx context.Context, c keystore.Caller, _ *struct{},
+) (*page[api.TokenPrefixes], error) {
 	accepted, others, err := a.keys.ListPrefixes(ctx, c)
 	if err != nil {
 		return nil, err

@@ -14,7 +14,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// codeInvalid is the code of fields that are wrong, codeNotBuilt of those that a later version will know.
+// codeInvalid is the code of fields that are wrong, codeNotBuilt of those that a later version will
+// know.
 const (
 	codeInvalid  = "invalid_fields"
 	codeNotBuilt = "not_built"
@@ -24,7 +25,8 @@ const (
 type problem struct{ api.Problem }
 
 func newProblem(status int, code, detail string) *problem {
-	return &problem{api.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: code, Detail: detail}}
+	return &problem{api.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status,
+		Code: code, Detail: detail}}
 }
 
 // of returns p with the id of the request that it answers.
@@ -51,8 +53,8 @@ func (p *problem) GetHeaders() http.Header {
 	return nil
 }
 
-// refusal is the one place that turns an error of the key store into an answer. What is not a refusal is a failure of
-// the store: its cause is logged and not shown.
+// refusal is the one place that turns an error of the key store into an answer. What is not a
+// refusal is a failure of the store: its cause is logged and not shown.
 func (a *API) refusal(op *huma.Operation, err error) *problem {
 	var p *problem
 	if errors.As(err, &p) {
@@ -60,8 +62,10 @@ func (a *API) refusal(op *huma.Operation, err error) *problem {
 	}
 	var refused *keystore.Error
 	if !errors.As(err, &refused) {
-		a.logger.Warn("a managing operation failed", slog.String("operation", op.OperationID), slog.Any("error", err))
-		detail := "the key store cannot be reached at the moment, and nothing has been done by half; try again"
+		a.logger.Warn("a managing operation failed", slog.String("operation", op.OperationID),
+			slog.Any("error", err))
+		detail := "the key store cannot be reached at the moment, and nothing has been done by " +
+			"half; try again"
 		if op.Method == http.MethodGet || op.OperationID == "verify" { // which only read
 			detail = "the key store cannot be reached at the moment; try again"
 		}

@@ -13,10 +13,12 @@ import (
 
 const readOnly = `{"name":"CI","access":"read_only"}`
 
-// TestRefusals sends what is wrong, each with all else in order, to a store that holds the key {id}, the revoked key {revoked} and the namespace acme.
+// TestRefusals sends what is wrong, each with all else in order, to a store that holds the key
+// {id}, the revoked key {revoked} and the namespace acme.
 func TestRefusals(t *testing.T) {
 	d := open(t)
-	key := d.mint(t, root, `{"name":"there","access":"read_only","expires_at":"2037-01-01T00:00:00Z"}`).Key.ID
+	key := d.mint(t, root,
+		`{"name":"there","access":"read_only","expires_at":"2037-01-01T00:00:00Z"}`).Key.ID
 	revoked := d.mint(t, root, readOnly).Key.ID
 	d.call(t, root, "POST", "/keys/"+revoked+"/revoke", nil).into(t, 200, new(api.KeyChanged))
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
@@ -57,23 +59,30 @@ func TestRefusals(t *testing.T) {
 		// Bodies that cannot be read.
 		{"POST", "/keys", readOnly, "Content-Type:", 415, "unsupported_media_type", ""},
 		{"POST", "/keys", readOnly, "Content-Type: text/plain", 415, "unsupported_media_type", ""},
-		{"POST", "/keys", readOnly, "Content-Type: application/x-www-form-urlencoded", 415, "unsupported_media_type", ""},
-		{"POST", "/keys", readOnly, "Content-Type: application/merge-patch+json", 415, "unsupported_media_type", ""},
-		{"POST", "/keys", readOnly, "Content-Type: application/json; charset=latin1", 415, "unsupported_media_type", ""},
+		{"POST", "/keys", readOnly, "Content-Type: application/x-www-form-urlencoded", 415,
+			"unsupported_media_type", ""},
+		{"POST", "/keys", readOnly, "Content-Type: application/merge-patch+json", 415,
+			"unsupported_media_type", ""},
+		{"POST", "/keys", readOnly, "Content-Type: application/json; charset=latin1", 415,
+			"unsupported_media_type", ""},
 		{"POST", "/keys", readOnly, "Content-Encoding: gzip", 415, "unsupported_media_type", ""},
 		{"POST", "/keys/{id}/revoke", "{}", "Content-Type:", 415, "unsupported_media_type", ""},
-		{"POST", "/keys/import", "{}", "Content-Type: text/plain", 415, "unsupported_media_type", ""},
+		{"POST", "/keys/import", "{}", "Content-Type: text/plain", 415, "unsupported_media_type",
+			""},
 		{"POST", "/keys", "", "Content-Type: application/json", 400, "syntax", ""},
 		{"POST", "/keys", "{", "", 400, "syntax", ""},
 		{"POST", "/keys", readOnly + "x", "", 400, "syntax", ""},
 		{"POST", "/keys", readOnly + readOnly, "", 400, "syntax", ""},
 		{"POST", "/keys", `{"name":"a","name":"b","access":"read_only"}`, "", 400, "syntax", ""},
-		{"POST", "/keys", `{"name":"a","metadata":{"a":"1","a":"2"},"access":"read_only"}`, "", 400, "syntax", ""},
+		{"POST", "/keys", `{"name":"a","metadata":{"a":"1","a":"2"},"access":"read_only"}`, "", 400,
+			"syntax", ""},
 		{"POST", "/keys", "{\"name\":\"\xff\",\"access\":\"read_only\"}", "", 400, "syntax", ""},
-		{"POST", "/keys", strings.Repeat("[", 100) + strings.Repeat("]", 100), "", 400, "syntax", ""},
+		{"POST", "/keys", strings.Repeat("[", 100) + strings.Repeat("]", 100), "", 400, "syntax",
+			""},
 		{"PATCH", "/keys/{id}", "nope", "", 400, "syntax", ""},
 		{"POST", "/verify", "nope", "", 400, "syntax", ""},
-		{"POST", "/keys", `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, "", 413, "too_large", ""},
+		{"POST", "/keys", `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, "", 413, "too_large",
+			""},
 
 		// Fields of a new key.
 		{"POST", "/keys", "[]", "", 422, "invalid_fields", "body"},
@@ -81,52 +90,90 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/keys", `{"access":"read_only"}`, "", 422, "invalid_fields", "name"},
 		{"POST", "/keys", `{"name":null,"access":"read_only"}`, "", 422, "invalid_fields", "name"},
 		{"POST", "/keys", `{"name":"","access":"read_only"}`, "", 422, "invalid_fields", "name"},
-		{"POST", "/keys", `{"name":"` + long + `","access":"read_only"}`, "", 422, "invalid_fields", "name"},
-		{"POST", "/keys", `{"name":"a\u0000b","access":"read_only"}`, "", 422, "invalid_fields", "name"},
-		{"POST", "/keys", `{"name":"a\nb","access":"read_only"}`, "", 422, "invalid_fields", "name"},
+		{"POST", "/keys", `{"name":"` + long + `","access":"read_only"}`, "", 422, "invalid_fields",
+			"name"},
+		{"POST", "/keys", `{"name":"a\u0000b","access":"read_only"}`, "", 422, "invalid_fields",
+			"name"},
+		{"POST", "/keys", `{"name":"a\nb","access":"read_only"}`, "", 422, "invalid_fields",
+			"name"},
 		{"POST", "/keys", `{"name":"a"}`, "", 422, "invalid_fields", "permissions"},
-		{"POST", "/keys", `{"name":"a","access":"custom"}`, "", 422, "invalid_fields", "permissions"},
+		{"POST", "/keys", `{"name":"a","access":"custom"}`, "", 422, "invalid_fields",
+			"permissions"},
 		{"POST", "/keys", `{"name":"a","access":"admin"}`, "", 422, "invalid_fields", "access"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","permissions":["write"]}`, "", 422, "invalid_fields", "access"},
-		{"POST", "/keys", `{"name":"a","permissions":["Orders:read","read",7]}`, "", 422, "invalid_fields", "permissions[2]"},
-		{"POST", "/keys", `{"name":"a","permissions":["Orders:read","read","a:"]}`, "", 422, "invalid_fields", "permissions[0] permissions[2]"},
-		{"POST", "/keys", `{"Name":"a","naem":"a","access":"read_only"}`, "", 422, "invalid_fields", "Name naem name"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","namespace":"nowhere"}`, "", 422, "invalid_fields", "namespace"},
-		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"nowhere","access":"read_only"}]}`, "", 422, "invalid_fields", "grants[0].namespace"},
-		{"POST", "/keys", `{"name":"a","grants":[{"access":"read_only"}]}`, "", 422, "invalid_fields", "grants[0].namespace"},
-		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"acme","access":"read_only","more":1}]}`, "", 422, "invalid_fields", "grants[0].more"},
-		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"acme","permissions":["a b"]}]}`, "", 422, "invalid_fields", "grants[0].permissions[0]"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","permissions":["write"]}`, "", 422,
+			"invalid_fields", "access"},
+		{"POST", "/keys", `{"name":"a","permissions":["Orders:read","read",7]}`, "", 422,
+			"invalid_fields", "permissions[2]"},
+		{"POST", "/keys", `{"name":"a","permissions":["Orders:read","read","a:"]}`, "", 422,
+			"invalid_fields", "permissions[0] permissions[2]"},
+		{"POST", "/keys", `{"Name":"a","naem":"a","access":"read_only"}`, "", 422, "invalid_fields",
+			"Name naem name"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","namespace":"nowhere"}`, "", 422,
+			"invalid_fields", "namespace"},
+		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"nowhere","access":"read_only"}]}`,
+			"", 422, "invalid_fields", "grants[0].namespace"},
+		{"POST", "/keys", `{"name":"a","grants":[{"access":"read_only"}]}`, "", 422,
+			"invalid_fields", "grants[0].namespace"},
+		{"POST", "/keys",
+			`{"name":"a","grants":[{"namespace":"acme","access":"read_only","more":1}]}`, "", 422,
+			"invalid_fields", "grants[0].more"},
+		{"POST", "/keys", `{"name":"a","grants":[{"namespace":"acme","permissions":["a b"]}]}`, "",
+			422, "invalid_fields", "grants[0].permissions[0]"},
 		{"POST", "/keys", `{"name":"a","grants":[null]}`, "", 422, "invalid_fields", "grants[0]"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":"tomorrow"}`, "", 422, "invalid_fields", "expires_at"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":"2001-01-01T00:00:00Z"}`, "", 422, "invalid_fields", "expires_at"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":"0001-01-01T00:00:00Z"}`, "", 422, "invalid_fields", "expires_at"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":1893456000}`, "", 422, "invalid_fields", "expires_at"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","allowed_ips":["10.0.0.0/33","fe80::1%eth0","localhost"]}`, "", 422, "invalid_fields", "allowed_ips[0] allowed_ips[1] allowed_ips[2]"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","metadata":{"a":1}}`, "", 422, "invalid_fields", "metadata.a"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","metadata":{"a":"` + strings.Repeat("x", 4100) + `"}}`, "", 422, "invalid_fields", "metadata metadata.a"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","owner":"m_1"}`, "", 422, "invalid_fields", "owner"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","active":"yes"}`, "", 422, "invalid_fields", "active"},
-		{"POST", "/keys", `{"name":"a","roles":["nope"],"access":"read_only"}`, "", 422, "invalid_fields", "roles"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","rate_limit":{"requests":1,"per":"1s"},"quota":{}}`, "", 422, "not_built", "quota rate_limit"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","new_roles":[{"name":"x","permissions":["read","a:"]},{"permissions":["a"]}]}`, "", 422, "invalid_fields", "new_roles[1].name"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","new_roles":[{"name":"x","permissions":["read","a:"]}]}`, "", 422, "invalid_fields", "new_roles[0].permissions[1]"},
-		{"POST", "/keys", `{"name":"a","access":"read_only","new_roles":[{"name":"viewer","permissions":["read"]}]}`, "", 409, "exists", ""},
-		{"POST", "/keys/import?partial=0", `{"keys":[{"name":"a","token":"a-credential","new_roles":[{"name":"x","permissions":["read"]}]}]}`, "", 422, "invalid_fields", ""},
+		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":"tomorrow"}`, "", 422,
+			"invalid_fields", "expires_at"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":"2001-01-01T00:00:00Z"}`,
+			"", 422, "invalid_fields", "expires_at"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":"0001-01-01T00:00:00Z"}`,
+			"", 422, "invalid_fields", "expires_at"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","expires_at":1893456000}`, "", 422,
+			"invalid_fields", "expires_at"},
+		{"POST", "/keys",
+			`{"name":"a","access":"read_only","allowed_ips":["10.0.0.0/33","fe80::1%eth0","localhost"]}`, "", 422, "invalid_fields", "allowed_ips[0] allowed_ips[1] allowed_ips[2]"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","metadata":{"a":1}}`, "", 422,
+			"invalid_fields", "metadata.a"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","metadata":{"a":"` +
+			strings.Repeat("x", 4100) + `"}}`, "", 422, "invalid_fields", "metadata metadata.a"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","owner":"m_1"}`, "", 422,
+			"invalid_fields", "owner"},
+		{"POST", "/keys", `{"name":"a","access":"read_only","active":"yes"}`, "", 422,
+			"invalid_fields", "active"},
+		{"POST", "/keys", `{"name":"a","roles":["nope"],"access":"read_only"}`, "", 422,
+			"invalid_fields", "roles"},
+		{"POST", "/keys",
+			`{"name":"a","access":"read_only","rate_limit":{"requests":1,"per":"1s"},"quota":{}}`,
+			"", 422, "not_built", "quota rate_limit"},
+		{"POST", "/keys",
+			`{"name":"a","access":"read_only","new_roles":[{"name":"x","permissions":["read","a:"]},{"permissions":["a"]}]}`, "", 422, "invalid_fields", "new_roles[1].name"},
+		{"POST", "/keys",
+			`{"name":"a","access":"read_only","new_roles":[{"name":"x","permissions":["read","a:"]}]}`, "", 422, "invalid_fields", "new_roles[0].permissions[1]"},
+		{"POST", "/keys",
+			`{"name":"a","access":"read_only","new_roles":[{"name":"viewer","permissions":["read"]}]}`, "", 409, "exists", ""},
+		{"POST", "/keys/import?partial=0",
+			`{"keys":[{"name":"a","token":"a-credential","new_roles":[{"name":"x","permissions":["read"]}]}]}`, "", 422, "invalid_fields", ""},
 		{"POST", "/keys?dry_run=1", readOnly, "", 422, "invalid_fields", "dry_run"},
-		{"POST", "/keys", readOnly, "Idempotency-Key: " + long, 422, "invalid_fields", "Idempotency-Key"},
+		{"POST", "/keys", readOnly, "Idempotency-Key: " + long, 422, "invalid_fields",
+			"Idempotency-Key"},
 
 		// Changes of a key.
 		{"PATCH", "/keys/{id}", `{"name":null}`, "", 422, "invalid_fields", "name"},
 		{"PATCH", "/keys/{id}", `{"name":""}`, "", 422, "invalid_fields", "name"},
-		{"PATCH", "/keys/{id}", `{"id":"x","status":"revoked"}`, "", 422, "invalid_fields", "id status"},
-		{"PATCH", "/keys/{id}", `{"expires_at":"2038-01-01T00:00:00Z"}`, "", 422, "invalid_fields", "expires_at"},
+		{"PATCH", "/keys/{id}", `{"id":"x","status":"revoked"}`, "", 422, "invalid_fields",
+			"id status"},
+		{"PATCH", "/keys/{id}", `{"expires_at":"2038-01-01T00:00:00Z"}`, "", 422, "invalid_fields",
+			"expires_at"},
 		{"PATCH", "/keys/{id}", `{"expires_at":null}`, "", 422, "invalid_fields", "expires_at"},
-		{"PATCH", "/keys/{id}", `{"access":"read_only","grants":[{"namespace":"acme","access":"read_only"}]}`, "", 422, "invalid_fields", "grants"},
-		{"PATCH", "/keys/{id}", `{"access":"read_only","permissions":["read"]}`, "", 422, "invalid_fields", "access"},
+		{"PATCH", "/keys/{id}",
+			`{"access":"read_only","grants":[{"namespace":"acme","access":"read_only"}]}`, "", 422,
+			"invalid_fields", "grants"},
+		{"PATCH", "/keys/{id}", `{"access":"read_only","permissions":["read"]}`, "", 422,
+			"invalid_fields", "access"},
 		{"PATCH", "/keys/{id}", `{"permissions":[]}`, "", 422, "invalid_fields", "permissions"},
 		{"PATCH", "/keys/{id}", `{"grants":null}`, "", 422, "invalid_fields", "permissions"},
-		{"PATCH", "/keys/{id}", `{"rate_limit":{"requests":1,"per":"1s"}}`, "", 422, "not_built", "rate_limit"},
-		{"PATCH", "/keys/{id}", `{"quota":{"requests":1,"per":"day"}}`, "", 422, "not_built", "quota"},
+		{"PATCH", "/keys/{id}", `{"rate_limit":{"requests":1,"per":"1s"}}`, "", 422, "not_built",
+			"rate_limit"},
+		{"PATCH", "/keys/{id}", `{"quota":{"requests":1,"per":"day"}}`, "", 422, "not_built",
+			"quota"},
 		{"PATCH", "/keys/{id}", `{"owner":"m_1"}`, "", 422, "invalid_fields", "owner"},
 		{"PATCH", "/keys/{id}?wait=6m", `{"name":"b"}`, "", 422, "invalid_fields", "wait"},
 		{"PATCH", "/keys/{id}?wait=-1s", `{"name":"b"}`, "", 422, "invalid_fields", "wait"},
@@ -163,10 +210,15 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/namespaces", `{}`, "", 422, "invalid_fields", "id"},
 		{"POST", "/namespaces", `{"id":"a/b"}`, "", 422, "invalid_fields", "id"},
 		{"POST", "/namespaces", `{"id":"home"}`, "", 422, "invalid_fields", "id"},
-		{"POST", "/namespaces", `{"id":"b","name":"` + long + `"}`, "", 422, "invalid_fields", "name"},
-		{"POST", "/namespaces", `{"id":"b","edit_policy":"frozen"}`, "", 422, "invalid_fields", "edit_policy"},
-		{"POST", "/namespaces", `{"id":"b","parent":"nowhere"}`, "", 422, "invalid_fields", "parent"},
-		{"POST", "/namespaces", `{"id":"b","reach":[""],"key_roles":["member"],"token_prefix":"ak_b"}`, "", 422, "invalid_fields", "key_roles[0] reach[0] token_prefix"},
+		{"POST", "/namespaces", `{"id":"b","name":"` + long + `"}`, "", 422, "invalid_fields",
+			"name"},
+		{"POST", "/namespaces", `{"id":"b","edit_policy":"frozen"}`, "", 422, "invalid_fields",
+			"edit_policy"},
+		{"POST", "/namespaces", `{"id":"b","parent":"nowhere"}`, "", 422, "invalid_fields",
+			"parent"},
+		{"POST", "/namespaces",
+			`{"id":"b","reach":[""],"key_roles":["member"],"token_prefix":"ak_b"}`, "", 422,
+			"invalid_fields", "key_roles[0] reach[0] token_prefix"},
 		{"POST", "/namespaces", `{"id":"acme"}`, "", 409, "exists", ""},
 		{"POST", "/namespaces", `{"id":"default"}`, "", 409, "exists", ""},
 		{"PATCH", "/namespaces/acme", `{"kind":"account"}`, "", 422, "invalid_fields", "kind"},
@@ -184,13 +236,19 @@ func TestRefusals(t *testing.T) {
 		{"DELETE", "/roles/acme/nope", "", "", 404, "not_found", ""},
 		{"GET", "/roles?limit=0", "", "", 422, "invalid_fields", "limit"},
 		{"POST", "/roles", `{"name":"a"}`, "", 422, "invalid_fields", "namespace permissions"},
-		{"POST", "/roles", `{"namespace":"nowhere","name":"a b","permissions":[]}`, "", 422, "invalid_fields", "name namespace permissions"},
-		{"POST", "/roles", `{"namespace":"acme","name":"a","permissions":["read","A:b"]}`, "", 422, "invalid_fields", "permissions[1]"},
-		{"POST", "/roles", `{"namespace":"acme","name":"viewer","permissions":["read"]}`, "", 409, "exists", ""},
-		{"POST", "/roles", `{"namespace":"acme","name":"Viewer","permissions":["read"]}`, "", 409, "exists", ""},
-		{"POST", "/keys", `{"name":"a","access":"read_only","new_roles":[{"name":"b","permissions":["read"]},{"name":"B","permissions":["read"]}]}`, "", 409, "exists", ""},
+		{"POST", "/roles", `{"namespace":"nowhere","name":"a b","permissions":[]}`, "", 422,
+			"invalid_fields", "name namespace permissions"},
+		{"POST", "/roles", `{"namespace":"acme","name":"a","permissions":["read","A:b"]}`, "", 422,
+			"invalid_fields", "permissions[1]"},
+		{"POST", "/roles", `{"namespace":"acme","name":"viewer","permissions":["read"]}`, "", 409,
+			"exists", ""},
+		{"POST", "/roles", `{"namespace":"acme","name":"Viewer","permissions":["read"]}`, "", 409,
+			"exists", ""},
+		{"POST", "/keys",
+			`{"name":"a","access":"read_only","new_roles":[{"name":"b","permissions":["read"]},{"name":"B","permissions":["read"]}]}`, "", 409, "exists", ""},
 		{"PATCH", "/roles/*/viewer", `{"permissions":["read"]}`, "", 409, "builtin", ""},
-		{"PATCH", "/roles/*/viewer", `{"name":"reader","namespace":"acme"}`, "", 422, "invalid_fields", "name namespace"},
+		{"PATCH", "/roles/*/viewer", `{"name":"reader","namespace":"acme"}`, "", 422,
+			"invalid_fields", "name namespace"},
 		{"DELETE", "/roles/*/viewer", "", "", 409, "builtin", ""},
 
 		// Members.
@@ -202,10 +260,15 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/members/root/token", "", "", 409, "builtin", ""},
 		{"POST", "/members", `{}`, "", 422, "invalid_fields", "name"},
 		{"POST", "/members", `{"name":"a","kind":"robot"}`, "", 422, "invalid_fields", "kind"},
-		{"POST", "/members", `{"name":"a","id":"m_1","active":false}`, "", 422, "invalid_fields", "active id"},
-		{"POST", "/members", `{"name":"a","grants":[{"namespace":"nowhere","roles":["nope"]}]}`, "", 422, "invalid_fields", "grants[0].namespace grants[0].roles"},
-		{"POST", "/members", `{"name":"a","grants":[{"namespace":"acme","permissions":["a b"]}]}`, "", 422, "invalid_fields", "grants[0].permissions[0]"},
-		{"POST", "/members/root/token", `{"expires_at":"0001-01-01T00:00:00Z","allowed_ips":["localhost"]}`, "", 422, "invalid_fields", "allowed_ips[0] expires_at"},
+		{"POST", "/members", `{"name":"a","id":"m_1","active":false}`, "", 422, "invalid_fields",
+			"active id"},
+		{"POST", "/members", `{"name":"a","grants":[{"namespace":"nowhere","roles":["nope"]}]}`, "",
+			422, "invalid_fields", "grants[0].namespace grants[0].roles"},
+		{"POST", "/members", `{"name":"a","grants":[{"namespace":"acme","permissions":["a b"]}]}`,
+			"", 422, "invalid_fields", "grants[0].permissions[0]"},
+		{"POST", "/members/root/token",
+			`{"expires_at":"0001-01-01T00:00:00Z","allowed_ips":["localhost"]}`, "", 422,
+			"invalid_fields", "allowed_ips[0] expires_at"},
 
 		// The audit log.
 		{"GET", "/audit?from=yesterday", "", "", 422, "invalid_fields", "from"},
@@ -215,40 +278,44 @@ func TestRefusals(t *testing.T) {
 
 		// The decision.
 		{"POST", "/verify", `{}`, "", 422, "invalid_fields", "token"},
-		{"POST", "/verify", `{"token":"x","permission":"Orders"}`, "", 422, "invalid_fields", "permission"},
+		{"POST", "/verify", `{"token":"x","permission":"Orders"}`, "", 422, "invalid_fields",
+			"permission"},
 	} {
-		t.Run(test.method+test.path+" "+test.body[:min(len(test.body), 60)]+test.header[:min(len(test.header), 40)], func(t *testing.T) {
-			var body any
-			if test.body != "" {
-				body = test.body
-			}
-			var header []string
-			if name, value, ok := strings.Cut(test.header, ":"); ok {
-				header = []string{name, strings.TrimSpace(value)}
-			}
-			a := d.call(t, root, test.method, names.Replace(test.path), body, header...)
-			p := a.problem(t)
-			if p.Status != test.status || p.Code != test.code {
-				t.Fatalf("%d %s, want %d %s: %s", p.Status, p.Code, test.status, test.code, a.text)
-			}
-			var fields []string
-			for _, e := range p.Errors {
-				fields = append(fields, e.Field)
-				if e.Detail == "" {
-					t.Errorf("nothing is said about %s", e.Field)
+		t.Run(test.method+test.path+" "+
+			test.body[:min(len(test.body), 60)]+test.header[:min(len(test.header), 40)],
+			func(t *testing.T) {
+				var body any
+				if test.body != "" {
+					body = test.body
 				}
-			}
-			slices.Sort(fields)
-			if got := strings.Join(fields, " "); got != test.fields {
-				t.Errorf("errors name %q, want %q: %s", got, test.fields, a.text)
-			}
-			if test.status == 405 && a.header.Get("Allow") == "" {
-				t.Error("405 without Allow")
-			}
-			if a.header.Get("Cache-Control") != "no-store" {
-				t.Error("may be cached")
-			}
-		})
+				var header []string
+				if name, value, ok := strings.Cut(test.header, ":"); ok {
+					header = []string{name, strings.TrimSpace(value)}
+				}
+				a := d.call(t, root, test.method, names.Replace(test.path), body, header...)
+				p := a.problem(t)
+				if p.Status != test.status || p.Code != test.code {
+					t.Fatalf("%d %s, want %d %s: %s", p.Status, p.Code, test.status, test.code,
+						a.text)
+				}
+				var fields []string
+				for _, e := range p.Errors {
+					fields = append(fields, e.Field)
+					if e.Detail == "" {
+						t.Errorf("nothing is said about %s", e.Field)
+					}
+				}
+				slices.Sort(fields)
+				if got := strings.Join(fields, " "); got != test.fields {
+					t.Errorf("errors name %q, want %q: %s", got, test.fields, a.text)
+				}
+				if test.status == 405 && a.header.Get("Allow") == "" {
+					t.Error("405 without Allow")
+				}
+				if a.header.Get("Cache-Control") != "no-store" {
+					t.Error("may be cached")
+				}
+			})
 	}
 
 	// Nothing of all this has changed anything.
@@ -266,7 +333,8 @@ func TestRefusals(t *testing.T) {
 
 func TestWithoutCaller(t *testing.T) {
 	d := open(t)
-	for path, want := range map[string]int{"/keys": 401, "/self": 401, "/health": 200, "/openapi.json": 200, "/docs": 200, "/nothing": 404} {
+	for path, want := range map[string]int{"/keys": 401, "/self": 401, "/health": 200,
+		"/openapi.json": 200, "/docs": 200, "/nothing": 404} {
 		w := httptest.NewRecorder()
 		d.ServeHTTP(w, httptest.NewRequest("GET", api.Prefix+path, nil))
 		if w.Code != want {
@@ -276,7 +344,8 @@ func TestWithoutCaller(t *testing.T) {
 			t.Errorf("%s: 401 without WWW-Authenticate", path)
 		}
 	}
-	if a := d.call(t, keystore.Caller{}, "GET", "/keys", nil); a.problem(t).Code != "missing_key" || a.status != 401 {
+	if a := d.call(t, keystore.Caller{}, "GET", "/keys", nil); a.problem(t).Code != "missing_key" ||
+		a.status != 401 {
 		t.Errorf("the zero caller: %s", a.text)
 	}
 }
@@ -292,7 +361,8 @@ func TestCrossOrigin(t *testing.T) {
 		{"POST", "/keys", []string{"Origin", "null"}, 403},
 		{"POST", "/keys", []string{"Sec-Fetch-Site", "cross-site"}, 403},
 		{"POST", "/keys", []string{"Sec-Fetch-Site", "same-site"}, 403},
-		{"POST", "/keys", []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://example.com"}, 201},
+		{"POST", "/keys", []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://example.com"},
+			201},
 		{"POST", "/keys", []string{"Origin", "http://example.com"}, 201}, // httptest's Host
 		{"GET", "/keys", []string{"Origin", "https://evil.example"}, 200},
 	} {

@@ -10,7 +10,8 @@ import (
 
 func (a *API) registerRoles() {
 	k := &kind[keystore.Role, api.Role, api.RolePatch, api.RoleChanged]{
-		one: "role", many: "roles", of: "/{namespace}/{name}", deletes: "Delete a role that nobody has",
+		one: "role", many: "roles", of: "/{namespace}/{name}",
+		deletes: "Delete a role that nobody has",
 		identify: func(r *keystore.Role) identity {
 			return identity{r.Namespace + "/" + r.Name, r.CreatedAt, r.Version, r.Size()}
 		},
@@ -22,11 +23,15 @@ func (a *API) registerRoles() {
 			return a.keys.FindRole(ctx, c, roleID(id))
 		},
 		edit: a.editRole,
-		remove: func(ctx context.Context, c keystore.Caller, id string, o keystore.ChangeOptions) (*keystore.Role, keystore.Propagation, error) {
+		remove: func(ctx context.Context, c keystore.Caller, id string,
+			o keystore.ChangeOptions) (*keystore.Role, keystore.Propagation, error) {
 			return a.keys.DeleteRole(ctx, c, roleID(id), o)
 		},
 	}
-	registerAll(a, k, func(ctx context.Context, c keystore.Caller) ([]keystore.Role, error) { return a.keys.ListRoles(ctx, c) }, a.createRole)
+	registerAll(a, k, func(ctx context.Context, c keystore.Caller) ([]keystore.Role,
+		error) {
+		return a.keys.ListRoles(ctx, c)
+	}, a.createRole)
 	k.registerOne(a)
 }
 
@@ -37,21 +42,27 @@ func roleID(id string) keystore.RoleID {
 
 func showRole(r *keystore.Role) api.Role {
 	return api.Role{
-		Namespace: r.Namespace, Name: r.Name, Description: r.Description, Permissions: words(r.Permissions), Builtin: r.Builtin,
+		Namespace: r.Namespace, Name: r.Name, Description: r.Description,
+		Permissions: words(r.Permissions), Builtin: r.Builtin,
 		CreatedAt: nilIfZero(r.CreatedAt), Version: r.Version, Unreadable: r.Unreadable,
 	}
 }
 
-func (a *API) createRole(ctx context.Context, c keystore.Caller, r *api.RoleRequest) (*keystore.Role, error) {
+func (a *API) createRole(
+	ctx context.Context, c keystore.Caller, r *api.RoleRequest,
+) (*keystore.Role, error) {
 	var wrong fields
-	role := keystore.Role{Namespace: r.Namespace, Name: r.Name, Description: r.Description, Permissions: wrong.permissions("", "", r.Permissions)}
+	role := keystore.Role{Namespace: r.Namespace, Name: r.Name, Description: r.Description,
+		Permissions: wrong.permissions("", "", r.Permissions)}
 	if err := wrong.err(codeInvalid); err != nil {
 		return nil, err
 	}
 	return a.keys.CreateRole(ctx, c, role)
 }
 
-func (a *API) editRole(ctx context.Context, c keystore.Caller, id string, r *api.RolePatch, o keystore.ChangeOptions) (*keystore.Role, keystore.Propagation, error) {
+func (a *API) editRole(
+	ctx context.Context, c keystore.Caller, id string, r *api.RolePatch, o keystore.ChangeOptions,
+) (*keystore.Role, keystore.Propagation, error) {
 	role, err := a.keys.FindRole(ctx, c, roleID(id))
 	if err != nil {
 		return nil, keystore.Propagation{}, err
@@ -73,7 +84,8 @@ func (a *API) editRole(ctx context.Context, c keystore.Caller, id string, r *api
 func (f *fields) newRoles(list []api.NewRole) []keystore.Role {
 	out := make([]keystore.Role, len(list))
 	for i, r := range list {
-		out[i] = keystore.Role{Name: r.Name, Description: r.Description, Permissions: f.permissions(index("new_roles", i), "", r.Permissions)}
+		out[i] = keystore.Role{Name: r.Name, Description: r.Description,
+			Permissions: f.permissions(index("new_roles", i), "", r.Permissions)}
 	}
 	return out
 }

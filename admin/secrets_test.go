@@ -44,8 +44,10 @@ func TestOldTextsWithTokens(t *testing.T) {
 	}
 	key := "/keys/" + m.Key.ID
 	d.call(t, root, "PATCH", key, `{"active":false}`).into(t, 200, new(api.KeyChanged))
-	d.call(t, root, "PATCH", "/members/"+ada.ID, `{"active":false}`).into(t, 200, new(api.MemberChanged))
-	if p := d.call(t, root, "PATCH", key, `{"metadata":{"c":"`+m.Token+`"}}`).problem(t); p.Status != 422 {
+	d.call(t, root, "PATCH", "/members/"+ada.ID, `{"active":false}`).into(t, 200,
+		new(api.MemberChanged))
+	if p := d.call(t, root, "PATCH", key,
+		`{"metadata":{"c":"`+m.Token+`"}}`).problem(t); p.Status != 422 {
 		t.Errorf("%+v", p)
 	}
 	var done api.KeyChanged
@@ -53,7 +55,9 @@ func TestOldTextsWithTokens(t *testing.T) {
 	if done.Key.Name != "CI" || len(done.Key.Metadata) > 0 {
 		t.Errorf("%+v", done.Key)
 	}
-	if p := d.call(t, root, "POST", key+"/revoke", `{"reason":"leaked `+m.Token+`"}`).problem(t); p.Status != 422 || strings.Contains(p.Error(), m.Token) {
+	if p := d.call(t, root, "POST", key+"/revoke",
+		`{"reason":"leaked `+m.Token+`"}`).problem(t); p.Status != 422 ||
+		strings.Contains(p.Error(), m.Token) {
 		t.Errorf("%+v", p)
 	}
 	d.call(t, root, "POST", key+"/revoke", `{"reason":"leaked"}`).into(t, 200, new(api.KeyChanged))

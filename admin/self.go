@@ -12,15 +12,19 @@ import (
 
 func (a *API) registerSelf() {
 	register(a, huma.Operation{
-		OperationID: "show-self", Method: http.MethodGet, Path: api.Prefix + "/self", Summary: "What the caller is and may do", Tags: []string{"self"},
+		OperationID: "show-self", Method: http.MethodGet, Path: api.Prefix + "/self",
+		Summary: "What the caller is and may do", Tags: []string{"self"},
 	}, "", a.showSelf)
 	register(a, huma.Operation{
-		OperationID: "revoke-self", Method: http.MethodPost, Path: api.Prefix + "/self/revoke", Summary: "Revoke the caller's own key", Tags: []string{"self"},
+		OperationID: "revoke-self", Method: http.MethodPost, Path: api.Prefix + "/self/revoke",
+		Summary: "Revoke the caller's own key", Tags: []string{"self"},
 		RequestBody: jsonBody(false, api.JSON),
 	}, "", a.revokeSelf, mayPend)
 }
 
-func (a *API) showSelf(ctx context.Context, c keystore.Caller, _ *struct{}) (*page[api.Self], error) {
+func (a *API) showSelf(
+	ctx context.Context, c keystore.Caller, _ *struct{},
+) (*page[api.Self], error) {
 	self := api.Self{Member: nilIfEmpty(c.Member()), Permissions: make(map[string][]string)}
 	for namespace, list := range a.keys.Permissions(c) {
 		self.Permissions[namespace] = words(list)
@@ -41,9 +45,14 @@ type revokeSelfInput struct {
 	Body api.RevokeRequest
 }
 
-func (a *API) revokeSelf(ctx context.Context, c keystore.Caller, in *revokeSelfInput) (*changed[api.KeyChanged], error) {
+func (a *API) revokeSelf(
+	ctx context.Context, c keystore.Caller, in *revokeSelfInput,
+) (*changed[api.KeyChanged], error) {
 	if c.Member() != "" {
-		return nil, newProblem(http.StatusConflict, "no_key", "the caller is the member "+c.Member()+" and no key; a member's token dies when it gets another one or is disabled")
+		return nil, newProblem(http.StatusConflict, "no_key",
+			"the caller is the member "+c.Member()+
+				" and no key; a member's token dies when it gets another one or is disabled")
 	}
-	return a.revokeKey(ctx, c, &editInput[api.RevokeRequest]{ByID{c.Credential()}, in.Change, in.Body})
+	return a.revokeKey(ctx, c, &editInput[api.RevokeRequest]{ByID{c.Credential()}, in.Change,
+		in.Body})
 }

@@ -38,7 +38,8 @@ const stalledClients = 16
 func TestStalledClients(t *testing.T) {
 	for name, empty := range map[string]func(t *testing.T) keystore.Database{
 		"SQLite": func(t *testing.T) keystore.Database {
-			db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+			db, err := sqldb.OpenSQLite(context.Background(),
+				filepath.Join(t.TempDir(), "apikeys.db"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -58,19 +59,23 @@ func TestStalledClients(t *testing.T) {
 			d := openOn(t, db)
 			fillAudit(t, db)
 			for name, stall := range map[string]func(*testing.T, *httptest.Server){
-				"ExportHTTP1": stallExportsHTTP1, "ExportHTTP2": stallExportsHTTP2, "Import": stallImports,
+				"ExportHTTP1": stallExportsHTTP1, "ExportHTTP2": stallExportsHTTP2,
+				"Import": stallImports,
 			} {
 				t.Run(name, func(t *testing.T) {
 					s := d.serve(t)
 					stall(t, s)
 					key := d.mint(t, root, readOnly)
-					if a, err := d.keys.Lookup(t.Context(), key.Token, time.Now()); err != nil || a.Outcome != keystore.OK {
+					if a,
+						err := d.keys.Lookup(t.Context(), key.Token, time.Now()); err != nil ||
+						a.Outcome != keystore.OK {
 						t.Errorf("a key that is not cached: %v, %v", a.Outcome, err)
 					}
 					d.call(t, root, "GET", "/keys", nil).into(t, 200, new(api.Keys))
 					d.call(t, root, "GET", "/audit", nil).into(t, 200, new(api.AuditRows))
 					var revoked api.KeyChanged
-					d.call(t, root, "POST", "/keys/"+key.Key.ID+"/revoke", nil).into(t, 200, &revoked)
+					d.call(t, root, "POST", "/keys/"+key.Key.ID+"/revoke", nil).into(t, 200,
+						&revoked)
 					if !revoked.Propagation.Complete {
 						t.Errorf("the revoke: %+v", revoked.Propagation)
 					}
@@ -87,7 +92,8 @@ func fillAudit(t *testing.T, db keystore.Database) {
 	_, err := db.Update(t.Context(), func(tx keystore.Tx) error {
 		rows := make([]*keystore.AuditRow, 4000)
 		for i := range rows {
-			rows[i] = &keystore.AuditRow{Seq: int64(i + 1), At: tx.Now(), Action: "key.edit", After: `"` + strings.Repeat("x", 500) + `"`}
+			rows[i] = &keystore.AuditRow{Seq: int64(i + 1), At: tx.Now(), Action: "key.edit",
+				After: `"` + strings.Repeat("x", 500) + `"`}
 		}
 		return tx.AppendAudit(rows)
 	})
@@ -99,9 +105,12 @@ func fillAudit(t *testing.T, db keystore.Database) {
 // TestStalledExportEnds: an export ends when its client has not read a page for some time, and says
 // so in the log.
 func TestStalledExportEnds(t *testing.T) {
-	for name, stall := range map[string]func(*testing.T, *httptest.Server){"HTTP1": stallExportsHTTP1, "HTTP2": stallExportsHTTP2} {
+	for name, stall := range map[string]func(*testing.T,
+		*httptest.Server){"HTTP1": stallExportsHTTP1, "HTTP2": stallExportsHTTP2} {
 		t.Run(name, func(t *testing.T) {
-			db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+			db,
+				err := sqldb.OpenSQLite(context.Background(),
+				filepath.Join(t.TempDir(), "apikeys.db"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -188,10 +197,12 @@ func stallExportsHTTP2(t *testing.T, s *httptest.Server) {
 	encoder := hpack.NewEncoder(&block)
 	for i := range stalledClients {
 		block.Reset()
-		for _, field := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "localhost"}, {":path", api.Prefix + "/audit/export"}} {
+		for _, field := range [][2]string{{":method", "GET"}, {":scheme", "https"},
+			{":authority", "localhost"}, {":path", api.Prefix + "/audit/export"}} {
 			_ = encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
 		}
-		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
+		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1),
+			BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
 	}
 	for begun := map[uint32]bool{}; len(begun) < stalledClients; {
 		frame, err := framer.ReadFrame()
@@ -218,12 +229,16 @@ func stallExportsHTTP2(t *testing.T, s *httptest.Server) {
 // stallImports sends the beginning of each body, as soon as the server asks for it.
 func stallImports(t *testing.T, s *httptest.Server) {
 	eachStalled(t, s, func(conn net.Conn) error {
-		fmt.Fprintf(conn, "POST %s/keys/import?partial=1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n", api.Prefix, api.NDJSON)
+		fmt.Fprintf(conn,
+			"POST %s/keys/import?partial=1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: "+
+				"%s\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n", api.Prefix,
+			api.NDJSON)
 		line, err := bufio.NewReader(conn).ReadString('\n')
 		if err == nil && !strings.Contains(line, "100 Continue") {
 			err = fmt.Errorf("%q", line)
 		}
-		fmt.Fprintf(conn, `{"name":"a","access":"read_only","token":"a-credential-that-is-old"}`+"\n"+`{"name":`)
+		fmt.Fprintf(conn, `{"name":"a","access":"read_only","token":"a-credential-that-is-old"}`+
+			"\n"+`{"name":`)
 		return err
 	})
 }
@@ -257,17 +272,20 @@ func TestManySearches(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Rollback()
-	if _, err := lock.Exec("LOCK TABLE held IN ACCESS EXCLUSIVE MODE"); err != nil { // which lists by role read, and no look-up of a key
+	// which lists by role read, and no look-up of a key
+	if _, err := lock.Exec("LOCK TABLE held IN ACCESS EXCLUSIVE MODE"); err != nil {
 		t.Fatal(err)
 	}
 	var searches sync.WaitGroup
 	for range 64 {
 		searches.Go(func() {
-			d.call(t, member, "GET", "/keys?namespace=acme&role=nobody", nil).into(t, 200, new(api.Keys))
+			d.call(t, member, "GET", "/keys?namespace=acme&role=nobody", nil).into(t, 200,
+				new(api.Keys))
 		})
 	}
 	for waiting := ""; waiting != "2"; { // as many as one member may have at a time
-		if waiting, err = s.Query("", "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"); err != nil {
+		if waiting, err = s.Query("",
+			"SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"); err != nil {
 			t.Fatal(err)
 		}
 		if waiting > "2" {
@@ -276,7 +294,8 @@ func TestManySearches(t *testing.T) {
 		}
 	}
 	for _, key := range keys {
-		if a, err := d.keys.Lookup(t.Context(), key.Token, time.Now()); err != nil || a.Outcome != keystore.OK {
+		if a, err := d.keys.Lookup(t.Context(), key.Token, time.Now()); err != nil ||
+			a.Outcome != keystore.OK {
 			t.Fatalf("a key that is not cached: %v, %v", a.Outcome, err)
 		}
 		d.call(t, other, "GET", "/keys", nil).into(t, 200, new(api.Keys))

@@ -22,7 +22,9 @@ type failing struct {
 
 var errDown = errors.New("disk I/O error on /var/lib/apikeys.db")
 
-func (f *failing) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
+func (f *failing) Update(
+	ctx context.Context, change func(keystore.Tx) error,
+) (keystore.Revision, error) {
 	if f.down.Load() {
 		return 0, errDown
 	}
@@ -36,7 +38,9 @@ func (f *failing) Key(ctx context.Context, id string) (*keystore.Key, error) {
 	return f.Database.Key(ctx, id)
 }
 
-func (f *failing) Keys(ctx context.Context, filter keystore.KeyFilter, cursor string, limit int) ([]keystore.Key, string, error) {
+func (f *failing) Keys(
+	ctx context.Context, filter keystore.KeyFilter, cursor string, limit int,
+) ([]keystore.Key, string, error) {
 	if f.down.Load() {
 		return nil, "", errDown
 	}
@@ -50,21 +54,27 @@ func (f *failing) Policy(ctx context.Context, since keystore.Position) (*keystor
 	return f.Database.Policy(ctx, since)
 }
 
-func (f *failing) Audits(ctx context.Context, filter keystore.AuditFilter, cursor string, limit int) ([]keystore.AuditRow, string, error) {
+func (f *failing) Audits(
+	ctx context.Context, filter keystore.AuditFilter, cursor string, limit int,
+) ([]keystore.AuditRow, string, error) {
 	if f.down.Load() {
 		return nil, "", errDown
 	}
 	return f.Database.Audits(ctx, filter, cursor, limit)
 }
 
-func (f *failing) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore.Key, keystore.Position, error) {
+func (f *failing) KeyByDigest(
+	ctx context.Context, digest keystore.Digest,
+) (*keystore.Key, keystore.Position, error) {
 	if f.down.Load() {
 		return nil, keystore.Position{}, errDown
 	}
 	return f.Database.KeyByDigest(ctx, digest)
 }
 
-func (f *failing) Renew(ctx context.Context, incarnation string, at keystore.Position) (keystore.Head, error) {
+func (f *failing) Renew(
+	ctx context.Context, incarnation string, at keystore.Position,
+) (keystore.Head, error) {
 	if f.down.Load() {
 		return keystore.Head{}, errDown
 	}
@@ -80,7 +90,8 @@ type crowded struct {
 func (c *crowded) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	nodes, err := c.Database.Nodes(ctx)
 	if c.silent.Load() {
-		nodes = append(nodes, keystore.Node{Incarnation: "silent", Address: "elsewhere/1", Lease: time.Hour, State: keystore.NodeActive})
+		nodes = append(nodes, keystore.Node{Incarnation: "silent", Address: "elsewhere/1",
+			Lease: time.Hour, State: keystore.NodeActive})
 	}
 	return nodes, err
 }
@@ -96,19 +107,23 @@ func TestPending(t *testing.T) {
 	path := "/keys/" + d.mint(t, root, readOnly).Key.ID
 	c.silent.Store(true)
 	for _, request := range [][3]string{
-		{"PATCH", path, `{"name":"b"}`}, {"POST", path + "/rotate", "{}"}, {"POST", path + "/grants", `{"add":[{"access":"read_write"}]}`}, {"POST", path + "/revoke", "{}"}, {"DELETE", path, "{}"},
+		{"PATCH", path, `{"name":"b"}`}, {"POST", path + "/rotate", "{}"},
+		{"POST", path + "/grants", `{"add":[{"access":"read_write"}]}`},
+		{"POST", path + "/revoke", "{}"}, {"DELETE", path, "{}"},
 		{"PATCH", "/namespaces/default", `{"name":"b"}`},
 	} {
 		var got api.KeyChanged
 		d.call(t, root, request[0], request[1]+"?wait=0s", request[2]).into(t, 202, &got)
 		p := got.Propagation
-		if p.Complete || p.Nodes != 2 || p.Acknowledged != 1 || len(p.Pending) != 1 || p.Pending[0].Node != "elsewhere/1" || time.Until(p.Pending[0].Until) <= 0 {
+		if p.Complete || p.Nodes != 2 || p.Acknowledged != 1 || len(p.Pending) != 1 ||
+			p.Pending[0].Node != "elsewhere/1" || time.Until(p.Pending[0].Until) <= 0 {
 			t.Errorf("%v: %+v", request, p)
 		}
 	}
 }
 
-// TestStoreFails: 503 for everything that needs the database, its cause in the log alone, and afterwards all is as before.
+// TestStoreFails: 503 for everything that needs the database, its cause in the log alone, and
+// afterwards all is as before.
 func TestStoreFails(t *testing.T) {
 	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
 	if err != nil {
@@ -128,8 +143,10 @@ func TestStoreFails(t *testing.T) {
 		{"POST", path + "/revoke", ""},
 		{"POST", path + "/rotate", ""},
 		{"POST", path + "/grants", `{"add":[{"access":"read_write"}]}`},
-		{"POST", "/keys/import", `{"keys":[{"name":"a","access":"read_only","token":"a-credential"}]}`},
-		{"POST", "/keys/import?partial=1", `{"keys":[{"name":"a","access":"read_only","token":"a-credential"}]}`},
+		{"POST", "/keys/import",
+			`{"keys":[{"name":"a","access":"read_only","token":"a-credential"}]}`},
+		{"POST", "/keys/import?partial=1",
+			`{"keys":[{"name":"a","access":"read_only","token":"a-credential"}]}`},
 		{"GET", "/namespaces", ""},
 		{"POST", "/namespaces", `{"id":"acme"}`},
 		{"GET", "/namespaces/default", ""},
@@ -153,10 +170,13 @@ func TestStoreFails(t *testing.T) {
 			body = test.body
 		}
 		a := d.call(t, root, test.method, test.path, body)
-		if p := a.problem(t); p.Status != 503 || p.Code != "unavailable" || a.header.Get("Retry-After") == "" {
+		if p := a.problem(t); p.Status != 503 || p.Code != "unavailable" ||
+			a.header.Get("Retry-After") == "" {
 			t.Errorf("%s %s: %v %s", test.method, test.path, a.header, a.text)
 		}
-		if half := strings.Contains(a.text, "nothing has been done by half"); half != (test.method != "GET" && test.path != "/verify") {
+		if half := strings.Contains(a.text,
+			"nothing has been done by half"); half != (test.method != "GET" &&
+			test.path != "/verify") {
 			t.Errorf("%s %s: %s", test.method, test.path, a.text)
 		}
 		if strings.Contains(a.text, "disk") {

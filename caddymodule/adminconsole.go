@@ -18,7 +18,8 @@ func forPeople(path string) bool {
 // serveConsole answers a request for a page.
 func (s *AdminSite) serveConsole(c *call) error {
 	// A proxy that may say so can have ended TLS before us.
-	who := console.Visitor{Secure: c.r.TLS != nil || c.request.trusted && c.r.Header.Get("X-Forwarded-Proto") == "https"}
+	who := console.Visitor{Secure: c.r.TLS != nil || c.request.trusted &&
+		c.r.Header.Get("X-Forwarded-Proto") == "https"}
 	who.Beside = c.request.noted // by an api_key of this site, which has let the path by as public
 	who.Address = cmp.Or(c.request.clientIP, peerAddress(c.r))
 	who.Session = console.SessionOf(c.r, who.Secure)
@@ -48,7 +49,9 @@ func (s *AdminSite) serveConsole(c *call) error {
 }
 
 // judgePerson is judge for a person: Caddy knows who it is, or there is a session.
-func (s *AdminSite) judgePerson(c *call, who *console.Visitor, user string) (caller keystore.Caller, outcome keystore.Outcome) {
+func (s *AdminSite) judgePerson(
+	c *call, who *console.Visitor, user string,
+) (caller keystore.Caller, outcome keystore.Outcome) {
 	class, mapped := s.gate.rules.methods[c.method]
 	if !mapped {
 		return caller, keystore.Method
@@ -71,7 +74,9 @@ func (s *AdminSite) judgePerson(c *call, who *console.Visitor, user string) (cal
 }
 
 // knownUser is the member whom a user that Caddy has let in stands for.
-func (s *AdminSite) knownUser(c *call, user, from string) (caller keystore.Caller, outcome keystore.Outcome) {
+func (s *AdminSite) knownUser(
+	c *call, user, from string,
+) (caller keystore.Caller, outcome keystore.Outcome) {
 	if isEarly(c.r) && c.need.Class == keystore.Write {
 		return caller, keystore.Early
 	}

@@ -16,10 +16,12 @@ import (
 func (g *gate) signIn(token string, headers ...string) (int, string) {
 	g.t.Helper()
 	form := url.Values{"token": {token}}.Encode()
-	return g.do("POST", "site", "/apikeys/sign-in", form, append([]string{"Content-Type", "application/x-www-form-urlencoded"}, headers...)...)
+	return g.do("POST", "site", "/apikeys/sign-in", form,
+		append([]string{"Content-Type", "application/x-www-form-urlencoded"}, headers...)...)
 }
 
-// TestConsole is the door to the pages: a session is as good as the token it was opened with, for the pages alone.
+// TestConsole is the door to the pages: a session is as good as the token it was opened with, for
+// the pages alone.
 func TestConsole(t *testing.T) {
 	g := newGate(t)
 	g.loadSite(object{"handler": "api_key", "public": []string{"/apikeys/*"}})
@@ -37,18 +39,31 @@ func TestConsole(t *testing.T) {
 		{"a bearer token is no session", "GET", keys, nil, withBearer(token), 200, asked},
 		{"wrong", "POST", "", func() { g.signIn(token + "x") }, nil, 0, ""},
 		{"still nobody", "GET", keys, nil, nil, 200, asked},
-		{"early data", "POST", "/apikeys/sign-in", nil, []string{"Early-Data", "1"}, 422, asked}, // an empty form is not looked up
+		// an empty form is not looked up
+		{"early data", "POST", "/apikeys/sign-in", nil, []string{"Early-Data", "1"}, 422, asked},
 		{"signed in", "GET", keys, func() { g.signIn(token) }, nil, 200, inside},
-		{"the REST interface takes no session", "GET", "/apikeys/v1/keys", nil, nil, 401, "missing_key"},
+		{"the REST interface takes no session", "GET", "/apikeys/v1/keys", nil, nil, 401,
+			"missing_key"},
 		{"nor does the API", "GET", "/orders", nil, nil, 401, "missing_key"},
 		{"a method that there is not", "DELETE", keys, nil, nil, 405, "takes no DELETE"},
 		{"one that nobody has", "PROPFIND", keys, nil, nil, 405, "method_not_allowed"},
 		{"dots", "GET", "/apikeys/x/../keys", nil, nil, 400, "non_canonical_target"},
-		{"another page of another site", "POST", "/apikeys/sign-out", nil, []string{"Sec-Fetch-Site", "cross-site"}, 403, "another site"},
-		{"early data that writes", "POST", "/apikeys/keys/new", nil, []string{"Early-Data", "1"}, 425, "Please try again"},
-		{"disabled", "GET", keys, func() { g.mustDo("PATCH", "admin", "/apikeys/v1/members/"+id, `{"active":false}`) }, nil, 200, "This member has been disabled"},
-		{"enabled", "GET", keys, func() { g.mustDo("PATCH", "admin", "/apikeys/v1/members/"+id, `{"active":true}`); g.signIn(token) }, nil, 200, inside},
-		{"another token", "GET", keys, func() { g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token", "{}") }, nil, 200, "Your session is over"},
+		{"another page of another site", "POST", "/apikeys/sign-out", nil,
+			[]string{"Sec-Fetch-Site", "cross-site"}, 403, "another site"},
+		{"early data that writes", "POST", "/apikeys/keys/new", nil, []string{"Early-Data", "1"},
+			425, "Please try again"},
+		{"disabled", "GET", keys, func() {
+			g.mustDo("PATCH", "admin", "/apikeys/v1/members/"+id,
+				`{"active":false}`)
+		}, nil, 200, "This member has been disabled"},
+		{"enabled", "GET", keys, func() {
+			g.mustDo("PATCH", "admin", "/apikeys/v1/members/"+id,
+				`{"active":true}`)
+			g.signIn(token)
+		}, nil, 200, inside},
+		{"another token", "GET", keys,
+			func() { g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token", "{}") }, nil,
+			200, "Your session is over"},
 	} {
 		if test.do != nil {
 			test.do()
@@ -72,19 +87,24 @@ func TestConsoleAddresses(t *testing.T) {
 	g.loadSite()
 	id, _ := g.member(object{"name": "Ada", "grants": grantOf("viewer")})
 	var made struct{ Token string }
-	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token", `{"allowed_ips":["192.0.2.0/24"]}`)), &made); err != nil {
+	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token",
+		`{"allowed_ips":["192.0.2.0/24"]}`)), &made); err != nil {
 		t.Fatal(err)
 	}
 	token := made.Token
 	g.client.Jar, _ = cookiejar.New(nil)
-	office, cafe := []string{"X-Forwarded-For", "192.0.2.7"}, []string{"X-Forwarded-For", "198.51.100.7"}
-	if status, answer := g.signIn(token, cafe...); status != 422 || !strings.Contains(answer, "may not be used from 198.51.100.7") {
+	office, cafe := []string{"X-Forwarded-For", "192.0.2.7"}, []string{"X-Forwarded-For",
+		"198.51.100.7"}
+	if status, answer := g.signIn(token, cafe...); status != 422 ||
+		!strings.Contains(answer, "may not be used from 198.51.100.7") {
 		t.Errorf("from elsewhere: %d %s", status, answer)
 	}
-	if status, answer := g.signIn(token, office...); status != 200 || !strings.Contains(answer, "<h1>Keys</h1>") {
+	if status, answer := g.signIn(token, office...); status != 200 ||
+		!strings.Contains(answer, "<h1>Keys</h1>") {
 		t.Errorf("from the office: %d %s", status, answer)
 	}
-	if status, answer := g.do("GET", "site", "/apikeys/keys", "", cafe...); status != 403 || !strings.Contains(answer, "Not from this address") {
+	if status, answer := g.do("GET", "site", "/apikeys/keys", "", cafe...); status != 403 ||
+		!strings.Contains(answer, "Not from this address") {
 		t.Errorf("carried elsewhere: %d %s", status, answer)
 	}
 }
@@ -105,7 +125,8 @@ func TestConsoleExample(t *testing.T) {
 	} {
 		g.loadSite(test.before...)
 		form := url.Values{"name": {"CI"}, "access": {"read_only"}}.Encode()
-		status, answer := g.do("POST", "site", "/apikeys/keys/new", form, "Content-Type", "application/x-www-form-urlencoded", "Sec-Fetch-Site", "same-origin")
+		status, answer := g.do("POST", "site", "/apikeys/keys/new", form, "Content-Type",
+			"application/x-www-form-urlencoded", "Sec-Fetch-Site", "same-origin")
 		if status != 201 || !strings.Contains(answer, "&#34;"+test.want+"&#34;") {
 			t.Errorf("status %d, and no call to %s", status, test.want)
 		}
@@ -117,8 +138,10 @@ func TestConsoleCookie(t *testing.T) {
 	g := newGate(t)
 	g.loadSite()
 	_, token := g.member(object{"name": "Ada"})
-	for proto, want := range map[string]string{"http": "apikeys-session=", "https": "__Secure-apikeys-session="} {
-		r, err := http.NewRequestWithContext(t.Context(), "POST", "http://site/apikeys/sign-in", strings.NewReader(url.Values{"token": {token}}.Encode()))
+	for proto, want := range map[string]string{"http": "apikeys-session=",
+		"https": "__Secure-apikeys-session="} {
+		r, err := http.NewRequestWithContext(t.Context(), "POST", "http://site/apikeys/sign-in",
+			strings.NewReader(url.Values{"token": {token}}.Encode()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +152,9 @@ func TestConsoleCookie(t *testing.T) {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		if got := resp.Header.Get("Set-Cookie"); !strings.HasPrefix(got, want) || strings.Contains(got, "Secure; ") != (proto == "https") || strings.Contains(got, token) {
+		if got := resp.Header.Get("Set-Cookie"); !strings.HasPrefix(got, want) ||
+			strings.Contains(got, "Secure; ") != (proto == "https") ||
+			strings.Contains(got, token) {
 			t.Errorf("%s: the cookie is not as it should be", proto)
 		}
 	}
@@ -137,12 +162,16 @@ func TestConsoleCookie(t *testing.T) {
 
 func TestConsoleTrustUser(t *testing.T) {
 	g := newGate(t)
-	signIn := object{"handler": "authentication", "providers": object{"http_basic": object{"accounts": []object{{"username": "ada", "password": bcrypted}, {"username": "eve", "password": bcrypted}}}}}
+	signIn := object{"handler": "authentication",
+		"providers": object{"http_basic": object{"accounts": []object{{"username": "ada",
+			"password": bcrypted}, {"username": "eve", "password": bcrypted}}}}}
 	g.loadSiteOf(object{"handler": "api_keys_admin", "trust_user": "{http.auth.user.id}"}, signIn)
 	g.member(object{"name": "Ada Lovelace", "login": "ada", "grants": grantOf("client-admin")})
 	for user, want := range map[string]int{"ada": 200, "eve": 403} {
-		as := []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+unencrypted))}
-		if status, answer := g.do("GET", "site", "/apikeys/keys", "", as...); status != want || strings.Contains(answer, "Ada Lovelace") != (want == 200) {
+		as := []string{"Authorization",
+			"Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+unencrypted))}
+		if status, answer := g.do("GET", "site", "/apikeys/keys", "", as...); status != want ||
+			strings.Contains(answer, "Ada Lovelace") != (want == 200) {
 			t.Errorf("%s: %d %s", user, status, answer)
 		}
 	}
@@ -155,7 +184,8 @@ func TestNoProofNoWrite(t *testing.T) {
 	g.loadSite(object{"handler": "api_key", "public": []string{"/apikeys/*"}})
 	id, replaced := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
 	var old struct{ Token string }
-	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token", "{}")), &old); err != nil {
+	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token",
+		"{}")), &old); err != nil {
 		t.Fatal(err)
 	}
 	token := old.Token
@@ -193,23 +223,32 @@ func TestNoProofNoWrite(t *testing.T) {
 		{"the API, unknown", "GET", "/orders", "", withBearer("sk_live_nobody"), 401},
 		{"the API, revoked", "GET", "/orders", "", withBearer(revoked), 401},
 		{"sign out without a session", "POST", "/apikeys/sign-out", "", nil, 200},
-		{"sign out with junk", "POST", "/apikeys/sign-out", "", []string{"Cookie", name + "=junk"}, 200},
-		{"sign out with a forged session", "POST", "/apikeys/sign-out", "", []string{"Cookie", name + "=" + value[:len(value)-1] + "x"}, 200},
+		{"sign out with junk", "POST", "/apikeys/sign-out", "", []string{"Cookie", name + "=junk"},
+			200},
+		{"sign out with a forged session", "POST", "/apikeys/sign-out", "",
+			[]string{"Cookie", name + "=" + value[:len(value)-1] + "x"}, 200},
 		{"sign out again", "POST", "/apikeys/sign-out", "", []string{"Cookie", left}, 200},
-		{"sign out with a member's token as the session", "POST", "/apikeys/sign-out", "", []string{"Cookie", name + "=" + token}, 200},
+		{"sign out with a member's token as the session", "POST", "/apikeys/sign-out", "",
+			[]string{"Cookie", name + "=" + token}, 200},
 		{"sign in with nothing", "POST", "/apikeys/sign-in", "", form, 422},
 		{"sign in with junk", "POST", "/apikeys/sign-in", "token=junk", form, 422},
-		{"sign in with junk, and a session that is over", "POST", "/apikeys/sign-in", "token=junk", with("Cookie", left), 422},
-		{"sign in with a token that was replaced", "POST", "/apikeys/sign-in", "token=" + replaced, form, 422},
+		{"sign in with junk, and a session that is over", "POST", "/apikeys/sign-in", "token=junk",
+			with("Cookie", left), 422},
+		{"sign in with a token that was replaced", "POST", "/apikeys/sign-in", "token=" + replaced,
+			form, 422},
 		{"sign in with a revoked key", "POST", "/apikeys/sign-in", "token=" + revoked, form, 422},
 		{"a form of the console", "POST", "/apikeys/keys/new", "name=x", form, 200},
-		{"a form of the console, with a session that is over", "POST", "/apikeys/keys/new", "name=x", with("Cookie", left), 200},
+		{"a form of the console, with a session that is over", "POST", "/apikeys/keys/new",
+			"name=x", with("Cookie", left), 200},
 		{"a page, with junk", "GET", "/apikeys/keys", "", []string{"Cookie", name + "=junk"}, 200},
 		{"mint", "POST", "/apikeys/v1/keys", "{}", nil, 401},
 		{"mint once", "POST", "/apikeys/v1/keys", "{}", []string{"Idempotency-Key", "x"}, 401},
-		{"mint, unknown", "POST", "/apikeys/v1/keys", "{}", append(withBearer("sk_live_nobody"), "Idempotency-Key", "x"), 401},
-		{"mint, revoked", "POST", "/apikeys/v1/keys", "{}", append(withBearer(revoked), "Idempotency-Key", "x"), 401},
-		{"mint, with a token that was replaced", "POST", "/apikeys/v1/keys", "{}", withBearer(replaced), 401},
+		{"mint, unknown", "POST", "/apikeys/v1/keys", "{}",
+			append(withBearer("sk_live_nobody"), "Idempotency-Key", "x"), 401},
+		{"mint, revoked", "POST", "/apikeys/v1/keys", "{}",
+			append(withBearer(revoked), "Idempotency-Key", "x"), 401},
+		{"mint, with a token that was replaced", "POST", "/apikeys/v1/keys", "{}",
+			withBearer(replaced), 401},
 		{"import", "POST", "/apikeys/v1/keys/import", "{}", nil, 401},
 		{"edit", "PATCH", "/apikeys/v1/keys/" + idOf(t, revoked), "{}", nil, 401},
 		{"revoke", "POST", "/apikeys/v1/keys/" + idOf(t, revoked) + "/revoke", "{}", nil, 401},
@@ -219,13 +258,15 @@ func TestNoProofNoWrite(t *testing.T) {
 		{"namespaces", "POST", "/apikeys/v1/namespaces", "{}", nil, 401},
 		{"roles", "POST", "/apikeys/v1/roles", "{}", nil, 401},
 		{"members", "POST", "/apikeys/v1/members", "{}", nil, 401},
-		{"a member's token", "POST", "/apikeys/v1/members/" + id + "/token", "{}", withBearer(replaced), 401},
+		{"a member's token", "POST", "/apikeys/v1/members/" + id + "/token", "{}",
+			withBearer(replaced), 401},
 		{"verify", "POST", "/apikeys/v1/verify", "{}", nil, 401},
 		{"audit", "GET", "/apikeys/v1/audit", "", nil, 401},
 		{"health", "GET", "/apikeys/v1/health", "", nil, 200},
 		{"documents", "GET", "/apikeys/v1/openapi.json", "", nil, 200},
 	} {
-		if status, _ := g.do(test.method, "site", test.path, test.body, test.headers...); status != test.status {
+		if status, _ := g.do(test.method, "site", test.path, test.body,
+			test.headers...); status != test.status {
 			t.Errorf("%s: %d, want %d", test.name, status, test.status)
 		}
 	}
@@ -245,7 +286,8 @@ func lockSQLite(t *testing.T, path string) (release func()) {
 	if _, err := conn.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err == nil { // on another connection
+	// on another connection
+	if _, err := db.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err == nil {
 		t.Fatal("two connections hold the write lock")
 	}
 	return func() {

@@ -47,14 +47,17 @@ func checkPlace(ctx caddy.Context) error {
 			if taken == nil {
 				taken = pathsElsewhere(route)
 			}
-			break // the route around the handler: its raw form is kept until all its handlers are loaded
+			// the route around the handler: its raw form is kept until all its handlers are loaded
+			break
 		}
 	}
 	switch {
 	case taken != nil:
-		return fmt.Errorf(answersUnder+"the route around it matches only %s"+instead, shown(strings.Join(taken, " ")))
+		return fmt.Errorf(answersUnder+"the route around it matches only %s"+instead,
+			shown(strings.Join(taken, " ")))
 	case stripped != "":
-		return fmt.Errorf(answersUnder+"the route around it removes %s from the path"+instead, shown(stripped))
+		return fmt.Errorf(answersUnder+"the route around it removes %s from the path"+instead,
+			shown(stripped))
 	}
 	return nil
 }
@@ -77,7 +80,8 @@ func rewritesOf(route caddyhttp.Route) (rewrites []rewrite.Rewrite) {
 	return rewrites
 }
 
-// pathsElsewhere returns the paths that a route matches, or nil if it may match one under /apikeys/.
+// pathsElsewhere returns the paths that a route matches, or nil if it may match one under
+// /apikeys/.
 func pathsElsewhere(route caddyhttp.Route) (paths []string) {
 	for _, set := range route.MatcherSets {
 		within := true
@@ -101,7 +105,8 @@ func reachesSite(paths []string) bool {
 		if i := strings.IndexAny(fixed, "*{"); i >= 0 {
 			fixed = fixed[:i]
 		}
-		if strings.HasPrefix(fixed, sitePath) || strings.HasPrefix(sitePath, fixed) && fixed != path {
+		if strings.HasPrefix(fixed, sitePath) || strings.HasPrefix(sitePath, fixed) &&
+			fixed != path {
 			return true
 		}
 	}

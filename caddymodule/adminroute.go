@@ -15,8 +15,8 @@ func init() {
 	caddy.RegisterModule(AdminRoute{})
 }
 
-// AdminRoute serves the management of API keys on Caddy's admin endpoint, under `/apikeys/v1/`. Whoever may use the admin
-// endpoint acts as the member `root`, who may do everything.
+// AdminRoute serves the management of API keys on Caddy's admin endpoint, under `/apikeys/v1/`.
+// Whoever may use the admin endpoint acts as the member `root`, who may do everything.
 type AdminRoute struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -27,14 +27,16 @@ func (AdminRoute) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision registers the metrics: the admin endpoint serves those of its own config, whose apps may never be provisioned.
+// Provision registers the metrics: the admin endpoint serves those of its own config, whose apps
+// may never be provisioned.
 func (*AdminRoute) Provision(ctx caddy.Context) error {
 	return registerMetrics(ctx.GetMetricsRegistry())
 }
 
 // Routes is part of caddy.AdminRouter.
 func (*AdminRoute) Routes() []caddy.AdminRoute {
-	return []caddy.AdminRoute{{Pattern: "/apikeys/", Handler: caddy.AdminHandlerFunc(serveAdminRoute)}}
+	return []caddy.AdminRoute{{Pattern: "/apikeys/",
+		Handler: caddy.AdminHandlerFunc(serveAdminRoute)}}
 }
 
 // serveAdminRoute never returns an error: what Caddy would make of it is no problem document.
@@ -43,16 +45,19 @@ func serveAdminRoute(w http.ResponseWriter, r *http.Request) error {
 	if app == nil {
 		return refusal{
 			outcome: keystore.Unavailable,
-			detail:  "No key store is running: Caddy is still starting, or its configuration does not use " + appName + ".",
+			detail: "No key store is running: Caddy is still starting, or its configuration does " +
+				"not use " + appName + ".",
 		}.write(w, r)
 	}
-	// The admin server's ReadTimeout of 10 s would end a long import, and a revoke that waits for longer than that.
+	// The admin server's ReadTimeout of 10 s would end a long import, and a revoke that waits for
+	// longer than that.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	app.manage(w, r, keystore.Root(peerAddress(r)))
 	return nil
 }
 
-// manage serves the management API, after Start, to a caller that a door has let in. The API refuses cross-origin changes itself.
+// manage serves the management API, after Start, to a caller that a door has let in. The API
+// refuses cross-origin changes itself.
 func (a *App) manage(w http.ResponseWriter, r *http.Request, caller keystore.Caller) {
 	var api *admin.API
 	if s := a.store.Load(); s != nil {

@@ -14,7 +14,8 @@ import (
 func TestAdminRouteWithoutStore(t *testing.T) {
 	for _, path := range []string{"/apikeys/v1/keys", "/apikeys/v1/health"} {
 		w := httptest.NewRecorder()
-		if err := serveAdminRoute(w, httptest.NewRequestWithContext(t.Context(), "GET", path, nil)); err != nil {
+		if err := serveAdminRoute(w, httptest.NewRequestWithContext(t.Context(), "GET", path,
+			nil)); err != nil {
 			t.Error(err)
 		}
 		var problem struct {
@@ -25,8 +26,12 @@ func TestAdminRouteWithoutStore(t *testing.T) {
 		if err := json.Unmarshal(w.Body.Bytes(), &problem); err != nil {
 			t.Error(err)
 		}
-		if w.Code != http.StatusServiceUnavailable || problem.Status != w.Code || problem.Code != "unavailable" || !strings.Contains(problem.Detail, "still starting, or its configuration does not use api_keys") ||
-			w.Header().Get("Content-Type") != "application/problem+json" || w.Header().Get("Retry-After") == "" {
+		if w.Code != http.StatusServiceUnavailable || problem.Status != w.Code ||
+			problem.Code != "unavailable" ||
+			!strings.Contains(problem.Detail,
+				"still starting, or its configuration does not use api_keys") ||
+			w.Header().Get("Content-Type") != "application/problem+json" ||
+			w.Header().Get("Retry-After") == "" {
 			t.Errorf("%s: %d %v %s", path, w.Code, w.Header(), w.Body)
 		}
 	}
@@ -50,8 +55,10 @@ func TestAdminRoute(t *testing.T) {
 		{"DELETE", "/apikeys/v1/keys//", "", nil, 405, "method_not_allowed"},
 		{"POST", "/apikeys/v1/namespaces", `{"id":"one","kind":"account"}`, nil, 201, `"one"`},
 		// As `caddy reload` sends it, and as a page of another origin has a browser send it.
-		{"POST", "/apikeys/v1/namespaces", `{"id":"two","kind":"account"}`, []string{"Sec-Fetch-Site", "same-origin"}, 201, `"two"`},
-		{"POST", "/apikeys/v1/namespaces", `{"id":"three","kind":"account"}`, []string{"Sec-Fetch-Site", "cross-site"}, 403, "cross_origin"},
+		{"POST", "/apikeys/v1/namespaces", `{"id":"two","kind":"account"}`,
+			[]string{"Sec-Fetch-Site", "same-origin"}, 201, `"two"`},
+		{"POST", "/apikeys/v1/namespaces", `{"id":"three","kind":"account"}`,
+			[]string{"Sec-Fetch-Site", "cross-site"}, 403, "cross_origin"},
 		{"GET", "/apikeys/v1/namespaces/three", "", nil, 404, ""},
 	} {
 		status, answer := g.do(test.method, "admin", test.path, test.body, test.headers...)
@@ -66,7 +73,8 @@ func TestAdminRouteClearsTheReadDeadline(t *testing.T) {
 	g := newGate(t)
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))
 	w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
-	if err := serveAdminRoute(w, httptest.NewRequestWithContext(t.Context(), "GET", "/apikeys/v1/health", nil)); err != nil {
+	if err := serveAdminRoute(w, httptest.NewRequestWithContext(t.Context(), "GET",
+		"/apikeys/v1/health", nil)); err != nil {
 		t.Error(err)
 	}
 	if !w.cleared {
@@ -107,7 +115,8 @@ func TestPermissionsWhileStarting(t *testing.T) {
 			apps["http"] = object{"servers": object{"site": object{
 				"listen": []string{"unix/" + g.path(g.siteSocket())},
 				"routes": []object{{"handle": []object{{"handler": "api_key", "operation": []object{
-					{"permission": "orders:search", "class": "read", "method": "POST", "path": "/orders/search"},
+					{"permission": "orders:search", "class": "read", "method": "POST",
+						"path": "/orders/search"},
 				}}}}},
 			}}}
 		})
@@ -116,9 +125,11 @@ func TestPermissionsWhileStarting(t *testing.T) {
 			defer close(asked)
 			for code := 503; code == 503; time.Sleep(time.Millisecond) {
 				w := httptest.NewRecorder()
-				_ = serveAdminRoute(w, httptest.NewRequestWithContext(t.Context(), "GET", "/apikeys/v1/permissions", nil))
+				_ = serveAdminRoute(w, httptest.NewRequestWithContext(t.Context(), "GET",
+					"/apikeys/v1/permissions", nil))
 				code = w.Code
-				if code != 503 && (code != 200 || !strings.Contains(w.Body.String(), "orders:search")) {
+				if code != 503 && (code != 200 ||
+					!strings.Contains(w.Body.String(), "orders:search")) {
 					t.Errorf("%d %s", code, w.Body)
 				}
 			}

@@ -27,20 +27,24 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder(adminSiteDirective, httpcaddyfile.Before, "respond")
 }
 
-// AdminSite serves the management of API keys on a site: it answers everything under `/apikeys/`, and requests for other paths
-// go on. There is a console for browsers, in which members sign in with their token, and under `/apikeys/v1/` a REST interface. Whoever asks
-// that one sends a member's token, or a key's, as `Authorization: Bearer` or `X-API-Key`, and may do what its permissions on
-// `admin…` resources allow. Any live key may read `/apikeys/v1/self`; `openapi.json`, `docs` and `health` need none.
+// AdminSite serves the management of API keys on a site: it answers everything under `/apikeys/`,
+// and requests for other paths go on. There is a console for browsers, in which members sign in
+// with their token, and under `/apikeys/v1/` a REST interface. Whoever asks that one sends a
+// member's token, or a key's, as `Authorization: Bearer` or `X-API-Key`, and may do what its
+// permissions on `admin…` resources allow. Any live key may read `/apikeys/v1/self`;
+// `openapi.json`, `docs` and `health` need none.
 //
-// Where the same site has `api_key`, add `public /apikeys/*` to it, or it refuses members' tokens and removes keys from the request. Caddy
-// warns at the start if that line is missing.
+// Where the same site has `api_key`, add `public /apikeys/*` to it, or it refuses members' tokens
+// and removes keys from the request. Caddy warns at the start if that line is missing.
 type AdminSite struct {
-	// A placeholder that Caddy fills in with a user who has signed in before this handler, such as `{http.auth.user.id}` after `basic_auth`: a
-	// request without a token is that of the member with this login. Only what no client can set itself belongs here. Default is
-	// none: a token is needed.
+	// A placeholder that Caddy fills in with a user who has signed in before this handler, such as
+	// `{http.auth.user.id}` after `basic_auth`: a request without a token is that of the member
+	// with this login. Only what no client can set itself belongs here. Default is none: a token is
+	// needed.
 	TrustUser string `json:"trust_user,omitempty"`
 
-	// The realm that a 401 names in `WWW-Authenticate`: ASCII without quotes and backslashes. Default is `api`.
+	// The realm that a 401 names in `WWW-Authenticate`: ASCII without quotes and backslashes.
+	// Default is `api`.
 	Realm string `json:"realm,omitempty"`
 
 	gate   Handler           // judges what is judged alike
@@ -68,7 +72,8 @@ func (s *AdminSite) Provision(ctx caddy.Context) error {
 		return err
 	}
 	s.gate.forAdmin, s.gate.Namespace, s.gate.Realm = true, keystore.HomeNamespace, s.Realm
-	declareSources(credentialSource{cookieSource, console.SecureCookie}, credentialSource{cookieSource, console.PlainCookie})
+	declareSources(credentialSource{cookieSource, console.SecureCookie},
+		credentialSource{cookieSource, console.PlainCookie})
 	if err := s.gate.Provision(ctx); err != nil {
 		return err
 	}
@@ -77,29 +82,32 @@ func (s *AdminSite) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// warnIfUnreachable logs a warning if an api_key of the same site refuses requests that s should answer. All handlers must be
-// provisioned.
+// warnIfUnreachable logs a warning if an api_key of the same site refuses requests that s should
+// answer. All handlers must be provisioned.
 func (s *AdminSite) warnIfUnreachable() {
 	if s.server == nil {
 		return
 	}
 	if found, refuses := s.behind(s.server.Routes, false); found && refuses {
-		s.gate.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective + ": " + addPublic)
+		s.gate.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective +
+			": " + addPublic)
 	}
 }
 
-const addPublic = "add `public /apikeys/*` to api_key; " + adminSiteDirective + " asks for a token itself"
+const addPublic = "add `public /apikeys/*` to api_key; " + adminSiteDirective +
+	" asks for a token itself"
 
-// behind looks for s in routes. It reports whether an api_key refuses requests before they reach s or, if s is not found,
-// before they leave the routes; refuses says the same of the handlers before the routes. An api_key in a route with matchers
-// counts only if s is in that route too.
+// behind looks for s in routes. It reports whether an api_key refuses requests before they reach s
+// or, if s is not found, before they leave the routes; refuses says the same of the handlers before
+// the routes. An api_key in a route with matchers counts only if s is in that route too.
 func (s *AdminSite) behind(routes caddyhttp.RouteList, refuses bool) (found, refused bool) {
 	for _, route := range routes {
 		within := refuses
 		for _, handler := range route.Handlers {
 			switch h := handler.(type) {
 			case *Handler:
-				within = within || !h.rules.isPublic(sitePath+"/") || !h.rules.isPublic(api.Prefix+"/keys")
+				within = within || !h.rules.isPublic(sitePath+"/") ||
+					!h.rules.isPublic(api.Prefix+"/keys")
 			case *AdminSite:
 				if h == s {
 					return true, within
@@ -122,14 +130,18 @@ func isAdminPath(path string) bool {
 	return path == sitePath || strings.HasPrefix(path, sitePath+"/")
 }
 
-// ServeHTTP answers all requests under /apikeys/, with 404 where there is nothing: they may hold a token, which no other handler should see.
-func (s *AdminSite) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+// ServeHTTP answers all requests under /apikeys/, with 404 where there is nothing: they may hold a
+// token, which no other handler should see.
+func (s *AdminSite) ServeHTTP(
+	w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
+) error {
 	if !isAdminPath(r.URL.Path) {
 		return next.ServeHTTP(w, r)
 	}
 	c := call{
 		now: time.Now(), w: w, r: r, // now is after the request arrived: see Keystore.Lookup
-		request: s.gate.request(r), method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery,
+		request: s.gate.request(r), method: r.Method, path: r.URL.EscapedPath(),
+		query: r.URL.RawQuery,
 	}
 	outcome := keystore.BadTarget
 	var caller keystore.Caller
@@ -154,7 +166,9 @@ func (s *AdminSite) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 	return nil
 }
 
-const nobody = "No member is signed in: " + adminSiteDirective + " trusts users whom this site has let in before, and this request has none, or one that is no active member's login."
+const nobody = "No member is signed in: " + adminSiteDirective +
+	" trusts users whom this site has let in before, and this request has none, or one that is no " +
+	"active member's login."
 
 // judge is [Handler.judge] for this door, and says who asks: what that takes here, the API knows.
 func (s *AdminSite) judge(c *call) (caller keystore.Caller, outcome keystore.Outcome) {
@@ -198,7 +212,8 @@ func (s *AdminSite) judge(c *call) (caller keystore.Caller, outcome keystore.Out
 	return keystore.KeyCaller(c.record, from), outcome
 }
 
-// signedIn is the user whom handlers before this one have let in, empty for none. What a key has set is none: its name is whoever made it chose.
+// signedIn is the user whom handlers before this one have let in, empty for none. What a key has
+// set is none: its name is whoever made it chose.
 func (s *AdminSite) signedIn(c *call) string {
 	if s.user == "" || c.request.outcome == keystore.OK && c.request.record != nil {
 		return ""
@@ -211,7 +226,8 @@ func (s *AdminSite) signedIn(c *call) string {
 	return user
 }
 
-// member reports whether a call's credential is a member's token, or a session that was opened with one.
+// member reports whether a call's credential is a member's token, or a session that was opened with
+// one.
 func (c *call) member() bool {
 	return c.session != "" || keystore.HasTokenPrefix(c.credential.token, keystore.MemberPrefix)
 }
@@ -228,7 +244,8 @@ func changesItself(c *call) bool {
 	if c.member() {
 		own = api.Prefix + "/members/" + c.record.Owner
 	}
-	return strings.HasPrefix(c.path, api.Prefix+"/self/") || c.path == own || strings.HasPrefix(c.path, own+"/")
+	return strings.HasPrefix(c.path, api.Prefix+"/self/") || c.path == own ||
+		strings.HasPrefix(c.path, own+"/")
 }
 
 func parseAdminSite(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
@@ -244,7 +261,8 @@ func parseAdminSite(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		}
 		if !reachesSite(paths) {
 			h.Next()
-			return nil, h.Errf(answersUnder+"its matcher matches only %s: write `"+adminSiteDirective+"` without one", shown(strings.Join(paths, " ")))
+			return nil, h.Errf(answersUnder+"its matcher matches only %s: write `"+
+				adminSiteDirective+"` without one", shown(strings.Join(paths, " ")))
 		}
 	}
 	site := new(AdminSite)
@@ -263,13 +281,15 @@ func parseAdminSite(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys_admin
 	if d.NextArg() {
-		return d.Errf("%s takes no argument but a matcher, this is %q: options go into a block", adminSiteDirective, shown(d.Val()))
+		return d.Errf("%s takes no argument but a matcher, this is %q: options go into a block",
+			adminSiteDirective, shown(d.Val()))
 	}
 	for d.NextBlock(0) {
 		option, args := d.Val(), d.RemainingArgs()
 		field, known := map[string]*string{"trust_user": &s.TrustUser, "realm": &s.Realm}[option]
 		if !known {
-			return d.Errf("unknown word %q in %s: it knows trust_user, realm", shown(option), adminSiteDirective)
+			return d.Errf("unknown word %q in %s: it knows trust_user, realm", shown(option),
+				adminSiteDirective)
 		}
 		if d.NextBlock(1) {
 			return d.Errf("%s takes no block", option)
@@ -293,9 +313,11 @@ func (s *AdminSite) compile() error {
 	name, closes := strings.CutSuffix(name, "}")
 	switch {
 	case !opens || !closes || strings.ContainsAny(name, "{}") || !strings.HasPrefix(name, "http."):
-		return fmt.Errorf("trust_user: %q is no placeholder of a request, such as {http.auth.user.id}: whoever comes would be the same member", shown(s.TrustUser))
+		return fmt.Errorf("trust_user: %q is no placeholder of a request, such as "+
+			"{http.auth.user.id}: whoever comes would be the same member", shown(s.TrustUser))
 	case strings.HasPrefix(name, "http.api_key."):
-		return fmt.Errorf("trust_user: %s is set for keys, and a key is no user who has signed in: take {http.auth.user.id}", shown(s.TrustUser))
+		return fmt.Errorf("trust_user: %s is set for keys, and a key is no user who has signed "+
+			"in: take {http.auth.user.id}", shown(s.TrustUser))
 	}
 	s.user = name
 	return nil

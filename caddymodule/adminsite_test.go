@@ -19,14 +19,16 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// loadSite loads a config with a site that has api_keys_admin, and other handlers before and after it.
+// loadSite loads a config with a site that has api_keys_admin, and other handlers before and after
+// it.
 func (g *gate) loadSite(before ...object) {
 	g.loadSiteOf(object{"handler": "api_keys_admin"}, before...)
 }
 
 func (g *gate) loadSiteOf(admin object, before ...object) {
 	g.sites++
-	handlers := append(before, admin, object{"handler": "static_response", "status_code": 418, "body": "next"})
+	handlers := append(before, admin,
+		object{"handler": "static_response", "status_code": 418, "body": "next"})
 	g.load(g.config(sqlite(g.path("keys.db"), nil), func(_, apps object) {
 		apps["http"] = object{"servers": object{"site": object{
 			"listen":               []string{"unix/" + g.path(g.siteSocket())},
@@ -68,7 +70,8 @@ func TestAdminSiteRealm(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	if challenge := answer.Header.Get("WWW-Authenticate"); answer.StatusCode != 401 || challenge != `Bearer realm="Acme Inc."` {
+	if challenge := answer.Header.Get("WWW-Authenticate"); answer.StatusCode != 401 ||
+		challenge != `Bearer realm="Acme Inc."` {
 		t.Errorf("%d %q", answer.StatusCode, challenge)
 	}
 }
@@ -78,9 +81,12 @@ func TestAdminSite(t *testing.T) {
 	g.loadSite()
 	manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}})
 	plain := g.mint(nil)
-	office := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}, "allowed_ips": []string{"192.0.2.0/24"}})
-	office6 := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}, "allowed_ips": []string{"2001:db8::/32"}})
-	inactive := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}, "active": false})
+	office := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"},
+		"allowed_ips": []string{"192.0.2.0/24"}})
+	office6 := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"},
+		"allowed_ips": []string{"2001:db8::/32"}})
+	inactive := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"},
+		"active": false})
 	revoked := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}})
 	g.mustDo("POST", "admin", "/apikeys/v1/keys/"+idOf(t, revoked)+"/revoke", `{"reason":"test"}`)
 	unknown := g.mint(nil)
@@ -101,11 +107,15 @@ func TestAdminSite(t *testing.T) {
 		{"no such page", "GET", "/apikeys/v1x", nil, 404, "There is no such page"},
 		{"a page", "GET", "/apikeys", withBearer(manager), 200, "Sign in"}, // keys are for programs
 		{"a manager", "GET", keys, withBearer(manager), 200, `"items"`},
-		{"a manager by the other header", "GET", keys, []string{"X-API-Key", manager}, 200, `"items"`},
-		{"a manager without this permission", "GET", "/apikeys/v1/namespaces", withBearer(manager), 403, "insufficient_permission"},
+		{"a manager by the other header", "GET", keys, []string{"X-API-Key", manager}, 200,
+			`"items"`},
+		{"a manager without this permission", "GET", "/apikeys/v1/namespaces", withBearer(manager),
+			403, "insufficient_permission"},
 		{"no admin permission", "GET", keys, withBearer(plain), 403, `"needed":"admin.keys:read"`},
-		{"no admin permission, self", "GET", "/apikeys/v1/self", withBearer(plain), 200, idOf(t, plain)},
-		{"no admin permission, self, to change", "POST", "/apikeys/v1/self", withBearer(plain), 405, "method_not_allowed"},
+		{"no admin permission, self", "GET", "/apikeys/v1/self", withBearer(plain), 200,
+			idOf(t, plain)},
+		{"no admin permission, self, to change", "POST", "/apikeys/v1/self", withBearer(plain), 405,
+			"method_not_allowed"},
 		{"document", "GET", "/apikeys/v1/openapi.json", nil, 200, `"openapi"`},
 		{"health", "GET", "/apikeys/v1/health", nil, 200, ""},
 		{"dots", "GET", "/apikeys/v1/../v1/health", nil, 400, "non_canonical_target"},
@@ -113,26 +123,44 @@ func TestAdminSite(t *testing.T) {
 		{"method before all else", "PROPFIND", keys, nil, 405, "method_not_allowed"},
 		{"method on an open path", "TRACE", "/apikeys/v1/health", nil, 405, "method_not_allowed"},
 		{"none", "GET", keys, nil, 401, "missing_key"},
-		{"two", "GET", keys, append(withBearer(manager), "X-API-Key", manager), 400, "ambiguous_credentials"},
+		{"two", "GET", keys, append(withBearer(manager), "X-API-Key", manager), 400,
+			"ambiguous_credentials"},
 		{"by the query", "GET", keys + "?api_key=" + manager, nil, 401, "missing_key"},
 		{"malformed", "GET", keys, withBearer("ak_nonsense"), 401, "invalid_key"},
-		{"of a member", "GET", keys, withBearer("akm" + strings.TrimPrefix(manager, "ak")), 401, "invalid_key"},
+		{"of a member", "GET", keys, withBearer("akm" + strings.TrimPrefix(manager, "ak")), 401,
+			"invalid_key"},
 		{"deleted", "GET", keys, withBearer(unknown), 401, "invalid_key"},
 		{"revoked", "GET", keys, withBearer(revoked), 401, "key_revoked"},
 		{"revoked, self", "GET", "/apikeys/v1/self", withBearer(revoked), 401, "key_revoked"},
 		{"inactive", "GET", keys, withBearer(inactive), 401, "key_inactive"},
-		{"elsewhere", "GET", keys, append(withBearer(office), "X-Forwarded-For", "198.51.100.7"), 403, "address_not_allowed"},
-		{"in the office", "GET", keys, append(withBearer(office), "X-Forwarded-For", "192.0.2.7"), 200, `"items"`},
-		{"IPv6", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "2001:db8::7"), 200, `"items"`},
-		{"IPv6 in brackets", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "[2001:db8::7]"), 200, `"items"`},
-		{"IPv6 in brackets, with a port", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "[2001:db8::7]:443"), 200, `"items"`},
-		{"IPv6 in brackets, before others", "GET", keys, append(withBearer(office6), "X-Forwarded-For", " [2001:db8::7] , [2001:db7::1]:443"), 200, `"items"`},
-		{"IPv6 in brackets, behind another", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "[2001:db7::1], [2001:db8::7]"), 403, "address_not_allowed"},
-		{"IPv6 in brackets, elsewhere", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "[2001:db7::7]"), 403, "address_not_allowed"},
-		{"half a bracket", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "[2001:db8::7"), 403, "address_not_allowed"},
-		{"early data that reads", "GET", keys, append(withBearer(manager), "Early-Data", "1"), 200, `"items"`},
-		{"early data that writes", "POST", keys, append(withBearer(manager), "Early-Data", "1"), 425, "too_early"},
-		{"cross-origin", "POST", keys, append(withBearer(manager), "Sec-Fetch-Site", "cross-site"), 403, "cross_origin"},
+		{"elsewhere", "GET", keys, append(withBearer(office), "X-Forwarded-For", "198.51.100.7"),
+			403, "address_not_allowed"},
+		{"in the office", "GET", keys, append(withBearer(office), "X-Forwarded-For", "192.0.2.7"),
+			200, `"items"`},
+		{"IPv6", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "2001:db8::7"), 200,
+			`"items"`},
+		{"IPv6 in brackets", "GET", keys,
+			append(withBearer(office6), "X-Forwarded-For", "[2001:db8::7]"), 200, `"items"`},
+		{"IPv6 in brackets, with a port", "GET", keys,
+			append(withBearer(office6), "X-Forwarded-For", "[2001:db8::7]:443"), 200, `"items"`},
+		{"IPv6 in brackets, before others", "GET", keys,
+			append(withBearer(office6), "X-Forwarded-For", " [2001:db8::7] , [2001:db7::1]:443"),
+			200, `"items"`},
+		{"IPv6 in brackets, behind another", "GET", keys,
+			append(withBearer(office6), "X-Forwarded-For", "[2001:db7::1], [2001:db8::7]"), 403,
+			"address_not_allowed"},
+		{"IPv6 in brackets, elsewhere", "GET", keys,
+			append(withBearer(office6), "X-Forwarded-For", "[2001:db7::7]"), 403,
+			"address_not_allowed"},
+		{"half a bracket", "GET", keys,
+			append(withBearer(office6), "X-Forwarded-For", "[2001:db8::7"), 403,
+			"address_not_allowed"},
+		{"early data that reads", "GET", keys, append(withBearer(manager), "Early-Data", "1"), 200,
+			`"items"`},
+		{"early data that writes", "POST", keys, append(withBearer(manager), "Early-Data", "1"),
+			425, "too_early"},
+		{"cross-origin", "POST", keys, append(withBearer(manager), "Sec-Fetch-Site", "cross-site"),
+			403, "cross_origin"},
 	} {
 		status, answer := g.do(test.method, "site", test.path, "", test.headers...)
 		for _, token := range []string{manager, plain, office, inactive, revoked, unknown} {
@@ -160,7 +188,8 @@ func TestAdminSiteBehindAPIKey(t *testing.T) {
 	g := newGate(t)
 	g.loadSite(object{"handler": "api_key", "public": []string{"/apikeys/*"}})
 	manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}})
-	if status, answer := g.do("GET", "site", "/apikeys/v1/keys", "", withBearer(manager)...); status != 200 {
+	if status, answer := g.do("GET", "site", "/apikeys/v1/keys", "",
+		withBearer(manager)...); status != 200 {
 		t.Errorf("%d %s", status, answer)
 	}
 	if status, answer := g.do("GET", "site", "/apikeys/v1/keys", ""); status != 401 {
@@ -187,8 +216,10 @@ func TestAdminSiteCutsWhatRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := fmt.Fprintf(conn, "POST /apikeys/v1/keys/import HTTP/1.1\r\nHost: site\r\nAuthorization: Bearer %s\r\n"+
-		"Content-Type: application/x-ndjson\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n", manager); err != nil {
+	if _, err := fmt.Fprintf(conn,
+		"POST /apikeys/v1/keys/import HTTP/1.1\r\nHost: site\r\nAuthorization: Bearer %s\r\n"+
+			"Content-Type: application/x-ndjson\r\nContent-Length: 1000\r\nExpect: "+
+			"100-continue\r\n\r\n", manager); err != nil {
 		t.Fatal(err)
 	}
 	answers := bufio.NewReader(conn)
@@ -199,7 +230,8 @@ func TestAdminSiteCutsWhatRuns(t *testing.T) {
 	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	if rest, err := io.ReadAll(answers); strings.TrimSpace(string(rest)) != "" || errors.Is(err, os.ErrDeadlineExceeded) {
+	if rest, err := io.ReadAll(answers); strings.TrimSpace(string(rest)) != "" ||
+		errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the import goes on, or was answered: %q, %v", rest, err)
 	}
 }
@@ -210,10 +242,12 @@ func TestAdminSiteAnswersWhoRevokesItself(t *testing.T) {
 	for _, path := range []string{"/apikeys/v1/self/revoke", "/apikeys/v1/keys/{id}/revoke"} {
 		manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:*"}})
 		path = strings.Replace(path, "{id}", idOf(t, manager), 1)
-		if answer := g.mustDo("POST", "site", path, `{"reason":"test"}`, withBearer(manager)...); !strings.Contains(answer, `"revoked"`) {
+		if answer := g.mustDo("POST", "site", path, `{"reason":"test"}`,
+			withBearer(manager)...); !strings.Contains(answer, `"revoked"`) {
 			t.Errorf("%s: %s", path, answer)
 		}
-		if status, _ := g.do("GET", "site", "/apikeys/v1/self", "", withBearer(manager)...); status != 401 {
+		if status, _ := g.do("GET", "site", "/apikeys/v1/self", "",
+			withBearer(manager)...); status != 401 {
 			t.Errorf("%s: afterwards the key gets %d", path, status)
 		}
 	}
@@ -224,14 +258,16 @@ func (g *gate) member(body object) (id, token string) {
 	g.t.Helper()
 	text, _ := json.Marshal(body)
 	var m api.Member
-	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members", string(text))), &m); err != nil {
+	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members", string(text))),
+		&m); err != nil {
 		g.t.Fatal(err)
 	}
 	if body["login"] != nil {
 		return m.ID, ""
 	}
 	var made api.MemberChanged
-	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members/"+m.ID+"/token", "")), &made); err != nil {
+	if err := json.Unmarshal([]byte(g.mustDo("POST", "admin", "/apikeys/v1/members/"+m.ID+"/token",
+		"")), &made); err != nil {
 		g.t.Fatal(err)
 	}
 	return m.ID, made.Token
@@ -247,24 +283,30 @@ func TestAdminSiteMembers(t *testing.T) {
 	if !strings.Contains(self, `"member":"`+id+`"`) || strings.Contains(self, token) {
 		t.Errorf("self: %s", strings.ReplaceAll(self, token, "TOKEN"))
 	}
-	g.mustDo("GET", "site", "/apikeys/v1/members", "", "Authorization", "Bearer secret-token:"+token)
+	g.mustDo("GET", "site", "/apikeys/v1/members", "", "Authorization",
+		"Bearer secret-token:"+token)
 
 	// Whoever changes itself is answered, and what it had is dead then.
 	var made api.MemberChanged
-	if err := json.Unmarshal([]byte(g.mustDo("POST", "site", "/apikeys/v1/members/"+id+"/token", "{}", withBearer(token)...)), &made); err != nil {
+	if err := json.Unmarshal([]byte(g.mustDo("POST", "site", "/apikeys/v1/members/"+id+"/token",
+		"{}", withBearer(token)...)), &made); err != nil {
 		t.Fatal(err)
 	}
-	if status, answer := g.do("GET", "site", "/apikeys/v1/self", "", withBearer(token)...); status != 401 || !strings.Contains(answer, "key_revoked") {
+	if status, answer := g.do("GET", "site", "/apikeys/v1/self", "",
+		withBearer(token)...); status != 401 || !strings.Contains(answer, "key_revoked") {
 		t.Errorf("the old token: %d %s", status, answer)
 	}
-	g.mustDo("PATCH", "site", "/apikeys/v1/members/"+id, `{"active":false}`, withBearer(made.Token)...)
-	if status, answer := g.do("GET", "site", "/apikeys/v1/self", "", withBearer(made.Token)...); status != 401 || !strings.Contains(answer, "owner_disabled") {
+	g.mustDo("PATCH", "site", "/apikeys/v1/members/"+id, `{"active":false}`,
+		withBearer(made.Token)...)
+	if status, answer := g.do("GET", "site", "/apikeys/v1/self", "",
+		withBearer(made.Token)...); status != 401 || !strings.Contains(answer, "owner_disabled") {
 		t.Errorf("disabled: %d %s", status, answer)
 	}
 
 	// A member's token is good at this door alone.
 	g.loadSite(object{"handler": "api_key"})
-	if status, answer := g.do("GET", "site", "/orders", "", withBearer(made.Token)...); status != 401 || !strings.Contains(answer, "invalid_key") {
+	if status, answer := g.do("GET", "site", "/orders", "",
+		withBearer(made.Token)...); status != 401 || !strings.Contains(answer, "invalid_key") {
 		t.Errorf("at the API: %d %s", status, answer)
 	}
 }
@@ -276,11 +318,14 @@ const unencrypted, bcrypted = "open sesame", "$2a$04$R.Bpj5kMwGlJ1TK1RUbC.OqB25M
 func TestTrustUser(t *testing.T) {
 	g := newGate(t)
 	trusting := object{"handler": "api_keys_admin", "trust_user": "{http.auth.user.id}"}
-	signIn := object{"handler": "authentication", "providers": object{"http_basic": object{"accounts": []object{
-		{"username": "ada", "password": bcrypted}, {"username": "eve", "password": bcrypted}, {"username": "Ada", "password": bcrypted},
-	}}}}
+	signIn := object{"handler": "authentication",
+		"providers": object{"http_basic": object{"accounts": []object{
+			{"username": "ada", "password": bcrypted}, {"username": "eve", "password": bcrypted},
+			{"username": "Ada", "password": bcrypted},
+		}}}}
 	as := func(user string) []string {
-		return []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+unencrypted))}
+		return []string{"Authorization",
+			"Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+unencrypted))}
 	}
 	g.loadSiteOf(trusting, signIn)
 	id, _ := g.member(object{"name": "Ada", "login": "ada", "grants": grantOf("client-admin")})
@@ -297,13 +342,18 @@ func TestTrustUser(t *testing.T) {
 		{"not signed in", "GET", members, nil, 401, ""},
 		{"signed in as nobody's login", "GET", members, as("eve"), 403, "insufficient_permission"},
 		{"another case", "GET", members, as("Ada"), 403, "No member is signed in"},
-		{"a token beside it", "GET", members, append(as("ada"), "X-API-Key", token), 400, "ambiguous_credentials"},
-		{"a token beside nobody's login", "GET", members, append(as("eve"), "X-API-Key", token), 400, "ambiguous_credentials"},
-		{"cross-origin", "POST", members, append(as("ada"), "Sec-Fetch-Site", "cross-site"), 403, "cross_origin"},
-		{"early data that writes", "POST", members, append(as("ada"), "Early-Data", "1"), 425, "too_early"},
+		{"a token beside it", "GET", members, append(as("ada"), "X-API-Key", token), 400,
+			"ambiguous_credentials"},
+		{"a token beside nobody's login", "GET", members, append(as("eve"), "X-API-Key", token),
+			400, "ambiguous_credentials"},
+		{"cross-origin", "POST", members, append(as("ada"), "Sec-Fetch-Site", "cross-site"), 403,
+			"cross_origin"},
+		{"early data that writes", "POST", members, append(as("ada"), "Early-Data", "1"), 425,
+			"too_early"},
 		{"needs none", "GET", "/apikeys/v1/health", as("eve"), 200, ""},
 	} {
-		if status, answer := g.do(test.method, "site", test.path, "", test.headers...); status != test.status || !strings.Contains(answer, test.answer) {
+		if status, answer := g.do(test.method, "site", test.path, "",
+			test.headers...); status != test.status || !strings.Contains(answer, test.answer) {
 			t.Errorf("%s: %d %s", test.name, status, answer)
 		}
 	}
@@ -316,7 +366,8 @@ func TestTrustUser(t *testing.T) {
 	// Nobody has signed in: a token is as good as ever, and without one it is 403.
 	g.loadSiteOf(trusting)
 	g.mustDo("GET", "site", members, "", withBearer(token)...)
-	if status, answer := g.do("GET", "site", members, ""); status != 403 || !strings.Contains(answer, "No member is signed in") {
+	if status, answer := g.do("GET", "site", members, ""); status != 403 ||
+		!strings.Contains(answer, "No member is signed in") {
 		t.Errorf("nobody: %d %s", status, answer)
 	}
 
@@ -328,13 +379,15 @@ func TestTrustUser(t *testing.T) {
 		t.Errorf("a key: %d %s", status, answer)
 	}
 	// Nor by another name, as a header that it sets for the upstream.
-	g.loadSiteOf(object{"handler": "api_keys_admin", "trust_user": "{http.request.header.X-Apikey-Id}"}, object{"handler": "api_key"})
+	g.loadSiteOf(object{"handler": "api_keys_admin",
+		"trust_user": "{http.request.header.X-Apikey-Id}"}, object{"handler": "api_key"})
 	if status, answer := g.do("GET", "site", members, "", withBearer(key)...); status != 403 {
 		t.Errorf("a key by a header: %d %s", status, answer)
 	}
 }
 
-// TestTrustUserOfForwardAuth has users signed in by another server, which names them in a header of its answer.
+// TestTrustUserOfForwardAuth has users signed in by another server, which names them in a header of
+// its answer.
 func TestTrustUserOfForwardAuth(t *testing.T) {
 	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, in := strings.CutPrefix(r.Header.Get("Cookie"), "session=")
@@ -366,14 +419,16 @@ func TestTrustUserOfForwardAuth(t *testing.T) {
 	if err := json.Unmarshal(adapted, &config); err != nil {
 		t.Fatal(err)
 	}
-	g.load(g.config(sqlite(g.path("keys.db"), nil), func(_, apps object) { apps["http"] = config.Apps["http"] }))
+	g.load(g.config(sqlite(g.path("keys.db"), nil),
+		func(_, apps object) { apps["http"] = config.Apps["http"] }))
 	id, _ := g.member(object{"name": "Ada", "login": "ada", "grants": grantOf("client-admin")})
 	for _, test := range []struct {
 		cookie string
 		status int
 	}{{"session=ada", 200}, {"session=eve", 403}, {"session=", 403}, {"", 401}} {
 		// What the client says of itself goes.
-		status, answer := g.do("GET", "site", "/apikeys/v1/self", "", "Cookie", test.cookie, "Remote-User", "ada")
+		status, answer := g.do("GET", "site", "/apikeys/v1/self", "", "Cookie", test.cookie,
+			"Remote-User", "ada")
 		if status != test.status || status == 200 && !strings.Contains(answer, id) {
 			t.Errorf("%s: %d, want %d: %s", test.cookie, status, test.status, answer)
 		}
@@ -390,39 +445,47 @@ func TestAdminSiteCaddyfile(t *testing.T) {
 		"api_keys_admin /apikeys/v1/*":                  "",
 		"@a path /APIKEYS/*\n\tapi_keys_admin @a":       "",
 		"@a host keys.example.com\n\tapi_keys_admin @a": "",
-		"api_keys_admin /keys/*":                        "api_keys_admin answers under /apikeys/ only, and its matcher matches only /keys/*: write `api_keys_admin` without one, at Caddyfile:2",
+		"api_keys_admin /keys/*": "api_keys_admin answers under /apikeys/ " +
+			"only, and its matcher matches only /keys/*: write `api_keys_admin` without one, at " +
+			"Caddyfile:2",
 		"@a {\n\t\tpath /keys/* /x\n\t\tmethod GET\n\t}\n\tapi_keys_admin @a": "its matcher matches only /keys/* /x",
 		"api_keys_admin x": `api_keys_admin takes no argument but a matcher, this is "x": options go into a block, at Caddyfile:2`,
-		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t}":                                     "",
-		"api_keys_admin {\n\t\ttrust_user {header.Remote-User}\n\t}":                                    "",
-		"api_keys_admin {\n\t\ttrust {http.auth.user.id}\n\t}":                                          `unknown word "trust" in api_keys_admin: it knows trust_user, realm, at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user\n\t}":                                                         `trust_user takes one word, this has 0, at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id} {http.auth.user.name}\n\t}":               `trust_user takes one word, this has 2, at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t\ttrust_user {http.auth.user.id}\n\t}": `trust_user is given twice, as "{http.auth.user.id}" and "{http.auth.user.id}", at Caddyfile:4`,
-		"api_keys_admin {\n\t\ttrust_user {\n\t\t\tx\n\t\t}\n\t}":                                       `trust_user takes no block`,
-		"api_keys_admin {\n\t\trealm \"Acme Inc.\"\n\t}":                                                "",
-		"api_keys_admin {\n\t\trealm\n\t}":                                                              `realm takes one word, this has 0, at Caddyfile:3`,
-		"api_keys_admin {\n\t\trealm a\n\t\trealm b\n\t}":                                               `realm is given twice, as "a" and "b", at Caddyfile:4`,
-		"api_keys_admin {\n\t\trealm `a\"b`\n\t}":                                                       `realm: must be at most 100 ASCII characters without quotes and backslashes, this is "a\"b", at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user ada\n\t}":                                                     `trust_user: "ada" is no placeholder of a request, such as {http.auth.user.id}: whoever comes would be the same member, at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user {env.USER}\n\t}":                                              `trust_user: "{env.USER}" is no placeholder of a request`,
-		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}{http.auth.user.id}\n\t}":                  `is no placeholder of a request`,
-		"api_keys_admin {\n\t\ttrust_user {http.api_key.owner}\n\t}":                                    `trust_user: {http.api_key.owner} is set for keys, and a key is no user who has signed in: take {http.auth.user.id}, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t}":                       "",
+		"api_keys_admin {\n\t\ttrust_user {header.Remote-User}\n\t}":                      "",
+		"api_keys_admin {\n\t\ttrust {http.auth.user.id}\n\t}":                            `unknown word "trust" in api_keys_admin: it knows trust_user, realm, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user\n\t}":                                           `trust_user takes one word, this has 0, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id} {http.auth.user.name}\n\t}": `trust_user takes one word, this has 2, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t\ttrust_user " +
+			"{http.auth.user.id}\n\t}": `trust_user is given twice, as "{http.auth.user.id}" and "{http.auth.user.id}", at Caddyfile:4`,
+		"api_keys_admin {\n\t\ttrust_user {\n\t\t\tx\n\t\t}\n\t}":                      `trust_user takes no block`,
+		"api_keys_admin {\n\t\trealm \"Acme Inc.\"\n\t}":                               "",
+		"api_keys_admin {\n\t\trealm\n\t}":                                             `realm takes one word, this has 0, at Caddyfile:3`,
+		"api_keys_admin {\n\t\trealm a\n\t\trealm b\n\t}":                              `realm is given twice, as "a" and "b", at Caddyfile:4`,
+		"api_keys_admin {\n\t\trealm `a\"b`\n\t}":                                      `realm: must be at most 100 ASCII characters without quotes and backslashes, this is "a\"b", at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user ada\n\t}":                                    `trust_user: "ada" is no placeholder of a request, such as {http.auth.user.id}: whoever comes would be the same member, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user {env.USER}\n\t}":                             `trust_user: "{env.USER}" is no placeholder of a request`,
+		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}{http.auth.user.id}\n\t}": `is no placeholder of a request`,
+		"api_keys_admin {\n\t\ttrust_user {http.api_key.owner}\n\t}":                   `trust_user: {http.api_key.owner} is set for keys, and a key is no user who has signed in: take {http.auth.user.id}, at Caddyfile:3`,
 	} {
 		_, err := tryAdapt("http://keys.example.com {\n\t" + text + "\n}\n")
 		if want == "" && err != nil || want != "" && !strings.Contains(errorText(err), want) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
-	config, err := tryAdapt("http://keys.example.com {\n\tapi_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t}\n}\n")
-	if want := `{"handler":"api_keys_admin","trust_user":"{http.auth.user.id}"}`; err != nil || !strings.Contains(string(config), want) {
+	config, err := tryAdapt("http://keys.example.com {\n\tapi_keys_admin {\n\t\ttrust_user " +
+		"{http.auth.user.id}\n\t}\n}\n")
+	if want := `{"handler":"api_keys_admin","trust_user":"{http.auth.user.id}"}`; err != nil ||
+		!strings.Contains(string(config), want) {
 		t.Errorf("%s, %v", config, err)
 	}
-	config, err = tryAdapt("http://keys.example.com {\n\trespond next\n\tapi_keys_admin\n\tapi_key\n}\n")
+	config, err = tryAdapt("http://keys.example.com {\n\trespond " +
+		"next\n\tapi_keys_admin\n\tapi_key\n}\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	order := []int{strings.Index(string(config), `"api_key"`), strings.Index(string(config), `"api_keys_admin"`), strings.Index(string(config), `"static_response"`)}
+	order := []int{strings.Index(string(config), `"api_key"`),
+		strings.Index(string(config), `"api_keys_admin"`), strings.Index(string(config),
+			`"static_response"`)}
 	if order[0] < 0 || order[0] > order[1] || order[1] > order[2] {
 		t.Errorf("the handlers are not in order: %s", config)
 	}

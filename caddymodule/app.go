@@ -25,11 +25,11 @@ func init() {
 
 const appName = "api_keys"
 
-// App is the store of API keys that the `api_key` and `api_keys_admin` handlers and Caddy's admin endpoint work on. It
-// need not be configured: without it, the handlers use one with the defaults.
+// App is the store of API keys that the `api_key` and `api_keys_admin` handlers and Caddy's admin
+// endpoint work on. It need not be configured: without it, the handlers use one with the defaults.
 //
-// What it has cached and counted outlives a reload, as long as the database stays the same. All strings may hold
-// placeholders such as `{env.NAME}`; one that is unknown or empty is an error.
+// What it has cached and counted outlives a reload, as long as the database stays the same. All
+// strings may hold placeholders such as `{env.NAME}`; one that is unknown or empty is an error.
 type App struct {
 	// The system of record. Default is SQLite, in `apikeys.db` in Caddy's data directory.
 	Database *DatabaseConfig `json:"database,omitempty"`
@@ -43,32 +43,37 @@ type App struct {
 	// How many bytes of memory these keys may take, approximately. Default is 1073741824.
 	LocalCacheBytes int64 `json:"local_cache_bytes,omitempty"`
 
-	// How many bytes of memory requests to the management interface may use together for bodies and lists. A request that
-	// would exceed it gets 429. Default is 268435456.
+	// How many bytes of memory requests to the management interface may use together for bodies and
+	// lists. A request that would exceed it gets 429. Default is 268435456.
 	RequestMemory int64 `json:"request_memory_bytes,omitempty"`
 
-	// The longest time for which a node that is cut off from the database may go on trusting what it has cached, and so
-	// the longest time that a revoke may have to wait for it. Between 1s and 24h. Default is 30s.
+	// The longest time for which a node that is cut off from the database may go on trusting what
+	// it has cached, and so the longest time that a revoke may have to wait for it. Between 1s and
+	// 24h. Default is 30s.
 	Lease caddy.Duration `json:"lease,omitempty"`
 
-	// The prefixes that tokens may have; the first is for new keys. A prefix is `[a-z][a-z0-9]*(_[a-z0-9]+)*` of at most
-	// 24 characters. `akm` is not for keys. Default is `ak` alone.
+	// The prefixes that tokens may have; the first is for new keys. A prefix is
+	// `[a-z][a-z0-9]*(_[a-z0-9]+)*` of at most 24 characters. `akm` is not for keys. Default is
+	// `ak` alone.
 	TokenPrefix []string `json:"token_prefix,omitempty"`
 
-	// Prefixes that are no longer accepted although live keys have them: requests with these keys get 401. Without it, a
-	// configuration that does not accept the prefix of a live key is refused. Default is none.
+	// Prefixes that are no longer accepted although live keys have them: requests with these keys
+	// get 401. Without it, a configuration that does not accept the prefix of a live key is
+	// refused. Default is none.
 	AbandonPrefix []string `json:"abandon_prefix,omitempty"`
 
-	// The key that tokens are signed with, 64 hex digits. It cannot change once there are tokens: they would all be
-	// refused. Default is one that is made at the first start and kept in the database.
+	// The key that tokens are signed with, 64 hex digits. It cannot change once there are tokens:
+	// they would all be refused. Default is one that is made at the first start and kept in the
+	// database.
 	TokenKey string `json:"token_key,omitempty"`
 
 	// How much the database may hold. Default is the default of each field.
 	Capacity *CapacityConfig `json:"capacity,omitempty"`
 
-	ctx      caddy.Context
-	logger   *slog.Logger
-	identity string    // of the database: the absolute path of its file, or where PostgreSQL is, without the password
+	ctx    caddy.Context
+	logger *slog.Logger
+	// of the database: the absolute path of its file, or where PostgreSQL is, without the password
+	identity string
 	url      string    // of PostgreSQL, empty for SQLite
 	tokenKey *[32]byte // nil: the database's own
 	settings keystore.Settings
@@ -90,12 +95,14 @@ type DatabaseConfig struct {
 	// The kind of database: `sqlite` or `postgres`. Default is `sqlite`.
 	Type string `json:"type,omitempty"`
 
-	// Of `sqlite`: the file, which is made if it is missing. Default is `apikeys.db` in Caddy's data directory.
+	// Of `sqlite`: the file, which is made if it is missing. Default is `apikeys.db` in Caddy's
+	// data directory.
 	Path string `json:"path,omitempty"`
 
-	// Of `postgres`: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE` with the options of libpq. Of several
-	// hosts, with commas between them, the one that is the primary is used. One schema holds one deployment: the one that
-	// `search_path` names, which must be there. A password is better `{env.NAME}` or `{file.PATH}`: Caddy shows its configuration.
+	// Of `postgres`: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE` with the options of
+	// libpq. Of several hosts, with commas between them, the one that is the primary is used. One
+	// schema holds one deployment: the one that `search_path` names, which must be there. A
+	// password is better `{env.NAME}` or `{file.PATH}`: Caddy shows its configuration.
 	URL string `json:"url,omitempty"`
 }
 
@@ -111,11 +118,13 @@ const (
 	minLease = time.Second
 	// maxLease is there for the typing error: a revoke may have to wait that long.
 	maxLease = 24 * time.Hour
-	// minMemory is the smallest limit of memory, in bytes: a smaller number probably has the wrong unit.
+	// minMemory is the smallest limit of memory, in bytes: a smaller number probably has the wrong
+	// unit.
 	minMemory = 16 << 20
 )
 
-// Provision checks the configuration. It runs under `caddy validate` too, so it touches neither disk nor network.
+// Provision checks the configuration. It runs under `caddy validate` too, so it touches neither
+// disk nor network.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger = ctx, ctx.Slogger()
 	a.started, a.gone = make(chan struct{}), make(chan struct{})
@@ -132,13 +141,16 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("local_cache is %d: it takes a number of keys above 0", a.LocalCache)
 	}
 	if a.LocalCacheBytes != 0 && a.LocalCacheBytes < minMemory {
-		return fmt.Errorf("local_cache_bytes is %d: it must be at least %d", a.LocalCacheBytes, minMemory)
+		return fmt.Errorf("local_cache_bytes is %d: it must be at least %d", a.LocalCacheBytes,
+			minMemory)
 	}
 	if a.RequestMemory != 0 && a.RequestMemory < minMemory {
-		return fmt.Errorf("request_memory is %d: it must be at least %d", a.RequestMemory, minMemory)
+		return fmt.Errorf("request_memory is %d: it must be at least %d", a.RequestMemory,
+			minMemory)
 	}
 	if lease := time.Duration(a.Lease); lease != 0 && (lease < minLease || lease > maxLease) {
-		return fmt.Errorf("lease is %s: it takes a duration between %s and %s", lease, minLease, maxLease)
+		return fmt.Errorf("lease is %s: it takes a duration between %s and %s", lease, minLease,
+			maxLease)
 	}
 	if a.Capacity != nil {
 		if err := a.Capacity.check(); err != nil {
@@ -214,7 +226,8 @@ func checkDatabaseType(name string) error {
 // name of a file.
 func checkDatabasePath(path string) error {
 	if strings.Contains(path, "://") {
-		return errors.New("database sqlite takes the path of a file, and this is a URL: for PostgreSQL write `database postgres URL`")
+		return errors.New("database sqlite takes the path of a file, and this is a URL: for " +
+			"PostgreSQL write `database postgres URL`")
 	}
 	return nil
 }
@@ -247,7 +260,8 @@ func (a *App) provisionTokens() error {
 			return err
 		}
 		if seen[prefix] {
-			return fmt.Errorf("abandon_prefix %s: token_prefix accepts it, or it is given twice", shown(prefix))
+			return fmt.Errorf("abandon_prefix %s: token_prefix accepts it, or it is given twice",
+				shown(prefix))
 		}
 		seen[prefix] = true
 		a.settings.AbandonedPrefixes = append(a.settings.AbandonedPrefixes, prefix)
@@ -272,7 +286,8 @@ func checkPrefix(option, prefix string) error {
 	case prefix == keystore.MemberPrefix:
 		return fmt.Errorf("%s %s is for the tokens of members: choose another one", option, prefix)
 	case !keystore.ValidPrefix(prefix):
-		return fmt.Errorf("%s %q: a prefix begins with a-z and goes on with a-z, 0-9 and single underscores between them, at most 24 characters in all", option, shown(prefix))
+		return fmt.Errorf("%s %q: a prefix begins with a-z and goes on with a-z, 0-9 and single "+
+			"underscores between them, at most 24 characters in all", option, shown(prefix))
 	}
 	return nil
 }
@@ -286,8 +301,8 @@ func expand(option, value string) (string, error) {
 	return expanded, nil
 }
 
-// declare adds operations to the permission table of the config, and the resource that a handler names, if any. Handlers call it while they are provisioned, one after the other and
-// before Start.
+// declare adds operations to the permission table of the config, and the resource that a handler
+// names, if any. Handlers call it while they are provisioned, one after the other and before Start.
 func (a *App) declare(operations []api.Operation, resource string) {
 	a.declared = append(a.declared, operations...)
 	if resource != "" {
@@ -313,12 +328,13 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop does nothing: Caddy stops the apps in any order, and others may still be serving requests. Cleanup comes after all
-// of them have stopped, and also when a config fails so late that Caddy stops none.
+// Stop does nothing: Caddy stops the apps in any order, and others may still be serving requests.
+// Cleanup comes after all of them have stopped, and also when a config fails so late that Caddy
+// stops none.
 func (*App) Stop() error { return nil }
 
-// Cleanup makes the app before this one the running one again, if a config is withdrawn, and gives the store back. It may
-// come without Start.
+// Cleanup makes the app before this one the running one again, if a config is withdrawn, and gives
+// the store back. It may come without Start.
 func (a *App) Cleanup() error {
 	running.remove(a)
 	if a.gone != nil {
@@ -332,7 +348,8 @@ func (a *App) Cleanup() error {
 	return errors.Join(err, a.closeCache())
 }
 
-// Keystore returns the open store, nil while it is not open. After Cleanup it may be closed: then it knows no key.
+// Keystore returns the open store, nil while it is not open. After Cleanup it may be closed: then
+// it knows no key.
 func (a *App) Keystore() *keystore.Keystore {
 	if s := a.store.Load(); s != nil {
 		return s.keys
@@ -340,11 +357,12 @@ func (a *App) Keystore() *keystore.Keystore {
 	return nil
 }
 
-// startTimeout is how long a request waits for Start: Caddy starts apps in any order, so the HTTP app may be earlier.
+// startTimeout is how long a request waits for Start: Caddy starts apps in any order, so the HTTP
+// app may be earlier.
 const startTimeout = 5 * time.Second
 
-// Await returns the open store. Before Start it waits, at most 5 s, and after it no more; an error means that the answer to any request cannot
-// be known: 503.
+// Await returns the open store. Before Start it waits, at most 5 s, and after it no more; an error
+// means that the answer to any request cannot be known: 503.
 func (a *App) Await(ctx context.Context) (*keystore.Keystore, error) {
 	if s := a.store.Load(); s != nil {
 		return s.keys, nil

@@ -17,16 +17,21 @@ import (
 
 func TestPostgresDatabase(t *testing.T) {
 	server := postgrestest.StartFor(t)
-	if err := server.Exec("", "CREATE SCHEMA gate; CREATE ROLE gate LOGIN PASSWORD 'first%2Fhunter2'; GRANT ALL ON SCHEMA gate TO gate"); err != nil {
+	if err := server.Exec("",
+		"CREATE SCHEMA gate; CREATE ROLE gate LOGIN PASSWORD 'first%2Fhunter2'; GRANT ALL ON "+
+			"SCHEMA gate TO gate"); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("APIKEYS_TEST_PASSWORD", "first%252Fhunter2")
 	postgres := func(password string) object {
-		return object{"database": object{"type": "postgres", "url": "postgres://gate:" + password + "@" + server.Address() + "/postgres?search_path=gate"}}
+		return object{"database": object{"type": "postgres",
+			"url": "postgres://gate:" + password + "@" + server.Address() +
+				"/postgres?search_path=gate"}}
 	}
 	g := newGate(t)
 	err := g.tryLoad(g.config(postgres("wrong-hunter2")))
-	if text := errorText(err); !strings.Contains(text, "refuses the user or its password") || strings.Contains(text, "hunter2") {
+	if text := errorText(err); !strings.Contains(text, "refuses the user or its password") ||
+		strings.Contains(text, "hunter2") {
 		t.Fatal(text)
 	}
 	g.load(g.config(postgres("{env.APIKEYS_TEST_PASSWORD}")))
@@ -40,7 +45,9 @@ func TestPostgresDatabase(t *testing.T) {
 	}
 
 	// With another password it is the same database, and the store stays.
-	if err := server.Exec("", "ALTER ROLE gate PASSWORD 'second'; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'gate'"); err != nil {
+	if err := server.Exec("",
+		"ALTER ROLE gate PASSWORD 'second'; SELECT pg_terminate_backend(pid) FROM "+
+			"pg_stat_activity WHERE usename = 'gate'"); err != nil {
 		t.Fatal(err)
 	}
 	g.load(g.config(postgres("second")))
@@ -61,10 +68,11 @@ func TestPostgresLetsTheStartWait(t *testing.T) {
 		hold func(*testing.T, *postgrestest.Server) (release func() error)
 		new  bool // the database is empty
 	}{
-		"the head's row is locked":                    {lock, lockHead, false},
-		"the standby is away":                         {unconfirmed, detachStandby, false},
-		"the standby of an empty database is away":    {"its log says why", detachStandby, true},
-		"the table of an upgrade of others is locked": {"its log says why", lockSchemaVersion, false},
+		"the head's row is locked":                 {lock, lockHead, false},
+		"the standby is away":                      {unconfirmed, detachStandby, false},
+		"the standby of an empty database is away": {"its log says why", detachStandby, true},
+		"the table of an upgrade of others is locked": {"its log says why", lockSchemaVersion,
+			false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := postgrestest.StartFor(t)
@@ -120,10 +128,12 @@ func TestPostgresLetsTheStartWait(t *testing.T) {
 			}
 			_ = response.Body.Close()
 			if response.StatusCode != 503 || response.Header.Get("Retry-After") == "" {
-				t.Errorf("what needs a key: %s, Retry-After %q", response.Status, response.Header.Get("Retry-After"))
+				t.Errorf("what needs a key: %s, Retry-After %q", response.Status,
+					response.Header.Get("Retry-After"))
 			}
 			status, health := g.do("GET", "admin", "/apikeys/v1/health", "")
-			if status != 503 || !strings.Contains(health, row.why) || strings.Contains(health, server.Address()) {
+			if status != 503 || !strings.Contains(health, row.why) ||
+				strings.Contains(health, server.Address()) {
 				t.Errorf("health: %d %s", status, health)
 			}
 
@@ -176,7 +186,8 @@ func TestPrefixesWhenOpenedLate(t *testing.T) {
 	if got := lookup(t, keys, g.mint(nil)); got != keystore.OK {
 		t.Errorf("a new key is %s", got)
 	}
-	if _, text := g.do("GET", "admin", "/apikeys/v1/prefixes", ""); !strings.Contains(text, `{"prefix":"ak","keys":1,"abandoned":false}`) {
+	if _, text := g.do("GET", "admin", "/apikeys/v1/prefixes", ""); !strings.Contains(text,
+		`{"prefix":"ak","keys":1,"abandoned":false}`) {
 		t.Error(text)
 	}
 }

@@ -22,7 +22,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A gate is the Caddy of this process, with its admin endpoint on a socket of its own. There is one at a time.
+// A gate is the Caddy of this process, with its admin endpoint on a socket of its own. There is one
+// at a time.
 type gate struct {
 	t      *testing.T
 	dir    string
@@ -65,8 +66,8 @@ func newGate(t *testing.T) *gate {
 
 func (g *gate) path(name string) string { return filepath.Join(g.dir, name) }
 
-// adminSocket is that of the last config, whether it came up or not. Each has one of its own: the admin server before it may
-// still take connections, and drop them.
+// adminSocket is that of the last config, whether it came up or not. Each has one of its own: the
+// admin server before it may still take connections, and drop them.
 func (g *gate) adminSocket() string { return fmt.Sprintf("admin%d", g.loads) }
 
 // siteSocket is that of the last config with a site, for the same reason.
@@ -112,7 +113,8 @@ func (g *gate) load(config object) {
 // do sends a request to a server of the gate, by the name of its socket.
 func (g *gate) do(method, server, path, body string, headers ...string) (int, string) {
 	g.t.Helper()
-	r, err := http.NewRequestWithContext(g.t.Context(), method, "http://"+server+path, strings.NewReader(body))
+	r, err := http.NewRequestWithContext(g.t.Context(), method, "http://"+server+path,
+		strings.NewReader(body))
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -175,7 +177,9 @@ func TestReloadsKeepTheStore(t *testing.T) {
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))
 	before := runningApp()
 	token := g.mint(nil)
-	hits := func() uint64 { return before.Keystore().Stats().Lookups[keystore.TierLocal][keystore.Hit] }
+	hits := func() uint64 {
+		return before.Keystore().Stats().Lookups[keystore.TierLocal][keystore.Hit]
+	}
 	for hits() == 0 { // a key is not cached while a change is being applied
 		if got := lookup(t, before.Keystore(), token); got != keystore.OK {
 			t.Fatal(got)
@@ -183,7 +187,8 @@ func TestReloadsKeepTheStore(t *testing.T) {
 	}
 	before.Keystore().Count(before.Keystore().Policy().Namespace("default"), keystore.OK)
 
-	for i, settings := range []object{{"lease": "10s"}, {"token_prefix": []string{"ak_new", "ak"}}} {
+	for i, settings := range []object{{"lease": "10s"},
+		{"token_prefix": []string{"ak_new", "ak"}}} {
 		g.load(g.config(sqlite(g.path("keys.db"), settings)))
 		now := runningApp()
 		if now == before || now.Keystore() != before.Keystore() {
@@ -191,7 +196,8 @@ func TestReloadsKeepTheStore(t *testing.T) {
 		}
 		had := hits()
 		if got := lookup(t, now.Keystore(), token); got != keystore.OK || hits() != had+1 {
-			t.Errorf("reload %d: the key was looked up with outcome %s and %d local hits", i, got, hits()-had)
+			t.Errorf("reload %d: the key was looked up with outcome %s and %d local hits", i, got,
+				hits()-had)
 		}
 		_, metrics := g.do("GET", "admin", "/metrics", "")
 		if want := `caddy_apikeys_requests_total{namespace="default",outcome="ok"} 1`; !strings.Contains(metrics, want) {
@@ -237,7 +243,8 @@ func TestFailedReloadPutsTheSettingsBack(t *testing.T) {
 		// Caddy stops the apps that have started, and cleans up.
 		{"a later app does not start", func(_, apps object) { apps["failing"] = object{} }},
 		// Caddy cleans up without having stopped any app.
-		{"remote admin without identity", func(config, _ object) { config["admin"].(object)["remote"] = object{} }},
+		{"remote admin without identity",
+			func(config, _ object) { config["admin"].(object)["remote"] = object{} }},
 	} {
 		for _, database := range []string{"keys.db", "other.db"} {
 			t.Run(test.name+", "+database, func(t *testing.T) {
@@ -246,13 +253,17 @@ func TestFailedReloadPutsTheSettingsBack(t *testing.T) {
 				before := runningApp()
 				token := g.mint(nil)
 
-				bad := g.config(sqlite(g.path(database), object{"token_prefix": []string{"bad"}, "abandon_prefix": []string{"ak"}}), test.fault)
+				bad := g.config(sqlite(g.path(database),
+					object{"token_prefix": []string{"bad"}, "abandon_prefix": []string{"ak"}}),
+					test.fault)
 				late.Store(0)
 				for range 64 { // apps start in any order
 					if err := g.tryLoad(bad); err == nil {
 						t.Fatal("the config came up")
 					}
-					if _, needsLuck := bad["apps"].(object)["failing"]; !needsLuck || late.Load() > 0 {
+					if _,
+						needsLuck := bad["apps"].(object)["failing"]; !needsLuck ||
+						late.Load() > 0 {
 						break
 					}
 				}
@@ -263,10 +274,13 @@ func TestFailedReloadPutsTheSettingsBack(t *testing.T) {
 				if got := lookup(t, before.Keystore(), token); got != keystore.OK {
 					t.Error(got)
 				}
-				if again := g.mint(nil); !keystore.HasTokenPrefix(again, "ak") || lookup(t, before.Keystore(), again) != keystore.OK {
+				if again := g.mint(nil); !keystore.HasTokenPrefix(again, "ak") ||
+					lookup(t, before.Keystore(), again) != keystore.OK {
 					t.Error("the settings before the failed reload are not in force")
 				}
-				if _, metrics := g.do("GET", "admin", "/metrics", ""); !strings.Contains(metrics, `caddy_apikeys_keys{status="active"} 2`) {
+				if _,
+					metrics := g.do("GET", "admin", "/metrics", ""); !strings.Contains(metrics,
+					`caddy_apikeys_keys{status="active"} 2`) {
 					t.Error("the metrics are not those of the running store")
 				}
 				if n, _ := stores.References(g.path("keys.db")); n != 1 {
@@ -349,7 +363,8 @@ func TestReloadWithAnotherPrefix(t *testing.T) {
 	if got := lookup(t, keys, g.mint(nil)); got != keystore.OK {
 		t.Errorf("a new key is %s", got)
 	}
-	if _, metrics := g.do("GET", "admin", "/metrics", ""); !strings.Contains(metrics, "caddy_apikeys_unaccepted_prefix_keys 1") {
+	if _, metrics := g.do("GET", "admin", "/metrics", ""); !strings.Contains(metrics,
+		"caddy_apikeys_unaccepted_prefix_keys 1") {
 		t.Error("no metric counts the key")
 	}
 	if status, text := g.do("GET", "admin", "/apikeys/v1/prefixes", ""); status != 200 ||
@@ -407,7 +422,8 @@ func TestValidateTouchesNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	t.Setenv("XDG_DATA_HOME", dir)
 	var config caddy.Config
-	if err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{"api_keys":{}}}`), &config); err != nil {
+	if err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{"api_keys":{}}}`),
+		&config); err != nil {
 		t.Fatal(err)
 	}
 	if err := caddy.Validate(&config); err != nil {
@@ -464,11 +480,13 @@ func TestProvisionErrors(t *testing.T) {
 		`{"cache":{"url":"redis://:{env.APIKEYS_TEST_EMPTY}@localhost"}}`:                    "cache: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
 	} {
 		var whole caddy.Config
-		if err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{"api_keys":`+config+`}}`), &whole); err != nil {
+		if err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{"api_keys":`+config+
+			`}}`), &whole); err != nil {
 			t.Fatal(err)
 		}
 		err := caddy.Validate(&whole)
-		if text := errorText(err); !strings.Contains(text, want) || strings.Contains(text, "hunter2") {
+		if text := errorText(err); !strings.Contains(text, want) ||
+			strings.Contains(text, "hunter2") {
 			t.Errorf("%s: %s", config, text)
 		}
 	}
@@ -492,7 +510,9 @@ func TestAwait(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		if keys, err := newApp().Await(t.Context()); err == nil || keys != nil || time.Since(began) != startTimeout {
+		if keys,
+			err := newApp().Await(t.Context()); err == nil || keys != nil ||
+			time.Since(began) != startTimeout {
 			t.Errorf("without Start: %v, %v after %s", keys, err, time.Since(began))
 		}
 	})

@@ -6,10 +6,12 @@ import (
 	"sync/atomic"
 )
 
-// movingLog is the log of what outlives a reload: each config has logs of its own, and closes them when it goes.
+// movingLog is the log of what outlives a reload: each config has logs of its own, and closes them
+// when it goes.
 type movingLog struct {
 	current *atomic.Pointer[slog.Logger]
-	derive  func(slog.Handler) slog.Handler // adds what WithAttrs and WithGroup were called with; nil: nothing
+	// adds what WithAttrs and WithGroup were called with; nil: nothing
+	derive func(slog.Handler) slog.Handler
 }
 
 func newMovingLog(first *slog.Logger) *movingLog {

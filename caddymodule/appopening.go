@@ -29,19 +29,22 @@ type opening struct {
 const (
 	// openWait is how long a start waits for the store if Caddy may start without it.
 	openWait = 5 * time.Second
-	// openAgain is how soon the opening of a store is tried again; the wait doubles up to openAgainMax.
+	// openAgain is how soon the opening of a store is tried again; the wait doubles up to
+	// openAgainMax.
 	openAgain    = 250 * time.Millisecond
 	openAgainMax = 5 * time.Second
 	// openMutter is how often the log says that it fails, as long as it fails in the same way.
 	openMutter = time.Minute
 )
 
-// mayOpenLater reports whether a may start although its store does not open. A machine that boots before its database must not take
-// down the other sites of its Caddy. But where a config with keys is running, one whose database cannot be reached is refused, unless
-// the running one waits for the same.
+// mayOpenLater reports whether a may start although its store does not open. A machine that boots
+// before its database must not take down the other sites of its Caddy. But where a config with keys
+// is running, one whose database cannot be reached is refused, unless the running one waits for the
+// same.
 func (a *App) mayOpenLater(err error) bool {
 	before := runningApp()
-	return sqldb.Unreachable(err) && (before == nil || before.identity == a.identity && before.store.Load() == nil)
+	return sqldb.Unreachable(err) &&
+		(before == nil || before.identity == a.identity && before.store.Load() == nil)
 }
 
 // An attempt is the result of opening a store.
@@ -86,12 +89,14 @@ func (a *App) open() (*store, error) {
 		first, err = nil, done.err
 	case <-late:
 	}
-	a.opening = &opening{api: admin.New(nil, a.logger), console: console.New(nil, nil, a.logger), cancel: cancel}
+	a.opening = &opening{api: admin.New(nil, a.logger), console: console.New(nil, nil, a.logger),
+		cancel: cancel}
 	a.opening.done.Go(func() { a.keepOpening(ctx, first, err) })
 	return nil, nil
 }
 
-// prefixesWait bounds the count of the keys whose prefix is not accepted: Caddy comes up without it.
+// prefixesWait bounds the count of the keys whose prefix is not accepted: Caddy comes up without
+// it.
 const prefixesWait = 2 * time.Second
 
 // checkPrefixes refuses settings that would end live keys by not accepting the prefix of their
@@ -101,7 +106,8 @@ func (a *App) checkPrefixes(ctx context.Context, s *store) error {
 	defer cancel()
 	others, err := s.keys.OtherPrefixes(ctx, a.settings)
 	if err != nil {
-		a.logger.Warn("counting keys whose token prefix is not accepted failed", slog.Any("error", err))
+		a.logger.Warn("counting keys whose token prefix is not accepted failed",
+			slog.Any("error", err))
 		return nil
 	}
 	var refused, counts []string
@@ -121,13 +127,15 @@ func (a *App) checkPrefixes(ctx context.Context, s *store) error {
 	if len(accepted) == 0 {
 		accepted = []string{keystore.DefaultPrefix}
 	}
-	return fmt.Errorf("token_prefix does not accept the prefixes of live keys: %s. Requests with these keys would get 401. %s",
+	return fmt.Errorf("token_prefix does not accept the prefixes of live keys: %s. Requests with "+
+		"these keys would get 401. %s",
 		strings.Join(counts, ", "), prefixAdvice(accepted, refused))
 }
 
 // prefixAdvice says how to configure prefixes that are not accepted.
 func prefixAdvice(accepted, refused []string) string {
-	return fmt.Sprintf("Accept them with `token_prefix %s %s`, or refuse them for good with `abandon_prefix %[2]s`.",
+	return fmt.Sprintf("Accept them with `token_prefix %s %s`, or refuse them for good with "+
+		"`abandon_prefix %[2]s`.",
 		strings.Join(accepted, " "), strings.Join(refused, " "))
 }
 
@@ -143,7 +151,8 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 		a.opening.api.NotReached(sqldb.Advice(err))
 		if text := err.Error(); text != said || time.Since(saidAt) >= openMutter {
 			said, saidAt = text, time.Now()
-			a.logger.Error("the key database cannot be opened: every request that needs a key is answered 503 until it can, which is tried again and again",
+			a.logger.Error("the key database cannot be opened: every request that needs a key is "+
+				"answered 503 until it can, which is tried again and again",
 				slog.Any("error", err))
 		}
 		if pending == nil {
@@ -158,8 +167,10 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 		done := <-pending
 		pending, err = nil, done.err
 		if err == nil {
-			if err := a.checkPrefixes(ctx, done.store); err != nil { // too late to refuse the configuration
-				a.logger.Error("live keys are refused because their token's prefix is not accepted", slog.Any("error", err))
+			// too late to refuse the configuration
+			if err := a.checkPrefixes(ctx, done.store); err != nil {
+				a.logger.Error("live keys are refused because their token's prefix is not accepted",
+					slog.Any("error", err))
 			}
 			running.opened(a, done.store)
 			a.logger.Info("the key database is open")

@@ -6,9 +6,10 @@ import (
 	"sync/atomic"
 )
 
-// running holds the apps between Start and Cleanup, in the order in which they started: during a reload there are two. The
-// last one's settings are in force, and it is what the admin endpoint works on. A config that does not come up removes its
-// app again, which puts the settings of the one before back.
+// running holds the apps between Start and Cleanup, in the order in which they started: during a
+// reload there are two. The last one's settings are in force, and it is what the admin endpoint
+// works on. A config that does not come up removes its app again, which puts the settings of the
+// one before back.
 var running runningApps
 
 type runningApps struct {
@@ -17,8 +18,9 @@ type runningApps struct {
 	last atomic.Pointer[App]
 }
 
-// runningApp returns the app whose config is in force, nil when there is none. Caddy replaces its admin server before it
-// starts the apps and leaves it there when they fail, so the admin server's routes have to ask at request time.
+// runningApp returns the app whose config is in force, nil when there is none. Caddy replaces its
+// admin server before it starts the apps and leaves it there when they fail, so the admin server's
+// routes have to ask at request time.
 func runningApp() *App { return running.last.Load() }
 
 // add makes a the one in force. s is its store, nil if it is not open yet.

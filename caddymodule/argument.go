@@ -14,11 +14,13 @@ func shown(argument string) string {
 	switch {
 	case isURL && strings.Trim(scheme, "abcdefghijklmnopqrstuvwxyz-") == "":
 		return scheme + "://…"
-	case isURL, strings.Contains(argument, "@"), strings.Contains(lowerASCII(argument), "password="),
+	case isURL, strings.Contains(argument, "@"), strings.Contains(lowerASCII(argument),
+		"password="),
 		keystore.ContainsToken(argument):
 		return "…"
 	}
-	for word := range strings.FieldsFuncSeq(argument, func(r rune) bool { return r > 127 || !isBase62(byte(r)) }) {
+	for word := range strings.FieldsFuncSeq(argument,
+		func(r rune) bool { return r > 127 || !isBase62(byte(r)) }) {
 		if _, err := keystore.ParseTokenSecret(word); err == nil {
 			return "…"
 		}

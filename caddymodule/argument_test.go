@@ -53,7 +53,8 @@ var optionLines = map[string]map[string][]string{
 		"request_memory": {"request_memory 16MiB"},
 	},
 	"api_key": {
-		"from":            {"from header X-Key Token", "from query key", "from cookie key", "from basic", "from bearer"},
+		"from": {"from header X-Key Token", "from query key", "from cookie key",
+			"from basic", "from bearer"},
 		"namespace_path":  {"namespace_path /v1/{namespace}/** /v2/{namespace}"},
 		"namespace":       {"namespace acme"},
 		"resource":        {"resource orders"},
@@ -90,8 +91,10 @@ func withArgument(line, argument string) (lines []string) {
 		// A word at the end of a line, and the first of the next.
 		if head, after, block := strings.Cut(words[i], "\n"); block {
 			lines = append(lines,
-				strings.Join(slices.Concat(words[:i], []string{argument + "\n" + after}, words[i+1:]), " "),
-				strings.Join(slices.Concat(words[:i], []string{head + "\n" + argument}, words[i+1:]), " "))
+				strings.Join(slices.Concat(words[:i], []string{argument + "\n" + after},
+					words[i+1:]), " "),
+				strings.Join(slices.Concat(words[:i], []string{head + "\n" + argument},
+					words[i+1:]), " "))
 		}
 	}
 	return append(lines, line+" "+argument, line+"\n"+argument, line+"\n"+line)
@@ -101,7 +104,8 @@ func withArgument(line, argument string) (lines []string) {
 func TestErrorsShowNoPassword(t *testing.T) {
 	defer redactedSources.Store(redactedSources.Load())
 	document := filepath.Join(t.TempDir(), "a.yaml")
-	if err := os.WriteFile(document, []byte("openapi: 3.0.0\npaths: {/a: {get: {}}}"), 0o600); err != nil {
+	if err := os.WriteFile(document, []byte("openapi: 3.0.0\npaths: {/a: {get: {}}}"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	for directive, words := range map[string][]string{
@@ -168,7 +172,8 @@ func showsSecret(err error) bool {
 
 // adaptAndValidate adapts and validates a Caddyfile.
 func adaptAndValidate(text string) error {
-	encoded, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
+	encoded, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text),
+		map[string]any{"filename": "Caddyfile"})
 	if err != nil {
 		return err
 	}
@@ -192,8 +197,10 @@ func TestJSONErrorsShowNoPassword(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, text := range []string{
-			`{"database":{"type":%s}}`, `{"database":{"path":%s}}`, `{"database":{"type":"postgres","url":%s}}`, `{"database":{"url":%s}}`,
-			`{"cache":{"type":%s}}`, `{"cache":{"url":%s}}`, `{"token_prefix":[%s]}`, `{"token_prefix":[%[1]s,%[1]s]}`,
+			`{"database":{"type":%s}}`, `{"database":{"path":%s}}`,
+			`{"database":{"type":"postgres","url":%s}}`, `{"database":{"url":%s}}`,
+			`{"cache":{"type":%s}}`, `{"cache":{"url":%s}}`, `{"token_prefix":[%s]}`,
+			`{"token_prefix":[%[1]s,%[1]s]}`,
 			`{"abandon_prefix":[%s]}`, `{"abandon_prefix":[%[1]s,%[1]s]}`,
 		} {
 			text = fmt.Sprintf(text, quoted)
@@ -206,15 +213,21 @@ func TestJSONErrorsShowNoPassword(t *testing.T) {
 			}
 		}
 		for _, text := range []string{
-			`{"from":[{"type":%s}]}`, `{"from":[{"type":"bearer","name":%s}]}`, `{"from":[{"type":"query","name":"x","scheme":%s}]}`,
-			`{"from":[{"type":"query","name":%[1]s},{"type":"query","name":%[1]s}]}`, `{"from":[{"type":"header","name":%s}]}`,
-			`{"namespace_path":[%s]}`, `{"namespace":%s}`, `{"resource":%s}`, `{"methods":{%s:"read"}}`, `{"methods":{"A":%s}}`,
+			`{"from":[{"type":%s}]}`, `{"from":[{"type":"bearer","name":%s}]}`,
+			`{"from":[{"type":"query","name":"x","scheme":%s}]}`,
+			`{"from":[{"type":"query","name":%[1]s},{"type":"query","name":%[1]s}]}`,
+			`{"from":[{"type":"header","name":%s}]}`,
+			`{"namespace_path":[%s]}`, `{"namespace":%s}`, `{"resource":%s}`,
+			`{"methods":{%s:"read"}}`, `{"methods":{"A":%s}}`,
 			`{"operation":[{"permission":%s}]}`, `{"operation":[{"permission":"a:b","class":%s}]}`,
 			`{"operation":[{"permission":"a:b","class":"read","method":%s}]}`,
 			`{"operation":[{"permission":"a:b","class":"read","method":"GET","path":%s}]}`,
-			`{"openapi":[{"file":%s}]}`, `{"list":[{"method":%s}]}`, `{"list":[{"method":"GET","path":%s}]}`,
-			`{"list":[{"method":"GET","path":"/a","kind":"k","items":%s}]}`, `{"list":[{"method":"GET","path":%[1]s,"kind":"k","id":%[1]s}]}`,
-			`{"public":[%s]}`, `{"preflight":{"origins":[%s]}}`, `{"pass_metadata":[%s]}`, `{"pass_metadata":[%[1]s,%[1]s]}`,
+			`{"openapi":[{"file":%s}]}`, `{"list":[{"method":%s}]}`,
+			`{"list":[{"method":"GET","path":%s}]}`,
+			`{"list":[{"method":"GET","path":"/a","kind":"k","items":%s}]}`,
+			`{"list":[{"method":"GET","path":%[1]s,"kind":"k","id":%[1]s}]}`,
+			`{"public":[%s]}`, `{"preflight":{"origins":[%s]}}`, `{"pass_metadata":[%s]}`,
+			`{"pass_metadata":[%[1]s,%[1]s]}`,
 			`{"also_judge":[{"header":%s}]}`, `{"also_judge":[{"header":"X-A","class":%s}]}`,
 			`{"foreign":%s}`, `{"encoded_slash":%s}`, `{"errors":%s}`, `{"forwarded":%s}`,
 		} {
@@ -236,11 +249,14 @@ func TestJSONErrorsShowNoPassword(t *testing.T) {
 // TestCommandErrorsShowNoPassword: of the addresses that flags give.
 func TestCommandErrorsShowNoPassword(t *testing.T) {
 	for _, argument := range []string{
-		"https://u:" + hidden + "@127.0.0.1:1", "https:u:" + hidden + "@h", "https://u:" + hidden + "@h:x", "u:" + hidden + "@h:x",
-		"ftp://u:" + hidden + "@h", "https://h/?password=" + hidden, "https://u:" + hidden + " @h", "http/u:" + hidden + "@h:1",
+		"https://u:" + hidden + "@127.0.0.1:1", "https:u:" + hidden + "@h",
+		"https://u:" + hidden + "@h:x", "u:" + hidden + "@h:x",
+		"ftp://u:" + hidden + "@h", "https://h/?password=" + hidden, "https://u:" + hidden + " @h",
+		"http/u:" + hidden + "@h:1",
 	} {
 		for _, flag := range []string{"--server", "--address"} {
-			if ran := runCLI("token\n", "doctor", flag, argument); ran.status == 0 || strings.Contains(ran.err+ran.out, hidden) {
+			if ran := runCLI("token\n", "doctor", flag, argument); ran.status == 0 ||
+				strings.Contains(ran.err+ran.out, hidden) {
 				t.Errorf("%s %s: %+v", flag, argument, ran)
 			}
 		}

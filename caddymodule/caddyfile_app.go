@@ -23,13 +23,14 @@ func parseGlobalOption(d *caddyfile.Dispenser, earlier any) (any, error) {
 		return nil, err
 	}
 	if earlier != nil {
-		return nil, d.Err("the global option api_keys is given twice: there is one store of keys in a Caddy")
+		return nil, d.Err("the global option api_keys is given twice: there is one store of keys " +
+			"in a Caddy")
 	}
 	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
 }
 
-// appOptions parses the words of the global option. Its errors leave out the arguments of whatever may be a secret, which
-// Dispenser.ArgErr would repeat.
+// appOptions parses the words of the global option. Its errors leave out the arguments of whatever
+// may be a secret, which Dispenser.ArgErr would repeat.
 var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) error{
 	"database": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) == 0 {
@@ -39,14 +40,17 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		case strings.Contains(args[0], "://"):
 			args = append([]string{"postgres"}, args...)
 		case strings.HasPrefix(args[0], "{"):
-			return d.Err("database takes a kind before a placeholder: `database postgres {env.NAME}` or `database sqlite {env.NAME}`")
+			return d.Err("database takes a kind before a placeholder: `database postgres " +
+				"{env.NAME}` or `database sqlite {env.NAME}`")
 		}
 		if err := checkDatabaseType(args[0]); err != nil {
 			return d.WrapErr(err)
 		}
 		if args[0] == "postgres" {
 			if len(args) != 2 || args[1] == "" {
-				return d.Err("database postgres takes one URL: postgres://USER:PASSWORD@HOST:PORT/DATABASE, better with {env.NAME} or {file.PATH} for the password")
+				return d.Err("database postgres takes one URL: " +
+					"postgres://USER:PASSWORD@HOST:PORT/DATABASE, better with {env.NAME} or " +
+					"{file.PATH} for the password")
 			}
 			if !strings.Contains(args[1], "{") { // else Provision checks what it becomes
 				if _, err := sqldb.PostgresIdentity(args[1]); err != nil {
@@ -62,7 +66,8 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		a.Database = &DatabaseConfig{Type: args[0]}
 		if len(args) == 2 {
 			if a.Database.Path = args[1]; a.Database.Path == "" {
-				return d.Err("the path of database sqlite is empty: leave it out for apikeys.db in Caddy's data directory")
+				return d.Err("the path of database sqlite is empty: leave it out for apikeys.db " +
+					"in Caddy's data directory")
 			}
 			if err := checkDatabasePath(a.Database.Path); err != nil {
 				return d.WrapErr(err)
@@ -82,7 +87,8 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 			ok = ok && a.LocalCacheBytes >= minMemory
 		}
 		if !ok {
-			return d.Errf("local_cache %s: it takes one number of keys above 0, and perhaps a size of at least 16MiB", shown(strings.Join(args, " ")))
+			return d.Errf("local_cache %s: it takes one number of keys above 0, and perhaps a "+
+				"size of at least 16MiB", shown(strings.Join(args, " ")))
 		}
 		return nil
 	},
@@ -92,7 +98,8 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 			a.RequestMemory, ok = parseSize(args[0])
 		}
 		if !ok || a.RequestMemory < minMemory {
-			return d.Errf("request_memory %s: it takes one size of at least 16MiB", shown(strings.Join(args, " ")))
+			return d.Errf("request_memory %s: it takes one size of at least 16MiB",
+				shown(strings.Join(args, " ")))
 		}
 		return nil
 	},
@@ -103,7 +110,8 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 			lease, err = caddy.ParseDuration(args[0])
 		}
 		if len(args) != 1 || err != nil || lease < minLease || lease > maxLease {
-			return d.Errf("lease %s: it takes one duration between %s and %s, such as 30s", shown(strings.Join(args, " ")), minLease, maxLease)
+			return d.Errf("lease %s: it takes one duration between %s and %s, such as 30s",
+				shown(strings.Join(args, " ")), minLease, maxLease)
 		}
 		a.Lease = caddy.Duration(lease)
 		return nil
@@ -117,7 +125,8 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	},
 	"abandon_prefix": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) == 0 {
-			return d.Err("abandon_prefix takes one prefix or more that token_prefix no longer accepts")
+			return d.Err("abandon_prefix takes one prefix or more that token_prefix no longer " +
+				"accepts")
 		}
 		a.AbandonPrefix = args
 		return checkPrefixArgs(d, "abandon_prefix", args)
@@ -125,16 +134,19 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	"capacity": parseCapacity,
 	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) != 1 || args[0] == "" {
-			return d.Err("token_key takes one argument: 64 hex digits, better {env.NAME} or {file.PATH} that holds them")
+			return d.Err("token_key takes one argument: 64 hex digits, better {env.NAME} or " +
+				"{file.PATH} that holds them")
 		}
 		a.TokenKey = args[0]
 		return nil
 	},
 }
 
-const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, token_key, capacity, request_memory"
+const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, " +
+	"token_key, capacity, request_memory"
 
-// checkPrefixArgs checks the prefixes that have no placeholder. Provision checks the expanded others.
+// checkPrefixArgs checks the prefixes that have no placeholder. Provision checks the expanded
+// others.
 func checkPrefixArgs(d *caddyfile.Dispenser, option string, prefixes []string) error {
 	for _, prefix := range prefixes {
 		if !strings.Contains(prefix, "{") {
@@ -177,7 +189,8 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		parse, known := appOptions[option]
 		switch {
 		case !known:
-			return d.Errf("unknown word %q in the global option api_keys: it knows %s", shown(option), appOptionNames)
+			return d.Errf("unknown word %q in the global option api_keys: it knows %s",
+				shown(option), appOptionNames)
 		case given[option]:
 			return d.Errf("%s is given twice in the global option api_keys", option)
 		}

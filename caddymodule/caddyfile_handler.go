@@ -24,8 +24,9 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 	return h, h.UnmarshalCaddyfile(helper.Dispenser)
 }
 
-// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. After each option it compiles what there is so far, so that an
-// error names the option's line; Provision compiles all of it again. Syntax:
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. After each option it compiles what
+// there is so far, so that an error names the option's line; Provision compiles all of it again.
+// Syntax:
 //
 //	api_key [<matcher>] {
 //	    from bearer | header <name> [<scheme>] | basic | query <name> | cookie <name>
@@ -64,7 +65,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if err := h.unmarshalOption(d); err != nil {
 			return err
 		}
-		// `strict` or an operation may come before the line that it takes to make sense, so such an error waits for the end.
+		// `strict` or an operation may come before the line that it takes to make sense, so such an
+		// error waits for the end.
 		switch _, err := h.compile(); {
 		case err == nil:
 			pending, located = nil, nil
@@ -78,12 +80,15 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // handlerWords are the options, in the order of the documentation.
-var handlerWords = strings.Fields("from namespace_path namespace resource methods operation openapi also_judge strict list public optional preflight pass_metadata foreign encoded_slash pass_credential errors realm forwarded")
+var handlerWords = strings.Fields("from namespace_path namespace resource methods operation " +
+	"openapi also_judge strict list public optional preflight pass_metadata foreign encoded_slash " +
+	"pass_credential errors realm forwarded")
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
 	if !slices.Contains(handlerWords, option) {
-		return d.Errf("unknown word %q in api_key: it knows %s", shown(option), strings.Join(handlerWords, ", "))
+		return d.Errf("unknown word %q in api_key: it knows %s", shown(option),
+			strings.Join(handlerWords, ", "))
 	}
 	switch option { // those with a block
 	case "list":
@@ -98,7 +103,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "from":
 		return h.unmarshalFrom(d, args)
 	case "namespace_path":
-		return appendArgs(d, option, "path patterns with a segment {namespace}", "/v1/{namespace}/**", &h.NamespacePath, args)
+		return appendArgs(d, option, "path patterns with a segment {namespace}",
+			"/v1/{namespace}/**", &h.NamespacePath, args)
 	case "namespace":
 		return setArg(d, option, &h.Namespace, args)
 	case "resource":
@@ -107,7 +113,9 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		return h.unmarshalMethods(d, args)
 	case "operation":
 		if len(args) != 4 {
-			return d.Errf("operation takes RESOURCE:OPERATION, read or write, METHOD and PATH, such as `operation orders:search read POST /v1/orders/search`; this has %d words", len(args))
+			return d.Errf("operation takes RESOURCE:OPERATION, read or write, METHOD and PATH, "+
+				"such as `operation orders:search read POST /v1/orders/search`; this has %d words",
+				len(args))
 		}
 		h.Operation = append(h.Operation, Operation{args[0], args[1], args[2], args[3]})
 	case "also_judge":
@@ -151,9 +159,11 @@ func (h *Handler) unmarshalFrom(d *caddyfile.Dispenser, args []string) error {
 		return d.Errf("from takes a source: %s", sourceWords)
 	}
 	source := CredentialSource{Type: args[0]}
-	most := map[string]int{"bearer": 1, "basic": 1, "query": 2, "cookie": 2, "header": 3}[source.Type]
+	most := map[string]int{"bearer": 1, "basic": 1, "query": 2, "cookie": 2,
+		"header": 3}[source.Type]
 	if most > 0 && len(args) > most {
-		return d.Errf("from %s has %q too much: the sources are %s, each in a line of its own", source.Type, shown(strings.Join(args[most:], " ")), sourceWords)
+		return d.Errf("from %s has %q too much: the sources are %s, each in a line of its own",
+			source.Type, shown(strings.Join(args[most:], " ")), sourceWords)
 	}
 	if len(args) > 1 {
 		source.Name = args[1]
@@ -167,7 +177,8 @@ func (h *Handler) unmarshalFrom(d *caddyfile.Dispenser, args []string) error {
 
 func (h *Handler) unmarshalMethods(d *caddyfile.Dispenser, args []string) error {
 	if len(args) < 2 {
-		return d.Err("methods takes read, write or none, and one or more methods, such as `methods write MKCOL`")
+		return d.Err("methods takes read, write or none, and one or more methods, such as " +
+			"`methods write MKCOL`")
 	}
 	if h.Methods == nil {
 		h.Methods = make(map[string]string)
@@ -187,7 +198,8 @@ func (h *Handler) unmarshalAlsoJudge(d *caddyfile.Dispenser, args []string) erro
 		class, args = args[0], args[1:]
 	}
 	if len(args) == 0 {
-		return d.Err("also_judge takes names of headers, after read or write if you like, such as `also_judge read X-Amz-Copy-Source`")
+		return d.Err("also_judge takes names of headers, after read or write if you like, such as " +
+			"`also_judge read X-Amz-Copy-Source`")
 	}
 	for _, name := range args {
 		h.AlsoJudge = append(h.AlsoJudge, JudgedHeader{Header: name, Class: class})
@@ -197,7 +209,8 @@ func (h *Handler) unmarshalAlsoJudge(d *caddyfile.Dispenser, args []string) erro
 
 func (h *Handler) unmarshalList(d *caddyfile.Dispenser, args []string) error {
 	if len(args) != 3 {
-		return d.Errf("list takes METHOD, PATH and the KIND of the namespaces that the answer lists, such as `list GET /v1/workspaces workspace`; this has %d words", len(args))
+		return d.Errf("list takes METHOD, PATH and the KIND of the namespaces that the answer "+
+			"lists, such as `list GET /v1/workspaces workspace`; this has %d words", len(args))
 	}
 	l := List{Method: args[0], Path: args[1], Kind: args[2]}
 	for d.NextBlock(1) {
@@ -225,7 +238,9 @@ func setArg(d *caddyfile.Dispenser, option string, field *string, args []string)
 	return nil
 }
 
-func appendArgs(d *caddyfile.Dispenser, option, takes, example string, field *[]string, args []string) error {
+func appendArgs(
+	d *caddyfile.Dispenser, option, takes, example string, field *[]string, args []string,
+) error {
 	if len(args) == 0 {
 		return d.Errf("%s takes %s, such as `%s %s`", option, takes, option, example)
 	}

@@ -12,10 +12,13 @@ import (
 )
 
 func siteWith(options string) string {
-	return ":8080\nbasic_auth {\n\tada $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG\n}\nrespond ok\napi_key {\n" + options + "\n}\n"
+	return ":8080\nbasic_auth {\n\tada " +
+		"$2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG\n}\nrespond ok\napi_key {\n" +
+		options + "\n}\n"
 }
 
-// adaptHandler returns the JSON of the api_key handler that a Caddyfile's options make, without its name.
+// adaptHandler returns the JSON of the api_key handler that a Caddyfile's options make, without its
+// name.
 func adaptHandler(t *testing.T, options string) string {
 	t.Helper()
 	config, err := tryAdaptSite(options)
@@ -57,7 +60,8 @@ func adaptHandler(t *testing.T, options string) string {
 }
 
 func tryAdaptSite(options string) ([]byte, error) {
-	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(siteWith(options)), map[string]any{"filename": "Caddyfile"})
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(siteWith(options)),
+		map[string]any{"filename": "Caddyfile"})
 	return config, err
 }
 
@@ -66,7 +70,8 @@ func TestHandlerCaddyfile(t *testing.T) {
 		"": `{}`,
 		"from bearer\nfrom header X-Auth\nfrom header X-Other Token\nfrom basic\nfrom query key\nfrom cookie session": `{"from":[{"type":"bearer"},{"type":"header","name":"X-Auth"},
 			{"type":"header","name":"X-Other","scheme":"Token"},{"type":"basic"},{"type":"query","name":"key"},{"type":"cookie","name":"session"}]}`,
-		"namespace_path /v1/workspaces/{namespace}/**\nnamespace_path /v2/{namespace} /v3/{id}/{namespace}\nnamespace acme": `{"namespace_path":["/v1/workspaces/{namespace}/**","/v2/{namespace}","/v3/{id}/{namespace}"],"namespace":"acme"}`,
+		"namespace_path /v1/workspaces/{namespace}/**\nnamespace_path /v2/{namespace} " +
+			"/v3/{id}/{namespace}\nnamespace acme": `{"namespace_path":["/v1/workspaces/{namespace}/**","/v2/{namespace}","/v3/{id}/{namespace}"],"namespace":"acme"}`,
 		"namespace home":              `{"namespace":"home"}`,
 		"namespace {header.X-Tenant}": `{"namespace":"{http.request.header.X-Tenant}"}`,
 		"resource orders":             `{"resource":"orders"}`,
@@ -119,49 +124,63 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"openapi x.yaml {\nskip_unsupported\nskip_unsupported\n}": `skip_unsupported is given twice`,
 		"openapi {env.DOC}/a.yaml":                                `write {$DOC}/a.yaml`,
 		"optional\nopenapi x.yaml":                                `8| openapi: stat `,
-		"list":                                                    "list takes METHOD, PATH and the KIND of the namespaces that the answer lists, such as `list GET /v1/workspaces workspace`; this has 0 words",
-		"list GET /x":                                             `this has 2 words`,
-		"list GET /x \"\"":                                        `the kind of the namespaces is missing`,
-		"list GET x app":                                          `does not begin with /`,
-		"list get /x app":                                         "list: /x: the method \"get\" is refused everywhere: add `methods read get`, or correct it (case matters)",
-		"list GET /x app {\nitem data\n}":                         `unknown word "item" in list: it knows items, id`,
-		"list GET /x app {\nitems\n}":                             `items takes one word, this has 0`,
-		"list GET /x app {\nitems a b\n}":                         `items takes one word, this has 2`,
-		"list GET /x app {\nid a\nid b\n}":                        `id is given twice, as "a" and "b"`,
-		"list GET /x app {\nitems a\n\nitems b\n}":                `10| items is given twice`,
-		"list GET /x app {\nitems data..x\n}":                     `items: "data..x" has an empty name: it takes names joined with dots, such as data.items`,
-		"list GET /x app {\nid .\n}":                              `id: "." has an empty name`,
-		"list GET /x/{id} app\nlist GET /X/{y}/ group":            "8| list: GET /X/{y}/ lists app already (/x/{id}): remove one of them",
-		"forwarded\nlist GET /x app":                              `8| list: with forwarded no answer of the API comes by here`,
-		"list GET /x app\nforwarded nginx":                        `8| list: with forwarded no answer of the API comes by here`,
-		"optional\n\nfrom":                                        `9| from takes a source: bearer, header NAME [SCHEME], basic, query NAME, cookie NAME`,
-		"from body":                                               `from: unknown source "body": there are bearer, header NAME`,
-		"from header":                                             `from header: the name is missing`,
-		"from bearer X":                                           `from bearer has "X" too much`,
-		"from bearer header X-API-Key":                            `each in a line of its own`,
-		"from header X-Apikey-Token":                              `taken out of every request`,
-		"from header Cookie":                                      `cannot carry a key`,
-		"optional\nfrom header api_key":                           "8| from header api_key: Caddy drops headers with an underscore: add `servers { expected_underscore_headers api_key }` to the global options",
-		"from header api.key":                                     "from header api.key: Caddy drops headers with a dot: add `servers { expected_dot_headers api.key }` to the global options",
-		"from header \"X Y\"":                                     `is no name of a header`,
-		"from header A B:C":                                       `the scheme is one word`,
-		"from query":                                              `the name is missing`,
-		"from bearer\nfrom header authorization":                  `8| from header authorization: another source reads the same`,
-		"from cookie a\nfrom cookie a":                            `another source reads the same`,
-		"namespace_path":                                          "namespace_path takes path patterns with a segment {namespace}, such as `namespace_path /v1/{namespace}/**`",
-		"namespace_path /v1/**":                                   `has no segment {namespace}`,
-		"namespace_path /v1/ws-{namespace}/**":                    `must be a whole segment, between two slashes`,
-		"namespace_path v1/{namespace}":                           `does not begin with /`,
-		"also_judge":                                              "also_judge takes names of headers, after read or write if you like, such as `also_judge read X-Amz-Copy-Source`",
-		"also_judge read":                                         `also_judge takes names of headers`,
-		"also_judge \"X Y\"":                                      `also_judge: "X Y" is no name of a header`,
-		"optional\nalso_judge X-Original-URL":                     `8| also_judge: X-Original-URL is taken out of every request`,
-		"also_judge X-Apikey-Id":                                  `is taken out of every request`,
-		"also_judge Cookie":                                       `the value of Cookie is no path`,
-		"also_judge Destination":                                  "names what is written: write `also_judge write Destination`",
-		"methods write MOVE\nnamespace {path.1}":                  "namespace: {http.request.uri.path.1} shows the request's own path",
-		"also_judge X-Copy-From\nnamespace {re.tenant.1}":         "take the namespace from the path with namespace_path",
-		"also_judge X-A write x_a":                                `also_judge: x_a is given twice`,
+		"list": "list takes METHOD, PATH and " +
+			"the KIND of the namespaces that the answer lists, such as `list GET /v1/workspaces " +
+			"workspace`; this has 0 words",
+		"list GET /x":      `this has 2 words`,
+		"list GET /x \"\"": `the kind of the namespaces is missing`,
+		"list GET x app":   `does not begin with /`,
+		"list get /x app": "list: /x: the method \"get\" is " +
+			"refused everywhere: add `methods read get`, or correct it (case matters)",
+		"list GET /x app {\nitem data\n}":          `unknown word "item" in list: it knows items, id`,
+		"list GET /x app {\nitems\n}":              `items takes one word, this has 0`,
+		"list GET /x app {\nitems a b\n}":          `items takes one word, this has 2`,
+		"list GET /x app {\nid a\nid b\n}":         `id is given twice, as "a" and "b"`,
+		"list GET /x app {\nitems a\n\nitems b\n}": `10| items is given twice`,
+		"list GET /x app {\nitems data..x\n}":      `items: "data..x" has an empty name: it takes names joined with dots, such as data.items`,
+		"list GET /x app {\nid .\n}":               `id: "." has an empty name`,
+		"list GET /x/{id} app\nlist GET /X/{y}/ group": "8| list: GET /X/{y}/ " +
+			"lists app already (/x/{id}): remove one of them",
+		"forwarded\nlist GET /x app":       `8| list: with forwarded no answer of the API comes by here`,
+		"list GET /x app\nforwarded nginx": `8| list: with forwarded no answer of the API comes by here`,
+		"optional\n\nfrom":                 `9| from takes a source: bearer, header NAME [SCHEME], basic, query NAME, cookie NAME`,
+		"from body":                        `from: unknown source "body": there are bearer, header NAME`,
+		"from header":                      `from header: the name is missing`,
+		"from bearer X":                    `from bearer has "X" too much`,
+		"from bearer header X-API-Key":     `each in a line of its own`,
+		"from header X-Apikey-Token":       `taken out of every request`,
+		"from header Cookie":               `cannot carry a key`,
+		"optional\nfrom header api_key": "8| from header api_key: Caddy drops " +
+			"headers with an underscore: add `servers { expected_underscore_headers api_key }` to " +
+			"the global options",
+		"from header api.key": "from header api.key: Caddy drops " +
+			"headers with a dot: add `servers { expected_dot_headers api.key }` to the global " +
+			"options",
+		"from header \"X Y\"":                    `is no name of a header`,
+		"from header A B:C":                      `the scheme is one word`,
+		"from query":                             `the name is missing`,
+		"from bearer\nfrom header authorization": `8| from header authorization: another source reads the same`,
+		"from cookie a\nfrom cookie a":           `another source reads the same`,
+		"namespace_path": "namespace_path takes path patterns " +
+			"with a segment {namespace}, such as `namespace_path /v1/{namespace}/**`",
+		"namespace_path /v1/**":                `has no segment {namespace}`,
+		"namespace_path /v1/ws-{namespace}/**": `must be a whole segment, between two slashes`,
+		"namespace_path v1/{namespace}":        `does not begin with /`,
+		"also_judge": "also_judge takes names " +
+			"of headers, after read or write if you like, such as `also_judge read " +
+			"X-Amz-Copy-Source`",
+		"also_judge read":                     `also_judge takes names of headers`,
+		"also_judge \"X Y\"":                  `also_judge: "X Y" is no name of a header`,
+		"optional\nalso_judge X-Original-URL": `8| also_judge: X-Original-URL is taken out of every request`,
+		"also_judge X-Apikey-Id":              `is taken out of every request`,
+		"also_judge Cookie":                   `the value of Cookie is no path`,
+		"also_judge Destination": "names what is written: " +
+			"write `also_judge write Destination`",
+		"methods write MOVE\nnamespace {path.1}": "namespace: {http.request.uri.path.1} shows the " +
+			"request's own path",
+		"also_judge X-Copy-From\nnamespace {re.tenant.1}": "take the namespace from " +
+			"the path with namespace_path",
+		"also_judge X-A write x_a":                                      `also_judge: x_a is given twice`,
 		"namespace_path /{namespace}/x\nnamespace_path /{namespace}/X/": `8| namespace_path: path pattern "/{namespace}/X/" matches the same as "/{namespace}/x"`,
 		"namespace":                                         `namespace takes one word, this has 0`,
 		"namespace a b":                                     `namespace takes one word, this has 2`,
@@ -186,8 +205,10 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"operation orders:a read FOO /x\noptional":          `7| operation: orders:a: the method "FOO" is refused everywhere: add ` + "`methods read FOO`",
 		"methods none PUT\noperation orders:a write PUT /x": `8| operation: orders:a: the method "PUT" is refused`,
 		"operation orders:a read GET x":                     `does not begin with /`,
-		"operation orders:a read GET /{id}\noperation orders:b read GET /*x\noperation orders:c read GET /{name}/": `9| operation: orders:c: GET /{name}/ is orders:a already (/{id})`,
-		"public":                           "public takes path patterns, such as `public /health /docs/*`",
+		"operation orders:a read GET /{id}\noperation orders:b read GET /*x\noperation orders:c " +
+			"read GET /{name}/": `9| operation: orders:c: GET /{name}/ is orders:a already (/{id})`,
+		"public": "public takes path patterns, such as `public /health " +
+			"/docs/*`",
 		"public health":                    `does not begin with /`,
 		"public /a /a/":                    `matches the same as "/a"`,
 		"public /../a":                     `no request can have`,
@@ -210,34 +231,38 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"preflight https://a_b.example/":   `is no origin`,
 		"preflight https://a.example/":     `is no origin`,
 		"preflight\npreflight":             `preflight is given twice`,
-		"pass_metadata":                    "pass_metadata takes names of metadata, such as `pass_metadata team`",
-		"pass_metadata \"a b\"":            `cannot be part of the name of a header`,
-		"pass_metadata a_b a-b":            `would be the same header X-Apikey-Meta-A-B`,
-		"foreign keep":                     `foreign: unknown word "keep": it takes pass`,
-		"encoded_slash":                    `encoded_slash takes one word`,
-		"encoded_slash deny":               `it takes allow`,
-		"pass_credential please":           `takes no word`,
-		"realm":                            `realm takes one word, this has 0`,
-		"realm a b":                        `realm takes one word, this has 2`,
-		"realm `a\\b`":                     `realm: must be at most 100 ASCII characters without quotes and backslashes, this is "a\\b"`,
-		"realm é":                          `realm: must be at most 100 ASCII characters`,
-		"errors json":                      `errors: unknown word "json": it takes caddy`,
-		"forwarded apache":                 `forwarded: unknown word "apache": it takes nothing or nginx`,
-		"forwarded plain":                  `it takes nothing or nginx`,
-		"optional {\nx\n}":                 `optional takes no block`,
-		"preflight\nforwarded":             "8| preflight: with forwarded the other proxy would take the 204 for a permission and send the OPTIONS request on",
-		"forwarded nginx\npreflight":       `8| preflight: with forwarded the other proxy`,
+		"pass_metadata": "pass_metadata takes names of metadata, such as " +
+			"`pass_metadata team`",
+		"pass_metadata \"a b\"":  `cannot be part of the name of a header`,
+		"pass_metadata a_b a-b":  `would be the same header X-Apikey-Meta-A-B`,
+		"foreign keep":           `foreign: unknown word "keep": it takes pass`,
+		"encoded_slash":          `encoded_slash takes one word`,
+		"encoded_slash deny":     `it takes allow`,
+		"pass_credential please": `takes no word`,
+		"realm":                  `realm takes one word, this has 0`,
+		"realm a b":              `realm takes one word, this has 2`,
+		"realm `a\\b`":           `realm: must be at most 100 ASCII characters without quotes and backslashes, this is "a\\b"`,
+		"realm é":                `realm: must be at most 100 ASCII characters`,
+		"errors json":            `errors: unknown word "json": it takes caddy`,
+		"forwarded apache":       `forwarded: unknown word "apache": it takes nothing or nginx`,
+		"forwarded plain":        `it takes nothing or nginx`,
+		"optional {\nx\n}":       `optional takes no block`,
+		"preflight\nforwarded": "8| preflight: with forwarded the other proxy would take " +
+			"the 204 for a permission and send the OPTIONS request on",
+		"forwarded nginx\npreflight": `8| preflight: with forwarded the other proxy`,
 	} {
 		line := ", at Caddyfile:"
 		if number, rest, ok := strings.Cut(want, "| "); ok {
 			line, want = line+number, rest
 		}
 		_, err := tryAdaptSite(options)
-		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error()+"\n", line) {
+		if err == nil || !strings.Contains(err.Error(), want) ||
+			!strings.Contains(err.Error()+"\n", line) {
 			t.Errorf("%s\ngot  %v\nwant %s%s", options, err, want, line)
 		}
 	}
-	if _, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(":8080\napi_key yes\n"), nil); err == nil || !strings.Contains(err.Error(), "takes no argument but a matcher") {
+	if _, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(":8080\napi_key yes\n"),
+		nil); err == nil || !strings.Contains(err.Error(), "takes no argument but a matcher") {
 		t.Error(err)
 	}
 }
@@ -260,12 +285,13 @@ func TestHandlerJSONErrors(t *testing.T) {
 		`{"namespace":"ä"}`:                                    "no id of a namespace",
 		`{"forwarded":"yes"}`:                                  "forwarded",
 		`{"also_judge":[{}]}`:                                  "no name of a header",
-		`{"also_judge":[{"header":"X-A","class":"none"}]}`:     "also_judge: unknown word \"none\": it takes read or write",
-		`{"operation":[{}]}`:                                   "RESOURCE:OPERATION",
-		`{"openapi":[{}]}`:                                     "openapi: the file is missing",
-		`{"openapi":[{"file":"/nothing.yaml"}]}`:               "openapi: stat /nothing.yaml",
-		`{"strict":true}`:                                      "strict without any operation",
-		`{"list":[{"path":"/x"}]}`:                             "refused everywhere",
+		`{"also_judge":[{"header":"X-A","class":"none"}]}`: "also_judge: unknown word " +
+			"\"none\": it takes read or write",
+		`{"operation":[{}]}`:                     "RESOURCE:OPERATION",
+		`{"openapi":[{}]}`:                       "openapi: the file is missing",
+		`{"openapi":[{"file":"/nothing.yaml"}]}`: "openapi: stat /nothing.yaml",
+		`{"strict":true}`:                        "strict without any operation",
+		`{"list":[{"path":"/x"}]}`:               "refused everywhere",
 	} {
 		h := new(Handler)
 		if err := json.Unmarshal([]byte(config), h); err != nil {
@@ -278,12 +304,14 @@ func TestHandlerJSONErrors(t *testing.T) {
 }
 
 func FuzzHandlerCaddyfile(f *testing.F) {
-	f.Add("from header X Y\nnamespace_path /{namespace}\nmethods none PUT\noperation a:b read GET /x")
+	f.Add("from header X Y\nnamespace_path /{namespace}\nmethods none PUT\noperation a:b read GET " +
+		"/x")
 	f.Add("list GET /x app {\nitems a.b\nid c\n}\nlist LIST /x app\nmethods read LIST")
 	f.Add("public /a /b/**\npreflight https://a.example\npass_metadata x\nforwarded nginx")
 	f.Fuzz(func(t *testing.T, options string) {
 		h := new(Handler)
-		if err := h.UnmarshalCaddyfile(caddyfile.NewTestDispenser("api_key {\n" + options + "\n}")); err != nil {
+		if err := h.UnmarshalCaddyfile(caddyfile.NewTestDispenser("api_key {\n" + options +
+			"\n}")); err != nil {
 			return
 		}
 		if _, err := h.compile(); err != nil {
@@ -297,27 +325,36 @@ func FuzzHandlerCaddyfile(f *testing.F) {
 func TestHeadersThatCaddyDrops(t *testing.T) {
 	for _, test := range []struct{ servers, header, want string }{
 		{"", "api-key", ""},
-		{"", "api_key", "Caddy drops headers with an underscore: add `servers { expected_underscore_headers api_key }` to the global options, at Caddyfile:"},
+		{"", "api_key",
+			"Caddy drops headers with an underscore: add `servers { expected_underscore_headers " +
+				"api_key }` to the global options, at Caddyfile:"},
 		{"expected_dot_headers a.b", "api_key", "Caddy drops headers with an underscore"},
 		{"expected_underscore_headers api_key", "api_key", ""},
 		{"expected_underscore_headers API_*", "api_key", ""},
 		{"expected_underscore_headers ap_*", "api_key", "Caddy drops headers with an underscore"},
 		{"expected_dot_headers api.key", "api.key", ""},
-		{"expected_dot_headers api.*", "api.my_key", "Caddy drops headers with an underscore and a dot: add `servers { expected_underscore_headers api.my_key }`"},
+		{"expected_dot_headers api.*", "api.my_key",
+			"Caddy drops headers with an underscore and a dot: add `servers { " +
+				"expected_underscore_headers api.my_key }`"},
 		{"expected_dot_headers api.my_key", "api.my_key", ""},
-		{"expected_underscore_headers api_key", "api-key", "from header api-key: Caddy drops it, because the server expects api_key: read that one, or remove it there"},
+		{"expected_underscore_headers api_key", "api-key",
+			"from header api-key: Caddy drops it, because the server expects api_key: read that " +
+				"one, or remove it there"},
 		{"expected_dot_headers api.*", "api-key", "because the server expects api.*"},
 	} {
 		servers := ""
 		if test.servers != "" {
 			servers = "\tservers :8080 {\n\t\t" + test.servers + "\n\t}\n"
 		}
-		err := adaptAndValidate("{\n\tadmin off\n" + servers + "}\n:8080 {\n\tapi_key {\n\t\tfrom header " + test.header + "\n\t}\n}\n")
-		if test.want == "" && err != nil || test.want != "" && !strings.Contains(errorText(err), test.want) {
+		err := adaptAndValidate("{\n\tadmin off\n" + servers +
+			"}\n:8080 {\n\tapi_key {\n\t\tfrom header " + test.header + "\n\t}\n}\n")
+		if test.want == "" && err != nil || test.want != "" &&
+			!strings.Contains(errorText(err), test.want) {
 			t.Errorf("%s, %s: %v", test.servers, test.header, err)
 		}
 	}
-	err := adaptAndValidate("{\n\tadmin off\n\tservers :8081 {\n\t\texpected_underscore_headers api_key\n\t}\n}\n:8080 {\n\tapi_key {\n\t\tfrom header api_key\n\t}\n}\n")
+	err := adaptAndValidate("{\n\tadmin off\n\tservers :8081 {\n\t\texpected_underscore_headers " +
+		"api_key\n\t}\n}\n:8080 {\n\tapi_key {\n\t\tfrom header api_key\n\t}\n}\n")
 	if !strings.Contains(errorText(err), "Caddy drops headers with an underscore") {
 		t.Errorf("only another server lets the header through: %v", err)
 	}

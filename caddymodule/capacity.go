@@ -11,9 +11,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// CapacityConfig caps what the database may hold. Only growth beyond a cap is refused, with 422. A cap per namespace
-// counts the namespace with its descendants, except for keys. Every process holds all namespaces, roles and members in
-// memory.
+// CapacityConfig caps what the database may hold. Only growth beyond a cap is refused, with 422. A
+// cap per namespace counts the namespace with its descendants, except for keys. Every process holds
+// all namespaces, roles and members in memory.
 type CapacityConfig struct {
 	// Maximum number of namespaces in the deployment. Default is 20000.
 	Namespaces int64 `json:"namespaces,omitempty"`
@@ -36,13 +36,16 @@ type CapacityConfig struct {
 	// Maximum size in bytes of all namespaces, roles and members. Default is 67108864.
 	DirectoryBytes int64 `json:"directory_bytes,omitempty"`
 
-	// Maximum size in bytes of a namespace, with its roles and the grants that members have in it. Default is 16777216.
+	// Maximum size in bytes of a namespace, with its roles and the grants that members have in it.
+	// Default is 16777216.
 	DirectoryBytesPerNamespace int64 `json:"directory_bytes_per_namespace,omitempty"`
 
-	// Maximum number of keys with one home namespace, whatever their status. Descendants do not count. Default is 10000000.
+	// Maximum number of keys with one home namespace, whatever their status. Descendants do not
+	// count. Default is 10000000.
 	KeysPerNamespace int64 `json:"keys_per_namespace,omitempty"`
 
-	// Maximum number of keys that act for one member, whatever their status. Keys that act for root have no cap. Default is 1000000.
+	// Maximum number of keys that act for one member, whatever their status. Keys that act for root
+	// have no cap. Default is 1000000.
 	KeysPerOwner int64 `json:"keys_per_owner,omitempty"`
 }
 
@@ -58,7 +61,8 @@ func (c *CapacityConfig) options() map[string][2]*int64 {
 	}
 }
 
-const capacityOptionNames = "namespaces, roles, members, directory, keys_per_namespace, keys_per_owner"
+const capacityOptionNames = "namespaces, roles, members, directory, keys_per_namespace, " +
+	"keys_per_owner"
 
 func (c *CapacityConfig) check() error {
 	for option, caps := range c.options() {
@@ -68,7 +72,8 @@ func (c *CapacityConfig) check() error {
 			}
 		}
 		if most, each := caps[0], caps[1]; each != nil && *most > 0 && *each > *most {
-			return fmt.Errorf("capacity: %s per namespace is %d: it must be at most that of the deployment, %d",
+			return fmt.Errorf("capacity: %s per namespace is %d: it must be at most that of the "+
+				"deployment, %d",
 				option, *each, *most)
 		}
 	}
@@ -77,10 +82,12 @@ func (c *CapacityConfig) check() error {
 
 func (c *CapacityConfig) capacity() keystore.Capacity {
 	return keystore.Capacity{
-		Namespaces:       keystore.Caps{Deployment: c.Namespaces, PerNamespace: c.NamespacesPerNamespace},
-		Roles:            keystore.Caps{Deployment: c.Roles, PerNamespace: c.RolesPerNamespace},
-		Members:          keystore.Caps{Deployment: c.Members, PerNamespace: c.MembersPerNamespace},
-		Directory:        keystore.Caps{Deployment: c.DirectoryBytes, PerNamespace: c.DirectoryBytesPerNamespace},
+		Namespaces: keystore.Caps{Deployment: c.Namespaces,
+			PerNamespace: c.NamespacesPerNamespace},
+		Roles:   keystore.Caps{Deployment: c.Roles, PerNamespace: c.RolesPerNamespace},
+		Members: keystore.Caps{Deployment: c.Members, PerNamespace: c.MembersPerNamespace},
+		Directory: keystore.Caps{Deployment: c.DirectoryBytes,
+			PerNamespace: c.DirectoryBytesPerNamespace},
 		KeysPerNamespace: c.KeysPerNamespace, KeysPerOwner: c.KeysPerOwner,
 	}
 }
@@ -98,7 +105,8 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		caps, known := options[option]
 		switch {
 		case !known:
-			return d.Errf("unknown word %q in capacity: it knows %s", shown(option), capacityOptionNames)
+			return d.Errf("unknown word %q in capacity: it knows %s", shown(option),
+				capacityOptionNames)
 		case given[option]:
 			return d.Errf("%s is given twice in capacity", option)
 		}

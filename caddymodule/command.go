@@ -52,13 +52,18 @@ force on every node.`,
   caddy apikeys keys revoke 4fYQ0hTz81Lk --reason "leaked"
   caddy apikeys doctor`
 			flags := cmd.PersistentFlags()
-			flags.StringVar(&c.address, "address", "", "`ADDRESS` of Caddy's admin endpoint: host:port or unix//path")
-			flags.StringVarP(&c.config, "config", "c", "", "Configuration `FILE` that says where the admin endpoint is")
+			flags.StringVar(&c.address, "address", "",
+				"`ADDRESS` of Caddy's admin endpoint: host:port or unix//path")
+			flags.StringVarP(&c.config, "config", "c", "",
+				"Configuration `FILE` that says where the admin endpoint is")
 			flags.StringVarP(&c.adapter, "adapter", "a", "", "Config `ADAPTER` for --config")
-			flags.StringVar(&c.server, "server", "", "`URL` of a site with api_keys_admin, instead of the admin endpoint")
-			flags.StringVar(&c.tokenFile, "token-file", "", "`FILE` that holds the token for --server, instead of standard input")
+			flags.StringVar(&c.server, "server", "",
+				"`URL` of a site with api_keys_admin, instead of the admin endpoint")
+			flags.StringVar(&c.tokenFile, "token-file", "",
+				"`FILE` that holds the token for --server, instead of standard input")
 			flags.BoolVar(&c.json, "json", false, "Write JSON for programs")
-			group(cmd, c.keysCommand(), c.namespacesCommand(), c.rolesCommand(), c.membersCommand(), c.auditCommand(), c.nodesCommand(), c.verifyCommand(), c.doctorCommand())
+			group(cmd, c.keysCommand(), c.namespacesCommand(), c.rolesCommand(), c.membersCommand(),
+				c.auditCommand(), c.nodesCommand(), c.verifyCommand(), c.doctorCommand())
 			refuseEmpty(cmd)
 			cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 		},
@@ -76,9 +81,11 @@ type cli struct {
 	where    string    // what is spoken to, for messages
 }
 
-// group makes cmd a command that only has others. Without Args, cobra would answer a misspelt one with help and success.
+// group makes cmd a command that only has others. Without Args, cobra would answer a misspelt one
+// with help and success.
 func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
-	cmd.SuggestionsMinimumDistance = 2 // cobra's default, which it sets where it does not look for arguments only
+	// cobra's default, which it sets where it does not look for arguments only
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.Args = noSuchCommand
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.AddCommand(commands...)
@@ -90,8 +97,8 @@ func mayBeEmpty(flags *pflag.FlagSet, name string) {
 	_ = flags.SetAnnotation(name, "empty", nil)
 }
 
-// refuseEmpty makes the flags of cmd and of all commands below it refuse an empty value, as an unset
-// shell variable gives: it would mean the default, or clear a list.
+// refuseEmpty makes the flags of cmd and of all commands below it refuse an empty value, as an
+// unset shell variable gives: it would mean the default, or clear a list.
 func refuseEmpty(cmd *cobra.Command) {
 	for _, flags := range []*pflag.FlagSet{cmd.Flags(), cmd.PersistentFlags()} {
 		flags.VisitAll(func(f *pflag.Flag) {
@@ -144,13 +151,17 @@ func (v notEmpty) Set(s string) error {
 // errFailed ends the command with status 1 when everything that there is to say has been said.
 var errFailed = errors.New("failed")
 
-// errPending ends the command with status 3: the change is made, and not yet surely in force everywhere.
+// errPending ends the command with status 3: the change is made, and not yet surely in force
+// everywhere.
 var errPending = errors.New("not yet in force on every node")
 
 const exitPending = 3
 
-// run makes f a command's RunE: errors go to standard error in plain words, not through Caddy's logger.
-func (c *cli) run(f func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
+// run makes f a command's RunE: errors go to standard error in plain words, not through Caddy's
+// logger.
+func (c *cli) run(
+	f func(ctx context.Context, args []string) error,
+) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		c.in, c.out, c.err = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 		cmd.SilenceErrors = true
@@ -160,7 +171,10 @@ func (c *cli) run(f func(ctx context.Context, args []string) error) func(*cobra.
 		switch {
 		case errors.Is(err, errPending):
 			// Caddy's main takes another status than 1 from this wrapper only.
-			return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return exitPending, nil })(cmd, nil)
+			return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int,
+				error) {
+				return exitPending, nil
+			})(cmd, nil)
 		case err != nil && !errors.Is(err, errFailed):
 			c.report(err)
 		}
@@ -174,19 +188,22 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		return fmt.Errorf("%s has no such command; did you mean %s?", cmd.CommandPath(), strings.Join(near, " or "))
+		return fmt.Errorf("%s has no such command; did you mean %s?", cmd.CommandPath(),
+			strings.Join(near, " or "))
 	}
 	var names []string
 	for _, c := range cmd.Commands() {
 		names = append(names, c.Name())
 	}
-	return fmt.Errorf("%s has no such command; it has %s", cmd.CommandPath(), strings.Join(names, ", "))
+	return fmt.Errorf("%s has no such command; it has %s", cmd.CommandPath(),
+		strings.Join(names, ", "))
 }
 
 // oneID is the argument of what is done to one object.
 func oneID(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("give the ID of one %s: %s", strings.TrimSuffix(cmd.Parent().Name(), "s"), cmd.UseLine())
+		return fmt.Errorf("give the ID of one %s: %s", strings.TrimSuffix(cmd.Parent().Name(), "s"),
+			cmd.UseLine())
 	}
 	return nil
 }
@@ -194,7 +211,8 @@ func oneID(cmd *cobra.Command, args []string) error {
 // noArguments does not repeat what was given, as cobra.NoArgs does: it may be a token.
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return errors.New(cmd.CommandPath() + " takes flags only; tokens are read from standard input or a file")
+		return errors.New(cmd.CommandPath() +
+			" takes flags only; tokens are read from standard input or a file")
 	}
 	return nil
 }

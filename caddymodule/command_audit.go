@@ -47,9 +47,11 @@ is in --json. Without --limit all of them are listed, page by page; with it,
 	flags.StringVar(&f.Actor, "actor", "", "Only what the member or key of this `ID` did")
 	flags.StringVar(&f.Action, "action", "", "Only this `ACTION`, such as key.mint or role.edit")
 	flags.StringVar(&f.Object, "object", "", "Only changes of the object of this `ID`")
-	flags.StringVar(&from, "from", "", "Only from this `TIME` on: 2026-01-01T00:00:00Z, or before now 24h, 90d")
+	flags.StringVar(&from, "from", "",
+		"Only from this `TIME` on: 2026-01-01T00:00:00Z, or before now 24h, 90d")
 	flags.StringVar(&to, "to", "", "Only before this `TIME`")
-	flags.StringVar(&f.Cursor, "cursor", "", "Go on from this `CURSOR`, where an earlier list ended")
+	flags.StringVar(&f.Cursor, "cursor", "",
+		"Go on from this `CURSOR`, where an earlier list ended")
 	limitFlag(cmd, &limit)
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) (err error) {
 		now := time.Now()
@@ -71,7 +73,8 @@ is in --json. Without --limit all of them are listed, page by page; with it,
 				return server.ListAudit(ctx, f)
 			},
 			func(r api.AuditRow) []string {
-				return []string{strconv.FormatInt(r.Seq, 10), moment(r.At), r.Actor, r.Address, r.Action, r.Object, strings.Join(r.Namespaces, ", ")}
+				return []string{strconv.FormatInt(r.Seq, 10), moment(r.At), r.Actor, r.Address,
+					r.Action, r.Object, strings.Join(r.Namespaces, ", ")}
 			})
 	})
 	return cmd
@@ -87,7 +90,8 @@ func parsePast(flag, word string, now time.Time) (time.Time, error) {
 	}
 	d, err := caddy.ParseDuration(word)
 	if err != nil || d < 0 {
-		return time.Time{}, fmt.Errorf("--%s %q is neither a time such as 2026-01-01T00:00:00Z nor a duration before now such as 24h or 90d", flag, word)
+		return time.Time{}, fmt.Errorf("--%s %q is neither a time such as 2026-01-01T00:00:00Z "+
+			"nor a duration before now such as 24h or 90d", flag, word)
 	}
 	return now.Add(-d), nil
 }

@@ -19,12 +19,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
-// connect returns a client for whatever the flags name. With --server and no --token-file it reads the first line of
-// standard input.
+// connect returns a client for whatever the flags name. With --server and no --token-file it reads
+// the first line of standard input.
 func (c *cli) connect(ctx context.Context) (*client.Client, error) {
 	if c.server != "" {
 		if c.address != "" || c.config != "" || c.adapter != "" {
-			return nil, errors.New("--server is given instead of --address, --config and --adapter, not beside them")
+			return nil, errors.New("--server is given instead of --address, --config and " +
+				"--adapter, not beside them")
 		}
 		if _, err := client.New(c.server); err != nil {
 			return nil, err
@@ -41,7 +42,8 @@ func (c *cli) connect(ctx context.Context) (*client.Client, error) {
 		return nil, err
 	}
 	if shown(address) != address {
-		return nil, errors.New("the admin endpoint's address must be host:port or unix//path, without scheme, user and password")
+		return nil, errors.New("the admin endpoint's address must be host:port or unix//path, " +
+			"without scheme, user and password")
 	}
 	c.where = "Caddy's admin endpoint at " + address
 	parsed, err := caddy.ParseNetworkAddress(address)
@@ -52,7 +54,8 @@ func (c *cli) connect(ctx context.Context) (*client.Client, error) {
 		path, _, _ := strings.Cut(parsed.Host, "|") // after it come the permissions of the socket
 		return client.New("unix/" + path)
 	case parsed.IsFdNetwork() || parsed.PortRangeSize() != 1:
-		return nil, fmt.Errorf("the admin endpoint's address %q is none that can be connected to: give --address", address)
+		return nil, fmt.Errorf("the admin endpoint's address %q is none that can be connected to: "+
+			"give --address", address)
 	}
 	return client.New("http://" + parsed.JoinHostPort(0))
 }
@@ -78,19 +81,22 @@ func (c *cli) adminAddress() (string, error) {
 		}
 	}
 	if admin.Admin.Disabled {
-		return "", errors.New("the configuration turns Caddy's admin endpoint off: give --server with the URL of a site that has api_keys_admin")
+		return "", errors.New("the configuration turns Caddy's admin endpoint off: give --server " +
+			"with the URL of a site that has api_keys_admin")
 	}
 	if admin.Admin.Listen == "" {
 		return caddy.DefaultAdminListen, nil // from $CADDY_ADMIN, if that is set
 	}
 	address, err := caddy.NewReplacer().ReplaceOrErr(admin.Admin.Listen, true, true)
 	if err != nil {
-		return "", fmt.Errorf("the admin endpoint's address in the configuration: %w; give --address", err)
+		return "", fmt.Errorf("the admin endpoint's address in the configuration: %w; give "+
+			"--address", err)
 	}
 	return address, nil
 }
 
-// loadConfig returns the configuration that --config names, or the Caddyfile that lies here, as JSON; nil without one.
+// loadConfig returns the configuration that --config names, or the Caddyfile that lies here, as
+// JSON; nil without one.
 func (c *cli) loadConfig() ([]byte, error) {
 	file, adapter := c.config, c.adapter
 	if file == "" {
@@ -104,10 +110,12 @@ func (c *cli) loadConfig() ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration for the admin endpoint's address: %w; --address does without", err)
+		return nil, fmt.Errorf("reading the configuration for the admin endpoint's address: %w; "+
+			"--address does without", err)
 	}
 	name := strings.ToLower(filepath.Base(file))
-	if adapter == "" && filepath.Ext(name) != ".json" && (strings.HasPrefix(name, "caddyfile") || filepath.Ext(name) == ".caddyfile") {
+	if adapter == "" && filepath.Ext(name) != ".json" &&
+		(strings.HasPrefix(name, "caddyfile") || filepath.Ext(name) == ".caddyfile") {
 		adapter = "caddyfile"
 	}
 	if adapter == "" {
@@ -119,15 +127,18 @@ func (c *cli) loadConfig() ([]byte, error) {
 	}
 	config, _, err := a.Adapt(body, map[string]any{"filename": file})
 	if err != nil {
-		return nil, fmt.Errorf("adapting %s for the admin endpoint's address: %w; --address does without", file, err)
+		return nil, fmt.Errorf("adapting %s for the admin endpoint's address: %w; --address does "+
+			"without", file, err)
 	}
 	return config, nil
 }
 
-// maxToken is more than the longest credential, 512 characters, and short enough to notice the wrong file.
+// maxToken is more than the longest credential, 512 characters, and short enough to notice the
+// wrong file.
 const maxToken = 4096
 
-// readToken reads one line from file, or without one from standard input; on a terminal it asks, and nothing is echoed.
+// readToken reads one line from file, or without one from standard input; on a terminal it asks,
+// and nothing is echoed.
 func (c *cli) readToken(ctx context.Context, file, prompt string) (string, error) {
 	in, from := c.in, "standard input"
 	if file != "" {
@@ -146,7 +157,8 @@ func (c *cli) readToken(ctx context.Context, file, prompt string) (string, error
 		}
 	} else {
 		var err error
-		if line, err = bufio.NewReader(io.LimitReader(in, maxToken)).ReadString('\n'); err != nil && err != io.EOF {
+		if line, err = bufio.NewReader(io.LimitReader(in, maxToken)).ReadString('\n'); err != nil &&
+			err != io.EOF {
 			return "", fmt.Errorf("reading the token from %s: %w", from, err)
 		}
 	}
@@ -154,7 +166,8 @@ func (c *cli) readToken(ctx context.Context, file, prompt string) (string, error
 	if token == "" {
 		return "", fmt.Errorf("there is no token on the first line of %s", from)
 	}
-	if len(line) >= maxToken || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+	if len(line) >= maxToken || strings.ContainsFunc(token,
+		func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 		return "", fmt.Errorf("the first line of %s is no token", from)
 	}
 	return token, nil

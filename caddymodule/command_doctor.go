@@ -52,7 +52,8 @@ status is 0 when nothing is wrong, else 1.`,
 	}
 }
 
-// doctorPatience is for all checks together: someone is waiting, and a server that is well answers at once.
+// doctorPatience is for all checks together: someone is waiting, and a server that is well answers
+// at once.
 const doctorPatience = 30 * time.Second
 
 // A doctor goes through the checks.
@@ -130,7 +131,8 @@ func (d *doctor) examine(ctx context.Context) {
 		}
 		d.found("endpoint", true, "", "%s answers", d.where)
 		if config, err = readGateConfig(raw); err != nil {
-			d.found("configuration", false, "Is that Caddy's admin endpoint?", "its configuration cannot be read: %v", err)
+			d.found("configuration", false, "Is that Caddy's admin endpoint?",
+				"its configuration cannot be read: %v", err)
 			return
 		}
 	}
@@ -140,11 +142,14 @@ func (d *doctor) examine(ctx context.Context) {
 	d.prefixes(ctx)
 	if config == nil {
 		for _, check := range []string{"handlers", "logs", "namespaces"} {
-			d.unknown(check, "the "+check+" of the configuration are seen by Caddy's admin endpoint only")
+			d.unknown(check, "the "+check+
+				" of the configuration are seen by Caddy's admin endpoint only")
 		}
 		return
 	}
-	d.found("handlers", len(config.handlers) > 0, "Add api_key to a site: without it, requests need no key.", "api_key handlers in the configuration: %d", len(config.handlers))
+	d.found("handlers", len(config.handlers) > 0,
+		"Add api_key to a site: without it, requests need no key.",
+		"api_key handlers in the configuration: %d", len(config.handlers))
 	d.documents(config)
 	d.sites(config)
 	d.logs(config)
@@ -168,10 +173,14 @@ func (d *doctor) store(ctx context.Context) bool {
 	d.found("store", true, "", "a key store is running")
 	lease := time.Duration(health.LeaseRemainingMS) * time.Millisecond
 	if health.Healthy {
-		d.found("health", true, "", "it is healthy: revision %d, %s of its lease left", health.Revision, lease)
+		d.found("health", true, "", "it is healthy: revision %d, %s of its lease left",
+			health.Revision, lease)
 	} else {
-		d.found("health", false, "See Caddy's log for why the database does not answer. While the lease lasts, known keys are served; then requests get 503.",
-			"it is not healthy: %s; revision %d, %s of its lease left", health.Problem, health.Revision, lease)
+		d.found("health", false,
+			"See Caddy's log for why the database does not answer. While the lease lasts, known "+
+				"keys are served; then requests get 503.",
+			"it is not healthy: %s; revision %d, %s of its lease left", health.Problem,
+			health.Revision, lease)
 	}
 	return true
 }
@@ -195,11 +204,15 @@ func (d *doctor) prefixes(ctx context.Context) {
 	switch {
 	case len(refused) > 0:
 		d.found("prefixes", false, prefixAdvice(list.Accepted, refused),
-			"live keys are refused because token_prefix does not accept their prefixes: %s", strings.Join(counts, ", "))
+			"live keys are refused because token_prefix does not accept their prefixes: %s",
+			strings.Join(counts, ", "))
 	case len(abandoned) > 0:
-		d.found("prefixes", true, "", "live keys are refused because the configuration abandons their prefixes: %s", strings.Join(abandoned, ", "))
+		d.found("prefixes", true, "",
+			"live keys are refused because the configuration abandons their prefixes: %s",
+			strings.Join(abandoned, ", "))
 	default:
-		d.found("prefixes", true, "", "the token prefixes of all live keys are accepted: %s", strings.Join(list.Accepted, " "))
+		d.found("prefixes", true, "", "the token prefixes of all live keys are accepted: %s",
+			strings.Join(list.Accepted, " "))
 	}
 }
 
@@ -209,16 +222,21 @@ func (d *doctor) documents(config *gateConfig) {
 		d.unknown("documents", "which operations are left out: "+config.unread.Error())
 	}
 	if len(config.leftOut) > 0 {
-		d.found("documents", true, "", "left out of OpenAPI documents, because of skip_unsupported: %s", strings.Join(firstOf(config.leftOut), "; "))
+		d.found("documents", true, "",
+			"left out of OpenAPI documents, because of skip_unsupported: %s",
+			strings.Join(firstOf(config.leftOut), "; "))
 	}
 }
 
 func (d *doctor) sites(config *gateConfig) {
 	switch {
 	case len(config.refused) > 0:
-		d.found("sites", false, addPublic, "api_key refuses the requests for api_keys_admin on the same site: %s", strings.Join(config.refused, ", "))
+		d.found("sites", false, addPublic,
+			"api_key refuses the requests for api_keys_admin on the same site: %s",
+			strings.Join(config.refused, ", "))
 	case config.managed > 0:
-		d.found("sites", true, "", "api_keys_admin gets the requests for it: no api_key on its site refuses them")
+		d.found("sites", true, "",
+			"api_keys_admin gets the requests for it: no api_key on its site refuses them")
 	}
 }
 
@@ -229,10 +247,15 @@ func (d *doctor) logs(config *gateConfig) {
 	case len(open) == 0:
 		d.found("logs", true, "", "every log that can get HTTP entries redacts keys")
 	case len(exposed) == 0:
-		d.found("logs", true, "", "keys are accepted only where Caddy's own log encoders redact them; without `format api_keys`: %s", strings.Join(open, ", "))
+		d.found("logs", true, "",
+			"keys are accepted only where Caddy's own log encoders redact them; without `format "+
+				"api_keys`: %s", strings.Join(open, ", "))
 	default:
-		d.found("logs", false, "Add `log { format api_keys }` to the global options, for the default log, and to every site that has an access log.",
-			"keys from %s are written in clear into: %s", strings.Join(exposed, ", "), strings.Join(open, ", "))
+		d.found("logs", false,
+			"Add `log { format api_keys }` to the global options, for the default log, and to "+
+				"every site that has an access log.",
+			"keys from %s are written in clear into: %s", strings.Join(exposed, ", "),
+			strings.Join(open, ", "))
 	}
 }
 
@@ -249,22 +272,34 @@ func (d *doctor) namespaces(ctx context.Context, config *gateConfig) {
 	}
 	switch {
 	case len(named) == 0:
-		d.found("namespaces", true, "", "the configuration names no namespace: requests and keys say which")
+		d.found("namespaces", true, "",
+			"the configuration names no namespace: requests and keys say which")
 		return
 	case len(missing) == 0:
-		d.found("namespaces", true, "", "the namespaces that the configuration names exist: %s", strings.Join(named, ", "))
+		d.found("namespaces", true, "", "the namespaces that the configuration names exist: %s",
+			strings.Join(named, ", "))
 		return
 	}
-	d.found("namespaces", false, "Create them: caddy apikeys namespaces create "+missing[0], "requests are refused, because these namespaces do not exist: %s", strings.Join(missing, ", "))
+	d.found("namespaces", false, "Create them: caddy apikeys namespaces create "+missing[0],
+		"requests are refused, because these namespaces do not exist: %s",
+		strings.Join(missing, ", "))
 }
 
 // rows looks for what somebody has written into the database by hand that nobody can read.
 func (d *doctor) rows(ctx context.Context) {
 	var wrong []string
 	err := errors.Join(
-		each(ctx, d.server.ListNamespaces, func(ns api.Namespace) { wrong = unreadable(wrong, "namespace "+ns.ID, ns.Unreadable) }),
-		each(ctx, d.server.ListRoles, func(r api.Role) { wrong = unreadable(wrong, "role "+r.Namespace+"/"+r.Name, r.Unreadable) }),
-		each(ctx, d.server.ListMembers, func(m api.Member) { wrong = unreadable(wrong, "member "+m.ID, m.Unreadable) }),
+		each(ctx, d.server.ListNamespaces,
+			func(ns api.Namespace) {
+				wrong = unreadable(wrong, "namespace "+ns.ID,
+					ns.Unreadable)
+			}),
+		each(ctx, d.server.ListRoles, func(r api.Role) {
+			wrong = unreadable(wrong,
+				"role "+r.Namespace+"/"+r.Name, r.Unreadable)
+		}),
+		each(ctx, d.server.ListMembers,
+			func(m api.Member) { wrong = unreadable(wrong, "member "+m.ID, m.Unreadable) }),
 	)
 	switch {
 	case err != nil:
@@ -272,7 +307,9 @@ func (d *doctor) rows(ctx context.Context) {
 	case len(wrong) == 0:
 		d.found("rows", true, "", "namespaces, roles and members can all be read")
 	default:
-		d.found("rows", false, "Write them anew: caddy apikeys roles edit, members edit, namespaces edit.", "rows that cannot be read, and give nothing: %s", strings.Join(wrong, "; "))
+		d.found("rows", false,
+			"Write them anew: caddy apikeys roles edit, members edit, namespaces edit.",
+			"rows that cannot be read, and give nothing: %s", strings.Join(wrong, "; "))
 	}
 }
 
@@ -284,7 +321,9 @@ func unreadable(list []string, what, why string) []string {
 }
 
 // each calls f with all that there is in a list.
-func each[T any](ctx context.Context, list func(context.Context, string, int) (api.Page[T], error), f func(T)) error {
+func each[T any](
+	ctx context.Context, list func(context.Context, string, int) (api.Page[T], error), f func(T),
+) error {
 	for cursor := ""; ; {
 		page, err := list(ctx, cursor, 1000)
 		if err != nil {

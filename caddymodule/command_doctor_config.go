@@ -17,8 +17,9 @@ type gateConfig struct {
 	leftOut  []string // operations of their OpenAPI documents
 	unread   error    // of such a document
 	logs     map[string]logConfig
-	managed  int      // how many api_keys_admin handlers there are
-	refused  []string // where the servers listen on which api_key refuses requests for api_keys_admin
+	managed  int // how many api_keys_admin handlers there are
+	// where the servers listen on which api_key refuses requests for api_keys_admin
+	refused []string
 }
 
 // A gateHandler is an api_key handler, wherever it stands.
@@ -92,8 +93,8 @@ func (c *gateConfig) readSites(raw json.RawMessage) error {
 	return nil
 }
 
-// decodeHandlers fills in what [AdminSite.behind] looks at in routes that are not provisioned, and returns the
-// api_keys_admin handlers in them.
+// decodeHandlers fills in what [AdminSite.behind] looks at in routes that are not provisioned, and
+// returns the api_keys_admin handlers in them.
 func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) {
 	for i := range routes {
 		route := &routes[i]
@@ -111,7 +112,8 @@ func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) 
 					return nil, err
 				}
 				for _, text := range public.Public {
-					if h.rules.public, err = addPattern(h.rules.public, "public", text, true); err != nil {
+					if h.rules.public, err = addPattern(h.rules.public, "public", text,
+						true); err != nil {
 						return nil, err
 					}
 				}
@@ -137,7 +139,8 @@ func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) 
 	return sites, nil
 }
 
-// collect finds the handlers at any depth: in subroutes, named routes and error routes, and in handlers of other plugins.
+// collect finds the handlers at any depth: in subroutes, named routes and error routes, and in
+// handlers of other plugins.
 func (c *gateConfig) collect(raw json.RawMessage) error {
 	var object map[string]json.RawMessage
 	var list []json.RawMessage
@@ -219,7 +222,8 @@ func (c *gateConfig) unredactedLogs() []string {
 // takesHTTP reports whether the lists let in any logger of the HTTP app.
 func (l logConfig) takesHTTP() bool {
 	excluded := func(logger string) bool {
-		return slices.ContainsFunc(l.Exclude, func(e string) bool { return e == logger || strings.HasPrefix(logger, e+".") })
+		return slices.ContainsFunc(l.Exclude,
+			func(e string) bool { return e == logger || strings.HasPrefix(logger, e+".") })
 	}
 	if len(l.Include) == 0 {
 		return !excluded("http")
@@ -241,14 +245,16 @@ func encoderRedacts(raw json.RawMessage) bool {
 	return e.Format == "api_keys" || encoderRedacts(e.Wrap)
 }
 
-// namespaces are those that the configuration names: what is in a placeholder is known with the request only.
+// namespaces are those that the configuration names: what is in a placeholder is known with the
+// request only.
 func (c *gateConfig) namespaces() []string {
 	seen := make(map[string]bool)
 	for _, h := range c.handlers {
 		switch {
 		case h.Namespace == "" && len(h.NamespacePath) == 0:
 			seen[keystore.DefaultNamespace] = true
-		case h.Namespace != "" && h.Namespace != keystore.HomeNamespace && !strings.Contains(h.Namespace, "{"):
+		case h.Namespace != "" && h.Namespace != keystore.HomeNamespace &&
+			!strings.Contains(h.Namespace, "{"):
 			seen[h.Namespace] = true
 		}
 	}

@@ -37,8 +37,10 @@ Without --partial a long import holds up whoever else changes something; use
   caddy apikeys keys import --partial < export.json`,
 		Args: cobra.MaximumNArgs(1),
 	}
-	cmd.Flags().BoolVar(&partial, "partial", false, "Add those that can be, also when others are refused")
-	cmd.Flags().BoolVar(&told, "progress", false, "Say once a second how far it has come, also where no terminal is")
+	cmd.Flags().BoolVar(&partial, "partial", false,
+		"Add those that can be, also when others are refused")
+	cmd.Flags().BoolVar(&told, "progress", false,
+		"Say once a second how far it has come, also where no terminal is")
 	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
 		in := c.in
 		if len(args) > 0 && args[0] != "-" {
@@ -49,7 +51,8 @@ Without --partial a long import holds up whoever else changes something; use
 			defer f.Close()
 			in = f
 		} else if c.server != "" && c.tokenFile == "" {
-			return errors.New("standard input cannot have both the keys and the token for --server: give --token-file")
+			return errors.New("standard input cannot have both the keys and the token for " +
+				"--server: give --token-file")
 		}
 		server, err := c.connect(ctx)
 		if err != nil {
@@ -66,9 +69,12 @@ Without --partial a long import holds up whoever else changes something; use
 }
 
 // importAll sends everything in one request, as it is read. It may take as long as it takes.
-func (c *cli) importAll(ctx context.Context, server *client.Client, in io.Reader, p *progress) error {
+func (c *cli) importAll(
+	ctx context.Context, server *client.Client, in io.Reader, p *progress,
+) error {
 	input := newImportReader(in)
-	done, err := server.ImportKeys(ctx, input.contentType(), &sending{Reader: input, progress: p, byLine: !input.document}, false, "")
+	done, err := server.ImportKeys(ctx, input.contentType(),
+		&sending{Reader: input, progress: p, byLine: !input.document}, false, "")
 	p.end()
 	if err != nil {
 		return err
@@ -77,7 +83,9 @@ func (c *cli) importAll(ctx context.Context, server *client.Client, in io.Reader
 }
 
 // importSome sends batches. The line numbers of refusals become those of the whole input.
-func (c *cli) importSome(ctx context.Context, server *client.Client, in io.Reader, p *progress) error {
+func (c *cli) importSome(
+	ctx context.Context, server *client.Client, in io.Reader, p *progress,
+) error {
 	input := newImportReader(in)
 	total := api.Imported{Created: []api.Created{}, Refused: []api.Refused{}}
 	refused := 0
@@ -86,7 +94,8 @@ func (c *cli) importSome(ctx context.Context, server *client.Client, in io.Reade
 		if len(batch.lines) > 0 {
 			done, err := c.importBatch(ctx, server, batch)
 			if err != nil {
-				p.say("Imported %d, refused %d, up to line %d.", total.Imported, refused, batch.lines[0]-1)
+				p.say("Imported %d, refused %d, up to line %d.", total.Imported, refused,
+					batch.lines[0]-1)
 				return err
 			}
 			total.Imported += done.Imported
@@ -108,11 +117,14 @@ func (c *cli) importSome(ctx context.Context, server *client.Client, in io.Reade
 			p.say("Imported %d, refused %d, up to what could not be read.", total.Imported, refused)
 			return readErr
 		}
-		p.tell(true, "%d lines read, %d imported, %d refused, %d/s …", input.line, total.Imported, refused, p.rate(total.Imported+refused))
+		p.tell(true, "%d lines read, %d imported, %d refused, %d/s …", input.line, total.Imported,
+			refused, p.rate(total.Imported+refused))
 	}
 }
 
-func (c *cli) importBatch(ctx context.Context, server *client.Client, b *importBatch) (api.Imported, error) {
+func (c *cli) importBatch(
+	ctx context.Context, server *client.Client, b *importBatch,
+) (api.Imported, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	done, err := server.ImportKeys(ctx, api.NDJSON, &b.body, true, "")

@@ -11,7 +11,8 @@ import (
 // progressInterval is how often an import says how far it has come. Tests shorten it.
 var progressInterval = time.Second
 
-// A progress shows how far an import has come: at a terminal in one line that changes, elsewhere, if asked for, line by line.
+// A progress shows how far an import has come: at a terminal in one line that changes, elsewhere,
+// if asked for, line by line.
 type progress struct {
 	cli     *cli
 	shows   bool
@@ -26,7 +27,8 @@ type progress struct {
 func (c *cli) newProgress(asked bool) *progress {
 	_, inPlace := terminal(c.err)
 	now := time.Now()
-	return &progress{cli: c, shows: asked || inPlace, inPlace: inPlace, begun: now, shown: now, over: make(chan struct{})}
+	return &progress{cli: c, shows: asked || inPlace, inPlace: inPlace, begun: now, shown: now,
+		over: make(chan struct{})}
 }
 
 // tell shows what has been done, unless it did so a moment ago and there is more to come.

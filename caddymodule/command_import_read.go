@@ -12,7 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// An importReader reads keys to be imported, whichever of the two forms they have. As an io.Reader it gives the input as it is.
+// An importReader reads keys to be imported, whichever of the two forms they have. As an io.Reader
+// it gives the input as it is.
 type importReader struct {
 	*bufio.Reader
 	document bool          // {"keys":[…]}, else one key a line
@@ -77,7 +78,8 @@ func (in *importReader) next() ([]byte, error) {
 	return in.ReadBytes('\n')
 }
 
-// nextElement reads one of keys, compacted to a line. Errors name the place only: what stands there may be a token.
+// nextElement reads one of keys, compacted to a line. Errors name the place only: what stands there
+// may be a token.
 func (in *importReader) nextElement() ([]byte, error) {
 	if in.elements == nil {
 		in.elements = json.NewDecoder(in.Reader)
@@ -87,7 +89,8 @@ func (in *importReader) nextElement() ([]byte, error) {
 	}
 	if !in.elements.More() {
 		if !in.tokens(json.Delim(']'), json.Delim('}'), nil) {
-			return nil, fmt.Errorf("the document does not end as it should after %d keys", in.line-1)
+			return nil, fmt.Errorf("the document does not end as it should after %d keys",
+				in.line-1)
 		}
 		return nil, io.EOF
 	}

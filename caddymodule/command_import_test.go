@@ -33,7 +33,9 @@ func TestImportCommand(t *testing.T) {
 			s.run(row.body, "keys", "import").want(t, 0, "", "Imported 2,")
 			s.run(row.body, "keys", "import", "-").want(t, 0, "", "Imported 2,")
 			for _, call := range s.asked() {
-				if call.line != "POST /apikeys/v1/keys/import" || call.body != strings.TrimPrefix(row.body, "\ufeff") || call.header.Get("Content-Type") != row.contentType {
+				if call.line != "POST /apikeys/v1/keys/import" ||
+					call.body != strings.TrimPrefix(row.body, "\ufeff") ||
+					call.header.Get("Content-Type") != row.contentType {
 					t.Errorf("sent %+v", call.line)
 				}
 			}
@@ -49,7 +51,8 @@ func TestImportCommandRefused(t *testing.T) {
 	r := s.run(`{"name":"a","token":"`+cliToken+`"}`, "keys", "import")
 	r.want(t, 1, "", "Error: Nothing was imported.\nline 3: this token is known\n")
 	noToken(t, r.err)
-	s.run("", "keys", "import", filepath.Join(t.TempDir(), "none")).want(t, 1, "", "none: no such file")
+	s.run("", "keys", "import", filepath.Join(t.TempDir(), "none")).want(t, 1, "",
+		"none: no such file")
 }
 
 // What is refused is named by its line of the whole input, whichever batch it was in.
@@ -71,7 +74,8 @@ func TestPartialImport(t *testing.T) {
 
 	answers := []cliAnswer{
 		{201, api.Imported{Imported: 999, Refused: []api.Refused{{Line: 4, Detail: "bad"}}}},
-		{201, api.Imported{Imported: 998, Refused: []api.Refused{{Line: 1, Detail: "bad"}, {Line: 1000, Detail: "bad"}}}},
+		{201, api.Imported{Imported: 998,
+			Refused: []api.Refused{{Line: 1, Detail: "bad"}, {Line: 1000, Detail: "bad"}}}},
 		{201, api.Imported{Imported: 1}},
 	}
 	for name, row := range map[string]struct {
@@ -96,12 +100,14 @@ func TestPartialImport(t *testing.T) {
 			}
 			n := 0
 			for _, call := range s.asked() {
-				if call.line != "POST /apikeys/v1/keys/import?partial=1" || call.header.Get("Content-Type") != api.NDJSON {
+				if call.line != "POST /apikeys/v1/keys/import?partial=1" ||
+					call.header.Get("Content-Type") != api.NDJSON {
 					t.Errorf("sent %s as %s", call.line, call.header.Get("Content-Type"))
 				}
 				for line := range strings.Lines(call.body) {
 					var key struct{ Name string }
-					if err := json.Unmarshal([]byte(line), &key); err != nil || key.Name != fmt.Sprint(n) && key.Name != "last" {
+					if err := json.Unmarshal([]byte(line), &key); err != nil ||
+						key.Name != fmt.Sprint(n) && key.Name != "last" {
 						t.Fatalf("key %d is %q, %v", n, line, err)
 					}
 					n++
@@ -113,7 +119,9 @@ func TestPartialImport(t *testing.T) {
 			s = serveCLI(t, map[string][]cliAnswer{importPath: answers})
 			r = s.run(row.input, "keys", "import", "--partial", "--json")
 			var done api.Imported
-			if err := json.Unmarshal([]byte(r.out), &done); err != nil || done.Imported != row.total || len(done.Refused) != 3 || done.Refused[2].Line != row.refused[2] || r.err != "" {
+			if err := json.Unmarshal([]byte(r.out), &done); err != nil ||
+				done.Imported != row.total || len(done.Refused) != 3 ||
+				done.Refused[2].Line != row.refused[2] || r.err != "" {
 				t.Errorf("--json: %v, %+v", err, done)
 			}
 		})
@@ -128,17 +136,27 @@ func TestPartialImportEnds(t *testing.T) {
 		status  int
 		want    string
 	}{
-		"well":            {`{"keys":[{"name":"a"}]}`, []cliAnswer{good}, 0, "Imported 1, refused 0."},
-		"empty document":  {`{"keys":[]}`, []cliAnswer{good}, 0, "Imported 0, refused 0."},
-		"empty":           {"", []cliAnswer{good}, 0, "Imported 0, refused 0."},
-		"cut off":         {`{"keys":[{"name":"a"}`, []cliAnswer{good}, 1, "after 1 keys"},
-		"cut off in one":  {`{"keys":[{"name":"a"},{"token":"` + cliToken, []cliAnswer{good}, 1, "key 2 of the document is not JSON"},
-		"more behind":     {`{"keys":[{"name":"a"}]} {`, []cliAnswer{good}, 1, "does not end as it should"},
-		"other fields":    {`{"keys":[{"name":"a"}],"x":1}`, []cliAnswer{good}, 1, "does not end as it should"},
-		"no list":         {`{"keys":"` + cliToken + `"}`, []cliAnswer{good}, 1, "the document is not"},
-		"server goes":     {`{"name":"a"}`, []cliAnswer{{0, nil}}, 1, "Imported 0, refused 0, up to line 0."},
-		"server refuses":  {`{"name":"a"}`, []cliAnswer{problem(403, "insufficient_permission", "You may not.")}, 1, "You may not."},
-		"nonsense answer": {`{"name":"a"}`, []cliAnswer{{201, api.Imported{Refused: []api.Refused{{Line: 77, Detail: "odd"}}}}}, 1, "line 77: odd"},
+		"well": {`{"keys":[{"name":"a"}]}`, []cliAnswer{good}, 0,
+			"Imported 1, refused 0."},
+		"empty document": {`{"keys":[]}`, []cliAnswer{good}, 0, "Imported 0, refused 0."},
+		"empty":          {"", []cliAnswer{good}, 0, "Imported 0, refused 0."},
+		"cut off":        {`{"keys":[{"name":"a"}`, []cliAnswer{good}, 1, "after 1 keys"},
+		"cut off in one": {`{"keys":[{"name":"a"},{"token":"` + cliToken, []cliAnswer{good}, 1,
+			"key 2 of the document is not JSON"},
+		"more behind": {`{"keys":[{"name":"a"}]} {`, []cliAnswer{good}, 1,
+			"does not end as it should"},
+		"other fields": {`{"keys":[{"name":"a"}],"x":1}`, []cliAnswer{good}, 1,
+			"does not end as it should"},
+		"no list": {`{"keys":"` + cliToken + `"}`, []cliAnswer{good}, 1,
+			"the document is not"},
+		"server goes": {`{"name":"a"}`, []cliAnswer{{0, nil}}, 1,
+			"Imported 0, refused 0, up to line 0."},
+		"server refuses": {`{"name":"a"}`,
+			[]cliAnswer{problem(403, "insufficient_permission", "You may not.")}, 1,
+			"You may not."},
+		"nonsense answer": {`{"name":"a"}`,
+			[]cliAnswer{{201, api.Imported{Refused: []api.Refused{{Line: 77, Detail: "odd"}}}}}, 1,
+			"line 77: odd"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serveCLI(t, map[string][]cliAnswer{importPath: row.answers})
@@ -160,16 +178,19 @@ func TestImportProgress(t *testing.T) {
 	often(t)
 	input := strings.Repeat("{}\n", 2*batchKeys+1)
 	answers := map[string][]cliAnswer{importPath: {
-		{201, api.Imported{Imported: batchKeys - 1, Refused: []api.Refused{{Line: 1, Detail: "bad"}}}},
+		{201, api.Imported{Imported: batchKeys - 1,
+			Refused: []api.Refused{{Line: 1, Detail: "bad"}}}},
 		{201, api.Imported{Imported: batchKeys}},
 		{201, api.Imported{Imported: 1}},
 	}}
 	r := serveCLI(t, answers).run(input, "keys", "import", "--partial", "--progress")
-	r.want(t, 1, "", fmt.Sprintf("%d lines read, %d imported, 1 refused, ", 2*batchKeys, 2*batchKeys-1))
+	r.want(t, 1, "", fmt.Sprintf("%d lines read, %d imported, 1 refused, ", 2*batchKeys,
+		2*batchKeys-1))
 	if strings.ContainsAny(r.err, "\r\x1b") {
 		t.Errorf("what is for terminals went elsewhere: %q", r.err)
 	}
-	serveCLI(t, answers).run(input, "keys", "import", "--progress").want(t, 1, "", fmt.Sprintf("all sent: %d lines, 0.0 MiB", 2*batchKeys+1))
+	serveCLI(t, answers).run(input, "keys", "import", "--progress").want(t, 1, "",
+		fmt.Sprintf("all sent: %d lines, 0.0 MiB", 2*batchKeys+1))
 	for _, quiet := range [][]string{{"keys", "import"}, {"keys", "import", "--partial"}} {
 		if r := serveCLI(t, answers).run(input, quiet...); strings.Contains(r.err, "…") {
 			t.Errorf("nobody asked: %s", r.err)

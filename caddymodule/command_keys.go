@@ -20,31 +20,41 @@ type keyObjects struct {
 func (c *cli) keysCommand() *cobra.Command {
 	k := &keyObjects{objects[api.Key, api.KeyPatch, api.KeyChanged]{
 		cli: c, one: "key", argument: "ID", example: "4fYQ0hTz81Lk", id: keyID,
-		said:   func(k api.Key) string { return fmt.Sprintf("key %s (%s) in namespace %s", k.ID, k.Name, k.Namespace) },
+		said: func(k api.Key) string {
+			return fmt.Sprintf("key %s (%s) in namespace %s", k.ID,
+				k.Name, k.Namespace)
+		},
 		header: "ID\tNAME\tNAMESPACE\tACCESS\tSTATUS\tEXPIRES\tLAST USED",
 		cells: func(k api.Key) []string {
-			return []string{k.ID, k.Name, k.Namespace, k.Access, k.Status, momentOr(k.ExpiresAt, "never"), momentOr(k.LastUsedAt, "never")}
+			return []string{k.ID, k.Name, k.Namespace, k.Access, k.Status,
+				momentOr(k.ExpiresAt, "never"), momentOr(k.LastUsedAt, "never")}
 		},
 		rows: keyRows,
-		made: func(done api.KeyChanged) (api.Key, api.Propagation) { return done.Key, done.Propagation },
-		find: (*client.Client).FindKey, edit: (*client.Client).EditKey, remove: (*client.Client).DeleteKey,
+		made: func(done api.KeyChanged) (api.Key, api.Propagation) {
+			return done.Key,
+				done.Propagation
+		},
+		find: (*client.Client).FindKey, edit: (*client.Client).EditKey,
+		remove: (*client.Client).DeleteKey,
 	}}
 	return group(&cobra.Command{
 		Use:   "keys",
 		Short: "Mints, lists, edits, rotates and revokes keys",
-	}, c.mintCommand(), k.listCommand(), k.showCommand("Shows all that is known of a key, but for its token",
-		`  caddy apikeys keys show 4fYQ0hTz81Lk
+	}, c.mintCommand(), k.listCommand(),
+		k.showCommand("Shows all that is known of a key, but for its token",
+			`  caddy apikeys keys show 4fYQ0hTz81Lk
   caddy apikeys keys show 4fYQ0hTz81Lk --json | jq .version`), k.editCommand(), k.revokeCommand(), c.rotateCommand(), c.importCommand(),
 		k.deleteCommand("Takes a revoked key off the list", `
 Deletes the record of a key that has been revoked. Its token stays refused for
 good: no import can bring it back.`))
 }
 
-// patience is how long a call may take besides the wait that was asked for: minting waits for a node that is cut off until
-// its lease has run out.
+// patience is how long a call may take besides the wait that was asked for: minting waits for a
+// node that is cut off until its lease has run out.
 const patience = 2 * time.Minute
 
-// keyID takes a key's id from the command line. A token put there by mistake is not repeated in the message.
+// keyID takes a key's id from the command line. A token put there by mistake is not repeated in the
+// message.
 func keyID(args []string) (string, error) {
 	id := args[0]
 	for _, r := range id {
@@ -53,7 +63,8 @@ func keyID(args []string) (string, error) {
 		}
 	}
 	if len(id) != 12 {
-		return "", errors.New("a key's id is 12 letters and digits, as `caddy apikeys keys list` shows it; if that was a token, others may have seen it: rotate the key")
+		return "", errors.New("a key's id is 12 letters and digits, as `caddy apikeys keys list` " +
+			"shows it; if that was a token, others may have seen it: rotate the key")
 	}
 	return id, nil
 }
@@ -70,7 +81,8 @@ func (f *changeFlags) register(cmd *cobra.Command) {
 }
 
 func (f *changeFlags) registerWait(cmd *cobra.Command) {
-	cmd.Flags().DurationVar(&f.wait, "wait", 10*time.Second, "How long to wait for the change to be in force on every node")
+	cmd.Flags().DurationVar(&f.wait, "wait", 10*time.Second,
+		"How long to wait for the change to be in force on every node")
 }
 
 func (f *changeFlags) options() []client.ChangeOption {
@@ -102,7 +114,8 @@ the old one; standard error says which, and until when.`,
   caddy apikeys keys rotate 4fYQ0hTz81Lk`,
 		Args: oneID,
 	}
-	cmd.Flags().StringVar(&grace, "grace", "0s", "How `LONG` the present token stays good, at most 30d")
+	cmd.Flags().StringVar(&grace, "grace", "0s",
+		"How `LONG` the present token stays good, at most 30d")
 	f.register(cmd)
 	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
 		id, err := keyID(args)
@@ -119,7 +132,9 @@ the old one; standard error says which, and until when.`,
 		}
 		ctx, cancel := f.context(ctx)
 		defer cancel()
-		done, err := server.RotateKey(ctx, id, api.RotateRequest{Grace: overlap.String()}, f.options()...)
+		done,
+			err := server.RotateKey(ctx, id, api.RotateRequest{Grace: overlap.String()},
+			f.options()...)
 		if err != nil {
 			return err
 		}
@@ -132,6 +147,7 @@ the old one; standard error says which, and until when.`,
 }
 
 func (c *cli) showKeyToken(answer any, token string, k api.Key) error {
-	about := fmt.Sprintf("Key %s (%s) in namespace %s, access %s, expires %s.", k.ID, k.Name, k.Namespace, k.Access, momentOr(k.ExpiresAt, "never"))
+	about := fmt.Sprintf("Key %s (%s) in namespace %s, access %s, expires %s.", k.ID, k.Name,
+		k.Namespace, k.Access, momentOr(k.ExpiresAt, "never"))
 	return c.showToken(answer, token, "key "+k.ID, about, "rotate the key for another")
 }

@@ -42,18 +42,26 @@ key as it was before; standard error says which, and until when.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "A new `NAME`")
-	flags.StringVar(&access, "access", "", "What it may do in its own namespace: an `ACCESS` level, read_only or read_write")
-	flags.StringSliceVar(&permissions, "permission", nil, "The same as a `PERMISSION`; may be repeated")
+	flags.StringVar(&access, "access", "",
+		"What it may do in its own namespace: an `ACCESS` level, read_only or read_write")
+	flags.StringSliceVar(&permissions, "permission", nil,
+		"The same as a `PERMISSION`; may be repeated")
 	flags.StringSliceVar(&roles, "role", nil, "A `ROLE` it has there; may be repeated")
 	flags.BoolVar(&noRoles, "no-roles", false, "Remove all roles that it has there")
 	flags.StringArrayVar(&newRoles, "new-role", nil, newRoleUsage)
 	flags.StringVar(&owner, "owner", "", "Another `MEMBER` to act for")
-	flags.BoolVar(&connected, "connected", false, "Extend its own grant to its namespace's children; --connected=false takes that back")
-	flags.StringArrayVar(&grants, "grant", nil, "`NAMESPACE=PERMISSION,@ROLE,...` or NAMESPACE=read_only: replaces all grants; may be repeated")
-	flags.StringSliceVar(&addresses, "allow-ip", nil, "An address or `RANGE` (10.0.0.0/8), in place of those it has; may be repeated")
+	flags.BoolVar(&connected, "connected", false,
+		"Extend its own grant to its namespace's children; --connected=false takes that back")
+	flags.StringArrayVar(&grants, "grant", nil,
+		"`NAMESPACE=PERMISSION,@ROLE,...` or NAMESPACE=read_only: replaces all grants; may be "+
+			"repeated")
+	flags.StringSliceVar(&addresses, "allow-ip", nil,
+		"An address or `RANGE` (10.0.0.0/8), in place of those it has; may be repeated")
 	flags.BoolVar(&anyIP, "any-ip", false, "Let it be used from any address")
-	flags.StringArrayVar(&metadata, "metadata", nil, "`NAME=VALUE` to add or replace; may be repeated")
-	flags.StringArrayVar(&dropped, "drop-metadata", nil, "`NAME` of metadata to remove; may be repeated")
+	flags.StringArrayVar(&metadata, "metadata", nil,
+		"`NAME=VALUE` to add or replace; may be repeated")
+	flags.StringArrayVar(&dropped, "drop-metadata", nil,
+		"`NAME` of metadata to remove; may be repeated")
 	flags.BoolVar(&active, "active", false, "Let an inactive key work again")
 	flags.BoolVar(&inactive, "inactive", false, "Refuse the key until it is made active again")
 	cmd.MarkFlagsMutuallyExclusive("active", "inactive")
@@ -62,8 +70,10 @@ key as it was before; standard error says which, and until when.`,
 	parts.register(cmd)
 	read := func() (patch api.KeyPatch, err error) {
 		patch = api.KeyPatch{
-			Name: given(cmd, "name", name), Access: given(cmd, "access", access), Permissions: given(cmd, "permission", permissions),
-			Roles: given(cmd, "role", roles), Connected: given(cmd, "connected", connected), Owner: given(cmd, "owner", owner),
+			Name: given(cmd, "name", name), Access: given(cmd, "access", access),
+			Permissions: given(cmd, "permission", permissions),
+			Roles:       given(cmd, "role", roles), Connected: given(cmd, "connected", connected),
+			Owner:      given(cmd, "owner", owner),
 			AllowedIPs: given(cmd, "allow-ip", addresses),
 		}
 		if anyIP {
@@ -99,13 +109,17 @@ key as it was before; standard error says which, and until when.`,
 		}
 		switch whole := patch != (api.KeyPatch{}); {
 		case whole && parts.given():
-			return nil, errors.New("--add and --remove flags cannot be combined with other changes: make two edits")
+			return nil,
+				errors.New("--add and --remove flags cannot be combined with other changes: make " +
+					"two edits")
 		case whole:
-			return func(server *client.Client, ctx context.Context, id string, options ...client.ChangeOption) (api.KeyChanged, error) {
+			return func(server *client.Client, ctx context.Context, id string,
+				options ...client.ChangeOption) (api.KeyChanged, error) {
 				return k.edit(server, ctx, id, patch, options...)
 			}, nil
 		case parts.given():
-			return func(server *client.Client, ctx context.Context, id string, options ...client.ChangeOption) (api.KeyChanged, error) {
+			return func(server *client.Client, ctx context.Context, id string,
+				options ...client.ChangeOption) (api.KeyChanged, error) {
 				return server.EditGrants(ctx, id, edit, options...)
 			}, nil
 		}
@@ -120,12 +134,18 @@ type partFlags struct {
 
 func (f *partFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.addPermissions, "add-permission", nil, "A `PERMISSION` to add in its own namespace; may be repeated")
-	flags.StringSliceVar(&f.removePermissions, "remove-permission", nil, "A `PERMISSION` to remove there; may be repeated")
+	flags.StringSliceVar(&f.addPermissions, "add-permission", nil,
+		"A `PERMISSION` to add in its own namespace; may be repeated")
+	flags.StringSliceVar(&f.removePermissions, "remove-permission", nil,
+		"A `PERMISSION` to remove there; may be repeated")
 	flags.StringSliceVar(&f.addRoles, "add-role", nil, "A `ROLE` to add there; may be repeated")
-	flags.StringSliceVar(&f.removeRoles, "remove-role", nil, "A `ROLE` to remove there; may be repeated")
-	flags.StringArrayVar(&f.addGrants, "add-grant", nil, "`NAMESPACE=PERMISSION,@ROLE,...` to add to what it has there; may be repeated")
-	flags.StringArrayVar(&f.removeGrants, "remove-grant", nil, "`NAMESPACE` to remove it from, or NAMESPACE=PERMISSION,@ROLE,... to remove these there; may be repeated")
+	flags.StringSliceVar(&f.removeRoles, "remove-role", nil,
+		"A `ROLE` to remove there; may be repeated")
+	flags.StringArrayVar(&f.addGrants, "add-grant", nil,
+		"`NAMESPACE=PERMISSION,@ROLE,...` to add to what it has there; may be repeated")
+	flags.StringArrayVar(&f.removeGrants, "remove-grant", nil,
+		"`NAMESPACE` to remove it from, or NAMESPACE=PERMISSION,@ROLE,... to remove these there; "+
+			"may be repeated")
 }
 
 func (f *partFlags) given() bool {
@@ -163,7 +183,9 @@ func (f *partFlags) edit() (e api.GrantEdit, err error) {
 }
 
 // textsPatch merges set into what is there, and removes dropped.
-func textsPatch(flag string, set, dropped []string) (patch api.Optional[map[string]*string], err error) {
+func textsPatch(
+	flag string, set, dropped []string,
+) (patch api.Optional[map[string]*string], err error) {
 	values, err := parseTexts(flag, set)
 	if err != nil || len(values)+len(dropped) == 0 {
 		return patch, err

@@ -38,22 +38,30 @@ keys can be sorted at most.`,
 		Args: noArguments,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.Namespace, "namespace", "", "Only keys that live in this `NAMESPACE` or have a grant that names it")
+	flags.StringVar(&f.Namespace, "namespace", "",
+		"Only keys that live in this `NAMESPACE` or have a grant that names it")
 	flags.StringVar(&f.Home, "home", "", "Only keys that live in this `NAMESPACE`")
-	flags.StringVar(&f.Status, "status", "", "Only keys of this `STATUS`: active, inactive, expired or revoked")
+	flags.StringVar(&f.Status, "status", "",
+		"Only keys of this `STATUS`: active, inactive, expired or revoked")
 	flags.StringVar(&f.Owner, "owner", "", "Only keys that act for this `MEMBER`")
 	flags.StringVar(&f.Role, "role", "", "Only keys that have this `ROLE` in any namespace")
-	flags.StringVar(&f.CreatedBy, "created-by", "", "Only keys that the member or key of this `ID` made")
+	flags.StringVar(&f.CreatedBy, "created-by", "",
+		"Only keys that the member or key of this `ID` made")
 	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")
 	flags.StringVar(&f.Metadata, "metadata", "", "Only keys with `NAME=VALUE` in their metadata")
-	flags.StringVar(&f.Sort, "sort", "", "Sort `BY` created_at, name, expires_at or last_used_at; with a minus before it from the last to the first (default -created_at)")
-	flags.StringVar(&f.Cursor, "cursor", "", "Go on from this `CURSOR`, where an earlier list ended")
+	flags.StringVar(&f.Sort, "sort", "",
+		"Sort `BY` created_at, name, expires_at or last_used_at; with a minus before it from the "+
+			"last to the first (default -created_at)")
+	flags.StringVar(&f.Cursor, "cursor", "",
+		"Go on from this `CURSOR`, where an earlier list ended")
 	limitFlag(cmd, &limit)
 	cmd.RunE = k.run(func(ctx context.Context, _ []string) error {
-		return k.listed(ctx, f.Cursor, limit, func(server *client.Client, ctx context.Context, cursor string, size int) (api.Keys, error) {
-			f.Cursor, f.Limit = cursor, size
-			return server.ListKeys(ctx, f)
-		})
+		return k.listed(ctx, f.Cursor, limit,
+			func(server *client.Client, ctx context.Context, cursor string, size int) (api.Keys,
+				error) {
+				f.Cursor, f.Limit = cursor, size
+				return server.ListKeys(ctx, f)
+			})
 	})
 	return cmd
 }
@@ -69,8 +77,12 @@ func limitFlag(cmd *cobra.Command, limit *int) {
 	}
 }
 
-// listPages writes all pages, or the first limit items of them, as they come: a million rows need no memory.
-func listPages[T any](c *cli, cursor string, limit int, header string, list func(cursor string, size int) (api.Page[T], error), cells func(T) []string) error {
+// listPages writes all pages, or the first limit items of them, as they come: a million rows need
+// no memory.
+func listPages[T any](
+	c *cli, cursor string, limit int, header string,
+	list func(cursor string, size int) (api.Page[T], error), cells func(T) []string,
+) error {
 	write, end := tableOf(c, header, cells)
 	if c.json {
 		write, end = documentOf[T](c)
@@ -96,7 +108,9 @@ func listPages[T any](c *cli, cursor string, limit int, header string, list func
 }
 
 // tableOf aligns each page by itself.
-func tableOf[T any](c *cli, header string, cells func(T) []string) (write func([]T) error, end func(int, *string) error) {
+func tableOf[T any](
+	c *cli, header string, cells func(T) []string,
+) (write func([]T) error, end func(int, *string) error) {
 	return func(items []T) error {
 			table := c.columns()
 			if header != "" && len(items) > 0 {
@@ -146,7 +160,8 @@ func documentOf[T any](c *cli) (write func([]T) error, end func(int, *string) er
 }
 
 func keyRows(k api.Key) [][2]string {
-	rows := [][2]string{{"Id", k.ID}, {"Name", k.Name}, {"Token", k.Prefix}, {"Status", k.Status}, {"Namespace", k.Namespace}, {"Access", k.Access}}
+	rows := [][2]string{{"Id", k.ID}, {"Name", k.Name}, {"Token", k.Prefix}, {"Status", k.Status},
+		{"Namespace", k.Namespace}, {"Access", k.Access}}
 	add := func(name, value string) { rows = append(rows, [2]string{name, value}) }
 	for _, g := range k.Grants {
 		add("Grant", grantText(g))
@@ -162,7 +177,8 @@ func keyRows(k api.Key) [][2]string {
 	}
 	add("Last used", momentOr(k.LastUsedAt, "never"))
 	for _, s := range k.Secrets {
-		add("Secret", "made "+moment(s.CreatedAt)+", good until "+momentOr(s.ExpiresAt, "the key's end"))
+		add("Secret", "made "+moment(s.CreatedAt)+", good until "+
+			momentOr(s.ExpiresAt, "the key's end"))
 	}
 	if len(k.AllowedIPs) > 0 {
 		add("Addresses", strings.Join(k.AllowedIPs, ", "))

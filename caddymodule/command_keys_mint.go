@@ -52,19 +52,30 @@ revoked.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&spec.Name, "name", "", "What the key is for, for people: a `NAME`")
-	flags.StringVar(&spec.Namespace, "namespace", "", "The key's own `NAMESPACE` (default \"default\")")
-	flags.StringVar(&spec.Access, "access", "", "What it may do there: an `ACCESS` level, read_only or read_write")
-	flags.StringSliceVar(&spec.Permissions, "permission", nil, "The same as a `PERMISSION`; may be repeated")
+	flags.StringVar(&spec.Namespace, "namespace", "",
+		"The key's own `NAMESPACE` (default \"default\")")
+	flags.StringVar(&spec.Access, "access", "",
+		"What it may do there: an `ACCESS` level, read_only or read_write")
+	flags.StringSliceVar(&spec.Permissions, "permission", nil,
+		"The same as a `PERMISSION`; may be repeated")
 	flags.StringSliceVar(&spec.Roles, "role", nil, "A `ROLE` it has there; may be repeated")
 	flags.StringArrayVar(&newRoles, "new-role", nil, newRoleUsage)
-	flags.StringArrayVar(&grants, "grant", nil, "What it may do in another namespace, `NAMESPACE=PERMISSION,@ROLE,...` or NAMESPACE=read_only; may be repeated")
-	flags.BoolVar(&spec.Connected, "connected", false, "Extend the key's own grant to its namespace's children, present and future")
+	flags.StringArrayVar(&grants, "grant", nil,
+		"What it may do in another namespace, `NAMESPACE=PERMISSION,@ROLE,...` or "+
+			"NAMESPACE=read_only; may be repeated")
+	flags.BoolVar(&spec.Connected, "connected", false,
+		"Extend the key's own grant to its namespace's children, present and future")
 	flags.StringVar(&spec.Owner, "owner", "", "The `MEMBER` it acts for (default whoever makes it)")
-	flags.StringVar(&expires, "expires", "", "`WHEN` it expires: 2027-01-01T00:00:00Z, or from now on 720h, 90d")
-	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil, "An address or `RANGE` (10.0.0.0/8) it may be used from; may be repeated (default any)")
-	flags.StringArrayVar(&metadata, "metadata", nil, "`NAME=VALUE` to keep with the key; may be repeated")
-	flags.BoolVar(&inactive, "inactive", false, "Make it inactive: it is refused until it is made active")
-	flags.StringVar(&remember, "idempotency-key", "", "Any `WORD` of yours: a repeat with it within 24 hours makes no second key")
+	flags.StringVar(&expires, "expires", "",
+		"`WHEN` it expires: 2027-01-01T00:00:00Z, or from now on 720h, 90d")
+	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil,
+		"An address or `RANGE` (10.0.0.0/8) it may be used from; may be repeated (default any)")
+	flags.StringArrayVar(&metadata, "metadata", nil,
+		"`NAME=VALUE` to keep with the key; may be repeated")
+	flags.BoolVar(&inactive, "inactive", false,
+		"Make it inactive: it is refused until it is made active")
+	flags.StringVar(&remember, "idempotency-key", "",
+		"Any `WORD` of yours: a repeat with it within 24 hours makes no second key")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) (err error) {
 		if spec.Name == "" {
 			return errors.New("the key needs a name: give --name")
@@ -101,15 +112,17 @@ revoked.`,
 
 const newRoleUsage = "A role to make there and to give it, `NAME=PERMISSION,...`; may be repeated"
 
-// parseGrants reads NAMESPACE=PERMISSION,… where the name of an access level may stand for permissions, and @NAME is a role. A plus
-// after the namespace takes in its children. flag is for errors.
+// parseGrants reads NAMESPACE=PERMISSION,… where the name of an access level may stand for
+// permissions, and @NAME is a role. A plus after the namespace takes in its children. flag is for
+// errors.
 func parseGrants(flag string, words []string) ([]api.GrantRequest, error) {
 	var grants []api.GrantRequest
 	for _, word := range words {
 		namespace, list, ok := strings.Cut(word, "=")
 		namespace, connected := strings.CutSuffix(namespace, "+")
 		if !ok || namespace == "" || list == "" {
-			return nil, fmt.Errorf("--%s %q is not NAMESPACE=PERMISSION,PERMISSION,@ROLE", flag, word)
+			return nil, fmt.Errorf("--%s %q is not NAMESPACE=PERMISSION,PERMISSION,@ROLE", flag,
+				word)
 		}
 		g := api.GrantRequest{Namespace: namespace, Connected: connected}
 		for one := range strings.SplitSeq(list, ",") {
@@ -120,12 +133,15 @@ func parseGrants(flag string, words []string) ([]api.GrantRequest, error) {
 			}
 		}
 		if len(g.Permissions) == 1 {
-			if a := keystore.Access(g.Permissions[0]); a == keystore.ReadOnly || a == keystore.ReadWrite {
+			if a := keystore.Access(g.Permissions[0]); a == keystore.ReadOnly ||
+				a == keystore.ReadWrite {
 				g.Access, g.Permissions = string(a), nil
 			}
 		}
-		if slices.ContainsFunc(grants, func(other api.GrantRequest) bool { return other.Namespace == namespace }) {
-			return nil, fmt.Errorf("--%s names the namespace %q twice: put all its permissions in one", flag, namespace)
+		if slices.ContainsFunc(grants,
+			func(other api.GrantRequest) bool { return other.Namespace == namespace }) {
+			return nil, fmt.Errorf("--%s names the namespace %q twice: put all its permissions in "+
+				"one", flag, namespace)
 		}
 		grants = append(grants, g)
 	}
@@ -154,7 +170,8 @@ func parseExpiry(word string, now time.Time) (*time.Time, error) {
 	if err != nil {
 		d, err := caddy.ParseDuration(word)
 		if err != nil {
-			return nil, fmt.Errorf("--expires %q is neither a time such as 2027-01-01T00:00:00Z nor a duration such as 720h or 90d", word)
+			return nil, fmt.Errorf("--expires %q is neither a time such as 2027-01-01T00:00:00Z "+
+				"nor a duration such as 720h or 90d", word)
 		}
 		at = now.Add(d).UTC().Truncate(time.Second)
 	}

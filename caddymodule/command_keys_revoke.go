@@ -63,9 +63,12 @@ refuse it from the time named on at the latest.`,
 	return cmd
 }
 
-// revoke repeats itself until the revoke is in force everywhere or --wait is over, and says who is pending meanwhile. After
-// the first, its requests are as long as can be: the server counts a silent node's lease from the beginning of each.
-func (c *cli) revoke(ctx context.Context, server *client.Client, id string, why api.RevokeRequest, f changeFlags) (api.KeyChanged, error) {
+// revoke repeats itself until the revoke is in force everywhere or --wait is over, and says who is
+// pending meanwhile. After the first, its requests are as long as can be: the server counts a
+// silent node's lease from the beginning of each.
+func (c *cli) revoke(
+	ctx context.Context, server *client.Client, id string, why api.RevokeRequest, f changeFlags,
+) (api.KeyChanged, error) {
 	deadline := time.Now().Add(f.wait)
 	round := f
 	round.wait = min(f.wait, firstWait)
@@ -91,7 +94,9 @@ func (c *cli) revoke(ctx context.Context, server *client.Client, id string, why 
 	return done, nil
 }
 
-func (c *cli) revokeOnce(ctx context.Context, server *client.Client, id string, why api.RevokeRequest, f changeFlags) (api.KeyChanged, error) {
+func (c *cli) revokeOnce(
+	ctx context.Context, server *client.Client, id string, why api.RevokeRequest, f changeFlags,
+) (api.KeyChanged, error) {
 	ctx, cancel := f.context(ctx)
 	defer cancel()
 	return server.RevokeKey(ctx, id, why, f.options()...)

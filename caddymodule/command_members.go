@@ -30,11 +30,16 @@ func (c *cli) membersCommand() *cobra.Command {
 			for _, g := range m.Grants {
 				namespaces = append(namespaces, g.Namespace)
 			}
-			return []string{m.ID, m.Name, m.Kind, textOr(m.Login, ""), memberStatus(m), strings.Join(namespaces, ", "), moment(m.CreatedAt)}
+			return []string{m.ID, m.Name, m.Kind, textOr(m.Login, ""), memberStatus(m),
+				strings.Join(namespaces, ", "), moment(m.CreatedAt)}
 		},
 		rows: memberRows,
-		made: func(done api.MemberChanged) (api.Member, api.Propagation) { return done.Member, done.Propagation },
-		find: (*client.Client).FindMember, edit: (*client.Client).EditMember, remove: (*client.Client).DeleteMember,
+		made: func(done api.MemberChanged) (api.Member, api.Propagation) {
+			return done.Member,
+				done.Propagation
+		},
+		find: (*client.Client).FindMember, edit: (*client.Client).EditMember,
+		remove: (*client.Client).DeleteMember,
 	}}
 	return group(&cobra.Command{
 		Use:     "members",
@@ -47,9 +52,12 @@ sites with api_keys_admin, and no API. Who comes through Caddy's admin endpoint
 is the member root, who may do everything and is not listed.`,
 	}, m.listCommand("Lists members, newest first", `  caddy apikeys members list
   caddy apikeys members list --json | jq -r '.items[] | select(.active | not).id'`, (*client.Client).ListMembers),
-		m.showCommand("Shows a member, but for its token", `  caddy apikeys members show m_0hTz81Lk4fYQ`), m.createCommand(), m.editCommand(),
-		m.activeCommand("disable", "Disabled", false, "Refuses a member, its token and all keys that act for it"),
-		m.activeCommand("enable", "Enabled", true, "Lets a disabled member and its keys work again"), m.tokenCommand(),
+		m.showCommand("Shows a member, but for its token",
+			`  caddy apikeys members show m_0hTz81Lk4fYQ`), m.createCommand(), m.editCommand(),
+		m.activeCommand("disable", "Disabled", false,
+			"Refuses a member, its token and all keys that act for it"),
+		m.activeCommand("enable", "Enabled", true,
+			"Lets a disabled member and its keys work again"), m.tokenCommand(),
 		m.deleteCommand("Deletes a member that no key acts for", `
 Deletes a member; its token dies. Keys that act for it must be revoked, or be
 given another owner, first.`))
@@ -59,7 +67,9 @@ given another owner, first.`))
 func memberID(args []string) (string, error) {
 	id, ok := strings.CutPrefix(args[0], "m_")
 	if _, err := keyID([]string{id}); err != nil || !ok {
-		return "", errors.New("a member's id is m_ and 12 letters and digits, as `caddy apikeys members list` shows it; if that was a token, others may have seen it: give the member another")
+		return "", errors.New("a member's id is m_ and 12 letters and digits, as `caddy apikeys " +
+			"members list` shows it; if that was a token, others may have seen it: give the " +
+			"member another")
 	}
 	return args[0], nil
 }
@@ -72,14 +82,16 @@ func memberStatus(m api.Member) string {
 }
 
 func memberRows(m api.Member) [][2]string {
-	rows := [][2]string{{"Id", m.ID}, {"Name", m.Name}, {"Kind", m.Kind}, {"Login", textOr(m.Login, "none")}, {"Status", memberStatus(m)}}
+	rows := [][2]string{{"Id", m.ID}, {"Name", m.Name}, {"Kind", m.Kind},
+		{"Login", textOr(m.Login, "none")}, {"Status", memberStatus(m)}}
 	for _, g := range m.Grants {
 		rows = append(rows, [2]string{"Grant", grantText(g)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Labels)) {
 		rows = append(rows, [2]string{"Label", name + "=" + m.Labels[name]})
 	}
-	return append(rows, [2]string{"Created", moment(m.CreatedAt) + " by " + m.CreatedBy}, [2]string{"Version", strconv.FormatInt(m.Version, 10)})
+	return append(rows, [2]string{"Created", moment(m.CreatedAt) + " by " + m.CreatedBy},
+		[2]string{"Version", strconv.FormatInt(m.Version, 10)})
 }
 
 // A memberFlags are what members create and edit have in common.
@@ -92,9 +104,12 @@ func (f *memberFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.name, "name", "", "The `NAME`, for people")
 	flags.StringVar(&f.kind, "kind", "", "`KIND`: person (default) or service")
-	flags.StringVar(&f.login, "login", "", "The `USER` of a site with trust_user that stands for the member")
-	flags.StringArrayVar(&f.grants, "grant", nil, "What it may do, `NAMESPACE=@ROLE,PERMISSION,...`; * is every namespace; may be repeated")
-	flags.StringArrayVar(&f.labels, "label", nil, "`NAME=VALUE` to keep with the member; may be repeated")
+	flags.StringVar(&f.login, "login", "",
+		"The `USER` of a site with trust_user that stands for the member")
+	flags.StringArrayVar(&f.grants, "grant", nil,
+		"What it may do, `NAMESPACE=@ROLE,PERMISSION,...`; * is every namespace; may be repeated")
+	flags.StringArrayVar(&f.labels, "label", nil,
+		"`NAME=VALUE` to keep with the member; may be repeated")
 }
 
 func (m *memberObjects) createCommand() *cobra.Command {
@@ -129,7 +144,8 @@ manages keys and roles, viewer reads.`,
 		if err != nil {
 			return err
 		}
-		spec := api.MemberRequest{Name: f.name, Kind: f.kind, Login: f.login, Grants: grants, Labels: labels}
+		spec := api.MemberRequest{Name: f.name, Kind: f.kind, Login: f.login, Grants: grants,
+			Labels: labels}
 		return m.created(ctx, func(server *client.Client, ctx context.Context) (api.Member, error) {
 			return server.CreateMember(ctx, spec)
 		})
@@ -157,12 +173,14 @@ was before; standard error says which, and until when.`,
 	}
 	f.register(cmd)
 	cmd.Flags().BoolVar(&noLogin, "no-login", false, "Remove the login")
-	cmd.Flags().StringArrayVar(&dropped, "drop-label", nil, "`NAME` of a label to remove; may be repeated")
+	cmd.Flags().StringArrayVar(&dropped, "drop-label", nil,
+		"`NAME` of a label to remove; may be repeated")
 	cmd.MarkFlagsMutuallyExclusive("login", "no-login")
 	return m.editing(cmd, "Changed", func() (api.MemberPatch, error) {
 		grants, err := parseGrants("grant", f.grants)
 		patch := api.MemberPatch{
-			Name: given(cmd, "name", f.name), Kind: given(cmd, "kind", f.kind), Login: given(cmd, "login", f.login), Grants: given(cmd, "grant", grants),
+			Name: given(cmd, "name", f.name), Kind: given(cmd, "kind", f.kind),
+			Login: given(cmd, "login", f.login), Grants: given(cmd, "grant", grants),
 		}
 		if noLogin {
 			patch.Login = api.Null[string]()
@@ -179,7 +197,10 @@ func (m *memberObjects) activeCommand(use, verb string, active bool, short strin
 		Use: use + " ID", Short: short,
 		Example: "  caddy apikeys members " + use + " m_0hTz81Lk4fYQ",
 	}
-	return m.editing(cmd, verb, func() (api.MemberPatch, error) { return api.MemberPatch{Active: api.Some(active)}, nil })
+	return m.editing(cmd, verb, func() (api.MemberPatch,
+		error) {
+		return api.MemberPatch{Active: api.Some(active)}, nil
+	})
 }
 
 func (m *memberObjects) tokenCommand() *cobra.Command {
@@ -200,8 +221,10 @@ the old one; standard error says which, and until when.`,
 		Args: oneID,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&expires, "expires", "", "`WHEN` it expires: 2027-01-01T00:00:00Z, or from now on 720h, 90d")
-	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil, "An address or `RANGE` (10.0.0.0/8) it may be used from; may be repeated (default any)")
+	flags.StringVar(&expires, "expires", "",
+		"`WHEN` it expires: 2027-01-01T00:00:00Z, or from now on 720h, 90d")
+	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil,
+		"An address or `RANGE` (10.0.0.0/8) it may be used from; may be repeated (default any)")
 	f.register(cmd)
 	cmd.RunE = m.run(func(ctx context.Context, args []string) error {
 		id, err := memberID(args)
@@ -221,8 +244,10 @@ the old one; standard error says which, and until when.`,
 		if err != nil {
 			return err
 		}
-		about := fmt.Sprintf("Member %s (%s), expires %s.", done.Member.ID, done.Member.Name, momentOr(spec.ExpiresAt, "never"))
-		if err := m.showToken(done, done.Token, "member "+done.Member.ID, about, "ask for another"); err != nil {
+		about := fmt.Sprintf("Member %s (%s), expires %s.", done.Member.ID, done.Member.Name,
+			momentOr(spec.ExpiresAt, "never"))
+		if err := m.showToken(done, done.Token, "member "+done.Member.ID, about,
+			"ask for another"); err != nil {
 			return err
 		}
 		return m.propagated(done.Propagation)

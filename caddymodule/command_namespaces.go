@@ -22,13 +22,15 @@ func (c *cli) namespacesCommand() *cobra.Command {
 		said:   func(n api.Namespace) string { return "namespace " + n.ID },
 		header: "ID\tKIND\tNAME\tEDIT POLICY\tPARENT\tCREATED",
 		cells: func(n api.Namespace) []string {
-			return []string{n.ID, n.Kind, n.Name, n.EditPolicy, textOr(n.Parent, ""), moment(n.CreatedAt)}
+			return []string{n.ID, n.Kind, n.Name, n.EditPolicy, textOr(n.Parent, ""),
+				moment(n.CreatedAt)}
 		},
 		rows: namespaceRows,
 		made: func(done api.NamespaceChanged) (api.Namespace, api.Propagation) {
 			return done.Namespace, done.Propagation
 		},
-		find: (*client.Client).FindNamespace, edit: (*client.Client).EditNamespace, remove: (*client.Client).DeleteNamespace,
+		find: (*client.Client).FindNamespace, edit: (*client.Client).EditNamespace,
+		remove: (*client.Client).DeleteNamespace,
 	}}
 	return group(&cobra.Command{
 		Use:     "namespaces",
@@ -40,7 +42,8 @@ namespace "default" is there from the start; any other must be created before
 keys can be made in it and before requests to it are let in.`,
 	}, n.listCommand("Lists namespaces, newest first", `  caddy apikeys namespaces list
   caddy apikeys namespaces list --json | jq -r '.items[].id'`, (*client.Client).ListNamespaces),
-		n.showCommand("Shows a namespace", `  caddy apikeys namespaces show acme`), n.createCommand(), n.editCommand(),
+		n.showCommand("Shows a namespace", `  caddy apikeys namespaces show acme`),
+		n.createCommand(), n.editCommand(),
 		n.deleteCommand("Deletes an empty namespace", `
 Deletes a namespace that has no child and no role, that no key lives in and
 that no grant names. The namespace "default" stays.`))
@@ -49,15 +52,18 @@ that no grant names. The namespace "default" stays.`))
 // namespaceID takes a namespace's id from the command line.
 func namespaceID(args []string) (string, error) {
 	if !keystore.ValidNamespaceID(args[0]) {
-		return "", errors.New("a namespace's id is a letter or digit and at most 63 more of these, '.', '_', '~' and '-'; home is reserved")
+		return "", errors.New("a namespace's id is a letter or digit and at most 63 more of " +
+			"these, '.', '_', '~' and '-'; home is reserved")
 	}
 	return args[0], nil
 }
 
 func namespaceRows(n api.Namespace) [][2]string {
 	rows := [][2]string{
-		{"Id", n.ID}, {"Kind", n.Kind}, {"Parent", textOr(n.Parent, "none")}, {"Name", n.Name}, {"Edit policy", n.EditPolicy},
-		{"Reach", joinedOr(n.Reach, "none")}, {"Key roles", joinedOr(n.KeyRoles, "any")}, {"Token prefix", textOr(n.TokenPrefix, "the deployment's first")},
+		{"Id", n.ID}, {"Kind", n.Kind}, {"Parent", textOr(n.Parent, "none")}, {"Name", n.Name},
+		{"Edit policy", n.EditPolicy},
+		{"Reach", joinedOr(n.Reach, "none")}, {"Key roles", joinedOr(n.KeyRoles, "any")},
+		{"Token prefix", textOr(n.TokenPrefix, "the deployment's first")},
 		{"Child prefix", textOr(n.ChildPrefix, "none")},
 		{"Created", moment(n.CreatedAt)}, {"Version", strconv.FormatInt(n.Version, 10)},
 	}
@@ -74,12 +80,18 @@ func (f *namespaceFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.name, "name", "", "Its `NAME`, for people")
 	mayBeEmpty(flags, "name")
-	flags.StringVar(&f.policy, "edit-policy", "", "`POLICY`: free, or grow_only: no edit may take anything from its keys")
+	flags.StringVar(&f.policy, "edit-policy", "",
+		"`POLICY`: free, or grow_only: no edit may take anything from its keys")
 	flags.StringVar(&f.parent, "parent", "", "The `NAMESPACE` it lies in")
-	flags.StringSliceVar(&f.reach, "reach", nil, "A `KIND` of namespaces below it in which what its keys may do here counts too; may be repeated")
-	flags.StringSliceVar(&f.keyRoles, "key-role", nil, "A `ROLE` that its keys have, exactly those given; may be repeated; * alone: at least one")
-	flags.StringVar(&f.prefix, "token-prefix", "", "The `PREFIX` of its keys' tokens, one that the configuration accepts")
-	flags.StringVar(&f.childPrefix, "child-prefix", "", "The `PREFIX` that the ids of namespaces below it must begin with")
+	flags.StringSliceVar(&f.reach, "reach", nil,
+		"A `KIND` of namespaces below it in which what its keys may do here counts too; may be "+
+			"repeated")
+	flags.StringSliceVar(&f.keyRoles, "key-role", nil,
+		"A `ROLE` that its keys have, exactly those given; may be repeated; * alone: at least one")
+	flags.StringVar(&f.prefix, "token-prefix", "",
+		"The `PREFIX` of its keys' tokens, one that the configuration accepts")
+	flags.StringVar(&f.childPrefix, "child-prefix", "",
+		"The `PREFIX` that the ids of namespaces below it must begin with")
 }
 
 func (n *namespaceObjects) createCommand() *cobra.Command {
@@ -103,9 +115,12 @@ nor does its kind, a word of yours for what it stands for.`,
 		if err != nil {
 			return err
 		}
-		spec := api.NamespaceRequest{ID: id, Kind: kind, Parent: given(cmd, "parent", f.parent).Value, Name: f.name, EditPolicy: f.policy, Reach: f.reach, KeyRoles: f.keyRoles, TokenPrefix: f.prefix,
+		spec := api.NamespaceRequest{ID: id, Kind: kind,
+			Parent: given(cmd, "parent", f.parent).Value, Name: f.name, EditPolicy: f.policy,
+			Reach: f.reach, KeyRoles: f.keyRoles, TokenPrefix: f.prefix,
 			ChildPrefix: f.childPrefix}
-		return n.created(ctx, func(server *client.Client, ctx context.Context) (api.Namespace, error) {
+		return n.created(ctx, func(server *client.Client, ctx context.Context) (api.Namespace,
+			error) {
 			return server.CreateNamespace(ctx, spec)
 		})
 	})
@@ -135,15 +150,18 @@ was before; standard error says which, and until when.`,
 	flags.BoolVar(&noPrefix, "no-token-prefix", false, "Use the deployment's first prefix")
 	flags.BoolVar(&noChildPrefix, "no-child-prefix", false, "Allow any ids for namespaces below it")
 	for with, without := range map[string]string{
-		"parent": "no-parent", "reach": "no-reach", "key-role": "any-key-roles", "token-prefix": "no-token-prefix",
+		"parent": "no-parent", "reach": "no-reach", "key-role": "any-key-roles",
+		"token-prefix": "no-token-prefix",
 		"child-prefix": "no-child-prefix",
 	} {
 		cmd.MarkFlagsMutuallyExclusive(with, without)
 	}
 	return n.editing(cmd, "Changed", func() (api.NamespacePatch, error) {
 		patch := api.NamespacePatch{
-			Name: given(cmd, "name", f.name), EditPolicy: given(cmd, "edit-policy", f.policy), Parent: given(cmd, "parent", f.parent),
-			Reach: given(cmd, "reach", f.reach), KeyRoles: given(cmd, "key-role", f.keyRoles), TokenPrefix: given(cmd, "token-prefix", f.prefix),
+			Name: given(cmd, "name", f.name), EditPolicy: given(cmd, "edit-policy", f.policy),
+			Parent: given(cmd, "parent", f.parent),
+			Reach:  given(cmd, "reach", f.reach), KeyRoles: given(cmd, "key-role", f.keyRoles),
+			TokenPrefix: given(cmd, "token-prefix", f.prefix),
 			ChildPrefix: given(cmd, "child-prefix", f.childPrefix),
 		}
 		if noParent {

@@ -46,8 +46,10 @@ may have to wait for it. The node that answers is marked with *.`,
 						name += " *"
 					}
 					return []string{
-						name, n.State, strconv.FormatInt(n.Revision, 10), strconv.FormatInt(n.Behind, 10),
-						(time.Duration(n.LeaseMS) * time.Millisecond).String(), moment(n.JoinedAt), moment(n.HeardAt),
+						name, n.State, strconv.FormatInt(n.Revision, 10),
+						strconv.FormatInt(n.Behind, 10),
+						(time.Duration(n.LeaseMS) * time.Millisecond).String(), moment(n.JoinedAt),
+						moment(n.HeardAt),
 					}
 				})
 		}),

@@ -12,16 +12,18 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
-// objects are one kind of objects as the commands have them: T is one as REST shows it, P what changes it, and C the answer to a change.
+// objects are one kind of objects as the commands have them: T is one as REST shows it, P what
+// changes it, and C the answer to a change.
 type objects[T any, P comparable, C any] struct {
 	*cli
 	one      string // "key"
 	argument string // what names one on the command line
 	example  string // of that
 
-	id     func(args []string) (string, error) // checks the argument, which is not repeated in the message: it may be a token
-	said   func(T) string                      // in a sentence for people: `namespace acme`
-	header string                              // of the table
+	// checks the argument, which is not repeated in the message: it may be a token
+	id     func(args []string) (string, error)
+	said   func(T) string // in a sentence for people: `namespace acme`
+	header string         // of the table
 	cells  func(T) []string
 	rows   func(T) [][2]string // of the table of one
 	made   func(C) (T, api.Propagation)
@@ -32,25 +34,35 @@ type objects[T any, P comparable, C any] struct {
 }
 
 // listCommand lists a kind of which there are few.
-func (o *objects[T, P, C]) listCommand(short, examples string, list func(*client.Client, context.Context, string, int) (api.Page[T], error)) *cobra.Command {
+func (o *objects[T, P, C]) listCommand(
+	short, examples string,
+	list func(*client.Client, context.Context, string, int) (api.Page[T], error),
+) *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{Use: "list", Short: short, Example: examples, Args: noArguments}
 	limitFlag(cmd, &limit)
-	cmd.RunE = o.run(func(ctx context.Context, _ []string) error { return o.listed(ctx, "", limit, list) })
+	cmd.RunE = o.run(func(ctx context.Context,
+		_ []string) error {
+		return o.listed(ctx, "", limit, list)
+	})
 	return cmd
 }
 
 // listed writes a list.
-func (o *objects[T, P, C]) listed(ctx context.Context, cursor string, limit int, list func(*client.Client, context.Context, string, int) (api.Page[T], error)) error {
+func (o *objects[T, P, C]) listed(
+	ctx context.Context, cursor string, limit int,
+	list func(*client.Client, context.Context, string, int) (api.Page[T], error),
+) error {
 	server, err := o.connect(ctx)
 	if err != nil {
 		return err
 	}
-	return listPages(o.cli, cursor, limit, o.header, func(cursor string, size int) (api.Page[T], error) {
-		ctx, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		return list(server, ctx, cursor, size)
-	}, o.cells)
+	return listPages(o.cli, cursor, limit, o.header,
+		func(cursor string, size int) (api.Page[T], error) {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			return list(server, ctx, cursor, size)
+		}, o.cells)
 }
 
 func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {
@@ -85,7 +97,9 @@ func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {
 }
 
 // created makes an object, and says so.
-func (o *objects[T, P, C]) created(ctx context.Context, create func(*client.Client, context.Context) (T, error)) error {
+func (o *objects[T, P, C]) created(
+	ctx context.Context, create func(*client.Client, context.Context) (T, error),
+) error {
 	server, err := o.connect(ctx)
 	if err != nil {
 		return err
@@ -109,21 +123,26 @@ var errNothingToChange = errors.New("nothing to change: see --help for what can 
 type editor[C any] func(*client.Client, context.Context, string, ...client.ChangeOption) (C, error)
 
 // editing makes cmd change what the flags name.
-func (o *objects[T, P, C]) editing(cmd *cobra.Command, verb string, read func() (P, error)) *cobra.Command {
+func (o *objects[T, P, C]) editing(
+	cmd *cobra.Command, verb string, read func() (P, error),
+) *cobra.Command {
 	return o.editingBy(cmd, verb, func() (editor[C], error) {
 		patch, err := read()
 		var none P
 		if err == nil && patch == none {
 			err = errNothingToChange
 		}
-		return func(server *client.Client, ctx context.Context, id string, options ...client.ChangeOption) (C, error) {
+		return func(server *client.Client, ctx context.Context, id string,
+			options ...client.ChangeOption) (C, error) {
 			return o.edit(server, ctx, id, patch, options...)
 		}, err
 	})
 }
 
 // editingBy makes cmd do the change that read takes from the flags.
-func (o *objects[T, P, C]) editingBy(cmd *cobra.Command, verb string, read func() (editor[C], error)) *cobra.Command {
+func (o *objects[T, P, C]) editingBy(
+	cmd *cobra.Command, verb string, read func() (editor[C], error),
+) *cobra.Command {
 	var f changeFlags
 	f.register(cmd)
 	cmd.Args = oneID
@@ -196,8 +215,8 @@ func (o *objects[T, P, C]) changed(done C, verb string) error {
 	return o.propagated(p)
 }
 
-// showToken writes the answer or, without --json, the token alone to standard output, and what is for people elsewhere. of is whose it is, and
-// again what to do when it cannot be written.
+// showToken writes the answer or, without --json, the token alone to standard output, and what is
+// for people elsewhere. of is whose it is, and again what to do when it cannot be written.
 func (c *cli) showToken(answer any, token, of, about, again string) error {
 	var err error
 	if c.json {
@@ -208,7 +227,8 @@ func (c *cli) showToken(answer any, token, of, about, again string) error {
 		_, err = fmt.Fprintln(c.out, token)
 	}
 	if err != nil {
-		return fmt.Errorf("the token of %s could not be written and is lost: %w; %s", of, err, again)
+		return fmt.Errorf("the token of %s could not be written and is lost: %w; %s", of, err,
+			again)
 	}
 	return nil
 }

@@ -75,24 +75,30 @@ func (c *cli) confirm(ctx context.Context, yes bool, format string, args ...any)
 	}
 	question := printable(fmt.Sprintf(format, args...))
 	if _, ok := terminal(c.in); !ok {
-		return errors.New(strings.TrimSuffix(question, "?") + ": nobody is at the terminal to confirm it; give --yes")
+		return errors.New(strings.TrimSuffix(question, "?") +
+			": nobody is at the terminal to confirm it; give --yes")
 	}
 	fmt.Fprint(c.err, question, " [y/N] ")
-	answer, err := typed(ctx, func() (string, error) { return bufio.NewReader(c.in).ReadString('\n') })
-	if answer = strings.ToLower(strings.TrimSpace(answer)); err == nil && (answer == "y" || answer == "yes") {
+	answer, err := typed(ctx, func() (string,
+		error) {
+		return bufio.NewReader(c.in).ReadString('\n')
+	})
+	if answer = strings.ToLower(strings.TrimSpace(answer)); err == nil &&
+		(answer == "y" || answer == "yes") {
 		return nil
 	}
 	return errors.New("not confirmed: nothing was changed")
 }
 
-// propagated says who may still go by what was before, and returns errPending when anyone may. Until when is a promise, so that a part of a second
-// counts as a whole one.
+// propagated says who may still go by what was before, and returns errPending when anyone may.
+// Until when is a promise, so that a part of a second counts as a whole one.
 func (c *cli) propagated(p api.Propagation) error {
 	if p.Complete {
 		return nil
 	}
 	for _, n := range p.Pending {
-		c.say("pending: node %s may still accept it until %s", n.Node, moment(n.Until.Add(time.Second-1)))
+		c.say("pending: node %s may still accept it until %s", n.Node,
+			moment(n.Until.Add(time.Second-1)))
 	}
 	c.say("The change is made; %d of %d nodes have it.", p.Acknowledged, p.Nodes)
 	return errPending
@@ -115,13 +121,17 @@ func (c *cli) explain(err error) string {
 	case errors.Is(err, context.Canceled):
 		return "Error: interrupted; a change that was on its way may have been made"
 	case errors.Is(err, context.DeadlineExceeded):
-		return "Error: no answer from " + c.where + " in time; a change may have been made: look before you repeat it"
+		return "Error: no answer from " + c.where +
+			" in time; a change may have been made: look before you repeat it"
 	case op == nil || op.Op != "dial":
 		return "Error: " + err.Error()
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Sprintf("Error: cannot reach %s: %v\nThis user may not open the socket: use sudo, or become the user that Caddy runs as.", c.where, op.Err)
+		return fmt.Sprintf("Error: cannot reach %s: %v\nThis user may not open the socket: use "+
+			"sudo, or become the user that Caddy runs as.", c.where, op.Err)
 	case c.server == "":
-		return fmt.Sprintf("Error: cannot reach %s: %v\nIs Caddy running there? --address names another place, --config a configuration that says where; --server is for when the admin endpoint is off.", c.where, op.Err)
+		return fmt.Sprintf("Error: cannot reach %s: %v\nIs Caddy running there? --address names "+
+			"another place, --config a configuration that says where; --server is for when the "+
+			"admin endpoint is off.", c.where, op.Err)
 	}
 	return fmt.Sprintf("Error: cannot reach %s: %v", c.where, op.Err)
 }

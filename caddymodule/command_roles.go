@@ -19,10 +19,12 @@ type roleObjects struct {
 
 func (c *cli) rolesCommand() *cobra.Command {
 	r := &roleObjects{objects[api.Role, api.RolePatch, api.RoleChanged]{
-		cli: c, one: "role", argument: "NAMESPACE/NAME", example: "acme/billing", id: roleID, said: roleText,
+		cli: c, one: "role", argument: "NAMESPACE/NAME", example: "acme/billing", id: roleID,
+		said:   roleText,
 		header: "NAMESPACE\tNAME\tPERMISSIONS\tCREATED",
 		cells: func(r api.Role) []string {
-			return []string{r.Namespace, r.Name, strings.Join(r.Permissions, ", "), momentOr(r.CreatedAt, "built in")}
+			return []string{r.Namespace, r.Name, strings.Join(r.Permissions, ", "),
+				momentOr(r.CreatedAt, "built in")}
 		},
 		rows: func(r api.Role) [][2]string {
 			rows := [][2]string{{"Name", r.Name}, {"Namespace", r.Namespace}}
@@ -30,18 +32,24 @@ func (c *cli) rolesCommand() *cobra.Command {
 				rows = append(rows, [2]string{"Description", r.Description})
 			}
 			return append(rows, [2]string{"Permissions", strings.Join(r.Permissions, ", ")},
-				[2]string{"Created", momentOr(r.CreatedAt, "built in")}, [2]string{"Version", strconv.FormatInt(r.Version, 10)})
+				[2]string{"Created", momentOr(r.CreatedAt, "built in")},
+				[2]string{"Version", strconv.FormatInt(r.Version, 10)})
 		},
-		made: func(done api.RoleChanged) (api.Role, api.Propagation) { return done.Role, done.Propagation },
+		made: func(done api.RoleChanged) (api.Role, api.Propagation) {
+			return done.Role,
+				done.Propagation
+		},
 		find: func(server *client.Client, ctx context.Context, id string) (api.Role, error) {
 			namespace, name, _ := strings.Cut(id, "/")
 			return server.FindRole(ctx, namespace, name)
 		},
-		edit: func(server *client.Client, ctx context.Context, id string, patch api.RolePatch, options ...client.ChangeOption) (api.RoleChanged, error) {
+		edit: func(server *client.Client, ctx context.Context, id string, patch api.RolePatch,
+			options ...client.ChangeOption) (api.RoleChanged, error) {
 			namespace, name, _ := strings.Cut(id, "/")
 			return server.EditRole(ctx, namespace, name, patch, options...)
 		},
-		remove: func(server *client.Client, ctx context.Context, id string, options ...client.ChangeOption) (api.RoleChanged, error) {
+		remove: func(server *client.Client, ctx context.Context, id string,
+			options ...client.ChangeOption) (api.RoleChanged, error) {
 			namespace, name, _ := strings.Cut(id, "/")
 			return server.DeleteRole(ctx, namespace, name, options...)
 		},
@@ -59,7 +67,9 @@ a role may do what it says at the moment of the request.
 client-admin, developer and viewer are shared, built in, and meant for members.`,
 	}, r.listCommand("Lists roles, newest first and the built-in ones last", `  caddy apikeys roles list
   caddy apikeys roles list --json | jq -r '.items[] | select(.namespace == "acme").name'`, (*client.Client).ListRoles),
-		r.showCommand("Shows a role", "  caddy apikeys roles show acme/billing\n  caddy apikeys roles show viewer"), r.createCommand(), r.editCommand(),
+		r.showCommand("Shows a role",
+			"  caddy apikeys roles show acme/billing\n  caddy apikeys roles show viewer"),
+		r.createCommand(), r.editCommand(),
 		r.deleteCommand("Deletes a role that nobody has", `
 Deletes a role that no key and no member has. The built-in ones stay.`))
 }
@@ -70,8 +80,10 @@ func roleID(args []string) (string, error) {
 	if !ok {
 		namespace, name = client.Shared, namespace
 	}
-	if namespace != client.Shared && !keystore.ValidNamespaceID(namespace) || !keystore.ValidRoleName(name) {
-		return "", errors.New("a role is NAMESPACE/NAME, or NAME alone for a shared one; both are a letter or digit and at most 63 more of these, '.', '_', '~' and '-'")
+	if namespace != client.Shared && !keystore.ValidNamespaceID(namespace) ||
+		!keystore.ValidRoleName(name) {
+		return "", errors.New("a role is NAMESPACE/NAME, or NAME alone for a shared one; both are " +
+			"a letter or digit and at most 63 more of these, '.', '_', '~' and '-'")
 	}
 	return namespace + "/" + name, nil
 }
@@ -113,7 +125,8 @@ func (r *roleObjects) createCommand() *cobra.Command {
 			return errors.New("the role gives nothing: give --permission")
 		}
 		namespace, name, _ := strings.Cut(id, "/")
-		spec := api.RoleRequest{Namespace: namespace, Name: name, Description: description, Permissions: permissions}
+		spec := api.RoleRequest{Namespace: namespace, Name: name, Description: description,
+			Permissions: permissions}
 		return r.created(ctx, func(server *client.Client, ctx context.Context) (api.Role, error) {
 			return server.CreateRole(ctx, spec)
 		})
@@ -142,7 +155,8 @@ what was before; standard error says which, and until when.`,
 	cmd.Flags().BoolVar(&noDescription, "no-description", false, "Remove the description")
 	cmd.MarkFlagsMutuallyExclusive("description", "no-description")
 	return r.editing(cmd, "Changed", func() (api.RolePatch, error) {
-		patch := api.RolePatch{Permissions: given(cmd, "permission", permissions), Description: given(cmd, "description", description)}
+		patch := api.RolePatch{Permissions: given(cmd, "permission", permissions),
+			Description: given(cmd, "description", description)}
 		if noDescription {
 			patch.Description = api.Null[string]()
 		}

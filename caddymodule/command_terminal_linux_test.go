@@ -124,8 +124,10 @@ func (u *terminalUser) start(ctx context.Context, out io.Writer, args ...string)
 }
 
 func TestConfirmCommandAtTerminal(t *testing.T) {
-	for answer, want := range map[string]int{"y\n": 0, "Yes\n": 0, "n\n": 1, "\n": 1, "yep\n": 1, "\x04": 1} {
-		s := serveCLI(t, map[string][]cliAnswer{"POST /keys/" + cliID + "/revoke": {changed(complete)}})
+	for answer, want := range map[string]int{"y\n": 0, "Yes\n": 0, "n\n": 1, "\n": 1, "yep\n": 1,
+		"\x04": 1} {
+		s := serveCLI(t, map[string][]cliAnswer{"POST /keys/" + cliID +
+			"/revoke": {changed(complete)}})
 		u := newTerminalUser(t)
 		status := u.start(t.Context(), io.Discard, "keys", "revoke", cliID, "--address", s.address)
 		u.sees(t, "Revoke key "+cliID+" for good? [y/N] ")
@@ -140,7 +142,8 @@ func TestConfirmCommandAtTerminal(t *testing.T) {
 }
 
 func TestVerifyCommandAtTerminal(t *testing.T) {
-	s := serveCLI(t, map[string][]cliAnswer{"POST /verify": {{200, api.Verdict{Outcome: "ok", Status: 200}}}})
+	s := serveCLI(t, map[string][]cliAnswer{"POST /verify": {{200,
+		api.Verdict{Outcome: "ok", Status: 200}}}})
 	u := newTerminalUser(t)
 	var out bytes.Buffer
 	status := u.start(t.Context(), &out, "verify", "--address", s.address)
@@ -149,13 +152,15 @@ func TestVerifyCommandAtTerminal(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	u.types(t, cliToken+"\n")
-	if got := <-status; got != 0 || out.String() != "ok\n" || s.asked()[0].body != `{"token":"`+cliToken+`"}` {
+	if got := <-status; got != 0 || out.String() != "ok\n" || s.asked()[0].body != `{"token":"`+
+		cliToken+`"}` {
 		t.Errorf("status %d, %q", got, out.String())
 	}
 	noToken(t, u.shown())
 }
 
-// TestInterruptedCommandAtTerminal is Ctrl-C at a prompt: it must not leave a terminal that shows nothing any more.
+// TestInterruptedCommandAtTerminal is Ctrl-C at a prompt: it must not leave a terminal that shows
+// nothing any more.
 func TestInterruptedCommandAtTerminal(t *testing.T) {
 	s := serveCLI(t, nil)
 	u := newTerminalUser(t)
@@ -190,7 +195,8 @@ func TestWaitForImportAtTerminal(t *testing.T) {
 	if err := os.WriteFile(file, []byte("{}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	status := u.start(t.Context(), io.Discard, "keys", "import", file, "--address", server.Listener.Addr().String())
+	status := u.start(t.Context(), io.Discard, "keys", "import", file, "--address",
+		server.Listener.Addr().String())
 	u.sees(t, "\rall sent: 1 lines, 0.0 MiB; the server is at it …\x1b[K\r")
 	u.sees(t, "the server is at it … ") // and for how long
 	close(seen)
@@ -209,10 +215,12 @@ func TestImportAtTerminal(t *testing.T) {
 	}
 	s := serveCLI(t, map[string][]cliAnswer{importPath: {
 		{201, api.Imported{Imported: batchKeys}},
-		{201, api.Imported{Imported: batchKeys - 1, Refused: []api.Refused{{Line: 7, Detail: "bad"}}}},
+		{201, api.Imported{Imported: batchKeys - 1,
+			Refused: []api.Refused{{Line: 7, Detail: "bad"}}}},
 	}})
 	u := newTerminalUser(t)
-	status := u.start(t.Context(), io.Discard, "keys", "import", "--partial", file, "--address", s.address)
+	status := u.start(t.Context(), io.Discard, "keys", "import", "--partial", file, "--address",
+		s.address)
 	u.sees(t, fmt.Sprintf("Imported %d, refused 2.\r\n", 3*batchKeys-2))
 	if got := <-status; got != 1 {
 		t.Errorf("status %d", got)

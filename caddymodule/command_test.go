@@ -21,7 +21,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// cliToken stands in answers and on standard input; it may be seen where a test says so and nowhere else.
+// cliToken stands in answers and on standard input; it may be seen where a test says so and nowhere
+// else.
 const cliToken = "ak_4fYQ0hTz81LkabcdefghijklmnopqrstuvwxyzABCDEFGH012345"
 
 const cliID = "4fYQ0hTz81Lk"
@@ -82,7 +83,8 @@ type cliAnswer struct {
 }
 
 func problem(status int, code, detail string, fields ...api.FieldError) cliAnswer {
-	return cliAnswer{status, api.Problem{Title: http.StatusText(status), Status: status, Code: code, Detail: detail, Errors: fields}}
+	return cliAnswer{status, api.Problem{Title: http.StatusText(status), Status: status, Code: code,
+		Detail: detail, Errors: fields}}
 }
 
 // serveCLI answers by method and path, and with 404 as Caddy's admin endpoint does.
@@ -101,7 +103,8 @@ func (s *cliServer) handler(answers map[string][]cliAnswer) http.Handler {
 		body, _ := io.ReadAll(r.Body)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.calls = append(s.calls, cliCall{r.Method + " " + r.URL.RequestURI(), string(body), r.Header})
+		s.calls = append(s.calls, cliCall{r.Method + " " + r.URL.RequestURI(), string(body),
+			r.Header})
 		name := r.Method + " " + strings.TrimPrefix(r.URL.Path, api.Prefix)
 		list, ok := answers[name]
 		if !ok {
@@ -151,7 +154,8 @@ func noToken(t *testing.T, texts ...string) {
 func (r cliRun) want(t *testing.T, status int, out string, errs ...string) {
 	t.Helper()
 	if r.status != status || r.out != out {
-		t.Errorf("status %d and output %q, want %d and %q; standard error: %s", r.status, r.out, status, out, r.err)
+		t.Errorf("status %d and output %q, want %d and %q; standard error: %s", r.status, r.out,
+			status, out, r.err)
 	}
 	for _, text := range errs {
 		if !strings.Contains(r.err, text) {
@@ -160,21 +164,25 @@ func (r cliRun) want(t *testing.T, status int, out string, errs ...string) {
 	}
 }
 
-// TestCommandMistyped: what is missing or misspelt is named. Nothing that was typed is repeated: it may be a token.
+// TestCommandMistyped: what is missing or misspelt is named. Nothing that was typed is repeated: it
+// may be a token.
 func TestCommandMistyped(t *testing.T) {
 	for words, want := range map[string]string{
-		"keys revoke":                 "give the ID of one key: caddy apikeys keys revoke ID",
-		"keys edit a b":               "give the ID of one key: caddy apikeys keys edit ID",
-		"namespaces create":           "give the ID of one namespace: caddy apikeys namespaces create ID",
-		"keys mnit":                   "did you mean edit or mint?",
-		"namspaces list":              "did you mean namespaces?",
-		"keys " + cliToken:            "it has delete, edit, import, list, mint, revoke, rotate, show",
-		"roles edit acme/b/c":         "a role is NAMESPACE/NAME",
-		"roles create acme/b":         "give --permission",
-		"members create":              "give --name",
-		"members show root":           "m_ and 12 letters",
-		"audit list --from x":         "neither a time",
-		"members " + cliToken:         "it has create, delete, disable, edit, enable, list, show, token",
+		"keys revoke":   "give the ID of one key: caddy apikeys keys revoke ID",
+		"keys edit a b": "give the ID of one key: caddy apikeys keys edit ID",
+		"namespaces create": "give the ID of one namespace: caddy apikeys namespaces " +
+			"create ID",
+		"keys mnit":      "did you mean edit or mint?",
+		"namspaces list": "did you mean namespaces?",
+		"keys " +
+			cliToken: "it has delete, edit, import, list, mint, revoke, rotate, show",
+		"roles edit acme/b/c": "a role is NAMESPACE/NAME",
+		"roles create acme/b": "give --permission",
+		"members create":      "give --name",
+		"members show root":   "m_ and 12 letters",
+		"audit list --from x": "neither a time",
+		"members " +
+			cliToken: "it has create, delete, disable, edit, enable, list, show, token",
 		"keys mint":                   "give --name",
 		"keys show " + cliToken:       "12 letters and digits",
 		"members disable " + cliToken: "give the member another",
@@ -214,13 +222,16 @@ func TestCommandAddress(t *testing.T) {
 		"unix":            {"--address", "unix/" + socket},
 		"unix with colon": {"--address", "unix:" + socket},
 		"Caddyfile":       {"--config", write("Caddyfile.other", "{\n\tadmin "+s.address+"\n}\n")},
-		"unix Caddyfile":  {"--config", write("x.caddyfile", "{\n\tadmin \"unix/"+socket+"|0220\"\n}\n")},
-		"adapter":         {"--config", write("config", "{\n\tadmin "+s.address+"\n}\n"), "--adapter", "caddyfile"},
-		"JSON":            {"--config", write("c.json", `{"admin":{"listen":"`+s.address+`"}}`)},
-		"placeholder":     {"--config", write("p.json", `{"admin":{"listen":"{env.CLI_TEST_PLACE}"}}`)},
+		"unix Caddyfile": {"--config",
+			write("x.caddyfile", "{\n\tadmin \"unix/"+socket+"|0220\"\n}\n")},
+		"adapter": {"--config", write("config", "{\n\tadmin "+s.address+"\n}\n"), "--adapter",
+			"caddyfile"},
+		"JSON":        {"--config", write("c.json", `{"admin":{"listen":"`+s.address+`"}}`)},
+		"placeholder": {"--config", write("p.json", `{"admin":{"listen":"{env.CLI_TEST_PLACE}"}}`)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if r := runCLI("", append(show, flags...)...); r.status != 0 || !strings.Contains(r.out, "acme") {
+			if r := runCLI("", append(show, flags...)...); r.status != 0 ||
+				!strings.Contains(r.out, "acme") {
 				t.Errorf("%+v", r)
 			}
 		})
@@ -235,16 +246,22 @@ func TestCommandAddress(t *testing.T) {
 		flags []string
 		want  string
 	}{
-		"admin off":      {[]string{"--config", write("off.json", `{"admin":{"disabled":true}}`)}, "give --server"},
+		"admin off": {[]string{"--config", write("off.json", `{"admin":{"disabled":true}}`)},
+			"give --server"},
 		"missing config": {[]string{"--config", "none.json"}, "none.json"},
 		"adapter alone":  {[]string{"--adapter", "caddyfile"}, "--adapter needs --config"},
-		"no adapter":     {[]string{"--config", "c.json", "--adapter", "toml9"}, `no config adapter "toml9"`},
-		"bad Caddyfile":  {[]string{"--config", write("Caddyfile.bad", "{\n\tnonsense\n}\n")}, "--address does without"},
-		"range":          {[]string{"--address", "localhost:1-9"}, "none that can be connected to"},
-		"fd":             {[]string{"--address", "fd/3"}, "none that can be connected to"},
-		"server beside":  {[]string{"--server", "https://x", "--address", s.address}, "not beside"},
+		"no adapter": {[]string{"--config", "c.json", "--adapter", "toml9"},
+			`no config adapter "toml9"`},
+		"bad Caddyfile": {[]string{"--config", write("Caddyfile.bad", "{\n\tnonsense\n}\n")},
+			"--address does without"},
+		"range":         {[]string{"--address", "localhost:1-9"}, "none that can be connected to"},
+		"fd":            {[]string{"--address", "fd/3"}, "none that can be connected to"},
+		"server beside": {[]string{"--server", "https://x", "--address", s.address}, "not beside"},
 	} {
-		t.Run(name, func(t *testing.T) { runCLI("", append(show, row.flags...)...).want(t, 1, "", row.want) })
+		t.Run(name, func(t *testing.T) {
+			runCLI("", append(show, row.flags...)...).want(t, 1, "",
+				row.want)
+		})
 	}
 }
 
@@ -255,14 +272,18 @@ func TestCommandUnreachable(t *testing.T) {
 	}
 	address := l.Addr().String()
 	l.Close()
-	runCLI("", "keys", "list", "--address", address).want(t, 1, "", "cannot reach Caddy's admin endpoint at "+address, "refused", "Is Caddy running there?")
-	runCLI("", "keys", "list", "--address", "unix/"+filepath.Join(t.TempDir(), "none")).want(t, 1, "", "no such file")
-	runCLI(cliToken, "keys", "list", "--server", "http://"+address).want(t, 1, "", "cannot reach http://"+address)
+	runCLI("", "keys", "list", "--address", address).want(t, 1, "",
+		"cannot reach Caddy's admin endpoint at "+address, "refused", "Is Caddy running there?")
+	runCLI("", "keys", "list", "--address", "unix/"+filepath.Join(t.TempDir(), "none")).want(t, 1,
+		"", "no such file")
+	runCLI(cliToken, "keys", "list", "--server", "http://"+address).want(t, 1, "",
+		"cannot reach http://"+address)
 
 	// A Caddy without the plugin.
 	serveCLI(t, nil).run("", "keys", "list").want(t, 1, "", "has no API keys", "list-modules")
 	// A Caddy whose configuration does not use it.
-	s := serveCLI(t, map[string][]cliAnswer{"GET /keys": {problem(503, "unavailable", "No key store is running.")}})
+	s := serveCLI(t, map[string][]cliAnswer{"GET /keys": {problem(503, "unavailable",
+		"No key store is running.")}})
 	s.run("", "keys", "list").want(t, 1, "", "Error: No key store is running.")
 	// A connection that breaks.
 	s = serveCLI(t, map[string][]cliAnswer{"GET /keys": {{0, nil}}})
@@ -281,7 +302,8 @@ func TestCommandServer(t *testing.T) {
 	}
 	for name, r := range map[string]cliRun{
 		"standard input": runCLI(cliToken+"\n", "namespaces", "show", "acme", "--server", url),
-		"file":           runCLI("", "namespaces", "show", "acme", "--server", url, "--token-file", file),
+		"file": runCLI("", "namespaces", "show", "acme", "--server", url, "--token-file",
+			file),
 	} {
 		if r.status != 0 {
 			t.Errorf("%s: %+v", name, r)
@@ -293,7 +315,8 @@ func TestCommandServer(t *testing.T) {
 			t.Errorf("Authorization is %d bytes", len(call.header.Get("Authorization")))
 		}
 	}
-	runCLI(cliToken, "namespaces", "show", "x", "--server", url).want(t, 1, "", "does not accept the token")
+	runCLI(cliToken, "namespaces", "show", "x", "--server", url).want(t, 1, "",
+		"does not accept the token")
 
 	for name, row := range map[string]struct {
 		stdin, server, want string
@@ -312,7 +335,8 @@ func TestCommandServer(t *testing.T) {
 		})
 	}
 	runCLI("", "keys", "import", "--server", url).want(t, 1, "", "give --token-file")
-	runCLI("", "verify", "--server", url).want(t, 1, "", "--token-file must have the token that opens it")
+	runCLI("", "verify", "--server", url).want(t, 1, "",
+		"--token-file must have the token that opens it")
 }
 
 // TestCommandHelp holds the help to what the commands are: an example that does not parse is a bug.
@@ -343,8 +367,10 @@ func TestCommandHelp(t *testing.T) {
 			if err == nil {
 				err = found.ValidateArgs(found.Flags().Args())
 			}
-			if err != nil || cmd.RunE != nil && !cmd.HasSubCommands() && found.CommandPath() != cmd.CommandPath() {
-				t.Errorf("%s: example %q is for %s: %v", cmd.CommandPath(), line, found.CommandPath(), err)
+			if err != nil || cmd.RunE != nil && !cmd.HasSubCommands() &&
+				found.CommandPath() != cmd.CommandPath() {
+				t.Errorf("%s: example %q is for %s: %v", cmd.CommandPath(), line,
+					found.CommandPath(), err)
 			}
 		}
 		for _, sub := range cmd.Commands() {
@@ -379,7 +405,8 @@ func shellWords(line string) []string {
 }
 
 func TestCommandMisspelt(t *testing.T) {
-	for _, args := range [][]string{{"nonsense"}, {"keys", "mnit"}, {"keys", "mint", "--nonsense"}, {"keys", "revoke"}, {"keys", "show", "a", "b"}, {"verify", cliToken}} {
+	for _, args := range [][]string{{"nonsense"}, {"keys", "mnit"}, {"keys", "mint", "--nonsense"},
+		{"keys", "revoke"}, {"keys", "show", "a", "b"}, {"verify", cliToken}} {
 		if r := runCLI("", args...); r.status != 1 || r.out != "" || r.err == "" {
 			t.Errorf("%v: %+v", args, r)
 		}
@@ -417,7 +444,8 @@ func TestEmptyFlags(t *testing.T) {
 			}
 			for _, value := range values {
 				tried++
-				r := runCLI("", append(slices.Clone(path), "--address", s.address, "--"+f.Name, value)...)
+				r := runCLI("", append(slices.Clone(path), "--address", s.address, "--"+f.Name,
+					value)...)
 				if r.status != 1 || r.out != "" || !strings.Contains(r.err, "--"+f.Name) {
 					t.Errorf("%v --%s %q: status %d, %s", path, f.Name, value, r.status, r.err)
 				}

@@ -37,17 +37,25 @@ typed or comes from standard input.`,
   caddy apikeys verify --namespace acme --permission orders:write --token-file token`,
 		Args: noArguments,
 	}
-	cmd.Flags().StringVar(&q.Namespace, "namespace", "", "The `NAMESPACE` that the request touches (default the key's own)")
-	cmd.Flags().StringVar(&q.Permission, "permission", "", "The `PERMISSION` that the request needs: read, write, orders:read, orders:search (default read with --namespace, else none)")
-	cmd.Flags().StringVar(&q.Method, "method", "", "With --path, the `METHOD` of the request (default GET)")
-	cmd.Flags().StringVar(&q.Path, "path", "", "The `PATH` of the request, with its query if it has one")
-	cmd.Flags().StringVar(&q.Host, "host", "", "With --path, the `HOST` that the request is sent to")
-	cmd.Flags().StringVar(&q.ClientIP, "client-ip", "", "The `ADDRESS` that the request comes from (default one that the key allows)")
+	cmd.Flags().StringVar(&q.Namespace, "namespace", "",
+		"The `NAMESPACE` that the request touches (default the key's own)")
+	cmd.Flags().StringVar(&q.Permission, "permission", "",
+		"The `PERMISSION` that the request needs: read, write, orders:read, orders:search "+
+			"(default read with --namespace, else none)")
+	cmd.Flags().StringVar(&q.Method, "method", "",
+		"With --path, the `METHOD` of the request (default GET)")
+	cmd.Flags().StringVar(&q.Path, "path", "",
+		"The `PATH` of the request, with its query if it has one")
+	cmd.Flags().StringVar(&q.Host, "host", "",
+		"With --path, the `HOST` that the request is sent to")
+	cmd.Flags().StringVar(&q.ClientIP, "client-ip", "",
+		"The `ADDRESS` that the request comes from (default one that the key allows)")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
 		file := c.tokenFile
 		if c.server != "" {
 			if file == "" {
-				return errors.New("with --server, --token-file must have the token that opens it; standard input is for the one to verify")
+				return errors.New("with --server, --token-file must have the token that opens it; " +
+					"standard input is for the one to verify")
 			}
 			file = ""
 		}
@@ -80,7 +88,8 @@ func (c *cli) showVerdict(v api.Verdict) error {
 			c.say("Such a request needs no key.")
 		case v.Key == nil:
 		case v.Outcome == keystore.Rotated.String():
-			c.say("It was the token of key %s (%s) in namespace %s until a rotation replaced it.", v.Key.ID, v.Key.Name, v.Key.Namespace)
+			c.say("It was the token of key %s (%s) in namespace %s until a rotation replaced it.",
+				v.Key.ID, v.Key.Name, v.Key.Namespace)
 		default:
 			c.say("It opens key %s (%s) in namespace %s.", v.Key.ID, v.Key.Name, v.Key.Namespace)
 		}

@@ -12,12 +12,15 @@ func TestVerifyCommand(t *testing.T) {
 	code, needed := "insufficient_permission", "orders:write"
 	s := serveCLI(t, map[string][]cliAnswer{"POST /verify": {
 		{200, api.Verdict{Outcome: "ok", Status: 200, Needed: &needed, Key: &cliKey}},
-		{200, api.Verdict{Outcome: "forbidden", Status: 403, Code: &code, Needed: &needed, Key: &cliKey}},
+		{200, api.Verdict{Outcome: "forbidden", Status: 403, Code: &code, Needed: &needed,
+			Key: &cliKey}},
 		{200, api.Verdict{Outcome: "unknown", Status: 401, Code: &code}},
 		{200, api.Verdict{Outcome: "rotated", Status: 401, Code: &code, Key: &cliKey}},
-		{200, api.Verdict{Outcome: "forbidden", Status: 403, Code: &code, Needed: &needed, Namespace: "acme", Key: &cliKey}},
+		{200, api.Verdict{Outcome: "forbidden", Status: 403, Code: &code, Needed: &needed,
+			Namespace: "acme", Key: &cliKey}},
 		{200, api.Verdict{Outcome: "public", Status: 200}},
-		problem(422, "invalid", "", api.FieldError{Field: "permission", Detail: "no request needs *"}),
+		problem(422, "invalid", "", api.FieldError{Field: "permission",
+			Detail: "no request needs *"}),
 	}})
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(cliToken), 0o600); err != nil {
@@ -42,11 +45,13 @@ func TestVerifyCommand(t *testing.T) {
 	for _, r := range runs {
 		noToken(t, r.out, r.err)
 	}
-	if body := s.asked()[0].body; body != `{"token":"`+cliToken+`","namespace":"acme","permission":"orders:write"}` {
+	if body := s.asked()[0].body; body != `{"token":"`+cliToken+
+		`","namespace":"acme","permission":"orders:write"}` {
 		t.Error("the first request is another one")
 	}
 
-	if body := s.asked()[4].body; body != `{"token":"`+cliToken+`","method":"PUT","path":"/v1/acme?x=1","host":"a.test"}` {
+	if body := s.asked()[4].body; body != `{"token":"`+cliToken+
+		`","method":"PUT","path":"/v1/acme?x=1","host":"a.test"}` {
 		t.Error("the fifth request is another one")
 	}
 
@@ -55,9 +60,12 @@ func TestVerifyCommand(t *testing.T) {
 	if err := os.WriteFile(file, []byte(opener), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s = serveCLI(t, map[string][]cliAnswer{"POST /verify": {{200, api.Verdict{Outcome: "ok", Status: 200}}}})
-	runCLI(cliToken, "verify", "--server", "http://"+s.address, "--token-file", file).want(t, 0, "ok\n")
-	if call := s.asked()[0]; call.body != `{"token":"`+cliToken+`"}` || call.header.Get("Authorization") != "Bearer "+opener {
+	s = serveCLI(t, map[string][]cliAnswer{"POST /verify": {{200,
+		api.Verdict{Outcome: "ok", Status: 200}}}})
+	runCLI(cliToken, "verify", "--server", "http://"+s.address, "--token-file", file).want(t, 0,
+		"ok\n")
+	if call := s.asked()[0]; call.body != `{"token":"`+cliToken+`"}` ||
+		call.header.Get("Authorization") != "Bearer "+opener {
 		t.Error("the tokens are mixed up")
 	}
 }

@@ -15,12 +15,13 @@ import (
 
 // CredentialSource is one place of a request that a key is read from.
 type CredentialSource struct {
-	// `bearer` (Authorization: Bearer), `header`, `basic` (the password of Authorization: Basic, or the user name if the
-	// password is empty), `query` or `cookie`.
+	// `bearer` (Authorization: Bearer), `header`, `basic` (the password of Authorization: Basic, or
+	// the user name if the password is empty), `query` or `cookie`.
 	Type string `json:"type"`
 	// The name of the header, query parameter or cookie. Only for these three types.
 	Name string `json:"name,omitempty"`
-	// What stands before the key in the header, case-insensitive. Only for `header`. Default is nothing.
+	// What stands before the key in the header, case-insensitive. Only for `header`. Default is
+	// nothing.
 	Scheme string `json:"scheme,omitempty"`
 }
 
@@ -50,7 +51,8 @@ func newSource(c CredentialSource) (source, error) {
 		s.kind, named = headerSource, true
 		s.name = http.CanonicalHeaderKey(c.Name)
 		if c.Scheme != "" && !httpguts.ValidHeaderFieldName(c.Scheme) {
-			return s, fmt.Errorf("from header %s %s: the scheme is one word of letters, digits and some signs, such as Token", shown(c.Name), shown(c.Scheme))
+			return s, fmt.Errorf("from header %s %s: the scheme is one word of letters, digits "+
+				"and some signs, such as Token", shown(c.Name), shown(c.Scheme))
 		}
 	case "query":
 		s.kind, named = querySource, true
@@ -69,15 +71,18 @@ func newSource(c CredentialSource) (source, error) {
 	case named && c.Type != "query" && !httpguts.ValidHeaderFieldName(c.Name):
 		return s, fmt.Errorf("from %s: %q is no name of a %s", c.Type, shown(c.Name), c.Type)
 	case c.Type == "header" && foldsToOurs(c.Name):
-		return s, fmt.Errorf("from header %s: names that begin with X-Apikey- are taken out of every request", c.Name)
+		return s, fmt.Errorf("from header %s: names that begin with X-Apikey- are taken out of "+
+			"every request", c.Name)
 	case c.Type == "header" && slices.Contains(unfitHeaders, s.name):
-		return s, fmt.Errorf("from header %s: this header cannot carry a key: take another one, such as X-API-Key, or `from cookie NAME`", c.Name)
+		return s, fmt.Errorf("from header %s: this header cannot carry a key: take another one, "+
+			"such as X-API-Key, or `from cookie NAME`", c.Name)
 	}
 	return s, nil
 }
 
 // unfitHeaders never reach a handler, or have a use of their own.
-var unfitHeaders = []string{"Host", "Cookie", "Connection", "Upgrade", "Transfer-Encoding", "Content-Length", "Trailer", "Te"}
+var unfitHeaders = []string{"Host", "Cookie", "Connection", "Upgrade", "Transfer-Encoding",
+	"Content-Length", "Trailer", "Te"}
 
 // sources are the places of a request that one handler reads credentials from.
 type sources struct {
@@ -97,7 +102,9 @@ func compileSources(configured []CredentialSource) (sources, error) {
 		}
 		for _, other := range out.list {
 			if s.overlaps(other) {
-				return out, fmt.Errorf("from %s: another source reads the same: every request with it would be ambiguous", shown(strings.TrimSpace(c.Type+" "+c.Name+" "+c.Scheme)))
+				return out, fmt.Errorf("from %s: another source reads the same: every request "+
+					"with it would be ambiguous",
+					shown(strings.TrimSpace(c.Type+" "+c.Name+" "+c.Scheme)))
 			}
 		}
 		out.list = append(out.list, s)
@@ -107,13 +114,14 @@ func compileSources(configured []CredentialSource) (sources, error) {
 
 // overlaps reports whether one header, parameter or cookie would be read by both.
 func (s source) overlaps(o source) bool {
-	return s.kind == o.kind && s.name == o.name && (s.scheme == "" || o.scheme == "" || strings.EqualFold(s.scheme, o.scheme))
+	return s.kind == o.kind && s.name == o.name &&
+		(s.scheme == "" || o.scheme == "" || strings.EqualFold(s.scheme, o.scheme))
 }
 
 const bearerScheme = "Bearer"
 
-// schemes returns the authentication schemes that a 401 asks for (RFC 9110 §11.6.1), one for each source that has one. Where none has, it is
-// Bearer, since every 401 has to have a challenge.
+// schemes returns the authentication schemes that a 401 asks for (RFC 9110 §11.6.1), one for each
+// source that has one. Where none has, it is Bearer, since every 401 has to have a challenge.
 func (s sources) schemes() []string {
 	var schemes []string
 	for _, source := range s.list {
@@ -148,8 +156,8 @@ type credential struct {
 	source *source
 }
 
-// find returns the one credential of a request: [keystore.OK], [keystore.Missing] or [keystore.Ambiguous]. What it
-// returns need not be well-formed.
+// find returns the one credential of a request: [keystore.OK], [keystore.Missing] or
+// [keystore.Ambiguous]. What it returns need not be well-formed.
 func (s *sources) find(header http.Header, rawQuery string) (credential, keystore.Outcome) {
 	var found credential
 	for i := range s.list {
@@ -243,7 +251,8 @@ func (s *sources) all(header http.Header, rawQuery string) (found []credential) 
 	return found
 }
 
-// cutScheme returns what follows the scheme and its spaces (RFC 9110 §11.4); the whole value if there is no scheme.
+// cutScheme returns what follows the scheme and its spaces (RFC 9110 §11.4); the whole value if
+// there is no scheme.
 func cutScheme(value, scheme string) (string, bool) {
 	if scheme == "" {
 		return value, true
@@ -274,8 +283,8 @@ func basicToken(value string) (token string, broken bool) {
 	return password, false
 }
 
-// cutPair cuts a raw query at its first separator. Servers differ on whether `;` is one: for us it is, since then no one
-// else finds a credential that we have not seen.
+// cutPair cuts a raw query at its first separator. Servers differ on whether `;` is one: for us it
+// is, since then no one else finds a credential that we have not seen.
 func cutPair(query string) (pair, rest string) {
 	if i := strings.IndexAny(query, "&;"); i >= 0 {
 		return query[:i], query[i+1:]
@@ -333,7 +342,8 @@ func (s *source) remove(r *http.Request) {
 	}
 }
 
-// withoutParameter removes the pairs with the source's name and one separator of each; the others stay as they are.
+// withoutParameter removes the pairs with the source's name and one separator of each; the others
+// stay as they are.
 func (s *source) withoutParameter(query string) string {
 	var kept []byte
 	first := true

@@ -51,11 +51,13 @@ func (h *Handler) readForwarded(c *call, uri string) bool {
 	return isOneURI(uri) && canonicalPath(c.path, h.rules.encodedSlash)
 }
 
-// refuseForwarded is refuse for a proxy that may understand 401 and 403 alone, as nginx's auth_request does.
+// refuseForwarded is refuse for a proxy that may understand 401 and 403 alone, as nginx's
+// auth_request does.
 func (h *Handler) refuseForwarded(c *call, outcome keystore.Outcome) error {
 	if h.Forwarded == forwardedNginx {
 		c.w.Header()["X-Apikey-Code"] = []string{outcome.Code()}
-		if status := outcome.Status(); status != http.StatusUnauthorized && status != http.StatusForbidden {
+		if status := outcome.Status(); status != http.StatusUnauthorized &&
+			status != http.StatusForbidden {
 			c.status = http.StatusForbidden
 		}
 	}

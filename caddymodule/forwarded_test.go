@@ -17,30 +17,49 @@ func TestForwarded(t *testing.T) {
 	}{
 		{"allowed", "", "GET /auth" + get + "/v1/acme/x?y" + keyLine(token), "ok", 204, 204},
 		{"whatever asks", "", "POST /auth" + get + "/v1/acme/x" + keyLine(token), "ok", 204, 204},
-		{"by the forwarded method", "", "GET /auth\nX-Forwarded-Method: POST\nX-Forwarded-Uri: /v1/acme" + keyLine(token), "forbidden", 403, 403},
-		{"by the forwarded path", "", "GET /v1/acme" + get + "/v1/globex" + keyLine(token), "forbidden", 403, 403},
-		{"its query", "from query key", "GET /auth" + get + "/v1/acme?key=" + token, "ok", 204, 204},
-		{"not the own query", "from query key\n", "GET /auth?key=" + token + get + "/v1/acme", "anonymous", 204, 204},
+		{"by the forwarded method", "",
+			"GET /auth\nX-Forwarded-Method: POST\nX-Forwarded-Uri: /v1/acme" + keyLine(token),
+			"forbidden", 403, 403},
+		{"by the forwarded path", "", "GET /v1/acme" + get + "/v1/globex" + keyLine(token),
+			"forbidden", 403, 403},
+		{"its query", "from query key", "GET /auth" + get + "/v1/acme?key=" + token, "ok", 204,
+			204},
+		{"not the own query", "from query key\n", "GET /auth?key=" + token + get + "/v1/acme",
+			"anonymous", 204, 204},
 		{"public", "", "GET /auth" + get + "/health", "public", 204, 204},
 		{"anonymous", "", "GET /auth" + get + "/v1/acme", "anonymous", 204, 204},
-		{"a comma in the path", "", "GET /auth" + get + "/v1/acme/1,2" + keyLine(token), "ok", 204, 204},
-		{"a comma in the query", "", "GET /auth" + get + "/v1/acme?fields=a,b" + keyLine(token), "ok", 204, 204},
-		{"joined targets", "", "GET /auth" + get + "/health, /v1/acme" + keyLine(token), "bad_target", 400, 403},
-		{"joined targets without a blank", "", "GET /auth" + get + "/health,/v1/acme", "bad_target", 400, 403},
-		{"joined targets, a query before", "", "GET /auth" + get + "/health?a,/v1/acme", "bad_target", 400, 403},
-		{"joined targets, a URI", "", "GET /auth" + get + "/health,https://x/v1/acme", "bad_target", 400, 403},
+		{"a comma in the path", "", "GET /auth" + get + "/v1/acme/1,2" + keyLine(token), "ok", 204,
+			204},
+		{"a comma in the query", "", "GET /auth" + get + "/v1/acme?fields=a,b" + keyLine(token),
+			"ok", 204, 204},
+		{"joined targets", "", "GET /auth" + get + "/health, /v1/acme" + keyLine(token),
+			"bad_target", 400, 403},
+		{"joined targets without a blank", "", "GET /auth" + get + "/health,/v1/acme", "bad_target",
+			400, 403},
+		{"joined targets, a query before", "", "GET /auth" + get + "/health?a,/v1/acme",
+			"bad_target", 400, 403},
+		{"joined targets, a URI", "", "GET /auth" + get + "/health,https://x/v1/acme", "bad_target",
+			400, 403},
 		{"a blank", "", "GET /auth" + get + "/health /v1/acme", "bad_target", 400, 403},
-		{"a blank in the query", "", "GET /auth" + get + "/health? /v1/acme", "bad_target", 400, 403},
+		{"a blank in the query", "", "GET /auth" + get + "/health? /v1/acme", "bad_target", 400,
+			403},
 		{"a tab", "", "GET /auth" + get + "/health?\t/v1/acme", "bad_target", 400, 403},
 		{"malformed", "", "GET /auth" + get + "/v1/acme" + keyLine(junk), "malformed", 401, 401},
-		{"ambiguous", "", "GET /auth" + get + "/v1/acme\nX-API-Key: a" + keyLine(junk), "ambiguous", 400, 403},
-		{"method", "", "GET /auth\nX-Forwarded-Method: PURGE\nX-Forwarded-Uri: /v1/acme" + keyLine(token), "method", 405, 403},
+		{"ambiguous", "", "GET /auth" + get + "/v1/acme\nX-API-Key: a" + keyLine(junk), "ambiguous",
+			400, 403},
+		{"method", "", "GET /auth\nX-Forwarded-Method: PURGE\nX-Forwarded-Uri: /v1/acme" +
+			keyLine(token), "method", 405, 403},
 		{"target", "", "GET /auth" + get + "/v1/../acme" + keyLine(token), "bad_target", 400, 403},
-		{"no leading slash", "", "GET /auth" + get + "http://x/v1/acme" + keyLine(token), "bad_target", 400, 403},
-		{"no method", "", "GET /auth\nX-Forwarded-Uri: /v1/acme" + keyLine(token), "bad_target", 400, 403},
-		{"no target", "", "GET /auth\nX-Forwarded-Method: GET" + keyLine(token), "bad_target", 400, 403},
-		{"two methods", "", "GET /auth\nX-Forwarded-Method: GET" + get + "/v1/acme" + keyLine(token), "bad_target", 400, 403},
-		{"two targets", "", "GET /auth\nX-Forwarded-Uri: /health" + get + "/v1/acme" + keyLine(token), "bad_target", 400, 403},
+		{"no leading slash", "", "GET /auth" + get + "http://x/v1/acme" + keyLine(token),
+			"bad_target", 400, 403},
+		{"no method", "", "GET /auth\nX-Forwarded-Uri: /v1/acme" + keyLine(token), "bad_target",
+			400, 403},
+		{"no target", "", "GET /auth\nX-Forwarded-Method: GET" + keyLine(token), "bad_target", 400,
+			403},
+		{"two methods", "", "GET /auth\nX-Forwarded-Method: GET" + get + "/v1/acme" +
+			keyLine(token), "bad_target", 400, 403},
+		{"two targets", "", "GET /auth\nX-Forwarded-Uri: /health" + get + "/v1/acme" +
+			keyLine(token), "bad_target", 400, 403},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for style, status := range map[string]int{"forwarded": test.status, "forwarded nginx": test.nginx} {
@@ -49,7 +68,8 @@ func TestForwarded(t *testing.T) {
 					t.Fatal("the next handler was called")
 				}
 				if a.outcome() != test.outcome || a.StatusCode != status {
-					t.Fatalf("%s: %s %d, want %s %d", style, a.outcome(), a.StatusCode, test.outcome, status)
+					t.Fatalf("%s: %s %d, want %s %d", style, a.outcome(), a.StatusCode,
+						test.outcome, status)
 				}
 				if identified := a.Header.Get("X-Apikey-Id") == key.ID; identified != (test.outcome == "ok") {
 					t.Errorf("%s: %v", style, a.Header)
@@ -64,7 +84,8 @@ func TestForwarded(t *testing.T) {
 		})
 	}
 	a := h.send(h.handler(options+"forwarded"), "GET /auth"+get+"/health")
-	if a.StatusCode != http.StatusForbidden || a.outcome() != "untrusted_proxy" || !strings.Contains(a.body, "untrusted_proxy") {
+	if a.StatusCode != http.StatusForbidden || a.outcome() != "untrusted_proxy" ||
+		!strings.Contains(a.body, "untrusted_proxy") {
 		t.Errorf("from anyone: %d %s", a.StatusCode, a.body)
 	}
 }

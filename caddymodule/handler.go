@@ -17,50 +17,58 @@ func init() {
 	caddy.RegisterModule(Handler{})
 }
 
-// Handler lets a request through only with an API key that is alive, is good for the namespace that the request touches,
-// and allows what its method does. The upstream gets the key's identity in `X-Apikey-Id`, `-Name`, `-Namespace`, `-Owner`
-// and `-Permissions`, and never the key itself; headers of these names that a client sends are dropped. The keys are
-// those of the app `api_keys`.
+// Handler lets a request through only with an API key that is alive, is good for the namespace that
+// the request touches, and allows what its method does. The upstream gets the key's identity in
+// `X-Apikey-Id`, `-Name`, `-Namespace`, `-Owner` and `-Permissions`, and never the key itself;
+// headers of these names that a client sends are dropped. The keys are those of the app `api_keys`.
 //
-// Everything that a matcher keeps away from this handler goes on as it came, spoofed headers included: use `public` for
-// paths that need no key.
+// Everything that a matcher keeps away from this handler goes on as it came, spoofed headers
+// included: use `public` for paths that need no key.
 //
-// Placeholders: `{http.auth.user.id}` and `{http.api_key.id}` (the key's id), `{http.api_key.name}`,
-// `{http.api_key.namespace}`, `{http.api_key.owner}`, `{http.api_key.outcome}`.
+// Placeholders: `{http.auth.user.id}` and `{http.api_key.id}` (the key's id),
+// `{http.api_key.name}`, `{http.api_key.namespace}`, `{http.api_key.owner}`,
+// `{http.api_key.outcome}`.
 //
-// Path patterns, in all fields that take them, are split at `/`: `{anything}` or `*` is exactly one segment, a last `**`
-// or `*` is the rest, also empty, and all else is literal. Case does not matter but in `public`, and in an `operation` that reads where
-// its method writes. Among several that match, the one with most literal segments counts, then the first.
+// Path patterns, in all fields that take them, are split at `/`: `{anything}` or `*` is exactly one
+// segment, a last `**` or `*` is the rest, also empty, and all else is literal. Case does not
+// matter but in `public`, and in an `operation` that reads where its method writes. Among several
+// that match, the one with most literal segments counts, then the first.
 type Handler struct {
-	// Where a request's key may be. A request with more than one is refused. Default is `bearer`, then the header
-	// `X-API-Key`.
+	// Where a request's key may be. A request with more than one is refused. Default is `bearer`,
+	// then the header `X-API-Key`.
 	From []CredentialSource `json:"from,omitempty"`
 
-	// Path patterns with a segment `{namespace}`, which names the namespace that the request touches. Default is none.
+	// Path patterns with a segment `{namespace}`, which names the namespace that the request
+	// touches. Default is none.
 	NamespacePath []string `json:"namespace_path,omitempty"`
 
-	// The namespace of requests that no `namespace_path` matches: an id, a placeholder, or `home` for the key's own.
-	// Default is `default`.
+	// The namespace of requests that no `namespace_path` matches: an id, a placeholder, or `home`
+	// for the key's own. Default is `default`.
 	Namespace string `json:"namespace,omitempty"`
 
-	// The resource that permissions such as `orders:read` are about. Default is none: then only `read`, `write` and `*` count.
+	// The resource that permissions such as `orders:read` are about. Default is none: then only
+	// `read`, `write` and `*` count.
 	Resource string `json:"resource,omitempty"`
 
-	// What methods do: `read`, `write`, or `none` for those to refuse. It adds to, and goes before, the default: GET, HEAD
-	// and OPTIONS read; POST, PUT, PATCH and DELETE write; all others are refused. CONNECT and TRACE always are.
+	// What methods do: `read`, `write`, or `none` for those to refuse. It adds to, and goes before,
+	// the default: GET, HEAD and OPTIONS read; POST, PUT, PATCH and DELETE write; all others are
+	// refused. CONNECT and TRACE always are.
 	Methods map[string]string `json:"methods,omitempty"`
 
 	// Calls with a permission of their own. Default is none.
 	Operation []Operation `json:"operation,omitempty"`
 
-	// OpenAPI documents whose operations have permissions of their own. An `operation` for the same calls goes before. Default is none.
+	// OpenAPI documents whose operations have permissions of their own. An `operation` for the same
+	// calls goes before. Default is none.
 	OpenAPI []OpenAPI `json:"openapi,omitempty"`
 
-	// Headers that name another resource, such as `X-Amz-Copy-Source`. The path or URI in them is judged like the request's
-	// own path. The `Destination` of MOVE and COPY, where `methods` maps these, is always judged. Default is none.
+	// Headers that name another resource, such as `X-Amz-Copy-Source`. The path or URI in them is
+	// judged like the request's own path. The `Destination` of MOVE and COPY, where `methods` maps
+	// these, is always judged. Default is none.
 	AlsoJudge []JudgedHeader `json:"also_judge,omitempty"`
 
-	// Whether calls that are none of the operations are forbidden, whatever the key may do. Default is false.
+	// Whether calls that are none of the operations are forbidden, whatever the key may do. Default
+	// is false.
 	Strict bool `json:"strict,omitempty"`
 
 	// Calls whose answers list namespaces, to be filtered. Default is none.
@@ -72,14 +80,16 @@ type Handler struct {
 	// Whether a request without any key goes on, without identity. Default is false.
 	Optional bool `json:"optional,omitempty"`
 
-	// Whether, and for whom, CORS preflights are answered here, without a key. Not beside `forwarded`. Default is not.
+	// Whether, and for whom, CORS preflights are answered here, without a key. Not beside
+	// `forwarded`. Default is not.
 	Preflight *Preflight `json:"preflight,omitempty"`
 
 	// Names of the key's metadata that the upstream gets as `X-Apikey-Meta-NAME`. Default is none.
 	PassMetadata []string `json:"pass_metadata,omitempty"`
 
-	// `pass` lets bearer credentials without a prefix of ours go on untouched, without identity: access tokens of another
-	// issuer, which the upstream judges. Imported keys then come by another source. Default is to refuse them.
+	// `pass` lets bearer credentials without a prefix of ours go on untouched, without identity:
+	// access tokens of another issuer, which the upstream judges. Imported keys then come by
+	// another source. Default is to refuse them.
 	Foreign string `json:"foreign,omitempty"`
 
 	// `allow` lets paths with an encoded slash (%2F) through. Default is to refuse them.
@@ -88,15 +98,18 @@ type Handler struct {
 	// Whether the key stays in the request. Default is false.
 	PassCredential bool `json:"pass_credential,omitempty"`
 
-	// `caddy` hands refusals to Caddy's error routes. Default is that problem documents (RFC 9457) are written here.
+	// `caddy` hands refusals to Caddy's error routes. Default is that problem documents (RFC 9457)
+	// are written here.
 	Errors string `json:"errors,omitempty"`
 
-	// The realm that a 401 names in `WWW-Authenticate`: ASCII without quotes and backslashes. Default is `api`.
+	// The realm that a 401 names in `WWW-Authenticate`: ASCII without quotes and backslashes.
+	// Default is `api`.
 	Realm string `json:"realm,omitempty"`
 
-	// Decides for the request that X-Forwarded-Method and X-Forwarded-Uri of a trusted proxy tell of, and answers that proxy: 204 with
-	// the identity in response headers, or the refusal. `plain`, or `nginx` where only 401 and 403 may refuse: the others
-	// become 403, and `X-Apikey-Code` tells them apart. Default is to decide for the request itself, and to go on.
+	// Decides for the request that X-Forwarded-Method and X-Forwarded-Uri of a trusted proxy tell
+	// of, and answers that proxy: 204 with the identity in response headers, or the refusal.
+	// `plain`, or `nginx` where only 401 and 403 may refuse: the others become 403, and
+	// `X-Apikey-Code` tells them apart. Default is to decide for the request itself, and to go on.
 	Forwarded string `json:"forwarded,omitempty"`
 
 	app        *App
@@ -115,8 +128,8 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision sets up the handler. It runs under `caddy validate` too, so it touches neither network nor disk, but for the OpenAPI documents,
-// which are a part of the config.
+// Provision sets up the handler. It runs under `caddy validate` too, so it touches neither network
+// nor disk, but for the OpenAPI documents, which are a part of the config.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	server, served := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if served {
@@ -140,8 +153,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			zap.Bool("forbidden", h.Strict), zap.Strings("left_out", firstOf(left)))
 	}
 	for _, text := range h.almostPatterns() {
-		h.logger.Warn("a path pattern has *, { or } in the middle of a segment, where they stand for themselves: "+
-			"only a whole segment, between two slashes, can be * or {name}", zap.String("pattern", text))
+		h.logger.Warn("a path pattern has *, { or } in the middle of a segment, where they stand "+
+			"for themselves: "+
+			"only a whole segment, between two slashes, can be * or {name}",
+			zap.String("pattern", text))
 	}
 	if served {
 		h.accessLogs = server.Logs != nil
@@ -181,7 +196,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			}
 			cleanHeaders(r, req.trusted, hidden)
 		}
-		if outcome == keystore.Anonymous { // sees nothing; who is let through as public or foreign is the API's to judge
+		// sees nothing; who is let through as public or foreign is the API's to judge
+		if outcome == keystore.Anonymous {
 			return h.serveNext(&c, w, r, next)
 		}
 		return next.ServeHTTP(w, r)
@@ -208,13 +224,15 @@ func (h *Handler) clean(c *call) {
 
 // A call is one request as one handler judges it.
 type call struct {
-	w       http.ResponseWriter
-	r       *http.Request
-	now     time.Time
-	at      int64    // the same on the database's clock, in Unix nanoseconds, once a record is found
+	w   http.ResponseWriter
+	r   *http.Request
+	now time.Time
+	// the same on the database's clock, in Unix nanoseconds, once a record is found
+	at      int64
 	request *request // what all handlers know of it
-	// repeated says that an earlier handler has let the request through for a key: this one uses the same. The earlier one may
-	// have returned, as in handle_errors, so this one watches over the request too.
+	// repeated says that an earlier handler has let the request through for a key: this one uses
+	// the same. The earlier one may have returned, as in handle_errors, so this one watches over
+	// the request too.
 	repeated bool
 	// unwatched says that a revoke is not to cut the request.
 	unwatched bool
@@ -237,7 +255,8 @@ type call struct {
 	status     int                // of a refusal; zero: the outcome's
 }
 
-// judge decides on a call whose path is canonical: the first thing that is wrong with it, or how it goes on.
+// judge decides on a call whose path is canonical: the first thing that is wrong with it, or how it
+// goes on.
 func (h *Handler) judge(c *call) keystore.Outcome {
 	if outcome := h.rule(c); outcome != keystore.OK {
 		return outcome
@@ -300,7 +319,8 @@ func (h *Handler) ruleToken(c *call) keystore.Outcome {
 	return keystore.OK
 }
 
-// unlessUndeclared is the outcome of a call that goes on without a key. What no key may do, no one may without.
+// unlessUndeclared is the outcome of a call that goes on without a key. What no key may do, no one
+// may without.
 func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 	if c.need.Undeclared {
 		return keystore.Forbidden
@@ -314,7 +334,8 @@ func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 	return outcome
 }
 
-// lookUp asks what the credential opens, decides on that, and enters the call among those that a revoke cuts.
+// lookUp asks what the credential opens, decides on that, and enters the call among those that a
+// revoke cuts.
 func (h *Handler) lookUp(c *call) keystore.Outcome {
 	for range maxLookUps {
 		answer, err := h.ask(c)
@@ -363,7 +384,8 @@ func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 	}
 	c.policy = c.keys.Policy()
 	c.namespace = c.policy.Namespace(c.wanted)
-	q := keystore.Request{Now: c.at, Policy: c.policy, Namespace: c.namespace, Need: c.need, Early: isEarly(c.r)}
+	q := keystore.Request{Now: c.at, Policy: c.policy, Namespace: c.namespace, Need: c.need,
+		Early: isEarly(c.r)}
 	if len(record.AllowedIPs) > 0 {
 		q.Client = c.request.client()
 	}
@@ -380,13 +402,14 @@ func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 	return outcome
 }
 
-// isEarly reports whether a request came as TLS early data, here or at an intermediary (RFC 8470 §5.1).
+// isEarly reports whether a request came as TLS early data, here or at an intermediary (RFC 8470
+// §5.1).
 func isEarly(r *http.Request) bool {
 	return r.TLS != nil && !r.TLS.HandshakeComplete || r.Header["Early-Data"] != nil
 }
 
-// conclude notes the outcome, for placeholders, logs and metrics. A request counts once, and once more when a later handler
-// refuses it.
+// conclude notes the outcome, for placeholders, logs and metrics. A request counts once, and once
+// more when a later handler refuses it.
 func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 	first := !c.request.noted
 	if !first && !outcome.Refuses() && outcome != keystore.OK {
@@ -410,17 +433,20 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 
 // refuse answers a call that was concluded with a refusal.
 func (h *Handler) refuse(c *call) error {
-	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow, realm: h.rules.realm, schemes: h.rules.schemes}
+	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow,
+		realm: h.rules.realm, schemes: h.rules.schemes}
 	if f.outcome == keystore.Forbidden {
 		f.needed = c.need.String()
-		if c.wanted != c.credential.token && !keystore.ContainsToken(c.wanted) { // a token in the path
+		// a token in the path
+		if c.wanted != c.credential.token && !keystore.ContainsToken(c.wanted) {
 			f.namespace = c.wanted
 		}
 		switch {
 		case c.blamed != nil:
 			f.detail = c.blamed.detail()
 		case c.need.Undeclared:
-			f.detail = "This is none of the calls that the API declares, so no permission allows it."
+			f.detail = "This is none of the calls that the API declares, so no permission allows " +
+				"it."
 		}
 	}
 	if h.Preflight != nil {
@@ -445,8 +471,8 @@ func (h *Handler) disarm(c *call) {
 	cleanHeaders(c.r, c.request.trusted, hidden)
 }
 
-// keepForAdmin removes all credentials from a public request under /apikeys/ and keeps them for api_keys_admin, so that the API does not
-// get them where that handler does not answer.
+// keepForAdmin removes all credentials from a public request under /apikeys/ and keeps them for
+// api_keys_admin, so that the API does not get them where that handler does not answer.
 func (h *Handler) keepForAdmin(c *call) []credential {
 	if h.PassCredential {
 		return nil
@@ -467,7 +493,8 @@ func (h *Handler) keepForAdmin(c *call) []credential {
 // adminSources are what api_keys_admin reads credentials from.
 var adminSources, _ = compileSources(nil)
 
-// removeAll removes every credential of these sources from a request and redacts its query. The caller redacts the headers.
+// removeAll removes every credential of these sources from a request and redacts its query. The
+// caller redacts the headers.
 func removeAll(c *call, from ...*sources) (hidden []credential) {
 	for _, s := range from {
 		hidden = append(hidden, s.all(c.r.Header, c.query)...)
@@ -482,8 +509,8 @@ func removeAll(c *call, from ...*sources) (hidden []credential) {
 	return hidden
 }
 
-// maxHidden bounds how many credentials of one request are redacted, because each is searched for in the whole request. A request with
-// more of them loses its headers and its query.
+// maxHidden bounds how many credentials of one request are redacted, because each is searched for
+// in the whole request. A request with more of them loses its headers and its query.
 const maxHidden = 16
 
 var (

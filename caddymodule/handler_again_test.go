@@ -17,7 +17,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// An errorRoute is a handler and another one in handle_errors; failing says that the upstream of the first one does.
+// An errorRoute is a handler and another one in handle_errors; failing says that the upstream of
+// the first one does.
 type errorRoute struct {
 	first, second caddyhttp.MiddlewareHandler
 	failing       bool
@@ -26,10 +27,15 @@ type errorRoute struct {
 
 var errBadGateway = caddyhttp.Error(http.StatusBadGateway, errors.New("no upstream"))
 
-func (e errorRoute) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (e errorRoute) ServeHTTP(
+	w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
+) error {
 	upstream := next
 	if e.failing {
-		upstream = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errBadGateway })
+		upstream = caddyhttp.HandlerFunc(func(http.ResponseWriter,
+			*http.Request) error {
+			return errBadGateway
+		})
 	}
 	if err := e.first.ServeHTTP(w, r, upstream); err == nil {
 		return nil
@@ -52,21 +58,24 @@ func TestRefusalsHandedOnCarryNothing(t *testing.T) {
 		{"header", "POST /\nX-Key: " + token, "forbidden"},
 		{"query", "POST /?a=b&key=" + token, "forbidden"},
 		{"cookie", "POST /\nCookie: a=b; key=" + token, "forbidden"},
-		{"copies", "POST /?x=" + token + keyLine(token) + "\nReferer: https://a.example/?k=" + token, "forbidden"},
+		{"copies", "POST /?x=" + token + keyLine(token) + "\nReferer: https://a.example/?k=" +
+			token, "forbidden"},
 		{"two sources", "GET /?key=" + token + "\nCookie: key=" + other, "ambiguous"},
 		{"two headers", "GET /\nX-Key: " + token + "\nX-Key: " + other, "ambiguous"},
 		{"two bearers", "GET /" + keyLine(token) + keyLine(other), "ambiguous"},
 		{"two parameters", "GET /?key=" + token + "&key=" + other, "ambiguous"},
 		{"two cookies", "GET /\nCookie: key=" + token + "; key=" + other, "ambiguous"},
 		{"undecodable", "GET /?key=%zz" + token, "malformed"},
-		{"method", "PURGE /" + keyLine(token) + "\nReferer: https://a.example/?k=" + token, "method"},
+		{"method", "PURGE /" + keyLine(token) + "\nReferer: https://a.example/?k=" + token,
+			"method"},
 		{"target", "GET /../a" + keyLine(token), "bad_target"},
 		{"none", "GET /", "missing"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for options, keeps := range map[string]bool{"": false, "pass_credential": true} {
 				var refused *http.Request
-				a := h.send(h.handler("namespace acme\nerrors caddy\n"+sources+options), test.wire+spoof, func(r *http.Request) { refused = r })
+				a := h.send(h.handler("namespace acme\nerrors caddy\n"+sources+options),
+					test.wire+spoof, func(r *http.Request) { refused = r })
 				if a.err == nil || a.outcome() != test.outcome {
 					t.Fatal(a.outcome(), a.err)
 				}
@@ -92,7 +101,8 @@ func TestForwardedRefusalsHandedOnCarryNothing(t *testing.T) {
 	_, other := h.key("read")
 	for _, query := range []string{"key=" + token, "key=" + token + "&key=" + other} {
 		var refused *http.Request
-		a := h.send(h.handler("namespace acme\nforwarded\nerrors caddy\nfrom query key"), "GET /auth\nX-Forwarded-Method: POST\nX-Forwarded-Uri: /?"+query,
+		a := h.send(h.handler("namespace acme\nforwarded\nerrors caddy\nfrom query key"),
+			"GET /auth\nX-Forwarded-Method: POST\nX-Forwarded-Uri: /?"+query,
 			trustedPeer, func(r *http.Request) { refused = r })
 		if a.err == nil {
 			t.Fatal(a.outcome())
@@ -116,17 +126,30 @@ func TestHandlerInErrorRoute(t *testing.T) {
 		between       func()
 		ok, refused   uint64 // how often it counts
 	}{
-		{name: "after a key was let in", failing: true, first: "namespace acme", second: "namespace acme", wire: "GET /" + keyLine(token), outcome: "ok", status: 200, ok: 1},
-		{name: "it decides again", failing: true, first: "namespace acme", second: "namespace globex", wire: "GET /" + keyLine(token), outcome: "forbidden", status: 403, ok: 1, refused: 1},
-		{name: "by what the key is now", failing: true, first: "namespace acme", second: "namespace acme", wire: "GET /" + keyLine(deadSoon), outcome: "revoked", status: 401, ok: 1, refused: 1,
+		{name: "after a key was let in", failing: true, first: "namespace acme",
+			second: "namespace acme", wire: "GET /" + keyLine(token), outcome: "ok", status: 200,
+			ok: 1},
+		{name: "it decides again", failing: true, first: "namespace acme",
+			second: "namespace globex", wire: "GET /" + keyLine(token), outcome: "forbidden",
+			status: 403, ok: 1, refused: 1},
+		{name: "by what the key is now", failing: true, first: "namespace acme",
+			second: "namespace acme", wire: "GET /" + keyLine(deadSoon), outcome: "revoked",
+			status: 401, ok: 1, refused: 1,
 			between: func() { revoke(t, h.keys, dying.ID) }},
-		{name: "a refused key was not let in", first: "namespace globex\nerrors caddy", second: "namespace acme", wire: "GET /" + keyLine(token), outcome: "missing", status: 401, refused: 2},
-		{name: "a refused key may be looked at again", first: "namespace globex\nerrors caddy\npass_credential", second: "namespace acme", wire: "GET /" + keyLine(token), outcome: "ok", status: 200, refused: 1},
-		{name: "a refusal stays noted", first: "namespace globex\nerrors caddy", second: "public /**", wire: "GET /\nX-Apikey-Id: spoof" + keyLine(token), outcome: "forbidden", status: 200, refused: 1},
+		{name: "a refused key was not let in", first: "namespace globex\nerrors caddy",
+			second: "namespace acme", wire: "GET /" + keyLine(token), outcome: "missing",
+			status: 401, refused: 2},
+		{name: "a refused key may be looked at again",
+			first: "namespace globex\nerrors caddy\npass_credential", second: "namespace acme",
+			wire: "GET /" + keyLine(token), outcome: "ok", status: 200, refused: 1},
+		{name: "a refusal stays noted", first: "namespace globex\nerrors caddy",
+			second: "public /**", wire: "GET /\nX-Apikey-Id: spoof" + keyLine(token),
+			outcome: "forbidden", status: 200, refused: 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before := counts(h.keys)
-			a := h.send(errorRoute{h.handler(test.first), h.handler(test.second), test.failing, test.between}, test.wire)
+			a := h.send(errorRoute{h.handler(test.first), h.handler(test.second), test.failing,
+				test.between}, test.wire)
 			if a.outcome() != test.outcome || a.StatusCode != test.status {
 				t.Fatalf("%s %d, want %s %d", a.outcome(), a.StatusCode, test.outcome, test.status)
 			}
@@ -149,7 +172,8 @@ func TestHandlerInErrorRoute(t *testing.T) {
 				}
 			}
 			if refused != test.refused || ok != test.ok {
-				t.Errorf("counted %d ok and %d refused, want %d and %d", ok, refused, test.ok, test.refused)
+				t.Errorf("counted %d ok and %d refused, want %d and %d", ok, refused, test.ok,
+					test.refused)
 			}
 		})
 	}
@@ -168,20 +192,25 @@ func TestRevokeCutsErrorRoutes(t *testing.T) {
 	key, token := h.key("read")
 	client, conn := net.Pipe()
 	defer func() { _ = client.Close() }()
-	handler := errorRoute{first: h.handler("namespace acme"), second: h.handler("namespace acme"), failing: true}
+	handler := errorRoute{first: h.handler("namespace acme"), second: h.handler("namespace acme"),
+		failing: true}
 	w := httptest.NewRecorder()
 	r := wireRequest(t, "GET /"+keyLine(token))
-	r = caddyhttp.PrepareRequest(r.WithContext(context.WithValue(r.Context(), connKey{}, net.Conn(conn))), caddy.NewReplacer(), w, nil)
+	r = caddyhttp.PrepareRequest(r.WithContext(context.WithValue(r.Context(), connKey{},
+		net.Conn(conn))), caddy.NewReplacer(), w, nil)
 	reached := false
-	if err := handler.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
-		reached = true
-		revoke(t, h.keys, key.ID)
-		_ = client.SetReadDeadline(time.Now().Add(5 * time.Second))
-		if _, err := client.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("the connection is still open: %v", err)
-		}
-		return nil
-	})); err != nil || !reached {
+	if err := handler.ServeHTTP(w, r,
+		caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
+			reached = true
+			revoke(t, h.keys, key.ID)
+			_ = client.SetReadDeadline(time.Now().Add(5 * time.Second))
+			if _,
+				err := client.Read(make([]byte, 1)); err == nil ||
+				errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("the connection is still open: %v", err)
+			}
+			return nil
+		})); err != nil || !reached {
 		t.Error(err, w.Code)
 	}
 }

@@ -20,7 +20,8 @@ func (d discard) WriteHeader(int)             {}
 
 var noop = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 
-// A repeater sends one request over and over, made anew as far as Caddy's server and earlier requests would have changed it.
+// A repeater sends one request over and over, made anew as far as Caddy's server and earlier
+// requests would have changed it.
 type repeater struct {
 	r      *http.Request
 	header http.Header
@@ -60,7 +61,9 @@ func (empty) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	return next.ServeHTTP(w, r)
 }
 
-const browserHeaders = "\nAccept: application/json\nAccept-Encoding: gzip, br\nAccept-Language: en-GB,en;q=0.7\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+const browserHeaders = "\nAccept: application/json\nAccept-Encoding: gzip, br\nAccept-Language: " +
+	"en-GB,en;q=0.7\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 " +
+	"Firefox/128.0"
 
 func benchmark(b *testing.B, h caddyhttp.MiddlewareHandler, wire string) {
 	rep := newRepeater(b, wire)
@@ -78,16 +81,23 @@ func BenchmarkHandler(b *testing.B) {
 	b.Run("empty", func(b *testing.B) { benchmark(b, empty{}, wire) })
 	b.Run("literal", func(b *testing.B) { benchmark(b, h.handler("namespace acme"), wire) })
 	b.Run("path", func(b *testing.B) {
-		benchmark(b, h.handler("namespace_path /v1/workspaces/{namespace}/**\npublic /health /docs/*\nresource orders\noperation orders:search read POST /v1/search"), wire)
+		benchmark(b,
+			h.handler("namespace_path /v1/workspaces/{namespace}/**\npublic /health "+
+				"/docs/*\nresource orders\noperation orders:search read POST /v1/search"), wire)
 	})
 	b.Run("openapi", func(b *testing.B) {
 		handler := h.handler("namespace acme\nstrict\nopenapi " + publicDocument(b, "github.json"))
-		benchmark(b, handler, strings.Replace(wire, "/v1/workspaces/acme/items/4711", "/repos/golang/go/issues/4711/comments", 1))
+		benchmark(b, handler, strings.Replace(wire, "/v1/workspaces/acme/items/4711",
+			"/repos/golang/go/issues/4711/comments", 1))
 	})
 	_, wide := h.key("read orders:search", func(s *keystore.KeySpec) {
-		s.Grants = []keystore.Grant{{Namespace: "*", Permissions: []keystore.Permission{{Resource: "shop", Action: "read"}}}}
+		s.Grants = []keystore.Grant{{Namespace: "*",
+			Permissions: []keystore.Permission{{Resource: "shop", Action: "read"}}}}
 	})
-	b.Run("two grants", func(b *testing.B) { benchmark(b, h.handler("namespace acme"), strings.Replace(wire, token, wide, 1)) })
+	b.Run("two grants", func(b *testing.B) {
+		benchmark(b, h.handler("namespace acme"),
+			strings.Replace(wire, token, wide, 1))
+	})
 }
 
 func BenchmarkRefusal(b *testing.B) {
@@ -104,14 +114,15 @@ func BenchmarkRefusal(b *testing.B) {
 	}
 }
 
-// TestHandlerAllocations allows the two that are needed: one holds what the request's logs and placeholders show, one is the
-// placeholder function. (The bar is 3.) A map of headers that grows past 8 costs 3 more; reverse_proxy's own headers would do
-// that next.
+// TestHandlerAllocations allows the two that are needed: one holds what the request's logs and
+// placeholders show, one is the placeholder function. (The bar is 3.) A map of headers that grows
+// past 8 costs 3 more; reverse_proxy's own headers would do that next.
 func TestHandlerAllocations(t *testing.T) {
 	h := newHouse(t)
 	_, one := h.key("read")
 	_, two := h.key("read", func(s *keystore.KeySpec) {
-		s.Grants = []keystore.Grant{{Namespace: "*", Permissions: []keystore.Permission{{Resource: "shop", Action: "read"}}}}
+		s.Grants = []keystore.Grant{{Namespace: "*",
+			Permissions: []keystore.Permission{{Resource: "shop", Action: "read"}}}}
 	})
 	handler := h.handler("namespace_path /v1/{namespace}/**")
 	for _, test := range []struct {
@@ -132,9 +143,11 @@ func TestHandlerAllocations(t *testing.T) {
 				requests[i].r.Header[string(rune('A'+j))] = nil
 			}
 		}
-		newRepeater(t, "GET /v1/acme/items"+keyLine(test.token)).serve(t, handler) // now the key is cached
+		// now the key is cached
+		newRepeater(t, "GET /v1/acme/items"+keyLine(test.token)).serve(t, handler)
 		i := 0
-		if n := testing.AllocsPerRun(runs, func() { requests[i].serve(t, handler); i++ }); n > test.bar {
+		if n := testing.AllocsPerRun(runs,
+			func() { requests[i].serve(t, handler); i++ }); n > test.bar {
 			t.Errorf("%s: %v allocations, the bar is %v", test.name, n, test.bar)
 		}
 	}

@@ -18,18 +18,20 @@ import (
 
 // OpenAPI names a document whose operations have permissions of their own.
 type OpenAPI struct {
-	// An OpenAPI 3.0 or 3.1 document, JSON or YAML. It is read when the config is loaded. In the Caddyfile a relative path begins at the Caddyfile,
-	// in JSON at the working directory of the process.
+	// An OpenAPI 3.0 or 3.1 document, JSON or YAML. It is read when the config is loaded. In the
+	// Caddyfile a relative path begins at the Caddyfile, in JSON at the working directory of the
+	// process.
 	File string `json:"file"`
-	// What goes before the document's paths, such as `/v1`, or `/` for nothing. Default is the paths of the document's servers.
+	// What goes before the document's paths, such as `/v1`, or `/` for nothing. Default is the
+	// paths of the document's servers.
 	Base string `json:"base,omitempty"`
 	// Whether operations that cannot have a permission of their own are left out, rather than
 	// making the document an error: those whose path has a query or a fragment, and those that
 	// match the same calls, or would have the same permission, as others. A warning lists them, and
 	// `strict` forbids their calls. Default is false.
 	SkipUnsupported bool `json:"skip_unsupported,omitempty"`
-	// What the document was when the Caddyfile was adapted. It makes a config whose document has changed another config, so that `caddy reload`
-	// loads it; nothing is compared with it.
+	// What the document was when the Caddyfile was adapted. It makes a config whose document has
+	// changed another config, so that `caddy reload` loads it; nothing is compared with it.
 	SHA256 string `json:"sha256,omitempty"`
 
 	document *openapi.Document // once read
@@ -38,15 +40,18 @@ type OpenAPI struct {
 // unmarshalOpenAPI reads the document, since only the adapter knows the line for an error.
 func (h *Handler) unmarshalOpenAPI(d *caddyfile.Dispenser, args []string) error {
 	if len(args) == 0 || len(args) > 2 || args[0] == "" {
-		return d.Err("openapi takes a file, and may take what goes before its paths, such as `openapi ./openapi.yaml` or `openapi ./openapi.yaml /v1`")
+		return d.Err("openapi takes a file, and may take what goes before its paths, such as " +
+			"`openapi ./openapi.yaml` or `openapi ./openapi.yaml /v1`")
 	}
 	if name, ok := strings.CutPrefix(args[0], "{env."); ok {
-		return d.Errf("openapi: %s is filled in when the config runs, and the document is read before: write {$%s", args[0], name)
+		return d.Errf("openapi: %s is filled in when the config runs, and the document is read "+
+			"before: write {$%s", args[0], name)
 	}
 	o := OpenAPI{File: args[0]}
 	if len(args) == 2 {
 		if o.Base = args[1]; o.Base == "" {
-			return d.Err("openapi: what goes before the paths is empty: write / for nothing, or leave it out for the paths of the document's servers")
+			return d.Err("openapi: what goes before the paths is empty: write / for nothing, or " +
+				"leave it out for the paths of the document's servers")
 		}
 	}
 	if !filepath.IsAbs(o.File) && !strings.Contains(o.File, "://") { // as `import` does
@@ -94,8 +99,8 @@ func (o *OpenAPI) read() error {
 	return nil
 }
 
-// addDocuments adds the operations of the documents to the table. Those of a method that is refused everywhere cannot be called, so they
-// are left out.
+// addDocuments adds the operations of the documents to the table. Those of a method that is refused
+// everywhere cannot be called, so they are left out.
 func (b *tableBuilder) addDocuments(h *Handler) error {
 	permissions := make(map[string]string) // → place
 	from := len(b.list)
@@ -130,7 +135,8 @@ func (b *tableBuilder) addDocumented(
 	o *openapi.Operation, document *OpenAPI, permissions map[string]string, from int,
 ) error {
 	need := keystore.Need{
-		Class: b.rules.methods[o.Method], Resource: b.rules.resourceOf(o.Tag), Operation: operationOf(o),
+		Class: b.rules.methods[o.Method], Resource: b.rules.resourceOf(o.Tag),
+		Operation: operationOf(o),
 	}
 	permission := need.String()
 	entries, err := entriesOf(o, document.Base, need)
@@ -210,8 +216,8 @@ func entriesOf(o *openapi.Operation, base string, need keystore.Need) ([]operati
 	return entries, nil
 }
 
-// blockQuery makes the calls of an operation undeclared whose path has a query or a fragment. If the
-// same path is declared without a query, only calls with one of the query's parameters are
+// blockQuery makes the calls of an operation undeclared whose path has a query or a fragment. If
+// the same path is declared without a query, only calls with one of the query's parameters are
 // undeclared. A fragment is never sent, so it makes no difference.
 func (b *tableBuilder) blockQuery(o *openapi.Operation, base string) {
 	plain := *o
@@ -283,7 +289,8 @@ func operationOf(o *openapi.Operation) string {
 	return name
 }
 
-// permissionWord puts a `-` for every character that a permission cannot have, and lets none stand at its beginning.
+// permissionWord puts a `-` for every character that a permission cannot have, and lets none stand
+// at its beginning.
 func permissionWord(text string) string {
 	return strings.TrimLeft(strings.Map(func(c rune) rune {
 		if c < 128 && (c == '.' || c == '_' || keystore.ValidOperation(string(c))) {

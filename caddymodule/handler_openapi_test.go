@@ -26,11 +26,13 @@ func document(t testing.TB, paths string) string {
 	return file
 }
 
-// declaredBy compiles the JSON of a handler, with FILE standing for a document with these paths, and returns its table.
+// declaredBy compiles the JSON of a handler, with FILE standing for a document with these paths,
+// and returns its table.
 func declaredBy(t testing.TB, config, paths string) ([]api.Operation, error) {
 	t.Helper()
 	h := new(Handler)
-	if err := json.Unmarshal([]byte(strings.ReplaceAll(config, "FILE", document(t, paths))), h); err != nil {
+	if err := json.Unmarshal([]byte(strings.ReplaceAll(config, "FILE", document(t, paths))),
+		h); err != nil {
 		t.Fatal(err)
 	}
 	rules, err := h.compile()
@@ -43,24 +45,42 @@ func declaredBy(t testing.TB, config, paths string) ([]api.Operation, error) {
 func TestPermissionsOfADocument(t *testing.T) {
 	const plain = `{"openapi":[{"file":"FILE"}]}`
 	for _, test := range []struct{ config, paths, want string }{
-		{plain, " /a: {get: {tags: [Orders, x], operationId: listOrders}}", "orders:listOrders read GET /a"},
-		{plain, " /a: {post: {tags: [Order Items/New], operationId: items/add one}}", "order-items-new:items-add-one write POST /a"},
+		{plain, " /a: {get: {tags: [Orders, x], operationId: listOrders}}",
+			"orders:listOrders read GET /a"},
+		{plain, " /a: {post: {tags: [Order Items/New], operationId: items/add one}}",
+			"order-items-new:items-add-one write POST /a"},
 		{plain, " /a: {get: {tags: ['_x.y_'], operationId: -a}}", "x.y_:a read GET /a"},
 		{plain, " /a: {get: {tags: [Größe], operationId: größe}}", "gr--e:gr--e read GET /a"},
-		{plain, " /Orders/{id}: {delete: {tags: [orders]}}", "orders:delete--orders--id- write DELETE /Orders/{id}"},
+		{plain, " /Orders/{id}: {delete: {tags: [orders]}}",
+			"orders:delete--orders--id- write DELETE /Orders/{id}"},
 		{plain, " /: {get: {tags: [注文], operationId: 一覧}}", "default:get-- read GET /"},
 		{plain, " /a: {get: {operationId: a}}", "default:a read GET /a"},
-		{`{"resource":"shop","openapi":[{"file":"FILE"}]}`, " /a: {get: {operationId: a}, put: {tags: [b], operationId: b}}", "shop:a read GET /a, b:b write PUT /a"},
-		{plain, " /a: {get: {tags: [Admin], operationId: a}, put: {tags: [administrators]}, post: {tags: [admin.keys]}, patch: {tags: [-admin]}}",
-			"api-admin:a read GET /a, api-administrators:put--a write PUT /a, api-admin.keys:post--a write POST /a, api-admin:patch--a write PATCH /a"},
-		{plain, " /a: {get: {operationId: read}, put: {operationId: write}, post: {operationId: '*'}, patch: {operationId: Read}}",
-			"default:op-read read GET /a, default:op-write write PUT /a, default:post--a write POST /a, default:Read write PATCH /a"},
-		{plain, " /a: {options: {}, head: {}, trace: {}}", "default:options--a read OPTIONS /a, default:head--a read HEAD /a"},
-		{`{"methods":{"POST":"read","GET":"write","PUT":"none"},"openapi":[{"file":"FILE"}]}`, " /a: {get: {}, put: {}, post: {}}", "default:get--a write GET /a, default:post--a read POST /a"},
-		{`{"openapi":[{"file":"FILE","base":"/v1/"}]}`, " /a: {get: {}, servers: [{url: /v2}]}", "default:get--a read GET /v1/a"},
-		{plain, " /a%20b: {get: {}, servers: [{url: '/v%25'}]}", "default:get--a-20b read GET /v%25/a%20b"},
-		{`{"openapi":[{"file":"FILE","base":"/"}]}`, " /a: {get: {}, servers: [{url: /v2}]}", "default:get--a read GET /a"},
-		{plain, " /a: {get: {}, servers: [{url: /v2}, {url: 'http://b/V3'}]}", "default:get--a read GET /v2/a, default:get--a read GET /V3/a"},
+		{`{"resource":"shop","openapi":[{"file":"FILE"}]}`,
+			" /a: {get: {operationId: a}, put: {tags: [b], operationId: b}}",
+			"shop:a read GET /a, b:b write PUT /a"},
+		{plain,
+			" /a: {get: {tags: [Admin], operationId: a}, put: {tags: [administrators]}, post: " +
+				"{tags: [admin.keys]}, patch: {tags: [-admin]}}",
+			"api-admin:a read GET /a, api-administrators:put--a write PUT /a, " +
+				"api-admin.keys:post--a write POST /a, api-admin:patch--a write PATCH /a"},
+		{plain,
+			" /a: {get: {operationId: read}, put: {operationId: write}, post: {operationId: '*'}, " +
+				"patch: {operationId: Read}}",
+			"default:op-read read GET /a, default:op-write write PUT /a, default:post--a write " +
+				"POST /a, default:Read write PATCH /a"},
+		{plain, " /a: {options: {}, head: {}, trace: {}}",
+			"default:options--a read OPTIONS /a, default:head--a read HEAD /a"},
+		{`{"methods":{"POST":"read","GET":"write","PUT":"none"},"openapi":[{"file":"FILE"}]}`,
+			" /a: {get: {}, put: {}, post: {}}",
+			"default:get--a write GET /a, default:post--a read POST /a"},
+		{`{"openapi":[{"file":"FILE","base":"/v1/"}]}`, " /a: {get: {}, servers: [{url: /v2}]}",
+			"default:get--a read GET /v1/a"},
+		{plain, " /a%20b: {get: {}, servers: [{url: '/v%25'}]}",
+			"default:get--a-20b read GET /v%25/a%20b"},
+		{`{"openapi":[{"file":"FILE","base":"/"}]}`, " /a: {get: {}, servers: [{url: /v2}]}",
+			"default:get--a read GET /a"},
+		{plain, " /a: {get: {}, servers: [{url: /v2}, {url: 'http://b/V3'}]}",
+			"default:get--a read GET /v2/a, default:get--a read GET /V3/a"},
 		{`{"operation":[{"permission":"x:y","class":"write","method":"GET","path":"/A"}],"openapi":[{"file":"FILE"}]}`, " /a: {get: {}}", "x:y write GET /A, default:get--a read GET /a"},
 	} {
 		list, err := declaredBy(t, test.config, test.paths)
@@ -81,20 +101,30 @@ func TestPermissionsOfADocument(t *testing.T) {
 func TestDocumentErrors(t *testing.T) {
 	const plain = `{"openapi":[{"file":"FILE"}]}`
 	for _, test := range []struct{ config, paths, want string }{
-		{plain, " /a:\n  get: {operationId: x}\n /b:\n  get: {operationId: x}", "api.yaml:6: GET /b: its permission would be default:x, which is that of "},
-		{plain, " /a-b: {get: {}}\n /a/b: {get: {}}", "api.yaml:4: GET /a/b: its permission would be default:get--a-b, which is that of "},
-		{plain, " /{id}: {get: {}}\n /{name}/: {get: {}}", "api.yaml:4: GET /{name}/: GET /{name}/ is default:get---id- already ("},
-		{plain, " /Users: {get: {operationId: a}}\n /users: {get: {operationId: b}}", "GET /users is default:a already"},
-		{plain, " /x{a}.j: {get: {operationId: a}}\n /X{b}.J: {get: {operationId: b}}", "GET /X{b}.J is default:a already"},
-		{`{"openapi":[{"file":"FILE"},{"file":"FILE"}]}`, " /a: {get: {}}", "its permission would be default:get--a, which is that of "},
-		{plain, " /" + strings.Repeat("long/", 50) + ": {get: {}}", "is too long: 200 are the most: give the operation a shorter operationId"},
+		{plain, " /a:\n  get: {operationId: x}\n /b:\n  get: {operationId: x}",
+			"api.yaml:6: GET /b: its permission would be default:x, which is that of "},
+		{plain, " /a-b: {get: {}}\n /a/b: {get: {}}",
+			"api.yaml:4: GET /a/b: its permission would be default:get--a-b, which is that of "},
+		{plain, " /{id}: {get: {}}\n /{name}/: {get: {}}",
+			"api.yaml:4: GET /{name}/: GET /{name}/ is default:get---id- already ("},
+		{plain, " /Users: {get: {operationId: a}}\n /users: {get: {operationId: b}}",
+			"GET /users is default:a already"},
+		{plain, " /x{a}.j: {get: {operationId: a}}\n /X{b}.J: {get: {operationId: b}}",
+			"GET /X{b}.J is default:a already"},
+		{`{"openapi":[{"file":"FILE"},{"file":"FILE"}]}`, " /a: {get: {}}",
+			"its permission would be default:get--a, which is that of "},
+		{plain, " /" + strings.Repeat("long/", 50) + ": {get: {}}",
+			"is too long: 200 are the most: give the operation a shorter operationId"},
 		{plain, " /a{: {get: {}}", `the segment "a{" has a { that is no {name}`},
 		{plain, " a: {get: {}}", `the path "a" does not begin with /`},
 		{plain, " /a: {get: []}", "api.yaml:3: this is no object"},
-		{`{"openapi":[{"file":"FILE","base":"v1"}]}`, " /a: {get: {}}", `the path "v1/a" does not begin with /`},
-		{`{"methods":{"GET":"none"},"strict":true,"openapi":[{"file":"FILE"}]}`, " /a: {get: {}}", "strict without any operation"},
+		{`{"openapi":[{"file":"FILE","base":"v1"}]}`, " /a: {get: {}}",
+			`the path "v1/a" does not begin with /`},
+		{`{"methods":{"GET":"none"},"strict":true,"openapi":[{"file":"FILE"}]}`, " /a: {get: {}}",
+			"strict without any operation"},
 	} {
-		if _, err := declaredBy(t, test.config, test.paths); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := declaredBy(t, test.config, test.paths); err == nil ||
+			!strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s\ngot  %v\nwant %s", test.paths, err, test.want)
 		}
 	}
@@ -115,31 +145,42 @@ func TestSkipUnsupported(t *testing.T) {
 		reader  map[string]int
 	}{
 		"a query (OpenAI)": {
-			" /assistants: {get: {operationId: list}}\n /assistants?beta=true: {get: {operationId: listBeta}}\n /runs/{id}?beta=true&x: {post: {operationId: run}}\n /runs/{any}: {put: {operationId: put}}",
+			" /assistants: {get: {operationId: list}}\n /assistants?beta=true: {get: " +
+				"{operationId: listBeta}}\n /runs/{id}?beta=true&x: {post: {operationId: run}}\n " +
+				"/runs/{any}: {put: {operationId: put}}",
 			"has a query or a fragment",
 			[]string{"GET /assistants?beta=true", "POST /runs/{id}?beta=true&x"},
 			map[string]int{
-				"GET /assistants": 200, "GET /assistants?after=1": 200, "GET /assistants?beta=true": 403, "GET /assistants?a=b&%62eta=false": 403, "GET /assistants?a;beta": 403,
-				"HEAD /assistants?beta=true": 403, "POST /runs/1?beta=true": 403, "POST /runs/1": 403, "PUT /runs/1?beta=true": 200,
+				"GET /assistants": 200, "GET /assistants?after=1": 200,
+				"GET /assistants?beta=true": 403, "GET /assistants?a=b&%62eta=false": 403,
+				"GET /assistants?a;beta":     403,
+				"HEAD /assistants?beta=true": 403, "POST /runs/1?beta=true": 403,
+				"POST /runs/1": 403, "PUT /runs/1?beta=true": 200,
 			},
 			map[string]int{"GET /assistants": 200},
 		},
 		"a fragment (Box)": {
-			" /files/{id}: {get: {operationId: file}, put: {operationId: update}}\n /files/{id}#share: {put: {operationId: share}}\n /links#create: {post: {operationId: link}}",
+			" /files/{id}: {get: {operationId: file}, put: {operationId: update}}\n " +
+				"/files/{id}#share: {put: {operationId: share}}\n /links#create: {post: " +
+				"{operationId: link}}",
 			"has a query or a fragment",
 			[]string{"PUT /files/{id}#share", "POST /links#create"},
 			map[string]int{"PUT /files/1": 200, "GET /files/1": 200, "POST /links": 403},
 			nil,
 		},
 		"templates of one shape (Xero)": {
-			" /reports/{id}: {get: {operationId: byID}, put: {operationId: put}}\n /reports/{name}: {get: {operationId: byName}}\n /Reports/{other}/: {get: {operationId: third}}\n /{any}/{thing}: {get: {operationId: broad}}",
+			" /reports/{id}: {get: {operationId: byID}, put: {operationId: put}}\n " +
+				"/reports/{name}: {get: {operationId: byName}}\n /Reports/{other}/: {get: " +
+				"{operationId: third}}\n /{any}/{thing}: {get: {operationId: broad}}",
 			"GET /reports/{name} is default:byID already",
 			[]string{"GET /reports/{id}", "GET /reports/{name}", "GET /Reports/{other}/"},
-			map[string]int{"GET /reports/1": 403, "HEAD /reports/1": 403, "PUT /reports/1": 200, "GET /x/1": 200},
+			map[string]int{"GET /reports/1": 403, "HEAD /reports/1": 403, "PUT /reports/1": 200,
+				"GET /x/1": 200},
 			nil,
 		},
 		"a trailing slash": {
-			" /users: {get: {operationId: list}, post: {operationId: add}}\n /users/: {get: {operationId: all}}",
+			" /users: {get: {operationId: list}, post: {operationId: add}}\n /users/: {get: " +
+				"{operationId: all}}",
 			"GET /users/ is default:list already",
 			[]string{"GET /users", "GET /users/"},
 			map[string]int{"GET /users": 403, "GET /users/": 403, "POST /users": 200},
@@ -198,17 +239,23 @@ func TestSkipUnsupported(t *testing.T) {
 	}
 	// A key for one operation does not reach what is left out.
 	_, narrow := h.key("default:byID")
-	file := document(t, " /{id}: {get: {operationId: byID}}\n /{name}: {get: {operationId: byName}}\n /x: {get: {operationId: x}}")
-	if a := h.send(h.handler("namespace acme\nopenapi "+file+" {\nskip_unsupported\n}"), "GET /1"+keyLine(narrow)); a.StatusCode != 403 {
+	file := document(t,
+		" /{id}: {get: {operationId: byID}}\n /{name}: {get: {operationId: byName}}\n /x: {get: "+
+			"{operationId: x}}")
+	if a := h.send(h.handler("namespace acme\nopenapi "+file+" {\nskip_unsupported\n}"),
+		"GET /1"+keyLine(narrow)); a.StatusCode != 403 {
 		t.Error(a.StatusCode)
 	}
 	only := document(t, " /a?b: {get: {}}")
-	if _, err := (&Handler{Strict: true, OpenAPI: []OpenAPI{{File: only, SkipUnsupported: true}}}).compile(); err == nil || !strings.Contains(err.Error(), "strict without any operation") {
+	if _, err := (&Handler{Strict: true,
+		OpenAPI: []OpenAPI{{File: only, SkipUnsupported: true}}}).compile(); err == nil ||
+		!strings.Contains(err.Error(), "strict without any operation") {
 		t.Error(err)
 	}
 }
 
-// A relative path begins at the file that the line stands in, and the config changes when the document does.
+// A relative path begins at the file that the line stands in, and the config changes when the
+// document does.
 func TestDocumentBesideTheCaddyfile(t *testing.T) {
 	dir := t.TempDir()
 	put := func(name, text string) {
@@ -225,10 +272,13 @@ func TestDocumentBesideTheCaddyfile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(text, map[string]any{"filename": filepath.Join(dir, "Caddyfile")})
+		config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(text,
+			map[string]any{"filename": filepath.Join(dir, "Caddyfile")})
 		return string(config), err
 	}
-	put("Caddyfile", ":8080\napi_key {\n\topenapi docs/a.yaml\n\tstrict\n\tresource shop\n\timport more/options\n}\n")
+	put("Caddyfile",
+		":8080\napi_key {\n\topenapi docs/a.yaml\n\tstrict\n\tresource shop\n\timport "+
+			"more/options\n}\n")
 	put("more/options", "openapi ./b.yaml /b\n")
 	put("docs/a.yaml", "openapi: 3.0.0\npaths:\n /a: {get: {}}\n")
 	put("more/b.yaml", "openapi: 3.0.0\npaths:\n /b: {get: {}}\n")
@@ -236,7 +286,8 @@ func TestDocumentBesideTheCaddyfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{`"file":"` + dir + `/docs/a.yaml","sha256":"`, `"base":"/b","file":"` + dir + `/more/b.yaml","sha256":"`, `"strict":true`} {
+	for _, part := range []string{`"file":"` + dir + `/docs/a.yaml","sha256":"`,
+		`"base":"/b","file":"` + dir + `/more/b.yaml","sha256":"`, `"strict":true`} {
 		if !strings.Contains(strings.ReplaceAll(first, " ", ""), part) {
 			t.Errorf("no %s in %s", part, first)
 		}
@@ -249,7 +300,9 @@ func TestDocumentBesideTheCaddyfile(t *testing.T) {
 		t.Errorf("another document makes the same config: %v", err)
 	}
 	put("more/b.yaml", "openapi: 3.0.0\npaths:\n /b: {get: {operationId: [x]}}\n")
-	if _, err := adapt(); err == nil || !strings.Contains(err.Error(), dir+"/more/b.yaml:3: operationId is no string, at "+dir+"/more/options:1") {
+	if _, err := adapt(); err == nil ||
+		!strings.Contains(err.Error(),
+			dir+"/more/b.yaml:3: operationId is no string, at "+dir+"/more/options:1") {
 		t.Error(err)
 	}
 }
@@ -279,7 +332,8 @@ func publicDocument(t testing.TB, name string) string {
 	return out.Name()
 }
 
-// Every operation of large public documents is found under its own permission, and so as the obvious way does.
+// Every operation of large public documents is found under its own permission, and so as the
+// obvious way does.
 func TestPublicDocuments(t *testing.T) {
 	for _, test := range []struct {
 		name       string
@@ -297,10 +351,13 @@ func TestPublicDocuments(t *testing.T) {
 		}},
 		{"blockfrost.yaml", 2 * 126, // at /api/v0 and at /
 			map[string]string{
-				"GET /api/v0/blocks/latest": "cardano---blocks:get--blocks-latest", "GET /blocks/7": "cardano---blocks:get--blocks--hash_or_number-", "POST /api/v0/tx/submit": "cardano---transactions:post--tx-submit",
+				"GET /api/v0/blocks/latest": "cardano---blocks:get--blocks-latest",
+				"GET /blocks/7":             "cardano---blocks:get--blocks--hash_or_number-",
+				"POST /api/v0/tx/submit":    "cardano---transactions:post--tx-submit",
 				"GET /api/v1/blocks/latest": "read",
 			}},
-		{"rclone.json", 101, map[string]string{"POST /rc/noop": "default:rcNoop", "POST /core/version": "default:coreVersion", "GET /rc/noop": "read"}},
+		{"rclone.json", 101, map[string]string{"POST /rc/noop": "default:rcNoop",
+			"POST /core/version": "default:coreVersion", "GET /rc/noop": "read"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := &Handler{OpenAPI: []OpenAPI{{File: publicDocument(t, test.name)}}}
@@ -313,7 +370,8 @@ func TestPublicDocuments(t *testing.T) {
 			}
 			for request, want := range test.calls {
 				method, path, _ := strings.Cut(request, " ")
-				if got := rules.need(method, path, "", rules.methods[method]).String(); got != want {
+				if got := rules.need(method, path, "",
+					rules.methods[method]).String(); got != want {
 					t.Errorf("%s takes %s, want %s", request, got, want)
 				}
 			}
@@ -334,8 +392,11 @@ func TestStrict(t *testing.T) {
 	_, all := h.key("*")
 	_, reader := h.key("read")
 	_, searcher := h.key("orders:search")
-	file := document(t, " /orders/{id}: {get: {tags: [Orders]}, post: {tags: [Orders], operationId: pay}}\n /docs: {get: {}}\n /: {options: {}}")
-	options := "namespace acme\nfrom bearer\nfrom header X-Key\npublic /health\noptional\nforeign pass\npreflight\noperation orders:search read POST /orders/search\nopenapi " + file
+	file := document(t,
+		" /orders/{id}: {get: {tags: [Orders]}, post: {tags: [Orders], operationId: pay}}\n "+
+			"/docs: {get: {}}\n /: {options: {}}")
+	options := "namespace acme\nfrom bearer\nfrom header X-Key\npublic /health\noptional\nforeign " +
+		"pass\npreflight\noperation orders:search read POST /orders/search\nopenapi " + file
 	open, strict := h.handler(options), h.handler(options+"\nstrict")
 	for _, test := range []struct {
 		send         string
@@ -349,7 +410,8 @@ func TestStrict(t *testing.T) {
 		{"GET /" + keyLine(all), 200, 403},
 		{"OPTIONS /" + keyLine(reader), 200, 200},
 		{"OPTIONS /orders/7" + keyLine(reader), 200, 403},
-		{"OPTIONS /orders\nOrigin: https://a.example\nAccess-Control-Request-Method: GET", 204, 204},
+		{"OPTIONS /orders\nOrigin: https://a.example\nAccess-Control-Request-Method: GET", 204,
+			204},
 		{"GET /health", 200, 200},
 		{"GET /docs", 200, 200},
 		{"GET /nothing", 200, 403},
@@ -382,14 +444,17 @@ func TestStrict(t *testing.T) {
 // HEAD takes what GET takes of the same origin; what is written by hand goes before a document.
 func TestHeadOfADocument(t *testing.T) {
 	h := &Handler{
-		OpenAPI:   []OpenAPI{{File: document(t, " /a: {get: {operationId: a}, head: {operationId: b}}\n /b: {get: {operationId: c}, head: {operationId: d}}")}},
+		OpenAPI: []OpenAPI{{File: document(t,
+			" /a: {get: {operationId: a}, head: {operationId: b}}\n /b: {get: {operationId: c}, "+
+				"head: {operationId: d}}")}},
 		Operation: []Operation{{"x:close", "write", "GET", "/a"}},
 	}
 	rules, err := h.compile()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for request, want := range map[string]string{"GET /a": "x:close", "HEAD /a": "x:close", "GET /b": "default:c", "HEAD /b": "default:d"} {
+	for request, want := range map[string]string{"GET /a": "x:close", "HEAD /a": "x:close",
+		"GET /b": "default:c", "HEAD /b": "default:d"} {
 		method, path, _ := strings.Cut(request, " ")
 		if got := rules.need(method, path, "", rules.methods[method]).String(); got != want {
 			t.Errorf("%s takes %s, want %s", request, got, want)

@@ -16,8 +16,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// request is what the api_key handlers know of one request, all of them together: the first one makes it. It shows no
-// credential to others. Logs and placeholders read it after the handlers have returned, so it is never used again.
+// request is what the api_key handlers know of one request, all of them together: the first one
+// makes it. It shows no credential to others. Logs and placeholders read it after the handlers have
+// returned, so it is never used again.
 type request struct {
 	trusted   bool   // the peer is a trusted proxy
 	clientIP  string // as Caddy determined it
@@ -30,7 +31,9 @@ type request struct {
 	repl      *caddy.Replacer
 	kept      http.Header // header fields with credentials, for api_keys_admin
 
-	values [5]string // of the identity headers: Caddy's request_header changes them in place, so no two requests share them
+	// of the identity headers: Caddy's request_header changes them in place, so no two requests
+	// share them
+	values [5]string
 }
 
 // requestVar is where the request's variables hold it.
@@ -67,15 +70,16 @@ func (h *Handler) request(r *http.Request) *request {
 	return req
 }
 
-// readBrackets determines the client's address again if a trusted proxy writes IPv6 addresses in brackets, as `[2001:db8::1]`. Caddy skips
-// these unless a port follows.
+// readBrackets determines the client's address again if a trusted proxy writes IPv6 addresses in
+// brackets, as `[2001:db8::1]`. Caddy skips these unless a port follows.
 func (req *request) readBrackets(r *http.Request) {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server == nil {
 		return
 	}
 	bracketed := func(name string) bool {
-		return slices.ContainsFunc(r.Header.Values(name), func(line string) bool { return strings.Contains(line, "[") })
+		return slices.ContainsFunc(r.Header.Values(name),
+			func(line string) bool { return strings.Contains(line, "[") })
 	}
 	if !slices.ContainsFunc(server.ClientIPHeaders, bracketed) {
 		return
@@ -162,7 +166,8 @@ func (req *request) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// maxPermissionsHeader is how long X-Apikey-Permissions may be: upstreams bound their headers, 8 KiB in all being usual.
+// maxPermissionsHeader is how long X-Apikey-Permissions may be: upstreams bound their headers, 8
+// KiB in all being usual.
 const maxPermissionsHeader = 4 << 10
 
 // identify sets the identity headers. They are plain values that no handler expands.
@@ -180,7 +185,8 @@ func (req *request) identify(header http.Header, metadata []metadataHeader) {
 	set("X-Apikey-Name", headerValue(rec.Name))
 	set("X-Apikey-Namespace", headerValue(req.wanted))
 	set("X-Apikey-Owner", headerValue(rec.Owner))
-	if permissions := rec.Set(req.policy, req.namespace).String(); len(permissions) <= maxPermissionsHeader {
+	if permissions := rec.Set(req.policy,
+		req.namespace).String(); len(permissions) <= maxPermissionsHeader {
 		set("X-Apikey-Permissions", permissions)
 	}
 	for _, m := range metadata {

@@ -17,7 +17,8 @@ import (
 
 // Operation gives one call a permission of its own.
 type Operation struct {
-	// The permission, as `RESOURCE:OPERATION`. Besides it, the class on the resource allows the call, and what covers that.
+	// The permission, as `RESOURCE:OPERATION`. Besides it, the class on the resource allows the
+	// call, and what covers that.
 	Permission string `json:"permission"`
 	// `read` or `write`, whatever the method says.
 	Class string `json:"class"`
@@ -52,8 +53,10 @@ type rules struct {
 type metadataHeader struct{ name, header string }
 
 var defaultMethods = map[string]keystore.Class{
-	http.MethodGet: keystore.Read, http.MethodHead: keystore.Read, http.MethodOptions: keystore.Read,
-	http.MethodPost: keystore.Write, http.MethodPut: keystore.Write, http.MethodPatch: keystore.Write, http.MethodDelete: keystore.Write,
+	http.MethodGet: keystore.Read, http.MethodHead: keystore.Read,
+	http.MethodOptions: keystore.Read,
+	http.MethodPost:    keystore.Write, http.MethodPut: keystore.Write,
+	http.MethodPatch: keystore.Write, http.MethodDelete: keystore.Write,
 }
 
 const (
@@ -65,23 +68,28 @@ const (
 func realmOr(realm, none string) (string, error) {
 	odd := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
 	if len(realm) > maxRealm || strings.ContainsFunc(realm, odd) || keystore.ContainsToken(realm) {
-		return "", fmt.Errorf("realm: must be at most %d ASCII characters without quotes and backslashes, this is %q", maxRealm, shown(realm))
+		return "", fmt.Errorf("realm: must be at most %d ASCII characters without quotes and "+
+			"backslashes, this is %q", maxRealm, shown(realm))
 	}
 	return cmp.Or(realm, none), nil
 }
 
 // compile checks the configuration. Errors name the option as the Caddyfile does.
 func (h *Handler) compile() (*rules, error) {
-	c := &rules{lists: make(map[string][]listRule), encodedSlash: h.EncodedSlash != "", strict: h.Strict}
+	c := &rules{lists: make(map[string][]listRule), encodedSlash: h.EncodedSlash != "",
+		strict: h.Strict}
 	for _, word := range []struct{ option, value, only string }{
-		{"foreign", h.Foreign, "pass"}, {"encoded_slash", h.EncodedSlash, "allow"}, {"errors", h.Errors, "caddy"},
+		{"foreign", h.Foreign, "pass"}, {"encoded_slash", h.EncodedSlash, "allow"},
+		{"errors", h.Errors, "caddy"},
 	} {
 		if word.value != "" && word.value != word.only {
-			return nil, fmt.Errorf("%s: unknown word %q: it takes %s, or leave it out", word.option, shown(word.value), word.only)
+			return nil, fmt.Errorf("%s: unknown word %q: it takes %s, or leave it out", word.option,
+				shown(word.value), word.only)
 		}
 	}
 	if h.Forwarded != "" && h.Forwarded != forwardedPlain && h.Forwarded != forwardedNginx {
-		return nil, fmt.Errorf("forwarded: unknown word %q: it takes nothing or nginx", shown(h.Forwarded))
+		return nil, fmt.Errorf("forwarded: unknown word %q: it takes nothing or nginx",
+			shown(h.Forwarded))
 	}
 	var err error
 	if c.realm, err = realmOr(h.Realm, defaultRealm); err != nil {
@@ -119,7 +127,8 @@ func (h *Handler) compile() (*rules, error) {
 	}
 	if h.Preflight != nil {
 		if h.Forwarded != "" {
-			return nil, errors.New("preflight: with forwarded the other proxy would take the 204 for a permission and send the OPTIONS request on: " +
+			return nil, errors.New("preflight: with forwarded the other proxy would take the 204 " +
+				"for a permission and send the OPTIONS request on: " +
 				"leave one of them out, and answer preflights in the other proxy")
 		}
 		for _, origin := range h.Preflight.Origins {
@@ -137,11 +146,13 @@ func (h *Handler) compile() (*rules, error) {
 func (c *rules) addNamespaces(h *Handler) error {
 	var err error
 	for _, text := range h.NamespacePath {
-		if c.namespacePaths, err = addPattern(c.namespacePaths, "namespace_path", text, false); err != nil {
+		if c.namespacePaths, err = addPattern(c.namespacePaths, "namespace_path", text,
+			false); err != nil {
 			return err
 		}
 		if last := &c.namespacePaths[len(c.namespacePaths)-1]; !last.captures() {
-			return fmt.Errorf("namespace_path: path pattern %q has no segment {namespace}, which must be a whole segment, between two slashes", shown(text))
+			return fmt.Errorf("namespace_path: path pattern %q has no segment {namespace}, which "+
+				"must be a whole segment, between two slashes", shown(text))
 		}
 	}
 	sortPatterns(c.namespacePaths, func(p *pattern) *pattern { return p })
@@ -153,7 +164,9 @@ func (c *rules) addNamespaces(h *Handler) error {
 	case strings.Contains(c.namespace, "{"):
 		c.placeholder = true
 	case !keystore.ValidNamespaceID(c.namespace):
-		return fmt.Errorf("namespace: %q is no id of a namespace: it takes up to 64 letters, digits, '.', '_', '~' and '-', beginning with a letter or digit, or a placeholder, or home", shown(c.namespace))
+		return fmt.Errorf("namespace: %q is no id of a namespace: it takes up to 64 letters, "+
+			"digits, '.', '_', '~' and '-', beginning with a letter or digit, or a placeholder, "+
+			"or home", shown(c.namespace))
 	}
 	if c.resource = h.Resource; c.resource != "" {
 		return checkResource("resource", c.resource)
@@ -164,7 +177,8 @@ func (c *rules) addNamespaces(h *Handler) error {
 func checkResource(option, resource string) error {
 	switch {
 	case !keystore.ValidResource(resource):
-		return fmt.Errorf("%s: %q is no resource: it takes a-z, 0-9, '.', '_' and '-', beginning with a letter or digit", option, shown(resource))
+		return fmt.Errorf("%s: %q is no resource: it takes a-z, 0-9, '.', '_' and '-', beginning "+
+			"with a letter or digit", option, shown(resource))
 	case keystore.IsAdminResource(resource):
 		return fmt.Errorf("%s: %q is for managing keys: choose another name", option, resource)
 	}
@@ -228,7 +242,8 @@ type unfinished struct{ error }
 
 // unmappedMethod says that what is declared for a method could never be called.
 func unmappedMethod(what, method, class string) error {
-	return unfinished{fmt.Errorf("%s: the method %q is refused everywhere: add `methods %s %s`, or correct it (case matters)", shown(what), shown(method), shown(class), shown(method))}
+	return unfinished{fmt.Errorf("%s: the method %q is refused everywhere: add `methods %s %s`, "+
+		"or correct it (case matters)", shown(what), shown(method), shown(class), shown(method))}
 }
 
 func (c *rules) addMetadata(name string) error {
@@ -238,14 +253,16 @@ func (c *rules) addMetadata(name string) error {
 	header := http.CanonicalHeaderKey("X-Apikey-Meta-" + foldName(name))
 	for _, other := range c.metadata {
 		if other.header == header {
-			return fmt.Errorf("pass_metadata: %s and %s would be the same header %s", shown(other.name), shown(name), shown(header))
+			return fmt.Errorf("pass_metadata: %s and %s would be the same header %s",
+				shown(other.name), shown(name), shown(header))
 		}
 	}
 	c.metadata = append(c.metadata, metadataHeader{name, header})
 	return nil
 }
 
-// almostPatterns returns the path patterns with a segment that looks like a wildcard and is literal, such as /docs*.
+// almostPatterns returns the path patterns with a segment that looks like a wildcard and is
+// literal, such as /docs*.
 func (h *Handler) almostPatterns() (almost []string) {
 	texts := slices.Concat(h.NamespacePath, h.Public)
 	for _, o := range h.Operation {
@@ -256,7 +273,8 @@ func (h *Handler) almostPatterns() (almost []string) {
 	}
 	for _, text := range texts {
 		p, _ := parsePattern(text, true) // compile has reported errors
-		if slices.ContainsFunc(p.segments, func(s segment) bool { return strings.ContainsAny(s.literal, "*{}") }) {
+		if slices.ContainsFunc(p.segments,
+			func(s segment) bool { return strings.ContainsAny(s.literal, "*{}") }) {
 			almost = append(almost, text)
 		}
 	}
@@ -272,7 +290,8 @@ func (c *rules) isPublic(path string) bool {
 	return false
 }
 
-// namespaceOf returns the id of the namespace that a call on a path touches; empty: the key's own, or none.
+// namespaceOf returns the id of the namespace that a call on a path touches; empty: the key's own,
+// or none.
 func (c *rules) namespaceOf(call *call, path string) string {
 	for i := range c.namespacePaths {
 		if id, ok := c.namespacePaths[i].match(path); ok {

@@ -12,7 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A runningRequest is a request on its way to the upstream, which is cut when its key stops being alive.
+// A runningRequest is a request on its way to the upstream, which is cut when its key stops being
+// alive.
 type runningRequest struct {
 	keystore.Running
 	w      http.ResponseWriter
@@ -43,7 +44,9 @@ func follow(w http.ResponseWriter, r *http.Request) *runningRequest {
 }
 
 // follow returns what the next handler is to be called with.
-func (run *runningRequest) follow(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request) {
+func (run *runningRequest) follow(
+	w http.ResponseWriter, r *http.Request,
+) (http.ResponseWriter, *http.Request) {
 	if run.dead != nil {
 		w = run.dead
 	}
@@ -53,14 +56,16 @@ func (run *runningRequest) follow(w http.ResponseWriter, r *http.Request) (http.
 	return w, r
 }
 
-// finish is called when the next handler has returned. A stream that was cut must not look complete.
+// finish is called when the next handler has returned. A stream that was cut must not look
+// complete.
 func (run *runningRequest) finish() {
 	if run.dead != nil && run.dead.cut.Load() {
 		panic(http.ErrAbortHandler) // resets it
 	}
 }
 
-// endsWith has the values of one context, which may have changed since the other was derived from it, and the end of the other.
+// endsWith has the values of one context, which may have changed since the other was derived from
+// it, and the end of the other.
 type endsWith struct {
 	context.Context
 	end context.Context
@@ -83,11 +88,11 @@ func (run *runningRequest) release() {
 	runningRequests.Put(run)
 }
 
-// cut ends the request for the client: an HTTP/1 connection is closed, an HTTP/2 stream reset. Handler and upstream end by
-// that, or by the context.
+// cut ends the request for the client: an HTTP/1 connection is closed, an HTTP/2 stream reset.
+// Handler and upstream end by that, or by the context.
 //
-// It goes past Caddy's own writers. Their idle timeouts set a deadline before each write, which would put one of ours off
-// by a minute, and may be called from the handler's goroutine only.
+// It goes past Caddy's own writers. Their idle timeouts set a deadline before each write, which
+// would put one of ours off by a minute, and may be called from the handler's goroutine only.
 func (run *runningRequest) cut() {
 	if run.dead != nil {
 		run.dead.cut.Store(true)
@@ -115,8 +120,9 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// deadWriter refuses to write once its request is cut. An HTTP/3 stream has no reset that another goroutine may cause
-// through net/http's interfaces, only deadlines, which Caddy's idle timeout puts off at the next write.
+// deadWriter refuses to write once its request is cut. An HTTP/3 stream has no reset that another
+// goroutine may cause through net/http's interfaces, only deadlines, which Caddy's idle timeout
+// puts off at the next write.
 type deadWriter struct {
 	http.ResponseWriter
 	cut atomic.Bool
@@ -143,7 +149,8 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// closeNow closes a connection without waiting for anyone. Closing TLS would first say goodbye, for up to 5 s.
+// closeNow closes a connection without waiting for anyone. Closing TLS would first say goodbye, for
+// up to 5 s.
 func closeNow(conn net.Conn) {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()

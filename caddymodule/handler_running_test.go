@@ -76,14 +76,18 @@ func (s *streamer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(err)
 		}
 		defer func() { _ = conn.Close() }()
-		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello")
+		_, _ = io.WriteString(conn,
+			"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: "+
+				"Upgrade\r\n\r\nhello")
 		s.began <- r.URL.Path
 		_, _ = io.Copy(io.Discard, buffered) // until the other side ends
 	}
 }
 
 // startSite runs a Caddyfile site with api_key, and returns its address and the key store.
-func startSite(t *testing.T, g *gate, options, upstream string) (addr string, keys *keystore.Keystore) {
+func startSite(
+	t *testing.T, g *gate, options, upstream string,
+) (addr string, keys *keystore.Keystore) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -93,9 +97,15 @@ func startSite(t *testing.T, g *gate, options, upstream string) (addr string, ke
 	if err := listener.Close(); err != nil {
 		t.Fatal(err)
 	}
-	text := fmt.Sprintf("{\n\tadmin unix/%s\n\tpersist_config off\n\tskip_install_trust\n\tstorage file_system %s\n\tauto_https disable_redirects\n\tapi_keys {\n\t\tdatabase sqlite %s\n\t}\n\tlog {\n\t\toutput discard\n\t}\n}\n"+
-		"%s {\n\tlog {\n\t\toutput discard\n\t}\n\t%s\n\troute {\n\tencode gzip\n\tapi_key {\n\t\tnamespace acme\n%s\n\t}\n\tfile_server /big {\n\t\troot %s\n\t}\n\treverse_proxy %s\n}\n}\n",
-		g.path("a.sock"), g.path("storage"), g.path("keys.db"), "https://"+addr, "tls internal", options, g.dir, strings.TrimPrefix(upstream, "http://"))
+	text := fmt.Sprintf("{\n\tadmin unix/%s\n\tpersist_config "+
+		"off\n\tskip_install_trust\n\tstorage file_system %s\n\tauto_https "+
+		"disable_redirects\n\tapi_keys {\n\t\tdatabase sqlite %s\n\t}\n\tlog {\n\t\toutput "+
+		"discard\n\t}\n}\n"+
+		"%s {\n\tlog {\n\t\toutput discard\n\t}\n\t%s\n\troute {\n\tencode gzip\n\tapi_key "+
+		"{\n\t\tnamespace acme\n%s\n\t}\n\tfile_server /big {\n\t\troot %s\n\t}\n\treverse_proxy "+
+		"%s\n}\n}\n",
+		g.path("a.sock"), g.path("storage"), g.path("keys.db"), "https://"+addr, "tls internal",
+		options, g.dir, strings.TrimPrefix(upstream, "http://"))
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +115,8 @@ func startSite(t *testing.T, g *gate, options, upstream string) (addr string, ke
 	}
 	keys = runningApp().Keystore()
 	if keys.Policy().Namespace("acme") == nil {
-		if _, err := keys.CreateNamespace(t.Context(), keystore.Root("test"), keystore.Namespace{ID: "acme", Kind: "account", Name: "acme"}); err != nil {
+		if _, err := keys.CreateNamespace(t.Context(), keystore.Root("test"),
+			keystore.Namespace{ID: "acme", Kind: "account", Name: "acme"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -133,7 +144,8 @@ func stalledBody() io.Reader {
 	return reader
 }
 
-// TestRevokeCutsWhatRuns is spec section 5: before the revoke answers, every request of the key is cut.
+// TestRevokeCutsWhatRuns is spec section 5: before the revoke answers, every request of the key is
+// cut.
 func TestRevokeCutsWhatRuns(t *testing.T) {
 	upstream := newStreamer(t)
 	g := newGate(t)
@@ -144,9 +156,15 @@ func TestRevokeCutsWhatRuns(t *testing.T) {
 			key, token := h.key("read write")
 			conn := dialSite(t, addr)
 			if path == "/upload" {
-				_, _ = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n", path, addr, token)
+				_,
+					_ = fmt.Fprintf(conn,
+					"POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer "+
+						"%s\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n", path, addr, token)
 			} else {
-				_, _ = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", path, addr, token)
+				_,
+					_ = fmt.Fprintf(conn,
+					"GET %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", path, addr,
+					token)
 			}
 			awaitPath(t, upstream.began, path)
 			revoke(t, keys, key.ID)
@@ -196,7 +214,8 @@ func TestRevokeCutsWhatRuns(t *testing.T) {
 			awaitPath(t, upstream.ended, "/")
 		}
 		t.Run("HTTP/2"+path, func(t *testing.T) {
-			transport := &http.Transport{TLSClientConfig: tlsTo(addr, "h2"), ForceAttemptHTTP2: true}
+			transport := &http.Transport{TLSClientConfig: tlsTo(addr, "h2"),
+				ForceAttemptHTTP2: true}
 			defer transport.CloseIdleConnections()
 			overStreams(t, transport)
 		})
@@ -254,11 +273,15 @@ func TestRevokeCutsFileServer(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = response.Body.Close() }()
-			if _, err := io.ReadFull(response.Body, make([]byte, 1<<20)); err != nil || response.StatusCode != http.StatusOK {
+			if _,
+				err := io.ReadFull(response.Body, make([]byte, 1<<20)); err != nil ||
+				response.StatusCode != http.StatusOK {
 				t.Fatal(response.StatusCode, err)
 			}
 			revoke(t, keys, key.ID)
-			if _, err := io.Copy(io.Discard, response.Body); err == nil || errors.Is(err, context.DeadlineExceeded) {
+			if _,
+				err := io.Copy(io.Discard, response.Body); err == nil ||
+				errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("the download goes on: %v", err)
 			}
 		})
@@ -272,7 +295,10 @@ func TestRevokeCutsWebSockets(t *testing.T) {
 	key, token := (&house{t: t, keys: keys}).key("read")
 
 	conn := dialSite(t, addr)
-	_, _ = fmt.Fprintf(conn, "GET /websocket HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer %s\r\n\r\n", addr, token)
+	_, _ = fmt.Fprintf(conn,
+		"GET /websocket HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: "+
+			"websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "+
+			"dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer %s\r\n\r\n", addr, token)
 	reader := bufio.NewReader(conn)
 	response, err := http.ReadResponse(reader, nil)
 	if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
@@ -296,7 +322,8 @@ func TestRevokeCutsStalledDownload(t *testing.T) {
 	addr, keys := startSite(t, g, "", upstream.URL)
 	key, token := (&house{t: t, keys: keys}).key("read")
 	conn := dialSite(t, addr)
-	_, _ = fmt.Fprintf(conn, "GET /download HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", addr, token)
+	_, _ = fmt.Fprintf(conn,
+		"GET /download HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", addr, token)
 	awaitPath(t, upstream.began, "/download")
 	revoke(t, keys, key.ID)
 	awaitPath(t, upstream.ended, "/download")
@@ -304,7 +331,8 @@ func TestRevokeCutsStalledDownload(t *testing.T) {
 
 func revoke(t *testing.T, keys *keystore.Keystore, id string) {
 	t.Helper()
-	_, propagation, err := keys.RevokeKey(t.Context(), keystore.Root("test"), id, "test", false, keystore.ChangeOptions{Wait: 10 * time.Second})
+	_, propagation, err := keys.RevokeKey(t.Context(), keystore.Root("test"), id, "test", false,
+		keystore.ChangeOptions{Wait: 10 * time.Second})
 	if err != nil || !propagation.Complete {
 		encoded, _ := json.Marshal(propagation)
 		t.Fatalf("%s %v", encoded, err)

@@ -32,20 +32,23 @@ func (c *rules) addTable(h *Handler) error {
 	}
 	b.finish(written)
 	if c.strict && len(c.declared) == 0 {
-		return unfinished{errors.New("strict without any operation would forbid every call: declare some by `operation` or `openapi`")}
+		return unfinished{errors.New("strict without any operation would forbid every call: " +
+			"declare some by `operation` or `openapi`")}
 	}
 	c.table = newTable(b.list)
 	return nil
 }
 
-// finish is called once all operations of one origin are there, the first of them at the index from.
+// finish is called once all operations of one origin are there, the first of them at the index
+// from.
 func (b *tableBuilder) finish(from int) {
 	for _, o := range b.list[from:] {
 		if o.leftOut {
 			continue
 		}
 		b.rules.declared = append(b.rules.declared, api.Operation{
-			Permission: o.need.String(), Class: o.need.Class.String(), Method: o.method, Path: o.pattern.text, Summary: o.summary,
+			Permission: o.need.String(), Class: o.need.Class.String(), Method: o.method,
+			Path: o.pattern.text, Summary: o.summary,
 		})
 	}
 	b.addHead(from)
@@ -67,7 +70,8 @@ func (b *tableBuilder) append(o operation) {
 
 // clash says that o is for the same calls as the operation with the index i.
 func (b *tableBuilder) clash(o *operation, i int) error {
-	return fmt.Errorf("%s %s is %s already (%s): remove one of them", shown(o.method), shown(o.pattern.text), b.list[i].need, shown(b.list[i].place))
+	return fmt.Errorf("%s %s is %s already (%s): remove one of them", shown(o.method),
+		shown(o.pattern.text), b.list[i].need, shown(b.list[i].place))
 }
 
 // shape is the same for operations that are for the same calls.
@@ -96,7 +100,8 @@ func (p *pattern) shape() string {
 func (b *tableBuilder) addWritten(o Operation) error {
 	resource, name, ok := strings.Cut(o.Permission, ":")
 	if !ok || !keystore.ValidOperation(name) {
-		return fmt.Errorf("%q is no RESOURCE:OPERATION, such as orders:search (read, write and * cannot be operations)", shown(o.Permission))
+		return fmt.Errorf("%q is no RESOURCE:OPERATION, such as orders:search (read, write and * "+
+			"cannot be operations)", shown(o.Permission))
 	}
 	if err := checkResource(shown(o.Permission), resource); err != nil {
 		return err
@@ -109,25 +114,30 @@ func (b *tableBuilder) addWritten(o Operation) error {
 	if !mapped {
 		return unmappedMethod(o.Permission, o.Method, o.Class)
 	}
-	// A pattern that asks for less than the method does must not match what the upstream takes for another path: one that minds case
-	// takes /orders/SEARCH for /orders/{id}, and so do many for /orders/%73earch.
+	// A pattern that asks for less than the method does must not match what the upstream takes for
+	// another path: one that minds case takes /orders/SEARCH for /orders/{id}, and so do many for
+	// /orders/%73earch.
 	p, err := configuredPattern(o.Path, class < usual)
 	if err != nil {
 		return fmt.Errorf("%s: %w", shown(o.Permission), err)
 	}
-	if err := b.add(operation{method: o.Method, pattern: p, need: keystore.Need{Class: class, Resource: resource, Operation: name}, place: o.Path}); err != nil {
+	if err := b.add(operation{method: o.Method, pattern: p,
+		need:  keystore.Need{Class: class, Resource: resource, Operation: name},
+		place: o.Path}); err != nil {
 		return fmt.Errorf("%s: %w", shown(o.Permission), err)
 	}
 	return nil
 }
 
-// addHead makes HEAD take what GET takes (RFC 9110 §9.3.2), but for operations that are declared for HEAD themselves.
+// addHead makes HEAD take what GET takes (RFC 9110 §9.3.2), but for operations that are declared
+// for HEAD themselves.
 func (b *tableBuilder) addHead(from int) {
 	if _, mapped := b.rules.methods[http.MethodHead]; !mapped {
 		return
 	}
 	for _, o := range b.list[from:] {
-		if _, own := b.taken[http.MethodHead+o.pattern.shape()]; o.method == http.MethodGet && !own {
+		if _, own := b.taken[http.MethodHead+o.pattern.shape()]; o.method == http.MethodGet &&
+			!own {
 			o.method = http.MethodHead
 			b.list = append(b.list, o)
 		}

@@ -16,8 +16,8 @@ import (
 type JudgedHeader struct {
 	// The name of the header.
 	Header string `json:"header"`
-	// What the request does with the resource: `read` needs the permission of GET, `write` that of PUT.
-	// Default is `read`.
+	// What the request does with the resource: `read` needs the permission of GET, `write` that of
+	// PUT. Default is `read`.
 	Class string `json:"class,omitempty"`
 }
 
@@ -50,29 +50,38 @@ func (c *rules) addTargets(h *Handler) error {
 				return err
 			}
 		}
-		t := targetHeader{name: http.CanonicalHeaderKey(j.Header), folded: foldName(j.Header), class: class, relative: true}
+		t := targetHeader{name: http.CanonicalHeaderKey(j.Header), folded: foldName(j.Header),
+			class: class, relative: true}
 		switch {
 		case !httpguts.ValidHeaderFieldName(j.Header):
 			return fmt.Errorf("also_judge: %q is no name of a header", shown(j.Header))
 		case drops(j.Header, true):
-			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name anything to the API: leave it out", shown(j.Header))
+			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name "+
+				"anything to the API: leave it out", shown(j.Header))
 		case slices.Contains(unfitHeaders, t.name):
-			return fmt.Errorf("also_judge: the value of %s is no path: leave it out", shown(j.Header))
+			return fmt.Errorf("also_judge: the value of %s is no path: leave it out",
+				shown(j.Header))
 		case t.name == "Destination" && class == keystore.Read:
-			return errors.New("also_judge: Destination names what is written: write `also_judge write Destination`")
-		case slices.ContainsFunc(c.targets, func(other targetHeader) bool { return other.folded == t.folded }):
+			return errors.New("also_judge: Destination names what is written: write `also_judge " +
+				"write Destination`")
+		case slices.ContainsFunc(c.targets,
+			func(other targetHeader) bool { return other.folded == t.folded }):
 			return fmt.Errorf("also_judge: %s is given twice", shown(j.Header))
 		}
 		c.targets = append(c.targets, t)
 	}
-	own := slices.ContainsFunc(c.targets, func(t targetHeader) bool { return t.name == "Destination" })
-	if !own && c.mapsDestination() { // else MOVE and COPY are refused, and other requests need no look
+	own := slices.ContainsFunc(c.targets,
+		func(t targetHeader) bool { return t.name == "Destination" })
+	// else MOVE and COPY are refused, and other requests need no look
+	if !own && c.mapsDestination() {
 		c.targets = append(c.targets, targetHeader{
-			name: "Destination", folded: "destination", class: keystore.Write, destination: true, required: h.Forwarded != "",
+			name: "Destination", folded: "destination", class: keystore.Write, destination: true,
+			required: h.Forwarded != "",
 		})
 	}
 	if showsPath(c.namespace) && len(c.targets) > 0 {
-		return fmt.Errorf("namespace: %s shows the request's own path, so what Destination or also_judge names could not be judged: "+
+		return fmt.Errorf("namespace: %s shows the request's own path, so what Destination or "+
+			"also_judge names could not be judged: "+
 			"take the namespace from the path with namespace_path", shown(c.namespace))
 	}
 	return nil
@@ -80,7 +89,8 @@ func (c *rules) addTargets(h *Handler) error {
 
 // showsPath reports whether a text has a placeholder that may be a part of the request's path.
 func showsPath(text string) bool {
-	return slices.ContainsFunc([]string{"{http.request.uri", "{http.request.orig_uri", "{http.regexp."}, func(name string) bool {
+	return slices.ContainsFunc([]string{"{http.request.uri", "{http.request.orig_uri",
+		"{http.regexp."}, func(name string) bool {
 		return strings.Contains(text, name)
 	})
 }
@@ -141,7 +151,8 @@ func (c *rules) findTargets(call *call) bool {
 	return true
 }
 
-// find returns the header's value and the number of its lines, under every name that folds to its own.
+// find returns the header's value and the number of its lines, under every name that folds to its
+// own.
 func (t *targetHeader) find(header http.Header) (value string, n int) {
 	for name, lines := range header {
 		if foldsTo(name, t.folded) && len(lines) > 0 {
@@ -178,7 +189,8 @@ func (t *targetHeader) locate(value, host string) (path, query string, elsewhere
 	}
 	path, query, _ = strings.Cut(path, "?")
 	if strings.ContainsAny(query, `/\%`) {
-		return "", "", elsewhere // a program that takes the query for a part of the path would read another path
+		// a program that takes the query for a part of the path would read another path
+		return "", "", elsewhere
 	}
 	return path, query, elsewhere
 }
@@ -208,7 +220,8 @@ func isOneURI(value string) bool {
 		switch c := value[i]; {
 		case c <= ' ' || c == 0x7f:
 			return false
-		case c == ',' && (strings.HasPrefix(value[i+1:], "/") || strings.Contains(value[i+1:min(len(value), i+len(",https://"))], "://")):
+		case c == ',' && (strings.HasPrefix(value[i+1:], "/") ||
+			strings.Contains(value[i+1:min(len(value), i+len(",https://"))], "://")):
 			return false
 		}
 	}
@@ -247,7 +260,9 @@ func (t *secondTarget) detail() string {
 	case t.elsewhere:
 		return fmt.Sprintf("The header %s names a resource that is not on this host.", t.header)
 	case t.need.Undeclared:
-		return fmt.Sprintf("The header %s names a resource for which the API declares no such call, so no permission allows it.", t.header)
+		return fmt.Sprintf("The header %s names a resource for which the API declares no such "+
+			"call, so no permission allows it.", t.header)
 	}
-	return fmt.Sprintf("The permission was missing for the resource that the header %s names.", t.header)
+	return fmt.Sprintf("The permission was missing for the resource that the header %s names.",
+		t.header)
 }

@@ -7,7 +7,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-const davOptions = "namespace_path /dav/{namespace}/**\nmethods write MOVE COPY\npublic /dav/acme/pub/**\n"
+const davOptions = "namespace_path /dav/{namespace}/**\nmethods write MOVE COPY\npublic " +
+	"/dav/acme/pub/**\n"
 
 // TestDestination judges the Destination of MOVE and COPY (RFC 4918 §10.3) as a second target.
 func TestDestination(t *testing.T) {
@@ -66,18 +67,22 @@ func TestDestination(t *testing.T) {
 		{"/dav/acme/g\ndestination: /dav/globex/g", "bad_target"},
 	} {
 		for _, method := range []string{"MOVE", "COPY"} {
-			a := h.send(handler, method+" /dav/acme/f\nDestination: "+test.destination+keyLine(token))
+			a := h.send(handler, method+" /dav/acme/f\nDestination: "+
+				test.destination+keyLine(token))
 			if a.outcome() != test.outcome || (a.seen != nil) != (test.outcome == "ok") {
-				t.Errorf("%s to %q: %s, want %s", method, test.destination, a.outcome(), test.outcome)
+				t.Errorf("%s to %q: %s, want %s", method, test.destination, a.outcome(),
+					test.outcome)
 			}
 			if a.seen != nil && a.seen.Header.Get("X-Apikey-Namespace") != "acme" {
-				t.Errorf("%q: the namespace is that of the path, not %s", test.destination, a.seen.Header.Get("X-Apikey-Namespace"))
+				t.Errorf("%q: the namespace is that of the path, not %s", test.destination,
+					a.seen.Header.Get("X-Apikey-Namespace"))
 			}
 		}
 	}
 	for wire, want := range map[string]string{
 		"MOVE /dav/acme/f": "ok", // it names nothing else
-		"PUT /dav/acme/f\nDestination: /dav/globex/g":                        "ok", // means nothing there
+		// means nothing there
+		"PUT /dav/acme/f\nDestination: /dav/globex/g":                        "ok",
 		"MOVE /dav/globex/f\nDestination: /dav/acme/g":                       "forbidden",
 		"MOVE /dav/acme/pub/f\nDestination: /dav/acme/g":                     "ok",
 		"MOVE /dav/acme/pub/f\nDestination: /dav/globex/g":                   "forbidden",
@@ -100,12 +105,16 @@ func TestDestination(t *testing.T) {
 		}
 	}
 
-	reads := h.handler("namespace_path /dav/{namespace}/**\nmethods read COPY") // as wrong as that is
+	// as wrong as that is
+	reads := h.handler("namespace_path /dav/{namespace}/**\nmethods read COPY")
 	a := h.send(reads, "COPY /dav/acme/f\nDestination: /dav/acme/g"+keyLine(reader))
-	if a.outcome() != "forbidden" || !strings.Contains(a.body, `"needed":"write","namespace":"acme"`) || !strings.Contains(a.body, "header Destination") {
+	if a.outcome() != "forbidden" ||
+		!strings.Contains(a.body, `"needed":"write","namespace":"acme"`) ||
+		!strings.Contains(a.body, "header Destination") {
 		t.Errorf("a copy with read alone: %s %s", a.outcome(), a.body)
 	}
-	if a := h.send(h.handler(""), "MOVE /dav/acme/f\nDestination: /x"+keyLine(token)); a.outcome() != "method" {
+	if a := h.send(h.handler(""), "MOVE /dav/acme/f\nDestination: /x"+
+		keyLine(token)); a.outcome() != "method" {
 		t.Errorf("not mapped: %s", a.outcome())
 	}
 }
@@ -115,25 +124,31 @@ func TestDestinationTakesWhatPutTakes(t *testing.T) {
 	h := newHouse(t)
 	_, mover := h.key("files:move files:put")
 	_, half := h.key("files:move")
-	const table = "namespace acme\nmethods write MOVE\nstrict\noperation files:move write MOVE /files/*\n"
+	const table = "namespace acme\nmethods write MOVE\nstrict\noperation files:move write MOVE " +
+		"/files/*\n"
 	for _, test := range []struct{ name, options, destination, token, outcome string }{
 		{"both", table + "operation files:put write PUT /files/*", "/files/b", mover, "ok"},
-		{"without PUT", table + "operation files:put write PUT /files/*", "/files/b", half, "forbidden"},
+		{"without PUT", table + "operation files:put write PUT /files/*", "/files/b", half,
+			"forbidden"},
 		{"PUT is not declared", table, "/files/b", mover, "forbidden"},
-		{"not there", table + "operation files:put write PUT /files/*", "/other/b", mover, "forbidden"},
+		{"not there", table + "operation files:put write PUT /files/*", "/other/b", mover,
+			"forbidden"},
 	} {
-		a := h.send(h.handler(test.options), "MOVE /files/a\nDestination: "+test.destination+keyLine(test.token))
+		a := h.send(h.handler(test.options),
+			"MOVE /files/a\nDestination: "+test.destination+keyLine(test.token))
 		if a.outcome() != test.outcome {
 			t.Errorf("%s: %s, want %s", test.name, a.outcome(), test.outcome)
 		}
 	}
 	anonymous := h.handler(table + "operation files:put write PUT /files/*\noptional\nforeign pass")
-	for destination, want := range map[string]string{"/files/b": "anonymous", "/other/b": "forbidden", "https://x.example/files/b": "forbidden"} {
+	for destination, want := range map[string]string{"/files/b": "anonymous",
+		"/other/b": "forbidden", "https://x.example/files/b": "forbidden"} {
 		if a := h.send(anonymous, "MOVE /files/a\nDestination: "+destination); a.outcome() != want {
 			t.Errorf("without a key to %s: %s, want %s", destination, a.outcome(), want)
 		}
 	}
-	if a := h.send(anonymous, "MOVE /files/a\nDestination: /other/b"+keyLine("another-issuers-token")); a.outcome() != "forbidden" {
+	if a := h.send(anonymous, "MOVE /files/a\nDestination: /other/b"+
+		keyLine("another-issuers-token")); a.outcome() != "forbidden" {
 		t.Errorf("foreign: %s", a.outcome())
 	}
 }
@@ -141,9 +156,11 @@ func TestDestinationTakesWhatPutTakes(t *testing.T) {
 func TestAlsoJudge(t *testing.T) {
 	h := newHouse(t)
 	_, token := h.key("write", func(s *keystore.KeySpec) {
-		s.Grants = []keystore.Grant{{Namespace: "globex", Permissions: []keystore.Permission{{Action: "read"}}}}
+		s.Grants = []keystore.Grant{{Namespace: "globex",
+			Permissions: []keystore.Permission{{Action: "read"}}}}
 	})
-	const options = "namespace_path /{namespace}/**\npublic /shared/**\nalso_judge X-Amz-Copy-Source X-Copy-From\nalso_judge write X-Move-To\n"
+	const options = "namespace_path /{namespace}/**\npublic /shared/**\nalso_judge " +
+		"X-Amz-Copy-Source X-Copy-From\nalso_judge write X-Move-To\n"
 	for headers, want := range map[string]string{
 		"":                                       "ok",
 		"X-Amz-Copy-Source: /globex/key":         "ok",
@@ -151,8 +168,9 @@ func TestAlsoJudge(t *testing.T) {
 		"X-Amz-Copy-Source: %67lobex/key":        "ok",
 		"X-Amz-Copy-Source: /shared/key":         "ok",
 		"X-Copy-From: globex/a%20key?versionId=": "ok",
-		"X-Amz-Copy-Source: http://api.example.com/globex/key":       "ok",
-		"X-Amz-Copy-Source: /acme/key":                               "forbidden", // write is not read
+		"X-Amz-Copy-Source: http://api.example.com/globex/key": "ok",
+		// write is not read
+		"X-Amz-Copy-Source: /acme/key":                               "forbidden",
 		"X-Amz-Copy-Source: /rival/key":                              "forbidden",
 		"X-Amz-Copy-Source: rival/key":                               "forbidden",
 		"X-Amz-Copy-Source: %72ival/key":                             "forbidden",
@@ -171,20 +189,25 @@ func TestAlsoJudge(t *testing.T) {
 		"X-Move-To: /acme/key":                                       "ok",
 		"X-Move-To: /globex/key":                                     "forbidden",
 	} {
-		a := h.send(h.handler(options+"encoded_slash allow"), "PUT /acme/key"+keyLine(token)+"\n"+headers)
+		a := h.send(h.handler(options+"encoded_slash allow"),
+			"PUT /acme/key"+keyLine(token)+"\n"+headers)
 		if a.outcome() != want {
 			t.Errorf("%s: %s, want %s", headers, a.outcome(), want)
 		}
 	}
 	// Swift names the target of a COPY without a leading slash.
-	swift := h.handler("namespace_path /{namespace}/**\nmethods write COPY\nalso_judge write Destination")
-	for destination, want := range map[string]string{"acme/b": "ok", "/acme/b": "ok", "globex/b": "forbidden"} {
-		if a := h.send(swift, "COPY /acme/a\nDestination: "+destination+keyLine(token)); a.outcome() != want {
+	swift := h.handler("namespace_path /{namespace}/**\nmethods write COPY\nalso_judge write " +
+		"Destination")
+	for destination, want := range map[string]string{"acme/b": "ok", "/acme/b": "ok",
+		"globex/b": "forbidden"} {
+		if a := h.send(swift, "COPY /acme/a\nDestination: "+
+			destination+keyLine(token)); a.outcome() != want {
 			t.Errorf("Destination: %s: %s, want %s", destination, a.outcome(), want)
 		}
 	}
 	home := h.handler("namespace home\nalso_judge X-Copy-From")
-	if a := h.send(home, "PUT /a\nX-Copy-From: /b"+keyLine(token)); a.outcome() != "forbidden" || !strings.Contains(a.body, `"needed":"read","namespace":"acme"`) {
+	if a := h.send(home, "PUT /a\nX-Copy-From: /b"+keyLine(token)); a.outcome() != "forbidden" ||
+		!strings.Contains(a.body, `"needed":"read","namespace":"acme"`) {
 		t.Errorf("at home: %s %s", a.outcome(), a.body)
 	}
 }
@@ -203,14 +226,17 @@ func TestForwardedDestination(t *testing.T) {
 		"Destination: http://dav.example.com/dav/globex\nX-Forwarded-Host: dav.example.com": "forbidden",
 		"Destination: http://api.example.com/dav/acme/g\nX-Forwarded-Host: dav.example.com": "forbidden",
 	} {
-		a := h.send(handler, "GET /auth\nX-Forwarded-Method: MOVE\nX-Forwarded-Uri: /dav/acme/f"+keyLine(token)+"\n"+headers, trustedPeer)
+		a := h.send(handler, "GET /auth\nX-Forwarded-Method: MOVE\nX-Forwarded-Uri: /dav/acme/f"+
+			keyLine(token)+"\n"+headers, trustedPeer)
 		if a.outcome() != want {
 			t.Errorf("%s: %s, want %s", headers, a.outcome(), want)
 		}
 	}
 	// A client cannot say which host it is.
 	direct := h.handler(davOptions)
-	if a := h.send(direct, "MOVE /dav/acme/f\nDestination: http://x.example/dav/acme/g\nX-Forwarded-Host: x.example"+keyLine(token)); a.outcome() != "forbidden" {
+	if a := h.send(direct,
+		"MOVE /dav/acme/f\nDestination: http://x.example/dav/acme/g\nX-Forwarded-Host: x.example"+
+			keyLine(token)); a.outcome() != "forbidden" {
 		t.Errorf("X-Forwarded-Host of a client: %s", a.outcome())
 	}
 }

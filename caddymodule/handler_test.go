@@ -41,7 +41,8 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := keystore.Open(t.Context(), db, nil, keystore.Settings{}, newStoreMetrics(), slog.New(slog.DiscardHandler))
+	keys, err := keystore.Open(t.Context(), db, nil, keystore.Settings{}, newStoreMetrics(),
+		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,8 @@ func newHouse(t testing.TB) *house {
 	t.Cleanup(h.close)
 	h.app.store.Store(&store{keys: keys})
 	for _, id := range []string{"acme", "globex"} {
-		if _, err := keys.CreateNamespace(t.Context(), keystore.Root("test"), keystore.Namespace{ID: id, Kind: "account", Name: id}); err != nil {
+		if _, err := keys.CreateNamespace(t.Context(), keystore.Root("test"),
+			keystore.Namespace{ID: id, Kind: "account", Name: id}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -64,7 +66,8 @@ func newHouse(t testing.TB) *house {
 // key mints a key with permissions in a namespace, "acme" unless it is "*".
 func (h *house) key(permissions string, change ...func(*keystore.KeySpec)) (*keystore.Key, string) {
 	h.t.Helper()
-	spec := keystore.KeySpec{Name: "test", Namespace: "acme", Home: &keystore.Grant{Namespace: "acme"}}
+	spec := keystore.KeySpec{Name: "test", Namespace: "acme",
+		Home: &keystore.Grant{Namespace: "acme"}}
 	for word := range strings.FieldsSeq(permissions) {
 		p, err := keystore.ParsePermission(word)
 		if err != nil {
@@ -86,7 +89,8 @@ func (h *house) key(permissions string, change ...func(*keystore.KeySpec)) (*key
 func (h *house) handler(options string) *Handler {
 	h.t.Helper()
 	handler := new(Handler)
-	if err := handler.UnmarshalCaddyfile(caddyfile.NewTestDispenser("api_key {\n" + options + "\n}")); err != nil {
+	if err := handler.UnmarshalCaddyfile(caddyfile.NewTestDispenser("api_key {\n" + options +
+		"\n}")); err != nil {
 		h.t.Fatal(err)
 	}
 	rules, err := handler.compile()
@@ -117,7 +121,8 @@ func wireRequest(t testing.TB, wire string) *http.Request {
 	if headers != "" {
 		text += headers + "\n"
 	}
-	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(strings.ReplaceAll(text+"\n", "\n", "\r\n") + body)))
+	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(strings.ReplaceAll(text+"\n", "\n",
+		"\r\n") + body)))
 	if err != nil {
 		t.Fatalf("this request does not reach any handler: %v", err)
 	}
@@ -125,12 +130,16 @@ func wireRequest(t testing.TB, wire string) *http.Request {
 	return r
 }
 
-func (h *house) send(handler caddyhttp.MiddlewareHandler, wire string, change ...func(*http.Request)) answer {
+func (h *house) send(
+	handler caddyhttp.MiddlewareHandler, wire string, change ...func(*http.Request),
+) answer {
 	h.t.Helper()
 	return h.serve(handler, wireRequest(h.t, wire), change...)
 }
 
-func (h *house) serve(handler caddyhttp.MiddlewareHandler, r *http.Request, change ...func(*http.Request)) answer {
+func (h *house) serve(
+	handler caddyhttp.MiddlewareHandler, r *http.Request, change ...func(*http.Request),
+) answer {
 	h.t.Helper()
 	var a answer
 	w := httptest.NewRecorder()
@@ -141,22 +150,25 @@ func (h *house) serve(handler caddyhttp.MiddlewareHandler, r *http.Request, chan
 	for _, f := range change {
 		f(r)
 	}
-	a.err = handler.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
-		a.seen = r.Clone(context.WithoutCancel(r.Context()))
-		if r.Body != nil {
-			if _, err := io.Copy(io.Discard, r.Body); err != nil {
-				h.t.Error(err)
+	a.err = handler.ServeHTTP(w, r,
+		caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+			a.seen = r.Clone(context.WithoutCancel(r.Context()))
+			if r.Body != nil {
+				if _, err := io.Copy(io.Discard, r.Body); err != nil {
+					h.t.Error(err)
+				}
 			}
-		}
-		a.trailer = r.Trailer.Clone()
-		return nil
-	}))
+			a.trailer = r.Trailer.Clone()
+			return nil
+		}))
 	a.Response = w.Result()
 	a.body = w.Body.String()
 	return a
 }
 
-func trustedPeer(r *http.Request) { caddyhttp.SetVar(r.Context(), caddyhttp.TrustedProxyVarKey, true) }
+func trustedPeer(r *http.Request) {
+	caddyhttp.SetVar(r.Context(), caddyhttp.TrustedProxyVarKey, true)
+}
 
 // outcome is what the handler noted.
 func (a answer) outcome() string {
@@ -175,12 +187,19 @@ func TestOutcomes(t *testing.T) {
 	_, any := h.key("*")
 	_, orders := h.key("orders:read shop:search")
 	revokedKey, revoked := h.key("read")
-	if _, _, err := h.keys.RevokeKey(t.Context(), keystore.Root("test"), revokedKey.ID, "test", false, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := h.keys.RevokeKey(t.Context(), keystore.Root("test"), revokedKey.ID, "test",
+		false, keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	_, inactive := h.key("read", func(s *keystore.KeySpec) { s.Inactive = true })
-	_, local := h.key("read", func(s *keystore.KeySpec) { s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
-	_, near := h.key("read", func(s *keystore.KeySpec) { s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")} })
+	_, local := h.key("read",
+		func(s *keystore.KeySpec) {
+			s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+		})
+	_, near := h.key("read",
+		func(s *keystore.KeySpec) {
+			s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+		})
 	forged := reader[:len(reader)-1] + string(reader[len(reader)-1]^1)
 
 	const acme = "namespace acme\n"
@@ -189,19 +208,24 @@ func TestOutcomes(t *testing.T) {
 		status                       int
 	}{
 		{"a key in a bearer header", acme, "GET /" + keyLine(reader), "ok", 200},
-		{"the scheme's case does not matter", acme, "GET /\nAuthorization: bEARER  " + reader, "ok", 200},
+		{"the scheme's case does not matter", acme, "GET /\nAuthorization: bEARER  " + reader, "ok",
+			200},
 		{"a key in X-API-Key", acme, "GET /\nx-api-key: " + reader, "ok", 200},
 		{"RFC 8959", acme, "GET /" + keyLine("secret-token:"+reader), "ok", 200},
 		{"nothing", acme, "GET /", "missing", 401},
 		{"an empty header", acme, "GET /\nX-API-Key:", "missing", 401},
 		{"an empty bearer", acme, "GET /\nAuthorization: Bearer", "missing", 401},
 		{"another scheme", acme, "GET /\nAuthorization: Basic " + reader, "missing", 401},
-		{"a scheme that only begins like it", acme, "GET /\nAuthorization: Bearerx " + reader, "missing", 401},
-		{"two lines", acme, "GET /\nX-API-Key: " + reader + "\nx-api-key: " + junk, "ambiguous", 400},
+		{"a scheme that only begins like it", acme, "GET /\nAuthorization: Bearerx " + reader,
+			"missing", 401},
+		{"two lines", acme, "GET /\nX-API-Key: " + reader + "\nx-api-key: " + junk, "ambiguous",
+			400},
 		{"two lines, one empty", acme, "GET /\nX-API-Key:\nX-API-Key: " + reader, "ambiguous", 400},
 		{"two sources", acme, "GET /\nX-API-Key: " + reader + keyLine(reader), "ambiguous", 400},
 		{"two sources, one empty", acme, "GET /\nX-API-Key:" + keyLine(reader), "ambiguous", 400},
-		{"two Authorization lines of other schemes", acme, "GET /\nAuthorization: Basic YTpi\nAuthorization: Digest x\nX-API-Key: " + reader, "ambiguous", 400},
+		{"two Authorization lines of other schemes", acme,
+			"GET /\nAuthorization: Basic YTpi\nAuthorization: Digest x\nX-API-Key: " + reader,
+			"ambiguous", 400},
 		{"a list", acme, "GET /\nX-API-Key: " + reader + ", " + junk, "malformed", 401},
 		{"too short", acme, "GET /" + keyLine("abc"), "malformed", 401},
 		{"too long", acme, "GET /" + keyLine(strings.Repeat("a", 513)), "malformed", 401},
@@ -210,84 +234,132 @@ func TestOutcomes(t *testing.T) {
 		{"in the query when that is off", acme, "GET /?api_key=" + reader, "missing", 401},
 		{"revoked", acme, "GET /" + keyLine(revoked), "revoked", 401},
 		{"inactive", acme, "GET /" + keyLine(inactive), "inactive", 401},
-		{"revoked before forbidden", "namespace globex", "GET /" + keyLine(revoked), "revoked", 401},
+		{"revoked before forbidden", "namespace globex", "GET /" + keyLine(revoked), "revoked",
+			401},
 		{"another address", acme, "GET /" + keyLine(local), "address", 403},
 		{"its address", acme, "GET /" + keyLine(near), "ok", 200},
 		{"address before forbidden", "namespace globex", "GET /" + keyLine(local), "address", 403},
 		{"write with read", acme, "POST /" + keyLine(reader), "forbidden", 403},
 		{"write", acme, "DELETE /" + keyLine(writer), "ok", 200},
 		{"HEAD is a read", acme, "HEAD /" + keyLine(reader), "ok", 200},
-		{"override headers change nothing", acme, "GET /\nX-HTTP-Method-Override: DELETE" + keyLine(reader), "ok", 200},
+		{"override headers change nothing", acme,
+			"GET /\nX-HTTP-Method-Override: DELETE" + keyLine(reader), "ok", 200},
 		{"another namespace", "namespace globex", "GET /" + keyLine(reader), "forbidden", 403},
 		{"no such namespace", "namespace nowhere", "GET /" + keyLine(any), "forbidden", 403},
 		{"the default namespace", "", "GET /" + keyLine(reader), "forbidden", 403},
 		{"its home", "namespace home", "GET /" + keyLine(reader), "ok", 200},
-		{"a placeholder", "namespace {http.request.header.X-Tenant}", "GET /\nX-Tenant: acme" + keyLine(reader), "ok", 200},
-		{"an empty placeholder", "namespace {http.request.header.X-Tenant}", "GET /" + keyLine(any), "forbidden", 403},
-		{"the path", "namespace_path /v1/{namespace}/**", "GET /v1/acme/x" + keyLine(reader), "ok", 200},
-		{"the path, encoded", "namespace_path /v1/{namespace}/**", "GET /V1/%61cme" + keyLine(reader), "ok", 200},
-		{"ids are compared with case", "namespace_path /v1/{namespace}/**", "GET /v1/Acme" + keyLine(reader), "forbidden", 403},
-		{"the most literal path", "namespace_path /{namespace}/**\nnamespace_path /v1/{namespace}/**", "GET /v1/acme" + keyLine(reader), "ok", 200},
-		{"no path matches", "namespace_path /v1/{namespace}/**\nnamespace acme", "GET /v2" + keyLine(reader), "ok", 200},
+		{"a placeholder", "namespace {http.request.header.X-Tenant}",
+			"GET /\nX-Tenant: acme" + keyLine(reader), "ok", 200},
+		{"an empty placeholder", "namespace {http.request.header.X-Tenant}", "GET /" + keyLine(any),
+			"forbidden", 403},
+		{"the path", "namespace_path /v1/{namespace}/**", "GET /v1/acme/x" + keyLine(reader), "ok",
+			200},
+		{"the path, encoded", "namespace_path /v1/{namespace}/**",
+			"GET /V1/%61cme" + keyLine(reader), "ok", 200},
+		{"ids are compared with case", "namespace_path /v1/{namespace}/**",
+			"GET /v1/Acme" + keyLine(reader), "forbidden", 403},
+		{"the most literal path",
+			"namespace_path /{namespace}/**\nnamespace_path /v1/{namespace}/**",
+			"GET /v1/acme" + keyLine(reader), "ok", 200},
+		{"no path matches", "namespace_path /v1/{namespace}/**\nnamespace acme",
+			"GET /v2" + keyLine(reader), "ok", 200},
 		{"a resource", acme + "resource orders", "GET /" + keyLine(orders), "ok", 200},
 		{"another resource", acme + "resource shop", "GET /" + keyLine(orders), "forbidden", 403},
-		{"an operation", acme + "operation shop:search write POST /search", "POST /Search/" + keyLine(orders), "ok", 200},
-		{"an operation that reads", acme + "operation shop:search read POST /search", "POST /search/" + keyLine(orders), "ok", 200},
-		{"an operation that reads, in another case", acme + "operation shop:search read POST /search", "POST /Search" + keyLine(orders), "forbidden", 403},
-		{"an operation by its class", acme + "operation shop:search read POST /search", "POST /search" + keyLine(reader), "ok", 200},
-		{"beside the operation", acme + "operation shop:search read POST /search", "POST /search/x" + keyLine(reader), "forbidden", 403},
+		{"an operation", acme + "operation shop:search write POST /search",
+			"POST /Search/" + keyLine(orders), "ok", 200},
+		{"an operation that reads", acme + "operation shop:search read POST /search",
+			"POST /search/" + keyLine(orders), "ok", 200},
+		{"an operation that reads, in another case",
+			acme + "operation shop:search read POST /search", "POST /Search" + keyLine(orders),
+			"forbidden", 403},
+		{"an operation by its class", acme + "operation shop:search read POST /search",
+			"POST /search" + keyLine(reader), "ok", 200},
+		{"beside the operation", acme + "operation shop:search read POST /search",
+			"POST /search/x" + keyLine(reader), "forbidden", 403},
 		{"an unknown method", acme, "PURGE /" + keyLine(any), "method", 405},
 		{"case of a method", acme, "get /" + keyLine(any), "method", 405},
 		{"TRACE", acme, "TRACE /" + keyLine(any), "method", 405},
 		{"CONNECT", acme, "CONNECT api.example.com:443" + keyLine(any), "method", 405},
 		{"a mapped method", acme + "methods read REPORT", "REPORT /" + keyLine(reader), "ok", 200},
-		{"a method taken out", acme + "methods none PUT PATCH", "PUT /" + keyLine(any), "method", 405},
+		{"a method taken out", acme + "methods none PUT PATCH", "PUT /" + keyLine(any), "method",
+			405},
 		{"method before missing", acme, "PURGE /", "method", 405},
 		{"target before method", acme, "PURGE /a/../b", "bad_target", 400},
 		{"an encoded slash", acme, "GET /a%2Fb" + keyLine(reader), "bad_target", 400},
-		{"an encoded slash that may be", acme + "encoded_slash allow", "GET /a%2Fb" + keyLine(reader), "ok", 200},
-		{"absolute form", acme, "GET http://other.example.com/" + keyLine(reader), "bad_target", 400},
+		{"an encoded slash that may be", acme + "encoded_slash allow",
+			"GET /a%2Fb" + keyLine(reader), "ok", 200},
+		{"absolute form", acme, "GET http://other.example.com/" + keyLine(reader), "bad_target",
+			400},
 		{"public", acme + "public /health /docs/*", "GET /docs", "public", 200},
-		{"public with any key", acme + "public /health /docs/*", "GET /docs/a/b" + keyLine(junk), "public", 200},
+		{"public with any key", acme + "public /health /docs/*", "GET /docs/a/b" + keyLine(junk),
+			"public", 200},
 		{"public minds case", acme + "public /health", "GET /Health", "missing", 401},
 		{"public minds segments", acme + "public /health", "GET /healthz", "missing", 401},
 		{"public keeps the method rules", acme + "public /health", "FOO /health", "method", 405},
-		{"public keeps the target rules", acme + "public /health/*", "GET /health/../x", "bad_target", 400},
+		{"public keeps the target rules", acme + "public /health/*", "GET /health/../x",
+			"bad_target", 400},
 		{"optional", acme + "optional", "GET /", "anonymous", 200},
 		{"optional, a bad one", acme + "optional", "GET /" + keyLine(junk), "malformed", 401},
 		{"optional, two", acme + "optional", "GET /\nX-API-Key: a\nX-API-Key: b", "ambiguous", 400},
-		{"foreign", acme + "foreign pass", "GET /" + keyLine("eyJhbGciOiJub25lIn0.e30."), "foreign", 200},
-		{"foreign of any length", acme + "foreign pass", "GET /" + keyLine(strings.Repeat("x", 2000)), "foreign", 200},
-		{"our prefix is not foreign", acme + "foreign pass", "GET /" + keyLine("ak_x"), "malformed", 401},
-		{"our token in quotes is not foreign", acme + "foreign pass", "GET /" + keyLine(`"`+reader+`"`), "malformed", 401},
-		{"our token behind a tab is not foreign", acme + "foreign pass", "GET /" + keyLine("\t"+reader), "malformed", 401},
-		{"our token behind two schemes is not foreign", acme + "foreign pass", "GET /" + keyLine("secret-token:secret-token:"+reader), "malformed", 401},
-		{"a member's is not foreign", acme + "foreign pass", "GET /" + keyLine("akm_"+junk[3:]), "malformed", 401},
+		{"foreign", acme + "foreign pass", "GET /" + keyLine("eyJhbGciOiJub25lIn0.e30."), "foreign",
+			200},
+		{"foreign of any length", acme + "foreign pass",
+			"GET /" + keyLine(strings.Repeat("x", 2000)), "foreign", 200},
+		{"our prefix is not foreign", acme + "foreign pass", "GET /" + keyLine("ak_x"), "malformed",
+			401},
+		{"our token in quotes is not foreign", acme + "foreign pass",
+			"GET /" + keyLine(`"`+reader+`"`), "malformed", 401},
+		{"our token behind a tab is not foreign", acme + "foreign pass",
+			"GET /" + keyLine("\t"+reader), "malformed", 401},
+		{"our token behind two schemes is not foreign", acme + "foreign pass",
+			"GET /" + keyLine("secret-token:secret-token:"+reader), "malformed", 401},
+		{"a member's is not foreign", acme + "foreign pass", "GET /" + keyLine("akm_"+junk[3:]),
+			"malformed", 401},
 		{"a member's token", acme, "GET /" + keyLine("akm_"+junk[3:]), "malformed", 401},
-		{"foreign is about bearer alone", acme + "foreign pass", "GET /\nX-API-Key: eyJhbGciOiJub25lIn0.e30.", "malformed", 401},
-		{"preflight", acme + "preflight", "OPTIONS /\nOrigin: https://a.example\nAccess-Control-Request-Method: PUT", "preflight", 204},
-		{"OPTIONS is no preflight", acme + "preflight", "OPTIONS /\nOrigin: https://a.example", "missing", 401},
-		{"preflight when that is off", acme, "OPTIONS /\nOrigin: https://a.example\nAccess-Control-Request-Method: PUT", "missing", 401},
-		{"basic, the password", acme + "from basic", "GET /\nAuthorization: basic " + basic("user:"+reader), "ok", 200},
-		{"basic, the user", acme + "from basic", "GET /\nAuthorization: Basic " + basic(reader+":"), "ok", 200},
-		{"basic, no base64", acme + "from basic", "GET /\nAuthorization: Basic !!!", "malformed", 401},
-		{"basic, empty", acme + "from basic", "GET /\nAuthorization: Basic " + basic(":"), "missing", 401},
-		{"a header with a scheme", acme + "from header X-Auth Token", "GET /\nX-Auth: token " + reader, "ok", 200},
-		{"a header without its scheme", acme + "from header X-Auth Token", "GET /\nX-Auth: " + reader, "missing", 401},
+		{"foreign is about bearer alone", acme + "foreign pass",
+			"GET /\nX-API-Key: eyJhbGciOiJub25lIn0.e30.", "malformed", 401},
+		{"preflight", acme + "preflight",
+			"OPTIONS /\nOrigin: https://a.example\nAccess-Control-Request-Method: PUT", "preflight",
+			204},
+		{"OPTIONS is no preflight", acme + "preflight", "OPTIONS /\nOrigin: https://a.example",
+			"missing", 401},
+		{"preflight when that is off", acme,
+			"OPTIONS /\nOrigin: https://a.example\nAccess-Control-Request-Method: PUT", "missing",
+			401},
+		{"basic, the password", acme + "from basic",
+			"GET /\nAuthorization: basic " + basic("user:"+reader), "ok", 200},
+		{"basic, the user", acme + "from basic", "GET /\nAuthorization: Basic " + basic(reader+":"),
+			"ok", 200},
+		{"basic, no base64", acme + "from basic", "GET /\nAuthorization: Basic !!!", "malformed",
+			401},
+		{"basic, empty", acme + "from basic", "GET /\nAuthorization: Basic " + basic(":"),
+			"missing", 401},
+		{"a header with a scheme", acme + "from header X-Auth Token",
+			"GET /\nX-Auth: token " + reader, "ok", 200},
+		{"a header without its scheme", acme + "from header X-Auth Token",
+			"GET /\nX-Auth: " + reader, "missing", 401},
 		{"the query", acme + "from query api_key", "GET /?a=1&api_key=" + reader, "ok", 200},
-		{"the query, its name encoded", acme + "from query api_key", "GET /?a=1&api%5Fkey=" + reader, "ok", 200},
-		{"the query, twice", acme + "from query api_key", "GET /?api_key=" + reader + "&api_key=" + junk, "ambiguous", 400},
-		{"the query, behind a semicolon", acme + "from query api_key", "GET /?api_key=" + junk + ";api_key=" + reader, "ambiguous", 400},
-		{"the query, undecodable", acme + "from query api_key", "GET /?api_key=%zz" + reader, "malformed", 401},
+		{"the query, its name encoded", acme + "from query api_key",
+			"GET /?a=1&api%5Fkey=" + reader, "ok", 200},
+		{"the query, twice", acme + "from query api_key",
+			"GET /?api_key=" + reader + "&api_key=" + junk, "ambiguous", 400},
+		{"the query, behind a semicolon", acme + "from query api_key",
+			"GET /?api_key=" + junk + ";api_key=" + reader, "ambiguous", 400},
+		{"the query, undecodable", acme + "from query api_key", "GET /?api_key=%zz" + reader,
+			"malformed", 401},
 		{"a cookie", acme + "from cookie key", "GET /\nCookie: a=b; key=" + reader, "ok", 200},
-		{"a cookie in two lines", acme + "from cookie key", "GET /\nCookie: key=" + reader + "\nCookie: key=" + reader, "ambiguous", 400},
-		{"a cookie twice", acme + "from cookie key", "GET /\nCookie: key=" + reader + "; key=x", "ambiguous", 400},
-		{"only where it is looked for", acme + "from cookie key", "GET /" + keyLine(reader), "missing", 401},
+		{"a cookie in two lines", acme + "from cookie key",
+			"GET /\nCookie: key=" + reader + "\nCookie: key=" + reader, "ambiguous", 400},
+		{"a cookie twice", acme + "from cookie key", "GET /\nCookie: key=" + reader + "; key=x",
+			"ambiguous", 400},
+		{"only where it is looked for", acme + "from cookie key", "GET /" + keyLine(reader),
+			"missing", 401},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a := h.send(h.handler(test.options), test.wire)
 			if a.err != nil || a.outcome() != test.outcome || a.StatusCode != test.status {
-				t.Fatalf("outcome %s, status %d, error %v; want %s, %d", a.outcome(), a.StatusCode, a.err, test.outcome, test.status)
+				t.Fatalf("outcome %s, status %d, error %v; want %s, %d", a.outcome(), a.StatusCode,
+					a.err, test.outcome, test.status)
 			}
 			if reached := a.seen != nil; reached != (test.status == 200) {
 				t.Errorf("upstream reached: %t", reached)
@@ -317,7 +389,8 @@ func checkProblem(t *testing.T, a answer, wire string) {
 	case a.StatusCode == 401 && challenge == `Basic realm="api"`: // see TestChallenges
 	case a.StatusCode != 401 && challenge != "",
 		a.outcome() == "missing" && challenge != want,
-		a.StatusCode == 401 && a.outcome() != "missing" && challenge != want+`, error="invalid_token"`:
+		a.StatusCode == 401 && a.outcome() != "missing" && challenge != want+
+			`, error="invalid_token"`:
 		t.Errorf("challenge %q", challenge)
 	}
 	if strings.HasPrefix(wire, "HEAD") {
@@ -330,12 +403,14 @@ func checkProblem(t *testing.T, a answer, wire string) {
 	if err := json.Unmarshal([]byte(a.body), &p); err != nil {
 		t.Fatal(err)
 	}
-	if p.Type != "about:blank" || p.Title == "" || p.Code == "" || p.Status != a.StatusCode || a.Header.Get("Content-Type") != "application/problem+json" {
+	if p.Type != "about:blank" || p.Title == "" || p.Code == "" || p.Status != a.StatusCode ||
+		a.Header.Get("Content-Type") != "application/problem+json" {
 		t.Errorf("not a problem document: %s", a.body)
 	}
 }
 
-// A client that waits for a challenge, as git and curl --anyauth do, sends the key only in a scheme that it is asked for (RFC 9110 §11.6.1).
+// A client that waits for a challenge, as git and curl --anyauth do, sends the key only in a scheme
+// that it is asked for (RFC 9110 §11.6.1).
 func TestChallenges(t *testing.T) {
 	h := newHouse(t)
 	for options, schemes := range map[string][]string{
@@ -346,9 +421,10 @@ func TestChallenges(t *testing.T) {
 		"from bearer\nfrom basic\nfrom query k": {"Bearer", "Basic"},
 		"from header Authorization Token":       {"Token"},
 		"from header authorization bearer":      {"Bearer"},
-		"from header X-Auth Token":              {"Bearer"}, // not in Authorization, and a 401 has to have a challenge
-		"from query key":                        {"Bearer"},
-		"from cookie key\nfrom basic":           {"Basic"},
+		// not in Authorization, and a 401 has to have a challenge
+		"from header X-Auth Token":    {"Bearer"},
+		"from query key":              {"Bearer"},
+		"from cookie key\nfrom basic": {"Basic"},
 	} {
 		for _, more := range []string{"", "\nerrors caddy"} {
 			handler := h.handler(options + more)
@@ -362,18 +438,23 @@ func TestChallenges(t *testing.T) {
 				}
 				invalid = append(invalid, scheme)
 			}
-			if a := h.send(handler, "GET /"); !slices.Equal(a.Header.Values("WWW-Authenticate"), missing) {
-				t.Errorf("%s: missing: %q, want %q", options+more, a.Header.Values("WWW-Authenticate"), missing)
+			if a := h.send(handler, "GET /"); !slices.Equal(a.Header.Values("WWW-Authenticate"),
+				missing) {
+				t.Errorf("%s: missing: %q, want %q", options+more,
+					a.Header.Values("WWW-Authenticate"), missing)
 			}
-			wire := "GET /?k=" + junk + "&key=" + junk + "\nCookie: key=" + junk + "\nX-Auth: Token " + junk + "\nAuthorization: " + schemes[0] + " " + junk
+			wire := "GET /?k=" + junk + "&key=" + junk + "\nCookie: key=" + junk +
+				"\nX-Auth: Token " + junk + "\nAuthorization: " + schemes[0] + " " + junk
 			switch {
 			case schemes[0] == "Basic":
 				wire = "GET /\nAuthorization: Basic " + basic("x:"+junk)
 			case strings.Contains(options, "from query k") && len(schemes) > 1:
 				wire = "GET /" + keyLine(junk)
 			}
-			if a := h.send(handler, wire); !slices.Equal(a.Header.Values("WWW-Authenticate"), invalid) {
-				t.Errorf("%s: %s: %q, want %q", options+more, a.outcome(), a.Header.Values("WWW-Authenticate"), invalid)
+			if a := h.send(handler, wire); !slices.Equal(a.Header.Values("WWW-Authenticate"),
+				invalid) {
+				t.Errorf("%s: %s: %q, want %q", options+more, a.outcome(),
+					a.Header.Values("WWW-Authenticate"), invalid)
 			}
 			first := h.send(handler, "GET /")
 			first.Header["Www-Authenticate"][0] = "changed"
@@ -388,18 +469,21 @@ func TestRealm(t *testing.T) {
 	h := newHouse(t)
 	handler := h.handler("realm `Acme Inc., EU`\nfrom bearer\nfrom basic")
 	want := []string{`Bearer realm="Acme Inc., EU"`, `Basic realm="Acme Inc., EU"`}
-	if a := h.send(handler, "GET /"); a.StatusCode != 401 || !slices.Equal(a.Header.Values("WWW-Authenticate"), want) {
+	if a := h.send(handler, "GET /"); a.StatusCode != 401 ||
+		!slices.Equal(a.Header.Values("WWW-Authenticate"), want) {
 		t.Errorf("%d %q, want %q", a.StatusCode, a.Header.Values("WWW-Authenticate"), want)
 	}
 	want[0] += `, error="invalid_token"`
-	if a := h.send(handler, "GET /"+keyLine(junk)); a.StatusCode != 401 || !slices.Equal(a.Header.Values("WWW-Authenticate"), want) {
+	if a := h.send(handler, "GET /"+keyLine(junk)); a.StatusCode != 401 ||
+		!slices.Equal(a.Header.Values("WWW-Authenticate"), want) {
 		t.Errorf("%d %q, want %q", a.StatusCode, a.Header.Values("WWW-Authenticate"), want)
 	}
 }
 
 func TestExpiredKey(t *testing.T) {
 	h := newHouse(t)
-	_, token := h.key("read", func(s *keystore.KeySpec) { s.ExpiresAt = time.Now().Add(50 * time.Millisecond) })
+	_, token := h.key("read",
+		func(s *keystore.KeySpec) { s.ExpiresAt = time.Now().Add(50 * time.Millisecond) })
 	handler := h.handler("namespace acme")
 	deadline := time.Now().Add(10 * time.Second)
 	for h.send(handler, "GET /"+keyLine(token)).outcome() != "expired" {
@@ -412,18 +496,24 @@ func TestExpiredKey(t *testing.T) {
 func TestUnknownAndMalformedLookTheSame(t *testing.T) {
 	h := newHouse(t)
 	if _, _, err := h.keys.ImportKeys(t.Context(), keystore.Root("test"), []keystore.ImportSpec{{
-		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme", Home: &keystore.Grant{Namespace: "acme", Permissions: []keystore.Permission{{Action: "read"}}}},
-		Token:   "imported-0123456789",
+		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme",
+			Home: &keystore.Grant{Namespace: "acme",
+				Permissions: []keystore.Permission{{Action: "read"}}}},
+		Token: "imported-0123456789",
 	}}, false, ""); err != nil {
 		t.Fatal(err)
 	}
 	handler := h.handler("namespace acme")
-	malformed, unknown := h.send(handler, "GET /"+keyLine(junk)), h.send(handler, "GET /"+keyLine("imported-9876543210"))
+	malformed, unknown := h.send(handler, "GET /"+keyLine(junk)), h.send(handler,
+		"GET /"+keyLine("imported-9876543210"))
 	if malformed.outcome() != "malformed" || unknown.outcome() != "unknown" {
 		t.Fatal(malformed.outcome(), unknown.outcome())
 	}
-	if malformed.body != unknown.body || !maps.EqualFunc(malformed.Header, unknown.Header, slices.Equal) || malformed.StatusCode != unknown.StatusCode {
-		t.Errorf("they differ:\n%s %v\n%s %v", malformed.body, malformed.Header, unknown.body, unknown.Header)
+	if malformed.body != unknown.body ||
+		!maps.EqualFunc(malformed.Header, unknown.Header, slices.Equal) ||
+		malformed.StatusCode != unknown.StatusCode {
+		t.Errorf("they differ:\n%s %v\n%s %v", malformed.body, malformed.Header, unknown.body,
+			unknown.Header)
 	}
 	if a := h.send(handler, "GET /"+keyLine("imported-0123456789")); a.outcome() != "ok" {
 		t.Error(a.outcome())
@@ -437,7 +527,8 @@ func TestRotatedLooksUnknown(t *testing.T) {
 	key, replaced := h.key("read")
 	grace, kept := h.key("read")
 	for id, how := range map[string]time.Duration{key.ID: 0, grace.ID: time.Microsecond} {
-		if _, _, _, err := h.keys.RotateKey(t.Context(), keystore.Root("test"), id, how, keystore.ChangeOptions{}); err != nil {
+		if _, _, _, err := h.keys.RotateKey(t.Context(), keystore.Root("test"), id, how,
+			keystore.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -445,7 +536,8 @@ func TestRotatedLooksUnknown(t *testing.T) {
 	malformed := h.send(handler, "GET /"+keyLine(junk))
 	for id, token := range map[string]string{key.ID: replaced, grace.ID: kept} {
 		a := h.send(handler, "GET /"+keyLine(token))
-		if a.seen != nil || a.body != malformed.body || !maps.EqualFunc(a.Header, malformed.Header, slices.Equal) || a.StatusCode != 401 {
+		if a.seen != nil || a.body != malformed.body ||
+			!maps.EqualFunc(a.Header, malformed.Header, slices.Equal) || a.StatusCode != 401 {
 			t.Errorf("%s %v\n%s %v", malformed.body, malformed.Header, a.body, a.Header)
 		}
 		enc := zapcore.NewMapObjectEncoder()
@@ -490,7 +582,8 @@ func TestForbiddenSaysWhatWasNeeded(t *testing.T) {
 		"namespace acme\noperation shop:search write POST /x": `"needed":"shop:search","namespace":"acme"`,
 		"namespace {http.request.header.Nothing}":             `"needed":"write","namespace":""`,
 	} {
-		if a := h.send(h.handler(options), "POST /x"+keyLine(token)); !strings.Contains(a.body, want) {
+		if a := h.send(h.handler(options), "POST /x"+keyLine(token)); !strings.Contains(a.body,
+			want) {
 			t.Errorf("%s: %s", options, a.body)
 		}
 	}
@@ -517,7 +610,10 @@ func TestHeadRefusalHasNoBody(t *testing.T) {
 func TestEarlyData(t *testing.T) {
 	h := newHouse(t)
 	_, writer := h.key("read write")
-	_, near := h.key("read", func(s *keystore.KeySpec) { s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")} })
+	_, near := h.key("read",
+		func(s *keystore.KeySpec) {
+			s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+		})
 	early := func(r *http.Request) { r.TLS = new(tls.ConnectionState) }
 	done := func(r *http.Request) { r.TLS = &tls.ConnectionState{HandshakeComplete: true} }
 	handler := h.handler("namespace acme")
@@ -542,7 +638,8 @@ func TestErrorsCaddy(t *testing.T) {
 	h := newHouse(t)
 	a := h.send(h.handler("errors caddy"), "GET /")
 	refused, ok := a.err.(caddyhttp.HandlerError) //nolint:errorlint // as Caddy does
-	if !ok || refused.StatusCode != 401 || a.body != "" || a.Header.Get("WWW-Authenticate") == "" || a.Header.Get("Cache-Control") != "no-store" {
+	if !ok || refused.StatusCode != 401 || a.body != "" || a.Header.Get("WWW-Authenticate") == "" ||
+		a.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%v %v", a.err, a.Header)
 	}
 }
@@ -555,7 +652,9 @@ func TestPlaceholdersAndLogFields(t *testing.T) {
 	a := h.send(handler, "GET /"+keyLine(token), func(r *http.Request) {
 		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("http.auth.user.id", "ada")
 	})
-	got := a.repl.ReplaceAll("{http.auth.user.id} {http.api_key.id} {http.api_key.name} {http.api_key.namespace} {http.api_key.owner} {http.api_key.outcome} {http.vars.api_key.request}", "?")
+	got := a.repl.ReplaceAll("{http.auth.user.id} {http.api_key.id} {http.api_key.name} "+
+		"{http.api_key.namespace} {http.api_key.owner} {http.api_key.outcome} "+
+		"{http.vars.api_key.request}", "?")
 	if want := key.ID + " " + key.ID + " " + key.Name + " acme root ok " + key.ID; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -563,12 +662,14 @@ func TestPlaceholdersAndLogFields(t *testing.T) {
 	if err := a.vars[requestVar].(*request).MarshalLogObject(enc); err != nil {
 		t.Fatal(err)
 	}
-	if enc.Fields["api_key_id"] != key.ID || enc.Fields["api_key_namespace"] != "acme" || enc.Fields["api_key_outcome"] != "ok" {
+	if enc.Fields["api_key_id"] != key.ID || enc.Fields["api_key_namespace"] != "acme" ||
+		enc.Fields["api_key_outcome"] != "ok" {
 		t.Error(enc.Fields)
 	}
 
 	a = h.send(handler, "POST /"+keyLine(token))
-	if got := a.repl.ReplaceAll("{http.auth.user.id}|{http.api_key.id}|{http.api_key.outcome}", ""); got != "|"+key.ID+"|forbidden" {
+	if got := a.repl.ReplaceAll("{http.auth.user.id}|{http.api_key.id}|{http.api_key.outcome}",
+		""); got != "|"+key.ID+"|forbidden" {
 		t.Errorf("refused: %q", got)
 	}
 }
@@ -577,12 +678,17 @@ func TestCounting(t *testing.T) {
 	h := newHouse(t)
 	_, token := h.key("read")
 	handler := h.handler("namespace acme\npublic /p")
-	for _, wire := range []string{"GET /" + keyLine(token), "GET /" + keyLine(token), "GET /", "GET /p", "POST /" + keyLine(token), "GET /" + keyLine(junk)} {
+	for _, wire := range []string{"GET /" + keyLine(token), "GET /" + keyLine(token), "GET /",
+		"GET /p", "POST /" + keyLine(token), "GET /" + keyLine(junk)} {
 		h.send(handler, wire)
 	}
 	got := make(map[string]uint64)
-	h.keys.RequestCounts(func(namespace string, o keystore.Outcome, n uint64) { got[namespace+" "+o.String()] = n })
-	want := map[string]uint64{"acme ok": 2, "acme missing": 1, "acme public": 1, "acme forbidden": 1, "acme malformed": 1}
+	h.keys.RequestCounts(func(namespace string, o keystore.Outcome,
+		n uint64) {
+		got[namespace+" "+o.String()] = n
+	})
+	want := map[string]uint64{"acme ok": 2, "acme missing": 1, "acme public": 1,
+		"acme forbidden": 1, "acme malformed": 1}
 	if !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
@@ -592,9 +698,10 @@ func TestCounting(t *testing.T) {
 type nest struct{ outer, inner *Handler }
 
 func (n nest) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	return n.outer.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		return n.inner.ServeHTTP(w, r, next)
-	}))
+	return n.outer.ServeHTTP(w, r,
+		caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			return n.inner.ServeHTTP(w, r, next)
+		}))
 }
 
 func TestSecondHandlerUsesTheFirstOnesKey(t *testing.T) {
@@ -605,12 +712,18 @@ func TestSecondHandlerUsesTheFirstOnesKey(t *testing.T) {
 		name, outer, inner, wire, outcome string
 		status                            int
 	}{
-		{"decides again", "namespace acme", "namespace acme\nresource orders", "GET /" + keyLine(token), "ok", 200},
-		{"for its own need", "namespace acme", "namespace globex", "GET /" + keyLine(token), "forbidden", 403},
-		{"and method", "namespace acme\nmethods read FOO", "namespace acme", "FOO /" + keyLine(token), "method", 405},
-		{"never by headers", "public /p", "namespace acme", "GET /p\nX-Apikey-Id: " + other.ID, "missing", 401},
-		{"after a public one it looks itself", "public /p", "namespace acme", "GET /p" + keyLine(token), "ok", 200},
-		{"public inside is still that key's", "namespace acme", "public /p", "GET /p" + keyLine(token), "ok", 200},
+		{"decides again", "namespace acme", "namespace acme\nresource orders",
+			"GET /" + keyLine(token), "ok", 200},
+		{"for its own need", "namespace acme", "namespace globex", "GET /" + keyLine(token),
+			"forbidden", 403},
+		{"and method", "namespace acme\nmethods read FOO", "namespace acme",
+			"FOO /" + keyLine(token), "method", 405},
+		{"never by headers", "public /p", "namespace acme", "GET /p\nX-Apikey-Id: " + other.ID,
+			"missing", 401},
+		{"after a public one it looks itself", "public /p", "namespace acme",
+			"GET /p" + keyLine(token), "ok", 200},
+		{"public inside is still that key's", "namespace acme", "public /p",
+			"GET /p" + keyLine(token), "ok", 200},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a := h.send(nest{h.handler(test.outer), h.handler(test.inner)}, test.wire)

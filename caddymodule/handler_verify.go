@@ -36,10 +36,12 @@ func (a *App) rule(q admin.Request) ([]admin.Ruling, error) {
 	}
 	name, port, err := splitHost(q.Host)
 	if err != nil {
-		return nil, verifyError("host", "must be a host such as api.example.com or api.example.com:8443")
+		return nil, verifyError("host",
+			"must be a host such as api.example.com or api.example.com:8443")
 	}
 	target, err := url.ParseRequestURI(q.Target)
-	if err != nil || strings.ContainsFunc(q.Target, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
+	if err != nil || strings.ContainsFunc(q.Target,
+		func(c rune) bool { return c <= ' ' || c == 0x7f }) {
 		return []admin.Ruling{{Outcome: keystore.BadTarget}}, nil // net/http refuses it
 	}
 	var agreed []admin.Ruling
@@ -54,7 +56,8 @@ func (a *App) rule(q admin.Request) ([]admin.Ruling, error) {
 			hosts = append(hosts, hostsOf(server.Routes)...)
 		}
 		if len(hosts) > maxVerifyHosts {
-			return nil, verifyError("host", "is required, because the configuration has more than %d hosts", maxVerifyHosts)
+			return nil, verifyError("host",
+				"is required, because the configuration has more than %d hosts", maxVerifyHosts)
 		}
 		for _, host := range hosts {
 			t := tracer{app: a, server: server, question: &q, groups: make(map[string]bool)}
@@ -66,19 +69,23 @@ func (a *App) rule(q admin.Request) ([]admin.Ruling, error) {
 			case agreed == nil:
 				agreed, agreedHost = t.rulings, shownHost(host, server)
 			case !slices.Equal(agreed, t.rulings):
-				return nil, verifyError("host", "is required, because the api_key handlers of %s and %s decide differently",
-					agreedHost, shownHost(host, server))
+				return nil,
+					verifyError("host",
+						"is required, because the api_key handlers of %s and %s decide differently",
+						agreedHost, shownHost(host, server))
 			}
 		}
 	}
 	if agreed == nil {
-		return nil, verifyError("path", "is judged by no api_key handler: such a request needs no key, or no site has this host")
+		return nil, verifyError("path",
+			"is judged by no api_key handler: such a request needs no key, or no site has this host")
 	}
 	return agreed, nil
 }
 
 func verifyError(field, format string, args ...any) error {
-	return &keystore.Error{Kind: keystore.KindInvalid, Code: "invalid_fields", Detail: "some fields are not valid",
+	return &keystore.Error{Kind: keystore.KindInvalid, Code: "invalid_fields",
+		Detail: "some fields are not valid",
 		Fields: []keystore.FieldError{{Field: field, Detail: fmt.Sprintf(format, args...)}}}
 }
 
@@ -100,7 +107,8 @@ func listeningOn(servers []*caddyhttp.Server, port uint16) (found []*caddyhttp.S
 	for _, server := range servers {
 		if slices.ContainsFunc(server.Listen, func(text string) bool {
 			address, err := caddy.ParseNetworkAddress(text)
-			return err == nil && !address.IsUnixNetwork() && address.StartPort <= uint(port) && uint(port) <= address.EndPort
+			return err == nil && !address.IsUnixNetwork() && address.StartPort <= uint(port) &&
+				uint(port) <= address.EndPort
 		}) {
 			found = append(found, server)
 		}
@@ -137,8 +145,8 @@ func hostsOf(routes caddyhttp.RouteList) (hosts []string) {
 	return slices.Compact(hosts)
 }
 
-// A tracer takes a request through the routes of a server without answering it. It runs matchers and
-// the handlers that only change what later ones see: rewrites, variables and maps.
+// A tracer takes a request through the routes of a server without answering it. It runs matchers
+// and the handlers that only change what later ones see: rewrites, variables and maps.
 type tracer struct {
 	app      *App
 	server   *caddyhttp.Server
@@ -153,7 +161,8 @@ func (t *tracer) request(host string, target *url.URL) *http.Request {
 	copied := *target // which rewrites change
 	r := &http.Request{
 		Method: t.question.Method, RequestURI: t.question.Target, Host: host, URL: &copied,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header), Body: http.NoBody,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header),
+		Body: http.NoBody,
 	}
 	client := t.question.Client
 	if !client.IsValid() {
@@ -161,7 +170,8 @@ func (t *tracer) request(host string, target *url.URL) *http.Request {
 	}
 	r.RemoteAddr = netip.AddrPortFrom(client, 1).String()
 	// Caddy's placeholders take for granted that there is one.
-	r = r.WithContext(context.WithValue(context.Background(), http.LocalAddrContextKey, new(net.TCPAddr)))
+	r = r.WithContext(context.WithValue(context.Background(), http.LocalAddrContextKey,
+		new(net.TCPAddr)))
 	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, t.server)
 }
 
@@ -232,13 +242,16 @@ func (t *tracer) rule(h *Handler, r *http.Request) admin.Ruling {
 	}
 	outcome := h.rule(&c)
 	if outcome == keystore.OK && h.rules.placeholder && c.wanted == "" {
-		t.err = verifyError("path", "is not enough: api_key takes the namespace from %s, which is empty here; give namespace and permission instead",
+		t.err = verifyError("path",
+			"is not enough: api_key takes the namespace from %s, which is empty here; give "+
+				"namespace and permission instead",
 			shown(h.Namespace))
 	}
 	if outcome == keystore.OK && c.keys != nil {
 		list := h.rules.sources.list
 		from := max(0, slices.IndexFunc(list, func(s source) bool { return s.bearer }))
-		c.credential = credential{token: keystore.TrimSecretToken(t.question.Token), source: &list[from]}
+		c.credential = credential{token: keystore.TrimSecretToken(t.question.Token),
+			source: &list[from]}
 		outcome = h.ruleToken(&c)
 	}
 	return admin.Ruling{Outcome: outcome, Namespace: c.wanted, Need: c.need}

@@ -17,7 +17,8 @@ import (
 // loadCaddyfile runs a Caddyfile, whose sites are on sockets.
 func (g *gate) loadCaddyfile(text string) {
 	g.t.Helper()
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(strings.ReplaceAll(text, "DIR", g.dir)), nil)
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(strings.ReplaceAll(text,
+		"DIR", g.dir)), nil)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -166,13 +167,16 @@ http://d.test:82 {
 		if client != "" && err != nil {
 			method = test.method
 		}
-		got := ruled(app.rule(admin.Request{Method: method, Host: test.host, Target: test.target, Client: address, Token: token}))
+		got := ruled(app.rule(admin.Request{Method: method, Host: test.host, Target: test.target,
+			Client: address, Token: token}))
 		if got != test.want {
 			t.Errorf("%s %s%s: %s, want %s", test.method, test.host, test.target, got, test.want)
 		}
 	}
-	for token, want := range map[string]string{"theirs": "foreign", "not one, but a text": "malformed", "ak_x": "ok acme orders:read"} {
-		got := ruled(app.rule(admin.Request{Method: "GET", Host: "a.test", Target: "/v1/acme/x", Token: token}))
+	for token, want := range map[string]string{"theirs": "foreign",
+		"not one, but a text": "malformed", "ak_x": "ok acme orders:read"} {
+		got := ruled(app.rule(admin.Request{Method: "GET", Host: "a.test", Target: "/v1/acme/x",
+			Token: token}))
 		if got != want {
 			t.Errorf("%s: %s, want %s", token, got, want)
 		}
@@ -182,11 +186,15 @@ http://d.test:82 {
 // TestRuleOfSeveralSites: sites that agree need no host.
 func TestRuleOfSeveralSites(t *testing.T) {
 	g := newGate(t)
-	const site = "http://%s {\n\tbind unix/DIR/site\n\thandle %s {\n\t\tapi_key {\n\t\t\tnamespace_path /v1/{namespace}/**\n\t\t\t%s\n\t\t}\n\t}\n}\n"
+	const site = "http://%s {\n\tbind unix/DIR/site\n\thandle %s {\n\t\tapi_key " +
+		"{\n\t\t\tnamespace_path /v1/{namespace}/**\n\t\t\t%s\n\t\t}\n\t}\n}\n"
 	g.loadCaddyfile("{\n\tapi_keys {\n\t\tdatabase sqlite DIR/keys.db\n\t}\n}\n" +
-		fmt.Sprintf(site, "a.test", "/*", "") + fmt.Sprintf(site, "b.test", "/v1/*", "resource orders\n\t\t\tpublic /v1/open"))
-	for target, want := range map[string]string{"/v1/acme/x": "host", "/x": "ok default read", "/v1/open": "host"} {
-		if got := ruled(runningApp().rule(admin.Request{Method: "GET", Target: target})); got != want {
+		fmt.Sprintf(site, "a.test", "/*", "") + fmt.Sprintf(site, "b.test", "/v1/*",
+		"resource orders\n\t\t\tpublic /v1/open"))
+	for target, want := range map[string]string{"/v1/acme/x": "host", "/x": "ok default read",
+		"/v1/open": "host"} {
+		if got := ruled(runningApp().rule(admin.Request{Method: "GET",
+			Target: target})); got != want {
 			t.Errorf("%s: %s, want %s", target, got, want)
 		}
 	}
@@ -196,7 +204,8 @@ func TestRuleOfSeveralSites(t *testing.T) {
 	}
 	g.loadCaddyfile("{\n\tapi_keys {\n\t\tdatabase sqlite DIR/keys.db\n\t}\n}\n" + many.String())
 	for host, want := range map[string]string{"": "host", "7.test": "ok acme read"} {
-		if got := ruled(runningApp().rule(admin.Request{Method: "GET", Host: host, Target: "/v1/acme/x"})); got != want {
+		if got := ruled(runningApp().rule(admin.Request{Method: "GET", Host: host,
+			Target: "/v1/acme/x"})); got != want {
 			t.Errorf("%q: %s, want %s", host, got, want)
 		}
 	}

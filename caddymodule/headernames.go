@@ -34,7 +34,8 @@ func expectedBy(helper httpcaddyfile.Helper) (*expectedHeaders, error) {
 		return nil, fmt.Errorf("reading the global option servers: %w", err)
 	}
 	for _, s := range servers {
-		expected.ExpectedUnderscoreHeaders = append(expected.ExpectedUnderscoreHeaders, s.ExpectedUnderscoreHeaders...)
+		expected.ExpectedUnderscoreHeaders = append(expected.ExpectedUnderscoreHeaders,
+			s.ExpectedUnderscoreHeaders...)
 		expected.ExpectedDotHeaders = append(expected.ExpectedDotHeaders, s.ExpectedDotHeaders...)
 	}
 	return expected, nil
@@ -42,7 +43,8 @@ func expectedBy(helper httpcaddyfile.Helper) (*expectedHeaders, error) {
 
 func expectedByServer(s *caddyhttp.Server) *expectedHeaders {
 	return &expectedHeaders{
-		ExpectedUnderscoreHeaders: s.ExpectedUnderscoreHeaders, ExpectedDotHeaders: s.ExpectedDotHeaders,
+		ExpectedUnderscoreHeaders: s.ExpectedUnderscoreHeaders,
+		ExpectedDotHeaders:        s.ExpectedDotHeaders,
 	}
 }
 

@@ -14,8 +14,8 @@ import (
 
 const ourHeaders = "x-apikey-"
 
-// foldsToOurs reports whether a name folds to X-Apikey-*, any byte that is not a letter or digit counting as `-`: so do
-// CGI, PHP and the like when they make variables of headers.
+// foldsToOurs reports whether a name folds to X-Apikey-*, any byte that is not a letter or digit
+// counting as `-`: so do CGI, PHP and the like when they make variables of headers.
 func foldsToOurs(name string) bool {
 	return len(name) >= len(ourHeaders) && foldsTo(name[:len(ourHeaders)], ourHeaders)
 }
@@ -39,12 +39,14 @@ func foldSeparator(c byte) byte {
 	return asciiLower(c)
 }
 
-// spoofable are headers that some frameworks let override what we have decided on: always, or unless a trusted proxy
-// has set them.
+// spoofable are headers that some frameworks let override what we have decided on: always, or
+// unless a trusted proxy has set them.
 var spoofable, spoofableUnlessTrusted = []string{
-	"x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-original-uri", "x-original-method", "x-rewrite-url",
+	"x-http-method-override", "x-http-method", "x-method-override", "x-original-url",
+	"x-original-uri", "x-original-method", "x-rewrite-url",
 }, []string{
-	"x-forwarded-uri", "x-forwarded-method", "x-forwarded-prefix", "x-forwarded-port", "x-forwarded-user",
+	"x-forwarded-uri", "x-forwarded-method", "x-forwarded-prefix", "x-forwarded-port",
+	"x-forwarded-user",
 }
 
 // drops reports whether a request header must not reach the upstream.
@@ -53,12 +55,13 @@ func drops(name string, trusted bool) bool {
 		return false
 	}
 	fold := func(folded string) bool { return foldsTo(name, folded) }
-	return foldsToOurs(name) || slices.ContainsFunc(spoofable, fold) || !trusted && slices.ContainsFunc(spoofableUnlessTrusted, fold)
+	return foldsToOurs(name) || slices.ContainsFunc(spoofable, fold) || !trusted &&
+		slices.ContainsFunc(spoofableUnlessTrusted, fold)
 }
 
-// cleanHeaders takes out of r what a client may have put there to be taken for what only we set, or to escape our
-// decision. trusted says that the peer is a trusted proxy. The text of hidden is replaced wherever an
-// upstream may read it, such as in a Referer.
+// cleanHeaders takes out of r what a client may have put there to be taken for what only we set, or
+// to escape our decision. trusted says that the peer is a trusted proxy. The text of hidden is
+// replaced wherever an upstream may read it, such as in a Referer.
 func cleanHeaders(r *http.Request, trusted bool, hidden []credential) {
 	for name, lines := range r.Header {
 		if drops(name, trusted) {
@@ -98,8 +101,8 @@ func isWebSocket(r *http.Request) bool {
 		r.Method == http.MethodGet && r.ProtoMajor == 1 && r.ProtoMinor == 1
 }
 
-// cleanConnection takes our names out of Connection: whoever forwards the request would remove the headers so named,
-// after we have set them.
+// cleanConnection takes our names out of Connection: whoever forwards the request would remove the
+// headers so named, after we have set them.
 func cleanConnection(header http.Header) {
 	if !slices.ContainsFunc(header["Connection"], namesOurs) {
 		return
@@ -133,8 +136,8 @@ func namesOurs(line string) bool {
 }
 
 // cleanTrailers drops names from the request's trailers (see deleteJudged), and the text of hidden.
-// net/http adds to the same map what comes at the end of the body, undeclared trailers too, so it is
-// looked at again then. Without any declared trailer there is no map, and later ones go to the
+// net/http adds to the same map what comes at the end of the body, undeclared trailers too, so it
+// is looked at again then. Without any declared trailer there is no map, and later ones go to the
 // server's own copy of the request, which no handler sees.
 func cleanTrailers(r *http.Request, hidden []credential) {
 	deleteJudged(r.Trailer)
@@ -192,11 +195,12 @@ func (c *credential) redact(text string) string {
 	return text
 }
 
-// shortSecret is how long a secret is at least that stands in no text by chance. Imported ones may be shorter, and be words
-// such as `Mozilla/`.
+// shortSecret is how long a secret is at least that stands in no text by chance. Imported ones may
+// be shorter, and be words such as `Mozilla/`.
 const shortSecret = 20
 
-// redactSecret replaces a secret in a text: a short one only where it is a whole value, of a parameter or in a list.
+// redactSecret replaces a secret in a text: a short one only where it is a whole value, of a
+// parameter or in a list.
 func redactSecret(text, secret string) string {
 	switch {
 	case secret == "" || !strings.Contains(text, secret):
@@ -204,7 +208,10 @@ func redactSecret(text, secret string) string {
 	case len(secret) >= shortSecret:
 		return strings.ReplaceAll(text, secret, redacted)
 	}
-	edge := func(i int) bool { return i < 0 || i == len(text) || strings.IndexByte(" \t,;&=?#\"", text[i]) >= 0 }
+	edge := func(i int) bool {
+		return i < 0 || i == len(text) ||
+			strings.IndexByte(" \t,;&=?#\"", text[i]) >= 0
+	}
 	var out strings.Builder
 	copied := 0
 	for start := 0; start+len(secret) <= len(text); start++ {
@@ -224,11 +231,13 @@ func originalURL(r *http.Request) *url.URL {
 	return original.URL
 }
 
-// setQuery changes the query of r, wherever an upstream may get it from: FastCGI sends that of the original request, Caddy restores it for
-// error routes, and `{http.request.orig_uri}` is there for anyone.
+// setQuery changes the query of r, wherever an upstream may get it from: FastCGI sends that of the
+// original request, Caddy restores it for error routes, and `{http.request.orig_uri}` is there for
+// anyone.
 //
-// When an earlier handler has copied the request, as tracing and forward_auth do, the context of r is not the one that Caddy's replacer
-// and error routes read. So the original URL is changed in place, and what the placeholders show is set in the replacer, which looks there first.
+// When an earlier handler has copied the request, as tracing and forward_auth do, the context of r
+// is not the one that Caddy's replacer and error routes read. So the original URL is changed in
+// place, and what the placeholders show is set in the replacer, which looks there first.
 func setQuery(r *http.Request, change func(string) string) {
 	r.URL.RawQuery = change(r.URL.RawQuery)
 	r.RequestURI = changeURI(r.RequestURI, change)
@@ -262,7 +271,8 @@ func changeURI(uri string, change func(string) string) string {
 	return path + "?" + query
 }
 
-// headerValue is text as the value of a header: percent-encoded outside visible ASCII and for the percent sign.
+// headerValue is text as the value of a header: percent-encoded outside visible ASCII and for the
+// percent sign.
 func headerValue(text string) string {
 	for i := range len(text) {
 		if c := text[i]; c <= ' ' || c > '~' || c == '%' {

@@ -66,14 +66,18 @@ func TestHeadersReachTheUpstreamOrNot(t *testing.T) {
 					t.Fatalf("%s: %d", options, a.StatusCode)
 				}
 				value := a.seen.Header[test.name]
-				if spoofed := value != nil && !strings.HasPrefix(value[0], "test") && len(value[0]) != keystore.TokenIDLen; spoofed != test.kept {
+				if spoofed := value != nil && !strings.HasPrefix(value[0], "test") &&
+					len(value[0]) != keystore.TokenIDLen; spoofed != test.kept {
 					t.Errorf("%s: %s is %q", options, test.name, value)
 				}
 			}
 		})
 	}
-	trusted := h.send(h.handler("public /p"), "GET /p\nX-Forwarded-Uri: /a\nX-Forwarded-User: ada\nX-Apikey-Id: x\nX-Original-Url: /a", trustedPeer)
-	if got := slices.Sorted(maps.Keys(trusted.seen.Header)); !slices.Equal(got, []string{"X-Forwarded-Uri", "X-Forwarded-User"}) {
+	trusted := h.send(h.handler("public /p"),
+		"GET /p\nX-Forwarded-Uri: /a\nX-Forwarded-User: ada\nX-Apikey-Id: x\nX-Original-Url: /a",
+		trustedPeer)
+	if got := slices.Sorted(maps.Keys(trusted.seen.Header)); !slices.Equal(got,
+		[]string{"X-Forwarded-Uri", "X-Forwarded-User"}) {
 		t.Errorf("of a trusted proxy: %v", got)
 	}
 }
@@ -88,7 +92,8 @@ func TestConnectionTokens(t *testing.T) {
 		"Connection: x-apikey-name ,, foo\nConnection: X-Apikey-Id": {"foo"},
 		"Connection: X-Forwarded-For,x":                             {"X-Forwarded-For,x"},
 	} {
-		if got := h.send(handler, "GET /\n"+wire).seen.Header["Connection"]; !slices.Equal(got, want) {
+		if got := h.send(handler, "GET /\n"+wire).seen.Header["Connection"]; !slices.Equal(got,
+			want) {
 			t.Errorf("%s: %q, want %q", wire, got, want)
 		}
 	}
@@ -103,13 +108,17 @@ func TestTrailers(t *testing.T) {
 		name, declared, sent string
 		want                 http.Header
 	}{
-		{"declared", "\nTrailer: X-Sum, X-Apikey-Id", "X-Sum: 1\r\nX-Apikey-Id: x\r\n", http.Header{"X-Sum": {"1"}}},
-		{"undeclared beside declared", "\nTrailer: X-Sum", "X-Sum: 1\r\nX-Apikey-Id: x\r\nx_apikey_name: y\r\n", http.Header{"X-Sum": {"1"}}},
+		{"declared", "\nTrailer: X-Sum, X-Apikey-Id", "X-Sum: 1\r\nX-Apikey-Id: x\r\n",
+			http.Header{"X-Sum": {"1"}}},
+		{"undeclared beside declared", "\nTrailer: X-Sum",
+			"X-Sum: 1\r\nX-Apikey-Id: x\r\nx_apikey_name: y\r\n", http.Header{"X-Sum": {"1"}}},
 		{"what is judged as a header", "\nTrailer: X-Sum, Destination, X-HTTP-Method-Override",
-			"X-Sum: 1\r\nDestination: /x\r\nX-HTTP-Method-Override: DELETE\r\nX-Original-URL: /x\r\n", http.Header{"X-Sum": {"1"}}},
+			"X-Sum: 1\r\nDestination: /x\r\nX-HTTP-Method-Override: DELETE\r\nX-Original-URL: " +
+				"/x\r\n", http.Header{"X-Sum": {"1"}}},
 		{"only ours", "\nTrailer: X-Apikey-Id", "X-Apikey-Id: x\r\n", http.Header{}},
 		{"none declared", "", "X-Apikey-Id: x\r\n", nil},
-		{"a copy of the credential", keyLine(token) + "\nTrailer: X-Sum", "X-Sum: 1" + token + "\r\n", http.Header{"X-Sum": {"1REDACTED"}}},
+		{"a copy of the credential", keyLine(token) + "\nTrailer: X-Sum",
+			"X-Sum: 1" + token + "\r\n", http.Header{"X-Sum": {"1REDACTED"}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			handler := handler
@@ -133,10 +142,12 @@ func TestIdentityHeaders(t *testing.T) {
 	h := newHouse(t)
 	key, token := h.key("write orders:search read", func(s *keystore.KeySpec) {
 		s.Name = "Zoë {http.request.host} 100%"
-		s.Grants = []keystore.Grant{{Namespace: "*", Permissions: []keystore.Permission{{Action: "read"}, {Resource: "shop", Action: "*"}}}}
+		s.Grants = []keystore.Grant{{Namespace: "*",
+			Permissions: []keystore.Permission{{Action: "read"}, {Resource: "shop", Action: "*"}}}}
 		s.Metadata = map[string]string{"team": "erp €", "cost_center": "7"}
 	})
-	a := h.send(h.handler("namespace acme\npass_metadata team cost_center absent"), "GET /"+keyLine(token))
+	a := h.send(h.handler("namespace acme\npass_metadata team cost_center absent"),
+		"GET /"+keyLine(token))
 	want := http.Header{
 		"X-Apikey-Id":               {key.ID},
 		"X-Apikey-Name":             {"Zo%C3%AB%20{http.request.host}%20100%25"},
@@ -155,11 +166,13 @@ func TestLongPermissionsAreLeftOut(t *testing.T) {
 	h := newHouse(t)
 	var words strings.Builder
 	for i := range 400 {
-		words.WriteString(" resource-" + strings.Repeat("x", i%7) + string(rune('a'+i%26)) + ":operation-" + string(rune('a'+i/26)))
+		words.WriteString(" resource-" + strings.Repeat("x", i%7) + string(rune('a'+i%26)) +
+			":operation-" + string(rune('a'+i/26)))
 	}
 	_, token := h.key("read" + words.String())
 	a := h.send(h.handler("namespace acme"), "GET /"+keyLine(token))
-	if a.seen == nil || a.seen.Header["X-Apikey-Permissions"] != nil || a.seen.Header["X-Apikey-Id"] == nil {
+	if a.seen == nil || a.seen.Header["X-Apikey-Permissions"] != nil ||
+		a.seen.Header["X-Apikey-Id"] == nil {
 		t.Error("not left out")
 	}
 }
@@ -203,7 +216,8 @@ func carries(r *http.Request, text string) (places []string) {
 		add("original RequestURI", original.RequestURI)
 	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	add("placeholders", repl.ReplaceAll("{http.request.uri}{http.request.orig_uri}{http.request.orig_uri.query}{http.request.uri.query}{http.vars.api_key.request}", ""))
+	add("placeholders",
+		repl.ReplaceAll("{http.request.uri}{http.request.orig_uri}{http.request.orig_uri.query}{http.request.uri.query}{http.vars.api_key.request}", ""))
 	return places
 }
 
@@ -212,25 +226,39 @@ func TestTheCredentialGoes(t *testing.T) {
 	_, token := h.key("read")
 	odd := "imported+key/with=odd&signs"
 	if _, _, err := h.keys.ImportKeys(t.Context(), keystore.Root("test"), []keystore.ImportSpec{{
-		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme", Home: &keystore.Grant{Namespace: "acme", Permissions: []keystore.Permission{{Action: "read"}}}},
-		Token:   odd,
+		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme",
+			Home: &keystore.Grant{Namespace: "acme",
+				Permissions: []keystore.Permission{{Action: "read"}}}},
+		Token: odd,
 	}}, false, ""); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct{ name, options, wire, secret, uri, rest string }{
 		{"bearer", "", "GET /a?b=1" + keyLine(token), token, "/a?b=1", ""},
 		{"header", "", "GET /\nX-API-Key: " + token, token, "/", ""},
-		{"basic", "from basic", "GET /\nAuthorization: Basic " + basic("u:"+token) + "\nX-Copy: " + basic("u:"+token), basic("u:" + token), "/", "X-Copy: REDACTED"},
-		{"query", "from query key", "GET /a?x=%2f&key=" + token + ";y=1&z", token, "/a?x=%2f;y=1&z", ""},
-		{"in the query of a WebSocket", "from query key", "GET /a?key=" + token + "&y=1\nUpgrade: websocket\nConnection: Upgrade", token, "/a?y=1", "Connection: Upgrade\nUpgrade: websocket"},
-		{"first in the query", "from query key", "GET /a?key=" + token + ";y=1", token, "/a?y=1", ""},
+		{"basic", "from basic", "GET /\nAuthorization: Basic " + basic("u:"+token) + "\nX-Copy: " +
+			basic("u:"+token), basic("u:" + token), "/", "X-Copy: REDACTED"},
+		{"query", "from query key", "GET /a?x=%2f&key=" + token + ";y=1&z", token, "/a?x=%2f;y=1&z",
+			""},
+		{"in the query of a WebSocket", "from query key",
+			"GET /a?key=" + token + "&y=1\nUpgrade: websocket\nConnection: Upgrade", token,
+			"/a?y=1", "Connection: Upgrade\nUpgrade: websocket"},
+		{"first in the query", "from query key", "GET /a?key=" + token + ";y=1", token, "/a?y=1",
+			""},
 		{"alone in the query", "from query key", "GET /a?key=" + token, token, "/a", ""},
-		{"encoded in the query", "from query key", "GET /a?k%65y=" + url.QueryEscape(odd) + "&y", odd, "/a?y", ""},
-		{"a copy in the Referer", "from query key", "GET /?key=" + url.QueryEscape(odd) + "\nReferer: https://a.example/?key=" + url.QueryEscape(odd), odd, "/", "Referer: https://a.example/?key=REDACTED"},
-		{"cookie", "from cookie key", "GET /\nCookie: a=b; key=" + token + "; c=\"d\"\nCookie: e=f", token, "/", "Cookie: a=b; c=\"d\"\nCookie: e=f"},
-		{"first cookie", "from cookie key", "GET /\nCookie: key=" + token + "; c=d", token, "/", "Cookie: c=d"},
+		{"encoded in the query", "from query key", "GET /a?k%65y=" + url.QueryEscape(odd) + "&y",
+			odd, "/a?y", ""},
+		{"a copy in the Referer", "from query key",
+			"GET /?key=" + url.QueryEscape(odd) + "\nReferer: https://a.example/?key=" +
+				url.QueryEscape(odd), odd, "/", "Referer: https://a.example/?key=REDACTED"},
+		{"cookie", "from cookie key", "GET /\nCookie: a=b; key=" + token + "; c=\"d\"\nCookie: e=f",
+			token, "/", "Cookie: a=b; c=\"d\"\nCookie: e=f"},
+		{"first cookie", "from cookie key", "GET /\nCookie: key=" + token + "; c=d", token, "/",
+			"Cookie: c=d"},
 		{"only cookie", "from cookie key", "GET /\nCookie: key=" + token, token, "/", ""},
-		{"copies", "", "GET /?x=" + token + keyLine(token) + "\nReferer: https://a.example/?k=" + token + "&b\nX-Other: a\nX-Other: " + token, token, "/?x=REDACTED", "Referer: https://a.example/?k=REDACTED&b\nX-Other: a\nX-Other: REDACTED"},
+		{"copies", "", "GET /?x=" + token + keyLine(token) + "\nReferer: https://a.example/?k=" +
+			token + "&b\nX-Other: a\nX-Other: " + token, token, "/?x=REDACTED",
+			"Referer: https://a.example/?k=REDACTED&b\nX-Other: a\nX-Other: REDACTED"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a := h.send(h.handler("namespace acme\n"+test.options), test.wire)
@@ -255,7 +283,9 @@ func TestTheCredentialGoes(t *testing.T) {
 				t.Errorf("the headers are %q, want %q", got, test.rest)
 			}
 
-			if a := h.send(h.handler("namespace acme\npass_credential\n"+test.options), test.wire); carries(a.seen, test.secret) == nil && test.name != "encoded in the query" {
+			if a := h.send(h.handler("namespace acme\npass_credential\n"+test.options),
+				test.wire); carries(a.seen, test.secret) == nil &&
+				test.name != "encoded in the query" {
 				t.Error("pass_credential does not pass it")
 			}
 		})
@@ -263,7 +293,8 @@ func TestTheCredentialGoes(t *testing.T) {
 }
 
 // originalPlaceholders are those of the request as it came that show its query.
-const originalPlaceholders = "{http.request.orig_uri} {http.request.orig_uri.query} {http.request.orig_uri.prefixed_query}"
+const originalPlaceholders = "{http.request.orig_uri} {http.request.orig_uri.query} " +
+	"{http.request.orig_uri.prefixed_query}"
 
 // Handlers such as tracing and forward_auth pass on a copy of the request, while Caddy's replacer
 // and error routes keep to the one before.
@@ -272,18 +303,24 @@ func TestTheCredentialGoesFromCopies(t *testing.T) {
 	_, token := h.key("read")
 	type copied struct{}
 	for _, test := range []struct{ name, options, wire, query string }{
-		{"in the query", "namespace acme\nfrom query key", "GET /a?x=1&key=" + token + "&y=" + token, "x=1&y=REDACTED"},
+		{"in the query", "namespace acme\nfrom query key",
+			"GET /a?x=1&key=" + token + "&y=" + token, "x=1&y=REDACTED"},
 		{"alone in the query", "namespace acme\nfrom query key", "GET /a?key=" + token, ""},
-		{"a copy in the query", "namespace acme", "GET /a?y=" + token + keyLine(token), "y=REDACTED"},
-		{"refused", "from query key\nnamespace globex\nerrors caddy", "GET /a?x=1&key=" + token, "x=1"},
-		{"two", "from query key\nfrom bearer\nerrors caddy", "GET /a?x=1&key=" + token + keyLine(token), "x=1"},
+		{"a copy in the query", "namespace acme", "GET /a?y=" + token + keyLine(token),
+			"y=REDACTED"},
+		{"refused", "from query key\nnamespace globex\nerrors caddy", "GET /a?x=1&key=" + token,
+			"x=1"},
+		{"two", "from query key\nfrom bearer\nerrors caddy",
+			"GET /a?x=1&key=" + token + keyLine(token), "x=1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var before *http.Request
 			handler := h.handler(test.options)
-			copying := caddyhttp.MiddlewareHandler(middleware(func(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+			copying := caddyhttp.MiddlewareHandler(middleware(func(w http.ResponseWriter,
+				r *http.Request, next caddyhttp.Handler) error {
 				before = r
-				return handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), copied{}, true)), next)
+				return handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), copied{},
+					true)), next)
 			}))
 			a := h.send(copying, test.wire)
 			if a.seen != nil {
@@ -295,7 +332,8 @@ func TestTheCredentialGoesFromCopies(t *testing.T) {
 			if test.query != "" {
 				wantURI, wantPrefixed = "/a?"+test.query, "?"+test.query
 			}
-			if got, want := a.repl.ReplaceAll(originalPlaceholders, ""), wantURI+" "+test.query+" "+wantPrefixed; got != want {
+			if got, want := a.repl.ReplaceAll(originalPlaceholders, ""),
+				wantURI+" "+test.query+" "+wantPrefixed; got != want {
 				t.Errorf("the placeholders say %q, want %q", got, want)
 			}
 			// What Caddy restores before error routes, and FastCGI sends as REQUEST_URI.
@@ -319,9 +357,10 @@ func TestTheCredentialGoesFromCopies(t *testing.T) {
 func TestTheCredentialGoesFromTheOriginalQuery(t *testing.T) {
 	h := newHouse(t)
 	_, token := h.key("read")
-	a := h.send(h.handler("namespace acme"), "GET /a?y="+token+keyLine(token), func(r *http.Request) {
-		r.URL.RawQuery, r.RequestURI = "", "/a"
-	})
+	a := h.send(h.handler("namespace acme"), "GET /a?y="+token+keyLine(token),
+		func(r *http.Request) {
+			r.URL.RawQuery, r.RequestURI = "", "/a"
+		})
 	if places := carries(a.seen, token); places != nil {
 		t.Errorf("still in %v", places)
 	}
@@ -330,7 +369,8 @@ func TestTheCredentialGoesFromTheOriginalQuery(t *testing.T) {
 func TestTheCredentialGoesFromTheHost(t *testing.T) {
 	h := newHouse(t)
 	_, token := h.key("read")
-	a := h.send(h.handler("namespace acme"), "GET /a"+keyLine(token), func(r *http.Request) { r.Host = token + ".example.com" })
+	a := h.send(h.handler("namespace acme"), "GET /a"+keyLine(token),
+		func(r *http.Request) { r.Host = token + ".example.com" })
 	if places := carries(a.seen, token); places != nil {
 		t.Errorf("still in %v", places)
 	}
@@ -341,24 +381,32 @@ func TestErrorRoutesGetNoCredential(t *testing.T) {
 	h := newHouse(t)
 	_, first := h.key("read")
 	_, second := h.key("read")
-	const options = "namespace acme\nfrom bearer\nfrom header X-API-Key\nfrom query key\nfrom cookie key\nerrors caddy\n"
+	const options = "namespace acme\nfrom bearer\nfrom header X-API-Key\nfrom query key\nfrom " +
+		"cookie key\nerrors caddy\n"
 	copies := "\nReferer: https://a.example/?a=" + first + "&b=" + second + "\nX-Other: " + second
 	many := "POST /a?x=" + first
 	for range 20 {
 		many += "&key=" + first + "&key=" + second
 	}
 	for name, wire := range map[string]string{
-		"a header and a header":           "POST /a?x=" + first + "&y=" + second + "\nX-API-Key: " + first + keyLine(second) + copies,
-		"a header twice":                  "POST /a?x=" + first + "&y=" + second + "\nX-API-Key: " + first + "\nX-API-Key: " + second + copies,
-		"a parameter twice":               "POST /a?key=" + first + "&y=" + second + "&key=" + second + "&x=" + first + copies,
-		"a cookie twice":                  "POST /a?y=" + second + "\nCookie: key=" + first + "; key=" + second + copies,
-		"a header and a cookie":           "POST /a?y=" + second + "\nCookie: key=" + first + keyLine(second) + copies,
-		"a header of another scheme":      "POST /a\nAuthorization: Basic x\nX-API-Key: " + first + keyLine(second) + copies,
+		"a header and a header": "POST /a?x=" + first + "&y=" + second + "\nX-API-Key: " +
+			first + keyLine(second) + copies,
+		"a header twice": "POST /a?x=" + first + "&y=" + second + "\nX-API-Key: " +
+			first + "\nX-API-Key: " + second + copies,
+		"a parameter twice": "POST /a?key=" + first + "&y=" + second + "&key=" +
+			second + "&x=" + first + copies,
+		"a cookie twice": "POST /a?y=" + second + "\nCookie: key=" + first +
+			"; key=" + second + copies,
+		"a header and a cookie": "POST /a?y=" + second + "\nCookie: key=" +
+			first + keyLine(second) + copies,
+		"a header of another scheme": "POST /a\nAuthorization: Basic x\nX-API-Key: " +
+			first + keyLine(second) + copies,
 		"too many to look for":            many + copies,
 		"refused before it is looked for": "PATCH /a/../b?key=" + first + keyLine(second) + copies,
 	} {
 		var seen *http.Request
-		a := h.send(middleware(func(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+		a := h.send(middleware(func(w http.ResponseWriter, r *http.Request,
+			next caddyhttp.Handler) error {
 			seen = r
 			return h.handler(options).ServeHTTP(w, r, next)
 		}), wire)
@@ -375,7 +423,9 @@ func TestErrorRoutesGetNoCredential(t *testing.T) {
 
 type middleware func(http.ResponseWriter, *http.Request, caddyhttp.Handler) error
 
-func (m middleware) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (m middleware) ServeHTTP(
+	w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
+) error {
 	return m(w, r, next)
 }
 
@@ -383,13 +433,17 @@ func (m middleware) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 func TestShortCredentials(t *testing.T) {
 	h := newHouse(t)
 	if _, _, err := h.keys.ImportKeys(t.Context(), keystore.Root("test"), []keystore.ImportSpec{{
-		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme", Home: &keystore.Grant{Namespace: "acme", Permissions: []keystore.Permission{{Action: "read"}}}},
-		Token:   "Mozilla/",
+		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme",
+			Home: &keystore.Grant{Namespace: "acme",
+				Permissions: []keystore.Permission{{Action: "read"}}}},
+		Token: "Mozilla/",
 	}}, false, ""); err != nil {
 		t.Fatal(err)
 	}
-	a := h.send(h.handler("namespace acme\nfrom query key"), "GET /?about=Mozilla/5.0&key=Mozilla/&copy=Mozilla/;x=Mozilla%2F"+
-		"\nUser-Agent: Mozilla/5.0\nX-Copy: Mozilla/\nX-List: Mozilla/, Mozilla/5\nReferer: https://a.example/?key=Mozilla/&b=Mozilla/5")
+	a := h.send(h.handler("namespace acme\nfrom query key"),
+		"GET /?about=Mozilla/5.0&key=Mozilla/&copy=Mozilla/;x=Mozilla%2F"+
+			"\nUser-Agent: Mozilla/5.0\nX-Copy: Mozilla/\nX-List: Mozilla/, Mozilla/5\nReferer: "+
+			"https://a.example/?key=Mozilla/&b=Mozilla/5")
 	if a.seen == nil {
 		t.Fatal(a.outcome())
 	}
@@ -411,9 +465,11 @@ func TestShortCredentials(t *testing.T) {
 func TestPublicLeavesTheCredential(t *testing.T) {
 	h := newHouse(t)
 	_, token := h.key("read")
-	for options, credential := range map[string]string{"public /**": token, "foreign pass": "another-issuers-token"} {
+	for options, credential := range map[string]string{"public /**": token,
+		"foreign pass": "another-issuers-token"} {
 		a := h.send(h.handler(options), "GET /"+keyLine(credential))
-		if a.seen.Header.Get("Authorization") != "Bearer "+credential || a.seen.Header["X-Apikey-Id"] != nil {
+		if a.seen.Header.Get("Authorization") != "Bearer "+credential ||
+			a.seen.Header["X-Apikey-Id"] != nil {
 			t.Errorf("%s: %v", options, len(a.seen.Header))
 		}
 	}

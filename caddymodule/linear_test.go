@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/linear"
 )
 
-// TestRequestsCostLinearTime: what an unauthenticated client can send costs time in proportion to its
-// length.
+// TestRequestsCostLinearTime: what an unauthenticated client can send costs time in proportion to
+// its length.
 func TestRequestsCostLinearTime(t *testing.T) {
 	h := newHouse(t)
 	handler := h.handler(`
@@ -31,20 +31,46 @@ func TestRequestsCostLinearTime(t *testing.T) {
 		handler *Handler
 		request func(repeat func(string) string) string
 	}{
-		"escapes and dots in the path": {handler, func(r func(string) string) string { return get("/%20a"+r("/.a"), "") }},
-		"escapes in the path":          {handler, func(r func(string) string) string { return get("/"+r("a%20b/"), "") }},
-		"percent signs in the path":    {handler, func(r func(string) string) string { return get("/"+r("%25/x"), "") }},
-		"segments":                     {handler, func(r func(string) string) string { return get("/v1/acme"+r("/a"), "") }},
-		"parameters":                   {handler, func(r func(string) string) string { return get("/?"+r("a=b&"), "") }},
-		"credentials in the query":     {handler, func(r func(string) string) string { return get("/?"+r("key=b&"), "") }},
-		"escapes in the query":         {handler, func(r func(string) string) string { return get("/?"+r("%6bey=%20&"), "") }},
-		"cookies":                      {handler, func(r func(string) string) string { return get("/", "Cookie: "+r("a=b; ")) }},
-		"credentials in cookies":       {handler, func(r func(string) string) string { return get("/", "Cookie: "+r("key=b; ")) }},
-		"a long credential":            {handler, func(r func(string) string) string { return get("/", "Authorization: Bearer "+r("ak_x")) }},
-		"a long basic credential":      {handler, func(r func(string) string) string { return get("/", "Authorization: Basic "+r("YWFh")) }},
-		"header lines":                 {handler, func(r func(string) string) string { return get("/", strings.TrimSuffix(r("X-A: b\n"), "\n")) }},
-		"identity headers":             {handler, func(r func(string) string) string { return get("/", strings.TrimSuffix(r("X-Apikey-Id: b\n"), "\n")) }},
-		"connection options":           {handler, func(r func(string) string) string { return get("/", "Connection: "+r("x-a, ")) }},
+		"escapes and dots in the path": {handler,
+			func(r func(string) string) string { return get("/%20a"+r("/.a"), "") }},
+		"escapes in the path": {handler,
+			func(r func(string) string) string { return get("/"+r("a%20b/"), "") }},
+		"percent signs in the path": {handler,
+			func(r func(string) string) string { return get("/"+r("%25/x"), "") }},
+		"segments": {handler,
+			func(r func(string) string) string { return get("/v1/acme"+r("/a"), "") }},
+		"parameters": {handler,
+			func(r func(string) string) string { return get("/?"+r("a=b&"), "") }},
+		"credentials in the query": {handler,
+			func(r func(string) string) string { return get("/?"+r("key=b&"), "") }},
+		"escapes in the query": {handler,
+			func(r func(string) string) string { return get("/?"+r("%6bey=%20&"), "") }},
+		"cookies": {handler,
+			func(r func(string) string) string { return get("/", "Cookie: "+r("a=b; ")) }},
+		"credentials in cookies": {handler,
+			func(r func(string) string) string { return get("/", "Cookie: "+r("key=b; ")) }},
+		"a long credential": {handler,
+			func(r func(string) string) string {
+				return get("/",
+					"Authorization: Bearer "+r("ak_x"))
+			}},
+		"a long basic credential": {handler,
+			func(r func(string) string) string {
+				return get("/",
+					"Authorization: Basic "+r("YWFh"))
+			}},
+		"header lines": {handler,
+			func(r func(string) string) string {
+				return get("/",
+					strings.TrimSuffix(r("X-A: b\n"), "\n"))
+			}},
+		"identity headers": {handler,
+			func(r func(string) string) string {
+				return get("/",
+					strings.TrimSuffix(r("X-Apikey-Id: b\n"), "\n"))
+			}},
+		"connection options": {handler,
+			func(r func(string) string) string { return get("/", "Connection: "+r("x-a, ")) }},
 		"a second target": {dav, func(r func(string) string) string {
 			return "MOVE /a\nDestination: /%20a" + r("/.a,")
 		}},
@@ -57,12 +83,19 @@ func TestRequestsCostLinearTime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			linear.Check(t, 10_000, func(size int) func() {
-				r := wireRequest(t, shape.request(func(s string) string { return strings.Repeat(s, size/len(s)) }))
+				r := wireRequest(t, shape.request(func(s string) string {
+					return strings.Repeat(s,
+						size/len(s))
+				}))
 				w := httptest.NewRecorder()
 				r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
 				r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)[caddyhttp.ClientIPVarKey] = "203.0.113.7"
 				return func() {
-					_ = shape.handler.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil }))
+					_ = shape.handler.ServeHTTP(w, r,
+						caddyhttp.HandlerFunc(func(http.ResponseWriter,
+							*http.Request) error {
+							return nil
+						}))
 				}
 			})
 		})

@@ -13,8 +13,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/jsonlist"
 )
 
-// List names a call whose answer, in JSON, lists namespaces of one kind. The answer is filtered: what stays is the key's own
-// namespace, those that it lies in, and those where the key allows this call.
+// List names a call whose answer, in JSON, lists namespaces of one kind. The answer is filtered:
+// what stays is the key's own namespace, those that it lies in, and those where the key allows this
+// call.
 type List struct {
 	// The method. GET takes in HEAD.
 	Method string `json:"method"`
@@ -22,9 +23,11 @@ type List struct {
 	Path string `json:"path"`
 	// The kind of the namespaces.
 	Kind string `json:"kind"`
-	// The names, joined with dots, that lead to the array in the answer. Default is that the answer is the array.
+	// The names, joined with dots, that lead to the array in the answer. Default is that the answer
+	// is the array.
 	Items string `json:"items,omitempty"`
-	// The names, joined with dots, that lead to the id in an element. Default is that an element is an id, or has one in `id`.
+	// The names, joined with dots, that lead to the id in an element. Default is that an element is
+	// an id, or has one in `id`.
 	ID string `json:"id,omitempty"`
 }
 
@@ -37,17 +40,20 @@ type listRule struct {
 
 func (c *rules) addLists(h *Handler) error {
 	if h.Forwarded != "" && len(h.List) > 0 {
-		return errors.New("list: with forwarded no answer of the API comes by here: filter it where the API is proxied")
+		return errors.New("list: with forwarded no answer of the API comes by here: filter it " +
+			"where the API is proxied")
 	}
 	for _, l := range h.List {
 		if err := c.addList(l); err != nil {
 			return fmt.Errorf("list: %w", err)
 		}
 	}
-	if _, mapped := c.methods[http.MethodHead]; mapped { // HEAD takes what GET takes (RFC 9110 §9.3.2), but for what is declared for HEAD itself
+	// HEAD takes what GET takes (RFC 9110 §9.3.2), but for what is declared for HEAD itself
+	if _, mapped := c.methods[http.MethodHead]; mapped {
 		own := c.lists[http.MethodHead]
 		for _, get := range c.lists[http.MethodGet] {
-			if !slices.ContainsFunc(own, func(l listRule) bool { return l.pattern.same(&get.pattern) }) {
+			if !slices.ContainsFunc(own,
+				func(l listRule) bool { return l.pattern.same(&get.pattern) }) {
 				c.lists[http.MethodHead] = append(c.lists[http.MethodHead], get)
 			}
 		}
@@ -78,7 +84,8 @@ func (c *rules) addList(l List) error {
 	}
 	for _, other := range c.lists[l.Method] {
 		if other.pattern.same(&p) {
-			return fmt.Errorf("%s %s lists %s already (%s): remove one of them", shown(l.Method), shown(l.Path), shown(other.Kind), shown(other.Path))
+			return fmt.Errorf("%s %s lists %s already (%s): remove one of them", shown(l.Method),
+				shown(l.Path), shown(other.Kind), shown(other.Path))
 		}
 	}
 	c.lists[l.Method] = append(c.lists[l.Method], compiled)
@@ -92,7 +99,8 @@ func parseNames(option, text string) ([]string, error) {
 	}
 	names := strings.Split(text, ".")
 	if slices.Contains(names, "") {
-		return nil, fmt.Errorf("%s: %q has an empty name: it takes names joined with dots, such as data.items", option, shown(text))
+		return nil, fmt.Errorf("%s: %q has an empty name: it takes names joined with dots, such "+
+			"as data.items", option, shown(text))
 	}
 	return names, nil
 }
@@ -107,12 +115,16 @@ func (c *rules) list(call *call) *listRule {
 	return nil
 }
 
-// partial are request headers that ask for less than the whole list: for a part of it, for nothing if it has not changed, or for what
-// has (RFC 9110 §13.1 and §14, RFC 3229); or for a tunnel instead.
-var partial = []string{"Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "A-Im", "Upgrade"}
+// partial are request headers that ask for less than the whole list: for a part of it, for nothing
+// if it has not changed, or for what has (RFC 9110 §13.1 and §14, RFC 3229); or for a tunnel
+// instead.
+var partial = []string{"Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since",
+	"If-Unmodified-Since", "A-Im", "Upgrade"}
 
 // serveNext lets a call go on, and filters the answer if it is a list.
-func (h *Handler) serveNext(c *call, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (h *Handler) serveNext(
+	c *call, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
+) error {
 	l := h.rules.list(c)
 	if l == nil {
 		return next.ServeHTTP(w, r)
@@ -121,7 +133,8 @@ func (h *Handler) serveNext(c *call, w http.ResponseWriter, r *http.Request, nex
 		delete(r.Header, name)
 	}
 	r.Header["Accept-Encoding"] = []string{"identity"} // without it, Go's client asks for gzip
-	record, policy, need := c.record, c.policy, c.need // not c, which would be allocated for every call
+	// not c, which would be allocated for every call
+	record, policy, need := c.record, c.policy, c.need
 	a := newListAnswer(w, r, jsonlist.Filter{Items: l.items, ID: l.id, Keep: func(id string) bool {
 		return record != nil && record.Sees(policy, policy.Namespace(id), l.Kind, need)
 	}})
@@ -130,8 +143,10 @@ func (h *Handler) serveNext(c *call, w http.ResponseWriter, r *http.Request, nex
 		return err
 	}
 	if !a.gone && r.Context().Err() == nil {
-		h.logger.Error("the API's answer to a call of `list` cannot be filtered, so the client does not get it",
-			zap.String("list", l.Method+" "+l.Path), zap.String("key", c.request.keyID()), zap.Error(cause))
+		h.logger.Error("the API's answer to a call of `list` cannot be filtered, so the client "+
+			"does not get it",
+			zap.String("list", l.Method+" "+l.Path), zap.String("key", c.request.keyID()),
+			zap.Error(cause))
 	}
 	switch {
 	case a.sent: // in part: it must not look complete

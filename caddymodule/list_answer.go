@@ -21,11 +21,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/jsonlist"
 )
 
-// A listAnswer stands between the API's answer to a call of `list` and the client. Of a body, the client gets what went through the filter,
-// and nothing else: so an error of the API keeps its status and headers, and gets another body.
+// A listAnswer stands between the API's answer to a call of `list` and the client. Of a body, the
+// client gets what went through the filter, and nothing else: so an error of the API keeps its
+// status and headers, and gets another body.
 //
-// The filter reads, as a decompressor does, while the API's answer is written to us. It runs as a coroutine of whoever
-// writes, so there is no other goroutine that could outlive the request or use the client's writer beside it.
+// The filter reads, as a decompressor does, while the API's answer is written to us. It runs as a
+// coroutine of whoever writes, so there is no other goroutine that could outlive the request or use
+// the client's writer beside it.
 type listAnswer struct {
 	http.ResponseWriter // the client's
 	ctx                 context.Context
@@ -48,10 +50,12 @@ type listAnswer struct {
 }
 
 func newListAnswer(w http.ResponseWriter, r *http.Request, f jsonlist.Filter) *listAnswer {
-	return &listAnswer{ResponseWriter: w, ctx: r.Context(), request: r, filter: f, given: w.Header().Clone()}
+	return &listAnswer{ResponseWriter: w, ctx: r.Context(), request: r, filter: f,
+		given: w.Header().Clone()}
 }
 
-// serve has the answer made, and returns why the client cannot have it. err is next's, when there was no answer.
+// serve has the answer made, and returns why the client cannot have it. err is next's, when there
+// was no answer.
 func (a *listAnswer) serve(r *http.Request, next caddyhttp.Handler) (cause, err error) {
 	defer func() {
 		if a.stop != nil {
@@ -62,7 +66,8 @@ func (a *listAnswer) serve(r *http.Request, next caddyhttp.Handler) (cause, err 
 		switch problem := recover(); {
 		case problem == nil:
 		case problem == http.ErrAbortHandler && a.status != 0: //nolint:errorlint // the value that it panics with
-			a.fail(errors.New("it broke off")) // so does reverse_proxy say it, also when we have refused to take more
+			// so does reverse_proxy say it, also when we have refused to take more
+			a.fail(errors.New("it broke off"))
 			cause = a.err
 		default:
 			panic(problem)
@@ -207,20 +212,25 @@ func (a *listAnswer) substitute() {
 		a.send()
 	} else {
 		a.setHeader()
-		body, _ := json.Marshal(problemDocument{"about:blank", "The API answered with an error", a.status, "upstream_error", ""})
+		body, _ := json.Marshal(problemDocument{"about:blank", "The API answered with an error",
+			a.status, "upstream_error", ""})
 		writeProblem(a.ResponseWriter, a.request, a.status, body)
 	}
 	a.done = true
 }
 
 // unfilterable is the body of an answer that has no other.
-var unfilterable, _ = json.Marshal(problemDocument{"about:blank", "The API's answer cannot be filtered", http.StatusBadGateway, "unfilterable_answer", ""})
+var unfilterable, _ = json.Marshal(problemDocument{"about:blank",
+	"The API's answer cannot be filtered", http.StatusBadGateway, "unfilterable_answer", ""})
 
-// ofTheWhole are response headers that are about the body as the API sent it, or let a client or a cache ask for it by other means (RFC
-// 9110 §8, §14, RFC 9530, RFC 3229). Who caches for several keys would give one what another may see.
+// ofTheWhole are response headers that are about the body as the API sent it, or let a client or a
+// cache ask for it by other means (RFC 9110 §8, §14, RFC 9530, RFC 3229). Who caches for several
+// keys would give one what another may see.
 var ofTheWhole = []string{
-	"Content-Length", "Content-Encoding", "Content-Range", "Accept-Ranges", "Transfer-Encoding", "Trailer",
-	"Etag", "Last-Modified", "Content-Md5", "Digest", "Content-Digest", "Repr-Digest", "Delta-Base", "Im",
+	"Content-Length", "Content-Encoding", "Content-Range", "Accept-Ranges", "Transfer-Encoding",
+	"Trailer",
+	"Etag", "Last-Modified", "Content-Md5", "Digest", "Content-Digest", "Repr-Digest", "Delta-Base",
+	"Im",
 	"Expires", "Age", "Surrogate-Control", "X-Accel-Expires",
 }
 
@@ -232,13 +242,16 @@ func (a *listAnswer) setHeader() {
 		delete(header, name)
 	}
 	maps.DeleteFunc(header, func(name string, _ []string) bool {
-		return strings.HasSuffix(name, "Cache-Control") || strings.HasPrefix(name, http.TrailerPrefix) // RFC 9213
+		// RFC 9213
+		return strings.HasSuffix(name, "Cache-Control") ||
+			strings.HasPrefix(name, http.TrailerPrefix)
 	})
 	header["Cache-Control"] = []string{"no-store"}
 	a.sent = true
 }
 
-// A listClient is where the filter's output goes. The header waits for it: without any, there can be another answer.
+// A listClient is where the filter's output goes. The header waits for it: without any, there can
+// be another answer.
 type listClient struct{ *listAnswer }
 
 func (c listClient) Write(p []byte) (int, error) {
@@ -265,10 +278,12 @@ func checkJSON(header http.Header) (zipped bool, err error) {
 	encodings := header["Content-Encoding"]
 	switch {
 	case len(encodings) == 0 || len(encodings) == 1 && strings.EqualFold(encodings[0], "identity"):
-	case len(encodings) == 1 && slices.ContainsFunc([]string{"gzip", "x-gzip"}, func(name string) bool { return strings.EqualFold(encodings[0], name) }):
+	case len(encodings) == 1 && slices.ContainsFunc([]string{"gzip", "x-gzip"},
+		func(name string) bool { return strings.EqualFold(encodings[0], name) }):
 		zipped = true
 	default:
-		return false, fmt.Errorf("its Content-Encoding is %.100q: only gzip can be read, and it was asked for none", encodings)
+		return false, fmt.Errorf("its Content-Encoding is %.100q: only gzip can be read, and it "+
+			"was asked for none", encodings)
 	}
 	types := header["Content-Type"]
 	if len(types) != 1 {
@@ -278,9 +293,11 @@ func checkJSON(header http.Header) (zipped bool, err error) {
 	charset, given := parameters["charset"]
 	switch {
 	case err != nil,
-		media != "application/json" && !(strings.HasPrefix(media, "application/") && strings.HasSuffix(media, "+json")),
+		media != "application/json" &&
+			!(strings.HasPrefix(media, "application/") && strings.HasSuffix(media, "+json")),
 		given && !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "utf8"):
-		return false, fmt.Errorf("its Content-Type is %.100q: only application/json and application/…+json in UTF-8 can be read", types[0])
+		return false, fmt.Errorf("its Content-Type is %.100q: only application/json and "+
+			"application/…+json in UTF-8 can be read", types[0])
 	}
 	return zipped, nil
 }

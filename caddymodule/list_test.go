@@ -95,18 +95,23 @@ func TestListWriter(t *testing.T) {
 			}
 			return nil
 		}, `502 unfilterable_answer`, "byte 1: what should be the array is something else"},
-		{"nothing", func(http.ResponseWriter, *http.Request) error { return nil }, `502 unfilterable_answer`, "there is none"},
-		{"an error and nothing else", func(http.ResponseWriter, *http.Request) error { return broken }, `broken`, ""},
+		{"nothing", func(http.ResponseWriter, *http.Request) error { return nil },
+			`502 unfilterable_answer`, "there is none"},
+		{"an error and nothing else", func(http.ResponseWriter,
+			*http.Request) error {
+			return broken
+		}, `broken`, ""},
 		{"an error within", func(w http.ResponseWriter, _ *http.Request) error {
 			isJSON(w)
 			write(w, `["acme",`)
 			return broken
 		}, `broken`, ""},
-		{"an error within, when something is sent", func(w http.ResponseWriter, _ *http.Request) error {
-			isJSON(w)
-			write(w, long)
-			return broken
-		}, `aborts`, "broken"},
+		{"an error within, when something is sent",
+			func(w http.ResponseWriter, _ *http.Request) error {
+				isJSON(w)
+				write(w, long)
+				return broken
+			}, `aborts`, "broken"},
 		{"a handler that minds no error", func(w http.ResponseWriter, _ *http.Request) error {
 			isJSON(w)
 			write(w, long)
@@ -119,7 +124,8 @@ func TestListWriter(t *testing.T) {
 			write(w, both)
 			panic(http.ErrAbortHandler)
 		}, `502 unfilterable_answer`, "it broke off"},
-		{"an abort", func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) }, `aborts`, ""},
+		{"an abort", func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) },
+			`aborts`, ""},
 		{"an abort of an error's body", func(w http.ResponseWriter, _ *http.Request) error {
 			w.WriteHeader(http.StatusTeapot)
 			write(w, "globex")
@@ -153,7 +159,8 @@ func TestListWriter(t *testing.T) {
 						}
 					}
 				}()
-				r := caddyhttp.PrepareRequest(wireRequest(t, "GET /list"+keyLine(token)), caddy.NewReplacer(), w, nil)
+				r := caddyhttp.PrepareRequest(wireRequest(t, "GET /list"+keyLine(token)),
+					caddy.NewReplacer(), w, nil)
 				if err := handler.ServeHTTP(w, r, test.next); err != nil {
 					return err.Error()
 				}
@@ -167,14 +174,17 @@ func TestListWriter(t *testing.T) {
 			if got != test.want {
 				t.Errorf("%s, want %s", got, test.want)
 			}
-			if strings.Contains(fmt.Sprint(w.Result().Header, w.Result().Trailer, w.Body), "globex") || strings.HasSuffix(w.Body.String(), "]") && w.Code == 200 && got == "aborts" {
+			if strings.Contains(fmt.Sprint(w.Result().Header, w.Result().Trailer, w.Body),
+				"globex") || strings.HasSuffix(w.Body.String(), "]") && w.Code == 200 &&
+				got == "aborts" {
 				t.Errorf("%v %v %.100s", w.Result().Header, w.Result().Trailer, w.Body)
 			}
 			var said []string
 			for _, entry := range logs.All() {
 				said = append(said, fmt.Sprint(entry.Level, " ", entry.ContextMap()["error"]))
 			}
-			if len(said) > 1 || strings.Join(said, "") == "" != (test.logs == "") || !strings.Contains(strings.Join(said, ""), test.logs) {
+			if len(said) > 1 || strings.Join(said, "") == "" != (test.logs == "") ||
+				!strings.Contains(strings.Join(said, ""), test.logs) {
 				t.Errorf("the log says %q", said)
 			}
 		})
@@ -188,17 +198,18 @@ func TestListDeadlines(t *testing.T) {
 	handler := h.handler("namespace acme\nlist GET /list account")
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
-		err := handler.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
-			if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Hour)); err != nil {
-				t.Error(err)
-			}
-			if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
-				t.Error(err)
-			}
-			w.Header().Set("Content-Type", "application/json")
-			_, err := io.WriteString(w, `["acme","globex"]`)
-			return err
-		}))
+		err := handler.ServeHTTP(w, r,
+			caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+				if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Hour)); err != nil {
+					t.Error(err)
+				}
+				if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+					t.Error(err)
+				}
+				w.Header().Set("Content-Type", "application/json")
+				_, err := io.WriteString(w, `["acme","globex"]`)
+				return err
+			}))
 		if err != nil {
 			t.Error(err)
 		}

@@ -22,10 +22,11 @@ func init() {
 //     Authorization and Proxy-Authorization, wherever a request, a response or a URL stands in an entry;
 //   - the secret part of everything shaped like a token of this module, wherever it stands in an entry.
 //
-// Use it for the default log and for every access log. It does not look inside base64, except of zap's own binary fields.
+// Use it for the default log and for every access log. It does not look inside base64, except of
+// zap's own binary fields.
 type LogEncoder struct {
-	// The encoder that writes the entries. Default is Caddy's own default: `console` if the log goes to standard
-	// output or standard error and that is a terminal, else `json`.
+	// The encoder that writes the entries. Default is Caddy's own default: `console` if the log
+	// goes to standard output or standard error and that is a terminal, else `json`.
 	WrappedRaw json.RawMessage `json:"wrap,omitempty" caddy:"namespace=caddy.logging.encoders inline_key=format"`
 
 	redactingEncoder `json:"-"`
@@ -54,13 +55,15 @@ func (e *LogEncoder) Provision(ctx caddy.Context) error {
 	}
 	encoder, ok := module.(zapcore.Encoder)
 	if !ok {
-		return fmt.Errorf("loading the log encoder that api_keys wraps: %T is no log encoder", module)
+		return fmt.Errorf("loading the log encoder that api_keys wraps: %T is no log encoder",
+			module)
 	}
 	e.wrap(encoder)
 	return nil
 }
 
-// ConfigureDefaultFormat chooses the default encoder by where the log goes, as Caddy does it for its own encoders.
+// ConfigureDefaultFormat chooses the default encoder by where the log goes, as Caddy does it for
+// its own encoders.
 func (e *LogEncoder) ConfigureDefaultFormat(writer caddy.WriterOpener) error {
 	if !e.encoderIsDefault {
 		if encoder, ok := e.encoder.(caddy.ConfiguresFormatterDefault); ok {
@@ -99,7 +102,8 @@ func (e *LogEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	for d.NextBlock(0) {
 		if d.Val() != "wrap" {
-			return d.Errf("unknown word %q in the log encoder api_keys: it knows only wrap", shown(d.Val()))
+			return d.Errf("unknown word %q in the log encoder api_keys: it knows only wrap",
+				shown(d.Val()))
 		}
 		if e.WrappedRaw != nil {
 			return d.Err("wrap is given twice: the log encoder api_keys wraps one encoder")

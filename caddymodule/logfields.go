@@ -7,8 +7,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// redactingEncoder is LogEncoder without its configuration: loggers with fields of their own have a clone each, and
-// Caddy makes one for every access log entry.
+// redactingEncoder is LogEncoder without its configuration: loggers with fields of their own have a
+// clone each, and Caddy makes one for every access log entry.
 type redactingEncoder struct {
 	redactor // takes the fields of the logger
 	encoder  zapcore.Encoder
@@ -26,7 +26,9 @@ func (e *redactingEncoder) Clone() zapcore.Encoder {
 }
 
 // EncodeEntry is part of zapcore.Encoder.
-func (e *redactingEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
+func (e *redactingEncoder) EncodeEntry(
+	entry zapcore.Entry, fields []zapcore.Field,
+) (*buffer.Buffer, error) {
 	sources := redactedSources.Load()
 	entry.Message = sources.redactParams(entry.Message)
 	entry.Stack = sources.redactParams(entry.Stack)
@@ -46,8 +48,9 @@ func (e *redactingEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Fie
 	return out, nil
 }
 
-// redactor passes fields on to the encoder it embeds, without the values of declared sources. Tokens it leaves to
-// EncodeEntry, which takes them out of the finished entry; only binary fields it must clean, as they become base64.
+// redactor passes fields on to the encoder it embeds, without the values of declared sources.
+// Tokens it leaves to EncodeEntry, which takes them out of the finished entry; only binary fields
+// it must clean, as they become base64.
 type redactor struct {
 	zapcore.ObjectEncoder
 	sources *sourceSet // nil stands for what is declared at the moment

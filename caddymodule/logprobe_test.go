@@ -23,7 +23,8 @@ import (
 
 func adapt(t *testing.T, text string) []byte {
 	t.Helper()
-	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
+	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text),
+		map[string]any{"filename": "Caddyfile"})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
@@ -35,7 +36,8 @@ func adapt(t *testing.T, text string) []byte {
 	return config
 }
 
-// provision provisions a config as Caddy does at a start, logs first. Its logs stay open until the process ends.
+// provision provisions a config as Caddy does at a start, logs first. Its logs stay open until the
+// process ends.
 func provision(t *testing.T, config []byte) caddy.Context {
 	t.Helper()
 	var parsed caddy.Config
@@ -50,7 +52,8 @@ func provision(t *testing.T, config []byte) caddy.Context {
 	return ctx
 }
 
-// resetDefaultLog takes the process's default log, which is that of the last config, away from the files of a test.
+// resetDefaultLog takes the process's default log, which is that of the last config, away from the
+// files of a test.
 func resetDefaultLog() {
 	if _, err := caddy.ProvisionContext(&caddy.Config{Logging: &caddy.Logging{
 		Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{WriterRaw: []byte(`{"output":"discard"}`)}}},
@@ -61,45 +64,64 @@ func resetDefaultLog() {
 
 func TestProbeLogs(t *testing.T) {
 	const (
-		global = "{\n admin off\n auto_https off\n storage file_system {\n  root TMP/data\n }\n %s\n}\n"
-		site   = "http://127.0.0.1:1 {\n %s\n respond ok\n}\n"
+		global = "{\n admin off\n auto_https off\n storage file_system {\n  root TMP/data\n }\n " +
+			"%s\n}\n"
+		site = "http://127.0.0.1:1 {\n %s\n respond ok\n}\n"
 	)
 	for name, row := range map[string]struct {
 		options, site    string
 		unprotected, all int
 	}{
-		"no logging":                         {"", "", 1, 1},
-		"both lines":                         {"log {\n format api_keys\n}", "log {\n output file TMP/a\n format api_keys\n}", 0, 2},
-		"only the default log":               {"log {\n format api_keys\n}", "log {\n output file TMP/a\n}", 1, 2},
-		"only the access log":                {"", "log {\n output file TMP/a\n format api_keys\n}", 1, 2},
-		"access entries in the default log":  {"log {\n format api_keys\n}", "log", 0, 1},
-		"any encoder within":                 {"log {\n format api_keys {\n  wrap console\n }\n}", "", 0, 1},
-		"within filter":                      {"log {\n format filter {\n  wrap api_keys\n  fields {\n   a delete\n  }\n }\n}", "", 0, 1},
-		"within append":                      {"log {\n format append {\n  wrap api_keys\n  a b\n }\n}", "", 0, 1},
-		"within itself":                      {"log {\n format api_keys {\n  wrap api_keys\n }\n}", "", 0, 1},
-		"filter without it":                  {"log {\n format filter {\n  wrap json\n  fields {\n   a delete\n  }\n }\n}", "", 1, 1},
-		"with sampling":                      {"log {\n format api_keys\n sampling {\n  first 1\n }\n}", "", 0, 1},
-		"sampling without it":                {"log {\n sampling {\n  first 1\n }\n}", "", 1, 1},
-		"discarded":                          {"log {\n output discard\n}", "", 0, 0},
-		"default log without HTTP":           {"log {\n exclude http\n}\nlog web {\n output file TMP/a\n include http\n format api_keys\n}", "", 0, 1},
-		"a log of one handler":               {"log {\n format api_keys\n}\nlog proxy {\n output file TMP/a\n include http.handlers.reverse_proxy\n}", "", 1, 2},
-		"a log of access entries":            {"log {\n format api_keys\n}\nlog web {\n output file TMP/a\n include http.log.access\n}", "", 1, 2},
-		"a log without access entries":       {"log {\n format api_keys\n}\nlog web {\n output file TMP/a\n exclude http.log.access\n}", "", 1, 2},
-		"a log of something else":            {"log {\n format api_keys\n}\nlog tls {\n output file TMP/a\n include tls\n}", "", 0, 1},
-		"a site's log with names of its own": {"log {\n format api_keys\n}", "log mine {\n output file TMP/a\n no_hostname\n}", 1, 2},
+		"no logging": {"", "", 1, 1},
+		"both lines": {"log {\n format api_keys\n}",
+			"log {\n output file TMP/a\n format api_keys\n}", 0, 2},
+		"only the default log": {"log {\n format api_keys\n}",
+			"log {\n output file TMP/a\n}", 1, 2},
+		"only the access log": {"", "log {\n output file TMP/a\n format api_keys\n}",
+			1, 2},
+		"access entries in the default log": {"log {\n format api_keys\n}", "log", 0, 1},
+		"any encoder within": {"log {\n format api_keys {\n  wrap console\n }\n}",
+			"", 0, 1},
+		"within filter": {"log {\n format filter {\n  wrap api_keys\n  " +
+			"fields {\n   a delete\n  }\n }\n}", "", 0, 1},
+		"within append": {"log {\n format append {\n  wrap api_keys\n  a b\n " +
+			"}\n}", "", 0, 1},
+		"within itself": {"log {\n format api_keys {\n  wrap api_keys\n }\n}",
+			"", 0, 1},
+		"filter without it": {"log {\n format filter {\n  wrap json\n  fields " +
+			"{\n   a delete\n  }\n }\n}", "", 1, 1},
+		"with sampling": {"log {\n format api_keys\n sampling {\n  first 1\n " +
+			"}\n}", "", 0, 1},
+		"sampling without it": {"log {\n sampling {\n  first 1\n }\n}", "", 1, 1},
+		"discarded":           {"log {\n output discard\n}", "", 0, 0},
+		"default log without HTTP": {"log {\n exclude http\n}\nlog web {\n output file " +
+			"TMP/a\n include http\n format api_keys\n}", "", 0, 1},
+		"a log of one handler": {"log {\n format api_keys\n}\nlog proxy {\n output " +
+			"file TMP/a\n include http.handlers.reverse_proxy\n}", "", 1, 2},
+		"a log of access entries": {"log {\n format api_keys\n}\nlog web {\n output " +
+			"file TMP/a\n include http.log.access\n}", "", 1, 2},
+		"a log without access entries": {"log {\n format api_keys\n}\nlog web {\n output " +
+			"file TMP/a\n exclude http.log.access\n}", "", 1, 2},
+		"a log of something else": {"log {\n format api_keys\n}\nlog tls {\n output " +
+			"file TMP/a\n include tls\n}", "", 0, 1},
+		"a site's log with names of its own": {"log {\n format api_keys\n}",
+			"log mine {\n output file TMP/a\n no_hostname\n}", 1, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text := strings.ReplaceAll(fmt.Sprintf(global+site, row.options, row.site), "TMP", t.TempDir())
+			text := strings.ReplaceAll(fmt.Sprintf(global+site, row.options, row.site), "TMP",
+				t.TempDir())
 			unprotected, all := probeLogs(provision(t, adapt(t, text)))
 			if unprotected != row.unprotected || all != row.all {
-				t.Errorf("%d of %d logs unprotected, want %d of %d", unprotected, all, row.unprotected, row.all)
+				t.Errorf("%d of %d logs unprotected, want %d of %d", unprotected, all,
+					row.unprotected, row.all)
 			}
 		})
 	}
 }
 
 func TestWarnOfReadableKeys(t *testing.T) {
-	all := []credentialSource{{headerSource, "authorization"}, {cookieSource, "session"}, {headerSource, "X-API-Key"}, {querySource, "key"}}
+	all := []credentialSource{{headerSource, "authorization"}, {cookieSource, "session"},
+		{headerSource, "X-API-Key"}, {querySource, "key"}}
 	for name, row := range map[string]struct {
 		format  string
 		sources []credentialSource
@@ -111,7 +133,8 @@ func TestWarnOfReadableKeys(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "log")
-			text := fmt.Sprintf("{\n admin off\n log {\n  output file %s\n  format %s\n }\n}\n", file, row.format)
+			text := fmt.Sprintf("{\n admin off\n log {\n  output file %s\n  format %s\n }\n}\n",
+				file, row.format)
 			ctx, app := provision(t, adapt(t, text)), new(App)
 			warnOfReadableKeys(ctx, app, row.sources)
 			warnOfReadableKeys(ctx, app, row.sources) // another handler of the same config
@@ -119,7 +142,8 @@ func TestWarnOfReadableKeys(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			warned := strings.Count(string(out), "log { format api_keys }") == 2 && strings.Contains(string(out), `"header X-API-Key","query key"`) &&
+			warned := strings.Count(string(out), "log { format api_keys }") == 2 &&
+				strings.Contains(string(out), `"header X-API-Key","query key"`) &&
 				strings.Contains(string(out), "1 of 1")
 			if warned != row.want || !row.want && strings.Contains(string(out), "API keys") {
 				t.Errorf("log: %s", out)
@@ -131,12 +155,14 @@ func TestWarnOfReadableKeys(t *testing.T) {
 	}
 }
 
-// A running Caddy, a client that sends credentials in every way there is, an error in the middle of it, and not one of
-// them in the default or the access log, although the server has log_credentials.
+// A running Caddy, a client that sends credentials in every way there is, an error in the middle of
+// it, and not one of them in the default or the access log, although the server has
+// log_credentials.
 func TestLogsOfRunningCaddy(t *testing.T) {
 	declareAll(t)
 	dir := t.TempDir()
-	socket, accessFile, defaultFile := filepath.Join(dir, "s"), filepath.Join(dir, "access"), filepath.Join(dir, "default")
+	socket, accessFile, defaultFile := filepath.Join(dir, "s"), filepath.Join(dir,
+		"access"), filepath.Join(dir, "default")
 	config := adapt(t, fmt.Sprintf(`{
 	admin off
 	auto_https off
@@ -176,15 +202,18 @@ http:// {
 		t.Fatal(err)
 	}
 	t.Cleanup(resetDefaultLog)
-	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}}
+	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}}}
 	body, imported := someBody(), "imported%2Fkey~of+another+system"
-	// One connection, so that an entry is written before the next request is read; the last one may be late.
+	// One connection, so that an entry is written before the next request is read; the last one may
+	// be late.
 	requests, broken := -1, 0
 	for _, secret := range []string{"ak_" + body, imported} {
 		for _, path := range []string{"/broken", "/broken/ak_" + body, "/fine"} {
-			r, err := http.NewRequest(http.MethodGet, "http://a.example"+path+"?x=1&%61pi_key="+secret+"&y=2", nil)
+			r, err := http.NewRequest(http.MethodGet,
+				"http://a.example"+path+"?x=1&%61pi_key="+secret+"&y=2", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -224,11 +253,13 @@ http:// {
 			}
 		}
 		if entries < want {
-			t.Errorf("%s: %d entries with something redacted, want %d: %s", file, entries, want, out)
+			t.Errorf("%s: %d entries with something redacted, want %d: %s", file, entries, want,
+				out)
 		}
 		for _, leak := range []string{body, imported, "another+system"} {
 			if at := bytes.Index(out, []byte(leak)); at >= 0 {
-				t.Errorf("%s holds a credential: …%s<SECRET>", filepath.Base(file), out[max(0, at-300):at])
+				t.Errorf("%s holds a credential: …%s<SECRET>", filepath.Base(file),
+					out[max(0, at-300):at])
 			}
 		}
 	}

@@ -10,10 +10,11 @@ import (
 // redacted stands where a secret was. It is the word Caddy's own encoders use.
 const redacted = "REDACTED"
 
-// redactParams replaces the values of the declared query parameters and cookies wherever they stand in text as
-// name=value, in a URL, a bare query string or a sentence, also where the name, the = or both are percent-encoded, any
-// number of times over. A value ends only at what it cannot hold itself, so a query's goes on through quotes and
-// brackets: rather the rest of a word too much than a character of a credential.
+// redactParams replaces the values of the declared query parameters and cookies wherever they stand
+// in text as name=value, in a URL, a bare query string or a sentence, also where the name, the = or
+// both are percent-encoded, any number of times over. A value ends only at what it cannot hold
+// itself, so a query's goes on through quotes and brackets: rather the rest of a word too much than
+// a character of a credential.
 func (s *sourceSet) redactParams(text string) string {
 	if !s.mayHoldParam(text) {
 		return text
@@ -70,7 +71,8 @@ func (s *sourceSet) param(encoded string) *param {
 	return nil
 }
 
-// equalEncoded compares without regard to case: a client that gets the case wrong has sent its key all the same.
+// equalEncoded compares without regard to case: a client that gets the case wrong has sent its key
+// all the same.
 func equalEncoded(encoded, name string) bool {
 	n := 0
 	for i := 0; i < len(encoded); n++ {
@@ -83,15 +85,16 @@ func equalEncoded(encoded, name string) bool {
 	return n == len(name)
 }
 
-// valueEnd finds the end of a value that begins at i, behind an = that was percent-encoded level times: what is encoded
-// more often than that belongs to the value.
+// valueEnd finds the end of a value that begins at i, behind an = that was percent-encoded level
+// times: what is encoded more often than that belongs to the value.
 func (p *param) valueEnd(text string, i, level int) int {
 	for i < len(text) {
 		c, next, l := text[i], i+1, 0
 		if c == '%' {
 			c, next, l = decodeByte(text, i)
 		}
-		if l <= level && (c <= ' ' || c == 0x7f || !p.cookie && (c == '&' || c == '#') || !p.query && c == ';') {
+		if l <= level && (c <= ' ' || c == 0x7f || !p.cookie && (c == '&' || c == '#') ||
+			!p.query && c == ';') {
 			return i
 		}
 		i = next
@@ -113,7 +116,8 @@ func asciiUpper(c byte) byte {
 	return c
 }
 
-// redactTree redacts what encoding/json made of a value, in place, and tells whether there was anything to redact.
+// redactTree redacts what encoding/json made of a value, in place, and tells whether there was
+// anything to redact.
 func (s *sourceSet) redactTree(tree any) (any, bool) {
 	changed := false
 	switch v := tree.(type) {
@@ -146,8 +150,8 @@ func redactedLike(v any) any {
 	return redacted
 }
 
-// redactReflected redacts a value whose fields only encoding/json knows. Without anything to redact in it, the very
-// same value comes back, so that the order of its fields stays.
+// redactReflected redacts a value whose fields only encoding/json knows. Without anything to redact
+// in it, the very same value comes back, so that the order of its fields stays.
 func (s *sourceSet) redactReflected(value any) (any, error) {
 	if values, ok := value.(url.Values); ok {
 		value = s.redactValues(values)
@@ -179,7 +183,8 @@ func (s *sourceSet) redactValues(values url.Values) url.Values {
 	return out
 }
 
-// tokenBody is how many base62 characters follow the last underscore of a token: id 12, secret 32, tag 8, check 6.
+// tokenBody is how many base62 characters follow the last underscore of a token: id 12, secret 32,
+// tag 8, check 6.
 const tokenBody = 58
 
 // inToken holds the bytes that a token can consist of, percent-encoded or not.
@@ -190,9 +195,10 @@ var inToken = func() (in [256]bool) {
 	return in
 }()
 
-// redactTokens replaces the body of everything in text that is shaped like a token, in place, and returns what is left.
-// The prefix stays: it is no secret, and where it begins is uncertain in escaped text (in `\nak_…` the n is not part
-// of it). Text without a token costs one look at every 59th byte, and at the word around it.
+// redactTokens replaces the body of everything in text that is shaped like a token, in place, and
+// returns what is left. The prefix stays: it is no secret, and where it begins is uncertain in
+// escaped text (in `\nak_…` the n is not part of it). Text without a token costs one look at every
+// 59th byte, and at the word around it.
 func redactTokens(text []byte) []byte {
 	const shortest = len("_") + tokenBody
 	var out []byte // what is done of text, once something was redacted; shares its memory
@@ -232,9 +238,10 @@ func redactTokens(text []byte) []byte {
 	return append(out, text[copied:]...)
 }
 
-// findBody finds the first underscore in word that is followed by the body of a token, and returns where that body
-// begins and ends; from is negative if there is none. A body with more base62 characters behind it counts too, such as
-// the first half of a token that was pasted twice, unless it could be a hexadecimal digest.
+// findBody finds the first underscore in word that is followed by the body of a token, and returns
+// where that body begins and ends; from is negative if there is none. A body with more base62
+// characters behind it counts too, such as the first half of a token that was pasted twice, unless
+// it could be a hexadecimal digest.
 func findBody(word []byte) (from, to int) {
 	from = -1
 	count, hexadecimal := 0, true
@@ -263,14 +270,16 @@ func findBody(word []byte) (from, to int) {
 	}
 }
 
-// decodeByte reads the byte that begins at text[i], which may be percent-encoded, level times over (%26, %2526), or
-// escaped with backslashes as in JSON (\u0026, \n). An escape that is none is the byte as it stands.
+// decodeByte reads the byte that begins at text[i], which may be percent-encoded, level times over
+// (%26, %2526), or escaped with backslashes as in JSON (\u0026, \n). An escape that is none is the
+// byte as it stands.
 func decodeByte[T string | []byte](text T, i int) (c byte, next, level int) {
 	c, next = text[i], i+1
 	switch c {
 	case '%':
 		at := next
-		for at+4 <= len(text) && text[at] == '2' && text[at+1] == '5' && isHex(text[at+2]) && isHex(text[at+3]) {
+		for at+4 <= len(text) && text[at] == '2' && text[at+1] == '5' && isHex(text[at+2]) &&
+			isHex(text[at+3]) {
 			at, level = at+2, level+1
 		}
 		if at+2 <= len(text) && isHex(text[at]) && isHex(text[at+1]) {
@@ -286,7 +295,8 @@ func decodeByte[T string | []byte](text T, i int) (c byte, next, level int) {
 		}
 		switch text[next] {
 		case 'u':
-			if next+5 <= len(text) && isHex(text[next+1]) && isHex(text[next+2]) && isHex(text[next+3]) && isHex(text[next+4]) {
+			if next+5 <= len(text) && isHex(text[next+1]) && isHex(text[next+2]) &&
+				isHex(text[next+3]) && isHex(text[next+4]) {
 				if text[next+1] == '0' && text[next+2] == '0' {
 					c = unhex(text[next+3])<<4 | unhex(text[next+4])
 				}

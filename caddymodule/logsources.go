@@ -16,8 +16,8 @@ const (
 	cookieSource sourceKind = "cookie"
 )
 
-// credentialSource is one place of a request that a handler reads credentials from. The header Authorization need not
-// be declared: the log encoder always redacts it and Proxy-Authorization.
+// credentialSource is one place of a request that a handler reads credentials from. The header
+// Authorization need not be declared: the log encoder always redacts it and Proxy-Authorization.
 type credentialSource struct {
 	Kind sourceKind
 	Name string
@@ -26,16 +26,19 @@ type credentialSource struct {
 // hiddenByCaddy tells whether Caddy's own encoders redact s, unless the server has log_credentials.
 func (s credentialSource) hiddenByCaddy() bool {
 	if s.Kind == headerSource {
-		return slices.Contains([]string{"authorization", "proxy-authorization", "cookie", "set-cookie"}, strings.ToLower(s.Name))
+		return slices.Contains([]string{"authorization", "proxy-authorization", "cookie",
+			"set-cookie"}, strings.ToLower(s.Name))
 	}
 	return s.Kind == cookieSource
 }
 
-// declareSources makes the log encoder redact sources, in every log of the process and until the process ends. Handlers
-// call it in Provision, before the first request. Declaring the same source again changes nothing.
+// declareSources makes the log encoder redact sources, in every log of the process and until the
+// process ends. Handlers call it in Provision, before the first request. Declaring the same source
+// again changes nothing.
 //
-// Nothing is taken back when a config goes: Caddy cleans up the handlers of the old config while requests of theirs are
-// still running (it awaits the grace period only when the process exits), and they write their log entries later.
+// Nothing is taken back when a config goes: Caddy cleans up the handlers of the old config while
+// requests of theirs are still running (it awaits the grace period only when the process exits),
+// and they write their log entries later.
 func declareSources(sources ...credentialSource) {
 	declaring.Lock()
 	defer declaring.Unlock()
@@ -74,8 +77,8 @@ type param struct {
 	query, cookie bool
 }
 
-// separators holds what may stand before a name: the delimiters of queries and cookies, and what people put around an
-// address.
+// separators holds what may stand before a name: the delimiters of queries and cookies, and what
+// people put around an address.
 var separators = func() (set [256]bool) {
 	for c := range set {
 		set[c] = c <= ' ' || strings.IndexByte("?&;#\"'`<>\\/,:([{|=\x7f", byte(c)) >= 0
@@ -115,7 +118,8 @@ func (s *sourceSet) addParam(source credentialSource) {
 	i := slices.IndexFunc(s.params, func(p param) bool { return p.name == source.Name })
 	if i < 0 {
 		i = len(s.params)
-		tail := strings.LastIndexFunc(source.Name, func(r rune) bool { return r < 0x80 && separators[r] }) + 1
+		tail := strings.LastIndexFunc(source.Name,
+			func(r rune) bool { return r < 0x80 && separators[r] }) + 1
 		s.params = append(s.params, param{name: source.Name, tail: source.Name[tail:]})
 	}
 	last := source.Name[len(source.Name)-1]

@@ -19,24 +19,35 @@ func metricDesc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	requestsDesc    = metricDesc("requests_total", "Requests that api_key decided, by the namespace they touched and the outcome.", "namespace", "outcome")
-	lookupsDesc     = metricDesc("lookups_total", "Look-ups of credentials, by where it was looked and what came of it.", "tier", "result")
+	requestsDesc = metricDesc("requests_total",
+		"Requests that api_key decided, by the namespace they touched and the outcome.",
+		"namespace", "outcome")
+	lookupsDesc = metricDesc("lookups_total",
+		"Look-ups of credentials, by where it was looked and what came of it.", "tier", "result")
 	keysDesc        = metricDesc("keys", "Keys in the database.", "status")
-	otherPrefixDesc = metricDesc("unaccepted_prefix_keys", "Live keys that are refused because token_prefix does not accept the prefix of their token.")
-	cachedDesc      = metricDesc("local_cache_entries", "Keys in this process's memory.")
-	capacityUsed    = metricDesc("capacity_used", "Amount of a capped resource. For the scopes namespace and owner, that of the largest one.", "resource", "scope")
+	otherPrefixDesc = metricDesc("unaccepted_prefix_keys",
+		"Live keys that are refused because token_prefix does not accept the prefix of their token.")
+	cachedDesc   = metricDesc("local_cache_entries", "Keys in this process's memory.")
+	capacityUsed = metricDesc("capacity_used",
+		"Amount of a capped resource. For the scopes namespace and owner, that of the largest one.",
+		"resource", "scope")
 	capacityLimit   = metricDesc("capacity_limit", "Cap of a resource.", "resource", "scope")
 	cachedBytesDesc = metricDesc("local_cache_bytes", "Approximate memory that these keys take.")
-	memoryDesc      = metricDesc("request_memory_bytes", "Memory that requests to the management interface use for bodies and lists.")
-	memoryLimitDesc = metricDesc("request_memory_limit_bytes", "Limit of the memory that requests to the management interface may use together.")
-	leaseDesc       = metricDesc("lease_remaining_seconds", "How much longer this node may trust what it has cached; 0 when the lease has lapsed.")
-	revisionDesc    = metricDesc("revision", "The last change of the database that this node has applied.")
+	memoryDesc      = metricDesc("request_memory_bytes",
+		"Memory that requests to the management interface use for bodies and lists.")
+	memoryLimitDesc = metricDesc("request_memory_limit_bytes",
+		"Limit of the memory that requests to the management interface may use together.")
+	leaseDesc = metricDesc("lease_remaining_seconds",
+		"How much longer this node may trust what it has cached; 0 when the lease has lapsed.")
+	revisionDesc = metricDesc("revision",
+		"The last change of the database that this node has applied.")
 	nodesDesc       = metricDesc("nodes", "Nodes registered in the database.", "state")
 	storeErrorsDesc = metricDesc("store_errors_total", "Calls to a store that failed.", "store")
 )
 
-// appMetrics reads the running app when it is scraped. Each config has a registry of its own, and the admin server's
-// /metrics serves that of the last config even if it did not come up: whichever registry it is, it shows the one state there is.
+// appMetrics reads the running app when it is scraped. Each config has a registry of its own, and
+// the admin server's /metrics serves that of the last config even if it did not come up: whichever
+// registry it is, it shows the one state there is.
 type appMetrics struct{}
 
 // registerMetrics adds the metrics to the registry of a config, if they are not there already.
@@ -50,7 +61,8 @@ func registerMetrics(registry *prometheus.Registry) error {
 
 // Describe is part of prometheus.Collector.
 func (appMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, otherPrefixDesc, cachedDesc, cachedBytesDesc, memoryDesc, memoryLimitDesc, capacityUsed, capacityLimit, leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc} {
+	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, otherPrefixDesc,
+		cachedDesc, cachedBytesDesc, memoryDesc, memoryLimitDesc, capacityUsed, capacityLimit, leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc} {
 		ch <- desc
 	}
 	empty := newStoreMetrics()
@@ -70,7 +82,8 @@ func (appMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	// What alerts look at; the rest comes with the store.
 	ch <- prometheus.MustNewConstMetric(leaseDesc, prometheus.GaugeValue, 0)
-	ch <- prometheus.MustNewConstMetric(storeErrorsDesc, prometheus.CounterValue, float64(app.opening.failed.Load()), keystore.TierDatabase.String())
+	ch <- prometheus.MustNewConstMetric(storeErrorsDesc, prometheus.CounterValue,
+		float64(app.opening.failed.Load()), keystore.TierDatabase.String())
 }
 
 // storeMetrics measures one open store. It outlives a reload, and with it the counters.
@@ -85,14 +98,17 @@ type storeMetrics struct {
 func newStoreMetrics() *storeMetrics {
 	return &storeMetrics{
 		lookupSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    metricsPrefix + "lookup_duration_seconds",
-			Help:    "How long stores took to look a credential up.",
-			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+			Name: metricsPrefix + "lookup_duration_seconds",
+			Help: "How long stores took to look a credential up.",
+			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1,
+				.25, .5, 1, 2.5, 5},
 		}, []string{"tier"}),
 		propagationSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    metricsPrefix + "propagation_seconds",
-			Help:    "How long changes that take access away took from their commit until they were in force on every node.",
-			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+			Name: metricsPrefix + "propagation_seconds",
+			Help: "How long changes that take access away took from their commit until they " +
+				"were in force on every node.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10,
+				30, 60},
 		}),
 	}
 }
@@ -103,20 +119,24 @@ func (m *storeMetrics) LookedUp(t keystore.Tier, took time.Duration) {
 }
 
 // Propagated is part of keystore.Observer.
-func (m *storeMetrics) Propagated(took time.Duration) { m.propagationSeconds.Observe(took.Seconds()) }
+func (m *storeMetrics) Propagated(took time.Duration) {
+	m.propagationSeconds.Observe(took.Seconds())
+}
 
 func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
 	counter := func(desc *prometheus.Desc, value uint64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), labels...)
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value),
+			labels...)
 	}
 	m.keys.RequestCounts(func(namespace string, o keystore.Outcome, n uint64) {
 		counter(requestsDesc, n, namespace, o.String())
 	})
 	stats := m.keys.Stats()
-	for _, tier := range []keystore.Tier{keystore.TierLocal, keystore.TierNegative, keystore.TierRedis, keystore.TierDatabase} {
+	for _, tier := range []keystore.Tier{keystore.TierLocal, keystore.TierNegative,
+		keystore.TierRedis, keystore.TierDatabase} {
 		for result := range keystore.LookupResult(keystore.NumLookupResults) {
 			counter(lookupsDesc, stats.Lookups[tier][result], tier.String(), result.String())
 		}
@@ -166,7 +186,8 @@ const (
 	censusPatience = 500 * time.Millisecond // which the scrape that began it waits for it
 )
 
-// A census counts what only the database knows, without making scrapes wait for it or letting them flood it.
+// A census counts what only the database knows, without making scrapes wait for it or letting them
+// flood it.
 type census struct {
 	mu     sync.Mutex
 	counts *censusCounts // nil: the database could not be asked
@@ -191,8 +212,8 @@ type counted interface {
 	CapacityOfKeys(ctx context.Context) ([]keystore.CapacityUse, error)
 }
 
-// latest returns the counts, which are up to censusInterval old, or older while the database does not answer; nil when it
-// could not be asked.
+// latest returns the counts, which are up to censusInterval old, or older while the database does
+// not answer; nil when it could not be asked.
 func (c *census) latest(db counted) *censusCounts {
 	c.mu.Lock()
 	var taking chan struct{}

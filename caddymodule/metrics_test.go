@@ -16,7 +16,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// gather asks the pedantic registry of a config, which refuses what does not keep to its descriptions.
+// gather asks the pedantic registry of a config, which refuses what does not keep to its
+// descriptions.
 func gather(t *testing.T, app *App) map[string][]string {
 	t.Helper()
 	families, err := app.ctx.GetMetricsRegistry().Gather()
@@ -52,22 +53,26 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 
 	found := gather(t, app)
 	for name, want := range map[string][]string{
-		"requests_total":             {"namespace=default,outcome=forbidden"},
-		"lookups_total":              {"result=hit,tier=local", "result=miss,tier=negative", "result=hit,tier=redis", "result=error,tier=database"},
-		"lookup_duration_seconds":    nil,
-		"keys":                       {"status=active", "status=expired", "status=inactive", "status=revoked"},
+		"requests_total": {"namespace=default,outcome=forbidden"},
+		"lookups_total": {"result=hit,tier=local", "result=miss,tier=negative",
+			"result=hit,tier=redis", "result=error,tier=database"},
+		"lookup_duration_seconds": nil,
+		"keys": {"status=active", "status=expired", "status=inactive",
+			"status=revoked"},
 		"unaccepted_prefix_keys":     {""},
 		"local_cache_entries":        {""},
 		"local_cache_bytes":          {""},
 		"request_memory_bytes":       {""},
 		"request_memory_limit_bytes": {""},
-		"capacity_used":              {"resource=roles,scope=deployment", "resource=directory_bytes,scope=namespace", "resource=keys,scope=owner"},
-		"capacity_limit":             {"resource=members,scope=deployment", "resource=namespaces,scope=namespace", "resource=keys,scope=namespace"},
-		"lease_remaining_seconds":    {""},
-		"revision":                   {""},
-		"propagation_seconds":        {""},
-		"nodes":                      {"state=active", "state=fencing"},
-		"store_errors_total":         {"store=database", "store=redis"},
+		"capacity_used": {"resource=roles,scope=deployment",
+			"resource=directory_bytes,scope=namespace", "resource=keys,scope=owner"},
+		"capacity_limit": {"resource=members,scope=deployment",
+			"resource=namespaces,scope=namespace", "resource=keys,scope=namespace"},
+		"lease_remaining_seconds": {""},
+		"revision":                {""},
+		"propagation_seconds":     {""},
+		"nodes":                   {"state=active", "state=fencing"},
+		"store_errors_total":      {"store=database", "store=redis"},
 	} {
 		for _, labels := range want {
 			if !slices.Contains(found[name], labels) {
@@ -89,17 +94,21 @@ func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
 	token := g.mint(nil)
 	app := runningApp()
 	keys := app.Keystore()
-	db, err := sql.Open("sqlite", "file:"+g.path("keys.db")+"?_pragma=busy_timeout(10000)&_txlock=immediate")
+	db, err := sql.Open("sqlite", "file:"+g.path("keys.db")+
+		"?_pragma=busy_timeout(10000)&_txlock=immediate")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
 	ids := map[string]string{
-		"\xff": "X'FF'", "a\r\nX-Apikey-Owner: root": "X'610D0A582D4170696B65792D4F776E65723A20726F6F74'", "": "X''",
+		"\xff":                      "X'FF'",
+		"a\r\nX-Apikey-Owner: root": "X'610D0A582D4170696B65792D4F776E65723A20726F6F74'", "": "X''",
 	}
-	const others = "kind, parent, name, edit_policy, reach, key_roles, token_prefix, created_at, version"
+	const others = "kind, parent, name, edit_policy, reach, key_roles, token_prefix, created_at, " +
+		"version"
 	for _, id := range ids {
-		if _, err := db.Exec("INSERT INTO namespaces (id, " + others + ") SELECT CAST(" + id + " AS TEXT), " +
+		if _, err := db.Exec("INSERT INTO namespaces (id, " + others + ") SELECT CAST(" + id +
+			" AS TEXT), " +
 			others + " FROM namespaces WHERE id = 'default'"); err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +123,8 @@ func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
 		}
 		keys.Count(ns, keystore.Forbidden)
 	}
-	if found := gather(t, app)["requests_total"]; !slices.Contains(found, "namespace=_other,outcome=forbidden") {
+	if found := gather(t, app)["requests_total"]; !slices.Contains(found,
+		"namespace=_other,outcome=forbidden") {
 		t.Errorf("counted are %q", found)
 	}
 	if o := lookup(t, keys, token); o != keystore.OK {
@@ -158,8 +168,10 @@ func (f *fakeDatabase) CountKeys(ctx context.Context) (map[keystore.Status]int64
 	return map[keystore.Status]int64{keystore.StatusActive: asked}, nil
 }
 
-func (*fakeDatabase) CapacityOfKeys(context.Context) ([]keystore.CapacityUse, error) { return nil, nil }
-func (f *fakeDatabase) CountRefused(context.Context) (int64, error)                  { return 0, nil }
+func (*fakeDatabase) CapacityOfKeys(context.Context) ([]keystore.CapacityUse, error) {
+	return nil, nil
+}
+func (f *fakeDatabase) CountRefused(context.Context) (int64, error) { return 0, nil }
 
 func (f *fakeDatabase) CountNodes(context.Context) (map[keystore.NodeState]int, error) {
 	return map[keystore.NodeState]int{keystore.NodeActive: 1}, nil
@@ -183,7 +195,8 @@ func TestCensus(t *testing.T) {
 		expect := func(what string, want, asked int64) {
 			t.Helper()
 			if got := active(); got != want || db.asked.Load() != asked {
-				t.Errorf("%s: %d keys, the database was asked %d times; want %d and %d", what, got, db.asked.Load(), want, asked)
+				t.Errorf("%s: %d keys, the database was asked %d times; want %d and %d", what, got,
+					db.asked.Load(), want, asked)
 			}
 		}
 		expect("the first scrape", 1, 1)

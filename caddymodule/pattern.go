@@ -7,10 +7,11 @@ import (
 	"strings"
 )
 
-// A pattern is a path pattern of the Caddyfile, the same language for every option that takes one: split at `/`,
-// `{anything}` or `*` is exactly one non-empty segment, a last `**` or `*` is the rest, also empty, everything else is
-// literal, and a trailing slash counts for nothing. It is matched against a canonical escaped path (see canonicalPath),
-// segment by segment on what these decode to.
+// A pattern is a path pattern of the Caddyfile, the same language for every option that takes one:
+// split at `/`, `{anything}` or `*` is exactly one non-empty segment, a last `**` or `*` is the
+// rest, also empty, everything else is literal, and a trailing slash counts for nothing. It is
+// matched against a canonical escaped path (see canonicalPath), segment by segment on what these
+// decode to.
 type pattern struct {
 	text     string
 	segments []segment
@@ -31,7 +32,8 @@ func parsePattern(text string, exact bool) (pattern, error) {
 		return p, fmt.Errorf("path pattern %q does not begin with /", shown(text))
 	}
 	if strings.Contains(text, "//") {
-		return p, fmt.Errorf("path pattern %q has an empty segment (//), which no request can have", shown(text))
+		return p, fmt.Errorf("path pattern %q has an empty segment (//), which no request can have",
+			shown(text))
 	}
 	words := strings.Split(strings.TrimSuffix(text[1:], "/"), "/")
 	if len(words) == 1 && words[0] == "" {
@@ -45,9 +47,11 @@ func parsePattern(text string, exact bool) (pattern, error) {
 			p.rest = true
 			return p, nil
 		case word == "**":
-			return p, fmt.Errorf("path pattern %q has ** before its end: there it stands for the rest, write * for one segment", shown(text))
+			return p, fmt.Errorf("path pattern %q has ** before its end: there it stands for the "+
+				"rest, write * for one segment", shown(text))
 		case word == "." || word == "..":
-			return p, fmt.Errorf("path pattern %q has the segment %q, which no request can have", shown(text), shown(word))
+			return p, fmt.Errorf("path pattern %q has the segment %q, which no request can have",
+				shown(text), shown(word))
 		case word == "{namespace}":
 			if captured {
 				return p, fmt.Errorf("path pattern %q has {namespace} twice", shown(text))
@@ -77,16 +81,20 @@ func configuredPattern(text string, exact bool) (pattern, error) {
 		if canonicalPath("/"+escapeLiteral(word), false) {
 			continue
 		}
-		err := fmt.Errorf("path pattern %q has the segment %q, which no request can have", shown(text), shown(word))
-		if decoded, e := url.PathUnescape(word); e == nil && canonicalPath("/"+escapeLiteral(decoded), false) && !strings.Contains(decoded, "/") {
-			err = fmt.Errorf("%w: patterns are compared with the decoded path, so write %q", err, decoded)
+		err := fmt.Errorf("path pattern %q has the segment %q, which no request can have",
+			shown(text), shown(word))
+		if decoded, e := url.PathUnescape(word); e == nil &&
+			canonicalPath("/"+escapeLiteral(decoded), false) && !strings.Contains(decoded, "/") {
+			err = fmt.Errorf("%w: patterns are compared with the decoded path, so write %q", err,
+				decoded)
 		}
 		return p, err
 	}
 	return p, nil
 }
 
-// isParameter reports whether a segment is `{anything}`. Caddy's adapter may have rewritten the name inside.
+// isParameter reports whether a segment is `{anything}`. Caddy's adapter may have rewritten the
+// name inside.
 func isParameter(word string) bool {
 	return len(word) > 2 && word[0] == '{' && word[len(word)-1] == '}'
 }
@@ -96,7 +104,8 @@ func (p *pattern) same(q *pattern) bool {
 	return p.rest == q.rest && slices.Equal(p.segments, q.segments)
 }
 
-// literals counts the literal segments: among the patterns that match, the one with most of them wins.
+// literals counts the literal segments: among the patterns that match, the one with most of them
+// wins.
 func (p *pattern) literals() int {
 	n := 0
 	for _, s := range p.segments {
@@ -111,8 +120,8 @@ func (p *pattern) captures() bool {
 	return slices.ContainsFunc(p.segments, func(s segment) bool { return s.namespace })
 }
 
-// match reports whether a canonical escaped path fits, and the segment that {namespace} stands for, decoded. It does not
-// allocate unless that segment holds a percent sign.
+// match reports whether a canonical escaped path fits, and the segment that {namespace} stands for,
+// decoded. It does not allocate unless that segment holds a percent sign.
 func (p *pattern) match(path string) (namespace string, ok bool) {
 	rest := strings.TrimSuffix(path[1:], "/")
 	captured := ""
@@ -183,8 +192,8 @@ func lowerASCII(s string) string {
 	return string(b)
 }
 
-// sortPatterns puts those with most literal segments first and keeps the order among equals, so that the first that
-// matches is the one that wins.
+// sortPatterns puts those with most literal segments first and keeps the order among equals, so
+// that the first that matches is the one that wins.
 func sortPatterns[T any](list []T, of func(*T) *pattern) {
 	slices.SortStableFunc(list, func(a, b T) int { return of(&b).literals() - of(&a).literals() })
 }
@@ -197,7 +206,8 @@ func addPattern(list []pattern, option, text string, exact bool) ([]pattern, err
 	}
 	for i := range list {
 		if list[i].same(&p) {
-			return nil, fmt.Errorf("%s: path pattern %q matches the same as %q: remove one of them", option, shown(text), shown(list[i].text))
+			return nil, fmt.Errorf("%s: path pattern %q matches the same as %q: remove one of them",
+				option, shown(text), shown(list[i].text))
 		}
 	}
 	return append(list, p), nil

@@ -10,13 +10,20 @@ func TestPattern(t *testing.T) {
 	const no = "no"
 	for _, test := range []struct{ pattern, path, want string }{
 		{"/", "/", ""}, {"/", "/a", no},
-		{"/a", "/a", ""}, {"/a", "/a/", ""}, {"/a/", "/a", ""}, {"/a", "/A", ""}, {"/a", "/b", no}, {"/a", "/", no}, {"/a", "/a/b", no}, {"/a", "/ab", no}, {"/ab", "/a", no},
-		{"/a", "/%61", ""}, {"/a", "/%41", ""}, {"/é", "/%C3%A9", ""}, {"/É", "/%C3%A9", no}, {"/a b", "/a%20b", ""},
-		{"/a/*", "/a", ""}, {"/a/*", "/a/", ""}, {"/a/*", "/a/b/c", ""}, {"/a/*", "/ab", no}, {"/a/**", "/a/b/c", ""}, {"/a/**", "/a", ""}, {"/**", "/", ""}, {"/*", "/a/b", ""},
-		{"/*/b", "/a/b", ""}, {"/*/b", "/b", no}, {"/*/b", "/a/c/b", no}, {"/a*", "/a*", ""}, {"/a*", "/ab", no}, {"/*.js", "/x.js", no},
-		{"/{x}", "/a", ""}, {"/{x}", "/", no}, {"/{x}", "/a/b", no}, {"/{http.request.uri.path}/b", "/a/b", ""}, {"/{}", "/a", no}, {"/{}", "/{}", ""},
-		{"/v1/{namespace}/**", "/v1/acme/x", "acme"}, {"/v1/{namespace}/**", "/v1/acme", "acme"}, {"/v1/{namespace}/**", "/v1/", no}, {"/v1/{namespace}/**", "/V1/Acme/", "Acme"},
-		{"/v1/{namespace}", "/v1/a%2Fb", "a/b"}, {"/{x}/{namespace}", "/a/b", "b"}, {"/{namespace}/x", "/caf%C3%A9/x", "café"},
+		{"/a", "/a", ""}, {"/a", "/a/", ""}, {"/a/", "/a", ""}, {"/a", "/A", ""}, {"/a", "/b", no},
+		{"/a", "/", no}, {"/a", "/a/b", no}, {"/a", "/ab", no}, {"/ab", "/a", no},
+		{"/a", "/%61", ""}, {"/a", "/%41", ""}, {"/é", "/%C3%A9", ""}, {"/É", "/%C3%A9", no},
+		{"/a b", "/a%20b", ""},
+		{"/a/*", "/a", ""}, {"/a/*", "/a/", ""}, {"/a/*", "/a/b/c", ""}, {"/a/*", "/ab", no},
+		{"/a/**", "/a/b/c", ""}, {"/a/**", "/a", ""}, {"/**", "/", ""}, {"/*", "/a/b", ""},
+		{"/*/b", "/a/b", ""}, {"/*/b", "/b", no}, {"/*/b", "/a/c/b", no}, {"/a*", "/a*", ""},
+		{"/a*", "/ab", no}, {"/*.js", "/x.js", no},
+		{"/{x}", "/a", ""}, {"/{x}", "/", no}, {"/{x}", "/a/b", no},
+		{"/{http.request.uri.path}/b", "/a/b", ""}, {"/{}", "/a", no}, {"/{}", "/{}", ""},
+		{"/v1/{namespace}/**", "/v1/acme/x", "acme"}, {"/v1/{namespace}/**", "/v1/acme", "acme"},
+		{"/v1/{namespace}/**", "/v1/", no}, {"/v1/{namespace}/**", "/V1/Acme/", "Acme"},
+		{"/v1/{namespace}", "/v1/a%2Fb", "a/b"}, {"/{x}/{namespace}", "/a/b", "b"},
+		{"/{namespace}/x", "/caf%C3%A9/x", "café"},
 		{"/%61", "/a", no}, {"/%61", "/%2561", ""},
 	} {
 		p, err := parsePattern(test.pattern, false)
@@ -31,7 +38,8 @@ func TestPattern(t *testing.T) {
 			t.Errorf("%s on %s: %q, want %q", test.pattern, test.path, got, test.want)
 		}
 	}
-	if p, _ := parsePattern("/Health", true); !fits(p, "/Health/") || !fits(p, "/%48ealth") || fits(p, "/health") {
+	if p, _ := parsePattern("/Health", true); !fits(p, "/Health/") || !fits(p, "/%48ealth") ||
+		fits(p, "/health") {
 		t.Error("an exact pattern minds case, and nothing else")
 	}
 }
@@ -63,10 +71,12 @@ func TestAlmostPatterns(t *testing.T) {
 	h := &Handler{
 		NamespacePath: []string{"/v1/{namespace}/**", "/ws-{id}/{namespace}"},
 		Public:        []string{"/health", "/docs/*", "/docs*", "/*/x", "/a/**"},
-		Operation:     []Operation{{Path: "/v1/orders*"}, {Path: "/v1/{id}"}, {Path: "/{}"}, {Path: "/***"}},
-		List:          []List{{Path: "/v1/*"}, {Path: "/apps*"}},
+		Operation: []Operation{{Path: "/v1/orders*"}, {Path: "/v1/{id}"}, {Path: "/{}"},
+			{Path: "/***"}},
+		List: []List{{Path: "/v1/*"}, {Path: "/apps*"}},
 	}
-	if got, want := strings.Join(h.almostPatterns(), " "), "/ws-{id}/{namespace} /docs* /v1/orders* /{} /*** /apps*"; got != want {
+	if got, want := strings.Join(h.almostPatterns(),
+		" "), "/ws-{id}/{namespace} /docs* /v1/orders* /{} /*** /apps*"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
@@ -129,7 +139,8 @@ func obviousMatch(text, path string, exact bool) (string, bool) {
 
 func FuzzPattern(f *testing.F) {
 	for _, seed := range [][2]string{
-		{"/v1/{namespace}/**", "/v1/acme/x"}, {"/a/*/c", "/a/b/c/"}, {"/A%20b/{x}", "/a%20b/%2f"}, {"/", "/"}, {"/{namespace}", "/%41"}, {"/a/**", "/a"},
+		{"/v1/{namespace}/**", "/v1/acme/x"}, {"/a/*/c", "/a/b/c/"}, {"/A%20b/{x}", "/a%20b/%2f"},
+		{"/", "/"}, {"/{namespace}", "/%41"}, {"/a/**", "/a"},
 	} {
 		f.Add(seed[0], seed[1], true)
 		f.Add(seed[0], seed[1], false)
@@ -151,7 +162,8 @@ func TestPatternDoesNotAllocate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]float64{"/v1/workspaces/acme/items/1": 0, "/V1/%77orkspaces/acme": 0, "/v2": 0} {
+	for path, want := range map[string]float64{"/v1/workspaces/acme/items/1": 0,
+		"/V1/%77orkspaces/acme": 0, "/v2": 0} {
 		if n := testing.AllocsPerRun(100, func() { p.match(path) }); n != want {
 			t.Errorf("%s: %v allocations", path, n)
 		}

@@ -22,8 +22,8 @@ var stores = caddy.NewUsagePool()
 const (
 	// openTimeout bounds the opening of a database, migrations included.
 	openTimeout = time.Minute
-	// readTimeout bounds the opening of the key store, which reads all namespaces, roles and members.
-	// It fails earlier if the database stops answering.
+	// readTimeout bounds the opening of the key store, which reads all namespaces, roles and
+	// members. It fails earlier if the database stops answering.
 	readTimeout = 6 * time.Minute
 )
 
@@ -38,16 +38,20 @@ type store struct {
 	tokenKey *[32]byte // as configured when it was opened
 }
 
-// acquireStore returns the store of a's database, open. Each call that succeeds is followed by one releaseStore.
+// acquireStore returns the store of a's database, open. Each call that succeeds is followed by one
+// releaseStore.
 func acquireStore(ctx context.Context, a *App) (*store, error) {
-	value, loaded, err := stores.LoadOrNew(a.identity, func() (caddy.Destructor, error) { return openStore(ctx, a) })
+	value, loaded, err := stores.LoadOrNew(a.identity,
+		func() (caddy.Destructor, error) { return openStore(ctx, a) })
 	if err != nil {
 		return nil, err
 	}
 	s := value.(*store)
 	if loaded && !sameTokenKey(s.tokenKey, a.tokenKey) {
 		return nil, errors.Join(
-			fmt.Errorf("token_key is not the one that the running config has opened the database %s with: a token key cannot change once there are tokens. Put the former one back", a.identity),
+			fmt.Errorf("token_key is not the one that the running config has opened the database "+
+				"%s with: a token key cannot change once there are tokens. Put the former one back",
+				a.identity),
 			releaseStore(a))
 	}
 	if loaded && a.url != "" {
@@ -77,7 +81,8 @@ func openStore(ctx context.Context, a *App) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &store{db: db, log: newMovingLog(a.logger), metrics: newStoreMetrics(), tokenKey: a.tokenKey}
+	s := &store{db: db, log: newMovingLog(a.logger), metrics: newStoreMetrics(),
+		tokenKey: a.tokenKey}
 	logger := slog.New(s.log)
 	ctx, cancel = context.WithTimeout(ctx, readTimeout)
 	defer cancel()

@@ -20,22 +20,29 @@ func checkOrigin(origin string) error {
 	if err == nil {
 		switch {
 		case strings.Contains(u.Host, "*"):
-			return fmt.Errorf("preflight: %q has a wildcard: name each origin, or none for any", shown(origin))
+			return fmt.Errorf("preflight: %q has a wildcard: name each origin, or none for any",
+				shown(origin))
 		case u.Scheme == "https" && u.Port() == "443", u.Scheme == "http" && u.Port() == "80":
-			return fmt.Errorf("preflight: %q has the default port, which browsers leave out", shown(origin))
+			return fmt.Errorf("preflight: %q has the default port, which browsers leave out",
+				shown(origin))
 		case strings.ContainsFunc(u.Host, func(r rune) bool { return r > unicode.MaxASCII }):
-			return fmt.Errorf("preflight: %q is no origin: browsers send such a host in its xn-- form", shown(origin))
+			return fmt.Errorf("preflight: %q is no origin: browsers send such a host in its xn-- "+
+				"form", shown(origin))
 		}
 	}
 	if err != nil || u.Scheme == "" || u.Host == "" || origin != u.Scheme+"://"+u.Host {
-		return fmt.Errorf("preflight: %q is no origin: it takes SCHEME://HOST or SCHEME://HOST:PORT without a path, such as https://app.example.com, or nothing for any origin", shown(origin))
+		return fmt.Errorf("preflight: %q is no origin: it takes SCHEME://HOST or "+
+			"SCHEME://HOST:PORT without a path, such as https://app.example.com, or nothing for "+
+			"any origin", shown(origin))
 	}
 	return nil
 }
 
-// isPreflight reports whether r asks what a later request may do (Fetch standard, CORS-preflight request).
+// isPreflight reports whether r asks what a later request may do (Fetch standard, CORS-preflight
+// request).
 func isPreflight(method string, header http.Header) bool {
-	return method == http.MethodOptions && header["Origin"] != nil && header["Access-Control-Request-Method"] != nil
+	return method == http.MethodOptions && header["Origin"] != nil &&
+		header["Access-Control-Request-Method"] != nil
 }
 
 // allowOrigin lets the page that sent the request read our answer.
@@ -49,7 +56,8 @@ func (p *Preflight) allowOrigin(answer, request http.Header) {
 		return
 	}
 	answer.Add("Vary", "Origin")
-	if slices.ContainsFunc(p.Origins, func(allowed string) bool { return strings.EqualFold(allowed, origin[0]) }) {
+	if slices.ContainsFunc(p.Origins,
+		func(allowed string) bool { return strings.EqualFold(allowed, origin[0]) }) {
 		answer["Access-Control-Allow-Origin"] = []string{origin[0]}
 	}
 }

@@ -7,8 +7,10 @@ import (
 
 func TestPreflight(t *testing.T) {
 	h := newHouse(t)
-	const asks = "OPTIONS /x\nAccess-Control-Request-Method: PUT\nAccess-Control-Request-Headers: authorization, x-y\nOrigin: "
-	listed := "namespace acme\nmethods write MKCOL\nmethods none PATCH\npreflight https://a.example https://b.example"
+	const asks = "OPTIONS /x\nAccess-Control-Request-Method: PUT\nAccess-Control-Request-Headers: " +
+		"authorization, x-y\nOrigin: "
+	listed := "namespace acme\nmethods write MKCOL\nmethods none PATCH\npreflight " +
+		"https://a.example https://b.example"
 	for _, test := range []struct{ name, options, wire, origin string }{
 		{"listed", listed, asks + "https://b.example", "https://b.example"},
 		{"not listed", listed, asks + "https://c.example", ""},
@@ -26,7 +28,8 @@ func TestPreflight(t *testing.T) {
 			}
 			methods, headers, age := "", "", ""
 			if test.origin != "" {
-				methods, headers, age = "DELETE, GET, HEAD, MKCOL, OPTIONS, POST, PUT", "authorization, x-y", "600"
+				methods, headers, age = "DELETE, GET, HEAD, MKCOL, OPTIONS, POST, PUT",
+					"authorization, x-y", "600"
 			}
 			if test.origin == "*" {
 				methods = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
@@ -43,10 +46,13 @@ func TestPreflight(t *testing.T) {
 		})
 	}
 	refused := h.send(h.handler(listed), "GET /\nOrigin: https://a.example")
-	if refused.StatusCode != 401 || refused.Header.Get("Access-Control-Allow-Origin") != "https://a.example" || !slices.Contains(refused.Header["Vary"], "Origin") {
+	if refused.StatusCode != 401 ||
+		refused.Header.Get("Access-Control-Allow-Origin") != "https://a.example" ||
+		!slices.Contains(refused.Header["Vary"], "Origin") {
 		t.Errorf("a page cannot read the refusal: %v", refused.Header)
 	}
-	if a := h.send(h.handler("namespace acme"), "GET /\nOrigin: https://a.example"); a.Header["Access-Control-Allow-Origin"] != nil {
+	if a := h.send(h.handler("namespace acme"),
+		"GET /\nOrigin: https://a.example"); a.Header["Access-Control-Allow-Origin"] != nil {
 		t.Error("no one asked for CORS")
 	}
 }

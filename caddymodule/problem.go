@@ -109,8 +109,8 @@ func (f refusal) write(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// requestID returns Caddy's id of a request, `{http.request.uuid}`, if the site has made Caddy generate
-// one; then the access log has it too. Otherwise the same refusals have the same body.
+// requestID returns Caddy's id of a request, `{http.request.uuid}`, if the site has made Caddy
+// generate one; then the access log has it too. Otherwise the same refusals have the same body.
 func requestID(r *http.Request) string {
 	if caddyhttp.GetVar(r.Context(), "uuid") == nil {
 		return ""

@@ -11,21 +11,24 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 )
 
-// CacheConfig names a cache that the nodes of a deployment share, so that a key which one of them has looked up costs the others no
-// query. Only latency depends on it: no answer does, whatever becomes of it.
+// CacheConfig names a cache that the nodes of a deployment share, so that a key which one of them
+// has looked up costs the others no query. Only latency depends on it: no answer does, whatever
+// becomes of it.
 type CacheConfig struct {
 	// The kind of cache: `redis`. Default is `redis`.
 	Type string `json:"type,omitempty"`
 
-	// Where it is: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`; with several addresses, separated by commas, a Redis Cluster;
-	// `redis-sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]` with the addresses of sentinels; `rediss://` and
-	// `rediss-sentinel://` over TLS; `unix://[USER:PASSWORD@]/PATH`. Options follow a `?`, such as `timeout=50ms`, the longest
-	// time that a request waits for the cache, and `ca=FILE`. A password is percent-encoded, and better `{env.NAME}` or
-	// `{file.PATH}`: Caddy shows its configuration.
+	// Where it is: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`; with several addresses, separated by
+	// commas, a Redis Cluster; `redis-sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]` with
+	// the addresses of sentinels; `rediss://` and `rediss-sentinel://` over TLS;
+	// `unix://[USER:PASSWORD@]/PATH`. Options follow a `?`, such as `timeout=50ms`, the longest
+	// time that a request waits for the cache, and `ca=FILE`. A password is percent-encoded, and
+	// better `{env.NAME}` or `{file.PATH}`: Caddy shows its configuration.
 	URL string `json:"url,omitempty"`
 }
 
-// sharedCacheErrors counts calls to Redis that failed, for the life of the process: a cache lives as long as its config.
+// sharedCacheErrors counts calls to Redis that failed, for the life of the process: a cache lives
+// as long as its config.
 var sharedCacheErrors atomic.Uint64
 
 func checkCacheType(name string) error {
@@ -48,7 +51,8 @@ func parseCache(a *App, d *caddyfile.Dispenser, args []string) error {
 		}
 	}
 	if len(args) != 2 || args[1] == "" {
-		return d.Err("cache takes redis and one URL: redis://USER:PASSWORD@HOST:PORT/DB, better with {env.NAME} or {file.PATH} for the password")
+		return d.Err("cache takes redis and one URL: redis://USER:PASSWORD@HOST:PORT/DB, better " +
+			"with {env.NAME} or {file.PATH} for the password")
 	}
 	if !strings.Contains(args[1], "{") { // else Provision checks what it becomes
 		if err := sharedcache.CheckURL(args[1]); err != nil {
@@ -83,13 +87,17 @@ func (a *App) provisionCache() error {
 // part of.
 func expandURL(option, value string) (string, error) {
 	expanded, err := expand(option, value)
-	if err != nil && !strings.Contains(err.Error(), "{env.") && !strings.Contains(err.Error(), "{file.") {
-		return "", errors.New(option + ": the URL holds a placeholder that is not known: {env.NAME} and {file.PATH} are; a brace of a password is written %7B")
+	if err != nil && !strings.Contains(err.Error(), "{env.") &&
+		!strings.Contains(err.Error(), "{file.") {
+		return "", errors.New(option +
+			": the URL holds a placeholder that is not known: {env.NAME} and {file.PATH} are; a " +
+			"brace of a password is written %7B")
 	}
 	return expanded, err
 }
 
-// openCache opens the cache, if there is one, and puts it into the settings. The server may be away.
+// openCache opens the cache, if there is one, and puts it into the settings. The server may be
+// away.
 func (a *App) openCache() (err error) {
 	if a.cacheURL == "" {
 		return nil

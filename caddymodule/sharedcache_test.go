@@ -13,7 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
 )
 
-// TestSharedCache: a reload may add, change and remove the cache; what one process looks up is in it for the others.
+// TestSharedCache: a reload may add, change and remove the cache; what one process looks up is in
+// it for the others.
 func TestSharedCache(t *testing.T) {
 	const password = "s3cr3t%25"
 	first, second := redistest.Start(t, "requirepass s3cr3t%"), redistest.Start(t)
@@ -52,11 +53,13 @@ func TestSharedCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	with := func(url string) object {
-		return g.config(sqlite(g.path("keys.db"), object{"local_cache": 1, "cache": object{"url": url}}))
+		return g.config(sqlite(g.path("keys.db"),
+			object{"local_cache": 1, "cache": object{"url": url}}))
 	}
 	firstURL := "redis://:{file." + g.path("password") + "}@" + first.Addr()
 	g.load(g.config(sqlite(g.path("keys.db"), object{"local_cache": 1})))
-	// The memory has room for one key in each of its parts, which the digest tells: two keys in one part drive each other out.
+	// The memory has room for one key in each of its parts, which the digest tells: two keys in one
+	// part drive each other out.
 	byPart, tokens := make(map[byte][]string), []string(nil)
 	for len(tokens) < 2 {
 		token := g.mint(nil)
@@ -82,7 +85,8 @@ func TestSharedCache(t *testing.T) {
 	if hits := runningApp().Keystore().Stats().Lookups[keystore.TierRedis][keystore.Hit]; hits != 0 {
 		t.Errorf("%d hits of an empty cache", hits)
 	}
-	for runningApp().Keystore().Stats().Lookups[keystore.TierRedis][keystore.Hit] == 0 { // a value is put in the background
+	// a value is put in the background
+	for runningApp().Keystore().Stats().Lookups[keystore.TierRedis][keystore.Hit] == 0 {
 		use()
 	}
 	g.load(with(firstURL))

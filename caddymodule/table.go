@@ -20,12 +20,14 @@ type operation struct {
 	summary string
 	place   string // where it is declared, for errors
 
-	leftOut bool     // by skip_unsupported: its calls are undeclared
-	queries []string // parameters that make a call undeclared, because an operation with them is left out
+	leftOut bool // by skip_unsupported: its calls are undeclared
+	// parameters that make a call undeclared, because an operation with them is left out
+	queries []string
 }
 
-// A table finds the operation that a call is: of those whose pattern matches, the one with most literal segments; of these, the one
-// with most literal bytes in segments that are partly literal; of these, the first.
+// A table finds the operation that a call is: of those whose pattern matches, the one with most
+// literal segments; of these, the one with most literal bytes in segments that are partly literal;
+// of these, the first.
 type table struct {
 	operations []operation // the best first
 	methods    map[string]*forks
@@ -37,7 +39,8 @@ type forks struct {
 	exact  fork // … as they stand in the request
 }
 
-// A fork is where the patterns with the same first segments part. Its numbers are indexes of the table.
+// A fork is where the patterns with the same first segments part. Its numbers are indexes of the
+// table.
 type fork struct {
 	best     int // from here on
 	here     int // that ends here
@@ -47,7 +50,8 @@ type fork struct {
 	any      *fork
 }
 
-// A mixedFork is for a segment that is partly literal: these parts, with at least one byte between two of them.
+// A mixedFork is for a segment that is partly literal: these parts, with at least one byte between
+// two of them.
 type mixedFork struct {
 	parts [][]byte
 	next  *fork
@@ -60,7 +64,10 @@ func newFork() *fork { return &fork{best: none, here: none, rest: none} }
 
 // newTable returns the table of a list that has the preferred operations first.
 func newTable(list []operation) *table {
-	slices.SortStableFunc(list, func(a, b operation) int { return b.pattern.weight() - a.pattern.weight() })
+	slices.SortStableFunc(list, func(a,
+		b operation) int {
+		return b.pattern.weight() - a.pattern.weight()
+	})
 	t := &table{list, make(map[string]*forks)}
 	for i := range list {
 		o := &list[i]
@@ -129,8 +136,8 @@ func (f *fork) next(s segment, exact bool) *fork {
 	return f.any
 }
 
-// find returns the operation that a call on a canonical escaped path is, nil if it is none. It does not allocate, but for segments
-// that are longer than any literal should be.
+// find returns the operation that a call on a canonical escaped path is, nil if it is none. It does
+// not allocate, but for segments that are longer than any literal should be.
 func (t *table) find(method, path string) *operation {
 	roots := t.methods[method]
 	if roots == nil {
@@ -218,11 +225,14 @@ func parseTemplate(text string) (pattern, error) {
 	case !strings.HasPrefix(text, "/"):
 		return p, fmt.Errorf("the path %q does not begin with /", shown(text))
 	case strings.Contains(text, "//"):
-		return p, fmt.Errorf("the path %q has an empty segment (//), which no request can have", shown(text))
+		return p, fmt.Errorf("the path %q has an empty segment (//), which no request can have",
+			shown(text))
 	case strings.ContainsFunc(text, unicode.IsControl):
-		return p, fmt.Errorf("the path %q has a control character, which no request can have", shown(text))
+		return p, fmt.Errorf("the path %q has a control character, which no request can have",
+			shown(text))
 	case strings.ContainsAny(text, "?#"):
-		return p, fmt.Errorf("the path %q has a query or a fragment: OpenAPI's paths have none", shown(text))
+		return p, fmt.Errorf("the path %q has a query or a fragment: OpenAPI's paths have none",
+			shown(text))
 	}
 	words := strings.TrimSuffix(text[1:], "/")
 	if words == "" {
@@ -230,14 +240,16 @@ func parseTemplate(text string) (pattern, error) {
 	}
 	for word := range strings.SplitSeq(words, "/") {
 		if word == "." || word == ".." {
-			return p, fmt.Errorf("the path %q has the segment %q, which no request can have", shown(text), shown(word))
+			return p, fmt.Errorf("the path %q has the segment %q, which no request can have",
+				shown(text), shown(word))
 		}
 		mixed, err := cutParameters(word)
 		switch {
 		case err != nil:
 			return p, fmt.Errorf("the path %q: %w", shown(text), err)
 		case !canonicalPath("/"+escapeLiteral(strings.ReplaceAll(mixed, parameter, "x")), false):
-			return p, fmt.Errorf("the path %q has the segment %q, which no request can have", shown(text), shown(word))
+			return p, fmt.Errorf("the path %q has the segment %q, which no request can have",
+				shown(text), shown(word))
 		case mixed == parameter:
 			p.segments = append(p.segments, segment{})
 		case strings.Contains(mixed, parameter):
@@ -262,9 +274,11 @@ func cutParameters(word string) (string, error) {
 		}
 		switch {
 		case strings.Contains(literal, "/"):
-			return "", fmt.Errorf("the segment %q has an encoded slash: add an `operation` with * in its place", shown(word))
+			return "", fmt.Errorf("the segment %q has an encoded slash: add an `operation` with * "+
+				"in its place", shown(word))
 		case strings.ContainsFunc(literal, unicode.IsControl):
-			return "", fmt.Errorf("the segment %q has a control character, which no request can have", shown(word))
+			return "", fmt.Errorf("the segment %q has a control character, which no request can "+
+				"have", shown(word))
 		}
 		out.WriteString(literal)
 		if !found {

@@ -11,14 +11,16 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// newTestTable makes a table of `METHOD PATTERN` lines. One that begins with `=` is exact, one with `{}` in front is an OpenAPI template.
+// newTestTable makes a table of `METHOD PATTERN` lines. One that begins with `=` is exact, one with
+// `{}` in front is an OpenAPI template.
 func newTestTable(t testing.TB, lines ...string) *table {
 	t.Helper()
 	list := make([]operation, len(lines))
 	for i, line := range lines {
 		method, text, _ := strings.Cut(line, " ")
 		var err error
-		o := operation{method: method, place: line, need: keystore.Need{Resource: "r", Operation: fmt.Sprint(i)}}
+		o := operation{method: method, place: line,
+			need: keystore.Need{Resource: "r", Operation: fmt.Sprint(i)}}
 		if template, ok := strings.CutPrefix(text, "{}"); ok {
 			o.pattern, err = parseTemplate(template)
 		} else {
@@ -35,9 +37,12 @@ func newTestTable(t testing.TB, lines ...string) *table {
 
 func TestTable(t *testing.T) {
 	table := newTestTable(t,
-		"GET /orders", "GET /orders/{id}", "GET /orders/mine", "GET /orders/*/lines/{n}", "GET /{any}/x/lines/1", "GET /files/**", "GET /files/a/b", "GET /**",
+		"GET /orders", "GET /orders/{id}", "GET /orders/mine", "GET /orders/*/lines/{n}",
+		"GET /{any}/x/lines/1", "GET /files/**", "GET /files/a/b", "GET /**",
 		"POST =/orders/search", "POST /orders/{id}", "POST =/Weiß/a%20b/{x}", "POST =/a:b/c d/é",
-		"PUT {}/files/{name}.json", "PUT {}/files/{a}-{b}", "PUT {}/files/{name}", "PUT {}/files/{name}.min.json", "PUT {}/compare/{base}...{head}", "PUT {}/V1/{x}:Cancel", "PUT {}/(id='{id}')/{a}{b}/*",
+		"PUT {}/files/{name}.json", "PUT {}/files/{a}-{b}", "PUT {}/files/{name}",
+		"PUT {}/files/{name}.min.json", "PUT {}/compare/{base}...{head}", "PUT {}/V1/{x}:Cancel",
+		"PUT {}/(id='{id}')/{a}{b}/*",
 	)
 	for path, want := range map[string]string{
 		"GET /orders":             "GET /orders",
@@ -102,10 +107,15 @@ func TestTable(t *testing.T) {
 
 func TestTemplateErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"": "does not begin with /", "a": "does not begin with /", "/a//b": "empty segment", "/a/../b": `the segment ".."`, "/./b": `the segment "."`,
-		"/a\x00": "has a control character", "/a?b=c": "has a query", "/a#b": "has a query or a fragment", "/a/}": "has a } without {", "/a{": "has a { that is no {name}", "/{}": "that is no {name}",
-		"/a%2Fb": "has an encoded slash", "/a%00": "has a control character", "/x/{a}%0A": "has a control character", "/a%2e%2e": "which no request can have",
-		"/a.": `the segment "a.", which no request can have`, "/{a}.": "which no request can have", "/a%20": "which no request can have", "/a;b": "which no request can have",
+		"": "does not begin with /", "a": "does not begin with /", "/a//b": "empty segment",
+		"/a/../b": `the segment ".."`, "/./b": `the segment "."`,
+		"/a\x00": "has a control character", "/a?b=c": "has a query",
+		"/a#b": "has a query or a fragment", "/a/}": "has a } without {",
+		"/a{": "has a { that is no {name}", "/{}": "that is no {name}",
+		"/a%2Fb": "has an encoded slash", "/a%00": "has a control character",
+		"/x/{a}%0A": "has a control character", "/a%2e%2e": "which no request can have",
+		"/a.": `the segment "a.", which no request can have`, "/{a}.": "which no request can have",
+		"/a%20": "which no request can have", "/a;b": "which no request can have",
 		"/a%2541": "which no request can have",
 		"/{a{b}}": "that is no {name}", "/{a/b}": "that is no {name}", "/{a}}": "has a } without {",
 	} {
@@ -135,7 +145,8 @@ func TestEscapedTemplates(t *testing.T) {
 		}
 		table := newTable([]operation{{method: "GET", pattern: p}})
 		if table.find("GET", test.fits) == nil || table.find("GET", test.not) != nil {
-			t.Errorf("%s: %v, %v", template, table.find("GET", test.fits), table.find("GET", test.not))
+			t.Errorf("%s: %v, %v", template, table.find("GET", test.fits),
+				table.find("GET", test.not))
 		}
 	}
 }
@@ -153,11 +164,13 @@ func (t *table) obviousFind(method, path string) *operation {
 	var most [2]int
 	for i := range t.operations {
 		o := &t.operations[i]
-		fits := o.method == method && (len(words) == len(o.pattern.segments) || o.pattern.rest && len(words) >= len(o.pattern.segments))
+		fits := o.method == method && (len(words) == len(o.pattern.segments) || o.pattern.rest &&
+			len(words) >= len(o.pattern.segments))
 		for j := 0; fits && j < len(o.pattern.segments); j++ {
 			fits = o.pattern.segments[j].obviousFit(words[j], o.pattern.exact)
 		}
-		if w := obviousWeight(o); fits && (best == nil || w[0] > most[0] || w[0] == most[0] && w[1] > most[1]) {
+		if w := obviousWeight(o); fits &&
+			(best == nil || w[0] > most[0] || w[0] == most[0] && w[1] > most[1]) {
 			most = w
 			best = o
 		}
@@ -223,7 +236,8 @@ func FuzzTable(f *testing.F) {
 				p, err = parseTemplate(template)
 			}
 			if err == nil && !strings.Contains(text, parameter) {
-				list = append(list, operation{method: method, pattern: p, place: fmt.Sprint(len(list))})
+				list = append(list, operation{method: method, pattern: p,
+					place: fmt.Sprint(len(list))})
 			}
 		}
 		method, path, _ := strings.Cut(call, " ")
@@ -246,7 +260,8 @@ func TestTableAgainstTheObvious(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 11))
 	pick := func(words ...string) string { return words[random.IntN(len(words))] }
 	segments := []string{"a", "B", "c d", "{x}", "{x}", "{x}.j", "{x}-{y}", "b{x}", "{x}{y}", "é"}
-	words := []string{"a", "A", "b", "B", "c%20d", "%61", "a.j", "A.J", "a-b", "a-b.j", "ba", "bb-b", "%C3%A9", "x", "-", ".j"}
+	words := []string{"a", "A", "b", "B", "c%20d", "%61", "a.j", "A.J", "a-b", "a-b.j", "ba",
+		"bb-b", "%C3%A9", "x", "-", ".j"}
 	hits := 0
 	for range 3000 {
 		lines := make([]string, 1+random.IntN(12))
@@ -278,19 +293,22 @@ func TestTableAgainstTheObvious(t *testing.T) {
 	}
 }
 
-// bigTable is like a large API: a thousand templates in fifty parts, each with collections in collections.
+// bigTable is like a large API: a thousand templates in fifty parts, each with collections in
+// collections.
 func bigTable(t testing.TB) *table {
 	var lines []string
 	for part := range 50 {
 		for kind := range 5 {
 			at := fmt.Sprintf("GET {}/v1/part%d/kind%d", part, kind)
-			lines = append(lines, at, at+"/{id}", at+"/{id}/items/{item}.json", at+"/{id}/items/{item}")
+			lines = append(lines, at, at+"/{id}", at+"/{id}/items/{item}.json",
+				at+"/{id}/items/{item}")
 		}
 	}
 	return newTestTable(t, lines...)
 }
 
-var bigCalls = []string{"/v1/part37/kind3/4711/items/99", "/V1/Part37/kind3/%34711/items/99.json", "/v1/part37/kind3/4711/nothing", "/v2/nothing", "/v1/part49/kind4"}
+var bigCalls = []string{"/v1/part37/kind3/4711/items/99", "/V1/Part37/kind3/%34711/items/99.json",
+	"/v1/part37/kind3/4711/nothing", "/v2/nothing", "/v1/part49/kind4"}
 
 func TestTableDoesNotAllocate(t *testing.T) {
 	table := bigTable(t)

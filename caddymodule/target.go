@@ -9,12 +9,13 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// canonicalTarget reports whether the path of r, as it will be sent on (its URL's EscapedPath) and as it came, is read in the same way by
-// everyone who may read it: see canonicalPath. An absolute-form target is not, since net/http lets its authority replace
-// the Host line.
+// canonicalTarget reports whether the path of r, as it will be sent on (its URL's EscapedPath) and
+// as it came, is read in the same way by everyone who may read it: see canonicalPath. An
+// absolute-form target is not, since net/http lets its authority replace the Host line.
 func canonicalTarget(r *http.Request, sent string, encodedSlash bool) bool {
 	if r.Method == http.MethodConnect && r.URL.Path == "" {
-		return true // it has an authority and no path (RFC 9112 §3.2.3), and is refused for its method
+		// it has an authority and no path (RFC 9112 §3.2.3), and is refused for its method
+		return true
 	}
 	if r.URL.Opaque != "" {
 		return false
@@ -26,7 +27,8 @@ func canonicalTarget(r *http.Request, sent string, encodedSlash bool) bool {
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		came = original.RequestURI // earlier handlers may have rewritten r
 	}
-	if came == "" { // not from the wire: a handler made the request, such as templates for httpInclude
+	// not from the wire: a handler made the request, such as templates for httpInclude
+	if came == "" {
 		return true
 	}
 	came, _, _ = strings.Cut(came, "?")
@@ -42,9 +44,10 @@ var pathBytes = func() (class [256]byte) {
 	return class // all others: zero, a closer look
 }()
 
-// canonicalPath reports whether an escaped path has a leading slash and none of these, raw or encoded: a segment that ends
-// in a dot or in white space, an empty segment but the last, a backslash, `;`, `#`, a control byte, an encoded dot, an
-// encoded slash (unless allowed), a percent sign before two hex digits, invalid UTF-8. Its time is linear in the path's length.
+// canonicalPath reports whether an escaped path has a leading slash and none of these, raw or
+// encoded: a segment that ends in a dot or in white space, an empty segment but the last, a
+// backslash, `;`, `#`, a control byte, an encoded dot, an encoded slash (unless allowed), a percent
+// sign before two hex digits, invalid UTF-8. Its time is linear in the path's length.
 //
 // A segment that ends in a dot is `.`, `..`, or one that file systems and frameworks treat like the
 // segment without the dot.

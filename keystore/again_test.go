@@ -8,13 +8,15 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestAgain: what a credential opens can be asked without the credential, and is as fresh as with it.
+// TestAgain: what a credential opens can be asked without the credential, and is as fresh as with
+// it.
 func TestAgain(t *testing.T) {
 	k, _ := newDeployment(t).node(keystore.Settings{})
 	_, token := mint(t, k, keystore.KeySpec{Name: "K"})
 	const imported = "imported-0123456789"
 	if _, _, err := k.ImportKeys(context.Background(), root, []keystore.ImportSpec{{
-		KeySpec: keystore.KeySpec{Name: "imported", Home: &keystore.Grant{Permissions: read}}, Token: imported,
+		KeySpec: keystore.KeySpec{Name: "imported", Home: &keystore.Grant{Permissions: read}},
+		Token:   imported,
 	}}, false, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -35,13 +37,16 @@ func TestAgain(t *testing.T) {
 		if before.Record != first.Record {
 			t.Error("another record")
 		}
-		if _, _, err := k.RevokeKey(context.Background(), root, first.Record.KeyID, "test", false, keystore.ChangeOptions{}); err != nil {
+		if _, _, err := k.RevokeKey(context.Background(), root, first.Record.KeyID, "test", false,
+			keystore.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if k.Enter(before, &keystore.Running{Cut: func() {}}) {
 			t.Error("a revoked key's request enters")
 		}
-		if o := keystore.Decide(again().Record, &keystore.Request{Now: time.Now().UnixNano(), Policy: k.Policy(), Namespace: k.Policy().Namespace("default")}); o != keystore.Revoked {
+		if o := keystore.Decide(again().Record,
+			&keystore.Request{Now: time.Now().UnixNano(), Policy: k.Policy(),
+				Namespace: k.Policy().Namespace("default")}); o != keystore.Revoked {
 			t.Errorf("after a revoke it is %s", o)
 		}
 	}

@@ -16,12 +16,14 @@ type audited struct {
 }
 
 // audit appends one row for a change: see auditAll.
-func audit(tx Tx, by authority, action, object string, namespaces []string, before, after any) error {
+func audit(
+	tx Tx, by authority, action, object string, namespaces []string, before, after any,
+) error {
 	return auditAll(tx, by, action, []audited{{object, namespaces, before, after}})
 }
 
-// auditAll appends a row for each object that was changed, in the change's own transaction: no audit, no change. Digests are left
-// out: they identify a token to whoever can guess it.
+// auditAll appends a row for each object that was changed, in the change's own transaction: no
+// audit, no change. Digests are left out: they identify a token to whoever can guess it.
 func auditAll(tx Tx, by authority, action string, list []audited) error {
 	last, err := tx.LastAudit()
 	if err != nil {
@@ -32,7 +34,8 @@ func auditAll(tx Tx, by authority, action string, list []audited) error {
 	}
 	rows := make([]*AuditRow, len(list))
 	for i, a := range list {
-		row := &AuditRow{Seq: last.Seq + 1, At: tx.Now(), Actor: by.actor, From: by.from, Action: action, Object: a.object, Namespaces: a.namespaces}
+		row := &AuditRow{Seq: last.Seq + 1, At: tx.Now(), Actor: by.actor, From: by.from,
+			Action: action, Object: a.object, Namespaces: a.namespaces}
 		if row.Before, err = auditJSON(a.before); err != nil {
 			return err
 		}
@@ -48,10 +51,12 @@ func auditAll(tx Tx, by authority, action string, list []audited) error {
 	return nil
 }
 
-// chain is the row's hash: SHA-256 over the hash of the row before it (32 zero bytes before the first) and the row's other fields
-// as one JSON array. Whoever changes, removes or reorders a row has to change all hashes after it.
+// chain is the row's hash: SHA-256 over the hash of the row before it (32 zero bytes before the
+// first) and the row's other fields as one JSON array. Whoever changes, removes or reorders a row
+// has to change all hashes after it.
 func (r *AuditRow) chain(previous Digest) Digest {
-	fields, err := json.Marshal([]any{r.Seq, r.At.UnixMicro(), r.Actor, r.From, r.Action, r.Object, r.Namespaces, r.Before, r.After})
+	fields, err := json.Marshal([]any{r.Seq, r.At.UnixMicro(), r.Actor, r.From, r.Action, r.Object,
+		r.Namespaces, r.Before, r.After})
 	if err != nil {
 		panic(err) // numbers and strings only
 	}
@@ -64,18 +69,25 @@ func auditJSON(v any) (string, error) {
 		return "", nil
 	case *Key:
 		return marshal(auditedKey{
-			ID: v.ID, Prefix: v.Prefix, Name: v.Name, Namespace: v.Namespace, Grants: auditedGrants(v.Grants), Owner: v.Owner,
-			Active: v.Active && v.RevokedAt.IsZero(), Personal: v.Personal, ExpiresAt: v.ExpiresAt, RevokedAt: v.RevokedAt, RevokeReason: v.RevokeReason,
-			Secrets: auditedSecrets(v.Secrets), AllowedIPs: v.AllowedIPs, Metadata: v.Metadata, Version: v.Version,
+			ID: v.ID, Prefix: v.Prefix, Name: v.Name, Namespace: v.Namespace,
+			Grants: auditedGrants(v.Grants), Owner: v.Owner,
+			Active: v.Active && v.RevokedAt.IsZero(), Personal: v.Personal, ExpiresAt: v.ExpiresAt,
+			RevokedAt: v.RevokedAt, RevokeReason: v.RevokeReason,
+			Secrets: auditedSecrets(v.Secrets), AllowedIPs: v.AllowedIPs, Metadata: v.Metadata,
+			Version: v.Version,
 		})
 	case *Namespace:
-		return marshal(auditedNamespace{ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name, EditPolicy: v.EditPolicy,
-			Reach: v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix,
+		return marshal(auditedNamespace{ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name,
+			EditPolicy: v.EditPolicy,
+			Reach:      v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix,
 			ChildPrefix: v.ChildPrefix, Version: v.Version})
 	case *Role:
-		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Description: v.Description, Permissions: auditedPermissions(NewSet(v.Permissions...)), Version: v.Version})
+		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Description: v.Description,
+			Permissions: auditedPermissions(NewSet(v.Permissions...)), Version: v.Version})
 	case *Member:
-		return marshal(auditedMember{ID: v.ID, Name: v.Name, Kind: v.Kind, Login: v.Login, Grants: auditedGrants(v.Grants), Labels: v.Labels, Active: v.Active, Version: v.Version})
+		return marshal(auditedMember{ID: v.ID, Name: v.Name, Kind: v.Kind, Login: v.Login,
+			Grants: auditedGrants(v.Grants), Labels: v.Labels, Active: v.Active,
+			Version: v.Version})
 	}
 	return "", fmt.Errorf("no audit form for %T", v)
 }
@@ -118,8 +130,8 @@ func auditedGrants(grants []Grant) []auditedGrant {
 	return out
 }
 
-// auditedPermissions is a list, as in the answers of the API. Rows that earlier versions wrote have one
-// text, with commas between the permissions; they cannot change, because their hash covers it.
+// auditedPermissions is a list, as in the answers of the API. Rows that earlier versions wrote have
+// one text, with commas between the permissions; they cannot change, because their hash covers it.
 func auditedPermissions(s *Set) []string {
 	out := make([]string, 0, len(s.Permissions()))
 	for _, p := range s.Permissions() {

@@ -9,7 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// Each change leaves one row, chained to the one before as documented, and without anything that a token could be guessed from.
+// Each change leaves one row, chained to the one before as documented, and without anything that a
+// token could be guessed from.
 func TestEveryChangeIsAudited(t *testing.T) {
 	k, f := newDeployment(t).node(keystore.Settings{})
 	var previous keystore.AuditRow
@@ -32,18 +33,29 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		action string
 		do     func() error
 	}{
-		{"namespace.create", func() error { _, err := k.CreateNamespace(ctx, root, keystore.Namespace{ID: "acme"}); return err }},
-		{"namespace.edit", func() error {
-			_, _, err := k.EditNamespace(ctx, root, "acme", keystore.NamespacePatch{Name: &name}, keystore.ChangeOptions{})
+		{"namespace.create", func() error {
+			_,
+				err := k.CreateNamespace(ctx, root, keystore.Namespace{ID: "acme"})
 			return err
 		}},
-		{"namespace.delete", func() error { _, _, err := k.DeleteNamespace(ctx, root, "acme", keystore.ChangeOptions{}); return err }},
+		{"namespace.edit", func() error {
+			_, _, err := k.EditNamespace(ctx, root, "acme", keystore.NamespacePatch{Name: &name},
+				keystore.ChangeOptions{})
+			return err
+		}},
+		{"namespace.delete", func() error {
+			_, _,
+				err := k.DeleteNamespace(ctx, root, "acme", keystore.ChangeOptions{})
+			return err
+		}},
 		{"key.mint", func() (err error) {
-			key, token, err = k.MintKey(ctx, root, keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, "")
+			key, token, err = k.MintKey(ctx, root,
+				keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, "")
 			return err
 		}},
 		{"key.edit", func() error {
-			_, _, err := k.EditKey(ctx, root, key.ID, keystore.KeyPatch{Name: &name}, keystore.ChangeOptions{})
+			_, _, err := k.EditKey(ctx, root, key.ID, keystore.KeyPatch{Name: &name},
+				keystore.ChangeOptions{})
 			return err
 		}},
 		{"key.rotate", func() (err error) {
@@ -54,23 +66,30 @@ func TestEveryChangeIsAudited(t *testing.T) {
 			_, _, err := k.RevokeKey(ctx, root, key.ID, "leaked", false, keystore.ChangeOptions{})
 			return err
 		}},
-		{"key.delete", func() error { _, _, err := k.DeleteKey(ctx, root, key.ID, keystore.ChangeOptions{}); return err }},
+		{"key.delete", func() error {
+			_, _,
+				err := k.DeleteKey(ctx, root, key.ID, keystore.ChangeOptions{})
+			return err
+		}},
 	} {
 		if err := step.do(); err != nil {
 			t.Fatalf("%s: %v", step.action, err)
 		}
 		row := lastRow()
-		if row.Action != step.action || row.Actor != keystore.RootMember || row.From != "test" || row.Seq != previous.Seq+1 {
+		if row.Action != step.action || row.Actor != keystore.RootMember || row.From != "test" ||
+			row.Seq != previous.Seq+1 {
 			t.Errorf("%s left %+v", step.action, row)
 		}
-		fields, err := json.Marshal([]any{row.Seq, row.At.UnixMicro(), row.Actor, row.From, row.Action, row.Object, row.Namespaces, row.Before, row.After})
+		fields, err := json.Marshal([]any{row.Seq, row.At.UnixMicro(), row.Actor, row.From,
+			row.Action, row.Object, row.Namespaces, row.Before, row.After})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if row.Hash != sha256.Sum256(append(previous.Hash[:], fields...)) {
 			t.Errorf("%s: the chain is broken", step.action)
 		}
-		if secret := token.Reveal(); secret != "" && strings.Contains(string(fields), secret[len("ak_")+keystore.TokenIDLen:][:10]) {
+		if secret := token.Reveal(); secret != "" &&
+			strings.Contains(string(fields), secret[len("ak_")+keystore.TokenIDLen:][:10]) {
 			t.Errorf("%s: the row holds the token", step.action)
 		}
 		previous = row
@@ -78,7 +97,9 @@ func TestEveryChangeIsAudited(t *testing.T) {
 	if _, _, err := k.MintKey(ctx, root, keystore.KeySpec{}, ""); err == nil {
 		t.Fatal("a key without permissions was made")
 	}
-	if _, _, err := k.MintKey(ctx, keystore.Caller{}, keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, ""); code(err) != "insufficient_permission" {
+	if _, _, err := k.MintKey(ctx, keystore.Caller{},
+		keystore.KeySpec{Home: &keystore.Grant{Permissions: read}},
+		""); code(err) != "insufficient_permission" {
 		t.Errorf("nobody minted: %v", err)
 	}
 	if row := lastRow(); row.Seq != previous.Seq {

@@ -17,7 +17,8 @@ func roleGrants(t testing.TB, text string) (list []keystore.Grant) {
 	t.Helper()
 	for word := range strings.FieldsSeq(text) {
 		ns, ps, _ := strings.Cut(word, "=")
-		g := keystore.Grant{Namespace: strings.TrimSuffix(ns, "+"), Connected: strings.HasSuffix(ns, "+")}
+		g := keystore.Grant{Namespace: strings.TrimSuffix(ns, "+"),
+			Connected: strings.HasSuffix(ns, "+")}
 		for p := range strings.SplitSeq(ps, ",") {
 			if role, is := strings.CutPrefix(p, "@"); is {
 				g.Roles = append(g.Roles, role)
@@ -57,7 +58,8 @@ func newWorld(t testing.TB, namespaces ...string) *world {
 	for _, text := range namespaces {
 		id, parent, _ := strings.Cut(text, "<")
 		id, kind, _ := strings.Cut(id, ":")
-		if _, err := k.CreateNamespace(ctx, root, keystore.Namespace{ID: id, Kind: kind, Parent: parent}); err != nil {
+		if _, err := k.CreateNamespace(ctx, root,
+			keystore.Namespace{ID: id, Kind: kind, Parent: parent}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -67,7 +69,8 @@ func newWorld(t testing.TB, namespaces ...string) *world {
 // member makes one and returns it as a caller.
 func (w *world) member(name, holds string) keystore.Caller {
 	w.Helper()
-	m, err := w.CreateMember(ctx, root, keystore.Member{Name: name, Login: name, Grants: roleGrants(w, holds)})
+	m, err := w.CreateMember(ctx, root,
+		keystore.Member{Name: name, Login: name, Grants: roleGrants(w, holds)})
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -81,14 +84,17 @@ func (w *world) member(name, holds string) keystore.Caller {
 
 func (w *world) role(namespace, name, holds string) {
 	w.Helper()
-	if _, err := w.CreateRole(ctx, root, keystore.Role{Namespace: namespace, Name: name, Permissions: permissions(w, holds)}); err != nil {
+	if _, err := w.CreateRole(ctx, root,
+		keystore.Role{Namespace: namespace, Name: name,
+			Permissions: permissions(w, holds)}); err != nil {
 		w.Fatal(err)
 	}
 }
 
 func (w *world) key(c keystore.Caller, home, holds string) (*keystore.Key, string) {
 	w.Helper()
-	key, token, err := w.MintKey(ctx, c, keystore.KeySpec{Namespace: home, Grants: roleGrants(w, holds)}, "")
+	key, token, err := w.MintKey(ctx, c,
+		keystore.KeySpec{Namespace: home, Grants: roleGrants(w, holds)}, "")
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -139,7 +145,9 @@ func (w *world) asks(token, namespace, permission string) keystore.Outcome {
 	default:
 		n.Operation = p.Action
 	}
-	return keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: w.Policy(), Namespace: w.Policy().Namespace(namespace), Need: n})
+	return keystore.Decide(a.Record,
+		&keystore.Request{Now: a.Now, Policy: w.Policy(),
+			Namespace: w.Policy().Namespace(namespace), Need: n})
 }
 
 func TestWhereAGrantCounts(t *testing.T) {
@@ -147,7 +155,8 @@ func TestWhereAGrantCounts(t *testing.T) {
 	w.role("acme", "billing", "orders:read")
 	w.role("*", "support", "tickets:read")
 	kinds := []string{"workspace"}
-	if _, _, err := w.EditNamespace(ctx, root, "acme", keystore.NamespacePatch{Reach: &kinds}, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditNamespace(ctx, root, "acme", keystore.NamespacePatch{Reach: &kinds},
+		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -174,7 +183,8 @@ func TestWhereAGrantCounts(t *testing.T) {
 		_, token := w.key(root, "acme", c.holds)
 		want(t, c.holds+" for "+c.needs+" in "+c.in, w.asks(token, c.in, c.needs), c.want)
 	}
-	want(t, "a namespace that does not exist", w.asks(second(w.key(root, "acme", "*=*")), "nowhere", "read"), keystore.Forbidden)
+	want(t, "a namespace that does not exist",
+		w.asks(second(w.key(root, "acme", "*=*")), "nowhere", "read"), keystore.Forbidden)
 }
 
 func second[A, B any](_ A, b B) B { return b }
@@ -192,7 +202,8 @@ func TestTheOwnerBoundIsLive(t *testing.T) {
 	grants := func(text string) func() error {
 		return func() error {
 			g := roleGrants(t, text)
-			_, _, err := w.EditMember(ctx, root, w.ids["ada"], keystore.MemberPatch{Grants: &g}, keystore.ChangeOptions{})
+			_, _, err := w.EditMember(ctx, root, w.ids["ada"], keystore.MemberPatch{Grants: &g},
+				keystore.ChangeOptions{})
 			return err
 		}
 	}
@@ -204,22 +215,27 @@ func TestTheOwnerBoundIsLive(t *testing.T) {
 	}{
 		{"as made", func() error { return nil }, keystore.OK, keystore.OK},
 		{"the role narrowed", func() error {
-			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "edit"}, keystore.RolePatch{Permissions: permissions(t, "read")}, keystore.ChangeOptions{})
+			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "edit"},
+				keystore.RolePatch{Permissions: permissions(t, "read")}, keystore.ChangeOptions{})
 			return err
 		}, keystore.Forbidden, keystore.OK},
 		{"and widened", func() error {
-			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "edit"}, keystore.RolePatch{Permissions: permissions(t, "*")}, keystore.ChangeOptions{})
+			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "edit"},
+				keystore.RolePatch{Permissions: permissions(t, "*")}, keystore.ChangeOptions{})
 			return err
 		}, keystore.OK, keystore.OK},
-		{"the owner loses a namespace", grants("acme=@edit,admin.keys:*"), keystore.OK, keystore.Forbidden},
+		{"the owner loses a namespace", grants("acme=@edit,admin.keys:*"), keystore.OK,
+			keystore.Forbidden},
 		{"the owner loses all", grants(""), keystore.Forbidden, keystore.Forbidden},
 		{"the owner holds everything", grants("*=*"), keystore.OK, keystore.OK},
 		{"the owner is disabled", func() error {
-			_, _, err := w.EditMember(ctx, root, w.ids["ada"], keystore.MemberPatch{Active: &off}, keystore.ChangeOptions{})
+			_, _, err := w.EditMember(ctx, root, w.ids["ada"], keystore.MemberPatch{Active: &off},
+				keystore.ChangeOptions{})
 			return err
 		}, keystore.OwnerDisabled, keystore.OwnerDisabled},
 		{"and enabled", func() error {
-			_, _, err := w.EditMember(ctx, root, w.ids["ada"], keystore.MemberPatch{Active: &on}, keystore.ChangeOptions{})
+			_, _, err := w.EditMember(ctx, root, w.ids["ada"], keystore.MemberPatch{Active: &on},
+				keystore.ChangeOptions{})
 			return err
 		}, keystore.OK, keystore.OK},
 	} {
@@ -227,7 +243,8 @@ func TestTheOwnerBoundIsLive(t *testing.T) {
 		if err := step.do(); err != nil {
 			t.Fatalf("%s: %v", step.what, err)
 		}
-		if *cut != (step.acme == keystore.OwnerDisabled) { // one that was allowed when it began runs on
+		// one that was allowed when it began runs on
+		if *cut != (step.acme == keystore.OwnerDisabled) {
 			t.Errorf("%s: a running request is cut: %t", step.what, *cut)
 		}
 		w.Leave(running)
@@ -236,7 +253,8 @@ func TestTheOwnerBoundIsLive(t *testing.T) {
 	}
 }
 
-// What a change of the policy takes away is gone on every node when it returns, as with a revoke, and what runs for a disabled owner is cut.
+// What a change of the policy takes away is gone on every node when it returns, as with a revoke,
+// and what runs for a disabled owner is cut.
 func TestAPolicyChangeIsInForceOnEveryNodeWhenItReturns(t *testing.T) {
 	d := newDeployment(t)
 	a, _ := d.node(keystore.Settings{})
@@ -248,7 +266,8 @@ func TestAPolicyChangeIsInForceOnEveryNodeWhenItReturns(t *testing.T) {
 		_, token := here.key(ada, "default", "default=read")
 		want(t, "before", there.asks(token, "default", "read"), keystore.OK)
 		running, cut := enter(t, b, token)
-		if _, p, err := a.EditMember(ctx, root, here.ids["ada"], keystore.MemberPatch{Active: &off}, keystore.ChangeOptions{}); err != nil || !p.Complete {
+		if _, p, err := a.EditMember(ctx, root, here.ids["ada"], keystore.MemberPatch{Active: &off},
+			keystore.ChangeOptions{}); err != nil || !p.Complete {
 			t.Fatal(p, err)
 		}
 		want(t, "disabled, here", here.asks(token, "default", "read"), keystore.OwnerDisabled)
@@ -257,7 +276,8 @@ func TestAPolicyChangeIsInForceOnEveryNodeWhenItReturns(t *testing.T) {
 			t.Error("a request of its key goes on")
 		}
 		b.Leave(running)
-		if _, _, err := a.EditMember(ctx, root, here.ids["ada"], keystore.MemberPatch{Active: &on}, keystore.ChangeOptions{}); err != nil {
+		if _, _, err := a.EditMember(ctx, root, here.ids["ada"], keystore.MemberPatch{Active: &on},
+			keystore.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -286,63 +306,74 @@ func TestRulesOfAuthority(t *testing.T) {
 	type attempt func(w *world, who keystore.Caller) error
 	mint := func(home, holds, owner string) attempt {
 		return func(w *world, who keystore.Caller) error {
-			_, _, err := w.MintKey(ctx, who, keystore.KeySpec{Namespace: home, Grants: roleGrants(w, holds), Owner: w.id(owner)}, "")
+			_, _, err := w.MintKey(ctx, who,
+				keystore.KeySpec{Namespace: home, Grants: roleGrants(w, holds), Owner: w.id(owner)},
+				"")
 			return err
 		}
 	}
 	makeRole := func(ns, name, holds string) attempt {
 		return func(w *world, who keystore.Caller) error {
-			_, err := w.CreateRole(ctx, who, keystore.Role{Namespace: ns, Name: name, Permissions: permissions(w, holds)})
+			_, err := w.CreateRole(ctx, who,
+				keystore.Role{Namespace: ns, Name: name, Permissions: permissions(w, holds)})
 			return err
 		}
 	}
 	editRole := func(ns, name, holds string) attempt {
 		return func(w *world, who keystore.Caller) error {
-			_, _, err := w.EditRole(ctx, who, keystore.RoleID{Namespace: ns, Name: name}, keystore.RolePatch{Permissions: permissions(w, holds)}, keystore.ChangeOptions{})
+			_, _, err := w.EditRole(ctx, who, keystore.RoleID{Namespace: ns, Name: name},
+				keystore.RolePatch{Permissions: permissions(w, holds)}, keystore.ChangeOptions{})
 			return err
 		}
 	}
 	makeMember := func(holds string) attempt {
 		return func(w *world, who keystore.Caller) error {
-			_, err := w.CreateMember(ctx, who, keystore.Member{Name: "new", Grants: roleGrants(w, holds)})
+			_, err := w.CreateMember(ctx, who,
+				keystore.Member{Name: "new", Grants: roleGrants(w, holds)})
 			return err
 		}
 	}
 	editMember := func(name, holds string) attempt {
 		return func(w *world, who keystore.Caller) error {
 			g := roleGrants(w, holds)
-			_, _, err := w.EditMember(ctx, who, w.ids[name], keystore.MemberPatch{Grants: &g}, keystore.ChangeOptions{})
+			_, _, err := w.EditMember(ctx, who, w.ids[name], keystore.MemberPatch{Grants: &g},
+				keystore.ChangeOptions{})
 			return err
 		}
 	}
 	token := func(name string) attempt {
 		return func(w *world, who keystore.Caller) error {
-			_, _, _, err := w.NewMemberToken(ctx, who, w.ids[name], keystore.TokenSpec{}, keystore.ChangeOptions{})
+			_, _, _, err := w.NewMemberToken(ctx, who, w.ids[name], keystore.TokenSpec{},
+				keystore.ChangeOptions{})
 			return err
 		}
 	}
 	login := func(name, login string) attempt {
 		return func(w *world, who keystore.Caller) error {
-			_, _, err := w.EditMember(ctx, who, w.ids[name], keystore.MemberPatch{Login: &login}, keystore.ChangeOptions{})
+			_, _, err := w.EditMember(ctx, who, w.ids[name], keystore.MemberPatch{Login: &login},
+				keystore.ChangeOptions{})
 			return err
 		}
 	}
 	move := func(id, parent string) attempt {
 		return func(w *world, who keystore.Caller) error {
-			_, _, err := w.EditNamespace(ctx, who, id, keystore.NamespacePatch{Parent: &parent}, keystore.ChangeOptions{})
+			_, _, err := w.EditNamespace(ctx, who, id, keystore.NamespacePatch{Parent: &parent},
+				keystore.ChangeOptions{})
 			return err
 		}
 	}
 	reach := func(id string, kinds ...string) attempt {
 		return func(w *world, who keystore.Caller) error {
-			_, _, err := w.EditNamespace(ctx, who, id, keystore.NamespacePatch{Reach: &kinds}, keystore.ChangeOptions{})
+			_, _, err := w.EditNamespace(ctx, who, id, keystore.NamespacePatch{Reach: &kinds},
+				keystore.ChangeOptions{})
 			return err
 		}
 	}
 	editKey := func(name, holds string) attempt {
 		return func(w *world, who keystore.Caller) error {
 			g := roleGrants(w, holds)
-			_, _, err := w.EditKey(ctx, who, w.ids[name], keystore.KeyPatch{Grants: &g}, keystore.ChangeOptions{})
+			_, _, err := w.EditKey(ctx, who, w.ids[name], keystore.KeyPatch{Grants: &g},
+				keystore.ChangeOptions{})
 			return err
 		}
 	}
@@ -371,7 +402,8 @@ func TestRulesOfAuthority(t *testing.T) {
 	}
 	childPrefix := func(id, prefix string) attempt {
 		return func(w *world, who keystore.Caller) error {
-			_, _, err := w.EditNamespace(ctx, who, id, keystore.NamespacePatch{ChildPrefix: &prefix}, keystore.ChangeOptions{})
+			_, _, err := w.EditNamespace(ctx, who, id,
+				keystore.NamespacePatch{ChildPrefix: &prefix}, keystore.ChangeOptions{})
 			return err
 		}
 	}
@@ -388,28 +420,45 @@ func TestRulesOfAuthority(t *testing.T) {
 		try         attempt
 		want        string
 	}{
-		{"1: a permission of one's own", "acme=read,admin.keys:create", mint("acme", "acme=read", ""), "ok"},
-		{"1: a role that gives more", "acme=read,admin.keys:create", mint("acme", "acme=@writers", ""), "exceeds_caller"},
-		{"1: a role that one covers", "acme=*,admin.keys:create", mint("acme", "acme=@writers", ""), "ok"},
-		{"1: connected without holding it", "acme=read,admin.keys:create", mint("acme", "acme+=read", ""), "exceeds_caller"},
+		{"1: a permission of one's own", "acme=read,admin.keys:create",
+			mint("acme", "acme=read", ""), "ok"},
+		{"1: a role that gives more", "acme=read,admin.keys:create",
+			mint("acme", "acme=@writers", ""), "exceeds_caller"},
+		{"1: a role that one covers", "acme=*,admin.keys:create", mint("acme", "acme=@writers", ""),
+			"ok"},
+		{"1: connected without holding it", "acme=read,admin.keys:create",
+			mint("acme", "acme+=read", ""), "exceeds_caller"},
 		{"1: connected", "acme+=read,admin.keys:create", mint("acme", "acme+=read", ""), "ok"},
-		{"1: in a child, by a connected grant", "acme+=read,admin.keys:create", mint("app", "app=read", ""), "ok"},
-		{"1: in a grandchild, by a connected grant", "acme+=read,admin.keys:create", mint("ws", "ws=read", ""), "insufficient_permission"},
-		{"1: everywhere", "acme+=*,admin.keys:create", mint("acme", "*=read", ""), "exceeds_caller"},
+		{"1: in a child, by a connected grant", "acme+=read,admin.keys:create",
+			mint("app", "app=read", ""), "ok"},
+		{"1: in a grandchild, by a connected grant", "acme+=read,admin.keys:create",
+			mint("ws", "ws=read", ""), "insufficient_permission"},
+		{"1: everywhere", "acme+=*,admin.keys:create", mint("acme", "*=read", ""),
+			"exceeds_caller"},
 
 		{"1: what a key has already", "acme=admin.keys:*", editKey("reader", "acme=read"), "ok"},
-		{"1: a role, by who does not cover it", "acme=admin.keys:*", editKey("reader", "acme=read,@readers"), "exceeds_caller"},
-		{"1: more for a key of another's", "acme=write,admin.keys:*", editKey("reader", "acme=read,write"), "ok"},
-		{"1: which would reach further than oneself", "far=read,write,admin.keys:*", editKey("far", "far=read,write"), "exceeds_caller"},
-		{"1: as far as oneself", "far=read,write,admin.keys:* below=write", editKey("far", "far=read,write"), "ok"},
+		{"1: a role, by who does not cover it", "acme=admin.keys:*",
+			editKey("reader", "acme=read,@readers"), "exceeds_caller"},
+		{"1: more for a key of another's", "acme=write,admin.keys:*",
+			editKey("reader", "acme=read,write"), "ok"},
+		{"1: which would reach further than oneself", "far=read,write,admin.keys:*",
+			editKey("far", "far=read,write"), "exceeds_caller"},
+		{"1: as far as oneself", "far=read,write,admin.keys:* below=write",
+			editKey("far", "far=read,write"), "ok"},
 
 		{"2: a key for another member", "acme=*,admin:*", mint("acme", "acme=read", "bob"), "ok"},
-		{"2: without the permission", "acme=*,admin.keys:*,admin:read", mint("acme", "acme=read", "bob"), "exceeds_caller"},
-		{"2: who may not read that member", "acme=*,admin.keys:*", mint("acme", "acme=read", "bob"), "exceeds_caller"},
-		{"2: or who is none", "acme=*,admin.keys:*", mint("acme", "acme=read", "none"), "exceeds_caller"},
-		{"2: who may read all members", "acme=*,admin.keys:* *=admin:read", mint("acme", "acme=read", "none"), "invalid_fields"},
-		{"2: who holds less than that one", "acme=read,admin:*", mint("acme", "acme=read", "bob"), "exceeds_caller"},
-		{"2: a member with more elsewhere", "acme=*,admin:*", mint("acme", "acme=read", "wide"), "exceeds_caller"},
+		{"2: without the permission", "acme=*,admin.keys:*,admin:read",
+			mint("acme", "acme=read", "bob"), "exceeds_caller"},
+		{"2: who may not read that member", "acme=*,admin.keys:*", mint("acme", "acme=read", "bob"),
+			"exceeds_caller"},
+		{"2: or who is none", "acme=*,admin.keys:*", mint("acme", "acme=read", "none"),
+			"exceeds_caller"},
+		{"2: who may read all members", "acme=*,admin.keys:* *=admin:read",
+			mint("acme", "acme=read", "none"), "invalid_fields"},
+		{"2: who holds less than that one", "acme=read,admin:*", mint("acme", "acme=read", "bob"),
+			"exceeds_caller"},
+		{"2: a member with more elsewhere", "acme=*,admin:*", mint("acme", "acme=read", "wide"),
+			"exceeds_caller"},
 		{"2: for root", "*=*,admin:*", mint("acme", "acme=read", "root"), "exceeds_caller"},
 		{"2: a token of another member", "acme=*,admin:*", token("bob"), "ok"},
 		{"2: of one with more", "acme=read,admin:*", token("bob"), "exceeds_caller"},
@@ -417,74 +466,125 @@ func TestRulesOfAuthority(t *testing.T) {
 		{"2: a login for one with more", "acme=read,admin:*", login("bob", "me"), "exceeds_caller"},
 		{"2: a login", "acme=*,admin:*", login("bob", "me"), "ok"},
 
-		{"3: a role that one covers", "acme=*,admin.roles:create", makeRole("acme", "new", "orders:read"), "ok"},
-		{"3: a role that gives more", "acme=read,admin.roles:create", makeRole("acme", "new", "write"), "exceeds_caller"},
-		{"3: a shared role", "acme=*,admin:*", makeRole("*", "new", "read"), "insufficient_permission"},
+		{"3: a role that one covers", "acme=*,admin.roles:create",
+			makeRole("acme", "new", "orders:read"), "ok"},
+		{"3: a role that gives more", "acme=read,admin.roles:create",
+			makeRole("acme", "new", "write"), "exceeds_caller"},
+		{"3: a shared role", "acme=*,admin:*", makeRole("*", "new", "read"),
+			"insufficient_permission"},
 		{"3: a shared role, held everywhere", "*=*,admin:*", makeRole("*", "new", "read"), "ok"},
-		{"3: a name that is shared", "acme=*,admin:*", makeRole("acme", "viewer", "read"), "exists"},
+		{"3: a name that is shared", "acme=*,admin:*", makeRole("acme", "viewer", "read"),
+			"exists"},
 		{"3: widen a role", "acme=*,admin.roles:update", editRole("acme", "writers", "*"), "ok"},
-		{"3: widen one beyond oneself", "acme=read,admin.roles:update", editRole("acme", "readers", "x:op"), "exceeds_caller"},
-		{"3: narrow one that holds more", "acme=read,admin.roles:update", editRole("acme", "writers", "read"), "exceeds_caller"},
-		{"3: a role that a connected grant takes", "acme=*,admin:*", editRole("acme", "spread", "read"), "exceeds_caller"},
-		{"3: the same, held there too", "acme+=*,admin:*", editRole("acme", "spread", "read"), "ok"},
-		{"3: a shared role in use elsewhere", "acme=*,admin:*", editRole("*", "common", "read"), "insufficient_permission"},
+		{"3: widen one beyond oneself", "acme=read,admin.roles:update",
+			editRole("acme", "readers", "x:op"), "exceeds_caller"},
+		{"3: narrow one that holds more", "acme=read,admin.roles:update",
+			editRole("acme", "writers", "read"), "exceeds_caller"},
+		{"3: a role that a connected grant takes", "acme=*,admin:*",
+			editRole("acme", "spread", "read"), "exceeds_caller"},
+		{"3: the same, held there too", "acme+=*,admin:*", editRole("acme", "spread", "read"),
+			"ok"},
+		{"3: a shared role in use elsewhere", "acme=*,admin:*", editRole("*", "common", "read"),
+			"insufficient_permission"},
 		{"3: a built-in role", "*=*,admin:*", editRole("*", "viewer", "read"), "builtin"},
 
-		{"4: a namespace at the top", "acme=*,admin:*", newNamespace("new", ""), "insufficient_permission"},
+		{"4: a namespace at the top", "acme=*,admin:*", newNamespace("new", ""),
+			"insufficient_permission"},
 		{"4: in the parent", "acme=admin.namespaces:create", newNamespace("new", "acme"), "ok"},
 		{"4: an id that was used before", "acme+=*,admin:*", once("gone", "acme"), "exists"},
-		{"4: the same, for who may create anywhere", "*=admin.namespaces:create", once("gone", "acme"), "ok"},
-		{"4: with the prefix that the parent asks for", "acme=admin.namespaces:create", confined(newNamespace("acme-new", "acme")), "ok"},
-		{"4: without it", "acme=admin.namespaces:create", confined(newNamespace("new", "acme")), "invalid_fields"},
-		{"4: without it, further down", "acme+=admin.namespaces:create", confined(newNamespace("new", "app")), "invalid_fields"},
-		{"4: without it, for who may create anywhere", "*=*,admin:*", confined(newNamespace("new", "acme")), "invalid_fields"},
-		{"4: move in without it", "other=*,admin:* acme=admin.namespaces:create", confined(move("other", "acme")), "invalid_fields"},
-		{"4: move below without it", "other=*,admin:* app=admin.namespaces:create", confined(move("other", "app")), "invalid_fields"},
-		{"4: what was there before stays as it is", "*=*,admin:*", confined(childPrefix("app", "app-")), "ok"},
-		{"4: take the prefix away", "acme+=*,admin:*", confined(childPrefix("acme", "")), "insufficient_permission"},
-		{"4: the same, for who may create it", "*=admin.namespaces:create acme=admin.namespaces:update", confined(childPrefix("acme", "")), "ok"},
+		{"4: the same, for who may create anywhere", "*=admin.namespaces:create",
+			once("gone", "acme"), "ok"},
+		{"4: with the prefix that the parent asks for", "acme=admin.namespaces:create",
+			confined(newNamespace("acme-new", "acme")), "ok"},
+		{"4: without it", "acme=admin.namespaces:create", confined(newNamespace("new", "acme")),
+			"invalid_fields"},
+		{"4: without it, further down", "acme+=admin.namespaces:create",
+			confined(newNamespace("new", "app")), "invalid_fields"},
+		{"4: without it, for who may create anywhere", "*=*,admin:*",
+			confined(newNamespace("new", "acme")), "invalid_fields"},
+		{"4: move in without it", "other=*,admin:* acme=admin.namespaces:create",
+			confined(move("other", "acme")), "invalid_fields"},
+		{"4: move below without it", "other=*,admin:* app=admin.namespaces:create",
+			confined(move("other", "app")), "invalid_fields"},
+		{"4: what was there before stays as it is", "*=*,admin:*",
+			confined(childPrefix("app", "app-")), "ok"},
+		{"4: take the prefix away", "acme+=*,admin:*", confined(childPrefix("acme", "")),
+			"insufficient_permission"},
+		{"4: the same, for who may create it",
+			"*=admin.namespaces:create acme=admin.namespaces:update",
+			confined(childPrefix("acme", "")), "ok"},
 		{"4: a prefix that no id has", "*=*,admin:*", childPrefix("acme", "-"), "invalid_fields"},
-		{"4: what one takes must be one's own", "acme=admin:* other=admin.namespaces:*", move("other", "acme"), "exceeds_caller"},
-		{"4: and where it goes", "other=*,admin:*", move("other", "acme"), "insufficient_permission"},
+		{"4: what one takes must be one's own", "acme=admin:* other=admin.namespaces:*",
+			move("other", "acme"), "exceeds_caller"},
+		{"4: and where it goes", "other=*,admin:*", move("other", "acme"),
+			"insufficient_permission"},
 		{"4: both", "other=*,admin:* acme=admin.namespaces:create", move("other", "acme"), "ok"},
-		{"4: with the new parent's help", "acme+=*,admin:* other=admin.namespaces:*", move("other", "acme"), "exceeds_caller"},
+		{"4: with the new parent's help", "acme+=*,admin:* other=admin.namespaces:*",
+			move("other", "acme"), "exceeds_caller"},
 		{"4: a cycle", "*=*,admin:*", move("acme", "ws"), "invalid_fields"},
-		{"4: reach down without holding it there", "acme=*,admin:*", reach("acme", "workspace"), "exceeds_caller"},
+		{"4: reach down without holding it there", "acme=*,admin:*", reach("acme", "workspace"),
+			"exceeds_caller"},
 		{"4: reach down", "acme=*,admin:* ws=*", reach("acme", "workspace"), "ok"},
-		{"4: move under what reaches down", "app=*,admin:* far=admin:*", move("app", "far"), "exceeds_caller"},
+		{"4: move under what reaches down", "app=*,admin:* far=admin:*", move("app", "far"),
+			"exceeds_caller"},
 
-		{"5: what one may not read is not there", "other=*,admin:*", editRole("acme", "writers", "read"), "not_found"},
+		{"5: what one may not read is not there", "other=*,admin:*",
+			editRole("acme", "writers", "read"), "not_found"},
 		{"5: a member elsewhere", "other=*,admin:*", editMember("bob", "other=read"), "not_found"},
-		{"5: only the grants where one may", "acme=*,admin:*", editMember("both", "acme=read"), "ok"},
-		{"5: and not the others", "acme=*,admin:*", editMember("both", "acme=read other=read"), "insufficient_permission"},
-		{"5: only where one covers", "acme=read,admin:*", editMember("both", "acme=read"), "exceeds_caller"},
+		{"5: only the grants where one may", "acme=*,admin:*", editMember("both", "acme=read"),
+			"ok"},
+		{"5: and not the others", "acme=*,admin:*", editMember("both", "acme=read other=read"),
+			"insufficient_permission"},
+		{"5: only where one covers", "acme=read,admin:*", editMember("both", "acme=read"),
+			"exceeds_caller"},
 		{"5: a member with what one holds", "acme=*,admin:*", makeMember("acme=read"), "ok"},
 		{"5: a member with more", "acme=read,admin:*", makeMember("acme=write"), "exceeds_caller"},
-		{"5: a member everywhere", "acme=*,admin:*", makeMember("*=read"), "insufficient_permission"},
-		{"5: a grant where one holds nothing", "acme=*,admin:*", mint("acme", "acme=read other=read", ""), "exceeds_caller"},
-		{"5: or where there is nothing", "acme=*,admin:*", mint("acme", "acme=read nowhere=read", ""), "exceeds_caller"},
-		{"5: or a role where there is nothing", "acme=*,admin:*", mint("acme", "acme=read nowhere=@none", ""), "exceeds_caller"},
-		{"5: for who would see it", "acme=*,admin:* *=read", mint("acme", "acme=read nowhere=read", ""), "invalid_fields"},
-		{"5: a member where one holds nothing", "acme=*,admin:*", makeMember("other=read"), "insufficient_permission"},
-		{"5: a member where there is nothing", "acme=*,admin:*", makeMember("nowhere=read"), "insufficient_permission"},
-		{"5: a move to where one may not", "acme=*,admin:*", move("acme", "other"), "insufficient_permission"},
-		{"5: a move to where there is nothing", "acme=*,admin:*", move("acme", "nowhere"), "insufficient_permission"},
-		{"5: a grant that names no namespace", "*=*,admin:*", makeMember("+=read"), "invalid_fields"},
-		{"5: a client admin makes a developer", "acme=@client-admin", makeMember("acme=@developer"), "ok"},
-		{"5: a developer makes nobody", "acme=@developer", makeMember("acme=@viewer"), "insufficient_permission"},
+		{"5: a member everywhere", "acme=*,admin:*", makeMember("*=read"),
+			"insufficient_permission"},
+		{"5: a grant where one holds nothing", "acme=*,admin:*",
+			mint("acme", "acme=read other=read", ""), "exceeds_caller"},
+		{"5: or where there is nothing", "acme=*,admin:*",
+			mint("acme", "acme=read nowhere=read", ""), "exceeds_caller"},
+		{"5: or a role where there is nothing", "acme=*,admin:*",
+			mint("acme", "acme=read nowhere=@none", ""), "exceeds_caller"},
+		{"5: for who would see it", "acme=*,admin:* *=read",
+			mint("acme", "acme=read nowhere=read", ""), "invalid_fields"},
+		{"5: a member where one holds nothing", "acme=*,admin:*", makeMember("other=read"),
+			"insufficient_permission"},
+		{"5: a member where there is nothing", "acme=*,admin:*", makeMember("nowhere=read"),
+			"insufficient_permission"},
+		{"5: a move to where one may not", "acme=*,admin:*", move("acme", "other"),
+			"insufficient_permission"},
+		{"5: a move to where there is nothing", "acme=*,admin:*", move("acme", "nowhere"),
+			"insufficient_permission"},
+		{"5: a grant that names no namespace", "*=*,admin:*", makeMember("+=read"),
+			"invalid_fields"},
+		{"5: a client admin makes a developer", "acme=@client-admin", makeMember("acme=@developer"),
+			"ok"},
+		{"5: a developer makes nobody", "acme=@developer", makeMember("acme=@viewer"),
+			"insufficient_permission"},
 
-		{"6: a key makes one with what it has", "key far=read,admin.keys:*", mint("far", "far=read", ""), "ok"},
-		{"6: which reaches further than itself", "key top+=read,admin.keys:*", mint("far", "far=read", ""), "exceeds_caller"},
-		{"6: or is edited to", "key top+=read,write,admin.keys:*", editKey("far", "far=read,write"), "exceeds_caller"},
-		{"6: or whose token it makes", "key top+=read,admin.keys:*", rotate("far"), "exceeds_caller"},
-		{"6: a key for a member", "key *=*,admin:*", mint("acme", "acme=read", "bob"), "exceeds_caller"},
-		{"6: a member made by a key", "key *=*,admin:*", makeMember("acme=read"), "insufficient_permission"},
+		{"6: a key makes one with what it has", "key far=read,admin.keys:*",
+			mint("far", "far=read", ""), "ok"},
+		{"6: which reaches further than itself", "key top+=read,admin.keys:*",
+			mint("far", "far=read", ""), "exceeds_caller"},
+		{"6: or is edited to", "key top+=read,write,admin.keys:*", editKey("far", "far=read,write"),
+			"exceeds_caller"},
+		{"6: or whose token it makes", "key top+=read,admin.keys:*", rotate("far"),
+			"exceeds_caller"},
+		{"6: a key for a member", "key *=*,admin:*", mint("acme", "acme=read", "bob"),
+			"exceeds_caller"},
+		{"6: a member made by a key", "key *=*,admin:*", makeMember("acme=read"),
+			"insufficient_permission"},
 		{"6: a token made by a key", "key *=*,admin:*", token("bob"), "insufficient_permission"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			w := newWorld(t, "acme:account", "app:app<acme", "ws:workspace<app", "other", "top", "far<top", "below:workspace<far")
+			w := newWorld(t, "acme:account", "app:app<acme", "ws:workspace<app", "other", "top",
+				"far<top", "below:workspace<far")
 			kinds := []string{"workspace"}
-			if _, _, err := w.EditNamespace(ctx, root, "far", keystore.NamespacePatch{Reach: &kinds}, keystore.ChangeOptions{}); err != nil {
+			if _, _,
+				err := w.EditNamespace(ctx, root, "far", keystore.NamespacePatch{Reach: &kinds},
+				keystore.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			w.role("acme", "writers", "read,write")
@@ -532,32 +632,38 @@ func TestWhatChangesWhileOneAsks(t *testing.T) {
 			return err
 		}},
 		{"made inactive", "key_inactive", func(w *world, id string) error {
-			_, _, err := w.EditKey(ctx, root, id, keystore.KeyPatch{Active: &no}, keystore.ChangeOptions{})
+			_, _, err := w.EditKey(ctx, root, id, keystore.KeyPatch{Active: &no},
+				keystore.ChangeOptions{})
 			return err
 		}},
 		{"narrowed", "exceeds_caller", func(w *world, id string) error {
 			g := roleGrants(w, "acme=admin.keys:*")
-			_, _, err := w.EditKey(ctx, root, id, keystore.KeyPatch{Grants: &g}, keystore.ChangeOptions{})
+			_, _, err := w.EditKey(ctx, root, id, keystore.KeyPatch{Grants: &g},
+				keystore.ChangeOptions{})
 			return err
 		}},
 		{"given to an owner with less", "exceeds_caller", func(w *world, id string) error {
 			owner := w.ids["less"]
-			_, _, err := w.EditKey(ctx, root, id, keystore.KeyPatch{Owner: &owner}, keystore.ChangeOptions{})
+			_, _, err := w.EditKey(ctx, root, id, keystore.KeyPatch{Owner: &owner},
+				keystore.ChangeOptions{})
 			return err
 		}},
 		{"given to an owner who is disabled", "owner_disabled", func(w *world, id string) error {
 			owner := w.ids["gone"]
-			_, _, err := w.EditKey(ctx, root, id, keystore.KeyPatch{Owner: &owner}, keystore.ChangeOptions{})
+			_, _, err := w.EditKey(ctx, root, id, keystore.KeyPatch{Owner: &owner},
+				keystore.ChangeOptions{})
 			return err
 		}},
 		{"its owner narrowed", "exceeds_caller", func(w *world, _ string) error {
 			g := roleGrants(w, "acme=admin.keys:*")
-			_, _, err := w.EditMember(ctx, root, w.ids["ada"], keystore.MemberPatch{Grants: &g}, keystore.ChangeOptions{})
+			_, _, err := w.EditMember(ctx, root, w.ids["ada"], keystore.MemberPatch{Grants: &g},
+				keystore.ChangeOptions{})
 			return err
 		}},
 		{"its owner disabled and enabled", "ok", func(w *world, _ string) error {
 			for _, active := range []*bool{&no, &yes} {
-				if _, _, err := w.EditMember(ctx, root, w.ids["ada"], keystore.MemberPatch{Active: active}, keystore.ChangeOptions{}); err != nil {
+				if _, _, err := w.EditMember(ctx, root, w.ids["ada"],
+					keystore.MemberPatch{Active: active}, keystore.ChangeOptions{}); err != nil {
 					return err
 				}
 			}
@@ -568,7 +674,8 @@ func TestWhatChangesWhileOneAsks(t *testing.T) {
 		ada := w.member("ada", "acme=read,admin.keys:*")
 		w.member("less", "acme=admin.keys:*")
 		w.member("gone", "acme=read,admin.keys:*")
-		if _, _, err := w.EditMember(ctx, root, w.ids["gone"], keystore.MemberPatch{Active: &no}, keystore.ChangeOptions{}); err != nil {
+		if _, _, err := w.EditMember(ctx, root, w.ids["gone"], keystore.MemberPatch{Active: &no},
+			keystore.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		key, token := w.key(ada, "acme", "acme=read,admin.keys:*")
@@ -576,13 +683,16 @@ func TestWhatChangesWhileOneAsks(t *testing.T) {
 		if err := c.change(w, key.ID); err != nil {
 			t.Fatalf("%s: %v", c.what, err)
 		}
-		if _, _, err := w.MintKey(ctx, asks, keystore.KeySpec{Namespace: "acme", Grants: roleGrants(w, "acme=read")}, ""); code(err) != c.want {
+		if _, _, err := w.MintKey(ctx, asks,
+			keystore.KeySpec{Namespace: "acme", Grants: roleGrants(w, "acme=read")},
+			""); code(err) != c.want {
 			t.Errorf("%s: %s, want %s", c.what, code(err), c.want)
 		}
 	}
 }
 
-// What has answered is in force at the doors of those who manage too, for those who only read, on every node.
+// What has answered is in force at the doors of those who manage too, for those who only read, on
+// every node.
 func TestReadersAreNarrowedOnEveryNode(t *testing.T) {
 	d := newDeployment(t)
 	a, _ := d.node(keystore.Settings{})
@@ -597,19 +707,23 @@ func TestReadersAreNarrowedOnEveryNode(t *testing.T) {
 		}
 	}
 	owner := here.ids["ada"]
-	if _, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Owner: &owner}, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Owner: &owner},
+		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	g := roleGrants(t, "default=read")
-	if _, p, err := a.EditMember(ctx, root, owner, keystore.MemberPatch{Grants: &g}, keystore.ChangeOptions{}); err != nil || !p.Complete {
+	if _, p, err := a.EditMember(ctx, root, owner, keystore.MemberPatch{Grants: &g},
+		keystore.ChangeOptions{}); err != nil || !p.Complete {
 		t.Fatal(p, err)
 	}
 	other, _ := here.key(root, "default", "default=read")
-	for what, c := range map[string]keystore.Caller{"a member": ada, "a key": there.manages(token)} {
+	for what, c := range map[string]keystore.Caller{"a member": ada,
+		"a key": there.manages(token)} {
 		_, err := b.FindKey(ctx, c, other.ID)
 		list, _, err2 := b.ListKeys(ctx, c, keystore.KeyFilter{}, "", 10)
 		_, err3 := b.Verify(ctx, c, token, keystore.Question{Permission: "read"})
-		if err == nil || err3 == nil || err2 == nil && slices.ContainsFunc(list, func(k keystore.Key) bool { return k.ID == other.ID }) {
+		if err == nil || err3 == nil || err2 == nil &&
+			slices.ContainsFunc(list, func(k keystore.Key) bool { return k.ID == other.ID }) {
 			t.Errorf("%s still reads: %v, %v, %v", what, err, err2, err3)
 		}
 	}
@@ -620,12 +734,15 @@ func TestWhatIsNotToldOfWhatOneMayNotRead(t *testing.T) {
 	w := newWorld(t, "acme", "below:workspace<acme", "secret", "used")
 	hidden := w.member("hidden", "secret=read used=read")
 	inside, _ := w.key(root, "secret", "used=read")
-	if _, _, _, err := w.NewMemberToken(ctx, root, hidden.Member(), keystore.TokenSpec{}, keystore.ChangeOptions{}); err != nil {
+	if _, _, _, err := w.NewMemberToken(ctx, root, hidden.Member(), keystore.TokenSpec{},
+		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	who := w.member("who", "acme=*,admin:* default=admin:read used=admin.namespaces:*,admin.members:read")
+	who := w.member("who",
+		"acme=*,admin:* default=admin:read used=admin.namespaces:*,admin.members:read")
 	rows, _, err := w.ListAudit(ctx, who, keystore.AuditFilter{}, "", 100)
-	if err != nil || slices.ContainsFunc(rows, func(r keystore.AuditRow) bool { return strings.Contains(r.After, hidden.Member()) }) {
+	if err != nil || slices.ContainsFunc(rows,
+		func(r keystore.AuditRow) bool { return strings.Contains(r.After, hidden.Member()) }) {
 		t.Errorf("the audit log shows another's token: %v, %+v", err, rows)
 	}
 	deletes := func() error {
@@ -638,16 +755,20 @@ func TestWhatIsNotToldOfWhatOneMayNotRead(t *testing.T) {
 		hidden string
 	}{
 		{"a mint for a member with grants elsewhere", func() error {
-			_, _, err := w.MintKey(ctx, who, keystore.KeySpec{Namespace: "acme", Owner: hidden.Member(), Grants: roleGrants(t, "acme=read")}, "")
+			_, _, err := w.MintKey(ctx, who,
+				keystore.KeySpec{Namespace: "acme", Owner: hidden.Member(),
+					Grants: roleGrants(t, "acme=read")}, "")
 			return err
 		}, "secret"},
 		{"reach to a namespace below", func() error {
-			_, _, err := w.EditNamespace(ctx, who, "acme", keystore.NamespacePatch{Reach: &[]string{"workspace"}}, keystore.ChangeOptions{})
+			_, _, err := w.EditNamespace(ctx, who, "acme",
+				keystore.NamespacePatch{Reach: &[]string{"workspace"}}, keystore.ChangeOptions{})
 			return err
 		}, "below"},
 		{"a namespace that a member uses", deletes, "secret"},
 		{"a namespace that a key uses", func() error {
-			if _, _, err := w.DeleteMember(ctx, root, hidden.Member(), keystore.ChangeOptions{}); err != nil {
+			if _, _, err := w.DeleteMember(ctx, root, hidden.Member(),
+				keystore.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			return deletes()
@@ -659,7 +780,8 @@ func TestWhatIsNotToldOfWhatOneMayNotRead(t *testing.T) {
 	}
 }
 
-// A row that somebody has spoilt by hand gives nothing, is told of once, and stops no node; who may read it sees why, and it can be mended.
+// A row that somebody has spoilt by hand gives nothing, is told of once, and stops no node; who may
+// read it sees why, and it can be mended.
 func TestARowThatCannotBeRead(t *testing.T) {
 	d := newDeployment(t)
 	db, err := sqldb.OpenSQLite(ctx, d.path)
@@ -667,7 +789,8 @@ func TestARowThatCannotBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	k, err := keystore.Open(ctx, db, nil, keystore.Settings{}, observer{}, slog.New(slog.NewTextHandler(&log, nil)))
+	k, err := keystore.Open(ctx, db, nil, keystore.Settings{}, observer{},
+		slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -677,7 +800,8 @@ func TestARowThatCannotBeRead(t *testing.T) {
 	little := w.member("little", "default=admin:*")
 	_, byRole := w.key(root, "default", "default=@r")
 	_, other := w.key(root, "default", "default=read")
-	_, adas, err := w.MintKey(ctx, root, keystore.KeySpec{Owner: w.ids["ada"], Grants: roleGrants(t, "default=read")}, "")
+	_, adas, err := w.MintKey(ctx, root,
+		keystore.KeySpec{Owner: w.ids["ada"], Grants: roleGrants(t, "default=read")}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -691,40 +815,50 @@ func TestARowThatCannotBeRead(t *testing.T) {
 		want(t, what+": another", w.asks(other, "default", "read"), keystore.OK)
 	}
 	asks("before", keystore.OK, keystore.OK)
-	d.tamper(`UPDATE roles SET permissions = '["read","no such word"]' WHERE name = 'r'`, `UPDATE members SET grants = '[1]' WHERE login = 'ada'`)
+	d.tamper(`UPDATE roles SET permissions = '["read","no such word"]' WHERE name = 'r'`,
+		`UPDATE members SET grants = '[1]' WHERE login = 'ada'`)
 	asks("spoilt", keystore.Forbidden, keystore.Forbidden)
 	w.role("default", "another", "read") // the policy is read again
-	if _, err := w.FindRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r"}); err != nil {
+	if _, err := w.FindRole(ctx, root,
+		keystore.RoleID{Namespace: "default", Name: "r"}); err != nil {
 		t.Error(err)
 	}
-	if r, err := w.FindRole(ctx, little, keystore.RoleID{Namespace: "default", Name: "r"}); err != nil || r.Unreadable == "" {
+	if r, err := w.FindRole(ctx, little,
+		keystore.RoleID{Namespace: "default", Name: "r"}); err != nil || r.Unreadable == "" {
 		t.Errorf("the role: %+v, %v", r, err)
 	}
 	ada := w.ids["ada"]
-	if _, _, _, err := w.NewMemberToken(ctx, little, ada, keystore.TokenSpec{}, keystore.ChangeOptions{}); code(err) != "not_found" {
+	if _, _, _, err := w.NewMemberToken(ctx, little, ada, keystore.TokenSpec{},
+		keystore.ChangeOptions{}); code(err) != "not_found" {
 		t.Errorf("a token for whom nobody knows what it holds: %v", err)
 	}
-	if _, _, err := w.EditMember(ctx, root, ada, keystore.MemberPatch{Name: &ada}, keystore.ChangeOptions{}); code(err) != "invalid_fields" {
+	if _, _, err := w.EditMember(ctx, root, ada, keystore.MemberPatch{Name: &ada},
+		keystore.ChangeOptions{}); code(err) != "invalid_fields" {
 		t.Errorf("what cannot be read was written over: %v", err)
 	}
-	if _, _, _, err := w.NewMemberToken(ctx, root, ada, keystore.TokenSpec{}, keystore.ChangeOptions{}); code(err) != "invalid_fields" {
+	if _, _, _, err := w.NewMemberToken(ctx, root, ada, keystore.TokenSpec{},
+		keystore.ChangeOptions{}); code(err) != "invalid_fields" {
 		t.Errorf("what cannot be read was written over with a token: %v", err)
 	}
 	g := roleGrants(t, "default=read")
-	if _, _, err := w.EditMember(ctx, root, ada, keystore.MemberPatch{Grants: &g}, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditMember(ctx, root, ada, keystore.MemberPatch{Grants: &g},
+		keystore.ChangeOptions{}); err != nil {
 		t.Error(err)
 	}
-	if _, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r"}, keystore.RolePatch{Permissions: read}, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r"},
+		keystore.RolePatch{Permissions: read}, keystore.ChangeOptions{}); err != nil {
 		t.Error(err)
 	}
 	asks("mended", keystore.OK, keystore.OK)
-	d.tamper(`UPDATE members SET grants = '[{"permissions":["*"],"connected":true}]' WHERE login = 'ada'`) // which is no top of all namespaces
+	// which is no top of all namespaces
+	d.tamper(`UPDATE members SET grants = '[{"permissions":["*"],"connected":true}]' WHERE login = 'ada'`)
 	asks("without a namespace", keystore.OK, keystore.Forbidden)
 	d.tamper(`UPDATE namespaces SET parent = 'default' WHERE id = 'default'`)
 	if k.Health(ctx); k.Policy().Namespace("default").Unreadable == "" {
 		t.Error("a namespace that lies in itself can be read")
 	}
-	want(t, "in a namespace that lies in itself", w.asks(other, "default", "read"), keystore.Forbidden)
+	want(t, "in a namespace that lies in itself", w.asks(other, "default", "read"),
+		keystore.Forbidden)
 	if _, err := w.FindNamespace(ctx, little, "default"); err == nil {
 		t.Errorf("who administers that namespace alone reads it")
 	}
@@ -741,24 +875,32 @@ func TestARowThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// A member may always list, read, try and revoke the keys it owns, and an If-Match counts there too.
+// A member may always list, read, try and revoke the keys it owns, and an If-Match counts there
+// too.
 func TestWhatOneMayDoWithOnesOwnKeys(t *testing.T) {
 	w := newWorld(t, "acme", "other")
 	ada := w.member("ada", "acme=read other=admin.keys:read")
-	key, token, err := w.MintKey(ctx, root, keystore.KeySpec{Namespace: "acme", Owner: w.ids["ada"], Grants: roleGrants(t, "acme=read")}, "")
+	key, token, err := w.MintKey(ctx, root,
+		keystore.KeySpec{Namespace: "acme", Owner: w.ids["ada"],
+			Grants: roleGrants(t, "acme=read")}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v, err := w.Verify(ctx, ada, token.Reveal(), keystore.Question{Permission: "read"}); err != nil || v.Outcome != keystore.OK || v.Key == nil {
+	if v, err := w.Verify(ctx, ada, token.Reveal(),
+		keystore.Question{Permission: "read"}); err != nil || v.Outcome != keystore.OK ||
+		v.Key == nil {
 		t.Errorf("tried: %+v, %v", v, err)
 	}
-	if list, _, err := w.ListKeys(ctx, ada, keystore.KeyFilter{}, "", 9); err != nil || len(list) != 1 {
+	if list, _, err := w.ListKeys(ctx, ada, keystore.KeyFilter{}, "", 9); err != nil ||
+		len(list) != 1 {
 		t.Errorf("listed: %v, %v", list, err)
 	}
-	if _, _, err := w.RevokeKey(ctx, ada, key.ID, "", false, keystore.ChangeOptions{IfVersion: 7}); code(err) != "version_mismatch" {
+	if _, _, err := w.RevokeKey(ctx, ada, key.ID, "", false,
+		keystore.ChangeOptions{IfVersion: 7}); code(err) != "version_mismatch" {
 		t.Errorf("revoked at another version: %v", err)
 	}
-	if _, _, err := w.RevokeKey(ctx, ada, key.ID, "", false, keystore.ChangeOptions{IfVersion: 1}); err != nil {
+	if _, _, err := w.RevokeKey(ctx, ada, key.ID, "", false,
+		keystore.ChangeOptions{IfVersion: 1}); err != nil {
 		t.Errorf("revoked: %v", err)
 	}
 }

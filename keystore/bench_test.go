@@ -18,7 +18,8 @@ func decision(b testing.TB, k *keystore.Keystore, token string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	q := keystore.Request{Now: a.Now, Policy: k.Policy(), Namespace: k.Policy().Namespace("default")}
+	q := keystore.Request{Now: a.Now, Policy: k.Policy(),
+		Namespace: k.Policy().Namespace("default")}
 	if o := keystore.Decide(a.Record, &q); o != keystore.OK {
 		b.Fatal(o)
 	}
@@ -36,7 +37,8 @@ func BenchmarkDecision(b *testing.B) {
 			decision(b, k, token)
 		}
 	})
-	b.Run("least", func(b *testing.B) { // what none can do without: a reading of the clock, and the hash
+	// what none can do without: a reading of the clock, and the hash
+	b.Run("least", func(b *testing.B) {
 		for b.Loop() {
 			_ = time.Now()
 			_ = keystore.DigestOf(token)
@@ -62,7 +64,8 @@ func BenchmarkDecision(b *testing.B) {
 	})
 }
 
-// BenchmarkDecisionOfALargeKey: with grants in 50 namespaces, 20 roles and 500 permissions, asked for in turn; the same bar.
+// BenchmarkDecisionOfALargeKey: with grants in 50 namespaces, 20 roles and 500 permissions, asked
+// for in turn; the same bar.
 func BenchmarkDecisionOfALargeKey(b *testing.B) {
 	var spaces []string
 	for i := range 50 {
@@ -89,7 +92,8 @@ func BenchmarkDecisionOfALargeKey(b *testing.B) {
 			b.Fatal(err)
 		}
 		d := w.Policy()
-		keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: d, Namespace: d.Namespace(spaces[i%len(spaces)]), Need: need})
+		keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: d,
+			Namespace: d.Namespace(spaces[i%len(spaces)]), Need: need})
 	}
 	for i := range spaces {
 		decide(i)
@@ -106,7 +110,8 @@ func BenchmarkForgedToken(b *testing.B) {
 	_, forged := mint(b, other, keystore.KeySpec{})
 	b.ReportAllocs()
 	for b.Loop() {
-		if a, err := k.Lookup(context.Background(), forged, time.Now()); err != nil || a.Outcome != keystore.Malformed {
+		if a, err := k.Lookup(context.Background(), forged, time.Now()); err != nil ||
+			a.Outcome != keystore.Malformed {
 			b.Fatal(a.Outcome, err)
 		}
 	}
@@ -131,8 +136,11 @@ func BenchmarkCachedKeyMemory(b *testing.B) {
 		before := heap()
 		cache := keystore.FillCache(n, func(i int) *keystore.Key {
 			return &keystore.Key{
-				ID: fmt.Sprintf("%012d", i), Name: fmt.Sprintf("key number %d", i), Namespace: fmt.Sprintf("account-%d", i%10_000), Owner: keystore.RootMember, Active: true,
-				Grants: []keystore.Grant{{Namespace: fmt.Sprintf("account-%d", i%10_000), Permissions: read}},
+				ID: fmt.Sprintf("%012d", i), Name: fmt.Sprintf("key number %d", i),
+				Namespace: fmt.Sprintf("account-%d", i%10_000), Owner: keystore.RootMember,
+				Active: true,
+				Grants: []keystore.Grant{{Namespace: fmt.Sprintf("account-%d", i%10_000),
+					Permissions: read}},
 			}
 		})
 		b.ReportMetric(float64(heap()-before)/n, "B/key")

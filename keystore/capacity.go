@@ -209,9 +209,10 @@ const directoryBytes = "directory_bytes"
 // A CapacityUse is the use of one cap.
 type CapacityUse struct {
 	Resource string // "namespaces", "roles", "members", "directory_bytes" or "keys"
-	Scope    string // "deployment", "namespace" or "owner": of the last two, the one that holds most
-	Used     int64
-	Cap      int64
+	// "deployment", "namespace" or "owner": of the last two, the one that holds most
+	Scope string
+	Used  int64
+	Cap   int64
 }
 
 // uses returns the counts of a tally with their caps.
@@ -243,7 +244,8 @@ func (k *Keystore) CapacityUses() []CapacityUse {
 			max(most.members, t.members), max(most.bytes, t.bytes),
 		}
 	}
-	return append(c.uses(d.usage.all, "deployment", ofDeployment), c.uses(most, "namespace", ofOneNamespace)...)
+	return append(c.uses(d.usage.all, "deployment", ofDeployment),
+		c.uses(most, "namespace", ofOneNamespace)...)
 }
 
 // CapacityOfKeys is CapacityUses for keys, from the database.
@@ -299,18 +301,21 @@ func (k *Keystore) grown(tx Tx, by authority, narrows bool) (authority, error) {
 	return by, nil
 }
 
-// roomForMember refuses a new member while too many have no grant: these count for no namespace, and
-// whoever may create members in one could fill the deployment with them. Who may create them in all
-// namespaces still can.
+// roomForMember refuses a new member while too many have no grant: these count for no namespace,
+// and whoever may create members in one could fill the deployment with them. Who may create them in
+// all namespaces still can.
 func (k *Keystore) roomForMember(by authority) error {
 	c := &k.settings.Load().Capacity
 	if by.may(adminMembers, "create", AnyNamespace) || c.fits(by.policy.usage.each[ungranted]) {
 		return nil
 	}
-	return full("the deployment", CapacityUse{Resource: "members without a grant", Cap: c.Members.PerNamespace})
+	return full("the deployment", CapacityUse{Resource: "members without a grant",
+		Cap: c.Members.PerNamespace})
 }
 
-func (u CapacityUse) grows(before CapacityUse) bool { return u.Used > u.Cap && u.Used > before.Used }
+func (u CapacityUse) grows(before CapacityUse) bool {
+	return u.Used > u.Cap && u.Used > before.Used
+}
 
 // full is the error of a change that would exceed a cap.
 func full(what string, use CapacityUse) *Error {
@@ -324,7 +329,8 @@ func full(what string, use CapacityUse) *Error {
 		what, use.Cap, resource)}
 }
 
-// A keyRoom checks the new keys of one transaction against the caps on keys. It queries each count once.
+// A keyRoom checks the new keys of one transaction against the caps on keys. It queries each count
+// once.
 type keyRoom struct {
 	tx       Tx
 	by       authority
@@ -334,7 +340,8 @@ type keyRoom struct {
 }
 
 func (k *Keystore) roomFor(tx Tx, by authority) *keyRoom {
-	return &keyRoom{tx, by, &k.settings.Load().Capacity, make(map[string]int64), make(map[string]int64)}
+	return &keyRoom{tx, by, &k.settings.Load().Capacity, make(map[string]int64),
+		make(map[string]int64)}
 }
 
 // add counts one more key.
@@ -347,7 +354,8 @@ func (r *keyRoom) add(k *Key) error {
 		return err
 	}
 	if n >= r.capacity.KeysPerNamespace {
-		return full(r.by.named(k.Namespace), CapacityUse{Resource: "keys", Cap: r.capacity.KeysPerNamespace})
+		return full(r.by.named(k.Namespace),
+			CapacityUse{Resource: "keys", Cap: r.capacity.KeysPerNamespace})
 	}
 	r.owned[k.Owner]++
 	r.homed[k.Namespace]++
@@ -366,7 +374,9 @@ func (r *keyRoom) own(k *Key) error {
 	return err
 }
 
-func count(known map[string]int64, id string, ask func(string) (int64, error)) (n int64, err error) {
+func count(
+	known map[string]int64, id string, ask func(string) (int64, error),
+) (n int64, err error) {
 	n, ok := known[id]
 	if !ok {
 		if n, err = ask(id); err == nil {

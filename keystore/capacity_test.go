@@ -24,13 +24,15 @@ func TestChangesReadWhatHasChanged(t *testing.T) {
 	b, fb := d.node(keystore.Settings{})
 	role := func(k *keystore.Keystore, name string) {
 		t.Helper()
-		if _, err := k.CreateRole(ctx, root, keystore.Role{Namespace: "default", Name: name, Permissions: read}); err != nil {
+		if _, err := k.CreateRole(ctx, root,
+			keystore.Role{Namespace: "default", Name: name, Permissions: read}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if _, err := fa.Database.Update(ctx, func(tx keystore.Tx) error {
 		for i := range 200 {
-			if err := tx.InsertRole(&keystore.Role{Namespace: "default", Name: fmt.Sprint("before", i), CreatedAt: tx.Now(), Version: 1}); err != nil {
+			if err := tx.InsertRole(&keystore.Role{Namespace: "default",
+				Name: fmt.Sprint("before", i), CreatedAt: tx.Now(), Version: 1}); err != nil {
 				return err
 			}
 		}
@@ -51,12 +53,14 @@ func TestChangesReadWhatHasChanged(t *testing.T) {
 			k = b
 		}
 		role(k, fmt.Sprint("role", i))
-		mint(t, k, keystore.KeySpec{NewRoles: []keystore.Role{{Name: fmt.Sprint("minted", i), Permissions: read}}})
+		mint(t, k, keystore.KeySpec{NewRoles: []keystore.Role{{Name: fmt.Sprint("minted", i),
+			Permissions: read}}})
 		if list, err := c.ListRoles(ctx, root); err != nil || len(list) != 200+2*(i+1)+3 {
 			t.Fatalf("%d roles, %v", len(list), err)
 		}
 	}
-	// Each role is read by the transaction that creates it and by each node; then perhaps by the next transaction, or list.
+	// Each role is read by the transaction that creates it and by each node; then perhaps by the
+	// next transaction, or list.
 	for name, f := range map[string]*faulty{"a": fa, "b": fb} {
 		if rows := f.policyRows.Load(); rows > 8*changes {
 			t.Errorf("node %s read %d rows for %d changes", name, rows, 2*changes)
@@ -69,14 +73,17 @@ func TestChangesReadWhatHasChanged(t *testing.T) {
 	}
 }
 
-// A node starts however long the reading of the whole policy takes, and knows what changed meanwhile.
+// A node starts however long the reading of the whole policy takes, and knows what changed
+// meanwhile.
 func TestStartWithSlowPolicy(t *testing.T) {
 	const slow = 20 * time.Second // longer than the lease
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
 		a, fa := d.node(keystore.Settings{Lease: 5 * time.Second})
 		time.AfterFunc(10*time.Second, func() {
-			if _, err := a.CreateRole(ctx, root, keystore.Role{Namespace: "default", Name: "late", Permissions: read}); err != nil {
+			if _,
+				err := a.CreateRole(ctx, root,
+				keystore.Role{Namespace: "default", Name: "late", Permissions: read}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -91,7 +98,8 @@ func TestStartWithSlowPolicy(t *testing.T) {
 		// The same after the log was cut off, and nothing old is used until then.
 		fb.mute.Store(true)
 		if _, _, err := a.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "late"},
-			keystore.RolePatch{Permissions: []keystore.Permission{{Action: "write"}}}, keystore.ChangeOptions{Wait: time.Minute}); err != nil {
+			keystore.RolePatch{Permissions: []keystore.Permission{{Action: "write"}}},
+			keystore.ChangeOptions{Wait: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
 		d.tamper("DELETE FROM change_log")
@@ -116,12 +124,16 @@ func TestChangesUnderAnotherHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
 		a, _ := d.node(keystore.Settings{})
-		m, err := a.CreateMember(ctx, root, keystore.Member{Name: "Ada", Grants: grants(t, "default=read,admin.keys:create")})
+		m,
+			err := a.CreateMember(ctx, root,
+			keystore.Member{Name: "Ada", Grants: grants(t, "default=read,admin.keys:create")})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ada := keystore.Caller{}
-		if _, token, _, err := a.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{}, keystore.ChangeOptions{}); err != nil {
+		if _, token, _,
+			err := a.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{},
+			keystore.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		} else if answer, err := a.LookupMember(ctx, token.Reveal(), time.Now()); err != nil {
 			t.Fatal(err)
@@ -130,16 +142,24 @@ func TestChangesUnderAnotherHistory(t *testing.T) {
 		}
 		kept := a.Gauges().Revision
 		wide := grants(t, "default=*,admin:*")
-		if _, _, err := a.EditMember(ctx, root, m.ID, keystore.MemberPatch{Grants: &wide}, keystore.ChangeOptions{}); err != nil {
+		if _, _,
+			err := a.EditMember(ctx, root, m.ID, keystore.MemberPatch{Grants: &wide},
+			keystore.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		mint(t, a, keystore.KeySpec{})
 		// The edit is lost, and what comes after it has the revisions that the lost changes had.
-		d.lose(kept, "DROP TRIGGER members_update", `UPDATE members SET grants = '[{"namespace":"default","permissions":["read","admin.keys:create"]}]'`)
-		d.tamper("INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('default', 'r1', '[]', 1, 1)",
-			"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('default', 'r2', '[]', 1, 1)",
-			"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('default', 'r3', '[]', 1, 1)")
-		_, _, err = a.MintKey(ctx, ada, keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}}, "")
+		d.lose(kept, "DROP TRIGGER members_update",
+			`UPDATE members SET grants = '[{"namespace":"default","permissions":["read","admin.keys:create"]}]'`)
+		d.tamper("INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES "+
+			"('default', 'r1', '[]', 1, 1)",
+			"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES "+
+				"('default', 'r2', '[]', 1, 1)",
+			"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES "+
+				"('default', 'r3', '[]', 1, 1)")
+		_, _,
+			err = a.MintKey(ctx, ada,
+			keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}}, "")
 		var refused *keystore.Error
 		if !errors.As(err, &refused) || refused.Code != "exceeds_caller" {
 			t.Errorf("to give what was granted in a history that is gone: %v", err)
@@ -151,7 +171,9 @@ func TestCapacity(t *testing.T) {
 	type change = func(w *world) error
 	role := func(namespace, name string, permissions ...keystore.Permission) change {
 		return func(w *world) error {
-			_, err := w.CreateRole(ctx, root, keystore.Role{Namespace: namespace, Name: name, Permissions: append(permissions, read...)})
+			_, err := w.CreateRole(ctx, root,
+				keystore.Role{Namespace: namespace, Name: name,
+					Permissions: append(permissions, read...)})
 			return err
 		}
 	}
@@ -163,14 +185,16 @@ func TestCapacity(t *testing.T) {
 	}
 	member := func(holds string) change {
 		return func(w *world) error {
-			_, err := w.CreateMember(ctx, root, keystore.Member{Name: "m", Grants: roleGrants(w, holds)})
+			_, err := w.CreateMember(ctx, root,
+				keystore.Member{Name: "m", Grants: roleGrants(w, holds)})
 			return err
 		}
 	}
 	long := keystore.Permission{Resource: strings.Repeat("x", 100), Action: "read"}
 	wide := []keystore.Permission{long}
 	for _, letter := range []string{"a", "b", "c", "d", "e"} {
-		wide = append(wide, keystore.Permission{Resource: strings.Repeat(letter, 100), Action: "write"})
+		wide = append(wide, keystore.Permission{Resource: strings.Repeat(letter, 100),
+			Action: "write"})
 	}
 	for name, test := range map[string]struct {
 		capacity keystore.Capacity
@@ -181,16 +205,21 @@ func TestCapacity(t *testing.T) {
 	}{
 		"Roles": {
 			keystore.Capacity{Roles: keystore.Caps{Deployment: 3, PerNamespace: 2}},
-			[]change{namespace("a", ""), namespace("b", "a"), namespace("c", ""), role("a", "1"), role("b", "2")},
+			[]change{namespace("a", ""), namespace("b", "a"), namespace("c", ""), role("a", "1"),
+				role("b", "2")},
 			map[string]change{
-				"may hold at most 2 roles": role("b", "3"), `namespace "a" with its descendants`: role("a", "3"),
+				"may hold at most 2 roles":           role("b", "3"),
+				`namespace "a" with its descendants`: role("a", "3"),
 				"bring a role": func(w *world) error {
-					_, _, err := w.MintKey(ctx, root, keystore.KeySpec{Namespace: "b", NewRoles: []keystore.Role{{Name: "x", Permissions: read}}}, "")
+					_, _, err := w.MintKey(ctx, root,
+						keystore.KeySpec{Namespace: "b",
+							NewRoles: []keystore.Role{{Name: "x", Permissions: read}}}, "")
 					return err
 				},
 			},
 			func(w *world) error {
-				_, _, err := w.DeleteRole(ctx, root, keystore.RoleID{Namespace: "b", Name: "2"}, keystore.ChangeOptions{})
+				_, _, err := w.DeleteRole(ctx, root, keystore.RoleID{Namespace: "b", Name: "2"},
+					keystore.ChangeOptions{})
 				return err
 			},
 			role("b", "3"),
@@ -200,33 +229,40 @@ func TestCapacity(t *testing.T) {
 			[]change{namespace("a", ""), role("a", "1"), role("*", "2")},
 			map[string]change{"the deployment may hold at most 2 roles": role("default", "3")},
 			func(w *world) error {
-				_, _, err := w.DeleteRole(ctx, root, keystore.RoleID{Namespace: "*", Name: "2"}, keystore.ChangeOptions{})
+				_, _, err := w.DeleteRole(ctx, root, keystore.RoleID{Namespace: "*", Name: "2"},
+					keystore.ChangeOptions{})
 				return err
 			},
 			role("default", "3"),
 		},
 		"Namespaces": {
 			keystore.Capacity{Namespaces: keystore.Caps{Deployment: 6, PerNamespace: 3}},
-			[]change{namespace("a", ""), namespace("b", "a"), namespace("c", "b"), namespace("d", "")},
+			[]change{namespace("a", ""), namespace("b", "a"), namespace("c", "b"),
+				namespace("d", "")},
 			map[string]change{
-				`namespace "a" with its descendants may hold at most 3 namespaces`: namespace("e", "c"),
+				`namespace "a" with its descendants may hold at most 3 namespaces`: namespace("e",
+					"c"),
 				`move`: func(w *world) error {
 					parent := "c"
-					_, _, err := w.EditNamespace(ctx, root, "d", keystore.NamespacePatch{Parent: &parent}, keystore.ChangeOptions{})
+					_, _, err := w.EditNamespace(ctx, root, "d",
+						keystore.NamespacePatch{Parent: &parent}, keystore.ChangeOptions{})
 					return err
 				},
 			},
 			func(w *world) error {
 				parent := ""
-				_, _, err := w.EditNamespace(ctx, root, "c", keystore.NamespacePatch{Parent: &parent}, keystore.ChangeOptions{})
+				_, _, err := w.EditNamespace(ctx, root, "c",
+					keystore.NamespacePatch{Parent: &parent}, keystore.ChangeOptions{})
 				return err
 			},
 			namespace("e", "b"),
 		},
 		"Members": {
 			keystore.Capacity{Members: keystore.Caps{Deployment: 3, PerNamespace: 1}},
-			[]change{namespace("a", ""), namespace("b", "a"), member("b=read"), member("default=read")},
-			map[string]change{"at most 1 members": member("a=read"), "in both": member("default=read b=read")},
+			[]change{namespace("a", ""), namespace("b", "a"), member("b=read"),
+				member("default=read")},
+			map[string]change{"at most 1 members": member("a=read"),
+				"in both": member("default=read b=read")},
 			func(w *world) error {
 				list, err := w.ListMembers(ctx, root)
 				if err != nil {
@@ -234,7 +270,9 @@ func TestCapacity(t *testing.T) {
 				}
 				for _, m := range list {
 					if m.Grants[0].Namespace == "b" {
-						_, _, err = w.EditMember(ctx, root, m.ID, keystore.MemberPatch{Grants: new([]keystore.Grant)}, keystore.ChangeOptions{})
+						_, _, err = w.EditMember(ctx, root, m.ID,
+							keystore.MemberPatch{Grants: new([]keystore.Grant)},
+							keystore.ChangeOptions{})
 					}
 				}
 				return err
@@ -253,7 +291,8 @@ func TestCapacity(t *testing.T) {
 				},
 			},
 			func(w *world) error {
-				_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "a", Name: "1"}, keystore.RolePatch{Permissions: read}, keystore.ChangeOptions{})
+				_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "a", Name: "1"},
+					keystore.RolePatch{Permissions: read}, keystore.ChangeOptions{})
 				return err
 			},
 			role("a", "2", long),
@@ -269,10 +308,12 @@ func TestCapacity(t *testing.T) {
 			for what, f := range test.refused {
 				err := f(w)
 				var refused *keystore.Error
-				if !errors.As(err, &refused) || refused.Code != "capacity" || refused.Kind != keystore.KindInvalid {
+				if !errors.As(err, &refused) || refused.Code != "capacity" ||
+					refused.Kind != keystore.KindInvalid {
 					t.Fatalf("%s: %v", what, err)
 				}
-				if strings.Contains(what, " ") && strings.ContainsAny(what, `0123456789"`) && !strings.Contains(refused.Detail, what) {
+				if strings.Contains(what, " ") && strings.ContainsAny(what, `0123456789"`) &&
+					!strings.Contains(refused.Detail, what) {
 					t.Errorf("%s: %s", what, refused.Detail)
 				}
 			}
@@ -289,46 +330,58 @@ func TestCapacity(t *testing.T) {
 // A deployment that holds more than its caps goes on. Only more of it is refused.
 func TestBeyondCapacity(t *testing.T) {
 	w := newWorldWith(t, keystore.Settings{})
-	m, err := w.CreateMember(ctx, root, keystore.Member{Name: "Ada", Grants: roleGrants(w, "default=read,write,admin.keys:create")})
+	m, err := w.CreateMember(ctx, root,
+		keystore.Member{Name: "Ada", Grants: roleGrants(w, "default=read,write,admin.keys:create")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range 5 {
 		w.role("default", fmt.Sprint("r", i), "read,write")
 	}
-	key, token := mint(t, w.Keystore, keystore.KeySpec{Owner: m.ID, Home: &keystore.Grant{Permissions: read, Roles: []string{"r1"}}})
+	key, token := mint(t, w.Keystore,
+		keystore.KeySpec{Owner: m.ID, Home: &keystore.Grant{Permissions: read,
+			Roles: []string{"r1"}}})
 	other, _ := mint(t, w.Keystore, keystore.KeySpec{Owner: m.ID})
 	one := keystore.Caps{Deployment: 1, PerNamespace: 1}
-	w.Configure(keystore.Settings{Capacity: keystore.Capacity{Namespaces: one, Roles: one, Members: one, Directory: one, KeysPerNamespace: 1, KeysPerOwner: 1}})
+	w.Configure(keystore.Settings{Capacity: keystore.Capacity{Namespaces: one, Roles: one,
+		Members: one, Directory: one, KeysPerNamespace: 1, KeysPerOwner: 1}})
 	want(t, "its key", ask(w.Keystore, token), keystore.OK)
-	if _, err := w.CreateRole(ctx, root, keystore.Role{Namespace: "default", Name: "more", Permissions: read}); err == nil {
+	if _, err := w.CreateRole(ctx, root,
+		keystore.Role{Namespace: "default", Name: "more", Permissions: read}); err == nil {
 		t.Error("one more role")
 	}
 	narrow := grants(t, "default=read")
 	off := false
 	for what, change := range map[string]func() error{
 		"narrow a role": func() error {
-			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r2"}, keystore.RolePatch{Permissions: read}, keystore.ChangeOptions{})
+			_, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r2"},
+				keystore.RolePatch{Permissions: read}, keystore.ChangeOptions{})
 			return err
 		},
 		"narrow a member": func() error {
-			_, _, err := w.EditMember(ctx, root, m.ID, keystore.MemberPatch{Grants: &narrow}, keystore.ChangeOptions{})
+			_, _, err := w.EditMember(ctx, root, m.ID, keystore.MemberPatch{Grants: &narrow},
+				keystore.ChangeOptions{})
 			return err
 		},
 		"edit a key": func() error {
-			_, _, err := w.EditKey(ctx, root, other.ID, keystore.KeyPatch{Permissions: &read, Roles: new([]string)}, keystore.ChangeOptions{})
+			_, _, err := w.EditKey(ctx, root, other.ID,
+				keystore.KeyPatch{Permissions: &read, Roles: new([]string)},
+				keystore.ChangeOptions{})
 			return err
 		},
 		"delete a role": func() error {
-			_, _, err := w.DeleteRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r3"}, keystore.ChangeOptions{})
+			_, _, err := w.DeleteRole(ctx, root, keystore.RoleID{Namespace: "default", Name: "r3"},
+				keystore.ChangeOptions{})
 			return err
 		},
 		"a new token": func() error {
-			_, _, _, err := w.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{}, keystore.ChangeOptions{})
+			_, _, _, err := w.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{},
+				keystore.ChangeOptions{})
 			return err
 		},
 		"disable a member": func() error {
-			_, _, err := w.EditMember(ctx, root, m.ID, keystore.MemberPatch{Active: &off}, keystore.ChangeOptions{})
+			_, _, err := w.EditMember(ctx, root, m.ID, keystore.MemberPatch{Active: &off},
+				keystore.ChangeOptions{})
 			return err
 		},
 		"revoke a key": func() error {
@@ -344,10 +397,12 @@ func TestBeyondCapacity(t *testing.T) {
 }
 
 func TestCapacityOfKeys(t *testing.T) {
-	w := newWorldWith(t, keystore.Settings{Capacity: keystore.Capacity{KeysPerNamespace: 4, KeysPerOwner: 2}})
+	w := newWorldWith(t, keystore.Settings{Capacity: keystore.Capacity{KeysPerNamespace: 4,
+		KeysPerOwner: 2}})
 	members := make([]string, 2)
 	for i := range members {
-		m, err := w.CreateMember(ctx, root, keystore.Member{Name: "m", Grants: roleGrants(w, "default=read")})
+		m, err := w.CreateMember(ctx, root,
+			keystore.Member{Name: "m", Grants: roleGrants(w, "default=read")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -356,10 +411,12 @@ func TestCapacityOfKeys(t *testing.T) {
 	spec := func(owner string) keystore.KeySpec {
 		return keystore.KeySpec{Owner: owner, Home: &keystore.Grant{Permissions: read}}
 	}
-	imports := func(partial bool, specs ...keystore.KeySpec) (int, []keystore.ImportRefusal, error) {
+	imports := func(partial bool, specs ...keystore.KeySpec) (int, []keystore.ImportRefusal,
+		error) {
 		var list []keystore.ImportSpec
 		for i, s := range specs {
-			list = append(list, keystore.ImportSpec{KeySpec: s, Line: i + 1, Digest: keystore.DigestOf(keystore.NewID())})
+			list = append(list, keystore.ImportSpec{KeySpec: s, Line: i + 1,
+				Digest: keystore.DigestOf(keystore.NewID())})
 		}
 		return w.ImportKeys(ctx, root, list, partial, "")
 	}
@@ -375,17 +432,21 @@ func TestCapacityOfKeys(t *testing.T) {
 	_, _, err := w.MintKey(ctx, root, spec(members[0]), "")
 	refuse("a third key of one owner", err)
 	third, _ := mint(t, w.Keystore, spec(members[1]))
-	_, _, err = w.EditKey(ctx, root, third.ID, keystore.KeyPatch{Owner: &members[0]}, keystore.ChangeOptions{})
+	_, _, err = w.EditKey(ctx, root, third.ID, keystore.KeyPatch{Owner: &members[0]},
+		keystore.ChangeOptions{})
 	refuse("another owner", err)
-	if n, refused, err := imports(false, spec(members[1]), spec("root")); n != 0 || err != nil || len(refused) != 1 || refused[0].Code != "capacity" || refused[0].Line != 2 {
+	if n, refused, err := imports(false, spec(members[1]), spec("root")); n != 0 || err != nil ||
+		len(refused) != 1 || refused[0].Code != "capacity" || refused[0].Line != 2 {
 		t.Errorf("an import: %d, %v, %v", n, refused, err)
 	}
-	if n, refused, err := imports(true, spec(members[0]), spec("root"), spec("root")); n != 1 || err != nil || len(refused) != 2 {
+	if n, refused, err := imports(true, spec(members[0]), spec("root"), spec("root")); n != 1 ||
+		err != nil || len(refused) != 2 {
 		t.Errorf("a partial import: %d, %v, %v", n, refused, err)
 	}
 	_, _, err = w.MintKey(ctx, root, spec("root"), "")
 	refuse("a fifth key in one namespace", err)
-	if _, _, err := w.RevokeKey(ctx, root, first.ID, "", false, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := w.RevokeKey(ctx, root, first.ID, "", false,
+		keystore.ChangeOptions{}); err != nil {
 		t.Error(err)
 	}
 	_, _, err = w.MintKey(ctx, root, spec("root"), "")
@@ -400,7 +461,9 @@ func TestCapacityOfKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, u := range append(w.CapacityUses(), uses...) {
-		if used, known := map[string]int64{"keys owner": 1, "keys namespace": 4, "members deployment": 2, "members namespace": 2, "roles deployment": 0}[u.Resource+" "+u.Scope]; known && u.Used != used {
+		if used, known := map[string]int64{"keys owner": 1, "keys namespace": 4,
+			"members deployment": 2, "members namespace": 2, "roles deployment": 0}[u.Resource+" "+
+			u.Scope]; known && u.Used != used {
 			t.Errorf("%+v, want %d", u, used)
 		}
 		if u.Cap <= 0 {
@@ -413,7 +476,8 @@ func TestCapacityOfKeys(t *testing.T) {
 // creating members.
 func TestTenantsFillTheDeployment(t *testing.T) {
 	w := newWorldWith(t, keystore.Settings{Capacity: keystore.Capacity{
-		Members: keystore.Caps{Deployment: 12, PerNamespace: 4}, Directory: keystore.Caps{Deployment: 20_000, PerNamespace: 19_000}}})
+		Members:   keystore.Caps{Deployment: 12, PerNamespace: 4},
+		Directory: keystore.Caps{Deployment: 20_000, PerNamespace: 19_000}}})
 	for _, id := range []string{"acme", "rival"} {
 		if _, err := w.CreateNamespace(ctx, root, keystore.Namespace{ID: id}); err != nil {
 			t.Fatal(err)
@@ -434,8 +498,10 @@ func TestTenantsFillTheDeployment(t *testing.T) {
 	n := 0
 	for ; err == nil && n < 20; n++ {
 		var m *keystore.Member
-		if m, err = w.CreateMember(ctx, ada, keystore.Member{Name: "m", Grants: roleGrants(w, "acme=read")}); err == nil {
-			_, _, err = w.EditMember(ctx, ada, m.ID, keystore.MemberPatch{Grants: new([]keystore.Grant)}, keystore.ChangeOptions{})
+		if m, err = w.CreateMember(ctx, ada,
+			keystore.Member{Name: "m", Grants: roleGrants(w, "acme=read")}); err == nil {
+			_, _, err = w.EditMember(ctx, ada, m.ID,
+				keystore.MemberPatch{Grants: new([]keystore.Grant)}, keystore.ChangeOptions{})
 		}
 	}
 	full("members whose grant is taken", err)
@@ -444,7 +510,8 @@ func TestTenantsFillTheDeployment(t *testing.T) {
 	}
 	_, err = w.CreateMember(ctx, ada, keystore.Member{Name: "m"})
 	full("a member without a grant", err)
-	if _, err = w.CreateMember(ctx, root, keystore.Member{Name: "m", Grants: roleGrants(w, "rival=read")}); err != nil {
+	if _, err = w.CreateMember(ctx, root,
+		keystore.Member{Name: "m", Grants: roleGrants(w, "rival=read")}); err != nil {
 		t.Errorf("an operator creates a member: %v", err)
 	}
 
@@ -456,18 +523,24 @@ func TestTenantsFillTheDeployment(t *testing.T) {
 	}
 	full("roles", err)
 	narrow := roleGrants(w, "rival=orders:read,invoices:read,customers:read")
-	if _, _, err := w.EditMember(ctx, bob, eve.Member(), keystore.MemberPatch{Grants: &narrow}, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditMember(ctx, bob, eve.Member(), keystore.MemberPatch{Grants: &narrow},
+		keystore.ChangeOptions{}); err != nil {
 		t.Errorf("narrow a member: %v", err)
 	}
-	if _, _, err := w.EditRole(ctx, bob, keystore.RoleID{Namespace: "rival", Name: "all"}, keystore.RolePatch{Permissions: narrow[0].Permissions}, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditRole(ctx, bob, keystore.RoleID{Namespace: "rival", Name: "all"},
+		keystore.RolePatch{Permissions: narrow[0].Permissions},
+		keystore.ChangeOptions{}); err != nil {
 		t.Errorf("narrow a role: %v", err)
 	}
 	wider := roleGrants(w, "rival=orders:read,invoices:read,customers:read,payments:read")
-	_, _, err = w.EditMember(ctx, bob, eve.Member(), keystore.MemberPatch{Grants: &wider}, keystore.ChangeOptions{})
+	_, _, err = w.EditMember(ctx, bob, eve.Member(), keystore.MemberPatch{Grants: &wider},
+		keystore.ChangeOptions{})
 	full("widen a member", err)
 	small := keystore.Caps{Deployment: 1, PerNamespace: 1}
 	w.Configure(keystore.Settings{Capacity: keystore.Capacity{Directory: small}})
-	if _, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "rival", Name: "rest"}, keystore.RolePatch{Permissions: narrow[0].Permissions}, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditRole(ctx, root, keystore.RoleID{Namespace: "rival", Name: "rest"},
+		keystore.RolePatch{Permissions: narrow[0].Permissions},
+		keystore.ChangeOptions{}); err != nil {
 		t.Errorf("an operator narrows a role of a full namespace: %v", err)
 	}
 }

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// catchUp applies what lies between what is applied and head. When it returns nil, nothing cached is older than head.
+// catchUp applies what lies between what is applied and head. When it returns nil, nothing cached
+// is older than head.
 func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 	n := k.node
 	applied := Revision(n.applied.Load())
@@ -35,7 +36,8 @@ func (k *Keystore) catchUp(ctx context.Context, head Head) error {
 		policy = k.apply(ctx, changes) || policy
 	}
 	if policy {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout) // forget may have taken long
+		// forget may have taken long
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
 		defer cancel()
 		if err := k.takePolicy(ctx, head.Revision); err != nil {
 			return err
@@ -72,8 +74,8 @@ func (k *Keystore) readDirectory() error {
 	return nil
 }
 
-// takePolicy reads what has changed of the policy, and cuts what runs for members who are disabled by it.
-// One that is newer than head is not taken, for the same reason as with records: see fly.
+// takePolicy reads what has changed of the policy, and cuts what runs for members who are disabled
+// by it. One that is newer than head is not taken, for the same reason as with records: see fly.
 func (k *Keystore) takePolicy(ctx context.Context, head Revision) error {
 	n := k.node
 	held := n.directory.Load()
@@ -95,7 +97,8 @@ func (k *Keystore) takePolicy(ctx context.Context, head Revision) error {
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
 	case err != nil:
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
-	case (at.Revision > head || policy != nil && policy.Revision > head) && !ablated("newer-than-applied"):
+	case (at.Revision > head || policy != nil && policy.Revision > head) &&
+		!ablated("newer-than-applied"):
 		return errAgain
 	case policy != nil:
 		d = d.with(policy, &k.requests)
@@ -110,7 +113,8 @@ func (k *Keystore) takePolicy(ctx context.Context, head Revision) error {
 	}
 	for _, row := range d.unreadable() {
 		if !slices.Contains(before, row) {
-			k.logger.Error("ignoring unreadable database row; it grants nothing until it is repaired",
+			k.logger.Error("ignoring unreadable database row; it grants nothing until it is "+
+				"repaired",
 				slog.String("row", row))
 		}
 	}
@@ -119,7 +123,8 @@ func (k *Keystore) takePolicy(ctx context.Context, head Revision) error {
 	return nil
 }
 
-// apply drops what changes made stale, gives requests on their way their new end, and reports whether the policy was among them.
+// apply drops what changes made stale, gives requests on their way their new end, and reports
+// whether the policy was among them.
 func (k *Keystore) apply(ctx context.Context, changes []Change) (policy bool) {
 	for i := range changes {
 		c := &changes[i]
@@ -148,7 +153,8 @@ func (k *Keystore) apply(ctx context.Context, changes []Change) (policy bool) {
 // forgetTimeout bounds how long the node asks about what runs; its lease goes on meanwhile.
 const forgetTimeout = 10 * time.Second
 
-// forget drops all that is cached, since any of it may have changed at or before revision r, and asks anew about what runs.
+// forget drops all that is cached, since any of it may have changed at or before revision r, and
+// asks anew about what runs.
 func (k *Keystore) forget(ctx context.Context, r Revision) {
 	k.cache.purge(r)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTimeout)

@@ -29,7 +29,8 @@ func (c *clock) scaled(t time.Time) time.Time {
 	return c.since.Add(time.Duration(float64(t.Sub(c.since)) * c.rate))
 }
 
-// A reading is of two clocks: the database's was read at some moment between two readings of our own.
+// A reading is of two clocks: the database's was read at some moment between two readings of our
+// own.
 type reading struct {
 	asked, replied time.Time
 	database       time.Time
@@ -138,8 +139,10 @@ const stepConfirm = time.Minute
 type databaseClock struct {
 	asked time.Time // own clock
 	reads int64     // the database's clock at asked, in Unix nanoseconds
-	ahead time.Time // own clock, since when the database's clock has been too far ahead by the same; zero: it is not
-	said  int64     // the database's clock at ahead
+	// own clock, since when the database's clock has been too far ahead by the same; zero: it is
+	// not
+	ahead time.Time
+	said  int64 // the database's clock at ahead
 }
 
 // follow returns the clock after a reading. The zero databaseClock adopts the reading.
@@ -152,7 +155,8 @@ func (c databaseClock) follow(r reading) databaseClock {
 	elapsed := int64(r.asked.Sub(c.asked))
 	drift := max(0, int64(clockRate*float64(elapsed)))
 	thought := c.reads + elapsed
-	earliest := latest - int64(r.replied.Sub(r.asked)) // it was read at some moment between asked and replied
+	// it was read at some moment between asked and replied
+	earliest := latest - int64(r.replied.Sub(r.asked))
 	switch said := min(max(thought, earliest), latest); {
 	case said < thought-drift:
 		next.reads = thought - drift
@@ -161,10 +165,12 @@ func (c databaseClock) follow(r reading) databaseClock {
 	default:
 		next.reads, next.ahead, next.said = thought, c.ahead, c.said
 		since := r.asked.Sub(c.ahead)
-		if c.ahead.IsZero() || time.Duration(said-c.said-int64(since)).Abs() > time.Second+since/100 {
+		if c.ahead.IsZero() ||
+			time.Duration(said-c.said-int64(since)).Abs() > time.Second+since/100 {
 			next.ahead, next.said, since = r.asked, said, 0
 		}
-		moved := r.asked.UnixNano() - c.asked.UnixNano() - elapsed // how far this machine's clock was set
+		// how far this machine's clock was set
+		moved := r.asked.UnixNano() - c.asked.UnixNano() - elapsed
 		if since >= stepConfirm || said-thought <= moved+int64(time.Second) {
 			next = databaseClock{asked: r.asked, reads: said}
 		}

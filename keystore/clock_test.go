@@ -11,7 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A node that is cut off right after it renewed counts its lease on a slow clock, and who revokes waits on a fast one.
+// A node that is cut off right after it renewed counts its lease on a slow clock, and who revokes
+// waits on a fast one.
 func TestClocksThatDriftWithinTheMargin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
@@ -25,9 +26,11 @@ func TestClocksThatDriftWithinTheMargin(t *testing.T) {
 	})
 }
 
-// revokeCutOff cuts a node off right after it renewed, revokes at the other one, and tells when the key was accepted last and when the revoke returned,
-// which must be later.
-func revokeCutOff(t *testing.T, revoker, cut *keystore.Keystore, f *faulty, id, token string) (accepted, returned time.Time) {
+// revokeCutOff cuts a node off right after it renewed, revokes at the other one, and tells when the
+// key was accepted last and when the revoke returned, which must be later.
+func revokeCutOff(
+	t *testing.T, revoker, cut *keystore.Keystore, f *faulty, id, token string,
+) (accepted, returned time.Time) {
 	t.Helper()
 	if h := cut.Health(context.Background()); h.Problem != "" { // renews
 		t.Fatal(h.Problem)
@@ -54,7 +57,8 @@ func revokeCutOff(t *testing.T, revoker, cut *keystore.Keystore, f *faulty, id, 
 
 func TestAClockThatRunsWrongGetsNoLease(t *testing.T) {
 	for rate, ok := range map[float64]bool{
-		1: true, 0.997: true, 1.003: true, 0.993: false, 1.007: false, 0.95: false, 1.05: false, 0.8: false, 2: false,
+		1: true, 0.997: true, 1.003: true, 0.993: false, 1.007: false, 0.95: false, 1.05: false,
+		0.8: false, 2: false,
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			a, _ := newDeployment(t).nodeAt(rate, keystore.Settings{})
@@ -98,7 +102,9 @@ const stepsApart = 50 * time.Second
 // Two steps of the database's clock made the measured rate negative, and the wait with it.
 func TestARevokeWaitsByNoWallClock(t *testing.T) {
 	for name, steps := range map[string][2]time.Duration{
-		"an hour ahead and back": {time.Hour, 0}, "ahead and behind": {2 * time.Second, -30 * time.Second}, "behind and back": {-time.Hour, 0},
+		"an hour ahead and back": {time.Hour, 0},
+		"ahead and behind":       {2 * time.Second, -30 * time.Second},
+		"behind and back":        {-time.Hour, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -142,7 +148,9 @@ func TestProgressGoesByNoWallClock(t *testing.T) {
 		if p, err := a.Progress(ctx, root, p.Revision, answered); err != nil || p.Complete {
 			t.Errorf("before the lease is over: %+v, %v", p, err)
 		}
-		if p, err := a.Progress(ctx, root, p.Revision, answered.Add(-time.Hour)); err != nil || p.Complete {
+		if p,
+			err := a.Progress(ctx, root, p.Revision, answered.Add(-time.Hour)); err != nil ||
+			p.Complete {
 			t.Errorf("of a time that somebody has typed: %+v, %v", p, err)
 		}
 		time.Sleep(13 * time.Second)
@@ -154,7 +162,8 @@ func TestProgressGoesByNoWallClock(t *testing.T) {
 	})
 }
 
-// What has expired stays expired when the database's clock is set back, also for a process that starts then.
+// What has expired stays expired when the database's clock is set back, also for a process that
+// starts then.
 func TestAKeyThatHasExpiredStaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
@@ -173,7 +182,9 @@ func TestAKeyThatHasExpiredStaysSo(t *testing.T) {
 		time.Sleep(time.Minute)
 		late, fl := d.nodeBehind(2 * time.Hour)
 		want(t, "on a node that starts later", ask(late, token), keystore.Expired)
-		if key, _ := mint(t, late, keystore.KeySpec{ExpiresAt: late.Now().Add(time.Minute)}); !key.ExpiresAt.After(key.CreatedAt) {
+		if key,
+			_ := mint(t, late,
+			keystore.KeySpec{ExpiresAt: late.Now().Add(time.Minute)}); !key.ExpiresAt.After(key.CreatedAt) {
 			t.Errorf("a new key lives from %s to %s", key.CreatedAt, key.ExpiresAt)
 		}
 		fl.ahead.Store(0)

@@ -53,7 +53,9 @@ func TestCloseWaitsForPropagations(t *testing.T) {
 		}
 		answered := make(chan keystore.Propagation, 1)
 		go func() {
-			_, p, err := k.RevokeKey(ctx, root, waited.ID, "", false, keystore.ChangeOptions{Wait: time.Hour})
+			_, p,
+				err := k.RevokeKey(ctx, root, waited.ID, "", false,
+				keystore.ChangeOptions{Wait: time.Hour})
 			if err != nil {
 				t.Error(err)
 			}

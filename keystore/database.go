@@ -9,8 +9,8 @@ import (
 // Revision counts the changes of a deployment. Zero is before the first.
 type Revision int64
 
-// Errors of a [Database] that callers tell apart. Everything else, a cancelled context included, means that the answer
-// cannot be known: the data plane then says [Unavailable], never [Unknown].
+// Errors of a [Database] that callers tell apart. Everything else, a cancelled context included,
+// means that the answer cannot be known: the data plane then says [Unavailable], never [Unknown].
 var (
 	ErrNotFound = errors.New("not found")
 	ErrExists   = errors.New("exists already")
@@ -18,7 +18,8 @@ var (
 	// ErrTruncated says that the change log does not hold every change since a position, or that
 	// the position is not in this history.
 	ErrTruncated = errors.New("the change log no longer reaches back that far")
-	// ErrTokenKey says that the configured token key is not the one that this deployment's tokens were made with.
+	// ErrTokenKey says that the configured token key is not the one that this deployment's tokens
+	// were made with.
 	ErrTokenKey = errors.New("token key mismatch")
 	// ErrReplaced says that files of the database were replaced or removed while it was open, so
 	// that other processes may open different files under its name. A node that gets it drops its
@@ -39,14 +40,16 @@ var (
 // microseconds. Slices and maps that are passed in are not kept; those returned belong to the
 // caller.
 //
-// Every change of a key, a secret, a namespace, a role or a member, by whatever program, takes the next [Revision] in its own
-// transaction from one row, and leaves at least one [Change] under it. Revisions have no gaps and are in the order of the
-// commits: whoever sees revision r sees all that r and the ones before it did. Last uses, nodes, sessions and remembered requests
-// take none, nor does a new key by itself: it counts through its secrets.
+// Every change of a key, a secret, a namespace, a role or a member, by whatever program, takes the
+// next [Revision] in its own transaction from one row, and leaves at least one [Change] under it.
+// Revisions have no gaps and are in the order of the commits: whoever sees revision r sees all that
+// r and the ones before it did. Last uses, nodes, sessions and remembered requests take none, nor
+// does a new key by itself: it counts through its secrets.
 type Database interface {
-	// Deployment prepares the deployment at first use (the epoch, a token key unless one is configured, the namespace
-	// `default`) and returns it. Processes that call it at the same time get the same one. configured is the
-	// token key of the configuration, nil for none: ErrTokenKey when tokens may have been made with another.
+	// Deployment prepares the deployment at first use (the epoch, a token key unless one is
+	// configured, the namespace `default`) and returns it. Processes that call it at the same time
+	// get the same one. configured is the token key of the configuration, nil for none: ErrTokenKey
+	// when tokens may have been made with another.
 	Deployment(ctx context.Context, configured *[32]byte) (Deployment, error)
 
 	// Join registers a node by its Incarnation, Address, Lease and Former, durably, before it first
@@ -58,8 +61,9 @@ type Database interface {
 	SetLease(ctx context.Context, incarnation string, lease time.Duration) error
 	// Confirm writes the node's row again, unchanged and durably. A missing node is no error.
 	Confirm(ctx context.Context, incarnation string) error
-	// Renew returns the head of the change log and the node's own state, from one snapshot taken after the call began, and whether
-	// the history up to there holds the position that the node is at. ErrReplaced.
+	// Renew returns the head of the change log and the node's own state, from one snapshot taken
+	// after the call began, and whether the history up to there holds the position that the node is
+	// at. ErrReplaced.
 	Renew(ctx context.Context, incarnation string, at Position) (Head, error)
 	// NewEpoch gives the deployment another epoch if the current one is `was`. It registers nodes
 	// of another history as fencing, by their Incarnation, Address and Lease, except those that
@@ -72,9 +76,11 @@ type Database interface {
 	// Acknowledge records that the node is alive and has applied everything up to a position. It
 	// ignores a position that is not in this history.
 	Acknowledge(ctx context.Context, incarnation string, at Position) error
-	// Nodes returns the registered nodes, in any state. It may remove, and leave out, one whose process has certainly ended.
+	// Nodes returns the registered nodes, in any state. It may remove, and leave out, one whose
+	// process has certainly ended.
 	Nodes(ctx context.Context) ([]Node, error)
-	// Fence tells a silent node, should it live, to join anew before it trusts anything. A missing node is no error.
+	// Fence tells a silent node, should it live, to join anew before it trusts anything. A missing
+	// node is no error.
 	Fence(ctx context.Context, incarnation string) error
 	// Remove deletes the row of a node that leaves. A missing node is no error.
 	Remove(ctx context.Context, incarnation string) error
@@ -82,21 +88,26 @@ type Database interface {
 	// fencing. A missing node is no error.
 	RemoveFenced(ctx context.Context, incarnation string) error
 
-	// Changes returns what happened in (after, upTo], in order. ErrTruncated: treat everything as changed.
+	// Changes returns what happened in (after, upTo], in order. ErrTruncated: treat everything as
+	// changed.
 	Changes(ctx context.Context, after, upTo Revision) ([]Change, error)
-	// Changed receives, with a capacity of one, when another caller may have committed a change: within 100 ms for one
-	// of another process. It may fire for nothing, and is closed by Close.
+	// Changed receives, with a capacity of one, when another caller may have committed a change:
+	// within 100 ms for one of another process. It may fire for nothing, and is closed by Close.
 	Changed() <-chan struct{}
 
-	// KeyByDigest returns the key that a digest opens, and the head in the same snapshot, taken after the call began.
-	// The digest of a token that was rotated out is not among the key's Secrets. A nil key, with no error, when none has or had it.
+	// KeyByDigest returns the key that a digest opens, and the head in the same snapshot, taken
+	// after the call began. The digest of a token that was rotated out is not among the key's
+	// Secrets. A nil key, with no error, when none has or had it.
 	KeyByDigest(ctx context.Context, d Digest) (*Key, Position, error)
 	// Key returns one key. ErrNotFound.
 	Key(ctx context.Context, id string) (*Key, error)
-	// Keys returns the keys that a filter fits, in the order that it asks for, at most limit of them, and the cursor of the next page,
-	// empty at the end. A page also ends when it takes about [PageBytes]. A cursor stays good while keys come and go. With a Text it looks at some thousands of keys at most: a page
-	// may then be short, or empty, and not the last. Orders other than by time of creation are for some thousands of keys: with more it is KindInvalid.
-	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string, err error)
+	// Keys returns the keys that a filter fits, in the order that it asks for, at most limit of
+	// them, and the cursor of the next page, empty at the end. A page also ends when it takes about
+	// [PageBytes]. A cursor stays good while keys come and go. With a Text it looks at some
+	// thousands of keys at most: a page may then be short, or empty, and not the last. Orders other
+	// than by time of creation are for some thousands of keys: with more it is KindInvalid.
+	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
+		err error)
 	// CountKeys counts them by status.
 	CountKeys(ctx context.Context) (map[Status]int64, error)
 	// CountPrefixes counts the keys that are neither revoked nor expired and have a token of this
@@ -111,27 +122,33 @@ type Database interface {
 	Policy(ctx context.Context, since Position) (*Policy, error)
 	// RenewPolicy is Policy for renewals. It does not wait for calls of Policy.
 	RenewPolicy(ctx context.Context, since Position) (*Policy, error)
-	// Audits returns rows of the audit log that a filter fits, newest first, at most limit of them, and the cursor of the next page,
-	// empty at the end. A page also ends when it takes about [PageBytes].
-	Audits(ctx context.Context, f AuditFilter, cursor string, limit int) (rows []AuditRow, next string, err error)
-	// AuditChain returns the rows after a Seq, oldest first: at least one if there is any, and at most
-	// about 500 rows or 256 KiB, plus the row that exceeds that.
+	// Audits returns rows of the audit log that a filter fits, newest first, at most limit of them,
+	// and the cursor of the next page, empty at the end. A page also ends when it takes about
+	// [PageBytes].
+	Audits(ctx context.Context, f AuditFilter, cursor string, limit int) (rows []AuditRow,
+		next string, err error)
+	// AuditChain returns the rows after a Seq, oldest first: at least one if there is any, and at
+	// most about 500 rows or 256 KiB, plus the row that exceeds that.
 	AuditChain(ctx context.Context, after int64) ([]AuditRow, error)
 
 	// RefusedKeys returns the keys that [Tx.InsertKeys] would refuse now, as errors by index.
 	RefusedKeys(ctx context.Context, keys []*Key) (refused map[int]error, err error)
 
-	// Update runs change in one transaction, the only one of the whole deployment that writes meanwhile, and returns the
-	// head right after it. An error of change rolls everything back and is returned as it is.
+	// Update runs change in one transaction, the only one of the whole deployment that writes
+	// meanwhile, and returns the head right after it. An error of change rolls everything back and
+	// is returned as it is.
 	Update(ctx context.Context, change func(Tx) error) (Revision, error)
-	// RecordUse notes last uses: key id to time. An earlier time than the one known changes nothing, nor does an unknown id.
+	// RecordUse notes last uses: key id to time. An earlier time than the one known changes
+	// nothing, nor does an unknown id.
 	RecordUse(ctx context.Context, uses map[string]time.Time) error
 
-	// InsertSession adds a session, whose ID nobody else has. A token keeps MaxSessions, those that were used last.
+	// InsertSession adds a session, whose ID nobody else has. A token keeps MaxSessions, those that
+	// were used last.
 	InsertSession(ctx context.Context, s Session) error
 	// Session: ErrNotFound.
 	Session(ctx context.Context, id Digest) (*Session, error)
-	// UseSession notes a use of a session. An earlier time than the one known changes nothing, nor does an unknown id.
+	// UseSession notes a use of a session. An earlier time than the one known changes nothing, nor
+	// does an unknown id.
 	UseSession(ctx context.Context, id Digest, at time.Time) error
 	// DeleteSession ends one. An unknown id is no error.
 	DeleteSession(ctx context.Context, id Digest) error
@@ -150,16 +167,18 @@ type Tx interface {
 
 	// Key: ErrNotFound.
 	Key(id string) (*Key, error)
-	// InsertKeys adds keys with their secrets, as if one after the other, but for those that it refuses, by their index. ErrExists: the id
-	// is taken. ErrSpent: a digest has been in use, by any key, ever. Keys that are refused take nothing from those after them.
+	// InsertKeys adds keys with their secrets, as if one after the other, but for those that it
+	// refuses, by their index. ErrExists: the id is taken. ErrSpent: a digest has been in use, by
+	// any key, ever. Keys that are refused take nothing from those after them.
 	InsertKeys(keys []*Key) (refused map[int]error, err error)
 	// Keys returns the existing keys among ids, ordered by id.
 	Keys(ids []string) ([]Key, error)
 	// RevokeKeys revokes keys and increments their Version. reasons maps ids to reasons; it ignores
 	// keys that do not exist or are already revoked.
 	RevokeKeys(reasons map[string]string, by string) error
-	// UpdateKey replaces the key of that id, but for LastUsedAt. Secrets new in k are added (ErrSpent), the others' ExpiresAt set; one that is
-	// no longer in k opens nothing any more, but its digest is kept. ErrNotFound.
+	// UpdateKey replaces the key of that id, but for LastUsedAt. Secrets new in k are added
+	// (ErrSpent), the others' ExpiresAt set; one that is no longer in k opens nothing any more, but
+	// its digest is kept. ErrNotFound.
 	UpdateKey(k *Key) error
 	// DeleteKey removes the key; the digests of its secrets are kept. ErrNotFound.
 	DeleteKey(id string) error
@@ -180,22 +199,25 @@ type Tx interface {
 	// RemoveAbandoned removes at most limit keys of abandoned imports and returns them. Their ids
 	// and digests can be used again. It returns none when none are left.
 	RemoveAbandoned(limit int) ([]Key, error)
-	// ChangedAbandoned returns at most limit ids of keys that RemoveAbandoned leaves because they were
-	// changed after the import had added them, and that are not revoked. When there is none, and
-	// nothing to remove, it removes the imports: a revoked key and its digests stay.
+	// ChangedAbandoned returns at most limit ids of keys that RemoveAbandoned leaves because they
+	// were changed after the import had added them, and that are not revoked. When there is none,
+	// and nothing to remove, it removes the imports: a revoked key and its digests stay.
 	ChangedAbandoned(limit int) (ids []string, err error)
 
 	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of makers, oldest first for
 	// each maker.
 	KeysMadeBy(makers ...string) ([]string, error)
-	// KeysOwnedBy returns how many keys that are not revoked act for a member, personal ones left out.
+	// KeysOwnedBy returns how many keys that are not revoked act for a member, personal ones left
+	// out.
 	KeysOwnedBy(member string) (int64, error)
 	// PersonalKey returns the key of a member's token that is not revoked, nil when there is none.
 	PersonalKey(member string) (*Key, error)
-	// KeysHolding calls f with each key that is not revoked, homed in one of the namespaces, and has a role in a grant, until f returns false: with its
-	// ID, Namespace, Owner and Grants alone. There may be a million, which are not held in memory. f must not use the transaction.
+	// KeysHolding calls f with each key that is not revoked, homed in one of the namespaces, and
+	// has a role in a grant, until f returns false: with its ID, Namespace, Owner and Grants alone.
+	// There may be a million, which are not held in memory. f must not use the transaction.
 	KeysHolding(role RoleID, homes []string, f func(*Key) bool) error
-	// RoleHeld returns where grants of keys have a role: each namespace once for connected grants and once for others.
+	// RoleHeld returns where grants of keys have a role: each namespace once for connected grants
+	// and once for others.
 	RoleHeld(role RoleID) ([]Reach, error)
 
 	// Policy is [Database.Policy] inside the transaction, what it has changed itself included.
@@ -212,7 +234,8 @@ type Tx interface {
 	UpdateNamespace(ns *Namespace) error
 	// DeleteNamespace: ErrNotFound.
 	DeleteNamespace(id string) error
-	// FormerNamespace reports whether a namespace with this id has been deleted, by whatever program.
+	// FormerNamespace reports whether a namespace with this id has been deleted, by whatever
+	// program.
 	FormerNamespace(id string) (bool, error)
 	// NamespaceInUse names a key that lives in the namespace or has a grant in it, empty for none.
 	NamespaceInUse(id string) (key string, err error)
@@ -236,7 +259,8 @@ type Tx interface {
 	// AppendAudit adds rows; the Seq of each is that of the one before it plus one.
 	AppendAudit(rows []*AuditRow) error
 
-	// Remembered returns what a caller's Idempotency-Key made, empty when it is not known or older than since.
+	// Remembered returns what a caller's Idempotency-Key made, empty when it is not known or older
+	// than since.
 	Remembered(caller, key string, since time.Time) (made string, err error)
 	// Remember keeps it, and forgets what is older than since.
 	Remember(caller, key, made string, since time.Time) error
@@ -248,15 +272,16 @@ type Deployment struct {
 	TokenKey [32]byte
 }
 
-// A Position is a revision and the random mark that it got: two databases that share a past up to some revision and not beyond it, as after
-// a restore, have other marks from there on. Its zero value is before the first change.
+// A Position is a revision and the random mark that it got: two databases that share a past up to
+// some revision and not beyond it, as after a restore, have other marks from there on. Its zero
+// value is before the first change.
 type Position struct {
 	Revision Revision
 	Mark     string
 }
 
-// PageBytes is the approximate memory, as Size counts it, at which a page of a list ends. A page has
-// at least one object.
+// PageBytes is the approximate memory, as Size counts it, at which a page of a list ends. A page
+// has at least one object.
 const PageBytes = 4 << 20
 
 // Nowhere is the position before the first change: everything has changed since.
@@ -266,15 +291,20 @@ var Nowhere = Position{Revision: -1}
 type Head struct {
 	Position // of the newest change
 	Epoch    string
-	Diverged bool      // the position asked for is not in this history: changes that were committed have been lost
+	// the position asked for is not in this history: changes that were committed have been lost
+	Diverged bool
 	Node     NodeState // of the node that asks
 	Nodes    int       // registered, in any state
 	Imported bool      // whether any credential without a tag of ours was ever stored
 	Now      time.Time // the database's clock, read during the call
-	Silent   bool      // the database has not answered for a while since the last Join or Confirm: another server may have taken over
-	Noted    time.Time // see NoteTime; zero: none
-	Standbys bool      // commits wait for a standby, so that a failover loses nothing that was acknowledged
-	Timeline string    // of the server: another one once a standby has taken over; empty where there is no such thing
+	// the database has not answered for a while since the last Join or Confirm: another server may
+	// have taken over
+	Silent bool
+	Noted  time.Time // see NoteTime; zero: none
+	// commits wait for a standby, so that a failover loses nothing that was acknowledged
+	Standbys bool
+	// of the server: another one once a standby has taken over; empty where there is no such thing
+	Timeline string
 }
 
 // NodeState is what the database says of a node.
@@ -293,19 +323,21 @@ type Node struct {
 	Lease        time.Duration
 	State        NodeState
 	Acknowledged Revision
-	Beats        int64     // counts Acknowledge calls
-	Former       string    // the incarnation that this node was before, which holds no lease any more; only for Join
-	Epoch        string    // of the deployment when it joined; empty: not known
-	Joined       time.Time // by the database's clock, as Heard
-	Heard        time.Time // when it joined or acknowledged last
+	Beats        int64 // counts Acknowledge calls
+	// the incarnation that this node was before, which holds no lease any more; only for Join
+	Former string
+	Epoch  string    // of the deployment when it joined; empty: not known
+	Joined time.Time // by the database's clock, as Heard
+	Heard  time.Time // when it joined or acknowledged last
 }
 
 // ChangeKind says what a change can affect.
 type ChangeKind string
 
 const (
-	ChangeKey    ChangeKind = "key"    // one key, through one of its secrets
-	ChangeNew    ChangeKind = "new"    // credentials were added, too many to name: what was known to open nothing may open something
+	ChangeKey ChangeKind = "key" // one key, through one of its secrets
+	// credentials were added, too many to name: what was known to open nothing may open something
+	ChangeNew    ChangeKind = "new"
 	ChangePolicy ChangeKind = "policy" // namespaces, roles, members
 	ChangeAll    ChangeKind = "all"    // anything
 )
@@ -314,8 +346,10 @@ const (
 type Change struct {
 	Revision Revision
 	Kind     ChangeKind
-	Digest   Digest    // of ChangeKey: the secret; zero for a key without any
-	Ends     time.Time // of ChangeKey: when that secret stops opening anything; the epoch (Unix 0): it does not open anything now; zero: never
+	Digest   Digest // of ChangeKey: the secret; zero for a key without any
+	// of ChangeKey: when that secret stops opening anything; the epoch (Unix 0): it does not open
+	// anything now; zero: never
+	Ends time.Time
 }
 
 // Reach is where a grant counts.
@@ -346,13 +380,15 @@ type KeyFilter struct {
 	CreatedBy  string
 	Role       string
 	Metadata   map[string]string // all of these, to the letter
-	Text       string            // in name or id or listed prefix, without regard to ASCII case; literal, no wildcards
-	Sort       KeySort
+	// in name or id or listed prefix, without regard to ASCII case; literal, no wildcards
+	Text string
+	Sort KeySort
 }
 
-// A KeySort is the order of a list: created_at, name, expires_at or last_used_at, with a minus before it from the last to the first. Names are in the order
-// of their UTF-8 without regard to ASCII case; a key that never expires comes after all others, one that was never used before them. The zero value is
-// NewestFirst.
+// A KeySort is the order of a list: created_at, name, expires_at or last_used_at, with a minus
+// before it from the last to the first. Names are in the order of their UTF-8 without regard to
+// ASCII case; a key that never expires comes after all others, one that was never used before them.
+// The zero value is NewestFirst.
 type KeySort string
 
 // NewestFirst is the order of lists when nobody asks for another.

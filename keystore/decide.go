@@ -4,7 +4,8 @@ import "net/netip"
 
 // A Request is what [Decide] judges a record against.
 type Request struct {
-	Now       int64      // read after the request arrived, on the database's clock, in Unix nanoseconds
+	// read after the request arrived, on the database's clock, in Unix nanoseconds
+	Now       int64
 	Policy    *Directory // read after Now was
 	Namespace *Namespace // nil: none, or one that does not exist
 	Need      Need
@@ -12,8 +13,9 @@ type Request struct {
 	Early     bool       // came as TLS early data (RFC 8470)
 }
 
-// Decide returns the outcome for a record, nil meaning that the credential opens nothing: [OK], [Unknown], [Rotated], [Revoked],
-// [Expired], [Inactive], [OwnerDisabled], [Early], [Address] or [Forbidden], the first that applies. It is a pure function.
+// Decide returns the outcome for a record, nil meaning that the credential opens nothing: [OK],
+// [Unknown], [Rotated], [Revoked], [Expired], [Inactive], [OwnerDisabled], [Early], [Address] or
+// [Forbidden], the first that applies. It is a pure function.
 func Decide(r *Record, q *Request) Outcome {
 	switch {
 	case r == nil:

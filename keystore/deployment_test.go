@@ -23,10 +23,11 @@ var errCut = errors.New("cut off")
 // faulty is a node's way to the database, to be cut, slowed and counted.
 type faulty struct {
 	keystore.Database
-	cut            atomic.Bool  // nothing gets through
-	hangs          atomic.Bool  // nor does an error
-	mute           atomic.Bool  // the node reads, but does not acknowledge, nor hear of changes
-	ahead          atomic.Int64 // how far the database's clock is ahead of the truth, in nanoseconds
+	cut   atomic.Bool // nothing gets through
+	hangs atomic.Bool // nor does an error
+	mute  atomic.Bool // the node reads, but does not acknowledge, nor hear of changes
+	// how far the database's clock is ahead of the truth, in nanoseconds
+	ahead          atomic.Int64
 	loads          atomic.Int64 // KeyByDigest and Session
 	unacknowledged atomic.Bool  // Join writes its row, and fails; Confirm fails too
 	silent         atomic.Bool  // the database has not answered for a while, until Confirm
@@ -38,7 +39,8 @@ type faulty struct {
 	slowPolicy     atomic.Int64           // how long that takes, in nanoseconds
 	beforePolicy   atomic.Pointer[func()] // called once
 	beforeUpdate   atomic.Pointer[func()] // called once
-	holding        atomic.Pointer[func()] // called between the snapshot of KeyByDigest and its answer
+	// called between the snapshot of KeyByDigest and its answer
+	holding atomic.Pointer[func()]
 }
 
 // A staleAnswer is what KeyByDigest says.
@@ -47,7 +49,9 @@ type staleAnswer struct {
 	at  keystore.Position
 }
 
-func (f *faulty) Renew(ctx context.Context, inc string, at keystore.Position) (keystore.Head, error) {
+func (f *faulty) Renew(
+	ctx context.Context, inc string, at keystore.Position,
+) (keystore.Head, error) {
 	if f.hangs.Load() {
 		<-ctx.Done()
 	}
@@ -82,7 +86,9 @@ func (f *faulty) Confirm(ctx context.Context, incarnation string) error {
 	return f.Database.Confirm(ctx, incarnation)
 }
 
-func (f *faulty) RenewPolicy(ctx context.Context, since keystore.Position) (*keystore.Policy, error) {
+func (f *faulty) RenewPolicy(
+	ctx context.Context, since keystore.Position,
+) (*keystore.Policy, error) {
 	if before := f.beforePolicy.Swap(nil); before != nil {
 		(*before)()
 	}
@@ -111,7 +117,9 @@ func (f *faulty) read(p *keystore.Policy, err error) (*keystore.Policy, error) {
 	return p, err
 }
 
-func (f *faulty) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
+func (f *faulty) Update(
+	ctx context.Context, change func(keystore.Tx) error,
+) (keystore.Revision, error) {
 	if before := f.beforeUpdate.Swap(nil); before != nil {
 		(*before)()
 	}
@@ -139,7 +147,9 @@ func (f *faulty) SetLease(ctx context.Context, incarnation string, lease time.Du
 	return f.Database.SetLease(ctx, incarnation, lease)
 }
 
-func (f *faulty) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Position, error) {
+func (f *faulty) KeyByDigest(
+	ctx context.Context, d keystore.Digest,
+) (*keystore.Key, keystore.Position, error) {
 	f.loads.Add(1)
 	if f.cut.Load() {
 		return nil, keystore.Position{}, errCut
@@ -163,7 +173,8 @@ func (f *faulty) Session(ctx context.Context, id keystore.Digest) (*keystore.Ses
 	return f.Database.Session(ctx, id)
 }
 
-// holdOne holds the next load between its snapshot and its answer. It closes read when it is there, and goes on when release is closed.
+// holdOne holds the next load between its snapshot and its answer. It closes read when it is there,
+// and goes on when release is closed.
 func (f *faulty) holdOne() (read, release chan struct{}) {
 	read, release = make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -200,7 +211,9 @@ func (d deployment) nodeAt(rate float64, s keystore.Settings) (*keystore.Keystor
 }
 
 // nodeSlow is a node for which reading the whole policy takes some time.
-func (d deployment) nodeSlow(policy time.Duration, s keystore.Settings) (*keystore.Keystore, *faulty) {
+func (d deployment) nodeSlow(
+	policy time.Duration, s keystore.Settings,
+) (*keystore.Keystore, *faulty) {
 	d.Helper()
 	return d.openWith(observer{}, 0, s, func(f *faulty) { f.slowPolicy.Store(int64(policy)) })
 }
@@ -208,15 +221,20 @@ func (d deployment) nodeSlow(policy time.Duration, s keystore.Settings) (*keysto
 // nodeBehind is a node that starts when the database's clock is behind the truth.
 func (d deployment) nodeBehind(behind time.Duration) (*keystore.Keystore, *faulty) {
 	d.Helper()
-	return d.openWith(observer{}, 0, keystore.Settings{}, func(f *faulty) { f.ahead.Store(-int64(behind)) })
+	return d.openWith(observer{}, 0, keystore.Settings{},
+		func(f *faulty) { f.ahead.Store(-int64(behind)) })
 }
 
-func (d deployment) nodeWith(o keystore.Observer, rate float64, s keystore.Settings) (*keystore.Keystore, *faulty) {
+func (d deployment) nodeWith(
+	o keystore.Observer, rate float64, s keystore.Settings,
+) (*keystore.Keystore, *faulty) {
 	d.Helper()
 	return d.openWith(o, rate, s, func(*faulty) {})
 }
 
-func (d deployment) openWith(o keystore.Observer, rate float64, s keystore.Settings, ready func(*faulty)) (*keystore.Keystore, *faulty) {
+func (d deployment) openWith(
+	o keystore.Observer, rate float64, s keystore.Settings, ready func(*faulty),
+) (*keystore.Keystore, *faulty) {
 	d.Helper()
 	db, err := sqldb.OpenSQLite(context.Background(), d.path)
 	if err != nil {
@@ -258,7 +276,9 @@ func ask(k *keystore.Keystore, token string) keystore.Outcome {
 	if a.Outcome != keystore.OK {
 		return a.Outcome
 	}
-	return keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: k.Policy(), Namespace: k.Policy().Namespace("default")})
+	return keystore.Decide(a.Record,
+		&keystore.Request{Now: a.Now, Policy: k.Policy(),
+			Namespace: k.Policy().Namespace("default")})
 }
 
 func want(t testing.TB, what string, got, want keystore.Outcome) {
@@ -268,9 +288,12 @@ func want(t testing.TB, what string, got, want keystore.Outcome) {
 	}
 }
 
-func revoke(t testing.TB, k *keystore.Keystore, id string, wait time.Duration) keystore.Propagation {
+func revoke(
+	t testing.TB, k *keystore.Keystore, id string, wait time.Duration,
+) keystore.Propagation {
 	t.Helper()
-	_, p, err := k.RevokeKey(context.Background(), root, id, "", false, keystore.ChangeOptions{Wait: wait})
+	_, p, err := k.RevokeKey(context.Background(), root, id, "", false,
+		keystore.ChangeOptions{Wait: wait})
 	if err != nil {
 		t.Fatal(err)
 	}

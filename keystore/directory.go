@@ -9,7 +9,8 @@ import (
 	"unique"
 )
 
-// A Policy is what decisions depend on besides the key, or what has changed of it: all of it is small, and every node holds it whole.
+// A Policy is what decisions depend on besides the key, or what has changed of it: all of it is
+// small, and every node holds it whole.
 type Policy struct {
 	Revision   Revision // of the newest change to any of it
 	At         Position // of the snapshot that it was read from
@@ -17,7 +18,8 @@ type Policy struct {
 	Namespaces []Namespace
 	Roles      []Role   // without the built-in ones
 	Members    []Member // without root
-	Changed    []Object // of a policy that is not whole: those that are in none of the lists are gone
+	// of a policy that is not whole: those that are in none of the lists are gone
+	Changed []Object
 }
 
 // An Object names a namespace, a role or a member.
@@ -36,7 +38,8 @@ const (
 	MemberObject    ObjectKind = "member"
 )
 
-// A Directory is a policy as it is used. It does not change once made. Ids are compared byte by byte.
+// A Directory is a policy as it is used. It does not change once made. Ids are compared byte by
+// byte.
 type Directory struct {
 	revision   Revision
 	namespaces map[string]*Namespace
@@ -93,11 +96,12 @@ var builtin = func() *Directory {
 }()
 
 // with returns the directory with the changes of p, which must not be modified afterwards. Besides
-// copying the maps, it takes time for these changes alone. counts is nil unless requests are counted
-// by namespaces of the new directory.
+// copying the maps, it takes time for these changes alone. counts is nil unless requests are
+// counted by namespaces of the new directory.
 func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
 	d = &Directory{
-		revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached, roles: maps.Clone(d.roles),
+		revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached,
+		roles:   maps.Clone(d.roles),
 		members: maps.Clone(d.members), logins: maps.Clone(d.logins), usage: d.usage.clone(),
 	}
 	if d.namespaces == nil {
@@ -194,7 +198,8 @@ func (d *Directory) allRoles() []Role {
 		}
 	}
 	slices.SortFunc(list, func(a, b Role) int {
-		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.Namespace, a.Namespace), cmp.Compare(b.Name, a.Name))
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.Namespace, a.Namespace),
+			cmp.Compare(b.Name, a.Name))
 	})
 	return append(list, builtinRoles...)
 }
@@ -298,7 +303,8 @@ func (d *Directory) broken(namespace string) bool {
 	return ns != nil && ns.Unreadable != ""
 }
 
-// memberOf returns whom a login that Caddy has verified stands for; nil: nobody, or one that is disabled.
+// memberOf returns whom a login that Caddy has verified stands for; nil: nobody, or one that is
+// disabled.
 func (d *Directory) memberOf(login string) *member {
 	m := d.logins[login]
 	if login == "" || m == nil || !m.Active {
@@ -343,8 +349,8 @@ func (d *Directory) setIn(h *holding, ns *Namespace, key bool) *Set {
 	return Union(parts...)
 }
 
-// findReached finds for each namespace by which others it is reached, and the reverse. Looking at all
-// namespaces for each would take minutes.
+// findReached finds for each namespace by which others it is reached, and the reverse. Looking at
+// all namespaces for each would take minutes.
 func (d *Directory) findReached() {
 	d.reached = make(map[string][]*Namespace)
 	for _, ns := range d.namespaces {
@@ -369,7 +375,8 @@ func (d *Directory) reaches(above string, below *Namespace) bool {
 // reachedFrom lists the namespaces that the `reach` of one takes in.
 func (d *Directory) reachedFrom(above string) []*Namespace { return d.reached[above] }
 
-// gives is a grant's permissions and those of its roles, which are roles of the grant's namespace or shared ones.
+// gives is a grant's permissions and those of its roles, which are roles of the grant's namespace
+// or shared ones.
 func (d *Directory) gives(g *compiledGrant) *Set {
 	if len(g.roles) == 0 {
 		return g.set

@@ -59,8 +59,10 @@ func checkParents(t *testing.T, seed uint64) {
 	}
 	d := NewDirectory(p)
 	record := func(home string, connected bool) *Record {
-		k := &Key{ID: "k", Namespace: home, Owner: RootMember, Active: true, Secrets: []Secret{{Digest: Digest{1}}},
-			Grants: []Grant{{Namespace: home, Connected: connected, Permissions: mustParse("read")}}}
+		k := &Key{ID: "k", Namespace: home, Owner: RootMember, Active: true,
+			Secrets: []Secret{{Digest: Digest{1}}},
+			Grants: []Grant{{Namespace: home, Connected: connected,
+				Permissions: mustParse("read")}}}
 		return NewRecord(k, Digest{1})
 	}
 	everywhere := record(AnyNamespace, false)
@@ -68,7 +70,8 @@ func checkParents(t *testing.T, seed uint64) {
 		ns := d.Namespace(listed.ID)
 		above, ok := lineage(parents, ns.ID)
 		if got := ns.Unreadable == ""; got != ok || listed.Unreadable != ns.Unreadable {
-			t.Errorf("%s below %v: unreadable %q, listed as %q", ns.ID, above, ns.Unreadable, listed.Unreadable)
+			t.Errorf("%s below %v: unreadable %q, listed as %q", ns.ID, above, ns.Unreadable,
+				listed.Unreadable)
 		}
 		if got := Decide(everywhere, &Request{Policy: d, Namespace: ns}); got != OK {
 			t.Errorf("a grant in all namespaces gives %v in %s", got, ns.ID)
@@ -87,7 +90,8 @@ func checkParents(t *testing.T, seed uint64) {
 				if ok && (from == ns || connected && ns.Parent == from.ID || reached && lies) {
 					want = OK
 				}
-				if got := Decide(record(from.ID, connected), &Request{Policy: d, Namespace: ns}); got != want {
+				if got := Decide(record(from.ID, connected),
+					&Request{Policy: d, Namespace: ns}); got != want {
 					t.Errorf("a grant in %s, connected %t, gives %v in %s, want %v",
 						from.ID, connected, got, ns.ID, want)
 				}
@@ -113,7 +117,8 @@ func checkParents(t *testing.T, seed uint64) {
 				want = false
 			}
 		}
-		if err := moved.check(d, nil, new(Namespace)); (err == nil) != want && moved.Parent != parents[moved.ID] {
+		if err := moved.check(d, nil, new(Namespace)); (err == nil) != want &&
+			moved.Parent != parents[moved.ID] {
 			t.Errorf("%s from %q to %s: %v", moved.ID, parents[moved.ID], moved.Parent, err)
 		}
 	}
@@ -142,7 +147,8 @@ func checkChanges(t *testing.T, seed uint64) {
 	random := func(o Object) any {
 		switch o.Kind {
 		case NamespaceObject:
-			ns := Namespace{ID: o.Name, Parent: pick("", "", "n1", "n2", "n3", "n4", "elsewhere"), Kind: pick("", "k", "l")}
+			ns := Namespace{ID: o.Name, Parent: pick("", "", "n1", "n2", "n3", "n4", "elsewhere"),
+				Kind: pick("", "k", "l")}
 			if rng.IntN(2) == 0 {
 				ns.Reach = []string{pick("k", "l")}
 			}
@@ -151,11 +157,15 @@ func checkChanges(t *testing.T, seed uint64) {
 			}
 			return ns
 		case RoleObject:
-			return Role{Namespace: o.Namespace, Name: o.Name, Permissions: mustParse(pick("read", "write", "orders:read"))}
+			return Role{Namespace: o.Namespace, Name: o.Name,
+				Permissions: mustParse(pick("read", "write", "orders:read"))}
 		}
-		m := Member{ID: o.Name, Login: pick("", "ada", "bob", "eve") + o.Name, Active: rng.IntN(3) > 0}
+		m := Member{ID: o.Name, Login: pick("", "ada", "bob", "eve") + o.Name,
+			Active: rng.IntN(3) > 0}
 		for i := range rng.IntN(3) {
-			m.Grants = append(m.Grants, Grant{Namespace: fmt.Sprint("n", i), Roles: []string{pick("r", "developer")}, Permissions: mustParse(pick("read", "write"))})
+			m.Grants = append(m.Grants, Grant{Namespace: fmt.Sprint("n", i),
+				Roles:       []string{pick("r", "developer")},
+				Permissions: mustParse(pick("read", "write"))})
 		}
 		return m
 	}
@@ -176,7 +186,8 @@ func checkChanges(t *testing.T, seed uint64) {
 			o := Object{Kind: NamespaceObject, Name: pick("n1", "n2", "n3", "n4", "n5")}
 			switch rng.IntN(3) {
 			case 0:
-				o = Object{Kind: RoleObject, Namespace: pick("n1", "n2", AnyNamespace), Name: pick("r", "s", "developer")}
+				o = Object{Kind: RoleObject, Namespace: pick("n1", "n2", AnyNamespace),
+					Name: pick("r", "s", "developer")}
 				if o.Name == "developer" && o.Namespace == AnyNamespace {
 					continue // built in
 				}
@@ -277,7 +288,8 @@ func TestLargeDirectories(t *testing.T) {
 	made := took(func() { d = NewDirectory(p) })
 	for name, check := range map[string]func(){
 		"change a namespace": func() {
-			d.with(&Policy{Namespaces: []Namespace{*d.namespaces["n7"]}, Changed: []Object{{Kind: NamespaceObject, Name: "n7"}}}, nil)
+			d.with(&Policy{Namespaces: []Namespace{*d.namespaces["n7"]},
+				Changed: []Object{{Kind: NamespaceObject, Name: "n7"}}}, nil)
 		},
 		"reach": func() {
 			by := authority{policy: d, owns: nothing}

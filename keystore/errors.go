@@ -11,11 +11,12 @@ const (
 	KindNotFound                     // 404: there is none, or the caller may not know of it
 	KindConflict                     // 409: exists already, in use, or final
 	KindPrecondition                 // 412: If-Match does not fit
-	KindBusy                         // 429: too many of these run already, or the caller asks for too much at a time
+	// 429: too many of these run already, or the caller asks for too much at a time
+	KindBusy
 )
 
-// An Error refuses a managing operation. Nothing has been changed. All other errors of those operations mean that the
-// store failed.
+// An Error refuses a managing operation. Nothing has been changed. All other errors of those
+// operations mean that the store failed.
 type Error struct {
 	Kind   Kind
 	Code   string // for programs: "exceeds_caller", "revoked", …

@@ -15,11 +15,12 @@ type Source struct {
 	Permission Permission
 	Own        bool     // given by the grant itself
 	Roles      []string // that give it
-	Cut        bool     // the owner does not cover it, so that it counts as far as Effective says, or not at all
+	// the owner does not cover it, so that it counts as far as Effective says, or not at all
+	Cut bool
 }
 
-// Explain says what a key's grants come to as this node knows roles and members now, and where it comes from. What a namespace's `reach` adds
-// below it is the same as in it.
+// Explain says what a key's grants come to as this node knows roles and members now, and where it
+// comes from. What a namespace's `reach` adds below it is the same as in it.
 func (k *Keystore) Explain(key *Key) []Entitled {
 	d := k.Policy()
 	owner := d.holds(key.Owner) // nil: root, whom nothing bounds

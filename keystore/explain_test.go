@@ -7,16 +7,20 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestExplain: what is said to be in effect is what requests are decided by, and each permission is traced.
+// TestExplain: what is said to be in effect is what requests are decided by, and each permission is
+// traced.
 func TestExplain(t *testing.T) {
 	k := withNamespaces(t, "acme")
-	for _, r := range []keystore.Role{{Namespace: "acme", Name: "billing"}, {Namespace: "*", Name: "clerk"}} {
+	for _, r := range []keystore.Role{{Namespace: "acme", Name: "billing"},
+		{Namespace: "*", Name: "clerk"}} {
 		r.Permissions = grants(t, "x=orders:read,orders:pay")[0].Permissions
 		if _, err := k.CreateRole(ctx, root, r); err != nil {
 			t.Fatal(err)
 		}
 	}
-	owner, err := k.CreateMember(ctx, root, keystore.Member{Name: "Ada", Grants: grants(t, "acme=orders:read,orders:search default+=read")})
+	owner, err := k.CreateMember(ctx, root,
+		keystore.Member{Name: "Ada", Grants: grants(t,
+			"acme=orders:read,orders:search default+=read")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,11 +30,16 @@ func TestExplain(t *testing.T) {
 		want          string
 	}{
 		{"root", "acme=*", nil, "acme [*]: * own"},
-		{"root", "acme=orders:pay", []string{"billing", "clerk"}, "acme [orders:pay orders:read]: orders:pay own [billing clerk], orders:read [billing clerk]"},
+		{"root", "acme=orders:pay", []string{"billing", "clerk"},
+			"acme [orders:pay orders:read]: orders:pay own [billing clerk], orders:read [billing " +
+				"clerk]"},
 		{owner.ID, "acme=*", nil, "acme [orders:read orders:search]: * own cut"},
-		{owner.ID, "acme=orders:search", []string{"clerk"}, "acme [orders:read orders:search]: orders:pay [clerk] cut, orders:read [clerk], orders:search own"},
+		{owner.ID, "acme=orders:search", []string{"clerk"},
+			"acme [orders:read orders:search]: orders:pay [clerk] cut, orders:read [clerk], " +
+				"orders:search own"},
 		{owner.ID, "acme+=orders:search default+=read,write *=read", nil,
-			"acme+ []: orders:search own cut; default+ [read]: read own, write own cut; * []: read own cut"},
+			"acme+ []: orders:search own cut; default+ [read]: read own, write own cut; * []: " +
+				"read own cut"},
 		{"m_gone", "acme=read", nil, "acme []: read own cut"},
 	} {
 		key := &keystore.Key{Namespace: "acme", Owner: test.owner, Grants: grants(t, test.grants)}

@@ -6,7 +6,9 @@ import (
 )
 
 // OpenAt opens a node whose clock runs at another rate than the machine's; 0: it is the machine's.
-func OpenAt(ctx context.Context, rate float64, db Database, s Settings, o Observer) (*Keystore, error) {
+func OpenAt(
+	ctx context.Context, rate float64, db Database, s Settings, o Observer,
+) (*Keystore, error) {
 	return open(ctx, db, nil, s, o, slog.New(slog.DiscardHandler), newClock(rate))
 }
 

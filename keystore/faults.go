@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// A process that is built with the tag faults can be broken through the directory that APIKEYS_FAULTS names, so that tests/faults can show what
-// each part of the protocol is for:
+// A process that is built with the tag faults can be broken through the directory that
+// APIKEYS_FAULTS names, so that tests/faults can show what each part of the protocol is for:
 //
 //	ablate      read at start: the one part of the protocol that is left out, by its name in ablations
 //	clock       read at start: the rate of the process's clock
@@ -40,9 +40,11 @@ var ablations = []string{
 	"remove-without-wait",   // a node that is given up is forgotten at once
 	"no-cut",                // what runs goes on when its key dies
 	"rate-shortens-wait",    // a revoke waits by the rate of the database's clock as measured last
-	"silence-without-write", // a node goes on with a database that has not answered for a while, and was only read from since
-	"newer-than-applied",    // what is read at a revision that the node has not applied is kept
-	"forget-readers",        // nodes of a history that is gone are not waited for
+	// a node goes on with a database that has not answered for a while, and was only read from
+	// since
+	"silence-without-write",
+	"newer-than-applied", // what is read at a revision that the node has not applied is kept
+	"forget-readers",     // nodes of a history that is gone are not waited for
 }
 
 var ablation = func() string {
@@ -72,7 +74,8 @@ func hold(point string) {
 			return
 		}
 		if first {
-			if err := os.WriteFile(filepath.Join(faultsDir, "held."+point), nil, 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(faultsDir, "held."+point), nil,
+				0o600); err != nil {
 				log.Fatal(err)
 			}
 		}
@@ -104,7 +107,8 @@ func countMembers(ctx context.Context, db Database) {
 // counts reports whether a revoke waits for a node.
 func counts(n *Node) bool {
 	list := members.Load()
-	return list == nil || slices.ContainsFunc(*list, func(m Node) bool { return m.Incarnation == n.Incarnation })
+	return list == nil || slices.ContainsFunc(*list,
+		func(m Node) bool { return m.Incarnation == n.Incarnation })
 }
 
 // ticked is the time that the ticker of cached-clock has set.

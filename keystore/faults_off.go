@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// What tests/faults breaks on purpose, under the build tag faults, is whole and costs nothing without it: see faults.go.
+// What tests/faults breaks on purpose, under the build tag faults, is whole and costs nothing
+// without it: see faults.go.
 
 func ablated(string) bool { return false }
 

@@ -8,11 +8,13 @@ import (
 const (
 	// loadTimeout bounds one question to the stores.
 	loadTimeout = 2 * time.Second
-	// untaggedLoads caps the misses in flight of credentials that anybody can make up: those without a tag.
+	// untaggedLoads caps the misses in flight of credentials that anybody can make up: those
+	// without a tag.
 	untaggedLoads = 64
 )
 
-// A flight is one load of one credential, and who waits for it. At most one runs and one is queued for a credential.
+// A flight is one load of one credential, and who waits for it. At most one runs and one is queued
+// for a credential.
 type flight struct {
 	generation uint64   // of the shard, before the store is read
 	applied    Position // by this node, before the store is read
@@ -21,14 +23,18 @@ type flight struct {
 
 	// set before done is closed
 	record *Record
-	newer  bool // the record was read at a revision that this node had not applied when the flight began
-	err    error
+	// the record was read at a revision that this node had not applied when the flight began
+	newer bool
+	err   error
 }
 
-// load answers from the database a credential that was not found in the cache. A request joins a running load only if nothing
-// was invalidated since that began, for a load may serve whoever arrived before its snapshot was taken and nobody else (protocol.md
-// section 4); else it waits for the next one. The load goes on when one waiter's context ends.
-func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Time) (*Record, error) {
+// load answers from the database a credential that was not found in the cache. A request joins a
+// running load only if nothing was invalidated since that began, for a load may serve whoever
+// arrived before its snapshot was taken and nobody else (protocol.md section 4); else it waits for
+// the next one. The load goes on when one waiter's context ends.
+func (k *Keystore) load(
+	ctx context.Context, d Digest, tagged bool, now time.Time,
+) (*Record, error) {
 	s := k.cache.shard(&d)
 	for tries := 0; ; tries++ {
 		free, err := k.place(ctx, tagged)
@@ -44,7 +50,8 @@ func (k *Keystore) load(ctx context.Context, d Digest, tagged bool, now time.Tim
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if f.err != nil || !joins || !f.newer || tries > 0 { // the second flight began after the request came
+		// the second flight began after the request came
+		if f.err != nil || !joins || !f.newer || tries > 0 {
 			return f.record, f.err
 		}
 	}
@@ -70,7 +77,9 @@ func (k *Keystore) place(ctx context.Context, tagged bool) (free func(), err err
 // before it began may use it: a failover may have lost the record since. free gives back the place
 // of a credential without a tag: a flight that begins keeps it, for it goes on when nobody waits
 // any more.
-func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (r *Record, f *flight, joins bool, err error) {
+func (k *Keystore) board(
+	s *shard, d Digest, now time.Time, free func(),
+) (r *Record, f *flight, joins bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -92,7 +101,8 @@ func (k *Keystore) board(s *shard, d Digest, now time.Time, free func()) (r *Rec
 		return nil, f, false, nil
 	}
 	free()
-	if f.generation != s.generation.Load() && !ablated("join-any-flight") || !k.node.lease.holds(now) {
+	if f.generation != s.generation.Load() && !ablated("join-any-flight") ||
+		!k.node.lease.holds(now) {
 		if f.next == nil {
 			f.next = &flight{done: make(chan struct{})}
 		}
@@ -173,9 +183,12 @@ func (k *Keystore) ask(s *shard, d Digest, applied Position) (r *Record, newer b
 }
 
 // keyByDigest asks the database, whose answer is no older than what this node had applied before.
-func (k *Keystore) keyByDigest(ctx context.Context, d Digest, applied Position) (*Key, Position, error) {
+func (k *Keystore) keyByDigest(
+	ctx context.Context, d Digest, applied Position,
+) (*Key, Position, error) {
 	key, asOf, err := k.db.KeyByDigest(ctx, d)
-	if err == nil && (asOf.Revision < applied.Revision || asOf.Revision == applied.Revision && asOf.Mark != applied.Mark) {
+	if err == nil && (asOf.Revision < applied.Revision || asOf.Revision == applied.Revision &&
+		asOf.Mark != applied.Mark) {
 		err = errStale
 	}
 	k.lookupsFail.Store(err != nil)

@@ -120,7 +120,8 @@ func TestForgedTokensReachNoStore(t *testing.T) {
 	a, f := d.node(keystore.Settings{TokenPrefixes: []string{"ak", "ak_old"}})
 	other, _ := newDeployment(t).node(keystore.Settings{})
 	_, foreign := mint(t, other, keystore.KeySpec{})
-	for _, token := range []string{foreign, "ak_" + foreign, "ak_old_x", "x", "some-other-format-of-token", "akm_0123456789012345678901234567890123456789012345678901234567", "ak_é1234567890", ""} {
+	for _, token := range []string{foreign, "ak_" + foreign, "ak_old_x", "x",
+		"some-other-format-of-token", "akm_0123456789012345678901234567890123456789012345678901234567", "ak_é1234567890", ""} {
 		want(t, "forged", ask(a, token), keystore.Malformed)
 	}
 	if n := f.loads.Load(); n != 0 {
@@ -134,14 +135,17 @@ func TestImportedCredentials(t *testing.T) {
 	b, _ := d.node(keystore.Settings{})
 	const old = "sk.live/Old-Format:0123456789"
 	want(t, "before any import", ask(b, old), keystore.Malformed)
-	spec := keystore.ImportSpec{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Line: 1, Token: old}
-	n, refused, err := a.ImportKeys(context.Background(), root, []keystore.ImportSpec{spec}, false, "")
+	spec := keystore.ImportSpec{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}},
+		Line: 1, Token: old}
+	n, refused, err := a.ImportKeys(context.Background(), root, []keystore.ImportSpec{spec}, false,
+		"")
 	if err != nil || n != 1 || len(refused) != 0 {
 		t.Fatal(n, refused, err)
 	}
 	want(t, "here", ask(a, old), keystore.OK)
 	want(t, "on the other node", ask(b, old), keystore.OK)
-	if _, refused, _ = a.ImportKeys(context.Background(), root, []keystore.ImportSpec{spec}, false, ""); len(refused) != 1 || refused[0].Code != "already_used" {
+	if _, refused, _ = a.ImportKeys(context.Background(), root, []keystore.ImportSpec{spec}, false,
+		""); len(refused) != 1 || refused[0].Code != "already_used" {
 		t.Errorf("a second time: %v", refused)
 	}
 
@@ -153,7 +157,8 @@ func TestImportedCredentials(t *testing.T) {
 		t.Errorf("%d queries for one unknown credential", n)
 	}
 	spec.Token = "sk.live/never-heard-of"
-	if _, _, err := a.ImportKeys(context.Background(), root, []keystore.ImportSpec{spec}, false, ""); err != nil {
+	if _, _, err := a.ImportKeys(context.Background(), root, []keystore.ImportSpec{spec}, false,
+		""); err != nil {
 		t.Fatal(err)
 	}
 	want(t, "imported after it had been unknown", ask(a, spec.Token), keystore.OK)
@@ -185,12 +190,17 @@ func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
 }
 
 func ExampleDecide() {
-	key := &keystore.Key{ID: "k", Namespace: "acme", Owner: keystore.RootMember, Active: true, Secrets: []keystore.Secret{{Digest: keystore.DigestOf("a credential")}},
-		Grants: []keystore.Grant{{Namespace: "acme", Permissions: []keystore.Permission{{Resource: "orders", Action: "read"}}}}}
+	key := &keystore.Key{ID: "k", Namespace: "acme", Owner: keystore.RootMember, Active: true,
+		Secrets: []keystore.Secret{{Digest: keystore.DigestOf("a credential")}},
+		Grants: []keystore.Grant{{Namespace: "acme",
+			Permissions: []keystore.Permission{{Resource: "orders", Action: "read"}}}}}
 	record := keystore.NewRecord(key, keystore.DigestOf("a credential"))
 	policy := keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{{ID: "acme"}}})
 	for _, class := range []keystore.Class{keystore.Read, keystore.Write} {
-		fmt.Println(keystore.Decide(record, &keystore.Request{Now: time.Now().UnixNano(), Policy: policy, Namespace: policy.Namespace("acme"), Need: keystore.Need{Class: class, Resource: "orders"}}))
+		fmt.Println(keystore.Decide(record,
+			&keystore.Request{Now: time.Now().UnixNano(), Policy: policy,
+				Namespace: policy.Namespace("acme"),
+				Need:      keystore.Need{Class: class, Resource: "orders"}}))
 	}
 	// Output:
 	// ok
@@ -202,7 +212,8 @@ func TestGivenUpRequestsHoldNoPlaces(t *testing.T) {
 	d := newDeployment(t)
 	a, f := d.node(keystore.Settings{})
 	const imported = "sk.live/Old-Format:0123456789"
-	spec := keystore.ImportSpec{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Line: 1, Token: imported}
+	spec := keystore.ImportSpec{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}},
+		Line: 1, Token: imported}
 	if _, _, err := a.ImportKeys(ctx, root, []keystore.ImportSpec{spec}, false, ""); err != nil {
 		t.Fatal(err)
 	}

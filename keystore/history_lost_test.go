@@ -36,8 +36,8 @@ func TestARowCountsOnceItsWriterWasToldSo(t *testing.T) {
 	})
 }
 
-// A database that was silent may be a former primary that does not know yet: it is trusted once it has
-// acknowledged a write.
+// A database that was silent may be a former primary that does not know yet: it is trusted once it
+// has acknowledged a write.
 func TestADatabaseThatWasSilentHasToConfirm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
@@ -108,7 +108,8 @@ func TestALeaseThatIsNotAcknowledgedIsNotUsed(t *testing.T) {
 	})
 }
 
-// lose has the database go back to a revision, as a failover to a standby does that has not received what came after.
+// lose has the database go back to a revision, as a failover to a standby does that has not
+// received what came after.
 func (d deployment) lose(after keystore.Revision, statements ...string) {
 	d.Helper()
 	at := fmt.Sprint(after)
@@ -120,8 +121,8 @@ func (d deployment) lose(after keystore.Revision, statements ...string) {
 		"UPDATE marks SET mark = (SELECT mark FROM kept) WHERE revision = "+at)...)
 }
 
-// What a node has read at a revision that it has not applied is not kept: should a failover lose the
-// revision, nothing would tell the node.
+// What a node has read at a revision that it has not applied is not kept: should a failover lose
+// the revision, nothing would tell the node.
 func TestWhatIsNewerThanAppliedIsNotKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
@@ -132,7 +133,9 @@ func TestWhatIsNewerThanAppliedIsNotKept(t *testing.T) {
 		off, on := false, true
 		edit := func(active *bool, wait time.Duration) {
 			t.Helper()
-			if _, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: active}, keystore.ChangeOptions{Wait: wait}); err != nil {
+			if _, _,
+				err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: active},
+				keystore.ChangeOptions{Wait: wait}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -165,7 +168,8 @@ func TestAPolicyNewerThanTheHeadIsNotKept(t *testing.T) {
 	b, fb := d.node(keystore.Settings{})
 	ns := func(name string) {
 		t.Helper()
-		if _, _, err := a.EditNamespace(ctx, root, "default", keystore.NamespacePatch{Name: &name}, keystore.ChangeOptions{Wait: -1}); err != nil {
+		if _, _, err := a.EditNamespace(ctx, root, "default", keystore.NamespacePatch{Name: &name},
+			keystore.ChangeOptions{Wait: -1}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -180,7 +184,8 @@ func TestAPolicyNewerThanTheHeadIsNotKept(t *testing.T) {
 	}
 }
 
-// Who finds another history has every revoke wait for the nodes of the one that is gone, whoever makes it.
+// Who finds another history has every revoke wait for the nodes of the one that is gone, whoever
+// makes it.
 func TestARevokeWaitsForNodesOfAHistoryThatIsGone(t *testing.T) {
 	for name, revoker := range map[string]int{"by who found it": 0, "by who joins later": 1} {
 		t.Run(name, func(t *testing.T) {
@@ -209,7 +214,8 @@ func TestARevokeWaitsForNodesOfAHistoryThatIsGone(t *testing.T) {
 					t.Errorf("at once: %+v", p)
 				}
 				want(t, "meanwhile", ask(b, token), keystore.OK)
-				if p := revoke(t, by, key.ID, 2*time.Minute); !p.Complete || time.Since(begun) < 20*time.Second || time.Since(begun) > 70*time.Second {
+				if p := revoke(t, by, key.ID, 2*time.Minute); !p.Complete ||
+					time.Since(begun) < 20*time.Second || time.Since(begun) > 70*time.Second {
 					t.Errorf("after %v: %+v", time.Since(begun), p)
 				}
 				want(t, "afterwards", ask(b, token), keystore.Unavailable)
@@ -246,7 +252,8 @@ func TestOldRowsInARestoredDatabaseAreFencedAtOnce(t *testing.T) {
 		d := newDeployment(t)
 		a, _ := d.node(keystore.Settings{Lease: 10 * time.Second})
 		key, _ := mint(t, a, keystore.KeySpec{})
-		d.tamper("INSERT INTO nodes (incarnation, address, lease, state, epoch, joined_at, heard_at) VALUES ('old', 'host/1', 10000000, 'active', 'of the backup', 1, 1)")
+		d.tamper("INSERT INTO nodes (incarnation, address, lease, state, epoch, joined_at, " +
+			"heard_at) VALUES ('old', 'host/1', 10000000, 'active', 'of the backup', 1, 1)")
 		time.Sleep(4500 * time.Millisecond) // two renewals
 		begun := time.Now()
 		if p := revoke(t, a, key.ID, time.Minute); !p.Complete {
@@ -258,13 +265,15 @@ func TestOldRowsInARestoredDatabaseAreFencedAtOnce(t *testing.T) {
 		time.Sleep(time.Second)
 		begun = time.Now()
 		other, _ := mint(t, a, keystore.KeySpec{})
-		if p := revoke(t, a, other.ID, time.Minute); !p.Complete || time.Since(begun) > 5*time.Second {
+		if p := revoke(t, a, other.ID, time.Minute); !p.Complete ||
+			time.Since(begun) > 5*time.Second {
 			t.Errorf("the next took %v: %+v", time.Since(begun), p)
 		}
 	})
 }
 
-// Requests for one key, while the head is always a little ahead of what is applied, share their loads.
+// Requests for one key, while the head is always a little ahead of what is applied, share their
+// loads.
 func TestRequestsThatJoinShareLoads(t *testing.T) {
 	d := newDeployment(t)
 	a, f := d.node(keystore.Settings{})
@@ -289,7 +298,8 @@ func TestRequestsThatJoinShareLoads(t *testing.T) {
 	}
 }
 
-// A fences B; an asynchronous failover loses that, not a revision; B goes on, and falls silent; C fences it.
+// A fences B; an asynchronous failover loses that, not a revision; B goes on, and falls silent; C
+// fences it.
 func TestAFenceThatAFailoverLostCountsNoMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
@@ -314,7 +324,8 @@ func TestAFenceThatAFailoverLostCountsNoMore(t *testing.T) {
 				}
 			}
 		}
-		d.tamper("UPDATE nodes SET state = 'active' WHERE incarnation = '" + inc + "'") // the standby has not got that
+		// the standby has not got that
+		d.tamper("UPDATE nodes SET state = 'active' WHERE incarnation = '" + inc + "'")
 		fa.timeline.Store("00000002")
 		fb.timeline.Store("00000002")
 		fb.cut.Store(false)
@@ -348,7 +359,9 @@ func TestProgressOfALostChangeIsAnError(t *testing.T) {
 		fb.cut.Store(true)
 		off := false
 		since := a.Now()
-		_, p, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &off}, keystore.ChangeOptions{Wait: -1})
+		_, p,
+			err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &off},
+			keystore.ChangeOptions{Wait: -1})
 		if err != nil || p.Complete {
 			t.Fatal(p, err)
 		}
@@ -379,7 +392,8 @@ func TestAnUnreadableKeyKeepsNoRevokeFromBeingMadeAgain(t *testing.T) {
 		revoke(t, a, bad.ID, 0)
 		revoke(t, a, good.ID, 0)
 		want(t, "before", ask(a, live), keystore.OK)
-		d.lose(kept, "DROP TRIGGER keys_one_way", "UPDATE keys SET revoked_at = NULL", `UPDATE keys SET grants = '[{"namespace":5}]' WHERE id = '`+bad.ID+`'`)
+		d.lose(kept, "DROP TRIGGER keys_one_way", "UPDATE keys SET revoked_at = NULL",
+			`UPDATE keys SET grants = '[{"namespace":5}]' WHERE id = '`+bad.ID+`'`)
 		time.Sleep(2 * time.Minute)
 		want(t, "a live key, two minutes later", ask(a, live), keystore.OK)
 		want(t, "the revoked one", ask(a, token), keystore.Revoked)

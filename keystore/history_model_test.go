@@ -8,19 +8,24 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// What spec sections 3 and 7a say of who may do what, as slow and plain as they say it. It shares nothing with the code that it judges but the shape of
-// the objects, which root reads.
+// What spec sections 3 and 7a say of who may do what, as slow and plain as they say it. It shares
+// nothing with the code that it judges but the shape of the objects, which root reads.
 
 // A demand is what one request asks for.
 type demand struct{ class, resource, operation string }
 
 // demands are all that is looked at; a set of them is a word with a bit for each.
 var demands = []demand{
-	{"read", "", ""}, {"write", "", ""}, {"read", "x", ""}, {"write", "x", ""}, {"read", "x", "op"}, {"write", "x", "op"}, {"read", "y", ""}, {"write", "y", "op"},
-	{"read", "admin.keys", ""}, {"write", "admin.keys", "create"}, {"write", "admin.keys", "update"}, {"write", "admin.keys", "revoke"},
-	{"read", "admin.roles", ""}, {"write", "admin.roles", "create"}, {"write", "admin.roles", "update"},
-	{"read", "admin.members", ""}, {"write", "admin.members", "create"}, {"write", "admin.members", "update"},
-	{"read", "admin.namespaces", ""}, {"write", "admin.namespaces", "create"}, {"write", "admin.namespaces", "update"}, {"read", "admin.audit", ""},
+	{"read", "", ""}, {"write", "", ""}, {"read", "x", ""}, {"write", "x", ""}, {"read", "x", "op"},
+	{"write", "x", "op"}, {"read", "y", ""}, {"write", "y", "op"},
+	{"read", "admin.keys", ""}, {"write", "admin.keys", "create"},
+	{"write", "admin.keys", "update"}, {"write", "admin.keys", "revoke"},
+	{"read", "admin.roles", ""}, {"write", "admin.roles", "create"},
+	{"write", "admin.roles", "update"},
+	{"read", "admin.members", ""}, {"write", "admin.members", "create"},
+	{"write", "admin.members", "update"},
+	{"read", "admin.namespaces", ""}, {"write", "admin.namespaces", "create"},
+	{"write", "admin.namespaces", "update"}, {"read", "admin.audit", ""},
 }
 
 const (
@@ -28,7 +33,9 @@ const (
 	dataMask    = 1<<dataDemands - 1
 )
 
-func (d demand) admin() bool { return d.resource == "admin" || strings.HasPrefix(d.resource, "admin.") }
+func (d demand) admin() bool {
+	return d.resource == "admin" || strings.HasPrefix(d.resource, "admin.")
+}
 
 // bit is the one that stands for a demand.
 func (d demand) bit() uint32 { return 1 << slices.Index(demands, d) }
@@ -84,7 +91,8 @@ func (t *truth) gives(g keystore.Grant) (mask uint32) {
 	return mask
 }
 
-// below reports whether a namespace lies somewhere below another, and is of a kind that its reach takes in.
+// below reports whether a namespace lies somewhere below another, and is of a kind that its reach
+// takes in.
 func (t *truth) below(above, id string) bool {
 	kind := t.namespaces[id].Kind
 	for p := t.namespaces[id].Parent; p != ""; p = t.namespaces[p].Parent {
@@ -159,7 +167,8 @@ func (c ceiling) raise(t *truth, may func(string, scope) uint32, id string) {
 	}
 }
 
-// add says what there is to have in a new namespace: what connected grants and such in all namespaces take in, and what reaches down to keys.
+// add says what there is to have in a new namespace: what connected grants and such in all
+// namespaces take in, and what reaches down to keys.
 func (c ceiling) add(t *truth, id string) {
 	new := t.namespaces[id]
 	c[scope{id, false}] = c[scope{new.Parent, true}] | c[everywhere]
@@ -184,7 +193,8 @@ func (t *truth) outcome(id, namespace string, d demand, client netip.Addr) keyst
 		return keystore.Inactive
 	case k.Owner != keystore.RootMember && !t.members[k.Owner].Active:
 		return keystore.OwnerDisabled
-	case len(k.AllowedIPs) > 0 && !slices.ContainsFunc(k.AllowedIPs, func(p netip.Prefix) bool { return p.Contains(client) }):
+	case len(k.AllowedIPs) > 0 && !slices.ContainsFunc(k.AllowedIPs,
+		func(p netip.Prefix) bool { return p.Contains(client) }):
 		return keystore.Address
 	case !exists || t.key(id, scope{namespace, false})&d.bit() == 0:
 		return keystore.Forbidden

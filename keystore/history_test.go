@@ -14,15 +14,18 @@ import (
 )
 
 var (
-	historySteps = flag.Int("history.steps", 1000, "operations of TestNoHistoryWidensWhatACircleHolds")
-	historySeed  = flag.Uint64("history.seed", 0, "repeats its run; 0: another each time")
+	historySteps = flag.Int("history.steps", 1000,
+		"operations of TestNoHistoryWidensWhatACircleHolds")
+	historySeed = flag.Uint64("history.seed", 0, "repeats its run; 0: another each time")
 )
 
 // historyLength is how many operations one deployment sees.
 const historyLength = 500
 
-// Whatever a circle of members and keys does, at random and through every operation there is, nobody comes to do, anywhere, what none of the circle
-// could do at the start: not they, and no outsider by what they give it. Requests are decided, and lists shown, as the specification says, at any moment.
+// Whatever a circle of members and keys does, at random and through every operation there is,
+// nobody comes to do, anywhere, what none of the circle could do at the start: not they, and no
+// outsider by what they give it. Requests are decided, and lists shown, as the specification says,
+// at any moment.
 func TestNoHistoryWidensWhatACircleHolds(t *testing.T) {
 	seed := *historySeed
 	if seed == 0 {
@@ -39,7 +42,8 @@ func TestNoHistoryWidensWhatACircleHolds(t *testing.T) {
 					h.check()
 				}
 				if t.Failed() {
-					t.Fatalf("-history.seed %d, history %d, the last operations were\n%s", seed, n, strings.Join(h.log[max(0, len(h.log)-30):], "\n"))
+					t.Fatalf("-history.seed %d, history %d, the last operations were\n%s", seed, n,
+						strings.Join(h.log[max(0, len(h.log)-30):], "\n"))
 				}
 			}
 			for what, n := range h.done {
@@ -87,7 +91,8 @@ var (
 	historyKinds = []string{"account", "app", "workspace"}
 	dataWords    = strings.Fields("read write * x:read x:write x:op x:* y:read y:op")
 	fewWords     = strings.Fields("x:read x:op y:read y:op x:write")
-	adminWords   = strings.Fields("admin:* admin:* admin:* admin:read admin.keys:* admin.keys:* admin.keys:create admin.roles:* admin.members:* admin.namespaces:* admin.audit:read")
+	adminWords   = strings.Fields("admin:* admin:* admin:* admin:read admin.keys:* admin.keys:* " +
+		"admin.keys:create admin.roles:* admin.members:* admin.namespaces:* admin.audit:read")
 	historyRoles = []string{"r", "s", "t"}
 	addresses    = []string{"", "", "10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/24"}
 	historyEnds  = []time.Duration{0, 0, 0, 100 * time.Hour, 200 * time.Hour}
@@ -95,12 +100,15 @@ var (
 
 func newHistory(t *testing.T, rng *rand.Rand) *history {
 	h := &history{
-		world: newWorld(t, "a:account", "b:app<a", "c:workspace<b", "d:account", "e:workspace<d"), rng: rng,
-		logins: map[string]string{}, tokens: map[string]string{}, secrets: map[string]string{}, circle: ceiling{}, others: map[string]ceiling{},
+		world:  newWorld(t, "a:account", "b:app<a", "c:workspace<b", "d:account", "e:workspace<d"),
+		rng:    rng,
+		logins: map[string]string{}, tokens: map[string]string{}, secrets: map[string]string{},
+		circle: ceiling{}, others: map[string]ceiling{},
 		parked: map[string][]keystore.Grant{}, done: map[string]int{},
 	}
 	if h.oneIn(2) {
-		h.root(second3(h.EditNamespace(ctx, root, h.pick([]string{"a", "b", "b", "d"}), keystore.NamespacePatch{Reach: &[]string{"workspace"}}, keystore.ChangeOptions{})))
+		h.root(second3(h.EditNamespace(ctx, root, h.pick([]string{"a", "b", "b", "d"}),
+			keystore.NamespacePatch{Reach: &[]string{"workspace"}}, keystore.ChangeOptions{})))
 	}
 	h.few = h.oneIn(2)
 	h.role("*", "t", h.word())
@@ -117,7 +125,8 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 	h.member("little", h.words(false))
 	for i, owner := range []string{"root", "root", boss, "root", "root", boss} {
 		held, inactive := i < 4, i == 3 || i == 4 // held by the circle
-		spec := keystore.KeySpec{Namespace: h.anyNamespace(), Owner: owner, Grants: roleGrants(h, h.words(held)), Inactive: inactive}
+		spec := keystore.KeySpec{Namespace: h.anyNamespace(), Owner: owner,
+			Grants: roleGrants(h, h.words(held)), Inactive: inactive}
 		key, token, err := h.MintKey(ctx, root, spec, "")
 		h.must(err)
 		if held {
@@ -300,7 +309,8 @@ func (h *history) truth() *truth {
 	if h.now != nil {
 		return h.now
 	}
-	t := &truth{namespaces: map[string]keystore.Namespace{}, roles: map[keystore.RoleID]keystore.Role{}, members: map[string]keystore.Member{}, keys: map[string]keystore.Key{}}
+	t := &truth{namespaces: map[string]keystore.Namespace{},
+		roles: map[keystore.RoleID]keystore.Role{}, members: map[string]keystore.Member{}, keys: map[string]keystore.Key{}}
 	var err error
 	t.lists.namespaces, err = h.ListNamespaces(ctx, root)
 	h.must(err)
@@ -370,7 +380,8 @@ func (h *history) actor() (actor, bool) {
 	if a.Record == nil {
 		return actor{}, false
 	}
-	q := keystore.Request{Now: a.Now, Policy: h.Policy(), Namespace: h.Policy().Namespace("default")}
+	q := keystore.Request{Now: a.Now, Policy: h.Policy(),
+		Namespace: h.Policy().Namespace("default")}
 	if len(a.Record.AllowedIPs) > 0 {
 		q.Client = a.Record.AllowedIPs[0].Addr()
 	}
@@ -406,7 +417,8 @@ func (h *history) step() {
 func (h *history) someKey(a actor) string {
 	keys := h.truth().lists.keys
 	if home := h.somewhere(a); !h.oneIn(3) {
-		near := slices.DeleteFunc(slices.Clone(keys), func(k keystore.Key) bool { return k.Namespace != home || k.ID == a.id && !h.oneIn(8) })
+		near := slices.DeleteFunc(slices.Clone(keys),
+			func(k keystore.Key) bool { return k.Namespace != home || k.ID == a.id && !h.oneIn(8) })
 		if len(near) > 0 {
 			keys = near
 		}
@@ -444,7 +456,8 @@ func (h *history) someAddresses() []netip.Prefix {
 }
 
 func (h *history) someSpec(a actor) keystore.KeySpec {
-	spec := keystore.KeySpec{Namespace: h.somewhere(a), Owner: h.someOwner(), AllowedIPs: h.someAddresses(), Inactive: h.oneIn(8)}
+	spec := keystore.KeySpec{Namespace: h.somewhere(a), Owner: h.someOwner(),
+		AllowedIPs: h.someAddresses(), Inactive: h.oneIn(8)}
 	if ends := historyEnds[h.rng.IntN(len(historyEnds))]; ends != 0 {
 		spec.ExpiresAt = time.Now().Add(ends)
 	}
@@ -454,7 +467,8 @@ func (h *history) someSpec(a actor) keystore.KeySpec {
 		spec.Grants = h.modest(a, h.oneIn(3))
 	}
 	if h.oneIn(6) {
-		spec.NewRoles = []keystore.Role{{Name: h.pick(historyRoles), Permissions: h.somePermissions(a)}}
+		spec.NewRoles = []keystore.Role{{Name: h.pick(historyRoles),
+			Permissions: h.somePermissions(a)}}
 	}
 	return spec
 }
@@ -470,18 +484,23 @@ func (h *history) has(by actor, key *keystore.Key, token string) {
 		return
 	}
 	maker := h.truth().keys[by.id]
-	if !maker.ExpiresAt.IsZero() && (key.ExpiresAt.IsZero() || key.ExpiresAt.After(maker.ExpiresAt)) {
+	if !maker.ExpiresAt.IsZero() &&
+		(key.ExpiresAt.IsZero() || key.ExpiresAt.After(maker.ExpiresAt)) {
 		h.Errorf("key %s ends later than %s, which made it", key.ID, maker.ID)
 	}
 	inside := func(p netip.Prefix) bool {
-		return slices.ContainsFunc(maker.AllowedIPs, func(o netip.Prefix) bool { return o.Bits() <= p.Bits() && o.Contains(p.Addr()) })
+		return slices.ContainsFunc(maker.AllowedIPs,
+			func(o netip.Prefix) bool { return o.Bits() <= p.Bits() && o.Contains(p.Addr()) })
 	}
-	if len(maker.AllowedIPs) > 0 && (len(key.AllowedIPs) == 0 || slices.ContainsFunc(key.AllowedIPs, func(p netip.Prefix) bool { return !inside(p) })) {
+	if len(maker.AllowedIPs) > 0 &&
+		(len(key.AllowedIPs) == 0 || slices.ContainsFunc(key.AllowedIPs,
+			func(p netip.Prefix) bool { return !inside(p) })) {
 		h.Errorf("key %s may be used from more addresses than %s, which made it", key.ID, maker.ID)
 	}
 }
 
-// joins notes whom the circle can be: what there was to have for that one, there is not for that reason alone.
+// joins notes whom the circle can be: what there was to have for that one, there is not for that
+// reason alone.
 func (h *history) joins(id string) {
 	delete(h.others, id)
 	if !slices.Contains(h.order, id) {
@@ -563,7 +582,8 @@ var operations = []struct {
 			}
 			patch.Owner = &owner
 		case 7:
-			patch.NewRoles = []keystore.Role{{Name: h.pick(historyRoles), Permissions: h.somePermissions(a)}}
+			patch.NewRoles = []keystore.Role{{Name: h.pick(historyRoles),
+				Permissions: h.somePermissions(a)}}
 		case 8:
 			patch.Edits.Add = h.modest(a, h.oneIn(3))
 		case 9:
@@ -574,7 +594,10 @@ var operations = []struct {
 				}
 			}
 		}
-		err := h.growing(func() error { return second3(h.EditKey(ctx, a.Caller, id, patch, keystore.ChangeOptions{Wait: -1})) })
+		err := h.growing(func() error {
+			return second3(h.EditKey(ctx, a.Caller, id, patch,
+				keystore.ChangeOptions{Wait: -1}))
+		})
 		if err == nil && id == a.id {
 			h.Errorf("key %s has changed itself", id)
 		}
@@ -592,13 +615,15 @@ var operations = []struct {
 		id := h.someRole(a)
 		list := h.somePermissions(a)
 		err := h.growing(func() error {
-			return second3(h.EditRole(ctx, a.Caller, id, keystore.RolePatch{Permissions: list}, keystore.ChangeOptions{Wait: -1}))
+			return second3(h.EditRole(ctx, a.Caller, id, keystore.RolePatch{Permissions: list},
+				keystore.ChangeOptions{Wait: -1}))
 		})
 		return fmt.Sprint(id, list), err
 	}},
 	{"move", func(h *history, a actor) (string, error) {
 		id, parent := h.somewhere(a), h.pick([]string{h.somewhere(a), h.somewhere(a), ""})
-		_, _, err := h.EditNamespace(ctx, a.Caller, id, keystore.NamespacePatch{Parent: &parent}, keystore.ChangeOptions{Wait: -1})
+		_, _, err := h.EditNamespace(ctx, a.Caller, id, keystore.NamespacePatch{Parent: &parent},
+			keystore.ChangeOptions{Wait: -1})
 		return id + " to " + parent, err
 	}},
 	{"reach", func(h *history, a actor) (string, error) {
@@ -606,12 +631,14 @@ var operations = []struct {
 		if h.oneIn(3) {
 			kinds = nil
 		}
-		_, _, err := h.EditNamespace(ctx, a.Caller, id, keystore.NamespacePatch{Reach: &kinds}, keystore.ChangeOptions{Wait: -1})
+		_, _, err := h.EditNamespace(ctx, a.Caller, id, keystore.NamespacePatch{Reach: &kinds},
+			keystore.ChangeOptions{Wait: -1})
 		return fmt.Sprint(id, kinds), err
 	}},
 	{"import", func(h *history, a actor) (string, error) {
 		h.made++
-		spec := keystore.ImportSpec{KeySpec: h.someSpec(a), Line: 1, Token: fmt.Sprintf("made-elsewhere-%d-%d", h.made, h.rng.Uint64())}
+		spec := keystore.ImportSpec{KeySpec: h.someSpec(a), Line: 1,
+			Token: fmt.Sprintf("made-elsewhere-%d-%d", h.made, h.rng.Uint64())}
 		spec.NewRoles = nil
 		n, refused, err := h.ImportKeys(ctx, a.Caller, []keystore.ImportSpec{spec}, false, "")
 		switch {
@@ -632,7 +659,8 @@ var operations = []struct {
 		if !h.oneIn(6) && id != a.id {
 			return id + " not", nil
 		}
-		_, _, err := h.RevokeKey(ctx, a.Caller, id, "", h.oneIn(2), keystore.ChangeOptions{Wait: -1})
+		_, _, err := h.RevokeKey(ctx, a.Caller, id, "", h.oneIn(2),
+			keystore.ChangeOptions{Wait: -1})
 		return id, err
 	}},
 	{"delete", func(h *history, a actor) (string, error) {
@@ -641,7 +669,8 @@ var operations = []struct {
 		return id, err
 	}},
 	{"new role", func(h *history, a actor) (string, error) {
-		role := keystore.Role{Namespace: h.pick([]string{h.somewhere(a), h.somewhere(a), "*"}), Name: h.pick(historyRoles), Permissions: h.somePermissions(a)}
+		role := keystore.Role{Namespace: h.pick([]string{h.somewhere(a), h.somewhere(a), "*"}),
+			Name: h.pick(historyRoles), Permissions: h.somePermissions(a)}
 		_, err := h.CreateRole(ctx, a.Caller, role)
 		return fmt.Sprintf("%+v", role), err
 	}},
@@ -652,7 +681,8 @@ var operations = []struct {
 	}},
 	{"new member", func(h *history, a actor) (string, error) {
 		h.made++
-		m := keystore.Member{Name: "new", Login: fmt.Sprint("n", h.made), Grants: h.modest(a, h.oneIn(2))}
+		m := keystore.Member{Name: "new", Login: fmt.Sprint("n", h.made),
+			Grants: h.modest(a, h.oneIn(2))}
 		if len(h.logins) > 8 {
 			return "", nil
 		}
@@ -680,7 +710,8 @@ var operations = []struct {
 		id := h.someMember()
 		h.made++
 		login := fmt.Sprint("l", h.made)
-		_, _, err := h.EditMember(ctx, a.Caller, id, keystore.MemberPatch{Login: &login}, keystore.ChangeOptions{Wait: -1})
+		_, _, err := h.EditMember(ctx, a.Caller, id, keystore.MemberPatch{Login: &login},
+			keystore.ChangeOptions{Wait: -1})
 		if err == nil {
 			h.logins[id] = login
 			h.joins(id)
@@ -689,7 +720,8 @@ var operations = []struct {
 	}},
 	{"token", func(h *history, a actor) (string, error) {
 		id := h.someMember()
-		_, token, _, err := h.NewMemberToken(ctx, a.Caller, id, keystore.TokenSpec{}, keystore.ChangeOptions{Wait: -1})
+		_, token, _, err := h.NewMemberToken(ctx, a.Caller, id, keystore.TokenSpec{},
+			keystore.ChangeOptions{Wait: -1})
 		if err == nil {
 			h.tokens[id] = token.Reveal()
 			h.joins(id)
@@ -710,7 +742,8 @@ var operations = []struct {
 		return id, err
 	}},
 	{"new namespace", func(h *history, a actor) (string, error) {
-		ns := keystore.Namespace{ID: h.pick([]string{"f", "g", "h"}), Kind: h.pick(historyKinds), Parent: h.pick([]string{h.somewhere(a), h.somewhere(a), ""})}
+		ns := keystore.Namespace{ID: h.pick([]string{"f", "g", "h"}), Kind: h.pick(historyKinds),
+			Parent: h.pick([]string{h.somewhere(a), h.somewhere(a), ""})}
 		_, err := h.CreateNamespace(ctx, a.Caller, ns)
 		if err == nil {
 			h.now = nil
@@ -723,7 +756,8 @@ var operations = []struct {
 		return fmt.Sprintf("%+v", ns), err
 	}},
 	{"edit namespace", func(h *history, a actor) (string, error) {
-		id, policy := h.somewhere(a), []keystore.EditPolicy{keystore.EditFree, keystore.EditGrowOnly}[h.rng.IntN(2)]
+		id, policy := h.somewhere(a), []keystore.EditPolicy{keystore.EditFree,
+			keystore.EditGrowOnly}[h.rng.IntN(2)]
 		patch := keystore.NamespacePatch{EditPolicy: &policy}
 		if h.oneIn(4) {
 			patch.KeyRoles = &[]string{h.pick(historyRoles)}
@@ -740,7 +774,8 @@ var operations = []struct {
 	}},
 	{"disabled by root", func(h *history, _ actor) (string, error) {
 		id, active := h.someMember(), !h.oneIn(4)
-		_, _, err := h.EditMember(ctx, root, id, keystore.MemberPatch{Active: &active}, keystore.ChangeOptions{Wait: -1})
+		_, _, err := h.EditMember(ctx, root, id, keystore.MemberPatch{Active: &active},
+			keystore.ChangeOptions{Wait: -1})
 		return fmt.Sprint(id, active), err
 	}},
 	{"narrowed by root", func(h *history, _ actor) (string, error) {
@@ -759,10 +794,13 @@ var operations = []struct {
 		if delete(h.parked, id); !parked {
 			h.parked[id], grants = m.Grants, nil
 		}
-		_, _, err := h.EditMember(ctx, root, id, keystore.MemberPatch{Grants: &grants}, keystore.ChangeOptions{Wait: -1})
+		_, _, err := h.EditMember(ctx, root, id, keystore.MemberPatch{Grants: &grants},
+			keystore.ChangeOptions{Wait: -1})
 		h.now = nil
 		if err == nil && parked {
-			now := h.truth() // root gives, what roles have become meanwhile too, also to who is disabled and will have it when it no longer is
+			// root gives, what roles have become meanwhile too, also to who is disabled and will
+			// have it when it no longer is
+			now := h.truth()
 			m.Grants, m.Active = now.members[id].Grants, true
 			now.members[id] = m
 			h.enters(now, id)
@@ -774,7 +812,8 @@ var operations = []struct {
 		now := h.truth()
 		for range 8 {
 			id := h.pick(h.order)
-			ns, d, client := h.pick(append(h.namespaces(), "nowhere")), demands[h.rng.IntN(len(demands))], netip.MustParseAddr("10.1.2.3")
+			ns, d, client := h.pick(append(h.namespaces(),
+				"nowhere")), demands[h.rng.IntN(len(demands))], netip.MustParseAddr("10.1.2.3")
 			token, want, gone := h.secrets[id], keystore.Unknown, false
 			switch {
 			case token != "":
@@ -791,7 +830,8 @@ var operations = []struct {
 				continue
 			}
 			got := h.decides(token, ns, d, client)
-			if got != want && !(gone && got == keystore.Rotated) { // nodes remember that for a moment
+			// nodes remember that for a moment
+			if got != want && !(gone && got == keystore.Rotated) {
 				h.Errorf("a request of %s for %v in %s is %v, want %v", id, d, ns, got, want)
 			}
 			h.done["request "+got.String()]++
@@ -805,7 +845,11 @@ var operations = []struct {
 func (h *history) someRole(a actor) keystore.RoleID {
 	roles := h.truth().lists.roles
 	home := h.somewhere(a)
-	near := slices.DeleteFunc(slices.Clone(roles), func(r keystore.Role) bool { return r.Namespace != home && r.Namespace != "*" || r.Builtin })
+	near := slices.DeleteFunc(slices.Clone(roles),
+		func(r keystore.Role) bool {
+			return r.Namespace != home && r.Namespace != "*" ||
+				r.Builtin
+		})
 	if len(near) > 0 && !h.oneIn(8) {
 		roles = near
 	}
@@ -820,8 +864,10 @@ func (h *history) decides(token, namespace string, d demand, client netip.Addr) 
 		return a.Outcome
 	}
 	class := map[string]keystore.Class{"read": keystore.Read, "write": keystore.Write}[d.class]
-	return keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: h.Policy(), Namespace: h.Policy().Namespace(namespace), Client: client,
-		Need: keystore.Need{Class: class, Resource: d.resource, Operation: d.operation}})
+	return keystore.Decide(a.Record,
+		&keystore.Request{Now: a.Now, Policy: h.Policy(),
+			Namespace: h.Policy().Namespace(namespace), Client: client,
+			Need: keystore.Need{Class: class, Resource: d.resource, Operation: d.operation}})
 }
 
 // lists holds what one is shown against what one may read.
@@ -829,10 +875,12 @@ func (h *history) lists(a actor) error {
 	now := h.truth()
 	may := h.may(now, a.id)
 	reads := func(resource, namespace string) bool {
-		return may(a.id, scope{namespace: namespace})&demand{"read", "admin." + resource, ""}.bit() != 0
+		return may(a.id, scope{namespace: namespace})&demand{"read", "admin." + resource,
+			""}.bit() != 0
 	}
 	anywhere := func(resource string) bool {
-		return slices.ContainsFunc(now.scopes(), func(s scope) bool { return !s.connected && reads(resource, s.namespace) })
+		return slices.ContainsFunc(now.scopes(),
+			func(s scope) bool { return !s.connected && reads(resource, s.namespace) })
 	}
 	keys, _, err := h.ListKeys(ctx, a.Caller, keystore.KeyFilter{}, "", 1000)
 	if allowed := a.Member() != "" || anywhere("keys"); allowed != (err == nil) {
@@ -843,10 +891,13 @@ func (h *history) lists(a actor) error {
 		seen[k.ID] = true
 	}
 	for id, k := range now.keys {
-		if visible := reads("keys", k.Namespace) || a.Member() != "" && k.Owner == a.id; err == nil && visible != seen[id] {
+		if visible := reads("keys", k.Namespace) || a.Member() != "" &&
+			k.Owner == a.id; err == nil && visible != seen[id] {
 			h.Errorf("%s is shown the key %s: %v, want %v", a.id, id, seen[id], visible)
 		}
-		if _, err := h.FindKey(ctx, a.Caller, id); (err == nil) != (reads("keys", k.Namespace) || a.Member() != "" && k.Owner == a.id || id == a.id) {
+		if _, err := h.FindKey(ctx, a.Caller,
+			id); (err == nil) != (reads("keys", k.Namespace) || a.Member() != "" &&
+			k.Owner == a.id || id == a.id) {
 			h.Errorf("%s finds the key %s: %v", a.id, id, err)
 		}
 	}
@@ -881,8 +932,11 @@ func (h *history) lists(a actor) error {
 	}
 	rows, _, err := h.ListAudit(ctx, a.Caller, keystore.AuditFilter{}, "", 50)
 	for _, r := range rows {
-		if !reads("audit", "*") && (len(r.Namespaces) == 0 || slices.ContainsFunc(r.Namespaces, func(ns string) bool { return !reads("audit", ns) })) {
-			h.Errorf("%s is shown row %d of the audit log, which touches %v", a.id, r.Seq, r.Namespaces)
+		if !reads("audit", "*") && (len(r.Namespaces) == 0 ||
+			slices.ContainsFunc(r.Namespaces,
+				func(ns string) bool { return !reads("audit", ns) })) {
+			h.Errorf("%s is shown row %d of the audit log, which touches %v", a.id, r.Seq,
+				r.Namespaces)
 		}
 	}
 	if anywhere("audit") != (err == nil) {

@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 )
 
-// A holding is the grants of a key, with whom it acts for, or of a member, ready to be used. Equal ones in use are one and the same, so that
-// what they resolve to is found once for a million keys.
+// A holding is the grants of a key, with whom it acts for, or of a member, ready to be used. Equal
+// ones in use are one and the same, so that what they resolve to is found once for a million keys.
 type holding struct {
 	grants   []compiledGrant
 	owner    string // empty: a member's own grants
@@ -31,14 +31,16 @@ func holdingOf(grants []Grant, owner string) *holding {
 	text.WriteString(owner)
 	permissions := 0
 	for i, g := range grants {
-		c := compiledGrant{namespace: canonical(g.Namespace), set: g.own(), roles: g.Roles, connected: g.Connected}
+		c := compiledGrant{namespace: canonical(g.Namespace), set: g.own(), roles: g.Roles,
+			connected: g.Connected}
 		h.grants[i] = c
 		permissions += len(c.set.Permissions())
 		// None of these holds a space.
-		text.WriteString(" " + c.namespace + " " + c.set.String() + " " + strings.Join(c.roles, ",") + " " + strconv.FormatBool(c.connected))
+		text.WriteString(" " + c.namespace + " " + c.set.String() + " " +
+			strings.Join(c.roles, ",") + " " + strconv.FormatBool(c.connected))
 	}
-	// Each text is held three times: in the permissions, in the set and in the holding. A permission
-	// may need a map of operations for itself.
+	// Each text is held three times: in the permissions, in the set and in the holding. A
+	// permission may need a map of operations for itself.
 	h.size = int64(200 + 3*text.Len() + 100*len(grants) + 400*permissions)
 	return holdings.intern(text.String(), h)
 }
@@ -50,7 +52,8 @@ func (h *holding) bytes() int64 {
 	return h.size
 }
 
-// resolved is what one holding gives under one directory, in the namespaces that have been asked for.
+// resolved is what one holding gives under one directory, in the namespaces that have been asked
+// for.
 type resolved struct {
 	directory *Directory
 	sets      map[*Namespace]*entitlement

@@ -10,7 +10,8 @@ import (
 	"sync"
 )
 
-// adopt reads what the deployment has for good, at the start or when the database has been replaced.
+// adopt reads what the deployment has for good, at the start or when the database has been
+// replaced.
 func (k *Keystore) adopt(ctx context.Context) error {
 	d, err := k.db.Deployment(ctx, k.configured)
 	if err != nil {
@@ -38,9 +39,12 @@ func (k *Keystore) acceptAnother(head Head) error {
 		n.histories.Add(1)
 		n.stranger = true
 	}
-	k.logger.Error("the database has lost changes that were committed, or is another one; all that was cached is dropped, and what was revoked here lately is revoked again. "+
-		"Other changes that were lost have to be made again: compare with the logs and the audit log",
-		slog.Int64("revision_before", n.applied.Load()), slog.Int64("revision", int64(head.Revision)))
+	k.logger.Error("the database has lost changes that were committed, or is another one; all "+
+		"that was cached is dropped, and what was revoked here lately is revoked again. "+
+		"Other changes that were lost have to be made again: compare with the logs and the audit "+
+		"log",
+		slog.Int64("revision_before", n.applied.Load()),
+		slog.Int64("revision", int64(head.Revision)))
 	ctx, cancel := context.WithTimeout(k.running, forgetTimeout)
 	defer cancel()
 	was := n.epoch
@@ -122,7 +126,8 @@ func (n *node) in(was history, f func()) bool {
 	return true
 }
 
-var errLost = errors.New("the database has lost changes, and it is not known whether this is one of them: look, and make it again")
+var errLost = errors.New("the database has lost changes, and it is not known whether this is one " +
+	"of them: look, and make it again")
 
 // kept is how far a change has come, unless the database may have lost it meanwhile.
 func (k *Keystore) kept(c commit, p Propagation) (Propagation, error) {
@@ -176,7 +181,8 @@ func (r *revokes) note(ids []string, c commit, reason string) {
 	}
 }
 
-// of returns the commit that revoked a key, so that who asks again waits for no node longer than who asked first.
+// of returns the commit that revoked a key, so that who asks again waits for no node longer than
+// who asked first.
 func (r *revokes) of(id string) (commit, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -184,9 +190,11 @@ func (r *revokes) of(id string) (commit, bool) {
 	return own.commit, !own.since.IsZero()
 }
 
-// reassert revokes again what a database with another history takes for alive. What is done is not done again when it has to be called once more.
+// reassert revokes again what a database with another history takes for alive. What is done is not
+// done again when it has to be called once more.
 func (r *revokes) reassert(ctx context.Context, db Database, now history) error {
-	by := authority{root: true, actor: RootMember, from: "a node that remembers", policy: NewDirectory(new(Policy))}
+	by := authority{root: true, actor: RootMember, from: "a node that remembers",
+		policy: NewDirectory(new(Policy))}
 	lost := r.lost(now)
 	for slice := range slices.Chunk(slices.Collect(maps.Keys(lost)), revokeSlice) {
 		sliceCtx, cancel := context.WithTimeout(ctx, forgetTimeout) // each: there may be many
@@ -206,9 +214,11 @@ func (r *revokes) reassert(ctx context.Context, db Database, now history) error 
 	return nil
 }
 
-// reassertOneByOne is for a slice with a key whose row is unreadable. That one is revoked as well, without a
-// row in the audit log that would tell what it was.
-func (r *revokes) reassertOneByOne(ctx context.Context, db Database, by authority, ids []string, reasons map[string]string) error {
+// reassertOneByOne is for a slice with a key whose row is unreadable. That one is revoked as well,
+// without a row in the audit log that would tell what it was.
+func (r *revokes) reassertOneByOne(
+	ctx context.Context, db Database, by authority, ids []string, reasons map[string]string,
+) error {
 	for _, id := range ids {
 		one := func(change func(Tx) error) error {
 			ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
@@ -221,7 +231,10 @@ func (r *revokes) reassertOneByOne(ctx context.Context, db Database, by authorit
 			return err
 		})
 		if err != nil {
-			err = one(func(tx Tx) error { return tx.RevokeKeys(map[string]string{id: reasons[id]}, by.actor) })
+			err = one(func(tx Tx) error {
+				return tx.RevokeKeys(map[string]string{id: reasons[id]},
+					by.actor)
+			})
 		}
 		if err != nil {
 			return err

@@ -44,8 +44,9 @@ func (d deployment) try(statements ...string) error {
 func TestADatabaseThatLostARevokeRevivesNothing(t *testing.T) {
 	for name, afterwards := range map[string][]string{
 		"and stands where it stood before": nil,
-		"and went on":                      {"UPDATE namespaces SET name = 'a'", "UPDATE namespaces SET name = 'b'", "UPDATE namespaces SET name = 'c'"},
-		"and is said to be another":        {"UPDATE head SET epoch = 'restored'"},
+		"and went on": {"UPDATE namespaces SET name = 'a'",
+			"UPDATE namespaces SET name = 'b'", "UPDATE namespaces SET name = 'c'"},
+		"and is said to be another": {"UPDATE head SET epoch = 'restored'"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDeployment(t)
@@ -67,7 +68,8 @@ func TestADatabaseThatLostARevokeRevivesNothing(t *testing.T) {
 			fb.mute.Store(true) // the one that revoked is the first to find out
 			d.tamper(append([]string{
 				"DROP TRIGGER keys_one_way", // as a backup from before the revoke would have it
-				"UPDATE keys SET revoked_at = NULL, revoked_by = '', revoke_reason = '', version = 1",
+				"UPDATE keys SET revoked_at = NULL, revoked_by = '', revoke_reason = '', version " +
+					"= 1",
 				"DELETE FROM change_log WHERE revision > " + before,
 				"DELETE FROM marks WHERE revision >= " + before,
 				"UPDATE head SET revision = " + before,
@@ -84,7 +86,8 @@ func TestADatabaseThatLostARevokeRevivesNothing(t *testing.T) {
 			want(t, "revoked before, on the other node", ask(b, token), keystore.Revoked)
 			want(t, "another", ask(b, live), keystore.OK)
 			if d.epoch() == epoch {
-				t.Error("the epoch is the same, so the shared cache's entries from before still count")
+				t.Error("the epoch is the same, so the shared cache's entries from before still " +
+					"count")
 			}
 			if p := revoke(t, b, key.ID, 0); !p.Complete || p.Nodes != 2 {
 				t.Errorf("afterwards: %+v", p)
@@ -108,8 +111,11 @@ func (d deployment) epoch() (epoch string) {
 
 // SQLite's REPLACE fires no trigger for the row that it takes the place of.
 func TestReplacedRowsAreNoticed(t *testing.T) {
-	const replace = "REPLACE INTO keys (id, prefix, name, namespace, grants, owner, created_by, active, created_at, revoked_at, revoked_by, revoke_reason, allowed_ips, metadata, version) " +
-		"SELECT id, prefix, name, namespace, grants, owner, created_by, active, created_at, %s, 'me', '', allowed_ips, metadata, version + 1 FROM keys"
+	const replace = "REPLACE INTO keys (id, prefix, name, namespace, grants, owner, created_by, " +
+		"active, created_at, revoked_at, revoked_by, revoke_reason, allowed_ips, metadata, " +
+		"version) " +
+		"SELECT id, prefix, name, namespace, grants, owner, created_by, active, created_at, %s, " +
+		"'me', '', allowed_ips, metadata, version + 1 FROM keys"
 	d := newDeployment(t)
 	a, _ := d.node(keystore.Settings{})
 	_, token := mint(t, a, keystore.KeySpec{})
@@ -119,7 +125,8 @@ func TestReplacedRowsAreNoticed(t *testing.T) {
 		t.Fatal(h.Problem)
 	}
 	want(t, "revoked by hand", ask(a, token), keystore.Revoked)
-	for _, statement := range []string{fmt.Sprintf(replace, "NULL"), "REPLACE INTO secrets SELECT * FROM secrets"} {
+	for _, statement := range []string{fmt.Sprintf(replace, "NULL"),
+		"REPLACE INTO secrets SELECT * FROM secrets"} {
 		if err := d.try(statement); err == nil {
 			t.Errorf("%s: was carried out", statement)
 		}
@@ -141,7 +148,8 @@ func TestALostChangeIsNotReportedAsMade(t *testing.T) {
 	off := false
 	answer := make(chan error)
 	go func() {
-		_, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &off}, keystore.ChangeOptions{Wait: 20 * time.Second})
+		_, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &off},
+			keystore.ChangeOptions{Wait: 20 * time.Second})
 		answer <- err
 	}()
 	for a.Gauges().Revision == before { // it has not committed and waits for b
@@ -152,7 +160,8 @@ func TestALostChangeIsNotReportedAsMade(t *testing.T) {
 		fmt.Sprint("DELETE FROM change_log WHERE revision > ", before),
 		fmt.Sprint("DELETE FROM marks WHERE revision >= ", before),
 		fmt.Sprint("UPDATE head SET revision = ", before),
-		"UPDATE namespaces SET name = 'b'", // another change takes the revision, and the other node has applied it
+		// another change takes the revision, and the other node has applied it
+		"UPDATE namespaces SET name = 'b'",
 		"UPDATE nodes SET acked = (SELECT revision FROM head)",
 	)
 	if err := <-answer; err == nil {
@@ -168,23 +177,28 @@ func TestADatabaseThatLostManyRevokesRevivesNone(t *testing.T) {
 	const many = 1500
 	d := newDeployment(t)
 	a, _ := d.node(keystore.Settings{})
-	maker, key := caller(t, a, keystore.KeySpec{Grants: grants(t, "default=admin.keys:create,read")})
+	maker, key := caller(t, a, keystore.KeySpec{Grants: grants(t,
+		"default=admin.keys:create,read")})
 	var specs []keystore.ImportSpec
 	for i := range many {
-		specs = append(specs, keystore.ImportSpec{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Line: i + 1, Token: fmt.Sprintf("legacy/%d", i)})
+		specs = append(specs,
+			keystore.ImportSpec{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}},
+				Line: i + 1, Token: fmt.Sprintf("legacy/%d", i)})
 	}
 	if n, refused, err := a.ImportKeys(ctx, maker, specs, true, ""); n != many {
 		t.Fatal(n, refused, err)
 	}
 	gone := keystore.DigestOf(specs[0].Token)
 	before := fmt.Sprint(a.Gauges().Revision)
-	if _, p, err := a.RevokeKey(ctx, root, key.ID, "leaked", true, keystore.ChangeOptions{}); err != nil || !p.Complete {
+	if _, p, err := a.RevokeKey(ctx, root, key.ID, "leaked", true,
+		keystore.ChangeOptions{}); err != nil || !p.Complete {
 		t.Fatalf("%+v, %v", p, err)
 	}
 	d.tamper(
 		"DROP TRIGGER keys_one_way", // as a backup from before the revoke would have it
 		"UPDATE keys SET revoked_at = NULL, revoked_by = '', revoke_reason = '', version = 1",
-		"DELETE FROM keys WHERE id = (SELECT key_id FROM secrets WHERE digest = unhex('"+hex.EncodeToString(gone[:])+"'))",
+		"DELETE FROM keys WHERE id = (SELECT key_id FROM secrets WHERE digest = unhex('"+
+			hex.EncodeToString(gone[:])+"'))",
 		"DELETE FROM change_log WHERE revision > "+before,
 		"DELETE FROM marks WHERE revision >= "+before,
 		"UPDATE head SET revision = "+before,
@@ -231,7 +245,9 @@ type farAway struct {
 	far *atomic.Bool
 }
 
-func (f farAway) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
+func (f farAway) Update(
+	ctx context.Context, change func(keystore.Tx) error,
+) (keystore.Revision, error) {
 	return f.Database.Update(ctx, func(tx keystore.Tx) error {
 		if f.far.Load() {
 			tx = farTx{tx, ctx}

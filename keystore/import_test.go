@@ -7,20 +7,23 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestImportDuringALoad: what is read before an import that names no credential is not kept after it.
+// TestImportDuringALoad: what is read before an import that names no credential is not kept after
+// it.
 func TestImportDuringALoad(t *testing.T) {
 	d := newDeployment(t)
 	a, _ := d.node(keystore.Settings{})
 	b, f := d.node(keystore.Settings{})
 	specs := func(kind string) (list []keystore.ImportSpec) {
 		for i := range 200 {
-			list = append(list, keystore.ImportSpec{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Line: i + 1, Token: fmt.Sprintf("sk.live/%s-%d", kind, i)})
+			list = append(list,
+				keystore.ImportSpec{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Line: i + 1, Token: fmt.Sprintf("sk.live/%s-%d", kind, i)})
 		}
 		return list
 	}
 	bring := func(list []keystore.ImportSpec) {
 		t.Helper()
-		if n, refused, err := a.ImportKeys(ctx, root, list, false, ""); err != nil || n != len(list) {
+		if n, refused, err := a.ImportKeys(ctx, root, list, false, ""); err != nil ||
+			n != len(list) {
 			t.Fatal(n, refused, err)
 		}
 	}

@@ -6,7 +6,8 @@ import (
 	"weak"
 )
 
-// An interner keeps one copy of equal values for as long as anyone uses it. Its zero value is ready.
+// An interner keeps one copy of equal values for as long as anyone uses it. Its zero value is
+// ready.
 type interner[T any] struct {
 	held sync.Map // text → weak.Pointer[T]
 }

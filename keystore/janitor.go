@@ -8,13 +8,15 @@ import (
 	"time"
 )
 
-// janitor finds out which other nodes have gone silent, so that a node that died an hour ago costs the next revoke nothing.
+// janitor finds out which other nodes have gone silent, so that a node that died an hour ago costs
+// the next revoke nothing.
 type janitor struct {
 	applied Revision // as acknowledged last
 	looked  time.Time
 	seen    map[string]silence
-	fenced  sync.Map // incarnation → when, on our own clock, it had been told to take no lease any more
-	busy    atomic.Bool
+	// incarnation → when, on our own clock, it had been told to take no lease any more
+	fenced sync.Map
+	busy   atomic.Bool
 }
 
 // silence is how long, on our own clock, a node has said nothing.
@@ -34,7 +36,8 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 	}
 	seen := make(map[string]silence, len(nodes))
 	var fence, remove []Node
-	blind := now.Sub(j.looked) > k.settings.Load().Lease/2 // stopped, or without the database: others may have had nobody to tell
+	// stopped, or without the database: others may have had nobody to tell
+	blind := now.Sub(j.looked) > k.settings.Load().Lease/2
 	j.looked = now
 	for _, other := range nodes {
 		if other.Incarnation == *k.node.incarnation.Load() {
@@ -53,10 +56,12 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 		fenced, ours := j.fenced.Load(other.Incarnation)
 		switch {
 		case ours && other.State == NodeFencing:
-			if now.Sub(fenced.(time.Time)) >= k.node.surelyOver(other.Lease) || ablated("remove-without-wait") {
+			if now.Sub(fenced.(time.Time)) >= k.node.surelyOver(other.Lease) ||
+				ablated("remove-without-wait") {
 				remove = append(remove, other)
 			}
-		case now.Sub(s.since) >= other.Lease, other.State == NodeFencing, other.Epoch != "" && other.Epoch != epoch:
+		case now.Sub(s.since) >= other.Lease, other.State == NodeFencing, other.Epoch != "" &&
+			other.Epoch != epoch:
 			fence = append(fence, other)
 		}
 		seen[other.Incarnation] = s
@@ -86,7 +91,8 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 			switch {
 			case other.State == NodeFencing: // somebody else said so
 			case other.Epoch != "" && other.Epoch != epoch:
-				k.logger.Info("node of a former history has to join again", slog.String("node", other.Address))
+				k.logger.Info("node of a former history has to join again",
+					slog.String("node", other.Address))
 			default:
 				k.logger.Warn("fencing a silent node", slog.String("node", other.Address))
 			}
@@ -106,10 +112,12 @@ func (j *janitor) tidy(k *Keystore, nodes []Node, epoch string, now time.Time) {
 	}
 }
 
-// lastLease returns the time after which a node has begun no lease that does not know of a change committed at since: that time itself, or earlier,
-// when the node had been told before to take none, and still is, after since.
+// lastLease returns the time after which a node has begun no lease that does not know of a change
+// committed at since: that time itself, or earlier, when the node had been told before to take
+// none, and still is, after since.
 func (j *janitor) lastLease(n *Node, since time.Time) time.Time {
-	if fenced, ok := j.fenced.Load(n.Incarnation); ok && n.State == NodeFencing && fenced.(time.Time).Before(since) {
+	if fenced, ok := j.fenced.Load(n.Incarnation); ok && n.State == NodeFencing &&
+		fenced.(time.Time).Before(since) {
 		return fenced.(time.Time)
 	}
 	return since

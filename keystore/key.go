@@ -38,7 +38,8 @@ type Key struct {
 	Namespace string  // home
 	Grants    []Grant // the home grant first, when there is one
 	Owner     string  // the member it acts for
-	Personal  bool    // the owner's own token: it has no grants and opens only the doors of those who manage
+	// the owner's own token: it has no grants and opens only the doors of those who manage
+	Personal  bool
 	CreatedBy string
 	Active    bool
 	CreatedAt time.Time
@@ -55,7 +56,8 @@ type Key struct {
 	Version    int64 // 1 when made, one more with each change
 }
 
-// Status returns the key's status at now: revoked before expired before inactive, as the outcomes go.
+// Status returns the key's status at now: revoked before expired before inactive, as the outcomes
+// go.
 func (k *Key) Status(now time.Time) Status {
 	switch {
 	case !k.RevokedAt.IsZero():
@@ -70,7 +72,11 @@ func (k *Key) Status(now time.Time) Status {
 
 // opens reports whether a digest is that of a secret which opens the key at now.
 func (k *Key) opens(d Digest, now time.Time) bool {
-	return slices.ContainsFunc(k.Secrets, func(s Secret) bool { return s.Digest == d && (s.ExpiresAt.IsZero() || now.Before(s.ExpiresAt)) })
+	return slices.ContainsFunc(k.Secrets,
+		func(s Secret) bool {
+			return s.Digest == d &&
+				(s.ExpiresAt.IsZero() || now.Before(s.ExpiresAt))
+		})
 }
 
 // Listed is how the key is shown in lists: its prefix and the first 8 of its id.

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// Settings are what may change while the store is open. Zero values are replaced by the defaults below.
+// Settings are what may change while the store is open. Zero values are replaced by the defaults
+// below.
 type Settings struct {
 	// TokenPrefixes are accepted; the first is for new keys. [MemberPrefix] cannot be one.
 	TokenPrefixes []string
@@ -20,14 +21,15 @@ type Settings struct {
 	AbandonedPrefixes []string
 	// LocalCache is how many records the process keeps at most.
 	LocalCache int
-	// LocalCacheBytes is about how much memory the records may take. A record that needs more than a
-	// 256th of it is not cached.
+	// LocalCacheBytes is about how much memory the records may take. A record that needs more than
+	// a 256th of it is not cached.
 	LocalCacheBytes int64
 	// Lease is how long a node that is cut off may go on trusting what it has cached.
 	Lease time.Duration
 	// Capacity is how much the deployment may hold.
 	Capacity Capacity
-	// Cache is shared with the other nodes; nil: none. It stays its owner's to close, once it is in no Settings any more.
+	// Cache is shared with the other nodes; nil: none. It stays its owner's to close, once it is in
+	// no Settings any more.
 	Cache SharedCache
 }
 
@@ -57,7 +59,8 @@ func (s Settings) withDefaults() Settings {
 	return s
 }
 
-// A Keystore is one node: its caches, its lease, and the way to the database. It is safe for concurrent use.
+// A Keystore is one node: its caches, its lease, and the way to the database. It is safe for
+// concurrent use.
 type Keystore struct {
 	db         Database
 	configured *[32]byte
@@ -90,13 +93,19 @@ type Keystore struct {
 	work    sync.WaitGroup // what runs in the background
 }
 
-// Open joins the deployment in db as a new node. configured is the token key of the configuration, nil for none. db is the
-// Keystore's from now on, and is closed when Open fails.
-func Open(ctx context.Context, db Database, configured *[32]byte, s Settings, o Observer, logger *slog.Logger) (*Keystore, error) {
+// Open joins the deployment in db as a new node. configured is the token key of the configuration,
+// nil for none. db is the Keystore's from now on, and is closed when Open fails.
+func Open(
+	ctx context.Context, db Database, configured *[32]byte, s Settings, o Observer,
+	logger *slog.Logger,
+) (*Keystore, error) {
 	return open(ctx, db, configured, s, o, logger, faultyClock())
 }
 
-func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o Observer, logger *slog.Logger, c clock) (*Keystore, error) {
+func open(
+	ctx context.Context, db Database, configured *[32]byte, s Settings, o Observer,
+	logger *slog.Logger, c clock,
+) (*Keystore, error) {
 	s = s.withDefaults()
 	k := &Keystore{
 		db: db, configured: configured, logger: logger, observer: o, clock: c,
@@ -117,7 +126,10 @@ func open(ctx context.Context, db Database, configured *[32]byte, s Settings, o 
 	}
 	k.work.Go(func() { k.keepUp(k.running) })
 	k.work.Go(func() { k.cutLapsed(k.running) })
-	k.work.Go(func() { every(k.running, sweepInterval, func() { k.cache.sweep(k.Now().UnixNano()) }) })
+	k.work.Go(func() {
+		every(k.running, sweepInterval,
+			func() { k.cache.sweep(k.Now().UnixNano()) })
+	})
 	k.work.Go(func() { every(k.running, flushInterval, func() { k.flushUses(k.running) }) })
 	k.work.Go(func() { every(k.running, noteInterval, func() { k.noteTime(k.running) }) })
 	k.work.Go(func() {
@@ -222,29 +234,33 @@ func (k *Keystore) leave() error {
 }
 
 var (
-	errClosed    = errors.New("the key store is closed")
-	errAway      = errors.New("the database has not answered for some time, and is being asked")
-	errStale     = errors.New("the database answered with an older state than before: is it a former primary?")
+	errClosed = errors.New("the key store is closed")
+	errAway   = errors.New("the database has not answered for some time, and is being asked")
+	errStale  = errors.New("the database answered with an older state than before: is it a " +
+		"former primary?")
 	errClockRate = errors.New("no lease is taken")
 )
 
 // An Answer is what is known of a credential.
 type Answer struct {
-	// Record is what the credential opens, or opened before it was rotated out; nil when Outcome is [Malformed] or [Unknown].
+	// Record is what the credential opens, or opened before it was rotated out; nil when Outcome is
+	// [Malformed] or [Unknown].
 	Record *Record
 	// Outcome is [OK] when there is a record, whatever its state: [Decide] judges that.
 	Outcome Outcome
-	// Now is the time of the request on the database's clock, in Unix nanoseconds, for [Decide]: so a wrong clock of this machine extends no
-	// key's life.
+	// Now is the time of the request on the database's clock, in Unix nanoseconds, for [Decide]: so
+	// a wrong clock of this machine extends no key's life.
 	Now int64
 
 	generation uint64 // of its shard, read before the record was
 }
 
-// Lookup returns what is known of a credential; now was read after the request arrived. A credential that cannot be one
-// of ours is [Malformed] without asking any store, and so are members' tokens. An error means that it cannot be known: [Unavailable].
+// Lookup returns what is known of a credential; now was read after the request arrived. A
+// credential that cannot be one of ours is [Malformed] without asking any store, and so are
+// members' tokens. An error means that it cannot be known: [Unavailable].
 func (k *Keystore) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
-	if len(credential) < minCredentialLen || len(credential) > maxCredentialLen { // not worth a hash; the rest is inspected when it is not found
+	// not worth a hash; the rest is inspected when it is not found
+	if len(credential) < minCredentialLen || len(credential) > maxCredentialLen {
 		return Answer{Outcome: Malformed}, nil
 	}
 	if k.Abandoned(credential) { // the cache may hold its record
@@ -254,7 +270,8 @@ func (k *Keystore) Lookup(ctx context.Context, credential string, now time.Time)
 	return a.forDoor(false), err
 }
 
-// LookupMember is Lookup for the doors of those who manage, where a member's own token is good, and for it alone.
+// LookupMember is Lookup for the doors of those who manage, where a member's own token is good, and
+// for it alone.
 func (k *Keystore) LookupMember(ctx context.Context, token string, now time.Time) (Answer, error) {
 	if !k.MadeForMember(token) {
 		return Answer{Outcome: Malformed}, nil
@@ -263,7 +280,8 @@ func (k *Keystore) LookupMember(ctx context.Context, token string, now time.Time
 	return a.forDoor(true), err
 }
 
-// MadeForMember reports whether the token's tag proves, without any store, that this deployment made it for a member: nobody can guess one.
+// MadeForMember reports whether the token's tag proves, without any store, that this deployment
+// made it for a member: nobody can guess one.
 func (k *Keystore) MadeForMember(token string) bool {
 	t, err := ParseToken(token)
 	return err == nil && t.Prefix() == MemberPrefix && k.tokenKey.Load().Verify(t)
@@ -283,7 +301,9 @@ func (k *Keystore) Again(ctx context.Context, r *Record, now time.Time) (Answer,
 }
 
 // lookUp answers for a digest; credential is empty when it has been inspected before.
-func (k *Keystore) lookUp(ctx context.Context, d Digest, credential string, now time.Time) (Answer, error) {
+func (k *Keystore) lookUp(
+	ctx context.Context, d Digest, credential string, now time.Time,
+) (Answer, error) {
 	now = cachedClock(k.clock.of(now))
 	s := k.cache.shard(&d)
 	a := Answer{generation: s.generation.Load()}
@@ -328,7 +348,8 @@ func (k *Keystore) underLease(ctx context.Context, now time.Time) error {
 	if !k.node.lease.holds(now) && k.node.away(k.clock.now()) {
 		return errAway
 	}
-	for tries := 0; !k.node.lease.holds(now); tries++ { // a renewal that is shared may have begun before this process was stopped
+	// a renewal that is shared may have begun before this process was stopped
+	for tries := 0; !k.node.lease.holds(now); tries++ {
 		if tries == 3 {
 			return errors.New("the lease lapsed while it was being renewed")
 		}
@@ -352,19 +373,22 @@ func (a Answer) with(s *shard, r *Record) Answer {
 	return a
 }
 
-// inspect tells without any store whether a credential can be one of ours, and whether its tag proves that this deployment made it.
-// One that bears our prefix needs the right tag. Another can only have been imported, if any was.
+// inspect tells without any store whether a credential can be one of ours, and whether its tag
+// proves that this deployment made it. One that bears our prefix needs the right tag. Another can
+// only have been imported, if any was.
 func (k *Keystore) inspect(credential string) (tagged, ok bool) {
 	if !possible(credential) {
 		return false, false
 	}
-	if t, err := ParseToken(credential); err == nil && slices.Contains(k.settings.Load().TokenPrefixes, t.Prefix()) {
+	if t, err := ParseToken(credential); err == nil &&
+		slices.Contains(k.settings.Load().TokenPrefixes, t.Prefix()) {
 		return true, k.tokenKey.Load().Verify(t)
 	}
 	return false, !k.HasPrefix(credential)
 }
 
-// possible reports whether s can be a credential at all, ours or imported: 8 to 512 visible ASCII characters (spec section 2).
+// possible reports whether s can be a credential at all, ours or imported: 8 to 512 visible ASCII
+// characters (spec section 2).
 func possible(s string) bool {
 	if len(s) < minCredentialLen || len(s) > maxCredentialLen {
 		return false
@@ -377,8 +401,8 @@ func possible(s string) bool {
 	return true
 }
 
-// TrimSecretToken drops the URI scheme of RFC 8959, `secret-token:`, from before a credential; the case of a scheme does not matter
-// (RFC 3986 §3.1).
+// TrimSecretToken drops the URI scheme of RFC 8959, `secret-token:`, from before a credential; the
+// case of a scheme does not matter (RFC 3986 §3.1).
 func TrimSecretToken(credential string) string {
 	const scheme = "secret-token:"
 	if len(credential) >= len(scheme) && strings.EqualFold(credential[:len(scheme)], scheme) {
@@ -387,7 +411,8 @@ func TrimSecretToken(credential string) string {
 	return credential
 }
 
-// Foreign reports whether a credential has none of the accepted prefixes and was not created by this deployment.
+// Foreign reports whether a credential has none of the accepted prefixes and was not created by
+// this deployment.
 func (k *Keystore) Foreign(credential string) bool {
 	return !k.HasPrefix(credential) && !k.Abandoned(credential)
 }
@@ -395,7 +420,8 @@ func (k *Keystore) Foreign(credential string) bool {
 // HasPrefix reports whether a credential bears one of our prefixes, members' included.
 func (k *Keystore) HasPrefix(credential string) bool {
 	return HasTokenPrefix(credential, MemberPrefix) ||
-		slices.ContainsFunc(k.settings.Load().TokenPrefixes, func(p string) bool { return HasTokenPrefix(credential, p) })
+		slices.ContainsFunc(k.settings.Load().TokenPrefixes,
+			func(p string) bool { return HasTokenPrefix(credential, p) })
 }
 
 // Abandoned reports whether a credential is a token that this deployment created with a prefix that
@@ -416,8 +442,8 @@ type OtherPrefix struct {
 }
 
 // OtherPrefixes returns the prefixes that s does not accept and that live keys have: requests with
-// their tokens are refused under s. Of a key that was rotated, only the newest token counts, not one
-// in its grace.
+// their tokens are refused under s. Of a key that was rotated, only the newest token counts, not
+// one in its grace.
 func (k *Keystore) OtherPrefixes(ctx context.Context, s Settings) ([]OtherPrefix, error) {
 	counts, err := k.db.CountPrefixes(ctx, s.withDefaults().TokenPrefixes)
 	if err != nil {
@@ -425,14 +451,17 @@ func (k *Keystore) OtherPrefixes(ctx context.Context, s Settings) ([]OtherPrefix
 	}
 	var list []OtherPrefix
 	for _, prefix := range slices.Sorted(maps.Keys(counts)) {
-		list = append(list, OtherPrefix{prefix, counts[prefix], slices.Contains(s.AbandonedPrefixes, prefix)})
+		list = append(list, OtherPrefix{prefix, counts[prefix],
+			slices.Contains(s.AbandonedPrefixes, prefix)})
 	}
 	return list, nil
 }
 
 // ListPrefixes returns the accepted prefixes, the one for new keys first, and the others that live
 // keys have. It requires `admin.keys:read` in all namespaces.
-func (k *Keystore) ListPrefixes(ctx context.Context, c Caller) (accepted []string, others []OtherPrefix, err error) {
+func (k *Keystore) ListPrefixes(
+	ctx context.Context, c Caller,
+) (accepted []string, others []OtherPrefix, err error) {
 	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return nil, nil, err
@@ -448,8 +477,8 @@ func (k *Keystore) ListPrefixes(ctx context.Context, c Caller) (accepted []strin
 	return slices.Clone(s.TokenPrefixes), others, err
 }
 
-// Policy returns the namespaces, roles and members as this node knows them, for [Decide]. It needs no store. Read it after the time of a
-// request was.
+// Policy returns the namespaces, roles and members as this node knows them, for [Decide]. It needs
+// no store. Read it after the time of a request was.
 func (k *Keystore) Policy() *Directory { return k.node.directory.Load() }
 
 // A Health is how the node stands.
@@ -473,14 +502,16 @@ func (k *Keystore) Health(ctx context.Context) Health {
 		h.Problem = "key lookups in the database fail; cached keys still work, " +
 			"requests with other keys get 503"
 	case err != nil && h.LeaseRemaining > 0:
-		h.Problem = "the database cannot be asked; keys that are cached go on working until the lease has run out"
+		h.Problem = "the database cannot be asked; keys that are cached go on working until the " +
+			"lease has run out"
 	case errors.Is(err, errClockRate):
 		h.Problem = err.Error()
 	case errors.Is(err, ErrReplaced):
 		h.Problem = ErrReplaced.Error() + "; every request that needs a key gets 503; " +
 			"a restart is required: see the log for what to check first"
 	case h.LeaseRemaining == 0:
-		h.Problem = "the lease has lapsed and the database cannot be asked; every request is answered 503"
+		h.Problem = "the lease has lapsed and the database cannot be asked; every request is " +
+			"answered 503"
 	}
 	return h
 }

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// useGrain is how close together two uses may lie to be noted as one. With flushInterval it makes the 10 s that a
-	// kill may lose (spec section 9).
+	// useGrain is how close together two uses may lie to be noted as one. With flushInterval it
+	// makes the 10 s that a kill may lose (spec section 9).
 	useGrain      = 5 * time.Second
 	flushInterval = 4 * time.Second
 	// unflushedUses bounds what waits while the database is away.
@@ -21,7 +21,8 @@ type use struct {
 	at    time.Time
 }
 
-// Used notes that a request of this record was let through at now, in Unix nanoseconds. Mostly that is one comparison.
+// Used notes that a request of this record was let through at now, in Unix nanoseconds. Mostly that
+// is one comparison.
 func (k *Keystore) Used(r *Record, now int64) {
 	last := r.usedAt.Load()
 	if now-last < int64(useGrain) || !r.usedAt.CompareAndSwap(last, now) {
@@ -39,7 +40,8 @@ type unflushed struct {
 	at map[string]time.Time
 }
 
-// flushUses writes what was noted since the last flush. What the database does not take is kept for the next one.
+// flushUses writes what was noted since the last flush. What the database does not take is kept for
+// the next one.
 func (k *Keystore) flushUses(ctx context.Context) {
 	u := &k.uses
 	u.mu.Lock()

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// clockRate is how far the rate of any clock may be off from true time, as a fraction (docs/protocol.md, rule 7).
+	// clockRate is how far the rate of any clock may be off from true time, as a fraction
+	// (docs/protocol.md, rule 7).
 	clockRate = 0.01
 	// retryInterval is how soon a failed renewal is tried again.
 	retryInterval = 500 * time.Millisecond
@@ -31,9 +32,10 @@ type term struct {
 	ends          int64         // the same by the own clock as it can be set, in Unix nanoseconds
 }
 
-// at returns what the database's clock says at a reading of our own, in Unix nanoseconds, and whether the term covers it. The reading carries
-// a monotonic one as time.Now returns it. It takes both clocks to say that it is covered: the monotonic one stops while a machine is suspended,
-// and the other can be set.
+// at returns what the database's clock says at a reading of our own, in Unix nanoseconds, and
+// whether the term covers it. The reading carries a monotonic one as time.Now returns it. It takes
+// both clocks to say that it is covered: the monotonic one stops while a machine is suspended, and
+// the other can be set.
 func (t *term) at(own time.Time) (database int64, held bool) {
 	passed := own.Sub(t.asked)
 	return t.reads + int64(passed), passed < t.length && own.UnixNano() < t.ends
@@ -77,34 +79,37 @@ func (l *lease) remaining(now time.Time) time.Duration {
 	return max(0, held.length-now.Sub(held.asked))
 }
 
-// node is what this process is to the deployment (docs/protocol.md). What has no lock or atomic is the
-// renewals' own, of which one runs at a time.
+// node is what this process is to the deployment (docs/protocol.md). What has no lock or atomic is
+// the renewals' own, of which one runs at a time.
 type node struct {
 	incarnation atomic.Pointer[string] // changes when the node has to join anew
 	renewed     time.Time              // when the last renewal began
 	epoch       string
 	left        []string                 // epochs that were this node's before
 	position    atomic.Pointer[Position] // up to which changes are applied
-	stranger    bool                     // in a database that is not the one it was: it has to join anew
-	lease       lease
-	rate        rateCheck
-	applied     atomic.Int64 // its revision; negative: nothing is cached yet
-	commits     commitTimes
-	histories   atomic.Int64 // how often the database was found to be another one
-	timeline    string       // of the database's server
-	takeovers   atomic.Int64 // how often that has changed
-	lost        atomic.Int64 // when, on the database's clock in Unix nanoseconds, it was last found to be another one
-	directory   atomic.Pointer[Directory]
-	base        *baseDirectory // read whole, and not in use yet
-	rereads     bool           // the directory has to be read whole
-	imported    atomic.Bool
-	standbys    atomic.Bool // commits wait for a standby
-	replaced    atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
+	// in a database that is not the one it was: it has to join anew
+	stranger  bool
+	lease     lease
+	rate      rateCheck
+	applied   atomic.Int64 // its revision; negative: nothing is cached yet
+	commits   commitTimes
+	histories atomic.Int64 // how often the database was found to be another one
+	timeline  string       // of the database's server
+	takeovers atomic.Int64 // how often that has changed
+	// when, on the database's clock in Unix nanoseconds, it was last found to be another one
+	lost      atomic.Int64
+	directory atomic.Pointer[Directory]
+	base      *baseDirectory // read whole, and not in use yet
+	rereads   bool           // the directory has to be read whole
+	imported  atomic.Bool
+	standbys  atomic.Bool // commits wait for a standby
+	replaced  atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
 
 	acknowledged atomic.Pointer[time.Time] // the last Acknowledge
-	peers        map[string]Node           // the others' rows, by incarnation, as this node has read them last
-	peersBefore  map[string]Node           // and before that
-	others       janitor
+	// the others' rows, by incarnation, as this node has read them last
+	peers       map[string]Node
+	peersBefore map[string]Node // and before that
+	others      janitor
 
 	mu       sync.Mutex // of what follows
 	row      ownRow
@@ -131,11 +136,13 @@ type history struct{ histories, takeovers int64 }
 
 func (n *node) history() history { return history{n.histories.Load(), n.takeovers.Load()} }
 
-// patience is how long a renewal may take, after others have failed, until nobody waits for it any more.
+// patience is how long a renewal may take, after others have failed, until nobody waits for it any
+// more.
 const patience = 100 * time.Millisecond
 
-// away reports whether the database does not answer at present, so that nobody need wait until its time is over: two renewals in a row have failed,
-// and the one that runs gets no answer either. One failure says little: a process that was stopped has it when it goes on.
+// away reports whether the database does not answer at present, so that nobody need wait until its
+// time is over: two renewals in a row have failed, and the one that runs gets no answer either. One
+// failure says little: a process that was stopped has it when it goes on.
 func (n *node) away(now time.Time) bool {
 	if n.failures.Load() < 2 {
 		return false
@@ -159,9 +166,10 @@ type renewal struct {
 	err   error
 }
 
-// renew asks for the head of the change log, applies what is new, and only then extends the lease, from a clock
-// reading taken before it asked. Whoever calls while one is running shares it; should that one fail, it may have begun before this process was
-// stopped or the database went away, and is tried once more.
+// renew asks for the head of the change log, applies what is new, and only then extends the lease,
+// from a clock reading taken before it asked. Whoever calls while one is running shares it; should
+// that one fail, it may have begun before this process was stopped or the database went away, and
+// is tried once more.
 func (k *Keystore) renew(ctx context.Context) error {
 	shared, err := k.joinRenewal(ctx)
 	if shared && err != nil && ctx.Err() == nil {
@@ -312,7 +320,8 @@ func (k *Keystore) askHead(ctx context.Context) (Head, reading, error) {
 	if behind := head.Noted.Sub(head.Now); n.lease.term.Load() == nil && behind > 0 {
 		at.database = head.Noted
 		if behind > time.Second {
-			k.logger.Warn("database clock was set back; keys expire by the later time until it catches up", slog.Duration("behind", behind))
+			k.logger.Warn("database clock was set back; keys expire by the later time until it "+
+				"catches up", slog.Duration("behind", behind))
 		}
 	}
 	hold("renew.reply")
@@ -333,7 +342,8 @@ func (k *Keystore) distrust() {
 func (k *Keystore) rejoin() {
 	n := k.node
 	if applied := n.applied.Load(); applied >= 0 {
-		k.logger.Warn("this node was given up by another one and joins anew; was it stopped, or cut off from the database?")
+		k.logger.Warn("this node was given up by another one and joins anew; was it stopped, or " +
+			"cut off from the database?")
 		k.cache.purge(Revision(applied))
 	}
 	n.lease.drop()
@@ -363,7 +373,8 @@ func (k *Keystore) joined() error {
 	ctx, cancel := context.WithTimeout(k.running, loadTimeout)
 	defer cancel()
 	length := k.settings.Load().Lease
-	err := k.db.Join(ctx, Node{Incarnation: *n.incarnation.Load(), Address: hostAndProcess(), Lease: length, Former: former})
+	err := k.db.Join(ctx, Node{Incarnation: *n.incarnation.Load(), Address: hostAndProcess(),
+		Lease: length, Former: former})
 	if err != nil {
 		return k.storeFailed("joining the deployment", err)
 	}
@@ -392,14 +403,16 @@ func (k *Keystore) confirm() error {
 	return nil
 }
 
-// leaseLength returns how long the next lease may be. The others, who read it from the node's row, must never take it for shorter than
-// a lease that is held: a longer one is told before it is used, and a shorter one when none that is longer can be held any more.
+// leaseLength returns how long the next lease may be. The others, who read it from the node's row,
+// must never take it for shorter than a lease that is held: a longer one is told before it is used,
+// and a shorter one when none that is longer can be held any more.
 func (k *Keystore) leaseLength() time.Duration {
 	n, length := k.node, k.settings.Load().Lease
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	row := &n.row
-	if length != row.shows && !row.setting && (length > row.lease || n.lease.endsBy(n.renewed.Add(length))) {
+	if length != row.shows && !row.setting &&
+		(length > row.lease || n.lease.endsBy(n.renewed.Add(length))) {
 		row.setting, row.shows, row.lease = true, 0, min(row.lease, length)
 		incarnation := *n.incarnation.Load()
 		k.afterwardsLocked(func(ctx context.Context) {
@@ -455,7 +468,8 @@ func (k *Keystore) afterwardsLocked(f func(context.Context)) bool {
 	return true
 }
 
-// acknowledge tells the other nodes, if there are any, what this one has applied, and that it lives.
+// acknowledge tells the other nodes, if there are any, what this one has applied, and that it
+// lives.
 func (k *Keystore) acknowledge(ctx context.Context, head Head, length time.Duration) {
 	n := k.node
 	last := n.acknowledged.Load()
@@ -464,7 +478,8 @@ func (k *Keystore) acknowledge(ctx context.Context, head Head, length time.Durat
 		return
 	}
 	if err := k.db.Acknowledge(ctx, *n.incarnation.Load(), head.Position); err != nil {
-		_ = k.storeFailed("acknowledging a change", err) // a revoke elsewhere waits longer; the next renewal tries again
+		// a revoke elsewhere waits longer; the next renewal tries again
+		_ = k.storeFailed("acknowledging a change", err)
 		return
 	}
 	now := k.clock.now()
@@ -479,11 +494,13 @@ func (k *Keystore) acknowledge(ctx context.Context, head Head, length time.Durat
 	n.others.tidy(k, nodes, head.Epoch, now)
 }
 
-// keepUp renews a few times a lease, and whenever the database says that something may have changed.
+// keepUp renews a few times a lease, and whenever the database says that something may have
+// changed.
 func (k *Keystore) keepUp(ctx context.Context) {
 	wait := k.settings.Load().Lease / 5
 	for {
-		timer := time.NewTimer(time.Duration(float64(wait) * (0.9 + 0.2*rand.Float64()))) // nodes that started together drift apart
+		// nodes that started together drift apart
+		timer := time.NewTimer(time.Duration(float64(wait) * (0.9 + 0.2*rand.Float64())))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -499,8 +516,10 @@ func (k *Keystore) keepUp(ctx context.Context) {
 	}
 }
 
-// cutLapsed cuts what runs when the lease has run out and nothing has renewed it, for its key may have died. A revoke elsewhere waits for
-// this node for as long as the lease and a margin for clocks. Half of the margin is for a renewal: a process that was stopped begins one when it goes on.
+// cutLapsed cuts what runs when the lease has run out and nothing has renewed it, for its key may
+// have died. A revoke elsewhere waits for this node for as long as the lease and a margin for
+// clocks. Half of the margin is for a renewal: a process that was stopped begins one when it goes
+// on.
 func (k *Keystore) cutLapsed(ctx context.Context) {
 	for {
 		left := k.node.lease.remaining(k.clock.now())
@@ -532,7 +551,8 @@ func (k *Keystore) storeFailed(doing string, err error) error {
 		log = !k.node.replaced.Swap(true)
 	}
 	if log {
-		k.logger.Error("the key database failed", slog.String("while", doing), slog.Any("error", err))
+		k.logger.Error("the key database failed", slog.String("while", doing),
+			slog.Any("error", err))
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }

@@ -10,24 +10,27 @@ import (
 const (
 	cacheShards = 256
 
-	// negativeEntries bounds how many credentials are remembered to open nothing, in the whole process.
+	// negativeEntries bounds how many credentials are remembered to open nothing, in the whole
+	// process.
 	negativeEntries = 1 << 16
-	// negativeTTL is short: what opens nothing now may be imported by the next second (the change log also says so).
+	// negativeTTL is short: what opens nothing now may be imported by the next second (the change
+	// log also says so).
 	negativeTTL = 2 * time.Second
 	// recordTTL is a second line behind the lease, against bugs of ours.
 	recordTTL = 10 * time.Minute
 )
 
-// localCache holds the records of credentials seen lately, and apart from them, so that a flood cannot push them out,
-// credentials that open nothing. Reading takes no lock. Everything that concerns one credential happens in one shard, under its lock:
-// insertion, invalidation, the loads that run for it (flight.go) and the requests on their way (running.go).
+// localCache holds the records of credentials seen lately, and apart from them, so that a flood
+// cannot push them out, credentials that open nothing. Reading takes no lock. Everything that
+// concerns one credential happens in one shard, under its lock: insertion, invalidation, the loads
+// that run for it (flight.go) and the requests on their way (running.go).
 type localCache struct {
 	shards [cacheShards]shard
 }
 
 type shard struct {
-	// generation counts invalidations in this shard. Whoever reads a store notes it before, and inserts only if it is
-	// still the same, under the lock (docs/protocol.md, rule 5).
+	// generation counts invalidations in this shard. Whoever reads a store notes it before, and
+	// inserts only if it is still the same, under the lock (docs/protocol.md, rule 5).
 	generation atomic.Uint64
 	records    table
 	negatives  table
@@ -89,8 +92,8 @@ func (c *localCache) purge(r Revision) {
 	}
 }
 
-// forgetNegatives is for credentials that were added, whichever they are: they can be known only as what opens nothing, or be
-// being read as such. Nobody has to load a record anew.
+// forgetNegatives is for credentials that were added, whichever they are: they can be known only as
+// what opens nothing, or be being read as such. Nobody has to load a record anew.
 func (c *localCache) forgetNegatives() {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -139,16 +142,19 @@ func (s *shard) find(d *Digest, now int64) (r *Record, known bool) {
 	return nil, false
 }
 
-// insert keeps what a store said of a credential. The caller holds the lock and has compared the generation.
+// insert keeps what a store said of a credential. The caller holds the lock and has compared the
+// generation.
 func (s *shard) insert(d *Digest, r *Record, now int64) {
 	if r == nil || r.opensNothing() {
 		s.negatives.insert(&entry{digest: *d, record: r, until: now + int64(negativeTTL)})
 	} else {
-		s.records.insert(&entry{digest: *d, record: r, until: now + int64(recordTTL), size: r.size()})
+		s.records.insert(&entry{digest: *d, record: r, until: now + int64(recordTTL),
+			size: r.size()})
 	}
 }
 
-// invalidate forgets a credential that was changed at revision r, and everything that is being read for it. The caller holds the lock.
+// invalidate forgets a credential that was changed at revision r, and everything that is being read
+// for it. The caller holds the lock.
 func (s *shard) invalidate(d *Digest, r Revision) {
 	if ablated("delete-before-bump") {
 		s.records.remove(d)
@@ -173,10 +179,11 @@ type entry struct {
 	marked atomic.Bool
 }
 
-// table is an open-addressed hash table that is read without a lock and written under its shard's. A digest is its own hash.
-// Past its limit it evicts in CLOCK order: an entry that was found since the hand last came by gets another round.
-// A reader may miss an entry while the table is rebuilt around it; it then asks again under the lock. It never finds
-// one that was removed before it began.
+// table is an open-addressed hash table that is read without a lock and written under its shard's.
+// A digest is its own hash. Past its limit it evicts in CLOCK order: an entry that was found since
+// the hand last came by gets another round. A reader may miss an entry while the table is rebuilt
+// around it; it then asks again under the lock. It never finds one that was removed before it
+// began.
 type table struct {
 	slots atomic.Pointer[[]atomic.Pointer[entry]] // length a power of two, at most half full
 	count atomic.Int64
@@ -279,8 +286,8 @@ func (t *table) remove(d *Digest) {
 	}
 }
 
-// removeAt empties a slot and moves back what had been displaced past it, so that no probe ends too early
-// (Knuth, TAOCP 6.4, algorithm R).
+// removeAt empties a slot and moves back what had been displaced past it, so that no probe ends too
+// early (Knuth, TAOCP 6.4, algorithm R).
 func (t *table) removeAt(slots []atomic.Pointer[entry], hole uint64) {
 	e := slots[hole].Load()
 	if h := e.holding(); h != nil {

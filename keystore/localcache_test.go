@@ -12,7 +12,8 @@ import (
 
 func numbered(i int) Digest { return DigestOf(strconv.Itoa(i)) }
 
-// The table against a map, over random histories, with homes crowded together so that entries displace one another.
+// The table against a map, over random histories, with homes crowded together so that entries
+// displace one another.
 func TestTableDoesWhatAMapDoes(t *testing.T) {
 	for seed := range uint64(50) {
 		rng := rand.New(rand.NewPCG(seed, 1))
@@ -115,15 +116,16 @@ func TestEntriesAge(t *testing.T) {
 		d    Digest
 		at   time.Duration
 		want bool
-	}{{a, recordTTL - 1, true}, {a, recordTTL, false}, {b, negativeTTL - 1, true}, {b, negativeTTL, false}} {
+	}{{a, recordTTL - 1, true}, {a, recordTTL, false}, {b, negativeTTL - 1, true}, {b, negativeTTL,
+		false}} {
 		if _, known := s.find(&c.d, int64(c.at)); known != c.want {
 			t.Errorf("after %v: known is %v", c.at, known)
 		}
 	}
 }
 
-// Readers run through the table while it is written. One may miss an entry that stays, for it asks again under the lock; what
-// was removed before it began it must never find.
+// Readers run through the table while it is written. One may miss an entry that stays, for it asks
+// again under the lock; what was removed before it began it must never find.
 func TestReadersNeverFindWhatWasRemovedBefore(t *testing.T) {
 	c := newLocalCache(1<<20, 1<<40)
 	var wg sync.WaitGroup
@@ -175,7 +177,8 @@ func TestReadersNeverFindWhatWasRemovedBefore(t *testing.T) {
 	<-done
 }
 
-// What a shard still knows of changes, against all there were: it may forget, but never say that a record is good which is not.
+// What a shard still knows of changes, against all there were: it may forget, but never say that a
+// record is good which is not.
 func TestRecentChangesNeverVouchForWhatIsStale(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 1))
 	var c recentChanges
@@ -189,7 +192,8 @@ func TestRecentChangesNeverVouchForWhatIsStale(t *testing.T) {
 		if c.none(&probe, asOf) {
 			vouched++
 			if newest[probe] > asOf {
-				t.Fatalf("revision %d: vouches for a record of %d that was changed at %d", r, asOf, newest[probe])
+				t.Fatalf("revision %d: vouches for a record of %d that was changed at %d", r, asOf,
+					newest[probe])
 			}
 		}
 		if !c.none(&d, r) {
@@ -209,7 +213,8 @@ func heavy(i, n int) *Record {
 	k := &Key{ID: strconv.Itoa(i), Owner: RootMember, Secrets: []Secret{{Digest: numbered(i)}}}
 	var list []Permission
 	for j := range n {
-		list = append(list, Permission{Resource: strings.Repeat("x", 170) + strconv.Itoa(i) + "_" + strconv.Itoa(j), Action: "orders"})
+		list = append(list, Permission{Resource: strings.Repeat("x", 170) + strconv.Itoa(i) + "_" +
+			strconv.Itoa(j), Action: "orders"})
 	}
 	k.Grants = []Grant{{Namespace: "default", Permissions: list}}
 	return NewRecord(k, numbered(i))
@@ -247,7 +252,8 @@ func TestCacheIsBoundedInBytes(t *testing.T) {
 
 	// One that would fill its shard is not kept, and pushes nothing out.
 	n := c.len()
-	if s := insert(big, heavy(big, 500)); s.records.find(new(numbered(big))) != nil || c.len() != n {
+	if s := insert(big, heavy(big, 500)); s.records.find(new(numbered(big))) != nil ||
+		c.len() != n {
 		t.Error("an entry larger than its shard is kept")
 	}
 	// Equal holdings count once in each shard.

@@ -40,7 +40,8 @@ func TestForgedTokensCountInNoTier(t *testing.T) {
 	}
 
 	if _, _, err := k.ImportKeys(ctx, root, []keystore.ImportSpec{{
-		KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Token: "imported-0123456789",
+		KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}},
+		Token:   "imported-0123456789",
 	}}, false, ""); err != nil {
 		t.Fatal(err)
 	}

@@ -12,23 +12,28 @@ import (
 
 // ChangeOptions go with every change of an existing object.
 type ChangeOptions struct {
-	// IfVersion is the version the object must have, else the change is refused with KindPrecondition. 0: any.
+	// IfVersion is the version the object must have, else the change is refused with
+	// KindPrecondition. 0: any.
 	IfVersion int64
 	// OrVersions are further versions that it may have, beside IfVersion.
 	OrVersions []int64
-	// Wait is how long to wait for the change to be in force on every node. Zero: [DefaultWait]. Less: not at all.
+	// Wait is how long to wait for the change to be in force on every node. Zero: [DefaultWait].
+	// Less: not at all.
 	Wait time.Duration
 }
 
 func (o ChangeOptions) check(version int64) error {
 	if o.IfVersion != 0 && o.IfVersion != version && !slices.Contains(o.OrVersions, version) {
-		return &Error{Kind: KindPrecondition, Code: "version_mismatch", Detail: fmt.Sprintf("the object has version %d by now; read it again", version)}
+		return &Error{Kind: KindPrecondition, Code: "version_mismatch",
+			Detail: fmt.Sprintf("the object has version %d by now; read it again", version)}
 	}
 	return nil
 }
 
 // change is the one way to write what may take access away: it waits for every node to know.
-func (k *Keystore) change(ctx context.Context, c Caller, wait time.Duration, f func(Tx, authority) error) (Propagation, error) {
+func (k *Keystore) change(
+	ctx context.Context, c Caller, wait time.Duration, f func(Tx, authority) error,
+) (Propagation, error) {
 	done, err := k.commit(ctx, c, f)
 	if err != nil {
 		return Propagation{}, err
@@ -36,8 +41,11 @@ func (k *Keystore) change(ctx context.Context, c Caller, wait time.Duration, f f
 	return k.kept(done, k.measured(done, wait))
 }
 
-// add is the one way to write what only adds something: it waits for every node to know, so that what is new can be used there.
-func (k *Keystore) add(ctx context.Context, c Caller, wait time.Duration, f func(Tx, authority) error) error {
+// add is the one way to write what only adds something: it waits for every node to know, so that
+// what is new can be used there.
+func (k *Keystore) add(
+	ctx context.Context, c Caller, wait time.Duration, f func(Tx, authority) error,
+) error {
 	done, err := k.commit(ctx, c, f)
 	if err != nil {
 		return err
@@ -47,7 +55,9 @@ func (k *Keystore) add(ctx context.Context, c Caller, wait time.Duration, f func
 }
 
 // commit authorises a change by what holds inside its transaction, and writes it.
-func (k *Keystore) commit(ctx context.Context, c Caller, f func(Tx, authority) error) (commit, error) {
+func (k *Keystore) commit(
+	ctx context.Context, c Caller, f func(Tx, authority) error,
+) (commit, error) {
 	return k.commitAs(ctx, k.authorised(c, f))
 }
 
@@ -59,7 +69,9 @@ func (k *Keystore) commitAs(ctx context.Context, f func(Tx) error) (commit, erro
 
 // inTurn is commit for one of many transactions of a bulk change. On each node these run one at a
 // time, after all other changes that are waiting.
-func (k *Keystore) inTurn(ctx context.Context, c Caller, f func(Tx, authority) error) (commit, error) {
+func (k *Keystore) inTurn(
+	ctx context.Context, c Caller, f func(Tx, authority) error,
+) (commit, error) {
 	if err := k.changes.turn(ctx); err != nil {
 		return commit{}, k.storeFailed("waiting for other changes", err)
 	}
@@ -100,7 +112,8 @@ func (k *Keystore) write(ctx context.Context, f func(Tx) error) (commit, error) 
 // failover could lose it.
 func (k *Keystore) confirmed(ctx context.Context, refused error) error {
 	refusal, ok := errors.AsType[*Error](refused)
-	if !ok || refusal.Kind != KindNotFound && refusal.Kind != KindConflict || !k.node.standbys.Load() {
+	if !ok || refusal.Kind != KindNotFound && refusal.Kind != KindConflict ||
+		!k.node.standbys.Load() {
 		return refused
 	}
 	if _, err := k.db.Update(ctx, func(Tx) error { return nil }); err != nil {
@@ -133,7 +146,9 @@ func remembered(tx Tx, by authority, key string) error {
 	if err != nil || made == "" {
 		return err
 	}
-	return &Error{Kind: KindConflict, Code: "already_made", Detail: "a request with this Idempotency-Key has been carried out; a token is shown only once", ID: made}
+	return &Error{Kind: KindConflict, Code: "already_made",
+		Detail: "a request with this Idempotency-Key has been carried out; a token is shown only " +
+			"once", ID: made}
 }
 
 func remember(tx Tx, by authority, key, made string) error {

@@ -7,9 +7,11 @@ import (
 	"slices"
 )
 
-// ListAudit returns the rows that a filter fits and the caller may see, newest first: those of which it may read the audit in all namespaces
-// they touch. Rows that touch none take it in `*`.
-func (k *Keystore) ListAudit(ctx context.Context, c Caller, f AuditFilter, cursor string, limit int) ([]AuditRow, string, error) {
+// ListAudit returns the rows that a filter fits and the caller may see, newest first: those of
+// which it may read the audit in all namespaces they touch. Rows that touch none take it in `*`.
+func (k *Keystore) ListAudit(
+	ctx context.Context, c Caller, f AuditFilter, cursor string, limit int,
+) ([]AuditRow, string, error) {
 	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return nil, "", err
@@ -28,8 +30,9 @@ func (k *Keystore) ListAudit(ctx context.Context, c Caller, f AuditFilter, curso
 
 // An AuditVerdict says whether the audit log is as it was written.
 type AuditVerdict struct {
-	Rows  int64
-	Last  Digest // the newest row's hash, to be kept elsewhere: it also tells rows that were cut off at the end
+	Rows int64
+	// the newest row's hash, to be kept elsewhere: it also tells rows that were cut off at the end
+	Last  Digest
 	Wrong int64  // the seq of the first row that does not follow from the one before; 0: none
 	Cause string // of it, for people
 }
@@ -45,10 +48,12 @@ func (k *Keystore) VerifyAudit(ctx context.Context, c Caller) (AuditVerdict, err
 			r := &rows[i]
 			switch {
 			case r.Seq != v.Rows+1:
-				v.Wrong, v.Cause = v.Rows+1, fmt.Sprintf("row %d is missing: the next one is %d", v.Rows+1, r.Seq)
+				v.Wrong, v.Cause = v.Rows+1,
+					fmt.Sprintf("row %d is missing: the next one is %d", v.Rows+1, r.Seq)
 				return errBroken
 			case r.Hash != r.chain(v.Last):
-				v.Wrong, v.Cause = r.Seq, fmt.Sprintf("row %d, or the one before it, is not as it was written", r.Seq)
+				v.Wrong, v.Cause = r.Seq,
+					fmt.Sprintf("row %d, or the one before it, is not as it was written", r.Seq)
 				return errBroken
 			}
 			v.Rows, v.Last = r.Seq, r.Hash
@@ -89,7 +94,9 @@ func (k *Keystore) ExportAudit(ctx context.Context, c Caller, f func([]AuditRow)
 // eachAudit calls f with pages of the rows up to the newest at the time of the call, oldest first.
 // It returns that newest row, or the zero row for an empty log. It checks the caller's authority
 // again for each page. If rows at the end are missing, it stops early without an error.
-func (k *Keystore) eachAudit(ctx context.Context, c Caller, f func([]AuditRow) error) (newest AuditRow, err error) {
+func (k *Keystore) eachAudit(
+	ctx context.Context, c Caller, f func([]AuditRow) error,
+) (newest AuditRow, err error) {
 	rows, err := k.readAudit(ctx, c, func(ctx context.Context) ([]AuditRow, error) {
 		rows, _, err := k.db.Audits(ctx, AuditFilter{}, "", 1)
 		return rows, err
@@ -99,11 +106,13 @@ func (k *Keystore) eachAudit(ctx context.Context, c Caller, f func([]AuditRow) e
 	}
 	newest = rows[0]
 	for after := int64(0); after < newest.Seq; after = rows[len(rows)-1].Seq {
-		rows, err = k.readAudit(ctx, c, func(ctx context.Context) ([]AuditRow, error) { return k.db.AuditChain(ctx, after) })
+		rows, err = k.readAudit(ctx, c,
+			func(ctx context.Context) ([]AuditRow, error) { return k.db.AuditChain(ctx, after) })
 		if err != nil {
 			return newest, err
 		}
-		if i := slices.IndexFunc(rows, func(r AuditRow) bool { return r.Seq > newest.Seq }); i >= 0 {
+		if i := slices.IndexFunc(rows,
+			func(r AuditRow) bool { return r.Seq > newest.Seq }); i >= 0 {
 			rows = rows[:i]
 		}
 		if len(rows) == 0 {
@@ -117,7 +126,9 @@ func (k *Keystore) eachAudit(ctx context.Context, c Caller, f func([]AuditRow) e
 }
 
 // readAudit reads rows of the log for a caller that may read all of it.
-func (k *Keystore) readAudit(ctx context.Context, c Caller, read func(context.Context) ([]AuditRow, error)) ([]AuditRow, error) {
+func (k *Keystore) readAudit(
+	ctx context.Context, c Caller, read func(context.Context) ([]AuditRow, error),
+) ([]AuditRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	by, done, err := k.fresh(ctx, c)

@@ -30,8 +30,9 @@ const (
 	// importSlice is how many rows one transaction adds: keys, with their grants and roles. Other
 	// changes wait for at most one such transaction.
 	importSlice = 500
-	// importWait bounds how long an import waits for a node that is cut off: longer than leases usually are. Until its lease has run out, that
-	// node takes imported credentials for malformed if there were none before.
+	// importWait bounds how long an import waits for a node that is cut off: longer than leases
+	// usually are. Until its lease has run out, that node takes imported credentials for malformed
+	// if there were none before.
 	importWait = 5 * time.Minute
 	// importIdle is how long an import may add nothing before it counts as abandoned.
 	importIdle = time.Minute
@@ -58,7 +59,9 @@ func (s importSpecs) At(i int) ImportSpec       { return s[i] }
 func (s importSpecs) Imported(i int, id string) { s[i].ID = id }
 
 // ImportKeys is ImportFrom for keys that are in memory. It sets the ID of each key that it imports.
-func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+func (k *Keystore) ImportKeys(
+	ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string,
+) (imported int, refused []ImportRefusal, err error) {
 	return k.ImportFrom(ctx, c, importSpecs(specs), partial, idempotencyKey)
 }
 
@@ -66,10 +69,14 @@ func (k *Keystore) ImportKeys(ctx context.Context, c Caller, specs []ImportSpec,
 // partial, it imports nothing if any key is refused, and all credentials become valid at the same
 // time; the latter also holds with an idempotencyKey, see MintKey. The keys are valid on every node
 // when ImportFrom returns; keys of a large import are listed earlier.
-func (k *Keystore) ImportFrom(ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+func (k *Keystore) ImportFrom(
+	ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string,
+) (imported int, refused []ImportRefusal, err error) {
 	whole := !partial || idempotencyKey != ""
 	if !c.root && whole && source.Len() > MaxImport {
-		return 0, nil, &Error{Kind: KindInvalid, Code: "too_many", Detail: fmt.Sprintf("more than %d keys cannot be imported all or nothing: send fewer at a time, or use partial=1", MaxImport)}
+		return 0, nil, &Error{Kind: KindInvalid, Code: "too_many",
+			Detail: fmt.Sprintf("more than %d keys cannot be imported all or nothing: send fewer "+
+				"at a time, or use partial=1", MaxImport)}
 	}
 	select {
 	case k.imports <- struct{}{}:
@@ -92,8 +99,8 @@ func (k *Keystore) ImportFrom(ctx context.Context, c Caller, source ImportSource
 	return imported, refused, nil
 }
 
-// announce tells a source the ids of its keys, empty for those that were refused. It returns how many
-// were imported.
+// announce tells a source the ids of its keys, empty for those that were refused. It returns how
+// many were imported.
 func announce(source ImportSource, numbers []int, ids []string) (imported int) {
 	for i, id := range ids {
 		if id != "" {
@@ -207,7 +214,9 @@ func mayImport(tx Tx, by authority, idempotencyKey string) error {
 // importInSlices imports many keys in short transactions. The keys exist from their own transaction
 // on: nothing they refer to can be deleted, and revoking the keys of their creator revokes them
 // too. Their secrets become valid with the last transaction.
-func (k *Keystore) importInSlices(ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string) (imported int, refused []ImportRefusal, err error) {
+func (k *Keystore) importInSlices(
+	ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string,
+) (imported int, refused []ImportRefusal, err error) {
 	// Mistakes are found before anything is written, and without the write lock.
 	fit, refused, err := k.sift(ctx, c, source, idempotencyKey)
 	if err != nil || len(refused) > 0 && !partial || len(fit) == 0 {
@@ -244,7 +253,9 @@ func (k *Keystore) importInSlices(ctx context.Context, c Caller, source ImportSo
 				}
 			}
 			changed = changed || !by.same(&first)
-			keys, no, err = k.importThese(at, by, slice, k.roomFor(tx, by), func(keys []*Key) (map[int]error, error) { return tx.StageKeys(id, keys) })
+			keys, no,
+				err = k.importThese(at, by, slice, k.roomFor(tx, by),
+				func(keys []*Key) (map[int]error, error) { return tx.StageKeys(id, keys) })
 			if err != nil {
 				return interrupted(err)
 			}
@@ -294,7 +305,9 @@ func interrupted(err error) error {
 
 // sift returns the numbers of the keys that can be imported, as far as is known before writing, and
 // the errors of the others.
-func (k *Keystore) sift(ctx context.Context, c Caller, source ImportSource, idempotencyKey string) (fit []int, refused []ImportRefusal, err error) {
+func (k *Keystore) sift(
+	ctx context.Context, c Caller, source ImportSource, idempotencyKey string,
+) (fit []int, refused []ImportRefusal, err error) {
 	var by authority
 	var now time.Time
 	_, err = k.inTurn(ctx, c, func(tx Tx, a authority) error {
@@ -340,7 +353,8 @@ func (k *Keystore) sift(ctx context.Context, c Caller, source ImportSource, idem
 
 // same reports whether a caller still has the same permissions and restrictions.
 func (a *authority) same(before *authority) bool {
-	return a.policy.revision == before.policy.revision && a.key == before.key && a.expiresAt.Equal(before.expiresAt) && slices.Equal(a.allowedIPs, before.allowedIPs)
+	return a.policy.revision == before.policy.revision && a.key == before.key &&
+		a.expiresAt.Equal(before.expiresAt) && slices.Equal(a.allowedIPs, before.allowedIPs)
 }
 
 // abandonImports removes the keys of the import with this id and of all imports that were
@@ -355,7 +369,8 @@ func (k *Keystore) abandonImports(id int64) {
 	by := authority{root: true, actor: RootMember, from: "a failed import",
 		policy: NewDirectory(new(Policy))}
 	for more := true; more; {
-		ctx, cancel := context.WithTimeout(k.running, afterwardsTimeout) // it may wait for a standby
+		// it may wait for a standby
+		ctx, cancel := context.WithTimeout(k.running, afterwardsTimeout)
 		_, err := k.inTurn(ctx, Root(by.from), func(tx Tx, _ authority) error {
 			if err := tx.AbandonImports(id, tx.Now().Add(-importIdle)); err != nil {
 				return err
@@ -365,13 +380,16 @@ func (k *Keystore) abandonImports(id int64) {
 				return err
 			}
 			if more = len(keys) > 0; !more {
-				// Whoever changed such a key was told so: what was revoked must not come back with the next try.
+				// Whoever changed such a key was told so: what was revoked must not come back with
+				// the next try.
 				changed, err := tx.ChangedAbandoned(importSlice)
 				if err != nil || len(changed) == 0 {
 					return err
 				}
 				more = true
-				_, err = revokeAll(tx, by, changed, func(string) string { return "the import of this key failed" })
+				_,
+					err = revokeAll(tx, by, changed,
+					func(string) string { return "the import of this key failed" })
 				return err
 			}
 			gone := make([]audited, len(keys))
@@ -389,7 +407,10 @@ func (k *Keystore) abandonImports(id int64) {
 
 // importThese creates keys from specs and inserts them. It returns the inserted keys, and for each
 // spec the error that refused it, or nil. A nil room does not check the caps on keys.
-func (k *Keystore) importThese(now time.Time, by authority, specs []ImportSpec, room *keyRoom, insert func([]*Key) (map[int]error, error)) (done []*Key, refused []*Error, err error) {
+func (k *Keystore) importThese(
+	now time.Time, by authority, specs []ImportSpec, room *keyRoom,
+	insert func([]*Key) (map[int]error, error),
+) (done []*Key, refused []*Error, err error) {
 	refused = make([]*Error, len(specs))
 	keys := make([]*Key, 0, len(specs))
 	at := make([]int, 0, len(specs)) // where in specs each of keys was
@@ -414,9 +435,11 @@ func (k *Keystore) importThese(now time.Time, by authority, specs []ImportSpec, 
 		case no[i] == nil:
 			done = append(done, key)
 		case errors.Is(no[i], ErrExists):
-			refused[at[i]] = &Error{Kind: KindConflict, Code: "exists", Detail: "a key with the id in this token exists"}
+			refused[at[i]] = &Error{Kind: KindConflict, Code: "exists",
+				Detail: "a key with the id in this token exists"}
 		default: // ErrSpent
-			refused[at[i]] = &Error{Kind: KindConflict, Code: "already_used", Detail: "this credential is or was in use; a credential cannot come back"}
+			refused[at[i]] = &Error{Kind: KindConflict, Code: "already_used",
+				Detail: "this credential is or was in use; a credential cannot come back"}
 		}
 	}
 	return done, refused, nil
@@ -425,7 +448,8 @@ func (k *Keystore) importThese(now time.Time, by authority, specs []ImportSpec, 
 func refusals(specs []ImportSpec, no []*Error) (list []ImportRefusal) {
 	for i, no := range no {
 		if no != nil {
-			list = append(list, ImportRefusal{Line: specs[i].Line, Code: no.Code, Detail: no.Error()})
+			list = append(list, ImportRefusal{Line: specs[i].Line, Code: no.Code,
+				Detail: no.Error()})
 		}
 	}
 	return list
@@ -448,7 +472,8 @@ func (k *Keystore) imported(now time.Time, by authority, s ImportSpec) (*Key, er
 		return nil, s.Err
 	}
 	if len(s.NewRoles) > 0 {
-		return nil, &Error{Kind: KindInvalid, Code: "invalid_fields", Detail: "new_roles: an import makes no roles; create them first"}
+		return nil, &Error{Kind: KindInvalid, Code: "invalid_fields",
+			Detail: "new_roles: an import makes no roles; create them first"}
 	}
 	secret := Secret{Digest: s.Digest, CreatedAt: now, Imported: true}
 	id, prefix := NewID(), k.prefixIn(by.policy, s.Namespace)
@@ -475,22 +500,24 @@ func (k *Keystore) imported(now time.Time, by authority, s ImportSpec) (*Key, er
 	return key, nil
 }
 
-// importable checks a credential that is to go on working. One with a prefix of ours is returned as a Token: it must bear the
-// right tag, since without it would be refused as forged.
+// importable checks a credential that is to go on working. One with a prefix of ours is returned as
+// a Token: it must bear the right tag, since without it would be refused as forged.
 func (k *Keystore) importable(credential string) (Token, error) {
 	if !possible(credential) {
 		return Token{}, badCredential("a token has 8 to 512 visible ASCII characters")
 	}
 	if k.Abandoned(credential) {
 		t, _ := ParseToken(credential)
-		return Token{}, badCredential("this deployment made the token with the prefix " + t.Prefix() + ", which it no longer accepts")
+		return Token{}, badCredential("this deployment made the token with the prefix " +
+			t.Prefix() + ", which it no longer accepts")
 	}
 	if !k.HasPrefix(credential) {
 		return Token{}, nil
 	}
 	tagged, ok := k.inspect(credential)
 	if !tagged || !ok {
-		return Token{}, badCredential("the token bears a prefix of this deployment, but was not made with its token key")
+		return Token{}, badCredential("the token bears a prefix of this deployment, but was not " +
+			"made with its token key")
 	}
 	return ParseToken(credential)
 }

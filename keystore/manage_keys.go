@@ -13,21 +13,26 @@ import (
 
 // A KeySpec is a key to be made.
 type KeySpec struct {
-	Name       string
-	Namespace  string // home; empty: [DefaultNamespace]
-	Home       *Grant // the short form: permissions, roles and connected in the home namespace; nil: none
+	Name      string
+	Namespace string // home; empty: [DefaultNamespace]
+	// the short form: permissions, roles and connected in the home namespace; nil: none
+	Home       *Grant
 	Grants     []Grant
 	Inactive   bool
 	ExpiresAt  time.Time // zero: never
 	AllowedIPs []netip.Prefix
 	Owner      string // empty: the caller, or the owner of the key that mints
 	Metadata   map[string]string
-	NewRoles   []Role // made in the home namespace, and joined to the home grant: Name and Permissions count
+	// made in the home namespace, and joined to the home grant: Name and Permissions count
+	NewRoles []Role
 }
 
-// MintKey makes a key and its token, which can be used on every node when this returns: no node can have heard of the token
-// before, so that none needs to be told. idempotencyKey may be empty; a repeat of one within 24 h is KindConflict `already_made` with the key's id.
-func (k *Keystore) MintKey(ctx context.Context, c Caller, spec KeySpec, idempotencyKey string) (*Key, Token, error) {
+// MintKey makes a key and its token, which can be used on every node when this returns: no node can
+// have heard of the token before, so that none needs to be told. idempotencyKey may be empty; a
+// repeat of one within 24 h is KindConflict `already_made` with the key's id.
+func (k *Keystore) MintKey(
+	ctx context.Context, c Caller, spec KeySpec, idempotencyKey string,
+) (*Key, Token, error) {
 	var key *Key
 	var token Token
 	err := k.add(ctx, c, -1, func(tx Tx, by authority) error {
@@ -41,7 +46,9 @@ func (k *Keystore) MintKey(ctx context.Context, c Caller, spec KeySpec, idempote
 		if err != nil {
 			return err
 		}
-		if key, err = spec.key(tx.Now(), by, NewID(), k.prefixIn(by.policy, spec.Namespace)); err != nil {
+		if key,
+			err = spec.key(tx.Now(), by, NewID(),
+			k.prefixIn(by.policy, spec.Namespace)); err != nil {
 			return err
 		}
 		if err := k.roomFor(tx, by).add(key); err != nil {
@@ -65,7 +72,9 @@ func (k *Keystore) MintKey(ctx context.Context, c Caller, spec KeySpec, idempote
 }
 
 // insertKeys adds keys, but for those that the store refuses: see [Tx].
-func insertKeys(tx Tx, by authority, action string, keys []*Key) (refused map[int]error, err error) {
+func insertKeys(
+	tx Tx, by authority, action string, keys []*Key,
+) (refused map[int]error, err error) {
 	if refused, err = tx.InsertKeys(keys); err != nil {
 		return nil, err
 	}
@@ -106,8 +115,10 @@ func (s KeySpec) key(now time.Time, by authority, id, prefix string) (*Key, erro
 		return nil, lacks(adminKeys, "create")
 	}
 	key := &Key{
-		ID: id, Prefix: prefix, Name: s.Name, Namespace: s.Namespace, Owner: s.Owner, CreatedBy: by.actor,
-		Active: !s.Inactive, CreatedAt: now, ExpiresAt: s.ExpiresAt.UTC().Truncate(time.Microsecond),
+		ID: id, Prefix: prefix, Name: s.Name, Namespace: s.Namespace, Owner: s.Owner,
+		CreatedBy: by.actor,
+		Active:    !s.Inactive, CreatedAt: now,
+		ExpiresAt:  s.ExpiresAt.UTC().Truncate(time.Microsecond),
 		AllowedIPs: slices.Clone(s.AllowedIPs), Metadata: maps.Clone(s.Metadata), Version: 1,
 	}
 	if s.Home != nil {
@@ -139,7 +150,8 @@ func (s KeySpec) key(now time.Time, by authority, id, prefix string) (*Key, erro
 	return key, nil
 }
 
-// handOver checks that the caller may have a token of a key: it acts for the key's owner, and may give all that the key has.
+// handOver checks that the caller may have a token of a key: it acts for the key's owner, and may
+// give all that the key has.
 func (a authority) handOver(k *Key) error {
 	if k.Owner != a.owner {
 		if err := a.actsFor(k.Owner); err != nil {
@@ -158,7 +170,8 @@ func (a authority) handOver(k *Key) error {
 // prefixIn is the prefix of new tokens for keys homed in a namespace.
 func (k *Keystore) prefixIn(d *Directory, namespace string) string {
 	accepted := k.settings.Load().TokenPrefixes
-	if ns := d.Namespace(cmp.Or(namespace, DefaultNamespace)); ns != nil && slices.Contains(accepted, ns.TokenPrefix) {
+	if ns := d.Namespace(cmp.Or(namespace, DefaultNamespace)); ns != nil &&
+		slices.Contains(accepted, ns.TokenPrefix) {
 		return ns.TokenPrefix
 	}
 	return accepted[0]
@@ -178,12 +191,21 @@ func (k *Keystore) newRoles(tx Tx, by authority, s *KeySpec) (authority, error) 
 	return k.makeRoles(tx, by, cmp.Or(s.Namespace, DefaultNamespace), s.NewRoles, &home.Roles)
 }
 
-// makeRoles makes roles in a namespace, adds their names to a grant's, and returns the authority under the policy that has them.
-func (k *Keystore) makeRoles(tx Tx, by authority, namespace string, roles []Role, names *[]string) (authority, error) {
+// makeRoles makes roles in a namespace, adds their names to a grant's, and returns the authority
+// under the policy that has them.
+func (k *Keystore) makeRoles(
+	tx Tx, by authority, namespace string, roles []Role, names *[]string,
+) (authority, error) {
 	for i, r := range roles {
 		r.Namespace = namespace
-		if slices.ContainsFunc(roles[:i], func(other Role) bool { return other.Name != r.Name && strings.EqualFold(other.Name, r.Name) }) {
-			return by, &Error{Kind: KindConflict, Code: "exists", Detail: fmt.Sprintf("role %q is given twice in new_roles, in another case", r.Name), ID: r.Name}
+		if slices.ContainsFunc(roles[:i],
+			func(other Role) bool {
+				return other.Name != r.Name &&
+					strings.EqualFold(other.Name, r.Name)
+			}) {
+			return by, &Error{Kind: KindConflict, Code: "exists",
+				Detail: fmt.Sprintf("role %q is given twice in new_roles, in another case",
+					r.Name), ID: r.Name}
 		}
 		if _, err := createRole(tx, by, r); err != nil {
 			return by, err
@@ -193,10 +215,12 @@ func (k *Keystore) makeRoles(tx Tx, by authority, namespace string, roles []Role
 	return k.grown(tx, by, false)
 }
 
-// ownsKey reports whether a key acts for the member that asks, who may always list, read and revoke it (spec 7a.5).
+// ownsKey reports whether a key acts for the member that asks, who may always list, read and revoke
+// it (spec 7a.5).
 func (a authority) ownsKey(owner string) bool { return a.member != "" && a.member == owner }
 
-// reads reports whether the caller may read a key, homed in a namespace and with an owner: it may always read its own, and those that act for it.
+// reads reports whether the caller may read a key, homed in a namespace and with an owner: it may
+// always read its own, and those that act for it.
 func (a authority) reads(id, namespace, owner string) bool {
 	return id == a.credential || a.ownsKey(owner) || a.may(adminKeys, "read", namespace)
 }
@@ -223,9 +247,11 @@ func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*Key, erro
 	return key, nil
 }
 
-// ListKeys returns the keys that a filter fits and the caller may read, newest first, and the next page's cursor: see [Database.Keys].
-// The filter's Now is set here.
-func (k *Keystore) ListKeys(ctx context.Context, c Caller, f KeyFilter, cursor string, limit int) ([]Key, string, error) {
+// ListKeys returns the keys that a filter fits and the caller may read, newest first, and the next
+// page's cursor: see [Database.Keys]. The filter's Now is set here.
+func (k *Keystore) ListKeys(
+	ctx context.Context, c Caller, f KeyFilter, cursor string, limit int,
+) ([]Key, string, error) {
 	by, done, err := k.fresh(ctx, c)
 	if err != nil {
 		return nil, "", err
@@ -276,10 +302,12 @@ func keyToUpdate(tx Tx, by authority, id string, o ChangeOptions) (*Key, error) 
 		return nil, err
 	}
 	if !by.root && key.ID == by.actor {
-		return nil, &Error{Kind: KindForbidden, Code: "own_key", Detail: "a key cannot change or rotate itself"}
+		return nil, &Error{Kind: KindForbidden, Code: "own_key",
+			Detail: "a key cannot change or rotate itself"}
 	}
 	if !key.RevokedAt.IsZero() {
-		return nil, &Error{Kind: KindConflict, Code: "revoked", Detail: "the key has been revoked, which is final; make another one", ID: key.ID}
+		return nil, &Error{Kind: KindConflict, Code: "revoked",
+			Detail: "the key has been revoked, which is final; make another one", ID: key.ID}
 	}
 	return key, nil
 }
@@ -289,7 +317,8 @@ func updateKey(tx Tx, by authority, action string, before, after *Key) error {
 	if err := tx.UpdateKey(after); err != nil {
 		return err
 	}
-	return audit(tx, by, action, after.ID, union(before.touches(by.policy), after.touches(by.policy)), before, after)
+	return audit(tx, by, action, after.ID,
+		union(before.touches(by.policy), after.touches(by.policy)), before, after)
 }
 
 func union(a, b []string) []string {

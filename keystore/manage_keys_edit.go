@@ -36,8 +36,9 @@ type GrantEdits struct {
 
 func (e *GrantEdits) empty() bool { return len(e.Add)+len(e.Remove)+len(e.RemoveNamespaces) == 0 }
 
-// apply returns the grants that edits make of those of a key homed in a namespace. Removing what a key
-// does not have is an error: the caller would take it for removed where something else still gives it.
+// apply returns the grants that edits make of those of a key homed in a namespace. Removing what a
+// key does not have is an error: the caller would take it for removed where something else still
+// gives it.
 func (e *GrantEdits) apply(p *problems, grants []Grant, home string) []Grant {
 	in := func(namespace string) int {
 		return slices.IndexFunc(grants, func(g Grant) bool { return g.Namespace == namespace })
@@ -77,7 +78,8 @@ func (e *GrantEdits) apply(p *problems, grants []Grant, home string) []Grant {
 		g.Roles = slices.Concat(g.Roles, a.Roles)
 		g.Connected = g.Connected || a.Connected
 		if len(g.Permissions)+len(g.Roles) == 0 {
-			p.add(fmt.Sprintf("add[%d].permissions", i), "the key has none in %q: add a permission or a role", namespace)
+			p.add(fmt.Sprintf("add[%d].permissions", i),
+				"the key has none in %q: add a permission or a role", namespace)
 		}
 	}
 	return grants
@@ -87,14 +89,18 @@ func (e *GrantEdits) apply(p *problems, grants []Grant, home string) []Grant {
 func without[T comparable](p *problems, field, namespace string, list, remove []T) []T {
 	for i, v := range remove {
 		if !slices.Contains(list, v) {
-			p.add(fmt.Sprintf("%s[%d]", field, i), "the key's grant in %q does not list %v", namespace, v)
+			p.add(fmt.Sprintf("%s[%d]", field, i), "the key's grant in %q does not list %v",
+				namespace, v)
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(list), func(v T) bool { return slices.Contains(remove, v) })
+	return slices.DeleteFunc(slices.Clone(list),
+		func(v T) bool { return slices.Contains(remove, v) })
 }
 
 // EditKey changes a key.
-func (k *Keystore) EditKey(ctx context.Context, c Caller, id string, patch KeyPatch, o ChangeOptions) (*Key, Propagation, error) {
+func (k *Keystore) EditKey(
+	ctx context.Context, c Caller, id string, patch KeyPatch, o ChangeOptions,
+) (*Key, Propagation, error) {
 	var key *Key
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
 		before, err := keyToUpdate(tx, by, id, o)
@@ -145,14 +151,17 @@ func (patch KeyPatch) apply(by authority, before *Key) (*Key, error) {
 	set(&after.Active, patch.Active)
 	set(&after.AllowedIPs, patch.AllowedIPs)
 	set(&after.Owner, patch.Owner)
-	if patch.ExpiresAt != nil && !patch.ExpiresAt.Truncate(time.Microsecond).Equal(before.ExpiresAt) {
+	if patch.ExpiresAt != nil &&
+		!patch.ExpiresAt.Truncate(time.Microsecond).Equal(before.ExpiresAt) {
 		p.add("expires_at", "is fixed when the key is made and never changes; make another key")
 	}
 	after.Metadata = merged(before.Metadata, patch.Metadata, patch.ClearMetadata)
 	patchesHome := patch.Permissions != nil || patch.Roles != nil || patch.Connected != nil
 	switch {
 	case patchesHome && patch.Grants != nil:
-		p.add("grants", "replaces all grants, so the home grant's permissions, access, roles and connected cannot stand beside it")
+		p.add("grants",
+			"replaces all grants, so the home grant's permissions, access, roles and connected "+
+				"cannot stand beside it")
 	case !patch.Edits.empty():
 		after.Grants = patch.Edits.apply(&p, after.Grants, after.Namespace)
 	case patch.Grants != nil:
@@ -190,7 +199,8 @@ func set[T any](field *T, value *T) {
 	}
 }
 
-// authorise checks what an edit adds (spec 7a.1), and that a namespace which lets keys only grow has it so.
+// authorise checks what an edit adds (spec 7a.1), and that a namespace which lets keys only grow
+// has it so.
 func authorise(by authority, before, after *Key) error {
 	had := before.Grants
 	if after.Owner != before.Owner {
@@ -216,17 +226,20 @@ func authorise(by authority, before, after *Key) error {
 	}
 	if ns := by.policy.Namespace(after.Namespace); ns != nil && ns.EditPolicy == EditGrowOnly {
 		if lost := by.policy.loses(before.Grants, by.policy, after.Grants); lost != "" {
-			return growOnly([]FieldError{{Field: "grants", Detail: "key " + after.ID + " would lose " + lost}}, after.ID)
+			return growOnly([]FieldError{{Field: "grants",
+				Detail: "key " + after.ID + " would lose " + lost}}, after.ID)
 		}
 	}
 	return nil
 }
 
 func growOnly(fields []FieldError, id string) error {
-	return &Error{Kind: KindInvalid, Code: "grow_only", Detail: "keys of this namespace can be given more, and lose nothing; make another key", Fields: fields, ID: id}
+	return &Error{Kind: KindInvalid, Code: "grow_only",
+		Detail: "keys of this namespace can be given more, and lose nothing; make another key", Fields: fields, ID: id}
 }
 
-// loses names something that grants gave under one policy and others do not give under another, empty for nothing.
+// loses names something that grants gave under one policy and others do not give under another,
+// empty for nothing.
 func (d *Directory) loses(before []Grant, then *Directory, after []Grant) string {
 	has := holdingOf(after, "")
 	for i := range before {

@@ -16,7 +16,9 @@ const (
 // it also revokes the keys that the key created, and those that they created. It revokes the key
 // itself first, in a separate transaction, so that the key creates no more, and the others in many
 // transactions. After an error, calling it again revokes the rest.
-func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, made bool, o ChangeOptions) (*Key, Propagation, error) {
+func (k *Keystore) RevokeKey(
+	ctx context.Context, c Caller, id, reason string, made bool, o ChangeOptions,
+) (*Key, Propagation, error) {
 	var p problems
 	p.text("reason", reason, maxReason)
 	if err := p.err(); err != nil {
@@ -65,8 +67,8 @@ func (k *Keystore) RevokeKey(ctx context.Context, c Caller, id, reason string, m
 	return key, spread, err
 }
 
-// ownKey returns the key of that id if the caller may revoke it without any permission: the key that asks itself (spec 7a.6), or one that
-// acts for the member that asks (7a.5).
+// ownKey returns the key of that id if the caller may revoke it without any permission: the key
+// that asks itself (spec 7a.6), or one that acts for the member that asks (7a.5).
 func ownKey(tx Tx, by authority, id string) (*Key, error) {
 	if by.root {
 		return nil, nil
@@ -95,17 +97,21 @@ func revoke(tx Tx, by authority, before *Key, reason string) (*Key, error) {
 // revokeMade revokes all keys that a revoked key created, in any namespace, because it gave them
 // its own permissions. The caller may have disconnected, and may be the key itself. It returns the
 // last change, or the zero value if there was none.
-func (k *Keystore) revokeMade(ctx context.Context, by authority, maker, reason string, now history) (last commit, err error) {
+func (k *Keystore) revokeMade(
+	ctx context.Context, by authority, maker, reason string, now history,
+) (last commit, err error) {
 	waiting, seen := []string{maker}, map[string]bool{maker: true}
 	for len(waiting) > 0 {
 		slice := waiting[:min(len(waiting), revokeSlice)]
 		var ended, next []string
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeWait)
 		done, err := k.commitAs(ctx, func(tx Tx) (err error) {
-			if ended, err = revokeAll(tx, by, slice, func(string) string { return reason }); err != nil {
+			if ended,
+				err = revokeAll(tx, by, slice, func(string) string { return reason }); err != nil {
 				return err
 			}
-			next, err = tx.KeysMadeBy(slice...) // after they were revoked, so that there will be no more
+			// after they were revoked, so that there will be no more
+			next, err = tx.KeysMadeBy(slice...)
 			return err
 		})
 		cancel()
@@ -128,7 +134,9 @@ func (k *Keystore) revokeMade(ctx context.Context, by authority, maker, reason s
 }
 
 // revokeAll revokes keys in one transaction and returns those that were valid before.
-func revokeAll(tx Tx, by authority, ids []string, reason func(id string) string) (ended []string, err error) {
+func revokeAll(
+	tx Tx, by authority, ids []string, reason func(id string) string,
+) (ended []string, err error) {
 	keys, err := tx.Keys(ids)
 	if err != nil {
 		return nil, err
@@ -155,12 +163,16 @@ func revokeAll(tx Tx, by authority, ids []string, reason func(id string) string)
 	return ended, auditAll(tx, by, "key.revoke", list)
 }
 
-// RotateKey gives a key another token under the same id. The present one dies after grace, but not later than the key, and
-// an older one at once.
-func (k *Keystore) RotateKey(ctx context.Context, c Caller, id string, grace time.Duration, o ChangeOptions) (*Key, Token, Propagation, error) {
+// RotateKey gives a key another token under the same id. The present one dies after grace, but not
+// later than the key, and an older one at once.
+func (k *Keystore) RotateKey(
+	ctx context.Context, c Caller, id string, grace time.Duration, o ChangeOptions,
+) (*Key, Token, Propagation, error) {
 	if grace < 0 || grace > MaxGrace {
-		return nil, Token{}, Propagation{}, &Error{Kind: KindInvalid, Code: "invalid_fields", Detail: "some fields are not valid",
-			Fields: []FieldError{{Field: "grace", Detail: "lies between 0s and 720h (30 days)"}}}
+		return nil, Token{}, Propagation{},
+			&Error{Kind: KindInvalid, Code: "invalid_fields", Detail: "some fields are not valid",
+				Fields: []FieldError{{Field: "grace",
+					Detail: "lies between 0s and 720h (30 days)"}}}
 	}
 	var key *Key
 	var token Token
@@ -178,7 +190,8 @@ func (k *Keystore) RotateKey(ctx context.Context, c Caller, id string, grace tim
 		after.Secrets = []Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
 		if present := before.newest(tx.Now()); present != nil && grace > 0 {
 			old := *present
-			old.ExpiresAt = earlier(earlier(tx.Now().Add(grace), before.ExpiresAt), present.ExpiresAt)
+			old.ExpiresAt = earlier(earlier(tx.Now().Add(grace), before.ExpiresAt),
+				present.ExpiresAt)
 			after.Secrets = append(after.Secrets, old)
 		}
 		key = &after
@@ -205,15 +218,19 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// DeleteKey takes a revoked key from the list and returns what it was. The digests of its secrets are kept.
-func (k *Keystore) DeleteKey(ctx context.Context, c Caller, id string, o ChangeOptions) (*Key, Propagation, error) {
+// DeleteKey takes a revoked key from the list and returns what it was. The digests of its secrets
+// are kept.
+func (k *Keystore) DeleteKey(
+	ctx context.Context, c Caller, id string, o ChangeOptions,
+) (*Key, Propagation, error) {
 	var key *Key
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
 		if key, err = keyTo(tx, by, "delete", id, o); err != nil {
 			return err
 		}
 		if key.RevokedAt.IsZero() {
-			return &Error{Kind: KindConflict, Code: "not_revoked", Detail: "only a revoked key can be deleted; revoke it first", ID: id}
+			return &Error{Kind: KindConflict, Code: "not_revoked",
+				Detail: "only a revoked key can be deleted; revoke it first", ID: id}
 		}
 		if err := tx.DeleteKey(id); err != nil {
 			return err

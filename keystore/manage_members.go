@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// ListMembers returns the members the caller may read, newest first, each with the grants that it may see (spec 7a.5). A member may read itself.
+// ListMembers returns the members the caller may read, newest first, each with the grants that it
+// may see (spec 7a.5). A member may read itself.
 func (k *Keystore) ListMembers(ctx context.Context, c Caller) ([]Member, error) {
 	by, done, err := k.fresh(ctx, c)
 	if err != nil {
@@ -38,7 +39,8 @@ func (a authority) seenOf(m *Member) *Member {
 		return nil
 	}
 	seen := *m
-	seen.Grants = slices.DeleteFunc(slices.Clone(m.Grants), func(g Grant) bool { return !a.may(adminMembers, "read", g.Namespace) })
+	seen.Grants = slices.DeleteFunc(slices.Clone(m.Grants),
+		func(g Grant) bool { return !a.may(adminMembers, "read", g.Namespace) })
 	if len(seen.Grants) == 0 && (len(m.Grants) > 0 || a.anywhere(adminMembers, "read") != nil) {
 		return nil
 	}
@@ -61,7 +63,8 @@ func (k *Keystore) FindMember(ctx context.Context, c Caller, id string) (*Member
 // onlyMembers refuses keys: they never write members or their tokens (spec 7a.6).
 func (a authority) onlyMembers() error {
 	if a.member == "" {
-		return &Error{Kind: KindForbidden, Code: Forbidden.Code(), Detail: "a key never changes members or their tokens; a member does, or root"}
+		return &Error{Kind: KindForbidden, Code: Forbidden.Code(),
+			Detail: "a key never changes members or their tokens; a member does, or root"}
 	}
 	return nil
 }
@@ -76,8 +79,10 @@ func (k *Keystore) CreateMember(ctx context.Context, c Caller, spec Member) (*Me
 		if err := by.anywhere(adminMembers, "create"); err != nil {
 			return err
 		}
-		m = &Member{ID: newMemberID(), Name: spec.Name, Kind: spec.Kind, Login: spec.Login, Grants: slices.Clone(spec.Grants),
-			Labels: maps.Clone(spec.Labels), Active: true, CreatedAt: tx.Now(), CreatedBy: by.actor, Version: 1}
+		m = &Member{ID: newMemberID(), Name: spec.Name, Kind: spec.Kind, Login: spec.Login,
+			Grants: slices.Clone(spec.Grants),
+			Labels: maps.Clone(spec.Labels), Active: true, CreatedAt: tx.Now(), CreatedBy: by.actor,
+			Version: 1}
 		if err := m.check(by, new(Member)); err != nil {
 			return err
 		}
@@ -155,8 +160,8 @@ type MemberPatch struct {
 	ClearLabels bool
 }
 
-// memberTo returns a member that the caller may do an operation on, at the version it expects: in every namespace where it has a grant, unless
-// anywhere is enough.
+// memberTo returns a member that the caller may do an operation on, at the version it expects: in
+// every namespace where it has a grant, unless anywhere is enough.
 func memberTo(by authority, operation, id string, anywhere bool, o ChangeOptions) (*Member, error) {
 	if err := by.onlyMembers(); err != nil {
 		return nil, err
@@ -165,14 +170,17 @@ func memberTo(by authority, operation, id string, anywhere bool, o ChangeOptions
 		return nil, err
 	}
 	if id == RootMember {
-		return nil, &Error{Kind: KindConflict, Code: "builtin", Detail: "the member root cannot be changed, and has no token", ID: id}
+		return nil, &Error{Kind: KindConflict, Code: "builtin",
+			Detail: "the member root cannot be changed, and has no token", ID: id}
 	}
 	held := by.policy.members[id]
 	if held == nil || by.seenOf(held.Member) == nil {
 		return nil, missing("member")
 	}
 	if held.Unreadable != "" && !by.root {
-		return nil, &Error{Kind: KindConflict, Code: "unreadable", Detail: "nobody but root changes a member whose row cannot be read: " + held.Unreadable, ID: id}
+		return nil, &Error{Kind: KindConflict, Code: "unreadable",
+			Detail: "nobody but root changes a member whose row cannot be read: " +
+				held.Unreadable, ID: id}
 	}
 	if !anywhere {
 		for _, g := range held.Grants {
@@ -185,10 +193,13 @@ func memberTo(by authority, operation, id string, anywhere bool, o ChangeOptions
 }
 
 // EditMember changes a member.
-func (k *Keystore) EditMember(ctx context.Context, c Caller, id string, patch MemberPatch, o ChangeOptions) (*Member, Propagation, error) {
+func (k *Keystore) EditMember(
+	ctx context.Context, c Caller, id string, patch MemberPatch, o ChangeOptions,
+) (*Member, Propagation, error) {
 	var m *Member
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
-		onlyGrants := patch.Name == nil && patch.Kind == nil && patch.Login == nil && patch.Active == nil && patch.Labels == nil && !patch.ClearLabels
+		onlyGrants := patch.Name == nil && patch.Kind == nil && patch.Login == nil &&
+			patch.Active == nil && patch.Labels == nil && !patch.ClearLabels
 		before, err := memberTo(by, "update", id, onlyGrants, o)
 		if err != nil {
 			return err
@@ -228,18 +239,20 @@ func (k *Keystore) EditMember(ctx context.Context, c Caller, id string, patch Me
 		if m == nil {
 			m = &Member{ID: after.ID, Name: after.Name, Version: after.Version}
 		}
-		return audit(tx, by, "member.edit", id, union(before.touches(), after.touches()), before, &after)
+		return audit(tx, by, "member.edit", id, union(before.touches(), after.touches()), before,
+			&after)
 	})
 	return m, p, err
 }
 
-// regrant returns a member's grants with those that the caller may see replaced. It changes only those of namespaces where it may, and where it
-// covers what the member has.
+// regrant returns a member's grants with those that the caller may see replaced. It changes only
+// those of namespaces where it may, and where it covers what the member has.
 func (a authority) regrant(m *Member, wanted []Grant) ([]Grant, error) {
 	seen := a.seenOf(m).Grants
 	for _, g := range m.Grants {
 		if !slices.ContainsFunc(seen, func(s Grant) bool { return s.Namespace == g.Namespace }) {
-			if slices.ContainsFunc(wanted, func(w Grant) bool { return w.Namespace == g.Namespace }) {
+			if slices.ContainsFunc(wanted,
+				func(w Grant) bool { return w.Namespace == g.Namespace }) {
 				return nil, lacks(adminMembers, "read")
 			}
 			wanted = append(slices.Clone(wanted), g)
@@ -274,8 +287,11 @@ func sameGrant(a, b Grant) bool {
 	return a.Connected == b.Connected && a.own() == b.own() && sameNames(a.Roles, b.Roles)
 }
 
-// DeleteMember removes a member that owns no key which is not revoked, and returns what it was. Its token dies.
-func (k *Keystore) DeleteMember(ctx context.Context, c Caller, id string, o ChangeOptions) (*Member, Propagation, error) {
+// DeleteMember removes a member that owns no key which is not revoked, and returns what it was. Its
+// token dies.
+func (k *Keystore) DeleteMember(
+	ctx context.Context, c Caller, id string, o ChangeOptions,
+) (*Member, Propagation, error) {
 	var m *Member
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
 		if m, err = memberTo(by, "delete", id, false, o); err != nil {
@@ -286,7 +302,9 @@ func (k *Keystore) DeleteMember(ctx context.Context, c Caller, id string, o Chan
 			return err
 		}
 		if n > 0 {
-			return &Error{Kind: KindConflict, Code: "in_use", Detail: fmt.Sprintf("%d keys that are not revoked act for this member; revoke them or give them another owner first", n), ID: id}
+			return &Error{Kind: KindConflict, Code: "in_use",
+				Detail: fmt.Sprintf("%d keys that are not revoked act for this member; revoke "+
+					"them or give them another owner first", n), ID: id}
 		}
 		if err := endToken(tx, by, id, "the member was deleted"); err != nil {
 			return err
@@ -317,9 +335,12 @@ type TokenSpec struct {
 	AllowedIPs []netip.Prefix
 }
 
-// NewMemberToken gives a member a token; the one it had dies. It takes to act for the member (spec 7a.2). The member's version goes up, so that
-// asking again with the version that was seen before makes no second token.
-func (k *Keystore) NewMemberToken(ctx context.Context, c Caller, id string, spec TokenSpec, o ChangeOptions) (*Member, Token, Propagation, error) {
+// NewMemberToken gives a member a token; the one it had dies. It takes to act for the member (spec
+// 7a.2). The member's version goes up, so that asking again with the version that was seen before
+// makes no second token.
+func (k *Keystore) NewMemberToken(
+	ctx context.Context, c Caller, id string, spec TokenSpec, o ChangeOptions,
+) (*Member, Token, Propagation, error) {
 	var m *Member
 	var token Token
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
@@ -336,8 +357,11 @@ func (k *Keystore) NewMemberToken(ctx context.Context, c Caller, id string, spec
 		after := *before
 		after.Version++
 		key := &Key{
-			ID: NewID(), Prefix: MemberPrefix, Name: after.Name, Namespace: DefaultNamespace, Owner: id, Personal: true, CreatedBy: by.actor,
-			Active: true, CreatedAt: tx.Now(), ExpiresAt: spec.ExpiresAt.UTC().Truncate(time.Microsecond), AllowedIPs: slices.Clone(spec.AllowedIPs), Version: 1,
+			ID: NewID(), Prefix: MemberPrefix, Name: after.Name, Namespace: DefaultNamespace,
+			Owner: id, Personal: true, CreatedBy: by.actor,
+			Active: true, CreatedAt: tx.Now(),
+			ExpiresAt:  spec.ExpiresAt.UTC().Truncate(time.Microsecond),
+			AllowedIPs: slices.Clone(spec.AllowedIPs), Version: 1,
 		}
 		var p problems
 		p.addresses(key.AllowedIPs)
@@ -345,7 +369,8 @@ func (k *Keystore) NewMemberToken(ctx context.Context, c Caller, id string, spec
 		if err := p.err(); err != nil {
 			return err
 		}
-		if c.record != nil && c.record.personal && id == c.member { // a token that leaks must not free itself from its bounds
+		// a token that leaks must not free itself from its bounds
+		if c.record != nil && c.record.personal && id == c.member {
 			if err := by.bounded(key); err != nil {
 				return err
 			}

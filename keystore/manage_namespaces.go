@@ -44,8 +44,11 @@ func (k *Keystore) ListNamespaces(ctx context.Context, c Caller) ([]Namespace, e
 	return list, nil
 }
 
-// CreateNamespace makes one of spec, whose CreatedAt and Version do not count. The creator gains nothing in it.
-func (k *Keystore) CreateNamespace(ctx context.Context, c Caller, spec Namespace) (*Namespace, error) {
+// CreateNamespace makes one of spec, whose CreatedAt and Version do not count. The creator gains
+// nothing in it.
+func (k *Keystore) CreateNamespace(
+	ctx context.Context, c Caller, spec Namespace,
+) (*Namespace, error) {
 	var ns *Namespace
 	err := k.add(ctx, c, 0, func(tx Tx, by authority) error {
 		if !by.may(adminNamespaces, "create", cmp.Or(spec.Parent, AnyNamespace)) {
@@ -61,7 +64,8 @@ func (k *Keystore) CreateNamespace(ctx context.Context, c Caller, spec Namespace
 		}
 		if err := tx.InsertNamespace(ns); err != nil {
 			if errors.Is(err, ErrExists) {
-				return &Error{Kind: KindConflict, Code: "exists", Detail: fmt.Sprintf("namespace %q exists", ns.ID), ID: ns.ID}
+				return &Error{Kind: KindConflict, Code: "exists",
+					Detail: fmt.Sprintf("namespace %q exists", ns.ID), ID: ns.ID}
 			}
 			return err
 		}
@@ -73,16 +77,19 @@ func (k *Keystore) CreateNamespace(ctx context.Context, c Caller, spec Namespace
 	return ns, err
 }
 
-// claim refuses the id of a namespace that was deleted, except to callers that may create namespaces
-// anywhere: the API behind the handlers may still hold what belonged to it, and so does the audit log.
+// claim refuses the id of a namespace that was deleted, except to callers that may create
+// namespaces anywhere: the API behind the handlers may still hold what belonged to it, and so does
+// the audit log.
 func (a authority) claim(tx Tx, id string) error {
 	if a.may(adminNamespaces, "create", AnyNamespace) {
 		return nil
 	}
 	former, err := tx.FormerNamespace(id)
 	if err == nil && former {
-		err = &Error{Kind: KindConflict, Code: "exists", ID: id, Detail: fmt.Sprintf("namespace %q existed before; "+
-			"using its id again requires %s:create in namespace %s", id, adminNamespaces, AnyNamespace)}
+		err = &Error{Kind: KindConflict, Code: "exists", ID: id,
+			Detail: fmt.Sprintf("namespace %q existed before; "+
+				"using its id again requires %s:create in namespace %s", id, adminNamespaces,
+				AnyNamespace)}
 	}
 	return err
 }
@@ -98,7 +105,9 @@ const (
 func (ns *Namespace) check(d *Directory, prefixes []string, before *Namespace) error {
 	var p problems
 	if !ValidNamespaceID(ns.ID) {
-		p.add("id", "is a letter or digit, then up to 63 of these, '.', '_', '~' or '-'; %q is reserved", HomeNamespace)
+		p.add("id",
+			"is a letter or digit, then up to 63 of these, '.', '_', '~' or '-'; %q is reserved",
+			HomeNamespace)
 	}
 	if before.ID == "" {
 		p.secret("id", ns.ID)
@@ -128,7 +137,9 @@ func (ns *Namespace) check(d *Directory, prefixes []string, before *Namespace) e
 		}
 	}
 	if ns.ChildPrefix != "" && (!validName(ns.ChildPrefix) || len(ns.ChildPrefix) == maxNameLen) {
-		p.add("child_prefix", "must be the beginning of an id: a letter or digit, then up to %d of these, '.', '_', '~' or '-'", maxNameLen-2)
+		p.add("child_prefix",
+			"must be the beginning of an id: a letter or digit, then up to %d of these, '.', '_', "+
+				"'~' or '-'", maxNameLen-2)
 	}
 	if len(ns.Reach) > maxReach {
 		p.add("reach", "are more than %d kinds", maxReach)
@@ -145,13 +156,16 @@ func (ns *Namespace) check(d *Directory, prefixes []string, before *Namespace) e
 	for i, r := range ns.KeyRoles {
 		switch {
 		case r == AnyRole && len(ns.KeyRoles) > 1:
-			p.add(fmt.Sprintf("key_roles[%d]", i), "%s stands alone: it means that keys have at least one role", AnyRole)
+			p.add(fmt.Sprintf("key_roles[%d]", i),
+				"%s stands alone: it means that keys have at least one role", AnyRole)
 		case r != AnyRole && d.role(ns.ID, r) == nil:
-			p.add(fmt.Sprintf("key_roles[%d]", i), "there is no role %q in this namespace, and no shared one; create it first", r)
+			p.add(fmt.Sprintf("key_roles[%d]", i),
+				"there is no role %q in this namespace, and no shared one; create it first", r)
 		}
 	}
 	if ns.TokenPrefix != "" && !slices.Contains(prefixes, ns.TokenPrefix) {
-		p.add("token_prefix", "must be one that the configuration accepts: %s", strings.Join(prefixes, ", "))
+		p.add("token_prefix", "must be one that the configuration accepts: %s",
+			strings.Join(prefixes, ", "))
 	}
 	return p.err()
 }
@@ -162,10 +176,12 @@ func (p *problems) childPrefixes(d *Directory, ns *Namespace, descendants []*Nam
 	for above := range d.upward(d.Namespace(ns.Parent)) {
 		unlike := func(ns *Namespace) bool { return !strings.HasPrefix(ns.ID, above.ChildPrefix) }
 		if i := slices.IndexFunc(descendants, unlike); i >= 0 {
-			p.add("parent", "ids below namespace %q must begin with %q, unlike %q", above.ID, above.ChildPrefix, descendants[i].ID)
+			p.add("parent", "ids below namespace %q must begin with %q, unlike %q", above.ID,
+				above.ChildPrefix, descendants[i].ID)
 		}
 		if unlike(ns) {
-			p.add("id", "must begin with %q, because it is below namespace %q", above.ChildPrefix, above.ID)
+			p.add("id", "must begin with %q, because it is below namespace %q", above.ChildPrefix,
+				above.ID)
 		}
 	}
 }
@@ -196,7 +212,9 @@ func namespaceTo(by authority, operation, id string, o ChangeOptions) (*Namespac
 }
 
 // EditNamespace changes a namespace.
-func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch NamespacePatch, o ChangeOptions) (*Namespace, Propagation, error) {
+func (k *Keystore) EditNamespace(
+	ctx context.Context, c Caller, id string, patch NamespacePatch, o ChangeOptions,
+) (*Namespace, Propagation, error) {
 	var ns *Namespace
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
 		before, err := namespaceTo(by, "update", id, o)
@@ -217,7 +235,8 @@ func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch
 		if !written && (patch.Reach == nil || patch.KeyRoles == nil) {
 			return mend("reach and key_roles", before.Unreadable)
 		}
-		if after.ChildPrefix != before.ChildPrefix && !by.may(adminNamespaces, "create", cmp.Or(before.Parent, AnyNamespace)) {
+		if after.ChildPrefix != before.ChildPrefix &&
+			!by.may(adminNamespaces, "create", cmp.Or(before.Parent, AnyNamespace)) {
 			return lacks(adminNamespaces, "create") // else whom it binds could remove it
 		}
 		if after.Parent != before.Parent {
@@ -244,8 +263,9 @@ func (k *Keystore) EditNamespace(ctx context.Context, c Caller, id string, patch
 	return ns, p, err
 }
 
-// move refuses to put a namespace into another: it takes `*` and `admin:*` in the namespace itself, held without the new parent's help, and to
-// create namespaces in the new parent, or in `*` when it is to have none (spec 7a.4).
+// move refuses to put a namespace into another: it takes `*` and `admin:*` in the namespace itself,
+// held without the new parent's help, and to create namespaces in the new parent, or in `*` when it
+// is to have none (spec 7a.4).
 func (a authority) move(ns *Namespace, parent string) error {
 	if !a.may(adminNamespaces, "create", cmp.Or(parent, AnyNamespace)) {
 		return lacks(adminNamespaces, "create")
@@ -253,8 +273,8 @@ func (a authority) move(ns *Namespace, parent string) error {
 	return a.coverAll(ns.ID, false, mustParse("*", "admin:*"))
 }
 
-// reachMore refuses a policy under which keys' grants reach down to namespaces that they did not reach before, unless the caller holds `*` there:
-// it would give what others hold above.
+// reachMore refuses a policy under which keys' grants reach down to namespaces that they did not
+// reach before, unless the caller holds `*` there: it would give what others hold above.
 func (a authority) reachMore(then *Directory) error {
 	if a.root {
 		return nil
@@ -272,21 +292,25 @@ func (a authority) reachMore(then *Directory) error {
 }
 
 // DeleteNamespace removes an empty namespace and returns what it was.
-func (k *Keystore) DeleteNamespace(ctx context.Context, c Caller, id string, o ChangeOptions) (*Namespace, Propagation, error) {
+func (k *Keystore) DeleteNamespace(
+	ctx context.Context, c Caller, id string, o ChangeOptions,
+) (*Namespace, Propagation, error) {
 	var ns *Namespace
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
 		if ns, err = namespaceTo(by, "delete", id, o); err != nil {
 			return err
 		}
 		if id == DefaultNamespace {
-			return &Error{Kind: KindConflict, Code: "in_use", Detail: "the namespace " + DefaultNamespace + " stays", ID: id}
+			return &Error{Kind: KindConflict, Code: "in_use",
+				Detail: "the namespace " + DefaultNamespace + " stays", ID: id}
 		}
 		user, err := namespaceUser(tx, by, id)
 		if err != nil {
 			return err
 		}
 		if user != "" {
-			return &Error{Kind: KindConflict, Code: "in_use", Detail: fmt.Sprintf("the namespace is not empty: %s", user), ID: id}
+			return &Error{Kind: KindConflict, Code: "in_use",
+				Detail: fmt.Sprintf("the namespace is not empty: %s", user), ID: id}
 		}
 		if err := tx.DeleteNamespace(id); err != nil {
 			return err
@@ -296,7 +320,8 @@ func (k *Keystore) DeleteNamespace(ctx context.Context, c Caller, id string, o C
 	return ns, p, err
 }
 
-// namespaceUser tells of something that keeps a namespace from being deleted, by its id where the caller may read it; empty for nothing.
+// namespaceUser tells of something that keeps a namespace from being deleted, by its id where the
+// caller may read it; empty for nothing.
 func namespaceUser(tx Tx, by authority, id string) (string, error) {
 	told := func(reads bool, what, name, does string) string {
 		if reads {
@@ -306,7 +331,8 @@ func namespaceUser(tx Tx, by authority, id string) (string, error) {
 	}
 	for _, ns := range by.policy.allNamespaces() {
 		if ns.Parent == id {
-			return told(by.may(adminNamespaces, "read", ns.ID), "namespace", ns.ID, "lies in it"), nil
+			return told(by.may(adminNamespaces, "read", ns.ID), "namespace", ns.ID,
+				"lies in it"), nil
 		}
 	}
 	for _, r := range by.policy.allRoles() {
@@ -327,5 +353,6 @@ func namespaceUser(tx Tx, by authority, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return told(by.reads(key.ID, key.Namespace, key.Owner), "key", user, "lives in it or has a grant in it; revoke and delete its keys first"), nil
+	return told(by.reads(key.ID, key.Namespace, key.Owner), "key", user,
+		"lives in it or has a grant in it; revoke and delete its keys first"), nil
 }

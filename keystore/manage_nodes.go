@@ -13,7 +13,8 @@ type NodeStatus struct {
 	Self   bool     // it is the node that was asked
 }
 
-// ListNodes returns the nodes of the deployment, the oldest first. It takes the permission in all namespaces (spec section 7a.5).
+// ListNodes returns the nodes of the deployment, the oldest first. It takes the permission in all
+// namespaces (spec section 7a.5).
 func (k *Keystore) ListNodes(ctx context.Context, c Caller) ([]NodeStatus, error) {
 	by, done, err := k.fresh(ctx, c)
 	if err != nil {
@@ -39,7 +40,8 @@ func (k *Keystore) ListNodes(ctx context.Context, c Caller) ([]NodeStatus, error
 	for i, n := range nodes {
 		list[i] = NodeStatus{Node: n, Self: n.Incarnation == own}
 		if s := &list[i]; s.Self { // alone, it tells nobody what it has applied, or that it lives
-			s.Acknowledged, s.Heard, since = Revision(max(0, k.node.applied.Load())), head.Now, n.Joined
+			s.Acknowledged, s.Heard, since = Revision(max(0,
+				k.node.applied.Load())), head.Now, n.Joined
 		}
 	}
 	for i := range list {

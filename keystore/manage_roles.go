@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// ListRoles returns the roles the caller may read, newest first, the built-in ones last. Whoever may read roles anywhere may read the shared ones.
+// ListRoles returns the roles the caller may read, newest first, the built-in ones last. Whoever
+// may read roles anywhere may read the shared ones.
 func (k *Keystore) ListRoles(ctx context.Context, c Caller) ([]Role, error) {
 	by, done, err := k.fresh(ctx, c)
 	if err != nil {
@@ -18,11 +19,13 @@ func (k *Keystore) ListRoles(ctx context.Context, c Caller) ([]Role, error) {
 	if err := by.anywhere(adminRoles, "read"); err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(by.policy.allRoles(), func(r Role) bool { return !by.readsRole(r.Namespace) }), nil
+	return slices.DeleteFunc(by.policy.allRoles(),
+		func(r Role) bool { return !by.readsRole(r.Namespace) }), nil
 }
 
 func (a authority) readsRole(namespace string) bool {
-	return a.may(adminRoles, "read", namespace) || namespace == AnyNamespace && a.anywhere(adminRoles, "read") == nil
+	return a.may(adminRoles, "read", namespace) || namespace == AnyNamespace &&
+		a.anywhere(adminRoles, "read") == nil
 }
 
 // FindRole returns a role the caller may read.
@@ -60,8 +63,12 @@ func createRole(tx Tx, by authority, spec Role) (*Role, error) {
 		return nil, err
 	}
 	for id := range by.policy.roles {
-		if strings.EqualFold(id.Name, role.Name) && (id.Namespace == role.Namespace || id.Namespace == AnyNamespace || role.Namespace == AnyNamespace) {
-			return nil, &Error{Kind: KindConflict, Code: "exists", Detail: fmt.Sprintf("a role %q exists in namespace %q; a name is shared or local, never both, whatever its case", id.Name, id.Namespace), ID: role.Name}
+		if strings.EqualFold(id.Name, role.Name) &&
+			(id.Namespace == role.Namespace || id.Namespace == AnyNamespace ||
+				role.Namespace == AnyNamespace) {
+			return nil, &Error{Kind: KindConflict, Code: "exists",
+				Detail: fmt.Sprintf("a role %q exists in namespace %q; a name is shared or local, "+
+					"never both, whatever its case", id.Name, id.Namespace), ID: role.Name}
 		}
 	}
 	if err := by.coverAll(role.Namespace, false, role.Permissions); err != nil {
@@ -69,7 +76,9 @@ func createRole(tx Tx, by authority, spec Role) (*Role, error) {
 	}
 	if err := tx.InsertRole(role); err != nil {
 		if errors.Is(err, ErrExists) {
-			return nil, &Error{Kind: KindConflict, Code: "exists", Detail: fmt.Sprintf("role %q exists in namespace %q", role.Name, role.Namespace), ID: role.Name}
+			return nil, &Error{Kind: KindConflict, Code: "exists",
+				Detail: fmt.Sprintf("role %q exists in namespace %q", role.Name,
+					role.Namespace), ID: role.Name}
 		}
 		return nil, err
 	}
@@ -108,7 +117,8 @@ func (r *Role) touches() []string { return []string{r.Namespace} }
 // coverAll refuses what the caller does not hold in a namespace.
 func (a authority) coverAll(namespace string, wide bool, list []Permission) error {
 	if p, found := a.uncovered(namespace, wide, list, nil); found {
-		return exceeds("%s in %s%s is more than the caller has", p, a.named(namespace), connectedWord(wide))
+		return exceeds("%s in %s%s is more than the caller has", p, a.named(namespace),
+			connectedWord(wide))
 	}
 	return nil
 }
@@ -125,7 +135,9 @@ func roleTo(by authority, operation string, id RoleID, o ChangeOptions) (*Role, 
 		return nil, lacks(adminRoles, operation)
 	}
 	if role.Builtin {
-		return nil, &Error{Kind: KindConflict, Code: "builtin", Detail: "the role " + id.Name + " comes with the product and cannot be changed; make another one", ID: id.Name}
+		return nil, &Error{Kind: KindConflict, Code: "builtin",
+			Detail: "the role " + id.Name +
+				" comes with the product and cannot be changed; make another one", ID: id.Name}
 	}
 	if err := o.check(role.Version); err != nil {
 		return nil, err
@@ -140,7 +152,9 @@ type RolePatch struct {
 }
 
 // EditRole changes a role.
-func (k *Keystore) EditRole(ctx context.Context, c Caller, id RoleID, patch RolePatch, o ChangeOptions) (*Role, Propagation, error) {
+func (k *Keystore) EditRole(
+	ctx context.Context, c Caller, id RoleID, patch RolePatch, o ChangeOptions,
+) (*Role, Propagation, error) {
 	var role *Role
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) error {
 		before, err := roleTo(by, "update", id, o)
@@ -162,14 +176,16 @@ func (k *Keystore) EditRole(ctx context.Context, c Caller, id RoleID, patch Role
 		if err != nil {
 			return err
 		}
-		if err := by.governs(id.Namespace, where, NewSet(slices.Concat(before.Permissions, after.Permissions)...)); err != nil {
+		if err := by.governs(id.Namespace, where,
+			NewSet(slices.Concat(before.Permissions, after.Permissions)...)); err != nil {
 			return err
 		}
 		if err := tx.UpdateRole(&after); err != nil {
 			return err
 		}
 		was := NewSet(before.Permissions...)
-		widens := slices.ContainsFunc(after.Permissions, func(p Permission) bool { return !was.Covers(p) })
+		widens := slices.ContainsFunc(after.Permissions,
+			func(p Permission) bool { return !was.Covers(p) })
 		then, err := k.grown(tx, by, !widens)
 		if err != nil {
 			return err
@@ -191,7 +207,8 @@ func roleHeld(tx Tx, by authority, id RoleID) ([]Reach, error) {
 	}
 	for _, m := range by.policy.members {
 		for _, g := range m.Grants {
-			if slices.Contains(g.Roles, id.Name) && (g.Namespace == id.Namespace || id.Namespace == AnyNamespace) {
+			if slices.Contains(g.Roles, id.Name) &&
+				(g.Namespace == id.Namespace || id.Namespace == AnyNamespace) {
 				where = append(where, Reach{g.Namespace, g.Connected})
 			}
 		}
@@ -199,7 +216,8 @@ func roleHeld(tx Tx, by authority, id RoleID) ([]Reach, error) {
 	return where, nil
 }
 
-// governs refuses who does not cover a role wherever a grant takes it (spec 7a.3), nor where keys reach with it.
+// governs refuses who does not cover a role wherever a grant takes it (spec 7a.3), nor where keys
+// reach with it.
 func (a authority) governs(home string, where []Reach, s *Set) error {
 	for _, at := range append(where, Reach{Namespace: home}) {
 		if err := a.coverAll(at.Namespace, at.Connected, s.Permissions()); err != nil {
@@ -215,8 +233,8 @@ func (a authority) governs(home string, where []Reach, s *Set) error {
 // namedKeys is how many keys a refusal names.
 const namedKeys = 20
 
-// growsOnly refuses a change of a role that takes something from a key whose namespace lets keys only grow.
-// then is the policy after the change.
+// growsOnly refuses a change of a role that takes something from a key whose namespace lets keys
+// only grow. then is the policy after the change.
 func growsOnly(tx Tx, by authority, then *Directory, before, after *Role) error {
 	now := NewSet(after.Permissions...)
 	if !slices.ContainsFunc(before.Permissions, func(p Permission) bool { return !now.Covers(p) }) {
@@ -238,7 +256,8 @@ func growsOnly(tx Tx, by authority, then *Directory, before, after *Role) error 
 			if by.reads(key.ID, key.Namespace, key.Owner) {
 				who = "key " + key.ID
 			}
-			fields = append(fields, FieldError{Field: "permissions", Detail: who + " would lose " + lost})
+			fields = append(fields, FieldError{Field: "permissions",
+				Detail: who + " would lose " + lost})
 		}
 		return len(fields) < namedKeys
 	})
@@ -249,7 +268,9 @@ func growsOnly(tx Tx, by authority, then *Directory, before, after *Role) error 
 }
 
 // DeleteRole removes a role that nobody has and returns what it was.
-func (k *Keystore) DeleteRole(ctx context.Context, c Caller, id RoleID, o ChangeOptions) (*Role, Propagation, error) {
+func (k *Keystore) DeleteRole(
+	ctx context.Context, c Caller, id RoleID, o ChangeOptions,
+) (*Role, Propagation, error) {
 	var role *Role
 	p, err := k.change(ctx, c, o.Wait, func(tx Tx, by authority) (err error) {
 		if role, err = roleTo(by, "delete", id, o); err != nil {
@@ -260,11 +281,16 @@ func (k *Keystore) DeleteRole(ctx context.Context, c Caller, id RoleID, o Change
 			return err
 		}
 		if len(where) > 0 {
-			return &Error{Kind: KindConflict, Code: "in_use", Detail: fmt.Sprintf("the role is in use in namespace %q; take it from the keys and members that have it first", where[0].Namespace), ID: id.Name}
+			return &Error{Kind: KindConflict, Code: "in_use",
+				Detail: fmt.Sprintf("the role is in use in namespace %q; take it from the keys "+
+					"and members that have it first", where[0].Namespace), ID: id.Name}
 		}
 		for _, ns := range by.policy.allNamespaces() {
-			if slices.Contains(ns.KeyRoles, id.Name) && (ns.ID == id.Namespace || id.Namespace == AnyNamespace) {
-				return &Error{Kind: KindConflict, Code: "in_use", Detail: fmt.Sprintf("keys of namespace %q have exactly this role; change its key_roles first", ns.ID), ID: id.Name}
+			if slices.Contains(ns.KeyRoles, id.Name) &&
+				(ns.ID == id.Namespace || id.Namespace == AnyNamespace) {
+				return &Error{Kind: KindConflict, Code: "in_use",
+					Detail: fmt.Sprintf("keys of namespace %q have exactly this role; change its "+
+						"key_roles first", ns.ID), ID: id.Name}
 			}
 		}
 		if err := by.coverAll(id.Namespace, false, role.Permissions); err != nil {

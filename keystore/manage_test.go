@@ -19,7 +19,8 @@ func grants(t testing.TB, text string) (list []keystore.Grant) {
 	t.Helper()
 	for word := range strings.FieldsSeq(text) {
 		ns, ps, _ := strings.Cut(word, "=")
-		g := keystore.Grant{Namespace: strings.TrimSuffix(ns, "+"), Connected: strings.HasSuffix(ns, "+")}
+		g := keystore.Grant{Namespace: strings.TrimSuffix(ns, "+"),
+			Connected: strings.HasSuffix(ns, "+")}
 		for p := range strings.SplitSeq(ps, ",") {
 			permission, err := keystore.ParsePermission(p)
 			if err != nil {
@@ -33,7 +34,9 @@ func grants(t testing.TB, text string) (list []keystore.Grant) {
 }
 
 // caller mints a key that manages and returns it as a caller.
-func caller(t testing.TB, k *keystore.Keystore, spec keystore.KeySpec) (keystore.Caller, *keystore.Key) {
+func caller(
+	t testing.TB, k *keystore.Keystore, spec keystore.KeySpec,
+) (keystore.Caller, *keystore.Key) {
 	t.Helper()
 	key, token, err := k.MintKey(ctx, root, spec, "")
 	if err != nil {
@@ -80,7 +83,8 @@ func TestWhatAKeyMayMint(t *testing.T) {
 		{"acme=admin:*", "acme", "acme=read", "exceeds_caller"},
 		{"acme=*", "acme", "acme=read", "insufficient_permission"},
 		{"acme=admin.keys:create,read", "other", "other=read", "insufficient_permission"},
-		{"acme=admin.keys:create,read", "nowhere", "nowhere=read", "insufficient_permission"}, // not told from one that exists
+		// not told from one that exists
+		{"acme=admin.keys:create,read", "nowhere", "nowhere=read", "insufficient_permission"},
 		{"acme=admin.keys:create,read", "acme", "acme=read other=read", "exceeds_caller"},
 		{"acme=admin.keys:create,read other=read", "acme", "acme=read other=read", "ok"},
 		{"acme=admin.keys:create,read", "acme", "*=read", "exceeds_caller"},
@@ -92,7 +96,8 @@ func TestWhatAKeyMayMint(t *testing.T) {
 		{"acme=admin.keys:create,read,write", "acme", "acme=*", "ok"},
 	} {
 		who, _ := caller(t, k, keystore.KeySpec{Namespace: "acme", Grants: grants(t, c.holds)})
-		_, _, err := k.MintKey(ctx, who, keystore.KeySpec{Namespace: c.home, Grants: grants(t, c.gives)}, "")
+		_, _, err := k.MintKey(ctx, who,
+			keystore.KeySpec{Namespace: c.home, Grants: grants(t, c.gives)}, "")
 		if got := code(err); got != c.want {
 			t.Errorf("who holds %s gives %s: %s, want %s", c.holds, c.gives, got, c.want)
 		}
@@ -103,7 +108,8 @@ func TestAKeyMakesNoneThatOutlivesItOrWorksElsewhere(t *testing.T) {
 	k := withNamespaces(t)
 	end := time.Now().Add(time.Hour)
 	inside, outside := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("0.0.0.0/0")
-	who, _ := caller(t, k, keystore.KeySpec{Grants: grants(t, "default=admin.keys:*,read"), ExpiresAt: end, AllowedIPs: []netip.Prefix{inside}})
+	who, _ := caller(t, k, keystore.KeySpec{Grants: grants(t, "default=admin.keys:*,read"),
+		ExpiresAt: end, AllowedIPs: []netip.Prefix{inside}})
 	for _, c := range []struct {
 		name  string
 		end   time.Time
@@ -116,7 +122,9 @@ func TestAKeyMakesNoneThatOutlivesItOrWorksElsewhere(t *testing.T) {
 		{"from anywhere", end, nil, "exceeds_caller"},
 		{"from a wider net", end, []netip.Prefix{inside, outside}, "exceeds_caller"},
 	} {
-		_, _, err := k.MintKey(ctx, who, keystore.KeySpec{Grants: grants(t, "default=read"), ExpiresAt: c.end, AllowedIPs: c.where}, "")
+		_, _, err := k.MintKey(ctx, who,
+			keystore.KeySpec{Grants: grants(t, "default=read"), ExpiresAt: c.end,
+				AllowedIPs: c.where}, "")
 		if got := code(err); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
@@ -136,23 +144,39 @@ func TestWhatAKeyMayChange(t *testing.T) {
 		want                string
 	}{
 		{"rename", "acme=admin.keys:update", "acme=*", keystore.KeyPatch{Name: &name}, false, "ok"},
-		{"take away", "acme=admin.keys:update", "acme=*", keystore.KeyPatch{Grants: gives("acme=read")}, false, "ok"},
-		{"keep what one does not hold, take another away", "acme=admin.keys:update", "acme=*,admin:*", keystore.KeyPatch{Grants: gives("acme=*")}, false, "ok"},
-		{"add what one holds", "acme=admin.keys:update,read", "acme=write", keystore.KeyPatch{Grants: gives("acme=read,write")}, false, "ok"},
-		{"add what one does not hold", "acme=admin.keys:update", "acme=write", keystore.KeyPatch{Grants: gives("acme=read,write")}, false, "exceeds_caller"},
-		{"reach further with what it has", "acme=admin.keys:update", "acme=write", keystore.KeyPatch{Connected: &on}, false, "exceeds_caller"},
-		{"another namespace", "acme=admin.keys:update", "acme=write", keystore.KeyPatch{Grants: gives("acme=write other=write")}, false, "exceeds_caller"},
-		{"inactivate", "acme=admin.keys:update", "acme=*", keystore.KeyPatch{Active: &off}, false, "ok"},
-		{"activate", "acme=admin.keys:update", "acme=*", keystore.KeyPatch{Active: &on}, true, "exceeds_caller"},
-		{"activate what one holds", "acme=admin.keys:update,*", "acme=*", keystore.KeyPatch{Active: &on}, true, "ok"},
-		{"widen addresses", "acme=admin.keys:update", "acme=*", keystore.KeyPatch{AllowedIPs: &everywhere}, false, "exceeds_caller"},
-		{"narrow addresses", "acme=admin.keys:update", "acme=*", keystore.KeyPatch{AllowedIPs: &inside}, false, "ok"},
-		{"without the permission", "acme=admin.keys:read,*", "acme=*", keystore.KeyPatch{Name: &name}, false, "insufficient_permission"},
-		{"elsewhere", "other=admin.keys:*,*", "acme=*", keystore.KeyPatch{Name: &name}, false, "not_found"},
-		{"elsewhere but readable", "other=admin.keys:* acme=admin.keys:read", "acme=*", keystore.KeyPatch{Name: &name}, false, "insufficient_permission"},
+		{"take away", "acme=admin.keys:update", "acme=*",
+			keystore.KeyPatch{Grants: gives("acme=read")}, false, "ok"},
+		{"keep what one does not hold, take another away", "acme=admin.keys:update",
+			"acme=*,admin:*", keystore.KeyPatch{Grants: gives("acme=*")}, false, "ok"},
+		{"add what one holds", "acme=admin.keys:update,read", "acme=write",
+			keystore.KeyPatch{Grants: gives("acme=read,write")}, false, "ok"},
+		{"add what one does not hold", "acme=admin.keys:update", "acme=write",
+			keystore.KeyPatch{Grants: gives("acme=read,write")}, false, "exceeds_caller"},
+		{"reach further with what it has", "acme=admin.keys:update", "acme=write",
+			keystore.KeyPatch{Connected: &on}, false, "exceeds_caller"},
+		{"another namespace", "acme=admin.keys:update", "acme=write",
+			keystore.KeyPatch{Grants: gives("acme=write other=write")}, false, "exceeds_caller"},
+		{"inactivate", "acme=admin.keys:update", "acme=*", keystore.KeyPatch{Active: &off}, false,
+			"ok"},
+		{"activate", "acme=admin.keys:update", "acme=*", keystore.KeyPatch{Active: &on}, true,
+			"exceeds_caller"},
+		{"activate what one holds", "acme=admin.keys:update,*", "acme=*",
+			keystore.KeyPatch{Active: &on}, true, "ok"},
+		{"widen addresses", "acme=admin.keys:update", "acme=*",
+			keystore.KeyPatch{AllowedIPs: &everywhere}, false, "exceeds_caller"},
+		{"narrow addresses", "acme=admin.keys:update", "acme=*",
+			keystore.KeyPatch{AllowedIPs: &inside}, false, "ok"},
+		{"without the permission", "acme=admin.keys:read,*", "acme=*",
+			keystore.KeyPatch{Name: &name}, false, "insufficient_permission"},
+		{"elsewhere", "other=admin.keys:*,*", "acme=*", keystore.KeyPatch{Name: &name}, false,
+			"not_found"},
+		{"elsewhere but readable", "other=admin.keys:* acme=admin.keys:read", "acme=*",
+			keystore.KeyPatch{Name: &name}, false, "insufficient_permission"},
 	} {
 		who, _ := caller(t, k, keystore.KeySpec{Namespace: "acme", Grants: grants(t, c.holds)})
-		target, _, err := k.MintKey(ctx, root, keystore.KeySpec{Namespace: "acme", Grants: grants(t, c.target), Inactive: c.inactive, AllowedIPs: inside}, "")
+		target, _, err := k.MintKey(ctx, root,
+			keystore.KeySpec{Namespace: "acme", Grants: grants(t, c.target), Inactive: c.inactive,
+				AllowedIPs: inside}, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +189,8 @@ func TestWhatAKeyMayChange(t *testing.T) {
 
 func TestRotatingAKeyTakesAllItHas(t *testing.T) {
 	k := withNamespaces(t)
-	target, _ := mint(t, k, keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "*"}}}})
+	target, _ := mint(t, k,
+		keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "*"}}}})
 	weak, self := caller(t, k, keystore.KeySpec{Grants: grants(t, "default=admin.keys:*,read")})
 	strong, _ := caller(t, k, keystore.KeySpec{Grants: grants(t, "default=admin.keys:*,*")})
 	for _, c := range []struct {
@@ -178,21 +203,25 @@ func TestRotatingAKeyTakesAllItHas(t *testing.T) {
 			t.Errorf("%s, want %s", got, c.want)
 		}
 	}
-	if _, _, err := k.RevokeKey(ctx, weak, self.ID, "leaked", false, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := k.RevokeKey(ctx, weak, self.ID, "leaked", false,
+		keystore.ChangeOptions{}); err != nil {
 		t.Errorf("a key may revoke itself: %v", err)
 	}
-	if _, _, err := k.MintKey(ctx, weak, keystore.KeySpec{Grants: grants(t, "default=read")}, ""); code(err) != "key_revoked" {
+	if _, _, err := k.MintKey(ctx, weak, keystore.KeySpec{Grants: grants(t, "default=read")},
+		""); code(err) != "key_revoked" {
 		t.Errorf("a request under way of a key that has been revoked: %v", err)
 	}
 }
 
 func TestGrowOnly(t *testing.T) {
 	k := withNamespaces(t)
-	if _, err := k.CreateNamespace(ctx, root, keystore.Namespace{ID: "portal", EditPolicy: keystore.EditGrowOnly}); err != nil {
+	if _, err := k.CreateNamespace(ctx, root,
+		keystore.Namespace{ID: "portal", EditPolicy: keystore.EditGrowOnly}); err != nil {
 		t.Fatal(err)
 	}
 	off := false
-	key, _, err := k.MintKey(ctx, root, keystore.KeySpec{Namespace: "portal", Grants: grants(t, "portal+=read,x:op")}, "")
+	key, _, err := k.MintKey(ctx, root,
+		keystore.KeySpec{Namespace: "portal", Grants: grants(t, "portal+=read,x:op")}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,26 +230,33 @@ func TestGrowOnly(t *testing.T) {
 		{"portal=*", "grow_only"}, {"portal+=read,x:op", "grow_only"}, {"default=*", "grow_only"},
 	} {
 		g := grants(t, c.to)
-		if _, _, err := k.EditKey(ctx, root, key.ID, keystore.KeyPatch{Grants: &g}, keystore.ChangeOptions{}); code(err) != c.want {
+		if _, _, err := k.EditKey(ctx, root, key.ID, keystore.KeyPatch{Grants: &g},
+			keystore.ChangeOptions{}); code(err) != c.want {
 			t.Errorf("to %s: %s, want %s", c.to, code(err), c.want)
 		}
 	}
-	if _, _, err := k.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &off}, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := k.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &off},
+		keystore.ChangeOptions{}); err != nil {
 		t.Errorf("inactivating still cuts: %v", err)
 	}
 }
 
-// A connected grant in the parent covers what a grant in the namespace gives there, but reaches no further down.
+// A connected grant in the parent covers what a grant in the namespace gives there, but reaches no
+// further down.
 func TestGrowOnlyBelow(t *testing.T) {
 	w := newWorld(t, "top", "portal<top", "below:workspace<portal")
 	grow := keystore.EditGrowOnly
-	if _, _, err := w.EditNamespace(ctx, root, "portal", keystore.NamespacePatch{EditPolicy: &grow, Reach: &[]string{"workspace"}}, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditNamespace(ctx, root, "portal",
+		keystore.NamespacePatch{EditPolicy: &grow, Reach: &[]string{"workspace"}},
+		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	key, _ := w.key(root, "portal", "portal=read")
-	for _, c := range []struct{ to, want string }{{"top+=read", "grow_only"}, {"top+=read below=read", "ok"}, {"*=read", "ok"}} {
+	for _, c := range []struct{ to, want string }{{"top+=read", "grow_only"},
+		{"top+=read below=read", "ok"}, {"*=read", "ok"}} {
 		g := roleGrants(t, c.to)
-		if _, _, err := w.EditKey(ctx, root, key.ID, keystore.KeyPatch{Grants: &g}, keystore.ChangeOptions{}); code(err) != c.want {
+		if _, _, err := w.EditKey(ctx, root, key.ID, keystore.KeyPatch{Grants: &g},
+			keystore.ChangeOptions{}); code(err) != c.want {
 			t.Errorf("to %s: %s, want %s", c.to, code(err), c.want)
 		}
 	}
@@ -229,21 +265,29 @@ func TestGrowOnlyBelow(t *testing.T) {
 func TestKeyRoles(t *testing.T) {
 	k := withNamespaces(t)
 	for _, name := range []string{"member", "other"} {
-		if _, err := k.CreateRole(ctx, root, keystore.Role{Namespace: keystore.AnyNamespace, Name: name, Permissions: grants(t, "x=read")[0].Permissions}); err != nil {
+		if _, err := k.CreateRole(ctx, root,
+			keystore.Role{Namespace: keystore.AnyNamespace, Name: name,
+				Permissions: grants(t, "x=read")[0].Permissions}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for id, roles := range map[string][]string{"exactly": {"member"}, "some": {keystore.AnyRole}, "any": nil} {
-		if _, err := k.CreateNamespace(ctx, root, keystore.Namespace{ID: id, KeyRoles: roles}); err != nil {
+	for id, roles := range map[string][]string{"exactly": {"member"}, "some": {keystore.AnyRole},
+		"any": nil} {
+		if _, err := k.CreateNamespace(ctx, root,
+			keystore.Namespace{ID: id, KeyRoles: roles}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := k.CreateNamespace(ctx, root, keystore.Namespace{ID: "both", KeyRoles: []string{keystore.AnyRole, "member"}}); code(err) != "invalid_fields" {
+	if _, err := k.CreateNamespace(ctx, root,
+		keystore.Namespace{ID: "both",
+			KeyRoles: []string{keystore.AnyRole, "member"}}); code(err) != "invalid_fields" {
 		t.Errorf("any role and one of them: %s", code(err))
 	}
 	for _, c := range []struct{ namespace, roles, minted, edited string }{
-		{"exactly", "", "member", "member"}, {"exactly", "member", "member", "member"}, {"exactly", "other", "", ""}, {"exactly", "member other", "", ""},
-		{"some", "", "", ""}, {"some", "member", "member", "member"}, {"some", "member other", "member other", "member other"},
+		{"exactly", "", "member", "member"}, {"exactly", "member", "member", "member"},
+		{"exactly", "other", "", ""}, {"exactly", "member other", "", ""},
+		{"some", "", "", ""}, {"some", "member", "member", "member"},
+		{"some", "member other", "member other", "member other"},
 		{"any", "", "none", "none"}, {"any", "other", "other", "other"},
 	} {
 		roles := strings.Fields(c.roles)
@@ -258,21 +302,29 @@ func TestKeyRoles(t *testing.T) {
 			}
 			return strings.Join(key.HomeGrant().Roles, " ")
 		}
-		key, _, err := k.MintKey(ctx, root, keystore.KeySpec{Namespace: c.namespace, Home: &keystore.Grant{Roles: roles, Permissions: grants(t, "x=write")[0].Permissions}}, "")
+		key, _, err := k.MintKey(ctx, root,
+			keystore.KeySpec{Namespace: c.namespace,
+				Home: &keystore.Grant{Roles: roles,
+					Permissions: grants(t, "x=write")[0].Permissions}}, "")
 		if got := is(key, err); got != c.minted {
 			t.Errorf("minted in %s with %q: %q, want %q", c.namespace, roles, got, c.minted)
 		}
-		key, _, err = k.MintKey(ctx, root, keystore.KeySpec{Namespace: c.namespace, Home: &keystore.Grant{Roles: []string{"member"}}, Grants: grants(t, "default=read")}, "")
+		key, _, err = k.MintKey(ctx, root,
+			keystore.KeySpec{Namespace: c.namespace,
+				Home:   &keystore.Grant{Roles: []string{"member"}},
+				Grants: grants(t, "default=read")}, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		key, _, err = k.EditKey(ctx, root, key.ID, keystore.KeyPatch{Roles: &roles}, keystore.ChangeOptions{})
+		key, _, err = k.EditKey(ctx, root, key.ID, keystore.KeyPatch{Roles: &roles},
+			keystore.ChangeOptions{})
 		if got := is(key, err); got != c.edited {
 			t.Errorf("edited in %s to %q: %q, want %q", c.namespace, roles, got, c.edited)
 		}
 	}
 	elsewhere := grants(t, "any=read")
-	if _, _, err := k.MintKey(ctx, root, keystore.KeySpec{Namespace: "some", Grants: elsewhere}, ""); code(err) != "invalid_fields" {
+	if _, _, err := k.MintKey(ctx, root, keystore.KeySpec{Namespace: "some", Grants: elsewhere},
+		""); code(err) != "invalid_fields" {
 		t.Errorf("without a home grant, where keys have a role: %s", code(err))
 	}
 }
@@ -296,14 +348,16 @@ func TestSecretsOfARotatedKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := len(found.Secrets); n != 2 || !found.Secrets[1].ExpiresAt.Equal(found.ExpiresAt) {
-		t.Errorf("%d secrets, the old one until %v; the key ends at %v", n, found.Secrets[n-1].ExpiresAt, found.ExpiresAt)
+		t.Errorf("%d secrets, the old one until %v; the key ends at %v", n,
+			found.Secrets[n-1].ExpiresAt, found.ExpiresAt)
 	}
 	third := rotate(time.Minute)
 	want(t, "the oldest after a second rotation", ask(k, first), keystore.Rotated)
 	want(t, "the one before", ask(k, second), keystore.OK)
 	want(t, "the newest", ask(k, third), keystore.OK)
 	for _, grace := range []time.Duration{-1, keystore.MaxGrace + 1} {
-		if _, _, _, err := k.RotateKey(ctx, root, key.ID, grace, keystore.ChangeOptions{}); code(err) != "invalid_fields" {
+		if _, _, _, err := k.RotateKey(ctx, root, key.ID, grace,
+			keystore.ChangeOptions{}); code(err) != "invalid_fields" {
 			t.Errorf("grace %v: %v", grace, err)
 		}
 	}
@@ -316,12 +370,15 @@ func TestRevokedIsFinal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, p, err := k.RevokeKey(ctx, root, key.ID, "another reason", false, keystore.ChangeOptions{})
-	if err != nil || again.RevokeReason != "leaked" || again.Version != first.Version || !p.Complete {
+	again, p, err := k.RevokeKey(ctx, root, key.ID, "another reason", false,
+		keystore.ChangeOptions{})
+	if err != nil || again.RevokeReason != "leaked" || again.Version != first.Version ||
+		!p.Complete {
 		t.Errorf("again: %+v %+v %v", again, p, err)
 	}
 	on := true
-	_, _, edit := k.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &on}, keystore.ChangeOptions{})
+	_, _, edit := k.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &on},
+		keystore.ChangeOptions{})
 	_, _, _, rotate := k.RotateKey(ctx, root, key.ID, 0, keystore.ChangeOptions{})
 	if code(edit) != "revoked" || code(rotate) != "revoked" {
 		t.Errorf("edit: %v, rotate: %v", edit, rotate)
@@ -330,7 +387,9 @@ func TestRevokedIsFinal(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, "deleted", ask(k, token), keystore.Unknown)
-	_, refused, err := k.ImportKeys(ctx, root, []keystore.ImportSpec{{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Line: 1, Token: token}}, false, "")
+	_, refused, err := k.ImportKeys(ctx, root,
+		[]keystore.ImportSpec{{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}},
+			Line: 1, Token: token}}, false, "")
 	if err != nil || len(refused) != 1 || refused[0].Code != "already_used" {
 		t.Errorf("an import revived it: %v %v", refused, err)
 	}
@@ -340,7 +399,8 @@ func TestRevokedIsFinal(t *testing.T) {
 func TestRevokeTakesAlongWhatTheKeyMade(t *testing.T) {
 	k := withNamespaces(t)
 	who, key := caller(t, k, keystore.KeySpec{Grants: grants(t, "default=admin.keys:*,read")})
-	_, token, err := k.MintKey(ctx, who, keystore.KeySpec{Grants: grants(t, "default=admin.keys:create,read")}, "")
+	_, token, err := k.MintKey(ctx, who,
+		keystore.KeySpec{Grants: grants(t, "default=admin.keys:create,read")}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -348,7 +408,8 @@ func TestRevokeTakesAlongWhatTheKeyMade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, grandchild, err := k.MintKey(ctx, keystore.KeyCaller(a.Record, ""), keystore.KeySpec{Grants: grants(t, "default=read")}, "")
+	_, grandchild, err := k.MintKey(ctx, keystore.KeyCaller(a.Record, ""),
+		keystore.KeySpec{Grants: grants(t, "default=read")}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -374,7 +435,8 @@ func TestARepeatMakesNothing(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	who, _ := caller(t, k, keystore.KeySpec{Grants: grants(t, "default=admin.keys:create,read")})
-	if _, _, err := k.MintKey(ctx, who, keystore.KeySpec{Grants: grants(t, "default=read")}, "once"); err != nil {
+	if _, _, err := k.MintKey(ctx, who, keystore.KeySpec{Grants: grants(t, "default=read")},
+		"once"); err != nil {
 		t.Errorf("another caller's: %v", err)
 	}
 }
@@ -387,14 +449,16 @@ func TestWhatIsRefusedNamesItsFields(t *testing.T) {
 	}
 	home := &keystore.Grant{Permissions: read}
 	for field, spec := range map[string]keystore.KeySpec{
-		"name":                     {Home: home, Name: strings.Repeat("é", 201)},
-		"metadata.team":            {Home: home, Metadata: map[string]string{"team": "a\x00b"}},
-		"metadata":                 {Home: home, Metadata: map[string]string{"x": strings.Repeat("y", 4096)}},
-		"allowed_ips[0]":           {Home: home, AllowedIPs: []netip.Prefix{{}}},
-		"expires_at":               {Home: home, ExpiresAt: time.Now().Add(-time.Second)},
-		"owner":                    {Home: home, Owner: "m_nobody"},
-		"permissions":              {},
-		"roles":                    {Home: &keystore.Grant{Permissions: read, Roles: []string{"billing"}}},
+		"name":          {Home: home, Name: strings.Repeat("é", 201)},
+		"metadata.team": {Home: home, Metadata: map[string]string{"team": "a\x00b"}},
+		"metadata": {Home: home,
+			Metadata: map[string]string{"x": strings.Repeat("y", 4096)}},
+		"allowed_ips[0]": {Home: home, AllowedIPs: []netip.Prefix{{}}},
+		"expires_at":     {Home: home, ExpiresAt: time.Now().Add(-time.Second)},
+		"owner":          {Home: home, Owner: "m_nobody"},
+		"permissions":    {},
+		"roles": {Home: &keystore.Grant{Permissions: read,
+			Roles: []string{"billing"}}},
 		"grants[0].namespace":      {Home: home, Grants: grants(t, "default=write")},
 		"grants[0].namespace, too": {Grants: grants(t, "nowhere=write")},
 		"namespace":                {Home: home, Namespace: "nowhere"},
@@ -403,11 +467,13 @@ func TestWhatIsRefusedNamesItsFields(t *testing.T) {
 		_, _, err := k.MintKey(ctx, root, spec, "")
 		var e *keystore.Error
 		name, _, _ := strings.Cut(field, ",")
-		if !errors.As(err, &e) || e.Kind != keystore.KindInvalid || len(e.Fields) != 1 || e.Fields[0].Field != name {
+		if !errors.As(err, &e) || e.Kind != keystore.KindInvalid || len(e.Fields) != 1 ||
+			e.Fields[0].Field != name {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
-	if keys, _, err := k.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10); err != nil || len(keys) != 0 {
+	if keys, _, err := k.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10); err != nil ||
+		len(keys) != 0 {
 		t.Errorf("something was made: %v %v", keys, err)
 	}
 }
@@ -415,8 +481,10 @@ func TestWhatIsRefusedNamesItsFields(t *testing.T) {
 func TestNamespacesGoOnlyWhenEmpty(t *testing.T) {
 	k := withNamespaces(t, "acme", "other")
 	key, _ := mint(t, k, keystore.KeySpec{Namespace: "acme", Grants: grants(t, "other=read")})
-	for id, want := range map[string]string{"acme": "in_use", "other": "in_use", "default": "in_use", "nowhere": "not_found"} {
-		if _, _, err := k.DeleteNamespace(ctx, root, id, keystore.ChangeOptions{}); code(err) != want {
+	for id, want := range map[string]string{"acme": "in_use", "other": "in_use",
+		"default": "in_use", "nowhere": "not_found"} {
+		if _, _, err := k.DeleteNamespace(ctx, root, id,
+			keystore.ChangeOptions{}); code(err) != want {
 			t.Errorf("%s: %v, want %s", id, err, want)
 		}
 	}
@@ -441,17 +509,24 @@ func TestNamespacesGoOnlyWhenEmpty(t *testing.T) {
 
 func TestVerifySaysUnknownOfWhatTheCallerMayNotRead(t *testing.T) {
 	k := withNamespaces(t, "acme", "other")
-	_, token := mint(t, k, keystore.KeySpec{Namespace: "acme", Grants: grants(t, "acme=orders:search"), AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
-	who, _ := caller(t, k, keystore.KeySpec{Namespace: "other", Grants: grants(t, "other=admin.keys:read")})
+	_, token := mint(t, k, keystore.KeySpec{Namespace: "acme",
+		Grants:     grants(t, "acme=orders:search"),
+		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	who, _ := caller(t, k, keystore.KeySpec{Namespace: "other",
+		Grants: grants(t, "other=admin.keys:read")})
 	for _, c := range []struct {
 		who                   keystore.Caller
 		namespace, permission string
 		want                  keystore.Outcome
 	}{
-		{root, "acme", "orders:search", keystore.OK}, {root, "", "orders:search", keystore.OK}, {root, "acme", "read", keystore.Forbidden},
-		{root, "other", "orders:search", keystore.Forbidden}, {root, "nowhere", "orders:search", keystore.Forbidden}, {who, "acme", "orders:search", keystore.Unknown},
+		{root, "acme", "orders:search", keystore.OK}, {root, "", "orders:search", keystore.OK},
+		{root, "acme", "read", keystore.Forbidden},
+		{root, "other", "orders:search", keystore.Forbidden},
+		{root, "nowhere", "orders:search", keystore.Forbidden},
+		{who, "acme", "orders:search", keystore.Unknown},
 	} {
-		v, err := k.Verify(ctx, c.who, token, keystore.Question{Namespace: c.namespace, Permission: c.permission})
+		v, err := k.Verify(ctx, c.who, token,
+			keystore.Question{Namespace: c.namespace, Permission: c.permission})
 		if err != nil || v.Outcome != c.want || (v.Key != nil) != (c.want != keystore.Unknown) {
 			t.Errorf("%s %s: %+v %v", c.namespace, c.permission, v, err)
 		}
@@ -462,7 +537,8 @@ func TestWhatACallerDoesNotGovernDoesNotExistForIt(t *testing.T) {
 	k := withNamespaces(t, "acme", "other")
 	there, _ := mint(t, k, keystore.KeySpec{Namespace: "other"})
 	here, _ := mint(t, k, keystore.KeySpec{Namespace: "acme"})
-	who, self := caller(t, k, keystore.KeySpec{Namespace: "acme", Grants: grants(t, "acme=admin.keys:*")})
+	who, self := caller(t, k, keystore.KeySpec{Namespace: "acme",
+		Grants: grants(t, "acme=admin.keys:*")})
 	_, hidden := k.FindKey(ctx, who, there.ID)
 	_, absent := k.FindKey(ctx, who, keystore.NewID())
 	if code(hidden) != "not_found" || hidden.Error() != absent.Error() {
@@ -472,7 +548,8 @@ func TestWhatACallerDoesNotGovernDoesNotExistForIt(t *testing.T) {
 	if err != nil || len(keys) != 2 || keys[0].ID != self.ID || keys[1].ID != here.ID {
 		t.Errorf("%v %v", keys, err)
 	}
-	if keys, _, err = k.ListKeys(ctx, who, keystore.KeyFilter{Namespaces: []string{"other"}}, "", 100); err != nil || len(keys) != 0 {
+	if keys, _, err = k.ListKeys(ctx, who, keystore.KeyFilter{Namespaces: []string{"other"}}, "",
+		100); err != nil || len(keys) != 0 {
 		t.Errorf("%v %v", keys, err)
 	}
 }
@@ -481,14 +558,16 @@ func TestWhatACallerDoesNotGovernDoesNotExistForIt(t *testing.T) {
 func TestAKeyGivesNothingToWhatOutlivesIt(t *testing.T) {
 	k := withNamespaces(t)
 	inside := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
-	who, _ := caller(t, k, keystore.KeySpec{Grants: grants(t, "default=admin.keys:*,*"), ExpiresAt: time.Now().Add(time.Hour), AllowedIPs: inside})
+	who, _ := caller(t, k, keystore.KeySpec{Grants: grants(t, "default=admin.keys:*,*"),
+		ExpiresAt: time.Now().Add(time.Hour), AllowedIPs: inside})
 	target, _ := mint(t, k, keystore.KeySpec{})
 	more, less := grants(t, "default=read,write"), grants(t, "default=orders:read")
 	for _, c := range []struct {
 		to   *[]keystore.Grant
 		want string
 	}{{&more, "exceeds_caller"}, {&less, "ok"}} {
-		if _, _, err := k.EditKey(ctx, who, target.ID, keystore.KeyPatch{Grants: c.to}, keystore.ChangeOptions{}); code(err) != c.want {
+		if _, _, err := k.EditKey(ctx, who, target.ID, keystore.KeyPatch{Grants: c.to},
+			keystore.ChangeOptions{}); code(err) != c.want {
 			t.Errorf("to %v: %v, want %s", *c.to, err, c.want)
 		}
 	}
@@ -501,7 +580,8 @@ func TestCaps(t *testing.T) {
 	for i := range many {
 		many[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)
 	}
-	if _, _, err := k.MintKey(ctx, root, keystore.KeySpec{Home: home, AllowedIPs: many}, ""); code(err) != "invalid_fields" {
+	if _, _, err := k.MintKey(ctx, root, keystore.KeySpec{Home: home, AllowedIPs: many},
+		""); code(err) != "invalid_fields" {
 		t.Errorf("257 addresses: %v", err)
 	}
 	if _, err := keystore.ParsePermission(strings.Repeat("a", 196) + ":read"); err == nil {
@@ -520,7 +600,8 @@ func TestCaps(t *testing.T) {
 		t.Errorf("%d fields are named", len(e.Fields))
 	}
 	who, _ := caller(t, k, keystore.KeySpec{Grants: grants(t, "default=admin.keys:*,read")})
-	if _, _, err := k.ImportKeys(ctx, who, make([]keystore.ImportSpec, keystore.MaxImport+1), false, ""); code(err) != "too_many" {
+	if _, _, err := k.ImportKeys(ctx, who, make([]keystore.ImportSpec, keystore.MaxImport+1), false,
+		""); code(err) != "too_many" {
 		t.Errorf("an import that blocks the others: %v", err)
 	}
 }

@@ -10,13 +10,14 @@ const (
 	Service MemberKind = "service"
 )
 
-// A Member is a person or service that manages keys, and whom keys act for. [RootMember] is not among those that a database holds: it may do
-// everything, cannot be changed, and has no token.
+// A Member is a person or service that manages keys, and whom keys act for. [RootMember] is not
+// among those that a database holds: it may do everything, cannot be changed, and has no token.
 type Member struct {
-	ID        string // "m_" and 12 base62 digits
-	Name      string
-	Kind      MemberKind
-	Login     string // whom a door that trusts Caddy's users takes for this member; compared exactly; empty: nobody
+	ID   string // "m_" and 12 base62 digits
+	Name string
+	Kind MemberKind
+	// whom a door that trusts Caddy's users takes for this member; compared exactly; empty: nobody
+	Login     string
 	Grants    []Grant
 	Labels    map[string]string // for people and programs that manage members; they decide nothing
 	Active    bool

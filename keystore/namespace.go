@@ -26,12 +26,15 @@ type Namespace struct {
 	Parent     string // empty: none. A namespace that is its own ancestor is Unreadable.
 	Name       string
 	EditPolicy EditPolicy
-	// Reach lists the kinds of descendants, at any depth, in which keys' grants in this namespace count for data permissions.
+	// Reach lists the kinds of descendants, at any depth, in which keys' grants in this namespace
+	// count for data permissions.
 	Reach []string
-	// KeyRoles are the roles that keys homed here have in their home grant, exactly these; [AnyRole] alone: at least one; empty: any or none.
+	// KeyRoles are the roles that keys homed here have in their home grant, exactly these;
+	// [AnyRole] alone: at least one; empty: any or none.
 	KeyRoles    []string
 	TokenPrefix string // of the tokens of keys homed here; empty: the deployment's first
-	// ChildPrefix is what the ids of descendants must begin with when they are created or moved here; empty: any id.
+	// ChildPrefix is what the ids of descendants must begin with when they are created or moved
+	// here; empty: any id.
 	ChildPrefix string
 	CreatedAt   time.Time
 	Version     int64

@@ -1,6 +1,7 @@
 package keystore
 
-// What follows, like [Keystore.MayIn], is for what people are offered, as this node knows policy now: each managing operation checks for itself.
+// What follows, like [Keystore.MayIn], is for what people are offered, as this node knows policy
+// now: each managing operation checks for itself.
 
 // MayGive returns whether a caller may give a permission in a namespace.
 func (k *Keystore) MayGive(c Caller, namespace string) func(Permission) bool {
@@ -19,7 +20,8 @@ func (k *Keystore) MayGive(c Caller, namespace string) func(Permission) bool {
 	}
 }
 
-// MayConnect reports whether a caller may give anything in a namespace so that it takes in those connected to it.
+// MayConnect reports whether a caller may give anything in a namespace so that it takes in those
+// connected to it.
 func (k *Keystore) MayConnect(c Caller, namespace string) bool {
 	return k.reading(c).all(namespace, true, func(s *Set) bool { return len(s.Permissions()) > 0 })
 }
@@ -35,7 +37,8 @@ func (k *Keystore) MayActFor(c Caller, member string) bool {
 	return k.reading(c).actsFor(member) == nil
 }
 
-// MayMember reports whether a caller may do an operation on a member as a whole, grants that it may not see included.
+// MayMember reports whether a caller may do an operation on a member as a whole, grants that it may
+// not see included.
 func (k *Keystore) MayMember(c Caller, operation, id string) bool {
 	_, err := memberTo(k.reading(c), operation, id, false, ChangeOptions{})
 	return err == nil

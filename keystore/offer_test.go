@@ -9,13 +9,16 @@ import (
 // TestOffers: what people are offered is what they would be let do.
 func TestOffers(t *testing.T) {
 	holdings := []string{
-		"acme=*,admin:*", "acme=read,admin:*", "acme=*,admin.keys:*,admin:read", "acme=*,admin:* other=*,admin:*", "acme=*,admin:* other=*", "*=*,admin:*", "other=*,admin:*",
+		"acme=*,admin:*", "acme=read,admin:*", "acme=*,admin.keys:*,admin:read",
+		"acme=*,admin:* other=*,admin:*", "acme=*,admin:* other=*", "*=*,admin:*",
+		"other=*,admin:*",
 		"acme=read,orders:*,admin.keys:create", "acme+=*,admin.keys:*", "",
 	}
 	for _, holds := range holdings {
 		t.Run(holds, func(t *testing.T) {
 			w := newWorld(t, "acme", "other")
-			bob, both := w.member("bob", "acme=read,write,admin.keys:create"), w.member("both", "acme=read,write,admin.keys:create other=write,admin.keys:create")
+			bob, both := w.member("bob", "acme=read,write,admin.keys:create"),
+				w.member("both", "acme=read,write,admin.keys:create other=write,admin.keys:create")
 			key := func(name string, who keystore.Caller, home, grants string) {
 				key, _ := w.key(who, home, grants)
 				w.ids[name] = key.ID
@@ -24,14 +27,20 @@ func TestOffers(t *testing.T) {
 			key("bob's", bob, "acme", "acme=read")
 			key("both's", both, "other", "acme=read other=write")
 			who := w.member("who", holds)
-			allowed := func(err error) bool { return err == nil || code(err) == "in_use" } // a deletion may be done once keys are gone
+			// a deletion may be done once keys are gone
+			allowed := func(err error) bool { return err == nil || code(err) == "in_use" }
 
-			_, _, err := w.MintKey(ctx, who, keystore.KeySpec{Namespace: "acme", Home: &keystore.Grant{Permissions: permissions(t, "read"), Connected: true}}, "")
-			if offered := w.MayConnect(who, "acme") && w.MayIn(who, "admin.keys", "create", "acme"); offered != allowed(err) {
+			_, _,
+				err := w.MintKey(ctx, who, keystore.KeySpec{Namespace: "acme",
+				Home: &keystore.Grant{Permissions: permissions(t, "read"), Connected: true}}, "")
+			if offered := w.MayConnect(who, "acme") &&
+				w.MayIn(who, "admin.keys", "create", "acme"); offered != allowed(err) {
 				t.Errorf("giving it connected: offered %t, %v", offered, err)
 			}
 			for _, p := range permissions(t, "*,read,write,orders:read,orders:find,admin.keys:create,admin:*") {
-				_, _, err := w.MintKey(ctx, who, keystore.KeySpec{Namespace: "acme", Home: &keystore.Grant{Permissions: []keystore.Permission{p}}}, "")
+				_, _,
+					err := w.MintKey(ctx, who, keystore.KeySpec{Namespace: "acme",
+					Home: &keystore.Grant{Permissions: []keystore.Permission{p}}}, "")
 				if code(err) == "insufficient_permission" {
 					break // no keys at all, whatever they would have
 				}
@@ -45,7 +54,9 @@ func TestOffers(t *testing.T) {
 					t.Fatal(err)
 				}
 				offered := w.MayRotate(who, key)
-				if _, _, _, err := w.RotateKey(ctx, who, key.ID, 0, keystore.ChangeOptions{}); offered != allowed(err) {
+				if _, _, _,
+					err := w.RotateKey(ctx, who, key.ID, 0,
+					keystore.ChangeOptions{}); offered != allowed(err) {
 					t.Errorf("a new token for the key of %s: offered %t, %v", name, offered, err)
 				}
 			}
@@ -53,18 +64,24 @@ func TestOffers(t *testing.T) {
 				id := w.id(name)
 				rename := name + " again"
 				offered := w.MayMember(who, "update", id)
-				if _, _, err := w.EditMember(ctx, who, id, keystore.MemberPatch{Name: &rename}, keystore.ChangeOptions{}); offered != allowed(err) {
+				if _, _,
+					err := w.EditMember(ctx, who, id, keystore.MemberPatch{Name: &rename},
+					keystore.ChangeOptions{}); offered != allowed(err) {
 					t.Errorf("renaming %s: offered %t, %v", name, offered, err)
 				}
 				offered = w.MayActFor(who, id) && w.May(who, "admin.members", "update") == nil
-				if _, _, _, err := w.NewMemberToken(ctx, who, id, keystore.TokenSpec{}, keystore.ChangeOptions{}); offered != allowed(err) {
+				if _, _, _,
+					err := w.NewMemberToken(ctx, who, id, keystore.TokenSpec{},
+					keystore.ChangeOptions{}); offered != allowed(err) {
 					t.Errorf("a token for %s: offered %t, %v", name, offered, err)
 				}
 			}
 			for _, name := range []string{"bob", "both", "none", "root"} {
 				id := w.id(name)
 				offered := w.MayMember(who, "delete", id)
-				if _, _, err := w.DeleteMember(ctx, who, id, keystore.ChangeOptions{}); offered != allowed(err) {
+				if _, _,
+					err := w.DeleteMember(ctx, who, id,
+					keystore.ChangeOptions{}); offered != allowed(err) {
 					t.Errorf("deleting %s: offered %t, %v", name, offered, err)
 				}
 			}

@@ -48,7 +48,8 @@ func TestAHungDatabaseKeepsNobodyWaiting(t *testing.T) {
 	})
 }
 
-// An outage for all is nobody's silence: none gives another up when it is over, and what was cached is still good.
+// An outage for all is nobody's silence: none gives another up when it is over, and what was cached
+// is still good.
 func TestNodesThatLostTheDatabaseTogetherGiveNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
@@ -94,7 +95,8 @@ func (p *propagations) seen() []time.Duration {
 	return append([]time.Duration{}, p.all...)
 }
 
-// What takes access away is measured once, until it is in force, however long whoever asked has waited.
+// What takes access away is measured once, until it is in force, however long whoever asked has
+// waited.
 func TestEveryTakingIsMeasuredOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
@@ -111,7 +113,8 @@ func TestEveryTakingIsMeasuredOnce(t *testing.T) {
 			t.Fatalf("%+v", p)
 		}
 		time.Sleep(15 * time.Second)
-		if all := measured.seen(); len(all) != 1 || all[0] < 5*time.Second || all[0] > 11*time.Second {
+		if all := measured.seen(); len(all) != 1 || all[0] < 5*time.Second ||
+			all[0] > 11*time.Second {
 			t.Errorf("measured %v, with a lease of 10 s", all)
 		}
 		time.Sleep(time.Minute)

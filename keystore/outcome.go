@@ -2,8 +2,8 @@ package keystore
 
 import "net/http"
 
-// An Outcome is the answer to one request. The set is closed: it decides the status, the code in the body, the metric
-// label and the log field, so that they cannot disagree (spec section 5).
+// An Outcome is the answer to one request. The set is closed: it decides the status, the code in
+// the body, the metric label and the log field, so that they cannot disagree (spec section 5).
 type Outcome uint8
 
 const (
@@ -38,27 +38,39 @@ var outcomes = [NumOutcomes]struct {
 	code   string
 	title  string
 }{
-	OK:             {name: "ok"},
-	Public:         {name: "public"},
-	Anonymous:      {name: "anonymous"},
-	Preflight:      {"preflight", http.StatusNoContent, "", ""},
-	Foreign:        {name: "foreign"},
-	BadTarget:      {"bad_target", http.StatusBadRequest, "non_canonical_target", "The request target is not in canonical form"},
-	Method:         {"method", http.StatusMethodNotAllowed, "method_not_allowed", "This method is not allowed"},
-	Ambiguous:      {"ambiguous", http.StatusBadRequest, "ambiguous_credentials", "The request carries more than one credential"},
-	Missing:        {"missing", http.StatusUnauthorized, "missing_key", "An API key is required"},
-	Malformed:      {"malformed", http.StatusUnauthorized, "invalid_key", "The API key is not valid"},
-	Unknown:        {"unknown", http.StatusUnauthorized, "invalid_key", "The API key is not valid"},
-	Unavailable:    {"unavailable", http.StatusServiceUnavailable, "unavailable", "The API key cannot be checked at the moment"},
-	Revoked:        {"revoked", http.StatusUnauthorized, "key_revoked", "The API key has been revoked"},
-	Expired:        {"expired", http.StatusUnauthorized, "key_expired", "The API key has expired"},
-	Inactive:       {"inactive", http.StatusUnauthorized, "key_inactive", "The API key is inactive"},
-	OwnerDisabled:  {"owner_disabled", http.StatusUnauthorized, "owner_disabled", "The member that the API key acts for is disabled"},
-	Early:          {"early", http.StatusTooEarly, "too_early", "This request must not be sent as TLS early data"},
-	Address:        {"address", http.StatusForbidden, "address_not_allowed", "The API key may not be used from this address"},
-	Forbidden:      {"forbidden", http.StatusForbidden, "insufficient_permission", "The API key does not allow this request"},
-	UntrustedProxy: {"untrusted_proxy", http.StatusForbidden, "untrusted_proxy", "The request does not come from a trusted proxy"},
-	Rotated:        {"rotated", http.StatusUnauthorized, "invalid_key", "The API key is not valid"},
+	OK:        {name: "ok"},
+	Public:    {name: "public"},
+	Anonymous: {name: "anonymous"},
+	Preflight: {"preflight", http.StatusNoContent, "", ""},
+	Foreign:   {name: "foreign"},
+	BadTarget: {"bad_target", http.StatusBadRequest, "non_canonical_target",
+		"The request target is not in canonical form"},
+	Method: {"method", http.StatusMethodNotAllowed, "method_not_allowed",
+		"This method is not allowed"},
+	Ambiguous: {"ambiguous", http.StatusBadRequest, "ambiguous_credentials",
+		"The request carries more than one credential"},
+	Missing: {"missing", http.StatusUnauthorized, "missing_key", "An API key is required"},
+	Malformed: {"malformed", http.StatusUnauthorized, "invalid_key",
+		"The API key is not valid"},
+	Unknown: {"unknown", http.StatusUnauthorized, "invalid_key", "The API key is not valid"},
+	Unavailable: {"unavailable", http.StatusServiceUnavailable, "unavailable",
+		"The API key cannot be checked at the moment"},
+	Revoked: {"revoked", http.StatusUnauthorized, "key_revoked",
+		"The API key has been revoked"},
+	Expired: {"expired", http.StatusUnauthorized, "key_expired", "The API key has expired"},
+	Inactive: {"inactive", http.StatusUnauthorized, "key_inactive",
+		"The API key is inactive"},
+	OwnerDisabled: {"owner_disabled", http.StatusUnauthorized, "owner_disabled",
+		"The member that the API key acts for is disabled"},
+	Early: {"early", http.StatusTooEarly, "too_early",
+		"This request must not be sent as TLS early data"},
+	Address: {"address", http.StatusForbidden, "address_not_allowed",
+		"The API key may not be used from this address"},
+	Forbidden: {"forbidden", http.StatusForbidden, "insufficient_permission",
+		"The API key does not allow this request"},
+	UntrustedProxy: {"untrusted_proxy", http.StatusForbidden, "untrusted_proxy",
+		"The request does not come from a trusted proxy"},
+	Rotated: {"rotated", http.StatusUnauthorized, "invalid_key", "The API key is not valid"},
 }
 
 // String is the outcome's name in logs and metrics.

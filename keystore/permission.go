@@ -25,8 +25,8 @@ const (
 	maxPermission = 200
 )
 
-// A Permission is one string that allows something: `*`, `read`, `write`, or `<resource>:<action>` where the action is
-// `read`, `write`, `*` or an operation. Its zero value is no permission.
+// A Permission is one string that allows something: `*`, `read`, `write`, or `<resource>:<action>`
+// where the action is `read`, `write`, `*` or an operation. Its zero value is no permission.
 type Permission struct {
 	Resource string // empty for `*`, `read` and `write`
 	Action   string
@@ -40,15 +40,18 @@ func ParsePermission(s string) (Permission, error) {
 	resource, action, scoped := strings.Cut(s, ":")
 	if !scoped {
 		if s != "*" && s != "read" && s != "write" {
-			return Permission{}, fmt.Errorf("permission %q is none of *, read, write, RESOURCE:read, RESOURCE:write, RESOURCE:OPERATION, RESOURCE:*", s)
+			return Permission{}, fmt.Errorf("permission %q is none of *, read, write, "+
+				"RESOURCE:read, RESOURCE:write, RESOURCE:OPERATION, RESOURCE:*", s)
 		}
 		return Permission{Action: s}, nil
 	}
 	if !ValidResource(resource) {
-		return Permission{}, fmt.Errorf("permission %q: a resource starts with a-z or 0-9 and goes on with these, '.', '_' or '-'", s)
+		return Permission{}, fmt.Errorf("permission %q: a resource starts with a-z or 0-9 and "+
+			"goes on with these, '.', '_' or '-'", s)
 	}
 	if action != "*" && !validOperation(action) {
-		return Permission{}, fmt.Errorf("permission %q: after the colon comes read, write, * or an operation: a letter or digit, then these, '.', '_' or '-'", s)
+		return Permission{}, fmt.Errorf("permission %q: after the colon comes read, write, * or "+
+			"an operation: a letter or digit, then these, '.', '_' or '-'", s)
 	}
 	return Permission{Resource: resource, Action: action}, nil
 }
@@ -60,8 +63,8 @@ func (p Permission) String() string {
 	return p.Resource + ":" + p.Action
 }
 
-// IsAdmin reports whether p is about the product's own resources, `admin` and `admin.…`, which `*`, `read` and `write`
-// never reach.
+// IsAdmin reports whether p is about the product's own resources, `admin` and `admin.…`, which `*`,
+// `read` and `write` never reach.
 func (p Permission) IsAdmin() bool { return IsAdminResource(p.Resource) }
 
 // IsAdminResource reports whether a resource is the product's own.
@@ -88,8 +91,8 @@ func validOperation(s string) bool {
 	return s != ""
 }
 
-// A Need is what a request takes: one class, on one resource if the route names one, and one operation of it if the
-// route's table names one.
+// A Need is what a request takes: one class, on one resource if the route names one, and one
+// operation of it if the route's table names one.
 type Need struct {
 	Class     Class
 	Resource  string // empty: none
@@ -112,8 +115,8 @@ func (n Need) String() string {
 	}
 }
 
-// A Set holds the permissions of one grant, or of several taken together. It does not change once made; the nil Set
-// holds nothing.
+// A Set holds the permissions of one grant, or of several taken together. It does not change once
+// made; the nil Set holds nothing.
 type Set struct {
 	unscoped  actions
 	resources map[string]actions
@@ -127,7 +130,9 @@ type actions struct {
 	operations       map[string]bool
 }
 
-func (a actions) class(c Class) bool { return a.all || c == Read && a.read || c == Write && a.write }
+func (a actions) class(c Class) bool {
+	return a.all || c == Read && a.read || c == Write && a.write
+}
 
 // everything reports whether a covers all on its resource: spec section 3, "covers".
 func (a actions) everything() bool { return a.all || a.read && a.write }
@@ -135,7 +140,10 @@ func (a actions) everything() bool { return a.all || a.read && a.write }
 // NewSet returns the set of ps. Equal sets that are in use are one and the same in memory.
 func NewSet(ps ...Permission) *Set {
 	list := slices.Clone(ps)
-	slices.SortFunc(list, func(a, b Permission) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(list, func(a, b Permission) int {
+		return strings.Compare(a.String(),
+			b.String())
+	})
 	list = slices.Compact(list)
 	words := make([]string, len(list))
 	for i, p := range list {
@@ -211,7 +219,8 @@ func (s *Set) Allows(n Need) bool {
 	return on.class(n.Class) || n.Operation != "" && on.operations[n.Operation]
 }
 
-// Covers reports whether whoever holds s may give p (spec section 3). A class never covers an operation.
+// Covers reports whether whoever holds s may give p (spec section 3). A class never covers an
+// operation.
 func (s *Set) Covers(p Permission) bool {
 	if s == nil {
 		return false
@@ -227,7 +236,8 @@ func (s *Set) Covers(p Permission) bool {
 		return false
 	}
 	on := s.resources[p.Resource]
-	return on.everything() || p.Action == "read" && on.read || p.Action == "write" && on.write || on.operations[p.Action]
+	return on.everything() || p.Action == "read" && on.read || p.Action == "write" && on.write ||
+		on.operations[p.Action]
 }
 
 // Union returns a set that holds what any of its parts holds.

@@ -21,12 +21,14 @@ func perms(t testing.TB, list string) *Set {
 }
 
 func TestParsePermission(t *testing.T) {
-	for _, s := range []string{"*", "read", "write", "orders:read", "orders:*", "orders:search", "a.b_c-d:Get-Order.1", "admin:*", "admin.keys:create", "0:0"} {
+	for _, s := range []string{"*", "read", "write", "orders:read", "orders:*", "orders:search",
+		"a.b_c-d:Get-Order.1", "admin:*", "admin.keys:create", "0:0"} {
 		if p, err := ParsePermission(s); err != nil || p.String() != s {
 			t.Errorf("%q: %v, %v", s, p, err)
 		}
 	}
-	for _, s := range []string{"", "Read", "delete", ":read", "orders:", "Orders:read", "orders:a b", "orders:a:b", "-a:read", "a:-x", "a:*x", "*:read", "*:*", "orders :read", "é:read", "orders:é"} {
+	for _, s := range []string{"", "Read", "delete", ":read", "orders:", "Orders:read",
+		"orders:a b", "orders:a:b", "-a:read", "a:-x", "a:*x", "*:read", "*:*", "orders :read", "é:read", "orders:é"} {
 		if _, err := ParsePermission(s); err == nil {
 			t.Errorf("%q is accepted", s)
 		}
@@ -35,23 +37,35 @@ func TestParsePermission(t *testing.T) {
 
 func TestAllows(t *testing.T) {
 	read, write := Need{Class: Read}, Need{Class: Write}
-	ordersRead, ordersWrite := Need{Class: Read, Resource: "orders"}, Need{Class: Write, Resource: "orders"}
+	ordersRead, ordersWrite := Need{Class: Read, Resource: "orders"}, Need{Class: Write,
+		Resource: "orders"}
 	search := Need{Class: Read, Resource: "orders", Operation: "search"}
 	for _, c := range []struct {
 		set  string
 		need Need
 		want bool
 	}{
-		{"", read, false}, {"*", read, true}, {"*", write, true}, {"read", read, true}, {"read", write, false}, {"write", read, false},
-		{"*", search, true}, {"read", search, true}, {"write", search, false}, {"read", ordersRead, true},
-		{"orders:read", ordersRead, true}, {"orders:read", ordersWrite, false}, {"orders:read", read, false}, {"orders:read", search, true},
+		{"", read, false}, {"*", read, true}, {"*", write, true}, {"read", read, true},
+		{"read", write, false}, {"write", read, false},
+		{"*", search, true}, {"read", search, true}, {"write", search, false},
+		{"read", ordersRead, true},
+		{"orders:read", ordersRead, true}, {"orders:read", ordersWrite, false},
+		{"orders:read", read, false}, {"orders:read", search, true},
 		{"orders:*", ordersWrite, true}, {"orders:*", search, true}, {"orders:*", read, false},
-		{"orders:search", search, true}, {"orders:search", ordersRead, false}, {"orders:Search", search, false}, {"items:search", search, false},
-		{"* read orders:*", Need{Class: Read, Resource: "orders", Undeclared: true}, false}, {"admin:*", Need{Undeclared: true}, false},
-		{"* read write", need("admin.keys", "read"), false}, {"* read write", need("admin.keys", "create"), false}, {"*", need("admin", "x"), false},
-		{"admin:*", need("admin.keys", "create"), true}, {"admin:*", read, false}, {"admin:read", need("admin.keys", "read"), true}, {"admin:read", need("admin.keys", "create"), false},
-		{"admin.keys:create", need("admin.keys", "create"), true}, {"admin.keys:create", need("admin.keys", "read"), false}, {"admin.keys:*", need("admin.namespaces", "read"), false},
-		{"admin:*", Need{Class: Read, Resource: "administrator"}, false}, {"read", Need{Class: Read, Resource: "administrator"}, true},
+		{"orders:search", search, true}, {"orders:search", ordersRead, false},
+		{"orders:Search", search, false}, {"items:search", search, false},
+		{"* read orders:*", Need{Class: Read, Resource: "orders", Undeclared: true}, false},
+		{"admin:*", Need{Undeclared: true}, false},
+		{"* read write", need("admin.keys", "read"), false},
+		{"* read write", need("admin.keys", "create"), false}, {"*", need("admin", "x"), false},
+		{"admin:*", need("admin.keys", "create"), true}, {"admin:*", read, false},
+		{"admin:read", need("admin.keys", "read"), true},
+		{"admin:read", need("admin.keys", "create"), false},
+		{"admin.keys:create", need("admin.keys", "create"), true},
+		{"admin.keys:create", need("admin.keys", "read"), false},
+		{"admin.keys:*", need("admin.namespaces", "read"), false},
+		{"admin:*", Need{Class: Read, Resource: "administrator"}, false},
+		{"read", Need{Class: Read, Resource: "administrator"}, true},
 	} {
 		if got := perms(t, c.set).Allows(c.need); got != c.want {
 			t.Errorf("[%s] allows %v: %v", c.set, c.need, got)
@@ -64,12 +78,21 @@ func TestCovers(t *testing.T) {
 		set, p string
 		want   bool
 	}{
-		{"read write", "*", true}, {"read write", "orders:*", true}, {"read write", "orders:search", true}, {"*", "read", true}, {"*", "orders:search", true},
-		{"read", "orders:read", true}, {"read", "orders:search", false}, {"read", "*", false}, {"read", "write", false}, {"read", "orders:*", false}, {"write", "orders:write", true},
-		{"orders:*", "orders:search", true}, {"orders:read orders:write", "orders:*", true}, {"orders:read orders:write", "orders:search", true}, {"orders:read", "orders:search", false},
-		{"orders:search", "orders:search", true}, {"orders:*", "read", false}, {"orders:*", "items:read", false},
-		{"* read write", "admin:read", false}, {"* read write", "admin.keys:create", false}, {"admin:*", "admin.keys:create", true}, {"admin:*", "admin:read", true}, {"admin:*", "*", false},
-		{"admin:read", "admin.keys:read", true}, {"admin:read", "admin.keys:create", false}, {"admin:read", "admin.keys:*", false}, {"admin.keys:*", "admin.keys:create", true}, {"admin.keys:*", "admin:*", false},
+		{"read write", "*", true}, {"read write", "orders:*", true},
+		{"read write", "orders:search", true}, {"*", "read", true}, {"*", "orders:search", true},
+		{"read", "orders:read", true}, {"read", "orders:search", false}, {"read", "*", false},
+		{"read", "write", false}, {"read", "orders:*", false}, {"write", "orders:write", true},
+		{"orders:*", "orders:search", true}, {"orders:read orders:write", "orders:*", true},
+		{"orders:read orders:write", "orders:search", true},
+		{"orders:read", "orders:search", false},
+		{"orders:search", "orders:search", true}, {"orders:*", "read", false},
+		{"orders:*", "items:read", false},
+		{"* read write", "admin:read", false}, {"* read write", "admin.keys:create", false},
+		{"admin:*", "admin.keys:create", true}, {"admin:*", "admin:read", true},
+		{"admin:*", "*", false},
+		{"admin:read", "admin.keys:read", true}, {"admin:read", "admin.keys:create", false},
+		{"admin:read", "admin.keys:*", false}, {"admin.keys:*", "admin.keys:create", true},
+		{"admin.keys:*", "admin:*", false},
 	} {
 		p, err := ParsePermission(c.p)
 		if err != nil {
@@ -81,9 +104,11 @@ func TestCovers(t *testing.T) {
 	}
 }
 
-// What covers each permission of a set must allow whatever the set allows: else a key could do more than who made it.
+// What covers each permission of a set must allow whatever the set allows: else a key could do more
+// than who made it.
 func TestWhatCoversASetAllowsWhatItAllows(t *testing.T) {
-	words := strings.Fields("* read write a:read a:write a:x a:y a:* b:read b:* admin:read admin:write admin:* admin.keys:read admin.keys:create admin.keys:*")
+	words := strings.Fields("* read write a:read a:write a:x a:y a:* b:read b:* admin:read " +
+		"admin:write admin:* admin.keys:read admin.keys:create admin.keys:*")
 	rng := rand.New(rand.NewPCG(1, 2))
 	random := func() *Set {
 		var picked []string
@@ -105,9 +130,11 @@ func TestWhatCoversASetAllowsWhatItAllows(t *testing.T) {
 		}
 		for _, class := range []Class{Read, Write} {
 			for _, n := range []Need{{Class: class}, {Class: class, Resource: "a"}, {Class: class, Resource: "a", Operation: "x"}, {Class: class, Resource: "b"}, {Class: class, Resource: "b", Operation: "z"},
-				{Class: class, Resource: "admin.keys", Operation: "create"}, {Class: class, Resource: "admin.keys"}, {Class: class, Resource: "admin.roles"}} {
+				{Class: class, Resource: "admin.keys", Operation: "create"}, {Class: class,
+					Resource: "admin.keys"}, {Class: class, Resource: "admin.roles"}} {
 				if gives.Allows(n) && !has.Allows(n) {
-					t.Fatalf("[%s] covers [%s], which allows %v %v, and it does not", has, gives, class, n)
+					t.Fatalf("[%s] covers [%s], which allows %v %v, and it does not", has, gives,
+						class, n)
 				}
 			}
 		}

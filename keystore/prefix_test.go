@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestPrefixNoLongerAccepted: settings with another prefix hold for all keys at once, cached or not,
-// whether or not the deployment has imported keys.
+// TestPrefixNoLongerAccepted: settings with another prefix hold for all keys at once, cached or
+// not, whether or not the deployment has imported keys.
 func TestPrefixNoLongerAccepted(t *testing.T) {
 	for _, imports := range []bool{false, true} {
 		k, _ := newDeployment(t).node(keystore.Settings{TokenPrefixes: []string{"old"}})
@@ -70,7 +70,8 @@ func TestImportOfAbandonedPrefix(t *testing.T) {
 	}
 }
 
-// TestOtherPrefixes: live keys are counted by the prefix of their token, if settings do not accept it.
+// TestOtherPrefixes: live keys are counted by the prefix of their token, if settings do not accept
+// it.
 func TestOtherPrefixes(t *testing.T) {
 	k, _ := newDeployment(t).node(keystore.Settings{TokenPrefixes: []string{"b"}})
 	settings := func(prefixes ...string) keystore.Settings {
@@ -102,11 +103,13 @@ func TestOtherPrefixes(t *testing.T) {
 	gone, _ := mint(t, k, keystore.KeySpec{})
 	mint(t, k, keystore.KeySpec{})
 	mint(t, k, keystore.KeySpec{ExpiresAt: k.Now().Add(time.Hour)})
-	if _, _, err := k.RevokeKey(ctx, root, gone.ID, "", false, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := k.RevokeKey(ctx, root, gone.ID, "", false,
+		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	_, _, err := k.ImportKeys(ctx, root, []keystore.ImportSpec{{
-		KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Token: "sk_live_0123456789abcdef",
+		KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}},
+		Token:   "sk_live_0123456789abcdef",
 	}}, false, "")
 	if err != nil {
 		t.Fatal(err)

@@ -10,17 +10,19 @@ import (
 )
 
 const (
-	// DefaultWait is how long a change that takes access away waits for the other nodes unless the caller says otherwise.
+	// DefaultWait is how long a change that takes access away waits for the other nodes unless the
+	// caller says otherwise.
 	DefaultWait = 10 * time.Second
-	// The nodes' rows are read meanwhile after firstPoll, then after twice as long each time, at last every
-	// lastPoll, or every retryInterval when nobody waits.
+	// The nodes' rows are read meanwhile after firstPoll, then after twice as long each time, at
+	// last every lastPoll, or every retryInterval when nobody waits.
 	firstPoll = time.Millisecond
 	lastPoll  = 10 * time.Millisecond
 	// maxWatched is how many changes that nobody waits for are watched at a time.
 	maxWatched = 16
 )
 
-// Propagation says how far a change has come (docs/protocol.md, rule 7). Its zero value is of a change that changed nothing.
+// Propagation says how far a change has come (docs/protocol.md, rule 7). Its zero value is of a
+// change that changed nothing.
 type Propagation struct {
 	Revision     Revision
 	Complete     bool
@@ -39,8 +41,9 @@ type PendingNode struct {
 // A commit is a change that the database has taken.
 type commit struct {
 	revision Revision
-	since    time.Time // on our own clock, after the commit's reply: a node that has not seen it took its lease before
-	history  history   // before the change was made
+	// on our own clock, after the commit's reply: a node that has not seen it took its lease before
+	since   time.Time
+	history history // before the change was made
 }
 
 // propagate waits until every node has applied a change that was committed, or can no longer use
@@ -80,7 +83,8 @@ func (k *Keystore) propagate(ctx context.Context, c commit, wait time.Duration) 
 	}
 }
 
-// measured is propagate for a change that takes access away, once for each: how long it takes is observed even when nobody waits any more, of maxWatched at a time.
+// measured is propagate for a change that takes access away, once for each: how long it takes is
+// observed even when nobody waits any more, of maxWatched at a time.
 func (k *Keystore) measured(c commit, wait time.Duration) Propagation {
 	p := k.propagate(context.Background(), c, wait) // whoever asked may have gone
 	if p.Complete {
@@ -101,7 +105,8 @@ func (k *Keystore) measured(c commit, wait time.Duration) Propagation {
 	return p
 }
 
-// progress asks which nodes have applied a change. The members are read strictly after the commit: one that joins later reads a head that holds it.
+// progress asks which nodes have applied a change. The members are read strictly after the commit:
+// one that joins later reads a head that holds it.
 func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
@@ -125,7 +130,8 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 		case n.Acknowledged >= r:
 			p.Acknowledged++
 		case k.clock.now().Before(over):
-			p.Pending = append(p.Pending, PendingNode{Node: n.Address, Until: k.databaseTime(over).UTC().Truncate(time.Millisecond)})
+			p.Pending = append(p.Pending, PendingNode{Node: n.Address,
+				Until: k.databaseTime(over).UTC().Truncate(time.Millisecond)})
 		}
 	}
 	if len(p.Pending) == 0 {
@@ -143,7 +149,9 @@ func (k *Keystore) progress(ctx context.Context, c commit) (Propagation, error) 
 // once. Took counts from since, the time of that answer on the database's clock. A node that is cut
 // off is pending until its lease has run out, counted from when this node first saw the change:
 // that may be later than its commit. Progress waits for the caller's turn to read.
-func (k *Keystore) Progress(ctx context.Context, c Caller, r Revision, since time.Time) (Propagation, error) {
+func (k *Keystore) Progress(
+	ctx context.Context, c Caller, r Revision, since time.Time,
+) (Propagation, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	done, err := k.turns.take(ctx, c)
@@ -187,7 +195,8 @@ type commitTime struct {
 func (c *commitTimes) seen(r Revision, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if last := len(c.times) - 1; last >= 0 && (c.times[last].revision == r || at.Sub(c.times[last].at) < commitGrain) {
+	if last := len(c.times) - 1; last >= 0 &&
+		(c.times[last].revision == r || at.Sub(c.times[last].at) < commitGrain) {
 		return
 	}
 	if len(c.times) == rememberedCommits {
@@ -200,7 +209,8 @@ func (c *commitTimes) seen(r Revision, at time.Time) {
 func (c *commitTimes) before(r Revision, now time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	i, _ := slices.BinarySearchFunc(c.times, r, func(t commitTime, r Revision) int { return cmp.Compare(t.revision, r) })
+	i, _ := slices.BinarySearchFunc(c.times, r,
+		func(t commitTime, r Revision) int { return cmp.Compare(t.revision, r) })
 	if i < len(c.times) {
 		return c.times[i].at
 	}

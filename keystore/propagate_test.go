@@ -39,22 +39,32 @@ func TestEveryChangeIsInForceWhenItReturns(t *testing.T) {
 	}{
 		{"minted", func() error { return nil }, keystore.OK},
 		{"inactive", func() error {
-			_, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &off}, keystore.ChangeOptions{})
+			_, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &off},
+				keystore.ChangeOptions{})
 			return err
 		}, keystore.Inactive},
 		{"active", func() error {
-			_, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &on}, keystore.ChangeOptions{})
+			_, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Active: &on},
+				keystore.ChangeOptions{})
 			return err
 		}, keystore.OK},
 		{"narrowed", func() error {
-			_, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Permissions: &[]keystore.Permission{{Action: "write"}}}, keystore.ChangeOptions{})
+			_, _, err := a.EditKey(ctx, root, key.ID,
+				keystore.KeyPatch{Permissions: &[]keystore.Permission{{Action: "write"}}},
+				keystore.ChangeOptions{})
 			return err
 		}, keystore.Forbidden},
 		{"widened", func() error {
-			_, _, err := a.EditKey(ctx, root, key.ID, keystore.KeyPatch{Permissions: &[]keystore.Permission{{Action: "*"}}}, keystore.ChangeOptions{})
+			_, _, err := a.EditKey(ctx, root, key.ID,
+				keystore.KeyPatch{Permissions: &[]keystore.Permission{{Action: "*"}}},
+				keystore.ChangeOptions{})
 			return err
 		}, keystore.OK},
-		{"rotated at once", func() error { _, _, _, err := a.RotateKey(ctx, root, key.ID, 0, keystore.ChangeOptions{}); return err }, keystore.Rotated},
+		{"rotated at once", func() error {
+			_, _, _,
+				err := a.RotateKey(ctx, root, key.ID, 0, keystore.ChangeOptions{})
+			return err
+		}, keystore.Rotated},
 	} {
 		if err := step.do(); err != nil {
 			t.Fatalf("%s: %v", step.name, err)
@@ -68,7 +78,8 @@ func TestARevokeWaitsForASilentNodeUntilItsLeaseHasSurelyRunOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
 		a, _ := d.node(keystore.Settings{Lease: 5 * time.Second})
-		b, fb := d.node(keystore.Settings{Lease: 20 * time.Second}) // what counts is the other node's lease
+		// what counts is the other node's lease
+		b, fb := d.node(keystore.Settings{Lease: 20 * time.Second})
 		key, token := mint(t, a, keystore.KeySpec{})
 		want(t, "there", ask(b, token), keystore.OK)
 
@@ -78,7 +89,8 @@ func TestARevokeWaitsForASilentNodeUntilItsLeaseHasSurelyRunOut(t *testing.T) {
 		if p.Complete || len(p.Pending) != 1 || p.Nodes != 2 || p.Acknowledged != 1 {
 			t.Fatalf("%+v", p)
 		}
-		if until := p.Pending[0].Until.Sub(begun); until < 20*time.Second || until > 22*time.Second {
+		if until := p.Pending[0].Until.Sub(begun); until < 20*time.Second ||
+			until > 22*time.Second {
 			t.Errorf("pending for %v", until)
 		}
 		want(t, "here, revoked", ask(a, token), keystore.Revoked)
@@ -104,7 +116,8 @@ func TestALongSilentNodeCostsTheNextRevokeNothing(t *testing.T) {
 		fb.mute.Store(true)
 		time.Sleep(30 * time.Second)
 		begun := time.Now()
-		if p := revoke(t, a, key.ID, 0); !p.Complete || p.Nodes != 1 || time.Since(begun) > time.Second {
+		if p := revoke(t, a, key.ID, 0); !p.Complete || p.Nodes != 1 ||
+			time.Since(begun) > time.Second {
 			t.Errorf("took %v: %+v", time.Since(begun), p)
 		}
 		want(t, "on the silent node", ask(b, token), keystore.Unavailable)
@@ -135,9 +148,11 @@ func TestARevokeWaitsNoLongerForAGivenUpNodeThanUntilItsLastLeaseIsOver(t *testi
 	})
 }
 
-// A node that was given up and removed while its lease was reconfigured joins anew like any other: nobody must take it for the one it was.
+// A node that was given up and removed while its lease was reconfigured joins anew like any other:
+// nobody must take it for the one it was.
 func TestAGivenUpNodeWithAnotherLeaseIsWaitedFor(t *testing.T) {
-	for name, lease := range map[string]time.Duration{"longer": 40 * time.Second, "shorter": 20 * time.Second} {
+	for name, lease := range map[string]time.Duration{"longer": 40 * time.Second,
+		"shorter": 20 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := newDeployment(t)
@@ -169,7 +184,8 @@ func TestAGivenUpNodeWithAnotherLeaseIsWaitedFor(t *testing.T) {
 	}
 }
 
-// The first import ever, while a node is cut off that has never heard of imported credentials: it may not know them, but must not say that.
+// The first import ever, while a node is cut off that has never heard of imported credentials: it
+// may not know them, but must not say that.
 func TestTheFirstImportWaitsForWhoIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)
@@ -177,7 +193,9 @@ func TestTheFirstImportWaitsForWhoIsCutOff(t *testing.T) {
 		b, fb := d.node(keystore.Settings{})
 		fb.cut.Store(true)
 		const token = "legacy-token-0123456789"
-		if n, refused, err := a.ImportKeys(ctx, root, []keystore.ImportSpec{{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Line: 1, Token: token}}, false, ""); n != 1 || err != nil {
+		if n, refused,
+			err := a.ImportKeys(ctx, root,
+			[]keystore.ImportSpec{{KeySpec: keystore.KeySpec{Home: &keystore.Grant{Permissions: read}}, Line: 1, Token: token}}, false, ""); n != 1 || err != nil {
 			t.Fatal(n, refused, err)
 		}
 		want(t, "when the import has returned", ask(b, token), keystore.Unavailable)

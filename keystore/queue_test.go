@@ -47,7 +47,8 @@ func TestSlicesWaitForChanges(t *testing.T) {
 		synctest.Wait()
 		q.over()
 		wg.Wait()
-		if got := strings.Join(order[:3], ", "); got != "change, change, change" || len(order) != 9 {
+		if got := strings.Join(order[:3], ", "); got != "change, change, change" ||
+			len(order) != 9 {
 			t.Errorf("%v", order)
 		}
 
@@ -69,7 +70,10 @@ func TestSlicesWaitForChanges(t *testing.T) {
 func TestRememberedRevokes(t *testing.T) {
 	var r revokes
 	id := func(i int) string { return fmt.Sprint("key", i) }
-	note := func(ids ...string) { r.note(ids, commit{history: history{1, 0}}, strings.Repeat("é", 1000)) }
+	note := func(ids ...string) {
+		r.note(ids, commit{history: history{1, 0}},
+			strings.Repeat("é", 1000))
+	}
 	note("twice")
 	note("first")
 	for i := range rememberedRevokes - 2 {

@@ -21,14 +21,18 @@ type withReads struct {
 	keyByDigest, keys, auditChain func(context.Context) error
 }
 
-func (w *withReads) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Position, error) {
+func (w *withReads) KeyByDigest(
+	ctx context.Context, d keystore.Digest,
+) (*keystore.Key, keystore.Position, error) {
 	if err := w.keyByDigest(ctx); err != nil {
 		return nil, keystore.Position{}, err
 	}
 	return w.Database.KeyByDigest(ctx, d)
 }
 
-func (w *withReads) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limit int) ([]keystore.Key, string, error) {
+func (w *withReads) Keys(
+	ctx context.Context, f keystore.KeyFilter, cursor string, limit int,
+) ([]keystore.Key, string, error) {
 	if err := w.keys(ctx); err != nil {
 		return nil, "", err
 	}
@@ -50,7 +54,8 @@ func (d deployment) nodeWithReads() (*keystore.Keystore, *withReads) {
 	}
 	nothing := func(context.Context) error { return nil }
 	w := &withReads{db, nothing, nothing, nothing}
-	k, err := keystore.Open(ctx, w, nil, keystore.Settings{}, observer{}, slog.New(slog.DiscardHandler))
+	k, err := keystore.Open(ctx, w, nil, keystore.Settings{}, observer{},
+		slog.New(slog.DiscardHandler))
 	if err != nil {
 		d.Fatal(err)
 	}
@@ -63,7 +68,9 @@ func (d deployment) nodeWithReads() (*keystore.Keystore, *withReads) {
 func TestReadsOfOneCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, db := newDeployment(t).nodeWithReads()
-		_, token := mint(t, k, keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Resource: "admin.keys", Action: "read"}}}})
+		_,
+			token := mint(t, k,
+			keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Resource: "admin.keys", Action: "read"}}}})
 		a, err := k.Lookup(ctx, token, time.Now())
 		if err != nil {
 			t.Fatal(err)
@@ -108,7 +115,9 @@ func TestReadsOfOneCaller(t *testing.T) {
 			t.Errorf("%d were refused, %d failed", busy.Load(), failed.Load())
 		}
 		db.keys = func(context.Context) error { return nil }
-		if keys, _, err := k.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10); err != nil || len(keys) != 1 {
+		if keys, _,
+			err := k.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10); err != nil ||
+			len(keys) != 1 {
 			t.Errorf("afterwards: %v, %v", keys, err)
 		}
 	})
@@ -141,21 +150,28 @@ func TestHealthOfLookups(t *testing.T) {
 // told.
 func TestAuditChangesWhileItIsRead(t *testing.T) {
 	remove := func(d deployment, where string) {
-		d.tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete", "DELETE FROM touched WHERE "+where, "DELETE FROM audit WHERE "+where)
+		d.tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
+			"DELETE FROM touched WHERE "+where, "DELETE FROM audit WHERE "+where)
 	}
 	for _, row := range []struct {
 		name           string
 		change         func(t *testing.T, d deployment, k *keystore.Keystore)
 		verdict, error string
 	}{
-		{"longer", func(t *testing.T, _ deployment, k *keystore.Keystore) { mint(t, k, keystore.KeySpec{}) }, "", ""},
-		{"shorter", func(_ *testing.T, d deployment, _ *keystore.Keystore) { remove(d, "seq = 3") }, "row 3 is missing", "ends with row 2"},
-		{"empty", func(_ *testing.T, d deployment, _ *keystore.Keystore) { remove(d, "true") }, "row 1 is missing", "ends with row 0"},
+		{"longer", func(t *testing.T, _ deployment,
+			k *keystore.Keystore) {
+			mint(t, k, keystore.KeySpec{})
+		}, "", ""},
+		{"shorter", func(_ *testing.T, d deployment, _ *keystore.Keystore) { remove(d, "seq = 3") },
+			"row 3 is missing", "ends with row 2"},
+		{"empty", func(_ *testing.T, d deployment, _ *keystore.Keystore) { remove(d, "true") },
+			"row 1 is missing", "ends with row 0"},
 		{"another end", func(t *testing.T, d deployment, k *keystore.Keystore) {
 			remove(d, "seq = 3")
 			mint(t, k, keystore.KeySpec{})
 		}, "row 3 has changed", ""},
-		{"a gap", func(t *testing.T, d deployment, k *keystore.Keystore) { remove(d, "seq = 2") }, "row 2 is missing", ""},
+		{"a gap", func(t *testing.T, d deployment, k *keystore.Keystore) { remove(d, "seq = 2") },
+			"row 2 is missing", ""},
 		{"a gap at the end", func(t *testing.T, d deployment, k *keystore.Keystore) {
 			mint(t, k, keystore.KeySpec{})
 			remove(d, "seq = 3")
@@ -169,12 +185,19 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 					mint(t, k, keystore.KeySpec{})
 				}
 				var once sync.Once
-				db.auditChain = func(context.Context) error { once.Do(func() { row.change(t, d, k) }); return nil }
+				db.auditChain = func(context.Context) error {
+					once.Do(func() {
+						row.change(t, d,
+							k)
+					})
+					return nil
+				}
 				return read(k)
 			}
 			err := read(func(k *keystore.Keystore) error {
 				v, err := k.VerifyAudit(ctx, root)
-				if row.verdict == "" && (v.Wrong != 0 || v.Rows != 3) || !strings.HasPrefix(v.Cause, row.verdict) {
+				if row.verdict == "" && (v.Wrong != 0 || v.Rows != 3) ||
+					!strings.HasPrefix(v.Cause, row.verdict) {
 					t.Errorf("%+v, want %q", v, row.verdict)
 				}
 				return err
@@ -190,7 +213,8 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 					return nil
 				})
 			})
-			if (err == nil) != (row.error == "") || err != nil && !strings.Contains(err.Error(), row.error) {
+			if (err == nil) != (row.error == "") || err != nil &&
+				!strings.Contains(err.Error(), row.error) {
 				t.Errorf("the export: %v, want %q", err, row.error)
 			}
 		})
@@ -198,11 +222,13 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 	k, db := newDeployment(t).nodeWithReads()
 	mint(t, k, keystore.KeySpec{})
 	stop := errors.New("enough")
-	if err := k.ExportAudit(ctx, root, func([]keystore.AuditRow) error { return stop }); err != stop {
+	if err := k.ExportAudit(ctx, root,
+		func([]keystore.AuditRow) error { return stop }); err != stop {
 		t.Errorf("an export that is stopped: %v", err)
 	}
 	db.auditChain = func(context.Context) error { return errCut }
-	if err := k.ExportAudit(ctx, root, func([]keystore.AuditRow) error { return nil }); !errors.Is(err, errCut) {
+	if err := k.ExportAudit(ctx, root,
+		func([]keystore.AuditRow) error { return nil }); !errors.Is(err, errCut) {
 		t.Errorf("an export without a database: %v", err)
 	}
 }

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// A Record is what one credential opens or has opened, as the data plane holds it: small, and fixed but for its last use.
+// A Record is what one credential opens or has opened, as the data plane holds it: small, and fixed
+// but for its last use.
 type Record struct {
 	Digest     Digest
 	KeyID      string
@@ -33,8 +34,8 @@ const (
 	rotatedOut = math.MinInt64
 )
 
-// NewRecord compiles the record of a key for one of its digests. A digest that is not among the key's
-// secrets was rotated out: its record opens nothing, at any time.
+// NewRecord compiles the record of a key for one of its digests. A digest that is not among the
+// key's secrets was rotated out: its record opens nothing, at any time.
 func NewRecord(k *Key, digest Digest) *Record {
 	r := &Record{
 		Digest: digest, KeyID: k.ID, Name: k.Name, Namespace: canonical(k.Namespace),

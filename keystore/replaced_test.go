@@ -16,8 +16,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// TestFilesReplaced: a node whose database files were replaced trusts nothing at once, says so once, and answers no change. When the very same files are
-// back, nothing has happened.
+// TestFilesReplaced: a node whose database files were replaced trusts nothing at once, says so
+// once, and answers no change. When the very same files are back, nothing has happened.
 func TestFilesReplaced(t *testing.T) {
 	for _, suffix := range []string{"", "-wal", "-shm"} {
 		t.Run("apikeys.db"+suffix, func(t *testing.T) {
@@ -29,7 +29,9 @@ func TestFilesReplaced(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				a, err := keystore.Open(ctx, db, nil, keystore.Settings{Lease: time.Hour}, observer{}, slog.New(slog.NewTextHandler(&log, nil)))
+				a,
+					err := keystore.Open(ctx, db, nil, keystore.Settings{Lease: time.Hour},
+					observer{}, slog.New(slog.NewTextHandler(&log, nil)))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -56,7 +58,8 @@ func TestFilesReplaced(t *testing.T) {
 				for _, k := range []*keystore.Keystore{a, b} {
 					want(t, "afterwards", ask(k, token), keystore.Unavailable)
 					h := k.Health(ctx)
-					if h.LeaseRemaining != 0 || h.CachedRecords != 0 || !strings.Contains(h.Problem, "restart") {
+					if h.LeaseRemaining != 0 || h.CachedRecords != 0 ||
+						!strings.Contains(h.Problem, "restart") {
 						t.Errorf("health: %+v", h)
 					}
 				}
@@ -69,7 +72,8 @@ func TestFilesReplaced(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				synctest.Wait()
-				if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), file+" was removed; stop every Caddy") {
+				if n := strings.Count(log.String(), "\n"); n != 1 ||
+					!strings.Contains(log.String(), file+" was removed; stop every Caddy") {
 					t.Errorf("%d lines, want one that names the file: %s", n, log.String())
 				}
 

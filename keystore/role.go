@@ -2,8 +2,8 @@ package keystore
 
 import "time"
 
-// A Role is a named set of permissions. It belongs to one namespace, whose grants alone can name it, or is shared: [AnyNamespace]. A name is
-// shared or local, never both.
+// A Role is a named set of permissions. It belongs to one namespace, whose grants alone can name
+// it, or is shared: [AnyNamespace]. A name is shared or local, never both.
 type Role struct {
 	Namespace   string
 	Name        string
@@ -12,7 +12,9 @@ type Role struct {
 	Builtin     bool // made with the product: it cannot be changed
 	CreatedAt   time.Time
 	Version     int64
-	Unreadable  string // why its row, changed by hand, cannot be read: it gives nothing until it is mended; empty: it can
+	// why its row, changed by hand, cannot be read: it gives nothing until it is mended; empty: it
+	// can
+	Unreadable string
 }
 
 // A RoleID names a role.
@@ -23,9 +25,16 @@ func (r *Role) ID() RoleID { return RoleID{r.Namespace, r.Name} }
 
 // builtinRoles are shared, and for members (spec section 7). The database does not hold them.
 var builtinRoles = []Role{
-	{Namespace: AnyNamespace, Name: "client-admin", Description: "Everything, members and namespaces included.", Permissions: mustParse("*", "admin:*"), Builtin: true, Version: 1},
-	{Namespace: AnyNamespace, Name: "developer", Description: "All data, keys and roles; reads the rest.", Permissions: mustParse("*", "admin.keys:*", "admin.roles:*", "admin:read"), Builtin: true, Version: 1},
-	{Namespace: AnyNamespace, Name: "viewer", Description: "Sees keys and the rest, and changes nothing.", Permissions: mustParse("admin:read"), Builtin: true, Version: 1},
+	{Namespace: AnyNamespace, Name: "client-admin",
+		Description: "Everything, members and namespaces included.",
+		Permissions: mustParse("*", "admin:*"), Builtin: true, Version: 1},
+	{Namespace: AnyNamespace, Name: "developer",
+		Description: "All data, keys and roles; reads the rest.",
+		Permissions: mustParse("*", "admin.keys:*", "admin.roles:*", "admin:read"), Builtin: true,
+		Version: 1},
+	{Namespace: AnyNamespace, Name: "viewer",
+		Description: "Sees keys and the rest, and changes nothing.",
+		Permissions: mustParse("admin:read"), Builtin: true, Version: 1},
 }
 
 func mustParse(words ...string) []Permission {

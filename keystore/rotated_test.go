@@ -18,7 +18,8 @@ func TestRotatedOut(t *testing.T) {
 			key, token := mint(t, a, keystore.KeySpec{})
 			want(t, "before, here", ask(a, token), keystore.OK)
 			want(t, "before, there", ask(b, token), keystore.OK)
-			if _, _, _, err := a.RotateKey(ctx, root, key.ID, grace, keystore.ChangeOptions{}); err != nil {
+			if _, _, _,
+				err := a.RotateKey(ctx, root, key.ID, grace, keystore.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(grace)
@@ -30,7 +31,8 @@ func TestRotatedOut(t *testing.T) {
 					t.Errorf("whose token it was: %+v %v", answer, err)
 				}
 				v, err := k.Verify(ctx, root, token, keystore.Question{})
-				if err != nil || v.Outcome != keystore.Rotated || v.Key == nil || v.Key.ID != key.ID {
+				if err != nil || v.Outcome != keystore.Rotated || v.Key == nil ||
+					v.Key.ID != key.ID {
 					t.Errorf("verify: %+v %v", v, err)
 				}
 			}
@@ -48,12 +50,15 @@ func TestRotatedOut(t *testing.T) {
 			if grace == 0 && len(cache.snapshot()) != 0 {
 				t.Error("the shared cache holds a record of a token that was rotated out")
 			}
-			if keystore.Rotated.Status() != keystore.Unknown.Status() || keystore.Rotated.Code() != keystore.Unknown.Code() ||
+			if keystore.Rotated.Status() != keystore.Unknown.Status() ||
+				keystore.Rotated.Code() != keystore.Unknown.Code() ||
 				keystore.Rotated.Title() != keystore.Unknown.Title() {
 				t.Error("callers are told more than of an unknown token")
 			}
 
-			if _, _, err := a.RevokeKey(ctx, root, key.ID, "", false, keystore.ChangeOptions{}); err != nil {
+			if _, _,
+				err := a.RevokeKey(ctx, root, key.ID, "", false,
+				keystore.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			if _, _, err := a.DeleteKey(ctx, root, key.ID, keystore.ChangeOptions{}); err != nil {
@@ -69,7 +74,8 @@ func TestRotatedOut(t *testing.T) {
 func TestVerifyRotatedForOthers(t *testing.T) {
 	k := withNamespaces(t, "acme", "other")
 	key, token := mint(t, k, keystore.KeySpec{Namespace: "acme"})
-	who, _ := caller(t, k, keystore.KeySpec{Namespace: "other", Grants: grants(t, "other=admin.keys:read")})
+	who, _ := caller(t, k, keystore.KeySpec{Namespace: "other",
+		Grants: grants(t, "other=admin.keys:read")})
 	if _, _, _, err := k.RotateKey(ctx, root, key.ID, 0, keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}

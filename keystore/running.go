@@ -6,10 +6,11 @@ import (
 	"time"
 )
 
-// A Running is a request on its way, so that it can be cut when its key stops being alive (spec section 5). It may be used again
-// after Leave.
+// A Running is a request on its way, so that it can be cut when its key stops being alive (spec
+// section 5). It may be used again after Leave.
 type Running struct {
-	// Cut ends the request. It is called at most once between Enter and Leave, under a lock: it must not block, nor call the Keystore.
+	// Cut ends the request. It is called at most once between Enter and Leave, under a lock: it
+	// must not block, nor call the Keystore.
 	Cut func()
 
 	next, prev *Running // in the ring of its shard; nil: cut, or not entered
@@ -18,8 +19,9 @@ type Running struct {
 	ends       int64  // Unix nanoseconds
 }
 
-// Enter notes that a request of the answer's record is on its way. False: the record may have changed since it was looked
-// up; look it up and decide again. Every Enter that returned true is followed by one Leave.
+// Enter notes that a request of the answer's record is on its way. False: the record may have
+// changed since it was looked up; look it up and decide again. Every Enter that returned true is
+// followed by one Leave.
 func (k *Keystore) Enter(a Answer, r *Running) bool {
 	s := k.cache.shard(&a.Record.Digest)
 	s.mu.Lock()
@@ -54,7 +56,8 @@ func (s *shard) unlink(r *Running) {
 	}
 }
 
-// endAt gives the requests that a credential opened their new end, and cuts them if it has come. The caller holds the lock.
+// endAt gives the requests that a credential opened their new end, and cuts them if it has come.
+// The caller holds the lock.
 func (s *shard) endAt(d *Digest, ends, now int64) {
 	for r := s.running.next; r != &s.running; {
 		this := r
@@ -115,7 +118,8 @@ func (c *localCache) cutAll() {
 	}
 }
 
-// cutDisabled cuts the requests of keys whose owner is disabled. Those that were decided on before and have not yet entered have to decide again.
+// cutDisabled cuts the requests of keys whose owner is disabled. Those that were decided on before
+// and have not yet entered have to decide again.
 func (c *localCache) cutDisabled(d *Directory) {
 	for i := range c.shards {
 		s := &c.shards[i]

@@ -25,7 +25,8 @@ func TestWhatRunsIsCutWhenItsKeyDies(t *testing.T) {
 			return err
 		}, true},
 		{"inactivate", func(k *keystore.Keystore, id string) error {
-			_, _, err := k.EditKey(ctx, root, id, keystore.KeyPatch{Active: &off}, keystore.ChangeOptions{})
+			_, _, err := k.EditKey(ctx, root, id, keystore.KeyPatch{Active: &off},
+				keystore.ChangeOptions{})
 			return err
 		}, true},
 		{"rotate at once", func(k *keystore.Keystore, id string) error {
@@ -36,12 +37,15 @@ func TestWhatRunsIsCutWhenItsKeyDies(t *testing.T) {
 			_, _, _, err := k.RotateKey(ctx, root, id, time.Hour, keystore.ChangeOptions{})
 			return err
 		}, false},
-		{"narrow", func(k *keystore.Keystore, id string) error { // what runs was allowed when it began
-			_, _, err := k.EditKey(ctx, root, id, keystore.KeyPatch{Permissions: &write}, keystore.ChangeOptions{})
+		// what runs was allowed when it began
+		{"narrow", func(k *keystore.Keystore, id string) error {
+			_, _, err := k.EditKey(ctx, root, id, keystore.KeyPatch{Permissions: &write},
+				keystore.ChangeOptions{})
 			return err
 		}, false},
 		{"rename", func(k *keystore.Keystore, id string) error {
-			_, _, err := k.EditKey(ctx, root, id, keystore.KeyPatch{Name: &name}, keystore.ChangeOptions{})
+			_, _, err := k.EditKey(ctx, root, id, keystore.KeyPatch{Name: &name},
+				keystore.ChangeOptions{})
 			return err
 		}, false},
 	} {
@@ -123,7 +127,8 @@ func TestWhatRunsIsCutWhenTheLeaseHasRunOut(t *testing.T) {
 	})
 }
 
-// TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers: the node's last renewal was just before, and each that follows hangs.
+// TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers: the node's last renewal was just
+// before, and each that follows hangs.
 func TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeployment(t)

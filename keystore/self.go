@@ -1,6 +1,7 @@
 package keystore
 
-// Permissions returns what a caller may do, by the namespaces that its grants name or take in; that of [AnyNamespace] is in all of them.
+// Permissions returns what a caller may do, by the namespaces that its grants name or take in; that
+// of [AnyNamespace] is in all of them.
 func (k *Keystore) Permissions(c Caller) map[string][]Permission {
 	by := k.reading(c)
 	if by.root {

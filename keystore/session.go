@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A Session lets a browser go on as the member whose token it was opened with, on every node. It ends with the token: when that is replaced,
-// expires, or the member is disabled.
+// A Session lets a browser go on as the member whose token it was opened with, on every node. It
+// ends with the token: when that is replaced, expires, or the member is disabled.
 type Session struct {
 	ID        Digest // of what the browser holds
 	Token     Digest // of the member's token
@@ -22,9 +22,11 @@ const (
 	// MaxSessions is how many sessions one token has at most.
 	MaxSessions = 50
 
-	// sessionGrain is how far apart two uses lie to be written, and how often sessions that are over are removed.
+	// sessionGrain is how far apart two uses lie to be written, and how often sessions that are
+	// over are removed.
 	sessionGrain = 5 * time.Minute
-	// sessionPrefix is what a session's secret begins with. It is made like a token, so that a forged one is refused without asking the database.
+	// sessionPrefix is what a session's secret begins with. It is made like a token, so that a
+	// forged one is refused without asking the database.
 	sessionPrefix = "session"
 )
 
@@ -33,17 +35,22 @@ func (s *Session) over(now time.Time) bool {
 	return now.Sub(s.UsedAt) >= SessionIdle || now.Sub(s.CreatedAt) >= SessionLife
 }
 
-// OpenSession makes a session of a member's token, which was just looked up and found alive, and returns what the browser is to hold: a secret.
+// OpenSession makes a session of a member's token, which was just looked up and found alive, and
+// returns what the browser is to hold: a secret.
 func (k *Keystore) OpenSession(ctx context.Context, token *Record) (string, error) {
 	secret, now := k.tokenKey.Load().Generate(sessionPrefix, NewID()), k.Now()
-	if err := k.db.InsertSession(ctx, Session{secret.Digest(), token.Digest, now, now}); err != nil {
+	if err := k.db.InsertSession(ctx,
+		Session{secret.Digest(), token.Digest, now, now}); err != nil {
 		return "", k.storeFailed("opening a session", err)
 	}
 	return secret.Reveal(), nil
 }
 
-// LookupSession is [Keystore.LookupMember] for the token that a session was opened with. A session that is over or unknown is [Unknown].
-func (k *Keystore) LookupSession(ctx context.Context, session string, now time.Time) (Answer, error) {
+// LookupSession is [Keystore.LookupMember] for the token that a session was opened with. A session
+// that is over or unknown is [Unknown].
+func (k *Keystore) LookupSession(
+	ctx context.Context, session string, now time.Time,
+) (Answer, error) {
 	id, ok := k.sessionID(session)
 	if !ok {
 		return Answer{Outcome: Malformed}, nil

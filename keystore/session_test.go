@@ -8,7 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestSessions: a session that one node opened is as good on another as the member's token there, and ended for both.
+// TestSessions: a session that one node opened is as good on another as the member's token there,
+// and ended for both.
 func TestSessions(t *testing.T) {
 	d := newDeployment(t)
 	here, hereDB := d.node(keystore.Settings{})
@@ -19,7 +20,8 @@ func TestSessions(t *testing.T) {
 	}
 	newToken := func() *keystore.Record {
 		t.Helper()
-		_, token, _, err := here.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{}, keystore.ChangeOptions{})
+		_, token, _, err := here.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{},
+			keystore.ChangeOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,12 +72,14 @@ func TestSessions(t *testing.T) {
 	check(second, keystore.OK)
 
 	active := false
-	if _, _, err := here.EditMember(ctx, root, m.ID, keystore.MemberPatch{Active: &active}, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := here.EditMember(ctx, root, m.ID, keystore.MemberPatch{Active: &active},
+		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	check(second, keystore.OwnerDisabled)
 	active = true
-	if _, _, err := here.EditMember(ctx, root, m.ID, keystore.MemberPatch{Active: &active}, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := here.EditMember(ctx, root, m.ID, keystore.MemberPatch{Active: &active},
+		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	check(second, keystore.OK)
@@ -93,7 +97,8 @@ func TestSessions(t *testing.T) {
 	_, key := mint(t, here, keystore.KeySpec{Name: "k"})
 	asked := hereDB.loads.Load()
 	for _, wrong := range []string{"", made[1:], made[:len(made)-1], made + "0", foreign, key} {
-		if a, err := here.LookupSession(ctx, wrong, time.Now()); err != nil || a.Outcome != keystore.Malformed {
+		if a, err := here.LookupSession(ctx, wrong, time.Now()); err != nil ||
+			a.Outcome != keystore.Malformed {
 			t.Errorf("%v %v", a.Outcome, err)
 		}
 	}
@@ -109,7 +114,8 @@ func TestSessionsOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, token, _, err := k.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{}, keystore.ChangeOptions{})
+	_, token, _, err := k.NewMemberToken(ctx, root, m.ID, keystore.TokenSpec{},
+		keystore.ChangeOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +134,8 @@ func TestSessionsOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := keystore.Session{ID: keystore.DigestOf(secret), Token: token.Digest(), CreatedAt: now.Add(-row.made), UsedAt: now.Add(-row.used)}
+		s := keystore.Session{ID: keystore.DigestOf(secret), Token: token.Digest(),
+			CreatedAt: now.Add(-row.made), UsedAt: now.Add(-row.used)}
 		if err := errors.Join(db.DeleteSession(ctx, s.ID), db.InsertSession(ctx, s)); err != nil {
 			t.Fatal(err)
 		}

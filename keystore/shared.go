@@ -11,10 +11,12 @@ import (
 	"time"
 )
 
-// A SharedCache keeps for all nodes what one of them has read from the database. Nobody trusts it: to lose it, roll it back or forge
-// it changes latency, never an answer. Its methods are safe for concurrent use and return within tens of milliseconds whatever the server does.
+// A SharedCache keeps for all nodes what one of them has read from the database. Nobody trusts it:
+// to lose it, roll it back or forge it changes latency, never an answer. Its methods are safe for
+// concurrent use and return within tens of milliseconds whatever the server does.
 type SharedCache interface {
-	// Get returns what was put under a name, nil when there is nothing. An error says that the cache could not be asked.
+	// Get returns what was put under a name, nil when there is nothing. An error says that the
+	// cache could not be asked.
 	Get(ctx context.Context, name string) ([]byte, error)
 	// Put keeps a value for about ttl. It does not wait for the server, and may drop the value.
 	Put(name string, value []byte, ttl time.Duration)
@@ -25,8 +27,9 @@ type SharedCache interface {
 // sharedTTL is how long a record that nobody changes stays in the shared cache.
 const sharedTTL = time.Hour
 
-// sharedSeal makes and checks the entries of one deployment in a shared cache. What is in it comes from nobody but a node: each
-// entry carries a MAC by a key that only nodes have and that each epoch has anew, over the digest too, so that none can stand in for another.
+// sharedSeal makes and checks the entries of one deployment in a shared cache. What is in it comes
+// from nobody but a node: each entry carries a MAC by a key that only nodes have and that each
+// epoch has anew, over the digest too, so that none can stand in for another.
 //
 // The key also depends on the timeline of the database server, which changes when a standby takes
 // over: a record may have been read from a primary whose last commits no standby has.
@@ -54,7 +57,8 @@ func (s *sharedSeal) mac(parts ...[]byte) []byte {
 
 // name is where the record of a credential is kept. It does not show the digest.
 func (s *sharedSeal) name(d *Digest) string {
-	return "apikeys:" + s.deployment.Epoch + ":key:" + base64.RawURLEncoding.EncodeToString(s.mac([]byte("name"), d[:])[:18])
+	return "apikeys:" + s.deployment.Epoch + ":key:" +
+		base64.RawURLEncoding.EncodeToString(s.mac([]byte("name"), d[:])[:18])
 }
 
 // sharedRecord is a record as it is kept: what [NewRecord] takes from a key.
@@ -73,11 +77,14 @@ type sharedRecord struct {
 	Metadata      map[string]string `json:"meta,omitempty"`
 }
 
-// seal returns the entry for what a digest opened in the snapshot at asOf: the MAC, asOf in 8 bytes, the record as JSON.
+// seal returns the entry for what a digest opened in the snapshot at asOf: the MAC, asOf in 8
+// bytes, the record as JSON.
 func (s *sharedSeal) seal(k *Key, d *Digest, asOf Revision) []byte {
 	r := sharedRecord{
-		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Owner: k.Owner, Personal: k.Personal, Grants: k.Grants, Active: k.Active,
-		ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt, AllowedIPs: k.AllowedIPs, Metadata: k.Metadata,
+		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Owner: k.Owner, Personal: k.Personal,
+		Grants: k.Grants, Active: k.Active,
+		ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt, AllowedIPs: k.AllowedIPs,
+		Metadata: k.Metadata,
 	}
 	for _, secret := range k.Secrets {
 		if secret.Digest == *d {
@@ -95,7 +102,8 @@ func (s *sharedSeal) seal(k *Key, d *Digest, asOf Revision) []byte {
 // open returns the record of an entry, nil when a node did not make it for this digest.
 func (s *sharedSeal) open(entry []byte, d *Digest) (*Record, Revision) {
 	const head = sha256.Size + 8
-	if len(entry) < head || !hmac.Equal(entry[:sha256.Size], s.mac([]byte("entry"), d[:], entry[sha256.Size:])) && !ablated("no-mac") {
+	if len(entry) < head || !hmac.Equal(entry[:sha256.Size],
+		s.mac([]byte("entry"), d[:], entry[sha256.Size:])) && !ablated("no-mac") {
 		return nil, 0
 	}
 	var r sharedRecord
@@ -103,14 +111,17 @@ func (s *sharedSeal) open(entry []byte, d *Digest) (*Record, Revision) {
 		return nil, 0
 	}
 	return NewRecord(&Key{
-		ID: r.ID, Name: r.Name, Namespace: r.Namespace, Owner: r.Owner, Personal: r.Personal, Grants: r.Grants, Active: r.Active,
-		ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt, AllowedIPs: r.AllowedIPs, Metadata: r.Metadata,
-		Secrets: []Secret{{Digest: *d, ExpiresAt: r.SecretExpires}},
+		ID: r.ID, Name: r.Name, Namespace: r.Namespace, Owner: r.Owner, Personal: r.Personal,
+		Grants: r.Grants, Active: r.Active,
+		ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt, AllowedIPs: r.AllowedIPs,
+		Metadata: r.Metadata,
+		Secrets:  []Secret{{Digest: *d, ExpiresAt: r.SecretExpires}},
 	}, *d), Revision(binary.BigEndian.Uint64(entry[sha256.Size:]))
 }
 
-// askShared looks a credential up in the shared cache, if there is one. What it finds counts only if no applied change is newer than the
-// snapshot it was read in (docs/protocol.md, rule 6), and if this database has come that far; nil: ask the database.
+// askShared looks a credential up in the shared cache, if there is one. What it finds counts only
+// if no applied change is newer than the snapshot it was read in (docs/protocol.md, rule 6), and if
+// this database has come that far; nil: ask the database.
 func (k *Keystore) askShared(ctx context.Context, s *shard, seal *sharedSeal, d *Digest) *Record {
 	cache := k.settings.Load().Cache
 	if cache == nil {
@@ -126,7 +137,8 @@ func (k *Keystore) askShared(ctx context.Context, s *shard, seal *sharedSeal, d 
 	hold("shared.read")
 	r, asOf := seal.open(entry, d)
 	s.mu.Lock()
-	usable := r != nil && (ablated("shared-without-asof") || asOf <= Revision(k.node.applied.Load()) && s.changes.none(d, asOf))
+	usable := r != nil && (ablated("shared-without-asof") ||
+		asOf <= Revision(k.node.applied.Load()) && s.changes.none(d, asOf))
 	s.mu.Unlock()
 	if !usable {
 		k.counters.lookups[TierRedis][Miss].Add(1)
@@ -147,7 +159,8 @@ func (k *Keystore) share(seal *sharedSeal, key *Key, d *Digest, asOf Revision) {
 // changesPerShard is how many changes a shard remembers: 64 Ki in all.
 const changesPerShard = 256
 
-// recentChanges are the changes applied last in one shard, to tell whether a record read at some revision is still good.
+// recentChanges are the changes applied last in one shard, to tell whether a record read at some
+// revision is still good.
 type recentChanges struct {
 	last  map[Digest]Revision
 	ring  []keyChange // the oldest at next, once it is full

@@ -11,7 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// hostile is a shared cache in the hands of an attacker: everything in it can be read, kept and put back.
+// hostile is a shared cache in the hands of an attacker: everything in it can be read, kept and put
+// back.
 type hostile struct {
 	mu      sync.Mutex
 	entries map[string][]byte
@@ -59,12 +60,14 @@ func TestANodeTakesFromTheSharedCacheWhatAnotherHasRead(t *testing.T) {
 		t.Errorf("%d queries", n)
 	}
 	answer, err := b.Lookup(ctx, token, time.Now())
-	if err != nil || answer.Record.Name != "n" || answer.Record.Metadata["team"] != "erp" || answer.Record.Set(b.Policy(), b.Policy().Namespace("default")).String() != "read" {
+	if err != nil || answer.Record.Name != "n" || answer.Record.Metadata["team"] != "erp" ||
+		answer.Record.Set(b.Policy(), b.Policy().Namespace("default")).String() != "read" {
 		t.Errorf("%+v %v", answer.Record, err)
 	}
 	for name, entry := range cache.snapshot() {
 		for _, secret := range []string{token, token[20:40]} {
-			if bytes.Contains(entry, []byte(secret)) || bytes.Contains([]byte(name), []byte(secret)) {
+			if bytes.Contains(entry, []byte(secret)) ||
+				bytes.Contains([]byte(name), []byte(secret)) {
 				t.Error("the cache holds a token")
 			}
 		}
@@ -82,7 +85,8 @@ func TestARolledBackSharedCacheRevivesNothing(t *testing.T) {
 	for _, state := range []map[string][]byte{old, nil, old} {
 		cache.restore(state)
 		want(t, "here", ask(a, token), keystore.Revoked)
-		late, _ := d.node(keystore.Settings{Cache: cache}) // has not seen the change, but knows that there was one
+		// has not seen the change, but knows that there was one
+		late, _ := d.node(keystore.Settings{Cache: cache})
 		cache.restore(state)
 		want(t, "on a node that started later", ask(late, token), keystore.Revoked)
 	}
@@ -93,11 +97,15 @@ func TestAForgedEntryOfTheSharedCacheOpensNothing(t *testing.T) {
 	a, _ := d.node(keystore.Settings{Cache: cache})
 	b, _ := d.node(keystore.Settings{Cache: cache})
 	reader, strong := mint(t, a, keystore.KeySpec{})
-	_, weak := mint(t, a, keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}})
-	// fresh returns a key's entry, and the name it has, as a node that has just read it writes them. No node knows the key then.
+	_, weak := mint(t, a,
+		keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}})
+	// fresh returns a key's entry, and the name it has, as a node that has just read it writes
+	// them. No node knows the key then.
 	fresh := func(token string) (string, []byte) {
 		t.Helper()
-		if _, _, err := a.EditKey(ctx, root, mustID(t, a, token), keystore.KeyPatch{Metadata: map[string]*string{}}, keystore.ChangeOptions{}); err != nil {
+		if _, _, err := a.EditKey(ctx, root, mustID(t, a, token),
+			keystore.KeyPatch{Metadata: map[string]*string{}},
+			keystore.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		cache.restore(nil)

@@ -17,7 +17,8 @@ func TestASecondStartFindsEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := keystore.Open(context.Background(), db, nil, keystore.Settings{}, observer{}, slog.New(slog.DiscardHandler))
+	k, err := keystore.Open(context.Background(), db, nil, keystore.Settings{}, observer{},
+		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +43,8 @@ func TestAnOpenThatGivesUpLeavesNoRow(t *testing.T) {
 	joining := make(chan struct{})
 	over, cancel := context.WithCancel(ctx)
 	go func() { <-joining; cancel() }()
-	if _, err := keystore.OpenAt(over, 1, slowJoin{db, joining, over}, keystore.Settings{}, observer{}); err == nil {
+	if _, err := keystore.OpenAt(over, 1, slowJoin{db, joining, over}, keystore.Settings{},
+		observer{}); err == nil {
 		t.Fatal("it opened")
 	}
 	k, _ := d.node(keystore.Settings{})
@@ -71,7 +73,8 @@ func TestAClosedStoreTrustsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := keystore.Open(context.Background(), db, nil, keystore.Settings{}, observer{}, slog.New(slog.DiscardHandler))
+	b, err := keystore.Open(context.Background(), db, nil, keystore.Settings{}, observer{},
+		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +109,8 @@ func TestAnotherLeaseLosesNoWarmKey(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 		}
-		b.Configure(keystore.Settings{Lease: 5 * time.Second}) // just before it falls silent, with a longer lease in hand
+		// just before it falls silent, with a longer lease in hand
+		b.Configure(keystore.Settings{Lease: 5 * time.Second})
 		fb.mute.Store(true)
 		p := revoke(t, a, key.ID, time.Minute)
 		if !p.Complete {

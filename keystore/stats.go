@@ -19,15 +19,18 @@ const (
 )
 
 // String is the tier's label in the metrics.
-func (t Tier) String() string { return [NumTiers]string{"local", "negative", "redis", "database"}[t] }
+func (t Tier) String() string {
+	return [NumTiers]string{"local", "negative", "redis", "database"}[t]
+}
 
 // LookupResult is how a tier answered.
 type LookupResult uint8
 
 const (
-	Hit              LookupResult = iota // it knows the credential (negative: knows that it opens nothing)
-	Miss                                 // it does not
-	LookupFail                           // it could not be asked
+	// it knows the credential (negative: knows that it opens nothing)
+	Hit              LookupResult = iota
+	Miss                          // it does not
+	LookupFail                    // it could not be asked
 	NumLookupResults int          = iota
 )
 
@@ -43,7 +46,8 @@ type Stats struct {
 // An Observer is told of what takes time, off the hot path. Its methods must return at once.
 type Observer interface {
 	LookedUp(t Tier, took time.Duration) // a store was asked for a credential
-	Propagated(took time.Duration)       // a change was in force on every node, counted from its commit
+	// a change was in force on every node, counted from its commit
+	Propagated(took time.Duration)
 }
 
 // counters are the live Stats; hits of the local cache are counted in its shards.
@@ -52,7 +56,8 @@ type counters struct {
 	storeErrors atomic.Uint64
 }
 
-// countedNamespaces is how many namespaces have a label of their own in the metrics; the others share otherNamespace.
+// countedNamespaces is how many namespaces have a label of their own in the metrics; the others
+// share otherNamespace.
 const (
 	countedNamespaces = 1000
 	otherNamespace    = "_other"
@@ -99,7 +104,8 @@ func (c *requestCounts) of(namespace string) *outcomeCounts {
 	return c.named[namespace]
 }
 
-// Count counts one request for the metrics. ns is nil when the request's namespace does not exist or is not known.
+// Count counts one request for the metrics. ns is nil when the request's namespace does not exist
+// or is not known.
 func (k *Keystore) Count(ns *Namespace, o Outcome) {
 	if ns == nil {
 		k.requests.other[o].Add(1)
@@ -108,7 +114,8 @@ func (k *Keystore) Count(ns *Namespace, o Outcome) {
 	}
 }
 
-// RequestCounts calls f for each namespace (at most 1000, then "_other") and each outcome that was counted.
+// RequestCounts calls f for each namespace (at most 1000, then "_other") and each outcome that was
+// counted.
 func (k *Keystore) RequestCounts(f func(namespace string, o Outcome, n uint64)) {
 	report := func(namespace string, counts *outcomeCounts) {
 		for o := range counts {

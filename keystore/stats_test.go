@@ -32,7 +32,8 @@ func TestDeletedNamespacesGiveTheirCountersBack(t *testing.T) {
 			ids = append(ids, fmt.Sprintf("n%d-%d", round, i))
 		}
 		counted := k.countsOf(ids...)
-		if len(counted) != len(ids) || counted["stays"] != uint64(round+1) || counted[ids[600]] != 1 {
+		if len(counted) != len(ids) || counted["stays"] != uint64(round+1) ||
+			counted[ids[600]] != 1 {
 			t.Fatalf("round %d: %d labels, %d requests in the one that stays, %d in a new one",
 				round, len(counted), counted["stays"], counted[ids[600]])
 		}
@@ -45,8 +46,10 @@ func TestDeletedNamespacesGiveTheirCountersBack(t *testing.T) {
 	for i := range countedNamespaces + 5 {
 		many = append(many, fmt.Sprint("many", i))
 	}
-	if counted := k.countsOf(many...); len(counted) != countedNamespaces+1 || counted[otherNamespace] != 5 {
-		t.Errorf("%d labels, %d requests in %s", len(counted), counted[otherNamespace], otherNamespace)
+	if counted := k.countsOf(many...); len(counted) != countedNamespaces+1 ||
+		counted[otherNamespace] != 5 {
+		t.Errorf("%d labels, %d requests in %s", len(counted), counted[otherNamespace],
+			otherNamespace)
 	}
 }
 

@@ -49,8 +49,8 @@ func (d Digest) IsZero() bool { return d == Digest{} }
 // String is redacted: a digest identifies a token to whoever can guess it.
 func (d Digest) String() string { return "sha256:…" }
 
-// A Token is the secret a client sends. Its zero value is no token. All its printed forms are redacted;
-// [Token.Reveal] is the one way to the secret.
+// A Token is the secret a client sends. Its zero value is no token. All its printed forms are
+// redacted; [Token.Reveal] is the one way to the secret.
 type Token struct {
 	text   string
 	prefix int // length
@@ -85,8 +85,8 @@ func (t Token) Format(f fmt.State, verb rune) { _, _ = f.Write([]byte(t.String()
 // ListedPrefix is how a key is shown: `<prefix>_<first 8 of id>…`.
 func ListedPrefix(prefix, id string) string { return prefix + "_" + id[:min(8, len(id))] + "…" }
 
-// ParseToken checks form and check digits, as anyone can do offline; [TokenKey.Verify] checks the tag.
-// It accepts exactly what [Token.Reveal] returns.
+// ParseToken checks form and check digits, as anyone can do offline; [TokenKey.Verify] checks the
+// tag. It accepts exactly what [Token.Reveal] returns.
 func ParseToken(s string) (Token, error) {
 	prefix := len(s) - tokenBodyLen - 1
 	if prefix < 1 || s[prefix] != '_' || !ValidPrefix(s[:prefix]) {
@@ -147,7 +147,8 @@ func ValidPrefix(p string) bool {
 	return true
 }
 
-// HasTokenPrefix reports whether s starts with prefix and the underscore that ends it, whatever follows.
+// HasTokenPrefix reports whether s starts with prefix and the underscore that ends it, whatever
+// follows.
 func HasTokenPrefix(s, prefix string) bool {
 	return len(s) > len(prefix) && s[len(prefix)] == '_' && s[:len(prefix)] == prefix
 }
@@ -174,7 +175,8 @@ func NewTokenKey(secret [32]byte) *TokenKey {
 // ParseTokenSecret reads the 64 hex digits of `token_key`. The error does not repeat them.
 func ParseTokenSecret(s string) (secret [32]byte, err error) {
 	if len(s) != hex.EncodedLen(len(secret)) {
-		return secret, fmt.Errorf("a token key has 64 hex digits, this one has %d characters", len(s))
+		return secret, fmt.Errorf("a token key has 64 hex digits, this one has %d characters",
+			len(s))
 	}
 	if _, err := hex.Decode(secret[:], []byte(s)); err != nil {
 		return secret, errors.New("a token key has 64 hex digits, this one has other characters")
@@ -189,7 +191,8 @@ type tagState struct {
 	in  [maxPrefixLen + 1 + TokenIDLen + tokenSecretLen]byte
 }
 
-// putTag writes the tag over signed: HMAC-SHA-256, its first 8 bytes as a big-endian number, modulo 62^8, in base62.
+// putTag writes the tag over signed: HMAC-SHA-256, its first 8 bytes as a big-endian number, modulo
+// 62^8, in base62.
 func (k *TokenKey) putTag(dst []byte, signed string) {
 	st := k.macs.Get().(*tagState)
 	defer k.macs.Put(st)

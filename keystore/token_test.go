@@ -8,13 +8,21 @@ import (
 	"testing"
 )
 
-// The vectors fix the format for good: prefix, id, secret and token key in, token out. They were computed apart from this
-// code, with Python's hmac, hashlib and zlib.
+// The vectors fix the format for good: prefix, id, secret and token key in, token out. They were
+// computed apart from this code, with Python's hmac, hashlib and zlib.
 var tokenVectors = []struct{ prefix, id, secret, key, token string }{
-	{"ak", "000000000000", "00000000000000000000000000000000", "0000000000000000000000000000000000000000000000000000000000000000", "ak_00000000000000000000000000000000000000000000Y9qx7g0Q2sb9zY"},
-	{"ak_live", "Zz09Aa5QpLmX", "0123456789abcdefghijklmnopqrstuv", "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff", "ak_live_Zz09Aa5QpLmX0123456789abcdefghijklmnopqrstuvvpBJA06E0pqdBK"},
-	{"abcdefghijklmnopqrstuvwx", "zzzzzzzzzzzz", "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz", "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f", "abcdefghijklmnopqrstuvwx_zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzOVch0t3M3z9mnu"},
-	{"a1_2_b", "A1b2C3d4E5f6", "QWERTYUIOPasdfghjklZXCVBNM123456", "deadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeef", "a1_2_b_A1b2C3d4E5f6QWERTYUIOPasdfghjklZXCVBNM123456iGXYjfa34TfXms"},
+	{"ak", "000000000000", "00000000000000000000000000000000",
+		"0000000000000000000000000000000000000000000000000000000000000000",
+		"ak_00000000000000000000000000000000000000000000Y9qx7g0Q2sb9zY"},
+	{"ak_live", "Zz09Aa5QpLmX", "0123456789abcdefghijklmnopqrstuv",
+		"ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+		"ak_live_Zz09Aa5QpLmX0123456789abcdefghijklmnopqrstuvvpBJA06E0pqdBK"},
+	{"abcdefghijklmnopqrstuvwx", "zzzzzzzzzzzz", "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz",
+		"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+		"abcdefghijklmnopqrstuvwx_zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzOVch0t3M3z9mnu"},
+	{"a1_2_b", "A1b2C3d4E5f6", "QWERTYUIOPasdfghjklZXCVBNM123456",
+		"deadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeef",
+		"a1_2_b_A1b2C3d4E5f6QWERTYUIOPasdfghjklZXCVBNM123456iGXYjfa34TfXms"},
 }
 
 func testKey(t testing.TB, hex string) *TokenKey {
@@ -38,7 +46,8 @@ func TestTokenVectors(t *testing.T) {
 			continue
 		}
 		if tok.Prefix() != v.prefix || tok.ID() != v.id || !key.Verify(tok) {
-			t.Errorf("vector %d: prefix %q, id %q, verified %v", i, tok.Prefix(), tok.ID(), key.Verify(tok))
+			t.Errorf("vector %d: prefix %q, id %q, verified %v", i, tok.Prefix(), tok.ID(),
+				key.Verify(tok))
 		}
 		if testKey(t, strings.Repeat("5a", 32)).Verify(tok) {
 			t.Errorf("vector %d: another deployment's key verifies it", i)
@@ -76,9 +85,11 @@ func TestEveryMistypedCharacterIsMalformed(t *testing.T) {
 			}
 		}
 	}
-	for _, other := range []string{"", text[:len(text)-1], text + "0", " " + text, text + "\n", strings.ToUpper(text)} {
+	for _, other := range []string{"", text[:len(text)-1], text + "0", " " + text, text + "\n",
+		strings.ToUpper(text)} {
 		if _, err := ParseToken(other); err == nil {
-			t.Errorf("a string of length %d is accepted for one of length %d", len(other), len(text))
+			t.Errorf("a string of length %d is accepted for one of length %d", len(other),
+				len(text))
 		}
 	}
 }
@@ -86,7 +97,8 @@ func TestEveryMistypedCharacterIsMalformed(t *testing.T) {
 func TestPrefixes(t *testing.T) {
 	for p, want := range map[string]bool{
 		"ak": true, "a": true, "ak_live": true, "a1_2_b": true, "abcdefghijklmnopqrstuvwx": true,
-		"": false, "1a": false, "_a": false, "a_": false, "a__b": false, "aK": false, "a-b": false, "é": false, "abcdefghijklmnopqrstuvwxy": false,
+		"": false, "1a": false, "_a": false, "a_": false, "a__b": false, "aK": false, "a-b": false,
+		"é": false, "abcdefghijklmnopqrstuvwxy": false,
 	} {
 		if ValidPrefix(p) != want {
 			t.Errorf("ValidPrefix(%q) = %v", p, !want)
@@ -106,7 +118,8 @@ func FuzzParseToken(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if tok.Reveal() != s || tok.Prefix()+"_" != s[:len(s)-tokenBodyLen] || !ValidPrefix(tok.Prefix()) || tok.ID() != s[len(tok.Prefix())+1:][:TokenIDLen] {
+		if tok.Reveal() != s || tok.Prefix()+"_" != s[:len(s)-tokenBodyLen] ||
+			!ValidPrefix(tok.Prefix()) || tok.ID() != s[len(tok.Prefix())+1:][:TokenIDLen] {
 			t.Errorf("%q is taken apart wrongly", s)
 		}
 	})
@@ -139,8 +152,11 @@ func TestTokenIsRedactedWhereverItIsPrinted(t *testing.T) {
 	var log strings.Builder
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("m", "token", tok, "in", struct{ T Token }{tok})
 	for name, s := range map[string]string{
-		"%v": fmt.Sprintf("%v", tok), "%+v": fmt.Sprintf("%+v", tok), "%#v": fmt.Sprintf("%#v", tok), "%s": fmt.Sprintf("%s", tok), "%q": fmt.Sprintf("%q", tok), "%x": fmt.Sprintf("%x", tok),
-		"in a struct": fmt.Sprintf("%+v", struct{ T Token }{tok}), "JSON": string(inJSON), "slog": log.String(), "String": tok.String(),
+		"%v": fmt.Sprintf("%v", tok), "%+v": fmt.Sprintf("%+v", tok),
+		"%#v": fmt.Sprintf("%#v", tok), "%s": fmt.Sprintf("%s", tok), "%q": fmt.Sprintf("%q", tok),
+		"%x":          fmt.Sprintf("%x", tok),
+		"in a struct": fmt.Sprintf("%+v", struct{ T Token }{tok}), "JSON": string(inJSON),
+		"slog": log.String(), "String": tok.String(),
 	} {
 		if strings.Contains(s, secret[:8]) {
 			t.Errorf("%s shows the secret", name)
@@ -149,7 +165,8 @@ func TestTokenIsRedactedWhereverItIsPrinted(t *testing.T) {
 }
 
 func TestTokenSecretErrorsDoNotShowIt(t *testing.T) {
-	for _, s := range []string{"", "abc", strings.Repeat("zq", 32), strings.Repeat("a", 63), strings.Repeat("a", 65)} {
+	for _, s := range []string{"", "abc", strings.Repeat("zq", 32), strings.Repeat("a", 63),
+		strings.Repeat("a", 65)} {
 		_, err := ParseTokenSecret(s)
 		if err == nil {
 			t.Errorf("%d characters are accepted", len(s))

@@ -38,7 +38,8 @@ func (p problems) err() error {
 	if len(p) == 0 {
 		return nil
 	}
-	return &Error{Kind: KindInvalid, Code: "invalid_fields", Detail: "some fields are not valid", Fields: p}
+	return &Error{Kind: KindInvalid, Code: "invalid_fields", Detail: "some fields are not valid",
+		Fields: p}
 }
 
 func (p *problems) text(field, s string, most int) {
@@ -138,8 +139,9 @@ func (p *problems) addresses(list []netip.Prefix) {
 	}
 }
 
-// grants checks those of a key homed in namespace, or of a member, whose home is empty. short says that the first was given by the short form,
-// as fields of the key. Of a namespace that the caller knows nothing of nothing is said: whether it may give something there comes later.
+// grants checks those of a key homed in namespace, or of a member, whose home is empty. short says
+// that the first was given by the short form, as fields of the key. Of a namespace that the caller
+// knows nothing of nothing is said: whether it may give something there comes later.
 func (p *problems) grants(by authority, namespace string, grants []Grant, short bool) {
 	permissions, roles := 0, 0
 	for _, g := range grants {
@@ -157,7 +159,8 @@ func (p *problems) grants(by authority, namespace string, grants []Grant, short 
 		p.add("roles", "are more than %d", maxRoles)
 		return
 	case permissions+roles == 0 && namespace != "":
-		p.add("permissions", "the key has none: give it some, or an access level, or roles, or grants")
+		p.add("permissions",
+			"the key has none: give it some, or an access level, or roles, or grants")
 	}
 	seen := make(map[string]bool, len(grants))
 	for i, g := range grants {
@@ -183,7 +186,9 @@ func (p *problems) grants(by authority, namespace string, grants []Grant, short 
 		}
 		for _, r := range g.Roles {
 			if by.policy.role(g.Namespace, r) == nil {
-				p.add(field+"roles", "there is no role %q in namespace %q, and no shared one; create it first", r, g.Namespace)
+				p.add(field+"roles",
+					"there is no role %q in namespace %q, and no shared one; create it first", r,
+					g.Namespace)
 			}
 		}
 	}
@@ -204,15 +209,19 @@ func (p *problems) namespace(d *Directory, field, id string) {
 
 // owner leaves it to whether the caller acts for a member where it would not see that there is one.
 func (p *problems) owner(by authority, id string) {
-	if id != RootMember && by.policy.members[id] == nil && by.may(adminMembers, "read", AnyNamespace) {
+	if id != RootMember && by.policy.members[id] == nil &&
+		by.may(adminMembers, "read", AnyNamespace) {
 		p.add("owner", "there is no member %q", id)
 	}
 }
 
-// keyRoles checks the home grant against what its namespace says of the keys in it, and fills in what was left open.
+// keyRoles checks the home grant against what its namespace says of the keys in it, and fills in
+// what was left open.
 func (p *problems) keyRoles(home *Namespace, k *Key) {
 	if home != nil && home.Unreadable != "" {
-		p.add("namespace", "its row cannot be read, so that nobody knows which roles its keys have: %s", home.Unreadable)
+		p.add("namespace",
+			"its row cannot be read, so that nobody knows which roles its keys have: %s",
+			home.Unreadable)
 	}
 	if home == nil || len(home.KeyRoles) == 0 {
 		return
@@ -232,7 +241,8 @@ func (p *problems) keyRoles(home *Namespace, k *Key) {
 		g.Roles = slices.Clone(home.KeyRoles)
 	}
 	if !sameNames(g.Roles, home.KeyRoles) {
-		p.add("roles", "keys of namespace %q have exactly these: %s", home.ID, strings.Join(home.KeyRoles, ", "))
+		p.add("roles", "keys of namespace %q have exactly these: %s", home.ID,
+			strings.Join(home.KeyRoles, ", "))
 	}
 }
 

@@ -26,7 +26,9 @@ type Question struct {
 
 // Verify decides about a credential as the handler does, but for early data. The outcome is
 // [Unknown] unless the caller may read the key.
-func (k *Keystore) Verify(ctx context.Context, c Caller, credential string, about Question) (Verdict, error) {
+func (k *Keystore) Verify(
+	ctx context.Context, c Caller, credential string, about Question,
+) (Verdict, error) {
 	namespace := about.Namespace
 	alive := namespace == "" && about.Permission == "" && about.Need == nil
 	by, done, err := k.fresh(ctx, c)
@@ -79,8 +81,8 @@ func (k *Keystore) Verify(ctx context.Context, c Caller, credential string, abou
 	return v, nil
 }
 
-// parseNeed reads what a request would need. Which class an operation has is known to the handlers alone, so that a set which
-// holds only a class does not allow it here.
+// parseNeed reads what a request would need. Which class an operation has is known to the handlers
+// alone, so that a set which holds only a class does not allow it here.
 func parseNeed(s string) (Need, error) {
 	if s == "" {
 		return Need{Class: Read}, nil

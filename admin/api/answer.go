@@ -78,7 +78,8 @@ type Verdict struct {
 	Key       *Key    `json:"key,omitempty" doc:"Absent unless the caller may read it"`
 }
 
-// Self is what the caller is and may do: a key, a member, or through Caddy's admin endpoint the member root.
+// Self is what the caller is and may do: a key, a member, or through Caddy's admin endpoint the
+// member root.
 type Self struct {
 	Member      *string             `json:"member" doc:"The member's id, root at Caddy's admin endpoint; null for a key"`
 	Key         *Key                `json:"key,omitempty" doc:"The caller's own key; of a member, the record of its token, if that is what it sent"`

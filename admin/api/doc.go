@@ -1,5 +1,6 @@
-// Package api is the REST interface under /apikeys/v1 as Go types: what a body holds, with the names and the limits that
-// the OpenAPI document states. The server ([admin]) and the Go client share them. It imports the standard library only.
+// Package api is the REST interface under /apikeys/v1 as Go types: what a body holds, with the
+// names and the limits that the OpenAPI document states. The server ([admin]) and the Go client
+// share them. It imports the standard library only.
 //
 // [admin]: https://pkg.go.dev/github.com/caddy-apikeys/caddy-apikeys/admin
 package api

@@ -51,7 +51,8 @@ type GrantRequest struct {
 	Connected   bool     `json:"connected,omitempty"`
 }
 
-// A MintRequest describes a key to be made. Access, Permissions, Roles and Connected are the grant in the home namespace.
+// A MintRequest describes a key to be made. Access, Permissions, Roles and Connected are the grant
+// in the home namespace.
 type MintRequest struct {
 	Name        string            `json:"name" minLength:"1" doc:"1 to 200 characters without control characters"`
 	Namespace   string            `json:"namespace,omitempty" doc:"The home namespace. Default: default"`
@@ -76,8 +77,9 @@ type Minted struct {
 	Token string `json:"token" doc:"The secret to send. It is shown here and never again."`
 }
 
-// A KeyPatch is a merge patch (RFC 7396) of a key: what is absent stays, null goes back to the default. Access, Permissions,
-// Roles and Connected replace their part of the grant in the home namespace, Grants replaces all grants; not both.
+// A KeyPatch is a merge patch (RFC 7396) of a key: what is absent stays, null goes back to the
+// default. Access, Permissions, Roles and Connected replace their part of the grant in the home
+// namespace, Grants replaces all grants; not both.
 type KeyPatch struct {
 	Name        Optional[string]             `json:"name,omitzero" minLength:"1"`
 	Active      Optional[bool]               `json:"active,omitzero"`
@@ -140,7 +142,8 @@ type ImportKey struct {
 	SHA256 string `json:"sha256,omitempty" writeOnly:"true" doc:"Its SHA-256 as 64 hex digits"`
 }
 
-// An ImportRequest is the JSON form of an import; the other is one ImportKey a line (application/x-ndjson).
+// An ImportRequest is the JSON form of an import; the other is one ImportKey a line
+// (application/x-ndjson).
 type ImportRequest struct {
 	Keys []ImportKey `json:"keys" nullable:"false"`
 }

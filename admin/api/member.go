@@ -26,7 +26,8 @@ type MemberRequest struct {
 	Labels map[string]string `json:"labels,omitempty" doc:"At most 4 KiB of names and values"`
 }
 
-// A MemberPatch is a merge patch (RFC 7396) of a member: what is absent stays, null goes back to the default.
+// A MemberPatch is a merge patch (RFC 7396) of a member: what is absent stays, null goes back to
+// the default.
 type MemberPatch struct {
 	Name   Optional[string]             `json:"name,omitzero" minLength:"1"`
 	Kind   Optional[string]             `json:"kind,omitzero" enum:"person,service"`

@@ -31,7 +31,8 @@ type NamespaceRequest struct {
 	ChildPrefix string   `json:"child_prefix,omitempty" doc:"The ids of namespaces below this one must begin with it"`
 }
 
-// A NamespacePatch is a merge patch (RFC 7396) of a namespace: what is absent stays, null goes back to the default.
+// A NamespacePatch is a merge patch (RFC 7396) of a namespace: what is absent stays, null goes back
+// to the default.
 type NamespacePatch struct {
 	Name        Optional[string]   `json:"name,omitzero" minLength:"0"`
 	EditPolicy  Optional[string]   `json:"edit_policy,omitzero" enum:"free,grow_only"`

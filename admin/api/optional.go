@@ -2,7 +2,8 @@ package api
 
 import "encoding/json"
 
-// An Optional is a member of a merge patch, which may be absent, null, or a value (RFC 7396). Its zero value is absent.
+// An Optional is a member of a merge patch, which may be absent, null, or a value (RFC 7396). Its
+// zero value is absent.
 type Optional[T any] struct {
 	Sent  bool
 	Value *T // nil: null

@@ -1,7 +1,7 @@
 package api
 
-// An Operation is a row of the permission table: a call with a permission of its own, which some `api_key` handler of the running
-// configuration declares.
+// An Operation is a row of the permission table: a call with a permission of its own, which some
+// `api_key` handler of the running configuration declares.
 type Operation struct {
 	Permission string `json:"permission" doc:"What allows this call and no other" example:"orders:search"`
 	Class      string `json:"class" enum:"read,write" doc:"What allows it too, for the resource or for all of them"`

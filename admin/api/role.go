@@ -2,7 +2,8 @@ package api
 
 import "time"
 
-// A Role is a named set of permissions. It belongs to one namespace, whose grants alone can name it, or is shared.
+// A Role is a named set of permissions. It belongs to one namespace, whose grants alone can name
+// it, or is shared.
 type Role struct {
 	Namespace   string     `json:"namespace" doc:"An id, or * for a shared role"`
 	Name        string     `json:"name"`

@@ -12,7 +12,8 @@ import (
 
 const auditPath = api.Prefix + "/audit"
 
-// An AuditFilter says which rows of the audit log to list, and which page of them. Its zero value is the first page of all rows.
+// An AuditFilter says which rows of the audit log to list, and which page of them. Its zero value
+// is the first page of all rows.
 type AuditFilter struct {
 	Namespace string // that a row touches
 	Actor     string // a member or key id
@@ -56,7 +57,8 @@ func (c *Client) VerifyAudit(ctx context.Context) (api.AuditVerdict, error) {
 	return call[api.AuditVerdict](ctx, c, get(auditPath+"/verify"))
 }
 
-// ExportAudit writes the whole audit log, an [api.AuditRow] a line, oldest first. After an error, what was written is not all of it.
+// ExportAudit writes the whole audit log, an [api.AuditRow] a line, oldest first. After an error,
+// what was written is not all of it.
 func (c *Client) ExportAudit(ctx context.Context, w io.Writer) error {
 	resp, err := c.do(ctx, get(auditPath+"/export"), api.NDJSON)
 	if err != nil {

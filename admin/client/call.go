@@ -18,13 +18,14 @@ import (
 // A ChangeOption goes with a change of something that exists.
 type ChangeOption func(*request)
 
-// IfVersion makes a change only when the object still has this version; else the refusal's status is 412.
+// IfVersion makes a change only when the object still has this version; else the refusal's status
+// is 412.
 func IfVersion(version int64) ChangeOption {
 	return func(r *request) { r.header("If-Match", `"`+strconv.FormatInt(version, 10)+`"`) }
 }
 
-// Wait sets how long the server waits for a change that takes access away to be in force on every node. Without it, 10 s.
-// The context should allow more.
+// Wait sets how long the server waits for a change that takes access away to be in force on every
+// node. Without it, 10 s. The context should allow more.
 func Wait(d time.Duration) ChangeOption {
 	return func(r *request) { r.parameter("wait", d.String()) }
 }
@@ -92,7 +93,8 @@ func all[T any](cursor string, list func(cursor string) (api.Page[T], error)) it
 	}
 }
 
-// call makes a request and reads the answer. A status that is in also is an answer too, not a refusal.
+// call makes a request and reads the answer. A status that is in also is an answer too, not a
+// refusal.
 func call[T any](ctx context.Context, c *Client, r *request, also ...int) (answer T, err error) {
 	resp, err := c.do(ctx, r, api.JSON, also...)
 	if err != nil {
@@ -106,7 +108,9 @@ func call[T any](ctx context.Context, c *Client, r *request, also ...int) (answe
 }
 
 // do makes a request, and returns an answer that is no refusal and of the media type expected.
-func (c *Client) do(ctx context.Context, r *request, expected string, also ...int) (*http.Response, error) {
+func (c *Client) do(
+	ctx context.Context, r *request, expected string, also ...int,
+) (*http.Response, error) {
 	if r.err != nil {
 		return nil, fmt.Errorf("writing the request: %w", r.err)
 	}
@@ -139,7 +143,8 @@ func (c *Client) do(ctx context.Context, r *request, expected string, also ...in
 	case refused(resp, also):
 		err = readError(resp)
 	case t != expected:
-		err = fmt.Errorf("the answer to %s %s is %q, not %s: something else answers there", r.method, r.path, t, expected)
+		err = fmt.Errorf("the answer to %s %s is %q, not %s: something else answers there",
+			r.method, r.path, t, expected)
 	default:
 		return resp, nil
 	}

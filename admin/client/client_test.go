@@ -65,36 +65,56 @@ func TestRequests(t *testing.T) {
 		head string // NAME: VALUE
 	}{
 		{"mint", func(c *client.Client) error {
-			_, err := c.MintKey(ctx, api.MintRequest{Name: "CI", Access: "read_only", Active: &inactive, ExpiresAt: &at}, "once")
+			_, err := c.MintKey(ctx, api.MintRequest{Name: "CI", Access: "read_only",
+				Active: &inactive, ExpiresAt: &at}, "once")
 			return err
-		}, "POST /apikeys/v1/keys", `{"name":"CI","access":"read_only","active":false,"expires_at":"2027-01-01T00:00:00Z"}`, "Idempotency-Key: once"},
-		{"list all", func(c *client.Client) error { _, err := c.ListKeys(ctx, client.KeyFilter{}); return err }, "GET /apikeys/v1/keys", "", ""},
+		}, "POST /apikeys/v1/keys",
+			`{"name":"CI","access":"read_only","active":false,"expires_at":"2027-01-01T00:00:00Z"}`,
+			"Idempotency-Key: once"},
+		{"list all", func(c *client.Client) error {
+			_,
+				err := c.ListKeys(ctx, client.KeyFilter{})
+			return err
+		}, "GET /apikeys/v1/keys", "", ""},
 		{"list some", func(c *client.Client) error {
-			_, err := c.ListKeys(ctx, client.KeyFilter{Namespace: "acme", Status: "active", Owner: "root", CreatedBy: "k", Text: "a b&c", Metadata: "a=b=c", Cursor: "x=", Limit: 7})
+			_, err := c.ListKeys(ctx, client.KeyFilter{Namespace: "acme", Status: "active",
+				Owner: "root", CreatedBy: "k", Text: "a b&c", Metadata: "a=b=c", Cursor: "x=",
+				Limit: 7})
 			return err
-		}, "GET /apikeys/v1/keys?created_by=k&cursor=x%3D&limit=7&metadata=a%3Db%3Dc&namespace=acme&owner=root&q=a+b%26c&status=active", "", ""},
-		{"find, escaped", func(c *client.Client) error { _, err := c.FindKey(ctx, "a/b?c"); return err }, "GET /apikeys/v1/keys/a%2Fb%3Fc", "", ""},
+		},
+			"GET /apikeys/v1/keys?created_by=k&cursor=x%3D&limit=7&metadata=a%3Db%3Dc&namespace=acme&owner=root&q=a+b%26c&status=active", "", ""},
+		{"find, escaped", func(c *client.Client) error {
+			_,
+				err := c.FindKey(ctx, "a/b?c")
+			return err
+		}, "GET /apikeys/v1/keys/a%2Fb%3Fc", "", ""},
 		{"edit", func(c *client.Client) error {
-			_, err := c.EditKey(ctx, "K", api.KeyPatch{Active: api.Some(false), AllowedIPs: api.Null[[]string]()}, client.IfVersion(3), client.Wait(30*time.Second))
+			_, err := c.EditKey(ctx, "K", api.KeyPatch{Active: api.Some(false),
+				AllowedIPs: api.Null[[]string]()}, client.IfVersion(3), client.Wait(30*time.Second))
 			return err
-		}, "PATCH /apikeys/v1/keys/K?wait=30s", `{"active":false,"allowed_ips":null}`, `If-Match: "3"`},
+		}, "PATCH /apikeys/v1/keys/K?wait=30s", `{"active":false,"allowed_ips":null}`,
+			`If-Match: "3"`},
 		{"revoke", func(c *client.Client) error {
 			_, err := c.RevokeKey(ctx, "K", api.RevokeRequest{Reason: "leaked"})
 			return err
-		}, "POST /apikeys/v1/keys/K/revoke", `{"reason":"leaked"}`, "Content-Type: application/json"},
+		}, "POST /apikeys/v1/keys/K/revoke", `{"reason":"leaked"}`,
+			"Content-Type: application/json"},
 		{"rotate", func(c *client.Client) error {
 			_, err := c.RotateKey(ctx, "K", api.RotateRequest{Grace: "24h"})
 			return err
 		}, "POST /apikeys/v1/keys/K/rotate", `{"grace":"24h"}`, ""},
 		{"edit grants", func(c *client.Client) error {
-			_, err := c.EditGrants(ctx, "K", api.GrantEdit{Add: []api.GrantPart{{Roles: []string{"r"}}}}, client.IfVersion(3))
+			_, err := c.EditGrants(ctx, "K",
+				api.GrantEdit{Add: []api.GrantPart{{Roles: []string{"r"}}}}, client.IfVersion(3))
 			return err
 		}, "POST /apikeys/v1/keys/K/grants", `{"add":[{"roles":["r"]}]}`, `If-Match: "3"`},
-		{"delete", func(c *client.Client) error { _, err := c.DeleteKey(ctx, "K"); return err }, "DELETE /apikeys/v1/keys/K", "", "Content-Type: "},
+		{"delete", func(c *client.Client) error { _, err := c.DeleteKey(ctx, "K"); return err },
+			"DELETE /apikeys/v1/keys/K", "", "Content-Type: "},
 		{"import", func(c *client.Client) error {
 			_, err := c.ImportKeys(ctx, api.NDJSON, strings.NewReader("{}\n{}\n"), true, "twice")
 			return err
-		}, "POST /apikeys/v1/keys/import?partial=1", "{}\n{}\n", "Content-Type: application/x-ndjson"},
+		}, "POST /apikeys/v1/keys/import?partial=1", "{}\n{}\n",
+			"Content-Type: application/x-ndjson"},
 		{"import all", func(c *client.Client) error {
 			_, err := c.ImportKeys(ctx, api.JSON, strings.NewReader("{}"), false, "twice")
 			return err
@@ -103,49 +123,108 @@ func TestRequests(t *testing.T) {
 			_, err := c.CreateNamespace(ctx, api.NamespaceRequest{ID: "acme"})
 			return err
 		}, "POST /apikeys/v1/namespaces", `{"id":"acme"}`, ""},
-		{"list namespaces", func(c *client.Client) error { _, err := c.ListNamespaces(ctx, "x", 5); return err }, "GET /apikeys/v1/namespaces?cursor=x&limit=5", "", ""},
-		{"list permissions", func(c *client.Client) error { _, err := c.ListPermissions(ctx, "x", 5); return err }, "GET /apikeys/v1/permissions?cursor=x&limit=5", "", ""},
-		{"find namespace", func(c *client.Client) error { _, err := c.FindNamespace(ctx, "acme"); return err }, "GET /apikeys/v1/namespaces/acme", "", ""},
+		{"list namespaces", func(c *client.Client) error {
+			_,
+				err := c.ListNamespaces(ctx, "x", 5)
+			return err
+		}, "GET /apikeys/v1/namespaces?cursor=x&limit=5", "", ""},
+		{"list permissions", func(c *client.Client) error {
+			_,
+				err := c.ListPermissions(ctx, "x", 5)
+			return err
+		}, "GET /apikeys/v1/permissions?cursor=x&limit=5", "", ""},
+		{"find namespace", func(c *client.Client) error {
+			_,
+				err := c.FindNamespace(ctx, "acme")
+			return err
+		}, "GET /apikeys/v1/namespaces/acme", "", ""},
 		{"edit namespace", func(c *client.Client) error {
 			_, err := c.EditNamespace(ctx, "acme", api.NamespacePatch{Name: api.Some("A")})
 			return err
 		}, "PATCH /apikeys/v1/namespaces/acme", `{"name":"A"}`, ""},
-		{"delete namespace", func(c *client.Client) error { _, err := c.DeleteNamespace(ctx, "acme"); return err }, "DELETE /apikeys/v1/namespaces/acme", "", ""},
+		{"delete namespace", func(c *client.Client) error {
+			_,
+				err := c.DeleteNamespace(ctx, "acme")
+			return err
+		}, "DELETE /apikeys/v1/namespaces/acme", "", ""},
 		{"create role", func(c *client.Client) error {
-			_, err := c.CreateRole(ctx, api.RoleRequest{Namespace: client.Shared, Name: "a", Permissions: []string{"read"}})
+			_, err := c.CreateRole(ctx, api.RoleRequest{Namespace: client.Shared, Name: "a",
+				Permissions: []string{"read"}})
 			return err
 		}, "POST /apikeys/v1/roles", `{"namespace":"*","name":"a","permissions":["read"]}`, ""},
-		{"list roles", func(c *client.Client) error { _, err := c.ListRoles(ctx, "x", 5); return err }, "GET /apikeys/v1/roles?cursor=x&limit=5", "", ""},
-		{"find role", func(c *client.Client) error { _, err := c.FindRole(ctx, client.Shared, "a/b"); return err }, "GET /apikeys/v1/roles/%2A/a%2Fb", "", ""},
+		{"list roles", func(c *client.Client) error {
+			_,
+				err := c.ListRoles(ctx, "x", 5)
+			return err
+		}, "GET /apikeys/v1/roles?cursor=x&limit=5", "", ""},
+		{"find role", func(c *client.Client) error {
+			_,
+				err := c.FindRole(ctx, client.Shared, "a/b")
+			return err
+		}, "GET /apikeys/v1/roles/%2A/a%2Fb", "", ""},
 		{"edit role", func(c *client.Client) error {
-			_, err := c.EditRole(ctx, "acme", "a", api.RolePatch{Permissions: api.Some([]string{"read"})}, client.Wait(0))
+			_, err := c.EditRole(ctx, "acme", "a",
+				api.RolePatch{Permissions: api.Some([]string{"read"})}, client.Wait(0))
 			return err
 		}, "PATCH /apikeys/v1/roles/acme/a?wait=0s", `{"permissions":["read"]}`, ""},
-		{"delete role", func(c *client.Client) error { _, err := c.DeleteRole(ctx, "acme", "a"); return err }, "DELETE /apikeys/v1/roles/acme/a", "", ""},
-		{"create member", func(c *client.Client) error {
-			_, err := c.CreateMember(ctx, api.MemberRequest{Name: "Ada", Grants: []api.GrantRequest{{Namespace: "acme", Roles: []string{"viewer"}}}})
+		{"delete role", func(c *client.Client) error {
+			_,
+				err := c.DeleteRole(ctx, "acme", "a")
 			return err
-		}, "POST /apikeys/v1/members", `{"name":"Ada","grants":[{"namespace":"acme","roles":["viewer"]}]}`, ""},
-		{"list members", func(c *client.Client) error { _, err := c.ListMembers(ctx, "", 0); return err }, "GET /apikeys/v1/members", "", ""},
-		{"find member", func(c *client.Client) error { _, err := c.FindMember(ctx, "m_1"); return err }, "GET /apikeys/v1/members/m_1", "", ""},
+		}, "DELETE /apikeys/v1/roles/acme/a", "", ""},
+		{"create member", func(c *client.Client) error {
+			_, err := c.CreateMember(ctx, api.MemberRequest{Name: "Ada",
+				Grants: []api.GrantRequest{{Namespace: "acme", Roles: []string{"viewer"}}}})
+			return err
+		}, "POST /apikeys/v1/members",
+			`{"name":"Ada","grants":[{"namespace":"acme","roles":["viewer"]}]}`, ""},
+		{"list members", func(c *client.Client) error {
+			_,
+				err := c.ListMembers(ctx, "", 0)
+			return err
+		}, "GET /apikeys/v1/members", "", ""},
+		{"find member", func(c *client.Client) error {
+			_,
+				err := c.FindMember(ctx, "m_1")
+			return err
+		}, "GET /apikeys/v1/members/m_1", "", ""},
 		{"edit member", func(c *client.Client) error {
-			_, err := c.EditMember(ctx, "m_1", api.MemberPatch{Active: api.Some(false), Login: api.Null[string]()}, client.IfVersion(3))
+			_, err := c.EditMember(ctx, "m_1",
+				api.MemberPatch{Active: api.Some(false), Login: api.Null[string]()},
+				client.IfVersion(3))
 			return err
 		}, "PATCH /apikeys/v1/members/m_1", `{"login":null,"active":false}`, `If-Match: "3"`},
-		{"delete member", func(c *client.Client) error { _, err := c.DeleteMember(ctx, "m_1"); return err }, "DELETE /apikeys/v1/members/m_1", "", ""},
+		{"delete member", func(c *client.Client) error {
+			_,
+				err := c.DeleteMember(ctx, "m_1")
+			return err
+		}, "DELETE /apikeys/v1/members/m_1", "", ""},
 		{"member token", func(c *client.Client) error {
 			_, err := c.NewMemberToken(ctx, "m_1", api.TokenRequest{ExpiresAt: &at})
 			return err
 		}, "POST /apikeys/v1/members/m_1/token", `{"expires_at":"2027-01-01T00:00:00Z"}`, ""},
 		{"list audit", func(c *client.Client) error {
-			_, err := c.ListAudit(ctx, client.AuditFilter{Actor: "root", Action: "key.mint", Object: "K", From: at, Cursor: "x", Limit: 7})
+			_, err := c.ListAudit(ctx, client.AuditFilter{Actor: "root", Action: "key.mint",
+				Object: "K", From: at, Cursor: "x", Limit: 7})
 			return err
-		}, "GET /apikeys/v1/audit?action=key.mint&actor=root&cursor=x&from=2027-01-01T00%3A00%3A00Z&limit=7&object=K", "", ""},
-		{"verify audit", func(c *client.Client) error { _, err := c.VerifyAudit(ctx); return err }, "GET /apikeys/v1/audit/verify", "", ""},
-		{"verify", func(c *client.Client) error { _, err := c.Verify(ctx, api.VerifyRequest{Token: "t"}); return err }, "POST /apikeys/v1/verify", `{"token":"t"}`, ""},
-		{"self", func(c *client.Client) error { _, err := c.Self(ctx); return err }, "GET /apikeys/v1/self", "", ""},
-		{"revoke self", func(c *client.Client) error { _, err := c.RevokeSelf(ctx, api.RevokeRequest{}); return err }, "POST /apikeys/v1/self/revoke", "{}", ""},
-		{"config", func(c *client.Client) error { _, err := c.CaddyConfig(ctx); return err }, "GET /config/", "", ""},
+		},
+			"GET /apikeys/v1/audit?action=key.mint&actor=root&cursor=x&from=2027-01-01T00%3A00%3A00Z&limit=7&object=K", "", ""},
+		{"verify audit", func(c *client.Client) error { _, err := c.VerifyAudit(ctx); return err },
+			"GET /apikeys/v1/audit/verify", "", ""},
+		{"verify", func(c *client.Client) error {
+			_,
+				err := c.Verify(ctx, api.VerifyRequest{Token: "t"})
+			return err
+		}, "POST /apikeys/v1/verify", `{"token":"t"}`, ""},
+		{"self", func(c *client.Client) error { _, err := c.Self(ctx); return err },
+			"GET /apikeys/v1/self", "", ""},
+		{"revoke self", func(c *client.Client) error {
+			_,
+				err := c.RevokeSelf(ctx, api.RevokeRequest{})
+			return err
+		}, "POST /apikeys/v1/self/revoke", "{}", ""},
+		{"config", func(c *client.Client) error { _, err := c.CaddyConfig(ctx); return err },
+			"GET /config/", "", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			address, last := server(t, 200, api.JSON, "{}")
@@ -155,7 +234,8 @@ func TestRequests(t *testing.T) {
 			if last.line != row.line || last.body != row.body {
 				t.Errorf("sent %s %s, want %s %s", last.line, last.body, row.line, row.body)
 			}
-			if name, value, ok := strings.Cut(row.head, ": "); ok && last.header.Get(name) != value {
+			if name, value,
+				ok := strings.Cut(row.head, ": "); ok && last.header.Get(name) != value {
 				t.Errorf("%s is %q, want %q", name, last.header.Get(name), value)
 			}
 		})
@@ -167,8 +247,10 @@ func TestAdminEndpoint(t *testing.T) {
 	if _, err := open(t, address).Self(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if host := strings.TrimPrefix(address, "http://"); last.host != host || last.header.Get("Origin") != address {
-		t.Errorf("Host %q and Origin %q, want those of %s", last.host, last.header.Get("Origin"), address)
+	if host := strings.TrimPrefix(address, "http://"); last.host != host ||
+		last.header.Get("Origin") != address {
+		t.Errorf("Host %q and Origin %q, want those of %s", last.host, last.header.Get("Origin"),
+			address)
 	}
 	if last.header.Get("Authorization") != "" {
 		t.Error("an Authorization header without a token")
@@ -182,7 +264,8 @@ func TestUnixSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	var last seen
-	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: recorder(&last, 200, api.JSON, `{"id":"acme"}`)}}
+	s := &httptest.Server{Listener: l,
+		Config: &http.Server{Handler: recorder(&last, 200, api.JSON, `{"id":"acme"}`)}}
 	s.Start()
 	t.Cleanup(s.Close)
 	ns, err := open(t, "unix/"+path).FindNamespace(context.Background(), "acme")
@@ -190,24 +273,29 @@ func TestUnixSocket(t *testing.T) {
 		t.Fatalf("%+v, %v", ns, err)
 	}
 	if last.host != "127.0.0.1" || last.header.Get("Origin") != "" {
-		t.Errorf("Host %q and Origin %q, want what `caddy reload` sends", last.host, last.header.Get("Origin"))
+		t.Errorf("Host %q and Origin %q, want what `caddy reload` sends", last.host,
+			last.header.Get("Origin"))
 	}
 }
 
 func TestToken(t *testing.T) {
 	address, last := server(t, 200, api.JSON, "{}")
-	if _, err := open(t, address+"/below/", client.WithToken("secret")).Self(context.Background()); err != nil {
+	if _, err := open(t, address+"/below/",
+		client.WithToken("secret")).Self(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if last.header.Get("Authorization") != "Bearer secret" || last.line != "GET /below/apikeys/v1/self" {
+	if last.header.Get("Authorization") != "Bearer secret" ||
+		last.line != "GET /below/apikeys/v1/self" {
 		t.Errorf("sent %s with %v", last.line, last.header)
 	}
 }
 
 func TestNewRefuses(t *testing.T) {
 	for _, address := range []string{
-		"", "localhost:2019", "ftp://localhost", "https://", "http://keys.example.com", "http://10.0.0.1", "http://localhost.example.com",
-		"https://user:pass@example.com", "https://example.com/?x", "https://example.com/#x", "http://[::1", "http://%zz",
+		"", "localhost:2019", "ftp://localhost", "https://", "http://keys.example.com",
+		"http://10.0.0.1", "http://localhost.example.com",
+		"https://user:pass@example.com", "https://example.com/?x", "https://example.com/#x",
+		"http://[::1", "http://%zz",
 	} {
 		c, err := client.New(address, client.WithToken("secret"))
 		if err == nil || c != nil {
@@ -216,7 +304,8 @@ func TestNewRefuses(t *testing.T) {
 			t.Errorf("%s: the error shows a secret", address)
 		}
 	}
-	for _, address := range []string{"https://keys.example.com", "http://localhost:80", "http://127.9.9.9", "http://[::1]:2019", "unix//run/x.sock"} {
+	for _, address := range []string{"https://keys.example.com", "http://localhost:80",
+		"http://127.9.9.9", "http://[::1]:2019", "unix//run/x.sock"} {
 		if _, err := client.New(address, client.WithToken("secret")); err != nil {
 			t.Error(err)
 		}
@@ -231,8 +320,10 @@ func TestRefusals(t *testing.T) {
 		want              string
 		code              string
 	}{
-		{"fields", 422, api.Problems, `{"title":"T","code":"invalid","detail":"D","errors":[{"field":"name","detail":"is empty"},{"field":"access","detail":"is unknown"}]}`, "name: is empty; access: is unknown", "invalid"},
-		{"detail", 409, api.Problems + "; charset=utf-8", `{"title":"T","detail":"D","code":"already_made","id":"K"}`, "D", "already_made"},
+		{"fields", 422, api.Problems,
+			`{"title":"T","code":"invalid","detail":"D","errors":[{"field":"name","detail":"is empty"},{"field":"access","detail":"is unknown"}]}`, "name: is empty; access: is unknown", "invalid"},
+		{"detail", 409, api.Problems + "; charset=utf-8",
+			`{"title":"T","detail":"D","code":"already_made","id":"K"}`, "D", "already_made"},
 		{"title", 401, api.Problems, `{"title":"T","code":"invalid_key"}`, "T", "invalid_key"},
 		{"caddy", 403, api.JSON, `{"error":"host not allowed: x"}`, "host not allowed: x", ""},
 		{"text", 404, "text/plain", "404 page not found", "HTTP 404 Not Found", ""},
@@ -244,7 +335,8 @@ func TestRefusals(t *testing.T) {
 			address, _ := server(t, row.status, row.contentType, row.body)
 			_, err := open(t, address).Self(context.Background())
 			e, ok := err.(*client.Error)
-			if !ok || e.Error() != row.want || e.Status != row.status || e.Code != row.code || client.StatusOf(fmt.Errorf("x: %w", err)) != row.status {
+			if !ok || e.Error() != row.want || e.Status != row.status || e.Code != row.code ||
+				client.StatusOf(fmt.Errorf("x: %w", err)) != row.status {
 				t.Errorf("%#v: %v", e, err)
 			}
 		})
@@ -252,9 +344,11 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestAnswersOfSomethingElse(t *testing.T) {
-	for contentType, body := range map[string]string{"text/html": "<h1>Welcome</h1>", api.JSON: "ok"} {
+	for contentType, body := range map[string]string{"text/html": "<h1>Welcome</h1>",
+		api.JSON: "ok"} {
 		address, _ := server(t, 200, contentType, body)
-		if _, err := open(t, address).Self(context.Background()); err == nil || client.StatusOf(err) != 0 {
+		if _, err := open(t, address).Self(context.Background()); err == nil ||
+			client.StatusOf(err) != 0 {
 			t.Errorf("%s: %v", contentType, err)
 		}
 	}
@@ -285,14 +379,16 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}))
 	defer s.Close()
 	target = s.URL + "/there"
-	_, err := open(t, s.URL, client.WithToken("t")).MintKey(context.Background(), api.MintRequest{Name: "x"}, "")
+	_, err := open(t, s.URL, client.WithToken("t")).MintKey(context.Background(),
+		api.MintRequest{Name: "x"}, "")
 	if client.StatusOf(err) != 308 || !strings.Contains(err.Error(), target) || followed {
 		t.Errorf("followed %v: %v", followed, err)
 	}
 }
 
 func TestHealth(t *testing.T) {
-	address, _ := server(t, 503, api.JSON, `{"healthy":false,"problem":"the disk is full","revision":7}`)
+	address, _ := server(t, 503, api.JSON,
+		`{"healthy":false,"problem":"the disk is full","revision":7}`)
 	h, err := open(t, address).Health(context.Background())
 	if err != nil || h.Healthy || h.Problem != "the disk is full" || h.Revision != 7 {
 		t.Errorf("%+v, %v", h, err)
@@ -315,7 +411,8 @@ func TestAllKeys(t *testing.T) {
 			return
 		}
 		w.Header().Set("Content-Type", api.JSON)
-		_ = json.NewEncoder(w).Encode(api.Keys{Items: []api.Key{{ID: cursor + "1"}, {ID: cursor + "2"}}, NextCursor: &next})
+		_ = json.NewEncoder(w).Encode(api.Keys{Items: []api.Key{{ID: cursor + "1"},
+			{ID: cursor + "2"}}, NextCursor: &next})
 	}))
 	defer s.Close()
 	var ids []string
@@ -325,7 +422,8 @@ func TestAllKeys(t *testing.T) {
 			ids = append(ids, k.ID)
 		}
 	}
-	if want := []string{"1", "2", "b1", "b2", "c1", "c2"}; !slices.Equal(ids, want) || client.StatusOf(last) != 400 {
+	if want := []string{"1", "2", "b1", "b2", "c1", "c2"}; !slices.Equal(ids, want) ||
+		client.StatusOf(last) != 400 {
 		t.Errorf("%v, %v", ids, last)
 	}
 	cursors = nil
@@ -377,7 +475,8 @@ func TestExportAudit(t *testing.T) {
 		t.Error("a part is taken for the whole")
 	}
 	address, _ := server(t, 200, "text/html", "<p>")
-	if err := open(t, address).ExportAudit(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "something else answers there") {
+	if err := open(t, address).ExportAudit(t.Context(), io.Discard); err == nil ||
+		!strings.Contains(err.Error(), "something else answers there") {
 		t.Errorf("from something else: %v", err)
 	}
 }

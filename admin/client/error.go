@@ -14,7 +14,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// An Error is the server's refusal: nothing was changed. Where the answer was no problem document, Code is empty.
+// An Error is the server's refusal: nothing was changed. Where the answer was no problem document,
+// Code is empty.
 type Error struct {
 	api.Problem
 	RetryAfter time.Duration // when to try again; zero: not said
@@ -65,7 +66,8 @@ func readError(resp *http.Response) error {
 		e.Detail = other.Error
 	}
 	if location := resp.Header.Get("Location"); location != "" && resp.StatusCode/100 == 3 {
-		e.Detail = "the server redirects to " + location + ", which is not followed: give the address that it leads to"
+		e.Detail = "the server redirects to " + location +
+			", which is not followed: give the address that it leads to"
 	}
 	e.Status = resp.StatusCode
 	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {

@@ -19,14 +19,16 @@ func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 
-	made, err := keys.MintKey(ctx, api.MintRequest{Name: "CI", Namespace: "acme", Access: "read_only"}, "")
+	made, err := keys.MintKey(ctx,
+		api.MintRequest{Name: "CI", Namespace: "acme", Access: "read_only"}, "")
 	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println("give this to the build server, it is not shown again:", made.Token)
 
 	// When this returns with Complete, no node accepts the key any more.
-	done, err := keys.RevokeKey(ctx, made.Key.ID, api.RevokeRequest{Reason: "only an example"}, client.Wait(30*time.Second))
+	done, err := keys.RevokeKey(ctx, made.Key.ID, api.RevokeRequest{Reason: "only an example"},
+		client.Wait(30*time.Second))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -51,7 +53,8 @@ func ExampleClient_AllKeys() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	for key, err := range keys.AllKeys(context.Background(), client.KeyFilter{Namespace: "acme", Status: "active"}) {
+	for key, err := range keys.AllKeys(context.Background(),
+		client.KeyFilter{Namespace: "acme", Status: "active"}) {
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -83,7 +86,8 @@ func ExampleIfVersion() {
 		log.Fatal(err)
 	}
 	patch := api.KeyPatch{Name: api.Some(key.Name + " (old)")}
-	if _, err = keys.EditKey(ctx, key.ID, patch, client.IfVersion(key.Version)); client.StatusOf(err) == 412 {
+	if _, err = keys.EditKey(ctx, key.ID, patch,
+		client.IfVersion(key.Version)); client.StatusOf(err) == 412 {
 		fmt.Println("someone else has changed it meanwhile")
 	}
 }
@@ -97,8 +101,9 @@ func ExampleClient_NewMemberToken() {
 	defer cancel()
 
 	ada, err := keys.CreateMember(ctx, api.MemberRequest{
-		Name:   "Ada",
-		Grants: []api.GrantRequest{{Namespace: "acme", Roles: []string{"developer"}, Connected: true}},
+		Name: "Ada",
+		Grants: []api.GrantRequest{{Namespace: "acme", Roles: []string{"developer"},
+			Connected: true}},
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -110,7 +115,8 @@ func ExampleClient_NewMemberToken() {
 	fmt.Println("give this to Ada, it is not shown again:", made.Token)
 
 	// When this returns with Complete, no node lets in Ada or any key that acts for her.
-	done, err := keys.EditMember(ctx, ada.ID, api.MemberPatch{Active: api.Some(false)}, client.Wait(30*time.Second))
+	done, err := keys.EditMember(ctx, ada.ID, api.MemberPatch{Active: api.Some(false)},
+		client.Wait(30*time.Second))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -122,7 +128,8 @@ func ExampleClient_AllAudit() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	for row, err := range keys.AllAudit(context.Background(), client.AuditFilter{Action: "key.revoke", From: time.Now().Add(-24 * time.Hour)}) {
+	for row, err := range keys.AllAudit(context.Background(),
+		client.AuditFilter{Action: "key.revoke", From: time.Now().Add(-24 * time.Hour)}) {
 		if err != nil {
 			log.Fatal(err)
 		}

@@ -17,7 +17,8 @@ func (c *Client) CreateMember(ctx context.Context, spec api.MemberRequest) (api.
 	return call[api.Member](ctx, c, send(http.MethodPost, membersPath, spec))
 }
 
-// ListMembers returns one page, newest first. cursor is the NextCursor of the page before, limit at most 1000, 0 means 100.
+// ListMembers returns one page, newest first. cursor is the NextCursor of the page before, limit at
+// most 1000, 0 means 100.
 func (c *Client) ListMembers(ctx context.Context, cursor string, limit int) (api.Members, error) {
 	r := get(membersPath)
 	r.page(cursor, limit)
@@ -29,17 +30,26 @@ func (c *Client) FindMember(ctx context.Context, id string) (api.Member, error) 
 	return call[api.Member](ctx, c, get(memberPath(id)))
 }
 
-// EditMember changes what patch holds. With Active false it disables the member, its token and all keys that act for it.
-func (c *Client) EditMember(ctx context.Context, id string, patch api.MemberPatch, options ...ChangeOption) (api.MemberChanged, error) {
-	return call[api.MemberChanged](ctx, c, send(http.MethodPatch, memberPath(id), patch, options...))
+// EditMember changes what patch holds. With Active false it disables the member, its token and all
+// keys that act for it.
+func (c *Client) EditMember(
+	ctx context.Context, id string, patch api.MemberPatch, options ...ChangeOption,
+) (api.MemberChanged, error) {
+	return call[api.MemberChanged](ctx, c,
+		send(http.MethodPatch, memberPath(id), patch, options...))
 }
 
 // DeleteMember removes one that no key acts for; its token dies.
-func (c *Client) DeleteMember(ctx context.Context, id string, options ...ChangeOption) (api.MemberChanged, error) {
+func (c *Client) DeleteMember(
+	ctx context.Context, id string, options ...ChangeOption,
+) (api.MemberChanged, error) {
 	return call[api.MemberChanged](ctx, c, send(http.MethodDelete, memberPath(id), nil, options...))
 }
 
 // NewMemberToken returns a token for a member, which is shown this once; the one it had dies.
-func (c *Client) NewMemberToken(ctx context.Context, id string, spec api.TokenRequest, options ...ChangeOption) (api.MemberChanged, error) {
-	return call[api.MemberChanged](ctx, c, send(http.MethodPost, memberPath(id)+"/token", spec, options...))
+func (c *Client) NewMemberToken(
+	ctx context.Context, id string, spec api.TokenRequest, options ...ChangeOption,
+) (api.MemberChanged, error) {
+	return call[api.MemberChanged](ctx, c,
+		send(http.MethodPost, memberPath(id)+"/token", spec, options...))
 }

@@ -13,12 +13,17 @@ const namespacesPath = api.Prefix + "/namespaces"
 func namespacePath(id string) string { return namespacesPath + "/" + url.PathEscape(id) }
 
 // CreateNamespace adds one.
-func (c *Client) CreateNamespace(ctx context.Context, spec api.NamespaceRequest) (api.Namespace, error) {
+func (c *Client) CreateNamespace(
+	ctx context.Context, spec api.NamespaceRequest,
+) (api.Namespace, error) {
 	return call[api.Namespace](ctx, c, send(http.MethodPost, namespacesPath, spec))
 }
 
-// ListNamespaces returns one page, newest first. cursor is the NextCursor of the page before, limit at most 1000, 0 means 100.
-func (c *Client) ListNamespaces(ctx context.Context, cursor string, limit int) (api.Namespaces, error) {
+// ListNamespaces returns one page, newest first. cursor is the NextCursor of the page before, limit
+// at most 1000, 0 means 100.
+func (c *Client) ListNamespaces(
+	ctx context.Context, cursor string, limit int,
+) (api.Namespaces, error) {
 	r := get(namespacesPath)
 	r.page(cursor, limit)
 	return call[api.Namespaces](ctx, c, r)
@@ -30,11 +35,17 @@ func (c *Client) FindNamespace(ctx context.Context, id string) (api.Namespace, e
 }
 
 // EditNamespace changes what patch holds.
-func (c *Client) EditNamespace(ctx context.Context, id string, patch api.NamespacePatch, options ...ChangeOption) (api.NamespaceChanged, error) {
-	return call[api.NamespaceChanged](ctx, c, send(http.MethodPatch, namespacePath(id), patch, options...))
+func (c *Client) EditNamespace(
+	ctx context.Context, id string, patch api.NamespacePatch, options ...ChangeOption,
+) (api.NamespaceChanged, error) {
+	return call[api.NamespaceChanged](ctx, c,
+		send(http.MethodPatch, namespacePath(id), patch, options...))
 }
 
 // DeleteNamespace removes an empty one.
-func (c *Client) DeleteNamespace(ctx context.Context, id string, options ...ChangeOption) (api.NamespaceChanged, error) {
-	return call[api.NamespaceChanged](ctx, c, send(http.MethodDelete, namespacePath(id), nil, options...))
+func (c *Client) DeleteNamespace(
+	ctx context.Context, id string, options ...ChangeOption,
+) (api.NamespaceChanged, error) {
+	return call[api.NamespaceChanged](ctx, c,
+		send(http.MethodDelete, namespacePath(id), nil, options...))
 }

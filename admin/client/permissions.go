@@ -6,9 +6,11 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// ListPermissions returns one page of the operations that have a permission of their own, by permission. cursor is the NextCursor of
-// the page before, limit at most 1000, 0 means 100.
-func (c *Client) ListPermissions(ctx context.Context, cursor string, limit int) (api.Operations, error) {
+// ListPermissions returns one page of the operations that have a permission of their own, by
+// permission. cursor is the NextCursor of the page before, limit at most 1000, 0 means 100.
+func (c *Client) ListPermissions(
+	ctx context.Context, cursor string, limit int,
+) (api.Operations, error) {
 	r := get(api.Prefix + "/permissions")
 	r.page(cursor, limit)
 	return call[api.Operations](ctx, c, r)

@@ -22,7 +22,8 @@ func (c *Client) CreateRole(ctx context.Context, spec api.RoleRequest) (api.Role
 	return call[api.Role](ctx, c, send(http.MethodPost, rolesPath, spec))
 }
 
-// ListRoles returns one page, newest first and the built-in ones last. cursor is the NextCursor of the page before, limit at most 1000, 0 means 100.
+// ListRoles returns one page, newest first and the built-in ones last. cursor is the NextCursor of
+// the page before, limit at most 1000, 0 means 100.
 func (c *Client) ListRoles(ctx context.Context, cursor string, limit int) (api.Roles, error) {
 	r := get(rolesPath)
 	r.page(cursor, limit)
@@ -35,11 +36,17 @@ func (c *Client) FindRole(ctx context.Context, namespace, name string) (api.Role
 }
 
 // EditRole changes what patch holds, for everyone who has the role.
-func (c *Client) EditRole(ctx context.Context, namespace, name string, patch api.RolePatch, options ...ChangeOption) (api.RoleChanged, error) {
-	return call[api.RoleChanged](ctx, c, send(http.MethodPatch, rolePath(namespace, name), patch, options...))
+func (c *Client) EditRole(
+	ctx context.Context, namespace, name string, patch api.RolePatch, options ...ChangeOption,
+) (api.RoleChanged, error) {
+	return call[api.RoleChanged](ctx, c,
+		send(http.MethodPatch, rolePath(namespace, name), patch, options...))
 }
 
 // DeleteRole removes one that nobody has.
-func (c *Client) DeleteRole(ctx context.Context, namespace, name string, options ...ChangeOption) (api.RoleChanged, error) {
-	return call[api.RoleChanged](ctx, c, send(http.MethodDelete, rolePath(namespace, name), nil, options...))
+func (c *Client) DeleteRole(
+	ctx context.Context, namespace, name string, options ...ChangeOption,
+) (api.RoleChanged, error) {
+	return call[api.RoleChanged](ctx, c,
+		send(http.MethodDelete, rolePath(namespace, name), nil, options...))
 }

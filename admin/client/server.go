@@ -19,8 +19,11 @@ func (c *Client) Self(ctx context.Context) (api.Self, error) {
 }
 
 // RevokeSelf ends the caller's own key for good.
-func (c *Client) RevokeSelf(ctx context.Context, why api.RevokeRequest, options ...ChangeOption) (api.KeyChanged, error) {
-	return call[api.KeyChanged](ctx, c, send(http.MethodPost, api.Prefix+"/self/revoke", why, options...))
+func (c *Client) RevokeSelf(
+	ctx context.Context, why api.RevokeRequest, options ...ChangeOption,
+) (api.KeyChanged, error) {
+	return call[api.KeyChanged](ctx, c,
+		send(http.MethodPost, api.Prefix+"/self/revoke", why, options...))
 }
 
 // Health returns how the node that answers stands; that it is not healthy is no error.
@@ -28,7 +31,8 @@ func (c *Client) Health(ctx context.Context) (api.Health, error) {
 	return call[api.Health](ctx, c, get(api.Prefix+"/health"), http.StatusServiceUnavailable)
 }
 
-// CaddyConfig returns the configuration that Caddy runs with, null for none. Only Caddy's admin endpoint has it.
+// CaddyConfig returns the configuration that Caddy runs with, null for none. Only Caddy's admin
+// endpoint has it.
 func (c *Client) CaddyConfig(ctx context.Context) (json.RawMessage, error) {
 	return call[json.RawMessage](ctx, c, get("/config/"))
 }

@@ -13,12 +13,14 @@ import (
 //go:embed assets
 var assetFiles embed.FS
 
-// assetsPath is where the style sheet, the script and the pictures are. Their names change with what they hold, so that they are kept for good.
+// assetsPath is where the style sheet, the script and the pictures are. Their names change with
+// what they hold, so that they are kept for good.
 const assetsPath = Root + "/assets/"
 
 var assets, assetNames = readAssets()
 
-// readAssets returns what files hold by the names they are served under, and those names by the files'.
+// readAssets returns what files hold by the names they are served under, and those names by the
+// files'.
 func readAssets() (contents map[string][]byte, names map[string]string) {
 	contents, names = make(map[string][]byte), make(map[string]string)
 	entries, err := assetFiles.ReadDir("assets")

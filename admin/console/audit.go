@@ -24,11 +24,17 @@ func auditPages() []page {
 
 // auditActions are what the log tells of, in words.
 var auditActions = []choice{
-	{Value: "key.mint", Label: "Key made"}, {Value: "key.import", Label: "Key imported"}, {Value: "key.edit", Label: "Key edited"},
-	{Value: "key.rotate", Label: "Key given a new token"}, {Value: "key.revoke", Label: "Key revoked"}, {Value: "key.delete", Label: "Key deleted"},
-	{Value: "role.create", Label: "Role made"}, {Value: "role.edit", Label: "Role edited"}, {Value: "role.delete", Label: "Role deleted"},
-	{Value: "namespace.create", Label: "Namespace made"}, {Value: "namespace.edit", Label: "Namespace edited"}, {Value: "namespace.delete", Label: "Namespace deleted"},
-	{Value: "member.create", Label: "Member made"}, {Value: "member.edit", Label: "Member edited"}, {Value: "member.token", Label: "Member given a token"},
+	{Value: "key.mint", Label: "Key made"}, {Value: "key.import", Label: "Key imported"},
+	{Value: "key.edit", Label: "Key edited"},
+	{Value: "key.rotate", Label: "Key given a new token"},
+	{Value: "key.revoke", Label: "Key revoked"}, {Value: "key.delete", Label: "Key deleted"},
+	{Value: "role.create", Label: "Role made"}, {Value: "role.edit", Label: "Role edited"},
+	{Value: "role.delete", Label: "Role deleted"},
+	{Value: "namespace.create", Label: "Namespace made"},
+	{Value: "namespace.edit", Label: "Namespace edited"},
+	{Value: "namespace.delete", Label: "Namespace deleted"},
+	{Value: "member.create", Label: "Member made"}, {Value: "member.edit", Label: "Member edited"},
+	{Value: "member.token", Label: "Member given a token"},
 	{Value: "member.delete", Label: "Member deleted"},
 }
 
@@ -53,13 +59,17 @@ type auditEntry struct {
 }
 
 func listAudit(v *visit) error {
-	p := auditPage{Form: &form{values: v.r.URL.Query()}, Actions: append([]choice{{Label: "Any"}}, auditActions...), Verify: v.mayIn("admin.audit:read", keystore.AnyNamespace)}
-	f := client.AuditFilter{Namespace: v.namespace(), Actor: v.query("actor"), Action: v.query("action"), Object: strings.TrimSpace(v.query("object")), Cursor: v.query("cursor"), Limit: pageSize}
+	p := auditPage{Form: &form{values: v.r.URL.Query()},
+		Actions: append([]choice{{Label: "Any"}},
+			auditActions...), Verify: v.mayIn("admin.audit:read", keystore.AnyNamespace)}
+	f := client.AuditFilter{Namespace: v.namespace(), Actor: v.query("actor"),
+		Action: v.query("action"), Object: strings.TrimSpace(v.query("object")), Cursor: v.query("cursor"), Limit: pageSize}
 	var fromOK, toOK bool
 	f.From, fromOK = p.Form.day("from")
 	f.To, toOK = p.Form.day("to")
 	if !fromOK || !toOK {
-		v.refuse(http.StatusUnprocessableEntity, "Day not understood", "From and To must be days such as 2026-01-31.")
+		v.refuse(http.StatusUnprocessableEntity, "Day not understood",
+			"From and To must be days such as 2026-01-31.")
 		return nil
 	}
 	if !f.To.IsZero() {
@@ -79,7 +89,8 @@ func listAudit(v *visit) error {
 		p.Actors = append(p.Actors, choice{Value: id, Label: name})
 	}
 	slices.SortFunc(p.Actors, func(a, b choice) int {
-		return cmp.Or(cmp.Compare(strings.ToLower(a.Label), strings.ToLower(b.Label)), cmp.Compare(a.Value, b.Value))
+		return cmp.Or(cmp.Compare(strings.ToLower(a.Label), strings.ToLower(b.Label)),
+			cmp.Compare(a.Value, b.Value))
 	})
 	p.Actors = append([]choice{{Label: "Anyone"}}, p.Actors...)
 	if f.Actor != "" {
@@ -101,8 +112,10 @@ func (f *form) day(name string) (day time.Time, ok bool) {
 }
 
 func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
-	e := auditEntry{AuditRow: r, What: r.Action, Who: cmp.Or(names[r.Actor], r.Actor), Object: r.Object, Changes: differences(r.Before, r.After)}
-	if i := slices.IndexFunc(auditActions, func(c choice) bool { return c.Value == r.Action }); i >= 0 {
+	e := auditEntry{AuditRow: r, What: r.Action, Who: cmp.Or(names[r.Actor], r.Actor),
+		Object: r.Object, Changes: differences(r.Before, r.After)}
+	if i := slices.IndexFunc(auditActions,
+		func(c choice) bool { return c.Value == r.Action }); i >= 0 {
 		e.What = auditActions[i].Label
 	}
 	now := objectOf(r.After)
@@ -117,7 +130,8 @@ func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
 	case gone:
 	case r.Action == "key.revoke" && now["personal"] == true:
 		e.What, e.Link = "Member's token ended", v.MemberLink(text("owner"))
-	case r.Action == "member.token" || kind == "key" && now["personal"] == true: // the object is the record of the token
+	case r.Action == "member.token" || kind == "key" && now["personal"] == true:
+		// the object is the record of the token
 		e.Link = v.MemberLink(text("owner"))
 	case kind == "key":
 		e.Link = v.link(keysPath + "/" + r.Object)
@@ -140,10 +154,14 @@ func verifyAudit(v *visit) error {
 	to := v.link(auditPath)
 	if !verdict.Intact {
 		return v.done(to, notice{Kind: "danger", Title: "The audit log is not as it was written",
-			Text: sentence(verdict.Cause) + " " + fmt.Sprintf("Whoever can write to the database has changed it. %s before that are as they were written.", count(verdict.Rows, "row", "rows"))})
+			Text: sentence(verdict.Cause) + " " +
+				fmt.Sprintf("Whoever can write to the database has changed it. %s before that are "+
+					"as they were written.", count(verdict.Rows, "row", "rows"))})
 	}
 	return v.done(to, notice{Title: "The audit log is as it was written",
-		Text: fmt.Sprintf("Each of %s follows from the one before. The hash of the last is %s: kept elsewhere, it also tells later whether rows were cut off at the end.", count(verdict.Rows, "row", "rows"), verdict.Last)})
+		Text: fmt.Sprintf("Each of %s follows from the one before. The hash of the last is %s: "+
+			"kept elsewhere, it also tells later whether rows were cut off at the end.",
+			count(verdict.Rows, "row", "rows"), verdict.Last)})
 }
 
 func count(n int64, one, many string) string {

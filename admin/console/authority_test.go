@@ -11,13 +11,15 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestKeyPermissions: what one may not do is not offered, and is refused all the same when the form is forged.
+// TestKeyPermissions: what one may not do is not offered, and is refused all the same when the form
+// is forged.
 func TestKeyPermissions(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
 	all := "admin.keys:create,admin.keys:read,admin.keys:update,admin.keys:revoke,admin.keys:delete,admin.roles:read,admin.roles:create,read,write"
 	without := func(permission string) string {
-		return "default=" + strings.Join(slices.DeleteFunc(strings.Split(all, ","), func(p string) bool { return p == permission }), ",")
+		return "default=" + strings.Join(slices.DeleteFunc(strings.Split(all, ","),
+			func(p string) bool { return p == permission }), ",")
 	}
 	people := map[string]*person{
 		"admin":     s.signedIn(t, "Admin", "default=@client-admin"),
@@ -34,7 +36,9 @@ func TestKeyPermissions(t *testing.T) {
 		"!roles":    s.signedIn(t, "F", without("admin.roles:create")),
 	}
 	mint := func(name string) string {
-		k, _, err := s.keys.MintKey(ctx, root, keystore.KeySpec{Name: name, Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, "")
+		k, _, err := s.keys.MintKey(ctx, root,
+			keystore.KeySpec{Name: name,
+				Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,19 +53,33 @@ func TestKeyPermissions(t *testing.T) {
 		may    []string // who may
 		done   func(id string) bool
 	}{
-		{"list", "/apikeys/keys", "/apikeys/keys/{id}", nil, []string{"admin", "developer", "viewer", "!create", "!update", "!revoke", "!delete", "!roles"}, nil},
-		{"show", "", "/apikeys/keys/{id}", nil, []string{"admin", "developer", "viewer", "!create", "!update", "!revoke", "!delete", "!roles"}, nil},
-		{"mint", "/apikeys/keys", "/apikeys/keys/new", []string{"name", "forged", "access", "read_only", "namespace", "default"},
-			[]string{"admin", "developer", "!read", "!update", "!revoke", "!delete", "!roles"}, nil},
-		{"mint with a role", "/apikeys/keys/new", "new_roles[0].name", []string{"name", "forged", "access", "roles", "namespace", "default", "new_roles[0].name", "r{who}", "new_roles[0].permissions", "orders:read"},
+		{"list", "/apikeys/keys", "/apikeys/keys/{id}", nil,
+			[]string{"admin", "developer", "viewer", "!create", "!update", "!revoke", "!delete",
+				"!roles"}, nil},
+		{"show", "", "/apikeys/keys/{id}", nil,
+			[]string{"admin", "developer", "viewer", "!create", "!update", "!revoke", "!delete",
+				"!roles"}, nil},
+		{"mint", "/apikeys/keys", "/apikeys/keys/new",
+			[]string{"name", "forged", "access", "read_only", "namespace", "default"},
+			[]string{"admin", "developer", "!read", "!update", "!revoke", "!delete", "!roles"},
+			nil},
+		{"mint with a role", "/apikeys/keys/new", "new_roles[0].name",
+			[]string{"name", "forged", "access", "roles", "namespace", "default",
+				"new_roles[0].name", "r{who}", "new_roles[0].permissions", "orders:read"},
 			[]string{"admin", "developer", "!read", "!update", "!revoke", "!delete"}, nil},
-		{"edit", "/apikeys/keys/{id}", "/apikeys/keys/{id}/edit", append(version, "name", "forged", "access", "read_only", "active", "true"),
-			[]string{"admin", "developer", "!create", "!revoke", "!delete", "!roles"}, func(id string) bool { return s.key(t, id).Name == "forged" }},
-		{"rotate", "/apikeys/keys/{id}", "/apikeys/keys/{id}/rotate", append(version, "grace", "0s"), nil, nil}, // only root acts for root
+		{"edit", "/apikeys/keys/{id}", "/apikeys/keys/{id}/edit",
+			append(version, "name", "forged", "access", "read_only", "active", "true"),
+			[]string{"admin", "developer", "!create", "!revoke", "!delete", "!roles"},
+			func(id string) bool { return s.key(t, id).Name == "forged" }},
+		// only root acts for root
+		{"rotate", "/apikeys/keys/{id}", "/apikeys/keys/{id}/rotate",
+			append(version, "grace", "0s"), nil, nil},
 		{"inactivate", "/apikeys/keys/{id}", "/apikeys/keys/{id}/active", nil,
-			[]string{"admin", "developer", "!create", "!revoke", "!delete", "!roles"}, func(id string) bool { return !s.key(t, id).Active }},
+			[]string{"admin", "developer", "!create", "!revoke", "!delete", "!roles"},
+			func(id string) bool { return !s.key(t, id).Active }},
 		{"revoke", "/apikeys/keys/{id}", "/apikeys/keys/{id}/revoke", []string{"confirm", "revoke"},
-			[]string{"admin", "developer", "!create", "!update", "!delete", "!roles"}, func(id string) bool { return !s.key(t, id).RevokedAt.IsZero() }},
+			[]string{"admin", "developer", "!create", "!update", "!delete", "!roles"},
+			func(id string) bool { return !s.key(t, id).RevokedAt.IsZero() }},
 	} {
 		for who, p := range people {
 			id := mint("victim of " + who)
@@ -72,7 +90,8 @@ func TestKeyPermissions(t *testing.T) {
 				a := p.get(fill.Replace(test.page))
 				offered := false
 				each(a.Doc, func(n *html.Node) {
-					offered = offered || attr(n, "href") == offer || attr(n, "action") == offer || attr(n, "name") == offer
+					offered = offered || attr(n, "href") == offer || attr(n, "action") == offer ||
+						attr(n, "name") == offer
 				})
 				// Who may do it elsewhere is offered it, and told that it may not do it here.
 				if a.Status == 200 && offered != may && who != "elsewhere" {
@@ -102,7 +121,8 @@ func TestKeyPermissions(t *testing.T) {
 			if who == "!read" && (test.action == "inactivate" || test.action == "revoke") {
 				a.want(404).lacks("victim")
 				may = true
-			} else if may && a.Status != 200 && a.Status != 201 || !may && a.Status != 403 && a.Status != 404 {
+			} else if may && a.Status != 200 && a.Status != 201 || !may && a.Status != 403 &&
+				a.Status != 404 {
 				t.Errorf("%s by %s: %d %s", test.action, who, a.Status, a.Text)
 			}
 			if test.done != nil && test.done(id) != may {
@@ -117,23 +137,28 @@ func TestKeyPermissions(t *testing.T) {
 	// Deleting takes a revoked key.
 	for who, p := range people {
 		id := mint("of root")
-		if _, _, err := s.keys.RevokeKey(ctx, root, id, "", false, keystore.ChangeOptions{}); err != nil {
+		if _, _, err := s.keys.RevokeKey(ctx, root, id, "", false,
+			keystore.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		at := "/apikeys/keys/" + id
-		may := slices.Contains([]string{"admin", "developer", "!create", "!read", "!update", "!revoke", "!roles"}, who)
+		may := slices.Contains([]string{"admin", "developer", "!create", "!read", "!update",
+			"!revoke", "!roles"}, who)
 		if a := p.get(at); a.Status == 200 && offers(a, at+"/delete") != may {
 			t.Errorf("delete to %s: offered %t", who, !may)
 		}
 		a := p.post(at + "/delete")
-		if _, err := s.keys.FindKey(ctx, root, id); may != (err != nil) || may != (a.Status == 200) {
+		if _, err := s.keys.FindKey(ctx, root, id); may != (err != nil) ||
+			may != (a.Status == 200) {
 			t.Errorf("delete by %s: %d, and the key: %v", who, a.Status, err)
 		}
 	}
 
 	// Who holds nothing still sees and revokes what acts for it.
 	id, token := s.member(t, "Owner")
-	k, secret, err := s.keys.MintKey(ctx, root, keystore.KeySpec{Name: "Mine", Owner: id, Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, "")
+	k, secret, err := s.keys.MintKey(ctx, root,
+		keystore.KeySpec{Name: "Mine", Owner: id,
+			Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,12 +171,18 @@ func TestKeyPermissions(t *testing.T) {
 	}
 }
 
-// TestExceeds: nobody is offered to give more than it has; whoever tries all the same is told so, with all that was typed.
+// TestExceeds: nobody is offered to give more than it has; whoever tries all the same is told so,
+// with all that was typed.
 func TestExceeds(t *testing.T) {
 	s := open(t)
-	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET", Path: "/orders"}})
-	roles(t, s, keystore.Role{Namespace: "default", Name: "reader", Permissions: permissions(t, "read")}, keystore.Role{Namespace: "default", Name: "writer", Permissions: permissions(t, "read", "write")})
-	p := s.signedIn(t, "Small", "default=admin.keys:create,admin.keys:read,admin.keys:update,admin.roles:read,admin.roles:create,read,refunds:*")
+	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET",
+		Path: "/orders"}})
+	roles(t, s, keystore.Role{Namespace: "default", Name: "reader",
+		Permissions: permissions(t, "read")},
+		keystore.Role{Namespace: "default", Name: "writer",
+			Permissions: permissions(t, "read", "write")})
+	p := s.signedIn(t, "Small",
+		"default=admin.keys:create,admin.keys:read,admin.keys:update,admin.roles:read,admin.roles:create,read,refunds:*")
 	barred := func(path string) (list []string) {
 		each(p.get(path).want(200).Doc, func(n *html.Node) {
 			if has(n, "disabled") {
@@ -168,17 +199,23 @@ func TestExceeds(t *testing.T) {
 		}
 		return names
 	}
-	want := append(both("*", "orders:*", "orders:search", "orders:write"), "access read_write", "roles client-admin", "roles developer", "roles viewer", "roles writer")
+	want := append(both("*", "orders:*", "orders:search", "orders:write"), "access read_write",
+		"roles client-admin", "roles developer", "roles viewer", "roles writer")
 	slices.Sort(want)
 	if got := barred("/apikeys/keys/new"); !slices.Equal(got, want) {
 		t.Errorf("barred on a new key: %q, want %q", got, want)
 	}
-	k, _, err := s.keys.MintKey(ctx, root, keystore.KeySpec{Name: "Writes", Home: &keystore.Grant{Permissions: permissions(t, "read", "write"), Roles: []string{"writer"}}}, "")
+	k, _, err := s.keys.MintKey(ctx, root,
+		keystore.KeySpec{Name: "Writes",
+			Home: &keystore.Grant{Permissions: permissions(t, "read", "write"),
+				Roles: []string{"writer"}}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	roles(t, s, keystore.Role{Namespace: "default", Name: "sender", Permissions: permissions(t, "write")})
-	// What it has covers the rest, but for roles that it lacks: who names one gives what is added to it later.
+	roles(t, s, keystore.Role{Namespace: "default", Name: "sender",
+		Permissions: permissions(t, "write")})
+	// What it has covers the rest, but for roles that it lacks: who names one gives what is added
+	// to it later.
 	want = []string{"roles client-admin", "roles developer", "roles viewer", "roles sender"}
 	for _, p := range []string{"*", "orders:*", "orders:search", "orders:write"} {
 		want = append(want, "new_roles[0].permissions "+p)
@@ -187,8 +224,10 @@ func TestExceeds(t *testing.T) {
 	if got := barred("/apikeys/keys/" + k.ID + "/edit"); !slices.Equal(got, want) {
 		t.Errorf("barred on an edit: %q, want %q", got, want)
 	}
-	p.post("/apikeys/keys/"+k.ID+"/edit", "version", "1", "name", "Writes", "access", "read_write", "roles", "writer", "roles", "sender").want(403, "is more than the caller has")
-	a := p.submit("/apikeys/keys/new", "name", "Greedy", "access", "read_write").want(403, "is more than the caller has")
+	p.post("/apikeys/keys/"+k.ID+"/edit", "version", "1", "name", "Writes", "access", "read_write",
+		"roles", "writer", "roles", "sender").want(403, "is more than the caller has")
+	a := p.submit("/apikeys/keys/new", "name", "Greedy", "access", "read_write").want(403,
+		"is more than the caller has")
 	if name, _ := a.field("name"); name != "Greedy" {
 		t.Errorf("the name is %q", name)
 	}

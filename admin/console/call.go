@@ -35,7 +35,8 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	p.api.ServeHTTP(&w, r)
 	return &http.Response{
 		StatusCode: max(w.status, http.StatusOK), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: w.header, Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()), Request: r,
+		Header: w.header, Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()),
+		Request: r,
 	}, nil
 }
 

@@ -19,12 +19,14 @@ const Root = "/apikeys"
 type Visitor struct {
 	Caller  keystore.Caller  // zero: nobody is signed in
 	Outcome keystore.Outcome // with the zero Caller: why
-	Trusted bool             // the server has let the user in before: there is no session, and no token to ask for
-	Session string           // what the session's cookie holds, good or not; empty: no cookie
-	Address string           // where the request comes from
-	Beside  bool             // the API is at the address that the console is at
-	Secure  bool             // by TLS
-	// SignIn looks up what somebody gives as a token, and judges it as the REST interface's door does.
+	// the server has let the user in before: there is no session, and no token to ask for
+	Trusted bool
+	Session string // what the session's cookie holds, good or not; empty: no cookie
+	Address string // where the request comes from
+	Beside  bool   // the API is at the address that the console is at
+	Secure  bool   // by TLS
+	// SignIn looks up what somebody gives as a token, and judges it as the REST interface's door
+	// does.
 	SignIn func(token string) (*keystore.Record, keystore.Outcome)
 }
 
@@ -39,8 +41,8 @@ type Console struct {
 	resources atomic.Pointer[[]string] // that handlers name, sorted
 }
 
-// New returns the pages for a key store, nil for one whose database has not been reached yet: then they say so. api is the REST interface
-// to it.
+// New returns the pages for a key store, nil for one whose database has not been reached yet: then
+// they say so. api is the REST interface to it.
 func New(keys *keystore.Keystore, api http.Handler, logger *slog.Logger) *Console {
 	c := &Console{keys: keys, api: api, logger: logger, mux: http.NewServeMux()}
 	for _, p := range c.pages() {
@@ -49,7 +51,8 @@ func New(keys *keystore.Keystore, api http.Handler, logger *slog.Logger) *Consol
 	return c
 }
 
-// Declare replaces the resources that handlers name. Those of their operations the REST interface has.
+// Declare replaces the resources that handlers name. Those of their operations the REST interface
+// has.
 func (c *Console) Declare(resources []string) {
 	resources = slices.Compact(slices.Sorted(slices.Values(resources)))
 	c.resources.Store(&resources)
@@ -94,9 +97,11 @@ var navigation = []struct {
 }
 
 // policy allows what the pages are made of, from here and nowhere else.
-const policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+const policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; " +
+	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
-// maxForm is how long a form may be, in bytes. The longest that pages make have a few thousand fields.
+// maxForm is how long a form may be, in bytes. The longest that pages make have a few thousand
+// fields.
 const maxForm = 256 << 10
 
 type visitKey struct{}
@@ -106,7 +111,8 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, who Visitor)
 	h := w.Header()
 	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "same-origin") // with no-referrer, browsers send `Origin: null` beside a form, which is nobody's
+	// with no-referrer, browsers send `Origin: null` beside a form, which is nobody's
+	h.Set("Referrer-Policy", "same-origin")
 	if r.URL.Path == Root || r.URL.Path == Root+"/" {
 		http.Redirect(w, r, Root+"/keys", http.StatusSeeOther)
 		return
@@ -125,9 +131,11 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, who Visitor)
 			"It is malformed, repeats a parameter or contains a token. Choose the filters again.")
 		return
 	}
-	// The zero value of the protection: an Origin that is not the host's, or Sec-Fetch-Site that says so, and a method that is not safe.
+	// The zero value of the protection: an Origin that is not the host's, or Sec-Fetch-Site that
+	// says so, and a method that is not safe.
 	if err := new(http.CrossOriginProtection).Check(r); err != nil {
-		v.refuse(http.StatusForbidden, "Not from here", "This change was asked for by a page of another site. Nothing was changed.")
+		v.refuse(http.StatusForbidden, "Not from here",
+			"This change was asked for by a page of another site. Nothing was changed.")
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
@@ -146,13 +154,15 @@ func (c *Console) serve(p page) http.HandlerFunc {
 		}
 		if r.Method == http.MethodPost {
 			if err := r.ParseForm(); err != nil {
-				v.refuse(http.StatusBadRequest, "The form did not arrive", "It was cut off, or is longer than this server takes. Nothing was changed.")
+				v.refuse(http.StatusBadRequest, "The form did not arrive",
+					"It was cut off, or is longer than this server takes. Nothing was changed.")
 				return
 			}
 		}
 		if holdsToken(r.PostForm, "token") {
 			v.refuse(http.StatusUnprocessableEntity, "A field contains a token",
-				"Names, reasons and metadata are shown to others. Nothing was changed. If the token works, rotate its key.")
+				"Names, reasons and metadata are shown to others. Nothing was changed. If the "+
+					"token works, rotate its key.")
 			return
 		}
 		if p.needs != anybody {
@@ -192,16 +202,24 @@ func (v *visit) admitted(needs string) bool {
 		if needs == anyMember || v.may(needs) {
 			return true
 		}
-		v.refuse(http.StatusForbidden, "Not for you", "This page takes the permission "+needs+", which you hold in no namespace. Who manages members can give it to you.")
+		v.refuse(http.StatusForbidden, "Not for you",
+			"This page takes the permission "+needs+
+				", which you hold in no namespace. Who manages members can give it to you.")
 	case v.Outcome == keystore.Unavailable:
 		v.w.Header().Set("Retry-After", "1")
-		v.refuse(http.StatusServiceUnavailable, "The key database is away", "Nothing can be shown or changed at the moment. This server goes on trying; reload the page in a while.")
+		v.refuse(http.StatusServiceUnavailable, "The key database is away",
+			"Nothing can be shown or changed at the moment. This server goes on trying; reload "+
+				"the page in a while.")
 	case v.Outcome == keystore.Early:
-		v.refuse(http.StatusTooEarly, "Please try again", "This request came before the connection was safe.")
+		v.refuse(http.StatusTooEarly, "Please try again",
+			"This request came before the connection was safe.")
 	case v.Trusted:
-		v.refuse(http.StatusForbidden, "You are no member here", "This site has let you in, but no active member has your login. Who manages members can set it.")
+		v.refuse(http.StatusForbidden, "You are no member here",
+			"This site has let you in, but no active member has your login. Who manages members "+
+				"can set it.")
 	case v.Outcome == keystore.Address:
-		v.refuse(http.StatusForbidden, "Not from this address", "Your token may not be used from "+v.Address+".")
+		v.refuse(http.StatusForbidden, "Not from this address",
+			"Your token may not be used from "+v.Address+".")
 	case v.fromElsewhere():
 		v.bounce()
 	default:
@@ -221,7 +239,8 @@ func (p *plain) WriteHeader(status int) {
 		p.v.refuse(status, "Not that way", "This address takes no "+p.v.r.Method+".")
 		return
 	}
-	p.v.refuse(http.StatusNotFound, "There is no such page", "The address may be mistyped, or what was there is gone.")
+	p.v.refuse(http.StatusNotFound, "There is no such page",
+		"The address may be mistyped, or what was there is gone.")
 }
 
 // Write drops the mux's own words.

@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// A difference is one field of an object that a change has made another. Lists are told by what came and what went.
+// A difference is one field of an object that a change has made another. Lists are told by what
+// came and what went.
 type difference struct {
 	Field     string
 	Was, Is   string
@@ -20,7 +21,8 @@ type difference struct {
 // silent are fields that tell nothing beside the others.
 var silent = []string{"version", "id", "prefix"}
 
-// differences compares an object before and after a change; null is none. Of an object that was made, or deleted, it is all that it has, or had.
+// differences compares an object before and after a change; null is none. Of an object that was
+// made, or deleted, it is all that it has, or had.
 func differences(before, after json.RawMessage) (list []difference) {
 	was, is := objectOf(before), objectOf(after)
 	names := make([]string, 0, len(was)+len(is))
@@ -34,11 +36,13 @@ func differences(before, after json.RawMessage) (list []difference) {
 		if slices.Contains(silent, name) {
 			continue
 		}
-		d := difference{Field: strings.ToUpper(name[:min(1, len(name))]) + strings.ReplaceAll(name[min(1, len(name)):], "_", " ")}
+		d := difference{Field: strings.ToUpper(name[:min(1,
+			len(name))]) + strings.ReplaceAll(name[min(1, len(name)):], "_", " ")}
 		a, b := was[name], is[name]
 		if d.List = isList(name, a) || isList(name, b); d.List {
 			old, now := items(name, a), items(name, b)
-			d.Gone = slices.DeleteFunc(slices.Clone(old), func(s string) bool { return slices.Contains(now, s) })
+			d.Gone = slices.DeleteFunc(slices.Clone(old),
+				func(s string) bool { return slices.Contains(now, s) })
 			d.New = slices.DeleteFunc(now, func(s string) bool { return slices.Contains(old, s) })
 			if len(d.Gone)+len(d.New) > 0 {
 				list = append(list, d)

@@ -29,7 +29,8 @@ func (v *visit) form() *form {
 	return &form{values: v.r.PostForm, status: http.StatusUnprocessableEntity}
 }
 
-// blank is a form before anything was typed, with the values that it begins with, names and values in turn.
+// blank is a form before anything was typed, with the values that it begins with, names and values
+// in turn.
 func blank(values ...string) *form {
 	f := &form{values: make(url.Values), status: http.StatusOK}
 	for i := 0; i+1 < len(values); i += 2 {
@@ -53,7 +54,8 @@ func (f *form) zone() *time.Location {
 	return time.UTC
 }
 
-// Has reports whether one of the fields of a name holds a value: a box that is checked, an option that is chosen.
+// Has reports whether one of the fields of a name holds a value: a box that is checked, an option
+// that is chosen.
 func (f *form) Has(name, value string) bool { return slices.Contains(f.values[name], value) }
 
 // Error is what is wrong with a field, or with one of its values.
@@ -74,8 +76,8 @@ func (f *form) wrong(field, detail string) {
 // Ok reports whether nothing is wrong so far.
 func (f *form) Ok() bool { return f.Problem == "" && len(f.Errors) == 0 }
 
-// Anchor is the name of the input, or of the group of them, that an error of a field is shown at: `allowed_ips` for `allowed_ips[3]`, `grants` for
-// `grants[0].roles`.
+// Anchor is the name of the input, or of the group of them, that an error of a field is shown at:
+// `allowed_ips` for `allowed_ips[3]`, `grants` for `grants[0].roles`.
 func (f *form) Anchor(field string) string {
 	if i := strings.IndexAny(field, "[."); i > 0 {
 		return field[:i]
@@ -85,8 +87,10 @@ func (f *form) Anchor(field string) string {
 
 // labels are what fields are called on the pages, where that is not their name.
 var labels = map[string]string{
-	"allowed_ips": "Addresses", "expires_at": "Expires", "grace": "The present token ends", "confirm": "Confirmation", "new_roles": "New role", "parent": "Lies in",
-	"key_roles": "Roles that keys have here", "token_prefix": "Tokens begin with", "child_prefix": "Child prefix", "edit_policy": "Keys can be edited", "token": "Member token",
+	"allowed_ips": "Addresses", "expires_at": "Expires", "grace": "The present token ends",
+	"confirm": "Confirmation", "new_roles": "New role", "parent": "Lies in",
+	"key_roles": "Roles that keys have here", "token_prefix": "Tokens begin with",
+	"child_prefix": "Child prefix", "edit_policy": "Keys can be edited", "token": "Member token",
 }
 
 // Named is a field for people: `allowed_ips[1]` is "Addresses 2".
@@ -103,7 +107,8 @@ func (f *form) Named(field string) string {
 
 var indexes = regexp.MustCompile(`\[\d+\]`)
 
-// fail keeps why the REST interface has refused what the form asks for, and reports whether the person who filled it in can do something about it.
+// fail keeps why the REST interface has refused what the form asks for, and reports whether the
+// person who filled it in can do something about it.
 func (f *form) fail(err error) bool {
 	refused, ok := errors.AsType[*client.Error](err)
 	if !ok {

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Bounds on wrong tokens. None can be guessed; this keeps those who try from filling logs and connections.
+// Bounds on wrong tokens. None can be guessed; this keeps those who try from filling logs and
+// connections.
 const (
 	guessesAtOnce = 10
 	guessEvery    = 6 * time.Second
@@ -52,7 +53,8 @@ func (g *guesses) wrong(address string, now time.Time) {
 	l.AllowN(now, 1)
 }
 
-// network is what one person has at least: an IPv6 address is one of the 2^64 that a connection is given.
+// network is what one person has at least: an IPv6 address is one of the 2^64 that a connection is
+// given.
 func network(address string) string {
 	if a, err := netip.ParseAddr(address); err == nil && a.Is6() && !a.Is4In6() {
 		p, _ := a.WithZone("").Prefix(64)
@@ -61,4 +63,6 @@ func network(address string) string {
 	return address
 }
 
-func seconds(d time.Duration) string { return strconv.Itoa(int((d + time.Second - 1) / time.Second)) }
+func seconds(d time.Duration) string {
+	return strconv.Itoa(int((d + time.Second - 1) / time.Second))
+}

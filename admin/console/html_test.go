@@ -12,8 +12,10 @@ import (
 func (a *answer) check() {
 	a.t.Helper()
 	for name, want := range map[string]string{
-		"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-		"X-Content-Type-Options":  "nosniff", "Cache-Control": "no-store", "Content-Type": "text/html; charset=utf-8", "Referrer-Policy": "same-origin",
+		"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; " +
+			"img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+		"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
+		"Content-Type": "text/html; charset=utf-8", "Referrer-Policy": "same-origin",
 	} {
 		if got := a.Header.Get(name); got != want {
 			a.t.Errorf("%s: %s is %q", a.At, name, got)
@@ -42,7 +44,8 @@ func (a *answer) check() {
 			titled++
 		case n.Data == "style", n.Data == "script" && attr(n, "src") == "":
 			a.t.Errorf("%s: an inline %s", a.At, n.Data)
-		case n.Data == "input" && attr(n, "type") != "hidden" || n.Data == "select" || n.Data == "textarea":
+		case n.Data == "input" && attr(n, "type") != "hidden" || n.Data == "select" ||
+			n.Data == "textarea":
 			if !labelled(a.Doc, n) {
 				a.t.Errorf("%s: no label for %s %q", a.At, n.Data, attr(n, "name"))
 			}
@@ -70,7 +73,8 @@ func (a *answer) check() {
 
 var void = []string{"meta", "link", "input", "img", "br", "hr", "wbr"}
 
-// wellFormed returns what is wrong with the tags of a page: each is closed, in order, and none is left out.
+// wellFormed returns what is wrong with the tags of a page: each is closed, in order, and none is
+// left out.
 func wellFormed(text string) string {
 	z := html.NewTokenizer(strings.NewReader(text))
 	var open []string
@@ -123,7 +127,8 @@ func labelled(doc, input *html.Node) (found bool) {
 		}
 	}
 	each(doc, func(n *html.Node) {
-		found = found || n.Data == "label" && attr(n, "for") != "" && attr(n, "for") == attr(input, "id")
+		found = found || n.Data == "label" && attr(n, "for") != "" &&
+			attr(n, "for") == attr(input, "id")
 	})
 	return found
 }

@@ -25,7 +25,8 @@ func showKey(v *visit) error {
 	if err != nil {
 		return err
 	}
-	p := keyPage{Key: k, Names: v.names(), May: v.keys.Explain(stored), Root: k.Owner == keystore.RootMember, Rotate: v.keys.MayRotate(v.Caller, stored)}
+	p := keyPage{Key: k, Names: v.names(), May: v.keys.Explain(stored),
+		Root: k.Owner == keystore.RootMember, Rotate: v.keys.MayRotate(v.Caller, stored)}
 	if v.may("admin.audit:read") {
 		rows, err := v.api.ListAudit(v.ctx, client.AuditFilter{Object: k.ID, Limit: pageSize})
 		if err != nil {
@@ -33,13 +34,15 @@ func showKey(v *visit) error {
 		}
 		p.More = rows.NextCursor != nil
 		for _, r := range rows.Items {
-			p.History = append(p.History, event{AuditRow: r, Words: actionWords(r.Action), Changes: differences(r.Before, r.After)})
+			p.History = append(p.History, event{AuditRow: r, Words: actionWords(r.Action),
+				Changes: differences(r.Before, r.After)})
 		}
 	}
 	return v.show("key", k.Name, p)
 }
 
-// home is a namespace as far as the visitor may know it. Who makes or edits keys there has to know what they must have.
+// home is a namespace as far as the visitor may know it. Who makes or edits keys there has to know
+// what they must have.
 func (v *visit) home(id string) api.Namespace {
 	if ns, err := v.api.FindNamespace(v.ctx, id); err == nil {
 		return ns
@@ -55,9 +58,11 @@ func (v *visit) makesKeys(namespace string) bool {
 	return v.mayIn("admin.keys:create", namespace) || v.mayIn("admin.keys:update", namespace)
 }
 
-// Reach lists the kinds of namespaces below one in which its keys may do the same, as far as the visitor may know them.
+// Reach lists the kinds of namespaces below one in which its keys may do the same, as far as the
+// visitor may know them.
 func (v *visit) Reach(namespace string) []string {
-	if ns := v.keys.Policy().Namespace(namespace); ns != nil && (v.mayIn("admin.namespaces:read", namespace) || v.makesKeys(namespace)) {
+	if ns := v.keys.Policy().Namespace(namespace); ns != nil &&
+		(v.mayIn("admin.namespaces:read", namespace) || v.makesKeys(namespace)) {
 		return ns.Reach
 	}
 	return nil
@@ -71,7 +76,8 @@ type event struct {
 }
 
 var actions = map[string]string{
-	"key.mint": "Made", "key.import": "Imported", "key.edit": "Edited", "key.rotate": "Given a new token", "key.revoke": "Revoked", "key.delete": "Deleted",
+	"key.mint": "Made", "key.import": "Imported", "key.edit": "Edited",
+	"key.rotate": "Given a new token", "key.revoke": "Revoked", "key.delete": "Deleted",
 }
 
 func actionWords(action string) string {

@@ -43,7 +43,8 @@ func editKey(v *visit) error {
 // formOf fills the form in with a key as it is.
 func formOf(p *keyForm) *form {
 	k := p.Key
-	f := blank("name", k.Name, "owner", k.Owner, "version", strconv.FormatInt(k.Version, 10), "allowed_ips", strings.Join(k.AllowedIPs, "\n"))
+	f := blank("name", k.Name, "owner", k.Owner, "version", strconv.FormatInt(k.Version, 10),
+		"allowed_ips", strings.Join(k.AllowedIPs, "\n"))
 	if k.Active {
 		f.values.Set("active", "true")
 	}
@@ -133,10 +134,13 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 	patch := api.KeyPatch{
 		Name: api.Some(f.Value("name")), AllowedIPs: api.Some(words(f.Value("allowed_ips"))),
 	}
-	if active := f.Has("active", "true"); active != k.Active { // an expired key is shown as inactive
+	// an expired key is shown as inactive
+	if active := f.Has("active", "true"); active != k.Active {
 		patch.Active = api.Some(active)
 	}
-	if text := strings.ReplaceAll(f.Value("metadata"), "\r\n", "\n"); strings.TrimSpace(text) != strings.TrimSpace(metadataText(k.Metadata)) { // not all of it can be typed
+	// not all of it can be typed
+	if text := strings.ReplaceAll(f.Value("metadata"), "\r\n",
+		"\n"); strings.TrimSpace(text) != strings.TrimSpace(metadataText(k.Metadata)) {
 		patch.Metadata = api.Some(replaced(k.Metadata, f.metadata()))
 	}
 	if owner := f.Value("owner"); owner != "" && owner != k.Owner {
@@ -146,10 +150,12 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 	f.needsRole(p, home, others)
 	switch changed := !sameGrants(k, others); {
 	case changed && len(home.newRoles) > 0:
-		f.wrong("new_roles", "cannot be made while the namespaces change too: save one first, and then the other")
+		f.wrong("new_roles",
+			"cannot be made while the namespaces change too: save one first, and then the other")
 	case changed:
 		if len(permissions)+len(home.roles) > 0 {
-			others = append(others, api.GrantRequest{Namespace: k.Namespace, Permissions: permissions, Roles: home.roles, Connected: home.connected})
+			others = append(others, api.GrantRequest{Namespace: k.Namespace,
+				Permissions: permissions, Roles: home.roles, Connected: home.connected})
 		}
 		patch.Grants = api.Some(others)
 	default:
@@ -172,7 +178,8 @@ func sameGrants(k *api.Key, others []api.GrantRequest) bool {
 		}
 		n++
 		if !slices.ContainsFunc(others, func(o api.GrantRequest) bool {
-			return o.Namespace == g.Namespace && o.Connected == g.Connected && o.Access == "" && slices.Equal(o.Permissions, g.Permissions) && slices.Equal(o.Roles, g.Roles)
+			return o.Namespace == g.Namespace && o.Connected == g.Connected && o.Access == "" &&
+				slices.Equal(o.Permissions, g.Permissions) && slices.Equal(o.Roles, g.Roles)
 		}) {
 			return false
 		}
@@ -196,7 +203,8 @@ func replaced(before, after map[string]string) map[string]*string {
 func switchKey(v *visit) error {
 	id := v.r.PathValue("id")
 	active := v.form().Has("active", "true")
-	done, err := v.api.EditKey(v.ctx, id, api.KeyPatch{Active: api.Some(active)}, client.Wait(shortWait))
+	done, err := v.api.EditKey(v.ctx, id, api.KeyPatch{Active: api.Some(active)},
+		client.Wait(shortWait))
 	if err != nil {
 		return err
 	}
@@ -214,7 +222,8 @@ type rotatePage struct {
 
 var graces = []choice{
 	{Value: "0s", Label: "At once", Hint: "The present token is refused from now on."},
-	{Value: "1h", Label: "In an hour"}, {Value: "24h", Label: "In a day"}, {Value: "168h", Label: "In a week"}, {Value: "720h", Label: "In 30 days"},
+	{Value: "1h", Label: "In an hour"}, {Value: "24h", Label: "In a day"},
+	{Value: "168h", Label: "In a week"}, {Value: "720h", Label: "In 30 days"},
 }
 
 func askToRotate(v *visit) error {
@@ -234,10 +243,13 @@ func rotateKey(v *visit) error {
 	f := v.form()
 	grace := cmp.Or(f.Value("grace"), "0s")
 	// The version keeps a reload from doing it again.
-	done, err := v.api.RotateKey(v.ctx, k.ID, api.RotateRequest{Grace: grace}, f.ifVersion(), client.Wait(shortWait))
+	done, err := v.api.RotateKey(v.ctx, k.ID, api.RotateRequest{Grace: grace}, f.ifVersion(),
+		client.Wait(shortWait))
 	if statusOf(err) == http.StatusPreconditionFailed {
-		return v.done(v.keyLink(k.ID), notice{Kind: "warning", Title: "The key has been changed meanwhile",
-			Text: "If that was you, it has its new token, which was shown once and cannot be shown again. If you have lost it, ask for another."})
+		return v.done(v.keyLink(k.ID),
+			notice{Kind: "warning", Title: "The key has been changed meanwhile",
+				Text: "If that was you, it has its new token, which was shown once and cannot be " +
+					"shown again. If you have lost it, ask for another."})
 	}
 	if err != nil {
 		if f.fail(err) {
@@ -278,7 +290,9 @@ func revokeKey(v *visit) error {
 		f.wrong("confirm", fmt.Sprintf("type the word %s to confirm", confirmation))
 		return v.again("key_revoke", "Revoke "+k.Name, revokePage{k}, f)
 	}
-	done, err := v.api.RevokeKey(v.ctx, id, api.RevokeRequest{Reason: f.Value("reason"), Made: f.Has("made", "true")}, client.Wait(shortWait))
+	done, err := v.api.RevokeKey(v.ctx, id,
+		api.RevokeRequest{Reason: f.Value("reason"), Made: f.Has("made", "true")},
+		client.Wait(shortWait))
 	if err != nil {
 		if f.fail(err) {
 			k, err := v.api.FindKey(v.ctx, id)
@@ -308,5 +322,6 @@ func deleteKey(v *visit) error {
 	return v.changed(v.link(keysPath), "Deleted "+done.Key.Name, done.Propagation)
 }
 
-// shortWait is how long an answer waits for all nodes. What takes longer is watched on a page of its own.
+// shortWait is how long an answer waits for all nodes. What takes longer is watched on a page of
+// its own.
 const shortWait = 2 * time.Second

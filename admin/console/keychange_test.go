@@ -11,9 +11,13 @@ import (
 // TestEdit: what is not changed on the form stays as it is.
 func TestEdit(t *testing.T) {
 	s := open(t)
-	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu", Parent: "acme"}, keystore.Namespace{ID: "us", Parent: "acme"})
+	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu", Parent: "acme"},
+		keystore.Namespace{ID: "us", Parent: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	id, token := p.make("name", "ERP", "namespace", "acme", "expires", "custom", "expires_day", "2037-01-31", "access", "custom", "permissions_more", "orders:read orders:search", "connected", "true", "grants", "eu", "access:eu", "read_write",
+	id,
+		token := p.make("name", "ERP", "namespace", "acme", "expires", "custom", "expires_day",
+		"2037-01-31", "access", "custom", "permissions_more", "orders:read orders:search",
+		"connected", "true", "grants", "eu", "access:eu", "read_write",
 		"allowed_ips", "10.0.0.0/8", "metadata", "a=1\nb=2")
 	edit := "/apikeys/keys/" + id + "/edit"
 	for _, test := range []struct {
@@ -21,17 +25,28 @@ func TestEdit(t *testing.T) {
 		fields []string
 		want   string
 	}{
-		{"nothing", nil, "ERP true acme [orders:read orders:search] [] connected; eu [read write] [] [10.0.0.0/8] map[a:1 b:2]"},
-		{"name", []string{"name", "ERP 2"}, "ERP 2 true acme [orders:read orders:search] [] connected; eu [read write] [] [10.0.0.0/8] map[a:1 b:2]"},
-		{"less", []string{"permissions_more", "orders:read", "connected", "-"}, "ERP 2 true acme [orders:read] []; eu [read write] [] [10.0.0.0/8] map[a:1 b:2]"},
-		{"another namespace", []string{"grants", "us", "access:us", "same"}, "ERP 2 true acme [orders:read] []; us [orders:read] [] [10.0.0.0/8] map[a:1 b:2]"},
-		{"a role on the spot", []string{"new_roles[0].name", "shop", "new_roles[0].permissions_more", "shop:*"}, "ERP 2 true acme [orders:read] [shop]; us [orders:read] [] [10.0.0.0/8] map[a:1 b:2]"},
-		{"inactive", []string{"active", "-", "allowed_ips", "", "metadata", "c=3"}, "ERP 2 false acme [orders:read] [shop]; us [orders:read] [] [] map[c:3]"},
-		{"active", []string{"active", "true"}, "ERP 2 true acme [orders:read] [shop]; us [orders:read] [] [] map[c:3]"},
+		{"nothing", nil,
+			"ERP true acme [orders:read orders:search] [] connected; eu [read write] [] " +
+				"[10.0.0.0/8] map[a:1 b:2]"},
+		{"name", []string{"name", "ERP 2"},
+			"ERP 2 true acme [orders:read orders:search] [] connected; eu [read write] [] " +
+				"[10.0.0.0/8] map[a:1 b:2]"},
+		{"less", []string{"permissions_more", "orders:read", "connected", "-"},
+			"ERP 2 true acme [orders:read] []; eu [read write] [] [10.0.0.0/8] map[a:1 b:2]"},
+		{"another namespace", []string{"grants", "us", "access:us", "same"},
+			"ERP 2 true acme [orders:read] []; us [orders:read] [] [10.0.0.0/8] map[a:1 b:2]"},
+		{"a role on the spot", []string{"new_roles[0].name", "shop",
+			"new_roles[0].permissions_more", "shop:*"},
+			"ERP 2 true acme [orders:read] [shop]; us [orders:read] [] [10.0.0.0/8] map[a:1 b:2]"},
+		{"inactive", []string{"active", "-", "allowed_ips", "", "metadata", "c=3"},
+			"ERP 2 false acme [orders:read] [shop]; us [orders:read] [] [] map[c:3]"},
+		{"active", []string{"active", "true"},
+			"ERP 2 true acme [orders:read] [shop]; us [orders:read] [] [] map[c:3]"},
 	} {
 		p.submit(edit, test.fields...).want(200, "Saved", "In force on 1 of 1 node,")
 		k := s.key(t, id)
-		if got := fmt.Sprint(k.Name, " ", k.Active, " ", grantsOf(k), " ", k.AllowedIPs, " ", k.Metadata); got != test.want {
+		if got := fmt.Sprint(k.Name, " ", k.Active, " ", grantsOf(k), " ", k.AllowedIPs, " ",
+			k.Metadata); got != test.want {
 			t.Errorf("%s:\n%s, want\n%s", test.name, got, test.want)
 		}
 	}
@@ -41,26 +56,37 @@ func TestEdit(t *testing.T) {
 	form := p.get(edit).fill("name", "lost")
 	p.submit(edit, "name", "first").want(200)
 	p.post(edit, form...).want(412, "has version")
-	p.get("/apikeys/keys/"+id).want(200, `<del><span class="visually-hidden">was </span><bdi>ERP 2</bdi></del>`, `<bdi>first</bdi></ins>`, "Given by", `<ins><span class="visually-hidden">is </span><bdi><time datetime="2037-01-31T00:00:00Z">`)
+	p.get("/apikeys/keys/"+id).want(200,
+		`<del><span class="visually-hidden">was </span><bdi>ERP 2</bdi></del>`,
+		`<bdi>first</bdi></ins>`, "Given by",
+		`<ins><span class="visually-hidden">is </span><bdi><time datetime="2037-01-31T00:00:00Z">`)
 }
 
 // TestEditSeesLess: what whoever edits a key may not see, or could not type, stays as it is.
 func TestEditSeesLess(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu"})
-	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing", Permissions: permissions(t, "orders:read")}, keystore.Role{Namespace: "*", Name: "support", Permissions: permissions(t, "tickets:read")})
-	k, _, err := s.keys.MintKey(ctx, root, keystore.KeySpec{Name: "ERP", Namespace: "acme", Home: &keystore.Grant{Roles: []string{"billing", "support"}},
-		Grants: []keystore.Grant{{Namespace: "eu", Permissions: permissions(t, "read"), Connected: true}}, Metadata: map[string]string{"a=b": " c ", "e": ""}}, "")
+	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing",
+		Permissions: permissions(t, "orders:read")},
+		keystore.Role{Namespace: "*", Name: "support", Permissions: permissions(t, "tickets:read")})
+	k, _,
+		err := s.keys.MintKey(ctx, root,
+		keystore.KeySpec{Name: "ERP", Namespace: "acme",
+			Home: &keystore.Grant{Roles: []string{"billing", "support"}},
+			Grants: []keystore.Grant{{Namespace: "eu", Permissions: permissions(t, "read"),
+				Connected: true}}, Metadata: map[string]string{"a=b": " c ", "e": ""}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := grantsOf(s.key(t, k.ID))
 	edit := "/apikeys/keys/" + k.ID + "/edit"
-	for i, grants := range [][]string{{"acme=admin.keys:read,admin.keys:update"}, {"acme=admin.keys:read,admin.keys:update", "eu=@viewer"}, {"*=@client-admin"}} {
+	for i, grants := range [][]string{{"acme=admin.keys:read,admin.keys:update"},
+		{"acme=admin.keys:read,admin.keys:update", "eu=@viewer"}, {"*=@client-admin"}} {
 		name := fmt.Sprint("name ", i)
 		s.signedIn(t, name, grants...).submit(edit, "name", name).want(200, "Saved")
 		now := s.key(t, k.ID)
-		if got := grantsOf(now); got != before || now.Name != name || fmt.Sprintf("%q", now.Metadata) != fmt.Sprintf("%q", k.Metadata) {
+		if got := grantsOf(now); got != before || now.Name != name ||
+			fmt.Sprintf("%q", now.Metadata) != fmt.Sprintf("%q", k.Metadata) {
 			t.Errorf("%v: %q now has %s, and %q", grants, now.Name, got, now.Metadata)
 		}
 	}
@@ -69,9 +95,12 @@ func TestEditSeesLess(t *testing.T) {
 func TestGrowOnly(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme", EditPolicy: keystore.EditGrowOnly})
-	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET", Path: "/orders"}, {Permission: "orders:make", Class: "write", Method: "POST", Path: "/orders"}})
+	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET",
+		Path: "/orders"},
+		{Permission: "orders:make", Class: "write", Method: "POST", Path: "/orders"}})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	id, _ := p.make("name", "a", "namespace", "acme", "access", "custom", "permissions", "orders:search")
+	id, _ := p.make("name", "a", "namespace", "acme", "access", "custom", "permissions",
+		"orders:search")
 	edit := "/apikeys/keys/" + id + "/edit"
 	p.get(edit).want(200, "lose nothing")
 	p.submit(edit, "permissions", "orders:search", "permissions", "orders:make").want(200, "Saved")
@@ -104,7 +133,8 @@ func TestLife(t *testing.T) {
 		t.Error("no new token is offered for one's own key")
 	}
 	form := p.get(at+"/rotate").fill("grace", "1h")
-	a := p.post(at+"/rotate", form...).want(201, "It will not be shown again", "in an hour", "In force on 1 of 1 node")
+	a := p.post(at+"/rotate", form...).want(201, "It will not be shown again", "in an hour",
+		"In force on 1 of 1 node")
 	next := tokens.FindString(a.Text)
 	if next == token || !s.alive(t, next) || !s.alive(t, token) {
 		t.Error("both tokens should be good")
@@ -120,11 +150,14 @@ func TestLife(t *testing.T) {
 	last := tokens.FindString(a.Text)
 	p.submit(at+"/rotate", "grace", "9000h").want(422, "between 0s and 720h")
 
-	p.submit(at+"/revoke", "confirm", "yes", "reason", "it leaked").want(422, "Type the word revoke", "it leaked")
+	p.submit(at+"/revoke", "confirm", "yes", "reason", "it leaked").want(422,
+		"Type the word revoke", "it leaked")
 	if !s.alive(t, last) {
 		t.Error("revoked without a confirmation")
 	}
-	p.submit(at+"/revoke", "confirm", " Revoke ", "reason", "it leaked").want(200, "revoked for good", "In force on 1 of 1 node", "Revoked", "it leaked").lacks("/edit", "/rotate", `/revoke"`)
+	p.submit(at+"/revoke", "confirm", " Revoke ", "reason", "it leaked").want(200,
+		"revoked for good", "In force on 1 of 1 node", "Revoked", "it leaked").lacks("/edit",
+		"/rotate", `/revoke"`)
 	if s.alive(t, last) {
 		t.Error("a revoked key is alive")
 	}

@@ -20,14 +20,16 @@ type keyForm struct {
 	Levels []choice // of access
 	Table  []resource
 
-	Roles      []choice // that there are in the home namespace
-	Builtin    []choice // for keys that manage keys
-	Unlisted   bool     // the visitor may not read those of the namespace, and has to know their names
+	Roles   []choice // that there are in the home namespace
+	Builtin []choice // for keys that manage keys
+	// the visitor may not read those of the namespace, and has to know their names
+	Unlisted   bool
 	Fixed      []string // the roles that keys of the namespace have, exactly these
 	RoleNeeded bool     // they have one at least
 	MayMake    bool     // new ones
 
-	MayConnect bool             // what is given in the home namespace can take in those connected to it
+	// what is given in the home namespace can take in those connected to it
+	MayConnect bool
 	Connected  []otherNamespace // children of the home namespace
 	Others     []otherNamespace
 
@@ -53,7 +55,8 @@ const (
 	kept    = "kept"  // in another namespace: as it is
 )
 
-// Locked reports whether the key that is edited has something in its own namespace that it can never lose.
+// Locked reports whether the key that is edited has something in its own namespace that it can
+// never lose.
 func (p *keyForm) Locked(field, value string) bool {
 	if !p.GrowOnly {
 		return false
@@ -63,20 +66,23 @@ func (p *keyForm) Locked(field, value string) bool {
 		case field == "grants" && g.Namespace == value:
 			return true
 		case g.Namespace != p.Home.ID:
-		case field == "permissions" && slices.Contains(g.Permissions, value), field == "roles" && slices.Contains(g.Roles, value), field == "connected" && g.Connected:
+		case field == "permissions" && slices.Contains(g.Permissions, value), field == "roles" &&
+			slices.Contains(g.Roles, value), field == "connected" && g.Connected:
 			return true
 		}
 	}
 	return false
 }
 
-// Barred reports whether the visitor cannot give a permission in the home namespace: it holds less there, and so does the key.
+// Barred reports whether the visitor cannot give a permission in the home namespace: it holds less
+// there, and so does the key.
 func (p *keyForm) Barred(permission string) bool {
 	parsed, err := keystore.ParsePermission(permission)
 	return err == nil && !p.had.Covers(parsed) && !p.gives(parsed)
 }
 
-// barredInRole is Barred for a role that the key lacks: what else the key has does not help, since it gets what is added to the role later.
+// barredInRole is Barred for a role that the key lacks: what else the key has does not help, since
+// it gets what is added to the role later.
 func (p *keyForm) barredInRole(permission string) bool {
 	parsed, err := keystore.ParsePermission(permission)
 	return err == nil && !p.gives(parsed)
@@ -91,16 +97,20 @@ func bar(c choice, barred func(string) bool, permissions ...string) choice {
 }
 
 func compareChoices(a, b choice) int {
-	return cmp.Or(cmp.Compare(strings.ToLower(a.Label), strings.ToLower(b.Label)), cmp.Compare(a.Value, b.Value))
+	return cmp.Or(cmp.Compare(strings.ToLower(a.Label), strings.ToLower(b.Label)),
+		cmp.Compare(a.Value, b.Value))
 }
 
 // keyForm returns what a key homed in a namespace can be given.
 func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
-	p := &keyForm{Key: k, Names: v.names(), Home: v.home(home), gives: v.keys.MayGive(v.Caller, home), had: given(k)}
+	p := &keyForm{Key: k, Names: v.names(), Home: v.home(home),
+		gives: v.keys.MayGive(v.Caller, home), had: given(k)}
 	p.GrowOnly = k != nil && p.Home.EditPolicy == string(keystore.EditGrowOnly)
 	p.Levels = []choice{
-		bar(choice{Value: string(keystore.ReadOnly), Label: "Read-Only", Hint: "Every call that reads."}, p.Barred, "read"),
-		bar(choice{Value: string(keystore.ReadWrite), Label: "Read & Write", Hint: "Every call that reads or writes."}, p.Barred, "read", "write"),
+		bar(choice{Value: string(keystore.ReadOnly), Label: "Read-Only",
+			Hint: "Every call that reads."}, p.Barred, "read"),
+		bar(choice{Value: string(keystore.ReadWrite), Label: "Read & Write",
+			Hint: "Every call that reads or writes."}, p.Barred, "read", "write"),
 		{Value: string(keystore.Custom), Label: "Custom", Hint: "The calls that you choose."},
 	}
 	var err error
@@ -109,14 +119,18 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 	}
 	v.roleChoices(p)
 	if len(p.Roles) > 0 || p.Unlisted || p.MayMake || len(p.Fixed) > 0 {
-		p.Levels = append(p.Levels, choice{Value: byRoles, Label: "By roles", Hint: "What its roles allow, and nothing else."})
+		p.Levels = append(p.Levels, choice{Value: byRoles, Label: "By roles",
+			Hint: "What its roles allow, and nothing else."})
 	}
 	v.otherNamespaces(p)
 	p.Homes = offer(v.places("admin.keys:create", ""), p.Home.ID)
 	if v.may("admin.members:update") {
-		p.Owners = slices.DeleteFunc(v.members(), func(c choice) bool { return !v.keys.MayActFor(v.Caller, c.Value) })
-		if k != nil && !slices.ContainsFunc(p.Owners, func(c choice) bool { return c.Value == k.Owner }) {
-			p.Owners = append(p.Owners, choice{Value: k.Owner, Label: cmp.Or(p.Names[k.Owner], k.Owner)})
+		p.Owners = slices.DeleteFunc(v.members(),
+			func(c choice) bool { return !v.keys.MayActFor(v.Caller, c.Value) })
+		if k != nil && !slices.ContainsFunc(p.Owners,
+			func(c choice) bool { return c.Value == k.Owner }) {
+			p.Owners = append(p.Owners, choice{Value: k.Owner,
+				Label: cmp.Or(p.Names[k.Owner], k.Owner)})
 		}
 	}
 	return p, nil
@@ -128,7 +142,8 @@ func given(k *api.Key) *keystore.Set {
 	if k != nil {
 		for _, g := range k.Grants {
 			for _, text := range g.Permissions {
-				if p, err := keystore.ParsePermission(text); err == nil && g.Namespace == k.Namespace {
+				if p, err := keystore.ParsePermission(text); err == nil &&
+					g.Namespace == k.Namespace {
 					list = append(list, p)
 				}
 			}
@@ -166,7 +181,8 @@ func (v *visit) roleChoices(p *keyForm) {
 		}
 	}
 	for _, name := range had { // the form sends those that it shows
-		if !slices.ContainsFunc(slices.Concat(p.Roles, p.Builtin), func(c choice) bool { return c.Value == name }) {
+		if !slices.ContainsFunc(slices.Concat(p.Roles, p.Builtin),
+			func(c choice) bool { return c.Value == name }) {
 			p.Roles = append(p.Roles, choice{Value: name, Label: name})
 		}
 	}
@@ -195,12 +211,16 @@ func (v *visit) otherNamespaces(p *keyForm) {
 		}
 		offered[ns.ID] = true
 	}
-	byID := func(a, b otherNamespace) int { return cmp.Compare(strings.ToLower(a.ID), strings.ToLower(b.ID)) }
+	byID := func(a, b otherNamespace) int {
+		return cmp.Compare(strings.ToLower(a.ID),
+			strings.ToLower(b.ID))
+	}
 	slices.SortFunc(p.Connected, byID)
 	slices.SortFunc(p.Others, byID)
 	p.MayConnect = v.keys.MayConnect(v.Caller, p.Home.ID)
 	if v.mayIn("admin.keys:create", keystore.AnyNamespace) {
-		p.Others = append(p.Others, otherNamespace{ID: keystore.AnyNamespace, Label: "All namespaces, also those made later"})
+		p.Others = append(p.Others, otherNamespace{ID: keystore.AnyNamespace,
+			Label: "All namespaces, also those made later"})
 		offered[keystore.AnyNamespace] = true
 	}
 	if p.Key == nil {
@@ -225,7 +245,8 @@ func (v *visit) otherNamespaces(p *keyForm) {
 
 // words are what is typed with spaces, commas or line ends between.
 func words(text string) []string {
-	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\r' || r == '\t' })
+	return strings.FieldsFunc(text,
+		func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\r' || r == '\t' })
 }
 
 // A homeGrant is what a form asks for in the key's own namespace.
@@ -237,7 +258,9 @@ type homeGrant struct {
 }
 
 func (f *form) homeGrant() homeGrant {
-	h := homeGrant{access: f.Value("access"), roles: slices.Concat(f.Values("roles"), words(f.Value("roles_more"))), connected: f.Has("connected", "true")}
+	h := homeGrant{access: f.Value("access"),
+		roles: slices.Concat(f.Values("roles"),
+			words(f.Value("roles_more"))), connected: f.Has("connected", "true")}
 	switch h.access {
 	case string(keystore.Custom):
 		h.permissions = f.permissions("permissions")
@@ -245,24 +268,29 @@ func (f *form) homeGrant() homeGrant {
 		h.access = ""
 	}
 	if name := strings.TrimSpace(f.Value("new_roles[0].name")); name != "" {
-		h.newRoles = []api.NewRole{{Name: name, Permissions: orEmpty(f.permissions("new_roles[0].permissions"))}}
+		h.newRoles = []api.NewRole{{Name: name,
+			Permissions: orEmpty(f.permissions("new_roles[0].permissions"))}}
 	}
 	return h
 }
 
-// needsRole says that a key which is to have what roles give has none, where they are chosen: the permissions, which lack too, are not shown then.
+// needsRole says that a key which is to have what roles give has none, where they are chosen: the
+// permissions, which lack too, are not shown then.
 func (f *form) needsRole(p *keyForm, h homeGrant, others []api.GrantRequest) {
 	if f.Value("access") == byRoles && len(h.roles)+len(h.newRoles)+len(p.Fixed)+len(others) == 0 {
-		f.wrong("roles", "are what the key is to have, and none is chosen: choose one, or another access level")
+		f.wrong("roles",
+			"are what the key is to have, and none is chosen: choose one, or another access level")
 	}
 }
 
-// otherGrants are what a form asks for in other namespaces. shared are the roles that are the same everywhere.
+// otherGrants are what a form asks for in other namespaces. shared are the roles that are the same
+// everywhere.
 func (f *form) otherGrants(p *keyForm, home homeGrant, shared []string) []api.GrantRequest {
 	grants := []api.GrantRequest{}
 	ids := slices.Concat(f.Values("grants"), words(f.Value("grants_more")))
 	if len(ids) > maxGrants { // each repeats what the home grant has
-		f.wrong("grants", fmt.Sprintf("more than %d namespaces are more than a key can have", maxGrants))
+		f.wrong("grants", fmt.Sprintf("more than %d namespaces are more than a key can have",
+			maxGrants))
 		return grants
 	}
 	var roles []string
@@ -327,14 +355,16 @@ func (f *form) metadata() map[string]string {
 var expiries = []struct {
 	value, label string
 	days         int
-}{{"30d", "In 30 days", 30}, {"60d", "In 60 days", 60}, {"90d", "In 90 days", 90}, {"1y", "In a year", 365}}
+}{{"30d", "In 30 days", 30}, {"60d", "In 60 days", 60}, {"90d", "In 90 days", 90}, {"1y",
+	"In a year", 365}}
 
 const never, onDay = "never", "custom"
 
 func expiryChoices(now time.Time) []choice {
 	list := []choice{{Value: never, Label: "Never"}}
 	for _, e := range expiries {
-		list = append(list, choice{Value: e.value, Label: e.label, Hint: now.AddDate(0, 0, e.days).UTC().Format("2006-01-02")})
+		list = append(list, choice{Value: e.value, Label: e.label,
+			Hint: now.AddDate(0, 0, e.days).UTC().Format("2006-01-02")})
 	}
 	return append(list, choice{Value: onDay, Label: "On a day of your choice"})
 }
@@ -351,10 +381,12 @@ func (f *form) expiry(now time.Time) *time.Time {
 	if chosen != onDay {
 		return nil
 	}
-	at, err := time.ParseInLocation("2006-01-02 15:04", f.Value("expires_day")+" "+cmp.Or(f.Value("expires_time"), "00:00"), f.zone())
+	at, err := time.ParseInLocation("2006-01-02 15:04",
+		f.Value("expires_day")+" "+cmp.Or(f.Value("expires_time"), "00:00"), f.zone())
 	at = at.UTC()
 	if err != nil || at.Year() < 0 || at.Year() > 9999 { // RFC 3339 has no other years
-		f.wrong("expires_at", "give a day such as 2027-01-31, and a time such as 17:30 if it is not to be midnight")
+		f.wrong("expires_at",
+			"give a day such as 2027-01-31, and a time such as 17:30 if it is not to be midnight")
 		return nil
 	}
 	return &at

@@ -17,7 +17,8 @@ import (
 
 const newKeyTitle = "New key"
 
-// firstHome is where a new key is to live until somebody chooses: where the switcher stands, or the first place where the visitor may make one.
+// firstHome is where a new key is to live until somebody chooses: where the switcher stands, or the
+// first place where the visitor may make one.
 func (v *visit) firstHome() string {
 	if ns := v.namespace(); ns != "" && v.mayIn("admin.keys:create", ns) {
 		return ns
@@ -39,7 +40,8 @@ func newKey(v *visit) error {
 		return err
 	}
 	p.Expiries, p.Once = expiryChoices(v.keys.Now()), rand.Text()
-	f := blank("namespace", p.Home.ID, "access", string(keystore.ReadOnly), "expires", never, "active", "true", "owner", v.Caller.Member())
+	f := blank("namespace", p.Home.ID, "access", string(keystore.ReadOnly), "expires", never,
+		"active", "true", "owner", v.Caller.Member())
 	switch {
 	case p.RoleNeeded:
 		f.values.Set("access", byRoles)
@@ -64,8 +66,10 @@ func mintKey(v *visit) error {
 	home := f.homeGrant()
 	active := f.Has("active", "true")
 	spec := api.MintRequest{
-		Name: f.Value("name"), Namespace: p.Home.ID, Access: home.access, Permissions: home.permissions, Roles: home.roles, Connected: home.connected,
-		Grants: f.otherGrants(p, home, v.sharedRoles()), NewRoles: home.newRoles, Active: &active, ExpiresAt: f.expiry(now), AllowedIPs: words(f.Value("allowed_ips")),
+		Name: f.Value("name"), Namespace: p.Home.ID, Access: home.access,
+		Permissions: home.permissions, Roles: home.roles, Connected: home.connected,
+		Grants: f.otherGrants(p, home, v.sharedRoles()), NewRoles: home.newRoles, Active: &active,
+		ExpiresAt: f.expiry(now), AllowedIPs: words(f.Value("allowed_ips")),
 		Owner: f.Value("owner"), Metadata: f.metadata(),
 	}
 	if spec.Name == "" {
@@ -77,8 +81,10 @@ func mintKey(v *visit) error {
 	}
 	made, err := v.api.MintKey(v.ctx, spec, p.Once)
 	if refused, ok := errors.AsType[*client.Error](err); ok && refused.Code == "already_made" {
-		return v.done(v.link(keysPath+"/"+refused.ID), notice{Kind: "warning", Title: "This key has been made already",
-			Text: "Its token was shown once, and cannot be shown again. If you have lost it, give the key a new token, or make another key."})
+		return v.done(v.link(keysPath+"/"+refused.ID),
+			notice{Kind: "warning", Title: "This key has been made already",
+				Text: "Its token was shown once, and cannot be shown again. If you have lost it, " +
+					"give the key a new token, or make another key."})
 	}
 	if err != nil {
 		if f.fail(err) {
@@ -97,11 +103,13 @@ type tokenPage struct {
 	Grace       string           // how long the token before is good
 	Example     string           // a call to try it with
 	Blanks      bool             // which has parameters to fill in
-	Elsewhere   string           // the host that stands in it for the API's, which is not known; empty: it is this one
+	// the host that stands in it for the API's, which is not known; empty: it is this one
+	Elsewhere string
 }
 
-// showToken answers with a token. It is the answer to the form itself, which no way leads back to: what reloads it sends the form again, which
-// makes nothing; and browsers keep no page to go back to whose status is not 200.
+// showToken answers with a token. It is the answer to the form itself, which no way leads back to:
+// what reloads it sends the form again, which makes nothing; and browsers keep no page to go back
+// to whose status is not 200.
 func (v *visit) showToken(p tokenPage, title string) error {
 	address := "https://" + someAPI
 	if p.Elsewhere = someAPI; v.Beside {
@@ -114,16 +122,19 @@ func (v *visit) showToken(p tokenPage, title string) error {
 	p.Blanks = strings.ContainsAny(path, "{*")
 	p.Example = "curl "
 	if method != http.MethodGet {
-		p.Example += `-X "` + inShell.Replace(method) + `" ` // RFC 9110 lets methods have signs that mean something to a shell
+		// RFC 9110 lets methods have signs that mean something to a shell
+		p.Example += `-X "` + inShell.Replace(method) + `" `
 	}
-	p.Example += `-H "Authorization: Bearer ` + p.Token + `" "` + inShell.Replace(address+path) + `"`
+	p.Example += `-H "Authorization: Bearer ` + p.Token + `" "` + inShell.Replace(address+path) +
+		`"`
 	return v.write(http.StatusCreated, "token", title, p, nil)
 }
 
 // someAPI is nobody's (RFC 2606): a token that is sent there by mistake goes nowhere.
 const someAPI = "api.example.com"
 
-// exampleCall is a declared call that a key may make, a GET rather than another, with as little to fill in as there is.
+// exampleCall is a declared call that a key may make, a GET rather than another, with as little to
+// fill in as there is.
 func (v *visit) exampleCall(k api.Key) (method, path string) {
 	method, path = http.MethodGet, "/"
 	list, err := v.api.ListPermissions(v.ctx, "", maxRead)

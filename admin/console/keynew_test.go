@@ -18,21 +18,25 @@ func TestTokenOnce(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	form := p.get("/apikeys/keys/new").fill("name", "CI")
-	a := p.post("/apikeys/keys/new", form...).want(201, "It will not be shown again", "curl -H &#34;Authorization: Bearer ")
+	a := p.post("/apikeys/keys/new", form...).want(201, "It will not be shown again",
+		"curl -H &#34;Authorization: Bearer ")
 	token := tokens.FindString(a.Text)
 	if !s.alive(t, token) {
 		t.Fatal("the token is not good")
 	}
 	id := token[3:15]
-	if again := p.post("/apikeys/keys/new", form...).want(200, "has been made already"); again.At.Path != "/apikeys/keys/"+id {
+	if again := p.post("/apikeys/keys/new", form...).want(200,
+		"has been made already"); again.At.Path != "/apikeys/keys/"+id {
 		t.Errorf("a reload led to %s", again.At)
 	}
-	p.get("/apikeys/keys/"+id).want(200, "<h1><bdi>CI</bdi></h1>").lacks("has been made already") // the notice is shown once
+	// the notice is shown once
+	p.get("/apikeys/keys/"+id).want(200, "<h1><bdi>CI</bdi></h1>").lacks("has been made already")
 	list, _, err := s.keys.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10)
 	if err != nil || len(list) != 1 {
 		t.Fatalf("%d keys, %v", len(list), err)
 	}
-	for _, path := range []string{"/apikeys/keys", "/apikeys/keys/" + id, "/apikeys/keys/" + id + "/edit", "/apikeys/keys/new"} {
+	for _, path := range []string{"/apikeys/keys", "/apikeys/keys/" + id,
+		"/apikeys/keys/" + id + "/edit", "/apikeys/keys/new"} {
 		p.get(path).want(200).lacks(token)
 	}
 	if strings.Contains(s.log.String(), token) {
@@ -40,7 +44,8 @@ func TestTokenOnce(t *testing.T) {
 	}
 
 	// What the browser says it asked is not for a shell to run.
-	r, _ := http.NewRequest("POST", s.URL+"/apikeys/keys/new", strings.NewReader("name=CI&access=read_only"))
+	r, _ := http.NewRequest("POST", s.URL+"/apikeys/keys/new",
+		strings.NewReader("name=CI&access=read_only"))
 	for _, c := range p.http.Jar.Cookies(r.URL) {
 		r.AddCookie(c)
 	}
@@ -50,43 +55,60 @@ func TestTokenOnce(t *testing.T) {
 	p.do(r).want(201, html.EscapeString(` "http://x;id%24(id)'/"`))
 }
 
-// TestExample: the call to try a key with is one of the API's, with as little to fill in as there is, and safe to paste.
+// TestExample: the call to try a key with is one of the API's, with as little to fill in as there
+// is, and safe to paste.
 func TestExample(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	for _, test := range []struct{ get, want, blanks string }{
 		{"", "/", ""},
 		{"/orders/{id} /$all /a/{b}/{c}", "/%24all", ""},
-		{"/v1/{account}/orders/{id} /v1/{account}/orders /v1/**/{x}", "/v1/{account}/orders", "what stands in braces"},
+		{"/v1/{account}/orders/{id} /v1/{account}/orders /v1/**/{x}", "/v1/{account}/orders",
+			"what stands in braces"},
 	} {
-		list := []api.Operation{{Permission: "orders:make", Class: "write", Method: "POST", Path: "/make"}}
+		list := []api.Operation{{Permission: "orders:make", Class: "write", Method: "POST",
+			Path: "/make"}}
 		for i, path := range strings.Fields(test.get) {
-			list = append(list, api.Operation{Permission: fmt.Sprintf("orders:%d", i), Class: "read", Method: "GET", Path: path})
+			list = append(list, api.Operation{Permission: fmt.Sprintf("orders:%d", i),
+				Class: "read", Method: "GET", Path: path})
 		}
 		s.api.Declare(list)
-		a := p.submit("/apikeys/keys/new", "name", "x").want(201, "&#34; &#34;"+s.URL+test.want+"&#34;</code>", test.blanks)
+		a := p.submit("/apikeys/keys/new", "name", "x").want(201,
+			"&#34; &#34;"+s.URL+test.want+"&#34;</code>", test.blanks)
 		if test.blanks == "" {
 			a.lacks("in braces")
 		}
 	}
 
 	s.api.Declare([]api.Operation{
-		{Permission: "orders:find", Class: "read", Method: "GET", Path: "/orders/{id}"}, {Permission: "orders:list", Class: "read", Method: "GET", Path: "/orders"}, {Permission: "orders:make", Class: "write", Method: "POST", Path: "/orders"},
+		{Permission: "orders:find", Class: "read", Method: "GET", Path: "/orders/{id}"},
+		{Permission: "orders:list", Class: "read", Method: "GET", Path: "/orders"},
+		{Permission: "orders:make", Class: "write", Method: "POST", Path: "/orders"},
 	})
 	for permissions, want := range map[string]string{
-		"orders:read": ` "` + s.URL + `/orders"`, "orders:find": ` "` + s.URL + `/orders/{id}"`, "orders:make": ` -X "POST" -H`, "orders:make orders:find": ` "` + s.URL + `/orders/{id}"`, "refunds:read": ` "` + s.URL + `/"`,
+		"orders:read": ` "` + s.URL + `/orders"`, "orders:find": ` "` + s.URL + `/orders/{id}"`,
+		"orders:make": ` -X "POST" -H`, "orders:make orders:find": ` "` + s.URL + `/orders/{id}"`,
+		"refunds:read": ` "` + s.URL + `/"`,
 	} {
-		p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more", permissions).want(201, html.EscapeString(want)).lacks("place of <code>")
+		p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more",
+			permissions).want(201, html.EscapeString(want)).lacks("place of <code>")
 	}
-	s.api.Declare([]api.Operation{{Permission: "orders:odd", Class: "write", Method: "M|id&`id`$PATH", Path: "/odd"}})
-	p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more", "orders:odd").want(201, html.EscapeString(`curl -X "M|id&%60id%60%24PATH" -H`))
-	s.api.Declare([]api.Operation{{Permission: "orders:list", Class: "read", Method: "GET", Path: "/orders"}, {Permission: "orders:find", Class: "read", Method: "GET", Path: "/orders/{id}"}})
+	s.api.Declare([]api.Operation{{Permission: "orders:odd", Class: "write",
+		Method: "M|id&`id`$PATH", Path: "/odd"}})
+	p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more",
+		"orders:odd").want(201, html.EscapeString(`curl -X "M|id&%60id%60%24PATH" -H`))
+	s.api.Declare([]api.Operation{{Permission: "orders:list", Class: "read", Method: "GET",
+		Path: "/orders"},
+		{Permission: "orders:find", Class: "read", Method: "GET", Path: "/orders/{id}"}})
 	s.apart = true
-	p.submit("/apikeys/keys/new", "name", "x").want(201, "&#34;https://api.example.com/orders&#34;", "Put the address of your API in place of <code>api.example.com</code>.").lacks(s.URL)
-	p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more", "orders:find").want(201, "and something in place of what stands in braces")
+	p.submit("/apikeys/keys/new", "name", "x").want(201, "&#34;https://api.example.com/orders&#34;",
+		"Put the address of your API in place of <code>api.example.com</code>.").lacks(s.URL)
+	p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more",
+		"orders:find").want(201, "and something in place of what stands in braces")
 }
 
-// TestFirstHome: who may make keys in some namespaces, and read none, is asked about the same one each time.
+// TestFirstHome: who may make keys in some namespaces, and read none, is asked about the same one
+// each time.
 func TestFirstHome(t *testing.T) {
 	s := open(t)
 	var grants []string
@@ -105,15 +127,20 @@ func TestFirstHome(t *testing.T) {
 	namespaces(t, s, keystore.Namespace{ID: "theirs"})
 	p = s.signedIn(t, "Ben", "a=@developer", "theirs=@viewer")
 	p.get("/apikeys/keys?namespace=a").want(200, "/apikeys/keys/new", "Make a key")
-	p.get("/apikeys/keys?namespace=theirs").want(200, "Who holds admin.keys:create in").lacks("/apikeys/keys/new")
+	p.get("/apikeys/keys?namespace=theirs").want(200,
+		"Who holds admin.keys:create in").lacks("/apikeys/keys/new")
 	if got, _ := p.get("/apikeys/keys/new?namespace=theirs").want(200).field("namespace"); got != "a" {
 		t.Errorf("the form begins in %q, where no key can be made", got)
 	}
 
-	// Elsewhere a grant can be given by who holds something there, whether it may read the namespace or not, and with what is connected by who holds that.
-	namespaces(t, s, keystore.Namespace{ID: "a1", Parent: "a"}, keystore.Namespace{ID: "a2", Parent: "a"})
+	// Elsewhere a grant can be given by who holds something there, whether it may read the
+	// namespace or not, and with what is connected by who holds that.
+	namespaces(t, s, keystore.Namespace{ID: "a1", Parent: "a"},
+		keystore.Namespace{ID: "a2", Parent: "a"})
 	p = s.signedIn(t, "Cleo", "a=read,admin.keys:create", "a1=read", "b=read")
-	p.get("/apikeys/keys/new").want(200, "Connected to <bdi>a</bdi>, by hand", `name="grants" value="a1"`, `name="grants" value="b"`).lacks(`name="grants" value="a2"`, `name="grants" value="c"`, `name="connected"`)
+	p.get("/apikeys/keys/new").want(200, "Connected to <bdi>a</bdi>, by hand",
+		`name="grants" value="a1"`, `name="grants" value="b"`).lacks(`name="grants" value="a2"`,
+		`name="grants" value="c"`, `name="connected"`)
 	p.get("/apikeys/keys?namespace=b").want(200, "No keys yet")
 	p.get("/apikeys/keys?namespace=c").want(200, "No such namespace")
 }
@@ -121,32 +148,43 @@ func TestFirstHome(t *testing.T) {
 // TestReach: where a namespace's keys may do the same is told while one is made, and of each.
 func TestReach(t *testing.T) {
 	s := open(t)
-	namespaces(t, s, keystore.Namespace{ID: "shop", Reach: []string{"work space", "group"}}, keystore.Namespace{ID: "eu", Parent: "shop", Kind: "group"})
+	namespaces(t, s, keystore.Namespace{ID: "shop", Reach: []string{"work space", "group"}},
+		keystore.Namespace{ID: "eu", Parent: "shop", Kind: "group"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	p.get("/apikeys/keys/new?namespace=shop").want(200, "of the kind <bdi>work space</bdi> or <bdi>group</bdi>.")
+	p.get("/apikeys/keys/new?namespace=shop").want(200,
+		"of the kind <bdi>work space</bdi> or <bdi>group</bdi>.")
 	id, _ := p.make("name", "App", "namespace", "shop", "grants", "eu")
-	a := p.get("/apikeys/keys/"+id).want(200, "of the kind <bdi>work space</bdi> or <bdi>group</bdi>, as far as its owner may do it there.")
+	a := p.get("/apikeys/keys/"+id).want(200,
+		"of the kind <bdi>work space</bdi> or <bdi>group</bdi>, as far as its owner may do it "+
+			"there.")
 	if n := strings.Count(a.Text, "of the kind"); n != 1 {
 		t.Errorf("%d grants reach down", n)
 	}
 	// Who may read the key, and not the namespace, is not told.
 	s.signedIn(t, "Ben", "eu=admin.keys:read").get("/apikeys/keys/" + id).want(404)
 	id, _ = p.make("name", "From below", "namespace", "eu", "grants", "shop")
-	s.signedIn(t, "Cleo", "eu=admin.keys:read").get("/apikeys/keys/"+id).want(200, "In <bdi>shop</bdi>").lacks("of the kind")
-	s.signedIn(t, "Dora", "eu=admin.keys:read", "shop=admin.keys:update").get("/apikeys/keys/"+id).want(200, "of the kind")
+	s.signedIn(t, "Cleo", "eu=admin.keys:read").get("/apikeys/keys/"+id).want(200,
+		"In <bdi>shop</bdi>").lacks("of the kind")
+	s.signedIn(t, "Dora", "eu=admin.keys:read",
+		"shop=admin.keys:update").get("/apikeys/keys/"+id).want(200, "of the kind")
 }
 
 // TestMint is the form against what it makes.
 func TestMint(t *testing.T) {
 	s := open(t)
-	namespaces(t, s, keystore.Namespace{ID: "acme", Kind: "account"}, keystore.Namespace{ID: "eu", Parent: "acme"}, keystore.Namespace{ID: "us", Parent: "acme"}, keystore.Namespace{ID: "other"})
-	for _, r := range []keystore.Role{{Namespace: "acme", Name: "billing"}, {Namespace: "*", Name: "support"}} {
+	namespaces(t, s, keystore.Namespace{ID: "acme", Kind: "account"},
+		keystore.Namespace{ID: "eu", Parent: "acme"}, keystore.Namespace{ID: "us", Parent: "acme"},
+		keystore.Namespace{ID: "other"})
+	for _, r := range []keystore.Role{{Namespace: "acme", Name: "billing"},
+		{Namespace: "*", Name: "support"}} {
 		r.Permissions = []keystore.Permission{{Resource: "orders", Action: "read"}}
 		if _, err := s.keys.CreateRole(ctx, root, r); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET", Path: "/orders"}, {Permission: "orders:make", Class: "write", Method: "POST", Path: "/orders"}})
+	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET",
+		Path: "/orders"},
+		{Permission: "orders:make", Class: "write", Method: "POST", Path: "/orders"}})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	for _, test := range []struct {
 		name   string
@@ -155,14 +193,23 @@ func TestMint(t *testing.T) {
 	}{
 		{"as it comes", nil, "default [read] []"},
 		{"read and write", []string{"access", "read_write"}, "default [read write] []"},
-		{"what is checked under another level counts for nothing", []string{"permissions", "orders:make"}, "default [read] []"},
-		{"custom", []string{"access", "custom", "permissions", "orders:make", "permissions", "orders:search", "permissions_more", " mcp:read,\nx:* "}, "default [mcp:read orders:make orders:search x:*] []"},
+		{"what is checked under another level counts for nothing",
+			[]string{"permissions", "orders:make"}, "default [read] []"},
+		{"custom", []string{"access", "custom", "permissions", "orders:make", "permissions",
+			"orders:search", "permissions_more", " mcp:read,\nx:* "},
+			"default [mcp:read orders:make orders:search x:*] []"},
 		{"everything", []string{"access", "custom", "permissions", "*"}, "default [*] []"},
-		{"by roles", []string{"namespace", "acme", "access", "roles", "roles", "billing", "roles", "support"}, "acme [] [billing support]"},
-		{"a role on the spot", []string{"namespace", "acme", "access", "roles", "new_roles[0].name", "shop", "new_roles[0].permissions", "orders:make"}, "acme [] [shop]"},
-		{"all that is connected", []string{"namespace", "acme", "connected", "true"}, "acme [read] [] connected"},
-		{"some", []string{"namespace", "acme", "grants", "eu", "grants", "us", "access:us", "read_write", "roles", "support", "roles", "billing"}, "acme [read] [billing support]; eu [read] [support]; us [read write] []"},
-		{"typed", []string{"grants_more", "other acme", "connected:acme", "true"}, "default [read] []; other [read] []; acme [read] [] connected"},
+		{"by roles", []string{"namespace", "acme", "access", "roles", "roles", "billing", "roles",
+			"support"}, "acme [] [billing support]"},
+		{"a role on the spot", []string{"namespace", "acme", "access", "roles", "new_roles[0].name",
+			"shop", "new_roles[0].permissions", "orders:make"}, "acme [] [shop]"},
+		{"all that is connected", []string{"namespace", "acme", "connected", "true"},
+			"acme [read] [] connected"},
+		{"some", []string{"namespace", "acme", "grants", "eu", "grants", "us", "access:us",
+			"read_write", "roles", "support", "roles", "billing"},
+			"acme [read] [billing support]; eu [read] [support]; us [read write] []"},
+		{"typed", []string{"grants_more", "other acme", "connected:acme", "true"},
+			"default [read] []; other [read] []; acme [read] [] connected"},
 		{"everywhere", []string{"grants", "*"}, "default [read] []; * [read] []"},
 	} {
 		id, _ := p.make(append([]string{"name", test.name}, test.fields...)...)
@@ -170,9 +217,13 @@ func TestMint(t *testing.T) {
 			t.Errorf("%s: %s, want %s", test.name, got, test.want)
 		}
 	}
-	id, token := p.make("name", "all else", "active", "-", "expires", "custom", "expires_day", "2037-01-31", "expires_time", "17:30", "allowed_ips", "10.1.2.3/8 2001:db8::1\n192.0.2.1", "metadata", "team = erp\n\nnote=a=b")
+	id, token := p.make("name", "all else", "active", "-", "expires", "custom", "expires_day",
+		"2037-01-31", "expires_time", "17:30", "allowed_ips", "10.1.2.3/8 2001:db8::1\n192.0.2.1",
+		"metadata", "team = erp\n\nnote=a=b")
 	k := s.key(t, id)
-	if got := fmt.Sprint(k.Active, k.ExpiresAt, k.AllowedIPs, k.Metadata, k.Owner == k.CreatedBy); got != "false 2037-01-31 17:30:00 +0000 UTC [10.0.0.0/8 2001:db8::1/128 192.0.2.1/32] map[note:a=b team:erp] true" || s.alive(t, token) {
+	if got := fmt.Sprint(k.Active, k.ExpiresAt, k.AllowedIPs, k.Metadata,
+		k.Owner == k.CreatedBy); got != "false 2037-01-31 17:30:00 +0000 UTC [10.0.0.0/8 "+
+		"2001:db8::1/128 192.0.2.1/32] map[note:a=b team:erp] true" || s.alive(t, token) {
 		t.Error(got)
 	}
 	for _, test := range []struct{ zone, day, want string }{
@@ -182,13 +233,15 @@ func TestMint(t *testing.T) {
 		{"Local", "2037-01-31", "2037-01-31T17:30:00Z"},
 		{"../etc/passwd", "2037-01-31", "2037-01-31T17:30:00Z"},
 	} {
-		id, _ := p.make("name", test.zone, "expires", "custom", "expires_day", test.day, "expires_time", "17:30", "zone", test.zone)
+		id, _ := p.make("name", test.zone, "expires", "custom", "expires_day", test.day,
+			"expires_time", "17:30", "zone", test.zone)
 		if got := s.key(t, id).ExpiresAt.Format(time.RFC3339); got != test.want {
 			t.Errorf("17:30 on %s in %s is %s, want %s", test.day, test.zone, got, test.want)
 		}
 	}
 	id, _ = p.make("name", "ends", "expires", "30d")
-	if left := time.Until(s.key(t, id).ExpiresAt); left < 29*24*time.Hour || left > 31*24*time.Hour {
+	if left := time.Until(s.key(t, id).ExpiresAt); left < 29*24*time.Hour ||
+		left > 31*24*time.Hour {
 		t.Errorf("30 days are %v", left)
 	}
 }
@@ -199,14 +252,19 @@ func TestHugeForms(t *testing.T) {
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	id, _ := p.make("name", "k")
-	many := []string{"name", "k", "access", "custom", "grants_more", strings.Repeat("a ", 2000), "roles_more", strings.Repeat("viewer ", 2000), "permissions_more", strings.Repeat("read ", 2000), "version", "1"}
+	many := []string{"name", "k", "access", "custom", "grants_more", strings.Repeat("a ", 2000),
+		"roles_more", strings.Repeat("viewer ", 2000), "permissions_more", strings.Repeat("read ",
+			2000), "version", "1"}
 	for _, path := range []string{"/apikeys/keys/new", "/apikeys/keys/" + id + "/edit"} {
 		a := p.post(path, many...).want(422, "More than 100")
 		if got, _ := a.field("grants_more"); got != many[5] {
 			t.Errorf("%s: what was typed is lost", path)
 		}
-		p.post(path, "name", strings.Repeat("x", 256<<10)).want(400, "longer than this server takes")
-		if a := p.post(path, "name", "k", "access", "read_only", "metadata", strings.Repeat("a\n", 1000), "version", "1").want(422); strings.Count(a.Text, "is not like name=value") > 2 {
+		p.post(path, "name", strings.Repeat("x", 256<<10)).want(400,
+			"longer than this server takes")
+		if a := p.post(path, "name", "k", "access", "read_only", "metadata",
+			strings.Repeat("a\n", 1000), "version", "1").want(422); strings.Count(a.Text,
+			"is not like name=value") > 2 {
 			t.Errorf("%s: the same mistake is told in %d characters", path, len(a.Text))
 		}
 	}
@@ -217,7 +275,9 @@ func TestMistakes(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	typed := []string{"name", "\u202egnirts <script>alert(1)</script>", "namespace", "acme", "access", "custom", "permissions_more", "Orders:read", "allowed_ips", "10.0.0.0/99", "metadata", "team", "expires", "custom",
+	typed := []string{"name", "\u202egnirts <script>alert(1)</script>", "namespace", "acme",
+		"access", "custom", "permissions_more", "Orders:read", "allowed_ips", "10.0.0.0/99",
+		"metadata", "team", "expires", "custom",
 		"expires_day", "tomorrow", "expires_time", "", "zone", "", "grants_more", "nowhere", "active", "-", "new_roles[0].name", "no good"}
 	for _, test := range []struct {
 		field, wrong string
@@ -225,11 +285,17 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"metadata", "is not like name=value", nil},
 		{"expires_at", "Give a day such as", nil},
-		{"expires_at", "Give a day such as", []string{"metadata", "team=erp", "expires_day", "9999-12-31", "expires_time", "23:59", "zone", "America/New_York"}},
-		{"expires_at", "Give a day such as", []string{"metadata", "team=erp", "expires_day", "0000-01-01", "zone", "Asia/Tokyo"}},
-		{"permissions", "a resource starts with a-z", []string{"metadata", "team=erp", "expires", "never"}},
+		{"expires_at", "Give a day such as",
+			[]string{"metadata", "team=erp", "expires_day", "9999-12-31", "expires_time", "23:59",
+				"zone", "America/New_York"}},
+		{"expires_at", "Give a day such as",
+			[]string{"metadata", "team=erp", "expires_day", "0000-01-01", "zone", "Asia/Tokyo"}},
+		{"permissions", "a resource starts with a-z",
+			[]string{"metadata", "team=erp", "expires", "never"}},
 		{"allowed_ips", "neither an address", []string{"metadata", "team=erp", "expires", "never"}},
-		{"grants", "There is no namespace", []string{"metadata", "team=erp", "expires", "never", "permissions_more", "orders:read", "allowed_ips", "", "new_roles[0].name", ""}},
+		{"grants", "There is no namespace",
+			[]string{"metadata", "team=erp", "expires", "never", "permissions_more", "orders:read",
+				"allowed_ips", "", "new_roles[0].name", ""}},
 		{"name", "Is required", []string{"name", "", "metadata", "team=erp", "expires", "never"}},
 	} {
 		fields := append([]string{}, typed...)
@@ -240,7 +306,8 @@ func TestMistakes(t *testing.T) {
 				}
 			}
 		}
-		a := p.submit("/apikeys/keys/new", fields...).want(422, "<title>Error: New key", test.wrong, `href="#f-`+test.field+`"`, `id="f-`+test.field+`"`)
+		a := p.submit("/apikeys/keys/new", fields...).want(422, "<title>Error: New key", test.wrong,
+			`href="#f-`+test.field+`"`, `id="f-`+test.field+`"`)
 		a.lacks("<script>alert", "It will not be shown again")
 		for i := 0; i < len(fields); i += 2 {
 			if fields[i] == "active" {
@@ -259,23 +326,29 @@ func TestMistakes(t *testing.T) {
 	}
 	// Another namespace is not a mistake.
 	a := p.submit("/apikeys/keys/new", append(typed, "again", "namespace")...).want(200)
-	if got, _ := a.field("allowed_ips"); got != "10.0.0.0/99" || strings.Contains(a.Text, `role="alert"`) {
+	if got, _ := a.field("allowed_ips"); got != "10.0.0.0/99" ||
+		strings.Contains(a.Text, `role="alert"`) {
 		t.Errorf("%q", got)
 	}
 }
 
 func TestKeyRoles(t *testing.T) {
 	s := open(t)
-	if _, err := s.keys.CreateRole(ctx, root, keystore.Role{Namespace: "*", Name: "member", Permissions: []keystore.Permission{{Resource: "company", Action: "show"}}}); err != nil {
+	if _, err := s.keys.CreateRole(ctx, root,
+		keystore.Role{Namespace: "*", Name: "member",
+			Permissions: []keystore.Permission{{Resource: "company",
+				Action: "show"}}}); err != nil {
 		t.Fatal(err)
 	}
-	namespaces(t, s, keystore.Namespace{ID: "fixed", KeyRoles: []string{"member"}}, keystore.Namespace{ID: "some", KeyRoles: []string{keystore.AnyRole}})
+	namespaces(t, s, keystore.Namespace{ID: "fixed", KeyRoles: []string{"member"}},
+		keystore.Namespace{ID: "some", KeyRoles: []string{keystore.AnyRole}})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	a := p.get("/apikeys/keys/new?namespace=fixed").want(200, "have this role")
 	if _, there := a.field("roles"); there {
 		t.Error("the fixed role can be changed")
 	}
-	id, _ := p.make("name", "a", "namespace", "fixed", "access", "custom", "permissions_more", "mcp:read")
+	id, _ := p.make("name", "a", "namespace", "fixed", "access", "custom", "permissions_more",
+		"mcp:read")
 	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:read] [member]" {
 		t.Error(got)
 	}
@@ -283,9 +356,13 @@ func TestKeyRoles(t *testing.T) {
 	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:write] [member]" {
 		t.Error(got)
 	}
-	p.submit("/apikeys/keys/new?namespace=some", "name", "b").want(422, `href="#f-roles"`).lacks(`href="#f-permissions"`)
-	p.submit("/apikeys/keys/new", "name", "b", "access", "roles").want(422, `href="#f-roles"`).lacks(`href="#f-permissions"`)
-	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(200, "Saved") // it has those that all have
+	p.submit("/apikeys/keys/new?namespace=some", "name", "b").want(422,
+		`href="#f-roles"`).lacks(`href="#f-permissions"`)
+	p.submit("/apikeys/keys/new", "name", "b", "access", "roles").want(422,
+		`href="#f-roles"`).lacks(`href="#f-permissions"`)
+	// it has those that all have
+	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(200, "Saved")
 	id, _ = p.make("name", "c")
-	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(422, `href="#f-roles"`).lacks(`href="#f-permissions"`)
+	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(422,
+		`href="#f-roles"`).lacks(`href="#f-permissions"`)
 }

@@ -46,7 +46,8 @@ type keysPage struct {
 
 // keyOrders are what keys can be sorted by.
 var keyOrders = []choice{
-	{Value: "", Label: "Newest"}, {Value: "created_at", Label: "Oldest"}, {Value: "name", Label: "Name, A to Z"}, {Value: "-name", Label: "Name, Z to A"},
+	{Value: "", Label: "Newest"}, {Value: "created_at", Label: "Oldest"},
+	{Value: "name", Label: "Name, A to Z"}, {Value: "-name", Label: "Name, Z to A"},
 	{Value: "expires_at", Label: "Expires first"}, {Value: "-expires_at", Label: "Expires last"},
 	{Value: "-last_used_at", Label: "Used last"}, {Value: "last_used_at", Label: "Unused longest"},
 }
@@ -89,19 +90,25 @@ const pageSize = 50
 
 func listKeys(v *visit) error {
 	f := client.KeyFilter{
-		Namespace: v.namespace(), Status: v.query("status"), Owner: v.query("owner"), Role: v.query("role"), Text: v.query("q"), Sort: v.query("sort"), Cursor: v.query("cursor"), Limit: pageSize,
+		Namespace: v.namespace(), Status: v.query("status"), Owner: v.query("owner"),
+		Role: v.query("role"), Text: v.query("q"), Sort: v.query("sort"), Cursor: v.query("cursor"),
+		Limit: pageSize,
 	}
 	list, err := v.api.ListKeys(v.ctx, f)
 	refused, is := errors.AsType[*client.Error](err)
-	if is && slices.ContainsFunc(refused.Errors, func(e api.FieldError) bool { return e.Field == "sort" }) {
-		return v.done(v.With("sort", ""), notice{Kind: "warning", Title: "These keys cannot be sorted like that",
-			Text: "They are shown newest first. Ten thousand can be sorted otherwise: choose a namespace, an owner or a status that has no more of them."})
+	if is && slices.ContainsFunc(refused.Errors,
+		func(e api.FieldError) bool { return e.Field == "sort" }) {
+		return v.done(v.With("sort", ""),
+			notice{Kind: "warning", Title: "These keys cannot be sorted like that",
+				Text: "They are shown newest first. Ten thousand can be sorted otherwise: choose " +
+					"a namespace, an owner or a status that has no more of them."})
 	}
 	if err != nil {
 		return err
 	}
-	p := keysPage{Keys: list.Items, Next: list.NextCursor, Names: v.names(), Sort: f.Sort, Orders: keyOrders,
-		Form: &form{values: v.r.URL.Query()}}
+	p := keysPage{Keys: list.Items, Next: list.NextCursor, Names: v.names(), Sort: f.Sort,
+		Orders: keyOrders,
+		Form:   &form{values: v.r.URL.Query()}}
 	if f.Owner == v.Caller.Member() {
 		p.Mine = f.Owner
 	}
@@ -111,7 +118,8 @@ func listKeys(v *visit) error {
 	}
 	p.Filtered = f.Status+f.Role+f.Text != "" || f.Owner != p.Mine
 	p.Owners = append([]choice{{Value: "", Label: "Anyone"}}, v.members()...)
-	if f.Owner != "" && !slices.ContainsFunc(p.Owners, func(c choice) bool { return c.Value == f.Owner }) {
+	if f.Owner != "" && !slices.ContainsFunc(p.Owners,
+		func(c choice) bool { return c.Value == f.Owner }) {
 		p.Owners = append(p.Owners, choice{Value: f.Owner, Label: f.Owner})
 	}
 	return v.show("keys", "Keys", p)
@@ -151,9 +159,11 @@ func (v *visit) members() []choice {
 	return list
 }
 
-// MayRevoke reports whether the visitor may revoke a key: its own, or one of a namespace where it may.
+// MayRevoke reports whether the visitor may revoke a key: its own, or one of a namespace where it
+// may.
 func (d *view) MayRevoke(k api.Key) bool {
-	return k.Status != string(keystore.StatusRevoked) && (k.Owner == d.Caller.Member() || d.mayIn("admin.keys:revoke", k.Namespace))
+	return k.Status != string(keystore.StatusRevoked) &&
+		(k.Owner == d.Caller.Member() || d.mayIn("admin.keys:revoke", k.Namespace))
 }
 
 // MayEdit reports whether the visitor may edit a key.

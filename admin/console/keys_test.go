@@ -15,8 +15,8 @@ import (
 
 var tokens = regexp.MustCompile(`ak_[0-9A-Za-z]{58}`)
 
-// fill returns the fields of the form that posts to where it stands as a browser would send it, with others in their place: names and values in turn. A
-// value of "-" takes the field out.
+// fill returns the fields of the form that posts to where it stands as a browser would send it,
+// with others in their place: names and values in turn. A value of "-" takes the field out.
 func (a answer) fill(changes ...string) []string {
 	a.t.Helper()
 	changed := make(map[string][]string)
@@ -26,7 +26,8 @@ func (a answer) fill(changes ...string) []string {
 	var fields []string
 	var form *html.Node
 	each(a.Doc, func(n *html.Node) {
-		if n.Data == "form" && attr(n, "method") == "post" && attr(n, "action") == a.At.RequestURI() {
+		if n.Data == "form" && attr(n, "method") == "post" &&
+			attr(n, "action") == a.At.RequestURI() {
 			form = n
 		}
 	})
@@ -106,7 +107,10 @@ func (s *site) alive(t testing.TB, token string) bool {
 		return false
 	}
 	policy := s.keys.Policy()
-	o := keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: policy, Namespace: policy.Namespace(a.Record.Namespace), Need: keystore.Need{Class: keystore.Read}})
+	o := keystore.Decide(a.Record,
+		&keystore.Request{Now: a.Now, Policy: policy,
+			Namespace: policy.Namespace(a.Record.Namespace),
+			Need:      keystore.Need{Class: keystore.Read}})
 	return o == keystore.OK || o == keystore.Forbidden
 }
 
@@ -139,13 +143,16 @@ func TestList(t *testing.T) {
 	p.get("/apikeys/keys?q=x").want(200, "No key fits")
 	var specs []keystore.ImportSpec
 	for i := range 70 {
-		spec := keystore.KeySpec{Name: fmt.Sprintf("Worker %03d", i), Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}, Inactive: i%10 == 1}
+		spec := keystore.KeySpec{Name: fmt.Sprintf("Worker %03d", i),
+			Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}, Inactive: i%10 == 1}
 		if i == 42 {
 			spec.Namespace = "acme"
 		}
-		specs = append(specs, keystore.ImportSpec{KeySpec: spec, Token: fmt.Sprintf("credential-%03d", i), Line: i})
+		specs = append(specs, keystore.ImportSpec{KeySpec: spec,
+			Token: fmt.Sprintf("credential-%03d", i), Line: i})
 	}
-	if n, refused, err := s.keys.ImportKeys(ctx, root, specs, false, ""); n != len(specs) || err != nil {
+	if n, refused, err := s.keys.ImportKeys(ctx, root, specs, false, ""); n != len(specs) ||
+		err != nil {
 		t.Fatal(n, refused, err)
 	}
 	var seen []string
@@ -164,7 +171,8 @@ func TestList(t *testing.T) {
 		}
 		a = p.get(next)
 	}
-	if once := slices.Compact(slices.Sorted(slices.Values(seen))); len(seen) != 62 || len(once) != 62 {
+	if once := slices.Compact(slices.Sorted(slices.Values(seen))); len(seen) != 62 ||
+		len(once) != 62 {
 		t.Errorf("%d: %v", len(seen), seen)
 	}
 	p.get("/apikeys/keys?namespace=acme").want(200, "Worker 042").lacks("Worker 041")
@@ -172,7 +180,9 @@ func TestList(t *testing.T) {
 		t.Errorf("a page of %d", n)
 	}
 	for sort, want := range map[string]string{
-		"": "descending Created", "created_at": "ascending Created", "name": "ascending Name", "-name": "descending Name", "expires_at": "ascending Expires", "-last_used_at": "descending Last used",
+		"": "descending Created", "created_at": "ascending Created", "name": "ascending Name",
+		"-name": "descending Name", "expires_at": "ascending Expires",
+		"-last_used_at": "descending Last used",
 	} {
 		var heads []string
 		a := p.get("/apikeys/keys?namespace=default&q=worker&sort=" + sort).want(200)
@@ -200,19 +210,23 @@ func TestList(t *testing.T) {
 			t.Errorf("by name: %s is the first, want %s", first, want)
 		}
 	}
-	if first := names.FindString(p.get(link(a, "Next page")).want(200).Text); first != "Worker 019" {
+	if first := names.FindString(p.get(link(a,
+		"Next page")).want(200).Text); first != "Worker 019" {
 		t.Errorf("the second page by name begins with %s", first)
 	}
-	p.get("/apikeys/keys?sort=odd&namespace=acme").want(200, "cannot be sorted like that", "Worker 042")
+	p.get("/apikeys/keys?sort=odd&namespace=acme").want(200, "cannot be sorted like that",
+		"Worker 042")
 	p.make("name", "My own")
 	own := p.get("/apikeys/keys")
 	mine := link(own, "My keys")
 	if a := p.get(mine+"&q=own").want(200, "My own"); link(a, "Clear") != mine {
 		t.Errorf("on my keys, Clear leads to %s", link(a, "Clear"))
 	}
-	if a := p.get("/apikeys/keys?namespace=acme&owner=root&sort=name&cursor=").want(200, "Worker 042"); link(a, "Clear") != "/apikeys/keys?namespace=acme&sort=name" {
+	if a := p.get("/apikeys/keys?namespace=acme&owner=root&sort=name&cursor=").want(200,
+		"Worker 042"); link(a, "Clear") != "/apikeys/keys?namespace=acme&sort=name" {
 		t.Errorf("of another's keys, Clear leads to %s", link(a, "Clear"))
-	} else if owner, there := a.field("owner"); owner != "root" || !there || strings.Count(a.Text, `<input type="hidden" name="sort" value="name">`) != 1 {
+	} else if owner, there := a.field("owner"); owner != "root" || !there ||
+		strings.Count(a.Text, `<input type="hidden" name="sort" value="name">`) != 1 {
 		t.Error("the switcher does not keep the filters")
 	}
 	p.get(mine+"&namespace=acme").want(200, "Keys that act for you in namespace <bdi>acme</bdi>")
@@ -220,7 +234,8 @@ func TestList(t *testing.T) {
 	p.get("/apikeys/keys?cursor=nonsense").want(422)
 	p.get("/apikeys/keys?sort=name&cursor=nonsense").want(422)
 	p.get("/apikeys/keys?namespace=no%20such").want(422)
-	p.get("/apikeys/keys?namespace=acne").want(200, "No such namespace", "Show all keys").lacks("/apikeys/keys/new")
+	p.get("/apikeys/keys?namespace=acne").want(200, "No such namespace",
+		"Show all keys").lacks("/apikeys/keys/new")
 	p.get("/apikeys/keys?status=odd").want(422)
 }
 
@@ -228,17 +243,23 @@ func TestList(t *testing.T) {
 func TestHostile(t *testing.T) {
 	s := open(t)
 	for _, name := range []string{
-		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>{{.}}&amp;`, strings.Repeat("W", 200), strings.Repeat("<b>", 66), "يوم \u202eevil 日本語\u2028b", "javascript:alert(1)",
+		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>{{.}}&amp;`,
+		strings.Repeat("W", 200), strings.Repeat("<b>", 66), "يوم \u202eevil 日本語\u2028b",
+		"javascript:alert(1)",
 	} {
 		p := s.signedIn(t, name, "*=@client-admin")
 		id, _ := p.make("name", name, "metadata", "x="+name)
-		for _, path := range []string{"/apikeys/keys", "/apikeys/keys/" + id, "/apikeys/keys/" + id + "/edit", "/apikeys/keys/" + id + "/rotate", "/apikeys/keys/" + id + "/revoke", "/apikeys/keys/new"} {
-			a := p.get(path).want(200, html.EscapeString(strings.ReplaceAll(name, `"`, "")[:1])).lacks("<script>alert", "<img src=x", "<b><b>")
+		for _, path := range []string{"/apikeys/keys", "/apikeys/keys/" + id,
+			"/apikeys/keys/" + id + "/edit", "/apikeys/keys/" + id + "/rotate", "/apikeys/keys/" +
+				id + "/revoke", "/apikeys/keys/new"} {
+			a := p.get(path).want(200, html.EscapeString(strings.ReplaceAll(name, `"`,
+				"")[:1])).lacks("<script>alert", "<img src=x", "<b><b>")
 			if strings.Contains(path, id) && !strings.Contains(textOf(a.Doc), name) {
 				t.Errorf("%s does not show %q", path, name)
 			}
 		}
-		p.post("/apikeys/keys/"+id+"/edit", p.get("/apikeys/keys/"+id+"/edit").fill("reason", name)...).want(200)
+		p.post("/apikeys/keys/"+id+"/edit",
+			p.get("/apikeys/keys/"+id+"/edit").fill("reason", name)...).want(200)
 		if got := s.key(t, id).Name; got != name {
 			t.Errorf("%q became %q", name, got)
 		}

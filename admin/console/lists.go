@@ -12,9 +12,12 @@ import (
 // maxRead is how many objects one call for a list asks for.
 const maxRead = 1000
 
-// fitting returns a page of those that fit, and where the next begins. The REST interface knows no filter for kinds of which there are few, so that
-// the page may be longer than others. fits nil is everything.
-func fitting[T any](cursor string, list func(cursor string, limit int) (api.Page[T], error), fits func(T) bool) (found []T, next *string, err error) {
+// fitting returns a page of those that fit, and where the next begins. The REST interface knows no
+// filter for kinds of which there are few, so that the page may be longer than others. fits nil is
+// everything.
+func fitting[T any](
+	cursor string, list func(cursor string, limit int) (api.Page[T], error), fits func(T) bool,
+) (found []T, next *string, err error) {
 	if fits == nil {
 		page, err := list(cursor, pageSize)
 		return page.Items, page.NextCursor, err
@@ -37,7 +40,9 @@ func fitting[T any](cursor string, list func(cursor string, limit int) (api.Page
 }
 
 // everything reads all pages of a list.
-func everything[T any](list func(cursor string, limit int) (api.Page[T], error)) (all []T, err error) {
+func everything[T any](
+	list func(cursor string, limit int) (api.Page[T], error),
+) (all []T, err error) {
 	for cursor := ""; ; {
 		page, err := list(cursor, maxRead)
 		if err != nil {
@@ -74,10 +79,12 @@ func (v *visit) listMembers(cursor string, limit int) (api.Members, error) {
 // contains reports whether one of the texts has a part, whatever the case.
 func contains(part string, texts ...string) bool {
 	part = strings.ToLower(part)
-	return slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(strings.ToLower(t), part) })
+	return slices.ContainsFunc(texts,
+		func(t string) bool { return strings.Contains(strings.ToLower(t), part) })
 }
 
-// reachable are the namespaces that the visitor may read, and those where it holds something else, by their ids alone.
+// reachable are the namespaces that the visitor may read, and those where it holds something else,
+// by their ids alone.
 func (v *visit) reachable() []api.Namespace {
 	list := slices.Clone(v.namespaces())
 	known := make(map[string]bool, len(list))
@@ -92,8 +99,8 @@ func (v *visit) reachable() []api.Namespace {
 	return list
 }
 
-// places are the namespaces that the visitor holds a permission in, to choose from. everywhere, unless empty, is how the choice of all of them is called,
-// for who holds it there.
+// places are the namespaces that the visitor holds a permission in, to choose from. everywhere,
+// unless empty, is how the choice of all of them is called, for who holds it there.
 func (v *visit) places(permission, everywhere string) []choice {
 	var list []choice
 	for _, ns := range v.reachable() {
@@ -101,7 +108,10 @@ func (v *visit) places(permission, everywhere string) []choice {
 			list = append(list, choice{Value: ns.ID, Label: namespaceLabel(ns)})
 		}
 	}
-	slices.SortFunc(list, func(a, b choice) int { return cmp.Compare(strings.ToLower(a.Value), strings.ToLower(b.Value)) })
+	slices.SortFunc(list, func(a, b choice) int {
+		return cmp.Compare(strings.ToLower(a.Value),
+			strings.ToLower(b.Value))
+	})
 	if everywhere != "" && v.mayIn(permission, keystore.AnyNamespace) {
 		list = append([]choice{{Value: keystore.AnyNamespace, Label: everywhere}}, list...)
 	}

@@ -80,14 +80,17 @@ func (f *form) grants() []api.GrantRequest {
 	for i := range f.grantCount() {
 		at := grantName(i) + "."
 		list = append(list, api.GrantRequest{
-			Namespace: f.Value(at + "namespace"), Roles: slices.Concat(f.Values(at+"roles"), words(f.Value(at+"other_roles"))),
-			Permissions: words(f.Value(at + "permissions")), Connected: f.Has(at+"connected", "true"),
+			Namespace:   f.Value(at + "namespace"),
+			Roles:       slices.Concat(f.Values(at+"roles"), words(f.Value(at+"other_roles"))),
+			Permissions: words(f.Value(at + "permissions")),
+			Connected:   f.Has(at+"connected", "true"),
 		})
 	}
 	return list
 }
 
-// grantRoles are those that grants everywhere can name, the built-in ones first. Who may not read roles types their names.
+// grantRoles are those that grants everywhere can name, the built-in ones first. Who may not read
+// roles types their names.
 func (v *visit) grantRoles() (list []choice) {
 	var made []choice
 	for _, r := range v.roles() {
@@ -104,15 +107,18 @@ func (v *visit) grantRoles() (list []choice) {
 }
 
 func (v *visit) memberForm(m *api.Member, f *form) memberForm {
-	p := memberForm{Member: m, Whole: m == nil || v.keys.MayMember(v.Caller, "update", m.ID), Kinds: []choice{
-		{Value: string(keystore.Person), Label: "A person"},
-		{Value: string(keystore.Service), Label: "A service", Hint: "A program that manages keys."},
-	}}
+	p := memberForm{Member: m, Whole: m == nil || v.keys.MayMember(v.Caller, "update", m.ID),
+		Kinds: []choice{
+			{Value: string(keystore.Person), Label: "A person"},
+			{Value: string(keystore.Service), Label: "A service",
+				Hint: "A program that manages keys."},
+		}}
 	permission := "admin.members:update"
 	if m == nil {
 		permission = "admin.members:create"
 	}
-	places := append([]choice{{Value: "", Label: "Choose a namespace"}}, v.places(permission, "Everywhere, also in namespaces made later")...)
+	places := append([]choice{{Value: "", Label: "Choose a namespace"}},
+		v.places(permission, "Everywhere, also in namespaces made later")...)
 	roles := v.grantRoles()
 	for i := range f.grantCount() {
 		g := grantForm{Form: f, Name: grantName(i), Index: i, Roles: slices.Clone(roles)}
@@ -150,7 +156,8 @@ func createMember(v *visit) error {
 	if v.rearranged(f) {
 		return v.again("member_form", "New member", v.memberForm(nil, f), f)
 	}
-	spec := api.MemberRequest{Name: f.Value("name"), Kind: f.Value("kind"), Login: f.Value("login"), Grants: f.grants()}
+	spec := api.MemberRequest{Name: f.Value("name"), Kind: f.Value("kind"), Login: f.Value("login"),
+		Grants: f.grants()}
 	if spec.Name == "" {
 		f.wrong("name", "is required")
 		return v.again("member_form", "New member", v.memberForm(nil, f), f)
@@ -162,9 +169,11 @@ func createMember(v *visit) error {
 		}
 		return err
 	}
-	n := notice{Title: made.Name + " is a member", Text: "There is no token yet: make one, and hand it over in a safe way."}
+	n := notice{Title: made.Name + " is a member",
+		Text: "There is no token yet: make one, and hand it over in a safe way."}
 	if made.Login != nil {
-		n.Text = "Whoever the site has let in as " + *made.Login + " is this member. A token is needed only without that."
+		n.Text = "Whoever the site has let in as " + *made.Login +
+			" is this member. A token is needed only without that."
 	}
 	return v.done(v.MemberLink(made.ID), n)
 }
@@ -209,7 +218,8 @@ func saveMember(v *visit) error {
 	if v.rearranged(f) {
 		return v.again("member_form", title, v.memberForm(&m, f), f)
 	}
-	done, err := v.api.EditMember(v.ctx, m.ID, memberPatch(m, f), f.ifVersion(), client.Wait(shortWait))
+	done, err := v.api.EditMember(v.ctx, m.ID, memberPatch(m, f), f.ifVersion(),
+		client.Wait(shortWait))
 	if err != nil {
 		if f.fail(err) {
 			return v.again("member_form", title, v.memberForm(&m, f), f)
@@ -219,7 +229,8 @@ func saveMember(v *visit) error {
 	return v.changed(v.MemberLink(m.ID), "Saved", done.Propagation)
 }
 
-// memberPatch is what a form changes of a member, and no more: changing grants in one namespace takes less than changing the name.
+// memberPatch is what a form changes of a member, and no more: changing grants in one namespace
+// takes less than changing the name.
 func memberPatch(m api.Member, f *form) api.MemberPatch {
 	patch := api.MemberPatch{Grants: api.Some(f.grants())}
 	if !f.values.Has("name") { // nor the others: see memberForm.Whole

@@ -49,7 +49,12 @@ func listMembers(v *visit) error {
 			if m.Login != nil {
 				login = *m.Login
 			}
-			return contains(text, m.Name, m.ID, login) && (in == "" || slices.ContainsFunc(m.Grants, func(g api.Grant) bool { return g.Namespace == in || g.Namespace == client.Shared }))
+			return contains(text, m.Name, m.ID, login) &&
+				(in == "" || slices.ContainsFunc(m.Grants,
+					func(g api.Grant) bool {
+						return g.Namespace == in ||
+							g.Namespace == client.Shared
+					}))
 		}
 	}
 	list, next, err := fitting(v.query("cursor"), v.listMembers, fits)
@@ -73,7 +78,9 @@ type memberPage struct {
 // fewKeys is how many keys a member's page shows.
 const fewKeys = 10
 
-func (v *visit) theMember() (api.Member, error) { return v.api.FindMember(v.ctx, v.r.PathValue("id")) }
+func (v *visit) theMember() (api.Member, error) {
+	return v.api.FindMember(v.ctx, v.r.PathValue("id"))
+}
 
 func showMember(v *visit) error {
 	m, err := v.theMember()
@@ -81,11 +88,15 @@ func showMember(v *visit) error {
 		return err
 	}
 	p := memberPage{Member: m, Self: m.ID == v.Caller.Member(), Maker: m.CreatedBy,
-		MayUpdate: v.keys.MayMember(v.Caller, "update", m.ID), MayActFor: v.may("admin.members:update") && v.keys.MayActFor(v.Caller, m.ID), MayDelete: v.keys.MayMember(v.Caller, "delete", m.ID)}
+		MayUpdate: v.keys.MayMember(v.Caller, "update",
+			m.ID), MayActFor: v.may("admin.members:update") && v.keys.MayActFor(v.Caller, m.ID),
+		MayDelete: v.keys.MayMember(v.Caller, "delete", m.ID)}
 	if name := v.names()[m.CreatedBy]; name != "" {
 		p.Maker = name
 	}
-	if keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Owner: m.ID, Limit: fewKeys}); err == nil { // else the visitor may not read keys
+	// else the visitor may not read keys
+	if keys, err := v.api.ListKeys(v.ctx,
+		client.KeyFilter{Owner: m.ID, Limit: fewKeys}); err == nil {
 		p.Keys, p.More = keys.Items, keys.NextCursor != nil
 	}
 	return v.show("member", m.Name, p)
@@ -94,7 +105,8 @@ func showMember(v *visit) error {
 // switchMember disables a member, or enables it again.
 func switchMember(v *visit) error {
 	active := v.form().Has("active", "true")
-	done, err := v.api.EditMember(v.ctx, v.r.PathValue("id"), api.MemberPatch{Active: api.Some(active)}, client.Wait(shortWait))
+	done, err := v.api.EditMember(v.ctx, v.r.PathValue("id"),
+		api.MemberPatch{Active: api.Some(active)}, client.Wait(shortWait))
 	if err != nil {
 		return err
 	}
@@ -108,10 +120,12 @@ func switchMember(v *visit) error {
 func (v *visit) memberRemoval(m api.Member) removal {
 	p := removal{
 		Kind: "Members", Name: m.Name, List: v.link(membersPath), Back: v.MemberLink(m.ID),
-		Text: "The member's token is refused from now on, and it is signed out everywhere. The audit log keeps what it did.",
+		Text: "The member's token is refused from now on, and it is signed out everywhere. The " +
+			"audit log keeps what it did.",
 	}
 	for _, status := range []string{"active", "inactive", "expired"} {
-		keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Owner: m.ID, Status: status, Limit: maxUsers})
+		keys, err := v.api.ListKeys(v.ctx,
+			client.KeyFilter{Owner: m.ID, Status: status, Limit: maxUsers})
 		if err != nil {
 			continue
 		}
@@ -159,7 +173,8 @@ type memberTokenPage struct {
 }
 
 func (v *visit) memberTokenPage(m api.Member) memberTokenPage {
-	return memberTokenPage{Member: m, Self: m.ID == v.Caller.Member(), Expiries: expiryChoices(v.keys.Now())}
+	return memberTokenPage{Member: m, Self: m.ID == v.Caller.Member(),
+		Expiries: expiryChoices(v.keys.Now())}
 }
 
 func askForMemberToken(v *visit) error {
@@ -171,7 +186,8 @@ func askForMemberToken(v *visit) error {
 	return v.write(http.StatusOK, "member_token", "New token for "+m.Name, v.memberTokenPage(m), f)
 }
 
-// giveMemberToken answers with the token itself, which no redirect could carry. The version keeps a reload from making another one.
+// giveMemberToken answers with the token itself, which no redirect could carry. The version keeps a
+// reload from making another one.
 func giveMemberToken(v *visit) error {
 	m, err := v.theMember()
 	if err != nil {
@@ -180,14 +196,17 @@ func giveMemberToken(v *visit) error {
 	f := v.form()
 	p := v.memberTokenPage(m)
 	title := "New token for " + m.Name
-	spec := api.TokenRequest{ExpiresAt: f.expiry(v.keys.Now()), AllowedIPs: words(f.Value("allowed_ips"))}
+	spec := api.TokenRequest{ExpiresAt: f.expiry(v.keys.Now()),
+		AllowedIPs: words(f.Value("allowed_ips"))}
 	if !f.Ok() {
 		return v.again("member_token", title, p, f)
 	}
 	done, err := v.api.NewMemberToken(v.ctx, m.ID, spec, f.ifVersion(), client.Wait(shortWait))
 	if client.StatusOf(err) == http.StatusPreconditionFailed {
-		return v.done(v.MemberLink(m.ID), notice{Kind: "warning", Title: "The member has been changed meanwhile",
-			Text: "If that was you, it has its new token, which was shown once and cannot be shown again. If it is lost, make another."})
+		return v.done(v.MemberLink(m.ID),
+			notice{Kind: "warning", Title: "The member has been changed meanwhile",
+				Text: "If that was you, it has its new token, which was shown once and cannot be " +
+					"shown again. If it is lost, make another."})
 	}
 	if err != nil {
 		if f.fail(err) {
@@ -196,5 +215,6 @@ func giveMemberToken(v *visit) error {
 		return err
 	}
 	p.Token, p.Propagation = done.Token, done.Propagation
-	return v.write(http.StatusCreated, "member_token_shown", "A token for "+m.Name, p, nil) // see showToken
+	// see showToken
+	return v.write(http.StatusCreated, "member_token_shown", "A token for "+m.Name, p, nil)
 }

@@ -49,7 +49,8 @@ func listNamespaces(v *visit) error {
 	}
 	rows := tree(all, v.namespace())
 	if text := v.query("q"); text != "" {
-		rows = slices.DeleteFunc(rows, func(b branch) bool { return !contains(text, b.ID, b.Name, b.Kind) })
+		rows = slices.DeleteFunc(rows,
+			func(b branch) bool { return !contains(text, b.ID, b.Name, b.Kind) })
 	}
 	if from := v.query("cursor"); from != "" {
 		if i := slices.IndexFunc(rows, func(b branch) bool { return b.ID == from }); i >= 0 {
@@ -76,7 +77,8 @@ type namespacePage struct {
 type grantHere struct {
 	Member api.Member
 	Grant  api.Grant
-	From   string // the parent that it is connected to, or * for all; empty: it is in the namespace itself
+	// the parent that it is connected to, or * for all; empty: it is in the namespace itself
+	From string
 }
 
 func (v *visit) theNamespace() (api.Namespace, error) {
@@ -109,7 +111,8 @@ func showNamespace(v *visit) error {
 		p.Grants = grantsIn(ns, members)
 	}
 	if v.mayIn("admin.roles:read", ns.ID) {
-		if p.Roles, _, err = fitting("", v.listRoles, func(r api.Role) bool { return r.Namespace == ns.ID }); err != nil {
+		if p.Roles, _, err = fitting("", v.listRoles,
+			func(r api.Role) bool { return r.Namespace == ns.ID }); err != nil {
 			return err
 		}
 	}
@@ -123,14 +126,16 @@ func namespaceTitle(ns api.Namespace) string {
 	return ns.Name
 }
 
-// grantsIn are the grants that reach a namespace: its own, those of its parent that cover children too, and those of all namespaces.
+// grantsIn are the grants that reach a namespace: its own, those of its parent that cover children
+// too, and those of all namespaces.
 func grantsIn(ns api.Namespace, members []api.Member) (list []grantHere) {
 	for _, m := range members {
 		for _, g := range m.Grants {
 			switch {
 			case g.Namespace == ns.ID:
 				list = append(list, grantHere{Member: m, Grant: g})
-			case g.Namespace == keystore.AnyNamespace, g.Connected && ns.Parent != nil && g.Namespace == *ns.Parent:
+			case g.Namespace == keystore.AnyNamespace, g.Connected && ns.Parent != nil &&
+				g.Namespace == *ns.Parent:
 				list = append(list, grantHere{Member: m, Grant: g, From: g.Namespace})
 			}
 		}
@@ -159,13 +164,17 @@ type namespaceForm struct {
 func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
 	p := namespaceForm{Namespace: ns,
 		Policies: []choice{
-			{Value: string(keystore.EditFree), Label: "Freely", Hint: "Permissions can be given and taken."},
-			{Value: string(keystore.EditGrowOnly), Label: "Only to give more", Hint: "No edit takes anything from a key. To give less, make another key; revoking and inactivating still work."},
+			{Value: string(keystore.EditFree), Label: "Freely",
+				Hint: "Permissions can be given and taken."},
+			{Value: string(keystore.EditGrowOnly), Label: "Only to give more",
+				Hint: "No edit takes anything from a key. To give less, make another key; " +
+					"revoking and inactivating still work."},
 		},
 		KeyRoles: []choice{
 			{Value: rolesAny, Label: "Any, or none"},
 			{Value: rolesSome, Label: "At least one", Hint: "A key cannot be made without a role."},
-			{Value: rolesExactly, Label: "Exactly these", Hint: "Every key has them, and nobody can choose others."},
+			{Value: rolesExactly, Label: "Exactly these",
+				Hint: "Every key has them, and nobody can choose others."},
 		},
 	}
 	below := make(map[string]bool)
@@ -180,7 +189,8 @@ func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
 			p.Parents = append(p.Parents, c)
 		}
 	}
-	if v.mayIn("admin.namespaces:create", keystore.AnyNamespace) || f.Value("parent") == "" && ns != nil {
+	if v.mayIn("admin.namespaces:create", keystore.AnyNamespace) || f.Value("parent") == "" &&
+		ns != nil {
 		p.Parents = append([]choice{{Value: "", Label: "None: it stands by itself"}}, p.Parents...)
 	}
 	if f.Value("parent") != "" {
@@ -223,15 +233,18 @@ func (f *form) lines(name string) []string {
 }
 
 func newNamespace(v *visit) error {
-	f := blank("parent", v.namespace(), "edit_policy", string(keystore.EditFree), "key_roles_rule", rolesAny)
+	f := blank("parent", v.namespace(), "edit_policy", string(keystore.EditFree), "key_roles_rule",
+		rolesAny)
 	return v.write(http.StatusOK, "namespace_form", "New namespace", v.namespaceForm(nil, f), f)
 }
 
 func createNamespace(v *visit) error {
 	f := v.form()
 	spec := api.NamespaceRequest{
-		ID: strings.TrimSpace(f.Value("id")), Kind: strings.TrimSpace(f.Value("kind")), Name: f.Value("name"), EditPolicy: f.Value("edit_policy"),
-		Reach: f.lines("reach"), KeyRoles: f.keyRoles(), TokenPrefix: strings.TrimSpace(f.Value("token_prefix")),
+		ID: strings.TrimSpace(f.Value("id")), Kind: strings.TrimSpace(f.Value("kind")),
+		Name: f.Value("name"), EditPolicy: f.Value("edit_policy"),
+		Reach: f.lines("reach"), KeyRoles: f.keyRoles(),
+		TokenPrefix: strings.TrimSpace(f.Value("token_prefix")),
 		ChildPrefix: strings.TrimSpace(f.Value("child_prefix")),
 	}
 	if parent := f.Value("parent"); parent != "" {
@@ -260,7 +273,8 @@ func editNamespace(v *visit) error {
 	if err != nil {
 		return err
 	}
-	f := blank("version", strconv.FormatInt(ns.Version, 10), "name", ns.Name, "edit_policy", ns.EditPolicy, "key_roles_rule", rolesExactly, "reach", strings.Join(ns.Reach, "\n"))
+	f := blank("version", strconv.FormatInt(ns.Version, 10), "name", ns.Name, "edit_policy",
+		ns.EditPolicy, "key_roles_rule", rolesExactly, "reach", strings.Join(ns.Reach, "\n"))
 	if ns.Parent != nil {
 		f.values.Set("parent", *ns.Parent)
 	}
@@ -278,7 +292,8 @@ func editNamespace(v *visit) error {
 	default:
 		f.values.Set("key_roles", strings.Join(ns.KeyRoles, " "))
 	}
-	return v.write(http.StatusOK, "namespace_form", "Edit "+namespaceTitle(ns), v.namespaceForm(&ns, f), f)
+	return v.write(http.StatusOK, "namespace_form", "Edit "+namespaceTitle(ns),
+		v.namespaceForm(&ns, f), f)
 }
 
 func saveNamespace(v *visit) error {
@@ -289,8 +304,10 @@ func saveNamespace(v *visit) error {
 	f := v.form()
 	title := "Edit " + namespaceTitle(ns)
 	patch := api.NamespacePatch{
-		Name: api.Some(f.Value("name")), EditPolicy: api.Some(f.Value("edit_policy")), Reach: api.Some(f.lines("reach")), KeyRoles: api.Some(f.keyRoles()),
-		Parent: api.Null[string](), TokenPrefix: api.Null[string](), ChildPrefix: api.Null[string](),
+		Name: api.Some(f.Value("name")), EditPolicy: api.Some(f.Value("edit_policy")),
+		Reach: api.Some(f.lines("reach")), KeyRoles: api.Some(f.keyRoles()),
+		Parent: api.Null[string](), TokenPrefix: api.Null[string](),
+		ChildPrefix: api.Null[string](),
 	}
 	if parent := f.Value("parent"); parent != "" {
 		patch.Parent = api.Some(parent)
@@ -318,7 +335,8 @@ func saveNamespace(v *visit) error {
 func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 	p := removal{
 		Kind: "Namespaces", Name: ns.ID, List: v.link(namespacesPath), Back: v.NamespaceLink(ns.ID),
-		Text: "The namespace is empty. The audit log keeps what it was, and its id can be used again.",
+		Text: "The namespace is empty. The audit log keeps what it was, and its id can be used " +
+			"again.",
 	}
 	for _, one := range v.namespaces() {
 		if one.Parent != nil && *one.Parent == ns.ID {
@@ -336,15 +354,18 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 	if v.may("admin.members:read") {
 		members, err := everything(v.listMembers)
 		for _, m := range members {
-			if err == nil && slices.ContainsFunc(m.Grants, func(g api.Grant) bool { return g.Namespace == ns.ID }) {
-				p.Users = append(p.Users, user{"Member with a grant in it", m.Name, v.MemberLink(m.ID)})
+			if err == nil && slices.ContainsFunc(m.Grants,
+				func(g api.Grant) bool { return g.Namespace == ns.ID }) {
+				p.Users = append(p.Users, user{"Member with a grant in it", m.Name,
+					v.MemberLink(m.ID)})
 			}
 		}
 	}
 	keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Namespace: ns.ID, Limit: maxUsers})
 	for _, k := range keys.Items {
 		if err == nil {
-			p.Users = append(p.Users, user{"Key, " + k.Status, k.Name, v.link(keysPath + "/" + k.ID)})
+			p.Users = append(p.Users, user{"Key, " + k.Status, k.Name,
+				v.link(keysPath + "/" + k.ID)})
 		}
 	}
 	if p.More = keys.NextCursor != nil; len(p.Users) > maxUsers {

@@ -34,7 +34,8 @@ func listNodes(v *visit) error {
 	var p nodesPage
 	behind, away := 0, 0
 	for _, n := range list.Items {
-		line := nodeLine{Node: n, Lease: (time.Duration(n.LeaseMS) * time.Millisecond).String(), Lag: "Up to date"}
+		line := nodeLine{Node: n, Lease: (time.Duration(n.LeaseMS) * time.Millisecond).String(),
+			Lag: "Up to date"}
 		if n.Behind > 0 {
 			line.Lag = count(n.Behind, "change", "changes") + " behind"
 		}
@@ -49,7 +50,8 @@ func listNodes(v *visit) error {
 	p.Well = behind+away == 0
 	p.Summary = fmt.Sprintf("%s, all up to date.", count(int64(len(p.Nodes)), "node", "nodes"))
 	if !p.Well {
-		p.Summary = fmt.Sprintf("%s: %d behind, %d not heard of.", count(int64(len(p.Nodes)), "node", "nodes"), behind, away)
+		p.Summary = fmt.Sprintf("%s: %d behind, %d not heard of.",
+			count(int64(len(p.Nodes)), "node", "nodes"), behind, away)
 	}
 	return v.show("nodes", "Nodes", p)
 }

@@ -45,11 +45,14 @@ func (s *site) theMember(t testing.TB, id string) *keystore.Member {
 	return m
 }
 
-// TestPagePermissions: what one may not do is not offered, and is refused all the same when the form is forged.
+// TestPagePermissions: what one may not do is not offered, and is refused all the same when the
+// form is forged.
 func TestPagePermissions(t *testing.T) {
 	s := open(t)
-	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "victim-ns"}, keystore.Namespace{ID: "far"})
-	roles(t, s, keystore.Role{Namespace: "acme", Name: "victim-role", Permissions: permissions(t, "orders:read")})
+	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "victim-ns"},
+		keystore.Namespace{ID: "far"})
+	roles(t, s, keystore.Role{Namespace: "acme", Name: "victim-role",
+		Permissions: permissions(t, "orders:read")})
 	victim, token := s.member(t, "victim-member", "acme=orders:read")
 	every := []string{"admin.nodes:read", "admin.audit:read"}
 	for _, kind := range []string{"roles", "namespaces", "members"} {
@@ -79,30 +82,48 @@ func TestPagePermissions(t *testing.T) {
 		{"admin.audit:read", at + "keys", at + "audit", "", nil},
 		{"admin.nodes:read", at + "keys", at + "nodes", "", nil},
 		{"admin.audit:read", at + "audit", at + "audit/verify", at + "audit/verify", nil},
-		{"admin.roles:create", at + "roles", at + "roles/new", at + "roles/new", []string{"name", "forged", "namespace", "acme", "permissions", "orders:read"}},
-		{"admin.roles:update", at + "roles/acme/victim-role", at + "roles/acme/victim-role/edit", at + "roles/acme/victim-role/edit", append(version, "permissions", "orders:read")},
-		{"admin.roles:delete", at + "roles/acme/victim-role", at + "roles/acme/victim-role/delete", at + "roles/acme/victim-role/delete", nil},
-		{"admin.namespaces:create", at + "namespaces", at + "namespaces/new", at + "namespaces/new", []string{"id", "forged"}},
-		{"admin.namespaces:update", at + "namespaces/victim-ns", at + "namespaces/victim-ns/edit", at + "namespaces/victim-ns/edit", append(version, "name", "forged", "edit_policy", "free")},
-		{"admin.namespaces:delete", at + "namespaces/victim-ns", at + "namespaces/victim-ns/delete", at + "namespaces/victim-ns/delete", nil},
-		{"admin.members:create", at + "members", at + "members/new", at + "members/new", []string{"name", "forged", "kind", "person", "grants[0].namespace", "acme", "grants[0].permissions", "orders:read"}},
-		{"admin.members:update", at + "members/" + victim, at + "members/" + victim + "/edit", at + "members/" + victim + "/edit", []string{"name", "forged", "kind", "person"}},
-		{"admin.members:update", at + "members/" + victim, at + "members/" + victim + "/active", at + "members/" + victim + "/active", nil},
-		{"admin.members:update", at + "members/" + victim, at + "members/" + victim + "/token", at + "members/" + victim + "/token", []string{"version", "2", "expires", "never"}},
-		{"admin.members:delete", at + "members/" + victim, at + "members/" + victim + "/delete", at + "members/" + victim + "/delete", nil},
+		{"admin.roles:create", at + "roles", at + "roles/new", at + "roles/new",
+			[]string{"name", "forged", "namespace", "acme", "permissions", "orders:read"}},
+		{"admin.roles:update", at + "roles/acme/victim-role", at + "roles/acme/victim-role/edit",
+			at + "roles/acme/victim-role/edit", append(version, "permissions", "orders:read")},
+		{"admin.roles:delete", at + "roles/acme/victim-role", at + "roles/acme/victim-role/delete",
+			at + "roles/acme/victim-role/delete", nil},
+		{"admin.namespaces:create", at + "namespaces", at + "namespaces/new", at + "namespaces/new",
+			[]string{"id", "forged"}},
+		{"admin.namespaces:update", at + "namespaces/victim-ns", at + "namespaces/victim-ns/edit",
+			at + "namespaces/victim-ns/edit",
+			append(version, "name", "forged", "edit_policy", "free")},
+		{"admin.namespaces:delete", at + "namespaces/victim-ns", at + "namespaces/victim-ns/delete",
+			at + "namespaces/victim-ns/delete", nil},
+		{"admin.members:create", at + "members", at + "members/new", at + "members/new",
+			[]string{"name", "forged", "kind", "person", "grants[0].namespace", "acme",
+				"grants[0].permissions", "orders:read"}},
+		{"admin.members:update", at + "members/" + victim, at + "members/" + victim + "/edit",
+			at + "members/" + victim + "/edit", []string{"name", "forged", "kind", "person"}},
+		{"admin.members:update", at + "members/" + victim, at + "members/" + victim + "/active",
+			at + "members/" + victim + "/active", nil},
+		{"admin.members:update", at + "members/" + victim, at + "members/" + victim + "/token",
+			at + "members/" + victim + "/token", []string{"version", "2", "expires", "never"}},
+		{"admin.members:delete", at + "members/" + victim, at + "members/" + victim + "/delete",
+			at + "members/" + victim + "/delete", nil},
 	} {
-		without := s.signedIn(t, "Without "+test.permission, grants("*", slices.DeleteFunc(slices.Clone(every), func(p string) bool { return p == test.permission })))
-		for who, p := range map[string]*person{"who holds all else": without, "nobody": nobody, "a viewer": viewer, "who holds it elsewhere": elsewhere} {
+		without := s.signedIn(t, "Without "+test.permission,
+			grants("*", slices.DeleteFunc(slices.Clone(every),
+				func(p string) bool { return p == test.permission })))
+		for who, p := range map[string]*person{"who holds all else": without, "nobody": nobody,
+			"a viewer": viewer, "who holds it elsewhere": elsewhere} {
 			reads := strings.HasSuffix(test.permission, ":read")
 			if who == "a viewer" && reads {
 				continue
 			}
 			a := p.get(test.page)
-			// Who may do it elsewhere is offered what is made anew, and lists, and told that it may not do it here.
+			// Who may do it elsewhere is offered what is made anew, and lists, and told that it may
+			// not do it here.
 			if who != "who holds it elsewhere" && a.Status == 200 && offers(a, test.offer) {
 				t.Errorf("%s offers %s to %s", test.page, test.offer, who)
 			}
-			if who == "who holds it elsewhere" && strings.Contains(test.offer, "victim") && a.Status == 200 {
+			if who == "who holds it elsewhere" && strings.Contains(test.offer, "victim") &&
+				a.Status == 200 {
 				t.Errorf("%s shows %s", test.page, who)
 			}
 			if test.send == "" {
@@ -122,7 +143,8 @@ func TestPagePermissions(t *testing.T) {
 		if !offers(admin.get(test.page).want(200), test.offer) {
 			t.Errorf("%s does not offer %s", test.page, test.offer)
 		}
-		admin.get(strings.TrimSuffix(strings.TrimSuffix(test.offer, "/verify"), "/active")).want(200)
+		admin.get(strings.TrimSuffix(strings.TrimSuffix(test.offer, "/verify"),
+			"/active")).want(200)
 	}
 	m := s.theMember(t, victim)
 	if m.Name != "victim-member" || !m.Active || m.Version != 2 {
@@ -149,7 +171,8 @@ func must[T any](v T, err error) T {
 // offers reports whether a page has a link to an address, or a form that posts to it.
 func offers(a answer, address string) (found bool) {
 	each(a.Doc, func(n *html.Node) {
-		found = found || attr(n, "href") == address || n.Data == "form" && attr(n, "action") == address
+		found = found || attr(n, "href") == address || n.Data == "form" &&
+			attr(n, "action") == address
 	})
 	return found
 }
@@ -158,7 +181,8 @@ func TestRoles(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme", Name: "Acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	a := p.submit("/apikeys/roles/new?namespace=acme", "name", "bil ling", "permissions_more", "orders:read\nOrders").want(422, "Orders")
+	a := p.submit("/apikeys/roles/new?namespace=acme", "name", "bil ling", "permissions_more",
+		"orders:read\nOrders").want(422, "Orders")
 	if name, _ := a.field("name"); name != "bil ling" {
 		t.Errorf("the name is lost: %q", name)
 	}
@@ -168,30 +192,44 @@ func TestRoles(t *testing.T) {
 	if in, _ := a.field("namespace"); in != "acme" {
 		t.Errorf("the namespace is lost: %q", in)
 	}
-	p.submit("/apikeys/roles/new?namespace=acme", "name", "billing", "permissions_more", "").want(422, "a role gives something")
-	a = p.submit("/apikeys/roles/new", "name", "billing", "namespace", "acme", "permissions", "*", "permissions_more", "orders:read,orders:list").want(200, "The role billing is there", "orders:list")
+	p.submit("/apikeys/roles/new?namespace=acme", "name", "billing", "permissions_more",
+		"").want(422, "a role gives something")
+	a = p.submit("/apikeys/roles/new", "name", "billing", "namespace", "acme", "permissions", "*",
+		"permissions_more", "orders:read,orders:list").want(200, "The role billing is there",
+		"orders:list")
 	if a.At.Path != "/apikeys/roles/acme/billing" {
 		t.Errorf("led to %s", a.At)
 	}
-	p.submit("/apikeys/roles/new", "name", "billing", "namespace", "acme", "permissions_more", "read").want(409, "exists")
-	p.submit("/apikeys/roles/new", "name", "shared", "namespace", "*", "permissions_more", "read").want(200, "Shared")
+	p.submit("/apikeys/roles/new", "name", "billing", "namespace", "acme", "permissions_more",
+		"read").want(409, "exists")
+	p.submit("/apikeys/roles/new", "name", "shared", "namespace", "*", "permissions_more",
+		"read").want(200, "Shared")
 
-	form := p.get("/apikeys/roles/acme/billing/edit").want(200).fill("permissions", "-", "permissions_more", "orders:read", "description", " Reads <orders> ")
-	p.post("/apikeys/roles/acme/billing/edit", form...).want(200, "Saved", "In force on 1 of 1 node", "Reads &lt;orders&gt;").lacks("orders:list")
+	form := p.get("/apikeys/roles/acme/billing/edit").want(200).fill("permissions", "-",
+		"permissions_more", "orders:read", "description", " Reads <orders> ")
+	p.post("/apikeys/roles/acme/billing/edit", form...).want(200, "Saved",
+		"In force on 1 of 1 node", "Reads &lt;orders&gt;").lacks("orders:list")
 	if text, _ := p.get("/apikeys/roles/acme/billing/edit").field("description"); text != "Reads <orders>" {
 		t.Errorf("the form has the description %q", text)
 	}
 	p.get("/apikeys/roles?q=reads").want(200, "Reads &lt;orders&gt;", "/apikeys/roles/acme/billing")
-	p.submit("/apikeys/roles/acme/billing/edit", "description", strings.Repeat("x", 1001)).want(422, "longer than 1000 characters")
-	p.post("/apikeys/roles/acme/billing/edit", form...).want(412) // somebody else has changed it meanwhile
-	p.get("/apikeys/roles/*/viewer").want(200, "comes with the product").lacks("/viewer/edit", "/viewer/delete")
-	p.post("/apikeys/roles/*/viewer/edit", "permissions", "read", "version", "1").want(409, "comes with the product")
+	p.submit("/apikeys/roles/acme/billing/edit", "description", strings.Repeat("x", 1001)).want(422,
+		"longer than 1000 characters")
+	// somebody else has changed it meanwhile
+	p.post("/apikeys/roles/acme/billing/edit", form...).want(412)
+	p.get("/apikeys/roles/*/viewer").want(200, "comes with the product").lacks("/viewer/edit",
+		"/viewer/delete")
+	p.post("/apikeys/roles/*/viewer/edit", "permissions", "read", "version", "1").want(409,
+		"comes with the product")
 	p.post("/apikeys/roles/*/viewer/delete").want(409, "comes with the product")
 
 	id, _ := s.member(t, "<b>Grace</b>", "acme=@billing")
-	p.get("/apikeys/roles/acme/billing").want(200, "&lt;b&gt;Grace&lt;/b&gt;", "/apikeys/members/"+id)
-	p.get("/apikeys/roles/acme/billing/delete").want(200, "In use", "&lt;b&gt;Grace&lt;/b&gt;").lacks(`<button class="danger"`)
-	p.post("/apikeys/roles/acme/billing/delete").want(409, "The role is in use in namespace", "&lt;b&gt;Grace")
+	p.get("/apikeys/roles/acme/billing").want(200, "&lt;b&gt;Grace&lt;/b&gt;",
+		"/apikeys/members/"+id)
+	p.get("/apikeys/roles/acme/billing/delete").want(200, "In use",
+		"&lt;b&gt;Grace&lt;/b&gt;").lacks(`<button class="danger"`)
+	p.post("/apikeys/roles/acme/billing/delete").want(409, "The role is in use in namespace",
+		"&lt;b&gt;Grace")
 	if _, _, err := s.keys.DeleteMember(ctx, root, id, keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +239,8 @@ func TestRoles(t *testing.T) {
 	p.get("/apikeys/roles?q=VIEW").want(200, "viewer").lacks(">shared<")
 	p.get("/apikeys/roles?q=nonesuch").want(200, "No role fits")
 	for range 60 {
-		roles(t, s, keystore.Role{Namespace: "acme", Name: keystore.NewID(), Permissions: permissions(t, "read")})
+		roles(t, s, keystore.Role{Namespace: "acme", Name: keystore.NewID(),
+			Permissions: permissions(t, "read")})
 	}
 	a = p.get("/apikeys/roles").want(200, "Next page").lacks("viewer")
 	var older string
@@ -241,7 +280,8 @@ func TestNamespaceCycle(t *testing.T) {
 	} {
 		parents(map[string]string{"eu": "acme", "zz": "eu"})
 		parents(cycle)
-		p.get("/apikeys/namespaces").want(200, "/namespaces/acme", "/namespaces/eu", "/namespaces/zz", "Unreadable")
+		p.get("/apikeys/namespaces").want(200, "/namespaces/acme", "/namespaces/eu",
+			"/namespaces/zz", "Unreadable")
 		for id := range cycle {
 			p.get("/apikeys/namespaces?namespace="+id).want(200, "/namespaces/"+id)
 			p.get("/apikeys/namespaces/"+id).want(200, "grants nothing until it is repaired")
@@ -249,7 +289,8 @@ func TestNamespaceCycle(t *testing.T) {
 			p.get("/apikeys/namespaces/" + id + "/delete").want(200)
 			p.get("/apikeys/keys/new?namespace=" + id).want(200)
 		}
-		p.submit("/apikeys/namespaces/acme/edit", "parent", "").want(200, "Saved").lacks("until it is repaired")
+		p.submit("/apikeys/namespaces/acme/edit", "parent", "").want(200,
+			"Saved").lacks("until it is repaired")
 		p.get("/apikeys/namespaces").want(200).lacks("Unreadable")
 	}
 }
@@ -258,11 +299,18 @@ func TestNamespaces(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	add := func(fields ...string) answer { return p.submit("/apikeys/namespaces/new", fields...) }
-	add("id", "acme", "name", "<i>Acme</i>", "kind", "account", "parent", "").want(200, "The namespace acme is there", "&lt;i&gt;Acme")
-	add("id", "eu", "parent", "acme", "kind", "work space", "reach", "user group\n\n shop ", "edit_policy", "grow_only", "key_roles_rule", "some").want(200, "user group", "At least one", "Only give more")
-	add("id", "zz", "parent", "eu", "key_roles_rule", "exactly", "key_roles", "viewer").want(200, "Exactly")
-	a := add("id", "no good", "name", "kept", "parent", "eu", "key_roles_rule", "exactly", "key_roles", "nobody", "token_prefix", "x_", "reach", "a\nb").want(422, "up to 63 of these", "no role &#34;nobody&#34;", "one that the configuration accepts")
-	for name, want := range map[string]string{"id": "no good", "name": "kept", "parent": "eu", "key_roles": "nobody", "token_prefix": "x_", "reach": "a\nb"} {
+	add("id", "acme", "name", "<i>Acme</i>", "kind", "account", "parent", "").want(200,
+		"The namespace acme is there", "&lt;i&gt;Acme")
+	add("id", "eu", "parent", "acme", "kind", "work space", "reach", "user group\n\n shop ",
+		"edit_policy", "grow_only", "key_roles_rule", "some").want(200, "user group",
+		"At least one", "Only give more")
+	add("id", "zz", "parent", "eu", "key_roles_rule", "exactly", "key_roles", "viewer").want(200,
+		"Exactly")
+	a := add("id", "no good", "name", "kept", "parent", "eu", "key_roles_rule", "exactly",
+		"key_roles", "nobody", "token_prefix", "x_", "reach", "a\nb").want(422, "up to 63 of these",
+		"no role &#34;nobody&#34;", "one that the configuration accepts")
+	for name, want := range map[string]string{"id": "no good", "name": "kept", "parent": "eu",
+		"key_roles": "nobody", "token_prefix": "x_", "reach": "a\nb"} {
 		if got, _ := a.field(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
@@ -274,15 +322,19 @@ func TestNamespaces(t *testing.T) {
 	if prefix, _ := p.get("/apikeys/namespaces/confined/edit").want(200).field("child_prefix"); prefix != "co-" {
 		t.Errorf("child_prefix in the form is %q", prefix)
 	}
-	p.submit("/apikeys/namespaces/confined/edit", "child_prefix", "").want(200, "Saved", "ids below it are free")
-	if _, _, err := s.keys.DeleteNamespace(ctx, root, "confined", keystore.ChangeOptions{}); err != nil {
+	p.submit("/apikeys/namespaces/confined/edit", "child_prefix", "").want(200, "Saved",
+		"ids below it are free")
+	if _, _, err := s.keys.DeleteNamespace(ctx, root, "confined",
+		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 
 	order := func(path string) string {
 		var ids []string
 		each(p.get(path).want(200).Doc, func(n *html.Node) {
-			if id, ok := strings.CutPrefix(attr(n, "href"), "/apikeys/namespaces/"); ok && id != "new" && !strings.Contains(id, "?") {
+			if id,
+				ok := strings.CutPrefix(attr(n, "href"), "/apikeys/namespaces/"); ok &&
+				id != "new" && !strings.Contains(id, "?") {
 				ids = append(ids, id)
 			}
 		})
@@ -294,24 +346,36 @@ func TestNamespaces(t *testing.T) {
 	if got := order("/apikeys/namespaces?q=SPACE"); got != "eu" {
 		t.Errorf("found %q", got)
 	}
-	p.get("/apikeys/namespaces?namespace=eu").want(200, "deep-0", "deep-1").lacks("/namespaces/acme")
+	p.get("/apikeys/namespaces?namespace=eu").want(200, "deep-0",
+		"deep-1").lacks("/namespaces/acme")
 	s.member(t, "Grace", "eu=@viewer")
-	if _, err := s.keys.CreateMember(ctx, root, keystore.Member{Name: "Connie", Grants: []keystore.Grant{{Namespace: "acme", Connected: true, Roles: []string{"viewer"}}}}); err != nil {
+	if _, err := s.keys.CreateMember(ctx, root,
+		keystore.Member{Name: "Connie",
+			Grants: []keystore.Grant{{Namespace: "acme", Connected: true,
+				Roles: []string{"viewer"}}}}); err != nil {
 		t.Fatal(err)
 	}
-	p.get("/apikeys/namespaces/eu").want(200, "Grace", "Connie", "covers children too", "/apikeys/namespaces/zz", "&lt;i&gt;Acme")
-	p.get("/apikeys/namespaces/zz").want(200).lacks("Grace", "Connie") // it reaches direct children only
+	p.get("/apikeys/namespaces/eu").want(200, "Grace", "Connie", "covers children too",
+		"/apikeys/namespaces/zz", "&lt;i&gt;Acme")
+	// it reaches direct children only
+	p.get("/apikeys/namespaces/zz").want(200).lacks("Grace", "Connie")
 
-	form := p.get("/apikeys/namespaces/zz/edit").want(200, "To move it").lacks(`name="id"`, `name="kind"`)
-	if parent, _ := form.field("parent"); parent != "eu" || strings.Contains(form.Text, `<option value="zz"`+">zz") && strings.Contains(form.Text, `id="f-parent"><option value="zz"`) {
+	form := p.get("/apikeys/namespaces/zz/edit").want(200, "To move it").lacks(`name="id"`,
+		`name="kind"`)
+	if parent, _ := form.field("parent"); parent != "eu" ||
+		strings.Contains(form.Text, `<option value="zz"`+">zz") &&
+			strings.Contains(form.Text, `id="f-parent"><option value="zz"`) {
 		t.Errorf("the parent is %q", parent)
 	}
-	p.submit("/apikeys/namespaces/zz/edit", "parent", "acme", "key_roles_rule", "any").want(200, "Saved", "Any, or none")
+	p.submit("/apikeys/namespaces/zz/edit", "parent", "acme", "key_roles_rule", "any").want(200,
+		"Saved", "Any, or none")
 	if got := order("/apikeys/namespaces"); got != "acme eu zz default" {
 		t.Errorf("the tree is %q", got)
 	}
-	p.post("/apikeys/namespaces/zz/edit", "parent", "zz", "version", "2", "edit_policy", "free").want(422, "lies in this namespace itself")
-	p.post("/apikeys/namespaces/zz/edit", "parent", "acme", "version", "1", "edit_policy", "free").want(412)
+	p.post("/apikeys/namespaces/zz/edit", "parent", "zz", "version", "2", "edit_policy",
+		"free").want(422, "lies in this namespace itself")
+	p.post("/apikeys/namespaces/zz/edit", "parent", "acme", "version", "1", "edit_policy",
+		"free").want(412)
 
 	p.get("/apikeys/namespaces/eu/delete").want(200, "In use", "Grace")
 	p.post("/apikeys/namespaces/eu/delete").want(409, "not empty")
@@ -324,22 +388,27 @@ func TestNamespaces(t *testing.T) {
 func TestMembers(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu", Parent: "acme"})
-	roles(t, s, keystore.Role{Namespace: "acme", Name: "local", Permissions: permissions(t, "read")})
+	roles(t, s, keystore.Role{Namespace: "acme", Name: "local",
+		Permissions: permissions(t, "read")})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 
 	// Namespaces are added and taken away again, with nothing lost.
-	form := p.get("/apikeys/members/new").want(200, `<option value="" selected>Choose a namespace</option>`).lacks(`<option value="" selected></option>`).fill("name", "Grace <b>", "login", "grace", "grants[0].namespace", "acme", "grants[0].roles", "viewer", "grants[0].other_roles", "local")
+	form := p.get("/apikeys/members/new").want(200,
+		`<option value="" selected>Choose a namespace</option>`).lacks(`<option value="" selected></option>`).fill("name", "Grace <b>", "login", "grace", "grants[0].namespace", "acme", "grants[0].roles", "viewer", "grants[0].other_roles", "local")
 	a := p.post("/apikeys/members/new", append(form, "add", "grant")...).want(200)
-	form = a.fill("grants[1].namespace", "eu", "grants[1].roles", "developer", "grants[1].connected", "true", "grants[1].permissions", "orders:nope:x")
+	form = a.fill("grants[1].namespace", "eu", "grants[1].roles", "developer",
+		"grants[1].connected", "true", "grants[1].permissions", "orders:nope:x")
 	a = p.post("/apikeys/members/new", form...).want(422, "orders:nope:x")
-	for name, want := range map[string]string{"name": "Grace <b>", "grants[0].namespace": "acme", "grants[0].other_roles": "local", "grants[1].namespace": "eu", "grants[1].permissions": "orders:nope:x"} {
+	for name, want := range map[string]string{"name": "Grace <b>", "grants[0].namespace": "acme",
+		"grants[0].other_roles": "local", "grants[1].namespace": "eu", "grants[1].permissions": "orders:nope:x"} {
 		if got, _ := a.field(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
 	wrong := false
 	each(a.Doc, func(n *html.Node) {
-		wrong = wrong || attr(n, "id") == "f-grants[1]" && strings.Contains(textOf(n), "orders:nope:x")
+		wrong = wrong || attr(n, "id") == "f-grants[1]" &&
+			strings.Contains(textOf(n), "orders:nope:x")
 	})
 	if !wrong {
 		t.Error("the error does not stand beside its grant")
@@ -351,24 +420,31 @@ func TestMembers(t *testing.T) {
 	if _, two := a.field("grants[1].namespace"); two {
 		t.Error("the grant is still there")
 	}
-	a = p.post("/apikeys/members/new", a.fill("grants[0].permissions", "orders:read")...).want(200, "is a member", "Grace &lt;b&gt;", "covers children too")
+	a = p.post("/apikeys/members/new", a.fill("grants[0].permissions", "orders:read")...).want(200,
+		"is a member", "Grace &lt;b&gt;", "covers children too")
 	id := strings.TrimPrefix(a.At.Path, "/apikeys/members/")
 	m := s.theMember(t, id)
-	if m.Login != "grace" || len(m.Grants) != 1 || !m.Grants[0].Connected || m.Grants[0].Roles[0] != "developer" || m.Grants[0].Permissions[0].String() != "orders:read" {
+	if m.Login != "grace" || len(m.Grants) != 1 || !m.Grants[0].Connected ||
+		m.Grants[0].Roles[0] != "developer" ||
+		m.Grants[0].Permissions[0].String() != "orders:read" {
 		t.Fatalf("made %+v", m)
 	}
-	p.submit("/apikeys/members/new", "name", "Other", "login", "grace", "grants[0].namespace", "acme", "grants[0].roles", "viewer").want(409, "Another member has this login")
+	p.submit("/apikeys/members/new", "name", "Other", "login", "grace", "grants[0].namespace",
+		"acme", "grants[0].roles", "viewer").want(409, "Another member has this login")
 	p.submit("/apikeys/members/new", "name", "").want(422, "Is required")
 
 	// A token is shown once. The form sent again makes no other.
 	at := "/apikeys/members/" + id
 	fields := p.get(at+"/token").want(200, "is refused from then on", `name="zone"`).fill()
 	p.post(at+"/token", "version", "1", "expires", "custom").want(422, "Give a day")
-	p.post(at+"/token", "version", "1", "expires", "never", "allowed_ips", "nowhere").want(422, "nowhere")
-	token := memberTokens.FindString(p.post(at+"/token", fields...).want(201, "It will not be shown again").Text)
+	p.post(at+"/token", "version", "1", "expires", "never", "allowed_ips", "nowhere").want(422,
+		"nowhere")
+	token := memberTokens.FindString(p.post(at+"/token", fields...).want(201,
+		"It will not be shown again").Text)
 	grace := s.person(t)
 	grace.signIn(token).want(200, "Grace &lt;b&gt;")
-	if a := p.post(at+"/token", fields...).want(200, "changed meanwhile"); memberTokens.MatchString(a.Text) {
+	if a := p.post(at+"/token", fields...).want(200,
+		"changed meanwhile"); memberTokens.MatchString(a.Text) {
 		t.Error("a token is shown twice")
 	}
 	grace.get("/apikeys/keys").want(200, "Sign out")
@@ -381,8 +457,10 @@ func TestMembers(t *testing.T) {
 	}
 
 	// Edits change what they say, and no more.
-	p.submit(at+"/edit", "name", "Grace", "login", "", "grants[0].connected", "-").want(200, "Saved").lacks("covers children too")
-	if m := s.theMember(t, id); m.Name != "Grace" || m.Login != "" || m.Grants[0].Connected || len(m.Grants[0].Roles) != 1 {
+	p.submit(at+"/edit", "name", "Grace", "login", "", "grants[0].connected", "-").want(200,
+		"Saved").lacks("covers children too")
+	if m := s.theMember(t, id); m.Name != "Grace" || m.Login != "" || m.Grants[0].Connected ||
+		len(m.Grants[0].Roles) != 1 {
 		t.Errorf("edited to %+v", m)
 	}
 	p.post(at+"/edit", "name", "x", "kind", "person", "version", "1").want(412)
@@ -396,14 +474,17 @@ func TestMembers(t *testing.T) {
 	p.post(at+"/active", "active", "true").want(200, "is active again")
 	grace.signIn(second).want(200)
 
-	k, _, err := s.keys.MintKey(ctx, root, keystore.KeySpec{Name: "Hers", Namespace: "eu", Owner: id, Home: &keystore.Grant{Permissions: permissions(t, "read")}}, "")
+	k, _, err := s.keys.MintKey(ctx, root,
+		keystore.KeySpec{Name: "Hers", Namespace: "eu", Owner: id,
+			Home: &keystore.Grant{Permissions: permissions(t, "read")}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.get(at).want(200, "Hers", "/apikeys/keys/"+k.ID)
 	p.get(at+"/delete").want(200, "In use", "Hers")
 	p.post(at+"/delete").want(409, "act for this member")
-	if _, _, err := s.keys.RevokeKey(ctx, root, k.ID, "", false, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := s.keys.RevokeKey(ctx, root, k.ID, "", false,
+		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	p.submit(at+"/delete").want(200, "Grace is deleted")
@@ -413,7 +494,8 @@ func TestMembers(t *testing.T) {
 	}
 	p.get("/apikeys/members?q=ADA").want(200, "(you)")
 	p.get("/apikeys/members?q=nothing").want(200, "No member fits")
-	labelled := must(s.keys.CreateMember(ctx, root, keystore.Member{Name: "Joan", Labels: map[string]string{"team": "<erp>"}}))
+	labelled := must(s.keys.CreateMember(ctx, root,
+		keystore.Member{Name: "Joan", Labels: map[string]string{"team": "<erp>"}}))
 	p.get("/apikeys/members/"+labelled.ID).want(200, "Labels", "&lt;erp&gt;")
 }
 
@@ -428,7 +510,8 @@ func TestPartOfAMember(t *testing.T) {
 	p.get(at+"/edit").want(200, "not yours to change").lacks(`name="name"`, `name="login"`)
 	p.submit(at+"/edit", "grants[0].roles", "developer").want(200, "Saved", "developer")
 	m := s.theMember(t, id)
-	if len(m.Grants) != 2 || !slices.ContainsFunc(m.Grants, func(g keystore.Grant) bool { return g.Namespace == "globex" && g.Roles[0] == "viewer" }) {
+	if len(m.Grants) != 2 || !slices.ContainsFunc(m.Grants,
+		func(g keystore.Grant) bool { return g.Namespace == "globex" && g.Roles[0] == "viewer" }) {
 		t.Errorf("now has %+v", m.Grants)
 	}
 	p.submit(at+"/edit", "name", "Other", "kind", "person").want(403, "admin.members:update")
@@ -439,47 +522,63 @@ func TestAudit(t *testing.T) {
 	begun := time.Now()
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "other"})
-	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing", Permissions: permissions(t, "orders:read", "orders:list")})
-	if _, _, err := s.keys.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "billing"}, keystore.RolePatch{Permissions: permissions(t, "orders:read", "refunds:write")}, keystore.ChangeOptions{}); err != nil {
+	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing",
+		Permissions: permissions(t, "orders:read", "orders:list")})
+	if _, _, err := s.keys.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "billing"},
+		keystore.RolePatch{Permissions: permissions(t, "orders:read", "refunds:write")},
+		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	p := s.signedIn(t, `<script>alert(1)</script>`, "*=@client-admin")
 	p.get("/apikeys/audit?action=role.edit").want(200, "Role edited", "/apikeys/roles/acme/billing",
-		`<del><span class="visually-hidden">removed </span><bdi>orders:list</bdi></del>`, `<ins><span class="visually-hidden">added </span><bdi>refunds:write</bdi></ins>`, "192.0.2.1").lacks("<bdi>orders:read</bdi>", ">Namespace made</span>")
-	p.get("/apikeys/audit?object=acme").want(200, ">Namespace made</span>").lacks(">Role edited</span>")
-	p.get("/apikeys/audit?namespace=other").want(200, ">Namespace made</span>", "/apikeys/namespaces/other").lacks("/apikeys/namespaces/acme", ">Role edited</span>")
+		`<del><span class="visually-hidden">removed </span><bdi>orders:list</bdi></del>`,
+		`<ins><span class="visually-hidden">added </span><bdi>refunds:write</bdi></ins>`,
+		"192.0.2.1").lacks("<bdi>orders:read</bdi>", ">Namespace made</span>")
+	p.get("/apikeys/audit?object=acme").want(200,
+		">Namespace made</span>").lacks(">Role edited</span>")
+	p.get("/apikeys/audit?namespace=other").want(200, ">Namespace made</span>",
+		"/apikeys/namespaces/other").lacks("/apikeys/namespaces/acme", ">Role edited</span>")
 	now := time.Now()
 	for _, zone := range []string{"", "Pacific/Kiritimati", "Pacific/Pago_Pago"} {
 		at, err := time.LoadLocation(zone)
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.get("/apikeys/audit?from="+begun.In(at).Format(time.DateOnly)+"&to="+now.In(at).Format(time.DateOnly)+"&zone="+zone).want(200, ">Role edited</span>")
+		p.get("/apikeys/audit?from="+begun.In(at).Format(time.DateOnly)+"&to="+
+			now.In(at).Format(time.DateOnly)+"&zone="+zone).want(200, ">Role edited</span>")
 	}
-	p.get("/apikeys/audit?from="+now.In(time.FixedZone("", 14*3600)).AddDate(0, 0, 1).Format(time.DateOnly)+"&zone=Pacific/Kiritimati").want(200, "No change fits")
+	p.get("/apikeys/audit?from="+now.In(time.FixedZone("", 14*3600)).AddDate(0, 0,
+		1).Format(time.DateOnly)+"&zone=Pacific/Kiritimati").want(200, "No change fits")
 	p.get("/apikeys/audit?actor=m_nobody").want(200, "No change fits")
 	p.get("/apikeys/audit?to=2020-01-01").want(200, "No change fits")
-	p.get("/apikeys/audit?from=2020-01-01&action=member.token").want(200, "Member given a token", "&lt;script&gt;").lacks("akm_")
+	p.get("/apikeys/audit?from=2020-01-01&action=member.token").want(200, "Member given a token",
+		"&lt;script&gt;").lacks("akm_")
 	id, _ := s.member(t, "Grace")
-	if _, _, _, err := s.keys.NewMemberToken(ctx, root, id, keystore.TokenSpec{}, keystore.ChangeOptions{}); err != nil {
+	if _, _, _, err := s.keys.NewMemberToken(ctx, root, id, keystore.TokenSpec{},
+		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	p.get("/apikeys/audit?action=key.revoke").want(200, "Member&#39;s token ended", "/apikeys/members/"+id).lacks(">Key revoked</span>")
+	p.get("/apikeys/audit?action=key.revoke").want(200, "Member&#39;s token ended",
+		"/apikeys/members/"+id).lacks(">Key revoked</span>")
 	// A filter that cannot be understood does not vanish; an empty one is none.
-	p.get("/apikeys/audit?from=yesterday").want(422, "Day not understood").lacks(">Role edited</span>")
+	p.get("/apikeys/audit?from=yesterday").want(422,
+		"Day not understood").lacks(">Role edited</span>")
 	p.get("/apikeys/audit?from=2026-01-02&to=2026-01-01").want(422)
 	p.get("/apikeys/audit?namespace=other&namespace=").want(400, "Address not understood")
 	p.get("/apikeys/audit?namespace=%zz").want(400, "Address not understood")
-	p.get("/apikeys/audit?namespace=&from=&to=&actor=&action=&object=&zone=").want(200, ">Role edited</span>")
+	p.get("/apikeys/audit?namespace=&from=&to=&actor=&action=&object=&zone=").want(200,
+		">Role edited</span>")
 	p.get("/apikeys/audit?cursor=nonsense").want(422)
-	p.post("/apikeys/audit/verify").want(200, "The audit log is as it was written", "follows from the one before")
+	p.post("/apikeys/audit/verify").want(200, "The audit log is as it was written",
+		"follows from the one before")
 
 	some := s.signedIn(t, "Some", "acme=@viewer")
 	some.get("/apikeys/audit").want(200, ">Role edited</span>").lacks("other", "Verify the log")
 	some.post("/apikeys/audit/verify").want(403)
 
 	for range 60 {
-		roles(t, s, keystore.Role{Namespace: "acme", Name: keystore.NewID(), Permissions: permissions(t, "read")})
+		roles(t, s, keystore.Role{Namespace: "acme", Name: keystore.NewID(),
+			Permissions: permissions(t, "read")})
 	}
 	var older string
 	each(p.get("/apikeys/audit?action=role.create").want(200, "Next page").Doc, func(n *html.Node) {
@@ -493,7 +592,8 @@ func TestAudit(t *testing.T) {
 func TestNodes(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@viewer")
-	p.get("/apikeys/nodes").want(200, "1 node, all up to date", "Shows you this page", "Active", "Up to date", "30s")
+	p.get("/apikeys/nodes").want(200, "1 node, all up to date", "Shows you this page", "Active",
+		"Up to date", "30s")
 	some := s.signedIn(t, "Some", "default=@viewer")
 	some.get("/apikeys/nodes").want(403)
 	some.get("/apikeys/keys").lacks("/apikeys/nodes")
@@ -505,15 +605,19 @@ func TestTokenInAField(t *testing.T) {
 	p, nobody := s.signedIn(t, "Ada", "*=@client-admin"), s.person(t)
 	_, token := s.member(t, "Grace", "*=@viewer")
 	for _, path := range []string{
-		"/apikeys/keys?q=" + token, "/apikeys/audit?namespace=" + token, "/apikeys/keys?owner=x" + token + "x", "/apikeys/roles?" + token + "=1",
-		"/apikeys/keys?token=" + token, "/apikeys/keys/" + token, "/apikeys/" + token + "?q=1", "/apikeys/sign-in?next=/apikeys/keys?q=" + token,
+		"/apikeys/keys?q=" + token, "/apikeys/audit?namespace=" + token,
+		"/apikeys/keys?owner=x" + token + "x", "/apikeys/roles?" + token + "=1",
+		"/apikeys/keys?token=" + token, "/apikeys/keys/" + token, "/apikeys/" + token + "?q=1",
+		"/apikeys/sign-in?next=/apikeys/keys?q=" + token,
 	} {
 		for _, visitor := range []*person{p, nobody} {
 			visitor.get(path).want(400, "Address not understood").lacks(token)
 		}
 	}
-	for _, path := range []string{"/apikeys/keys/new", "/apikeys/roles/new", "/apikeys/members/new", "/apikeys/namespaces/new"} {
-		p.post(path, "name", "see "+token, "id", "acme", "permissions", "read").want(422, "A field contains a token").lacks(token)
+	for _, path := range []string{"/apikeys/keys/new", "/apikeys/roles/new", "/apikeys/members/new",
+		"/apikeys/namespaces/new"} {
+		p.post(path, "name", "see "+token, "id", "acme", "permissions", "read").want(422,
+			"A field contains a token").lacks(token)
 	}
 	p.get("/apikeys/audit").want(200).lacks(token)
 }

@@ -16,14 +16,15 @@ func progressPages() []page {
 	return []page{{"GET " + progressPath, anyMember, watch}}
 }
 
-// changed ends a change that takes access away: with a notice on the next page when it is in force everywhere, or else on the page
-// that shows how far it has come.
+// changed ends a change that takes access away: with a notice on the next page when it is in force
+// everywhere, or else on the page that shows how far it has come.
 func (v *visit) changed(to, title string, p api.Propagation) error {
 	if p.Complete {
 		return v.done(to, notice{Title: title, Propagation: &p})
 	}
 	since := v.keys.Now().Add(-time.Duration(p.MS) * time.Millisecond)
-	q := url.Values{"revision": {strconv.FormatInt(p.Revision, 10)}, "since": {strconv.FormatInt(since.UnixMilli(), 10)}, "next": {to}}
+	q := url.Values{"revision": {strconv.FormatInt(p.Revision, 10)},
+		"since": {strconv.FormatInt(since.UnixMilli(), 10)}, "next": {to}}
 	return v.done(address(progressPath, q), notice{Kind: "warning", Title: title})
 }
 
@@ -45,9 +46,11 @@ func watch(v *visit) error {
 	if err != nil {
 		return err
 	}
-	shown := progressPage{Next: v.next(), Name: v.mayIn("admin.nodes:read", keystore.AnyNamespace), Propagation: api.Propagation{
-		Revision: revision, Complete: p.Complete, Nodes: p.Nodes, Acknowledged: p.Acknowledged, MS: p.Took.Milliseconds(),
-	}}
+	shown := progressPage{Next: v.next(), Name: v.mayIn("admin.nodes:read", keystore.AnyNamespace),
+		Propagation: api.Propagation{
+			Revision: revision, Complete: p.Complete, Nodes: p.Nodes, Acknowledged: p.Acknowledged,
+			MS: p.Took.Milliseconds(),
+		}}
 	for _, n := range p.Pending {
 		shown.Pending = append(shown.Pending, api.PendingNode(n))
 	}

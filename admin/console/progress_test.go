@@ -21,7 +21,8 @@ type crowded struct {
 func (c *crowded) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	nodes, err := c.Database.Nodes(ctx)
 	if c.silent.Load() {
-		nodes = append(nodes, keystore.Node{Incarnation: "silent", Address: "elsewhere/1", Lease: time.Hour, State: keystore.NodeActive})
+		nodes = append(nodes, keystore.Node{Incarnation: "silent", Address: "elsewhere/1",
+			Lease: time.Hour, State: keystore.NodeActive})
 	}
 	return nodes, err
 }
@@ -34,18 +35,23 @@ func TestPending(t *testing.T) {
 	}
 	c := &crowded{Database: db}
 	s := openOn(t, c)
-	p, developer := s.signedIn(t, "Ada", "*=@client-admin"), s.signedIn(t, "Dev", "default=@developer")
+	p, developer := s.signedIn(t, "Ada", "*=@client-admin"), s.signedIn(t, "Dev",
+		"default=@developer")
 	id, _ := p.make("name", "A key")
 	c.silent.Store(true)
-	a := p.submit("/apikeys/keys/"+id+"/revoke", "confirm", "revoke").want(200, "The key is revoked for good", "in force on 1 of 2 nodes", "elsewhere/1", `http-equiv="refresh"`)
+	a := p.submit("/apikeys/keys/"+id+"/revoke", "confirm", "revoke").want(200,
+		"The key is revoked for good", "in force on 1 of 2 nodes", "elsewhere/1",
+		`http-equiv="refresh"`)
 	at := a.At.RequestURI()
 	if until := regexp.MustCompile(`until <time datetime="[^"]+">[\d-]{10} \d\d:\d\d:\d\d UTC</time>`); !until.MatchString(a.Text) {
 		t.Errorf("it is not said until when, to the second: %s", a.Text)
 	}
-	developer.get(at).want(200, "in force on 1 of 2 nodes").lacks("elsewhere/1") // naming nodes takes admin.nodes:read
+	// naming nodes takes admin.nodes:read
+	developer.get(at).want(200, "in force on 1 of 2 nodes").lacks("elsewhere/1")
 	p.get(at).want(200, "elsewhere/1")
 	c.silent.Store(false)
-	p.get(at).want(200, "In force everywhere", "In force on 1 of 1 node, at most ", "/apikeys/keys/"+id).lacks(`http-equiv="refresh"`)
+	p.get(at).want(200, "In force everywhere", "In force on 1 of 1 node, at most ",
+		"/apikeys/keys/"+id).lacks(`http-equiv="refresh"`)
 	for _, wrong := range []string{"", "?revision=x&since=1", "?revision=1"} {
 		p.get("/apikeys/progress" + wrong).want(404)
 	}

@@ -34,15 +34,18 @@ type rolesPage struct {
 
 // RoleLink is the address of a role's page.
 func (v *visit) RoleLink(namespace, name string, more ...string) string {
-	return v.link(rolesPath + "/" + url.PathEscape(namespace) + "/" + url.PathEscape(name) + strings.Join(more, ""))
+	return v.link(rolesPath + "/" + url.PathEscape(namespace) + "/" +
+		url.PathEscape(name) + strings.Join(more, ""))
 }
 
-// listRoles shows the roles that grants in the switcher's namespace can name: its own and the shared ones.
+// listRoles shows the roles that grants in the switcher's namespace can name: its own and the
+// shared ones.
 func listRoles(v *visit) error {
 	var fits func(api.Role) bool
 	if in, text := v.namespace(), v.query("q"); in+text != "" {
 		fits = func(r api.Role) bool {
-			return (in == "" || r.Namespace == in || r.Namespace == keystore.AnyNamespace) && contains(text, append(r.Permissions, r.Name, r.Description)...)
+			return (in == "" || r.Namespace == in || r.Namespace == keystore.AnyNamespace) &&
+				contains(text, append(r.Permissions, r.Name, r.Description)...)
 		}
 	}
 	list, next, err := fitting(v.query("cursor"), v.listRoles, fits)
@@ -58,14 +61,17 @@ const maxUsers = 20
 // hasRole reports whether one of some grants names a role.
 func hasRole(grants []api.Grant, r api.Role) bool {
 	return slices.ContainsFunc(grants, func(g api.Grant) bool {
-		return slices.Contains(g.Roles, r.Name) && (g.Namespace == r.Namespace || r.Namespace == keystore.AnyNamespace)
+		return slices.Contains(g.Roles, r.Name) &&
+			(g.Namespace == r.Namespace || r.Namespace == keystore.AnyNamespace)
 	})
 }
 
-// roleUsers are the namespaces, members and keys that have a role, as far as the visitor may see them.
+// roleUsers are the namespaces, members and keys that have a role, as far as the visitor may see
+// them.
 func (v *visit) roleUsers(r api.Role) (users []user, more bool) {
 	for _, ns := range v.namespaces() {
-		if slices.Contains(ns.KeyRoles, r.Name) && (ns.ID == r.Namespace || r.Namespace == keystore.AnyNamespace) {
+		if slices.Contains(ns.KeyRoles, r.Name) &&
+			(ns.ID == r.Namespace || r.Namespace == keystore.AnyNamespace) {
 			users = append(users, user{"All keys of namespace", ns.ID, v.NamespaceLink(ns.ID)})
 		}
 	}
@@ -139,15 +145,20 @@ func newRole(v *visit) error {
 
 func createRole(v *visit) error {
 	f := v.form()
-	made, err := v.api.CreateRole(v.ctx, api.RoleRequest{Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")),
-		Description: strings.TrimSpace(f.Value("description")), Permissions: orEmpty(f.permissions("permissions"))})
+	made,
+		err := v.api.CreateRole(v.ctx,
+		api.RoleRequest{Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")),
+			Description: strings.TrimSpace(f.Value("description")),
+			Permissions: orEmpty(f.permissions("permissions"))})
 	if err != nil {
 		if f.fail(err) {
 			return v.writeRoleForm(nil, f)
 		}
 		return err
 	}
-	return v.done(v.RoleLink(made.Namespace, made.Name), notice{Title: "The role " + made.Name + " is there", Text: "Grants can name it from now on."})
+	return v.done(v.RoleLink(made.Namespace, made.Name),
+		notice{Title: "The role " + made.Name + " is there",
+			Text: "Grants can name it from now on."})
 }
 
 func editRole(v *visit) error {
@@ -168,14 +179,16 @@ func saveRole(v *visit) error {
 	if f.values.Has("description") {
 		patch.Description = api.Some(strings.TrimSpace(f.Value("description")))
 	}
-	done, err := v.api.EditRole(v.ctx, r.Namespace, r.Name, patch, f.ifVersion(), client.Wait(shortWait))
+	done, err := v.api.EditRole(v.ctx, r.Namespace, r.Name, patch, f.ifVersion(),
+		client.Wait(shortWait))
 	if err != nil {
 		if f.fail(err) {
 			return v.writeRoleForm(&r, f)
 		}
 		return err
 	}
-	return v.changed(v.RoleLink(r.Namespace, r.Name), "Saved, for all who have the role", done.Propagation)
+	return v.changed(v.RoleLink(r.Namespace, r.Name), "Saved, for all who have the role",
+		done.Propagation)
 }
 
 func (v *visit) roleRemoval(r api.Role) removal {

@@ -20,14 +20,16 @@ func signInPages() []page {
 	}
 }
 
-// Names of the session's cookie. A browser keeps the first one only when it came by TLS, and sends it by TLS alone. `__Host-` would do more, but asks
-// for the path `/`: then every other handler of the site, and each upstream behind it, would get the session of whoever manages its keys.
+// Names of the session's cookie. A browser keeps the first one only when it came by TLS, and sends
+// it by TLS alone. `__Host-` would do more, but asks for the path `/`: then every other handler of
+// the site, and each upstream behind it, would get the session of whoever manages its keys.
 const (
 	SecureCookie = "__Secure-apikeys-session"
 	PlainCookie  = "apikeys-session"
 )
 
-// SessionOf returns what the session's cookie of a request holds, empty when there is none, or more than one.
+// SessionOf returns what the session's cookie of a request holds, empty when there is none, or more
+// than one.
 func SessionOf(r *http.Request, secure bool) string {
 	found := r.CookiesNamed(cookieName(secure))
 	if len(found) != 1 {
@@ -46,20 +48,25 @@ func cookieName(secure bool) string {
 // setCookie sets a cookie that only the console gets. A life of less than zero removes it.
 func (v *visit) setCookie(name, value string, life time.Duration) {
 	http.SetCookie(v.w, &http.Cookie{
-		Name: name, Value: value, Path: Root + "/", MaxAge: int(life / time.Second), HttpOnly: true, Secure: v.Secure, SameSite: http.SameSiteStrictMode,
+		Name: name, Value: value, Path: Root + "/", MaxAge: int(life / time.Second), HttpOnly: true,
+		Secure: v.Secure, SameSite: http.SameSiteStrictMode,
 	})
 }
 
 func (v *visit) dropSession() { v.setCookie(cookieName(v.Secure), "", -time.Second) }
 
-// fromElsewhere reports whether a link of another site leads here: then the browser has kept the session's cookie back.
+// fromElsewhere reports whether a link of another site leads here: then the browser has kept the
+// session's cookie back.
 func (v *visit) fromElsewhere() bool {
-	return v.r.Method == http.MethodGet && v.r.Header.Get("Sec-Fetch-Site") == "cross-site" && v.r.Header.Get("Sec-Fetch-Mode") == "navigate"
+	return v.r.Method == http.MethodGet && v.r.Header.Get("Sec-Fetch-Site") == "cross-site" &&
+		v.r.Header.Get("Sec-Fetch-Mode") == "navigate"
 }
 
-// bounce leads to the same address once more, from here: now the browser sends the cookie, if it has one.
+// bounce leads to the same address once more, from here: now the browser sends the cookie, if it
+// has one.
 func (v *visit) bounce() {
-	if err := v.write(http.StatusOK, "bounce", "One moment", v.r.URL.RequestURI(), nil); err != nil {
+	if err := v.write(http.StatusOK, "bounce", "One moment", v.r.URL.RequestURI(),
+		nil); err != nil {
 		v.fail(err)
 	}
 }
@@ -82,7 +89,8 @@ func (v *visit) askToSignIn() {
 func (v *visit) next() string {
 	next := v.r.FormValue("next")
 	u, err := url.Parse(next)
-	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(path.Clean(u.Path), Root+"/") || strings.Contains(next, "\\") {
+	if err != nil || u.IsAbs() || u.Host != "" ||
+		!strings.HasPrefix(path.Clean(u.Path), Root+"/") || strings.Contains(next, "\\") {
 		return Root + "/keys"
 	}
 	return next
@@ -104,7 +112,8 @@ func askForToken(v *visit) error {
 	}
 	p := signInPage{Next: v.next()}
 	if v.query("ended") != "" {
-		p.Ended = "Your session is over: it was not used for an hour, is twelve hours old, or your token has been replaced. Sign in again to go on."
+		p.Ended = "Your session is over: it was not used for an hour, is twelve hours old, or " +
+			"your token has been replaced. Sign in again to go on."
 	}
 	if v.query("ended") == keystore.OwnerDisabled.String() {
 		p.Ended = "This member has been disabled."
@@ -112,7 +121,8 @@ func askForToken(v *visit) error {
 	return v.show("signin", "Sign in", p)
 }
 
-// signIn opens a session. The token comes in the body, never in an address, and no answer repeats it.
+// signIn opens a session. The token comes in the body, never in an address, and no answer repeats
+// it.
 func signIn(v *visit) error {
 	if v.Trusted || v.keys == nil {
 		return askForToken(v) // which says why nobody can, or need
@@ -125,12 +135,16 @@ func signIn(v *visit) error {
 		f.wrong("token", problem)
 		return v.again("signin", "Sign in", signInPage{Next: v.next()}, f)
 	}
-	if wait := v.guesses.wait(v.Address, time.Now()); wait > 0 && !v.keys.MadeForMember(token) { // others may sit behind the same address
+	// others may sit behind the same address
+	if wait := v.guesses.wait(v.Address, time.Now()); wait > 0 && !v.keys.MadeForMember(token) {
 		v.w.Header().Set("Retry-After", seconds(wait))
-		return again(http.StatusTooManyRequests, "There were too many wrong tokens from your address. Try again in "+seconds(wait)+" seconds.")
+		return again(http.StatusTooManyRequests,
+			"There were too many wrong tokens from your address. Try again in "+seconds(wait)+
+				" seconds.")
 	}
 	if token == "" {
-		return again(http.StatusUnprocessableEntity, "Paste the token of a member; it begins with akm_.")
+		return again(http.StatusUnprocessableEntity,
+			"Paste the token of a member; it begins with akm_.")
 	}
 	record, outcome := v.SignIn(token)
 	switch {
@@ -142,7 +156,9 @@ func signIn(v *visit) error {
 		v.guesses.wrong(v.Address, time.Now())
 		return again(http.StatusUnprocessableEntity, refusedToken(outcome, v.Address))
 	case !keystore.HasTokenPrefix(token, keystore.MemberPrefix):
-		return again(http.StatusUnprocessableEntity, "This is the token of a key. Keys are for programs, and work on the REST interface; people sign in with the token of a member, which begins with akm_.")
+		return again(http.StatusUnprocessableEntity,
+			"This is the token of a key. Keys are for programs, and work on the REST interface; "+
+				"people sign in with the token of a member, which begins with akm_.")
 	}
 	session, err := v.keys.OpenSession(v.ctx, record)
 	if err != nil {
@@ -175,7 +191,9 @@ func refusedToken(o keystore.Outcome, address string) string {
 
 func signOut(v *visit) error {
 	if v.Trusted {
-		v.refuse(http.StatusConflict, "Sign out at your site", "The site that you came through has signed you in, and it does so at each click: sign out there.")
+		v.refuse(http.StatusConflict, "Sign out at your site",
+			"The site that you came through has signed you in, and it does so at each click: sign "+
+				"out there.")
 		return nil
 	}
 	if v.Session != "" && v.keys != nil {

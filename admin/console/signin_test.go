@@ -18,20 +18,26 @@ func TestSignIn(t *testing.T) {
 	p := s.person(t)
 
 	a := p.get("/apikeys/keys?status=active").want(200, "Member token")
-	if next, _ := a.field("next"); a.At.Path != "/apikeys/sign-in" || next != "/apikeys/keys?status=active" {
+	if next, _ := a.field("next"); a.At.Path != "/apikeys/sign-in" ||
+		next != "/apikeys/keys?status=active" {
 		t.Fatalf("led to %s, and then to %q", a.At, next)
 	}
-	if a := p.signIn("akm_"+token[5:]).want(422, "no token of a member"); strings.Contains(a.Text, token[5:]) {
+	if a := p.signIn("akm_"+token[5:]).want(422, "no token of a member"); strings.Contains(a.Text,
+		token[5:]) {
 		t.Fatal("the page repeats what was typed")
 	}
-	_, key, err := s.keys.MintKey(ctx, root, keystore.KeySpec{Name: "k", Home: &keystore.Grant{Permissions: []keystore.Permission{{Resource: "admin", Action: "*"}}}}, "")
+	_, key, err := s.keys.MintKey(ctx, root,
+		keystore.KeySpec{Name: "k",
+			Home: &keystore.Grant{Permissions: []keystore.Permission{{Resource: "admin",
+				Action: "*"}}}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.signIn(key.Reveal()).want(422, "Keys are for programs")
 	p.get("/apikeys/keys").want(200, "Member token")
 
-	a = p.post("/apikeys/sign-in", "token", " "+token+"\n", "next", "/apikeys/keys?status=active").want(200, "<h1>Keys</h1>", "Ada")
+	a = p.post("/apikeys/sign-in", "token", " "+token+"\n", "next",
+		"/apikeys/keys?status=active").want(200, "<h1>Keys</h1>", "Ada")
 	if a.At.RequestURI() != "/apikeys/keys?status=active" {
 		t.Errorf("led to %s", a.At)
 	}
@@ -46,7 +52,8 @@ func TestSignIn(t *testing.T) {
 	// What ends a member's token ends its sessions.
 	for name, end := range map[string]func(){
 		"another token": func() {
-			_, secret, _, err := s.keys.NewMemberToken(ctx, root, id, keystore.TokenSpec{}, keystore.ChangeOptions{})
+			_, secret, _, err := s.keys.NewMemberToken(ctx, root, id, keystore.TokenSpec{},
+				keystore.ChangeOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -54,13 +61,15 @@ func TestSignIn(t *testing.T) {
 		},
 		"disabled": func() {
 			active := false
-			if _, _, err := s.keys.EditMember(ctx, root, id, keystore.MemberPatch{Active: &active}, keystore.ChangeOptions{}); err != nil {
+			if _, _, err := s.keys.EditMember(ctx, root, id, keystore.MemberPatch{Active: &active},
+				keystore.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		},
 	} {
 		active := true
-		if _, _, err := s.keys.EditMember(ctx, root, id, keystore.MemberPatch{Active: &active}, keystore.ChangeOptions{}); err != nil {
+		if _, _, err := s.keys.EditMember(ctx, root, id, keystore.MemberPatch{Active: &active},
+			keystore.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		p.signIn(token).want(200, "<h1>Keys</h1>")
@@ -79,7 +88,10 @@ func TestCookie(t *testing.T) {
 	s := open(t)
 	_, token := s.member(t, "Ada")
 	p := s.person(t)
-	p.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	p.http.CheckRedirect = func(*http.Request,
+		[]*http.Request) error {
+		return http.ErrUseLastResponse
+	}
 	form := strings.NewReader(url.Values{"token": {token}}.Encode())
 	r, _ := http.NewRequest("POST", s.URL+"/apikeys/sign-in", form)
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -89,7 +101,8 @@ func TestCookie(t *testing.T) {
 	}
 	resp.Body.Close()
 	got := resp.Header.Get("Set-Cookie")
-	if resp.StatusCode != 303 || !strings.HasPrefix(got, console.PlainCookie+"=") || !strings.HasSuffix(got, "; Path=/apikeys/; Max-Age=43200; HttpOnly; SameSite=Strict") {
+	if resp.StatusCode != 303 || !strings.HasPrefix(got, console.PlainCookie+"=") ||
+		!strings.HasSuffix(got, "; Path=/apikeys/; Max-Age=43200; HttpOnly; SameSite=Strict") {
 		t.Errorf("%d %s", resp.StatusCode, got)
 	}
 	if strings.Contains(got, token) {
@@ -102,12 +115,16 @@ func TestNext(t *testing.T) {
 	_, token := s.member(t, "Ada")
 	r, _ := http.NewRequest("POST", s.URL+"/apikeys/keys/123456789012/active", nil)
 	r.Header.Set("Referer", s.URL+"/apikeys/keys/123456789012?namespace=acme")
-	if next, _ := s.person(t).do(r).want(200, "Member token").field("next"); next != "/apikeys/keys/123456789012?namespace=acme" {
+	if next, _ := s.person(t).do(r).want(200,
+		"Member token").field("next"); next != "/apikeys/keys/123456789012?namespace=acme" {
 		t.Errorf("a form that was sent too late leads to %s", next)
 	}
-	for _, next := range []string{"", "https://evil.example/apikeys/", "//evil.example/apikeys/keys", "/\\evil.example", "/apikeys/..\\x", "/apikeys/../elsewhere", "/apikeys/%2e%2E/elsewhere", "/elsewhere", "javascript:alert(1)", "apikeys/keys", "%zz"} {
+	for _, next := range []string{"", "https://evil.example/apikeys/",
+		"//evil.example/apikeys/keys", "/\\evil.example", "/apikeys/..\\x", "/apikeys/../elsewhere", "/apikeys/%2e%2E/elsewhere", "/elsewhere", "javascript:alert(1)", "apikeys/keys", "%zz"} {
 		p := s.person(t)
-		if a := p.post("/apikeys/sign-in", "token", token, "next", next); a.At.Path != "/apikeys/keys" || a.At.Host != strings.TrimPrefix(s.URL, "http://") {
+		if a := p.post("/apikeys/sign-in", "token", token, "next",
+			next); a.At.Path != "/apikeys/keys" ||
+			a.At.Host != strings.TrimPrefix(s.URL, "http://") {
 			t.Errorf("%q led to %s", next, a.At)
 		}
 	}
@@ -133,11 +150,14 @@ func TestSessionEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		now := s.keys.Now()
-		session := keystore.Session{ID: keystore.DigestOf(secret), Token: keystore.DigestOf(token), CreatedAt: now.Add(-test.made), UsedAt: now.Add(-test.used)}
-		if err := errors.Join(s.db.DeleteSession(ctx, session.ID), s.db.InsertSession(ctx, session)); err != nil {
+		session := keystore.Session{ID: keystore.DigestOf(secret), Token: keystore.DigestOf(token),
+			CreatedAt: now.Add(-test.made), UsedAt: now.Add(-test.used)}
+		if err := errors.Join(s.db.DeleteSession(ctx, session.ID),
+			s.db.InsertSession(ctx, session)); err != nil {
 			t.Fatal(err)
 		}
-		p.http.Jar.SetCookies(at, []*http.Cookie{{Name: console.PlainCookie, Value: secret, Path: "/apikeys/"}})
+		p.http.Jar.SetCookies(at, []*http.Cookie{{Name: console.PlainCookie, Value: secret,
+			Path: "/apikeys/"}})
 		if a := p.get("/apikeys/keys"); test.over != (a.At.Path == "/apikeys/sign-in") {
 			t.Errorf("%s: at %s", test.name, a.At)
 		} else if test.over {
@@ -152,7 +172,8 @@ func TestSessionEnds(t *testing.T) {
 		}
 	}
 	for _, wrong := range []string{"x", strings.Repeat("x", 43), strings.Repeat("x", 4000)} {
-		p.http.Jar.SetCookies(at, []*http.Cookie{{Name: console.PlainCookie, Value: wrong, Path: "/apikeys/"}})
+		p.http.Jar.SetCookies(at, []*http.Cookie{{Name: console.PlainCookie, Value: wrong,
+			Path: "/apikeys/"}})
 		if a := p.get("/apikeys/keys"); a.At.Path != "/apikeys/sign-in" {
 			t.Errorf("%d characters: at %s", len(wrong), a.At)
 		}
@@ -183,7 +204,8 @@ func TestTrusted(t *testing.T) {
 	s.trusted = "ada"
 	p := s.person(t)
 	p.get("/apikeys/keys").want(403, "no active member has your login")
-	if _, err := s.keys.CreateMember(ctx, root, keystore.Member{Name: "Ada", Login: "ada"}); err != nil {
+	if _, err := s.keys.CreateMember(ctx, root,
+		keystore.Member{Name: "Ada", Login: "ada"}); err != nil {
 		t.Fatal(err)
 	}
 	p.get("/apikeys/keys").want(200, "<h1>Keys</h1>", "Ada")
@@ -201,8 +223,10 @@ func TestForged(t *testing.T) {
 	_, token := s.member(t, "Ada")
 	p := s.person(t)
 	p.signIn(token).want(200)
-	for _, header := range [][2]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example"}, {"Origin", "null"}} {
-		for _, path := range []string{"/apikeys/sign-out", "/apikeys/sign-in", "/apikeys/keys/new"} {
+	for _, header := range [][2]string{{"Sec-Fetch-Site", "cross-site"},
+		{"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example"}, {"Origin", "null"}} {
+		for _, path := range []string{"/apikeys/sign-out", "/apikeys/sign-in",
+			"/apikeys/keys/new"} {
 			r, _ := http.NewRequest("POST", s.URL+path, strings.NewReader("token="+token))
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 			r.Header.Set(header[0], header[1])
@@ -212,12 +236,14 @@ func TestForged(t *testing.T) {
 	p.get("/apikeys/keys").want(200, "<h1>Keys</h1>")
 }
 
-// TestFromElsewhere: a browser keeps a Strict cookie back when a link of another site leads here, and sends it when the page leads on.
+// TestFromElsewhere: a browser keeps a Strict cookie back when a link of another site leads here,
+// and sends it when the page leads on.
 func TestFromElsewhere(t *testing.T) {
 	s := open(t)
 	p := s.person(t)
 	r, _ := http.NewRequest("GET", s.URL+`/apikeys/keys?q=%22%3E%3Cscript%3E`, nil)
 	r.Header.Set("Sec-Fetch-Site", "cross-site")
 	r.Header.Set("Sec-Fetch-Mode", "navigate")
-	p.do(r).want(200, `<meta http-equiv="refresh" content="0; url=/apikeys/keys?q=%22%3E%3Cscript%3E">`)
+	p.do(r).want(200,
+		`<meta http-equiv="refresh" content="0; url=/apikeys/keys?q=%22%3E%3Cscript%3E">`)
 }

@@ -57,7 +57,8 @@ func openOn(t testing.TB, db keystore.Database) *site {
 	t.Helper()
 	s := &site{db: db}
 	var err error
-	s.keys, err = keystore.Open(ctx, s.db, nil, keystore.Settings{}, nobody{}, slog.New(slog.DiscardHandler))
+	s.keys, err = keystore.Open(ctx, s.db, nil, keystore.Settings{}, nobody{},
+		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +75,8 @@ func openOn(t testing.TB, db keystore.Database) *site {
 // ServeHTTP is the door.
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
-	who := console.Visitor{Address: "192.0.2.7", Session: console.SessionOf(r, false), Outcome: keystore.Public, Beside: !s.apart}
+	who := console.Visitor{Address: "192.0.2.7", Session: console.SessionOf(r, false),
+		Outcome: keystore.Public, Beside: !s.apart}
 	judge := func(a keystore.Answer, err error) (*keystore.Record, keystore.Outcome) {
 		switch {
 		case err != nil:
@@ -83,7 +85,10 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return nil, a.Outcome
 		}
 		policy := s.keys.Policy()
-		o := keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: policy, Namespace: policy.Namespace(keystore.DefaultNamespace), Need: keystore.Need{Class: keystore.Read}})
+		o := keystore.Decide(a.Record,
+			&keystore.Request{Now: a.Now, Policy: policy,
+				Namespace: policy.Namespace(keystore.DefaultNamespace),
+				Need:      keystore.Need{Class: keystore.Read}})
 		if o == keystore.Forbidden { // a member's token holds nothing itself
 			o = keystore.OK
 		}
@@ -132,7 +137,8 @@ func (s *site) member(t testing.TB, name string, grants ...string) (id, token st
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, secret, _, err := s.keys.NewMemberToken(ctx, root, made.ID, keystore.TokenSpec{}, keystore.ChangeOptions{})
+	_, secret, _, err := s.keys.NewMemberToken(ctx, root, made.ID, keystore.TokenSpec{},
+		keystore.ChangeOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +221,8 @@ func (p *person) do(r *http.Request) answer {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	a := answer{t: p.t, Status: resp.StatusCode, Header: resp.Header, Text: string(text), At: resp.Request.URL}
+	a := answer{t: p.t, Status: resp.StatusCode, Header: resp.Header, Text: string(text),
+		At: resp.Request.URL}
 	a.check()
 	return a
 }

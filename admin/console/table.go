@@ -28,7 +28,8 @@ type table struct {
 	key       *keyForm // that it is a part of; nil: it is of a role
 }
 
-// newTable makes it of a form, the name of its boxes, what there is to check, and the form of the key that it is for.
+// newTable makes it of a form, the name of its boxes, what there is to check, and the form of the
+// key that it is for.
 func newTable(f *form, name string, resources []resource, key ...*keyForm) table {
 	t := table{Form: f, Name: name, Resources: resources}
 	if len(key) > 0 {
@@ -39,7 +40,8 @@ func newTable(f *form, name string, resources []resource, key ...*keyForm) table
 
 // ID is that of the part, or of something in it.
 func (t table) ID(more ...string) string {
-	return strings.Join(append([]string{"f-" + strings.NewReplacer("[", "-", "]", "", ".", "-").Replace(t.Name)}, more...), "-")
+	return strings.Join(append([]string{"f-" +
+		strings.NewReplacer("[", "-", "]", "", ".", "-").Replace(t.Name)}, more...), "-")
 }
 
 // A box is one permission of a table.
@@ -51,7 +53,8 @@ type box struct {
 // Box is the one of a permission.
 func (t table) Box(permission string) box { return box{t, permission} }
 
-// Checked, Locked and Barred say how it stands: locked is what the key cannot lose, barred what it cannot be given.
+// Checked, Locked and Barred say how it stands: locked is what the key cannot lose, barred what it
+// cannot be given.
 func (b box) Checked() bool { return b.Form.Has(b.Name, b.Permission) || b.Locked() }
 func (b box) Locked() bool {
 	return b.key != nil && b.Name == "permissions" && b.key.Locked("permissions", b.Permission)
@@ -68,7 +71,8 @@ func (b box) Barred() bool {
 
 // Any reports whether some permission on a resource is checked.
 func (t table) Any(r resource) bool {
-	return slices.ContainsFunc(t.Form.Values(t.Name), func(p string) bool { return strings.HasPrefix(p, r.Name+":") })
+	return slices.ContainsFunc(t.Form.Values(t.Name),
+		func(p string) bool { return strings.HasPrefix(p, r.Name+":") })
 }
 
 // table reads the permission table: what handlers declare, by resource.
@@ -82,7 +86,8 @@ func (v *visit) table() (all []resource, err error) {
 	for cursor := ""; ; {
 		page, err := v.api.ListPermissions(v.ctx, cursor, 1000)
 		switch {
-		case statusOf(err) == 403: // reading it takes admin.keys:read; who lacks that can type permissions
+		case statusOf(err) == 403:
+			// reading it takes admin.keys:read; who lacks that can type permissions
 			return nil, nil
 		case err != nil:
 			return nil, err

@@ -18,8 +18,9 @@ type branch struct {
 // maxIndent is how deep the tree is drawn. What lies deeper is drawn as deep.
 const maxIndent = 6
 
-// tree returns namespaces in the order of a tree, each followed by what lies in it: below root, which comes first, or all of them when root is empty.
-// What the visitor may not see above a namespace leaves it on the left.
+// tree returns namespaces in the order of a tree, each followed by what lies in it: below root,
+// which comes first, or all of them when root is empty. What the visitor may not see above a
+// namespace leaves it on the left.
 func tree(all []api.Namespace, root string) []branch {
 	known := make(map[string]bool, len(all))
 	for _, ns := range all {
@@ -41,7 +42,8 @@ func tree(all []api.Namespace, root string) []branch {
 	var grow func(list []api.Namespace, depth int)
 	grow = func(list []api.Namespace, depth int) {
 		slices.SortFunc(list, func(a, b api.Namespace) int {
-			return cmp.Or(cmp.Compare(strings.ToLower(a.ID), strings.ToLower(b.ID)), cmp.Compare(a.ID, b.ID))
+			return cmp.Or(cmp.Compare(strings.ToLower(a.ID), strings.ToLower(b.ID)),
+				cmp.Compare(a.ID, b.ID))
 		})
 		for _, ns := range list {
 			rows = append(rows, branch{ns, min(depth, maxIndent), len(inside[ns.ID])})

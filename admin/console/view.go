@@ -24,7 +24,8 @@ var templateFiles embed.FS
 var templates = readTemplates()
 
 func readTemplates() map[string]*template.Template {
-	shared := template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
+	shared := template.Must(template.New("").Funcs(functions).ParseFS(templateFiles,
+		"templates/layout.html", "templates/parts.html"))
 	all := make(map[string]*template.Template)
 	entries, err := templateFiles.ReadDir("templates")
 	if err != nil {
@@ -35,7 +36,8 @@ func readTemplates() map[string]*template.Template {
 		if name == "layout" || name == "parts" {
 			continue
 		}
-		all[name] = template.Must(template.Must(shared.Clone()).ParseFS(templateFiles, "templates/"+e.Name()))
+		all[name] = template.Must(template.Must(shared.Clone()).ParseFS(templateFiles,
+			"templates/"+e.Name()))
 	}
 	return all
 }
@@ -69,7 +71,8 @@ func (v *visit) write(status int, name, title string, data any, f *form) error {
 			d.Member = &api.Member{ID: v.Caller.Member(), Name: v.Caller.Member()}
 		}
 		d.Namespaces = v.namespaces()
-		d.Current = path.Join(Root, strings.Split(strings.TrimPrefix(v.r.URL.Path, Root+"/"), "/")[0])
+		d.Current = path.Join(Root, strings.Split(strings.TrimPrefix(v.r.URL.Path, Root+"/"),
+			"/")[0])
 		d.Notice = v.takeNotice()
 	}
 	var b bytes.Buffer
@@ -109,7 +112,8 @@ type navItem struct {
 func (d *view) Navigation() []navItem {
 	var list []navItem
 	for _, n := range navigation {
-		if n.needs == anyMember || !n.everywhere && d.may(n.needs) || n.everywhere && d.mayIn(n.needs, keystore.AnyNamespace) {
+		if n.needs == anyMember || !n.everywhere && d.may(n.needs) || n.everywhere &&
+			d.mayIn(n.needs, keystore.AnyNamespace) {
 			list = append(list, navItem{n.Label, d.link(n.path), n.path == d.Current})
 		}
 	}
@@ -139,7 +143,8 @@ func (d *view) SwitchTo() string {
 	return Root + "/keys"
 }
 
-// Kept are the parameters of the address, each a name and a value, that a list keeps when the switcher is set to another namespace.
+// Kept are the parameters of the address, each a name and a value, that a list keeps when the
+// switcher is set to another namespace.
 func (d *view) Kept() [][2]string {
 	if d.r.URL.Path != d.SwitchTo() {
 		return nil
@@ -193,7 +198,8 @@ var functions = template.FuncMap{
 	"table":    newTable,
 }
 
-// showTime is a moment, which the script shows in the viewer's zone. It takes a time.Time, a *time.Time, which is not nil, or how JSON writes one.
+// showTime is a moment, which the script shows in the viewer's zone. It takes a time.Time, a
+// *time.Time, which is not nil, or how JSON writes one.
 func showTime(at any) template.HTML {
 	var t time.Time
 	switch at := at.(type) {
@@ -215,11 +221,12 @@ func showSecond(at time.Time) template.HTML { return timeElement(at, time.DateTi
 
 func timeElement(t time.Time, layout string) template.HTML {
 	t = t.UTC()
-	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `">` + t.Format(layout) + ` UTC</time>`)
+	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `">` + t.Format(layout) +
+		` UTC</time>`)
 }
 
-// A field is one input of a form with its label. Options: hint, type, value (of a box), rows (of a text area), placeholder, autocomplete,
-// list, required, disabled, spellcheck.
+// A field is one input of a form with its label. Options: hint, type, value (of a box), rows (of a
+// text area), placeholder, autocomplete, list, required, disabled, spellcheck.
 type field struct {
 	Form        *form
 	Name, Label string
@@ -254,7 +261,8 @@ func (f field) Described() string {
 	return strings.Join(ids, " ")
 }
 
-// newField makes a field out of its form, name, label, choices (if there are any), and options, names and values in turn.
+// newField makes a field out of its form, name, label, choices (if there are any), and options,
+// names and values in turn.
 func newField(f *form, name, label string, more ...any) (field, error) {
 	out := field{Form: f, Name: name, Label: label, Option: make(map[string]string)}
 	if len(more) > 0 {

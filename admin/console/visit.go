@@ -47,14 +47,16 @@ func (v *visit) query(name string) string { return v.r.URL.Query().Get(name) }
 // namespace is the one that the switcher is set to, empty for all.
 func (v *visit) namespace() string { return v.query("namespace") }
 
-// link is an address of the console with parameters, names and values in turn; empty values are left out. The switcher's namespace is kept.
+// link is an address of the console with parameters, names and values in turn; empty values are
+// left out. The switcher's namespace is kept.
 func (v *visit) link(path string, parameters ...string) string {
 	q := make(url.Values)
 	q.Set("namespace", v.namespace())
 	return address(path, q, parameters...)
 }
 
-// With is the address of this page with other parameters, names and values in turn; an empty value takes one out. The page of a list begins anew.
+// With is the address of this page with other parameters, names and values in turn; an empty value
+// takes one out. The page of a list begins anew.
 func (v *visit) With(parameters ...string) string {
 	q := v.r.URL.Query()
 	q.Del("cursor")
@@ -129,7 +131,8 @@ func (v *visit) show(name, title string, data any) error {
 	return v.write(http.StatusOK, name, title, data, nil)
 }
 
-// again answers a form that cannot be taken as it is: 422 with all that was typed, and what is wrong with it.
+// again answers a form that cannot be taken as it is: 422 with all that was typed, and what is
+// wrong with it.
 func (v *visit) again(name, title string, data any, f *form) error {
 	return v.write(f.status, name, title, data, f)
 }
@@ -138,14 +141,18 @@ func (v *visit) again(name, title string, data any, f *form) error {
 func (v *visit) fail(err error) {
 	refused, ok := errors.AsType[*client.Error](err)
 	if !ok {
-		v.logger.Warn("a page of the console failed", slog.String("page", v.r.URL.Path), slog.Any("error", err))
-		v.refuse(http.StatusServiceUnavailable, "That did not work", "Something went wrong here, and the log says what. Try again.")
+		v.logger.Warn("a page of the console failed", slog.String("page", v.r.URL.Path),
+			slog.Any("error", err))
+		v.refuse(http.StatusServiceUnavailable, "That did not work",
+			"Something went wrong here, and the log says what. Try again.")
 		return
 	}
 	title := map[int]string{
-		http.StatusForbidden: "You may not do that", http.StatusNotFound: "There is no such thing", http.StatusConflict: "That is not possible now",
-		http.StatusPreconditionFailed: "Somebody else has changed it", http.StatusServiceUnavailable: "The key database is away",
-		http.StatusTooManyRequests: "Too many requests",
+		http.StatusForbidden: "You may not do that", http.StatusNotFound: "There is no such thing",
+		http.StatusConflict:           "That is not possible now",
+		http.StatusPreconditionFailed: "Somebody else has changed it",
+		http.StatusServiceUnavailable: "The key database is away",
+		http.StatusTooManyRequests:    "Too many requests",
 	}[refused.Status]
 	if title == "" {
 		title = "That cannot be done"

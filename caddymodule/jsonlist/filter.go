@@ -1,4 +1,5 @@
-// Package jsonlist takes elements out of an array in a JSON text that streams by, in constant memory.
+// Package jsonlist takes elements out of an array in a JSON text that streams by, in constant
+// memory.
 package jsonlist
 
 import (
@@ -11,8 +12,9 @@ import (
 )
 
 const (
-	// MaxHeld bounds, in bytes, what is held: of the text until the array is reached, and of an element until it is known whether it
-	// stays. An array that begins later is an error, an id that ends later in its element is not read.
+	// MaxHeld bounds, in bytes, what is held: of the text until the array is reached, and of an
+	// element until it is known whether it stays. An array that begins later is an error, an id
+	// that ends later in its element is not read.
 	MaxHeld = 1 << 20
 	// MaxDepth is how deep arrays and objects may nest, as in encoding/json.
 	MaxDepth = 10_000
@@ -20,21 +22,25 @@ const (
 
 // A Filter says which elements of which array stay.
 type Filter struct {
-	// Items are the names that lead through objects to the array. None: the text is the array. null may stand for the array.
+	// Items are the names that lead through objects to the array. None: the text is the array. null
+	// may stand for the array.
 	Items []string
-	// ID are the names that lead through an element's objects to its id, a string or a whole number. None: an element is an id
-	// itself, or an object with one in `id`.
+	// ID are the names that lead through an element's objects to its id, a string or a whole
+	// number. None: an element is an id itself, or an object with one in `id`.
 	ID []string
-	// Keep reports whether the element with this id stays. Elements without a readable id go, and so does one whose id
-	// depends on who reads it, because a name on the way to it stands twice, or in another case.
+	// Keep reports whether the element with this id stays. Elements without a readable id go, and
+	// so does one whose id depends on who reads it, because a name on the way to it stands twice,
+	// or in another case.
 	Keep func(id string) bool
 
 	held int // instead of MaxHeld, in tests
 }
 
-// Run copies a text to out without the elements that go. next returns more of it, valid until it is called again, and [io.EOF] at its
-// end, without any. The error is next's, or out's, or says where the text is not the JSON that was promised, and never what
-// stands there. Nothing is written before the array is reached, and the last byte when all else was good: until then it is no JSON text.
+// Run copies a text to out without the elements that go. next returns more of it, valid until it is
+// called again, and [io.EOF] at its end, without any. The error is next's, or out's, or says where
+// the text is not the JSON that was promised, and never what stands there. Nothing is written
+// before the array is reached, and the last byte when all else was good: until then it is no JSON
+// text.
 func (f *Filter) Run(out io.Writer, next func() ([]byte, error)) error {
 	s := scanner{next: next}
 	c := copier{Filter: f, scanner: &s, out: out, to: toHeld, most: cmp.Or(f.held, MaxHeld)}
@@ -76,7 +82,8 @@ const (
 )
 
 func (c *copier) text() {
-	c.follow(c.Items, c.array, func() { c.fail("a name on the way to the array stands twice, or in another case") })
+	c.follow(c.Items, c.array,
+		func() { c.fail("a name on the way to the array stands twice, or in another case") })
 	c.space()
 	switch {
 	case c.err != nil:
@@ -89,8 +96,8 @@ func (c *copier) text() {
 	}
 }
 
-// follow reads a value, and calls at where the path leads to in it. It calls twice for a name on the path that some would read as
-// another one.
+// follow reads a value, and calls at where the path leads to in it. It calls twice for a name on
+// the path that some would read as another one.
 func (c *copier) follow(path []string, at, twice func()) {
 	if len(path) == 0 {
 		at()
@@ -104,7 +111,8 @@ func (c *copier) follow(path []string, at, twice func()) {
 	c.object(func(name []byte) {
 		exact := string(name) == path[0]
 		switch {
-		case !exact && !strings.EqualFold(string(name), path[0]): // as Go and others match the names of fields
+		case !exact && !strings.EqualFold(string(name), path[0]):
+			// as Go and others match the names of fields
 			c.value()
 		case exact && !seen:
 			seen = true

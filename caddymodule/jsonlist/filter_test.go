@@ -48,8 +48,10 @@ var filterCases = []struct {
 	want            string // "!" and a part of the error
 }{
 	{"bare ids", "", "", `["acme","globex","acme"]`, `["acme","acme"]`},
-	{"objects with an id", "", "", `[{"id":"acme","x":[1,2]},{"id":"globex"}]`, `[{"id":"acme","x":[1,2]}]`},
-	{"bare ids and objects", "", "", `["globex",{"x":1,"id":"acme"},"acme"]`, `[{"x":1,"id":"acme"},"acme"]`},
+	{"objects with an id", "", "", `[{"id":"acme","x":[1,2]},{"id":"globex"}]`,
+		`[{"id":"acme","x":[1,2]}]`},
+	{"bare ids and objects", "", "", `["globex",{"x":1,"id":"acme"},"acme"]`,
+		`[{"x":1,"id":"acme"},"acme"]`},
 	{"white space", "", "", " [ \"globex\" ,\n\t\"acme\" \r\n, \"acme\" ] \n", ` [ "acme","acme"]`},
 	{"no element", "", "", `[]`, `[]`},
 	{"none stays", "", "", `["a","b"]`, `[]`},
@@ -57,27 +59,45 @@ var filterCases = []struct {
 	{"the last goes", "data", "", `{"data":["acme","a"],"n":2}`, `{"data":["acme"],"n":2}`},
 	{"null for no list", "data", "", `{"data":null,"n":2}`, `{"data":null,"n":2}`},
 	{"null alone", "", "", ` null `, `null`},
-	{"around the array all stays", "a.b", "", `{"x":{"b":["u"]}, "a": {"c":["v"], "b" : ["w","acme"]},"b":["z"] }`, `{"x":{"b":["u"]}, "a": {"c":["v"], "b" : ["acme"]},"b":["z"] }`},
-	{"an array of the same name in an element", "data", "id", `{"data":[{"id":"acme","data":[{"id":"globex"}]}]}`, `{"data":[{"id":"acme","data":[{"id":"globex"}]}]}`},
-	{"an id of the same name in an element", "", "id", `[{"x":{"id":"globex"},"id":"acme"},{"x":{"id":"acme"},"id":"globex"},{"x":{"id":"acme"}}]`, `[{"x":{"id":"globex"},"id":"acme"}]`},
-	{"an id further in", "", "meta.id", `[{"meta":{"id":"acme"}},{"id":"acme"},{"meta":"acme"},{"meta":[{"id":"acme"}]},{"meta":{"id":{"id":"acme"}}}]`, `[{"meta":{"id":"acme"}}]`},
+	{"around the array all stays", "a.b", "",
+		`{"x":{"b":["u"]}, "a": {"c":["v"], "b" : ["w","acme"]},"b":["z"] }`,
+		`{"x":{"b":["u"]}, "a": {"c":["v"], "b" : ["acme"]},"b":["z"] }`},
+	{"an array of the same name in an element", "data", "id",
+		`{"data":[{"id":"acme","data":[{"id":"globex"}]}]}`,
+		`{"data":[{"id":"acme","data":[{"id":"globex"}]}]}`},
+	{"an id of the same name in an element", "", "id",
+		`[{"x":{"id":"globex"},"id":"acme"},{"x":{"id":"acme"},"id":"globex"},{"x":{"id":"acme"}}]`,
+		`[{"x":{"id":"globex"},"id":"acme"}]`},
+	{"an id further in", "", "meta.id",
+		`[{"meta":{"id":"acme"}},{"id":"acme"},{"meta":"acme"},{"meta":[{"id":"acme"}]},{"meta":{"id":{"id":"acme"}}}]`, `[{"meta":{"id":"acme"}}]`},
 	{"a named id is not a bare one", "", "id", `["acme",{"id":"acme"}]`, `[{"id":"acme"}]`},
 	{"whole numbers", "", "", `[7,{"id":7},-7,7.0,7e0,70e-1,0,"7",17]`, `[7,{"id":7},"7"]`},
-	{"ids of other types", "", "", `[null,true,false,[],["acme"],{},{"id":null},{"id":["acme"]},{"id":{"id":"acme"}},{"id":true}]`, `[]`},
+	{"ids of other types", "", "",
+		`[null,true,false,[],["acme"],{},{"id":null},{"id":["acme"]},{"id":{"id":"acme"}},{"id":true}]`, `[]`},
 	{"an empty id", "", "", `["",{"id":""}]`, `["",{"id":""}]`},
-	{"escapes in an id", "", "", `["\u0061cme","ac\u006De","acme\u0000","\u00e4","ä","a\u0308","\ud83d\ude00","😀","\ud83d","\ude00\ud83d","\uff41cme","acme\u200b"]`, `["\u0061cme","ac\u006De","\u00e4","ä","\ud83d\ude00","😀"]`},
-	{"escapes in names", "d.a", "i.d", `{"\u0064":{"\u0061":[{"\u0069":{"\u0064":"acme"}},{"\u0069":{"\u0064":"x"}}]}}`, `{"\u0064":{"\u0061":[{"\u0069":{"\u0064":"acme"}}]}}`},
+	{"escapes in an id", "", "",
+		`["\u0061cme","ac\u006De","acme\u0000","\u00e4","ä","a\u0308","\ud83d\ude00","😀","\ud83d","\ude00\ud83d","\uff41cme","acme\u200b"]`, `["\u0061cme","ac\u006De","\u00e4","ä","\ud83d\ude00","😀"]`},
+	{"escapes in names", "d.a", "i.d",
+		`{"\u0064":{"\u0061":[{"\u0069":{"\u0064":"acme"}},{"\u0069":{"\u0064":"x"}}]}}`,
+		`{"\u0064":{"\u0061":[{"\u0069":{"\u0064":"acme"}}]}}`},
 	{"astral names", "😀", "", `{"\ud83d\ude00":["x"]}`, `{"\ud83d\ude00":[]}`},
 	{"another case is another id", "", "", `["ACME","Acme","acme "]`, `[]`},
-	{"the id twice", "", "", `[{"id":"acme","id":"globex"},{"id":"globex","id":"acme"},{"id":"acme","id":"acme"},{"id":"acme","\u0069d":"globex"}]`, `[]`},
-	{"the id in another case too", "", "", `[{"id":"acme","ID":"globex"},{"Id":"globex","id":"acme"},{"ID":"acme"},{"id":"acme","iD":1}]`, `[]`},
-	{"a fold that is not ASCII", "", "key", `[{"key":"acme","\u212aey":"globex"},{"key":"acme"}]`, `[{"key":"acme"}]`},
-	{"a name on the way to the id twice", "", "m.id", `[{"m":{"id":"acme"},"m":{"id":"globex"}},{"m":{"id":"acme"},"m":1},{"m":1,"m":{"id":"acme"}},{"m":{"id":"acme"},"M":1}]`, `[]`},
+	{"the id twice", "", "",
+		`[{"id":"acme","id":"globex"},{"id":"globex","id":"acme"},{"id":"acme","id":"acme"},{"id":"acme","\u0069d":"globex"}]`, `[]`},
+	{"the id in another case too", "", "",
+		`[{"id":"acme","ID":"globex"},{"Id":"globex","id":"acme"},{"ID":"acme"},{"id":"acme","iD":1}]`, `[]`},
+	{"a fold that is not ASCII", "", "key", `[{"key":"acme","\u212aey":"globex"},{"key":"acme"}]`,
+		`[{"key":"acme"}]`},
+	{"a name on the way to the id twice", "", "m.id",
+		`[{"m":{"id":"acme"},"m":{"id":"globex"}},{"m":{"id":"acme"},"m":1},{"m":1,"m":{"id":"acme"}},{"m":{"id":"acme"},"M":1}]`, `[]`},
 	{"other names twice", "", "", `[{"id":"acme","x":1,"x":2}]`, `[{"id":"acme","x":1,"x":2}]`},
-	{"all sorts of values", "", "", `[{"id":"acme","x":[-0,0.5,1E+2,1e-2,true,false,null,"\"\\\/\b\f\n\r\t\u00FF",{},[],{"":""}]}]`, `[{"id":"acme","x":[-0,0.5,1E+2,1e-2,true,false,null,"\"\\\/\b\f\n\r\t\u00FF",{},[],{"":""}]}]`},
-	{"a long name", "", "", `[{"` + strings.Repeat("i", 2*maxText) + `":1,"id":"acme"}]`, `[{"` + strings.Repeat("i", 2*maxText) + `":1,"id":"acme"}]`},
+	{"all sorts of values", "", "",
+		`[{"id":"acme","x":[-0,0.5,1E+2,1e-2,true,false,null,"\"\\\/\b\f\n\r\t\u00FF",{},[],{"":""}]}]`, `[{"id":"acme","x":[-0,0.5,1E+2,1e-2,true,false,null,"\"\\\/\b\f\n\r\t\u00FF",{},[],{"":""}]}]`},
+	{"a long name", "", "", `[{"` + strings.Repeat("i", 2*maxText) + `":1,"id":"acme"}]`,
+		`[{"` + strings.Repeat("i", 2*maxText) + `":1,"id":"acme"}]`},
 	{"a long id", "", "", `["` + strings.Repeat("i", 2*maxText) + `"]`, `[]`},
-	{"deep", "", "", `[{"id":"acme","x":` + strings.Repeat("[", deep) + strings.Repeat("]", deep) + `}]`, `[{"id":"acme","x":` + strings.Repeat("[", deep) + strings.Repeat("]", deep) + `}]`},
+	{"deep", "", "", `[{"id":"acme","x":` + strings.Repeat("[", deep) + strings.Repeat("]", deep) +
+		`}]`, `[{"id":"acme","x":` + strings.Repeat("[", deep) + strings.Repeat("]", deep) + `}]`},
 
 	{"the array twice", "data", "", `{"data":[],"data":["globex"]}`, "!stands twice"},
 	{"the array in another case too", "data", "", `{"DATA":["globex"],"data":[]}`, "!stands twice"},
@@ -134,13 +154,15 @@ func TestFilter(t *testing.T) {
 			out, err := run(test.items, test.id, test.in, size)
 			if reason, fails := strings.CutPrefix(test.want, "!"); fails {
 				if err == nil || !strings.Contains(err.Error(), reason) {
-					t.Errorf("%s, %d bytes at a time: %v, want an error that says %q", test.what, size, err, reason)
+					t.Errorf("%s, %d bytes at a time: %v, want an error that says %q", test.what,
+						size, err, reason)
 				}
 				if json.Valid([]byte(out)) {
 					t.Errorf("%s, %d bytes at a time: looks whole: %s", test.what, size, out)
 				}
 			} else if err != nil || out != test.want {
-				t.Errorf("%s, %d bytes at a time: %v\ngot  %.500s\nwant %.500s", test.what, size, err, out, test.want)
+				t.Errorf("%s, %d bytes at a time: %v\ngot  %.500s\nwant %.500s", test.what, size,
+					err, out, test.want)
 			}
 		}
 	}
@@ -153,13 +175,16 @@ func TestBounds(t *testing.T) {
 	for _, test := range []struct {
 		what, in, want string
 	}{
-		{"the id first", `[{"id":"acme","x":` + long + `},"acme"]`, `[{"id":"acme","x":` + long + `},"acme"]`},
-		{"the id first, not the first element", `["acme",{"id":"acme","x":` + long + `},"acme"]`, `["acme",{"id":"acme","x":` + long + `},"acme"]`},
+		{"the id first", `[{"id":"acme","x":` + long + `},"acme"]`,
+			`[{"id":"acme","x":` + long + `},"acme"]`},
+		{"the id first, not the first element", `["acme",{"id":"acme","x":` + long + `},"acme"]`,
+			`["acme",{"id":"acme","x":` + long + `},"acme"]`},
 		{"another's", `[{"id":"globex","x":` + long + `},"acme"]`, `["acme"]`},
 		{"the id too late", `[{"x":` + long + `,"id":"acme"},"acme"]`, `["acme"]`},
 		{"another's id, too late", `[{"x":` + long + `,"id":"globex"},"acme"]`, `["acme"]`},
 		{"the id late", `[{"x":` + almost + `,"id":"acme"}]`, `[{"x":` + almost + `,"id":"acme"}]`},
-		{"the id late, of a long element", `[{"x":` + almost + `,"id":"acme","y":` + long + `}]`, `[{"x":` + almost + `,"id":"acme","y":` + long + `}]`},
+		{"the id late, of a long element", `[{"x":` + almost + `,"id":"acme","y":` + long + `}]`,
+			`[{"x":` + almost + `,"id":"acme","y":` + long + `}]`},
 		{"the id twice, early", `[{"id":"acme","id":"globex","x":` + long + `}]`, `[]`},
 		{"the id twice, another's first", `[{"id":"globex","x":` + long + `,"id":"acme"}]`, `[]`},
 		{"the id twice, late", `[{"id":"acme","x":` + long + `,"id":"globex"}]`, `!stands twice`},
@@ -181,11 +206,13 @@ func TestBounds(t *testing.T) {
 		t.Errorf("the array too late: %v, %.100s", err, out)
 	}
 	for _, wrong := range []string{`{}`, `"globex"`, `nope`, `}`} {
-		if out, err := run("data", "", `{"x":`+almost+`,"data":`+wrong, 9999); err == nil || out != "" {
+		if out, err := run("data", "", `{"x":`+almost+`,"data":`+wrong, 9999); err == nil ||
+			out != "" {
 			t.Errorf("%s for the array, after a long text: %v, %.100s", wrong, err, out)
 		}
 	}
-	if out, err := run("data", "", `{"results":[`+strings.Repeat(`"globex",`, MaxHeld/5), 9999); err == nil || out != "" {
+	if out, err := run("data", "", `{"results":[`+strings.Repeat(`"globex",`, MaxHeld/5),
+		9999); err == nil || out != "" {
 		t.Errorf("another array, and a long one: %v, %.100s", err, out)
 	}
 }
@@ -210,7 +237,8 @@ func TestErrors(t *testing.T) {
 		}
 		for taken := range min(len(test.want), 100) {
 			f := Filter{Items: names(test.items), ID: names(test.id), Keep: keepSome}
-			if err := f.Run(&brokenWriter{taken, broken}, chunks(test.in, 1+taken%5)); !errors.Is(err, broken) {
+			if err := f.Run(&brokenWriter{taken, broken},
+				chunks(test.in, 1+taken%5)); !errors.Is(err, broken) {
 				t.Errorf("%s: only %d bytes are read: %v", test.what, taken, err)
 			}
 		}
@@ -268,7 +296,8 @@ func BenchmarkFilter(b *testing.B) {
 				if i%10 < kept {
 					id = "acme"
 				}
-				fmt.Fprintf(&text, `{"id":%q,"name":"Workspace number %d","created_at":"2026-01-02T03:04:05Z","members":[%d,2,3.5],"labels":{"team":"erp","städte":"Köln"},"active":true}`, id, i, i)
+				fmt.Fprintf(&text,
+					`{"id":%q,"name":"Workspace number %d","created_at":"2026-01-02T03:04:05Z","members":[%d,2,3.5],"labels":{"team":"erp","städte":"Köln"},"active":true}`, id, i, i)
 			}
 			text.WriteString(`]}`)
 			b.SetBytes(int64(text.Len()))

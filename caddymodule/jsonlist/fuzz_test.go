@@ -12,8 +12,9 @@ import (
 	"unicode/utf8"
 )
 
-// What follows is the filter again, slow and obvious: read everything into memory with encoding/json, take elements out, compare. Objects
-// keep their members in order, twice if they stand twice.
+// What follows is the filter again, slow and obvious: read everything into memory with
+// encoding/json, take elements out, compare. Objects keep their members in order, twice if they
+// stand twice.
 type object []member
 
 type member struct {
@@ -166,7 +167,8 @@ func FuzzFilter(f *testing.F) {
 	})
 }
 
-// FuzzBounds: what comes out does not depend on how a text is cut into chunks, also when little can be held.
+// FuzzBounds: what comes out does not depend on how a text is cut into chunks, also when little can
+// be held.
 func FuzzBounds(f *testing.F) {
 	for _, test := range filterCases {
 		if len(test.in) < 2*maxText {
@@ -175,7 +177,8 @@ func FuzzBounds(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text, items, id string, size, held uint8) {
 		run := func(size int) (string, error) {
-			filter := Filter{Items: names(items), ID: names(id), Keep: keepSome, held: int(held) + 1}
+			filter := Filter{Items: names(items), ID: names(id), Keep: keepSome,
+				held: int(held) + 1}
 			var out bytes.Buffer
 			err := filter.Run(&out, chunks(text, size))
 			return out.String(), err

@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// A scanner reads a JSON text (RFC 8259) without keeping it. After the first error there is nothing more to read, so that each of its
-// methods comes to its end.
+// A scanner reads a JSON text (RFC 8259) without keeping it. After the first error there is nothing
+// more to read, so that each of its methods comes to its end.
 type scanner struct {
 	next  func() ([]byte, error)
 	leave func([]byte) // is given what has been read, before the next chunk
@@ -120,7 +120,8 @@ func (s *scanner) value() {
 	}
 }
 
-// object reads an object; member, if there is one, is called with each name and reads the value. The name is nil when it is too long.
+// object reads an object; member, if there is one, is called with each name and reads the value.
+// The name is nil when it is too long.
 func (s *scanner) object(member func(name []byte), end func(bracket byte)) {
 	if !s.open() {
 		return
@@ -315,8 +316,8 @@ func (s *scanner) escape(wanted bool) {
 	}
 }
 
-// unicode reads four hexadecimal digits. Half of a surrogate pair is noted as three bytes that no UTF-8 has, and so equals nothing,
-// until the other half follows.
+// unicode reads four hexadecimal digits. Half of a surrogate pair is noted as three bytes that no
+// UTF-8 has, and so equals nothing, until the other half follows.
 func (s *scanner) unicode(wanted bool) {
 	var r rune
 	for range 4 {

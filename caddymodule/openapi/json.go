@@ -7,7 +7,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// parseJSON reads valid JSON into the same nodes as YAML. The YAML parser would refuse surrogate pairs (RFC 8259 §7).
+// parseJSON reads valid JSON into the same nodes as YAML. The YAML parser would refuse surrogate
+// pairs (RFC 8259 §7).
 func parseJSON(text []byte) *yaml.Node {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
@@ -48,7 +49,8 @@ func (p *jsonParser) value() *yaml.Node {
 	case json.Number:
 		n.Kind, n.Tag, n.Value = yaml.ScalarNode, "!!float", token.String()
 	case bool:
-		n.Kind, n.Tag, n.Value = yaml.ScalarNode, "!!bool", map[bool]string{false: "false", true: "true"}[token]
+		n.Kind, n.Tag, n.Value = yaml.ScalarNode, "!!bool", map[bool]string{false: "false",
+			true: "true"}[token]
 	default:
 		n.Kind, n.Tag = yaml.ScalarNode, "!!null"
 	}

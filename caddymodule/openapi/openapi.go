@@ -1,5 +1,6 @@
-// Package openapi reads what an OpenAPI 3.0 or 3.1 document, JSON or YAML, says of the calls that an API takes: methods, paths,
-// ids, tags and summaries, each with its line. It looks at nothing else, so a document may be wrong elsewhere.
+// Package openapi reads what an OpenAPI 3.0 or 3.1 document, JSON or YAML, says of the calls that
+// an API takes: methods, paths, ids, tags and summaries, each with its line. It looks at nothing
+// else, so a document may be wrong elsewhere.
 package openapi
 
 import (
@@ -20,13 +21,15 @@ type Document struct {
 
 // An Operation is one call that an API takes.
 type Operation struct {
-	Method  string   // in upper case
-	Path    string   // the template, as the document has it
-	Bases   []string // the paths of the servers, which go before it: each is empty or begins with a slash, and ends with none
-	ID      string   // operationId; may be empty
-	Tag     string   // the first one; may be empty
-	Summary string   // may be empty
-	Place   string   // FILE:LINE
+	Method string // in upper case
+	Path   string // the template, as the document has it
+	// the paths of the servers, which go before it: each is empty or begins with a slash, and ends
+	// with none
+	Bases   []string
+	ID      string // operationId; may be empty
+	Tag     string // the first one; may be empty
+	Summary string // may be empty
+	Place   string // FILE:LINE
 }
 
 // methods are the fields of a path item that are operations.
@@ -59,10 +62,12 @@ func (r *reader) document(root node) ([]Operation, error) {
 	version := top["openapi"].text()
 	switch {
 	case top["swagger"].Node != nil:
-		return nil, root.errorf("this is Swagger %s: convert it to OpenAPI 3", top["swagger"].text())
+		return nil, root.errorf("this is Swagger %s: convert it to OpenAPI 3",
+			top["swagger"].text())
 	case version == "":
 		return nil, root.errorf("this is no OpenAPI document: the field openapi is missing")
-	case !slices.Contains([]string{"3.0", "3.1"}, version) && !strings.HasPrefix(version, "3.0.") && !strings.HasPrefix(version, "3.1."):
+	case !slices.Contains([]string{"3.0", "3.1"}, version) && !strings.HasPrefix(version, "3.0.") &&
+		!strings.HasPrefix(version, "3.1."):
 		return nil, top["openapi"].errorf("OpenAPI %s is not known: 3.0 and 3.1 are", version)
 	}
 	bases, err := r.bases(top["servers"], []string{""})
@@ -102,7 +107,8 @@ func (r *reader) pathItem(path string, item node, bases []string) ([]Operation, 
 	for _, name := range fields.inOrder() {
 		if !slices.Contains(methods, name) {
 			if lower := strings.ToLower(name); slices.Contains(methods, lower) {
-				return nil, fields[name].errorf("%s: methods are written in lower case: %s", name, lower)
+				return nil, fields[name].errorf("%s: methods are written in lower case: %s", name,
+					lower)
 			}
 			continue
 		}
@@ -121,7 +127,8 @@ func (r *reader) operation(n node, bases []string) (o Operation, err error) {
 	if err != nil {
 		return o, err
 	}
-	o = Operation{ID: fields["operationId"].text(), Summary: fields["summary"].text(), Place: n.place()}
+	o = Operation{ID: fields["operationId"].text(), Summary: fields["summary"].text(),
+		Place: n.place()}
 	if id := fields["operationId"]; id.Node != nil && id.Kind != yaml.ScalarNode {
 		return o, id.errorf("operationId is no string")
 	}

@@ -31,7 +31,8 @@ func show(d *Document) string {
 	var out strings.Builder
 	for _, o := range d.Operations {
 		_, line, _ := strings.Cut(filepath.Base(o.Place), ":")
-		fmt.Fprintf(&out, "%s %s %q %s %s|%s|%s\n", line, o.Method, o.Bases, o.Path, o.ID, o.Tag, o.Summary)
+		fmt.Fprintf(&out, "%s %s %q %s %s|%s|%s\n", line, o.Method, o.Bases, o.Path, o.ID, o.Tag,
+			o.Summary)
 	}
 	return out.String()
 }
@@ -61,10 +62,15 @@ paths:
 12 POST [""] /orders ||
 16 DELETE [""] /orders/{id} ||
 `},
-		"JSON": {[]string{"a.json", "{\n\"openapi\":\"3.1.0\",\n\"paths\":{\"/a\":{\n \"get\":{\"operationId\":\"\\ud83d\\ude00\",\"tags\":[\n\"x\"]},\n\t\"put\":{\"deprecated\":true,\"x\":1.5,\"y\":null}}}}"},
+		"JSON": {[]string{"a.json",
+			"{\n\"openapi\":\"3.1.0\",\n\"paths\":{\"/a\":{\n " +
+				"\"get\":{\"operationId\":\"\\ud83d\\ude00\",\"tags\":[\n\"x\"]},\n\t\"put\":{\"deprecated\":true,\"x\":1.5,\"y\":null}}}}"},
 			"4 GET [\"\"] /a 😀|x|\n6 PUT [\"\"] /a ||\n"},
-		"a byte order mark":    {[]string{"a.json", "\ufeff{\"openapi\":\"3.1\",\"paths\":{\"/a\":{\"get\":{}}}}"}, "1 GET [\"\"] /a ||\n"},
-		"no string, but plain": {[]string{"a.yaml", "openapi: 3.1\npaths: {/a: {get: {operationId: 7, tags: [null], summary: ~}}}"}, "2 GET [\"\"] /a 7||\n"},
+		"a byte order mark": {[]string{"a.json",
+			"\ufeff{\"openapi\":\"3.1\",\"paths\":{\"/a\":{\"get\":{}}}}"}, "1 GET [\"\"] /a ||\n"},
+		"no string, but plain": {[]string{"a.yaml",
+			"openapi: 3.1\npaths: {/a: {get: {operationId: 7, tags: [null], summary: ~}}}"},
+			"2 GET [\"\"] /a 7||\n"},
 		"servers": {[]string{"a.yaml", `
 openapi: 3.0.0
 servers: [{url: "https://a.example/v1/"}, {url: "http://b.example:8080/v1"}, {url: "https://c.example"}, {url: "/v%32?"}]
@@ -156,40 +162,66 @@ const head = "openapi: 3.0.0\npaths:\n"
 
 func TestReadErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                                 "a.yaml: the file is empty",
-		"[]":                               "a.yaml:1: this is no object with named fields",
-		"paths: {}":                        "a.yaml:1: this is no OpenAPI document: the field openapi is missing",
-		"swagger: '2.0'\npaths: {}":        "this is Swagger 2.0: convert it to OpenAPI 3",
-		"info: {}\nopenapi: 3.2.0":         "a.yaml:2: OpenAPI 3.2.0 is not known: 3.0 and 3.1 are",
-		"openapi: 3.10.0":                  "OpenAPI 3.10.0 is not known",
-		"openapi: 3.1.0\nwebhooks: {}":     "describes no operation",
-		head + " /a: {}":                   "describes no operation",
-		head + " /a: {get: {}":             "a.yaml: yaml: line 2: did not find expected",
-		"{\n\"openapi\": \"3.0.0\",\n,\n}": "a.yaml:3: invalid character ',' looking for beginning of object key string",
-		head + " /a: []":                   "a.yaml:3: this is no object",
-		head + " /a:\n  get: read":         "a.yaml:4: this is no object",
-		head + " /a:\n  GET: {}":           "a.yaml:4: GET: methods are written in lower case: get",
-		head + " /a: {get: {}}\n /b: {get: {}}\n /a: {put: {}}":                               "a.yaml:5: the field \"/a\" is there twice",
-		head + " /a:\n  get: {}\n  get: {}":                                                   "a.yaml:5: the field \"get\" is there twice",
-		head + " /a:\n  get:\n   tags: Orders":                                                "a.yaml:5: tags is no list",
-		head + " /a:\n  get:\n   operationId: [a]":                                            "a.yaml:5: operationId is no string",
-		head + " /a: {$ref: 'https://a.example/x.yaml'}":                                      "a.yaml:3: $ref \"https://a.example/x.yaml\": only local files are read",
-		head + " /a: {$ref: '#/nothing/here'}":                                                "a.yaml:3: $ref \"#/nothing/here\": there is no \"nothing\"",
-		head + " /a: {$ref: '#nothing'}":                                                      "after # comes a path",
-		head + " /a: {$ref: b.yaml}":                                                          "b.yaml: no such file",
-		head + " /a: {$ref: .}":                                                               "is no file",
-		head + " /a: {$ref: '#/paths/~1a'}":                                                   "or in a circle",
-		head + " /a: {$ref: '#/x', get: {}}\nx: {get: {}}":                                    "a.yaml:3: get stands beside a $ref and in what it refers to (",
-		head + " /a: {get: {$ref: '#/x', operationId: a}}\nx: {operationId: b}":               "operationId stands beside a $ref",
-		head + " /a: &a {<<: *a, get: {}}":                                                    "or in a circle",
-		"openapi: 3.0.0\nservers: {}\npaths: {/a: {get: {}}}":                                 "a.yaml:2: servers is no list",
-		"openapi: 3.0.0\nservers: [{url: v1}]\npaths: {/a: {get: {}}}":                        "a.yaml:2: the server \"v1\": its path depends on where the document is served",
-		"openapi: 3.0.0\nservers: [{url: '/{v}'}]\npaths: {/a: {get: {}}}":                    "a variable of it has no value",
-		"openapi: 3.0.0\nservers: [{url: '/a%2Fb'}]\npaths: {/a: {get: {}}}":                  "an encoded slash",
-		"openapi: 3.0.0\nservers: [{url: '/%zz'}]\npaths: {/a: {get: {}}}":                    "a percent sign",
-		"openapi: 3.0.0\nservers: [{url: 'http://a?b'}]\npaths: {/a: {get: {}}}":              "no query",
-		head + " /a: {get: {}, servers: [7]}":                                                 "a.yaml:3: this is no object",
-		head + " /a: {get: {}, servers: [{url: '/{v}', variables: {v: {enum: 7}}}]}":          "enum is no list",
+		"":   "a.yaml: the file is empty",
+		"[]": "a.yaml:1: this is no object with named fields",
+		"paths: {}": "a.yaml:1: this is no OpenAPI document: the field " +
+			"openapi is missing",
+		"swagger: '2.0'\npaths: {}":    "this is Swagger 2.0: convert it to OpenAPI 3",
+		"info: {}\nopenapi: 3.2.0":     "a.yaml:2: OpenAPI 3.2.0 is not known: 3.0 and 3.1 are",
+		"openapi: 3.10.0":              "OpenAPI 3.10.0 is not known",
+		"openapi: 3.1.0\nwebhooks: {}": "describes no operation",
+		head +
+			" /a: {}": "describes no operation",
+		head +
+			" /a: {get: {}": "a.yaml: yaml: line 2: did not find expected",
+		"{\n\"openapi\": \"3.0.0\",\n,\n}": "a.yaml:3: invalid character ',' looking for " +
+			"beginning of object key string",
+		head +
+			" /a: []": "a.yaml:3: this is no object",
+		head +
+			" /a:\n  get: read": "a.yaml:4: this is no object",
+		head +
+			" /a:\n  GET: {}": "a.yaml:4: GET: methods are written in lower case: get",
+		head +
+			" /a: {get: {}}\n /b: {get: {}}\n /a: {put: {}}": "a.yaml:5: the field \"/a\" is " +
+			"there twice",
+		head +
+			" /a:\n  get: {}\n  get: {}": "a.yaml:5: the field \"get\" is there twice",
+		head +
+			" /a:\n  get:\n   tags: Orders": "a.yaml:5: tags is no list",
+		head +
+			" /a:\n  get:\n   operationId: [a]": "a.yaml:5: operationId is no string",
+		head +
+			" /a: {$ref: 'https://a.example/x.yaml'}": "a.yaml:3: $ref \"https://a.example/x.yaml\": only local files are read",
+		head +
+			" /a: {$ref: '#/nothing/here'}": "a.yaml:3: $ref \"#/nothing/here\": there is no " +
+			"\"nothing\"",
+		head +
+			" /a: {$ref: '#nothing'}": "after # comes a path",
+		head +
+			" /a: {$ref: b.yaml}": "b.yaml: no such file",
+		head +
+			" /a: {$ref: .}": "is no file",
+		head +
+			" /a: {$ref: '#/paths/~1a'}": "or in a circle",
+		head +
+			" /a: {$ref: '#/x', get: {}}\nx: {get: {}}": "a.yaml:3: get stands beside a $ref and " +
+			"in what it refers to (",
+		head +
+			" /a: {get: {$ref: '#/x', operationId: a}}\nx: {operationId: b}": "operationId stands " +
+			"beside a $ref",
+		head +
+			" /a: &a {<<: *a, get: {}}": "or in a circle",
+		"openapi: 3.0.0\nservers: {}\npaths: {/a: {get: {}}}":                    "a.yaml:2: servers is no list",
+		"openapi: 3.0.0\nservers: [{url: v1}]\npaths: {/a: {get: {}}}":           "a.yaml:2: the server \"v1\": its path depends on where the document is served",
+		"openapi: 3.0.0\nservers: [{url: '/{v}'}]\npaths: {/a: {get: {}}}":       "a variable of it has no value",
+		"openapi: 3.0.0\nservers: [{url: '/a%2Fb'}]\npaths: {/a: {get: {}}}":     "an encoded slash",
+		"openapi: 3.0.0\nservers: [{url: '/%zz'}]\npaths: {/a: {get: {}}}":       "a percent sign",
+		"openapi: 3.0.0\nservers: [{url: 'http://a?b'}]\npaths: {/a: {get: {}}}": "no query",
+		head +
+			" /a: {get: {}, servers: [7]}": "a.yaml:3: this is no object",
+		head +
+			" /a: {get: {}, servers: [{url: '/{v}', variables: {v: {enum: 7}}}]}": "enum is no list",
 		"openapi: 3.0.0\nx: &x [*y]\n":                                                        "unknown anchor",
 		"openapi: 3.0.0\npaths: {/a: {get: {<<: 7}}}":                                         "this is no object",
 		"openapi: 3.0.0\npaths: {/a: {get: &a {<<: [*a, *a, *a, *a, *a, *a, *a, *a], b: c}}}": "circle",
@@ -213,13 +245,16 @@ func TestSHA256(t *testing.T) {
 		}
 		return d.SHA256
 	}
-	if one, two := sum("get: {}"), sum("put: {}"); one == two || one != sum("get: {}") || len(one) != 64 {
+	if one, two := sum("get: {}"), sum("put: {}"); one == two || one != sum("get: {}") ||
+		len(one) != 64 {
 		t.Errorf("%s and %s", one, two)
 	}
 }
 
 func FuzzRead(f *testing.F) {
-	f.Add(head + " /a: &a {get: {<<: *a, tags: [b]}, servers: [{url: '/{v}', variables: {v: {default: 1, enum: [2]}}}]}")
+	f.Add(head +
+		" /a: &a {get: {<<: *a, tags: [b]}, servers: [{url: '/{v}', variables: {v: {default: 1, " +
+		"enum: [2]}}}]}")
 	f.Add(`{"openapi":"3.1.0","servers":[{"url":"https://a/b"}],"paths":{"/a":{"$ref":"#/components/a"}},"components":{"a":{"get":{"tags":["x"]}}}}`)
 	f.Add("openapi: 3.0.0\npaths: &p {/a: *p}")
 	f.Add("openapi: 3.0.0\npaths: {/a: {get: {operationId: &x [*x], tags: *x}}}")
@@ -243,10 +278,13 @@ func TestBounds(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
 		"deep JSON": {`{"openapi":"3.0.0","x":` + deep + "}", "exceeded max depth"},
 		"deep YAML": {head + " /a: {get: {}}\nx: " + deep, "exceeded max depth"},
-		"servers":   {"openapi: 3.0.0\nservers: [" + servers + "]\npaths: {/a: {get: {}}}", "the servers have more than 100 paths"},
-		"variables": {"openapi: 3.0.0\nservers: [{url: '/{v}', variables: {v: {enum: [" + values + "]}}}]\npaths: {/a: {get: {}}}", "the server has more than 100 paths"},
+		"servers": {"openapi: 3.0.0\nservers: [" + servers + "]\npaths: {/a: {get: {}}}",
+			"the servers have more than 100 paths"},
+		"variables": {"openapi: 3.0.0\nservers: [{url: '/{v}', variables: {v: {enum: [" + values +
+			"]}}}]\npaths: {/a: {get: {}}}", "the server has more than 100 paths"},
 	} {
-		if _, err := Read(write(t, "a.yaml", test.text)); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := Read(write(t, "a.yaml", test.text)); err == nil ||
+			!strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %.300v", name, err)
 		}
 	}
@@ -264,29 +302,39 @@ func TestDocumentsCostLinearTime(t *testing.T) {
 	}
 	for name, text := range map[string]shape{
 		"one line of JSON": func(n int) string {
-			return `{"openapi":"3.0.0","paths":{` + repeat(n, `"/a/%[1]d":{"get":{"operationId":"a%[1]d"}},`) + "}}"
+			return `{"openapi":"3.0.0","paths":{` +
+				repeat(n, `"/a/%[1]d":{"get":{"operationId":"a%[1]d"}},`) + "}}"
 		},
 		"lines of JSON": func(n int) string {
-			return `{"openapi":"3.0.0","paths":{` + repeat(n, "\n\"/a/%[1]d\":{\n\"get\":{\n\"operationId\":\"a%[1]d\"}},") + "}}"
+			return `{"openapi":"3.0.0","paths":{` +
+				repeat(n, "\n\"/a/%[1]d\":{\n\"get\":{\n\"operationId\":\"a%[1]d\"}},") + "}}"
 		},
 		"one line of YAML": func(n int) string {
-			return "openapi: 3.0.0\npaths: {" + repeat(n, "/a/%[1]d: {get: {operationId: a%[1]d}},") + "}"
+			return "openapi: 3.0.0\npaths: {" +
+				repeat(n, "/a/%[1]d: {get: {operationId: a%[1]d}},") + "}"
 		},
-		"lines of YAML": func(n int) string { return head + repeat(n, " /a/%[1]d:\n  get:\n   operationId: a%[1]d\n") },
+		"lines of YAML": func(n int) string {
+			return head + repeat(n,
+				" /a/%[1]d:\n  get:\n   operationId: a%[1]d\n")
+		},
 		"references": func(n int) string {
-			return head + repeat(n, " /a/%[1]d: {$ref: '#/x/%[1]d'}\n") + "x:\n" + repeat(n, " %d: {get: {}}\n")
+			return head + repeat(n, " /a/%[1]d: {$ref: '#/x/%[1]d'}\n") + "x:\n" +
+				repeat(n, " %d: {get: {}}\n")
 		},
 		"references to a list": func(n int) string {
-			return head + repeat(n, " /a/%[1]d: {$ref: '#/x/%[1]d'}\n") + "x:\n" + repeat(n, " - {get: {n: %d}}\n")
+			return head + repeat(n, " /a/%[1]d: {$ref: '#/x/%[1]d'}\n") + "x:\n" +
+				repeat(n, " - {get: {n: %d}}\n")
 		},
 		"merges": func(n int) string {
-			return head + repeat(n, " /a/%[1]d: &a%[1]d {get: {}}\n") + repeat(n, " /b/%[1]d: {<<: *a%[1]d}\n")
+			return head + repeat(n, " /a/%[1]d: &a%[1]d {get: {}}\n") + repeat(n,
+				" /b/%[1]d: {<<: *a%[1]d}\n")
 		},
 		"fields elsewhere": func(n int) string {
 			return `{"openapi":"3.0.0","paths":{"/a":{"get":{}}},"x":[` + repeat(n, "[%d],") + "]}"
 		},
 		"one long text": func(n int) string {
-			return `{"openapi":"3.0.0","paths":{"/a":{"get":{}}},"x":"` + repeat(n, `\ud83d\ude00 %d`) + `"}`
+			return `{"openapi":"3.0.0","paths":{"/a":{"get":{}}},"x":"` +
+				repeat(n, `\ud83d\ude00 %d`) + `"}`
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

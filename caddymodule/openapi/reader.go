@@ -18,8 +18,8 @@ import (
 // maxFile bounds a file, in bytes. The largest public documents have less than 50 MiB.
 const maxFile = 128 << 20
 
-// maxDepth bounds how far references and merges lead, and so ends those that lead in circles; maxFields bounds how many fields
-// merges of merges may make.
+// maxDepth bounds how far references and merges lead, and so ends those that lead in circles;
+// maxFields bounds how many fields merges of merges may make.
 const (
 	maxDepth  = 20
 	maxFields = 1 << 20
@@ -80,7 +80,8 @@ func parse(text []byte) (*yaml.Node, error) {
 	}
 	var document yaml.Node
 	switch other := yaml.Unmarshal(text, &document); {
-	case other != nil && errors.As(err, &syntax) && bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")):
+	case other != nil && errors.As(err, &syntax) &&
+		bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")):
 		return nil, fmt.Errorf(":%d: %w", 1+bytes.Count(text[:syntax.Offset], []byte("\n")), err)
 	case other != nil:
 		return nil, fmt.Errorf(": %w", other)
@@ -192,7 +193,8 @@ func (r *reader) collect(n node, out fields, depth int) error {
 	n = n.resolve()
 	switch {
 	case depth > maxDepth:
-		return n.errorf("references and merges lead from one to the next more than %d times, or in a circle", maxDepth)
+		return n.errorf("references and merges lead from one to the next more than %d times, or "+
+			"in a circle", maxDepth)
 	case n.Kind != yaml.MappingNode:
 		return n.errorf("this is no object with named fields")
 	}
@@ -246,7 +248,8 @@ func (r *reader) collect(n node, out fields, depth int) error {
 }
 
 // lookedAt are the fields of which it matters which one counts.
-var lookedAt = append(strings.Fields("servers operationId tags url variables default enum"), methods...)
+var lookedAt = append(strings.Fields("servers operationId tags url variables default enum"),
+	methods...)
 
 // addReferenced adds the fields of an object that is referred to. Beside a reference may stand
 // others (OpenAPI 3.1 §4.8.9), but of those that are looked at not the same.
@@ -257,7 +260,8 @@ func (f fields) addReferenced(referenced fields) error {
 		case !given:
 			f[name] = referenced[name]
 		case slices.Contains(lookedAt, name):
-			return beside.errorf("%s stands beside a $ref and in what it refers to (%s), and OpenAPI does not say which counts: remove one of them",
+			return beside.errorf("%s stands beside a $ref and in what it refers to (%s), and "+
+				"OpenAPI does not say which counts: remove one of them",
 				name, referenced[name].place())
 		}
 	}

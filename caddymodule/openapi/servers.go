@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// bases returns the paths of a list of servers, without repetition; others if there is no such list. Hosts do not count: the
-// document's are often those of another deployment.
+// bases returns the paths of a list of servers, without repetition; others if there is no such
+// list. Hosts do not count: the document's are often those of another deployment.
 func (r *reader) bases(servers node, others []string) ([]string, error) {
 	if servers.Node == nil {
 		return others, nil
@@ -125,7 +125,8 @@ func basePath(text string) (string, error) {
 	case strings.ContainsAny(text, "?#"):
 		return "", errors.New("a server has no query and no fragment")
 	case text[0] != '/':
-		return "", errors.New("its path depends on where the document is served, which is not known here: say what goes before the paths, as in `openapi FILE /v1`")
+		return "", errors.New("its path depends on where the document is served, which is not " +
+			"known here: say what goes before the paths, as in `openapi FILE /v1`")
 	case strings.Contains(strings.ToLower(text), "%2f"):
 		return "", errors.New("it has an encoded slash")
 	case strings.ContainsAny(text, "{}"):

@@ -27,8 +27,11 @@ func testAudits(t *testing.T, s Store) {
 		{"root", "role.create", "*/x", []string{"*"}},
 		{"m_1", "namespace.create", `c"`, []string{`c"`}},
 	} {
-		rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1), At: start.Add(time.Duration(i) * time.Second), Actor: row.actor, From: "127.0.0.1", Action: row.action,
-			Object: row.object, Namespaces: row.namespaces, After: "{}", Hash: digest(fmt.Sprint(i))})
+		rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1),
+			At: start.Add(time.Duration(i) * time.Second), Actor: row.actor, From: "127.0.0.1",
+			Action: row.action,
+			Object: row.object, Namespaces: row.namespaces, After: "{}",
+			Hash: digest(fmt.Sprint(i))})
 	}
 	rows[1].At = start.Add(6 * time.Second) // then the clock was set right
 	update(t, db, func(tx keystore.Tx) error { return tx.AppendAudit(rows) })
@@ -55,18 +58,23 @@ func testAudits(t *testing.T, s Store) {
 		{keystore.AuditFilter{Actor: "m_1"}, "8 3 2"},
 		{keystore.AuditFilter{Action: "key.mint"}, "3 2"},
 		{keystore.AuditFilter{Object: "k1"}, "4 2"},
-		{keystore.AuditFilter{Actor: "m_1", Action: "key.mint", Object: "k1", Namespaces: []string{"b", "a"}}, "2"},
+		{keystore.AuditFilter{Actor: "m_1", Action: "key.mint", Object: "k1",
+			Namespaces: []string{"b", "a"}}, "2"},
 		{keystore.AuditFilter{Actor: "nobody"}, ""},
-		{keystore.AuditFilter{From: start.Add(2 * time.Second), To: start.Add(5 * time.Second)}, "5 4 3"},
+		{keystore.AuditFilter{From: start.Add(2 * time.Second), To: start.Add(5 * time.Second)},
+			"5 4 3"},
 		{keystore.AuditFilter{From: start.Add(6*time.Second + time.Microsecond)}, "8"},
 		{keystore.AuditFilter{To: start.Add(time.Microsecond)}, "1"},
 		{keystore.AuditFilter{From: start.Add(6 * time.Second)}, "8 7 2"},
-		{keystore.AuditFilter{From: start.Add(6 * time.Second), To: start.Add(7 * time.Second), Namespace: "b"}, "2"},
+		{keystore.AuditFilter{From: start.Add(6 * time.Second), To: start.Add(7 * time.Second),
+			Namespace: "b"}, "2"},
 		{keystore.AuditFilter{From: start.Add(time.Hour)}, ""},
-		{keystore.AuditFilter{From: start.Add(5 * time.Second), To: start.Add(3 * time.Second)}, ""},
+		{keystore.AuditFilter{From: start.Add(5 * time.Second), To: start.Add(3 * time.Second)},
+			""},
 		{keystore.AuditFilter{Namespace: "b", Namespaces: []string{"b", "a"}, Actor: "m_1"}, "3 2"},
 		{keystore.AuditFilter{Namespace: "b", Actor: "m_2", Action: "key.revoke"}, "4"},
-		{keystore.AuditFilter{Namespaces: many("a", "b"), Actor: "m_1", To: start.Add(4 * time.Second)}, "3"},
+		{keystore.AuditFilter{Namespaces: many("a", "b"), Actor: "m_1",
+			To: start.Add(4 * time.Second)}, "3"},
 	} {
 		for _, limit := range []int{1, 2, 3, 100} {
 			var got []string

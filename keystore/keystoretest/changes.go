@@ -13,8 +13,11 @@ var (
 	atOnce = time.Unix(0, 0).UTC()
 )
 
-// ends returns what the log says last of each digest and which other kinds of changes it has, after checking that it is gapless and in order.
-func ends(t *testing.T, db keystore.Database, after keystore.Revision) (last map[keystore.Digest]time.Time, others map[keystore.ChangeKind]bool) {
+// ends returns what the log says last of each digest and which other kinds of changes it has, after
+// checking that it is gapless and in order.
+func ends(
+	t *testing.T, db keystore.Database, after keystore.Revision,
+) (last map[keystore.Digest]time.Time, others map[keystore.ChangeKind]bool) {
 	t.Helper()
 	upTo := head(t, db)
 	changes, err := db.Changes(ctx, after, upTo)
@@ -55,10 +58,12 @@ func wantEnds(t *testing.T, got, want map[keystore.Digest]time.Time) {
 	}
 }
 
-// testChanges: key k has the secrets `new`, without an end, and `old`, which ends in an hour; key m expires in two.
+// testChanges: key k has the secrets `new`, without an end, and `old`, which ends in an hour; key m
+// expires in two.
 func testChanges(t *testing.T, s Store) {
 	in := func(hours int) time.Time { return start.Add(time.Duration(hours) * time.Hour) }
-	old := keystore.Secret{Digest: digest("old"), CreatedAt: start.Add(-time.Second), ExpiresAt: in(1)}
+	old := keystore.Secret{Digest: digest("old"), CreatedAt: start.Add(-time.Second),
+		ExpiresAt: in(1)}
 	k, m := plain("k"), plain("m")
 	k.Secrets = []keystore.Secret{secret("new"), old}
 	m.ExpiresAt = in(2)
@@ -69,7 +74,8 @@ func testChanges(t *testing.T, s Store) {
 	db := ready(t, s)
 	other := s.Open(t)
 	after := head(t, db)
-	if at := insert(t, db, &keystore.Key{ID: "none", Namespace: "default", CreatedAt: start, Version: 1}); at != after {
+	if at := insert(t, db, &keystore.Key{ID: "none", Namespace: "default", CreatedAt: start,
+		Version: 1}); at != after {
 		t.Fatalf("a key that nothing opens took the head from %d to %d", after, at)
 	}
 	type want = map[keystore.Digest]time.Time
@@ -79,12 +85,18 @@ func testChanges(t *testing.T, s Store) {
 		want   want
 		policy bool
 	}{
-		{"mint", func(tx keystore.Tx) error { return insertKey(tx, k) }, want{digest("new"): never, digest("old"): in(1)}, false},
-		{"mint with expiry", func(tx keystore.Tx) error { return insertKey(tx, m) }, want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
-		{"edit", change("k", func(k *keystore.Key) { k.Name = "edited" }), want{digest("new"): never, digest("old"): in(1)}, false},
-		{"edit with expiry", change("m", func(k *keystore.Key) { k.Grants = nil }), want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
-		{"inactivate", change("k", func(k *keystore.Key) { k.Active = false }), want{digest("new"): atOnce, digest("old"): atOnce}, false},
-		{"activate", change("k", func(k *keystore.Key) { k.Active = true }), want{digest("new"): never, digest("old"): in(1)}, false},
+		{"mint", func(tx keystore.Tx) error { return insertKey(tx, k) },
+			want{digest("new"): never, digest("old"): in(1)}, false},
+		{"mint with expiry", func(tx keystore.Tx) error { return insertKey(tx, m) },
+			want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
+		{"edit", change("k", func(k *keystore.Key) { k.Name = "edited" }),
+			want{digest("new"): never, digest("old"): in(1)}, false},
+		{"edit with expiry", change("m", func(k *keystore.Key) { k.Grants = nil }),
+			want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
+		{"inactivate", change("k", func(k *keystore.Key) { k.Active = false }),
+			want{digest("new"): atOnce, digest("old"): atOnce}, false},
+		{"activate", change("k", func(k *keystore.Key) { k.Active = true }),
+			want{digest("new"): never, digest("old"): in(1)}, false},
 		{"rotate with grace, the oldest dies", change("k", func(k *keystore.Key) {
 			k.Secrets[0].ExpiresAt = in(5)
 			k.Secrets = []keystore.Secret{secret("newest"), k.Secrets[0]}
@@ -93,11 +105,19 @@ func testChanges(t *testing.T, s Store) {
 			k.Active = false
 			k.Secrets = []keystore.Secret{secret("last")}
 		}), want{digest("last"): atOnce, digest("newest"): atOnce, digest("new"): atOnce}, false},
-		{"edit without secret", change("none", func(k *keystore.Key) { k.Name = "edited" }), want{}, false},
-		{"revoke", change("m", func(k *keystore.Key) { k.RevokedAt = start }), want{digest("m later"): atOnce, digest("m sooner"): atOnce}, false},
-		{"delete", func(tx keystore.Tx) error { return tx.DeleteKey("m") }, want{digest("m later"): atOnce, digest("m sooner"): atOnce}, false},
-		{"delete without secret", func(tx keystore.Tx) error { return tx.DeleteKey("none") }, want{}, false},
-		{"namespace", func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}) }, want{}, true},
+		{"edit without secret", change("none", func(k *keystore.Key) { k.Name = "edited" }), want{},
+			false},
+		{"revoke", change("m", func(k *keystore.Key) { k.RevokedAt = start }),
+			want{digest("m later"): atOnce, digest("m sooner"): atOnce}, false},
+		{"delete", func(tx keystore.Tx) error { return tx.DeleteKey("m") },
+			want{digest("m later"): atOnce, digest("m sooner"): atOnce}, false},
+		{"delete without secret", func(tx keystore.Tx) error { return tx.DeleteKey("none") },
+			want{}, false},
+		{"namespace",
+			func(tx keystore.Tx) error {
+				return tx.InsertNamespace(&keystore.Namespace{ID: "n",
+					CreatedAt: start})
+			}, want{}, true},
 		{"edit namespace", func(tx keystore.Tx) error {
 			return tx.UpdateNamespace(&keystore.Namespace{ID: "n", Name: "N", CreatedAt: start})
 		}, want{}, true},
@@ -107,13 +127,21 @@ func testChanges(t *testing.T, s Store) {
 		{"edit role", func(tx keystore.Tx) error {
 			return tx.UpdateRole(&keystore.Role{Namespace: "n", Name: "r", Version: 2})
 		}, want{}, true},
-		{"delete role", func(tx keystore.Tx) error { return tx.DeleteRole(keystore.RoleID{Namespace: "n", Name: "r"}) }, want{}, true},
-		{"member", func(tx keystore.Tx) error { return tx.InsertMember(&keystore.Member{ID: "m", CreatedAt: start}) }, want{}, true},
+		{"delete role",
+			func(tx keystore.Tx) error {
+				return tx.DeleteRole(keystore.RoleID{Namespace: "n",
+					Name: "r"})
+			}, want{}, true},
+		{"member", func(tx keystore.Tx) error {
+			return tx.InsertMember(&keystore.Member{ID: "m",
+				CreatedAt: start})
+		}, want{}, true},
 		{"edit member", func(tx keystore.Tx) error {
 			return tx.UpdateMember(&keystore.Member{ID: "m", Name: "M", CreatedAt: start})
 		}, want{}, true},
 		{"delete member", func(tx keystore.Tx) error { return tx.DeleteMember("m") }, want{}, true},
-		{"delete namespace", func(tx keystore.Tx) error { return tx.DeleteNamespace("n") }, want{}, true},
+		{"delete namespace", func(tx keystore.Tx) error { return tx.DeleteNamespace("n") }, want{},
+			true},
 	} {
 		after = head(t, db)
 		at := update(t, db, step.change)
@@ -163,7 +191,11 @@ func testByHand(t *testing.T, s Store) {
 	a, b := plain("a"), plain("b")
 	a.ExpiresAt = start.Add(time.Hour)
 	insert(t, db, a, b)
-	update(t, db, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}) })
+	update(t, db,
+		func(tx keystore.Tx) error {
+			return tx.InsertNamespace(&keystore.Namespace{ID: "n",
+				CreatedAt: start})
+		})
 	known := policy(t, db).At
 	expiry := start.Add(time.Hour)
 	micros := func(at time.Time) string { return fmt.Sprint(at.UnixMicro()) }
@@ -174,19 +206,26 @@ func testByHand(t *testing.T, s Store) {
 		want      want
 		policy    bool
 	}{
-		{"UPDATE keys SET name = 'by hand'", 2, want{digest("a"): expiry, digest("b"): never}, false},
-		{"UPDATE keys SET expires_at = " + micros(start) + " WHERE id = 'a'", 1, want{digest("a"): start}, false},
-		{"UPDATE secrets SET ends_at = " + micros(expiry) + " WHERE key_id = 'b'", 1, want{digest("b"): expiry}, false},
-		{"UPDATE keys SET revoked_at = " + micros(start) + " WHERE id = 'b'", 1, want{digest("b"): atOnce}, false},
+		{"UPDATE keys SET name = 'by hand'", 2, want{digest("a"): expiry, digest("b"): never},
+			false},
+		{"UPDATE keys SET expires_at = " + micros(start) + " WHERE id = 'a'", 1,
+			want{digest("a"): start}, false},
+		{"UPDATE secrets SET ends_at = " + micros(expiry) + " WHERE key_id = 'b'", 1,
+			want{digest("b"): expiry}, false},
+		{"UPDATE keys SET revoked_at = " + micros(start) + " WHERE id = 'b'", 1,
+			want{digest("b"): atOnce}, false},
 		{"UPDATE keys SET name = 'nobody' WHERE id = 'nobody'", 0, want{}, false},
 		{"DELETE FROM keys WHERE id = 'a'", 2, want{digest("a"): atOnce}, false},
 		{"UPDATE namespaces SET name = 'by hand'", 2, want{}, true},
 		{"DELETE FROM namespaces WHERE id = 'n'", 1, want{}, true},
-		{"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('n', 'r', '[\"read\"]', 1, 1), ('n', 's', '[]', 1, 1)", 2, want{}, true},
+		{"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('n', 'r', " +
+			"'[\"read\"]', 1, 1), ('n', 's', '[]', 1, 1)", 2, want{}, true},
 		{"UPDATE roles SET permissions = '[\"write\"]' WHERE name = 'r'", 1, want{}, true},
 		{"UPDATE roles SET permissions = '[]' WHERE name = 'nobody'", 0, want{}, false},
 		{"DELETE FROM roles", 2, want{}, true},
-		{"INSERT INTO members (id, name, kind, login, grants, active, created_at, created_by, version) VALUES ('m', 'M', '', 'login', '[{\"namespace\":\"n\",\"roles\":[\"r\"]}]', 1, 1, '', 1)", 1, want{}, true},
+		{"INSERT INTO members (id, name, kind, login, grants, active, created_at, created_by, " +
+			"version) VALUES ('m', 'M', '', 'login', '[{\"namespace\":\"n\",\"roles\":[\"r\"]}]', " +
+			"1, 1, '', 1)", 1, want{}, true},
 		{"UPDATE members SET active = 0", 1, want{}, true},
 		{"DELETE FROM members", 1, want{}, true},
 	} {
@@ -204,7 +243,8 @@ func testByHand(t *testing.T, s Store) {
 			case p != nil:
 				known = p.At
 				if p.Revision != known.Revision || known != position(t, db) {
-					t.Fatalf("the policy is of %d at %v, the head is at %v", p.Revision, known, position(t, db))
+					t.Fatalf("the policy is of %d at %v, the head is at %v", p.Revision, known,
+						position(t, db))
 				}
 			}
 			if moved := head(t, db) - after; moved > step.rows || step.rows > 0 && moved < 1 {
@@ -221,13 +261,16 @@ func testByHand(t *testing.T, s Store) {
 	})
 }
 
-// testUnreadable: what a typing error makes of a row is refused, or that key's trouble alone; no node stops to follow the changes.
+// testUnreadable: what a typing error makes of a row is refused, or that key's trouble alone; no
+// node stops to follow the changes.
 func testUnreadable(t *testing.T, s Store) {
 	db := ready(t, s)
 	insert(t, db, plain("a"), plain("b"))
 	for _, set := range []string{
-		"keys SET grants = 'none'", "keys SET grants = '[1]'", "keys SET allowed_ips = '[\"everywhere\"]'", "keys SET metadata = '[1]'",
-		"keys SET expires_at = 'tomorrow'", "keys SET revoked_at = 'today'", "keys SET version = 'next'",
+		"keys SET grants = 'none'", "keys SET grants = '[1]'",
+		"keys SET allowed_ips = '[\"everywhere\"]'", "keys SET metadata = '[1]'",
+		"keys SET expires_at = 'tomorrow'", "keys SET revoked_at = 'today'",
+		"keys SET version = 'next'",
 	} {
 		if s.Exec("UPDATE "+set+" WHERE id = 'a'") != nil {
 			continue
@@ -249,11 +292,14 @@ func testUnreadable(t *testing.T, s Store) {
 	}
 	update(t, db, func(tx keystore.Tx) error {
 		must(t, tx.InsertNamespace(&keystore.Namespace{ID: "a", Reach: []string{"app"}}))
-		must(t, tx.InsertRole(&keystore.Role{Namespace: "a", Name: "r", Permissions: permissions("read")}))
-		return tx.InsertMember(&keystore.Member{ID: "m_1", Active: true, Grants: []keystore.Grant{{Namespace: "a", Permissions: permissions("read")}}})
+		must(t, tx.InsertRole(&keystore.Role{Namespace: "a", Name: "r",
+			Permissions: permissions("read")}))
+		return tx.InsertMember(&keystore.Member{ID: "m_1", Active: true,
+			Grants: []keystore.Grant{{Namespace: "a", Permissions: permissions("read")}}})
 	})
 	for _, statement := range []string{
-		"UPDATE namespaces SET reach = '[1]' WHERE id = 'a'", "UPDATE roles SET permissions = '[\"read\",\"no such word\"]'",
+		"UPDATE namespaces SET reach = '[1]' WHERE id = 'a'",
+		"UPDATE roles SET permissions = '[\"read\",\"no such word\"]'",
 		"UPDATE members SET grants = '[{\"namespace\":\"a\",\"permissions\":[\"no:such word\"]}]'",
 	} {
 		must(t, s.Exec(statement))
@@ -263,8 +309,9 @@ func testUnreadable(t *testing.T, s Store) {
 		why   string
 		lists int
 	}{
-		"namespace": {p.Namespaces[1].Unreadable, len(p.Namespaces[1].Reach)}, "role": {p.Roles[0].Unreadable, len(p.Roles[0].Permissions)},
-		"member": {p.Members[0].Unreadable, len(p.Members[0].Grants)},
+		"namespace": {p.Namespaces[1].Unreadable, len(p.Namespaces[1].Reach)},
+		"role":      {p.Roles[0].Unreadable, len(p.Roles[0].Permissions)},
+		"member":    {p.Members[0].Unreadable, len(p.Members[0].Grants)},
 	} {
 		if gives.why == "" || gives.lists > 0 {
 			t.Errorf("a %s that cannot be read: %+v", what, gives)
@@ -311,10 +358,14 @@ func testNoRevision(t *testing.T, s Store) {
 	must(t, db.Acknowledge(ctx, "i", keystore.Position{Revision: at}))
 	must(t, db.Fence(ctx, "i"))
 	must(t, db.Remove(ctx, "i"))
-	must(t, db.InsertSession(ctx, keystore.Session{ID: digest("session"), Token: digest("k"), CreatedAt: start, UsedAt: start}))
+	must(t, db.InsertSession(ctx, keystore.Session{ID: digest("session"), Token: digest("k"),
+		CreatedAt: start, UsedAt: start}))
 	must(t, db.UseSession(ctx, digest("session"), start.Add(time.Second)))
 	must(t, db.DeleteSession(ctx, digest("session")))
-	got := update(t, db, func(tx keystore.Tx) error { return tx.Remember("caller", "key", "made", start) })
+	got := update(t, db, func(tx keystore.Tx) error {
+		return tx.Remember("caller", "key", "made",
+			start)
+	})
 	if got != at || head(t, db) != at {
 		t.Fatalf("the head went from %d to %d", at, got)
 	}

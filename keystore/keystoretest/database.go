@@ -16,13 +16,15 @@ import (
 
 // A Store is a place that several processes can open.
 type Store interface {
-	// Open opens it as one more process would. The store closes at the end of the test what is still open.
+	// Open opens it as one more process would. The store closes at the end of the test what is
+	// still open.
 	Open(t *testing.T) keystore.Database
 	// Exec runs a statement the way an operator would: past the program.
 	Exec(statement string) error
 }
 
-// TestDatabase checks each sentence of the contract of [keystore.Database]. newStore makes an empty one.
+// TestDatabase checks each sentence of the contract of [keystore.Database]. newStore makes an empty
+// one.
 func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 	for _, test := range []struct {
 		name string
@@ -138,7 +140,9 @@ func insertKey(tx keystore.Tx, k *keystore.Key) error {
 }
 
 // edit changes a key through the transaction.
-func edit(t *testing.T, db keystore.Database, id string, change func(*keystore.Key)) keystore.Revision {
+func edit(
+	t *testing.T, db keystore.Database, id string, change func(*keystore.Key),
+) keystore.Revision {
 	t.Helper()
 	return update(t, db, func(tx keystore.Tx) error {
 		k, err := tx.Key(id)
@@ -165,13 +169,17 @@ func position(t *testing.T, db keystore.Database) keystore.Position {
 
 func digest(s string) keystore.Digest { return keystore.DigestOf("credential " + s) }
 
-func secret(s string) keystore.Secret { return keystore.Secret{Digest: digest(s), CreatedAt: start} }
+func secret(s string) keystore.Secret {
+	return keystore.Secret{Digest: digest(s), CreatedAt: start}
+}
 
 // plain returns a key with one secret, named after the id.
 func plain(id string) *keystore.Key {
 	return &keystore.Key{
-		ID: id, Prefix: "ak", Name: "key " + id, Namespace: keystore.DefaultNamespace, Owner: keystore.RootMember, CreatedBy: keystore.RootMember,
-		Grants: []keystore.Grant{{Namespace: keystore.DefaultNamespace, Permissions: []keystore.Permission{{Action: "read"}}}},
+		ID: id, Prefix: "ak", Name: "key " + id, Namespace: keystore.DefaultNamespace,
+		Owner: keystore.RootMember, CreatedBy: keystore.RootMember,
+		Grants: []keystore.Grant{{Namespace: keystore.DefaultNamespace,
+			Permissions: []keystore.Permission{{Action: "read"}}}},
 		Active: true, CreatedAt: start, Version: 1, Secrets: []keystore.Secret{secret(id)},
 	}
 }
@@ -179,18 +187,23 @@ func plain(id string) *keystore.Key {
 // full returns a key that uses every field.
 func full(id string) *keystore.Key {
 	return &keystore.Key{
-		ID: id, Prefix: "ak_live", Name: "Ünïcode % _ * \x01 '\"", Namespace: "acme", Owner: "m_1", CreatedBy: "k_1", Active: false, CreatedAt: start,
+		ID: id, Prefix: "ak_live", Name: "Ünïcode % _ * \x01 '\"", Namespace: "acme", Owner: "m_1",
+		CreatedBy: "k_1", Active: false, CreatedAt: start,
 		Grants: []keystore.Grant{
-			{Namespace: "acme", Permissions: []keystore.Permission{{Action: "read"}, {Resource: "orders", Action: "search"}}, Roles: []string{"billing", "x"}, Connected: true},
+			{Namespace: "acme", Permissions: []keystore.Permission{{Action: "read"},
+				{Resource: "orders", Action: "search"}}, Roles: []string{"billing", "x"},
+				Connected: true},
 			{Namespace: keystore.AnyNamespace, Permissions: []keystore.Permission{{Action: "*"}}},
 		},
-		ExpiresAt: start.Add(time.Hour), RevokedAt: start.Add(time.Minute), RevokedBy: "root", RevokeReason: "leaked\n",
+		ExpiresAt: start.Add(time.Hour), RevokedAt: start.Add(time.Minute), RevokedBy: "root",
+		RevokeReason: "leaked\n",
 		Secrets: []keystore.Secret{
 			{Digest: digest(id + " new"), CreatedAt: start.Add(time.Second), Imported: true},
 			{Digest: digest(id + " old"), CreatedAt: start, ExpiresAt: start.Add(time.Minute)},
 		},
-		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")},
-		Metadata:   map[string]string{"team": "erp", "": "empty", "ü": "\u2028"}, Version: 7,
+		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"),
+			netip.MustParsePrefix("2001:db8::/32")},
+		Metadata: map[string]string{"team": "erp", "": "empty", "ü": "\u2028"}, Version: 7,
 	}
 }
 
@@ -226,7 +239,8 @@ func lookup(t *testing.T, db keystore.Database, d keystore.Digest) string {
 	t.Helper()
 	k, _, err := db.KeyByDigest(ctx, d)
 	must(t, err)
-	if k == nil || !slices.ContainsFunc(k.Secrets, func(s keystore.Secret) bool { return s.Digest == d }) {
+	if k == nil || !slices.ContainsFunc(k.Secrets,
+		func(s keystore.Secret) bool { return s.Digest == d }) {
 		return ""
 	}
 	return k.ID

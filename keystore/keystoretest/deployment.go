@@ -29,7 +29,8 @@ func testDeployment(t *testing.T, s Store) {
 	}
 	db := s.Open(t)
 	list := policy(t, db).Namespaces
-	if len(list) != 1 || list[0].ID != keystore.DefaultNamespace || list[0].Version != 1 || list[0].CreatedAt.IsZero() {
+	if len(list) != 1 || list[0].ID != keystore.DefaultNamespace || list[0].Version != 1 ||
+		list[0].CreatedAt.IsZero() {
 		t.Fatalf("namespaces at the start: %+v", list)
 	}
 	h, err := db.Renew(ctx, "nobody", keystore.Position{})
@@ -84,7 +85,8 @@ func testTokenKey(t *testing.T, newStore func(*testing.T) Store) {
 				return
 			}
 			must(t, err)
-			if row.second != nil && second.TokenKey != *row.second || second.TokenKey == [32]byte{} || second.Epoch != first.Epoch {
+			if row.second != nil && second.TokenKey != *row.second ||
+				second.TokenKey == [32]byte{} || second.Epoch != first.Epoch {
 				t.Fatal("not the token key or epoch that was to be")
 			}
 			again, err := s.Open(t).Deployment(ctx, row.second)

@@ -27,7 +27,9 @@ func testInsertKeys(t *testing.T, s Store) {
 				k.RevokedAt, k.Active, k.ExpiresAt = never, true, never
 				k.Secrets = nil
 				for i, s := range secrets {
-					k.Secrets = append(k.Secrets, keystore.Secret{Digest: digest(s), CreatedAt: start.Add(-time.Duration(i) * time.Second), ExpiresAt: start.Add(time.Duration(i) * time.Hour)})
+					k.Secrets = append(k.Secrets, keystore.Secret{Digest: digest(s),
+						CreatedAt: start.Add(-time.Duration(i) * time.Second),
+						ExpiresAt: start.Add(time.Duration(i) * time.Hour)})
 				}
 				return k
 			}
@@ -124,10 +126,14 @@ func testInsertKeys(t *testing.T, s Store) {
 			after = at
 			update(t, db, func(tx keystore.Tx) error {
 				must(t, insertKey(tx, plain(name("next"))))
-				return change(name("none"), func(k *keystore.Key) { k.Secrets = []keystore.Secret{secret(name("late"))} })(tx)
+				return change(name("none"),
+					func(k *keystore.Key) {
+						k.Secrets = []keystore.Secret{secret(name("late"))}
+					})(tx)
 			})
 			got, others = ends(t, other, after)
-			wantEnds(t, got, map[keystore.Digest]time.Time{digest(name("next")): never, digest(name("late")): never})
+			wantEnds(t, got, map[keystore.Digest]time.Time{digest(name("next")): never,
+				digest(name("late")): never})
 			if len(others) > 0 {
 				t.Errorf("also changed: %v", others)
 			}

@@ -74,7 +74,8 @@ func testKey(t *testing.T, s Store) {
 	}
 }
 
-// testRotated: a digest that opens a key no more is still known as the key's, until that is deleted.
+// testRotated: a digest that opens a key no more is still known as the key's, until that is
+// deleted.
 func testRotated(t *testing.T, s Store) {
 	db := ready(t, s)
 	insert(t, db, full("k"))
@@ -124,7 +125,8 @@ func testSpent(t *testing.T, s Store) {
 	k.Secrets = []keystore.Secret{secret("dropped"), secret("kept")}
 	insert(t, db, k, plain("gone"))
 	edit(t, db, "a", func(k *keystore.Key) {
-		k.Secrets = slices.DeleteFunc(k.Secrets, func(s keystore.Secret) bool { return s.Digest == digest("dropped") })
+		k.Secrets = slices.DeleteFunc(k.Secrets,
+			func(s keystore.Secret) bool { return s.Digest == digest("dropped") })
 	})
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("gone") })
 
@@ -149,7 +151,8 @@ func testSpent(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	// The transactions went on after the refusal and committed: nothing of what was refused is there.
+	// The transactions went on after the refusal and committed: nothing of what was refused is
+	// there.
 	if got := head(t, db); got != before {
 		t.Fatalf("refusals moved the head from %d to %d", before, got)
 	}
@@ -199,7 +202,8 @@ func testLastUse(t *testing.T, s Store) {
 		t.Fatal("used before its first use")
 	}
 	must(t, db.RecordUse(ctx, nil))
-	must(t, db.RecordUse(ctx, map[string]time.Time{"a": start.Add(time.Hour), "b": start, "nobody": start}))
+	must(t, db.RecordUse(ctx, map[string]time.Time{"a": start.Add(time.Hour), "b": start,
+		"nobody": start}))
 	must(t, db.RecordUse(ctx, map[string]time.Time{"a": start, "b": start.Add(time.Second)}))
 	edit(t, db, "a", func(k *keystore.Key) { k.LastUsedAt = start.Add(48 * time.Hour) })
 	if got := used("a"); !got.Equal(start.Add(time.Hour)) {
@@ -208,7 +212,8 @@ func testLastUse(t *testing.T, s Store) {
 	if got := used("b"); !got.Equal(start.Add(time.Second)) {
 		t.Fatalf("b was last used at %v", got)
 	}
-	if k, _, err := db.KeyByDigest(ctx, digest("a")); err != nil || !k.LastUsedAt.Equal(start.Add(time.Hour)) {
+	if k, _, err := db.KeyByDigest(ctx, digest("a")); err != nil ||
+		!k.LastUsedAt.Equal(start.Add(time.Hour)) {
 		t.Fatal("not by digest", err)
 	}
 	many := map[string]time.Time{"a": start.Add(2 * time.Hour)}
@@ -261,7 +266,8 @@ func testMadeBy(t *testing.T, s Store) {
 		must(t, err)
 		for i, want := range []*keystore.Key{a, b, c} {
 			if reason := map[string]string{"a": "one", "c": "two"}[want.ID]; reason != "" {
-				want.RevokedAt, want.RevokedBy, want.RevokeReason, want.Version = tx.Now(), "me", reason, 2
+				want.RevokedAt, want.RevokedBy, want.RevokeReason, want.Version = tx.Now(), "me",
+					reason, 2
 			}
 			wantKey(t, &keys[i], want)
 		}
@@ -303,9 +309,13 @@ func testCountPrefixes(t *testing.T, s Store) {
 		return k
 	}
 	insert(t, db,
-		key("1", "ak", nil), key("2", "ak_live", nil), key("3", "ak1", nil), key("4", "akz", nil), key("5", "akz", nil),
+		key("1", "ak", nil), key("2", "ak_live", nil), key("3", "ak1", nil), key("4", "akz", nil),
+		key("5", "akz", nil),
 		key("inactive", "akz", func(k *keystore.Key) { k.Active = false }),
-		key("later", "akz", func(k *keystore.Key) { k.ExpiresAt = time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond) }),
+		key("later", "akz",
+			func(k *keystore.Key) {
+				k.ExpiresAt = time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+			}),
 		key("revoked", "akz", func(k *keystore.Key) { k.RevokedAt = start }),
 		key("expired", "akz", func(k *keystore.Key) { k.ExpiresAt = start }),
 		key("personal", "akz", func(k *keystore.Key) { k.Personal = true }),

@@ -29,7 +29,8 @@ func testFilters(t *testing.T, s Store) {
 		k.Namespace, k.Owner, k.CreatedBy, k.CreatedAt = row.namespace, row.owner, row.by, start.Add(time.Duration(i)*time.Second)
 		k.Secrets = append(k.Secrets, secret("second of "+row.id)) // shows up once all the same
 		if row.role != "" {
-			k.Grants = append(k.Grants, keystore.Grant{Namespace: "z", Roles: []string{"other", row.role}})
+			k.Grants = append(k.Grants, keystore.Grant{Namespace: "z",
+				Roles: []string{"other", row.role}})
 		}
 		k.Active = !strings.Contains(row.state, "inactive")
 		if strings.Contains(row.state, "revoked") {
@@ -69,8 +70,10 @@ func testFilters(t *testing.T, s Store) {
 		{keystore.KeyFilter{Role: "billing"}, "k5 k3 k1"},
 		{keystore.KeyFilter{Role: "bill"}, "k4"},
 		{keystore.KeyFilter{Text: "k3"}, "k3"},
-		{keystore.KeyFilter{Namespaces: []string{"a", "b"}, Status: keystore.StatusRevoked, Owner: "m1", CreatedBy: "k0", Role: "billing", Text: "KEY"}, "k5"},
-		{keystore.KeyFilter{Namespaces: []string{"b", "a"}, Status: keystore.StatusActive, Text: "key"}, "k0"},
+		{keystore.KeyFilter{Namespaces: []string{"a", "b"}, Status: keystore.StatusRevoked,
+			Owner: "m1", CreatedBy: "k0", Role: "billing", Text: "KEY"}, "k5"},
+		{keystore.KeyFilter{Namespaces: []string{"b", "a"}, Status: keystore.StatusActive,
+			Text: "key"}, "k0"},
 		{keystore.KeyFilter{Owner: "m1", CreatedBy: "root", Status: keystore.StatusActive}, "k0"},
 		{keystore.KeyFilter{Namespaces: []string{"c"}, Owner: "m2"}, "k6"},
 		{keystore.KeyFilter{Visible: []string{}}, ""},
@@ -80,10 +83,13 @@ func testFilters(t *testing.T, s Store) {
 		{keystore.KeyFilter{Visible: []string{}, OrOwner: "m1"}, "k5 k4 k2 k0"},
 		{keystore.KeyFilter{OrOwner: "m1"}, "k6 k5 k4 k3 k2 k1 k0"},
 		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1"}, "k5 k4 k3 k2 k0"},
-		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1", Namespaces: []string{"a", "b"}}, "k5 k3 k2 k0"},
-		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1", Namespaces: []string{"c"}}, "k4"},
+		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1", Namespaces: []string{"a", "b"}},
+			"k5 k3 k2 k0"},
+		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1", Namespaces: []string{"c"}},
+			"k4"},
 		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1", Owner: "m2"}, "k3"},
-		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1", Status: keystore.StatusActive}, "k4 k0"},
+		{keystore.KeyFilter{Visible: []string{"b"}, OrOwner: "m1", Status: keystore.StatusActive},
+			"k4 k0"},
 	} {
 		row.filter.Now = now
 		for _, limit := range []int{1, 2, 100} {
@@ -152,7 +158,8 @@ func testOrders(t *testing.T, s Store) {
 		{keystore.KeyFilter{Sort: "last_used_at"}, "k0 k4 k2 k3 k5 k6 k1"},
 		{keystore.KeyFilter{Sort: "name", Namespaces: []string{"a"}}, "k2 k0 k4 k6"},
 		{keystore.KeyFilter{Sort: "name", Namespaces: []string{"a", "b"}}, "k5 k1 k2 k0 k4 k6 k3"},
-		{keystore.KeyFilter{Sort: "created_at", Namespaces: []string{"a", "b"}, Text: "apple"}, "k1 k2"},
+		{keystore.KeyFilter{Sort: "created_at", Namespaces: []string{"a", "b"}, Text: "apple"},
+			"k1 k2"},
 		{keystore.KeyFilter{Sort: "expires_at", Text: "apple"}, "k2 k1"},
 		{keystore.KeyFilter{Sort: "last_used_at", Status: keystore.StatusRevoked}, ""},
 	} {
@@ -209,7 +216,8 @@ func all(t *testing.T, db keystore.Database, f keystore.KeyFilter, limit int) (i
 
 func testText(t *testing.T, s Store) {
 	db := ready(t, s)
-	for i, name := range []string{"plain", "50% off", "under_score", "star*", `back\slash`, "Ärger", "quote'd", ""} {
+	for i, name := range []string{"plain", "50% off", "under_score", "star*", `back\slash`, "Ärger",
+		"quote'd", ""} {
 		k := plain(fmt.Sprintf("0123456789x%d", i))
 		k.Name = name
 		insert(t, db, k)
@@ -218,7 +226,8 @@ func testText(t *testing.T, s Store) {
 	special.Prefix = "ak_live"
 	insert(t, db, special)
 	for text, want := range map[string]int{
-		"%": 1, "_score": 1, "*": 1, `\`: 1, "'": 1, "?": 0, "PLAIN": 1, "0% OFF": 1, "Är": 1, "ÄRGER": 1,
+		"%": 1, "_score": 1, "*": 1, `\`: 1, "'": 1, "?": 0, "PLAIN": 1, "0% OFF": 1, "Är": 1,
+		"ÄRGER":           1,
 		"är":              0, // only ASCII has no case here
 		"0123456789x":     8,
 		"0123456789X3":    1,
@@ -239,7 +248,9 @@ func testText(t *testing.T, s Store) {
 func testMetadata(t *testing.T, s Store) {
 	db := ready(t, s)
 	for i, m := range []map[string]string{
-		nil, {"team": "erp"}, {"team": "ERP", "a": ""}, {"team": "erp", "b.c": "1", "$": "2"}, {"<'\"&>\\": "é'<\"\\", "team": "erp\t"}, {"nul\x00": "x", "team": "erp"}, {"erp": "team", "0": "1"},
+		nil, {"team": "erp"}, {"team": "ERP", "a": ""}, {"team": "erp", "b.c": "1", "$": "2"},
+		{"<'\"&>\\": "é'<\"\\", "team": "erp\t"}, {"nul\x00": "x", "team": "erp"},
+		{"erp": "team", "0": "1"},
 	} {
 		k := plain(fmt.Sprint("k", i))
 		k.Metadata, k.CreatedAt = m, start.Add(time.Duration(i)*time.Second)
@@ -262,13 +273,16 @@ func testMetadata(t *testing.T, s Store) {
 		{map[string]string{"b": ""}, ""},
 		{map[string]string{"": ""}, ""},
 	} {
-		if got := strings.Join(all(t, db, keystore.KeyFilter{Metadata: row.metadata}, 3), " "); got != row.want {
+		if got := strings.Join(all(t, db, keystore.KeyFilter{Metadata: row.metadata}, 3),
+			" "); got != row.want {
 			t.Errorf("%q: %q, want %q", row.metadata, got, row.want)
 		}
 	}
-	// The row with a zero byte, which nobody can store any more, may be left out, and stops nothing.
+	// The row with a zero byte, which nobody can store any more, may be left out, and stops
+	// nothing.
 	got := all(t, db, keystore.KeyFilter{Metadata: map[string]string{"team": "erp"}}, 3)
-	if got = slices.DeleteFunc(got, func(id string) bool { return id == "k5" }); strings.Join(got, " ") != "k3 k1" {
+	if got = slices.DeleteFunc(got, func(id string) bool { return id == "k5" }); strings.Join(got,
+		" ") != "k3 k1" {
 		t.Errorf("team=erp finds %v", got)
 	}
 }
@@ -306,7 +320,8 @@ func testPages(t *testing.T, s Store) {
 	if !slices.Equal(got, want) {
 		t.Fatalf("pages %v, want %v", got, want)
 	}
-	page, next, err := db.Keys(ctx, keystore.KeyFilter{Text: "new"}, "", len(all(t, db, keystore.KeyFilter{Text: "new"}, 100)))
+	page, next, err := db.Keys(ctx, keystore.KeyFilter{Text: "new"}, "",
+		len(all(t, db, keystore.KeyFilter{Text: "new"}, 100)))
 	must(t, err)
 	if len(page) == 0 || next != "" {
 		t.Fatal("a list that just fits has a next page")
@@ -333,16 +348,21 @@ func testCount(t *testing.T, s Store) {
 		func(k *keystore.Key) { k.Active, k.ExpiresAt = false, start.AddDate(-10, 0, 0) },
 		func(k *keystore.Key) { k.ExpiresAt = start.AddDate(-10, 0, 0) },
 		func(k *keystore.Key) { k.RevokedAt = start },
-		func(k *keystore.Key) { k.RevokedAt, k.Active, k.ExpiresAt = start, false, start.AddDate(-10, 0, 0) },
+		func(k *keystore.Key) {
+			k.RevokedAt, k.Active, k.ExpiresAt = start, false,
+				start.AddDate(-10, 0, 0)
+		},
 	} {
 		k := plain(fmt.Sprint(i))
 		change(k)
 		insert(t, db, k)
 	}
-	check(map[keystore.Status]int64{keystore.StatusActive: 2, keystore.StatusInactive: 2, keystore.StatusExpired: 2, keystore.StatusRevoked: 2})
+	check(map[keystore.Status]int64{keystore.StatusActive: 2, keystore.StatusInactive: 2,
+		keystore.StatusExpired: 2, keystore.StatusRevoked: 2})
 	edit(t, db, "0", func(k *keystore.Key) { k.RevokedAt = start })
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("7") })
-	check(map[keystore.Status]int64{keystore.StatusActive: 1, keystore.StatusInactive: 2, keystore.StatusExpired: 2, keystore.StatusRevoked: 2})
+	check(map[keystore.Status]int64{keystore.StatusActive: 1, keystore.StatusInactive: 2,
+		keystore.StatusExpired: 2, keystore.StatusRevoked: 2})
 }
 
 // testPageBytes: a page ends before it takes much memory, whatever its limit.
@@ -358,7 +378,8 @@ func testPageBytes(t *testing.T, s Store) {
 		rows[i] = &keystore.AuditRow{Seq: int64(i + 1), At: start, After: `"` + large + `"`}
 	}
 	update(t, db, func(tx keystore.Tx) error { return tx.AppendAudit(rows) })
-	each := func(what string, page func(cursor string) (size int64, ids []string, next string, err error)) {
+	each := func(what string, page func(cursor string) (size int64, ids []string, next string,
+		err error)) {
 		seen := make(map[string]bool)
 		pages := 0
 		for cursor := ""; pages == 0 || cursor != ""; pages++ {
@@ -380,7 +401,8 @@ func testPageBytes(t *testing.T, s Store) {
 		}
 	}
 	for _, sort := range []keystore.KeySort{keystore.NewestFirst, "name"} {
-		each("keys by "+string(sort), func(cursor string) (size int64, ids []string, next string, err error) {
+		each("keys by "+string(sort), func(cursor string) (size int64, ids []string, next string,
+			err error) {
 			keys, next, err := db.Keys(ctx, keystore.KeyFilter{Sort: sort}, cursor, 1000)
 			for i := range keys {
 				size, ids = size+keys[i].Size(), append(ids, keys[i].ID)

@@ -14,10 +14,12 @@ func testNodes(t *testing.T, s Store) {
 		t.Helper()
 		list, err := other.Nodes(ctx)
 		must(t, err)
-		slices.SortFunc(list, func(a, b keystore.Node) int { return len(a.Incarnation) - len(b.Incarnation) })
+		slices.SortFunc(list,
+			func(a, b keystore.Node) int { return len(a.Incarnation) - len(b.Incarnation) })
 		for i := range list {
 			n := &list[i]
-			if age := time.Since(n.Joined); age < -time.Minute || age > time.Minute || n.Heard.Before(n.Joined) || n.Heard.Sub(n.Joined) > time.Minute {
+			if age := time.Since(n.Joined); age < -time.Minute || age > time.Minute ||
+				n.Heard.Before(n.Joined) || n.Heard.Sub(n.Joined) > time.Minute {
 				t.Errorf("%s joined at %s and was heard at %s", n.Incarnation, n.Joined, n.Heard)
 			}
 			n.Joined, n.Heard = time.Time{}, time.Time{}
@@ -34,8 +36,10 @@ func testNodes(t *testing.T, s Store) {
 		t.Fatalf("before anyone joined: %+v", h)
 	}
 	epoch := renew("").Epoch
-	one := keystore.Node{Incarnation: "one", Address: "host:1", Lease: 30 * time.Second, State: keystore.NodeActive, Epoch: epoch}
-	second := keystore.Node{Incarnation: "second/../x", Address: "host:2", Lease: time.Minute, State: keystore.NodeActive, Epoch: epoch}
+	one := keystore.Node{Incarnation: "one", Address: "host:1", Lease: 30 * time.Second,
+		State: keystore.NodeActive, Epoch: epoch}
+	second := keystore.Node{Incarnation: "second/../x", Address: "host:2", Lease: time.Minute,
+		State: keystore.NodeActive, Epoch: epoch}
 	must(t, db.Join(ctx, one))
 	must(t, other.Join(ctx, second))
 	want := func(list ...keystore.Node) {
@@ -54,8 +58,10 @@ func testNodes(t *testing.T, s Store) {
 	must(t, db.Acknowledge(ctx, "one", keystore.Position{}))
 	one.Acknowledged, one.Beats = newest.Revision, 2
 	want(one, second)
-	must(t, db.Acknowledge(ctx, "one", keystore.Position{Revision: newest.Revision, Mark: "of another history"}))
-	must(t, db.Acknowledge(ctx, "one", keystore.Position{Revision: newest.Revision + 1, Mark: "of another history"}))
+	must(t, db.Acknowledge(ctx, "one",
+		keystore.Position{Revision: newest.Revision, Mark: "of another history"}))
+	must(t, db.Acknowledge(ctx, "one",
+		keystore.Position{Revision: newest.Revision + 1, Mark: "of another history"}))
 	want(one, second)
 
 	must(t, db.Fence(ctx, "one"))
@@ -74,7 +80,9 @@ func testNodes(t *testing.T, s Store) {
 	if h := renew("one"); h.Node != keystore.NodeFencing {
 		t.Fatalf("after fencing: %+v", h)
 	}
-	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Address: one.Address, Lease: time.Minute})) // again, since it was not acknowledged
+	// again, since it was not acknowledged
+	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Address: one.Address,
+		Lease: time.Minute}))
 	want(one, second)
 	must(t, db.Confirm(ctx, "one"))
 	must(t, db.Confirm(ctx, "nobody"))
@@ -98,10 +106,13 @@ func testNodes(t *testing.T, s Store) {
 	want(second)
 
 	// Nodes of another history, one of which has joined this one.
-	again := keystore.Node{Incarnation: "joined again", Lease: time.Minute, State: keystore.NodeActive, Former: "former", Epoch: epoch}
+	again := keystore.Node{Incarnation: "joined again", Lease: time.Minute,
+		State: keystore.NodeActive, Former: "former", Epoch: epoch}
 	must(t, db.Join(ctx, again))
 	lost := keystore.Node{Incarnation: "lost", Address: "host:3", Lease: time.Hour}
-	must(t, db.NewEpoch(ctx, epoch, []keystore.Node{lost, {Incarnation: again.Former}, {Incarnation: second.Incarnation, Lease: 1}}))
+	must(t, db.NewEpoch(ctx, epoch,
+		[]keystore.Node{lost, {Incarnation: again.Former},
+			{Incarnation: second.Incarnation, Lease: 1}}))
 	if h := renew(second.Incarnation); h.Epoch == epoch || h.Node != keystore.NodeActive {
 		t.Errorf("with a new epoch: %+v", h)
 	}

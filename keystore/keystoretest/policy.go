@@ -25,7 +25,10 @@ func policy(t *testing.T, db keystore.Database) *keystore.Policy {
 }
 
 // wantPolicy leaves out the default namespace, which is the oldest.
-func wantPolicy(t *testing.T, got *keystore.Policy, at keystore.Revision, namespaces []keystore.Namespace, roles []keystore.Role, members []keystore.Member) {
+func wantPolicy(
+	t *testing.T, got *keystore.Policy, at keystore.Revision, namespaces []keystore.Namespace,
+	roles []keystore.Role, members []keystore.Member,
+) {
 	t.Helper()
 	if got == nil || got.Revision != at {
 		t.Fatalf("policy %+v, want that of %d", got, at)
@@ -34,8 +37,10 @@ func wantPolicy(t *testing.T, got *keystore.Policy, at keystore.Revision, namesp
 	if got.Namespaces[last].ID != keystore.DefaultNamespace {
 		t.Fatalf("the oldest namespace is %s", got.Namespaces[last].ID)
 	}
-	for _, l := range []struct{ got, want any }{{got.Namespaces[:last:last], namespaces}, {got.Roles, roles}, {got.Members, members}} {
-		if reflect.ValueOf(l.got).Len()+reflect.ValueOf(l.want).Len() > 0 && !reflect.DeepEqual(l.got, l.want) {
+	for _, l := range []struct{ got, want any }{{got.Namespaces[:last:last], namespaces},
+		{got.Roles, roles}, {got.Members, members}} {
+		if reflect.ValueOf(l.got).Len()+reflect.ValueOf(l.want).Len() > 0 &&
+			!reflect.DeepEqual(l.got, l.want) {
 			t.Fatalf("policy\n%+v, want\n%+v", l.got, l.want)
 		}
 	}
@@ -58,21 +63,29 @@ func testPolicy(t *testing.T, s Store) {
 	at := func(i int) time.Time { return later.Add(time.Duration(i) * time.Second) }
 	namespaces := []keystore.Namespace{
 		{ID: "b", Parent: "a", CreatedAt: at(2), Version: 1},
-		{ID: "a", Kind: "account", Name: "A'ccount", EditPolicy: keystore.EditGrowOnly, Reach: []string{"app", "work\"space"}, KeyRoles: []string{"member", "x"},
+		{ID: "a", Kind: "account", Name: "A'ccount", EditPolicy: keystore.EditGrowOnly,
+			Reach: []string{"app", "work\"space"}, KeyRoles: []string{"member", "x"},
 			TokenPrefix: "ak_acme", ChildPrefix: "acme-", CreatedAt: at(1), Version: 3},
 		{ID: "A", CreatedAt: at(1), Version: 1}, // ids differ by case
 	}
 	roles := []keystore.Role{
-		{Namespace: "a", Name: "billing", Description: "Réads '\" %", Permissions: permissions("read", "orders:search", "admin.keys:*"), CreatedAt: at(3), Version: 2},
+		{Namespace: "a", Name: "billing", Description: "Réads '\" %",
+			Permissions: permissions("read", "orders:search", "admin.keys:*"), CreatedAt: at(3),
+			Version: 2},
 		{Namespace: "A", Name: "billing", CreatedAt: at(3), Version: 1},
-		{Namespace: "*", Name: "audit", Permissions: permissions("admin:read"), CreatedAt: at(0), Version: 1},
-		{Namespace: "*", Name: "Audit", Permissions: permissions("admin:read"), CreatedAt: at(0), Version: 1},
+		{Namespace: "*", Name: "audit", Permissions: permissions("admin:read"), CreatedAt: at(0),
+			Version: 1},
+		{Namespace: "*", Name: "Audit", Permissions: permissions("admin:read"), CreatedAt: at(0),
+			Version: 1},
 	}
 	members := []keystore.Member{
-		{ID: "m_2", Name: "nobody", Kind: keystore.Service, CreatedAt: at(5), CreatedBy: "m_1", Version: 1},
-		{ID: "m_1", Name: "Ünï % '\"", Kind: keystore.Person, Login: "Ada", Active: true, CreatedAt: at(4), CreatedBy: "root", Version: 5,
+		{ID: "m_2", Name: "nobody", Kind: keystore.Service, CreatedAt: at(5), CreatedBy: "m_1",
+			Version: 1},
+		{ID: "m_1", Name: "Ünï % '\"", Kind: keystore.Person, Login: "Ada", Active: true,
+			CreatedAt: at(4), CreatedBy: "root", Version: 5,
 			Labels: map[string]string{"team": "érp '\"", "": "{}"}, Grants: []keystore.Grant{
-				{Namespace: "a", Permissions: permissions("*"), Roles: []string{"developer", "billing"}, Connected: true},
+				{Namespace: "a", Permissions: permissions("*"),
+					Roles: []string{"developer", "billing"}, Connected: true},
 				{Namespace: "*", Permissions: permissions("admin.audit:read")},
 			}},
 		{ID: "M_1", Login: "ada", Active: true, CreatedAt: at(4), Version: 1},
@@ -111,7 +124,8 @@ func testPolicy(t *testing.T, s Store) {
 	})
 	wantPolicy(t, inside, now, namespaces, roles, members)
 	wantPolicy(t, policy(t, other), now, namespaces, roles, members)
-	for since, want := range map[keystore.Position]bool{start.At: true, before: true, position(t, other): false} {
+	for since, want := range map[keystore.Position]bool{start.At: true, before: true,
+		position(t, other): false} {
 		if p, err := other.Policy(ctx, since); err != nil || (p != nil) != want {
 			t.Errorf("since %v, at %d: %+v, %v", since, now, p, err)
 		}
@@ -127,13 +141,17 @@ func testPolicy(t *testing.T, s Store) {
 		wantErr(t, tx.UpdateNamespace(&keystore.Namespace{ID: "nobody"}), keystore.ErrNotFound)
 		wantErr(t, tx.DeleteNamespace("nobody"), keystore.ErrNotFound)
 		wantErr(t, tx.InsertRole(&roles[0]), keystore.ErrExists)
-		wantErr(t, tx.UpdateRole(&keystore.Role{Namespace: "b", Name: "billing"}), keystore.ErrNotFound)
-		wantErr(t, tx.DeleteRole(keystore.RoleID{Namespace: "b", Name: "billing"}), keystore.ErrNotFound)
-		wantErr(t, tx.DeleteRole(keystore.RoleID{Namespace: "*", Name: "billing"}), keystore.ErrNotFound)
+		wantErr(t, tx.UpdateRole(&keystore.Role{Namespace: "b", Name: "billing"}),
+			keystore.ErrNotFound)
+		wantErr(t, tx.DeleteRole(keystore.RoleID{Namespace: "b", Name: "billing"}),
+			keystore.ErrNotFound)
+		wantErr(t, tx.DeleteRole(keystore.RoleID{Namespace: "*", Name: "billing"}),
+			keystore.ErrNotFound)
 		wantErr(t, tx.InsertMember(&members[0]), keystore.ErrExists)
 		wantErr(t, tx.InsertMember(&keystore.Member{ID: "m_9", Login: "Ada"}), keystore.ErrExists)
 		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "nobody"}), keystore.ErrNotFound)
-		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "nobody", Login: "Ada"}), keystore.ErrNotFound)
+		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "nobody", Login: "Ada"}),
+			keystore.ErrNotFound)
 		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "m_2", Login: "Ada"}), keystore.ErrExists)
 		wantErr(t, tx.DeleteMember("nobody"), keystore.ErrNotFound)
 		p, err := tx.Policy(keystore.Nowhere)
@@ -146,11 +164,14 @@ func testPolicy(t *testing.T, s Store) {
 		t.Fatalf("refusals moved the head from %d to %d", later2, got)
 	}
 
-	// What an update is given replaces everything, of a role its description, permissions and version.
+	// What an update is given replaces everything, of a role its description, permissions and
+	// version.
 	a := &namespaces[1]
-	*a = keystore.Namespace{ID: "a", Kind: "tenant", Parent: "A", Name: "renamed", EditPolicy: keystore.EditFree, Reach: []string{"app"}, CreatedAt: a.CreatedAt, Version: 4}
+	*a = keystore.Namespace{ID: "a", Kind: "tenant", Parent: "A", Name: "renamed",
+		EditPolicy: keystore.EditFree, Reach: []string{"app"}, CreatedAt: a.CreatedAt, Version: 4}
 	roles[0].Description, roles[0].Permissions, roles[0].Version = "Writes", permissions("write"), 3
-	members[1] = keystore.Member{ID: "m_1", Name: "Ada", Kind: keystore.Service, Login: "ADA", Grants: []keystore.Grant{{Namespace: "b", Roles: []string{"viewer"}}},
+	members[1] = keystore.Member{ID: "m_1", Name: "Ada", Kind: keystore.Service, Login: "ADA",
+		Grants: []keystore.Grant{{Namespace: "b", Roles: []string{"viewer"}}},
 		Labels: map[string]string{"b": ""}, CreatedAt: members[1].CreatedAt, CreatedBy: "m_2", Version: 6}
 	members[2].Login = "Ada" // which is free now
 	role := roles[0]
@@ -170,7 +191,8 @@ func testPolicy(t *testing.T, s Store) {
 		func(tx keystore.Tx) error { return tx.DeleteNamespace("b") },
 	} {
 		now = update(t, db, change)
-		wantPolicy(t, policy(t, other), now, namespaces[max(0, i-1):], roles[1:], members[min(1, i):])
+		wantPolicy(t, policy(t, other), now, namespaces[max(0, i-1):], roles[1:],
+			members[min(1, i):])
 	}
 
 	refusal := errors.New("no")
@@ -185,7 +207,8 @@ func testPolicy(t *testing.T, s Store) {
 	}
 }
 
-// testPolicySnapshot: each role has a member that names it, and no policy shows one without the other.
+// testPolicySnapshot: each role has a member that names it, and no policy shows one without the
+// other.
 func testPolicySnapshot(t *testing.T, s Store) {
 	db, other := ready(t, s), s.Open(t)
 	done := make(chan error, 1)
@@ -194,9 +217,11 @@ func testPolicySnapshot(t *testing.T, s Store) {
 			id := fmt.Sprint(i % 5)
 			_, err := db.Update(ctx, func(tx keystore.Tx) error {
 				if i/5%2 == 1 {
-					return errors.Join(tx.DeleteMember(id), tx.DeleteRole(keystore.RoleID{Namespace: "a", Name: id}))
+					return errors.Join(tx.DeleteMember(id),
+						tx.DeleteRole(keystore.RoleID{Namespace: "a", Name: id}))
 				}
-				return errors.Join(tx.InsertRole(&keystore.Role{Namespace: "a", Name: id, CreatedAt: start}), tx.InsertMember(&keystore.Member{ID: id, CreatedAt: start}))
+				return errors.Join(tx.InsertRole(&keystore.Role{Namespace: "a", Name: id,
+					CreatedAt: start}), tx.InsertMember(&keystore.Member{ID: id, CreatedAt: start}))
 			})
 			if err != nil {
 				done <- err
@@ -213,7 +238,8 @@ func testPolicySnapshot(t *testing.T, s Store) {
 		default:
 		}
 		p := policy(t, other)
-		if !slices.EqualFunc(p.Roles, p.Members, func(r keystore.Role, m keystore.Member) bool { return r.Name == m.ID }) {
+		if !slices.EqualFunc(p.Roles, p.Members,
+			func(r keystore.Role, m keystore.Member) bool { return r.Name == m.ID }) {
 			t.Fatalf("half of a change is seen: %+v", p)
 		}
 	}
@@ -256,7 +282,8 @@ func (m *mirror) take(p *keystore.Policy) {
 	}
 }
 
-// testPolicyChanges: who follows the changes knows what who reads everything does, whoever made them.
+// testPolicyChanges: who follows the changes knows what who reads everything does, whoever made
+// them.
 func testPolicyChanges(t *testing.T, s Store) {
 	db, other := ready(t, s), s.Open(t)
 	var m mirror
@@ -266,7 +293,8 @@ func testPolicyChanges(t *testing.T, s Store) {
 		p, err := other.Policy(ctx, m.at)
 		must(t, err)
 		if p != nil && len(p.Namespaces)+len(p.Roles)+len(p.Members) > rows {
-			t.Errorf("%s: %d rows were read for what changed", step, len(p.Namespaces)+len(p.Roles)+len(p.Members))
+			t.Errorf("%s: %d rows were read for what changed", step,
+				len(p.Namespaces)+len(p.Roles)+len(p.Members))
 		}
 		m.take(p)
 		var whole mirror
@@ -280,19 +308,24 @@ func testPolicyChanges(t *testing.T, s Store) {
 		for i := range 5 {
 			id := fmt.Sprint("n", i)
 			must(t, tx.InsertNamespace(&keystore.Namespace{ID: id, CreatedAt: start, Version: 1}))
-			must(t, tx.InsertRole(&keystore.Role{Namespace: id, Name: "r", Permissions: permissions("read"), CreatedAt: start, Version: 1}))
-			must(t, tx.InsertMember(&keystore.Member{ID: "m_" + id, Login: id, CreatedAt: start, Version: 1}))
+			must(t, tx.InsertRole(&keystore.Role{Namespace: id, Name: "r",
+				Permissions: permissions("read"), CreatedAt: start, Version: 1}))
+			must(t, tx.InsertMember(&keystore.Member{ID: "m_" + id, Login: id, CreatedAt: start,
+				Version: 1}))
 		}
 		return nil
 	})
 	check("many", 15)
 	check("nothing", 0)
 	update(t, db, func(tx keystore.Tx) error {
-		must(t, tx.UpdateRole(&keystore.Role{Namespace: "n1", Name: "r", Permissions: permissions("write"), Version: 2}))
+		must(t, tx.UpdateRole(&keystore.Role{Namespace: "n1", Name: "r",
+			Permissions: permissions("write"), Version: 2}))
 		must(t, tx.DeleteMember("m_n1"))
-		must(t, tx.InsertMember(&keystore.Member{ID: "m_n9", Login: "n1", CreatedAt: start, Version: 1}))
+		must(t, tx.InsertMember(&keystore.Member{ID: "m_n9", Login: "n1", CreatedAt: start,
+			Version: 1}))
 		must(t, tx.DeleteNamespace("n2"))
-		return tx.InsertNamespace(&keystore.Namespace{ID: "n2", Kind: "again", CreatedAt: start, Version: 1})
+		return tx.InsertNamespace(&keystore.Namespace{ID: "n2", Kind: "again", CreatedAt: start,
+			Version: 1})
 	})
 	check("some", 3)
 	insert(t, db, plain("k"))
@@ -303,7 +336,8 @@ func testPolicyChanges(t *testing.T, s Store) {
 		"UPDATE roles SET name = name || 's' WHERE namespace = 'n4'",
 		"UPDATE members SET id = 'm_other' WHERE id = 'm_n3'",
 		"DELETE FROM members WHERE id = 'm_other'",
-		"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('n1', 'odd', '[1]', 1, 1)",
+		"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('n1', " +
+			"'odd', '[1]', 1, 1)",
 		"UPDATE members SET name = 'all'",
 	} {
 		must(t, s.Exec(statement))
@@ -312,13 +346,17 @@ func testPolicyChanges(t *testing.T, s Store) {
 	before := m.at
 	update(t, db, func(tx keystore.Tx) error {
 		within := m
-		within.namespaces, within.roles, within.members = maps.Clone(m.namespaces), maps.Clone(m.roles), maps.Clone(m.members)
+		within.namespaces, within.roles, within.members = maps.Clone(m.namespaces),
+			maps.Clone(m.roles), maps.Clone(m.members)
 		for i := range 3 {
-			must(t, tx.InsertRole(&keystore.Role{Namespace: "n0", Name: fmt.Sprint(i), CreatedAt: start, Version: 1}))
+			must(t, tx.InsertRole(&keystore.Role{Namespace: "n0", Name: fmt.Sprint(i),
+				CreatedAt: start, Version: 1}))
 			p, err := tx.Policy(within.at)
 			must(t, err)
 			within.take(p)
-			if _, known := within.roles[keystore.RoleID{Namespace: "n0", Name: fmt.Sprint(i)}]; !known {
+			if _,
+				known := within.roles[keystore.RoleID{Namespace: "n0",
+				Name: fmt.Sprint(i)}]; !known {
 				t.Errorf("role %d is not seen by the transaction that inserts it", i)
 			}
 		}
@@ -335,7 +373,11 @@ func testPolicyChanges(t *testing.T, s Store) {
 // testPolicyTruncated: nobody is told less than what has changed.
 func testPolicyTruncated(t *testing.T, s Store) {
 	db := ready(t, s)
-	update(t, db, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}) })
+	update(t, db,
+		func(tx keystore.Tx) error {
+			return tx.InsertNamespace(&keystore.Namespace{ID: "n",
+				CreatedAt: start})
+		})
 	first := position(t, db)
 	insert(t, db, plain("a"))
 	second := position(t, db)
@@ -358,9 +400,11 @@ func testPolicyTruncated(t *testing.T, s Store) {
 	truncated("another history", keystore.Position{Revision: first.Revision, Mark: second.Mark})
 	truncated("not come to yet", keystore.Position{Revision: head(t, db) + 1})
 	for _, test := range []struct{ what, statement string }{
-		{"anything changed", fmt.Sprint("INSERT INTO change_log (revision, kind) VALUES (", head(t, db), ", 'all')")},
+		{"anything changed", fmt.Sprint("INSERT INTO change_log (revision, kind) VALUES (",
+			head(t, db), ", 'all')")},
 		{"an older release wrote it", "UPDATE change_log SET kind = 'policy' WHERE kind = 'all'"},
-		{"a gap", fmt.Sprint("DELETE FROM change_log WHERE kind = 'policy' OR revision = ", second.Revision)},
+		{"a gap", fmt.Sprint("DELETE FROM change_log WHERE kind = 'policy' OR revision = ",
+			second.Revision)},
 	} {
 		must(t, s.Exec(test.statement))
 		truncated(test.what, first)
@@ -395,8 +439,10 @@ func testKeyCounts(t *testing.T, s Store) {
 	type counts = map[string]int64
 	token := key("t", "m_1", "a")
 	token.Personal, token.Grants = true, nil
-	insert(t, db, key("k1", "m_1", "a"), key("k2", "m_1", "b"), key("k3", "m_2", "a"), key("k4", "root", "b"), key("k5", "root", "b"), key("k6", "root", "b"), token)
-	check("inserted", counts{"m_1": 2, "m_2": 1, "M_1": 0, "root": 3}, counts{"a": 2, "b": 4, "c": 0})
+	insert(t, db, key("k1", "m_1", "a"), key("k2", "m_1", "b"), key("k3", "m_2", "a"),
+		key("k4", "root", "b"), key("k5", "root", "b"), key("k6", "root", "b"), token)
+	check("inserted", counts{"m_1": 2, "m_2": 1, "M_1": 0, "root": 3},
+		counts{"a": 2, "b": 4, "c": 0})
 	if owner, namespace, err := db.MostKeys(ctx); owner != 2 || namespace != 4 || err != nil {
 		t.Errorf("most: %d, %d, %v", owner, namespace, err)
 	}
@@ -405,7 +451,10 @@ func testKeyCounts(t *testing.T, s Store) {
 	check("changed", counts{"m_1": 1, "m_2": 2}, counts{"a": 2, "b": 4})
 	must(t, s.Exec("UPDATE keys SET namespace = 'c', owner = 'm_3' WHERE id IN ('k1', 'k2', 't')"))
 	check("by hand", counts{"m_1": 0, "m_2": 1, "m_3": 2}, counts{"a": 1, "b": 3, "c": 2})
-	update(t, db, func(tx keystore.Tx) error { return errors.Join(tx.DeleteKey("k1"), tx.DeleteKey("k3")) })
+	update(t, db, func(tx keystore.Tx) error {
+		return errors.Join(tx.DeleteKey("k1"),
+			tx.DeleteKey("k3"))
+	})
 	check("deleted", counts{"m_2": 0, "m_3": 1, "root": 3}, counts{"a": 0, "b": 3, "c": 1})
 }
 
@@ -427,21 +476,27 @@ func testAnyChanges(t *testing.T, s Store) {
 		var err error
 		switch rng.IntN(12) {
 		case 0:
-			err = tx.InsertNamespace(&keystore.Namespace{ID: id, Parent: pick("", "n2"), CreatedAt: start, Version: 1})
+			err = tx.InsertNamespace(&keystore.Namespace{ID: id, Parent: pick("", "n2"),
+				CreatedAt: start, Version: 1})
 		case 1:
-			err = tx.UpdateNamespace(&keystore.Namespace{ID: id, Kind: pick("a", "b"), CreatedAt: start, Version: rng.Int64N(99)})
+			err = tx.UpdateNamespace(&keystore.Namespace{ID: id, Kind: pick("a", "b"),
+				CreatedAt: start, Version: rng.Int64N(99)})
 		case 2:
 			err = tx.DeleteNamespace(id)
 		case 3:
-			err = tx.InsertRole(&keystore.Role{Namespace: id, Name: name, Permissions: permissions("read"), CreatedAt: start, Version: 1})
+			err = tx.InsertRole(&keystore.Role{Namespace: id, Name: name,
+				Permissions: permissions("read"), CreatedAt: start, Version: 1})
 		case 4:
-			err = tx.UpdateRole(&keystore.Role{Namespace: id, Name: name, Permissions: permissions(pick("read", "write")), Version: rng.Int64N(99)})
+			err = tx.UpdateRole(&keystore.Role{Namespace: id, Name: name,
+				Permissions: permissions(pick("read", "write")), Version: rng.Int64N(99)})
 		case 5:
 			err = tx.DeleteRole(keystore.RoleID{Namespace: id, Name: name})
 		case 6:
-			err = tx.InsertMember(&keystore.Member{ID: owner, Login: pick("", "ada", "bob"), CreatedAt: start, Version: 1})
+			err = tx.InsertMember(&keystore.Member{ID: owner, Login: pick("", "ada", "bob"),
+				CreatedAt: start, Version: 1})
 		case 7:
-			err = tx.UpdateMember(&keystore.Member{ID: owner, Login: pick("", "ada", "bob"), Version: rng.Int64N(99)})
+			err = tx.UpdateMember(&keystore.Member{ID: owner, Login: pick("", "ada", "bob"),
+				Version: rng.Int64N(99)})
 		case 8:
 			err = tx.DeleteMember(owner)
 		case 9, 10:
@@ -468,14 +523,19 @@ func testAnyChanges(t *testing.T, s Store) {
 	byHand := func() {
 		owner := pick("m_1", "m_2", "root")
 		statement := pick(
-			"UPDATE namespaces SET id = 'n3' WHERE id = 'n1'", "UPDATE namespaces SET id = 'n1' WHERE id = 'n3'",
+			"UPDATE namespaces SET id = 'n3' WHERE id = 'n1'",
+			"UPDATE namespaces SET id = 'n1' WHERE id = 'n3'",
 			"UPDATE namespaces SET kind = 'c'", "DELETE FROM namespaces WHERE id <> 'default'",
-			"UPDATE roles SET name = name || 'x' WHERE length(name) < 3", "UPDATE roles SET namespace = 'n2' WHERE namespace = 'n1'",
-			"DELETE FROM roles", "UPDATE members SET login = 'eve' WHERE id = 'm_1'", "DELETE FROM members WHERE id = 'm_2'",
-			"UPDATE members SET id = 'm_9' WHERE id = 'm_1'", "UPDATE members SET id = 'm_1' WHERE id = 'm_9'",
+			"UPDATE roles SET name = name || 'x' WHERE length(name) < 3",
+			"UPDATE roles SET namespace = 'n2' WHERE namespace = 'n1'",
+			"DELETE FROM roles", "UPDATE members SET login = 'eve' WHERE id = 'm_1'",
+			"DELETE FROM members WHERE id = 'm_2'",
+			"UPDATE members SET id = 'm_9' WHERE id = 'm_1'",
+			"UPDATE members SET id = 'm_1' WHERE id = 'm_9'",
 			"UPDATE keys SET owner = '"+owner+"'", "UPDATE keys SET name = 'x'",
 		)
-		if s.Exec(statement) == nil && strings.HasPrefix(statement, "UPDATE keys SET owner") { // some fail, as when the row is there
+		// some fail, as when the row is there
+		if s.Exec(statement) == nil && strings.HasPrefix(statement, "UPDATE keys SET owner") {
 			for id, at := range keys {
 				keys[id] = home{owner, at.namespace}
 			}
@@ -574,16 +634,22 @@ func testHeld(t *testing.T, s Store) {
 			all := strings.Fields(keys)
 			for _, most := range []int{1, 9} {
 				var ids []string
-				must(t, tx.KeysHolding(role, []string{"a", "b", "b", "", "none"}, func(k *keystore.Key) bool {
-					is, err := db.Key(ctx, k.ID)
-					must(t, err)
-					if k.Namespace != is.Namespace || k.Owner != is.Owner || !reflect.DeepEqual(k.Grants, is.Grants) {
-						t.Errorf("key %+v, want %+v", k, is)
-					}
-					ids = append(ids, k.ID)
-					return len(ids) < most
-				}))
-				if len(ids) != min(most, len(all)) || slices.ContainsFunc(ids, func(id string) bool { return !slices.Contains(all, id) }) {
+				must(t, tx.KeysHolding(role, []string{"a", "b", "b", "", "none"},
+					func(k *keystore.Key) bool {
+						is, err := db.Key(ctx, k.ID)
+						must(t, err)
+						if k.Namespace != is.Namespace || k.Owner != is.Owner ||
+							!reflect.DeepEqual(k.Grants, is.Grants) {
+							t.Errorf("key %+v, want %+v", k, is)
+						}
+						ids = append(ids, k.ID)
+						return len(ids) < most
+					}))
+				if len(ids) != min(most, len(all)) ||
+					slices.ContainsFunc(ids, func(id string) bool {
+						return !slices.Contains(all,
+							id)
+					}) {
 					t.Errorf("%v hold %v, want %d of %s", ids, role, most, keys)
 				}
 			}
@@ -595,10 +661,15 @@ func testHeld(t *testing.T, s Store) {
 		})
 	}
 	insert(t, db,
-		key("k1", "a", grants{{Namespace: "a", Roles: []string{"r", "s", "r"}}, {Namespace: "b", Roles: []string{"r"}, Connected: true}, {Namespace: "c", Roles: []string{"r"}}}),
-		key("k2", "a", grants{{Namespace: "a", Roles: []string{"r"}}, {Namespace: "a", Roles: []string{"r"}, Connected: true}, {Namespace: "*", Roles: []string{"t"}}}),
+		key("k1", "a", grants{{Namespace: "a", Roles: []string{"r", "s", "r"}},
+			{Namespace: "b", Roles: []string{"r"}, Connected: true},
+			{Namespace: "c", Roles: []string{"r"}}}),
+		key("k2", "a", grants{{Namespace: "a", Roles: []string{"r"}},
+			{Namespace: "a", Roles: []string{"r"}, Connected: true},
+			{Namespace: "*", Roles: []string{"t"}}}),
 		key("k3", "b", grants{{Namespace: "a", Roles: []string{"r"}}, {Namespace: "d"}}),
-		key("k4", "elsewhere", grants{{Namespace: "a", Roles: []string{"r"}}, {Namespace: "zz", Roles: []string{"t"}}}),
+		key("k4", "elsewhere", grants{{Namespace: "a", Roles: []string{"r"}},
+			{Namespace: "zz", Roles: []string{"t"}}}),
 		key("k5", "b", nil),
 	)
 	check(shared("r"), "a a+ b+ c", "k1 k2 k3")
@@ -612,10 +683,14 @@ func testHeld(t *testing.T, s Store) {
 	check(local("A", "r"), "", "")
 	check(shared(""), "", "")
 
-	edit(t, db, "k1", func(k *keystore.Key) { k.Grants, k.RevokedAt = grants{{Namespace: "b", Roles: []string{"r"}}}, start })
+	edit(t, db, "k1", func(k *keystore.Key) {
+		k.Grants,
+			k.RevokedAt = grants{{Namespace: "b", Roles: []string{"r"}}}, start
+	})
 	check(shared("r"), "a a+ b", "k2 k3")
 	check(shared("s"), "", "")
-	must(t, s.Exec(`UPDATE keys SET grants = '[{"namespace":"b","roles":["s"],"connected":true},{"namespace":"b","roles":["s"],"connected":false}]', namespace = 'b' WHERE id = 'k4'`))
+	must(t,
+		s.Exec(`UPDATE keys SET grants = '[{"namespace":"b","roles":["s"],"connected":true},{"namespace":"b","roles":["s"],"connected":false}]', namespace = 'b' WHERE id = 'k4'`))
 	check(shared("s"), "b b+", "k4")
 	check(shared("t"), "*", "k2")
 	must(t, s.Exec("UPDATE keys SET namespace = 'elsewhere' WHERE id = 'k4'"))
@@ -643,7 +718,8 @@ func testPersonal(t *testing.T, s Store) {
 	}
 	gone := owned("gone", "m_1")
 	gone.RevokedAt = start
-	insert(t, db, owned("a", "m_1"), owned("b", "m_1"), owned("c", "m_2"), gone, token("t1", "m_1"), token("t3", "m_3"))
+	insert(t, db, owned("a", "m_1"), owned("b", "m_1"), owned("c", "m_2"), gone, token("t1", "m_1"),
+		token("t3", "m_3"))
 	check := func(member, want string, owned int64) {
 		t.Helper()
 		update(t, db, func(tx keystore.Tx) error {
@@ -674,7 +750,8 @@ func testPersonal(t *testing.T, s Store) {
 		t.Error("a member's token opens nothing")
 	}
 	for _, f := range []keystore.KeyFilter{{}, {Owner: "m_1"}, {CreatedBy: "k_1"}, {Text: "t1"}, {Namespaces: []string{"acme"}}, {Status: keystore.StatusInactive, Now: start},
-		{Status: keystore.StatusExpired, Now: start.Add(2 * time.Hour)}, {Visible: []string{}, OrOwner: "m_1"}} {
+		{Status: keystore.StatusExpired, Now: start.Add(2 * time.Hour)}, {Visible: []string{},
+			OrOwner: "m_1"}} {
 		for _, id := range all(t, db, f, 2) {
 			if strings.HasPrefix(id, "t") {
 				t.Errorf("%+v lists the token %s", f, id)
@@ -683,12 +760,16 @@ func testPersonal(t *testing.T, s Store) {
 	}
 	counts, err := db.CountKeys(ctx)
 	must(t, err)
-	if counts[keystore.StatusActive] != 3 || counts[keystore.StatusRevoked] != 1 || counts[keystore.StatusInactive]+counts[keystore.StatusExpired] != 0 {
+	if counts[keystore.StatusActive] != 3 || counts[keystore.StatusRevoked] != 1 ||
+		counts[keystore.StatusInactive]+counts[keystore.StatusExpired] != 0 {
 		t.Errorf("counts %v", counts)
 	}
 
 	// A member has one, and may have had others.
-	if _, err := db.Update(ctx, func(tx keystore.Tx) error { return insertKey(tx, token("t2", "m_1")) }); err == nil {
+	if _, err := db.Update(ctx, func(tx keystore.Tx) error {
+		return insertKey(tx,
+			token("t2", "m_1"))
+	}); err == nil {
 		t.Error("a member has two tokens")
 	}
 	edit(t, db, "t1", func(k *keystore.Key) { k.RevokedAt = start })
@@ -721,7 +802,8 @@ func testFormerNamespaces(t *testing.T, s Store) {
 	must(t, s.Exec("DELETE FROM namespaces WHERE id = 'by-hand'"))
 	must(t, s.Exec("UPDATE namespaces SET id = 'another' WHERE id = 'renamed'"))
 	for id, want := range map[string]bool{
-		"kept": false, "gone": true, "Gone": false, "by-hand": true, "renamed": true, "another": false,
+		"kept": false, "gone": true, "Gone": false, "by-hand": true, "renamed": true,
+		"another": false,
 	} {
 		if former(id) != want {
 			t.Errorf("%s was deleted: %v", id, !want)

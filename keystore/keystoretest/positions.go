@@ -23,7 +23,11 @@ func testPositions(t *testing.T, s Store) {
 	if age := time.Since(first.Now); age < -time.Minute || age > time.Minute {
 		t.Errorf("the database's clock says %s", first.Now)
 	}
-	update(t, db, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}) })
+	update(t, db,
+		func(tx keystore.Tx) error {
+			return tx.InsertNamespace(&keystore.Namespace{ID: "n",
+				CreatedAt: start})
+		})
 	second := head(first.Position)
 	if second.Revision <= first.Revision || second.Mark == first.Mark || second.Diverged {
 		t.Errorf("after a change: %+v, before %+v", second, first)
@@ -34,9 +38,12 @@ func testPositions(t *testing.T, s Store) {
 		diverged bool
 	}{
 		{"the same", second.Position, false},
-		{"another mark at the head", keystore.Position{Revision: second.Revision, Mark: first.Mark}, true},
-		{"another mark before", keystore.Position{Revision: first.Revision, Mark: second.Mark}, true},
-		{"beyond the head", keystore.Position{Revision: second.Revision + 1, Mark: second.Mark}, true},
+		{"another mark at the head", keystore.Position{Revision: second.Revision, Mark: first.Mark},
+			true},
+		{"another mark before", keystore.Position{Revision: first.Revision, Mark: second.Mark},
+			true},
+		{"beyond the head", keystore.Position{Revision: second.Revision + 1, Mark: second.Mark},
+			true},
 		{"before the log begins", keystore.Position{Revision: 0, Mark: "gone"}, false},
 	} {
 		if h := head(c.at); h.Diverged != c.diverged || h.Position != second.Position {
@@ -50,7 +57,8 @@ func testPositions(t *testing.T, s Store) {
 	}
 	must(t, db.NewEpoch(ctx, first.Epoch, nil))
 	third := head(second.Position)
-	if third.Epoch == first.Epoch || third.Epoch == "" || third.Position != second.Position || third.Diverged {
+	if third.Epoch == first.Epoch || third.Epoch == "" || third.Position != second.Position ||
+		third.Diverged {
 		t.Errorf("with a new epoch: %+v, before %+v", third, second)
 	}
 	if d, err := other.Deployment(ctx, nil); err != nil || d.Epoch != third.Epoch {

@@ -12,7 +12,8 @@ import (
 func testSessions(t *testing.T, s Store) {
 	db, other := ready(t, s), s.Open(t)
 	a := keystore.Session{ID: digest("a"), Token: digest("token"), CreatedAt: start, UsedAt: start}
-	b := keystore.Session{ID: digest("b"), Token: digest("token"), CreatedAt: start.Add(time.Minute), UsedAt: start.Add(time.Minute)}
+	b := keystore.Session{ID: digest("b"), Token: digest("token"),
+		CreatedAt: start.Add(time.Minute), UsedAt: start.Add(time.Minute)}
 	must(t, db.InsertSession(ctx, a))
 	must(t, other.InsertSession(ctx, b))
 	if db.InsertSession(ctx, a) == nil {
@@ -57,11 +58,13 @@ func testSessions(t *testing.T, s Store) {
 	// A token keeps those that were used last.
 	must(t, db.InsertSession(ctx, a))
 	must(t, db.InsertSession(ctx, b))
-	c := keystore.Session{ID: digest("nobody"), Token: digest("another token"), CreatedAt: start, UsedAt: start}
+	c := keystore.Session{ID: digest("nobody"), Token: digest("another token"), CreatedAt: start,
+		UsedAt: start}
 	must(t, db.InsertSession(ctx, c))
 	for i := range keystore.MaxSessions - 1 {
 		at := start.Add(2 * time.Minute)
-		must(t, db.InsertSession(ctx, keystore.Session{ID: digest(fmt.Sprint(i)), Token: a.Token, CreatedAt: at, UsedAt: at}))
+		must(t, db.InsertSession(ctx, keystore.Session{ID: digest(fmt.Sprint(i)), Token: a.Token,
+			CreatedAt: at, UsedAt: at}))
 	}
 	check(a, c) // a was used after b
 }

@@ -11,11 +11,14 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestSharedCache checks the contract of [keystore.SharedCache]. open returns one more cache on the same server, as another node would
-// have it, and closes it at the end of the test.
+// TestSharedCache checks the contract of [keystore.SharedCache]. open returns one more cache on the
+// same server, as another node would have it, and closes it at the end of the test.
 func TestSharedCache(t *testing.T, open func(t *testing.T) keystore.SharedCache) {
 	// prefix keeps the names of the tests apart, in the shape that the keystore's have.
-	prefix := func(t *testing.T) string { return "apikeys:{" + keystore.NewID() + "}:" + t.Name() + ":" }
+	prefix := func(t *testing.T) string {
+		return "apikeys:{" + keystore.NewID() + "}:" + t.Name() +
+			":"
+	}
 
 	t.Run("Shared", func(t *testing.T) {
 		one, two, name := open(t), open(t), prefix(t)
@@ -73,8 +76,8 @@ func TestSharedCache(t *testing.T, open func(t *testing.T) keystore.SharedCache)
 	})
 }
 
-// keep puts a value into one cache until another returns it. A Put gives no sign when it is done, and
-// a cache may drop any of them, for example because its server took too long to answer.
+// keep puts a value into one cache until another returns it. A Put gives no sign when it is done,
+// and a cache may drop any of them, for example because its server took too long to answer.
 func keep(t *testing.T, into, from keystore.SharedCache, name string, value []byte) {
 	t.Helper()
 	eventuallyCached(t, from, name, value, func() { into.Put(name, value, time.Minute) })

@@ -14,7 +14,8 @@ func testNamespaceInUse(t *testing.T, s Store) {
 	db := ready(t, s)
 	k := plain("k")
 	k.Namespace = "home"
-	k.Grants = []keystore.Grant{{Namespace: "x"}, {Namespace: "x", Connected: true}, {Namespace: "xy"}}
+	k.Grants = []keystore.Grant{{Namespace: "x"}, {Namespace: "x", Connected: true},
+		{Namespace: "xy"}}
 	insert(t, db, k)
 	check := func(used map[string]bool) {
 		t.Helper()
@@ -29,8 +30,12 @@ func testNamespaceInUse(t *testing.T, s Store) {
 			return nil
 		})
 	}
-	check(map[string]bool{"home": true, "x": true, "xy": true, "X": false, "y": false, "%": false, "": false, "default": false})
-	edit(t, db, "k", func(k *keystore.Key) { k.Grants, k.RevokedAt = []keystore.Grant{{Namespace: "y"}}, start })
+	check(map[string]bool{"home": true, "x": true, "xy": true, "X": false, "y": false, "%": false,
+		"": false, "default": false})
+	edit(t, db, "k", func(k *keystore.Key) {
+		k.Grants,
+			k.RevokedAt = []keystore.Grant{{Namespace: "y"}}, start
+	})
 	check(map[string]bool{"home": true, "x": false, "xy": false, "y": true})
 	must(t, s.Exec(`UPDATE keys SET grants = '[{"namespace":"by hand"}]' WHERE id = 'k'`))
 	check(map[string]bool{"home": true, "y": false, "by hand": true})
@@ -48,12 +53,15 @@ func testAudit(t *testing.T, s Store) {
 		return nil
 	})
 	rows := []keystore.AuditRow{
-		{Seq: 1, At: start, Actor: "root", From: "127.0.0.1:1", Action: "key.mint", Object: "k", Namespaces: []string{"a", "b"}, After: `{"name":"ü"}`, Hash: digest("1")},
+		{Seq: 1, At: start, Actor: "root", From: "127.0.0.1:1", Action: "key.mint", Object: "k",
+			Namespaces: []string{"a", "b"}, After: `{"name":"ü"}`, Hash: digest("1")},
 		{Seq: 2, At: start.Add(time.Microsecond), Before: `{}`, Hash: digest("2")},
-		{Seq: 3, At: start, Namespaces: []string{}, Hash: digest("3")}, // empty is not nil: the hash was made of it
+		// empty is not nil: the hash was made of it
+		{Seq: 3, At: start, Namespaces: []string{}, Hash: digest("3")},
 	}
 	for i := range rows {
-		update(t, []keystore.Database{db, other}[i%2], func(tx keystore.Tx) error { return tx.AppendAudit([]*keystore.AuditRow{&rows[i]}) })
+		update(t, []keystore.Database{db, other}[i%2],
+			func(tx keystore.Tx) error { return tx.AppendAudit([]*keystore.AuditRow{&rows[i]}) })
 		update(t, db, func(tx keystore.Tx) error {
 			last, err := tx.LastAudit()
 			must(t, err)
@@ -64,17 +72,25 @@ func testAudit(t *testing.T, s Store) {
 		})
 	}
 	for _, seq := range []int64{0, 3, 5} {
-		_, err := db.Update(ctx, func(tx keystore.Tx) error { return tx.AppendAudit([]*keystore.AuditRow{{Seq: seq, At: start}}) })
+		_, err := db.Update(ctx,
+			func(tx keystore.Tx) error {
+				return tx.AppendAudit([]*keystore.AuditRow{{Seq: seq,
+					At: start}})
+			})
 		if err == nil {
 			t.Fatalf("row %d after row 3", seq)
 		}
 	}
 	var many []*keystore.AuditRow
 	for seq := range int64(300) {
-		many = append(many, &keystore.AuditRow{Seq: 4 + seq, At: start, Action: fmt.Sprint("many ", seq), Namespaces: []string{"a"}, Hash: digest(fmt.Sprint(seq))})
+		many = append(many, &keystore.AuditRow{Seq: 4 + seq, At: start,
+			Action: fmt.Sprint("many ", seq), Namespaces: []string{"a"},
+			Hash: digest(fmt.Sprint(seq))})
 	}
-	for _, wrong := range [][]*keystore.AuditRow{many[1:], append(many[:2:2], many[3:]...), append(many[:20:20], many[19])} {
-		if _, err := db.Update(ctx, func(tx keystore.Tx) error { return tx.AppendAudit(wrong) }); err == nil {
+	for _, wrong := range [][]*keystore.AuditRow{many[1:], append(many[:2:2], many[3:]...),
+		append(many[:20:20], many[19])} {
+		if _, err := db.Update(ctx,
+			func(tx keystore.Tx) error { return tx.AppendAudit(wrong) }); err == nil {
 			t.Fatal("rows that do not follow each other were added")
 		}
 	}
@@ -89,13 +105,18 @@ func testAudit(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	const byHand = "INSERT INTO audit (seq, at, actor, source, action, object, namespaces, before, after, hash) SELECT %d, at, actor, source, action, object, '%s', before, after, hash FROM audit WHERE seq = 1"
+	const byHand = "INSERT INTO audit (seq, at, actor, source, action, object, namespaces, " +
+		"before, after, hash) SELECT %d, at, actor, source, action, object, '%s', before, after, " +
+		"hash FROM audit WHERE seq = 1"
 	must(t, s.Exec(fmt.Sprintf(byHand, 500, `["a", "a"]`)))
 	must(t, s.Exec(fmt.Sprintf(byHand, 501, "null")))
 	for _, statement := range []string{
-		"UPDATE audit SET actor = 'nobody' WHERE seq = 1", "DELETE FROM audit WHERE seq = 3", "REPLACE INTO audit SELECT * FROM audit",
-		"UPDATE touched SET namespace = 'b'", "DELETE FROM touched WHERE seq = 4", // what would hide a row
-		fmt.Sprintf(byHand, 502, `"a"`), fmt.Sprintf(byHand, 502, `{"a": "a"}`), // which nobody could read
+		"UPDATE audit SET actor = 'nobody' WHERE seq = 1", "DELETE FROM audit WHERE seq = 3",
+		"REPLACE INTO audit SELECT * FROM audit",
+		// what would hide a row
+		"UPDATE touched SET namespace = 'b'", "DELETE FROM touched WHERE seq = 4",
+		// which nobody could read
+		fmt.Sprintf(byHand, 502, `"a"`), fmt.Sprintf(byHand, 502, `{"a": "a"}`),
 	} {
 		if s.Exec(statement) == nil {
 			t.Fatalf("%s: went through", statement)
@@ -109,7 +130,11 @@ func testRemembered(t *testing.T, s Store) {
 	remembered := func(caller, key string, since time.Time) string {
 		t.Helper()
 		var made string
-		update(t, db, func(tx keystore.Tx) (err error) { made, err = tx.Remembered(caller, key, since); return err })
+		update(t, db, func(tx keystore.Tx) (err error) {
+			made,
+				err = tx.Remembered(caller, key, since)
+			return err
+		})
 		return made
 	}
 	long := strings.Repeat("key", 100)

@@ -67,7 +67,9 @@ func testSerial(t *testing.T, s Store) {
 		wg.Go(func() {
 			for range each {
 				r, err := handles[w%len(handles)].Update(ctx, func(tx keystore.Tx) error {
-					if first, second := tx.Now(), tx.Now(); first != second || tx.Now().Location() != time.UTC || tx.Now().Nanosecond()%1000 != 0 {
+					if first, second := tx.Now(),
+						tx.Now(); first != second || tx.Now().Location() != time.UTC ||
+						tx.Now().Nanosecond()%1000 != 0 {
 						t.Error("the clock is not UTC in microseconds, or moves")
 					}
 					k, err := tx.Key("k")
@@ -115,7 +117,8 @@ func testWaiting(t *testing.T, s Store) {
 			}
 		})
 		<-inside
-		if lookup(t, other, digest("k")) != "k" || lookup(t, other, digest("slow "+name)) != "" || head(t, other) != at {
+		if lookup(t, other, digest("k")) != "k" || lookup(t, other, digest("slow "+name)) != "" ||
+			head(t, other) != at {
 			t.Error("what is not committed is seen")
 		}
 		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
@@ -156,10 +159,17 @@ func testCancelled(t *testing.T, s Store) {
 	gone, cancel := context.WithCancel(ctx)
 	cancel()
 	for name, call := range map[string]func() error{
-		"Deployment":   func() error { _, err := db.Deployment(gone, nil); return err },
-		"Join":         func() error { return db.Join(gone, keystore.Node{Incarnation: "j"}) },
-		"Renew":        func() error { _, err := db.Renew(gone, "i", keystore.Position{}); return err },
-		"Acknowledge":  func() error { return db.Acknowledge(gone, "i", keystore.Position{Revision: at}) },
+		"Deployment": func() error { _, err := db.Deployment(gone, nil); return err },
+		"Join":       func() error { return db.Join(gone, keystore.Node{Incarnation: "j"}) },
+		"Renew": func() error {
+			_,
+				err := db.Renew(gone, "i", keystore.Position{})
+			return err
+		},
+		"Acknowledge": func() error {
+			return db.Acknowledge(gone, "i",
+				keystore.Position{Revision: at})
+		},
 		"Nodes":        func() error { _, err := db.Nodes(gone); return err },
 		"Fence":        func() error { return db.Fence(gone, "i") },
 		"Remove":       func() error { return db.Remove(gone, "i") },
@@ -168,13 +178,25 @@ func testCancelled(t *testing.T, s Store) {
 		"Changes":      func() error { _, err := db.Changes(gone, 0, at); return err },
 		"KeyByDigest":  func() error { _, _, err := db.KeyByDigest(gone, digest("k")); return err },
 		"Key":          func() error { _, err := db.Key(gone, "k"); return err },
-		"Keys":         func() error { _, _, err := db.Keys(gone, keystore.KeyFilter{}, "", 1); return err },
-		"CountKeys":    func() error { _, err := db.CountKeys(gone); return err },
-		"Policy":       func() error { _, err := db.Policy(gone, keystore.Nowhere); return err },
-		"RenewPolicy":  func() error { _, err := db.RenewPolicy(gone, keystore.Nowhere); return err },
-		"Audits":       func() error { _, _, err := db.Audits(gone, keystore.AuditFilter{}, "", 1); return err },
-		"AuditChain":   func() error { _, err := db.AuditChain(gone, 0); return err },
-		"RecordUse":    func() error { return db.RecordUse(gone, map[string]time.Time{"k": start}) },
+		"Keys": func() error {
+			_, _,
+				err := db.Keys(gone, keystore.KeyFilter{}, "", 1)
+			return err
+		},
+		"CountKeys": func() error { _, err := db.CountKeys(gone); return err },
+		"Policy":    func() error { _, err := db.Policy(gone, keystore.Nowhere); return err },
+		"RenewPolicy": func() error {
+			_,
+				err := db.RenewPolicy(gone, keystore.Nowhere)
+			return err
+		},
+		"Audits": func() error {
+			_, _,
+				err := db.Audits(gone, keystore.AuditFilter{}, "", 1)
+			return err
+		},
+		"AuditChain": func() error { _, err := db.AuditChain(gone, 0); return err },
+		"RecordUse":  func() error { return db.RecordUse(gone, map[string]time.Time{"k": start}) },
 		"Update": func() error {
 			_, err := db.Update(gone, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
 			return err
@@ -210,8 +232,8 @@ func testCancelled(t *testing.T, s Store) {
 	}
 }
 
-// testLinearizable: what is committed is seen by every later call of any handle, and whoever sees a revision sees all
-// before it.
+// testLinearizable: what is committed is seen by every later call of any handle, and whoever sees a
+// revision sees all before it.
 func testLinearizable(t *testing.T, s Store) {
 	db := ready(t, s)
 	handles := []keystore.Database{db, s.Open(t), s.Open(t)}
@@ -223,7 +245,11 @@ func testLinearizable(t *testing.T, s Store) {
 		wg.Go(func() {
 			for i := range each {
 				n := w*each + i
-				r, err := handles[w].Update(ctx, func(tx keystore.Tx) error { return insertKey(tx, plain(fmt.Sprint(n))) })
+				r,
+					err := handles[w].Update(ctx, func(tx keystore.Tx) error {
+					return insertKey(tx,
+						plain(fmt.Sprint(n)))
+				})
 				if err != nil {
 					t.Error(err)
 					return
@@ -244,8 +270,10 @@ func testLinearizable(t *testing.T, s Store) {
 				n := rand.IntN(len(committed))
 				at := keystore.Revision(committed[n].Load())
 				k, asOf, err := db.KeyByDigest(ctx, digest(fmt.Sprint(n)))
-				if err != nil || at != 0 && (k == nil || asOf.Revision < at) || asOf.Revision < last {
-					t.Errorf("key %d, committed at %d: found %v at %d, after %d: %v", n, at, k != nil, asOf.Revision, last, err)
+				if err != nil || at != 0 && (k == nil || asOf.Revision < at) ||
+					asOf.Revision < last {
+					t.Errorf("key %d, committed at %d: found %v at %d, after %d: %v", n, at,
+						k != nil, asOf.Revision, last, err)
 					return
 				}
 				last = asOf.Revision

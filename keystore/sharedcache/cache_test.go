@@ -84,8 +84,8 @@ type cache struct {
 	lines    chan string   // of its log; what nobody reads of them is dropped
 }
 
-// open opens a cache that the test closes. Unless the URL has a timeout it is the longest one, since
-// a busy machine may need more than the default for any answer.
+// open opens a cache that the test closes. Unless the URL has a timeout it is the longest one,
+// since a busy machine may need more than the default for any answer.
 func open(t *testing.T, url string) cache {
 	t.Helper()
 	if !strings.Contains(url, "timeout=") {
@@ -97,7 +97,8 @@ func open(t *testing.T, url string) cache {
 	}
 	c := cache{failures: new(atomic.Int32), lines: make(chan string, 100)}
 	var err error
-	c.Redis, err = OpenRedis(Options{URL: url, Logger: slog.New(lineLog{c.lines}), Failed: func() { c.failures.Add(1) }})
+	c.Redis, err = OpenRedis(Options{URL: url, Logger: slog.New(lineLog{c.lines}),
+		Failed: func() { c.failures.Add(1) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,12 +177,14 @@ func (c cache) works(t *testing.T) {
 	})
 }
 
-// certificates makes a certificate for 127.0.0.1 that vouches for itself, as ca.pem and key.pem in a directory.
+// certificates makes a certificate for 127.0.0.1 that vouches for itself, as ca.pem and key.pem in
+// a directory.
 func certificates(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	write := func(name, kind string, der []byte) {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name),
+			pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,10 +193,13 @@ func certificates(t *testing.T) (dir string) {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth,
+			x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {

@@ -1,7 +1,8 @@
 // Package sharedcache is the [keystore.SharedCache] in Redis: one server, Sentinel or Cluster.
 //
-// It is made so that Redis cannot make anything slow. A Get takes no longer than one timeout, connecting included; after a few that
-// failed in a row nobody asks any more, until one call in the background has had an answer. Puts go through a bounded queue.
+// It is made so that Redis cannot make anything slow. A Get takes no longer than one timeout,
+// connecting included; after a few that failed in a row nobody asks any more, until one call in the
+// background has had an answer. Puts go through a bounded queue.
 package sharedcache
 
 import (
@@ -23,8 +24,8 @@ import (
 
 const (
 	defaultTimeout = 50 * time.Millisecond
-	// dialTimeout is not for anyone to wait: a dial goes on in the background, or a TLS handshake that takes longer than the timeout
-	// would be begun again and again.
+	// dialTimeout is not for anyone to wait: a dial goes on in the background, or a TLS handshake
+	// that takes longer than the timeout would be begun again and again.
 	dialTimeout = time.Second
 
 	maxValue   = 64 << 10 // bytes of a value
@@ -44,7 +45,8 @@ var (
 type Options struct {
 	// URL names the server: see [CheckURL].
 	URL string
-	// Logger is told when Redis is given up, when it is back, and when it takes no values. Default is none.
+	// Logger is told when Redis is given up, when it is back, and when it takes no values. Default
+	// is none.
 	Logger *slog.Logger
 	// Failed is called for each call to Redis that fails; it must return at once. Default is none.
 	Failed func()
@@ -77,8 +79,8 @@ type put struct {
 
 var quietGoRedis = sync.OnceFunc(logging.Disable)
 
-// OpenRedis returns the cache at a URL. It does not wait for the server, which may be away: an error says that the URL, or a file it
-// names, is wrong, and shows no password.
+// OpenRedis returns the cache at a URL. It does not wait for the server, which may be away: an
+// error says that the URL, or a file it names, is wrong, and shows no password.
 func OpenRedis(o Options) (*Redis, error) {
 	l, err := parseURL(o.URL)
 	if err != nil {
@@ -111,12 +113,13 @@ func OpenRedis(o Options) (*Redis, error) {
 	return r, nil
 }
 
-// client makes the client of a location. All time limits are in the contexts of the calls, which bound waiting for a connection,
-// making it, and redirections together.
+// client makes the client of a location. All time limits are in the contexts of the calls, which
+// bound waiting for a connection, making it, and redirections together.
 func (l *location) client() redis.UniversalClient {
 	o := &redis.UniversalOptions{
 		Addrs: l.addrs, DB: l.db, Username: l.username, Password: l.password,
-		MasterName: l.master, SentinelUsername: l.sentinelUsername, SentinelPassword: l.sentinelPassword,
+		MasterName: l.master, SentinelUsername: l.sentinelUsername,
+		SentinelPassword:      l.sentinelPassword,
 		TLSConfig:             l.tls,
 		ContextTimeoutEnabled: true,
 		DialTimeout:           dialTimeout,
@@ -126,20 +129,23 @@ func (l *location) client() redis.UniversalClient {
 		PoolTimeout:           l.timeout,
 		MaxRetries:            -1,
 		PipelinePoolSize:      -1,
-		// Only GETRANGE and SET are needed, of a server or proxy of any age and an ACL user who may do no more.
+		// Only GETRANGE and SET are needed, of a server or proxy of any age and an ACL user who may
+		// do no more.
 		Protocol:                 2,
 		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	if l.cluster {
 		c := o.Cluster()
-		c.DisableRoutingPolicies = true // they ask the server for its COMMANDs, outside the call's context
+		// they ask the server for its COMMANDs, outside the call's context
+		c.DisableRoutingPolicies = true
 		return redis.NewClusterClient(c)
 	}
 	return redis.NewUniversalClient(o)
 }
 
-// Get returns what was put under a name, nil when there is nothing, within the timeout (50 ms unless the URL says otherwise).
+// Get returns what was put under a name, nil when there is nothing, within the timeout (50 ms
+// unless the URL says otherwise).
 func (r *Redis) Get(ctx context.Context, name string) ([]byte, error) {
 	if r.away.Load() {
 		return nil, errAway
@@ -152,7 +158,8 @@ func (r *Redis) Get(ctx context.Context, name string) ([]byte, error) {
 		}
 	case ctx.Err() != nil || r.ctx.Err() != nil: // not the server's fault
 	case r.failures.Add(1) >= patience && r.away.CompareAndSwap(false, true):
-		r.log.Warn("the shared cache does not answer: keys are looked up in the database until it does", "error", err)
+		r.log.Warn("the shared cache does not answer: keys are looked up in the database until it "+
+			"does", "error", err)
 		r.lost <- name
 	}
 	return value, err
@@ -201,8 +208,9 @@ func (r *Redis) watch() {
 	}
 }
 
-// Put keeps a value, which must not be changed any more, for ttl give or take a tenth. It is dropped if it is empty or longer than
-// 64 KiB, if too many wait already, or if the server does not answer.
+// Put keeps a value, which must not be changed any more, for ttl give or take a tenth. It is
+// dropped if it is empty or longer than 64 KiB, if too many wait already, or if the server does not
+// answer.
 func (r *Redis) Put(name string, value []byte, ttl time.Duration) {
 	if len(value) == 0 || len(value) > maxValue || ttl <= 0 || r.away.Load() || r.ctx.Err() != nil {
 		return
@@ -224,7 +232,8 @@ func (r *Redis) write() {
 			}
 			ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
 			// Jitter, or what was put together would be missing together.
-			err := r.client.Set(ctx, p.name, p.value, max(jitter(p.ttl, 0.1), time.Millisecond)).Err()
+			err := r.client.Set(ctx, p.name, p.value,
+				max(jitter(p.ttl, 0.1), time.Millisecond)).Err()
 			cancel()
 			if err != nil && r.ctx.Err() == nil {
 				r.mutter(r.failed(err))
@@ -233,7 +242,8 @@ func (r *Redis) write() {
 	}
 }
 
-// mutter logs that a Put failed, now and then. Puts can fail for long while Gets work: a full server, a replica.
+// mutter logs that a Put failed, now and then. Puts can fail for long while Gets work: a full
+// server, a replica.
 func (r *Redis) mutter(err error) {
 	now, last := time.Now().UnixNano(), r.muttered.Load()
 	if now-last >= int64(putsMutter) && r.muttered.CompareAndSwap(last, now) {
@@ -256,7 +266,8 @@ func (r *Redis) failed(err error) error {
 	return r.conceal(err)
 }
 
-// conceal takes the passwords out of an error. Servers and proxies that do not know AUTH repeat its arguments.
+// conceal takes the passwords out of an error. Servers and proxies that do not know AUTH repeat its
+// arguments.
 func (r *Redis) conceal(err error) error {
 	if err == nil {
 		return nil

@@ -56,7 +56,8 @@ func TestDatabaseNumber(t *testing.T) {
 // TestUser: the two commands and the names of the keystore are all that is needed.
 func TestUser(t *testing.T) {
 	const password = "s3cr3t/@:%"
-	s := redistest.Start(t, "user default on nopass ~* +@all", "user apikeys on >"+password+" ~apikeys:* resetchannels -@all +getrange +set")
+	s := redistest.Start(t, "user default on nopass ~* +@all",
+		"user apikeys on >"+password+" ~apikeys:* resetchannels -@all +getrange +set")
 	user := open(t, "redis://apikeys:s3cr3t%2F%40%3A%25@"+s.Addr())
 	user.works(t)
 	wantNoneDenied(t, s)
@@ -69,7 +70,8 @@ func TestUser(t *testing.T) {
 				t.Errorf("%s: %v", url, err)
 			}
 		}
-		if line := stranger.wantLine(t, "does not answer"); strings.Contains(line, "s3cr3t") || !strings.Contains(line, "WRONGPASS") {
+		if line := stranger.wantLine(t, "does not answer"); strings.Contains(line, "s3cr3t") ||
+			!strings.Contains(line, "WRONGPASS") {
 			t.Errorf("%s: %s", url, line)
 		}
 	}
@@ -86,7 +88,8 @@ func TestRepeatedPassword(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
-	if line := r.wantLine(t, "does not answer"); strings.Contains(line, "s3cr3t") || !strings.Contains(line, "[password]") {
+	if line := r.wantLine(t, "does not answer"); strings.Contains(line, "s3cr3t") ||
+		!strings.Contains(line, "[password]") {
 		t.Error(line)
 	}
 }
@@ -112,12 +115,15 @@ func TestSlow(t *testing.T) {
 func TestTLS(t *testing.T) {
 	dir := certificates(t)
 	s := redistest.New(t, "port 0", "tls-port {port}", "tls-auth-clients yes",
-		"tls-cert-file "+dir+"/ca.pem", "tls-key-file "+dir+"/key.pem", "tls-ca-cert-file "+dir+"/ca.pem")
+		"tls-cert-file "+dir+"/ca.pem", "tls-key-file "+dir+"/key.pem",
+		"tls-ca-cert-file "+dir+"/ca.pem")
 	s.Run()
-	r := open(t, fmt.Sprintf("rediss://%s?ca=%s/ca.pem&cert=%s/ca.pem&key=%s/key.pem", s.Addr(), dir, dir, dir))
+	r := open(t, fmt.Sprintf("rediss://%s?ca=%s/ca.pem&cert=%s/ca.pem&key=%s/key.pem", s.Addr(),
+		dir, dir, dir))
 	r.works(t)
 	for name, url := range map[string]string{
-		"without the authority":   fmt.Sprintf("rediss://%s?cert=%s/ca.pem&key=%s/key.pem", s.Addr(), dir, dir),
+		"without the authority": fmt.Sprintf("rediss://%s?cert=%s/ca.pem&key=%s/key.pem",
+			s.Addr(), dir, dir),
 		"without the certificate": fmt.Sprintf("rediss://%s?ca=%s/ca.pem", s.Addr(), dir),
 		"without TLS":             "redis://" + s.Addr(),
 	} {
@@ -131,7 +137,8 @@ func TestTLS(t *testing.T) {
 		"rediss://h?ca=" + dir + "/key.pem":                        "no certificate",
 		"rediss://h?cert=" + dir + "/key.pem&key=" + dir + "/gone": "cert and key",
 	} {
-		if _, err := OpenRedis(Options{URL: url}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := OpenRedis(Options{URL: url}); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
@@ -139,8 +146,10 @@ func TestTLS(t *testing.T) {
 
 func TestSentinel(t *testing.T) {
 	main := redistest.Start(t, "requirepass s3cr3t")
-	redistest.Start(t, "requirepass s3cr3t", "masterauth s3cr3t", fmt.Sprintf("replicaof 127.0.0.1 %d", main.Port()))
-	sentinel := redistest.New(t, "port {port}", "user guard on >gu4rd allchannels -@all +sentinel +subscribe +ping",
+	redistest.Start(t, "requirepass s3cr3t", "masterauth s3cr3t",
+		fmt.Sprintf("replicaof 127.0.0.1 %d", main.Port()))
+	sentinel := redistest.New(t, "port {port}",
+		"user guard on >gu4rd allchannels -@all +sentinel +subscribe +ping",
 		fmt.Sprintf("sentinel monitor caches 127.0.0.1 %d 1", main.Port()),
 		"sentinel auth-pass caches s3cr3t",
 		"sentinel down-after-milliseconds caches 300",
@@ -148,7 +157,8 @@ func TestSentinel(t *testing.T) {
 	)
 	sentinel.Args, sentinel.Ready = []string{"--sentinel"}, "+slave slave"
 	sentinel.Run()
-	url := "redis-sentinel://:s3cr3t@" + sentinel.Addr() + "/caches?sentinel_user=guard&sentinel_password=gu4rd"
+	url := "redis-sentinel://:s3cr3t@" + sentinel.Addr() +
+		"/caches?sentinel_user=guard&sentinel_password=gu4rd"
 	r := open(t, url)
 	r.works(t)
 	wantNoneDenied(t, sentinel)
@@ -170,10 +180,12 @@ func TestSentinel(t *testing.T) {
 	r.works(t) // on what was the replica
 }
 
-// clusterConfig is of one server of a cluster. Without a port of its own, its bus takes the one 10000 above, which there may not be.
+// clusterConfig is of one server of a cluster. Without a port of its own, its bus takes the one
+// 10000 above, which there may not be.
 func clusterConfig(t *testing.T) []string {
 	return []string{
-		"cluster-enabled yes", fmt.Sprint("cluster-port ", freeport.For(t)), "cluster-node-timeout 1000", "cluster-require-full-coverage no",
+		"cluster-enabled yes", fmt.Sprint("cluster-port ", freeport.For(t)),
+		"cluster-node-timeout 1000", "cluster-require-full-coverage no",
 		"user apikeys on >s3cr3t ~apikeys:* resetchannels -@all +getrange +set +cluster|slots",
 	}
 }
@@ -183,7 +195,8 @@ func awaitCluster(t *testing.T, operators ...*redis.Client) {
 	for _, o := range operators {
 		eventually(t, "the cluster is up", func() bool {
 			info, err := o.ClusterInfo(ctx).Result()
-			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", len(operators))) &&
+			return err == nil && strings.Contains(info, "cluster_state:ok") &&
+				strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", len(operators))) &&
 				strings.Contains(info, "cluster_slots_assigned:16384")
 		})
 	}
@@ -197,7 +210,8 @@ func TestClusterOfOne(t *testing.T) {
 	}
 	awaitCluster(t, operator)
 	// One of the addresses is nobody's.
-	for _, url := range []string{s.Addr() + "?cluster=true", fmt.Sprintf("%s,127.0.0.1:%d", s.Addr(), freeport.For(t))} {
+	for _, url := range []string{s.Addr() + "?cluster=true",
+		fmt.Sprintf("%s,127.0.0.1:%d", s.Addr(), freeport.For(t))} {
 		r := open(t, "redis://apikeys:s3cr3t@"+url)
 		r.works(t)
 		wantNoneDenied(t, s)
@@ -205,7 +219,8 @@ func TestClusterOfOne(t *testing.T) {
 	}
 }
 
-// TestCluster: what is kept is spread over the servers, found again where its slot has gone, and after a server has died and come back.
+// TestCluster: what is kept is spread over the servers, found again where its slot has gone, and
+// after a server has died and come back.
 func TestCluster(t *testing.T) {
 	const names = 90
 	name := func(i int) string { return fmt.Sprintf("apikeys:e:key:%d", i) }
@@ -214,11 +229,13 @@ func TestCluster(t *testing.T) {
 	for i := range 3 {
 		s := redistest.Start(t, clusterConfig(t)...)
 		o := operator(t, s)
-		if err := o.ClusterAddSlotsRange(ctx, []int{0, 5461, 10923}[i], []int{5460, 10922, 16383}[i]).Err(); err != nil {
+		if err := o.ClusterAddSlotsRange(ctx, []int{0, 5461, 10923}[i],
+			[]int{5460, 10922, 16383}[i]).Err(); err != nil {
 			t.Fatal(err)
 		}
 		if i > 0 {
-			if err := operators[0].Do(ctx, "CLUSTER", "MEET", "127.0.0.1", s.Port(), busPort(s)).Err(); err != nil {
+			if err := operators[0].Do(ctx, "CLUSTER", "MEET", "127.0.0.1", s.Port(),
+				busPort(s)).Err(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -278,7 +295,8 @@ func TestCluster(t *testing.T) {
 
 	servers[1].Kill()
 	for i := range names {
-		if got, err := r.Get(ctx, name(i)); err == nil && got != nil && string(got) != fmt.Sprint("value ", i) {
+		if got, err := r.Get(ctx, name(i)); err == nil && got != nil &&
+			string(got) != fmt.Sprint("value ", i) {
 			t.Errorf("%s is %q while a server is dead", name(i), got)
 		}
 	}
@@ -345,7 +363,8 @@ func slowIsBounded(t *testing.T, s *redistest.Server, r cache) {
 	if before == 0 || before > 2*(callers+patience) {
 		t.Errorf("%d failures were counted", before)
 	}
-	eventually(t, "it is asked in the background", func() bool { return r.failures.Load()-earlier > before })
+	eventually(t, "it is asked in the background",
+		func() bool { return r.failures.Load()-earlier > before })
 	s.Continue()
 	r.wantLine(t, "answers again")
 	r.works(t)

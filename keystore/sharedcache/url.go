@@ -29,15 +29,17 @@ type location struct {
 	tls           *tls.Config // nil: none
 }
 
-// CheckURL says what is wrong with the URL of a Redis. It opens nothing, and its errors show no part of the URL that could be a password.
+// CheckURL says what is wrong with the URL of a Redis. It opens nothing, and its errors show no
+// part of the URL that could be a password.
 //
 //	redis://[USER:PASSWORD@]HOST[:PORT][/DB]                       one server
 //	unix://[USER:PASSWORD@]/PATH[?db=DB]                           one server, by its socket
 //	redis://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]…               Cluster
 //	redis-sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]     Sentinel: the addresses are the sentinels'
 //
-// rediss:// and rediss-sentinel:// are the same over TLS. A password without a user is `:PASSWORD@`; special characters in either are
-// percent-encoded. Ports are 6379, of sentinels 26379, unless given. Further options follow a `?`, separated by `&`:
+// rediss:// and rediss-sentinel:// are the same over TLS. A password without a user is
+// `:PASSWORD@`; special characters in either are percent-encoded. Ports are 6379, of sentinels
+// 26379, unless given. Further options follow a `?`, separated by `&`:
 //
 //	timeout=DURATION                               how long a request waits for Redis at most, 1ms to 1s; default is 50ms
 //	cluster=true                                   Cluster, of which one address is given
@@ -65,7 +67,8 @@ func parseURL(text string) (*location, error) {
 		l.tls = &tls.Config{MinVersion: tls.VersionTLS12}
 		port = sentinelPort
 	default:
-		return nil, errors.New("a Redis URL begins with redis://, rediss://, unix://, redis-sentinel:// or rediss-sentinel://")
+		return nil, errors.New("a Redis URL begins with redis://, rediss://, unix://, " +
+			"redis-sentinel:// or rediss-sentinel://")
 	}
 
 	// net/url knows no lists of hosts, and shows in its errors what it could not parse.
@@ -77,17 +80,21 @@ func parseURL(text string) (*location, error) {
 	tail := rest[len(authority):]
 	u, err := url.Parse("redis://" + strings.TrimSuffix(authority, hosts) + "host" + tail)
 	if err != nil || strings.Contains(tail, "@") || strings.Contains(tail, "#") {
-		return nil, errors.New("not a Redis URL: special characters in the user name, the password and options must be percent-encoded (/ is %2F, # is %23, ? is %3F, @ is %40, % is %25)")
+		return nil, errors.New("not a Redis URL: special characters in the user name, the " +
+			"password and options must be percent-encoded (/ is %2F, # is %23, ? is %3F, @ is " +
+			"%40, % is %25)")
 	}
 	if u.User != nil {
 		l.username = u.User.Username()
 		if l.password, _ = u.User.Password(); l.password == "" {
-			return nil, errors.New("there is a user name without a password: it is USER:PASSWORD@, or :PASSWORD@ without a user")
+			return nil, errors.New("there is a user name without a password: it is " +
+				"USER:PASSWORD@, or :PASSWORD@ without a user")
 		}
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return nil, errors.New("what follows the ? must be NAME=VALUE, separated by &, special characters percent-encoded")
+		return nil, errors.New("what follows the ? must be NAME=VALUE, separated by &, special " +
+			"characters percent-encoded")
 	}
 	for name, values := range query {
 		if len(values) > 1 {
@@ -124,7 +131,8 @@ func address(host, port string) (string, error) {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil || u.Hostname() == "" || strings.Contains(u.Hostname(), ":") && host[0] != '[' {
-		return "", errors.New("an address is missing or is not HOST or HOST:PORT ([ADDRESS]:PORT for IPv6)")
+		return "", errors.New("an address is missing or is not HOST or HOST:PORT ([ADDRESS]:PORT " +
+			"for IPv6)")
 	}
 	return net.JoinHostPort(u.Hostname(), port), nil
 }
@@ -134,7 +142,8 @@ func (l *location) path(path string, sentinel bool) (err error) {
 	db := path
 	if sentinel {
 		if l.master, db, _ = strings.Cut(path, "/"); l.master == "" {
-			return errors.New("the master that the sentinels watch is missing: redis-sentinel://HOST,HOST/MASTER")
+			return errors.New("the master that the sentinels watch is missing: " +
+				"redis-sentinel://HOST,HOST/MASTER")
 		}
 	} else {
 		l.cluster = l.cluster || len(l.addrs) > 1
@@ -168,7 +177,8 @@ func (l *location) option(scheme, name, value string) (err error) {
 	schemes := []string{"redis", "rediss", "redis-sentinel", "rediss-sentinel", "unix"}
 	switch name {
 	case "timeout":
-		if l.timeout, err = time.ParseDuration(value); err != nil || l.timeout < time.Millisecond || l.timeout > time.Second {
+		if l.timeout, err = time.ParseDuration(value); err != nil || l.timeout < time.Millisecond ||
+			l.timeout > time.Second {
 			return errors.New("timeout takes a duration between 1ms and 1s, such as 50ms")
 		}
 	case "cluster":

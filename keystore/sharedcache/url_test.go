@@ -17,17 +17,26 @@ func TestURL(t *testing.T) {
 		{"redis://[::1]:7000/", location{addrs: []string{"[::1]:7000"}}},
 		{"redis://[::1]", location{addrs: []string{"[::1]:6379"}}},
 		{"redis://:pass@h", location{addrs: []string{"h:6379"}, password: "pass"}},
-		{"redis://user:p%2Fa%40s%3As@h", location{addrs: []string{"h:6379"}, username: "user", password: "p/a@s:s"}},
-		{"redis://user:p@ss@h", location{addrs: []string{"h:6379"}, username: "user", password: "p@ss"}},
-		{"rediss://h?ca=/etc/ca.pem&cert=c&key=k", location{addrs: []string{"h:6379"}, ca: "/etc/ca.pem", cert: "c", key: "k"}},
-		{"redis://a:1,b:2,[::1]:3", location{addrs: []string{"a:1", "b:2", "[::1]:3"}, cluster: true}},
-		{"redis://u:p@a?cluster=true", location{addrs: []string{"a:6379"}, username: "u", password: "p", cluster: true}},
-		{"redis://h?timeout=20ms", location{addrs: []string{"h:6379"}, timeout: 20 * time.Millisecond}},
+		{"redis://user:p%2Fa%40s%3As@h",
+			location{addrs: []string{"h:6379"}, username: "user", password: "p/a@s:s"}},
+		{"redis://user:p@ss@h", location{addrs: []string{"h:6379"}, username: "user",
+			password: "p@ss"}},
+		{"rediss://h?ca=/etc/ca.pem&cert=c&key=k",
+			location{addrs: []string{"h:6379"}, ca: "/etc/ca.pem", cert: "c", key: "k"}},
+		{"redis://a:1,b:2,[::1]:3", location{addrs: []string{"a:1", "b:2", "[::1]:3"},
+			cluster: true}},
+		{"redis://u:p@a?cluster=true",
+			location{addrs: []string{"a:6379"}, username: "u", password: "p", cluster: true}},
+		{"redis://h?timeout=20ms", location{addrs: []string{"h:6379"},
+			timeout: 20 * time.Millisecond}},
 		{"unix:///run/redis.sock", location{addrs: []string{"/run/redis.sock"}}},
-		{"unix://u:p@/run/redis.sock?db=2", location{addrs: []string{"/run/redis.sock"}, username: "u", password: "p", db: 2}},
-		{"redis-sentinel://a,b:2/main", location{addrs: []string{"a:26379", "b:2"}, master: "main"}},
+		{"unix://u:p@/run/redis.sock?db=2",
+			location{addrs: []string{"/run/redis.sock"}, username: "u", password: "p", db: 2}},
+		{"redis-sentinel://a,b:2/main",
+			location{addrs: []string{"a:26379", "b:2"}, master: "main"}},
 		{"rediss-sentinel://u:p@a/main/4?sentinel_user=s&sentinel_password=t%26", location{
-			addrs: []string{"a:26379"}, master: "main", db: 4, username: "u", password: "p", sentinelUsername: "s", sentinelPassword: "t&",
+			addrs: []string{"a:26379"}, master: "main", db: 4, username: "u", password: "p",
+			sentinelUsername: "s", sentinelPassword: "t&",
 		}},
 	} {
 		got, err := parseURL(test.url)
@@ -53,8 +62,10 @@ func TestURL(t *testing.T) {
 }
 
 func same(a, b location) bool {
-	return a.cluster == b.cluster && a.db == b.db && a.username == b.username && a.password == b.password && a.master == b.master &&
-		a.sentinelUsername == b.sentinelUsername && a.sentinelPassword == b.sentinelPassword && a.timeout == b.timeout &&
+	return a.cluster == b.cluster && a.db == b.db && a.username == b.username &&
+		a.password == b.password && a.master == b.master &&
+		a.sentinelUsername == b.sentinelUsername && a.sentinelPassword == b.sentinelPassword &&
+		a.timeout == b.timeout &&
 		a.ca == b.ca && a.cert == b.cert && a.key == b.key
 }
 
@@ -103,7 +114,8 @@ func TestBadURL(t *testing.T) {
 		err := CheckURL(test.url)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%q: %v, want an error with %q", test.url, err, test.want)
-		} else if strings.Contains(err.Error(), "secret") && !strings.Contains(test.want, "secret") {
+		} else if strings.Contains(err.Error(), "secret") &&
+			!strings.Contains(test.want, "secret") {
 			t.Errorf("%q: the error shows it: %v", test.url, err)
 		}
 	}

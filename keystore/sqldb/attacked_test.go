@@ -19,7 +19,9 @@ func TestKeyRevokedDuringAFailedImportStaysSo(t *testing.T) {
 		steps.step(func(n int) error {
 			switch {
 			case n == 4: // some are there
-				keys, _, err := b.ListKeys(context.Background(), importer, keystore.KeyFilter{Text: "key number 0"}, "", 10)
+				keys, _,
+					err := b.ListKeys(context.Background(), importer,
+					keystore.KeyFilter{Text: "key number 0"}, "", 10)
 				if err != nil {
 					return err
 				}
@@ -56,7 +58,8 @@ func TestACallerWhoGoesIsNoSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	if err := d.Join(context.Background(), keystore.Node{Incarnation: "x", Lease: time.Second}); err != nil {
+	if err := d.Join(context.Background(),
+		keystore.Node{Incarnation: "x", Lease: time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	if h, err := d.Renew(context.Background(), "x", keystore.Position{}); err != nil || h.Silent {

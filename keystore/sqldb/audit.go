@@ -18,14 +18,16 @@ const (
 
 func scanAudit(scan func(...any) error) (a keystore.AuditRow, err error) {
 	var namespaces string
-	if err := scan(&a.Seq, timeTo{&a.At}, &a.Actor, &a.From, &a.Action, &a.Object, &namespaces, &a.Before, &a.After, digestTo{&a.Hash}); err != nil {
+	if err := scan(&a.Seq, timeTo{&a.At}, &a.Actor, &a.From, &a.Action, &a.Object, &namespaces,
+		&a.Before, &a.After, digestTo{&a.Hash}); err != nil {
 		return a, err
 	}
 	return a, json.Unmarshal([]byte(namespaces), &a.Namespaces)
 }
 
 func (t *tx) LastAudit() (*keystore.AuditRow, error) {
-	rows, err := list(t.query, scanAudit, "SELECT "+auditColumns+" FROM audit ORDER BY seq DESC LIMIT 1")
+	rows, err := list(t.query, scanAudit,
+		"SELECT "+auditColumns+" FROM audit ORDER BY seq DESC LIMIT 1")
 	if err != nil || len(rows) == 0 {
 		return nil, t.note(err)
 	}
@@ -33,7 +35,9 @@ func (t *tx) LastAudit() (*keystore.AuditRow, error) {
 }
 
 // Audits implements [keystore.Database].
-func (d *DB) Audits(ctx context.Context, f keystore.AuditFilter, cursor string, limit int) ([]keystore.AuditRow, string, error) {
+func (d *DB) Audits(
+	ctx context.Context, f keystore.AuditFilter, cursor string, limit int,
+) ([]keystore.AuditRow, string, error) {
 	var within seqs
 	if cursor != "" {
 		before, err := strconv.ParseInt(cursor, 10, 64)
@@ -47,7 +51,8 @@ func (d *DB) Audits(ctx context.Context, f keystore.AuditFilter, cursor string, 
 		return nil, "", d.fail(ctx, readingAudit, err)
 	}
 	for i, p := range parts {
-		parts[i] = clause{"SELECT * FROM (" + p.sql + " ORDER BY 1 DESC LIMIT ?) AS part", append(p.args, limit+1)}
+		parts[i] = clause{"SELECT * FROM (" + p.sql + " ORDER BY 1 DESC LIMIT ?) AS part",
+			append(p.args, limit+1)}
 	}
 	page := joined(" UNION ", parts)
 	left := int64(keystore.PageBytes)
@@ -58,7 +63,9 @@ func (d *DB) Audits(ctx context.Context, f keystore.AuditFilter, cursor string, 
 		a, err = scanAudit(scan)
 		left -= a.Size()
 		return a, err
-	}, "SELECT "+auditColumns+" FROM audit WHERE seq IN (SELECT page.id FROM ("+page.sql+" ORDER BY 1 DESC LIMIT ?) AS page) ORDER BY seq DESC",
+	},
+		"SELECT "+auditColumns+" FROM audit WHERE seq IN (SELECT page.id FROM ("+page.sql+
+			" ORDER BY 1 DESC LIMIT ?) AS page) ORDER BY seq DESC",
 		append(page.args, limit+1)...)
 	if err != nil && !errors.Is(err, errEnough) {
 		return nil, "", d.fail(ctx, readingAudit, err)
@@ -82,7 +89,9 @@ func (s seqs) of(table string) clause {
 }
 
 // auditParts are queries for the seqs of what fits, by the way that leads to the fewest.
-func (d *DB) auditParts(ctx context.Context, f keystore.AuditFilter, within seqs) ([]clause, error) {
+func (d *DB) auditParts(
+	ctx context.Context, f keystore.AuditFilter, within seqs,
+) ([]clause, error) {
 	where := clause{sql: d.current}
 	if f.Namespaces != nil {
 		array, err := d.array(f.Namespaces)
@@ -122,7 +131,8 @@ func (d *DB) auditParts(ctx context.Context, f keystore.AuditFilter, within seqs
 	case taken < 0:
 		parts = []clause{within.of("a").within("SELECT a.seq AS id FROM audit a WHERE ", "")}
 	case len(ways[taken].ordered) == 0:
-		parts = []clause{d.through(ways[taken].ids, "audit a WHERE a.seq = few.id").within("SELECT a.seq AS id FROM ", "")}
+		parts = []clause{d.through(ways[taken].ids,
+			"audit a WHERE a.seq = few.id").within("SELECT a.seq AS id FROM ", "")}
 	default:
 		parts = ways[taken].ordered
 	}
@@ -132,19 +142,23 @@ func (d *DB) auditParts(ctx context.Context, f keystore.AuditFilter, within seqs
 	return parts, nil
 }
 
-// auditWays are all that a filter has, first those that are likely to lead to few rows; the ordered ones are queries.
+// auditWays are all that a filter has, first those that are likely to lead to few rows; the ordered
+// ones are queries.
 func (d *DB) auditWays(f keystore.AuditFilter, within seqs) (ways []way, err error) {
 	column := func(name, value string) {
 		if value != "" {
-			query := clause{"SELECT a.seq AS id FROM audit a WHERE " + name + " = ?", []any{value}}.and(within.of("a"))
-			ways = append(ways, way{ids: query, ordered: []clause{query}, filter: clause{name + " || '' = ?", []any{value}}})
+			query := clause{"SELECT a.seq AS id FROM audit a WHERE " + name + " = ?",
+				[]any{value}}.and(within.of("a"))
+			ways = append(ways, way{ids: query, ordered: []clause{query},
+				filter: clause{name + " || '' = ?", []any{value}}})
 		}
 	}
 	column("a.object", f.Object)
 	column("a.actor", f.Actor)
 	namespaces, filter := f.Namespaces, every // more than the condition on all namespaces of a row
 	if f.Namespace != "" {
-		filter = clause{"a.seq = (SELECT t.seq FROM touched t WHERE t.namespace = ? AND t.seq = a.seq)", []any{f.Namespace}}
+		filter = clause{"a.seq = (SELECT t.seq FROM touched t WHERE t.namespace = ? AND t.seq = " +
+			"a.seq)", []any{f.Namespace}}
 		if namespaces == nil || slices.Contains(namespaces, f.Namespace) {
 			namespaces = []string{f.Namespace}
 		} else {
@@ -156,10 +170,12 @@ func (d *DB) auditWays(f keystore.AuditFilter, within seqs) (ways []way, err err
 		if err != nil {
 			return nil, err
 		}
-		w := way{ids: clause{"SELECT t.seq AS id FROM touched t WHERE t.namespace " + d.among, []any{array}}.and(within.of("t")), filter: filter}
+		w := way{ids: clause{"SELECT t.seq AS id FROM touched t WHERE t.namespace " + d.among,
+			[]any{array}}.and(within.of("t")), filter: filter}
 		if len(namespaces) <= maxUnion {
 			for _, ns := range namespaces {
-				part := clause{"SELECT t.seq AS id FROM touched t CROSS JOIN audit a WHERE a.seq = t.seq AND t.namespace = ?", []any{ns}}
+				part := clause{"SELECT t.seq AS id FROM touched t CROSS JOIN audit a WHERE a.seq " +
+					"= t.seq AND t.namespace = ?", []any{ns}}
 				w.ordered = append(w.ordered, part.and(within.of("t")))
 			}
 		}
@@ -169,14 +185,17 @@ func (d *DB) auditWays(f keystore.AuditFilter, within seqs) (ways []way, err err
 	return ways, nil
 }
 
-// seqsOf are the bounds of the rows of some time: of most times no others lie between, but clocks go back. most is how many rows are worth it: with more
-// there are no bounds.
+// seqsOf are the bounds of the rows of some time: of most times no others lie between, but clocks
+// go back. most is how many rows are worth it: with more there are no bounds.
 func (d *DB) seqsOf(ctx context.Context, during clause, most int) (seqs, error) {
 	type found struct{ rows, first, last int64 }
-	// The count keeps PostgreSQL from looking for the first by going through all that come before it.
+	// The count keeps PostgreSQL from looking for the first by going through all that come before
+	// it.
 	of, err := list(d.read(ctx), func(scan func(...any) error) (of found, err error) {
 		return of, scan(&of.rows, &of.first, &of.last)
-	}, "SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0) FROM (SELECT a.seq FROM audit a WHERE "+during.sql+" AND "+d.current+" LIMIT ?) AS during",
+	},
+		"SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0) FROM (SELECT a.seq FROM "+
+			"audit a WHERE "+during.sql+" AND "+d.current+" LIMIT ?) AS during",
 		append(during.args, int64(most)+1)...)
 	if err != nil || of[0].rows > int64(most) {
 		return nil, err

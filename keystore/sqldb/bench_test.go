@@ -14,23 +14,27 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// benchKey is key number n: one in a hundred each is revoked, inactive or expired, and there are a thousand namespaces, of
-// which the first has half of the keys; the others have a role.
+// benchKey is key number n: one in a hundred each is revoked, inactive or expired, and there are a
+// thousand namespaces, of which the first has half of the keys; the others have a role.
 func benchKey(n int, now time.Time) *keystore.Key {
 	namespace := keystore.DefaultNamespace
 	if n%2 == 1 {
 		namespace = fmt.Sprint("ns", n%1999)
 	}
 	k := &keystore.Key{
-		ID: fmt.Sprintf("%012d", n*7919%1_000_000_000_039), Prefix: "ak", Name: fmt.Sprint("key number ", n), Namespace: namespace, Owner: fmt.Sprint("m_", n%100),
-		CreatedBy: keystore.RootMember, Active: n%100 != 1, CreatedAt: now, Version: 1, Secrets: []keystore.Secret{{Digest: benchDigest(n), CreatedAt: now}},
-		Grants: []keystore.Grant{{Namespace: namespace, Permissions: []keystore.Permission{{Action: "read"}, {Action: "write"}}}},
+		ID: fmt.Sprintf("%012d", n*7919%1_000_000_000_039), Prefix: "ak",
+		Name: fmt.Sprint("key number ", n), Namespace: namespace, Owner: fmt.Sprint("m_", n%100),
+		CreatedBy: keystore.RootMember, Active: n%100 != 1, CreatedAt: now, Version: 1,
+		Secrets: []keystore.Secret{{Digest: benchDigest(n), CreatedAt: now}},
+		Grants: []keystore.Grant{{Namespace: namespace,
+			Permissions: []keystore.Permission{{Action: "read"}, {Action: "write"}}}},
 	}
 	if n%2 == 1 {
 		k.Grants[0].Roles = []string{"member"}
 	}
 	if n%10_000 == 17 {
-		k.Grants = append(k.Grants, keystore.Grant{Namespace: keystore.DefaultNamespace, Roles: []string{"rare"}, Connected: true})
+		k.Grants = append(k.Grants, keystore.Grant{Namespace: keystore.DefaultNamespace,
+			Roles: []string{"rare"}, Connected: true})
 	}
 	switch n % 100 {
 	case 2:
@@ -105,7 +109,8 @@ func BenchmarkKeys(b *testing.B) {
 	})
 	b.Run("KeyByDigest/unknown", func(b *testing.B) {
 		for b.Loop() {
-			if k, _, err := d.KeyByDigest(ctx, benchDigest(n+rand.IntN(n))); k != nil || err != nil {
+			if k, _,
+				err := d.KeyByDigest(ctx, benchDigest(n+rand.IntN(n))); k != nil || err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -134,13 +139,17 @@ func BenchmarkKeys(b *testing.B) {
 		{"small namespace", keystore.KeyFilter{Namespaces: few[:1]}},
 		{"empty namespace", keystore.KeyFilter{Namespaces: []string{"nowhere"}}},
 		{"5 namespaces", keystore.KeyFilter{Namespaces: few}},
-		{"2 namespaces, one big", keystore.KeyFilter{Namespaces: []string{"ns1", keystore.DefaultNamespace}}},
+		{"2 namespaces, one big", keystore.KeyFilter{Namespaces: []string{"ns1",
+			keystore.DefaultNamespace}}},
 		{"active", keystore.KeyFilter{Status: keystore.StatusActive}},
 		{"revoked", keystore.KeyFilter{Status: keystore.StatusRevoked}},
 		{"expired", keystore.KeyFilter{Status: keystore.StatusExpired}},
 		{"inactive", keystore.KeyFilter{Status: keystore.StatusInactive}},
-		{"revoked in namespace", keystore.KeyFilter{Status: keystore.StatusRevoked, Namespaces: []string{keystore.DefaultNamespace}}},
-		{"inactive in namespace, none", keystore.KeyFilter{Status: keystore.StatusInactive, Namespaces: []string{keystore.DefaultNamespace}}},
+		{"revoked in namespace", keystore.KeyFilter{Status: keystore.StatusRevoked,
+			Namespaces: []string{keystore.DefaultNamespace}}},
+		{"inactive in namespace, none",
+			keystore.KeyFilter{Status: keystore.StatusInactive,
+				Namespaces: []string{keystore.DefaultNamespace}}},
 		{"owner", keystore.KeyFilter{Owner: "m_5"}},
 		{"owner, none", keystore.KeyFilter{Owner: "nobody"}},
 		{"text, many", keystore.KeyFilter{Text: "number 5"}},
@@ -184,10 +193,12 @@ func BenchmarkKeys(b *testing.B) {
 		},
 		"KeysHolding": func(tx keystore.Tx) error {
 			n := 0
-			return tx.KeysHolding(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"}, few, func(*keystore.Key) bool { n++; return n < 10 })
+			return tx.KeysHolding(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"},
+				few, func(*keystore.Key) bool { n++; return n < 10 })
 		},
 		"KeysHolding/none": func(tx keystore.Tx) error {
-			return tx.KeysHolding(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"}, []string{keystore.DefaultNamespace}, func(*keystore.Key) bool { return true })
+			return tx.KeysHolding(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"},
+				[]string{keystore.DefaultNamespace}, func(*keystore.Key) bool { return true })
 		},
 	} {
 		b.Run("Tx/"+name, func(b *testing.B) {
@@ -207,7 +218,12 @@ func BenchmarkKeys(b *testing.B) {
 	next := n
 	b.Run("Update/insert", func(b *testing.B) {
 		for b.Loop() {
-			_, err := d.Update(ctx, func(tx keystore.Tx) error { next++; return insertKey(tx, benchKey(next, tx.Now())) })
+			_,
+				err := d.Update(ctx, func(tx keystore.Tx) error {
+				next++
+				return insertKey(tx,
+					benchKey(next, tx.Now()))
+			})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -17,9 +17,12 @@ import (
 // bulk is how many keys the tests import: some slices.
 const bulk = 1600
 
-func mintOne(t testing.TB, k *keystore.Keystore, permissions ...keystore.Permission) (*keystore.Key, string) {
+func mintOne(
+	t testing.TB, k *keystore.Keystore, permissions ...keystore.Permission,
+) (*keystore.Key, string) {
 	t.Helper()
-	key, token, err := k.MintKey(context.Background(), importer, keystore.KeySpec{Home: &keystore.Grant{Permissions: permissions}}, "")
+	key, token, err := k.MintKey(context.Background(), importer,
+		keystore.KeySpec{Home: &keystore.Grant{Permissions: permissions}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +32,8 @@ func mintOne(t testing.TB, k *keystore.Keystore, permissions ...keystore.Permiss
 // maker mints a key that may make others, and returns it as a caller.
 func maker(t testing.TB, k *keystore.Keystore) (keystore.Caller, *keystore.Key, string) {
 	t.Helper()
-	key, token := mintOne(t, k, keystore.Permission{Resource: "admin.keys", Action: "create"}, keystore.Permission{Action: "read"})
+	key, token := mintOne(t, k, keystore.Permission{Resource: "admin.keys", Action: "create"},
+		keystore.Permission{Action: "read"})
 	a, err := k.Lookup(context.Background(), token, time.Now())
 	if err != nil || a.Outcome != keystore.OK {
 		t.Fatal(a.Outcome, err)
@@ -40,7 +44,8 @@ func maker(t testing.TB, k *keystore.Keystore) (keystore.Caller, *keystore.Key, 
 // revokeAt revokes a key, and wants that to be complete.
 func revokeAt(t testing.TB, k *keystore.Keystore, id string, made bool) {
 	t.Helper()
-	_, p, err := k.RevokeKey(context.Background(), importer, id, "", made, keystore.ChangeOptions{Wait: time.Minute})
+	_, p, err := k.RevokeKey(context.Background(), importer, id, "", made,
+		keystore.ChangeOptions{Wait: time.Minute})
 	if err != nil || !p.Complete {
 		t.Fatalf("revoking: %+v, %v", p, err)
 	}
@@ -55,7 +60,9 @@ func wantOutcome(t testing.TB, k *keystore.Keystore, token string, want keystore
 		got = keystore.Unknown // before anything was imported
 	}
 	if got == keystore.OK {
-		got = keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: k.Policy(), Namespace: k.Policy().Namespace("default")})
+		got = keystore.Decide(a.Record,
+			&keystore.Request{Now: a.Now, Policy: k.Policy(),
+				Namespace: k.Policy().Namespace("default")})
 	}
 	if err != nil || got != want {
 		t.Fatalf("%s: %v, %v, want %v", token, got, err, want)
@@ -66,7 +73,8 @@ func wantOutcome(t testing.TB, k *keystore.Keystore, token string, want keystore
 func madeBy(t testing.TB, k *keystore.Keystore, id string) (alive int) {
 	t.Helper()
 	for cursor := ""; ; {
-		keys, next, err := k.ListKeys(context.Background(), importer, keystore.KeyFilter{CreatedBy: id}, cursor, 1000)
+		keys, next, err := k.ListKeys(context.Background(), importer,
+			keystore.KeyFilter{CreatedBy: id}, cursor, 1000)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -108,7 +116,9 @@ func TestImportLetsRevokesThrough(t *testing.T) {
 			busy = false
 			return nil
 		})
-		if n, refused, err := a.ImportKeys(context.Background(), importer, specs, false, ""); n != bulk || len(refused) > 0 || err != nil {
+		if n, refused,
+			err := a.ImportKeys(context.Background(), importer, specs, false, ""); n != bulk ||
+			len(refused) > 0 || err != nil {
 			t.Fatal(n, refused, err)
 		}
 		steps.before.Store(nil)
@@ -119,7 +129,9 @@ func TestImportLetsRevokesThrough(t *testing.T) {
 			wantOutcome(t, a, s.Token, keystore.OK)
 			wantOutcome(t, b, s.Token, keystore.OK)
 		}
-		if v, err := a.VerifyAudit(context.Background(), importer); err != nil || v.Wrong != 0 || v.Rows < bulk {
+		if v,
+			err := a.VerifyAudit(context.Background(), importer); err != nil || v.Wrong != 0 ||
+			v.Rows < bulk {
 			t.Errorf("%+v, %v", v, err)
 		}
 	})
@@ -144,7 +156,9 @@ func TestManyImportsLetRevokesThrough(t *testing.T) {
 		for client := range 6 {
 			importing.Go(func() {
 				for round := 0; ; round++ {
-					_, _, err := a.ImportKeys(context.Background(), leaked, legacy(fmt.Sprint(client, "-", round), bulk), round%2 == 0, "")
+					_, _,
+						err := a.ImportKeys(context.Background(), leaked,
+						legacy(fmt.Sprint(client, "-", round), bulk), round%2 == 0, "")
 					if err != nil {
 						return
 					}
@@ -173,7 +187,8 @@ func TestImportOfARevokedKey(t *testing.T) {
 			leaked, key, _ := maker(t, a)
 			specs := legacy(fmt.Sprint("late", when), bulk)
 			steps.step(func(n int) error {
-				if n == []int{2, 4, 6}[when] { // at the first slice, a later one, and when all but the last step is done
+				// at the first slice, a later one, and when all but the last step is done
+				if n == []int{2, 4, 6}[when] {
 					revokeAt(t, b, key.ID, false)
 				}
 				return nil
@@ -190,7 +205,8 @@ func TestImportOfARevokedKey(t *testing.T) {
 			if alive := madeBy(t, b, key.ID); alive > 0 {
 				t.Errorf("%d: %d keys are left", when, alive)
 			}
-			if n, refused, err := b.ImportKeys(context.Background(), importer, specs, false, ""); n != bulk {
+			if n, refused,
+				err := b.ImportKeys(context.Background(), importer, specs, false, ""); n != bulk {
 				t.Fatal(n, len(refused), err)
 			}
 			wantOutcome(t, a, specs[0].Token, keystore.OK)
@@ -208,8 +224,12 @@ func TestImportOfANarrowedKey(t *testing.T) {
 		specs := legacy("narrow", bulk)
 		steps.step(func(n int) error {
 			if n == 6 { // all is there, and cannot be used yet
-				only := []keystore.Grant{{Namespace: "default", Permissions: []keystore.Permission{{Resource: "admin.keys", Action: "create"}}}}
-				if _, _, err := b.EditKey(context.Background(), importer, key.ID, keystore.KeyPatch{Grants: &only}, keystore.ChangeOptions{Wait: time.Minute}); err != nil {
+				only := []keystore.Grant{{Namespace: "default",
+					Permissions: []keystore.Permission{{Resource: "admin.keys", Action: "create"}}}}
+				if _, _,
+					err := b.EditKey(context.Background(), importer, key.ID,
+					keystore.KeyPatch{Grants: &only},
+					keystore.ChangeOptions{Wait: time.Minute}); err != nil {
 					return err
 				}
 			}
@@ -242,7 +262,9 @@ func TestImportThatIsRefusedWritesNothing(t *testing.T) {
 		if n != 0 || len(refused) != 2 || err != nil {
 			t.Fatal(n, refused, err)
 		}
-		if after, err := k.VerifyAudit(context.Background(), importer); err != nil || after.Rows != before.Rows {
+		if after,
+			err := k.VerifyAudit(context.Background(), importer); err != nil ||
+			after.Rows != before.Rows {
 			t.Errorf("%d rows of the audit log, there were %d, %v", after.Rows, before.Rows, err)
 		}
 	})
@@ -313,7 +335,8 @@ func TestImportsAreBounded(t *testing.T) {
 	results := make(chan error, most)
 	for i := range most {
 		go func() {
-			_, _, err := k.ImportKeys(context.Background(), importer, legacy(fmt.Sprint("bounded", i), 1), false, "")
+			_, _, err := k.ImportKeys(context.Background(), importer,
+				legacy(fmt.Sprint("bounded", i), 1), false, "")
 			results <- err
 		}()
 	}
@@ -343,14 +366,17 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 		makes, key, token := maker(t, a)
 		bring := func(c keystore.Caller, kind string, n int) []keystore.ImportSpec {
 			specs := legacy(kind, n)
-			if done, refused, err := a.ImportKeys(context.Background(), c, specs, true, ""); done != n {
+			if done, refused,
+				err := a.ImportKeys(context.Background(), c, specs, true, ""); done != n {
 				t.Fatal(done, refused, err)
 			}
 			return specs
 		}
 		made := bring(makes, "made", bulk)
-		child, childToken, err := a.MintKey(context.Background(), makes, keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{
-			{Resource: "admin.keys", Action: "create"}, {Action: "read"}}}}, "")
+		child, childToken,
+			err := a.MintKey(context.Background(), makes,
+			keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{
+				{Resource: "admin.keys", Action: "create"}, {Action: "read"}}}}, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -368,7 +394,9 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 			}
 			return nil
 		})
-		if _, _, err := a.RevokeKey(context.Background(), importer, key.ID, "leaked", true, keystore.ChangeOptions{}); err == nil {
+		if _, _,
+			err := a.RevokeKey(context.Background(), importer, key.ID, "leaked", true,
+			keystore.ChangeOptions{}); err == nil {
 			t.Fatal("a failure was not reported")
 		}
 		wantOutcome(t, b, token, keystore.Revoked)
@@ -389,7 +417,9 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 			busy = false
 			return nil
 		})
-		_, p, err := a.RevokeKey(ctx, importer, key.ID, "leaked", true, keystore.ChangeOptions{Wait: time.Minute})
+		_, p,
+			err := a.RevokeKey(ctx, importer, key.ID, "leaked", true,
+			keystore.ChangeOptions{Wait: time.Minute})
 		steps.before.Store(nil)
 		if err != nil || !p.Complete {
 			t.Fatalf("%+v, %v", p, err)

@@ -28,78 +28,82 @@ func TestClose(t *testing.T) {
 		},
 	} {
 		for _, waits := range []bool{true, false} {
-			t.Run(name+map[bool]string{true: ", in time", false: ", too late"}[waits], func(t *testing.T) {
-				open := empty(t)
-				must := func(err error) {
-					t.Helper()
-					if err != nil {
-						t.Fatal(err)
-					}
-				}
-				db, err := open()
-				must(err)
-				_, err = db.Deployment(ctx, nil)
-				must(err)
-				if !waits {
-					db.closeWait = time.Millisecond
-				}
-				began, release := make(chan struct{}), make(chan struct{})
-				results := make(chan error, 2)
-				go func() {
-					_, err := db.Update(ctx, func(tx keystore.Tx) error {
-						began <- struct{}{}
-						<-release
-						return tx.InsertNamespace(&keystore.Namespace{ID: "late"})
-					})
-					results <- err
-				}()
-				go func() {
-					_, err := list(db.read(ctx), func(scan func(...any) error) (n int, err error) {
-						began <- struct{}{}
-						<-release
-						return n, scan(&n)
-					}, "SELECT 1")
-					results <- err
-				}()
-				<-began
-				<-began
-				closed := make(chan error, 1)
-				go func() { closed <- db.Close() }()
-				if waits {
-					for {
-						if _, err := db.Key(ctx, "none"); !errors.Is(err, keystore.ErrNotFound) {
-							break // it is being closed
+			t.Run(name+map[bool]string{true: ", in time", false: ", too late"}[waits],
+				func(t *testing.T) {
+					open := empty(t)
+					must := func(err error) {
+						t.Helper()
+						if err != nil {
+							t.Fatal(err)
 						}
-						time.Sleep(time.Millisecond)
 					}
-					if len(closed) > 0 {
-						t.Fatal("Close did not wait")
+					db, err := open()
+					must(err)
+					_, err = db.Deployment(ctx, nil)
+					must(err)
+					if !waits {
+						db.closeWait = time.Millisecond
 					}
-					close(release)
-					must(<-closed)
-					if len(results) < 2 {
-						t.Fatal("Close did not wait to the end")
+					began, release := make(chan struct{}), make(chan struct{})
+					results := make(chan error, 2)
+					go func() {
+						_, err := db.Update(ctx, func(tx keystore.Tx) error {
+							began <- struct{}{}
+							<-release
+							return tx.InsertNamespace(&keystore.Namespace{ID: "late"})
+						})
+						results <- err
+					}()
+					go func() {
+						_,
+							err := list(db.read(ctx), func(scan func(...any) error) (n int,
+							err error) {
+							began <- struct{}{}
+							<-release
+							return n, scan(&n)
+						}, "SELECT 1")
+						results <- err
+					}()
+					<-began
+					<-began
+					closed := make(chan error, 1)
+					go func() { closed <- db.Close() }()
+					if waits {
+						for {
+							if _,
+								err := db.Key(ctx, "none"); !errors.Is(err, keystore.ErrNotFound) {
+								break // it is being closed
+							}
+							time.Sleep(time.Millisecond)
+						}
+						if len(closed) > 0 {
+							t.Fatal("Close did not wait")
+						}
+						close(release)
+						must(<-closed)
+						if len(results) < 2 {
+							t.Fatal("Close did not wait to the end")
+						}
+					} else {
+						if err := <-closed; err == nil {
+							t.Error("Close says nothing of what still runs")
+						}
+						close(release)
 					}
-				} else {
-					if err := <-closed; err == nil {
-						t.Error("Close says nothing of what still runs")
+					for range 2 {
+						if err := <-results; err != nil {
+							t.Error(err)
+						}
 					}
-					close(release)
-				}
-				for range 2 {
-					if err := <-results; err != nil {
-						t.Error(err)
+					again, err := open()
+					must(err)
+					p, err := again.Policy(ctx, keystore.Nowhere)
+					must(err)
+					if len(p.Namespaces) != 2 {
+						t.Errorf("the change is not there: %+v", p.Namespaces)
 					}
-				}
-				again, err := open()
-				must(err)
-				p, err := again.Policy(ctx, keystore.Nowhere)
-				must(err)
-				if len(p.Namespaces) != 2 {
-					t.Errorf("the change is not there: %+v", p.Namespaces)
-				}
-				must(again.Close())
-			})
+					must(again.Close())
+				})
 		}
 	}
 }

@@ -31,7 +31,8 @@ func TestNamespaceCycle(t *testing.T) {
 		mint := func(name, namespace string, connected bool) error {
 			key, token, err := a.MintKey(ctx, importer, keystore.KeySpec{
 				Namespace: strings.Trim(namespace, "*"),
-				Grants:    []keystore.Grant{{Namespace: namespace, Connected: connected, Permissions: read}},
+				Grants: []keystore.Grant{{Namespace: namespace, Connected: connected,
+					Permissions: read}},
 			}, "")
 			if err == nil {
 				tokens[name], ids[name] = token.Reveal(), key.ID
@@ -65,7 +66,8 @@ func TestNamespaceCycle(t *testing.T) {
 			now := time.Now()
 			a, err := k.Lookup(ctx, tokens[key], now)
 			must(err)
-			q := keystore.Request{Now: a.Now, Policy: k.Policy(), Namespace: k.Policy().Namespace(namespace)}
+			q := keystore.Request{Now: a.Now, Policy: k.Policy(),
+				Namespace: k.Policy().Namespace(namespace)}
 			if got := keystore.Decide(a.Record, &q); got != want {
 				t.Errorf("the key of %s in %s: %v, want %v", key, namespace, got, want)
 			}
@@ -88,9 +90,12 @@ func TestNamespaceCycle(t *testing.T) {
 			asks(k, "top", "top", keystore.OK)
 		}
 		inCycle(a, keystore.OK)
-		_, err := a.CreateMember(ctx, importer, keystore.Member{Name: "Ada", Login: "ada", Grants: []keystore.Grant{
-			{Namespace: "apart", Permissions: []keystore.Permission{{Resource: "admin", Action: "*"}}},
-		}})
+		_,
+			err := a.CreateMember(ctx, importer,
+			keystore.Member{Name: "Ada", Login: "ada", Grants: []keystore.Grant{
+				{Namespace: "apart", Permissions: []keystore.Permission{{Resource: "admin",
+					Action: "*"}}},
+			}})
 		must(err)
 		ada, err := a.MemberByLogin(ctx, "ada", "test", time.Now())
 		must(err)
@@ -103,13 +108,15 @@ func TestNamespaceCycle(t *testing.T) {
 			list, err := b.ListNamespaces(ctx, importer)
 			must(err)
 			for _, ns := range list {
-				if broken := ns.ID == "one" || ns.ID == "two" || ns.ID == "below"; broken != (ns.Unreadable != "") {
+				if broken := ns.ID == "one" || ns.ID == "two" ||
+					ns.ID == "below"; broken != (ns.Unreadable != "") {
 					t.Errorf("%s is listed with %q", ns.ID, ns.Unreadable)
 				}
 			}
 			name := "N"
 			patch := keystore.NamespacePatch{Name: &name}
-			_, _, err = a.EditNamespace(ctx, ada, "apart", patch, keystore.ChangeOptions{}) // looks for what it reaches
+			// looks for what it reaches
+			_, _, err = a.EditNamespace(ctx, ada, "apart", patch, keystore.ChangeOptions{})
 			must(err)
 			must(mint("short", "apart", false))
 			revoke("short")

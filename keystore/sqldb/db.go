@@ -1,4 +1,5 @@
-// Package sqldb is the system of record in an SQL database: [keystore.Database] for SQLite and PostgreSQL.
+// Package sqldb is the system of record in an SQL database: [keystore.Database] for SQLite and
+// PostgreSQL.
 //
 // The queries are written for both alike; where the two differ is in [dialect] and the migrations.
 package sqldb
@@ -19,7 +20,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// keepRevisions is how much of the change log stays. A node that is further behind treats everything as changed.
+// keepRevisions is how much of the change log stays. A node that is further behind treats
+// everything as changed.
 const keepRevisions = 100_000
 
 // closeWait is how long Close waits for running calls.
@@ -27,42 +29,66 @@ const closeWait = 5 * time.Second
 
 // A dialect is what the databases do not agree on.
 type dialect struct {
-	goose         goose.Dialect
-	migrations    string
-	migrationLock string // statement: holds off others that migrate until the end of its transaction; empty: none
+	goose      goose.Dialect
+	migrations string
+	// statement: holds off others that migrate until the end of its transaction; empty: none
+	migrationLock string
 	tableExists   string // query: whether there is a table of that name
-	clock         string // expression with a place: the database's time in Unix microseconds, see reading
-	standbys      string // expression: whether commits wait for a standby
-	timeline      string // expression: the server's timeline
-	current       string // condition: what this server knows is not older than what any other does
-	begin         string // query with a place as in clock: takes the lock of all who write, unless BEGIN has, and returns the time of the change
-	prepares      bool   // statements that come again and again have to be prepared by hand
-	contains      string // condition, with a place for an expression: that it contains a text, whatever the ASCII case
-	hasMetadata   string // condition on a row k of keys, with places for a name and a value of its metadata
-	bytewise      string // the end of an expression: a text that is compared byte by byte
-	touchesOnly   string // condition on a row a of the audit log: its namespaces are among those in a JSON array, and there are some
-	among         string // the end of a condition: is one of the texts in a JSON array
-	amongHex      string // the same for bytes, which the array has in hexadecimal
-	pairs         string // what stands in a FROM for the names and texts of a JSON object, as key and value
-	few           string // what stands in a FROM for the ids, each once, that a query finds: taken for few, whatever else is known
-	analyze       string // statement: has the database look at the size of its tables, and make new plans; empty: it need not be told
-	anew          []any  // arguments before the others, so that a query is planned for the tables as they are now
-	addMany       string // statement: what is added to secrets until addedMany is one change; empty: the database sees for itself that it is many
-	addedMany     string // statement
-	manyEnds      string // statement, on the connection: the transaction that has added many is over
-	unforced      string // the end of a condition: the commit is answered before it is on the disk; empty: there is no such thing
-	recordUse     string // statement: takes last uses as a JSON object, id to microseconds
+	// expression with a place: the database's time in Unix microseconds, see reading
+	clock    string
+	standbys string // expression: whether commits wait for a standby
+	timeline string // expression: the server's timeline
+	current  string // condition: what this server knows is not older than what any other does
+	// query with a place as in clock: takes the lock of all who write, unless BEGIN has, and
+	// returns the time of the change
+	begin    string
+	prepares bool // statements that come again and again have to be prepared by hand
+	// condition, with a place for an expression: that it contains a text, whatever the ASCII case
+	contains string
+	// condition on a row k of keys, with places for a name and a value of its metadata
+	hasMetadata string
+	bytewise    string // the end of an expression: a text that is compared byte by byte
+	// condition on a row a of the audit log: its namespaces are among those in a JSON array, and
+	// there are some
+	touchesOnly string
+	among       string // the end of a condition: is one of the texts in a JSON array
+	amongHex    string // the same for bytes, which the array has in hexadecimal
+	// what stands in a FROM for the names and texts of a JSON object, as key and value
+	pairs string
+	// what stands in a FROM for the ids, each once, that a query finds: taken for few, whatever
+	// else is known
+	few string
+	// statement: has the database look at the size of its tables, and make new plans; empty: it
+	// need not be told
+	analyze string
+	// arguments before the others, so that a query is planned for the tables as they are now
+	anew []any
+	// statement: what is added to secrets until addedMany is one change; empty: the database sees
+	// for itself that it is many
+	addMany   string
+	addedMany string // statement
+	manyEnds  string // statement, on the connection: the transaction that has added many is over
+	// the end of a condition: the commit is answered before it is on the disk; empty: there is no
+	// such thing
+	unforced  string
+	recordUse string // statement: takes last uses as a JSON object, id to microseconds
 
-	rest time.Duration // that a process leaves the write lock alone after it has held it longer than this, so that others who poll for it get it
+	// that a process leaves the write lock alone after it has held it longer than this, so that
+	// others who poll for it get it
+	rest time.Duration
 
-	copyRows    func(ctx context.Context, driverConn any, table string, columns []string, rows [][]any) error // adds many rows at once; nil: there is no such way
-	bind        func(query string) string                                                                     // gives the places for arguments, each a ?, the form that the database knows
-	text        func(string) string                                                                           // what is stored of a text, and compared
-	isBusy      func(error) bool                                                                              // of a write: it did not begin, try again
-	isLost      func(error) bool                                                                              // the connection had been cut, another one may be good
-	commitError func(error) error                                                                             // of a COMMIT: says so if the change may have been made
-	committed   func(driverConn any) error                                                                    // after a COMMIT that was answered as made: why it may be lost all the same; nil: never
-	explain     func(error) error                                                                             // adds what to do
+	// adds many rows at once; nil: there is no such way
+	copyRows func(ctx context.Context, driverConn any, table string, columns []string,
+		rows [][]any) error
+	// gives the places for arguments, each a ?, the form that the database knows
+	bind        func(query string) string
+	text        func(string) string // what is stored of a text, and compared
+	isBusy      func(error) bool    // of a write: it did not begin, try again
+	isLost      func(error) bool    // the connection had been cut, another one may be good
+	commitError func(error) error   // of a COMMIT: says so if the change may have been made
+	// after a COMMIT that was answered as made: why it may be lost all the same; nil: never
+	committed func(driverConn any) error
+	explain   func(error) error // adds what to do
 }
 
 // DB is a [keystore.Database].
@@ -87,9 +113,10 @@ type DB struct {
 	holder        *sql.Conn // of an SQLite file, see holdFiles
 	files         files
 	copied        atomic.Int64 // rows since the last analyze
-	free          time.Time    // until then the write lock is left to other processes; belongs to whoever has the writer
-	locks         locks
-	feed          feed
+	// until then the write lock is left to other processes; belongs to whoever has the writer
+	free  time.Time
+	locks locks
+	feed  feed
 }
 
 var _ keystore.Database = (*DB)(nil)
@@ -113,7 +140,8 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 		return err
 	}
 	var err error
-	if d.byDigest, err = d.readers.PrepareContext(ctx, d.bind(byDigestQuery+" WHERE "+d.current)); err != nil {
+	if d.byDigest, err = d.readers.PrepareContext(ctx,
+		d.bind(byDigestQuery+" WHERE "+d.current)); err != nil {
 		return err
 	}
 	if d.renew, err = d.lease.PrepareContext(ctx, d.bind(d.renewQuery())); err != nil {
@@ -163,8 +191,8 @@ func Advice(err error) string {
 	return e.advice
 }
 
-// Close implements [keystore.Database]. Files that must not be closed stay open, and their nodes locked, until the
-// process ends.
+// Close implements [keystore.Database]. Files that must not be closed stay open, and their nodes
+// locked, until the process ends.
 func (d *DB) Close() error {
 	d.feed.stop()
 	if !d.files.closable() {
@@ -195,7 +223,8 @@ func (d *DB) closePools() error {
 		for n := pool.Stats().OpenConnections; n > 0; n = pool.Stats().OpenConnections {
 			if time.Now().After(deadline) {
 				return errors.Join(first,
-					fmt.Errorf("closing the database: connections in use after %s: %d", d.closeWait, n))
+					fmt.Errorf("closing the database: connections in use after %s: %d", d.closeWait,
+						n))
 			}
 			time.Sleep(time.Millisecond)
 		}
@@ -222,10 +251,12 @@ func (d *DB) fail(ctx context.Context, operation string, err error) error {
 	return fmt.Errorf("%s: %w", operation, d.explain(ctx, err))
 }
 
-// retryBusy calls f until the write lock is free. SQLite's own busy handler would not look at the context.
+// retryBusy calls f until the write lock is free. SQLite's own busy handler would not look at the
+// context.
 func (d *DB) retryBusy(ctx context.Context, f func() error) error { return retry(ctx, d.isBusy, f) }
 
-// retryLost calls f until its connection is good: after a restart of the server each in the pool may be cut.
+// retryLost calls f until its connection is good: after a restart of the server each in the pool
+// may be cut.
 func (d *DB) retryLost(ctx context.Context, f func() error) error { return retry(ctx, d.isLost, f) }
 
 // longestPoll is the longest sleep between two attempts to take the write lock.
@@ -237,7 +268,8 @@ func retry(ctx context.Context, again func(error) bool, f func() error) error {
 	for wait := time.Millisecond; ; wait = min(2*wait, longestPoll) {
 		err := f()
 		if err != nil && ctx.Err() != nil && before != nil {
-			return fmt.Errorf("%w: %w", ctx.Err(), before) // which says more than that the time was over
+			// which says more than that the time was over
+			return fmt.Errorf("%w: %w", ctx.Err(), before)
 		}
 		if err == nil || !again(err) || time.Now().After(deadline) {
 			return err
@@ -252,7 +284,9 @@ func retry(ctx context.Context, again func(error) bool, f func() error) error {
 }
 
 // query runs one that returns rows, outside of transactions.
-func (d *DB) query(ctx context.Context, pool *sql.DB, query string, args ...any) (rows *sql.Rows, err error) {
+func (d *DB) query(
+	ctx context.Context, pool *sql.DB, query string, args ...any,
+) (rows *sql.Rows, err error) {
 	err = d.retryLost(ctx, func() error {
 		rows, err = pool.QueryContext(ctx, d.bind(query), d.texts(args)...)
 		return err
@@ -270,7 +304,9 @@ func (d *DB) read(ctx context.Context) querier {
 // exec runs a statement that is a transaction of its own, takes no revision, and may run twice. A
 // statement that must be durable has to write its row even if the row has the values already: an
 // earlier attempt may have failed after writing them on this server alone.
-func (d *DB) exec(ctx context.Context, pool *sql.DB, operation, statement string, args ...any) error {
+func (d *DB) exec(
+	ctx context.Context, pool *sql.DB, operation, statement string, args ...any,
+) error {
 	if err := d.intact(); err != nil {
 		return fmt.Errorf("%s: %w", operation, err)
 	}
@@ -296,7 +332,8 @@ func (d *DB) confirm(conn *sql.Conn) error {
 	return conn.Raw(d.committed)
 }
 
-// reading is what goes into the place of the dialect's clock: the time, where the database has no clock but this machine's.
+// reading is what goes into the place of the dialect's clock: the time, where the database has no
+// clock but this machine's.
 func (d *DB) reading() any {
 	if d.postgres != nil {
 		return nil
@@ -353,7 +390,8 @@ func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
 		conn.Close()
 		return nil, err
 	}
-	if err := t.sql.QueryRowContext(ctx, d.bind(d.begin), d.reading()).Scan(timeTo{&t.now}); err != nil {
+	if err := t.sql.QueryRowContext(ctx, d.bind(d.begin),
+		d.reading()).Scan(timeTo{&t.now}); err != nil {
 		t.close()
 		return nil, err
 	}
@@ -361,12 +399,15 @@ func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
 }
 
 // Update implements [keystore.Database].
-func (d *DB) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
+func (d *DB) Update(
+	ctx context.Context, change func(keystore.Tx) error,
+) (keystore.Revision, error) {
 	var head keystore.Revision
 	var refused error
 	err := d.write(ctx, func(t *tx) error {
 		if refused = change(t); refused == nil {
-			// One that went on after the database failed must not commit: it may have rolled back already.
+			// One that went on after the database failed must not commit: it may have rolled back
+			// already.
 			refused = t.failed
 		}
 		if refused != nil {
@@ -435,9 +476,13 @@ const maxSilence = 2 * time.Second
 // pollInterval leaves room for a slow poll within the 100 ms of the contract.
 const pollInterval = 50 * time.Millisecond
 
-// start looks at the head again and again, and runs listen, which calls its argument whenever something may have changed.
-// That the database is no longer intact is told once: whoever asks for the head is told what it is.
-func (f *feed) start(ctx context.Context, db *sql.DB, interval time.Duration, listen func(context.Context, func()), intact func() error) error {
+// start looks at the head again and again, and runs listen, which calls its argument whenever
+// something may have changed. That the database is no longer intact is told once: whoever asks for
+// the head is told what it is.
+func (f *feed) start(
+	ctx context.Context, db *sql.DB, interval time.Duration, listen func(context.Context, func()),
+	intact func() error,
+) error {
 	stmt, err := db.PrepareContext(ctx, "SELECT revision FROM head")
 	if err != nil {
 		return err
@@ -467,7 +512,8 @@ func (f *feed) start(ctx context.Context, db *sql.DB, interval time.Duration, li
 			look, cancel := context.WithTimeout(ctx, maxSilence)
 			err := stmt.QueryRowContext(look).Scan(&head)
 			cancel()
-			if err != nil { // it is left to whoever asks for the head next and can tell it to someone
+			// it is left to whoever asks for the head next and can tell it to someone
+			if err != nil {
 				f.silences.Add(1)
 				continue
 			}
@@ -507,10 +553,15 @@ func (f *feed) stop() {
 // Changed implements [keystore.Database].
 func (d *DB) Changed() <-chan struct{} { return d.feed.changed }
 
-// Changes implements [keystore.Database]. It answers only when the log has every revision that was asked for.
-func (d *DB) Changes(ctx context.Context, after, upTo keystore.Revision) ([]keystore.Change, error) {
+// Changes implements [keystore.Database]. It answers only when the log has every revision that was
+// asked for.
+func (d *DB) Changes(
+	ctx context.Context, after, upTo keystore.Revision,
+) ([]keystore.Change, error) {
 	const operation = "reading the change log"
-	rows, err := d.query(ctx, d.lease, "SELECT revision, kind, digest, ends FROM change_log WHERE revision > ? AND revision <= ? AND "+d.current+" ORDER BY revision, rowid", after, upTo)
+	rows, err := d.query(ctx, d.lease,
+		"SELECT revision, kind, digest, ends FROM change_log WHERE revision > ? AND revision <= ? "+
+			"AND "+d.current+" ORDER BY revision, rowid", after, upTo)
 	if err != nil {
 		return nil, d.fail(ctx, operation, err)
 	}
@@ -519,7 +570,8 @@ func (d *DB) Changes(ctx context.Context, after, upTo keystore.Revision) ([]keys
 	last := after
 	for rows.Next() {
 		var c keystore.Change
-		if err := rows.Scan(&c.Revision, &c.Kind, digestTo{&c.Digest}, timeTo{&c.Ends}); err != nil {
+		if err := rows.Scan(&c.Revision, &c.Kind, digestTo{&c.Digest},
+			timeTo{&c.Ends}); err != nil {
 			return nil, d.fail(ctx, operation, err)
 		}
 		if c.Revision > last+1 {

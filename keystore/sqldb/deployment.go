@@ -33,7 +33,9 @@ func (d *DB) Deployment(ctx context.Context, configured *[32]byte) (keystore.Dep
 // commit waits for a standby even if another process was faster.
 func (d *DB) NewEpoch(ctx context.Context, was string, nodes []keystore.Node) error {
 	err := d.write(ctx, func(t *tx) error {
-		_, err := t.exec("UPDATE head SET epoch = CASE WHEN epoch = ? THEN ? ELSE epoch END", was, newEpoch())
+		_,
+			err := t.exec("UPDATE head SET epoch = CASE WHEN epoch = ? THEN ? ELSE epoch END", was,
+			newEpoch())
 		for _, n := range nodes {
 			if err != nil {
 				return err
@@ -41,7 +43,8 @@ func (d *DB) NewEpoch(ctx context.Context, was string, nodes []keystore.Node) er
 			_, err = t.exec(`INSERT INTO nodes (incarnation, address, lease, state, joined_at, heard_at)
 				SELECT ?, ?, CAST(? AS bigint), ?, CAST(? AS bigint), CAST(? AS bigint)
 				WHERE NOT EXISTS (SELECT 1 FROM nodes WHERE former = ?) ON CONFLICT (incarnation) DO NOTHING`,
-				n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeFencing, t.now.UnixMicro(), t.now.UnixMicro(), n.Incarnation)
+				n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeFencing,
+				t.now.UnixMicro(), t.now.UnixMicro(), n.Incarnation)
 		}
 		return err
 	})
@@ -67,11 +70,13 @@ func (t *tx) deployment(configured *[32]byte) (out keystore.Deployment, err erro
 	case configured == nil && made != nil:
 		copy(out.TokenKey[:], made)
 		return out, nil
-	case configured != nil && (bytes.Equal(made, configured[:]) || bytes.Equal(fingerprint, fingerprintOf(configured))):
+	case configured != nil && (bytes.Equal(made, configured[:]) ||
+		bytes.Equal(fingerprint, fingerprintOf(configured))):
 		out.TokenKey = *configured
 		return out, nil
 	}
-	// Another key than before. Nobody minds as long as no token was made, and no process is about to make one.
+	// Another key than before. Nobody minds as long as no token was made, and no process is about
+	// to make one.
 	var used bool
 	if err := t.row("SELECT EXISTS (SELECT 1 FROM secrets) OR EXISTS (SELECT 1 FROM nodes)").Scan(&used); err != nil {
 		return out, err
@@ -87,13 +92,16 @@ func tokenKeyError(configured, made bool) error {
 	var advice string
 	switch {
 	case configured && made:
-		advice = "its tokens were made with the key that the database made itself: take token_key out of the configuration"
+		advice = "its tokens were made with the key that the database made itself: take token_key " +
+			"out of the configuration"
 	case configured:
 		advice = "its tokens were made with another token_key: configure that one again"
 	default:
 		advice = "its tokens were made with a configured token_key: configure that one again"
 	}
-	return fmt.Errorf("%w: this database has keys or running nodes, and %s. A new database takes any, and so does one without keys once all processes on it have ended", keystore.ErrTokenKey, advice)
+	return fmt.Errorf("%w: this database has keys or running nodes, and %s. A new database takes "+
+		"any, and so does one without keys once all processes on it have ended",
+		keystore.ErrTokenKey, advice)
 }
 
 func (t *tx) newDeployment(configured *[32]byte) (out keystore.Deployment, err error) {
@@ -107,14 +115,16 @@ func (t *tx) newDeployment(configured *[32]byte) (out keystore.Deployment, err e
 	if out.TokenKey, err = t.setTokenKey(configured); err != nil {
 		return out, err
 	}
-	err = t.InsertNamespace(&keystore.Namespace{ID: keystore.DefaultNamespace, Name: "Default", EditPolicy: keystore.EditFree, CreatedAt: t.now, Version: 1})
+	err = t.InsertNamespace(&keystore.Namespace{ID: keystore.DefaultNamespace, Name: "Default",
+		EditPolicy: keystore.EditFree, CreatedAt: t.now, Version: 1})
 	return out, err
 }
 
 // setTokenKey stores a key of our own, or of a configured one no more than tells it from others.
 func (t *tx) setTokenKey(configured *[32]byte) (key [32]byte, err error) {
 	if configured != nil {
-		_, err = t.exec("UPDATE deployment SET token_key = NULL, fingerprint = ?", fingerprintOf(configured))
+		_, err = t.exec("UPDATE deployment SET token_key = NULL, fingerprint = ?",
+			fingerprintOf(configured))
 		return *configured, err
 	}
 	_, _ = rand.Read(key[:]) // never fails

@@ -24,14 +24,16 @@ func TestListsOfFewAndOfMany(t *testing.T) {
 				k.Namespace = string(rune('a' + i%3))
 				k.Owner = fmt.Sprint("m", i%4)
 				k.CreatedBy = fmt.Sprint("m", i%5)
-				k.Grants = []keystore.Grant{{Namespace: "x", Roles: []string{"one"}}, {Namespace: "y", Roles: []string{fmt.Sprint("of", i%7), "one"}}}
+				k.Grants = []keystore.Grant{{Namespace: "x", Roles: []string{"one"}},
+					{Namespace: "y", Roles: []string{fmt.Sprint("of", i%7), "one"}}}
 				if i%2 == 0 {
 					k.RevokedAt = tx.Now()
 				}
 				if err := insertKey(tx, k); err != nil {
 					return err
 				}
-				rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1), At: k.CreatedAt, Actor: k.Owner, Action: k.CreatedBy, Object: fmt.Sprint(i % 7),
+				rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1), At: k.CreatedAt,
+					Actor: k.Owner, Action: k.CreatedBy, Object: fmt.Sprint(i % 7),
 					Namespaces: []string{k.Namespace, string(rune('a' + i%2))}})
 			}
 			return tx.AppendAudit(rows)
@@ -67,10 +69,13 @@ func TestListsOfFewAndOfMany(t *testing.T) {
 			i := i
 			choose := func(n int) int { c := i % n; i /= n; return c }
 			f := keystore.KeyFilter{
-				Namespaces: [][]string{nil, {"a", "b"}, append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)],
-				Visible:    [][]string{nil, {"a"}, append(crowd[:maxUnion:maxUnion], "b")}[choose(3)],
-				Owner:      []string{"", "m1"}[choose(2)], CreatedBy: []string{"", "m2"}[choose(2)], Role: []string{"", "one", "of3"}[choose(3)],
-				Status: []keystore.Status{"", keystore.StatusRevoked}[choose(2)], Text: []string{"", "number 1"}[choose(2)], Now: time.Now(),
+				Namespaces: [][]string{nil, {"a", "b"},
+					append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)],
+				Visible: [][]string{nil, {"a"}, append(crowd[:maxUnion:maxUnion], "b")}[choose(3)],
+				Owner:   []string{"", "m1"}[choose(2)], CreatedBy: []string{"", "m2"}[choose(2)],
+				Role:   []string{"", "one", "of3"}[choose(3)],
+				Status: []keystore.Status{"", keystore.StatusRevoked}[choose(2)],
+				Text:   []string{"", "number 1"}[choose(2)], Now: time.Now(),
 			}
 			if f.Visible != nil {
 				f.OrOwner = "m1"
@@ -87,8 +92,11 @@ func TestListsOfFewAndOfMany(t *testing.T) {
 			i := i
 			choose := func(n int) int { c := i % n; i /= n; return c }
 			f := keystore.AuditFilter{
-				Namespaces: [][]string{nil, {"a", "b"}, append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)], Namespace: []string{"", "a", "b"}[choose(3)],
-				Actor: []string{"", "m1"}[choose(2)], Action: []string{"", "m2"}[choose(2)], Object: []string{"", "3"}[choose(2)],
+				Namespaces: [][]string{nil, {"a", "b"},
+					append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)],
+				Namespace: []string{"", "a", "b"}[choose(3)],
+				Actor:     []string{"", "m1"}[choose(2)], Action: []string{"", "m2"}[choose(2)],
+				Object: []string{"", "3"}[choose(2)],
 			}
 			if choose(2) == 1 {
 				f.From = time.Now().Add(10 * time.Second)
@@ -115,7 +123,9 @@ func TestRareThingsAreLookedUp(t *testing.T) {
 		var rows []*keystore.AuditRow
 		for i := range 2000 {
 			k := benchKey(i, tx.Now())
-			rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1), At: k.CreatedAt, Actor: k.Owner, Action: "key.mint", Object: k.ID, Namespaces: []string{k.Namespace}})
+			rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1), At: k.CreatedAt,
+				Actor: k.Owner, Action: "key.mint", Object: k.ID,
+				Namespaces: []string{k.Namespace}})
 		}
 		return tx.AppendAudit(rows)
 	})
@@ -136,7 +146,8 @@ func TestRareThingsAreLookedUp(t *testing.T) {
 		}
 		plan := explained(t, d, query)
 		others := strings.ReplaceAll(plan, by, "")
-		if others == plan || strings.Contains(others, "SCAN k") || strings.Contains(others, "SCAN a") {
+		if others == plan || strings.Contains(others, "SCAN k") ||
+			strings.Contains(others, "SCAN a") {
 			t.Errorf("%+v: not by %s:\n%s", f, by, plan)
 		}
 	}
@@ -153,10 +164,15 @@ func TestRareThingsAreLookedUp(t *testing.T) {
 		{keystore.KeyFilter{Owner: "m_5", Namespaces: crowd[1:2]}, "keys_namespace (namespace=?"},
 		{keystore.KeyFilter{Owner: "m_5", CreatedBy: keystore.RootMember}, "keys_owner (owner=?"},
 		{keystore.KeyFilter{Owner: "m_5", CreatedBy: "nobody"}, "keys_created_by (created_by=?"},
-		{keystore.KeyFilter{CreatedBy: keystore.RootMember, Namespaces: big}, "keys_namespace (namespace=?"}, // neither is rare
-		{keystore.KeyFilter{Status: keystore.StatusInactive, Namespaces: big}, "SCAN k USING INDEX keys_inactive"},
-		{keystore.KeyFilter{Status: keystore.StatusExpired, Namespaces: big}, "SCAN k USING INDEX keys_expiring_page"},
-		{keystore.KeyFilter{Status: keystore.StatusRevoked, Namespaces: big}, "SCAN k USING INDEX keys_revoked"},
+		// neither is rare
+		{keystore.KeyFilter{CreatedBy: keystore.RootMember, Namespaces: big},
+			"keys_namespace (namespace=?"},
+		{keystore.KeyFilter{Status: keystore.StatusInactive, Namespaces: big},
+			"SCAN k USING INDEX keys_inactive"},
+		{keystore.KeyFilter{Status: keystore.StatusExpired, Namespaces: big},
+			"SCAN k USING INDEX keys_expiring_page"},
+		{keystore.KeyFilter{Status: keystore.StatusRevoked, Namespaces: big},
+			"SCAN k USING INDEX keys_revoked"},
 		{keystore.KeyFilter{Visible: crowd, OrOwner: "nobody"}, "keys_namespace (namespace=?"},
 	} {
 		_, _, err := d.Keys(t.Context(), row.f, "", 10)
@@ -174,7 +190,8 @@ func TestRareThingsAreLookedUp(t *testing.T) {
 		{keystore.AuditFilter{Actor: "m_5", Namespaces: crowd[1:2]}, "(namespace=?"},
 		{keystore.AuditFilter{Actor: "m_5", Action: "key.mint"}, "audit_actor (actor=?"},
 		{keystore.AuditFilter{Actor: "m_5", Action: "role.edit"}, "audit_action (action=?"},
-		{keystore.AuditFilter{Action: "key.mint", Namespace: big[0]}, "(namespace=? AND seq<?)"}, // neither is rare
+		// neither is rare
+		{keystore.AuditFilter{Action: "key.mint", Namespace: big[0]}, "(namespace=? AND seq<?)"},
 		{keystore.AuditFilter{Namespaces: crowd}, "(namespace=?"},
 		{keystore.AuditFilter{Namespace: big[0]}, "(namespace=? AND seq<?)"},
 		{keystore.AuditFilter{From: time.Now()}, "(rowid>? AND rowid<?)"},
@@ -187,7 +204,8 @@ func TestRareThingsAreLookedUp(t *testing.T) {
 // explained is SQLite's plan of a query.
 func explained(t *testing.T, d *DB, query string) string {
 	t.Helper()
-	rows, err := d.readers.Query("EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(query, "?"))...)
+	rows, err := d.readers.Query("EXPLAIN QUERY PLAN "+query,
+		make([]any, strings.Count(query, "?"))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,8 @@ func TestModes(t *testing.T) {
 	if err := d.Join(ctx, keystore.Node{Incarnation: "i"}); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]os.FileMode{dir: 0o700, path: 0o600, path + "-wal": 0o600, path + "-shm": 0o600, path + "-node-i": 0o600} {
+	for name, want := range map[string]os.FileMode{dir: 0o700, path: 0o600, path + "-wal": 0o600,
+		path + "-shm": 0o600, path + "-node-i": 0o600} {
 		info, err := os.Stat(name)
 		if err != nil {
 			t.Fatal(err)
@@ -76,8 +77,9 @@ func TestBadFiles(t *testing.T) {
 			_ = os.Symlink(filepath.Join(dir, "no", "where"), p)
 			return p
 		}(), "no such file", true},
-		"damaged":            {damaged(t, filepath.Join(dir, "damaged.db")), "damaged", false},
-		"header, then trash": {write("trash.db", "SQLite format 3\x00"+strings.Repeat("\xff", 8192)), "database", false},
+		"damaged": {damaged(t, filepath.Join(dir, "damaged.db")), "damaged", false},
+		"header, then trash": {write("trash.db",
+			"SQLite format 3\x00"+strings.Repeat("\xff", 8192)), "database", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, err := OpenSQLite(context.Background(), row.path)
@@ -94,25 +96,29 @@ func TestBadFiles(t *testing.T) {
 			}
 		})
 	}
-	if content, err := os.ReadFile(text); err != nil || !strings.HasPrefix(string(content), "not a database") {
+	if content, err := os.ReadFile(text); err != nil ||
+		!strings.HasPrefix(string(content), "not a database") {
 		t.Error("the file that is no database was changed")
 	}
 }
 
 // TestForeignFiles: a file of another program is refused, and left as it is.
 func TestForeignFiles(t *testing.T) {
-	const version = "CREATE TABLE schema_version (id INTEGER PRIMARY KEY, version_id INTEGER NOT NULL, is_applied INTEGER NOT NULL, tstamp TIMESTAMP)"
+	const version = "CREATE TABLE schema_version (id INTEGER PRIMARY KEY, version_id INTEGER NOT " +
+		"NULL, is_applied INTEGER NOT NULL, tstamp TIMESTAMP)"
 	for name, row := range map[string]struct {
 		schema string
 		ours   bool
 	}{
-		"tables":                     {"CREATE TABLE notes (text TEXT); INSERT INTO notes VALUES ('x')", false},
-		"a view":                     {"CREATE VIEW one AS SELECT 1", false},
-		"a table of the same name":   {"CREATE TABLE keys (id TEXT)", false},
-		"versions of its own":        {"CREATE TABLE schema_version (version TEXT)", false},
-		"versions as ours, no head":  {version + "; CREATE TABLE keys (id TEXT)", false},
-		"nothing":                    {"PRAGMA user_version = 7", true},
-		"a first start that stopped": {version + "; INSERT INTO schema_version (version_id, is_applied) VALUES (0, 1)", true},
+		"tables": {"CREATE TABLE notes (text TEXT); INSERT INTO notes VALUES " +
+			"('x')", false},
+		"a view":                    {"CREATE VIEW one AS SELECT 1", false},
+		"a table of the same name":  {"CREATE TABLE keys (id TEXT)", false},
+		"versions of its own":       {"CREATE TABLE schema_version (version TEXT)", false},
+		"versions as ours, no head": {version + "; CREATE TABLE keys (id TEXT)", false},
+		"nothing":                   {"PRAGMA user_version = 7", true},
+		"a first start that stopped": {version +
+			"; INSERT INTO schema_version (version_id, is_applied) VALUES (0, 1)", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "a.db")
@@ -142,7 +148,8 @@ func TestForeignFiles(t *testing.T) {
 				}
 				return
 			}
-			if err == nil || !strings.Contains(err.Error(), "belongs to another program") || !strings.Contains(err.Error(), path) || Unreachable(err) {
+			if err == nil || !strings.Contains(err.Error(), "belongs to another program") ||
+				!strings.Contains(err.Error(), path) || Unreachable(err) {
 				t.Errorf("error %v", err)
 			}
 			after, err := os.ReadFile(path)
@@ -225,11 +232,15 @@ func TestReadOnly(t *testing.T) {
 			cmd := exec.Command(binary)
 			cmd.Env, cmd.Dir = append(os.Environ(), childVariable+"="+path), parent
 			if os.Getuid() == 0 {
-				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534,
+					Gid: 65534}}
 			}
 			out, err := cmd.Output()
-			if err == nil || !strings.Contains(string(out), row.want) || !strings.Contains(string(out), path) || !strings.Contains(string(out), "unreachable: true") {
-				t.Fatalf("%v: %s, want %q and the path in it, and that it may be over by itself", err, out, row.want)
+			if err == nil || !strings.Contains(string(out), row.want) ||
+				!strings.Contains(string(out), path) ||
+				!strings.Contains(string(out), "unreachable: true") {
+				t.Fatalf("%v: %s, want %q and the path in it, and that it may be over by itself",
+					err, out, row.want)
 			}
 			t.Logf("%s", out)
 		})
@@ -239,11 +250,13 @@ func TestReadOnly(t *testing.T) {
 func TestNewerSchema(t *testing.T) {
 	s := newSQLite(t)
 	s.Open(t).Close()
-	if err := s.Exec("INSERT INTO " + schemaTable + " (version_id, is_applied) VALUES (999, 1)"); err != nil {
+	if err := s.Exec("INSERT INTO " + schemaTable +
+		" (version_id, is_applied) VALUES (999, 1)"); err != nil {
 		t.Fatal(err)
 	}
 	_, err := OpenSQLite(context.Background(), s.path)
-	if !errors.Is(err, keystore.ErrNewerSchema) || Unreachable(err) || !strings.Contains(err.Error(), "999") || !strings.Contains(err.Error(), "backup") {
+	if !errors.Is(err, keystore.ErrNewerSchema) || Unreachable(err) ||
+		!strings.Contains(err.Error(), "999") || !strings.Contains(err.Error(), "backup") {
 		t.Fatalf("error %v", err)
 	}
 }
@@ -269,7 +282,8 @@ func TestFull(t *testing.T) {
 			// A caller that takes no notice must not commit a half.
 			_ = insertKey(tx, benchKey(n, tx.Now()))
 			_ = insertKey(tx, benchKey(n+1, tx.Now()))
-			return tx.Remember("caller", fmt.Sprint(n), strings.Repeat("x", 2000), tx.Now().AddDate(-1, 0, 0))
+			return tx.Remember("caller", fmt.Sprint(n), strings.Repeat("x", 2000),
+				tx.Now().AddDate(-1, 0, 0))
 		})
 		return err
 	}
@@ -313,7 +327,10 @@ func TestChangeLogStaysBounded(t *testing.T) {
 	d := fill(t, 1)
 	d.keep = 10
 	for n := range 20 {
-		if _, err := d.Update(ctx, func(tx keystore.Tx) error { return insertKey(tx, benchKey(n+1, tx.Now())) }); err != nil {
+		if _, err := d.Update(ctx, func(tx keystore.Tx) error {
+			return insertKey(tx,
+				benchKey(n+1, tx.Now()))
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -347,7 +364,8 @@ func TestLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = OpenSQLite(context.Background(), s.path)
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "another process holds") || !Unreachable(err) {
+	if !errors.Is(err, context.DeadlineExceeded) ||
+		!strings.Contains(err.Error(), "another process holds") || !Unreachable(err) {
 		t.Error(err)
 	}
 }

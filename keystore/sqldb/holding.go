@@ -9,7 +9,8 @@ import (
 )
 
 func (t *tx) NamespaceInUse(id string) (key string, err error) {
-	err = t.row("SELECT id FROM keys WHERE namespace = ? UNION ALL SELECT key_id FROM granted WHERE namespace = ? LIMIT 1", id, id).Scan(&key)
+	err = t.row("SELECT id FROM keys WHERE namespace = ? UNION ALL SELECT key_id FROM granted "+
+		"WHERE namespace = ? LIMIT 1", id, id).Scan(&key)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}
@@ -28,12 +29,16 @@ func (t *tx) KeysMadeBy(makers ...string) (ids []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	some, err := list(t.query, scanText, "SELECT m.key FROM "+t.db.pairs+" m WHERE m.key = (SELECT created_by FROM keys WHERE created_by >= m.key ORDER BY created_by, created_at LIMIT 1)", object)
+	some, err := list(t.query, scanText,
+		"SELECT m.key FROM "+t.db.pairs+
+			" m WHERE m.key = (SELECT created_by FROM keys WHERE created_by >= m.key ORDER BY "+
+			"created_by, created_at LIMIT 1)", object)
 	if err != nil {
 		return nil, t.note(err)
 	}
 	for _, maker := range some {
-		made, err := list(t.query, scanText, "SELECT id FROM keys WHERE created_by = ? ORDER BY created_at, id", maker)
+		made, err := list(t.query, scanText,
+			"SELECT id FROM keys WHERE created_by = ? ORDER BY created_at, id", maker)
 		if err != nil {
 			return nil, t.note(err)
 		}
@@ -43,12 +48,14 @@ func (t *tx) KeysMadeBy(makers ...string) (ids []string, err error) {
 }
 
 func (t *tx) KeysOwnedBy(member string) (n int64, err error) {
-	err = t.row("SELECT count(*) FROM keys WHERE owner = ? AND revoked_at IS NULL AND personal = 0", member).Scan(&n)
+	err = t.row("SELECT count(*) FROM keys WHERE owner = ? AND revoked_at IS NULL AND personal = 0",
+		member).Scan(&n)
 	return n, err
 }
 
 func (t *tx) PersonalKey(member string) (*keystore.Key, error) {
-	rows, err := t.query("SELECT "+keyColumns+" FROM keys k"+keyJoins+" WHERE k.owner = ? AND k.personal = 1 AND k.revoked_at IS NULL", member)
+	rows, err := t.query("SELECT "+keyColumns+" FROM keys k"+keyJoins+
+		" WHERE k.owner = ? AND k.personal = 1 AND k.revoked_at IS NULL", member)
 	keys, err := scanKeys(rows, err, nil)
 	if err != nil || len(keys) == 0 {
 		return nil, t.note(err)
@@ -62,7 +69,9 @@ func (t *tx) KeysHolding(role keystore.RoleID, homes []string, f func(*keystore.
 		return err
 	}
 	where, args := heldAs(role)
-	rows, err := t.query("SELECT id, namespace, owner, grants FROM keys WHERE revoked_at IS NULL AND id IN (SELECT key_id FROM held WHERE "+where+" AND home "+t.db.among+")",
+	rows,
+		err := t.query("SELECT id, namespace, owner, grants FROM keys WHERE revoked_at IS NULL "+
+		"AND id IN (SELECT key_id FROM held WHERE "+where+" AND home "+t.db.among+")",
 		append(args, array)...)
 	if err != nil {
 		return err
@@ -84,11 +93,13 @@ func (t *tx) KeysHolding(role keystore.RoleID, homes []string, f func(*keystore.
 	return t.note(rows.Err())
 }
 
-// RoleHeld goes from each namespace to the next one in the index: there may be a million grants in few of them.
+// RoleHeld goes from each namespace to the next one in the index: there may be a million grants in
+// few of them.
 func (t *tx) RoleHeld(role keystore.RoleID) ([]keystore.Reach, error) {
 	where, args := heldAs(role)
 	first := "SELECT min(namespace) FROM held WHERE " + where + " AND connected = ?"
-	query := "WITH RECURSIVE place (namespace) AS (" + first + " UNION ALL SELECT (" + first + " AND namespace > place.namespace) FROM place WHERE namespace IS NOT NULL)" +
+	query := "WITH RECURSIVE place (namespace) AS (" + first + " UNION ALL SELECT (" + first +
+		" AND namespace > place.namespace) FROM place WHERE namespace IS NOT NULL)" +
 		" SELECT namespace FROM place WHERE namespace IS NOT NULL"
 	var out []keystore.Reach
 	for _, connected := range []bool{false, true} {

@@ -30,7 +30,9 @@ func (c *counted) Close() (err error) {
 	return err
 }
 
-func (c *counted) Update(ctx context.Context, change func(keystore.Tx) error) (keystore.Revision, error) {
+func (c *counted) Update(
+	ctx context.Context, change func(keystore.Tx) error,
+) (keystore.Revision, error) {
 	if before := c.before.Load(); before != nil {
 		if err := (*before)(); err != nil {
 			return 0, err
@@ -46,12 +48,16 @@ func (c *counted) step(f func(n int) error) {
 	c.before.Store(&before)
 }
 
-func (c *counted) KeyByDigest(ctx context.Context, d keystore.Digest) (*keystore.Key, keystore.Position, error) {
+func (c *counted) KeyByDigest(
+	ctx context.Context, d keystore.Digest,
+) (*keystore.Key, keystore.Position, error) {
 	c.loads.Add(1)
 	return c.Database.KeyByDigest(ctx, d)
 }
 
-func (c *counted) Changes(ctx context.Context, after, upTo keystore.Revision) ([]keystore.Change, error) {
+func (c *counted) Changes(
+	ctx context.Context, after, upTo keystore.Revision,
+) ([]keystore.Change, error) {
 	list, err := c.Database.Changes(ctx, after, upTo)
 	c.changes.Add(int64(len(list)))
 	return list, err
@@ -63,7 +69,10 @@ func (unobserved) LookedUp(keystore.Tier, time.Duration) {}
 func (unobserved) Propagated(time.Duration)              {}
 
 // eachDatabase runs f for each kind, with a function that starts one more node on the same one.
-func eachDatabase[T testing.TB](t T, run func(name string, f func(T)) bool, f func(t T, node func() (*keystore.Keystore, *counted))) {
+func eachDatabase[T testing.TB](
+	t T, run func(name string, f func(T)) bool,
+	f func(t T, node func() (*keystore.Keystore, *counted)),
+) {
 	ctx := context.Background()
 	for name, empty := range map[string]func(t T) (open func() (*DB, error)){
 		"SQLite": func(t T) func() (*DB, error) {
@@ -85,7 +94,9 @@ func eachDatabase[T testing.TB](t T, run func(name string, f func(T)) bool, f fu
 					t.Fatal(err)
 				}
 				c := &counted{Database: d}
-				k, err := keystore.Open(ctx, c, nil, keystore.Settings{}, unobserved{}, slog.New(slog.DiscardHandler))
+				k,
+					err := keystore.Open(ctx, c, nil, keystore.Settings{}, unobserved{},
+					slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -101,14 +112,16 @@ var importer = keystore.Root("test")
 // legacy makes n keys to be imported.
 func legacy(kind string, n int) (specs []keystore.ImportSpec) {
 	for i := range n {
-		specs = append(specs, keystore.ImportSpec{Line: i + 1, Token: fmt.Sprintf("legacy-%s-%032d", kind, i), KeySpec: keystore.KeySpec{
-			Name: fmt.Sprint("key number ", i), Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}})
+		specs = append(specs, keystore.ImportSpec{Line: i + 1,
+			Token: fmt.Sprintf("legacy-%s-%032d", kind, i), KeySpec: keystore.KeySpec{
+				Name: fmt.Sprint("key number ", i),
+				Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}})
 	}
 	return specs
 }
 
-// TestImport: what one node imports opens on another at once, also what was known there to open nothing, and nothing that is known
-// to open something has to be read again.
+// TestImport: what one node imports opens on another at once, also what was known there to open
+// nothing, and nothing that is known to open something has to be read again.
 func TestImport(t *testing.T) {
 	ctx := context.Background()
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
@@ -164,7 +177,8 @@ func TestImport(t *testing.T) {
 	})
 }
 
-// BenchmarkImport imports a hundred thousand keys, with APIKEYS_BENCH_KEYS more, in batches, while a second node follows.
+// BenchmarkImport imports a hundred thousand keys, with APIKEYS_BENCH_KEYS more, in batches, while
+// a second node follows.
 func BenchmarkImport(b *testing.B) {
 	eachDatabase(b, b.Run, func(b *testing.B, node func() (*keystore.Keystore, *counted)) {
 		k, _ := node()
@@ -173,7 +187,9 @@ func BenchmarkImport(b *testing.B) {
 		for b.Loop() {
 			n++
 			specs := legacy(fmt.Sprint(n), benchKeys)
-			if done, refused, err := k.ImportKeys(context.Background(), importer, specs, true, ""); done != len(specs) {
+			if done, refused,
+				err := k.ImportKeys(context.Background(), importer, specs, true,
+				""); done != len(specs) {
 				b.Fatal(done, len(refused), err)
 			}
 		}
@@ -181,7 +197,8 @@ func BenchmarkImport(b *testing.B) {
 	})
 }
 
-// TestBulkByHand: many rows that an operator adds in one statement are told of as well, whichever of a key and its secret comes first.
+// TestBulkByHand: many rows that an operator adds in one statement are told of as well, whichever
+// of a key and its secret comes first.
 func TestBulkByHand(t *testing.T) {
 	ctx := context.Background()
 	const numbers = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < %d) "
@@ -194,7 +211,8 @@ func TestBulkByHand(t *testing.T) {
 		},
 		"PostgreSQL": func() (*DB, func(string) error, string) {
 			s := newPostgresStore(t)
-			return s.Open(t).(*closeOnce).DB, s.Exec, "decode(lpad(to_hex(%d), 32, '0') || lpad(to_hex(n), 32, '0'), 'hex')"
+			return s.Open(t).(*closeOnce).DB, s.Exec, "decode(lpad(to_hex(%d), 32, '0') || " +
+				"lpad(to_hex(n), 32, '0'), 'hex')"
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -213,7 +231,9 @@ func TestBulkByHand(t *testing.T) {
 				for _, keysFirst := range []bool{true, false} {
 					round := 2*round + map[bool]int{true: 1}[keysFirst]
 					first := fmt.Sprintf(numbers, n) + fmt.Sprintf(keys, round)
-					then := fmt.Sprintf(numbers, n) + fmt.Sprintf("INSERT INTO secrets (digest, key_id, created_at) SELECT "+digest+", '%[1]d-' || n, n FROM n", round)
+					then := fmt.Sprintf(numbers,
+						n) + fmt.Sprintf("INSERT INTO secrets (digest, key_id, created_at) SELECT "+
+						digest+", '%[1]d-' || n, n FROM n", round)
 					if !keysFirst {
 						first, then = then, first
 					}
@@ -224,7 +244,9 @@ func TestBulkByHand(t *testing.T) {
 					if err := exec(then); err != nil {
 						t.Fatal(err)
 					}
-					changes, err := d.Changes(ctx, keystore.Revision(before), keystore.Revision(number("SELECT revision FROM head")))
+					changes,
+						err := d.Changes(ctx, keystore.Revision(before),
+						keystore.Revision(number("SELECT revision FROM head")))
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -238,16 +260,20 @@ func TestBulkByHand(t *testing.T) {
 						var digest keystore.Digest
 						digest[15], digest[30], digest[31] = byte(round), byte((i+1)>>8), byte(i+1)
 						if !added && !told[digest] {
-							t.Fatalf("%d of each, keys first %v: secret %d is not in the log", n, keysFirst, i+1)
+							t.Fatalf("%d of each, keys first %v: secret %d is not in the log", n,
+								keysFirst, i+1)
 						}
 						if i%10 > 0 && i < n-1 {
 							continue
 						}
-						if k, _, err := d.KeyByDigest(ctx, digest); err != nil || k == nil || k.ID != fmt.Sprintf("%d-%d", round, i+1) {
+						if k, _,
+							err := d.KeyByDigest(ctx, digest); err != nil || k == nil ||
+							k.ID != fmt.Sprintf("%d-%d", round, i+1) {
 							t.Fatalf("secret %d opens %v, %v", i+1, k, err)
 						}
 					}
-					if noted := number("SELECT count(*) FROM granted WHERE key_id LIKE '" + fmt.Sprint(round) + "-%'"); noted != n {
+					if noted := number("SELECT count(*) FROM granted WHERE key_id LIKE '" +
+						fmt.Sprint(round) + "-%'"); noted != n {
 						t.Errorf("%d grants were noted of %d", noted, n)
 					}
 				}

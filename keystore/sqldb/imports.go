@@ -8,12 +8,14 @@ import (
 )
 
 func (t *tx) BeginImport(node, caller string) (id int64, err error) {
-	err = t.row("INSERT INTO imports (node, caller, at, beat_at) VALUES (?, ?, ?, ?) RETURNING id", node, caller, t.now.UnixMicro(), t.now.UnixMicro()).Scan(&id)
+	err = t.row("INSERT INTO imports (node, caller, at, beat_at) VALUES (?, ?, ?, ?) RETURNING id",
+		node, caller, t.now.UnixMicro(), t.now.UnixMicro()).Scan(&id)
 	return id, err
 }
 
 func (t *tx) StageKeys(id int64, keys []*keystore.Key) (refused map[int]error, err error) {
-	if err := found(t.exec("UPDATE imports SET beat_at = ? WHERE id = ? AND abandoned = 0", t.now.UnixMicro(), id)); err != nil {
+	if err := found(t.exec("UPDATE imports SET beat_at = ? WHERE id = ? AND abandoned = 0",
+		t.now.UnixMicro(), id)); err != nil {
 		return nil, err
 	}
 	return t.insertKeys(keys, id)

@@ -13,8 +13,8 @@ import (
 const (
 	// fewRows are not worth a COPY.
 	fewRows = 10
-	// manySecrets that are added at once are one change of the log, which does not name them; the triggers of PostgreSQL know
-	// the number too.
+	// manySecrets that are added at once are one change of the log, which does not name them; the
+	// triggers of PostgreSQL know the number too.
 	manySecrets = 100
 	// analyzeFrom is how many rows this process may copy before it analyzes the tables, because the
 	// query plans are then outdated.
@@ -23,9 +23,11 @@ const (
 
 // keyColumnNames are in the order of keyValues.
 var (
-	keyColumnNames = []string{"prefix", "name", "namespace", "grants", "owner", "personal", "created_by", "active", "created_at", "expires_at",
+	keyColumnNames = []string{"prefix", "name", "namespace", "grants", "owner", "personal",
+		"created_by", "active", "created_at", "expires_at",
 		"revoked_at", "revoked_by", "revoke_reason", "allowed_ips", "metadata", "version", "id"}
-	updateKey = "UPDATE keys SET " + strings.Join(keyColumnNames[:len(keyColumnNames)-1], " = ?, ") + " = ? WHERE id = ?"
+	updateKey = "UPDATE keys SET " +
+		strings.Join(keyColumnNames[:len(keyColumnNames)-1], " = ?, ") + " = ? WHERE id = ?"
 )
 
 func keyValues(k *keystore.Key) ([]any, error) {
@@ -41,7 +43,8 @@ func keyValues(k *keystore.Key) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, fromBool(k.Personal), k.CreatedBy, fromBool(k.Active), k.CreatedAt.UnixMicro(),
+	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, fromBool(k.Personal), k.CreatedBy,
+		fromBool(k.Active), k.CreatedAt.UnixMicro(),
 		fromTime(k.ExpiresAt), fromTime(k.RevokedAt), k.RevokedBy, k.RevokeReason, allowed, metadata, k.Version, k.ID}, nil
 }
 
@@ -92,7 +95,8 @@ func (d *DB) refused(q querier, keys []*keystore.Key) (map[int]error, error) {
 	}
 	taken := make(map[string]bool, len(keys))
 	var id string
-	if err := d.each(q, "SELECT id FROM keys WHERE id "+d.among, ids, &id, func() { taken[id] = true }); err != nil {
+	if err := d.each(q, "SELECT id FROM keys WHERE id "+d.among, ids, &id,
+		func() { taken[id] = true }); err != nil {
 		return nil, err
 	}
 	spent, err := d.spent(q, keys...)
@@ -123,13 +127,16 @@ func (d *DB) spent(q querier, keys ...*keystore.Key) (map[keystore.Digest]bool, 
 	}
 	spent := make(map[keystore.Digest]bool, len(digests))
 	var digest keystore.Digest
-	return spent, d.each(q, "SELECT digest FROM secrets WHERE digest "+d.amongHex, digests, digestTo{&digest}, func() { spent[digest] = true })
+	return spent, d.each(q, "SELECT digest FROM secrets WHERE digest "+d.amongHex, digests,
+		digestTo{&digest}, func() { spent[digest] = true })
 }
 
-// spend adds the digests of one key to those spent. It reports false, and adds none, when one is among them or comes twice.
+// spend adds the digests of one key to those spent. It reports false, and adds none, when one is
+// among them or comes twice.
 func spend(spent map[keystore.Digest]bool, secrets []keystore.Secret) bool {
 	for i, s := range secrets {
-		twice := slices.ContainsFunc(secrets[:i], func(before keystore.Secret) bool { return before.Digest == s.Digest })
+		twice := slices.ContainsFunc(secrets[:i],
+			func(before keystore.Secret) bool { return before.Digest == s.Digest })
 		if twice || spent[s.Digest] {
 			return false
 		}
@@ -140,7 +147,8 @@ func spend(spent map[keystore.Digest]bool, secrets []keystore.Secret) bool {
 	return true
 }
 
-// each runs a query for one column, which takes a list as a JSON array, and calls f with each row's value in into.
+// each runs a query for one column, which takes a list as a JSON array, and calls f with each row's
+// value in into.
 func (d *DB) each(q querier, query string, list []string, into any, f func()) error {
 	if len(list) == 0 {
 		return nil
@@ -164,10 +172,12 @@ func (d *DB) each(q querier, query string, list []string, into any, f func()) er
 }
 
 // secretColumnNames are in the order of secretValues.
-var secretColumnNames = []string{"digest", "key_id", "created_at", "ends_at", "imported", "import_id"}
+var secretColumnNames = []string{"digest", "key_id", "created_at", "ends_at", "imported",
+	"import_id"}
 
 func secretValues(k *keystore.Key, s keystore.Secret, importID any) []any {
-	return []any{s.Digest[:], k.ID, s.CreatedAt.UnixMicro(), fromTime(s.ExpiresAt), fromBool(s.Imported), importID}
+	return []any{s.Digest[:], k.ID, s.CreatedAt.UnixMicro(), fromTime(s.ExpiresAt),
+		fromBool(s.Imported), importID}
 }
 
 func (t *tx) insertSecrets(rows [][]any) error {
@@ -203,7 +213,8 @@ func (t *tx) AppendAudit(list []*keystore.AuditRow) error {
 		if err != nil {
 			return err
 		}
-		rows[i] = []any{a.Seq, a.At.UnixMicro(), a.Actor, a.From, a.Action, a.Object, namespaces, a.Before, a.After, a.Hash[:]}
+		rows[i] = []any{a.Seq, a.At.UnixMicro(), a.Actor, a.From, a.Action, a.Object, namespaces,
+			a.Before, a.After, a.Hash[:]}
 	}
 	return t.insertRows("audit", strings.Split(auditColumns, ", "), rows)
 }
@@ -218,9 +229,13 @@ func (t *tx) insertRows(table string, columns []string, rows [][]any) error {
 			t.db.texts(row)
 		}
 		t.db.copied.Add(int64(len(rows)))
-		return t.note(t.conn.Raw(func(driverConn any) error { return t.db.copyRows(t.ctx, driverConn, table, columns, rows) }))
+		return t.note(t.conn.Raw(func(driverConn any) error {
+			return t.db.copyRows(t.ctx,
+				driverConn, table, columns, rows)
+		}))
 	}
-	insert := "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(columns)-1) + ")"
+	insert := "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES (?" +
+		strings.Repeat(", ?", len(columns)-1) + ")"
 	for _, row := range rows {
 		if _, err := t.exec(insert, row...); err != nil {
 			return err

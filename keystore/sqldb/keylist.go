@@ -9,11 +9,14 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// lookedThrough is how many keys one page may look at for what no index finds: of each part for a text, of all that fit for an order.
+// lookedThrough is how many keys one page may look at for what no index finds: of each part for a
+// text, of all that fit for an order.
 const lookedThrough = 10_000
 
 // Keys implements [keystore.Database].
-func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limit int) ([]keystore.Key, string, error) {
+func (d *DB) Keys(
+	ctx context.Context, f keystore.KeyFilter, cursor string, limit int,
+) ([]keystore.Key, string, error) {
 	o, err := orderOf(f.Sort)
 	if err != nil {
 		return nil, "", err
@@ -28,7 +31,8 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 	if err != nil {
 		return nil, "", d.fail(ctx, "listing keys", err)
 	}
-	query := "SELECT " + keyColumns + " FROM (" + found.sql + o.by("1", "2") + " LIMIT ?) p JOIN keys k ON k.id = p.id" + keyJoins + o.by("p.place", "k.id")
+	query := "SELECT " + keyColumns + " FROM (" + found.sql + o.by("1", "2") +
+		" LIMIT ?) p JOIN keys k ON k.id = p.id" + keyJoins + o.by("p.place", "k.id")
 	rows, err := d.read(ctx)(query, append(found.args, limit+1)...)
 	keys, more, err := scanKeysUpTo(keystore.PageBytes, rows, err, nil)
 	if err != nil {
@@ -44,8 +48,11 @@ func (d *DB) Keys(ctx context.Context, f keystore.KeyFilter, cursor string, limi
 // looksThrough reports whether a filter has conditions that no index answers.
 func looksThrough(f keystore.KeyFilter) bool { return f.Text != "" || len(f.Metadata) > 0 }
 
-// page is a query for places and ids. Where not all keys may be looked at, end is the cursor of the last that is.
-func (d *DB) page(ctx context.Context, f keystore.KeyFilter, o *order, from clause, limit int) (found clause, end string, err error) {
+// page is a query for places and ids. Where not all keys may be looked at, end is the cursor of the
+// last that is.
+func (d *DB) page(
+	ctx context.Context, f keystore.KeyFilter, o *order, from clause, limit int,
+) (found clause, end string, err error) {
 	parts, where, few, err := d.parts(ctx, f)
 	if err != nil {
 		return clause{}, "", err
@@ -72,7 +79,8 @@ func (d *DB) page(ctx context.Context, f keystore.KeyFilter, o *order, from clau
 	return o.union(parts, where, " LIMIT ?", limit), end, nil
 }
 
-// horizon is the cursor of the last key up to which every part may be looked at; empty: there are no more.
+// horizon is the cursor of the last key up to which every part may be looked at; empty: there are
+// no more.
 func (d *DB) horizon(ctx context.Context, o *order, parts []clause, from clause) (string, error) {
 	firsts := o.union(parts, from, " LIMIT 1 OFFSET ?", d.lookedThrough-1)
 	last, err := list(d.read(ctx), func(scan func(...any) error) (k keystore.Key, err error) {
@@ -85,8 +93,12 @@ func (d *DB) horizon(ctx context.Context, o *order, parts []clause, from clause)
 }
 
 // sorted is for an order that no index has: all keys that fit are sorted, which may not be many.
-func (d *DB) sorted(ctx context.Context, o *order, parts []clause, where, from clause, looksThrough bool) (clause, error) {
-	tooMany := invalid("sort", fmt.Sprintf("is for %d keys at most, and more fit: choose a namespace, an owner or a status, or sort by created_at", d.lookedThrough))
+func (d *DB) sorted(
+	ctx context.Context, o *order, parts []clause, where, from clause, looksThrough bool,
+) (clause, error) {
+	tooMany := invalid("sort",
+		fmt.Sprintf("is for %d keys at most, and more fit: choose a namespace, an owner or a "+
+			"status, or sort by created_at", d.lookedThrough))
 	if looksThrough {
 		if end, err := d.horizon(ctx, &byCreation, parts, every); err != nil {
 			return clause{}, err
@@ -95,7 +107,10 @@ func (d *DB) sorted(ctx context.Context, o *order, parts []clause, where, from c
 		}
 	}
 	fit := byCreation.union(parts, where, " LIMIT ?", d.lookedThrough+1)
-	n, err := list(d.read(ctx), func(scan func(...any) error) (n int, err error) { return n, scan(&n) }, "SELECT count(*) FROM ("+fit.sql+") AS fit", fit.args...)
+	n, err := list(d.read(ctx), func(scan func(...any) error) (n int, err error) {
+		return n,
+			scan(&n)
+	}, "SELECT count(*) FROM ("+fit.sql+") AS fit", fit.args...)
 	if err != nil {
 		return clause{}, err
 	}
@@ -103,7 +118,8 @@ func (d *DB) sorted(ctx context.Context, o *order, parts []clause, where, from c
 		return clause{}, tooMany
 	}
 	return clause{
-		"SELECT " + o.place + " AS place, k.id FROM (" + fit.sql + ") AS fit JOIN keys k ON k.id = fit.id LEFT JOIN last_uses u ON u.key_id = k.id WHERE " + from.sql,
+		"SELECT " + o.place + " AS place, k.id FROM (" + fit.sql +
+			") AS fit JOIN keys k ON k.id = fit.id LEFT JOIN last_uses u ON u.key_id = k.id WHERE " + from.sql,
 		slices.Concat(fit.args, from.args),
 	}, nil
 }
@@ -119,7 +135,9 @@ func (d *DB) conditions(f keystore.KeyFilter) clause {
 	}
 	if f.Text != "" {
 		in := func(expression string) string { return fmt.Sprintf(d.contains, expression) }
-		where = where.and(clause{"(" + in("k.name") + " OR " + in("k.id") + " OR " + in("k.prefix || '_' || substr(k.id, 1, 8) || '…'") + ")", []any{f.Text, f.Text, f.Text}})
+		where = where.and(clause{"(" + in("k.name") + " OR " + in("k.id") + " OR " +
+			in("k.prefix || '_' || substr(k.id, 1, 8) || '…'") + ")",
+			[]any{f.Text, f.Text, f.Text}})
 	}
 	return where
 }
@@ -132,9 +150,11 @@ func ofStatus(f keystore.KeyFilter) clause {
 	case keystore.StatusExpired:
 		return clause{"k.revoked_at IS NULL AND k.expires_at <= ?", []any{now}}
 	case keystore.StatusInactive:
-		return clause{"k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?) AND k.active = 0", []any{now}}
+		return clause{"k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?) AND " +
+			"k.active = 0", []any{now}}
 	case keystore.StatusActive:
-		return clause{"k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?) AND k.active = 1", []any{now}}
+		return clause{"k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?) AND " +
+			"k.active = 1", []any{now}}
 	}
 	return clause{sql: "1 = 0"}
 }
@@ -144,6 +164,7 @@ func badCursor() error {
 }
 
 func invalid(field, detail string) error {
-	return &keystore.Error{Kind: keystore.KindInvalid, Code: "invalid_fields", Detail: "the " + field + " " + detail,
+	return &keystore.Error{Kind: keystore.KindInvalid, Code: "invalid_fields",
+		Detail: "the " + field + " " + detail,
 		Fields: []keystore.FieldError{{Field: field, Detail: detail}}}
 }

@@ -18,25 +18,31 @@ type order struct {
 	indexed bool
 }
 
-var byCreation = order{place: "k.created_at", value: func(k *keystore.Key) any { return k.CreatedAt.UnixMicro() }, indexed: true}
+var byCreation = order{place: "k.created_at",
+	value: func(k *keystore.Key) any { return k.CreatedAt.UnixMicro() }, indexed: true}
 
-// orders go up. A key that never expires comes after all others, one that was never used before them.
+// orders go up. A key that never expires comes after all others, one that was never used before
+// them.
 var orders = map[string]order{
 	"":           byCreation,
 	"created_at": byCreation,
-	"name":       {name: "name", place: "lower(k.name)", value: func(k *keystore.Key) any { return lower(k.Name) }},
-	"expires_at": {name: "expires_at", place: "coalesce(k.expires_at, " + strconv.Itoa(math.MaxInt64) + ")", value: func(k *keystore.Key) any {
-		if k.ExpiresAt.IsZero() {
-			return int64(math.MaxInt64)
-		}
-		return k.ExpiresAt.UnixMicro()
-	}},
-	"last_used_at": {name: "last_used_at", place: "coalesce(u.used_at, -1)", value: func(k *keystore.Key) any {
-		if k.LastUsedAt.IsZero() {
-			return int64(-1)
-		}
-		return k.LastUsedAt.UnixMicro()
-	}},
+	"name": {name: "name", place: "lower(k.name)",
+		value: func(k *keystore.Key) any { return lower(k.Name) }},
+	"expires_at": {name: "expires_at",
+		place: "coalesce(k.expires_at, " + strconv.Itoa(math.MaxInt64) +
+			")", value: func(k *keystore.Key) any {
+			if k.ExpiresAt.IsZero() {
+				return int64(math.MaxInt64)
+			}
+			return k.ExpiresAt.UnixMicro()
+		}},
+	"last_used_at": {name: "last_used_at", place: "coalesce(u.used_at, -1)",
+		value: func(k *keystore.Key) any {
+			if k.LastUsedAt.IsZero() {
+				return int64(-1)
+			}
+			return k.LastUsedAt.UnixMicro()
+		}},
 }
 
 func orderOf(s keystore.KeySort) (order, error) {
@@ -65,7 +71,8 @@ func (o *order) cursor(k *keystore.Key) string {
 	case int64:
 		value = strconv.FormatInt(v, 10)
 	case string:
-		value = base64.RawURLEncoding.EncodeToString([]byte(v)) // so that it stands in an address as it is
+		// so that it stands in an address as it is
+		value = base64.RawURLEncoding.EncodeToString([]byte(v))
 	}
 	if o.name != "" {
 		value = o.name + "." + value
@@ -117,7 +124,8 @@ func (o *order) beside(relation, cursor string) (clause, error) {
 	return clause{"(" + o.place + ", k.id) " + relation + " (?, ?)", []any{value, id}}, nil
 }
 
-// lower is what the databases make of a name: SQLite's function knows ASCII only, and so does that of PostgreSQL for a column with the collation "C".
+// lower is what the databases make of a name: SQLite's function knows ASCII only, and so does that
+// of PostgreSQL for a column with the collation "C".
 func lower(s string) string {
 	b := []byte(s)
 	for i, c := range b {
@@ -128,12 +136,14 @@ func lower(s string) string {
 	return string(b)
 }
 
-// union is of the places and ids in each part that fit. Each part has the order and a page of its own: PostgreSQL would read them whole.
+// union is of the places and ids in each part that fit. Each part has the order and a page of its
+// own: PostgreSQL would read them whole.
 func (o *order) union(parts []clause, where clause, page string, bound int) clause {
 	pages := make([]clause, len(parts))
 	for i, p := range parts {
 		p = p.and(where)
-		pages[i] = clause{"SELECT place, id FROM (SELECT " + o.place + " AS place, k.id FROM " + p.sql + o.by("1", "2") + page + ") AS part", append(p.args, bound)}
+		pages[i] = clause{"SELECT place, id FROM (SELECT " + o.place + " AS place, k.id FROM " +
+			p.sql + o.by("1", "2") + page + ") AS part", append(p.args, bound)}
 	}
 	return joined(" UNION ", pages)
 }

@@ -10,9 +10,12 @@ import (
 // maxUnion is how many namespaces are merged from as many ordered index scans.
 const maxUnion = 50
 
-// parts are where a list looks, each a FROM with a condition, by the way that leads to the fewest keys. rest is the condition that the other ways leave; few says
-// that the parts together have no more keys than may be looked through.
-func (d *DB) parts(ctx context.Context, f keystore.KeyFilter) (parts []clause, rest clause, few bool, err error) {
+// parts are where a list looks, each a FROM with a condition, by the way that leads to the fewest
+// keys. rest is the condition that the other ways leave; few says that the parts together have no
+// more keys than may be looked through.
+func (d *DB) parts(
+	ctx context.Context, f keystore.KeyFilter,
+) (parts []clause, rest clause, few bool, err error) {
 	ways, err := d.ways(ctx, f)
 	if err != nil {
 		return nil, clause{}, false, err
@@ -41,7 +44,8 @@ func (d *DB) ways(ctx context.Context, f keystore.KeyFilter) (ways []way, err er
 	column := func(name, value string) {
 		if value != "" {
 			plain := clause{name + " = ?", []any{value}}
-			ways = append(ways, way{ids: idsOf(plain), ordered: []clause{plain}, filter: clause{name + " || '' = ?", plain.args}})
+			ways = append(ways, way{ids: idsOf(plain), ordered: []clause{plain},
+				filter: clause{name + " || '' = ?", plain.args}})
 		}
 	}
 	column("k.owner", f.Owner)
@@ -62,7 +66,8 @@ func (d *DB) ways(ctx context.Context, f keystore.KeyFilter) (ways []way, err er
 	column("k.created_by", f.CreatedBy)
 	if f.Status != "" && f.Status != keystore.StatusActive {
 		c := ofStatus(f)
-		ways = append(ways, way{ids: idsOf(c.and(clause{sql: "k.personal = 0"})), ordered: []clause{c}, filter: c})
+		ways = append(ways, way{ids: idsOf(c.and(clause{sql: "k.personal = 0"})),
+			ordered: []clause{c}, filter: c})
 	}
 	if f.Role != "" {
 		ids := clause{"SELECT h.key_id AS id FROM held h WHERE h.role = ?", []any{f.Role}}
@@ -74,7 +79,9 @@ func (d *DB) ways(ctx context.Context, f keystore.KeyFilter) (ways []way, err er
 			ids = ids.and(clause{"h.home " + d.among, []any{array}})
 		}
 		// No EXISTS: PostgreSQL might read all that have the role.
-		ways = append(ways, way{ids: ids, filter: clause{"k.id = (SELECT h.key_id FROM held h WHERE h.key_id = k.id AND h.role = ? LIMIT 1)", []any{f.Role}}})
+		ways = append(ways, way{ids: ids,
+			filter: clause{"k.id = (SELECT h.key_id FROM held h WHERE h.key_id = k.id AND h.role " +
+				"= ? LIMIT 1)", []any{f.Role}}})
 	}
 	return ways, nil
 }
@@ -90,7 +97,8 @@ func (d *DB) wayOfScope(f keystore.KeyFilter) (w way, err error) {
 	case homes == nil:
 		homes = f.Visible
 	case f.Visible != nil:
-		homes = slices.DeleteFunc(slices.Clone(homes), func(ns string) bool { return !slices.Contains(f.Visible, ns) })
+		homes = slices.DeleteFunc(slices.Clone(homes),
+			func(ns string) bool { return !slices.Contains(f.Visible, ns) })
 	}
 	homes = slices.Compact(slices.Sorted(slices.Values(homes)))
 	array, err := d.array(homes)
@@ -124,12 +132,15 @@ func (d *DB) wayOfScope(f keystore.KeyFilter) (w way, err error) {
 	return w, nil
 }
 
-// wayOfGrants leads to the keys that live in a namespace or have a grant in it. Only where many have
-// one are they found in the order of pages, by looking at all keys.
+// wayOfGrants leads to the keys that live in a namespace or have a grant in it. Only where many
+// have one are they found in the order of pages, by looking at all keys.
 func (d *DB) wayOfGrants(ctx context.Context, namespace string) (w way, err error) {
 	home := clause{"k.namespace = ?", []any{namespace}}
-	granted := clause{"SELECT g.key_id AS id FROM granted g WHERE g.namespace = ?", []any{namespace}} // not of keys that live there
-	has := clause{"k.id = (SELECT g.key_id FROM granted g WHERE g.key_id = k.id AND g.namespace = ?)", []any{namespace}}
+	// not of keys that live there
+	granted := clause{"SELECT g.key_id AS id FROM granted g WHERE g.namespace = ?",
+		[]any{namespace}}
+	has := clause{"k.id = (SELECT g.key_id FROM granted g WHERE g.key_id = k.id AND g.namespace = " +
+		"?)", []any{namespace}}
 	w = way{
 		ids: idsOf(home).join(" UNION ALL ", granted), ordered: []clause{home},
 		filter: clause{"k.namespace || '' = ?", home.args}.join(" OR ", has).within("(", ")"),

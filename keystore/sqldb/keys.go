@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// keyColumns with keyJoins after a FROM that ends in keys k give one row for each secret that is not dropped; one row
-// when there is none.
+// keyColumns with keyJoins after a FROM that ends in keys k give one row for each secret that is
+// not dropped; one row when there is none.
 const (
 	keyColumns = `k.id, k.prefix, k.name, k.namespace, k.grants, k.owner, k.personal, k.created_by, k.active, k.created_at,
 		k.expires_at, k.revoked_at, k.revoked_by, k.revoke_reason, k.allowed_ips, k.metadata, k.version,
@@ -30,14 +30,17 @@ const (
 	byIDQuery = `SELECT ` + keyColumns + ` FROM keys k` + keyJoins + ` WHERE k.id = ?`
 )
 
-// scanKeys gathers the rows of a query for keyColumns, with the head before them if that is not nil.
+// scanKeys gathers the rows of a query for keyColumns, with the head before them if that is not
+// nil.
 func scanKeys(rows *sql.Rows, err error, head *keystore.Position) ([]keystore.Key, error) {
 	keys, _, err := scanKeysUpTo(math.MaxInt64, rows, err, head)
 	return keys, err
 }
 
 // scanKeysUpTo is scanKeys until the keys take so many bytes. It reports whether there are more.
-func scanKeysUpTo(bytesLeft int64, rows *sql.Rows, err error, head *keystore.Position) (out []keystore.Key, more bool, _ error) {
+func scanKeysUpTo(
+	bytesLeft int64, rows *sql.Rows, err error, head *keystore.Position,
+) (out []keystore.Key, more bool, _ error) {
 	if err != nil {
 		return nil, false, err
 	}
@@ -50,8 +53,10 @@ func scanKeysUpTo(bytesLeft int64, rows *sql.Rows, err error, head *keystore.Pos
 		created, expires, revoked, used                       time.Time
 		secret                                                keystore.Secret
 	)
-	into := []any{textTo{&id}, textTo{&prefix}, textTo{&name}, textTo{&namespace}, textTo{&grants}, textTo{&owner},
-		&personal, textTo{&createdBy}, &active, timeTo{&created}, timeTo{&expires}, timeTo{&revoked}, textTo{&revokedBy},
+	into := []any{textTo{&id}, textTo{&prefix}, textTo{&name}, textTo{&namespace}, textTo{&grants},
+		textTo{&owner},
+		&personal, textTo{&createdBy}, &active, timeTo{&created}, timeTo{&expires},
+		timeTo{&revoked}, textTo{&revokedBy},
 		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, timeTo{&used},
 		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported}
 	if head != nil {
@@ -68,8 +73,10 @@ func scanKeysUpTo(bytesLeft int64, rows *sql.Rows, err error, head *keystore.Pos
 			if more = bytesLeft <= 0; more {
 				break
 			}
-			k := keystore.Key{ID: id, Prefix: prefix, Name: name, Namespace: namespace, Owner: owner, Personal: personal.Bool, CreatedBy: createdBy,
-				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked, RevokedBy: revokedBy,
+			k := keystore.Key{ID: id, Prefix: prefix, Name: name, Namespace: namespace,
+				Owner: owner, Personal: personal.Bool, CreatedBy: createdBy,
+				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked,
+				RevokedBy:    revokedBy,
 				RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
 			if err := readJSON(&k, grants, allowed, metadata); err != nil {
 				return nil, false, unreadable("key "+id, err)
@@ -117,7 +124,9 @@ func one(keys []keystore.Key, err error) (*keystore.Key, error) {
 }
 
 // KeyByDigest implements [keystore.Database].
-func (d *DB) KeyByDigest(ctx context.Context, digest keystore.Digest) (*keystore.Key, keystore.Position, error) {
+func (d *DB) KeyByDigest(
+	ctx context.Context, digest keystore.Digest,
+) (*keystore.Key, keystore.Position, error) {
 	var head keystore.Position
 	var rows *sql.Rows
 	err := d.retryLost(ctx, func() (err error) {
@@ -144,7 +153,8 @@ func (d *DB) Key(ctx context.Context, id string) (*keystore.Key, error) {
 	return one(keys, nil)
 }
 
-// CountKeys implements [keystore.Database]. Only the keys that are not simply active are looked at one by one.
+// CountKeys implements [keystore.Database]. Only the keys that are not simply active are looked at
+// one by one.
 func (d *DB) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
 	var all, revoked, expired, inactive int64
 	now := time.Now().UnixMicro()
@@ -158,13 +168,14 @@ func (d *DB) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
 		return nil, d.fail(ctx, "counting keys", err)
 	}
 	return map[keystore.Status]int64{
-		keystore.StatusRevoked: revoked, keystore.StatusExpired: expired, keystore.StatusInactive: inactive,
-		keystore.StatusActive: all - revoked - expired - inactive,
+		keystore.StatusRevoked: revoked, keystore.StatusExpired: expired,
+		keystore.StatusInactive: inactive,
+		keystore.StatusActive:   all - revoked - expired - inactive,
 	}, nil
 }
 
-// CountPrefixes implements [keystore.Database]. It reads the index between the prefixes left out, so
-// that it is fast where there are few other keys.
+// CountPrefixes implements [keystore.Database]. It reads the index between the prefixes left out,
+// so that it is fast where there are few other keys.
 func (d *DB) CountPrefixes(ctx context.Context, except []string) (map[string]int64, error) {
 	const operation = "counting keys by prefix"
 	except = slices.Sorted(slices.Values(except))
@@ -173,7 +184,8 @@ func (d *DB) CountPrefixes(ctx context.Context, except []string) (map[string]int
 	var args []any
 	now := time.Now().UnixMicro()
 	for i := 0; i <= len(except); i++ {
-		within := "k.revoked_at IS NULL AND k.personal = 0 AND (k.expires_at IS NULL OR k.expires_at > ?)"
+		within := "k.revoked_at IS NULL AND k.personal = 0 AND (k.expires_at IS NULL OR " +
+			"k.expires_at > ?)"
 		args = append(args, now)
 		if i > 0 {
 			within += " AND " + column + " > ?"
@@ -184,7 +196,8 @@ func (d *DB) CountPrefixes(ctx context.Context, except []string) (map[string]int
 			args = append(args, except[i])
 		}
 		ranges = append(ranges, "SELECT k.prefix, count(*) FROM keys k WHERE "+within+
-			" AND EXISTS (SELECT 1 FROM secrets s WHERE s.key_id = k.id AND s.dropped = 0 AND s.imported = 0)"+
+			" AND EXISTS (SELECT 1 FROM secrets s WHERE s.key_id = k.id AND s.dropped = 0 AND "+
+			"s.imported = 0)"+
 			" AND "+d.current+" GROUP BY k.prefix")
 	}
 	rows, err := d.query(ctx, d.bulk, strings.Join(ranges, " UNION ALL "), args...)

@@ -55,7 +55,8 @@ func (l *locks) acquire(incarnation string) (fresh bool, err error) {
 		err = fmt.Errorf("%s cannot be locked", path)
 	}
 	if err == nil {
-		_, err = fmt.Fprintln(f, fileID(info), l.files) // only now: nobody looks at the lock of an empty file
+		// only now: nobody looks at the lock of an empty file
+		_, err = fmt.Fprintln(f, fileID(info), l.files)
 	}
 	if err != nil {
 		os.Remove(path)
@@ -69,7 +70,8 @@ func (l *locks) acquire(incarnation string) (fresh bool, err error) {
 	return true, nil
 }
 
-// check returns [keystore.ErrReplaced] if the lock file of a node of this handle is not the one that it locked.
+// check returns [keystore.ErrReplaced] if the lock file of a node of this handle is not the one
+// that it locked.
 func (l *locks) check() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,7 +107,8 @@ func (l *locks) checkOthers() error {
 		if alive {
 			return advised{
 				"files of the database were replaced while another Caddy had it open, " +
-					"which is still running: stop every Caddy that uses it, check its files, and start again",
+					"which is still running: stop every Caddy that uses it, check its files, and " +
+					"start again",
 				othersFilesError(file.path),
 			}
 		}
@@ -138,7 +141,8 @@ func openLock(path string) (*lockFile, string) {
 	return &lockFile{openFile{path, info}, f}, string(files)
 }
 
-// release gives back the lock of a node of this handle, whose row is gone. Another's it leaves alone.
+// release gives back the lock of a node of this handle, whose row is gone. Another's it leaves
+// alone.
 func (l *locks) release(incarnation string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -149,7 +153,8 @@ func (l *locks) release(incarnation string) {
 	}
 }
 
-// releaseAll leaves the files of nodes that were not removed, for others to see that nobody holds them.
+// releaseAll leaves the files of nodes that were not removed, for others to see that nobody holds
+// them.
 func (l *locks) releaseAll() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

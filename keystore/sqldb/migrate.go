@@ -16,8 +16,9 @@ var migrations embed.FS
 
 const schemaTable = "schema_version"
 
-// migrate brings the schema up to this program's. Several processes may do so at the same time: one waits for the other where
-// there is a lock for it; else the one that comes second fails, since each migration is one transaction, and looks again.
+// migrate brings the schema up to this program's. Several processes may do so at the same time: one
+// waits for the other where there is a lock for it; else the one that comes second fails, since
+// each migration is one transaction, and looks again.
 func (d *DB) migrate(ctx context.Context) error {
 	dir, err := fs.Sub(migrations, "migrations/"+d.migrations)
 	if err != nil {
@@ -37,7 +38,8 @@ func (d *DB) migrate(ctx context.Context) error {
 			return err
 		case found > ours:
 			return fmt.Errorf("%w: its schema has version %d and this program knows %d. "+
-				"Start the newer version of the program again, or restore the backup made before the upgrade", keystore.ErrNewerSchema, found, ours)
+				"Start the newer version of the program again, or restore the backup made before "+
+				"the upgrade", keystore.ErrNewerSchema, found, ours)
 		case found == ours:
 			return nil
 		}
@@ -66,9 +68,11 @@ func (d *DB) upgrade(ctx context.Context, p *goose.Provider) error {
 // schemaVersion is 0 for an empty database.
 func (d *DB) schemaVersion(ctx context.Context) (version int64, err error) {
 	var exists bool
-	if err := d.writer.QueryRowContext(ctx, d.bind(d.tableExists), schemaTable).Scan(&exists); err != nil || !exists {
+	if err := d.writer.QueryRowContext(ctx, d.bind(d.tableExists),
+		schemaTable).Scan(&exists); err != nil || !exists {
 		return 0, err
 	}
-	err = d.writer.QueryRowContext(ctx, "SELECT coalesce(max(version_id), 0) FROM "+schemaTable).Scan(&version)
+	err = d.writer.QueryRowContext(ctx,
+		"SELECT coalesce(max(version_id), 0) FROM "+schemaTable).Scan(&version)
 	return version, err
 }

@@ -11,7 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
 )
 
-// aheadOf is a store whose schema a later release has gone on with while this one has it open: each table has one more column.
+// aheadOf is a store whose schema a later release has gone on with while this one has it open: each
+// table has one more column.
 type aheadOf struct {
 	keystoretest.Store
 	dialect dialect
@@ -42,7 +43,8 @@ func (s aheadOf) Open(t *testing.T) keystore.Database {
 	if err := s.Exec(statements + "COMMIT"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Exec(fmt.Sprintf("SELECT of_a_later_release FROM %s", tables[len(tables)-1][1])); err != nil {
+	if err := s.Exec(fmt.Sprintf("SELECT of_a_later_release FROM %s",
+		tables[len(tables)-1][1])); err != nil {
 		t.Fatal(err)
 	}
 	return db
@@ -51,9 +53,17 @@ func (s aheadOf) Open(t *testing.T) keystore.Database {
 // TestNextSchema: during an upgrade, the nodes that still run the earlier release go on.
 func TestNextSchema(t *testing.T) {
 	t.Run("SQLite", func(t *testing.T) {
-		keystoretest.TestDatabase(t, func(t *testing.T) keystoretest.Store { return aheadOf{newSQLite(t), sqliteDialect, new(bool)} })
+		keystoretest.TestDatabase(t,
+			func(t *testing.T) keystoretest.Store {
+				return aheadOf{newSQLite(t), sqliteDialect,
+					new(bool)}
+			})
 	})
 	t.Run("PostgreSQL", func(t *testing.T) {
-		keystoretest.TestDatabase(t, func(t *testing.T) keystoretest.Store { return aheadOf{newPostgresStore(t), postgresDialect, new(bool)} })
+		keystoretest.TestDatabase(t,
+			func(t *testing.T) keystoretest.Store {
+				return aheadOf{newPostgresStore(t),
+					postgresDialect, new(bool)}
+			})
 	})
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// renewQuery cannot tell whether a position is in this history when its mark has gone with the old part of the log; whoever is that far
-// behind drops all it knows anyway.
+// renewQuery cannot tell whether a position is in this history when its mark has gone with the old
+// part of the log; whoever is that far behind drops all it knows anyway.
 func (d *DB) renewQuery() string {
 	return `SELECT h.epoch, h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
 	h.revision < ? OR EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?),
@@ -37,7 +37,8 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 		SELECT ?, ?, ?, ?, ?, h.epoch, now, now FROM head h, (SELECT `+d.clock+` AS now) AS clock WHERE true
 		ON CONFLICT (incarnation) DO UPDATE
 		SET lease = CASE WHEN excluded.lease > nodes.lease THEN excluded.lease ELSE nodes.lease END`,
-		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, n.Former, d.reading())
+		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, n.Former,
+		d.reading())
 	switch {
 	case err == nil:
 		d.feed.confirmed.Store(silences)
@@ -49,13 +50,15 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 
 // SetLease implements [keystore.Database].
 func (d *DB) SetLease(ctx context.Context, incarnation string, lease time.Duration) error {
-	return d.exec(ctx, d.beats, "changing this node's lease", "UPDATE nodes SET lease = ? WHERE incarnation = ?", lease.Microseconds(), incarnation)
+	return d.exec(ctx, d.beats, "changing this node's lease",
+		"UPDATE nodes SET lease = ? WHERE incarnation = ?", lease.Microseconds(), incarnation)
 }
 
 // Confirm implements [keystore.Database].
 func (d *DB) Confirm(ctx context.Context, incarnation string) error {
 	silences := d.feed.silences.Load()
-	err := d.exec(ctx, d.beats, "writing this node's row", "UPDATE nodes SET address = address WHERE incarnation = ?", incarnation)
+	err := d.exec(ctx, d.beats, "writing this node's row",
+		"UPDATE nodes SET address = address WHERE incarnation = ?", incarnation)
 	if err == nil {
 		d.feed.confirmed.Store(silences)
 	}
@@ -63,11 +66,15 @@ func (d *DB) Confirm(ctx context.Context, incarnation string) error {
 }
 
 // Renew implements [keystore.Database].
-func (d *DB) Renew(ctx context.Context, incarnation string, at keystore.Position) (keystore.Head, error) {
+func (d *DB) Renew(
+	ctx context.Context, incarnation string, at keystore.Position,
+) (keystore.Head, error) {
 	var h keystore.Head
 	err := d.retryLost(ctx, func() error {
-		return d.renew.QueryRowContext(ctx, at.Revision, at.Revision, at.Mark, incarnation, d.reading()).
-			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported, timeTo{&h.Now}, timeTo{&h.Noted}, &h.Standbys, textTo{&h.Timeline})
+		return d.renew.QueryRowContext(ctx, at.Revision, at.Revision, at.Mark, incarnation,
+			d.reading()).
+			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported,
+				timeTo{&h.Now}, timeTo{&h.Noted}, &h.Standbys, textTo{&h.Timeline})
 	})
 	if d.postgres != nil { // a file has no other server
 		if err != nil && !errors.Is(ctx.Err(), context.Canceled) { // the caller has not gone
@@ -93,7 +100,8 @@ func (t *timelines) newest(timeline string) error {
 	for {
 		seen := t.seen.Load()
 		if seen != nil && timeline < *seen {
-			return fmt.Errorf("this PostgreSQL server is on timeline %s and another one was on %s: it is a former primary; "+
+			return fmt.Errorf("this PostgreSQL server is on timeline %s and another one was on "+
+				"%s: it is a former primary; "+
 				"if it was restored from an older backup, restart Caddy", timeline, *seen)
 		}
 		if t.seen.CompareAndSwap(seen, &timeline) {
@@ -102,8 +110,9 @@ func (t *timelines) newest(timeline string) error {
 	}
 }
 
-// Acknowledge implements [keystore.Database]. A revoke waits for it, but not for the disk or a standby: should a crash lose an acknowledgement, a
-// later one makes it good, and until then somebody waits too long and nobody too short.
+// Acknowledge implements [keystore.Database]. A revoke waits for it, but not for the disk or a
+// standby: should a crash lose an acknowledgement, a later one makes it good, and until then
+// somebody waits too long and nobody too short.
 func (d *DB) Acknowledge(ctx context.Context, incarnation string, at keystore.Position) error {
 	return d.exec(ctx, d.beats, "acknowledging", `UPDATE nodes SET beats = beats + 1, heard_at = `+d.clock+`,
 		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?
@@ -112,10 +121,13 @@ func (d *DB) Acknowledge(ctx context.Context, incarnation string, at keystore.Po
 		d.reading(), at.Revision, at.Revision, incarnation, at.Revision, at.Mark, at.Revision)
 }
 
-// Nodes implements [keystore.Database]. On one machine a process that has ended is known by its lock.
+// Nodes implements [keystore.Database]. On one machine a process that has ended is known by its
+// lock.
 func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	const operation = "reading the nodes"
-	rows, err := d.query(ctx, d.lease, "SELECT incarnation, address, lease, state, acked, beats, epoch, joined_at, heard_at FROM nodes WHERE "+d.current+" ORDER BY joined_at, incarnation")
+	rows, err := d.query(ctx, d.lease,
+		"SELECT incarnation, address, lease, state, acked, beats, epoch, joined_at, heard_at FROM "+
+			"nodes WHERE "+d.current+" ORDER BY joined_at, incarnation")
 	if err != nil {
 		return nil, d.fail(ctx, operation, err)
 	}
@@ -124,7 +136,8 @@ func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	for rows.Next() {
 		var n keystore.Node
 		var lease int64
-		if err := rows.Scan(&n.Incarnation, &n.Address, &lease, &n.State, &n.Acknowledged, &n.Beats, &n.Epoch, timeTo{&n.Joined}, timeTo{&n.Heard}); err != nil {
+		if err := rows.Scan(&n.Incarnation, &n.Address, &lease, &n.State, &n.Acknowledged, &n.Beats,
+			&n.Epoch, timeTo{&n.Joined}, timeTo{&n.Heard}); err != nil {
 			return nil, d.fail(ctx, operation, err)
 		}
 		n.Lease = time.Duration(lease) * time.Microsecond
@@ -157,7 +170,8 @@ func (d *DB) NoteTime(ctx context.Context, t time.Time) error {
 
 // Fence implements [keystore.Database].
 func (d *DB) Fence(ctx context.Context, incarnation string) error {
-	return d.exec(ctx, d.beats, "fencing a node", "UPDATE nodes SET state = ? WHERE incarnation = ?", keystore.NodeFencing, incarnation)
+	return d.exec(ctx, d.beats, "fencing a node",
+		"UPDATE nodes SET state = ? WHERE incarnation = ?", keystore.NodeFencing, incarnation)
 }
 
 // Remove implements [keystore.Database].
@@ -175,9 +189,11 @@ func (d *DB) Remove(ctx context.Context, incarnation string) error {
 
 // RemoveFenced implements [keystore.Database].
 func (d *DB) RemoveFenced(ctx context.Context, incarnation string) error {
-	return d.exec(ctx, d.beats, "removing a fenced node", "DELETE FROM nodes WHERE incarnation = ? AND state = ?", incarnation, keystore.NodeFencing)
+	return d.exec(ctx, d.beats, "removing a fenced node",
+		"DELETE FROM nodes WHERE incarnation = ? AND state = ?", incarnation, keystore.NodeFencing)
 }
 
 func (d *DB) deleteNode(ctx context.Context, incarnation string) error {
-	return d.exec(ctx, d.beats, "removing a node", "DELETE FROM nodes WHERE incarnation = ?", incarnation)
+	return d.exec(ctx, d.beats, "removing a node", "DELETE FROM nodes WHERE incarnation = ?",
+		incarnation)
 }

@@ -12,13 +12,14 @@ import (
 )
 
 const (
-	namespaceColumns = "id, kind, parent, name, edit_policy, reach, key_roles, token_prefix, child_prefix, created_at, version"
-	roleColumns      = "namespace, name, description, permissions, created_at, version"
-	memberColumns    = "id, name, kind, login, grants, labels, active, created_at, created_by, version"
+	namespaceColumns = "id, kind, parent, name, edit_policy, reach, key_roles, token_prefix, " +
+		"child_prefix, created_at, version"
+	roleColumns   = "namespace, name, description, permissions, created_at, version"
+	memberColumns = "id, name, kind, login, grants, labels, active, created_at, created_by, version"
 
 	// policyHead takes a revision, its mark and the revision three times. It returns the head, and
-	// whether the log names every object that has changed since. An earlier release logged changes of
-	// 'policy' without an object.
+	// whether the log names every object that has changed since. An earlier release logged changes
+	// of 'policy' without an object.
 	policyHead = `SELECT h.policy, h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
 		NOT EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?)
 		AND (SELECT count(DISTINCT revision) FROM change_log WHERE revision > ?) = h.revision - ?
@@ -43,20 +44,26 @@ func (d *DB) RenewPolicy(ctx context.Context, since keystore.Position) (*keystor
 // policySilence is how long reading a policy waits for the next row.
 const policySilence = 10 * time.Second
 
-func (d *DB) policyBy(ctx context.Context, pool *sql.DB, since keystore.Position) (p *keystore.Policy, err error) {
+func (d *DB) policyBy(
+	ctx context.Context, pool *sql.DB, since keystore.Position,
+) (p *keystore.Policy, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silent := time.AfterFunc(policySilence, func() { cancel(context.DeadlineExceeded) })
 	defer silent.Stop()
 	err = d.retryLost(ctx, func() error {
-		tx, err := pool.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+		tx,
+			err := pool.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead,
+			ReadOnly: true})
 		if err != nil {
 			return err
 		}
 		defer tx.Rollback()
-		p, err = d.policy(since, 0, func() { silent.Reset(policySilence) }, func(query string, args ...any) (*sql.Rows, error) {
-			return tx.QueryContext(ctx, d.bind(query), args...)
-		})
+		p,
+			err = d.policy(since, 0, func() { silent.Reset(policySilence) },
+			func(query string, args ...any) (*sql.Rows, error) {
+				return tx.QueryContext(ctx, d.bind(query), args...)
+			})
 		return err
 	})
 	if err != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
@@ -85,12 +92,15 @@ type querier func(query string, args ...any) (*sql.Rows, error)
 // some changes may come after the position. It calls alive for each row of a whole policy. A row
 // that somebody has edited into nonsense is read as far as possible, so that it does not keep the
 // nodes from following the changes.
-func (d *DB) policy(since keystore.Position, own keystore.Revision, alive func(), q querier) (*keystore.Policy, error) {
+func (d *DB) policy(
+	since keystore.Position, own keystore.Revision, alive func(), q querier,
+) (*keystore.Policy, error) {
 	p := &keystore.Policy{Whole: since.Revision < 0}
 	var complete bool
 	heads, err := list(q, func(scan func(...any) error) (struct{}, error) {
 		return struct{}{}, scan(&p.Revision, &p.At.Revision, &p.At.Mark, &complete)
-	}, policyHead+d.current, since.Revision, since.Mark, since.Revision, since.Revision, since.Revision)
+	}, policyHead+d.current, since.Revision, since.Mark, since.Revision, since.Revision,
+		since.Revision)
 	switch {
 	case err != nil:
 		return nil, err
@@ -105,28 +115,42 @@ func (d *DB) policy(since keystore.Position, own keystore.Revision, alive func()
 	if p.Revision <= after {
 		return nil, nil
 	}
-	if p.Namespaces, err = list(q, scanNamespace, "SELECT "+namespaceColumns+" FROM "+changed+" JOIN namespaces ON id = c.named", keystore.NamespaceObject, after); err != nil {
+	if p.Namespaces, err = list(q, scanNamespace,
+		"SELECT "+namespaceColumns+" FROM "+changed+" JOIN namespaces ON id = c.named",
+		keystore.NamespaceObject, after); err != nil {
 		return nil, err
 	}
-	if p.Roles, err = list(q, scanRole, "SELECT "+roleColumns+" FROM "+changed+" JOIN roles ON namespace = c.home AND name = c.named", keystore.RoleObject, after); err != nil {
+	if p.Roles, err = list(q, scanRole,
+		"SELECT "+roleColumns+" FROM "+changed+
+			" JOIN roles ON namespace = c.home AND name = c.named", keystore.RoleObject,
+		after); err != nil {
 		return nil, err
 	}
-	if p.Members, err = list(q, scanMember, "SELECT "+memberColumns+" FROM "+changed+" JOIN members ON id = c.named", keystore.MemberObject, after); err != nil {
+	if p.Members, err = list(q, scanMember,
+		"SELECT "+memberColumns+" FROM "+changed+" JOIN members ON id = c.named",
+		keystore.MemberObject, after); err != nil {
 		return nil, err
 	}
-	p.Changed, err = list(q, scanObject, "SELECT DISTINCT object, coalesce(namespace, ''), name FROM change_log WHERE kind = 'policy' AND revision > ?", after)
+	p.Changed, err = list(q, scanObject,
+		"SELECT DISTINCT object, coalesce(namespace, ''), name FROM change_log WHERE kind = "+
+			"'policy' AND revision > ?", after)
 	return p, err
 }
 
 // wholePolicy reads all rows, the newest first.
 func (d *DB) wholePolicy(p *keystore.Policy, alive func(), q querier) (err error) {
-	if p.Namespaces, err = list(q, each(alive, scanNamespace), "SELECT "+namespaceColumns+" FROM namespaces ORDER BY created_at DESC, id DESC"); err != nil {
+	if p.Namespaces, err = list(q, each(alive, scanNamespace),
+		"SELECT "+namespaceColumns+
+			" FROM namespaces ORDER BY created_at DESC, id DESC"); err != nil {
 		return err
 	}
-	if p.Roles, err = list(q, each(alive, scanRole), "SELECT "+roleColumns+" FROM roles ORDER BY created_at DESC, namespace DESC, name DESC"); err != nil {
+	if p.Roles, err = list(q, each(alive, scanRole),
+		"SELECT "+roleColumns+
+			" FROM roles ORDER BY created_at DESC, namespace DESC, name DESC"); err != nil {
 		return err
 	}
-	p.Members, err = list(q, each(alive, scanMember), "SELECT "+memberColumns+" FROM members ORDER BY created_at DESC, id DESC")
+	p.Members, err = list(q, each(alive, scanMember),
+		"SELECT "+memberColumns+" FROM members ORDER BY created_at DESC, id DESC")
 	return err
 }
 
@@ -143,7 +167,8 @@ func each[T any](f func(), scan scanner[T]) scanner[T] {
 // errEnough ends a list early: there are more rows.
 var errEnough = errors.New("enough rows")
 
-// list returns what a query finds, each row as scan reads it. With errEnough it returns the rows before that as well.
+// list returns what a query finds, each row as scan reads it. With errEnough it returns the rows
+// before that as well.
 func list[T any](q querier, scan scanner[T], query string, args ...any) ([]T, error) {
 	rows, err := q(query, args...)
 	if err != nil {
@@ -170,7 +195,8 @@ func scanObject(scan func(...any) error) (o keystore.Object, err error) {
 
 func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
 	var reach, roles string
-	if err := scan(&ns.ID, &ns.Kind, &ns.Parent, &ns.Name, &ns.EditPolicy, &reach, &roles, &ns.TokenPrefix, &ns.ChildPrefix, timeTo{&ns.CreatedAt}, &ns.Version); err != nil {
+	if err := scan(&ns.ID, &ns.Kind, &ns.Parent, &ns.Name, &ns.EditPolicy, &reach, &roles,
+		&ns.TokenPrefix, &ns.ChildPrefix, timeTo{&ns.CreatedAt}, &ns.Version); err != nil {
 		return ns, err
 	}
 	if ns.Reach, err = toList(reach); err == nil {
@@ -184,7 +210,8 @@ func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
 
 func scanRole(scan func(...any) error) (r keystore.Role, err error) {
 	var permissions string
-	if err := scan(&r.Namespace, &r.Name, &r.Description, &permissions, timeTo{&r.CreatedAt}, &r.Version); err != nil {
+	if err := scan(&r.Namespace, &r.Name, &r.Description, &permissions, timeTo{&r.CreatedAt},
+		&r.Version); err != nil {
 		return r, err
 	}
 	words, err := toList(permissions)
@@ -199,14 +226,16 @@ func scanRole(scan func(...any) error) (r keystore.Role, err error) {
 
 func scanMember(scan func(...any) error) (m keystore.Member, err error) {
 	var grants, labels string
-	if err := scan(&m.ID, &m.Name, &m.Kind, &m.Login, &grants, &labels, &m.Active, timeTo{&m.CreatedAt}, &m.CreatedBy, &m.Version); err != nil {
+	if err := scan(&m.ID, &m.Name, &m.Kind, &m.Login, &grants, &labels, &m.Active,
+		timeTo{&m.CreatedAt}, &m.CreatedBy, &m.Version); err != nil {
 		return m, err
 	}
 	if m.Grants, err = toGrants(grants); err != nil {
 		m.Unreadable = err.Error()
 	}
 	if labels != "{}" {
-		_ = json.Unmarshal([]byte(labels), &m.Labels) // as far as they can be read: they decide nothing
+		// as far as they can be read: they decide nothing
+		_ = json.Unmarshal([]byte(labels), &m.Labels)
 	}
 	return m, nil
 }
@@ -231,7 +260,8 @@ func namespaceValues(ns *keystore.Namespace) ([]any, error) {
 		return nil, err
 	}
 	roles, err := fromList(ns.KeyRoles)
-	return []any{ns.Kind, ns.Parent, ns.Name, ns.EditPolicy, reach, roles, ns.TokenPrefix, ns.ChildPrefix,
+	return []any{ns.Kind, ns.Parent, ns.Name, ns.EditPolicy, reach, roles, ns.TokenPrefix,
+		ns.ChildPrefix,
 		ns.CreatedAt.UnixMicro(), ns.Version, ns.ID}, err
 }
 
@@ -267,7 +297,8 @@ func (t *tx) InsertRole(r *keystore.Role) error {
 	if err != nil {
 		return err
 	}
-	return inserted(t.changePolicy("INSERT INTO roles ("+roleColumns+") VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+	return inserted(t.changePolicy("INSERT INTO roles ("+roleColumns+
+		") VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
 		r.Namespace, r.Name, r.Description, permissions, r.CreatedAt.UnixMicro(), r.Version))
 }
 
@@ -276,12 +307,14 @@ func (t *tx) UpdateRole(r *keystore.Role) error {
 	if err != nil {
 		return err
 	}
-	return found(t.changePolicy("UPDATE roles SET description = ?, permissions = ?, version = ? WHERE namespace = ? AND name = ?",
+	return found(t.changePolicy("UPDATE roles SET description = ?, permissions = ?, version = ? "+
+		"WHERE namespace = ? AND name = ?",
 		r.Description, permissions, r.Version, r.Namespace, r.Name))
 }
 
 func (t *tx) DeleteRole(id keystore.RoleID) error {
-	return found(t.changePolicy("DELETE FROM roles WHERE namespace = ? AND name = ?", id.Namespace, id.Name))
+	return found(t.changePolicy("DELETE FROM roles WHERE namespace = ? AND name = ?", id.Namespace,
+		id.Name))
 }
 
 func memberValues(m *keystore.Member) ([]any, error) {
@@ -290,7 +323,8 @@ func memberValues(m *keystore.Member) ([]any, error) {
 		return nil, err
 	}
 	labels, err := fromMap(m.Labels)
-	return []any{m.Name, m.Kind, m.Login, grants, labels, fromBool(m.Active), m.CreatedAt.UnixMicro(), m.CreatedBy, m.Version, m.ID}, err
+	return []any{m.Name, m.Kind, m.Login, grants, labels, fromBool(m.Active),
+		m.CreatedAt.UnixMicro(), m.CreatedBy, m.Version, m.ID}, err
 }
 
 func (t *tx) InsertMember(m *keystore.Member) error {
@@ -309,7 +343,8 @@ func (t *tx) UpdateMember(m *keystore.Member) error {
 		return err
 	}
 	var missing, taken bool
-	err = t.row("SELECT NOT EXISTS (SELECT 1 FROM members WHERE id = ?), EXISTS (SELECT 1 FROM members WHERE login = ? AND login <> '' AND id <> ?)",
+	err = t.row("SELECT NOT EXISTS (SELECT 1 FROM members WHERE id = ?), EXISTS (SELECT 1 FROM "+
+		"members WHERE login = ? AND login <> '' AND id <> ?)",
 		m.ID, m.Login, m.ID).Scan(&missing, &taken)
 	switch {
 	case err != nil:
@@ -328,16 +363,23 @@ func (t *tx) DeleteMember(id string) error {
 	return found(t.changePolicy("DELETE FROM members WHERE id = ?", id))
 }
 
-func (t *tx) CountOwned(owner string) (int64, error)     { return t.countKeys("owner", owner) }
-func (t *tx) CountHomed(namespace string) (int64, error) { return t.countKeys("namespace", namespace) }
+func (t *tx) CountOwned(owner string) (int64, error) { return t.countKeys("owner", owner) }
+func (t *tx) CountHomed(namespace string) (int64, error) {
+	return t.countKeys("namespace", namespace)
+}
 
 func (t *tx) countKeys(kind, id string) (n int64, err error) {
-	return n, t.row("SELECT coalesce((SELECT n FROM key_counts WHERE kind = ? AND id = ?), 0)", kind, id).Scan(&n)
+	return n, t.row("SELECT coalesce((SELECT n FROM key_counts WHERE kind = ? AND id = ?), 0)",
+		kind, id).Scan(&n)
 }
 
 // MostKeys implements [keystore.Database].
 func (d *DB) MostKeys(ctx context.Context) (owner, namespace int64, err error) {
-	_, err = list(d.read(ctx), func(scan func(...any) error) (struct{}, error) { return struct{}{}, scan(&owner, &namespace) },
+	_,
+		err = list(d.read(ctx), func(scan func(...any) error) (struct{}, error) {
+		return struct{}{},
+			scan(&owner, &namespace)
+	},
 		`SELECT coalesce((SELECT max(n) FROM key_counts WHERE kind = 'owner' AND id <> ?), 0),
 			coalesce((SELECT max(n) FROM key_counts WHERE kind = 'namespace'), 0)`, keystore.RootMember)
 	return owner, namespace, d.fail(ctx, "counting keys", err)

@@ -25,20 +25,50 @@ func TestPools(t *testing.T) {
 			defer conn.Close()
 		}
 		for name, call := range map[string]func(context.Context) error{
-			"KeyByDigest": func(ctx context.Context) error { _, _, err := d.KeyByDigest(ctx, keystore.Digest{}); return err },
+			"KeyByDigest": func(ctx context.Context) error {
+				_, _,
+					err := d.KeyByDigest(ctx, keystore.Digest{})
+				return err
+			},
 			"Session": func(ctx context.Context) error {
 				_, err := d.Session(ctx, keystore.Digest{})
 				return ignore(err, keystore.ErrNotFound)
 			},
-			"UseSession":  func(ctx context.Context) error { return d.UseSession(ctx, keystore.Digest{}, time.Now()) },
-			"RecordUse":   func(ctx context.Context) error { return d.RecordUse(ctx, map[string]time.Time{"k": time.Now()}) },
-			"Renew":       func(ctx context.Context) error { _, err := d.Renew(ctx, "i", keystore.Position{}); return err },
-			"RenewPolicy": func(ctx context.Context) error { _, err := d.RenewPolicy(ctx, keystore.Nowhere); return err },
-			"Changes":     func(ctx context.Context) error { _, err := d.Changes(ctx, 0, 0); return err },
-			"Acknowledge": func(ctx context.Context) error { return d.Acknowledge(ctx, "i", keystore.Position{}) },
-			"Nodes":       func(ctx context.Context) error { _, err := d.Nodes(ctx); return err },
+			"UseSession": func(ctx context.Context) error {
+				return d.UseSession(ctx,
+					keystore.Digest{}, time.Now())
+			},
+			"RecordUse": func(ctx context.Context) error {
+				return d.RecordUse(ctx,
+					map[string]time.Time{"k": time.Now()})
+			},
+			"Renew": func(ctx context.Context) error {
+				_,
+					err := d.Renew(ctx, "i", keystore.Position{})
+				return err
+			},
+			"RenewPolicy": func(ctx context.Context) error {
+				_,
+					err := d.RenewPolicy(ctx, keystore.Nowhere)
+				return err
+			},
+			"Changes": func(ctx context.Context) error {
+				_,
+					err := d.Changes(ctx, 0, 0)
+				return err
+			},
+			"Acknowledge": func(ctx context.Context) error {
+				return d.Acknowledge(ctx, "i",
+					keystore.Position{})
+			},
+			"Nodes": func(ctx context.Context) error { _, err := d.Nodes(ctx); return err },
 			"Update": func(ctx context.Context) error {
-				_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Policy(keystore.Nowhere); return err })
+				_,
+					err := d.Update(ctx, func(tx keystore.Tx) error {
+					_,
+						err := tx.Policy(keystore.Nowhere)
+					return err
+				})
 				return err
 			},
 		} {
@@ -52,10 +82,26 @@ func TestPools(t *testing.T) {
 				_, _, err := d.Keys(ctx, keystore.KeyFilter{Text: "a", Owner: "b"}, "", 1)
 				return err
 			},
-			"CountKeys":  func(ctx context.Context) error { _, err := d.CountKeys(ctx); return err },
-			"Policy":     func(ctx context.Context) error { _, err := d.Policy(ctx, keystore.Nowhere); return err },
-			"Audits":     func(ctx context.Context) error { _, _, err := d.Audits(ctx, keystore.AuditFilter{}, "", 1); return err },
-			"AuditChain": func(ctx context.Context) error { _, err := d.AuditChain(ctx, 0); return err },
+			"CountKeys": func(ctx context.Context) error {
+				_,
+					err := d.CountKeys(ctx)
+				return err
+			},
+			"Policy": func(ctx context.Context) error {
+				_,
+					err := d.Policy(ctx, keystore.Nowhere)
+				return err
+			},
+			"Audits": func(ctx context.Context) error {
+				_, _,
+					err := d.Audits(ctx, keystore.AuditFilter{}, "", 1)
+				return err
+			},
+			"AuditChain": func(ctx context.Context) error {
+				_,
+					err := d.AuditChain(ctx, 0)
+				return err
+			},
 		} {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 			if err := call(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -80,8 +126,13 @@ func TestQueriesEndWithTheirContext(t *testing.T) {
 		d := c.Database.(*DB)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		_, err := list(d.read(ctx), func(scan func(...any) error) (n sql.NullInt64, err error) { return n, scan(&n) },
-			"WITH RECURSIVE endless(n) AS (SELECT 1 UNION ALL SELECT 1 - n FROM endless) SELECT count(*) FROM endless")
+		_,
+			err := list(d.read(ctx), func(scan func(...any) error) (n sql.NullInt64,
+			err error) {
+			return n, scan(&n)
+		},
+			"WITH RECURSIVE endless(n) AS (SELECT 1 UNION ALL SELECT 1 - n FROM endless) SELECT "+
+				"count(*) FROM endless")
 		if err == nil || ctx.Err() == nil {
 			t.Fatal(err)
 		}

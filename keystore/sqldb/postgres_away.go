@@ -17,11 +17,13 @@ import (
 // blocks this program. A server that refuses the user, or is the wrong one, counts as reachable.
 // For an error of [OpenSQLite] it reports whether the cause lies outside the file.
 func Unreachable(err error) bool {
-	return anywhere(err, serverAway) && !anywhere(err, serverRefuses) || anywhere(err, unreachableSQLite)
+	return anywhere(err, serverAway) && !anywhere(err, serverRefuses) ||
+		anywhere(err, unreachableSQLite)
 }
 
 func serverAway(err error) bool {
-	if err == context.DeadlineExceeded || err == io.EOF || err == io.ErrUnexpectedEOF || err == errUnreplicated {
+	if err == context.DeadlineExceeded || err == io.EOF || err == io.ErrUnexpectedEOF ||
+		err == errUnreplicated {
 		return true
 	}
 	switch e := err.(type) {
@@ -30,7 +32,8 @@ func serverAway(err error) bool {
 	case *net.DNSError: // a name server may be as late as a database
 		return true
 	case *pgconn.PgError:
-		return slices.ContainsFunc(passing, func(code string) bool { return strings.HasPrefix(e.Code, code) })
+		return slices.ContainsFunc(passing,
+			func(code string) bool { return strings.HasPrefix(e.Code, code) })
 	}
 	return false
 }
@@ -49,7 +52,8 @@ func serverRefuses(err error) bool {
 	case *tls.CertificateVerificationError:
 		return true
 	case *pgconn.PgError:
-		return strings.HasPrefix(e.Code, "28") || e.Code == "3D000" || e.Code == "42501" || refusedParameter(e.Code) || unknownParameter(e)
+		return strings.HasPrefix(e.Code, "28") || e.Code == "3D000" || e.Code == "42501" ||
+			refusedParameter(e.Code) || unknownParameter(e)
 	}
 	return false
 }
@@ -60,13 +64,15 @@ func refusedParameter(code string) bool {
 	return code == "42704" || code == "22023" || code == "55P02"
 }
 
-// unknownParameter reports whether PgBouncer refuses what the URL asks for. It gives all its errors the same code.
+// unknownParameter reports whether PgBouncer refuses what the URL asks for. It gives all its errors
+// the same code.
 func unknownParameter(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && strings.HasPrefix(e.Message, "unsupported startup parameter")
 }
 
-// anywhere reports whether is holds for an error or any that it wraps: of several servers each has its own.
+// anywhere reports whether is holds for an error or any that it wraps: of several servers each has
+// its own.
 func anywhere(err error, is func(error) bool) bool {
 	if err == nil || is(err) {
 		return err != nil

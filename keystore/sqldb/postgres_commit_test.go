@@ -13,7 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 )
 
-// TestPostgresHeadIsHeld: an operator's transaction that holds the head's lock delays changes, not answers, and not for ever.
+// TestPostgresHeadIsHeld: an operator's transaction that holds the head's lock delays changes, not
+// answers, and not for ever.
 func TestPostgresHeadIsHeld(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -53,8 +54,13 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	short.begin = beginChange(10*time.Second, 50*time.Millisecond)
 	hasty.dialect = short
 	_, err = hasty.Update(ctx, func(tx keystore.Tx) error {
-		late := tx.InsertNamespace(&keystore.Namespace{ID: "half"}) // on a slow machine it has lost the lock before
-		_, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "whole"}) })
+		// on a slow machine it has lost the lock before
+		late := tx.InsertNamespace(&keystore.Namespace{ID: "half"})
+		_,
+			err := d.Update(ctx,
+			func(tx keystore.Tx) error {
+				return tx.InsertNamespace(&keystore.Namespace{ID: "whole"})
+			})
 		return errors.Join(late, err)
 	})
 	if err == nil {
@@ -65,7 +71,8 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	}
 }
 
-// TestPostgresAcknowledgesUnforced: a node's acknowledgement waits for no standby, and a change does.
+// TestPostgresAcknowledgesUnforced: a node's acknowledgement waits for no standby, and a change
+// does.
 func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	ctx := t.Context()
 	s := postgrestest.StartFor(t)
@@ -99,7 +106,8 @@ func TestPostgresUsesUnforced(t *testing.T) {
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	id := keystore.DigestOf("a session")
-	if err := d.InsertSession(t.Context(), keystore.Session{ID: id, CreatedAt: now, UsedAt: now}); err != nil {
+	if err := d.InsertSession(t.Context(),
+		keystore.Session{ID: id, CreatedAt: now, UsedAt: now}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.Update(t.Context(), func(tx keystore.Tx) error {
@@ -147,7 +155,8 @@ func awaitNobody(t *testing.T, s *postgrestest.Server, d keystore.Database) (for
 	return forget
 }
 
-// TestPostgresWaitIsCancelled: PostgreSQL calls a commit made whose wait for a standby was cancelled by hand, and we do not.
+// TestPostgresWaitIsCancelled: PostgreSQL calls a commit made whose wait for a standby was
+// cancelled by hand, and we do not.
 func TestPostgresWaitIsCancelled(t *testing.T) {
 	s := postgrestest.StartFor(t)
 	d := openOnce(t, s.URL(s.Schema(t)))
@@ -155,7 +164,8 @@ func TestPostgresWaitIsCancelled(t *testing.T) {
 		t.Fatal(err)
 	}
 	insert := func(id string) error {
-		_, err := d.Update(t.Context(), func(kt keystore.Tx) error { return kt.InsertNamespace(&keystore.Namespace{ID: id}) })
+		_, err := d.Update(t.Context(),
+			func(kt keystore.Tx) error { return kt.InsertNamespace(&keystore.Namespace{ID: id}) })
 		return err
 	}
 	forget := awaitNobody(t, s, d)
@@ -178,9 +188,13 @@ func TestPostgresUnknownCommit(t *testing.T) {
 			return err
 		}
 		// The commit meets a trigger that ends its own connection.
-		_, err := kt.(*tx).exec("CREATE FUNCTION pg_temp.cut() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END'")
+		_,
+			err := kt.(*tx).exec("CREATE FUNCTION pg_temp.cut() RETURNS trigger LANGUAGE plpgsql " +
+			"AS 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END'")
 		if err == nil {
-			_, err = kt.(*tx).exec("CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON namespaces DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.cut()")
+			_,
+				err = kt.(*tx).exec("CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON namespaces " +
+				"DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.cut()")
 		}
 		if err != nil {
 			return err
@@ -198,7 +212,9 @@ func TestPostgresChangesAreNotCut(t *testing.T) {
 	d := openOnce(t, s.URL(s.schema)+"&statement_timeout=1h")
 	_, err := d.Update(t.Context(), func(in keystore.Tx) error {
 		var left string
-		err := in.(*tx).row("SELECT coalesce(string_agg(name || ' = ' || setting, ', '), '') FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout') AND setting <> '0'").Scan(&left)
+		err := in.(*tx).row("SELECT coalesce(string_agg(name || ' = ' || setting, ', '), '') FROM " +
+			"pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout') AND setting " +
+			"<> '0'").Scan(&left)
 		if left != "" {
 			t.Error(left)
 		}
@@ -210,7 +226,8 @@ func TestPostgresChangesAreNotCut(t *testing.T) {
 	if _, err := d.writer.ExecContext(t.Context(), "SET statement_timeout = '1ms'"); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.exec(t.Context(), d.writer, "a question", "SELECT pg_sleep(60)"); err == nil || !strings.Contains(err.Error(), "SET statement_timeout") {
+	if err := d.exec(t.Context(), d.writer, "a question", "SELECT pg_sleep(60)"); err == nil ||
+		!strings.Contains(err.Error(), "SET statement_timeout") {
 		t.Errorf("what is no change and takes too long: %v", err)
 	}
 }
@@ -219,7 +236,8 @@ func TestPostgresChangesAreNotCut(t *testing.T) {
 // synchronous_commit was turned off after the gate had started.
 func TestPostgresCommitSetting(t *testing.T) {
 	ctx := t.Context()
-	s := postgrestest.StartFor(t, "wal_writer_delay=10s") // or it might write in time what nobody forced
+	// or it might write in time what nobody forced
+	s := postgrestest.StartFor(t, "wal_writer_delay=10s")
 	d := openOnce(t, s.URL(""))
 	if _, err := d.Deployment(ctx, nil); err != nil {
 		t.Fatal(err)
@@ -231,12 +249,18 @@ func TestPostgresCommitSetting(t *testing.T) {
 		way string
 		off func() error
 	}{
-		{"ALTER ROLE", func() error { return s.Exec("", "ALTER ROLE postgres SET synchronous_commit = off") }},
+		{"ALTER ROLE", func() error {
+			return s.Exec("",
+				"ALTER ROLE postgres SET synchronous_commit = off")
+		}},
 		{"ALTER DATABASE", func() error {
-			return s.Exec("", "ALTER ROLE postgres RESET ALL; ALTER DATABASE postgres SET synchronous_commit = off")
+			return s.Exec("",
+				"ALTER ROLE postgres RESET ALL; ALTER DATABASE postgres SET synchronous_commit = "+
+					"off")
 		}},
 		{"ALTER SYSTEM", func() error {
-			return errors.Join(s.Exec("", "ALTER DATABASE postgres RESET ALL"), s.Set("synchronous_commit", "off"))
+			return errors.Join(s.Exec("", "ALTER DATABASE postgres RESET ALL"),
+				s.Set("synchronous_commit", "off"))
 		}},
 	} {
 		// ALTER SYSTEM counts for connections that are open, the others for new ones.
@@ -264,7 +288,8 @@ func TestPostgresCommitSetting(t *testing.T) {
 			if err := errors.Join(s.Halt(), s.Run()); err != nil {
 				t.Fatal(err)
 			}
-			got, err := s.Query("", "SELECT (SELECT count(*) FROM namespaces WHERE id = '"+name+"'), "+
+			got, err := s.Query("", "SELECT (SELECT count(*) FROM namespaces WHERE id = '"+name+
+				"'), "+
 				"(SELECT count(*) FROM nodes WHERE incarnation = '"+name+"')")
 			if got != "1|1" || err != nil {
 				t.Errorf("%s: after the crash there are %s (%v), want 1|1", name, got, err)

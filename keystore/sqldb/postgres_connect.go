@@ -56,7 +56,8 @@ func (p *postgres) current(ctx context.Context) *pgx.ConnConfig {
 		for _, other := range config.Fallbacks { // some are the same server without TLS
 			hosts[fmt.Sprint(other.Host, " ", other.Port)] = true
 		}
-		config.ConnectTimeout = max(time.Millisecond, min(maxConnect, time.Until(deadline)/time.Duration(len(hosts))))
+		config.ConnectTimeout = max(time.Millisecond,
+			min(maxConnect, time.Until(deadline)/time.Duration(len(hosts))))
 	}
 	return config
 }
@@ -64,7 +65,8 @@ func (p *postgres) current(ctx context.Context) *pgx.ConnConfig {
 // Driver implements [driver.Connector].
 func (*postgres) Driver() driver.Driver { return stdlib.GetDefaultDriver() }
 
-// Reconnect makes all connections from now on as another URL of the same database says: with another password, say.
+// Reconnect makes all connections from now on as another URL of the same database says: with
+// another password, say.
 func (d *DB) Reconnect(url string) error {
 	config, identity, err := parsePostgres(url)
 	switch {
@@ -77,13 +79,15 @@ func (d *DB) Reconnect(url string) error {
 	return nil
 }
 
-const urlForm = "postgres://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE, where special characters of the password are written as %XX"
+const urlForm = "postgres://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE, where special " +
+	"characters of the password are written as %XX"
 
-// errPostgresURL repeats nothing of the URL: where one is malformed, any part of it may be the password.
+// errPostgresURL repeats nothing of the URL: where one is malformed, any part of it may be the
+// password.
 var errPostgresURL = errors.New("this is not a PostgreSQL URL: it takes " + urlForm)
 
-// PostgresIdentity names the database that a URL leads to: USER@HOSTS/DATABASE, and the search_path if there is one. It
-// asks neither disk nor network, and neither it nor the error shows a password.
+// PostgresIdentity names the database that a URL leads to: USER@HOSTS/DATABASE, and the search_path
+// if there is one. It asks neither disk nor network, and neither it nor the error shows a password.
 func PostgresIdentity(dsn string) (string, error) {
 	u, err := parseURL(dsn)
 	if err != nil {
@@ -130,11 +134,13 @@ func keepCommitting(ctx context.Context, conn *pgconn.PgConn) error {
 	return err
 }
 
-// unreplicated marks a connection that was told to wait no longer for the synchronous standbys: PostgreSQL then answers COMMIT with a
-// warning and not with an error (https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
+// unreplicated marks a connection that was told to wait no longer for the synchronous standbys:
+// PostgreSQL then answers COMMIT with a warning and not with an error
+// (https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
 const unreplicated = "unreplicated"
 
-// replicated fails when the connection's last commit is on this server alone. The mark goes with that.
+// replicated fails when the connection's last commit is on this server alone. The mark goes with
+// that.
 func replicated(driverConn any) error {
 	marks := driverConn.(*stdlib.Conn).Conn().PgConn().CustomData()
 	if _, marked := marks[unreplicated]; !marked {
@@ -148,7 +154,8 @@ var errUnreplicated = errors.New("someone cancelled the wait for the synchronous
 	"the change exists only on this server and a failover may lose it; " +
 	"repeat it when a standby is back")
 
-// parseError says what is wrong with an option. The URL itself, which the library repeats, is left out.
+// parseError says what is wrong with an option. The URL itself, which the library repeats, is left
+// out.
 func (u *postgresURL) parseError(err error) error {
 	const options = "an option of the PostgreSQL URL is not understood: "
 	inner, ok := errors.AsType[*pgconn.ParseConfigError](err)
@@ -176,7 +183,8 @@ func connectionLost(err error) bool {
 	if e, ok := errors.AsType[net.Error](err); ok {
 		return !e.Timeout()
 	}
-	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) ||
+		errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
 }
 
@@ -198,20 +206,27 @@ func explainPostgres(err error) error {
 				advice = "unknown connection parameter " + name + ": correct it in the URL"
 			}
 		}
-	case code == "25006", errors.Is(err, pgconn.ErrStandbyConnection), errors.Is(err, pgconn.ErrReadOnlyConnection):
-		advice = "this PostgreSQL server is a standby or read-only, and what it knows may be old: name the primary, or all servers of the cluster, and no pooler that sends reads elsewhere; or default_transaction_read_only is on"
+	case code == "25006", errors.Is(err, pgconn.ErrStandbyConnection), errors.Is(err,
+		pgconn.ErrReadOnlyConnection):
+		advice = "this PostgreSQL server is a standby or read-only, and what it knows may be old: " +
+			"name the primary, or all servers of the cluster, and no pooler that sends reads " +
+			"elsewhere; or default_transaction_read_only is on"
 	case strings.HasPrefix(code, "28"):
 		advice = "PostgreSQL refuses the user or its password"
 	case code == "3D000":
 		advice = "make the database first, with CREATE DATABASE"
 	case code == "42501":
-		advice = "the user needs the right to CREATE in the schema for a new or an older deployment, and to read and write its tables"
+		advice = "the user needs the right to CREATE in the schema for a new or an older " +
+			"deployment, and to read and write its tables"
 	case code == "42P01", code == "42883":
-		advice = "a table or function is missing: is the search_path still the one that the deployment was made in?"
+		advice = "a table or function is missing: is the search_path still the one that the " +
+			"deployment was made in?"
 	case code == "53100":
-		advice = "the disk of the PostgreSQL server is full, nothing was changed: make room and try again"
+		advice = "the disk of the PostgreSQL server is full, nothing was changed: make room and " +
+			"try again"
 	case code == "53300":
-		advice = "PostgreSQL has no connection left: raise its max_connections; each process uses up to 18"
+		advice = "PostgreSQL has no connection left: raise its max_connections; each process uses " +
+			"up to 18"
 	case code == "55P03":
 		advice = adviceLocked
 	case code == "40P01", code == "40001":
@@ -219,15 +234,19 @@ func explainPostgres(err error) error {
 	case code == "25P03", code == "25P02":
 		advice = "the change took too long and was withdrawn, nothing was changed: try again"
 	case code == "57014":
-		advice = "PostgreSQL cut this off, by the user's statement_timeout or by hand, nothing was changed: try again, or raise it with ALTER ROLE … SET statement_timeout"
+		advice = "PostgreSQL cut this off, by the user's statement_timeout or by hand, nothing " +
+			"was changed: try again, or raise it with ALTER ROLE … SET statement_timeout"
 	case unknownParameter(err):
-		advice = "a pooler refuses an option of the URL: PgBouncer knows no search_path, so set it with ALTER ROLE … IN DATABASE … SET search_path and take it out of the URL"
+		advice = "a pooler refuses an option of the URL: PgBouncer knows no search_path, so set " +
+			"it with ALTER ROLE … IN DATABASE … SET search_path and take it out of the URL"
 	case code == "42P05", code == "26000":
-		advice = "a pooler gives each statement another session: let it keep them (PgBouncer: pool_mode = session), or connect without it"
+		advice = "a pooler gives each statement another session: let it keep them (PgBouncer: " +
+			"pool_mode = session), or connect without it"
 	case strings.HasPrefix(code, "57P"):
 		advice = "the PostgreSQL server is being stopped or started"
 	case untrusted:
-		advice = "the certificate of the PostgreSQL server is not one for this host by an authority that is trusted: sslrootcert=FILE in the URL names the authority"
+		advice = "the certificate of the PostgreSQL server is not one for this host by an " +
+			"authority that is trusted: sslrootcert=FILE in the URL names the authority"
 	case unreachable:
 		advice = "PostgreSQL cannot be reached"
 	default:
@@ -236,16 +255,19 @@ func explainPostgres(err error) error {
 	return advised{advice, oneLine{err}}
 }
 
-const adviceLocked = "another transaction holds the lock of all changes (the row of the table head), " +
+const adviceLocked = "another transaction holds the lock of all changes (the row of the table " +
+	"head), " +
 	"nothing was changed: try again, or stop the program that has a transaction open"
 
-// explainCommit tells a commit that the server refused from one whose end nobody knows. FATAL ends the connection, perhaps
-// after the commit.
+// explainCommit tells a commit that the server refused from one whose end nobody knows. FATAL ends
+// the connection, perhaps after the commit.
 func explainCommit(err error) error {
-	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.SeverityUnlocalized == "ERROR" || errors.Is(err, pgx.ErrTxCommitRollback) {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.SeverityUnlocalized == "ERROR" ||
+		errors.Is(err, pgx.ErrTxCommitRollback) {
 		return err
 	}
-	return fmt.Errorf("the connection was lost during the commit, the change may have been made: look before you repeat it (%w)", oneLine{err})
+	return fmt.Errorf("the connection was lost during the commit, the change may have been made: "+
+		"look before you repeat it (%w)", oneLine{err})
 }
 
 // oneLine is an error for a log: the library puts each host on a line of its own.

@@ -17,8 +17,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 )
 
-// TestPostgresListener: changes are told of at once, and so are those that a connection may have missed that was cut, or that listened for
-// the schema before a restore made it anew.
+// TestPostgresListener: changes are told of at once, and so are those that a connection may have
+// missed that was cut, or that listened for the schema before a restore made it anew.
 func TestPostgresListener(t *testing.T) {
 	s := newPostgresStore(t)
 	deploy := func() {
@@ -60,11 +60,15 @@ func TestPostgresListener(t *testing.T) {
 	await("what was there before")
 	for name, disturb := range map[string]func() error{
 		"a cut": func() error {
-			_, err := s.Query("", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'listener'")
+			_, err := s.Query("",
+				"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "+
+					"'listener'")
 			return err
 		},
 		"a restore": func() error {
-			return s.Server.Exec("", fmt.Sprintf("BEGIN; DROP SCHEMA %[1]s CASCADE; CREATE SCHEMA %[1]s; COMMIT", s.schema))
+			return s.Server.Exec("",
+				fmt.Sprintf("BEGIN; DROP SCHEMA %[1]s CASCADE; CREATE SCHEMA %[1]s; COMMIT",
+					s.schema))
 		},
 	} {
 		if err := disturb(); err != nil {
@@ -82,7 +86,8 @@ func TestPostgresListener(t *testing.T) {
 	}
 }
 
-// TestPostgresRestart cuts all connections, as a crash of the server does: what was answered is there, and everything goes on.
+// TestPostgresRestart cuts all connections, as a crash of the server does: what was answered is
+// there, and everything goes on.
 func TestPostgresRestart(t *testing.T) {
 	ctx := context.Background()
 	s := postgrestest.StartFor(t)
@@ -90,7 +95,8 @@ func TestPostgresRestart(t *testing.T) {
 	if _, err := d.Deployment(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
-	at, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n"}) })
+	at, err := d.Update(ctx,
+		func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n"}) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +126,8 @@ func TestPostgresRestart(t *testing.T) {
 			t.Fatal(h, err)
 		}
 	}
-	if _, err := d.Update(ctx, func(tx keystore.Tx) error { return tx.DeleteNamespace("n") }); err != nil {
+	if _, err := d.Update(ctx,
+		func(tx keystore.Tx) error { return tx.DeleteNamespace("n") }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -134,15 +141,34 @@ func TestPostgresCutConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, call := range map[string]func() error{
-		"Renew":       func() error { _, err := d.Renew(ctx, "i", keystore.Position{}); return err },
-		"Nodes":       func() error { _, err := d.Nodes(ctx); return err },
-		"Changes":     func() error { _, err := d.Changes(ctx, 0, 0); return err },
-		"KeyByDigest": func() error { _, _, err := d.KeyByDigest(ctx, keystore.Digest{}); return err },
-		"Keys":        func() error { _, _, err := d.Keys(ctx, keystore.KeyFilter{}, "", 1); return err },
-		"Policy":      func() error { _, err := d.Policy(ctx, keystore.Nowhere); return err },
-		"Acknowledge": func() error { return d.Acknowledge(ctx, "i", keystore.Position{Revision: 1}) },
+		"Renew": func() error {
+			_,
+				err := d.Renew(ctx, "i", keystore.Position{})
+			return err
+		},
+		"Nodes":   func() error { _, err := d.Nodes(ctx); return err },
+		"Changes": func() error { _, err := d.Changes(ctx, 0, 0); return err },
+		"KeyByDigest": func() error {
+			_, _,
+				err := d.KeyByDigest(ctx, keystore.Digest{})
+			return err
+		},
+		"Keys": func() error {
+			_, _,
+				err := d.Keys(ctx, keystore.KeyFilter{}, "", 1)
+			return err
+		},
+		"Policy": func() error { _, err := d.Policy(ctx, keystore.Nowhere); return err },
+		"Acknowledge": func() error {
+			return d.Acknowledge(ctx, "i",
+				keystore.Position{Revision: 1})
+		},
 		"Update": func() error {
-			_, err := d.Update(ctx, func(tx keystore.Tx) error { _, err := tx.Policy(keystore.Nowhere); return err })
+			_, err := d.Update(ctx, func(tx keystore.Tx) error {
+				_,
+					err := tx.Policy(keystore.Nowhere)
+				return err
+			})
 			return err
 		},
 	} {
@@ -155,7 +181,8 @@ func TestPostgresCutConnections(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if _, err := s.Query("", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut'"); err != nil {
+		if _, err := s.Query("",
+			"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut'"); err != nil {
 			t.Fatal(err)
 		}
 		if err := call(); err != nil {
@@ -167,7 +194,8 @@ func TestPostgresCutConnections(t *testing.T) {
 func TestPostgresOpenErrors(t *testing.T) {
 	s := postgresServer(t)
 	const secret, away = "hunter2", "cannot be reached"
-	hung, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes connections, and nobody says anything
+	// the kernel takes connections, and nobody says anything
+	hung, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,23 +211,33 @@ func TestPostgresOpenErrors(t *testing.T) {
 		{"postgres://u:x@h:" + secret + "/db", "this is not a PostgreSQL URL"},
 		{"postgres://u:" + secret + "@[::1/db", "this is not a PostgreSQL URL"},
 		{"postgres://u:" + secret + "@h/db?" + secret, "this is not a PostgreSQL URL"},
-		{"postgres://u:" + secret + "@h/db?hostaddr=127.0.0.1", "connection parameter hostaddr is not supported"},
-		{"postgres://u:" + secret + "@h/db?requirepeer=" + secret, "connection parameter requirepeer is not supported"},
-		{"postgres://u:" + secret + "@h/db?sslcrl=x", "connection parameter sslcrl is not supported"},
-		{"postgres://u:" + secret + "@h/db?gssencmode=require", "gssencmode must be disable or prefer"},
-		{"postgres://u:" + secret + "@h/db?keepalives_idle=soon", "keepalives_idle must be a whole number"},
-		{"postgres://u:" + secret + "@h/db?load_balance_hosts=" + secret, "load_balance_hosts must be disable or random"},
-		{"postgres://u:" + secret + "@h/db?ssl_min_protocol_version=2", "ssl_min_protocol_version must be TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3"},
-		{"postgres://u:" + secret + "@h/db?client_encoding=latin1", "client_encoding must be utf8 or auto"},
+		{"postgres://u:" + secret + "@h/db?hostaddr=127.0.0.1",
+			"connection parameter hostaddr is not supported"},
+		{"postgres://u:" + secret + "@h/db?requirepeer=" + secret,
+			"connection parameter requirepeer is not supported"},
+		{"postgres://u:" + secret + "@h/db?sslcrl=x",
+			"connection parameter sslcrl is not supported"},
+		{"postgres://u:" + secret + "@h/db?gssencmode=require",
+			"gssencmode must be disable or prefer"},
+		{"postgres://u:" + secret + "@h/db?keepalives_idle=soon",
+			"keepalives_idle must be a whole number"},
+		{"postgres://u:" + secret + "@h/db?load_balance_hosts=" + secret,
+			"load_balance_hosts must be disable or random"},
+		{"postgres://u:" + secret + "@h/db?ssl_min_protocol_version=2",
+			"ssl_min_protocol_version must be TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3"},
+		{"postgres://u:" + secret + "@h/db?client_encoding=latin1",
+			"client_encoding must be utf8 or auto"},
 		{s.URL("") + "?ssl_mode=require", "unknown connection parameter ssl_mode"},
 		{s.URL("") + "?statement_timeout=soon", "PostgreSQL refuses a connection parameter"},
 		{s.URL("") + "?shared_buffers=1MB", "PostgreSQL refuses a connection parameter"},
 		{"postgres://u:" + secret + "@h/db?sslmode=" + secret, "sslmode is invalid"},
 		{"postgres://u:" + secret + "@h/db?sslmode=sometimes", "sslmode"},
 		{"postgres://u:" + secret + "@h/db?target_session_attrs=best", "target_session_attrs"},
-		{"postgres://u:" + secret + "@h/db?sslmode=verify-full&sslrootcert=/no/such/file", "/no/such/file"},
+		{"postgres://u:" + secret + "@h/db?sslmode=verify-full&sslrootcert=/no/such/file",
+			"/no/such/file"},
 		{"postgres://u:" + secret + "@" + s.Address() + "/db", "refuses the user or its password"},
-		{"postgres://postgres:" + secret + "@" + s.Address() + "/postgres", "refuses the user or its password"},
+		{"postgres://postgres:" + secret + "@" + s.Address() + "/postgres",
+			"refuses the user or its password"},
 		{"postgres://u:" + secret + "@127.0.0.1:1/db", away},
 		{"postgres://u:" + secret + "@127.0.0.1:1,127.0.0.1:2/db", away},
 		{"postgres://u:" + secret + "@[::1]:1,127.0.0.1:2/db", away},
@@ -207,9 +245,11 @@ func TestPostgresOpenErrors(t *testing.T) {
 		{"postgres://u:" + secret + "@" + hung.Addr().String() + "/db?connect_timeout=1", away},
 		{"postgres://u:" + secret + "@no-such-host.invalid/db", away},
 		{"postgres:///db?host=/no/such/directory&user=u&password=" + secret, away},
-		{"postgres://u:" + secret + "@127.0.0.1:1," + s.Address() + "/db", "refuses the user or its password"},
+		{"postgres://u:" + secret + "@127.0.0.1:1," + s.Address() + "/db",
+			"refuses the user or its password"},
 		{s.URL("") + "?sslmode=require", "server refused TLS connection"},
-		{strings.Replace(s.URL(""), "/postgres?", "/none?", 1) + "?search_path=no_such_schema", "no schema that the search_path names is there"},
+		{strings.Replace(s.URL(""), "/postgres?", "/none?", 1) + "?search_path=no_such_schema",
+			"no schema that the search_path names is there"},
 		{strings.TrimSuffix(s.URL(""), "postgres") + "none", "make the database first"},
 	} {
 		d, err := OpenPostgres(context.Background(), row.url)
@@ -219,7 +259,8 @@ func TestPostgresOpenErrors(t *testing.T) {
 			continue
 		}
 		text := err.Error()
-		if !strings.Contains(text, row.want) || strings.Contains(text, secret) || strings.Contains(text, "\n") || strings.Contains(text, "p%40ss") {
+		if !strings.Contains(text, row.want) || strings.Contains(text, secret) ||
+			strings.Contains(text, "\n") || strings.Contains(text, "p%40ss") {
 			t.Errorf("%s\nwant %q, on one line, without the password", text, row.want)
 		}
 		if Unreachable(err) != (row.want == away) {
@@ -228,13 +269,16 @@ func TestPostgresOpenErrors(t *testing.T) {
 	}
 }
 
-// TestPostgresSettings: what breaks a promise is refused, as told by a function that stands before the one that knows.
+// TestPostgresSettings: what breaks a promise is refused, as told by a function that stands before
+// the one that knows.
 func TestPostgresSettings(t *testing.T) {
 	s := newPostgresStore(t)
 	for _, row := range []struct{ commit, lies, want string }{
-		{"on", "('server_version_num', '120022'), ('server_version', '12.22')", "this server is PostgreSQL 12.22, and 13 is the oldest that will do"},
+		{"on", "('server_version_num', '120022'), ('server_version', '12.22')",
+			"this server is PostgreSQL 12.22, and 13 is the oldest that will do"},
 		{"off", "('', '')", "synchronous_commit is off"},
-		{"local", "('synchronous_standby_names', 'ANY 1 (a, b)')", "ALTER ROLE … SET synchronous_commit = on"},
+		{"local", "('synchronous_standby_names', 'ANY 1 (a, b)')",
+			"ALTER ROLE … SET synchronous_commit = on"},
 		{"local", "('synchronous_standby_names', '')", ""},
 		{"remote_write", "('synchronous_standby_names', 'ANY 1 (a, b)')", ""},
 	} {
@@ -242,28 +286,35 @@ func TestPostgresSettings(t *testing.T) {
 			SELECT coalesce((SELECT value FROM (VALUES ` + row.lies + `) AS v (name, value) WHERE name = $1), pg_catalog.current_setting($1)) $$`); err != nil {
 			t.Fatal(err)
 		}
-		d, err := OpenPostgres(t.Context(), s.URL(s.schema+",pg_catalog")+"&synchronous_commit="+row.commit)
+		d, err := OpenPostgres(t.Context(),
+			s.URL(s.schema+",pg_catalog")+"&synchronous_commit="+row.commit)
 		if err == nil {
 			err = d.Close()
 		}
-		if row.want == "" && err != nil || row.want != "" && (err == nil || !strings.Contains(err.Error(), row.want)) {
+		if row.want == "" && err != nil || row.want != "" &&
+			(err == nil || !strings.Contains(err.Error(), row.want)) {
 			t.Errorf("%+v: %v", row, err)
 		}
 	}
 }
 
-// TestPostgresPooler: what poolers that are set up otherwise than we need say, as PgBouncer 1.18 does.
+// TestPostgresPooler: what poolers that are set up otherwise than we need say, as PgBouncer 1.18
+// does.
 func TestPostgresPooler(t *testing.T) {
 	for want, e := range map[string]pgconn.PgError{
-		"ALTER ROLE":           {Severity: "FATAL", Code: "08P01", Message: "unsupported startup parameter: search_path"},
-		"pool_mode = session":  {Severity: "ERROR", Code: "42P05", Message: `prepared statement "stmtcache_1" already exists`},
-		"pool_mode = session)": {Severity: "ERROR", Code: "26000", Message: `prepared statement "stmtcache_1" does not exist`},
+		"ALTER ROLE": {Severity: "FATAL", Code: "08P01",
+			Message: "unsupported startup parameter: search_path"},
+		"pool_mode = session": {Severity: "ERROR", Code: "42P05",
+			Message: `prepared statement "stmtcache_1" already exists`},
+		"pool_mode = session)": {Severity: "ERROR", Code: "26000",
+			Message: `prepared statement "stmtcache_1" does not exist`},
 	} {
 		if err := explainPostgres(&e); !strings.Contains(err.Error(), want) || Unreachable(err) {
 			t.Error(err)
 		}
 	}
-	if err := explainPostgres(&pgconn.PgError{Severity: "FATAL", Code: "08P01", Message: "server login has been failing"}); !Unreachable(err) {
+	if err := explainPostgres(&pgconn.PgError{Severity: "FATAL", Code: "08P01",
+		Message: "server login has been failing"}); !Unreachable(err) {
 		t.Errorf("the server behind a pooler is away: %v", err)
 	}
 }
@@ -271,8 +322,10 @@ func TestPostgresPooler(t *testing.T) {
 // TestPostgresPassing: what others do in PostgreSQL, or a lack of room there, may be over by
 // itself.
 func TestPostgresPassing(t *testing.T) {
-	for _, code := range []string{"53100", "53200", "53300", "55P03", "57014", "57P03", "40P01", "25P03"} {
-		err := fmt.Errorf("opening: %w", explainPostgres(&pgconn.PgError{Severity: "ERROR", Code: code}))
+	for _, code := range []string{"53100", "53200", "53300", "55P03", "57014", "57P03", "40P01",
+		"25P03"} {
+		err := fmt.Errorf("opening: %w",
+			explainPostgres(&pgconn.PgError{Severity: "ERROR", Code: code}))
 		if !Unreachable(err) {
 			t.Errorf("waiting does not help: %v", err)
 		}
@@ -312,15 +365,22 @@ func TestPostgresParameters(t *testing.T) {
 		t.Fatal(err)
 	}
 	for url, application := range map[string]string{
-		plain + "&gssencmode=prefer&load_balance_hosts=random&sslcompression=0&client_encoding=auto&replication=off": "caddy-apikeys",
-		plain + "&keepalives=1&keepalives_idle=10&keepalives_interval=5&keepalives_count=3&connect_timeout=3":        "caddy-apikeys",
-		plain + "&keepalives=0&ssl_min_protocol_version=TLSv1.3&fallback_application_name=mine":                      "mine",
-		plain + "&fallback_application_name=mine&application_name=first":                                             "first",
-		strings.Replace(plain, s.Address(), fmt.Sprintf("%s:1,%s:%s", host, host, port), 1):                          "caddy-apikeys",
+		plain +
+			"&gssencmode=prefer&load_balance_hosts=random&sslcompression=0&client_encoding=auto&replication=off": "caddy-apikeys",
+		plain +
+			"&keepalives=1&keepalives_idle=10&keepalives_interval=5&keepalives_count=3&connect_timeout=3": "caddy-apikeys",
+		plain +
+			"&keepalives=0&ssl_min_protocol_version=TLSv1.3&fallback_application_name=mine": "mine",
+		plain +
+			"&fallback_application_name=mine&application_name=first": "first",
+		strings.Replace(plain, s.Address(), fmt.Sprintf("%s:1,%s:%s", host, host, port),
+			1): "caddy-apikeys",
 	} {
 		d := openOnce(t, url)
 		var got string
-		if err := d.readers.QueryRowContext(t.Context(), "SELECT current_setting('application_name')").Scan(&got); err != nil || got != application {
+		if err := d.readers.QueryRowContext(t.Context(),
+			"SELECT current_setting('application_name')").Scan(&got); err != nil ||
+			got != application {
 			t.Errorf("%s: %q, %v", url, got, err)
 		}
 		if err := d.Close(); err != nil {
@@ -329,8 +389,9 @@ func TestPostgresParameters(t *testing.T) {
 	}
 	for name, want := range map[string]net.KeepAliveConfig{
 		"keepalives=0": {},
-		"keepalives_idle=7&keepalives_interval=2&keepalives_count=4": {Enable: true, Idle: 7 * time.Second, Interval: 2 * time.Second, Count: 4},
-		"keepalives=1&keepalives_idle=0":                             {Enable: true},
+		"keepalives_idle=7&keepalives_interval=2&keepalives_count=4": {Enable: true,
+			Idle: 7 * time.Second, Interval: 2 * time.Second, Count: 4},
+		"keepalives=1&keepalives_idle=0": {Enable: true},
 	} {
 		u, err := parseURL("postgres://u@h/db?" + name)
 		if err != nil {
@@ -346,17 +407,21 @@ func TestPostgresParameters(t *testing.T) {
 func TestPostgresReadOnlyByDefault(t *testing.T) {
 	s := newPostgresStore(t)
 	_, err := OpenPostgres(t.Context(), s.URL(s.schema)+"&default_transaction_read_only=on")
-	if err == nil || !strings.Contains(err.Error(), "default_transaction_read_only is on for this user") || strings.Contains(err.Error(), "standby") || Unreachable(err) {
+	if err == nil || !strings.Contains(err.Error(),
+		"default_transaction_read_only is on for this user") ||
+		strings.Contains(err.Error(), "standby") || Unreachable(err) {
 		t.Error(err)
 	}
 	d := openOnce(t, s.URL(s.schema))
 	if _, err := d.Deployment(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.writer.ExecContext(t.Context(), "SET default_transaction_read_only = on"); err != nil {
+	if _, err := d.writer.ExecContext(t.Context(),
+		"SET default_transaction_read_only = on"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = d.Update(t.Context(), func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n"}) })
+	_, err = d.Update(t.Context(),
+		func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n"}) })
 	if err == nil || !strings.Contains(err.Error(), "default_transaction_read_only") {
 		t.Error(err)
 	}
@@ -366,7 +431,8 @@ func TestPostgresReadOnlyByDefault(t *testing.T) {
 func TestPostgresReconnect(t *testing.T) {
 	ctx := context.Background()
 	s := newPostgresStore(t)
-	if err := s.Exec("CREATE ROLE rotating LOGIN PASSWORD 'first'; GRANT CREATE, USAGE ON SCHEMA " + s.schema + " TO rotating"); err != nil {
+	if err := s.Exec("CREATE ROLE rotating LOGIN PASSWORD 'first'; GRANT CREATE, USAGE ON SCHEMA " +
+		s.schema + " TO rotating"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -375,14 +441,16 @@ func TestPostgresReconnect(t *testing.T) {
 		}
 	})
 	url := func(password string) string {
-		return "postgres://rotating:" + password + "@" + s.Address() + "/postgres?search_path=" + s.schema
+		return "postgres://rotating:" + password + "@" + s.Address() + "/postgres?search_path=" +
+			s.schema
 	}
 	d := openOnce(t, url("first"))
 	if err := s.Exec("ALTER ROLE rotating PASSWORD 'second'"); err != nil {
 		t.Fatal(err)
 	}
 	d.lease.SetMaxIdleConns(0)
-	if _, err := d.Nodes(ctx); err == nil || !strings.Contains(err.Error(), "refuses the user or its password") {
+	if _, err := d.Nodes(ctx); err == nil ||
+		!strings.Contains(err.Error(), "refuses the user or its password") {
 		t.Fatal(err)
 	}
 	if err := d.Reconnect(s.URL("")); err == nil {

@@ -35,7 +35,10 @@ func TestPostgresImportHoldsUpNoNode(t *testing.T) {
 			func() error { return other.Acknowledge(ctx, "i", keystore.Position{Revision: 1}) },
 			func() error { _, err := other.Nodes(ctx); return err },
 			func() error { _, _, err := other.KeyByDigest(ctx, benchDigest(1)); return err },
-			func() error { return other.RecordUse(ctx, map[string]time.Time{keys[0].ID: time.Now()}) },
+			func() error {
+				return other.RecordUse(ctx,
+					map[string]time.Time{keys[0].ID: time.Now()})
+			},
 			func() error { return other.Fence(ctx, "i") },
 			func() error { return other.Remove(ctx, "i") },
 		} {
@@ -86,13 +89,17 @@ func TestPostgresImportAfterMints(t *testing.T) {
 	}
 	var scanned int64
 	insert(mints, mints+imports, func(in keystore.Tx) error {
-		return in.(*tx).row("SELECT sum(seq_tup_read) FROM pg_stat_xact_user_tables WHERE schemaname = current_schema() AND relname IN ('keys', 'secrets')").Scan(&scanned)
+		return in.(*tx).row("SELECT sum(seq_tup_read) FROM pg_stat_xact_user_tables WHERE " +
+			"schemaname = current_schema() AND relname IN ('keys', 'secrets')").Scan(&scanned)
 	})
-	if scanned > 30_000 { // as long as a table is small, reading it is best; 66,000 is one statement that goes on with it
+	// as long as a table is small, reading it is best; 66,000 is one statement that goes on with it
+	if scanned > 30_000 {
 		t.Errorf("%d keys were imported, and %d rows read one after the other", imports, scanned)
 	}
 	for _, table := range []string{"keys", "secrets"} {
-		if known, err := s.Query(s.schema, "SELECT reltuples FROM pg_class WHERE oid = '"+table+"'::regclass"); err != nil || known != fmt.Sprint(mints+imports) {
+		if known, err := s.Query(s.schema,
+			"SELECT reltuples FROM pg_class WHERE oid = '"+table+"'::regclass"); err != nil ||
+			known != fmt.Sprint(mints+imports) {
 			t.Errorf("PostgreSQL plans for %s rows in %s, %v", known, table, err)
 		}
 	}

@@ -31,13 +31,32 @@ func TestPostgresUnconfirmed(t *testing.T) {
 		t.Fatal(err)
 	}
 	calls := map[string]func(context.Context) error{
-		"Join":          func(ctx context.Context) error { return d.Join(ctx, keystore.Node{Incarnation: "join"}) },
-		"SetLease":      func(ctx context.Context) error { return d.SetLease(ctx, "lease", time.Hour) },
-		"Fence":         func(ctx context.Context) error { return d.Fence(ctx, "fence") },
-		"NewEpoch":      func(ctx context.Context) error { return d.NewEpoch(ctx, deployment.Epoch, nil) },
-		"Deployment":    func(ctx context.Context) error { _, err := d.Deployment(ctx, nil); return err },
-		"InsertSession": func(ctx context.Context) error { return d.InsertSession(ctx, keystore.Session{}) },
-		"DeleteSession": func(ctx context.Context) error { return d.DeleteSession(ctx, keystore.Digest{}) },
+		"Join": func(ctx context.Context) error {
+			return d.Join(ctx,
+				keystore.Node{Incarnation: "join"})
+		},
+		"SetLease": func(ctx context.Context) error {
+			return d.SetLease(ctx, "lease",
+				time.Hour)
+		},
+		"Fence": func(ctx context.Context) error { return d.Fence(ctx, "fence") },
+		"NewEpoch": func(ctx context.Context) error {
+			return d.NewEpoch(ctx, deployment.Epoch,
+				nil)
+		},
+		"Deployment": func(ctx context.Context) error {
+			_,
+				err := d.Deployment(ctx, nil)
+			return err
+		},
+		"InsertSession": func(ctx context.Context) error {
+			return d.InsertSession(ctx,
+				keystore.Session{})
+		},
+		"DeleteSession": func(ctx context.Context) error {
+			return d.DeleteSession(ctx,
+				keystore.Digest{})
+		},
 		"Update that changes nothing": func(ctx context.Context) error {
 			_, err := d.Update(ctx, func(tx keystore.Tx) error {
 				_, err := tx.Policy(keystore.Nowhere)
@@ -73,8 +92,10 @@ func TestPostgresUnconfirmed(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := standby.Query("",
-		"SELECT string_agg(concat_ws(' ', incarnation, state, lease), ', ' ORDER BY incarnation) FROM nodes")
-	if want := "fence fencing 0, join active 0, lease active 3600000000"; got != want || err != nil {
+		"SELECT string_agg(concat_ws(' ', incarnation, state, lease), ', ' ORDER BY incarnation) "+
+			"FROM nodes")
+	if want := "fence fencing 0, join active 0, lease active 3600000000"; got != want ||
+		err != nil {
 		t.Errorf("the standby has the nodes %q (%v), want %q", got, err, want)
 	}
 }
@@ -89,7 +110,8 @@ func cancelWait(t *testing.T, s *postgrestest.Server, call func(context.Context)
 	go func() { done <- call(ctx) }()
 	for {
 		cancelled, err := s.Query("",
-			"SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+			"SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = "+
+				"'SyncRep'")
 		if err != nil {
 			t.Fatal(err)
 		}

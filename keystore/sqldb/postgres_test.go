@@ -75,10 +75,12 @@ func openOnce(t *testing.T, url string) *closeOnce {
 func (s postgresStore) Exec(statement string) error { return s.Server.Exec(s.schema, statement) }
 
 func TestPostgres(t *testing.T) {
-	keystoretest.TestDatabase(t, func(t *testing.T) keystoretest.Store { return newPostgresStore(t) })
+	keystoretest.TestDatabase(t,
+		func(t *testing.T) keystoretest.Store { return newPostgresStore(t) })
 }
 
-// TestPostgresSchema: three processes start at once on an empty schema; nothing is made outside it, and two do not mix.
+// TestPostgresSchema: three processes start at once on an empty schema; nothing is made outside it,
+// and two do not mix.
 func TestPostgresSchema(t *testing.T) {
 	ctx := context.Background()
 	one, two := newPostgresStore(t), newPostgresStore(t)
@@ -121,11 +123,14 @@ func TestPostgresSchema(t *testing.T) {
 		t.Fatalf("two schemas hold the same deployment: %v", err)
 	}
 	// Typed where the search_path is another, the triggers still find their own schema.
-	if err := one.Server.Exec(two.schema, "UPDATE "+one.schema+".namespaces SET name = 'by hand'"); err != nil {
+	if err := one.Server.Exec(two.schema,
+		"UPDATE "+one.schema+".namespaces SET name = 'by hand'"); err != nil {
 		t.Fatal(err)
 	}
 	// A transaction takes one revision in each, and what is rolled back takes none.
-	both := fmt.Sprintf("BEGIN; UPDATE %[1]s.namespaces SET name = 'a'; SAVEPOINT s; UPDATE %[2]s.namespaces SET name = 'b'; ROLLBACK TO s; UPDATE %[2]s.namespaces SET name = 'c'; COMMIT", one.schema, two.schema)
+	both := fmt.Sprintf("BEGIN; UPDATE %[1]s.namespaces SET name = 'a'; SAVEPOINT s; UPDATE "+
+		"%[2]s.namespaces SET name = 'b'; ROLLBACK TO s; UPDATE %[2]s.namespaces SET name = 'c'; "+
+		"COMMIT", one.schema, two.schema)
 	if err := one.Server.Exec("", both); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +153,8 @@ func TestPostgresNewerSchema(t *testing.T) {
 	}
 }
 
-// TestPostgresStandby: what a standby knows may be old, so it answers nothing; of several servers the primary is found.
+// TestPostgresStandby: what a standby knows may be old, so it answers nothing; of several servers
+// the primary is found.
 func TestPostgresStandby(t *testing.T) {
 	ctx := context.Background()
 	primary := postgrestest.StartFor(t)
@@ -158,16 +164,19 @@ func TestPostgresStandby(t *testing.T) {
 		t.Fatal(err)
 	}
 	standby := primary.Standby(t)
-	for _, options := range []string{"", "?target_session_attrs=any", "?target_session_attrs=read-write", "?target_session_attrs=standby"} {
+	for _, options := range []string{"", "?target_session_attrs=any",
+		"?target_session_attrs=read-write", "?target_session_attrs=standby"} {
 		_, err := OpenPostgres(ctx, primary.URL("", standby.Address())+options)
-		if err == nil || !strings.Contains(err.Error(), "standby or read-only") || strings.Contains(err.Error(), postgrestest.Password) {
+		if err == nil || !strings.Contains(err.Error(), "standby or read-only") ||
+			strings.Contains(err.Error(), postgrestest.Password) {
 			t.Errorf("%s: %v", options, err)
 		}
 		if Unreachable(err) {
 			t.Errorf("a standby alone is no server that may come: %v", err)
 		}
 	}
-	if _, err := OpenPostgres(ctx, primary.URL("", "127.0.0.1:1", standby.Address())); !Unreachable(err) {
+	if _, err := OpenPostgres(ctx,
+		primary.URL("", "127.0.0.1:1", standby.Address())); !Unreachable(err) {
 		t.Errorf("a standby, and a server that is away and may be the primary: %v", err)
 	}
 	both := openOnce(t, primary.URL("", standby.Address(), primary.Address()))
@@ -175,7 +184,8 @@ func TestPostgresStandby(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// A pooler that sends reads to the standby: the connections were made elsewhere than where the questions go.
+	// A pooler that sends reads to the standby: the connections were made elsewhere than where the
+	// questions go.
 	config, _, err := parsePostgres(primary.URL("", standby.Address()))
 	if err != nil {
 		t.Fatal(err)
@@ -186,19 +196,45 @@ func TestPostgresStandby(t *testing.T) {
 		pool.SetMaxIdleConns(0)
 	}
 	for name, call := range map[string]func() error{
-		"Renew":       func() error { _, err := both.Renew(ctx, "i", keystore.Position{}); return err },
-		"Nodes":       func() error { _, err := both.Nodes(ctx); return err },
-		"Changes":     func() error { _, err := both.Changes(ctx, 0, 0); return err },
-		"KeyByDigest": func() error { _, _, err := both.KeyByDigest(ctx, keystore.Digest{}); return err },
-		"Key":         func() error { _, err := both.Key(ctx, "k"); return err },
-		"Keys":        func() error { _, _, err := both.Keys(ctx, keystore.KeyFilter{}, "", 1); return err },
-		"CountKeys":   func() error { _, err := both.CountKeys(ctx); return err },
-		"Policy":      func() error { _, err := both.Policy(ctx, keystore.Nowhere); return err },
-		"RenewPolicy": func() error { _, err := both.RenewPolicy(ctx, keystore.Nowhere); return err },
-		"Audits":      func() error { _, _, err := both.Audits(ctx, keystore.AuditFilter{}, "", 1); return err },
-		"AuditChain":  func() error { _, err := both.AuditChain(ctx, 0); return err },
-		"Acknowledge": func() error { return both.Acknowledge(ctx, "i", keystore.Position{Revision: 1}) },
-		"RecordUse":   func() error { return both.RecordUse(ctx, map[string]time.Time{"k": time.Now()}) },
+		"Renew": func() error {
+			_,
+				err := both.Renew(ctx, "i", keystore.Position{})
+			return err
+		},
+		"Nodes":   func() error { _, err := both.Nodes(ctx); return err },
+		"Changes": func() error { _, err := both.Changes(ctx, 0, 0); return err },
+		"KeyByDigest": func() error {
+			_, _,
+				err := both.KeyByDigest(ctx, keystore.Digest{})
+			return err
+		},
+		"Key": func() error { _, err := both.Key(ctx, "k"); return err },
+		"Keys": func() error {
+			_, _,
+				err := both.Keys(ctx, keystore.KeyFilter{}, "", 1)
+			return err
+		},
+		"CountKeys": func() error { _, err := both.CountKeys(ctx); return err },
+		"Policy":    func() error { _, err := both.Policy(ctx, keystore.Nowhere); return err },
+		"RenewPolicy": func() error {
+			_,
+				err := both.RenewPolicy(ctx, keystore.Nowhere)
+			return err
+		},
+		"Audits": func() error {
+			_, _,
+				err := both.Audits(ctx, keystore.AuditFilter{}, "", 1)
+			return err
+		},
+		"AuditChain": func() error { _, err := both.AuditChain(ctx, 0); return err },
+		"Acknowledge": func() error {
+			return both.Acknowledge(ctx, "i",
+				keystore.Position{Revision: 1})
+		},
+		"RecordUse": func() error {
+			return both.RecordUse(ctx,
+				map[string]time.Time{"k": time.Now()})
+		},
 	} {
 		if err := call(); err == nil || !strings.Contains(err.Error(), "standby or read-only") {
 			t.Errorf("%s on a standby: %v", name, err)
@@ -207,11 +243,13 @@ func TestPostgresStandby(t *testing.T) {
 
 	// The primary is lost, the standby takes its place: whoever names both goes on.
 	named := openOnce(t, primary.URL("", primary.Address(), standby.Address()))
-	at, err := named.Update(ctx, func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n"}) })
+	at, err := named.Update(ctx,
+		func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n"}) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) { // not synchronous here
+	// not synchronous here
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		out, err := standby.Query("", "SELECT revision FROM head")
 		if err == nil && out == fmt.Sprint(at) {
 			break
@@ -247,17 +285,22 @@ func TestPostgresOddTexts(t *testing.T) {
 		if _, err := d.Key(ctx, odd); !errors.Is(err, keystore.ErrNotFound) {
 			t.Errorf("%q: %v", odd, err)
 		}
-		if _, _, err := d.Keys(ctx, keystore.KeyFilter{Text: odd, Metadata: map[string]string{odd: odd}, Owner: odd, Role: odd, Namespaces: []string{odd, "a"}, Visible: []string{odd}, OrOwner: odd}, "1_"+odd, 5); err != nil {
+		if _, _, err := d.Keys(ctx, keystore.KeyFilter{Text: odd,
+			Metadata: map[string]string{odd: odd}, Owner: odd, Role: odd,
+			Namespaces: []string{odd, "a"}, Visible: []string{odd}, OrOwner: odd}, "1_"+odd,
+			5); err != nil {
 			t.Errorf("%q: %v", odd, err)
 		}
-		if _, _, err := d.Audits(ctx, keystore.AuditFilter{Actor: odd, Namespaces: []string{odd}}, "", 5); err != nil {
+		if _, _, err := d.Audits(ctx, keystore.AuditFilter{Actor: odd, Namespaces: []string{odd}},
+			"", 5); err != nil {
 			t.Errorf("%q: %v", odd, err)
 		}
 		_, err := d.Update(ctx, func(tx keystore.Tx) error {
 			if err := tx.DeleteNamespace(odd); !errors.Is(err, keystore.ErrNotFound) {
 				t.Errorf("%q: %v", odd, err)
 			}
-			if err := tx.KeysHolding(keystore.RoleID{Namespace: odd, Name: odd}, []string{odd}, func(*keystore.Key) bool { return true }); err != nil {
+			if err := tx.KeysHolding(keystore.RoleID{Namespace: odd, Name: odd}, []string{odd},
+				func(*keystore.Key) bool { return true }); err != nil {
 				t.Errorf("%q: %v", odd, err)
 			}
 			return tx.Remember("caller", odd, "made", time.Time{})

@@ -34,7 +34,8 @@ func newAuthority(t *testing.T) *authority {
 	a := new(authority)
 	var text []byte
 	a.certificate, a.key, text = issue(t, a, x509.Certificate{
-		Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign,
 	})
 	a.file = filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(a.file, text, 0o600); err != nil {
@@ -44,7 +45,9 @@ func newAuthority(t *testing.T) *authority {
 }
 
 // issue makes a certificate, and its PEM. An authority that has none yet signs its own.
-func issue(t *testing.T, by *authority, template x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey, []byte) {
+func issue(
+	t *testing.T, by *authority, template x509.Certificate,
+) (*x509.Certificate, *ecdsa.PrivateKey, []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -67,27 +70,33 @@ func issue(t *testing.T, by *authority, template x509.Certificate) (*x509.Certif
 	return certificate, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// TestPostgresTLS: with sslmode=verify-full every connection is encrypted, and made to nobody but the server that the URL names.
+// TestPostgresTLS: with sslmode=verify-full every connection is encrypted, and made to nobody but
+// the server that the URL names.
 func TestPostgresTLS(t *testing.T) {
 	ctx := context.Background()
 	s := postgrestest.StartFor(t)
 	trusted, other := newAuthority(t), newAuthority(t)
-	_, key, certificate := issue(t, trusted, x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
+	_, key, certificate := issue(t, trusted,
+		x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	der, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.ServeTLS(t, certificate, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
 	verified := func(a *authority, hosts ...string) string {
-		return s.URL("", hosts...) + "?" + url.Values{"sslmode": {"verify-full"}, "sslrootcert": {a.file}}.Encode()
+		return s.URL("", hosts...) + "?" +
+			url.Values{"sslmode": {"verify-full"}, "sslrootcert": {a.file}}.Encode()
 	}
 
 	d := openOnce(t, verified(trusted)+"&application_name=verified")
 	if _, err := d.Deployment(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) { // until it listens too
-		got, err := s.Query("", "SELECT count(*) FILTER (WHERE query LIKE 'LISTEN %'), bool_and(ssl) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE application_name = 'verified'")
+	// until it listens too
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		got, err := s.Query("",
+			"SELECT count(*) FILTER (WHERE query LIKE 'LISTEN %'), bool_and(ssl) FROM "+
+				"pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE application_name = 'verified'")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,10 +110,13 @@ func TestPostgresTLS(t *testing.T) {
 
 	_, port, _ := net.SplitHostPort(s.Address())
 	for name, row := range map[string]struct{ url, want string }{
-		"another authority": {verified(other), "not one for this host by an authority that is trusted"},
-		"the system's":      {s.URL("") + "?sslmode=verify-full", "not one for this host by an authority that is trusted"},
-		"another name":      {verified(trusted, net.JoinHostPort("localhost", port)), "not one for this host by an authority that is trusted"},
-		"without TLS":       {s.URL("") + "?sslmode=disable", "refuses the user or its password"},
+		"another authority": {verified(other),
+			"not one for this host by an authority that is trusted"},
+		"the system's": {s.URL("") + "?sslmode=verify-full",
+			"not one for this host by an authority that is trusted"},
+		"another name": {verified(trusted, net.JoinHostPort("localhost", port)),
+			"not one for this host by an authority that is trusted"},
+		"without TLS": {s.URL("") + "?sslmode=disable", "refuses the user or its password"},
 	} {
 		_, err := OpenPostgres(ctx, row.url)
 		if err == nil || !strings.Contains(err.Error(), row.want) || Unreachable(err) {

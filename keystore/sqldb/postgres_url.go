@@ -82,7 +82,8 @@ func validHosts(text string) bool {
 		name, port, _ := strings.Cut(host, ":")
 		if strings.HasPrefix(host, "[") {
 			var closed bool
-			if name, port, closed = strings.Cut(host[1:], "]"); !closed || port != "" && port[0] != ':' {
+			if name, port, closed = strings.Cut(host[1:], "]"); !closed || port != "" &&
+				port[0] != ':' {
 				return false
 			}
 			port = strings.TrimPrefix(port, ":")
@@ -110,7 +111,8 @@ func (u *postgresURL) identity() string {
 		hosts = strings.ToLower(hosts)
 	}
 	identity := or(u.user, "user") + "@" + hosts + "/" + u.database
-	for _, name := range []string{"search_path", "options", "service"} { // options may set a search_path as well
+	// options may set a search_path as well
+	for _, name := range []string{"search_path", "options", "service"} {
 		if value := or("", name); value != "" {
 			identity += " " + name + "=" + value
 		}
@@ -146,11 +148,13 @@ var tlsVersions = []string{"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
 // error shows no value.
 func checkParameter(name, value string) error {
 	if slices.Contains(unsupported, name) {
-		return fmt.Errorf("connection parameter %s is not supported: remove it from the PostgreSQL URL", name)
+		return fmt.Errorf("connection parameter %s is not supported: remove it from the "+
+			"PostgreSQL URL", name)
 	}
 	values, known := adjusted[name]
 	switch {
-	case known && values != nil && !slices.Contains(values, strings.ReplaceAll(value, "UTF", "utf")):
+	case known && values != nil &&
+		!slices.Contains(values, strings.ReplaceAll(value, "UTF", "utf")):
 		last := len(values) - 1
 		listed := values[last]
 		if last > 0 {
@@ -174,7 +178,8 @@ func adjust(config *pgx.ConnConfig) error {
 			return err
 		}
 	}
-	if name := parameters["fallback_application_name"]; parameters["application_name"] == "" && name != "" {
+	if name := parameters["fallback_application_name"]; parameters["application_name"] == "" &&
+		name != "" {
 		parameters["application_name"] = name
 	}
 	configs := []*tls.Config{config.TLSConfig}
@@ -194,12 +199,17 @@ func adjust(config *pgx.ConnConfig) error {
 	}
 	for name := range parameters {
 		if strings.HasPrefix(name, "keepalives") {
-			dialer := net.Dialer{Timeout: config.ConnectTimeout, KeepAlive: -1, KeepAliveConfig: keepAlive(parameters)}
+			dialer := net.Dialer{Timeout: config.ConnectTimeout, KeepAlive: -1,
+				KeepAliveConfig: keepAlive(parameters)}
 			config.DialFunc = dialer.DialContext
 			break
 		}
 	}
-	maps.DeleteFunc(parameters, func(name, _ string) bool { _, ours := adjusted[name]; return ours })
+	maps.DeleteFunc(parameters, func(name, _ string) bool {
+		_,
+			ours := adjusted[name]
+		return ours
+	})
 	return nil
 }
 

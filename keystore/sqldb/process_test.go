@@ -20,8 +20,9 @@ import (
 
 // These tests run the test binary again, as another process on the same file.
 const (
-	childVariable     = "SQLDB_TEST_CHILD"
-	statementVariable = "SQLDB_TEST_STATEMENT" // for the child to run by hand, instead of what it does else
+	childVariable = "SQLDB_TEST_CHILD"
+	// for the child to run by hand, instead of what it does else
+	statementVariable = "SQLDB_TEST_STATEMENT"
 )
 
 func TestMain(m *testing.M) {
@@ -37,7 +38,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// child opens the database, joins, and makes keys until it is killed or its standard input ends. It prints the id of each after the commit.
+// child opens the database, joins, and makes keys until it is killed or its standard input ends. It
+// prints the id of each after the commit.
 func child(path string) error {
 	ctx := context.Background()
 	if statement := os.Getenv(statementVariable); statement != "" {
@@ -50,7 +52,8 @@ func child(path string) error {
 	if _, err := d.Deployment(ctx, nil); err != nil {
 		return err
 	}
-	if err := d.Join(ctx, keystore.Node{Incarnation: fmt.Sprint("process ", os.Getpid())}); err != nil {
+	if err := d.Join(ctx, keystore.Node{Incarnation: fmt.Sprint("process ",
+		os.Getpid())}); err != nil {
 		return err
 	}
 	fmt.Println("ready")
@@ -107,7 +110,8 @@ func (p *process) line(t *testing.T) string {
 	return p.out.Text()
 }
 
-// TestKill kills two writing processes again and again: what they had been told is committed is there.
+// TestKill kills two writing processes again and again: what they had been told is committed is
+// there.
 func TestKill(t *testing.T) {
 	ctx := context.Background()
 	path := filepath.Join(t.TempDir(), "keys.db")
@@ -115,7 +119,8 @@ func TestKill(t *testing.T) {
 	for range 8 {
 		var both [2]*process
 		for i := range both {
-			both[i] = startChild(t, path) // at the same time, on a file that is not there the first time
+			// at the same time, on a file that is not there the first time
+			both[i] = startChild(t, path)
 		}
 		for _, p := range both {
 			if got := p.line(t); got != "ready" {
@@ -140,7 +145,8 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, id := range told {
-			if k, _, err := d.KeyByDigest(ctx, keystore.DigestOf(id)); err != nil || k == nil || k.ID != id {
+			if k, _, err := d.KeyByDigest(ctx, keystore.DigestOf(id)); err != nil || k == nil ||
+				k.ID != id {
 				t.Fatalf("key %s was lost: %v, %v", id, k, err)
 			}
 		}
@@ -152,7 +158,8 @@ func TestKill(t *testing.T) {
 			t.Fatal("the change log has gaps:", err)
 		}
 		var sound string
-		if err := d.readers.QueryRow("PRAGMA integrity_check").Scan(&sound); err != nil || sound != "ok" {
+		if err := d.readers.QueryRow("PRAGMA integrity_check").Scan(&sound); err != nil ||
+			sound != "ok" {
 			t.Fatal(sound, err)
 		}
 		if nodes, err := d.Nodes(ctx); err != nil || len(nodes) != 0 {

@@ -29,7 +29,8 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// replacements are the ways in which the files of an open database go wrong. path is the database's, node the lock file's.
+// replacements are the ways in which the files of an open database go wrong. path is the
+// database's, node the lock file's.
 var replacements = map[string]func(t *testing.T, path, node string) (changed string){
 	"backup moved over the file": func(t *testing.T, path, _ string) string {
 		copyFile(t, path, path)
@@ -74,7 +75,8 @@ func remove(t *testing.T, path string) {
 	}
 }
 
-// TestFilesReplaced: a database whose files are no longer the ones that were opened gives no lease and answers no change.
+// TestFilesReplaced: a database whose files are no longer the ones that were opened gives no lease
+// and answers no change.
 func TestFilesReplaced(t *testing.T) {
 	ctx := context.Background()
 	for name, replace := range replacements {
@@ -90,7 +92,11 @@ func TestFilesReplaced(t *testing.T) {
 				t.Fatal(err)
 			}
 			insert := func(n int) error {
-				_, err := d.Update(ctx, func(tx keystore.Tx) error { return insertKey(tx, benchKey(n, tx.Now())) })
+				_,
+					err := d.Update(ctx, func(tx keystore.Tx) error {
+					return insertKey(tx,
+						benchKey(n, tx.Now()))
+				})
 				return err
 			}
 			if err := insert(0); err != nil {
@@ -111,7 +117,8 @@ func TestFilesReplaced(t *testing.T) {
 				"change":      insert(1),
 				"acknowledge": d.Acknowledge(ctx, node, keystore.Position{Revision: 1}),
 			} {
-				if !errors.Is(err, keystore.ErrReplaced) || !strings.Contains(err.Error(), changed) {
+				if !errors.Is(err, keystore.ErrReplaced) ||
+					!strings.Contains(err.Error(), changed) {
 					t.Errorf("%s: error %v, want one that names %s", what, err, changed)
 				}
 			}
@@ -150,15 +157,20 @@ func TestFilesReplaced(t *testing.T) {
 			remove(t, path)
 			return intact(conn)
 		}
-		_, err = d.Update(ctx, func(tx keystore.Tx) error { return insertKey(tx, benchKey(0, tx.Now())) })
+		_,
+			err = d.Update(ctx, func(tx keystore.Tx) error {
+			return insertKey(tx,
+				benchKey(0, tx.Now()))
+		})
 		if !errors.Is(err, keystore.ErrReplaced) {
 			t.Error(err)
 		}
 	})
 }
 
-// TestAfterReplacement: no process opens the files as long as another has the former ones open. When that has ended, what it was
-// told is committed is where the files let it be, and none of it in files that somebody else has put there.
+// TestAfterReplacement: no process opens the files as long as another has the former ones open.
+// When that has ended, what it was told is committed is where the files let it be, and none of it
+// in files that somebody else has put there.
 func TestAfterReplacement(t *testing.T) {
 	ctx := context.Background()
 	rows := map[string]struct {
@@ -191,7 +203,11 @@ func TestAfterReplacement(t *testing.T) {
 			}
 			insert := func(d *DB, n int) {
 				t.Helper()
-				if _, err := d.Update(ctx, func(tx keystore.Tx) error { return insertKey(tx, benchKey(n, tx.Now())) }); err != nil {
+				if _,
+					err := d.Update(ctx, func(tx keystore.Tx) error {
+					return insertKey(tx,
+						benchKey(n, tx.Now()))
+				}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -202,7 +218,8 @@ func TestAfterReplacement(t *testing.T) {
 			}
 			second := open() // as of another process
 			for i, d := range []*DB{first, second} {
-				if err := d.Join(ctx, keystore.Node{Incarnation: string(rune('a' + i))}); err != nil {
+				if err := d.Join(ctx,
+					keystore.Node{Incarnation: string(rune('a' + i))}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -230,7 +247,8 @@ func TestAfterReplacement(t *testing.T) {
 				}
 				defer d.Close()
 				var sound string
-				if err := d.readers.QueryRow("PRAGMA integrity_check").Scan(&sound); err != nil || sound != "ok" {
+				if err := d.readers.QueryRow("PRAGMA integrity_check").Scan(&sound); err != nil ||
+					sound != "ok" {
 					t.Fatal(sound, err)
 				}
 				counts, err := d.CountKeys(ctx)
@@ -258,10 +276,12 @@ func TestAfterReplacement(t *testing.T) {
 	}
 }
 
-// TestCloseAfterReplacement: a process that ends late does not take away what another wrote to new files.
+// TestCloseAfterReplacement: a process that ends late does not take away what another wrote to new
+// files.
 func TestCloseAfterReplacement(t *testing.T) {
 	ctx := context.Background()
-	for name, which := range map[string][]string{"log and index removed": {"-wal", "-shm"}, "index removed": {"-shm"}} {
+	for name, which := range map[string][]string{"log and index removed": {"-wal", "-shm"},
+		"index removed": {"-shm"}} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			d, err := OpenSQLite(ctx, path)
@@ -277,7 +297,8 @@ func TestCloseAfterReplacement(t *testing.T) {
 			shell := func(statement string) {
 				t.Helper()
 				cmd := exec.Command(os.Args[0])
-				cmd.Env = append(os.Environ(), childVariable+"="+path, statementVariable+"="+statement)
+				cmd.Env = append(os.Environ(), childVariable+"="+path,
+					statementVariable+"="+statement)
 				if out, err := cmd.CombinedOutput(); err != nil {
 					t.Fatalf("%s: %v: %s", statement, err, out)
 				}

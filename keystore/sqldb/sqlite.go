@@ -18,14 +18,16 @@ import (
 )
 
 const (
-	// writeWait is how long a change waits for another process to end its own, unless its context ends first.
+	// writeWait is how long a change waits for another process to end its own, unless its context
+	// ends first.
 	writeWait = 30 * time.Second
 	// readers is how many look-ups run at the same time.
 	readers = 8
 	// bulkReaders is how many lists, searches and pages of the audit log are read at the same time.
 	bulkReaders = 4
 
-	// Sizes of the page cache of changes, in KiB, which it has when there is so much to keep: always, and while many keys are added.
+	// Sizes of the page cache of changes, in KiB, which it has when there is so much to keep:
+	// always, and while many keys are added.
 	writerCache = "-16000"
 	importCache = "-262144"
 )
@@ -43,12 +45,14 @@ var sqliteDialect = dialect{
 	contains:    "instr(lower(%s), lower(?)) > 0", // its lower() knows ASCII only, as it should
 	touchesOnly: `json_array_length(a.namespaces) > 0 AND NOT EXISTS (SELECT 1 FROM json_each(a.namespaces) n
 		WHERE n.value NOT IN (SELECT value FROM json_each(?)))`,
-	hasMetadata: "EXISTS (SELECT 1 FROM json_each(k.metadata) m WHERE m.type = 'text' AND m.key = ? AND m.value = ?)",
-	among:       "IN (SELECT value FROM json_each(?))",
-	amongHex:    "IN (SELECT unhex(value) FROM json_each(?))",
-	pairs:       "json_each(?)",
-	few:         "(SELECT DISTINCT id FROM (%s))",
-	// Keys of random order reach all of their indexes' pages: with no room for these, each would be written and read again with every batch.
+	hasMetadata: "EXISTS (SELECT 1 FROM json_each(k.metadata) m WHERE m.type = 'text' AND m.key = " +
+		"? AND m.value = ?)",
+	among:    "IN (SELECT value FROM json_each(?))",
+	amongHex: "IN (SELECT unhex(value) FROM json_each(?))",
+	pairs:    "json_each(?)",
+	few:      "(SELECT DISTINCT id FROM (%s))",
+	// Keys of random order reach all of their indexes' pages: with no room for these, each would be
+	// written and read again with every batch.
 	addMany:   "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
 	addedMany: "DELETE FROM adding",
 	manyEnds:  "PRAGMA cache_size = " + writerCache,
@@ -64,8 +68,8 @@ var sqliteDialect = dialect{
 	explain:     explainSQLite,
 }
 
-// OpenSQLite opens the database in a file, which it makes, readable by its owner alone, if there is none. Several
-// processes of one machine may have it open; a network file system will not do.
+// OpenSQLite opens the database in a file, which it makes, readable by its owner alone, if there is
+// none. Several processes of one machine may have it open; a network file system will not do.
 //
 // The connections: one writes; eight look up keys; four read lists; two are for leases and the
 // feed of changes; and one does nothing but keep SQLite from removing the log. None waits for
@@ -73,19 +77,25 @@ var sqliteDialect = dialect{
 func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	path, err := createSQLite(path)
 	if err != nil {
-		return nil, fmt.Errorf("opening the database: %w", advised{"the file and its directory must exist and be writable, and the disk must have room", fileError{err}})
+		return nil, fmt.Errorf("opening the database: %w",
+			advised{"the file and its directory must exist and be writable, and the disk must " +
+				"have room", fileError{err}})
 	}
 	d := newDB(sqliteDialect)
 	if canLock {
 		d.locks.base = path
 	}
-	if err := d.locks.checkOthers(); err != nil { // before SQLite takes their log for that of our file
+	// before SQLite takes their log for that of our file
+	if err := d.locks.checkOthers(); err != nil {
 		return nil, fmt.Errorf("opening the database: %w", fileError{err})
 	}
 	// The writer asks for the lock at BEGIN and waits in Go, where the context counts.
-	d.writer = d.openSQLite(path, 1, "busy_timeout(0)", "synchronous(FULL)", "journal_size_limit(67108864)", "cache_size("+writerCache+")")
-	d.readers = d.openSQLite(path, readers, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
-	d.bulk = d.openSQLite(path, bulkReaders, "busy_timeout(1000)", "query_only(1)", "cache_size(-8000)")
+	d.writer = d.openSQLite(path, 1, "busy_timeout(0)", "synchronous(FULL)",
+		"journal_size_limit(67108864)", "cache_size("+writerCache+")")
+	d.readers = d.openSQLite(path, readers, "busy_timeout(1000)", "query_only(1)",
+		"cache_size(-8000)")
+	d.bulk = d.openSQLite(path, bulkReaders, "busy_timeout(1000)", "query_only(1)",
+		"cache_size(-8000)")
 	d.lease = d.openSQLite(path, 3, "busy_timeout(1000)", "query_only(1)")
 	d.beats, d.uses = d.writer, d.writer
 	d.committed = func(any) error { return d.intact() }
@@ -100,14 +110,16 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	})
 	if err != nil {
 		d.closePools()
-		return nil, fmt.Errorf("opening the database %s: %w", path, explainSQLite(err)) // what a deadline has cut short is said too
+		// what a deadline has cut short is said too
+		return nil, fmt.Errorf("opening the database %s: %w", path, explainSQLite(err))
 	}
 	return d, nil
 }
 
-// createSQLite makes the file, and its directory, if missing, and returns its one true path. SQLite gives the files it makes beside it
-// the same mode. An existing file must not be opened here: closing it would drop the POSIX locks that SQLite holds on it
-// for other connections of this process.
+// createSQLite makes the file, and its directory, if missing, and returns its one true path. SQLite
+// gives the files it makes beside it the same mode. An existing file must not be opened here:
+// closing it would drop the POSIX locks that SQLite holds on it for other connections of this
+// process.
 func createSQLite(path string) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -196,18 +208,21 @@ func sqliteWAL(ctx context.Context, d *DB) error {
 		var mode string
 		err := d.writer.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode)
 		if err == nil && mode != "wal" {
-			err = fmt.Errorf("write-ahead logging cannot be had here (journal mode %s): keep the database on a local disk", mode)
+			err = fmt.Errorf("write-ahead logging cannot be had here (journal mode %s): keep the "+
+				"database on a local disk", mode)
 		}
 		return err
 	})
 }
 
-// holdFiles keeps SQLite from removing the log as long as the database is open, and notes which files it has opened.
+// holdFiles keeps SQLite from removing the log as long as the database is open, and notes which
+// files it has opened.
 func (d *DB) holdFiles(ctx context.Context, path string) (err error) {
 	if d.holder, err = d.lease.Conn(ctx); err != nil {
 		return err
 	}
-	if err := d.holder.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master").Scan(new(int)); err != nil {
+	if err := d.holder.QueryRowContext(ctx,
+		"SELECT count(*) FROM sqlite_master").Scan(new(int)); err != nil {
 		return err
 	}
 	if d.files, err = noteFiles(path); err != nil {
@@ -231,9 +246,11 @@ func explainSQLite(err error) error {
 	case sqlite3.SQLITE_FULL:
 		advice = "the disk is full, nothing was changed: make room and try again"
 	case sqlite3.SQLITE_BUSY:
-		advice = "another process holds the database's lock, nothing was changed: try again, or end the program that has a transaction open"
+		advice = "another process holds the database's lock, nothing was changed: try again, or " +
+			"end the program that has a transaction open"
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
-		advice = "the file and its directory must be writable for the user that this program runs as"
+		advice = "the file and its directory must be writable for the user that this program runs " +
+			"as"
 	case sqlite3.SQLITE_CANTOPEN:
 		advice = "its directory must exist and be writable for the user that this program runs as"
 	case sqlite3.SQLITE_NOTADB:

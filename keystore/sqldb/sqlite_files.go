@@ -19,7 +19,8 @@ type openFile struct {
 
 // check returns [keystore.ErrReplaced] unless the file still has its name.
 func (f openFile) check() error {
-	info, err := os.Stat(f.path) // never os.Open: closing it would drop the POSIX locks that SQLite holds on it
+	// never os.Open: closing it would drop the POSIX locks that SQLite holds on it
+	info, err := os.Stat(f.path)
 	what := "is not the file that was opened"
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -29,7 +30,8 @@ func (f openFile) check() error {
 	case os.SameFile(info, f.info):
 		return nil
 	}
-	return fmt.Errorf("%w: %s %s; stop every Caddy that uses this database, check its files, and start again",
+	return fmt.Errorf("%w: %s %s; stop every Caddy that uses this database, check its files, and "+
+		"start again",
 		keystore.ErrReplaced, f.path, what)
 }
 
@@ -78,8 +80,9 @@ func (fs files) check() error {
 	return nil
 }
 
-// closable reports whether SQLite may close the files. The last connection copies the log into the database and then
-// removes log and index by name, which would destroy those of another process that has opened the database anew.
+// closable reports whether SQLite may close the files. The last connection copies the log into the
+// database and then removes log and index by name, which would destroy those of another process
+// that has opened the database anew.
 func (fs files) closable() bool {
 	if fs == nil {
 		return true
@@ -92,8 +95,8 @@ func (fs files) closable() bool {
 	return true
 }
 
-// intact returns [keystore.ErrReplaced] if a file of the database, or the lock of a node of this handle, is no longer
-// the one that was opened.
+// intact returns [keystore.ErrReplaced] if a file of the database, or the lock of a node of this
+// handle, is no longer the one that was opened.
 func (d *DB) intact() error {
 	if err := d.files.check(); err != nil {
 		return err
@@ -106,6 +109,7 @@ func (d *DB) intact() error {
 // file, where the next process would apply it.
 func (d *DB) emptyLog() {
 	if d.files.check() != nil {
-		_, _ = d.writer.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)") // whatever stays is as before
+		// whatever stays is as before
+		_, _ = d.writer.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)")
 	}
 }

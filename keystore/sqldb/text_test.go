@@ -13,7 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
 )
 
-// TestSearchLooksThroughFewKeysAPage: all pages together are the same as without the bound, and one that finds nothing ends soon.
+// TestSearchLooksThroughFewKeysAPage: all pages together are the same as without the bound, and one
+// that finds nothing ends soon.
 func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 	onBoth(t, func(t *testing.T, d *DB) {
 		ctx := t.Context()
@@ -47,8 +48,10 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 			return names, pages
 		}
 		for _, f := range []keystore.KeyFilter{
-			{}, {Namespaces: []string{"a"}}, {Namespaces: []string{"a", "b"}}, {Visible: []string{"b", "c"}, OrOwner: "m"},
-			{Visible: []string{"c"}, OrOwner: "m", Namespaces: []string{"a", "c"}}, {Owner: "m"}, {Visible: []string{}},
+			{}, {Namespaces: []string{"a"}}, {Namespaces: []string{"a", "b"}},
+			{Visible: []string{"b", "c"}, OrOwner: "m"},
+			{Visible: []string{"c"}, OrOwner: "m", Namespaces: []string{"a", "c"}}, {Owner: "m"},
+			{Visible: []string{}},
 			{Sort: "created_at"}, {Sort: "created_at", Namespaces: []string{"a", "b"}},
 		} {
 			for _, text := range []string{"key", "7", "key 1", "39 of", "nothing"} {
@@ -59,19 +62,22 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 					t.Errorf("%+v: %v, want %v", f, got, want)
 				}
 				if most := 40/3 + 1 + len(want)/2; pages > most {
-					t.Errorf("%+v: %d pages for %d keys, want %d at most", f, pages, len(want), most)
+					t.Errorf("%+v: %d pages for %d keys, want %d at most", f, pages, len(want),
+						most)
 				}
-				if f.Namespaces == nil && f.Visible == nil && f.Owner == "" && text == "nothing" && pages != 40/3+1 {
+				if f.Namespaces == nil && f.Visible == nil && f.Owner == "" && text == "nothing" &&
+					pages != 40/3+1 {
 					t.Errorf("%+v: looked through 40 keys in %d pages, 3 a page", f, pages)
 				}
 			}
 		}
 		d.lookedThrough = 8
 		for f, fits := range map[*keystore.KeyFilter]bool{
-			{Namespaces: []string{"b"}}:                                        true,  // 8
-			{Namespaces: []string{"b", "c"}, Owner: "m"}:                       true,  // 8
-			{Namespaces: []string{"b", "c"}}:                                   false, // 16
-			{Namespaces: []string{"a"}, Text: "nothing"}:                       false, // 24, in which nobody looks
+			{Namespaces: []string{"b"}}:                  true,  // 8
+			{Namespaces: []string{"b", "c"}, Owner: "m"}: true,  // 8
+			{Namespaces: []string{"b", "c"}}:             false, // 16
+			// 24, in which nobody looks
+			{Namespaces: []string{"a"}, Text: "nothing"}:                       false,
 			{Namespaces: []string{"b"}, Text: "nothing"}:                       true,  // 8
 			{Owner: "m", Text: "nothing"}:                                      false, // 20
 			{Namespaces: []string{"a"}, Metadata: map[string]string{"a": "b"}}: false,
@@ -80,7 +86,8 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 			f.Sort = "name"
 			_, _, err := d.Keys(ctx, *f, "", 2)
 			e, refused := errors.AsType[*keystore.Error](err)
-			if fits && err != nil || !fits && (!refused || len(e.Fields) != 1 || e.Fields[0].Field != "sort") {
+			if fits && err != nil || !fits &&
+				(!refused || len(e.Fields) != 1 || e.Fields[0].Field != "sort") {
 				t.Errorf("%+v sorted, at most 8: %v", f, err)
 			}
 		}
@@ -89,7 +96,8 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 
 // onBoth runs a test on an empty SQLite and on an empty PostgreSQL.
 func onBoth(t *testing.T, test func(t *testing.T, d *DB)) {
-	for name, store := range map[string]keystoretest.Store{"SQLite": newSQLite(t), "PostgreSQL": newPostgresStore(t)} {
+	for name, store := range map[string]keystoretest.Store{"SQLite": newSQLite(t),
+		"PostgreSQL": newPostgresStore(t)} {
 		t.Run(name, func(t *testing.T) {
 			d := store.Open(t).(*closeOnce).DB
 			if _, err := d.Deployment(t.Context(), nil); err != nil {

@@ -12,14 +12,15 @@ import (
 
 // tx is one [keystore.Tx].
 type tx struct {
-	db     *DB
-	ctx    context.Context
-	conn   *sql.Conn // that sql runs on
-	sql    *sql.Tx
-	now    time.Time
-	stmts  map[string]*sql.Stmt // of a database that does not keep them itself: an import runs the same few thousands of times
-	many   bool                 // rows were added as many
-	failed error                // of the database: nothing may be committed any more
+	db   *DB
+	ctx  context.Context
+	conn *sql.Conn // that sql runs on
+	sql  *sql.Tx
+	now  time.Time
+	// of a database that does not keep them itself: an import runs the same few thousands of times
+	stmts  map[string]*sql.Stmt
+	many   bool  // rows were added as many
+	failed error // of the database: nothing may be committed any more
 	began  time.Time
 
 	policyChanged bool // by this transaction
@@ -30,9 +31,11 @@ func (t *tx) close() {
 	for _, s := range t.stmts {
 		s.Close()
 	}
-	_ = t.sql.Rollback() // after a commit this does nothing, and the error that counts is the one before
+	// after a commit this does nothing, and the error that counts is the one before
+	_ = t.sql.Rollback()
 	if t.many {
-		_, _ = t.conn.ExecContext(context.WithoutCancel(t.ctx), t.db.manyEnds) // a connection that is broken is given up as it is
+		// a connection that is broken is given up as it is
+		_, _ = t.conn.ExecContext(context.WithoutCancel(t.ctx), t.db.manyEnds)
 	}
 	if t.db.rest > 0 && time.Since(t.began) > t.db.rest {
 		t.db.free = time.Now().Add(t.db.rest)
@@ -77,7 +80,8 @@ func (t *tx) statement(query string) (statement, error) {
 	return s, nil
 }
 
-// note keeps an error of the database, which ends the transaction, and returns it with what to do about it.
+// note keeps an error of the database, which ends the transaction, and returns it with what to do
+// about it.
 func (t *tx) note(err error) error {
 	if err == nil {
 		return nil
@@ -165,7 +169,8 @@ func (t *tx) Keys(ids []string) ([]keystore.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := t.anew("SELECT "+keyColumns+" FROM keys k"+keyJoins+" WHERE k.id "+t.db.among+" ORDER BY k.id", array)
+	rows, err := t.anew("SELECT "+keyColumns+" FROM keys k"+keyJoins+" WHERE k.id "+t.db.among+
+		" ORDER BY k.id", array)
 	keys, err := scanKeys(rows, err, nil)
 	return keys, t.note(err)
 }
@@ -179,12 +184,16 @@ func (t *tx) RevokeKeys(reasons map[string]string, by string) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("UPDATE keys SET revoked_at = ?, revoked_by = ?, revoke_reason = r.value, version = version + 1 FROM "+t.db.pairs+" r WHERE keys.revoked_at IS NULL AND keys.id = r.key",
+	_,
+		err = t.exec("UPDATE keys SET revoked_at = ?, revoked_by = ?, revoke_reason = r.value, "+
+		"version = version + 1 FROM "+t.db.pairs+
+		" r WHERE keys.revoked_at IS NULL AND keys.id = r.key",
 		append(slices.Clip(t.db.anew), t.now.UnixMicro(), by, object)...)
 	return err
 }
 
-// UpdateKey changes the secrets first, so that what the change log says last of each was judged by the key's new row.
+// UpdateKey changes the secrets first, so that what the change log says last of each was judged by
+// the key's new row.
 func (t *tx) UpdateKey(k *keystore.Key) error {
 	old, err := t.Key(k.ID)
 	if err != nil {
@@ -221,13 +230,15 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 		was, ok := present[s.Digest]
 		delete(gone, s.Digest)
 		if ok && !was.ExpiresAt.Equal(s.ExpiresAt) {
-			if _, err := t.exec("UPDATE secrets SET ends_at = ? WHERE digest = ?", fromTime(s.ExpiresAt), s.Digest[:]); err != nil {
+			if _, err := t.exec("UPDATE secrets SET ends_at = ? WHERE digest = ?",
+				fromTime(s.ExpiresAt), s.Digest[:]); err != nil {
 				return err
 			}
 		}
 	}
 	for digest := range gone {
-		if _, err := t.exec("UPDATE secrets SET dropped = 1 WHERE digest = ?", digest[:]); err != nil {
+		if _, err := t.exec("UPDATE secrets SET dropped = 1 WHERE digest = ?",
+			digest[:]); err != nil {
 			return err
 		}
 	}
@@ -240,7 +251,8 @@ func (t *tx) DeleteKey(id string) error {
 }
 
 func (t *tx) Remembered(caller, key string, since time.Time) (made string, err error) {
-	err = t.row("SELECT made FROM remembered WHERE caller = ? AND key = ? AND at >= ?", caller, key, since.UnixMicro()).Scan(&made)
+	err = t.row("SELECT made FROM remembered WHERE caller = ? AND key = ? AND at >= ?", caller, key,
+		since.UnixMicro()).Scan(&made)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}

@@ -11,7 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestUpgradeKnowsFormerNamespaces: ids of namespaces that were deleted before the upgrade stay taken.
+// TestUpgradeKnowsFormerNamespaces: ids of namespaces that were deleted before the upgrade stay
+// taken.
 func TestUpgradeKnowsFormerNamespaces(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	former, err := sql.Open("sqlite", path)

@@ -81,7 +81,8 @@ type grantJSON struct {
 func fromGrants(grants []keystore.Grant) (string, error) {
 	list := make([]grantJSON, len(grants))
 	for i, g := range grants {
-		list[i] = grantJSON{Namespace: g.Namespace, Permissions: fromPermissions(g.Permissions), Roles: g.Roles, Connected: g.Connected}
+		list[i] = grantJSON{Namespace: g.Namespace, Permissions: fromPermissions(g.Permissions),
+			Roles: g.Roles, Connected: g.Connected}
 	}
 	return fromJSON(list)
 }
@@ -100,7 +101,8 @@ func toGrants(text string) ([]keystore.Grant, error) {
 		if err != nil {
 			return nil, err
 		}
-		grants = append(grants, keystore.Grant{Namespace: g.Namespace, Permissions: permissions, Roles: g.Roles, Connected: g.Connected})
+		grants = append(grants, keystore.Grant{Namespace: g.Namespace, Permissions: permissions,
+			Roles: g.Roles, Connected: g.Connected})
 	}
 	return grants, nil
 }

@@ -19,10 +19,12 @@ import (
 type stream struct {
 	what  string
 	ended chan struct{}
-	last  time.Time // when the last event that arrived was sent by the upstream; read it after ended
+	// when the last event that arrived was sent by the upstream; read it after ended
+	last time.Time
 }
 
-// open opens one of each kind over each HTTP version and returns when all run. Downloads stall until killed is closed.
+// open opens one of each kind over each HTTP version and returns when all run. Downloads stall
+// until killed is closed.
 func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*stream {
 	t.Helper()
 	var streams []*stream
@@ -36,7 +38,8 @@ func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*str
 	}
 	running := func() {
 		t.Helper()
-		gate.Until(t, streams[len(streams)-1].what+" runs", func() bool { return g.Upstream.Running(k.ID) == len(streams) })
+		gate.Until(t, streams[len(streams)-1].what+" runs",
+			func() bool { return g.Upstream.Running(k.ID) == len(streams) })
 	}
 	for _, protocol := range []gate.Protocol{gate.HTTP1, gate.HTTP2, gate.HTTP3} {
 		client, url := g.Client(t, protocol)
@@ -76,7 +79,8 @@ func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*str
 			t.Fatal(err)
 		}
 		add(fmt.Sprint("download over ", protocol), func(*stream) {
-			<-killed // until then the proxy is stuck in a write; what it had sent is still to be read
+			// until then the proxy is stuck in a write; what it had sent is still to be read
+			<-killed
 			io.Copy(io.Discard, download.Body)
 		})
 
@@ -111,7 +115,8 @@ func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*str
 		t.Cleanup(func() { upload.Close() })
 	}
 
-	c, _, err := websocket.Dial(t.Context(), g.URL+"/v1/items/ws", &websocket.DialOptions{HTTPHeader: http.Header{"X-Api-Key": {string(k.Token)}}})
+	c, _, err := websocket.Dial(t.Context(), g.URL+"/v1/items/ws",
+		&websocket.DialOptions{HTTPHeader: http.Header{"X-Api-Key": {string(k.Token)}}})
 	if err != nil {
 		t.Fatal("opening a WebSocket failed") // the error may quote the request
 	}
@@ -124,14 +129,18 @@ func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*str
 	return streams
 }
 
-// TestCut: when a key stops being alive, what it has running is cut before the answer to the change is given.
+// TestCut: when a key stops being alive, what it has running is cut before the answer to the change
+// is given.
 func TestCut(t *testing.T) {
 	for _, c := range []struct {
 		what string
 		kill func(t *testing.T, w world, id string)
 	}{
 		{"79 revoke", func(t *testing.T, w world, id string) { w.Revoke(t, id) }},
-		{"79 inactivate", func(t *testing.T, w world, id string) { w.Patch(t, id, gate.JSON{"active": false}) }},
+		{"79 inactivate", func(t *testing.T, w world,
+			id string) {
+			w.Patch(t, id, gate.JSON{"active": false})
+		}},
 		{"79 rotate", func(t *testing.T, w world, id string) { w.Rotate(t, id, "0s") }},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -145,7 +154,8 @@ func TestCut(t *testing.T) {
 			after := time.Now()
 			close(killed)
 			mustEnd(t, cut, after, 2*time.Second)
-			gate.Until(t, "nothing of the key is left at the upstream", func() bool { return w.Upstream.Running(k.ID) == 0 })
+			gate.Until(t, "nothing of the key is left at the upstream",
+				func() bool { return w.Upstream.Running(k.ID) == 0 })
 			t.Logf("answered in %v, all seen cut in %v", after.Sub(before), time.Since(before))
 			for _, s := range kept {
 				select {
@@ -162,7 +172,8 @@ func TestCut(t *testing.T) {
 func TestCutAtExpiry(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations, HTTP3: true})
 	expires := time.Now().Add(5 * time.Second).Truncate(time.Millisecond)
-	k := w.mint(t, "K", gate.JSON{"permissions": []string{"items:*"}, "expires_at": expires.UTC().Format(time.RFC3339Nano)})
+	k := w.mint(t, "K", gate.JSON{"permissions": []string{"items:*"},
+		"expires_at": expires.UTC().Format(time.RFC3339Nano)})
 	expired := make(chan struct{})
 	streams := open(t, w.Gate, k, expired)
 	if !time.Now().Before(expires) {
@@ -170,10 +181,12 @@ func TestCutAtExpiry(t *testing.T) {
 	}
 	time.AfterFunc(time.Until(expires)+time.Second, func() { close(expired) })
 	mustEnd(t, streams, expires.Add(time.Second), time.Until(expires)+3*time.Second)
-	gate.Until(t, "nothing of the key is left at the upstream", func() bool { return w.Upstream.Running(k.ID) == 0 })
+	gate.Until(t, "nothing of the key is left at the upstream",
+		func() bool { return w.Upstream.Running(k.ID) == 0 })
 }
 
-// mustEnd waits for the clients to see the end, which they do a little after the server has done it, and looks for what was sent after `no`.
+// mustEnd waits for the clients to see the end, which they do a little after the server has done
+// it, and looks for what was sent after `no`.
 func mustEnd(t *testing.T, streams []*stream, no time.Time, within time.Duration) {
 	t.Helper()
 	over, cancel := context.WithTimeout(t.Context(), within)

@@ -15,29 +15,35 @@ const adminSite = `
 	reverse_proxy {$GATE_UPSTREAM}
 `
 
-// TestAdminDoor: the management API on a site opens for keys that hold admin permissions, by no trick of the path.
+// TestAdminDoor: the management API on a site opens for keys that hold admin permissions, by no
+// trick of the path.
 func TestAdminDoor(t *testing.T) {
 	w := start(t, gate.Config{Site: adminSite})
 	w.mint(t, "Manager", gate.JSON{"permissions": []string{"admin.keys:*"}})
 	w.mint(t, "All", gate.JSON{"permissions": []string{"*"}})
 	for _, protocol := range gate.Protocols {
 		ask := func(target string, header ...string) gate.Response {
-			return w.Do(t, gate.Request{Protocol: protocol, Target: target, Header: w.expandAll(t, header)})
+			return w.Do(t, gate.Request{Protocol: protocol, Target: target,
+				Header: w.expandAll(t, header)})
 		}
-		if r := ask("/apikeys/v1/keys", "Authorization: Bearer {Manager}"); r.Status != 200 || r.JSON()["items"] == nil {
+		if r := ask("/apikeys/v1/keys", "Authorization: Bearer {Manager}"); r.Status != 200 ||
+			r.JSON()["items"] == nil {
 			t.Errorf("%v: a key with admin.keys:* lists keys: %v", protocol, r)
 		}
 		for what, header := range map[string][]string{
-			"no token":         nil,
-			"a plain key":      {"Authorization: Bearer {R}"},
-			"* is not admin":   {"Authorization: Bearer {All}"},
-			"revoked":          {"Authorization: Bearer {X}"},
-			"forged":           {"Authorization: Bearer {J}"},
-			"identity headers": {"X-Apikey-Id: root", "X-Apikey-Owner: root", "X-Apikey-Permissions: admin:*"},
-			"a trusted user":   {"Remote-User: root", "X-Forwarded-User: root", "X-Webauth-User: root"},
-			"two tokens":       {"Authorization: Bearer {Manager}", "Authorization: Bearer {R}"},
+			"no token":       nil,
+			"a plain key":    {"Authorization: Bearer {R}"},
+			"* is not admin": {"Authorization: Bearer {All}"},
+			"revoked":        {"Authorization: Bearer {X}"},
+			"forged":         {"Authorization: Bearer {J}"},
+			"identity headers": {"X-Apikey-Id: root", "X-Apikey-Owner: root",
+				"X-Apikey-Permissions: admin:*"},
+			"a trusted user": {"Remote-User: root", "X-Forwarded-User: root",
+				"X-Webauth-User: root"},
+			"two tokens": {"Authorization: Bearer {Manager}", "Authorization: Bearer {R}"},
 		} {
-			if r := ask("/apikeys/v1/keys", header...); r.Status < 400 || r.Status >= 500 || r.JSON()["items"] != nil {
+			if r := ask("/apikeys/v1/keys", header...); r.Status < 400 || r.Status >= 500 ||
+				r.JSON()["items"] != nil {
 				t.Errorf("%v 113 %s: want a refusal, got %v", protocol, what, r)
 			}
 		}
@@ -45,55 +51,83 @@ func TestAdminDoor(t *testing.T) {
 			"/apikeys": 303, "/apikeys/": 303, // to the console's first page
 			"/apikeys/x": 404, "/apikeys/v2/keys": 404, "/apikeys/v1": 404, "/%61pikeys/x": 404,
 		} {
-			if r := ask(target, "Authorization: Bearer {Manager}"); r.Status != status || len(r.Reached) != 0 {
-				t.Errorf("%v the token is still in the request for %s, which is for nobody else: want %d, got %v", protocol, target, status, r)
+			if r := ask(target, "Authorization: Bearer {Manager}"); r.Status != status ||
+				len(r.Reached) != 0 {
+				t.Errorf("%v the token is still in the request for %s, which is for nobody else: "+
+					"want %d, got %v", protocol, target, status, r)
 			}
 		}
 		for _, target := range []string{
-			"/apikeys//v1/keys", "//apikeys/v1/keys", "/apikeys/./v1/keys", "/x/../apikeys/v1/keys", "/public/../apikeys/v1/keys", "/apikeys/%2e%2e/apikeys/v1/keys", "/apikeys%2fv1/keys", "/apikeys/v1%2fkeys",
-			"/%61pikeys/v1/keys", "/APIKEYS/v1/keys", "/apikeys/V1/keys", "/apikeys/v1/keys/", "/apikeys/v1/keys;x", "/public/%2e%2e/apikeys/v1/keys", "/apikeys/v1/keys?public=/public/", "/apikeys/v1/health/../keys",
+			"/apikeys//v1/keys", "//apikeys/v1/keys", "/apikeys/./v1/keys", "/x/../apikeys/v1/keys",
+			"/public/../apikeys/v1/keys", "/apikeys/%2e%2e/apikeys/v1/keys", "/apikeys%2fv1/keys",
+			"/apikeys/v1%2fkeys",
+			"/%61pikeys/v1/keys", "/APIKEYS/v1/keys", "/apikeys/V1/keys", "/apikeys/v1/keys/",
+			"/apikeys/v1/keys;x", "/public/%2e%2e/apikeys/v1/keys",
+			"/apikeys/v1/keys?public=/public/", "/apikeys/v1/health/../keys",
 		} {
-			if r := ask(target); r.JSON()["items"] != nil || strings.Contains(string(r.Body), w.ids["R"]) {
+			if r := ask(target); r.JSON()["items"] != nil ||
+				strings.Contains(string(r.Body), w.ids["R"]) {
 				t.Errorf("%v 113 %s without a token shows keys: %v", protocol, target, r)
 			}
 		}
 	}
 }
 
-// TestPublicAdminPathsKeepTokens: where api_keys_admin does not answer, the API gets no token for paths that are public for it.
+// TestPublicAdminPathsKeepTokens: where api_keys_admin does not answer, the API gets no token for
+// paths that are public for it.
 func TestPublicAdminPathsKeepTokens(t *testing.T) {
 	for what, site := range map[string]string{
-		"no api_keys_admin":        "api_key {\nfrom bearer\nfrom header X-Own\nfrom query key\npublic /apikeys/*\n}\nreverse_proxy {$GATE_UPSTREAM}",
-		"all public":               "api_key {\nfrom bearer\nfrom header X-Own\nfrom query key\npublic /**\n}\nreverse_proxy {$GATE_UPSTREAM}",
-		"api_keys_admin elsewhere": "api_key {\nfrom bearer\nfrom header X-Own\nfrom query key\npublic /apikeys/*\n}\n@admin header X-Admin *\nhandle @admin {\napi_keys_admin\n}\nreverse_proxy {$GATE_UPSTREAM}",
+		"no api_keys_admin": "api_key {\nfrom bearer\nfrom header X-Own\nfrom query " +
+			"key\npublic /apikeys/*\n}\nreverse_proxy {$GATE_UPSTREAM}",
+		"all public": "api_key {\nfrom bearer\nfrom header X-Own\nfrom query " +
+			"key\npublic /**\n}\nreverse_proxy {$GATE_UPSTREAM}",
+		"api_keys_admin elsewhere": "api_key {\nfrom bearer\nfrom header X-Own\nfrom query " +
+			"key\npublic /apikeys/*\n}\n@admin header X-Admin *\nhandle @admin " +
+			"{\napi_keys_admin\n}\nreverse_proxy {$GATE_UPSTREAM}",
 	} {
 		t.Run(what, func(t *testing.T) {
 			w := start(t, gate.Config{Site: site})
 			w.run(t, []row{
-				{what: "bearer", send: "GET /apikeys/v1/keys", header: []string{"Authorization: Bearer {R}", "Referer: https://a.example/{R}"}, want: "200", as: "-", gone: []string{"Authorization"}},
-				{what: "X-API-Key", send: "GET /apikeys/", header: []string{"X-API-Key: {R}"}, want: "200", as: "-", gone: []string{"X-Api-Key"}},
-				{what: "a source of api_key", send: "POST /apikeys/x", header: []string{"X-Own: {R}"}, want: "200", as: "-", gone: []string{"X-Own"}},
-				{what: "several", send: "GET /apikeys/x?key={R}&a=1", header: []string{"X-Own: {A}", "Authorization: Bearer {X}", "X-Copy: {X}"}, want: "200", as: "-", at: "/apikeys/x?a=1"},
-				{what: "another scheme", send: "GET /apikeys/x", header: []string{"Authorization: Basic eDp5"}, want: "200", as: "-", kept: []string{"Authorization: Basic eDp5"}},
+				{what: "bearer", send: "GET /apikeys/v1/keys",
+					header: []string{"Authorization: Bearer {R}", "Referer: https://a.example/{R}"},
+					want:   "200", as: "-", gone: []string{"Authorization"}},
+				{what: "X-API-Key", send: "GET /apikeys/", header: []string{"X-API-Key: {R}"},
+					want: "200", as: "-", gone: []string{"X-Api-Key"}},
+				{what: "a source of api_key", send: "POST /apikeys/x",
+					header: []string{"X-Own: {R}"}, want: "200", as: "-", gone: []string{"X-Own"}},
+				{what: "several", send: "GET /apikeys/x?key={R}&a=1",
+					header: []string{"X-Own: {A}", "Authorization: Bearer {X}", "X-Copy: {X}"},
+					want:   "200", as: "-", at: "/apikeys/x?a=1"},
+				{what: "another scheme", send: "GET /apikeys/x",
+					header: []string{"Authorization: Basic eDp5"}, want: "200", as: "-",
+					kept: []string{"Authorization: Basic eDp5"}},
 			})
 		})
 	}
 }
 
-// TestStartNamesTheMissingLine: behind an api_key that does not let its paths by, api_keys_admin cannot be used.
+// TestStartNamesTheMissingLine: behind an api_key that does not let its paths by, api_keys_admin
+// cannot be used.
 func TestStartNamesTheMissingLine(t *testing.T) {
 	const line = "public /apikeys/*"
 	for what, c := range map[string]struct {
 		site string
 		warn bool
 	}{
-		"side by side":               {"api_key\napi_keys_admin\nreverse_proxy {$GATE_UPSTREAM}", true},
-		"within routes":              {"route {\nroute {\napi_key {\npublic /health\n}\n}\nroute /apikeys/* {\napi_keys_admin\n}\nreverse_proxy {$GATE_UPSTREAM}\n}", true},
-		"with the line":              {"api_key {\npublic /apikeys/*\n}\napi_keys_admin\nreverse_proxy {$GATE_UPSTREAM}", false},
-		"all public":                 {"api_key {\npublic /**\n}\napi_keys_admin\nreverse_proxy {$GATE_UPSTREAM}", false},
-		"api_key has a matcher":      {"api_key /v1/*\napi_keys_admin\nreverse_proxy {$GATE_UPSTREAM}", false},
-		"api_key in another handle":  {"handle /v1/* {\napi_key\nreverse_proxy {$GATE_UPSTREAM}\n}\nhandle {\napi_keys_admin\n}", false},
-		"api_keys_admin comes first": {"route {\napi_keys_admin\napi_key\nreverse_proxy {$GATE_UPSTREAM}\n}", false},
+		"side by side": {"api_key\napi_keys_admin\nreverse_proxy {$GATE_UPSTREAM}",
+			true},
+		"within routes": {"route {\nroute {\napi_key {\npublic /health\n}\n}\nroute " +
+			"/apikeys/* {\napi_keys_admin\n}\nreverse_proxy {$GATE_UPSTREAM}\n}", true},
+		"with the line": {"api_key {\npublic /apikeys/*\n}\napi_keys_admin\nreverse_proxy " +
+			"{$GATE_UPSTREAM}", false},
+		"all public": {"api_key {\npublic /**\n}\napi_keys_admin\nreverse_proxy " +
+			"{$GATE_UPSTREAM}", false},
+		"api_key has a matcher": {"api_key /v1/*\napi_keys_admin\nreverse_proxy " +
+			"{$GATE_UPSTREAM}", false},
+		"api_key in another handle": {"handle /v1/* {\napi_key\nreverse_proxy " +
+			"{$GATE_UPSTREAM}\n}\nhandle {\napi_keys_admin\n}", false},
+		"api_keys_admin comes first": {"route {\napi_keys_admin\napi_key\nreverse_proxy " +
+			"{$GATE_UPSTREAM}\n}", false},
 	} {
 		t.Run(what, func(t *testing.T) {
 			w := start(t, gate.Config{Site: c.site})
@@ -104,12 +138,14 @@ func TestStartNamesTheMissingLine(t *testing.T) {
 	}
 }
 
-// TestOthersKeysDoNotExist: who may manage one namespace cannot tell a key of another one from none.
+// TestOthersKeysDoNotExist: who may manage one namespace cannot tell a key of another one from
+// none.
 func TestOthersKeysDoNotExist(t *testing.T) {
 	w := start(t, gate.Config{Site: adminSite})
 	w.Namespace(t, "acme", nil)
 	w.Namespace(t, "umbrella", nil)
-	manager := w.mint(t, "Manager", gate.JSON{"namespace": "acme", "permissions": []string{"admin.keys:*"}})
+	manager := w.mint(t, "Manager",
+		gate.JSON{"namespace": "acme", "permissions": []string{"admin.keys:*"}})
 	own := w.mint(t, "Own", gate.JSON{"namespace": "acme", "access": "read_only"})
 	other := w.mint(t, "Other", gate.JSON{"namespace": "umbrella", "access": "read_only"})
 	none := "000000000000"
@@ -118,21 +154,27 @@ func TestOthersKeysDoNotExist(t *testing.T) {
 		if body != "" {
 			header = append(header, "Content-Type: application/json")
 		}
-		return w.Do(t, gate.Request{Method: method, Target: "/apikeys/v1" + target, Header: header, Body: body})
+		return w.Do(t, gate.Request{Method: method, Target: "/apikeys/v1" + target, Header: header,
+			Body: body})
 	}
 	if r := ask("GET", "/keys/"+own.ID, ""); r.Status != 200 {
 		t.Errorf("112 a key of its own: %v", r)
 	}
 	for _, c := range []struct{ method, below, body string }{
-		{"GET", "", ""}, {"PATCH", "", `{"name":"x"}`}, {"POST", "/revoke", `{"reason":"x"}`}, {"POST", "/rotate", `{}`}, {"POST", "/grants", `{"remove_namespaces":["default"]}`}, {"DELETE", "", ""}, {"GET", "/usage", ""},
+		{"GET", "", ""}, {"PATCH", "", `{"name":"x"}`}, {"POST", "/revoke", `{"reason":"x"}`},
+		{"POST", "/rotate", `{}`}, {"POST", "/grants", `{"remove_namespaces":["default"]}`},
+		{"DELETE", "", ""}, {"GET", "/usage", ""},
 	} {
-		theirs, nobodys := ask(c.method, "/keys/"+other.ID+c.below, c.body), ask(c.method, "/keys/"+none+c.below, c.body)
-		if theirs.Status != 404 || theirs.Status != nobodys.Status || strings.ReplaceAll(string(theirs.Body), other.ID, none) != string(nobodys.Body) {
+		theirs, nobodys := ask(c.method, "/keys/"+other.ID+c.below, c.body), ask(c.method,
+			"/keys/"+none+c.below, c.body)
+		if theirs.Status != 404 || theirs.Status != nobodys.Status ||
+			strings.ReplaceAll(string(theirs.Body), other.ID, none) != string(nobodys.Body) {
 			t.Errorf("112 %s %s: another's key %v, no key %v", c.method, c.below, theirs, nobodys)
 		}
 	}
 	list := ask("GET", "/keys?limit=1000", "")
-	if body := string(list.Body); list.Status != 200 || !strings.Contains(body, own.ID) || strings.Contains(body, other.ID) || strings.Contains(body, w.ids["R"]) {
+	if body := string(list.Body); list.Status != 200 || !strings.Contains(body, own.ID) ||
+		strings.Contains(body, other.ID) || strings.Contains(body, w.ids["R"]) {
 		t.Errorf("112 the list: %v", list)
 	}
 	if r := w.Get(t, "/v1/items/1", other.Token); r.Status == 200 {

@@ -9,15 +9,18 @@ import (
 // TestEarlyData: what an attacker could play again is refused where that would matter (RFC 8470).
 func TestEarlyData(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations, HTTP3: true})
-	w.mint(t, "Loop", gate.JSON{"permissions": []string{"items:read"}, "allowed_ips": []string{"127.0.0.0/8"}})
+	w.mint(t, "Loop", gate.JSON{"permissions": []string{"items:read"},
+		"allowed_ips": []string{"127.0.0.0/8"}})
 	w.mint(t, "Put", gate.JSON{"permissions": []string{"items:*"}})
 	early := func(method, key string) gate.Response {
-		return w.Early(t, gate.Request{Method: method, Target: "/v1/items/1", Header: w.expandAll(t, []string{"X-API-Key: {" + key + "}"})})
+		return w.Early(t, gate.Request{Method: method, Target: "/v1/items/1",
+			Header: w.expandAll(t, []string{"X-API-Key: {" + key + "}"})})
 	}
 	w.judge(t, row{want: "200"}, "/v1/items/1", early("GET", "R"))
 	w.judge(t, row{want: "401 key_revoked"}, "", early("PUT", "X"))
 	for _, c := range []struct{ what, method, key string }{
-		{"82 a write", "PUT", "Put"}, {"82 a key with addresses", "GET", "Loop"}, {"82 a write that is forbidden", "PUT", "R"},
+		{"82 a write", "PUT", "Put"}, {"82 a key with addresses", "GET", "Loop"},
+		{"82 a write that is forbidden", "PUT", "R"},
 	} {
 		refused := false
 		for range 20 { // until Caddy comes to it before the handshake is over

@@ -11,7 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestErrorRoutes: what Caddy's error routes send on is judged like anything else, though a handler has been there before.
+// TestErrorRoutes: what Caddy's error routes send on is judged like anything else, though a handler
+// has been there before.
 func TestErrorRoutes(t *testing.T) {
 	bearer := func(key string) []string { return []string{"Authorization: Bearer {" + key + "}"} }
 	spoof := []string{"X-Apikey-Id: spoof", "x_apikey_owner: root", "X-Original-Url: /admin"}
@@ -19,29 +20,53 @@ func TestErrorRoutes(t *testing.T) {
 		what, site string
 		rows       []row
 	}{
-		{"refusals handed to an upstream", "uri strip_prefix /old\napi_key {\nfrom bearer\nfrom header X-API-Key\nfrom query key\nfrom cookie key\nmethods none PATCH\nerrors caddy\n}\nreverse_proxy {$GATE_UPSTREAM}\nhandle_errors {\nreverse_proxy {$GATE_UPSTREAM}\n}", []row{
-			{what: "allowed", send: "GET /x", header: bearer("Read"), want: "200", as: "Read"},
-			{what: "missing", send: "GET /x", header: spoof, want: "200", as: "-", gone: []string{"X-Original-Url"}},
-			{what: "forbidden", send: "POST /x", header: append(bearer("Read"), spoof...), want: "200", as: "-", gone: []string{"Authorization", "X-Original-Url"}},
-			{what: "revoked", send: "GET /x", header: bearer("X"), want: "200", as: "-"},
-			{what: "forged", send: "GET /x", header: bearer("J"), want: "200", as: "-"},
-			{what: "a copy", send: "POST /x", header: append(bearer("Read"), "Referer: https://a.example/?k={Read}"), want: "200", as: "-"},
-			{what: "two sources", send: "GET /x?a=1&key={Read}", header: bearer("A"), want: "200", as: "-", at: "/x?a=1"},
-			{what: "two sources and copies", send: "GET /x?key={Read}&x={A}", header: append(bearer("A"), "Referer: https://a.example/?k={Read}&l={A}"), want: "200", as: "-", at: "/x?x=REDACTED", kept: []string{"Referer: https://a.example/?k=REDACTED&l=REDACTED"}},
-			{what: "two headers", send: "GET /x", header: []string{"X-API-Key: {Read}", "X-API-Key: {A}"}, want: "200", as: "-"},
-			{what: "two parameters", send: "GET /x?key={Read}&key={A}&b=1", want: "200", as: "-", at: "/x?b=1"},
-			{what: "two cookies", send: "GET /x", header: []string{"Cookie: key={Read}; a=b; key={A}"}, want: "200", as: "-", kept: []string{"Cookie: a=b"}},
-			{what: "method", send: "PATCH /x?key={Read}", want: "200", as: "-", at: "/x"},
-			{what: "a path changed before", send: "GET /old/x?key={X}", want: "200", as: "-", at: "/old/x"},
-		}},
-		{"api_key in handle_errors, of one who was let in", "api_key {\nresource orders\n}\nerror 502\nhandle_errors {\napi_key {\nresource items\n}\nreverse_proxy {$GATE_UPSTREAM}\n}", []row{
-			{what: "allowed by both", send: "GET /x", header: append(bearer("Read"), spoof...), want: "200", as: "Read"},
-			{what: "not by the second", send: "GET /x", header: bearer("Orders"), want: "403"},
-		}},
-		{"api_key in handle_errors, of one who was refused", "api_key {\nresource orders\nerrors caddy\n}\nreverse_proxy {$GATE_UPSTREAM}\nhandle_errors {\napi_key {\nresource items\n}\nreverse_proxy {$GATE_UPSTREAM}\n}", []row{
-			{what: "a refusal is no key", send: "GET /x", header: bearer("R"), want: "401 missing_key"},
-			{what: "nor is a revoked one", send: "GET /x", header: bearer("X"), want: "401 missing_key"},
-		}},
+		{"refusals handed to an upstream",
+			"uri strip_prefix /old\napi_key {\nfrom bearer\nfrom header X-API-Key\nfrom query " +
+				"key\nfrom cookie key\nmethods none PATCH\nerrors caddy\n}\nreverse_proxy " +
+				"{$GATE_UPSTREAM}\nhandle_errors {\nreverse_proxy {$GATE_UPSTREAM}\n}", []row{
+				{what: "allowed", send: "GET /x", header: bearer("Read"), want: "200", as: "Read"},
+				{what: "missing", send: "GET /x", header: spoof, want: "200", as: "-",
+					gone: []string{"X-Original-Url"}},
+				{what: "forbidden", send: "POST /x", header: append(bearer("Read"), spoof...),
+					want: "200", as: "-", gone: []string{"Authorization", "X-Original-Url"}},
+				{what: "revoked", send: "GET /x", header: bearer("X"), want: "200", as: "-"},
+				{what: "forged", send: "GET /x", header: bearer("J"), want: "200", as: "-"},
+				{what: "a copy", send: "POST /x",
+					header: append(bearer("Read"), "Referer: https://a.example/?k={Read}"),
+					want:   "200", as: "-"},
+				{what: "two sources", send: "GET /x?a=1&key={Read}", header: bearer("A"),
+					want: "200", as: "-", at: "/x?a=1"},
+				{what: "two sources and copies", send: "GET /x?key={Read}&x={A}",
+					header: append(bearer("A"), "Referer: https://a.example/?k={Read}&l={A}"),
+					want:   "200", as: "-", at: "/x?x=REDACTED",
+					kept: []string{"Referer: https://a.example/?k=REDACTED&l=REDACTED"}},
+				{what: "two headers", send: "GET /x",
+					header: []string{"X-API-Key: {Read}", "X-API-Key: {A}"}, want: "200", as: "-"},
+				{what: "two parameters", send: "GET /x?key={Read}&key={A}&b=1", want: "200",
+					as: "-", at: "/x?b=1"},
+				{what: "two cookies", send: "GET /x",
+					header: []string{"Cookie: key={Read}; a=b; key={A}"}, want: "200", as: "-",
+					kept: []string{"Cookie: a=b"}},
+				{what: "method", send: "PATCH /x?key={Read}", want: "200", as: "-", at: "/x"},
+				{what: "a path changed before", send: "GET /old/x?key={X}", want: "200", as: "-",
+					at: "/old/x"},
+			}},
+		{"api_key in handle_errors, of one who was let in",
+			"api_key {\nresource orders\n}\nerror 502\nhandle_errors {\napi_key {\nresource " +
+				"items\n}\nreverse_proxy {$GATE_UPSTREAM}\n}", []row{
+				{what: "allowed by both", send: "GET /x", header: append(bearer("Read"), spoof...),
+					want: "200", as: "Read"},
+				{what: "not by the second", send: "GET /x", header: bearer("Orders"), want: "403"},
+			}},
+		{"api_key in handle_errors, of one who was refused",
+			"api_key {\nresource orders\nerrors caddy\n}\nreverse_proxy " +
+				"{$GATE_UPSTREAM}\nhandle_errors {\napi_key {\nresource items\n}\nreverse_proxy " +
+				"{$GATE_UPSTREAM}\n}", []row{
+				{what: "a refusal is no key", send: "GET /x", header: bearer("R"),
+					want: "401 missing_key"},
+				{what: "nor is a revoked one", send: "GET /x", header: bearer("X"),
+					want: "401 missing_key"},
+			}},
 	} {
 		t.Run(site.what, func(t *testing.T) {
 			w := start(t, gate.Config{Site: site.site})
@@ -52,7 +77,8 @@ func TestErrorRoutes(t *testing.T) {
 	}
 }
 
-// TestCopiedRequests: handlers that pass on a copy of the request, and placeholders of the request as it came, show no credential.
+// TestCopiedRequests: handlers that pass on a copy of the request, and placeholders of the request
+// as it came, show no credential.
 func TestCopiedRequests(t *testing.T) {
 	const (
 		api     = "api_key {\nfrom query key\nfrom header X-API-Key\nfrom cookie key\nERRORS\n}\n"
@@ -61,8 +87,10 @@ func TestCopiedRequests(t *testing.T) {
 		auth    = "respond /auth 200\nforward_auth 127.0.0.1:{$GATE_HTTP} {\nuri /auth\n}\n"
 	)
 	placeholders := []string{
-		"uri", "uri_escaped", "uri.query", "uri.query_escaped", "uri.prefixed_query", "uri.query.key", "orig_uri", "orig_uri.path", "orig_uri.query",
-		"orig_uri.prefixed_query", "header.X-API-Key", "header.Cookie", "header.Referer", "cookie.key",
+		"uri", "uri_escaped", "uri.query", "uri.query_escaped", "uri.prefixed_query",
+		"uri.query.key", "orig_uri", "orig_uri.path", "orig_uri.query",
+		"orig_uri.prefixed_query", "header.X-API-Key", "header.Cookie", "header.Referer",
+		"cookie.key",
 	}
 	all := "{http.vars.api_key.request}"
 	for _, name := range placeholders {
@@ -73,9 +101,13 @@ func TestCopiedRequests(t *testing.T) {
 	}
 	rows := func(as string) []row {
 		return []row{
-			{what: "in the query", send: "GET /x?a=1&key={Read}", want: "200", as: as, at: "/x?a=1"},
-			{what: "a copy in the query", send: "GET /x?b={Read}", header: []string{"X-API-Key: {Read}"}, want: "200", as: as, at: "/x?b=REDACTED"},
-			{what: "in a cookie, with copies", send: "GET /x?b={Read}", header: []string{"Cookie: key={Read}", "Referer: https://a.example/?k={Read}"}, want: "200", as: as, at: "/x?b=REDACTED"},
+			{what: "in the query", send: "GET /x?a=1&key={Read}", want: "200", as: as,
+				at: "/x?a=1"},
+			{what: "a copy in the query", send: "GET /x?b={Read}",
+				header: []string{"X-API-Key: {Read}"}, want: "200", as: as, at: "/x?b=REDACTED"},
+			{what: "in a cookie, with copies", send: "GET /x?b={Read}",
+				header: []string{"Cookie: key={Read}", "Referer: https://a.example/?k={Read}"},
+				want:   "200", as: as, at: "/x?b=REDACTED"},
 		}
 	}
 	for _, site := range []struct {
@@ -86,9 +118,14 @@ func TestCopiedRequests(t *testing.T) {
 		{"tracing", fill("route {\n"+tracing+api+proxy+"}", ""), rows("Read")},
 		{"tracing in its own place", fill(tracing+api+proxy, ""), rows("Read")},
 		{"forward_auth", fill("route {\n"+auth+api+proxy+"}", ""), rows("Read")},
-		{"error routes", fill("route {\n"+api+proxy+"}\nhandle_errors {\n"+proxy+"}", "errors caddy\nnamespace acme"), rows("-")},
-		{"error routes after tracing", fill("route {\n"+tracing+api+proxy+"}\nhandle_errors {\n"+proxy+"}", "errors caddy\nnamespace acme"), rows("-")},
-		{"error routes after forward_auth", fill("route {\n"+auth+api+proxy+"}\nhandle_errors {\n"+proxy+"}", "errors caddy\nnamespace acme"), rows("-")},
+		{"error routes", fill("route {\n"+api+proxy+"}\nhandle_errors {\n"+proxy+"}",
+			"errors caddy\nnamespace acme"), rows("-")},
+		{"error routes after tracing",
+			fill("route {\n"+tracing+api+proxy+"}\nhandle_errors {\n"+proxy+"}",
+				"errors caddy\nnamespace acme"), rows("-")},
+		{"error routes after forward_auth",
+			fill("route {\n"+auth+api+proxy+"}\nhandle_errors {\n"+proxy+"}",
+				"errors caddy\nnamespace acme"), rows("-")},
 	} {
 		t.Run(site.what, func(t *testing.T) {
 			w := start(t, gate.Config{Site: site.site, Env: []string{"OTEL_TRACES_EXPORTER=none"}})
@@ -98,9 +135,11 @@ func TestCopiedRequests(t *testing.T) {
 	}
 }
 
-// TestCutInErrorRoutes: a stream of an error route runs after the first handler has left, and is cut all the same.
+// TestCutInErrorRoutes: a stream of an error route runs after the first handler has left, and is
+// cut all the same.
 func TestCutInErrorRoutes(t *testing.T) {
-	w := start(t, gate.Config{HTTP3: true, Site: "api_key\nerror 502\nhandle_errors {\napi_key\nreverse_proxy {$GATE_UPSTREAM}\n}"})
+	w := start(t, gate.Config{HTTP3: true,
+		Site: "api_key\nerror 502\nhandle_errors {\napi_key\nreverse_proxy {$GATE_UPSTREAM}\n}"})
 	for _, protocol := range []gate.Protocol{gate.HTTP1, gate.HTTP2, gate.HTTP3} {
 		k := w.mint(t, fmt.Sprint("Over ", protocol), gate.JSON{"permissions": []string{"read"}})
 		client, url := w.Client(t, protocol)
@@ -128,21 +167,27 @@ func TestCutInErrorRoutes(t *testing.T) {
 		}()
 		w.Revoke(t, k.ID)
 		mustEnd(t, []*stream{s}, time.Now(), 5*time.Second)
-		gate.Until(t, "nothing of the key is left at the upstream", func() bool { return w.Upstream.Running(k.ID) == 0 })
+		gate.Until(t, "nothing of the key is left at the upstream",
+			func() bool { return w.Upstream.Running(k.ID) == 0 })
 		response.Body.Close()
 	}
 }
 
 // TestIncludes: what a handler asks of its own server is a request as any other.
 func TestIncludes(t *testing.T) {
-	w := start(t, gate.Config{Site: "api_key {\npublic /public/*\n}\nhandle /page/* {\ntemplates\nrespond `included: {{httpInclude (printf \"/%s\" (.Req.URL.Query.Get \"what\"))}}`\n}\nreverse_proxy {$GATE_UPSTREAM}"})
+	w := start(t,
+		gate.Config{Site: "api_key {\npublic /public/*\n}\nhandle /page/* {\ntemplates\nrespond " +
+			"`included: {{httpInclude (printf \"/%s\" (.Req.URL.Query.Get " +
+			"\"what\"))}}`\n}\nreverse_proxy {$GATE_UPSTREAM}"})
 	w.mint(t, "Read", gate.JSON{"permissions": []string{"read"}})
 	for _, protocol := range gate.Protocols {
 		page := func(what string) gate.Response {
-			return w.Do(t, gate.Request{Protocol: protocol, Target: "/page/x?what=" + what, Header: w.expandAll(t, []string{"X-API-Key: {Read}"})})
+			return w.Do(t, gate.Request{Protocol: protocol, Target: "/page/x?what=" + what,
+				Header: w.expandAll(t, []string{"X-API-Key: {Read}"})})
 		}
 		got := page("public/x")
-		if got.Status != 200 || !strings.HasPrefix(string(got.Body), "included: {") || len(got.Reached) != 1 {
+		if got.Status != 200 || !strings.HasPrefix(string(got.Body), "included: {") ||
+			len(got.Reached) != 1 {
 			t.Fatalf("%v: a public path is not included: %v", protocol, got)
 		}
 		w.judgeReached(t, row{as: "-"}, "/public/x", got.Reached[0])

@@ -50,7 +50,10 @@ func flood(t *testing.T, g *gate.Gate, n int, token func(i int) string) map[int]
 
 func TestFloodCostsNoStore(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
-	database := func() float64 { return w.Metric(t, "caddy_apikeys_lookups_total", "tier=database") }
+	database := func() float64 {
+		return w.Metric(t, "caddy_apikeys_lookups_total",
+			"tier=database")
+	}
 	good := func() int { return w.Get(t, "/v1/items/1", gate.Token(w.tokens["R"])).Status }
 	if good() != 200 {
 		t.Fatal("the good key is refused")
@@ -63,10 +66,15 @@ func TestFloodCostsNoStore(t *testing.T) {
 	for what, token := range map[string]func(int) string{
 		"107 random, check right": func(int) string { return forge("ak") },
 		"107 random, check wrong": func(int) string { return forge("ak")[:60] + "0" },
-		"107 random strings":      func(int) string { return fmt.Sprintf("%x%x", rand.Uint64(), rand.Uint64()) },
-		"107 of other prefixes":   func(int) string { return forge("sk_live") },
-		"107 of members":          func(int) string { return forge("akm") },
-		"107 tails of a good one": func(i int) string { return w.tokens["R"][:50] + fmt.Sprintf("%011d", i) },
+		"107 random strings": func(int) string {
+			return fmt.Sprintf("%x%x", rand.Uint64(),
+				rand.Uint64())
+		},
+		"107 of other prefixes": func(int) string { return forge("sk_live") },
+		"107 of members":        func(int) string { return forge("akm") },
+		"107 tails of a good one": func(i int) string {
+			return w.tokens["R"][:50] + fmt.Sprintf("%011d", i)
+		},
 	} {
 		if got := flood(t, w.Gate, n, token); got[401] != n {
 			t.Errorf("%s: want %d times 401, got %v", what, n, got)
@@ -86,17 +94,22 @@ func TestFloodCostsNoStore(t *testing.T) {
 	}
 }
 
-// TestFloodOfUnknown: once a deployment has imported keys, any string may be one. Repeated ones are held off by the negative cache.
+// TestFloodOfUnknown: once a deployment has imported keys, any string may be one. Repeated ones are
+// held off by the negative cache.
 func TestFloodOfUnknown(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	imported := "sk-legacy-0123456789abcdefghij"
 	w.Import(t, gate.JSON{"name": "I", "permissions": []string{"items:read"}, "token": imported})
 	before := w.Metric(t, "caddy_apikeys_lookups_total", "tier=database")
 	const n = 2000
-	if got := flood(t, w.Gate, n, func(i int) string { return fmt.Sprintf("sk-legacy-unknown-%d", i%20) }); got[401] != n {
+	if got := flood(t, w.Gate, n, func(i int) string {
+		return fmt.Sprintf("sk-legacy-unknown-%d",
+			i%20)
+	}); got[401] != n {
 		t.Errorf("want %d times 401, got %v", n, got)
 	}
-	if looked := w.Metric(t, "caddy_apikeys_lookups_total", "tier=database") - before; looked > n/4 {
+	if looked := w.Metric(t, "caddy_apikeys_lookups_total",
+		"tier=database") - before; looked > n/4 {
 		t.Errorf("%v lookups for 20 unknown tokens sent %d times", looked, n)
 	}
 	if got := flood(t, w.Gate, n, func(int) string { return forge("ak") }); got[401] != n {

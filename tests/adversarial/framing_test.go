@@ -11,9 +11,11 @@ import (
 func TestUpgrades(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	bearer := "Authorization: Bearer {R}"
-	handshake := []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="}
+	handshake := []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="}
 	with := func(header ...string) []string { return append(header, handshake...) }
-	settings := []string{"Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"}
+	settings := []string{"Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c",
+		"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"}
 	upgrade := func(value ...string) []string {
 		header := []string{bearer, "Connection: Upgrade"}
 		for _, v := range value {
@@ -22,25 +24,39 @@ func TestUpgrades(t *testing.T) {
 		return header
 	}
 	rows := []row{
-		{what: "78 WebSocket without a key", send: "GET /v1/items/ws", header: handshake, want: "401 missing_key"},
-		{what: "78 WebSocket, revoked", send: "GET /v1/items/ws", header: with("X-API-Key: {X}"), want: "401 key_revoked"},
-		{what: "78 WebSocket, forged", send: "GET /v1/items/ws", header: with("X-API-Key: {J}"), want: "401 invalid_key"},
-		{what: "78 WebSocket, not allowed", send: "GET /v1/admin/ws", header: with(bearer), want: "403 insufficient_permission"},
-		{what: "76 h2c", send: "GET /v1/items/1", header: append([]string{bearer}, settings...), want: "200", gone: []string{"Upgrade", "Http2-Settings"}},
-		{what: "76 h2c on public", send: "GET /public/1", header: settings, want: "200", as: "-", gone: []string{"Upgrade", "Http2-Settings"}},
-		{what: "76 h2c without a key", send: "GET /v1/items/1", header: settings, want: "401 missing_key"},
-		{what: "websocket on POST", send: "POST /public/ws", header: handshake, body: "x", want: "200", as: "-", gone: []string{"Upgrade"}},
-		{what: "websocket on HEAD", send: "HEAD /public/ws", header: handshake, want: "200", as: "-", gone: []string{"Upgrade"}},
+		{what: "78 WebSocket without a key", send: "GET /v1/items/ws", header: handshake,
+			want: "401 missing_key"},
+		{what: "78 WebSocket, revoked", send: "GET /v1/items/ws", header: with("X-API-Key: {X}"),
+			want: "401 key_revoked"},
+		{what: "78 WebSocket, forged", send: "GET /v1/items/ws", header: with("X-API-Key: {J}"),
+			want: "401 invalid_key"},
+		{what: "78 WebSocket, not allowed", send: "GET /v1/admin/ws", header: with(bearer),
+			want: "403 insufficient_permission"},
+		{what: "76 h2c", send: "GET /v1/items/1", header: append([]string{bearer}, settings...),
+			want: "200", gone: []string{"Upgrade", "Http2-Settings"}},
+		{what: "76 h2c on public", send: "GET /public/1", header: settings, want: "200", as: "-",
+			gone: []string{"Upgrade", "Http2-Settings"}},
+		{what: "76 h2c without a key", send: "GET /v1/items/1", header: settings,
+			want: "401 missing_key"},
+		{what: "websocket on POST", send: "POST /public/ws", header: handshake, body: "x",
+			want: "200", as: "-", gone: []string{"Upgrade"}},
+		{what: "websocket on HEAD", send: "HEAD /public/ws", header: handshake, want: "200",
+			as: "-", gone: []string{"Upgrade"}},
 	}
-	for _, value := range [][]string{{"h2c"}, {"H2C"}, {"h2"}, {"TLS/1.0"}, {"foo"}, {"websocket, h2c"}, {"h2c, websocket"}, {"websocket,"}, {"websocket/13"}, {"websocket", "h2c"}, {"h2c", "websocket"}, {"connect-udp"}} {
-		rows = append(rows, row{what: fmt.Sprint("76 ", value), send: "GET /v1/items/1", header: upgrade(value...), want: "200", gone: []string{"Upgrade"}})
+	for _, value := range [][]string{{"h2c"}, {"H2C"}, {"h2"}, {"TLS/1.0"}, {"foo"},
+		{"websocket, h2c"}, {"h2c, websocket"}, {"websocket,"}, {"websocket/13"}, {"websocket",
+			"h2c"}, {"h2c", "websocket"}, {"connect-udp"}} {
+		rows = append(rows, row{what: fmt.Sprint("76 ", value), send: "GET /v1/items/1",
+			header: upgrade(value...), want: "200", gone: []string{"Upgrade"}})
 	}
 	for i := range rows {
 		rows[i].on = "1"
 	}
 	rows = append(rows,
-		row{what: "81 upgrade over HTTP/2", on: "2", send: "GET /v1/items/1", header: []string{bearer, "Upgrade: websocket"}, want: "refused"},
-		row{what: "81 h2c over HTTP/2", on: "2", send: "GET /v1/items/1", header: append([]string{bearer}, settings...), want: "refused"},
+		row{what: "81 upgrade over HTTP/2", on: "2", send: "GET /v1/items/1",
+			header: []string{bearer, "Upgrade: websocket"}, want: "refused"},
+		row{what: "81 h2c over HTTP/2", on: "2", send: "GET /v1/items/1",
+			header: append([]string{bearer}, settings...), want: "refused"},
 	)
 	w.run(t, rows)
 
@@ -60,17 +76,36 @@ func TestFraming(t *testing.T) {
 		wire string
 		want int // of the first answer
 	}{
-		{"72 CL and TE", "PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 6\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n" + smuggled, 0},
-		{"72 TE and CL", "PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: chunked\r\nContent-Length: 60\r\nConnection: close\r\n\r\n0\r\n\r\n" + smuggled, 0},
-		{"73 two Content-Length", "PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 0\r\nContent-Length: 48\r\n\r\n" + smuggled, 400},
-		{"73 list of Content-Length", "PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 0, 48\r\n\r\n" + smuggled, 400},
-		{"73 signed Content-Length", "PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: +0\r\n\r\n" + smuggled, 400},
-		{"73 unknown coding", "PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + smuggled, 501},
-		{"73 two codings", "PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + smuggled, 501},
-		{"74 space before the colon", "GET /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}X-Apikey-Id : admin\r\n\r\n", 400},
-		{"74 folded line", "GET /public/1 HTTP/1.1\r\nHost: a\r\nX-Fine: 1\r\n X-Apikey-Id: admin\r\nConnection: close\r\n\r\n", 0},
+		{"72 CL and TE",
+			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 6\r\nTransfer-Encoding: " +
+				"chunked\r\nConnection: close\r\n\r\n0\r\n\r\n" + smuggled, 0},
+		{"72 TE and CL",
+			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: " +
+				"chunked\r\nContent-Length: 60\r\nConnection: close\r\n\r\n0\r\n\r\n" + smuggled,
+			0},
+		{"73 two Content-Length",
+			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 0\r\nContent-Length: " +
+				"48\r\n\r\n" + smuggled, 400},
+		{"73 list of Content-Length",
+			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 0, 48\r\n\r\n" + smuggled,
+			400},
+		{"73 signed Content-Length",
+			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: +0\r\n\r\n" + smuggled,
+			400},
+		{"73 unknown coding",
+			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: " +
+				"xchunked\r\n\r\n0\r\n\r\n" + smuggled, 501},
+		{"73 two codings",
+			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: " +
+				"chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + smuggled, 501},
+		{"74 space before the colon",
+			"GET /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}X-Apikey-Id : admin\r\n\r\n", 400},
+		{"74 folded line",
+			"GET /public/1 HTTP/1.1\r\nHost: a\r\nX-Fine: 1\r\n X-Apikey-Id: admin\r\nConnection: " +
+				"close\r\n\r\n", 0},
 		{"74 no name", "GET /public/1 HTTP/1.1\r\nHost: a\r\n: admin\r\n\r\n", 400},
-		{"74 bare LF", "GET /public/1 HTTP/1.1\nHost: a\nX-Apikey-Id: admin\nConnection: close\n\n", 0},
+		{"74 bare LF", "GET /public/1 HTTP/1.1\nHost: a\nX-Apikey-Id: admin\nConnection: close\n\n",
+			0},
 		{"two Host", "GET /v1/items/1 HTTP/1.1\r\nHost: a\r\nHost: b\r\n{key}\r\n", 400},
 		{"no Host", "GET /v1/items/1 HTTP/1.1\r\n{key}\r\n", 400},
 		{"HTTP/1.0", "GET /v1/items/1 HTTP/1.0\r\n\r\n", 401},
@@ -82,7 +117,8 @@ func TestFraming(t *testing.T) {
 		{"asterisk with GET", "GET * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 400},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			answers := w.Raw(t, strings.ReplaceAll(c.wire, "{key}", "X-API-Key: "+w.tokens["R"]+"\r\n"))
+			answers := w.Raw(t, strings.ReplaceAll(c.wire, "{key}",
+				"X-API-Key: "+w.tokens["R"]+"\r\n"))
 			if c.want != 0 && answers[0].Status != c.want {
 				t.Errorf("want %d, got %v", c.want, answers)
 			}
@@ -96,8 +132,10 @@ func TestFraming(t *testing.T) {
 				t.Errorf("%d requests reached the upstream: %v", len(reached), answers)
 			}
 			for _, r := range reached {
-				if strings.HasPrefix(r.Target, "/v1/admin") || r.Header.Get("X-Apikey-Id") == "admin" {
-					t.Errorf("the upstream got %s, X-Apikey-Id %q", r.Target, r.Header.Get("X-Apikey-Id"))
+				if strings.HasPrefix(r.Target, "/v1/admin") ||
+					r.Header.Get("X-Apikey-Id") == "admin" {
+					t.Errorf("the upstream got %s, X-Apikey-Id %q", r.Target,
+						r.Header.Get("X-Apikey-Id"))
 				}
 			}
 		})
@@ -110,7 +148,8 @@ func TestPipelined(t *testing.T) {
 	request := func(target, token string) string {
 		return "GET " + target + " HTTP/1.1\r\nHost: a\r\nX-API-Key: " + token + "\r\n"
 	}
-	answers := w.Raw(t, request("/v1/items/1", w.tokens["R"])+"\r\n"+request("/v1/admin/1", w.tokens["R"])+"\r\n"+request("/v1/items/2", w.tokens["J"])+"\r\n"+
+	answers := w.Raw(t, request("/v1/items/1", w.tokens["R"])+"\r\n"+
+		request("/v1/admin/1", w.tokens["R"])+"\r\n"+request("/v1/items/2", w.tokens["J"])+"\r\n"+
 		request("/v1/admin/2", w.tokens["A"])+"Connection: close\r\n\r\n")
 	var got []int
 	for _, answer := range answers {
@@ -129,20 +168,26 @@ func TestMalformedHTTP2(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	type fields = []gate.Field
 	pseudo := func(extra ...gate.Field) fields {
-		return append(fields{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "https"}, {Name: ":authority", Value: "a"}, {Name: ":path", Value: "/public/1"}}, extra...)
+		return append(fields{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "https"},
+			{Name: ":authority", Value: "a"}, {Name: ":path", Value: "/public/1"}}, extra...)
 	}
 	path := func(value string) fields {
-		return fields{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "https"}, {Name: ":authority", Value: "a"}, {Name: ":path", Value: value}}
+		return fields{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "https"},
+			{Name: ":authority", Value: "a"}, {Name: ":path", Value: value}}
 	}
 	for what, block := range map[string]fields{
-		"81 upper-case name":         pseudo(gate.Field{Name: "X-Apikey-Id", Value: "admin"}),
-		"81 connection":              pseudo(gate.Field{Name: "connection", Value: "x-apikey-id"}),
-		"81 te: gzip":                pseudo(gate.Field{Name: "te", Value: "gzip"}),
-		"81 transfer-encoding":       pseudo(gate.Field{Name: "transfer-encoding", Value: "chunked"}),
-		"81 CR LF in a value":        pseudo(gate.Field{Name: "x-a", Value: "1\r\nX-Apikey-Id: admin"}),
-		"81 LF in a value":           pseudo(gate.Field{Name: "x-a", Value: "1\nX-Apikey-Id: admin"}),
-		"81 NUL in a value":          pseudo(gate.Field{Name: "x-a", Value: "1\x00"}),
-		"81 CR LF in a name":         pseudo(gate.Field{Name: "x-a\r\nx-apikey-id", Value: "admin"}),
+		"81 upper-case name": pseudo(gate.Field{Name: "X-Apikey-Id", Value: "admin"}),
+		"81 connection":      pseudo(gate.Field{Name: "connection", Value: "x-apikey-id"}),
+		"81 te: gzip":        pseudo(gate.Field{Name: "te", Value: "gzip"}),
+		"81 transfer-encoding": pseudo(gate.Field{Name: "transfer-encoding",
+			Value: "chunked"}),
+		"81 CR LF in a value": pseudo(gate.Field{Name: "x-a",
+			Value: "1\r\nX-Apikey-Id: admin"}),
+		"81 LF in a value": pseudo(gate.Field{Name: "x-a",
+			Value: "1\nX-Apikey-Id: admin"}),
+		"81 NUL in a value": pseudo(gate.Field{Name: "x-a", Value: "1\x00"}),
+		"81 CR LF in a name": pseudo(gate.Field{Name: "x-a\r\nx-apikey-id",
+			Value: "admin"}),
 		"81 colon in a name":         pseudo(gate.Field{Name: "x-apikey-id:", Value: "admin"}),
 		"81 blank in a name":         pseudo(gate.Field{Name: "x-apikey-id ", Value: "admin"}),
 		"81 empty name":              pseudo(gate.Field{Name: "", Value: "admin"}),

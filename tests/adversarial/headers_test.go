@@ -14,12 +14,16 @@ const separators = "!#$%&'*+-.^_`|~"
 // spoofs are names that some back end reads as one of ours, or as one that we may set some day.
 func spoofs() []string {
 	names := []string{
-		"X-Apikey-Id", "x-apikey-id", "X-APIKEY-ID", "x_apikey_id", "X_APIKEY_ID", "X-Apikey_Id", "X_Apikey-Id", "X.Apikey.Id", "X-Apikey.Id",
-		"X-Apikey-Name", "X-Apikey-Namespace", "X-Apikey-Owner", "X-Apikey-Permissions", "X-Apikey-Code", "X-Apikey-Meta-Team", "X-Apikey-", "X-Apikey-Id-", "X-Apikey--Id",
+		"X-Apikey-Id", "x-apikey-id", "X-APIKEY-ID", "x_apikey_id", "X_APIKEY_ID", "X-Apikey_Id",
+		"X_Apikey-Id", "X.Apikey.Id", "X-Apikey.Id",
+		"X-Apikey-Name", "X-Apikey-Namespace", "X-Apikey-Owner", "X-Apikey-Permissions",
+		"X-Apikey-Code", "X-Apikey-Meta-Team", "X-Apikey-", "X-Apikey-Id-", "X-Apikey--Id",
 		"X-Apikey-Admin", "X_Apikey_Owner", "X.Apikey.Permissions", "x~apikey~namespace",
 	}
 	for _, separator := range separators {
-		names = append(names, fmt.Sprintf("X%cApikey%cId", separator, separator), fmt.Sprintf("X-Apikey%cOwner", separator), fmt.Sprintf("X%cApikey-Permissions", separator))
+		names = append(names, fmt.Sprintf("X%cApikey%cId", separator, separator),
+			fmt.Sprintf("X-Apikey%cOwner", separator),
+			fmt.Sprintf("X%cApikey-Permissions", separator))
 	}
 	return names
 }
@@ -32,14 +36,26 @@ func TestIdentityHeadersCannotBeSent(t *testing.T) {
 	for _, name := range spoofs() {
 		spoof := name + ": admin"
 		rows = append(rows,
-			row{what: "26 key, " + name, send: "GET /v1/items/1", header: []string{bearer, spoof}, want: "200"},
-			row{what: "26 before the key, " + name, send: "GET /v1/items/1", header: []string{spoof, spoof, bearer}, want: "200"},
-			row{what: "27 public, " + name, send: "GET /public/1", header: []string{spoof}, want: "200", as: "-"},
-			row{what: "27 anonymous, " + name, send: "GET /v1/items/1", header: []string{spoof}, want: "200", as: "-"},
-			row{what: "27 foreign, " + name, send: "GET /v1/items/1", header: []string{"Authorization: Bearer eyJhbGciOi.e30.x", spoof}, want: "200", as: "-"},
-			row{what: "declared trailer, " + name, send: "PUT /v1/items/1", header: []string{"X-API-Key: {Put}", "Trailer: " + name}, body: "x", trailer: []string{spoof}, want: "200", as: "Put"},
-			row{what: "undeclared trailer, " + name, send: "PUT /v1/items/1", header: []string{"X-API-Key: {Put}"}, body: "x", trailer: []string{spoof}, want: "200", as: "Put"},
-			row{what: "declared trailer on public, " + name, send: "POST /public/1", header: []string{"Trailer: X-Fine, " + name}, body: "x", trailer: []string{spoof, "X-Fine: 1"}, want: "200", as: "-"},
+			row{what: "26 key, " + name, send: "GET /v1/items/1", header: []string{bearer, spoof},
+				want: "200"},
+			row{what: "26 before the key, " + name, send: "GET /v1/items/1",
+				header: []string{spoof, spoof, bearer}, want: "200"},
+			row{what: "27 public, " + name, send: "GET /public/1", header: []string{spoof},
+				want: "200", as: "-"},
+			row{what: "27 anonymous, " + name, send: "GET /v1/items/1", header: []string{spoof},
+				want: "200", as: "-"},
+			row{what: "27 foreign, " + name, send: "GET /v1/items/1",
+				header: []string{"Authorization: Bearer eyJhbGciOi.e30.x", spoof}, want: "200",
+				as: "-"},
+			row{what: "declared trailer, " + name, send: "PUT /v1/items/1",
+				header: []string{"X-API-Key: {Put}", "Trailer: " + name}, body: "x",
+				trailer: []string{spoof}, want: "200", as: "Put"},
+			row{what: "undeclared trailer, " + name, send: "PUT /v1/items/1",
+				header: []string{"X-API-Key: {Put}"}, body: "x", trailer: []string{spoof},
+				want: "200", as: "Put"},
+			row{what: "declared trailer on public, " + name, send: "POST /public/1",
+				header: []string{"Trailer: X-Fine, " + name}, body: "x",
+				trailer: []string{spoof, "X-Fine: 1"}, want: "200", as: "-"},
 		)
 	}
 	w.run(t, rows)
@@ -51,28 +67,43 @@ func TestHopByHopCannotRemoveTheIdentity(t *testing.T) {
 	item := "GET /v1/items/1"
 	var rows []row
 	for _, header := range [][]string{
-		{"Connection: close, X-Apikey-Id"}, {"Connection: X-Apikey-Id"}, {"Connection: x-apikey-id"}, {"Connection: X-APIKEY-NAMESPACE,X-Apikey-Name"},
-		{"Connection: close", "Connection: X-Apikey-Id"}, {"Connection: ,, X-Apikey-Id ,,"}, {"Connection:\tX-Apikey-Id\t"}, {"Connection: keep-alive, X-Apikey-Id, X-Apikey-Permissions"},
-		{"Connection: x_apikey_id"}, {"Connection: X.Apikey.Id"}, {"Connection: close, X-Apikey-Id, X-Apikey-Id"}, {"Proxy-Connection: X-Apikey-Id"}, {"Keep-Alive: X-Apikey-Id"},
+		{"Connection: close, X-Apikey-Id"}, {"Connection: X-Apikey-Id"},
+		{"Connection: x-apikey-id"}, {"Connection: X-APIKEY-NAMESPACE,X-Apikey-Name"},
+		{"Connection: close", "Connection: X-Apikey-Id"}, {"Connection: ,, X-Apikey-Id ,,"},
+		{"Connection:\tX-Apikey-Id\t"},
+		{"Connection: keep-alive, X-Apikey-Id, X-Apikey-Permissions"},
+		{"Connection: x_apikey_id"}, {"Connection: X.Apikey.Id"},
+		{"Connection: close, X-Apikey-Id, X-Apikey-Id"}, {"Proxy-Connection: X-Apikey-Id"},
+		{"Keep-Alive: X-Apikey-Id"},
 		{"Connection: Authorization"}, {"Connection: close, Authorization, X-Apikey-Id"},
 	} {
-		rows = append(rows, row{what: fmt.Sprint("31 ", header), on: "1", send: item, header: append([]string{bearer}, header...), want: "200"})
+		rows = append(rows, row{what: fmt.Sprint("31 ", header), on: "1", send: item,
+			header: append([]string{bearer}, header...), want: "200"})
 	}
 	rows = append(rows,
-		row{what: "31 other tokens stay", on: "1", send: item, header: []string{bearer, "Connection: X-Custom, X-Apikey-Id", "X-Custom: 1"}, want: "200", gone: []string{"X-Custom"}},
-		row{what: "31 on public", on: "1", send: "GET /public/1", header: []string{"Connection: X-Apikey-Id", "X-Apikey-Id: admin"}, want: "200", as: "-"},
-		row{what: "31 the credential as hop-by-hop", on: "1", send: item, header: []string{"X-API-Key: {R}", "Connection: X-API-Key"}, want: "200"},
-		row{what: "31 junk as hop-by-hop", on: "1", send: item, header: []string{"X-API-Key: {R}", "Authorization: Bearer {J}", "Connection: Authorization"}, want: "400 ambiguous_credentials"},
+		row{what: "31 other tokens stay", on: "1", send: item,
+			header: []string{bearer, "Connection: X-Custom, X-Apikey-Id", "X-Custom: 1"},
+			want:   "200", gone: []string{"X-Custom"}},
+		row{what: "31 on public", on: "1", send: "GET /public/1",
+			header: []string{"Connection: X-Apikey-Id", "X-Apikey-Id: admin"}, want: "200",
+			as: "-"},
+		row{what: "31 the credential as hop-by-hop", on: "1", send: item,
+			header: []string{"X-API-Key: {R}", "Connection: X-API-Key"}, want: "200"},
+		row{what: "31 junk as hop-by-hop", on: "1", send: item,
+			header: []string{"X-API-Key: {R}", "Authorization: Bearer {J}",
+				"Connection: Authorization"}, want: "400 ambiguous_credentials"},
 	)
 	w.run(t, rows)
 }
 
 // overrides change what some back ends do, whatever was decided here.
-var overrides = []string{"X-HTTP-Method-Override: DELETE", "X-HTTP-Method: DELETE", "X-Method-Override: DELETE", "X-Original-Url: /v1/admin/1", "X-Original-Uri: /v1/admin/1",
+var overrides = []string{"X-HTTP-Method-Override: DELETE", "X-HTTP-Method: DELETE",
+	"X-Method-Override: DELETE", "X-Original-Url: /v1/admin/1", "X-Original-Uri: /v1/admin/1",
 	"X-Original-Method: DELETE", "X-Rewrite-Url: /v1/admin/1", "x-http-method-override: DELETE", "X_HTTP_Method_Override: DELETE", "X.Original.Url: /v1/admin/1", "X_Rewrite_Url: /v1/admin/1"}
 
 // forwarded are for proxies that the site trusts.
-var forwarded = []string{"X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET", "X-Forwarded-Prefix: /public", "X-Forwarded-Port: 1", "X-Forwarded-User: admin"}
+var forwarded = []string{"X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET",
+	"X-Forwarded-Prefix: /public", "X-Forwarded-Port: 1", "X-Forwarded-User: admin"}
 
 func name(line string) string { return line[:strings.IndexByte(line, ':')] }
 
@@ -82,21 +113,37 @@ func TestOverridesAndForwardedHeaders(t *testing.T) {
 	var rows []row
 	for _, line := range append(append([]string{}, overrides...), forwarded...) {
 		rows = append(rows,
-			row{what: "37 no way in by " + line, send: "GET /v1/admin/1", header: []string{bearer, line}, want: "403 insufficient_permission"},
-			row{what: "37 no key and " + line, send: "GET /v1/admin/1", header: []string{line}, want: "401 missing_key"},
-			row{what: "37 read with " + line, send: "GET /v1/items/1", header: []string{bearer, line, line}, want: "200", gone: []string{name(line)}},
-			row{what: "37 on public " + line, send: "GET /public/1", header: []string{line}, want: "200", as: "-", gone: []string{name(line)}},
+			row{what: "37 no way in by " + line, send: "GET /v1/admin/1",
+				header: []string{bearer, line}, want: "403 insufficient_permission"},
+			row{what: "37 no key and " + line, send: "GET /v1/admin/1", header: []string{line},
+				want: "401 missing_key"},
+			row{what: "37 read with " + line, send: "GET /v1/items/1",
+				header: []string{bearer, line, line}, want: "200", gone: []string{name(line)}},
+			row{what: "37 on public " + line, send: "GET /public/1", header: []string{line},
+				want: "200", as: "-", gone: []string{name(line)}},
 		)
 	}
 	rows = append(rows,
-		row{what: "a write as a read", send: "POST /v1/admin/1", header: []string{bearer, "X-HTTP-Method-Override: GET"}, want: "403 insufficient_permission"},
-		row{what: "35 X-Forwarded-For", send: "GET /v1/items/1", header: []string{"X-API-Key: {Ten}", "X-Forwarded-For: 10.0.0.1"}, want: "403 address_not_allowed"},
-		row{what: "35 X-Real-Ip", send: "GET /v1/items/1", header: []string{"X-API-Key: {Ten}", "X-Real-Ip: 10.0.0.1"}, want: "403 address_not_allowed"},
-		row{what: "35 Forwarded", send: "GET /v1/items/1", header: []string{"X-API-Key: {Ten}", "Forwarded: for=10.0.0.1"}, want: "403 address_not_allowed"},
-		row{what: "35 loopback", send: "GET /v1/items/1", header: []string{"X-API-Key: {Loop}", "X-Forwarded-For: 10.0.0.1"}, want: "200", as: "Loop"},
+		row{what: "a write as a read", send: "POST /v1/admin/1",
+			header: []string{bearer, "X-HTTP-Method-Override: GET"},
+			want:   "403 insufficient_permission"},
+		row{what: "35 X-Forwarded-For", send: "GET /v1/items/1",
+			header: []string{"X-API-Key: {Ten}", "X-Forwarded-For: 10.0.0.1"},
+			want:   "403 address_not_allowed"},
+		row{what: "35 X-Real-Ip", send: "GET /v1/items/1",
+			header: []string{"X-API-Key: {Ten}", "X-Real-Ip: 10.0.0.1"},
+			want:   "403 address_not_allowed"},
+		row{what: "35 Forwarded", send: "GET /v1/items/1",
+			header: []string{"X-API-Key: {Ten}", "Forwarded: for=10.0.0.1"},
+			want:   "403 address_not_allowed"},
+		row{what: "35 loopback", send: "GET /v1/items/1",
+			header: []string{"X-API-Key: {Loop}", "X-Forwarded-For: 10.0.0.1"}, want: "200",
+			as: "Loop"},
 	)
-	w.mint(t, "Ten", gate.JSON{"permissions": []string{"items:read"}, "allowed_ips": []string{"10.0.0.0/8"}})
-	w.mint(t, "Loop", gate.JSON{"permissions": []string{"items:read"}, "allowed_ips": []string{"127.0.0.0/8"}})
+	w.mint(t, "Ten", gate.JSON{"permissions": []string{"items:read"},
+		"allowed_ips": []string{"10.0.0.0/8"}})
+	w.mint(t, "Loop", gate.JSON{"permissions": []string{"items:read"},
+		"allowed_ips": []string{"127.0.0.0/8"}})
 	w.run(t, rows)
 }
 
@@ -105,18 +152,27 @@ func TestTrustedProxy(t *testing.T) {
 	bearer := "Authorization: Bearer {R}"
 	var rows []row
 	for _, line := range overrides {
-		rows = append(rows, row{what: "dropped all the same, " + line, send: "GET /v1/items/1", header: []string{bearer, line}, want: "200", gone: []string{name(line)}})
+		rows = append(rows, row{what: "dropped all the same, " + line, send: "GET /v1/items/1",
+			header: []string{bearer, line}, want: "200", gone: []string{name(line)}})
 	}
 	for _, line := range forwarded {
 		rows = append(rows,
-			row{what: "kept, " + line, send: "GET /v1/items/1", header: []string{bearer, line}, want: "200", kept: []string{line}},
-			row{what: "decides nothing, " + line, send: "GET /v1/admin/1", header: []string{bearer, line}, want: "403 insufficient_permission"})
+			row{what: "kept, " + line, send: "GET /v1/items/1", header: []string{bearer, line},
+				want: "200", kept: []string{line}},
+			row{what: "decides nothing, " + line, send: "GET /v1/admin/1",
+				header: []string{bearer, line}, want: "403 insufficient_permission"})
 	}
 	rows = append(rows,
-		row{what: "its client's address", send: "GET /v1/items/1", header: []string{"X-API-Key: {Ten}", "X-Forwarded-For: 10.0.0.1"}, want: "200", as: "Ten"},
-		row{what: "its client's other address", send: "GET /v1/items/1", header: []string{"X-API-Key: {Ten}", "X-Forwarded-For: 11.0.0.1"}, want: "403 address_not_allowed"},
-		row{what: "identity is not its to say", send: "GET /public/1", header: []string{"X-Apikey-Id: admin"}, want: "200", as: "-"},
+		row{what: "its client's address", send: "GET /v1/items/1",
+			header: []string{"X-API-Key: {Ten}", "X-Forwarded-For: 10.0.0.1"}, want: "200",
+			as: "Ten"},
+		row{what: "its client's other address", send: "GET /v1/items/1",
+			header: []string{"X-API-Key: {Ten}", "X-Forwarded-For: 11.0.0.1"},
+			want:   "403 address_not_allowed"},
+		row{what: "identity is not its to say", send: "GET /public/1",
+			header: []string{"X-Apikey-Id: admin"}, want: "200", as: "-"},
 	)
-	w.mint(t, "Ten", gate.JSON{"permissions": []string{"items:read"}, "allowed_ips": []string{"10.0.0.0/8"}})
+	w.mint(t, "Ten", gate.JSON{"permissions": []string{"items:read"},
+		"allowed_ips": []string{"10.0.0.0/8"}})
 	w.run(t, rows)
 }

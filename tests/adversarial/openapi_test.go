@@ -47,11 +47,15 @@ func write(t *testing.T, path, text string) {
 func TestOpenAPI(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "shop.yaml")
 	write(t, file, shop)
-	w := start(t, gate.Config{APIKey: "strict\nopenapi " + file + "\noperation orders:search read POST /v1/orders/search\noperation orders:close write GET /v1/orders/{id}/close"})
+	w := start(t, gate.Config{APIKey: "strict\nopenapi " + file +
+		"\noperation orders:search read POST /v1/orders/search\noperation orders:close write GET " +
+		"/v1/orders/{id}/close"})
 	bearer := map[string][]string{}
 	for name, permissions := range map[string]string{
-		"All": "*", "Read": "read", "Write": "write", "OrdersRead": "orders:read", "Show": "orders:showOrder", "Mine": "orders:mine", "Search": "orders:search",
-		"Repeat": "orders:repeat", "Cancel": "orders:cancel", "Close": "orders:close", "Json": "files:json", "Users": "api-admin:op-read", "Root": "admin:*",
+		"All": "*", "Read": "read", "Write": "write", "OrdersRead": "orders:read",
+		"Show": "orders:showOrder", "Mine": "orders:mine", "Search": "orders:search",
+		"Repeat": "orders:repeat", "Cancel": "orders:cancel", "Close": "orders:close",
+		"Json": "files:json", "Users": "api-admin:op-read", "Root": "admin:*",
 	} {
 		w.mint(t, name, gate.JSON{"permissions": strings.Fields(permissions)})
 		bearer[name] = []string{"Authorization: Bearer {" + name + "}"}
@@ -59,7 +63,8 @@ func TestOpenAPI(t *testing.T) {
 	var rows []row
 	add := func(want, send string, keys string) {
 		for key := range strings.FieldsSeq(keys) {
-			rows = append(rows, row{what: send + " with " + key + " is " + want, send: send, header: bearer[key], want: want, as: key})
+			rows = append(rows, row{what: send + " with " + key + " is " + want, send: send,
+				header: bearer[key], want: want, as: key})
 		}
 	}
 	const ok, forbidden = "200", "403 insufficient_permission"
@@ -76,56 +81,73 @@ func TestOpenAPI(t *testing.T) {
 		"PUT /v1/orders", "GET /v1/orders:cancel", "GET /v1/admin/users/1"} {
 		add(forbidden, send, "All Read Show")
 	}
-	rows = append(rows, row{what: "no key, no operation", send: "GET /nothing", want: "401 missing_key"})
-	rows = append(rows, row{what: "a method that is none, no operation", send: "PURGE /nothing", header: bearer["All"], want: "405 method_not_allowed"})
-	rows = append(rows, row{what: "override of the method", send: "GET /v1/orders/7", header: append([]string{"X-HTTP-Method-Override: PUT"}, bearer["Show"]...), want: ok, as: "Show", gone: []string{"X-HTTP-Method-Override"}})
+	rows = append(rows, row{what: "no key, no operation", send: "GET /nothing",
+		want: "401 missing_key"})
+	rows = append(rows, row{what: "a method that is none, no operation", send: "PURGE /nothing",
+		header: bearer["All"], want: "405 method_not_allowed"})
+	rows = append(rows, row{what: "override of the method", send: "GET /v1/orders/7",
+		header: append([]string{"X-HTTP-Method-Override: PUT"}, bearer["Show"]...), want: ok,
+		as: "Show", gone: []string{"X-HTTP-Method-Override"}})
 
-	// The more literal one counts, however it is written: an upstream that does not mind case or decodes serves that one.
-	for _, path := range []string{"/v1/orders/mine", "/v1/orders/mine/", "/v1/orders/Mine", "/v1/orders/%6dine", "/v1/orders/%6Dine/", "/V1/Orders/MINE"} {
+	// The more literal one counts, however it is written: an upstream that does not mind case or
+	// decodes serves that one.
+	for _, path := range []string{"/v1/orders/mine", "/v1/orders/mine/", "/v1/orders/Mine",
+		"/v1/orders/%6dine", "/v1/orders/%6Dine/", "/V1/Orders/MINE"} {
 		add(ok, "GET "+path, "Read OrdersRead Mine")
 		add(forbidden, "GET "+path, "Show")
 	}
-	for _, path := range []string{"/v1/orders/min", "/v1/orders/mine2", "/v1/orders/%20mine", "/v1/orders/-mine"} {
+	for _, path := range []string{"/v1/orders/min", "/v1/orders/mine2", "/v1/orders/%20mine",
+		"/v1/orders/-mine"} {
 		add(ok, "GET "+path, "Show")
 		add(forbidden, "GET "+path, "Mine")
 	}
-	for _, path := range []string{"/v1/files/a.json", "/v1/files/A.JSON", "/v1/files/a.b.json", "/v1/files/a%6ason.json"} {
+	for _, path := range []string{"/v1/files/a.json", "/v1/files/A.JSON", "/v1/files/a.b.json",
+		"/v1/files/a%6ason.json"} {
 		add(ok, "GET "+path, "Read Json")
 	}
-	for _, path := range []string{"/v1/files/.json", "/v1/files/a.jso", "/v1/files/a.json5", "/v1/files/json", "/v1/files/ajson"} {
+	for _, path := range []string{"/v1/files/.json", "/v1/files/a.jso", "/v1/files/a.json5",
+		"/v1/files/json", "/v1/files/ajson"} {
 		add(ok, "GET "+path, "Read")
 		add(forbidden, "GET "+path, "Json")
 	}
-	for _, path := range []string{"/v1/orders/7:cancel", "/v1/orders/7%3Acancel", "/v1/orders/7:CANCEL/", "/v1/orders/::cancel"} {
+	for _, path := range []string{"/v1/orders/7:cancel", "/v1/orders/7%3Acancel",
+		"/v1/orders/7:CANCEL/", "/v1/orders/::cancel"} {
 		add(ok, "POST "+path, "Write Cancel")
 		add(forbidden, "POST "+path, "Read Repeat Search")
 	}
 	add(forbidden, "POST /v1/orders/:cancel", "Cancel Read")
 	add(ok, "POST /v1/orders/:cancel", "Repeat")
 
-	// A POST that reads, by hand: an upstream that minds case, or matches before it decodes, takes what is not the very word for an id.
+	// A POST that reads, by hand: an upstream that minds case, or matches before it decodes, takes
+	// what is not the very word for an id.
 	for _, path := range []string{"/v1/orders/search", "/v1/orders/search/"} {
 		add(ok, "POST "+path, "Read OrdersRead Search")
 		add(forbidden, "POST "+path, "Write Repeat")
 	}
-	for _, path := range []string{"/v1/orders/SEARCH", "/v1/orders/Search", "/v1/orders/%73earch", "/v1/orders/searc%68/", "/v1/ORDERS/search", "/V1/orders/search", "/v%31/orders/search", "/v1/orders/%20search", "/v1/orders/searchx"} {
+	for _, path := range []string{"/v1/orders/SEARCH", "/v1/orders/Search", "/v1/orders/%73earch",
+		"/v1/orders/searc%68/", "/v1/ORDERS/search", "/V1/orders/search", "/v%31/orders/search", "/v1/orders/%20search", "/v1/orders/searchx"} {
 		add(forbidden, "POST "+path, "Read OrdersRead Search")
 		add(ok, "POST "+path, "Write Repeat")
 	}
 	// A GET that writes, by hand: an upstream that does not mind case closes with all of these.
-	for _, path := range []string{"/v1/orders/7/close", "/v1/orders/7/close/", "/v1/orders/7/CLOSE", "/v1/orders/7/%63lose", "/V1/Orders/7/Close"} {
+	for _, path := range []string{"/v1/orders/7/close", "/v1/orders/7/close/", "/v1/orders/7/CLOSE",
+		"/v1/orders/7/%63lose", "/V1/Orders/7/Close"} {
 		add(ok, "GET "+path, "Write Close")
 		add(ok, "HEAD "+path, "Close")
 		add(forbidden, "GET "+path, "Read OrdersRead Show")
 	}
 	// Nothing that is not canonical gets as far as the table.
-	for _, end := range []string{"../orders/7", "x/../7", "%2e%2e/orders/7", "7%2f", "7;x", "7%00", `7\x`, "/7", "%256dine", "mine.", "mine%20", "search%c2%a0"} {
-		rows = append(rows, row{what: "not canonical " + end, send: "GET /v1/orders/" + end, header: bearer["All"], want: "400 non_canonical_target"})
+	for _, end := range []string{"../orders/7", "x/../7", "%2e%2e/orders/7", "7%2f", "7;x", "7%00",
+		`7\x`, "/7", "%256dine", "mine.", "mine%20", "search%c2%a0"} {
+		rows = append(rows, row{what: "not canonical " + end, send: "GET /v1/orders/" + end,
+			header: bearer["All"], want: "400 non_canonical_target"})
 	}
 	w.run(t, rows)
 
-	got := w.Do(t, gate.Request{Method: "GET", Target: "/nothing", Header: w.expandAll(t, bearer["All"])})
-	if body := got.JSON(); body["needed"] != "" || !strings.Contains(body["detail"].(string), "none of the calls that the API declares") {
+	got := w.Do(t, gate.Request{Method: "GET", Target: "/nothing",
+		Header: w.expandAll(t, bearer["All"])})
+	if body := got.JSON(); body["needed"] != "" ||
+		!strings.Contains(body["detail"].(string), "none of the calls that the API declares") {
 		t.Errorf("what no permission allows: %v", body)
 	}
 }
@@ -144,7 +166,8 @@ func permissions(t *testing.T, g *gate.Gate) (rows []string) {
 			if len(o) != 5 {
 				t.Errorf("fields of an operation: %v", o)
 			}
-			rows = append(rows, strings.TrimSpace(o["permission"].(string)+" "+o["class"].(string)+" "+o["method"].(string)+" "+o["path"].(string)+" "+o["summary"].(string)))
+			rows = append(rows, strings.TrimSpace(o["permission"].(string)+" "+o["class"].(string)+
+				" "+o["method"].(string)+" "+o["path"].(string)+" "+o["summary"].(string)))
 		}
 		cursor, ok := body["next_cursor"].(string)
 		if !ok {
@@ -154,7 +177,8 @@ func permissions(t *testing.T, g *gate.Gate) (rows []string) {
 	}
 }
 
-// TestPermissionTable: `caddy reload` reads the document again, and what does not come up changes nothing.
+// TestPermissionTable: `caddy reload` reads the document again, and what does not come up changes
+// nothing.
 func TestPermissionTable(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -169,7 +193,8 @@ func TestPermissionTable(t *testing.T) {
 	}
 	key := g.Mint(t, gate.JSON{"name": "a", "permissions": []string{"orders:listOrders"}})
 	file := filepath.Join(g.Dir, "shop.yaml") // beside the Caddyfile
-	config := gate.Config{APIKey: "openapi shop.yaml\noperation x:close write GET /close\nmethods none PUT"}
+	config := gate.Config{APIKey: "openapi shop.yaml\noperation x:close write GET /close\nmethods " +
+		"none PUT"}
 	reload := func(says string) {
 		t.Helper()
 		r := g.Reload(t, config)
@@ -180,7 +205,8 @@ func TestPermissionTable(t *testing.T) {
 	holds := func(status int, want ...string) {
 		t.Helper()
 		if got := permissions(t, g); !slices.Equal(got, want) {
-			t.Errorf("the table is\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+			t.Errorf("the table is\n%s\nwant\n%s", strings.Join(got, "\n"),
+				strings.Join(want, "\n"))
 		}
 		if got := g.Get(t, "/v1/orders", key.Token); got.Status != status {
 			t.Errorf("%v, want %d", got, status)
@@ -189,13 +215,18 @@ func TestPermissionTable(t *testing.T) {
 
 	write(t, file, shop)
 	reload("")
-	first := []string{"api-admin:op-read read GET /v1/Admin/users", "files:file read GET /v1/files/{name}", "files:json read GET /v1/files/{name}.json", "orders:cancel write POST /v1/orders/{id}:cancel",
-		"orders:createOrder write POST /v1/orders", "orders:listOrders read GET /v1/orders List orders", "orders:mine read GET /v1/orders/mine", "orders:repeat write POST /v1/orders/{id}",
+	first := []string{"api-admin:op-read read GET /v1/Admin/users",
+		"files:file read GET /v1/files/{name}", "files:json read GET /v1/files/{name}.json",
+		"orders:cancel write POST /v1/orders/{id}:cancel",
+		"orders:createOrder write POST /v1/orders",
+		"orders:listOrders read GET /v1/orders List orders", "orders:mine read GET /v1/orders/mine",
+		"orders:repeat write POST /v1/orders/{id}",
 		"orders:showOrder read GET /v1/orders/{id}", "x:close write GET /close"}
 	holds(200, first...)
 
 	write(t, file, shop+"  /orders/{name}:\n    get: {operationId: again}\n")
-	reload(file + ":24: GET /orders/{name}: GET /v1/orders/{name} is orders:showOrder already (" + file + ":10): remove one of them, at " + g.Dir + "/next.Caddyfile:")
+	reload(file + ":24: GET /orders/{name}: GET /v1/orders/{name} is orders:showOrder already (" +
+		file + ":10): remove one of them, at " + g.Dir + "/next.Caddyfile:")
 	holds(200, first...)
 	write(t, file, shop+"  - ]")
 	reload("shop.yaml: yaml: line ")
@@ -204,7 +235,8 @@ func TestPermissionTable(t *testing.T) {
 	small := "openapi: 3.0.0\npaths: {/v1/orders: {get: {operationId: list}}}\n"
 	write(t, file, small)
 	good := config
-	config.Caddyfile = config.Text() + "\nhttp://:" + port + " {\n\tbind 127.0.0.1\n\trespond no\n}\n"
+	config.Caddyfile = config.Text() + "\nhttp://:" + port +
+		" {\n\tbind 127.0.0.1\n\trespond no\n}\n"
 	for range 3 { // apps start in random order
 		reload("address already in use")
 		holds(200, first...)
@@ -223,7 +255,9 @@ func TestPermissionTable(t *testing.T) {
 	holds(403, "default:list read GET /v1/orders", "x:close write GET /close")
 
 	member := g.Mint(t, gate.JSON{"name": "m", "permissions": []string{"*"}})
-	if got := g.Call(t, "POST", "/verify", gate.JSON{"token": string(member.Token), "permission": "default:list"}).JSON(); !reflect.DeepEqual(got["outcome"], "ok") {
+	if got := g.Call(t, "POST", "/verify",
+		gate.JSON{"token": string(member.Token),
+			"permission": "default:list"}).JSON(); !reflect.DeepEqual(got["outcome"], "ok") {
 		t.Error(got)
 	}
 }

@@ -20,22 +20,36 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 		rows   map[string]row // by outcome
 	}{
 		{operations + "foreign pass\npreflight", map[string]row{
-			"ok":         {send: "GET /v1/items/1", header: []string{"X-API-Key: {R}"}, want: "200"},
-			"missing":    {send: "GET /v1/items/1", want: "401 missing_key"},
-			"ambiguous":  {send: "GET /v1/items/1", header: []string{"X-API-Key: a", "X-API-Key: b"}, want: "400 ambiguous_credentials"},
+			"ok": {send: "GET /v1/items/1", header: []string{"X-API-Key: {R}"},
+				want: "200"},
+			"missing": {send: "GET /v1/items/1", want: "401 missing_key"},
+			"ambiguous": {send: "GET /v1/items/1",
+				header: []string{"X-API-Key: a", "X-API-Key: b"},
+				want:   "400 ambiguous_credentials"},
 			"bad_target": {send: "GET //", want: "400 non_canonical_target"},
-			"malformed":  {send: "GET /v1/items/1", header: []string{"X-API-Key: {J}"}, want: "401 invalid_key"},
-			"public":     {send: "GET /public/1", want: "200", as: "-"},
-			"preflight":  {send: "OPTIONS /x", header: []string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"}, want: "204"},
-			"foreign":    {send: "GET /x", header: []string{"Authorization: Bearer e30"}, want: "200", as: "-"},
-			"unknown":    {send: "GET /v1/items/1", header: []string{"X-API-Key: {Deleted}"}, want: "401 invalid_key"},
-			"rotated":    {send: "GET /v1/items/1", header: []string{"X-API-Key: {Rotated}"}, want: "401 invalid_key"},
-			"inactive":   {send: "GET /v1/items/1", header: []string{"X-API-Key: {Inactive}"}, want: "401 key_inactive"},
-			"revoked":    {send: "GET /v1/items/1", header: []string{"X-API-Key: {X}"}, want: "401 key_revoked"},
-			"expired":    {send: "GET /v1/items/1", header: []string{"X-API-Key: {Expired}"}, want: "401 key_expired"},
-			"method":     {send: "PURGE /v1/items/1", want: "405 method_not_allowed"},
-			"forbidden":  {send: "GET /v1/admin/1", header: []string{"X-API-Key: {R}"}, want: "403 insufficient_permission"},
-			"address":    {send: "GET /v1/items/1", header: []string{"X-API-Key: {Address}"}, want: "403 address_not_allowed"},
+			"malformed": {send: "GET /v1/items/1", header: []string{"X-API-Key: {J}"},
+				want: "401 invalid_key"},
+			"public": {send: "GET /public/1", want: "200", as: "-"},
+			"preflight": {send: "OPTIONS /x",
+				header: []string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"},
+				want:   "204"},
+			"foreign": {send: "GET /x", header: []string{"Authorization: Bearer e30"},
+				want: "200", as: "-"},
+			"unknown": {send: "GET /v1/items/1", header: []string{"X-API-Key: {Deleted}"},
+				want: "401 invalid_key"},
+			"rotated": {send: "GET /v1/items/1", header: []string{"X-API-Key: {Rotated}"},
+				want: "401 invalid_key"},
+			"inactive": {send: "GET /v1/items/1", header: []string{"X-API-Key: {Inactive}"},
+				want: "401 key_inactive"},
+			"revoked": {send: "GET /v1/items/1", header: []string{"X-API-Key: {X}"},
+				want: "401 key_revoked"},
+			"expired": {send: "GET /v1/items/1", header: []string{"X-API-Key: {Expired}"},
+				want: "401 key_expired"},
+			"method": {send: "PURGE /v1/items/1", want: "405 method_not_allowed"},
+			"forbidden": {send: "GET /v1/admin/1", header: []string{"X-API-Key: {R}"},
+				want: "403 insufficient_permission"},
+			"address": {send: "GET /v1/items/1", header: []string{"X-API-Key: {Address}"},
+				want: "403 address_not_allowed"},
 		}},
 		{"optional", map[string]row{
 			"anonymous": {send: "GET /v1/items/1", want: "200", as: "-"},
@@ -50,7 +64,8 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 		w.Call(t, "DELETE", "/keys/"+deleted.ID, nil)
 		w.Rotate(t, w.mint(t, "Rotated", gate.JSON{"permissions": items}).ID, "0s")
 		expires := time.Now().Add(3 * time.Second) // a busy machine takes its time to mint
-		w.mint(t, "Expired", gate.JSON{"permissions": items, "expires_at": expires.UTC().Format(time.RFC3339Nano)})
+		w.mint(t, "Expired", gate.JSON{"permissions": items,
+			"expires_at": expires.UTC().Format(time.RFC3339Nano)})
 		time.Sleep(time.Until(expires)) // the event is the time itself
 
 		for outcome, r := range c.rows {
@@ -60,20 +75,24 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 			all, before := counted(), counted("outcome="+outcome)
 			r.what, r.on = outcome, "1"
 			w.run(t, []row{r})
-			if more, moreOfAll := counted("outcome="+outcome)-before, counted()-all; more != 1 || moreOfAll != 1 {
-				t.Errorf("%s: one request was counted %v times, %v times under all outcomes", outcome, more, moreOfAll)
+			if more, moreOfAll := counted("outcome="+outcome)-before, counted()-all; more != 1 ||
+				moreOfAll != 1 {
+				t.Errorf("%s: one request was counted %v times, %v times under all outcomes",
+					outcome, more, moreOfAll)
 			}
 			var entry map[string]any
 			gate.Until(t, "the access log has "+outcome, func() bool {
 				lines := strings.Split(strings.TrimSpace(w.AccessLog()), "\n")
 				entry = nil
-				return json.Unmarshal([]byte(lines[len(lines)-1]), &entry) == nil && entry["api_key_outcome"] == outcome
+				return json.Unmarshal([]byte(lines[len(lines)-1]), &entry) == nil &&
+					entry["api_key_outcome"] == outcome
 			})
 			id, _ := entry["api_key_id"].(string)
 			switch outcome {
 			case "ok", "forbidden":
 				if id != w.ids["R"] || entry["api_key_namespace"] != "default" {
-					t.Errorf("%s: the access log names key %q in %v", outcome, id, entry["api_key_namespace"])
+					t.Errorf("%s: the access log names key %q in %v", outcome, id,
+						entry["api_key_namespace"])
 				}
 			case "rotated":
 				if id != w.ids["Rotated"] {
@@ -101,13 +120,17 @@ func TestPlaceholders(t *testing.T) {
 		}`})
 	id := w.ids["R"]
 	w.run(t, []row{
-		{what: "a key", send: "GET /v1/items/1", header: []string{"X-API-Key: {R}"}, want: "200", kept: []string{"Seen-User: " + id, "Seen-Namespace: default", "Seen: " + id + "|R|root|ok"}},
-		{what: "public", send: "GET /public/1", want: "200", as: "-", kept: []string{"Seen: |||public"}},
+		{what: "a key", send: "GET /v1/items/1", header: []string{"X-API-Key: {R}"}, want: "200",
+			kept: []string{"Seen-User: " + id, "Seen-Namespace: default",
+				"Seen: " + id + "|R|root|ok"}},
+		{what: "public", send: "GET /public/1", want: "200", as: "-",
+			kept: []string{"Seen: |||public"}},
 	})
 }
 
-// TestRevokedUnderLoad is the promise itself, on one node: no request sent after the revoke was answered is let through, on no connection,
-// old or new. And a key works from the moment it is minted.
+// TestRevokedUnderLoad is the promise itself, on one node: no request sent after the revoke was
+// answered is let through, on no connection, old or new. And a key works from the moment it is
+// minted.
 func TestRevokedUnderLoad(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	for range 5 {
@@ -172,7 +195,9 @@ func TestRevokedUnderLoad(t *testing.T) {
 		for _, a := range answers {
 			seen[fmt.Sprintf("%d, sent after the revoke: %v", a.status, a.sent.After(revoked))]++
 		}
-		if seen["200, sent after the revoke: true"] != 0 || seen["200, sent after the revoke: false"] == 0 || seen["401, sent after the revoke: true"] == 0 {
+		if seen["200, sent after the revoke: true"] != 0 ||
+			seen["200, sent after the revoke: false"] == 0 ||
+			seen["401, sent after the revoke: true"] == 0 {
 			t.Errorf("answers: %v", seen)
 		}
 	}

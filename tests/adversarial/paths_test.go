@@ -12,7 +12,9 @@ import (
 // notCanonical are ends of paths that two parsers may read in two ways.
 var notCanonical = []string{
 	"..", ".", "../", "./", "../v1/admin/1", "./x", "a/../b", "a/./b", "a/..", "a/.",
-	"%2e%2e/v1/admin/1", "%2E%2E/v1/admin/1", ".%2E/v1/admin/1", "%2e./v1/admin/1", "%2e", "%2e/x", "a%2eb", "..%2fv1/admin/1", "..%2Fv1/admin/1", "..%5cv1/admin/1", "..%5Cv1", "%2e%2e%2fx", "%2e%2e%5cx",
+	"%2e%2e/v1/admin/1", "%2E%2E/v1/admin/1", ".%2E/v1/admin/1", "%2e./v1/admin/1", "%2e", "%2e/x",
+	"a%2eb", "..%2fv1/admin/1", "..%2Fv1/admin/1", "..%5cv1/admin/1", "..%5Cv1", "%2e%2e%2fx",
+	"%2e%2e%5cx",
 	"/v1/admin/1", "//x", "a//b", "a//", "%2f", "%2F", "a%2fb", "%2f%2e%2e",
 	`..\v1\admin\1`, `a\b`, `\`, "a%5cb", "%5C",
 	";", "a;b", "..;/x", "a;x=1/b", "%3b", "a%3Bb", "..%3b/x",
@@ -20,12 +22,15 @@ var notCanonical = []string{
 	"%252e%252e/v1/admin/1", "%252f", "a%255cb", "%2500", "%25%32%65", "%25zz%2541",
 	"%00", "a%00b", "%0a", "%0d%0a", "%09", "%1f", "%7f", "%7F",
 	"...", "a.", "a..", "a./x", "%20", "a%20", "a%20/x", "a%c2%a0", "a%e3%80%80/x", "a%ef%bb%bf",
-	"%c0%ae%c0%ae/x", "%c0%af", "%c1%9c", "%e0%80%ae", "%ff", "%80", "a%c3", "%ed%a0%80", "%f4%90%80%80", "%f8%88%80%80%af",
+	"%c0%ae%c0%ae/x", "%c0%af", "%c1%9c", "%e0%80%ae", "%ff", "%80", "a%c3", "%ed%a0%80",
+	"%f4%90%80%80", "%f8%88%80%80%af",
 }
 
 // canonical are unusual, and nobody disagrees about them.
 var canonical = []string{
-	"..a", "a..b", ".hidden", ".well-known/x", "a%20b", "%20a", "%41", "%25zz", "%25", "%252", "100%25", "%C3%A9", "%e2%82%ac", "%F0%9F%94%91", "a:b", "@", "!$&'()*+,=~-_", "%3A", "%3F", "%5B%5D", "x/",
+	"..a", "a..b", ".hidden", ".well-known/x", "a%20b", "%20a", "%41", "%25zz", "%25", "%252",
+	"100%25", "%C3%A9", "%e2%82%ac", "%F0%9F%94%91", "a:b", "@", "!$&'()*+,=~-_", "%3A", "%3F",
+	"%5B%5D", "x/",
 }
 
 func TestTargets(t *testing.T) {
@@ -34,43 +39,64 @@ func TestTargets(t *testing.T) {
 	var rows []row
 	for _, end := range notCanonical {
 		rows = append(rows,
-			row{what: "55 public " + end, send: "GET /public/" + end, want: "400 non_canonical_target"},
-			row{what: "56 with a key " + end, send: "GET /v1/items/" + end, header: bearer, want: "400 non_canonical_target"},
-			row{what: "57 before the missing key " + end, send: "GET /v1/items/" + end + "?x", want: "400 non_canonical_target"},
+			row{what: "55 public " + end, send: "GET /public/" + end,
+				want: "400 non_canonical_target"},
+			row{what: "56 with a key " + end, send: "GET /v1/items/" + end, header: bearer,
+				want: "400 non_canonical_target"},
+			row{what: "57 before the missing key " + end, send: "GET /v1/items/" + end + "?x",
+				want: "400 non_canonical_target"},
 		)
 	}
 	for _, end := range canonical {
 		rows = append(rows,
 			row{what: "public " + end, send: "GET /public/" + end, want: "200", as: "-"},
-			row{what: "with a key " + end, send: "GET /v1/items/" + end, header: bearer, want: "200"},
+			row{what: "with a key " + end, send: "GET /v1/items/" + end, header: bearer,
+				want: "200"},
 		)
 	}
 	rows = append(rows, []row{
-		{what: "58 slashes first", send: "GET //v1/admin/1", header: bearer, want: "400 non_canonical_target"},
-		{what: "58 slashes before a host", send: "GET //public/v1/admin/1", want: "400 non_canonical_target"},
-		{what: "58 slashes inside", send: "GET /v1//admin/1", header: bearer, want: "400 non_canonical_target"},
-		{what: "58 slashes before public", send: "GET /v1/..//public/1", want: "400 non_canonical_target"},
-		{what: "59 admin in another case", send: "GET /V1/Admin/1", header: bearer, want: "403 insufficient_permission"},
-		{what: "59 admin in another case, its key", send: "GET /V1/Admin/1", header: []string{"X-API-Key: {A}"}, want: "200", as: "A"},
-		{what: "59 admin encoded", send: "GET /v1/%41dmin/1", header: bearer, want: "403 insufficient_permission"},
-		{what: "59 admin encoded, its key", send: "GET /v1/%61dmin/1", header: []string{"X-API-Key: {A}"}, want: "200", as: "A"},
+		{what: "58 slashes first", send: "GET //v1/admin/1", header: bearer,
+			want: "400 non_canonical_target"},
+		{what: "58 slashes before a host", send: "GET //public/v1/admin/1",
+			want: "400 non_canonical_target"},
+		{what: "58 slashes inside", send: "GET /v1//admin/1", header: bearer,
+			want: "400 non_canonical_target"},
+		{what: "58 slashes before public", send: "GET /v1/..//public/1",
+			want: "400 non_canonical_target"},
+		{what: "59 admin in another case", send: "GET /V1/Admin/1", header: bearer,
+			want: "403 insufficient_permission"},
+		{what: "59 admin in another case, its key", send: "GET /V1/Admin/1",
+			header: []string{"X-API-Key: {A}"}, want: "200", as: "A"},
+		{what: "59 admin encoded", send: "GET /v1/%41dmin/1", header: bearer,
+			want: "403 insufficient_permission"},
+		{what: "59 admin encoded, its key", send: "GET /v1/%61dmin/1",
+			header: []string{"X-API-Key: {A}"}, want: "200", as: "A"},
 		{what: "59 items in another case", send: "GET /V1/ITEMS/1", header: bearer, want: "200"},
 		{what: "59 public in another case", send: "GET /Public/1", want: "401 missing_key"},
-		{what: "60 trailing slash", send: "GET /v1/admin/", header: bearer, want: "403 insufficient_permission"},
-		{what: "60 the rest is empty", send: "GET /v1/admin", header: []string{"X-API-Key: {A}"}, want: "200", as: "A"},
+		{what: "60 trailing slash", send: "GET /v1/admin/", header: bearer,
+			want: "403 insufficient_permission"},
+		{what: "60 the rest is empty", send: "GET /v1/admin", header: []string{"X-API-Key: {A}"},
+			want: "200", as: "A"},
 		{what: "60 public, the rest is empty", send: "GET /public", want: "200", as: "-"},
 		{what: "60 public, trailing slash", send: "GET /health/", want: "200", as: "-"},
-		{what: "63 dots in the query of public", send: "GET /public?/../v1/admin", want: "200", as: "-"},
+		{what: "63 dots in the query of public", send: "GET /public?/../v1/admin", want: "200",
+			as: "-"},
 		{what: "63 public in the query", send: "GET /v1/admin/1?/public/", want: "401 missing_key"},
-		{what: "63 all in the query", send: "GET /v1/items/1?a=..//;%2f%5c%00\\", header: bearer, want: "200"},
-		{what: "64 longer segment", send: "GET /v1/administrator", header: []string{"X-API-Key: {A}"}, want: "403 insufficient_permission"},
+		{what: "63 all in the query", send: "GET /v1/items/1?a=..//;%2f%5c%00\\", header: bearer,
+			want: "200"},
+		{what: "64 longer segment", send: "GET /v1/administrator",
+			header: []string{"X-API-Key: {A}"}, want: "403 insufficient_permission"},
 		{what: "64 longer public", send: "GET /publicity", want: "401 missing_key"},
 		{what: "64 longer literal", send: "GET /healthy", want: "401 missing_key"},
 		{what: "64 below a literal", send: "GET /health/x", want: "401 missing_key"},
-		{what: "67 absolute form", on: "1", send: "GET http://evil/v1/admin/1", header: bearer, want: "refused"},
-		{what: "67 absolute form, no key", on: "1", send: "GET http://evil/v1/admin/1", want: "refused"},
-		{what: "67 absolute form with dots", on: "1", send: "GET http://evil/public/../v1/admin/1", want: "400 non_canonical_target"},
-		{what: "67 absolute form of something else", on: "1", send: "GET file:///public/1", want: "refused"},
+		{what: "67 absolute form", on: "1", send: "GET http://evil/v1/admin/1", header: bearer,
+			want: "refused"},
+		{what: "67 absolute form, no key", on: "1", send: "GET http://evil/v1/admin/1",
+			want: "refused"},
+		{what: "67 absolute form with dots", on: "1", send: "GET http://evil/public/../v1/admin/1",
+			want: "400 non_canonical_target"},
+		{what: "67 absolute form of something else", on: "1", send: "GET file:///public/1",
+			want: "refused"},
 		{what: "69 no slash", send: "GET v1/items/1", header: bearer, want: "refused"},
 		{what: "69 no slash, public", send: "GET public/1", want: "refused"},
 		{what: "69 opaque", send: "GET a:public/1", want: "refused"},
@@ -95,7 +121,8 @@ func TestEveryByte(t *testing.T) {
 		if control || c >= 0x80 || strings.IndexByte(`/\;#.`, c) >= 0 {
 			want = "400 non_canonical_target"
 		}
-		rows = append(rows, row{what: fmt.Sprintf("encoded %02x", b), send: fmt.Sprintf("GET /public/a%%%02xb", b), want: want, as: "-"})
+		rows = append(rows, row{what: fmt.Sprintf("encoded %02x", b),
+			send: fmt.Sprintf("GET /public/a%%%02xb", b), want: want, as: "-"})
 
 		target := "/public/a" + string([]byte{c}) + "b"
 		raw := row{what: fmt.Sprintf("raw %02x", b), send: "GET " + target, want: want, as: "-"}
@@ -124,18 +151,23 @@ func TestEncodedSlash(t *testing.T) {
 	rows := []row{
 		{what: "in a segment", send: "GET /v1/items/a%2Fb", header: bearer, want: "200"},
 		{what: "in lower case", send: "GET /v1/items/a%2fb", header: bearer, want: "200"},
-		{what: "no way into another segment", send: "GET /v1%2fadmin/1", header: []string{"X-API-Key: {A}"}, want: "403 insufficient_permission"},
+		{what: "no way into another segment", send: "GET /v1%2fadmin/1",
+			header: []string{"X-API-Key: {A}"}, want: "403 insufficient_permission"},
 		{what: "no way into public", send: "GET /public%2f1", want: "401 missing_key"},
 	}
-	for _, end := range []string{"..%2fv1/admin/1", "..%2f..%2fv1%2fadmin%2f1", "a%2f..%2fb", "%2e%2e%2fx", ".%2fx", "a%2f..", "a%2f.", "%2fx", "a%2f%2fb", "a/%2fb", "a%2f/b", "%252f", "..%5cx", "a%2f;b"} {
+	for _, end := range []string{"..%2fv1/admin/1", "..%2f..%2fv1%2fadmin%2f1", "a%2f..%2fb",
+		"%2e%2e%2fx", ".%2fx", "a%2f..", "a%2f.", "%2fx", "a%2f%2fb", "a/%2fb", "a%2f/b", "%252f", "..%5cx", "a%2f;b"} {
 		rows = append(rows,
-			row{what: "public " + end, send: "GET /public/" + end, want: "400 non_canonical_target"},
-			row{what: "with a key " + end, send: "GET /v1/items/" + end, header: bearer, want: "400 non_canonical_target"})
+			row{what: "public " + end, send: "GET /public/" + end,
+				want: "400 non_canonical_target"},
+			row{what: "with a key " + end, send: "GET /v1/items/" + end, header: bearer,
+				want: "400 non_canonical_target"})
 	}
 	w.run(t, rows)
 }
 
-// TestRewrittenTargets: other handlers change the path before ours, and the upstream gets what they made of it.
+// TestRewrittenTargets: other handlers change the path before ours, and the upstream gets what they
+// made of it.
 func TestRewrittenTargets(t *testing.T) {
 	w := start(t, gate.Config{Site: `
 		handle_path /strip/* {
@@ -155,18 +187,26 @@ func TestRewrittenTargets(t *testing.T) {
 	`})
 	bearer := []string{"Authorization: Bearer {R}"}
 	w.run(t, []row{
-		{what: "71 stripped to public", send: "GET /strip/public/1", want: "200", as: "-", at: "/public/1"},
-		{what: "71 stripped to items", send: "GET /strip/v1/items/1", header: bearer, want: "200", at: "/v1/items/1"},
-		{what: "71 stripped to admin", send: "GET /strip/v1/admin/1", header: bearer, want: "403 insufficient_permission"},
-		{what: "71 stripped to two slashes", send: "GET /strip//v1/admin/1", header: bearer, want: "400 non_canonical_target"},
-		{what: "71 stripped with dots", send: "GET /strip/public/../v1/admin/1", want: "400 non_canonical_target"},
-		{what: "71 stripped with encoded dots", send: "GET /strip/public/%2e%2e/v1/admin/1", want: "400 non_canonical_target"},
-		{what: "71 stripped encoded", send: "GET /%73trip/public/1", want: "200", as: "-", at: "/public/1"},
+		{what: "71 stripped to public", send: "GET /strip/public/1", want: "200", as: "-",
+			at: "/public/1"},
+		{what: "71 stripped to items", send: "GET /strip/v1/items/1", header: bearer, want: "200",
+			at: "/v1/items/1"},
+		{what: "71 stripped to admin", send: "GET /strip/v1/admin/1", header: bearer,
+			want: "403 insufficient_permission"},
+		{what: "71 stripped to two slashes", send: "GET /strip//v1/admin/1", header: bearer,
+			want: "400 non_canonical_target"},
+		{what: "71 stripped with dots", send: "GET /strip/public/../v1/admin/1",
+			want: "400 non_canonical_target"},
+		{what: "71 stripped with encoded dots", send: "GET /strip/public/%2e%2e/v1/admin/1",
+			want: "400 non_canonical_target"},
+		{what: "71 stripped encoded", send: "GET /%73trip/public/1", want: "200", as: "-",
+			at: "/public/1"},
 		{what: "71 rewritten to public", send: "GET /old", want: "200", as: "-", at: "/public/1"},
 		{what: "71 rewritten to items", send: "GET /new", want: "401 missing_key"},
 		{what: "71 rewritten to dots", send: "GET /up", want: "400 non_canonical_target"},
 		{what: "71 rewritten from dots", send: "GET /x/../old", want: "400 non_canonical_target"},
-		{what: "71 rewritten though it came bad", send: "GET /up/%2e%2e", want: "400 non_canonical_target"},
+		{what: "71 rewritten though it came bad", send: "GET /up/%2e%2e",
+			want: "400 non_canonical_target"},
 		{what: "71 replaced", send: "GET /replace/1", want: "200", as: "-", at: "/public/1"},
 		{what: "71 replaced into bad", send: "GET /replace//v1", want: "400 non_canonical_target"},
 	})

@@ -1,5 +1,5 @@
-// Package adversarial tries the gate with what attackers, broken clients and disagreeing parsers send. Each case is a row; what reached the
-// upstream is judged as well as the answer.
+// Package adversarial tries the gate with what attackers, broken clients and disagreeing parsers
+// send. Each case is a row; what reached the upstream is judged as well as the answer.
 package adversarial
 
 import (
@@ -19,7 +19,8 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m) }
 
-// row is one request and what must become of it. {NAME} stands for the token of that key, {basic user:password} for its base64 form.
+// row is one request and what must become of it. {NAME} stands for the token of that key, {basic
+// user:password} for its base64 form.
 type row struct {
 	what    string
 	on      string // "1" or "2": over this HTTP only
@@ -28,7 +29,9 @@ type row struct {
 	body    string
 	trailer []string
 
-	want string   // the status, or the status and the problem document's code; without a code Caddy itself may refuse. "refused": any 4xx, or no answer
+	// the status, or the status and the problem document's code; without a code Caddy itself may
+	// refuse. "refused": any 4xx, or no answer
+	want string
 	as   string   // whose identity the upstream gets; "" is R, "-" none
 	at   string   // the target that the upstream gets, if not the one sent
 	gone []string // header names that the upstream must not see
@@ -54,7 +57,8 @@ const operations = `
 	operation ops:do write POST /v1/admin/**
 `
 
-// start runs a gate and mints R and A; J is a token of nobody, well formed but for its tag, and X is revoked.
+// start runs a gate and mints R and A; J is a token of nobody, well formed but for its tag, and X
+// is revoked.
 func start(t *testing.T, c gate.Config) world {
 	t.Helper()
 	w := world{gate.Start(t, c), map[string]string{}, map[string]string{}}
@@ -130,13 +134,15 @@ func (w world) expandAll(t *testing.T, lines []string) []string {
 func (w world) run(t *testing.T, rows []row) {
 	for _, r := range rows {
 		for _, protocol := range gate.Protocols {
-			if r.on != "" && r.on != map[gate.Protocol]string{gate.HTTP1: "1", gate.HTTP2: "2"}[protocol] {
+			if r.on != "" && r.on != map[gate.Protocol]string{gate.HTTP1: "1",
+				gate.HTTP2: "2"}[protocol] {
 				continue
 			}
 			t.Run(fmt.Sprintf("%v/%s", protocol, r.what), func(t *testing.T) {
 				method, target, _ := strings.Cut(w.expand(t, r.send), " ")
 				got := w.Do(t, gate.Request{Protocol: protocol, Method: method, Target: target,
-					Header: w.expandAll(t, r.header), Body: w.expand(t, r.body), Trailer: w.expandAll(t, r.trailer)})
+					Header: w.expandAll(t, r.header), Body: w.expand(t, r.body),
+					Trailer: w.expandAll(t, r.trailer)})
 				w.judge(t, r, target, got)
 			})
 		}
@@ -181,7 +187,8 @@ func (w world) judge(t *testing.T, r row, target string, got gate.Response) {
 func judgeProblem(t *testing.T, code string, got gate.Response) {
 	t.Helper()
 	body := got.JSON()
-	if body["type"] != "about:blank" || body["status"] != float64(got.Status) || body["title"] == nil {
+	if body["type"] != "about:blank" || body["status"] != float64(got.Status) ||
+		body["title"] == nil {
 		t.Errorf("not a problem document of RFC 9457: %v", got)
 	}
 	if h := got.Header.Get("Cache-Control"); h != "no-store" {
@@ -192,7 +199,9 @@ func judgeProblem(t *testing.T, code string, got gate.Response) {
 		challenge = `Bearer realm="api"` // RFC 6750 §3.1: without credentials no error code
 	}
 	challenges := got.Header.Values("WWW-Authenticate")
-	if got.Status == http.StatusUnauthorized && !slices.Equal(challenges, []string{challenge}) && !slices.Contains(challenges, `Basic realm="api"`) { // that of `from basic`
+	// that of `from basic`
+	if got.Status == http.StatusUnauthorized && !slices.Equal(challenges, []string{challenge}) &&
+		!slices.Contains(challenges, `Basic realm="api"`) {
 		t.Errorf("WWW-Authenticate %q, want %q", challenges, challenge)
 	}
 	if got.Status == http.StatusMethodNotAllowed && got.Header.Get("Allow") == "" {
@@ -204,9 +213,11 @@ func judgeProblem(t *testing.T, code string, got gate.Response) {
 }
 
 // identity is every header that the upstream may get from us.
-var identity = []string{"X-Apikey-Id", "X-Apikey-Name", "X-Apikey-Namespace", "X-Apikey-Owner", "X-Apikey-Permissions"}
+var identity = []string{"X-Apikey-Id", "X-Apikey-Name", "X-Apikey-Namespace", "X-Apikey-Owner",
+	"X-Apikey-Permissions"}
 
-// judgeReached holds for whatever reaches the upstream: no token anywhere in it, no header that folds to ours but ours, with our values.
+// judgeReached holds for whatever reaches the upstream: no token anywhere in it, no header that
+// folds to ours but ours, with our values.
 func (w world) judgeReached(t *testing.T, r row, target string, reached gate.Reached) {
 	t.Helper()
 	for name, token := range w.tokens {
@@ -217,7 +228,8 @@ func (w world) judgeReached(t *testing.T, r row, target string, reached gate.Rea
 	head, _, _ := strings.Cut(reached.Wire, "\r\n\r\n")
 	for _, line := range strings.Split(head, "\r\n")[1:] {
 		name, _, _ := strings.Cut(line, ":")
-		if strings.HasPrefix(fold(name), "x-apikey-") && !slices.Contains(identity, name) && !slices.Contains(r.kept, line) {
+		if strings.HasPrefix(fold(name), "x-apikey-") && !slices.Contains(identity, name) &&
+			!slices.Contains(r.kept, line) {
 			t.Errorf("the upstream got %q", line)
 		}
 	}

@@ -45,9 +45,10 @@ func BenchmarkFleet(b *testing.B) {
 // BenchmarkKeys is what a great many keys cost.
 func BenchmarkKeys(b *testing.B) {
 	for _, database := range []string{"PostgreSQL", "SQLite"} {
-		measure(b, fmt.Sprintf("make bench-keys KEYS=%d", manyKeys), fmt.Sprintf("%s keys in %s", grouped(manyKeys), database), []part{
-			{database, func(b *testing.B) { benchmarkKeys(b, database == "PostgreSQL") }},
-		})
+		measure(b, fmt.Sprintf("make bench-keys KEYS=%d", manyKeys),
+			fmt.Sprintf("%s keys in %s", grouped(manyKeys), database), []part{
+				{database, func(b *testing.B) { benchmarkKeys(b, database == "PostgreSQL") }},
+			})
 	}
 }
 
@@ -87,9 +88,12 @@ func machine() string {
 		return "unknown"
 	}
 	commit, _ := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
-	return fmt.Sprintf("%s: %s, %d cores, %s kB of memory, Linux %s, %s, load average before it began %s and at its end %s, commit %s",
-		time.Now().UTC().Format(time.DateOnly), of("/proc/cpuinfo", `model name\s*: (.*)`), runtime.NumCPU(), of("/proc/meminfo", `MemTotal:\s*(\d+)`),
-		of("/proc/sys/kernel/osrelease", `(\S+)`), runtime.Version(), loadBefore, loadAverage(), strings.TrimSpace(string(commit)))
+	return fmt.Sprintf("%s: %s, %d cores, %s kB of memory, Linux %s, %s, load average before it "+
+		"began %s and at its end %s, commit %s",
+		time.Now().UTC().Format(time.DateOnly), of("/proc/cpuinfo", `model name\s*: (.*)`),
+		runtime.NumCPU(), of("/proc/meminfo", `MemTotal:\s*(\d+)`),
+		of("/proc/sys/kernel/osrelease", `(\S+)`), runtime.Version(), loadBefore, loadAverage(),
+		strings.TrimSpace(string(commit)))
 }
 
 var loadBefore = loadAverage()

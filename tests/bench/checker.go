@@ -32,8 +32,8 @@ func checkerKey(token string) string {
 	return "key:" + hex.EncodeToString(digest[:])
 }
 
-// runChecker is what people put behind forward_auth today: one GET to Redis for each request, 204 with the identity or a refusal.
-// It writes its address to stdout.
+// runChecker is what people put behind forward_auth today: one GET to Redis for each request, 204
+// with the identity or a refusal. It writes its address to stdout.
 func runChecker(redisAddr string) error {
 	client := redis.NewClient(&redis.Options{Addr: redisAddr})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -61,7 +61,8 @@ func runChecker(redisAddr string) error {
 			return
 		}
 		needed := "write"
-		if method := r.Header.Get("X-Forwarded-Method"); method == http.MethodGet || method == http.MethodHead {
+		if method := r.Header.Get("X-Forwarded-Method"); method == http.MethodGet ||
+			method == http.MethodHead {
 			needed = "read"
 		}
 		if !slices.Contains(record.Permissions, needed) {
@@ -113,12 +114,17 @@ func startRedis(t testing.TB) string {
 	addr := l.Addr().String()
 	_, port, _ := net.SplitHostPort(addr)
 	l.Close()
-	cmd := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir())
-	startUntil(t, cmd, func(line string) bool { return strings.Contains(line, "Ready to accept connections") })
+	cmd := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "",
+		"--appendonly", "no", "--dir", t.TempDir())
+	startUntil(t, cmd, func(line string) bool {
+		return strings.Contains(line,
+			"Ready to accept connections")
+	})
 	return addr
 }
 
-// startUntil runs a server until the test is over, and returns the line of its output that says it is ready.
+// startUntil runs a server until the test is over, and returns the line of its output that says it
+// is ready.
 func startUntil(t testing.TB, cmd *exec.Cmd, ready func(line string) bool) string {
 	t.Helper()
 	cmd.Stderr = os.Stderr

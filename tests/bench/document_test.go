@@ -32,12 +32,15 @@ func (c *chapter) String() string {
 	if bars != "" {
 		bars = "\n| what | bar | found | |\n|---|---|---|---|\n" + bars
 	}
-	return fmt.Sprintf("## %s\n\n`%s`, %s.\n%s%s", c.title, c.command, machine(), bars, c.sections.String())
+	return fmt.Sprintf("## %s\n\n`%s`, %s.\n%s%s", c.title, c.command, machine(), bars,
+		c.sections.String())
 }
 
 const preface = "# Benchmarks\n\n" +
-	"Each chapter is written by the command that it names, which runs everything in it in one go on one machine; do not edit.\n\n" +
-	"The machine's processors are shared with whatever else runs on it, and the load, the upstream, PostgreSQL and Redis run on it too: compare\n" +
+	"Each chapter is written by the command that it names, which runs everything in it in one go " +
+	"on one machine; do not edit.\n\n" +
+	"The machine's processors are shared with whatever else runs on it, and the load, the " +
+	"upstream, PostgreSQL and Redis run on it too: compare\n" +
 	"within a table, and look at the control or the quiet row before believing a difference.\n"
 
 // with is the document with a chapter in its place, or at the end if there was none of that title.
@@ -57,7 +60,8 @@ func with(document, title, text string) string {
 func TestChapters(t *testing.T) {
 	document := with(with("", "a", "A\n"), "b", "B\n")
 	got := with(document, "a", "again\n")
-	if want := preface + "\n<!-- a -->\nagain\n<!-- end of a -->\n\n<!-- b -->\nB\n<!-- end of b -->\n"; got != want {
+	if want := preface +
+		"\n<!-- a -->\nagain\n<!-- end of a -->\n\n<!-- b -->\nB\n<!-- end of b -->\n"; got != want {
 		t.Errorf("%q, not %q", got, want)
 	}
 }

@@ -10,27 +10,34 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// benchmarkFirstRequest counts and times what a key costs that the node has not seen since it was started, and the same key's next request.
+// benchmarkFirstRequest counts and times what a key costs that the node has not seen since it was
+// started, and the same key's next request.
 func benchmarkFirstRequest(b *testing.B) {
 	const keys = 200
 	g, s := startSites(b, "127.0.0.1:9")
 	tokens := make([]string, keys)
 	for i := range tokens {
-		tokens[i] = string(g.Mint(b, gate.JSON{"name": fmt.Sprint("bench ", i), "access": "read_only"}).Token)
+		tokens[i] = string(g.Mint(b, gate.JSON{"name": fmt.Sprint("bench ", i),
+			"access": "read_only"}).Token)
 	}
 	g.Restart(b)
 	warm := string(g.Mint(b, gate.JSON{"name": "warm", "access": "read_only"}).Token)
-	mustRun(b, load{addr: s.keys, header: bearer(warm), status: "200", conns: 1, length: time.Second})
+	mustRun(b, load{addr: s.keys, header: bearer(warm), status: "200", conns: 1,
+		length: time.Second})
 
 	var t strings.Builder
-	fmt.Fprintf(&t, "%d keys, one request each on a new connection, then each once more; SQLite, one node.\n\n| request | database queries a key | p50 | p99 |\n|---|--:|--:|--:|\n", keys)
+	fmt.Fprintf(&t,
+		"%d keys, one request each on a new connection, then each once more; SQLite, one "+
+			"node.\n\n| request | database queries a key | p50 | p99 |\n|---|--:|--:|--:|\n", keys)
 	var first float64
 	for i, name := range []string{"first", "second"} {
 		before := g.Metric(b, "caddy_apikeys_lookups_total", "tier=database")
 		var latencies []time.Duration
 		for _, token := range tokens {
-			// With a length of nothing a load sends one request if it is quick enough: a rate makes that sure.
-			got := mustRun(b, load{addr: s.keys, header: bearer(token), status: "200", conns: 1, rate: 1, length: time.Millisecond})
+			// With a length of nothing a load sends one request if it is quick enough: a rate makes
+			// that sure.
+			got := mustRun(b, load{addr: s.keys, header: bearer(token), status: "200", conns: 1,
+				rate: 1, length: time.Millisecond})
 			latencies = append(latencies, got.latencies...)
 		}
 		slices.Sort(latencies)
@@ -39,9 +46,11 @@ func benchmarkFirstRequest(b *testing.B) {
 			first = queries
 		}
 		fmt.Fprintf(&t, "| %s | %.2f | %v | %v |\n", name, queries,
-			quantile(latencies, 0.5).Round(10*time.Microsecond), quantile(latencies, 0.99).Round(10*time.Microsecond))
+			quantile(latencies, 0.5).Round(10*time.Microsecond),
+			quantile(latencies, 0.99).Round(10*time.Microsecond))
 	}
-	report.bar("first request of a key unknown to the node", "one database query", fmt.Sprintf("%.2f", first), first == 1)
+	report.bar("first request of a key unknown to the node", "one database query",
+		fmt.Sprintf("%.2f", first), first == 1)
 	report.section("The first request of a key", t.String())
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(first, "queries/first")
@@ -52,11 +61,15 @@ func benchmarkRevoke(b *testing.B) {
 	const keys = 50
 	g, _ := startSites(b, "127.0.0.1:9")
 	var t strings.Builder
-	fmt.Fprintf(&t, "%d revokes through the admin endpoint, from call to the answer that says `complete`. All processes are on the same SQLite file;\n"+
-		"further ones look at it every 100 ms.\n\n| processes | p50 | p99 |\n|---|--:|--:|\n", keys)
+	fmt.Fprintf(&t,
+		"%d revokes through the admin endpoint, from call to the answer that says `complete`. All "+
+			"processes are on the same SQLite file;\n"+
+			"further ones look at it every 100 ms.\n\n| processes | p50 | p99 |\n|---|--:|--:|\n",
+		keys)
 	for nodes := 1; nodes <= 3; nodes++ {
 		if nodes > 1 {
-			gate.Start(b, gate.Config{Caddyfile: "{\n\tadmin {$GATE_ADMIN}\n\tapi_keys\n}\nhttp://:{$GATE_HTTP} {\n\tbind 127.0.0.1\n\tapi_key\n}\n", DataOf: g})
+			gate.Start(b,
+				gate.Config{Caddyfile: "{\n\tadmin {$GATE_ADMIN}\n\tapi_keys\n}\nhttp://:{$GATE_HTTP} {\n\tbind 127.0.0.1\n\tapi_key\n}\n", DataOf: g})
 		}
 		var took []time.Duration
 		for range keys {
@@ -66,7 +79,9 @@ func benchmarkRevoke(b *testing.B) {
 			took = append(took, time.Since(begin))
 		}
 		slices.Sort(took)
-		fmt.Fprintf(&t, "| %d | %v | %v |\n", nodes, quantile(took, 0.5).Round(100*time.Microsecond), quantile(took, 0.99).Round(100*time.Microsecond))
+		fmt.Fprintf(&t, "| %d | %v | %v |\n", nodes,
+			quantile(took, 0.5).Round(100*time.Microsecond),
+			quantile(took, 0.99).Round(100*time.Microsecond))
 	}
 	report.section("Revoke until it is in force everywhere", t.String())
 	b.ReportMetric(0, "ns/op")

@@ -14,13 +14,19 @@ const (
 	coldRounds = 5
 )
 
-// benchmarkCold counts and times what a key costs that a node does not know, without Redis and with it.
+// benchmarkCold counts and times what a key costs that a node does not know, without Redis and with
+// it.
 func benchmarkCold(b *testing.B) {
 	var t strings.Builder
-	fmt.Fprintf(&t, "%s Three Caddys. %d rounds of %d fresh keys, one request a key over one connection, through the whole Caddy: first at a node while no node has\n"+
-		"seen the key, then at another node, then there again. Medians of the rounds, and from the lowest to the highest. PostgreSQL's own statistics say how often it was asked, Redis's its `GETRANGE`s.\n\n",
+	fmt.Fprintf(&t,
+		"%s Three Caddys. %d rounds of %d fresh keys, one request a key over one connection, "+
+			"through the whole Caddy: first at a node while no node has\n"+
+			"seen the key, then at another node, then there again. Medians of the rounds, and "+
+			"from the lowest to the highest. PostgreSQL's own statistics say how often it was "+
+			"asked, Redis's its `GETRANGE`s.\n\n",
 		aboutPostgres, coldRounds, coldKeys)
-	t.WriteString("| | request | p50 | p99 | queries for it, a key | Redis round trips, a key |\n|---|---|--:|--:|--:|--:|\n")
+	t.WriteString("| | request | p50 | p99 | queries for it, a key | Redis round trips, a key " +
+		"|\n|---|---|--:|--:|--:|--:|\n")
 	for _, withRedis := range []bool{false, true} {
 		f := startFleet(b, 3, withRedis)
 		phases := []struct {
@@ -29,7 +35,8 @@ func benchmarkCold(b *testing.B) {
 			p50, p99  []float64
 			lookups   float64
 			roundTrip float64
-		}{{name: "no node knows the key", node: 1}, {name: "another node knows it", node: 2}, {name: "this node knows it", node: 2}}
+		}{{name: "no node knows the key", node: 1}, {name: "another node knows it",
+			node: 2}, {name: "this node knows it", node: 2}}
 		for range coldRounds {
 			tokens := newTokens(coldKeys)
 			f.manager[0].importAll(b, tokens)
@@ -53,16 +60,19 @@ func benchmarkCold(b *testing.B) {
 		}
 		with := map[bool]string{false: "without Redis", true: "with Redis"}[withRedis]
 		for _, p := range phases {
-			fmt.Fprintf(&t, "| %s | %s | %s | %s | %.3f | %.3f |\n", with, p.name, middleAndRange(p.p50), middleAndRange(p.p99),
+			fmt.Fprintf(&t, "| %s | %s | %s | %s | %.3f | %.3f |\n", with, p.name,
+				middleAndRange(p.p50), middleAndRange(p.p99),
 				p.lookups/(coldRounds*coldKeys), p.roundTrip/(coldRounds*coldKeys))
 		}
 		second := phases[1]
 		queries, roundTrips := second.lookups/(coldRounds*coldKeys), second.roundTrip/(coldRounds*coldKeys)
 		found := fmt.Sprintf("%.3f queries, %.3f round trips", queries, roundTrips)
 		if withRedis {
-			report.bar("first request of a key that only another node knows, with Redis", "one Redis round trip, no query", found, queries == 0 && roundTrips == 1)
+			report.bar("first request of a key that only another node knows, with Redis",
+				"one Redis round trip, no query", found, queries == 0 && roundTrips == 1)
 		} else {
-			report.bar("the same without Redis", "one query", found, queries == 1 && roundTrips == 0)
+			report.bar("the same without Redis", "one query", found,
+				queries == 1 && roundTrips == 0)
 		}
 	}
 	report.section("A key that the node does not know", t.String())

@@ -18,17 +18,30 @@ const (
 	restartConns = 8
 )
 
-// benchmarkRestart counts what PostgreSQL is asked, and times what clients notice, when a node starts with an empty cache, and when PostgreSQL itself was away.
+// benchmarkRestart counts what PostgreSQL is asked, and times what clients notice, when a node
+// starts with an empty cache, and when PostgreSQL itself was away.
 func benchmarkRestart(b *testing.B) {
 	var t, u strings.Builder
-	fmt.Fprintf(&t, "%s Three Caddys, %s keys that all three have cached, %d requests a second at each of the two that stay.\n"+
-		"The third is stopped and started; %d clients connect as soon as it listens, and each asks with all keys, one after the other, as fast as it is answered, in the same order as the others:\n"+
-		"%s requests, of which %d at a time want a key that the node does not know. Any answer but 200 anywhere would have ended the benchmark.\n\n",
-		aboutPostgres, grouped(restartKeys), restartRate, restartConns, grouped(restartKeys*restartConns), restartConns)
-	t.WriteString("| | listens after | asking took | queries for keys | Redis round trips | all other statements, a second | there: p50 | p99 | longest | the others: p50 | p99 | longest | the others before: p99 |\n" +
+	fmt.Fprintf(&t,
+		"%s Three Caddys, %s keys that all three have cached, %d requests a second at each of the "+
+			"two that stay.\n"+
+			"The third is stopped and started; %d clients connect as soon as it listens, and each "+
+			"asks with all keys, one after the other, as fast as it is answered, in the same "+
+			"order as the others:\n"+
+			"%s requests, of which %d at a time want a key that the node does not know. Any "+
+			"answer but 200 anywhere would have ended the benchmark.\n\n",
+		aboutPostgres, grouped(restartKeys), restartRate, restartConns,
+		grouped(restartKeys*restartConns), restartConns)
+	t.WriteString("| | listens after | asking took | queries for keys | Redis round trips | all " +
+		"other statements, a second | there: p50 | p99 | longest | the others: p50 | p99 | " +
+		"longest | the others before: p99 |\n" +
 		"|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
-	u.WriteString("In the same run, all three nodes asked 300 times a second each, PostgreSQL is ended at once, as a crash does, and started again at once. The leases are 30 s. Any answer but 200\n" +
-		"would have ended the benchmark.\n\n| | PostgreSQL was away | a key could be minted after its return in | queries for keys in 10 s | connections made | all other statements | requests: p50 | p99 | longest |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	u.WriteString("In the same run, all three nodes asked 300 times a second each, PostgreSQL is " +
+		"ended at once, as a crash does, and started again at once. The leases are 30 s. Any " +
+		"answer but 200\n" +
+		"would have ended the benchmark.\n\n| | PostgreSQL was away | a key could be minted after " +
+		"its return in | queries for keys in 10 s | connections made | all other statements | " +
+		"requests: p50 | p99 | longest |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, withRedis := range []bool{false, true} {
 		with := map[bool]string{false: "without Redis", true: "with Redis"}[withRedis]
 		f := startFleet(b, 3, withRedis)
@@ -59,7 +72,8 @@ func benchmarkRestart(b *testing.B) {
 		start := time.Now()
 		for i := range restartConns {
 			clients.Go(func() {
-				whole := load{addr: addr(restarted), tokens: tokens, once: true, status: "200", conns: 1, length: 5 * time.Minute}
+				whole := load{addr: addr(restarted), tokens: tokens, once: true, status: "200",
+					conns: 1, length: 5 * time.Minute}
 				for c, err := net.Dial("tcp", whole.addr); ; c, err = net.Dial("tcp", whole.addr) {
 					if err == nil {
 						c.Close()
@@ -87,16 +101,22 @@ func benchmarkRestart(b *testing.B) {
 		there := slices.Concat(latencies...)
 		slices.Sort(there)
 		first := slices.Min(listening)
-		fmt.Fprintf(&t, "| %s | %v | %v | %.0f | %.0f | %.0f | %v | %v | %v | %v | %v | %v | %v |\n", with, tens(first), (took - first).Round(100*time.Millisecond),
+		fmt.Fprintf(&t,
+			"| %s | %v | %v | %.0f | %.0f | %.0f | %v | %v | %v | %v | %v | %v | %v |\n", with,
+			tens(first), (took - first).Round(100*time.Millisecond),
 			lookups, roundTrips, others/took.Seconds(),
 			tens(quantile(there, 0.5)), tens(quantile(there, 0.99)), tens(there[len(there)-1]),
-			tens(quantile(during.latencies, 0.5)), tens(quantile(during.latencies, 0.99)), tens(during.latencies[len(during.latencies)-1]), tens(quantile(before.latencies, 0.99)))
+			tens(quantile(during.latencies, 0.5)), tens(quantile(during.latencies, 0.99)),
+			tens(during.latencies[len(during.latencies)-1]), tens(quantile(before.latencies, 0.99)))
 		most := 0.0
 		if !withRedis {
 			most = restartKeys
 		}
-		report.bar(fmt.Sprintf("queries for %s keys when a node starts anew under load, %s", grouped(restartKeys), with), fmt.Sprintf("≤ %.0f", most), fmt.Sprintf("%.0f", lookups), lookups <= most)
-		report.bar("errors that the other nodes' clients see meanwhile, "+with, "none", fmt.Sprintf("0 of %d", len(during.latencies)), true)
+		report.bar(fmt.Sprintf("queries for %s keys when a node starts anew under load, %s",
+			grouped(restartKeys), with), fmt.Sprintf("≤ %.0f", most), fmt.Sprintf("%.0f", lookups),
+			lookups <= most)
+		report.bar("errors that the other nodes' clients see meanwhile, "+with, "none",
+			fmt.Sprintf("0 of %d", len(during.latencies)), true)
 
 		end = traffic(b, f.Nodes, tokens, 4, restartRate)
 		time.Sleep(time.Second)
@@ -109,17 +129,22 @@ func benchmarkRestart(b *testing.B) {
 		}
 		back := time.Now()
 		gate.Until(b, "a key can be minted", func() bool {
-			r := f.Nodes[0].Try(b.Context(), "POST", "/keys", gate.JSON{"name": "after", "access": "read_only"})
+			r := f.Nodes[0].Try(b.Context(), "POST", "/keys",
+				gate.JSON{"name": "after", "access": "read_only"})
 			return r.Status == 201
 		})
 		minted := time.Since(back)
 		time.Sleep(time.Until(back.Add(10 * time.Second)))
 		lookups, others = f.statements(b)
-		sessions := f.number(b, "SELECT sum(sessions) FROM pg_stat_database WHERE datname = 'postgres'")
+		sessions := f.number(b,
+			"SELECT sum(sessions) FROM pg_stat_database WHERE datname = 'postgres'")
 		during = end()
-		fmt.Fprintf(&u, "| %s | %v | %v | %.0f | %.0f | %.0f | %v | %v | %v |\n", with, back.Sub(halted).Round(10*time.Millisecond), tens(minted), lookups, sessions, others,
-			tens(quantile(during.latencies, 0.5)), tens(quantile(during.latencies, 0.99)), tens(during.latencies[len(during.latencies)-1]))
-		report.bar("errors that clients see of a PostgreSQL that is started anew, "+with, "none", fmt.Sprintf("0 of %d", len(during.latencies)), true)
+		fmt.Fprintf(&u, "| %s | %v | %v | %.0f | %.0f | %.0f | %v | %v | %v |\n", with,
+			back.Sub(halted).Round(10*time.Millisecond), tens(minted), lookups, sessions, others,
+			tens(quantile(during.latencies, 0.5)), tens(quantile(during.latencies, 0.99)),
+			tens(during.latencies[len(during.latencies)-1]))
+		report.bar("errors that clients see of a PostgreSQL that is started anew, "+with, "none",
+			fmt.Sprintf("0 of %d", len(during.latencies)), true)
 	}
 	report.section("A node is started anew under load", t.String())
 	report.section("PostgreSQL is started anew under load", u.String())

@@ -15,8 +15,9 @@ const (
 	commitsMeasured = 1000
 )
 
-// benchmarkFleetRevoke times revokes on three nodes, from the call to the answer that says that no node accepts the key any more. Each key is in the cache of
-// all nodes when it is revoked, and asked for at all of them afterwards.
+// benchmarkFleetRevoke times revokes on three nodes, from the call to the answer that says that no
+// node accepts the key any more. Each key is in the cache of all nodes when it is revoked, and
+// asked for at all of them afterwards.
 func benchmarkFleetRevoke(b *testing.B) {
 	f := startFleet(b, 3, true)
 	tokens := newTokens(trafficKeys)
@@ -26,10 +27,14 @@ func benchmarkFleetRevoke(b *testing.B) {
 	}
 
 	var t strings.Builder
-	fmt.Fprintf(&t, "Three Caddys, one Redis. %s\n%d revokes a row, at each node in turn through its admin endpoint, of keys that all three have cached; none of the\n"+
-		"%d requests with them that were sent after the answer was let through. `propagation.ms` is the answer's own figure, from the commit on.\n\n",
+	fmt.Fprintf(&t,
+		"Three Caddys, one Redis. %s\n%d revokes a row, at each node in turn through its admin "+
+			"endpoint, of keys that all three have cached; none of the\n"+
+			"%d requests with them that were sent after the answer was let through. "+
+			"`propagation.ms` is the answer's own figure, from the commit on.\n\n",
 		aboutPostgres, revokes, 3*revokes)
-	t.WriteString("| on all three nodes | requests/s answered | call to answer: p50 | p99 | longest | `propagation.ms`: p50 | p99 | longest |\n|---|--:|--:|--:|--:|--:|--:|--:|\n")
+	t.WriteString("| on all three nodes | requests/s answered | call to answer: p50 | p99 | " +
+		"longest | `propagation.ms`: p50 | p99 | longest |\n|---|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, row := range []struct {
 		name        string
 		conns, rate int
@@ -46,14 +51,19 @@ func benchmarkFleetRevoke(b *testing.B) {
 		seen := end()
 		p99 := quantile(took, 0.99)
 		fmt.Fprintf(&t, "| %s | %.0f | %v | %v | %v | %v | %v | %v |\n", row.name, seen.perSecond(),
-			tenths(quantile(took, 0.5)), tenths(p99), tenths(took[len(took)-1]), quantile(told, 0.5), quantile(told, 0.99), told[len(told)-1])
+			tenths(quantile(took, 0.5)), tenths(p99), tenths(took[len(took)-1]),
+			quantile(told, 0.5), quantile(told, 0.99), told[len(told)-1])
 		if row.conns == 0 {
-			report.bar("revoke until in force on three quiet nodes, p99", "≤ 50 ms", tenths(p99).String(), p99 <= propagationBar)
+			report.bar("revoke until in force on three quiet nodes, p99", "≤ 50 ms",
+				tenths(p99).String(), p99 <= propagationBar)
 		}
 	}
 	low, middle, high := f.commitTimes(b)
-	fmt.Fprintf(&t, "\nA commit of one changed row, in the server and alone, takes %v here (p50; p1 %v, p99 %v of %d). A revoke waits for one such commit, so a disk that takes longer adds to it once;\n"+
-		"the nodes' acknowledgements wait for no disk.\n", middle, low, high, commitsMeasured)
+	fmt.Fprintf(&t,
+		"\nA commit of one changed row, in the server and alone, takes %v here (p50; p1 %v, p99 "+
+			"%v of %d). A revoke waits for one such commit, so a disk that takes longer adds to "+
+			"it once;\n"+
+			"the nodes' acknowledgements wait for no disk.\n", middle, low, high, commitsMeasured)
 	report.section("Revoke until it is in force on three nodes", t.String())
 	b.ReportMetric(0, "ns/op")
 }
@@ -87,7 +97,8 @@ func (f fleet) revokeSome(b *testing.B, n int) (took, told []time.Duration) {
 			}
 		}
 		begin := time.Now()
-		f.manager[(i+1)%len(f.Nodes)].call(b, "POST", "/keys/"+id+"/revoke", []byte(`{"reason":"bench"}`), 200, &answer)
+		f.manager[(i+1)%len(f.Nodes)].call(b, "POST", "/keys/"+id+"/revoke",
+			[]byte(`{"reason":"bench"}`), 200, &answer)
 		took = append(took, time.Since(begin))
 		told = append(told, time.Duration(answer.Propagation.MS)*time.Millisecond)
 		if p := answer.Propagation; !p.Complete || p.Nodes != len(f.Nodes) {
@@ -103,7 +114,9 @@ func (f fleet) revokeSome(b *testing.B, n int) (took, told []time.Duration) {
 // commitTimes are of transactions that change one row, one after the other.
 func (f fleet) commitTimes(b *testing.B) (low, middle, high time.Duration) {
 	b.Helper()
-	f.query(b, "CREATE TABLE public.commits (n int); INSERT INTO public.commits VALUES (0); CREATE TABLE public.times (micros float)")
+	f.query(b,
+		"CREATE TABLE public.commits (n int); INSERT INTO public.commits VALUES (0); CREATE TABLE "+
+			"public.times (micros float)")
 	f.query(b, fmt.Sprintf(`DO $$ DECLARE began timestamptz; times float[]; BEGIN
 		FOR i IN 1..%d LOOP
 			began := clock_timestamp();
@@ -114,7 +127,9 @@ func (f fleet) commitTimes(b *testing.B) (low, middle, high time.Duration) {
 		INSERT INTO public.times SELECT unnest(times);
 	END $$`, commitsMeasured))
 	at := func(q float64) time.Duration {
-		micros := f.number(b, fmt.Sprintf("SELECT percentile_cont(%v) WITHIN GROUP (ORDER BY micros) FROM public.times", q))
+		micros := f.number(b,
+			fmt.Sprintf("SELECT percentile_cont(%v) WITHIN GROUP (ORDER BY micros) FROM "+
+				"public.times", q))
 		return time.Duration(micros*1e3) * time.Nanosecond
 	}
 	return tens(at(0.01)), tens(at(0.5)), tens(at(0.99))

@@ -22,11 +22,14 @@ import (
 )
 
 // A PostgreSQL that is measured forces its writes to the disk, as the tests' does not.
-var durable = []string{"fsync=on", "full_page_writes=on", "shared_buffers=256MB", "shared_preload_libraries=pg_stat_statements"}
+var durable = []string{"fsync=on", "full_page_writes=on", "shared_buffers=256MB",
+	"shared_preload_libraries=pg_stat_statements"}
 
-const aboutPostgres = "PostgreSQL has `fsync` and `full_page_writes` on, 256 MB of `shared_buffers`, `pg_stat_statements`, and otherwise its defaults."
+const aboutPostgres = "PostgreSQL has `fsync` and `full_page_writes` on, 256 MB of " +
+	"`shared_buffers`, `pg_stat_statements`, and otherwise its defaults."
 
-// tokenKey is the deployment's, so that tokens can be made here and imported: minting some thousand takes long.
+// tokenKey is the deployment's, so that tokens can be made here and imported: minting some thousand
+// takes long.
 var tokenKey = [32]byte{1}
 
 // nodeCaddyfile is what each node runs: its app's options are to be put in.
@@ -54,7 +57,8 @@ http://:{$GATE_HTTP} {
 // node makes a gate's configuration that of a node, with these options of the app.
 func node(upstream, options string, c *gate.Config) {
 	c.Caddyfile = fmt.Sprintf(nodeCaddyfile, options)
-	c.Env = append(c.Env, "BENCH_UPSTREAM="+upstream, "BENCH_TOKEN_KEY="+hex.EncodeToString(tokenKey[:]))
+	c.Env = append(c.Env, "BENCH_UPSTREAM="+upstream,
+		"BENCH_TOKEN_KEY="+hex.EncodeToString(tokenKey[:]))
 }
 
 // A fleet of nodes on a durable PostgreSQL, with or without Redis, without proxies on the way.
@@ -67,7 +71,8 @@ type fleet struct {
 func startFleet(b *testing.B, nodes int, withRedis bool) fleet {
 	b.Helper()
 	upstream := startUpstream(b)
-	return startFleetOf(b, gate.FleetConfig{Nodes: nodes, NoCache: !withRedis, Each: func(_ int, _ string, c *gate.Config) { node(upstream, c.APIKeys, c) }})
+	return startFleetOf(b, gate.FleetConfig{Nodes: nodes, NoCache: !withRedis,
+		Each: func(_ int, _ string, c *gate.Config) { node(upstream, c.APIKeys, c) }})
 }
 
 func startFleetOf(b *testing.B, c gate.FleetConfig) fleet {
@@ -105,7 +110,8 @@ func (f fleet) number(b *testing.B, query string) float64 {
 	return n
 }
 
-// statements are how often PostgreSQL was asked for a credential, and for anything else but by us, since the last call or its start.
+// statements are how often PostgreSQL was asked for a credential, and for anything else but by us,
+// since the last call or its start.
 func (f fleet) statements(b *testing.B) (lookups, others float64) {
 	b.Helper()
 	counts := strings.Split(f.query(b, `SELECT coalesce(sum(calls) FILTER (WHERE lookup), 0) || ' ' || coalesce(sum(calls) FILTER (WHERE NOT lookup), 0)
@@ -143,14 +149,17 @@ func (f fleet) roundTrips(b *testing.B) float64 {
 	return n
 }
 
-// traffic keeps asking with the tokens at some of the nodes, rate requests a second at each, and returns what ends it and says what was seen.
-// Whatever is not 200 fails the benchmark.
-func traffic(b *testing.B, nodes []*gate.Gate, tokens []string, conns, rate int) (end func() sample) {
+// traffic keeps asking with the tokens at some of the nodes, rate requests a second at each, and
+// returns what ends it and says what was seen. Whatever is not 200 fails the benchmark.
+func traffic(
+	b *testing.B, nodes []*gate.Gate, tokens []string, conns, rate int,
+) (end func() sample) {
 	stop := make(chan struct{})
 	results := make(chan sample, len(nodes))
 	for _, g := range nodes {
 		go func() {
-			got, err := load{addr: addr(g), tokens: tokens, status: "200", conns: conns, rate: rate, length: 10 * time.Minute, stop: stop}.run()
+			got, err := load{addr: addr(g), tokens: tokens, status: "200", conns: conns, rate: rate,
+				length: 10 * time.Minute, stop: stop}.run()
 			if err != nil {
 				b.Errorf("traffic: %v", err)
 			}
@@ -173,7 +182,8 @@ func traffic(b *testing.B, nodes []*gate.Gate, tokens []string, conns, rate int)
 // askAll asks with each token once at a node.
 func askAll(b *testing.B, g *gate.Gate, tokens []string, conns int) sample {
 	b.Helper()
-	return mustRun(b, load{addr: addr(g), tokens: tokens, once: true, status: "200", conns: conns, length: time.Hour})
+	return mustRun(b, load{addr: addr(g), tokens: tokens, once: true, status: "200", conns: conns,
+		length: time.Hour})
 }
 
 // newTokens makes tokens of the deployment, without their keys.

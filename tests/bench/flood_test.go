@@ -18,11 +18,13 @@ const (
 	segmentLength  = 3 * time.Second
 )
 
-// benchmarkFlood measures what callers with a good key notice of a flood of forged tokens, and whether any store does.
+// benchmarkFlood measures what callers with a good key notice of a flood of forged tokens, and
+// whether any store does.
 func benchmarkFlood(b *testing.B) {
 	g, s := startSites(b, "127.0.0.1:9") // nothing here calls the checker
 	token := string(g.Mint(b, gate.JSON{"name": "bench", "access": "read_only"}).Token)
-	legitimate := load{addr: s.keys, header: bearer(token), status: "200", conns: 8, rate: legitimateRate, length: segmentLength}
+	legitimate := load{addr: s.keys, header: bearer(token), status: "200", conns: 8,
+		rate: legitimateRate, length: segmentLength}
 	mustRun(b, legitimate)
 
 	kinds := []struct {
@@ -32,14 +34,19 @@ func benchmarkFlood(b *testing.B) {
 		{name: "quiet"},
 		{"2,000 forged a second", load{addr: s.keys, rate: 2000}},
 		{"10,000 forged a second", load{addr: s.keys, rate: 10000}},
-		{"the same 10,000 to a site that only does `respond 401`, for comparison", load{addr: s.refuse, rate: 10000}},
+		{"the same 10,000 to a site that only does `respond 401`, for comparison",
+			load{addr: s.refuse, rate: 10000}},
 		{fmt.Sprintf("forged as fast as %d connections go", floodConns), load{addr: s.keys}},
-		{fmt.Sprintf("`respond 401` as fast as %d connections go, for comparison", floodConns), load{addr: s.refuse}},
+		{fmt.Sprintf("`respond 401` as fast as %d connections go, for comparison", floodConns),
+			load{addr: s.refuse}},
 	}
 	p50s, p99s := make([][]float64, len(kinds)), make([][]float64, len(kinds))
 	floods := make([][]float64, len(kinds))
 	lookups := func() float64 { return g.Metric(b, "caddy_apikeys_lookups_total", "tier=database") }
-	negative := func() float64 { return g.Metric(b, "caddy_apikeys_lookups_total", "tier=negative") }
+	negative := func() float64 {
+		return g.Metric(b, "caddy_apikeys_lookups_total",
+			"tier=negative")
+	}
 	databaseBefore, negativeBefore := lookups(), negative()
 	for range segments {
 		for i, kind := range kinds {
@@ -66,18 +73,28 @@ func benchmarkFlood(b *testing.B) {
 	asked, askedNegative := lookups()-databaseBefore, negative()-negativeBefore
 
 	var t strings.Builder
-	fmt.Fprintf(&t, "%d good requests a second over 8 connections, timed from when each was due; beside them forged tokens, whose check is right and whose tag is not.\n"+
-		"%d segments of %v each, in turn; medians over the segments, and of the ratios within a turn.\n\n", legitimateRate, segments, segmentLength)
-	t.WriteString("| beside the good requests | forged/s | good: p50 | p99 | p99, × quiet |\n|---|--:|--:|--:|--:|\n")
+	fmt.Fprintf(&t,
+		"%d good requests a second over 8 connections, timed from when each was due; beside them "+
+			"forged tokens, whose check is right and whose tag is not.\n"+
+			"%d segments of %v each, in turn; medians over the segments, and of the ratios within "+
+			"a turn.\n\n", legitimateRate, segments, segmentLength)
+	t.WriteString("| beside the good requests | forged/s | good: p50 | p99 | p99, × quiet " +
+		"|\n|---|--:|--:|--:|--:|\n")
 	timesQuiet := make([]spread, len(kinds))
 	for i, kind := range kinds {
 		timesQuiet[i] = ratios(p99s[i], p99s[0])
-		fmt.Fprintf(&t, "| %s | %.0f | %v | %v | %v |\n", kind.name, middleOf(floods[i]), rounded(middleOf(p50s[i])), rounded(middleOf(p99s[i])), timesQuiet[i])
+		fmt.Fprintf(&t, "| %s | %.0f | %v | %v | %v |\n", kind.name, middleOf(floods[i]),
+			rounded(middleOf(p50s[i])), rounded(middleOf(p99s[i])), timesQuiet[i])
 	}
-	fmt.Fprintf(&t, "\nStore operations during all of it, by `caddy_apikeys_lookups_total`: database %.0f, negative cache %.0f.\n"+
-		"The load runs on the same processors as Caddy, so the last rows say what happens when they are used up, by whatever.\n", asked, askedNegative)
-	report.bar("store operations in a flood of forged tokens", "none", fmt.Sprintf("%.0f", asked), asked == 0)
-	report.bar("p99 of good requests beside 10,000 forged ones a second", "≤ 2 × quiet", timesQuiet[2].String(), timesQuiet[2].middle <= 2)
+	fmt.Fprintf(&t,
+		"\nStore operations during all of it, by `caddy_apikeys_lookups_total`: database %.0f, "+
+			"negative cache %.0f.\n"+
+			"The load runs on the same processors as Caddy, so the last rows say what happens "+
+			"when they are used up, by whatever.\n", asked, askedNegative)
+	report.bar("store operations in a flood of forged tokens", "none", fmt.Sprintf("%.0f", asked),
+		asked == 0)
+	report.bar("p99 of good requests beside 10,000 forged ones a second", "≤ 2 × quiet",
+		timesQuiet[2].String(), timesQuiet[2].middle <= 2)
 	report.section("A flood of forged tokens", t.String())
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(asked, "store-operations")
@@ -86,7 +103,8 @@ func benchmarkFlood(b *testing.B) {
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// forged is a token as spec section 2 has it, out of nothing: all but the tag can be right without the deployment's token key.
+// forged is a token as spec section 2 has it, out of nothing: all but the tag can be right without
+// the deployment's token key.
 func forged() string {
 	token := []byte("ak_")
 	for range 12 + 32 + 8 {

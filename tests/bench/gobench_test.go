@@ -12,14 +12,16 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// bars are those of the Go benchmarks: a benchmark's name, the one it is counted above, a unit, and the most it may be.
+// bars are those of the Go benchmarks: a benchmark's name, the one it is counted above, a unit, and
+// the most it may be.
 var bars = []struct {
 	what, benchmark, above, unit string
 	most                         float64
 }{
 	{"token in hand to decision, cached key", "BenchmarkDecision/one", "", "ns/op", 300},
 	{"the same, allocations", "BenchmarkDecision/one", "", "allocs/op", 0},
-	{"whole handler, cached key, over an empty handler", "BenchmarkHandler/literal", "BenchmarkHandler/empty", "ns/op", 1500},
+	{"whole handler, cached key, over an empty handler", "BenchmarkHandler/literal",
+		"BenchmarkHandler/empty", "ns/op", 1500},
 	{"the same, allocations", "BenchmarkHandler/literal", "BenchmarkHandler/empty", "allocs/op", 3},
 	{"memory of a cached key, at one million", "BenchmarkCachedKeyMemory", "", "B/key", 400},
 }
@@ -30,7 +32,8 @@ func benchmarkGo(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	cmd := exec.Command("go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-count", "5", "./keystore", "./caddymodule")
+	cmd := exec.Command("go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-count", "5",
+		"./keystore", "./caddymodule")
 	cmd.Dir, cmd.Stderr = root, os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -38,9 +41,12 @@ func benchmarkGo(b *testing.B) {
 	}
 	results := parse(string(out))
 	var t strings.Builder
-	fmt.Fprintf(&t, "`%s`, medians of the five.\n\n| benchmark | ns | B | allocations | |\n|---|--:|--:|--:|---|\n", strings.Join(cmd.Args, " "))
+	fmt.Fprintf(&t,
+		"`%s`, medians of the five.\n\n| benchmark | ns | B | allocations | "+
+			"|\n|---|--:|--:|--:|---|\n", strings.Join(cmd.Args, " "))
 	for _, r := range results {
-		fmt.Fprintf(&t, "| %s | %s | %s | %s | %s |\n", r.name, r.value("ns/op"), r.value("B/op"), r.value("allocs/op"), r.others())
+		fmt.Fprintf(&t, "| %s | %s | %s | %s | %s |\n", r.name, r.value("ns/op"), r.value("B/op"),
+			r.value("allocs/op"), r.others())
 	}
 	middle := func(benchmark, unit string) float64 {
 		for _, r := range results {
@@ -56,7 +62,8 @@ func benchmarkGo(b *testing.B) {
 		if bar.above != "" {
 			got -= middle(bar.above, bar.unit)
 		}
-		report.bar(bar.what, fmt.Sprintf("≤ %.0f %s", bar.most, bar.unit), fmt.Sprintf("%.4g %s", got, bar.unit), got <= bar.most)
+		report.bar(bar.what, fmt.Sprintf("≤ %.0f %s", bar.most, bar.unit),
+			fmt.Sprintf("%.4g %s", got, bar.unit), got <= bar.most)
 	}
 	report.section("Go benchmarks", t.String())
 	b.ReportMetric(0, "ns/op")

@@ -33,7 +33,8 @@ const (
 	lists      = 15
 	namespaces = 100
 
-	// More than importedAtOnce are imported in batches: all or nothing holds them in the Caddy's memory, and takes the longer.
+	// More than importedAtOnce are imported in batches: all or nothing holds them in the Caddy's
+	// memory, and takes the longer.
 	importedAtOnce = 2_000_000
 	// asked is how many keys are asked with at most, taken at random.
 	asked = 1_000_000
@@ -45,13 +46,15 @@ const (
 func benchmarkKeys(b *testing.B, postgres bool) {
 	var g *gate.Gate
 	var f fleet
-	limit := fmt.Sprintf("local_cache %d", manyKeys*3/2+10_000) // shared out among the cache's shards, not all of which get as many
+	// shared out among the cache's shards, not all of which get as many
+	limit := fmt.Sprintf("local_cache %d", manyKeys*3/2+10_000)
 	if postgres {
 		upstream := startUpstream(b)
-		f = startFleetOf(b, gate.FleetConfig{NoCache: true, Each: func(_ int, _ string, c *gate.Config) {
-			node(upstream, c.APIKeys+limit, c)
-			c.Caddyfile += consoleSite
-		}})
+		f = startFleetOf(b, gate.FleetConfig{NoCache: true,
+			Each: func(_ int, _ string, c *gate.Config) {
+				node(upstream, c.APIKeys+limit, c)
+				c.Caddyfile += consoleSite
+			}})
 		g = f.Nodes[0]
 	} else {
 		var c gate.Config
@@ -61,7 +64,8 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 	}
 	m := manage(g)
 	for i := range namespaces {
-		m.call(b, "POST", "/namespaces", fmt.Appendf(nil, `{"id":"ns%d","kind":"tenant","name":"ns%d"}`, i, i), 201, new(any))
+		m.call(b, "POST", "/namespaces",
+			fmt.Appendf(nil, `{"id":"ns%d","kind":"tenant","name":"ns%d"}`, i, i), 201, new(any))
 	}
 
 	var t strings.Builder
@@ -107,20 +111,36 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 	}
 	took := time.Since(begin)
 	os.Remove(file)
-	row("import of one file, `caddy apikeys "+strings.Join(command, " ")+"`", "%.0f keys a second, %v in all", float64(manyKeys)/took.Seconds(), took.Round(100*time.Millisecond))
-	row("the Caddy's resident memory after it, at most until then", "%s MB, %s MB", resident(b, g, "VmRSS"), resident(b, g, "VmHWM"))
+	row("import of one file, `caddy apikeys "+strings.Join(command, " ")+"`",
+		"%.0f keys a second, %v in all", float64(manyKeys)/took.Seconds(),
+		took.Round(100*time.Millisecond))
+	row("the Caddy's resident memory after it, at most until then", "%s MB, %s MB",
+		resident(b, g, "VmRSS"), resident(b, g, "VmHWM"))
 	if postgres {
-		row("write-ahead log of the import", "%.0f MB", (f.number(b, "SELECT pg_current_wal_lsn() - '0/0'")-walBefore)/1e6)
-		row("database on disk, after `CHECKPOINT`", "%.0f MB", f.number(b, "SELECT pg_database_size('postgres')")/1e6)
-		row("largest tables: rows and their indexes", "%s", f.query(b, "CHECKPOINT; SELECT string_agg(format('`%s` %s + %s MB', relname, round(pg_table_size(oid) / 1e6), round(pg_indexes_size(oid) / 1e6)), ', ' ORDER BY pg_total_relation_size(oid) DESC)\n"+
-			"FROM (SELECT * FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace ORDER BY pg_total_relation_size(oid) DESC LIMIT 4) AS c"))
+		row("write-ahead log of the import", "%.0f MB",
+			(f.number(b, "SELECT pg_current_wal_lsn() - '0/0'")-walBefore)/1e6)
+		row("database on disk, after `CHECKPOINT`", "%.0f MB",
+			f.number(b, "SELECT pg_database_size('postgres')")/1e6)
+		row("largest tables: rows and their indexes", "%s",
+			f.query(b,
+				"CHECKPOINT; SELECT string_agg(format('`%s` %s + %s MB', relname, "+
+					"round(pg_table_size(oid) / 1e6), round(pg_indexes_size(oid) / 1e6)), ', ' "+
+					"ORDER BY pg_total_relation_size(oid) DESC)\n"+
+					"FROM (SELECT * FROM pg_class WHERE relkind = 'r' AND relnamespace = "+
+					"current_schema()::regnamespace ORDER BY pg_total_relation_size(oid) DESC "+
+					"LIMIT 4) AS c"))
 		row("`pg_wal`", "%.0f MB", f.number(b, "SELECT sum(size) FROM pg_ls_waldir()")/1e6)
 	} else {
-		row("`apikeys.db`, its `-wal` file", "%.0f MB, %.0f MB", size(filepath.Join(g.Data, "apikeys.db")), size(filepath.Join(g.Data, "apikeys.db-wal")))
+		row("`apikeys.db`, its `-wal` file", "%.0f MB, %.0f MB",
+			size(filepath.Join(g.Data, "apikeys.db")),
+			size(filepath.Join(g.Data, "apikeys.db-wal")))
 	}
 	many := m.mintSome(b)
-	row(fmt.Sprintf("%d keys minted one after the other through REST, when there were few", mints), "%.0f a second, p50 %v, p99 %v", few.perSecond(), tens(quantile(few.latencies, 0.5)), tens(quantile(few.latencies, 0.99)))
-	row("the same when all were there", "%.0f a second, p50 %v, p99 %v", many.perSecond(), tens(quantile(many.latencies, 0.5)), tens(quantile(many.latencies, 0.99)))
+	row(fmt.Sprintf("%d keys minted one after the other through REST, when there were few", mints),
+		"%.0f a second, p50 %v, p99 %v", few.perSecond(), tens(quantile(few.latencies, 0.5)),
+		tens(quantile(few.latencies, 0.99)))
+	row("the same when all were there", "%.0f a second, p50 %v, p99 %v", many.perSecond(),
+		tens(quantile(many.latencies, 0.5)), tens(quantile(many.latencies, 0.99)))
 
 	g.Restart(b)
 	heap := func() float64 {
@@ -129,39 +149,60 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 	}
 	emptyHeap, emptyResident := heap(), resident(b, g, "VmRSS")
 	one := askAll(b, g, plain[:min(2000, len(plain)/10)], 1)
-	row("first request of a key after a restart, over one connection", "p50 %v, p99 %v", tens(quantile(one.latencies, 0.5)), tens(quantile(one.latencies, 0.99)))
+	row("first request of a key after a restart, over one connection", "p50 %v, p99 %v",
+		tens(quantile(one.latencies, 0.5)), tens(quantile(one.latencies, 0.99)))
 	cold := askAll(b, g, plain, askers)
 	plainHeap := heap()
 	rest := askAll(b, g, described, askers)
 	describedHeap := heap()
 	cold.took += rest.took
 	cold.latencies = slices.Sorted(slices.Values(slices.Concat(cold.latencies, rest.latencies)))
-	row(fmt.Sprintf("first requests of %s active keys in random order over %d connections", grouped(len(live)), askers), "%.0f a second, p50 %v, p99 %v, longest %v", cold.perSecond(),
-		tens(quantile(cold.latencies, 0.5)), tens(quantile(cold.latencies, 0.99)), tens(cold.latencies[len(cold.latencies)-1]))
+	row(fmt.Sprintf("first requests of %s active keys in random order over %d connections",
+		grouped(len(live)), askers), "%.0f a second, p50 %v, p99 %v, longest %v", cold.perSecond(),
+		tens(quantile(cold.latencies, 0.5)), tens(quantile(cold.latencies, 0.99)),
+		tens(cold.latencies[len(cold.latencies)-1]))
 	if cached := g.Metric(b, "caddy_apikeys_local_cache_entries"); cached < float64(len(live)) {
 		b.Fatalf("%v of %d keys are cached", cached, len(live))
 	}
 	aKey := (plainHeap - emptyHeap) / float64(len(plain))
-	row("heap with these cached, less that of the empty cache", "%.0f MB; %.0f bytes a key, %.0f a key with one pair of metadata", (describedHeap-emptyHeap)/1e6, aKey, (describedHeap-plainHeap)/float64(len(described)))
-	report.bar("heap of a cached key without metadata, all of Caddy", "≤ 400 bytes", fmt.Sprintf("%.0f", aKey), aKey <= 400)
-	row("resident, with an empty cache, and with these", "%s MB, %s MB", emptyResident, resident(b, g, "VmRSS"))
-	hot := mustRun(b, load{addr: addr(g), tokens: live, status: "200", conns: askers, length: hotLength})
-	row(fmt.Sprintf("requests of cached keys, as fast as %d connections go", askers), "%.0f a second, p50 %v, p99 %v", hot.perSecond(), tens(quantile(hot.latencies, 0.5)), tens(quantile(hot.latencies, 0.99)))
-	calm := mustRun(b, load{addr: addr(g), tokens: live, status: "200", conns: askers, rate: 500, length: hotLength})
-	row("requests of cached keys, 500 a second", "p50 %v, p99 %v", tens(quantile(calm.latencies, 0.5)), tens(quantile(calm.latencies, 0.99)))
+	row("heap with these cached, less that of the empty cache",
+		"%.0f MB; %.0f bytes a key, %.0f a key with one pair of metadata",
+		(describedHeap-emptyHeap)/1e6, aKey, (describedHeap-plainHeap)/float64(len(described)))
+	report.bar("heap of a cached key without metadata, all of Caddy", "≤ 400 bytes",
+		fmt.Sprintf("%.0f", aKey), aKey <= 400)
+	row("resident, with an empty cache, and with these", "%s MB, %s MB", emptyResident,
+		resident(b, g, "VmRSS"))
+	hot := mustRun(b, load{addr: addr(g), tokens: live, status: "200", conns: askers,
+		length: hotLength})
+	row(fmt.Sprintf("requests of cached keys, as fast as %d connections go", askers),
+		"%.0f a second, p50 %v, p99 %v", hot.perSecond(), tens(quantile(hot.latencies, 0.5)),
+		tens(quantile(hot.latencies, 0.99)))
+	calm := mustRun(b, load{addr: addr(g), tokens: live, status: "200", conns: askers, rate: 500,
+		length: hotLength})
+	row("requests of cached keys, 500 a second", "p50 %v, p99 %v",
+		tens(quantile(calm.latencies, 0.5)), tens(quantile(calm.latencies, 0.99)))
 
-	fmt.Fprintf(&t, "\nPages of 100 of `GET /keys`, newest first, %d calls each, or one that takes longer than a second. Half of the keys are in `default`, the others in %d namespaces; one in a hundred each is inactive and expiring.\n\n| filter | keys on the page | p50 | longest |\n|---|--:|--:|--:|\n", lists, namespaces)
+	fmt.Fprintf(&t,
+		"\nPages of 100 of `GET /keys`, newest first, %d calls each, or one that takes longer "+
+			"than a second. Half of the keys are in `default`, the others in %d namespaces; one "+
+			"in a hundred each is inactive and expiring.\n\n| filter | keys on the page | p50 | "+
+			"longest |\n|---|--:|--:|--:|\n", lists, namespaces)
 	for _, filter := range []string{
-		"", "namespace=default", "namespace=ns7", "namespace=nowhere", "status=active", "status=inactive", "status=revoked", "status=expired",
-		"namespace=default&status=inactive", "namespace=ns7&status=revoked", "namespace=default&status=expired", "owner=root", "owner=nobody", "owner=root&status=inactive",
-		"created_by=root", "role=nobody", "sort=created_at", "namespace=ns7&sort=name", "namespace=ns7&sort=expires_at", "q=number+77", "namespace=ns7&q=nowhere", "q=nowhere",
+		"", "namespace=default", "namespace=ns7", "namespace=nowhere", "status=active",
+		"status=inactive", "status=revoked", "status=expired",
+		"namespace=default&status=inactive", "namespace=ns7&status=revoked",
+		"namespace=default&status=expired", "owner=root", "owner=nobody",
+		"owner=root&status=inactive",
+		"created_by=root", "role=nobody", "sort=created_at", "namespace=ns7&sort=name",
+		"namespace=ns7&sort=expires_at", "q=number+77", "namespace=ns7&q=nowhere", "q=nowhere",
 	} {
 		times, page := timed(func() string { return m.page(b, filter) })
 		name := "none"
 		if filter != "" {
 			name = "`" + filter + "`"
 		}
-		fmt.Fprintf(&t, "| %s | %s | %v | %v |\n", name, page, tens(quantile(times, 0.5)), tens(times[len(times)-1]))
+		fmt.Fprintf(&t, "| %s | %s | %v | %v |\n", name, page, tens(quantile(times, 0.5)),
+			tens(times[len(times)-1]))
 	}
 	t.WriteString(benchmarkConsole(b, g, m))
 	report.section("What they cost", t.String())
@@ -226,7 +267,9 @@ func writeKeys(b *testing.B, tokens []string) string {
 		if hasMetadata(i) {
 			more += fmt.Sprintf(`,"metadata":{"team":"t%d"}`, i%50)
 		}
-		fmt.Fprintf(w, `{"name":"key number %d","namespace":"%s","access":"read_only","token":"%s"%s}`+"\n", i, namespace, token, more)
+		fmt.Fprintf(w,
+			`{"name":"key number %d","namespace":"%s","access":"read_only","token":"%s"%s}`+"\n", i,
+			namespace, token, more)
 	}
 	if err := w.Flush(); err != nil {
 		b.Fatal(err)

@@ -1,5 +1,5 @@
-// Package bench measures the whole product in one run on one machine, and writes what it finds into docs/benchmarks.md: `make bench`,
-// `make bench-fleet` and `make bench-keys`.
+// Package bench measures the whole product in one run on one machine, and writes what it finds into
+// docs/benchmarks.md: `make bench`, `make bench-fleet` and `make bench-keys`.
 package bench
 
 import (
@@ -18,20 +18,23 @@ import (
 // A load is one request sent again and again over connections that stay open.
 type load struct {
 	addr   string
-	header []string        // `Name: value`
-	tokens []string        // each request bears the next of them, shared out among the connections
-	once   bool            // every token once, and no more
-	status string          // that every answer must have
-	conns  int             // at the same time
-	rate   int             // requests a second, all connections together; 0 is as fast as answers come
+	header []string // `Name: value`
+	tokens []string // each request bears the next of them, shared out among the connections
+	once   bool     // every token once, and no more
+	status string   // that every answer must have
+	conns  int      // at the same time
+	// requests a second, all connections together; 0 is as fast as answers come
+	rate   int
 	length time.Duration   // of the load
 	stop   <-chan struct{} // ends it before; nil does not
 }
 
 // A sample is what one load saw.
 type sample struct {
-	took      time.Duration
-	latencies []time.Duration // sorted, one a request; with a rate from when the request was due, so that a stalled server is not flattered
+	took time.Duration
+	// sorted, one a request; with a rate from when the request was due, so that a stalled server is
+	// not flattered
+	latencies []time.Duration
 }
 
 func (s sample) perSecond() float64 { return float64(len(s.latencies)) / s.took.Seconds() }
@@ -135,8 +138,8 @@ func (c client) ask(request []byte) (string, error) {
 	return readAnswer(c.answers)
 }
 
-// readAnswer reads one answer with a Content-Length and returns its status. It is lean, so that the load takes little of the
-// processors it shares with what is measured.
+// readAnswer reads one answer with a Content-Length and returns its status. It is lean, so that the
+// load takes little of the processors it shares with what is measured.
 func readAnswer(r *bufio.Reader) (string, error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {

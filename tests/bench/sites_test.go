@@ -16,7 +16,8 @@ const (
 	conns       = 16
 )
 
-// caddyfile is one process with a site a port, which differ in what stands before the same reverse_proxy.
+// caddyfile is one process with a site a port, which differ in what stands before the same
+// reverse_proxy.
 const caddyfile = `{
 	admin {$GATE_ADMIN}
 	auto_https off
@@ -53,7 +54,10 @@ type sites struct{ plain, control, keys, forward, refuse string }
 func startSites(b *testing.B, checker string) (*gate.Gate, sites) {
 	b.Helper()
 	s := sites{freeAddr(b), freeAddr(b), freeAddr(b), freeAddr(b), freeAddr(b)}
-	port := func(name, addr string) string { return name + "=" + addr[strings.LastIndexByte(addr, ':')+1:] }
+	port := func(name, addr string) string {
+		return name + "=" +
+			addr[strings.LastIndexByte(addr, ':')+1:]
+	}
 	g := gate.Start(b, gate.Config{Caddyfile: caddyfile, Env: []string{
 		port("BENCH_PLAIN", s.plain), port("BENCH_CONTROL", s.control), port("BENCH_KEYS", s.keys),
 		port("BENCH_FORWARD", s.forward), port("BENCH_REFUSE", s.refuse),
@@ -68,21 +72,25 @@ type round struct {
 	p50, p99                   time.Duration
 }
 
-// benchmarkSites compares, in one process and taking turns, reverse_proxy alone, the same once more to see what the comparison itself
-// is worth, the same behind api_key, and the same behind forward_auth.
+// benchmarkSites compares, in one process and taking turns, reverse_proxy alone, the same once more
+// to see what the comparison itself is worth, the same behind api_key, and the same behind
+// forward_auth.
 func benchmarkSites(b *testing.B) {
-	// The checker has to know the token, the token needs Caddy, and Caddy needs the checker's address.
+	// The checker has to know the token, the token needs Caddy, and Caddy needs the checker's
+	// address.
 	checker := startChecker(b)
 	g, s := startSites(b, checker.addr)
 	token := string(g.Mint(b, gate.JSON{"name": "bench", "access": "read_only"}).Token)
 	checker.know(b, token)
 
-	names := []string{"`reverse_proxy`", "the same again (control)", "`api_key`, `reverse_proxy`", "`forward_auth`, `reverse_proxy`"}
+	names := []string{"`reverse_proxy`", "the same again (control)", "`api_key`, `reverse_proxy`",
+		"`forward_auth`, `reverse_proxy`"}
 	addrs := []string{s.plain, s.control, s.keys, s.forward}
 	seen := make([][]round, len(addrs))
 	measure := func(i int) round {
 		before, checkerBefore := cpu(b, g.Pid()), cpu(b, checker.pid)
-		got := mustRun(b, load{addr: addrs[i], header: bearer(token), status: "200", conns: conns, length: roundLength})
+		got := mustRun(b, load{addr: addrs[i], header: bearer(token), status: "200", conns: conns,
+			length: roundLength})
 		n := float64(len(got.latencies))
 		return round{
 			perSecond:  got.perSecond(),
@@ -100,24 +108,36 @@ func benchmarkSites(b *testing.B) {
 	}
 
 	var t strings.Builder
-	fmt.Fprintf(&t, "%d rounds of %v on each site in turn, %d connections, the same GET with the same `Authorization` everywhere. Medians over the rounds;\n"+
-		"ratios are medians of the ratios within a round, with the middle half of them in parentheses.\n\n", rounds, roundLength, conns)
-	t.WriteString("| site | requests/s | CPU µs a request | p50 | p99 | CPU, × plain | throughput, × plain |\n|---|--:|--:|--:|--:|--:|--:|\n")
+	fmt.Fprintf(&t,
+		"%d rounds of %v on each site in turn, %d connections, the same GET with the same "+
+			"`Authorization` everywhere. Medians over the rounds;\n"+
+			"ratios are medians of the ratios within a round, with the middle half of them in "+
+			"parentheses.\n\n", rounds, roundLength, conns)
+	t.WriteString("| site | requests/s | CPU µs a request | p50 | p99 | CPU, × plain | " +
+		"throughput, × plain |\n|---|--:|--:|--:|--:|--:|--:|\n")
 	cpuOf := func(r round) float64 { return r.cpu }
 	rateOf := func(r round) float64 { return r.perSecond }
 	for i, name := range names {
-		fmt.Fprintf(&t, "| %s | %.0f | %.1f | %v | %v | %v | %v |\n", name, median(seen[i], rateOf), median(seen[i], cpuOf),
-			durationMedian(seen[i], func(r round) time.Duration { return r.p50 }), durationMedian(seen[i], func(r round) time.Duration { return r.p99 }),
+		fmt.Fprintf(&t, "| %s | %.0f | %.1f | %v | %v | %v | %v |\n", name, median(seen[i], rateOf),
+			median(seen[i], cpuOf),
+			durationMedian(seen[i], func(r round) time.Duration { return r.p50 }),
+			durationMedian(seen[i], func(r round) time.Duration { return r.p99 }),
 			ratio(seen[i], seen[0], cpuOf), ratio(seen[i], seen[0], rateOf))
 	}
-	fmt.Fprintf(&t, "\nThe checker behind `forward_auth` is a process of its own and takes %.1f µs of CPU a request beside what the table shows, its Redis not counted.\n\n",
+	fmt.Fprintf(&t,
+		"\nThe checker behind `forward_auth` is a process of its own and takes %.1f µs of CPU a "+
+			"request beside what the table shows, its Redis not counted.\n\n",
 		median(seen[3], func(r round) float64 { return r.checkerCPU }))
 	t.WriteString(instructions(g.Pid(), names, addrs, token))
 
-	cpuRatio, rateRatio, overForward := ratio(seen[2], seen[0], cpuOf), ratio(seen[2], seen[0], rateOf), ratio(seen[2], seen[3], rateOf)
-	report.bar("CPU time a request with `api_key`, against without", "≤ 1.05 ×", cpuRatio.String(), cpuRatio.middle <= 1.05)
-	report.bar("throughput with `api_key`, against without", "≥ 0.95 ×", rateRatio.String(), rateRatio.middle >= 0.95)
-	report.bar("throughput with `api_key`, against `forward_auth` to a Redis-backed checker", "≥ 2 ×", overForward.String(), overForward.middle >= 2)
+	cpuRatio, rateRatio, overForward := ratio(seen[2], seen[0], cpuOf), ratio(seen[2], seen[0],
+		rateOf), ratio(seen[2], seen[3], rateOf)
+	report.bar("CPU time a request with `api_key`, against without", "≤ 1.05 ×", cpuRatio.String(),
+		cpuRatio.middle <= 1.05)
+	report.bar("throughput with `api_key`, against without", "≥ 0.95 ×", rateRatio.String(),
+		rateRatio.middle >= 0.95)
+	report.bar("throughput with `api_key`, against `forward_auth` to a Redis-backed checker",
+		"≥ 2 ×", overForward.String(), overForward.middle >= 2)
 	report.section("The same Caddy with and without keys", t.String())
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(cpuRatio.middle, "cpu-x-plain")
@@ -141,23 +161,29 @@ func instructions(pid int, names, addrs []string, token string) string {
 		for i, addr := range addrs {
 			var got sample
 			counted, err := userInstructions(pid, func() (err error) {
-				got, err = load{addr: addr, header: bearer(token), status: "200", conns: conns, length: roundLength}.run()
+				got,
+					err = load{addr: addr, header: bearer(token), status: "200", conns: conns,
+					length: roundLength}.run()
 				return err
 			})
 			if err != nil {
-				return fmt.Sprintf("User-mode instructions a request (`perf stat -e instructions:u`) cannot be counted on this machine: %v.\n", err)
+				return fmt.Sprintf("User-mode instructions a request (`perf stat -e "+
+					"instructions:u`) cannot be counted on this machine: %v.\n", err)
 			}
 			perRequest[i] = append(perRequest[i], counted/float64(len(got.latencies)))
 		}
 	}
 	var t strings.Builder
-	t.WriteString("User-mode instructions a request (`perf stat -e instructions:u -p`), medians of five:")
+	t.WriteString("User-mode instructions a request (`perf stat -e instructions:u -p`), medians " +
+		"of five:")
 	plain := middleOf(perRequest[0])
 	for i, name := range names {
-		fmt.Fprintf(&t, " %s %.0f (%+.0f);", name, middleOf(perRequest[i]), middleOf(perRequest[i])-plain)
+		fmt.Fprintf(&t, " %s %.0f (%+.0f);", name, middleOf(perRequest[i]),
+			middleOf(perRequest[i])-plain)
 	}
 	added := middleOf(perRequest[2]) - plain
-	report.bar("user-mode instructions that `api_key` adds to a request", "≤ 12,000", fmt.Sprintf("%.0f", added), added <= 12000)
+	report.bar("user-mode instructions that `api_key` adds to a request", "≤ 12,000",
+		fmt.Sprintf("%.0f", added), added <= 12000)
 	return strings.TrimSuffix(t.String(), ";") + ".\n"
 }
 
@@ -190,7 +216,9 @@ func each(rounds []round, what func(round) float64) []float64 {
 	return values
 }
 
-func median(rounds []round, what func(round) float64) float64 { return middleOf(each(rounds, what)) }
+func median(rounds []round, what func(round) float64) float64 {
+	return middleOf(each(rounds, what))
+}
 
 func durationMedian(rounds []round, what func(round) time.Duration) time.Duration {
 	return rounded(median(rounds, func(r round) float64 { return float64(what(r)) }))

@@ -6,9 +6,11 @@ import (
 	"testing"
 )
 
-const upstreamAnswer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"item\": 1}\n"
+const upstreamAnswer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " +
+	"12\r\n\r\n{\"item\": 1}\n"
 
-// startUpstream answers every request, none of which has a body, with the same 200, and costs next to nothing. It returns its address.
+// startUpstream answers every request, none of which has a body, with the same 200, and costs next
+// to nothing. It returns its address.
 func startUpstream(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,4 +1,5 @@
-// Package browser is the console in real Chromium, on the real binary: what a person does there, by whatever means, at each size and in each colour.
+// Package browser is the console in real Chromium, on the real binary: what a person does there, by
+// whatever means, at each size and in each colour.
 package browser
 
 import (
@@ -30,9 +31,12 @@ var looks = []chromium.Look{
 var everywhere = gate.JSON{"namespace": "*", "roles": []string{"client-admin"}}
 
 // member makes a member, whose login is its name, and its token.
-func member(t *testing.T, g *gate.Gate, name string, grants ...gate.JSON) (id string, token gate.Token) {
+func member(
+	t *testing.T, g *gate.Gate, name string, grants ...gate.JSON,
+) (id string, token gate.Token) {
 	t.Helper()
-	member := made(t, g, "/members", gate.JSON{"name": name, "kind": "person", "login": name, "grants": grants})
+	member := made(t, g, "/members",
+		gate.JSON{"name": name, "kind": "person", "login": name, "grants": grants})
 	id = member["id"].(string)
 	return id, memberToken(t, g, id)
 }
@@ -73,7 +77,9 @@ func signIn(page *chromium.Page, token gate.Token) {
 }
 
 // loggedIn opens a browser for a user of the site's basic_auth, who types name and password once.
-func loggedIn(t *testing.T, g *gate.Gate, user, password string, look chromium.Look) *chromium.Page {
+func loggedIn(
+	t *testing.T, g *gate.Gate, user, password string, look chromium.Look,
+) *chromium.Page {
 	t.Helper()
 	page := chromium.New(t, g.URL, look)
 	page.Open(strings.Replace(g.URL, "://", "://"+user+":"+password+"@", 1) + "/apikeys/")

@@ -12,7 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestManyKeys goes through a table of 20,000 keys, page by page and by search. tests/bench measures a million.
+// TestManyKeys goes through a table of 20,000 keys, page by page and by search. tests/bench
+// measures a million.
 func TestManyKeys(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
@@ -21,9 +22,11 @@ func TestManyKeys(t *testing.T) {
 	var lines strings.Builder
 	for i := range 20_000 {
 		digest := sha256.Sum256(fmt.Appendf(nil, "key %d", i))
-		fmt.Fprintf(&lines, `{"name":"Key %05d","access":"read_only","sha256":"%s"}`+"\n", i, hex.EncodeToString(digest[:]))
+		fmt.Fprintf(&lines, `{"name":"Key %05d","access":"read_only","sha256":"%s"}`+"\n", i,
+			hex.EncodeToString(digest[:]))
 	}
-	if r := g.Call(t, "POST", "/keys/import", lines.String(), "Content-Type: application/x-ndjson"); r.Status != 201 {
+	if r := g.Call(t, "POST", "/keys/import", lines.String(),
+		"Content-Type: application/x-ndjson"); r.Status != 201 {
 		t.Fatalf("importing: %v", r)
 	}
 
@@ -63,7 +66,8 @@ func TestManyKeys(t *testing.T) {
 		t.Errorf("the oldest keys are at %s", address)
 	}
 	for i, name := range []string{"b", "C", "a"} {
-		g.Mint(t, gate.JSON{"name": "Sorted " + name, "namespace": "few", "access": "read_only", "expires_at": fmt.Sprintf("2040-01-0%dT00:00:00Z", i+1)})
+		g.Mint(t, gate.JSON{"name": "Sorted " + name, "namespace": "few", "access": "read_only",
+			"expires_at": fmt.Sprintf("2040-01-0%dT00:00:00Z", i+1)})
 	}
 	sorted := regexp.MustCompile(`Sorted (\w)`)
 	order := func() (names string) {
@@ -73,7 +77,8 @@ func TestManyKeys(t *testing.T) {
 		return names
 	}
 	page.Open("/apikeys/keys?namespace=few")
-	for _, step := range []struct{ head, want string }{{"Name", "abC"}, {"Name", "Cba"}, {"Expires", "bCa"}, {"Expires", "aCb"}, {"Created", "aCb"}, {"Created", "bCa"}} {
+	for _, step := range []struct{ head, want string }{{"Name", "abC"}, {"Name", "Cba"},
+		{"Expires", "bCa"}, {"Expires", "aCb"}, {"Created", "aCb"}, {"Created", "bCa"}} {
 		page.Click(step.head)
 		if got := order(); got != step.want {
 			t.Errorf("after a click on %s: %s, want %s", step.head, got, step.want)

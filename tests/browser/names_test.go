@@ -9,7 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestNamesOfOthers has names of members and namespaces, on every page where they stand, that a page may not stumble over.
+// TestNamesOfOthers has names of members and namespaces, on every page where they stand, that a
+// page may not stumble over.
 func TestNamesOfOthers(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
@@ -24,16 +25,21 @@ func TestNamesOfOthers(t *testing.T) {
 	} {
 		namespace := fmt.Sprintf("acme-%d", i)
 		g.Namespace(t, namespace, gate.JSON{"name": name, "parent": "acme", "kind": "user group"})
-		id, _ = member(t, g, name, gate.JSON{"namespace": namespace, "roles": []string{"developer"}, "connected": true})
-		key = g.Mint(t, gate.JSON{"name": name, "namespace": namespace, "access": "read_only", "owner": id}).ID
+		id, _ = member(t, g, name, gate.JSON{"namespace": namespace, "roles": []string{"developer"},
+			"connected": true})
+		key = g.Mint(t, gate.JSON{"name": name, "namespace": namespace, "access": "read_only",
+			"owner": id}).ID
 	}
 	page := signedIn(t, g, token, chromium.Look{})
 	for _, width := range []int{360, 768, 1440} {
 		page.Show(chromium.Look{Width: width})
 		for name, path := range map[string]string{
-			"keys": "/apikeys/keys?namespace=acme-3", "key": "/apikeys/keys/" + key, "key-new": "/apikeys/keys/new?namespace=acme",
-			"namespaces": "/apikeys/namespaces", "namespace": "/apikeys/namespaces/acme-3", "namespace-edit": "/apikeys/namespaces/acme-3/edit",
-			"members": "/apikeys/members", "member": "/apikeys/members/" + id, "member-edit": "/apikeys/members/" + id + "/edit", "audit": "/apikeys/audit",
+			"keys": "/apikeys/keys?namespace=acme-3", "key": "/apikeys/keys/" + key,
+			"key-new":    "/apikeys/keys/new?namespace=acme",
+			"namespaces": "/apikeys/namespaces", "namespace": "/apikeys/namespaces/acme-3",
+			"namespace-edit": "/apikeys/namespaces/acme-3/edit",
+			"members":        "/apikeys/members", "member": "/apikeys/members/" + id,
+			"member-edit": "/apikeys/members/" + id + "/edit", "audit": "/apikeys/audit",
 		} {
 			page.Open(path)
 			page.Steady()

@@ -11,11 +11,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestPages looks at each page in every window and colour: no rule of accessibility is broken, nothing is wider than the window or moves, and the Tab
-// key reaches every control.
+// TestPages looks at each page in every window and colour: no rule of accessibility is broken,
+// nothing is wider than the window or moves, and the Tab key reaches every control.
 func TestPages(t *testing.T) {
 	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: strings.Replace(site, "public", "operation orders:search read GET /v1/orders\n\toperation orders:place write POST /v1/orders\n\tpublic", 1)})
+	g := gate.Start(t, gate.Config{Site: strings.Replace(site, "public",
+		"operation orders:search read GET /v1/orders\n\toperation orders:place write POST "+
+			"/v1/orders\n\tpublic", 1)})
 	ada, token := member(t, g, "ada", everywhere)
 	ben, _ := member(t, g, "ben", gate.JSON{"namespace": "default", "roles": []string{"viewer"}})
 	for _, id := range []string{"acme-uk", "acme-fr"} {
@@ -24,9 +26,12 @@ func TestPages(t *testing.T) {
 		}
 		g.Namespace(t, id, gate.JSON{"parent": "acme"})
 	}
-	made(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing", "permissions": []string{"orders:read"}})
-	home := g.Mint(t, gate.JSON{"name": "ERP", "namespace": "acme", "permissions": []string{"orders:search"}, "roles": []string{"billing"}, "connected": true,
-		"grants": []gate.JSON{{"namespace": "default", "access": "read_only"}}, "allowed_ips": []string{"10.0.0.0/8"}, "expires_at": "2041-01-01T00:00:00Z", "owner": ada})
+	made(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing",
+		"permissions": []string{"orders:read"}})
+	home := g.Mint(t, gate.JSON{"name": "ERP", "namespace": "acme",
+		"permissions": []string{"orders:search"}, "roles": []string{"billing"}, "connected": true,
+		"grants":      []gate.JSON{{"namespace": "default", "access": "read_only"}},
+		"allowed_ips": []string{"10.0.0.0/8"}, "expires_at": "2041-01-01T00:00:00Z", "owner": ada})
 	key := "/apikeys/keys/" + home.ID
 	g.Rotate(t, home.ID, "24h")
 	revoked := g.Mint(t, gate.JSON{"name": "Gone", "access": "read_only"})
@@ -80,9 +85,11 @@ func TestPages(t *testing.T) {
 			{"member-edit", "/apikeys/members/" + ada + "/edit"},
 			{"member-token", "/apikeys/members/" + ada + "/token"},
 			{"member-delete", "/apikeys/members/" + ada + "/delete"},
-			{"progress", fmt.Sprintf("/apikeys/progress?revision=1&since=%d", time.Now().UnixMilli())},
+			{"progress", fmt.Sprintf("/apikeys/progress?revision=1&since=%d",
+				time.Now().UnixMilli())},
 		} {
-			look(t, page, []chromium.Look{{Width: 360}, {Width: 1440}, {Width: 1440, Dark: true}}, p.name, p.path)
+			look(t, page, []chromium.Look{{Width: 360}, {Width: 1440}, {Width: 1440, Dark: true}},
+				p.name, p.path)
 		}
 	})
 
@@ -106,7 +113,8 @@ func TestPages(t *testing.T) {
 	page.Sees("Copied")
 }
 
-// look goes through all that is checked on each page. A dark look comes after the light one of the same width.
+// look goes through all that is checked on each page. A dark look comes after the light one of the
+// same width.
 func look(t *testing.T, page *chromium.Page, looks []chromium.Look, name, path string) {
 	t.Helper()
 	for _, l := range looks {
@@ -155,7 +163,8 @@ func TestHostileNames(t *testing.T) {
 	}
 	keys := map[string]gate.Key{}
 	for _, name := range names {
-		keys[name] = g.Mint(t, gate.JSON{"name": name, "access": "read_only", "metadata": gate.JSON{name: name}})
+		keys[name] = g.Mint(t, gate.JSON{"name": name, "access": "read_only",
+			"metadata": gate.JSON{name: name}})
 	}
 	page := signedIn(t, g, token, chromium.Look{})
 	for _, l := range looks {
@@ -175,7 +184,8 @@ func TestHostileNames(t *testing.T) {
 	page.Picture("hostile-revoke")
 }
 
-// TestZone: times are shown, and typed, in the zone where the viewer is; without script in UTC, and the page says so.
+// TestZone: times are shown, and typed, in the zone where the viewer is; without script in UTC, and
+// the page says so.
 func TestZone(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})

@@ -9,11 +9,15 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// Each product's procedures on screen, as somebody who is used to it would go through them, with script and without. What is quoted is what the product
-// says of itself; the pages under docs/recipes/ have the configurations.
+// Each product's procedures on screen, as somebody who is used to it would go through them, with
+// script and without. What is quoted is what the product says of itself; the pages under
+// docs/recipes/ have the configurations.
 
 // product runs a recipe, and a procedure with script and without.
-func product(t *testing.T, page string, prepare func(*testing.T, *gate.Gate), procedure func(*testing.T, *gate.Gate, chromium.Look)) {
+func product(
+	t *testing.T, page string, prepare func(*testing.T, *gate.Gate),
+	procedure func(*testing.T, *gate.Gate, chromium.Look),
+) {
 	t.Parallel()
 	recipe, err := gate.ReadRecipe("docs/recipes/" + page)
 	if err != nil {
@@ -64,14 +68,20 @@ func calls(t *testing.T, g *gate.Gate, token gate.Token, want map[string]int) {
 func TestDeveloperPortal(t *testing.T) {
 	tokens := map[string]gate.Token{}
 	product(t, "developer-portal.md", func(t *testing.T, g *gate.Gate) {
-		g.Namespace(t, "acme", gate.JSON{"kind": "account", "name": "Acme Group", "edit_policy": "grow_only"})
-		g.Namespace(t, "acme-uk", gate.JSON{"kind": "account", "parent": "acme", "edit_policy": "grow_only"})
-		g.Namespace(t, "acme-fr", gate.JSON{"kind": "account", "parent": "acme", "edit_policy": "grow_only"})
+		g.Namespace(t, "acme", gate.JSON{"kind": "account", "name": "Acme Group",
+			"edit_policy": "grow_only"})
+		g.Namespace(t, "acme-uk", gate.JSON{"kind": "account", "parent": "acme",
+			"edit_policy": "grow_only"})
+		g.Namespace(t, "acme-fr", gate.JSON{"kind": "account", "parent": "acme",
+			"edit_policy": "grow_only"})
 		for name, role := range map[string]string{"Ada": "client-admin", "Devi": "developer", "Vera": "viewer"} {
-			_, tokens[name] = member(t, g, name, gate.JSON{"namespace": "acme", "roles": []string{role}, "connected": true})
+			_,
+				tokens[name] = member(t, g, name,
+				gate.JSON{"namespace": "acme", "roles": []string{role}, "connected": true})
 		}
 	}, func(t *testing.T, g *gate.Gate, look chromium.Look) {
-		// "Access level of a new key: Read-Only (every GET of the supported APIs), Read & Write (every GET and POST)"
+		// "Access level of a new key: Read-Only (every GET of the supported APIs), Read & Write
+		// (every GET and POST)"
 		devi := signedIn(t, g, tokens["Devi"], look)
 		all, later := "All accounts", "acme-later"
 		if look.NoScript {
@@ -83,7 +93,9 @@ func TestDeveloperPortal(t *testing.T) {
 		devi.Click("Read-Only")
 		devi.Picture("portal-new-key")
 		devi.Click("Make key")
-		calls(t, g, newToken(t, devi), map[string]int{"/v1/accounts/acme-uk/campaigns": 200, "POST /v1/accounts/acme-uk/campaigns": 403, "/v1/accounts/acme-uk/invoices": 403})
+		calls(t, g, newToken(t, devi),
+			map[string]int{"/v1/accounts/acme-uk/campaigns": 200,
+				"POST /v1/accounts/acme-uk/campaigns": 403, "/v1/accounts/acme-uk/invoices": 403})
 		devi.Picture("portal-token")
 
 		devi.Click("Keys")
@@ -92,7 +104,10 @@ func TestDeveloperPortal(t *testing.T) {
 		devi.Fill("Name", "Planner")
 		devi.Click("Read & Write")
 		devi.Click("Make key")
-		calls(t, g, newToken(t, devi), map[string]int{"/v1/accounts/acme-uk/campaigns": 200, "POST /v1/accounts/acme-uk/campaigns": 200, "POST /v1/accounts/acme-uk/invoices": 403})
+		calls(t, g, newToken(t, devi),
+			map[string]int{"/v1/accounts/acme-uk/campaigns": 200,
+				"POST /v1/accounts/acme-uk/campaigns": 200,
+				"POST /v1/accounts/acme-uk/invoices":  403})
 
 		// "Custom (tick the calls in a permissions table)"
 		devi.Click("Keys")
@@ -106,7 +121,9 @@ func TestDeveloperPortal(t *testing.T) {
 		devi.Picture("portal-custom")
 		devi.Click("Make key")
 		importer := newToken(t, devi)
-		calls(t, g, importer, map[string]int{"/v1/accounts/acme-uk/campaigns": 200, "/v1/accounts/acme-uk/campaigns/7": 403, "POST /v1/accounts/acme-uk/audiences": 200, "POST /v1/accounts/acme-uk/campaigns": 403})
+		calls(t, g, importer, map[string]int{"/v1/accounts/acme-uk/campaigns": 200,
+			"/v1/accounts/acme-uk/campaigns/7": 403, "POST /v1/accounts/acme-uk/audiences": 200,
+			"POST /v1/accounts/acme-uk/campaigns": 403})
 
 		// "The token is displayed once, at creation."
 		devi.Click("I have copied it")
@@ -115,7 +132,8 @@ func TestDeveloperPortal(t *testing.T) {
 			t.Error("the key's page shows the token")
 		}
 
-		// "An existing key can be given more permissions and can never lose any; to reduce, make a new key."
+		// "An existing key can be given more permissions and can never lose any; to reduce, make a
+		// new key."
 		devi.Click("Edit")
 		devi.Sees("Keys of acme-uk can be given more, and lose nothing")
 		devi.Click("campaigns:showCampaign")
@@ -123,7 +141,8 @@ func TestDeveloperPortal(t *testing.T) {
 		devi.Click("Save")
 		devi.Sees("Saved", "campaigns:showCampaign")
 		devi.Picture("portal-key")
-		calls(t, g, importer, map[string]int{"/v1/accounts/acme-uk/campaigns": 200, "/v1/accounts/acme-uk/campaigns/7": 200, "POST /v1/accounts/acme-uk/audiences": 200})
+		calls(t, g, importer, map[string]int{"/v1/accounts/acme-uk/campaigns": 200,
+			"/v1/accounts/acme-uk/campaigns/7": 200, "POST /v1/accounts/acme-uk/audiences": 200})
 
 		// "A key made in a parent namespace may cover several namespaces, picked by hand, …"
 		ada := signedIn(t, g, tokens["Ada"], look)
@@ -146,8 +165,10 @@ func TestDeveloperPortal(t *testing.T) {
 		connected := newToken(t, ada)
 		g.Namespace(t, later, gate.JSON{"kind": "account", "parent": "acme"})
 		for namespace, status := range map[string][2]int{"acme": {200, 200}, "acme-uk": {200, 200}, "acme-fr": {200, 200}, later: {403, 200}} {
-			calls(t, g, picked, map[string]int{"/v1/accounts/" + namespace + "/campaigns": status[0]})
-			calls(t, g, connected, map[string]int{"/v1/accounts/" + namespace + "/campaigns": status[1]})
+			calls(t, g, picked, map[string]int{"/v1/accounts/" + namespace +
+				"/campaigns": status[0]})
+			calls(t, g, connected, map[string]int{"/v1/accounts/" + namespace +
+				"/campaigns": status[1]})
 		}
 
 		// "Client Admin and Developer may view and edit keys, Viewer may only view."
@@ -169,7 +190,8 @@ func TestAdministrationPortal(t *testing.T) {
 	}, func(t *testing.T, g *gate.Gate, look chromium.Look) {
 		sam := loggedIn(t, g, "sam", "change-me", look)
 
-		// "A new key has a name, one or several scopes (multiple selection, or all), and Active yes or no."
+		// "A new key has a name, one or several scopes (multiple selection, or all), and Active yes
+		// or no."
 		sam.Click("New key")
 		name := "Warehouse"
 		if look.NoScript {
@@ -225,12 +247,20 @@ func TestOrganizations(t *testing.T) {
 	tokens := map[string]gate.Token{}
 	product(t, "organizations.md", func(t *testing.T, g *gate.Gate) {
 		g.Namespace(t, "acme", gate.JSON{"kind": "organization"})
-		g.Namespace(t, "shop", gate.JSON{"kind": "app", "parent": "acme", "reach": []string{"workspace", "usergroup"}})
+		g.Namespace(t, "shop", gate.JSON{"kind": "app", "parent": "acme",
+			"reach": []string{"workspace", "usergroup"}})
 		g.Namespace(t, "shop-eu", gate.JSON{"kind": "workspace", "parent": "shop"})
-		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "view", "permissions": []string{"read", "admin.keys:create"}})
-		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "edit", "permissions": []string{"read", "write", "admin.keys:create"}})
-		_, tokens["Ada"] = member(t, g, "Ada", gate.JSON{"namespace": "shop", "roles": []string{"edit"}, "connected": true})
-		_, tokens["Ben"] = member(t, g, "Ben", gate.JSON{"namespace": "shop", "roles": []string{"edit"}}, gate.JSON{"namespace": "shop-eu", "roles": []string{"view"}})
+		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "view",
+			"permissions": []string{"read", "admin.keys:create"}})
+		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "edit",
+			"permissions": []string{"read", "write", "admin.keys:create"}})
+		_,
+			tokens["Ada"] = member(t, g, "Ada",
+			gate.JSON{"namespace": "shop", "roles": []string{"edit"}, "connected": true})
+		_,
+			tokens["Ben"] = member(t, g, "Ben",
+			gate.JSON{"namespace": "shop", "roles": []string{"edit"}},
+			gate.JSON{"namespace": "shop-eu", "roles": []string{"view"}})
 	}, func(t *testing.T, g *gate.Gate, look chromium.Look) {
 		// "After making a key the page shows its id and its secret."
 		ada := signedIn(t, g, tokens["Ada"], look)
@@ -243,7 +273,8 @@ func TestOrganizations(t *testing.T) {
 		ada.Sees("Id", "Secret")
 		ada.Picture("organizations-token")
 
-		// "Several keys per namespace are the recommended practice"; "Optional expiry date and time, fixed at creation."
+		// "Several keys per namespace are the recommended practice"; "Optional expiry date and
+		// time, fixed at creation."
 		ada.Click("Keys")
 		ada.Click("New key")
 		ada.Choose("Namespace", "shop", "Choose")
@@ -256,7 +287,8 @@ func TestOrganizations(t *testing.T) {
 		printHouse := newToken(t, ada)
 		ada.Click("I have copied it")
 		ada.Sees("2041-05-06 17:30")
-		calls(t, g, accounting, map[string]int{"/v1/apps/shop/settings": 200, "POST /v1/workspaces/shop-eu/pages": 200})
+		calls(t, g, accounting, map[string]int{"/v1/apps/shop/settings": 200,
+			"POST /v1/workspaces/shop-eu/pages": 200})
 		calls(t, g, printHouse, map[string]int{"/v1/apps/shop/settings": 200})
 
 		// "Everyone finds the keys they made on a page of their own and can revoke them there"
@@ -274,7 +306,8 @@ func TestOrganizations(t *testing.T) {
 		ada.Click("My keys")
 		ada.Sees("Revoked")
 
-		// "A key never has more access than the user who made it: a user without EDIT on a workspace cannot reach it through an application's key either."
+		// "A key never has more access than the user who made it: a user without EDIT on a
+		// workspace cannot reach it through an application's key either."
 		ben := signedIn(t, g, tokens["Ben"], look)
 		ben.SeesNot("Accounting")
 		ben.Click("New key")
@@ -282,20 +315,30 @@ func TestOrganizations(t *testing.T) {
 		ben.Fill("Name", "Ben's")
 		ben.Click("Read & Write")
 		ben.Click("Make key")
-		calls(t, g, newToken(t, ben), map[string]int{"/v1/workspaces/shop-eu/pages": 200, "POST /v1/workspaces/shop-eu/pages": 403})
+		calls(t, g, newToken(t, ben), map[string]int{"/v1/workspaces/shop-eu/pages": 200,
+			"POST /v1/workspaces/shop-eu/pages": 403})
 	})
 }
 
 func TestBackOffice(t *testing.T) {
 	tokens := map[string]gate.Token{}
 	product(t, "back-office.md", func(t *testing.T, g *gate.Gate) {
-		g.Namespace(t, "backoffice", gate.JSON{"kind": "programme", "name": "Loyalty programme", "key_roles": []string{"*"}})
-		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "issuer", "permissions": []string{"*", "admin.keys:read", "admin.roles:read", "admin.keys:create"}})
-		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "editor", "permissions": []string{"*", "admin.keys:read", "admin.roles:read", "admin.keys:update"}})
-		made(t, g, "/roles", gate.JSON{"namespace": "backoffice", "name": "cashier", "permissions": []string{"points:show", "points:credit"}})
-		made(t, g, "/roles", gate.JSON{"namespace": "backoffice", "name": "clerk", "permissions": []string{"customers:show", "customers:register"}})
+		g.Namespace(t, "backoffice", gate.JSON{"kind": "programme", "name": "Loyalty programme",
+			"key_roles": []string{"*"}})
+		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "issuer",
+			"permissions": []string{"*", "admin.keys:read", "admin.roles:read",
+				"admin.keys:create"}})
+		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "editor",
+			"permissions": []string{"*", "admin.keys:read", "admin.roles:read",
+				"admin.keys:update"}})
+		made(t, g, "/roles", gate.JSON{"namespace": "backoffice", "name": "cashier",
+			"permissions": []string{"points:show", "points:credit"}})
+		made(t, g, "/roles", gate.JSON{"namespace": "backoffice", "name": "clerk",
+			"permissions": []string{"customers:show", "customers:register"}})
 		for name, role := range map[string]string{"Ann": "client-admin", "Iris": "issuer", "Ed": "editor"} {
-			_, tokens[name] = member(t, g, name, gate.JSON{"namespace": "backoffice", "roles": []string{role}})
+			_,
+				tokens[name] = member(t, g, name,
+				gate.JSON{"namespace": "backoffice", "roles": []string{role}})
 		}
 	}, func(t *testing.T, g *gate.Gate, look chromium.Look) {
 		till, shop, role := "Till 1", "Web shop", "web-shop"
@@ -310,18 +353,21 @@ func TestBackOffice(t *testing.T) {
 		iris.Click("Make key")
 		iris.Sees("role")
 		if iris.Status != 422 || iris.Value("Name") != till {
-			t.Errorf("without a role: status %d, and the name is “%s”", iris.Status, iris.Value("Name"))
+			t.Errorf("without a role: status %d, and the name is “%s”", iris.Status,
+				iris.Value("Name"))
 		}
 		iris.Picture("back-office-no-role")
 
-		// "A role can be picked while making the key or made on the spot, the latter only by a user who holds roles.create."
+		// "A role can be picked while making the key or made on the spot, the latter only by a user
+		// who holds roles.create."
 		if iris.Offers("Make a new role") {
 			t.Error("Iris is offered to make a role")
 		}
 		iris.Click("cashier")
 		iris.Click("Make key")
 		tillToken := newToken(t, iris)
-		calls(t, g, tillToken, map[string]int{"/points/7": 200, "POST /points/7/credit": 200, "/customers/7": 403})
+		calls(t, g, tillToken, map[string]int{"/points/7": 200, "POST /points/7/credit": 200,
+			"/customers/7": 403})
 
 		ann := signedIn(t, g, tokens["Ann"], look)
 		ann.Click("New key")
@@ -331,11 +377,13 @@ func TestBackOffice(t *testing.T) {
 		ann.Click("points:debit")
 		ann.Picture("back-office-new-role")
 		ann.Click("Make key")
-		calls(t, g, newToken(t, ann), map[string]int{"POST /points/7/debit": 200, "POST /points/7/credit": 403})
+		calls(t, g, newToken(t, ann), map[string]int{"POST /points/7/debit": 200,
+			"POST /points/7/credit": 403})
 		ann.Click("I have copied it")
 		ann.Sees(role, "points:debit")
 
-		// "Roles are added to an existing key by editing it." "A role can also be made on the spot while editing a key."
+		// "Roles are added to an existing key by editing it." "A role can also be made on the spot
+		// while editing a key."
 		ed := signedIn(t, g, tokens["Ed"], look)
 		if ed.Offers("New key") {
 			t.Error("Ed is offered to make a key")
@@ -360,11 +408,15 @@ func TestFinanceCloud(t *testing.T) {
 	var olga gate.Token
 	product(t, "finance-cloud.md", func(t *testing.T, g *gate.Gate) {
 		g.Namespace(t, "acme", gate.JSON{"kind": "company", "name": "Acme Inc."})
-		made(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "member", "permissions": []string{"company:show"}})
-		if r := g.Call(t, "PATCH", "/namespaces/acme", gate.JSON{"key_roles": []string{"member"}}); r.Status != 200 {
+		made(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "member",
+			"permissions": []string{"company:show"}})
+		if r := g.Call(t, "PATCH", "/namespaces/acme",
+			gate.JSON{"key_roles": []string{"member"}}); r.Status != 200 {
 			t.Fatalf("key_roles: %v", r)
 		}
-		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "owner", "permissions": []string{"*", "admin.keys:read", "admin.keys:create", "admin.keys:update", "admin.keys:revoke"}})
+		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "owner",
+			"permissions": []string{"*", "admin.keys:read", "admin.keys:create",
+				"admin.keys:update", "admin.keys:revoke"}})
 		_, olga = member(t, g, "Olga", gate.JSON{"namespace": "acme", "roles": []string{"owner"}})
 	}, func(t *testing.T, g *gate.Gate, look chromium.Look) {
 		assistant := "Assistant"
@@ -372,7 +424,8 @@ func TestFinanceCloud(t *testing.T) {
 			assistant = "Second assistant"
 		}
 
-		// "scopes (`*` for everything, or such as `mcp:read`, `mcp:write`), a role that is always Member (shown, not changeable), expiry date or "Never""
+		// "scopes (`*` for everything, or such as `mcp:read`, `mcp:write`), a role that is always
+		// Member (shown, not changeable), expiry date or "Never""
 		page := signedIn(t, g, olga, look)
 		page.Click("New key")
 		page.Sees("All keys of acme have this role; it cannot be changed here.")
@@ -382,7 +435,8 @@ func TestFinanceCloud(t *testing.T) {
 		page.Picture("finance-new-key")
 		page.Click("Make key")
 		token := newToken(t, page)
-		calls(t, g, token, map[string]int{"/mcp": 200, "POST /mcp": 403, "/company": 200, "/ledgers": 403})
+		calls(t, g, token, map[string]int{"/mcp": 200, "POST /mcp": 403, "/company": 200,
+			"/ledgers": 403})
 
 		// "The full key is displayed only once."
 		page.Reload() // sends the form again
@@ -403,7 +457,8 @@ func TestFinanceCloud(t *testing.T) {
 		// "key prefix (`blnk_fdb796a5...`) in the list"
 		page.Sees(assistant, string(token[:len("blnk_12345678")])+"…", "Never")
 
-		// "Revoking is immediate and final; a revoked key cannot authenticate and stays in the list with the status "Revoked"."
+		// "Revoking is immediate and final; a revoked key cannot authenticate and stays in the list
+		// with the status "Revoked"."
 		page.Click(assistant)
 		page.Sees("member")
 		page.Click("Revoke…")

@@ -7,7 +7,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestScreenshots takes the pictures that README.md and docs/api_keys_admin.md show: make screenshots.
+// TestScreenshots takes the pictures that README.md and docs/api_keys_admin.md show: make
+// screenshots.
 func TestScreenshots(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: `
@@ -21,19 +22,30 @@ func TestScreenshots(t *testing.T) {
 		api_keys_admin
 		reverse_proxy {$GATE_UPSTREAM}`})
 	g.Namespace(t, "acme", gate.JSON{"kind": "account", "name": "Acme Inc."})
-	g.Namespace(t, "acme-fr", gate.JSON{"kind": "workspace", "parent": "acme", "name": "Acme France"})
+	g.Namespace(t, "acme-fr", gate.JSON{"kind": "workspace", "parent": "acme",
+		"name": "Acme France"})
 	g.Namespace(t, "acme-uk", gate.JSON{"kind": "workspace", "parent": "acme", "name": "Acme UK"})
-	made(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing", "permissions": []string{"orders:read"}})
+	made(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing",
+		"permissions": []string{"orders:read"}})
 	ada, token := member(t, g, "Ada", everywhere)
-	ben, _ := member(t, g, "Ben", gate.JSON{"namespace": "acme", "roles": []string{"developer"}, "connected": true})
+	ben, _ := member(t, g, "Ben", gate.JSON{"namespace": "acme", "roles": []string{"developer"},
+		"connected": true})
 
-	leaver := g.Mint(t, gate.JSON{"name": "Agency, until June", "namespace": "acme-uk", "access": "read_write", "owner": ben})
+	leaver := g.Mint(t, gate.JSON{"name": "Agency, until June", "namespace": "acme-uk",
+		"access": "read_write", "owner": ben})
 	g.Revoke(t, leaver.ID)
-	g.Mint(t, gate.JSON{"name": "Data warehouse", "namespace": "acme", "access": "read_only", "connected": true, "owner": ada})
-	g.Mint(t, gate.JSON{"name": "Load test", "namespace": "acme-uk", "access": "read_write", "owner": ben, "active": false})
-	g.Mint(t, gate.JSON{"name": "Accounting", "namespace": "acme", "permissions": []string{"reports:show"}, "roles": []string{"billing"}, "owner": ada, "expires_at": "2031-01-01T00:00:00Z"})
-	shop := g.Mint(t, gate.JSON{"name": "Web shop", "namespace": "acme-fr", "permissions": []string{"orders:place", "orders:search"}, "owner": ben, "allowed_ips": []string{"192.0.2.0/24"}})
-	g.Patch(t, shop.ID, gate.JSON{"permissions": []string{"orders:place", "orders:search", "reports:show"}})
+	g.Mint(t, gate.JSON{"name": "Data warehouse", "namespace": "acme", "access": "read_only",
+		"connected": true, "owner": ada})
+	g.Mint(t, gate.JSON{"name": "Load test", "namespace": "acme-uk", "access": "read_write",
+		"owner": ben, "active": false})
+	g.Mint(t, gate.JSON{"name": "Accounting", "namespace": "acme",
+		"permissions": []string{"reports:show"}, "roles": []string{"billing"}, "owner": ada,
+		"expires_at": "2031-01-01T00:00:00Z"})
+	shop := g.Mint(t, gate.JSON{"name": "Web shop", "namespace": "acme-fr",
+		"permissions": []string{"orders:place", "orders:search"}, "owner": ben,
+		"allowed_ips": []string{"192.0.2.0/24"}})
+	g.Patch(t, shop.ID, gate.JSON{"permissions": []string{"orders:place", "orders:search",
+		"reports:show"}})
 	calls(t, g, leaver.Token, map[string]int{"/v1/workspaces/acme-uk/orders": 401})
 
 	page := signedIn(t, g, token, chromium.Look{Width: 1200, Height: 680})

@@ -18,7 +18,8 @@ func TestSignIn(t *testing.T) {
 	g := gate.Start(t, gate.Config{Site: site})
 	ada, token := member(t, g, "ada", everywhere)
 
-	for name, look := range map[string]chromium.Look{"with script": {}, "without script": {NoScript: true}} {
+	for name, look := range map[string]chromium.Look{"with script": {},
+		"without script": {NoScript: true}} {
 		t.Run(name, func(t *testing.T) {
 			page := chromium.New(t, g.URL, look)
 			page.Open("/apikeys/keys?q=erp")
@@ -26,7 +27,8 @@ func TestSignIn(t *testing.T) {
 			signIn(page, "akm_nonsense")
 			page.Sees("This is no token of a member here.")
 			if page.Status != 422 || page.Value("Member token") != "" {
-				t.Errorf("a wrong token: status %d, and the field holds %d characters", page.Status, len(page.Value("Member token")))
+				t.Errorf("a wrong token: status %d, and the field holds %d characters", page.Status,
+					len(page.Value("Member token")))
 			}
 			signIn(page, token)
 			page.Sees("Sign out")
@@ -34,7 +36,9 @@ func TestSignIn(t *testing.T) {
 				t.Errorf("signing in led to %s", page.Address())
 			}
 
-			page.Click("Keys") // without script, a browser shows the first page that it got with a cookie again, whatever has become of that one
+			// without script, a browser shows the first page that it got with a cookie again,
+			// whatever has become of that one
+			page.Click("Keys")
 			page.Click("Sign out")
 			page.Sees("Sign in")
 			if cookies := page.Cookies(); len(cookies) != 0 {
@@ -64,14 +68,17 @@ func TestSignIn(t *testing.T) {
 			if len(cookies) != 1 {
 				t.Fatalf("%s: %d cookies", url, len(cookies))
 			}
-			if c := cookies[0]; !c.HTTPOnly || c.Secure != secure || c.SameSite != network.CookieSameSiteStrict || c.Path != "/apikeys/" {
-				t.Errorf("%s: cookie %s: HttpOnly %v, Secure %v, SameSite %v, Path %s", url, c.Name, c.HTTPOnly, c.Secure, c.SameSite, c.Path)
+			if c := cookies[0]; !c.HTTPOnly || c.Secure != secure ||
+				c.SameSite != network.CookieSameSiteStrict || c.Path != "/apikeys/" {
+				t.Errorf("%s: cookie %s: HttpOnly %v, Secure %v, SameSite %v, Path %s", url, c.Name,
+					c.HTTPOnly, c.Secure, c.SameSite, c.Path)
 			}
 		}
 	})
 
 	t.Run("a session ends alone", func(t *testing.T) {
-		here, there := signedIn(t, g, token, chromium.Look{}), signedIn(t, g, token, chromium.Look{})
+		here, there := signedIn(t, g, token, chromium.Look{}),
+			signedIn(t, g, token, chromium.Look{})
 		here.Click("Sign out")
 		there.Click("Keys")
 		there.Sees("Sign out")
@@ -87,7 +94,9 @@ func TestSignIn(t *testing.T) {
 	})
 
 	t.Run("a disabled member is out at the next click", func(t *testing.T) {
-		bob, token := member(t, g, "bob", gate.JSON{"namespace": "default", "roles": []string{"developer"}})
+		bob,
+			token := member(t, g, "bob", gate.JSON{"namespace": "default",
+			"roles": []string{"developer"}})
 		page := signedIn(t, g, token, chromium.Look{})
 		page.Click("Keys")
 		page.Sees("Sign out")
@@ -110,8 +119,9 @@ func TestSignIn(t *testing.T) {
 	})
 }
 
-// TestOtherOrigins has pages of others lead to the console, and post to it. One is of another site, whose requests carry no cookie of ours; the other
-// differs in the port alone, which is the same site to a browser: its requests do carry the session.
+// TestOtherOrigins has pages of others lead to the console, and post to it. One is of another site,
+// whose requests carry no cookie of ours; the other differs in the port alone, which is the same
+// site to a browser: its requests do carry the session.
 func TestOtherOrigins(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
@@ -125,7 +135,8 @@ func TestOtherOrigins(t *testing.T) {
 	}))
 	t.Cleanup(stranger.Close)
 
-	for name, url := range map[string]string{"same site": stranger.URL, "another site": strings.Replace(stranger.URL, "127.0.0.1", "localhost", 1)} {
+	for name, url := range map[string]string{"same site": stranger.URL,
+		"another site": strings.Replace(stranger.URL, "127.0.0.1", "localhost", 1)} {
 		t.Run(name, func(t *testing.T) {
 			page := signedIn(t, g, token, chromium.Look{})
 			page.MayAsk(url)

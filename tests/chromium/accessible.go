@@ -17,13 +17,16 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// axe is axe-core, which is not part of this repository: make deps installs it, by the hash in package-lock.json.
+// axe is axe-core, which is not part of this repository: make deps installs it, by the hash in
+// package-lock.json.
 var axe = sync.OnceValues(func() (string, error) {
 	root, err := gate.Root()
 	if err != nil {
 		return "", err
 	}
-	source, err := os.ReadFile(filepath.Join(root, ".run", "axe", "node_modules", "axe-core", "axe.min.js"))
+	source,
+		err := os.ReadFile(filepath.Join(root, ".run", "axe", "node_modules", "axe-core",
+		"axe.min.js"))
 	if err != nil {
 		return "", fmt.Errorf("%w: make deps installs it", err)
 	}
@@ -38,14 +41,15 @@ const (
 		v.id + ": " + v.help + v.nodes.map(n => "\n\t" + n.html.slice(0, 300) + "\n\t\t" + n.failureSummary).join("")))`
 )
 
-// Accessible fails the test for every rule of axe-core that the page breaks as it is shown now: WCAG 2.0, 2.1 and 2.2 at A and AA, and what axe's
-// makers think good practice beyond it.
+// Accessible fails the test for every rule of axe-core that the page breaks as it is shown now:
+// WCAG 2.0, 2.1 and 2.2 at A and AA, and what axe's makers think good practice beyond it.
 func (p *Page) Accessible() {
 	p.t.Helper()
 	p.check(allRules)
 }
 
-// Legible is Accessible for the rules about colours alone, for a page that is the same but for these.
+// Legible is Accessible for the rules about colours alone, for a page that is the same but for
+// these.
 func (p *Page) Legible() {
 	p.t.Helper()
 	p.check(colourRules)
@@ -62,12 +66,15 @@ func (p *Page) check(rules string) {
 		if err != nil {
 			return nil, err
 		}
-		world, err := cdp.Call(ctx, tab, page.CreateIsolatedWorld, page.CreateIsolatedWorldParams{FrameID: frames.FrameTree.Frame.ID, WorldName: "axe"})
+		world,
+			err := cdp.Call(ctx, tab, page.CreateIsolatedWorld,
+			page.CreateIsolatedWorldParams{FrameID: frames.FrameTree.Frame.ID, WorldName: "axe"})
 		if err != nil {
 			return nil, err
 		}
 		inWorld := func(p *runtime.EvaluateParams) { p.ContextID = world.ExecutionContextID }
-		return chromedp.Evaluate[[]string](source+";\n"+fmt.Sprintf(runAxe, rules), inWorld, chromedp.EvalAwaitPromise)(ctx, tab)
+		return chromedp.Evaluate[[]string](source+";\n"+fmt.Sprintf(runAxe, rules), inWorld,
+			chromedp.EvalAwaitPromise)(ctx, tab)
 	})
 	if err != nil {
 		p.t.Fatalf("axe-core on %s: %v", p.Address(), err)
@@ -77,7 +84,8 @@ func (p *Page) check(rules string) {
 	}
 }
 
-// Steady fails the test if the page is wider than the window, or if anything on it has moved after it was painted.
+// Steady fails the test if the page is wider than the window, or if anything on it has moved after
+// it was painted.
 func (p *Page) Steady() {
 	p.t.Helper()
 	if wide := evaluate[int](p, `document.scrollingElement.scrollWidth`); wide > p.look.width() {
@@ -88,8 +96,9 @@ func (p *Page) Steady() {
 	if p.look.NoScript {
 		return // no observer runs
 	}
-	// A busy machine paints what it has of the page and reads on, whereby the header may move a little: what counts is above that, and after all has
-	// been read. What people notice begins at ten times as much.
+	// A busy machine paints what it has of the page and reads on, whereby the header may move a
+	// little: what counts is above that, and after all has been read. What people notice begins at
+	// ten times as much.
 	if moved := evaluate[[]string](p, `new Promise(done => {
 		const moved = [], read = performance.getEntriesByType("navigation")[0].domContentLoadedEventStart
 		const count = list => {
@@ -101,7 +110,8 @@ func (p *Page) Steady() {
 		observer.observe({type: "layout-shift", buffered: true})
 		requestAnimationFrame(() => setTimeout(() => { count(observer.takeRecords()); done(moved) }))
 	})`); len(moved) > 0 {
-		p.t.Errorf("%s at %d px: things move after they were painted:\n%s", p.Address(), p.look.width(), gate.Redact(strings.Join(moved, "\n")))
+		p.t.Errorf("%s at %d px: things move after they were painted:\n%s", p.Address(),
+			p.look.width(), gate.Redact(strings.Join(moved, "\n")))
 	}
 }
 
@@ -111,7 +121,8 @@ type stop struct {
 	Hidden  string // why it cannot be seen that the focus is here
 }
 
-// ByKeyboard goes through the page with the Tab key and fails the test if a control is left out or does not show that it has the focus.
+// ByKeyboard goes through the page with the Tab key and fails the test if a control is left out or
+// does not show that it has the focus.
 func (p *Page) ByKeyboard() {
 	p.t.Helper()
 	expected := evaluate[[]string](p, `(() => {
@@ -145,7 +156,8 @@ func (p *Page) ByKeyboard() {
 			break
 		}
 		if s.Hidden != "" {
-			p.t.Errorf("%s at %d px: one cannot see that the focus is on %s: %s", p.Address(), p.look.width(), gate.Redact(s.Control), s.Hidden)
+			p.t.Errorf("%s at %d px: one cannot see that the focus is on %s: %s", p.Address(),
+				p.look.width(), gate.Redact(s.Control), s.Hidden)
 		}
 		seen[s.Control] = true
 	}
@@ -156,6 +168,7 @@ func (p *Page) ByKeyboard() {
 		}
 	}
 	if len(missed) > 0 {
-		p.t.Errorf("%s at %d px: the Tab key does not reach\n%s", p.Address(), p.look.width(), strings.Join(missed, "\n"))
+		p.t.Errorf("%s at %d px: the Tab key does not reach\n%s", p.Address(), p.look.width(),
+			strings.Join(missed, "\n"))
 	}
 }

@@ -1,4 +1,5 @@
-// Package chromium drives Debian's Chromium by what a person perceives: the roles and names of the accessibility tree, the text, the keyboard.
+// Package chromium drives Debian's Chromium by what a person perceives: the roles and names of the
+// accessibility tree, the text, the keyboard.
 //
 //	page := chromium.New(t, g.URL, chromium.Look{Width: 360, Dark: true})
 //	page.Open("/apikeys/keys/new")
@@ -6,7 +7,8 @@
 //	page.Click("Create key")
 //	page.Sees("will not be shown again")
 //
-// A page that writes an error to the console, breaks its Content-Security-Policy or asks another origin for anything fails its test.
+// A page that writes an error to the console, breaks its Content-Security-Policy or asks another
+// origin for anything fails its test.
 package chromium
 
 import (
@@ -20,7 +22,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// patience is how long a condition may take to come true: much, since CI runs everything at once with the race detector.
+// patience is how long a condition may take to come true: much, since CI runs everything at once
+// with the race detector.
 const patience = 60 * time.Second
 
 var browser struct {

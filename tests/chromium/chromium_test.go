@@ -38,7 +38,9 @@ const good = `<!doctype html><html lang=en><meta charset=utf-8><meta name=viewpo
 func site(t *testing.T) string {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{page}", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src * data:; form-action 'self'")
+		w.Header().Set("Content-Security-Policy",
+			"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src * "+
+				"data:; form-action 'self'")
 		w.Header().Set("Content-Type", "text/html")
 		if r.PathValue("page") == "refused" {
 			w.WriteHeader(http.StatusForbidden)
@@ -53,7 +55,8 @@ func site(t *testing.T) string {
 	}
 	mux.HandleFunc("POST /sent", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		fmt.Fprintf(w, good, "Sent: "+r.FormValue("name")+", "+r.FormValue("level")+", "+r.FormValue("ends")+", "+r.FormValue("all")+".")
+		fmt.Fprintf(w, good, "Sent: "+r.FormValue("name")+", "+r.FormValue("level")+", "+
+			r.FormValue("ends")+", "+r.FormValue("all")+".")
 	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)

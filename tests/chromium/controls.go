@@ -20,11 +20,14 @@ import (
 
 // The roles that Chromium gives to what a person can press and to what a person can fill in.
 var (
-	pressable = []string{"button", "link", "checkbox", "radio", "switch", "tab", "menuitem", "DisclosureTriangle"}
-	fillable  = []string{"textbox", "searchbox", "spinbutton", "combobox", "Date", "DateTime", "InputTime"}
+	pressable = []string{"button", "link", "checkbox", "radio", "switch", "tab", "menuitem",
+		"DisclosureTriangle"}
+	fillable = []string{"textbox", "searchbox", "spinbutton", "combobox", "Date", "DateTime",
+		"InputTime"}
 )
 
-// Click presses the button, link, check box or radio button of that name, and waits for the document that a link or a form leads to.
+// Click presses the button, link, check box or radio button of that name, and waits for the
+// document that a link or a form leads to.
 func (p *Page) Click(name string) {
 	p.t.Helper()
 	control := p.find(name, pressable)
@@ -39,7 +42,8 @@ func (p *Page) Click(name string) {
 	}
 }
 
-// Fill types a text into the field of that name, in place of what stands there; of a list it chooses the option that reads so.
+// Fill types a text into the field of that name, in place of what stands there; of a list it
+// chooses the option that reads so.
 func (p *Page) Fill(name, text string) {
 	p.t.Helper()
 	control := p.find(name, fillable)
@@ -58,7 +62,8 @@ func (p *Page) Fill(name, text string) {
 			return true
 		}`, text) {
 			p.t.Fatalf("%s: no option “%s” in the list “%s”, which has %s", p.Address(), text, name,
-				call[string](p, control, `function() { return [...this.options].map(o => o.text.trim()).join(", ") }`))
+				call[string](p, control,
+					`function() { return [...this.options].map(o => o.text.trim()).join(", ") }`))
 		}
 	case "set": // what one types there depends on the language
 		call[bool](p, control, `function(text) {
@@ -69,24 +74,28 @@ func (p *Page) Fill(name, text string) {
 		}`, text)
 	default:
 		x, y := p.reach(control, name)
-		steps := chromedp.Steps(chromedp.MouseClickXY(x, y), chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
-			if _, err := callOn[bool](ctx, tab, control, `function() { this.select(); return true }`); err != nil {
+		steps := chromedp.Steps(chromedp.MouseClickXY(x, y),
+			chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+				if _,
+					err := callOn[bool](ctx, tab, control,
+					`function() { this.select(); return true }`); err != nil {
+					return err
+				}
+				if text == "" {
+					_, err := chromedp.KeyEvent(kb.Delete)(ctx, tab)
+					return err
+				}
+				_, err := cdp.Call(ctx, tab, input.InsertText, input.InsertTextParams{Text: text})
 				return err
-			}
-			if text == "" {
-				_, err := chromedp.KeyEvent(kb.Delete)(ctx, tab)
-				return err
-			}
-			_, err := cdp.Call(ctx, tab, input.InsertText, input.InsertTextParams{Text: text})
-			return err
-		}))
+			}))
 		if _, err := run(p, steps); err != nil {
 			p.t.Fatalf("filling in %s: %v", name, err)
 		}
 	}
 }
 
-// Choose takes an option of a list that leads to another document: at once with script, and with the button of that name without.
+// Choose takes an option of a list that leads to another document: at once with script, and with
+// the button of that name without.
 func (p *Page) Choose(list, option, button string) {
 	p.t.Helper()
 	if p.look.NoScript {
@@ -100,7 +109,8 @@ func (p *Page) Choose(list, option, button string) {
 	}))
 }
 
-// Press types keys, such as kb.Enter, to whatever has the focus; Submit is for keys that lead to another document.
+// Press types keys, such as kb.Enter, to whatever has the focus; Submit is for keys that lead to
+// another document.
 func (p *Page) Press(keys string) {
 	p.t.Helper()
 	if _, err := run(p, chromedp.KeyEvent(keys)); err != nil {
@@ -147,7 +157,8 @@ func (p *Page) Controls() []string {
 	return names
 }
 
-// find waits for the one control of that accessible name, or the one whose name begins so: a choice may go on with what it means.
+// find waits for the one control of that accessible name, or the one whose name begins so: a choice
+// may go on with what it means.
 func (p *Page) find(name string, roles []string) cdp.BackendNodeID {
 	p.t.Helper()
 	var found []*accessibility.Node
@@ -168,7 +179,8 @@ func (p *Page) same(controls []*accessibility.Node) bool {
 	p.t.Helper()
 	places := map[string]bool{}
 	for _, n := range controls {
-		places[call[string](p, n.BackendDOMNodeID, `function() { return this.href ?? "none" }`)] = true
+		places[call[string](p, n.BackendDOMNodeID,
+			`function() { return this.href ?? "none" }`)] = true
 	}
 	return len(places) == 1 && !places["none"]
 }
@@ -179,7 +191,8 @@ func (p *Page) named(name string, roles []string) []*accessibility.Node {
 		return exact
 	}
 	all, _ := p.query("")
-	return slices.DeleteFunc(of(all, roles), func(n *accessibility.Node) bool { return !strings.HasPrefix(word(n.Name), name+" ") })
+	return slices.DeleteFunc(of(all, roles),
+		func(n *accessibility.Node) bool { return !strings.HasPrefix(word(n.Name), name+" ") })
 }
 
 // query asks for the nodes of that name that assistive technology sees, all if name is "".
@@ -210,11 +223,13 @@ func word(v *accessibility.Value) string {
 	return text
 }
 
-// reach scrolls to a control and returns a point where a click hits it, or the label that stands for it.
+// reach scrolls to a control and returns a point where a click hits it, or the label that stands
+// for it.
 func (p *Page) reach(control cdp.BackendNodeID, name string) (x, y float64) {
 	p.t.Helper()
 	if _, err := run(p, func(ctx context.Context, tab *chromedp.Target) (cdp.Empty, error) {
-		return cdp.Call(ctx, tab, dom.ScrollIntoViewIfNeeded, dom.ScrollIntoViewIfNeededParams{BackendNodeID: control})
+		return cdp.Call(ctx, tab, dom.ScrollIntoViewIfNeeded,
+			dom.ScrollIntoViewIfNeededParams{BackendNodeID: control})
 	}); err != nil {
 		p.t.Fatalf("%s: “%s” cannot be scrolled to: %v", p.Address(), name, err)
 	}
@@ -236,12 +251,14 @@ func (p *Page) reach(control cdp.BackendNodeID, name string) (x, y float64) {
 		return {X: 0, Y: 0, Hit: false, Over: over}
 	}`)
 	if !point.Hit {
-		p.t.Fatalf("%s: “%s” cannot be clicked, above it is %s", p.Address(), name, gate.Redact(point.Over))
+		p.t.Fatalf("%s: “%s” cannot be clicked, above it is %s", p.Address(), name,
+			gate.Redact(point.Over))
 	}
 	return point.X, point.Y
 }
 
-// leads reports whether a click makes the browser go to another document, or to another place in this one.
+// leads reports whether a click makes the browser go to another document, or to another place in
+// this one.
 func (p *Page) leads(control cdp.BackendNodeID) bool {
 	p.t.Helper()
 	return call[bool](p, control, `function() {
@@ -264,11 +281,16 @@ func call[T any](p *Page, control cdp.BackendNodeID, function string, arguments 
 	return value
 }
 
-func callOn[T any](ctx context.Context, tab *chromedp.Target, control cdp.BackendNodeID, function string, arguments ...any) (T, error) {
+func callOn[T any](
+	ctx context.Context, tab *chromedp.Target, control cdp.BackendNodeID, function string,
+	arguments ...any,
+) (T, error) {
 	r, err := cdp.Call(ctx, tab, dom.ResolveNode, dom.ResolveNodeParams{BackendNodeID: control})
 	if err != nil {
 		var none T
 		return none, err
 	}
-	return chromedp.CallFunctionOn[T](function, func(p *runtime.CallFunctionOnParams) { p.ObjectID = r.Object.ObjectID }, arguments...)(ctx, tab)
+	return chromedp.CallFunctionOn[T](function,
+		func(p *runtime.CallFunctionOnParams) { p.ObjectID = r.Object.ObjectID }, arguments...)(ctx,
+		tab)
 }

@@ -23,9 +23,10 @@ import (
 type faults struct {
 	sites []string // that it may ask
 
-	mu        sync.Mutex
-	found     []string
-	documents map[string]bool // addresses of documents: that one of them is a 403 is for its test to judge
+	mu    sync.Mutex
+	found []string
+	// addresses of documents: that one of them is a 403 is for its test to judge
+	documents map[string]bool
 }
 
 func (f *faults) watch(ctx context.Context, tab *chromedp.Target) error {
@@ -41,11 +42,13 @@ func (f *faults) look(event any) {
 	defer f.mu.Unlock()
 	switch e := event.(type) {
 	case *runtime.EventConsoleAPICalled:
-		if e.Type == runtime.ConsoleAPICalledTypeError || e.Type == runtime.ConsoleAPICalledTypeWarning {
+		if e.Type == runtime.ConsoleAPICalledTypeError ||
+			e.Type == runtime.ConsoleAPICalledTypeWarning {
 			f.add("console.%s: %s", e.Type, text(e.Args))
 		}
 	case *runtime.EventExceptionThrown:
-		f.add("uncaught: %s", (&chromedp.ExceptionError{ExceptionDetails: e.ExceptionDetails}).Error())
+		f.add("uncaught: %s",
+			(&chromedp.ExceptionError{ExceptionDetails: e.ExceptionDetails}).Error())
 	case *log.EventEntryAdded:
 		if e.Entry.Source == log.EntrySourceNetwork && f.documents[e.Entry.URL] {
 			return
@@ -54,8 +57,11 @@ func (f *faults) look(event any) {
 			f.add("%s %s: %s (%s)", e.Entry.Source, e.Entry.Level, e.Entry.Text, e.Entry.URL)
 		}
 	case *audits.EventIssueAdded:
-		if g := e.Issue.Details.GenericIssueDetails; g != nil && g.ErrorType == audits.GenericIssueErrorTypeFormInputAssignedAutocompleteValueToIDOrNameAttributeError {
-			return // a field's name that means something to the autofill of addresses, such as "name", is no fault
+		if g := e.Issue.Details.GenericIssueDetails; g != nil &&
+			g.ErrorType == audits.GenericIssueErrorTypeFormInputAssignedAutocompleteValueToIDOrNameAttributeError {
+			// a field's name that means something to the autofill of addresses, such as "name", is
+			// no fault
+			return
 		}
 		details, _ := json.Marshal(e.Issue.Details)
 		f.add("%s: %s", e.Issue.Code, details)
@@ -66,7 +72,8 @@ func (f *faults) look(event any) {
 			}
 			f.documents[e.Request.URL] = true
 		}
-		if u, err := url.Parse(e.Request.URL); err != nil || u.Host != "" && !slices.Contains(f.sites, u.Scheme+"://"+u.Host) {
+		if u, err := url.Parse(e.Request.URL); err != nil || u.Host != "" &&
+			!slices.Contains(f.sites, u.Scheme+"://"+u.Host) {
 			f.add("a request to another origin: %s", e.Request.URL)
 		}
 	}

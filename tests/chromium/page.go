@@ -18,7 +18,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// Look is how somebody's browser shows pages. The zero value is a desktop window, light, with script, in UTC.
+// Look is how somebody's browser shows pages. The zero value is a desktop window, light, with
+// script, in UTC.
 type Look struct {
 	Width    int // in CSS pixels; 0 is 1440
 	Height   int // 0 is 900
@@ -31,7 +32,8 @@ func (l Look) width() int {
 	return cmp.Or(l.Width, 1440)
 }
 
-// Page is one tab in a browser of its own: no other Page has its cookies. Its methods fail the test when what they name is not there.
+// Page is one tab in a browser of its own: no other Page has its cookies. Its methods fail the test
+// when what they name is not there.
 type Page struct {
 	Status int // of the last document
 
@@ -55,14 +57,17 @@ func New(t testing.TB, site string, look Look) *Page {
 	p.do(chromedp.Func(p.faults.watch))
 	t.Cleanup(p.faultless)
 	p.do(chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
-		_, err := cdp.Call(ctx, tab, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
+		_,
+			err := cdp.Call(ctx, tab, emulation.SetFocusEmulationEnabled,
+			emulation.SetFocusEmulationEnabledParams{Enabled: true})
 		return err
 	}))
 	p.Show(look)
 	return p
 }
 
-// Show changes how the browser shows pages, the one that is open too; without script or with it, from the next one on.
+// Show changes how the browser shows pages, the one that is open too; without script or with it,
+// from the next one on.
 func (p *Page) Show(look Look) {
 	p.t.Helper()
 	scheme, zone := "light", cmp.Or(look.Zone, "UTC")
@@ -70,22 +75,30 @@ func (p *Page) Show(look Look) {
 		scheme = "dark"
 	}
 	p.do(
-		chromedp.EmulateViewport(int64(look.width()), int64(cmp.Or(look.Height, 900)), overlayScrollbars),
+		chromedp.EmulateViewport(int64(look.width()), int64(cmp.Or(look.Height, 900)),
+			overlayScrollbars),
 		chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
-			if _, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-				Features: []*emulation.MediaFeature{
-					{Name: "prefers-color-scheme", Value: scheme},
-					{Name: "prefers-reduced-motion", Value: "reduce"}, // a picture half-way through a transition is nobody's
-				},
-			}); err != nil {
+			if _,
+				err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia,
+				emulation.SetEmulatedMediaParams{
+					Features: []*emulation.MediaFeature{
+						{Name: "prefers-color-scheme", Value: scheme},
+						// a picture half-way through a transition is nobody's
+						{Name: "prefers-reduced-motion", Value: "reduce"},
+					},
+				}); err != nil {
 				return err
 			}
 			if zone != p.look.Zone {
-				if _, err := cdp.Call(ctx, tab, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: zone}); err != nil {
+				if _,
+					err := cdp.Call(ctx, tab, emulation.SetTimezoneOverride,
+					emulation.SetTimezoneOverrideParams{TimezoneID: zone}); err != nil {
 					return err
 				}
 			}
-			_, err := cdp.Call(ctx, tab, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: look.NoScript})
+			_,
+				err := cdp.Call(ctx, tab, emulation.SetScriptExecutionDisabled,
+				emulation.SetScriptExecutionDisabledParams{Value: look.NoScript})
 			return err
 		}),
 	)
@@ -94,7 +107,9 @@ func (p *Page) Show(look Look) {
 }
 
 // overlayScrollbars are those of a telephone: they take no room.
-func overlayScrollbars(screen *emulation.SetDeviceMetricsOverrideParams, _ *emulation.SetTouchEmulationEnabledParams) {
+func overlayScrollbars(
+	screen *emulation.SetDeviceMetricsOverrideParams, _ *emulation.SetTouchEmulationEnabledParams,
+) {
 	screen.ScrollbarType = emulation.SetDeviceMetricsOverrideScrollbarTypeOverlay
 }
 
@@ -128,15 +143,20 @@ func (p *Page) Back() {
 		p.t.Fatalf("nothing to go back to (%v)", err)
 	}
 	before := history.Entries[history.CurrentIndex-1]
-	_, err = run(p, chromedp.WaitEvent(page.FrameNavigated, func(e page.EventFrameNavigated) bool { return e.Frame.ParentID == "" },
+	_,
+		err = run(p, chromedp.WaitEvent(page.FrameNavigated,
+		func(e page.EventFrameNavigated) bool { return e.Frame.ParentID == "" },
 		chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
-			_, err := cdp.Call(ctx, tab, page.NavigateToHistoryEntry, page.NavigateToHistoryEntryParams{EntryID: before.ID})
+			_,
+				err := cdp.Call(ctx, tab, page.NavigateToHistoryEntry,
+				page.NavigateToHistoryEntryParams{EntryID: before.ID})
 			return err
 		})))
 	if err != nil {
 		p.t.Fatalf("going back to %s: %v", before.URL, err)
 	}
-	p.until(func() string { return "loaded after going back" }, func() bool { return evaluate[string](p, `document.readyState`) == "complete" })
+	p.until(func() string { return "loaded after going back" },
+		func() bool { return evaluate[string](p, `document.readyState`) == "complete" })
 }
 
 // load runs what makes the browser go to another document and waits for that to be there.
@@ -170,8 +190,10 @@ func (p *Page) Address() string {
 // Cookies are those that the browser would send to the site.
 func (p *Page) Cookies() []*network.Cookie {
 	p.t.Helper()
-	r, err := run(p, func(ctx context.Context, tab *chromedp.Target) (network.GetCookiesResult, error) {
-		return cdp.Call(ctx, tab, network.GetCookies, network.GetCookiesParams{URLs: []string{p.site + "/apikeys/"}})
+	r, err := run(p, func(ctx context.Context, tab *chromedp.Target) (network.GetCookiesResult,
+		error) {
+		return cdp.Call(ctx, tab, network.GetCookies,
+			network.GetCookiesParams{URLs: []string{p.site + "/apikeys/"}})
 	})
 	if err != nil {
 		p.t.Fatal(err)
@@ -194,7 +216,8 @@ func (p *Page) Text() string {
 func (p *Page) Sees(texts ...string) {
 	p.t.Helper()
 	for _, want := range texts {
-		p.until(func() string { return "“" + want + "” on the page" }, func() bool { return strings.Contains(p.Text(), want) })
+		p.until(func() string { return "“" + want + "” on the page" },
+			func() bool { return strings.Contains(p.Text(), want) })
 	}
 }
 
@@ -204,7 +227,8 @@ func (p *Page) SeesNot(texts ...string) {
 	text := p.Text()
 	for _, unwanted := range texts {
 		if strings.Contains(text, unwanted) {
-			p.t.Errorf("%s should not show “%s”:\n%s", p.Address(), gate.Redact(unwanted), gate.Redact(text))
+			p.t.Errorf("%s should not show “%s”:\n%s", p.Address(), gate.Redact(unwanted),
+				gate.Redact(text))
 		}
 	}
 }
@@ -214,12 +238,14 @@ func (p *Page) until(what func() string, true func() bool) {
 	p.t.Helper()
 	for end := time.Now().Add(patience); !true(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			p.t.Fatalf("%s: after %v still not: %s. It reads:\n%s\n%s", p.Address(), patience, gate.Redact(what()), gate.Redact(p.Text()), p.faults)
+			p.t.Fatalf("%s: after %v still not: %s. It reads:\n%s\n%s", p.Address(), patience,
+				gate.Redact(what()), gate.Redact(p.Text()), p.faults)
 		}
 	}
 }
 
-// evaluate is JavaScript's value in the page, where the page's own policy and switched-off script do not matter.
+// evaluate is JavaScript's value in the page, where the page's own policy and switched-off script
+// do not matter.
 func evaluate[T any](p *Page, expression string) T {
 	p.t.Helper()
 	value, err := run(p, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
@@ -235,7 +261,8 @@ func run[T any](p *Page, action chromedp.Action[T]) (T, error) {
 	return chromedp.Run(ctx, action)
 }
 
-// do is for what only a broken browser refuses. It runs without a time limit: the first action's context is the tab's.
+// do is for what only a broken browser refuses. It runs without a time limit: the first action's
+// context is the tab's.
 func (p *Page) do(steps ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	if err := chromedp.Do(p.ctx, steps...); err != nil {
@@ -248,10 +275,12 @@ func (p *Page) Clipboard() string {
 	p.t.Helper()
 	origin := evaluate[string](p, `location.origin`)
 	for _, permission := range []string{"clipboard-read", "clipboard-write"} {
-		if _, err := chromedp.CallBrowser(p.ctx, cdpbrowser.SetPermission, cdpbrowser.SetPermissionParams{
-			Permission: &cdpbrowser.PermissionDescriptor{Name: permission}, Setting: cdpbrowser.PermissionSettingGranted, Origin: origin,
-			BrowserContextID: chromedp.FromContext(p.ctx).BrowserContextID,
-		}); err != nil {
+		if _, err := chromedp.CallBrowser(p.ctx, cdpbrowser.SetPermission,
+			cdpbrowser.SetPermissionParams{
+				Permission: &cdpbrowser.PermissionDescriptor{Name: permission},
+				Setting:    cdpbrowser.PermissionSettingGranted, Origin: origin,
+				BrowserContextID: chromedp.FromContext(p.ctx).BrowserContextID,
+			}); err != nil {
 			p.t.Fatal(err)
 		}
 	}

@@ -10,7 +10,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// Picture keeps the whole page as NAME-WIDTH-light.png, -dark.png or with -no-script in the directory that SCREENSHOTS names, else in .run/screenshots.
+// Picture keeps the whole page as NAME-WIDTH-light.png, -dark.png or with -no-script in the
+// directory that SCREENSHOTS names, else in .run/screenshots.
 func (p *Page) Picture(name string) {
 	p.t.Helper()
 	p.keep(name, chromedp.FullScreenshot(100))

@@ -16,7 +16,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// composed loads compose.yaml as `docker compose config` does: by the schema of the compose specification, with all that it refers to.
+// composed loads compose.yaml as `docker compose config` does: by the schema of the compose
+// specification, with all that it refers to.
 func composed(t *testing.T) *types.Project {
 	t.Helper()
 	options, err := cli.NewProjectOptions([]string{file(t, "compose.yaml")}, cli.WithEnv(nil))
@@ -40,8 +41,10 @@ func TestCompose(t *testing.T) {
 	}
 	for name, secret := range project.Secrets {
 		info, err := os.Stat(filepath.Join(made, filepath.Base(secret.File)))
-		if err != nil || info.Mode().Perm() != 0o444 || filepath.Dir(secret.File) != file(t, "secrets") {
-			t.Errorf("make-secrets makes no %s that a container can read: %s, %v", name, secret.File, err)
+		if err != nil || info.Mode().Perm() != 0o444 ||
+			filepath.Dir(secret.File) != file(t, "secrets") {
+			t.Errorf("make-secrets makes no %s that a container can read: %s, %v", name,
+				secret.File, err)
 		}
 	}
 	if info, err := os.Stat(made); err != nil || info.Mode().Perm() != 0o700 {
@@ -50,7 +53,8 @@ func TestCompose(t *testing.T) {
 
 	published := map[string]bool{}
 	for name, s := range project.Services {
-		if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || len(s.CapAdd) > 0 || s.Privileged || s.Restart != "unless-stopped" {
+		if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || len(s.CapAdd) > 0 ||
+			s.Privileged || s.Restart != "unless-stopped" {
 			t.Errorf("%s is not contained, or not started again", name)
 		}
 		if strings.HasPrefix(name, "gate") && s.Hostname != name {
@@ -68,7 +72,8 @@ func TestCompose(t *testing.T) {
 			t.Errorf("%s: the image %s has no version", name, s.Image)
 		}
 		for _, v := range s.Volumes {
-			if _, err := os.Stat(v.Source); v.Type == types.VolumeTypeBind && (err != nil || !v.ReadOnly) {
+			if _, err := os.Stat(v.Source); v.Type == types.VolumeTypeBind &&
+				(err != nil || !v.ReadOnly) {
 				t.Errorf("%s mounts %s: %v", name, v.Source, err)
 			}
 		}
@@ -79,8 +84,10 @@ func TestCompose(t *testing.T) {
 				}
 			}
 			for _, path := range regexp.MustCompile(`/run/secrets/([a-z_.]+)`).FindAllStringSubmatch(*value, -1) {
-				if !slices.ContainsFunc(s.Secrets, func(c types.ServiceSecretConfig) bool { return c.Source == path[1] }) {
-					t.Errorf("%s: %s names a secret that is not mounted: %s", name, variable, path[0])
+				if !slices.ContainsFunc(s.Secrets,
+					func(c types.ServiceSecretConfig) bool { return c.Source == path[1] }) {
+					t.Errorf("%s: %s names a secret that is not mounted: %s", name, variable,
+						path[0])
 				}
 			}
 		}
@@ -91,7 +98,8 @@ func TestCompose(t *testing.T) {
 	if len(published) != 2 || !published["balancer "] || !published["prometheus 127.0.0.1"] {
 		t.Errorf("to the outside there is one port, and Prometheus on this machine: %v", published)
 	}
-	for _, target := range regexp.MustCompile(`gate[0-9]`).FindAllString(text(t, file(t, "prometheus/prometheus.yml")), -1) {
+	for _, target := range regexp.MustCompile(`gate[0-9]`).FindAllString(text(t,
+		file(t, "prometheus/prometheus.yml")), -1) {
 		checkReach(t, project, "prometheus", target, "prometheus.yml")
 	}
 }
@@ -108,12 +116,14 @@ func checkReach(t *testing.T, project *types.Project, from, to, where string) {
 	t.Errorf("%s names %s in %s, which it cannot reach (there: %v)", from, to, where, there)
 }
 
-// TestComposeEnvironment: what the Caddyfiles leave to the environment is set, and nothing is set for nobody.
+// TestComposeEnvironment: what the Caddyfiles leave to the environment is set, and nothing is set
+// for nobody.
 func TestComposeEnvironment(t *testing.T) {
 	t.Parallel()
 	project := composed(t)
 	variable := regexp.MustCompile(`\{\$([A-Z_]+)(:[^}]*)?\}`)
-	for service, caddyfile := range map[string]string{"balancer": "Caddyfile.balancer", "gate1": "Caddyfile", "gate2": "Caddyfile", "gate3": "Caddyfile"} {
+	for service, caddyfile := range map[string]string{"balancer": "Caddyfile.balancer",
+		"gate1": "Caddyfile", "gate2": "Caddyfile", "gate3": "Caddyfile"} {
 		environment := project.Services[service].Environment
 		used := map[string]bool{}
 		content := text(t, file(t, caddyfile))
@@ -135,7 +145,8 @@ func TestComposeEnvironment(t *testing.T) {
 	}
 }
 
-// TestDockerfile runs what an image would be built by, as far as that goes without one: the compiler is new enough, and what the build may see is enough.
+// TestDockerfile runs what an image would be built by, as far as that goes without one: the
+// compiler is new enough, and what the build may see is enough.
 func TestDockerfile(t *testing.T) {
 	t.Parallel()
 	root, err := gate.Root()
@@ -144,7 +155,8 @@ func TestDockerfile(t *testing.T) {
 	}
 	dockerfile := text(t, file(t, "Dockerfile"))
 	image := regexp.MustCompile(`FROM golang:(1\.[0-9]+)\.[0-9]+`).FindStringSubmatch(dockerfile)
-	module := regexp.MustCompile(`(?m)^go (1\.[0-9]+)`).FindStringSubmatch(text(t, filepath.Join(root, "go.mod")))
+	module := regexp.MustCompile(`(?m)^go (1\.[0-9]+)`).FindStringSubmatch(text(t,
+		filepath.Join(root, "go.mod")))
 	if image == nil || module == nil || image[1] != module[1] {
 		t.Errorf("the image builds with Go %v, go.mod wants %v", image, module)
 	}
@@ -158,7 +170,8 @@ func TestDockerfile(t *testing.T) {
 			seen = append(seen, path)
 		}
 	}
-	list := exec.Command("go", "list", "-deps", "-f", `{{if and .Module .Module.Main}}{{.Dir}}{{end}}`, "./cmd/caddy")
+	list := exec.Command("go", "list", "-deps", "-f",
+		`{{if and .Module .Module.Main}}{{.Dir}}{{end}}`, "./cmd/caddy")
 	list.Dir = root
 	out, err := list.Output()
 	if err != nil {

@@ -20,8 +20,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// A fleet is what compose.yaml describes, as processes: the same Caddyfiles, postgres.sql, redis.conf, secrets and Prometheus. Each container is
-// an address of the loopback network, so that all gates have the same ports.
+// A fleet is what compose.yaml describes, as processes: the same Caddyfiles, postgres.sql,
+// redis.conf, secrets and Prometheus. Each container is an address of the loopback network, so that
+// all gates have the same ports.
 type fleet struct {
 	dir      string
 	postgres *postgrestest.Server
@@ -72,7 +73,8 @@ func secrets(t *testing.T) (dir string) {
 
 func startFleet(t *testing.T) *fleet {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "fleet-") // not t.TempDir: a unix socket's path has room for 108 bytes
+	// not t.TempDir: a unix socket's path has room for 108 bytes
+	dir, err := os.MkdirTemp("", "fleet-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,19 +83,24 @@ func startFleet(t *testing.T) *fleet {
 	secrets := secrets(t)
 
 	host, port, _ := net.SplitHostPort(f.postgres.Address())
-	psql := exec.Command("psql", "--no-psqlrc", "--no-password", "-v", "ON_ERROR_STOP=1", "-f", file(t, "postgres.sql"))
-	psql.Env = append(os.Environ(), "PGHOST="+host, "PGPORT="+port, "PGUSER=postgres", "PGPASSWORD="+postgrestest.Password,
+	psql := exec.Command("psql", "--no-psqlrc", "--no-password", "-v", "ON_ERROR_STOP=1", "-f",
+		file(t, "postgres.sql"))
+	psql.Env = append(os.Environ(), "PGHOST="+host, "PGPORT="+port, "PGUSER=postgres",
+		"PGPASSWORD="+postgrestest.Password,
 		"DATABASE_PASSWORD_FILE="+filepath.Join(secrets, "database_password"))
 	if out, err := psql.CombinedOutput(); err != nil {
 		t.Fatalf("postgres.sql: %v\n%s", err, out)
 	}
-	redis := redistest.Start(t, text(t, file(t, "redis.conf")), "aclfile "+filepath.Join(secrets, "redis.acl"))
+	redis := redistest.Start(t, text(t, file(t, "redis.conf")),
+		"aclfile "+filepath.Join(secrets, "redis.acl"))
 
 	hosts := []string{"127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"}
 	port, internal := fmt.Sprint(freeport.For(t, hosts...)), fmt.Sprint(freeport.For(t, hosts...))
 	newNode := func(i int) *node {
-		admin := fmt.Sprintf("127.0.0.1:%d", freeport.For(t)) // Caddy's admin endpoint lets nobody call it 127.0.0.2
-		return &node{host: hosts[i], port: port, internal: internal, admin: admin, log: filepath.Join(dir, hosts[i]+".log")}
+		// Caddy's admin endpoint lets nobody call it 127.0.0.2
+		admin := fmt.Sprintf("127.0.0.1:%d", freeport.For(t))
+		return &node{host: hosts[i], port: port, internal: internal, admin: admin,
+			log: filepath.Join(dir, hosts[i]+".log")}
 	}
 	upstream := gate.NewUpstream(t)
 	var targets []string
@@ -102,11 +109,13 @@ func startFleet(t *testing.T) *fleet {
 		f.gates[i] = n
 		targets = append(targets, net.JoinHostPort(n.host, n.port))
 		n.start(t, dir, "Caddyfile", "PORT="+n.port, "UPSTREAM="+upstream.Addr, "LEASE=60s",
-			"DATABASE=postgres://apikeys:{file."+secrets+"/database_password}@"+f.postgres.Address()+"/apikeys?search_path=gate",
+			"DATABASE=postgres://apikeys:{file."+secrets+"/database_password}@"+
+				f.postgres.Address()+"/apikeys?search_path=gate",
 			"CACHE=redis://apikeys:{file."+secrets+"/redis_password}@"+redis.Addr())
 	}
 	f.balancer = newNode(3)
-	f.balancer.start(t, dir, "Caddyfile.balancer", "SITE=http://:"+f.balancer.port, "GATES="+strings.Join(targets, " "))
+	f.balancer.start(t, dir, "Caddyfile.balancer", "SITE=http://:"+f.balancer.port,
+		"GATES="+strings.Join(targets, " "))
 	for _, n := range append(f.gates[:], f.balancer) { // started at once, as compose does it
 		n.ready(t)
 	}
@@ -121,7 +130,8 @@ func startFleet(t *testing.T) *fleet {
 // environ is a Caddy's, with nothing of ours but what the Caddyfile names.
 func (n *node) environ(dir string, more ...string) []string {
 	home := filepath.Join(dir, n.host)
-	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home,
+	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_DATA_HOME=" + home,
+		"XDG_CONFIG_HOME=" + home,
 		"BIND=" + n.host, "ADMIN=" + n.admin, "INTERNAL_PORT=" + n.internal}, more...)
 }
 
@@ -130,7 +140,8 @@ func (n *node) start(t *testing.T, dir, caddyfile string, env ...string) {
 	t.Helper()
 	socket := filepath.Join(dir, n.host+".sock")
 	var err error
-	if n.notices, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"}); err != nil {
+	if n.notices, err = net.ListenUnixgram("unixgram",
+		&net.UnixAddr{Name: socket, Net: "unixgram"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.notices.Close() })
@@ -191,7 +202,8 @@ func (n *node) stop(t *testing.T) {
 // apikeys runs the command line as `docker compose exec gateN caddy apikeys …` does.
 func (f *fleet) apikeys(t *testing.T, n *node, args ...string) (stdout string) {
 	t.Helper()
-	cmd := exec.Command(gate.Binary(t), append(append([]string{"apikeys"}, args...), "--address", n.admin)...)
+	cmd := exec.Command(gate.Binary(t),
+		append(append([]string{"apikeys"}, args...), "--address", n.admin)...)
 	cmd.Env = n.environ(f.dir)
 	var said strings.Builder
 	cmd.Stderr = &said
@@ -206,7 +218,8 @@ func (f *fleet) apikeys(t *testing.T, n *node, args ...string) (stdout string) {
 // mint makes a read-only key.
 func (f *fleet) mint(t *testing.T, n *node, more ...string) (id string, token gate.Token) {
 	t.Helper()
-	token = gate.Token(f.apikeys(t, n, append([]string{"keys", "mint", "--name", "test", "--access", "read_only"}, more...)...))
+	token = gate.Token(f.apikeys(t, n,
+		append([]string{"keys", "mint", "--name", "test", "--access", "read_only"}, more...)...))
 	_, body, _ := strings.Cut(string(token), "_")
 	return body[:12], token // spec 2: the id comes first
 }
@@ -284,11 +297,13 @@ func TestFleet(t *testing.T) {
 		t.Errorf("a client that says that it has the balancer's address: %s", answer.Status)
 	}
 
-	if got, _ := inside(t, "GET", net.JoinHostPort(f.balancer.host, f.balancer.port), "/apikeys/v1/health"); got != 401 {
+	if got, _ := inside(t, "GET", net.JoinHostPort(f.balancer.host, f.balancer.port),
+		"/apikeys/v1/health"); got != 401 {
 		t.Errorf("the one port manages keys: %d", got)
 	}
 	for _, n := range f.gates {
-		for path, want := range map[string]int{"/health": 200, "/metrics": 200, "/apikeys/v1/keys": 404, "/health/../apikeys/v1/keys": 404, "/config/": 404} {
+		for path, want := range map[string]int{"/health": 200, "/metrics": 200,
+			"/apikeys/v1/keys": 404, "/health/../apikeys/v1/keys": 404, "/config/": 404} {
 			if got, _ := n.inside(t, "GET", path); got != want {
 				t.Errorf("%s on the inner port of %s: %d", path, n.host, got)
 			}
@@ -296,7 +311,8 @@ func TestFleet(t *testing.T) {
 		if got, _ := n.inside(t, "POST", "/health"); got != 404 {
 			t.Errorf("POST /health on the inner port of %s: %d", n.host, got)
 		}
-		if _, metrics := n.inside(t, "GET", "/metrics"); !strings.Contains(metrics, `caddy_apikeys_requests_total{namespace="default",outcome="ok"}`) {
+		if _, metrics := n.inside(t, "GET", "/metrics"); !strings.Contains(metrics,
+			`caddy_apikeys_requests_total{namespace="default",outcome="ok"}`) {
 			t.Errorf("%s has served nothing", n.host)
 		}
 	}
@@ -319,7 +335,8 @@ func TestFleet(t *testing.T) {
 	gate.Until(t, "the balancer finds no gate well", func() bool {
 		all("a known key while the database is away", 200, "", live)
 		log := text(t, f.balancer.log)
-		return strings.Contains(log, `"status_code":503,"host":"`+f.gates[0].host) && strings.Contains(log, `"status_code":503,"host":"`+f.gates[1].host)
+		return strings.Contains(log, `"status_code":503,"host":"`+f.gates[0].host) &&
+			strings.Contains(log, `"status_code":503,"host":"`+f.gates[1].host)
 	})
 	all("a known key after the balancer has noticed", 200, "", live)
 	all("a revoked key then", 401, "key_revoked", token)

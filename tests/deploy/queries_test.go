@@ -42,7 +42,8 @@ func (f *fleet) prometheus(t *testing.T) prometheus {
 		}
 		config = strings.ReplaceAll(config, old, now)
 	}
-	for name, content := range map[string]string{"prometheus.yml": config, "alerts.yml": text(t, file(t, "prometheus/alerts.yml"))} {
+	for name, content := range map[string]string{"prometheus.yml": config,
+		"alerts.yml": text(t, file(t, "prometheus/alerts.yml"))} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -75,8 +76,9 @@ func (p prometheus) query(t *testing.T, expression string) (series []map[string]
 	return series
 }
 
-// checkQueries holds the dashboard and the alerts against what gates export: each expression is one that Prometheus takes, names nothing that is
-// not there and, on the dashboard, shows something when there is traffic.
+// checkQueries holds the dashboard and the alerts against what gates export: each expression is one
+// that Prometheus takes, names nothing that is not there and, on the dashboard, shows something
+// when there is traffic.
 func (p prometheus) checkQueries(t *testing.T, f *fleet, traffic func()) {
 	t.Helper()
 	dashboard := dashboardQueries(t)
@@ -129,7 +131,8 @@ func (p prometheus) checkQueries(t *testing.T, f *fleet, traffic func()) {
 	}
 }
 
-// dashboardQueries are those of its panels by their titles, and of its variables, with the variables filled in as Grafana does.
+// dashboardQueries are those of its panels by their titles, and of its variables, with the
+// variables filled in as Grafana does.
 func dashboardQueries(t *testing.T) map[string]string {
 	t.Helper()
 	type query struct{ Expr, LegendFormat string }
@@ -146,7 +149,8 @@ func dashboardQueries(t *testing.T) map[string]string {
 	if err := json.Unmarshal([]byte(text(t, file(t, "grafana.json"))), &dashboard); err != nil {
 		t.Fatal(err)
 	}
-	fill := strings.NewReplacer("$job", "caddy-apikeys", "$instance", ".*", "$__rate_interval", "1m").Replace
+	fill := strings.NewReplacer("$job", "caddy-apikeys", "$instance", ".*", "$__rate_interval",
+		"1m").Replace
 	found := map[string]string{}
 	for _, panel := range dashboard.Panels {
 		if panel.Datasource.UID != "${datasource}" {
@@ -159,7 +163,8 @@ func dashboardQueries(t *testing.T) map[string]string {
 				t.Errorf("%s has a variable that the dashboard has not: %s", name, q.Expr)
 			}
 			for _, label := range regexp.MustCompile(`{{(.*?)}}`).FindAllStringSubmatch(q.LegendFormat, -1) {
-				if grouped := regexp.MustCompile(`by \(`).MatchString(q.Expr); grouped && !regexp.MustCompile(`by \([^)]*\b`+label[1]+`\b`).MatchString(q.Expr) {
+				if grouped := regexp.MustCompile(`by \(`).MatchString(q.Expr); grouped &&
+					!regexp.MustCompile(`by \([^)]*\b`+label[1]+`\b`).MatchString(q.Expr) {
 					t.Errorf("%s: no label %s comes out of %s", name, label[1], q.Expr)
 				}
 			}
@@ -175,7 +180,8 @@ func dashboardQueries(t *testing.T) map[string]string {
 			t.Errorf("the variable %s is no label_values: %s", variable.Name, variable.Definition)
 			continue
 		}
-		found["the variable "+variable.Name] = "count by (" + parts[2] + ") (" + fill(parts[1]) + ")"
+		found["the variable "+variable.Name] = "count by (" + parts[2] + ") (" + fill(parts[1]) +
+			")"
 	}
 	return found
 }
@@ -183,7 +189,8 @@ func dashboardQueries(t *testing.T) map[string]string {
 // A vocabulary is what expressions on gates may name: metrics, with the values of their labels.
 type vocabulary map[string]map[string][]string
 
-// vocabularyOf is what a gate exports. All outcomes are known; the other labels have their values always.
+// vocabularyOf is what a gate exports. All outcomes are known; the other labels have their values
+// always.
 func vocabularyOf(t *testing.T, n *node) vocabulary {
 	t.Helper()
 	_, body := n.inside(t, "GET", "/metrics")
@@ -220,7 +227,8 @@ var (
 	word     = regexp.MustCompile(`[A-Za-z_:][A-Za-z0-9_:]*`)
 	selector = regexp.MustCompile(`([A-Za-z_:][A-Za-z0-9_:]*)\{([^}]*)\}`)
 	matcher  = regexp.MustCompile(`([a-z_]+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"`)
-	promql   = strings.Fields("by on and or unless group_left offset sum min max count topk rate increase changes max_over_time absent scalar vector histogram_quantile")
+	promql   = strings.Fields("by on and or unless group_left offset sum min max count topk rate " +
+		"increase changes max_over_time absent scalar vector histogram_quantile")
 )
 
 // unknown are the names in an expression that neither PromQL nor the gate knows.
@@ -255,7 +263,8 @@ func (v vocabulary) unknown(expression string) (unknown []string) {
 // TestVocabularyBites: what is misspelt is found.
 func TestVocabularyBites(t *testing.T) {
 	t.Parallel()
-	words := vocabulary{"caddy_apikeys_nodes": {"job": nil, "state": {"active", "fencing"}}, "up": {"job": nil}}
+	words := vocabulary{"caddy_apikeys_nodes": {"job": nil, "state": {"active", "fencing"}},
+		"up": {"job": nil}}
 	for expression, good := range map[string]bool{
 		`max by (state) (caddy_apikeys_nodes{job="a", state=~"active|fencing"} offset 1m)`: true,
 		`caddy_apikeys_node{job="a"}`:               false,

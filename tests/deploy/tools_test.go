@@ -1,4 +1,5 @@
-// Package deploy holds deploy/ against the programs that it is for: Caddy, Prometheus, PostgreSQL, Redis, systemd, and the library of `docker compose`.
+// Package deploy holds deploy/ against the programs that it is for: Caddy, Prometheus, PostgreSQL,
+// Redis, systemd, and the library of `docker compose`.
 package deploy
 
 import (
@@ -31,8 +32,10 @@ func TestValidate(t *testing.T) {
 	home, made := t.TempDir(), secrets(t)
 	for _, caddyfile := range []string{"Caddyfile", "Caddyfile.balancer"} {
 		cmd := exec.Command(gate.Binary(t), "validate", "--config", file(t, caddyfile))
-		cmd.Env = []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home, "UPSTREAM=api:8000",
-			"DATABASE=postgres://apikeys:{file." + made + "/database_password}@postgres:5432/apikeys?search_path=gate",
+		cmd.Env = []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home,
+			"UPSTREAM=api:8000",
+			"DATABASE=postgres://apikeys:{file." + made +
+				"/database_password}@postgres:5432/apikeys?search_path=gate",
 			"CACHE=redis://apikeys:{file." + made + "/redis_password}@redis:6379"}
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", caddyfile, err, out)
@@ -48,7 +51,8 @@ func TestPromtool(t *testing.T) {
 	tool(t, dir, "promtool", "test", "rules", "alerts_test.yml")
 	tests := text(t, filepath.Join(dir, "alerts_test.yml"))
 	for line := range strings.Lines(text(t, filepath.Join(dir, "alerts.yml"))) {
-		if _, alert, found := strings.Cut(strings.TrimSpace(line), "- alert: "); found && strings.Count(tests, alert) < 2 {
+		if _, alert, found := strings.Cut(strings.TrimSpace(line), "- alert: "); found &&
+			strings.Count(tests, alert) < 2 {
 			t.Errorf("alerts_test.yml does not say when %s fires and when not", alert)
 		}
 	}
@@ -63,10 +67,14 @@ func TestSystemdUnit(t *testing.T) {
 	if strings.Count(written, "="+program+" ") != 2 {
 		t.Fatalf("the unit does not run and reload %s", program)
 	}
-	if err := os.WriteFile(filepath.Join(dir, unit), []byte(strings.ReplaceAll(written, "="+program+" ", "="+gate.Binary(t)+" ")), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, unit),
+		[]byte(strings.ReplaceAll(written, "="+program+" ", "="+gate.Binary(t)+" ")),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
-	if said := tool(t, dir, "systemd-analyze", "verify", "--man=no", "./"+unit); strings.Contains(said, unit) { // a key that it does not know is no error to it
+	// a key that it does not know is no error to it
+	if said := tool(t, dir, "systemd-analyze", "verify", "--man=no",
+		"./"+unit); strings.Contains(said, unit) {
 		t.Error(said)
 	}
 	// 0 is safest, 10 has no hardening at all; in tenths.

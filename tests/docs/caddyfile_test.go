@@ -30,7 +30,8 @@ func TestCaddyfiles(t *testing.T) {
 			if document := openAPI.FindStringSubmatch(text); document != nil {
 				write(t, dir, "openapi.yaml", document[1])
 			}
-			if formatted, err := caddy(t, dir, "fmt", "Caddyfile"); err != nil || formatted != block[1] {
+			if formatted, err := caddy(t, dir, "fmt", "Caddyfile"); err != nil ||
+				formatted != block[1] {
 				t.Errorf("%s: not as `caddy fmt` formats it: %v\n%s", name, err, formatted)
 			}
 			wantNoWarning(t, name, dir, "Caddyfile", block[1])
@@ -60,8 +61,8 @@ func caddy(t *testing.T, dir string, args ...string) (output string, err error) 
 	return string(out), err
 }
 
-// wantNoWarning checks that a configuration of a page, which is in a file of dir, is valid and loads
-// without a warning.
+// wantNoWarning checks that a configuration of a page, which is in a file of dir, is valid and
+// loads without a warning.
 func wantNoWarning(t *testing.T, page, dir, file, config string) {
 	t.Helper()
 	output, err := caddy(t, dir, "validate", "--config", file)

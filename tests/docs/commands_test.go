@@ -34,7 +34,8 @@ var commands = []struct {
 
 // elsewhere are pages whose commands another test runs, or nobody can run, and why.
 var elsewhere = map[string]string{
-	"docs/migrating.md":                     "tests/scenarios runs the commands of the reader's own machine",
+	"docs/migrating.md": "tests/scenarios runs the commands of the reader's " +
+		"own machine",
 	"docs/operations.md":                    "TestRestoreCommands; the table of nodes is an example",
 	"docs/recipes/administration-portal.md": "tests/scenarios",
 	"docs/recipes/back-office.md":           "tests/scenarios",
@@ -44,7 +45,8 @@ var elsewhere = map[string]string{
 	"docs/recipes/ollama.md":                "needs Ollama and a model",
 	"deploy/README.md":                      "tests/deploy",
 	"docs/api_key.md":                       "no command",
-	"xcaddy.md":                             "TestXcaddy; the pinned build fetches the published module",
+	"xcaddy.md": "TestXcaddy; the pinned build fetches the published " +
+		"module",
 }
 
 var commandBlock = regexp.MustCompile("(?ms)^```(sh|console)\n(.*?)^```")
@@ -122,13 +124,16 @@ func newShell(t *testing.T) *shell {
 		"http://localhost:8080 {", "http://localhost:{$GATE_HTTP}, http://127.0.0.1:{$GATE_HTTP} {",
 		"127.0.0.1:8081", "unix/{$GATE_DIR}/api.sock",
 		"http://:8081 {\n\tbind 127.0.0.1", "http:// {\n\tbind unix/{$GATE_DIR}/api.sock",
-		"\tlog {\n\t\tformat api_keys\n\t}\n\n\t# Nothing gets past", "\tlog {\n\t\toutput file {$GATE_DIR}/access.log\n\t\tformat api_keys\n\t}\n\n\t# Nothing gets past",
+		"\tlog {\n\t\tformat api_keys\n\t}\n\n\t# Nothing gets past",
+		"\tlog {\n\t\toutput file {$GATE_DIR}/access.log\n\t\tformat api_keys\n\t}\n\n\t# Nothing "+
+			"gets past",
 	).Replace(string(example))
 	g := gate.Start(t, gate.Config{Caddyfile: text})
 
 	cmd := exec.Command("bash", "--norc")
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "BINARY="+gate.Binary(t), "GATE_ADMIN="+g.Admin, "GATE_DIR="+g.Dir,
+	cmd.Env = append(os.Environ(), "BINARY="+gate.Binary(t), "GATE_ADMIN="+g.Admin,
+		"GATE_DIR="+g.Dir,
 		"HOME="+g.Dir, "XDG_DATA_HOME="+filepath.Dir(g.Data), "GORACE=atexit_sleep_ms=0")
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -185,7 +190,8 @@ func (s *shell) console(t *testing.T, block string) {
 	for _, step := range strings.Split("\n"+block, "\n$ ")[1:] {
 		lines := strings.SplitAfter(step, "\n")
 		n := 1
-		for n < len(lines) && (strings.HasSuffix(lines[n-1], "\\\n") || strings.HasPrefix(lines[n], "    ")) {
+		for n < len(lines) && (strings.HasSuffix(lines[n-1], "\\\n") ||
+			strings.HasPrefix(lines[n], "    ")) {
 			n++
 		}
 		command, want := strings.Join(lines[:n], ""), strings.TrimSpace(strings.Join(lines[n:], ""))
@@ -215,8 +221,8 @@ var (
 	isID = regexp.MustCompile(`^(?:` + id + `)$`)
 )
 
-// compare checks output line by line and in any order, since header fields have none, and learns the
-// ids. What differs from run to run matches anything of its shape.
+// compare checks output line by line and in any order, since header fields have none, and learns
+// the ids. What differs from run to run matches anything of its shape.
 func (s *shell) compare(t *testing.T, command, want, got string) {
 	t.Helper()
 	for line := range strings.Lines(want) {

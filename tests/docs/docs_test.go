@@ -80,7 +80,8 @@ var (
 // anchors are made of headings the way GitHub does.
 func anchors(text string) (all []string) {
 	for _, match := range heading.FindAllStringSubmatch(text, -1) {
-		all = append(all, strings.ReplaceAll(notAnchor.ReplaceAllString(strings.ToLower(match[1]), ""), " ", "-"))
+		all = append(all, strings.ReplaceAll(notAnchor.ReplaceAllString(strings.ToLower(match[1]),
+			""), " ", "-"))
 	}
 	return all
 }

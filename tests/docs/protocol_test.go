@@ -20,7 +20,8 @@ func TestFailureTable(t *testing.T) {
 		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), ".") && d.Name() != ".." {
 			return fs.SkipDir
 		}
-		if err == nil && (strings.HasSuffix(path, "_test.go") || strings.HasSuffix(path, "plan.go")) {
+		if err == nil && (strings.HasSuffix(path, "_test.go") ||
+			strings.HasSuffix(path, "plan.go")) {
 			var text []byte
 			text, err = os.ReadFile(path)
 			code.Write(text)
@@ -45,7 +46,8 @@ func TestFailureTable(t *testing.T) {
 			t.Errorf("no test is named: %s", row)
 		}
 		for _, n := range names {
-			if !strings.Contains(code.String(), "func "+n[1]+"(") && !strings.Contains(code.String(), `"`+n[1]+`"`) {
+			if !strings.Contains(code.String(), "func "+n[1]+"(") &&
+				!strings.Contains(code.String(), `"`+n[1]+`"`) {
 				t.Errorf("%s: there is no such test", n[1])
 			}
 		}

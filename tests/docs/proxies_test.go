@@ -114,19 +114,23 @@ type proxyRecipe struct {
 	run       func(t *testing.T, dir, address string, g *gate.Gate)
 }
 
-// TestProxyRecipes runs the recipes for other proxies with the real programs: what they hand to the backend, and what not.
-// Traefik takes minutes to build, so it is only run if TRAEFIK_BINARY names its program, as `make traefik` does.
+// TestProxyRecipes runs the recipes for other proxies with the real programs: what they hand to the
+// backend, and what not. Traefik takes minutes to build, so it is only run if TRAEFIK_BINARY names
+// its program, as `make traefik` does.
 func TestProxyRecipes(t *testing.T) {
 	recipes := map[string]proxyRecipe{
 		"Caddy": {"forwarded", false, false, func(t *testing.T, dir, address string, g *gate.Gate) {
 			config := replace(t, recipe(t, "Caddy on another machine", "caddyfile"),
-				"api.example.com {", "http://"+address+" {", "auth.internal:8080", strings.TrimPrefix(g.URL, "http://"), "localhost:9000", g.Upstream.Addr)
+				"api.example.com {", "http://"+address+" {", "auth.internal:8080",
+				strings.TrimPrefix(g.URL, "http://"), "localhost:9000", g.Upstream.Addr)
 			write(t, dir, "Caddyfile", "{\n\tadmin off\n\tpersist_config off\n}\n"+config)
 			runProxy(t, dir, address, gate.Binary(t), "run", "--config", "Caddyfile")
 		}},
-		"nginx": {"forwarded nginx", true, false, func(t *testing.T, dir, address string, g *gate.Gate) {
-			site := replace(t, recipe(t, "nginx", "nginx"), "http://auth.internal:8080", g.URL, "http://backend", g.Upstream.URL)
-			write(t, dir, "nginx.conf", fmt.Sprintf(`
+		"nginx": {"forwarded nginx", true, false,
+			func(t *testing.T, dir, address string, g *gate.Gate) {
+				site := replace(t, recipe(t, "nginx", "nginx"), "http://auth.internal:8080", g.URL,
+					"http://backend", g.Upstream.URL)
+				write(t, dir, "nginx.conf", fmt.Sprintf(`
 				load_module /usr/lib/nginx/modules/ngx_http_headers_more_filter_module.so;
 				daemon off;
 				user root;
@@ -141,27 +145,34 @@ func TestProxyRecipes(t *testing.T) {
 						%s
 					}
 				}`, address, site))
-			runProxy(t, dir, address, "nginx", "-p", dir, "-c", "nginx.conf")
-		}},
-		"HAProxy": {"forwarded", false, false, func(t *testing.T, dir, address string, g *gate.Gate) {
-			script := write(t, dir, "apikeys.lua", replace(t, recipe(t, "HAProxy", "lua"), "http://auth.internal:8080", g.URL))
-			config := replace(t, recipe(t, "HAProxy", "haproxy"),
-				"/etc/haproxy/apikeys.lua", script, "bind :8000", "bind "+address, "server api backend", "server api "+g.Upstream.Addr)
-			write(t, dir, "haproxy.cfg", "defaults\n\ttimeout connect 5s\n\ttimeout client 30s\n\ttimeout server 30s\n"+config)
-			runProxy(t, dir, address, "haproxy", "-f", "haproxy.cfg")
-		}},
+				runProxy(t, dir, address, "nginx", "-p", dir, "-c", "nginx.conf")
+			}},
+		"HAProxy": {"forwarded", false, false,
+			func(t *testing.T, dir, address string, g *gate.Gate) {
+				script := write(t, dir, "apikeys.lua",
+					replace(t, recipe(t, "HAProxy", "lua"), "http://auth.internal:8080", g.URL))
+				config := replace(t, recipe(t, "HAProxy", "haproxy"),
+					"/etc/haproxy/apikeys.lua", script, "bind :8000", "bind "+address,
+					"server api backend", "server api "+g.Upstream.Addr)
+				write(t, dir, "haproxy.cfg",
+					"defaults\n\ttimeout connect 5s\n\ttimeout client 30s\n\ttimeout server 30s\n"+
+						config)
+				runProxy(t, dir, address, "haproxy", "-f", "haproxy.cfg")
+			}},
 	}
 	if traefik := os.Getenv("TRAEFIK_BINARY"); traefik != "" {
-		recipes["Traefik"] = proxyRecipe{"forwarded", false, true, func(t *testing.T, dir, address string, g *gate.Gate) {
-			write(t, dir, "api.yaml", replace(t, recipe(t, "Traefik", "yaml"),
-				"http://auth.internal:8080", g.URL, "http://backend", g.Upstream.URL))
-			runProxy(t, dir, address, traefik, "--entrypoints.web.address="+address, "--providers.file.filename=api.yaml",
-				"--global.checknewversion=false", "--global.sendanonymoususage=false")
-			gate.Until(t, "Traefik has the recipe", func() bool {
-				status, _ := sendThrough(t, address, "GET", "/v1/acme/x", nil, "")
-				return status != 404
-			})
-		}}
+		recipes["Traefik"] = proxyRecipe{"forwarded", false, true,
+			func(t *testing.T, dir, address string, g *gate.Gate) {
+				write(t, dir, "api.yaml", replace(t, recipe(t, "Traefik", "yaml"),
+					"http://auth.internal:8080", g.URL, "http://backend", g.Upstream.URL))
+				runProxy(t, dir, address, traefik, "--entrypoints.web.address="+address,
+					"--providers.file.filename=api.yaml",
+					"--global.checknewversion=false", "--global.sendanonymoususage=false")
+				gate.Until(t, "Traefik has the recipe", func() bool {
+					status, _ := sendThrough(t, address, "GET", "/v1/acme/x", nil, "")
+					return status != 404
+				})
+			}}
 	}
 	for name, proxy := range recipes {
 		t.Run(name, func(t *testing.T) {
@@ -171,7 +182,8 @@ func TestProxyRecipes(t *testing.T) {
 			}
 			t.Cleanup(func() { os.RemoveAll(dir) })
 			g := gate.Start(t, gate.Config{
-				APIKey:  "public /public/*\nmethods write MOVE\npass_metadata team\nnamespace_path /v1/{namespace}/**\n" + proxy.forwarded,
+				APIKey: "public /public/*\nmethods write MOVE\npass_metadata " +
+					"team\nnamespace_path /v1/{namespace}/**\n" + proxy.forwarded,
 				Servers: "trusted_proxies static 127.0.0.1/32",
 			})
 			address := fmt.Sprintf("127.0.0.1:%d", freeport.For(t))
@@ -195,19 +207,27 @@ func tryProxy(t *testing.T, g *gate.Gate, address string, folded, resolved bool)
 
 	identity := func(k gate.Key) map[string]string {
 		return map[string]string{
-			"X-Apikey-Id": k.ID, "X-Apikey-Name": "Recipe", "X-Apikey-Namespace": "acme", "X-Apikey-Owner": "root", "X-Apikey-Permissions": "read,write", "X-Apikey-Meta-Team": "erp",
+			"X-Apikey-Id": k.ID, "X-Apikey-Name": "Recipe", "X-Apikey-Namespace": "acme",
+			"X-Apikey-Owner": "root", "X-Apikey-Permissions": "read,write",
+			"X-Apikey-Meta-Team": "erp",
 		}
 	}
 	nobody := map[string]string{}
 	spoofed := []string{
-		"X-Apikey-Id: spoof", "X-Apikey-Name: spoof", "X-Apikey-Namespace: spoof", "X-Apikey-Owner: spoof", "X-Apikey-Permissions: spoof", "X-Apikey-Meta-Team: spoof",
-		"X-Apikey-Meta-Other: spoof", "X-Apikey-Anything: spoof", "x_apikey_id: spoof", "X.Apikey.Owner: spoof",
+		"X-Apikey-Id: spoof", "X-Apikey-Name: spoof", "X-Apikey-Namespace: spoof",
+		"X-Apikey-Owner: spoof", "X-Apikey-Permissions: spoof", "X-Apikey-Meta-Team: spoof",
+		"X-Apikey-Meta-Other: spoof", "X-Apikey-Anything: spoof", "x_apikey_id: spoof",
+		"X.Apikey.Owner: spoof",
 		"X-HTTP-Method-Override: DELETE", "X-HTTP-Method: DELETE", "X-Method-Override: DELETE",
-		"X-Forwarded-Uri: /v1/spoof", "X-Forwarded-Method: DELETE", "X-Forwarded-Prefix: /spoof", "X-Forwarded-Port: spoof", "X-Forwarded-User: spoof",
-		"X-Original-URL: /v1/spoof", "X-Original-URI: /v1/spoof", "X-Original-Method: DELETE", "X-Rewrite-URL: /v1/spoof",
-		"X_HTTP_Method_Override: DELETE", "X_Forwarded_Uri: /v1/spoof", "X-Forwarded_Prefix: /spoof",
+		"X-Forwarded-Uri: /v1/spoof", "X-Forwarded-Method: DELETE", "X-Forwarded-Prefix: /spoof",
+		"X-Forwarded-Port: spoof", "X-Forwarded-User: spoof",
+		"X-Original-URL: /v1/spoof", "X-Original-URI: /v1/spoof", "X-Original-Method: DELETE",
+		"X-Rewrite-URL: /v1/spoof",
+		"X_HTTP_Method_Override: DELETE", "X_Forwarded_Uri: /v1/spoof",
+		"X-Forwarded_Prefix: /spoof",
 	}
-	lies := []string{"X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET", "X-Forwarded-Host: x.example", "X-Forwarded-For: 192.0.2.1"}
+	lies := []string{"X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET",
+		"X-Forwarded-Host: x.example", "X-Forwarded-For: 192.0.2.1"}
 	bad := 400
 	if folded {
 		bad = 403
@@ -224,24 +244,39 @@ func tryProxy(t *testing.T, g *gate.Gate, address string, folded, resolved bool)
 		identity   map[string]string
 	}{
 		{"bearer", "GET /v1/acme/a%20b?x=1,2", []string{bearer(writer)}, "", 200, identity(writer)},
-		{"X-API-Key", "GET /v1/acme/x", []string{"X-API-Key: " + string(writer.Token)}, "", 200, identity(writer)},
-		{"a body", "POST /v1/acme/x", []string{bearer(writer), "Content-Type: text/plain"}, "hello", 200, identity(writer)},
-		{"spoofed headers", "GET /v1/acme/x", append(slices.Clone(spoofed), bearer(writer)), "", 200, identity(writer)},
+		{"X-API-Key", "GET /v1/acme/x", []string{"X-API-Key: " + string(writer.Token)}, "", 200,
+			identity(writer)},
+		{"a body", "POST /v1/acme/x", []string{bearer(writer), "Content-Type: text/plain"}, "hello",
+			200, identity(writer)},
+		{"spoofed headers", "GET /v1/acme/x", append(slices.Clone(spoofed), bearer(writer)), "",
+			200, identity(writer)},
 		{"spoofed headers on a public path", "GET /public/x", spoofed, "", 200, nobody},
-		{"a token on a public path", "GET /public/x", []string{bearer(writer), "X-API-Key: " + string(reader.Token)}, "", 200, nobody},
+		{"a token on a public path", "GET /public/x",
+			[]string{bearer(writer), "X-API-Key: " + string(reader.Token)}, "", 200, nobody},
 		{"no key", "GET /v1/acme/x", nil, "", 401, nil},
 		{"no key, with lies", "GET /v1/acme/x", lies, "", 401, nil},
-		{"another key than lies would take", "POST /v1/acme/x", append(slices.Clone(lies), bearer(reader)), "", 403, nil},
-		{"another address than it says", "GET /v1/acme/x", append(slices.Clone(lies), bearer(office)), "", 403, nil},
-		{"a forged key", "GET /v1/acme/x", []string{"X-API-Key: ak_" + strings.Repeat("0", 58)}, "", 401, nil},
-		{"two keys", "GET /v1/acme/x", []string{bearer(writer), "X-API-Key: " + string(reader.Token)}, "", bad, nil},
-		{"one header twice", "GET /v1/acme/x", []string{"X-API-Key: " + string(writer.Token), "X-API-Key: " + string(reader.Token)}, "", bad, nil},
-		{"a preflight", "OPTIONS /v1/acme/x", []string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"}, "", 401, nil},
+		{"another key than lies would take", "POST /v1/acme/x",
+			append(slices.Clone(lies), bearer(reader)), "", 403, nil},
+		{"another address than it says", "GET /v1/acme/x",
+			append(slices.Clone(lies), bearer(office)), "", 403, nil},
+		{"a forged key", "GET /v1/acme/x", []string{"X-API-Key: ak_" + strings.Repeat("0", 58)}, "",
+			401, nil},
+		{"two keys", "GET /v1/acme/x",
+			[]string{bearer(writer), "X-API-Key: " + string(reader.Token)}, "", bad, nil},
+		{"one header twice", "GET /v1/acme/x",
+			[]string{"X-API-Key: " + string(writer.Token), "X-API-Key: " + string(reader.Token)},
+			"", bad, nil},
+		{"a preflight", "OPTIONS /v1/acme/x",
+			[]string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"}, "", 401,
+			nil},
 		{"dots", "GET /public/../v1/acme/x", nil, "", dots, nil},
 		{"encoded dots", "GET /public/%2e%2e/v1/acme/x", nil, "", dots, nil},
 		{"two targets", "GET /public/x,/v1/acme/x", nil, "", bad, nil},
-		{"MOVE", "MOVE /v1/acme/x", []string{bearer(writer), "Destination: http://" + address + "/v1/acme/y"}, "", 200, identity(writer)},
-		{"MOVE elsewhere", "MOVE /v1/acme/x", []string{bearer(writer), "Destination: http://" + address + "/v1/rival/y"}, "", 403, nil},
+		{"MOVE", "MOVE /v1/acme/x", []string{bearer(writer),
+			"Destination: http://" + address + "/v1/acme/y"}, "", 200, identity(writer)},
+		{"MOVE elsewhere", "MOVE /v1/acme/x",
+			[]string{bearer(writer), "Destination: http://" + address + "/v1/rival/y"}, "", 403,
+			nil},
 		{"MOVE without Destination", "MOVE /v1/acme/x", []string{bearer(writer)}, "", bad, nil},
 	} {
 		t.Run(test.what, func(t *testing.T) {
@@ -297,7 +332,9 @@ func tryProxy(t *testing.T, g *gate.Gate, address string, folded, resolved bool)
 }
 
 // sendThrough sends a request as it stands, and returns the answer's status and header.
-func sendThrough(t *testing.T, address, method, target string, header []string, body string) (int, http.Header) {
+func sendThrough(
+	t *testing.T, address, method, target string, header []string, body string,
+) (int, http.Header) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
@@ -305,7 +342,8 @@ func sendThrough(t *testing.T, address, method, target string, header []string, 
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
-	lines := append([]string{method + " " + target + " HTTP/1.1", "Host: " + address, "Connection: close"}, header...)
+	lines := append([]string{method + " " + target + " HTTP/1.1", "Host: " + address,
+		"Connection: close"}, header...)
 	if body != "" {
 		lines = append(lines, fmt.Sprint("Content-Length: ", len(body)))
 	}

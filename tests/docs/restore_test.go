@@ -13,11 +13,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestRestoreCommands backs up and restores PostgreSQL with the commands of docs/operations.md: keys
-// that were created afterwards are gone, the others are accepted at once.
+// TestRestoreCommands backs up and restores PostgreSQL with the commands of docs/operations.md:
+// keys that were created afterwards are gone, the others are accepted at once.
 func TestRestoreCommands(t *testing.T) {
 	page := pages(t)["docs/operations.md"]
-	block := regexp.MustCompile("(?s)```sh\n(pg_dump [^\n]*\n)(pg_restore [^\n]*\n)```.*?```sql\n(.*?)```").
+	block := regexp.MustCompile("(?s)```sh\n(pg_dump [^\n]*\n)(pg_restore " +
+		"[^\n]*\n)```.*?```sql\n(.*?)```").
 		FindStringSubmatch(page)
 	if block == nil {
 		t.Fatal("docs/operations.md has no pg_dump, pg_restore and SQL")
@@ -42,7 +43,8 @@ func TestRestoreCommands(t *testing.T) {
 		t.Helper()
 		cmd := exec.Command("sh", "-eu", "-c", command)
 		cmd.Dir, cmd.Stdin = dir, strings.NewReader(input)
-		cmd.Env = append(os.Environ(), "PATH="+binaries+string(filepath.ListSeparator)+os.Getenv("PATH"),
+		cmd.Env = append(os.Environ(),
+			"PATH="+binaries+string(filepath.ListSeparator)+os.Getenv("PATH"),
 			"PGHOST="+host, "PGPORT="+port, "PGUSER=postgres", "PGPASSWORD="+postgrestest.Password)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", command, err, out)

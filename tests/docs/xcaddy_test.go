@@ -23,7 +23,8 @@ func TestXcaddy(t *testing.T) {
 		t.Helper()
 		cmd := exec.Command("bash", "-euo", "pipefail", "-c", script)
 		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "GOBIN="+dir, "TMPDIR="+dir, "PATH="+dir+":"+os.Getenv("PATH"),
+		cmd.Env = append(os.Environ(), "GOBIN="+dir, "TMPDIR="+dir,
+			"PATH="+dir+":"+os.Getenv("PATH"),
 			// As `make test` builds Caddy, so that its packages are compiled once.
 			"CGO_ENABLED=1", "XCADDY_GO_BUILD_FLAGS=-race")
 		out, err := cmd.CombinedOutput()
@@ -35,10 +36,12 @@ func TestXcaddy(t *testing.T) {
 
 	install, _, _ := strings.Cut(block(t, page, "## Pinned", "sh"), "\n")
 	build := replace(t, block(t, page, "## From a local checkout", "sh"),
-		"git clone https://github.com/caddy-apikeys/caddy-apikeys\n", "ln -s '"+root+"' caddy-apikeys\n")
+		"git clone https://github.com/caddy-apikeys/caddy-apikeys\n",
+		"ln -s '"+root+"' caddy-apikeys\n")
 	run(install + "\n" + build)
 
-	command, want, _ := strings.Cut(strings.TrimPrefix(block(t, page, "## What must be there", "console"), "$ "), "\n")
+	command, want, _ := strings.Cut(strings.TrimPrefix(block(t, page, "## What must be there",
+		"console"), "$ "), "\n")
 	if got := run(command); got != want {
 		t.Errorf("%s prints\n%s, want\n%s", command, got, want)
 	}
@@ -46,7 +49,8 @@ func TestXcaddy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if version := strings.Fields(run("./caddy version"))[0]; !strings.Contains(string(required), "caddyserver/caddy/v2 "+version+"\n") {
+	if version := strings.Fields(run("./caddy version"))[0]; !strings.Contains(string(required),
+		"caddyserver/caddy/v2 "+version+"\n") {
 		t.Errorf("%s builds Caddy %s, which is not what go.mod requires", page, version)
 	}
 }

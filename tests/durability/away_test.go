@@ -12,10 +12,12 @@ import (
 )
 
 // otherSite stands for the sites of a Caddy that have nothing to do with keys.
-const otherSite = "handle /other {\n\trespond 200\n}\nhandle /apikeys/* {\n\tapi_keys_admin\n}\nhandle {\n\tapi_key {\n\t\tpublic /open\n\t}\n\treverse_proxy {$GATE_UPSTREAM}\n}"
+const otherSite = "handle /other {\n\trespond 200\n}\nhandle /apikeys/* " +
+	"{\n\tapi_keys_admin\n}\nhandle {\n\tapi_key {\n\t\tpublic /open\n\t}\n\treverse_proxy " +
+	"{$GATE_UPSTREAM}\n}"
 
-// TestDatabaseAwayAtStart: a machine that boots before its PostgreSQL serves what needs no key, says what is wrong, and is well as soon as
-// the database is there.
+// TestDatabaseAwayAtStart: a machine that boots before its PostgreSQL serves what needs no key,
+// says what is wrong, and is well as soon as the database is there.
 func TestDatabaseAwayAtStart(t *testing.T) {
 	t.Parallel()
 	f := gate.StartFleet(t, gate.FleetConfig{NoCache: true, Config: gate.Config{Site: otherSite}})
@@ -26,37 +28,46 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 
 	waits := func(when string) {
 		t.Helper()
-		for target, want := range map[string]int{"/other": 200, "/open": 200, "/": 503, "/apikeys/v1/self": 503} {
+		for target, want := range map[string]int{"/other": 200, "/open": 200, "/": 503,
+			"/apikeys/v1/self": 503} {
 			r := g.Get(t, target, k.Token)
-			if r.Status != want || want == 503 && (r.Code() != "unavailable" || r.Header.Get("Retry-After") == "" || len(r.Reached) > 0) {
+			if r.Status != want || want == 503 &&
+				(r.Code() != "unavailable" || r.Header.Get("Retry-After") == "" ||
+					len(r.Reached) > 0) {
 				t.Errorf("%s: %s: want %d, got %v", when, target, want, r)
 			}
 		}
-		for door, r := range map[string]gate.Response{"endpoint": g.Call(t, "GET", "/health", nil), "site": g.Get(t, "/apikeys/v1/health", "")} {
-			if problem, _ := r.JSON()["problem"].(string); r.Status != 503 || r.JSON()["healthy"] != false || !strings.Contains(problem, "has not been reached") {
+		for door, r := range map[string]gate.Response{"endpoint": g.Call(t, "GET", "/health", nil),
+			"site": g.Get(t, "/apikeys/v1/health", "")} {
+			if problem, _ := r.JSON()["problem"].(string); r.Status != 503 ||
+				r.JSON()["healthy"] != false || !strings.Contains(problem, "has not been reached") {
 				t.Errorf("%s: health at the %s: %v", when, door, r)
 			}
 		}
 		if r := g.Call(t, "GET", "/openapi.json", nil); r.Status != 200 {
 			t.Errorf("%s: %v", when, r)
 		}
-		refusedWhole(t, when+": a mint", g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
+		refusedWhole(t, when+": a mint",
+			g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
 		if n := g.Metric(t, "caddy_apikeys_store_errors_total", "store=database"); n == 0 {
 			t.Errorf("%s: the metrics show no failure of the database", when)
 		}
 	}
 	g.Start(t)
 	waits("after the start")
-	if r := g.APIKeys(t, "", "doctor"); r.Exit != 1 || !strings.Contains(r.Stdout, "✗ it is not healthy: the database has not been reached") {
+	if r := g.APIKeys(t, "", "doctor"); r.Exit != 1 ||
+		!strings.Contains(r.Stdout, "✗ it is not healthy: the database has not been reached") {
 		t.Errorf("doctor: %v", r)
 	}
-	for _, said := range []string{"the key database cannot be opened", "PostgreSQL cannot be reached"} {
+	for _, said := range []string{"the key database cannot be opened",
+		"PostgreSQL cannot be reached"} {
 		if !strings.Contains(g.Output(), said) {
 			t.Errorf("the log does not say %q", said)
 		}
 	}
 
-	// It ends cleanly while it waits, one that hangs is no better, and a reload does not cut the waiting short.
+	// It ends cleanly while it waits, one that hangs is no better, and a reload does not cut the
+	// waiting short.
 	way.Hang()
 	g.Restart(t)
 	waits("after a restart")
@@ -67,7 +78,8 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 	waits("after a reload")
 
 	way.Heal()
-	gate.Until(t, "the key is accepted", func() bool { return g.Get(t, "/", k.Token).Status == 200 })
+	gate.Until(t, "the key is accepted",
+		func() bool { return g.Get(t, "/", k.Token).Status == 200 })
 	if r := g.Call(t, "GET", "/health", nil); r.Status != 200 {
 		t.Errorf("health: %v", r)
 	}
@@ -77,13 +89,15 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 	}
 }
 
-// TestReloadToDatabaseAway: a config that works is not given up for one whose database cannot be reached.
+// TestReloadToDatabaseAway: a config that works is not given up for one whose database cannot be
+// reached.
 func TestReloadToDatabaseAway(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
 	k := g.Mint(t, gate.JSON{"name": "k", "access": "read_only"})
 	r := g.Reload(t, gate.Config{APIKeys: "database postgres postgres://u:hunter2@127.0.0.1:1/db"})
-	if r.Exit == 0 || !strings.Contains(r.Stderr, "PostgreSQL cannot be reached") || strings.Contains(r.Stderr, "hunter2") {
+	if r.Exit == 0 || !strings.Contains(r.Stderr, "PostgreSQL cannot be reached") ||
+		strings.Contains(r.Stderr, "hunter2") {
 		t.Errorf("a reload to a database that is away: %v", r)
 	}
 	if r := g.Get(t, "/", k.Token); r.Status != 200 {
@@ -99,7 +113,9 @@ func TestStartFails(t *testing.T) {
 	g.Mint(t, gate.JSON{"name": "k", "access": "read_only"})
 	g.Stop(t)
 	standby := f.Postgres.Standby(t)
-	if err := f.Postgres.Exec("", "CREATE SCHEMA newer; CREATE TABLE newer.schema_version (version_id int, is_applied bool); INSERT INTO newer.schema_version VALUES (4711, true)"); err != nil {
+	if err := f.Postgres.Exec("",
+		"CREATE SCHEMA newer; CREATE TABLE newer.schema_version (version_id int, is_applied "+
+			"bool); INSERT INTO newer.schema_version VALUES (4711, true)"); err != nil {
 		t.Fatal(err)
 	}
 	url := f.Postgres.URL(f.Schema)
@@ -108,27 +124,33 @@ func TestStartFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	for options, want := range map[string]string{
-		"database postgres " + url + "\ntoken_key " + strings.Repeat("ab", 32):     "token key mismatch",
-		"database postgres " + f.Postgres.URL("newer"):                             "newer version",
-		"database postgres " + f.Postgres.URL("nowhere"):                           "no schema",
-		"database postgres " + f.Postgres.URL(f.Schema, standby.Address()):         "standby or read-only",
-		"database postgres " + strings.Replace(url, "//postgres:", "//nobody:", 1): "refuses the user or its password",
-		"database postgres mysql://127.0.0.1/db":                                   "not a PostgreSQL URL",
-		"database postgres " + url + "&sslmode=require":                            "TLS",
-		"database sqlite " + file + "/keys.db":                                     "not a directory",
-		"database sqlite " + file:                                                  "not an SQLite database",
+		"database postgres " + url + "\ntoken_key " +
+			strings.Repeat("ab", 32): "token key mismatch",
+		"database postgres " + f.Postgres.URL("newer"):   "newer version",
+		"database postgres " + f.Postgres.URL("nowhere"): "no schema",
+		"database postgres " + f.Postgres.URL(f.Schema,
+			standby.Address()): "standby or read-only",
+		"database postgres " + strings.Replace(url, "//postgres:", "//nobody:",
+			1): "refuses the user or its password",
+		"database postgres mysql://127.0.0.1/db":        "not a PostgreSQL URL",
+		"database postgres " + url + "&sslmode=require": "TLS",
+		"database sqlite " + file + "/keys.db":          "not a directory",
+		"database sqlite " + file:                       "not an SQLite database",
 	} {
 		config := gate.Config{APIKeys: options}
-		if err := os.WriteFile(filepath.Join(g.Dir, "Caddyfile"), []byte(config.Text()), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(g.Dir, "Caddyfile"), []byte(config.Text()),
+			0o600); err != nil {
 			t.Fatal(err)
 		}
-		if r := g.StartFails(t); !strings.Contains(r.Stderr, want) || strings.Contains(r.Stderr, postgrestest.Password) {
+		if r := g.StartFails(t); !strings.Contains(r.Stderr, want) ||
+			strings.Contains(r.Stderr, postgrestest.Password) {
 			t.Errorf("%s: want a failed start that says %q, got %v", options, want, r)
 		}
 	}
 }
 
-// TestHealthWithoutDatabase: health tells two things apart, that the database is away and that the lease is over too.
+// TestHealthWithoutDatabase: health tells two things apart, that the database is away and that the
+// lease is over too.
 func TestHealthWithoutDatabase(t *testing.T) {
 	t.Parallel()
 	f := gate.StartFleet(t, gate.FleetConfig{NoCache: true, Direct: true, Lease: 8 * time.Second})
@@ -146,20 +168,23 @@ func TestHealthWithoutDatabase(t *testing.T) {
 	problem := func() string {
 		r := g.Call(t, "GET", "/health", nil)
 		text, _ := r.JSON()["problem"].(string)
-		if r.Status != 503 || r.JSON()["healthy"] != false || !strings.Contains(text, "the database cannot be asked") {
+		if r.Status != 503 || r.JSON()["healthy"] != false ||
+			!strings.Contains(text, "the database cannot be asked") {
 			t.Fatalf("PostgreSQL is stopped: %v", r)
 		}
 		return text
 	}
 	first := problem()
-	gate.Until(t, "the lease is over", func() bool { return strings.Contains(problem(), "the lease has lapsed") })
+	gate.Until(t, "the lease is over",
+		func() bool { return strings.Contains(problem(), "the lease has lapsed") })
 	if first == problem() {
 		t.Logf("at once it said: %s", first) // a machine that slow proves nothing
 	}
 	if r := g.Get(t, "/", k.Token); r.Status != 503 || r.Header.Get("Retry-After") == "" {
 		t.Errorf("without lease and database: %v", r)
 	}
-	if r := g.APIKeys(t, "", "doctor"); r.Exit != 1 || !strings.Contains(r.Stdout, "✗ it is not healthy: the lease has lapsed") {
+	if r := g.APIKeys(t, "", "doctor"); r.Exit != 1 ||
+		!strings.Contains(r.Stdout, "✗ it is not healthy: the lease has lapsed") {
 		t.Errorf("doctor: %v", r)
 	}
 	if n := g.Metric(t, "caddy_apikeys_lease_remaining_seconds"); n != 0 {
@@ -168,6 +193,8 @@ func TestHealthWithoutDatabase(t *testing.T) {
 	if err := f.Postgres.Run(); err != nil {
 		t.Fatal(err)
 	}
-	gate.Until(t, "health is good again", func() bool { return g.Call(t, "GET", "/health", nil).Status == 200 })
-	gate.Until(t, "the key is accepted again", func() bool { return g.Get(t, "/", k.Token).Status == 200 })
+	gate.Until(t, "health is good again",
+		func() bool { return g.Call(t, "GET", "/health", nil).Status == 200 })
+	gate.Until(t, "the key is accepted again",
+		func() bool { return g.Get(t, "/", k.Token).Status == 200 })
 }

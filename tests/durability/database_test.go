@@ -53,7 +53,8 @@ func (d database) unlock(t *testing.T) {
 	d.exec(t, "ROLLBACK")
 }
 
-// TestLockedDatabase: another program leaves a transaction open. Requests notice nothing, changes are refused whole.
+// TestLockedDatabase: another program leaves a transaction open. Requests notice nothing, changes
+// are refused whole.
 func TestLockedDatabase(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{APIKeys: "lease 2s"})
@@ -79,7 +80,8 @@ func TestLockedDatabase(t *testing.T) {
 	for done := false; !done; {
 		for _, k := range []gate.Key{known, fresh} {
 			if r := g.Get(t, "/", k.Token); r.Status != 200 {
-				t.Fatalf("%s, after %s of a locked database: %v", k.JSON["name"], time.Since(begun), r)
+				t.Fatalf("%s, after %s of a locked database: %v", k.JSON["name"], time.Since(begun),
+					r)
 			}
 		}
 		select {

@@ -10,7 +10,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestFileAwayAtStart: a Caddy that cannot open its SQLite file serves what needs no key, says why, and is ready as soon as it can.
+// TestFileAwayAtStart: a Caddy that cannot open its SQLite file serves what needs no key, says why,
+// and is ready as soon as it can.
 func TestFileAwayAtStart(t *testing.T) {
 	t.Parallel()
 	// A disk of its own. It takes root to mount one: the other faults need none.
@@ -33,8 +34,9 @@ func TestFileAwayAtStart(t *testing.T) {
 		}
 	}
 	for name, row := range map[string]struct {
-		why  string
-		own  func(t *testing.T, dir string) bool // makes the database's directory a disk; false: it cannot; nil: it need not
+		why string
+		// makes the database's directory a disk; false: it cannot; nil: it need not
+		own  func(t *testing.T, dir string) bool
 		away func(t *testing.T, dir string) (restore func())
 	}{
 		"disk not mounted yet": {
@@ -76,7 +78,8 @@ func TestFileAwayAtStart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// The file is a link to one on the disk that fails, whose directory nobody makes when it is missing.
+			// The file is a link to one on the disk that fails, whose directory nobody makes when
+			// it is missing.
 			parent := t.TempDir()
 			dir := filepath.Join(parent, "disk")
 			must(t, os.Mkdir(dir, 0o700))
@@ -85,7 +88,8 @@ func TestFileAwayAtStart(t *testing.T) {
 			}
 			must(t, os.WriteFile(filepath.Join(dir, "keys.db"), nil, 0o600))
 			must(t, os.Symlink(filepath.Join(dir, "keys.db"), filepath.Join(parent, "keys.db")))
-			g := gate.Start(t, gate.Config{Site: otherSite, APIKeys: "database sqlite " + filepath.Join(parent, "keys.db")})
+			g := gate.Start(t, gate.Config{Site: otherSite,
+				APIKeys: "database sqlite " + filepath.Join(parent, "keys.db")})
 			k := g.Mint(t, gate.JSON{"name": "k", "access": "read_only"})
 			g.Stop(t)
 			restore := row.away(t, dir)
@@ -94,23 +98,28 @@ func TestFileAwayAtStart(t *testing.T) {
 				t.Helper()
 				for target, want := range map[string]int{"/other": 200, "/open": 200, "/": 503, "/apikeys/v1/self": 503} {
 					r := g.Get(t, target, k.Token)
-					if r.Status != want || want == 503 && (r.Code() != "unavailable" || r.Header.Get("Retry-After") == "" || len(r.Reached) > 0) {
+					if r.Status != want || want == 503 &&
+						(r.Code() != "unavailable" || r.Header.Get("Retry-After") == "" ||
+							len(r.Reached) > 0) {
 						t.Errorf("%s: %s: want %d, got %v", when, target, want, r)
 					}
 				}
 				gate.Until(t, "health says why", func() bool {
 					r := g.Call(t, "GET", "/health", nil)
 					problem, _ := r.JSON()["problem"].(string)
-					if r.Status != 503 || r.JSON()["healthy"] != false || strings.Contains(problem, dir) {
+					if r.Status != 503 || r.JSON()["healthy"] != false ||
+						strings.Contains(problem, dir) {
 						t.Fatalf("%s: health: %v", when, r)
 					}
 					return strings.Contains(problem, row.why)
 				})
-				refusedWhole(t, when+": a mint", g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
+				refusedWhole(t, when+": a mint",
+					g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
 			}
 			g.Start(t)
 			for _, said := range []string{"the key database cannot be opened", row.why} {
-				gate.Until(t, "the log says "+said, func() bool { return strings.Contains(g.Output(), said) })
+				gate.Until(t, "the log says "+said,
+					func() bool { return strings.Contains(g.Output(), said) })
 			}
 			waits("after the start")
 			if r := g.Reload(t, g.Config()); r.Exit != 0 {
@@ -119,7 +128,8 @@ func TestFileAwayAtStart(t *testing.T) {
 			waits("after a reload")
 
 			restore()
-			gate.Until(t, "the key is accepted", func() bool { return g.Get(t, "/", k.Token).Status == 200 })
+			gate.Until(t, "the key is accepted",
+				func() bool { return g.Get(t, "/", k.Token).Status == 200 })
 			if r := g.Call(t, "GET", "/health", nil); r.Status != 200 {
 				t.Errorf("health: %v", r)
 			}

@@ -13,7 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestFullDisk mints until nothing more fits: that is said, nothing is lost, keys go on working, and so does all once there is room.
+// TestFullDisk mints until nothing more fits: that is said, nothing is lost, keys go on working,
+// and so does all once there is room.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	// Nothing this process writes may grow any more: EFBIG. Anyone may do that to a process of his.
@@ -36,7 +37,8 @@ func TestFullDisk(t *testing.T) {
 			}
 		})
 	})
-	// A file system without room: ENOSPC. It takes root to mount one, and where that is not to be had the limit above has to do.
+	// A file system without room: ENOSPC. It takes root to mount one, and where that is not to be
+	// had the limit above has to do.
 	t.Run("tmpfs", func(t *testing.T) {
 		dir := t.TempDir()
 		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m,mode=700"); err != nil {
@@ -80,12 +82,16 @@ func size(t *testing.T, path string) int64 {
 	return info.Size()
 }
 
-// fill does it to a database in dir. disk makes the disk full or gives it room again; g is nil when no process runs.
+// fill does it to a database in dir. disk makes the disk full or gives it room again; g is nil when
+// no process runs.
 func fill(t *testing.T, dir string, disk func(g *gate.Gate, full bool)) {
-	g := gate.Start(t, gate.Config{APIKeys: "lease 2s\ndatabase sqlite " + filepath.Join(dir, "keys.db")})
+	g := gate.Start(t, gate.Config{APIKeys: "lease 2s\ndatabase sqlite " +
+		filepath.Join(dir, "keys.db")})
 	t.Cleanup(func() { gate.SearchForTokens(t, dir) })
 	mint := func() gate.Response {
-		return g.Try(t.Context(), "POST", "/keys", gate.JSON{"name": "k", "access": "read_only", "metadata": gate.JSON{"filler": strings.Repeat("x", 1000)}})
+		return g.Try(t.Context(), "POST", "/keys",
+			gate.JSON{"name": "k", "access": "read_only",
+				"metadata": gate.JSON{"filler": strings.Repeat("x", 1000)}})
 	}
 	var keys []gate.Key
 	until := func(n int) (r gate.Response) {
@@ -127,7 +133,8 @@ func fill(t *testing.T, dir string, disk func(g *gate.Gate, full bool)) {
 	disk(g, true)
 	refusedWhole(t, fmt.Sprint("a mint after ", len(keys)), until(2000))
 	works("on a full disk")
-	refusedWhole(t, "a revoke on a full disk", g.Try(t.Context(), "POST", "/keys/"+keys[0].ID+"/revoke", gate.JSON{}))
+	refusedWhole(t, "a revoke on a full disk",
+		g.Try(t.Context(), "POST", "/keys/"+keys[0].ID+"/revoke", gate.JSON{}))
 	works("after a revoke that was refused")
 	if !strings.Contains(g.Output(), "disk") || !strings.Contains(g.Output(), "full") {
 		t.Errorf("the log does not say that the disk is full: %s", gate.Redact(g.Output()))

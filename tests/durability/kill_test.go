@@ -1,4 +1,5 @@
-// Package durability kills, stops, starves and reloads the gate under load, and looks whether it has kept its word.
+// Package durability kills, stops, starves and reloads the gate under load, and looks whether it
+// has kept its word.
 package durability
 
 import (
@@ -36,7 +37,8 @@ func (l *ledger) note(token gate.Token, code string) {
 	}
 }
 
-// doubt forgets a token that a change was on its way for when the gate died: either answer is right.
+// doubt forgets a token that a change was on its way for when the gate died: either answer is
+// right.
 func (l *ledger) doubt(token gate.Token) {
 	l.Lock()
 	defer l.Unlock()
@@ -49,13 +51,16 @@ func (l *ledger) check(t *testing.T, g *gate.Gate) {
 	client, url := g.Client(t, gate.HTTP1)
 	for token, code := range l.answers {
 		got := gate.Ask(t.Context(), client, url+"/", token)
-		if code == "" && got.Status != 200 || code != "" && (got.Status != 401 || got.Code() != code) {
-			t.Fatalf("want code %q, got %v; the key's part of Caddy's output:\n%s", code, got, gate.Redact(g.Output()))
+		if code == "" && got.Status != 200 || code != "" &&
+			(got.Status != 401 || got.Code() != code) {
+			t.Fatalf("want code %q, got %v; the key's part of Caddy's output:\n%s", code, got,
+				gate.Redact(g.Output()))
 		}
 	}
 }
 
-// change mints, and then revokes, rotates or leaves alone, as fast as it can until the gate is gone.
+// change mints, and then revokes, rotates or leaves alone, as fast as it can until the gate is
+// gone.
 func (l *ledger) change(ctx context.Context, g *gate.Gate) error {
 	for {
 		minted := g.Try(ctx, "POST", "/keys", gate.JSON{"name": "k", "access": "read_only"})
@@ -94,7 +99,8 @@ func (l *ledger) change(ctx context.Context, g *gate.Gate) error {
 	}
 }
 
-// TestKill: what was answered 2xx is there after kill -9, and a node that was killed holds no revoke up.
+// TestKill: what was answered 2xx is there after kill -9, and a node that was killed holds no
+// revoke up.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
@@ -116,7 +122,8 @@ func TestKill(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Errorf("no %d changes in 20 s", now.room)
 		}
-		time.Sleep(time.Duration(rand.IntN(5000)) * time.Microsecond) // what is under way then is at any point of it
+		// what is under way then is at any point of it
+		time.Sleep(time.Duration(rand.IntN(5000)) * time.Microsecond)
 		g.Kill()
 		workers.Wait()
 		select {
@@ -128,7 +135,8 @@ func TestKill(t *testing.T) {
 
 		first := g.Mint(t, gate.JSON{"name": "first", "access": "read_only"})
 		begun := time.Now()
-		if revoked := g.Try(t.Context(), "POST", "/keys/"+first.ID+"/revoke?wait=10s", gate.JSON{}); !revoked.Complete() || time.Since(begun) > 5*time.Second {
+		if revoked := g.Try(t.Context(), "POST", "/keys/"+first.ID+"/revoke?wait=10s",
+			gate.JSON{}); !revoked.Complete() || time.Since(begun) > 5*time.Second {
 			t.Fatalf("the first revoke after a kill took %s: %v", time.Since(begun), revoked)
 		}
 		now.note(first.Token, "key_revoked")

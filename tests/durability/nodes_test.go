@@ -11,7 +11,8 @@ import (
 // TestNodesList: each node lists both, and of one that stands still the other says so.
 func TestNodesList(t *testing.T) {
 	t.Parallel()
-	f := gate.StartFleet(t, gate.FleetConfig{Nodes: 2, NoCache: true, Direct: true, Lease: 3 * time.Second})
+	f := gate.StartFleet(t, gate.FleetConfig{Nodes: 2, NoCache: true, Direct: true,
+		Lease: 3 * time.Second})
 	type node struct {
 		Address, State string
 		Self           bool
@@ -45,14 +46,15 @@ func TestNodesList(t *testing.T) {
 	stopped := list(f.Nodes[1])[1].Address
 	f.Nodes[1].Pause(t)
 	f.Nodes[0].Mint(t, gate.JSON{"name": "k", "access": "read_only"})
-	gate.Until(t, "the one that stands still is silent, then given up, then forgotten", func() bool {
-		for _, n := range list(f.Nodes[0]) {
-			if n.Address == stopped && (n.State == "active" || n.Behind == 0) {
-				return false
+	gate.Until(t, "the one that stands still is silent, then given up, then forgotten",
+		func() bool {
+			for _, n := range list(f.Nodes[0]) {
+				if n.Address == stopped && (n.State == "active" || n.Behind == 0) {
+					return false
+				}
 			}
-		}
-		return true
-	})
+			return true
+		})
 	f.Nodes[1].Resume()
 	gate.Until(t, "it has joined anew", func() bool { return well(1) })
 }

@@ -17,9 +17,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// site is the n-th configuration. Caddy closes WebSockets at a reload unless stream_close_delay says otherwise. They have a proxy
-// of their own: at a reload, Caddy 2.11.9 writes what requests through one with stream_close_delay read (reverseproxy/streaming.go,
-// connectionsCloseTimer), and the race detector says so.
+// site is the n-th configuration. Caddy closes WebSockets at a reload unless stream_close_delay
+// says otherwise. They have a proxy of their own: at a reload, Caddy 2.11.9 writes what requests
+// through one with stream_close_delay read (reverseproxy/streaming.go, connectionsCloseTimer), and
+// the race detector says so.
 func site(n int) string {
 	return fmt.Sprintf(`api_key
 		header Config %d
@@ -31,7 +32,9 @@ func site(n int) string {
 
 func webSocket(t *testing.T, g *gate.Gate, token gate.Token) *websocket.Conn {
 	t.Helper()
-	c, answer, err := websocket.Dial(t.Context(), g.URL+"/ws", &websocket.DialOptions{HTTPHeader: map[string][]string{"Authorization": {"Bearer " + string(token)}}})
+	c, answer, err := websocket.Dial(t.Context(), g.URL+"/ws",
+		&websocket.DialOptions{HTTPHeader: map[string][]string{"Authorization": {"Bearer " +
+			string(token)}}})
 	if err != nil {
 		t.Fatal(err, answer)
 	}
@@ -77,7 +80,8 @@ func TestReload(t *testing.T) {
 			for ctx.Err() == nil {
 				got := gate.Ask(t.Context(), client, url+"/", warm.Token)
 				if errors.Is(got.Err, io.EOF) {
-					continue // Caddy closes idle connections when it reloads; this one was about to be used
+					// Caddy closes idle connections when it reloads; this one was about to be used
+					continue
 				}
 				sent.Add(1)
 				if got.Status != 200 {
@@ -88,10 +92,12 @@ func TestReload(t *testing.T) {
 		})
 	}
 	for n := 1; n <= 2; n++ {
-		if r := g.Reload(t, gate.Config{Site: site(n), APIKeys: fmt.Sprintf("local_cache %d", 1000*n)}); r.Exit != 0 {
+		if r := g.Reload(t, gate.Config{Site: site(n),
+			APIKeys: fmt.Sprintf("local_cache %d", 1000*n)}); r.Exit != 0 {
 			t.Fatal(r)
 		}
-		if got := gate.Ask(t.Context(), client, url+"/", warm.Token); got.Header.Get("Config") != fmt.Sprint(n) {
+		if got := gate.Ask(t.Context(), client, url+"/",
+			warm.Token); got.Header.Get("Config") != fmt.Sprint(n) {
 			t.Errorf("after reload %d: %v", n, got)
 		}
 		sent.Add(1)
@@ -143,14 +149,25 @@ func TestFailedReload(t *testing.T) {
 	}{
 		{"no Caddyfile", gate.Config{Caddyfile: "no such { directive"}, "directive"},
 		{"an unknown word", gate.Config{APIKey: "form bearer"}, "unknown word"},
-		{"a token key that is not the one", bad("token_key "+strings.Repeat("0f", 32), ""), "token_key"},
-		{"a module that does not provision", bad("token_prefix zz\nabandon_prefix ak", "\nhttp://:0 {\n\troot {nothing\n\ttls internal {\n\t\tca none\n\t}\n}\n"), ""},
-		{"a later app that does not start", bad("token_prefix zz\nabandon_prefix ak\nlocal_cache 1", occupied), "address already in use"}, // apps start in random order
-		{"the same", bad("token_prefix zz\nabandon_prefix ak\nlocal_cache 1", occupied), "address already in use"},
-		{"the same", bad("token_prefix zz\nabandon_prefix ak\nlocal_cache 1", occupied), "address already in use"},
-		{"the same, on another database", bad("token_prefix zz\ndatabase sqlite {$GATE_DIR}/other.db", occupied), "address already in use"},
+		{"a token key that is not the one", bad("token_key "+strings.Repeat("0f", 32), ""),
+			"token_key"},
+		{"a module that does not provision",
+			bad("token_prefix zz\nabandon_prefix ak",
+				"\nhttp://:0 {\n\troot {nothing\n\ttls internal {\n\t\tca none\n\t}\n}\n"), ""},
+		// apps start in random order
+		{"a later app that does not start",
+			bad("token_prefix zz\nabandon_prefix ak\nlocal_cache 1", occupied),
+			"address already in use"},
+		{"the same", bad("token_prefix zz\nabandon_prefix ak\nlocal_cache 1", occupied),
+			"address already in use"},
+		{"the same", bad("token_prefix zz\nabandon_prefix ak\nlocal_cache 1", occupied),
+			"address already in use"},
+		{"the same, on another database",
+			bad("token_prefix zz\ndatabase sqlite {$GATE_DIR}/other.db", occupied),
+			"address already in use"},
 		{"a prefix of live keys that is not accepted", bad("token_prefix zz", ""), "ak (1)"},
-		{"a database that is none", bad("database sqlite {$GATE_DIR}/Caddyfile", ""), "not an SQLite database"},
+		{"a database that is none", bad("database sqlite {$GATE_DIR}/Caddyfile", ""),
+			"not an SQLite database"},
 	} {
 		r := g.Reload(t, row.config)
 		if r.Exit == 0 || !strings.Contains(r.Stderr+g.Output(), row.says) {

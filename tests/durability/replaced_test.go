@@ -23,15 +23,19 @@ func shell(t *testing.T, path, statement string) {
 	}
 }
 
-// TestFilesReplaced: somebody puts other files in the place of the database's while two Caddys run. Neither answers with what only it sees any more, nor
-// does one that is restarted beside the other; when all have been stopped, the files that are there count.
+// TestFilesReplaced: somebody puts other files in the place of the database's while two Caddys run.
+// Neither answers with what only it sees any more, nor does one that is restarted beside the other;
+// when all have been stopped, the files that are there count.
 func TestFilesReplaced(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		replace func(path string) error
 		gone    bool // what was minted after the backup
 	}{
-		"backup moved over the file": {func(path string) error { return os.Rename(path+".backup", path) }, true},
+		"backup moved over the file": {func(path string) error {
+			return os.Rename(path+".backup",
+				path)
+		}, true},
 		"log and index removed": {func(path string) error {
 			if err := os.Remove(path + "-wal"); err != nil {
 				return err
@@ -75,18 +79,23 @@ func TestFilesReplaced(t *testing.T) {
 			refuses := func(when string, g *gate.Gate) {
 				t.Helper()
 				for _, k := range []gate.Key{early, late} {
-					if r := g.Get(t, "/", k.Token); r.Status != 503 || r.Header.Get("Retry-After") == "" {
+					if r := g.Get(t, "/", k.Token); r.Status != 503 ||
+						r.Header.Get("Retry-After") == "" {
 						t.Errorf("%s: %v", when, r)
 					}
 				}
-				refusedWhole(t, when+": a mint", g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
-				refusedWhole(t, when+": a revoke", g.Try(t.Context(), "POST", "/keys/"+early.ID+"/revoke", gate.JSON{}))
-				if r := g.Call(t, "GET", "/health", nil); r.Status != 503 || r.JSON()["healthy"] != false {
+				refusedWhole(t, when+": a mint",
+					g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
+				refusedWhole(t, when+": a revoke",
+					g.Try(t.Context(), "POST", "/keys/"+early.ID+"/revoke", gate.JSON{}))
+				if r := g.Call(t, "GET", "/health", nil); r.Status != 503 ||
+					r.JSON()["healthy"] != false {
 					t.Errorf("%s: health: %v", when, r)
 				}
 			}
 			for _, g := range gates {
-				gate.Until(t, "the node trusts nothing", func() bool { return g.Get(t, "/", early.Token).Status == 503 })
+				gate.Until(t, "the node trusts nothing",
+					func() bool { return g.Get(t, "/", early.Token).Status == 503 })
 				refuses("after it was replaced", g)
 				if n := strings.Count(g.Output(), "files of the database were replaced"); n == 0 {
 					t.Error("the log does not say what happened")
@@ -95,11 +104,13 @@ func TestFilesReplaced(t *testing.T) {
 
 			// One is restarted too early: the other still has the former files open.
 			gates[0].Restart(t)
-			if name != "lock files replaced" { // whose loss takes no file away that a process has open
+			// whose loss takes no file away that a process has open
+			if name != "lock files replaced" {
 				refuses("restarted beside the other", gates[0])
 			}
 			gates[1].Stop(t)
-			gate.Until(t, "the key from before is accepted", func() bool { return gates[0].Get(t, "/", early.Token).Status == 200 })
+			gate.Until(t, "the key from before is accepted",
+				func() bool { return gates[0].Get(t, "/", early.Token).Status == 200 })
 			gates[1].Start(t)
 			want := 200
 			if row.gone {
@@ -110,8 +121,10 @@ func TestFilesReplaced(t *testing.T) {
 					t.Errorf("the key that is not in the backup: want %d, got %v", want, r)
 				}
 			}
-			if name == "lock files replaced" { // copies do not say that the nodes before have ended, which may hold a lease
-				if r := gates[0].Call(t, "POST", "/keys/"+early.ID+"/revoke?wait=0s", gate.JSON{}); r.Status != 202 {
+			// copies do not say that the nodes before have ended, which may hold a lease
+			if name == "lock files replaced" {
+				if r := gates[0].Call(t, "POST", "/keys/"+early.ID+"/revoke?wait=0s",
+					gate.JSON{}); r.Status != 202 {
 					t.Error(r)
 				}
 			} else {
@@ -126,7 +139,8 @@ func TestFilesReplaced(t *testing.T) {
 	}
 }
 
-// TestRestore follows docs/operations.md: stop all, remove log and index, put the backup in place, say that it is another history, start.
+// TestRestore follows docs/operations.md: stop all, remove log and index, put the backup in place,
+// say that it is another history, start.
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{})

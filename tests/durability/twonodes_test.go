@@ -28,9 +28,13 @@ type credential struct {
 	ended atomic.Bool // and has answered that it is complete
 }
 
-// watch asks a gate, as fast as it answers, for each of the credentials in turn. Its oracle: no 2xx for a request sent after the change was
-// complete, nothing but 2xx for one answered before the change began.
-func watch(ctx context.Context, t *testing.T, client *http.Client, g *gate.Gate, credentials ...*atomic.Pointer[credential]) (asked int) {
+// watch asks a gate, as fast as it answers, for each of the credentials in turn. Its oracle: no 2xx
+// for a request sent after the change was complete, nothing but 2xx for one answered before the
+// change began.
+func watch(
+	ctx context.Context, t *testing.T, client *http.Client, g *gate.Gate,
+	credentials ...*atomic.Pointer[credential],
+) (asked int) {
 	for ; ctx.Err() == nil; asked++ {
 		c := credentials[asked%len(credentials)].Load()
 		mustFail := c.ended.Load()
@@ -58,12 +62,14 @@ var takings = []struct {
 	{"other addresses", "PATCH", "", gate.JSON{"allowed_ips": []string{"192.0.2.1"}}},
 }
 
-// TestTwoProcesses: a key minted through one works on the other at once, and what a complete answer took away is gone on both.
+// TestTwoProcesses: a key minted through one works on the other at once, and what a complete answer
+// took away is gone on both.
 func TestTwoProcesses(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{})
 	client, _ := gates[0].Client(t, gate.HTTP1)
-	forever := &credential{token: gates[0].Mint(t, gate.JSON{"name": "live", "access": "read_only"}).Token}
+	forever := &credential{token: gates[0].Mint(t,
+		gate.JSON{"name": "live", "access": "read_only"}).Token}
 	var live, current atomic.Pointer[credential]
 	live.Store(forever)
 	current.Store(forever)
@@ -79,7 +85,8 @@ func TestTwoProcesses(t *testing.T) {
 
 	var slowest time.Duration
 	changes := 0
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end) && changes < 100 && !t.Failed(); changes++ {
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end) && changes < 100 &&
+		!t.Failed(); changes++ {
 		taking, on, other := takings[changes%len(takings)], gates[changes/2%2], gates[(changes/2+1)%2]
 		k := on.Mint(t, gate.JSON{"name": taking.name, "access": "read_only"})
 		for _, g := range []*gate.Gate{other, on} {
@@ -114,8 +121,8 @@ func TestTwoProcesses(t *testing.T) {
 	}
 }
 
-// TestStoppedProcess: a process that stands still holds a revoke up until its lease has surely run out, and when it goes on it
-// does not accept what was revoked meanwhile.
+// TestStoppedProcess: a process that stands still holds a revoke up until its lease has surely run
+// out, and when it goes on it does not accept what was revoked meanwhile.
 func TestStoppedProcess(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{APIKeys: "lease 3s"})
@@ -139,13 +146,17 @@ func TestStoppedProcess(t *testing.T) {
 		}
 		answer, propagation := revoke("1s")
 		pending, _ := propagation["pending"].([]any)
-		if answer.Status != 202 || propagation["complete"] != false || len(pending) == 0 || time.Since(begun) > 2900*time.Millisecond {
-			t.Fatalf("round %d: one process stands still: want 202 soon after a second, which names it, got %v after %s", round, answer, time.Since(begun))
+		if answer.Status != 202 || propagation["complete"] != false || len(pending) == 0 ||
+			time.Since(begun) > 2900*time.Millisecond {
+			t.Fatalf("round %d: one process stands still: want 202 soon after a second, which "+
+				"names it, got %v after %s", round, answer, time.Since(begun))
 		}
 		who, _ := pending[0].(gate.JSON)
 		until, err := time.Parse(time.RFC3339Nano, who["until"].(string))
-		if err != nil || until.Before(begun.Add(2900*time.Millisecond)) || until.After(begun.Add(5*time.Second)) || who["node"] == "" {
-			t.Errorf("round %d: pending %v, %v; the lease is 3s, the revoke began at %s", round, who, err, begun)
+		if err != nil || until.Before(begun.Add(2900*time.Millisecond)) ||
+			until.After(begun.Add(5*time.Second)) || who["node"] == "" {
+			t.Errorf("round %d: pending %v, %v; the lease is 3s, the revoke began at %s", round,
+				who, err, begun)
 		}
 		// Here it is refused already, and the others go on.
 		if got := statusOf(t, client, on, k.Token); got != 401 {
@@ -155,7 +166,8 @@ func TestStoppedProcess(t *testing.T) {
 			t.Errorf("round %d: a live key while the other process stands still: %d", round, got)
 		}
 		answer, _ = revoke("20s")
-		if took := time.Since(begun); !answer.Complete() || took < 3*time.Second || took > 10*time.Second {
+		if took := time.Since(begun); !answer.Complete() || took < 3*time.Second ||
+			took > 10*time.Second {
 			t.Fatalf("round %d: after %s: %v", round, took, answer)
 		}
 
@@ -163,9 +175,14 @@ func TestStoppedProcess(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		const requests = 32
 		sent, answers := make(chan struct{}, 2*requests), make(chan gate.Response)
-		trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent <- struct{}{} }}
+		trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) {
+			sent <- struct{}{}
+		}}
 		for range requests {
-			go func() { answers <- gate.Ask(httptrace.WithClientTrace(ctx, trace), client, stopped.URL+"/", k.Token) }()
+			go func() {
+				answers <- gate.Ask(httptrace.WithClientTrace(ctx, trace), client,
+					stopped.URL+"/", k.Token)
+			}()
 		}
 		for range requests {
 			<-sent
@@ -183,8 +200,8 @@ func TestStoppedProcess(t *testing.T) {
 	}
 }
 
-// TestRejoinedProcess: a process that was given up while it stood still is a node like any other when it goes on. What it was before
-// holds nothing up.
+// TestRejoinedProcess: a process that was given up while it stood still is a node like any other
+// when it goes on. What it was before holds nothing up.
 func TestRejoinedProcess(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{APIKeys: "lease 10s"})
@@ -194,7 +211,8 @@ func TestRejoinedProcess(t *testing.T) {
 	pauseAtRest(t, stopped)
 	gate.Until(t, "the process is given up", func() bool {
 		var n int
-		if err := db.conn.QueryRowContext(t.Context(), "SELECT count(*) FROM nodes WHERE state = 'fencing'").Scan(&n); err != nil {
+		if err := db.conn.QueryRowContext(t.Context(),
+			"SELECT count(*) FROM nodes WHERE state = 'fencing'").Scan(&n); err != nil {
 			t.Fatal(err)
 		}
 		return n == 1
@@ -205,7 +223,8 @@ func TestRejoinedProcess(t *testing.T) {
 		t.Errorf("minted after all that: %d", got)
 	}
 	begun := time.Now()
-	if answer := on.Try(t.Context(), "POST", "/keys/"+k.ID+"/revoke", gate.JSON{}); !answer.Complete() || time.Since(begun) > 3*time.Second {
+	if answer := on.Try(t.Context(), "POST", "/keys/"+k.ID+"/revoke",
+		gate.JSON{}); !answer.Complete() || time.Since(begun) > 3*time.Second {
 		t.Errorf("a revoke with both processes well took %s: %v", time.Since(begun), answer)
 	}
 	if got := statusOf(t, client, stopped, k.Token); got != 401 {
@@ -213,8 +232,9 @@ func TestRejoinedProcess(t *testing.T) {
 	}
 }
 
-// pauseAtRest stops a process while it is not in the middle of a write: SQLite lets one write at a time, and a process that stands still
-// in its transaction keeps all others waiting (see TestLockedDatabase).
+// pauseAtRest stops a process while it is not in the middle of a write: SQLite lets one write at a
+// time, and a process that stands still in its transaction keeps all others waiting (see
+// TestLockedDatabase).
 func pauseAtRest(t *testing.T, g *gate.Gate) {
 	t.Helper()
 	db := openDatabase(t, filepath.Join(g.Data, "apikeys.db"))

@@ -46,8 +46,8 @@ type member struct {
 	postgres string // addresses, without a proxy
 	rest     string
 
-	// The ways that a partition breaks: of the other members to PostgreSQL and Patroni, of Patroni to etcd, and of each
-	// gate to PostgreSQL.
+	// The ways that a partition breaks: of the other members to PostgreSQL and Patroni, of Patroni
+	// to etcd, and of each gate to PostgreSQL.
 	peers, status, etcd *gate.Edge
 	gates               []*gate.Edge
 }
@@ -55,7 +55,8 @@ type member struct {
 // timing is Patroni's, in seconds. Patroni needs loopWait + 2 retryTimeout ≤ ttl.
 type timing struct{ ttl, loopWait, retryTimeout int }
 
-// startCluster returns when all members are well. gates is how many gates will have ways of their own.
+// startCluster returns when all members are well. gates is how many gates will have ways of their
+// own.
 func startCluster(t testing.TB, timing timing, gates int) *cluster {
 	t.Helper()
 	c := &cluster{t: t}
@@ -110,7 +111,8 @@ func (c *cluster) own(path string) {
 
 func (c *cluster) log(name string) *os.File {
 	c.t.Helper()
-	log, err := os.OpenFile(filepath.Join(c.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(c.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY,
+		0o600)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -124,9 +126,11 @@ func (c *cluster) startEtcd() (client string) {
 	client, peer := address(c.t), "http://"+address(c.t)
 	log := c.log("etcd")
 	defer log.Close()
-	etcd := exec.Command("etcd", "--data-dir", filepath.Join(c.dir, "etcd", "data"), "--unsafe-no-fsync", "--enable-v2",
+	etcd := exec.Command("etcd", "--data-dir", filepath.Join(c.dir, "etcd", "data"),
+		"--unsafe-no-fsync", "--enable-v2",
 		"--listen-client-urls", "http://"+client, "--advertise-client-urls", "http://"+client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster",
+		"default="+peer)
 	etcd.Dir = "/"
 	etcd.Stdout, etcd.Stderr = log, log
 	etcd.SysProcAttr = &syscall.SysProcAttr{Credential: c.credential, Pdeathsig: syscall.SIGKILL}
@@ -151,7 +155,8 @@ func (c *cluster) newMember(i int, etcd string, timing timing, gates int) *membe
 	m.status = gate.NewEdge(c.t, "members to Patroni "+m.name, m.rest)
 	m.etcd = gate.NewEdge(c.t, "Patroni "+m.name+" to etcd", etcd)
 	for g := range gates {
-		m.gates = append(m.gates, gate.NewEdge(c.t, fmt.Sprintf("gate %d to PostgreSQL %s", g, m.name), m.postgres))
+		m.gates = append(m.gates, gate.NewEdge(c.t,
+			fmt.Sprintf("gate %d to PostgreSQL %s", g, m.name), m.postgres))
 	}
 	dir := filepath.Join(c.dir, m.name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -179,25 +184,28 @@ func (m *member) settings(dir string, timing timing) gate.JSON {
 		"restapi": gate.JSON{
 			"listen": m.rest, "connect_address": m.status.Address(),
 		},
-		// etcd's v2 API: over the v3 API, Patroni 3.0.2 overwrites another member's leader key when it resumes, which
-		// https://github.com/patroni/patroni/pull/2689 fixed later. With use_proxies, Patroni does not ask etcd for its
-		// own address, which would bypass our proxy.
+		// etcd's v2 API: over the v3 API, Patroni 3.0.2 overwrites another member's leader key when
+		// it resumes, which https://github.com/patroni/patroni/pull/2689 fixed later. With
+		// use_proxies, Patroni does not ask etcd for its own address, which would bypass our proxy.
 		"etcd": gate.JSON{"hosts": []string{m.etcd.Address()}, "use_proxies": true},
 		"bootstrap": gate.JSON{
 			"dcs": gate.JSON{
-				"ttl": timing.ttl, "loop_wait": timing.loopWait, "retry_timeout": timing.retryTimeout,
+				"ttl": timing.ttl, "loop_wait": timing.loopWait,
+				"retry_timeout":           timing.retryTimeout,
 				"maximum_lag_on_failover": 1 << 20,
 				"synchronous_mode":        true,
-				// Else a primary that has lost its standby answers changes that are on no other machine.
+				// Else a primary that has lost its standby answers changes that are on no other
+				// machine.
 				"synchronous_mode_strict": true,
 				"postgresql": gate.JSON{
 					"use_pg_rewind": true,
 					"parameters": gate.JSON{
-						// A standby that asks the new primary too early tries again after this, else after 5 s. Until
-						// then no change returns.
+						// A standby that asks the new primary too early tries again after this,
+						// else after 5 s. Until then no change returns.
 						"wal_retrieve_retry_interval": "500ms",
-						// A primary that is being demoted waits for standbys that it cannot reach. Patroni 3.0.2 begins a
-						// second demotion if that takes longer than its retry_timeout.
+						// A primary that is being demoted waits for standbys that it cannot reach.
+						// Patroni 3.0.2 begins a second demotion if that takes longer than its
+						// retry_timeout.
 						"wal_sender_timeout": fmt.Sprintf("%ds", min(5, timing.retryTimeout)),
 						"wal_log_hints":      "on", // pg_rewind needs it
 						"max_connections":    100,
@@ -210,9 +218,11 @@ func (m *member) settings(dir string, timing timing) gate.JSON {
 		},
 		"postgresql": gate.JSON{
 			"listen": m.postgres, "connect_address": m.peers.Address(), "use_unix_socket": true,
-			"data_dir": filepath.Join(dir, "data"), "bin_dir": m.cluster.postgres, "pgpass": filepath.Join(dir, "pgpass"),
+			"data_dir": filepath.Join(dir, "data"), "bin_dir": m.cluster.postgres,
+			"pgpass": filepath.Join(dir, "pgpass"),
 			"pg_hba": []string{
-				"local all all trust", "host all all 127.0.0.1/32 scram-sha-256", "host replication all 127.0.0.1/32 scram-sha-256",
+				"local all all trust", "host all all 127.0.0.1/32 scram-sha-256",
+				"host replication all 127.0.0.1/32 scram-sha-256",
 			},
 			"parameters": gate.JSON{"unix_socket_directories": dir},
 			// A member whose data cannot be rewound is copied anew, by itself.
@@ -243,8 +253,8 @@ func (m *member) start() {
 	m.t.Cleanup(k.kill)
 }
 
-// partition cuts a member off from etcd, from the other members, and from the gates that are on the other side.
-// hang says how: as a black hole, or by refused connections.
+// partition cuts a member off from etcd, from the other members, and from the gates that are on the
+// other side. hang says how: as a black hole, or by refused connections.
 func (m *member) partition(hang bool, sides []side) {
 	do := (*gate.Edge).Cut
 	if hang {
@@ -317,9 +327,9 @@ func (c *cluster) leader(former *member) *member {
 	return nil
 }
 
-// healthy waits until one member is primary, both others stream from it, and one of them is the synchronous standby, and
-// returns the primary. Like an operator, it restarts members that Patroni has not brought back after a minute: 3.0.2 may
-// wait forever in a demotion.
+// healthy waits until one member is primary, both others stream from it, and one of them is the
+// synchronous standby, and returns the primary. Like an operator, it restarts members that Patroni
+// has not brought back after a minute: 3.0.2 may wait forever in a demotion.
 func (c *cluster) healthy() (primary *member) {
 	c.t.Helper()
 	begun, restarted := time.Now(), false
@@ -337,7 +347,8 @@ func (c *cluster) healthy() (primary *member) {
 			restarted = true
 			for _, m := range c.members {
 				if m != primary && !streaming[m.name] {
-					c.t.Logf("restarting %s, which Patroni has not brought back after a minute", m.name)
+					c.t.Logf("restarting %s, which Patroni has not brought back after a minute",
+						m.name)
 					m.keeper.kill()
 					m.start()
 				}
@@ -376,12 +387,14 @@ func (c *cluster) standbys(primary *member) (streaming map[string]bool, synchron
 func (c *cluster) agreed(primary *member) bool {
 	for _, m := range c.members {
 		var v view
-		if get(m.rest, "/cluster", &v) != nil || len(v.Members) != len(c.members) || v.leader() != primary.name {
+		if get(m.rest, "/cluster", &v) != nil || len(v.Members) != len(c.members) ||
+			v.leader() != primary.name {
 			return false
 		}
 		roles := map[string]int{}
 		for _, seen := range v.Members {
-			if seen.State != "running" && seen.State != "streaming" || seen.Timeline != v.Members[0].Timeline {
+			if seen.State != "running" && seen.State != "streaming" ||
+				seen.Timeline != v.Members[0].Timeline {
 				return false
 			}
 			roles[seen.Role]++
@@ -393,7 +406,8 @@ func (c *cluster) agreed(primary *member) bool {
 	return true
 }
 
-var status = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+var status = &http.Client{Timeout: 2 * time.Second,
+	Transport: &http.Transport{DisableKeepAlives: true}}
 
 func get(address, path string, answer any) error {
 	r, err := status.Get("http://" + address + path)
@@ -424,8 +438,10 @@ func (c *cluster) url(address func(*member) string) string {
 		hosts = append(hosts, address(m))
 	}
 	u := url.URL{
-		Scheme: "postgres", User: url.UserPassword("postgres", password), Host: strings.Join(hosts, ","), Path: "/postgres",
-		RawQuery: url.Values{"search_path": {schema}, "target_session_attrs": {"read-write"}}.Encode(),
+		Scheme: "postgres", User: url.UserPassword("postgres", password),
+		Host: strings.Join(hosts, ","), Path: "/postgres",
+		RawQuery: url.Values{"search_path": {schema},
+			"target_session_attrs": {"read-write"}}.Encode(),
 	}
 	return u.String()
 }

@@ -14,8 +14,10 @@ import (
 )
 
 var (
-	long  = flag.Bool("faults.long", false, "break the primary 50 times, with the smallest ttl that Patroni supports in production")
-	times = flag.Int("faults.failovers", 0, "how many times to break the primary; 0: once in each way, or 50 times in the long run")
+	long = flag.Bool("faults.long", false,
+		"break the primary 50 times, with the smallest ttl that Patroni supports in production")
+	times = flag.Int("faults.failovers", 0,
+		"how many times to break the primary; 0: once in each way, or 50 times in the long run")
 	seed  = flag.Uint64("faults.seed", 0, "of the order of faults; 0: another one each time")
 	lease = flag.Duration("faults.lease", 0, "of the gates; 0: 3 s, or 6 s in the long run")
 )
@@ -23,8 +25,8 @@ var (
 // kinds are the ways to break a primary.
 var kinds = []string{"killed", "paused", "partitioned"}
 
-// TestFailover: whatever happens to the primary, no request is accepted after its key was revoked everywhere, no live key
-// is refused, and no answered change is lost.
+// TestFailover: whatever happens to the primary, no request is accepted after its key was revoked
+// everywhere, no live key is refused, and no answered change is lost.
 func TestFailover(t *testing.T) {
 	timing, count := timing{ttl: 5, loopWait: 1, retryTimeout: 2}, len(kinds)
 	usual := 3 * time.Second
@@ -80,30 +82,37 @@ func TestFailover(t *testing.T) {
 	t.Logf("%d requests, %d accepted and %d refused; %d changes, %d of them complete; %d violations",
 		len(h.Requests), accepted, refused, len(h.Changes), done, len(found))
 	if accepted == 0 || refused == 0 || done == 0 {
-		t.Error("the run shows nothing: there must be accepted and refused requests, and complete changes")
+		t.Error("the run shows nothing: there must be accepted and refused requests, and complete " +
+			"changes")
 	}
-	t.Logf("ttl %d s, loop_wait %d s, retry_timeout %d s, lease %v:\n%s", timing.ttl, timing.loopWait, timing.retryTimeout, *lease, table(outages))
+	t.Logf("ttl %d s, loop_wait %d s, retry_timeout %d s, lease %v:\n%s", timing.ttl,
+		timing.loopWait, timing.retryTimeout, *lease, table(outages))
 }
 
-// outage is what one failover cost. Each list has an entry for each gate that reaches the new primary.
+// outage is what one failover cost. Each list has an entry for each gate that reaches the new
+// primary.
 type outage struct {
 	kind     string
 	detail   string
 	promoted time.Duration   // from the fault until Patroni shows another primary
 	known    []time.Duration // how long a key that the gate knows was answered 503
 	unknown  []time.Duration // how long keys were that it has to look up
-	revoke   []time.Duration // from the fault to the end of a revoke that began then and was repeated until complete
+	// from the fault to the end of a revoke that began then and was repeated until complete
+	revoke []time.Duration
 }
 
 func (o outage) String() string {
-	return fmt.Sprintf("%s (%s): new primary after %v; 503 for known keys %v, for others %v; revoke complete after %v",
-		o.kind, o.detail, seconds(o.promoted), seconds(o.known...), seconds(o.unknown...), seconds(o.revoke...))
+	return fmt.Sprintf("%s (%s): new primary after %v; 503 for known keys %v, for others %v; "+
+		"revoke complete after %v",
+		o.kind, o.detail, seconds(o.promoted), seconds(o.known...), seconds(o.unknown...),
+		seconds(o.revoke...))
 }
 
 // table is Markdown with a line for each kind.
 func table(outages []outage) string {
 	var b strings.Builder
-	b.WriteString("| the primary is | times | another is primary after | 503 for keys that a gate knows | 503 for other keys | a revoke is complete after |\n|---|--:|--:|--:|--:|--:|\n")
+	b.WriteString("| the primary is | times | another is primary after | 503 for keys that a gate " +
+		"knows | 503 for other keys | a revoke is complete after |\n|---|--:|--:|--:|--:|--:|\n")
 	for _, kind := range kinds {
 		var n int
 		var promoted, known, unknown, revoke []time.Duration
@@ -113,10 +122,12 @@ func table(outages []outage) string {
 			}
 			n++
 			promoted = append(promoted, o.promoted)
-			known, unknown, revoke = append(known, o.known...), append(unknown, o.unknown...), append(revoke, o.revoke...)
+			known, unknown, revoke = append(known, o.known...), append(unknown,
+				o.unknown...), append(revoke, o.revoke...)
 		}
 		if n > 0 {
-			fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s |\n", kind, n, summary(promoted), summary(known), summary(unknown), summary(revoke))
+			fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s |\n", kind, n, summary(promoted),
+				summary(known), summary(unknown), summary(revoke))
 		}
 	}
 	return b.String()
@@ -139,8 +150,8 @@ func seconds(d ...time.Duration) string {
 	return strings.Join(text, ", ")
 }
 
-// failover breaks the primary, waits until another one has taken over, repairs what it broke, waits until Patroni has all
-// members back, and then uses all keys of the round on every gate.
+// failover breaks the primary, waits until another one has taken over, repairs what it broke, waits
+// until Patroni has all members back, and then uses all keys of the round on every gate.
 func (r *run) failover(kind string, random *rand.Rand) outage {
 	r.t.Helper()
 	primary := r.healthy()
@@ -171,7 +182,8 @@ func (r *run) failover(kind string, random *rand.Rand) outage {
 		for g := range sides {
 			sides[g] = side(random.IntN(3))
 		}
-		sides[random.IntN(len(sides))] = side(2 * random.IntN(2)) // one gate at least reaches the new primary
+		// one gate at least reaches the new primary
+		sides[random.IntN(len(sides))] = side(2 * random.IntN(2))
 		o.detail += fmt.Sprintf(", gates on %v, hangs %v", sides, hang)
 		primary.partition(hang, sides)
 		repair = r.heal
@@ -187,15 +199,16 @@ func (r *run) failover(kind string, random *rand.Rand) outage {
 	repaired()
 	for g, p := range probes.stop() {
 		if sides[g] != primarySide {
-			o.known, o.unknown, o.revoke = append(o.known, p.known), append(o.unknown, p.unknown), append(o.revoke, p.revoke)
+			o.known, o.unknown, o.revoke = append(o.known, p.known), append(o.unknown,
+				p.unknown), append(o.revoke, p.revoke)
 		}
 	}
 	r.useAllOfRound()
 	return o
 }
 
-// settling is as in TestChaos of package faults: a renewal that hangs takes a third of a lease, the next one comes half a
-// second later, and the machine is busy.
+// settling is as in TestChaos of package faults: a renewal that hangs takes a third of a lease, the
+// next one comes half a second later, and the machine is busy.
 func settling(lease time.Duration) faults.Settling {
 	return faults.Settling{Node: 2 * lease, Cut: lease}
 }

@@ -15,10 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A keeper is this test binary, run as the parent of everything that one member consists of. Patroni starts PostgreSQL as
-// a daemon in a session of its own, which outlives Patroni and which no process group covers. The keeper adopts it as a
-// subreaper, so all of a member can be found below the keeper, and ends all of it when its input ends. That also happens
-// when the test binary is killed.
+// A keeper is this test binary, run as the parent of everything that one member consists of.
+// Patroni starts PostgreSQL as a daemon in a session of its own, which outlives Patroni and which
+// no process group covers. The keeper adopts it as a subreaper, so all of a member can be found
+// below the keeper, and ends all of it when its input ends. That also happens when the test binary
+// is killed.
 type keeper struct {
 	cmd   *exec.Cmd
 	input io.Closer
@@ -28,7 +29,9 @@ type keeper struct {
 const keeperCommand = "keep-member"
 
 // startKeeper runs a program below a keeper. The program has the credential; nil is ours.
-func startKeeper(credential *syscall.Credential, output *os.File, program ...string) (*keeper, error) {
+func startKeeper(
+	credential *syscall.Credential, output *os.File, program ...string,
+) (*keeper, error) {
 	uid, gid := os.Getuid(), os.Getgid()
 	if credential != nil {
 		uid, gid = int(credential.Uid), int(credential.Gid)
@@ -36,7 +39,8 @@ func startKeeper(credential *syscall.Credential, output *os.File, program ...str
 	args := append([]string{keeperCommand, strconv.Itoa(uid), strconv.Itoa(gid)}, program...)
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Stdout, cmd.Stderr = output, output
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt from the keyboard is for the test alone
+	// an interrupt from the keyboard is for the test alone
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	input, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -147,5 +151,6 @@ func descendants(of int) []process {
 			parents = append(parents, p.pid)
 		}
 	}
-	return slices.DeleteFunc(found, func(p process) bool { return p.state == "Z" || p.state == "X" })
+	return slices.DeleteFunc(found,
+		func(p process) bool { return p.state == "Z" || p.state == "X" })
 }

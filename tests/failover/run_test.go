@@ -55,12 +55,15 @@ const (
 // start returns when the gates serve and are under load.
 func start(t testing.TB, timing timing, lease time.Duration, gates int) *run {
 	t.Helper()
-	r := &run{cluster: startCluster(t, timing, gates), timing: timing, lease: lease, done: make(chan struct{})}
+	r := &run{cluster: startCluster(t, timing, gates), timing: timing, lease: lease,
+		done: make(chan struct{})}
 	t.Cleanup(r.keepHistory)
-	r.exec("CREATE SCHEMA " + schema + "; CREATE TABLE public.watch (n bigint); INSERT INTO public.watch VALUES (0)")
+	r.exec("CREATE SCHEMA " + schema +
+		"; CREATE TABLE public.watch (n bigint); INSERT INTO public.watch VALUES (0)")
 	for g := range gates {
 		started := gate.Start(t, gate.Config{
-			Env:     []string{"FAILOVER_DATABASE=" + r.url(func(m *member) string { return m.gates[g].Address() })},
+			Env: []string{"FAILOVER_DATABASE=" +
+				r.url(func(m *member) string { return m.gates[g].Address() })},
 			APIKeys: fmt.Sprintf("database postgres {env.FAILOVER_DATABASE}\nlease %v\n", lease),
 		})
 		client, _ := started.Client(t, gate.HTTP1)
@@ -88,7 +91,8 @@ func (r *run) stop() {
 	r.work.Wait()
 }
 
-// finish lets all be well for a while, uses every key there ever was on every gate, and judges the history.
+// finish lets all be well for a while, uses every key there ever was on every gate, and judges the
+// history.
 func (r *run) finish() ([]faults.Violation, *faults.History) {
 	r.t.Helper()
 	s := settling(r.lease)
@@ -148,7 +152,8 @@ func over(done <-chan struct{}) bool {
 	}
 }
 
-// excuses are those of a gate without a database. What it is serving when its lease ends is cut, without an answer.
+// excuses are those of a gate without a database. What it is serving when its lease ends is cut,
+// without an answer.
 var excuses = faults.Excuses{Unavailable: true, NoAnswer: true, LateCut: true}
 
 // fault notes that one begins that all gates may see, and returns what to call when it is over.
@@ -156,7 +161,8 @@ func (r *run) fault(what string) (over func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i := len(r.history.Faults)
-	r.history.Faults = append(r.history.Faults, faults.Fault{Begin: now(), Node: allGates, What: what, Excuses: excuses})
+	r.history.Faults = append(r.history.Faults,
+		faults.Fault{Begin: now(), Node: allGates, What: what, Excuses: excuses})
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -164,7 +170,8 @@ func (r *run) fault(what string) (over func()) {
 	}
 }
 
-// watch notes when no server commits although nothing was broken: Patroni fails over by itself when the machine is busy.
+// watch notes when no server commits although nothing was broken: Patroni fails over by itself when
+// the machine is busy.
 func (r *run) watch() {
 	const most = 700 * time.Millisecond
 	var conn *pgx.Conn
@@ -185,7 +192,9 @@ func (r *run) watch() {
 		if err == nil {
 			if t := now(); t-last > int64(most) {
 				r.mu.Lock()
-				r.history.Faults = append(r.history.Faults, faults.Fault{Begin: last, End: t, Node: allGates, What: "no server commits", Excuses: excuses})
+				r.history.Faults = append(r.history.Faults,
+					faults.Fault{Begin: last, End: t, Node: allGates, What: "no server commits",
+						Excuses: excuses})
 				r.mu.Unlock()
 			}
 			last = now()
@@ -207,7 +216,9 @@ func (r *run) pause(d time.Duration) {
 }
 
 // change makes one change at a gate, and records it.
-func (r *run) change(g int, what, method, path string, body gate.JSON, gives, takes []faults.Access) gate.Response {
+func (r *run) change(
+	g int, what, method, path string, body gate.JSON, gives, takes []faults.Access,
+) gate.Response {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c := faults.Change{Call: now(), What: what, Node: g, Gives: gives, Takes: takes}
@@ -260,7 +271,8 @@ func (r *run) mints(n int) (keys []key) {
 const wait = "?wait=90s" // longer than any lease here
 
 func (r *run) revoke(g int, k key) bool {
-	return r.change(g, "revoke", "POST", "/keys/"+k.ID+"/revoke"+wait, gate.JSON{"reason": "test"}, nil, k.all()).Complete()
+	return r.change(g, "revoke", "POST", "/keys/"+k.ID+"/revoke"+wait, gate.JSON{"reason": "test"},
+		nil, k.all()).Complete()
 }
 
 func (r *run) activate(g int, k key, active bool) bool {
@@ -268,11 +280,12 @@ func (r *run) activate(g int, k key, active bool) bool {
 	if !active {
 		gives, takes = takes, gives
 	}
-	return r.change(g, fmt.Sprintf("active=%v", active), "PATCH", "/keys/"+k.ID+wait, gate.JSON{"active": active}, gives, takes).Complete()
+	return r.change(g, fmt.Sprintf("active=%v", active), "PATCH", "/keys/"+k.ID+wait,
+		gate.JSON{"active": active}, gives, takes).Complete()
 }
 
-// changeKeys leads one key after the other through its life. When an answer is missing, it does not know what holds, and only
-// revokes.
+// changeKeys leads one key after the other through its life. When an answer is missing, it does not
+// know what holds, and only revokes.
 func (r *run) changeKeys() {
 	anyGate := func() int { return rand.IntN(len(r.gates)) }
 	for !over(r.done) {
@@ -292,7 +305,8 @@ func (r *run) changeKeys() {
 			}
 		}
 		if rand.IntN(2) == 0 {
-			r.change(anyGate(), "narrow", "PATCH", "/keys/"+k.ID+wait, gate.JSON{"access": "read_only"}, nil, []faults.Access{k.write})
+			r.change(anyGate(), "narrow", "PATCH", "/keys/"+k.ID+wait,
+				gate.JSON{"access": "read_only"}, nil, []faults.Access{k.write})
 		}
 		if rand.IntN(4) == 0 {
 			continue // this one lives until the end
@@ -351,14 +365,16 @@ func (r *run) useLately(g int) {
 // answered uses a key until the answer is no 503, which says nothing about the key.
 func (r *run) answered(g int, k key) {
 	r.t.Helper()
-	for end := time.Now().Add(patience); r.use(g, k, "GET") == 503; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); r.use(g, k,
+		"GET") == 503; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			r.t.Fatalf("gate %d answers 503 for %v", g, patience)
 		}
 	}
 }
 
-// useAllOfRound uses the keys that were minted since the last call on every gate. The oracle knows which answers are right.
+// useAllOfRound uses the keys that were minted since the last call on every gate. The oracle knows
+// which answers are right.
 func (r *run) useAllOfRound() {
 	r.t.Helper()
 	r.mu.Lock()
@@ -384,12 +400,16 @@ type probes struct {
 
 type measured struct{ known, unknown, revoke time.Duration }
 
-// probe begins at once to use a key that each gate knows and keys that none does, and to revoke one key at each gate.
+// probe begins at once to use a key that each gate knows and keys that none does, and to revoke one
+// key at each gate.
 func (r *run) probe(known key, unknown, victims []key, begun time.Time) *probes {
 	p := &probes{run: r, done: make(chan struct{}), measured: make([]measured, len(r.gates))}
 	for g := range r.gates {
 		m := &p.measured[g]
-		p.work.Go(func() { m.known = p.longest(50*time.Millisecond, func() bool { return r.use(g, known, "GET") == 200 }) })
+		p.work.Go(func() {
+			m.known = p.longest(50*time.Millisecond,
+				func() bool { return r.use(g, known, "GET") == 200 })
+		})
 		p.work.Go(func() {
 			left := unknown // a key is known to the gate only after an answer that is no 503
 			m.unknown = p.longest(lookUpEvery, func() bool {
@@ -420,7 +440,8 @@ func (r *run) probe(known key, unknown, victims []key, begun time.Time) *probes 
 // lookUpEvery is how often a probe uses a key that its gate does not know.
 const lookUpEvery = 200 * time.Millisecond
 
-// longest repeats a request until the probes stop, and returns for how long it failed without a break.
+// longest repeats a request until the probes stop, and returns for how long it failed without a
+// break.
 func (p *probes) longest(every time.Duration, ask func() bool) (longest time.Duration) {
 	var failing time.Time // since when; zero: it is not
 	for ; !over(p.done) || !failing.IsZero(); time.Sleep(every) {

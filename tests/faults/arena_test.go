@@ -22,8 +22,8 @@ import (
 // patience bounds what a run waits for. It is no promise of the product's.
 const patience = 2 * time.Minute
 
-// arena is a fleet whose uses and changes of keys are recorded, and whose processes can be held at points of the protocol. It may be used by several
-// goroutines.
+// arena is a fleet whose uses and changes of keys are recorded, and whose processes can be held at
+// points of the protocol. It may be used by several goroutines.
 type arena struct {
 	*gate.Fleet
 	*Recorder
@@ -54,7 +54,9 @@ type setting struct {
 }
 
 // startOnFile starts nodes that share one SQLite file.
-func startOnFile(t testing.TB, nodes int, each func(i int, dir string, c *gate.Config)) *gate.Fleet {
+func startOnFile(
+	t testing.TB, nodes int, each func(i int, dir string, c *gate.Config),
+) *gate.Fleet {
 	t.Helper()
 	f := &gate.Fleet{}
 	for i := range nodes {
@@ -70,7 +72,9 @@ func startOnFile(t testing.TB, nodes int, each func(i int, dir string, c *gate.C
 
 func newArena(t testing.TB, s setting) *arena {
 	t.Helper()
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("apikeys-history-%d-%s.jsonl", os.Getpid(), strings.NewReplacer("/", "-").Replace(t.Name())))
+	path := filepath.Join(os.TempDir(),
+		fmt.Sprintf("apikeys-history-%d-%s.jsonl", os.Getpid(),
+			strings.NewReplacer("/", "-").Replace(t.Name())))
 	recorder, err := Record(path)
 	if err != nil {
 		t.Fatal(err)
@@ -187,7 +191,9 @@ func (a *arena) named(k gate.Key, narrowed bool) key {
 }
 
 // attempt makes one change, and records it when it has an answer or will have none.
-func (a *arena) attempt(node int, what, method, path string, body gate.JSON, gives, takes []Access) gate.Response {
+func (a *arena) attempt(
+	node int, what, method, path string, body gate.JSON, gives, takes []Access,
+) gate.Response {
 	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
 	defer cancel()
 	c := Change{Call: now(), What: what, Node: node, Gives: gives, Takes: takes}
@@ -236,11 +242,13 @@ func (a *arena) mint(node int) key {
 const wait = "?wait=90s"
 
 func (a *arena) revoke(node int, k key) gate.Response {
-	return a.attempt(node, "revoke", "POST", "/keys/"+k.ID+"/revoke"+wait, gate.JSON{"reason": "test"}, nil, k.all())
+	return a.attempt(node, "revoke", "POST", "/keys/"+k.ID+"/revoke"+wait,
+		gate.JSON{"reason": "test"}, nil, k.all())
 }
 
 func (a *arena) revokeIn(d time.Duration, node int, k key) gate.Response {
-	return a.attempt(node, "revoke", "POST", "/keys/"+k.ID+"/revoke?wait="+d.String(), gate.JSON{"reason": "test"}, nil, k.all())
+	return a.attempt(node, "revoke", "POST", "/keys/"+k.ID+"/revoke?wait="+d.String(),
+		gate.JSON{"reason": "test"}, nil, k.all())
 }
 
 func (a *arena) activate(node int, k key, active bool) gate.Response {
@@ -248,11 +256,13 @@ func (a *arena) activate(node int, k key, active bool) gate.Response {
 	if !active {
 		gives, takes = takes, gives
 	}
-	return a.attempt(node, fmt.Sprintf("active=%v", active), "PATCH", "/keys/"+k.ID+wait, gate.JSON{"active": active}, gives, takes)
+	return a.attempt(node, fmt.Sprintf("active=%v", active), "PATCH", "/keys/"+k.ID+wait,
+		gate.JSON{"active": active}, gives, takes)
 }
 
 func (a *arena) narrow(node int, k key) gate.Response {
-	return a.attempt(node, "narrow", "PATCH", "/keys/"+k.ID+wait, gate.JSON{"access": "read_only"}, nil, []Access{k.write})
+	return a.attempt(node, "narrow", "PATCH", "/keys/"+k.ID+wait, gate.JSON{"access": "read_only"},
+		nil, []Access{k.write})
 }
 
 func (a *arena) rotate(node int, k key) (key, gate.Response) {
@@ -277,7 +287,8 @@ func (a *arena) use(node int, k key, method string, sent func()) int {
 	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
 	defer cancel()
 	if sent != nil {
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent() }})
+		ctx = httptrace.WithClientTrace(ctx,
+			&httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent() }})
 	}
 	return a.useWithin(ctx, node, k, method)
 }
@@ -356,7 +367,8 @@ func (a *arena) hold(i int, point string) {
 
 func (a *arena) release(i int, point string) { os.Remove(filepath.Join(a.dirs[i], "hold."+point)) }
 
-// held waits until somebody waits at a point. Without the ablation that makes the point, what follows may happen instead.
+// held waits until somebody waits at a point. Without the ablation that makes the point, what
+// follows may happen instead.
 func (a *arena) held(i int, point string, instead ...<-chan struct{}) bool {
 	a.t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {

@@ -89,7 +89,8 @@ func (f *faults) begin(s Step) (end func()) {
 	case "redis is slow":
 		return way(gate.Cache, nothing, slow)
 	case "stopped":
-		return broken(s.Node, stopped, func() { f.Nodes[s.Node].Pause(f.t) }, f.Nodes[s.Node].Resume)
+		return broken(s.Node, stopped, func() { f.Nodes[s.Node].Pause(f.t) },
+			f.Nodes[s.Node].Resume)
 	case "killed":
 		return broken(s.Node, nodeAway, f.Nodes[s.Node].Kill, func() { f.Nodes[s.Node].Start(f.t) })
 	case "restarted":
@@ -115,7 +116,8 @@ func (f *faults) begin(s Step) (end func()) {
 	case "the database fails over":
 		return broken(allNodes, storeAway, f.switchOver, nop)
 	case "the standby is away":
-		return broken(allNodes, noStandby, func() { f.must(f.standby.Detach()) }, func() { f.must(f.standby.Attach()) })
+		return broken(allNodes, noStandby, func() { f.must(f.standby.Detach()) },
+			func() { f.must(f.standby.Attach()) })
 	case "the database's clock is set":
 		return f.setClockAgain(s.What)
 	case "settings are changed":
@@ -147,8 +149,8 @@ func (f *faults) switchOver() {
 	f.standby = f.Postgres.SynchronousStandby(f.t)
 }
 
-// setClockAgain sets the database's clock ahead and behind, by little as NTP does or by much as people do, again and
-// again.
+// setClockAgain sets the database's clock ahead and behind, by little as NTP does or by much as
+// people do, again and again.
 func (f *faults) setClockAgain(what string) (end func()) {
 	repaired := f.fault(allNodes, what, nothing)
 	random := rand.New(rand.NewPCG(f.random.Uint64(), 0))
@@ -156,7 +158,8 @@ func (f *faults) setClockAgain(what string) (end func()) {
 	f.work.Go(func() {
 		defer repaired()
 		for !over(done) {
-			most := []time.Duration{time.Second, 10 * time.Second, time.Minute, 2 * time.Hour}[random.IntN(4)]
+			most := []time.Duration{time.Second, 10 * time.Second, time.Minute,
+				2 * time.Hour}[random.IntN(4)]
 			f.setClock(time.Duration(random.Int64N(2*int64(most))) - most)
 			select {
 			case <-done:
@@ -168,7 +171,8 @@ func (f *faults) setClockAgain(what string) (end func()) {
 	return func() { close(done) }
 }
 
-// changeSettings turns synchronous_commit off in one of the ways there are, for sessions that begin then or for all.
+// changeSettings turns synchronous_commit off in one of the ways there are, for sessions that begin
+// then or for all.
 func (f *faults) changeSettings(what string) (end func()) {
 	repaired := f.fault(allNodes, what, nothing)
 	value := []string{"off", "local"}[f.random.IntN(2)]
@@ -232,7 +236,8 @@ func (f *faults) forge() {
 	for i, name := range names {
 		value := []byte(held[names[(i+f.random.IntN(2))%len(names)]])
 		if len(value) >= 40 && f.random.IntN(4) > 0 {
-			binary.BigEndian.PutUint64(value[32:], binary.BigEndian.Uint64(value[32:])+uint64(f.random.IntN(500)))
+			binary.BigEndian.PutUint64(value[32:],
+				binary.BigEndian.Uint64(value[32:])+uint64(f.random.IntN(500)))
 		}
 		if f.random.IntN(10) == 0 {
 			value = value[:f.random.IntN(len(value))]

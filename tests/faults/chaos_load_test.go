@@ -16,7 +16,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// load is the life of keys in a fleet: some goroutines make, change and revoke them, others use them on every node, the dead ones too.
+// load is the life of keys in a fleet: some goroutines make, change and revoke them, others use
+// them on every node, the dead ones too.
 type load struct {
 	*arena
 	done chan struct{}
@@ -49,7 +50,8 @@ func (l *load) stop() {
 	l.work.Wait()
 }
 
-// keep leads one key after the other through its life. When an answer is missing, it does not know what holds, and only revokes.
+// keep leads one key after the other through its life. When an answer is missing, it does not know
+// what holds, and only revokes.
 func (l *load) keep() {
 	for !over(l.done) {
 		k, r := l.tryMint(l.any())
@@ -86,7 +88,8 @@ func (l *load) keep() {
 			}
 		}
 		l.pause(800 * time.Millisecond)
-		for end := time.Now().Add(patience); !l.revoke(l.any(), k).Complete(); time.Sleep(100 * time.Millisecond) {
+		for end := time.Now().Add(patience); !l.revoke(l.any(),
+			k).Complete(); time.Sleep(100 * time.Millisecond) {
 			if time.Now().After(end) {
 				l.t.Errorf("a revoke is not complete after %v", patience)
 				break
@@ -108,13 +111,14 @@ handle {
 	reverse_proxy {$GATE_UPSTREAM}
 }`
 
-// bulk has a key import some hundred others and mint a few, which are used, exports the audit log, and revokes them all
-// in one change.
+// bulk has a key import some hundred others and mint a few, which are used, exports the audit log,
+// and revokes them all in one change.
 func (l *load) bulk() {
 	ctx, cancel := context.WithTimeout(l.t.Context(), patience)
 	defer cancel()
 	maker, r := l.made(l.any(), "mint", "/keys",
-		gate.JSON{"name": "maker", "permissions": []string{"read", "write", "admin.keys:create"}}, key{})
+		gate.JSON{"name": "maker", "permissions": []string{"read", "write", "admin.keys:create"}},
+		key{})
 	if r.Status != 201 {
 		l.pause(200 * time.Millisecond)
 		return
@@ -122,7 +126,8 @@ func (l *load) bulk() {
 	takes := maker.all()
 	for range 2 {
 		c := Change{Call: now(), What: "mint by a key", Node: l.any()}
-		r := l.by(ctx, maker, c.Node, "/keys", "application/json", `{"name":"child","access":"read_only"}`)
+		r := l.by(ctx, maker, c.Node, "/keys", "application/json",
+			`{"name":"child","access":"read_only"}`)
 		c.Return, c.Status, c.Done = now(), r.Status, r.Status == 201
 		if made, ok := r.Key(); ok {
 			child := l.named(made, true)
@@ -135,28 +140,34 @@ func (l *load) bulk() {
 	}
 	var lines strings.Builder
 	for range imported {
-		fmt.Fprintf(&lines, `{"name":"imported","access":"read_only","sha256":"%016x%016x%016x%016x"}`+"\n",
+		fmt.Fprintf(&lines,
+			`{"name":"imported","access":"read_only","sha256":"%016x%016x%016x%016x"}`+"\n",
 			rand.Uint64(), rand.Uint64(), rand.Uint64(), rand.Uint64())
 	}
 	l.by(ctx, maker, l.any(), "/keys/import", "application/x-ndjson", lines.String())
 	g, _ := l.node(l.any())
 	g.Try(ctx, "GET", "/audit/export", nil)
 	revoke := func() gate.Response {
-		return l.attempt(l.any(), "revoke with all that it made", "POST", "/keys/"+maker.ID+"/revoke"+wait,
+		return l.attempt(l.any(), "revoke with all that it made", "POST",
+			"/keys/"+maker.ID+"/revoke"+wait,
 			gate.JSON{"reason": "test", "made": true}, nil, takes)
 	}
 	for end := time.Now().Add(patience); !revoke().Complete(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
-			l.t.Errorf("revoking %d keys that a key made is not complete after %v", imported, patience)
+			l.t.Errorf("revoking %d keys that a key made is not complete after %v", imported,
+				patience)
 			return
 		}
 	}
 }
 
 // by is a call of the management API on the site, with a key.
-func (l *load) by(ctx context.Context, k key, node int, path, contentType, body string) gate.Response {
+func (l *load) by(
+	ctx context.Context, k key, node int, path, contentType, body string,
+) gate.Response {
 	g, client := l.node(node)
-	request, err := http.NewRequestWithContext(ctx, "POST", g.URL+"/apikeys/v1"+path, strings.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, "POST", g.URL+"/apikeys/v1"+path,
+		strings.NewReader(body))
 	if err != nil {
 		l.t.Error(err)
 		return gate.Response{Err: err}

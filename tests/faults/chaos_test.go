@@ -11,21 +11,24 @@ import (
 )
 
 var (
-	seed     = flag.Uint64("faults.seed", 0, "of the schedule of random faults; 0: another one each time")
+	seed = flag.Uint64("faults.seed", 0,
+		"of the schedule of random faults; 0: another one each time")
 	duration = flag.Duration("faults.duration", 30*time.Second, "of the run with random faults")
 )
 
 // TestChaos runs a schedule of faults on a fleet that is used meanwhile, and judges the history.
 func TestChaos(t *testing.T) {
 	const lease = 4 * time.Second
-	// A renewal that hangs takes a third of a lease, the next one comes half a second later, and the machine is busy.
+	// A renewal that hangs takes a third of a lease, the next one comes half a second later, and
+	// the machine is busy.
 	settling := Settling{Node: 2 * lease, Cut: lease}
 	if *seed == 0 {
 		*seed = 1 + rand.Uint64N(1_000_000)
 	}
 	plan := Plan(*seed, *duration, 3, lease, settling.Node+lease)
 	t.Logf("`make faults SEED=%d DURATION=%v` repeats this schedule", *seed, *duration)
-	server := postgresWithClock(t, "wal_writer_delay=10s") // a crash loses what is not forced to the disk
+	// a crash loses what is not forced to the disk
+	server := postgresWithClock(t, "wal_writer_delay=10s")
 	a := newArena(t, setting{nodes: 3, lease: lease, postgres: server, site: chaosSite})
 	standby := server.SynchronousStandby(t)
 	begun := time.Now()
@@ -36,7 +39,8 @@ func TestChaos(t *testing.T) {
 		t.Logf("%7.2fs %s", time.Since(begun).Seconds(), e.what)
 		since := time.Now()
 		e.do()
-		begun = begun.Add(time.Since(since)) // what takes long, such as a failover, delays all that follows
+		// what takes long, such as a failover, delays all that follows
+		begun = begun.Add(time.Since(since))
 	}
 	time.Sleep(time.Until(begun.Add(*duration)))
 	f.work.Wait()
@@ -70,7 +74,8 @@ func TestChaos(t *testing.T) {
 			undone++
 		}
 	}
-	t.Logf("%d requests (by status %v), %d streams, %d changes of which %d without a complete answer, %d faults, %d violations",
+	t.Logf("%d requests (by status %v), %d streams, %d changes of which %d without a complete "+
+		"answer, %d faults, %d violations",
 		len(h.Requests), byStatus, len(h.Streams), changes, undone, len(h.Faults), len(found))
 	if byStatus[200] == 0 || byStatus[401] == 0 || changes == undone || len(h.Streams) == 0 {
 		t.Error("that shows nothing")

@@ -12,7 +12,8 @@ import (
 // Access is what one secret of one key opens: reading or writing.
 type Access string
 
-// Request is one use of an access. All times of a history are Unix nanoseconds on the one machine that everything runs on.
+// Request is one use of an access. All times of a history are Unix nanoseconds on the one machine
+// that everything runs on.
 type Request struct {
 	Send   int64  `json:"send"` // before its first byte
 	Recv   int64  `json:"recv"` // after the last of the answer
@@ -21,7 +22,8 @@ type Request struct {
 	Status int    `json:"status"` // 0: no answer
 }
 
-// Change is one change of keys. Changes of one access do not overlap, and after one whose outcome is not known nothing gives the access again.
+// Change is one change of keys. Changes of one access do not overlap, and after one whose outcome
+// is not known nothing gives the access again.
 type Change struct {
 	Call   int64    `json:"call"`
 	Return int64    `json:"return"`
@@ -51,11 +53,13 @@ type Fault struct {
 	Excuses Excuses `json:"excuses"`
 }
 
-// Excuses says what requests of a live key may see during a fault: nothing but success unless it is named here.
+// Excuses says what requests of a live key may see during a fault: nothing but success unless it is
+// named here.
 type Excuses struct {
 	Unavailable bool `json:"unavailable,omitempty"` // 503
 	NoAnswer    bool `json:"no_answer,omitempty"`
-	// LateCut is for a process that cannot ask the database: it cuts by a timer what it has open, once its lease is over (docs/protocol.md).
+	// LateCut is for a process that cannot ask the database: it cuts by a timer what it has open,
+	// once its lease is over (docs/protocol.md).
 	LateCut bool `json:"late_cut,omitempty"`
 	// Stopped is for one that does not run at all: it cuts when it goes on.
 	Stopped bool `json:"stopped,omitempty"`
@@ -66,8 +70,10 @@ var (
 	storeAway = Excuses{Unavailable: true, LateCut: true}
 	nodeAway  = Excuses{Unavailable: true, NoAnswer: true}
 	stopped   = Excuses{Unavailable: true, NoAnswer: true, Stopped: true}
-	reloading = Excuses{NoAnswer: true} // Caddy ends connections that outlive the old configuration's grace period
-	nothing   = Excuses{}               // Redis, whatever it does; the database's clock and settings; work that takes long
+	// Caddy ends connections that outlive the old configuration's grace period
+	reloading = Excuses{NoAnswer: true}
+	// Redis, whatever it does; the database's clock and settings; work that takes long
+	nothing = Excuses{}
 	// A node that was given up meanwhile, or starts, cannot join until the standby is back.
 	noStandby = Excuses{Unavailable: true}
 )
@@ -80,7 +86,8 @@ type History struct {
 	Faults   []Fault
 }
 
-// Recorder makes a History, in memory and in a file with a JSON object a line. It is safe for concurrent use.
+// Recorder makes a History, in memory and in a file with a JSON object a line. It is safe for
+// concurrent use.
 type Recorder struct {
 	mu      sync.Mutex
 	history History
@@ -130,7 +137,9 @@ func (h *Recorder) fault(node int, what string, e Excuses) (over func()) {
 
 // stall notes a fault of all nodes that is noticed when it is over.
 func (h *Recorder) stall(begin int64, what string) {
-	add(h, &h.history.Faults, "fault", Fault{Begin: begin, End: now(), Node: allNodes, What: what, Excuses: Excuses{Unavailable: true, NoAnswer: true, LateCut: true}})
+	add(h, &h.history.Faults, "fault",
+		Fault{Begin: begin, End: now(), Node: allNodes, What: what,
+			Excuses: Excuses{Unavailable: true, NoAnswer: true, LateCut: true}})
 }
 
 func add[T any](h *Recorder, to *[]T, kind string, event T) {

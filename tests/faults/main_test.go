@@ -57,7 +57,8 @@ func caddyWithFaults() (string, error) {
 	return path, nil
 }
 
-// sharedPostgres is for all that does not break the server itself: each fleet has a schema of its own there.
+// sharedPostgres is for all that does not break the server itself: each fleet has a schema of its
+// own there.
 var (
 	sharedPostgres = sync.OnceValue(func() (err error) {
 		shared, err = postgrestest.Start()

@@ -11,7 +11,9 @@ import (
 // Settling is how long after a fault requests may still see it.
 type Settling struct {
 	Node time.Duration // after a store, a way or a process is back
-	Cut  time.Duration // for a process to cut what it has open when its lease is over or, if it was stopped until then, when it goes on
+	// for a process to cut what it has open when its lease is over or, if it was stopped until
+	// then, when it goes on
+	Cut time.Duration
 }
 
 // Kind is what a Violation is of.
@@ -19,10 +21,13 @@ type Kind string
 
 // The rules that a history can break.
 const (
-	Accepted    Kind = "accepted"    // a request that was sent after its access had been taken everywhere was answered with success
-	Outlived    Kind = "outlived"    // a stream went on after its access had been taken everywhere
-	Refused     Kind = "refused"     // a live key was answered something other than success or 503, whatever was broken
-	Unavailable Kind = "unavailable" // a live key was answered 503, or not at all, while its node and the stores were well
+	// a request that was sent after its access had been taken everywhere was answered with success
+	Accepted Kind = "accepted"
+	Outlived Kind = "outlived" // a stream went on after its access had been taken everywhere
+	// a live key was answered something other than success or 503, whatever was broken
+	Refused Kind = "refused"
+	// a live key was answered 503, or not at all, while its node and the stores were well
+	Unavailable Kind = "unavailable"
 )
 
 // Violation is one broken rule.
@@ -33,8 +38,8 @@ type Violation struct {
 
 func (v Violation) String() string { return string(v.Kind) + ": " + v.What }
 
-// Check judges a history by the promise, in O(n log n). The register it checks is a regular one: while a change is
-// under way, either answer is right.
+// Check judges a history by the promise, in O(n log n). The register it checks is a regular one:
+// while a change is under way, either answer is right.
 func (h *History) Check(s Settling) []Violation {
 	o := newOracle(h, s)
 	var found []Violation
@@ -56,7 +61,8 @@ type oracle struct {
 	dead, live map[Access]spans
 	takes      map[Access][]Change // done, by Return
 
-	unavailable, noAnswer, lateCut, stopped map[int]spans // by node; a fault of all nodes is in each
+	// by node; a fault of all nodes is in each
+	unavailable, noAnswer, lateCut, stopped map[int]spans
 }
 
 const (
@@ -68,7 +74,8 @@ func newOracle(h *History, s Settling) *oracle {
 	o := &oracle{
 		settling: s,
 		dead:     map[Access]spans{}, live: map[Access]spans{}, takes: map[Access][]Change{},
-		unavailable: map[int]spans{}, noAnswer: map[int]spans{}, lateCut: map[int]spans{}, stopped: map[int]spans{},
+		unavailable: map[int]spans{}, noAnswer: map[int]spans{}, lateCut: map[int]spans{},
+		stopped: map[int]spans{},
 	}
 	o.judgeChanges(h.Changes)
 	o.judgeFaults(h.Faults)
@@ -77,7 +84,9 @@ func newOracle(h *History, s Settling) *oracle {
 
 // judgeChanges finds out when each access was surely taken, and when surely given.
 func (o *oracle) judgeChanges(changes []Change) {
-	changes = slices.SortedFunc(slices.Values(changes), func(a, b Change) int { return cmp.Compare(b.Call, a.Call) }) // the latest first
+	// the latest first
+	changes = slices.SortedFunc(slices.Values(changes),
+		func(a, b Change) int { return cmp.Compare(b.Call, a.Call) })
 	nextGive, nextTake := map[Access]int64{}, map[Access]int64{}
 	for _, c := range changes {
 		for _, a := range c.Takes {
@@ -156,8 +165,9 @@ func (o *oracle) of(all map[int]spans, node int) spans {
 func (o *oracle) request(r Request) (Violation, bool) {
 	success := r.Status >= 200 && r.Status < 300
 	if dead, in := o.dead[r.Access].at(r.Send); in && success && r.Recv <= dead.end {
-		return Violation{Accepted, fmt.Sprintf("%s by node %d, sent %v after the access was taken everywhere, answered %d",
-			r.Access, r.Node, time.Duration(r.Send-dead.begin), r.Status)}, true
+		return Violation{Accepted,
+			fmt.Sprintf("%s by node %d, sent %v after the access was taken everywhere, answered %d",
+				r.Access, r.Node, time.Duration(r.Send-dead.begin), r.Status)}, true
 	}
 	live, in := o.live[r.Access].at(r.Send)
 	if !in || r.Recv > live.end || success {
@@ -169,18 +179,23 @@ func (o *oracle) request(r Request) (Violation, bool) {
 		excuses = o.noAnswer
 	case 503:
 	default:
-		return Violation{Refused, fmt.Sprintf("%s by node %d, answered %d; it was given everywhere %v before", r.Access, r.Node, r.Status, time.Duration(r.Send-live.begin))}, true
+		return Violation{Refused,
+			fmt.Sprintf("%s by node %d, answered %d; it was given everywhere %v before", r.Access,
+				r.Node, r.Status, time.Duration(r.Send-live.begin))}, true
 	}
 	if o.of(excuses, r.Node).overlap(r.Send, r.Recv) {
 		return Violation{}, false
 	}
-	return Violation{Unavailable, fmt.Sprintf("%s by node %d at %d, answered %d after %v, and nothing was broken", r.Access, r.Node, r.Send, r.Status, time.Duration(r.Recv-r.Send))}, true
+	return Violation{Unavailable,
+		fmt.Sprintf("%s by node %d at %d, answered %d after %v, and nothing was broken", r.Access,
+			r.Node, r.Send, r.Status, time.Duration(r.Recv-r.Send))}, true
 }
 
 // stream judges by the first change that took its access while it was open.
 func (o *oracle) stream(s Stream) (Violation, bool) {
 	takes := o.takes[s.Access]
-	i, _ := slices.BinarySearchFunc(takes, s.Open, func(c Change, t int64) int { return cmp.Compare(c.Return, t) })
+	i, _ := slices.BinarySearchFunc(takes, s.Open,
+		func(c Change, t int64) int { return cmp.Compare(c.Return, t) })
 	if i == len(takes) {
 		return Violation{}, false
 	}
@@ -195,8 +210,10 @@ func (o *oracle) stream(s Stream) (Violation, bool) {
 	if s.Last <= end {
 		return Violation{}, false
 	}
-	return Violation{Outlived, fmt.Sprintf("%s through node %d, opened at %d: an event was sent %v after the access was taken everywhere",
-		s.Access, s.Node, s.Open, time.Duration(s.Last-take.Return))}, true
+	return Violation{Outlived,
+		fmt.Sprintf("%s through node %d, opened at %d: an event was sent %v after the access was "+
+			"taken everywhere",
+			s.Access, s.Node, s.Open, time.Duration(s.Last-take.Return))}, true
 }
 
 type span struct{ begin, end int64 }
@@ -204,9 +221,11 @@ type span struct{ begin, end int64 }
 // spans are sorted by their begin.
 type spans []span
 
-// at returns the last one that begins at or before t. That it has not ended is for the caller to see.
+// at returns the last one that begins at or before t. That it has not ended is for the caller to
+// see.
 func (s spans) at(t int64) (span, bool) {
-	i, found := slices.BinarySearchFunc(s, t, func(x span, t int64) int { return cmp.Compare(x.begin, t) })
+	i, found := slices.BinarySearchFunc(s, t,
+		func(x span, t int64) int { return cmp.Compare(x.begin, t) })
 	for found && i+1 < len(s) && s[i+1].begin == t {
 		i++
 	}
@@ -232,7 +251,8 @@ func (s spans) merge() (merged spans) {
 	return merged
 }
 
-// overlap reports whether one of them, which are disjoint, has a moment in common with begin to end.
+// overlap reports whether one of them, which are disjoint, has a moment in common with begin to
+// end.
 func (s spans) overlap(begin, end int64) bool {
 	last, in := s.at(end)
 	return in && last.end >= begin

@@ -29,8 +29,10 @@ func (s Step) String() string {
 
 // A trouble is a kind of fault that a schedule can choose.
 type trouble struct {
-	what  string
-	of    string // what it needs for itself: "node", "database way", "cache way", "postgres", "redis", "clock", "settings", "work"
+	what string
+	// what it needs for itself: "node", "database way", "cache way", "postgres", "redis", "clock",
+	// "settings", "work"
+	of    string
 	lasts bool
 	often int
 }
@@ -64,11 +66,15 @@ var troubles = []trouble{
 	{"bulk work", "work", true, 2},
 }
 
-// Plan is the schedule that a seed stands for: faults come one to three at a time, most of them shorter than a lease and some longer, and
-// after every third such group all is well for a while. Nodes join until there are two more than at the start.
+// Plan is the schedule that a seed stands for: faults come one to three at a time, most of them
+// shorter than a lease and some longer, and after every third such group all is well for a while.
+// Nodes join until there are two more than at the start.
 func Plan(seed uint64, duration time.Duration, nodes int, lease, calm time.Duration) []Step {
 	random := rand.New(rand.NewPCG(seed, 0))
-	between := func(a, b time.Duration) time.Duration { return a + time.Duration(random.Int64N(int64(b-a))) }
+	between := func(a,
+		b time.Duration) time.Duration {
+		return a + time.Duration(random.Int64N(int64(b-a)))
+	}
 	var bag []trouble
 	for _, t := range troubles {
 		bag = append(bag, slices.Repeat([]trouble{t}, t.often)...)

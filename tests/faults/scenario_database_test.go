@@ -9,8 +9,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// clockSet sets the database's clock, again and again, while node 1 is cut off from the database and has a longer lease
-// than node 0. No revoke may be complete until that lease has surely run out.
+// clockSet sets the database's clock, again and again, while node 1 is cut off from the database
+// and has a longer lease than node 0. No revoke may be complete until that lease has surely run
+// out.
 func clockSet(ahead ...time.Duration) func(*arena) {
 	return func(a *arena) {
 		live := a.mint(0)
@@ -24,7 +25,8 @@ func clockSet(ahead ...time.Duration) func(*arena) {
 		a.cut(1)
 		for i, d := range ahead {
 			if i > 0 {
-				time.Sleep(a.lease * 5 / 4) // node 0 compares its clock with the database's once in a lease
+				// node 0 compares its clock with the database's once in a lease
+				time.Sleep(a.lease * 5 / 4)
 			}
 			a.setClock(d)
 		}
@@ -52,14 +54,16 @@ func (a *arena) setClock(ahead time.Duration) {
 	}
 }
 
-// joinUnacknowledged: node 1 joins while the synchronous standby receives nothing, so that its row is lost in a failover.
+// joinUnacknowledged: node 1 joins while the synchronous standby receives nothing, so that its row
+// is lost in a failover.
 func joinUnacknowledged(a *arena) {
 	standby := a.Postgres.SynchronousStandby(a.t)
 	k, live := a.mint(0), a.mint(0)
 	a.warm(k)
 	former := a.incarnation(1)
 	a.Nodes[1].Pause(a.t)
-	a.psqlUntil("the stopped node is forgotten", "SELECT NOT EXISTS (SELECT 1 FROM nodes WHERE incarnation = '"+former+"')")
+	a.psqlUntil("the stopped node is forgotten",
+		"SELECT NOT EXISTS (SELECT 1 FROM nodes WHERE incarnation = '"+former+"')")
 	a.detach(standby)
 	a.Nodes[1].Resume()
 	a.useFor(a.lease*3/4, 1, k) // if the node takes a lease, it has the key cached
@@ -72,7 +76,8 @@ func joinUnacknowledged(a *arena) {
 	a.want(a.settled(1, k) == 401, "the revoked key")
 }
 
-// standbyAway: while commits wait for a standby, whoever has joined goes on serving keys, and no revoke is complete.
+// standbyAway: while commits wait for a standby, whoever has joined goes on serving keys, and no
+// revoke is complete.
 func standbyAway(a *arena) {
 	standby := a.Postgres.SynchronousStandby(a.t)
 	k, live := a.mint(0), a.mint(0)
@@ -87,7 +92,8 @@ func standbyAway(a *arena) {
 		a.redis("FLUSHALL")
 		for i := range a.Nodes {
 			cached, loaded := a.get(i, live), a.get(i, other)
-			a.want(cached == 200 && loaded == 200, "node %d answers a live key %d, and one that it has to load %d", i, cached, loaded)
+			a.want(cached == 200 && loaded == 200,
+				"node %d answers a live key %d, and one that it has to load %d", i, cached, loaded)
 		}
 		time.Sleep(a.lease / 4)
 	}
@@ -103,8 +109,8 @@ func standbyAway(a *arena) {
 	}
 }
 
-// formerPrimary: node 1 hears nothing from the primary for a while, and then reaches only this one, which a standby has replaced
-// meanwhile, and which still answers what is read.
+// formerPrimary: node 1 hears nothing from the primary for a while, and then reaches only this one,
+// which a standby has replaced meanwhile, and which still answers what is read.
 func formerPrimary(a *arena) {
 	former := a.Postgres
 	standby := former.SynchronousStandby(a.t)
@@ -130,7 +136,8 @@ func formerPrimary(a *arena) {
 	a.want(a.settled(1, k) == 401, "the revoked key")
 }
 
-// newerThanApplied: node 1 reads a key from a revision that it has not applied yet, and which is lost in a failover.
+// newerThanApplied: node 1 reads a key from a revision that it has not applied yet, and which is
+// lost in a failover.
 func newerThanApplied(a *arena) {
 	standby := a.Postgres.Standby(a.t)
 	k, live := a.mint(0), a.mint(0)
@@ -153,13 +160,15 @@ func newerThanApplied(a *arena) {
 	for i := range a.Nodes {
 		a.eventually(i, live, 200)
 	}
-	a.change(Change{Call: now(), Return: now(), What: "the failover has lost the activation", Takes: k.all(), Done: true})
-	a.want(!a.useFor(a.lease/4, 1, k), "the node, which answered %d before the failover, trusts what was lost", got)
+	a.change(Change{Call: now(), Return: now(), What: "the failover has lost the activation",
+		Takes: k.all(), Done: true})
+	a.want(!a.useFor(a.lease/4, 1, k),
+		"the node, which answered %d before the failover, trusts what was lost", got)
 	a.want(a.get(1, live) == 200, "a live key")
 }
 
-// sharedFromLostHistory: node 1 has applied what is lost in a failover, and ends. What it left in Redis is of a history
-// that no other node has seen.
+// sharedFromLostHistory: node 1 has applied what is lost in a failover, and ends. What it left in
+// Redis is of a history that no other node has seen.
 func sharedFromLostHistory(a *arena) {
 	standby := a.Postgres.Standby(a.t)
 	k, live := a.mint(0), a.mint(0)
@@ -178,7 +187,8 @@ func sharedFromLostHistory(a *arena) {
 	a.failOver(standby, 0)
 	a.release(0, "renew.reply")
 	for range 3 { // other changes take the place of the one that is lost
-		a.until("the database is back", func() bool { _, r := a.tryMint(0); return r.Status == 201 })
+		a.until("the database is back",
+			func() bool { _, r := a.tryMint(0); return r.Status == 201 })
 	}
 	lost()
 	a.want(!a.useFor(a.lease/4, 0, k), "the node trusts what Redis holds of what was lost")
@@ -206,7 +216,8 @@ func forgottenByRestore(cutOff bool) func(*arena) {
 		if cutOff {
 			a.cut(2)
 		} else {
-			a.Edge(2, gate.Database).Slow(500 * time.Millisecond) // it needs some time to connect again
+			// it needs some time to connect again
+			a.Edge(2, gate.Database).Slow(500 * time.Millisecond)
 		}
 		restore()
 		for _, k := range keys {
@@ -220,14 +231,16 @@ func forgottenByRestore(cutOff bool) func(*arena) {
 			a.useFor(50*time.Millisecond, 2, k)
 		}
 		a.complete(a.revoke(0, keys[0]))
-		a.want(!a.useFor(a.lease/4, 2, keys[0]), "a node that the backup does not know still accepts")
+		a.want(!a.useFor(a.lease/4, 2, keys[0]),
+			"a node that the backup does not know still accepts")
 		a.HealNode(2)
 		a.eventually(2, live, 200)
 		a.want(a.settled(2, keys[0]) == 401, "the revoked key")
 	}
 }
 
-// forgottenByFailover: node 2 has joined when the asynchronous standby, which takes over, had stopped receiving.
+// forgottenByFailover: node 2 has joined when the asynchronous standby, which takes over, had
+// stopped receiving.
 func forgottenByFailover(loses func(*arena)) func(*arena) {
 	return func(a *arena) {
 		standby := a.Postgres.Standby(a.t)
@@ -242,24 +255,29 @@ func forgottenByFailover(loses func(*arena)) func(*arena) {
 		a.cut(2)
 		a.failOver(standby, 0, 1)
 		a.revokedAt(0, k)
-		a.want(!a.useFor(a.lease/4, 2, k), "a node that the new primary does not know still accepts")
+		a.want(!a.useFor(a.lease/4, 2, k),
+			"a node that the new primary does not know still accepts")
 		a.follow(standby, 2)
 		a.eventually(2, live, 200)
 		a.want(a.settled(2, k) == 401, "the revoked key")
 	}
 }
 
-// synchronousCommitOff: somebody turns synchronous_commit off while nodes run, and the server crashes after a change was
-// answered.
+// synchronousCommitOff: somebody turns synchronous_commit off while nodes run, and the server
+// crashes after a change was answered.
 func synchronousCommitOff(a *arena) {
 	live := a.mint(0)
-	if err := a.Postgres.Set("wal_writer_delay", "10s"); err != nil { // so that the crash surely loses what was not forced
+	// so that the crash surely loses what was not forced
+	if err := a.Postgres.Set("wal_writer_delay", "10s"); err != nil {
 		a.t.Fatal(err)
 	}
-	reconnect := "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+	reconnect := "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = " +
+		"'client backend' AND pid <> pg_backend_pid()"
 	for _, way := range []struct{ what, off, on string }{
-		{"for the user", "ALTER ROLE CURRENT_USER SET synchronous_commit = off", "ALTER ROLE CURRENT_USER RESET synchronous_commit"},
-		{"for the database", "ALTER DATABASE postgres SET synchronous_commit = off", "ALTER DATABASE postgres RESET synchronous_commit"},
+		{"for the user", "ALTER ROLE CURRENT_USER SET synchronous_commit = off",
+			"ALTER ROLE CURRENT_USER RESET synchronous_commit"},
+		{"for the database", "ALTER DATABASE postgres SET synchronous_commit = off",
+			"ALTER DATABASE postgres RESET synchronous_commit"},
 		{"for the server", "", ""},
 	} {
 		var k key
@@ -281,7 +299,8 @@ func synchronousCommitOff(a *arena) {
 		}
 		// While the setting is off, a node may refuse all changes, or force each one itself.
 		var r gate.Response
-		for end := time.Now().Add(a.lease); !r.Complete() && time.Now().Before(end); time.Sleep(a.lease / 20) {
+		for end := time.Now().Add(a.lease); !r.Complete() &&
+			time.Now().Before(end); time.Sleep(a.lease / 20) {
 			r = a.activate(0, k, false)
 		}
 		if err := errors.Join(a.Postgres.Halt(), a.Postgres.Run()); err != nil {
@@ -300,7 +319,8 @@ func synchronousCommitOff(a *arena) {
 		}
 		if r.Complete() {
 			for i := range a.Nodes {
-				a.want(a.settled(i, k) == 401, "node %d: off %s, an answered change is lost in a crash", i, way.what)
+				a.want(a.settled(i, k) == 401,
+					"node %d: off %s, an answered change is lost in a crash", i, way.what)
 			}
 		}
 	}
@@ -317,7 +337,9 @@ func (a *arena) detach(standby *postgrestest.Server) {
 func (a *arena) received(standby *postgrestest.Server) {
 	a.t.Helper()
 	a.until("the standby has caught up", func() bool {
-		at, err := standby.Query("", "SELECT coalesce(pg_last_wal_replay_lsn() >= '"+a.psql("SELECT pg_current_wal_lsn()")+"', false)")
+		at,
+			err := standby.Query("", "SELECT coalesce(pg_last_wal_replay_lsn() >= '"+
+			a.psql("SELECT pg_current_wal_lsn()")+"', false)")
 		if err != nil {
 			a.t.Fatal(err)
 		}

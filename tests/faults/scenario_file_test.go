@@ -10,8 +10,8 @@ import (
 	_ "modernc.org/sqlite" // to look at the file
 )
 
-// filesReplaced: somebody does something to the SQLite file that running nodes share. Soon no node accepts a key or
-// answers a change, and what was answered is in the file that is there.
+// filesReplaced: somebody does something to the SQLite file that running nodes share. Soon no node
+// accepts a key or answers a change, and what was answered is in the file that is there.
 func filesReplaced(do func(file, backup string) error) func(*arena) {
 	return func(a *arena) {
 		file := filepath.Join(a.Nodes[0].Data, "apikeys.db")
@@ -84,7 +84,8 @@ func filesReplaced(do func(file, backup string) error) func(*arena) {
 	}
 }
 
-// lockFileCopied: a lock file that is not the one that its node has locked does not say that the node has ended.
+// lockFileCopied: a lock file that is not the one that its node has locked does not say that the
+// node has ended.
 func lockFileCopied(a *arena) {
 	k := a.mint(0)
 	a.warm(k)
@@ -92,7 +93,8 @@ func lockFileCopied(a *arena) {
 	var lock string
 	a.sqliteRow(file, "SELECT incarnation FROM nodes WHERE "+a.is(1), &lock)
 	lock = file + "-node-" + lock
-	a.hold(1, "renew.reply") // it does not stand still within a transaction, which would lock the file
+	// it does not stand still within a transaction, which would lock the file
+	a.hold(1, "renew.reply")
 	a.held(1, "renew.reply")
 	a.Nodes[1].Pause(a.t)
 	text, err := os.ReadFile(lock)
@@ -173,5 +175,6 @@ func (a *arena) onDisk(file string, ids []string, condition, which string) {
 			lost = append(lost, id)
 		}
 	}
-	a.want(len(lost) == 0, "of %d keys %s, as was answered, %d are not in the file: %s", len(ids), which, len(lost), strings.Join(lost, " "))
+	a.want(len(lost) == 0, "of %d keys %s, as was answered, %d are not in the file: %s", len(ids),
+		which, len(lost), strings.Join(lost, " "))
 }

@@ -54,10 +54,12 @@ func everyWay(a *arena) {
 // overtaken revokes a key while node 1 is held on its way to keep it.
 func overtaken(a *arena, point string) { overtakenAfter(a, point, func() {}) }
 
-// overtakenAfter does something else too, just before node 1 begins to read and just before it goes on.
+// overtakenAfter does something else too, just before node 1 begins to read and just before it goes
+// on.
 func overtakenAfter(a *arena, point string, do func()) {
 	k := a.mint(0)
-	a.psqlUntil("the node knows of the key", "SELECT coalesce(max(acked), 0) >= (SELECT revision FROM head) FROM nodes WHERE "+a.is(1))
+	a.psqlUntil("the node knows of the key",
+		"SELECT coalesce(max(acked), 0) >= (SELECT revision FROM head) FROM nodes WHERE "+a.is(1))
 	do()
 	a.hold(1, point)
 	read := background(func() { a.get(1, k) })
@@ -69,7 +71,8 @@ func overtakenAfter(a *arena, point string, do func()) {
 	a.want(a.settled(1, k) == 401, "the revoked key is not refused")
 }
 
-// takenForDead: node 1's acknowledgements are lost while it holds a lease, so that node 0 gives it up.
+// takenForDead: node 1's acknowledgements are lost while it holds a lease, so that node 0 gives it
+// up.
 func takenForDead(a *arena) {
 	k := a.mint(0)
 	a.warm(k)
@@ -79,7 +82,8 @@ func takenForDead(a *arena) {
 	time.Sleep(a.lease * 3 / 4) // it is silent, and its lease goes on
 	a.hold(1, "renew.reply")
 	a.held(1, "renew.reply")
-	a.psqlUntil("the node is given up", "SELECT NOT EXISTS (SELECT 1 FROM nodes WHERE "+node+" AND state = 'active')")
+	a.psqlUntil("the node is given up",
+		"SELECT NOT EXISTS (SELECT 1 FROM nodes WHERE "+node+" AND state = 'active')")
 	a.cut(1)
 	a.release(1, "renew.reply")
 	a.complete(a.revoke(0, k))
@@ -117,7 +121,8 @@ func pausedNode(a *arena) {
 	a.want(a.settled(1, k) == 401, "the revoked key")
 }
 
-// isolated: a revoke says which node it waits for, and until when; that node accepts no longer than its lease.
+// isolated: a revoke says which node it waits for, and until when; that node accepts no longer than
+// its lease.
 func isolated(a *arena) {
 	k, live := a.mint(0), a.mint(0)
 	a.warm(k)
@@ -142,7 +147,8 @@ func isolated(a *arena) {
 	}
 	a.complete(a.revoke(0, k))
 	a.want(!e.outlives(now()+int64(10*time.Second)), "the stream goes on")
-	a.want(a.get(1, k) == 503 && a.get(1, live) == 503, "after its lease a node that is cut off accepts")
+	a.want(a.get(1, k) == 503 && a.get(1, live) == 503,
+		"after its lease a node that is cut off accepts")
 	a.HealNode(1)
 	isBack()
 	a.eventually(1, live, 200)
@@ -176,7 +182,8 @@ func databaseAway(a *arena) {
 	a.want(a.settled(1, dying) == 401, "the revoke that was repeated")
 }
 
-// restored: the database goes back in time. Nothing of the time that is lost may live on in a cache.
+// restored: the database goes back in time. Nothing of the time that is lost may live on in a
+// cache.
 func restored(a *arena) {
 	old := a.mint(0)
 	a.warm(old)
@@ -190,7 +197,8 @@ func restored(a *arena) {
 	forgotten := a.taken("restore", lost)
 	restore()
 	for range 3 { // other changes take the place of those that are lost
-		a.until("the database is back", func() bool { _, r := a.tryMint(0); return r.Status == 201 })
+		a.until("the database is back",
+			func() bool { _, r := a.tryMint(0); return r.Status == 201 })
 	}
 	for i := range a.Nodes {
 		a.eventually(i, old, 200)
@@ -228,12 +236,14 @@ func cacheAway(a *arena) {
 		trouble.begin()
 		k := a.mint(0)
 		for i := range a.Nodes {
-			a.want(a.get(i, before) == 200 && a.get(i, k) == 200, "node %d, Redis %s", i, trouble.name)
+			a.want(a.get(i, before) == 200 && a.get(i, k) == 200, "node %d, Redis %s", i,
+				trouble.name)
 		}
 		a.complete(a.revoke(0, k))
 		a.complete(a.revoke(1, before))
 		for i := range a.Nodes {
-			a.want(a.settled(i, before) == 401 && a.settled(i, k) == 401, "node %d, Redis %s: a revoked key", i, trouble.name)
+			a.want(a.settled(i, before) == 401 && a.settled(i, k) == 401,
+				"node %d, Redis %s: a revoked key", i, trouble.name)
 		}
 		trouble.over()
 	}
@@ -249,7 +259,8 @@ func (a *arena) reload(i int) {
 	c := g.Config()
 	c.APIKeys += fmt.Sprintf("local_cache %d\n", 100_000+a.serial.Add(1))
 	a.write(g.Dir, "another.Caddyfile", c.Text())
-	r := g.Caddy(a.t, "", "reload", "--adapter", "caddyfile", "--config", filepath.Join(g.Dir, "another.Caddyfile"), "--address", g.Admin)
+	r := g.Caddy(a.t, "", "reload", "--adapter", "caddyfile", "--config",
+		filepath.Join(g.Dir, "another.Caddyfile"), "--address", g.Admin)
 	if r.Exit != 0 {
 		a.t.Errorf("reload: %v", r)
 	}
@@ -278,7 +289,8 @@ func (a *arena) settled(node int, k key) (status int) {
 	return status
 }
 
-// taken records that something other than a node takes a key's access, from now until the returned function is called.
+// taken records that something other than a node takes a key's access, from now until the returned
+// function is called.
 func (a *arena) taken(by string, k key) (done func()) {
 	c := Change{Call: now(), What: by, Takes: k.all(), Done: true}
 	return func() {
@@ -344,7 +356,9 @@ func (a *arena) begin(sql string) transaction {
 // awaited returns when another one waits for what this one has locked.
 func (tx transaction) awaited() {
 	tx.a.t.Helper()
-	tx.a.psqlUntil("a change waits for the lock", fmt.Sprintf("SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE %d = ANY(pg_blocking_pids(pid)))", tx.conn.PgConn().PID()))
+	tx.a.psqlUntil("a change waits for the lock",
+		fmt.Sprintf("SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE %d = "+
+			"ANY(pg_blocking_pids(pid)))", tx.conn.PgConn().PID()))
 }
 
 func (tx transaction) commit() {

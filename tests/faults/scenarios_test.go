@@ -13,13 +13,18 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-var long = flag.Bool("faults.long", false, "run all scenarios, and leave each part of the protocol out of each of those that show what it is for")
+var long = flag.Bool("faults.long", false,
+	"run all scenarios, and leave each part of the protocol out of each of those that show what "+
+		"it is for")
 
-// A scenario breaks one thing at the one moment when it matters. Node 0 makes the changes, node 1 is the one in trouble.
+// A scenario breaks one thing at the one moment when it matters. Node 0 makes the changes, node 1
+// is the one in trouble.
 type scenario struct {
-	name     string
-	run      func(*arena)
-	ablation string          // the part of the protocol that this one shows to be needed; "" shows only that the product holds
+	name string
+	run  func(*arena)
+	// the part of the protocol that this one shows to be needed; "" shows only that the product
+	// holds
+	ablation string
 	nodes    int             // 0 is 2
 	lease    time.Duration   // 0 is 4 s
 	leases   []time.Duration // of the first nodes, if they have others
@@ -45,8 +50,8 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// TestAblations: without each part of the protocol, a request is accepted that must not be, or a stream goes on. In the short run each
-// part is left out of its first scenario.
+// TestAblations: without each part of the protocol, a request is accepted that must not be, or a
+// stream goes on. In the short run each part is left out of its first scenario.
 func TestAblations(t *testing.T) {
 	tried := map[string]bool{}
 	for _, s := range scenarios {
@@ -83,15 +88,18 @@ func play(t *testing.T, s scenario, ablation string) []Violation {
 		server = postgres(t)
 	}
 	a := newArena(t, setting{
-		nodes: max(s.nodes, 2), lease: cmp.Or(s.lease, 4*time.Second), leases: s.leases, clocks: s.clocks, ablation: ablation, postgres: server, file: s.file,
+		nodes: max(s.nodes, 2), lease: cmp.Or(s.lease, 4*time.Second), leases: s.leases,
+		clocks: s.clocks, ablation: ablation, postgres: server, file: s.file,
 	})
-	a.fault(allNodes, "the scenario says itself who may be unavailable", Excuses{Unavailable: true, NoAnswer: true})
+	a.fault(allNodes, "the scenario says itself who may be unavailable",
+		Excuses{Unavailable: true, NoAnswer: true})
 	s.run(a)
 	a.Heal()
 	return a.finish(Settling{Cut: 10 * time.Second})
 }
 
-// surelyOver is how long a revoke waits for a node that says nothing, at most (docs/protocol.md, rule 7).
+// surelyOver is how long a revoke waits for a node that says nothing, at most (docs/protocol.md,
+// rule 7).
 func surelyOver(lease time.Duration) time.Duration { return lease * 101 / 99 }
 
 // hasLonger: node 1 has a longer lease than node 0.
@@ -108,7 +116,8 @@ var scenarios = []scenario{
 	}},
 
 	// What is being read while a change comes.
-	{name: "a read that a revoke overtakes", ablation: "no-fill-token", run: func(a *arena) { overtaken(a, "load.read") }},
+	{name: "a read that a revoke overtakes", ablation: "no-fill-token",
+		run: func(a *arena) { overtaken(a, "load.read") }},
 	{name: "an answer of Redis that a revoke overtakes", run: func(a *arena) {
 		k := a.mint(0)
 		a.shared(0, k)
@@ -120,10 +129,12 @@ var scenarios = []scenario{
 		<-read
 		a.want(a.settled(1, k) == 401, "the revoked key is not refused")
 	}},
-	{name: "kept at the moment of a revoke", ablation: "check-then-insert", run: func(a *arena) { overtaken(a, "load.insert") }},
-	{name: "a read that a revoke and a reload overtake", ablation: "reload-resets", run: func(a *arena) {
-		overtakenAfter(a, "load.read", func() { a.reload(1) })
-	}},
+	{name: "kept at the moment of a revoke", ablation: "check-then-insert",
+		run: func(a *arena) { overtaken(a, "load.insert") }},
+	{name: "a read that a revoke and a reload overtake", ablation: "reload-resets",
+		run: func(a *arena) {
+			overtakenAfter(a, "load.read", func() { a.reload(1) })
+		}},
 	{name: "kept while a revoke is applied", ablation: "delete-before-bump", run: func(a *arena) {
 		k := a.mint(0)
 		a.hold(1, "load.read")
@@ -138,24 +149,26 @@ var scenarios = []scenario{
 		<-revoked
 		a.want(a.settled(1, k) == 401, "the revoked key is not refused")
 	}},
-	{name: "a request that joins a read from before the revoke", ablation: "join-any-flight", run: func(a *arena) {
-		k := a.mint(0)
-		a.hold(1, "load.read")
-		read := background(func() { a.get(1, k) })
-		a.held(1, "load.read")
-		a.complete(a.revoke(0, k))
-		const misses = "caddy_apikeys_lookups_total"
-		before := a.Nodes[1].Metric(a.t, misses)
-		var got int
-		joined := background(func() { got = a.get(1, k) })
-		for end := time.Now().Add(patience); a.Nodes[1].Metric(a.t, misses) == before && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
-		}
-		a.release(1, "load.read")
-		<-read
-		<-joined
-		a.want(got == 401, "the request that came after the revoke: %d", got)
-	}},
+	{name: "a request that joins a read from before the revoke", ablation: "join-any-flight",
+		run: func(a *arena) {
+			k := a.mint(0)
+			a.hold(1, "load.read")
+			read := background(func() { a.get(1, k) })
+			a.held(1, "load.read")
+			a.complete(a.revoke(0, k))
+			const misses = "caddy_apikeys_lookups_total"
+			before := a.Nodes[1].Metric(a.t, misses)
+			var got int
+			joined := background(func() { got = a.get(1, k) })
+			for end := time.Now().Add(patience); a.Nodes[1].Metric(a.t, misses) == before &&
+				time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+			a.release(1, "load.read")
+			<-read
+			<-joined
+			a.want(got == 401, "the request that came after the revoke: %d", got)
+		}},
 
 	// What Redis holds.
 	{name: "an old entry in Redis", ablation: "shared-without-asof", run: func(a *arena) {
@@ -190,46 +203,49 @@ var scenarios = []scenario{
 		a.release(1, "renew.reply")
 		a.want(!a.useFor(a.lease/2, 1, k), "the node trusts what it has cached after its lease")
 	}},
-	{name: "clocks that run apart", ablation: "no-drift-margin", lease: 20 * time.Second, clocks: []string{"1.01", "0.99"}, run: func(a *arena) {
-		k := a.mint(0)
-		a.warm(k)
-		before := a.revision()
-		a.hold(1, "renew.reply")
-		a.held(1, "renew.reply")
-		revoked := background(func() { a.complete(a.revoke(0, k)) })
-		a.revisionAfter(before)
-		a.cut(1)
-		a.release(1, "renew.reply")
-		<-revoked
-		a.want(!a.useFor(a.lease/10, 1, k), "the slow clock is trusted too long")
-	}},
-	{name: "a node that is stopped while it applies", ablation: "ack-before-purge", run: func(a *arena) {
-		k := a.mint(0)
-		a.warm(k)
-		a.hold(1, "apply")
-		revoked := background(func() { a.complete(a.revoke(0, k)) })
-		a.held(1, "apply")
-		<-revoked
-		a.want(!a.useFor(a.lease/4, 1, k), "what the node is about to apply was not waited for")
-		a.release(1, "apply")
-		a.eventually(1, k, 401)
-	}},
-	{name: "a node that reads of the revoke late and is stopped while it applies", ablation: "lease-before-apply", run: func(a *arena) {
-		k := a.mint(0)
-		a.warm(k)
-		a.hold(1, "apply")
-		a.cut(1)
-		before := a.revision()
-		revoked := background(func() { a.complete(a.revoke(0, k)) })
-		a.revisionAfter(before)
-		time.Sleep(a.lease / 2)
-		a.HealNode(1)
-		a.held(1, "apply")
-		<-revoked
-		a.want(!a.useFor(a.lease/4, 1, k), "what the node is about to apply was not waited for")
-		a.release(1, "apply")
-		a.eventually(1, k, 401)
-	}},
+	{name: "clocks that run apart", ablation: "no-drift-margin", lease: 20 * time.Second,
+		clocks: []string{"1.01", "0.99"}, run: func(a *arena) {
+			k := a.mint(0)
+			a.warm(k)
+			before := a.revision()
+			a.hold(1, "renew.reply")
+			a.held(1, "renew.reply")
+			revoked := background(func() { a.complete(a.revoke(0, k)) })
+			a.revisionAfter(before)
+			a.cut(1)
+			a.release(1, "renew.reply")
+			<-revoked
+			a.want(!a.useFor(a.lease/10, 1, k), "the slow clock is trusted too long")
+		}},
+	{name: "a node that is stopped while it applies", ablation: "ack-before-purge",
+		run: func(a *arena) {
+			k := a.mint(0)
+			a.warm(k)
+			a.hold(1, "apply")
+			revoked := background(func() { a.complete(a.revoke(0, k)) })
+			a.held(1, "apply")
+			<-revoked
+			a.want(!a.useFor(a.lease/4, 1, k), "what the node is about to apply was not waited for")
+			a.release(1, "apply")
+			a.eventually(1, k, 401)
+		}},
+	{name: "a node that reads of the revoke late and is stopped while it applies",
+		ablation: "lease-before-apply", run: func(a *arena) {
+			k := a.mint(0)
+			a.warm(k)
+			a.hold(1, "apply")
+			a.cut(1)
+			before := a.revision()
+			revoked := background(func() { a.complete(a.revoke(0, k)) })
+			a.revisionAfter(before)
+			time.Sleep(a.lease / 2)
+			a.HealNode(1)
+			a.held(1, "apply")
+			<-revoked
+			a.want(!a.useFor(a.lease/4, 1, k), "what the node is about to apply was not waited for")
+			a.release(1, "apply")
+			a.eventually(1, k, 401)
+		}},
 	{name: "a clock that stands still", ablation: "cached-clock", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
@@ -241,19 +257,20 @@ var scenarios = []scenario{
 	}},
 
 	// Who is waited for.
-	{name: "a node that joins before the commit", nodes: 3, ablation: "members-before-commit", run: func(a *arena) {
-		k := a.mint(0)
-		a.warm(k)
-		stalled := a.begin("SELECT FROM head FOR UPDATE")
-		revoked := background(func() { a.complete(a.revoke(0, k)) })
-		stalled.awaited()
-		a.rejoin(2)
-		a.eventually(2, k, 200)
-		a.cut(2)
-		stalled.commit()
-		<-revoked
-		a.want(!a.useFor(a.lease/4, 2, k), "the node that joined has not been waited for")
-	}},
+	{name: "a node that joins before the commit", nodes: 3, ablation: "members-before-commit",
+		run: func(a *arena) {
+			k := a.mint(0)
+			a.warm(k)
+			stalled := a.begin("SELECT FROM head FOR UPDATE")
+			revoked := background(func() { a.complete(a.revoke(0, k)) })
+			stalled.awaited()
+			a.rejoin(2)
+			a.eventually(2, k, 200)
+			a.cut(2)
+			stalled.commit()
+			<-revoked
+			a.want(!a.useFor(a.lease/4, 2, k), "the node that joined has not been waited for")
+		}},
 	{name: "a node that starts during a revoke", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
@@ -288,7 +305,8 @@ var scenarios = []scenario{
 		a.Nodes[1].Kill()
 		begun := time.Now()
 		a.complete(a.revoke(0, k))
-		a.want(time.Since(begun) < surelyOver(a.lease)+patience/4, "the revoke waited %v for a dead node", time.Since(begun))
+		a.want(time.Since(begun) < surelyOver(a.lease)+patience/4,
+			"the revoke waited %v for a dead node", time.Since(begun))
 		a.psqlUntil("the dead node is forgotten", "SELECT count(*) = 2 FROM nodes")
 		r := a.revokeIn(a.lease/2, 0, later)
 		a.want(r.Complete(), "a revoke after that: %v", r)
@@ -344,7 +362,8 @@ var scenarios = []scenario{
 		stop := make(chan struct{})
 		deaf := background(func() {
 			for !over(stop) {
-				a.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'LISTEN apikeys_' || '" + a.Schema + "'::regnamespace::oid")
+				a.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = " +
+					"'LISTEN apikeys_' || '" + a.Schema + "'::regnamespace::oid")
 			}
 		})
 		a.complete(a.revoke(0, k))
@@ -384,33 +403,49 @@ var scenarios = []scenario{
 	}},
 
 	// The database's clock, failovers, restores.
-	{name: "the database's clock is set an hour ahead and back", ablation: "rate-shortens-wait", clock: true, leases: hasLonger, run: clockSet(time.Hour, 0)},
-	{name: "the database's clock is set ahead and behind", ablation: "rate-shortens-wait", long: true, clock: true, leases: hasLonger, run: clockSet(2*time.Second, -30*time.Second)},
+	{name: "the database's clock is set an hour ahead and back", ablation: "rate-shortens-wait",
+		clock: true, leases: hasLonger, run: clockSet(time.Hour, 0)},
+	{name: "the database's clock is set ahead and behind", ablation: "rate-shortens-wait",
+		long: true, clock: true, leases: hasLonger, run: clockSet(2*time.Second, -30*time.Second)},
 	{name: "the synchronous standby is away", own: true, run: standbyAway},
-	{name: "a join that no standby has received", own: true, lease: 8 * time.Second, run: joinUnacknowledged},
-	{name: "a former primary that does not know yet", ablation: "silence-without-write", own: true, lease: 6 * time.Second, run: formerPrimary},
-	{name: "a key that is read before its change is applied, and lost", ablation: "newer-than-applied", own: true, lease: 12 * time.Second, run: newerThanApplied},
-	{name: "an entry in Redis of a change that is lost", own: true, lease: 12 * time.Second, run: sharedFromLostHistory},
-	{name: "a backup that knows not all nodes, and one is cut off", ablation: "forget-readers", own: true, lease: 12 * time.Second, run: forgottenByRestore(true)},
-	{name: "a backup that knows not all nodes", ablation: "forget-readers", long: true, own: true, lease: 12 * time.Second, run: forgottenByRestore(false)},
-	{name: "a failover that loses a node", own: true, lease: 12 * time.Second, run: forgottenByFailover(func(*arena) {})},
-	{name: "a failover that loses a node and a change", ablation: "forget-readers", long: true, own: true, lease: 12 * time.Second, run: forgottenByFailover(func(a *arena) { a.mint(0) })},
+	{name: "a join that no standby has received", own: true, lease: 8 * time.Second,
+		run: joinUnacknowledged},
+	{name: "a former primary that does not know yet", ablation: "silence-without-write", own: true,
+		lease: 6 * time.Second, run: formerPrimary},
+	{name: "a key that is read before its change is applied, and lost",
+		ablation: "newer-than-applied", own: true, lease: 12 * time.Second, run: newerThanApplied},
+	{name: "an entry in Redis of a change that is lost", own: true, lease: 12 * time.Second,
+		run: sharedFromLostHistory},
+	{name: "a backup that knows not all nodes, and one is cut off", ablation: "forget-readers",
+		own: true, lease: 12 * time.Second, run: forgottenByRestore(true)},
+	{name: "a backup that knows not all nodes", ablation: "forget-readers", long: true, own: true,
+		lease: 12 * time.Second, run: forgottenByRestore(false)},
+	{name: "a failover that loses a node", own: true, lease: 12 * time.Second,
+		run: forgottenByFailover(func(*arena) {})},
+	{name: "a failover that loses a node and a change", ablation: "forget-readers", long: true,
+		own: true, lease: 12 * time.Second, run: forgottenByFailover(func(a *arena) { a.mint(0) })},
 	{name: "synchronous_commit is turned off", own: true, run: synchronousCommitOff},
 
 	// One SQLite file.
-	{name: "a backup is moved over the file", file: true, run: filesReplaced(func(file, backup string) error {
-		return errors.Join(os.Rename(backup, file), os.Remove(file+"-wal"), os.Remove(file+"-shm"))
-	})},
-	{name: "the files beside the file are removed", file: true, run: filesReplaced(func(file, _ string) error {
-		return errors.Join(os.Remove(file+"-wal"), os.Remove(file+"-shm"))
-	})},
-	{name: "the file is deleted", file: true, run: filesReplaced(func(file, _ string) error { return os.Remove(file) })},
-	{name: "a stopped node's lock file is replaced by a copy", file: true, lease: 8 * time.Second, run: lockFileCopied},
+	{name: "a backup is moved over the file", file: true,
+		run: filesReplaced(func(file, backup string) error {
+			return errors.Join(os.Rename(backup, file), os.Remove(file+"-wal"),
+				os.Remove(file+"-shm"))
+		})},
+	{name: "the files beside the file are removed", file: true,
+		run: filesReplaced(func(file, _ string) error {
+			return errors.Join(os.Remove(file+"-wal"), os.Remove(file+"-shm"))
+		})},
+	{name: "the file is deleted", file: true,
+		run: filesReplaced(func(file, _ string) error { return os.Remove(file) })},
+	{name: "a stopped node's lock file is replaced by a copy", file: true, lease: 8 * time.Second,
+		run: lockFileCopied},
 
 	{name: "Redis is away, hangs, is reset, is slow, comes back empty", run: cacheAway},
-	{name: "a clock that runs far wrong", long: true, clocks: []string{"", "0.85"}, run: func(a *arena) {
-		k := a.mint(0)
-		a.eventually(1, k, 503)
-		a.want(a.get(0, k) == 200, "the other node is well")
-	}},
+	{name: "a clock that runs far wrong", long: true, clocks: []string{"", "0.85"},
+		run: func(a *arena) {
+			k := a.mint(0)
+			a.eventually(1, k, 503)
+			a.want(a.get(0, k) == 200, "the other node is well")
+		}},
 }

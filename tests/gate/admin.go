@@ -18,8 +18,9 @@ type Key struct {
 	JSON  JSON // the key as the API shows it
 }
 
-// Call is a request to the management API on Caddy's admin endpoint; path begins below /apikeys/v1. The body is sent as it is if it is
-// a string, else as JSON; nil is none. Further headers are `Name: value`.
+// Call is a request to the management API on Caddy's admin endpoint; path begins below /apikeys/v1.
+// The body is sent as it is if it is a string, else as JSON; nil is none. Further headers are
+// `Name: value`.
 func (g *Gate) Call(t testing.TB, method, path string, body any, header ...string) Response {
 	t.Helper()
 	return g.admin(t, method, "/apikeys/v1"+path, body, header...)

@@ -9,11 +9,13 @@ import (
 	"testing"
 )
 
-// Main runs a package's tests and removes the Caddy that they ran. Each package that uses Start has:
+// Main runs a package's tests and removes the Caddy that they ran. Each package that uses Start
+// has:
 //
 //	func TestMain(m *testing.M) { gate.Main(m) }
 //
-// What else a package has running is ended by the functions given. The go command does not see that such tests depend on the product: run them with -count=1, or a cached pass hides a change.
+// What else a package has running is ended by the functions given. The go command does not see that
+// such tests depend on the product: run them with -count=1, or a cached pass hides a change.
 func Main(m *testing.M, end ...func()) {
 	code := m.Run()
 	for _, end := range end {
@@ -25,8 +27,9 @@ func Main(m *testing.M, end ...func()) {
 	os.Exit(code)
 }
 
-// Binary is the Caddy under test: the file that CADDY_UNDER_TEST names, so that a whole run can share one,
-// else one built from this checkout on first use, with the race detector if the tests have it.
+// Binary is the Caddy under test: the file that CADDY_UNDER_TEST names, so that a whole run can
+// share one, else one built from this checkout on first use, with the race detector if the tests
+// have it.
 func Binary(t testing.TB) string {
 	t.Helper()
 	path, err := binary()

@@ -5,17 +5,19 @@ import (
 	"strings"
 )
 
-// Config says what the Caddyfile of a gate holds. The zero value is one site, over HTTP/1.1 and over TLS with HTTP/2,
-// whose `api_key` has no subdirective and stands before the recording upstream.
+// Config says what the Caddyfile of a gate holds. The zero value is one site, over HTTP/1.1 and
+// over TLS with HTTP/2, whose `api_key` has no subdirective and stands before the recording
+// upstream.
 //
-// All texts may use {$GATE_UPSTREAM} (host:port), {$GATE_HTTP}, {$GATE_HTTPS} (ports), {$GATE_ADMIN} (address) and
-// {$GATE_DIR} (a directory for anything).
+// All texts may use {$GATE_UPSTREAM} (host:port), {$GATE_HTTP}, {$GATE_HTTPS} (ports),
+// {$GATE_ADMIN} (address) and {$GATE_DIR} (a directory for anything).
 type Config struct {
 	APIKey string // subdirectives of `api_key`, one a line
 	Site   string // the whole site instead, `api_key` and `reverse_proxy` included
 
 	APIKeys string // options in the global `api_keys` block
-	Servers string // options in the global `servers` block, such as `trusted_proxies static 127.0.0.1/32`
+	// options in the global `servers` block, such as `trusted_proxies static 127.0.0.1/32`
+	Servers string
 	Global  string // further global options
 
 	Caddyfile string // all of it instead, when nothing of the above fits

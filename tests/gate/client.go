@@ -8,8 +8,8 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// Client is an ordinary client for streams and uploads, and the address to use it with. It follows no redirects, adds no
-// Accept-Encoding and ends with the test.
+// Client is an ordinary client for streams and uploads, and the address to use it with. It follows
+// no redirects, adds no Accept-Encoding and ends with the test.
 func (g *Gate) Client(t testing.TB, p Protocol) (client *http.Client, url string) {
 	t.Helper()
 	certificate, err := siteCertificate()
@@ -17,7 +17,10 @@ func (g *Gate) Client(t testing.TB, p Protocol) (client *http.Client, url string
 		t.Fatal(err)
 	}
 	client = &http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		CheckRedirect: func(*http.Request,
+			[]*http.Request) error {
+			return http.ErrUseLastResponse
+		},
 	}
 	trust := &tls.Config{RootCAs: certificate.roots}
 	if p == HTTP3 {
@@ -26,7 +29,8 @@ func (g *Gate) Client(t testing.TB, p Protocol) (client *http.Client, url string
 		client.Transport = transport
 		return client, g.TLSURL
 	}
-	transport := &http.Transport{DisableCompression: true, TLSClientConfig: trust, ForceAttemptHTTP2: true}
+	transport := &http.Transport{DisableCompression: true, TLSClientConfig: trust,
+		ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
 	client.Transport = transport
 	if p == HTTP2 {

@@ -11,23 +11,25 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
 )
 
-// FleetConfig says what a fleet is made of. The zero value is one node, a PostgreSQL and a Redis of its own, and a proxy on
-// each way to them.
+// FleetConfig says what a fleet is made of. The zero value is one node, a PostgreSQL and a Redis of
+// its own, and a proxy on each way to them.
 type FleetConfig struct {
 	Nodes  int           // how many Caddys; 0 is 1
 	Config Config        // of each; `database`, `cache` and `lease` are put before its APIKeys
 	Lease  time.Duration // 0 is the product's default
 
-	// Each changes the configuration of node i, such as its Env; nil changes nothing. Dir is where the test may keep files for that node.
+	// Each changes the configuration of node i, such as its Env; nil changes nothing. Dir is where
+	// the test may keep files for that node.
 	Each func(i int, dir string, c *Config)
 
-	Postgres *postgrestest.Server // shared with others, in a schema of the fleet's own; nil: a server of its own
-	NoCache  bool                 // no Redis: misses go to the database
-	Direct   bool                 // no proxies, for measurements: Edge cannot be used
+	// shared with others, in a schema of the fleet's own; nil: a server of its own
+	Postgres *postgrestest.Server
+	NoCache  bool // no Redis: misses go to the database
+	Direct   bool // no proxies, for measurements: Edge cannot be used
 }
 
-// Fleet is several Caddys that share one PostgreSQL and one Redis. Between each Caddy and each of its stores is a proxy, so that every
-// way can be broken by itself:
+// Fleet is several Caddys that share one PostgreSQL and one Redis. Between each Caddy and each of
+// its stores is a proxy, so that every way can be broken by itself:
 //
 //	f := gate.StartFleet(t, gate.FleetConfig{Nodes: 3, Lease: 5 * time.Second})
 //	k := f.Nodes[0].Mint(t, gate.JSON{"name": "CI", "access": "read_only"})
@@ -37,7 +39,8 @@ type FleetConfig struct {
 //	f.Nodes[2].Get(t, "/v1/items/1", k.Token)    // not 200
 //	f.Heal()
 //
-// The servers themselves are at hand too: Postgres.Halt and Run, Redis.Stop, Continue, Kill and Run, Nodes[i].Pause, Resume, Kill and Start.
+// The servers themselves are at hand too: Postgres.Halt and Run, Redis.Stop, Continue, Kill and
+// Run, Nodes[i].Pause, Resume, Kill and Start.
 type Fleet struct {
 	Nodes    []*Gate
 	Postgres *postgrestest.Server
@@ -49,7 +52,8 @@ type Fleet struct {
 	edges  [][]*Edge // by node and Store
 }
 
-// StartFleet starts the stores, then one node after the other, and returns when all serve. The fleet ends with the test.
+// StartFleet starts the stores, then one node after the other, and returns when all serve. The
+// fleet ends with the test.
 func StartFleet(t testing.TB, c FleetConfig) *Fleet {
 	t.Helper()
 	f := &Fleet{config: c, dir: t.TempDir(), Postgres: c.Postgres}
@@ -87,7 +91,8 @@ func (f *Fleet) Join(t testing.TB) *Gate {
 
 	config := f.config.Config
 	options := "database postgres {env.FLEET_DATABASE}\n"
-	config.Env = append([]string{"FLEET_DATABASE=" + f.Postgres.URL(f.Schema, addresses[Database])}, config.Env...)
+	config.Env = append([]string{"FLEET_DATABASE=" + f.Postgres.URL(f.Schema, addresses[Database])},
+		config.Env...)
 	if f.Redis != nil {
 		options += "cache redis redis://" + addresses[Cache] + "\n"
 	}

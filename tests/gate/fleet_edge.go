@@ -31,8 +31,9 @@ var Stores = []Store{Database, Cache}
 
 func (s Store) String() string { return [...]string{"PostgreSQL", "Redis"}[s] }
 
-// Edge is the way from one node to one store, in one state at a time. Its methods may be called by any goroutine, and return when
-// the new state is in force. A state that another one follows has closed the connections that were open in it.
+// Edge is the way from one node to one store, in one state at a time. Its methods may be called by
+// any goroutine, and return when the new state is in force. A state that another one follows has
+// closed the connections that were open in it.
 type Edge struct {
 	t     testing.TB
 	proxy *toxiproxy.Proxy
@@ -46,7 +47,8 @@ func NewEdge(t testing.TB, name, address string) *Edge {
 	t.Helper()
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	for try := 0; ; try++ { // another program may take a port between our look and the proxy's
-		e := &Edge{t: t, proxy: toxiproxy.NewProxy(server, name, fmt.Sprintf("127.0.0.1:%d", freeport.For(t)), address)}
+		e := &Edge{t: t, proxy: toxiproxy.NewProxy(server, name,
+			fmt.Sprintf("127.0.0.1:%d", freeport.For(t)), address)}
 		err := e.proxy.Start()
 		if err == nil {
 			t.Cleanup(e.proxy.Stop)
@@ -84,7 +86,8 @@ func (e *Edge) Slow(d time.Duration) {
 // Heal makes the way good again.
 func (e *Edge) Heal() { e.become(true) }
 
-// LeadTo has the way lead to another server of the same kind, for good, and leaves it as good or bad as it is.
+// LeadTo has the way lead to another server of the same kind, for good, and leaves it as good or
+// bad as it is.
 func (e *Edge) LeadTo(address string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -142,7 +145,8 @@ func (e *Edge) change(up bool, toxics []toxic) error {
 	e.toxics = nil
 	for _, t := range toxics {
 		name := t.kind + " " + t.stream
-		text, err := json.Marshal(JSON{"name": name, "type": t.kind, "stream": t.stream, "attributes": t.attributes})
+		text, err := json.Marshal(JSON{"name": name, "type": t.kind, "stream": t.stream,
+			"attributes": t.attributes})
 		if err != nil {
 			return err
 		}

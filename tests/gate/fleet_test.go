@@ -19,7 +19,8 @@ func TestFleet(t *testing.T) {
 		}
 	}
 	breaks := map[string]func(*gate.Edge){
-		"cut": (*gate.Edge).Cut, "hanging": (*gate.Edge).Hang, "hanging one way": (*gate.Edge).HangReplies, "reset": (*gate.Edge).Reset,
+		"cut": (*gate.Edge).Cut, "hanging": (*gate.Edge).Hang,
+		"hanging one way": (*gate.Edge).HangReplies, "reset": (*gate.Edge).Reset,
 		"slow": func(e *gate.Edge) { e.Slow(10 * time.Second) },
 	}
 	for name, broken := range breaks {

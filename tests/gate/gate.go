@@ -1,13 +1,15 @@
-// Package gate runs the real Caddy with this plugin, before an upstream that records what reaches it:
+// Package gate runs the real Caddy with this plugin, before an upstream that records what reaches
+// it:
 //
 //	g := gate.Start(t, gate.Config{APIKey: "public /health"})
 //	k := g.Mint(t, gate.JSON{"name": "CI", "access": "read_only"})
 //	r := g.Get(t, "/v1/items/1", k.Token)
 //	if r.Status != 200 || len(r.Reached) != 1 { t.Errorf("with a key: %v", r) }
 //
-// Everything a gate writes is in one temporary directory, everything it listens on is 127.0.0.1, and when the test ends, however it ends,
-// nothing is left. Before that, all it wrote and all it tells is searched for every token the package has seen: a token exists
-// in the client and in the one answer that shows it.
+// Everything a gate writes is in one temporary directory, everything it listens on is 127.0.0.1,
+// and when the test ends, however it ends, nothing is left. Before that, all it wrote and all it
+// tells is searched for every token the package has seen: a token exists in the client and in the
+// one answer that shows it.
 package gate
 
 import (
@@ -22,8 +24,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 )
 
-// Gate is one Caddy process, or one that was stopped and may be started again on the same data. Its methods fail the test
-// when the harness itself cannot go on; what the product answers is for the caller to judge.
+// Gate is one Caddy process, or one that was stopped and may be started again on the same data. Its
+// methods fail the test when the harness itself cannot go on; what the product answers is for the
+// caller to judge.
 type Gate struct {
 	Upstream *Upstream
 
@@ -43,7 +46,8 @@ type Gate struct {
 // Start builds Caddy if need be, runs it and returns when it serves.
 func Start(t testing.TB, c Config) *Gate {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "gate-") // not t.TempDir: a unix socket's path has room for 108 bytes
+	// not t.TempDir: a unix socket's path has room for 108 bytes
+	dir, err := os.MkdirTemp("", "gate-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +84,8 @@ func (g *Gate) listenOn(home string, plain, tls, admin int) {
 	}
 	g.env = append([]string{
 		"PATH=" + os.Getenv("PATH"),
-		"GORACE=atexit_sleep_ms=0", // the race detector else waits for a second at the end of each process, every command's too
+		// the race detector else waits for a second at the end of each process, every command's too
+		"GORACE=atexit_sleep_ms=0",
 		"HOME=" + g.Dir,
 		"XDG_DATA_HOME=" + filepath.Join(home, "data"),
 		"XDG_CONFIG_HOME=" + filepath.Join(g.Dir, "config"),
@@ -122,10 +127,12 @@ func (g *Gate) Restart(t testing.TB) {
 // Pid is Caddy's process id, for tests that send signals of their own.
 func (g *Gate) Pid() int { return g.proc.cmd.Process.Pid }
 
-// Reload gives the running Caddy another configuration, through `caddy reload`. Later starts use it too.
+// Reload gives the running Caddy another configuration, through `caddy reload`. Later starts use it
+// too.
 func (g *Gate) Reload(t testing.TB, c Config) Result {
 	t.Helper()
-	r := g.Caddy(t, "", "reload", "--adapter", "caddyfile", "--config", g.writeConfig(t, c), "--address", g.Admin)
+	r := g.Caddy(t, "", "reload", "--adapter", "caddyfile", "--config", g.writeConfig(t, c),
+		"--address", g.Admin)
 	if r.Exit == 0 {
 		g.config = c
 	}
@@ -150,7 +157,8 @@ func (g *Gate) writeConfig(t testing.TB, c Config) string {
 // Output is all that Caddy has written to stdout and stderr, over all its starts.
 func (g *Gate) Output() string { return read(filepath.Join(g.Dir, "output.log")) }
 
-// AccessLog is the sites' access log, one JSON object a line. Caddy writes it after the answer: see Until.
+// AccessLog is the sites' access log, one JSON object a line. Caddy writes it after the answer: see
+// Until.
 func (g *Gate) AccessLog() string { return read(filepath.Join(g.Dir, "access.log")) }
 
 func read(path string) string {
@@ -190,20 +198,23 @@ func (g *Gate) finish(t testing.TB) {
 		reportLeaksIn(t, dir)
 	}
 	output := withoutKnownRace(g.Output())
-	for _, sign := range []string{"WARNING: DATA RACE", "panic: ", "panic serving", "fatal error: "} {
+	for _, sign := range []string{"WARNING: DATA RACE", "panic: ", "panic serving",
+		"fatal error: "} {
 		if _, after, found := strings.Cut(output, sign); found {
 			t.Errorf("Caddy's output: %s%s", sign, redact(after))
 		}
 	}
 }
 
-// withoutKnownRace takes out the race that Caddy 2.11.9 has by itself: when an upstream answers before it has read the whole body, the access log
-// reads the body's length while the transport still counts it.
+// withoutKnownRace takes out the race that Caddy 2.11.9 has by itself: when an upstream answers
+// before it has read the whole body, the access log reads the body's length while the transport
+// still counts it.
 func withoutKnownRace(output string) string {
 	const line = "==================\n" // before and after each report
 	reports := strings.Split(output, line)
 	for i, report := range reports {
-		if strings.Contains(report, "caddyhttp.(*Server).logRequest()") && strings.Contains(report, "caddyhttp.(*lengthReader).Read()") {
+		if strings.Contains(report, "caddyhttp.(*Server).logRequest()") &&
+			strings.Contains(report, "caddyhttp.(*lengthReader).Read()") {
 			reports[i] = ""
 		}
 	}

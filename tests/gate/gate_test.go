@@ -13,7 +13,8 @@ import (
 
 func TestMain(m *testing.M) { Main(m) }
 
-// bare is Caddy without any of the plugin's handlers, to see what the harness itself does to a request.
+// bare is Caddy without any of the plugin's handlers, to see what the harness itself does to a
+// request.
 const bare = `{
 	admin {$GATE_ADMIN}
 	auto_https disable_redirects
@@ -39,21 +40,26 @@ func TestRequestsReachTheUpstreamAsSent(t *testing.T) {
 			{Method: "PURGE", Target: "/"},
 			{Method: "POST", Body: strings.Repeat("x", 100<<10)},
 			{Header: []string{"X-Twice: 1", "X-Twice: 2"}},
-			{Method: "POST", Body: "b", Header: []string{"Trailer: X-T"}, Trailer: []string{"X-T: 1"}},
+			{Method: "POST", Body: "b", Header: []string{"Trailer: X-T"},
+				Trailer: []string{"X-T: 1"}},
 			{Header: []string{"X-Long: " + strings.Repeat("x", 10<<10)}},
 		} {
 			r.Protocol = protocol
 			got := g.Do(t, r)
 			if got.Status != 200 || len(got.Reached) != 1 {
-				t.Errorf("%v %s: want 200 and one request upstream, got %v", protocol, r.method(), got)
+				t.Errorf("%v %s: want 200 and one request upstream, got %v", protocol, r.method(),
+					got)
 				continue
 			}
 			at := got.Reached[0]
-			if at.Method != r.method() || at.Target != r.target() || at.Host != r.host() || at.Body != r.Body || !strings.HasPrefix(at.Wire, r.method()+" "+r.target()) {
-				t.Errorf("%v %s: upstream got %s %s %s", protocol, r.method(), at.Method, at.Target, at.Host)
+			if at.Method != r.method() || at.Target != r.target() || at.Host != r.host() ||
+				at.Body != r.Body || !strings.HasPrefix(at.Wire, r.method()+" "+r.target()) {
+				t.Errorf("%v %s: upstream got %s %s %s", protocol, r.method(), at.Method, at.Target,
+					at.Host)
 			}
 			for _, line := range append(r.Header, r.Trailer...) {
-				if name, value, _ := strings.Cut(line, ": "); name != "Trailer" && !strings.Contains(fmt.Sprint(at.Header[name], at.Trailer[name]), value) {
+				if name, value, _ := strings.Cut(line, ": "); name != "Trailer" &&
+					!strings.Contains(fmt.Sprint(at.Header[name], at.Trailer[name]), value) {
 					t.Errorf("%v: the upstream did not get %.20s", protocol, line)
 				}
 			}
@@ -67,10 +73,12 @@ func TestMalformedRequests(t *testing.T) {
 	if r := g.DoHTTP2(t, block, "", nil); r.Err == nil || len(r.Reached) != 0 {
 		t.Errorf("upper-case field name over HTTP/2: want a reset stream, got %v", r)
 	}
-	if r := g.Raw(t, "GET / HTTP/1.1\r\nHost: a\r\nX : 1\r\n\r\n"); len(r) != 1 || r[0].Status != 400 {
+	if r := g.Raw(t, "GET / HTTP/1.1\r\nHost: a\r\nX : 1\r\n\r\n"); len(r) != 1 ||
+		r[0].Status != 400 {
 		t.Errorf("space before the colon: want 400, got %v", r)
 	}
-	if r := g.Raw(t, "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); len(r) != 2 || len(r[0].Reached) != 2 {
+	if r := g.Raw(t,
+		"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); len(r) != 2 || len(r[0].Reached) != 2 {
 		t.Errorf("two requests on one connection: got %v", r)
 	}
 }
@@ -113,7 +121,8 @@ func TestStopKillRestartReload(t *testing.T) {
 		g.Restart(t)
 		g.Kill()
 		g.Start(t)
-		if r := g.Reload(t, Config{Caddyfile: strings.ReplaceAll(bare, "reverse_proxy {$GATE_UPSTREAM}", "respond changed")}); r.Exit != 0 {
+		if r := g.Reload(t, Config{Caddyfile: strings.ReplaceAll(bare,
+			"reverse_proxy {$GATE_UPSTREAM}", "respond changed")}); r.Exit != 0 {
 			t.Error(r)
 		}
 		if r := g.Get(t, "/", ""); string(r.Body) != "changed" {
@@ -136,10 +145,12 @@ func (r *recordingT) Errorf(format string, args ...any) {
 }
 
 func TestLeaksAreFoundAndNotShown(t *testing.T) {
-	g := Start(t, Config{Caddyfile: strings.ReplaceAll(bare, "reverse_proxy", "log\nreverse_proxy")})
+	g := Start(t, Config{Caddyfile: strings.ReplaceAll(bare, "reverse_proxy",
+		"log\nreverse_proxy")})
 	token := "ak_" + strings.Repeat("leak", 15)[:58]
 	g.Get(t, "/?in_the_log="+token, "")
-	Until(t, "the access log has the request", func() bool { return strings.Contains(g.Output(), "in_the_log") })
+	Until(t, "the access log has the request",
+		func() bool { return strings.Contains(g.Output(), "in_the_log") })
 	defer func() { // only this gate's output has it, so only this test looks for it
 		watched.Lock()
 		defer watched.Unlock()
@@ -151,7 +162,9 @@ func TestLeaksAreFoundAndNotShown(t *testing.T) {
 	if len(r.errors) != 1 {
 		t.Errorf("want one complaint, got %d", len(r.errors))
 	}
-	for _, text := range append(r.errors, fmt.Sprintf("%v %#v %s %q", Token(token), Token(token), Token(token), Token(token)), Response{Body: []byte(token)}.String()) {
+	for _, text := range append(r.errors,
+		fmt.Sprintf("%v %#v %s %q", Token(token), Token(token), Token(token), Token(token)),
+		Response{Body: []byte(token)}.String()) {
 		if strings.Contains(text, token) {
 			t.Error("a failure message shows a token")
 		}

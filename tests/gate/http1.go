@@ -51,8 +51,8 @@ func (g *Gate) doHTTP1(t testing.TB, r Request) Response {
 	return readHTTP1(bufio.NewReader(conn), r.method())
 }
 
-// Raw sends bytes over plain HTTP/1.1 and reads answers until Caddy closes: the last request should say `Connection: close`.
-// Reached of the first answer is all that reached the upstream.
+// Raw sends bytes over plain HTTP/1.1 and reads answers until Caddy closes: the last request should
+// say `Connection: close`. Reached of the first answer is all that reached the upstream.
 func (g *Gate) Raw(t testing.TB, wire string) []Response {
 	t.Helper()
 	g.Upstream.Take()

@@ -31,7 +31,8 @@ func (g *Gate) DoHTTP2(t testing.TB, block []Field, body string, trailer []Field
 func (r Request) fields() []Field {
 	block := []Field{{Name: ":method", Value: r.method()}, {Name: ":authority", Value: r.host()}}
 	if r.method() != "CONNECT" || r.Extended != "" { // RFC 9113 §8.5
-		block = append(block, Field{Name: ":scheme", Value: "https"}, Field{Name: ":path", Value: r.target()})
+		block = append(block, Field{Name: ":scheme", Value: "https"},
+			Field{Name: ":path", Value: r.target()})
 	}
 	if r.Extended != "" {
 		block = append(block, Field{Name: ":protocol", Value: r.Extended})
@@ -43,7 +44,8 @@ func fields(lines []string) []Field {
 	var block []Field
 	for _, line := range lines {
 		name, value, _ := strings.Cut(line, ":")
-		block = append(block, Field{Name: strings.ToLower(name), Value: strings.TrimPrefix(value, " ")})
+		block = append(block, Field{Name: strings.ToLower(name),
+			Value: strings.TrimPrefix(value, " ")})
 	}
 	return block
 }
@@ -56,7 +58,8 @@ func (g *Gate) doHTTP2(t testing.TB, block []Field, body string, trailer []Field
 	}
 	dialer := &net.Dialer{Timeout: patience}
 	conn, err := tls.DialWithDialer(dialer, "tcp", strings.TrimPrefix(g.TLSURL, "https://"),
-		&tls.Config{RootCAs: certificate.roots, ServerName: "localhost", NextProtos: []string{"h2"}})
+		&tls.Config{RootCAs: certificate.roots, ServerName: "localhost",
+			NextProtos: []string{"h2"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +71,8 @@ func (g *Gate) doHTTP2(t testing.TB, block []Field, body string, trailer []Field
 	return readHTTP2(framer)
 }
 
-// sendHTTP2 looks at no error of writing: the server may have refused already, and its answer says so.
+// sendHTTP2 looks at no error of writing: the server may have refused already, and its answer says
+// so.
 func sendHTTP2(conn net.Conn, framer *http2.Framer, block []Field, body string, trailer []Field) {
 	conn.Write([]byte(http2.ClientPreface))
 	framer.WriteSettings(http2.Setting{ID: http2.SettingEnablePush, Val: 0},
@@ -82,7 +86,8 @@ func sendHTTP2(conn net.Conn, framer *http2.Framer, block []Field, body string, 
 			encoder.WriteField(field)
 		}
 		first := encoded.Next(16 << 10)
-		framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: first, EndStream: end, EndHeaders: encoded.Len() == 0})
+		framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: first,
+			EndStream: end, EndHeaders: encoded.Len() == 0})
 		for encoded.Len() > 0 {
 			fragment := encoded.Next(16 << 10)
 			framer.WriteContinuation(1, encoded.Len() == 0, fragment)

@@ -11,16 +11,19 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// Early sends a request without a body over HTTP/3, as TLS early data (RFC 8470): before the handshake is done, so an attacker could send
-// it again. The gate needs Config.HTTP3. On a fast line the handshake may be over when Caddy comes to the request.
+// Early sends a request without a body over HTTP/3, as TLS early data (RFC 8470): before the
+// handshake is done, so an attacker could send it again. The gate needs Config.HTTP3. On a fast
+// line the handshake may be over when Caddy comes to the request.
 func (g *Gate) Early(t testing.TB, r Request) Response {
 	t.Helper()
 	certificate, err := siteCertificate()
 	if err != nil {
 		t.Fatal(err)
 	}
-	tickets := &ticketCache{ClientSessionCache: tls.NewLRUClientSessionCache(1), came: make(chan struct{}, 16)}
-	config := &tls.Config{RootCAs: certificate.roots, ServerName: "localhost", NextProtos: []string{http3.NextProtoH3}, ClientSessionCache: tickets}
+	tickets := &ticketCache{ClientSessionCache: tls.NewLRUClientSessionCache(1),
+		came: make(chan struct{}, 16)}
+	config := &tls.Config{RootCAs: certificate.roots, ServerName: "localhost",
+		NextProtos: []string{http3.NextProtoH3}, ClientSessionCache: tickets}
 	address := strings.TrimPrefix(g.TLSURL, "https://")
 
 	first, err := quic.DialAddr(t.Context(), address, config, nil)
@@ -40,7 +43,8 @@ func (g *Gate) Early(t testing.TB, r Request) Response {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request, err := http.NewRequestWithContext(t.Context(), r.method(), "https://"+r.host()+r.target(), nil)
+	request, err := http.NewRequestWithContext(t.Context(), r.method(),
+		"https://"+r.host()+r.target(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

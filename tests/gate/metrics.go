@@ -9,12 +9,13 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// Metric is the sum of a metric's series that have all the labels, each `name=value`: of counters and gauges the value, of histograms
-// the number of observations. No series is 0.
+// Metric is the sum of a metric's series that have all the labels, each `name=value`: of counters
+// and gauges the value, of histograms the number of observations. No series is 0.
 func (g *Gate) Metric(t testing.TB, name string, labels ...string) float64 {
 	t.Helper()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(g.admin(t, "GET", "/metrics", nil).Body))
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(g.admin(t, "GET", "/metrics",
+		nil).Body))
 	if err != nil {
 		t.Fatalf("/metrics: %v", err)
 	}

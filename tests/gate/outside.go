@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// Try is Call for goroutines, and for a gate that may be gone or stand still: it fails no test. Without an answer the
-// Response has an Err and Status 0.
+// Try is Call for goroutines, and for a gate that may be gone or stand still: it fails no test.
+// Without an answer the Response has an Err and Status 0.
 func (g *Gate) Try(ctx context.Context, method, path string, body JSON) Response {
 	var content io.Reader
 	if body != nil {
@@ -50,7 +50,8 @@ func (g *Gate) Try(ctx context.Context, method, path string, body JSON) Response
 	return got
 }
 
-// Key is the key and token that a Try of POST /keys or of a rotation made; ok is false when it made none.
+// Key is the key and token that a Try of POST /keys or of a rotation made; ok is false when it made
+// none.
 func (r Response) Key() (k Key, ok bool) {
 	if r.Status != 200 && r.Status != 201 && r.Status != 202 {
 		return Key{}, false
@@ -68,7 +69,8 @@ func (r Response) Complete() bool {
 	return r.Status == 200 && propagation["complete"] == true
 }
 
-// Ask is a GET with the token, on one of client's connections, for goroutines. Status 0 with an Err is no answer.
+// Ask is a GET with the token, on one of client's connections, for goroutines. Status 0 with an Err
+// is no answer.
 func Ask(ctx context.Context, client *http.Client, url string, token Token) Response {
 	r, err := http.NewRequestWithContext(ctx, "GET", url, nil)
 	if err != nil {
@@ -100,12 +102,14 @@ func (g *Gate) Pause(t testing.TB) {
 // Resume lets a paused Caddy go on.
 func (g *Gate) Resume() { g.proc.cmd.Process.Signal(syscall.SIGCONT) }
 
-// StartFails runs a stopped gate's Caddy again where it must refuse to start, and returns what it said.
+// StartFails runs a stopped gate's Caddy again where it must refuse to start, and returns what it
+// said.
 func (g *Gate) StartFails(t testing.TB) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, Binary(t), "run", "--adapter", "caddyfile", "--config", filepath.Join(g.Dir, "Caddyfile"))
+	cmd := exec.CommandContext(ctx, Binary(t), "run", "--adapter", "caddyfile", "--config",
+		filepath.Join(g.Dir, "Caddyfile"))
 	cmd.Dir, cmd.Env = g.Dir, g.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stdout, stderr bytes.Buffer
@@ -118,7 +122,8 @@ func (g *Gate) StartFails(t testing.TB) Result {
 	return result
 }
 
-// AdaptThere is Adapt by the running Caddy, at its admin endpoint's /adapt: as good, and much faster than a process of its own.
+// AdaptThere is Adapt by the running Caddy, at its admin endpoint's /adapt: as good, and much
+// faster than a process of its own.
 func (g *Gate) AdaptThere(t testing.TB, caddyfile string) Response {
 	t.Helper()
 	return g.admin(t, "POST", "/adapt", caddyfile, "Content-Type: text/caddyfile")
@@ -139,7 +144,8 @@ func Redact(text string) string { return redact(text) }
 // WatchTokensIn watches everything in a text that is shaped like a token.
 func WatchTokensIn(text string) { watchAll(text) }
 
-// SearchForTokens fails the test when a file below dir holds a token. What gates write is searched anyway.
+// SearchForTokens fails the test when a file below dir holds a token. What gates write is searched
+// anyway.
 func SearchForTokens(t testing.TB, dir string) {
 	t.Helper()
 	reportLeaksIn(t, dir)

@@ -22,13 +22,15 @@ type process struct {
 	asked atomic.Bool   // to end
 }
 
-// start runs `caddy run`. Readiness is an event: like `caddy start`, it has the child echo some bytes to an address when it serves.
+// start runs `caddy run`. Readiness is an event: like `caddy start`, it has the child echo some
+// bytes to an address when it serves.
 func (g *Gate) start() error {
 	config := filepath.Join(g.Dir, "Caddyfile")
 	if err := os.WriteFile(config, []byte(g.config.Text()), 0o600); err != nil {
 		return err
 	}
-	output, err := os.OpenFile(filepath.Join(g.Dir, "output.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	output, err := os.OpenFile(filepath.Join(g.Dir, "output.log"),
+		os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -43,11 +45,13 @@ func (g *Gate) start() error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(path, "run", "--adapter", "caddyfile", "--config", config, "--pingback", ready.Addr().String())
+	cmd := exec.Command(path, "run", "--adapter", "caddyfile", "--config", config, "--pingback",
+		ready.Addr().String())
 	cmd.Dir, cmd.Env = g.Dir, g.env
 	cmd.Stdin = bytes.NewBufferString("ready")
 	cmd.Stdout, cmd.Stderr = output, output
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // when the test binary panics or runs out of time, no Cleanup runs
+	// when the test binary panics or runs out of time, no Cleanup runs
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	begun := time.Now()
 	if err := cmd.Start(); err != nil {
 		return err
@@ -80,9 +84,9 @@ func (g *Gate) start() error {
 	}
 }
 
-// awaitDatabase waits for a database that was merely too slow for Caddy's start, as on a busy machine.
-// Caddy waits 5 s for it. awaitDatabase gives up after 20 s, since a test may have locked the
-// database, and does not wait for a PostgreSQL that a test may have broken.
+// awaitDatabase waits for a database that was merely too slow for Caddy's start, as on a busy
+// machine. Caddy waits 5 s for it. awaitDatabase gives up after 20 s, since a test may have locked
+// the database, and does not wait for a PostgreSQL that a test may have broken.
 func (g *Gate) awaitDatabase(t testing.TB) {
 	t.Helper()
 	if g.startTook < 5*time.Second || g.started && strings.Contains(g.config.Text(), "postgres") {

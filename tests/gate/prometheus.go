@@ -12,15 +12,17 @@ import (
 
 var prometheusListens = regexp.MustCompile(`msg="Listening on" address=(\S+)`)
 
-// Prometheus runs Debian's Prometheus on the prometheus.yml in dir until the end of the test, and returns its host:port when it is ready.
-// The parts of its API that change something are on.
+// Prometheus runs Debian's Prometheus on the prometheus.yml in dir until the end of the test, and
+// returns its host:port when it is ready. The parts of its API that change something are on.
 func Prometheus(t testing.TB, dir string) string {
 	t.Helper()
 	path, err := exec.LookPath("prometheus")
 	if err != nil {
-		t.Fatal("this test needs a real Prometheus: apt-get install prometheus (`make deps` does it)")
+		t.Fatal("this test needs a real Prometheus: apt-get install prometheus (`make deps` does " +
+			"it)")
 	}
-	cmd := exec.Command(path, "--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0",
+	cmd := exec.Command(path, "--config.file=prometheus.yml", "--storage.tsdb.path=data",
+		"--web.listen-address=127.0.0.1:0",
 		"--web.enable-lifecycle", "--web.enable-admin-api")
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

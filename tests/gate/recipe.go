@@ -9,10 +9,11 @@ import (
 	"strings"
 )
 
-// A Recipe is a page of docs/ that a test goes through: the first Caddyfile on it is the one that the test's Caddy runs, and its OpenAPI document is
-// openapi.yaml.
+// A Recipe is a page of docs/ that a test goes through: the first Caddyfile on it is the one that
+// the test's Caddy runs, and its OpenAPI document is openapi.yaml.
 type Recipe struct {
-	Commands map[string]string // what it has the reader type, by files with the chapters' names: kong.sh
+	// what it has the reader type, by files with the chapters' names: kong.sh
+	Commands map[string]string
 
 	caddyfile, document string
 }
@@ -40,7 +41,8 @@ func ReadRecipe(page string) (Recipe, error) {
 		}
 		return ""
 	}
-	r := Recipe{caddyfile: first(caddyfileBlock), document: first(documentBlock), Commands: map[string]string{}}
+	r := Recipe{caddyfile: first(caddyfileBlock), document: first(documentBlock),
+		Commands: map[string]string{}}
 	for _, chapter := range chapters.Split(string(text), -1) {
 		title, body, _ := strings.Cut(chapter, "\n")
 		file := strings.ReplaceAll(strings.ToLower(title), " ", "-") + ".sh"
@@ -57,13 +59,15 @@ func ReadRecipe(page string) (Recipe, error) {
 var (
 	recipeSites     = regexp.MustCompile(`(?m)^(api|keys)\.example\.com \{\n`)
 	recipeAddresses = map[string]string{
-		"api":  "http://api.example.com:{$GATE_HTTP}",
-		"keys": "http://:{$GATE_HTTP}", // whatever its name: the commands cannot resolve keys.example.com
+		"api": "http://api.example.com:{$GATE_HTTP}",
+		// whatever its name: the commands cannot resolve keys.example.com
+		"keys": "http://:{$GATE_HTTP}",
 	}
 )
 
-// Config writes the recipe's commands and document into dir. It runs the recipe's Caddyfile as it stands, but for where it listens and where the API behind is. Its sites share a port, and api is a site that
-// answers for localhost:9000, empty for the gate's upstream.
+// Config writes the recipe's commands and document into dir. It runs the recipe's Caddyfile as it
+// stands, but for where it listens and where the API behind is. Its sites share a port, and api is
+// a site that answers for localhost:9000, empty for the gate's upstream.
 func (r Recipe) Config(dir, api string) (Config, error) {
 	text := strings.Replace(r.caddyfile, "{\n", "{\n\tadmin {$GATE_ADMIN}\n\tgrace_period 2s\n", 1)
 	text = recipeSites.ReplaceAllStringFunc(text, func(line string) string {

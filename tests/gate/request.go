@@ -104,7 +104,8 @@ func (g *Gate) Send(t testing.TB, method, target string, token Token, body strin
 	return g.Do(t, r)
 }
 
-// Do sends a request on a connection of its own. One goroutine a gate, or Reached holds what another one sent.
+// Do sends a request on a connection of its own. One goroutine a gate, or Reached holds what
+// another one sent.
 func (g *Gate) Do(t testing.TB, r Request) Response {
 	t.Helper()
 	g.Upstream.Take()

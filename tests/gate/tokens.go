@@ -27,7 +27,8 @@ var watched struct {
 	tokens map[string]bool
 }
 
-// Watch makes a secret that the harness cannot know by itself, such as an imported one, part of the search at the end.
+// Watch makes a secret that the harness cannot know by itself, such as an imported one, part of the
+// search at the end.
 func Watch(secrets ...string) {
 	watched.Lock()
 	defer watched.Unlock()
@@ -73,7 +74,8 @@ func reportLeaks(t testing.TB, where, text string) {
 	}
 }
 
-// reportLeaksIn looks into every file: logs, the database and its -wal file, Caddy's saved configuration.
+// reportLeaksIn looks into every file: logs, the database and its -wal file, Caddy's saved
+// configuration.
 func reportLeaksIn(t testing.TB, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {

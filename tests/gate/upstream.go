@@ -16,8 +16,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Reached is what the upstream got on one connection; it answers one request on each. Wire is there as soon as a byte came, the rest
-// when net/http could read a request out of it.
+// Reached is what the upstream got on one connection; it answers one request on each. Wire is there
+// as soon as a byte came, the rest when net/http could read a request out of it.
 type Reached struct {
 	Wire    string // the bytes, the first 256 KiB of them
 	Method  string
@@ -54,7 +54,8 @@ func NewUpstream(t testing.TB) *Upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &Upstream{Addr: l.Addr().String(), URL: "http://" + l.Addr().String(), running: map[string]int{}}
+	u := &Upstream{Addr: l.Addr().String(), URL: "http://" + l.Addr().String(),
+		running: map[string]int{}}
 	stop, cancel := context.WithCancel(context.Background())
 	s := &http.Server{
 		Handler:     u,
@@ -84,7 +85,8 @@ func (u *Upstream) Take() []Reached {
 	return taken
 }
 
-// Running is how many requests of a key the upstream is answering at the moment, WebSockets included.
+// Running is how many requests of a key the upstream is answering at the moment, WebSockets
+// included.
 func (u *Upstream) Running(id string) int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -173,7 +175,8 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(JSON{"method": r.Method, "target": r.RequestURI, "host": r.Host, "header": r.Header, "body": string(body)})
+	json.NewEncoder(w).Encode(JSON{"method": r.Method, "target": r.RequestURI, "host": r.Host,
+		"header": r.Header, "body": string(body)})
 }
 
 func echoWebSocket(w http.ResponseWriter, r *http.Request) {
@@ -200,7 +203,9 @@ func tunnel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
+	fmt.Fprintf(conn,
+		"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n",
+		r.Header.Get("Upgrade"))
 	io.Copy(io.Discard, conn)
 }
 
@@ -210,7 +215,8 @@ func sendEvents(w http.ResponseWriter, r *http.Request) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if _, err := fmt.Fprintf(w, "data: %d\n\n", time.Now().UnixNano()); err != nil || flusher.Flush() != nil {
+		if _, err := fmt.Fprintf(w, "data: %d\n\n", time.Now().UnixNano()); err != nil ||
+			flusher.Flush() != nil {
 			return
 		}
 		select {

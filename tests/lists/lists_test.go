@@ -1,5 +1,5 @@
-// Package lists tries `list`: what of an API's answer reaches a client, over the protocols there are and in front of an API that errs in
-// all the ways it can.
+// Package lists tries `list`: what of an API's answer reaches a client, over the protocols there
+// are and in front of an API that errs in all the ways it can.
 package lists
 
 import (
@@ -28,8 +28,10 @@ func TestLists(t *testing.T) {
 		g.Namespace(t, id, gate.JSON{"kind": "workspace"})
 	}
 	g.Namespace(t, "shop", gate.JSON{"kind": "app"})
-	w := world{g, a, g.Mint(t, gate.JSON{"name": "acme", "namespace": "acme", "access": "read_write"}).Token}
-	t.Run("a hundred megabytes", w.hundredMegabytes) // first: what others take of the memory would hide it
+	w := world{g, a, g.Mint(t, gate.JSON{"name": "acme", "namespace": "acme",
+		"access": "read_write"}).Token}
+	// first: what others take of the memory would hide it
+	t.Run("a hundred megabytes", w.hundredMegabytes)
 	t.Run("answers", w.answers)
 	t.Run("requests", w.requests)
 	t.Run("who", w.who)
@@ -227,15 +229,21 @@ func (w world) answers(t *testing.T) {
 		want   string // the status and the body. cut: a part that looks like one and no more
 	}{
 		{"an array", "", whole(both, isJSON), "200 " + own},
-		{"of objects", "", whole(`[{"id":"globex","secret":1},{"id":"acme"}]`, isJSON), `200 [{"id":"acme"}]`},
-		{"chunked", "", head(200, isJSON, chunked) + "3\r\n[\"a\r\ne\r\ncme\",\"globex\"]\r\n0\r\n\r\n", "200 " + own},
-		{"chunk extensions", "", head(200, isJSON, chunked) + "11;x=\"]\"\r\n" + both + "\r\n0;y\r\n\r\n", "200 " + own},
+		{"of objects", "", whole(`[{"id":"globex","secret":1},{"id":"acme"}]`, isJSON),
+			`200 [{"id":"acme"}]`},
+		{"chunked", "", head(200, isJSON, chunked) +
+			"3\r\n[\"a\r\ne\r\ncme\",\"globex\"]\r\n0\r\n\r\n", "200 " + own},
+		{"chunk extensions", "", head(200, isJSON, chunked) + "11;x=\"]\"\r\n" + both +
+			"\r\n0;y\r\n\r\n", "200 " + own},
 		{"until the end of the connection", "", head(200, isJSON) + both, "200 " + own},
 		{"nested", "GET /plain/data", whole(nested, isJSON), `200 {"data":["acme"],"n":2}`},
-		{"nested further", "GET /plain/deep", whole(`{"data":{"items":[{"meta":{"id":"globex"}},{"meta":{"id":"acme"}}]}}`, isJSON), `200 {"data":{"items":[{"meta":{"id":"acme"}}]}}`},
+		{"nested further", "GET /plain/deep",
+			whole(`{"data":{"items":[{"meta":{"id":"globex"}},{"meta":{"id":"acme"}}]}}`, isJSON),
+			`200 {"data":{"items":[{"meta":{"id":"acme"}}]}}`},
 		{"a POST that searches", "POST /plain/search", whole(both, isJSON), "200 " + own},
 		{"of another kind", "GET /plain/apps", whole(`["acme","globex","shop"]`, isJSON), "200 []"},
-		{"what does not exist", "", whole(`["nowhere","*","default","home","",null]`, isJSON), "200 []"},
+		{"what does not exist", "", whole(`["nowhere","*","default","home","",null]`, isJSON),
+			"200 []"},
 		{"another spelling of the path", "GET /Plain/%6cist/", whole(both, isJSON), "200 " + own},
 		{"with a query", "GET /plain/list?limit=1000", whole(both, isJSON), "200 " + own},
 		{"in front of it, encode", "GET /encoded/list", whole(both, isJSON), "200 " + own},
@@ -244,45 +252,69 @@ func (w world) answers(t *testing.T) {
 		{"of Caddy's own", "GET /static/list", "", "200 " + own},
 		{"of Caddy's own, text", "GET /static/text", "", "502"},
 		{"another call", "GET /plain/other", whole(both, isJSON), "200 " + both},
-		{"with parameters", "", whole(both, `Content-Type: Application/JSON ; charset="UTF-8"`), "200 " + own},
+		{"with parameters", "", whole(both, `Content-Type: Application/JSON ; charset="UTF-8"`),
+			"200 " + own},
 		{"with UTF-8 misspelt", "", whole(both, isJSON+"; charset=utf8"), "200 " + own},
-		{"of a type that is JSON", "", whole(both, "Content-Type: application/vnd.api+json;profile=x"), "200 " + own},
-		{"created", "POST /plain/search", strings.Replace(whole(both, isJSON), "200 OK", "201 Created", 1), "201 " + own},
-		{"not authoritative", "", strings.Replace(whole(both, isJSON), "200", "203", 1), "203 " + own},
-		{"another success", "", strings.Replace(whole(both, isJSON), "200", "299", 1), "299 " + own},
-		{"after an early hint", "", "HTTP/1.1 103 Early Hints\r\nLink: </v1/workspaces/globex>\r\n\r\n" + whole(both, isJSON), "200 " + own},
-		{"trailers", "", head(200, isJSON, chunked, "Trailer: Names") + "11\r\n" + both + "\r\n0\r\nNames: globex\r\nUnannounced: globex\r\n\r\n", "200 " + own},
+		{"of a type that is JSON", "",
+			whole(both, "Content-Type: application/vnd.api+json;profile=x"), "200 " + own},
+		{"created", "POST /plain/search",
+			strings.Replace(whole(both, isJSON), "200 OK", "201 Created", 1), "201 " + own},
+		{"not authoritative", "", strings.Replace(whole(both, isJSON), "200", "203", 1),
+			"203 " + own},
+		{"another success", "", strings.Replace(whole(both, isJSON), "200", "299", 1),
+			"299 " + own},
+		{"after an early hint", "",
+			"HTTP/1.1 103 Early Hints\r\nLink: </v1/workspaces/globex>\r\n\r\n" +
+				whole(both, isJSON), "200 " + own},
+		{"trailers", "", head(200, isJSON, chunked, "Trailer: Names") + "11\r\n" + both +
+			"\r\n0\r\nNames: globex\r\nUnannounced: globex\r\n\r\n", "200 " + own},
 
 		{"gzip", "", whole(zip(both), isJSON, isGzip), "200 " + own},
-		{"gzip under its old name", "", whole(zip(both), isJSON, "Content-Encoding: X-GZIP"), "200 " + own},
-		{"gzip in two parts", "", whole(zip(`["acme",`)+zip(`"globex"]`), isJSON, isGzip), "200 " + own},
+		{"gzip under its old name", "", whole(zip(both), isJSON, "Content-Encoding: X-GZIP"),
+			"200 " + own},
+		{"gzip in two parts", "", whole(zip(`["acme",`)+zip(`"globex"]`), isJSON, isGzip),
+			"200 " + own},
 		{"gzip behind encode", "GET /encoded/list", whole(zip(both), isJSON, isGzip), "200 " + own},
 		{"gzip, cut", "", whole(zip(both)[:30], isJSON, isGzip), "502"},
-		{"gzip, its sum wrong", "", whole(zip(both)[:len(zip(both))-8]+"12345678", isJSON, isGzip), "502"},
+		{"gzip, its sum wrong", "", whole(zip(both)[:len(zip(both))-8]+"12345678", isJSON, isGzip),
+			"502"},
 		{"gzip with something after it", "", whole(zip(both)+"globex", isJSON, isGzip), "502"},
 		{"gzip that is none", "", whole(both, isJSON, isGzip), "502"},
 		{"gzip that is not told", "", whole(zip(both), isJSON), "502"},
 		{"gzip twice", "", whole(zip(zip(both)), isJSON, "Content-Encoding: gzip, gzip"), "502"},
-		{"identity and gzip", "", whole(zip(both), isJSON, "Content-Encoding: identity, gzip"), "502"},
-		{"two lines of encoding", "", whole(both, isJSON, "Content-Encoding: identity", "Content-Encoding: gzip"), "502"},
+		{"identity and gzip", "", whole(zip(both), isJSON, "Content-Encoding: identity, gzip"),
+			"502"},
+		{"two lines of encoding", "", whole(both, isJSON, "Content-Encoding: identity",
+			"Content-Encoding: gzip"), "502"},
 		{"identity", "", whole(both, isJSON, "Content-Encoding: identity"), "200 " + own},
 		{"brotli", "", whole(both, isJSON, "Content-Encoding: br"), "502"},
 		{"gzip, empty", "", whole("", isJSON, isGzip), "502"},
-		{"a bomb of gzip", "", whole(zip(`["acme",`+strings.Repeat(" ", 16<<20)+`"globex"]`), isJSON, isGzip), "200 " + own},
+		{"a bomb of gzip", "", whole(zip(`["acme",`+strings.Repeat(" ", 16<<20)+`"globex"]`),
+			isJSON, isGzip), "200 " + own},
 
 		{"another shape", "", whole(nested, isJSON), "502"},
 		{"another shape, long", "", whole(`{"x":`+long+`1]}`, isJSON), "502"},
-		{"another name for the array, long", "GET /plain/data", whole(`{"results":`+long+`1]}`, isJSON), "502"},
-		{"another name for the array, very long", "GET /plain/data", whole(`{"results":`+long+strings.Repeat(long[1:], 10), isJSON), "502"},
-		{"an object for the array, after a long text", "GET /plain/data", whole(`{"x":`+long+`1],"data":{}}`, isJSON), "502"},
-		{"the array twice", "GET /plain/data", whole(`{"data":["acme"],"data":["globex"]}`, isJSON), "502"},
-		{"the array twice, its name escaped", "GET /plain/data", whole(`{"data":["acme"],"d\u0061ta":["globex"]}`, isJSON), "502"},
-		{"the array twice, in another case", "GET /plain/data", whole(`{"data":["acme"],"Data":["globex"]}`, isJSON), "502"},
-		{"the array twice, and long", "GET /plain/data", whole(`{"data":`+long+`"acme"],"data":["globex"]}`, isJSON), "cut"},
+		{"another name for the array, long", "GET /plain/data",
+			whole(`{"results":`+long+`1]}`, isJSON), "502"},
+		{"another name for the array, very long", "GET /plain/data",
+			whole(`{"results":`+long+strings.Repeat(long[1:], 10), isJSON), "502"},
+		{"an object for the array, after a long text", "GET /plain/data",
+			whole(`{"x":`+long+`1],"data":{}}`, isJSON), "502"},
+		{"the array twice", "GET /plain/data", whole(`{"data":["acme"],"data":["globex"]}`, isJSON),
+			"502"},
+		{"the array twice, its name escaped", "GET /plain/data",
+			whole(`{"data":["acme"],"d\u0061ta":["globex"]}`, isJSON), "502"},
+		{"the array twice, in another case", "GET /plain/data",
+			whole(`{"data":["acme"],"Data":["globex"]}`, isJSON), "502"},
+		{"the array twice, and long", "GET /plain/data",
+			whole(`{"data":`+long+`"acme"],"data":["globex"]}`, isJSON), "cut"},
 		{"the id twice", "", whole(`[{"id":"acme","id":"globex"},"acme"]`, isJSON), "200 " + own},
-		{"the id twice, escaped", "", whole(`[{"id":"acme","\u0069d":"globex"},"acme"]`, isJSON), "200 " + own},
-		{"the id in two cases", "", whole(`[{"id":"acme","ID":"globex"},"acme"]`, isJSON), "200 " + own},
-		{"ids that differ in case, width and accents", "", whole(`["Acme","ａｃｍｅ","acme\u0301","a\u0000cme","acme\u200d"]`, isJSON), "200 []"},
+		{"the id twice, escaped", "", whole(`[{"id":"acme","\u0069d":"globex"},"acme"]`, isJSON),
+			"200 " + own},
+		{"the id in two cases", "", whole(`[{"id":"acme","ID":"globex"},"acme"]`, isJSON),
+			"200 " + own},
+		{"ids that differ in case, width and accents", "",
+			whole(`["Acme","ａｃｍｅ","acme\u0301","a\u0000cme","acme\u200d"]`, isJSON), "200 []"},
 		{"a number", "", whole(`[42,42.0]`, isJSON), "200 []"},
 		{"two texts", "", whole(own+both, isJSON), "502"},
 		{"two lines", "", whole(own+"\n"+both+"\n", isJSON), "502"},
@@ -298,39 +330,53 @@ func (w world) answers(t *testing.T) {
 		{"two types in a line", "", whole(both, isJSON+", text/html"), "502"},
 		{"no type", "", whole(both), "502"},
 		{"another charset", "", whole(both, isJSON+"; charset=utf-7"), "502"},
-		{"a multipart", "", whole("--b\r\n\r\n"+both+"\r\n--b--", "Content-Type: multipart/mixed; boundary=b"), "502"},
+		{"a multipart", "", whole("--b\r\n\r\n"+both+"\r\n--b--",
+			"Content-Type: multipart/mixed; boundary=b"), "502"},
 		{"a sequence", "", whole("\x1e"+both, "Content-Type: application/json-seq"), "502"},
 		{"events", "", whole("data: "+both+"\n\n", "Content-Type: text/event-stream"), "502"},
 		{"nothing", "", whole("", isJSON), "502"},
 		{"shorter than it says", "", head(200, isJSON, "Content-Length: 100") + both[:12], "cut"},
-		{"shorter than it says, after the end", "", head(200, isJSON, "Content-Length: 100") + both, "cut"},
-		{"shorter than it says, before the array", "", head(200, isJSON, "Content-Length: 100") + "\n", "502"},
+		{"shorter than it says, after the end", "", head(200, isJSON, "Content-Length: 100") + both,
+			"cut"},
+		{"shorter than it says, before the array", "",
+			head(200, isJSON, "Content-Length: 100") + "\n", "502"},
 		{"longer than it says", "", head(200, isJSON, "Content-Length: 8") + both, "502"},
 		{"chunks that end early", "", head(200, isJSON, chunked) + "11\r\n" + both + "\r\n", "cut"},
-		{"long, and ends early", "", head(200, isJSON, chunked) + fmt.Sprintf("%x\r\n%s\r\n", len(long), long), "cut"},
+		{"long, and ends early", "", head(200, isJSON, chunked) + fmt.Sprintf("%x\r\n%s\r\n",
+			len(long), long), "cut"},
 		{"long, and has no end", "", whole(long, isJSON), "cut"},
 		{"long, and turns into something else", "", whole(long+"<html>", isJSON), "cut"},
 		{"long, as far as the connection goes", "", head(200, isJSON) + long, "cut"},
-		{"gzip, long and cut", "", head(200, isJSON, isGzip) + zip(strings.Repeat(long[1:], 20))[:2000], "502"},
+		{"gzip, long and cut", "", head(200, isJSON,
+			isGzip) + zip(strings.Repeat(long[1:], 20))[:2000], "502"},
 		{"to the error routes", "GET /errors/list", whole(nested, isJSON), "502 handled 502"},
 		{"an answer of Caddy's that is none", "GET /static/nothing", "", "502"},
 		{"none", "", "", "502 handled 502"},
 		{"on purpose none", "GET /static/abort", "", "none"},
 
-		{"a range", "", head(206, isJSON, "Content-Range: bytes 0-16/99", "Content-Length: 17") + both, "502"},
-		{"a range without a name", "", whole(both, isJSON, "Content-Range: bytes 0-16/99"), "200 " + own},
+		{"a range", "", head(206, isJSON, "Content-Range: bytes 0-16/99",
+			"Content-Length: 17") + both, "502"},
+		{"a range without a name", "", whole(both, isJSON, "Content-Range: bytes 0-16/99"),
+			"200 " + own},
 		{"not modified", "", head(304, `ETag: "x"`), "502"},
 		{"a delta", "", strings.Replace(whole(both, isJSON), "200 OK", "226 IM Used", 1), "502"},
 		{"reset", "", head(205, "Content-Length: 0"), "502"},
 		{"a tunnel", "", head(101, "Connection: Upgrade", "Upgrade: websocket") + both, "502"},
 		{"no content", "", head(204, isJSON), "204"},
-		{"elsewhere", "", head(302, "Location: /plain/other", "Content-Length: 6") + "globex", "302"},
-		{"choices", "", strings.Replace(whole(both, isJSON), "200 OK", "300 Multiple Choices", 1), "300"},
-		{"an error", "", strings.Replace(whole(both, isJSON, `ETag: "globex"`), "200 OK", "400 Bad Request", 1), "400 upstream_error"},
-		{"an error of the API", "", strings.Replace(whole(both, isJSON), "200 OK", "500 Oh", 1), "500 upstream_error"},
-		{"an error, packed", "", strings.Replace(whole(zip(both), isGzip), "200 OK", "404 Not Found", 1), "404 upstream_error"},
-		{"an error, cut", "", head(503, isJSON, "Retry-After: 7", "Content-Length: 100") + both, "503 upstream_error"},
-		{"an unknown status", "", strings.Replace(whole(both, isJSON), "200 OK", "999 Globex", 1), "502"},
+		{"elsewhere", "", head(302, "Location: /plain/other", "Content-Length: 6") + "globex",
+			"302"},
+		{"choices", "", strings.Replace(whole(both, isJSON), "200 OK", "300 Multiple Choices", 1),
+			"300"},
+		{"an error", "", strings.Replace(whole(both, isJSON, `ETag: "globex"`), "200 OK",
+			"400 Bad Request", 1), "400 upstream_error"},
+		{"an error of the API", "", strings.Replace(whole(both, isJSON), "200 OK", "500 Oh", 1),
+			"500 upstream_error"},
+		{"an error, packed", "", strings.Replace(whole(zip(both), isGzip), "200 OK",
+			"404 Not Found", 1), "404 upstream_error"},
+		{"an error, cut", "", head(503, isJSON, "Retry-After: 7", "Content-Length: 100") + both,
+			"503 upstream_error"},
+		{"an unknown status", "", strings.Replace(whole(both, isJSON), "200 OK", "999 Globex", 1),
+			"502"},
 	}
 	for _, row := range rows {
 		w.answer(func(conn net.Conn, _ *http.Request) { io.WriteString(conn, row.answer) })
@@ -341,11 +387,14 @@ func (w world) answers(t *testing.T) {
 					method, target = "GET", "/plain/list"
 				}
 				r := gate.Request{Protocol: protocol, Method: method, Target: target,
-					Header: []string{"authorization: Bearer " + string(w.token), "accept-encoding: gzip"}}
+					Header: []string{"authorization: Bearer " + string(w.token),
+						"accept-encoding: gzip"}}
 				judge(t, row.want, w.Do(t, r), target != "/plain/other")
 				if method == "GET" && row.want != "none" {
 					r.Method = "HEAD"
-					if got := w.Do(t, r); len(got.Body) != 0 || got.Header.Get("Etag") != "" || got.Header.Get("Content-Encoding") != "" || got.Header.Get("Content-Length") == "17" && target != "/plain/other" {
+					if got := w.Do(t, r); len(got.Body) != 0 || got.Header.Get("Etag") != "" ||
+						got.Header.Get("Content-Encoding") != "" ||
+						got.Header.Get("Content-Length") == "17" && target != "/plain/other" {
 						t.Errorf("HEAD: %v", got)
 					}
 				}
@@ -353,11 +402,13 @@ func (w world) answers(t *testing.T) {
 		}
 	}
 	for _, line := range strings.Split(w.Output(), "\n") {
-		if strings.Contains(line, "cannot be filtered") && strings.Contains(strings.ToLower(line), "globex") {
+		if strings.Contains(line, "cannot be filtered") &&
+			strings.Contains(strings.ToLower(line), "globex") {
 			t.Errorf("the log tells what was in an answer: %s", line)
 		}
 	}
-	for _, cause := range []string{"a name on the way to the array stands twice", "its Content-Type is", "its status is 206", "it ends too early"} {
+	for _, cause := range []string{"a name on the way to the array stands twice",
+		"its Content-Type is", "its status is 206", "it ends too early"} {
 		if !strings.Contains(w.Output(), cause) {
 			t.Errorf("the log has no line that says %q", cause)
 		}
@@ -375,7 +426,8 @@ func judge(t *testing.T, want string, got gate.Response, filtered bool) {
 			}
 		}
 	}
-	if filtered && strings.Contains(strings.ToLower(fmt.Sprint(got.Header, got.Trailer, body)), "globex") {
+	if filtered && strings.Contains(strings.ToLower(fmt.Sprint(got.Header, got.Trailer, body)),
+		"globex") {
 		t.Errorf("another's: %v", got)
 	}
 	status, text, _ := strings.Cut(want, " ")
@@ -387,7 +439,8 @@ func judge(t *testing.T, want string, got gate.Response, filtered bool) {
 		return
 	case "cut":
 		if got.Err == nil || strings.HasSuffix(body, "]") || strings.HasSuffix(body, "}") {
-			t.Errorf("looks whole: error %v, the end of the body %s", got.Err, body[max(0, len(body)-100):])
+			t.Errorf("looks whole: error %v, the end of the body %s", got.Err,
+				body[max(0, len(body)-100):])
 		}
 		return
 	}

@@ -13,27 +13,34 @@ import (
 
 // requests says what the API is asked: for the whole list, as it is.
 func (w world) requests(t *testing.T) {
-	answer := whole(`["acme","globex"]`, isJSON, `ETag: "1"`, "Last-Modified: Sat, 21 Nov 2026 23:15:45 GMT", "Accept-Ranges: bytes", "Content-MD5: x",
-		"Digest: x", "Content-Digest: x", "Repr-Digest: x", "Cache-Control: public, max-age=60", "CDN-Cache-Control: max-age=60", "Surrogate-Control: max-age=60",
+	answer := whole(`["acme","globex"]`, isJSON, `ETag: "1"`,
+		"Last-Modified: Sat, 21 Nov 2026 23:15:45 GMT", "Accept-Ranges: bytes", "Content-MD5: x",
+		"Digest: x", "Content-Digest: x", "Repr-Digest: x", "Cache-Control: public, max-age=60",
+		"CDN-Cache-Control: max-age=60", "Surrogate-Control: max-age=60",
 		"Expires: Sat, 21 Nov 2099 23:15:45 GMT", "Age: 1", "X-Total-Count: 2", "Set-Cookie: a=b")
 	w.answer(func(conn net.Conn, _ *http.Request) { io.WriteString(conn, answer) })
 	for _, protocol := range gate.Protocols {
 		for _, method := range []string{"GET", "HEAD"} {
-			asked := []string{"range: bytes=0-1", "if-range: x", "if-match: x", "if-none-match: x", "if-modified-since: Sat, 21 Nov 2026 23:15:45 GMT",
+			asked := []string{"range: bytes=0-1", "if-range: x", "if-match: x", "if-none-match: x",
+				"if-modified-since: Sat, 21 Nov 2026 23:15:45 GMT",
 				"if-unmodified-since: Sat, 21 Nov 2026 23:15:45 GMT", "a-im: feed", "accept-encoding: br, gzip", "x-other: stays", "authorization: Bearer " + string(w.token)}
 			if protocol == gate.HTTP1 {
 				asked = append(asked, "upgrade: websocket", "connection: upgrade")
 			}
-			got := w.Do(t, gate.Request{Protocol: protocol, Method: method, Target: "/plain/list", Header: asked})
-			if got.Status != 200 || method == "GET" && string(got.Body) != `["acme"]` || got.Header.Get("X-Total-Count") != "2" || got.Header.Get("Set-Cookie") == "" {
+			got := w.Do(t, gate.Request{Protocol: protocol, Method: method, Target: "/plain/list",
+				Header: asked})
+			if got.Status != 200 || method == "GET" && string(got.Body) != `["acme"]` ||
+				got.Header.Get("X-Total-Count") != "2" || got.Header.Get("Set-Cookie") == "" {
 				t.Errorf("%v %s: %v", protocol, method, got)
 			}
-			for _, name := range []string{"ETag", "Last-Modified", "Accept-Ranges", "Content-MD5", "Digest", "Content-Digest", "Repr-Digest", "CDN-Cache-Control", "Surrogate-Control", "Expires", "Age"} {
+			for _, name := range []string{"ETag", "Last-Modified", "Accept-Ranges", "Content-MD5",
+				"Digest", "Content-Digest", "Repr-Digest", "CDN-Cache-Control", "Surrogate-Control", "Expires", "Age"} {
 				if got.Header.Get(name) != "" {
 					t.Errorf("%v %s: %s stays", protocol, method, name)
 				}
 			}
-			if length := got.Header.Get("Content-Length"); length != "" && length != "8" || length != "" && method == "HEAD" {
+			if length := got.Header.Get("Content-Length"); length != "" && length != "8" ||
+				length != "" && method == "HEAD" {
 				t.Errorf("%v %s: Content-Length %s", protocol, method, length)
 			}
 			w.api.mu.Lock()
@@ -43,7 +50,8 @@ func (w world) requests(t *testing.T) {
 				name, value, _ := strings.Cut(line, ": ")
 				want := map[string]string{"accept-encoding": "identity", "x-other": "stays"}[name]
 				if reached.Header.Get(name) != want {
-					t.Errorf("%v %s: %s: %s reached the API as %q", protocol, method, name, value, reached.Header.Get(name))
+					t.Errorf("%v %s: %s: %s reached the API as %q", protocol, method, name, value,
+						reached.Header.Get(name))
 				}
 			}
 		}
@@ -59,11 +67,14 @@ func (w world) who(t *testing.T) {
 		fields["name"], fields["namespace"] = "who", namespace
 		return w.Mint(t, fields).Token
 	}
-	also := mint("acme", gate.JSON{"access": "read_only", "grants": []gate.JSON{{"namespace": "globex", "access": "read_only"}}})
-	writes := mint("acme", gate.JSON{"access": "read_only", "grants": []gate.JSON{{"namespace": "globex", "permissions": []string{"write"}}}})
+	also := mint("acme", gate.JSON{"access": "read_only",
+		"grants": []gate.JSON{{"namespace": "globex", "access": "read_only"}}})
+	writes := mint("acme", gate.JSON{"access": "read_only",
+		"grants": []gate.JSON{{"namespace": "globex", "permissions": []string{"write"}}}})
 	number := mint("42", gate.JSON{"access": "read_only"})
 	shop := mint("shop", gate.JSON{"access": "read_only"})
-	everywhere := mint("default", gate.JSON{"grants": []gate.JSON{{"namespace": "*", "access": "read_only"}}})
+	everywhere := mint("default", gate.JSON{"grants": []gate.JSON{{"namespace": "*",
+		"access": "read_only"}}})
 	for _, row := range []struct {
 		what, target string
 		token        gate.Token
@@ -79,7 +90,8 @@ func (w world) who(t *testing.T) {
 		{"everywhere", "/plain/list", everywhere, `["acme","globex","42",42]`},
 		{"nobody", "/open/list", "", `[]`},
 		{"someone with a key", "/open/list", acme, `["acme"]`},
-		{"someone with another's token, which the API judges", "/open/list", "eyJhbGciOi.e30.x", all},
+		{"someone with another's token, which the API judges", "/open/list", "eyJhbGciOi.e30.x",
+			all},
 		{"public", "/open/public", "", all},
 	} {
 		for _, protocol := range []gate.Protocol{gate.HTTP1, gate.HTTP2, gate.HTTP3} {

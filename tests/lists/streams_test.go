@@ -20,7 +20,8 @@ import (
 
 func get(t *testing.T, url string, token gate.Token, lines ...string) *http.Request {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // what never comes fails the test, it does not hang it
+	// what never comes fails the test, it does not hang it
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	r, err := http.NewRequestWithContext(ctx, "GET", url, nil)
 	if err != nil {
@@ -77,7 +78,8 @@ func (w world) slow(t *testing.T) {
 		upTo(`],"n":3`)
 		more <- ""
 		rest, err := io.ReadAll(in)
-		if got += string(rest); err != nil || got != `{"data":[{"id":"acme","n":1},{"id":"acme","n":2}],"n":3}` {
+		if got += string(rest); err != nil ||
+			got != `{"data":[{"id":"acme","n":1},{"id":"acme","n":2}],"n":3}` {
 			t.Errorf("%v: %s, %v", protocol, got, err)
 		}
 		answer.Body.Close()
@@ -118,7 +120,8 @@ func page() string {
 		if i%10 == 0 {
 			id = "acme"
 		}
-		fmt.Fprintf(&page, `,{"number":%d,"id":%q,"text":%q,"end":"%s"}`, i, id, strings.Repeat("Straße nach Köln\n", 5), strings.Repeat("x", 850))
+		fmt.Fprintf(&page, `,{"number":%d,"id":%q,"text":%q,"end":"%s"}`, i, id,
+			strings.Repeat("Straße nach Köln\n", 5), strings.Repeat("x", 850))
 	}
 	return page.String()
 }
@@ -176,7 +179,8 @@ func (w world) hundredMegabytes(t *testing.T) {
 			t.Errorf("%s: %d elements", what, n)
 		}
 		grown := peak(t, w.Gate) - before
-		t.Logf("%d MB, %s: %v, peak memory %d MB more than after 1 MB", pages[what], what, time.Since(began).Round(time.Millisecond), grown>>10)
+		t.Logf("%d MB, %s: %v, peak memory %d MB more than after 1 MB", pages[what], what,
+			time.Since(began).Round(time.Millisecond), grown>>10)
 		if grown > 32<<10 {
 			t.Errorf("%s: Caddy's memory has grown by %d KB", what, grown)
 		}

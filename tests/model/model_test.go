@@ -40,15 +40,20 @@ func TestProtocol(t *testing.T) {
 		{"a failover, with a shared cache", "failover", "SHARED TAKES=1", false},
 		{"a failover, with fencing", "failover", fencing, false},
 		{"a failover that loses answered changes", "failover", lossy, false},
-		{"without: a visible row does not stand in for a join", "failover", "BUG_VISIBLE_JOIN", true},
-		{"without: a visible change does not stand in for a revoke", "failover", "BUG_VISIBLE_REVOKE", true},
-		{"without: a takeaway that changes nothing takes a revision", "failover", "BUG_NO_REVISION", true},
+		{"without: a visible row does not stand in for a join", "failover", "BUG_VISIBLE_JOIN",
+			true},
+		{"without: a visible change does not stand in for a revoke", "failover",
+			"BUG_VISIBLE_REVOKE", true},
+		{"without: a takeaway that changes nothing takes a revision", "failover", "BUG_NO_REVISION",
+			true},
 		{"without: an acknowledgement is of one history", "failover", "BUG_ACK_BY_NUMBER", true},
 		{"without: no record newer than applied is cached", "failover", "BUG_NEWER", true},
 		{"without: no joining of a load newer than applied", "failover", "BUG_JOIN_NEWER", true},
-		{"without: a shared entry is of one history", "failover", "SHARED BUG_SHARED_BY_NUMBER", true},
+		{"without: a shared entry is of one history", "failover", "SHARED BUG_SHARED_BY_NUMBER",
+			true},
 		{"without: only a fencing row is removed", "failover", fencing + " BUG_REMOVE_ANY", true},
-		{"without: the adopter fences the nodes of the lost history", "failover", lossy + " BUG_FORGET_NODES", true},
+		{"without: the adopter fences the nodes of the lost history", "failover",
+			lossy + " BUG_FORGET_NODES", true},
 		{"without: and those that it has not seen", "failover", lossy + " BUG_KNOWN_ONLY", true},
 		{"without: each failover is noticed", "failover", lossy + " BUG_NOTICE_BY_POSITION", true},
 		{"without: a last look before the answer", "failover", lossy + " BUG_NO_LAST_LOOK", true},
@@ -81,7 +86,8 @@ func violated(t *testing.T, name string, defines []string) bool {
 		cmd := exec.Command(name, args...)
 		cmd.Dir = dir
 		out, err := cmd.CombinedOutput()
-		if err != nil && !strings.Contains(string(out), "errors: 1") { // pan's exit status says the same
+		// pan's exit status says the same
+		if err != nil && !strings.Contains(string(out), "errors: 1") {
 			t.Fatalf("%s: %v (make deps installs spin and gcc)\n%s", name, err, out)
 		}
 		return string(out)
@@ -93,7 +99,8 @@ func violated(t *testing.T, name string, defines []string) bool {
 	command("spin", append(spin, model)...)
 	command("gcc", "-O2", "-DSAFETY", "-DMEMLIM=3000", "-w", "-o", "pan", "pan.c")
 	out := command("./pan", "-m100000", "-w24", "-n", "-E")
-	if strings.Contains(out, "max search depth too small") || strings.Contains(out, "out of memory") {
+	if strings.Contains(out, "max search depth too small") ||
+		strings.Contains(out, "out of memory") {
 		t.Fatalf("the search is not complete:\n%s", out)
 	}
 	switch errors := regexp.MustCompile(`errors: (\d+)`).FindStringSubmatch(out); {

@@ -42,7 +42,8 @@ scrape_configs:
 - job_name: stranger
   file_sd_configs: [{files: [site.json]}]
 `
-	if err := os.WriteFile(filepath.Join(p.dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(p.dir, "prometheus.yml"), []byte(config),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	p.addr = gate.Prometheus(t, p.dir)
@@ -75,7 +76,8 @@ func values(t testing.TB, answer gate.Response, label string) map[string]float64
 			}
 		}
 	}
-	if err := json.Unmarshal(answer.Body, &body); err != nil || answer.Status != 200 || body.Status != "success" {
+	if err := json.Unmarshal(answer.Body, &body); err != nil || answer.Status != 200 ||
+		body.Status != "success" {
 		t.Fatalf("not the answer of an instant query: %v, %v", answer, err)
 	}
 	found := map[string]float64{}
@@ -92,13 +94,15 @@ func (p prometheus) query(t testing.TB, expression, at, label string) map[string
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	form := url.Values{"query": {expression}, "time": {at}}
-	return values(t, gate.Ask(ctx, http.DefaultClient, "http://"+p.addr+"/api/v1/query?"+form.Encode(), ""), label)
+	return values(t, gate.Ask(ctx, http.DefaultClient,
+		"http://"+p.addr+"/api/v1/query?"+form.Encode(), ""), label)
 }
 
 func now() string { return strconv.FormatFloat(float64(time.Now().UnixMilli())/1e3, 'f', 3, 64) }
 
 // statuses of the outcomes that occur here (spec 5).
-var statuses = map[string]int{"ok": 200, "public": 200, "bad_target": 400, "missing": 401, "malformed": 401, "forbidden": 403, "method": 405}
+var statuses = map[string]int{"ok": 200, "public": 200, "bad_target": 400, "missing": 401,
+	"malformed": 401, "forbidden": 403, "method": 405}
 
 func TestPrometheus(t *testing.T) {
 	t.Parallel()
@@ -124,11 +128,13 @@ func TestPrometheus(t *testing.T) {
 	reads := mint(gate.JSON{"access": "read_only"})
 	writes := mint(gate.JSON{"access": "read_write"})
 	queries := mint(gate.JSON{"permissions": []string{"prometheus:query"}})
-	other := mint(gate.JSON{"permissions": []string{"orders:read", "orders:write", "prometheus:admin"}})
+	other := mint(gate.JSON{"permissions": []string{"orders:read", "orders:write",
+		"prometheus:admin"}})
 	acme := mint(gate.JSON{"access": "read_only", "namespace": "acme"})
 
 	post := func(target, body string, token gate.Token) gate.Request {
-		r := gate.Request{Method: "POST", Target: target, Body: body, Header: []string{"content-type: application/x-www-form-urlencoded"}}
+		r := gate.Request{Method: "POST", Target: target, Body: body,
+			Header: []string{"content-type: application/x-www-form-urlencoded"}}
 		if token != "" {
 			r.Header = append(r.Header, "authorization: Bearer "+string(token))
 		}
@@ -154,7 +160,9 @@ func TestPrometheus(t *testing.T) {
 		{post(query, answered, reads), "ok", ""},
 		{get("/api/v1/status/buildinfo", reads), "ok", ""},
 		{get("/api/v1/label/__name__/values", reads), "ok", ""},
-		{post("/api/v1/query_range", answered+"&start=0&end=1&step=1", reads), "forbidden", "prometheus:write"}, // not in the table
+		// not in the table
+		{post("/api/v1/query_range", answered+"&start=0&end=1&step=1", reads), "forbidden",
+			"prometheus:write"},
 		{post("/api/v1/admin/tsdb/snapshot", "", reads), "forbidden", "prometheus:write"},
 		{post("/-/reload", "", reads), "forbidden", "prometheus:write"},
 		{method("PUT", get("/-/reload", reads)), "forbidden", "prometheus:write"},
@@ -171,7 +179,8 @@ func TestPrometheus(t *testing.T) {
 		{post("/api/v1/admin/../query", answered, reads), "bad_target", ""},
 		{method("PURGE", get(query, reads)), "method", ""},
 		{get("/-/healthy", ""), "public", ""},
-		{post("/api/v1/admin/tsdb/snapshot", "", writes), "ok", ""}, // Prometheus itself would have done it for all of them
+		// Prometheus itself would have done it for all of them
+		{post("/api/v1/admin/tsdb/snapshot", "", writes), "ok", ""},
 		{post("/-/reload", "", writes), "ok", ""},
 	} {
 		for _, protocol := range gate.Protocols {
@@ -180,14 +189,17 @@ func TestPrometheus(t *testing.T) {
 			what := fmt.Sprint(r.Method, " ", r.Target, " ", r.Body, " over ", protocol)
 			got := g.Do(t, r)
 			sent[row.outcome]++
-			if got.Status != statuses[row.outcome] || row.needed != "" && got.JSON()["needed"] != row.needed {
+			if got.Status != statuses[row.outcome] || row.needed != "" &&
+				got.JSON()["needed"] != row.needed {
 				t.Errorf("%s: want %s %s, got %v", what, row.outcome, row.needed, got)
 			}
-			if got.Status == 200 && strings.Contains(what, answered) && values(t, got, "")[""] != 42 {
+			if got.Status == 200 && strings.Contains(what, answered) &&
+				values(t, got, "")[""] != 42 {
 				t.Errorf("%s: this is no 42: %v", what, got)
 			}
 			if got.Status != 200 {
-				if made, _ := filepath.Glob(filepath.Join(p.dir, "data", "snapshots", "*")); len(made) > 0 {
+				if made, _ := filepath.Glob(filepath.Join(p.dir, "data", "snapshots",
+					"*")); len(made) > 0 {
 					t.Fatalf("%s was refused, and a snapshot made", what)
 				}
 			}
@@ -203,9 +215,11 @@ func TestPrometheus(t *testing.T) {
 		return len(p.query(t, requests, at, "outcome")) > 0
 	})
 	for _, token := range []gate.Token{reads, queries} {
-		got := values(t, g.Do(t, post(query, url.Values{"query": {requests}, "time": {at}}.Encode(), token)), "outcome")
+		got := values(t, g.Do(t, post(query, url.Values{"query": {requests}, "time": {at}}.Encode(),
+			token)), "outcome")
 		if !maps.Equal(got, sent) {
-			t.Errorf("requests by outcome, as Prometheus tells through the gate: %v, sent %v", got, sent)
+			t.Errorf("requests by outcome, as Prometheus tells through the gate: %v, sent %v", got,
+				sent)
 		}
 	}
 
@@ -215,7 +229,9 @@ func TestPrometheus(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.scrape(t, "site", strings.TrimPrefix(g.URL, "http://"))
-	gate.Until(t, "two targets are up, and the one that is scraped without a key is down", func() bool {
-		return maps.Equal(p.query(t, "up", now(), "job"), map[string]float64{"admin": 1, "site": 1, "stranger": 0})
-	})
+	gate.Until(t, "two targets are up, and the one that is scraped without a key is down",
+		func() bool {
+			return maps.Equal(p.query(t, "up", now(), "job"),
+				map[string]float64{"admin": 1, "site": 1, "stranger": 0})
+		})
 }

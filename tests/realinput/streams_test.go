@@ -25,10 +25,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// patience is for one step of a stream: something that never comes fails the test, it does not hang it.
+// patience is for one step of a stream: something that never comes fails the test, it does not hang
+// it.
 const patience = 30 * time.Second
 
-// block is what generated streams are made of; each copy carries its number, so none can be lost, doubled or moved.
+// block is what generated streams are made of; each copy carries its number, so none can be lost,
+// doubled or moved.
 var block = func() []byte {
 	b := make([]byte, 64<<10)
 	rand.Read(b)
@@ -74,8 +76,8 @@ func receive(r io.Reader) (received, error) {
 	return received{n, sum.Sum32()}, err
 }
 
-// streams is the API behind: /download?bytes=N ends with its checksum as a trailer, /upload answers with what came, /events sends
-// what it is told to, /ws echoes.
+// streams is the API behind: /download?bytes=N ends with its checksum as a trailer, /upload answers
+// with what came, /events sends what it is told to, /ws echoes.
 func streams(t *testing.T) (server *httptest.Server, events chan string) {
 	events = make(chan string)
 	mux := http.NewServeMux()
@@ -117,7 +119,8 @@ func streams(t *testing.T) (server *httptest.Server, events chan string) {
 		}
 		defer c.CloseNow()
 		c.SetReadLimit(-1)
-		ctx := context.WithoutCancel(r.Context()) // net/http cancels the context of a hijacked request
+		// net/http cancels the context of a hijacked request
+		ctx := context.WithoutCancel(r.Context())
 		for {
 			kind, message, err := c.Read(ctx)
 			if err != nil || c.Write(ctx, kind, message) != nil {
@@ -137,11 +140,14 @@ func streams(t *testing.T) (server *httptest.Server, events chan string) {
 func startStreams(t *testing.T) (g *gate.Gate, token gate.Token, events chan string) {
 	t.Helper()
 	upstream, events := streams(t)
-	g = gate.Start(t, gate.Config{Site: "api_key\nreverse_proxy " + strings.TrimPrefix(upstream.URL, "http://")})
+	g = gate.Start(t, gate.Config{Site: "api_key\nreverse_proxy " +
+		strings.TrimPrefix(upstream.URL, "http://")})
 	return g, g.Mint(t, gate.JSON{"name": "streams", "access": "read_write"}).Token, events
 }
 
-func request(t *testing.T, ctx context.Context, method, url string, token gate.Token, body io.Reader) *http.Request {
+func request(
+	t *testing.T, ctx context.Context, method, url string, token gate.Token, body io.Reader,
+) *http.Request {
 	t.Helper()
 	r, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
@@ -186,7 +192,8 @@ func TestEvents(t *testing.T) {
 func TestBulk(t *testing.T) {
 	t.Parallel()
 	g, token, _ := startStreams(t)
-	const bound = 64 << 20 // the race detector multiplies what is used; the smallest stream here is twice that
+	// the race detector multiplies what is used; the smallest stream here is twice that
+	const bound = 64 << 20
 	for _, row := range []struct {
 		name     string
 		protocol gate.Protocol
@@ -228,15 +235,18 @@ func TestBulk(t *testing.T) {
 				err = json.NewDecoder(answer.Body).Decode(&got)
 			} else {
 				got, err = receive(answer.Body)
-				if want := map[bool]int64{false: row.size, true: -1}[row.unsized]; answer.ContentLength != want {
+				if want := map[bool]int64{false: row.size,
+					true: -1}[row.unsized]; answer.ContentLength != want {
 					t.Errorf("Content-Length is %d, want %d", answer.ContentLength, want)
 				}
 				io.Copy(io.Discard, sent) // what the upstream sent
 			}
-			if want := (received{row.size, sent.sum.Sum32()}); err != nil || answer.StatusCode != 200 || got != want {
+			if want := (received{row.size, sent.sum.Sum32()}); err != nil ||
+				answer.StatusCode != 200 || got != want {
 				t.Errorf("status %d, %+v, %v; want %+v", answer.StatusCode, got, err, want)
 			}
-			if row.unsized && row.method == "GET" && answer.Trailer.Get("Sum") != fmt.Sprint(got.Sum) {
+			if row.unsized && row.method == "GET" &&
+				answer.Trailer.Get("Sum") != fmt.Sprint(got.Sum) {
 				t.Errorf("trailer %v, want the sum %d", answer.Trailer, got.Sum)
 			}
 			if peak := resident(t, g.Pid(), "VmHWM"); peak > before+bound {
@@ -275,7 +285,9 @@ func TestWebSocket(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	dial := func(url string, token gate.Token) (*websocket.Conn, *http.Response, error) {
-		return websocket.Dial(ctx, url+"/ws", &websocket.DialOptions{Subprotocols: []string{"echo"}, HTTPHeader: http.Header{"Authorization": {"Bearer " + string(token)}}})
+		return websocket.Dial(ctx, url+"/ws",
+			&websocket.DialOptions{Subprotocols: []string{"echo"},
+				HTTPHeader: http.Header{"Authorization": {"Bearer " + string(token)}}})
 	}
 	c, answer, err := dial(g.URL, token)
 	if err != nil {
@@ -299,8 +311,10 @@ func TestWebSocket(t *testing.T) {
 		written := make(chan error, 1)
 		go func() { written <- c.Write(ctx, message.kind, message.data) }()
 		kind, data, err := c.Read(ctx)
-		if err != nil || <-written != nil || kind != message.kind || !bytes.Equal(data, message.data) {
-			t.Fatalf("%v of %d bytes came back as %v of %d bytes, %v", message.kind, len(message.data), kind, len(data), err)
+		if err != nil || <-written != nil || kind != message.kind ||
+			!bytes.Equal(data, message.data) {
+			t.Fatalf("%v of %d bytes came back as %v of %d bytes, %v", message.kind,
+				len(message.data), kind, len(data), err)
 		}
 	}
 	if _, _, err := c.Read(ctx); websocket.CloseStatus(err) != 4321 {

@@ -26,7 +26,8 @@ func TestLiveTokenInEveryField(t *testing.T) {
 	} else {
 		member = r.JSON()["id"].(string)
 	}
-	g.Call(t, "POST", "/roles", gate.JSON{"namespace": "acme", "name": "billing", "permissions": []string{"read"}})
+	g.Call(t, "POST", "/roles", gate.JSON{"namespace": "acme", "name": "billing",
+		"permissions": []string{"read"}})
 
 	document := g.Call(t, "GET", "/openapi.json", nil).JSON()
 	schemas := document["components"].(gate.JSON)["schemas"].(gate.JSON)
@@ -45,7 +46,8 @@ func TestLiveTokenInEveryField(t *testing.T) {
 		for method, op := range item.(gate.JSON) {
 			op, method := op.(gate.JSON), strings.ToUpper(method)
 			below := strings.TrimPrefix(path, "/apikeys/v1")
-			target := strings.NewReplacer("{id}", id, "{namespace}", "acme", "{name}", "billing").Replace(below)
+			target := strings.NewReplacer("{id}", id, "{namespace}", "acme", "{name}",
+				"billing").Replace(below)
 			if strings.HasPrefix(below, "/members") {
 				target = strings.ReplaceAll(below, "{id}", member)
 			} else if strings.HasPrefix(below, "/namespaces") {
@@ -62,15 +64,18 @@ func TestLiveTokenInEveryField(t *testing.T) {
 				name := p["name"].(string)
 				switch p["in"] {
 				case "path":
-					try(path+" "+name, method, strings.NewReplacer("{"+name+"}", live, "{id}", id, "{namespace}", "acme", "{name}", "billing").Replace(below), empty)
+					try(path+" "+name, method, strings.NewReplacer("{"+name+"}", live, "{id}", id,
+						"{namespace}", "acme", "{name}", "billing").Replace(below), empty)
 				case "query":
 					try(path+"?"+name, method, target+"?"+name+"="+live, empty)
-					try(path+"?"+name, method, target+"?"+name+"=x"+url.QueryEscape(live)+"x", empty)
+					try(path+"?"+name, method, target+"?"+name+"=x"+url.QueryEscape(live)+"x",
+						empty)
 				case "header":
 					try(path+" "+name, method, target, empty, name+": "+live)
 				}
 			}
-			if below != "/docs" && below != "/openapi.json" && below != "/health" { // which anybody may ask for
+			// which anybody may ask for
+			if below != "/docs" && below != "/openapi.json" && below != "/health" {
 				try(path+"? unknown", method, target+"?"+live+"=1", empty)
 			}
 			if !takesBody {
@@ -82,7 +87,8 @@ func TestLiveTokenInEveryField(t *testing.T) {
 					if strings.HasPrefix(where, ".token") && below == "/verify" {
 						continue // this is where one belongs, and what TestSecretsOfAWholeRun sends
 					}
-					try(path+" "+contentType+" "+where, method, target, value, "Content-Type: "+contentType)
+					try(path+" "+contentType+" "+where, method, target, value,
+						"Content-Type: "+contentType)
 				}
 			}
 		}
@@ -90,15 +96,19 @@ func TestLiveTokenInEveryField(t *testing.T) {
 	if tried < 300 {
 		t.Errorf("only %d places were tried", tried)
 	}
-	for _, path := range []string{"/keys", "/namespaces", "/roles", "/members", "/audit", "/audit/export", "/nodes"} {
-		if r := g.Call(t, "GET", path, nil); r.Status != 200 || strings.Contains(string(r.Body), live) {
+	for _, path := range []string{"/keys", "/namespaces", "/roles", "/members", "/audit",
+		"/audit/export", "/nodes"} {
+		if r := g.Call(t, "GET", path, nil); r.Status != 200 ||
+			strings.Contains(string(r.Body), live) {
 			t.Errorf("%s: status %d, or it shows the token", path, r.Status)
 		}
 	}
 	// Refusals of the API that repeat a namespace.
-	for _, target := range []string{"/v1/" + live + "/x", "/v1/acme/" + live, "/" + live, "/v1/acme?x=" + live} {
+	for _, target := range []string{"/v1/" + live + "/x", "/v1/acme/" + live, "/" + live,
+		"/v1/acme?x=" + live} {
 		r := g.Get(t, target, gate.Token(live))
-		if r.Status != 200 && strings.Contains(fmt.Sprint(r.Header, string(r.Body)), live) { // 200 is the upstream's
+		// 200 is the upstream's
+		if r.Status != 200 && strings.Contains(fmt.Sprint(r.Header, string(r.Body)), live) {
 			t.Errorf("the answer to a token in the path, with status %d, repeats it", r.Status)
 		}
 	}
@@ -111,7 +121,8 @@ func withToken(schemas, schema gate.JSON, token string) map[string]any {
 	}
 	bodies := map[string]any{"": token}
 	valid := func() gate.JSON {
-		return gate.JSON{"name": "x", "namespace": "acme", "permissions": []string{"read"}, "token": "imported-0123456789", "keys": []any{}, "id": "new"}
+		return gate.JSON{"name": "x", "namespace": "acme", "permissions": []string{"read"},
+			"token": "imported-0123456789", "keys": []any{}, "id": "new"}
 	}
 	properties, _ := schema["properties"].(gate.JSON)
 	known := func(body gate.JSON) gate.JSON {

@@ -21,11 +21,12 @@ var (
 	asMember   = regexp.MustCompile(`(?m)^as (\S+) (.*)$`)
 )
 
-// untried are the commands of the recipe that the script does not have, letter by letter, but for where they write to and read from; nor does it run
-// the chapter that they are in.
+// untried are the commands of the recipe that the script does not have, letter by letter, but for
+// where they write to and read from; nor does it run the chapter that they are in.
 func untried(r gate.Recipe, script string) (missing []string) {
 	script = strings.ReplaceAll(script, "! ", "")
-	script = asMember.ReplaceAllString(script, "exec caddy apikeys $2 --server $$KEYS --token-file $1.token")
+	script = asMember.ReplaceAllString(script,
+		"exec caddy apikeys $2 --server $$KEYS --token-file $1.token")
 	tried := strings.Split(script, "\n")
 	for file, commands := range r.Commands {
 		if slices.Contains(tried, "exec sh -eu "+file) {
@@ -40,7 +41,8 @@ func untried(r gate.Recipe, script string) (missing []string) {
 				if !slices.Contains(tried, "assign "+set[1]+" '"+quoted+"'") {
 					missing = append(missing, command)
 				}
-			} else if strings.HasPrefix(command, "caddy apikeys ") && !slices.Contains(tried, "exec "+command) {
+			} else if strings.HasPrefix(command, "caddy apikeys ") &&
+				!slices.Contains(tried, "exec "+command) {
 				missing = append(missing, command)
 			}
 		}
@@ -79,12 +81,14 @@ func TestRecipesAreTried(t *testing.T) {
 	}
 }
 
-// asCommand runs `caddy apikeys` through the site for managing keys, with the token in the file NAME.token.
+// asCommand runs `caddy apikeys` through the site for managing keys, with the token in the file
+// NAME.token.
 func asCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: as NAME COMMAND")
 	}
-	command := append(append([]string{"apikeys"}, args[1:]...), "--server", ts.Getenv("KEYS"), "--token-file", ts.MkAbs(args[0]+".token"))
+	command := append(append([]string{"apikeys"}, args[1:]...), "--server", ts.Getenv("KEYS"),
+		"--token-file", ts.MkAbs(args[0]+".token"))
 	if err := ts.Exec("caddy", command...); (err != nil) != neg {
 		ts.Fatalf("as %s: %v", strings.Join(args, " "), err)
 	}

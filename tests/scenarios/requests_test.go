@@ -36,7 +36,9 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // request is what the words after a method ask for, and the status and code that they want.
-func request(ts *testscript.TestScript, method string, args []string) (r gate.Request, want string) {
+func request(
+	ts *testscript.TestScript, method string, args []string,
+) (r gate.Request, want string) {
 	r.Method, r.Target = method, args[0]
 	if host, ok := strings.CutPrefix(r.Target, "https://"); ok {
 		host, path, _ := strings.Cut(host, "/")

@@ -1,4 +1,5 @@
-// Package scenarios runs testdata/*.txtar: commands as a user types them, against a running Caddy, and what they must answer.
+// Package scenarios runs testdata/*.txtar: commands as a user types them, against a running Caddy,
+// and what they must answer.
 //
 // In them, `caddy` is the Caddy under test. Beside what testscript knows:
 //
@@ -12,10 +13,11 @@
 //	capture VAR REGEXP      sets $VAR to the first group in what the last command wrote
 //	shell LINE              runs a line of the shell
 //
-// While the script runs, so does a Caddy: with the Caddyfile of the page that the script's file `recipe` names, and the file `api` as the site of the
-// API behind it; or with what the file `site` holds as its site; or with a plain `api_key`. Its admin endpoint is on a unix socket if there is
-// a file `admin-socket`. $CADDY_ADMIN, where the commands look by themselves, is its address. At the end, all that Caddy wrote and tells is
-// searched for the tokens that the script has seen.
+// While the script runs, so does a Caddy: with the Caddyfile of the page that the script's file
+// `recipe` names, and the file `api` as the site of the API behind it; or with what the file `site`
+// holds as its site; or with a plain `api_key`. Its admin endpoint is on a unix socket if there is
+// a file `admin-socket`. $CADDY_ADMIN, where the commands look by themselves, is its address. At
+// the end, all that Caddy wrote and tells is searched for the tokens that the script has seen.
 package scenarios
 
 import (
@@ -66,8 +68,10 @@ func TestScenarios(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"token": token, "capture": capture, "assign": assign, "shell": shell, "as": asCommand, "until": until,
-			"get": send("GET"), "post": send("POST"), "put": send("PUT"), "patch": send("PATCH"), "delete": send("DELETE"),
+			"token": token, "capture": capture, "assign": assign, "shell": shell, "as": asCommand,
+			"until": until,
+			"get":   send("GET"), "post": send("POST"), "put": send("PUT"), "patch": send("PATCH"),
+			"delete": send("DELETE"),
 		},
 	})
 }
@@ -85,7 +89,8 @@ func (t redacting) Run(name string, f func(testscript.T)) {
 	t.T.Run(name, func(t *testing.T) { f(redacting{t}) })
 }
 
-// watchFiles makes the tokens in a script's files part of what the gate's own files are searched for.
+// watchFiles makes the tokens in a script's files part of what the gate's own files are searched
+// for.
 func watchFiles(t *testing.T, dir string) {
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {

@@ -10,8 +10,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestSecretsOfAWholeRun uses tokens in every way that there is, right and wrong, with the most talkative logs, an upstream that fails
-// and a database that fails. The harness then searches all that Caddy wrote and tells for each of them; the answers are searched here.
+// TestSecretsOfAWholeRun uses tokens in every way that there is, right and wrong, with the most
+// talkative logs, an upstream that fails and a database that fails. The harness then searches all
+// that Caddy wrote and tells for each of them; the answers are searched here.
 func TestSecretsOfAWholeRun(t *testing.T) {
 	t.Parallel()
 	site := `
@@ -43,7 +44,8 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 	mistyped := live[:len(live)-1] + "~"
 	unknown := gate.Token("no-such-imported-token-0123456789")
 	gate.Watch(string(mistyped), string(unknown))
-	tokens := map[string]gate.Token{"live": live, "revoked": dead.Token, "rotated away": rotated.Token, "renewed": renewed, "imported": imported,
+	tokens := map[string]gate.Token{"live": live, "revoked": dead.Token,
+		"rotated away": rotated.Token, "renewed": renewed, "imported": imported,
 		"mistyped": mistyped, "unknown": unknown}
 
 	basic := func(user, password string) string {
@@ -60,27 +62,34 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 					{Header: []string{"authorization: Bearer secret-token:" + as}},
 					{Header: []string{"authorization: Token " + as}},
 					{Header: []string{"x-api-key: " + as}},
-					{Header: []string{strings.Replace(basic("user", as), "Authorization", "authorization", 1)}},
-					{Header: []string{strings.Replace(basic(as, ""), "Authorization", "authorization", 1)}},
+					{Header: []string{strings.Replace(basic("user", as), "Authorization",
+						"authorization", 1)}},
+					{Header: []string{strings.Replace(basic(as, ""), "Authorization",
+						"authorization", 1)}},
 					{Header: []string{"cookie: a=b; session=" + as}},
 					{Target: "?key=" + url.QueryEscape(as)},
-					{Header: []string{"x-api-key: " + as, "authorization: Bearer " + as}}, // ambiguous
+					// ambiguous
+					{Header: []string{"x-api-key: " + as, "authorization: Bearer " + as}},
 					{Method: "PURGE", Header: []string{"x-api-key: " + as}},
 				} {
 					r.Protocol, r.Target = protocol, target+r.Target
 					got := g.Do(t, r)
-					if answer := fmt.Sprint(got.Header, string(got.Body)); got.Status != 200 && strings.Contains(answer, as) {
-						t.Errorf("the answer to a token that is %s, in a %s of %s with %d headers, holds it", name, r.Method, target, len(r.Header))
+					if answer := fmt.Sprint(got.Header, string(got.Body)); got.Status != 200 &&
+						strings.Contains(answer, as) {
+						t.Errorf("the answer to a token that is %s, in a %s of %s with %d "+
+							"headers, holds it", name, r.Method, target, len(r.Header))
 					}
 				}
 			}
 		}
 	}
-	// Where a token does not belong, and what is wrong about it: only what has a token's shape can be known there.
+	// Where a token does not belong, and what is wrong about it: only what has a token's shape can
+	// be known there.
 	for _, r := range []gate.Request{
 		{Target: "/" + string(live) + "/in/the/path"},
 		{Target: "/x?other=" + string(live)},
-		{Header: []string{"Referer: http://example.com/?key=" + string(live), "User-Agent: " + string(live), "X-Anything: " + string(live)}},
+		{Header: []string{"Referer: http://example.com/?key=" + string(live),
+			"User-Agent: " + string(live), "X-Anything: " + string(live)}},
 		{Header: []string{"Authorization: Beerer " + string(live)}},
 	} {
 		g.Do(t, r)
@@ -92,10 +101,15 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 		g.Call(t, "GET", "/keys?q="+string(live), nil),
 		g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": string(live)}),
 		g.Call(t, "POST", "/keys", `{"name":"`+string(live)),
-		g.Call(t, "POST", "/keys/import", gate.JSON{"keys": []gate.JSON{{"name": "again", "access": "read_only", "token": imported}}}),
-		g.Call(t, "POST", "/keys/import?partial=1", gate.JSON{"keys": []gate.JSON{{"name": "short", "access": "everything", "token": unknown}}}),
+		g.Call(t, "POST", "/keys/import",
+			gate.JSON{"keys": []gate.JSON{{"name": "again", "access": "read_only",
+				"token": imported}}}),
+		g.Call(t, "POST", "/keys/import?partial=1",
+			gate.JSON{"keys": []gate.JSON{{"name": "short", "access": "everything",
+				"token": unknown}}}),
 		g.Call(t, "POST", "/verify", gate.JSON{"token": live}),
-		g.Call(t, "POST", "/verify", gate.JSON{"token": string(mistyped), "permission": "everything"}),
+		g.Call(t, "POST", "/verify", gate.JSON{"token": string(mistyped),
+			"permission": "everything"}),
 		g.Call(t, "GET", "/health?key="+string(live), nil),
 	} {
 		for name, token := range tokens {
@@ -104,13 +118,18 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 			}
 		}
 	}
-	for _, args := range [][]string{{"keys", "show", string(live)}, {"keys", "revoke", "--yes", string(live)}, {"verify", string(live)}, {"keys", "mint", "--name", "x", string(live)}} {
-		if r := g.APIKeys(t, "", args...); r.Exit == 0 || strings.Contains(r.Stdout+r.Stderr, string(live)) {
-			t.Errorf("apikeys %s with a token for an argument: exit %d, or it repeats it", args[0], r.Exit)
+	for _, args := range [][]string{{"keys", "show", string(live)},
+		{"keys", "revoke", "--yes", string(live)}, {"verify", string(live)}, {"keys", "mint",
+			"--name", "x", string(live)}} {
+		if r := g.APIKeys(t, "", args...); r.Exit == 0 ||
+			strings.Contains(r.Stdout+r.Stderr, string(live)) {
+			t.Errorf("apikeys %s with a token for an argument: exit %d, or it repeats it", args[0],
+				r.Exit)
 		}
 	}
 	for _, token := range tokens {
-		if r := g.APIKeys(t, string(token)+"\n", "verify"); strings.Contains(r.Stdout+r.Stderr, string(token)) {
+		if r := g.APIKeys(t, string(token)+"\n", "verify"); strings.Contains(r.Stdout+r.Stderr,
+			string(token)) {
 			t.Error("verify repeats the token")
 		}
 	}

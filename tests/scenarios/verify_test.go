@@ -46,8 +46,10 @@ func TestVerifyIsTheDecision(t *testing.T) {
 		}`,
 	})
 	g.Namespace(t, "acme", nil)
-	acme := g.Mint(t, gate.JSON{"name": "acme", "namespace": "acme", "permissions": []string{"orders:read", "orders:search", "things:list"}}).Token
-	home := g.Mint(t, gate.JSON{"name": "home", "access": "read_write", "allowed_ips": []string{"10.0.0.0/8"}}).Token
+	acme := g.Mint(t, gate.JSON{"name": "acme", "namespace": "acme",
+		"permissions": []string{"orders:read", "orders:search", "things:list"}}).Token
+	home := g.Mint(t, gate.JSON{"name": "home", "access": "read_write",
+		"allowed_ips": []string{"10.0.0.0/8"}}).Token
 	revoked := g.Mint(t, gate.JSON{"name": "revoked", "access": "read_write"})
 	g.Revoke(t, revoked.ID)
 	const from = "10.1.2.3"
@@ -80,9 +82,12 @@ func TestVerifyIsTheDecision(t *testing.T) {
 	} {
 		name := test.method + " " + test.host + test.target
 		sent := g.Do(t, gate.Request{Method: test.method, Host: test.host, Target: test.target,
-			Header: []string{"Authorization: Bearer " + string(test.token), "X-Forwarded-For: " + from}})
-		question := gate.JSON{"token": string(test.token), "method": test.method, "path": test.target, "client_ip": from, "host": "api.example.com"}
-		flags := []string{"verify", "--method", test.method, "--path", test.target, "--client-ip", from, "--host", "api.example.com"}
+			Header: []string{"Authorization: Bearer " + string(test.token),
+				"X-Forwarded-For: " + from}})
+		question := gate.JSON{"token": string(test.token), "method": test.method,
+			"path": test.target, "client_ip": from, "host": "api.example.com"}
+		flags := []string{"verify", "--method", test.method, "--path", test.target, "--client-ip",
+			from, "--host", "api.example.com"}
 		if test.host != "" {
 			question["host"], flags[len(flags)-1] = test.host, test.host
 		}
@@ -92,7 +97,9 @@ func TestVerifyIsTheDecision(t *testing.T) {
 			continue
 		}
 		verdict := told.JSON()
-		for which, got := range map[string]string{"the request": decision(sent.Status, sent.JSON(), sent.Code()), "verify": decision(int(verdict["status"].(float64)), verdict, verdict["code"])} {
+		for which, got := range map[string]string{"the request": decision(sent.Status, sent.JSON(),
+			sent.Code()),
+			"verify": decision(int(verdict["status"].(float64)), verdict, verdict["code"])} {
 			if got != test.want {
 				t.Errorf("%s: %s: %s, want %s", name, which, got, test.want)
 			}
@@ -101,19 +108,25 @@ func TestVerifyIsTheDecision(t *testing.T) {
 		if test.want != "200" {
 			status = 1
 		}
-		if r := g.APIKeys(t, string(test.token)+"\n", flags...); r.Exit != status || r.Stdout != verdict["outcome"].(string)+"\n" {
+		if r := g.APIKeys(t, string(test.token)+"\n", flags...); r.Exit != status ||
+			r.Stdout != verdict["outcome"].(string)+"\n" {
 			t.Errorf("%s: the command: %v", name, r)
 		}
 	}
-	if r := g.Call(t, "POST", "/verify", gate.JSON{"token": string(acme), "path": "/elsewhere"}); r.Status != 422 || !strings.Contains(string(r.Body), `"host"`) {
+	if r := g.Call(t, "POST", "/verify",
+		gate.JSON{"token": string(acme), "path": "/elsewhere"}); r.Status != 422 ||
+		!strings.Contains(string(r.Body), `"host"`) {
 		t.Errorf("hosts that differ: %v", r)
 	}
-	if r := g.Call(t, "POST", "/verify", gate.JSON{"token": string(acme), "path": "/elsewhere", "permission": "read"}); r.Status != 422 {
+	if r := g.Call(t, "POST", "/verify",
+		gate.JSON{"token": string(acme), "path": "/elsewhere",
+			"permission": "read"}); r.Status != 422 {
 		t.Errorf("path and permission: %v", r)
 	}
 }
 
-// decision is a status, and of a refusal the code and what a problem document and a verdict say of what is missing.
+// decision is a status, and of a refusal the code and what a problem document and a verdict say of
+// what is missing.
 func decision(status int, body gate.JSON, code any) string {
 	if status < 400 {
 		return fmt.Sprint(status)

@@ -1,4 +1,5 @@
-// Package freeport gives tests ports that stay theirs: a server that is stopped finds its own free again.
+// Package freeport gives tests ports that stay theirs: a server that is stopped finds its own free
+// again.
 package freeport
 
 import (
@@ -12,8 +13,9 @@ import (
 	"testing"
 )
 
-// Take returns a TCP port that is free on each of hosts (none: 127.0.0.1), and that no other caller on this machine is given as long as this process runs, whether a server listens on
-// it or not. It is out of the range that the kernel gives to outgoing connections and to listeners on port 0.
+// Take returns a TCP port that is free on each of hosts (none: 127.0.0.1), and that no other caller
+// on this machine is given as long as this process runs, whether a server listens on it or not. It
+// is out of the range that the kernel gives to outgoing connections and to listeners on port 0.
 func Take(hosts ...string) (int, error) {
 	if len(hosts) == 0 {
 		hosts = []string{"127.0.0.1"}
@@ -29,7 +31,8 @@ func Take(hosts ...string) (int, error) {
 			return port, nil
 		}
 	}
-	return 0, fmt.Errorf("no port between %d and %d is free on each of %v: %w", first, last, hosts, err)
+	return 0, fmt.Errorf("no port between %d and %d is free on each of %v: %w", first, last, hosts,
+		err)
 }
 
 // For is Take for a test, which fails without a port.
@@ -42,7 +45,8 @@ func For(t testing.TB, hosts ...string) int {
 	return port
 }
 
-// around is the larger part of what the kernel's range leaves, without the ports of well-known services.
+// around is the larger part of what the kernel's range leaves, without the ports of well-known
+// services.
 var around = sync.OnceValues(func() (first, last int) {
 	low, high := 32768, 60999 // Linux's, where it does not say
 	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
@@ -60,7 +64,8 @@ var around = sync.OnceValues(func() (first, last int) {
 
 var reserved sync.Map // the listeners, by port; they last as long as the process
 
-// reserve takes a name in the abstract socket namespace (unix(7)), which the kernel frees when we end, however we end.
+// reserve takes a name in the abstract socket namespace (unix(7)), which the kernel frees when we
+// end, however we end.
 func reserve(port int) bool {
 	if runtime.GOOS != "linux" {
 		_, taken := reserved.LoadOrStore(port, nil)

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestTakeGivesNoPortTwice runs itself in other processes, which take ports at the same time as this one does.
+// TestTakeGivesNoPortTwice runs itself in other processes, which take ports at the same time as
+// this one does.
 func TestTakeGivesNoPortTwice(t *testing.T) {
 	const each = 300
 	if os.Getenv("FREEPORT_CHILD") != "" {
@@ -82,7 +83,8 @@ func TestTakeKeepsOutOfTheKernelsRange(t *testing.T) {
 			}
 		}
 	}
-	if _, err := Take("127.0.0.1", "256.0.0.1"); err == nil || !strings.Contains(err.Error(), "256.0.0.1") {
+	if _, err := Take("127.0.0.1", "256.0.0.1"); err == nil ||
+		!strings.Contains(err.Error(), "256.0.0.1") {
 		t.Errorf("a host that is none: %v", err)
 	}
 }

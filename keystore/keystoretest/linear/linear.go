@@ -8,8 +8,8 @@ import (
 )
 
 // Check fails the test if an input of ten times the size takes more than forty times as long.
-// Quadratic code takes a hundred times as long. prepare makes an input of a size and returns what is
-// to be measured.
+// Quadratic code takes a hundred times as long. prepare makes an input of a size and returns what
+// is to be measured.
 func Check(t testing.TB, size int, prepare func(size int) func()) {
 	t.Helper()
 	sizes := [2]int{size, 10 * size}

@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// StartWithClock is Start for a server whose wall clock SetClock sets. Its monotonic clock is the machine's. PostgreSQL
-// itself measures some times by the wall clock: a statement_timeout is longer when the clock is set back meanwhile.
+// StartWithClock is Start for a server whose wall clock SetClock sets. Its monotonic clock is the
+// machine's. PostgreSQL itself measures some times by the wall clock: a statement_timeout is longer
+// when the clock is set back meanwhile.
 func StartWithClock(settings ...string) (*Server, error) {
 	library, err := libfaketime()
 	if err != nil {
@@ -22,12 +23,13 @@ func StartWithClock(settings ...string) (*Server, error) {
 	return start(library, settings)
 }
 
-// libfaketime returns the path that preloads it. The program faketime knows the path, which depends on the distribution
-// and the architecture.
+// libfaketime returns the path that preloads it. The program faketime knows the path, which depends
+// on the distribution and the architecture.
 func libfaketime() (string, error) {
 	program, err := exec.LookPath("faketime")
 	if err != nil {
-		return "", errors.New("faketime is not installed: run `make deps`, or apt-get install faketime")
+		return "", errors.New("faketime is not installed: run `make deps`, or apt-get install " +
+			"faketime")
 	}
 	path, err := exec.Command(program, "-f", "+0", "printenv", "LD_PRELOAD").Output()
 	if err != nil {
@@ -51,8 +53,8 @@ func (s *Server) environment() []string {
 
 func (s *Server) clockFile() string { return filepath.Join(s.dir, "clock") }
 
-// SetClock sets the wall clock of a server that StartWithClock started to that of the machine plus ahead, which may be
-// negative. It is in force when SetClock returns, and survives Halt and Run.
+// SetClock sets the wall clock of a server that StartWithClock started to that of the machine plus
+// ahead, which may be negative. It is in force when SetClock returns, and survives Halt and Run.
 func (s *Server) SetClock(ahead time.Duration) error {
 	if s.faketime == "" {
 		return errors.New("the server was not started by StartWithClock")

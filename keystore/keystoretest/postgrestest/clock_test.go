@@ -18,7 +18,8 @@ func TestSetClock(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for _, ahead := range []time.Duration{0, time.Hour, -30 * time.Second, 1500 * time.Millisecond} {
+	for _, ahead := range []time.Duration{0, time.Hour, -30 * time.Second,
+		1500 * time.Millisecond} {
 		if err := s.SetClock(ahead); err != nil {
 			t.Fatal(err)
 		}

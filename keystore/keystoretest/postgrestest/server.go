@@ -35,12 +35,13 @@ type Server struct {
 	bin, dir   string
 	settings   []string
 	credential *syscall.Credential // as whom it runs; nil: as we do
-	faketime   string              // the library that lets SetClock set the clock; empty: it is the machine's
-	port       int
-	primary    string // of a standby: where it receives from
-	process    *exec.Cmd
-	log        *os.File
-	schemas    atomic.Int64
+	// the library that lets SetClock set the clock; empty: it is the machine's
+	faketime string
+	port     int
+	primary  string // of a standby: where it receives from
+	process  *exec.Cmd
+	log      *os.File
+	schemas  atomic.Int64
 }
 
 // StartFor starts a server of its own for one test.
@@ -58,8 +59,9 @@ func StartFor(t testing.TB, settings ...string) *Server {
 	return s
 }
 
-// Start makes a cluster, without its writes being forced to the disk, and starts it. settings are `name=value`, and count more than the
-// ones that tests have otherwise. The server ends with Stop, or with this process.
+// Start makes a cluster, without its writes being forced to the disk, and starts it. settings are
+// `name=value`, and count more than the ones that tests have otherwise. The server ends with Stop,
+// or with this process.
 func Start(settings ...string) (*Server, error) { return start("", settings) }
 
 func start(faketime string, settings []string) (*Server, error) {
@@ -90,15 +92,18 @@ func Binaries() (string, error) {
 			return filepath.Dir(path), nil
 		}
 	}
-	for _, pattern := range []string{"/usr/lib/postgresql/*/bin/initdb", "/usr/pgsql-*/bin/initdb", "/opt/homebrew/opt/postgresql*/bin/initdb", "/usr/local/pgsql/bin/initdb"} {
+	for _, pattern := range []string{"/usr/lib/postgresql/*/bin/initdb", "/usr/pgsql-*/bin/initdb",
+		"/opt/homebrew/opt/postgresql*/bin/initdb", "/usr/local/pgsql/bin/initdb"} {
 		if found, _ := filepath.Glob(pattern); len(found) > 0 {
 			return filepath.Dir(found[len(found)-1]), nil
 		}
 	}
-	return "", errors.New("PostgreSQL is not installed: run `make deps`, or apt-get install postgresql")
+	return "", errors.New("PostgreSQL is not installed: run `make deps`, or apt-get install " +
+		"postgresql")
 }
 
-// Unprivileged returns whom to run a server as, nil for ourselves, since PostgreSQL refuses to run as root.
+// Unprivileged returns whom to run a server as, nil for ourselves, since PostgreSQL refuses to run
+// as root.
 func Unprivileged() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -115,7 +120,8 @@ func Unprivileged() (*syscall.Credential, error) {
 		}
 		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 	}
-	return nil, errors.New("PostgreSQL does not run as root, and there is neither a user postgres nor a user nobody")
+	return nil, errors.New("PostgreSQL does not run as root, and there is neither a user postgres " +
+		"nor a user nobody")
 }
 
 func (s *Server) makeDirectory() (err error) {
@@ -140,7 +146,8 @@ func (s *Server) command(program string, args ...string) *exec.Cmd {
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
-// initialize makes the cluster. Its texts sort as people expect, so that a query that needs bytes must say so.
+// initialize makes the cluster. Its texts sort as people expect, so that a query that needs bytes
+// must say so.
 func (s *Server) initialize() error {
 	passwords := filepath.Join(s.dir, "password")
 	if err := os.WriteFile(passwords, []byte(Password+"\n"), 0o600); err != nil {
@@ -151,8 +158,10 @@ func (s *Server) initialize() error {
 			return err
 		}
 	}
-	args := []string{"-D", s.data(), "-U", superuser, "--pwfile", passwords, "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"}
-	for _, more := range [][]string{{"--locale-provider=icu", "--icu-locale=en"}, {}} { // older ones know no ICU here
+	args := []string{"-D", s.data(), "-U", superuser, "--pwfile", passwords, "--auth-local=trust",
+		"--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"}
+	// older ones know no ICU here
+	for _, more := range [][]string{{"--locale-provider=icu", "--icu-locale=en"}, {}} {
 		var out []byte
 		var err error
 		if out, err = s.command("initdb", append(args, more...)...).CombinedOutput(); err == nil {
@@ -189,7 +198,8 @@ func (s *Server) Run() error {
 
 func (s *Server) run(port int) error {
 	args := []string{"-D", s.data(), "-k", s.dir, "-h", "127.0.0.1", "-p", strconv.Itoa(port)}
-	for _, setting := range append([]string{"fsync=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=200", "wal_level=replica"}, s.settings...) {
+	for _, setting := range append([]string{"fsync=off", "full_page_writes=off",
+		"shared_buffers=32MB", "max_connections=200", "wal_level=replica"}, s.settings...) {
 		args = append(args, "-c", setting)
 	}
 	cmd := s.command("postgres", args...)
@@ -216,16 +226,19 @@ func (s *Server) run(port int) error {
 		// Line 8 of this file is its state.
 		pid, _ := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
 		lines := bytes.Split(pid, []byte("\n"))
-		if len(lines) > 7 && string(lines[0]) == strconv.Itoa(cmd.Process.Pid) && string(bytes.TrimSpace(lines[7])) == "ready" {
+		if len(lines) > 7 && string(lines[0]) == strconv.Itoa(cmd.Process.Pid) &&
+			string(bytes.TrimSpace(lines[7])) == "ready" {
 			go func() { <-ended }()
 			return nil
 		}
 	}
 }
 
-// Halt ends the server at once, as a crash does: connections are cut, what was committed is there after Run.
+// Halt ends the server at once, as a crash does: connections are cut, what was committed is there
+// after Run.
 func (s *Server) Halt() error {
-	if err := s.process.Process.Signal(syscall.SIGQUIT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := s.process.Process.Signal(syscall.SIGQUIT); err != nil &&
+		!errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	for tick := time.Tick(10 * time.Millisecond); ; <-tick {
@@ -246,9 +259,11 @@ func (s *Server) Stop() error {
 // Address is where the server listens.
 func (s *Server) Address() string { return "127.0.0.1:" + strconv.Itoa(s.port) }
 
-// URL leads to the server, by TCP and password, with the option search_path if schema is not empty. hosts other than the server's own may be given.
+// URL leads to the server, by TCP and password, with the option search_path if schema is not empty.
+// hosts other than the server's own may be given.
 func (s *Server) URL(schema string, hosts ...string) string {
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(superuser, Password), Host: s.Address(), Path: "/postgres"}
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(superuser, Password), Host: s.Address(),
+		Path: "/postgres"}
 	if len(hosts) > 0 {
 		u.Host = strings.Join(hosts, ",")
 	}
@@ -266,7 +281,8 @@ func (s *Server) Exec(schema, statements string) error {
 
 // Query is Exec with what psql prints, without headings.
 func (s *Server) Query(schema, statements string) (string, error) {
-	cmd := s.command("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", s.dir, "-p", strconv.Itoa(s.port), "-U", superuser, "-d", "postgres", "-c", statements)
+	cmd := s.command("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", s.dir, "-p",
+		strconv.Itoa(s.port), "-U", superuser, "-d", "postgres", "-c", statements)
 	if schema != "" {
 		cmd.Env = append(os.Environ(), "PGOPTIONS=-c search_path="+schema)
 	}
@@ -303,7 +319,8 @@ func (s *Server) Standby(t testing.TB) *Server {
 	if err := other.makeDirectory(); err != nil {
 		t.Fatal(err)
 	}
-	backup := other.command("pg_basebackup", "-D", other.data(), "-R", "--checkpoint=fast", "--no-sync", "-h", s.dir, "-p", strconv.Itoa(s.port), "-U", superuser)
+	backup := other.command("pg_basebackup", "-D", other.data(), "-R", "--checkpoint=fast",
+		"--no-sync", "-h", s.dir, "-p", strconv.Itoa(s.port), "-U", superuser)
 	if out, err := backup.CombinedOutput(); err != nil {
 		t.Fatalf("pg_basebackup: %v\n%s", err, out)
 	}
@@ -326,7 +343,8 @@ func (s *Server) Standby(t testing.TB) *Server {
 func (s *Server) SynchronousStandby(t testing.TB) *Server {
 	t.Helper()
 	other := s.Standby(t)
-	t.Cleanup(func() { _ = s.Set("synchronous_standby_names", "") }) // the test may have halted this server
+	// the test may have halted this server
+	t.Cleanup(func() { _ = s.Set("synchronous_standby_names", "") })
 	if err := s.Set("synchronous_standby_names", "*"); err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +362,8 @@ func (s *Server) receive(primary, streams string) error {
 	if err := s.Set("primary_conninfo", primary); err != nil {
 		return err
 	}
-	return s.await("SELECT count(*) > 0 FROM pg_stat_wal_receiver WHERE status = 'streaming'", streams)
+	return s.await("SELECT count(*) > 0 FROM pg_stat_wal_receiver WHERE status = 'streaming'",
+		streams)
 }
 
 // Set changes a setting of the running server, as ALTER SYSTEM and a reload do, and waits until the
@@ -356,7 +375,8 @@ func (s *Server) Set(name, value string) error {
 	}
 	value = strings.ReplaceAll(value, "'", "''")
 	// Each in a transaction of its own, as ALTER SYSTEM has to be.
-	for _, statement := range []string{"ALTER SYSTEM SET " + name + " = '" + value + "'", "SELECT pg_reload_conf()"} {
+	for _, statement := range []string{"ALTER SYSTEM SET " + name + " = '" + value + "'",
+		"SELECT pg_reload_conf()"} {
 		if err := s.Exec("", statement); err != nil {
 			return err
 		}
@@ -382,11 +402,13 @@ func (s *Server) await(query, answer string) error {
 	}
 }
 
-// ServeTLS has the running server offer TLS with a certificate and its key, in PEM, and refuse TCP without it.
+// ServeTLS has the running server offer TLS with a certificate and its key, in PEM, and refuse TCP
+// without it.
 func (s *Server) ServeTLS(t testing.TB, certificate, key []byte) {
 	t.Helper()
 	for name, text := range map[string][]byte{
-		"server.crt": certificate, "server.key": key, "pg_hba.conf": []byte("local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n"),
+		"server.crt": certificate, "server.key": key,
+		"pg_hba.conf": []byte("local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n"),
 	} {
 		path := filepath.Join(s.data(), name)
 		if err := os.WriteFile(path, text, 0o600); err != nil {

@@ -17,7 +17,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 )
 
-// A Server is a redis-server on 127.0.0.1 that keeps nothing on disk. It ends with the test, or with this process.
+// A Server is a redis-server on 127.0.0.1 that keeps nothing on disk. It ends with the test, or
+// with this process.
 type Server struct {
 	// Config is the configuration; {port} stands for the port.
 	Config string
@@ -36,7 +37,8 @@ type Server struct {
 // New returns a server that has not been started.
 func New(t testing.TB, config ...string) *Server {
 	t.Helper()
-	return &Server{t: t, dir: t.TempDir(), Config: strings.Join(config, "\n"), Ready: "Ready to accept connections"}
+	return &Server{t: t, dir: t.TempDir(), Config: strings.Join(config, "\n"),
+		Ready: "Ready to accept connections"}
 }
 
 // Start starts a server with more lines of configuration than the port.
@@ -56,7 +58,8 @@ func (s *Server) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 // Dir is the server's directory.
 func (s *Server) Dir() string { return s.dir }
 
-// Run starts the server, on the port that it had before if it had one, and waits until it is ready. Without redis-server the test fails.
+// Run starts the server, on the port that it had before if it had one, and waits until it is ready.
+// Without redis-server the test fails.
 func (s *Server) Run() {
 	s.t.Helper()
 	moving := s.port == 0
@@ -78,7 +81,8 @@ func (s *Server) Run() {
 func (s *Server) try() (log string, ok bool) {
 	s.t.Helper()
 	file := filepath.Join(s.dir, "redis.conf") // Sentinel writes to it
-	text := "bind 127.0.0.1\nsave \"\"\nappendonly no\ndir " + s.dir + "\n" + strings.ReplaceAll(s.Config, "{port}", fmt.Sprint(s.port)) + "\n"
+	text := "bind 127.0.0.1\nsave \"\"\nappendonly no\ndir " + s.dir + "\n" +
+		strings.ReplaceAll(s.Config, "{port}", fmt.Sprint(s.port)) + "\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
