@@ -6,7 +6,7 @@
 #              then breaks the primary of a Patroni cluster FAILOVERS times (tests/failover/doc.go); make test runs short versions of both
 # make screenshots takes the pictures of the console that README.md and docs show
 # make traefik builds Traefik (ten minutes of CPU time, 3 GB) and tries its recipe in docs/api_key.md; make test tries the other proxies'
-# make property  tries STEPS random operations against who may do what (keystore/history_test.go); SEED repeats a run; a short one is in make test
+# make property  tries STEPS random operations against who may do what (keystore/manage/history_test.go); SEED repeats a run; a short one is in make test
 # make fuzz    each fuzz target for FUZZTIME
 # make lint    golangci-lint with .golangci.yml
 
@@ -91,7 +91,7 @@ traefik: build
 		go test -count 1 -run '^TestProxyRecipes$$/^Traefik$$' ./docs
 
 property:
-	go test -count 1 -timeout 0 -v -run TestNoHistory ./keystore -history.steps $(STEPS) -history.seed $(SEED)
+	go test -count 1 -timeout 0 -v -run TestNoHistory ./keystore/manage -history.steps $(STEPS) -history.seed $(SEED)
 
 fuzz:
 	@scripts/fuzz $(FUZZTIME)

@@ -4,19 +4,17 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 )
 
 const module = "github.com/caddy-apikeys/caddy-apikeys"
 
-// forTests is where what tests share may build on each other.
+// forTests is where the test helpers are, which may import any package.
 const forTests = module + "/keystore/keystoretest"
-
-// floors are the parts of the house, the lowest first. Imports go downwards only, or stay inside
-// one of them.
-var floors = []string{"keystore", "admin", "caddymodule", "", "cmd"}
 
 type goPackage struct {
 	ImportPath string
@@ -25,51 +23,117 @@ type goPackage struct {
 	Deps       []string
 }
 
-func TestImportsPointOneWay(t *testing.T) {
-	packages := listPackages(t)
-	for _, floor := range []string{"keystore", "admin", "caddymodule", ""} {
-		if packages[strings.TrimSuffix(module+"/"+floor, "/")].ImportPath == "" {
-			t.Errorf("there is no package %q: this test looks at nothing", floor)
-		}
-	}
-	for _, p := range packages {
-		if !ours(p.ImportPath) {
-			continue
-		}
-		for _, imported := range p.Imports {
-			if ours(imported) && floorOf(t, imported) > floorOf(t, p.ImportPath) {
-				t.Errorf("%s imports %s, which is above it", p.ImportPath, imported)
+// TestImportsFollowThePicture compares the picture in docs/architecture.md with what the packages
+// import. Each arrow of the picture must be an import, and each import must follow arrows.
+func TestImportsFollowThePicture(t *testing.T) {
+	arrows := readPicture(t)
+	allowed := make(map[string]map[string]bool)
+	var reach func(from, at string)
+	reach = func(from, at string) {
+		for _, next := range arrows[at] {
+			if !allowed[from][next] {
+				allowed[from][next] = true
+				reach(from, next)
 			}
 		}
-		for _, dep := range p.Deps {
-			switch {
-			case p.ImportPath == module+"/keystore" && !packages[dep].Standard:
-				t.Errorf("%s depends on %s: the domain stands on the standard library alone",
-					p.ImportPath, dep)
-			case strings.HasPrefix(p.ImportPath, forTests) && strings.HasPrefix(dep, forTests):
-			case strings.HasPrefix(p.ImportPath, module+"/keystore/") && ours(dep) && dep != module+
-				"/keystore":
-				t.Errorf("%s depends on %s: a backend knows only keystore", p.ImportPath, dep)
-			case floorOf(t, p.ImportPath) == 1 && strings.HasPrefix(dep, module+"/keystore/"):
-				t.Errorf("%s depends on %s: only caddymodule picks the backends", p.ImportPath, dep)
-			case floorOf(t, p.ImportPath) < 2 && strings.HasPrefix(dep, "github.com/caddyserver/"):
-				t.Errorf("%s depends on %s: only caddymodule knows Caddy", p.ImportPath, dep)
+	}
+	for from := range arrows {
+		allowed[from] = make(map[string]bool)
+		reach(from, from)
+	}
+	for path, p := range listPackages(t) {
+		from, ours := nameOf(path)
+		if !ours || strings.HasPrefix(path, forTests) {
+			continue
+		}
+		if _, drawn := arrows[from]; !drawn {
+			t.Errorf("package %s is missing in the picture", from)
+			continue
+		}
+		imports := make(map[string]bool)
+		for _, imported := range p.Imports {
+			switch to, ours := nameOf(imported); {
+			case ours && strings.HasPrefix(imported, forTests):
+				t.Errorf("package %s imports %s, which is for tests", from, to)
+			case ours && !allowed[from][to]:
+				t.Errorf("package %s imports %s, against the arrows of the picture", from, to)
+			case ours:
+				imports[to] = true
+			}
+		}
+		for _, to := range arrows[from] {
+			if !imports[to] {
+				t.Errorf("the picture has an arrow from %s to %s, which is not imported", from, to)
 			}
 		}
 	}
 }
 
-func ours(path string) bool { return path == module || strings.HasPrefix(path, module+"/") }
-
-func floorOf(t *testing.T, path string) int {
-	first, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, module), "/"), "/")
-	for i, floor := range floors {
-		if floor == first {
-			return i
+// TestForeignImports: the domain depends on the standard library alone, and only the adapter knows
+// Caddy.
+func TestForeignImports(t *testing.T) {
+	packages := listPackages(t)
+	for path, p := range packages {
+		name, ours := nameOf(path)
+		if !ours {
+			continue
+		}
+		domain := name == "keystore" || name == "keystore/node" || name == "keystore/manage"
+		adapter := name == "." || strings.HasPrefix(name, "caddymodule") ||
+			strings.HasPrefix(name, "cmd")
+		for _, dep := range p.Deps {
+			_, own := nameOf(dep)
+			if domain && !own && !packages[dep].Standard {
+				t.Errorf("%s depends on %s, outside of the standard library", name, dep)
+			}
+			if !adapter && strings.HasPrefix(dep, "github.com/caddyserver/caddy") {
+				t.Errorf("%s depends on %s: only caddymodule knows Caddy", name, dep)
+			}
 		}
 	}
-	t.Fatalf("%s is on no floor of the house: give it one in floors", path)
-	return 0
+}
+
+// nameOf returns the folder of a package, "." for the module's own, and whether it is in the
+// module.
+func nameOf(path string) (name string, ours bool) {
+	if path == module {
+		return ".", true
+	}
+	return strings.CutPrefix(path, module+"/")
+}
+
+// readPicture returns the arrows of the Mermaid picture in docs/architecture.md, by the folder that
+// each begins at. A box without an outgoing arrow has an empty list.
+func readPicture(t *testing.T) map[string][]string {
+	page, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, picture, _ := strings.Cut(string(page), "```mermaid\n")
+	picture, _, _ = strings.Cut(picture, "```")
+	box := regexp.MustCompile(`^\s*(\w+)\["([^"]+)"\]$`)
+	arrow := regexp.MustCompile(`^\s*(\w+) --> (\w+(?: & \w+)*)$`)
+	folders := make(map[string]string)
+	arrows := make(map[string][]string)
+	for line := range strings.Lines(picture) {
+		line = strings.TrimRight(line, "\n")
+		if m := box.FindStringSubmatch(line); m != nil {
+			folders[m[1]] = m[2]
+			arrows[m[2]] = nil
+		}
+		if m := arrow.FindStringSubmatch(line); m != nil {
+			for to := range strings.SplitSeq(m[2], " & ") {
+				if folders[m[1]] == "" || folders[to] == "" {
+					t.Fatalf("an arrow leads to a box that is not drawn above it: %s", line)
+				}
+				arrows[folders[m[1]]] = append(arrows[folders[m[1]]], folders[to])
+			}
+		}
+	}
+	if len(arrows) == 0 {
+		t.Fatal("docs/architecture.md has no picture in Mermaid")
+	}
+	return arrows
 }
 
 // listPackages returns all packages of the module and what they depend on, by import path.

@@ -11,11 +11,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/adapters/humago"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
 const (
@@ -33,7 +33,7 @@ type callerKey struct{}
 
 // WithCaller says who makes the request. The door that the request came through has made sure of
 // it.
-func WithCaller(ctx context.Context, c keystore.Caller) context.Context {
+func WithCaller(ctx context.Context, c manage.Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
@@ -46,7 +46,7 @@ func WithRequestID(ctx context.Context, id string) context.Context {
 
 // An API serves the paths under /apikeys/. It is safe for concurrent use.
 type API struct {
-	keys    *keystore.Keystore
+	keys    *manage.Keystore
 	logger  *slog.Logger
 	mux     *http.ServeMux
 	huma    huma.API
@@ -66,7 +66,7 @@ type API struct {
 
 // New returns the interface to a key store, nil for one whose database has not been reached yet:
 // then only the documents are served, and the health, which is not good.
-func New(ks *keystore.Keystore, logger *slog.Logger) *API {
+func New(ks *manage.Keystore, logger *slog.Logger) *API {
 	a := &API{keys: ks, logger: logger, mux: http.NewServeMux(), writeTimeout: writeTimeout,
 		idleTimeout: idleTimeout}
 	a.memory.most = DefaultMemory

@@ -10,10 +10,10 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/danielgtaylor/huma/v2"
 )
 
 const auditPath = api.Prefix + "/audit"
@@ -58,7 +58,7 @@ type listAuditInput struct {
 }
 
 func (a *API) listAudit(
-	ctx context.Context, c keystore.Caller, in *listAuditInput,
+	ctx context.Context, c manage.Caller, in *listAuditInput,
 ) (*page[api.AuditRows], error) {
 	if !in.From.IsZero() && !in.To.IsZero() && !in.To.After(in.From) {
 		var wrong fields
@@ -98,7 +98,7 @@ func nullIfEmpty(text string) string {
 }
 
 func (a *API) verifyAudit(
-	ctx context.Context, c keystore.Caller, _ *struct{},
+	ctx context.Context, c manage.Caller, _ *struct{},
 ) (*page[api.AuditVerdict], error) {
 	v, err := a.keys.VerifyAudit(ctx, c)
 	if err != nil {
@@ -115,7 +115,7 @@ const writeTimeout = time.Minute
 // exportAudit answers with an error as long as no row has been written. After that it breaks the
 // connection, so that nobody takes a part for the whole.
 func (a *API) exportAudit(
-	ctx context.Context, c keystore.Caller, _ *struct{},
+	ctx context.Context, c manage.Caller, _ *struct{},
 ) (*huma.StreamResponse, error) {
 	return &huma.StreamResponse{Body: func(out huma.Context) {
 		begun := false

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 func TestAudit(t *testing.T) {
@@ -20,7 +20,7 @@ func TestAudit(t *testing.T) {
 	d.call(t, root, "POST", "/members", `{"name":"Ada"}`).into(t, 201, new(api.Member))
 	d.mint(t, root, `{"name":"other","access":"read_only"}`)
 
-	list := func(c keystore.Caller, query string) (actions []string, rows []api.AuditRow) {
+	list := func(c manage.Caller, query string) (actions []string, rows []api.AuditRow) {
 		t.Helper()
 		var l api.AuditRows
 		d.call(t, c, "GET", "/audit"+query, nil).into(t, 200, &l)

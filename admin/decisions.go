@@ -6,10 +6,11 @@ import (
 	"net/http"
 	"net/netip"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/danielgtaylor/huma/v2"
 )
 
 func (a *API) registerDecisions() {
@@ -36,10 +37,10 @@ func (a *API) registerDecisions() {
 type verifyInput struct{ Body api.VerifyRequest }
 
 func (a *API) verify(
-	ctx context.Context, c keystore.Caller, in *verifyInput,
+	ctx context.Context, c manage.Caller, in *verifyInput,
 ) (*page[api.Verdict], error) {
 	q := &in.Body
-	about := keystore.Question{Namespace: q.Namespace, Permission: q.Permission}
+	about := manage.Question{Namespace: q.Namespace, Permission: q.Permission}
 	var wrong fields
 	if q.ClientIP != "" {
 		var err error
@@ -82,7 +83,7 @@ func (a *API) verify(
 	}
 	var last *page[api.Verdict]
 	for _, r := range rulings {
-		v := keystore.Verdict{Outcome: r.Outcome}
+		v := manage.Verdict{Outcome: r.Outcome}
 		if r.Outcome == keystore.OK || r.Outcome == keystore.Forbidden {
 			v.Needed = r.Need.String()
 		} else {
@@ -107,7 +108,7 @@ func (a *API) verify(
 }
 
 // verdict is v as an answer, unless there is an error.
-func (a *API) verdict(v keystore.Verdict, namespace string, err error) (*page[api.Verdict], error) {
+func (a *API) verdict(v manage.Verdict, namespace string, err error) (*page[api.Verdict], error) {
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +130,7 @@ type healthOutput struct {
 }
 
 func (a *API) health(ctx context.Context, _ *struct{}) (*healthOutput, error) {
-	h := keystore.Health{Problem: a.notReached() + "; every request that needs a key gets 503"}
+	h := node.Health{Problem: a.notReached() + "; every request that needs a key gets 503"}
 	if a.keys != nil {
 		h = a.keys.Health(ctx)
 	}

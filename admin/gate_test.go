@@ -18,18 +18,20 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
 type nobody struct{}
 
-func (nobody) LookedUp(keystore.Tier, time.Duration) {}
-func (nobody) Propagated(time.Duration)              {}
+func (nobody) LookedUp(node.Tier, time.Duration) {}
+func (nobody) Propagated(time.Duration)          {}
 
 // A door is the interface on a key store of its own.
 type door struct {
 	*admin.API
-	keys      *keystore.Keystore
+	keys      *manage.Keystore
 	log       *bytes.Buffer
 	answering sync.WaitGroup // requests that serve has let in
 }
@@ -45,7 +47,7 @@ func open(t testing.TB) *door {
 
 func openOn(t testing.TB, db keystore.Database) *door {
 	t.Helper()
-	ks, err := keystore.Open(context.Background(), db, nil, keystore.Settings{}, nobody{},
+	ks, err := manage.Open(context.Background(), db, nil, node.Settings{}, nobody{},
 		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +62,7 @@ func openOn(t testing.TB, db keystore.Database) *door {
 	return d
 }
 
-var root = keystore.Root("192.0.2.1")
+var root = manage.Root("192.0.2.1")
 
 // An answer is what came back.
 type answer struct {
@@ -72,7 +74,7 @@ type answer struct {
 // call sends one request. A body other than a string is sent as JSON; more is header names and
 // values in turn.
 func (d *door) call(
-	t testing.TB, c keystore.Caller, method, path string, body any, more ...string,
+	t testing.TB, c manage.Caller, method, path string, body any, more ...string,
 ) answer {
 	t.Helper()
 	var r io.Reader
@@ -102,7 +104,7 @@ func (d *door) call(
 }
 
 // send has a request answered, and holds the answer against the OpenAPI document.
-func (d *door) send(t testing.TB, c keystore.Caller, r *http.Request) answer {
+func (d *door) send(t testing.TB, c manage.Caller, r *http.Request) answer {
 	t.Helper()
 	w := httptest.NewRecorder()
 	d.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), c)))
@@ -136,7 +138,7 @@ func (a answer) problem(t testing.TB) api.Problem {
 }
 
 // mint makes a key through the interface.
-func (d *door) mint(t testing.TB, c keystore.Caller, body string) api.Minted {
+func (d *door) mint(t testing.TB, c manage.Caller, body string) api.Minted {
 	t.Helper()
 	var m api.Minted
 	d.call(t, c, "POST", "/keys", body).into(t, http.StatusCreated, &m)
@@ -144,17 +146,17 @@ func (d *door) mint(t testing.TB, c keystore.Caller, body string) api.Minted {
 }
 
 // caller is who holds a token.
-func (d *door) caller(t testing.TB, token string) keystore.Caller {
+func (d *door) caller(t testing.TB, token string) manage.Caller {
 	t.Helper()
 	a, err := d.keys.Lookup(context.Background(), token, time.Now())
 	if err != nil || a.Record == nil {
 		t.Fatalf("lookup: %v, %v", a.Outcome, err)
 	}
-	return keystore.KeyCaller(a.Record, "192.0.2.2")
+	return manage.KeyCaller(a.Record, "192.0.2.2")
 }
 
 // member makes one with a token, and returns it as a caller by that.
-func (d *door) member(t testing.TB, body string) (api.Member, keystore.Caller) {
+func (d *door) member(t testing.TB, body string) (api.Member, manage.Caller) {
 	t.Helper()
 	var m api.Member
 	d.call(t, root, "POST", "/members", body).into(t, 201, &m)
@@ -164,7 +166,7 @@ func (d *door) member(t testing.TB, body string) (api.Member, keystore.Caller) {
 	if err != nil || a.Record == nil {
 		t.Fatalf("lookup: %v, %v", a.Outcome, err)
 	}
-	return m, keystore.MemberCaller(a.Record, "192.0.2.3")
+	return m, manage.MemberCaller(a.Record, "192.0.2.3")
 }
 
 // request makes a GET of a target under the prefix, if a server would let it in.

@@ -14,10 +14,10 @@ import (
 	"reflect"
 	"strings"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/danielgtaylor/huma/v2"
 )
 
 func (a *API) registerImport() {
@@ -83,17 +83,17 @@ const (
 type importing struct {
 	*API
 	ctx    context.Context
-	caller keystore.Caller
+	caller manage.Caller
 	key    string
 	whole  bool // in one transaction
 	some   bool // import what can be
 
-	batch []keystore.ImportSpec // unless whole
-	lines []importLine          // of a whole one
-	bytes int                   // of the input, in batch or lines
-	kept  int64                 // memory that batch and lines take
-	wrong int                   // in all that was read
-	line  int                   // read last
+	batch []manage.ImportSpec // unless whole
+	lines []importLine        // of a whole one
+	bytes int                 // of the input, in batch or lines
+	kept  int64               // memory that batch and lines take
+	wrong int                 // in all that was read
+	line  int                 // read last
 	done  api.Imported
 }
 
@@ -106,7 +106,7 @@ type importLine struct {
 
 // Len, At and Imported are part of keystore.ImportSource.
 func (i *importing) Len() int { return len(i.lines) }
-func (i *importing) At(n int) keystore.ImportSpec {
+func (i *importing) At(n int) manage.ImportSpec {
 	return i.importSpec(i.lines[n].line, []byte(i.lines[n].text))
 }
 
@@ -123,7 +123,7 @@ func (i *importing) created(line int, id string) {
 const lineBytes = 256
 
 func (a *API) importKeys(
-	ctx context.Context, c keystore.Caller, in *importInput,
+	ctx context.Context, c manage.Caller, in *importInput,
 ) (*page[api.Imported], error) {
 	some := in.Partial == "1"
 	i := importing{API: a, ctx: ctx, caller: c, key: in.Key, some: some,
@@ -188,10 +188,10 @@ func (i *importing) keep(line int, text []byte) error {
 	case i.wrong > maxRefused, !i.whole && (len(i.batch) >= batchKeys || i.bytes >= batchBytes):
 		return i.flush()
 	case i.whole && i.caller.Actor() != keystore.RootMember &&
-		(len(i.lines) > keystore.MaxImport || i.bytes > wholeBytes):
+		(len(i.lines) > manage.MaxImport || i.bytes > wholeBytes):
 		return newProblem(http.StatusUnprocessableEntity, "too_many", fmt.Sprintf(
 			"more than %d keys or %d MiB cannot be imported in one transaction: send fewer at a "+
-				"time, or use partial=1 without Idempotency-Key", keystore.MaxImport,
+				"time, or use partial=1 without Idempotency-Key", manage.MaxImport,
 			wholeBytes>>20))
 	}
 	return nil
@@ -200,7 +200,7 @@ func (i *importing) keep(line int, text []byte) error {
 // flush imports what has been kept.
 func (i *importing) flush() error {
 	var imported int
-	var refused []keystore.ImportRefusal
+	var refused []manage.ImportRefusal
 	var err error
 	if i.whole {
 		imported, refused, err = i.keys.ImportFrom(i.ctx, i.caller, i, i.some, i.key)
@@ -229,7 +229,7 @@ func (i *importing) flush() error {
 
 // importSpec reads one key. What is wrong with it is kept beside it, so that its line can be
 // refused.
-func (a *API) importSpec(line int, text []byte) keystore.ImportSpec {
+func (a *API) importSpec(line int, text []byte) manage.ImportSpec {
 	spec, err := a.parseImport(text)
 	spec.Line = line
 	if err != nil {
@@ -243,7 +243,7 @@ func (a *API) importSpec(line int, text []byte) keystore.ImportSpec {
 	return spec
 }
 
-func (a *API) parseImport(text []byte) (spec keystore.ImportSpec, err error) {
+func (a *API) parseImport(text []byte) (spec manage.ImportSpec, err error) {
 	if err := checkJSON(text); err != nil {
 		return spec, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 func TestImport(t *testing.T) {
@@ -246,7 +247,7 @@ func goodLine(n int) string {
 }
 
 func (d *door) importFrom(
-	t *testing.T, c keystore.Caller, query, contentType string, body io.Reader,
+	t *testing.T, c manage.Caller, query, contentType string, body io.Reader,
 ) answer {
 	t.Helper()
 	r := httptest.NewRequest("POST", api.Prefix+"/keys/import"+query, body)

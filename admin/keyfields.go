@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // showKey is a key as every answer shows it.
@@ -57,14 +58,14 @@ func words(list []keystore.Permission) []string {
 
 // keySpec reads the body of a mint. Whether the values make sense together is for the key store to
 // say.
-func keySpec(r *api.MintRequest) (keystore.KeySpec, error) {
+func keySpec(r *api.MintRequest) (manage.KeySpec, error) {
 	var unbuilt, wrong fields
 	unbuilt.notBuilt("rate_limit", r.RateLimit != nil)
 	unbuilt.notBuilt("quota", r.Quota != nil)
 	if err := unbuilt.err(codeNotBuilt); err != nil {
-		return keystore.KeySpec{}, err
+		return manage.KeySpec{}, err
 	}
-	spec := keystore.KeySpec{
+	spec := manage.KeySpec{
 		Name: r.Name, Namespace: r.Namespace, Grants: wrong.grants(r.Grants),
 		Inactive:   r.Active != nil && !*r.Active,
 		AllowedIPs: wrong.addresses(r.AllowedIPs), Owner: r.Owner, Metadata: r.Metadata,
@@ -78,14 +79,14 @@ func keySpec(r *api.MintRequest) (keystore.KeySpec, error) {
 }
 
 // keyPatch reads the body of an edit.
-func keyPatch(r *api.KeyPatch) (keystore.KeyPatch, error) {
+func keyPatch(r *api.KeyPatch) (manage.KeyPatch, error) {
 	var unbuilt, wrong fields
 	unbuilt.notBuilt("rate_limit", r.RateLimit.Value != nil && *r.RateLimit.Value != nil)
 	unbuilt.notBuilt("quota", r.Quota.Value != nil && *r.Quota.Value != nil)
 	if err := unbuilt.err(codeNotBuilt); err != nil {
-		return keystore.KeyPatch{}, err
+		return manage.KeyPatch{}, err
 	}
-	p := keystore.KeyPatch{
+	p := manage.KeyPatch{
 		Name:      wrong.needed("name", r.Name),
 		Active:    sent(r.Active, true),
 		Roles:     sent(r.Roles, nil),
@@ -159,12 +160,12 @@ func (f *fields) grants(list []api.GrantRequest) []keystore.Grant {
 	return out
 }
 
-func grantEdits(r *api.GrantEdit) (keystore.GrantEdits, error) {
+func grantEdits(r *api.GrantEdit) (manage.GrantEdits, error) {
 	var wrong fields
 	if len(r.Add)+len(r.Remove)+len(r.RemoveNamespaces) == 0 {
 		wrong.add("add", "one of add, remove and remove_namespaces must name something")
 	}
-	e := keystore.GrantEdits{Add: wrong.parts("add", r.Add),
+	e := manage.GrantEdits{Add: wrong.parts("add", r.Add),
 		Remove: wrong.parts("remove", r.Remove), RemoveNamespaces: r.RemoveNamespaces}
 	return e, wrong.err(codeInvalid)
 }

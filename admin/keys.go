@@ -6,10 +6,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/danielgtaylor/huma/v2"
 )
 
 const keysPath = api.Prefix + "/keys"
@@ -50,19 +51,19 @@ func (a *API) keyKind() kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged
 		answer: func(k api.Key, token keystore.Token, p api.Propagation) api.KeyChanged {
 			return api.KeyChanged{Key: k, Token: token.Reveal(), Propagation: p}
 		},
-		find: func(ctx context.Context, c keystore.Caller, id string) (*keystore.Key, error) {
+		find: func(ctx context.Context, c manage.Caller, id string) (*keystore.Key, error) {
 			return a.keys.FindKey(ctx, c, id)
 		},
-		edit: func(ctx context.Context, c keystore.Caller, id string, r *api.KeyPatch,
-			o keystore.ChangeOptions) (*keystore.Key, keystore.Propagation, error) {
+		edit: func(ctx context.Context, c manage.Caller, id string, r *api.KeyPatch,
+			o manage.ChangeOptions) (*keystore.Key, node.Propagation, error) {
 			patch, err := keyPatch(r)
 			if err != nil {
-				return nil, keystore.Propagation{}, err
+				return nil, node.Propagation{}, err
 			}
 			return a.keys.EditKey(ctx, c, id, patch, o)
 		},
-		remove: func(ctx context.Context, c keystore.Caller, id string,
-			o keystore.ChangeOptions) (*keystore.Key, keystore.Propagation, error) {
+		remove: func(ctx context.Context, c manage.Caller, id string,
+			o manage.ChangeOptions) (*keystore.Key, node.Propagation, error) {
 			return a.keys.DeleteKey(ctx, c, id, o)
 		},
 	}
@@ -82,7 +83,7 @@ type mintInput struct {
 }
 
 func (a *API) mintKey(
-	ctx context.Context, c keystore.Caller, in *mintInput,
+	ctx context.Context, c manage.Caller, in *mintInput,
 ) (*made[api.Minted], error) {
 	spec, err := keySpec(&in.Body)
 	if err != nil {
@@ -110,7 +111,7 @@ type listKeysInput struct {
 }
 
 func (a *API) listKeys(
-	ctx context.Context, c keystore.Caller, in *listKeysInput,
+	ctx context.Context, c manage.Caller, in *listKeysInput,
 ) (*page[api.Keys], error) {
 	f := keystore.KeyFilter{Status: keystore.Status(in.Status), Owner: in.Owner, Role: in.Role,
 		CreatedBy: in.CreatedBy, Text: in.Q, Sort: keystore.KeySort(in.Sort)}
@@ -149,7 +150,7 @@ func (f *fields) namespaceID(field, id string) {
 }
 
 func (a *API) revokeKey(
-	ctx context.Context, c keystore.Caller, in *editInput[api.RevokeRequest],
+	ctx context.Context, c manage.Caller, in *editInput[api.RevokeRequest],
 ) (*changed[api.KeyChanged], error) {
 	o, err := in.options()
 	if err != nil {
@@ -160,7 +161,7 @@ func (a *API) revokeKey(
 }
 
 func (a *API) editGrants(
-	ctx context.Context, c keystore.Caller, in *editInput[api.GrantEdit],
+	ctx context.Context, c manage.Caller, in *editInput[api.GrantEdit],
 ) (*changed[api.KeyChanged], error) {
 	o, err := in.options()
 	if err != nil {
@@ -170,12 +171,12 @@ func (a *API) editGrants(
 	if err != nil {
 		return nil, err
 	}
-	k, p, err := a.keys.EditKey(ctx, c, in.ID, keystore.KeyPatch{Edits: edits}, o)
+	k, p, err := a.keys.EditKey(ctx, c, in.ID, manage.KeyPatch{Edits: edits}, o)
 	return a.key.changed(k, keystore.Token{}, p, err)
 }
 
 func (a *API) rotateKey(
-	ctx context.Context, c keystore.Caller, in *editInput[api.RotateRequest],
+	ctx context.Context, c manage.Caller, in *editInput[api.RotateRequest],
 ) (*changed[api.KeyChanged], error) {
 	o, err := in.options()
 	if err != nil {

@@ -8,10 +8,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/danielgtaylor/huma/v2"
 )
 
 // A kind is one kind of objects with the operations that all kinds have. V is an object in the key
@@ -25,11 +26,11 @@ type kind[V, T, P, C any] struct {
 	show     func(*V) T
 	answer   func(T, keystore.Token, api.Propagation) C
 
-	find func(ctx context.Context, c keystore.Caller, id string) (*V, error)
-	edit func(ctx context.Context, c keystore.Caller, id string, patch *P,
-		o keystore.ChangeOptions) (*V, keystore.Propagation, error)
-	remove func(ctx context.Context, c keystore.Caller, id string, o keystore.ChangeOptions) (*V,
-		keystore.Propagation, error)
+	find func(ctx context.Context, c manage.Caller, id string) (*V, error)
+	edit func(ctx context.Context, c manage.Caller, id string, patch *P,
+		o manage.ChangeOptions) (*V, node.Propagation, error)
+	remove func(ctx context.Context, c manage.Caller, id string, o manage.ChangeOptions) (*V,
+		node.Propagation, error)
 }
 
 // identity is what tells objects of a kind apart.
@@ -101,7 +102,7 @@ type deleteInput struct {
 // registerOne adds what is done to one object.
 func (k *kind[V, T, P, C]) registerOne(a *API) {
 	register(a, k.operation("show", http.MethodGet, "", "Show a "+k.one), k.permission("read"),
-		func(ctx context.Context, c keystore.Caller, in *showInput) (*object[T], error) {
+		func(ctx context.Context, c manage.Caller, in *showInput) (*object[T], error) {
 			v, err := k.find(ctx, c, in.ID)
 			if err != nil {
 				return nil, err
@@ -112,7 +113,7 @@ func (k *kind[V, T, P, C]) registerOne(a *API) {
 	edit := k.operation("edit", http.MethodPatch, "", "Edit a "+k.one)
 	edit.RequestBody = jsonBody(true, api.JSON, api.MergePatch)
 	register(a, edit, k.permission("update"),
-		func(ctx context.Context, c keystore.Caller, in *editInput[P]) (*changed[C], error) {
+		func(ctx context.Context, c manage.Caller, in *editInput[P]) (*changed[C], error) {
 			o, err := in.options()
 			if err != nil {
 				return nil, err
@@ -121,7 +122,7 @@ func (k *kind[V, T, P, C]) registerOne(a *API) {
 			return k.changed(v, keystore.Token{}, p, err)
 		}, mayPend)
 	register(a, k.operation("delete", http.MethodDelete, "", k.deletes), k.permission("delete"),
-		func(ctx context.Context, c keystore.Caller, in *deleteInput) (*changed[C], error) {
+		func(ctx context.Context, c manage.Caller, in *deleteInput) (*changed[C], error) {
 			o, err := in.options()
 			if err != nil {
 				return nil, err
@@ -133,7 +134,7 @@ func (k *kind[V, T, P, C]) registerOne(a *API) {
 
 // changed is the answer to a change.
 func (k *kind[V, T, P, C]) changed(
-	v *V, token keystore.Token, p keystore.Propagation, err error,
+	v *V, token keystore.Token, p node.Propagation, err error,
 ) (*changed[C], error) {
 	if err != nil {
 		return nil, err
@@ -154,14 +155,14 @@ type Paging struct {
 // registerAll adds what is done to the list of a kind of which there are few. R is what describes a
 // new one.
 func registerAll[R, V, T, P, C any](a *API, k *kind[V, T, P, C],
-	list func(context.Context, keystore.Caller) ([]V, error),
-	create func(context.Context, keystore.Caller, *R) (*V, error)) {
+	list func(context.Context, manage.Caller) ([]V, error),
+	create func(context.Context, manage.Caller, *R) (*V, error)) {
 	register(a, huma.Operation{
 		OperationID: "create-" + k.one, Method: http.MethodPost, Path: k.list(),
 		Summary: "Create a " + k.one, Tags: []string{k.many},
 		DefaultStatus: http.StatusCreated, RequestBody: jsonBody(true, api.JSON),
 	}, k.permission("create"),
-		func(ctx context.Context, c keystore.Caller, in *createInput[R]) (*made[T], error) {
+		func(ctx context.Context, c manage.Caller, in *createInput[R]) (*made[T], error) {
 			v, err := create(ctx, c, &in.Body)
 			if err != nil {
 				return nil, err
@@ -173,7 +174,7 @@ func registerAll[R, V, T, P, C any](a *API, k *kind[V, T, P, C],
 		OperationID: "list-" + k.many, Method: http.MethodGet, Path: k.list(),
 		Summary: "List " + k.many + ", newest first", Tags: []string{k.many},
 	}, k.permission("read"),
-		func(ctx context.Context, c keystore.Caller, in *Paging) (*page[api.Page[T]], error) {
+		func(ctx context.Context, c manage.Caller, in *Paging) (*page[api.Page[T]], error) {
 			all, err := list(ctx, c)
 			if err != nil {
 				return nil, err

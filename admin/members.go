@@ -7,6 +7,8 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 func (a *API) registerMembers() {
@@ -20,16 +22,16 @@ func (a *API) registerMembers() {
 		answer: func(m api.Member, token keystore.Token, p api.Propagation) api.MemberChanged {
 			return api.MemberChanged{Member: m, Token: token.Reveal(), Propagation: p}
 		},
-		find: func(ctx context.Context, c keystore.Caller, id string) (*keystore.Member, error) {
+		find: func(ctx context.Context, c manage.Caller, id string) (*keystore.Member, error) {
 			return a.keys.FindMember(ctx, c, id)
 		},
 		edit: a.editMember,
-		remove: func(ctx context.Context, c keystore.Caller, id string,
-			o keystore.ChangeOptions) (*keystore.Member, keystore.Propagation, error) {
+		remove: func(ctx context.Context, c manage.Caller, id string,
+			o manage.ChangeOptions) (*keystore.Member, node.Propagation, error) {
 			return a.keys.DeleteMember(ctx, c, id, o)
 		},
 	}
-	registerAll(a, k, func(ctx context.Context, c keystore.Caller) ([]keystore.Member, error) {
+	registerAll(a, k, func(ctx context.Context, c manage.Caller) ([]keystore.Member, error) {
 		return a.keys.ListMembers(ctx, c)
 	}, a.createMember)
 	k.registerOne(a)
@@ -38,14 +40,14 @@ func (a *API) registerMembers() {
 		"Give a member a token; the one it has dies")
 	token.RequestBody = jsonBody(false, api.JSON)
 	register(a, token, k.permission("update"),
-		func(ctx context.Context, c keystore.Caller,
+		func(ctx context.Context, c manage.Caller,
 			in *editInput[api.TokenRequest]) (*changed[api.MemberChanged], error) {
 			o, err := in.options()
 			if err != nil {
 				return nil, err
 			}
 			var wrong fields
-			spec := keystore.TokenSpec{ExpiresAt: wrong.expiry(in.Body.ExpiresAt),
+			spec := manage.TokenSpec{ExpiresAt: wrong.expiry(in.Body.ExpiresAt),
 				AllowedIPs: wrong.addresses(in.Body.AllowedIPs)}
 			if err := wrong.err(codeInvalid); err != nil {
 				return nil, err
@@ -69,7 +71,7 @@ func showMember(m *keystore.Member) api.Member {
 }
 
 func (a *API) createMember(
-	ctx context.Context, c keystore.Caller, r *api.MemberRequest,
+	ctx context.Context, c manage.Caller, r *api.MemberRequest,
 ) (*keystore.Member, error) {
 	var wrong fields
 	m := keystore.Member{Name: r.Name, Kind: keystore.MemberKind(r.Kind), Login: r.Login,
@@ -81,10 +83,10 @@ func (a *API) createMember(
 }
 
 func (a *API) editMember(
-	ctx context.Context, c keystore.Caller, id string, r *api.MemberPatch, o keystore.ChangeOptions,
-) (*keystore.Member, keystore.Propagation, error) {
+	ctx context.Context, c manage.Caller, id string, r *api.MemberPatch, o manage.ChangeOptions,
+) (*keystore.Member, node.Propagation, error) {
 	var wrong fields
-	patch := keystore.MemberPatch{
+	patch := manage.MemberPatch{
 		Name:  wrong.needed("name", r.Name),
 		Kind:  (*keystore.MemberKind)(sent(r.Kind, string(keystore.Person))),
 		Login: sent(r.Login, ""), Active: sent(r.Active, true),
@@ -97,7 +99,7 @@ func (a *API) editMember(
 		patch.Labels, patch.ClearLabels = r.Labels.Or(nil), r.Labels.Value == nil
 	}
 	if err := wrong.err(codeInvalid); err != nil {
-		return nil, keystore.Propagation{}, err
+		return nil, node.Propagation{}, err
 	}
 	return a.keys.EditMember(ctx, c, id, patch, o)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // TestMember is one member from its making to its end, with the shapes of the specification.
@@ -96,7 +97,7 @@ func TestMember(t *testing.T) {
 func TestMemberCallers(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
-	callers, ids := map[string]keystore.Caller{}, map[string]string{}
+	callers, ids := map[string]manage.Caller{}, map[string]string{}
 	for name, grants := range map[string]string{
 		"nobody": `[]`, "viewer": `[{"namespace":"acme","roles":["viewer"]}]`,
 		"developer": `[{"namespace":"acme","roles":["developer"]}]`,

@@ -6,6 +6,8 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 func (a *API) registerNamespaces() {
@@ -19,16 +21,16 @@ func (a *API) registerNamespaces() {
 		answer: func(ns api.Namespace, _ keystore.Token, p api.Propagation) api.NamespaceChanged {
 			return api.NamespaceChanged{Namespace: ns, Propagation: p}
 		},
-		find: func(ctx context.Context, c keystore.Caller, id string) (*keystore.Namespace, error) {
+		find: func(ctx context.Context, c manage.Caller, id string) (*keystore.Namespace, error) {
 			return a.keys.FindNamespace(ctx, c, id)
 		},
 		edit: a.editNamespace,
-		remove: func(ctx context.Context, c keystore.Caller, id string,
-			o keystore.ChangeOptions) (*keystore.Namespace, keystore.Propagation, error) {
+		remove: func(ctx context.Context, c manage.Caller, id string,
+			o manage.ChangeOptions) (*keystore.Namespace, node.Propagation, error) {
 			return a.keys.DeleteNamespace(ctx, c, id, o)
 		},
 	}
-	registerAll(a, k, func(ctx context.Context, c keystore.Caller) ([]keystore.Namespace, error) {
+	registerAll(a, k, func(ctx context.Context, c manage.Caller) ([]keystore.Namespace, error) {
 		return a.keys.ListNamespaces(ctx, c)
 	}, a.createNamespace)
 	k.registerOne(a)
@@ -46,7 +48,7 @@ func showNamespace(ns *keystore.Namespace) api.Namespace {
 }
 
 func (a *API) createNamespace(
-	ctx context.Context, c keystore.Caller, r *api.NamespaceRequest,
+	ctx context.Context, c manage.Caller, r *api.NamespaceRequest,
 ) (*keystore.Namespace, error) {
 	ns := keystore.Namespace{
 		ID: r.ID, Kind: r.Kind, Name: r.Name, EditPolicy: keystore.EditPolicy(r.EditPolicy),
@@ -60,22 +62,22 @@ func (a *API) createNamespace(
 }
 
 func (a *API) editNamespace(
-	ctx context.Context, c keystore.Caller, id string, r *api.NamespacePatch,
-	o keystore.ChangeOptions,
-) (*keystore.Namespace, keystore.Propagation, error) {
+	ctx context.Context, c manage.Caller, id string, r *api.NamespacePatch,
+	o manage.ChangeOptions,
+) (*keystore.Namespace, node.Propagation, error) {
 	if r.ID.Sent || r.Kind.Sent { // they never change, so this need not be in the transaction
 		ns, err := a.keys.FindNamespace(ctx, c, id)
 		if err != nil {
-			return nil, keystore.Propagation{}, err
+			return nil, node.Propagation{}, err
 		}
 		var wrong fields
 		wrong.fixed("id", r.ID, ns.ID)
 		wrong.fixed("kind", r.Kind, ns.Kind)
 		if err := wrong.err(codeInvalid); err != nil {
-			return nil, keystore.Propagation{}, err
+			return nil, node.Propagation{}, err
 		}
 	}
-	return a.keys.EditNamespace(ctx, c, id, keystore.NamespacePatch{
+	return a.keys.EditNamespace(ctx, c, id, manage.NamespacePatch{
 		Name:       sent(r.Name, ""),
 		EditPolicy: (*keystore.EditPolicy)(sent(r.EditPolicy, string(keystore.EditFree))),
 		Parent:     sent(r.Parent, ""),

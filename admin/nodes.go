@@ -4,10 +4,9 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/danielgtaylor/huma/v2"
 )
 
 func (a *API) registerNodes() {
@@ -19,7 +18,7 @@ func (a *API) registerNodes() {
 }
 
 func (a *API) listNodes(
-	ctx context.Context, c keystore.Caller, _ *struct{},
+	ctx context.Context, c manage.Caller, _ *struct{},
 ) (*page[api.Nodes], error) {
 	list, err := a.keys.ListNodes(ctx, c)
 	if err != nil {

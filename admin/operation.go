@@ -10,10 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/danielgtaylor/huma/v2"
 )
 
 func init() {
@@ -84,7 +85,7 @@ const (
 // the key store decides about the object itself.
 func register[I, O any](
 	a *API, op huma.Operation, permission string,
-	handle func(context.Context, keystore.Caller, *I) (*O, error), traits ...trait,
+	handle func(context.Context, manage.Caller, *I) (*O, error), traits ...trait,
 ) {
 	op.Middlewares = append(op.Middlewares, a.authorise)
 	op.Security = []map[string][]string{{"key": {}}}
@@ -166,8 +167,8 @@ func jsonBody(required bool, types ...string) *huma.RequestBody {
 
 func contentTypes(b *huma.RequestBody) []string { return slices.Sorted(maps.Keys(b.Content)) }
 
-func callerOf(ctx context.Context) keystore.Caller {
-	c, _ := ctx.Value(callerKey{}).(keystore.Caller)
+func callerOf(ctx context.Context) manage.Caller {
+	c, _ := ctx.Value(callerKey{}).(manage.Caller)
 	return c
 }
 
@@ -233,9 +234,9 @@ func (c *Change) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-func (c *Change) options() (keystore.ChangeOptions, error) {
+func (c *Change) options() (manage.ChangeOptions, error) {
 	var wrong fields
-	var o keystore.ChangeOptions
+	var o manage.ChangeOptions
 	if tags := parseCondition(c.IfMatch); c.IfMatch != "" && !tags.any {
 		// Weak tags match nothing here (RFC 9110 §13.1.1).
 		o.IfVersion = -1
@@ -282,14 +283,14 @@ type changed[T any] struct {
 // page is the answer that is one page of a list.
 type page[T any] struct{ Body T }
 
-func changedStatus(p keystore.Propagation) int {
+func changedStatus(p node.Propagation) int {
 	if p.Complete {
 		return http.StatusOK
 	}
 	return http.StatusAccepted
 }
 
-func propagation(p keystore.Propagation) api.Propagation {
+func propagation(p node.Propagation) api.Propagation {
 	out := api.Propagation{
 		Revision: int64(p.Revision), Complete: p.Complete, Nodes: p.Nodes,
 		Acknowledged: p.Acknowledged,

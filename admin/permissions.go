@@ -9,10 +9,10 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/danielgtaylor/huma/v2"
 )
 
 const permissionsPath = api.Prefix + "/permissions"
@@ -77,7 +77,7 @@ type listPermissionsInput struct {
 }
 
 func (a *API) listPermissions(
-	_ context.Context, c keystore.Caller, in *listPermissionsInput,
+	_ context.Context, c manage.Caller, in *listPermissionsInput,
 ) (*page[api.Operations], error) {
 	if err := a.keys.May(c, "admin.keys", "read"); err != nil {
 		return nil, err

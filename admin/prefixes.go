@@ -4,10 +4,9 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/danielgtaylor/huma/v2"
 )
 
 func (a *API) registerPrefixes() {
@@ -20,7 +19,7 @@ func (a *API) registerPrefixes() {
 }
 
 func (a *API) listPrefixes(
-	ctx context.Context, c keystore.Caller, _ *struct{},
+	ctx context.Context, c manage.Caller, _ *struct{},
 ) (*page[api.TokenPrefixes], error) {
 	accepted, others, err := a.keys.ListPrefixes(ctx, c)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 const readOnly = `{"name":"CI","access":"read_only"}`
@@ -344,7 +344,7 @@ func TestWithoutCaller(t *testing.T) {
 			t.Errorf("%s: 401 without WWW-Authenticate", path)
 		}
 	}
-	if a := d.call(t, keystore.Caller{}, "GET", "/keys", nil); a.problem(t).Code != "missing_key" ||
+	if a := d.call(t, manage.Caller{}, "GET", "/keys", nil); a.problem(t).Code != "missing_key" ||
 		a.status != 401 {
 		t.Errorf("the zero caller: %s", a.text)
 	}

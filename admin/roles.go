@@ -6,6 +6,8 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 func (a *API) registerRoles() {
@@ -19,16 +21,16 @@ func (a *API) registerRoles() {
 		answer: func(r api.Role, _ keystore.Token, p api.Propagation) api.RoleChanged {
 			return api.RoleChanged{Role: r, Propagation: p}
 		},
-		find: func(ctx context.Context, c keystore.Caller, id string) (*keystore.Role, error) {
+		find: func(ctx context.Context, c manage.Caller, id string) (*keystore.Role, error) {
 			return a.keys.FindRole(ctx, c, roleID(id))
 		},
 		edit: a.editRole,
-		remove: func(ctx context.Context, c keystore.Caller, id string,
-			o keystore.ChangeOptions) (*keystore.Role, keystore.Propagation, error) {
+		remove: func(ctx context.Context, c manage.Caller, id string,
+			o manage.ChangeOptions) (*keystore.Role, node.Propagation, error) {
 			return a.keys.DeleteRole(ctx, c, roleID(id), o)
 		},
 	}
-	registerAll(a, k, func(ctx context.Context, c keystore.Caller) ([]keystore.Role,
+	registerAll(a, k, func(ctx context.Context, c manage.Caller) ([]keystore.Role,
 		error) {
 		return a.keys.ListRoles(ctx, c)
 	}, a.createRole)
@@ -49,7 +51,7 @@ func showRole(r *keystore.Role) api.Role {
 }
 
 func (a *API) createRole(
-	ctx context.Context, c keystore.Caller, r *api.RoleRequest,
+	ctx context.Context, c manage.Caller, r *api.RoleRequest,
 ) (*keystore.Role, error) {
 	var wrong fields
 	role := keystore.Role{Namespace: r.Namespace, Name: r.Name, Description: r.Description,
@@ -61,21 +63,21 @@ func (a *API) createRole(
 }
 
 func (a *API) editRole(
-	ctx context.Context, c keystore.Caller, id string, r *api.RolePatch, o keystore.ChangeOptions,
-) (*keystore.Role, keystore.Propagation, error) {
+	ctx context.Context, c manage.Caller, id string, r *api.RolePatch, o manage.ChangeOptions,
+) (*keystore.Role, node.Propagation, error) {
 	role, err := a.keys.FindRole(ctx, c, roleID(id))
 	if err != nil {
-		return nil, keystore.Propagation{}, err
+		return nil, node.Propagation{}, err
 	}
 	var wrong fields
-	patch := keystore.RolePatch{Description: sent(r.Description, "")}
+	patch := manage.RolePatch{Description: sent(r.Description, "")}
 	wrong.fixed("namespace", r.Namespace, role.Namespace)
 	wrong.fixed("name", r.Name, role.Name)
 	if r.Permissions.Sent {
 		patch.Permissions = wrong.permissions("", "", r.Permissions.Or(nil))
 	}
 	if err := wrong.err(codeInvalid); err != nil {
-		return nil, keystore.Propagation{}, err
+		return nil, node.Propagation{}, err
 	}
 	return a.keys.EditRole(ctx, c, roleID(id), patch, o)
 }

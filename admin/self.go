@@ -4,10 +4,9 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/danielgtaylor/huma/v2"
 )
 
 func (a *API) registerSelf() {
@@ -23,7 +22,7 @@ func (a *API) registerSelf() {
 }
 
 func (a *API) showSelf(
-	ctx context.Context, c keystore.Caller, _ *struct{},
+	ctx context.Context, c manage.Caller, _ *struct{},
 ) (*page[api.Self], error) {
 	self := api.Self{Member: nilIfEmpty(c.Member()), Permissions: make(map[string][]string)}
 	for namespace, list := range a.keys.Permissions(c) {
@@ -46,7 +45,7 @@ type revokeSelfInput struct {
 }
 
 func (a *API) revokeSelf(
-	ctx context.Context, c keystore.Caller, in *revokeSelfInput,
+	ctx context.Context, c manage.Caller, in *revokeSelfInput,
 ) (*changed[api.KeyChanged], error) {
 	if c.Member() != "" {
 		return nil, newProblem(http.StatusConflict, "no_key",

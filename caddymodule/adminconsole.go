@@ -8,6 +8,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // forPeople reports whether a path under /apikeys/ is the console's, not the REST interface's.
@@ -51,7 +52,7 @@ func (s *AdminSite) serveConsole(c *call) error {
 // judgePerson is judge for a person: Caddy knows who it is, or there is a session.
 func (s *AdminSite) judgePerson(
 	c *call, who *console.Visitor, user string,
-) (caller keystore.Caller, outcome keystore.Outcome) {
+) (caller manage.Caller, outcome keystore.Outcome) {
 	class, mapped := s.gate.rules.methods[c.method]
 	if !mapped {
 		return caller, keystore.Method
@@ -68,7 +69,7 @@ func (s *AdminSite) judgePerson(
 	}
 	c.session = who.Session
 	if outcome = s.gate.lookUp(c); outcome == keystore.OK {
-		caller = keystore.MemberCaller(c.record, who.Address)
+		caller = manage.MemberCaller(c.record, who.Address)
 	}
 	return caller, outcome
 }
@@ -76,7 +77,7 @@ func (s *AdminSite) judgePerson(
 // knownUser is the member whom a user that Caddy has let in stands for.
 func (s *AdminSite) knownUser(
 	c *call, user, from string,
-) (caller keystore.Caller, outcome keystore.Outcome) {
+) (caller manage.Caller, outcome keystore.Outcome) {
 	if isEarly(c.r) && c.need.Class == keystore.Write {
 		return caller, keystore.Early
 	}

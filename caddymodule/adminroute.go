@@ -5,10 +5,10 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddyserver/caddy/v2"
 )
 
 func init() {
@@ -52,13 +52,13 @@ func serveAdminRoute(w http.ResponseWriter, r *http.Request) error {
 	// The admin server's ReadTimeout of 10 s would end a long import, and a revoke that waits for
 	// longer than that.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	app.manage(w, r, keystore.Root(peerAddress(r)))
+	app.manage(w, r, manage.Root(peerAddress(r)))
 	return nil
 }
 
 // manage serves the management API, after Start, to a caller that a door has let in. The API
 // refuses cross-origin changes itself.
-func (a *App) manage(w http.ResponseWriter, r *http.Request, caller keystore.Caller) {
+func (a *App) manage(w http.ResponseWriter, r *http.Request, caller manage.Caller) {
 	var api *admin.API
 	if s := a.store.Load(); s != nil {
 		api = s.api

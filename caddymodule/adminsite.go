@@ -8,15 +8,15 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 const adminSiteDirective = "api_keys_admin"
@@ -144,7 +144,7 @@ func (s *AdminSite) ServeHTTP(
 		query: r.URL.RawQuery,
 	}
 	outcome := keystore.BadTarget
-	var caller keystore.Caller
+	var caller manage.Caller
 	if canonicalTarget(r, c.path, false) {
 		if forPeople(r.URL.Path) {
 			return s.serveConsole(&c)
@@ -171,7 +171,7 @@ const nobody = "No member is signed in: " + adminSiteDirective +
 	"active member's login."
 
 // judge is [Handler.judge] for this door, and says who asks: what that takes here, the API knows.
-func (s *AdminSite) judge(c *call) (caller keystore.Caller, outcome keystore.Outcome) {
+func (s *AdminSite) judge(c *call) (caller manage.Caller, outcome keystore.Outcome) {
 	class, mapped := s.gate.rules.methods[c.method]
 	if !mapped {
 		return caller, keystore.Method
@@ -207,9 +207,9 @@ func (s *AdminSite) judge(c *call) (caller keystore.Caller, outcome keystore.Out
 		return caller, outcome
 	}
 	if c.member() {
-		return keystore.MemberCaller(c.record, from), outcome
+		return manage.MemberCaller(c.record, from), outcome
 	}
-	return keystore.KeyCaller(c.record, from), outcome
+	return manage.KeyCaller(c.record, from), outcome
 }
 
 // signedIn is the user whom handlers before this one have let in, empty for none. What a key has

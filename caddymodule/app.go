@@ -10,13 +10,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 func init() {
@@ -76,7 +77,7 @@ type App struct {
 	identity string
 	url      string    // of PostgreSQL, empty for SQLite
 	tokenKey *[32]byte // nil: the database's own
-	settings keystore.Settings
+	settings node.Settings
 	cacheURL string             // empty: no shared cache
 	cache    *sharedcache.Redis // nil: none, or not started
 	declared []api.Operation    // by all handlers
@@ -350,7 +351,7 @@ func (a *App) Cleanup() error {
 
 // Keystore returns the open store, nil while it is not open. After Cleanup it may be closed: then
 // it knows no key.
-func (a *App) Keystore() *keystore.Keystore {
+func (a *App) Keystore() *manage.Keystore {
 	if s := a.store.Load(); s != nil {
 		return s.keys
 	}
@@ -363,7 +364,7 @@ const startTimeout = 5 * time.Second
 
 // Await returns the open store. Before Start it waits, at most 5 s, and after it no more; an error
 // means that the answer to any request cannot be known: 503.
-func (a *App) Await(ctx context.Context) (*keystore.Keystore, error) {
+func (a *App) Await(ctx context.Context) (*manage.Keystore, error) {
 	if s := a.store.Load(); s != nil {
 		return s.keys, nil
 	}

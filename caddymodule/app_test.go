@@ -16,10 +16,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddyserver/caddy/v2"
-	_ "github.com/caddyserver/caddy/v2/modules/metrics"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	_ "github.com/caddyserver/caddy/v2/modules/metrics"
 )
 
 // A gate is the Caddy of this process, with its admin endpoint on a socket of its own. There is one
@@ -155,7 +157,7 @@ func (g *gate) mint(fields object) string {
 	return minted.Token
 }
 
-func lookup(t *testing.T, keys *keystore.Keystore, token string) keystore.Outcome {
+func lookup(t *testing.T, keys *manage.Keystore, token string) keystore.Outcome {
 	t.Helper()
 	answer, err := keys.Lookup(t.Context(), token, time.Now())
 	if err != nil {
@@ -178,7 +180,7 @@ func TestReloadsKeepTheStore(t *testing.T) {
 	before := runningApp()
 	token := g.mint(nil)
 	hits := func() uint64 {
-		return before.Keystore().Stats().Lookups[keystore.TierLocal][keystore.Hit]
+		return before.Keystore().Stats().Lookups[node.TierLocal][node.Hit]
 	}
 	for hits() == 0 { // a key is not cached while a change is being applied
 		if got := lookup(t, before.Keystore(), token); got != keystore.OK {
@@ -495,7 +497,7 @@ func TestProvisionErrors(t *testing.T) {
 func TestAwait(t *testing.T) {
 	newApp := func() *App { return &App{started: make(chan struct{}), gone: make(chan struct{})} }
 	synctest.Test(t, func(t *testing.T) {
-		app, opened := newApp(), &store{keys: new(keystore.Keystore)}
+		app, opened := newApp(), &store{keys: new(manage.Keystore)}
 		go func() {
 			time.Sleep(startTimeout - 1)
 			app.store.Store(opened)

@@ -6,11 +6,12 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
-
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 func init() {
@@ -247,12 +248,12 @@ type call struct {
 	blamed     *secondTarget       // the target that was refused; nil: the request itself
 	policy     *keystore.Directory // as it was when the call was decided on
 	namespace  *keystore.Namespace
-	record     *keystore.Record   // once found
-	keys       *keystore.Keystore // once needed
-	credential credential         // once found
-	session    string             // of the console, in place of a credential
-	running    *runningRequest    // once entered
-	status     int                // of a refusal; zero: the outcome's
+	record     *keystore.Record // once found
+	keys       *manage.Keystore // once needed
+	credential credential       // once found
+	session    string           // of the console, in place of a credential
+	running    *runningRequest  // once entered
+	status     int              // of a refusal; zero: the outcome's
 }
 
 // judge decides on a call whose path is canonical: the first thing that is wrong with it, or how it
@@ -363,7 +364,7 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 // maxLookUps bounds how often changes of other keys may make one request begin again.
 const maxLookUps = 100
 
-func (h *Handler) ask(c *call) (keystore.Answer, error) {
+func (h *Handler) ask(c *call) (node.Answer, error) {
 	if c.repeated {
 		return c.keys.Again(c.r.Context(), c.request.record, c.now)
 	}

@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // An errorRoute is a handler and another one in handle_errors; failing says that the upstream of
@@ -180,7 +180,7 @@ func TestHandlerInErrorRoute(t *testing.T) {
 }
 
 // counts are the requests of all namespaces.
-func counts(keys *keystore.Keystore) map[keystore.Outcome]uint64 {
+func counts(keys *manage.Keystore) map[keystore.Outcome]uint64 {
 	all := make(map[keystore.Outcome]uint64)
 	keys.RequestCounts(func(_ string, o keystore.Outcome, n uint64) { all[o] += n })
 	return maps.Clone(all)

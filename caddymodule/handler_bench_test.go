@@ -5,10 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // discard is an answer that no one reads.
@@ -90,7 +90,7 @@ func BenchmarkHandler(b *testing.B) {
 		benchmark(b, handler, strings.Replace(wire, "/v1/workspaces/acme/items/4711",
 			"/repos/golang/go/issues/4711/comments", 1))
 	})
-	_, wide := h.key("read orders:search", func(s *keystore.KeySpec) {
+	_, wide := h.key("read orders:search", func(s *manage.KeySpec) {
 		s.Grants = []keystore.Grant{{Namespace: "*",
 			Permissions: []keystore.Permission{{Resource: "shop", Action: "read"}}}}
 	})
@@ -120,7 +120,7 @@ func BenchmarkRefusal(b *testing.B) {
 func TestHandlerAllocations(t *testing.T) {
 	h := newHouse(t)
 	_, one := h.key("read")
-	_, two := h.key("read", func(s *keystore.KeySpec) {
+	_, two := h.key("read", func(s *manage.KeySpec) {
 		s.Grants = []keystore.Grant{{Namespace: "*",
 			Permissions: []keystore.Permission{{Resource: "shop", Action: "read"}}}}
 	})

@@ -9,13 +9,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 // A runningRequest is a request on its way to the upstream, which is cut when its key stops being
 // alive.
 type runningRequest struct {
-	keystore.Running
+	node.Running
 	w      http.ResponseWriter
 	http1  bool // the connection is the request's own
 	ctx    context.Context
@@ -75,7 +76,7 @@ func (c endsWith) Done() <-chan struct{} { return c.end.Done() }
 func (c endsWith) Err() error            { return c.end.Err() }
 
 // leave ends what follow began, once the request has been entered.
-func (run *runningRequest) leave(keys *keystore.Keystore) {
+func (run *runningRequest) leave(keys *manage.Keystore) {
 	keys.Leave(&run.Running)
 	run.release()
 }

@@ -16,20 +16,27 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
-	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/encode"
-	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/encode/gzip"
-	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
-	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	_ "github.com/caddyserver/caddy/v2/modules/caddypki"
-	_ "github.com/caddyserver/caddy/v2/modules/caddytls"
-	_ "github.com/caddyserver/caddy/v2/modules/caddytls/standardstek"
-	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
 
-	"github.com/quic-go/quic-go/http3"
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/encode"
+
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/encode/gzip"
+
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
+
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	_ "github.com/caddyserver/caddy/v2/modules/caddypki"
+
+	_ "github.com/caddyserver/caddy/v2/modules/caddytls"
+
+	_ "github.com/caddyserver/caddy/v2/modules/caddytls/standardstek"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
+	"github.com/quic-go/quic-go/http3"
 )
 
 // A streamer is an upstream whose requests all run until someone ends them.
@@ -87,7 +94,7 @@ func (s *streamer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // startSite runs a Caddyfile site with api_key, and returns its address and the key store.
 func startSite(
 	t *testing.T, g *gate, options, upstream string,
-) (addr string, keys *keystore.Keystore) {
+) (addr string, keys *manage.Keystore) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -115,7 +122,7 @@ func startSite(
 	}
 	keys = runningApp().Keystore()
 	if keys.Policy().Namespace("acme") == nil {
-		if _, err := keys.CreateNamespace(t.Context(), keystore.Root("test"),
+		if _, err := keys.CreateNamespace(t.Context(), manage.Root("test"),
 			keystore.Namespace{ID: "acme", Kind: "account", Name: "acme"}); err != nil {
 			t.Fatal(err)
 		}
@@ -329,10 +336,10 @@ func TestRevokeCutsStalledDownload(t *testing.T) {
 	awaitPath(t, upstream.ended, "/download")
 }
 
-func revoke(t *testing.T, keys *keystore.Keystore, id string) {
+func revoke(t *testing.T, keys *manage.Keystore, id string) {
 	t.Helper()
-	_, propagation, err := keys.RevokeKey(t.Context(), keystore.Root("test"), id, "test", false,
-		keystore.ChangeOptions{Wait: 10 * time.Second})
+	_, propagation, err := keys.RevokeKey(t.Context(), manage.Root("test"), id, "test", false,
+		manage.ChangeOptions{Wait: 10 * time.Second})
 	if err != nil || !propagation.Complete {
 		encoded, _ := json.Marshal(propagation)
 		t.Fatalf("%s %v", encoded, err)

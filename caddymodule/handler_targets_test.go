@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 const davOptions = "namespace_path /dav/{namespace}/**\nmethods write MOVE COPY\npublic " +
@@ -155,7 +156,7 @@ func TestDestinationTakesWhatPutTakes(t *testing.T) {
 
 func TestAlsoJudge(t *testing.T) {
 	h := newHouse(t)
-	_, token := h.key("write", func(s *keystore.KeySpec) {
+	_, token := h.key("write", func(s *manage.KeySpec) {
 		s.Grants = []keystore.Grant{{Namespace: "globex",
 			Permissions: []keystore.Permission{{Action: "read"}}}}
 	})

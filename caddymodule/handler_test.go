@@ -17,20 +17,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
 // A house is a key store with a few namespaces and keys.
 type house struct {
 	t     testing.TB
-	keys  *keystore.Keystore
+	keys  *manage.Keystore
 	app   *App
 	close func()
 }
@@ -41,7 +42,7 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := keystore.Open(t.Context(), db, nil, keystore.Settings{}, newStoreMetrics(),
+	keys, err := manage.Open(t.Context(), db, nil, node.Settings{}, newStoreMetrics(),
 		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +56,7 @@ func newHouse(t testing.TB) *house {
 	t.Cleanup(h.close)
 	h.app.store.Store(&store{keys: keys})
 	for _, id := range []string{"acme", "globex"} {
-		if _, err := keys.CreateNamespace(t.Context(), keystore.Root("test"),
+		if _, err := keys.CreateNamespace(t.Context(), manage.Root("test"),
 			keystore.Namespace{ID: id, Kind: "account", Name: id}); err != nil {
 			t.Fatal(err)
 		}
@@ -64,9 +65,9 @@ func newHouse(t testing.TB) *house {
 }
 
 // key mints a key with permissions in a namespace, "acme" unless it is "*".
-func (h *house) key(permissions string, change ...func(*keystore.KeySpec)) (*keystore.Key, string) {
+func (h *house) key(permissions string, change ...func(*manage.KeySpec)) (*keystore.Key, string) {
 	h.t.Helper()
-	spec := keystore.KeySpec{Name: "test", Namespace: "acme",
+	spec := manage.KeySpec{Name: "test", Namespace: "acme",
 		Home: &keystore.Grant{Namespace: "acme"}}
 	for word := range strings.FieldsSeq(permissions) {
 		p, err := keystore.ParsePermission(word)
@@ -78,7 +79,7 @@ func (h *house) key(permissions string, change ...func(*keystore.KeySpec)) (*key
 	for _, f := range change {
 		f(&spec)
 	}
-	key, token, err := h.keys.MintKey(h.t.Context(), keystore.Root("test"), spec, "")
+	key, token, err := h.keys.MintKey(h.t.Context(), manage.Root("test"), spec, "")
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -187,17 +188,17 @@ func TestOutcomes(t *testing.T) {
 	_, any := h.key("*")
 	_, orders := h.key("orders:read shop:search")
 	revokedKey, revoked := h.key("read")
-	if _, _, err := h.keys.RevokeKey(t.Context(), keystore.Root("test"), revokedKey.ID, "test",
-		false, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := h.keys.RevokeKey(t.Context(), manage.Root("test"), revokedKey.ID, "test",
+		false, manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	_, inactive := h.key("read", func(s *keystore.KeySpec) { s.Inactive = true })
+	_, inactive := h.key("read", func(s *manage.KeySpec) { s.Inactive = true })
 	_, local := h.key("read",
-		func(s *keystore.KeySpec) {
+		func(s *manage.KeySpec) {
 			s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 		})
 	_, near := h.key("read",
-		func(s *keystore.KeySpec) {
+		func(s *manage.KeySpec) {
 			s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
 		})
 	forged := reader[:len(reader)-1] + string(reader[len(reader)-1]^1)
@@ -483,7 +484,7 @@ func TestRealm(t *testing.T) {
 func TestExpiredKey(t *testing.T) {
 	h := newHouse(t)
 	_, token := h.key("read",
-		func(s *keystore.KeySpec) { s.ExpiresAt = time.Now().Add(50 * time.Millisecond) })
+		func(s *manage.KeySpec) { s.ExpiresAt = time.Now().Add(50 * time.Millisecond) })
 	handler := h.handler("namespace acme")
 	deadline := time.Now().Add(10 * time.Second)
 	for h.send(handler, "GET /"+keyLine(token)).outcome() != "expired" {
@@ -495,8 +496,8 @@ func TestExpiredKey(t *testing.T) {
 
 func TestUnknownAndMalformedLookTheSame(t *testing.T) {
 	h := newHouse(t)
-	if _, _, err := h.keys.ImportKeys(t.Context(), keystore.Root("test"), []keystore.ImportSpec{{
-		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme",
+	if _, _, err := h.keys.ImportKeys(t.Context(), manage.Root("test"), []manage.ImportSpec{{
+		KeySpec: manage.KeySpec{Name: "old", Namespace: "acme",
 			Home: &keystore.Grant{Namespace: "acme",
 				Permissions: []keystore.Permission{{Action: "read"}}}},
 		Token: "imported-0123456789",
@@ -527,8 +528,8 @@ func TestRotatedLooksUnknown(t *testing.T) {
 	key, replaced := h.key("read")
 	grace, kept := h.key("read")
 	for id, how := range map[string]time.Duration{key.ID: 0, grace.ID: time.Microsecond} {
-		if _, _, _, err := h.keys.RotateKey(t.Context(), keystore.Root("test"), id, how,
-			keystore.ChangeOptions{}); err != nil {
+		if _, _, _, err := h.keys.RotateKey(t.Context(), manage.Root("test"), id, how,
+			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -611,7 +612,7 @@ func TestEarlyData(t *testing.T) {
 	h := newHouse(t)
 	_, writer := h.key("read write")
 	_, near := h.key("read",
-		func(s *keystore.KeySpec) {
+		func(s *manage.KeySpec) {
 			s.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
 		})
 	early := func(r *http.Request) { r.TLS = new(tls.ConnectionState) }
@@ -646,7 +647,7 @@ func TestErrorsCaddy(t *testing.T) {
 
 func TestPlaceholdersAndLogFields(t *testing.T) {
 	h := newHouse(t)
-	key, token := h.key("read", func(s *keystore.KeySpec) { s.Name = "Zoë {env.HOME} 100%" })
+	key, token := h.key("read", func(s *manage.KeySpec) { s.Name = "Zoë {env.HOME} 100%" })
 	handler := h.handler("namespace acme")
 	handler.accessLogs = true
 	a := h.send(handler, "GET /"+keyLine(token), func(r *http.Request) {

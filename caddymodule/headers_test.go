@@ -10,10 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 func TestHeadersReachTheUpstreamOrNot(t *testing.T) {
@@ -140,7 +140,7 @@ func TestTrailers(t *testing.T) {
 
 func TestIdentityHeaders(t *testing.T) {
 	h := newHouse(t)
-	key, token := h.key("write orders:search read", func(s *keystore.KeySpec) {
+	key, token := h.key("write orders:search read", func(s *manage.KeySpec) {
 		s.Name = "Zoë {http.request.host} 100%"
 		s.Grants = []keystore.Grant{{Namespace: "*",
 			Permissions: []keystore.Permission{{Action: "read"}, {Resource: "shop", Action: "*"}}}}
@@ -225,8 +225,8 @@ func TestTheCredentialGoes(t *testing.T) {
 	h := newHouse(t)
 	_, token := h.key("read")
 	odd := "imported+key/with=odd&signs"
-	if _, _, err := h.keys.ImportKeys(t.Context(), keystore.Root("test"), []keystore.ImportSpec{{
-		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme",
+	if _, _, err := h.keys.ImportKeys(t.Context(), manage.Root("test"), []manage.ImportSpec{{
+		KeySpec: manage.KeySpec{Name: "old", Namespace: "acme",
 			Home: &keystore.Grant{Namespace: "acme",
 				Permissions: []keystore.Permission{{Action: "read"}}}},
 		Token: odd,
@@ -432,8 +432,8 @@ func (m middleware) ServeHTTP(
 // An imported credential may be short enough to stand in any text.
 func TestShortCredentials(t *testing.T) {
 	h := newHouse(t)
-	if _, _, err := h.keys.ImportKeys(t.Context(), keystore.Root("test"), []keystore.ImportSpec{{
-		KeySpec: keystore.KeySpec{Name: "old", Namespace: "acme",
+	if _, _, err := h.keys.ImportKeys(t.Context(), manage.Root("test"), []manage.ImportSpec{{
+		KeySpec: manage.KeySpec{Name: "old", Namespace: "acme",
 			Home: &keystore.Grant{Namespace: "acme",
 				Permissions: []keystore.Permission{{Action: "read"}}}},
 		Token: "Mozilla/",

@@ -6,10 +6,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 const metricsPrefix = "caddy_apikeys_"
@@ -83,12 +84,12 @@ func (appMetrics) Collect(ch chan<- prometheus.Metric) {
 	// What alerts look at; the rest comes with the store.
 	ch <- prometheus.MustNewConstMetric(leaseDesc, prometheus.GaugeValue, 0)
 	ch <- prometheus.MustNewConstMetric(storeErrorsDesc, prometheus.CounterValue,
-		float64(app.opening.failed.Load()), keystore.TierDatabase.String())
+		float64(app.opening.failed.Load()), node.TierDatabase.String())
 }
 
 // storeMetrics measures one open store. It outlives a reload, and with it the counters.
 type storeMetrics struct {
-	keys               *keystore.Keystore
+	keys               *manage.Keystore
 	api                *admin.API
 	lookupSeconds      *prometheus.HistogramVec
 	propagationSeconds prometheus.Histogram
@@ -114,7 +115,7 @@ func newStoreMetrics() *storeMetrics {
 }
 
 // LookedUp is part of keystore.Observer.
-func (m *storeMetrics) LookedUp(t keystore.Tier, took time.Duration) {
+func (m *storeMetrics) LookedUp(t node.Tier, took time.Duration) {
 	m.lookupSeconds.WithLabelValues(t.String()).Observe(took.Seconds())
 }
 
@@ -135,14 +136,14 @@ func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 		counter(requestsDesc, n, namespace, o.String())
 	})
 	stats := m.keys.Stats()
-	for _, tier := range []keystore.Tier{keystore.TierLocal, keystore.TierNegative,
-		keystore.TierRedis, keystore.TierDatabase} {
-		for result := range keystore.LookupResult(keystore.NumLookupResults) {
+	for _, tier := range []node.Tier{node.TierLocal, node.TierNegative,
+		node.TierRedis, node.TierDatabase} {
+		for result := range node.LookupResult(node.NumLookupResults) {
 			counter(lookupsDesc, stats.Lookups[tier][result], tier.String(), result.String())
 		}
 	}
-	counter(storeErrorsDesc, stats.StoreErrors, keystore.TierDatabase.String())
-	counter(storeErrorsDesc, sharedCacheErrors.Load(), keystore.TierRedis.String())
+	counter(storeErrorsDesc, stats.StoreErrors, node.TierDatabase.String())
+	counter(storeErrorsDesc, sharedCacheErrors.Load(), node.TierRedis.String())
 	m.lookupSeconds.Collect(ch)
 	m.propagationSeconds.Collect(ch)
 

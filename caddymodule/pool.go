@@ -8,12 +8,11 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+	"github.com/caddyserver/caddy/v2"
 )
 
 // stores holds what outlives a reload, by the database's identity alone.
@@ -30,7 +29,7 @@ const (
 // A store is one open database with all that the process knows and counts of it.
 type store struct {
 	db       *sqldb.DB
-	keys     *keystore.Keystore
+	keys     *manage.Keystore
 	api      *admin.API
 	console  *console.Console
 	metrics  *storeMetrics
@@ -86,7 +85,7 @@ func openStore(ctx context.Context, a *App) (*store, error) {
 	logger := slog.New(s.log)
 	ctx, cancel = context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	s.keys, err = keystore.Open(ctx, db, a.tokenKey, a.settings, s.metrics, logger)
+	s.keys, err = manage.Open(ctx, db, a.tokenKey, a.settings, s.metrics, logger)
 	if err != nil {
 		return nil, fmt.Errorf("opening the key store %s: %w", a.identity, err)
 	}

@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/redis/go-redis/v9"
 )
 
 // TestSharedCache: a reload may add, change and remove the cache; what one process looks up is in
@@ -82,11 +82,11 @@ func TestSharedCache(t *testing.T) {
 	g.load(with(firstURL))
 	use()
 	until(true, false)
-	if hits := runningApp().Keystore().Stats().Lookups[keystore.TierRedis][keystore.Hit]; hits != 0 {
+	if hits := runningApp().Keystore().Stats().Lookups[node.TierRedis][node.Hit]; hits != 0 {
 		t.Errorf("%d hits of an empty cache", hits)
 	}
 	// a value is put in the background
-	for runningApp().Keystore().Stats().Lookups[keystore.TierRedis][keystore.Hit] == 0 {
+	for runningApp().Keystore().Stats().Lookups[node.TierRedis][node.Hit] == 0 {
 		use()
 	}
 	g.load(with(firstURL))

@@ -59,11 +59,11 @@ type role struct {
 // member is a Member as it is used.
 type member struct {
 	*Member
-	holds *holding
+	holds *CompiledGrants
 }
 
 // unreadable lists the rows that cannot be read, each with why.
-func (d *Directory) unreadable() (list []string) {
+func (d *Directory) UnreadableRows() (list []string) {
 	add := func(why, format string, args ...any) {
 		if why != "" {
 			list = append(list, fmt.Sprintf(format, args...)+": "+why)
@@ -82,8 +82,16 @@ func (d *Directory) unreadable() (list []string) {
 	return list
 }
 
+// RequestCounters provides the counters of requests by namespace.
+type RequestCounters interface {
+	// Keep drops the counters of namespaces that the directory does not have.
+	Keep(d *Directory)
+	// Of returns the counters of a namespace.
+	Of(namespace string) *OutcomeCounts
+}
+
 // NewDirectory readies a whole policy, which must not change any more.
-func NewDirectory(p *Policy) *Directory { return builtin.with(p, nil) }
+func NewDirectory(p *Policy) *Directory { return builtin.With(p, nil) }
 
 // builtin is a directory with the built-in roles alone.
 var builtin = func() *Directory {
@@ -98,7 +106,7 @@ var builtin = func() *Directory {
 // with returns the directory with the changes of p, which must not be modified afterwards. Besides
 // copying the maps, it takes time for these changes alone. counts is nil unless requests are
 // counted by namespaces of the new directory.
-func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
+func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 	d = &Directory{
 		revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached,
 		roles:   maps.Clone(d.roles),
@@ -129,7 +137,7 @@ func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
 	}
 	if moved {
 		for _, ns := range d.namespaces {
-			ns.Unreadable = cmp.Or(ns.row, d.defect(ns))
+			ns.Unreadable = cmp.Or(ns.row, d.Defect(ns))
 		}
 		d.findReached()
 	}
@@ -139,7 +147,7 @@ func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
 		d.usage.role(r, 1)
 	}
 	for i := range p.Members {
-		m := &member{&p.Members[i], holdingOf(p.Members[i].Grants, "")}
+		m := &member{&p.Members[i], CompileGrants(p.Members[i].Grants, "")}
 		d.members[m.ID] = m
 		if m.Login != "" {
 			d.logins[m.Login] = m
@@ -147,10 +155,10 @@ func (d *Directory) with(p *Policy, counts *requestCounts) *Directory {
 		d.usage.member(m.Member, 1)
 	}
 	if counts != nil {
-		counts.keep(d)
+		counts.Keep(d)
 		for _, ns := range d.namespaces {
 			if moved {
-				ns.counts = counts.of(ns.ID)
+				ns.counts = counts.Of(ns.ID)
 			}
 		}
 	}
@@ -183,14 +191,14 @@ func (d *Directory) remove(o Object) {
 }
 
 // allNamespaces returns all namespaces, newest first.
-func (d *Directory) allNamespaces() []*Namespace {
+func (d *Directory) AllNamespaces() []*Namespace {
 	return slices.SortedFunc(maps.Values(d.namespaces), func(a, b *Namespace) int {
 		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
 	})
 }
 
 // allRoles returns all roles, newest first and the built-in ones last.
-func (d *Directory) allRoles() []Role {
+func (d *Directory) AllRoles() []Role {
 	var list []Role
 	for _, r := range d.roles {
 		if !r.Builtin {
@@ -204,18 +212,48 @@ func (d *Directory) allRoles() []Role {
 	return append(list, builtinRoles...)
 }
 
-// allMembers returns all members, newest first.
-func (d *Directory) allMembers() []*member {
-	return slices.SortedFunc(maps.Values(d.members), func(a, b *member) int {
+// AllMembers returns all members, newest first.
+func (d *Directory) AllMembers() []*Member {
+	list := make([]*Member, 0, len(d.members))
+	for _, m := range d.members {
+		list = append(list, m.Member)
+	}
+	slices.SortFunc(list, func(a, b *Member) int {
 		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
 	})
+	return list
 }
+
+// Revision returns the revision of the newest change to the policy.
+func (d *Directory) Revision() Revision { return d.revision }
+
+// Namespaces yields all namespaces in no particular order.
+func (d *Directory) Namespaces() iter.Seq[*Namespace] { return maps.Values(d.namespaces) }
+
+// Member returns the member with this id, or nil. Root is not in the directory.
+func (d *Directory) Member(id string) *Member {
+	if m := d.members[id]; m != nil {
+		return m.Member
+	}
+	return nil
+}
+
+// Role returns the role with this id, or nil.
+func (d *Directory) Role(id RoleID) *Role {
+	if r := d.roles[id]; r != nil {
+		return r.Role
+	}
+	return nil
+}
+
+// RoleIDs yields the ids of all roles in no particular order.
+func (d *Directory) RoleIDs() iter.Seq[RoleID] { return maps.Keys(d.roles) }
 
 // Namespace returns the namespace of that id, nil when there is none.
 func (d *Directory) Namespace(id string) *Namespace { return d.namespaces[id] }
 
 // role returns what a role that a grant in a namespace names stands for, nil when there is none.
-func (d *Directory) role(namespace, name string) *Set {
+func (d *Directory) RoleSet(namespace, name string) *Set {
 	if r := d.roles[RoleID{namespace, name}]; r != nil {
 		return r.set
 	}
@@ -227,9 +265,9 @@ func (d *Directory) role(namespace, name string) *Set {
 
 // upward yields a namespace and then its ancestors, the nearest first. It stops after maxDepth+1 of
 // them, because rows edited with SQL may form a cycle.
-func (d *Directory) upward(ns *Namespace) iter.Seq[*Namespace] {
+func (d *Directory) Ancestry(ns *Namespace) iter.Seq[*Namespace] {
 	return func(yield func(*Namespace) bool) {
-		for at, n := ns, 0; at != nil && n <= maxDepth && yield(at); n++ {
+		for at, n := ns, 0; at != nil && n <= MaxDepth && yield(at); n++ {
 			if at.Parent == "" {
 				return
 			}
@@ -240,24 +278,24 @@ func (d *Directory) upward(ns *Namespace) iter.Seq[*Namespace] {
 
 // depth returns the level of a namespace: 1 without a parent, more than maxDepth if it is nested
 // too deep. It also returns whether the namespace is its own ancestor.
-func (d *Directory) depth(ns *Namespace) (level int, cycle bool) {
-	for at := range d.upward(ns) {
+func (d *Directory) Depth(ns *Namespace) (level int, cycle bool) {
+	for at := range d.Ancestry(ns) {
 		if level++; at.Parent == ns.ID {
-			return maxDepth + 1, true
+			return MaxDepth + 1, true
 		}
 	}
 	return level, false
 }
 
 // under returns how many levels a namespace spans together with its descendants, and these.
-func (d *Directory) under(id string) (height int, descendants []*Namespace) {
+func (d *Directory) Descendants(id string) (height int, descendants []*Namespace) {
 	height = 1
 	for _, ns := range d.namespaces {
 		if ns.ID == id {
 			continue
 		}
 		levels := 1
-		for at := range d.upward(ns) {
+		for at := range d.Ancestry(ns) {
 			if levels++; at.Parent == id {
 				height, descendants = max(height, levels), append(descendants, ns)
 				break
@@ -269,16 +307,16 @@ func (d *Directory) under(id string) (height int, descendants []*Namespace) {
 
 // defect returns why the API would refuse the id or the parent of a namespace, or the empty string.
 // Such rows come from SQL.
-func (d *Directory) defect(ns *Namespace) string {
+func (d *Directory) Defect(ns *Namespace) string {
 	if !ValidNamespaceID(ns.ID) {
 		return "no namespace can have this id"
 	}
-	switch level, cycle := d.depth(ns); {
+	switch level, cycle := d.Depth(ns); {
 	case cycle:
 		return fmt.Sprintf("it is its own ancestor through its parent %q", ns.Parent)
-	case level > maxDepth:
+	case level > MaxDepth:
 		return fmt.Sprintf("it is nested more than %d levels deep, "+
-			"or below a namespace that is its own ancestor", maxDepth)
+			"or below a namespace that is its own ancestor", MaxDepth)
 	}
 	return ""
 }
@@ -288,7 +326,7 @@ func (d *Directory) ancestor(above string, below *Namespace) bool {
 	if above == "" || below.Unreadable != "" {
 		return false
 	}
-	for at := range d.upward(below) {
+	for at := range d.Ancestry(below) {
 		if at.Parent == above {
 			return true
 		}
@@ -303,50 +341,16 @@ func (d *Directory) broken(namespace string) bool {
 	return ns != nil && ns.Unreadable != ""
 }
 
-// memberOf returns whom a login that Caddy has verified stands for; nil: nobody, or one that is
-// disabled.
-func (d *Directory) memberOf(login string) *member {
-	m := d.logins[login]
-	if login == "" || m == nil || !m.Active {
-		return nil
-	}
-	return m
-}
-
 // canonical returns one copy of equal strings, for the few that a million keys share.
 func canonical(s string) string { return unique.Make(s).Value() }
 
 // aliveOwner reports whether the member that a key acts for is there and active.
-func (d *Directory) aliveOwner(id string) bool {
+func (d *Directory) OwnerActive(id string) bool {
 	if id == RootMember {
 		return true
 	}
 	m := d.members[id]
 	return m != nil && m.Active
-}
-
-// setIn is what a holding gives in a namespace. Only keys' grants reach below
-// through a namespace's `reach`. In one that is unreadable only grants in all namespaces count.
-func (d *Directory) setIn(h *holding, ns *Namespace, key bool) *Set {
-	var parts []*Set
-	for i := range h.grants {
-		switch g := &h.grants[i]; {
-		case g.namespace == AnyNamespace:
-			parts = append(parts, d.gives(g))
-		case ns.Unreadable != "" || d.broken(g.namespace):
-		case g.namespace == ns.ID || g.connected && g.namespace == ns.Parent:
-			parts = append(parts, d.gives(g))
-		case key && d.reaches(g.namespace, ns):
-			parts = append(parts, d.gives(g).data())
-		}
-	}
-	switch len(parts) {
-	case 0:
-		return nil
-	case 1:
-		return parts[0]
-	}
-	return Union(parts...)
 }
 
 // findReached finds for each namespace by which others it is reached, and the reverse. Looking at
@@ -358,7 +362,7 @@ func (d *Directory) findReached() {
 		if ns.Unreadable != "" { // it has no ancestors
 			continue
 		}
-		for above := range d.upward(ns) {
+		for above := range d.Ancestry(ns) {
 			if above != ns && slices.Contains(above.Reach, ns.Kind) {
 				ns.reachedBy = append(ns.reachedBy, above.ID)
 				d.reached[above.ID] = append(d.reached[above.ID], ns)
@@ -368,22 +372,18 @@ func (d *Directory) findReached() {
 }
 
 // reaches reports whether a namespace's `reach` takes in one of this directory that is below it.
-func (d *Directory) reaches(above string, below *Namespace) bool {
+func (d *Directory) Reaches(above string, below *Namespace) bool {
 	return slices.Contains(below.reachedBy, above)
 }
 
 // reachedFrom lists the namespaces that the `reach` of one takes in.
-func (d *Directory) reachedFrom(above string) []*Namespace { return d.reached[above] }
+func (d *Directory) ReachedFrom(above string) []*Namespace { return d.reached[above] }
 
-// gives is a grant's permissions and those of its roles, which are roles of the grant's namespace
-// or shared ones.
-func (d *Directory) gives(g *compiledGrant) *Set {
-	if len(g.roles) == 0 {
-		return g.set
+// MemberByLogin returns the enabled member with this verified login, or nil.
+func (d *Directory) MemberByLogin(login string) *Member {
+	m := d.logins[login]
+	if login == "" || m == nil || !m.Active {
+		return nil
 	}
-	parts := []*Set{g.set}
-	for _, name := range g.roles {
-		parts = append(parts, d.role(g.namespace, name))
-	}
-	return Union(parts...)
+	return m.Member
 }

@@ -21,26 +21,25 @@ type Source struct {
 
 // Explain says what a key's grants come to as this node knows roles and members now, and where it
 // comes from. What a namespace's `reach` adds below it is the same as in it.
-func (k *Keystore) Explain(key *Key) []Entitled {
-	d := k.Policy()
-	owner := d.holds(key.Owner) // nil: root, whom nothing bounds
+func (d *Directory) Explain(key *Key) []Entitled {
+	owner := d.GrantsOf(key.Owner) // nil: root, whom nothing bounds
 	list := make([]Entitled, len(key.Grants))
 	for i := range key.Grants {
 		g := &key.Grants[i]
-		has := d.expand(g)
+		has := d.Expand(g)
 		both := has
 		bounds := func(Permission) bool { return true }
 		if d.broken(g.Namespace) {
 			both, bounds = nil, func(Permission) bool { return false }
 		} else if owner != nil {
-			set := d.heldIn(owner, g.Namespace, g.Connected, false)
-			both, bounds = intersection(has, set), set.Covers
+			set := d.SetFor(owner, g.Namespace, g.Connected, false)
+			both, bounds = Intersection(has, set), set.Covers
 		}
 		e := Entitled{Namespace: g.Namespace, Connected: g.Connected, Effective: both.Permissions()}
 		for _, p := range has.Permissions() {
 			s := Source{Permission: p, Own: slices.Contains(g.Permissions, p), Cut: !bounds(p)}
 			for _, role := range g.Roles {
-				if slices.Contains(d.role(g.Namespace, role).Permissions(), p) {
+				if slices.Contains(d.RoleSet(g.Namespace, role).Permissions(), p) {
 					s.Roles = append(s.Roles, role)
 				}
 			}

@@ -12,4 +12,4 @@ type Grant struct {
 }
 
 // own returns the grant's permissions, without those of its roles.
-func (g Grant) own() *Set { return NewSet(g.Permissions...) }
+func (g Grant) Own() *Set { return NewSet(g.Permissions...) }

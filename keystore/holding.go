@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -9,7 +10,7 @@ import (
 
 // A holding is the grants of a key, with whom it acts for, or of a member, ready to be used. Equal
 // ones in use are one and the same, so that what they resolve to is found once for a million keys.
-type holding struct {
+type CompiledGrants struct {
 	grants   []compiledGrant
 	owner    string // empty: a member's own grants
 	size     int64  // bytes, about
@@ -23,15 +24,15 @@ type compiledGrant struct {
 	connected bool
 }
 
-var holdings interner[holding]
+var holdings interner[CompiledGrants]
 
-func holdingOf(grants []Grant, owner string) *holding {
-	h := &holding{owner: canonical(owner), grants: make([]compiledGrant, len(grants))}
+func CompileGrants(grants []Grant, owner string) *CompiledGrants {
+	h := &CompiledGrants{owner: canonical(owner), grants: make([]compiledGrant, len(grants))}
 	var text strings.Builder
 	text.WriteString(owner)
 	permissions := 0
 	for i, g := range grants {
-		c := compiledGrant{namespace: canonical(g.Namespace), set: g.own(), roles: g.Roles,
+		c := compiledGrant{namespace: canonical(g.Namespace), set: g.Own(), roles: g.Roles,
 			connected: g.Connected}
 		h.grants[i] = c
 		permissions += len(c.set.Permissions())
@@ -45,7 +46,7 @@ func holdingOf(grants []Grant, owner string) *holding {
 	return holdings.intern(text.String(), h)
 }
 
-func (h *holding) bytes() int64 {
+func (h *CompiledGrants) Size() int64 {
 	if h == nil {
 		return 0
 	}
@@ -77,7 +78,7 @@ func (e *entitlement) allows(n *Need) bool {
 const resolvedSets = 256
 
 // under returns what a holding gives in a namespace, which may be nil, under a directory.
-func (h *holding) under(d *Directory, ns *Namespace) *entitlement {
+func (h *CompiledGrants) under(d *Directory, ns *Namespace) *entitlement {
 	held := h.resolved.Load()
 	if held != nil && held.directory == d {
 		if e, known := held.sets[ns]; known {
@@ -86,7 +87,7 @@ func (h *holding) under(d *Directory, ns *Namespace) *entitlement {
 	}
 	e := h.in(d, ns)
 	if e.both = e.key; !e.root {
-		e.both = intersection(e.key, e.owner)
+		e.both = Intersection(e.key, e.owner)
 	}
 	next := &resolved{directory: d, sets: map[*Namespace]*entitlement{ns: e}}
 	if held != nil && held.directory == d && len(held.sets) < resolvedSets {
@@ -97,14 +98,20 @@ func (h *holding) under(d *Directory, ns *Namespace) *entitlement {
 }
 
 // in is what a key with this holding may do in a namespace.
-func (h *holding) in(d *Directory, ns *Namespace) *entitlement {
-	e := &entitlement{root: h.owner == RootMember, alive: d.aliveOwner(h.owner)}
+func (h *CompiledGrants) in(d *Directory, ns *Namespace) *entitlement {
+	e := &entitlement{root: h.owner == RootMember, alive: d.OwnerActive(h.owner)}
 	if ns == nil {
 		return e
 	}
-	e.key = d.setIn(h, ns, true)
+	e.key = d.SetIn(h, ns, true)
 	if m := d.members[h.owner]; m != nil && m.Active {
-		e.owner = d.setIn(m.holds, ns, false)
+		e.owner = d.SetIn(m.holds, ns, false)
 	}
 	return e
+}
+
+// Everywhere reports whether one of the grants is in all namespaces.
+func (h *CompiledGrants) Everywhere() bool {
+	return slices.ContainsFunc(h.grants,
+		func(g compiledGrant) bool { return g.namespace == AnyNamespace })
 }

@@ -71,7 +71,7 @@ func (k *Key) Status(now time.Time) Status {
 }
 
 // opens reports whether a digest is that of a secret which opens the key at now.
-func (k *Key) opens(d Digest, now time.Time) bool {
+func (k *Key) Accepts(d Digest, now time.Time) bool {
 	return slices.ContainsFunc(k.Secrets,
 		func(s Secret) bool {
 			return s.Digest == d &&
@@ -98,5 +98,29 @@ func (k *Key) Access() Access {
 	if g == nil || len(g.Roles) > 0 {
 		return Custom
 	}
-	return AccessOf(g.own())
+	return AccessOf(g.Own())
+}
+
+// newest returns the key's present secret, nil when none opens it any more.
+func (k *Key) Current(now time.Time) *Secret {
+	for i, s := range k.Secrets {
+		if s.ExpiresAt.IsZero() || now.Before(s.ExpiresAt) {
+			return &k.Secrets[i]
+		}
+	}
+	return nil
+}
+
+// touches lists the namespaces a key has to do with: a member's token those that the member has.
+func (k *Key) Touches(d *Directory) []string {
+	if m := d.members[k.Owner]; k.Personal && m != nil {
+		return m.Touches()
+	}
+	list := []string{k.Namespace}
+	for _, g := range k.Grants {
+		if g.Namespace != k.Namespace {
+			list = append(list, g.Namespace)
+		}
+	}
+	return list
 }

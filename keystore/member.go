@@ -30,4 +30,13 @@ type Member struct {
 
 const memberIDPrefix = "m_"
 
-func newMemberID() string { return memberIDPrefix + NewID() }
+func NewMemberID() string { return memberIDPrefix + NewID() }
+
+// touches lists the namespaces a member has to do with.
+func (m *Member) Touches() []string {
+	list := []string{}
+	for _, g := range m.Grants {
+		list = append(list, g.Namespace)
+	}
+	return list
+}

@@ -3,6 +3,8 @@ package keystore
 import "time"
 
 const (
+	// MaxDepth bounds how deep namespaces can be nested.
+	MaxDepth = 32
 	// DefaultNamespace exists from the start and stays.
 	DefaultNamespace = "default"
 	// HomeNamespace stands for the key's own namespace in a Caddyfile and can name none.
@@ -44,23 +46,27 @@ type Namespace struct {
 
 	row       string         // why the row itself cannot be read; set in a directory
 	reachedBy []string       // the namespaces whose `reach` takes it in; set in a directory
-	counts    *outcomeCounts // nil but in a directory
+	counts    *OutcomeCounts // nil but in a directory
 }
 
 // ValidNamespaceID reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}` and not reserved.
 func ValidNamespaceID(s string) bool {
-	return validName(s) && s != HomeNamespace
+	return ValidName(s) && s != HomeNamespace
 }
 
 // validName reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}`.
-func validName(s string) bool {
+func ValidName(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isBase62[c] && (i == 0 || c != '.' && c != '_' && c != '~' && c != '-') {
 			return false
 		}
 	}
-	return s != "" && len(s) <= maxNameLen
+	return s != "" && len(s) <= MaxNameLen
 }
 
 // maxNameLen is how many characters the id of a namespace, or the name of a role, has at most.
-const maxNameLen = 64
+const MaxNameLen = 64
+
+// Counts returns the counters of requests in the namespace, nil outside of a directory that counts
+// them.
+func (ns *Namespace) Counts() *OutcomeCounts { return ns.counts }

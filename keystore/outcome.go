@@ -1,6 +1,9 @@
 package keystore
 
-import "net/http"
+import (
+	"net/http"
+	"sync/atomic"
+)
 
 // An Outcome is the answer to one request. The set is closed: it decides the status, the code in
 // the body, the metric label and the log field, so that they cannot disagree (spec section 5).
@@ -87,3 +90,6 @@ func (o Outcome) Title() string { return outcomes[o].title }
 
 // Refuses reports whether the request ends here with a problem document.
 func (o Outcome) Refuses() bool { return outcomes[o].code != "" }
+
+// OutcomeCounts counts requests by outcome.
+type OutcomeCounts [NumOutcomes]atomic.Uint64

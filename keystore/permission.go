@@ -12,7 +12,7 @@ type Class uint8
 const (
 	Read Class = iota
 	Write
-	unknownClass // allowed by what allows everything
+	UnknownClass // allowed by what allows everything
 )
 
 func (c Class) String() string {
@@ -250,12 +250,12 @@ func Union(parts ...*Set) *Set {
 }
 
 // data returns what s holds but for the product's own resources.
-func (s *Set) data() *Set {
+func (s *Set) Data() *Set {
 	return NewSet(slices.DeleteFunc(slices.Clone(s.Permissions()), Permission.IsAdmin)...)
 }
 
 // intersection holds what both hold.
-func intersection(a, b *Set) *Set {
+func Intersection(a, b *Set) *Set {
 	var list []Permission
 	for _, p := range a.Permissions() {
 		if b.Covers(p) {

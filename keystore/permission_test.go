@@ -56,14 +56,15 @@ func TestAllows(t *testing.T) {
 		{"orders:Search", search, false}, {"items:search", search, false},
 		{"* read orders:*", Need{Class: Read, Resource: "orders", Undeclared: true}, false},
 		{"admin:*", Need{Undeclared: true}, false},
-		{"* read write", need("admin.keys", "read"), false},
-		{"* read write", need("admin.keys", "create"), false}, {"*", need("admin", "x"), false},
-		{"admin:*", need("admin.keys", "create"), true}, {"admin:*", read, false},
-		{"admin:read", need("admin.keys", "read"), true},
-		{"admin:read", need("admin.keys", "create"), false},
-		{"admin.keys:create", need("admin.keys", "create"), true},
-		{"admin.keys:create", need("admin.keys", "read"), false},
-		{"admin.keys:*", need("admin.namespaces", "read"), false},
+		{"* read write", adminNeed("admin.keys", "read"), false},
+		{"* read write", adminNeed("admin.keys", "create"), false},
+		{"*", adminNeed("admin", "x"), false},
+		{"admin:*", adminNeed("admin.keys", "create"), true}, {"admin:*", read, false},
+		{"admin:read", adminNeed("admin.keys", "read"), true},
+		{"admin:read", adminNeed("admin.keys", "create"), false},
+		{"admin.keys:create", adminNeed("admin.keys", "create"), true},
+		{"admin.keys:create", adminNeed("admin.keys", "read"), false},
+		{"admin.keys:*", adminNeed("admin.namespaces", "read"), false},
 		{"admin:*", Need{Class: Read, Resource: "administrator"}, false},
 		{"read", Need{Class: Read, Resource: "administrator"}, true},
 	} {
@@ -147,4 +148,12 @@ func TestEqualSetsAreOne(t *testing.T) {
 		t.Errorf("%p %p %s", a, b, a)
 	}
 	runtime.KeepAlive(a)
+}
+
+// adminNeed is what an operation on one of the product's own resources requires.
+func adminNeed(resource, operation string) Need {
+	if operation == "read" {
+		return Need{Class: Read, Resource: resource}
+	}
+	return Need{Class: Write, Resource: resource, Operation: operation}
 }

@@ -27,17 +27,18 @@ func (r *Role) ID() RoleID { return RoleID{r.Namespace, r.Name} }
 var builtinRoles = []Role{
 	{Namespace: AnyNamespace, Name: "client-admin",
 		Description: "Everything, members and namespaces included.",
-		Permissions: mustParse("*", "admin:*"), Builtin: true, Version: 1},
+		Permissions: MustParsePermissions("*", "admin:*"), Builtin: true, Version: 1},
 	{Namespace: AnyNamespace, Name: "developer",
 		Description: "All data, keys and roles; reads the rest.",
-		Permissions: mustParse("*", "admin.keys:*", "admin.roles:*", "admin:read"), Builtin: true,
-		Version: 1},
+		Permissions: MustParsePermissions("*", "admin.keys:*", "admin.roles:*", "admin:read"),
+		Builtin:     true,
+		Version:     1},
 	{Namespace: AnyNamespace, Name: "viewer",
 		Description: "Sees keys and the rest, and changes nothing.",
-		Permissions: mustParse("admin:read"), Builtin: true, Version: 1},
+		Permissions: MustParsePermissions("admin:read"), Builtin: true, Version: 1},
 }
 
-func mustParse(words ...string) []Permission {
+func MustParsePermissions(words ...string) []Permission {
 	out := make([]Permission, len(words))
 	for i, w := range words {
 		p, err := ParsePermission(w)
@@ -50,4 +51,7 @@ func mustParse(words ...string) []Permission {
 }
 
 // ValidRoleName reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}`, as namespace ids are.
-func ValidRoleName(s string) bool { return validName(s) }
+func ValidRoleName(s string) bool { return ValidName(s) }
+
+// touches lists the namespaces a role has to do with.
+func (r *Role) Touches() []string { return []string{r.Namespace} }

@@ -18,6 +18,8 @@ import (
 
 // Sizes of a token's parts, in characters: <prefix>_<id><secret><tag><check>.
 const (
+	// DefaultPrefix is the token prefix of a deployment that configures none.
+	DefaultPrefix  = "ak"
 	TokenIDLen     = 12
 	tokenSecretLen = 32
 	tokenTagLen    = 8
@@ -27,8 +29,8 @@ const (
 	// MemberPrefix marks the tokens of members; keys cannot have it.
 	MemberPrefix = "akm"
 
-	minCredentialLen = 8
-	maxCredentialLen = 512
+	MinCredentialLen = 8
+	MaxCredentialLen = 512
 )
 
 // ErrMalformed says that a string is not a token of ours: wrong alphabet, length or check.
@@ -215,7 +217,7 @@ func (k *TokenKey) Verify(t Token) bool {
 
 // Generate makes a new token with a fresh secret. id is the key's: see [NewID].
 func (k *TokenKey) Generate(prefix, id string) Token {
-	return k.seal(prefix, id, randomBase62(tokenSecretLen))
+	return k.seal(prefix, id, RandomBase62(tokenSecretLen))
 }
 
 func (k *TokenKey) seal(prefix, id, secret string) Token {
@@ -235,10 +237,10 @@ func (k *TokenKey) seal(prefix, id, secret string) Token {
 }
 
 // NewID returns a new public key id: 12 random base62 characters (71 bits).
-func NewID() string { return randomBase62(TokenIDLen) }
+func NewID() string { return RandomBase62(TokenIDLen) }
 
 // randomBase62 returns n uniformly random characters from the system's generator.
-func randomBase62(n int) string {
+func RandomBase62(n int) string {
 	out := make([]byte, 0, n)
 	var buf [64]byte
 	for len(out) < n {

@@ -179,7 +179,7 @@ func TestTokenSecretErrorsDoNotShowIt(t *testing.T) {
 func TestRandomBase62IsUniform(t *testing.T) {
 	const n = 620_000
 	var counts [256]int
-	for _, c := range []byte(randomBase62(n)) {
+	for _, c := range []byte(RandomBase62(n)) {
 		counts[c]++
 	}
 	for _, c := range []byte(base62Alphabet) {

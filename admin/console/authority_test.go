@@ -5,10 +5,10 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/net/html"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"golang.org/x/net/html"
 )
 
 // TestKeyPermissions: what one may not do is not offered, and is refused all the same when the form
@@ -37,7 +37,7 @@ func TestKeyPermissions(t *testing.T) {
 	}
 	mint := func(name string) string {
 		k, _, err := s.keys.MintKey(ctx, root,
-			keystore.KeySpec{Name: name,
+			manage.KeySpec{Name: name,
 				Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, "")
 		if err != nil {
 			t.Fatal(err)
@@ -138,7 +138,7 @@ func TestKeyPermissions(t *testing.T) {
 	for who, p := range people {
 		id := mint("of root")
 		if _, _, err := s.keys.RevokeKey(ctx, root, id, "", false,
-			keystore.ChangeOptions{}); err != nil {
+			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		at := "/apikeys/keys/" + id
@@ -157,7 +157,7 @@ func TestKeyPermissions(t *testing.T) {
 	// Who holds nothing still sees and revokes what acts for it.
 	id, token := s.member(t, "Owner")
 	k, secret, err := s.keys.MintKey(ctx, root,
-		keystore.KeySpec{Name: "Mine", Owner: id,
+		manage.KeySpec{Name: "Mine", Owner: id,
 			Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, "")
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +206,7 @@ func TestExceeds(t *testing.T) {
 		t.Errorf("barred on a new key: %q, want %q", got, want)
 	}
 	k, _, err := s.keys.MintKey(ctx, root,
-		keystore.KeySpec{Name: "Writes",
+		manage.KeySpec{Name: "Writes",
 			Home: &keystore.Grant{Permissions: permissions(t, "read", "write"),
 				Roles: []string{"writer"}}}, "")
 	if err != nil {

@@ -7,17 +7,17 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // inProcess carries calls to the REST interface without a network.
 type inProcess struct {
 	api    http.Handler
-	caller keystore.Caller
+	caller manage.Caller
 }
 
 // clientFor is the REST interface for one visitor.
-func (c *Console) clientFor(caller keystore.Caller) *client.Client {
+func (c *Console) clientFor(caller manage.Caller) *client.Client {
 	calls, err := client.New("http://localhost", client.WithTransport(inProcess{c.api, caller}))
 	if err != nil {
 		panic(err) // the address is a constant

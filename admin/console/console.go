@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // Root is where the pages live.
@@ -17,7 +18,7 @@ const Root = "/apikeys"
 
 // A Visitor is what the door that a request came through knows of it.
 type Visitor struct {
-	Caller  keystore.Caller  // zero: nobody is signed in
+	Caller  manage.Caller    // zero: nobody is signed in
 	Outcome keystore.Outcome // with the zero Caller: why
 	// the server has let the user in before: there is no session, and no token to ask for
 	Trusted bool
@@ -32,7 +33,7 @@ type Visitor struct {
 
 // A Console serves the pages. It is safe for concurrent use.
 type Console struct {
-	keys    *keystore.Keystore
+	keys    *manage.Keystore
 	api     http.Handler // the REST interface
 	logger  *slog.Logger
 	mux     *http.ServeMux
@@ -43,7 +44,7 @@ type Console struct {
 
 // New returns the pages for a key store, nil for one whose database has not been reached yet: then
 // they say so. api is the REST interface to it.
-func New(keys *keystore.Keystore, api http.Handler, logger *slog.Logger) *Console {
+func New(keys *manage.Keystore, api http.Handler, logger *slog.Logger) *Console {
 	c := &Console{keys: keys, api: api, logger: logger, mux: http.NewServeMux()}
 	for _, p := range c.pages() {
 		c.mux.HandleFunc(p.pattern, c.serve(p))

@@ -25,7 +25,7 @@ func showKey(v *visit) error {
 	if err != nil {
 		return err
 	}
-	p := keyPage{Key: k, Names: v.names(), May: v.keys.Explain(stored),
+	p := keyPage{Key: k, Names: v.names(), May: v.keys.Policy().Explain(stored),
 		Root: k.Owner == keystore.RootMember, Rotate: v.keys.MayRotate(v.Caller, stored)}
 	if v.may("admin.audit:read") {
 		rows, err := v.api.ListAudit(v.ctx, client.AuditFilter{Object: k.ID, Limit: pageSize})

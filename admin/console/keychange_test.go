@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // TestEdit: what is not changed on the form stays as it is.
@@ -71,7 +72,7 @@ func TestEditSeesLess(t *testing.T) {
 		keystore.Role{Namespace: "*", Name: "support", Permissions: permissions(t, "tickets:read")})
 	k, _,
 		err := s.keys.MintKey(ctx, root,
-		keystore.KeySpec{Name: "ERP", Namespace: "acme",
+		manage.KeySpec{Name: "ERP", Namespace: "acme",
 			Home: &keystore.Grant{Roles: []string{"billing", "support"}},
 			Grants: []keystore.Grant{{Namespace: "eu", Permissions: permissions(t, "read"),
 				Connected: true}}, Metadata: map[string]string{"a=b": " c ", "e": ""}}, "")

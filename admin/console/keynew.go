@@ -143,7 +143,7 @@ func (v *visit) exampleCall(k api.Key) (method, path string) {
 		return method, path
 	}
 	may := new(keystore.Set)
-	for _, e := range v.keys.Explain(stored) {
+	for _, e := range v.keys.Policy().Explain(stored) {
 		if e.Namespace == k.Namespace {
 			may = keystore.NewSet(e.Effective...)
 		}

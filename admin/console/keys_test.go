@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/html"
-
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"golang.org/x/net/html"
 )
 
 var tokens = regexp.MustCompile(`ak_[0-9A-Za-z]{58}`)
@@ -141,14 +141,14 @@ func TestList(t *testing.T) {
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	p.get("/apikeys/keys").want(200, "No keys yet", "Make a key")
 	p.get("/apikeys/keys?q=x").want(200, "No key fits")
-	var specs []keystore.ImportSpec
+	var specs []manage.ImportSpec
 	for i := range 70 {
-		spec := keystore.KeySpec{Name: fmt.Sprintf("Worker %03d", i),
+		spec := manage.KeySpec{Name: fmt.Sprintf("Worker %03d", i),
 			Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}, Inactive: i%10 == 1}
 		if i == 42 {
 			spec.Namespace = "acme"
 		}
-		specs = append(specs, keystore.ImportSpec{KeySpec: spec,
+		specs = append(specs, manage.ImportSpec{KeySpec: spec,
 			Token: fmt.Sprintf("credential-%03d", i), Line: i})
 	}
 	if n, refused, err := s.keys.ImportKeys(ctx, root, specs, false, ""); n != len(specs) ||

@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/html"
-
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"golang.org/x/net/html"
 )
 
 var memberTokens = regexp.MustCompile(`akm_[0-9A-Za-z]{58}`)
@@ -230,7 +230,7 @@ func TestRoles(t *testing.T) {
 		"&lt;b&gt;Grace&lt;/b&gt;").lacks(`<button class="danger"`)
 	p.post("/apikeys/roles/acme/billing/delete").want(409, "The role is in use in namespace",
 		"&lt;b&gt;Grace")
-	if _, _, err := s.keys.DeleteMember(ctx, root, id, keystore.ChangeOptions{}); err != nil {
+	if _, _, err := s.keys.DeleteMember(ctx, root, id, manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	p.submit("/apikeys/roles/acme/billing/delete").want(200, "The role billing is deleted")
@@ -325,7 +325,7 @@ func TestNamespaces(t *testing.T) {
 	p.submit("/apikeys/namespaces/confined/edit", "child_prefix", "").want(200, "Saved",
 		"ids below it are free")
 	if _, _, err := s.keys.DeleteNamespace(ctx, root, "confined",
-		keystore.ChangeOptions{}); err != nil {
+		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 
@@ -475,7 +475,7 @@ func TestMembers(t *testing.T) {
 	grace.signIn(second).want(200)
 
 	k, _, err := s.keys.MintKey(ctx, root,
-		keystore.KeySpec{Name: "Hers", Namespace: "eu", Owner: id,
+		manage.KeySpec{Name: "Hers", Namespace: "eu", Owner: id,
 			Home: &keystore.Grant{Permissions: permissions(t, "read")}}, "")
 	if err != nil {
 		t.Fatal(err)
@@ -484,7 +484,7 @@ func TestMembers(t *testing.T) {
 	p.get(at+"/delete").want(200, "In use", "Hers")
 	p.post(at+"/delete").want(409, "act for this member")
 	if _, _, err := s.keys.RevokeKey(ctx, root, k.ID, "", false,
-		keystore.ChangeOptions{}); err != nil {
+		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	p.submit(at+"/delete").want(200, "Grace is deleted")
@@ -525,8 +525,8 @@ func TestAudit(t *testing.T) {
 	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing",
 		Permissions: permissions(t, "orders:read", "orders:list")})
 	if _, _, err := s.keys.EditRole(ctx, root, keystore.RoleID{Namespace: "acme", Name: "billing"},
-		keystore.RolePatch{Permissions: permissions(t, "orders:read", "refunds:write")},
-		keystore.ChangeOptions{}); err != nil {
+		manage.RolePatch{Permissions: permissions(t, "orders:read", "refunds:write")},
+		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	p := s.signedIn(t, `<script>alert(1)</script>`, "*=@client-admin")
@@ -554,8 +554,8 @@ func TestAudit(t *testing.T) {
 	p.get("/apikeys/audit?from=2020-01-01&action=member.token").want(200, "Member given a token",
 		"&lt;script&gt;").lacks("akm_")
 	id, _ := s.member(t, "Grace")
-	if _, _, _, err := s.keys.NewMemberToken(ctx, root, id, keystore.TokenSpec{},
-		keystore.ChangeOptions{}); err != nil {
+	if _, _, _, err := s.keys.NewMemberToken(ctx, root, id, manage.TokenSpec{},
+		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	p.get("/apikeys/audit?action=key.revoke").want(200, "Member&#39;s token ended",

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 func TestSignIn(t *testing.T) {
@@ -27,7 +28,7 @@ func TestSignIn(t *testing.T) {
 		t.Fatal("the page repeats what was typed")
 	}
 	_, key, err := s.keys.MintKey(ctx, root,
-		keystore.KeySpec{Name: "k",
+		manage.KeySpec{Name: "k",
 			Home: &keystore.Grant{Permissions: []keystore.Permission{{Resource: "admin",
 				Action: "*"}}}}, "")
 	if err != nil {
@@ -52,8 +53,8 @@ func TestSignIn(t *testing.T) {
 	// What ends a member's token ends its sessions.
 	for name, end := range map[string]func(){
 		"another token": func() {
-			_, secret, _, err := s.keys.NewMemberToken(ctx, root, id, keystore.TokenSpec{},
-				keystore.ChangeOptions{})
+			_, secret, _, err := s.keys.NewMemberToken(ctx, root, id, manage.TokenSpec{},
+				manage.ChangeOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -61,15 +62,15 @@ func TestSignIn(t *testing.T) {
 		},
 		"disabled": func() {
 			active := false
-			if _, _, err := s.keys.EditMember(ctx, root, id, keystore.MemberPatch{Active: &active},
-				keystore.ChangeOptions{}); err != nil {
+			if _, _, err := s.keys.EditMember(ctx, root, id, manage.MemberPatch{Active: &active},
+				manage.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		},
 	} {
 		active := true
-		if _, _, err := s.keys.EditMember(ctx, root, id, keystore.MemberPatch{Active: &active},
-			keystore.ChangeOptions{}); err != nil {
+		if _, _, err := s.keys.EditMember(ctx, root, id, manage.MemberPatch{Active: &active},
+			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		p.signIn(token).want(200, "<h1>Keys</h1>")

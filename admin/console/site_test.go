@@ -14,29 +14,30 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/html"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+	"golang.org/x/net/html"
 )
 
 var (
 	ctx  = context.Background()
-	root = keystore.Root("192.0.2.1")
+	root = manage.Root("192.0.2.1")
 )
 
 type nobody struct{}
 
-func (nobody) LookedUp(keystore.Tier, time.Duration) {}
-func (nobody) Propagated(time.Duration)              {}
+func (nobody) LookedUp(node.Tier, time.Duration) {}
+func (nobody) Propagated(time.Duration)          {}
 
 // A site is a console on a key store of its own, behind a door as simple as one can be.
 type site struct {
 	*httptest.Server
 	db      keystore.Database
-	keys    *keystore.Keystore
+	keys    *manage.Keystore
 	api     *admin.API
 	console *console.Console
 	log     bytes.Buffer
@@ -57,7 +58,7 @@ func openOn(t testing.TB, db keystore.Database) *site {
 	t.Helper()
 	s := &site{db: db}
 	var err error
-	s.keys, err = keystore.Open(ctx, s.db, nil, keystore.Settings{}, nobody{},
+	s.keys, err = manage.Open(ctx, s.db, nil, node.Settings{}, nobody{},
 		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +78,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	who := console.Visitor{Address: "192.0.2.7", Session: console.SessionOf(r, false),
 		Outcome: keystore.Public, Beside: !s.apart}
-	judge := func(a keystore.Answer, err error) (*keystore.Record, keystore.Outcome) {
+	judge := func(a node.Answer, err error) (*keystore.Record, keystore.Outcome) {
 		switch {
 		case err != nil:
 			return nil, keystore.Unavailable
@@ -107,7 +108,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case who.Session != "":
 		record, outcome := judge(s.keys.LookupSession(r.Context(), who.Session, now))
 		if who.Outcome = outcome; outcome == keystore.OK {
-			who.Caller = keystore.MemberCaller(record, who.Address)
+			who.Caller = manage.MemberCaller(record, who.Address)
 		}
 	}
 	s.console.ServeHTTP(w, r, who)
@@ -137,8 +138,8 @@ func (s *site) member(t testing.TB, name string, grants ...string) (id, token st
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, secret, _, err := s.keys.NewMemberToken(ctx, root, made.ID, keystore.TokenSpec{},
-		keystore.ChangeOptions{})
+	_, secret, _, err := s.keys.NewMemberToken(ctx, root, made.ID, manage.TokenSpec{},
+		manage.ChangeOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // A key of an import is revoked, complete, before the import fails. The import is repeated.
 func TestKeyRevokedDuringAFailedImportStaysSo(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		a, steps := node()
 		b, _ := node()
 		specs := legacy("back", bulk)

@@ -12,17 +12,18 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // bulk is how many keys the tests import: some slices.
 const bulk = 1600
 
 func mintOne(
-	t testing.TB, k *keystore.Keystore, permissions ...keystore.Permission,
+	t testing.TB, k *manage.Keystore, permissions ...keystore.Permission,
 ) (*keystore.Key, string) {
 	t.Helper()
 	key, token, err := k.MintKey(context.Background(), importer,
-		keystore.KeySpec{Home: &keystore.Grant{Permissions: permissions}}, "")
+		manage.KeySpec{Home: &keystore.Grant{Permissions: permissions}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +31,7 @@ func mintOne(
 }
 
 // maker mints a key that may make others, and returns it as a caller.
-func maker(t testing.TB, k *keystore.Keystore) (keystore.Caller, *keystore.Key, string) {
+func maker(t testing.TB, k *manage.Keystore) (manage.Caller, *keystore.Key, string) {
 	t.Helper()
 	key, token := mintOne(t, k, keystore.Permission{Resource: "admin.keys", Action: "create"},
 		keystore.Permission{Action: "read"})
@@ -38,21 +39,21 @@ func maker(t testing.TB, k *keystore.Keystore) (keystore.Caller, *keystore.Key, 
 	if err != nil || a.Outcome != keystore.OK {
 		t.Fatal(a.Outcome, err)
 	}
-	return keystore.KeyCaller(a.Record, "test"), key, token
+	return manage.KeyCaller(a.Record, "test"), key, token
 }
 
 // revokeAt revokes a key, and wants that to be complete.
-func revokeAt(t testing.TB, k *keystore.Keystore, id string, made bool) {
+func revokeAt(t testing.TB, k *manage.Keystore, id string, made bool) {
 	t.Helper()
 	_, p, err := k.RevokeKey(context.Background(), importer, id, "", made,
-		keystore.ChangeOptions{Wait: time.Minute})
+		manage.ChangeOptions{Wait: time.Minute})
 	if err != nil || !p.Complete {
 		t.Fatalf("revoking: %+v, %v", p, err)
 	}
 }
 
 // wantOutcome wants a read with a credential to have this outcome.
-func wantOutcome(t testing.TB, k *keystore.Keystore, token string, want keystore.Outcome) {
+func wantOutcome(t testing.TB, k *manage.Keystore, token string, want keystore.Outcome) {
 	t.Helper()
 	a, err := k.Lookup(context.Background(), token, time.Now())
 	got := a.Outcome
@@ -70,7 +71,7 @@ func wantOutcome(t testing.TB, k *keystore.Keystore, token string, want keystore
 }
 
 // madeBy returns how many keys a caller has made that are not revoked.
-func madeBy(t testing.TB, k *keystore.Keystore, id string) (alive int) {
+func madeBy(t testing.TB, k *manage.Keystore, id string) (alive int) {
 	t.Helper()
 	for cursor := ""; ; {
 		keys, next, err := k.ListKeys(context.Background(), importer,
@@ -93,7 +94,7 @@ func madeBy(t testing.TB, k *keystore.Keystore, id string) (alive int) {
 // goes through on the same node and on another, and nothing that is imported can be used before all
 // is.
 func TestImportLetsRevokesThrough(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		a, steps := node()
 		b, _ := node()
 		specs := legacy("whole", bulk)
@@ -104,7 +105,7 @@ func TestImportLetsRevokesThrough(t *testing.T) {
 			}
 			busy = true
 			count++
-			for _, k := range []*keystore.Keystore{a, b} {
+			for _, k := range []*manage.Keystore{a, b} {
 				key, token := mintOne(t, b, keystore.Permission{Action: "read"})
 				wantOutcome(t, k, token, keystore.OK)
 				revokeAt(t, k, key.ID, false)
@@ -143,7 +144,7 @@ const importedAtOnce = 700
 // TestManyImportsLetRevokesThrough: a leaked key that imports from many clients at a time, again
 // and again, is revoked with all it made.
 func TestManyImportsLetRevokesThrough(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		a, steps := node()
 		b, _ := node()
 		leaked, key, token := maker(t, a)
@@ -180,7 +181,7 @@ func TestManyImportsLetRevokesThrough(t *testing.T) {
 // TestImportOfARevokedKey: a key that is revoked while it imports has imported nothing, and the
 // credentials can be imported by another.
 func TestImportOfARevokedKey(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		for when := range 3 {
 			a, steps := node()
 			b, _ := node()
@@ -217,7 +218,7 @@ func TestImportOfARevokedKey(t *testing.T) {
 // TestImportOfANarrowedKey: what a key could give when its import began, and cannot when it ends,
 // is not given.
 func TestImportOfANarrowedKey(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		a, steps := node()
 		b, _ := node()
 		caller, key, _ := maker(t, a)
@@ -228,8 +229,8 @@ func TestImportOfANarrowedKey(t *testing.T) {
 					Permissions: []keystore.Permission{{Resource: "admin.keys", Action: "create"}}}}
 				if _, _,
 					err := b.EditKey(context.Background(), importer, key.ID,
-					keystore.KeyPatch{Grants: &only},
-					keystore.ChangeOptions{Wait: time.Minute}); err != nil {
+					manage.KeyPatch{Grants: &only},
+					manage.ChangeOptions{Wait: time.Minute}); err != nil {
 					return err
 				}
 			}
@@ -250,7 +251,7 @@ func TestImportOfANarrowedKey(t *testing.T) {
 // TestImportThatIsRefusedWritesNothing: a mistake in the last line is found before the first is
 // written.
 func TestImportThatIsRefusedWritesNothing(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		k, _ := node()
 		specs := legacy("wrong", bulk)
 		specs[bulk-1].Token, specs[bulk-2].Token = specs[0].Token, "short"
@@ -273,7 +274,7 @@ func TestImportThatIsRefusedWritesNothing(t *testing.T) {
 // TestImportOfANodeThatDies: what is left of it can be used by nobody, is removed, and can be
 // imported again.
 func TestImportOfANodeThatDies(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		ctx := context.Background()
 		a, steps := node()
 		b, _ := node()
@@ -320,13 +321,13 @@ func TestImportOfANodeThatDies(t *testing.T) {
 
 // TestImportsAreBounded: of too many at a time, those that come last are told to come again.
 func TestImportsAreBounded(t *testing.T) {
-	k, steps := func() (k *keystore.Keystore, c *counted) {
+	k, steps := func() (k *manage.Keystore, c *counted) {
 		eachDatabase(t, func(name string, f func(*testing.T)) bool {
 			if name == "SQLite" {
 				f(t)
 			}
 			return true
-		}, func(t *testing.T, node func() (*keystore.Keystore, *counted)) { k, c = node() })
+		}, func(t *testing.T, node func() (*manage.Keystore, *counted)) { k, c = node() })
 		return k, c
 	}()
 	release := make(chan struct{})
@@ -360,11 +361,11 @@ func TestImportsAreBounded(t *testing.T) {
 // get through; after a failure the rest can be revoked, and neither a deadline nor a caller that
 // has gone leaves any out.
 func TestRevokeOfWhatAKeyMade(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		a, steps := node()
 		b, _ := node()
 		makes, key, token := maker(t, a)
-		bring := func(c keystore.Caller, kind string, n int) []keystore.ImportSpec {
+		bring := func(c manage.Caller, kind string, n int) []manage.ImportSpec {
 			specs := legacy(kind, n)
 			if done, refused,
 				err := a.ImportKeys(context.Background(), c, specs, true, ""); done != n {
@@ -375,7 +376,7 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 		made := bring(makes, "made", bulk)
 		child, childToken,
 			err := a.MintKey(context.Background(), makes,
-			keystore.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{
+			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{
 				{Resource: "admin.keys", Action: "create"}, {Action: "read"}}}}, "")
 		if err != nil {
 			t.Fatal(err)
@@ -384,7 +385,7 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		grandchildren := bring(keystore.KeyCaller(answer.Record, "test"), "grandchild", 3)
+		grandchildren := bring(manage.KeyCaller(answer.Record, "test"), "grandchild", 3)
 		wantOutcome(t, b, made[bulk-1].Token, keystore.OK)
 
 		away := errors.New("the database is away")
@@ -396,7 +397,7 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 		})
 		if _, _,
 			err := a.RevokeKey(context.Background(), importer, key.ID, "leaked", true,
-			keystore.ChangeOptions{}); err == nil {
+			manage.ChangeOptions{}); err == nil {
 			t.Fatal("a failure was not reported")
 		}
 		wantOutcome(t, b, token, keystore.Revoked)
@@ -419,7 +420,7 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 		})
 		_, p,
 			err := a.RevokeKey(ctx, importer, key.ID, "leaked", true,
-			keystore.ChangeOptions{Wait: time.Minute})
+			manage.ChangeOptions{Wait: time.Minute})
 		steps.before.Store(nil)
 		if err != nil || !p.Complete {
 			t.Fatalf("%+v, %v", p, err)

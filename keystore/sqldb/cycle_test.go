@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // TestNamespaceCycle: a cycle of namespaces that SQL has made stops no node and no change. What
 // lies in it or below it grants nothing until it is repaired.
 func TestNamespaceCycle(t *testing.T) {
 	ctx := context.Background()
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		must := func(err error) {
 			t.Helper()
 			if err != nil {
@@ -29,7 +30,7 @@ func TestNamespaceCycle(t *testing.T) {
 		tokens := make(map[string]string)
 		ids := make(map[string]string)
 		mint := func(name, namespace string, connected bool) error {
-			key, token, err := a.MintKey(ctx, importer, keystore.KeySpec{
+			key, token, err := a.MintKey(ctx, importer, manage.KeySpec{
 				Namespace: strings.Trim(namespace, "*"),
 				Grants: []keystore.Grant{{Namespace: namespace, Connected: connected,
 					Permissions: read}},
@@ -42,7 +43,7 @@ func TestNamespaceCycle(t *testing.T) {
 		revoke := func(name string) {
 			t.Helper()
 			begun := time.Now()
-			_, p, err := a.RevokeKey(ctx, importer, ids[name], "", false, keystore.ChangeOptions{})
+			_, p, err := a.RevokeKey(ctx, importer, ids[name], "", false, manage.ChangeOptions{})
 			must(err)
 			if !p.Complete {
 				t.Errorf("after %v: %+v", time.Since(begun), p)
@@ -58,7 +59,7 @@ func TestNamespaceCycle(t *testing.T) {
 			must(mint(ns.ID, ns.ID, true))
 		}
 		must(mint("*", keystore.AnyNamespace, false))
-		asks := func(k *keystore.Keystore, key, namespace string, want keystore.Outcome) {
+		asks := func(k *manage.Keystore, key, namespace string, want keystore.Outcome) {
 			t.Helper()
 			if h := k.Health(ctx); h.Problem != "" { // and knows what the database has
 				t.Fatal(h.Problem)
@@ -77,7 +78,7 @@ func TestNamespaceCycle(t *testing.T) {
 			d := db.Database.(*DB)
 			must(d.exec(ctx, d.writer, "changing a row by hand", fmt.Sprintf(format, args...)))
 		}
-		inCycle := func(k *keystore.Keystore, want keystore.Outcome) {
+		inCycle := func(k *manage.Keystore, want keystore.Outcome) {
 			t.Helper()
 			for _, ns := range []string{"one", "two", "below"} {
 				asks(k, ns, ns, want)
@@ -102,7 +103,7 @@ func TestNamespaceCycle(t *testing.T) {
 		for i, parent := range []string{"below", "two", "one"} {
 			sql("UPDATE namespaces SET parent = '%s' WHERE id = 'one'", parent)
 			b, _ := node() // comes up
-			for _, k := range []*keystore.Keystore{a, b} {
+			for _, k := range []*manage.Keystore{a, b} {
 				inCycle(k, keystore.Forbidden)
 			}
 			list, err := b.ListNamespaces(ctx, importer)
@@ -114,9 +115,9 @@ func TestNamespaceCycle(t *testing.T) {
 				}
 			}
 			name := "N"
-			patch := keystore.NamespacePatch{Name: &name}
+			patch := manage.NamespacePatch{Name: &name}
 			// looks for what it reaches
-			_, _, err = a.EditNamespace(ctx, ada, "apart", patch, keystore.ChangeOptions{})
+			_, _, err = a.EditNamespace(ctx, ada, "apart", patch, manage.ChangeOptions{})
 			must(err)
 			must(mint("short", "apart", false))
 			revoke("short")
@@ -124,14 +125,14 @@ func TestNamespaceCycle(t *testing.T) {
 			if err := mint("refused", "one", false); code(err) != "invalid_fields" {
 				t.Errorf("a key was made in a namespace of the cycle: %v", err)
 			}
-			_, _, err = a.EditNamespace(ctx, importer, "one", patch, keystore.ChangeOptions{})
+			_, _, err = a.EditNamespace(ctx, importer, "one", patch, manage.ChangeOptions{})
 			if code(err) != "invalid_fields" {
 				t.Errorf("written anew as it was: %v", err)
 			}
 			if i == 0 {
 				repaired := "top"
-				patch := keystore.NamespacePatch{Parent: &repaired}
-				_, _, err := a.EditNamespace(ctx, importer, "one", patch, keystore.ChangeOptions{})
+				patch := manage.NamespacePatch{Parent: &repaired}
+				_, _, err := a.EditNamespace(ctx, importer, "one", patch, manage.ChangeOptions{})
 				must(err)
 			} else {
 				sql("UPDATE namespaces SET parent = 'top' WHERE id = 'one'")
@@ -148,7 +149,7 @@ func TestNamespaceCycle(t *testing.T) {
 // TestMovingASubtreeCountsItsDepth: what is moved takes its descendants along.
 func TestMovingASubtreeCountsItsDepth(t *testing.T) {
 	ctx := context.Background()
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		k, _ := node()
 		for _, chain := range []string{"a", "b"} {
 			for i := 1; i <= 20; i++ {
@@ -162,8 +163,8 @@ func TestMovingASubtreeCountsItsDepth(t *testing.T) {
 			}
 		}
 		move := func(id, parent string) error {
-			patch := keystore.NamespacePatch{Parent: &parent}
-			_, _, err := k.EditNamespace(ctx, importer, id, patch, keystore.ChangeOptions{})
+			patch := manage.NamespacePatch{Parent: &parent}
+			_, _, err := k.EditNamespace(ctx, importer, id, patch, manage.ChangeOptions{})
 			return err
 		}
 		for _, parent := range []string{"a20", "a13"} {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 // counted counts what a node asks its database for.
@@ -65,13 +67,13 @@ func (c *counted) Changes(
 
 type unobserved struct{}
 
-func (unobserved) LookedUp(keystore.Tier, time.Duration) {}
-func (unobserved) Propagated(time.Duration)              {}
+func (unobserved) LookedUp(node.Tier, time.Duration) {}
+func (unobserved) Propagated(time.Duration)          {}
 
 // eachDatabase runs f for each kind, with a function that starts one more node on the same one.
 func eachDatabase[T testing.TB](
 	t T, run func(name string, f func(T)) bool,
-	f func(t T, node func() (*keystore.Keystore, *counted)),
+	f func(t T, node func() (*manage.Keystore, *counted)),
 ) {
 	ctx := context.Background()
 	for name, empty := range map[string]func(t T) (open func() (*DB, error)){
@@ -87,7 +89,7 @@ func eachDatabase[T testing.TB](
 	} {
 		run(name, func(t T) {
 			open := empty(t)
-			f(t, func() (*keystore.Keystore, *counted) {
+			f(t, func() (*manage.Keystore, *counted) {
 				t.Helper()
 				d, err := open()
 				if err != nil {
@@ -95,7 +97,7 @@ func eachDatabase[T testing.TB](
 				}
 				c := &counted{Database: d}
 				k,
-					err := keystore.Open(ctx, c, nil, keystore.Settings{}, unobserved{},
+					err := manage.Open(ctx, c, nil, node.Settings{}, unobserved{},
 					slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Fatal(err)
@@ -107,13 +109,13 @@ func eachDatabase[T testing.TB](
 	}
 }
 
-var importer = keystore.Root("test")
+var importer = manage.Root("test")
 
 // legacy makes n keys to be imported.
-func legacy(kind string, n int) (specs []keystore.ImportSpec) {
+func legacy(kind string, n int) (specs []manage.ImportSpec) {
 	for i := range n {
-		specs = append(specs, keystore.ImportSpec{Line: i + 1,
-			Token: fmt.Sprintf("legacy-%s-%032d", kind, i), KeySpec: keystore.KeySpec{
+		specs = append(specs, manage.ImportSpec{Line: i + 1,
+			Token: fmt.Sprintf("legacy-%s-%032d", kind, i), KeySpec: manage.KeySpec{
 				Name: fmt.Sprint("key number ", i),
 				Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}})
 	}
@@ -124,14 +126,14 @@ func legacy(kind string, n int) (specs []keystore.ImportSpec) {
 // nothing, and nothing that is known to open something has to be read again.
 func TestImport(t *testing.T) {
 	ctx := context.Background()
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		many := legacy("many", 20_000)
 		if strings.HasSuffix(t.Name(), "SQLite") { // which the race detector slows down
 			many = many[:3000]
 		}
 		a, _ := node()
 		b, asked := node()
-		bring := func(specs []keystore.ImportSpec, partial bool) {
+		bring := func(specs []manage.ImportSpec, partial bool) {
 			t.Helper()
 			if n, refused, err := a.ImportKeys(ctx, importer, specs, partial, ""); n != len(specs) {
 				t.Fatal(n, refused, err)
@@ -180,7 +182,7 @@ func TestImport(t *testing.T) {
 // BenchmarkImport imports a hundred thousand keys, with APIKEYS_BENCH_KEYS more, in batches, while
 // a second node follows.
 func BenchmarkImport(b *testing.B) {
-	eachDatabase(b, b.Run, func(b *testing.B, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(b, b.Run, func(b *testing.B, node func() (*manage.Keystore, *counted)) {
 		k, _ := node()
 		node()
 		n := 0

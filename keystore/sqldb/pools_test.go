@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // TestPools: while all connections of bulk reads are in use, these wait, and nothing else does.
 func TestPools(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		_, c := node()
 		d := c.Database.(*DB)
 		for range bulkReaders {
@@ -121,7 +122,7 @@ func ignore(err, ignored error) error {
 
 // TestQueriesEndWithTheirContext: also one that takes long to find its first row.
 func TestQueriesEndWithTheirContext(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*keystore.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		_, c := node()
 		d := c.Database.(*DB)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)

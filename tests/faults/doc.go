@@ -19,7 +19,7 @@
 // # The suite
 //
 // TestScenarios breaks one thing at the one moment when it matters, in a way that repeats: with the
-// files of keystore/faults.go a process waits at a named point of the protocol, with those of
+// files of keystore/node/faults.go a process waits at a named point of the protocol, with those of
 // gate.Fleet's proxies one way is cut or hangs, and there are signals and SQL. It covers what a
 // fleet on one machine can suffer: read the table in scenarios_test.go. It includes what the
 // database's operator does: PostgreSQL's wall clock is set (libfaketime is preloaded into the

@@ -1,0 +1,564 @@
+package manage_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+)
+
+var ctx = context.Background()
+
+func TestWhatAKeyMayMint(t *testing.T) {
+	k := fleet.WithNamespaces(t, "acme", "other")
+	for _, c := range []struct{ holds, home, gives, want string }{
+		{"acme=admin.keys:create,read", "acme", "acme=read", "ok"},
+		{"acme=admin.keys:create,read", "acme", "acme=orders:read", "ok"},
+		{"acme=admin.keys:create,read", "acme", "acme=write", "exceeds_caller"},
+		{"acme=admin.keys:create,read", "acme", "acme=orders:search", "exceeds_caller"},
+		{"acme=admin.keys:create,read", "acme", "acme=admin.keys:create", "ok"},
+		{"acme=admin.keys:create,read", "acme", "acme=admin.keys:read", "exceeds_caller"},
+		{"acme=admin:*", "acme", "acme=read", "exceeds_caller"},
+		{"acme=*", "acme", "acme=read", "insufficient_permission"},
+		{"acme=admin.keys:create,read", "other", "other=read", "insufficient_permission"},
+		// not told from one that exists
+		{"acme=admin.keys:create,read", "nowhere", "nowhere=read", "insufficient_permission"},
+		{"acme=admin.keys:create,read", "acme", "acme=read other=read", "exceeds_caller"},
+		{"acme=admin.keys:create,read other=read", "acme", "acme=read other=read", "ok"},
+		{"acme=admin.keys:create,read", "acme", "*=read", "exceeds_caller"},
+		{"*=admin.keys:create,read", "acme", "*=read", "ok"},
+		{"*=admin.keys:create,read", "acme", "acme+=read", "ok"},
+		{"*=admin.keys:create,read", "nowhere", "nowhere=read", "invalid_fields"},
+		{"acme=admin.keys:create,read", "acme", "acme+=read", "exceeds_caller"},
+		{"acme+=admin.keys:create,read", "acme", "acme+=read", "ok"},
+		{"acme=admin.keys:create,read,write", "acme", "acme=*", "ok"},
+	} {
+		who, _ := fleet.Caller(t, k, manage.KeySpec{Namespace: "acme",
+			Grants: fleet.Grants(t, c.holds)})
+		_, _, err := k.MintKey(ctx, who,
+			manage.KeySpec{Namespace: c.home, Grants: fleet.Grants(t, c.gives)}, "")
+		if got := fleet.Code(err); got != c.want {
+			t.Errorf("who holds %s gives %s: %s, want %s", c.holds, c.gives, got, c.want)
+		}
+	}
+}
+
+func TestAKeyMakesNoneThatOutlivesItOrWorksElsewhere(t *testing.T) {
+	k := fleet.WithNamespaces(t)
+	end := time.Now().Add(time.Hour)
+	inside, outside := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("0.0.0.0/0")
+	who,
+		_ := fleet.Caller(t, k, manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,read"),
+		ExpiresAt: end, AllowedIPs: []netip.Prefix{inside}})
+	for _, c := range []struct {
+		name  string
+		end   time.Time
+		where []netip.Prefix
+		want  string
+	}{
+		{"within", end, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, "ok"},
+		{"forever", time.Time{}, []netip.Prefix{inside}, "exceeds_caller"},
+		{"a second longer", end.Add(time.Second), []netip.Prefix{inside}, "exceeds_caller"},
+		{"from anywhere", end, nil, "exceeds_caller"},
+		{"from a wider net", end, []netip.Prefix{inside, outside}, "exceeds_caller"},
+	} {
+		_, _, err := k.MintKey(ctx, who,
+			manage.KeySpec{Grants: fleet.Grants(t, "default=read"), ExpiresAt: c.end,
+				AllowedIPs: c.where}, "")
+		if got := fleet.Code(err); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestWhatAKeyMayChange(t *testing.T) {
+	k := fleet.WithNamespaces(t, "acme", "other")
+	on, off := true, false
+	everywhere, inside := []netip.Prefix{}, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	name := "n"
+	gives := func(text string) *[]keystore.Grant { g := fleet.Grants(t, text); return &g }
+	for _, c := range []struct {
+		name, holds, target string
+		patch               manage.KeyPatch
+		inactive            bool
+		want                string
+	}{
+		{"rename", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Name: &name}, false, "ok"},
+		{"take away", "acme=admin.keys:update", "acme=*",
+			manage.KeyPatch{Grants: gives("acme=read")}, false, "ok"},
+		{"keep what one does not hold, take another away", "acme=admin.keys:update",
+			"acme=*,admin:*", manage.KeyPatch{Grants: gives("acme=*")}, false, "ok"},
+		{"add what one holds", "acme=admin.keys:update,read", "acme=write",
+			manage.KeyPatch{Grants: gives("acme=read,write")}, false, "ok"},
+		{"add what one does not hold", "acme=admin.keys:update", "acme=write",
+			manage.KeyPatch{Grants: gives("acme=read,write")}, false, "exceeds_caller"},
+		{"reach further with what it has", "acme=admin.keys:update", "acme=write",
+			manage.KeyPatch{Connected: &on}, false, "exceeds_caller"},
+		{"another namespace", "acme=admin.keys:update", "acme=write",
+			manage.KeyPatch{Grants: gives("acme=write other=write")}, false, "exceeds_caller"},
+		{"inactivate", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Active: &off}, false,
+			"ok"},
+		{"activate", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Active: &on}, true,
+			"exceeds_caller"},
+		{"activate what one holds", "acme=admin.keys:update,*", "acme=*",
+			manage.KeyPatch{Active: &on}, true, "ok"},
+		{"widen addresses", "acme=admin.keys:update", "acme=*",
+			manage.KeyPatch{AllowedIPs: &everywhere}, false, "exceeds_caller"},
+		{"narrow addresses", "acme=admin.keys:update", "acme=*",
+			manage.KeyPatch{AllowedIPs: &inside}, false, "ok"},
+		{"without the permission", "acme=admin.keys:read,*", "acme=*",
+			manage.KeyPatch{Name: &name}, false, "insufficient_permission"},
+		{"elsewhere", "other=admin.keys:*,*", "acme=*", manage.KeyPatch{Name: &name}, false,
+			"not_found"},
+		{"elsewhere but readable", "other=admin.keys:* acme=admin.keys:read", "acme=*",
+			manage.KeyPatch{Name: &name}, false, "insufficient_permission"},
+	} {
+		who, _ := fleet.Caller(t, k, manage.KeySpec{Namespace: "acme",
+			Grants: fleet.Grants(t, c.holds)})
+		target, _, err := k.MintKey(ctx, fleet.Root,
+			manage.KeySpec{Namespace: "acme", Grants: fleet.Grants(t, c.target),
+				Inactive:   c.inactive,
+				AllowedIPs: inside}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = k.EditKey(ctx, who, target.ID, c.patch, manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestRotatingAKeyTakesAllItHas(t *testing.T) {
+	k := fleet.WithNamespaces(t)
+	target, _ := fleet.Mint(t, k,
+		manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "*"}}}})
+	weak, self := fleet.Caller(t, k,
+		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,read")})
+	strong, _ := fleet.Caller(t, k,
+		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,*")})
+	for _, c := range []struct {
+		who  manage.Caller
+		id   string
+		want string
+	}{{weak, target.ID, "exceeds_caller"}, {weak, self.ID, "own_key"}, {strong, target.ID, "ok"}} {
+		_, _, _, err := k.RotateKey(ctx, c.who, c.id, 0, manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.want {
+			t.Errorf("%s, want %s", got, c.want)
+		}
+	}
+	if _, _, err := k.RevokeKey(ctx, weak, self.ID, "leaked", false,
+		manage.ChangeOptions{}); err != nil {
+		t.Errorf("a key may revoke itself: %v", err)
+	}
+	if _, _, err := k.MintKey(ctx, weak, manage.KeySpec{Grants: fleet.Grants(t, "default=read")},
+		""); fleet.Code(err) != "key_revoked" {
+		t.Errorf("a request under way of a key that has been revoked: %v", err)
+	}
+}
+
+func TestGrowOnly(t *testing.T) {
+	k := fleet.WithNamespaces(t)
+	if _, err := k.CreateNamespace(ctx, fleet.Root,
+		keystore.Namespace{ID: "portal", EditPolicy: keystore.EditGrowOnly}); err != nil {
+		t.Fatal(err)
+	}
+	off := false
+	key, _, err := k.MintKey(ctx, fleet.Root,
+		manage.KeySpec{Namespace: "portal", Grants: fleet.Grants(t, "portal+=read,x:op")}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ to, want string }{
+		{"portal+=read,x:op,y:op", "ok"}, {"portal+=read,write", "ok"}, {"portal+=*", "ok"},
+		{"portal=*", "grow_only"}, {"portal+=read,x:op", "grow_only"}, {"default=*", "grow_only"},
+	} {
+		g := fleet.Grants(t, c.to)
+		if _, _, err := k.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Grants: &g},
+			manage.ChangeOptions{}); fleet.Code(err) != c.want {
+			t.Errorf("to %s: %s, want %s", c.to, fleet.Code(err), c.want)
+		}
+	}
+	if _, _, err := k.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &off},
+		manage.ChangeOptions{}); err != nil {
+		t.Errorf("inactivating still cuts: %v", err)
+	}
+}
+
+// A connected grant in the parent covers what a grant in the namespace gives there, but reaches no
+// further down.
+func TestGrowOnlyBelow(t *testing.T) {
+	w := newWorld(t, "top", "portal<top", "below:workspace<portal")
+	grow := keystore.EditGrowOnly
+	if _, _, err := w.EditNamespace(ctx, fleet.Root, "portal",
+		manage.NamespacePatch{EditPolicy: &grow, Reach: &[]string{"workspace"}},
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	key, _ := w.key(fleet.Root, "portal", "portal=read")
+	for _, c := range []struct{ to, want string }{{"top+=read", "grow_only"},
+		{"top+=read below=read", "ok"}, {"*=read", "ok"}} {
+		g := roleGrants(t, c.to)
+		if _, _, err := w.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Grants: &g},
+			manage.ChangeOptions{}); fleet.Code(err) != c.want {
+			t.Errorf("to %s: %s, want %s", c.to, fleet.Code(err), c.want)
+		}
+	}
+}
+
+func TestKeyRoles(t *testing.T) {
+	k := fleet.WithNamespaces(t)
+	for _, name := range []string{"member", "other"} {
+		if _, err := k.CreateRole(ctx, fleet.Root,
+			keystore.Role{Namespace: keystore.AnyNamespace, Name: name,
+				Permissions: fleet.Grants(t, "x=read")[0].Permissions}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id, roles := range map[string][]string{"exactly": {"member"}, "some": {keystore.AnyRole},
+		"any": nil} {
+		if _, err := k.CreateNamespace(ctx, fleet.Root,
+			keystore.Namespace{ID: id, KeyRoles: roles}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.CreateNamespace(ctx, fleet.Root,
+		keystore.Namespace{ID: "both",
+			KeyRoles: []string{keystore.AnyRole, "member"}}); fleet.Code(err) != "invalid_fields" {
+		t.Errorf("any role and one of them: %s", fleet.Code(err))
+	}
+	for _, c := range []struct{ namespace, roles, minted, edited string }{
+		{"exactly", "", "member", "member"}, {"exactly", "member", "member", "member"},
+		{"exactly", "other", "", ""}, {"exactly", "member other", "", ""},
+		{"some", "", "", ""}, {"some", "member", "member", "member"},
+		{"some", "member other", "member other", "member other"},
+		{"any", "", "none", "none"}, {"any", "other", "other", "other"},
+	} {
+		roles := strings.Fields(c.roles)
+		is := func(key *keystore.Key, err error) string {
+			switch {
+			case fleet.Code(err) == "invalid_fields":
+				return ""
+			case err != nil:
+				t.Fatal(err)
+			case key.HomeGrant() == nil || len(key.HomeGrant().Roles) == 0:
+				return "none"
+			}
+			return strings.Join(key.HomeGrant().Roles, " ")
+		}
+		key, _, err := k.MintKey(ctx, fleet.Root,
+			manage.KeySpec{Namespace: c.namespace,
+				Home: &keystore.Grant{Roles: roles,
+					Permissions: fleet.Grants(t, "x=write")[0].Permissions}}, "")
+		if got := is(key, err); got != c.minted {
+			t.Errorf("minted in %s with %q: %q, want %q", c.namespace, roles, got, c.minted)
+		}
+		key, _, err = k.MintKey(ctx, fleet.Root,
+			manage.KeySpec{Namespace: c.namespace,
+				Home:   &keystore.Grant{Roles: []string{"member"}},
+				Grants: fleet.Grants(t, "default=read")}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, _, err = k.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Roles: &roles},
+			manage.ChangeOptions{})
+		if got := is(key, err); got != c.edited {
+			t.Errorf("edited in %s to %q: %q, want %q", c.namespace, roles, got, c.edited)
+		}
+	}
+	elsewhere := fleet.Grants(t, "any=read")
+	if _, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "some", Grants: elsewhere},
+		""); fleet.Code(err) != "invalid_fields" {
+		t.Errorf("without a home grant, where keys have a role: %s", fleet.Code(err))
+	}
+}
+
+func TestSecretsOfARotatedKey(t *testing.T) {
+	k := fleet.WithNamespaces(t)
+	end := time.Now().Add(time.Hour)
+	key, first := fleet.Mint(t, k, manage.KeySpec{ExpiresAt: end})
+	rotate := func(grace time.Duration) string {
+		_, token, _, err := k.RotateKey(ctx, fleet.Root, key.ID, grace, manage.ChangeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token.Reveal()
+	}
+	second := rotate(2 * time.Hour)
+	fleet.Want(t, "the old one while it overlaps", fleet.Ask(k, first), keystore.OK)
+	fleet.Want(t, "the new one", fleet.Ask(k, second), keystore.OK)
+	found, err := k.FindKey(ctx, fleet.Root, key.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(found.Secrets); n != 2 || !found.Secrets[1].ExpiresAt.Equal(found.ExpiresAt) {
+		t.Errorf("%d secrets, the old one until %v; the key ends at %v", n,
+			found.Secrets[n-1].ExpiresAt, found.ExpiresAt)
+	}
+	third := rotate(time.Minute)
+	fleet.Want(t, "the oldest after a second rotation", fleet.Ask(k, first), keystore.Rotated)
+	fleet.Want(t, "the one before", fleet.Ask(k, second), keystore.OK)
+	fleet.Want(t, "the newest", fleet.Ask(k, third), keystore.OK)
+	for _, grace := range []time.Duration{-1, manage.MaxGrace + 1} {
+		if _, _, _, err := k.RotateKey(ctx, fleet.Root, key.ID, grace,
+			manage.ChangeOptions{}); fleet.Code(err) != "invalid_fields" {
+			t.Errorf("grace %v: %v", grace, err)
+		}
+	}
+}
+
+func TestRevokedIsFinal(t *testing.T) {
+	k := fleet.WithNamespaces(t)
+	key, token := fleet.Mint(t, k, manage.KeySpec{})
+	first, _, err := k.RevokeKey(ctx, fleet.Root, key.ID, "leaked", false, manage.ChangeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, p, err := k.RevokeKey(ctx, fleet.Root, key.ID, "another reason", false,
+		manage.ChangeOptions{})
+	if err != nil || again.RevokeReason != "leaked" || again.Version != first.Version ||
+		!p.Complete {
+		t.Errorf("again: %+v %+v %v", again, p, err)
+	}
+	on := true
+	_, _, edit := k.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &on},
+		manage.ChangeOptions{})
+	_, _, _, rotate := k.RotateKey(ctx, fleet.Root, key.ID, 0, manage.ChangeOptions{})
+	if fleet.Code(edit) != "revoked" || fleet.Code(rotate) != "revoked" {
+		t.Errorf("edit: %v, rotate: %v", edit, rotate)
+	}
+	if _, _, err := k.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	fleet.Want(t, "deleted", fleet.Ask(k, token), keystore.Unknown)
+	_, refused, err := k.ImportKeys(ctx, fleet.Root,
+		[]manage.ImportSpec{{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+			Line: 1, Token: token}}, false, "")
+	if err != nil || len(refused) != 1 || refused[0].Code != "already_used" {
+		t.Errorf("an import revived it: %v %v", refused, err)
+	}
+	fleet.Want(t, "imported", fleet.Ask(k, token), keystore.Unknown)
+}
+
+func TestRevokeTakesAlongWhatTheKeyMade(t *testing.T) {
+	k := fleet.WithNamespaces(t)
+	who, key := fleet.Caller(t, k,
+		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,read")})
+	_, token, err := k.MintKey(ctx, who,
+		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:create,read")}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := k.Lookup(ctx, token.Reveal(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, grandchild, err := k.MintKey(ctx, manage.KeyCaller(a.Record, ""),
+		manage.KeySpec{Grants: fleet.Grants(t, "default=read")}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, bystander := fleet.Mint(t, k, manage.KeySpec{})
+	if _, _, err := k.RevokeKey(ctx, fleet.Root, key.ID, "", true,
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	fleet.Want(t, "made by it", fleet.Ask(k, token.Reveal()), keystore.Revoked)
+	fleet.Want(t, "made by what it made", fleet.Ask(k, grandchild.Reveal()), keystore.Revoked)
+	fleet.Want(t, "made by another", fleet.Ask(k, bystander), keystore.OK)
+}
+
+func TestARepeatMakesNothing(t *testing.T) {
+	k := fleet.WithNamespaces(t)
+	spec := manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}
+	key, _, err := k.MintKey(ctx, fleet.Root, spec, "once")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = k.MintKey(ctx, fleet.Root, spec, "once")
+	var e *keystore.Error
+	if !errors.As(err, &e) || e.Code != "already_made" || e.ID != key.ID {
+		t.Errorf("%v", err)
+	}
+	who, _ := fleet.Caller(t, k, manage.KeySpec{Grants: fleet.Grants(t,
+		"default=admin.keys:create,read")})
+	if _, _, err := k.MintKey(ctx, who, manage.KeySpec{Grants: fleet.Grants(t, "default=read")},
+		"once"); err != nil {
+		t.Errorf("another caller's: %v", err)
+	}
+}
+
+func TestWhatIsRefusedNamesItsFields(t *testing.T) {
+	k := fleet.WithNamespaces(t)
+	many := make([]keystore.Permission, 501)
+	for i := range many {
+		many[i] = keystore.Permission{Resource: fmt.Sprintf("r%d", i), Action: "read"}
+	}
+	home := &keystore.Grant{Permissions: fleet.Read}
+	for field, spec := range map[string]manage.KeySpec{
+		"name":          {Home: home, Name: strings.Repeat("é", 201)},
+		"metadata.team": {Home: home, Metadata: map[string]string{"team": "a\x00b"}},
+		"metadata": {Home: home,
+			Metadata: map[string]string{"x": strings.Repeat("y", 4096)}},
+		"allowed_ips[0]": {Home: home, AllowedIPs: []netip.Prefix{{}}},
+		"expires_at":     {Home: home, ExpiresAt: time.Now().Add(-time.Second)},
+		"owner":          {Home: home, Owner: "m_nobody"},
+		"permissions":    {},
+		"roles": {Home: &keystore.Grant{Permissions: fleet.Read,
+			Roles: []string{"billing"}}},
+		"grants[0].namespace":      {Home: home, Grants: fleet.Grants(t, "default=write")},
+		"grants[0].namespace, too": {Grants: fleet.Grants(t, "nowhere=write")},
+		"namespace":                {Home: home, Namespace: "nowhere"},
+		"permissions, too many":    {Home: &keystore.Grant{Permissions: many}},
+	} {
+		_, _, err := k.MintKey(ctx, fleet.Root, spec, "")
+		var e *keystore.Error
+		name, _, _ := strings.Cut(field, ",")
+		if !errors.As(err, &e) || e.Kind != keystore.KindInvalid || len(e.Fields) != 1 ||
+			e.Fields[0].Field != name {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if keys, _, err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 10); err != nil ||
+		len(keys) != 0 {
+		t.Errorf("something was made: %v %v", keys, err)
+	}
+}
+
+func TestNamespacesGoOnlyWhenEmpty(t *testing.T) {
+	k := fleet.WithNamespaces(t, "acme", "other")
+	key, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme",
+		Grants: fleet.Grants(t, "other=read")})
+	for id, want := range map[string]string{"acme": "in_use", "other": "in_use",
+		"default": "in_use", "nowhere": "not_found"} {
+		if _, _, err := k.DeleteNamespace(ctx, fleet.Root, id,
+			manage.ChangeOptions{}); fleet.Code(err) != want {
+			t.Errorf("%s: %v, want %s", id, err, want)
+		}
+	}
+	fleet.Revoke(t, k, key.ID, 0)
+	if _, _, err := k.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"acme", "other"} {
+		if _, _, err := k.DeleteNamespace(ctx, fleet.Root, id, manage.ChangeOptions{}); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
+		if k.Policy().Namespace(id) != nil {
+			t.Errorf("%s is still known", id)
+		}
+	}
+	for _, id := range []string{"", "home", "*", "-a", "a/b", strings.Repeat("a", 65), "default"} {
+		if _, err := k.CreateNamespace(ctx, fleet.Root, keystore.Namespace{ID: id}); err == nil {
+			t.Errorf("%q was made", id)
+		}
+	}
+}
+
+func TestVerifySaysUnknownOfWhatTheCallerMayNotRead(t *testing.T) {
+	k := fleet.WithNamespaces(t, "acme", "other")
+	_, token := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme",
+		Grants:     fleet.Grants(t, "acme=orders:search"),
+		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	who, _ := fleet.Caller(t, k, manage.KeySpec{Namespace: "other",
+		Grants: fleet.Grants(t, "other=admin.keys:read")})
+	for _, c := range []struct {
+		who                   manage.Caller
+		namespace, permission string
+		want                  keystore.Outcome
+	}{
+		{fleet.Root, "acme", "orders:search", keystore.OK},
+		{fleet.Root, "", "orders:search", keystore.OK},
+		{fleet.Root, "acme", "read", keystore.Forbidden},
+		{fleet.Root, "other", "orders:search", keystore.Forbidden},
+		{fleet.Root, "nowhere", "orders:search", keystore.Forbidden},
+		{who, "acme", "orders:search", keystore.Unknown},
+	} {
+		v, err := k.Verify(ctx, c.who, token,
+			manage.Question{Namespace: c.namespace, Permission: c.permission})
+		if err != nil || v.Outcome != c.want || (v.Key != nil) != (c.want != keystore.Unknown) {
+			t.Errorf("%s %s: %+v %v", c.namespace, c.permission, v, err)
+		}
+	}
+}
+
+func TestWhatACallerDoesNotGovernDoesNotExistForIt(t *testing.T) {
+	k := fleet.WithNamespaces(t, "acme", "other")
+	there, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "other"})
+	here, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme"})
+	who, self := fleet.Caller(t, k, manage.KeySpec{Namespace: "acme",
+		Grants: fleet.Grants(t, "acme=admin.keys:*")})
+	_, hidden := k.FindKey(ctx, who, there.ID)
+	_, absent := k.FindKey(ctx, who, keystore.NewID())
+	if fleet.Code(hidden) != "not_found" || hidden.Error() != absent.Error() {
+		t.Errorf("hidden: %v; absent: %v", hidden, absent)
+	}
+	keys, _, err := k.ListKeys(ctx, who, keystore.KeyFilter{}, "", 100)
+	if err != nil || len(keys) != 2 || keys[0].ID != self.ID || keys[1].ID != here.ID {
+		t.Errorf("%v %v", keys, err)
+	}
+	if keys, _, err = k.ListKeys(ctx, who, keystore.KeyFilter{Namespaces: []string{"other"}}, "",
+		100); err != nil || len(keys) != 0 {
+		t.Errorf("%v %v", keys, err)
+	}
+}
+
+// What may not be minted may not be had by editing either (spec 7a.6).
+func TestAKeyGivesNothingToWhatOutlivesIt(t *testing.T) {
+	k := fleet.WithNamespaces(t)
+	inside := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	who, _ := fleet.Caller(t, k, manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,*"),
+		ExpiresAt: time.Now().Add(time.Hour), AllowedIPs: inside})
+	target, _ := fleet.Mint(t, k, manage.KeySpec{})
+	more, less := fleet.Grants(t, "default=read,write"), fleet.Grants(t, "default=orders:read")
+	for _, c := range []struct {
+		to   *[]keystore.Grant
+		want string
+	}{{&more, "exceeds_caller"}, {&less, "ok"}} {
+		if _, _, err := k.EditKey(ctx, who, target.ID, manage.KeyPatch{Grants: c.to},
+			manage.ChangeOptions{}); fleet.Code(err) != c.want {
+			t.Errorf("to %v: %v, want %s", *c.to, err, c.want)
+		}
+	}
+}
+
+func TestCaps(t *testing.T) {
+	k := fleet.WithNamespaces(t)
+	home := &keystore.Grant{Permissions: fleet.Read}
+	many := make([]netip.Prefix, 257)
+	for i := range many {
+		many[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)
+	}
+	if _, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{Home: home, AllowedIPs: many},
+		""); fleet.Code(err) != "invalid_fields" {
+		t.Errorf("257 addresses: %v", err)
+	}
+	if _, err := keystore.ParsePermission(strings.Repeat("a", 196) + ":read"); err == nil {
+		t.Error("a permission of 201 characters")
+	}
+	wrong := make([]keystore.Grant, 100)
+	for i := range wrong {
+		wrong[i] = keystore.Grant{Namespace: fmt.Sprintf("n%d", i), Permissions: fleet.Read}
+		if i < 50 {
+			wrong[i].Roles = []string{"a"}
+		}
+	}
+	_, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{Grants: wrong}, "")
+	var e *keystore.Error
+	if !errors.As(err, &e) || len(e.Fields) != 100 {
+		t.Errorf("%d fields are named", len(e.Fields))
+	}
+	who, _ := fleet.Caller(t, k, manage.KeySpec{Grants: fleet.Grants(t,
+		"default=admin.keys:*,read")})
+	if _, _, err := k.ImportKeys(ctx, who, make([]manage.ImportSpec, manage.MaxImport+1), false,
+		""); fleet.Code(err) != "too_many" {
+		t.Errorf("an import that blocks the others: %v", err)
+	}
+}

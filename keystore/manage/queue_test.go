@@ -1,0 +1,66 @@
+package manage
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestSlicesWaitForChanges: a change waits for the slice that is being written, and for no other,
+// however many are waiting.
+func TestSlicesWaitForChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		var order []string
+		var mu sync.Mutex
+		did := func(s string) {
+			mu.Lock()
+			defer mu.Unlock()
+			order = append(order, s)
+		}
+		var wg sync.WaitGroup
+		if err := q.turn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 6 {
+			wg.Go(func() {
+				if err := q.turn(t.Context()); err != nil {
+					t.Error(err)
+				}
+				did(fmt.Sprint("slice ", i))
+				q.over()
+			})
+		}
+		synctest.Wait()
+		for range 3 {
+			leave := q.enter()
+			wg.Go(func() {
+				time.Sleep(time.Second) // it has to wait for the database
+				did("change")
+				leave()
+			})
+		}
+		synctest.Wait()
+		q.over()
+		wg.Wait()
+		if got := strings.Join(order[:3], ", "); got != "change, change, change" ||
+			len(order) != 9 {
+			t.Errorf("%v", order)
+		}
+
+		leave := q.enter()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := q.turn(ctx); err == nil {
+			t.Error("a slice did not wait for a change")
+		}
+		leave()
+		if err := q.turn(t.Context()); err != nil {
+			t.Error("who gave up waiting keeps the turn")
+		}
+	})
+}

@@ -1,0 +1,237 @@
+package manage_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+// withReads is a database some of whose reads do something first.
+type withReads struct {
+	keystore.Database
+	keyByDigest, keys, auditChain func(context.Context) error
+}
+
+func (w *withReads) KeyByDigest(
+	ctx context.Context, d keystore.Digest,
+) (*keystore.Key, keystore.Position, error) {
+	if err := w.keyByDigest(ctx); err != nil {
+		return nil, keystore.Position{}, err
+	}
+	return w.Database.KeyByDigest(ctx, d)
+}
+
+func (w *withReads) Keys(
+	ctx context.Context, f keystore.KeyFilter, cursor string, limit int,
+) ([]keystore.Key, string, error) {
+	if err := w.keys(ctx); err != nil {
+		return nil, "", err
+	}
+	return w.Database.Keys(ctx, f, cursor, limit)
+}
+
+func (w *withReads) AuditChain(ctx context.Context, after int64) ([]keystore.AuditRow, error) {
+	if err := w.auditChain(ctx); err != nil {
+		return nil, err
+	}
+	return w.Database.AuditChain(ctx, after)
+}
+
+func nodeWithReads(d fleet.Fleet) (*manage.Keystore, *withReads) {
+	d.Helper()
+	db, err := sqldb.OpenSQLite(ctx, d.Path)
+	if err != nil {
+		d.Fatal(err)
+	}
+	nothing := func(context.Context) error { return nil }
+	w := &withReads{db, nothing, nothing, nothing}
+	k, err := manage.Open(ctx, w, nil, node.Settings{}, fleet.Observer{},
+		slog.New(slog.DiscardHandler))
+	if err != nil {
+		d.Fatal(err)
+	}
+	d.Cleanup(func() { _ = k.Close() })
+	return k, w
+}
+
+// One caller's reads wait for one another, and another caller's do not wait for them. What waits
+// for too long is told why.
+func TestReadsOfOneCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, db := nodeWithReads(fleet.New(t))
+		_,
+			token := fleet.Mint(t, k,
+			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Resource: "admin.keys", Action: "read"}}}})
+		a, err := k.Lookup(ctx, token, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var running atomic.Int64
+		db.keys = func(ctx context.Context) error {
+			running.Add(1)
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		var reads sync.WaitGroup
+		var busy, failed atomic.Int64
+		list := func(c manage.Caller) {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			_, _, err := k.ListKeys(ctx, c, keystore.KeyFilter{}, "", 10)
+			refused, is := errors.AsType[*keystore.Error](err)
+			switch {
+			case is && refused.Kind == keystore.KindBusy:
+				busy.Add(1)
+			case errors.Is(err, context.DeadlineExceeded):
+				failed.Add(1)
+			default:
+				t.Errorf("a list: %v", err)
+			}
+		}
+		for range 64 {
+			reads.Go(func() { list(fleet.Root) })
+		}
+		synctest.Wait()
+		if n := running.Load(); n != 2 {
+			t.Errorf("%d reads of one caller at the same time", n)
+		}
+		reads.Go(func() { list(manage.KeyCaller(a.Record, "test")) })
+		synctest.Wait()
+		if n := running.Load(); n != 3 {
+			t.Errorf("%d reads of two callers at the same time", n)
+		}
+		fleet.Want(t, "a key that is not cached", fleet.Ask(k, token), keystore.Forbidden)
+		reads.Wait()
+		if busy.Load()+failed.Load() != 65 || busy.Load() < 32 {
+			t.Errorf("%d were refused, %d failed", busy.Load(), failed.Load())
+		}
+		db.keys = func(context.Context) error { return nil }
+		if keys, _,
+			err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 10); err != nil ||
+			len(keys) != 1 {
+			t.Errorf("afterwards: %v, %v", keys, err)
+		}
+	})
+}
+
+// A node whose look-ups fail is not healthy, until one succeeds.
+func TestHealthOfLookups(t *testing.T) {
+	k, db := nodeWithReads(fleet.New(t))
+	_, token := fleet.Mint(t, k, manage.KeySpec{})
+	var fails atomic.Bool
+	fails.Store(true)
+	db.keyByDigest = func(context.Context) error {
+		if fails.Load() {
+			return fleet.ErrCut
+		}
+		return nil
+	}
+	fleet.Want(t, "while look-ups fail", fleet.Ask(k, token), keystore.Unavailable)
+	if h := k.Health(ctx); !strings.Contains(h.Problem, "key lookups") || h.LeaseRemaining == 0 {
+		t.Errorf("while look-ups fail: %+v", h)
+	}
+	fails.Store(false)
+	if h := k.Health(ctx); h.Problem != "" {
+		t.Errorf("afterwards: %+v", h)
+	}
+	fleet.Want(t, "afterwards", fleet.Ask(k, token), keystore.OK)
+}
+
+// An audit log that changes while it is read is read as it was at the beginning, or the reader is
+// told.
+func TestAuditChangesWhileItIsRead(t *testing.T) {
+	remove := func(d fleet.Fleet, where string) {
+		d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
+			"DELETE FROM touched WHERE "+where, "DELETE FROM audit WHERE "+where)
+	}
+	for _, row := range []struct {
+		name           string
+		change         func(t *testing.T, d fleet.Fleet, k *manage.Keystore)
+		verdict, error string
+	}{
+		{"longer", func(t *testing.T, _ fleet.Fleet,
+			k *manage.Keystore) {
+			fleet.Mint(t, k, manage.KeySpec{})
+		}, "", ""},
+		{"shorter", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) { remove(d, "seq = 3") },
+			"row 3 is missing", "ends with row 2"},
+		{"empty", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) { remove(d, "true") },
+			"row 1 is missing", "ends with row 0"},
+		{"another end", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) {
+			remove(d, "seq = 3")
+			fleet.Mint(t, k, manage.KeySpec{})
+		}, "row 3 has changed", ""},
+		{"a gap", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) { remove(d, "seq = 2") },
+			"row 2 is missing", ""},
+		{"a gap at the end", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) {
+			fleet.Mint(t, k, manage.KeySpec{})
+			remove(d, "seq = 3")
+		}, "row 3 is missing", "ends with row 2"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			read := func(read func(k *manage.Keystore) error) error {
+				d := fleet.New(t)
+				k, db := nodeWithReads(d)
+				for range 3 {
+					fleet.Mint(t, k, manage.KeySpec{})
+				}
+				var once sync.Once
+				db.auditChain = func(context.Context) error {
+					once.Do(func() {
+						row.change(t, d,
+							k)
+					})
+					return nil
+				}
+				return read(k)
+			}
+			err := read(func(k *manage.Keystore) error {
+				v, err := k.VerifyAudit(ctx, fleet.Root)
+				if row.verdict == "" && (v.Wrong != 0 || v.Rows != 3) ||
+					!strings.HasPrefix(v.Cause, row.verdict) {
+					t.Errorf("%+v, want %q", v, row.verdict)
+				}
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			err = read(func(k *manage.Keystore) error {
+				return k.ExportAudit(ctx, fleet.Root, func(rows []keystore.AuditRow) error {
+					if last := rows[len(rows)-1].Seq; last > 3 {
+						t.Errorf("a row that came later: %d", last)
+					}
+					return nil
+				})
+			})
+			if (err == nil) != (row.error == "") || err != nil &&
+				!strings.Contains(err.Error(), row.error) {
+				t.Errorf("the export: %v, want %q", err, row.error)
+			}
+		})
+	}
+	k, db := nodeWithReads(fleet.New(t))
+	fleet.Mint(t, k, manage.KeySpec{})
+	stop := errors.New("enough")
+	if err := k.ExportAudit(ctx, fleet.Root,
+		func([]keystore.AuditRow) error { return stop }); err != stop {
+		t.Errorf("an export that is stopped: %v", err)
+	}
+	db.auditChain = func(context.Context) error { return fleet.ErrCut }
+	if err := k.ExportAudit(ctx, fleet.Root,
+		func([]keystore.AuditRow) error { return nil }); !errors.Is(err, fleet.ErrCut) {
+		t.Errorf("an export without a database: %v", err)
+	}
+}

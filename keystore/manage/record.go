@@ -1,0 +1,176 @@
+package manage
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// An audited is what a change did to one object. before and after are written as JSON; nil is none.
+type audited struct {
+	object        string
+	namespaces    []string
+	before, after any
+}
+
+// audit appends one row for a change: see auditAll.
+func audit(
+	tx keystore.Tx, by authority, action, object string, namespaces []string, before, after any,
+) error {
+	return auditAll(tx, by, action, []audited{{object, namespaces, before, after}})
+}
+
+// auditAll appends a row for each object that was changed, in the change's own transaction: no
+// audit, no change. Digests are left out: they identify a token to whoever can guess it.
+func auditAll(tx keystore.Tx, by authority, action string, list []audited) error {
+	last, err := tx.LastAudit()
+	if err != nil {
+		return fmt.Errorf("reading the audit log: %w", err)
+	}
+	if last == nil {
+		last = new(keystore.AuditRow)
+	}
+	rows := make([]*keystore.AuditRow, len(list))
+	for i, a := range list {
+		row := &keystore.AuditRow{Seq: last.Seq + 1, At: tx.Now(), Actor: by.actor, From: by.from,
+			Action: action, Object: a.object, Namespaces: a.namespaces}
+		if row.Before, err = auditJSON(a.before); err != nil {
+			return err
+		}
+		if row.After, err = auditJSON(a.after); err != nil {
+			return err
+		}
+		row.Hash = row.Chain(last.Hash)
+		rows[i], last = row, row
+	}
+	if err := tx.AppendAudit(rows); err != nil {
+		return fmt.Errorf("writing the audit log: %w", err)
+	}
+	return nil
+}
+
+func auditJSON(v any) (string, error) {
+	switch v := v.(type) {
+	case nil:
+		return "", nil
+	case *keystore.Key:
+		return marshal(auditedKey{
+			ID: v.ID, Prefix: v.Prefix, Name: v.Name, Namespace: v.Namespace,
+			Grants: auditedGrants(v.Grants), Owner: v.Owner,
+			Active: v.Active && v.RevokedAt.IsZero(), Personal: v.Personal, ExpiresAt: v.ExpiresAt,
+			RevokedAt: v.RevokedAt, RevokeReason: v.RevokeReason,
+			Secrets: auditedSecrets(v.Secrets), AllowedIPs: v.AllowedIPs, Metadata: v.Metadata,
+			Version: v.Version,
+		})
+	case *keystore.Namespace:
+		return marshal(auditedNamespace{ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name,
+			EditPolicy: v.EditPolicy,
+			Reach:      v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix,
+			ChildPrefix: v.ChildPrefix, Version: v.Version})
+	case *keystore.Role:
+		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Description: v.Description,
+			Permissions: auditedPermissions(keystore.NewSet(v.Permissions...)), Version: v.Version})
+	case *keystore.Member:
+		return marshal(auditedMember{ID: v.ID, Name: v.Name, Kind: v.Kind, Login: v.Login,
+			Grants: auditedGrants(v.Grants), Labels: v.Labels, Active: v.Active,
+			Version: v.Version})
+	}
+	return "", fmt.Errorf("no audit form for %T", v)
+}
+
+func marshal(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
+}
+
+type auditedKey struct {
+	ID           string            `json:"id"`
+	Prefix       string            `json:"prefix"`
+	Name         string            `json:"name"`
+	Namespace    string            `json:"namespace"`
+	Grants       []auditedGrant    `json:"grants"`
+	Owner        string            `json:"owner"`
+	Personal     bool              `json:"personal,omitempty"`
+	Active       bool              `json:"active"`
+	ExpiresAt    time.Time         `json:"expires_at,omitzero"`
+	RevokedAt    time.Time         `json:"revoked_at,omitzero"`
+	RevokeReason string            `json:"revoke_reason,omitempty"`
+	Secrets      []auditedSecret   `json:"secrets"`
+	AllowedIPs   []netip.Prefix    `json:"allowed_ips,omitempty"`
+	Metadata     map[string]string `json:"metadata,omitempty"`
+	Version      int64             `json:"version"`
+}
+
+type auditedGrant struct {
+	Namespace   string   `json:"namespace"`
+	Permissions []string `json:"permissions"`
+	Roles       []string `json:"roles,omitempty"`
+	Connected   bool     `json:"connected,omitempty"`
+}
+
+func auditedGrants(grants []keystore.Grant) []auditedGrant {
+	out := make([]auditedGrant, len(grants))
+	for i, g := range grants {
+		out[i] = auditedGrant{g.Namespace, auditedPermissions(g.Own()), g.Roles, g.Connected}
+	}
+	return out
+}
+
+// auditedPermissions is a list, as in the answers of the API. Rows that earlier versions wrote have
+// one text, with commas between the permissions; they cannot change, because their hash covers it.
+func auditedPermissions(s *keystore.Set) []string {
+	out := make([]string, 0, len(s.Permissions()))
+	for _, p := range s.Permissions() {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+type auditedSecret struct {
+	CreatedAt time.Time `json:"created_at"`
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	Imported  bool      `json:"imported,omitempty"`
+}
+
+func auditedSecrets(secrets []keystore.Secret) []auditedSecret {
+	out := make([]auditedSecret, len(secrets))
+	for i, s := range secrets {
+		out[i] = auditedSecret{s.CreatedAt, s.ExpiresAt, s.Imported}
+	}
+	return out
+}
+
+type auditedNamespace struct {
+	ID          string              `json:"id"`
+	Kind        string              `json:"kind,omitempty"`
+	Parent      string              `json:"parent,omitempty"`
+	Name        string              `json:"name,omitempty"`
+	EditPolicy  keystore.EditPolicy `json:"edit_policy"`
+	Reach       []string            `json:"reach,omitempty"`
+	KeyRoles    []string            `json:"key_roles,omitempty"`
+	TokenPrefix string              `json:"token_prefix,omitempty"`
+	ChildPrefix string              `json:"child_prefix,omitempty"`
+	Version     int64               `json:"version"`
+}
+
+type auditedRole struct {
+	Namespace   string   `json:"namespace"`
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	Permissions []string `json:"permissions"`
+	Version     int64    `json:"version"`
+}
+
+type auditedMember struct {
+	ID      string              `json:"id"`
+	Name    string              `json:"name"`
+	Kind    keystore.MemberKind `json:"kind"`
+	Login   string              `json:"login,omitempty"`
+	Grants  []auditedGrant      `json:"grants"`
+	Labels  map[string]string   `json:"labels,omitempty"`
+	Active  bool                `json:"active"`
+	Version int64               `json:"version"`
+}

@@ -1,0 +1,154 @@
+package manage_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+)
+
+// TestSessions: a session that one node opened is as good on another as the member's token there,
+// and ended for both.
+func TestSessions(t *testing.T) {
+	d := fleet.New(t)
+	here, hereDB := d.Node(node.Settings{})
+	there, _ := d.Node(node.Settings{})
+	m, err := here.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	newToken := func() *keystore.Record {
+		t.Helper()
+		_, token, _, err := here.NewMemberToken(ctx, fleet.Root, m.ID, manage.TokenSpec{},
+			manage.ChangeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := here.LookupMember(ctx, token.Reveal(), time.Now())
+		if err != nil || a.Record == nil {
+			t.Fatal(a.Outcome, err)
+		}
+		return a.Record
+	}
+	token := newToken()
+	open := func() string {
+		t.Helper()
+		session, err := here.OpenSession(ctx, token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return session
+	}
+	check := func(session string, want keystore.Outcome) {
+		t.Helper()
+		for _, k := range []*manage.Keystore{there, here} {
+			a, err := k.LookupSession(ctx, session, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := a.Outcome
+			if a.Record != nil {
+				got = keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: k.Policy()})
+				if got == keystore.Forbidden { // it holds nothing itself
+					got = keystore.OK
+				}
+			}
+			if got != want {
+				t.Errorf("%v, want %v", got, want)
+			}
+		}
+	}
+	first, second := open(), open()
+	if first == second {
+		t.Error("sessions can be guessed")
+	}
+	check(first, keystore.OK)
+	check(second, keystore.OK)
+	if err := there.CloseSession(ctx, first); err != nil {
+		t.Fatal(err)
+	}
+	check(first, keystore.Unknown)
+	check(second, keystore.OK)
+
+	active := false
+	if _, _, err := here.EditMember(ctx, fleet.Root, m.ID, manage.MemberPatch{Active: &active},
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	check(second, keystore.OwnerDisabled)
+	active = true
+	if _, _, err := here.EditMember(ctx, fleet.Root, m.ID, manage.MemberPatch{Active: &active},
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	check(second, keystore.OK)
+	token = newToken()
+	check(second, keystore.Revoked)
+	check(open(), keystore.OK)
+
+	// What no node has made is refused without the database.
+	made := open()
+	stranger, _ := fleet.New(t).Node(node.Settings{})
+	foreign, err := stranger.OpenSession(ctx, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, key := fleet.Mint(t, here, manage.KeySpec{Name: "k"})
+	asked := hereDB.Loads.Load()
+	for _, wrong := range []string{"", made[1:], made[:len(made)-1], made + "0", foreign, key} {
+		if a, err := here.LookupSession(ctx, wrong, time.Now()); err != nil ||
+			a.Outcome != keystore.Malformed {
+			t.Errorf("%v %v", a.Outcome, err)
+		}
+	}
+	if hereDB.Loads.Load() != asked {
+		t.Error("the database was asked")
+	}
+}
+
+// TestSessionsOver: what has ended by itself is refused, and its row is removed.
+func TestSessionsOver(t *testing.T) {
+	k, db := fleet.New(t).Node(node.Settings{})
+	m, err := k.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, token, _, err := k.NewMemberToken(ctx, fleet.Root, m.ID, manage.TokenSpec{},
+		manage.ChangeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := k.Now()
+	const margin = 2 * time.Minute
+	for i, row := range []struct {
+		made, used time.Duration // ago
+		want       keystore.Outcome
+	}{
+		{0, 0, keystore.OK},
+		{keystore.SessionLife - margin, keystore.SessionIdle - margin, keystore.OK},
+		{keystore.SessionIdle, keystore.SessionIdle, keystore.Unknown},
+		{keystore.SessionLife, 0, keystore.Unknown},
+	} {
+		secret, err := k.OpenSession(ctx, &keystore.Record{Digest: token.Digest()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := keystore.Session{ID: keystore.DigestOf(secret), Token: token.Digest(),
+			CreatedAt: now.Add(-row.made), UsedAt: now.Add(-row.used)}
+		if err := errors.Join(db.DeleteSession(ctx, s.ID), db.InsertSession(ctx, s)); err != nil {
+			t.Fatal(err)
+		}
+		a, err := k.LookupSession(ctx, secret, time.Now())
+		if err != nil || a.Outcome != row.want {
+			t.Errorf("row %d: %v %v", i, a.Outcome, err)
+		}
+		k.ForgetSessions()
+		if _, err := db.Session(ctx, s.ID); (err == nil) != (row.want == keystore.OK) {
+			t.Errorf("row %d is there: %v", i, err)
+		}
+	}
+}

@@ -1,0 +1,179 @@
+package node
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// A clock is a node's own. The zero value is the machine's; one with another rate is for tests.
+type clock struct {
+	rate  float64 // seconds that pass on it in one of the machine's
+	since time.Time
+}
+
+func newClock(rate float64) clock { return clock{rate, time.Now()} }
+
+func (c *clock) now() time.Time { return c.of(time.Now()) }
+
+// of is what the clock says at a reading of the machine's.
+func (c *clock) of(t time.Time) time.Time {
+	if c.rate == 0 {
+		return t
+	}
+	return c.scaled(t)
+}
+
+func (c *clock) scaled(t time.Time) time.Time {
+	return c.since.Add(time.Duration(float64(t.Sub(c.since)) * c.rate))
+}
+
+// A reading is of two clocks: the database's was read at some moment between two readings of our
+// own.
+type reading struct {
+	asked, replied time.Time
+	database       time.Time
+}
+
+// A rateCheck compares the rate of this node's monotonic clock with that of the database's clock.
+// Every wait assumes that clocks run within [clockRate] of true time, so a node whose clock differs
+// by more than half of that takes no lease. The result has no other use: the database's clock is a
+// wall clock, so it must not shorten or lengthen any wait.
+//
+// A wall clock that is set changes one comparison, or several in different ways. A clock that
+// runs at the wrong rate changes all of them alike. So two comparisons in a row have to agree.
+type rateCheck struct {
+	from   reading
+	before rateRange     // the comparison before
+	wrong  bool          // the last two comparisons agree that the rate is off
+	rate   atomic.Uint64 // float64 bits of the last comparison; only an ablation reads it elsewhere
+}
+
+// A rateRange bounds how many seconds pass on the database's clock in one of our own.
+type rateRange struct{ low, high float64 }
+
+// off reports whether the whole range lies beyond half of clockRate, and on which side.
+func (r rateRange) off() (side int) {
+	switch {
+	case r.low > 1+clockRate/2:
+		return 1
+	case r.high < 1-clockRate/2:
+		return -1
+	}
+	return 0
+}
+
+// agrees reports whether two ranges can be measurements of one rate.
+func (r rateRange) agrees(other rateRange) bool {
+	return r.low <= other.high+clockRate && other.low <= r.high+clockRate
+}
+
+// check takes a reading and compares it with one that is at least a lease older, if there is one.
+func (c *rateCheck) check(r reading, lease time.Duration) (wrong bool) {
+	least := r.asked.Sub(c.from.replied)
+	switch {
+	case c.from.asked.IsZero():
+		c.from = r
+		return false
+	case least < lease:
+		return c.wrong
+	}
+	passed := float64(r.database.Sub(c.from.database))
+	now := rateRange{passed / float64(r.replied.Sub(c.from.asked)), passed / float64(least)}
+	if passed < 0 {
+		now.low, now.high = now.high, now.low
+	}
+	c.rate.Store(math.Float64bits((now.low + now.high) / 2))
+	c.wrong = now.off() != 0 && now.off() == c.before.off() && now.agrees(c.before)
+	c.from, c.before = r, now
+	return c.wrong
+}
+
+// measured is the result of the last comparison, 1 before the first.
+func (c *rateCheck) measured() float64 {
+	if bits := c.rate.Load(); bits != 0 {
+		return math.Float64frombits(bits)
+	}
+	return 1
+}
+
+// checkRate refuses the lease while the two clocks run at different rates.
+func (n *Node) checkRate(r reading, lease time.Duration) error {
+	c := &n.membership.rate
+	before := c.wrong
+	wrong := c.check(r, lease)
+	if wrong {
+		return fmt.Errorf("%w: the database's clock runs %.4f times as fast as this machine's; "+
+			"check time synchronization (NTP) of both machines, and the hosts of virtual machines",
+			errClockRate, c.measured())
+	}
+	if before {
+		n.logger.Info("the database's clock and this machine's run at the same rate again")
+	}
+	return nil
+}
+
+// surelyOver returns how long to wait on this node's monotonic clock until a lease of length l on
+// another node's clock must have expired.
+func (m *membership) surelyOver(l time.Duration) time.Duration {
+	if ablated("no-drift-margin") {
+		return l
+	}
+	wait := time.Duration(float64(l)*(1+clockRate)/(1-clockRate)) + time.Millisecond
+	if ablated("rate-shortens-wait") {
+		return time.Duration(float64(wait) / min(1, m.rate.measured()))
+	}
+	return wait
+}
+
+// stepConfirm is how long the database's clock must stay ahead before a node follows it.
+const stepConfirm = time.Minute
+
+// A databaseClock is a node's time for the expiry of keys. It follows the database's clock only as
+// far as this node's monotonic clock allows, because the database's clock can be set like any
+// other. It never runs backwards: a key that has expired stays expired. When the database's clock
+// is set back, or is ahead for less than [stepConfirm], the time continues at its own rate, at most
+// [clockRate] off. When it is ahead for longer, or when this machine's clock has moved with it, as
+// after a suspend, the time follows.
+type databaseClock struct {
+	asked time.Time // own clock
+	reads int64     // the database's clock at asked, in Unix nanoseconds
+	// own clock, since when the database's clock has been too far ahead by the same; zero: it is
+	// not
+	ahead time.Time
+	said  int64 // the database's clock at ahead
+}
+
+// follow returns the clock after a reading. The zero databaseClock adopts the reading.
+func (c databaseClock) follow(r reading) databaseClock {
+	latest := r.database.UnixNano()
+	next := databaseClock{asked: r.asked, reads: latest}
+	if c.asked.IsZero() {
+		return next
+	}
+	elapsed := int64(r.asked.Sub(c.asked))
+	drift := max(0, int64(clockRate*float64(elapsed)))
+	thought := c.reads + elapsed
+	// it was read at some moment between asked and replied
+	earliest := latest - int64(r.replied.Sub(r.asked))
+	switch said := min(max(thought, earliest), latest); {
+	case said < thought-drift:
+		next.reads = thought - drift
+	case said <= thought+drift:
+		next.reads = said
+	default:
+		next.reads, next.ahead, next.said = thought, c.ahead, c.said
+		since := r.asked.Sub(c.ahead)
+		if c.ahead.IsZero() ||
+			time.Duration(said-c.said-int64(since)).Abs() > time.Second+since/100 {
+			next.ahead, next.said, since = r.asked, said, 0
+		}
+		// how far this machine's clock was set
+		moved := r.asked.UnixNano() - c.asked.UnixNano() - elapsed
+		if since >= stepConfirm || said-thought <= moved+int64(time.Second) {
+			next = databaseClock{asked: r.asked, reads: said}
+		}
+	}
+	return next
+}

@@ -1,0 +1,245 @@
+package node_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+)
+
+// A node that is cut off right after it renewed counts its lease on a slow clock, and who revokes
+// waits on a fast one.
+func TestClocksThatDriftWithinTheMargin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		fast, _ := nodeAt(d, 1.01)
+		slow, f := nodeAt(d, 0.99)
+		key, token := fleet.Mint(t, fast, manage.KeySpec{})
+		accepted, returned := revokeCutOff(t, fast, slow, f, key.ID, token)
+		if gap := returned.Sub(accepted); gap > 2*time.Second {
+			t.Errorf("the revoke waited %s longer than it needed to", gap)
+		}
+	})
+}
+
+// revokeCutOff cuts a node off right after it renewed, revokes at the other one, and tells when the
+// key was accepted last and when the revoke returned, which must be later.
+func revokeCutOff(
+	t *testing.T, revoker, cut *manage.Keystore, f *fleet.Faulty, id, token string,
+) (accepted, returned time.Time) {
+	t.Helper()
+	if h := cut.Health(context.Background()); h.Problem != "" { // renews
+		t.Fatal(h.Problem)
+	}
+	fleet.Want(t, "before", fleet.Ask(cut, token), keystore.OK)
+	f.Cut.Store(true)
+	go func() {
+		for fleet.Ask(cut, token) == keystore.OK {
+			accepted = time.Now()
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	if p := fleet.Revoke(t, revoker, id, time.Minute); !p.Complete {
+		t.Fatalf("%+v", p)
+	}
+	returned = time.Now()
+	time.Sleep(time.Minute)
+	f.Cut.Store(false)
+	if accepted.After(returned) {
+		t.Errorf("accepted %s after the revoke had returned", accepted.Sub(returned))
+	}
+	return accepted, returned
+}
+
+func TestAClockThatRunsWrongGetsNoLease(t *testing.T) {
+	for rate, ok := range map[float64]bool{
+		1: true, 0.997: true, 1.003: true, 0.993: false, 1.007: false, 0.95: false, 1.05: false,
+		0.8: false, 2: false,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a, _ := nodeAt(fleet.New(t), rate)
+			_, token := fleet.Mint(t, a, manage.KeySpec{})
+			time.Sleep(110 * time.Second) // three comparisons
+			h := a.Health(context.Background())
+			if ok {
+				fleet.Want(t, "a clock that may be right", fleet.Ask(a, token), keystore.OK)
+			} else {
+				fleet.Want(t, "a clock that cannot be", fleet.Ask(a, token), keystore.Unavailable)
+			}
+			if says := strings.Contains(h.Problem, "clock"); says == ok {
+				t.Errorf("rate %v: health says %q", rate, h.Problem)
+			}
+		})
+	}
+}
+
+// A step shows in one comparison, and steps that follow each other in several that do not agree.
+func TestADatabaseClockThatIsSetAgainAndAgainCostsNothing(t *testing.T) {
+	for seed := range uint64(3) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 0))
+			a, f := fleet.New(t).Node(node.Settings{})
+			_, token := fleet.Mint(t, a, manage.KeySpec{ExpiresAt: time.Now().Add(2 * time.Hour)})
+			for range 30 {
+				time.Sleep(time.Duration(random.Int64N(int64(stepsApart))))
+				f.Ahead.Store(random.Int64N(int64(8*time.Hour)) - int64(4*time.Hour))
+				fleet.Want(t, "a live key", fleet.Ask(a, token), keystore.OK)
+				time.Sleep(time.Duration(random.Int64N(int64(stepsApart))))
+				f.Ahead.Store(0)
+				fleet.Want(t, "a live key, the clock set right", fleet.Ask(a, token), keystore.OK)
+			}
+		})
+	}
+}
+
+// stepsApart is shorter than the time after which a node follows a clock that stays ahead.
+const stepsApart = 50 * time.Second
+
+// Two steps of the database's clock made the measured rate negative, and the wait with it.
+func TestARevokeWaitsByNoWallClock(t *testing.T) {
+	for name, steps := range map[string][2]time.Duration{
+		"an hour ahead and back": {time.Hour, 0},
+		"ahead and behind":       {2 * time.Second, -30 * time.Second},
+		"behind and back":        {-time.Hour, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := fleet.New(t)
+				a, fa := d.Node(node.Settings{Lease: 6 * time.Second})
+				b, fb := d.Node(node.Settings{Lease: 30 * time.Second})
+				key, token := fleet.Mint(t, a, manage.KeySpec{})
+				time.Sleep(20 * time.Second)
+				fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+				fb.Cut.Store(true)
+				fa.Ahead.Store(int64(steps[0]))
+				time.Sleep(7500 * time.Millisecond)
+				fa.Ahead.Store(int64(steps[1]))
+				time.Sleep(7500 * time.Millisecond)
+				begun := time.Now()
+				p := fleet.Revoke(t, a, key.ID, time.Minute)
+				if took := time.Since(begun); !p.Complete || took < 5*time.Second {
+					t.Errorf("complete after %v: %+v", took, p)
+				}
+				fleet.Want(t, "after the revoke", fleet.Ask(b, token), keystore.Unavailable)
+				fb.Cut.Store(false)
+			})
+		})
+	}
+}
+
+// Nor does who asks later how far the change has come.
+func TestProgressGoesByNoWallClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, fa := d.Node(node.Settings{Lease: 6 * time.Second})
+		b, fb := d.Node(node.Settings{Lease: 30 * time.Second})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		fb.Cut.Store(true)
+		answered := a.Now()
+		p := fleet.Revoke(t, a, key.ID, -1)
+		fa.Ahead.Store(int64(time.Hour))
+		a.Health(ctx)
+		time.Sleep(20 * time.Second)
+		if p, err := a.Progress(ctx, fleet.Root, p.Revision, answered); err != nil || p.Complete {
+			t.Errorf("before the lease is over: %+v, %v", p, err)
+		}
+		if p,
+			err := a.Progress(ctx, fleet.Root, p.Revision, answered.Add(-time.Hour)); err != nil ||
+			p.Complete {
+			t.Errorf("of a time that somebody has typed: %+v, %v", p, err)
+		}
+		time.Sleep(13 * time.Second)
+		if p, err := a.Progress(ctx, fleet.Root, p.Revision, answered); err != nil || !p.Complete {
+			t.Errorf("after the lease is over: %+v, %v", p, err)
+		}
+		fleet.Want(t, "then", fleet.Ask(b, token), keystore.Unavailable)
+		fb.Cut.Store(false)
+	})
+}
+
+// What has expired stays expired when the database's clock is set back, also for a process that
+// starts then.
+func TestAKeyThatHasExpiredStaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, f := d.Node(node.Settings{})
+		_, token := fleet.Mint(t, a, manage.KeySpec{ExpiresAt: time.Now().Add(10 * time.Minute)})
+		for i := range 20 {
+			if i == 3 || i == 12 { // more often would look like a clock at a wrong rate
+				f.Ahead.Add(int64(-50 * time.Minute))
+			}
+			time.Sleep(30*time.Second - time.Millisecond)
+			fleet.Want(t, "before it expires", fleet.Ask(a, token), keystore.OK)
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(10 * time.Second) // a hundredth slower at most
+		fleet.Want(t, "once it has expired", fleet.Ask(a, token), keystore.Expired)
+		time.Sleep(time.Minute)
+		late, fl := d.NodeBehind(2 * time.Hour)
+		fleet.Want(t, "on a node that starts later", fleet.Ask(late, token), keystore.Expired)
+		if key,
+			_ := fleet.Mint(t, late,
+			manage.KeySpec{ExpiresAt: late.Now().Add(time.Minute)}); !key.ExpiresAt.After(key.CreatedAt) {
+			t.Errorf("a new key lives from %s to %s", key.CreatedAt, key.ExpiresAt)
+		}
+		fl.Ahead.Store(0)
+	})
+}
+
+func TestADatabaseClockThatIsSetCostsNoLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, f := fleet.New(t).Node(node.Settings{})
+		_, token := fleet.Mint(t, a, manage.KeySpec{})
+		time.Sleep(40 * time.Second)
+		f.Ahead.Store(int64(10 * time.Second))
+		for range 60 {
+			fleet.Want(t, "a live key", fleet.Ask(a, token), keystore.OK)
+			time.Sleep(3 * time.Second)
+		}
+	})
+}
+
+func TestExpiryIsJudgedByTheDatabasesClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		right, _ := d.Node(node.Settings{})
+		behind, f := d.Node(node.Settings{})
+		f.Ahead.Store(int64(20 * time.Minute)) // this node's clock is behind the database's
+		if h := behind.Health(context.Background()); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		_,
+			token := fleet.Mint(t, right,
+			manage.KeySpec{ExpiresAt: time.Now().Add(30 * time.Minute)})
+		fleet.Want(t, "alive by both clocks", fleet.Ask(behind, token), keystore.OK)
+		time.Sleep(10*time.Minute - time.Second)
+		fleet.Want(t, "a second before", fleet.Ask(behind, token), keystore.OK)
+		time.Sleep(time.Second + time.Microsecond) // the database tells microseconds
+		fleet.Want(t, "at the end by the database's clock", fleet.Ask(behind, token),
+			keystore.Expired)
+		fleet.Want(t, "on a node that is told the right time", fleet.Ask(right, token), keystore.OK)
+	})
+}
+
+// nodeAt opens a node whose clock runs at another rate than the machine's.
+func nodeAt(d fleet.Fleet, rate float64) (*manage.Keystore, *fleet.Faulty) {
+	d.Helper()
+	open := func(
+		ctx context.Context, db keystore.Database, s node.Settings, o node.Observer,
+	) (*manage.Keystore, error) {
+		n, err := node.OpenAt(ctx, rate, db, s, o)
+		if err != nil {
+			return nil, err
+		}
+		return manage.New(n), nil
+	}
+	return d.OpenWith(fleet.Observer{}, node.Settings{}, open, func(*fleet.Faulty) {})
+}

@@ -1,0 +1,90 @@
+package node_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+// watched notes calls of a database that is being closed, or was.
+type watched struct {
+	keystore.Database
+	closed atomic.Bool
+	late   atomic.Int64
+}
+
+func (w *watched) Nodes(ctx context.Context) ([]keystore.Node, error) {
+	if w.closed.Load() {
+		w.late.Add(1)
+	}
+	return w.Database.Nodes(ctx)
+}
+
+func (w *watched) Close() error {
+	w.closed.Store(true)
+	return w.Database.Close()
+}
+
+// TestCloseWaitsForPropagations: whoever waits for a change to spread is answered, and asks the
+// database nothing any more when that is closed.
+func TestCloseWaitsForPropagations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		_, fb := d.Node(node.Settings{})
+		db, err := sqldb.OpenSQLite(ctx, d.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &watched{Database: db}
+		k, err := fleet.Open(ctx, w, node.Settings{}, fleet.Observer{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		waited, _ := fleet.Mint(t, k, manage.KeySpec{})
+		measured, _ := fleet.Mint(t, k, manage.KeySpec{})
+		fb.Mute.Store(true) // acknowledges nothing
+		if p := fleet.Revoke(t, k, measured.ID, time.Second); p.Complete {
+			t.Fatalf("%+v", p)
+		}
+		answered := make(chan node.Propagation, 1)
+		go func() {
+			_, p,
+				err := k.RevokeKey(ctx, fleet.Root, waited.ID, "", false,
+				manage.ChangeOptions{Wait: time.Hour})
+			if err != nil {
+				t.Error(err)
+			}
+			answered <- p
+		}()
+		time.Sleep(time.Second) // it has committed, and waits
+		begun := time.Now()
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("Close took %v", took)
+		}
+		synctest.Wait()
+		select {
+		case p := <-answered:
+			if p.Complete {
+				t.Errorf("%+v", p)
+			}
+		default:
+			t.Error("the revoke is not answered when Close has returned")
+		}
+		time.Sleep(time.Minute)
+		if n := w.late.Load(); n > 0 {
+			t.Errorf("the closed database was asked %d times", n)
+		}
+		fb.Mute.Store(false)
+	})
+}

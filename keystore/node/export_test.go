@@ -1,0 +1,33 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// OpenAt opens a node whose clock runs at another rate than the machine's; 0: it is the machine's.
+func OpenAt(
+	ctx context.Context, rate float64, db keystore.Database, s Settings, o Observer,
+) (*Node, error) {
+	return open(ctx, db, nil, s, o, slog.New(slog.DiscardHandler), newClock(rate))
+}
+
+// FillCache returns a cache of n records, made from what key returns, to measure its size.
+func FillCache(n int, key func(i int) *keystore.Key) any {
+	c := newLocalCache(n*2, 1<<40)
+	for i := range n {
+		k := key(i)
+		d := keystore.DigestOf(k.ID)
+		k.Secrets = []keystore.Secret{{Digest: d}}
+		s := c.shard(&d)
+		s.mu.Lock()
+		s.insert(&d, keystore.NewRecord(k, d), 0)
+		s.mu.Unlock()
+	}
+	return c
+}
+
+// NegativeTTL is how long a node remembers that a credential opens nothing.
+const NegativeTTL = negativeTTL

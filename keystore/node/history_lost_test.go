@@ -1,0 +1,398 @@
+package node_test
+
+import (
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+)
+
+// A node whose Join was not acknowledged holds no lease, although its row is there: with a
+// synchronous standby that is away, the primary shows a row that a failover loses.
+func TestARowCountsOnceItsWriterWasToldSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{Lease: 5 * time.Second})
+		b, fb := d.Node(node.Settings{Lease: 5 * time.Second})
+		_, token := fleet.Mint(t, a, manage.KeySpec{})
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		fb.Cut.Store(true)
+		time.Sleep(30 * time.Second) // given up and removed
+		fb.Unacknowledged.Store(true)
+		fb.Cut.Store(false)
+		for range 20 {
+			time.Sleep(time.Second)
+			fleet.Want(t, "while nobody has acknowledged its row", fleet.Ask(b, token),
+				keystore.Unavailable)
+		}
+		if h := b.Health(ctx); h.Problem == "" {
+			t.Error("healthy without a row that counts")
+		}
+		fb.Unacknowledged.Store(false)
+		time.Sleep(time.Second)
+		fleet.Want(t, "when the row was acknowledged", fleet.Ask(b, token), keystore.OK)
+	})
+}
+
+// A database that was silent may be a former primary that does not know yet: it is trusted once it
+// has acknowledged a write.
+func TestADatabaseThatWasSilentHasToConfirm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, f := d.Node(node.Settings{Lease: 10 * time.Second})
+		_, token := fleet.Mint(t, a, manage.KeySpec{})
+		fleet.Want(t, "before", fleet.Ask(a, token), keystore.OK)
+		f.Silent.Store(true)
+		f.Unacknowledged.Store(true)
+		time.Sleep(9 * time.Second)
+		fleet.Want(t, "under the lease that it had", fleet.Ask(a, token), keystore.OK)
+		time.Sleep(2 * time.Second)
+		fleet.Want(t, "after that", fleet.Ask(a, token), keystore.Unavailable)
+		if h := a.Health(ctx); h.Problem == "" {
+			t.Error("healthy")
+		}
+		f.Unacknowledged.Store(false)
+		time.Sleep(time.Second)
+		fleet.Want(t, "once it has confirmed", fleet.Ask(a, token), keystore.OK)
+	})
+}
+
+// What a former primary says of a key counts for nothing.
+func TestAnAnswerOlderThanWhatIsAppliedIsNone(t *testing.T) {
+	d := fleet.New(t)
+	a, f := d.Node(node.Settings{})
+	key, token := fleet.Mint(t, a, manage.KeySpec{})
+	fleet.Want(t, "before", fleet.Ask(a, token), keystore.OK)
+	former, revision, err := f.Database.KeyByDigest(ctx, keystore.DigestOf(token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := fleet.Revoke(t, a, key.ID, 0); !p.Complete {
+		t.Fatalf("%+v", p)
+	}
+	f.Stale.Store(&fleet.StaleAnswer{Key: former, At: revision})
+	fleet.Want(t, "by a server that does not know of the revoke", fleet.Ask(a, token),
+		keystore.Unavailable)
+	f.Stale.Store(nil)
+	fleet.Want(t, "by the one that does", fleet.Ask(a, token), keystore.Revoked)
+}
+
+// A longer lease that cannot be told to the others yet is not used, and costs nothing.
+func TestALeaseThatIsNotAcknowledgedIsNotUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, fa := d.Node(node.Settings{Lease: 6 * time.Second})
+		_, token := fleet.Mint(t, a, manage.KeySpec{})
+		fleet.Want(t, "before", fleet.Ask(a, token), keystore.OK)
+		fa.SetLeaseHangs.Store(true)
+		a.Configure(node.Settings{Lease: time.Minute})
+		for range 60 {
+			time.Sleep(time.Second)
+			if h := a.Health(ctx); h.Problem != "" {
+				t.Fatal(h.Problem)
+			}
+			fleet.Want(t, "meanwhile", fleet.Ask(a, token), keystore.OK)
+		}
+		fa.Cut.Store(true)
+		time.Sleep(7 * time.Second)
+		fleet.Want(t, "after the lease that the others know of", fleet.Ask(a, token),
+			keystore.Unavailable)
+		fa.Cut.Store(false)
+		fa.SetLeaseHangs.Store(false)
+		time.Sleep(time.Minute)
+		fleet.Want(t, "with the longer lease", fleet.Ask(a, token), keystore.OK)
+		fa.Cut.Store(true)
+		time.Sleep(40 * time.Second)
+		fleet.Want(t, "within the longer lease", fleet.Ask(a, token), keystore.OK)
+		fa.Cut.Store(false)
+	})
+}
+
+// What a node has read at a revision that it has not applied is not kept: should a failover lose
+// the revision, nothing would tell the node.
+func TestWhatIsNewerThanAppliedIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		_, warm := fleet.Mint(t, a, manage.KeySpec{})
+		off, on := false, true
+		edit := func(active *bool, wait time.Duration) {
+			t.Helper()
+			if _, _,
+				err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: active},
+				manage.ChangeOptions{Wait: wait}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		edit(&off, 0)
+		fleet.Want(t, "inactive", fleet.Ask(b, token), keystore.Inactive)
+		fleet.Want(t, "another", fleet.Ask(b, warm), keystore.OK)
+		applied := b.Gauges().Revision
+
+		fb.Mute.Store(true)          // its renewals are held up
+		time.Sleep(10 * time.Minute) // nothing is cached any more
+		fb.Mute.Store(false)
+		fleet.Want(t, "another, loaded again", fleet.Ask(b, warm), keystore.OK)
+		fb.Mute.Store(true)
+		edit(&on, -1)
+		fleet.Want(t, "read while it was active", fleet.Ask(b, token), keystore.OK)
+		d.Lose(applied, "UPDATE keys SET active = 0 WHERE id = '"+key.ID+"'")
+		a.Health(ctx)
+		fb.Mute.Store(false)
+		for range 30 {
+			time.Sleep(time.Second)
+			fleet.Want(t, "once the activation was lost", fleet.Ask(b, token), keystore.Inactive)
+		}
+	})
+}
+
+// Nor is the policy.
+func TestAPolicyNewerThanTheHeadIsNotKept(t *testing.T) {
+	d := fleet.New(t)
+	a, _ := d.Node(node.Settings{})
+	b, fb := d.Node(node.Settings{})
+	ns := func(name string) {
+		t.Helper()
+		if _, _,
+			err := a.EditNamespace(ctx, fleet.Root, "default", manage.NamespacePatch{Name: &name},
+			manage.ChangeOptions{Wait: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overtake := func() { ns("second") }
+	fb.BeforePolicy.Store(&overtake)
+	ns("first")
+	if h := b.Health(ctx); h.Problem != "" {
+		t.Fatal(h.Problem)
+	}
+	if p := b.Gauges().Revision; p != a.Gauges().Revision {
+		t.Errorf("at revision %d, and the policy is of %d", p, a.Gauges().Revision)
+	}
+}
+
+// Who finds another history has every revoke wait for the nodes of the one that is gone, whoever
+// makes it.
+func TestARevokeWaitsForNodesOfAHistoryThatIsGone(t *testing.T) {
+	for name, revoker := range map[string]int{"by who found it": 0, "by who joins later": 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := fleet.New(t)
+				a, _ := d.Node(node.Settings{})
+				alone := a.Gauges().Revision
+				b, fb := d.Node(node.Settings{})
+				key, token := fleet.Mint(t, a, manage.KeySpec{})
+				time.Sleep(20 * time.Second)
+				if h := b.Health(ctx); h.Problem != "" {
+					t.Fatal(h.Problem)
+				}
+				fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+				fb.Cut.Store(true)
+				d.Lose(alone, "DELETE FROM nodes") // the key stays
+				if h := a.Health(ctx); h.Problem != "" {
+					t.Fatal(h.Problem)
+				}
+				by := a
+				if revoker == 1 {
+					by, _ = d.Node(node.Settings{})
+				}
+				begun := time.Now()
+				if p := fleet.Revoke(t, by, key.ID, -1); p.Complete || len(p.Pending) == 0 {
+					t.Errorf("at once: %+v", p)
+				}
+				fleet.Want(t, "meanwhile", fleet.Ask(b, token), keystore.OK)
+				if p := fleet.Revoke(t, by, key.ID, 2*time.Minute); !p.Complete ||
+					time.Since(begun) < 20*time.Second || time.Since(begun) > 70*time.Second {
+					t.Errorf("after %v: %+v", time.Since(begun), p)
+				}
+				fleet.Want(t, "afterwards", fleet.Ask(b, token), keystore.Unavailable)
+				fb.Cut.Store(false)
+			})
+		})
+	}
+}
+
+// A revoke right after the history was lost, by a node that does not know yet.
+func TestARevokeLooksWhetherTheHistoryIsStillTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, fa := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		fleet.Mint(t, a, manage.KeySpec{})
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		applied := a.Gauges().Revision
+		fb.Cut.Store(true)
+		restore := func() { d.Lose(applied-1, "DELETE FROM nodes") }
+		fa.BeforeUpdate.Store(&restore)
+		_, p, err := a.RevokeKey(ctx, fleet.Root, key.ID, "", false, manage.ChangeOptions{Wait: -1})
+		if err == nil && p.Complete {
+			t.Errorf("complete: %+v, and the other node says %v", p, fleet.Ask(b, token))
+		}
+		fb.Cut.Store(false)
+	})
+}
+
+// Rows of another epoch are fenced at once.
+func TestOldRowsInARestoredDatabaseAreFencedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{Lease: 10 * time.Second})
+		key, _ := fleet.Mint(t, a, manage.KeySpec{})
+		d.Tamper("INSERT INTO nodes (incarnation, address, lease, state, epoch, joined_at, " +
+			"heard_at) VALUES ('old', 'host/1', 10000000, 'active', 'of the backup', 1, 1)")
+		time.Sleep(4500 * time.Millisecond) // two renewals
+		begun := time.Now()
+		if p := fleet.Revoke(t, a, key.ID, time.Minute); !p.Complete {
+			t.Errorf("%+v", p)
+		}
+		if took := time.Since(begun); took > 10*time.Second {
+			t.Errorf("took %v, with a lease of 10 s", took)
+		}
+		time.Sleep(time.Second)
+		begun = time.Now()
+		other, _ := fleet.Mint(t, a, manage.KeySpec{})
+		if p := fleet.Revoke(t, a, other.ID, time.Minute); !p.Complete ||
+			time.Since(begun) > 5*time.Second {
+			t.Errorf("the next took %v: %+v", time.Since(begun), p)
+		}
+	})
+}
+
+// Requests for one key, while the head is always a little ahead of what is applied, share their
+// loads.
+func TestRequestsThatJoinShareLoads(t *testing.T) {
+	d := fleet.New(t)
+	a, f := d.Node(node.Settings{})
+	_, token := fleet.Mint(t, a, manage.KeySpec{})
+	k, at, err := f.Database.KeyByDigest(ctx, keystore.DigestOf(token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.Revision++
+	f.Stale.Store(&fleet.StaleAnswer{Key: k, At: at})
+	hold := func() { time.Sleep(10 * time.Millisecond) }
+	f.Holding.Store(&hold)
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			fleet.Want(t, "a joined request", fleet.Ask(a, token), keystore.OK)
+		})
+	}
+	wg.Wait()
+	if n := f.Loads.Load(); n > 10 {
+		t.Errorf("%d queries for 100 requests that came together", n)
+	}
+}
+
+// A fences B; an asynchronous failover loses that, not a revision; B goes on, and falls silent; C
+// fences it.
+func TestAFenceThatAFailoverLostCountsNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, fa := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{})
+		fa.Timeline.Store("00000001")
+		fb.Timeline.Store("00000001")
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		time.Sleep(10 * time.Second)
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		fb.Cut.Store(true)
+		var inc string
+		for inc == "" {
+			time.Sleep(time.Second)
+			nodes, err := fa.Database.Nodes(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range nodes {
+				if n.State == keystore.NodeFencing {
+					inc = n.Incarnation
+				}
+			}
+		}
+		// the standby has not got that
+		d.Tamper("UPDATE nodes SET state = 'active' WHERE incarnation = '" + inc + "'")
+		fa.Timeline.Store("00000002")
+		fb.Timeline.Store("00000002")
+		fb.Cut.Store(false)
+		time.Sleep(45 * time.Second) // all is well for a while
+		fleet.Want(t, "after the failover", fleet.Ask(b, token), keystore.OK)
+		_, fc := d.Node(node.Settings{})
+		time.Sleep(time.Second)
+		fleet.Want(t, "still", fleet.Ask(b, token), keystore.OK)
+		b.Health(ctx) // renews
+		fb.Cut.Store(true)
+		if err := fc.Database.Fence(ctx, inc); err != nil { // it has found it silent
+			t.Fatal(err)
+		}
+		if p := fleet.Revoke(t, a, key.ID, 2*time.Second); p.Complete {
+			t.Errorf("complete: %+v, and the other node says %v", p, fleet.Ask(b, token))
+		}
+		fb.Cut.Store(false)
+	})
+}
+
+// A change that the page has been told to watch is lost; another takes its revision.
+func TestProgressOfALostChangeIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		time.Sleep(20 * time.Second)
+		kept := a.Gauges().Revision
+		fb.Cut.Store(true)
+		off := false
+		since := a.Now()
+		_, p,
+			err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &off},
+			manage.ChangeOptions{Wait: -1})
+		if err != nil || p.Complete {
+			t.Fatal(p, err)
+		}
+		d.Lose(kept, "UPDATE keys SET active = 1", "DELETE FROM change_log")
+		fb.Cut.Store(false)
+		time.Sleep(time.Minute)
+		fleet.Mint(t, a, manage.KeySpec{})
+		fleet.Mint(t, a, manage.KeySpec{})
+		time.Sleep(time.Minute)
+		now, err := a.Progress(ctx, fleet.Root, p.Revision, since)
+		if err == nil && now.Complete {
+			t.Errorf("%+v, and the key is %v", now, fleet.Ask(b, token))
+		}
+	})
+}
+
+// One row that cannot be read is among what has to be revoked again.
+func TestAnUnreadableKeyKeepsNoRevokeFromBeingMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, fa := d.Node(node.Settings{})
+		fa.Timeline.Store("00000001")
+		bad, _ := fleet.Mint(t, a, manage.KeySpec{})
+		good, token := fleet.Mint(t, a, manage.KeySpec{})
+		_, live := fleet.Mint(t, a, manage.KeySpec{})
+		time.Sleep(20 * time.Second)
+		kept := a.Gauges().Revision
+		fleet.Revoke(t, a, bad.ID, 0)
+		fleet.Revoke(t, a, good.ID, 0)
+		fleet.Want(t, "before", fleet.Ask(a, live), keystore.OK)
+		d.Lose(kept, "DROP TRIGGER keys_one_way", "UPDATE keys SET revoked_at = NULL",
+			`UPDATE keys SET grants = '[{"namespace":5}]' WHERE id = '`+bad.ID+`'`)
+		time.Sleep(2 * time.Minute)
+		fleet.Want(t, "a live key, two minutes later", fleet.Ask(a, live), keystore.OK)
+		fleet.Want(t, "the revoked one", fleet.Ask(a, token), keystore.Revoked)
+		nodes, err := fa.Database.Nodes(ctx)
+		if err != nil || len(nodes) > 2 {
+			t.Errorf("%d nodes, %v", len(nodes), err)
+		}
+	})
+}

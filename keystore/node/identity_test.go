@@ -1,0 +1,249 @@
+package node_test
+
+import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+func TestADatabaseThatLostARevokeRevivesNothing(t *testing.T) {
+	for name, afterwards := range map[string][]string{
+		"and stands where it stood before": nil,
+		"and went on": {"UPDATE namespaces SET name = 'a'",
+			"UPDATE namespaces SET name = 'b'", "UPDATE namespaces SET name = 'c'"},
+		"and is said to be another": {"UPDATE head SET epoch = 'restored'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := fleet.New(t)
+			a, _ := d.Node(node.Settings{})
+			b, fb := d.Node(node.Settings{})
+			ctx := context.Background()
+			key, token := fleet.Mint(t, a, manage.KeySpec{})
+			_, live := fleet.Mint(t, a, manage.KeySpec{})
+			for _, k := range []*manage.Keystore{a, b} {
+				fleet.Want(t, "before", fleet.Ask(k, token), keystore.OK)
+				fleet.Want(t, "another, before", fleet.Ask(k, live), keystore.OK)
+			}
+			epoch := epochOf(d)
+			before := fmt.Sprint(a.Gauges().Revision)
+			if p := fleet.Revoke(t, a, key.ID, 0); !p.Complete {
+				t.Fatalf("%+v", p)
+			}
+
+			fb.Mute.Store(true) // the one that revoked is the first to find out
+			d.Tamper(append([]string{
+				"DROP TRIGGER keys_one_way", // as a backup from before the revoke would have it
+				"UPDATE keys SET revoked_at = NULL, revoked_by = '', revoke_reason = '', version " +
+					"= 1",
+				"DELETE FROM change_log WHERE revision > " + before,
+				"DELETE FROM marks WHERE revision >= " + before,
+				"UPDATE head SET revision = " + before,
+			}, afterwards...)...)
+			if h := a.Health(ctx); h.Problem != "" {
+				t.Fatal(h.Problem)
+			}
+			fleet.Want(t, "revoked before, on the node that did it", fleet.Ask(a, token),
+				keystore.Revoked)
+			fleet.Want(t, "another", fleet.Ask(a, live), keystore.OK)
+			fb.Mute.Store(false)
+			if h := b.Health(ctx); h.Problem != "" {
+				t.Fatal(h.Problem)
+			}
+			fleet.Want(t, "revoked before, on the other node", fleet.Ask(b, token),
+				keystore.Revoked)
+			fleet.Want(t, "another", fleet.Ask(b, live), keystore.OK)
+			if epochOf(d) == epoch {
+				t.Error("the epoch is the same, so the shared cache's entries from before still " +
+					"count")
+			}
+			if p := fleet.Revoke(t, b, key.ID, 0); !p.Complete || p.Nodes != 2 {
+				t.Errorf("afterwards: %+v", p)
+			}
+		})
+	}
+}
+
+func epochOf(d fleet.Fleet) (epoch string) {
+	d.Helper()
+	db, err := sql.Open("sqlite", "file:"+d.Path+"?mode=ro")
+	if err != nil {
+		d.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.QueryRow("SELECT epoch FROM head").Scan(&epoch); err != nil {
+		d.Fatal(err)
+	}
+	return epoch
+}
+
+// SQLite's REPLACE fires no trigger for the row that it takes the place of.
+func TestReplacedRowsAreNoticed(t *testing.T) {
+	const replace = "REPLACE INTO keys (id, prefix, name, namespace, grants, owner, created_by, " +
+		"active, created_at, revoked_at, revoked_by, revoke_reason, allowed_ips, metadata, " +
+		"version) " +
+		"SELECT id, prefix, name, namespace, grants, owner, created_by, active, created_at, %s, " +
+		"'me', '', allowed_ips, metadata, version + 1 FROM keys"
+	d := fleet.New(t)
+	a, _ := d.Node(node.Settings{})
+	_, token := fleet.Mint(t, a, manage.KeySpec{})
+	fleet.Want(t, "before", fleet.Ask(a, token), keystore.OK)
+	d.Tamper(fmt.Sprintf(replace, "5"))
+	if h := a.Health(ctx); h.Problem != "" {
+		t.Fatal(h.Problem)
+	}
+	fleet.Want(t, "revoked by hand", fleet.Ask(a, token), keystore.Revoked)
+	for _, statement := range []string{fmt.Sprintf(replace, "NULL"),
+		"REPLACE INTO secrets SELECT * FROM secrets"} {
+		if err := d.Try(statement); err == nil {
+			t.Errorf("%s: was carried out", statement)
+		}
+	}
+}
+
+// A change that the database loses while its maker waits for the others is not reported as made.
+func TestALostChangeIsNotReportedAsMade(t *testing.T) {
+	d := fleet.New(t)
+	a, _ := d.Node(node.Settings{})
+	b, fb := d.Node(node.Settings{})
+	key, token := fleet.Mint(t, a, manage.KeySpec{})
+	fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+	before := a.Gauges().Revision
+	for b.Gauges().Revision != before {
+		b.Health(ctx)
+	}
+	fb.Mute.Store(true)
+	off := false
+	answer := make(chan error)
+	go func() {
+		_, _, err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &off},
+			manage.ChangeOptions{Wait: 20 * time.Second})
+		answer <- err
+	}()
+	for a.Gauges().Revision == before { // it has not committed and waits for b
+		time.Sleep(time.Millisecond)
+	}
+	d.Tamper(
+		"UPDATE keys SET active = 1, version = 1",
+		fmt.Sprint("DELETE FROM change_log WHERE revision > ", before),
+		fmt.Sprint("DELETE FROM marks WHERE revision >= ", before),
+		fmt.Sprint("UPDATE head SET revision = ", before),
+		// another change takes the revision, and the other node has applied it
+		"UPDATE namespaces SET name = 'b'",
+		"UPDATE nodes SET acked = (SELECT revision FROM head)",
+	)
+	if err := <-answer; err == nil {
+		t.Error("the change is reported as made")
+	}
+	fb.Mute.Store(false)
+	fleet.Want(t, "afterwards", fleet.Ask(a, token), keystore.OK)
+}
+
+// TestADatabaseThatLostManyRevokesRevivesNone: what was revoked in one go counts key by key; keys
+// that are not in the database any more do not stop the others.
+func TestADatabaseThatLostManyRevokesRevivesNone(t *testing.T) {
+	const many = 1500
+	d := fleet.New(t)
+	a, _ := d.Node(node.Settings{})
+	maker, key := fleet.Caller(t, a, manage.KeySpec{Grants: fleet.Grants(t,
+		"default=admin.keys:create,read")})
+	var specs []manage.ImportSpec
+	for i := range many {
+		specs = append(specs,
+			manage.ImportSpec{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+				Line: i + 1, Token: fmt.Sprintf("legacy/%d", i)})
+	}
+	if n, refused, err := a.ImportKeys(ctx, maker, specs, true, ""); n != many {
+		t.Fatal(n, refused, err)
+	}
+	gone := keystore.DigestOf(specs[0].Token)
+	before := fmt.Sprint(a.Gauges().Revision)
+	if _, p, err := a.RevokeKey(ctx, fleet.Root, key.ID, "leaked", true,
+		manage.ChangeOptions{}); err != nil || !p.Complete {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	d.Tamper(
+		"DROP TRIGGER keys_one_way", // as a backup from before the revoke would have it
+		"UPDATE keys SET revoked_at = NULL, revoked_by = '', revoke_reason = '', version = 1",
+		"DELETE FROM keys WHERE id = (SELECT key_id FROM secrets WHERE digest = unhex('"+
+			hex.EncodeToString(gone[:])+"'))",
+		"DELETE FROM change_log WHERE revision > "+before,
+		"DELETE FROM marks WHERE revision >= "+before,
+		"UPDATE head SET revision = "+before,
+	)
+	for a.Health(ctx).Problem != "" { // it may take longer than a renewal waits
+		time.Sleep(10 * time.Millisecond)
+	}
+	fleet.Want(t, "a key that was deleted", fleet.Ask(a, specs[0].Token), keystore.Unknown)
+	for _, s := range specs[1:] {
+		fleet.Want(t, s.Token, fleet.Ask(a, s.Token), keystore.Revoked)
+	}
+}
+
+// What a node has revoked lately may be much, and the database far away: it begins where it was.
+func TestRevokingAgainComesToAnEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		db, err := sqldb.OpenSQLite(ctx, d.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		far := new(atomic.Bool)
+		a, err := fleet.Open(ctx, farAway{db, far}, node.Settings{}, fleet.Observer{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		_, live := fleet.Mint(t, a, manage.KeySpec{})
+		for range 200 {
+			key, _ := fleet.Mint(t, a, manage.KeySpec{})
+			fleet.Revoke(t, a, key.ID, 0)
+		}
+		fleet.Want(t, "before", fleet.Ask(a, live), keystore.OK)
+		far.Store(true)
+		d.Tamper("UPDATE head SET epoch = 'restored'")
+		time.Sleep(5 * time.Minute)
+		fleet.Want(t, "some minutes later", fleet.Ask(a, live), keystore.OK)
+	})
+}
+
+// farAway is a database whose every answer about a key takes 100 ms.
+type farAway struct {
+	keystore.Database
+	far *atomic.Bool
+}
+
+func (f farAway) Update(
+	ctx context.Context, change func(keystore.Tx) error,
+) (keystore.Revision, error) {
+	return f.Database.Update(ctx, func(tx keystore.Tx) error {
+		if f.far.Load() {
+			tx = farTx{tx, ctx}
+		}
+		return change(tx)
+	})
+}
+
+type farTx struct {
+	keystore.Tx
+	ctx context.Context
+}
+
+func (f farTx) Keys(ids []string) ([]keystore.Key, error) {
+	select {
+	case <-time.After(time.Duration(len(ids)) * 100 * time.Millisecond / 64):
+		return f.Tx.Keys(ids)
+	case <-f.ctx.Done():
+		return nil, f.ctx.Err()
+	}
+}

@@ -1,0 +1,134 @@
+package node_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+)
+
+// TestPrefixNoLongerAccepted: settings with another prefix hold for all keys at once, cached or
+// not, whether or not the deployment has imported keys.
+func TestPrefixNoLongerAccepted(t *testing.T) {
+	for _, imports := range []bool{false, true} {
+		k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old"}})
+		_, cached := fleet.Mint(t, k, manage.KeySpec{})
+		_, cold := fleet.Mint(t, k, manage.KeySpec{})
+		foreign := "sk_live_0123456789abcdef"
+		if imports {
+			_, _, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+				KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+				Token:   foreign,
+			}}, false, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		outcome := func(credential string) keystore.Outcome {
+			t.Helper()
+			a, err := k.Lookup(ctx, credential, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return a.Outcome
+		}
+		fleet.Want(t, "before", outcome(cached), keystore.OK)
+
+		k.Configure(node.Settings{TokenPrefixes: []string{"new"}})
+		loads := k.Stats().Lookups[node.TierDatabase]
+		fleet.Want(t, "cached", outcome(cached), keystore.Malformed)
+		fleet.Want(t, "not cached", outcome(cold), keystore.Malformed)
+		if now := k.Stats().Lookups[node.TierDatabase]; now != loads {
+			t.Error("the database was asked for them")
+		}
+		if k.Foreign(cached) || !k.Foreign(foreign) || k.Foreign("new_x") {
+			t.Error("Foreign passes a token of this deployment to the API, or refuses a foreign one")
+		}
+		if imports {
+			fleet.Want(t, "imported", outcome(foreign), keystore.OK)
+		}
+
+		k.Configure(node.Settings{TokenPrefixes: []string{"new", "old"}})
+		fleet.Want(t, "cached, accepted again", outcome(cached), keystore.OK)
+		fleet.Want(t, "not cached, accepted again", outcome(cold), keystore.OK)
+	}
+}
+
+// TestImportOfAbandonedPrefix: a token that no request could use is refused when it is imported.
+func TestImportOfAbandonedPrefix(t *testing.T) {
+	k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old"}})
+	_, token := fleet.Mint(t, k, manage.KeySpec{})
+	k.Configure(node.Settings{TokenPrefixes: []string{"new"}})
+	_, refused, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+		KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, Token: token,
+	}}, true, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(refused) != 1 || !strings.Contains(refused[0].Detail, "old") {
+		t.Errorf("refused: %v", refused)
+	}
+}
+
+// TestOtherPrefixes: live keys are counted by the prefix of their token, if settings do not accept
+// it.
+func TestOtherPrefixes(t *testing.T) {
+	k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"b"}})
+	settings := func(prefixes ...string) node.Settings {
+		return node.Settings{TokenPrefixes: prefixes}
+	}
+	counted := func(s node.Settings) map[string]int64 {
+		t.Helper()
+		list, err := k.OtherPrefixes(ctx, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts := make(map[string]int64)
+		for _, p := range list {
+			counts[p.Prefix] = p.Keys
+		}
+		return counts
+	}
+	wantCounts := func(name string, got map[string]int64, want map[string]int64) {
+		t.Helper()
+		if len(got) != len(want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+		for p, n := range want {
+			if got[p] != n {
+				t.Errorf("%s: %v, want %v", name, got, want)
+			}
+		}
+	}
+	gone, _ := fleet.Mint(t, k, manage.KeySpec{})
+	fleet.Mint(t, k, manage.KeySpec{})
+	fleet.Mint(t, k, manage.KeySpec{ExpiresAt: k.Now().Add(time.Hour)})
+	if _, _, err := k.RevokeKey(ctx, fleet.Root, gone.ID, "", false,
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+		KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+		Token:   "sk_live_0123456789abcdef",
+	}}, false, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Configure(settings("d"))
+	rotated, _ := fleet.Mint(t, k, manage.KeySpec{})
+	fleet.Mint(t, k, manage.KeySpec{Inactive: true})
+	wantCounts("b accepted", counted(settings("b")), map[string]int64{"d": 2})
+	wantCounts("both accepted", counted(settings("d", "b")), nil)
+	wantCounts("one in between", counted(settings("c")), map[string]int64{"b": 2, "d": 2})
+	wantCounts("one before", counted(settings("a", "b0")), map[string]int64{"b": 2, "d": 2})
+	k.Configure(settings("b"))
+	if _, _, _, err := k.RotateKey(ctx, fleet.Root, rotated.ID, 0,
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantCounts("rotated", counted(settings("b")), map[string]int64{"d": 1})
+}

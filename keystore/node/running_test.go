@@ -1,0 +1,154 @@
+package node_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+)
+
+func TestWhatRunsIsCutWhenItsKeyDies(t *testing.T) {
+	ctx := context.Background()
+	off := false
+	name := "another"
+	write := []keystore.Permission{{Action: "write"}}
+	for _, c := range []struct {
+		name string
+		do   func(k *manage.Keystore, id string) error
+		cut  bool
+	}{
+		{"revoke", func(k *manage.Keystore, id string) error {
+			_, _, err := k.RevokeKey(ctx, fleet.Root, id, "", false, manage.ChangeOptions{})
+			return err
+		}, true},
+		{"inactivate", func(k *manage.Keystore, id string) error {
+			_, _, err := k.EditKey(ctx, fleet.Root, id, manage.KeyPatch{Active: &off},
+				manage.ChangeOptions{})
+			return err
+		}, true},
+		{"rotate at once", func(k *manage.Keystore, id string) error {
+			_, _, _, err := k.RotateKey(ctx, fleet.Root, id, 0, manage.ChangeOptions{})
+			return err
+		}, true},
+		{"rotate with grace", func(k *manage.Keystore, id string) error {
+			_, _, _, err := k.RotateKey(ctx, fleet.Root, id, time.Hour, manage.ChangeOptions{})
+			return err
+		}, false},
+		// what runs was allowed when it began
+		{"narrow", func(k *manage.Keystore, id string) error {
+			_, _, err := k.EditKey(ctx, fleet.Root, id, manage.KeyPatch{Permissions: &write},
+				manage.ChangeOptions{})
+			return err
+		}, false},
+		{"rename", func(k *manage.Keystore, id string) error {
+			_, _, err := k.EditKey(ctx, fleet.Root, id, manage.KeyPatch{Name: &name},
+				manage.ChangeOptions{})
+			return err
+		}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := fleet.New(t)
+			a, _ := d.Node(node.Settings{})
+			b, _ := d.Node(node.Settings{})
+			key, token := fleet.Mint(t, a, manage.KeySpec{})
+			_, other := fleet.Mint(t, a, manage.KeySpec{})
+			var cuts [3]atomic.Int32
+			running := []*node.Running{run(t, a, token, &cuts[0]), run(t, b, token, &cuts[1])}
+			unhurt := run(t, b, other, &cuts[2])
+			if err := c.do(a, key.ID); err != nil {
+				t.Fatal(err)
+			}
+			for i, want := range []bool{c.cut, c.cut, false} {
+				if got := cuts[i].Load() == 1; got != want {
+					t.Errorf("request %d: cut is %v", i, got)
+				}
+			}
+			a.Leave(running[0])
+			b.Leave(running[1])
+			b.Leave(unhurt)
+		})
+	}
+}
+
+func run(t testing.TB, k *manage.Keystore, token string, cuts *atomic.Int32) *node.Running {
+	t.Helper()
+	for range 100 {
+		a, err := k.Lookup(context.Background(), token, time.Now())
+		if err != nil || a.Outcome != keystore.OK {
+			t.Fatal(a.Outcome, err)
+		}
+		r := &node.Running{Cut: func() { cuts.Add(1) }}
+		if k.Enter(a, r) {
+			return r
+		}
+	}
+	t.Fatal("Enter never succeeds")
+	return nil
+}
+
+func TestWhatRunsIsCutWhenItsKeyExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := fleet.New(t).Node(node.Settings{})
+		_, token := fleet.Mint(t, a, manage.KeySpec{ExpiresAt: time.Now().Add(time.Minute)})
+		var cuts atomic.Int32
+		r := run(t, a, token, &cuts)
+		time.Sleep(59 * time.Second)
+		if cuts.Load() != 0 {
+			t.Error("cut before its time")
+		}
+		time.Sleep(3 * time.Second)
+		if cuts.Load() != 1 {
+			t.Error("runs on")
+		}
+		a.Leave(r)
+		fleet.Want(t, "afterwards", fleet.Ask(a, token), keystore.Expired)
+	})
+}
+
+func TestWhatRunsIsCutWhenTheLeaseHasRunOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, f := fleet.New(t).Node(node.Settings{Lease: 30 * time.Second})
+		_, token := fleet.Mint(t, a, manage.KeySpec{})
+		var cuts atomic.Int32
+		r := run(t, a, token, &cuts)
+		f.Cut.Store(true)
+		time.Sleep(23 * time.Second)
+		if cuts.Load() != 0 {
+			t.Error("cut although the lease lasts")
+		}
+		time.Sleep(8 * time.Second)
+		if cuts.Load() != 1 {
+			t.Error("runs on although nobody knows whether its key lives")
+		}
+		a.Leave(r)
+	})
+}
+
+// TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers: the node's last renewal was just
+// before, and each that follows hangs.
+func TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		var cuts atomic.Int32
+		r := run(t, b, token, &cuts)
+		b.Health(t.Context()) // renews
+		fb.Hangs.Store(true)
+		if p := fleet.Revoke(t, a, key.ID, time.Minute); !p.Complete {
+			t.Fatalf("%+v", p)
+		}
+		if cuts.Load() != 1 {
+			t.Error("runs on")
+		}
+		b.Leave(r)
+		fb.Hangs.Store(false)
+	})
+}

@@ -1,0 +1,124 @@
+package node_test
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+)
+
+func TestANodeTakesFromTheSharedCacheWhatAnotherHasRead(t *testing.T) {
+	d, cache := fleet.New(t), new(fleet.Hostile)
+	a, _ := d.Node(node.Settings{Cache: cache})
+	b, fb := d.Node(node.Settings{Cache: cache})
+	_, token := fleet.Mint(t, a, manage.KeySpec{Name: "n",
+		Metadata: map[string]string{"team": "erp"}})
+	fleet.Want(t, "there", fleet.Ask(a, token), keystore.OK)
+	b.Health(ctx) // it has seen the mint's revision
+	loads := fb.Loads.Load()
+	fleet.Want(t, "here", fleet.Ask(b, token), keystore.OK)
+	if n := fb.Loads.Load() - loads; n != 0 {
+		t.Errorf("%d queries", n)
+	}
+	answer, err := b.Lookup(ctx, token, time.Now())
+	if err != nil || answer.Record.Name != "n" || answer.Record.Metadata["team"] != "erp" ||
+		answer.Record.Set(b.Policy(), b.Policy().Namespace("default")).String() != "read" {
+		t.Errorf("%+v %v", answer.Record, err)
+	}
+	for name, entry := range cache.Snapshot() {
+		for _, secret := range []string{token, token[20:40]} {
+			if bytes.Contains(entry, []byte(secret)) ||
+				bytes.Contains([]byte(name), []byte(secret)) {
+				t.Error("the cache holds a token")
+			}
+		}
+	}
+}
+
+// An old record written back, a flush, a replica that lags.
+func TestARolledBackSharedCacheRevivesNothing(t *testing.T) {
+	d, cache := fleet.New(t), new(fleet.Hostile)
+	a, _ := d.Node(node.Settings{Cache: cache})
+	key, token := fleet.Mint(t, a, manage.KeySpec{})
+	fleet.Want(t, "before", fleet.Ask(a, token), keystore.OK)
+	old := cache.Snapshot()
+	fleet.Revoke(t, a, key.ID, 0)
+	for _, state := range []map[string][]byte{old, nil, old} {
+		cache.Restore(state)
+		fleet.Want(t, "here", fleet.Ask(a, token), keystore.Revoked)
+		// has not seen the change, but knows that there was one
+		late, _ := d.Node(node.Settings{Cache: cache})
+		cache.Restore(state)
+		fleet.Want(t, "on a node that started later", fleet.Ask(late, token), keystore.Revoked)
+	}
+}
+
+func TestAForgedEntryOfTheSharedCacheOpensNothing(t *testing.T) {
+	d, cache := fleet.New(t), new(fleet.Hostile)
+	a, _ := d.Node(node.Settings{Cache: cache})
+	b, _ := d.Node(node.Settings{Cache: cache})
+	reader, strong := fleet.Mint(t, a, manage.KeySpec{})
+	_, weak := fleet.Mint(t, a,
+		manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}})
+	// fresh returns a key's entry, and the name it has, as a node that has just read it writes
+	// them. No node knows the key then.
+	fresh := func(token string) (string, []byte) {
+		t.Helper()
+		if _, _, err := a.EditKey(ctx, fleet.Root, mustID(t, a, token),
+			manage.KeyPatch{Metadata: map[string]*string{}},
+			manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		cache.Restore(nil)
+		mustID(t, a, token)
+		for name, entry := range cache.Snapshot() {
+			return name, entry
+		}
+		t.Fatal("nothing was put into the cache")
+		return "", nil
+	}
+	// taken asks b about the key, and reports whether it took the entry.
+	taken := func(name string, entry []byte, token string, expect keystore.Outcome) bool {
+		t.Helper()
+		cache.Restore(map[string][]byte{name: entry})
+		before := b.Stats().Lookups[node.TierRedis][node.Hit]
+		fleet.Want(t, "with that entry", fleet.Ask(b, token), expect)
+		return b.Stats().Lookups[node.TierRedis][node.Hit] != before
+	}
+
+	name, entry := fresh(strong)
+	if !taken(name, entry, strong, keystore.OK) {
+		t.Fatal("an entry as a node writes it is not taken, so that what follows shows nothing")
+	}
+	for i := 0; i < len(entry); i += 1 + len(entry)/40 {
+		name, bent := fresh(strong)
+		bent = bytes.Clone(bent)
+		bent[i] ^= 1
+		if taken(name, bent, strong, keystore.OK) {
+			t.Errorf("an entry of %d bytes with a bit of byte %d turned is taken", len(bent), i)
+		}
+	}
+	_, entry = fresh(strong)
+	name, _ = fresh(weak)
+	if taken(name, entry, weak, keystore.Forbidden) {
+		t.Error("another key's entry is taken")
+	}
+	name, entry = fresh(strong)
+	fleet.Revoke(t, a, reader.ID, 0)
+	if taken(name, entry, strong, keystore.Revoked) {
+		t.Error("an entry from before the revoke is taken")
+	}
+}
+
+func mustID(t testing.TB, k *manage.Keystore, token string) string {
+	t.Helper()
+	a, err := k.Lookup(ctx, token, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.Record.KeyID
+}

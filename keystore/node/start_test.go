@@ -1,0 +1,126 @@
+package node_test
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+func TestASecondStartFindsEverything(t *testing.T) {
+	d := fleet.New(t)
+	db, err := sqldb.OpenSQLite(context.Background(), d.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := manage.Open(context.Background(), db, nil, node.Settings{}, fleet.Observer{},
+		slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, token := fleet.Mint(t, k, manage.KeySpec{})
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Lookup(context.Background(), token, time.Now()); err == nil {
+		t.Error("a closed store answers")
+	}
+	again, _ := d.Node(node.Settings{})
+	fleet.Want(t, "after a restart", fleet.Ask(again, token), keystore.OK)
+}
+
+// A node whose Open gave up while it was joining leaves no row that a revoke would wait for.
+func TestAnOpenThatGivesUpLeavesNoRow(t *testing.T) {
+	d := fleet.New(t)
+	db, err := sqldb.OpenSQLite(ctx, d.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joining := make(chan struct{})
+	over, cancel := context.WithCancel(ctx)
+	go func() { <-joining; cancel() }()
+	if _, err := fleet.Open(over, slowJoin{db, joining, over}, node.Settings{},
+		fleet.Observer{}); err == nil {
+		t.Fatal("it opened")
+	}
+	k, _ := d.Node(node.Settings{})
+	if counts, err := k.CountNodes(ctx); err != nil || counts[keystore.NodeActive] != 1 {
+		t.Errorf("%v, %v", counts, err)
+	}
+}
+
+// slowJoin lets a node join after all, when nobody waits for it any more.
+type slowJoin struct {
+	keystore.Database
+	joining chan struct{}
+	over    context.Context
+}
+
+func (s slowJoin) Join(ctx context.Context, n keystore.Node) error {
+	close(s.joining)
+	<-s.over.Done()
+	return s.Database.Join(ctx, n)
+}
+
+func TestAClosedStoreTrustsNothing(t *testing.T) {
+	d := fleet.New(t)
+	a, _ := d.Node(node.Settings{})
+	db, err := sqldb.OpenSQLite(context.Background(), d.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := manage.Open(context.Background(), db, nil, node.Settings{}, fleet.Observer{},
+		slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, token := fleet.Mint(t, a, manage.KeySpec{})
+	answer, err := b.Lookup(ctx, token, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if p := fleet.Revoke(t, a, key.ID, 0); !p.Complete || p.Nodes != 1 {
+		t.Errorf("%+v", p)
+	}
+	fleet.Want(t, "on the closed node", fleet.Ask(b, token), keystore.Unavailable)
+	if b.Enter(answer, &node.Running{Cut: func() {}}) {
+		t.Error("a request got on its way that no revoke can cut")
+	}
+}
+
+func TestAnotherLeaseLosesNoWarmKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{Lease: 20 * time.Second})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		fleet.Want(t, "warm", fleet.Ask(b, token), keystore.OK)
+		for _, lease := range []time.Duration{40 * time.Second, 10 * time.Second} {
+			b.Configure(node.Settings{Lease: lease})
+			for range 60 {
+				fleet.Want(t, "warm", fleet.Ask(b, token), keystore.OK)
+				time.Sleep(time.Second)
+			}
+		}
+		// just before it falls silent, with a longer lease in hand
+		b.Configure(node.Settings{Lease: 5 * time.Second})
+		fb.Mute.Store(true)
+		p := fleet.Revoke(t, a, key.ID, time.Minute)
+		if !p.Complete {
+			t.Fatalf("%+v", p)
+		}
+		fleet.Want(t, "after the revoke", fleet.Ask(b, token), keystore.Unavailable)
+	})
+}
+
+var ctx = context.Background()
