@@ -184,8 +184,7 @@ func (t *tx) RevokeKeys(reasons map[string]string, by string) error {
 	if err != nil {
 		return err
 	}
-	_,
-		err = t.exec("UPDATE keys SET revoked_at = ?, revoked_by = ?, revoke_reason = r.value, "+
+	_, err = t.exec("UPDATE keys SET revoked_at = ?, revoked_by = ?, revoke_reason = r.value, "+
 		"version = version + 1 FROM "+t.db.pairs+
 		" r WHERE keys.revoked_at IS NULL AND keys.id = r.key",
 		append(slices.Clip(t.db.anew), t.now.UnixMicro(), by, object)...)
