@@ -104,7 +104,7 @@ type importLine struct {
 	text string
 }
 
-// Len, At and Imported are part of keystore.ImportSource.
+// Len, At and Imported are part of manage.ImportSource.
 func (i *importing) Len() int { return len(i.lines) }
 func (i *importing) At(n int) manage.ImportSpec {
 	return i.importSpec(i.lines[n].line, []byte(i.lines[n].text))

@@ -114,12 +114,12 @@ func newStoreMetrics() *storeMetrics {
 	}
 }
 
-// LookedUp is part of keystore.Observer.
+// LookedUp is part of node.Observer.
 func (m *storeMetrics) LookedUp(t node.Tier, took time.Duration) {
 	m.lookupSeconds.WithLabelValues(t.String()).Observe(took.Seconds())
 }
 
-// Propagated is part of keystore.Observer.
+// Propagated is part of node.Observer.
 func (m *storeMetrics) Propagated(took time.Duration) {
 	m.propagationSeconds.Observe(took.Seconds())
 }

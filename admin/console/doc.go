@@ -4,7 +4,7 @@
 //
 // It is a client of the REST interface in the same process (call.go): what that refuses, no page
 // can do, and what it says is wrong with a field stands beside that field. What a page offers is
-// decided by [keystore.Keystore.May] and MayIn; that is courtesy, not protection.
+// decided by [manage.Keystore.May] and MayIn; that is courtesy, not protection.
 //
 // # Adding a page
 //

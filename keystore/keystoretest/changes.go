@@ -115,8 +115,7 @@ func testChanges(t *testing.T, s Store) {
 			want{}, false},
 		{"namespace",
 			func(tx keystore.Tx) error {
-				return tx.InsertNamespace(&keystore.Namespace{ID: "n",
-					CreatedAt: start})
+				return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start})
 			}, want{}, true},
 		{"edit namespace", func(tx keystore.Tx) error {
 			return tx.UpdateNamespace(&keystore.Namespace{ID: "n", Name: "N", CreatedAt: start})
@@ -129,12 +128,10 @@ func testChanges(t *testing.T, s Store) {
 		}, want{}, true},
 		{"delete role",
 			func(tx keystore.Tx) error {
-				return tx.DeleteRole(keystore.RoleID{Namespace: "n",
-					Name: "r"})
+				return tx.DeleteRole(keystore.RoleID{Namespace: "n", Name: "r"})
 			}, want{}, true},
 		{"member", func(tx keystore.Tx) error {
-			return tx.InsertMember(&keystore.Member{ID: "m",
-				CreatedAt: start})
+			return tx.InsertMember(&keystore.Member{ID: "m", CreatedAt: start})
 		}, want{}, true},
 		{"edit member", func(tx keystore.Tx) error {
 			return tx.UpdateMember(&keystore.Member{ID: "m", Name: "M", CreatedAt: start})
@@ -193,8 +190,7 @@ func testByHand(t *testing.T, s Store) {
 	insert(t, db, a, b)
 	update(t, db,
 		func(tx keystore.Tx) error {
-			return tx.InsertNamespace(&keystore.Namespace{ID: "n",
-				CreatedAt: start})
+			return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start})
 		})
 	known := policy(t, db).At
 	expiry := start.Add(time.Hour)
@@ -363,8 +359,7 @@ func testNoRevision(t *testing.T, s Store) {
 	must(t, db.UseSession(ctx, digest("session"), start.Add(time.Second)))
 	must(t, db.DeleteSession(ctx, digest("session")))
 	got := update(t, db, func(tx keystore.Tx) error {
-		return tx.Remember("caller", "key", "made",
-			start)
+		return tx.Remember("caller", "key", "made", start)
 	})
 	if got != at || head(t, db) != at {
 		t.Fatalf("the head went from %d to %d", at, got)

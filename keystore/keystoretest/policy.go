@@ -375,8 +375,7 @@ func testPolicyTruncated(t *testing.T, s Store) {
 	db := ready(t, s)
 	update(t, db,
 		func(tx keystore.Tx) error {
-			return tx.InsertNamespace(&keystore.Namespace{ID: "n",
-				CreatedAt: start})
+			return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start})
 		})
 	first := position(t, db)
 	insert(t, db, plain("a"))
@@ -452,8 +451,7 @@ func testKeyCounts(t *testing.T, s Store) {
 	must(t, s.Exec("UPDATE keys SET namespace = 'c', owner = 'm_3' WHERE id IN ('k1', 'k2', 't')"))
 	check("by hand", counts{"m_1": 0, "m_2": 1, "m_3": 2}, counts{"a": 1, "b": 3, "c": 2})
 	update(t, db, func(tx keystore.Tx) error {
-		return errors.Join(tx.DeleteKey("k1"),
-			tx.DeleteKey("k3"))
+		return errors.Join(tx.DeleteKey("k1"), tx.DeleteKey("k3"))
 	})
 	check("deleted", counts{"m_2": 0, "m_3": 1, "root": 3}, counts{"a": 0, "b": 3, "c": 1})
 }
@@ -647,8 +645,7 @@ func testHeld(t *testing.T, s Store) {
 					}))
 				if len(ids) != min(most, len(all)) ||
 					slices.ContainsFunc(ids, func(id string) bool {
-						return !slices.Contains(all,
-							id)
+						return !slices.Contains(all, id)
 					}) {
 					t.Errorf("%v hold %v, want %d of %s", ids, role, most, keys)
 				}
@@ -767,8 +764,7 @@ func testPersonal(t *testing.T, s Store) {
 
 	// A member has one, and may have had others.
 	if _, err := db.Update(ctx, func(tx keystore.Tx) error {
-		return insertKey(tx,
-			token("t2", "m_1"))
+		return insertKey(tx, token("t2", "m_1"))
 	}); err == nil {
 		t.Error("a member has two tokens")
 	}

@@ -25,8 +25,7 @@ func testPositions(t *testing.T, s Store) {
 	}
 	update(t, db,
 		func(tx keystore.Tx) error {
-			return tx.InsertNamespace(&keystore.Namespace{ID: "n",
-				CreatedAt: start})
+			return tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start})
 		})
 	second := head(first.Position)
 	if second.Revision <= first.Revision || second.Mark == first.Mark || second.Diverged {

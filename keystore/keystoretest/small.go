@@ -74,8 +74,7 @@ func testAudit(t *testing.T, s Store) {
 	for _, seq := range []int64{0, 3, 5} {
 		_, err := db.Update(ctx,
 			func(tx keystore.Tx) error {
-				return tx.AppendAudit([]*keystore.AuditRow{{Seq: seq,
-					At: start}})
+				return tx.AppendAudit([]*keystore.AuditRow{{Seq: seq, At: start}})
 			})
 		if err == nil {
 			t.Fatalf("row %d after row 3", seq)
@@ -131,8 +130,7 @@ func testRemembered(t *testing.T, s Store) {
 		t.Helper()
 		var made string
 		update(t, db, func(tx keystore.Tx) (err error) {
-			made,
-				err = tx.Remembered(caller, key, since)
+			made, err = tx.Remembered(caller, key, since)
 			return err
 		})
 		return made

@@ -162,13 +162,11 @@ func testCancelled(t *testing.T, s Store) {
 		"Deployment": func() error { _, err := db.Deployment(gone, nil); return err },
 		"Join":       func() error { return db.Join(gone, keystore.Node{Incarnation: "j"}) },
 		"Renew": func() error {
-			_,
-				err := db.Renew(gone, "i", keystore.Position{})
+			_, err := db.Renew(gone, "i", keystore.Position{})
 			return err
 		},
 		"Acknowledge": func() error {
-			return db.Acknowledge(gone, "i",
-				keystore.Position{Revision: at})
+			return db.Acknowledge(gone, "i", keystore.Position{Revision: at})
 		},
 		"Nodes":        func() error { _, err := db.Nodes(gone); return err },
 		"Fence":        func() error { return db.Fence(gone, "i") },
@@ -179,20 +177,17 @@ func testCancelled(t *testing.T, s Store) {
 		"KeyByDigest":  func() error { _, _, err := db.KeyByDigest(gone, digest("k")); return err },
 		"Key":          func() error { _, err := db.Key(gone, "k"); return err },
 		"Keys": func() error {
-			_, _,
-				err := db.Keys(gone, keystore.KeyFilter{}, "", 1)
+			_, _, err := db.Keys(gone, keystore.KeyFilter{}, "", 1)
 			return err
 		},
 		"CountKeys": func() error { _, err := db.CountKeys(gone); return err },
 		"Policy":    func() error { _, err := db.Policy(gone, keystore.Nowhere); return err },
 		"RenewPolicy": func() error {
-			_,
-				err := db.RenewPolicy(gone, keystore.Nowhere)
+			_, err := db.RenewPolicy(gone, keystore.Nowhere)
 			return err
 		},
 		"Audits": func() error {
-			_, _,
-				err := db.Audits(gone, keystore.AuditFilter{}, "", 1)
+			_, _, err := db.Audits(gone, keystore.AuditFilter{}, "", 1)
 			return err
 		},
 		"AuditChain": func() error { _, err := db.AuditChain(gone, 0); return err },
@@ -245,10 +240,8 @@ func testLinearizable(t *testing.T, s Store) {
 		wg.Go(func() {
 			for i := range each {
 				n := w*each + i
-				r,
-					err := handles[w].Update(ctx, func(tx keystore.Tx) error {
-					return insertKey(tx,
-						plain(fmt.Sprint(n)))
+				r, err := handles[w].Update(ctx, func(tx keystore.Tx) error {
+					return insertKey(tx, plain(fmt.Sprint(n)))
 				})
 				if err != nil {
 					t.Error(err)

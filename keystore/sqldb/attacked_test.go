@@ -19,9 +19,8 @@ func TestKeyRevokedDuringAFailedImportStaysSo(t *testing.T) {
 		var id string
 		steps.step(func(n int) error {
 			switch {
-			case n == 4: // some are there
-				keys, _,
-					err := b.ListKeys(context.Background(), importer,
+			case n == 3: // the first slice is stored
+				keys, _, err := b.ListKeys(context.Background(), importer,
 					keystore.KeyFilter{Text: "key number 0"}, "", 10)
 				if err != nil {
 					return err
@@ -32,7 +31,7 @@ func TestKeyRevokedDuringAFailedImportStaysSo(t *testing.T) {
 					}
 				}
 				revokeAt(t, b, id, false)
-			case n == 5:
+			case n == 4:
 				return errors.New("the database is away for a moment")
 			}
 			return nil

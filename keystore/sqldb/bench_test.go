@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -54,7 +53,7 @@ func benchDigest(n int) keystore.Digest {
 func fill(tb testing.TB, n int) *DB {
 	tb.Helper()
 	ctx := context.Background()
-	d, err := OpenSQLite(ctx, filepath.Join(tb.TempDir(), "keys.db"))
+	d, err := OpenSQLite(ctx, newSQLite(tb).path)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -109,8 +108,7 @@ func BenchmarkKeys(b *testing.B) {
 	})
 	b.Run("KeyByDigest/unknown", func(b *testing.B) {
 		for b.Loop() {
-			if k, _,
-				err := d.KeyByDigest(ctx, benchDigest(n+rand.IntN(n))); k != nil || err != nil {
+			if k, _, err := d.KeyByDigest(ctx, benchDigest(n+rand.IntN(n))); k != nil || err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -218,11 +216,9 @@ func BenchmarkKeys(b *testing.B) {
 	next := n
 	b.Run("Update/insert", func(b *testing.B) {
 		for b.Loop() {
-			_,
-				err := d.Update(ctx, func(tx keystore.Tx) error {
+			_, err := d.Update(ctx, func(tx keystore.Tx) error {
 				next++
-				return insertKey(tx,
-					benchKey(next, tx.Now()))
+				return insertKey(tx, benchKey(next, tx.Now()))
 			})
 			if err != nil {
 				b.Fatal(err)

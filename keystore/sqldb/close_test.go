@@ -5,7 +5,6 @@ package sqldb
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -18,7 +17,7 @@ func TestClose(t *testing.T) {
 	ctx := context.Background()
 	for name, empty := range map[string]func(t *testing.T) (open func() (*DB, error)){
 		"SQLite": func(t *testing.T) func() (*DB, error) {
-			path := filepath.Join(t.TempDir(), "keys.db")
+			path := newSQLite(t).path
 			return func() (*DB, error) { return OpenSQLite(ctx, path) }
 		},
 		"PostgreSQL": func(t *testing.T) func() (*DB, error) {
@@ -55,8 +54,7 @@ func TestClose(t *testing.T) {
 						results <- err
 					}()
 					go func() {
-						_,
-							err := list(db.read(ctx), func(scan func(...any) error) (n int,
+						_, err := list(db.read(ctx), func(scan func(...any) error) (n int,
 							err error) {
 							began <- struct{}{}
 							<-release
@@ -70,8 +68,7 @@ func TestClose(t *testing.T) {
 					go func() { closed <- db.Close() }()
 					if waits {
 						for {
-							if _,
-								err := db.Key(ctx, "none"); !errors.Is(err, keystore.ErrNotFound) {
+							if _, err := db.Key(ctx, "none"); !errors.Is(err, keystore.ErrNotFound) {
 								break // it is being closed
 							}
 							time.Sleep(time.Millisecond)

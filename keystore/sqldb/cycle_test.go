@@ -91,8 +91,7 @@ func TestNamespaceCycle(t *testing.T) {
 			asks(k, "top", "top", keystore.OK)
 		}
 		inCycle(a, keystore.OK)
-		_,
-			err := a.CreateMember(ctx, importer,
+		_, err := a.CreateMember(ctx, importer,
 			keystore.Member{Name: "Ada", Login: "ada", Grants: []keystore.Grant{
 				{Namespace: "apart", Permissions: []keystore.Permission{{Resource: "admin",
 					Action: "*"}}},

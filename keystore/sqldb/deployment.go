@@ -33,8 +33,7 @@ func (d *DB) Deployment(ctx context.Context, configured *[32]byte) (keystore.Dep
 // commit waits for a standby even if another process was faster.
 func (d *DB) NewEpoch(ctx context.Context, was string, nodes []keystore.Node) error {
 	err := d.write(ctx, func(t *tx) error {
-		_,
-			err := t.exec("UPDATE head SET epoch = CASE WHEN epoch = ? THEN ? ELSE epoch END", was,
+		_, err := t.exec("UPDATE head SET epoch = CASE WHEN epoch = ? THEN ? ELSE epoch END", was,
 			newEpoch())
 		for _, n := range nodes {
 			if err != nil {

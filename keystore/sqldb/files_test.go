@@ -328,8 +328,7 @@ func TestChangeLogStaysBounded(t *testing.T) {
 	d.keep = 10
 	for n := range 20 {
 		if _, err := d.Update(ctx, func(tx keystore.Tx) error {
-			return insertKey(tx,
-				benchKey(n+1, tx.Now()))
+			return insertKey(tx, benchKey(n+1, tx.Now()))
 		}); err != nil {
 			t.Fatal(err)
 		}

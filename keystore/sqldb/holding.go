@@ -69,8 +69,7 @@ func (t *tx) KeysHolding(role keystore.RoleID, homes []string, f func(*keystore.
 		return err
 	}
 	where, args := heldAs(role)
-	rows,
-		err := t.query("SELECT id, namespace, owner, grants FROM keys WHERE revoked_at IS NULL "+
+	rows, err := t.query("SELECT id, namespace, owner, grants FROM keys WHERE revoked_at IS NULL "+
 		"AND id IN (SELECT key_id FROM held WHERE "+where+" AND home "+t.db.among+")",
 		append(args, array)...)
 	if err != nil {

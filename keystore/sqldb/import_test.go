@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -78,7 +77,7 @@ func eachDatabase[T testing.TB](
 	ctx := context.Background()
 	for name, empty := range map[string]func(t T) (open func() (*DB, error)){
 		"SQLite": func(t T) func() (*DB, error) {
-			path := filepath.Join(t.TempDir(), "keys.db")
+			path := newSQLite(t).path
 			return func() (*DB, error) { return OpenSQLite(ctx, path) }
 		},
 		"PostgreSQL": func(t T) func() (*DB, error) {
@@ -96,8 +95,7 @@ func eachDatabase[T testing.TB](
 					t.Fatal(err)
 				}
 				c := &counted{Database: d}
-				k,
-					err := manage.Open(ctx, c, nil, node.Settings{}, unobserved{},
+				k, err := manage.Open(ctx, c, nil, node.Settings{}, unobserved{},
 					slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Fatal(err)
@@ -189,8 +187,7 @@ func BenchmarkImport(b *testing.B) {
 		for b.Loop() {
 			n++
 			specs := legacy(fmt.Sprint(n), benchKeys)
-			if done, refused,
-				err := k.ImportKeys(context.Background(), importer, specs, true,
+			if done, refused, err := k.ImportKeys(context.Background(), importer, specs, true,
 				""); done != len(specs) {
 				b.Fatal(done, len(refused), err)
 			}
@@ -246,8 +243,7 @@ func TestBulkByHand(t *testing.T) {
 					if err := exec(then); err != nil {
 						t.Fatal(err)
 					}
-					changes,
-						err := d.Changes(ctx, keystore.Revision(before),
+					changes, err := d.Changes(ctx, keystore.Revision(before),
 						keystore.Revision(number("SELECT revision FROM head")))
 					if err != nil {
 						t.Fatal(err)
@@ -268,8 +264,7 @@ func TestBulkByHand(t *testing.T) {
 						if i%10 > 0 && i < n-1 {
 							continue
 						}
-						if k, _,
-							err := d.KeyByDigest(ctx, digest); err != nil || k == nil ||
+						if k, _, err := d.KeyByDigest(ctx, digest); err != nil || k == nil ||
 							k.ID != fmt.Sprintf("%d-%d", round, i+1) {
 							t.Fatalf("secret %d opens %v, %v", i+1, k, err)
 						}

@@ -230,8 +230,7 @@ func (t *tx) insertRows(table string, columns []string, rows [][]any) error {
 		}
 		t.db.copied.Add(int64(len(rows)))
 		return t.note(t.conn.Raw(func(driverConn any) error {
-			return t.db.copyRows(t.ctx,
-				driverConn, table, columns, rows)
+			return t.db.copyRows(t.ctx, driverConn, table, columns, rows)
 		}))
 	}
 	insert := "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES (?" +

@@ -108,8 +108,7 @@ func (d *DB) sorted(
 	}
 	fit := byCreation.union(parts, where, " LIMIT ?", d.lookedThrough+1)
 	n, err := list(d.read(ctx), func(scan func(...any) error) (n int, err error) {
-		return n,
-			scan(&n)
+		return n, scan(&n)
 	}, "SELECT count(*) FROM ("+fit.sql+") AS fit", fit.args...)
 	if err != nil {
 		return clause{}, err

@@ -55,15 +55,13 @@ func TestNextSchema(t *testing.T) {
 	t.Run("SQLite", func(t *testing.T) {
 		keystoretest.TestDatabase(t,
 			func(t *testing.T) keystoretest.Store {
-				return aheadOf{newSQLite(t), sqliteDialect,
-					new(bool)}
+				return aheadOf{newSQLite(t), sqliteDialect, new(bool)}
 			})
 	})
 	t.Run("PostgreSQL", func(t *testing.T) {
 		keystoretest.TestDatabase(t,
 			func(t *testing.T) keystoretest.Store {
-				return aheadOf{newPostgresStore(t),
-					postgresDialect, new(bool)}
+				return aheadOf{newPostgresStore(t), postgresDialect, new(bool)}
 			})
 	})
 }

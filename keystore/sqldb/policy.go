@@ -52,15 +52,13 @@ func (d *DB) policyBy(
 	silent := time.AfterFunc(policySilence, func() { cancel(context.DeadlineExceeded) })
 	defer silent.Stop()
 	err = d.retryLost(ctx, func() error {
-		tx,
-			err := pool.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead,
+		tx, err := pool.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead,
 			ReadOnly: true})
 		if err != nil {
 			return err
 		}
 		defer tx.Rollback()
-		p,
-			err = d.policy(since, 0, func() { silent.Reset(policySilence) },
+		p, err = d.policy(since, 0, func() { silent.Reset(policySilence) },
 			func(query string, args ...any) (*sql.Rows, error) {
 				return tx.QueryContext(ctx, d.bind(query), args...)
 			})
@@ -375,8 +373,7 @@ func (t *tx) countKeys(kind, id string) (n int64, err error) {
 
 // MostKeys implements [keystore.Database].
 func (d *DB) MostKeys(ctx context.Context) (owner, namespace int64, err error) {
-	_,
-		err = list(d.read(ctx), func(scan func(...any) error) (struct{}, error) {
+	_, err = list(d.read(ctx), func(scan func(...any) error) (struct{}, error) {
 		return struct{}{},
 			scan(&owner, &namespace)
 	},

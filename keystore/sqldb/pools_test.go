@@ -27,8 +27,7 @@ func TestPools(t *testing.T) {
 		}
 		for name, call := range map[string]func(context.Context) error{
 			"KeyByDigest": func(ctx context.Context) error {
-				_, _,
-					err := d.KeyByDigest(ctx, keystore.Digest{})
+				_, _, err := d.KeyByDigest(ctx, keystore.Digest{})
 				return err
 			},
 			"Session": func(ctx context.Context) error {
@@ -36,38 +35,30 @@ func TestPools(t *testing.T) {
 				return ignore(err, keystore.ErrNotFound)
 			},
 			"UseSession": func(ctx context.Context) error {
-				return d.UseSession(ctx,
-					keystore.Digest{}, time.Now())
+				return d.UseSession(ctx, keystore.Digest{}, time.Now())
 			},
 			"RecordUse": func(ctx context.Context) error {
-				return d.RecordUse(ctx,
-					map[string]time.Time{"k": time.Now()})
+				return d.RecordUse(ctx, map[string]time.Time{"k": time.Now()})
 			},
 			"Renew": func(ctx context.Context) error {
-				_,
-					err := d.Renew(ctx, "i", keystore.Position{})
+				_, err := d.Renew(ctx, "i", keystore.Position{})
 				return err
 			},
 			"RenewPolicy": func(ctx context.Context) error {
-				_,
-					err := d.RenewPolicy(ctx, keystore.Nowhere)
+				_, err := d.RenewPolicy(ctx, keystore.Nowhere)
 				return err
 			},
 			"Changes": func(ctx context.Context) error {
-				_,
-					err := d.Changes(ctx, 0, 0)
+				_, err := d.Changes(ctx, 0, 0)
 				return err
 			},
 			"Acknowledge": func(ctx context.Context) error {
-				return d.Acknowledge(ctx, "i",
-					keystore.Position{})
+				return d.Acknowledge(ctx, "i", keystore.Position{})
 			},
 			"Nodes": func(ctx context.Context) error { _, err := d.Nodes(ctx); return err },
 			"Update": func(ctx context.Context) error {
-				_,
-					err := d.Update(ctx, func(tx keystore.Tx) error {
-					_,
-						err := tx.Policy(keystore.Nowhere)
+				_, err := d.Update(ctx, func(tx keystore.Tx) error {
+					_, err := tx.Policy(keystore.Nowhere)
 					return err
 				})
 				return err
@@ -84,23 +75,19 @@ func TestPools(t *testing.T) {
 				return err
 			},
 			"CountKeys": func(ctx context.Context) error {
-				_,
-					err := d.CountKeys(ctx)
+				_, err := d.CountKeys(ctx)
 				return err
 			},
 			"Policy": func(ctx context.Context) error {
-				_,
-					err := d.Policy(ctx, keystore.Nowhere)
+				_, err := d.Policy(ctx, keystore.Nowhere)
 				return err
 			},
 			"Audits": func(ctx context.Context) error {
-				_, _,
-					err := d.Audits(ctx, keystore.AuditFilter{}, "", 1)
+				_, _, err := d.Audits(ctx, keystore.AuditFilter{}, "", 1)
 				return err
 			},
 			"AuditChain": func(ctx context.Context) error {
-				_,
-					err := d.AuditChain(ctx, 0)
+				_, err := d.AuditChain(ctx, 0)
 				return err
 			},
 		} {
@@ -127,8 +114,7 @@ func TestQueriesEndWithTheirContext(t *testing.T) {
 		d := c.Database.(*DB)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		_,
-			err := list(d.read(ctx), func(scan func(...any) error) (n sql.NullInt64,
+		_, err := list(d.read(ctx), func(scan func(...any) error) (n sql.NullInt64,
 			err error) {
 			return n, scan(&n)
 		},

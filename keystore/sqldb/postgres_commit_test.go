@@ -56,8 +56,7 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	_, err = hasty.Update(ctx, func(tx keystore.Tx) error {
 		// on a slow machine it has lost the lock before
 		late := tx.InsertNamespace(&keystore.Namespace{ID: "half"})
-		_,
-			err := d.Update(ctx,
+		_, err := d.Update(ctx,
 			func(tx keystore.Tx) error {
 				return tx.InsertNamespace(&keystore.Namespace{ID: "whole"})
 			})
@@ -188,12 +187,10 @@ func TestPostgresUnknownCommit(t *testing.T) {
 			return err
 		}
 		// The commit meets a trigger that ends its own connection.
-		_,
-			err := kt.(*tx).exec("CREATE FUNCTION pg_temp.cut() RETURNS trigger LANGUAGE plpgsql " +
+		_, err := kt.(*tx).exec("CREATE FUNCTION pg_temp.cut() RETURNS trigger LANGUAGE plpgsql " +
 			"AS 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END'")
 		if err == nil {
-			_,
-				err = kt.(*tx).exec("CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON namespaces " +
+			_, err = kt.(*tx).exec("CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON namespaces " +
 				"DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.cut()")
 		}
 		if err != nil {
@@ -250,8 +247,7 @@ func TestPostgresCommitSetting(t *testing.T) {
 		off func() error
 	}{
 		{"ALTER ROLE", func() error {
-			return s.Exec("",
-				"ALTER ROLE postgres SET synchronous_commit = off")
+			return s.Exec("", "ALTER ROLE postgres SET synchronous_commit = off")
 		}},
 		{"ALTER DATABASE", func() error {
 			return s.Exec("",

@@ -142,31 +142,26 @@ func TestPostgresCutConnections(t *testing.T) {
 	}
 	for name, call := range map[string]func() error{
 		"Renew": func() error {
-			_,
-				err := d.Renew(ctx, "i", keystore.Position{})
+			_, err := d.Renew(ctx, "i", keystore.Position{})
 			return err
 		},
 		"Nodes":   func() error { _, err := d.Nodes(ctx); return err },
 		"Changes": func() error { _, err := d.Changes(ctx, 0, 0); return err },
 		"KeyByDigest": func() error {
-			_, _,
-				err := d.KeyByDigest(ctx, keystore.Digest{})
+			_, _, err := d.KeyByDigest(ctx, keystore.Digest{})
 			return err
 		},
 		"Keys": func() error {
-			_, _,
-				err := d.Keys(ctx, keystore.KeyFilter{}, "", 1)
+			_, _, err := d.Keys(ctx, keystore.KeyFilter{}, "", 1)
 			return err
 		},
 		"Policy": func() error { _, err := d.Policy(ctx, keystore.Nowhere); return err },
 		"Acknowledge": func() error {
-			return d.Acknowledge(ctx, "i",
-				keystore.Position{Revision: 1})
+			return d.Acknowledge(ctx, "i", keystore.Position{Revision: 1})
 		},
 		"Update": func() error {
 			_, err := d.Update(ctx, func(tx keystore.Tx) error {
-				_,
-					err := tx.Policy(keystore.Nowhere)
+				_, err := tx.Policy(keystore.Nowhere)
 				return err
 			})
 			return err

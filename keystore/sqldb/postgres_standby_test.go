@@ -32,30 +32,24 @@ func TestPostgresUnconfirmed(t *testing.T) {
 	}
 	calls := map[string]func(context.Context) error{
 		"Join": func(ctx context.Context) error {
-			return d.Join(ctx,
-				keystore.Node{Incarnation: "join"})
+			return d.Join(ctx, keystore.Node{Incarnation: "join"})
 		},
 		"SetLease": func(ctx context.Context) error {
-			return d.SetLease(ctx, "lease",
-				time.Hour)
+			return d.SetLease(ctx, "lease", time.Hour)
 		},
 		"Fence": func(ctx context.Context) error { return d.Fence(ctx, "fence") },
 		"NewEpoch": func(ctx context.Context) error {
-			return d.NewEpoch(ctx, deployment.Epoch,
-				nil)
+			return d.NewEpoch(ctx, deployment.Epoch, nil)
 		},
 		"Deployment": func(ctx context.Context) error {
-			_,
-				err := d.Deployment(ctx, nil)
+			_, err := d.Deployment(ctx, nil)
 			return err
 		},
 		"InsertSession": func(ctx context.Context) error {
-			return d.InsertSession(ctx,
-				keystore.Session{})
+			return d.InsertSession(ctx, keystore.Session{})
 		},
 		"DeleteSession": func(ctx context.Context) error {
-			return d.DeleteSession(ctx,
-				keystore.Digest{})
+			return d.DeleteSession(ctx, keystore.Digest{})
 		},
 		"Update that changes nothing": func(ctx context.Context) error {
 			_, err := d.Update(ctx, func(tx keystore.Tx) error {

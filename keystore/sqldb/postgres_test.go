@@ -197,43 +197,36 @@ func TestPostgresStandby(t *testing.T) {
 	}
 	for name, call := range map[string]func() error{
 		"Renew": func() error {
-			_,
-				err := both.Renew(ctx, "i", keystore.Position{})
+			_, err := both.Renew(ctx, "i", keystore.Position{})
 			return err
 		},
 		"Nodes":   func() error { _, err := both.Nodes(ctx); return err },
 		"Changes": func() error { _, err := both.Changes(ctx, 0, 0); return err },
 		"KeyByDigest": func() error {
-			_, _,
-				err := both.KeyByDigest(ctx, keystore.Digest{})
+			_, _, err := both.KeyByDigest(ctx, keystore.Digest{})
 			return err
 		},
 		"Key": func() error { _, err := both.Key(ctx, "k"); return err },
 		"Keys": func() error {
-			_, _,
-				err := both.Keys(ctx, keystore.KeyFilter{}, "", 1)
+			_, _, err := both.Keys(ctx, keystore.KeyFilter{}, "", 1)
 			return err
 		},
 		"CountKeys": func() error { _, err := both.CountKeys(ctx); return err },
 		"Policy":    func() error { _, err := both.Policy(ctx, keystore.Nowhere); return err },
 		"RenewPolicy": func() error {
-			_,
-				err := both.RenewPolicy(ctx, keystore.Nowhere)
+			_, err := both.RenewPolicy(ctx, keystore.Nowhere)
 			return err
 		},
 		"Audits": func() error {
-			_, _,
-				err := both.Audits(ctx, keystore.AuditFilter{}, "", 1)
+			_, _, err := both.Audits(ctx, keystore.AuditFilter{}, "", 1)
 			return err
 		},
 		"AuditChain": func() error { _, err := both.AuditChain(ctx, 0); return err },
 		"Acknowledge": func() error {
-			return both.Acknowledge(ctx, "i",
-				keystore.Position{Revision: 1})
+			return both.Acknowledge(ctx, "i", keystore.Position{Revision: 1})
 		},
 		"RecordUse": func() error {
-			return both.RecordUse(ctx,
-				map[string]time.Time{"k": time.Now()})
+			return both.RecordUse(ctx, map[string]time.Time{"k": time.Now()})
 		},
 	} {
 		if err := call(); err == nil || !strings.Contains(err.Error(), "standby or read-only") {

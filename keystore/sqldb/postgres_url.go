@@ -206,8 +206,7 @@ func adjust(config *pgx.ConnConfig) error {
 		}
 	}
 	maps.DeleteFunc(parameters, func(name, _ string) bool {
-		_,
-			ours := adjusted[name]
+		_, ours := adjusted[name]
 		return ours
 	})
 	return nil

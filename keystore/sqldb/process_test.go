@@ -177,7 +177,7 @@ func TestKill(t *testing.T) {
 
 func TestNodeOfAnEndedProcess(t *testing.T) {
 	ctx := context.Background()
-	path := filepath.Join(t.TempDir(), "keys.db")
+	path := newSQLite(t).path
 	d, err := OpenSQLite(ctx, path)
 	if err != nil {
 		t.Fatal(err)

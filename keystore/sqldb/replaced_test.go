@@ -92,10 +92,8 @@ func TestFilesReplaced(t *testing.T) {
 				t.Fatal(err)
 			}
 			insert := func(n int) error {
-				_,
-					err := d.Update(ctx, func(tx keystore.Tx) error {
-					return insertKey(tx,
-						benchKey(n, tx.Now()))
+				_, err := d.Update(ctx, func(tx keystore.Tx) error {
+					return insertKey(tx, benchKey(n, tx.Now()))
 				})
 				return err
 			}
@@ -130,7 +128,7 @@ func TestFilesReplaced(t *testing.T) {
 	}
 
 	t.Run("during a change", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "keys.db")
+		path := newSQLite(t).path
 		d, err := OpenSQLite(ctx, path)
 		if err != nil {
 			t.Fatal(err)
@@ -146,7 +144,7 @@ func TestFilesReplaced(t *testing.T) {
 	})
 
 	t.Run("during the commit", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "keys.db")
+		path := newSQLite(t).path
 		d, err := OpenSQLite(ctx, path)
 		if err != nil {
 			t.Fatal(err)
@@ -157,10 +155,8 @@ func TestFilesReplaced(t *testing.T) {
 			remove(t, path)
 			return intact(conn)
 		}
-		_,
-			err = d.Update(ctx, func(tx keystore.Tx) error {
-			return insertKey(tx,
-				benchKey(0, tx.Now()))
+		_, err = d.Update(ctx, func(tx keystore.Tx) error {
+			return insertKey(tx, benchKey(0, tx.Now()))
 		})
 		if !errors.Is(err, keystore.ErrReplaced) {
 			t.Error(err)
@@ -192,7 +188,7 @@ func TestAfterReplacement(t *testing.T) {
 	}
 	for name, row := range rows {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "keys.db")
+			path := newSQLite(t).path
 			open := func() *DB {
 				t.Helper()
 				d, err := OpenSQLite(ctx, path)
@@ -203,10 +199,8 @@ func TestAfterReplacement(t *testing.T) {
 			}
 			insert := func(d *DB, n int) {
 				t.Helper()
-				if _,
-					err := d.Update(ctx, func(tx keystore.Tx) error {
-					return insertKey(tx,
-						benchKey(n, tx.Now()))
+				if _, err := d.Update(ctx, func(tx keystore.Tx) error {
+					return insertKey(tx, benchKey(n, tx.Now()))
 				}); err != nil {
 					t.Fatal(err)
 				}
@@ -283,7 +277,7 @@ func TestCloseAfterReplacement(t *testing.T) {
 	for name, which := range map[string][]string{"log and index removed": {"-wal", "-shm"},
 		"index removed": {"-shm"}} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "keys.db")
+			path := newSQLite(t).path
 			d, err := OpenSQLite(ctx, path)
 			if err != nil {
 				t.Fatal(err)

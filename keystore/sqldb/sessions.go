@@ -10,14 +10,12 @@ import (
 // InsertSession implements [keystore.Database].
 func (d *DB) InsertSession(ctx context.Context, s keystore.Session) error {
 	return d.fail(ctx, "opening a session", d.write(ctx, func(t *tx) error {
-		_,
-			err := t.exec("INSERT INTO sessions (digest, token, created_at, used_at) VALUES (?, "+
+		_, err := t.exec("INSERT INTO sessions (digest, token, created_at, used_at) VALUES (?, "+
 			"?, ?, ?)", s.ID[:], s.Token[:], s.CreatedAt.UnixMicro(), s.UsedAt.UnixMicro())
 		if err != nil {
 			return err
 		}
-		_,
-			err = t.exec("DELETE FROM sessions WHERE digest IN (SELECT digest FROM sessions WHERE "+
+		_, err = t.exec("DELETE FROM sessions WHERE digest IN (SELECT digest FROM sessions WHERE "+
 			"token = ? ORDER BY used_at DESC, created_at DESC LIMIT ? OFFSET ?)",
 			s.Token[:], keystore.MaxSessions, keystore.MaxSessions)
 		return err

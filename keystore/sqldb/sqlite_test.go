@@ -3,7 +3,9 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -13,9 +15,38 @@ import (
 // sqliteStore is a database file for the conformance suite.
 type sqliteStore struct{ path string }
 
-func newSQLite(t *testing.T) sqliteStore {
-	return sqliteStore{filepath.Join(t.TempDir(), "keys.db")}
+// newSQLite returns a database that has been migrated, and is empty otherwise. It is a copy, because
+// each migration takes as long as a small test.
+func newSQLite(t testing.TB) sqliteStore {
+	t.Helper()
+	content, err := migrated()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "keys.db")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return sqliteStore{path}
 }
+
+// migrated is the content of the file that newSQLite copies.
+var migrated = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "sqldb")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "keys.db")
+	d, err := OpenSQLite(context.Background(), path)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Close(); err != nil { // which copies the log into the file
+		return nil, err
+	}
+	return os.ReadFile(path)
+})
 
 func (s sqliteStore) Open(t *testing.T) keystore.Database {
 	t.Helper()

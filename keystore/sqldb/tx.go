@@ -184,8 +184,7 @@ func (t *tx) RevokeKeys(reasons map[string]string, by string) error {
 	if err != nil {
 		return err
 	}
-	_,
-		err = t.exec("UPDATE keys SET revoked_at = ?, revoked_by = ?, revoke_reason = r.value, "+
+	_, err = t.exec("UPDATE keys SET revoked_at = ?, revoked_by = ?, revoke_reason = r.value, "+
 		"version = version + 1 FROM "+t.db.pairs+
 		" r WHERE keys.revoked_at IS NULL AND keys.id = r.key",
 		append(slices.Clip(t.db.anew), t.now.UnixMicro(), by, object)...)
@@ -250,20 +249,21 @@ func (t *tx) DeleteKey(id string) error {
 	return found(t.exec("DELETE FROM keys WHERE id = ?", id))
 }
 
-func (t *tx) Remembered(caller, key string, since time.Time) (made string, err error) {
-	err = t.row("SELECT made FROM remembered WHERE caller = ? AND key = ? AND at >= ?", caller, key,
-		since.UnixMicro()).Scan(&made)
+func (t *tx) Remembered(scope, key string, since time.Time) (value string, err error) {
+	err = t.row("SELECT made FROM remembered WHERE caller = ? AND key = ? AND at >= ?", scope, key,
+		since.UnixMicro()).Scan(&value)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}
-	return made, err
+	return value, err
 }
 
-func (t *tx) Remember(caller, key, made string, since time.Time) error {
+func (t *tx) Remember(scope, key, value string, since time.Time) error {
 	if _, err := t.exec("DELETE FROM remembered WHERE at < ?", since.UnixMicro()); err != nil {
 		return err
 	}
 	_, err := t.exec(`INSERT INTO remembered (caller, key, made, at) VALUES (?, ?, ?, ?)
-		ON CONFLICT (caller, key) DO UPDATE SET made = excluded.made, at = excluded.at`, caller, key, made, t.now.UnixMicro())
+		ON CONFLICT (caller, key) DO UPDATE SET made = excluded.made, at = excluded.at`,
+		scope, key, value, t.now.UnixMicro())
 	return err
 }

@@ -294,21 +294,13 @@ func (s *Server) Query(schema, statements string) (string, error) {
 	return strings.TrimSpace(stdout.String()), nil
 }
 
-// Schema makes an empty one for a test, and drops it at its end unless the server is halted then.
+// Schema creates an empty schema and returns its name. It stays as long as the server.
 func (s *Server) Schema(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprintf("test_%d", s.schemas.Add(1))
 	if err := s.Exec("", "CREATE SCHEMA "+name); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if s.halted() {
-			return
-		}
-		if err := s.Exec("", "DROP SCHEMA "+name+" CASCADE"); err != nil {
-			t.Error(err)
-		}
-	})
 	return name
 }
 

@@ -1,0 +1,42 @@
+package keystore
+
+import (
+	"context"
+	"time"
+)
+
+// AuditReader is the role of a [Database] that reads the audit log.
+type AuditReader interface {
+	// Audits returns at most limit rows that match a filter, newest first, and the cursor of the
+	// next page, empty after the last. A page also ends at about [PageBytes].
+	Audits(ctx context.Context, f AuditFilter, cursor string, limit int) (rows []AuditRow,
+		next string, err error)
+	// AuditChain returns the rows after a Seq, oldest first: at least one if there is any, and at
+	// most about 500 rows or 256 KiB, plus the row that exceeds that.
+	AuditChain(ctx context.Context, after int64) ([]AuditRow, error)
+}
+
+// An AuditFilter selects rows of the audit log. A row must match every field that is set; the zero
+// value selects all.
+type AuditFilter struct {
+	Namespaces []string // the row names at least one namespace, and only these; nil: any row
+	Namespace  string   // the row names this one; empty: any row
+	Actor      string
+	Action     string
+	Object     string
+	From, To   time.Time // From is inclusive, To exclusive; zero: unbounded
+}
+
+// An AuditRow is one change in the audit log.
+type AuditRow struct {
+	Seq        int64
+	At         time.Time
+	Actor      string // id of a member or a key
+	From       string // address that the change came from
+	Action     string // "key.mint", "namespace.delete", …
+	Object     string // id
+	Namespaces []string
+	Before     string // JSON; empty: none
+	After      string // JSON; empty: none
+	Hash       Digest // of this row and the Hash of the row before it
+}

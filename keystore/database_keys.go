@@ -1,0 +1,71 @@
+package keystore
+
+import (
+	"context"
+	"time"
+)
+
+// KeyReader is the role of a [Database] that reads keys.
+type KeyReader interface {
+	// KeyByDigest returns the key that a secret with this digest authenticates as, and the head of
+	// the change log, both from one snapshot taken after the call began. The digest of a token that
+	// was rotated out still finds its key, but is not among the key's Secrets. The key is nil, with
+	// no error, if no key has or had the secret.
+	KeyByDigest(ctx context.Context, d Digest) (*Key, Position, error)
+	// Key returns one key. ErrNotFound.
+	Key(ctx context.Context, id string) (*Key, error)
+	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
+	// of the next page, empty after the last. A page also ends at about [PageBytes]. A cursor stays
+	// valid while keys are created and deleted. A filter with a Text examines a few thousand keys
+	// at most: a page may then be short or empty without being the last. Orders other than by
+	// creation time are for a few thousand keys: with more, Keys returns an [Error] of KindInvalid.
+	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
+		err error)
+	// CountKeys returns the number of keys by status.
+	CountKeys(ctx context.Context) (map[Status]int64, error)
+	// CountPrefixes returns, by prefix, the number of keys with a token of this deployment whose
+	// prefix is not in except. It counts no revoked or expired keys and no members' own tokens.
+	CountPrefixes(ctx context.Context, except []string) (map[string]int64, error)
+	// MostKeys returns the highest [KeyRelations.CountOwned] of all owners but root, and the
+	// highest [KeyRelations.CountHomed].
+	MostKeys(ctx context.Context) (owner, namespace int64, err error)
+	// RefusedKeys returns the keys that [KeyWriter.InsertKeys] would refuse now, as errors by
+	// index.
+	RefusedKeys(ctx context.Context, keys []*Key) (refused map[int]error, err error)
+}
+
+// UsageRecorder is the role of a [Database] that stores when keys were last used.
+type UsageRecorder interface {
+	// RecordUse stores last uses: key id to time. It ignores unknown ids and times that are not
+	// later than the stored one.
+	RecordUse(ctx context.Context, uses map[string]time.Time) error
+}
+
+// A KeyFilter selects keys. A key must match every field that is set; the zero value selects all.
+type KeyFilter struct {
+	Namespaces []string // the home is one of these; nil: any; empty but not nil: matches no key
+	In         string   // the home is this one, or a grant names it; empty: any
+	// Visible and OrOwner belong together: the home is in Visible, or the key acts for the member
+	// OrOwner, wherever its home is. A nil Visible matches any key.
+	Visible   []string
+	OrOwner   string // empty: nobody
+	Status    Status
+	Now       time.Time // the time at which Status is determined
+	Owner     string
+	CreatedBy string
+	Role      string
+	Metadata  map[string]string // the key has all of these entries, compared exactly
+	// Text is contained in the name, the id or a listed prefix. ASCII case is ignored, and there
+	// are no wildcards.
+	Text string
+	Sort KeySort
+}
+
+// A KeySort is the order of a list: created_at, name, expires_at or last_used_at, with a leading
+// minus for descending order. Names are ordered by their UTF-8 bytes, ignoring ASCII case. A key
+// without expiry sorts after all others, a key that was never used before them. The zero value is
+// [NewestFirst].
+type KeySort string
+
+// NewestFirst is the default order of lists.
+const NewestFirst KeySort = ""

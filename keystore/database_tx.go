@@ -1,0 +1,155 @@
+package keystore
+
+import (
+	"context"
+	"time"
+)
+
+// Transactor is the role of a [Database] that changes objects.
+type Transactor interface {
+	// Update runs change in one transaction and returns the head of the change log right after it.
+	// No other transaction of the whole deployment writes meanwhile. If change returns an error,
+	// Update rolls everything back and returns that error as it is.
+	Update(ctx context.Context, change func(Tx) error) (Revision, error)
+}
+
+// A Tx is one transaction of [Transactor.Update]. It is composed of roles, like [Database]. Only
+// one goroutine may use it, and only until the function that got it returns. Its methods end with
+// the context of Update. Reads see what the transaction has written.
+type Tx interface {
+	// Now returns the database's clock: the same time throughout the transaction, and never before
+	// the time stored by NoteTime.
+	Now() time.Time
+
+	KeyWriter
+	KeyImporter
+	KeyRelations
+	PolicyWriter
+	AuditWriter
+	ExpiringValues
+}
+
+// KeyWriter is the role of a [Tx] that creates and changes keys.
+type KeyWriter interface {
+	// Key returns one key. ErrNotFound.
+	Key(id string) (*Key, error)
+	// Keys returns the existing keys among ids, ordered by id.
+	Keys(ids []string) ([]Key, error)
+	// InsertKeys adds keys with their secrets, as if one after the other. It reports those that it
+	// refuses, by index: ErrExists if the id is taken, ErrSpent if any key ever had one of the
+	// digests. A refused key does not affect those after it.
+	InsertKeys(keys []*Key) (refused map[int]error, err error)
+	// UpdateKey replaces the key with that id, except LastUsedAt. It adds the secrets that are new
+	// in k (ErrSpent) and sets the ExpiresAt of the others. A secret that is no longer in k is not
+	// valid any more, but its digest is kept. ErrNotFound.
+	UpdateKey(k *Key) error
+	// RevokeKeys revokes keys and increments their Version. reasons maps ids to reasons; ids of
+	// keys that do not exist or are already revoked are ignored.
+	RevokeKeys(reasons map[string]string, by string) error
+	// DeleteKey deletes the key. The digests of its secrets are kept. ErrNotFound.
+	DeleteKey(id string) error
+}
+
+// KeyImporter is the role of a [Tx] for imports that take several transactions. The secrets of an
+// import become valid all at once, when it is published.
+type KeyImporter interface {
+	// BeginImport registers an import by a node and returns its id.
+	BeginImport(node, caller string) (id int64, err error)
+	// StageKeys is InsertKeys for keys of an import. CreatedBy must be the import's caller, and
+	// CreatedAt the Now of BeginImport. ErrNotFound: the import was abandoned.
+	StageKeys(id int64, keys []*Key) (refused map[int]error, err error)
+	// PublishImport completes an import and makes all its secrets valid. ErrNotFound: the import
+	// was abandoned.
+	PublishImport(id int64) error
+	// AbandonImports abandons the import with this id, imports that have added no key since idle,
+	// and imports of nodes that no longer exist.
+	AbandonImports(id int64, idle time.Time) error
+	// RemoveAbandoned removes at most limit keys of abandoned imports and returns them. Their ids
+	// and digests can be used again. It returns none when none are left.
+	RemoveAbandoned(limit int) ([]Key, error)
+	// ChangedAbandoned returns at most limit ids of keys that RemoveAbandoned leaves, because they
+	// were changed after the import had added them, and that are not revoked. If there are none,
+	// and nothing to remove, it removes the imports. A revoked key and its digests stay.
+	ChangedAbandoned(limit int) (ids []string, err error)
+}
+
+// KeyRelations is the role of a [Tx] that finds keys by the objects that they refer to.
+type KeyRelations interface {
+	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of creators, oldest first for
+	// each creator.
+	KeysMadeBy(creators ...string) ([]string, error)
+	// KeysOwnedBy returns the number of keys that act for a member, without revoked keys and the
+	// member's own token.
+	KeysOwnedBy(member string) (int64, error)
+	// CountOwned returns the number of keys that act for an owner, in any status, without members'
+	// own tokens.
+	CountOwned(owner string) (int64, error)
+	// CountHomed returns the number of keys whose home is a namespace, counted like CountOwned.
+	CountHomed(namespace string) (int64, error)
+	// PersonalKey returns the key of a member's token, nil if there is none that is not revoked.
+	PersonalKey(member string) (*Key, error)
+	// KeysHolding calls f with each key that is not revoked, has its home in one of the namespaces,
+	// and has the role in a grant, until f returns false. Only ID, Namespace, Owner and Grants of
+	// the key are set. There may be a million keys; they are not all held in memory. f must not use
+	// the transaction.
+	KeysHolding(role RoleID, homes []string, f func(*Key) bool) error
+	// RoleHeld returns where keys have a role in a grant: each namespace at most once for connected
+	// grants and once for others.
+	RoleHeld(role RoleID) ([]Reach, error)
+	// NamespaceInUse returns the id of a key whose home is the namespace or that has a grant in it,
+	// empty if there is none.
+	NamespaceInUse(id string) (key string, err error)
+}
+
+// Reach is where a grant applies.
+type Reach struct {
+	Namespace string
+	Connected bool
+}
+
+// PolicyWriter is the role of a [Tx] that reads and changes namespaces, roles and members.
+type PolicyWriter interface {
+	// Policy is [PolicyReader.Policy] inside the transaction.
+	Policy(since Position) (*Policy, error)
+
+	// InsertNamespace adds a namespace. ErrExists.
+	InsertNamespace(ns *Namespace) error
+	// UpdateNamespace replaces the namespace with that id. ErrNotFound.
+	UpdateNamespace(ns *Namespace) error
+	// DeleteNamespace deletes a namespace. ErrNotFound.
+	DeleteNamespace(id string) error
+	// FormerNamespace reports whether a namespace with this id has been deleted, by any program.
+	FormerNamespace(id string) (bool, error)
+
+	// InsertRole adds a role. ErrExists.
+	InsertRole(r *Role) error
+	// UpdateRole replaces the description, the permissions and the version of a role. ErrNotFound.
+	UpdateRole(r *Role) error
+	// DeleteRole deletes a role. ErrNotFound.
+	DeleteRole(id RoleID) error
+
+	// InsertMember adds a member. ErrExists: the id or the login is taken.
+	InsertMember(m *Member) error
+	// UpdateMember replaces the member with that id. ErrNotFound. ErrExists: the login is taken.
+	UpdateMember(m *Member) error
+	// DeleteMember deletes a member. ErrNotFound.
+	DeleteMember(id string) error
+}
+
+// AuditWriter is the role of a [Tx] that extends the audit log.
+type AuditWriter interface {
+	// LastAudit returns the newest row of the audit log, nil if there is none.
+	LastAudit() (*AuditRow, error)
+	// AppendAudit adds rows. The Seq of each must be that of the row before it plus one.
+	AppendAudit(rows []*AuditRow) error
+}
+
+// ExpiringValues is the role of a [Tx] that stores short texts for a limited time. The caller
+// chooses their meaning, the scopes and, by since, how long they are kept.
+type ExpiringValues interface {
+	// Remembered returns the value stored under a scope and a key, empty if there is none or it was
+	// stored before since.
+	Remembered(scope, key string, since time.Time) (value string, err error)
+	// Remember stores a value under a scope and a key, and deletes all values stored before since.
+	Remember(scope, key, value string, since time.Time) error
+}
