@@ -29,11 +29,7 @@ func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
 			err = checkJSON(body)
 		}
 		if err == nil {
-			var shape any
-			var wrong fields
-			_ = json.Unmarshal(body, &shape) // checked above
-			a.inspect(ctx.Operation().RequestBody.Content[api.JSON].Schema, shape, "", &wrong)
-			err = wrong.err(codeInvalid)
+			err = a.validate(ctx.Operation().RequestBody.Content[api.JSON].Schema, body, "body")
 		}
 	}
 	if err != nil {

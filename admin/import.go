@@ -247,27 +247,10 @@ func (a *API) parseImport(text []byte) (spec keystore.ImportSpec, err error) {
 	if err := checkJSON(text); err != nil {
 		return spec, err
 	}
-	var shape any
-	_ = json.Unmarshal(text, &shape) // checked above
-	var found huma.ValidateResult
-	huma.Validate(a.huma.OpenAPI().Components.Schemas, a.importKey,
-		huma.NewPathBuffer(make([]byte, 0, 64), 0), huma.ModeWriteToServer, shape, &found)
+	if err := a.validate(a.importKey, text, "key"); err != nil {
+		return spec, err
+	}
 	var wrong fields
-	a.inspect(a.importKey, shape, "", &wrong)
-	if err := wrong.err(codeInvalid); err != nil {
-		return spec, err
-	}
-	for _, e := range found.Errors[:min(len(found.Errors), maxErrors)] {
-		var d huma.ErrorDetailer
-		errors.As(e, &d)
-		f := a.humaError(a.importKey, nil,
-			&huma.ErrorDetail{Location: "key." + d.ErrorDetail().Location,
-				Message: d.ErrorDetail().Message})
-		wrong.add(f.Field, "%s", f.Detail)
-	}
-	if err := wrong.err(codeInvalid); err != nil {
-		return spec, err
-	}
 	var k api.ImportKey
 	if err := json.Unmarshal(text, &k); err != nil {
 		// the one field that the schema does not hold to the letter
@@ -382,7 +365,7 @@ func readKeys(r io.Reader, keep func(line int, text []byte) error) error {
 			if keystore.ContainsToken(name) {
 				name = "body"
 			}
-			wrong.add(name, "is not known; known are keys")
+			wrong.add(name, "%s", unknownOf([]string{"keys"}))
 			return wrong.err(codeInvalid)
 		}
 	}

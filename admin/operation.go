@@ -16,12 +16,6 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-func init() {
-	// Names that differ in case only are different names (RFC 8259 §8.3): a field that is not known
-	// is an error. huma has no setting for one API alone.
-	huma.ValidateStrictCasing = true
-}
-
 // needs is the metadata of an operation that names the permission it takes.
 const needs = "permission"
 
@@ -115,7 +109,7 @@ func add[I, O any](
 			body = a.withStream
 		}
 		op.Middlewares = append(op.Middlewares, body)
-		op.MaxBodyBytes = -1 // body has seen to it
+		op.MaxBodyBytes, op.SkipValidateBody = -1, true // body has checked both
 	}
 	required := op.RequestBody != nil && op.RequestBody.Required
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {

@@ -13,7 +13,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/validation"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -120,7 +119,8 @@ func (a *API) refuseEmpty(s *huma.Schema) {
 func mayBeEmpty(s *huma.Schema) bool { return s.MinLength != nil && *s.MinLength == 0 }
 
 // inspect refuses two kinds of values that huma accepts: null for a string that is not nullable,
-// which huma takes for an absent one, and a token in a field that is not write-only.
+// which huma takes for an absent one, and a token in a field that is not write-only. It marks names
+// in v that differ from a known one only in their case with otherCase.
 func (a *API) inspect(s *huma.Schema, v any, at string, wrong *fields) {
 	for s.Ref != "" {
 		s = a.huma.OpenAPI().Components.Schemas.SchemaFromRef(s.Ref)
@@ -140,15 +140,30 @@ func (a *API) inspect(s *huma.Schema, v any, at string, wrong *fields) {
 			if values, ok := s.AdditionalProperties.(*huma.Schema); ok && p == nil {
 				p = values
 			}
+			other := p == nil && differsInCase(name, s.Properties)
 			p = cmp.Or(p, anything)
 			switch {
 			case keystore.ContainsToken(name):
 				wrong.add(cmp.Or(strings.TrimPrefix(at, "."), "body"), holdsToken)
 			case v[name] == nil && p.Type == huma.TypeString && !p.Nullable && !mayBeEmpty(p):
-				wrong.add(strings.TrimPrefix(at+"."+name, "."), "%s", validation.MsgExpectedString)
+				wrong.add(strings.TrimPrefix(at+"."+name, "."), mustBeString)
 			default:
 				a.inspect(p, v[name], at+"."+name, wrong)
 			}
+			if other {
+				v[name+otherCase] = v[name]
+				delete(v, name)
+			}
 		}
 	}
+}
+
+// differsInCase reports whether a name that is not known would be, in another case.
+func differsInCase(name string, known map[string]*huma.Schema) bool {
+	for k := range known {
+		if strings.EqualFold(k, name) {
+			return true
+		}
+	}
+	return false
 }
