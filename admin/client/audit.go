@@ -44,7 +44,8 @@ func (r *request) time(name string, t time.Time) {
 	}
 }
 
-// AllAudit goes through all pages from f on. After an error it ends.
+// AllAudit iterates over the rows that f selects, beginning at its page. Iteration stops after an
+// error.
 func (c *Client) AllAudit(ctx context.Context, f AuditFilter) iter.Seq2[api.AuditRow, error] {
 	return all(f.Cursor, func(cursor string) (api.AuditRows, error) {
 		f.Cursor = cursor

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"iter"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -68,29 +67,6 @@ func send(method, path string, body any, options ...ChangeOption) *request {
 		o(r)
 	}
 	return r
-}
-
-// all goes through pages from cursor on.
-func all[T any](cursor string, list func(cursor string) (api.Page[T], error)) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		for {
-			page, err := list(cursor)
-			if err != nil {
-				var none T
-				yield(none, err)
-				return
-			}
-			for _, item := range page.Items {
-				if !yield(item, nil) {
-					return
-				}
-			}
-			if page.NextCursor == nil {
-				return
-			}
-			cursor = *page.NextCursor
-		}
-	}
 }
 
 // call makes a request and reads the answer. A status that is in also is an answer too, not a

@@ -3,8 +3,10 @@ package client_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -432,6 +434,73 @@ func TestAllKeys(t *testing.T) {
 	}
 	if len(cursors) != 1 {
 		t.Errorf("asked for %d pages after a break", len(cursors))
+	}
+}
+
+// TestAll checks that each list is read in full pages, to its end.
+func TestAll(t *testing.T) {
+	var asked []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.Path+" "+r.FormValue("cursor")+" "+r.FormValue("limit"))
+		w.Header().Set("Content-Type", api.JSON)
+		if r.FormValue("cursor") == "" {
+			_, _ = io.WriteString(w, `{"items":[{},{}],"next_cursor":"more"}`)
+		} else {
+			_, _ = io.WriteString(w, `{"items":[{}],"next_cursor":null}`)
+		}
+	}))
+	defer s.Close()
+	c, ctx := open(t, s.URL), t.Context()
+	for path, n := range map[string]int{
+		"/roles":       countAll(t, c.AllRoles(ctx)),
+		"/namespaces":  countAll(t, c.AllNamespaces(ctx)),
+		"/members":     countAll(t, c.AllMembers(ctx)),
+		"/permissions": countAll(t, c.AllPermissions(ctx)),
+	} {
+		path = api.Prefix + path
+		if n != 3 || !slices.Contains(asked, path+"  1000") ||
+			!slices.Contains(asked, path+" more 1000") {
+			t.Errorf("%s: %d items; asked for %q", path, n, asked)
+		}
+	}
+}
+
+func countAll[T any](t *testing.T, items iter.Seq2[T, error]) (n int) {
+	t.Helper()
+	for _, err := range items {
+		if err != nil {
+			t.Error(err)
+		}
+		n++
+	}
+	return n
+}
+
+// TestPages checks that pages end after the last one, and after an error.
+func TestPages(t *testing.T) {
+	next := map[string]string{"b": "c", "c": "d"}
+	failed := errors.New("no page d")
+	list := func(cursor string) (api.Page[string], error) {
+		if cursor == "d" {
+			return api.Page[string]{}, failed
+		}
+		p := api.Page[string]{Items: []string{cursor}}
+		if n, ok := next[cursor]; ok {
+			p.NextCursor = &n
+		}
+		return p, nil
+	}
+	for first, want := range map[string]string{"a": "a", "b": "b c error"} {
+		var got []string
+		for page, err := range client.Pages(first, list) {
+			if err != nil {
+				page.Items = []string{"error"}
+			}
+			got = append(got, page.Items...)
+		}
+		if text := strings.Join(got, " "); text != want {
+			t.Errorf("from %s: %s, want %s", first, text, want)
+		}
 	}
 }
 

@@ -136,3 +136,33 @@ func ExampleClient_AllAudit() {
 		fmt.Println(row.At, row.Actor, row.Object)
 	}
 }
+
+func ExampleClient_AllMembers() {
+	keys, err := client.New("http://localhost:2019")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for member, err := range keys.AllMembers(context.Background()) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(member.ID, member.Name)
+	}
+}
+
+func ExamplePages() {
+	keys, err := client.New("http://localhost:2019")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	pages := client.Pages("", func(cursor string) (api.Roles, error) {
+		return keys.ListRoles(ctx, cursor, 20)
+	})
+	for page, err := range pages {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("a page of", len(page.Items), "roles; more:", page.NextCursor != nil)
+	}
+}

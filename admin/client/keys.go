@@ -6,7 +6,6 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
-	"strconv"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
@@ -62,14 +61,8 @@ func (c *Client) ListKeys(ctx context.Context, f KeyFilter) (api.Keys, error) {
 	return call[api.Keys](ctx, c, r)
 }
 
-func (r *request) page(cursor string, limit int) {
-	r.parameter("cursor", cursor)
-	if limit > 0 {
-		r.parameter("limit", strconv.Itoa(limit))
-	}
-}
-
-// AllKeys goes through all pages from f on. After an error it ends.
+// AllKeys iterates over the keys that f selects, beginning at its page. Iteration stops after an
+// error.
 func (c *Client) AllKeys(ctx context.Context, f KeyFilter) iter.Seq2[api.Key, error] {
 	return all(f.Cursor, func(cursor string) (api.Keys, error) {
 		f.Cursor = cursor

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"iter"
 	"net/http"
 	"net/url"
 
@@ -23,6 +24,13 @@ func (c *Client) ListMembers(ctx context.Context, cursor string, limit int) (api
 	r := get(membersPath)
 	r.page(cursor, limit)
 	return call[api.Members](ctx, c, r)
+}
+
+// AllMembers iterates over all members, newest first. Iteration stops after an error.
+func (c *Client) AllMembers(ctx context.Context) iter.Seq2[api.Member, error] {
+	return all("", func(cursor string) (api.Members, error) {
+		return c.ListMembers(ctx, cursor, maxPage)
+	})
 }
 
 // FindMember returns one.

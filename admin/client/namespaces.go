@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"iter"
 	"net/http"
 	"net/url"
 
@@ -27,6 +28,13 @@ func (c *Client) ListNamespaces(
 	r := get(namespacesPath)
 	r.page(cursor, limit)
 	return call[api.Namespaces](ctx, c, r)
+}
+
+// AllNamespaces iterates over all namespaces, newest first. Iteration stops after an error.
+func (c *Client) AllNamespaces(ctx context.Context) iter.Seq2[api.Namespace, error] {
+	return all("", func(cursor string) (api.Namespaces, error) {
+		return c.ListNamespaces(ctx, cursor, maxPage)
+	})
 }
 
 // FindNamespace returns one.

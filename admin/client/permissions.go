@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"iter"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
@@ -14,4 +15,13 @@ func (c *Client) ListPermissions(
 	r := get(api.Prefix + "/permissions")
 	r.page(cursor, limit)
 	return call[api.Operations](ctx, c, r)
+}
+
+// AllPermissions iterates over all operations that have a permission of their own, by permission.
+// Iteration stops after an error.
+func (c *Client) AllPermissions(ctx context.Context) iter.Seq2[api.Operation, error] {
+	return all("", func(cursor string) (api.Page[api.Operation], error) {
+		page, err := c.ListPermissions(ctx, cursor, maxPage)
+		return api.Page[api.Operation](page), err
+	})
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"iter"
 	"net/http"
 	"net/url"
 
@@ -28,6 +29,13 @@ func (c *Client) ListRoles(ctx context.Context, cursor string, limit int) (api.R
 	r := get(rolesPath)
 	r.page(cursor, limit)
 	return call[api.Roles](ctx, c, r)
+}
+
+// AllRoles iterates over all roles, newest first and the built-in ones last. Iteration stops after an error.
+func (c *Client) AllRoles(ctx context.Context) iter.Seq2[api.Role, error] {
+	return all("", func(cursor string) (api.Roles, error) {
+		return c.ListRoles(ctx, cursor, maxPage)
+	})
 }
 
 // FindRole returns one.
