@@ -25,8 +25,7 @@ const (
 type problem struct{ api.Problem }
 
 func newProblem(status int, code, detail string) *problem {
-	return &problem{api.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status,
-		Code: code, Detail: detail}}
+	return &problem{api.NewProblem(status, code, detail)}
 }
 
 // of returns p with the id of the request that it answers.

@@ -24,39 +24,6 @@ type PendingNode struct {
 	Until time.Time `json:"until" doc:"When the node surely no longer trusts what it has cached"`
 }
 
-// A Problem is every answer that is an error (RFC 9457).
-type Problem struct {
-	Type      string       `json:"type" doc:"about:blank"`
-	Title     string       `json:"title"`
-	Status    int          `json:"status"`
-	Code      string       `json:"code" doc:"For programs"`
-	Detail    string       `json:"detail,omitempty" doc:"For people: what is wrong and what to do"`
-	Errors    []FieldError `json:"errors,omitempty" doc:"With 422: every field that is wrong"`
-	Needed    string       `json:"needed,omitempty" doc:"With 403: the permission that would do"`
-	Namespace string       `json:"namespace,omitempty" doc:"With 403: where it is needed"`
-	ID        string       `json:"id,omitempty" doc:"With 409: of the object in the way"`
-	RequestID string       `json:"request_id,omitempty" doc:"The uuid of the request in Caddy's access log, where the site uses {http.request.uuid} before api_keys_admin"`
-	Refused   []Refused    `json:"refused,omitempty" doc:"Of an import that failed: the lines that are refused, at most 1000"`
-}
-
-// Error is the problem as one line.
-func (p *Problem) Error() string {
-	s := p.Code + ": " + p.Title
-	if p.Detail != "" {
-		s = p.Code + ": " + p.Detail
-	}
-	for _, e := range p.Errors {
-		s += "; " + e.Field + ": " + e.Detail
-	}
-	return s
-}
-
-// A FieldError is one field that is wrong.
-type FieldError struct {
-	Field  string `json:"field" example:"grants[1].namespace"`
-	Detail string `json:"detail"`
-}
-
 // A VerifyRequest asks what a request with some credential would be answered.
 type VerifyRequest struct {
 	Token      string `json:"token" writeOnly:"true"`
