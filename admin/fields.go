@@ -74,7 +74,7 @@ func formatted(format, text string) (value string, ok bool) {
 	return strings.CutSuffix(value, after[1:]) // after the letter of the verb
 }
 
-// maxErrors is how many fields an answer names.
+// maxErrors is the largest number of fields that an answer names.
 const maxErrors = 100
 
 // translate turns huma's own errors into problems. It drops the values that huma repeats, because
@@ -157,7 +157,7 @@ func (a *API) invalid(body *huma.Schema, d *huma.ErrorDetail) (field, detail str
 // otherCase marks a name that differs from a known one only in its case.
 const otherCase = "\x00"
 
-// unknownOf is the detail of an unknown name where these are known.
+// unknownOf returns the detail of an unknown name where the given names are known.
 func unknownOf(known []string) string {
 	if len(known) == 0 {
 		return isUnknown
@@ -187,12 +187,12 @@ func (a *API) known(object *huma.Schema, field string) []string {
 	return slices.Sorted(maps.Keys(object.Properties))
 }
 
-// fieldError bounds what may repeat what was sent.
+// fieldError bounds the texts of an error, which may repeat parts of the request.
 func fieldError(field, detail string) api.FieldError {
 	return api.FieldError{Field: cut(field, 200), Detail: cut(detail, maxDetail)}
 }
 
-// maxDetail is how long a field's or a line's detail is, in bytes.
+// maxDetail is the maximum length in bytes of the detail of a field or a line.
 const maxDetail = 1000
 
 func cut(s string, most int) string {
@@ -202,10 +202,10 @@ func cut(s string, most int) string {
 	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
-// someInvalid is the detail of a problem whose errors say the rest.
+// someInvalid is the detail of a problem that lists its invalid fields.
 const someInvalid = "some fields are not valid"
 
-// fields collects what is wrong with a body, as much of it as is named.
+// fields collects the errors of the fields of a request, at most maxErrors.
 type fields []keystore.FieldError
 
 func (f *fields) add(field, format string, args ...any) {
@@ -214,14 +214,14 @@ func (f *fields) add(field, format string, args ...any) {
 	}
 }
 
-// err is nil when nothing is wrong.
+// err returns the collected errors as one refusal, or nil if there are none.
 func (f fields) err(code string) error {
 	if len(f) == 0 {
 		return nil
 	}
 	detail := someInvalid
 	if code == codeNotBuilt {
-		detail = "this version cannot do what some fields ask for; leave them out"
+		detail = "this version does not support some fields; leave them out"
 	}
 	return &keystore.Error{Kind: keystore.KindInvalid, Code: code, Detail: detail, Fields: f}
 }

@@ -11,7 +11,7 @@ import (
 func (a *API) registerRoles() {
 	k := &kind[keystore.Role, api.Role, api.RolePatch, api.RoleChanged]{
 		one: "role", many: "roles", of: "/{namespace}/{name}",
-		deletes: "Delete a role that nobody has",
+		deletes: "Delete a role that is not in use",
 		identify: func(r *keystore.Role) identity {
 			return identity{r.Namespace + "/" + r.Name, r.CreatedAt, r.Version, r.Size()}
 		},
@@ -28,8 +28,7 @@ func (a *API) registerRoles() {
 			return a.keys.DeleteRole(ctx, c, roleID(id), o)
 		},
 	}
-	registerAll(a, k, func(ctx context.Context, c keystore.Caller) ([]keystore.Role,
-		error) {
+	registerAll(a, k, func(ctx context.Context, c keystore.Caller) ([]keystore.Role, error) {
 		return a.keys.ListRoles(ctx, c)
 	}, a.createRole)
 	k.registerOne(a)
@@ -80,7 +79,7 @@ func (a *API) editRole(
 	return a.keys.EditRole(ctx, c, roleID(id), patch, o)
 }
 
-// newRoles reads the roles that a key brings along; its namespace is theirs.
+// newRoles converts the roles to create with a key, in its home namespace.
 func (f *fields) newRoles(list []api.NewRole) []keystore.Role {
 	out := make([]keystore.Role, len(list))
 	for i, r := range list {
