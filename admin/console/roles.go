@@ -145,8 +145,7 @@ func newRole(v *visit) error {
 
 func createRole(v *visit) error {
 	f := v.form()
-	made,
-		err := v.api.CreateRole(v.ctx,
+	made, err := v.api.CreateRole(v.ctx,
 		api.RoleRequest{Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")),
 			Description: strings.TrimSpace(f.Value("description")),
 			Permissions: orEmpty(f.permissions("permissions"))})
