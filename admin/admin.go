@@ -1,5 +1,18 @@
-// Package admin is the operator's side of the key store: the REST interface under /apikeys/v1, its
-// OpenAPI document and a page that lists its operations. It knows nothing of the server it runs in.
+// Package admin is the REST interface under /apikeys/v1 through which operators manage keys, with
+// its OpenAPI document and a page that lists its operations.
+//
+// An [API] turns requests into calls of the key store and errors into problem documents. It decides
+// nothing itself: permissions, validation and the audit log belong to the key store. The package
+// knows neither Caddy nor how callers authenticate. The server that embeds it says who calls
+// ([WithCaller]) and which handlers it has ([API.Declare], [API.RuleBy]).
+//
+// Start with operation.go: register adds an operation and puts the checks in front of it. kind.go
+// holds the operations that all kinds of objects share, keys.go is the largest kind. body.go,
+// parameters.go and fields.go check what huma accepts but the interface does not. problem.go turns
+// errors into answers.
+//
+// The settings of huma are variables of the process. This package leaves them alone, because other
+// modules of the same Caddy may use huma with its defaults.
 package admin
 
 import (
@@ -11,11 +24,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
-	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
 const (
@@ -24,22 +38,21 @@ const (
 	healthPath  = api.Prefix + "/health"
 )
 
-// Open reports whether a path is served without a caller.
+// Open reports whether a path is served to requests without a caller.
 func Open(path string) bool {
 	return path == openAPIPath || path == docsPath || path == healthPath
 }
 
 type callerKey struct{}
 
-// WithCaller says who makes the request. The door that the request came through has made sure of
-// it.
+// WithCaller sets the caller of a request. The server must have authenticated it.
 func WithCaller(ctx context.Context, c manage.Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
 type requestIDKey struct{}
 
-// WithRequestID says by what id the log knows the request. Problem documents repeat it.
+// WithRequestID sets the id of a request in the server's log. Problem documents repeat it.
 func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }
@@ -53,19 +66,19 @@ type API struct {
 	handler http.Handler
 
 	key       kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged]
-	importKey *huma.Schema // what one element of an import is validated by
+	importKey *huma.Schema // the schema of one element of an import
 
-	writeTimeout time.Duration // of a page of an export
-	idleTimeout  time.Duration // of a body
-	memory       memory        // of all requests
+	writeTimeout time.Duration // for one page of an export
+	idleTimeout  time.Duration // for a body
+	memory       memory        // shared by all requests
 
-	why      atomic.Pointer[string] // of a nil key store, see NotReached
+	why      atomic.Pointer[string] // see NotReached
 	rule     atomic.Pointer[Rule]
-	declared atomic.Pointer[[]api.Operation] // sorted by place in the list, without repetition
+	declared atomic.Pointer[[]api.Operation] // sorted, without duplicates
 }
 
-// New returns the interface to a key store, nil for one whose database has not been reached yet:
-// then only the documents are served, and the health, which is not good.
+// New returns the interface to a key store. A nil key store stands for a database that has not been
+// reached yet: then only the documents and an unhealthy state are served.
 func New(ks *manage.Keystore, logger *slog.Logger) *API {
 	a := &API{keys: ks, logger: logger, mux: http.NewServeMux(), writeTimeout: writeTimeout,
 		idleTimeout: idleTimeout}
@@ -85,22 +98,22 @@ func New(ks *manage.Keystore, logger *slog.Logger) *API {
 	a.registerPermissions()
 	a.registerDocuments()
 
-	// Browsers send cookies and pass addresses on the loopback from any page, so no door takes
-	// changes from another origin.
+	// Any page can make a browser send cookies and reach the loopback interface, so changes from
+	// another origin are refused.
 	cross := http.NewCrossOriginProtection()
 	cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.write(w, r, newProblem(http.StatusForbidden, "cross_origin",
-			"this change was asked for by a page of another origin"))
+			"this change was requested by a page of another origin"))
 	}))
 	a.handler = cross.Handler(http.HandlerFunc(a.route))
 	return a
 }
 
-// NotReached sets the reason that callers get for a database that has not been reached yet. If why
-// is empty, callers are referred to the log.
+// NotReached sets the reason that callers get while the database has not been reached. An empty
+// reason refers them to the log.
 func (a *API) NotReached(why string) { a.why.Store(&why) }
 
-// ServeHTTP answers everything, what does not exist included.
+// ServeHTTP answers every request, including those for unknown paths.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -109,8 +122,8 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.handler.ServeHTTP(w, r.WithContext(ctx))
 }
 
-// route is the mux, but for what it would answer by itself: those are problem documents here, and
-// never redirects.
+// route passes requests to the mux. It answers with problem documents where the mux would answer
+// with a text or a redirect.
 func (a *API) route(w http.ResponseWriter, r *http.Request) {
 	if list, ok := strings.CutSuffix(r.URL.Path, "/"); ok && a.huma.OpenAPI().Paths[list] != nil {
 		r = r.Clone(r.Context()) // /keys/ is /keys
@@ -127,15 +140,15 @@ func (a *API) route(w http.ResponseWriter, r *http.Request) {
 		if own.status == http.StatusMethodNotAllowed {
 			w.Header().Set("Allow", own.Header().Get("Allow"))
 			a.write(w, r, newProblem(own.status, "method_not_allowed",
-				"this path does not know the method; the header Allow lists those it knows"))
+				"this path does not support the method; the header Allow lists the supported ones"))
 			return
 		}
 	}
 	a.write(w, r, newProblem(http.StatusNotFound, "not_found",
-		"there is nothing at this path; "+openAPIPath+" lists what there is"))
+		"nothing exists at this path; "+openAPIPath+" lists all paths"))
 }
 
-// headerOnly keeps what the mux answers by itself.
+// headerOnly records an answer of the mux without its body.
 type headerOnly struct {
 	header http.Header
 	status int

@@ -22,23 +22,23 @@ func (a *API) registerAudit() {
 	const permission = "admin.audit:read"
 	register(a, huma.Operation{
 		OperationID: "list-audit", Method: http.MethodGet, Path: auditPath,
-		Summary: "List what was changed, newest first", Tags: []string{"audit"},
-		Description: "The rows of which the caller may read the audit in all namespaces that they " +
-			"touch; for rows that touch none, in all there are.",
+		Summary: "List changes, newest first", Tags: []string{"audit"},
+		Description: "Lists the rows for which the caller has the permission in every namespace " +
+			"that the change affects. A row that affects no namespace requires it in *.",
 	}, permission, a.listAudit)
 	register(a, huma.Operation{
 		OperationID: "verify-audit", Method: http.MethodGet, Path: auditPath + "/verify",
-		Summary: "Whether the audit log is as it was written", Tags: []string{"audit"},
-		Description: "Each row's hash is SHA-256 over the hash of the row before it, 32 zero " +
-			"bytes before the first, and a JSON array of seq, at in microseconds since 1970, " +
-			"actor, " +
-			"address, action, object, namespaces, before and after, the last two as strings of " +
-			"JSON, empty for none. The permission is needed in all namespaces.",
+		Summary: "Verify the audit log", Tags: []string{"audit"},
+		Description: "Reports whether the audit log is unchanged since it was written. " +
+			"Each row's hash is SHA-256 over the hash of the previous row, or 32 zero bytes for " +
+			"the first row, followed by a JSON array of seq, at in microseconds since 1970, " +
+			"actor, address, action, object, namespaces, before and after. The last two are " +
+			"strings of JSON, empty for none. The permission is required in *.",
 	}, permission, a.verifyAudit, streams)
 	register(a, huma.Operation{
 		OperationID: "export-audit", Method: http.MethodGet, Path: auditPath + "/export",
-		Summary: "The whole audit log, oldest first", Tags: []string{"audit"},
-		Description: "One row a line. The permission is needed in all namespaces.",
+		Summary: "Export the whole audit log, oldest first", Tags: []string{"audit"},
+		Description: "Writes one row a line. The permission is required in *.",
 	}, permission, a.exportAudit, streams)
 	rows := a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.AuditRow](), true, "")
 	a.huma.OpenAPI().Paths[auditPath+"/export"].Get.Responses["200"] = &huma.Response{
@@ -49,12 +49,12 @@ func (a *API) registerAudit() {
 
 type listAuditInput struct {
 	Paging
-	Namespace string    `query:"namespace" maxLength:"200" doc:"Only rows that touch this namespace"`
-	Actor     string    `query:"actor" maxLength:"200" doc:"A member or key id"`
-	Action    string    `query:"action" maxLength:"200" example:"key.mint"`
-	Object    string    `query:"object" maxLength:"200" doc:"The id of what was changed"`
-	From      time.Time `query:"from" doc:"Not before this time (RFC 3339)"`
-	To        time.Time `query:"to" doc:"Before this time (RFC 3339)"`
+	Namespace string    `query:"namespace" maxLength:"200" doc:"Only rows that affect this namespace"`
+	Actor     string    `query:"actor" maxLength:"200" doc:"Only changes made by this member or key"`
+	Action    string    `query:"action" maxLength:"200" doc:"Only this action" example:"key.mint"`
+	Object    string    `query:"object" maxLength:"200" doc:"Only changes of the object with this id"`
+	From      time.Time `query:"from" doc:"Only changes at or after this time (RFC 3339)"`
+	To        time.Time `query:"to" doc:"Only changes before this time (RFC 3339)"`
 }
 
 func (a *API) listAudit(
@@ -108,12 +108,12 @@ func (a *API) verifyAudit(
 		Last: hex.EncodeToString(v.Last[:]), Wrong: v.Wrong, Cause: v.Cause}}, nil
 }
 
-// writeTimeout is how long a client may take to read one page of an export, which is a few hundred
-// KiB.
+// writeTimeout bounds the time that a client takes to read one page of an export, which is a few
+// hundred KiB.
 const writeTimeout = time.Minute
 
-// exportAudit answers with an error as long as no row has been written. After that it breaks the
-// connection, so that nobody takes a part for the whole.
+// exportAudit answers with an error until it has written a row. After that it breaks the connection
+// on an error, so that no client mistakes a part for the whole log.
 func (a *API) exportAudit(
 	ctx context.Context, c manage.Caller, _ *struct{},
 ) (*huma.StreamResponse, error) {
@@ -139,7 +139,7 @@ func (a *API) exportAudit(
 				}
 			}
 			begin()
-			// a writer without deadlines writes to memory
+			// a writer that has no deadlines writes to memory
 			_ = control.SetWriteDeadline(time.Now().Add(a.writeTimeout))
 			if _, err := lines.WriteTo(w); err != nil {
 				return fmt.Errorf("writing the audit log to the client: %w", err)

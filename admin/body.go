@@ -18,10 +18,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// maxBody is how long a body may be, an import's excepted.
+// maxBody is the maximum length of a body in bytes, except for an import.
 const maxBody = 1 << 20
 
-// withBody reads a request's body before huma does: it knows what huma lets pass.
+// withBody reads and checks a body before huma, which is less strict.
 func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
 	body, err := readBody(a.bodyOf(ctx, bodyCopies))
 	if err == nil && (len(body) > 0 || ctx.Operation().RequestBody.Required) {
@@ -29,11 +29,7 @@ func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
 			err = checkJSON(body)
 		}
 		if err == nil {
-			var shape any
-			var wrong fields
-			_ = json.Unmarshal(body, &shape) // checked above
-			a.inspect(ctx.Operation().RequestBody.Content[api.JSON].Schema, shape, "", &wrong)
-			err = wrong.err(codeInvalid)
+			err = a.validate(ctx.Operation().RequestBody.Content[api.JSON].Schema, body, "body")
 		}
 	}
 	if err != nil {
@@ -47,7 +43,7 @@ func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
 	next(&bodyRead{humaContext: ctx, body: body})
 }
 
-// withStream leaves the body to the operation.
+// withStream leaves reading the body to the operation.
 func (a *API) withStream(ctx huma.Context, next func(huma.Context)) {
 	if err := checkContentType(ctx); err != nil {
 		a.refuse(ctx, err)
@@ -56,7 +52,7 @@ func (a *API) withStream(ctx huma.Context, next func(huma.Context)) {
 	next(&bodyStreamed{ctx, a.bodyOf(ctx, 1)})
 }
 
-// bodyOf returns the reader of a request's body.
+// bodyOf returns the reader of a body, which is held in memory in the given number of copies.
 func (a *API) bodyOf(ctx huma.Context, copies int64) io.Reader {
 	own := accountOf(ctx.Context())
 	own.body = &bodyReader{Reader: ctx.BodyReader(), ctx: ctx, idle: a.idleTimeout, account: own,
@@ -66,7 +62,7 @@ func (a *API) bodyOf(ctx huma.Context, copies int64) io.Reader {
 
 type humaContext huma.Context
 
-// bodyStreamed is a context whose body is read by the operation.
+// bodyStreamed is a context with a body that the operation reads.
 type bodyStreamed struct {
 	humaContext
 	body io.Reader
@@ -74,7 +70,7 @@ type bodyStreamed struct {
 
 func (b *bodyStreamed) BodyReader() io.Reader { return b.body }
 
-// bodyRead is a context whose body has been read.
+// bodyRead is a context with a body that has been read.
 type bodyRead struct {
 	humaContext
 	body []byte
@@ -82,8 +78,8 @@ type bodyRead struct {
 
 func (b *bodyRead) BodyReader() io.Reader { return bytes.NewReader(b.body) }
 
-// SetReadDeadline does nothing: net/http watches the connection under that deadline while the
-// answer is being made, and would cancel a change that waits longer for its propagation.
+// SetReadDeadline does nothing. net/http watches the connection under the deadline while the
+// operation runs, and would cancel a change that waits longer for its propagation.
 func (b *bodyRead) SetReadDeadline(time.Time) error { return nil }
 
 func checkContentType(ctx huma.Context) error {
@@ -94,7 +90,7 @@ func checkContentType(ctx huma.Context) error {
 		(charset == "" || strings.EqualFold(charset, "utf-8")) {
 		if coding := ctx.Header("Content-Encoding"); coding != "" && coding != "identity" {
 			return newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type",
-				"a compressed body is not understood; send it as it is")
+				"compressed bodies are not supported; send the body uncompressed")
 		}
 		return nil
 	}
@@ -117,33 +113,34 @@ func readBody(r io.Reader) ([]byte, error) {
 	return body, nil
 }
 
-// isTooLarge reports whether the server's own limit on bodies stopped the reading.
+// isTooLarge reports whether the server's own limit on bodies stopped the read.
 func isTooLarge(err error) bool {
 	var e *http.MaxBytesError
 	return errors.As(err, &e)
 }
 
-// More than any body needs. Each value may be wrong in some way, and huma collects them all.
+// Limits of a JSON body, which no valid body reaches. Each value can be invalid, and huma collects
+// all errors.
 const (
 	maxDepth  = 32
 	maxValues = 10_000
 )
 
-// checkJSON refuses what is not one JSON value, and what encoding/json lets pass: names that come
-// twice, of which parsers choose different ones (RFC 8259 §4), and bytes that are not UTF-8. It
-// repeats nothing of the input but names.
+// checkJSON refuses a body that is not one JSON value. It also refuses two things that encoding/json
+// accepts: duplicate names, of which parsers choose different ones (RFC 8259 §4), and bytes that are
+// not UTF-8. Its errors repeat nothing of the body but names.
 func checkJSON(b []byte) error {
-	mistake := ""
+	reason := ""
 	switch {
 	case len(b) == 0:
-		mistake = "it is empty"
+		reason = "it is empty"
 	case !utf8.Valid(b):
-		mistake = "it is not UTF-8"
+		reason = "it is not UTF-8"
 	case !json.Valid(b):
 		var v any
 		var syntax *json.SyntaxError
 		errors.As(json.Unmarshal(b, &v), &syntax)
-		mistake = fmt.Sprintf("there is a mistake at byte %d of %d", syntax.Offset, len(b))
+		reason = fmt.Sprintf("syntax error at byte %d of %d", syntax.Offset, len(b))
 	default:
 		d := json.NewDecoder(bytes.NewReader(b))
 		d.UseNumber()
@@ -155,15 +152,15 @@ func checkJSON(b []byte) error {
 		if left < 0 {
 			return newProblem(http.StatusUnprocessableEntity, codeInvalid, err.Error())
 		}
-		mistake = err.Error()
+		reason = err.Error()
 	}
-	return newProblem(http.StatusBadRequest, "syntax", "the body is not valid JSON: "+mistake)
+	return newProblem(http.StatusBadRequest, "syntax", "the body is not valid JSON: "+reason)
 }
 
-// checkNames reads one value, known to be valid, of those that are left.
+// checkNames reads one value, known to be valid, and counts it in left.
 func checkNames(d *json.Decoder, depth int, left *int) error {
 	if *left--; *left < 0 {
-		return fmt.Errorf("the body has more than %d values", maxValues)
+		return fmt.Errorf("the body must contain at most %d values", maxValues)
 	}
 	t, err := d.Token()
 	if err != nil {
@@ -174,7 +171,7 @@ func checkNames(d *json.Decoder, depth int, left *int) error {
 		return nil
 	}
 	if depth == maxDepth {
-		return fmt.Errorf("it is nested deeper than %d levels", maxDepth)
+		return fmt.Errorf("it is nested more than %d levels deep", maxDepth)
 	}
 	seen := make(map[string]bool)
 	for d.More() {
@@ -188,7 +185,7 @@ func checkNames(d *json.Decoder, depth int, left *int) error {
 				if keystore.ContainsToken(name) {
 					name = "…"
 				}
-				return fmt.Errorf("%q comes twice in one object", name)
+				return fmt.Errorf("the name %q is duplicated in one object", name)
 			}
 			seen[name] = true
 		}

@@ -93,17 +93,17 @@ func TestFieldTexts(t *testing.T) {
 		{"POST", "/keys", `{"name":"x","access":"read_only","expires_at":"soon"}`,
 			"expires_at: must be a time such as 2027-01-01T00:00:00Z"},
 		{"POST", "/keys", `{"name":"x","grants":[{"namespace":"a","acess":"read_only"}]}`,
-			"grants[0].acess: is not known; known are access, connected, namespace, permissions, " +
+			"grants[0].acess: is unknown; must be one of: access, connected, namespace, permissions, " +
 				"roles"},
 		{"PATCH", "/keys/aaaaaaaaaaaa", `{"grants":[{"namespace":"a","a.b":0}]}`,
-			"grants[0].a.b: is not known; known are access, connected, namespace, permissions, " +
+			"grants[0].a.b: is unknown; must be one of: access, connected, namespace, permissions, " +
 				"roles"},
 		{"POST", "/keys/aaaaaaaaaaaa/revoke", `{"why":"x"}`,
-			"why: is not known; known are made, reason"},
+			"why: is unknown; must be one of: made, reason"},
 		{"POST", "/keys", `{"name":"x","permissions":` + "[" + strings.Repeat(`"read",`, 500) +
-			`"read"]}`, "permissions: are more than 500"},
+			`"read"]}`, "permissions: must contain at most 500 entries"},
 		{"GET", "/keys?limit=0", "", "limit: must be 1 or more"},
-		{"GET", "/namespaces?size=1", "", "size: is not known; known are cursor, limit"},
+		{"GET", "/namespaces?size=1", "", "size: is unknown; must be one of: cursor, limit"},
 	} {
 		var body any
 		if test.body != "" {
@@ -121,7 +121,7 @@ func TestFieldTexts(t *testing.T) {
 	p := d.call(t, root, "POST", "/keys/import", `{"nmae":"x"}`, "Content-Type",
 		api.NDJSON).problem(t)
 	if len(p.Refused) != 1 || !strings.Contains(p.Refused[0].Detail,
-		"nmae: is not known; known are access, ") {
+		"nmae: is unknown; must be one of: access, ") {
 		t.Errorf("import: %+v", p)
 	}
 }

@@ -9,17 +9,17 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// condition is a list of entity tags (RFC 9110 §13.1).
+// condition holds the entity tags of a conditional request (RFC 9110 §13.1).
 type condition struct {
-	any    bool // "*"
-	strong []int64
+	any    bool    // "*"
+	strong []int64 // versions of strong tags
 	weak   []int64 // versions of weak tags
 }
 
-// parseCondition reads If-Match or If-None-Match. A tag that no object can have matches none.
+// parseCondition parses If-Match or If-None-Match. It drops tags that no object can have.
 //
-// The ETag of an object is its version. One that `encode` of Caddy has compressed has the coding
-// behind it, "1-gzip", and one that another proxy has compressed is weak, W/"1".
+// The ETag of an object is its version. Caddy's `encode` appends the coding when it compresses the
+// answer: "1-gzip". Other proxies make the tag weak: W/"1".
 func parseCondition(header string) (c condition) {
 	if strings.TrimSpace(header) == "*" {
 		c.any = true
@@ -46,7 +46,7 @@ func parseCondition(header string) (c condition) {
 	}
 }
 
-// listed joins the lines of a header whose value is a list.
+// listed joins the lines of a header that holds a list.
 func listed(ctx huma.Context, name string) string {
 	var lines []string
 	ctx.EachHeader(func(n, value string) {
@@ -57,19 +57,20 @@ func listed(ctx huma.Context, name string) string {
 	return strings.Join(lines, ", ")
 }
 
-// Unless is the condition for showing an object. It is exported because huma sets it by reflection.
+// Unless holds the condition for showing an object. It is exported because huma sets it by
+// reflection.
 type Unless struct {
-	IfNoneMatch string `header:"If-None-Match" doc:"ETags: 304 if the object has one of them"`
+	IfNoneMatch string `header:"If-None-Match" doc:"ETags; the answer is 304 if the object has one of them"`
 }
 
-// Resolve is part of huma.Resolver.
+// Resolve implements huma.Resolver.
 func (u *Unless) Resolve(ctx huma.Context) []error {
 	u.IfNoneMatch = listed(ctx, "If-None-Match")
 	return nil
 }
 
-// status returns 304 if the client has this version of the object. It compares weakly (RFC 9110
-// §13.1.2).
+// status returns 304 if the client has this version of the object, else 200. It compares weakly (RFC
+// 9110 §13.1.2).
 func (u *Unless) status(version int64) int {
 	if u.IfNoneMatch == "" {
 		return http.StatusOK

@@ -6,28 +6,28 @@ import (
 	"fmt"
 )
 
-// A place is where an object stands in the list: newest first, then by id.
-type place struct {
+// A position is the position of an object in a list, which is sorted newest first, then by id.
+type position struct {
 	micros int64
 	id     string
 }
 
-func comparePlace(a, b place) int {
+func comparePositions(a, b position) int {
 	return cmp.Or(cmp.Compare(b.micros, a.micros), cmp.Compare(a.id, b.id))
 }
 
-func (p place) String() string {
+func (p position) String() string {
 	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d %s", p.micros, p.id))
 }
 
-func parsePlace(cursor string) (p place, err error) {
+func parsePosition(cursor string) (p position, err error) {
 	text, err := base64.RawURLEncoding.DecodeString(cursor)
 	if err == nil {
 		_, err = fmt.Sscanf(string(text), "%d %s", &p.micros, &p.id)
 	}
 	if err != nil {
 		var wrong fields
-		wrong.add("cursor", "is none that a list has returned")
+		wrong.add("cursor", "must be the next_cursor of a previous page")
 		return p, wrong.err(codeInvalid)
 	}
 	return p, nil

@@ -6,32 +6,35 @@ import (
 	"net/http"
 	"net/netip"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
-	"github.com/danielgtaylor/huma/v2"
 )
 
 func (a *API) registerDecisions() {
 	register(a, huma.Operation{
 		OperationID: "verify", Method: http.MethodPost, Path: api.Prefix + "/verify",
-		Summary: "What a request with a token would be answered", Tags: []string{"decisions"},
-		Description: "With path, the api_key handlers of the node that answers decide as they " +
-			"would for a request with this method, path and host and no other headers. " +
-			"Without it, namespace and permission say what the request needs, and without these " +
-			"the outcome says only whether the key is alive. " +
-			"The address counts only if client_ip is given, and early data never does. It costs " +
-			"no quota.",
+		Summary: "Verify a token", Tags: []string{"decisions"},
+		Description: "Shows how a request with the token would be answered. " +
+			"With path, the api_key handlers of this node decide as they would for a request " +
+			"with this method, path and host and no other headers. " +
+			"Without path, namespace and permission state what the request requires. Without " +
+			"these, the outcome only tells whether the key is valid. " +
+			"The address is checked only if client_ip is given, early data never. No quota is " +
+			"used.",
 		RequestBody: jsonBody(true, api.JSON),
 	}, "admin.keys:read", a.verify)
 	add(a, huma.Operation{
 		OperationID: "health", Method: http.MethodGet, Path: healthPath,
-		Summary: "Whether this node is well", Tags: []string{"decisions"},
+		Summary: "Report node health", Tags: []string{"decisions"},
 	}, a.health)
-	unwell := a.huma.OpenAPI().Paths[healthPath].Get.Responses
-	unwell["503"] = &huma.Response{Description: "The database is away, or the lease has lapsed",
-		Content: unwell["200"].Content}
+	responses := a.huma.OpenAPI().Paths[healthPath].Get.Responses
+	responses["503"] = &huma.Response{
+		Description: "The database is unavailable, or the lease has expired",
+		Content:     responses["200"].Content}
 }
 
 type verifyInput struct{ Body api.VerifyRequest }
@@ -96,7 +99,7 @@ func (a *API) verify(
 				r.Namespace = cmp.Or(r.Namespace, v.Key.Namespace)
 			}
 		}
-		if r.Namespace == q.Token || keystore.ContainsToken(r.Namespace) { // it is from the path
+		if r.Namespace == q.Token || keystore.ContainsToken(r.Namespace) { // it comes from the path
 			r.Namespace = ""
 		}
 		last, err = a.verdict(v, r.Namespace, err)
@@ -107,7 +110,7 @@ func (a *API) verify(
 	return last, err
 }
 
-// verdict is v as an answer, unless there is an error.
+// verdict returns v as an answer, or the error.
 func (a *API) verdict(v manage.Verdict, namespace string, err error) (*page[api.Verdict], error) {
 	if err != nil {
 		return nil, err

@@ -24,16 +24,16 @@ type document struct {
 	Body        []byte
 }
 
-// registerDocuments comes last: both documents are made here, of all that was registered.
+// registerDocuments must come last: it renders both documents from the registered operations.
 func (a *API) registerDocuments() {
 	var openAPI, docs document
 	add(a, huma.Operation{
 		OperationID: "openapi", Method: http.MethodGet, Path: openAPIPath,
-		Summary: "This interface as an OpenAPI 3.1 document", Tags: []string{"documents"},
+		Summary: "Show this interface as an OpenAPI 3.1 document", Tags: []string{"documents"},
 	}, func(context.Context, *struct{}) (*document, error) { return &openAPI, nil })
 	add(a, huma.Operation{
 		OperationID: "docs", Method: http.MethodGet, Path: docsPath,
-		Summary: "This interface as a page", Tags: []string{"documents"},
+		Summary: "Show this interface as a page", Tags: []string{"documents"},
 	}, func(context.Context, *struct{}) (*document, error) { return &docs, nil })
 
 	spec := a.huma.OpenAPI()
@@ -41,13 +41,13 @@ func (a *API) registerDocuments() {
 		docsPath: "text/html"} {
 		spec.Paths[path].Get.Responses["200"].Content = map[string]*huma.MediaType{contentType: {}}
 	}
-	// huma describes its own errors, which are translated before anyone sees them.
+	// huma adds the schema of its own errors, which translate replaces.
 	delete(spec.Components.Schemas.Map(), "ErrorModel")
 	delete(spec.Components.Schemas.Map(), "ErrorDetail")
 
 	text, err := json.MarshalIndent(spec, "", " ")
 	if err != nil {
-		panic(err) // it is made of constants
+		panic(err) // the document consists of constants
 	}
 	openAPI = document{"application/json", "default-src 'none'", text}
 
@@ -57,13 +57,13 @@ func (a *API) registerDocuments() {
 			"OpenAPI": openAPIPath}); err != nil {
 		panic(err)
 	}
-	// The page loads nothing, from here or elsewhere, and runs nothing.
+	// The page loads nothing and runs no script.
 	docs = document{"text/html; charset=utf-8",
 		"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; " +
 			"frame-ancestors 'none'", page.Bytes()}
 }
 
-// operations lists what a document holds, by path.
+// operations returns the operations of a document, sorted by path.
 func operations(spec *huma.OpenAPI) []*huma.Operation {
 	var list []*huma.Operation
 	for _, p := range spec.Paths {

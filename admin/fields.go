@@ -1,6 +1,9 @@
 package admin
 
 import (
+	"cmp"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,33 +16,69 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// unknownParameter is what huma says of one in the query. It is no variable there.
+// unknownParameter is huma's message for a query parameter that the operation does not have. huma
+// exports no variable for it.
 const unknownParameter = "unknown query parameter"
 
-func init() {
-	// Said after the name of the field, as the key store's own are. huma has no setting for one API
-	// alone.
-	validation.MsgUnexpectedProperty = "is not known"
-	validation.MsgExpectedRFC3339DateTime = "must be a time such as 2027-01-01T00:00:00Z"
-	validation.MsgExpectedBoolean = "must be true or false"
-	validation.MsgExpectedNumber = "must be a number"
-	validation.MsgExpectedInteger = "must be a whole number"
-	validation.MsgExpectedString = "must be a string"
-	validation.MsgExpectedArray = "must be a list"
-	validation.MsgExpectedObject = "must be an object"
-	validation.MsgExpectedOneOf = "must be one of: %s"
-	validation.MsgExpectedMinimumNumber = "must be %v or more"
-	validation.MsgExpectedMaximumNumber = "must be %v or less"
-	validation.MsgExpectedMinLength = "must have at least %d character(s)"
-	validation.MsgExpectedMaxLength = "must have at most %d characters"
-	validation.MsgExpectedMaxItems = "are more than %d"
+// isUnknown is the detail of an unknown field or parameter.
+const isUnknown = "is unknown"
+
+// hints replaces huma's messages by texts that read well after the name of the field, as those of
+// the key store do. Both may have one verb. huma's messages are variables of the process, which
+// this package reads and never sets: other modules of the same Caddy may use huma too.
+var hints = []struct {
+	message *string
+	text    string
+}{
+	{&validation.MsgUnexpectedProperty, isUnknown},
+	{&validation.MsgExpectedRFC3339DateTime, "must be a time such as 2027-01-01T00:00:00Z"},
+	{&validation.MsgExpectedBoolean, "must be true or false"},
+	{&validation.MsgExpectedNumber, "must be a number"},
+	{&validation.MsgExpectedInteger, "must be a whole number"},
+	{&validation.MsgExpectedString, mustBeString},
+	{&validation.MsgExpectedArray, "must be a list"},
+	{&validation.MsgExpectedObject, "must be an object"},
+	{&validation.MsgExpectedOneOf, "must be one of: %s"},
+	{&validation.MsgExpectedMinimumNumber, "must be %s or more"},
+	{&validation.MsgExpectedMaximumNumber, "must be %s or less"},
+	{&validation.MsgExpectedMinLength, "must have at least %s character(s)"},
+	{&validation.MsgExpectedMaxLength, "must have at most %s characters"},
+	{&validation.MsgExpectedMaxItems, "must contain at most %s entries"},
 }
 
-// maxErrors is how many fields an answer names.
+const mustBeString = "must be a string"
+
+// hint returns the text for a message of huma, or the message if there is none.
+func hint(message string) string {
+	for _, h := range hints {
+		if value, ok := formatted(*h.message, message); ok && strings.Contains(h.text, "%s") {
+			return fmt.Sprintf(h.text, value)
+		} else if ok {
+			return h.text
+		}
+	}
+	return message
+}
+
+// formatted reports whether text is the result of a format with at most one verb, and for which
+// value.
+func formatted(format, text string) (value string, ok bool) {
+	before, after, verb := strings.Cut(format, "%")
+	if !verb {
+		return "", text == format
+	}
+	value, ok = strings.CutPrefix(text, before)
+	if !ok {
+		return "", false
+	}
+	return strings.CutSuffix(value, after[1:]) // after the letter of the verb
+}
+
+// maxErrors is the largest number of fields that an answer names.
 const maxErrors = 100
 
-// translate turns huma's own errors into problems, without the values that it would repeat: one may
-// be a token.
+// translate turns huma's own errors into problems. It drops the values that huma repeats, because
+// one may be a token.
 func (a *API) translate(ctx huma.Context, _ string, v any) (any, error) {
 	if p, ok := v.(*problem); ok {
 		return p.of(ctx.Context()), nil
@@ -48,14 +87,21 @@ func (a *API) translate(ctx huma.Context, _ string, v any) (any, error) {
 	if !ok {
 		return v, nil
 	}
-	op := ctx.Operation()
-	var body *huma.Schema
-	if op.RequestBody != nil {
-		body = op.RequestBody.Content[api.JSON].Schema
+	var known []string
+	for _, p := range ctx.Operation().Parameters {
+		if p.In == "query" {
+			known = append(known, p.Name)
+		}
 	}
-	p := newProblem(e.Status, codeInvalid, "some fields are not valid")
+	slices.Sort(known)
+	p := newProblem(e.Status, codeInvalid, someInvalid)
 	for _, d := range e.Errors[:min(len(e.Errors), maxErrors)] {
-		p.Errors = append(p.Errors, a.humaError(body, op.Parameters, d))
+		where, field, _ := strings.Cut(d.Location, ".")
+		if d.Message == unknownParameter {
+			p.Errors = append(p.Errors, fieldError(field, unknownOf(known)))
+		} else {
+			p.Errors = append(p.Errors, fieldError(cmp.Or(field, where), hint(d.Message)))
+		}
 	}
 	if len(p.Errors) == 0 {
 		p.Detail = e.Detail
@@ -63,40 +109,60 @@ func (a *API) translate(ctx huma.Context, _ string, v any) (any, error) {
 	return p.of(ctx.Context()), nil
 }
 
-// humaError names the field itself where huma names the object that lacks it.
-func (a *API) humaError(
-	body *huma.Schema, parameters []*huma.Param, d *huma.ErrorDetail,
-) api.FieldError {
-	where, field, _ := strings.Cut(d.Location, ".")
-	var missing string
-	if n, _ := fmt.Sscanf(d.Message, validation.MsgExpectedRequiredProperty, &missing); n == 1 {
+// validate checks a JSON text, known to be valid, against its schema. root names the value as a
+// whole in errors.
+//
+// huma ignores the case of names, unless told otherwise for the whole process. Names that differ in
+// case are different names (RFC 8259 §8.3), so validate renames those that huma would accept.
+func (a *API) validate(s *huma.Schema, text []byte, root string) error {
+	var shape any
+	_ = json.Unmarshal(text, &shape)
+	var wrong fields
+	a.inspect(s, shape, "", &wrong)
+	if err := wrong.err(codeInvalid); err != nil {
+		return err
+	}
+	path := huma.NewPathBuffer(make([]byte, 0, 64), 0)
+	path.Push(root)
+	var found huma.ValidateResult
+	huma.Validate(a.huma.OpenAPI().Components.Schemas, s, path, huma.ModeWriteToServer, shape,
+		&found)
+	for _, err := range found.Errors {
+		var d *huma.ErrorDetail
+		if errors.As(err, &d) {
+			field, detail := a.invalid(s, d)
+			wrong.add(cmp.Or(field, root), "%s", detail)
+		}
+	}
+	return wrong.err(codeInvalid)
+}
+
+// invalid returns the field of a body that an error of huma is about, empty for the whole body, and
+// what is wrong with it. huma reports a missing field at the object that lacks it.
+func (a *API) invalid(body *huma.Schema, d *huma.ErrorDetail) (field, detail string) {
+	_, field, _ = strings.Cut(d.Location, ".")
+	if name, ok := formatted(validation.MsgExpectedRequiredProperty, d.Message); ok {
 		if field != "" {
 			field += "."
 		}
-		return fieldError(field+missing, "is required")
+		return field + name, "is required"
 	}
-	var known []string
-	switch d.Message {
-	case validation.MsgUnexpectedProperty:
-		known = a.known(body, field)
-	case unknownParameter:
-		for _, p := range parameters {
-			if p.In == "query" {
-				known = append(known, p.Name)
-			}
-		}
-		slices.Sort(known)
-	default:
-		if field == "" {
-			field = where
-		}
-		return fieldError(field, d.Message)
+	if d.Message == validation.MsgUnexpectedProperty {
+		field = strings.TrimSuffix(field, otherCase)
+		return field, unknownOf(a.known(body, field))
 	}
+	return field, hint(d.Message)
+}
+
+// otherCase marks a name that differs from a known one only in its case.
+const otherCase = "\x00"
+
+// unknownOf returns the detail of an unknown name where the given names are known.
+func unknownOf(known []string) string {
 	if len(known) == 0 {
-		return fieldError(field, validation.MsgUnexpectedProperty)
+		return isUnknown
 	}
-	return fieldError(field, validation.MsgUnexpectedProperty+"; known are "+
-		strings.Join(known, ", "))
+	return isUnknown + "; must be one of: " + strings.Join(known, ", ")
 }
 
 // known lists the fields of the object in which field was not expected.
@@ -121,12 +187,12 @@ func (a *API) known(object *huma.Schema, field string) []string {
 	return slices.Sorted(maps.Keys(object.Properties))
 }
 
-// fieldError bounds what may repeat what was sent.
+// fieldError bounds the texts of an error, which may repeat parts of the request.
 func fieldError(field, detail string) api.FieldError {
 	return api.FieldError{Field: cut(field, 200), Detail: cut(detail, maxDetail)}
 }
 
-// maxDetail is how long a field's or a line's detail is, in bytes.
+// maxDetail is the maximum length in bytes of the detail of a field or a line.
 const maxDetail = 1000
 
 func cut(s string, most int) string {
@@ -136,7 +202,10 @@ func cut(s string, most int) string {
 	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
-// fields collects what is wrong with a body, as much of it as is named.
+// someInvalid is the detail of a problem that lists its invalid fields.
+const someInvalid = "some fields are not valid"
+
+// fields collects the errors of the fields of a request, at most maxErrors.
 type fields []keystore.FieldError
 
 func (f *fields) add(field, format string, args ...any) {
@@ -145,14 +214,14 @@ func (f *fields) add(field, format string, args ...any) {
 	}
 }
 
-// err is nil when nothing is wrong.
+// err returns the collected errors as one refusal, or nil if there are none.
 func (f fields) err(code string) error {
 	if len(f) == 0 {
 		return nil
 	}
-	detail := "some fields are not valid"
+	detail := someInvalid
 	if code == codeNotBuilt {
-		detail = "this version cannot do what some fields ask for; leave them out"
+		detail = "this version does not support some fields; leave them out"
 	}
 	return &keystore.Error{Kind: keystore.KindInvalid, Code: code, Detail: detail, Fields: f}
 }

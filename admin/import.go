@@ -14,28 +14,29 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
-	"github.com/danielgtaylor/huma/v2"
 )
 
 func (a *API) registerImport() {
 	schemas := a.huma.OpenAPI().Components.Schemas
 	a.importKey = schemas.Schema(reflect.TypeFor[api.ImportKey](), true, "")
 	a.refuseEmpty(a.importKey)
-	// huma reads what has a schema when it is registered.
+	// huma would read a body that has a schema, so the schemas are added after registration.
 	body := jsonBody(true, api.JSON, api.NDJSON)
 	register(a, huma.Operation{
 		OperationID: "import-keys", Method: http.MethodPost, Path: keysPath + "/import",
-		Summary: "Import keys whose credentials were made elsewhere", Tags: []string{"keys"},
-		Description: "All keys of one body are imported, or none; with partial=1 those that can " +
-			"be, in batches of 1000 as they are read. A body " +
-			"may be of any length; all or nothing, and with Idempotency-Key, a key may import at " +
-			"most 10000. It ends when more than 1000 are refused. " +
-			"If too many imports are already running, or requests use too much memory, the answer " +
-			"is 429 `busy` with Retry-After. " +
-			"As application/x-ndjson each line is one element of keys.",
+		Summary: "Import keys whose credentials were created elsewhere", Tags: []string{"keys"},
+		Description: "Imports all keys of the body or none. With partial=1, imports the valid " +
+			"keys in batches of 1000 while reading the body. The body may have any length. " +
+			"Without partial=1, or with Idempotency-Key, only root can import more than 10000 " +
+			"keys. The import stops when more than 1000 keys are refused. " +
+			"If too many imports are running or requests use too much memory, the answer is 429 " +
+			"`busy` with Retry-After. " +
+			"As application/x-ndjson, each line is one element of keys.",
 		DefaultStatus: http.StatusCreated,
 		RequestBody:   body,
 	}, "admin.keys:create", a.importKeys, streams)
@@ -45,23 +46,23 @@ func (a *API) registerImport() {
 
 type importInput struct {
 	Idempotency
-	Partial string `query:"partial" enum:"0,1" default:"0" doc:"1: import what can be, and list what cannot"`
+	Partial string `query:"partial" enum:"0,1" default:"0" doc:"1: import the valid keys and list the others"`
 
 	body   io.Reader
 	ndjson bool
 }
 
-// Resolve keeps the body for the operation to read.
+// Resolve implements huma.Resolver. It leaves the body to the operation.
 func (in *importInput) Resolve(ctx huma.Context) []error {
 	mediaType, _, _ := mime.ParseMediaType(ctx.Header("Content-Type"))
-	in.body, in.ndjson = withoutMark(ctx.BodyReader()), mediaType == api.NDJSON
+	in.body, in.ndjson = skipByteOrderMark(ctx.BodyReader()), mediaType == api.NDJSON
 	return nil
 }
 
-// withoutMark skips a byte order mark, which some programs write before UTF-8 (RFC 8259 §8.1).
-func withoutMark(r io.Reader) io.Reader {
+// skipByteOrderMark skips a byte order mark, which some programs write before UTF-8 (RFC 8259 §8.1).
+func skipByteOrderMark(r io.Reader) io.Reader {
 	in := bufio.NewReader(r)
-	// the next read returns an error again
+	// a read error comes again with the next read
 	if start, _ := in.Peek(len(byteOrderMark)); string(start) == byteOrderMark {
 		_, _ = in.Discard(len(byteOrderMark))
 	}
@@ -70,56 +71,59 @@ func withoutMark(r io.Reader) io.Reader {
 
 const byteOrderMark = "\ufeff"
 
-// Bounds of an import. Only all or nothing holds more than one batch.
+// Limits of an import. Only an import in one transaction holds more than one batch.
 const (
-	maxRefused = 1000 // that are listed; at the next it stops
-	maxCreated = 10_000
+	maxRefused = 1000   // refused keys to list; one more stops the import
+	maxCreated = 10_000 // imported keys to list
 	batchKeys  = 1000
 	batchBytes = 8 << 20
-	wholeBytes = 64 << 20 // unless root imports
+	wholeBytes = 64 << 20 // in one transaction; root has no limit
 )
 
-// An importing is an import under way.
+// An importing is a running import.
 type importing struct {
 	*API
 	ctx    context.Context
 	caller manage.Caller
-	key    string
-	whole  bool // in one transaction
-	some   bool // import what can be
+	key    string // the Idempotency-Key
+	whole  bool   // in one transaction
+	some   bool   // import the valid keys only
 
 	batch []manage.ImportSpec // unless whole
-	lines []importLine        // of a whole one
-	bytes int                 // of the input, in batch or lines
-	kept  int64               // memory that batch and lines take
-	wrong int                 // in all that was read
-	line  int                 // read last
+	lines []importLine        // if whole
+	bytes int                 // length of the input in batch or lines
+	kept  int64               // memory of batch and lines
+	wrong int                 // invalid keys so far
+	line  int                 // the line read last
 	done  api.Imported
 }
 
-// importLine is a key of an import in one transaction. It is kept as text and parsed when needed,
+// importLine is a key of an import in one transaction. It is stored as text and parsed when needed,
 // because a parsed key takes several times the memory.
 type importLine struct {
 	line int
 	text string
 }
 
-// Len, At and Imported are part of manage.ImportSource.
+// Len implements manage.ImportSource.
 func (i *importing) Len() int { return len(i.lines) }
+
+// At implements manage.ImportSource.
 func (i *importing) At(n int) manage.ImportSpec {
 	return i.importSpec(i.lines[n].line, []byte(i.lines[n].text))
 }
 
+// Imported implements manage.ImportSource.
 func (i *importing) Imported(n int, id string) { i.created(i.lines[n].line, id) }
 
-// created adds an imported key to the answer. The id is empty if the key was refused.
+// created adds an imported key to the answer. An empty id means that the key was refused.
 func (i *importing) created(line int, id string) {
 	if id != "" && len(i.done.Created) < maxCreated {
 		i.done.Created = append(i.done.Created, api.Created{Line: line, ID: id})
 	}
 }
 
-// lineBytes is the memory that an import needs for each key besides its text.
+// lineBytes is the memory that an import needs for each key in addition to its text.
 const lineBytes = 256
 
 func (a *API) importKeys(
@@ -139,8 +143,8 @@ func (a *API) importKeys(
 	}
 	if refused := len(i.done.Refused); err == nil && refused > 0 && !some {
 		err = newProblem(http.StatusUnprocessableEntity, codeInvalid,
-			fmt.Sprintf("nothing was imported: %d keys are refused; mend them, or import the "+
-				"others with partial=1 (command line: --partial)", refused))
+			fmt.Sprintf("nothing was imported, because %d keys are refused: fix them, or import "+
+				"the others with partial=1 (command line: --partial)", refused))
 	}
 	if err == nil {
 		return &page[api.Imported]{i.done}, nil
@@ -148,13 +152,13 @@ func (a *API) importKeys(
 	p := a.refusal(&huma.Operation{OperationID: "import-keys"}, err)
 	p.Refused = i.done.Refused
 	if i.done.Imported > 0 {
-		p.Detail = fmt.Sprintf("%d keys were imported before this: %s. Those will be refused as "+
-			"already_used when all are sent again", i.done.Imported, p.Detail)
+		p.Detail = fmt.Sprintf("%d keys were imported before this: %s. Sending all keys again will "+
+			"refuse these as already_used", i.done.Imported, p.Detail)
 	}
 	return nil, p
 }
 
-// keep takes one key, and imports what there is when that is enough.
+// keep adds one key, and imports the added keys once they fill a batch.
 func (i *importing) keep(line int, text []byte) error {
 	spec := i.importSpec(line, text)
 	memory := int64(lineBytes + len(text))
@@ -162,7 +166,7 @@ func (i *importing) keep(line int, text []byte) error {
 		memory *= bodyCopies
 	}
 	own := accountOf(i.ctx)
-	own.freeTo(i.kept + streamBytes) // the line has been read
+	own.freeTo(i.kept + streamBytes) // the line is counted below
 	err := own.take(memory)
 	if err != nil && len(i.batch) > 0 {
 		if err := i.flush(); err != nil {
@@ -197,7 +201,7 @@ func (i *importing) keep(line int, text []byte) error {
 	return nil
 }
 
-// flush imports what has been kept.
+// flush imports the added keys.
 func (i *importing) flush() error {
 	var imported int
 	var refused []manage.ImportRefusal
@@ -221,14 +225,13 @@ func (i *importing) flush() error {
 	}
 	if err == nil && len(refused) > room {
 		err = newProblem(http.StatusUnprocessableEntity, "too_many_refused",
-			fmt.Sprintf("more than %d keys are refused, of which the first are listed; nothing "+
-				"after line %d was read", maxRefused, i.line))
+			fmt.Sprintf("more than %d keys are refused; the first are listed, and the lines "+
+				"after %d were not read", maxRefused, i.line))
 	}
 	return err
 }
 
-// importSpec reads one key. What is wrong with it is kept beside it, so that its line can be
-// refused.
+// importSpec parses one key. It stores an error in the result, so that the line can be refused.
 func (a *API) importSpec(line int, text []byte) manage.ImportSpec {
 	spec, err := a.parseImport(text)
 	spec.Line = line
@@ -247,31 +250,14 @@ func (a *API) parseImport(text []byte) (spec manage.ImportSpec, err error) {
 	if err := checkJSON(text); err != nil {
 		return spec, err
 	}
-	var shape any
-	_ = json.Unmarshal(text, &shape) // checked above
-	var found huma.ValidateResult
-	huma.Validate(a.huma.OpenAPI().Components.Schemas, a.importKey,
-		huma.NewPathBuffer(make([]byte, 0, 64), 0), huma.ModeWriteToServer, shape, &found)
+	if err := a.validate(a.importKey, text, "key"); err != nil {
+		return spec, err
+	}
 	var wrong fields
-	a.inspect(a.importKey, shape, "", &wrong)
-	if err := wrong.err(codeInvalid); err != nil {
-		return spec, err
-	}
-	for _, e := range found.Errors[:min(len(found.Errors), maxErrors)] {
-		var d huma.ErrorDetailer
-		errors.As(e, &d)
-		f := a.humaError(a.importKey, nil,
-			&huma.ErrorDetail{Location: "key." + d.ErrorDetail().Location,
-				Message: d.ErrorDetail().Message})
-		wrong.add(f.Field, "%s", f.Detail)
-	}
-	if err := wrong.err(codeInvalid); err != nil {
-		return spec, err
-	}
 	var k api.ImportKey
 	if err := json.Unmarshal(text, &k); err != nil {
-		// the one field that the schema does not hold to the letter
-		wrong.add("expires_at", "must be a time as of RFC 3339")
+		// expires_at is the one field that the schema does not check completely
+		wrong.add("expires_at", "must be a time in the format of RFC 3339")
 		return spec, wrong.err(codeInvalid)
 	}
 	if spec.KeySpec, err = keySpec(&k.MintRequest); err != nil {
@@ -280,7 +266,7 @@ func (a *API) parseImport(text []byte) (spec manage.ImportSpec, err error) {
 	spec.Token = k.Token
 	switch {
 	case (k.Token == "") == (k.SHA256 == ""):
-		wrong.add("token", "give either token or sha256")
+		wrong.add("token", "exactly one of token and sha256 is required")
 	case k.SHA256 != "":
 		if n, err := hex.Decode(spec.Digest[:],
 			[]byte(strings.ToLower(k.SHA256[:min(len(k.SHA256),
@@ -292,7 +278,7 @@ func (a *API) parseImport(text []byte) (spec manage.ImportSpec, err error) {
 	return spec, wrong.err(codeInvalid)
 }
 
-// maxLine is how long one key of an import may be.
+// maxLine is the maximum length of one key of an import in bytes.
 const maxLine = maxBody
 
 func tooLong(n int) error {
@@ -300,7 +286,7 @@ func tooLong(n int) error {
 		fmt.Sprintf("line %d is longer than %d bytes", n, maxLine))
 }
 
-// readLines reads NDJSON: one key a line; blank lines are counted and passed over.
+// readLines reads NDJSON, one key a line. It counts and skips blank lines.
 func readLines(r io.Reader, keep func(line int, text []byte) error) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 4096), maxLine)
@@ -323,14 +309,14 @@ func readLines(r io.Reader, keep func(line int, text []byte) error) error {
 	}
 }
 
-// allowance is a reader that lets through what is left. A decoder reads as much as it takes to see
-// the end of a value.
+// allowance is a reader that limits the length of each key. Without it, a decoder would read to the
+// end of a value of any length.
 type allowance struct {
 	io.Reader
 	left, line int
 }
 
-// next allows one more key, and as much again that the decoder reads ahead.
+// next allows one more key, and the same length again for what the decoder reads ahead.
 func (a *allowance) next(line int) { a.left, a.line = 2*maxLine, line }
 
 func (a *allowance) Read(b []byte) (int, error) {
@@ -342,8 +328,8 @@ func (a *allowance) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// readKeys reads {"keys": […]} without holding the whole of it. A key's line is its place in keys,
-// counted from 1.
+// readKeys reads {"keys": […]} one key at a time. The line of a key is its position in keys, counted
+// from 1.
 func readKeys(r io.Reader, keep func(line int, text []byte) error) error {
 	in := &allowance{Reader: r}
 	in.next(1)
@@ -382,17 +368,18 @@ func readKeys(r io.Reader, keep func(line int, text []byte) error) error {
 			if keystore.ContainsToken(name) {
 				name = "body"
 			}
-			wrong.add(name, "is not known; known are keys")
+			wrong.add(name, "%s", unknownOf([]string{"keys"}))
 			return wrong.err(codeInvalid)
 		}
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return newProblem(http.StatusBadRequest, "syntax", "something follows the JSON value")
+		return newProblem(http.StatusBadRequest, "syntax", "the body must end after the JSON value")
 	}
 	return nil
 }
 
-// bodyFailed says why a body could not be read to its end, without repeating any of it.
+// bodyFailed returns the problem of a body that could not be read to its end. It repeats nothing of
+// the body.
 func bodyFailed(err error) error {
 	var p *problem
 	if errors.As(err, &p) {
@@ -401,7 +388,7 @@ func bodyFailed(err error) error {
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
 		return newProblem(http.StatusBadRequest, "syntax",
-			fmt.Sprintf("the body is not valid JSON: there is a mistake at byte %d", syntax.Offset))
+			fmt.Sprintf("the body is not valid JSON: syntax error at byte %d", syntax.Offset))
 	}
 	if isTooLarge(err) {
 		return newProblem(http.StatusRequestEntityTooLarge, "too_large",

@@ -10,7 +10,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// showKey is a key as every answer shows it.
+// showKey returns the wire type of a key.
 func showKey(k *keystore.Key, now time.Time) api.Key {
 	status := k.Status(now)
 	out := api.Key{
@@ -47,7 +47,7 @@ func showGrants(grants []keystore.Grant) []api.Grant {
 	return out
 }
 
-// words writes permissions in the order of all sets.
+// words returns permissions as strings, sorted like a keystore.Set.
 func words(list []keystore.Permission) []string {
 	out := make([]string, 0, len(list))
 	for _, p := range keystore.NewSet(list...).Permissions() {
@@ -56,8 +56,7 @@ func words(list []keystore.Permission) []string {
 	return out
 }
 
-// keySpec reads the body of a mint. Whether the values make sense together is for the key store to
-// say.
+// keySpec converts the body of a mint. The key store checks whether the values fit together.
 func keySpec(r *api.MintRequest) (manage.KeySpec, error) {
 	var unbuilt, wrong fields
 	unbuilt.notBuilt("rate_limit", r.RateLimit != nil)
@@ -78,7 +77,7 @@ func keySpec(r *api.MintRequest) (manage.KeySpec, error) {
 	return spec, wrong.err(codeInvalid)
 }
 
-// keyPatch reads the body of an edit.
+// keyPatch converts the body of an edit.
 func keyPatch(r *api.KeyPatch) (manage.KeyPatch, error) {
 	var unbuilt, wrong fields
 	unbuilt.notBuilt("rate_limit", r.RateLimit.Value != nil && *r.RateLimit.Value != nil)
@@ -118,7 +117,7 @@ func keyPatch(r *api.KeyPatch) (manage.KeyPatch, error) {
 	return p, wrong.err(codeInvalid)
 }
 
-// sent is what a patch makes of a field: nil when absent, the default for null.
+// sent returns the new value of a patched field: nil if it is absent, the default if it is null.
 func sent[T any](o api.Optional[T], def T) *T {
 	if !o.Sent {
 		return nil
@@ -127,7 +126,7 @@ func sent[T any](o api.Optional[T], def T) *T {
 	return &v
 }
 
-// needed is sent for a field without a default.
+// needed is like sent, for a field without a default.
 func (f *fields) needed(field string, o api.Optional[string]) *string {
 	if o.Sent && o.Value == nil {
 		f.add(field, "cannot be removed")
@@ -135,7 +134,7 @@ func (f *fields) needed(field string, o api.Optional[string]) *string {
 	return o.Value
 }
 
-// fixed refuses another value of what never changes. null is the empty one.
+// fixed refuses a new value of a field that never changes. null stands for the empty value.
 func (f *fields) fixed(field string, o api.Optional[string], value string) {
 	if o.Sent && o.Or("") != value {
 		f.add(field, "never changes")
@@ -144,7 +143,7 @@ func (f *fields) fixed(field string, o api.Optional[string], value string) {
 
 func (f *fields) notBuilt(field string, used bool) {
 	if used {
-		f.add(field, "is not built yet")
+		f.add(field, "is not supported yet")
 	}
 }
 
@@ -163,7 +162,7 @@ func (f *fields) grants(list []api.GrantRequest) []keystore.Grant {
 func grantEdits(r *api.GrantEdit) (manage.GrantEdits, error) {
 	var wrong fields
 	if len(r.Add)+len(r.Remove)+len(r.RemoveNamespaces) == 0 {
-		wrong.add("add", "one of add, remove and remove_namespaces must name something")
+		wrong.add("add", "must not be empty unless remove or remove_namespaces is given")
 	}
 	e := manage.GrantEdits{Add: wrong.parts("add", r.Add),
 		Remove: wrong.parts("remove", r.Remove), RemoveNamespaces: r.RemoveNamespaces}
@@ -179,21 +178,21 @@ func (f *fields) parts(field string, list []api.GrantPart) []keystore.Grant {
 			Roles: g.Roles, Connected: g.Connected,
 		}
 		if len(g.Permissions)+len(out[i].Permissions)+len(g.Roles) == 0 && !g.Connected {
-			f.add(in+"permissions", "must name a permission, or give access, roles or connected")
+			f.add(in+"permissions", "must not be empty unless access, roles or connected is given")
 		}
 	}
 	return out
 }
 
-// index is what comes before the fields of one element of a list.
+// index returns the prefix of the fields of one element of a list.
 func index(list string, i int) string { return fmt.Sprintf("%s[%d].", list, i) }
 
-// permissions reads a grant's access and permissions; in is what comes before the fields' names.
+// permissions converts the access and permissions of a grant. in is the prefix of the field names.
 func (f *fields) permissions(in, access string, list []string) []keystore.Permission {
 	short := keystore.Access(access)
 	if access != "" && short != keystore.Custom {
 		if len(list) > 0 {
-			f.add(in+"access", "must be custom beside permissions")
+			f.add(in+"access", "must be custom if permissions are given")
 		}
 		return short.Permissions()
 	}
@@ -209,8 +208,8 @@ func (f *fields) permissions(in, access string, list []string) []keystore.Permis
 	return out
 }
 
-// addresses reads addresses and CIDR ranges. IPv4 within IPv6 becomes IPv4, as the clients'
-// addresses do.
+// addresses parses addresses and CIDR ranges. It converts IPv4 in IPv6 to IPv4, as is done with
+// the addresses of clients.
 func (f *fields) addresses(list []string) []netip.Prefix {
 	out := make([]netip.Prefix, 0, len(list))
 	for i, s := range list {
@@ -223,7 +222,7 @@ func (f *fields) addresses(list []string) []netip.Prefix {
 		}
 		if err != nil {
 			f.add(fmt.Sprintf("allowed_ips[%d]", i),
-				"%q is neither an address nor a CIDR range such as 10.0.0.0/8", s)
+				"must be an address or a CIDR range such as 10.0.0.0/8, not %q", s)
 			continue
 		}
 		out = append(out, p)

@@ -6,11 +6,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
-	"github.com/danielgtaylor/huma/v2"
 )
 
 const keysPath = api.Prefix + "/keys"
@@ -27,10 +28,10 @@ func (a *API) registerKeys() {
 	}, "admin.keys:read", a.listKeys)
 	k := &a.key
 	k.registerOne(a)
-	revoke := k.operation("revoke", http.MethodPost, "/revoke", "Revoke a key for good")
+	revoke := k.operation("revoke", http.MethodPost, "/revoke", "Revoke a key permanently")
 	revoke.RequestBody = jsonBody(false, api.JSON)
 	register(a, revoke, k.permission("revoke"), a.revokeKey, mayPend)
-	rotate := k.operation("rotate", http.MethodPost, "/rotate", "Give a key a new token")
+	rotate := k.operation("rotate", http.MethodPost, "/rotate", "Rotate the token of a key")
 	rotate.RequestBody = jsonBody(false, api.JSON)
 	register(a, rotate, k.permission("update"), a.rotateKey, mayPend)
 	grants := k.operation("edit-grants-of", http.MethodPost, "/grants",
@@ -39,13 +40,12 @@ func (a *API) registerKeys() {
 	register(a, grants, k.permission("update"), a.editGrants, mayPend)
 }
 
-// keyKind is what keys share with all other objects.
+// keyKind returns the kind of keys.
 func (a *API) keyKind() kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged] {
 	return kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged]{
 		one: "key", many: "keys", deletes: "Delete a revoked key",
 		identify: func(k *keystore.Key) identity {
-			return identity{k.ID, k.CreatedAt, k.Version,
-				k.Size()}
+			return identity{k.ID, k.CreatedAt, k.Version, k.Size()}
 		},
 		show: a.shownKey,
 		answer: func(k api.Key, token keystore.Token, p api.Propagation) api.KeyChanged {
@@ -71,10 +71,10 @@ func (a *API) keyKind() kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged
 
 func (a *API) shownKey(k *keystore.Key) api.Key { return showKey(k, a.keys.Now()) }
 
-// Idempotency is what every operation that makes keys takes. Its name and that of [Change] are
-// exported for reflection's sake.
+// Idempotency holds the header of every operation that creates keys. It is exported because huma
+// sets it by reflection.
 type Idempotency struct {
-	Key string `header:"Idempotency-Key" maxLength:"200" doc:"A repeat with the same value within 24 h is refused (409) and makes nothing"`
+	Key string `header:"Idempotency-Key" maxLength:"200" doc:"A repeated request with the same value within 24 h is refused (409) and creates nothing"`
 }
 
 type mintInput struct {
@@ -84,7 +84,7 @@ type mintInput struct {
 
 func (a *API) mintKey(
 	ctx context.Context, c manage.Caller, in *mintInput,
-) (*made[api.Minted], error) {
+) (*created[api.Minted], error) {
 	spec, err := keySpec(&in.Body)
 	if err != nil {
 		return nil, err
@@ -93,21 +93,21 @@ func (a *API) mintKey(
 	if err != nil {
 		return nil, err
 	}
-	return &made[api.Minted]{etag(k.Version), keysPath + "/" + k.ID,
+	return &created[api.Minted]{etag(k.Version), keysPath + "/" + k.ID,
 		api.Minted{Key: a.shownKey(k), Token: token.Reveal()}}, nil
 }
 
 type listKeysInput struct {
 	Paging
-	Namespace string `query:"namespace" doc:"Only keys that live in this namespace or have a grant that names it"`
-	Home      string `query:"home" doc:"Only keys of this home namespace"`
-	Status    string `query:"status" enum:"active,inactive,expired,revoked"`
-	Owner     string `query:"owner" maxLength:"200"`
-	Role      string `query:"role" maxLength:"200"`
-	CreatedBy string `query:"created_by" maxLength:"200"`
-	Metadata  string `query:"metadata" maxLength:"8192" doc:"NAME=VALUE: only keys with exactly this in their metadata. Pages are as with q" example:"team=erp"`
-	Sort      string `query:"sort" enum:"created_at,-created_at,name,-name,expires_at,-expires_at,last_used_at,-last_used_at" doc:"By what, with a minus before it from the last to the first; newest first without it. Other than by created_at, ten thousand keys can be sorted at most (422)"`
-	Q         string `query:"q" maxLength:"200" doc:"Text in the name, the id or the prefix, whatever its case. A page looks through ten thousand keys at most: it may be short, or empty, and have a next_cursor all the same"`
+	Namespace string `query:"namespace" doc:"Only keys with this home namespace or with a grant that names it"`
+	Home      string `query:"home" doc:"Only keys with this home namespace"`
+	Status    string `query:"status" doc:"Only keys with this status" enum:"active,inactive,expired,revoked"`
+	Owner     string `query:"owner" maxLength:"200" doc:"Only keys that act for this member"`
+	Role      string `query:"role" maxLength:"200" doc:"Only keys with this role in a grant"`
+	CreatedBy string `query:"created_by" maxLength:"200" doc:"Only keys created by this member or key"`
+	Metadata  string `query:"metadata" maxLength:"8192" doc:"NAME=VALUE: only keys with exactly this name and value in their metadata. Pages may be short as with q" example:"team=erp"`
+	Sort      string `query:"sort" enum:"created_at,-created_at,name,-name,expires_at,-expires_at,last_used_at,-last_used_at" doc:"The sort field; a leading minus reverses the order. Default: -created_at. Fields other than created_at can sort at most ten thousand keys (422)"`
+	Q         string `query:"q" maxLength:"200" doc:"A text in the name, id or prefix, in any case. A page searches at most ten thousand keys, so it may be short or empty and still have a next_cursor"`
 }
 
 func (a *API) listKeys(
@@ -142,10 +142,10 @@ func (a *API) listKeys(
 	return showPage(list, next, a.shownKey), nil
 }
 
-// namespaceID checks a filter, which may be absent.
+// namespaceID checks the namespace of a filter, which may be empty.
 func (f *fields) namespaceID(field, id string) {
 	if id != "" && !keystore.ValidNamespaceID(id) {
-		f.add(field, "no namespace can have this id")
+		f.add(field, "must be a valid namespace id")
 	}
 }
 

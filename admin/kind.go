@@ -8,19 +8,20 @@ import (
 	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
-	"github.com/danielgtaylor/huma/v2"
 )
 
-// A kind is one kind of objects with the operations that all kinds have. V is an object in the key
-// store, T the same as it is shown, P what changes it, and C the answer to a change.
+// A kind describes one kind of objects and the operations that all kinds have. V is an object in the
+// key store, T its wire type, P a patch and C the answer to a change.
 type kind[V, T, P, C any] struct {
 	one, many string
-	of        string // the path of one, below that of the list; empty: "/{id}"
-	deletes   string // summary
+	of        string // the path of one object below the list; empty: "/{id}"
+	deletes   string // the summary of the delete operation
 
 	identify func(*V) identity
 	show     func(*V) T
@@ -33,18 +34,19 @@ type kind[V, T, P, C any] struct {
 		node.Propagation, error)
 }
 
-// identity is what tells objects of a kind apart.
+// identity holds the attributes that all kinds of objects have.
 type identity struct {
-	id      string // a role's is its namespace and name, with a slash between them
-	made    time.Time
+	id      string // for a role: its namespace, a slash and its name
+	created time.Time
 	version int64
-	size    int64 // in memory
+	size    int64 // in bytes of memory
 }
 
-// ByID takes the id of one object out of the path. It is exported for reflection's sake.
+// ByID holds the id of one object, taken from the path. It is exported because huma sets it by
+// reflection.
 type ByID struct{ ID string }
 
-// Resolve is part of huma.Resolver.
+// Resolve implements huma.Resolver.
 func (b *ByID) Resolve(ctx huma.Context) []error {
 	var parts []string
 	for _, p := range pathParameters(ctx.Operation().Path) {
@@ -70,8 +72,8 @@ func (k *kind[V, T, P, C]) permission(operation string) string {
 	return "admin." + k.many + ":" + operation
 }
 
-// operation describes what is done to one object; the verb is its id's beginning. below comes after
-// the object's path.
+// operation describes an operation on one object. Its id begins with verb, its path ends with
+// below.
 func (k *kind[V, T, P, C]) operation(verb, method, below, summary string) huma.Operation {
 	path := k.of
 	if path == "" {
@@ -99,7 +101,7 @@ type deleteInput struct {
 	Change
 }
 
-// registerOne adds what is done to one object.
+// registerOne adds the operations on one object.
 func (k *kind[V, T, P, C]) registerOne(a *API) {
 	register(a, k.operation("show", http.MethodGet, "", "Show a "+k.one), k.permission("read"),
 		func(ctx context.Context, c manage.Caller, in *showInput) (*object[T], error) {
@@ -132,7 +134,7 @@ func (k *kind[V, T, P, C]) registerOne(a *API) {
 		}, mayPend)
 }
 
-// changed is the answer to a change.
+// changed returns the answer to a change.
 func (k *kind[V, T, P, C]) changed(
 	v *V, token keystore.Token, p node.Propagation, err error,
 ) (*changed[C], error) {
@@ -145,15 +147,15 @@ func (k *kind[V, T, P, C]) changed(
 
 type createInput[R any] struct{ Body R }
 
-// Paging asks for one page of a list. A cursor can hold a key's name, of 200 characters, in base64.
-// It is exported for reflection's sake.
+// Paging holds the parameters of a page of a list. A cursor can hold a key's name, of 200
+// characters, in base64. It is exported because huma sets it by reflection.
 type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Cursor string `query:"cursor" maxLength:"1200" doc:"next_cursor of the page before"`
+	Cursor string `query:"cursor" maxLength:"1200" doc:"The next_cursor of the previous page"`
 }
 
-// registerAll adds what is done to the list of a kind of which there are few. R is what describes a
-// new one.
+// registerAll adds the operations on the list of a kind that is small enough to be held in memory. R
+// is the request to create an object.
 func registerAll[R, V, T, P, C any](a *API, k *kind[V, T, P, C],
 	list func(context.Context, manage.Caller) ([]V, error),
 	create func(context.Context, manage.Caller, *R) (*V, error)) {
@@ -162,13 +164,13 @@ func registerAll[R, V, T, P, C any](a *API, k *kind[V, T, P, C],
 		Summary: "Create a " + k.one, Tags: []string{k.many},
 		DefaultStatus: http.StatusCreated, RequestBody: jsonBody(true, api.JSON),
 	}, k.permission("create"),
-		func(ctx context.Context, c manage.Caller, in *createInput[R]) (*made[T], error) {
+		func(ctx context.Context, c manage.Caller, in *createInput[R]) (*created[T], error) {
 			v, err := create(ctx, c, &in.Body)
 			if err != nil {
 				return nil, err
 			}
 			is := k.identify(v)
-			return &made[T]{etag(is.version), k.list() + "/" + is.id, k.show(v)}, nil
+			return &created[T]{etag(is.version), k.list() + "/" + is.id, k.show(v)}, nil
 		})
 	register(a, huma.Operation{
 		OperationID: "list-" + k.many, Method: http.MethodGet, Path: k.list(),
@@ -190,7 +192,7 @@ func registerAll[R, V, T, P, C any](a *API, k *kind[V, T, P, C],
 		})
 }
 
-// showPage is the answer to a list.
+// showPage returns a page of a list as an answer.
 func showPage[V, T any](list []V, next string, show func(*V) T) *page[api.Page[T]] {
 	out := api.Page[T]{Items: make([]T, len(list)), NextCursor: nilIfEmpty(next)}
 	for i := range list {
@@ -199,19 +201,19 @@ func showPage[V, T any](list []V, next string, show func(*V) T) *page[api.Page[T
 	return &page[api.Page[T]]{out}
 }
 
-// pageOf cuts one page out of all objects, which ends at about keystore.PageBytes. The cursor is
-// the age and id of the last object, so it stays valid when that object is deleted.
+// pageOf returns one page of all objects, limited to about keystore.PageBytes. The cursor holds the
+// creation time and id of the last object, so it stays valid if that object is deleted.
 func (k *kind[V, T, P, C]) pageOf(
 	list []V, cursor string, limit int,
 ) (part []V, next string, err error) {
-	at := func(v *V) place { is := k.identify(v); return place{is.made.UnixMicro(), is.id} }
-	slices.SortFunc(list, func(a, b V) int { return comparePlace(at(&a), at(&b)) })
+	at := func(v *V) position { is := k.identify(v); return position{is.created.UnixMicro(), is.id} }
+	slices.SortFunc(list, func(a, b V) int { return comparePositions(at(&a), at(&b)) })
 	if cursor != "" {
-		after, err := parsePlace(cursor)
+		after, err := parsePosition(cursor)
 		if err != nil {
 			return nil, "", err
 		}
-		first := slices.IndexFunc(list, func(v V) bool { return comparePlace(at(&v), after) > 0 })
+		first := slices.IndexFunc(list, func(v V) bool { return comparePositions(at(&v), after) > 0 })
 		if first < 0 {
 			first = len(list)
 		}
@@ -227,7 +229,7 @@ func (k *kind[V, T, P, C]) pageOf(
 	return list[:n], at(&list[n-1]).String(), nil
 }
 
-// size returns how much memory objects take.
+// size returns the memory that objects take, in bytes.
 func (k *kind[V, T, P, C]) size(list []V) (n int64) {
 	for i := range list {
 		n += k.identify(&list[i]).size

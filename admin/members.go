@@ -13,10 +13,9 @@ import (
 
 func (a *API) registerMembers() {
 	k := &kind[keystore.Member, api.Member, api.MemberPatch, api.MemberChanged]{
-		one: "member", many: "members", deletes: "Delete a member that no key acts for",
+		one: "member", many: "members", deletes: "Delete a member that has no keys",
 		identify: func(m *keystore.Member) identity {
-			return identity{m.ID, m.CreatedAt, m.Version,
-				m.Size()}
+			return identity{m.ID, m.CreatedAt, m.Version, m.Size()}
 		},
 		show: showMember,
 		answer: func(m api.Member, token keystore.Token, p api.Propagation) api.MemberChanged {
@@ -37,7 +36,7 @@ func (a *API) registerMembers() {
 	k.registerOne(a)
 
 	token := k.operation("token-of", http.MethodPost, "/token",
-		"Give a member a token; the one it has dies")
+		"Create a token for a member, which replaces its current token")
 	token.RequestBody = jsonBody(false, api.JSON)
 	register(a, token, k.permission("update"),
 		func(ctx context.Context, c manage.Caller,
@@ -104,13 +103,13 @@ func (a *API) editMember(
 	return a.keys.EditMember(ctx, c, id, patch, o)
 }
 
-// expiry reads a time, the zero one for never.
+// expiry returns a time, or the zero time, which means never, for nil.
 func (f *fields) expiry(at *time.Time) time.Time {
 	if at == nil {
 		return time.Time{}
 	}
-	if at.IsZero() { // which would mean never
-		f.add("expires_at", "is in the past")
+	if at.IsZero() { // it would mean never
+		f.add("expires_at", "must be in the future")
 	}
 	return *at
 }

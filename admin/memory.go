@@ -14,17 +14,17 @@ import (
 )
 
 const (
-	// DefaultMemory is how many bytes of memory all requests together may use for bodies and lists.
+	// DefaultMemory is the memory in bytes that all requests together may use for bodies and lists.
 	DefaultMemory = 256 << 20
-	// idleTimeout is the longest pause that a client may make while its body is read.
+	// idleTimeout is the longest pause of a client while its body is read.
 	idleTimeout = 30 * time.Second
-	// bodyCopies and listCopies estimate the memory of a request. A body is held as it was sent, as
-	// decoded JSON and as the objects made from it; a list as objects and as encoded JSON.
+	// bodyCopies and listCopies estimate the memory of a request. A body is held as sent, as decoded
+	// JSON and as the objects made from it; a list as objects and as encoded JSON.
 	bodyCopies, listCopies = 4, 3
 	// streamBytes is reserved for the buffers of a streamed body. A longer line takes more.
 	streamBytes = 64 << 10
-	// smallBody is how much of a body is not accounted for. A change that takes access away fits,
-	// so that it never waits for others, and a connection takes as much anyway.
+	// smallBody is the part of a body that is not counted. A connection needs as much anyway, and a
+	// request that revokes access fits, so it never waits for others.
 	smallBody = 16 << 10
 )
 
@@ -45,28 +45,29 @@ func (m *memory) take(n int64) bool {
 	return true
 }
 
-// usage returns how many bytes are reserved, and how many may be.
+// usage returns the reserved bytes and the limit.
 func (m *memory) usage() (used, most int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.used, m.most
 }
 
+// give returns n bytes to the budget.
 func (m *memory) give(n int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.used -= n
 }
 
-// SetMemory sets how many bytes of memory requests may use together. Requests that would exceed it
-// get 429.
+// SetMemory sets the memory in bytes that all requests together may use. Requests that would exceed
+// it get 429.
 func (a *API) SetMemory(most int64) {
 	a.memory.mu.Lock()
 	defer a.memory.mu.Unlock()
 	a.memory.most = most
 }
 
-// Memory returns how many bytes of memory requests use, and may use.
+// Memory returns the memory in bytes that requests use, and the limit.
 func (a *API) Memory() (used, most int64) { return a.memory.usage() }
 
 // An account tracks the memory that one request has reserved. It is not safe for concurrent use.
@@ -107,12 +108,12 @@ func (c *account) take(n int64) error {
 	if c.used+n > most {
 		return newProblem(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf(
 			"this request needs more than the %d bytes of memory that all requests share "+
-				"(request_memory in the configuration): "+
-				"send or request less at a time; send an import with partial=1", most))
+				"(request_memory in the configuration): send or request less at a time, and "+
+				"imports with partial=1", most))
 	}
 	return newProblem(http.StatusTooManyRequests, "busy", fmt.Sprintf(
-		"running requests use the %d bytes of memory that all requests share: try again when they "+
-			"have finished", most))
+		"running requests use the %d bytes of memory that all requests share: try again once "+
+			"they have finished", most))
 }
 
 // stopReading lets net/http answer without waiting for the rest of a body that will not be read.
@@ -129,7 +130,7 @@ type bodyReader struct {
 	ctx     huma.Context
 	idle    time.Duration
 	account *account
-	copies  int64 // that are made of it
+	copies  int64 // how often the body is held in memory
 	read    int64
 	ended   bool
 }

@@ -14,8 +14,7 @@ func (a *API) registerNamespaces() {
 	k := &kind[keystore.Namespace, api.Namespace, api.NamespacePatch, api.NamespaceChanged]{
 		one: "namespace", many: "namespaces", deletes: "Delete an empty namespace",
 		identify: func(ns *keystore.Namespace) identity {
-			return identity{ns.ID, ns.CreatedAt,
-				ns.Version, ns.Size()}
+			return identity{ns.ID, ns.CreatedAt, ns.Version, ns.Size()}
 		},
 		show: showNamespace,
 		answer: func(ns api.Namespace, _ keystore.Token, p api.Propagation) api.NamespaceChanged {
@@ -65,7 +64,7 @@ func (a *API) editNamespace(
 	ctx context.Context, c manage.Caller, id string, r *api.NamespacePatch,
 	o manage.ChangeOptions,
 ) (*keystore.Namespace, node.Propagation, error) {
-	if r.ID.Sent || r.Kind.Sent { // they never change, so this need not be in the transaction
+	if r.ID.Sent || r.Kind.Sent { // they never change, so no transaction is needed
 		ns, err := a.keys.FindNamespace(ctx, c, id)
 		if err != nil {
 			return nil, node.Propagation{}, err

@@ -12,8 +12,8 @@ import (
 func (a *API) registerNodes() {
 	register(a, huma.Operation{
 		OperationID: "list-nodes", Method: http.MethodGet, Path: api.Prefix + "/nodes",
-		Summary: "List the nodes, the oldest first", Tags: []string{"nodes"},
-		Description: "The permission is needed in all namespaces.",
+		Summary: "List nodes, oldest first", Tags: []string{"nodes"},
+		Description: "The permission is required in *.",
 	}, "admin.nodes:read", a.listNodes)
 }
 

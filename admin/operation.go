@@ -17,16 +17,10 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-func init() {
-	// Names that differ in case only are different names (RFC 8259 §8.3): a field that is not known
-	// is an error. huma has no setting for one API alone.
-	huma.ValidateStrictCasing = true
-}
+// permissionKey is the key under which the metadata of an operation holds its permission.
+const permissionKey = "permission"
 
-// needs is the metadata of an operation that names the permission it takes.
-const needs = "permission"
-
-// storeTimeout bounds what an operation asks of the database. Waiting for propagation comes on top.
+// storeTimeout bounds the database calls of an operation. Waiting for propagation is not included.
 const storeTimeout = 10 * time.Second
 
 func (a *API) config() huma.Config {
@@ -48,10 +42,10 @@ func (a *API) config() huma.Config {
 			Info: &huma.Info{
 				Title:   "caddy-apikeys",
 				Version: "1",
-				Description: "API keys in front of an existing API. Through Caddy's admin " +
-					"endpoint the caller is the member root; on a site it is the member or " +
-					"the key whose token is sent as a bearer token, which needs the permission " +
-					"that an operation names.",
+				Description: "API keys in front of an existing API. At Caddy's admin " +
+					"endpoint the caller is the member root. On a site the caller is the " +
+					"member or key whose token is sent as a bearer token; it needs the " +
+					"permission that the operation names.",
 				License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 			},
 			Components: &huma.Components{
@@ -67,22 +61,22 @@ func (a *API) config() huma.Config {
 	}
 }
 
-// alias shows an optional scalar as one that may be null.
+// alias describes an optional scalar as a nullable one.
 func alias[T any](r huma.Registry) {
 	r.RegisterTypeAlias(reflect.TypeFor[api.Optional[T]](), reflect.TypeFor[*T]())
 }
 
-// A trait sets an operation apart.
+// A trait changes how an operation is registered.
 type trait int
 
 const (
-	mayPend  trait = iota // 202 while the change is not in force on every node
-	streams               // it reads or writes as much as there is, for as long as it takes
-	mayMatch              // 304 for If-None-Match
+	mayPend  trait = iota // may answer 202, while the change is not in force on every node
+	streams               // reads or writes a stream of any length, for any time
+	mayMatch              // may answer 304 to If-None-Match
 )
 
-// register adds an operation. permission is what the caller must hold somewhere, empty for none;
-// the key store decides about the object itself.
+// register adds an operation. The caller must hold permission in some namespace, unless it is empty.
+// The key store decides about the object itself.
 func register[I, O any](
 	a *API, op huma.Operation, permission string,
 	handle func(context.Context, manage.Caller, *I) (*O, error), traits ...trait,
@@ -90,24 +84,24 @@ func register[I, O any](
 	op.Middlewares = append(op.Middlewares, a.authorise)
 	op.Security = []map[string][]string{{"key": {}}}
 	if permission != "" {
-		op.Description = strings.TrimSpace(op.Description + "\n\nNeeds `" + permission + "`.")
-		op.Metadata = map[string]any{needs: permission}
+		op.Description = strings.TrimSpace(op.Description + "\n\nRequires `" + permission + "`.")
+		op.Metadata = map[string]any{permissionKey: permission}
 	}
-	add(a, op, func(ctx context.Context, in *I) (*O,
-		error) {
+	add(a, op, func(ctx context.Context, in *I) (*O, error) {
 		return handle(ctx, callerOf(ctx), in)
 	}, traits...)
 }
 
-// add is register for what needs no caller.
+// add adds an operation that requires no caller.
 func add[I, O any](
 	a *API, op huma.Operation, handle func(context.Context, *I) (*O, error), traits ...trait,
 ) {
 	streaming := slices.Contains(traits, streams)
 	op.Parameters = pathParameters(op.Path)
+	problems := a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Problem](), true, "")
 	op.Responses = map[string]*huma.Response{"default": {
 		Description: "A problem document (RFC 9457)",
-		Content:     map[string]*huma.MediaType{api.Problems: {Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Problem](), true, "")}},
+		Content:     map[string]*huma.MediaType{api.Problems: {Schema: problems}},
 	}}
 	op.Middlewares = append(op.Middlewares, a.withParameters)
 	if op.RequestBody != nil {
@@ -116,7 +110,7 @@ func add[I, O any](
 			body = a.withStream
 		}
 		op.Middlewares = append(op.Middlewares, body)
-		op.MaxBodyBytes = -1 // body has seen to it
+		op.MaxBodyBytes, op.SkipValidateBody = -1, true // withBody has checked both
 	}
 	required := op.RequestBody != nil && op.RequestBody.Required
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
@@ -133,7 +127,7 @@ func add[I, O any](
 		return out, nil
 	})
 	if op.RequestBody != nil {
-		op.RequestBody.Required = required // huma takes every body that is not a pointer for one
+		op.RequestBody.Required = required // huma requires every body that is not a pointer
 		for _, c := range op.RequestBody.Content {
 			if c.Schema == nil {
 				c.Schema = op.RequestBody.Content[api.JSON].Schema
@@ -144,19 +138,19 @@ func add[I, O any](
 		}
 	}
 	if slices.Contains(traits, mayMatch) {
-		op.Responses["304"] = &huma.Response{Description: "The client has this version",
+		op.Responses["304"] = &huma.Response{Description: "The client has the current version",
 			Headers: op.Responses["200"].Headers}
 	}
 	if slices.Contains(traits, mayPend) {
 		op.Responses["202"] = &huma.Response{
-			Description: "Changed, but not yet in force on every node: see propagation.pending",
+			Description: "The change is made but not yet in force on every node: see propagation.pending",
 			Headers:     op.Responses["200"].Headers,
 			Content:     op.Responses["200"].Content,
 		}
 	}
 }
 
-// jsonBody is a body of the given media types.
+// jsonBody returns a body of the given media types.
 func jsonBody(required bool, types ...string) *huma.RequestBody {
 	b := &huma.RequestBody{Required: required, Content: make(map[string]*huma.MediaType)}
 	for _, t := range types {
@@ -172,14 +166,14 @@ func callerOf(ctx context.Context) manage.Caller {
 	return c
 }
 
-// authorise refuses who may not do an operation anywhere, before anything else of the request is
-// looked at.
+// authorise refuses callers that lack the operation's permission in every namespace, before the
+// request is parsed.
 func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 	c := callerOf(ctx.Context())
 	if c.Actor() == "" {
 		a.refuse(ctx, newProblem(http.StatusUnauthorized, keystore.Missing.Code(),
-			"the token of a member, or of a key that may manage, is required; send it as a bearer "+
-				"token"))
+			"the token of a member, or of a key with admin permissions, is required; send it as a "+
+				"bearer token"))
 		return
 	}
 	if a.keys == nil {
@@ -187,9 +181,9 @@ func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 			a.notReached()))
 		return
 	}
-	if permission, ok := ctx.Operation().Metadata[needs].(string); ok {
+	if permission, ok := ctx.Operation().Metadata[permissionKey].(string); ok {
 		resource, operation, _ := strings.Cut(permission, ":")
-		// A member may do some things with what is its own: the operation itself knows.
+		// Members may do some things with their own objects, which the operation decides.
 		if err := a.keys.May(c, resource, operation); err != nil && c.Member() == "" {
 			a.refuse(ctx, err)
 			return
@@ -198,7 +192,7 @@ func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 	next(ctx)
 }
 
-// notReached is what people are told of a nil key store.
+// notReached explains a nil key store to people.
 func (a *API) notReached() string {
 	const text = "the database has not been reached since this Caddy started; it keeps retrying"
 	if why := a.why.Load(); why != nil && *why != "" {
@@ -218,16 +212,17 @@ func (a *API) refuse(ctx huma.Context, err error) {
 	_ = a.huma.Marshal(ctx.BodyWriter(), api.JSON, p.of(ctx.Context()))
 }
 
-// Change is what every change of an existing object takes.
+// Change holds the parameters of every change of an existing object. It is exported because huma sets
+// it by reflection.
 type Change struct {
 	Wait    string `query:"wait" doc:"How long to wait until the change is in force on every node, as a Go duration: 0s to 5m, default 10s" example:"30s"`
-	IfMatch string `header:"If-Match" doc:"The ETag that the object must have, or a list of them"`
+	IfMatch string `header:"If-Match" doc:"The ETag that the object must have, or a list of ETags"`
 }
 
-// Resolve is part of huma.Resolver.
+// Resolve implements huma.Resolver.
 func (c *Change) Resolve(ctx huma.Context) []error {
 	c.IfMatch = listed(ctx, "If-Match")
-	if listed(ctx, "If-None-Match") != "" { // all changes are of objects that exist
+	if listed(ctx, "If-None-Match") != "" { // a changed object always exists
 		return []error{newProblem(http.StatusPreconditionFailed, "version_mismatch",
 			"If-None-Match applies to reads: use If-Match for a change")}
 	}
@@ -250,37 +245,37 @@ func (c *Change) options() (manage.ChangeOptions, error) {
 			wrong.add("wait", "must be a duration from 0s to 5m, such as 30s")
 		}
 		if o.Wait = wait; wait == 0 {
-			o.Wait = -1 // zero would be the default
+			o.Wait = -1 // zero means the default
 		}
 	}
 	return o, wrong.err(codeInvalid)
 }
 
-// etag is the header of every answer that is about one object.
+// etag returns the ETag of a version of an object.
 func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
 
-// object is the answer that is one object.
+// object is an answer with one object.
 type object[T any] struct {
 	Status int
 	ETag   string `header:"ETag"`
 	Body   T
 }
 
-// made is the answer to creating an object.
-type made[T any] struct {
+// created is the answer to creating an object.
+type created[T any] struct {
 	ETag     string `header:"ETag"`
 	Location string `header:"Location"`
 	Body     T
 }
 
-// changed is the answer to a change: 202 while it is not in force everywhere.
+// changed is the answer to a change. Its status is 202 while the change is not in force everywhere.
 type changed[T any] struct {
 	Status int
 	ETag   string `header:"ETag"`
 	Body   T
 }
 
-// page is the answer that is one page of a list.
+// page is an answer with a body only, such as one page of a list.
 type page[T any] struct{ Body T }
 
 func changedStatus(p node.Propagation) int {
@@ -302,7 +297,7 @@ func propagation(p node.Propagation) api.Propagation {
 	return out
 }
 
-// nilIfEmpty is how JSON shows what there is none of.
+// nilIfEmpty returns nil, which JSON shows as null, for an empty string.
 func nilIfEmpty(s string) *string {
 	if s == "" {
 		return nil

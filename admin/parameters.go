@@ -13,7 +13,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/validation"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -22,8 +21,8 @@ import (
 var anything = new(huma.Schema)
 
 // withParameters checks the query and the headers of an operation before huma reads them. huma
-// takes an empty parameter for an absent one, uses the first of repeated ones and drops malformed
-// ones, so a filter could disappear.
+// treats an empty parameter as absent, uses the first of repeated ones and drops malformed ones, so
+// a filter could be ignored.
 func (a *API) withParameters(ctx huma.Context, next func(huma.Context)) {
 	if err := checkParameters(ctx); err != nil {
 		a.refuse(ctx, err)
@@ -54,7 +53,7 @@ func checkParameters(ctx huma.Context) error {
 			wrong.parameter(p.Name, query[p.Name])
 		case "header":
 			values := headers[textproto.CanonicalMIMEHeaderKey(p.Name)]
-			if len(values) > 1 && strings.HasPrefix(p.Name, "If-") { // a list in several lines
+			if len(values) > 1 && strings.HasPrefix(p.Name, "If-") { // a list on several lines
 				values = []string{strings.Join(values, ", ")}
 			}
 			wrong.parameter(p.Name, values)
@@ -65,14 +64,14 @@ func checkParameters(ctx huma.Context) error {
 					"ids consist of printable characters")
 			case keystore.ContainsToken(id):
 				return newProblem(http.StatusNotFound, "not_found",
-					"this is a token, not an id; others may have seen it: rotate its key")
+					"this is a token, not an id; others may have seen it, so rotate its key")
 			}
 		}
 	}
 	return wrong.err(codeInvalid)
 }
 
-// parameter checks the values that were sent for one parameter.
+// parameter checks the values of one parameter.
 func (f *fields) parameter(name string, values []string) {
 	switch {
 	case len(values) == 0:
@@ -87,16 +86,16 @@ func (f *fields) parameter(name string, values []string) {
 	}
 }
 
-// holdsToken refuses a token in a field that is stored, or repeated in an answer.
+// holdsToken is the error of a field that is stored or repeated in answers and contains a token.
 const holdsToken = "must not contain a token; if the token works, rotate its key"
 
-// printable reports whether s is a text that every database can store and compare.
+// printable reports whether every database can store and compare s.
 func printable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// refuseEmpty requires at least one character in each string of a body whose tag does not say
-// `minLength:"0"`: an empty string would mean the same as an absent one.
+// refuseEmpty requires at least one character in each string of a body, except those with the tag
+// `minLength:"0"`. An empty string would mean the same as an absent one.
 func (a *API) refuseEmpty(s *huma.Schema) {
 	schemas := a.huma.OpenAPI().Components.Schemas
 	for s.Ref != "" {
@@ -116,11 +115,12 @@ func (a *API) refuseEmpty(s *huma.Schema) {
 	}
 }
 
-// mayBeEmpty reports whether a string means the same when it is empty as when it is absent.
+// mayBeEmpty reports whether an empty string means the same as an absent one.
 func mayBeEmpty(s *huma.Schema) bool { return s.MinLength != nil && *s.MinLength == 0 }
 
 // inspect refuses two kinds of values that huma accepts: null for a string that is not nullable,
-// which huma takes for an absent one, and a token in a field that is not write-only.
+// which huma treats as absent, and a token in a field that is not write-only. It marks names
+// in v that differ from a known one only in their case with otherCase.
 func (a *API) inspect(s *huma.Schema, v any, at string, wrong *fields) {
 	for s.Ref != "" {
 		s = a.huma.OpenAPI().Components.Schemas.SchemaFromRef(s.Ref)
@@ -140,15 +140,30 @@ func (a *API) inspect(s *huma.Schema, v any, at string, wrong *fields) {
 			if values, ok := s.AdditionalProperties.(*huma.Schema); ok && p == nil {
 				p = values
 			}
+			other := p == nil && differsInCase(name, s.Properties)
 			p = cmp.Or(p, anything)
 			switch {
 			case keystore.ContainsToken(name):
 				wrong.add(cmp.Or(strings.TrimPrefix(at, "."), "body"), holdsToken)
 			case v[name] == nil && p.Type == huma.TypeString && !p.Nullable && !mayBeEmpty(p):
-				wrong.add(strings.TrimPrefix(at+"."+name, "."), "%s", validation.MsgExpectedString)
+				wrong.add(strings.TrimPrefix(at+"."+name, "."), mustBeString)
 			default:
 				a.inspect(p, v[name], at+"."+name, wrong)
 			}
+			if other {
+				v[name+otherCase] = v[name]
+				delete(v, name)
+			}
 		}
 	}
+}
+
+// differsInCase reports whether an unknown name differs from a known one only in its case.
+func differsInCase(name string, known map[string]*huma.Schema) bool {
+	for k := range known {
+		if strings.EqualFold(k, name) {
+			return true
+		}
+	}
+	return false
 }

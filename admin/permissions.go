@@ -20,27 +20,27 @@ const permissionsPath = api.Prefix + "/permissions"
 func (a *API) registerPermissions() {
 	register(a, huma.Operation{
 		OperationID: "list-permissions", Method: http.MethodGet, Path: permissionsPath,
-		Summary: "List the operations that have a permission of their own",
+		Summary: "List operations and their permissions",
 		Tags:    []string{"permissions"},
-		Description: "The table of all `api_key` handlers of the node that answers, by " +
-			"permission. Besides these, `read`, `write` and `*` are permissions, and so are " +
-			"`RESOURCE:read`, `RESOURCE:write` and `RESOURCE:*`.",
+		Description: "Lists the operations that the `api_key` handlers of this node declare, " +
+			"sorted by permission. `read`, `write`, `*`, `RESOURCE:read`, `RESOURCE:write` and " +
+			"`RESOURCE:*` are permissions as well.",
 	}, "admin.keys:read", a.listPermissions)
 }
 
-// Declare replaces the permission table. Until the first call there is none: callers get 503.
+// Declare replaces the permission table. Until the first call, requests for it get 503.
 func (a *API) Declare(operations []api.Operation) {
 	operations = slices.Clone(operations)
 	slices.SortStableFunc(operations, compareOperations)
-	// a snippet may be used by several sites
+	// several sites may import the same snippet
 	operations = slices.CompactFunc(operations,
 		func(a, b api.Operation) bool { return compareOperations(a, b) == 0 })
 	a.declared.Store(&operations)
 }
 
-const stillLoading = "the configuration is still being loaded; try again"
+const stillLoading = "the configuration is still loading; try again"
 
-// A Request is what [Rule] decides about.
+// A Request is a request that a [Rule] decides about.
 type Request struct {
 	Method string
 	Target string     // path and query
@@ -49,23 +49,23 @@ type Request struct {
 	Token  string
 }
 
-// A Ruling is what a handler decides about a request before it asks the key store.
+// A Ruling is the decision of a handler about a request before it asks the key store.
 type Ruling struct {
-	Outcome keystore.Outcome // OK: the key decides
-	// the id of the namespace that the request accesses; empty: the key's own
+	Outcome keystore.Outcome // OK: the decision depends on the key
+	// Namespace is the id of the namespace that the request accesses; empty: the key's own.
 	Namespace string
-	Need      keystore.Need
+	Need      keystore.Need // the permission that the request requires
 }
 
-// A Rule returns the rulings of all `api_key` handlers that a request passes, in their order. There
-// is at least one, or an error.
+// A Rule returns the rulings of all `api_key` handlers that a request passes, in order: at least one,
+// or an error.
 type Rule func(Request) ([]Ruling, error)
 
-// RuleBy sets the handlers that decide about requests. Until the first call, callers who ask get
-// 503.
+// RuleBy sets the rule that decides about requests. Until the first call, requests to verify a path
+// get 503.
 func (a *API) RuleBy(rule Rule) { a.rule.Store(&rule) }
 
-// compareOperations orders the table, whatever the summaries.
+// compareOperations sorts the table. It ignores summaries.
 func compareOperations(a, b api.Operation) int {
 	return cmp.Or(cmp.Compare(a.Permission, b.Permission), cmp.Compare(a.Method, b.Method),
 		cmp.Compare(a.Path, b.Path), cmp.Compare(a.Class, b.Class))
@@ -73,7 +73,7 @@ func compareOperations(a, b api.Operation) int {
 
 type listPermissionsInput struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Cursor string `query:"cursor" doc:"next_cursor of the page before"`
+	Cursor string `query:"cursor" doc:"The next_cursor of the previous page"`
 }
 
 func (a *API) listPermissions(
@@ -110,8 +110,8 @@ func (a *API) listPermissions(
 	return &page[api.Operations]{out}, nil
 }
 
-// operationCursor is the last operation of a page, so that the next page fits when the table has
-// changed meanwhile.
+// operationCursor returns a cursor that holds the last operation of a page, so that it stays valid
+// when the table changes.
 func operationCursor(o api.Operation) string {
 	o.Summary = ""
 	text, _ := json.Marshal(o)
@@ -125,7 +125,7 @@ func parseOperation(cursor string) (o api.Operation, err error) {
 	}
 	if err != nil {
 		var wrong fields
-		wrong.add("cursor", "is none that a list has returned")
+		wrong.add("cursor", "must be the next_cursor of a previous page")
 		return o, wrong.err(codeInvalid)
 	}
 	return o, nil

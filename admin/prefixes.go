@@ -12,9 +12,9 @@ import (
 func (a *API) registerPrefixes() {
 	register(a, huma.Operation{
 		OperationID: "list-prefixes", Method: http.MethodGet, Path: api.Prefix + "/prefixes",
-		Summary:     "List the token prefixes that are accepted, and others that live keys have",
+		Summary:     "List accepted token prefixes, and others of valid keys",
 		Tags:        []string{"keys"},
-		Description: "The permission is needed in all namespaces.",
+		Description: "The permission is required in *.",
 	}, "admin.keys:read", a.listPrefixes)
 }
 

@@ -14,19 +14,18 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// codeInvalid is the code of fields that are wrong, codeNotBuilt of those that a later version will
-// know.
+// The codes of problems with fields: codeInvalid for invalid fields, codeNotBuilt for fields that
+// this version does not support yet.
 const (
 	codeInvalid  = "invalid_fields"
 	codeNotBuilt = "not_built"
 )
 
-// A problem is an [api.Problem] as an answer.
+// A problem is an [api.Problem] that huma can answer with.
 type problem struct{ api.Problem }
 
 func newProblem(status int, code, detail string) *problem {
-	return &problem{api.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status,
-		Code: code, Detail: detail}}
+	return &problem{api.NewProblem(status, code, detail)}
 }
 
 // of returns p with the id of the request that it answers.
@@ -40,7 +39,8 @@ func (p *problem) of(ctx context.Context) *problem {
 	return &with
 }
 
-// GetStatus, ContentType and GetHeaders are how huma asks an error what to answer.
+// GetStatus, ContentType and GetHeaders implement the interfaces of huma for errors.
+
 func (p *problem) GetStatus() int            { return p.Status }
 func (p *problem) ContentType(string) string { return api.Problems }
 func (p *problem) GetHeaders() http.Header {
@@ -53,8 +53,8 @@ func (p *problem) GetHeaders() http.Header {
 	return nil
 }
 
-// refusal is the one place that turns an error of the key store into an answer. What is not a
-// refusal is a failure of the store: its cause is logged and not shown.
+// refusal is the one place that turns an error of the key store into an answer. Any error but a
+// [keystore.Error] is a failure of the store: its cause is logged and not shown.
 func (a *API) refusal(op *huma.Operation, err error) *problem {
 	var p *problem
 	if errors.As(err, &p) {
@@ -62,12 +62,12 @@ func (a *API) refusal(op *huma.Operation, err error) *problem {
 	}
 	var refused *keystore.Error
 	if !errors.As(err, &refused) {
-		a.logger.Warn("a managing operation failed", slog.String("operation", op.OperationID),
+		a.logger.Warn("management operation failed", slog.String("operation", op.OperationID),
 			slog.Any("error", err))
-		detail := "the key store cannot be reached at the moment, and nothing has been done by " +
-			"half; try again"
-		if op.Method == http.MethodGet || op.OperationID == "verify" { // which only read
-			detail = "the key store cannot be reached at the moment; try again"
+		detail := "the key store is unavailable; the change was made completely or not at all: try " +
+			"again"
+		if op.Method == http.MethodGet || op.OperationID == "verify" { // these only read
+			detail = "the key store is unavailable; try again"
 		}
 		return newProblem(http.StatusServiceUnavailable, "unavailable", detail)
 	}
@@ -94,10 +94,10 @@ func statusOf(k keystore.Kind) int {
 	case keystore.KindBusy:
 		return http.StatusTooManyRequests
 	}
-	panic(fmt.Sprintf("admin: unknown kind of refusal %d", k))
+	panic(fmt.Sprintf("admin: unknown kind of error %d", k))
 }
 
-// write answers with a problem outside of huma.
+// write answers with a problem where huma is not involved.
 func (a *API) write(w http.ResponseWriter, r *http.Request, p *problem) {
 	for name, values := range p.GetHeaders() {
 		w.Header()[name] = values

@@ -13,7 +13,7 @@ import (
 func (a *API) registerRoles() {
 	k := &kind[keystore.Role, api.Role, api.RolePatch, api.RoleChanged]{
 		one: "role", many: "roles", of: "/{namespace}/{name}",
-		deletes: "Delete a role that nobody has",
+		deletes: "Delete a role that is not in use",
 		identify: func(r *keystore.Role) identity {
 			return identity{r.Namespace + "/" + r.Name, r.CreatedAt, r.Version, r.Size()}
 		},
@@ -30,8 +30,7 @@ func (a *API) registerRoles() {
 			return a.keys.DeleteRole(ctx, c, roleID(id), o)
 		},
 	}
-	registerAll(a, k, func(ctx context.Context, c manage.Caller) ([]keystore.Role,
-		error) {
+	registerAll(a, k, func(ctx context.Context, c manage.Caller) ([]keystore.Role, error) {
 		return a.keys.ListRoles(ctx, c)
 	}, a.createRole)
 	k.registerOne(a)
@@ -82,7 +81,7 @@ func (a *API) editRole(
 	return a.keys.EditRole(ctx, c, roleID(id), patch, o)
 }
 
-// newRoles reads the roles that a key brings along; its namespace is theirs.
+// newRoles converts the roles to create with a key, in its home namespace.
 func (f *fields) newRoles(list []api.NewRole) []keystore.Role {
 	out := make([]keystore.Role, len(list))
 	for i, r := range list {

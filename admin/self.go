@@ -12,7 +12,7 @@ import (
 func (a *API) registerSelf() {
 	register(a, huma.Operation{
 		OperationID: "show-self", Method: http.MethodGet, Path: api.Prefix + "/self",
-		Summary: "What the caller is and may do", Tags: []string{"self"},
+		Summary: "Show the caller and its permissions", Tags: []string{"self"},
 	}, "", a.showSelf)
 	register(a, huma.Operation{
 		OperationID: "revoke-self", Method: http.MethodPost, Path: api.Prefix + "/self/revoke",
@@ -49,8 +49,8 @@ func (a *API) revokeSelf(
 ) (*changed[api.KeyChanged], error) {
 	if c.Member() != "" {
 		return nil, newProblem(http.StatusConflict, "no_key",
-			"the caller is the member "+c.Member()+
-				" and no key; a member's token dies when it gets another one or is disabled")
+			"the caller is the member "+c.Member()+", not a key; to invalidate a member's token, "+
+				"create another one or disable the member")
 	}
 	return a.revokeKey(ctx, c, &editInput[api.RevokeRequest]{ByID{c.Credential()}, in.Change,
 		in.Body})

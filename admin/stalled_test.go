@@ -66,8 +66,7 @@ func TestStalledClients(t *testing.T) {
 					s := d.serve(t)
 					stall(t, s)
 					key := d.mint(t, root, readOnly)
-					if a,
-						err := d.keys.Lookup(t.Context(), key.Token, time.Now()); err != nil ||
+					if a, err := d.keys.Lookup(t.Context(), key.Token, time.Now()); err != nil ||
 						a.Outcome != keystore.OK {
 						t.Errorf("a key that is not cached: %v, %v", a.Outcome, err)
 					}
@@ -108,8 +107,7 @@ func TestStalledExportEnds(t *testing.T) {
 	for name, stall := range map[string]func(*testing.T,
 		*httptest.Server){"HTTP1": stallExportsHTTP1, "HTTP2": stallExportsHTTP2} {
 		t.Run(name, func(t *testing.T) {
-			db,
-				err := sqldb.OpenSQLite(context.Background(),
+			db, err := sqldb.OpenSQLite(context.Background(),
 				filepath.Join(t.TempDir(), "apikeys.db"))
 			if err != nil {
 				t.Fatal(err)

@@ -175,7 +175,7 @@ func TestStoreFails(t *testing.T) {
 			t.Errorf("%s %s: %v %s", test.method, test.path, a.header, a.text)
 		}
 		if half := strings.Contains(a.text,
-			"nothing has been done by half"); half != (test.method != "GET" &&
+			"completely or not at all"); half != (test.method != "GET" &&
 			test.path != "/verify") {
 			t.Errorf("%s %s: %s", test.method, test.path, a.text)
 		}
@@ -195,7 +195,7 @@ func TestStoreFails(t *testing.T) {
 	var k api.Key
 	d.call(t, root, "GET", path, nil).into(t, 200, &k)
 	if k.Version != 1 {
-		t.Errorf("something was done by half: %+v", k)
+		t.Errorf("a part of a change was made: %+v", k)
 	}
 	if d.call(t, root, "GET", "/health", nil).into(t, 200, &h); !h.Healthy {
 		t.Errorf("health: %+v", h)

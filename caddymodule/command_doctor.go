@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -289,16 +290,16 @@ func (d *doctor) namespaces(ctx context.Context, config *gateConfig) {
 func (d *doctor) rows(ctx context.Context) {
 	var wrong []string
 	err := errors.Join(
-		each(ctx, d.server.ListNamespaces,
+		each(d.server.AllNamespaces(ctx),
 			func(ns api.Namespace) {
 				wrong = unreadable(wrong, "namespace "+ns.ID,
 					ns.Unreadable)
 			}),
-		each(ctx, d.server.ListRoles, func(r api.Role) {
+		each(d.server.AllRoles(ctx), func(r api.Role) {
 			wrong = unreadable(wrong,
 				"role "+r.Namespace+"/"+r.Name, r.Unreadable)
 		}),
-		each(ctx, d.server.ListMembers,
+		each(d.server.AllMembers(ctx),
 			func(m api.Member) { wrong = unreadable(wrong, "member "+m.ID, m.Unreadable) }),
 	)
 	switch {
@@ -320,23 +321,15 @@ func unreadable(list []string, what, why string) []string {
 	return list
 }
 
-// each calls f with all that there is in a list.
-func each[T any](
-	ctx context.Context, list func(context.Context, string, int) (api.Page[T], error), f func(T),
-) error {
-	for cursor := ""; ; {
-		page, err := list(ctx, cursor, 1000)
+// each calls f with every item, until an error.
+func each[T any](items iter.Seq2[T, error], f func(T)) error {
+	for item, err := range items {
 		if err != nil {
 			return err
 		}
-		for _, v := range page.Items {
-			f(v)
-		}
-		if page.NextCursor == nil {
-			return nil
-		}
-		cursor = *page.NextCursor
+		f(item)
 	}
+	return nil
 }
 
 // versions returns those of the plugin and of Caddy in this binary.

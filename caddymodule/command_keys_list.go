@@ -87,24 +87,28 @@ func listPages[T any](
 	if c.json {
 		write, end = documentOf[T](c)
 	}
-	for listed := 0; ; {
+	listed := 0
+	var next *string
+	pages := client.Pages(cursor, func(cursor string) (api.Page[T], error) {
 		size := maxPage
 		if limit > 0 {
 			size = min(size, limit-listed)
 		}
-		page, err := list(cursor, size)
+		return list(cursor, size)
+	})
+	for page, err := range pages {
 		if err != nil {
 			return err
 		}
 		if err := write(page.Items); err != nil {
 			return err
 		}
-		listed += len(page.Items)
-		if page.NextCursor == nil || listed == limit {
-			return end(listed, page.NextCursor)
+		listed, next = listed+len(page.Items), page.NextCursor
+		if listed == limit {
+			break
 		}
-		cursor = *page.NextCursor
 	}
+	return end(listed, next)
 }
 
 // tableOf aligns each page by itself.

@@ -5,15 +5,16 @@ import "time"
 // A Page is one page of a list.
 type Page[T any] struct {
 	Items      []T     `json:"items" nullable:"false"`
-	NextCursor *string `json:"next_cursor" doc:"What to pass as cursor for the next page; null on the last one"`
+	NextCursor *string `json:"next_cursor" doc:"The cursor of the next page; null on the last page"`
 }
 
-// Propagation says how far a change has come: once complete, no node goes by what was before.
+// Propagation reports how far a change has spread. Once it is complete, every node uses the changed
+// state.
 type Propagation struct {
 	Revision     int64         `json:"revision"`
-	Complete     bool          `json:"complete" doc:"Whether the change is in force on every node; if not, the status is 202"`
-	Nodes        int           `json:"nodes" doc:"How many nodes there were to wait for"`
-	Acknowledged int           `json:"acknowledged"`
+	Complete     bool          `json:"complete" doc:"Whether the change is in force on every node; the status is 202 until it is"`
+	Nodes        int           `json:"nodes" doc:"The number of nodes that must apply the change"`
+	Acknowledged int           `json:"acknowledged" doc:"The number of nodes that have applied it"`
 	MS           int64         `json:"ms" doc:"Milliseconds since the change was committed"`
 	Pending      []PendingNode `json:"pending" nullable:"false"`
 }
@@ -21,75 +22,41 @@ type Propagation struct {
 // A PendingNode has not yet acknowledged a change.
 type PendingNode struct {
 	Node  string    `json:"node"`
-	Until time.Time `json:"until" doc:"When the node surely no longer trusts what it has cached"`
+	Until time.Time `json:"until" doc:"When the node's lease expires at the latest; from then on it no longer uses its cache"`
 }
 
-// A Problem is every answer that is an error (RFC 9457).
-type Problem struct {
-	Type      string       `json:"type" doc:"about:blank"`
-	Title     string       `json:"title"`
-	Status    int          `json:"status"`
-	Code      string       `json:"code" doc:"For programs"`
-	Detail    string       `json:"detail,omitempty" doc:"For people: what is wrong and what to do"`
-	Errors    []FieldError `json:"errors,omitempty" doc:"With 422: every field that is wrong"`
-	Needed    string       `json:"needed,omitempty" doc:"With 403: the permission that would do"`
-	Namespace string       `json:"namespace,omitempty" doc:"With 403: where it is needed"`
-	ID        string       `json:"id,omitempty" doc:"With 409: of the object in the way"`
-	RequestID string       `json:"request_id,omitempty" doc:"The uuid of the request in Caddy's access log, where the site uses {http.request.uuid} before api_keys_admin"`
-	Refused   []Refused    `json:"refused,omitempty" doc:"Of an import that failed: the lines that are refused, at most 1000"`
-}
-
-// Error is the problem as one line.
-func (p *Problem) Error() string {
-	s := p.Code + ": " + p.Title
-	if p.Detail != "" {
-		s = p.Code + ": " + p.Detail
-	}
-	for _, e := range p.Errors {
-		s += "; " + e.Field + ": " + e.Detail
-	}
-	return s
-}
-
-// A FieldError is one field that is wrong.
-type FieldError struct {
-	Field  string `json:"field" example:"grants[1].namespace"`
-	Detail string `json:"detail"`
-}
-
-// A VerifyRequest asks what a request with some credential would be answered.
+// A VerifyRequest asks how a request with a given credential would be answered.
 type VerifyRequest struct {
 	Token      string `json:"token" writeOnly:"true"`
-	Namespace  string `json:"namespace,omitempty" doc:"Default: the key's own"`
-	Permission string `json:"permission,omitempty" doc:"What the request needs: read, write, orders:read, orders:search. Default: read if namespace is given, else none: the outcome is then whether the key is alive"`
+	Namespace  string `json:"namespace,omitempty" doc:"The namespace that the request accesses. Default: the key's home namespace"`
+	Permission string `json:"permission,omitempty" doc:"The permission that the request requires: read, write, orders:read, orders:search. Default: read if namespace is given, else none; without one the outcome only tells whether the key is valid"`
 	Method     string `json:"method,omitempty" maxLength:"64" doc:"With path: the request's method. Default: GET"`
-	Path       string `json:"path,omitempty" maxLength:"16384" doc:"The request's path, with the query if there is one. The api_key handler of the configuration that judges such a request determines namespace and permission, which must be absent" example:"/v1/orders"`
+	Path       string `json:"path,omitempty" maxLength:"16384" doc:"The request's path, with its query. The api_key handler that serves such a request determines namespace and permission, which must be absent" example:"/v1/orders"`
 	Host       string `json:"host,omitempty" maxLength:"300" doc:"With path: the host that the request is sent to, with the port if servers listen on several. Required only if the handlers of several sites decide differently" example:"api.example.com"`
-	ClientIP   string `json:"client_ip,omitempty" doc:"The address of the client. Default: one that the key allows" example:"192.0.2.1"`
+	ClientIP   string `json:"client_ip,omitempty" doc:"The client's address. Default: an address that the key allows" example:"192.0.2.1"`
 }
 
-// A Verdict is the decision.
+// A Verdict is the decision about a request.
 type Verdict struct {
-	Outcome   string  `json:"outcome" doc:"One of the outcomes of a request: ok, unknown, rotated, revoked, …"`
-	Status    int     `json:"status" doc:"What the gate would answer; 200 for ok"`
-	Code      *string `json:"code" doc:"Of the problem document; null for ok"`
-	Needed    *string `json:"needed" doc:"The permission that it was decided for; null: none"`
+	Outcome   string  `json:"outcome" doc:"The outcome of the request: ok, unknown, rotated, revoked, …"`
+	Status    int     `json:"status" doc:"The status that the handler would answer with; 200 for ok"`
+	Code      *string `json:"code" doc:"The code of the problem document; null for ok"`
+	Needed    *string `json:"needed" doc:"The permission that the decision is about; null: none"`
 	Namespace string  `json:"namespace,omitempty" doc:"With path: the namespace that the request accesses, if the decision depends on it"`
-	Key       *Key    `json:"key,omitempty" doc:"Absent unless the caller may read it"`
+	Key       *Key    `json:"key,omitempty" doc:"The key; absent unless the caller may read it"`
 }
 
-// Self is what the caller is and may do: a key, a member, or through Caddy's admin endpoint the
-// member root.
+// Self describes the caller: a key, a member, or the member root at Caddy's admin endpoint.
 type Self struct {
-	Member      *string             `json:"member" doc:"The member's id, root at Caddy's admin endpoint; null for a key"`
-	Key         *Key                `json:"key,omitempty" doc:"The caller's own key; of a member, the record of its token, if that is what it sent"`
-	Permissions map[string][]string `json:"permissions" doc:"What the caller may do, and the member it acts for too, by namespace; * is every namespace"`
+	Member      *string             `json:"member" doc:"The id of the member, root at Caddy's admin endpoint; null for a key"`
+	Key         *Key                `json:"key,omitempty" doc:"The caller's own key; for a member that sent its token, the record of that token"`
+	Permissions map[string][]string `json:"permissions" doc:"The caller's permissions by namespace, limited to those of the member it acts for; * is every namespace"`
 }
 
-// A Health is how the node that answers stands. The status is 503 when it is not healthy.
+// Health is the state of the node that answers. The status is 503 if it is unhealthy.
 type Health struct {
 	Healthy          bool   `json:"healthy"`
-	Problem          string `json:"problem,omitempty"`
-	Revision         int64  `json:"revision" doc:"The last change that this node has applied"`
-	LeaseRemainingMS int64  `json:"lease_remaining_ms" doc:"How long it may go on without the database"`
+	Problem          string `json:"problem,omitempty" doc:"Why the node is unhealthy"`
+	Revision         int64  `json:"revision" doc:"The latest change that this node has applied"`
+	LeaseRemainingMS int64  `json:"lease_remaining_ms" doc:"How long the node may still serve cached keys without the database"`
 }

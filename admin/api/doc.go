@@ -1,14 +1,19 @@
-// Package api is the REST interface under /apikeys/v1 as Go types: what a body holds, with the
-// names and the limits that the OpenAPI document states. The server ([admin]) and the Go client
-// share them. It imports the standard library only.
+// Package api holds the wire types of the REST interface under /apikeys/v1: the bodies of requests
+// and answers, with the names, limits and descriptions of the OpenAPI document in struct tags. The
+// server ([admin]) and the Go client share them, and every error in the repository that is a
+// problem document is a [Problem]. The package imports the standard library only and knows nothing
+// of the key store.
+//
+// Start with key.go, the largest kind of object. A file holds one kind of object with the requests
+// that change it; answer.go and problem.go hold what all kinds share.
 //
 // [admin]: https://pkg.go.dev/github.com/caddy-apikeys/caddy-apikeys/admin
 package api
 
-// Prefix is where the interface lives, in every server that has it.
+// Prefix begins the path of every operation.
 const Prefix = "/apikeys/v1"
 
-// Media types of bodies.
+// The media types of bodies.
 const (
 	JSON       = "application/json"
 	NDJSON     = "application/x-ndjson"

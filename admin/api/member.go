@@ -2,51 +2,51 @@ package api
 
 import "time"
 
-// A Member is a person or service that manages keys, and whom keys act for.
+// A Member is a person or a service that manages keys. Keys act for members.
 type Member struct {
 	ID         string            `json:"id" doc:"m_ and 12 letters and digits; never changes"`
 	Name       string            `json:"name"`
 	Kind       string            `json:"kind" enum:"person,service"`
-	Login      *string           `json:"login" doc:"The user of a door with trust_user that stands for this member; null: nobody"`
-	Grants     []Grant           `json:"grants" nullable:"false" doc:"Those that the caller may see"`
+	Login      *string           `json:"login" doc:"The user name, verified by a site with trust_user, that signs in as this member; null: none"`
+	Grants     []Grant           `json:"grants" nullable:"false" doc:"The grants that the caller may see"`
 	Labels     map[string]string `json:"labels"`
-	Active     bool              `json:"active" doc:"false: its token and all keys that act for it are refused"`
+	Active     bool              `json:"active" doc:"If false, the member's token and all keys that act for it are refused"`
 	CreatedAt  time.Time         `json:"created_at"`
-	CreatedBy  string            `json:"created_by" doc:"A member id"`
+	CreatedBy  string            `json:"created_by" doc:"The id of a member"`
 	Version    int64             `json:"version"`
-	Unreadable string            `json:"unreadable,omitempty" doc:"Why its row, changed by hand in the database, cannot be read. Until it is mended it gives nothing."`
+	Unreadable string            `json:"unreadable,omitempty" doc:"Why the database row, edited by hand, cannot be read. It grants nothing until it is repaired."`
 }
 
-// A MemberRequest describes a member to be made. It is active, and has no token yet.
+// A MemberRequest describes a member to create. A new member is active and has no token.
 type MemberRequest struct {
 	Name   string            `json:"name" minLength:"1" doc:"1 to 200 characters without control characters"`
 	Kind   string            `json:"kind,omitempty" enum:"person,service" doc:"Default: person"`
-	Login  string            `json:"login,omitempty" doc:"The user of a door with trust_user that stands for this member, to the letter"`
+	Login  string            `json:"login,omitempty" doc:"The user name, verified by a site with trust_user, that signs in as this member. Case matters"`
 	Grants []GrantRequest    `json:"grants,omitempty" maxItems:"100"`
 	Labels map[string]string `json:"labels,omitempty" doc:"At most 4 KiB of names and values"`
 }
 
-// A MemberPatch is a merge patch (RFC 7396) of a member: what is absent stays, null goes back to
-// the default.
+// A MemberPatch is a merge patch (RFC 7396) of a member: absent fields stay, null restores the
+// default.
 type MemberPatch struct {
 	Name   Optional[string]             `json:"name,omitzero" minLength:"1"`
 	Kind   Optional[string]             `json:"kind,omitzero" enum:"person,service"`
-	Login  Optional[string]             `json:"login,omitzero" doc:"null: nobody"`
-	Grants Optional[[]GrantRequest]     `json:"grants,omitzero" maxItems:"100" doc:"All those that the caller may see; the others stay"`
-	Labels Optional[map[string]*string] `json:"labels,omitzero" doc:"Merged into what is there; a null value removes the name, null instead of the object removes all"`
+	Login  Optional[string]             `json:"login,omitzero" doc:"null: none"`
+	Grants Optional[[]GrantRequest]     `json:"grants,omitzero" maxItems:"100" doc:"Replaces the grants that the caller may see; the others stay"`
+	Labels Optional[map[string]*string] `json:"labels,omitzero" doc:"Merged into the member's labels. A null value removes its name; null for the object removes all"`
 	Active Optional[bool]               `json:"active,omitzero" doc:"false disables the member, its token and all keys that act for it"`
 }
 
-// A TokenRequest asks for a member's token. The one it has dies.
+// A TokenRequest asks for a new token of a member. It replaces the current one.
 type TokenRequest struct {
 	ExpiresAt  *time.Time `json:"expires_at,omitempty" nullable:"true" doc:"RFC 3339; null or absent: never"`
-	AllowedIPs []string   `json:"allowed_ips,omitempty" maxItems:"256" doc:"Addresses or CIDR ranges it may be used from; empty: any"`
+	AllowedIPs []string   `json:"allowed_ips,omitempty" maxItems:"256" doc:"The addresses or CIDR ranges that the token may be used from; empty: any address"`
 }
 
 // MemberChanged is the answer to a change of a member.
 type MemberChanged struct {
 	Member      Member      `json:"member"`
-	Token       string      `json:"token,omitempty" doc:"Only when one was asked for: shown here and never again"`
+	Token       string      `json:"token,omitempty" doc:"The new token if one was requested; it is shown here and never again"`
 	Propagation Propagation `json:"propagation"`
 }
 

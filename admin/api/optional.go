@@ -2,8 +2,8 @@ package api
 
 import "encoding/json"
 
-// An Optional is a member of a merge patch, which may be absent, null, or a value (RFC 7396). Its
-// zero value is absent.
+// An Optional is a member of a merge patch (RFC 7396): absent, null or a value. Its zero value is
+// absent.
 type Optional[T any] struct {
 	Sent  bool
 	Value *T // nil: null
@@ -12,10 +12,10 @@ type Optional[T any] struct {
 // Some returns a member with a value.
 func Some[T any](v T) Optional[T] { return Optional[T]{Sent: true, Value: &v} }
 
-// Null returns a member that goes back to its default.
+// Null returns a member that restores the default.
 func Null[T any]() Optional[T] { return Optional[T]{Sent: true} }
 
-// IsZero lets `omitzero` leave out what is absent.
+// IsZero reports whether the member is absent, for `omitzero`.
 func (o Optional[T]) IsZero() bool { return !o.Sent }
 
 // Or returns the value, or def for null.
@@ -26,9 +26,10 @@ func (o Optional[T]) Or(def T) T {
 	return *o.Value
 }
 
+// MarshalJSON writes the value or null.
 func (o Optional[T]) MarshalJSON() ([]byte, error) { return json.Marshal(o.Value) }
 
-// UnmarshalJSON is not called when the member is absent.
+// UnmarshalJSON reads a value or null. It is not called for an absent member.
 func (o *Optional[T]) UnmarshalJSON(b []byte) error {
 	o.Sent = true
 	return json.Unmarshal(b, &o.Value)

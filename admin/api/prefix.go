@@ -1,14 +1,14 @@
 package api
 
-// TokenPrefixes are the prefixes that tokens of a deployment have.
+// TokenPrefixes lists the prefixes of the deployment's tokens.
 type TokenPrefixes struct {
-	Accepted []string      `json:"accepted" nullable:"false" doc:"In the order of the configuration; the first is for new keys"`
-	Others   []OtherPrefix `json:"others" nullable:"false" doc:"Prefixes that the configuration does not accept although live keys have them"`
+	Accepted []string      `json:"accepted" nullable:"false" doc:"The accepted prefixes in the order of the configuration; new keys get the first"`
+	Others   []OtherPrefix `json:"others" nullable:"false" doc:"Prefixes of valid keys that the configuration does not accept"`
 }
 
-// An OtherPrefix is a prefix that is not accepted.
+// An OtherPrefix is a prefix that the configuration does not accept.
 type OtherPrefix struct {
 	Prefix    string `json:"prefix"`
-	Keys      int64  `json:"keys" doc:"Keys, neither revoked nor expired, that are refused because their token has this prefix"`
-	Abandoned bool   `json:"abandoned" doc:"The configuration says so with abandon_prefix"`
+	Keys      int64  `json:"keys" doc:"The number of keys, neither revoked nor expired, that are refused because of this prefix"`
+	Abandoned bool   `json:"abandoned" doc:"Whether the configuration lists it under abandon_prefix"`
 }

@@ -12,20 +12,20 @@ import (
 
 const auditPath = api.Prefix + "/audit"
 
-// An AuditFilter says which rows of the audit log to list, and which page of them. Its zero value
-// is the first page of all rows.
+// An AuditFilter selects rows of the audit log and a page of them. Its zero value selects the first
+// page of all rows.
 type AuditFilter struct {
-	Namespace string // that a row touches
-	Actor     string // a member or key id
-	Action    string // "key.mint", "role.edit", …
-	Object    string // the id of what was changed
-	From      time.Time
-	To        time.Time // exclusive; both zero: unbounded
-	Cursor    string    // the NextCursor of the page before
-	Limit     int       // of one page: at most 1000, 0 means 100
+	Namespace string    // affected by the change
+	Actor     string    // the id of a member or key
+	Action    string    // "key.mint", "role.edit", …
+	Object    string    // the id of the changed object
+	From      time.Time // inclusive; zero: unbounded
+	To        time.Time // exclusive; zero: unbounded
+	Cursor    string    // the NextCursor of the previous page
+	Limit     int       // the size of a page: at most 1000, 0 means 100
 }
 
-// ListAudit returns one page, newest first.
+// ListAudit returns one page of the audit log, newest first.
 func (c *Client) ListAudit(ctx context.Context, f AuditFilter) (api.AuditRows, error) {
 	r := get(auditPath)
 	r.parameter("namespace", f.Namespace)
@@ -44,7 +44,8 @@ func (r *request) time(name string, t time.Time) {
 	}
 }
 
-// AllAudit goes through all pages from f on. After an error it ends.
+// AllAudit iterates over the rows that f selects, beginning at its page. Iteration stops after an
+// error.
 func (c *Client) AllAudit(ctx context.Context, f AuditFilter) iter.Seq2[api.AuditRow, error] {
 	return all(f.Cursor, func(cursor string) (api.AuditRows, error) {
 		f.Cursor = cursor
@@ -52,13 +53,14 @@ func (c *Client) AllAudit(ctx context.Context, f AuditFilter) iter.Seq2[api.Audi
 	})
 }
 
-// VerifyAudit says whether the audit log is as it was written. That it is not is no error.
+// VerifyAudit reports whether the audit log is unchanged since it was written. A changed log is not
+// an error.
 func (c *Client) VerifyAudit(ctx context.Context) (api.AuditVerdict, error) {
 	return call[api.AuditVerdict](ctx, c, get(auditPath+"/verify"))
 }
 
-// ExportAudit writes the whole audit log, an [api.AuditRow] a line, oldest first. After an error,
-// what was written is not all of it.
+// ExportAudit writes the whole audit log to w, oldest first, one [api.AuditRow] as JSON a line. After
+// an error, w holds a part of the log.
 func (c *Client) ExportAudit(ctx context.Context, w io.Writer) error {
 	resp, err := c.do(ctx, get(auditPath+"/export"), api.NDJSON)
 	if err != nil {
@@ -66,7 +68,7 @@ func (c *Client) ExportAudit(ctx context.Context, w io.Writer) error {
 	}
 	defer resp.Body.Close()
 	if _, err := io.Copy(w, resp.Body); err != nil {
-		return fmt.Errorf("the audit log was not written to its end: %w", err)
+		return fmt.Errorf("exporting the audit log, which is incomplete: %w", err)
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"iter"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -15,29 +14,29 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// A ChangeOption goes with a change of something that exists.
+// A ChangeOption applies to a change of an existing object.
 type ChangeOption func(*request)
 
-// IfVersion makes a change only when the object still has this version; else the refusal's status
-// is 412.
+// IfVersion makes the change only if the object still has this version. Otherwise the server refuses
+// it with status 412.
 func IfVersion(version int64) ChangeOption {
 	return func(r *request) { r.header("If-Match", `"`+strconv.FormatInt(version, 10)+`"`) }
 }
 
-// Wait sets how long the server waits for a change that takes access away to be in force on every
-// node. Without it, 10 s. The context should allow more.
+// Wait sets how long the server waits until a change that reduces access is in force on every node.
+// The default is 10 s. The context should allow more time.
 func Wait(d time.Duration) ChangeOption {
 	return func(r *request) { r.parameter("wait", d.String()) }
 }
 
-// A request is one call: what is zero is not sent.
+// A request is one call. Zero fields are not sent.
 type request struct {
 	method, path string
 	query        url.Values
 	headers      http.Header
 	body         io.Reader
 	contentType  string
-	err          error // the body cannot be written
+	err          error // from encoding the body
 }
 
 func (r *request) header(name, value string) {
@@ -70,31 +69,7 @@ func send(method, path string, body any, options ...ChangeOption) *request {
 	return r
 }
 
-// all goes through pages from cursor on.
-func all[T any](cursor string, list func(cursor string) (api.Page[T], error)) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		for {
-			page, err := list(cursor)
-			if err != nil {
-				var none T
-				yield(none, err)
-				return
-			}
-			for _, item := range page.Items {
-				if !yield(item, nil) {
-					return
-				}
-			}
-			if page.NextCursor == nil {
-				return
-			}
-			cursor = *page.NextCursor
-		}
-	}
-}
-
-// call makes a request and reads the answer. A status that is in also is an answer too, not a
-// refusal.
+// call sends a request and decodes the answer. Statuses in also count as answers, not as refusals.
 func call[T any](ctx context.Context, c *Client, r *request, also ...int) (answer T, err error) {
 	resp, err := c.do(ctx, r, api.JSON, also...)
 	if err != nil {
@@ -107,12 +82,12 @@ func call[T any](ctx context.Context, c *Client, r *request, also ...int) (answe
 	return answer, nil
 }
 
-// do makes a request, and returns an answer that is no refusal and of the media type expected.
+// do sends a request and returns its answer, if that is no refusal and has the expected media type.
 func (c *Client) do(
 	ctx context.Context, r *request, expected string, also ...int,
 ) (*http.Response, error) {
 	if r.err != nil {
-		return nil, fmt.Errorf("writing the request: %w", r.err)
+		return nil, fmt.Errorf("encoding the request: %w", r.err)
 	}
 	target := c.base + r.path
 	if len(r.query) > 0 {
@@ -143,7 +118,7 @@ func (c *Client) do(
 	case refused(resp, also):
 		err = readError(resp)
 	case t != expected:
-		err = fmt.Errorf("the answer to %s %s is %q, not %s: something else answers there",
+		err = fmt.Errorf("the answer to %s %s is %q, not %s: another service answers at this address",
 			r.method, r.path, t, expected)
 	default:
 		return resp, nil

@@ -1,9 +1,12 @@
-// Package client manages API keys, and who manages them, over REST, as `caddy apikeys` does. It
-// needs nothing but the standard library and the shapes in
-// [github.com/caddy-apikeys/caddy-apikeys/admin/api].
+// Package client calls the REST interface from Go. `caddy apikeys` and the console are built on it.
+// It imports the standard library and the wire types in
+// [github.com/caddy-apikeys/caddy-apikeys/admin/api], and knows neither Caddy nor the key store.
 //
-// A refusal is an [*Error]. Any other error means that no answer came: a change may or may not have
-// been made.
+// Create a [Client] with [New]. Its methods are the operations of the REST interface, one file for
+// each kind of object. The All methods iterate over whole lists. A refused request returns an
+// [*Error]. After any other error the result is unknown: a change may or may not have been made.
+//
+// Start with call.go to change how requests are sent, and with keys.go to add an operation.
 package client
 
 import (
@@ -17,46 +20,45 @@ import (
 	"strings"
 )
 
-// A Client speaks to one server. It is safe for concurrent use. A method takes as long as its
-// context allows.
+// A Client calls one server. It is safe for concurrent use. The context of a method is its only
+// timeout.
 type Client struct {
-	base   string // all of a URL that comes before /apikeys/
-	origin string // what Caddy's admin endpoint may insist on; empty: not sent
+	base   string // the URL before /apikeys/
+	origin string // the Origin header, which Caddy's admin endpoint may require; empty: not sent
 	token  string
 	http   http.Client
 }
 
-// An Option changes how [New] makes a client.
+// An Option changes the client that [New] returns.
 type Option func(*Client)
 
-// WithToken sends a member's token, or a key's, which a site with `api_keys_admin` needs. [New]
-// refuses to send it in clear to another machine.
+// WithToken sends the token of a member or a key, which a site with `api_keys_admin` requires. [New]
+// refuses to send it unencrypted to another machine.
 func WithToken(token string) Option { return func(c *Client) { c.token = token } }
 
-// WithTransport replaces how requests travel: for other roots of trust, or a proxy.
+// WithTransport replaces the HTTP transport, for other root certificates or a proxy.
 func WithTransport(t http.RoundTripper) Option { return func(c *Client) { c.http.Transport = t } }
 
 // New returns a client for a site, "https://keys.example.com", or for Caddy's admin endpoint,
 // "http://localhost:2019" or "unix//run/caddy/admin.sock". It does not connect.
 func New(address string, options ...Option) (*Client, error) {
 	c := new(Client)
-	// The API never redirects, and following a redirect could carry a body to elsewhere.
-	c.http.CheckRedirect = func(*http.Request,
-		[]*http.Request) error {
+	// The API never redirects. Following a redirect could send a body to another server.
+	c.http.CheckRedirect = func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse
 	}
 	for _, o := range options {
 		o(c)
 	}
 	if socket, ok := strings.CutPrefix(address, "unix/"); ok {
-		// The admin endpoint lets in this host over a socket. No origin: caddy.AdminAPIRequest
-		// sends none either.
+		// The admin endpoint accepts this host over a socket. Like caddy.AdminAPIRequest, the
+		// client sends no origin.
 		c.base = "http://127.0.0.1"
 		if c.http.Transport == nil {
-			c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _,
-				_ string) (net.Conn, error) {
+			dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return new(net.Dialer).DialContext(ctx, "unix", socket)
-			}}
+			}
+			c.http.Transport = &http.Transport{DialContext: dial}
 		}
 		return c, nil
 	}
@@ -64,18 +66,18 @@ func New(address string, options ...Option) (*Client, error) {
 	u, err := url.Parse(address)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-		// the address may hold a password
-		return nil, errors.New("the server's address is not one like https://keys.example.com")
+		// the error does not repeat the address, which may hold a password
+		return nil, errors.New("the server's address must be a URL such as https://keys.example.com")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return nil, errors.New("the server's address has more than scheme, host and path")
+		return nil, errors.New("the server's address must consist of scheme, host and path")
 	case c.token != "" && u.Scheme == "http" && !isLoopback(u.Hostname()):
-		return nil, fmt.Errorf("a token is not sent to %s in clear: use https", u.Host)
+		return nil, fmt.Errorf("a token is not sent to %s unencrypted: use https", u.Host)
 	}
 	c.base = strings.TrimRight(u.String(), "/")
 	if c.token == "" {
 		c.origin = u.Scheme + "://" + u.Host
 		if c.http.Transport == nil {
-			c.http.Transport = &http.Transport{} // no proxy between here and the admin endpoint
+			c.http.Transport = &http.Transport{} // no proxy for the admin endpoint
 		}
 	}
 	return c, nil

@@ -3,8 +3,10 @@ package client_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -18,14 +20,14 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
-// seen is what a request was, in one line, and its body.
+// seen records a request: its first line, body, header and host.
 type seen struct {
 	line, body string
 	header     http.Header
 	host       string
 }
 
-// server answers every request alike and remembers the last.
+// server gives every request the same answer and records the last request.
 func server(t *testing.T, status int, contentType, body string) (address string, last *seen) {
 	t.Helper()
 	last = new(seen)
@@ -72,8 +74,7 @@ func TestRequests(t *testing.T) {
 			`{"name":"CI","access":"read_only","active":false,"expires_at":"2027-01-01T00:00:00Z"}`,
 			"Idempotency-Key: once"},
 		{"list all", func(c *client.Client) error {
-			_,
-				err := c.ListKeys(ctx, client.KeyFilter{})
+			_, err := c.ListKeys(ctx, client.KeyFilter{})
 			return err
 		}, "GET /apikeys/v1/keys", "", ""},
 		{"list some", func(c *client.Client) error {
@@ -84,8 +85,7 @@ func TestRequests(t *testing.T) {
 		},
 			"GET /apikeys/v1/keys?created_by=k&cursor=x%3D&limit=7&metadata=a%3Db%3Dc&namespace=acme&owner=root&q=a+b%26c&status=active", "", ""},
 		{"find, escaped", func(c *client.Client) error {
-			_,
-				err := c.FindKey(ctx, "a/b?c")
+			_, err := c.FindKey(ctx, "a/b?c")
 			return err
 		}, "GET /apikeys/v1/keys/a%2Fb%3Fc", "", ""},
 		{"edit", func(c *client.Client) error {
@@ -124,18 +124,15 @@ func TestRequests(t *testing.T) {
 			return err
 		}, "POST /apikeys/v1/namespaces", `{"id":"acme"}`, ""},
 		{"list namespaces", func(c *client.Client) error {
-			_,
-				err := c.ListNamespaces(ctx, "x", 5)
+			_, err := c.ListNamespaces(ctx, "x", 5)
 			return err
 		}, "GET /apikeys/v1/namespaces?cursor=x&limit=5", "", ""},
 		{"list permissions", func(c *client.Client) error {
-			_,
-				err := c.ListPermissions(ctx, "x", 5)
+			_, err := c.ListPermissions(ctx, "x", 5)
 			return err
 		}, "GET /apikeys/v1/permissions?cursor=x&limit=5", "", ""},
 		{"find namespace", func(c *client.Client) error {
-			_,
-				err := c.FindNamespace(ctx, "acme")
+			_, err := c.FindNamespace(ctx, "acme")
 			return err
 		}, "GET /apikeys/v1/namespaces/acme", "", ""},
 		{"edit namespace", func(c *client.Client) error {
@@ -143,8 +140,7 @@ func TestRequests(t *testing.T) {
 			return err
 		}, "PATCH /apikeys/v1/namespaces/acme", `{"name":"A"}`, ""},
 		{"delete namespace", func(c *client.Client) error {
-			_,
-				err := c.DeleteNamespace(ctx, "acme")
+			_, err := c.DeleteNamespace(ctx, "acme")
 			return err
 		}, "DELETE /apikeys/v1/namespaces/acme", "", ""},
 		{"create role", func(c *client.Client) error {
@@ -153,13 +149,11 @@ func TestRequests(t *testing.T) {
 			return err
 		}, "POST /apikeys/v1/roles", `{"namespace":"*","name":"a","permissions":["read"]}`, ""},
 		{"list roles", func(c *client.Client) error {
-			_,
-				err := c.ListRoles(ctx, "x", 5)
+			_, err := c.ListRoles(ctx, "x", 5)
 			return err
 		}, "GET /apikeys/v1/roles?cursor=x&limit=5", "", ""},
 		{"find role", func(c *client.Client) error {
-			_,
-				err := c.FindRole(ctx, client.Shared, "a/b")
+			_, err := c.FindRole(ctx, client.Shared, "a/b")
 			return err
 		}, "GET /apikeys/v1/roles/%2A/a%2Fb", "", ""},
 		{"edit role", func(c *client.Client) error {
@@ -168,8 +162,7 @@ func TestRequests(t *testing.T) {
 			return err
 		}, "PATCH /apikeys/v1/roles/acme/a?wait=0s", `{"permissions":["read"]}`, ""},
 		{"delete role", func(c *client.Client) error {
-			_,
-				err := c.DeleteRole(ctx, "acme", "a")
+			_, err := c.DeleteRole(ctx, "acme", "a")
 			return err
 		}, "DELETE /apikeys/v1/roles/acme/a", "", ""},
 		{"create member", func(c *client.Client) error {
@@ -179,13 +172,11 @@ func TestRequests(t *testing.T) {
 		}, "POST /apikeys/v1/members",
 			`{"name":"Ada","grants":[{"namespace":"acme","roles":["viewer"]}]}`, ""},
 		{"list members", func(c *client.Client) error {
-			_,
-				err := c.ListMembers(ctx, "", 0)
+			_, err := c.ListMembers(ctx, "", 0)
 			return err
 		}, "GET /apikeys/v1/members", "", ""},
 		{"find member", func(c *client.Client) error {
-			_,
-				err := c.FindMember(ctx, "m_1")
+			_, err := c.FindMember(ctx, "m_1")
 			return err
 		}, "GET /apikeys/v1/members/m_1", "", ""},
 		{"edit member", func(c *client.Client) error {
@@ -195,8 +186,7 @@ func TestRequests(t *testing.T) {
 			return err
 		}, "PATCH /apikeys/v1/members/m_1", `{"login":null,"active":false}`, `If-Match: "3"`},
 		{"delete member", func(c *client.Client) error {
-			_,
-				err := c.DeleteMember(ctx, "m_1")
+			_, err := c.DeleteMember(ctx, "m_1")
 			return err
 		}, "DELETE /apikeys/v1/members/m_1", "", ""},
 		{"member token", func(c *client.Client) error {
@@ -212,15 +202,13 @@ func TestRequests(t *testing.T) {
 		{"verify audit", func(c *client.Client) error { _, err := c.VerifyAudit(ctx); return err },
 			"GET /apikeys/v1/audit/verify", "", ""},
 		{"verify", func(c *client.Client) error {
-			_,
-				err := c.Verify(ctx, api.VerifyRequest{Token: "t"})
+			_, err := c.Verify(ctx, api.VerifyRequest{Token: "t"})
 			return err
 		}, "POST /apikeys/v1/verify", `{"token":"t"}`, ""},
 		{"self", func(c *client.Client) error { _, err := c.Self(ctx); return err },
 			"GET /apikeys/v1/self", "", ""},
 		{"revoke self", func(c *client.Client) error {
-			_,
-				err := c.RevokeSelf(ctx, api.RevokeRequest{})
+			_, err := c.RevokeSelf(ctx, api.RevokeRequest{})
 			return err
 		}, "POST /apikeys/v1/self/revoke", "{}", ""},
 		{"config", func(c *client.Client) error { _, err := c.CaddyConfig(ctx); return err },
@@ -273,7 +261,7 @@ func TestUnixSocket(t *testing.T) {
 		t.Fatalf("%+v, %v", ns, err)
 	}
 	if last.host != "127.0.0.1" || last.header.Get("Origin") != "" {
-		t.Errorf("Host %q and Origin %q, want what `caddy reload` sends", last.host,
+		t.Errorf("Host %q and Origin %q, want those of `caddy reload`", last.host,
 			last.header.Get("Origin"))
 	}
 }
@@ -299,7 +287,7 @@ func TestNewRefuses(t *testing.T) {
 	} {
 		c, err := client.New(address, client.WithToken("secret"))
 		if err == nil || c != nil {
-			t.Errorf("%s is taken", address)
+			t.Errorf("%s is accepted", address)
 		} else if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "pass") {
 			t.Errorf("%s: the error shows a secret", address)
 		}
@@ -343,7 +331,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func TestAnswersOfSomethingElse(t *testing.T) {
+func TestAnswerOfAnotherService(t *testing.T) {
 	for contentType, body := range map[string]string{"text/html": "<h1>Welcome</h1>",
 		api.JSON: "ok"} {
 		address, _ := server(t, 200, contentType, body)
@@ -366,7 +354,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// A redirect would take the token along to wherever it leads.
+// TestRedirectsAreNotFollowed: a redirect could send the token to another server.
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	followed := false
 	var target string
@@ -435,6 +423,73 @@ func TestAllKeys(t *testing.T) {
 	}
 }
 
+// TestAll checks that each list is read in full pages, to its end.
+func TestAll(t *testing.T) {
+	var asked []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.Path+" "+r.FormValue("cursor")+" "+r.FormValue("limit"))
+		w.Header().Set("Content-Type", api.JSON)
+		if r.FormValue("cursor") == "" {
+			_, _ = io.WriteString(w, `{"items":[{},{}],"next_cursor":"more"}`)
+		} else {
+			_, _ = io.WriteString(w, `{"items":[{}],"next_cursor":null}`)
+		}
+	}))
+	defer s.Close()
+	c, ctx := open(t, s.URL), t.Context()
+	for path, n := range map[string]int{
+		"/roles":       countAll(t, c.AllRoles(ctx)),
+		"/namespaces":  countAll(t, c.AllNamespaces(ctx)),
+		"/members":     countAll(t, c.AllMembers(ctx)),
+		"/permissions": countAll(t, c.AllPermissions(ctx)),
+	} {
+		path = api.Prefix + path
+		if n != 3 || !slices.Contains(asked, path+"  1000") ||
+			!slices.Contains(asked, path+" more 1000") {
+			t.Errorf("%s: %d items; asked for %q", path, n, asked)
+		}
+	}
+}
+
+func countAll[T any](t *testing.T, items iter.Seq2[T, error]) (n int) {
+	t.Helper()
+	for _, err := range items {
+		if err != nil {
+			t.Error(err)
+		}
+		n++
+	}
+	return n
+}
+
+// TestPages checks that pages end after the last one, and after an error.
+func TestPages(t *testing.T) {
+	next := map[string]string{"b": "c", "c": "d"}
+	failed := errors.New("no page d")
+	list := func(cursor string) (api.Page[string], error) {
+		if cursor == "d" {
+			return api.Page[string]{}, failed
+		}
+		p := api.Page[string]{Items: []string{cursor}}
+		if n, ok := next[cursor]; ok {
+			p.NextCursor = &n
+		}
+		return p, nil
+	}
+	for first, want := range map[string]string{"a": "a", "b": "b c error"} {
+		var got []string
+		for page, err := range client.Pages(first, list) {
+			if err != nil {
+				page.Items = []string{"error"}
+			}
+			got = append(got, page.Items...)
+		}
+		if text := strings.Join(got, " "); text != want {
+			t.Errorf("from %s: %s, want %s", first, text, want)
+		}
+	}
+}
+
 func TestContext(t *testing.T) {
 	arrived, done := make(chan struct{}), make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
@@ -453,7 +508,7 @@ func TestContext(t *testing.T) {
 	}
 }
 
-// TestExportAudit: the rows as they come, and a break in the middle is an error.
+// TestExportAudit checks that the rows are copied, and that a broken connection is an error.
 func TestExportAudit(t *testing.T) {
 	const rows = "{\"seq\":1}\n{\"seq\":2}\n"
 	whole := true
@@ -472,11 +527,11 @@ func TestExportAudit(t *testing.T) {
 	}
 	whole = false
 	if err := open(t, s.URL).ExportAudit(t.Context(), io.Discard); err == nil {
-		t.Error("a part is taken for the whole")
+		t.Error("a partial export is no error")
 	}
 	address, _ := server(t, 200, "text/html", "<p>")
 	if err := open(t, address).ExportAudit(t.Context(), io.Discard); err == nil ||
-		!strings.Contains(err.Error(), "something else answers there") {
-		t.Errorf("from something else: %v", err)
+		!strings.Contains(err.Error(), "another service answers") {
+		t.Errorf("from another service: %v", err)
 	}
 }

@@ -14,14 +14,14 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// An Error is the server's refusal: nothing was changed. Where the answer was no problem document,
-// Code is empty.
+// An Error is a refusal by the server, which changed nothing. Code is empty if the answer was not a
+// problem document.
 type Error struct {
 	api.Problem
-	RetryAfter time.Duration // when to try again; zero: not said
+	RetryAfter time.Duration // how long to wait before a retry; zero: unknown
 }
 
-// Error is what is wrong, for people, in one line.
+// Error explains the refusal to people in one line.
 func (e *Error) Error() string {
 	if len(e.Errors) == 0 {
 		return e.Message()
@@ -33,7 +33,7 @@ func (e *Error) Error() string {
 	return strings.Join(parts, "; ")
 }
 
-// Message is the detail, or what there is instead of it.
+// Message returns the detail, or the title or status if there is no detail.
 func (e *Error) Message() string {
 	switch {
 	case e.Detail != "":
@@ -44,7 +44,7 @@ func (e *Error) Message() string {
 	return fmt.Sprintf("HTTP %d %s", e.Status, http.StatusText(e.Status))
 }
 
-// StatusOf returns the HTTP status of a refusal, 0 when err is not one.
+// StatusOf returns the HTTP status of a refusal, or 0 for other errors and nil.
 func StatusOf(err error) int {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Status
@@ -52,14 +52,14 @@ func StatusOf(err error) int {
 	return 0
 }
 
-// maxProblem is more than a problem document can have: an import's lists 1000 lines.
+// maxProblem exceeds the longest problem document in bytes: that of an import lists 1000 lines.
 const maxProblem = 8 << 20
 
 func readError(resp *http.Response) error {
 	e := new(Error)
 	switch body := io.LimitReader(resp.Body, maxProblem); mediaType(resp) {
 	case api.Problems:
-		_ = json.NewDecoder(body).Decode(&e.Problem) // whatever could be read is more than nothing
+		_ = json.NewDecoder(body).Decode(&e.Problem) // a part is better than nothing
 	case api.JSON: // Caddy's own admin endpoint
 		var other struct{ Error string }
 		_ = json.NewDecoder(body).Decode(&other)
@@ -67,7 +67,7 @@ func readError(resp *http.Response) error {
 	}
 	if location := resp.Header.Get("Location"); location != "" && resp.StatusCode/100 == 3 {
 		e.Detail = "the server redirects to " + location +
-			", which is not followed: give the address that it leads to"
+			", and redirects are not followed: use that address instead"
 	}
 	e.Status = resp.StatusCode
 	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {

@@ -19,15 +19,15 @@ func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 
-	made, err := keys.MintKey(ctx,
+	created, err := keys.MintKey(ctx,
 		api.MintRequest{Name: "CI", Namespace: "acme", Access: "read_only"}, "")
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println("give this to the build server, it is not shown again:", made.Token)
+	fmt.Println("token of the build server, not shown again:", created.Token)
 
-	// When this returns with Complete, no node accepts the key any more.
-	done, err := keys.RevokeKey(ctx, made.Key.ID, api.RevokeRequest{Reason: "only an example"},
+	// Once this returns with Complete, no node accepts the key.
+	done, err := keys.RevokeKey(ctx, created.Key.ID, api.RevokeRequest{Reason: "only an example"},
 		client.Wait(30*time.Second))
 	if err != nil {
 		log.Fatal(err)
@@ -36,7 +36,7 @@ func Example() {
 }
 
 func ExampleWithToken() {
-	token := "…" // of a member, or of a key with admin permissions, from a file or a secret store
+	token := "…" // from a file or a secret store
 	keys, err := client.New("https://keys.example.com", client.WithToken(token))
 	if err != nil {
 		log.Fatal(err)
@@ -88,7 +88,7 @@ func ExampleIfVersion() {
 	patch := api.KeyPatch{Name: api.Some(key.Name + " (old)")}
 	if _, err = keys.EditKey(ctx, key.ID, patch,
 		client.IfVersion(key.Version)); client.StatusOf(err) == 412 {
-		fmt.Println("someone else has changed it meanwhile")
+		fmt.Println("someone else has changed the key in the meantime")
 	}
 }
 
@@ -108,13 +108,13 @@ func ExampleClient_NewMemberToken() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	made, err := keys.NewMemberToken(ctx, ada.ID, api.TokenRequest{})
+	created, err := keys.NewMemberToken(ctx, ada.ID, api.TokenRequest{})
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println("give this to Ada, it is not shown again:", made.Token)
+	fmt.Println("token for Ada, not shown again:", created.Token)
 
-	// When this returns with Complete, no node lets in Ada or any key that acts for her.
+	// Once this returns with Complete, no node accepts the token or a key that acts for Ada.
 	done, err := keys.EditMember(ctx, ada.ID, api.MemberPatch{Active: api.Some(false)},
 		client.Wait(30*time.Second))
 	if err != nil {
@@ -134,5 +134,35 @@ func ExampleClient_AllAudit() {
 			log.Fatal(err)
 		}
 		fmt.Println(row.At, row.Actor, row.Object)
+	}
+}
+
+func ExampleClient_AllMembers() {
+	keys, err := client.New("http://localhost:2019")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for member, err := range keys.AllMembers(context.Background()) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(member.ID, member.Name)
+	}
+}
+
+func ExamplePages() {
+	keys, err := client.New("http://localhost:2019")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	pages := client.Pages("", func(cursor string) (api.Roles, error) {
+		return keys.ListRoles(ctx, cursor, 20)
+	})
+	for page, err := range pages {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("a page of", len(page.Items), "roles; more:", page.NextCursor != nil)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
-	"strconv"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
@@ -15,38 +14,37 @@ const keysPath = api.Prefix + "/keys"
 
 func keyPath(id string) string { return keysPath + "/" + url.PathEscape(id) }
 
-// MintKey makes a key and returns it with its token, which is shown this once. remember, when not
-// empty, is sent as Idempotency-Key: repeated within 24 hours it makes no second key but is refused
-// with 409 `already_made` and the key's id.
+// MintKey creates a key and returns it with its token, which no later call returns. A non-empty
+// idempotencyKey is sent as Idempotency-Key: repeated within 24 hours, the server creates no second
+// key but refuses with 409 `already_made` and the id of the key.
 func (c *Client) MintKey(
-	ctx context.Context, spec api.MintRequest, remember string,
+	ctx context.Context, spec api.MintRequest, idempotencyKey string,
 ) (api.Minted, error) {
 	r := send(http.MethodPost, keysPath, spec)
-	if remember != "" {
-		r.header("Idempotency-Key", remember)
+	if idempotencyKey != "" {
+		r.header("Idempotency-Key", idempotencyKey)
 	}
 	return call[api.Minted](ctx, c, r)
 }
 
-// A KeyFilter says which keys to list, and which page of them. Its zero value is the first page of
-// all keys.
+// A KeyFilter selects keys and a page of them. Its zero value selects the first page of all keys.
 type KeyFilter struct {
-	Namespace string // home, or a grant names it
-	Home      string
+	Namespace string // the home namespace, or named by a grant
+	Home      string // the home namespace
 	Status    string // active, inactive, expired or revoked
-	Owner     string // a member
-	Role      string // in any of its grants
-	CreatedBy string
-	Text      string // in the name, or the beginning of the id
+	Owner     string // the id of a member
+	Role      string // named by a grant
+	CreatedBy string // the id of a member or key
+	Text      string // in the name, id or prefix
 	Metadata  string // NAME=VALUE
-	// by created_at, name, expires_at or last_used_at, with a minus before it from the last to the
-	// first; empty: newest first
+	// Sort is created_at, name, expires_at or last_used_at. A leading minus reverses the order. Empty
+	// means -created_at.
 	Sort   string
-	Cursor string // the NextCursor of the page before
-	Limit  int    // of one page: at most 1000, 0 means 100
+	Cursor string // the NextCursor of the previous page
+	Limit  int    // the size of a page: at most 1000, 0 means 100
 }
 
-// ListKeys returns one page.
+// ListKeys returns one page of keys.
 func (c *Client) ListKeys(ctx context.Context, f KeyFilter) (api.Keys, error) {
 	r := get(keysPath)
 	r.parameter("namespace", f.Namespace)
@@ -62,14 +60,8 @@ func (c *Client) ListKeys(ctx context.Context, f KeyFilter) (api.Keys, error) {
 	return call[api.Keys](ctx, c, r)
 }
 
-func (r *request) page(cursor string, limit int) {
-	r.parameter("cursor", cursor)
-	if limit > 0 {
-		r.parameter("limit", strconv.Itoa(limit))
-	}
-}
-
-// AllKeys goes through all pages from f on. After an error it ends.
+// AllKeys iterates over the keys that f selects, beginning at its page. Iteration stops after an
+// error.
 func (c *Client) AllKeys(ctx context.Context, f KeyFilter) iter.Seq2[api.Key, error] {
 	return all(f.Cursor, func(cursor string) (api.Keys, error) {
 		f.Cursor = cursor
@@ -77,12 +69,12 @@ func (c *Client) AllKeys(ctx context.Context, f KeyFilter) iter.Seq2[api.Key, er
 	})
 }
 
-// FindKey returns one key.
+// FindKey returns a key.
 func (c *Client) FindKey(ctx context.Context, id string) (api.Key, error) {
 	return call[api.Key](ctx, c, get(keyPath(id)))
 }
 
-// EditKey changes what patch holds.
+// EditKey applies patch to a key.
 func (c *Client) EditKey(
 	ctx context.Context, id string, patch api.KeyPatch, options ...ChangeOption,
 ) (api.KeyChanged, error) {
@@ -97,7 +89,7 @@ func (c *Client) EditGrants(
 		send(http.MethodPost, keyPath(id)+"/grants", edit, options...))
 }
 
-// RevokeKey ends a key for good. Repeating it changes nothing and waits again.
+// RevokeKey revokes a key permanently. For a revoked key it changes nothing and waits again.
 func (c *Client) RevokeKey(
 	ctx context.Context, id string, why api.RevokeRequest, options ...ChangeOption,
 ) (api.KeyChanged, error) {
@@ -105,8 +97,8 @@ func (c *Client) RevokeKey(
 		send(http.MethodPost, keyPath(id)+"/revoke", why, options...))
 }
 
-// RotateKey returns a new token for the key; the present one dies after the grace, any older one at
-// once.
+// RotateKey returns a new token for the key. The current token expires after the grace, an older one
+// at once.
 func (c *Client) RotateKey(
 	ctx context.Context, id string, how api.RotateRequest, options ...ChangeOption,
 ) (api.KeyChanged, error) {
@@ -114,32 +106,33 @@ func (c *Client) RotateKey(
 		send(http.MethodPost, keyPath(id)+"/rotate", how, options...))
 }
 
-// DeleteKey takes a revoked key off the list.
+// DeleteKey deletes a revoked key.
 func (c *Client) DeleteKey(
 	ctx context.Context, id string, options ...ChangeOption,
 ) (api.KeyChanged, error) {
 	return call[api.KeyChanged](ctx, c, send(http.MethodDelete, keyPath(id), nil, options...))
 }
 
-// ImportKeys adds keys whose credentials were made elsewhere: all of them or, with partial, those
-// that can be. body is an [api.ImportRequest] for [api.JSON], or one [api.ImportKey] a line for
-// [api.NDJSON]. When nothing is imported because of some, the refusal has them in Refused. remember
-// is as for [Client.MintKey].
+// ImportKeys adds keys whose credentials were created elsewhere: all of them or, with partial, the
+// valid ones. body is an [api.ImportRequest] for [api.JSON], or one [api.ImportKey] a line for
+// [api.NDJSON]. If invalid keys prevent the import, the error lists them in Refused. For
+// idempotencyKey see [Client.MintKey].
 func (c *Client) ImportKeys(
-	ctx context.Context, contentType string, body io.Reader, partial bool, remember string,
+	ctx context.Context, contentType string, body io.Reader, partial bool,
+	idempotencyKey string,
 ) (api.Imported, error) {
 	r := &request{method: http.MethodPost, path: keysPath + "/import", body: body,
 		contentType: contentType}
 	if partial {
 		r.parameter("partial", "1")
 	}
-	if remember != "" {
-		r.header("Idempotency-Key", remember)
+	if idempotencyKey != "" {
+		r.header("Idempotency-Key", idempotencyKey)
 	}
 	return call[api.Imported](ctx, c, r)
 }
 
-// ListPrefixes returns the token prefixes that are accepted, and others that live keys have.
+// ListPrefixes returns the accepted token prefixes, and other prefixes of valid keys.
 func (c *Client) ListPrefixes(ctx context.Context) (api.TokenPrefixes, error) {
 	return call[api.TokenPrefixes](ctx, c, get(api.Prefix+"/prefixes"))
 }

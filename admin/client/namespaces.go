@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"iter"
 	"net/http"
 	"net/url"
 
@@ -12,15 +13,15 @@ const namespacesPath = api.Prefix + "/namespaces"
 
 func namespacePath(id string) string { return namespacesPath + "/" + url.PathEscape(id) }
 
-// CreateNamespace adds one.
+// CreateNamespace creates a namespace.
 func (c *Client) CreateNamespace(
 	ctx context.Context, spec api.NamespaceRequest,
 ) (api.Namespace, error) {
 	return call[api.Namespace](ctx, c, send(http.MethodPost, namespacesPath, spec))
 }
 
-// ListNamespaces returns one page, newest first. cursor is the NextCursor of the page before, limit
-// at most 1000, 0 means 100.
+// ListNamespaces returns one page of namespaces, newest first. cursor is the NextCursor of the
+// previous page. limit is the size of the page: at most 1000, 0 means 100.
 func (c *Client) ListNamespaces(
 	ctx context.Context, cursor string, limit int,
 ) (api.Namespaces, error) {
@@ -29,12 +30,19 @@ func (c *Client) ListNamespaces(
 	return call[api.Namespaces](ctx, c, r)
 }
 
-// FindNamespace returns one.
+// AllNamespaces iterates over all namespaces, newest first. Iteration stops after an error.
+func (c *Client) AllNamespaces(ctx context.Context) iter.Seq2[api.Namespace, error] {
+	return all("", func(cursor string) (api.Namespaces, error) {
+		return c.ListNamespaces(ctx, cursor, maxPage)
+	})
+}
+
+// FindNamespace returns a namespace.
 func (c *Client) FindNamespace(ctx context.Context, id string) (api.Namespace, error) {
 	return call[api.Namespace](ctx, c, get(namespacePath(id)))
 }
 
-// EditNamespace changes what patch holds.
+// EditNamespace applies patch to a namespace.
 func (c *Client) EditNamespace(
 	ctx context.Context, id string, patch api.NamespacePatch, options ...ChangeOption,
 ) (api.NamespaceChanged, error) {
@@ -42,7 +50,7 @@ func (c *Client) EditNamespace(
 		send(http.MethodPatch, namespacePath(id), patch, options...))
 }
 
-// DeleteNamespace removes an empty one.
+// DeleteNamespace deletes an empty namespace.
 func (c *Client) DeleteNamespace(
 	ctx context.Context, id string, options ...ChangeOption,
 ) (api.NamespaceChanged, error) {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"iter"
 	"net/http"
 	"net/url"
 
@@ -10,32 +11,40 @@ import (
 
 const rolesPath = api.Prefix + "/roles"
 
-// Shared is the namespace of shared roles, and of grants that reach all namespaces.
+// Shared is the namespace of shared roles and of grants in all namespaces.
 const Shared = "*"
 
 func rolePath(namespace, name string) string {
 	return rolesPath + "/" + url.PathEscape(namespace) + "/" + url.PathEscape(name)
 }
 
-// CreateRole adds one.
+// CreateRole creates a role.
 func (c *Client) CreateRole(ctx context.Context, spec api.RoleRequest) (api.Role, error) {
 	return call[api.Role](ctx, c, send(http.MethodPost, rolesPath, spec))
 }
 
-// ListRoles returns one page, newest first and the built-in ones last. cursor is the NextCursor of
-// the page before, limit at most 1000, 0 means 100.
+// ListRoles returns one page of roles, newest first, the built-in ones last. cursor is the NextCursor
+// of the previous page. limit is the size of the page: at most 1000, 0 means 100.
 func (c *Client) ListRoles(ctx context.Context, cursor string, limit int) (api.Roles, error) {
 	r := get(rolesPath)
 	r.page(cursor, limit)
 	return call[api.Roles](ctx, c, r)
 }
 
-// FindRole returns one.
+// AllRoles iterates over all roles, newest first, the built-in ones last. Iteration stops after an
+// error.
+func (c *Client) AllRoles(ctx context.Context) iter.Seq2[api.Role, error] {
+	return all("", func(cursor string) (api.Roles, error) {
+		return c.ListRoles(ctx, cursor, maxPage)
+	})
+}
+
+// FindRole returns a role.
 func (c *Client) FindRole(ctx context.Context, namespace, name string) (api.Role, error) {
 	return call[api.Role](ctx, c, get(rolePath(namespace, name)))
 }
 
-// EditRole changes what patch holds, for everyone who has the role.
+// EditRole applies patch to a role, for every key and member that has it.
 func (c *Client) EditRole(
 	ctx context.Context, namespace, name string, patch api.RolePatch, options ...ChangeOption,
 ) (api.RoleChanged, error) {
@@ -43,7 +52,7 @@ func (c *Client) EditRole(
 		send(http.MethodPatch, rolePath(namespace, name), patch, options...))
 }
 
-// DeleteRole removes one that nobody has.
+// DeleteRole deletes a role that is not in use.
 func (c *Client) DeleteRole(
 	ctx context.Context, namespace, name string, options ...ChangeOption,
 ) (api.RoleChanged, error) {

@@ -8,17 +8,17 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// Verify asks what a request with some credential would be answered.
+// Verify returns the decision about a request with a given credential.
 func (c *Client) Verify(ctx context.Context, q api.VerifyRequest) (api.Verdict, error) {
 	return call[api.Verdict](ctx, c, send(http.MethodPost, api.Prefix+"/verify", q))
 }
 
-// Self returns who the caller is and what it may do.
+// Self returns the caller and its permissions.
 func (c *Client) Self(ctx context.Context) (api.Self, error) {
 	return call[api.Self](ctx, c, get(api.Prefix+"/self"))
 }
 
-// RevokeSelf ends the caller's own key for good.
+// RevokeSelf revokes the caller's own key permanently.
 func (c *Client) RevokeSelf(
 	ctx context.Context, why api.RevokeRequest, options ...ChangeOption,
 ) (api.KeyChanged, error) {
@@ -26,13 +26,13 @@ func (c *Client) RevokeSelf(
 		send(http.MethodPost, api.Prefix+"/self/revoke", why, options...))
 }
 
-// Health returns how the node that answers stands; that it is not healthy is no error.
+// Health returns the state of the node that answers. An unhealthy node is not an error.
 func (c *Client) Health(ctx context.Context) (api.Health, error) {
 	return call[api.Health](ctx, c, get(api.Prefix+"/health"), http.StatusServiceUnavailable)
 }
 
-// CaddyConfig returns the configuration that Caddy runs with, null for none. Only Caddy's admin
-// endpoint has it.
+// CaddyConfig returns the running configuration of Caddy, null for none. It is available only at
+// Caddy's admin endpoint.
 func (c *Client) CaddyConfig(ctx context.Context) (json.RawMessage, error) {
 	return call[json.RawMessage](ctx, c, get("/config/"))
 }

@@ -70,8 +70,7 @@ func TestEditSeesLess(t *testing.T) {
 	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing",
 		Permissions: permissions(t, "orders:read")},
 		keystore.Role{Namespace: "*", Name: "support", Permissions: permissions(t, "tickets:read")})
-	k, _,
-		err := s.keys.MintKey(ctx, root,
+	k, _, err := s.keys.MintKey(ctx, root,
 		manage.KeySpec{Name: "ERP", Namespace: "acme",
 			Home: &keystore.Grant{Roles: []string{"billing", "support"}},
 			Grants: []keystore.Grant{{Namespace: "eu", Permissions: permissions(t, "read"),

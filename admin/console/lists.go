@@ -2,58 +2,56 @@ package console
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // maxRead is how many objects one call for a list asks for.
 const maxRead = 1000
 
-// fitting returns a page of those that fit, and where the next begins. The REST interface knows no
-// filter for kinds of which there are few, so that the page may be longer than others. fits nil is
-// everything.
-func fitting[T any](
-	cursor string, list func(cursor string, limit int) (api.Page[T], error), fits func(T) bool,
+// selected returns one page of the items that match, and the cursor of the next page. The REST
+// interface has no filters for these lists, so selected reads until a page is full, which may make
+// it longer than others. A nil match selects everything.
+func selected[T any](
+	cursor string, list func(cursor string, limit int) (api.Page[T], error), match func(T) bool,
 ) (found []T, next *string, err error) {
-	if fits == nil {
+	if match == nil {
 		page, err := list(cursor, pageSize)
 		return page.Items, page.NextCursor, err
 	}
-	for {
-		page, err := list(cursor, maxRead)
+	pages := client.Pages(cursor, func(cursor string) (api.Page[T], error) {
+		return list(cursor, maxRead)
+	})
+	for page, err := range pages {
 		if err != nil {
 			return nil, nil, err
 		}
 		for _, item := range page.Items {
-			if fits(item) {
+			if match(item) {
 				found = append(found, item)
 			}
 		}
-		if page.NextCursor == nil || len(found) >= pageSize {
-			return found, page.NextCursor, nil
+		if next = page.NextCursor; len(found) >= pageSize {
+			break
 		}
-		cursor = *page.NextCursor
 	}
+	return found, next, nil
 }
 
-// everything reads all pages of a list.
-func everything[T any](
-	list func(cursor string, limit int) (api.Page[T], error),
-) (all []T, err error) {
-	for cursor := ""; ; {
-		page, err := list(cursor, maxRead)
+// collect returns all items of a sequence, or its error.
+func collect[T any](items iter.Seq2[T, error]) (all []T, err error) {
+	for item, err := range items {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, page.Items...)
-		if page.NextCursor == nil {
-			return all, nil
-		}
-		cursor = *page.NextCursor
+		all = append(all, item)
 	}
+	return all, nil
 }
 
 func (v *visit) listRoles(cursor string, limit int) (api.Roles, error) {
@@ -63,13 +61,9 @@ func (v *visit) listRoles(cursor string, limit int) (api.Roles, error) {
 // roles are those that the visitor may read.
 func (v *visit) roles() []api.Role {
 	if v.readable == nil {
-		v.readable, _ = everything(v.listRoles) // fails when none may be read
+		v.readable, _ = collect(v.api.AllRoles(v.ctx)) // fails when none may be read
 	}
 	return v.readable
-}
-
-func (v *visit) listNamespaces(cursor string, limit int) (api.Namespaces, error) {
-	return v.api.ListNamespaces(v.ctx, cursor, limit)
 }
 
 func (v *visit) listMembers(cursor string, limit int) (api.Members, error) {

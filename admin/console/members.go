@@ -42,9 +42,9 @@ type membersPage struct {
 
 // listMembers shows members; with the switcher set, those who have a grant there or everywhere.
 func listMembers(v *visit) error {
-	var fits func(api.Member) bool
+	var match func(api.Member) bool
 	if in, text := v.namespace(), v.query("q"); in+text != "" {
-		fits = func(m api.Member) bool {
+		match = func(m api.Member) bool {
 			login := ""
 			if m.Login != nil {
 				login = *m.Login
@@ -57,7 +57,7 @@ func listMembers(v *visit) error {
 					}))
 		}
 	}
-	list, next, err := fitting(v.query("cursor"), v.listMembers, fits)
+	list, next, err := selected(v.query("cursor"), v.listMembers, match)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ const treePage = 100
 
 // listNamespaces shows the tree; under the switcher's namespace where it is set.
 func listNamespaces(v *visit) error {
-	all, err := everything(v.listNamespaces)
+	all, err := collect(v.api.AllNamespaces(v.ctx))
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func showNamespace(v *visit) error {
 	if err != nil {
 		return err
 	}
-	all, err := everything(v.listNamespaces)
+	all, err := collect(v.api.AllNamespaces(v.ctx))
 	if err != nil {
 		return err
 	}
@@ -104,14 +104,14 @@ func showNamespace(v *visit) error {
 		p.Inside = p.Inside[:maxUsers]
 	}
 	if v.may("admin.members:read") {
-		members, err := everything(v.listMembers)
+		members, err := collect(v.api.AllMembers(v.ctx))
 		if err != nil {
 			return err
 		}
 		p.Grants = grantsIn(ns, members)
 	}
 	if v.mayIn("admin.roles:read", ns.ID) {
-		if p.Roles, _, err = fitting("", v.listRoles,
+		if p.Roles, _, err = selected("", v.listRoles,
 			func(r api.Role) bool { return r.Namespace == ns.ID }); err != nil {
 			return err
 		}
@@ -344,7 +344,7 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 		}
 	}
 	if v.may("admin.roles:read") {
-		roles, err := everything(v.listRoles)
+		roles, err := collect(v.api.AllRoles(v.ctx))
 		for _, r := range roles {
 			if err == nil && r.Namespace == ns.ID {
 				p.Users = append(p.Users, user{"Role", r.Name, v.RoleLink(r.Namespace, r.Name)})
@@ -352,7 +352,7 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 		}
 	}
 	if v.may("admin.members:read") {
-		members, err := everything(v.listMembers)
+		members, err := collect(v.api.AllMembers(v.ctx))
 		for _, m := range members {
 			if err == nil && slices.ContainsFunc(m.Grants,
 				func(g api.Grant) bool { return g.Namespace == ns.ID }) {

@@ -41,14 +41,14 @@ func (v *visit) RoleLink(namespace, name string, more ...string) string {
 // listRoles shows the roles that grants in the switcher's namespace can name: its own and the
 // shared ones.
 func listRoles(v *visit) error {
-	var fits func(api.Role) bool
+	var match func(api.Role) bool
 	if in, text := v.namespace(), v.query("q"); in+text != "" {
-		fits = func(r api.Role) bool {
+		match = func(r api.Role) bool {
 			return (in == "" || r.Namespace == in || r.Namespace == keystore.AnyNamespace) &&
 				contains(text, append(r.Permissions, r.Name, r.Description)...)
 		}
 	}
-	list, next, err := fitting(v.query("cursor"), v.listRoles, fits)
+	list, next, err := selected(v.query("cursor"), v.listRoles, match)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (v *visit) roleUsers(r api.Role) (users []user, more bool) {
 		}
 	}
 	if v.may("admin.members:read") {
-		members, err := everything(v.listMembers)
+		members, err := collect(v.api.AllMembers(v.ctx))
 		for _, m := range members {
 			if err == nil && hasRole(m.Grants, r) {
 				users = append(users, user{"Member", m.Name, v.MemberLink(m.ID)})
@@ -145,8 +145,7 @@ func newRole(v *visit) error {
 
 func createRole(v *visit) error {
 	f := v.form()
-	made,
-		err := v.api.CreateRole(v.ctx,
+	made, err := v.api.CreateRole(v.ctx,
 		api.RoleRequest{Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")),
 			Description: strings.TrimSpace(f.Value("description")),
 			Permissions: orEmpty(f.permissions("permissions"))})

@@ -2,6 +2,7 @@ package console
 
 import (
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -83,26 +84,19 @@ func (v *visit) table() (all []resource, err error) {
 			by[r] = make(map[string][]api.Operation)
 		}
 	}
-	for cursor := ""; ; {
-		page, err := v.api.ListPermissions(v.ctx, cursor, 1000)
+	for op, err := range v.api.AllPermissions(v.ctx) {
 		switch {
-		case statusOf(err) == 403:
-			// reading it takes admin.keys:read; who lacks that can type permissions
+		case statusOf(err) == http.StatusForbidden:
+			// Reading the table requires admin.keys:read. A visitor without it can type permissions.
 			return nil, nil
 		case err != nil:
 			return nil, err
 		}
-		for _, op := range page.Items {
-			r, _, _ := strings.Cut(op.Permission, ":")
-			if by[r] == nil {
-				by[r] = make(map[string][]api.Operation)
-			}
-			by[r][op.Permission] = append(by[r][op.Permission], op)
+		r, _, _ := strings.Cut(op.Permission, ":")
+		if by[r] == nil {
+			by[r] = make(map[string][]api.Operation)
 		}
-		if page.NextCursor == nil {
-			break
-		}
-		cursor = *page.NextCursor
+		by[r][op.Permission] = append(by[r][op.Permission], op)
 	}
 	for _, name := range slices.Sorted(maps.Keys(by)) {
 		r := resource{Name: name}
