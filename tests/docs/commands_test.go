@@ -20,6 +20,7 @@ var commands = []struct {
 	page, setup string
 }{
 	{"README.md", ""},
+	{"docs/getting-started.md", ""},
 	{"docs/api_keys_admin.md", `
 		caddy apikeys namespaces create acme
 		caddy apikeys namespaces create acme-eu --parent acme
@@ -44,6 +45,7 @@ var elsewhere = map[string]string{
 	"docs/recipes/organizations.md":         "tests/scenarios",
 	"docs/recipes/ollama.md":                "needs Ollama and a model",
 	"deploy/README.md":                      "tests/deploy",
+	"CONTRIBUTING.md":                       "it builds and tests this checkout",
 	"docs/api_key.md":                       "no command",
 	"xcaddy.md": "TestXcaddy; the pinned build fetches the published " +
 		"module",
