@@ -126,9 +126,9 @@ func newShell(t *testing.T) *shell {
 		"http://localhost:8080 {", "http://localhost:{$GATE_HTTP}, http://127.0.0.1:{$GATE_HTTP} {",
 		"127.0.0.1:8081", "unix/{$GATE_DIR}/api.sock",
 		"http://:8081 {\n\tbind 127.0.0.1", "http:// {\n\tbind unix/{$GATE_DIR}/api.sock",
-		"\tlog {\n\t\tformat api_keys\n\t}\n\n\t# Nothing gets past",
-		"\tlog {\n\t\toutput file {$GATE_DIR}/access.log\n\t\tformat api_keys\n\t}\n\n\t# Nothing "+
-			"gets past",
+		"\tlog {\n\t\tformat api_keys\n\t}\n\n\t# Every request needs",
+		"\tlog {\n\t\toutput file {$GATE_DIR}/access.log\n\t\tformat api_keys\n\t}\n\n\t# Every "+
+			"request needs",
 	).Replace(string(example))
 	g := gate.Start(t, gate.Config{Caddyfile: text})
 
