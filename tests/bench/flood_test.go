@@ -57,7 +57,8 @@ func benchmarkFlood(b *testing.B) {
 				flooded <- sample{took: time.Second}
 			} else {
 				flood := kind.load
-				flood.header, flood.status, flood.conns, flood.length = bearer(forged()), "401", floodConns, segmentLength
+				flood.header, flood.status = bearer(forged()), "401"
+				flood.conns, flood.length = floodConns, segmentLength
 				go func() {
 					got, err := flood.run()
 					if err != nil {
