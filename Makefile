@@ -8,7 +8,7 @@
 # make traefik builds Traefik (ten minutes of CPU time, 3 GB) and tries its recipe in docs/api_key.md; make test tries the other proxies'
 # make property  tries STEPS random operations against who may do what (keystore/manage/history_test.go); SEED repeats a run; a short one is in make test
 # make fuzz    each fuzz target for FUZZTIME
-# make lint    golangci-lint with .golangci.yml
+# make lint    runs golangci-lint with .golangci.yml in both modules
 
 GOLANGCI_LINT ?= v2.15.0
 STATICCHECK   ?= v0.8.2
@@ -27,6 +27,9 @@ RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/li
 
 # The rules of accessibility that the console's pages are checked against.
 AXE = .run/axe/node_modules/axe-core/axe.min.js
+
+# The version is in the name, so that another one is installed beside it.
+GOLANGCI = .run/bin/golangci-lint-$(GOLANGCI_LINT)
 
 .PHONY: run build test deps check lint bench bench-fleet bench-keys faults caddy-faults screenshots traefik property fuzz clean
 
@@ -61,9 +64,13 @@ check:
 	GOFLAGS="$(RACE)" .run/bin/staticcheck ./...
 	cd tests && GOFLAGS="$(RACE)" ../.run/bin/staticcheck ./...
 
-lint:
-	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT) run ./...
-	cd tests && go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT) run ./...
+$(GOLANGCI):
+	GOBIN=$(CURDIR)/.run/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+	mv .run/bin/golangci-lint $@
+
+lint: $(GOLANGCI)
+	$(GOLANGCI) run ./...
+	cd tests && ../$(GOLANGCI) run ./...
 
 bench: BENCHMARK = Benchmark
 bench-fleet: BENCHMARK = BenchmarkFleet

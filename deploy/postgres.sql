@@ -1,4 +1,5 @@
--- The role, the database and the schema of the gates. The image's entrypoint runs it once, in psql, before the server takes connections.
+-- Creates the role, the database and the schema of the nodes. The entrypoint of the image runs this once in psql,
+-- before the server accepts connections.
 \set ON_ERROR_STOP on
 \set password `cat "$DATABASE_PASSWORD_FILE"`
 CREATE ROLE apikeys LOGIN PASSWORD :'password';

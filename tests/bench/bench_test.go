@@ -88,8 +88,8 @@ func machine() string {
 		return "unknown"
 	}
 	commit, _ := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
-	return fmt.Sprintf("%s: %s, %d cores, %s kB of memory, Linux %s, %s, load average before it "+
-		"began %s and at its end %s, commit %s",
+	return fmt.Sprintf("%s: %s, %d cores, %s kB of memory, Linux %s, %s, load average %s at the "+
+		"start and %s at the end, commit %s",
 		time.Now().UTC().Format(time.DateOnly), of("/proc/cpuinfo", `model name\s*: (.*)`),
 		runtime.NumCPU(), of("/proc/meminfo", `MemTotal:\s*(\d+)`),
 		of("/proc/sys/kernel/osrelease", `(\S+)`), runtime.Version(), loadBefore, loadAverage(),

@@ -30,18 +30,18 @@ func (c *chapter) section(title, text string) {
 func (c *chapter) String() string {
 	bars := c.bars.String()
 	if bars != "" {
-		bars = "\n| what | bar | found | |\n|---|---|---|---|\n" + bars
+		bars = "\n| what | bar | measured | |\n|---|---|---|---|\n" + bars
 	}
 	return fmt.Sprintf("## %s\n\n`%s`, %s.\n%s%s", c.title, c.command, machine(), bars,
 		c.sections.String())
 }
 
 const preface = "# Benchmarks\n\n" +
-	"Each chapter is written by the command that it names, which runs everything in it in one go " +
-	"on one machine; do not edit.\n\n" +
-	"The machine's processors are shared with whatever else runs on it, and the load, the " +
-	"upstream, PostgreSQL and Redis run on it too: compare\n" +
-	"within a table, and look at the control or the quiet row before believing a difference.\n"
+	"The command that a chapter names writes the chapter, in one run on one machine. Do not edit " +
+	"this page.\n\n" +
+	"The load generator, the upstream, PostgreSQL, Redis and other programs share the processors " +
+	"with Caddy. Compare\n" +
+	"numbers within a table only, and look at the control or the quiet row first.\n"
 
 // with is the document with a chapter in its place, or at the end if there was none of that title.
 func with(document, title, text string) string {

@@ -27,8 +27,9 @@ func benchmarkFirstRequest(b *testing.B) {
 
 	var t strings.Builder
 	fmt.Fprintf(&t,
-		"%d keys, one request each on a new connection, then each once more; SQLite, one "+
-			"node.\n\n| request | database queries a key | p50 | p99 |\n|---|--:|--:|--:|\n", keys)
+		"%d keys, one request each on a new connection, then one more each. SQLite, one "+
+			"node.\n\n| request | database queries per key | p50 | p99 |\n|---|--:|--:|--:|\n",
+		keys)
 	var first float64
 	for i, name := range []string{"first", "second"} {
 		before := g.Metric(b, "caddy_apikeys_lookups_total", "tier=database")
@@ -49,9 +50,9 @@ func benchmarkFirstRequest(b *testing.B) {
 			quantile(latencies, 0.5).Round(10*time.Microsecond),
 			quantile(latencies, 0.99).Round(10*time.Microsecond))
 	}
-	report.bar("first request of a key unknown to the node", "one database query",
+	report.bar("first request with a key that the node does not know", "one database query",
 		fmt.Sprintf("%.2f", first), first == 1)
-	report.section("The first request of a key", t.String())
+	report.section("The first request with a key", t.String())
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(first, "queries/first")
 }
@@ -62,9 +63,10 @@ func benchmarkRevoke(b *testing.B) {
 	g, _ := startSites(b, "127.0.0.1:9")
 	var t strings.Builder
 	fmt.Fprintf(&t,
-		"%d revokes through the admin endpoint, from call to the answer that says `complete`. All "+
-			"processes are on the same SQLite file;\n"+
-			"further ones look at it every 100 ms.\n\n| processes | p50 | p99 |\n|---|--:|--:|\n",
+		"%d revokes through the admin endpoint, from the call to the answer `complete`. All "+
+			"processes use the same SQLite file;\n"+
+			"the other processes poll it every 100 ms.\n\n| processes | p50 | p99 "+
+			"|\n|---|--:|--:|\n",
 		keys)
 	for nodes := 1; nodes <= 3; nodes++ {
 		if nodes > 1 {
@@ -83,6 +85,6 @@ func benchmarkRevoke(b *testing.B) {
 			quantile(took, 0.5).Round(100*time.Microsecond),
 			quantile(took, 0.99).Round(100*time.Microsecond))
 	}
-	report.section("Revoke until it is in force everywhere", t.String())
+	report.section("Revoke until complete", t.String())
 	b.ReportMetric(0, "ns/op")
 }

@@ -19,13 +19,13 @@ const (
 func benchmarkCold(b *testing.B) {
 	var t strings.Builder
 	fmt.Fprintf(&t,
-		"%s Three Caddys. %d rounds of %d fresh keys, one request a key over one connection, "+
-			"through the whole Caddy: first at a node while no node has\n"+
-			"seen the key, then at another node, then there again. Medians of the rounds, and "+
-			"from the lowest to the highest. PostgreSQL's own statistics say how often it was "+
-			"asked, Redis's its `GETRANGE`s.\n\n",
+		"%s Three Caddys. %d rounds of %d new keys, one request per key over one connection, "+
+			"through the whole Caddy: first to a node while no node\n"+
+			"knows the key, then to another node, then to that node again. Medians of the "+
+			"rounds, with the lowest and highest in parentheses. Queries are counted by "+
+			"PostgreSQL's own statistics, round trips as `GETRANGE` by Redis's.\n\n",
 		aboutPostgres, coldRounds, coldKeys)
-	t.WriteString("| | request | p50 | p99 | queries for it, a key | Redis round trips, a key " +
+	t.WriteString("| | request | p50 | p99 | queries per key | Redis round trips per key " +
 		"|\n|---|---|--:|--:|--:|--:|\n")
 	for _, withRedis := range []bool{false, true} {
 		f := startFleet(b, 3, withRedis)
@@ -68,7 +68,7 @@ func benchmarkCold(b *testing.B) {
 		queries, roundTrips := second.lookups/(coldRounds*coldKeys), second.roundTrip/(coldRounds*coldKeys)
 		found := fmt.Sprintf("%.3f queries, %.3f round trips", queries, roundTrips)
 		if withRedis {
-			report.bar("first request of a key that only another node knows, with Redis",
+			report.bar("first request with a key that only another node knows, with Redis",
 				"one Redis round trip, no query", found, queries == 0 && roundTrips == 1)
 		} else {
 			report.bar("the same without Redis", "one query", found,

@@ -23,24 +23,24 @@ const (
 func benchmarkRestart(b *testing.B) {
 	var t, u strings.Builder
 	fmt.Fprintf(&t,
-		"%s Three Caddys, %s keys that all three have cached, %d requests a second at each of the "+
-			"two that stay.\n"+
-			"The third is stopped and started; %d clients connect as soon as it listens, and each "+
-			"asks with all keys, one after the other, as fast as it is answered, in the same "+
-			"order as the others:\n"+
-			"%s requests, of which %d at a time want a key that the node does not know. Any "+
-			"answer but 200 anywhere would have ended the benchmark.\n\n",
+		"%s Three Caddys, %s keys that all three have cached, %d requests per second to each of "+
+			"the two that keep running.\n"+
+			"The third is stopped and started. %d clients connect as soon as it listens, and each "+
+			"sends one request with every key, as fast as it gets answers, in the same order as "+
+			"the others:\n"+
+			"%s requests, %d of them at a time with the same key that the node does not know yet. "+
+			"Any answer but 200 would have ended the benchmark.\n\n",
 		aboutPostgres, grouped(restartKeys), restartRate, restartConns,
 		grouped(restartKeys*restartConns), restartConns)
-	t.WriteString("| | listens after | asking took | queries for keys | Redis round trips | all " +
-		"other statements, a second | there: p50 | p99 | longest | the others: p50 | p99 | " +
-		"longest | the others before: p99 |\n" +
+	t.WriteString("| | listens after | requests took | queries for keys | Redis round trips | " +
+		"other statements per second | restarted node: p50 | p99 | longest | other nodes: p50 | " +
+		"p99 | longest | other nodes before: p99 |\n" +
 		"|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
-	u.WriteString("In the same run, all three nodes asked 300 times a second each, PostgreSQL is " +
-		"ended at once, as a crash does, and started again at once. The leases are 30 s. Any " +
-		"answer but 200\n" +
-		"would have ended the benchmark.\n\n| | PostgreSQL was away | a key could be minted after " +
-		"its return in | queries for keys in 10 s | connections made | all other statements | " +
+	u.WriteString("In the same run, with 300 requests per second to each of the three nodes, " +
+		"PostgreSQL is stopped immediately, as in a crash, and started again. The leases are 30 s. " +
+		"Any answer but 200\n" +
+		"would have ended the benchmark.\n\n| | PostgreSQL was unavailable for | a key could be " +
+		"created after | queries for keys in 10 s | new connections | other statements | " +
 		"requests: p50 | p99 | longest |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, withRedis := range []bool{false, true} {
 		with := map[bool]string{false: "without Redis", true: "with Redis"}[withRedis]
@@ -112,10 +112,10 @@ func benchmarkRestart(b *testing.B) {
 		if !withRedis {
 			most = restartKeys
 		}
-		report.bar(fmt.Sprintf("queries for %s keys when a node starts anew under load, %s",
+		report.bar(fmt.Sprintf("queries for %s keys when a node restarts under load, %s",
 			grouped(restartKeys), with), fmt.Sprintf("≤ %.0f", most), fmt.Sprintf("%.0f", lookups),
 			lookups <= most)
-		report.bar("errors that the other nodes' clients see meanwhile, "+with, "none",
+		report.bar("errors on the other nodes meanwhile, "+with, "none",
 			fmt.Sprintf("0 of %d", len(during.latencies)), true)
 
 		end = traffic(b, f.Nodes, tokens, 4, restartRate)
@@ -143,10 +143,10 @@ func benchmarkRestart(b *testing.B) {
 			back.Sub(halted).Round(10*time.Millisecond), tens(minted), lookups, sessions, others,
 			tens(quantile(during.latencies, 0.5)), tens(quantile(during.latencies, 0.99)),
 			tens(during.latencies[len(during.latencies)-1]))
-		report.bar("errors that clients see of a PostgreSQL that is started anew, "+with, "none",
+		report.bar("errors while PostgreSQL restarts, "+with, "none",
 			fmt.Sprintf("0 of %d", len(during.latencies)), true)
 	}
-	report.section("A node is started anew under load", t.String())
-	report.section("PostgreSQL is started anew under load", u.String())
+	report.section("A node restarts under load", t.String())
+	report.section("PostgreSQL restarts under load", u.String())
 	b.ReportMetric(0, "ns/op")
 }

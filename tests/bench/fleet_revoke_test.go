@@ -28,20 +28,20 @@ func benchmarkFleetRevoke(b *testing.B) {
 
 	var t strings.Builder
 	fmt.Fprintf(&t,
-		"Three Caddys, one Redis. %s\n%d revokes a row, at each node in turn through its admin "+
-			"endpoint, of keys that all three have cached; none of the\n"+
-			"%d requests with them that were sent after the answer was let through. "+
-			"`propagation.ms` is the answer's own figure, from the commit on.\n\n",
+		"Three Caddys, one Redis. %s\n%d revokes per row, on each node in turn through its admin "+
+			"endpoint, of keys that all three have cached. None of the\n"+
+			"%d requests that were sent with these keys after the answer was accepted. "+
+			"`propagation.ms` is from the answer, and counts from the commit.\n\n",
 		aboutPostgres, revokes, 3*revokes)
-	t.WriteString("| on all three nodes | requests/s answered | call to answer: p50 | p99 | " +
+	t.WriteString("| on all three nodes | requests/s | call to answer: p50 | p99 | " +
 		"longest | `propagation.ms`: p50 | p99 | longest |\n|---|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, row := range []struct {
 		name        string
 		conns, rate int
 	}{
 		{"quiet", 0, 0},
-		{"300 requests a second each", 4, 300},
-		{"as many as 4 connections each can", 4, 0},
+		{"300 requests per second each", 4, 300},
+		{"as fast as possible over 4 connections each", 4, 0},
 	} {
 		end := func() sample { return sample{took: time.Second} }
 		if row.conns > 0 {
@@ -54,17 +54,18 @@ func benchmarkFleetRevoke(b *testing.B) {
 			tenths(quantile(took, 0.5)), tenths(p99), tenths(took[len(took)-1]),
 			quantile(told, 0.5), quantile(told, 0.99), told[len(told)-1])
 		if row.conns == 0 {
-			report.bar("revoke until in force on three quiet nodes, p99", "≤ 50 ms",
+			report.bar("revoke until complete on three quiet nodes, p99", "≤ 50 ms",
 				tenths(p99).String(), p99 <= propagationBar)
 		}
 	}
 	low, middle, high := f.commitTimes(b)
 	fmt.Fprintf(&t,
-		"\nA commit of one changed row, in the server and alone, takes %v here (p50; p1 %v, p99 "+
-			"%v of %d). A revoke waits for one such commit, so a disk that takes longer adds to "+
-			"it once;\n"+
-			"the nodes' acknowledgements wait for no disk.\n", middle, low, high, commitsMeasured)
-	report.section("Revoke until it is in force on three nodes", t.String())
+		"\nA commit of one changed row, inside the server and without other load, takes %v here "+
+			"(p50; p1 %v, p99 %v of %d). A revoke waits for one such commit, so it waits for the "+
+			"disk once;\n"+
+			"the acknowledgements of nodes do not wait for the disk.\n", middle, low, high,
+		commitsMeasured)
+	report.section("Revoke until complete on three nodes", t.String())
 	b.ReportMetric(0, "ns/op")
 }
 

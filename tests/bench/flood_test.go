@@ -32,12 +32,14 @@ func benchmarkFlood(b *testing.B) {
 		load // without one: quiet
 	}{
 		{name: "quiet"},
-		{"2,000 forged a second", load{addr: s.keys, rate: 2000}},
-		{"10,000 forged a second", load{addr: s.keys, rate: 10000}},
-		{"the same 10,000 to a site that only does `respond 401`, for comparison",
+		{"2,000 forged per second", load{addr: s.keys, rate: 2000}},
+		{"10,000 forged per second", load{addr: s.keys, rate: 10000}},
+		{"10,000 per second to a site with `respond 401`, for comparison",
 			load{addr: s.refuse, rate: 10000}},
-		{fmt.Sprintf("forged as fast as %d connections go", floodConns), load{addr: s.keys}},
-		{fmt.Sprintf("`respond 401` as fast as %d connections go, for comparison", floodConns),
+		{fmt.Sprintf("forged, as fast as possible over %d connections", floodConns),
+			load{addr: s.keys}},
+		{fmt.Sprintf("`respond 401`, as fast as possible over %d connections, for comparison",
+			floodConns),
 			load{addr: s.refuse}},
 	}
 	p50s, p99s := make([][]float64, len(kinds)), make([][]float64, len(kinds))
@@ -55,7 +57,8 @@ func benchmarkFlood(b *testing.B) {
 				flooded <- sample{took: time.Second}
 			} else {
 				flood := kind.load
-				flood.header, flood.status, flood.conns, flood.length = bearer(forged()), "401", floodConns, segmentLength
+				flood.header, flood.status = bearer(forged()), "401"
+				flood.conns, flood.length = floodConns, segmentLength
 				go func() {
 					got, err := flood.run()
 					if err != nil {
@@ -74,11 +77,12 @@ func benchmarkFlood(b *testing.B) {
 
 	var t strings.Builder
 	fmt.Fprintf(&t,
-		"%d good requests a second over 8 connections, timed from when each was due; beside them "+
-			"forged tokens, whose check is right and whose tag is not.\n"+
-			"%d segments of %v each, in turn; medians over the segments, and of the ratios within "+
+		"%d valid requests per second over 8 connections, timed from when each was due. At the "+
+			"same time, requests with forged tokens: their checksum is right, their tag is "+
+			"wrong.\n"+
+			"%d segments of %v each, in turn. Medians over the segments, and of the ratios within "+
 			"a turn.\n\n", legitimateRate, segments, segmentLength)
-	t.WriteString("| beside the good requests | forged/s | good: p50 | p99 | p99, × quiet " +
+	t.WriteString("| other load | forged/s | valid requests: p50 | p99 | p99, × quiet " +
 		"|\n|---|--:|--:|--:|--:|\n")
 	timesQuiet := make([]spread, len(kinds))
 	for i, kind := range kinds {
@@ -87,13 +91,13 @@ func benchmarkFlood(b *testing.B) {
 			rounded(middleOf(p50s[i])), rounded(middleOf(p99s[i])), timesQuiet[i])
 	}
 	fmt.Fprintf(&t,
-		"\nStore operations during all of it, by `caddy_apikeys_lookups_total`: database %.0f, "+
-			"negative cache %.0f.\n"+
-			"The load runs on the same processors as Caddy, so the last rows say what happens "+
-			"when they are used up, by whatever.\n", asked, askedNegative)
+		"\nLookups meanwhile, by `caddy_apikeys_lookups_total`: database %.0f, negative cache "+
+			"%.0f.\n"+
+			"The load runs on the same processors as Caddy, so the last rows show what happens "+
+			"when they are fully used, whatever the reason.\n", asked, askedNegative)
 	report.bar("store operations in a flood of forged tokens", "none", fmt.Sprintf("%.0f", asked),
 		asked == 0)
-	report.bar("p99 of good requests beside 10,000 forged ones a second", "≤ 2 × quiet",
+	report.bar("p99 of valid requests during 10,000 forged ones per second", "≤ 2 × quiet",
 		timesQuiet[2].String(), timesQuiet[2].middle <= 2)
 	report.section("A flood of forged tokens", t.String())
 	b.ReportMetric(0, "ns/op")

@@ -18,9 +18,9 @@ var bars = []struct {
 	what, benchmark, above, unit string
 	most                         float64
 }{
-	{"token in hand to decision, cached key", "BenchmarkDecision/one", "", "ns/op", 300},
+	{"from token to decision, cached key", "BenchmarkDecision/one", "", "ns/op", 300},
 	{"the same, allocations", "BenchmarkDecision/one", "", "allocs/op", 0},
-	{"whole handler, cached key, over an empty handler", "BenchmarkHandler/literal",
+	{"whole handler, cached key, minus an empty handler", "BenchmarkHandler/literal",
 		"BenchmarkHandler/empty", "ns/op", 1500},
 	{"the same, allocations", "BenchmarkHandler/literal", "BenchmarkHandler/empty", "allocs/op", 3},
 	{"memory of a cached key, at one million", "BenchmarkCachedKeyMemory", "", "B/key", 400},

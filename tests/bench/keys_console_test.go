@@ -59,7 +59,8 @@ func benchmarkConsole(b *testing.B, g *gate.Gate, m manager) string {
 
 	var t strings.Builder
 	fmt.Fprintf(&t,
-		"\nPages of the console, %d calls each, or one that takes longer than a second.\n\n| page "+
+		"\nPages of the console, %d calls each, or one call if it takes longer than a "+
+			"second.\n\n| page "+
 			"| p50 | longest |\n|---|--:|--:|\n", lists)
 	slowest := time.Duration(0)
 	for _, path := range []string{

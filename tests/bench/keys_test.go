@@ -76,7 +76,7 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 	if postgres {
 		t.WriteString(" " + aboutPostgres)
 	}
-	t.WriteString("\n\n| what | found |\n|---|---|\n")
+	t.WriteString("\n\n| what | measured |\n|---|---|\n")
 
 	few := m.mintSome(b)
 	tokens := newTokens(manyKeys)
@@ -112,16 +112,16 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 	took := time.Since(begin)
 	os.Remove(file)
 	row("import of one file, `caddy apikeys "+strings.Join(command, " ")+"`",
-		"%.0f keys a second, %v in all", float64(manyKeys)/took.Seconds(),
+		"%.0f keys per second, %v in total", float64(manyKeys)/took.Seconds(),
 		took.Round(100*time.Millisecond))
-	row("the Caddy's resident memory after it, at most until then", "%s MB, %s MB",
+	row("resident memory of Caddy afterwards, maximum until then", "%s MB, %s MB",
 		resident(b, g, "VmRSS"), resident(b, g, "VmHWM"))
 	if postgres {
 		row("write-ahead log of the import", "%.0f MB",
 			(f.number(b, "SELECT pg_current_wal_lsn() - '0/0'")-walBefore)/1e6)
 		row("database on disk, after `CHECKPOINT`", "%.0f MB",
 			f.number(b, "SELECT pg_database_size('postgres')")/1e6)
-		row("largest tables: rows and their indexes", "%s",
+		row("largest tables: rows + indexes", "%s",
 			f.query(b,
 				"CHECKPOINT; SELECT string_agg(format('`%s` %s + %s MB', relname, "+
 					"round(pg_table_size(oid) / 1e6), round(pg_indexes_size(oid) / 1e6)), ', ' "+
@@ -136,10 +136,12 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 			size(filepath.Join(g.Data, "apikeys.db-wal")))
 	}
 	many := m.mintSome(b)
-	row(fmt.Sprintf("%d keys minted one after the other through REST, when there were few", mints),
-		"%.0f a second, p50 %v, p99 %v", few.perSecond(), tens(quantile(few.latencies, 0.5)),
+	row(fmt.Sprintf("%d keys created one after the other over REST, with few keys in the database",
+		mints),
+		"%.0f per second, p50 %v, p99 %v", few.perSecond(), tens(quantile(few.latencies, 0.5)),
 		tens(quantile(few.latencies, 0.99)))
-	row("the same when all were there", "%.0f a second, p50 %v, p99 %v", many.perSecond(),
+	row("the same with all keys in the database", "%.0f per second, p50 %v, p99 %v",
+		many.perSecond(),
 		tens(quantile(many.latencies, 0.5)), tens(quantile(many.latencies, 0.99)))
 
 	g.Restart(b)
@@ -149,7 +151,7 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 	}
 	emptyHeap, emptyResident := heap(), resident(b, g, "VmRSS")
 	one := askAll(b, g, plain[:min(2000, len(plain)/10)], 1)
-	row("first request of a key after a restart, over one connection", "p50 %v, p99 %v",
+	row("first request with a key after a restart, over one connection", "p50 %v, p99 %v",
 		tens(quantile(one.latencies, 0.5)), tens(quantile(one.latencies, 0.99)))
 	cold := askAll(b, g, plain, askers)
 	plainHeap := heap()
@@ -157,35 +159,37 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 	describedHeap := heap()
 	cold.took += rest.took
 	cold.latencies = slices.Sorted(slices.Values(slices.Concat(cold.latencies, rest.latencies)))
-	row(fmt.Sprintf("first requests of %s active keys in random order over %d connections",
-		grouped(len(live)), askers), "%.0f a second, p50 %v, p99 %v, longest %v", cold.perSecond(),
+	row(fmt.Sprintf("first requests with %s active keys in random order over %d connections",
+		grouped(len(live)), askers), "%.0f per second, p50 %v, p99 %v, longest %v",
+		cold.perSecond(),
 		tens(quantile(cold.latencies, 0.5)), tens(quantile(cold.latencies, 0.99)),
 		tens(cold.latencies[len(cold.latencies)-1]))
 	if cached := g.Metric(b, "caddy_apikeys_local_cache_entries"); cached < float64(len(live)) {
 		b.Fatalf("%v of %d keys are cached", cached, len(live))
 	}
 	aKey := (plainHeap - emptyHeap) / float64(len(plain))
-	row("heap with these cached, less that of the empty cache",
-		"%.0f MB; %.0f bytes a key, %.0f a key with one pair of metadata",
+	row("heap with these cached, minus that with an empty cache",
+		"%.0f MB; %.0f bytes per key, %.0f per key with one pair of metadata",
 		(describedHeap-emptyHeap)/1e6, aKey, (describedHeap-plainHeap)/float64(len(described)))
-	report.bar("heap of a cached key without metadata, all of Caddy", "≤ 400 bytes",
+	report.bar("heap per cached key without metadata, all of Caddy", "≤ 400 bytes",
 		fmt.Sprintf("%.0f", aKey), aKey <= 400)
-	row("resident, with an empty cache, and with these", "%s MB, %s MB", emptyResident,
+	row("resident memory with an empty cache, and with these", "%s MB, %s MB", emptyResident,
 		resident(b, g, "VmRSS"))
 	hot := mustRun(b, load{addr: addr(g), tokens: live, status: "200", conns: askers,
 		length: hotLength})
-	row(fmt.Sprintf("requests of cached keys, as fast as %d connections go", askers),
-		"%.0f a second, p50 %v, p99 %v", hot.perSecond(), tens(quantile(hot.latencies, 0.5)),
+	row(fmt.Sprintf("requests with cached keys, as fast as possible over %d connections", askers),
+		"%.0f per second, p50 %v, p99 %v", hot.perSecond(), tens(quantile(hot.latencies, 0.5)),
 		tens(quantile(hot.latencies, 0.99)))
 	calm := mustRun(b, load{addr: addr(g), tokens: live, status: "200", conns: askers, rate: 500,
 		length: hotLength})
-	row("requests of cached keys, 500 a second", "p50 %v, p99 %v",
+	row("requests with cached keys, 500 per second", "p50 %v, p99 %v",
 		tens(quantile(calm.latencies, 0.5)), tens(quantile(calm.latencies, 0.99)))
 
 	fmt.Fprintf(&t,
-		"\nPages of 100 of `GET /keys`, newest first, %d calls each, or one that takes longer "+
-			"than a second. Half of the keys are in `default`, the others in %d namespaces; one "+
-			"in a hundred each is inactive and expiring.\n\n| filter | keys on the page | p50 | "+
+		"\nPages of 100 keys of `GET /keys`, newest first, %d calls each, or one call if it takes "+
+			"longer than a second. Half of the keys are in `default`, the others in %d namespaces. "+
+			"One in a hundred is inactive, and one in a hundred expires.\n\n| filter | keys on "+
+			"the page | p50 | "+
 			"longest |\n|---|--:|--:|--:|\n", lists, namespaces)
 	for _, filter := range []string{
 		"", "namespace=default", "namespace=ns7", "namespace=nowhere", "status=active",
@@ -205,7 +209,7 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 			tens(times[len(times)-1]))
 	}
 	t.WriteString(benchmarkConsole(b, g, m))
-	report.section("What they cost", t.String())
+	report.section("Measured", t.String())
 	b.ReportMetric(0, "ns/op")
 }
 

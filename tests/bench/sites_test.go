@@ -113,7 +113,7 @@ func benchmarkSites(b *testing.B) {
 			"`Authorization` everywhere. Medians over the rounds;\n"+
 			"ratios are medians of the ratios within a round, with the middle half of them in "+
 			"parentheses.\n\n", rounds, roundLength, conns)
-	t.WriteString("| site | requests/s | CPU µs a request | p50 | p99 | CPU, × plain | " +
+	t.WriteString("| site | requests/s | CPU µs per request | p50 | p99 | CPU, × plain | " +
 		"throughput, × plain |\n|---|--:|--:|--:|--:|--:|--:|\n")
 	cpuOf := func(r round) float64 { return r.cpu }
 	rateOf := func(r round) float64 { return r.perSecond }
@@ -125,18 +125,20 @@ func benchmarkSites(b *testing.B) {
 			ratio(seen[i], seen[0], cpuOf), ratio(seen[i], seen[0], rateOf))
 	}
 	fmt.Fprintf(&t,
-		"\nThe checker behind `forward_auth` is a process of its own and takes %.1f µs of CPU a "+
-			"request beside what the table shows, its Redis not counted.\n\n",
+		"\nThe checker behind `forward_auth` is a separate process. It takes another %.1f µs of "+
+			"CPU "+
+			"per request, without its Redis.\n\n",
 		median(seen[3], func(r round) float64 { return r.checkerCPU }))
 	t.WriteString(instructions(g.Pid(), names, addrs, token))
 
 	cpuRatio, rateRatio, overForward := ratio(seen[2], seen[0], cpuOf), ratio(seen[2], seen[0],
 		rateOf), ratio(seen[2], seen[3], rateOf)
-	report.bar("CPU time a request with `api_key`, against without", "≤ 1.05 ×", cpuRatio.String(),
+	report.bar("CPU time per request with `api_key`, compared with none", "≤ 1.05 ×",
+		cpuRatio.String(),
 		cpuRatio.middle <= 1.05)
-	report.bar("throughput with `api_key`, against without", "≥ 0.95 ×", rateRatio.String(),
+	report.bar("throughput with `api_key`, compared with none", "≥ 0.95 ×", rateRatio.String(),
 		rateRatio.middle >= 0.95)
-	report.bar("throughput with `api_key`, against `forward_auth` to a Redis-backed checker",
+	report.bar("throughput with `api_key`, compared with `forward_auth` to a Redis-backed checker",
 		"≥ 2 ×", overForward.String(), overForward.middle >= 2)
 	report.section("The same Caddy with and without keys", t.String())
 	b.ReportMetric(0, "ns/op")
@@ -167,14 +169,14 @@ func instructions(pid int, names, addrs []string, token string) string {
 				return err
 			})
 			if err != nil {
-				return fmt.Sprintf("User-mode instructions a request (`perf stat -e "+
+				return fmt.Sprintf("User-mode instructions per request (`perf stat -e "+
 					"instructions:u`) cannot be counted on this machine: %v.\n", err)
 			}
 			perRequest[i] = append(perRequest[i], counted/float64(len(got.latencies)))
 		}
 	}
 	var t strings.Builder
-	t.WriteString("User-mode instructions a request (`perf stat -e instructions:u -p`), medians " +
+	t.WriteString("User-mode instructions per request (`perf stat -e instructions:u -p`), medians " +
 		"of five:")
 	plain := middleOf(perRequest[0])
 	for i, name := range names {

@@ -20,6 +20,7 @@ var commands = []struct {
 	page, setup string
 }{
 	{"README.md", ""},
+	{"docs/getting-started.md", ""},
 	{"docs/api_keys_admin.md", `
 		caddy apikeys namespaces create acme
 		caddy apikeys namespaces create acme-eu --parent acme
@@ -44,6 +45,7 @@ var elsewhere = map[string]string{
 	"docs/recipes/organizations.md":         "tests/scenarios",
 	"docs/recipes/ollama.md":                "needs Ollama and a model",
 	"deploy/README.md":                      "tests/deploy",
+	"CONTRIBUTING.md":                       "it builds and tests this checkout",
 	"docs/api_key.md":                       "no command",
 	"xcaddy.md": "TestXcaddy; the pinned build fetches the published " +
 		"module",
@@ -124,9 +126,9 @@ func newShell(t *testing.T) *shell {
 		"http://localhost:8080 {", "http://localhost:{$GATE_HTTP}, http://127.0.0.1:{$GATE_HTTP} {",
 		"127.0.0.1:8081", "unix/{$GATE_DIR}/api.sock",
 		"http://:8081 {\n\tbind 127.0.0.1", "http:// {\n\tbind unix/{$GATE_DIR}/api.sock",
-		"\tlog {\n\t\tformat api_keys\n\t}\n\n\t# Nothing gets past",
-		"\tlog {\n\t\toutput file {$GATE_DIR}/access.log\n\t\tformat api_keys\n\t}\n\n\t# Nothing "+
-			"gets past",
+		"\tlog {\n\t\tformat api_keys\n\t}\n\n\t# Every request needs",
+		"\tlog {\n\t\toutput file {$GATE_DIR}/access.log\n\t\tformat api_keys\n\t}\n\n\t# Every "+
+			"request needs",
 	).Replace(string(example))
 	g := gate.Start(t, gate.Config{Caddyfile: text})
 

@@ -86,7 +86,10 @@ func anchors(text string) (all []string) {
 	return all
 }
 
-// TestRunbooksAreThere: an alert leads to a section of the checkout's page.
+var runbook = regexp.MustCompile(`runbook_url: https://github\.com/` +
+	`caddy-apikeys/caddy-apikeys/blob/main/(\S+)#(\S+)`)
+
+// TestRunbooksAreThere checks that the runbook of each alert is a section of a page.
 func TestRunbooksAreThere(t *testing.T) {
 	root, err := gate.Root()
 	if err != nil {
@@ -97,9 +100,9 @@ func TestRunbooksAreThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	texts := pages(t)
-	runbooks := regexp.MustCompile(`runbook_url: https://github\.com/caddy-apikeys/caddy-apikeys/blob/main/(\S+)#(\S+)`).FindAllStringSubmatch(string(alerts), -1)
-	for _, runbook := range runbooks {
-		if page, anchor := runbook[1], runbook[2]; !slices.Contains(anchors(texts[page]), anchor) {
+	runbooks := runbook.FindAllStringSubmatch(string(alerts), -1)
+	for _, match := range runbooks {
+		if page, anchor := match[1], match[2]; !slices.Contains(anchors(texts[page]), anchor) {
 			t.Errorf("an alert leads to %s, which has no heading #%s", page, anchor)
 		}
 	}

@@ -100,7 +100,8 @@ func runProxy(t *testing.T, dir, address, program string, args ...string) {
 func write(t *testing.T, dir, name, text string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // the program's workers read it
+	// readable for the workers of a proxy, which run as another user
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -139,7 +140,8 @@ func TestProxyRecipes(t *testing.T) {
 				events {}
 				http {
 					access_log off;
-					client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+					client_body_temp_path body; proxy_temp_path proxy;
+					fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
 					server {
 						listen %s;
 						%s
