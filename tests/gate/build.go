@@ -17,6 +17,8 @@ import (
 // What else a package has running is ended by the functions given. The go command does not see that
 // such tests depend on the product: run them with -count=1, or a cached pass hides a change.
 func Main(m *testing.M, end ...func()) {
+	// Programs with the race detector otherwise sleep for a second when they exit.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	code := m.Run()
 	for _, end := range end {
 		end()
