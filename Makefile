@@ -1,18 +1,9 @@
-# make run     builds Caddy with this plugin and serves Caddyfile.example on this machine
-# make test    everything a change must pass; needs Go, make and git, and installs the rest
-# make bench   measures on this machine and writes it into docs/benchmarks.md (about ten minutes); bench-fleet does for three Caddys on one
-#              PostgreSQL (five minutes), bench-keys for KEYS keys in SQLite and in PostgreSQL (half an hour for a million)
-# make faults  breaks a fleet in every way that one machine can, for DURATION at random; SEED repeats a run (tests/faults/doc.go);
-#              then breaks the primary of a Patroni cluster FAILOVERS times (tests/failover/doc.go); make test runs short versions of both
-# make screenshots takes the pictures of the console that README.md and docs show
-# make traefik builds Traefik (ten minutes of CPU time, 3 GB) and tries its recipe in docs/api_key.md; make test tries the other proxies'
-# make property  tries STEPS random operations against who may do what (keystore/history_test.go); SEED repeats a run; a short one is in make test
-# make fuzz    each fuzz target for FUZZTIME
-# make lint    golangci-lint with .golangci.yml
+# `make` lists the targets. Everything they write is in .run, unless a target says otherwise.
 
 GOLANGCI_LINT ?= v2.15.0
 STATICCHECK   ?= v0.8.2
 TRAEFIK       ?= v3.6.12
+BASE          ?= main
 FUZZTIME      ?= 10s
 KEYS          ?= 1000000
 DURATION      ?= 30m
@@ -20,81 +11,123 @@ SEED          ?= 0
 FAILOVERS     ?= 50
 STEPS         ?= 1000000
 
-# The race detector is wanted in all that the tests build, vet's view of the dependencies included: that way Caddy is compiled once.
+# `make test` builds and vets everything with the race detector, so that each package is compiled
+# once.
 RACE = -race
 
-# The rules of accessibility that the console's pages are checked against.
+# Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
+LDFLAGS = -ldflags=-w
+
+# axe-core has the accessibility rules that the browser tests check.
 AXE = .run/axe/node_modules/axe-core/axe.min.js
 
-.PHONY: run build test deps check lint bench bench-fleet bench-keys faults caddy-faults screenshots traefik property fuzz clean
+.PHONY: help run build test test-unit test-blackbox caddy-race caddy-faults deps check vet \
+	staticcheck lint bench bench-fleet bench-keys faults pictures screenshots traefik property \
+	fuzz clean
 
-run: build
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
+
+run: build ## Serve Caddyfile.example on this machine
 	@scripts/run
 
-build:
+build: ## Build Caddy with this plugin as .run/caddy
 	go build -o .run/caddy ./cmd/caddy
 
-test: deps check caddy-faults
-	go build $(RACE) -o .run/caddy-race ./cmd/caddy
+check: vet ## Check formatting, vet, lint, and test what differs from BASE; before each commit
+	@scripts/check $(BASE)
+
+test: deps vet caddy-race caddy-faults ## Run everything that must pass before a merge
+	@$(MAKE) --no-print-directory --jobs=2 test-unit test-blackbox
+
+# Both test targets run at the same time: tests of one wait while tests of the other compute.
+test-unit: ## Run the tests of the main module
 	go test $(RACE) -timeout 40m ./...
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults go test $(RACE) -count 1 -timeout 40m ./...
+
+test-blackbox: caddy-race caddy-faults ## Run the tests of the real programs, in tests/
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
+		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
+		go test $(RACE) -count 1 -timeout 40m ./...
+
+caddy-race:
+	go build $(RACE) $(LDFLAGS) -o .run/caddy-race ./cmd/caddy
 
 caddy-faults:
-	go build $(RACE) -tags faults -o .run/caddy-faults ./cmd/caddy
+	go build $(RACE) $(LDFLAGS) -tags faults -o .run/caddy-faults ./cmd/caddy
 
-deps: $(AXE)
-	@scripts/deps gcc chromium curl etcd-server faketime haproxy jq libnginx-mod-http-headers-more-filter nginx \
-		patroni postgresql prometheus python3-etcd redis-server spin sqlite3 systemd
+deps: $(AXE) ## Install the programs that the tests need (Debian)
+	@scripts/deps gcc chromium curl etcd-server faketime haproxy jq \
+		libnginx-mod-http-headers-more-filter nginx patroni postgresql prometheus python3-etcd \
+		redis-server spin sqlite3 systemd
 
 $(AXE): tests/chromium/package-lock.json
 	@scripts/deps npm
 	mkdir -p .run/axe && cp tests/chromium/package.json tests/chromium/package-lock.json .run/axe
 	cd .run/axe && npm ci --ignore-scripts --no-audit --no-fund
 
-check:
-	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+vet: staticcheck ## Check formatting, vet and lint both modules
+	@scripts/formatted
 	go vet $(RACE) ./...
 	cd tests && go vet $(RACE) ./...
-	GOBIN=$(CURDIR)/.run/bin go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
 	GOFLAGS=$(RACE) .run/bin/staticcheck ./...
 	cd tests && GOFLAGS=$(RACE) ../.run/bin/staticcheck ./...
 
-lint:
+staticcheck:
+	@GOBIN=$(CURDIR)/.run/bin go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
+
+lint: ## Run golangci-lint on both modules
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT) run ./...
-	cd tests && go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT) run ./...
+	cd tests && \
+		go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT) run ./...
 
 bench: BENCHMARK = Benchmark
 bench-fleet: BENCHMARK = BenchmarkFleet
 bench-keys: BENCHMARK = BenchmarkKeys
 
+bench: ## Measure one Caddy and write docs/benchmarks.md (10 minutes)
+bench-fleet: ## Measure three Caddys on one PostgreSQL and write docs/benchmarks.md (5 minutes)
+bench-keys: ## Measure SQLite and PostgreSQL with KEYS keys and write docs/benchmarks.md (30 minutes)
 bench bench-fleet bench-keys: build
 	@scripts/deps postgresql redis-server
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy BENCHMARKS=$(CURDIR)/docs/benchmarks.md BENCH_KEYS=$(KEYS) \
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy \
+		BENCHMARKS=$(CURDIR)/docs/benchmarks.md BENCH_KEYS=$(KEYS) \
 		go test -run '^$$' -bench '^$(BENCHMARK)$$' -benchtime 1x -timeout 3h -v ./bench
 
-faults: caddy-faults
+faults: caddy-faults ## Break fleets for DURATION and a Patroni primary FAILOVERS times; SEED repeats
 	@scripts/deps etcd-server faketime patroni postgresql python3-etcd redis-server
 	cd tests && CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
-		go test $(RACE) -count 1 -timeout 0 -v ./faults -faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
+		go test $(RACE) -count 1 -timeout 0 -v ./faults \
+		-faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-faults \
-		go test $(RACE) -count 1 -timeout 0 -v ./failover -faults.long -faults.seed $(SEED) -faults.failovers $(FAILOVERS)
+		go test $(RACE) -count 1 -timeout 0 -v ./failover \
+		-faults.long -faults.seed $(SEED) -faults.failovers $(FAILOVERS)
 
-screenshots: build $(AXE)
+pictures: build $(AXE) ## Save each page of the console in each window and colour in .run/pictures
+	@scripts/deps chromium
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy SCREENSHOTS=$(CURDIR)/.run/pictures \
+		go test -count 1 ./browser
+
+screenshots: build $(AXE) ## Take the pictures of the console that README.md and docs/ show
 	@scripts/deps chromium fonts-inter
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy FONTCONFIG_FILE=$(CURDIR)/tests/chromium/pictures.conf SCREENSHOTS=$(CURDIR)/docs/screenshots \
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy \
+		FONTCONFIG_FILE=$(CURDIR)/tests/chromium/pictures.conf \
+		SCREENSHOTS=$(CURDIR)/docs/screenshots \
 		go test -count 1 -run '^TestScreenshots$$' ./browser
 
-traefik: build
+traefik: build ## Build Traefik and test its recipe (10 minutes of CPU time, 3 GB)
 	go mod download github.com/traefik/traefik/v3@$(TRAEFIK)
-	cd "$$(go env GOMODCACHE)/github.com/traefik/traefik/v3@$(TRAEFIK)" && CGO_ENABLED=0 go build -o $(CURDIR)/.run/bin/traefik ./cmd/traefik
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy TRAEFIK_BINARY=$(CURDIR)/.run/bin/traefik \
+	cd "$$(go env GOMODCACHE)/github.com/traefik/traefik/v3@$(TRAEFIK)" && \
+		CGO_ENABLED=0 go build -o $(CURDIR)/.run/bin/traefik ./cmd/traefik
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy \
+		TRAEFIK_BINARY=$(CURDIR)/.run/bin/traefik \
 		go test -count 1 -run '^TestProxyRecipes$$/^Traefik$$' ./docs
 
-property:
-	go test -count 1 -timeout 0 -v -run TestNoHistory ./keystore -history.steps $(STEPS) -history.seed $(SEED)
+property: ## Try STEPS random operations against the rules of authority; SEED repeats
+	go test -count 1 -timeout 0 -v -run TestNoHistory ./keystore \
+		-history.steps $(STEPS) -history.seed $(SEED)
 
-fuzz:
+fuzz: ## Run each fuzz target for FUZZTIME
 	@scripts/fuzz $(FUZZTIME)
 
-clean:
+clean: ## Remove .run
 	rm -rf .run
