@@ -11,8 +11,9 @@ SEED          ?= 0
 FAILOVERS     ?= 50
 STEPS         ?= 1000000
 
-# `make test` builds and vets everything with the race detector, so that each package is compiled
-# once.
+# The race detector watches the main module: its tests, and the Caddys that the tests in tests/ run.
+# It is also set for vet and lint of that module, so that each package is compiled once. The tests in
+# tests/ are only clients and run without it.
 RACE = -race
 
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
@@ -47,7 +48,7 @@ test-unit: ## Run the tests of the main module
 test-blackbox: caddy-race caddy-faults ## Run the tests of the real programs, in tests/
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
 		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
-		go test $(RACE) -count 1 -timeout 40m ./...
+		go test -count 1 -timeout 40m ./...
 
 caddy-race:
 	go build $(RACE) $(LDFLAGS) -o .run/caddy-race ./cmd/caddy
@@ -68,9 +69,9 @@ $(AXE): tests/chromium/package-lock.json
 vet: staticcheck ## Check formatting, vet and lint both modules
 	@scripts/formatted
 	go vet $(RACE) ./...
-	cd tests && go vet $(RACE) ./...
+	cd tests && go vet ./...
 	GOFLAGS=$(RACE) .run/bin/staticcheck ./...
-	cd tests && GOFLAGS=$(RACE) ../.run/bin/staticcheck ./...
+	cd tests && ../.run/bin/staticcheck ./...
 
 staticcheck:
 	@GOBIN=$(CURDIR)/.run/bin go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
@@ -96,10 +97,10 @@ bench bench-fleet bench-keys: build
 faults: caddy-faults ## Break fleets for DURATION and a Patroni primary FAILOVERS times; SEED repeats
 	@scripts/deps etcd-server faketime patroni postgresql python3-etcd redis-server
 	cd tests && CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
-		go test $(RACE) -count 1 -timeout 0 -v ./faults \
+		go test -count 1 -timeout 0 -v ./faults \
 		-faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-faults \
-		go test $(RACE) -count 1 -timeout 0 -v ./failover \
+		go test -count 1 -timeout 0 -v ./failover \
 		-faults.long -faults.seed $(SEED) -faults.failovers $(FAILOVERS)
 
 pictures: build $(AXE) ## Save each page of the console in each window and colour in .run/pictures

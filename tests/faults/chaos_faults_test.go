@@ -70,57 +70,57 @@ func (f *faults) begin(s Step) (end func()) {
 	slow := func(e *gate.Edge) { e.Slow(time.Duration(50+f.random.IntN(1000)) * time.Millisecond) }
 	nop := func() {}
 	switch s.What {
-	case "database cut":
+	case "database connections are cut":
 		return way(gate.Database, storeAway, (*gate.Edge).Cut)
-	case "database hangs":
+	case "database connections hang":
 		return way(gate.Database, storeAway, (*gate.Edge).Hang)
-	case "database's answers are lost":
+	case "database replies are lost":
 		return way(gate.Database, storeAway, (*gate.Edge).HangReplies)
 	case "database connections are reset":
 		return way(gate.Database, storeAway, (*gate.Edge).Reset)
 	case "database is slow":
 		return way(gate.Database, storeAway, slow)
-	case "redis cut":
+	case "Redis connections are cut":
 		return way(gate.Cache, nothing, (*gate.Edge).Cut)
-	case "redis hangs":
+	case "Redis connections hang":
 		return way(gate.Cache, nothing, (*gate.Edge).Hang)
-	case "redis connections are reset":
+	case "Redis connections are reset":
 		return way(gate.Cache, nothing, (*gate.Edge).Reset)
-	case "redis is slow":
+	case "Redis is slow":
 		return way(gate.Cache, nothing, slow)
-	case "stopped":
+	case "a node is stopped":
 		return broken(s.Node, stopped, func() { f.Nodes[s.Node].Pause(f.t) },
 			f.Nodes[s.Node].Resume)
-	case "killed":
+	case "a node is killed":
 		return broken(s.Node, nodeAway, f.Nodes[s.Node].Kill, func() { f.Nodes[s.Node].Start(f.t) })
-	case "restarted":
+	case "a node is restarted":
 		return broken(s.Node, nodeAway, func() { f.Nodes[s.Node].Restart(f.t) }, nop)
-	case "reloaded":
+	case "a node is reloaded":
 		return broken(s.Node, reloading, func() { f.reload(s.Node) }, nop)
-	case "joins":
+	case "a node joins":
 		return broken(len(f.Nodes), nodeAway, f.join, nop)
-	case "redis is flushed":
+	case "Redis is flushed":
 		return broken(allNodes, nothing, func() { f.redis("FLUSHALL") }, nop)
-	case "redis is dead":
+	case "Redis is unavailable":
 		return broken(allNodes, nothing, f.Redis.Kill, f.Redis.Run)
-	case "redis stands still":
+	case "Redis is stopped":
 		return broken(allNodes, nothing, f.Redis.Stop, f.Redis.Continue)
-	case "redis goes back in time":
+	case "Redis entries are rolled back":
 		return broken(allNodes, nothing, f.goBack, nop)
-	case "redis is forged":
+	case "Redis entries are forged":
 		return broken(allNodes, nothing, f.forge, nop)
-	case "postgres crashes":
+	case "PostgreSQL crashes":
 		return broken(allNodes, storeAway, func() { f.halt(); f.run() }, nop)
-	case "postgres is down":
+	case "PostgreSQL is unavailable":
 		return broken(allNodes, storeAway, f.halt, f.run)
 	case "the database fails over":
 		return broken(allNodes, storeAway, f.switchOver, nop)
-	case "the standby is away":
+	case "the standby is unavailable":
 		return broken(allNodes, noStandby, func() { f.must(f.standby.Detach()) },
 			func() { f.must(f.standby.Attach()) })
-	case "the database's clock is set":
+	case "the database clock is set":
 		return f.setClockAgain(s.What)
-	case "settings are changed":
+	case "synchronous_commit is changed":
 		return f.changeSettings(s.What)
 	case "bulk work":
 		return f.workInBulk(s.What)

@@ -97,7 +97,7 @@ func TestPlan(t *testing.T) {
 		if s.Node >= nodes {
 			t.Errorf("there is no node %d yet: %v", s.Node, s)
 		}
-		if s.What == "joins" {
+		if s.What == "a node joins" {
 			nodes++
 		}
 	}

@@ -38,31 +38,31 @@ type trouble struct {
 }
 
 var troubles = []trouble{
-	{"database cut", "database way", true, 3},
-	{"database hangs", "database way", true, 3},
-	{"database's answers are lost", "database way", true, 3},
+	{"database connections are cut", "database way", true, 3},
+	{"database connections hang", "database way", true, 3},
+	{"database replies are lost", "database way", true, 3},
 	{"database connections are reset", "database way", true, 2},
 	{"database is slow", "database way", true, 2},
-	{"redis cut", "cache way", true, 1},
-	{"redis hangs", "cache way", true, 1},
-	{"redis connections are reset", "cache way", true, 1},
-	{"redis is slow", "cache way", true, 1},
-	{"stopped", "node", true, 4},
-	{"killed", "node", true, 3},
-	{"restarted", "node", false, 1},
-	{"reloaded", "node", false, 3},
-	{"joins", "", false, 1},
-	{"redis is flushed", "redis", false, 1},
-	{"redis is dead", "redis", true, 1},
-	{"redis stands still", "redis", true, 1},
-	{"redis goes back in time", "redis", false, 3},
-	{"redis is forged", "redis", false, 3},
-	{"postgres crashes", "postgres", false, 1},
-	{"postgres is down", "postgres", true, 1},
+	{"Redis connections are cut", "cache way", true, 1},
+	{"Redis connections hang", "cache way", true, 1},
+	{"Redis connections are reset", "cache way", true, 1},
+	{"Redis is slow", "cache way", true, 1},
+	{"a node is stopped", "node", true, 4},
+	{"a node is killed", "node", true, 3},
+	{"a node is restarted", "node", false, 1},
+	{"a node is reloaded", "node", false, 3},
+	{"a node joins", "", false, 1},
+	{"Redis is flushed", "redis", false, 1},
+	{"Redis is unavailable", "redis", true, 1},
+	{"Redis is stopped", "redis", true, 1},
+	{"Redis entries are rolled back", "redis", false, 3},
+	{"Redis entries are forged", "redis", false, 3},
+	{"PostgreSQL crashes", "postgres", false, 1},
+	{"PostgreSQL is unavailable", "postgres", true, 1},
 	{"the database fails over", "postgres", false, 2},
-	{"the standby is away", "postgres", true, 2},
-	{"the database's clock is set", "clock", true, 4},
-	{"settings are changed", "settings", true, 2},
+	{"the standby is unavailable", "postgres", true, 2},
+	{"the database clock is set", "clock", true, 4},
+	{"synchronous_commit is changed", "settings", true, 2},
 	{"bulk work", "work", true, 2},
 }
 
@@ -99,10 +99,10 @@ func Plan(seed uint64, duration time.Duration, nodes int, lease, calm time.Durat
 				s.Node = random.IntN(nodes)
 				needs = fmt.Sprint(t.of, s.Node)
 			}
-			if busy[needs] || t.what == "joins" && nodes+joining == most {
+			if busy[needs] || t.what == "a node joins" && nodes+joining == most {
 				continue
 			}
-			if t.what == "joins" {
+			if t.what == "a node joins" {
 				joining++
 			}
 			busy[needs] = true

@@ -106,8 +106,8 @@ func surelyOver(lease time.Duration) time.Duration { return lease * 101 / 99 }
 var hasLonger = []time.Duration{4 * time.Second, 18 * time.Second}
 
 var scenarios = []scenario{
-	{name: "every way to take access", nodes: 3, run: everyWay},
-	{name: "a stream", ablation: "no-cut", run: func(a *arena) {
+	{name: "each change that takes access away", nodes: 3, run: everyWay},
+	{name: "a revoke during a stream", ablation: "no-cut", run: func(a *arena) {
 		k := a.mint(0)
 		e := a.listen(1, k)
 		a.complete(a.revoke(0, k))
@@ -116,9 +116,9 @@ var scenarios = []scenario{
 	}},
 
 	// What is being read while a change comes.
-	{name: "a read that a revoke overtakes", ablation: "no-fill-token",
+	{name: "a revoke during a database read", ablation: "no-fill-token",
 		run: func(a *arena) { overtaken(a, "load.read") }},
-	{name: "an answer of Redis that a revoke overtakes", run: func(a *arena) {
+	{name: "a revoke during a Redis read", run: func(a *arena) {
 		k := a.mint(0)
 		a.shared(0, k)
 		a.hold(1, "shared.read")
@@ -129,27 +129,28 @@ var scenarios = []scenario{
 		<-read
 		a.want(a.settled(1, k) == 401, "the revoked key is not refused")
 	}},
-	{name: "kept at the moment of a revoke", ablation: "check-then-insert",
+	{name: "a revoke just before a key is cached", ablation: "check-then-insert",
 		run: func(a *arena) { overtaken(a, "load.insert") }},
-	{name: "a read that a revoke and a reload overtake", ablation: "reload-resets",
+	{name: "a revoke and two reloads during a database read", ablation: "reload-resets",
 		run: func(a *arena) {
 			overtakenAfter(a, "load.read", func() { a.reload(1) })
 		}},
-	{name: "kept while a revoke is applied", ablation: "delete-before-bump", run: func(a *arena) {
-		k := a.mint(0)
-		a.hold(1, "load.read")
-		a.hold(1, "invalidate")
-		read := background(func() { a.get(1, k) })
-		a.held(1, "load.read")
-		revoked := background(func() { a.complete(a.revoke(0, k)) })
-		a.held(1, "invalidate", revoked)
-		a.release(1, "load.read")
-		<-read
-		a.release(1, "invalidate")
-		<-revoked
-		a.want(a.settled(1, k) == 401, "the revoked key is not refused")
-	}},
-	{name: "a request that joins a read from before the revoke", ablation: "join-any-flight",
+	{name: "a key is cached while a revoke is applied", ablation: "delete-before-bump",
+		run: func(a *arena) {
+			k := a.mint(0)
+			a.hold(1, "load.read")
+			a.hold(1, "invalidate")
+			read := background(func() { a.get(1, k) })
+			a.held(1, "load.read")
+			revoked := background(func() { a.complete(a.revoke(0, k)) })
+			a.held(1, "invalidate", revoked)
+			a.release(1, "load.read")
+			<-read
+			a.release(1, "invalidate")
+			<-revoked
+			a.want(a.settled(1, k) == 401, "the revoked key is not refused")
+		}},
+	{name: "a request joins a read that began before the revoke", ablation: "join-any-flight",
 		run: func(a *arena) {
 			k := a.mint(0)
 			a.hold(1, "load.read")
@@ -171,7 +172,7 @@ var scenarios = []scenario{
 		}},
 
 	// What Redis holds.
-	{name: "an old entry in Redis", ablation: "shared-without-asof", run: func(a *arena) {
+	{name: "a stale Redis entry", ablation: "shared-without-asof", run: func(a *arena) {
 		k := a.mint(0)
 		entry := a.shared(0, k)
 		a.complete(a.revoke(0, k))
@@ -181,7 +182,7 @@ var scenarios = []scenario{
 		a.redis("FLUSHALL")
 		a.want(a.settled(1, k) == 401, "with nothing in Redis")
 	}},
-	{name: "a forged entry in Redis", ablation: "no-mac", run: func(a *arena) {
+	{name: "a forged Redis entry", ablation: "no-mac", run: func(a *arena) {
 		k, other := a.mint(0), a.mint(0)
 		entry, others := a.shared(0, k), a.shared(0, other)
 		a.complete(a.revoke(0, k))
@@ -193,7 +194,7 @@ var scenarios = []scenario{
 	}},
 
 	// The lease.
-	{name: "a renewal whose answer comes late", ablation: "lease-from-reply", run: func(a *arena) {
+	{name: "a lease renewal with a late reply", ablation: "lease-from-reply", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
 		a.hold(1, "renew.reply")
@@ -203,7 +204,7 @@ var scenarios = []scenario{
 		a.release(1, "renew.reply")
 		a.want(!a.useFor(a.lease/2, 1, k), "the node trusts what it has cached after its lease")
 	}},
-	{name: "clocks that run apart", ablation: "no-drift-margin", lease: 20 * time.Second,
+	{name: "clocks run at different rates", ablation: "no-drift-margin", lease: 20 * time.Second,
 		clocks: []string{"1.01", "0.99"}, run: func(a *arena) {
 			k := a.mint(0)
 			a.warm(k)
@@ -217,7 +218,7 @@ var scenarios = []scenario{
 			<-revoked
 			a.want(!a.useFor(a.lease/10, 1, k), "the slow clock is trusted too long")
 		}},
-	{name: "a node that is stopped while it applies", ablation: "ack-before-purge",
+	{name: "a node is stopped while it applies a revoke", ablation: "ack-before-purge",
 		run: func(a *arena) {
 			k := a.mint(0)
 			a.warm(k)
@@ -229,7 +230,7 @@ var scenarios = []scenario{
 			a.release(1, "apply")
 			a.eventually(1, k, 401)
 		}},
-	{name: "a node that reads of the revoke late and is stopped while it applies",
+	{name: "a node reads a revoke late and is stopped while it applies it",
 		ablation: "lease-before-apply", run: func(a *arena) {
 			k := a.mint(0)
 			a.warm(k)
@@ -246,7 +247,7 @@ var scenarios = []scenario{
 			a.release(1, "apply")
 			a.eventually(1, k, 401)
 		}},
-	{name: "a clock that stands still", ablation: "cached-clock", run: func(a *arena) {
+	{name: "a cached clock stands still", ablation: "cached-clock", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
 		a.hold(1, "tick")
@@ -257,7 +258,7 @@ var scenarios = []scenario{
 	}},
 
 	// Who is waited for.
-	{name: "a node that joins before the commit", nodes: 3, ablation: "members-before-commit",
+	{name: "a node joins before the revoke commits", nodes: 3, ablation: "members-before-commit",
 		run: func(a *arena) {
 			k := a.mint(0)
 			a.warm(k)
@@ -271,7 +272,7 @@ var scenarios = []scenario{
 			<-revoked
 			a.want(!a.useFor(a.lease/4, 2, k), "the node that joined has not been waited for")
 		}},
-	{name: "a node that starts during a revoke", run: func(a *arena) {
+	{name: "a node starts during a revoke", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
 		a.hold(0, "committed")
@@ -284,7 +285,7 @@ var scenarios = []scenario{
 		<-revoked
 		a.useFor(100*time.Millisecond, 2, k)
 	}},
-	{name: "a node that applies and cannot say so", run: func(a *arena) {
+	{name: "a node cannot acknowledge a revoke", run: func(a *arena) {
 		k, live := a.mint(0), a.mint(0)
 		a.warm(k)
 		a.warm(live)
@@ -298,8 +299,8 @@ var scenarios = []scenario{
 		a.eventually(1, live, 200)
 		a.eventually(1, k, 401)
 	}},
-	{name: "a node that is taken for dead", ablation: "remove-without-wait", run: takenForDead},
-	{name: "a node that is killed", nodes: 3, run: func(a *arena) {
+	{name: "a live node is declared dead", ablation: "remove-without-wait", run: takenForDead},
+	{name: "a node is killed", nodes: 3, run: func(a *arena) {
 		k, later := a.mint(0), a.mint(0)
 		a.warm(k)
 		a.Nodes[1].Kill()
@@ -313,7 +314,7 @@ var scenarios = []scenario{
 		a.Nodes[1].Start(a.t)
 		a.want(a.settled(1, k) == 401 && a.settled(1, later) == 401, "started again, it accepts")
 	}},
-	{name: "the revoker dies after the commit", run: func(a *arena) {
+	{name: "the revoking node dies after the commit", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
 		a.hold(0, "committed")
@@ -327,7 +328,7 @@ var scenarios = []scenario{
 		a.Nodes[0].Start(a.t)
 		a.want(a.settled(0, k) == 401, "the revoker accepts when it is back")
 	}},
-	{name: "two revokes, the first of which stalls before its commit", run: func(a *arena) {
+	{name: "two revokes, the first stalls before its commit", run: func(a *arena) {
 		k, second := a.mint(0), a.mint(0)
 		a.warm(k)
 		a.warm(second)
@@ -343,7 +344,7 @@ var scenarios = []scenario{
 			a.want(a.settled(i, k) == 401, "node %d: the first revoke", i)
 		}
 	}},
-	{name: "SQL by hand", run: func(a *arena) {
+	{name: "a manual SQL update", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
 		taken := a.taken("SQL by hand", k)
@@ -356,7 +357,7 @@ var scenarios = []scenario{
 			a.get(i, k)
 		}
 	}},
-	{name: "nobody is told", run: func(a *arena) { // only asking helps
+	{name: "notifications are lost", run: func(a *arena) { // only asking helps
 		k := a.mint(0)
 		a.warm(k)
 		stop := make(chan struct{})
@@ -371,7 +372,7 @@ var scenarios = []scenario{
 		close(stop)
 		<-deaf
 	}},
-	{name: "the change log is cut short", run: func(a *arena) {
+	{name: "the change log is truncated", run: func(a *arena) {
 		k, live := a.mint(0), a.mint(0)
 		a.warm(k)
 		a.warm(live)
@@ -385,11 +386,11 @@ var scenarios = []scenario{
 	}},
 
 	// Away and back.
-	{name: "a node that is stopped, with requests in its sockets", run: pausedNode},
-	{name: "a node that is cut off from everything", lease: 6 * time.Second, run: isolated},
-	{name: "PostgreSQL is away", own: true, lease: 10 * time.Second, run: databaseAway},
+	{name: "a node is stopped with requests in its sockets", run: pausedNode},
+	{name: "a node is cut off from PostgreSQL and Redis", lease: 6 * time.Second, run: isolated},
+	{name: "PostgreSQL is unavailable", own: true, lease: 10 * time.Second, run: databaseAway},
 	{name: "PostgreSQL is restored from a backup", own: true, run: restored},
-	{name: "a way that leads to a standby", own: true, run: func(a *arena) {
+	{name: "a connection leads to a standby", own: true, run: func(a *arena) {
 		k, live := a.mint(0), a.mint(0)
 		a.warm(k)
 		a.warm(live)
@@ -403,46 +404,49 @@ var scenarios = []scenario{
 	}},
 
 	// The database's clock, failovers, restores.
-	{name: "the database's clock is set an hour ahead and back", ablation: "rate-shortens-wait",
+	{name: "the database clock is set an hour ahead and back", ablation: "rate-shortens-wait",
 		clock: true, leases: hasLonger, run: clockSet(time.Hour, 0)},
-	{name: "the database's clock is set ahead and behind", ablation: "rate-shortens-wait",
+	{name: "the database clock is set ahead and behind", ablation: "rate-shortens-wait",
 		long: true, clock: true, leases: hasLonger, run: clockSet(2*time.Second, -30*time.Second)},
-	{name: "the synchronous standby is away", own: true, run: standbyAway},
-	{name: "a join that no standby has received", own: true, lease: 8 * time.Second,
+	{name: "the synchronous standby is unavailable", own: true, run: standbyAway},
+	{name: "a join that no standby received", own: true, lease: 8 * time.Second,
 		run: joinUnacknowledged},
-	{name: "a former primary that does not know yet", ablation: "silence-without-write", own: true,
+	{name: "a former primary has not noticed the failover", ablation: "silence-without-write",
+		own:   true,
 		lease: 6 * time.Second, run: formerPrimary},
-	{name: "a key that is read before its change is applied, and lost",
+	{name: "a failover loses a change that was read before it was applied",
 		ablation: "newer-than-applied", own: true, lease: 12 * time.Second, run: newerThanApplied},
-	{name: "an entry in Redis of a change that is lost", own: true, lease: 12 * time.Second,
+	{name: "Redis holds an entry of a lost change", own: true, lease: 12 * time.Second,
 		run: sharedFromLostHistory},
-	{name: "a backup that knows not all nodes, and one is cut off", ablation: "forget-readers",
+	{name: "a backup without a node that is cut off", ablation: "forget-readers",
 		own: true, lease: 12 * time.Second, run: forgottenByRestore(true)},
-	{name: "a backup that knows not all nodes", ablation: "forget-readers", long: true, own: true,
+	{name: "a backup without a node that reconnects", ablation: "forget-readers", long: true,
+		own:   true,
 		lease: 12 * time.Second, run: forgottenByRestore(false)},
-	{name: "a failover that loses a node", own: true, lease: 12 * time.Second,
+	{name: "a failover loses a node", own: true, lease: 12 * time.Second,
 		run: forgottenByFailover(func(*arena) {})},
-	{name: "a failover that loses a node and a change", ablation: "forget-readers", long: true,
+	{name: "a failover loses a node and a change", ablation: "forget-readers", long: true,
 		own: true, lease: 12 * time.Second, run: forgottenByFailover(func(a *arena) { a.mint(0) })},
 	{name: "synchronous_commit is turned off", own: true, run: synchronousCommitOff},
 
 	// One SQLite file.
-	{name: "a backup is moved over the file", file: true,
+	{name: "a backup replaces the SQLite file", file: true,
 		run: filesReplaced(func(file, backup string) error {
 			return errors.Join(os.Rename(backup, file), os.Remove(file+"-wal"),
 				os.Remove(file+"-shm"))
 		})},
-	{name: "the files beside the file are removed", file: true,
+	{name: "the WAL and index files are removed", file: true,
 		run: filesReplaced(func(file, _ string) error {
 			return errors.Join(os.Remove(file+"-wal"), os.Remove(file+"-shm"))
 		})},
-	{name: "the file is deleted", file: true,
+	{name: "the SQLite file is deleted", file: true,
 		run: filesReplaced(func(file, _ string) error { return os.Remove(file) })},
-	{name: "a stopped node's lock file is replaced by a copy", file: true, lease: 8 * time.Second,
+	{name: "a copy replaces the lock file of a stopped node", file: true, lease: 8 * time.Second,
 		run: lockFileCopied},
 
-	{name: "Redis is away, hangs, is reset, is slow, comes back empty", run: cacheAway},
-	{name: "a clock that runs far wrong", long: true, clocks: []string{"", "0.85"},
+	{name: "Redis is unavailable, hangs, resets connections, is slow, restarts empty",
+		run: cacheAway},
+	{name: "a clock runs 15 percent slow", long: true, clocks: []string{"", "0.85"},
 		run: func(a *arena) {
 			k := a.mint(0)
 			a.eventually(1, k, 503)

@@ -29,9 +29,8 @@ func Main(m *testing.M, end ...func()) {
 	os.Exit(code)
 }
 
-// Binary is the Caddy under test: the file that CADDY_UNDER_TEST names, so that a whole run can
-// share one, else one built from this checkout on first use, with the race detector if the tests
-// have it.
+// Binary returns the path of the Caddy under test. CADDY_UNDER_TEST names it, so that the packages
+// of a run share one. Otherwise Binary builds it from this checkout, with the race detector.
 func Binary(t testing.TB) string {
 	t.Helper()
 	path, err := binary()
@@ -59,11 +58,7 @@ func build() (string, error) {
 		return "", err
 	}
 	built = filepath.Join(dir, "caddy")
-	args := []string{"build", "-o", built}
-	if race {
-		args = append(args, "-race")
-	}
-	cmd := exec.Command("go", append(args, "./cmd/caddy")...)
+	cmd := exec.Command("go", "build", "-race", "-ldflags=-w", "-o", built, "./cmd/caddy")
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
