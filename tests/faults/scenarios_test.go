@@ -14,28 +14,26 @@ import (
 )
 
 var long = flag.Bool("faults.long", false,
-	"run all scenarios, and leave each part of the protocol out of each of those that show what "+
-		"it is for")
+	"run all scenarios, and each ablation in all of its scenarios")
 
-// A scenario breaks one thing at the one moment when it matters. Node 0 makes the changes, node 1
-// is the one in trouble.
+// A scenario injects one fault at the moment when it matters. Node 0 makes the changes; the fault is
+// on node 1.
 type scenario struct {
 	name string
 	run  func(*arena)
-	// the part of the protocol that this one shows to be needed; "" shows only that the product
-	// holds
+	// ablation is the part of the protocol without which the scenario must fail; "" is none.
 	ablation string
-	nodes    int             // 0 is 2
-	lease    time.Duration   // 0 is 4 s
-	leases   []time.Duration // of the first nodes, if they have others
-	clocks   []string        // of the nodes: how fast they run
-	own      bool            // a PostgreSQL that may be broken
-	clock    bool            // a PostgreSQL whose clock can be set
-	file     bool            // one SQLite file instead of PostgreSQL and Redis
-	long     bool            // not in the short run
+	nodes    int             // 0 means 2
+	lease    time.Duration   // 0 means 4 s
+	leases   []time.Duration // leases of the first nodes, if they differ from lease
+	clocks   []string        // rates of the node clocks; "" is the machine's rate
+	own      bool            // use a PostgreSQL that the scenario may break
+	clock    bool            // use a PostgreSQL whose clock the scenario may set
+	file     bool            // use one SQLite file instead of PostgreSQL and Redis
+	long     bool            // run only with -faults.long
 }
 
-// TestScenarios: the product holds in each.
+// TestScenarios checks that the promise holds in each scenario.
 func TestScenarios(t *testing.T) {
 	for _, s := range scenarios {
 		if s.long && !*long {
@@ -50,8 +48,8 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// TestAblations: without each part of the protocol, a request is accepted that must not be, or a
-// stream goes on. In the short run each part is left out of its first scenario.
+// TestAblations checks that, without each part of the protocol, a scenario finds an accepted request
+// or a stream that continues. Without -faults.long, each ablation runs in its first scenario only.
 func TestAblations(t *testing.T) {
 	tried := map[string]bool{}
 	for _, s := range scenarios {
@@ -61,7 +59,7 @@ func TestAblations(t *testing.T) {
 		tried[s.ablation] = true
 		t.Run(s.ablation+" in "+s.name, func(t *testing.T) {
 			t.Parallel()
-			for attempt := range 3 { // on a busy machine a moment can be missed
+			for attempt := range 3 { // a busy machine can miss the moment
 				caught := false
 				t.Run(fmt.Sprint(attempt), func(t *testing.T) {
 					for _, v := range play(t, s, s.ablation) {
@@ -72,7 +70,7 @@ func TestAblations(t *testing.T) {
 					return
 				}
 			}
-			t.Error("it survived: this scenario does not show what the part of the protocol is for")
+			t.Error("the scenario does not detect that this part of the protocol is missing")
 		})
 	}
 }
@@ -91,19 +89,19 @@ func play(t *testing.T, s scenario, ablation string) []Violation {
 		nodes: max(s.nodes, 2), lease: cmp.Or(s.lease, 4*time.Second), leases: s.leases,
 		clocks: s.clocks, ablation: ablation, postgres: server, file: s.file,
 	})
-	a.fault(allNodes, "the scenario says itself who may be unavailable",
+	a.fault(allNodes, "the scenario itself checks availability",
 		Excuses{Unavailable: true, NoAnswer: true})
 	s.run(a)
 	a.Heal()
 	return a.finish(Settling{Cut: 10 * time.Second})
 }
 
-// surelyOver is how long a revoke waits for a node that says nothing, at most (docs/protocol.md,
+// surelyOver returns the longest time that a revoke waits for a silent node (docs/protocol.md,
 // rule 7).
 func surelyOver(lease time.Duration) time.Duration { return lease * 101 / 99 }
 
-// hasLonger: node 1 has a longer lease than node 0.
-var hasLonger = []time.Duration{4 * time.Second, 18 * time.Second}
+// longerLease gives node 1 a longer lease than node 0.
+var longerLease = []time.Duration{4 * time.Second, 18 * time.Second}
 
 var scenarios = []scenario{
 	{name: "each change that takes access away", nodes: 3, run: everyWay},
@@ -111,11 +109,11 @@ var scenarios = []scenario{
 		k := a.mint(0)
 		e := a.listen(1, k)
 		a.complete(a.revoke(0, k))
-		a.want(!e.outlives(now()), "the stream goes on")
+		a.want(!e.outlives(now()), "the stream continues")
 		e.hangUp()
 	}},
 
-	// What is being read while a change comes.
+	// A revoke overtakes a read.
 	{name: "a revoke during a database read", ablation: "no-fill-token",
 		run: func(a *arena) { overtaken(a, "load.read") }},
 	{name: "a revoke during a Redis read", run: func(a *arena) {
@@ -171,16 +169,16 @@ var scenarios = []scenario{
 			a.want(got == 401, "the request that came after the revoke: %d", got)
 		}},
 
-	// What Redis holds.
+	// Redis entries.
 	{name: "a stale Redis entry", ablation: "shared-without-asof", run: func(a *arena) {
 		k := a.mint(0)
 		entry := a.shared(0, k)
 		a.complete(a.revoke(0, k))
-		a.want(a.settled(1, k) == 401, "with the old entry left where it is")
+		a.want(a.settled(1, k) == 401, "with the old entry still in Redis")
 		a.redis("SET", entry.name, entry.value)
 		a.want(a.settled(1, k) == 401, "with the old entry put back")
 		a.redis("FLUSHALL")
-		a.want(a.settled(1, k) == 401, "with nothing in Redis")
+		a.want(a.settled(1, k) == 401, "with an empty Redis")
 	}},
 	{name: "a forged Redis entry", ablation: "no-mac", run: func(a *arena) {
 		k, other := a.mint(0), a.mint(0)
@@ -193,7 +191,7 @@ var scenarios = []scenario{
 		a.want(a.settled(1, other) == 401, "with another key's entry")
 	}},
 
-	// The lease.
+	// Leases and clocks.
 	{name: "a lease renewal with a late reply", ablation: "lease-from-reply", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
@@ -202,7 +200,7 @@ var scenarios = []scenario{
 		a.cut(1)
 		a.complete(a.revoke(0, k))
 		a.release(1, "renew.reply")
-		a.want(!a.useFor(a.lease/2, 1, k), "the node trusts what it has cached after its lease")
+		a.want(!a.useFor(a.lease/2, 1, k), "the node serves cached keys after its lease expired")
 	}},
 	{name: "clocks run at different rates", ablation: "no-drift-margin", lease: 20 * time.Second,
 		clocks: []string{"1.01", "0.99"}, run: func(a *arena) {
@@ -226,7 +224,7 @@ var scenarios = []scenario{
 			revoked := background(func() { a.complete(a.revoke(0, k)) })
 			a.held(1, "apply")
 			<-revoked
-			a.want(!a.useFor(a.lease/4, 1, k), "what the node is about to apply was not waited for")
+			a.want(!a.useFor(a.lease/4, 1, k), "the revoke did not wait for the node that is applying it")
 			a.release(1, "apply")
 			a.eventually(1, k, 401)
 		}},
@@ -243,7 +241,7 @@ var scenarios = []scenario{
 			a.HealNode(1)
 			a.held(1, "apply")
 			<-revoked
-			a.want(!a.useFor(a.lease/4, 1, k), "what the node is about to apply was not waited for")
+			a.want(!a.useFor(a.lease/4, 1, k), "the revoke did not wait for the node that is applying it")
 			a.release(1, "apply")
 			a.eventually(1, k, 401)
 		}},
@@ -253,11 +251,11 @@ var scenarios = []scenario{
 		a.hold(1, "tick")
 		a.cut(1)
 		a.complete(a.revoke(0, k))
-		a.want(!a.useFor(a.lease/4, 1, k), "the lease does not end")
+		a.want(!a.useFor(a.lease/4, 1, k), "the lease does not expire")
 		a.release(1, "tick")
 	}},
 
-	// Who is waited for.
+	// The nodes that a revoke waits for.
 	{name: "a node joins before the revoke commits", nodes: 3, ablation: "members-before-commit",
 		run: func(a *arena) {
 			k := a.mint(0)
@@ -270,7 +268,7 @@ var scenarios = []scenario{
 			a.cut(2)
 			stalled.commit()
 			<-revoked
-			a.want(!a.useFor(a.lease/4, 2, k), "the node that joined has not been waited for")
+			a.want(!a.useFor(a.lease/4, 2, k), "the revoke did not wait for the node that joined")
 		}},
 	{name: "a node starts during a revoke", run: func(a *arena) {
 		k := a.mint(0)
@@ -292,7 +290,7 @@ var scenarios = []scenario{
 		a.hold(1, "acknowledge")
 		a.held(1, "acknowledge")
 		r := a.revokeIn(a.lease/10, 0, k)
-		a.want(r.Status == 202, "a revoke that nobody waited for: %v", r)
+		a.want(r.Status == 202, "a revoke that did not wait: %v", r)
 		a.complete(a.revoke(0, k))
 		a.want(!a.useFor(a.lease/4, 1, k), "the revoked key is accepted")
 		a.release(1, "acknowledge")
@@ -308,11 +306,12 @@ var scenarios = []scenario{
 		a.complete(a.revoke(0, k))
 		a.want(time.Since(begun) < surelyOver(a.lease)+patience/4,
 			"the revoke waited %v for a dead node", time.Since(begun))
-		a.psqlUntil("the dead node is forgotten", "SELECT count(*) = 2 FROM nodes")
+		a.psqlUntil("the dead node is removed", "SELECT count(*) = 2 FROM nodes")
 		r := a.revokeIn(a.lease/2, 0, later)
 		a.want(r.Complete(), "a revoke after that: %v", r)
 		a.Nodes[1].Start(a.t)
-		a.want(a.settled(1, k) == 401 && a.settled(1, later) == 401, "started again, it accepts")
+		a.want(a.settled(1, k) == 401 && a.settled(1, later) == 401,
+			"the restarted node accepts a revoked key")
 	}},
 	{name: "the revoking node dies after the commit", run: func(a *arena) {
 		k := a.mint(0)
@@ -326,7 +325,7 @@ var scenarios = []scenario{
 		a.complete(a.revoke(1, k))
 		a.release(0, "committed")
 		a.Nodes[0].Start(a.t)
-		a.want(a.settled(0, k) == 401, "the revoker accepts when it is back")
+		a.want(a.settled(0, k) == 401, "the restarted node accepts the key that it revoked")
 	}},
 	{name: "two revokes, the first stalls before its commit", run: func(a *arena) {
 		k, second := a.mint(0), a.mint(0)
@@ -337,7 +336,7 @@ var scenarios = []scenario{
 		revoked := background(func() { a.complete(a.revoke(0, second)) })
 		first.awaited()
 		first.commit()
-		<-revoked // at a later revision: who has applied that has applied the first
+		<-revoked // at a later revision, so a node that applied it has applied the first revoke
 		taken()
 		for i := range a.Nodes {
 			a.get(i, second)
@@ -357,7 +356,7 @@ var scenarios = []scenario{
 			a.get(i, k)
 		}
 	}},
-	{name: "notifications are lost", run: func(a *arena) { // only asking helps
+	{name: "notifications are lost", run: func(a *arena) { // so that only polling helps
 		k := a.mint(0)
 		a.warm(k)
 		stop := make(chan struct{})
@@ -368,7 +367,7 @@ var scenarios = []scenario{
 			}
 		})
 		a.complete(a.revoke(0, k))
-		a.want(a.settled(1, k) == 401, "the node has not heard of the revoke")
+		a.want(a.settled(1, k) == 401, "the node has not read the revoke")
 		close(stop)
 		<-deaf
 	}},
@@ -385,7 +384,7 @@ var scenarios = []scenario{
 		a.eventually(1, live, 200)
 	}},
 
-	// Away and back.
+	// Nodes and databases that become unavailable and come back.
 	{name: "a node is stopped with requests in its sockets", run: pausedNode},
 	{name: "a node is cut off from PostgreSQL and Redis", lease: 6 * time.Second, run: isolated},
 	{name: "PostgreSQL is unavailable", own: true, lease: 10 * time.Second, run: databaseAway},
@@ -397,17 +396,17 @@ var scenarios = []scenario{
 		a.Edge(1, gate.Database).LeadTo(a.Postgres.Standby(a.t).Address())
 		a.eventually(1, live, 503)
 		a.complete(a.revoke(0, k))
-		a.want(!a.useFor(a.lease/4, 1, k), "what a standby says is believed")
+		a.want(!a.useFor(a.lease/4, 1, k), "the node takes a lease from a standby")
 		a.Edge(1, gate.Database).LeadTo(a.Postgres.Address())
 		a.eventually(1, live, 200)
 		a.want(a.settled(1, k) == 401, "the revoked key")
 	}},
 
-	// The database's clock, failovers, restores.
+	// The database clock, failovers and restores.
 	{name: "the database clock is set an hour ahead and back", ablation: "rate-shortens-wait",
-		clock: true, leases: hasLonger, run: clockSet(time.Hour, 0)},
+		clock: true, leases: longerLease, run: clockSet(time.Hour, 0)},
 	{name: "the database clock is set ahead and behind", ablation: "rate-shortens-wait",
-		long: true, clock: true, leases: hasLonger, run: clockSet(2*time.Second, -30*time.Second)},
+		long: true, clock: true, leases: longerLease, run: clockSet(2*time.Second, -30*time.Second)},
 	{name: "the synchronous standby is unavailable", own: true, run: standbyAway},
 	{name: "a join that no standby received", own: true, lease: 8 * time.Second,
 		run: joinUnacknowledged},
@@ -450,6 +449,6 @@ var scenarios = []scenario{
 		run: func(a *arena) {
 			k := a.mint(0)
 			a.eventually(1, k, 503)
-			a.want(a.get(0, k) == 200, "the other node is well")
+			a.want(a.get(0, k) == 200, "the other node does not serve")
 		}},
 }
