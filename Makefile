@@ -13,7 +13,7 @@ STEPS         ?= 1000000
 
 # The race detector watches the main module: its tests, and the Caddys that the tests in tests/ run.
 # It is also set for vet and lint of that module, so that each package is compiled once. The tests in
-# tests/ are only clients and run without it.
+# tests/ and the commands of Caddy that they call are only clients, and run without it.
 RACE = -race
 
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
@@ -33,21 +33,21 @@ run: build ## Serve Caddyfile.example on this machine
 	@scripts/run
 
 build: ## Build Caddy with this plugin as .run/caddy
-	go build -o .run/caddy ./cmd/caddy
+	go build $(LDFLAGS) -o .run/caddy ./cmd/caddy
 
 check: vet ## Check formatting, vet, lint, and test what differs from BASE; before each commit
 	@scripts/check $(BASE)
 
-test: deps vet caddy-race caddy-faults ## Run everything that must pass before a merge
+test: deps vet build caddy-race caddy-faults ## Run everything that must pass before a merge
 	@$(MAKE) --no-print-directory --jobs=2 test-unit test-blackbox
 
 # Both test targets run at the same time: tests of one wait while tests of the other compute.
 test-unit: ## Run the tests of the main module
 	go test $(RACE) -timeout 40m ./...
 
-test-blackbox: caddy-race caddy-faults ## Run the tests of the real programs, in tests/
+test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
-		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
+		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
 		go test -count 1 -timeout 40m ./...
 
 caddy-race:

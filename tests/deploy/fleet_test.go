@@ -203,7 +203,7 @@ func (n *node) stop(t *testing.T) {
 // apikeys runs the command line as `docker compose exec gateN caddy apikeys …` does.
 func (f *fleet) apikeys(t *testing.T, n *node, args ...string) (stdout string) {
 	t.Helper()
-	cmd := exec.Command(gate.Binary(t),
+	cmd := exec.Command(gate.Client(t),
 		append(append([]string{"apikeys"}, args...), "--address", n.admin)...)
 	cmd.Env = n.environ(f.dir)
 	var said strings.Builder

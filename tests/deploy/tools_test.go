@@ -31,7 +31,7 @@ func TestValidate(t *testing.T) {
 	t.Parallel()
 	home, made := t.TempDir(), secrets(t)
 	for _, caddyfile := range []string{"Caddyfile", "Caddyfile.balancer"} {
-		cmd := exec.Command(gate.Binary(t), "validate", "--config", file(t, caddyfile))
+		cmd := exec.Command(gate.Client(t), "validate", "--config", file(t, caddyfile))
 		cmd.Env = []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home,
 			"GORACE=atexit_sleep_ms=0", "UPSTREAM=api:8000",
 			"DATABASE=postgres://apikeys:{file." + made +

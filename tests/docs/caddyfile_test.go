@@ -57,7 +57,7 @@ var environment = []string{"APIKEYS_PASSWORD=x", "APIKEYS_CACHE_PASSWORD=x"}
 // loads without a warning, such as one about its format.
 func wantNoWarning(t *testing.T, page, dir, file, config string) {
 	t.Helper()
-	cmd := exec.Command(gate.Binary(t), "validate", "--config", file)
+	cmd := exec.Command(gate.Client(t), "validate", "--config", file)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	cmd.Env = append(cmd.Env, environment...)
