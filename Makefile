@@ -1,18 +1,9 @@
-# make run     builds Caddy with this plugin and serves Caddyfile.example on this machine
-# make test    everything a change must pass; needs Go, make and git, and installs the rest
-# make bench   measures on this machine and writes it into docs/benchmarks.md (about ten minutes); bench-fleet does for three Caddys on one
-#              PostgreSQL (five minutes), bench-keys for KEYS keys in SQLite and in PostgreSQL (half an hour for a million)
-# make faults  breaks a fleet in every way that one machine can, for DURATION at random; SEED repeats a run (tests/faults/doc.go);
-#              then breaks the primary of a Patroni cluster FAILOVERS times (tests/failover/doc.go); make test runs short versions of both
-# make screenshots takes the pictures of the console that README.md and docs show
-# make traefik builds Traefik (ten minutes of CPU time, 3 GB) and tries its recipe in docs/api_key.md; make test tries the other proxies'
-# make property  tries STEPS random operations against who may do what (keystore/manage/history_test.go); SEED repeats a run; a short one is in make test
-# make fuzz    each fuzz target for FUZZTIME
-# make lint    runs golangci-lint with .golangci.yml in both modules
+# `make` lists the targets. Everything they write is in .run, unless a target says otherwise.
 
 GOLANGCI_LINT ?= v2.15.0
 STATICCHECK   ?= v0.8.2
 TRAEFIK       ?= v3.6.12
+BASE          ?= main
 FUZZTIME      ?= 10s
 KEYS          ?= 1000000
 DURATION      ?= 30m
@@ -20,55 +11,83 @@ SEED          ?= 0
 FAILOVERS     ?= 50
 STEPS         ?= 1000000
 
-# The race detector is wanted in all that the tests build, vet's view of the dependencies included: that way Caddy is compiled once.
-# The two packages are SQLite, translated from C: instrumented, they take six times the CPU time and find nothing, since no memory of
-# ours is read or written in them. The driver around them, modernc.org/sqlite, stays instrumented.
+# The race detector watches the main module: its tests, and the Caddys that the tests in tests/ run.
+# It is also set for vet and lint of that module, so that each package is compiled once. The tests in
+# tests/ and the commands of Caddy that they call are only clients, and run without it.
+# The two packages are SQLite, translated from C: instrumented, they take six times the CPU time and
+# find nothing, since no memory of ours is read or written in them. The driver around them,
+# modernc.org/sqlite, stays instrumented.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 
-# The rules of accessibility that the console's pages are checked against.
+# Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
+LDFLAGS = -ldflags=-w
+
+# axe-core has the accessibility rules that the browser tests check.
 AXE = .run/axe/node_modules/axe-core/axe.min.js
 
 # The version is in the name, so that another one is installed beside it.
 GOLANGCI = .run/bin/golangci-lint-$(GOLANGCI_LINT)
 
-.PHONY: run build test deps check lint bench bench-fleet bench-keys faults caddy-faults screenshots traefik property fuzz clean
+.PHONY: help run build test test-unit test-blackbox caddy-race caddy-faults deps check vet \
+	staticcheck lint bench bench-fleet bench-keys faults pictures screenshots traefik property \
+	fuzz clean
 
-run: build
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
+
+run: build ## Serve Caddyfile.example on this machine
 	@scripts/run
 
-build:
-	go build -o .run/caddy ./cmd/caddy
+build: ## Build Caddy with this plugin as .run/caddy
+	go build $(LDFLAGS) -o .run/caddy ./cmd/caddy
 
-test: deps check caddy-faults
-	go build $(RACE) -o .run/caddy-race ./cmd/caddy
+check: vet ## Check formatting, vet, lint, and test what differs from BASE; before each commit
+	@scripts/check $(BASE)
+
+test: deps vet build caddy-race caddy-faults ## Run everything that must pass before a merge
+	@$(MAKE) --no-print-directory --jobs=2 test-unit test-blackbox
+
+# Both test targets run at the same time: tests of one wait while tests of the other compute.
+test-unit: ## Run the tests of the main module
 	go test $(RACE) -timeout 40m ./...
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults go test $(RACE) -count 1 -timeout 40m ./...
+
+test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
+		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
+		go test -count 1 -timeout 40m ./...
+
+caddy-race:
+	go build $(RACE) $(LDFLAGS) -o .run/caddy-race ./cmd/caddy
 
 caddy-faults:
-	go build $(RACE) -tags faults -o .run/caddy-faults ./cmd/caddy
+	go build $(RACE) $(LDFLAGS) -tags faults -o .run/caddy-faults ./cmd/caddy
 
-deps: $(AXE)
-	@scripts/deps gcc chromium curl etcd-server faketime haproxy jq libnginx-mod-http-headers-more-filter nginx \
-		patroni postgresql prometheus python3-etcd redis-server spin sqlite3 systemd
+deps: $(AXE) ## Install the programs that the tests need (Debian)
+	@scripts/deps gcc chromium curl etcd-server faketime haproxy jq \
+		libnginx-mod-http-headers-more-filter nginx patroni postgresql prometheus python3-etcd \
+		redis-server spin sqlite3 systemd
 
 $(AXE): tests/chromium/package-lock.json
 	@scripts/deps npm
 	mkdir -p .run/axe && cp tests/chromium/package.json tests/chromium/package-lock.json .run/axe
 	cd .run/axe && npm ci --ignore-scripts --no-audit --no-fund
 
-check:
-	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+vet: staticcheck ## Check formatting, vet and lint both modules
+	@scripts/formatted
 	go vet $(RACE) ./...
-	cd tests && go vet $(RACE) ./...
-	GOBIN=$(CURDIR)/.run/bin go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
+	cd tests && go vet ./...
 	GOFLAGS="$(RACE)" .run/bin/staticcheck ./...
-	cd tests && GOFLAGS="$(RACE)" ../.run/bin/staticcheck ./...
+	cd tests && ../.run/bin/staticcheck ./...
+
+staticcheck:
+	@GOBIN=$(CURDIR)/.run/bin go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
 
 $(GOLANGCI):
-	GOBIN=$(CURDIR)/.run/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+	GOBIN=$(CURDIR)/.run/bin go install \
+		github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
 	mv .run/bin/golangci-lint $@
 
-lint: $(GOLANGCI)
+lint: $(GOLANGCI) ## Run golangci-lint on both modules
 	$(GOLANGCI) run ./...
 	cd tests && ../$(GOLANGCI) run ./...
 
@@ -76,34 +95,50 @@ bench: BENCHMARK = Benchmark
 bench-fleet: BENCHMARK = BenchmarkFleet
 bench-keys: BENCHMARK = BenchmarkKeys
 
+bench: ## Measure one Caddy and write docs/benchmarks.md (10 minutes)
+bench-fleet: ## Measure three Caddys on one PostgreSQL and write docs/benchmarks.md (5 minutes)
+bench-keys: ## Measure SQLite and PostgreSQL with KEYS keys and write docs/benchmarks.md (30 minutes)
 bench bench-fleet bench-keys: build
 	@scripts/deps postgresql redis-server
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy BENCHMARKS=$(CURDIR)/docs/benchmarks.md BENCH_KEYS=$(KEYS) \
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy \
+		BENCHMARKS=$(CURDIR)/docs/benchmarks.md BENCH_KEYS=$(KEYS) \
 		go test -run '^$$' -bench '^$(BENCHMARK)$$' -benchtime 1x -timeout 3h -v ./bench
 
-faults: caddy-faults
+faults: caddy-faults ## Break fleets for DURATION and a Patroni primary FAILOVERS times; SEED repeats
 	@scripts/deps etcd-server faketime patroni postgresql python3-etcd redis-server
 	cd tests && CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
-		go test $(RACE) -count 1 -timeout 0 -v ./faults -faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
+		go test -count 1 -timeout 0 -v ./faults \
+		-faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-faults \
-		go test $(RACE) -count 1 -timeout 0 -v ./failover -faults.long -faults.seed $(SEED) -faults.failovers $(FAILOVERS)
+		go test -count 1 -timeout 0 -v ./failover \
+		-faults.long -faults.seed $(SEED) -faults.failovers $(FAILOVERS)
 
-screenshots: build $(AXE)
+pictures: build $(AXE) ## Save each page of the console in each window and colour in .run/pictures
+	@scripts/deps chromium
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy SCREENSHOTS=$(CURDIR)/.run/pictures \
+		go test -count 1 ./browser
+
+screenshots: build $(AXE) ## Take the pictures of the console that README.md and docs/ show
 	@scripts/deps chromium fonts-inter
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy FONTCONFIG_FILE=$(CURDIR)/tests/chromium/pictures.conf SCREENSHOTS=$(CURDIR)/docs/screenshots \
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy \
+		FONTCONFIG_FILE=$(CURDIR)/tests/chromium/pictures.conf \
+		SCREENSHOTS=$(CURDIR)/docs/screenshots \
 		go test -count 1 -run '^TestScreenshots$$' ./browser
 
-traefik: build
+traefik: build ## Build Traefik and test its recipe (10 minutes of CPU time, 3 GB)
 	go mod download github.com/traefik/traefik/v3@$(TRAEFIK)
-	cd "$$(go env GOMODCACHE)/github.com/traefik/traefik/v3@$(TRAEFIK)" && CGO_ENABLED=0 go build -o $(CURDIR)/.run/bin/traefik ./cmd/traefik
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy TRAEFIK_BINARY=$(CURDIR)/.run/bin/traefik \
+	cd "$$(go env GOMODCACHE)/github.com/traefik/traefik/v3@$(TRAEFIK)" && \
+		CGO_ENABLED=0 go build -o $(CURDIR)/.run/bin/traefik ./cmd/traefik
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy \
+		TRAEFIK_BINARY=$(CURDIR)/.run/bin/traefik \
 		go test -count 1 -run '^TestProxyRecipes$$/^Traefik$$' ./docs
 
-property:
-	go test -count 1 -timeout 0 -v -run TestNoHistory ./keystore/manage -history.steps $(STEPS) -history.seed $(SEED)
+property: ## Try STEPS random operations against the rules of authority; SEED repeats
+	go test -count 1 -timeout 0 -v -run TestNoHistory ./keystore/manage \
+		-history.steps $(STEPS) -history.seed $(SEED)
 
-fuzz:
+fuzz: ## Run each fuzz target for FUZZTIME
 	@scripts/fuzz $(FUZZTIME)
 
-clean:
+clean: ## Remove .run
 	rm -rf .run

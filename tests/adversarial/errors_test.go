@@ -16,10 +16,7 @@ import (
 func TestErrorRoutes(t *testing.T) {
 	bearer := func(key string) []string { return []string{"Authorization: Bearer {" + key + "}"} }
 	spoof := []string{"X-Apikey-Id: spoof", "x_apikey_owner: root", "X-Original-Url: /admin"}
-	for _, site := range []struct {
-		what, site string
-		rows       []row
-	}{
+	runSites(t, []site{
 		{"refusals handed to an upstream",
 			"uri strip_prefix /old\napi_key {\nfrom bearer\nfrom header X-API-Key\nfrom query " +
 				"key\nfrom cookie key\nmethods none PATCH\nerrors caddy\n}\nreverse_proxy " +
@@ -67,13 +64,30 @@ func TestErrorRoutes(t *testing.T) {
 				{what: "nor is a revoked one", send: "GET /x", header: bearer("X"),
 					want: "401 missing_key"},
 			}},
-	} {
-		t.Run(site.what, func(t *testing.T) {
-			w := start(t, gate.Config{Site: site.site})
-			w.mint(t, "Read", gate.JSON{"permissions": []string{"read"}})
-			w.mint(t, "Orders", gate.JSON{"permissions": []string{"orders:read"}})
-			w.run(t, site.rows)
-		})
+	})
+}
+
+// A site is a site of its own in a Caddy that has several.
+type site struct {
+	what, site string
+	rows       []row
+}
+
+// runSites starts one Caddy with all the sites and sends each its rows.
+func runSites(t *testing.T, sites []site) {
+	t.Helper()
+	config := gate.Config{Sites: map[string]gate.Config{},
+		Env: []string{"OTEL_TRACES_EXPORTER=none"}}
+	host := func(i int) string { return fmt.Sprintf("site%d.example.com", i) }
+	for i, s := range sites {
+		config.Sites[host(i)] = gate.Config{Site: s.site}
+	}
+	w := start(t, config)
+	w.mint(t, "Read", gate.JSON{"permissions": []string{"read"}})
+	w.mint(t, "Orders", gate.JSON{"permissions": []string{"orders:read"}})
+	for i, s := range sites {
+		w.host = host(i)
+		t.Run(s.what, func(t *testing.T) { w.run(t, s.rows) })
 	}
 }
 
@@ -110,10 +124,7 @@ func TestCopiedRequests(t *testing.T) {
 				want:   "200", as: as, at: "/x?b=REDACTED"},
 		}
 	}
-	for _, site := range []struct {
-		what, site string
-		rows       []row
-	}{
+	runSites(t, []site{
 		{"none", fill("route {\n"+api+proxy+"}", ""), rows("Read")},
 		{"tracing", fill("route {\n"+tracing+api+proxy+"}", ""), rows("Read")},
 		{"tracing in its own place", fill(tracing+api+proxy, ""), rows("Read")},
@@ -126,13 +137,7 @@ func TestCopiedRequests(t *testing.T) {
 		{"error routes after forward_auth",
 			fill("route {\n"+auth+api+proxy+"}\nhandle_errors {\n"+proxy+"}",
 				"errors caddy\nnamespace acme"), rows("-")},
-	} {
-		t.Run(site.what, func(t *testing.T) {
-			w := start(t, gate.Config{Site: site.site, Env: []string{"OTEL_TRACES_EXPORTER=none"}})
-			w.mint(t, "Read", gate.JSON{"permissions": []string{"read"}})
-			w.run(t, site.rows)
-		})
-	}
+	})
 }
 
 // TestCutInErrorRoutes: a stream of an error route runs after the first handler has left, and is

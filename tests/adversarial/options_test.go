@@ -2,6 +2,7 @@ package adversarial
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
@@ -18,7 +19,7 @@ func TestOptions(t *testing.T) {
 	asked := func(key, method, uri string) []string {
 		return append(bearer(key), "X-Forwarded-Method: "+method, "X-Forwarded-Uri: "+uri)
 	}
-	for _, option := range []struct {
+	options := []struct {
 		what   string
 		config gate.Config
 		rows   []row
@@ -377,28 +378,46 @@ func TestOptions(t *testing.T) {
 				header: []string{"X-Forwarded-Method: GET", "X-Forwarded-Uri: /x",
 					"X-Forwarded-For: 127.0.0.1"}, want: "403 untrusted_proxy"},
 		}},
-	} {
-		t.Run(option.what, func(t *testing.T) {
-			w := start(t, option.config)
-			w.Namespace(t, "acme", nil)
-			w.Namespace(t, "beta", nil)
-			w.mint(t, "Acme", gate.JSON{"namespace": "acme", "access": "read_write"})
-			w.mint(t, "Beta", gate.JSON{"namespace": "beta", "access": "read_write"})
-			w.mint(t, "Everywhere", gate.JSON{"grants": []gate.JSON{{"namespace": "*",
-				"permissions": []string{"*"}}}})
-			w.mint(t, "Read", gate.JSON{"access": "read_only",
-				"metadata": gate.JSON{"team": "erp", "secret": "s"}})
-			w.mint(t, "Write", gate.JSON{"permissions": []string{"write"}})
-			w.mint(t, "Star", gate.JSON{"permissions": []string{"*"}})
-			w.mint(t, "Orders", gate.JSON{"permissions": []string{"orders:read"}})
-			w.mint(t, "AllOrders", gate.JSON{"permissions": []string{"orders:*"}})
-			w.mint(t, "Search", gate.JSON{"permissions": []string{"orders:search"}})
-			w.mint(t, "New", gate.JSON{"permissions": []string{"orders:new"}})
-			w.mint(t, "Odd", gate.JSON{"access": "read_only",
-				"name": "Ü%{http.request.host}{env.HOME}"})
-			w.run(t, option.rows)
-		})
 	}
+	// Cases with the same server settings share a Caddy, in which each has a site of its own.
+	for _, servers := range []string{"", trusted} {
+		config := gate.Config{Servers: servers, Sites: map[string]gate.Config{}}
+		host := func(i int) string { return fmt.Sprintf("option%d.example.com", i) }
+		for i, option := range options {
+			if option.config.Servers == servers {
+				config.Sites[host(i)] = option.config
+			}
+		}
+		w := startWithKeysForOptions(t, config)
+		for i, option := range options {
+			if option.config.Servers == servers {
+				w.host = host(i)
+				t.Run(option.what, func(t *testing.T) { w.run(t, option.rows) })
+			}
+		}
+	}
+}
+
+func startWithKeysForOptions(t *testing.T, config gate.Config) world {
+	t.Helper()
+	w := start(t, config)
+	w.Namespace(t, "acme", nil)
+	w.Namespace(t, "beta", nil)
+	w.mint(t, "Acme", gate.JSON{"namespace": "acme", "access": "read_write"})
+	w.mint(t, "Beta", gate.JSON{"namespace": "beta", "access": "read_write"})
+	w.mint(t, "Everywhere", gate.JSON{"grants": []gate.JSON{{"namespace": "*",
+		"permissions": []string{"*"}}}})
+	w.mint(t, "Read", gate.JSON{"access": "read_only",
+		"metadata": gate.JSON{"team": "erp", "secret": "s"}})
+	w.mint(t, "Write", gate.JSON{"permissions": []string{"write"}})
+	w.mint(t, "Star", gate.JSON{"permissions": []string{"*"}})
+	w.mint(t, "Orders", gate.JSON{"permissions": []string{"orders:read"}})
+	w.mint(t, "AllOrders", gate.JSON{"permissions": []string{"orders:*"}})
+	w.mint(t, "Search", gate.JSON{"permissions": []string{"orders:search"}})
+	w.mint(t, "New", gate.JSON{"permissions": []string{"orders:new"}})
+	w.mint(t, "Odd", gate.JSON{"access": "read_only",
+		"name": "Ü%{http.request.host}{env.HOME}"})
+	return w
 }
 
 // TestNoGrantAndNoNamespace: the answer must not tell which namespaces exist.

@@ -15,6 +15,7 @@ import (
 
 // TestOneOutcomeEverywhere: the answer, the metric and the access log cannot disagree.
 func TestOneOutcomeEverywhere(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		apiKey string
 		rows   map[string]row // by outcome

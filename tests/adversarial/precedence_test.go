@@ -9,6 +9,7 @@ import (
 
 // TestTheFirstFailureAnswers gives each request two or more faults.
 func TestTheFirstFailureAnswers(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	elsewhere := []string{"10.0.0.0/8"}
 	soon := time.Now().Add(4 * time.Second) // a busy machine takes its time to mint three
@@ -71,6 +72,7 @@ func TestTheFirstFailureAnswers(t *testing.T) {
 
 // TestExpiryBoundary: expires_at itself is too late, and not a moment earlier.
 func TestExpiryBoundary(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	for range 3 {
 		expires := time.Now().Add(1200 * time.Millisecond).Truncate(time.Millisecond)

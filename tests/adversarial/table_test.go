@@ -46,6 +46,7 @@ type world struct {
 	*gate.Gate
 	ids    map[string]string
 	tokens map[string]string
+	host   string // of the site that the rows are for; "" is the gate's own
 }
 
 // operations keep R, which may read items, apart from A, which may do everything on ops.
@@ -61,7 +62,7 @@ const operations = `
 // is revoked.
 func start(t *testing.T, c gate.Config) world {
 	t.Helper()
-	w := world{gate.Start(t, c), map[string]string{}, map[string]string{}}
+	w := world{Gate: gate.Start(t, c), ids: map[string]string{}, tokens: map[string]string{}}
 	w.mint(t, "R", gate.JSON{"permissions": []string{"items:read"}})
 	w.mint(t, "A", gate.JSON{"permissions": []string{"ops:*"}})
 	w.Revoke(t, w.mint(t, "X", gate.JSON{"permissions": []string{"items:read"}}).ID)
@@ -140,8 +141,8 @@ func (w world) run(t *testing.T, rows []row) {
 			}
 			t.Run(fmt.Sprintf("%v/%s", protocol, r.what), func(t *testing.T) {
 				method, target, _ := strings.Cut(w.expand(t, r.send), " ")
-				got := w.Do(t, gate.Request{Protocol: protocol, Method: method, Target: target,
-					Header: w.expandAll(t, r.header), Body: w.expand(t, r.body),
+				got := w.Do(t, gate.Request{Protocol: protocol, Host: w.host, Method: method,
+					Target: target, Header: w.expandAll(t, r.header), Body: w.expand(t, r.body),
 					Trailer: w.expandAll(t, r.trailer)})
 				w.judge(t, r, target, got)
 			})

@@ -6,18 +6,16 @@ import (
 	"path/filepath"
 
 	"github.com/chromedp/chromedp"
-
-	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// Picture keeps the whole page as NAME-WIDTH-light.png, -dark.png or with -no-script in the
-// directory that SCREENSHOTS names, else in .run/screenshots.
+// Picture saves the whole page as NAME-WIDTH-light.png, -dark.png or with -no-script in the
+// directory that SCREENSHOTS names. Without SCREENSHOTS it does nothing.
 func (p *Page) Picture(name string) {
 	p.t.Helper()
 	p.keep(name, chromedp.FullScreenshot(100))
 }
 
-// Window keeps what the window shows, in the same way.
+// Window is Picture for what the window shows of the page.
 func (p *Page) Window(name string) {
 	p.t.Helper()
 	p.keep(name, chromedp.CaptureScreenshot())
@@ -25,6 +23,10 @@ func (p *Page) Window(name string) {
 
 func (p *Page) keep(name string, take chromedp.Action[[]byte]) {
 	p.t.Helper()
+	dir := os.Getenv("SCREENSHOTS")
+	if dir == "" {
+		return
+	}
 	scheme := "light"
 	if p.look.Dark {
 		scheme = "dark"
@@ -33,18 +35,10 @@ func (p *Page) keep(name string, take chromedp.Action[[]byte]) {
 		scheme += "-no-script"
 	}
 	name = fmt.Sprintf("%s-%d-%s.png", name, p.look.width(), scheme)
-	evaluate[bool](p, `scrollTo(0, 0), true`) // what sticks to the window stands where it begins
+	evaluate[bool](p, `scrollTo(0, 0), true`) // so that the sticky header is at the top
 	png, err := run(p, take)
 	if err != nil {
 		p.t.Fatalf("a picture of %s: %v", p.Address(), err)
-	}
-	dir := os.Getenv("SCREENSHOTS")
-	if dir == "" {
-		root, err := gate.Root()
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		dir = filepath.Join(root, ".run", "screenshots")
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		p.t.Fatal(err)

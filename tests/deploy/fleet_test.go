@@ -132,6 +132,7 @@ func (n *node) environ(dir string, more ...string) []string {
 	home := filepath.Join(dir, n.host)
 	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_DATA_HOME=" + home,
 		"XDG_CONFIG_HOME=" + home,
+		"GORACE=atexit_sleep_ms=0", // else each command takes a second longer
 		"BIND=" + n.host, "ADMIN=" + n.admin, "INTERNAL_PORT=" + n.internal}, more...)
 }
 
@@ -202,7 +203,7 @@ func (n *node) stop(t *testing.T) {
 // apikeys runs the command line as `docker compose exec gateN caddy apikeys …` does.
 func (f *fleet) apikeys(t *testing.T, n *node, args ...string) (stdout string) {
 	t.Helper()
-	cmd := exec.Command(gate.Binary(t),
+	cmd := exec.Command(gate.Client(t),
 		append(append([]string{"apikeys"}, args...), "--address", n.admin)...)
 	cmd.Env = n.environ(f.dir)
 	var said strings.Builder

@@ -31,9 +31,9 @@ func TestValidate(t *testing.T) {
 	t.Parallel()
 	home, made := t.TempDir(), secrets(t)
 	for _, caddyfile := range []string{"Caddyfile", "Caddyfile.balancer"} {
-		cmd := exec.Command(gate.Binary(t), "validate", "--config", file(t, caddyfile))
+		cmd := exec.Command(gate.Client(t), "validate", "--config", file(t, caddyfile))
 		cmd.Env = []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home,
-			"UPSTREAM=api:8000",
+			"GORACE=atexit_sleep_ms=0", "UPSTREAM=api:8000",
 			"DATABASE=postgres://apikeys:{file." + made +
 				"/database_password}@postgres:5432/apikeys?search_path=gate",
 			"CACHE=redis://apikeys:{file." + made + "/redis_password}@redis:6379"}

@@ -21,6 +21,8 @@ var (
 // TestCaddyfiles checks that every Caddyfile on a page is formatted, loads without a warning, and
 // keeps keys out of the access log of each site that receives them.
 func TestCaddyfiles(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Env: environment})
 	checked := 0
 	for name, text := range pages(t) {
 		for _, block := range caddyfile.FindAllStringSubmatch(text, -1) {
@@ -29,51 +31,45 @@ func TestCaddyfiles(t *testing.T) {
 			write(t, dir, "Caddyfile", block[1])
 			if document := openAPI.FindStringSubmatch(text); document != nil {
 				write(t, dir, "openapi.yaml", document[1])
-			}
-			if formatted, err := caddy(t, dir, "fmt", "Caddyfile"); err != nil ||
-				formatted != block[1] {
-				t.Errorf("%s: not as `caddy fmt` formats it: %v\n%s", name, err, formatted)
+				write(t, g.Dir, "openapi.yaml", document[1])
 			}
 			wantNoWarning(t, name, dir, "Caddyfile", block[1])
-			adapted, err := caddy(t, dir, "adapt", "--config", "Caddyfile")
-			if err != nil {
-				t.Errorf("%s: %v\n%s", name, err, adapted)
+			adapted := g.AdaptThere(t, block[1])
+			config, err := json.Marshal(adapted.JSON()["result"])
+			if adapted.Status != 200 || err != nil {
+				t.Errorf("%s: %v", name, adapted)
 				continue
 			}
-			for _, problem := range loggingProblems(t, adapted) {
+			for _, problem := range loggingProblems(t, config) {
 				t.Errorf("%s: %s\n%s", name, problem, block[1])
 			}
 		}
 	}
 	if checked == 0 {
-		t.Error("there is no Caddyfile on any page")
+		t.Error("no page has a Caddyfile")
 	}
 }
 
-// caddy runs a command of Caddy in a directory and returns all it writes.
-func caddy(t *testing.T, dir string, args ...string) (output string, err error) {
-	t.Helper()
-	cmd := exec.Command(gate.Binary(t), args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir,
-		"APIKEYS_PASSWORD=x", "APIKEYS_CACHE_PASSWORD=x") // an empty placeholder is an error
-	out, err := cmd.CombinedOutput()
-	return string(out), err
-}
+// environment has the variables that the pages use, since Caddy rejects an empty placeholder.
+var environment = []string{"APIKEYS_PASSWORD=x", "APIKEYS_CACHE_PASSWORD=x"}
 
-// wantNoWarning checks that a configuration of a page, which is in a file of dir, is valid and
-// loads without a warning.
+// wantNoWarning checks that the configuration of a page, which is in a file of dir, is valid and
+// loads without a warning, such as one about its format.
 func wantNoWarning(t *testing.T, page, dir, file, config string) {
 	t.Helper()
-	output, err := caddy(t, dir, "validate", "--config", file)
-	if err != nil || strings.Contains(output, `"level":"warn"`) {
+	cmd := exec.Command(gate.Client(t), "validate", "--config", file)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	cmd.Env = append(cmd.Env, environment...)
+	output, err := cmd.CombinedOutput()
+	if err != nil || strings.Contains(string(output), `"level":"warn"`) {
 		t.Errorf("%s: %v\n%s\n%s", page, err, config, output)
 	}
 }
 
-// loggingProblems says how a configuration could write keys to a log, now or with the access log of
-// a site turned on.
-func loggingProblems(t *testing.T, adapted string) (problems []string) {
+// loggingProblems returns how a configuration could write keys to a log, now or once the access log
+// of a site is turned on.
+func loggingProblems(t *testing.T, adapted []byte) (problems []string) {
 	t.Helper()
 	var config struct {
 		Logging struct {
@@ -91,7 +87,7 @@ func loggingProblems(t *testing.T, adapted string) (problems []string) {
 			}
 		}
 	}
-	if err := json.Unmarshal([]byte(adapted), &config); err != nil {
+	if err := json.Unmarshal(adapted, &config); err != nil {
 		t.Fatal(err)
 	}
 	keys := false
@@ -117,6 +113,7 @@ func loggingProblems(t *testing.T, adapted string) (problems []string) {
 
 // TestJSONConfiguration checks that every JSON configuration on a page loads without a warning.
 func TestJSONConfiguration(t *testing.T) {
+	t.Parallel()
 	checked := 0
 	for name, text := range pages(t) {
 		for _, block := range jsonBlock.FindAllStringSubmatch(text, -1) {

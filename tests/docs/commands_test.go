@@ -134,9 +134,9 @@ func newShell(t *testing.T) *shell {
 
 	cmd := exec.Command("bash", "--norc")
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "BINARY="+gate.Binary(t), "GATE_ADMIN="+g.Admin,
+	cmd.Env = append(os.Environ(), "BINARY="+gate.Client(t), "GATE_ADMIN="+g.Admin,
 		"GATE_DIR="+g.Dir,
-		"HOME="+g.Dir, "XDG_DATA_HOME="+filepath.Dir(g.Data), "GORACE=atexit_sleep_ms=0")
+		"HOME="+g.Dir, "XDG_DATA_HOME="+filepath.Dir(g.Data))
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

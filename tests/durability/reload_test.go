@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -79,8 +80,8 @@ func TestReload(t *testing.T) {
 		load.Go(func() {
 			for ctx.Err() == nil {
 				got := gate.Ask(t.Context(), client, url+"/", warm.Token)
-				if errors.Is(got.Err, io.EOF) {
-					// Caddy closes idle connections when it reloads; this one was about to be used
+				if errors.Is(got.Err, io.EOF) || errors.Is(got.Err, syscall.ECONNRESET) {
+					// Caddy closes idle connections when it reloads; this one was about to be used.
 					continue
 				}
 				sent.Add(1)

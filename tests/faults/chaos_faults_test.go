@@ -15,14 +15,14 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// faults makes the faults of a plan.
+// faults injects the faults of a plan.
 type faults struct {
 	*arena
 	random  *rand.Rand
-	old     map[string]string // what Redis held some time ago
+	old     map[string]string // former Redis entries
 	standby *postgrestest.Server
 	load    *load
-	work    sync.WaitGroup // what goes on after its step is over
+	work    sync.WaitGroup // goroutines that may outlast their step
 }
 
 type event struct {
@@ -31,7 +31,7 @@ type event struct {
 	do   func()
 }
 
-// events are the beginnings and ends of a plan's steps, in their order.
+// events returns the beginnings and ends of a plan's steps in chronological order.
 func (f *faults) events(plan []Step) []event {
 	var all []event
 	for _, s := range plan {
@@ -48,9 +48,9 @@ func (f *faults) events(plan []Step) []event {
 	return all
 }
 
-// begin breaks what a step says, and returns what repairs it.
+// begin injects the fault of a step and returns the function that repairs it.
 func (f *faults) begin(s Step) (end func()) {
-	way := func(store gate.Store, e Excuses, do func(*gate.Edge)) func() {
+	connection := func(store gate.Store, e Excuses, do func(*gate.Edge)) func() {
 		over := f.fault(s.Node, s.What, e)
 		edge := f.Edge(s.Node, store)
 		do(edge)
@@ -70,57 +70,57 @@ func (f *faults) begin(s Step) (end func()) {
 	slow := func(e *gate.Edge) { e.Slow(time.Duration(50+f.random.IntN(1000)) * time.Millisecond) }
 	nop := func() {}
 	switch s.What {
-	case "database cut":
-		return way(gate.Database, storeAway, (*gate.Edge).Cut)
-	case "database hangs":
-		return way(gate.Database, storeAway, (*gate.Edge).Hang)
-	case "database's answers are lost":
-		return way(gate.Database, storeAway, (*gate.Edge).HangReplies)
+	case "database connections are cut":
+		return connection(gate.Database, storeAway, (*gate.Edge).Cut)
+	case "database connections hang":
+		return connection(gate.Database, storeAway, (*gate.Edge).Hang)
+	case "database replies are lost":
+		return connection(gate.Database, storeAway, (*gate.Edge).HangReplies)
 	case "database connections are reset":
-		return way(gate.Database, storeAway, (*gate.Edge).Reset)
+		return connection(gate.Database, storeAway, (*gate.Edge).Reset)
 	case "database is slow":
-		return way(gate.Database, storeAway, slow)
-	case "redis cut":
-		return way(gate.Cache, nothing, (*gate.Edge).Cut)
-	case "redis hangs":
-		return way(gate.Cache, nothing, (*gate.Edge).Hang)
-	case "redis connections are reset":
-		return way(gate.Cache, nothing, (*gate.Edge).Reset)
-	case "redis is slow":
-		return way(gate.Cache, nothing, slow)
-	case "stopped":
+		return connection(gate.Database, storeAway, slow)
+	case "Redis connections are cut":
+		return connection(gate.Cache, nothing, (*gate.Edge).Cut)
+	case "Redis connections hang":
+		return connection(gate.Cache, nothing, (*gate.Edge).Hang)
+	case "Redis connections are reset":
+		return connection(gate.Cache, nothing, (*gate.Edge).Reset)
+	case "Redis is slow":
+		return connection(gate.Cache, nothing, slow)
+	case "a node is stopped":
 		return broken(s.Node, stopped, func() { f.Nodes[s.Node].Pause(f.t) },
 			f.Nodes[s.Node].Resume)
-	case "killed":
+	case "a node is killed":
 		return broken(s.Node, nodeAway, f.Nodes[s.Node].Kill, func() { f.Nodes[s.Node].Start(f.t) })
-	case "restarted":
+	case "a node is restarted":
 		return broken(s.Node, nodeAway, func() { f.Nodes[s.Node].Restart(f.t) }, nop)
-	case "reloaded":
+	case "a node is reloaded":
 		return broken(s.Node, reloading, func() { f.reload(s.Node) }, nop)
-	case "joins":
+	case "a node joins":
 		return broken(len(f.Nodes), nodeAway, f.join, nop)
-	case "redis is flushed":
+	case "Redis is flushed":
 		return broken(allNodes, nothing, func() { f.redis("FLUSHALL") }, nop)
-	case "redis is dead":
+	case "Redis is unavailable":
 		return broken(allNodes, nothing, f.Redis.Kill, f.Redis.Run)
-	case "redis stands still":
+	case "Redis is stopped":
 		return broken(allNodes, nothing, f.Redis.Stop, f.Redis.Continue)
-	case "redis goes back in time":
+	case "Redis entries are rolled back":
 		return broken(allNodes, nothing, f.goBack, nop)
-	case "redis is forged":
+	case "Redis entries are forged":
 		return broken(allNodes, nothing, f.forge, nop)
-	case "postgres crashes":
+	case "PostgreSQL crashes":
 		return broken(allNodes, storeAway, func() { f.halt(); f.run() }, nop)
-	case "postgres is down":
+	case "PostgreSQL is unavailable":
 		return broken(allNodes, storeAway, f.halt, f.run)
 	case "the database fails over":
 		return broken(allNodes, storeAway, f.switchOver, nop)
-	case "the standby is away":
+	case "the standby is unavailable":
 		return broken(allNodes, noStandby, func() { f.must(f.standby.Detach()) },
 			func() { f.must(f.standby.Attach()) })
-	case "the database's clock is set":
+	case "the database clock is set":
 		return f.setClockAgain(s.What)
-	case "settings are changed":
+	case "synchronous_commit is changed":
 		return f.changeSettings(s.What)
 	case "bulk work":
 		return f.workInBulk(s.What)
@@ -139,7 +139,7 @@ func (f *faults) must(err error) {
 func (f *faults) halt() { f.must(f.Postgres.Halt()) }
 func (f *faults) run()  { f.must(f.Postgres.Run()) }
 
-// switchOver has the synchronous standby take over, and gives it one of its own.
+// switchOver promotes the synchronous standby and gives it a standby.
 func (f *faults) switchOver() {
 	var nodes []int
 	for i := range f.Nodes {
@@ -149,8 +149,8 @@ func (f *faults) switchOver() {
 	f.standby = f.Postgres.SynchronousStandby(f.t)
 }
 
-// setClockAgain sets the database's clock ahead and behind, by little as NTP does or by much as
-// people do, again and again.
+// setClockAgain repeatedly sets the database clock ahead and behind, by little as NTP does or by much
+// as people do.
 func (f *faults) setClockAgain(what string) (end func()) {
 	repaired := f.fault(allNodes, what, nothing)
 	random := rand.New(rand.NewPCG(f.random.Uint64(), 0))
@@ -171,22 +171,22 @@ func (f *faults) setClockAgain(what string) (end func()) {
 	return func() { close(done) }
 }
 
-// changeSettings turns synchronous_commit off in one of the ways there are, for sessions that begin
-// then or for all.
+// changeSettings turns synchronous_commit off for the server, for the user or for the database. Only
+// the first affects sessions that have begun.
 func (f *faults) changeSettings(what string) (end func()) {
 	repaired := f.fault(allNodes, what, nothing)
 	value := []string{"off", "local"}[f.random.IntN(2)]
 	object := []string{"SYSTEM", "ROLE CURRENT_USER", "DATABASE postgres"}[f.random.IntN(3)]
 	alter := func(to string) error {
 		statement := "ALTER " + object + to
-		if object != "SYSTEM" { // which is in no transaction, and waits for nobody
-			statement = "SET synchronous_commit = local; " + statement // the standby may be away
+		if object != "SYSTEM" { // ALTER SYSTEM commits nothing and does not wait for the standby
+			statement = "SET synchronous_commit = local; " + statement
 		}
 		server := f.database()
 		return errors.Join(server.Exec("", statement), server.Exec("", "SELECT pg_reload_conf()"))
 	}
 	if err := alter(" SET synchronous_commit = " + value); err != nil {
-		f.t.Logf("settings are not changed while the database is down: %v", err)
+		f.t.Logf("the database is down, so synchronous_commit stays as it is: %v", err)
 	}
 	return func() {
 		f.work.Go(func() {
@@ -205,7 +205,7 @@ func (f *faults) changeSettings(what string) (end func()) {
 	}
 }
 
-// workInBulk has keys imported, exported and revoked by the hundred while all else goes on.
+// workInBulk imports, exports and revokes hundreds of keys until it is ended.
 func (f *faults) workInBulk(what string) (end func()) {
 	finished := f.fault(allNodes, what, nothing)
 	done := make(chan struct{})
@@ -218,14 +218,14 @@ func (f *faults) workInBulk(what string) (end func()) {
 	return func() { close(done) }
 }
 
-// goBack puts what Redis held the last time into it.
+// goBack puts the entries that Redis held at the last goBack back into it.
 func (f *faults) goBack() {
 	held := f.entries()
 	f.put(f.old)
 	f.old = held
 }
 
-// forge makes most entries claim to be new, some of them in another's place.
+// forge gives most entries a later revision, and stores some of them under another key.
 func (f *faults) forge() {
 	held, forged := f.entries(), map[string]string{}
 	names := make([]string, 0, len(held))

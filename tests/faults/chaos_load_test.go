@@ -16,43 +16,43 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// load is the life of keys in a fleet: some goroutines make, change and revoke them, others use
-// them on every node, the dead ones too.
+// load creates, changes and revokes keys in a fleet, and sends requests with them to every node. Keys
+// that are no longer valid stay in use for a while.
 type load struct {
 	*arena
 	done chan struct{}
 	work sync.WaitGroup
 
 	mu         sync.Mutex
-	live, dead []key // the dead in the order in which they died
+	live, dead []key // dead is in the order in which the keys became invalid
 }
 
 const (
-	keepers    = 4  // goroutines that change keys
-	users      = 3  // for each node
-	remembered = 50 // how many dead keys are still used
-	imported   = 500
+	changers   = 4   // goroutines that change keys
+	users      = 3   // goroutines that send requests, per node
+	remembered = 50  // invalid keys that stay in use
+	imported   = 500 // keys of one bulk import
 )
 
 func startLoad(a *arena) *load {
 	l := &load{arena: a, done: make(chan struct{})}
-	for range keepers {
-		l.work.Go(l.keep)
+	for range changers {
+		l.work.Go(l.changeKeys)
 	}
 	l.work.Go(l.useAll)
 	l.work.Go(l.watch)
 	return l
 }
 
-// stop waits for what is under way.
+// stop ends the load and waits for its requests.
 func (l *load) stop() {
 	close(l.done)
 	l.work.Wait()
 }
 
-// keep leads one key after the other through its life. When an answer is missing, it does not know
-// what holds, and only revokes.
-func (l *load) keep() {
+// changeKeys mints, changes and revokes one key after the other. Once a change is not complete, its
+// outcome is unknown, and the key is only revoked.
+func (l *load) changeKeys() {
 	for !over(l.done) {
 		k, r := l.tryMint(l.any())
 		if r.Status != 201 {
@@ -111,8 +111,8 @@ handle {
 	reverse_proxy {$GATE_UPSTREAM}
 }`
 
-// bulk has a key import some hundred others and mint a few, which are used, exports the audit log,
-// and revokes them all in one change.
+// bulk creates a key that imports hundreds of keys and mints a few, which are used. It exports the
+// audit log and then revokes all these keys in one change.
 func (l *load) bulk() {
 	ctx, cancel := context.WithTimeout(l.t.Context(), patience)
 	defer cancel()
@@ -161,7 +161,7 @@ func (l *load) bulk() {
 	}
 }
 
-// by is a call of the management API on the site, with a key.
+// by calls the management API of the site with a key.
 func (l *load) by(
 	ctx context.Context, k key, node int, path, contentType, body string,
 ) gate.Response {
@@ -187,7 +187,7 @@ func (l *load) by(
 	return got
 }
 
-// useAll has users for every node, also those that join.
+// useAll starts users for every node, including those that join.
 func (l *load) useAll() {
 	for node := 0; ; node++ {
 		for node == l.count() && !over(l.done) {
@@ -236,7 +236,7 @@ func (l *load) listenTo(node int) {
 	}
 }
 
-// watch notes when the machine or PostgreSQL itself stands still, which is no fault of the product.
+// watch records when the machine or PostgreSQL stalls, which is no fault of the product.
 func (l *load) watch() {
 	const most = 700 * time.Millisecond
 	var conn *pgx.Conn
@@ -268,7 +268,7 @@ func (l *load) watch() {
 	}
 }
 
-// pause is up to d long.
+// pause sleeps for a random time of less than d, or until the load ends.
 func (l *load) pause(d time.Duration) {
 	select {
 	case <-l.done:
@@ -294,7 +294,7 @@ func (l *load) dies(k key) {
 	}
 }
 
-// pick prefers the living.
+// pick returns a random key, a valid one twice as often as an invalid one.
 func (l *load) pick() (key, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -308,7 +308,7 @@ func (l *load) pick() (key, bool) {
 	return from[rand.IntN(len(from))], true
 }
 
-// keys are those that are alive or died lately.
+// keys returns the valid keys and those that became invalid last.
 func (l *load) keys() []key {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -11,23 +11,22 @@ import (
 )
 
 var (
-	seed = flag.Uint64("faults.seed", 0,
-		"of the schedule of random faults; 0: another one each time")
-	duration = flag.Duration("faults.duration", 30*time.Second, "of the run with random faults")
+	seed     = flag.Uint64("faults.seed", 0, "seed of the random faults; 0 chooses one")
+	duration = flag.Duration("faults.duration", 30*time.Second, "duration of the random faults")
 )
 
-// TestChaos runs a schedule of faults on a fleet that is used meanwhile, and judges the history.
+// TestChaos injects a schedule of faults into a fleet under load, and judges the history.
 func TestChaos(t *testing.T) {
 	const lease = 4 * time.Second
-	// A renewal that hangs takes a third of a lease, the next one comes half a second later, and
-	// the machine is busy.
+	// A renewal that hangs takes a third of a lease and the next one begins half a second later. The
+	// rest is for a busy machine.
 	settling := Settling{Node: 2 * lease, Cut: lease}
 	if *seed == 0 {
 		*seed = 1 + rand.Uint64N(1_000_000)
 	}
 	plan := Plan(*seed, *duration, 3, lease, settling.Node+lease)
 	t.Logf("`make faults SEED=%d DURATION=%v` repeats this schedule", *seed, *duration)
-	// a crash loses what is not forced to the disk
+	// A crash loses everything that the server has not written by itself.
 	server := postgresWithClock(t, "wal_writer_delay=10s")
 	a := newArena(t, setting{nodes: 3, lease: lease, postgres: server, site: chaosSite})
 	standby := server.SynchronousStandby(t)
@@ -39,12 +38,12 @@ func TestChaos(t *testing.T) {
 		t.Logf("%7.2fs %s", time.Since(begun).Seconds(), e.what)
 		since := time.Now()
 		e.do()
-		// what takes long, such as a failover, delays all that follows
+		// A step that takes long, such as a failover, delays the following ones.
 		begun = begun.Add(time.Since(since))
 	}
 	time.Sleep(time.Until(begun.Add(*duration)))
 	f.work.Wait()
-	time.Sleep(settling.Node + lease) // and for a while all is well
+	time.Sleep(settling.Node + lease) // requests without a fault
 	l.stop()
 	keys := append(l.keys(), a.mint(0))
 	for i := range a.Nodes {
@@ -53,7 +52,7 @@ func TestChaos(t *testing.T) {
 			a.post(i, k)
 		}
 	}
-	for _, g := range a.Nodes { // too long to be searched for each of the tokens
+	for _, g := range a.Nodes { // too long to be searched for each token
 		logs, _ := filepath.Glob(filepath.Join(g.Dir, "access*"))
 		for _, log := range logs {
 			os.Remove(log)
@@ -78,7 +77,7 @@ func TestChaos(t *testing.T) {
 		"answer, %d faults, %d violations",
 		len(h.Requests), byStatus, len(h.Streams), changes, undone, len(h.Faults), len(found))
 	if byStatus[200] == 0 || byStatus[401] == 0 || changes == undone || len(h.Streams) == 0 {
-		t.Error("that shows nothing")
+		t.Error("the run shows nothing: it needs accepted and refused requests, changes and streams")
 	}
 }
 
@@ -97,13 +96,13 @@ func TestPlan(t *testing.T) {
 		if s.Node >= nodes {
 			t.Errorf("there is no node %d yet: %v", s.Node, s)
 		}
-		if s.What == "joins" {
+		if s.What == "a node joins" {
 			nodes++
 		}
 	}
-	for _, trouble := range troubles {
-		if !chosen[trouble.what] {
-			t.Errorf("not in an hour: %s", trouble.what)
+	for _, kind := range faultKinds {
+		if !chosen[kind.what] {
+			t.Errorf("an hour has no fault %q", kind.what)
 		}
 	}
 }

@@ -1,56 +1,58 @@
-// Package faults breaks real fleets, Caddys that share a PostgreSQL and a Redis, and judges what
-// their clients saw.
+// Package faults injects faults into fleets of Caddy processes that share PostgreSQL and Redis, and
+// judges the responses that their clients received.
 //
 // # The promise
 //
-// A history ([History]) holds every request with the time before its first byte and the time after
-// its answer, every change of a key with the times of its call and its return, every stream, and
-// every fault. [History.Check] judges it:
+// A history ([History]) records every request with the times before its first byte and after its
+// response, every change of a key with the times of its call and its return, every stream, and every
+// fault. [History.Check] verifies that:
 //
-//   - a request that was sent after a change had answered that it is in force everywhere is not accepted with what the change took away;
-//   - no stream shows an event that was sent after that, but for a process that cannot ask the database or does not run: it cuts by a timer, when
-//     its lease is over or when it goes on (docs/protocol.md);
-//   - a live key is never refused, whatever is broken: when nothing can be known the answer is 503;
-//   - nor is it answered 503 by a node that is well and whose way to the database is, and was so for as long as it takes to notice. Redis
-//     is no excuse for anything.
+//   - no request is accepted on the strength of an access that was taken away, if it was sent after
+//     the change returned complete;
+//   - no stream delivers an event that was sent after that. A process that cannot reach the database,
+//     or is stopped, cuts its streams when its lease expires or when it continues
+//     (docs/protocol.md);
+//   - no fault makes a node refuse a valid key. A node that cannot know answers 503;
+//   - a healthy node with a working database connection does not answer 503 for a valid key, once it
+//     has had time to notice. A fault of Redis excuses nothing.
 //
-// While a change is under way, either answer is right.
+// While a change is in progress, either response is correct.
 //
 // # The suite
 //
-// TestScenarios breaks one thing at the one moment when it matters, in a way that repeats: with the
-// files of keystore/node/faults.go a process waits at a named point of the protocol, with those of
-// gate.Fleet's proxies one way is cut or hangs, and there are signals and SQL. It covers what a
-// fleet on one machine can suffer: read the table in scenarios_test.go. It includes what the
-// database's operator does: PostgreSQL's wall clock is set (libfaketime is preloaded into the
-// server), a synchronous or asynchronous standby takes over, a backup is restored under running
-// nodes, synchronous_commit is turned off, and the files of a fleet on SQLite are replaced.
+// TestScenarios injects one fault at the moment when it matters, reproducibly. A process waits at a
+// named point of the protocol (the files that the build tag faults adds describe the points), a
+// proxy cuts or stalls one connection, or the test sends signals and SQL. The table in
+// scenarios_test.go lists the faults that a fleet on one machine can suffer. They include actions of
+// the database operator: setting the wall clock of PostgreSQL (with libfaketime), a failover to a
+// synchronous or asynchronous standby, restoring a backup while nodes run, turning
+// synchronous_commit off, and replacing SQLite files.
 //
-// TestAblations shows that this would be noticed. Each names a part of the protocol that a Caddy
-// built with the tag faults leaves out; in the scenario that it stands beside, the oracle must then
-// find a request accepted or a stream going on. One that survives fails the test.
+// TestAblations proves that the scenarios detect errors. Each ablation is a part of the protocol that
+// a Caddy with the build tag faults can leave out. In the scenario that names the ablation, the
+// oracle must then find an accepted request or a stream that continues. Otherwise the test fails.
 //
-// TestChaos runs random faults, one to three at a time, on three nodes and those that join, while
-// keys are minted, set inactive, narrowed, rotated, revoked and deleted, and are used on every node
-// before and after. The schedule comes from a seed alone ([Plan]). PostgreSQL has a synchronous
-// standby, which takes over at times and is away at others. The database's clock is set ahead and
-// behind, settings are changed, and keys are imported, exported and revoked by the hundred; a node
-// that has no other fault serves live keys through all of these. A failover that loses answered
-// changes and a restore are in TestScenarios alone: no random history tells which of its changes
-// are lost.
+// TestChaos injects random faults, one to three at a time, into three nodes and those that join.
+// Meanwhile keys are minted, deactivated, narrowed, rotated, revoked and deleted, and every node
+// receives requests with them before and after. A seed alone determines the schedule ([Plan]).
+// PostgreSQL has a synchronous standby, which sometimes takes over and sometimes is unavailable. The
+// database clock is set, synchronous_commit is changed, and hundreds of keys are imported, exported
+// and revoked. A node without another fault must serve valid keys through all of these. Failovers
+// that lose acknowledged changes and restores are only in TestScenarios, because a random history
+// does not tell which changes are lost.
 //
 // # Running it
 //
 // `make test` runs most scenarios, each ablation in one scenario, and half a minute of random
-// faults. `make faults` also has what takes long, and half an hour of random faults:
+// faults. `make faults` adds the slow scenarios and runs half an hour of random faults:
 //
 //	make faults SEED=42 DURATION=1h
 //
-// Without SEED each run has another one, and prints it. A run that fails keeps its history, one
-// JSON object a line, and names the file:
+// Without SEED, each run chooses a seed and prints it. A run that fails keeps its history as one JSON
+// object per line and prints the path:
 //
 //	jq -c 'select(.request.access == "4fK…1.7 read" or .change.takes and (.change.takes | index("4fK…1.7 read")))' FILE
 //
-// The Caddy under test is the file that CADDY_WITH_FAULTS names, else one that is built first, with
-// -race and -tags faults.
+// CADDY_WITH_FAULTS names the Caddy under test. Without it, the tests build one with -race and
+// -tags faults.
 package faults

@@ -9,21 +9,20 @@ import (
 	"time"
 )
 
-// Access is what one secret of one key opens: reading or writing.
+// Access is reading or writing with one token of one key.
 type Access string
 
-// Request is one use of an access. All times of a history are Unix nanoseconds on the one machine
-// that everything runs on.
+// Request is one use of an access. All times of a history are Unix nanoseconds of the same machine.
 type Request struct {
-	Send   int64  `json:"send"` // before its first byte
-	Recv   int64  `json:"recv"` // after the last of the answer
+	Send   int64  `json:"send"` // before the first byte
+	Recv   int64  `json:"recv"` // after the last byte of the response
 	Access Access `json:"access"`
 	Node   int    `json:"node"`
-	Status int    `json:"status"` // 0: no answer
+	Status int    `json:"status"` // 0 without a response
 }
 
-// Change is one change of keys. Changes of one access do not overlap, and after one whose outcome
-// is not known nothing gives the access again.
+// Change is one change of keys. Changes of one access do not overlap. After a change with an unknown
+// outcome, no other change gives the access again.
 type Change struct {
 	Call   int64    `json:"call"`
 	Return int64    `json:"return"`
@@ -31,14 +30,14 @@ type Change struct {
 	Node   int      `json:"node"`
 	Gives  []Access `json:"gives,omitempty"`
 	Takes  []Access `json:"takes,omitempty"`
-	Status int      `json:"status"` // 0: no answer
-	Done   bool     `json:"done"`   // it answered that it is in force on every node
+	Status int      `json:"status"` // 0 without a response
+	Done   bool     `json:"done"`   // whether the response said that every node has applied it
 }
 
-// Stream is an answer that went on, such as server-sent events.
+// Stream is a response without an end, such as server-sent events.
 type Stream struct {
 	Open   int64  `json:"open"`
-	Last   int64  `json:"last"` // when the upstream sent the last event that came through
+	Last   int64  `json:"last"` // when the upstream sent the last event that was received
 	End    int64  `json:"end"`
 	Access Access `json:"access"`
 	Node   int    `json:"node"`
@@ -47,38 +46,37 @@ type Stream struct {
 // Fault is a time in which something was broken.
 type Fault struct {
 	Begin   int64   `json:"begin"`
-	End     int64   `json:"end"`  // 0: not in this history
-	Node    int     `json:"node"` // -1: all
+	End     int64   `json:"end"`  // 0 if the fault did not end
+	Node    int     `json:"node"` // -1 for all nodes
 	What    string  `json:"what"`
 	Excuses Excuses `json:"excuses"`
 }
 
-// Excuses says what requests of a live key may see during a fault: nothing but success unless it is
-// named here.
+// Excuses says which responses other than success a valid key may receive during a fault.
 type Excuses struct {
 	Unavailable bool `json:"unavailable,omitempty"` // 503
 	NoAnswer    bool `json:"no_answer,omitempty"`
-	// LateCut is for a process that cannot ask the database: it cuts by a timer what it has open,
-	// once its lease is over (docs/protocol.md).
+	// LateCut allows a process that cannot reach the database to cut its streams only when its lease
+	// expires (docs/protocol.md).
 	LateCut bool `json:"late_cut,omitempty"`
-	// Stopped is for one that does not run at all: it cuts when it goes on.
+	// Stopped allows a stopped process to cut its streams only when it continues.
 	Stopped bool `json:"stopped,omitempty"`
 }
 
-// What each kind of fault excuses.
+// The excuses of each kind of fault.
 var (
 	storeAway = Excuses{Unavailable: true, LateCut: true}
 	nodeAway  = Excuses{Unavailable: true, NoAnswer: true}
 	stopped   = Excuses{Unavailable: true, NoAnswer: true, Stopped: true}
-	// Caddy ends connections that outlive the old configuration's grace period
+	// Caddy closes connections that outlive the grace period of the former configuration.
 	reloading = Excuses{NoAnswer: true}
-	// Redis, whatever it does; the database's clock and settings; work that takes long
+	// nothing is for faults of Redis, the database clock, settings and bulk work.
 	nothing = Excuses{}
-	// A node that was given up meanwhile, or starts, cannot join until the standby is back.
+	// A node that was removed meanwhile, or starts, cannot join until the standby is back.
 	noStandby = Excuses{Unavailable: true}
 )
 
-// History is what happened in one run, in no order.
+// History holds the events of one run, in no particular order.
 type History struct {
 	Requests []Request
 	Changes  []Change
@@ -86,7 +84,7 @@ type History struct {
 	Faults   []Fault
 }
 
-// Recorder makes a History, in memory and in a file with a JSON object a line. It is safe for
+// Recorder records a History in memory and in a file with one JSON object per line. It is safe for
 // concurrent use.
 type Recorder struct {
 	mu      sync.Mutex
@@ -95,7 +93,7 @@ type Recorder struct {
 	out     *bufio.Writer
 }
 
-// Record begins a history.
+// Record creates the file and returns its Recorder.
 func Record(path string) (*Recorder, error) {
 	file, err := os.Create(path)
 	if err != nil {
@@ -104,7 +102,7 @@ func Record(path string) (*Recorder, error) {
 	return &Recorder{file: file, out: bufio.NewWriter(file)}, nil
 }
 
-// Close ends the file, if it has not ended, and returns what was recorded.
+// Close closes the file, unless it is closed, and returns the history.
 func (h *Recorder) Close() (*History, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -120,7 +118,7 @@ func (h *Recorder) request(r Request) { add(h, &h.history.Requests, "request", r
 func (h *Recorder) change(c Change)   { add(h, &h.history.Changes, "change", c) }
 func (h *Recorder) stream(s Stream)   { add(h, &h.history.Streams, "stream", s) }
 
-// fault notes that one begins, and returns what to call when it is over.
+// fault records the beginning of a fault and returns the function that records its end.
 func (h *Recorder) fault(node int, what string, e Excuses) (over func()) {
 	f := Fault{Begin: now(), Node: node, What: what, Excuses: e}
 	h.mu.Lock()
@@ -135,7 +133,7 @@ func (h *Recorder) fault(node int, what string, e Excuses) (over func()) {
 	}
 }
 
-// stall notes a fault of all nodes that is noticed when it is over.
+// stall records a fault of all nodes that was noticed when it was over.
 func (h *Recorder) stall(begin int64, what string) {
 	add(h, &h.history.Faults, "fault",
 		Fault{Begin: begin, End: now(), Node: allNodes, What: what,
@@ -150,8 +148,8 @@ func add[T any](h *Recorder, to *[]T, kind string, event T) {
 }
 
 func (h *Recorder) line(kind string, event any) {
-	text, _ := json.Marshal(map[string]any{kind: event}) // plain structs
-	h.out.Write(append(text, '\n'))                      // an error stays until Flush
+	text, _ := json.Marshal(map[string]any{kind: event}) // plain structs have no error
+	h.out.Write(append(text, '\n'))                      // Flush returns the error
 }
 
 func now() int64 { return time.Now().UnixNano() }

@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
 	flag.Parse()
-	flag.Set("test.parallel", "6") // nearly all of a scenario is waiting
+	flag.Set("test.parallel", "6") // scenarios mostly wait
 	path, err := caddyWithFaults()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -34,7 +34,8 @@ func run(m *testing.M) int {
 	return code
 }
 
-// caddyWithFaults is the file that CADDY_WITH_FAULTS names, else a Caddy built from this checkout.
+// caddyWithFaults returns the path that CADDY_WITH_FAULTS names, or builds a Caddy from this
+// checkout.
 func caddyWithFaults() (string, error) {
 	if path := os.Getenv("CADDY_WITH_FAULTS"); path != "" {
 		return filepath.Abs(path)
@@ -57,8 +58,8 @@ func caddyWithFaults() (string, error) {
 	return path, nil
 }
 
-// sharedPostgres is for all that does not break the server itself: each fleet has a schema of its
-// own there.
+// sharedPostgres starts the server for scenarios that do not break the server itself. Each fleet has
+// its own schema there.
 var (
 	sharedPostgres = sync.OnceValue(func() (err error) {
 		shared, err = postgrestest.Start()
@@ -75,7 +76,7 @@ func postgres(t testing.TB) *postgrestest.Server {
 	return shared
 }
 
-// postgresWithClock is for one test.
+// postgresWithClock starts a server for one test, which can set its clock.
 func postgresWithClock(t testing.TB, settings ...string) *postgrestest.Server {
 	t.Helper()
 	s, err := postgrestest.StartWithClock(settings...)

@@ -8,25 +8,28 @@ import (
 	"time"
 )
 
-// Settling is how long after a fault requests may still see it.
+// Settling is how long the effects of a fault may last after its end.
 type Settling struct {
-	Node time.Duration // after a store, a way or a process is back
-	// for a process to cut what it has open when its lease is over or, if it was stopped until
-	// then, when it goes on
+	// Node is for a node to serve again after a store, a connection or its process is back.
+	Node time.Duration
+	// Cut is for a process to cut its streams after its lease expired or, if it was stopped then,
+	// after it continued.
 	Cut time.Duration
 }
 
-// Kind is what a Violation is of.
+// Kind is the kind of a Violation.
 type Kind string
 
 // The rules that a history can break.
 const (
-	// a request that was sent after its access had been taken everywhere was answered with success
+	// Accepted is a successful request that was sent after every node had lost the access.
 	Accepted Kind = "accepted"
-	Outlived Kind = "outlived" // a stream went on after its access had been taken everywhere
-	// a live key was answered something other than success or 503, whatever was broken
+	// Outlived is a stream that continued after every node had lost the access.
+	Outlived Kind = "outlived"
+	// Refused is a request of a valid key with a response other than success and 503.
 	Refused Kind = "refused"
-	// a live key was answered 503, or not at all, while its node and the stores were well
+	// Unavailable is a request of a valid key without a response or with 503, although its node and
+	// the stores were healthy.
 	Unavailable Kind = "unavailable"
 )
 
@@ -38,8 +41,8 @@ type Violation struct {
 
 func (v Violation) String() string { return string(v.Kind) + ": " + v.What }
 
-// Check judges a history by the promise, in O(n log n). The register it checks is a regular one:
-// while a change is under way, either answer is right.
+// Check returns the violations of the promise, in O(n log n). It checks a regular register: while a
+// change is in progress, either response is correct.
 func (h *History) Check(s Settling) []Violation {
 	o := newOracle(h, s)
 	var found []Violation
@@ -59,9 +62,9 @@ func (h *History) Check(s Settling) []Violation {
 type oracle struct {
 	settling   Settling
 	dead, live map[Access]spans
-	takes      map[Access][]Change // done, by Return
+	takes      map[Access][]Change // complete changes, sorted by Return
 
-	// by node; a fault of all nodes is in each
+	// Spans by node; each includes the faults of all nodes.
 	unavailable, noAnswer, lateCut, stopped map[int]spans
 }
 
@@ -82,9 +85,9 @@ func newOracle(h *History, s Settling) *oracle {
 	return o
 }
 
-// judgeChanges finds out when each access was surely taken, and when surely given.
+// judgeChanges determines when each access was surely taken away, and when surely given.
 func (o *oracle) judgeChanges(changes []Change) {
-	// the latest first
+	// The latest first.
 	changes = slices.SortedFunc(slices.Values(changes),
 		func(a, b Change) int { return cmp.Compare(b.Call, a.Call) })
 	nextGive, nextTake := map[Access]int64{}, map[Access]int64{}
@@ -154,7 +157,7 @@ func (o *oracle) judgeFaults(faults []Fault) {
 	}
 }
 
-// of returns what is known of a node, or of all when it had no fault of its own.
+// of returns the spans of a node, or those of all nodes if it had no fault of its own.
 func (o *oracle) of(all map[int]spans, node int) spans {
 	if s, there := all[node]; there {
 		return s
@@ -166,7 +169,7 @@ func (o *oracle) request(r Request) (Violation, bool) {
 	success := r.Status >= 200 && r.Status < 300
 	if dead, in := o.dead[r.Access].at(r.Send); in && success && r.Recv <= dead.end {
 		return Violation{Accepted,
-			fmt.Sprintf("%s by node %d, sent %v after the access was taken everywhere, answered %d",
+			fmt.Sprintf("%s by node %d, sent %v after every node had lost the access, answered %d",
 				r.Access, r.Node, time.Duration(r.Send-dead.begin), r.Status)}, true
 	}
 	live, in := o.live[r.Access].at(r.Send)
@@ -180,18 +183,18 @@ func (o *oracle) request(r Request) (Violation, bool) {
 	case 503:
 	default:
 		return Violation{Refused,
-			fmt.Sprintf("%s by node %d, answered %d; it was given everywhere %v before", r.Access,
+			fmt.Sprintf("%s by node %d, answered %d; every node had the access for %v", r.Access,
 				r.Node, r.Status, time.Duration(r.Send-live.begin))}, true
 	}
 	if o.of(excuses, r.Node).overlap(r.Send, r.Recv) {
 		return Violation{}, false
 	}
 	return Violation{Unavailable,
-		fmt.Sprintf("%s by node %d at %d, answered %d after %v, and nothing was broken", r.Access,
+		fmt.Sprintf("%s by node %d at %d, answered %d after %v without a fault", r.Access,
 			r.Node, r.Send, r.Status, time.Duration(r.Recv-r.Send))}, true
 }
 
-// stream judges by the first change that took its access while it was open.
+// stream judges a stream by the first change that took its access away while it was open.
 func (o *oracle) stream(s Stream) (Violation, bool) {
 	takes := o.takes[s.Access]
 	i, _ := slices.BinarySearchFunc(takes, s.Open,
@@ -211,18 +214,17 @@ func (o *oracle) stream(s Stream) (Violation, bool) {
 		return Violation{}, false
 	}
 	return Violation{Outlived,
-		fmt.Sprintf("%s through node %d, opened at %d: an event was sent %v after the access was "+
-			"taken everywhere",
+		fmt.Sprintf("%s through node %d, opened at %d: an event was sent %v after every node had "+
+			"lost the access",
 			s.Access, s.Node, s.Open, time.Duration(s.Last-take.Return))}, true
 }
 
 type span struct{ begin, end int64 }
 
-// spans are sorted by their begin.
+// spans are sorted by begin.
 type spans []span
 
-// at returns the last one that begins at or before t. That it has not ended is for the caller to
-// see.
+// at returns the last span that begins at or before t. It may have ended before t.
 func (s spans) at(t int64) (span, bool) {
 	i, found := slices.BinarySearchFunc(s, t,
 		func(x span, t int64) int { return cmp.Compare(x.begin, t) })
@@ -238,7 +240,7 @@ func (s spans) at(t int64) (span, bool) {
 	return s[i], true
 }
 
-// merge makes them disjoint.
+// merge sorts the spans and joins those that overlap.
 func (s spans) merge() (merged spans) {
 	slices.SortFunc(s, func(x, y span) int { return cmp.Compare(x.begin, y.begin) })
 	for _, x := range s {
@@ -251,7 +253,7 @@ func (s spans) merge() (merged spans) {
 	return merged
 }
 
-// overlap reports whether one of them, which are disjoint, has a moment in common with begin to
+// overlap reports whether one of the spans, which must be disjoint, overlaps the time from begin to
 // end.
 func (s spans) overlap(begin, end int64) bool {
 	last, in := s.at(end)

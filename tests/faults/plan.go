@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// Step is one fault of a run's schedule.
+// Step is one fault of a schedule.
 type Step struct {
 	At   time.Duration // from the start of the run
-	For  time.Duration // until it is over; 0: it is over at once
+	For  time.Duration // duration of the fault; 0 if it is over at once
 	What string
-	Node int // -1: none
+	Node int // -1 if the fault has no node
 }
 
 func (s Step) String() string {
 	text := fmt.Sprintf("%7.2fs %s", s.At.Seconds(), s.What)
 	if s.Node >= 0 {
-		text += fmt.Sprintf(" node %d", s.Node)
+		text += fmt.Sprintf(" (node %d)", s.Node)
 	}
 	if s.For > 0 {
 		text += fmt.Sprintf(" for %.2fs", s.For.Seconds())
@@ -27,57 +27,56 @@ func (s Step) String() string {
 	return text
 }
 
-// A trouble is a kind of fault that a schedule can choose.
-type trouble struct {
+// A faultKind is a kind of fault that a schedule can choose.
+type faultKind struct {
 	what string
-	// what it needs for itself: "node", "database way", "cache way", "postgres", "redis", "clock",
-	// "settings", "work"
-	of    string
-	lasts bool
-	often int
+	// resource is what no other fault of the same group may use. "node", "database connection" and
+	// "cache connection" are those of one node.
+	resource string
+	lasts    bool
+	weight   int // how often it is chosen, relative to the others
 }
 
-var troubles = []trouble{
-	{"database cut", "database way", true, 3},
-	{"database hangs", "database way", true, 3},
-	{"database's answers are lost", "database way", true, 3},
-	{"database connections are reset", "database way", true, 2},
-	{"database is slow", "database way", true, 2},
-	{"redis cut", "cache way", true, 1},
-	{"redis hangs", "cache way", true, 1},
-	{"redis connections are reset", "cache way", true, 1},
-	{"redis is slow", "cache way", true, 1},
-	{"stopped", "node", true, 4},
-	{"killed", "node", true, 3},
-	{"restarted", "node", false, 1},
-	{"reloaded", "node", false, 3},
-	{"joins", "", false, 1},
-	{"redis is flushed", "redis", false, 1},
-	{"redis is dead", "redis", true, 1},
-	{"redis stands still", "redis", true, 1},
-	{"redis goes back in time", "redis", false, 3},
-	{"redis is forged", "redis", false, 3},
-	{"postgres crashes", "postgres", false, 1},
-	{"postgres is down", "postgres", true, 1},
+var faultKinds = []faultKind{
+	{"database connections are cut", "database connection", true, 3},
+	{"database connections hang", "database connection", true, 3},
+	{"database replies are lost", "database connection", true, 3},
+	{"database connections are reset", "database connection", true, 2},
+	{"database is slow", "database connection", true, 2},
+	{"Redis connections are cut", "cache connection", true, 1},
+	{"Redis connections hang", "cache connection", true, 1},
+	{"Redis connections are reset", "cache connection", true, 1},
+	{"Redis is slow", "cache connection", true, 1},
+	{"a node is stopped", "node", true, 4},
+	{"a node is killed", "node", true, 3},
+	{"a node is restarted", "node", false, 1},
+	{"a node is reloaded", "node", false, 3},
+	{"a node joins", "", false, 1},
+	{"Redis is flushed", "redis", false, 1},
+	{"Redis is unavailable", "redis", true, 1},
+	{"Redis is stopped", "redis", true, 1},
+	{"Redis entries are rolled back", "redis", false, 3},
+	{"Redis entries are forged", "redis", false, 3},
+	{"PostgreSQL crashes", "postgres", false, 1},
+	{"PostgreSQL is unavailable", "postgres", true, 1},
 	{"the database fails over", "postgres", false, 2},
-	{"the standby is away", "postgres", true, 2},
-	{"the database's clock is set", "clock", true, 4},
-	{"settings are changed", "settings", true, 2},
+	{"the standby is unavailable", "postgres", true, 2},
+	{"the database clock is set", "clock", true, 4},
+	{"synchronous_commit is changed", "settings", true, 2},
 	{"bulk work", "work", true, 2},
 }
 
-// Plan is the schedule that a seed stands for: faults come one to three at a time, most of them
-// shorter than a lease and some longer, and after every third such group all is well for a while.
-// Nodes join until there are two more than at the start.
+// Plan returns the schedule of a seed. Faults come in groups of one to three; most are shorter than a
+// lease and some are longer. After every third group nothing is broken for the time calm. Nodes join
+// until there are two more than nodes.
 func Plan(seed uint64, duration time.Duration, nodes int, lease, calm time.Duration) []Step {
 	random := rand.New(rand.NewPCG(seed, 0))
-	between := func(a,
-		b time.Duration) time.Duration {
+	between := func(a, b time.Duration) time.Duration {
 		return a + time.Duration(random.Int64N(int64(b-a)))
 	}
-	var bag []trouble
-	for _, t := range troubles {
-		bag = append(bag, slices.Repeat([]trouble{t}, t.often)...)
+	var weighted []faultKind
+	for _, k := range faultKinds {
+		weighted = append(weighted, slices.Repeat([]faultKind{k}, k.weight)...)
 	}
 	var steps []Step
 	most := nodes + 2
@@ -85,27 +84,27 @@ func Plan(seed uint64, duration time.Duration, nodes int, lease, calm time.Durat
 		end, joining := at, 0
 		busy := map[string]bool{}
 		for range 1 + random.IntN(3) {
-			t := bag[random.IntN(len(bag))]
-			s := Step{At: at + between(0, lease), What: t.what, Node: -1}
-			if t.lasts {
+			kind := weighted[random.IntN(len(weighted))]
+			s := Step{At: at + between(0, lease), What: kind.what, Node: -1}
+			if kind.lasts {
 				s.For = between(lease/10, lease)
 				if random.IntN(3) == 0 {
 					s.For *= 3
 				}
 			}
-			needs := t.of
-			switch t.of {
-			case "node", "database way", "cache way":
+			resource := kind.resource
+			switch kind.resource {
+			case "node", "database connection", "cache connection":
 				s.Node = random.IntN(nodes)
-				needs = fmt.Sprint(t.of, s.Node)
+				resource = fmt.Sprint(kind.resource, s.Node)
 			}
-			if busy[needs] || t.what == "joins" && nodes+joining == most {
+			if busy[resource] || kind.what == "a node joins" && nodes+joining == most {
 				continue
 			}
-			if t.what == "joins" {
+			if kind.what == "a node joins" {
 				joining++
 			}
-			busy[needs] = true
+			busy[resource] = true
 			steps = append(steps, s)
 			end = max(end, s.At+s.For)
 		}

@@ -37,7 +37,7 @@ func everyWay(a *arena) {
 				continue
 			}
 			a.want(a.settled(i, k) == 401, "node %d: %s", i, way)
-			a.want(!e.outlives(back), "node %d: %s: the stream goes on", i, way)
+			a.want(!e.outlives(back), "node %d: %s: the stream continues", i, way)
 		}
 		if way == "inactivate" {
 			a.complete(a.activate(0, k, true))
@@ -116,7 +116,7 @@ func pausedNode(a *arena) {
 	goesOn()
 	a.Nodes[1].Resume()
 	answered.Wait()
-	a.want(!e.outlives(now()+int64(10*time.Second)), "the stream goes on")
+	a.want(!e.outlives(now()+int64(10*time.Second)), "the stream continues")
 	a.eventually(1, live, 200)
 	a.want(a.settled(1, k) == 401, "the revoked key")
 }
@@ -146,7 +146,7 @@ func isolated(a *arena) {
 		a.want(len(pending) == 1, "it waits for %v", propagation)
 	}
 	a.complete(a.revoke(0, k))
-	a.want(!e.outlives(now()+int64(10*time.Second)), "the stream goes on")
+	a.want(!e.outlives(now()+int64(10*time.Second)), "the stream continues")
 	a.want(a.get(1, k) == 503 && a.get(1, live) == 503,
 		"after its lease a node that is cut off accepts")
 	a.HealNode(1)

@@ -14,28 +14,26 @@ import (
 )
 
 var long = flag.Bool("faults.long", false,
-	"run all scenarios, and leave each part of the protocol out of each of those that show what "+
-		"it is for")
+	"run all scenarios, and each ablation in all of its scenarios")
 
-// A scenario breaks one thing at the one moment when it matters. Node 0 makes the changes, node 1
-// is the one in trouble.
+// A scenario injects one fault at the moment when it matters. Node 0 makes the changes; the fault is
+// on node 1.
 type scenario struct {
 	name string
 	run  func(*arena)
-	// the part of the protocol that this one shows to be needed; "" shows only that the product
-	// holds
+	// ablation is the part of the protocol without which the scenario must fail; "" is none.
 	ablation string
-	nodes    int             // 0 is 2
-	lease    time.Duration   // 0 is 4 s
-	leases   []time.Duration // of the first nodes, if they have others
-	clocks   []string        // of the nodes: how fast they run
-	own      bool            // a PostgreSQL that may be broken
-	clock    bool            // a PostgreSQL whose clock can be set
-	file     bool            // one SQLite file instead of PostgreSQL and Redis
-	long     bool            // not in the short run
+	nodes    int             // 0 means 2
+	lease    time.Duration   // 0 means 4 s
+	leases   []time.Duration // leases of the first nodes, if they differ from lease
+	clocks   []string        // rates of the node clocks; "" is the machine's rate
+	own      bool            // use a PostgreSQL that the scenario may break
+	clock    bool            // use a PostgreSQL whose clock the scenario may set
+	file     bool            // use one SQLite file instead of PostgreSQL and Redis
+	long     bool            // run only with -faults.long
 }
 
-// TestScenarios: the product holds in each.
+// TestScenarios checks that the promise holds in each scenario.
 func TestScenarios(t *testing.T) {
 	for _, s := range scenarios {
 		if s.long && !*long {
@@ -50,8 +48,8 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// TestAblations: without each part of the protocol, a request is accepted that must not be, or a
-// stream goes on. In the short run each part is left out of its first scenario.
+// TestAblations checks that, without each part of the protocol, a scenario finds an accepted request
+// or a stream that continues. Without -faults.long, each ablation runs in its first scenario only.
 func TestAblations(t *testing.T) {
 	tried := map[string]bool{}
 	for _, s := range scenarios {
@@ -61,7 +59,7 @@ func TestAblations(t *testing.T) {
 		tried[s.ablation] = true
 		t.Run(s.ablation+" in "+s.name, func(t *testing.T) {
 			t.Parallel()
-			for attempt := range 3 { // on a busy machine a moment can be missed
+			for attempt := range 3 { // a busy machine can miss the moment
 				caught := false
 				t.Run(fmt.Sprint(attempt), func(t *testing.T) {
 					for _, v := range play(t, s, s.ablation) {
@@ -72,7 +70,7 @@ func TestAblations(t *testing.T) {
 					return
 				}
 			}
-			t.Error("it survived: this scenario does not show what the part of the protocol is for")
+			t.Error("the scenario does not detect that this part of the protocol is missing")
 		})
 	}
 }
@@ -91,34 +89,34 @@ func play(t *testing.T, s scenario, ablation string) []Violation {
 		nodes: max(s.nodes, 2), lease: cmp.Or(s.lease, 4*time.Second), leases: s.leases,
 		clocks: s.clocks, ablation: ablation, postgres: server, file: s.file,
 	})
-	a.fault(allNodes, "the scenario says itself who may be unavailable",
+	a.fault(allNodes, "the scenario itself checks availability",
 		Excuses{Unavailable: true, NoAnswer: true})
 	s.run(a)
 	a.Heal()
 	return a.finish(Settling{Cut: 10 * time.Second})
 }
 
-// surelyOver is how long a revoke waits for a node that says nothing, at most (docs/protocol.md,
+// surelyOver returns the longest time that a revoke waits for a silent node (docs/protocol.md,
 // rule 7).
 func surelyOver(lease time.Duration) time.Duration { return lease * 101 / 99 }
 
-// hasLonger: node 1 has a longer lease than node 0.
-var hasLonger = []time.Duration{4 * time.Second, 18 * time.Second}
+// longerLease gives node 1 a longer lease than node 0.
+var longerLease = []time.Duration{4 * time.Second, 18 * time.Second}
 
 var scenarios = []scenario{
-	{name: "every way to take access", nodes: 3, run: everyWay},
-	{name: "a stream", ablation: "no-cut", run: func(a *arena) {
+	{name: "each change that takes access away", nodes: 3, run: everyWay},
+	{name: "a revoke during a stream", ablation: "no-cut", run: func(a *arena) {
 		k := a.mint(0)
 		e := a.listen(1, k)
 		a.complete(a.revoke(0, k))
-		a.want(!e.outlives(now()), "the stream goes on")
+		a.want(!e.outlives(now()), "the stream continues")
 		e.hangUp()
 	}},
 
-	// What is being read while a change comes.
-	{name: "a read that a revoke overtakes", ablation: "no-fill-token",
+	// A revoke overtakes a read.
+	{name: "a revoke during a database read", ablation: "no-fill-token",
 		run: func(a *arena) { overtaken(a, "load.read") }},
-	{name: "an answer of Redis that a revoke overtakes", run: func(a *arena) {
+	{name: "a revoke during a Redis read", run: func(a *arena) {
 		k := a.mint(0)
 		a.shared(0, k)
 		a.hold(1, "shared.read")
@@ -129,27 +127,28 @@ var scenarios = []scenario{
 		<-read
 		a.want(a.settled(1, k) == 401, "the revoked key is not refused")
 	}},
-	{name: "kept at the moment of a revoke", ablation: "check-then-insert",
+	{name: "a revoke just before a key is cached", ablation: "check-then-insert",
 		run: func(a *arena) { overtaken(a, "load.insert") }},
-	{name: "a read that a revoke and a reload overtake", ablation: "reload-resets",
+	{name: "a revoke and two reloads during a database read", ablation: "reload-resets",
 		run: func(a *arena) {
 			overtakenAfter(a, "load.read", func() { a.reload(1) })
 		}},
-	{name: "kept while a revoke is applied", ablation: "delete-before-bump", run: func(a *arena) {
-		k := a.mint(0)
-		a.hold(1, "load.read")
-		a.hold(1, "invalidate")
-		read := background(func() { a.get(1, k) })
-		a.held(1, "load.read")
-		revoked := background(func() { a.complete(a.revoke(0, k)) })
-		a.held(1, "invalidate", revoked)
-		a.release(1, "load.read")
-		<-read
-		a.release(1, "invalidate")
-		<-revoked
-		a.want(a.settled(1, k) == 401, "the revoked key is not refused")
-	}},
-	{name: "a request that joins a read from before the revoke", ablation: "join-any-flight",
+	{name: "a key is cached while a revoke is applied", ablation: "delete-before-bump",
+		run: func(a *arena) {
+			k := a.mint(0)
+			a.hold(1, "load.read")
+			a.hold(1, "invalidate")
+			read := background(func() { a.get(1, k) })
+			a.held(1, "load.read")
+			revoked := background(func() { a.complete(a.revoke(0, k)) })
+			a.held(1, "invalidate", revoked)
+			a.release(1, "load.read")
+			<-read
+			a.release(1, "invalidate")
+			<-revoked
+			a.want(a.settled(1, k) == 401, "the revoked key is not refused")
+		}},
+	{name: "a request joins a read that began before the revoke", ablation: "join-any-flight",
 		run: func(a *arena) {
 			k := a.mint(0)
 			a.hold(1, "load.read")
@@ -170,18 +169,18 @@ var scenarios = []scenario{
 			a.want(got == 401, "the request that came after the revoke: %d", got)
 		}},
 
-	// What Redis holds.
-	{name: "an old entry in Redis", ablation: "shared-without-asof", run: func(a *arena) {
+	// Redis entries.
+	{name: "a stale Redis entry", ablation: "shared-without-asof", run: func(a *arena) {
 		k := a.mint(0)
 		entry := a.shared(0, k)
 		a.complete(a.revoke(0, k))
-		a.want(a.settled(1, k) == 401, "with the old entry left where it is")
+		a.want(a.settled(1, k) == 401, "with the old entry still in Redis")
 		a.redis("SET", entry.name, entry.value)
 		a.want(a.settled(1, k) == 401, "with the old entry put back")
 		a.redis("FLUSHALL")
-		a.want(a.settled(1, k) == 401, "with nothing in Redis")
+		a.want(a.settled(1, k) == 401, "with an empty Redis")
 	}},
-	{name: "a forged entry in Redis", ablation: "no-mac", run: func(a *arena) {
+	{name: "a forged Redis entry", ablation: "no-mac", run: func(a *arena) {
 		k, other := a.mint(0), a.mint(0)
 		entry, others := a.shared(0, k), a.shared(0, other)
 		a.complete(a.revoke(0, k))
@@ -192,8 +191,8 @@ var scenarios = []scenario{
 		a.want(a.settled(1, other) == 401, "with another key's entry")
 	}},
 
-	// The lease.
-	{name: "a renewal whose answer comes late", ablation: "lease-from-reply", run: func(a *arena) {
+	// Leases and clocks.
+	{name: "a lease renewal with a late reply", ablation: "lease-from-reply", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
 		a.hold(1, "renew.reply")
@@ -201,9 +200,9 @@ var scenarios = []scenario{
 		a.cut(1)
 		a.complete(a.revoke(0, k))
 		a.release(1, "renew.reply")
-		a.want(!a.useFor(a.lease/2, 1, k), "the node trusts what it has cached after its lease")
+		a.want(!a.useFor(a.lease/2, 1, k), "the node serves cached keys after its lease expired")
 	}},
-	{name: "clocks that run apart", ablation: "no-drift-margin", lease: 20 * time.Second,
+	{name: "clocks run at different rates", ablation: "no-drift-margin", lease: 20 * time.Second,
 		clocks: []string{"1.01", "0.99"}, run: func(a *arena) {
 			k := a.mint(0)
 			a.warm(k)
@@ -217,7 +216,7 @@ var scenarios = []scenario{
 			<-revoked
 			a.want(!a.useFor(a.lease/10, 1, k), "the slow clock is trusted too long")
 		}},
-	{name: "a node that is stopped while it applies", ablation: "ack-before-purge",
+	{name: "a node is stopped while it applies a revoke", ablation: "ack-before-purge",
 		run: func(a *arena) {
 			k := a.mint(0)
 			a.warm(k)
@@ -225,11 +224,11 @@ var scenarios = []scenario{
 			revoked := background(func() { a.complete(a.revoke(0, k)) })
 			a.held(1, "apply")
 			<-revoked
-			a.want(!a.useFor(a.lease/4, 1, k), "what the node is about to apply was not waited for")
+			a.want(!a.useFor(a.lease/4, 1, k), "the revoke did not wait for the node that is applying it")
 			a.release(1, "apply")
 			a.eventually(1, k, 401)
 		}},
-	{name: "a node that reads of the revoke late and is stopped while it applies",
+	{name: "a node reads a revoke late and is stopped while it applies it",
 		ablation: "lease-before-apply", run: func(a *arena) {
 			k := a.mint(0)
 			a.warm(k)
@@ -242,22 +241,22 @@ var scenarios = []scenario{
 			a.HealNode(1)
 			a.held(1, "apply")
 			<-revoked
-			a.want(!a.useFor(a.lease/4, 1, k), "what the node is about to apply was not waited for")
+			a.want(!a.useFor(a.lease/4, 1, k), "the revoke did not wait for the node that is applying it")
 			a.release(1, "apply")
 			a.eventually(1, k, 401)
 		}},
-	{name: "a clock that stands still", ablation: "cached-clock", run: func(a *arena) {
+	{name: "a cached clock stands still", ablation: "cached-clock", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
 		a.hold(1, "tick")
 		a.cut(1)
 		a.complete(a.revoke(0, k))
-		a.want(!a.useFor(a.lease/4, 1, k), "the lease does not end")
+		a.want(!a.useFor(a.lease/4, 1, k), "the lease does not expire")
 		a.release(1, "tick")
 	}},
 
-	// Who is waited for.
-	{name: "a node that joins before the commit", nodes: 3, ablation: "members-before-commit",
+	// The nodes that a revoke waits for.
+	{name: "a node joins before the revoke commits", nodes: 3, ablation: "members-before-commit",
 		run: func(a *arena) {
 			k := a.mint(0)
 			a.warm(k)
@@ -269,9 +268,9 @@ var scenarios = []scenario{
 			a.cut(2)
 			stalled.commit()
 			<-revoked
-			a.want(!a.useFor(a.lease/4, 2, k), "the node that joined has not been waited for")
+			a.want(!a.useFor(a.lease/4, 2, k), "the revoke did not wait for the node that joined")
 		}},
-	{name: "a node that starts during a revoke", run: func(a *arena) {
+	{name: "a node starts during a revoke", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
 		a.hold(0, "committed")
@@ -284,22 +283,22 @@ var scenarios = []scenario{
 		<-revoked
 		a.useFor(100*time.Millisecond, 2, k)
 	}},
-	{name: "a node that applies and cannot say so", run: func(a *arena) {
+	{name: "a node cannot acknowledge a revoke", run: func(a *arena) {
 		k, live := a.mint(0), a.mint(0)
 		a.warm(k)
 		a.warm(live)
 		a.hold(1, "acknowledge")
 		a.held(1, "acknowledge")
 		r := a.revokeIn(a.lease/10, 0, k)
-		a.want(r.Status == 202, "a revoke that nobody waited for: %v", r)
+		a.want(r.Status == 202, "a revoke that did not wait: %v", r)
 		a.complete(a.revoke(0, k))
 		a.want(!a.useFor(a.lease/4, 1, k), "the revoked key is accepted")
 		a.release(1, "acknowledge")
 		a.eventually(1, live, 200)
 		a.eventually(1, k, 401)
 	}},
-	{name: "a node that is taken for dead", ablation: "remove-without-wait", run: takenForDead},
-	{name: "a node that is killed", nodes: 3, run: func(a *arena) {
+	{name: "a live node is declared dead", ablation: "remove-without-wait", run: takenForDead},
+	{name: "a node is killed", nodes: 3, run: func(a *arena) {
 		k, later := a.mint(0), a.mint(0)
 		a.warm(k)
 		a.Nodes[1].Kill()
@@ -307,13 +306,14 @@ var scenarios = []scenario{
 		a.complete(a.revoke(0, k))
 		a.want(time.Since(begun) < surelyOver(a.lease)+patience/4,
 			"the revoke waited %v for a dead node", time.Since(begun))
-		a.psqlUntil("the dead node is forgotten", "SELECT count(*) = 2 FROM nodes")
+		a.psqlUntil("the dead node is removed", "SELECT count(*) = 2 FROM nodes")
 		r := a.revokeIn(a.lease/2, 0, later)
 		a.want(r.Complete(), "a revoke after that: %v", r)
 		a.Nodes[1].Start(a.t)
-		a.want(a.settled(1, k) == 401 && a.settled(1, later) == 401, "started again, it accepts")
+		a.want(a.settled(1, k) == 401 && a.settled(1, later) == 401,
+			"the restarted node accepts a revoked key")
 	}},
-	{name: "the revoker dies after the commit", run: func(a *arena) {
+	{name: "the revoking node dies after the commit", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
 		a.hold(0, "committed")
@@ -325,9 +325,9 @@ var scenarios = []scenario{
 		a.complete(a.revoke(1, k))
 		a.release(0, "committed")
 		a.Nodes[0].Start(a.t)
-		a.want(a.settled(0, k) == 401, "the revoker accepts when it is back")
+		a.want(a.settled(0, k) == 401, "the restarted node accepts the key that it revoked")
 	}},
-	{name: "two revokes, the first of which stalls before its commit", run: func(a *arena) {
+	{name: "two revokes, the first stalls before its commit", run: func(a *arena) {
 		k, second := a.mint(0), a.mint(0)
 		a.warm(k)
 		a.warm(second)
@@ -336,14 +336,14 @@ var scenarios = []scenario{
 		revoked := background(func() { a.complete(a.revoke(0, second)) })
 		first.awaited()
 		first.commit()
-		<-revoked // at a later revision: who has applied that has applied the first
+		<-revoked // at a later revision, so a node that applied it has applied the first revoke
 		taken()
 		for i := range a.Nodes {
 			a.get(i, second)
 			a.want(a.settled(i, k) == 401, "node %d: the first revoke", i)
 		}
 	}},
-	{name: "SQL by hand", run: func(a *arena) {
+	{name: "a manual SQL update", run: func(a *arena) {
 		k := a.mint(0)
 		a.warm(k)
 		taken := a.taken("SQL by hand", k)
@@ -356,7 +356,7 @@ var scenarios = []scenario{
 			a.get(i, k)
 		}
 	}},
-	{name: "nobody is told", run: func(a *arena) { // only asking helps
+	{name: "notifications are lost", run: func(a *arena) { // so that only polling helps
 		k := a.mint(0)
 		a.warm(k)
 		stop := make(chan struct{})
@@ -367,11 +367,11 @@ var scenarios = []scenario{
 			}
 		})
 		a.complete(a.revoke(0, k))
-		a.want(a.settled(1, k) == 401, "the node has not heard of the revoke")
+		a.want(a.settled(1, k) == 401, "the node has not read the revoke")
 		close(stop)
 		<-deaf
 	}},
-	{name: "the change log is cut short", run: func(a *arena) {
+	{name: "the change log is truncated", run: func(a *arena) {
 		k, live := a.mint(0), a.mint(0)
 		a.warm(k)
 		a.warm(live)
@@ -384,68 +384,71 @@ var scenarios = []scenario{
 		a.eventually(1, live, 200)
 	}},
 
-	// Away and back.
-	{name: "a node that is stopped, with requests in its sockets", run: pausedNode},
-	{name: "a node that is cut off from everything", lease: 6 * time.Second, run: isolated},
-	{name: "PostgreSQL is away", own: true, lease: 10 * time.Second, run: databaseAway},
+	// Nodes and databases that become unavailable and come back.
+	{name: "a node is stopped with requests in its sockets", run: pausedNode},
+	{name: "a node is cut off from PostgreSQL and Redis", lease: 6 * time.Second, run: isolated},
+	{name: "PostgreSQL is unavailable", own: true, lease: 10 * time.Second, run: databaseAway},
 	{name: "PostgreSQL is restored from a backup", own: true, run: restored},
-	{name: "a way that leads to a standby", own: true, run: func(a *arena) {
+	{name: "a connection leads to a standby", own: true, run: func(a *arena) {
 		k, live := a.mint(0), a.mint(0)
 		a.warm(k)
 		a.warm(live)
 		a.Edge(1, gate.Database).LeadTo(a.Postgres.Standby(a.t).Address())
 		a.eventually(1, live, 503)
 		a.complete(a.revoke(0, k))
-		a.want(!a.useFor(a.lease/4, 1, k), "what a standby says is believed")
+		a.want(!a.useFor(a.lease/4, 1, k), "the node takes a lease from a standby")
 		a.Edge(1, gate.Database).LeadTo(a.Postgres.Address())
 		a.eventually(1, live, 200)
 		a.want(a.settled(1, k) == 401, "the revoked key")
 	}},
 
-	// The database's clock, failovers, restores.
-	{name: "the database's clock is set an hour ahead and back", ablation: "rate-shortens-wait",
-		clock: true, leases: hasLonger, run: clockSet(time.Hour, 0)},
-	{name: "the database's clock is set ahead and behind", ablation: "rate-shortens-wait",
-		long: true, clock: true, leases: hasLonger, run: clockSet(2*time.Second, -30*time.Second)},
-	{name: "the synchronous standby is away", own: true, run: standbyAway},
-	{name: "a join that no standby has received", own: true, lease: 8 * time.Second,
+	// The database clock, failovers and restores.
+	{name: "the database clock is set an hour ahead and back", ablation: "rate-shortens-wait",
+		clock: true, leases: longerLease, run: clockSet(time.Hour, 0)},
+	{name: "the database clock is set ahead and behind", ablation: "rate-shortens-wait",
+		long: true, clock: true, leases: longerLease, run: clockSet(2*time.Second, -30*time.Second)},
+	{name: "the synchronous standby is unavailable", own: true, run: standbyAway},
+	{name: "a join that no standby received", own: true, lease: 8 * time.Second,
 		run: joinUnacknowledged},
-	{name: "a former primary that does not know yet", ablation: "silence-without-write", own: true,
+	{name: "a former primary has not noticed the failover", ablation: "silence-without-write",
+		own:   true,
 		lease: 6 * time.Second, run: formerPrimary},
-	{name: "a key that is read before its change is applied, and lost",
+	{name: "a failover loses a change that was read before it was applied",
 		ablation: "newer-than-applied", own: true, lease: 12 * time.Second, run: newerThanApplied},
-	{name: "an entry in Redis of a change that is lost", own: true, lease: 12 * time.Second,
+	{name: "Redis holds an entry of a lost change", own: true, lease: 12 * time.Second,
 		run: sharedFromLostHistory},
-	{name: "a backup that knows not all nodes, and one is cut off", ablation: "forget-readers",
+	{name: "a backup without a node that is cut off", ablation: "forget-readers",
 		own: true, lease: 12 * time.Second, run: forgottenByRestore(true)},
-	{name: "a backup that knows not all nodes", ablation: "forget-readers", long: true, own: true,
+	{name: "a backup without a node that reconnects", ablation: "forget-readers", long: true,
+		own:   true,
 		lease: 12 * time.Second, run: forgottenByRestore(false)},
-	{name: "a failover that loses a node", own: true, lease: 12 * time.Second,
+	{name: "a failover loses a node", own: true, lease: 12 * time.Second,
 		run: forgottenByFailover(func(*arena) {})},
-	{name: "a failover that loses a node and a change", ablation: "forget-readers", long: true,
+	{name: "a failover loses a node and a change", ablation: "forget-readers", long: true,
 		own: true, lease: 12 * time.Second, run: forgottenByFailover(func(a *arena) { a.mint(0) })},
 	{name: "synchronous_commit is turned off", own: true, run: synchronousCommitOff},
 
 	// One SQLite file.
-	{name: "a backup is moved over the file", file: true,
+	{name: "a backup replaces the SQLite file", file: true,
 		run: filesReplaced(func(file, backup string) error {
 			return errors.Join(os.Rename(backup, file), os.Remove(file+"-wal"),
 				os.Remove(file+"-shm"))
 		})},
-	{name: "the files beside the file are removed", file: true,
+	{name: "the WAL and index files are removed", file: true,
 		run: filesReplaced(func(file, _ string) error {
 			return errors.Join(os.Remove(file+"-wal"), os.Remove(file+"-shm"))
 		})},
-	{name: "the file is deleted", file: true,
+	{name: "the SQLite file is deleted", file: true,
 		run: filesReplaced(func(file, _ string) error { return os.Remove(file) })},
-	{name: "a stopped node's lock file is replaced by a copy", file: true, lease: 8 * time.Second,
+	{name: "a copy replaces the lock file of a stopped node", file: true, lease: 8 * time.Second,
 		run: lockFileCopied},
 
-	{name: "Redis is away, hangs, is reset, is slow, comes back empty", run: cacheAway},
-	{name: "a clock that runs far wrong", long: true, clocks: []string{"", "0.85"},
+	{name: "Redis is unavailable, hangs, resets connections, is slow, restarts empty",
+		run: cacheAway},
+	{name: "a clock runs 15 percent slow", long: true, clocks: []string{"", "0.85"},
 		run: func(a *arena) {
 			k := a.mint(0)
 			a.eventually(1, k, 503)
-			a.want(a.get(0, k) == 200, "the other node is well")
+			a.want(a.get(0, k) == 200, "the other node does not serve")
 		}},
 }

@@ -9,14 +9,16 @@ import (
 	"testing"
 )
 
-// Main runs a package's tests and removes the Caddy that they ran. Each package that uses Start
-// has:
+// Main runs the tests of a package, calls the end functions, and removes the Caddy that it built.
+// Each package that uses Start has:
 //
 //	func TestMain(m *testing.M) { gate.Main(m) }
 //
-// What else a package has running is ended by the functions given. The go command does not see that
-// such tests depend on the product: run them with -count=1, or a cached pass hides a change.
+// The go command does not see that such tests depend on the product. Run them with -count=1, or a
+// cached result hides a change.
 func Main(m *testing.M, end ...func()) {
+	// Programs with the race detector otherwise sleep for a second when they exit.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	code := m.Run()
 	for _, end := range end {
 		end()
@@ -27,9 +29,8 @@ func Main(m *testing.M, end ...func()) {
 	os.Exit(code)
 }
 
-// Binary is the Caddy under test: the file that CADDY_UNDER_TEST names, so that a whole run can
-// share one, else one built from this checkout on first use, with the race detector if the tests
-// have it.
+// Binary returns the path of the Caddy under test. CADDY_UNDER_TEST names it, so that the packages
+// of a run share one. Otherwise Binary builds it from this checkout, with the race detector.
 func Binary(t testing.TB) string {
 	t.Helper()
 	path, err := binary()
@@ -39,9 +40,24 @@ func Binary(t testing.TB) string {
 	return path
 }
 
+// Client returns the path of the Caddy whose commands only talk to a running one or look at a
+// configuration: the one that CADDY_CLIENT names, such as one without the race detector, or else the
+// Caddy under test.
+func Client(t testing.TB) string {
+	t.Helper()
+	if path := os.Getenv("CADDY_CLIENT"); path != "" {
+		path, err := filepath.Abs(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	return Binary(t)
+}
+
 var (
 	binary = sync.OnceValues(build)
-	built  string // what Main removes
+	built  string // the Caddy that Main removes
 )
 
 func build() (string, error) {
@@ -57,11 +73,7 @@ func build() (string, error) {
 		return "", err
 	}
 	built = filepath.Join(dir, "caddy")
-	args := []string{"build", "-o", built}
-	if race {
-		args = append(args, "-race")
-	}
-	cmd := exec.Command("go", append(args, "./cmd/caddy")...)
+	cmd := exec.Command("go", "build", "-race", "-ldflags=-w", "-o", built, "./cmd/caddy")
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
@@ -69,7 +81,7 @@ func build() (string, error) {
 	return built, nil
 }
 
-// Root is the directory of the checkout that the tests run in.
+// Root returns the directory of the checkout that the tests run in.
 func Root() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -80,5 +92,5 @@ func Root() (string, error) {
 			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("no cmd/caddy/main.go above the tests' directory")
+	return "", fmt.Errorf("no directory above the tests has cmd/caddy/main.go")
 }

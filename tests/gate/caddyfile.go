@@ -2,6 +2,8 @@ package gate
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -14,6 +16,8 @@ import (
 type Config struct {
 	APIKey string // subdirectives of `api_key`, one a line
 	Site   string // the whole site instead, `api_key` and `reverse_proxy` included
+	// Sites are further sites by their host names. Of each, only APIKey and Site count.
+	Sites map[string]Config
 
 	APIKeys string // options in the global `api_keys` block
 	// options in the global `servers` block, such as `trusted_proxies static 127.0.0.1/32`
@@ -33,9 +37,9 @@ func (c Config) Text() string {
 	if c.Caddyfile != "" {
 		return c.Caddyfile
 	}
-	site := c.Site
-	if site == "" {
-		site = block("api_key", c.APIKey) + "reverse_proxy {$GATE_UPSTREAM}"
+	sites := c.site("site", "")
+	for i, host := range slices.Sorted(maps.Keys(c.Sites)) {
+		sites += c.Sites[host].site(fmt.Sprintf("site%d", i), host)
 	}
 	protocols := "protocols h1 h2\n"
 	if c.HTTP3 {
@@ -53,25 +57,34 @@ func (c Config) Text() string {
 	}
 %s%s%s
 }
+`, block("api_keys", c.APIKeys), block("servers", protocols+c.Servers), c.Global) + sites
+}
 
-(site) {
+// site is the site over HTTP and over HTTPS. The site of host "" answers for all other hosts.
+func (c Config) site(snippet, host string) string {
+	site := c.Site
+	if site == "" {
+		site = block("api_key", c.APIKey) + "reverse_proxy {$GATE_UPSTREAM}"
+	}
+	return fmt.Sprintf(`
+(%[1]s) {
 	bind 127.0.0.1
 	log {
 		output file {$GATE_DIR}/access.log
 		format api_keys
 	}
-%s
+%[3]s
 }
 
-http://:{$GATE_HTTP} {
-	import site
+http://%[2]s:{$GATE_HTTP} {
+	import %[1]s
 }
 
-https://:{$GATE_HTTPS} {
+https://%[2]s:{$GATE_HTTPS} {
 	tls {$GATE_DIR}/cert.pem {$GATE_DIR}/key.pem
-	import site
+	import %[1]s
 }
-`, block("api_keys", c.APIKeys), block("servers", protocols+c.Servers), c.Global, site)
+`, snippet, host, site)
 }
 
 func block(name, body string) string {

@@ -58,6 +58,9 @@ func Start(t testing.TB, c Config) *Gate {
 		home = c.DataOf.Dir
 	}
 	g.Data = filepath.Join(home, "data", "caddy")
+	if c.DataOf == nil && !strings.Contains(c.Text(), "database ") {
+		provideDatabase(t, g.Data)
+	}
 	writeCertificate(t, dir)
 	t.Cleanup(func() { g.finish(t) })
 

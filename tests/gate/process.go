@@ -142,7 +142,7 @@ func (r Result) String() string {
 // Caddy runs a command of the Caddy under test in the gate's environment.
 func (g *Gate) Caddy(t testing.TB, stdin string, args ...string) Result {
 	t.Helper()
-	cmd := exec.Command(Binary(t), args...)
+	cmd := exec.Command(Client(t), args...)
 	cmd.Dir, cmd.Env = g.Dir, g.env
 	cmd.Stdin = bytes.NewBufferString(stdin)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

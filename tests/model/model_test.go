@@ -60,7 +60,12 @@ func TestProtocol(t *testing.T) {
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			t.Parallel()
-			if got := violated(t, c.model, strings.Fields(c.defines)); got != c.fails {
+			// A search that ends at the first violation takes less time than an optimizing compiler.
+			optimize := "-O2"
+			if c.fails {
+				optimize = "-O0"
+			}
+			if got := violated(t, c.model, optimize, strings.Fields(c.defines)); got != c.fails {
 				t.Errorf("a revoked key is accepted: %v, want %v", got, c.fails)
 			}
 		})
@@ -75,7 +80,7 @@ const (
 
 // violated searches all states of a model, built with the defines, for one in which a revoked key
 // is accepted.
-func violated(t *testing.T, name string, defines []string) bool {
+func violated(t *testing.T, name, optimize string, defines []string) bool {
 	t.Helper()
 	model, err := filepath.Abs(name + ".pml")
 	if err != nil {
@@ -97,7 +102,7 @@ func violated(t *testing.T, name string, defines []string) bool {
 		spin = append(spin, "-D"+d)
 	}
 	command("spin", append(spin, model)...)
-	command("gcc", "-O2", "-DSAFETY", "-DMEMLIM=3000", "-w", "-o", "pan", "pan.c")
+	command("gcc", optimize, "-DSAFETY", "-DMEMLIM=3000", "-w", "-o", "pan", "pan.c")
 	out := command("./pan", "-m100000", "-w24", "-n", "-E")
 	if strings.Contains(out, "max search depth too small") ||
 		strings.Contains(out, "out of memory") {

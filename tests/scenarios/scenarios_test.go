@@ -44,7 +44,7 @@ type (
 
 func TestScenarios(t *testing.T) {
 	bin := t.TempDir()
-	if err := os.Symlink(gate.Binary(t), filepath.Join(bin, "caddy")); err != nil {
+	if err := os.Symlink(gate.Client(t), filepath.Join(bin, "caddy")); err != nil {
 		t.Fatal(err)
 	}
 	testscript.RunT(redacting{t}, testscript.Params{
