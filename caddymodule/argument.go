@@ -3,6 +3,8 @@ package caddymodule
 import (
 	"strings"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -14,13 +16,13 @@ func shown(argument string) string {
 	switch {
 	case isURL && strings.Trim(scheme, "abcdefghijklmnopqrstuvwxyz-") == "":
 		return scheme + "://…"
-	case isURL, strings.Contains(argument, "@"), strings.Contains(lowerASCII(argument),
+	case isURL, strings.Contains(argument, "@"), strings.Contains(ascii.ToLower(argument),
 		"password="),
 		keystore.ContainsToken(argument):
 		return "…"
 	}
 	for word := range strings.FieldsFuncSeq(argument,
-		func(r rune) bool { return r > 127 || !isBase62(byte(r)) }) {
+		func(r rune) bool { return r > 127 || !ascii.IsAlphanumeric(byte(r)) }) {
 		if _, err := keystore.ParseTokenSecret(word); err == nil {
 			return "…"
 		}

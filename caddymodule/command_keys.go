@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
 type keyObjects struct {
@@ -58,7 +60,7 @@ const patience = 2 * time.Minute
 func keyID(args []string) (string, error) {
 	id := args[0]
 	for _, r := range id {
-		if r > 'z' || !('0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r) {
+		if r > unicode.MaxASCII || !ascii.IsAlphanumeric(byte(r)) {
 			id = ""
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -383,7 +385,7 @@ func (s *source) removeCookie(header http.Header) {
 func isB64Token(s string) bool {
 	body := strings.TrimRight(s, "=")
 	for i := range len(body) {
-		if !isBase62(body[i]) && strings.IndexByte("-._~+/", body[i]) < 0 {
+		if !ascii.IsAlphanumeric(body[i]) && strings.IndexByte("-._~+/", body[i]) < 0 {
 			return false
 		}
 	}

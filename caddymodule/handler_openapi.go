@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
@@ -267,7 +269,7 @@ var escapeTemplate = strings.NewReplacer("%", "%25", "{", "%7B", "}", "%7D", "?"
 
 // resourceOf makes a resource of a tag.
 func (c *rules) resourceOf(tag string) string {
-	resource := permissionWord(lowerASCII(tag))
+	resource := permissionWord(ascii.ToLower(tag))
 	switch {
 	case resource == "":
 		return cmp.Or(c.resource, "default")
@@ -281,7 +283,7 @@ func (c *rules) resourceOf(tag string) string {
 func operationOf(o *openapi.Operation) string {
 	name := permissionWord(o.ID)
 	if name == "" {
-		name = permissionWord(lowerASCII(o.Method + "-" + o.Path))
+		name = permissionWord(ascii.ToLower(o.Method + "-" + o.Path))
 	}
 	if !keystore.ValidOperation(name) { // it is read or write
 		return "op-" + name

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -84,7 +86,7 @@ func (p *pattern) shape() string {
 		shape.WriteByte('/')
 		switch {
 		case s.literal != "":
-			shape.WriteString(lowerASCII(s.literal))
+			shape.WriteString(ascii.ToLower(s.literal))
 		case s.mixed != "":
 			shape.WriteString(s.mixed)
 		default:

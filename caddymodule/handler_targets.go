@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -202,7 +204,7 @@ func sameHost(scheme, authority, host string) bool {
 		port = ":443"
 	}
 	authority, host = strings.TrimSuffix(authority, port), strings.TrimSuffix(host, port)
-	return authority != "" && lowerASCII(authority) == lowerASCII(host)
+	return authority != "" && ascii.ToLower(authority) == ascii.ToLower(host)
 }
 
 // host returns the host that the client asked for.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -33,10 +35,10 @@ func foldsTo(name, folded string) bool {
 }
 
 func foldSeparator(c byte) byte {
-	if !isBase62(c) {
+	if !ascii.IsAlphanumeric(c) {
 		return '-'
 	}
-	return asciiLower(c)
+	return ascii.Lower(c)
 }
 
 // spoofable are headers that some frameworks let override what we have decided on: always, or
@@ -51,7 +53,7 @@ var spoofable, spoofableUnlessTrusted = []string{
 
 // drops reports whether a request header must not reach the upstream.
 func drops(name string, trusted bool) bool {
-	if len(name) < len("x-") || asciiLower(name[0]) != 'x' || isBase62(name[1]) {
+	if len(name) < len("x-") || ascii.Lower(name[0]) != 'x' || ascii.IsAlphanumeric(name[1]) {
 		return false
 	}
 	fold := func(folded string) bool { return foldsTo(name, folded) }

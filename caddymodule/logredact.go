@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/url"
 	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
 // redacted stands where a secret was. It is the word Caddy's own encoders use.
@@ -77,7 +79,7 @@ func equalEncoded(encoded, name string) bool {
 	n := 0
 	for i := 0; i < len(encoded); n++ {
 		c, next, _ := decodeByte(encoded, i)
-		if n == len(name) || asciiLower(c) != asciiLower(name[n]) && !(c == '+' && name[n] == ' ') {
+		if n == len(name) || ascii.Lower(c) != ascii.Lower(name[n]) && !(c == '+' && name[n] == ' ') {
 			return false
 		}
 		i = next
@@ -100,20 +102,6 @@ func (p *param) valueEnd(text string, i, level int) int {
 		i = next
 	}
 	return i
-}
-
-func asciiLower(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		return c + ('a' - 'A')
-	}
-	return c
-}
-
-func asciiUpper(c byte) byte {
-	if 'a' <= c && c <= 'z' {
-		return c - ('a' - 'A')
-	}
-	return c
 }
 
 // redactTree redacts what encoding/json made of a value, in place, and tells whether there was
@@ -190,7 +178,7 @@ const tokenBody = 58
 // inToken holds the bytes that a token can consist of, percent-encoded or not.
 var inToken = func() (in [256]bool) {
 	for c := range in {
-		in[c] = isBase62(byte(c)) || strings.IndexByte("_%\\", byte(c)) >= 0
+		in[c] = ascii.IsAlphanumeric(byte(c)) || strings.IndexByte("_%\\", byte(c)) >= 0
 	}
 	return in
 }()
@@ -250,9 +238,9 @@ func findBody(word []byte) (from, to int) {
 		if i < len(word) {
 			c, next, _ = decodeByte(word, i)
 		}
-		if isBase62(c) {
+		if ascii.IsAlphanumeric(c) {
 			count++
-			hexadecimal = hexadecimal && isHex(c)
+			hexadecimal = hexadecimal && ascii.IsHex(c)
 			i = next
 			continue
 		}
@@ -278,12 +266,12 @@ func decodeByte[T string | []byte](text T, i int) (c byte, next, level int) {
 	switch c {
 	case '%':
 		at := next
-		for at+4 <= len(text) && text[at] == '2' && text[at+1] == '5' && isHex(text[at+2]) &&
-			isHex(text[at+3]) {
+		for at+4 <= len(text) && text[at] == '2' && text[at+1] == '5' && ascii.IsHex(text[at+2]) &&
+			ascii.IsHex(text[at+3]) {
 			at, level = at+2, level+1
 		}
-		if at+2 <= len(text) && isHex(text[at]) && isHex(text[at+1]) {
-			return unhex(text[at])<<4 | unhex(text[at+1]), at + 2, level + 1
+		if at+2 <= len(text) && ascii.IsHex(text[at]) && ascii.IsHex(text[at+1]) {
+			return ascii.Unhex(text[at])<<4 | ascii.Unhex(text[at+1]), at + 2, level + 1
 		}
 		return c, next, 0
 	case '\\':
@@ -295,10 +283,10 @@ func decodeByte[T string | []byte](text T, i int) (c byte, next, level int) {
 		}
 		switch text[next] {
 		case 'u':
-			if next+5 <= len(text) && isHex(text[next+1]) && isHex(text[next+2]) &&
-				isHex(text[next+3]) && isHex(text[next+4]) {
+			if next+5 <= len(text) && ascii.IsHex(text[next+1]) && ascii.IsHex(text[next+2]) &&
+				ascii.IsHex(text[next+3]) && ascii.IsHex(text[next+4]) {
 				if text[next+1] == '0' && text[next+2] == '0' {
-					c = unhex(text[next+3])<<4 | unhex(text[next+4])
+					c = ascii.Unhex(text[next+3])<<4 | ascii.Unhex(text[next+4])
 				}
 				return c, next + 5, 0
 			}
@@ -307,19 +295,4 @@ func decodeByte[T string | []byte](text T, i int) (c byte, next, level int) {
 		}
 	}
 	return c, next, 0
-}
-
-func isBase62(c byte) bool {
-	return '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
-}
-
-func isHex(c byte) bool {
-	return '0' <= c && c <= '9' || 'A' <= c && c <= 'F' || 'a' <= c && c <= 'f'
-}
-
-func unhex(c byte) byte {
-	if c <= '9' {
-		return c - '0'
-	}
-	return asciiLower(c) - 'a' + 10
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
 // sourceKind says where in a request a credential is.
@@ -123,7 +125,7 @@ func (s *sourceSet) addParam(source credentialSource) {
 		s.params = append(s.params, param{name: source.Name, tail: source.Name[tail:]})
 	}
 	last := source.Name[len(source.Name)-1]
-	s.lastBytes[last], s.lastBytes[asciiLower(last)], s.lastBytes[asciiUpper(last)] = true, true, true
+	s.lastBytes[last], s.lastBytes[ascii.Lower(last)], s.lastBytes[ascii.Upper(last)] = true, true, true
 	if last == ' ' {
 		s.lastBytes['+'] = true
 	}

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
 // A pattern is a path pattern of the Caddyfile, the same language for every option that takes one:
@@ -62,7 +64,7 @@ func parsePattern(text string, exact bool) (pattern, error) {
 			p.segments = append(p.segments, segment{})
 		default:
 			if !exact {
-				word = lowerASCII(word)
+				word = ascii.ToLower(word)
 			}
 			p.segments = append(p.segments, segment{literal: word})
 		}
@@ -170,26 +172,18 @@ func matchLiteral(literal, word string, exact bool) bool {
 		}
 		c := word[i]
 		i++
-		if c == '%' && i+2 <= len(word) && isHex(word[i]) && isHex(word[i+1]) {
-			c = unhex(word[i])<<4 | unhex(word[i+1])
+		if c == '%' && i+2 <= len(word) && ascii.IsHex(word[i]) && ascii.IsHex(word[i+1]) {
+			c = ascii.Unhex(word[i])<<4 | ascii.Unhex(word[i+1])
 			i += 2
 		}
 		if !exact {
-			c = asciiLower(c)
+			c = ascii.Lower(c)
 		}
 		if c != literal[n] {
 			return false
 		}
 	}
 	return i == len(word)
-}
-
-func lowerASCII(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		b[i] = asciiLower(c)
-	}
-	return string(b)
 }
 
 // sortPatterns puts those with most literal segments first and keeps the order among equals, so

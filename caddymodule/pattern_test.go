@@ -4,6 +4,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
 func TestPattern(t *testing.T) {
@@ -130,7 +132,7 @@ func obviousMatch(text, path string, exact bool) (string, bool) {
 		case word == "{namespace}":
 			namespace = decoded
 		case word == "*", isParameter(word):
-		case exact && word != decoded, !exact && lowerASCII(word) != lowerASCII(decoded):
+		case exact && word != decoded, !exact && ascii.ToLower(word) != ascii.ToLower(decoded):
 			return "", false
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -180,11 +182,11 @@ func foldSegment(word []byte) []byte {
 	out := word[:0]
 	for i := 0; i < len(word); i++ {
 		c := word[i]
-		if c == '%' && i+2 < len(word) && isHex(word[i+1]) && isHex(word[i+2]) {
-			c = unhex(word[i+1])<<4 | unhex(word[i+2])
+		if c == '%' && i+2 < len(word) && ascii.IsHex(word[i+1]) && ascii.IsHex(word[i+2]) {
+			c = ascii.Unhex(word[i+1])<<4 | ascii.Unhex(word[i+2])
 			i += 2
 		}
-		out = append(out, asciiLower(c))
+		out = append(out, ascii.Lower(c))
 	}
 	return out
 }
@@ -253,9 +255,9 @@ func parseTemplate(text string) (pattern, error) {
 		case mixed == parameter:
 			p.segments = append(p.segments, segment{})
 		case strings.Contains(mixed, parameter):
-			p.segments = append(p.segments, segment{mixed: lowerASCII(mixed)})
+			p.segments = append(p.segments, segment{mixed: ascii.ToLower(mixed)})
 		default:
-			p.segments = append(p.segments, segment{literal: lowerASCII(mixed)})
+			p.segments = append(p.segments, segment{literal: ascii.ToLower(mixed)})
 		}
 	}
 	return p, nil

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -187,9 +189,9 @@ func (s segment) obviousFit(word string, exact bool) bool {
 	case s.literal != "" && exact:
 		return decoded == s.literal && word == escapeLiteral(s.literal)
 	case s.literal != "":
-		return lowerASCII(decoded) == s.literal
+		return ascii.ToLower(decoded) == s.literal
 	case s.mixed != "":
-		return obviousMixed(s.mixed, lowerASCII(decoded))
+		return obviousMixed(s.mixed, ascii.ToLower(decoded))
 	}
 	return true
 }

@@ -6,6 +6,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -75,10 +77,10 @@ func canonicalEscaped(path string, encodedSlash bool) bool {
 	for i := 0; i < len(path); i++ {
 		c := path[i]
 		if c == '%' {
-			if i+2 >= len(path) || !isHex(path[i+1]) || !isHex(path[i+2]) {
+			if i+2 >= len(path) || !ascii.IsHex(path[i+1]) || !ascii.IsHex(path[i+2]) {
 				return false
 			}
-			c = unhex(path[i+1])<<4 | unhex(path[i+2])
+			c = ascii.Unhex(path[i+1])<<4 | ascii.Unhex(path[i+2])
 			i += 2
 			if c == '.' || c == '/' && !encodedSlash {
 				return false
@@ -93,7 +95,7 @@ func canonicalEscaped(path string, encodedSlash bool) bool {
 		switch {
 		case c == '/' && i > 0 && (decoded[i-1] == '/' || !endsPlainly(decoded[:i])):
 			return false
-		case c == '%' && i+2 < len(decoded) && isHex(decoded[i+1]) && isHex(decoded[i+2]):
+		case c == '%' && i+2 < len(decoded) && ascii.IsHex(decoded[i+1]) && ascii.IsHex(decoded[i+2]):
 			return false
 		}
 	}

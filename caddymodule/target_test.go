@@ -8,6 +8,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -70,7 +72,7 @@ func obviouslyCanonical(path string, encodedSlash bool) bool {
 		}
 	}
 	for i := range decoded {
-		if decoded[i] == '%' && i+2 < len(decoded) && isHex(decoded[i+1]) && isHex(decoded[i+2]) {
+		if decoded[i] == '%' && i+2 < len(decoded) && ascii.IsHex(decoded[i+1]) && ascii.IsHex(decoded[i+2]) {
 			return false
 		}
 	}
