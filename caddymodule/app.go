@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
@@ -219,7 +220,7 @@ func checkDatabaseType(name string) error {
 	case "sqlite", "postgres":
 		return nil
 	}
-	return fmt.Errorf("unknown database %q: there are sqlite and postgres", shown(name))
+	return fmt.Errorf("unknown database %q: there are sqlite and postgres", redact.Argument(name))
 }
 
 // checkDatabasePath refuses a URL: as a path it would show its password in errors, logs and the
@@ -243,7 +244,7 @@ func (a *App) provisionTokens() error {
 			return err
 		}
 		if seen[prefix] {
-			return fmt.Errorf("token_prefix %s is given twice", shown(prefix))
+			return fmt.Errorf("token_prefix %s is given twice", redact.Argument(prefix))
 		}
 		seen[prefix] = true
 		a.settings.TokenPrefixes = append(a.settings.TokenPrefixes, prefix)
@@ -261,7 +262,7 @@ func (a *App) provisionTokens() error {
 		}
 		if seen[prefix] {
 			return fmt.Errorf("abandon_prefix %s: token_prefix accepts it, or it is given twice",
-				shown(prefix))
+				redact.Argument(prefix))
 		}
 		seen[prefix] = true
 		a.settings.AbandonedPrefixes = append(a.settings.AbandonedPrefixes, prefix)
@@ -287,7 +288,8 @@ func checkPrefix(option, prefix string) error {
 		return fmt.Errorf("%s %s is for the tokens of members: choose another one", option, prefix)
 	case !keystore.ValidPrefix(prefix):
 		return fmt.Errorf("%s %q: a prefix begins with a-z and goes on with a-z, 0-9 and single "+
-			"underscores between them, at most 24 characters in all", option, shown(prefix))
+			"underscores between them, at most 24 characters in all", option,
+			redact.Argument(prefix))
 	}
 	return nil
 }

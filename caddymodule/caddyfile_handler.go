@@ -8,6 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
 func init() {
@@ -58,7 +60,7 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // directive name
 	if d.NextArg() {
-		return d.Errf("api_key takes no argument but a matcher, this is %q: options go into a block", shown(d.Val()))
+		return d.Errf("api_key takes no argument but a matcher, this is %q: options go into a block", redact.Argument(d.Val()))
 	}
 	var pending, located error
 	for d.NextBlock(0) {
@@ -87,7 +89,7 @@ var handlerWords = strings.Fields("from namespace_path namespace resource method
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
 	if !slices.Contains(handlerWords, option) {
-		return d.Errf("unknown word %q in api_key: it knows %s", shown(option),
+		return d.Errf("unknown word %q in api_key: it knows %s", redact.Argument(option),
 			strings.Join(handlerWords, ", "))
 	}
 	switch option { // those with a block
@@ -147,7 +149,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		if len(args) == 0 {
 			args = []string{forwardedPlain}
 		} else if args[0] == forwardedPlain {
-			return d.Errf("forwarded: unknown word %q: it takes nothing or nginx", shown(args[0]))
+			return d.Errf("forwarded: unknown word %q: it takes nothing or nginx",
+				redact.Argument(args[0]))
 		}
 		return setArg(d, option, &h.Forwarded, args)
 	}
@@ -163,7 +166,7 @@ func (h *Handler) unmarshalFrom(d *caddyfile.Dispenser, args []string) error {
 		"header": 3}[source.Type]
 	if most > 0 && len(args) > most {
 		return d.Errf("from %s has %q too much: the sources are %s, each in a line of its own",
-			source.Type, shown(strings.Join(args[most:], " ")), sourceWords)
+			source.Type, redact.Argument(strings.Join(args[most:], " ")), sourceWords)
 	}
 	if len(args) > 1 {
 		source.Name = args[1]
@@ -185,7 +188,8 @@ func (h *Handler) unmarshalMethods(d *caddyfile.Dispenser, args []string) error 
 	}
 	for _, method := range args[1:] {
 		if earlier, ok := h.Methods[method]; ok {
-			return d.Errf("methods: %s is %s already", shown(method), shown(earlier))
+			return d.Errf("methods: %s is %s already", redact.Argument(method),
+				redact.Argument(earlier))
 		}
 		h.Methods[method] = args[0]
 	}
@@ -217,7 +221,7 @@ func (h *Handler) unmarshalList(d *caddyfile.Dispenser, args []string) error {
 		option, args := d.Val(), d.RemainingArgs()
 		field := map[string]*string{"items": &l.Items, "id": &l.ID}[option]
 		if field == nil {
-			return d.Errf("unknown word %q in list: it knows items, id", shown(option))
+			return d.Errf("unknown word %q in list: it knows items, id", redact.Argument(option))
 		}
 		if err := setArg(d, option, field, args); err != nil {
 			return err
@@ -232,7 +236,8 @@ func setArg(d *caddyfile.Dispenser, option string, field *string, args []string)
 	case len(args) != 1 || args[0] == "":
 		return d.Errf("%s takes one word, this has %d", option, len(args))
 	case *field != "":
-		return d.Errf("%s is given twice, as %q and %q", option, shown(*field), shown(args[0]))
+		return d.Errf("%s is given twice, as %q and %q", option, redact.Argument(*field),
+			redact.Argument(args[0]))
 	}
 	*field = args[0]
 	return nil
@@ -250,7 +255,8 @@ func appendArgs(
 
 func setFlag(d *caddyfile.Dispenser, option string, field *bool, args []string) error {
 	if len(args) > 0 {
-		return d.Errf("%s takes no word, this has %q", option, shown(strings.Join(args, " ")))
+		return d.Errf("%s takes no word, this has %q", option,
+			redact.Argument(strings.Join(args, " ")))
 	}
 	if *field {
 		return d.Errf("%s is given twice", option)

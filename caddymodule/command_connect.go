@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
 // connect returns a client for whatever the flags name. With --server and no --token-file it reads
@@ -41,7 +42,7 @@ func (c *cli) connect(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if shown(address) != address {
+	if redact.Argument(address) != address {
 		return nil, errors.New("the admin endpoint's address must be host:port or unix//path, " +
 			"without scheme, user and password")
 	}

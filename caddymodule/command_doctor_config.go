@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -199,8 +200,8 @@ func (c *gateConfig) exposedSources() []string {
 			continue // Caddy runs with it, so there is none
 		}
 		for _, s := range compiled.declared() {
-			if !s.hiddenByCaddy() {
-				seen[string(s.Kind)+" "+shown(s.Name)] = true
+			if !s.HiddenByCaddy() {
+				seen[string(s.Kind)+" "+redact.Argument(s.Name)] = true
 			}
 		}
 	}

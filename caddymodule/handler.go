@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -146,8 +147,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.app, h.logger = app.(*App), ctx.Logger()
 	h.app.declare(h.rules.declared, h.Resource)
 	declared := h.rules.sources.declared()
-	declareSources(declared...)
-	warnOfReadableKeys(ctx, h.app, declared)
+	redact.Declare(declared...)
+	redact.WarnOfReadableKeys(ctx, h.app, declared)
 	if left := h.rules.leftOut; len(left) > 0 {
 		h.logger.Warn("operations of OpenAPI documents left out", zap.Int("operations", len(left)),
 			zap.Bool("forbidden", h.Strict), zap.Strings("left_out", firstOf(left)))
@@ -480,7 +481,7 @@ func (h *Handler) keepForAdmin(c *call) []credential {
 	kept := make(http.Header)
 	for _, from := range []*sources{&h.rules.sources, &adminSources} {
 		for i := range from.list {
-			if s := &from.list[i]; s.kind == headerSource && c.r.Header[s.name] != nil {
+			if s := &from.list[i]; s.kind == redact.Header && c.r.Header[s.name] != nil {
 				kept[s.name] = slices.Clone(c.r.Header[s.name])
 			}
 		}

@@ -9,12 +9,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/openapi"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -70,7 +70,8 @@ func (h *Handler) unmarshalOpenAPI(d *caddyfile.Dispenser, args []string) error 
 	for d.NextBlock(1) {
 		option, args := d.Val(), d.RemainingArgs()
 		if option != "skip_unsupported" {
-			return d.Errf("unknown word %q in openapi: it knows skip_unsupported", shown(option))
+			return d.Errf("unknown word %q in openapi: it knows skip_unsupported",
+				redact.Argument(option))
 		}
 		if err := setFlag(d, option, &o.SkipUnsupported, args); err != nil {
 			return err
@@ -96,7 +97,8 @@ func (o *OpenAPI) read() error {
 	}
 	var err error
 	if o.document, err = openapi.Read(o.File); err != nil {
-		return errors.New("openapi: " + strings.ReplaceAll(err.Error(), o.File, shown(o.File)))
+		return errors.New("openapi: " +
+			strings.ReplaceAll(err.Error(), o.File, redact.Argument(o.File)))
 	}
 	return nil
 }
@@ -252,7 +254,7 @@ func (b *tableBuilder) blockQuery(o *openapi.Operation, base string) {
 // hasParameter reports whether a raw query has a parameter of one of these names.
 func hasParameter(query string, names []string) bool {
 	for _, name := range names {
-		s := source{kind: querySource, name: name}
+		s := source{kind: redact.Query, name: name}
 		for rest := query; rest != ""; {
 			var pair string
 			pair, rest = cutPair(rest)

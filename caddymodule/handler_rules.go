@@ -12,6 +12,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -69,7 +70,7 @@ func realmOr(realm, none string) (string, error) {
 	odd := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
 	if len(realm) > maxRealm || strings.ContainsFunc(realm, odd) || keystore.ContainsToken(realm) {
 		return "", fmt.Errorf("realm: must be at most %d ASCII characters without quotes and "+
-			"backslashes, this is %q", maxRealm, shown(realm))
+			"backslashes, this is %q", maxRealm, redact.Argument(realm))
 	}
 	return cmp.Or(realm, none), nil
 }
@@ -84,12 +85,12 @@ func (h *Handler) compile() (*rules, error) {
 	} {
 		if word.value != "" && word.value != word.only {
 			return nil, fmt.Errorf("%s: unknown word %q: it takes %s, or leave it out", word.option,
-				shown(word.value), word.only)
+				redact.Argument(word.value), word.only)
 		}
 	}
 	if h.Forwarded != "" && h.Forwarded != forwardedPlain && h.Forwarded != forwardedNginx {
 		return nil, fmt.Errorf("forwarded: unknown word %q: it takes nothing or nginx",
-			shown(h.Forwarded))
+			redact.Argument(h.Forwarded))
 	}
 	var err error
 	if c.realm, err = realmOr(h.Realm, defaultRealm); err != nil {
@@ -103,7 +104,7 @@ func (h *Handler) compile() (*rules, error) {
 		if len(h.From) > 0 && h.From[i].Name != "" {
 			name = h.From[i].Name // as it is written
 		}
-		if source.kind == headerSource {
+		if source.kind == redact.Header {
 			if err := h.expected.check(name); err != nil {
 				return nil, err
 			}
@@ -152,7 +153,7 @@ func (c *rules) addNamespaces(h *Handler) error {
 		}
 		if last := &c.namespacePaths[len(c.namespacePaths)-1]; !last.captures() {
 			return fmt.Errorf("namespace_path: path pattern %q has no segment {namespace}, which "+
-				"must be a whole segment, between two slashes", shown(text))
+				"must be a whole segment, between two slashes", redact.Argument(text))
 		}
 	}
 	sortPatterns(c.namespacePaths, func(p *pattern) *pattern { return p })
@@ -166,7 +167,7 @@ func (c *rules) addNamespaces(h *Handler) error {
 	case !keystore.ValidNamespaceID(c.namespace):
 		return fmt.Errorf("namespace: %q is no id of a namespace: it takes up to 64 letters, "+
 			"digits, '.', '_', '~' and '-', beginning with a letter or digit, or a placeholder, "+
-			"or home", shown(c.namespace))
+			"or home", redact.Argument(c.namespace))
 	}
 	if c.resource = h.Resource; c.resource != "" {
 		return checkResource("resource", c.resource)
@@ -178,7 +179,7 @@ func checkResource(option, resource string) error {
 	switch {
 	case !keystore.ValidResource(resource):
 		return fmt.Errorf("%s: %q is no resource: it takes a-z, 0-9, '.', '_' and '-', beginning "+
-			"with a letter or digit", option, shown(resource))
+			"with a letter or digit", option, redact.Argument(resource))
 	case keystore.IsAdminResource(resource):
 		return fmt.Errorf("%s: %q is for managing keys: choose another name", option, resource)
 	}
@@ -218,7 +219,7 @@ func checkMethod(method string) error {
 	case method == http.MethodConnect || method == http.MethodTrace:
 		return fmt.Errorf("methods: %s is always refused", method)
 	case !httpguts.ValidHeaderFieldName(method): // a token, like these
-		return fmt.Errorf("methods: %q is no method", shown(method))
+		return fmt.Errorf("methods: %q is no method", redact.Argument(method))
 	}
 	return nil
 }
@@ -234,7 +235,7 @@ func parseClass(option, word string) (keystore.Class, error) {
 	if option == "methods" {
 		words = "read, write or none"
 	}
-	return 0, fmt.Errorf("%s: unknown word %q: it takes %s", option, shown(word), words)
+	return 0, fmt.Errorf("%s: unknown word %q: it takes %s", option, redact.Argument(word), words)
 }
 
 // unfinished is an error that a later line of the Caddyfile may mend.
@@ -243,18 +244,20 @@ type unfinished struct{ error }
 // unmappedMethod says that what is declared for a method could never be called.
 func unmappedMethod(what, method, class string) error {
 	return unfinished{fmt.Errorf("%s: the method %q is refused everywhere: add `methods %s %s`, "+
-		"or correct it (case matters)", shown(what), shown(method), shown(class), shown(method))}
+		"or correct it (case matters)", redact.Argument(what), redact.Argument(method),
+		redact.Argument(class), redact.Argument(method))}
 }
 
 func (c *rules) addMetadata(name string) error {
 	if !httpguts.ValidHeaderFieldName(name) {
-		return fmt.Errorf("pass_metadata: %q cannot be part of the name of a header", shown(name))
+		return fmt.Errorf("pass_metadata: %q cannot be part of the name of a header",
+			redact.Argument(name))
 	}
 	header := http.CanonicalHeaderKey("X-Apikey-Meta-" + foldName(name))
 	for _, other := range c.metadata {
 		if other.header == header {
 			return fmt.Errorf("pass_metadata: %s and %s would be the same header %s",
-				shown(other.name), shown(name), shown(header))
+				redact.Argument(other.name), redact.Argument(name), redact.Argument(header))
 		}
 	}
 	c.metadata = append(c.metadata, metadataHeader{name, header})

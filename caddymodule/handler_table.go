@@ -6,9 +6,9 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -72,8 +72,8 @@ func (b *tableBuilder) append(o operation) {
 
 // clash says that o is for the same calls as the operation with the index i.
 func (b *tableBuilder) clash(o *operation, i int) error {
-	return fmt.Errorf("%s %s is %s already (%s): remove one of them", shown(o.method),
-		shown(o.pattern.text), b.list[i].need, shown(b.list[i].place))
+	return fmt.Errorf("%s %s is %s already (%s): remove one of them", redact.Argument(o.method),
+		redact.Argument(o.pattern.text), b.list[i].need, redact.Argument(b.list[i].place))
 }
 
 // shape is the same for operations that are for the same calls.
@@ -103,12 +103,12 @@ func (b *tableBuilder) addWritten(o Operation) error {
 	resource, name, ok := strings.Cut(o.Permission, ":")
 	if !ok || !keystore.ValidOperation(name) {
 		return fmt.Errorf("%q is no RESOURCE:OPERATION, such as orders:search (read, write and * "+
-			"cannot be operations)", shown(o.Permission))
+			"cannot be operations)", redact.Argument(o.Permission))
 	}
-	if err := checkResource(shown(o.Permission), resource); err != nil {
+	if err := checkResource(redact.Argument(o.Permission), resource); err != nil {
 		return err
 	}
-	class, err := parseClass(shown(o.Permission), o.Class)
+	class, err := parseClass(redact.Argument(o.Permission), o.Class)
 	if err != nil {
 		return err
 	}
@@ -121,12 +121,12 @@ func (b *tableBuilder) addWritten(o Operation) error {
 	// /orders/%73earch.
 	p, err := configuredPattern(o.Path, class < usual)
 	if err != nil {
-		return fmt.Errorf("%s: %w", shown(o.Permission), err)
+		return fmt.Errorf("%s: %w", redact.Argument(o.Permission), err)
 	}
 	if err := b.add(operation{method: o.Method, pattern: p,
 		need:  keystore.Need{Class: class, Resource: resource, Operation: name},
 		place: o.Path}); err != nil {
-		return fmt.Errorf("%s: %w", shown(o.Permission), err)
+		return fmt.Errorf("%s: %w", redact.Argument(o.Permission), err)
 	}
 	return nil
 }

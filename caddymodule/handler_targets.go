@@ -7,10 +7,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
-
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -56,19 +56,19 @@ func (c *rules) addTargets(h *Handler) error {
 			class: class, relative: true}
 		switch {
 		case !httpguts.ValidHeaderFieldName(j.Header):
-			return fmt.Errorf("also_judge: %q is no name of a header", shown(j.Header))
+			return fmt.Errorf("also_judge: %q is no name of a header", redact.Argument(j.Header))
 		case drops(j.Header, true):
 			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name "+
-				"anything to the API: leave it out", shown(j.Header))
+				"anything to the API: leave it out", redact.Argument(j.Header))
 		case slices.Contains(unfitHeaders, t.name):
 			return fmt.Errorf("also_judge: the value of %s is no path: leave it out",
-				shown(j.Header))
+				redact.Argument(j.Header))
 		case t.name == "Destination" && class == keystore.Read:
 			return errors.New("also_judge: Destination names what is written: write `also_judge " +
 				"write Destination`")
 		case slices.ContainsFunc(c.targets,
 			func(other targetHeader) bool { return other.folded == t.folded }):
-			return fmt.Errorf("also_judge: %s is given twice", shown(j.Header))
+			return fmt.Errorf("also_judge: %s is given twice", redact.Argument(j.Header))
 		}
 		c.targets = append(c.targets, t)
 	}
@@ -84,7 +84,7 @@ func (c *rules) addTargets(h *Handler) error {
 	if showsPath(c.namespace) && len(c.targets) > 0 {
 		return fmt.Errorf("namespace: %s shows the request's own path, so what Destination or "+
 			"also_judge names could not be judged: "+
-			"take the namespace from the path with namespace_path", shown(c.namespace))
+			"take the namespace from the path with namespace_path", redact.Argument(c.namespace))
 	}
 	return nil
 }

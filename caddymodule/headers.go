@@ -8,10 +8,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
 const ourHeaders = "x-apikey-"
@@ -208,7 +209,7 @@ func redactSecret(text, secret string) string {
 	case secret == "" || !strings.Contains(text, secret):
 		return text
 	case len(secret) >= shortSecret:
-		return strings.ReplaceAll(text, secret, redacted)
+		return strings.ReplaceAll(text, secret, redact.Replacement)
 	}
 	edge := func(i int) bool {
 		return i < 0 || i == len(text) ||
@@ -219,7 +220,7 @@ func redactSecret(text, secret string) string {
 	for start := 0; start+len(secret) <= len(text); start++ {
 		if end := start + len(secret); text[start:end] == secret && edge(start-1) && edge(end) {
 			out.WriteString(text[copied:start])
-			out.WriteString(redacted)
+			out.WriteString(redact.Replacement)
 			copied, start = end, end-1
 		}
 	}

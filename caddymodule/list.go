@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/jsonlist"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
 // List names a call whose answer, in JSON, lists namespaces of one kind. The answer is filtered:
@@ -69,7 +70,7 @@ func (c *rules) addList(l List) error {
 		return unmappedMethod(l.Path, l.Method, "read")
 	}
 	if l.Kind == "" {
-		return fmt.Errorf("%s: the kind of the namespaces is missing", shown(l.Path))
+		return fmt.Errorf("%s: the kind of the namespaces is missing", redact.Argument(l.Path))
 	}
 	p, err := configuredPattern(l.Path, false)
 	if err != nil {
@@ -77,15 +78,16 @@ func (c *rules) addList(l List) error {
 	}
 	compiled := listRule{pattern: p, List: l}
 	if compiled.items, err = parseNames("items", l.Items); err != nil {
-		return fmt.Errorf("%s: %w", shown(l.Path), err)
+		return fmt.Errorf("%s: %w", redact.Argument(l.Path), err)
 	}
 	if compiled.id, err = parseNames("id", l.ID); err != nil {
-		return fmt.Errorf("%s: %w", shown(l.Path), err)
+		return fmt.Errorf("%s: %w", redact.Argument(l.Path), err)
 	}
 	for _, other := range c.lists[l.Method] {
 		if other.pattern.same(&p) {
-			return fmt.Errorf("%s %s lists %s already (%s): remove one of them", shown(l.Method),
-				shown(l.Path), shown(other.Kind), shown(other.Path))
+			return fmt.Errorf("%s %s lists %s already (%s): remove one of them",
+				redact.Argument(l.Method),
+				redact.Argument(l.Path), redact.Argument(other.Kind), redact.Argument(other.Path))
 		}
 	}
 	c.lists[l.Method] = append(c.lists[l.Method], compiled)
@@ -100,7 +102,7 @@ func parseNames(option, text string) ([]string, error) {
 	names := strings.Split(text, ".")
 	if slices.Contains(names, "") {
 		return nil, fmt.Errorf("%s: %q has an empty name: it takes names joined with dots, such "+
-			"as data.items", option, shown(text))
+			"as data.items", option, redact.Argument(text))
 	}
 	return names, nil
 }

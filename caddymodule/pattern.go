@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
 // A pattern is a path pattern of the Caddyfile, the same language for every option that takes one:
@@ -31,11 +32,11 @@ type segment struct {
 func parsePattern(text string, exact bool) (pattern, error) {
 	p := pattern{text: text, exact: exact}
 	if !strings.HasPrefix(text, "/") {
-		return p, fmt.Errorf("path pattern %q does not begin with /", shown(text))
+		return p, fmt.Errorf("path pattern %q does not begin with /", redact.Argument(text))
 	}
 	if strings.Contains(text, "//") {
 		return p, fmt.Errorf("path pattern %q has an empty segment (//), which no request can have",
-			shown(text))
+			redact.Argument(text))
 	}
 	words := strings.Split(strings.TrimSuffix(text[1:], "/"), "/")
 	if len(words) == 1 && words[0] == "" {
@@ -50,13 +51,13 @@ func parsePattern(text string, exact bool) (pattern, error) {
 			return p, nil
 		case word == "**":
 			return p, fmt.Errorf("path pattern %q has ** before its end: there it stands for the "+
-				"rest, write * for one segment", shown(text))
+				"rest, write * for one segment", redact.Argument(text))
 		case word == "." || word == "..":
 			return p, fmt.Errorf("path pattern %q has the segment %q, which no request can have",
-				shown(text), shown(word))
+				redact.Argument(text), redact.Argument(word))
 		case word == "{namespace}":
 			if captured {
-				return p, fmt.Errorf("path pattern %q has {namespace} twice", shown(text))
+				return p, fmt.Errorf("path pattern %q has {namespace} twice", redact.Argument(text))
 			}
 			captured = true
 			p.segments = append(p.segments, segment{namespace: true})
@@ -84,7 +85,7 @@ func configuredPattern(text string, exact bool) (pattern, error) {
 			continue
 		}
 		err := fmt.Errorf("path pattern %q has the segment %q, which no request can have",
-			shown(text), shown(word))
+			redact.Argument(text), redact.Argument(word))
 		if decoded, e := url.PathUnescape(word); e == nil &&
 			canonicalPath("/"+escapeLiteral(decoded), false) && !strings.Contains(decoded, "/") {
 			err = fmt.Errorf("%w: patterns are compared with the decoded path, so write %q", err,
@@ -201,7 +202,7 @@ func addPattern(list []pattern, option, text string, exact bool) ([]pattern, err
 	for i := range list {
 		if list[i].same(&p) {
 			return nil, fmt.Errorf("%s: path pattern %q matches the same as %q: remove one of them",
-				option, shown(text), shown(list[i].text))
+				option, redact.Argument(text), redact.Argument(list[i].text))
 		}
 	}
 	return append(list, p), nil

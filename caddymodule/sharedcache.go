@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 )
 
@@ -33,7 +34,7 @@ var sharedCacheErrors atomic.Uint64
 
 func checkCacheType(name string) error {
 	if name != "redis" {
-		return fmt.Errorf("unknown cache %q: there is redis", shown(name))
+		return fmt.Errorf("unknown cache %q: there is redis", redact.Argument(name))
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"unicode"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
-
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -225,16 +225,16 @@ func parseTemplate(text string) (pattern, error) {
 	p := pattern{text: text}
 	switch {
 	case !strings.HasPrefix(text, "/"):
-		return p, fmt.Errorf("the path %q does not begin with /", shown(text))
+		return p, fmt.Errorf("the path %q does not begin with /", redact.Argument(text))
 	case strings.Contains(text, "//"):
 		return p, fmt.Errorf("the path %q has an empty segment (//), which no request can have",
-			shown(text))
+			redact.Argument(text))
 	case strings.ContainsFunc(text, unicode.IsControl):
 		return p, fmt.Errorf("the path %q has a control character, which no request can have",
-			shown(text))
+			redact.Argument(text))
 	case strings.ContainsAny(text, "?#"):
 		return p, fmt.Errorf("the path %q has a query or a fragment: OpenAPI's paths have none",
-			shown(text))
+			redact.Argument(text))
 	}
 	words := strings.TrimSuffix(text[1:], "/")
 	if words == "" {
@@ -243,15 +243,15 @@ func parseTemplate(text string) (pattern, error) {
 	for word := range strings.SplitSeq(words, "/") {
 		if word == "." || word == ".." {
 			return p, fmt.Errorf("the path %q has the segment %q, which no request can have",
-				shown(text), shown(word))
+				redact.Argument(text), redact.Argument(word))
 		}
 		mixed, err := cutParameters(word)
 		switch {
 		case err != nil:
-			return p, fmt.Errorf("the path %q: %w", shown(text), err)
+			return p, fmt.Errorf("the path %q: %w", redact.Argument(text), err)
 		case !canonicalPath("/"+escapeLiteral(strings.ReplaceAll(mixed, parameter, "x")), false):
 			return p, fmt.Errorf("the path %q has the segment %q, which no request can have",
-				shown(text), shown(word))
+				redact.Argument(text), redact.Argument(word))
 		case mixed == parameter:
 			p.segments = append(p.segments, segment{})
 		case strings.Contains(mixed, parameter):
@@ -269,7 +269,7 @@ func cutParameters(word string) (string, error) {
 	for rest := word; ; {
 		literal, after, found := strings.Cut(rest, "{")
 		if strings.Contains(literal, "}") {
-			return "", fmt.Errorf("the segment %q has a } without {", shown(word))
+			return "", fmt.Errorf("the segment %q has a } without {", redact.Argument(word))
 		}
 		if decoded, err := url.PathUnescape(literal); err == nil {
 			literal = decoded
@@ -277,10 +277,10 @@ func cutParameters(word string) (string, error) {
 		switch {
 		case strings.Contains(literal, "/"):
 			return "", fmt.Errorf("the segment %q has an encoded slash: add an `operation` with * "+
-				"in its place", shown(word))
+				"in its place", redact.Argument(word))
 		case strings.ContainsFunc(literal, unicode.IsControl):
 			return "", fmt.Errorf("the segment %q has a control character, which no request can "+
-				"have", shown(word))
+				"have", redact.Argument(word))
 		}
 		out.WriteString(literal)
 		if !found {
@@ -288,7 +288,7 @@ func cutParameters(word string) (string, error) {
 		}
 		name, after, closed := strings.Cut(after, "}")
 		if !closed || name == "" || strings.Contains(name, "{") {
-			return "", fmt.Errorf("the segment %q has a { that is no {name}", shown(word))
+			return "", fmt.Errorf("the segment %q has a { that is no {name}", redact.Argument(word))
 		}
 		out.WriteString(parameter)
 		rest = after

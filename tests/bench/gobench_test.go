@@ -26,14 +26,14 @@ var bars = []struct {
 	{"memory of a cached key, at one million", "BenchmarkCachedKeyMemory", "", "B/key", 400},
 }
 
-// benchmarkGo runs the Go benchmarks of the two packages on the way of a request.
+// benchmarkGo runs the Go benchmarks of the packages that handle a request.
 func benchmarkGo(b *testing.B) {
 	root, err := gate.Root()
 	if err != nil {
 		b.Fatal(err)
 	}
 	cmd := exec.Command("go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-count", "5",
-		"./keystore", "./caddymodule")
+		"./keystore", "./caddymodule", "./caddymodule/redact")
 	cmd.Dir, cmd.Stderr = root, os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

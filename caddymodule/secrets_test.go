@@ -102,7 +102,6 @@ func withArgument(line, argument string) (lines []string) {
 
 // TestErrorsShowNoPassword puts what may be a secret in the place of every argument.
 func TestErrorsShowNoPassword(t *testing.T) {
-	defer redactedSources.Store(redactedSources.Load())
 	document := filepath.Join(t.TempDir(), "a.yaml")
 	if err := os.WriteFile(document, []byte("openapi: 3.0.0\npaths: {/a: {get: {}}}"),
 		0o600); err != nil {

@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"slices"
@@ -9,39 +9,39 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
-// sourceKind says where in a request a credential is.
-type sourceKind string
+// Kind says where in a request a credential is.
+type Kind string
 
 const (
-	headerSource sourceKind = "header"
-	querySource  sourceKind = "query"
-	cookieSource sourceKind = "cookie"
+	Header Kind = "header"
+	Query  Kind = "query"
+	Cookie Kind = "cookie"
 )
 
-// credentialSource is one place of a request that a handler reads credentials from. The header
+// Source is one place of a request that a handler reads credentials from. The header
 // Authorization need not be declared: the log encoder always redacts it and Proxy-Authorization.
-type credentialSource struct {
-	Kind sourceKind
+type Source struct {
+	Kind Kind
 	Name string
 }
 
 // hiddenByCaddy tells whether Caddy's own encoders redact s, unless the server has log_credentials.
-func (s credentialSource) hiddenByCaddy() bool {
-	if s.Kind == headerSource {
+func (s Source) HiddenByCaddy() bool {
+	if s.Kind == Header {
 		return slices.Contains([]string{"authorization", "proxy-authorization", "cookie",
 			"set-cookie"}, strings.ToLower(s.Name))
 	}
-	return s.Kind == cookieSource
+	return s.Kind == Cookie
 }
 
-// declareSources makes the log encoder redact sources, in every log of the process and until the
+// Declare makes the log encoder redact sources, in every log of the process and until the
 // process ends. Handlers call it in Provision, before the first request. Declaring the same source
 // again changes nothing.
 //
 // Nothing is taken back when a config goes: Caddy cleans up the handlers of the old config while
 // requests of theirs are still running (it awaits the grace period only when the process exits),
 // and they write their log entries later.
-func declareSources(sources ...credentialSource) {
+func Declare(sources ...Source) {
 	declaring.Lock()
 	defer declaring.Unlock()
 	old := redactedSources.Load()
@@ -57,14 +57,14 @@ var (
 )
 
 func init() {
-	redactedSources.Store((&sourceSet{}).with([]credentialSource{
-		{headerSource, "Authorization"}, {headerSource, "Proxy-Authorization"},
+	redactedSources.Store((&sourceSet{}).with([]Source{
+		{Header, "Authorization"}, {Header, "Proxy-Authorization"},
 	}))
 }
 
 // sourceSet is what the log encoder looks for. It never changes once it is made.
 type sourceSet struct {
-	sources []credentialSource
+	sources []Source
 
 	headers       []string  // folded, each also as the CGI variable HTTP_NAME that php_fastcgi logs
 	headerLengths uint64    // bit n: a name of n bytes is in headers; bit 63: of 63 or more
@@ -88,10 +88,10 @@ var separators = func() (set [256]bool) {
 	return set
 }()
 
-func (s *sourceSet) with(sources []credentialSource) *sourceSet {
+func (s *sourceSet) with(sources []Source) *sourceSet {
 	next := &sourceSet{sources: slices.Clone(s.sources)}
 	for _, source := range sources {
-		if source.Kind == headerSource {
+		if source.Kind == Header {
 			source.Name = foldHeader(source.Name)
 		}
 		if source.Name != "" && !slices.Contains(next.sources, source) {
@@ -100,9 +100,9 @@ func (s *sourceSet) with(sources []credentialSource) *sourceSet {
 	}
 	for _, source := range next.sources {
 		switch source.Kind {
-		case headerSource:
+		case Header:
 			next.addHeader(source.Name)
-		case querySource, cookieSource:
+		case Query, Cookie:
 			next.addParam(source)
 		}
 	}
@@ -116,7 +116,7 @@ func (s *sourceSet) addHeader(folded string) {
 	}
 }
 
-func (s *sourceSet) addParam(source credentialSource) {
+func (s *sourceSet) addParam(source Source) {
 	i := slices.IndexFunc(s.params, func(p param) bool { return p.name == source.Name })
 	if i < 0 {
 		i = len(s.params)
@@ -129,7 +129,7 @@ func (s *sourceSet) addParam(source credentialSource) {
 	if last == ' ' {
 		s.lastBytes['+'] = true
 	}
-	if source.Kind == querySource {
+	if source.Kind == Query {
 		s.params[i].query = true
 	} else {
 		s.params[i].cookie = true

@@ -1,4 +1,7 @@
-package caddymodule
+// Package redact keeps API keys out of logs and of error messages. It knows Caddy's loggers and the
+// shape of a token; handlers tell it with [Declare] where else keys are. Start reading at
+// [LogEncoder], the encoder that people configure, then text.go, which finds the secrets.
+package redact
 
 import (
 	"encoding/json"
@@ -103,7 +106,7 @@ func (e *LogEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.NextBlock(0) {
 		if d.Val() != "wrap" {
 			return d.Errf("unknown word %q in the log encoder api_keys: it knows only wrap",
-				shown(d.Val()))
+				Argument(d.Val()))
 		}
 		if e.WrappedRaw != nil {
 			return d.Err("wrap is given twice: the log encoder api_keys wraps one encoder")
@@ -114,7 +117,7 @@ func (e *LogEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		name := d.Val()
 		const namespace = "caddy.logging.encoders."
 		if _, err := caddy.GetModule(namespace + name); err != nil {
-			return d.Errf("wrap: there is no log encoder %q", shown(name))
+			return d.Errf("wrap: there is no log encoder %q", Argument(name))
 		}
 		module, err := caddyfile.UnmarshalModule(d, namespace+name)
 		if err != nil {

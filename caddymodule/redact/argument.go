@@ -1,31 +1,30 @@
-package caddymodule
+package redact
 
 import (
 	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
-
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// shown returns the part of a configuration argument that an error may repeat. Caddy replaces
+// Argument returns the part of a configuration argument that an error may repeat. Caddy replaces
 // {$VAR} before it parses a Caddyfile, so any argument can be a secret: of a URL only the scheme is
 // shown, and of an address with a user or password, a token or a token key, nothing.
-func shown(argument string) string {
-	scheme, _, isURL := strings.Cut(argument, "://")
+func Argument(text string) string {
+	scheme, _, isURL := strings.Cut(text, "://")
 	switch {
 	case isURL && strings.Trim(scheme, "abcdefghijklmnopqrstuvwxyz-") == "":
 		return scheme + "://…"
-	case isURL, strings.Contains(argument, "@"), strings.Contains(ascii.ToLower(argument),
+	case isURL, strings.Contains(text, "@"), strings.Contains(ascii.ToLower(text),
 		"password="),
-		keystore.ContainsToken(argument):
+		keystore.ContainsToken(text):
 		return "…"
 	}
-	for word := range strings.FieldsFuncSeq(argument,
+	for word := range strings.FieldsFuncSeq(text,
 		func(r rune) bool { return r > 127 || !ascii.IsAlphanumeric(byte(r)) }) {
 		if _, err := keystore.ParseTokenSecret(word); err == nil {
 			return "…"
 		}
 	}
-	return argument
+	return text
 }

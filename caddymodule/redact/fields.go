@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -66,7 +66,7 @@ func (r *redactor) declared() *sourceSet {
 // AddString is part of zapcore.ObjectEncoder.
 func (r *redactor) AddString(key, value string) {
 	if sources := r.declared(); sources.isHeader(key) {
-		value = redacted
+		value = Replacement
 	} else {
 		value = sources.redactParams(value)
 	}
@@ -81,7 +81,7 @@ func (r *redactor) AddByteString(key string, value []byte) {
 // AddBinary is part of zapcore.ObjectEncoder.
 func (r *redactor) AddBinary(key string, value []byte) {
 	if sources := r.declared(); sources.isHeader(key) {
-		value = []byte(redacted)
+		value = []byte(Replacement)
 	} else {
 		value = redactTokens([]byte(sources.redactParams(string(value))))
 	}
@@ -96,7 +96,7 @@ func (r *redactor) AddReflected(key string, value any) error {
 	}
 	sources := r.declared()
 	if sources.isHeader(key) {
-		r.ObjectEncoder.AddString(key, redacted)
+		r.ObjectEncoder.AddString(key, Replacement)
 		return nil
 	}
 	clean, err := sources.redactReflected(value)
@@ -110,7 +110,7 @@ func (r *redactor) AddReflected(key string, value any) error {
 func (r *redactor) AddObject(key string, object zapcore.ObjectMarshaler) error {
 	sources := r.declared()
 	if sources.isHeader(key) {
-		r.ObjectEncoder.AddString(key, redacted)
+		r.ObjectEncoder.AddString(key, Replacement)
 		return nil
 	}
 	return r.ObjectEncoder.AddObject(key, &objectRedactor{redactor{sources: sources}, object})
@@ -120,7 +120,7 @@ func (r *redactor) AddObject(key string, object zapcore.ObjectMarshaler) error {
 func (r *redactor) AddArray(key string, array zapcore.ArrayMarshaler) error {
 	sources := r.declared()
 	if sources.isHeader(key) {
-		return r.ObjectEncoder.AddArray(key, caddyhttp.LoggableStringArray{redacted})
+		return r.ObjectEncoder.AddArray(key, caddyhttp.LoggableStringArray{Replacement})
 	}
 	// The values of every header come this way, and nearly all of them can stay as they are.
 	if list, ok := array.(caddyhttp.LoggableStringArray); ok && sources.isClean(list) {

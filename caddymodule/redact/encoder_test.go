@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"bytes"
@@ -137,8 +137,8 @@ func requestFields(secret string) []zapcore.Field {
 
 func declareAll(t testing.TB) {
 	forgetSources(t)
-	declareSources(credentialSource{headerSource, "X-API-Key"},
-		credentialSource{querySource, "api_key"}, credentialSource{cookieSource, "session"})
+	Declare(Source{Header, "X-API-Key"},
+		Source{Query, "api_key"}, Source{Cookie, "session"})
 }
 
 var base64Word = regexp.MustCompile(`[A-Za-z0-9+/]{8,}=*`)
@@ -186,7 +186,7 @@ func TestNothingSecretIsWritten(t *testing.T) {
 					strings.NewReplacer(body, "<TOKEN>", secret, "<SECRET>").Replace(out))
 			}
 		}
-		if !strings.Contains(out, redacted) {
+		if !strings.Contains(out, Replacement) {
 			t.Errorf("nothing says that something was redacted: %s", out)
 		}
 	}
@@ -337,8 +337,8 @@ func TestDeclareWhileLogging(t *testing.T) {
 		})
 		wait.Go(func() {
 			for j := range 50 {
-				declareSources(credentialSource{headerSource, fmt.Sprintf("X-%d-%d", i, j)},
-					credentialSource{querySource, fmt.Sprintf("q%d", j)})
+				Declare(Source{Header, fmt.Sprintf("X-%d-%d", i, j)},
+					Source{Query, fmt.Sprintf("q%d", j)})
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"bytes"
@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
-// redacted stands where a secret was. It is the word Caddy's own encoders use.
-const redacted = "REDACTED"
+// Replacement stands where a secret was. It is the word Caddy's own encoders use.
+const Replacement = "REDACTED"
 
 // redactParams replaces the values of the declared query parameters and cookies wherever they stand
 // in text as name=value, in a URL, a bare query string or a sentence, also where the name, the = or
@@ -28,7 +28,7 @@ func (s *sourceSet) redactParams(text string) string {
 		if c == '=' {
 			if p := s.param(text[name:i]); p != nil {
 				out.WriteString(text[copied:next])
-				out.WriteString(redacted)
+				out.WriteString(Replacement)
 				next = p.valueEnd(text, next, level)
 				copied = next
 			}
@@ -79,7 +79,8 @@ func equalEncoded(encoded, name string) bool {
 	n := 0
 	for i := 0; i < len(encoded); n++ {
 		c, next, _ := decodeByte(encoded, i)
-		if n == len(name) || ascii.Lower(c) != ascii.Lower(name[n]) && !(c == '+' && name[n] == ' ') {
+		if n == len(name) || ascii.Lower(c) != ascii.Lower(name[n]) &&
+			!(c == '+' && name[n] == ' ') {
 			return false
 		}
 		i = next
@@ -133,9 +134,9 @@ func (s *sourceSet) redactTree(tree any) (any, bool) {
 // redactedLike keeps lists lists, for the sake of indexes that give each field one type.
 func redactedLike(v any) any {
 	if _, ok := v.([]any); ok {
-		return []any{redacted}
+		return []any{Replacement}
 	}
-	return redacted
+	return Replacement
 }
 
 // redactReflected redacts a value whose fields only encoding/json knows. Without anything to redact
@@ -164,7 +165,7 @@ func (s *sourceSet) redactValues(values url.Values) url.Values {
 	out := make(url.Values, len(values))
 	for name, list := range values {
 		if s.param(name) != nil {
-			list = []string{redacted}
+			list = []string{Replacement}
 		}
 		out[name] = list
 	}
@@ -215,7 +216,7 @@ func redactTokens(text []byte) []byte {
 				out = text[:0]
 			}
 			out = append(out, text[copied:at+from]...)
-			out = append(out, redacted...)
+			out = append(out, Replacement...)
 			copied = at + to
 			at = copied
 		}

@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"context"
@@ -10,25 +10,25 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// warnOfReadableKeys writes a warning if keys from one of the sources would stand readable in a
+// WarnOfReadableKeys writes a warning if keys from one of the sources would stand readable in a
 // log: if Caddy itself does not hide them and some log that can get entries of the HTTP app does
 // not use LogEncoder. Handlers call it in Provision; Caddy has opened the logs by then. One warning
 // is enough for a config, which has one app.
-func warnOfReadableKeys(ctx caddy.Context, app *App, sources []credentialSource) {
+func WarnOfReadableKeys(ctx caddy.Context, config any, sources []Source) {
 	var exposed []string
 	for _, source := range sources {
-		if !source.hiddenByCaddy() {
-			exposed = append(exposed, string(source.Kind)+" "+shown(source.Name))
+		if !source.HiddenByCaddy() {
+			exposed = append(exposed, string(source.Kind)+" "+Argument(source.Name))
 		}
 	}
 	if len(exposed) == 0 {
 		return
 	}
 	if unprotected, all := probeLogs(ctx); unprotected > 0 {
-		if _, done := warnedOfReadableKeys.LoadOrStore(app, nil); done {
+		if _, done := warnedOfReadableKeys.LoadOrStore(config, nil); done {
 			return
 		}
-		context.AfterFunc(ctx, func() { warnedOfReadableKeys.Delete(app) })
+		context.AfterFunc(ctx, func() { warnedOfReadableKeys.Delete(config) })
 		ctx.Logger().Warn(readableKeysWarning, zap.Strings("sources", exposed),
 			zap.String("logs_without_the_encoder",
 				fmt.Sprintf("%d of %d that can get HTTP entries", unprotected, all)))

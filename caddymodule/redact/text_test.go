@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"math/rand/v2"
@@ -83,10 +83,10 @@ func TestRedactTokens(t *testing.T) {
 }
 
 func TestRedactParams(t *testing.T) {
-	sources := redactedSources.Load().with([]credentialSource{
-		{querySource, "api_key"}, {querySource, "access token"}, {querySource, "k[0]"},
-		{querySource, "schlüssel"},
-		{cookieSource, "session"}, {querySource, "both"}, {cookieSource, "both"},
+	sources := redactedSources.Load().with([]Source{
+		{Query, "api_key"}, {Query, "access token"}, {Query, "k[0]"},
+		{Query, "schlüssel"},
+		{Cookie, "session"}, {Query, "both"}, {Cookie, "both"},
 	})
 	for _, row := range []struct{ in, want string }{
 		{"/x?api_key=abcdefgh", "/x?api_key=REDACTED"},
@@ -132,9 +132,9 @@ func TestRedactParams(t *testing.T) {
 }
 
 func TestDeclaredHeaders(t *testing.T) {
-	sources := (&sourceSet{}).with([]credentialSource{{headerSource, "Authorization"},
-		{headerSource, "Proxy-Authorization"}, {headerSource, "X-API-Key"}})
-	withCookie := sources.with([]credentialSource{{cookieSource, "session"}})
+	sources := (&sourceSet{}).with([]Source{{Header, "Authorization"},
+		{Header, "Proxy-Authorization"}, {Header, "X-API-Key"}})
+	withCookie := sources.with([]Source{{Cookie, "session"}})
 	for _, row := range []struct {
 		field              string
 		want, wantedCookie bool
@@ -160,21 +160,21 @@ func TestDeclaredHeaders(t *testing.T) {
 		}
 	}
 	long := strings.Repeat("x", 100)
-	if !sources.with([]credentialSource{{headerSource, long}}).isHeader(long) {
+	if !sources.with([]Source{{Header, long}}).isHeader(long) {
 		t.Error("a long header name is not found")
 	}
 }
 
 func TestDeclareSources(t *testing.T) {
 	forgetSources(t)
-	declareSources(credentialSource{headerSource, "X-One"}, credentialSource{querySource, "one"})
+	Declare(Source{Header, "X-One"}, Source{Query, "one"})
 	first := redactedSources.Load()
-	declareSources(credentialSource{headerSource, "x-one"}, credentialSource{querySource, "one"},
-		credentialSource{headerSource, ""})
+	Declare(Source{Header, "x-one"}, Source{Query, "one"},
+		Source{Header, ""})
 	if redactedSources.Load() != first {
 		t.Error("declaring the same again made a new set")
 	}
-	declareSources(credentialSource{cookieSource, "two"})
+	Declare(Source{Cookie, "two"})
 	if s := redactedSources.Load(); !s.isHeader("X-One") || s.param("one") == nil ||
 		s.param("two") == nil || !s.isHeader("Cookie") {
 		t.Error("a later declaration lost an earlier one")
@@ -188,8 +188,8 @@ func TestDeclareSources(t *testing.T) {
 func forgetSources(t testing.TB) {
 	before := redactedSources.Load()
 	t.Cleanup(func() { redactedSources.Store(before) })
-	redactedSources.Store((&sourceSet{}).with([]credentialSource{
-		{headerSource, "Authorization"}, {headerSource, "Proxy-Authorization"},
+	redactedSources.Store((&sourceSet{}).with([]Source{
+		{Header, "Authorization"}, {Header, "Proxy-Authorization"},
 	}))
 }
 

@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"bytes"
@@ -120,11 +120,11 @@ func TestProbeLogs(t *testing.T) {
 }
 
 func TestWarnOfReadableKeys(t *testing.T) {
-	all := []credentialSource{{headerSource, "authorization"}, {cookieSource, "session"},
-		{headerSource, "X-API-Key"}, {querySource, "key"}}
+	all := []Source{{Header, "authorization"}, {Cookie, "session"},
+		{Header, "X-API-Key"}, {Query, "key"}}
 	for name, row := range map[string]struct {
 		format  string
-		sources []credentialSource
+		sources []Source
 		want    bool
 	}{
 		"readable":                {"json", all, true},
@@ -135,9 +135,9 @@ func TestWarnOfReadableKeys(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "log")
 			text := fmt.Sprintf("{\n admin off\n log {\n  output file %s\n  format %s\n }\n}\n",
 				file, row.format)
-			ctx, app := provision(t, adapt(t, text)), new(App)
-			warnOfReadableKeys(ctx, app, row.sources)
-			warnOfReadableKeys(ctx, app, row.sources) // another handler of the same config
+			ctx, app := provision(t, adapt(t, text)), new(int)
+			WarnOfReadableKeys(ctx, app, row.sources)
+			WarnOfReadableKeys(ctx, app, row.sources) // another handler of the same config
 			out, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
@@ -248,7 +248,7 @@ http:// {
 		}
 		entries := 0
 		for line := range bytes.Lines(out) {
-			if bytes.Contains(line, []byte(redacted)) {
+			if bytes.Contains(line, []byte(Replacement)) {
 				entries++
 			}
 		}
