@@ -91,11 +91,11 @@ func (s *AdminSite) warnIfUnreachable() {
 	}
 	if found, refuses := s.behind(s.server.Routes, false); found && refuses {
 		s.gate.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective +
-			": " + addPublic)
+			": " + publicAdvice)
 	}
 }
 
-const addPublic = "add `public /apikeys/*` to api_key; " + adminSiteDirective +
+const publicAdvice = "add `public /apikeys/*` to api_key; " + adminSiteDirective +
 	" asks for a token itself"
 
 // behind looks for s in routes. It reports whether an api_key refuses requests before they reach s

@@ -8,23 +8,43 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/command"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A gateConfig is what the doctor looks at in Caddy's configuration.
-type gateConfig struct {
-	handlers []gateHandler
-	leftOut  []string // operations of their OpenAPI documents
-	unread   error    // of such a document
-	logs     map[string]logConfig
-	managed  int // how many api_keys_admin handlers there are
-	// where the servers listen on which api_key refuses requests for api_keys_admin
-	refused []string
+func init() {
+	command.Register(command.Modules{Inspect: inspect, PrefixAdvice: prefixAdvice,
+		PublicAdvice: publicAdvice})
 }
 
-// A gateHandler is an api_key handler, wherever it stands.
-type gateHandler struct {
+// inspect reports what `caddy apikeys doctor` checks in a configuration of Caddy. It provisions
+// nothing, so the configuration may be that of another machine.
+func inspect(config json.RawMessage) (command.Config, error) {
+	i, err := readConfig(config)
+	if err != nil {
+		return command.Config{}, err
+	}
+	return command.Config{
+		Handlers: len(i.handlers), LeftOut: firstOf(i.leftOut), Unread: i.unread,
+		AdminSites: i.adminSites, Refused: i.refused,
+		ExposedSources: i.exposedSources(), UnredactedLogs: i.unredactedLogs(),
+		Namespaces: i.namespaces(),
+	}, nil
+}
+
+// An inspection is what inspect has found in a configuration.
+type inspection struct {
+	handlers   []inspectedHandler
+	leftOut    []string // operations of their OpenAPI documents
+	unread     error    // of a document that leaves out operations
+	logs       map[string]logConfig
+	adminSites int      // number of api_keys_admin handlers
+	refused    []string // addresses where api_key refuses the requests for api_keys_admin
+}
+
+// An inspectedHandler is the part of an api_key handler's configuration that matters here.
+type inspectedHandler struct {
 	From          []CredentialSource `json:"from"`
 	NamespacePath []string           `json:"namespace_path"`
 	Namespace     string             `json:"namespace"`
@@ -38,7 +58,7 @@ type logConfig struct {
 	Exclude []string                `json:"exclude"`
 }
 
-func readGateConfig(raw json.RawMessage) (*gateConfig, error) {
+func readConfig(raw json.RawMessage) (*inspection, error) {
 	var top struct {
 		Apps    map[string]json.RawMessage `json:"apps"`
 		Logging struct {
@@ -48,8 +68,8 @@ func readGateConfig(raw json.RawMessage) (*gateConfig, error) {
 	if err := json.Unmarshal(raw, &top); err != nil {
 		return nil, err
 	}
-	c := &gateConfig{logs: top.Logging.Logs}
-	if _, ok := c.logs["default"]; !ok { // Caddy makes one
+	c := &inspection{logs: top.Logging.Logs}
+	if _, ok := c.logs["default"]; !ok { // Caddy creates one
 		c.logs = maps.Clone(c.logs)
 		if c.logs == nil {
 			c.logs = make(map[string]logConfig)
@@ -63,8 +83,8 @@ func readGateConfig(raw json.RawMessage) (*gateConfig, error) {
 	return c, err
 }
 
-// readSites looks at every api_keys_admin as its start does.
-func (c *gateConfig) readSites(raw json.RawMessage) error {
+// readSites looks for api_keys_admin handlers that an api_key hides, as their provisioning does.
+func (c *inspection) readSites(raw json.RawMessage) error {
 	var app struct {
 		Servers map[string]struct {
 			Listen []string            `json:"listen"`
@@ -82,7 +102,7 @@ func (c *gateConfig) readSites(raw json.RawMessage) error {
 		if err != nil {
 			return err
 		}
-		c.managed += len(sites)
+		c.adminSites += len(sites)
 		for _, site := range sites {
 			if found, refuses := site.behind(server.Routes, false); found && refuses {
 				c.refused = append(c.refused, server.Listen...)
@@ -94,8 +114,8 @@ func (c *gateConfig) readSites(raw json.RawMessage) error {
 	return nil
 }
 
-// decodeHandlers fills in what [AdminSite.behind] looks at in routes that are not provisioned, and
-// returns the api_keys_admin handlers in them.
+// decodeHandlers decodes the handlers that [AdminSite.behind] looks at, in routes that are not
+// provisioned, and returns the api_keys_admin handlers.
 func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) {
 	for i := range routes {
 		route := &routes[i]
@@ -140,9 +160,9 @@ func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) 
 	return sites, nil
 }
 
-// collect finds the handlers at any depth: in subroutes, named routes and error routes, and in
+// collect finds api_key handlers at any depth: in subroutes, named routes, error routes and the
 // handlers of other plugins.
-func (c *gateConfig) collect(raw json.RawMessage) error {
+func (c *inspection) collect(raw json.RawMessage) error {
 	var object map[string]json.RawMessage
 	var list []json.RawMessage
 	switch {
@@ -153,7 +173,7 @@ func (c *gateConfig) collect(raw json.RawMessage) error {
 			return err
 		}
 		if string(object["handler"]) == `"api_key"` {
-			var h gateHandler
+			var h inspectedHandler
 			if err := json.Unmarshal(raw, &h); err != nil {
 				return err
 			}
@@ -178,8 +198,8 @@ func (c *gateConfig) collect(raw json.RawMessage) error {
 	return nil
 }
 
-// readDocuments finds what a handler leaves out of its documents.
-func (c *gateConfig) readDocuments(raw json.RawMessage) error {
+// readDocuments finds the operations that a handler leaves out of its OpenAPI documents.
+func (c *inspection) readDocuments(raw json.RawMessage) error {
 	var h Handler
 	if err := json.Unmarshal(raw, &h); err != nil {
 		return err
@@ -191,13 +211,13 @@ func (c *gateConfig) readDocuments(raw json.RawMessage) error {
 	return err
 }
 
-// exposedSources are where keys come from that Caddy's own log encoders write in clear.
-func (c *gateConfig) exposedSources() []string {
+// exposedSources returns the credential sources that Caddy's own log encoders write in clear.
+func (c *inspection) exposedSources() []string {
 	seen := make(map[string]bool)
 	for _, h := range c.handlers {
 		compiled, err := compileSources(h.From)
 		if err != nil {
-			continue // Caddy runs with it, so there is none
+			continue // cannot happen: Caddy runs with this configuration
 		}
 		for _, s := range compiled.declared() {
 			if !s.HiddenByCaddy() {
@@ -208,8 +228,9 @@ func (c *gateConfig) exposedSources() []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
-// unredactedLogs are the logs that can get entries of the HTTP app and do not use LogEncoder.
-func (c *gateConfig) unredactedLogs() []string {
+// unredactedLogs returns the logs that receive entries of the HTTP app and do not use
+// [redact.LogEncoder].
+func (c *inspection) unredactedLogs() []string {
 	var open []string
 	for name, l := range c.logs {
 		if l.Writer.Output != "discard" && l.takesHTTP() && !encoderRedacts(l.Encoder) {
@@ -220,7 +241,7 @@ func (c *gateConfig) unredactedLogs() []string {
 	return open
 }
 
-// takesHTTP reports whether the lists let in any logger of the HTTP app.
+// takesHTTP reports whether the log receives entries of any logger of the HTTP app.
 func (l logConfig) takesHTTP() bool {
 	excluded := func(logger string) bool {
 		return slices.ContainsFunc(l.Exclude,
@@ -234,7 +255,7 @@ func (l logConfig) takesHTTP() bool {
 	})
 }
 
-// encoderRedacts reports whether an encoder is LogEncoder, or wraps it.
+// encoderRedacts reports whether an encoder is [redact.LogEncoder] or wraps it.
 func encoderRedacts(raw json.RawMessage) bool {
 	var e struct {
 		Format string          `json:"format"`
@@ -246,9 +267,8 @@ func encoderRedacts(raw json.RawMessage) bool {
 	return e.Format == "api_keys" || encoderRedacts(e.Wrap)
 }
 
-// namespaces are those that the configuration names: what is in a placeholder is known with the
-// request only.
-func (c *gateConfig) namespaces() []string {
+// namespaces returns the namespaces that the configuration names, except in placeholders.
+func (c *inspection) namespaces() []string {
 	seen := make(map[string]bool)
 	for _, h := range c.handlers {
 		switch {

@@ -1,4 +1,4 @@
-package caddymodule
+package command
 
 import (
 	"context"
@@ -122,7 +122,7 @@ func (d *doctor) end() error {
 func (d *doctor) examine(ctx context.Context) {
 	plugin, ours := versions()
 	d.found("version", true, "", "this program is caddy-apikeys %s in Caddy %s", plugin, ours)
-	var config *gateConfig
+	var config *Config
 	if d.cli.server == "" {
 		raw, err := d.server.CaddyConfig(ctx)
 		if err != nil {
@@ -130,11 +130,13 @@ func (d *doctor) examine(ctx context.Context) {
 			return
 		}
 		d.found("endpoint", true, "", "%s answers", d.where)
-		if config, err = readGateConfig(raw); err != nil {
+		inspected, err := d.modules.Inspect(raw)
+		if err != nil {
 			d.found("configuration", false, "Is that Caddy's admin endpoint?",
 				"its configuration cannot be read: %v", err)
 			return
 		}
+		config = &inspected
 	}
 	if !d.store(ctx) {
 		return
@@ -147,9 +149,9 @@ func (d *doctor) examine(ctx context.Context) {
 		}
 		return
 	}
-	d.found("handlers", len(config.handlers) > 0,
+	d.found("handlers", config.Handlers > 0,
 		"Add api_key to a site: without it, requests need no key.",
-		"api_key handlers in the configuration: %d", len(config.handlers))
+		"api_key handlers in the configuration: %d", config.Handlers)
 	d.documents(config)
 	d.sites(config)
 	d.logs(config)
@@ -203,7 +205,7 @@ func (d *doctor) prefixes(ctx context.Context) {
 	}
 	switch {
 	case len(refused) > 0:
-		d.found("prefixes", false, prefixAdvice(list.Accepted, refused),
+		d.found("prefixes", false, d.modules.PrefixAdvice(list.Accepted, refused),
 			"live keys are refused because token_prefix does not accept their prefixes: %s",
 			strings.Join(counts, ", "))
 	case len(abandoned) > 0:
@@ -217,32 +219,31 @@ func (d *doctor) prefixes(ctx context.Context) {
 }
 
 // documents lists the operations that handlers leave out of their OpenAPI documents.
-func (d *doctor) documents(config *gateConfig) {
-	if config.unread != nil {
-		d.unknown("documents", "which operations are left out: "+config.unread.Error())
+func (d *doctor) documents(config *Config) {
+	if config.Unread != nil {
+		d.unknown("documents", "which operations are left out: "+config.Unread.Error())
 	}
-	if len(config.leftOut) > 0 {
+	if len(config.LeftOut) > 0 {
 		d.found("documents", true, "",
 			"left out of OpenAPI documents, because of skip_unsupported: %s",
-			strings.Join(firstOf(config.leftOut), "; "))
+			strings.Join(config.LeftOut, "; "))
 	}
 }
 
-func (d *doctor) sites(config *gateConfig) {
+func (d *doctor) sites(config *Config) {
 	switch {
-	case len(config.refused) > 0:
-		d.found("sites", false, addPublic,
+	case len(config.Refused) > 0:
+		d.found("sites", false, d.modules.PublicAdvice,
 			"api_key refuses the requests for api_keys_admin on the same site: %s",
-			strings.Join(config.refused, ", "))
-	case config.managed > 0:
+			strings.Join(config.Refused, ", "))
+	case config.AdminSites > 0:
 		d.found("sites", true, "",
 			"api_keys_admin gets the requests for it: no api_key on its site refuses them")
 	}
 }
 
-func (d *doctor) logs(config *gateConfig) {
-	exposed := config.exposedSources()
-	open := config.unredactedLogs()
+func (d *doctor) logs(config *Config) {
+	exposed, open := config.ExposedSources, config.UnredactedLogs
 	switch {
 	case len(open) == 0:
 		d.found("logs", true, "", "every log that can get HTTP entries redacts keys")
@@ -259,8 +260,8 @@ func (d *doctor) logs(config *gateConfig) {
 	}
 }
 
-func (d *doctor) namespaces(ctx context.Context, config *gateConfig) {
-	named := config.namespaces()
+func (d *doctor) namespaces(ctx context.Context, config *Config) {
+	named := config.Namespaces
 	var missing []string
 	for _, id := range named {
 		if _, err := d.server.FindNamespace(ctx, id); client.StatusOf(err) == 404 {

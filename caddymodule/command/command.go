@@ -1,4 +1,7 @@
-package caddymodule
+// Package command is `caddy apikeys`, the command line. It speaks to the REST interface of a
+// running Caddy through admin/client. Of the Caddy modules it knows only what [Register] is given,
+// for doctor. Start reading at [Register]; each file has the commands it is named after.
+package command
 
 import (
 	"context"
@@ -16,7 +19,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-func init() {
+// Register adds the command `apikeys` to Caddy. It panics if it is called twice.
+func Register(modules Modules) {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "apikeys",
 		Short: "Manages API keys, and who manages them, of a running Caddy",
@@ -45,7 +49,7 @@ JSON document.
 Exit status: 0 done, 1 failed or refused, 3 committed, but not yet surely in
 force on every node.`,
 		CobraFunc: func(cmd *cobra.Command) {
-			c := &cli{}
+			c := &cli{modules: modules}
 			cmd.Use = "apikeys"
 			cmd.Example = `  TOKEN=$(caddy apikeys keys mint --name CI --access read_only)
   caddy apikeys keys list --namespace acme
@@ -72,6 +76,7 @@ force on every node.`,
 
 // cli is one run of `caddy apikeys`.
 type cli struct {
+	modules                  Modules
 	address, config, adapter string
 	server, tokenFile        string
 	json                     bool
