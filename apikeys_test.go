@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -17,6 +18,19 @@ const forTests = module + "/keystore/keystoretest"
 // floors are the parts of the house, the lowest first. Imports go downwards only, or stay inside
 // one of them.
 var floors = []string{"keystore", "admin", "caddymodule", "", "cmd"}
+
+// rooms are the packages inside caddymodule, with what each may import of this module and whether
+// it may import Caddy.
+var rooms = map[string][]string{
+	"caddymodule/command": {"caddy", "admin/api", "admin/client", "keystore",
+		"caddymodule/internal/ascii", "caddymodule/redact"},
+	"caddymodule/redact": {"caddy", "keystore", "caddymodule/internal/ascii"},
+	"caddymodule/route": {"admin/api", "keystore", "caddymodule/internal/ascii",
+		"caddymodule/redact", "caddymodule/route/openapi"},
+	"caddymodule/route/openapi":  {},
+	"caddymodule/jsonlist":       {"caddymodule/internal/ascii"},
+	"caddymodule/internal/ascii": {},
+}
 
 type goPackage struct {
 	ImportPath string
@@ -41,6 +55,7 @@ func TestImportsPointOneWay(t *testing.T) {
 				t.Errorf("%s imports %s, which is above it", p.ImportPath, imported)
 			}
 		}
+		checkRoom(t, p)
 		for _, dep := range p.Deps {
 			switch {
 			case p.ImportPath == module+"/keystore" && !packages[dep].Standard:
@@ -55,6 +70,31 @@ func TestImportsPointOneWay(t *testing.T) {
 			case floorOf(t, p.ImportPath) < 2 && strings.HasPrefix(dep, "github.com/caddyserver/"):
 				t.Errorf("%s depends on %s: only caddymodule knows Caddy", p.ImportPath, dep)
 			}
+		}
+	}
+}
+
+// checkRoom checks the direct imports of a package inside caddymodule.
+func checkRoom(t *testing.T, p goPackage) {
+	name := strings.TrimPrefix(p.ImportPath, module+"/")
+	if !strings.HasPrefix(name, "caddymodule/") {
+		return
+	}
+	allowed, known := rooms[name]
+	if !known {
+		t.Errorf("%s is in no room of caddymodule: give it one in rooms", name)
+	}
+	for _, imported := range p.Imports {
+		switch {
+		case ours(imported):
+			imported = strings.TrimPrefix(imported, module+"/")
+		case strings.HasPrefix(imported, "github.com/caddyserver/"):
+			imported = "caddy"
+		default:
+			continue
+		}
+		if !slices.Contains(allowed, imported) {
+			t.Errorf("%s imports %s: rooms does not allow it", name, imported)
 		}
 	}
 }

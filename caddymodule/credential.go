@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -201,8 +202,8 @@ func (s *source) find(header http.Header, rawQuery string) (c credential, n int)
 	case redact.Query:
 		for rest := rawQuery; rest != "" && n < 2; {
 			var pair string
-			pair, rest = cutPair(rest)
-			if value, ok := s.parameter(pair); ok {
+			pair, rest = route.CutPair(rest)
+			if value, ok := route.QueryValue(pair, s.name); ok {
 				c.raw = value
 				n++
 			}
@@ -243,7 +244,7 @@ func (s *sources) all(header http.Header, rawQuery string) (found []credential) 
 		case redact.Query:
 			for rest := rawQuery; rest != ""; {
 				var pair string
-				pair, rest = cutPair(rest)
+				pair, rest = route.CutPair(rest)
 				add(nil, pair)
 			}
 		case redact.Cookie:
@@ -289,28 +290,6 @@ func basicToken(value string) (token string, broken bool) {
 	return password, false
 }
 
-// cutPair cuts a raw query at its first separator. Servers differ on whether `;` is one: for us it
-// is, since then no one else finds a credential that we have not seen.
-func cutPair(query string) (pair, rest string) {
-	if i := strings.IndexAny(query, "&;"); i >= 0 {
-		return query[:i], query[i+1:]
-	}
-	return query, ""
-}
-
-// parameter returns the raw value of a pair of the query if it has the source's name.
-func (s *source) parameter(pair string) (value string, ok bool) {
-	name, value, _ := strings.Cut(pair, "=")
-	if name == s.name {
-		return value, true
-	}
-	if !strings.ContainsAny(name, "%+") {
-		return "", false
-	}
-	decoded, err := url.QueryUnescape(name)
-	return value, err == nil && decoded == s.name
-}
-
 // cookiePairs splits a Cookie line, keeping the spaces.
 func cookiePairs(line string) []string { return strings.Split(line, ";") }
 
@@ -354,8 +333,8 @@ func (s *source) withoutParameter(query string) string {
 	var kept []byte
 	first := true
 	for start := 0; start <= len(query); {
-		pair, _ := cutPair(query[start:])
-		if _, ok := s.parameter(pair); !ok {
+		pair, _ := route.CutPair(query[start:])
+		if _, ok := route.QueryValue(pair, s.name); !ok {
 			if !first {
 				kept = append(kept, query[start-1])
 			}

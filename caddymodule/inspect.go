@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/command"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -33,6 +35,15 @@ func inspect(config json.RawMessage) (command.Config, error) {
 	}, nil
 }
 
+// firstOf returns the first 100 entries of a list, for a message.
+func firstOf(list []string) []string {
+	const most = 100
+	if len(list) <= most {
+		return list
+	}
+	return append(list[:most:most], fmt.Sprintf("and %d more", len(list)-most))
+}
+
 // An inspection is what inspect has found in a configuration.
 type inspection struct {
 	handlers   []inspectedHandler
@@ -48,7 +59,7 @@ type inspectedHandler struct {
 	From          []CredentialSource `json:"from"`
 	NamespacePath []string           `json:"namespace_path"`
 	Namespace     string             `json:"namespace"`
-	OpenAPI       []OpenAPI          `json:"openapi"`
+	OpenAPI       []route.OpenAPI    `json:"openapi"`
 }
 
 type logConfig struct {
@@ -118,9 +129,9 @@ func (c *inspection) readSites(raw json.RawMessage) error {
 // provisioned, and returns the api_keys_admin handlers.
 func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) {
 	for i := range routes {
-		route := &routes[i]
-		route.MatcherSets = make(caddyhttp.MatcherSets, len(route.MatcherSetsRaw))
-		for _, raw := range route.HandlersRaw {
+		r := &routes[i]
+		r.MatcherSets = make(caddyhttp.MatcherSets, len(r.MatcherSetsRaw))
+		for _, raw := range r.HandlersRaw {
 			var module struct{ Handler string }
 			if err := json.Unmarshal(raw, &module); err != nil {
 				return nil, err
@@ -133,16 +144,16 @@ func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) 
 					return nil, err
 				}
 				for _, text := range public.Public {
-					if h.rules.public, err = addPattern(h.rules.public, "public", text,
+					if h.rules.public, err = route.AddPattern(h.rules.public, "public", text,
 						true); err != nil {
 						return nil, err
 					}
 				}
-				route.Handlers = append(route.Handlers, &h)
+				r.Handlers = append(r.Handlers, &h)
 			case adminSiteDirective:
 				site := new(AdminSite)
 				sites = append(sites, site)
-				route.Handlers = append(route.Handlers, site)
+				r.Handlers = append(r.Handlers, site)
 			case "subroute":
 				inner := new(caddyhttp.Subroute)
 				if err := json.Unmarshal(raw, inner); err != nil {
@@ -153,7 +164,7 @@ func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) 
 					return nil, err
 				}
 				sites = append(sites, within...)
-				route.Handlers = append(route.Handlers, inner)
+				r.Handlers = append(r.Handlers, inner)
 			}
 		}
 	}
@@ -178,7 +189,8 @@ func (c *inspection) collect(raw json.RawMessage) error {
 				return err
 			}
 			c.handlers = append(c.handlers, h)
-			if slices.ContainsFunc(h.OpenAPI, func(o OpenAPI) bool { return o.SkipUnsupported }) {
+			if slices.ContainsFunc(h.OpenAPI,
+				func(o route.OpenAPI) bool { return o.SkipUnsupported }) {
 				if err := c.readDocuments(raw); err != nil {
 					c.unread = err
 				}
@@ -206,7 +218,7 @@ func (c *inspection) readDocuments(raw json.RawMessage) error {
 	}
 	rules, err := h.compile()
 	if err == nil {
-		c.leftOut = append(c.leftOut, rules.leftOut...)
+		c.leftOut = append(c.leftOut, rules.table.LeftOut...)
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package route
 
 import (
 	"fmt"
@@ -9,13 +9,12 @@ import (
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
-
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// newTestTable makes a table of `METHOD PATTERN` lines. One that begins with `=` is exact, one with
+// newTestIndex makes a table of `METHOD PATTERN` lines. One that begins with `=` is exact, one with
 // `{}` in front is an OpenAPI template.
-func newTestTable(t testing.TB, lines ...string) *table {
+func newTestIndex(t testing.TB, lines ...string) *index {
 	t.Helper()
 	list := make([]operation, len(lines))
 	for i, line := range lines {
@@ -27,18 +26,18 @@ func newTestTable(t testing.TB, lines ...string) *table {
 			o.pattern, err = parseTemplate(template)
 		} else {
 			text, exact := strings.CutPrefix(text, "=")
-			o.pattern, err = parsePattern(text, exact)
+			o.pattern, err = splitPattern(text, exact)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		list[i] = o
 	}
-	return newTable(list)
+	return newIndex(list)
 }
 
 func TestTable(t *testing.T) {
-	table := newTestTable(t,
+	table := newTestIndex(t,
 		"GET /orders", "GET /orders/{id}", "GET /orders/mine", "GET /orders/*/lines/{n}",
 		"GET /{any}/x/lines/1", "GET /files/**", "GET /files/a/b", "GET /**",
 		"POST =/orders/search", "POST /orders/{id}", "POST =/Weiß/a%20b/{x}", "POST =/a:b/c d/é",
@@ -145,7 +144,7 @@ func TestEscapedTemplates(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		table := newTable([]operation{{method: "GET", pattern: p}})
+		table := newIndex([]operation{{method: "GET", pattern: p}})
 		if table.find("GET", test.fits) == nil || table.find("GET", test.not) != nil {
 			t.Errorf("%s: %v, %v", template, table.find("GET", test.fits),
 				table.find("GET", test.not))
@@ -154,7 +153,7 @@ func TestEscapedTemplates(t *testing.T) {
 }
 
 // obviousFind is what find does: all patterns one after the other, segment by segment.
-func (t *table) obviousFind(method, path string) *operation {
+func (t *index) obviousFind(method, path string) *operation {
 	split := func(s string) []string {
 		if s = strings.TrimSuffix(s[1:], "/"); s == "" {
 			return nil
@@ -233,7 +232,7 @@ func FuzzTable(f *testing.F) {
 			method, text, _ := strings.Cut(line, " ")
 			template, open := strings.CutPrefix(text, "{}")
 			text, exact := strings.CutPrefix(text, "=")
-			p, err := parsePattern(text, exact)
+			p, err := splitPattern(text, exact)
 			if open {
 				p, err = parseTemplate(template)
 			}
@@ -243,14 +242,14 @@ func FuzzTable(f *testing.F) {
 			}
 		}
 		method, path, _ := strings.Cut(call, " ")
-		if !canonicalPath(path, true) {
+		if !CanonicalPath(path, true) {
 			return
 		}
-		compareFinds(t, newTable(list), method, path)
+		compareFinds(t, newIndex(list), method, path)
 	})
 }
 
-func compareFinds(t *testing.T, table *table, method, path string) {
+func compareFinds(t *testing.T, table *index, method, path string) {
 	t.Helper()
 	if got, want := table.find(method, path), table.obviousFind(method, path); got != want {
 		t.Errorf("%s %s is %+v, want %+v", method, path, got, want)
@@ -278,7 +277,7 @@ func TestTableAgainstTheObvious(t *testing.T) {
 			}
 			lines[i] = pick("GET", "PUT") + " " + prefix + path
 		}
-		table := newTestTable(t, lines...)
+		table := newTestIndex(t, lines...)
 		for range 20 {
 			path := ""
 			for range 1 + random.IntN(5) {
@@ -297,7 +296,7 @@ func TestTableAgainstTheObvious(t *testing.T) {
 
 // bigTable is like a large API: a thousand templates in fifty parts, each with collections in
 // collections.
-func bigTable(t testing.TB) *table {
+func bigTable(t testing.TB) *index {
 	var lines []string
 	for part := range 50 {
 		for kind := range 5 {
@@ -306,7 +305,7 @@ func bigTable(t testing.TB) *table {
 				at+"/{id}/items/{item}")
 		}
 	}
-	return newTestTable(t, lines...)
+	return newTestIndex(t, lines...)
 }
 
 var bigCalls = []string{"/v1/part37/kind3/4711/items/99", "/V1/Part37/kind3/%34711/items/99.json",

@@ -1,4 +1,4 @@
-package caddymodule
+package route
 
 import (
 	"net/url"
@@ -28,11 +28,11 @@ func TestPattern(t *testing.T) {
 		{"/{namespace}/x", "/caf%C3%A9/x", "café"},
 		{"/%61", "/a", no}, {"/%61", "/%2561", ""},
 	} {
-		p, err := parsePattern(test.pattern, false)
+		p, err := splitPattern(test.pattern, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, ok := p.match(test.path)
+		got, ok := p.Match(test.path)
 		if !ok {
 			got = no
 		}
@@ -40,14 +40,14 @@ func TestPattern(t *testing.T) {
 			t.Errorf("%s on %s: %q, want %q", test.pattern, test.path, got, test.want)
 		}
 	}
-	if p, _ := parsePattern("/Health", true); !fits(p, "/Health/") || !fits(p, "/%48ealth") ||
+	if p, _ := splitPattern("/Health", true); !fits(p, "/Health/") || !fits(p, "/%48ealth") ||
 		fits(p, "/health") {
 		t.Error("an exact pattern minds case, and nothing else")
 	}
 }
 
-func fits(p pattern, path string) bool {
-	_, ok := p.match(path)
+func fits(p Pattern, path string) bool {
+	_, ok := p.Match(path)
 	return ok
 }
 
@@ -62,36 +62,21 @@ func TestPatternErrors(t *testing.T) {
 		"/.":                         "no request can have",
 		"/{namespace}/x/{namespace}": "twice",
 	} {
-		if _, err := parsePattern(text, false); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := splitPattern(text, false); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
 }
 
-// What looks like a pattern and is none is worth a word.
-func TestAlmostPatterns(t *testing.T) {
-	h := &Handler{
-		NamespacePath: []string{"/v1/{namespace}/**", "/ws-{id}/{namespace}"},
-		Public:        []string{"/health", "/docs/*", "/docs*", "/*/x", "/a/**"},
-		Operation: []Operation{{Path: "/v1/orders*"}, {Path: "/v1/{id}"}, {Path: "/{}"},
-			{Path: "/***"}},
-		List: []List{{Path: "/v1/*"}, {Path: "/apps*"}},
-	}
-	if got, want := strings.Join(h.almostPatterns(),
-		" "), "/ws-{id}/{namespace} /docs* /v1/orders* /{} /*** /apps*"; got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
-}
-
 func TestPatternOrder(t *testing.T) {
-	var list []pattern
+	var list []Pattern
 	var err error
 	for _, text := range []string{"/**", "/{a}/{b}", "/v1/*", "/v1/{b}", "/{a}/x", "/v1/x"} {
-		if list, err = addPattern(list, "test", text, false); err != nil {
+		if list, err = AddPattern(list, "test", text, false); err != nil {
 			t.Fatal(err)
 		}
 	}
-	sortPatterns(list, func(p *pattern) *pattern { return p })
+	SortPatterns(list)
 	var got []string
 	for _, p := range list {
 		got = append(got, p.text)
@@ -100,7 +85,7 @@ func TestPatternOrder(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 	for _, text := range []string{"/*", "/V1/X/", "/*/{z}", "/{c}/x"} {
-		if _, err := addPattern(list, "test", text, false); err == nil {
+		if _, err := AddPattern(list, "test", text, false); err == nil {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
@@ -148,11 +133,11 @@ func FuzzPattern(f *testing.F) {
 		f.Add(seed[0], seed[1], false)
 	}
 	f.Fuzz(func(t *testing.T, text, path string, exact bool) {
-		p, err := parsePattern(text, exact)
-		if err != nil || !canonicalPath(path, true) {
+		p, err := splitPattern(text, exact)
+		if err != nil || !CanonicalPath(path, true) {
 			return
 		}
-		got, ok := p.match(path)
+		got, ok := p.Match(path)
 		if want, wantOK := obviousMatch(text, path, exact); got != want || ok != wantOK {
 			t.Errorf("%q on %q: %q %t, want %q %t", text, path, got, ok, want, wantOK)
 		}
@@ -160,13 +145,13 @@ func FuzzPattern(f *testing.F) {
 }
 
 func TestPatternDoesNotAllocate(t *testing.T) {
-	p, err := parsePattern("/v1/workspaces/{namespace}/**", false)
+	p, err := splitPattern("/v1/workspaces/{namespace}/**", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]float64{"/v1/workspaces/acme/items/1": 0,
 		"/V1/%77orkspaces/acme": 0, "/v2": 0} {
-		if n := testing.AllocsPerRun(100, func() { p.match(path) }); n != want {
+		if n := testing.AllocsPerRun(100, func() { p.Match(path) }); n != want {
 			t.Errorf("%s: %v allocations", path, n)
 		}
 	}

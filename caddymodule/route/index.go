@@ -1,36 +1,19 @@
-package caddymodule
+package route
 
 import (
 	"bytes"
 	"fmt"
 	"math"
-	"net/url"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
-	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// An operation is a row of the permission table: what one call takes.
-type operation struct {
-	method  string
-	pattern pattern
-	need    keystore.Need
-	summary string
-	place   string // where it is declared, for errors
-
-	leftOut bool // by skip_unsupported: its calls are undeclared
-	// parameters that make a call undeclared, because an operation with them is left out
-	queries []string
-}
-
-// A table finds the operation that a call is: of those whose pattern matches, the one with most
+// An index finds the operation that a call is: of those whose pattern matches, the one with most
 // literal segments; of these, the one with most literal bytes in segments that are partly literal;
 // of these, the first.
-type table struct {
+type index struct {
 	operations []operation // the best first
 	methods    map[string]*forks
 }
@@ -41,8 +24,8 @@ type forks struct {
 	exact  fork // … as they stand in the request
 }
 
-// A fork is where the patterns with the same first segments part. Its numbers are indexes of the
-// table.
+// A fork is where the patterns with the same first segments part. Its numbers are positions in
+// index.operations.
 type fork struct {
 	best     int // from here on
 	here     int // that ends here
@@ -64,13 +47,13 @@ const none = math.MaxInt
 
 func newFork() *fork { return &fork{best: none, here: none, rest: none} }
 
-// newTable returns the table of a list that has the preferred operations first.
-func newTable(list []operation) *table {
+// newIndex returns the index of a list that has the preferred operations first. It sorts the list.
+func newIndex(list []operation) *index {
 	slices.SortStableFunc(list, func(a,
 		b operation) int {
 		return b.pattern.weight() - a.pattern.weight()
 	})
-	t := &table{list, make(map[string]*forks)}
+	t := &index{list, make(map[string]*forks)}
 	for i := range list {
 		o := &list[i]
 		roots := t.methods[o.method]
@@ -88,7 +71,7 @@ func newTable(list []operation) *table {
 }
 
 // weight orders patterns: a literal segment is worth more than any number of bytes in others.
-func (p *pattern) weight() int {
+func (p *Pattern) weight() int {
 	weight := p.literals() << 32
 	for _, s := range p.segments {
 		weight += len(s.mixed) - strings.Count(s.mixed, parameter)
@@ -96,7 +79,7 @@ func (p *pattern) weight() int {
 	return weight
 }
 
-func (f *fork) add(p *pattern, i int) {
+func (f *fork) add(p *Pattern, i int) {
 	for _, s := range p.segments {
 		f.best = min(f.best, i)
 		f = f.next(s, p.exact)
@@ -140,7 +123,7 @@ func (f *fork) next(s segment, exact bool) *fork {
 
 // find returns the operation that a call on a canonical escaped path is, nil if it is none. It does
 // not allocate, but for segments that are longer than any literal should be.
-func (t *table) find(method, path string) *operation {
+func (t *index) find(method, path string) *operation {
 	roots := t.methods[method]
 	if roots == nil {
 		return nil
@@ -214,83 +197,4 @@ func escapeLiteral(literal string) string {
 		}
 	}
 	return out.String()
-}
-
-// parameter stands for a parameter in a segment that is partly literal. No path holds this byte.
-const parameter = "\x00"
-
-// parseTemplate reads an OpenAPI path template. Other than in a pattern, a parameter may be a part
-// of a segment, a `*` is only itself, and percent-escapes are decoded.
-func parseTemplate(text string) (pattern, error) {
-	p := pattern{text: text}
-	switch {
-	case !strings.HasPrefix(text, "/"):
-		return p, fmt.Errorf("the path %q does not begin with /", redact.Argument(text))
-	case strings.Contains(text, "//"):
-		return p, fmt.Errorf("the path %q has an empty segment (//), which no request can have",
-			redact.Argument(text))
-	case strings.ContainsFunc(text, unicode.IsControl):
-		return p, fmt.Errorf("the path %q has a control character, which no request can have",
-			redact.Argument(text))
-	case strings.ContainsAny(text, "?#"):
-		return p, fmt.Errorf("the path %q has a query or a fragment: OpenAPI's paths have none",
-			redact.Argument(text))
-	}
-	words := strings.TrimSuffix(text[1:], "/")
-	if words == "" {
-		return p, nil
-	}
-	for word := range strings.SplitSeq(words, "/") {
-		if word == "." || word == ".." {
-			return p, fmt.Errorf("the path %q has the segment %q, which no request can have",
-				redact.Argument(text), redact.Argument(word))
-		}
-		mixed, err := cutParameters(word)
-		switch {
-		case err != nil:
-			return p, fmt.Errorf("the path %q: %w", redact.Argument(text), err)
-		case !canonicalPath("/"+escapeLiteral(strings.ReplaceAll(mixed, parameter, "x")), false):
-			return p, fmt.Errorf("the path %q has the segment %q, which no request can have",
-				redact.Argument(text), redact.Argument(word))
-		case mixed == parameter:
-			p.segments = append(p.segments, segment{})
-		case strings.Contains(mixed, parameter):
-			p.segments = append(p.segments, segment{mixed: ascii.ToLower(mixed)})
-		default:
-			p.segments = append(p.segments, segment{literal: ascii.ToLower(mixed)})
-		}
-	}
-	return p, nil
-}
-
-// cutParameters puts parameter in the place of each {name} of a segment.
-func cutParameters(word string) (string, error) {
-	var out strings.Builder
-	for rest := word; ; {
-		literal, after, found := strings.Cut(rest, "{")
-		if strings.Contains(literal, "}") {
-			return "", fmt.Errorf("the segment %q has a } without {", redact.Argument(word))
-		}
-		if decoded, err := url.PathUnescape(literal); err == nil {
-			literal = decoded
-		}
-		switch {
-		case strings.Contains(literal, "/"):
-			return "", fmt.Errorf("the segment %q has an encoded slash: add an `operation` with * "+
-				"in its place", redact.Argument(word))
-		case strings.ContainsFunc(literal, unicode.IsControl):
-			return "", fmt.Errorf("the segment %q has a control character, which no request can "+
-				"have", redact.Argument(word))
-		}
-		out.WriteString(literal)
-		if !found {
-			return out.String(), nil
-		}
-		name, after, closed := strings.Cut(after, "}")
-		if !closed || name == "" || strings.Contains(name, "{") {
-			return "", fmt.Errorf("the segment %q has a { that is no {name}", redact.Argument(word))
-		}
-		out.WriteString(parameter)
-		rest = after
-	}
 }

@@ -1,7 +1,6 @@
-package caddymodule
+package route
 
 import (
-	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -9,9 +8,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 func TestCanonicalPath(t *testing.T) {
@@ -36,7 +32,7 @@ func TestCanonicalPath(t *testing.T) {
 		"/%c0%ae":     false, "/%ff": false, "/\xff": false, "/%ed%a0%80": false,
 		"/%": false, "/%4": false, "/%zz": false,
 	} {
-		if got := canonicalPath(path, false); got != want {
+		if got := CanonicalPath(path, false); got != want {
 			t.Errorf("%q: %t", path, got)
 		}
 	}
@@ -46,7 +42,7 @@ func TestCanonicalPath(t *testing.T) {
 		"/a/..%2fb": false, "/a%2f.": false, "/a%2f..": false, "/a%252fb": false,
 		"/a.%2fb": false, "/a%20%2fb": false, "/a%20b%2fc": true,
 	} {
-		if got := canonicalPath(path, true); got != want {
+		if got := CanonicalPath(path, true); got != want {
 			t.Errorf("with encoded slashes, %q: %t", path, got)
 		}
 	}
@@ -72,7 +68,8 @@ func obviouslyCanonical(path string, encodedSlash bool) bool {
 		}
 	}
 	for i := range decoded {
-		if decoded[i] == '%' && i+2 < len(decoded) && ascii.IsHex(decoded[i+1]) && ascii.IsHex(decoded[i+2]) {
+		if decoded[i] == '%' && i+2 < len(decoded) && ascii.IsHex(decoded[i+1]) &&
+			ascii.IsHex(decoded[i+2]) {
 			return false
 		}
 	}
@@ -86,53 +83,9 @@ func FuzzCanonicalPath(f *testing.F) {
 		f.Add(path, false)
 	}
 	f.Fuzz(func(t *testing.T, path string, encodedSlash bool) {
-		if got, want := canonicalPath(path, encodedSlash),
+		if got, want := CanonicalPath(path, encodedSlash),
 			obviouslyCanonical(path, encodedSlash); got != want {
 			t.Errorf("%q, %t: %t, want %t", path, encodedSlash, got, want)
 		}
 	})
-}
-
-func TestRewrittenTargets(t *testing.T) {
-	h := newHouse(t)
-	handler := h.handler("public /public/*")
-	rewrite := func(path, raw string) func(*http.Request) {
-		return func(r *http.Request) { r.URL.Path, r.URL.RawPath, r.RequestURI = path, raw, path }
-	}
-	for _, test := range []struct {
-		name, wire string
-		change     func(*http.Request)
-		outcome    string
-	}{
-		{"what the upstream gets counts", "GET /public/x", rewrite("/private", ""), "missing"},
-		{"whatever it was", "GET /private", rewrite("/public/x", ""), "public"},
-		{"how it came counts too", "GET /private/../public/x", rewrite("/public/x", ""),
-			"bad_target"},
-		{"rewritten to something crooked", "GET /public/x", rewrite("/public/../x", ""),
-			"bad_target"},
-		{"encoded by a rewrite", "GET /public/x", rewrite("/public/a;b", "/public/a%3Bb"),
-			"bad_target"},
-		{"an opaque URL", "GET /public/x", func(r *http.Request) { r.URL.Opaque = "/public/y" },
-			"bad_target"},
-		{"a query does not count", "GET /private?/../public/", nil, "missing"},
-		{"nor what a query ends", "GET /public?/../x", nil, "public"},
-	} {
-		change := test.change
-		if change == nil {
-			change = func(*http.Request) {}
-		}
-		if got := h.send(handler, test.wire, change).outcome(); got != test.outcome {
-			t.Errorf("%s: %s", test.name, got)
-		}
-	}
-}
-
-func BenchmarkCanonicalTarget(b *testing.B) {
-	r := wireRequest(b, "GET /v1/workspaces/acme/items/4711?expand=all")
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil)
-	for b.Loop() {
-		if !canonicalTarget(r, r.URL.EscapedPath(), false) {
-			b.Fatal("it is")
-		}
-	}
 }

@@ -1,20 +1,16 @@
-package caddymodule
+package route
 
 import (
 	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
-	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/openapi"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route/openapi"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -39,53 +35,11 @@ type OpenAPI struct {
 	document *openapi.Document // once read
 }
 
-// unmarshalOpenAPI reads the document, since only the adapter knows the line for an error.
-func (h *Handler) unmarshalOpenAPI(d *caddyfile.Dispenser, args []string) error {
-	if len(args) == 0 || len(args) > 2 || args[0] == "" {
-		return d.Err("openapi takes a file, and may take what goes before its paths, such as " +
-			"`openapi ./openapi.yaml` or `openapi ./openapi.yaml /v1`")
-	}
-	if name, ok := strings.CutPrefix(args[0], "{env."); ok {
-		return d.Errf("openapi: %s is filled in when the config runs, and the document is read "+
-			"before: write {$%s", args[0], name)
-	}
-	o := OpenAPI{File: args[0]}
-	if len(args) == 2 {
-		if o.Base = args[1]; o.Base == "" {
-			return d.Err("openapi: what goes before the paths is empty: write / for nothing, or " +
-				"leave it out for the paths of the document's servers")
-		}
-	}
-	if !filepath.IsAbs(o.File) && !strings.Contains(o.File, "://") { // as `import` does
-		caddyfile, err := caddy.FastAbs(d.File())
-		if err != nil {
-			return d.Errf("openapi: finding the directory of the Caddyfile: %v", err)
-		}
-		o.File = filepath.Join(filepath.Dir(caddyfile), o.File)
-	}
-	unreadable := o.read()
-	if unreadable != nil {
-		unreadable = d.WrapErr(unreadable) // before the block, so that it names this line
-	}
-	for d.NextBlock(1) {
-		option, args := d.Val(), d.RemainingArgs()
-		if option != "skip_unsupported" {
-			return d.Errf("unknown word %q in openapi: it knows skip_unsupported",
-				redact.Argument(option))
-		}
-		if err := setFlag(d, option, &o.SkipUnsupported, args); err != nil {
-			return err
-		}
-	}
-	if unreadable != nil {
-		return unreadable
-	}
-	o.SHA256 = o.document.SHA256
-	h.OpenAPI = append(h.OpenAPI, o)
-	return nil
-}
+// Digest returns the value for SHA256, after Read.
+func (o *OpenAPI) Digest() string { return o.document.SHA256 }
 
-func (o *OpenAPI) read() error {
+// Read reads the document, unless it is read already.
+func (o *OpenAPI) Read() error {
 	if o.document != nil {
 		return nil
 	}
@@ -105,16 +59,16 @@ func (o *OpenAPI) read() error {
 
 // addDocuments adds the operations of the documents to the table. Those of a method that is refused
 // everywhere cannot be called, so they are left out.
-func (b *tableBuilder) addDocuments(h *Handler) error {
+func (b *tableBuilder) addDocuments() error {
 	permissions := make(map[string]string) // → place
 	from := len(b.list)
-	for i := range h.OpenAPI {
-		document := &h.OpenAPI[i]
-		if err := document.read(); err != nil {
+	for i := range b.Documents {
+		document := &b.Documents[i]
+		if err := document.Read(); err != nil {
 			return err
 		}
 		for _, o := range document.document.Operations {
-			if _, mapped := b.rules.methods[o.Method]; !mapped {
+			if _, mapped := b.Methods[o.Method]; !mapped {
 				continue
 			}
 			if err := b.addDocumented(&o, document, permissions, from); err != nil {
@@ -122,10 +76,10 @@ func (b *tableBuilder) addDocuments(h *Handler) error {
 			}
 		}
 	}
-	for i := range h.OpenAPI { // once it is known which paths stand without a query too
-		document := &h.OpenAPI[i]
+	for i := range b.Documents { // once it is known which paths stand without a query too
+		document := &b.Documents[i]
 		for _, o := range document.document.Operations {
-			_, mapped := b.rules.methods[o.Method]
+			_, mapped := b.Methods[o.Method]
 			if mapped && document.SkipUnsupported && strings.ContainsAny(o.Path, "?#") {
 				b.blockQuery(&o, document.Base)
 			}
@@ -139,7 +93,7 @@ func (b *tableBuilder) addDocumented(
 	o *openapi.Operation, document *OpenAPI, permissions map[string]string, from int,
 ) error {
 	need := keystore.Need{
-		Class: b.rules.methods[o.Method], Resource: b.rules.resourceOf(o.Tag),
+		Class: b.Methods[o.Method], Resource: b.resourceOf(o.Tag),
 		Operation: operationOf(o),
 	}
 	permission := need.String()
@@ -186,16 +140,7 @@ func (b *tableBuilder) addDocumented(
 }
 
 func (b *tableBuilder) leaveOut(call string, reason error) {
-	b.rules.leftOut = append(b.rules.leftOut, call+": "+reason.Error())
-}
-
-// firstOf returns the first 100 entries of a list, for a message.
-func firstOf(list []string) []string {
-	const most = 100
-	if len(list) <= most {
-		return list
-	}
-	return append(list[:most:most], fmt.Sprintf("and %d more", len(list)-most))
+	b.table.LeftOut = append(b.table.LeftOut, call+": "+reason.Error())
 }
 
 // entriesOf returns the rows of an operation, one for each base.
@@ -235,7 +180,7 @@ func (b *tableBuilder) blockQuery(o *openapi.Operation, base string) {
 	var names []string
 	for query != "" {
 		var pair string
-		pair, query = cutPair(query)
+		pair, query = CutPair(query)
 		name, _, _ := strings.Cut(pair, "=")
 		if decoded, err := url.QueryUnescape(name); err == nil && decoded != "" {
 			names = append(names, decoded)
@@ -254,11 +199,10 @@ func (b *tableBuilder) blockQuery(o *openapi.Operation, base string) {
 // hasParameter reports whether a raw query has a parameter of one of these names.
 func hasParameter(query string, names []string) bool {
 	for _, name := range names {
-		s := source{kind: redact.Query, name: name}
 		for rest := query; rest != ""; {
 			var pair string
-			pair, rest = cutPair(rest)
-			if _, found := s.parameter(pair); found {
+			pair, rest = CutPair(rest)
+			if _, found := QueryValue(pair, name); found {
 				return true
 			}
 		}
@@ -270,11 +214,11 @@ func hasParameter(query string, names []string) bool {
 var escapeTemplate = strings.NewReplacer("%", "%25", "{", "%7B", "}", "%7D", "?", "%3F", "#", "%23")
 
 // resourceOf makes a resource of a tag.
-func (c *rules) resourceOf(tag string) string {
+func (b *tableBuilder) resourceOf(tag string) string {
 	resource := permissionWord(ascii.ToLower(tag))
 	switch {
 	case resource == "":
-		return cmp.Or(c.resource, "default")
+		return cmp.Or(b.Resource, "default")
 	case strings.HasPrefix(resource, "admin"):
 		return "api-" + resource
 	}

@@ -1,4 +1,4 @@
-package caddymodule
+package route
 
 import (
 	"fmt"
@@ -13,9 +13,9 @@ import (
 // A pattern is a path pattern of the Caddyfile, the same language for every option that takes one:
 // split at `/`, `{anything}` or `*` is exactly one non-empty segment, a last `**` or `*` is the
 // rest, also empty, everything else is literal, and a trailing slash counts for nothing. It is
-// matched against a canonical escaped path (see canonicalPath), segment by segment on what these
+// matched against a canonical escaped path (see CanonicalPath), segment by segment on what these
 // decode to.
-type pattern struct {
+type Pattern struct {
 	text     string
 	segments []segment
 	rest     bool // anything may follow
@@ -28,9 +28,9 @@ type segment struct {
 	namespace bool   // captures
 }
 
-// parsePattern reads a pattern. The error says what is wrong with it.
-func parsePattern(text string, exact bool) (pattern, error) {
-	p := pattern{text: text, exact: exact}
+// splitPattern reads a pattern. The error says what is wrong with it.
+func splitPattern(text string, exact bool) (Pattern, error) {
+	p := Pattern{text: text, exact: exact}
 	if !strings.HasPrefix(text, "/") {
 		return p, fmt.Errorf("path pattern %q does not begin with /", redact.Argument(text))
 	}
@@ -73,21 +73,21 @@ func parsePattern(text string, exact bool) (pattern, error) {
 	return p, nil
 }
 
-// configuredPattern is parsePattern for a pattern of the configuration, of which some request must
+// ParsePattern is splitPattern for a pattern of the configuration, of which some request must
 // be able to match each segment.
-func configuredPattern(text string, exact bool) (pattern, error) {
-	p, err := parsePattern(text, exact)
+func ParsePattern(text string, exact bool) (Pattern, error) {
+	p, err := splitPattern(text, exact)
 	if err != nil {
 		return p, err
 	}
 	for word := range strings.SplitSeq(strings.Trim(text, "/"), "/") {
-		if canonicalPath("/"+escapeLiteral(word), false) {
+		if CanonicalPath("/"+escapeLiteral(word), false) {
 			continue
 		}
 		err := fmt.Errorf("path pattern %q has the segment %q, which no request can have",
 			redact.Argument(text), redact.Argument(word))
 		if decoded, e := url.PathUnescape(word); e == nil &&
-			canonicalPath("/"+escapeLiteral(decoded), false) && !strings.Contains(decoded, "/") {
+			CanonicalPath("/"+escapeLiteral(decoded), false) && !strings.Contains(decoded, "/") {
 			err = fmt.Errorf("%w: patterns are compared with the decoded path, so write %q", err,
 				decoded)
 		}
@@ -102,14 +102,22 @@ func isParameter(word string) bool {
 	return len(word) > 2 && word[0] == '{' && word[len(word)-1] == '}'
 }
 
+// LiteralWildcard reports whether a pattern without errors has a segment that looks like a wildcard
+// but is literal, such as /docs*.
+func LiteralWildcard(text string) bool {
+	p, _ := splitPattern(text, true)
+	return slices.ContainsFunc(p.segments,
+		func(s segment) bool { return strings.ContainsAny(s.literal, "*{}") })
+}
+
 // same reports whether p and q match the same paths in the same way.
-func (p *pattern) same(q *pattern) bool {
+func (p *Pattern) same(q *Pattern) bool {
 	return p.rest == q.rest && slices.Equal(p.segments, q.segments)
 }
 
 // literals counts the literal segments: among the patterns that match, the one with most of them
 // wins.
-func (p *pattern) literals() int {
+func (p *Pattern) literals() int {
 	n := 0
 	for _, s := range p.segments {
 		if s.literal != "" {
@@ -119,13 +127,13 @@ func (p *pattern) literals() int {
 	return n
 }
 
-func (p *pattern) captures() bool {
+func (p *Pattern) Captures() bool {
 	return slices.ContainsFunc(p.segments, func(s segment) bool { return s.namespace })
 }
 
 // match reports whether a canonical escaped path fits, and the segment that {namespace} stands for,
 // decoded. It does not allocate unless that segment holds a percent sign.
-func (p *pattern) match(path string) (namespace string, ok bool) {
+func (p *Pattern) Match(path string) (namespace string, ok bool) {
 	rest := strings.TrimSuffix(path[1:], "/")
 	captured := ""
 	for i := range p.segments {
@@ -187,15 +195,20 @@ func matchLiteral(literal, word string, exact bool) bool {
 	return i == len(word)
 }
 
-// sortPatterns puts those with most literal segments first and keeps the order among equals, so
-// that the first that matches is the one that wins.
-func sortPatterns[T any](list []T, of func(*T) *pattern) {
+// SortPatterns puts the patterns with most literal segments first and keeps the order among equals,
+// so that the first that matches is the one that counts.
+func SortPatterns(list []Pattern) {
+	sortByPattern(list, func(p *Pattern) *Pattern { return p })
+}
+
+// sortByPattern is SortPatterns for a list of anything that has a pattern.
+func sortByPattern[T any](list []T, of func(*T) *Pattern) {
 	slices.SortStableFunc(list, func(a, b T) int { return of(&b).literals() - of(&a).literals() })
 }
 
-// addPattern appends a pattern unless the list has one that is the same.
-func addPattern(list []pattern, option, text string, exact bool) ([]pattern, error) {
-	p, err := configuredPattern(text, exact)
+// AddPattern appends a pattern unless the list has one that is the same.
+func AddPattern(list []Pattern, option, text string, exact bool) ([]Pattern, error) {
+	p, err := ParsePattern(text, exact)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", option, err)
 	}
