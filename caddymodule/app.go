@@ -294,15 +294,6 @@ func checkPrefix(option, prefix string) error {
 	return nil
 }
 
-// expand replaces the placeholders of an option. The error names the placeholder, never a value.
-func expand(option, value string) (string, error) {
-	expanded, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", option, err)
-	}
-	return expanded, nil
-}
-
 // declare adds operations to the permission table of the config, and the resource that a handler
 // names, if any. Handlers call it while they are provisioned, one after the other and before Start.
 func (a *App) declare(operations []api.Operation, resource string) {
