@@ -8,6 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
 const answersUnder = adminSiteDirective + " answers under " + sitePath + "/ only, and "
@@ -54,10 +56,10 @@ func checkPlace(ctx caddy.Context) error {
 	switch {
 	case taken != nil:
 		return fmt.Errorf(answersUnder+"the route around it matches only %s"+instead,
-			shown(strings.Join(taken, " ")))
+			redact.Argument(strings.Join(taken, " ")))
 	case stripped != "":
 		return fmt.Errorf(answersUnder+"the route around it removes %s from the path"+instead,
-			shown(stripped))
+			redact.Argument(stripped))
 	}
 	return nil
 }

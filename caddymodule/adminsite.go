@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddyserver/caddy/v2"
@@ -72,8 +73,8 @@ func (s *AdminSite) Provision(ctx caddy.Context) error {
 		return err
 	}
 	s.gate.forAdmin, s.gate.Namespace, s.gate.Realm = true, keystore.HomeNamespace, s.Realm
-	declareSources(credentialSource{cookieSource, console.SecureCookie},
-		credentialSource{cookieSource, console.PlainCookie})
+	redact.Declare(redact.Source{Kind: redact.Cookie, Name: console.SecureCookie},
+		redact.Source{Kind: redact.Cookie, Name: console.PlainCookie})
 	if err := s.gate.Provision(ctx); err != nil {
 		return err
 	}
@@ -90,11 +91,11 @@ func (s *AdminSite) warnIfUnreachable() {
 	}
 	if found, refuses := s.behind(s.server.Routes, false); found && refuses {
 		s.gate.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective +
-			": " + addPublic)
+			": " + publicAdvice)
 	}
 }
 
-const addPublic = "add `public /apikeys/*` to api_key; " + adminSiteDirective +
+const publicAdvice = "add `public /apikeys/*` to api_key; " + adminSiteDirective +
 	" asks for a token itself"
 
 // behind looks for s in routes. It reports whether an api_key refuses requests before they reach s
@@ -262,7 +263,7 @@ func parseAdminSite(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		if !reachesSite(paths) {
 			h.Next()
 			return nil, h.Errf(answersUnder+"its matcher matches only %s: write `"+
-				adminSiteDirective+"` without one", shown(strings.Join(paths, " ")))
+				adminSiteDirective+"` without one", redact.Argument(strings.Join(paths, " ")))
 		}
 	}
 	site := new(AdminSite)
@@ -282,13 +283,14 @@ func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys_admin
 	if d.NextArg() {
 		return d.Errf("%s takes no argument but a matcher, this is %q: options go into a block",
-			adminSiteDirective, shown(d.Val()))
+			adminSiteDirective, redact.Argument(d.Val()))
 	}
 	for d.NextBlock(0) {
 		option, args := d.Val(), d.RemainingArgs()
 		field, known := map[string]*string{"trust_user": &s.TrustUser, "realm": &s.Realm}[option]
 		if !known {
-			return d.Errf("unknown word %q in %s: it knows trust_user, realm", shown(option),
+			return d.Errf("unknown word %q in %s: it knows trust_user, realm",
+				redact.Argument(option),
 				adminSiteDirective)
 		}
 		if d.NextBlock(1) {
@@ -314,10 +316,11 @@ func (s *AdminSite) compile() error {
 	switch {
 	case !opens || !closes || strings.ContainsAny(name, "{}") || !strings.HasPrefix(name, "http."):
 		return fmt.Errorf("trust_user: %q is no placeholder of a request, such as "+
-			"{http.auth.user.id}: whoever comes would be the same member", shown(s.TrustUser))
+			"{http.auth.user.id}: whoever comes would be the same member",
+			redact.Argument(s.TrustUser))
 	case strings.HasPrefix(name, "http.api_key."):
 		return fmt.Errorf("trust_user: %s is set for keys, and a key is no user who has signed "+
-			"in: take {http.auth.user.id}", shown(s.TrustUser))
+			"in: take {http.auth.user.id}", redact.Argument(s.TrustUser))
 	}
 	s.user = name
 	return nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
@@ -220,7 +221,7 @@ func checkDatabaseType(name string) error {
 	case "sqlite", "postgres":
 		return nil
 	}
-	return fmt.Errorf("unknown database %q: there are sqlite and postgres", shown(name))
+	return fmt.Errorf("unknown database %q: there are sqlite and postgres", redact.Argument(name))
 }
 
 // checkDatabasePath refuses a URL: as a path it would show its password in errors, logs and the
@@ -244,7 +245,7 @@ func (a *App) provisionTokens() error {
 			return err
 		}
 		if seen[prefix] {
-			return fmt.Errorf("token_prefix %s is given twice", shown(prefix))
+			return fmt.Errorf("token_prefix %s is given twice", redact.Argument(prefix))
 		}
 		seen[prefix] = true
 		a.settings.TokenPrefixes = append(a.settings.TokenPrefixes, prefix)
@@ -262,7 +263,7 @@ func (a *App) provisionTokens() error {
 		}
 		if seen[prefix] {
 			return fmt.Errorf("abandon_prefix %s: token_prefix accepts it, or it is given twice",
-				shown(prefix))
+				redact.Argument(prefix))
 		}
 		seen[prefix] = true
 		a.settings.AbandonedPrefixes = append(a.settings.AbandonedPrefixes, prefix)
@@ -288,18 +289,10 @@ func checkPrefix(option, prefix string) error {
 		return fmt.Errorf("%s %s is for the tokens of members: choose another one", option, prefix)
 	case !keystore.ValidPrefix(prefix):
 		return fmt.Errorf("%s %q: a prefix begins with a-z and goes on with a-z, 0-9 and single "+
-			"underscores between them, at most 24 characters in all", option, shown(prefix))
+			"underscores between them, at most 24 characters in all", option,
+			redact.Argument(prefix))
 	}
 	return nil
-}
-
-// expand replaces the placeholders of an option. The error names the placeholder, never a value.
-func expand(option, value string) (string, error) {
-	expanded, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", option, err)
-	}
-	return expanded, nil
 }
 
 // declare adds operations to the permission table of the config, and the resource that a handler

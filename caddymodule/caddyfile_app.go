@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
@@ -88,7 +89,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		}
 		if !ok {
 			return d.Errf("local_cache %s: it takes one number of keys above 0, and perhaps a "+
-				"size of at least 16MiB", shown(strings.Join(args, " ")))
+				"size of at least 16MiB", redact.Argument(strings.Join(args, " ")))
 		}
 		return nil
 	},
@@ -99,7 +100,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		}
 		if !ok || a.RequestMemory < minMemory {
 			return d.Errf("request_memory %s: it takes one size of at least 16MiB",
-				shown(strings.Join(args, " ")))
+				redact.Argument(strings.Join(args, " ")))
 		}
 		return nil
 	},
@@ -111,7 +112,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		}
 		if len(args) != 1 || err != nil || lease < minLease || lease > maxLease {
 			return d.Errf("lease %s: it takes one duration between %s and %s, such as 30s",
-				shown(strings.Join(args, " ")), minLease, maxLease)
+				redact.Argument(strings.Join(args, " ")), minLease, maxLease)
 		}
 		a.Lease = caddy.Duration(lease)
 		return nil
@@ -190,7 +191,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		switch {
 		case !known:
 			return d.Errf("unknown word %q in the global option api_keys: it knows %s",
-				shown(option), appOptionNames)
+				redact.Argument(option), appOptionNames)
 		case given[option]:
 			return d.Errf("%s is given twice in the global option api_keys", option)
 		}

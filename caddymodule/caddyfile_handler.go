@@ -2,12 +2,17 @@ package caddymodule
 
 import (
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 )
 
 func init() {
@@ -58,7 +63,7 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // directive name
 	if d.NextArg() {
-		return d.Errf("api_key takes no argument but a matcher, this is %q: options go into a block", shown(d.Val()))
+		return d.Errf("api_key takes no argument but a matcher, this is %q: options go into a block", redact.Argument(d.Val()))
 	}
 	var pending, located error
 	for d.NextBlock(0) {
@@ -70,7 +75,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		switch _, err := h.compile(); {
 		case err == nil:
 			pending, located = nil, nil
-		case !errors.As(err, new(unfinished)):
+		case !errors.As(err, new(route.Incomplete)):
 			return d.WrapErr(err)
 		case pending == nil || pending.Error() != err.Error():
 			pending, located = err, d.WrapErr(err)
@@ -87,7 +92,7 @@ var handlerWords = strings.Fields("from namespace_path namespace resource method
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
 	if !slices.Contains(handlerWords, option) {
-		return d.Errf("unknown word %q in api_key: it knows %s", shown(option),
+		return d.Errf("unknown word %q in api_key: it knows %s", redact.Argument(option),
 			strings.Join(handlerWords, ", "))
 	}
 	switch option { // those with a block
@@ -117,7 +122,9 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 				"such as `operation orders:search read POST /v1/orders/search`; this has %d words",
 				len(args))
 		}
-		h.Operation = append(h.Operation, Operation{args[0], args[1], args[2], args[3]})
+		h.Operation = append(h.Operation, route.Operation{
+			Permission: args[0], Class: args[1], Method: args[2], Path: args[3],
+		})
 	case "also_judge":
 		return h.unmarshalAlsoJudge(d, args)
 	case "strict":
@@ -147,7 +154,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		if len(args) == 0 {
 			args = []string{forwardedPlain}
 		} else if args[0] == forwardedPlain {
-			return d.Errf("forwarded: unknown word %q: it takes nothing or nginx", shown(args[0]))
+			return d.Errf("forwarded: unknown word %q: it takes nothing or nginx",
+				redact.Argument(args[0]))
 		}
 		return setArg(d, option, &h.Forwarded, args)
 	}
@@ -163,7 +171,7 @@ func (h *Handler) unmarshalFrom(d *caddyfile.Dispenser, args []string) error {
 		"header": 3}[source.Type]
 	if most > 0 && len(args) > most {
 		return d.Errf("from %s has %q too much: the sources are %s, each in a line of its own",
-			source.Type, shown(strings.Join(args[most:], " ")), sourceWords)
+			source.Type, redact.Argument(strings.Join(args[most:], " ")), sourceWords)
 	}
 	if len(args) > 1 {
 		source.Name = args[1]
@@ -185,7 +193,8 @@ func (h *Handler) unmarshalMethods(d *caddyfile.Dispenser, args []string) error 
 	}
 	for _, method := range args[1:] {
 		if earlier, ok := h.Methods[method]; ok {
-			return d.Errf("methods: %s is %s already", shown(method), shown(earlier))
+			return d.Errf("methods: %s is %s already", redact.Argument(method),
+				redact.Argument(earlier))
 		}
 		h.Methods[method] = args[0]
 	}
@@ -212,12 +221,12 @@ func (h *Handler) unmarshalList(d *caddyfile.Dispenser, args []string) error {
 		return d.Errf("list takes METHOD, PATH and the KIND of the namespaces that the answer "+
 			"lists, such as `list GET /v1/workspaces workspace`; this has %d words", len(args))
 	}
-	l := List{Method: args[0], Path: args[1], Kind: args[2]}
+	l := route.List{Method: args[0], Path: args[1], Kind: args[2]}
 	for d.NextBlock(1) {
 		option, args := d.Val(), d.RemainingArgs()
 		field := map[string]*string{"items": &l.Items, "id": &l.ID}[option]
 		if field == nil {
-			return d.Errf("unknown word %q in list: it knows items, id", shown(option))
+			return d.Errf("unknown word %q in list: it knows items, id", redact.Argument(option))
 		}
 		if err := setArg(d, option, field, args); err != nil {
 			return err
@@ -227,12 +236,59 @@ func (h *Handler) unmarshalList(d *caddyfile.Dispenser, args []string) error {
 	return nil
 }
 
+// unmarshalOpenAPI reads the document, since only the adapter knows the line for an error.
+func (h *Handler) unmarshalOpenAPI(d *caddyfile.Dispenser, args []string) error {
+	if len(args) == 0 || len(args) > 2 || args[0] == "" {
+		return d.Err("openapi takes a file, and may take what goes before its paths, such as " +
+			"`openapi ./openapi.yaml` or `openapi ./openapi.yaml /v1`")
+	}
+	if name, ok := strings.CutPrefix(args[0], "{env."); ok {
+		return d.Errf("openapi: %s is filled in when the config runs, and the document is read "+
+			"before: write {$%s", args[0], name)
+	}
+	o := route.OpenAPI{File: args[0]}
+	if len(args) == 2 {
+		if o.Base = args[1]; o.Base == "" {
+			return d.Err("openapi: what goes before the paths is empty: write / for nothing, or " +
+				"leave it out for the paths of the document's servers")
+		}
+	}
+	if !filepath.IsAbs(o.File) && !strings.Contains(o.File, "://") { // as `import` does
+		caddyfile, err := caddy.FastAbs(d.File())
+		if err != nil {
+			return d.Errf("openapi: finding the directory of the Caddyfile: %v", err)
+		}
+		o.File = filepath.Join(filepath.Dir(caddyfile), o.File)
+	}
+	unreadable := o.Read()
+	if unreadable != nil {
+		unreadable = d.WrapErr(unreadable) // before the block, so that it names this line
+	}
+	for d.NextBlock(1) {
+		option, args := d.Val(), d.RemainingArgs()
+		if option != "skip_unsupported" {
+			return d.Errf("unknown word %q in openapi: it knows skip_unsupported",
+				redact.Argument(option))
+		}
+		if err := setFlag(d, option, &o.SkipUnsupported, args); err != nil {
+			return err
+		}
+	}
+	if unreadable != nil {
+		return unreadable
+	}
+	o.SHA256 = o.Digest()
+	h.OpenAPI = append(h.OpenAPI, o)
+	return nil
+}
+
 func setArg(d *caddyfile.Dispenser, option string, field *string, args []string) error {
 	switch {
 	case len(args) != 1 || args[0] == "":
 		return d.Errf("%s takes one word, this has %d", option, len(args))
 	case *field != "":
-		return d.Errf("%s is given twice, as %q and %q", option, shown(*field), shown(args[0]))
+		return d.Errf("%s is given twice, as %q and %q", option, redact.Argument(*field),
+			redact.Argument(args[0]))
 	}
 	*field = args[0]
 	return nil
@@ -250,7 +306,8 @@ func appendArgs(
 
 func setFlag(d *caddyfile.Dispenser, option string, field *bool, args []string) error {
 	if len(args) > 0 {
-		return d.Errf("%s takes no word, this has %q", option, shown(strings.Join(args, " ")))
+		return d.Errf("%s takes no word, this has %q", option,
+			redact.Argument(strings.Join(args, " ")))
 	}
 	if *field {
 		return d.Errf("%s is given twice", option)

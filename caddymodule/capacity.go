@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/dustin/go-humanize"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -105,7 +106,7 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		caps, known := options[option]
 		switch {
 		case !known:
-			return d.Errf("unknown word %q in capacity: it knows %s", shown(option),
+			return d.Errf("unknown word %q in capacity: it knows %s", redact.Argument(option),
 				capacityOptionNames)
 		case given[option]:
 			return d.Errf("%s is given twice in capacity", option)
@@ -126,7 +127,7 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 				perNamespace = ", and perhaps one for each namespace"
 			}
 			return d.Errf("%s %s: it takes one %s above 0%s",
-				option, shown(strings.Join(args, " ")), what, perNamespace)
+				option, redact.Argument(strings.Join(args, " ")), what, perNamespace)
 		}
 		if err := a.Capacity.check(); err != nil {
 			return d.WrapErr(err)

@@ -10,6 +10,9 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -33,7 +36,7 @@ var defaultSources = []CredentialSource{{Type: "bearer"}, {Type: "header", Name:
 
 // source is a CredentialSource, checked.
 type source struct {
-	kind          sourceKind
+	kind          redact.Kind
 	name          string // of a header in canonical form
 	scheme        string // empty: the whole header is the credential
 	basic, bearer bool
@@ -44,32 +47,36 @@ func newSource(c CredentialSource) (source, error) {
 	named := false
 	switch c.Type {
 	case "bearer":
-		s.kind, s.name, s.scheme, s.bearer = headerSource, "Authorization", bearerScheme, true
+		s.kind, s.name, s.scheme, s.bearer = redact.Header, "Authorization", bearerScheme, true
 	case "basic":
-		s.kind, s.name, s.scheme, s.basic = headerSource, "Authorization", "Basic", true
+		s.kind, s.name, s.scheme, s.basic = redact.Header, "Authorization", "Basic", true
 	case "header":
-		s.kind, named = headerSource, true
+		s.kind, named = redact.Header, true
 		s.name = http.CanonicalHeaderKey(c.Name)
 		if c.Scheme != "" && !httpguts.ValidHeaderFieldName(c.Scheme) {
 			return s, fmt.Errorf("from header %s %s: the scheme is one word of letters, digits "+
-				"and some signs, such as Token", shown(c.Name), shown(c.Scheme))
+				"and some signs, such as Token", redact.Argument(c.Name), redact.Argument(c.Scheme))
 		}
 	case "query":
-		s.kind, named = querySource, true
+		s.kind, named = redact.Query, true
 	case "cookie":
-		s.kind, named = cookieSource, true
+		s.kind, named = redact.Cookie, true
 	default:
-		return s, fmt.Errorf("from: unknown source %q: there are %s", shown(c.Type), sourceWords)
+		return s, fmt.Errorf("from: unknown source %q: there are %s", redact.Argument(c.Type),
+			sourceWords)
 	}
 	switch {
 	case named && c.Name == "":
 		return s, fmt.Errorf("from %s: the name is missing", c.Type)
 	case !named && c.Name != "":
-		return s, fmt.Errorf("from %s takes no name, this one has %q", c.Type, shown(c.Name))
+		return s, fmt.Errorf("from %s takes no name, this one has %q", c.Type,
+			redact.Argument(c.Name))
 	case c.Type != "header" && c.Scheme != "":
-		return s, fmt.Errorf("from %s takes no scheme, this one has %q", c.Type, shown(c.Scheme))
+		return s, fmt.Errorf("from %s takes no scheme, this one has %q", c.Type,
+			redact.Argument(c.Scheme))
 	case named && c.Type != "query" && !httpguts.ValidHeaderFieldName(c.Name):
-		return s, fmt.Errorf("from %s: %q is no name of a %s", c.Type, shown(c.Name), c.Type)
+		return s, fmt.Errorf("from %s: %q is no name of a %s", c.Type, redact.Argument(c.Name),
+			c.Type)
 	case c.Type == "header" && foldsToOurs(c.Name):
 		return s, fmt.Errorf("from header %s: names that begin with X-Apikey- are taken out of "+
 			"every request", c.Name)
@@ -104,7 +111,7 @@ func compileSources(configured []CredentialSource) (sources, error) {
 			if s.overlaps(other) {
 				return out, fmt.Errorf("from %s: another source reads the same: every request "+
 					"with it would be ambiguous",
-					shown(strings.TrimSpace(c.Type+" "+c.Name+" "+c.Scheme)))
+					redact.Argument(strings.TrimSpace(c.Type+" "+c.Name+" "+c.Scheme)))
 			}
 		}
 		out.list = append(out.list, s)
@@ -140,10 +147,10 @@ func (s sources) schemes() []string {
 }
 
 // declared returns the sources as the log encoder wants them.
-func (s sources) declared() []credentialSource {
-	out := make([]credentialSource, len(s.list))
+func (s sources) declared() []redact.Source {
+	out := make([]redact.Source, len(s.list))
 	for i, source := range s.list {
-		out[i] = credentialSource{source.kind, source.name}
+		out[i] = redact.Source{Kind: source.kind, Name: source.name}
 	}
 	return out
 }
@@ -179,7 +186,7 @@ func (s *sources) find(header http.Header, rawQuery string) (credential, keystor
 // find returns what the source holds and how often it is there, counted up to 2.
 func (s *source) find(header http.Header, rawQuery string) (c credential, n int) {
 	switch s.kind {
-	case headerSource:
+	case redact.Header:
 		lines := header[s.name]
 		if len(lines) != 1 {
 			return c, len(lines)
@@ -192,11 +199,11 @@ func (s *source) find(header http.Header, rawQuery string) (c credential, n int)
 		if s.basic {
 			c.token, c.broken = basicToken(value)
 		}
-	case querySource:
+	case redact.Query:
 		for rest := rawQuery; rest != "" && n < 2; {
 			var pair string
-			pair, rest = cutPair(rest)
-			if value, ok := s.parameter(pair); ok {
+			pair, rest = route.CutPair(rest)
+			if value, ok := route.QueryValue(pair, s.name); ok {
 				c.raw = value
 				n++
 			}
@@ -205,7 +212,7 @@ func (s *source) find(header http.Header, rawQuery string) (c credential, n int)
 			token, err := url.QueryUnescape(c.raw)
 			c.token, c.broken = token, err != nil
 		}
-	case cookieSource:
+	case redact.Cookie:
 		for _, line := range header["Cookie"] {
 			for _, pair := range cookiePairs(line) {
 				if value, ok := s.cookie(pair); ok {
@@ -230,17 +237,17 @@ func (s *sources) all(header http.Header, rawQuery string) (found []credential) 
 			}
 		}
 		switch source.kind {
-		case headerSource:
+		case redact.Header:
 			for _, line := range header[source.name] {
 				add(http.Header{source.name: {line}}, "")
 			}
-		case querySource:
+		case redact.Query:
 			for rest := rawQuery; rest != ""; {
 				var pair string
-				pair, rest = cutPair(rest)
+				pair, rest = route.CutPair(rest)
 				add(nil, pair)
 			}
-		case cookieSource:
+		case redact.Cookie:
 			for _, line := range header["Cookie"] {
 				for _, pair := range cookiePairs(line) {
 					add(http.Header{"Cookie": {pair}}, "")
@@ -283,28 +290,6 @@ func basicToken(value string) (token string, broken bool) {
 	return password, false
 }
 
-// cutPair cuts a raw query at its first separator. Servers differ on whether `;` is one: for us it
-// is, since then no one else finds a credential that we have not seen.
-func cutPair(query string) (pair, rest string) {
-	if i := strings.IndexAny(query, "&;"); i >= 0 {
-		return query[:i], query[i+1:]
-	}
-	return query, ""
-}
-
-// parameter returns the raw value of a pair of the query if it has the source's name.
-func (s *source) parameter(pair string) (value string, ok bool) {
-	name, value, _ := strings.Cut(pair, "=")
-	if name == s.name {
-		return value, true
-	}
-	if !strings.ContainsAny(name, "%+") {
-		return "", false
-	}
-	decoded, err := url.QueryUnescape(name)
-	return value, err == nil && decoded == s.name
-}
-
 // cookiePairs splits a Cookie line, keeping the spaces.
 func cookiePairs(line string) []string { return strings.Split(line, ";") }
 
@@ -324,7 +309,7 @@ func (s *source) cookie(pair string) (value string, ok bool) {
 func (s *sources) remove(r *http.Request) {
 	for i := range s.list {
 		source := &s.list[i]
-		if _, n := source.find(r.Header, ""); n > 0 || source.kind == querySource {
+		if _, n := source.find(r.Header, ""); n > 0 || source.kind == redact.Query {
 			source.remove(r)
 		}
 	}
@@ -333,11 +318,11 @@ func (s *sources) remove(r *http.Request) {
 // remove takes what the source holds out of where it is.
 func (s *source) remove(r *http.Request) {
 	switch s.kind {
-	case headerSource:
+	case redact.Header:
 		delete(r.Header, s.name)
-	case querySource:
+	case redact.Query:
 		setQuery(r, s.withoutParameter)
-	case cookieSource:
+	case redact.Cookie:
 		s.removeCookie(r.Header)
 	}
 }
@@ -348,8 +333,8 @@ func (s *source) withoutParameter(query string) string {
 	var kept []byte
 	first := true
 	for start := 0; start <= len(query); {
-		pair, _ := cutPair(query[start:])
-		if _, ok := s.parameter(pair); !ok {
+		pair, _ := route.CutPair(query[start:])
+		if _, ok := route.QueryValue(pair, s.name); !ok {
 			if !first {
 				kept = append(kept, query[start-1])
 			}
@@ -383,7 +368,7 @@ func (s *source) removeCookie(header http.Header) {
 func isB64Token(s string) bool {
 	body := strings.TrimRight(s, "=")
 	for i := range len(body) {
-		if !isBase62(body[i]) && strings.IndexByte("-._~+/", body[i]) < 0 {
+		if !ascii.IsAlphanumeric(body[i]) && strings.IndexByte("-._~+/", body[i]) < 0 {
 			return false
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -48,7 +49,7 @@ func (h *Handler) judgeForwarded(c *call) keystore.Outcome {
 // readForwarded sets the target of a call. It reports whether the target is canonical.
 func (h *Handler) readForwarded(c *call, uri string) bool {
 	c.path, c.query, _ = strings.Cut(uri, "?")
-	return isOneURI(uri) && canonicalPath(c.path, h.rules.encodedSlash)
+	return route.IsOneURI(uri) && route.CanonicalPath(c.path, h.rules.encodedSlash)
 }
 
 // refuseForwarded is refuse for a proxy that may understand 401 and 403 alone, as nginx's

@@ -6,12 +6,15 @@ import (
 	"slices"
 	"time"
 
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 func init() {
@@ -57,11 +60,11 @@ type Handler struct {
 	Methods map[string]string `json:"methods,omitempty"`
 
 	// Calls with a permission of their own. Default is none.
-	Operation []Operation `json:"operation,omitempty"`
+	Operation []route.Operation `json:"operation,omitempty"`
 
 	// OpenAPI documents whose operations have permissions of their own. An `operation` for the same
 	// calls goes before. Default is none.
-	OpenAPI []OpenAPI `json:"openapi,omitempty"`
+	OpenAPI []route.OpenAPI `json:"openapi,omitempty"`
 
 	// Headers that name another resource, such as `X-Amz-Copy-Source`. The path or URI in them is
 	// judged like the request's own path. The `Destination` of MOVE and COPY, where `methods` maps
@@ -73,7 +76,7 @@ type Handler struct {
 	Strict bool `json:"strict,omitempty"`
 
 	// Calls whose answers list namespaces, to be filtered. Default is none.
-	List []List `json:"list,omitempty"`
+	List []route.List `json:"list,omitempty"`
 
 	// Path patterns that need no key, compared with regard to case. Default is none.
 	Public []string `json:"public,omitempty"`
@@ -145,11 +148,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("loading the app %s: %w", appName, err)
 	}
 	h.app, h.logger = app.(*App), ctx.Logger()
-	h.app.declare(h.rules.declared, h.Resource)
+	h.app.declare(h.rules.table.Declared, h.Resource)
 	declared := h.rules.sources.declared()
-	declareSources(declared...)
-	warnOfReadableKeys(ctx, h.app, declared)
-	if left := h.rules.leftOut; len(left) > 0 {
+	redact.Declare(declared...)
+	redact.WarnOfReadableKeys(ctx, h.app, declared)
+	if left := h.rules.table.LeftOut; len(left) > 0 {
 		h.logger.Warn("operations of OpenAPI documents left out", zap.Int("operations", len(left)),
 			zap.Bool("forbidden", h.Strict), zap.Strings("left_out", firstOf(left)))
 	}
@@ -301,7 +304,7 @@ func (h *Handler) rule(c *call) keystore.Outcome {
 	case h.Preflight != nil && isPreflight(c.method, c.r.Header):
 		return keystore.Preflight
 	}
-	c.need = h.rules.need(c.method, c.path, c.query, class)
+	c.need = h.rules.table.Need(c.method, c.path, c.query, class)
 	return keystore.OK
 }
 
@@ -481,7 +484,7 @@ func (h *Handler) keepForAdmin(c *call) []credential {
 	kept := make(http.Header)
 	for _, from := range []*sources{&h.rules.sources, &adminSources} {
 		for i := range from.list {
-			if s := &from.list[i]; s.kind == headerSource && c.r.Header[s.name] != nil {
+			if s := &from.list[i]; s.kind == redact.Header && c.r.Header[s.name] != nil {
 				kept[s.name] = slices.Clone(c.r.Header[s.name])
 			}
 		}

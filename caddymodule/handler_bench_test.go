@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -86,9 +87,13 @@ func BenchmarkHandler(b *testing.B) {
 				"/docs/*\nresource orders\noperation orders:search read POST /v1/search"), wire)
 	})
 	b.Run("openapi", func(b *testing.B) {
-		handler := h.handler("namespace acme\nstrict\nopenapi " + publicDocument(b, "github.json"))
+		var paths strings.Builder
+		for i := range 1000 {
+			fmt.Fprintf(&paths, " /repos/{owner}/{repo}/r%d/{id}/comments: {get: {}}\n", i)
+		}
+		handler := h.handler("namespace acme\nstrict\nopenapi " + document(b, paths.String()))
 		benchmark(b, handler, strings.Replace(wire, "/v1/workspaces/acme/items/4711",
-			"/repos/golang/go/issues/4711/comments", 1))
+			"/repos/golang/go/r700/4711/comments", 1))
 	})
 	_, wide := h.key("read orders:search", func(s *manage.KeySpec) {
 		s.Grants = []keystore.Grant{{Namespace: "*",
@@ -149,6 +154,16 @@ func TestHandlerAllocations(t *testing.T) {
 		if n := testing.AllocsPerRun(runs,
 			func() { requests[i].serve(t, handler); i++ }); n > test.bar {
 			t.Errorf("%s: %v allocations, the bar is %v", test.name, n, test.bar)
+		}
+	}
+}
+
+func BenchmarkCanonicalTarget(b *testing.B) {
+	r := wireRequest(b, "GET /v1/workspaces/acme/items/4711?expand=all")
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil)
+	for b.Loop() {
+		if !canonicalTarget(r, r.URL.EscapedPath(), false) {
+			b.Fatal("it is")
 		}
 	}
 }

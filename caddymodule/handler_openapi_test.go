@@ -1,10 +1,8 @@
 package caddymodule
 
 import (
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 )
 
 // document writes an OpenAPI document with these paths and returns its name.
@@ -39,7 +38,7 @@ func declaredBy(t testing.TB, config, paths string) ([]api.Operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rules.declared, nil
+	return rules.table.Declared, nil
 }
 
 func TestPermissionsOfADocument(t *testing.T) {
@@ -203,21 +202,21 @@ func TestSkipUnsupported(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := document(t, test.paths)
-			_, err := (&Handler{OpenAPI: []OpenAPI{{File: file}}}).compile()
+			_, err := (&Handler{OpenAPI: []route.OpenAPI{{File: file}}}).compile()
 			if !strings.Contains(errorText(err), test.refusal) {
 				t.Error(err)
 			}
 			options := "namespace acme\nopenapi " + file + " {\nskip_unsupported\n}\n"
 			open, strict := h.handler(options), h.handler(options+"strict")
 			var leftOut []string
-			for _, text := range strict.rules.leftOut {
+			for _, text := range strict.rules.table.LeftOut {
 				call, _, _ := strings.Cut(text, ": ")
 				leftOut = append(leftOut, call)
 			}
 			if !slices.Equal(leftOut, test.leftOut) {
-				t.Errorf("left out: %q", strict.rules.leftOut)
+				t.Errorf("left out: %q", strict.rules.table.LeftOut)
 			}
-			for _, o := range strict.rules.declared {
+			for _, o := range strict.rules.table.Declared {
 				if slices.Contains(test.leftOut, o.Method+" "+o.Path) {
 					t.Errorf("declared: %+v", o)
 				}
@@ -248,7 +247,7 @@ func TestSkipUnsupported(t *testing.T) {
 	}
 	only := document(t, " /a?b: {get: {}}")
 	if _, err := (&Handler{Strict: true,
-		OpenAPI: []OpenAPI{{File: only, SkipUnsupported: true}}}).compile(); err == nil ||
+		OpenAPI: []route.OpenAPI{{File: only, SkipUnsupported: true}}}).compile(); err == nil ||
 		!strings.Contains(err.Error(), "strict without any operation") {
 		t.Error(err)
 	}
@@ -304,86 +303,6 @@ func TestDocumentBesideTheCaddyfile(t *testing.T) {
 		!strings.Contains(err.Error(),
 			dir+"/more/b.yaml:3: operationId is no string, at "+dir+"/more/options:1") {
 		t.Error(err)
-	}
-}
-
-// publicDocument unpacks a document of testdata/openapi: see NOTICE there.
-func publicDocument(t testing.TB, name string) string {
-	t.Helper()
-	packed, err := os.Open(filepath.Join("testdata", "openapi", name+".gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = packed.Close() }()
-	text, err := gzip.NewReader(packed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := os.Create(filepath.Join(t.TempDir(), name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(out, text); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return out.Name()
-}
-
-// Every operation of large public documents is found under its own permission, and so as the
-// obvious way does.
-func TestPublicDocuments(t *testing.T) {
-	for _, test := range []struct {
-		name       string
-		operations int
-		calls      map[string]string
-	}{
-		{"github.json", 1223, map[string]string{
-			"GET /repos/golang/go/compare/a...b":     "repos:repos-compare-commits",
-			"GET /repos/golang/go":                   "repos:repos-get",
-			"HEAD /Repos/golang/go/":                 "repos:repos-get",
-			"GET /repos/golang/go/issues/1/comments": "issues:issues-list-comments",
-			"DELETE /user/emails":                    "users:users-delete-email-for-authenticated-user",
-			"GET /user/emails/x":                     "read",
-			"POST /orgs/x/actions/runners/1/labels":  "actions:actions-add-custom-labels-to-self-hosted-runner-for-org",
-		}},
-		{"blockfrost.yaml", 2 * 126, // at /api/v0 and at /
-			map[string]string{
-				"GET /api/v0/blocks/latest": "cardano---blocks:get--blocks-latest",
-				"GET /blocks/7":             "cardano---blocks:get--blocks--hash_or_number-",
-				"POST /api/v0/tx/submit":    "cardano---transactions:post--tx-submit",
-				"GET /api/v1/blocks/latest": "read",
-			}},
-		{"rclone.json", 101, map[string]string{"POST /rc/noop": "default:rcNoop",
-			"POST /core/version": "default:coreVersion", "GET /rc/noop": "read"}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			h := &Handler{OpenAPI: []OpenAPI{{File: publicDocument(t, test.name)}}}
-			rules, err := h.compile()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(rules.declared) != test.operations {
-				t.Errorf("%d operations, want %d", len(rules.declared), test.operations)
-			}
-			for request, want := range test.calls {
-				method, path, _ := strings.Cut(request, " ")
-				if got := rules.need(method, path, "",
-					rules.methods[method]).String(); got != want {
-					t.Errorf("%s takes %s, want %s", request, got, want)
-				}
-			}
-			for _, o := range rules.declared {
-				path := strings.NewReplacer("{", "~", "}", "").Replace(o.Path)
-				got := rules.table.find(o.Method, path)
-				compareFinds(t, rules.table, o.Method, path)
-				if got == nil || got.need.String() != o.Permission {
-					t.Errorf("%s %s is %v, want %s", o.Method, path, got, o.Permission)
-				}
-			}
-		})
 	}
 }
 
@@ -444,10 +363,12 @@ func TestStrict(t *testing.T) {
 // HEAD takes what GET takes of the same origin; what is written by hand goes before a document.
 func TestHeadOfADocument(t *testing.T) {
 	h := &Handler{
-		OpenAPI: []OpenAPI{{File: document(t,
+		OpenAPI: []route.OpenAPI{{File: document(t,
 			" /a: {get: {operationId: a}, head: {operationId: b}}\n /b: {get: {operationId: c}, "+
 				"head: {operationId: d}}")}},
-		Operation: []Operation{{"x:close", "write", "GET", "/a"}},
+		Operation: []route.Operation{{
+			Permission: "x:close", Class: "write", Method: "GET", Path: "/a",
+		}},
 	}
 	rules, err := h.compile()
 	if err != nil {
@@ -456,11 +377,11 @@ func TestHeadOfADocument(t *testing.T) {
 	for request, want := range map[string]string{"GET /a": "x:close", "HEAD /a": "x:close",
 		"GET /b": "default:c", "HEAD /b": "default:d"} {
 		method, path, _ := strings.Cut(request, " ")
-		if got := rules.need(method, path, "", rules.methods[method]).String(); got != want {
+		if got := rules.table.Need(method, path, "", rules.methods[method]).String(); got != want {
 			t.Errorf("%s takes %s, want %s", request, got, want)
 		}
 	}
-	if len(rules.declared) != 5 {
-		t.Errorf("HEAD as GET is declared too: %v", rules.declared)
+	if len(rules.table.Declared) != 5 {
+		t.Errorf("HEAD as GET is declared too: %v", rules.table.Declared)
 	}
 }

@@ -11,41 +11,25 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"golang.org/x/net/http/httpguts"
 
-	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
-
-// Operation gives one call a permission of its own.
-type Operation struct {
-	// The permission, as `RESOURCE:OPERATION`. Besides it, the class on the resource allows the
-	// call, and what covers that.
-	Permission string `json:"permission"`
-	// `read` or `write`, whatever the method says.
-	Class string `json:"class"`
-	// The method.
-	Method string `json:"method"`
-	// The path pattern.
-	Path string `json:"path"`
-}
 
 // rules is a Handler's configuration, checked and made fit for requests.
 type rules struct {
 	sources        sources
 	realm          string   // of a 401
 	schemes        []string // to ask for in it
-	namespacePaths []pattern
+	namespacePaths []route.Pattern
 	namespace      string // without a namespace path: literal …
 	placeholder    bool   // … or to be expanded
-	resource       string
 	methods        map[string]keystore.Class
 	allow          string // the mapped methods, for Allow
-	table          *table
-	declared       []api.Operation // by the configuration, for the management API
-	leftOut        []string        // operations of documents, each with the reason
-	strict         bool
+	table          *route.Table
 	targets        []targetHeader
-	lists          map[string][]listRule
-	public         []pattern
+	lists          route.Lists
+	public         []route.Pattern
 	encodedSlash   bool
 	metadata       []metadataHeader
 }
@@ -69,27 +53,26 @@ func realmOr(realm, none string) (string, error) {
 	odd := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
 	if len(realm) > maxRealm || strings.ContainsFunc(realm, odd) || keystore.ContainsToken(realm) {
 		return "", fmt.Errorf("realm: must be at most %d ASCII characters without quotes and "+
-			"backslashes, this is %q", maxRealm, shown(realm))
+			"backslashes, this is %q", maxRealm, redact.Argument(realm))
 	}
 	return cmp.Or(realm, none), nil
 }
 
 // compile checks the configuration. Errors name the option as the Caddyfile does.
 func (h *Handler) compile() (*rules, error) {
-	c := &rules{lists: make(map[string][]listRule), encodedSlash: h.EncodedSlash != "",
-		strict: h.Strict}
+	c := &rules{encodedSlash: h.EncodedSlash != ""}
 	for _, word := range []struct{ option, value, only string }{
 		{"foreign", h.Foreign, "pass"}, {"encoded_slash", h.EncodedSlash, "allow"},
 		{"errors", h.Errors, "caddy"},
 	} {
 		if word.value != "" && word.value != word.only {
 			return nil, fmt.Errorf("%s: unknown word %q: it takes %s, or leave it out", word.option,
-				shown(word.value), word.only)
+				redact.Argument(word.value), word.only)
 		}
 	}
 	if h.Forwarded != "" && h.Forwarded != forwardedPlain && h.Forwarded != forwardedNginx {
 		return nil, fmt.Errorf("forwarded: unknown word %q: it takes nothing or nginx",
-			shown(h.Forwarded))
+			redact.Argument(h.Forwarded))
 	}
 	var err error
 	if c.realm, err = realmOr(h.Realm, defaultRealm); err != nil {
@@ -103,7 +86,7 @@ func (h *Handler) compile() (*rules, error) {
 		if len(h.From) > 0 && h.From[i].Name != "" {
 			name = h.From[i].Name // as it is written
 		}
-		if source.kind == headerSource {
+		if source.kind == redact.Header {
 			if err := h.expected.check(name); err != nil {
 				return nil, err
 			}
@@ -116,7 +99,7 @@ func (h *Handler) compile() (*rules, error) {
 		}
 	}
 	for _, text := range h.Public {
-		if c.public, err = addPattern(c.public, "public", text, true); err != nil {
+		if c.public, err = route.AddPattern(c.public, "public", text, true); err != nil {
 			return nil, err
 		}
 	}
@@ -137,25 +120,34 @@ func (h *Handler) compile() (*rules, error) {
 			}
 		}
 	}
-	if err := c.addTable(h); err != nil {
+	c.table, err = route.NewTable(route.TableConfig{
+		Methods: c.methods, Resource: h.Resource, Strict: h.Strict,
+		Operations: h.Operation, Documents: h.OpenAPI,
+	})
+	if err != nil {
 		return nil, err
 	}
-	return c, c.addLists(h)
+	if h.Forwarded != "" && len(h.List) > 0 {
+		return nil, errors.New("list: with forwarded no answer of the API comes by here: filter " +
+			"it where the API is proxied")
+	}
+	c.lists, err = route.NewLists(h.List, c.methods)
+	return c, err
 }
 
 func (c *rules) addNamespaces(h *Handler) error {
 	var err error
 	for _, text := range h.NamespacePath {
-		if c.namespacePaths, err = addPattern(c.namespacePaths, "namespace_path", text,
+		if c.namespacePaths, err = route.AddPattern(c.namespacePaths, "namespace_path", text,
 			false); err != nil {
 			return err
 		}
-		if last := &c.namespacePaths[len(c.namespacePaths)-1]; !last.captures() {
+		if last := &c.namespacePaths[len(c.namespacePaths)-1]; !last.Captures() {
 			return fmt.Errorf("namespace_path: path pattern %q has no segment {namespace}, which "+
-				"must be a whole segment, between two slashes", shown(text))
+				"must be a whole segment, between two slashes", redact.Argument(text))
 		}
 	}
-	sortPatterns(c.namespacePaths, func(p *pattern) *pattern { return p })
+	route.SortPatterns(c.namespacePaths)
 	switch c.namespace = h.Namespace; {
 	case c.namespace == "":
 		c.namespace = keystore.DefaultNamespace
@@ -166,21 +158,10 @@ func (c *rules) addNamespaces(h *Handler) error {
 	case !keystore.ValidNamespaceID(c.namespace):
 		return fmt.Errorf("namespace: %q is no id of a namespace: it takes up to 64 letters, "+
 			"digits, '.', '_', '~' and '-', beginning with a letter or digit, or a placeholder, "+
-			"or home", shown(c.namespace))
+			"or home", redact.Argument(c.namespace))
 	}
-	if c.resource = h.Resource; c.resource != "" {
-		return checkResource("resource", c.resource)
-	}
-	return nil
-}
-
-func checkResource(option, resource string) error {
-	switch {
-	case !keystore.ValidResource(resource):
-		return fmt.Errorf("%s: %q is no resource: it takes a-z, 0-9, '.', '_' and '-', beginning "+
-			"with a letter or digit", option, shown(resource))
-	case keystore.IsAdminResource(resource):
-		return fmt.Errorf("%s: %q is for managing keys: choose another name", option, resource)
+	if h.Resource != "" {
+		return route.CheckResource("resource", h.Resource)
 	}
 	return nil
 }
@@ -198,7 +179,7 @@ func (c *rules) addMethods(h *Handler) error {
 			delete(c.methods, method)
 			continue
 		}
-		class, err := parseClass("methods", word)
+		class, err := route.ParseClass("methods", word)
 		if err != nil {
 			return err
 		}
@@ -218,43 +199,21 @@ func checkMethod(method string) error {
 	case method == http.MethodConnect || method == http.MethodTrace:
 		return fmt.Errorf("methods: %s is always refused", method)
 	case !httpguts.ValidHeaderFieldName(method): // a token, like these
-		return fmt.Errorf("methods: %q is no method", shown(method))
+		return fmt.Errorf("methods: %q is no method", redact.Argument(method))
 	}
 	return nil
 }
 
-func parseClass(option, word string) (keystore.Class, error) {
-	switch word {
-	case "read":
-		return keystore.Read, nil
-	case "write":
-		return keystore.Write, nil
-	}
-	words := "read or write"
-	if option == "methods" {
-		words = "read, write or none"
-	}
-	return 0, fmt.Errorf("%s: unknown word %q: it takes %s", option, shown(word), words)
-}
-
-// unfinished is an error that a later line of the Caddyfile may mend.
-type unfinished struct{ error }
-
-// unmappedMethod says that what is declared for a method could never be called.
-func unmappedMethod(what, method, class string) error {
-	return unfinished{fmt.Errorf("%s: the method %q is refused everywhere: add `methods %s %s`, "+
-		"or correct it (case matters)", shown(what), shown(method), shown(class), shown(method))}
-}
-
 func (c *rules) addMetadata(name string) error {
 	if !httpguts.ValidHeaderFieldName(name) {
-		return fmt.Errorf("pass_metadata: %q cannot be part of the name of a header", shown(name))
+		return fmt.Errorf("pass_metadata: %q cannot be part of the name of a header",
+			redact.Argument(name))
 	}
 	header := http.CanonicalHeaderKey("X-Apikey-Meta-" + foldName(name))
 	for _, other := range c.metadata {
 		if other.header == header {
 			return fmt.Errorf("pass_metadata: %s and %s would be the same header %s",
-				shown(other.name), shown(name), shown(header))
+				redact.Argument(other.name), redact.Argument(name), redact.Argument(header))
 		}
 	}
 	c.metadata = append(c.metadata, metadataHeader{name, header})
@@ -272,9 +231,7 @@ func (h *Handler) almostPatterns() (almost []string) {
 		texts = append(texts, l.Path)
 	}
 	for _, text := range texts {
-		p, _ := parsePattern(text, true) // compile has reported errors
-		if slices.ContainsFunc(p.segments,
-			func(s segment) bool { return strings.ContainsAny(s.literal, "*{}") }) {
+		if route.LiteralWildcard(text) {
 			almost = append(almost, text)
 		}
 	}
@@ -283,7 +240,7 @@ func (h *Handler) almostPatterns() (almost []string) {
 
 func (c *rules) isPublic(path string) bool {
 	for i := range c.public {
-		if _, ok := c.public[i].match(path); ok {
+		if _, ok := c.public[i].Match(path); ok {
 			return true
 		}
 	}
@@ -294,7 +251,7 @@ func (c *rules) isPublic(path string) bool {
 // or none.
 func (c *rules) namespaceOf(call *call, path string) string {
 	for i := range c.namespacePaths {
-		if id, ok := c.namespacePaths[i].match(path); ok {
+		if id, ok := c.namespacePaths[i].Match(path); ok {
 			return id
 		}
 	}
@@ -305,12 +262,4 @@ func (c *rules) namespaceOf(call *call, path string) string {
 		return ""
 	}
 	return c.namespace
-}
-
-// need returns what a call takes.
-func (c *rules) need(method, path, query string, class keystore.Class) keystore.Need {
-	if o := c.table.find(method, path); o != nil && !o.leftOut && !hasParameter(query, o.queries) {
-		return o.need
-	}
-	return keystore.Need{Class: class, Resource: c.resource, Undeclared: c.strict}
 }

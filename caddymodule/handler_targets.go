@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -46,7 +48,7 @@ func (c *rules) addTargets(h *Handler) error {
 		class := keystore.Read
 		if j.Class != "" {
 			var err error
-			if class, err = parseClass("also_judge", j.Class); err != nil {
+			if class, err = route.ParseClass("also_judge", j.Class); err != nil {
 				return err
 			}
 		}
@@ -54,19 +56,19 @@ func (c *rules) addTargets(h *Handler) error {
 			class: class, relative: true}
 		switch {
 		case !httpguts.ValidHeaderFieldName(j.Header):
-			return fmt.Errorf("also_judge: %q is no name of a header", shown(j.Header))
+			return fmt.Errorf("also_judge: %q is no name of a header", redact.Argument(j.Header))
 		case drops(j.Header, true):
 			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name "+
-				"anything to the API: leave it out", shown(j.Header))
+				"anything to the API: leave it out", redact.Argument(j.Header))
 		case slices.Contains(unfitHeaders, t.name):
 			return fmt.Errorf("also_judge: the value of %s is no path: leave it out",
-				shown(j.Header))
+				redact.Argument(j.Header))
 		case t.name == "Destination" && class == keystore.Read:
 			return errors.New("also_judge: Destination names what is written: write `also_judge " +
 				"write Destination`")
 		case slices.ContainsFunc(c.targets,
 			func(other targetHeader) bool { return other.folded == t.folded }):
-			return fmt.Errorf("also_judge: %s is given twice", shown(j.Header))
+			return fmt.Errorf("also_judge: %s is given twice", redact.Argument(j.Header))
 		}
 		c.targets = append(c.targets, t)
 	}
@@ -82,7 +84,7 @@ func (c *rules) addTargets(h *Handler) error {
 	if showsPath(c.namespace) && len(c.targets) > 0 {
 		return fmt.Errorf("namespace: %s shows the request's own path, so what Destination or "+
 			"also_judge names could not be judged: "+
-			"take the namespace from the path with namespace_path", shown(c.namespace))
+			"take the namespace from the path with namespace_path", redact.Argument(c.namespace))
 	}
 	return nil
 }
@@ -129,11 +131,11 @@ func (c *rules) findTargets(call *call) bool {
 		if n == 0 && !t.required {
 			continue
 		}
-		if n != 1 || !isOneURI(value) {
+		if n != 1 || !route.IsOneURI(value) {
 			return false
 		}
-		path, query, elsewhere := t.locate(value, call.host())
-		if !canonicalPath(path, c.encodedSlash && t.destination) {
+		path, query, elsewhere := route.Locate(value, call.host(), t.relative)
+		if !route.CanonicalPath(path, c.encodedSlash && t.destination) {
 			return false
 		}
 		if !elsewhere && c.isPublic(path) {
@@ -145,7 +147,7 @@ func (c *rules) findTargets(call *call) bool {
 		}
 		call.targets = append(call.targets, secondTarget{
 			header: t.name, elsewhere: elsewhere,
-			need: c.need(method, path, query, t.class), wanted: c.namespaceOf(call, path),
+			need: c.table.Need(method, path, query, t.class), wanted: c.namespaceOf(call, path),
 		})
 	}
 	return true
@@ -163,69 +165,12 @@ func (t *targetHeader) find(header http.Header) (value string, n int) {
 	return value, n
 }
 
-// locate returns the escaped path and the query that a value names, and whether it is on another
-// host.
-func (t *targetHeader) locate(value, host string) (path, query string, elsewhere bool) {
-	scheme, rest, _ := strings.Cut(value, "://")
-	first, _ := cutSegment(value)
-	switch {
-	case strings.HasPrefix(value, "/"):
-		path = value
-	case strings.EqualFold(scheme, "http"), strings.EqualFold(scheme, "https"):
-		authority := rest
-		if i := strings.IndexAny(rest, "/?"); i >= 0 {
-			authority = rest[:i]
-		}
-		path, elsewhere = rest[len(authority):], !sameHost(scheme, authority, host)
-		if path == "" {
-			path = "/"
-		}
-	case t.relative && value != "" && !strings.Contains(first, ":"):
-		path = "/" + value
-	case value == "":
-		return "", "", false
-	default:
-		return "/", "", true
-	}
-	path, query, _ = strings.Cut(path, "?")
-	if strings.ContainsAny(query, `/\%`) {
-		// a program that takes the query for a part of the path would read another path
-		return "", "", elsewhere
-	}
-	return path, query, elsewhere
-}
-
-// sameHost reports whether the authority of a URI is the one that a request came for.
-func sameHost(scheme, authority, host string) bool {
-	port := ":80"
-	if strings.EqualFold(scheme, "https") {
-		port = ":443"
-	}
-	authority, host = strings.TrimSuffix(authority, port), strings.TrimSuffix(host, port)
-	return authority != "" && lowerASCII(authority) == lowerASCII(host)
-}
-
 // host returns the host that the client asked for.
 func (c *call) host() string {
 	if told := c.r.Header["X-Forwarded-Host"]; c.request.trusted && len(told) == 1 {
 		return told[0]
 	}
 	return c.r.Host
-}
-
-// isOneURI reports whether the value of a header can be one URI. White space and control bytes are
-// in none. A comma before another path or URI is how proxies join two values to one.
-func isOneURI(value string) bool {
-	for i := range len(value) {
-		switch c := value[i]; {
-		case c <= ' ' || c == 0x7f:
-			return false
-		case c == ',' && (strings.HasPrefix(value[i+1:], "/") ||
-			strings.Contains(value[i+1:min(len(value), i+len(",https://"))], "://")):
-			return false
-		}
-	}
-	return true
 }
 
 // decideTargets judges what headers name, once the call itself is allowed.

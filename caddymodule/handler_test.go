@@ -17,15 +17,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
 // A house is a key store with a few namespaces and keys.
@@ -735,5 +737,54 @@ func TestSecondHandlerUsesTheFirstOnesKey(t *testing.T) {
 				t.Error(a.seen.Header)
 			}
 		})
+	}
+}
+
+// What looks like a pattern and is none is worth a word.
+func TestAlmostPatterns(t *testing.T) {
+	h := &Handler{
+		NamespacePath: []string{"/v1/{namespace}/**", "/ws-{id}/{namespace}"},
+		Public:        []string{"/health", "/docs/*", "/docs*", "/*/x", "/a/**"},
+		Operation: []route.Operation{{Path: "/v1/orders*"}, {Path: "/v1/{id}"}, {Path: "/{}"},
+			{Path: "/***"}},
+		List: []route.List{{Path: "/v1/*"}, {Path: "/apps*"}},
+	}
+	if got, want := strings.Join(h.almostPatterns(),
+		" "), "/ws-{id}/{namespace} /docs* /v1/orders* /{} /*** /apps*"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestRewrittenTargets(t *testing.T) {
+	h := newHouse(t)
+	handler := h.handler("public /public/*")
+	rewrite := func(path, raw string) func(*http.Request) {
+		return func(r *http.Request) { r.URL.Path, r.URL.RawPath, r.RequestURI = path, raw, path }
+	}
+	for _, test := range []struct {
+		name, wire string
+		change     func(*http.Request)
+		outcome    string
+	}{
+		{"what the upstream gets counts", "GET /public/x", rewrite("/private", ""), "missing"},
+		{"whatever it was", "GET /private", rewrite("/public/x", ""), "public"},
+		{"how it came counts too", "GET /private/../public/x", rewrite("/public/x", ""),
+			"bad_target"},
+		{"rewritten to something crooked", "GET /public/x", rewrite("/public/../x", ""),
+			"bad_target"},
+		{"encoded by a rewrite", "GET /public/x", rewrite("/public/a;b", "/public/a%3Bb"),
+			"bad_target"},
+		{"an opaque URL", "GET /public/x", func(r *http.Request) { r.URL.Opaque = "/public/y" },
+			"bad_target"},
+		{"a query does not count", "GET /private?/../public/", nil, "missing"},
+		{"nor what a query ends", "GET /public?/../x", nil, "public"},
+	} {
+		change := test.change
+		if change == nil {
+			change = func(*http.Request) {}
+		}
+		if got := h.send(handler, test.wire, change).outcome(); got != test.outcome {
+			t.Errorf("%s: %s", test.name, got)
+		}
 	}
 }

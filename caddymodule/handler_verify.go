@@ -19,6 +19,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -120,7 +121,7 @@ func shownHost(host string, server *caddyhttp.Server) string {
 	if host == "" {
 		host = "any host"
 	}
-	return shown(host + " on " + strings.Join(server.Listen, " "))
+	return redact.Argument(host + " on " + strings.Join(server.Listen, " "))
 }
 
 // hostsOf returns the hosts that the matchers of routes name, a fitting one for each wildcard.
@@ -245,7 +246,7 @@ func (t *tracer) rule(h *Handler, r *http.Request) admin.Ruling {
 		t.err = verifyError("path",
 			"is not enough: api_key takes the namespace from %s, which is empty here; give "+
 				"namespace and permission instead",
-			shown(h.Namespace))
+			redact.Argument(h.Namespace))
 	}
 	if outcome == keystore.OK && c.keys != nil {
 		list := h.rules.sources.list

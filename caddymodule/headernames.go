@@ -8,6 +8,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
 // expectedHeaders are the headers with an underscore or a dot that a server does not drop (see
@@ -80,10 +82,10 @@ func (e *expectedHeaders) check(name string) error {
 	switch {
 	case hidden != "":
 		return fmt.Errorf("from header %s: Caddy drops it, because the server expects %s: "+
-			"read that one, or remove it there", shown(name), hidden)
+			"read that one, or remove it there", redact.Argument(name), hidden)
 	case underscore || dot:
 		return fmt.Errorf("from header %s: Caddy drops headers with %s: "+
-			"add `servers { %s %[1]s }` to the global options", shown(name), what, option)
+			"add `servers { %s %[1]s }` to the global options", redact.Argument(name), what, option)
 	}
 	return nil
 }

@@ -10,6 +10,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
 const ourHeaders = "x-apikey-"
@@ -33,10 +36,10 @@ func foldsTo(name, folded string) bool {
 }
 
 func foldSeparator(c byte) byte {
-	if !isBase62(c) {
+	if !ascii.IsAlphanumeric(c) {
 		return '-'
 	}
-	return asciiLower(c)
+	return ascii.Lower(c)
 }
 
 // spoofable are headers that some frameworks let override what we have decided on: always, or
@@ -51,7 +54,7 @@ var spoofable, spoofableUnlessTrusted = []string{
 
 // drops reports whether a request header must not reach the upstream.
 func drops(name string, trusted bool) bool {
-	if len(name) < len("x-") || asciiLower(name[0]) != 'x' || isBase62(name[1]) {
+	if len(name) < len("x-") || ascii.Lower(name[0]) != 'x' || ascii.IsAlphanumeric(name[1]) {
 		return false
 	}
 	fold := func(folded string) bool { return foldsTo(name, folded) }
@@ -206,7 +209,7 @@ func redactSecret(text, secret string) string {
 	case secret == "" || !strings.Contains(text, secret):
 		return text
 	case len(secret) >= shortSecret:
-		return strings.ReplaceAll(text, secret, redacted)
+		return strings.ReplaceAll(text, secret, redact.Replacement)
 	}
 	edge := func(i int) bool {
 		return i < 0 || i == len(text) ||
@@ -217,7 +220,7 @@ func redactSecret(text, secret string) string {
 	for start := 0; start+len(secret) <= len(text); start++ {
 		if end := start + len(secret); text[start:end] == secret && edge(start-1) && edge(end) {
 			out.WriteString(text[copied:start])
-			out.WriteString(redacted)
+			out.WriteString(redact.Replacement)
 			copied, start = end, end-1
 		}
 	}

@@ -212,16 +212,16 @@ func (a *listAnswer) substitute() {
 		a.send()
 	} else {
 		a.setHeader()
-		body, _ := json.Marshal(problemDocument{"about:blank", "The API answered with an error",
-			a.status, "upstream_error", ""})
+		body, _ := json.Marshal(newProblem(a.status, "upstream_error",
+			"The API answered with an error", ""))
 		writeProblem(a.ResponseWriter, a.request, a.status, body)
 	}
 	a.done = true
 }
 
 // unfilterable is the body of an answer that has no other.
-var unfilterable, _ = json.Marshal(problemDocument{"about:blank",
-	"The API's answer cannot be filtered", http.StatusBadGateway, "unfilterable_answer", ""})
+var unfilterable, _ = json.Marshal(newProblem(http.StatusBadGateway, "unfilterable_answer",
+	"The API's answer cannot be filtered", ""))
 
 // ofTheWhole are response headers that are about the body as the API sent it, or let a client or a
 // cache ask for it by other means (RFC 9110 §8, §14, RFC 9530, RFC 3229). Who caches for several

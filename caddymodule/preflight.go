@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
 // Preflight says which origins' CORS preflights are answered.
@@ -21,19 +23,19 @@ func checkOrigin(origin string) error {
 		switch {
 		case strings.Contains(u.Host, "*"):
 			return fmt.Errorf("preflight: %q has a wildcard: name each origin, or none for any",
-				shown(origin))
+				redact.Argument(origin))
 		case u.Scheme == "https" && u.Port() == "443", u.Scheme == "http" && u.Port() == "80":
 			return fmt.Errorf("preflight: %q has the default port, which browsers leave out",
-				shown(origin))
+				redact.Argument(origin))
 		case strings.ContainsFunc(u.Host, func(r rune) bool { return r > unicode.MaxASCII }):
 			return fmt.Errorf("preflight: %q is no origin: browsers send such a host in its xn-- "+
-				"form", shown(origin))
+				"form", redact.Argument(origin))
 		}
 	}
 	if err != nil || u.Scheme == "" || u.Host == "" || origin != u.Scheme+"://"+u.Host {
 		return fmt.Errorf("preflight: %q is no origin: it takes SCHEME://HOST or "+
 			"SCHEME://HOST:PORT without a path, such as https://app.example.com, or nothing for "+
-			"any origin", shown(origin))
+			"any origin", redact.Argument(origin))
 	}
 	return nil
 }

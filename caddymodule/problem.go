@@ -26,23 +26,21 @@ type refusal struct {
 	namespace string   // … and where
 }
 
-// problemDocument is a document of RFC 9457. Its type is about:blank, since the code says it all.
-type problemDocument struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Code   string `json:"code"`
-	Detail string `json:"detail,omitempty"`
-}
-
-type forbiddenDocument struct {
-	problemDocument
+// forbidden is the body of a 403, which has both members even if they are empty.
+type forbidden struct {
+	api.Problem
 	Needed    string `json:"needed"`
 	Namespace string `json:"namespace"`
 }
 
-func (f refusal) problem() problemDocument {
-	return problemDocument{"about:blank", f.outcome.Title(), f.code(), f.outcome.Code(), f.detail}
+// newProblem returns a problem document (RFC 9457). Its type is about:blank: the code says it all.
+func newProblem(status int, code, title, detail string) api.Problem {
+	return api.Problem{Type: "about:blank", Title: title, Status: status, Code: code,
+		Detail: detail}
+}
+
+func (f refusal) problem() api.Problem {
+	return newProblem(f.code(), f.outcome.Code(), f.outcome.Title(), f.detail)
 }
 
 // code is the HTTP status.
@@ -66,7 +64,7 @@ var preparedProblems = func() (bodies [keystore.NumOutcomes][]byte) {
 func (f refusal) body() []byte {
 	switch {
 	case f.outcome == keystore.Forbidden:
-		body, _ := json.Marshal(forbiddenDocument{f.problem(), f.needed, f.namespace})
+		body, _ := json.Marshal(forbidden{f.problem(), f.needed, f.namespace})
 		return body
 	case f.status != 0 || f.detail != "":
 		body, _ := json.Marshal(f.problem())
@@ -123,7 +121,7 @@ func requestID(r *http.Request) string {
 	return id
 }
 
-// writeProblem answers a request with a marshalled problemDocument.
+// writeProblem answers a request with a marshalled problem document.
 func writeProblem(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	if id := requestID(r); id != "" {
 		member, _ := json.Marshal(id)

@@ -1,13 +1,13 @@
 package caddymodule
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 )
 
@@ -33,7 +33,7 @@ var sharedCacheErrors atomic.Uint64
 
 func checkCacheType(name string) error {
 	if name != "redis" {
-		return fmt.Errorf("unknown cache %q: there is redis", shown(name))
+		return fmt.Errorf("unknown cache %q: there is redis", redact.Argument(name))
 	}
 	return nil
 }
@@ -81,19 +81,6 @@ func (a *App) provisionCache() error {
 	}
 	a.cacheURL = url
 	return nil
-}
-
-// expandURL is expand for an option that can hold a password, which an unknown placeholder may be a
-// part of.
-func expandURL(option, value string) (string, error) {
-	expanded, err := expand(option, value)
-	if err != nil && !strings.Contains(err.Error(), "{env.") &&
-		!strings.Contains(err.Error(), "{file.") {
-		return "", errors.New(option +
-			": the URL holds a placeholder that is not known: {env.NAME} and {file.PATH} are; a " +
-			"brace of a password is written %7B")
-	}
-	return expanded, err
 }
 
 // openCache opens the cache, if there is one, and puts it into the settings. The server may be

@@ -6,6 +6,8 @@ import (
 	"io"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
 // A scanner reads a JSON text (RFC 8259) without keeping it. After the first error there is nothing
@@ -322,19 +324,12 @@ func (s *scanner) unicode(wanted bool) {
 	var r rune
 	for range 4 {
 		b := s.peek()
-		switch {
-		case isDigit(b):
-			b -= '0'
-		case 'a' <= b && b <= 'f':
-			b -= 'a' - 10
-		case 'A' <= b && b <= 'F':
-			b -= 'A' - 10
-		default:
+		if !ascii.IsHex(b) {
 			s.fail("a string has an unknown escape")
 			return
 		}
 		s.pos++
-		r = r<<4 | rune(b)
+		r = r<<4 | rune(ascii.Unhex(b))
 	}
 	if !utf16.IsSurrogate(r) {
 		s.note(wanted, utf8.AppendRune(nil, r)...)

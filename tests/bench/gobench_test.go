@@ -18,22 +18,22 @@ var bars = []struct {
 	what, benchmark, above, unit string
 	most                         float64
 }{
-	{"from token to decision, cached key", "BenchmarkDecision/one", "", "ns/op", 300},
+	{"token in hand to decision, cached key", "BenchmarkDecision/one", "", "ns/op", 300},
 	{"the same, allocations", "BenchmarkDecision/one", "", "allocs/op", 0},
-	{"whole handler, cached key, minus an empty handler", "BenchmarkHandler/literal",
+	{"whole handler, cached key, over an empty handler", "BenchmarkHandler/literal",
 		"BenchmarkHandler/empty", "ns/op", 1500},
 	{"the same, allocations", "BenchmarkHandler/literal", "BenchmarkHandler/empty", "allocs/op", 3},
 	{"memory of a cached key, at one million", "BenchmarkCachedKeyMemory", "", "B/key", 400},
 }
 
-// benchmarkGo runs the Go benchmarks of the two packages on the way of a request.
+// benchmarkGo runs the Go benchmarks of the packages that handle a request.
 func benchmarkGo(b *testing.B) {
 	root, err := gate.Root()
 	if err != nil {
 		b.Fatal(err)
 	}
 	cmd := exec.Command("go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-count", "5",
-		"./keystore/node", "./keystore/manage", "./caddymodule")
+		"./keystore", "./caddymodule", "./caddymodule/redact")
 	cmd.Dir, cmd.Stderr = root, os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

@@ -1,0 +1,154 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+func (c *cli) auditCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "audit",
+		Short: "Lists, verifies and exports what was changed, by whom",
+		Long: `
+Every change of a key, a namespace, a role or a member leaves a row: who, when,
+from where, what it was before and what it became. Each row has a hash over
+itself and the one before it, so that none can be changed, removed or reordered
+unnoticed.`,
+	}, c.listAuditCommand(), c.verifyAuditCommand(), c.exportAuditCommand())
+}
+
+func (c *cli) listAuditCommand() *cobra.Command {
+	var f client.AuditFilter
+	var from, to string
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "Lists changes, newest first",
+		Long: `
+Lists changes, newest first. What the objects were before and what they became
+is in --json. Without --limit all of them are listed, page by page; with it,
+--json has next_cursor to go on from with --cursor.`,
+		Example: `  caddy apikeys audit list --from 24h
+  caddy apikeys audit list --object 4fYQ0hTz81Lk --json | jq '.items[] | {at, before, after}'
+  caddy apikeys audit list --action member.edit --from 2026-01-01T00:00:00Z`,
+		Args: noArguments,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.Namespace, "namespace", "", "Only changes that touch this `NAMESPACE`")
+	flags.StringVar(&f.Actor, "actor", "", "Only what the member or key of this `ID` did")
+	flags.StringVar(&f.Action, "action", "", "Only this `ACTION`, such as key.mint or role.edit")
+	flags.StringVar(&f.Object, "object", "", "Only changes of the object of this `ID`")
+	flags.StringVar(&from, "from", "",
+		"Only from this `TIME` on: 2026-01-01T00:00:00Z, or before now 24h, 90d")
+	flags.StringVar(&to, "to", "", "Only before this `TIME`")
+	flags.StringVar(&f.Cursor, "cursor", "",
+		"Go on from this `CURSOR`, where an earlier list ended")
+	limitFlag(cmd, &limit)
+	cmd.RunE = c.run(func(ctx context.Context, _ []string) (err error) {
+		now := time.Now()
+		if f.From, err = parsePast("from", from, now); err != nil {
+			return err
+		}
+		if f.To, err = parsePast("to", to, now); err != nil {
+			return err
+		}
+		server, err := c.connect(ctx)
+		if err != nil {
+			return err
+		}
+		return listPages(c, f.Cursor, limit, "SEQ\tAT\tWHO\tFROM\tACTION\tOBJECT\tNAMESPACES",
+			func(cursor string, size int) (api.AuditRows, error) {
+				f.Cursor, f.Limit = cursor, size
+				ctx, cancel := context.WithTimeout(ctx, patience)
+				defer cancel()
+				return server.ListAudit(ctx, f)
+			},
+			func(r api.AuditRow) []string {
+				return []string{strconv.FormatInt(r.Seq, 10), moment(r.At), r.Actor, r.Address,
+					r.Action, r.Object, strings.Join(r.Namespaces, ", ")}
+			})
+	})
+	return cmd
+}
+
+// parsePast reads a time, or a duration before now; the zero time for the empty word.
+func parsePast(flag, word string, now time.Time) (time.Time, error) {
+	if word == "" {
+		return time.Time{}, nil
+	}
+	if at, err := time.Parse(time.RFC3339, word); err == nil {
+		return at, nil
+	}
+	d, err := caddy.ParseDuration(word)
+	if err != nil || d < 0 {
+		return time.Time{}, fmt.Errorf("--%s %q is neither a time such as 2026-01-01T00:00:00Z "+
+			"nor a duration before now such as 24h or 90d", flag, word)
+	}
+	return now.Add(-d), nil
+}
+
+func (c *cli) verifyAuditCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify",
+		Short: "Says whether the audit log is as it was written",
+		Long: `
+Recomputes the hash of every row. Status 0 means that no row was changed,
+removed or reordered, 1 that one was: which, goes to standard error.
+
+Rows that were cut off at the end leave no trace in what remains: keep the
+number of rows and the last hash elsewhere, and compare.`,
+		Example: `  caddy apikeys audit verify
+  caddy apikeys audit verify --json | jq -r .last`,
+		Args: noArguments,
+		RunE: c.run(func(ctx context.Context, _ []string) error {
+			server, err := c.connect(ctx)
+			if err != nil {
+				return err
+			}
+			v, err := server.VerifyAudit(ctx)
+			if err != nil {
+				return err
+			}
+			if c.json {
+				err = c.writeJSON(v)
+			} else {
+				table := c.columns()
+				row(table, "Rows as written", strconv.FormatInt(v.Rows, 10))
+				row(table, "Last hash", v.Last)
+				err = table.Flush()
+			}
+			if err == nil && !v.Intact {
+				return fmt.Errorf("the audit log is not as it was written: %s", v.Cause)
+			}
+			return err
+		}),
+	}
+}
+
+func (c *cli) exportAuditCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "export",
+		Short: "Writes the whole audit log to standard output, oldest first",
+		Long: `
+Writes the whole audit log, one JSON document a line, oldest first. With the
+hashes in it, whoever has it can tell later what was changed in the database.`,
+		Example: `  caddy apikeys audit export > audit.ndjson`,
+		Args:    noArguments,
+		RunE: c.run(func(ctx context.Context, _ []string) error {
+			server, err := c.connect(ctx)
+			if err != nil {
+				return err
+			}
+			return server.ExportAudit(ctx, c.out)
+		}),
+	}
+}

@@ -1,0 +1,350 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+func (c *cli) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Checks that a running Caddy guards its sites with API keys",
+		Long: `
+Checks, one line each, and says what to do about what is wrong:
+
+  - Caddy's admin endpoint, or with --server the site, answers
+  - a key store is running, and its health: lease and database
+  - some route has the api_key handler, and which operations it leaves out of
+    OpenAPI documents
+  - no api_key refuses the requests for api_keys_admin on its site
+  - no log shows keys: those that can get HTTP entries use 'format api_keys'
+    where keys are accepted that Caddy would write in clear
+  - the namespaces that the configuration names exist
+  - the prefixes of live keys' tokens are accepted
+  - no namespace, role or member was changed by hand to what cannot be read
+
+It changes nothing. With --server it cannot see the configuration. The exit
+status is 0 when nothing is wrong, else 1.`,
+		Example: `  caddy apikeys doctor
+  caddy apikeys doctor --address unix//run/caddy/admin.sock --json`,
+		Args: noArguments,
+		RunE: c.run(func(ctx context.Context, _ []string) error {
+			server, err := c.connect(ctx)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(ctx, doctorPatience)
+			defer cancel()
+			d := doctor{cli: c, server: server}
+			d.examine(ctx)
+			return d.end()
+		}),
+	}
+}
+
+// doctorPatience is for all checks together: someone is waiting, and a server that is well answers
+// at once.
+const doctorPatience = 30 * time.Second
+
+// A doctor goes through the checks.
+type doctor struct {
+	*cli
+	server   *client.Client
+	findings []finding
+}
+
+// A finding is what one check came to.
+type finding struct {
+	Check  string `json:"check"`
+	OK     *bool  `json:"ok"` // null: could not be checked
+	Found  string `json:"found"`
+	Advice string `json:"advice,omitempty"`
+}
+
+func (d *doctor) found(check string, ok bool, advice, format string, args ...any) {
+	if ok {
+		advice = ""
+	}
+	d.add(finding{Check: check, OK: &ok, Found: fmt.Sprintf(format, args...), Advice: advice})
+}
+
+func (d *doctor) unknown(check, why string) {
+	d.add(finding{Check: check, Found: "not checked: " + why})
+}
+
+func (d *doctor) add(f finding) {
+	d.findings = append(d.findings, f)
+	if d.json {
+		return
+	}
+	mark := "–"
+	if f.OK != nil && *f.OK {
+		mark = "✓"
+	} else if f.OK != nil {
+		mark = "✗"
+	}
+	fmt.Fprintln(d.out, mark, printable(f.Found))
+	if f.Advice != "" {
+		fmt.Fprintln(d.out, "  →", printable(f.Advice))
+	}
+}
+
+func (d *doctor) end() error {
+	healthy := true
+	for _, f := range d.findings {
+		healthy = healthy && (f.OK == nil || *f.OK)
+	}
+	if d.json {
+		err := d.writeJSON(struct {
+			Healthy bool      `json:"healthy"`
+			Checks  []finding `json:"checks"`
+		}{healthy, d.findings})
+		if err != nil {
+			return err
+		}
+	}
+	if !healthy {
+		return errFailed
+	}
+	return nil
+}
+
+func (d *doctor) examine(ctx context.Context) {
+	plugin, ours := versions()
+	d.found("version", true, "", "this program is caddy-apikeys %s in Caddy %s", plugin, ours)
+	var config *Config
+	if d.cli.server == "" {
+		raw, err := d.server.CaddyConfig(ctx)
+		if err != nil {
+			d.unreached("endpoint", err)
+			return
+		}
+		d.found("endpoint", true, "", "%s answers", d.where)
+		inspected, err := d.modules.Inspect(raw)
+		if err != nil {
+			d.found("configuration", false, "Is that Caddy's admin endpoint?",
+				"its configuration cannot be read: %v", err)
+			return
+		}
+		config = &inspected
+	}
+	if !d.store(ctx) {
+		return
+	}
+	d.prefixes(ctx)
+	if config == nil {
+		for _, check := range []string{"handlers", "logs", "namespaces"} {
+			d.unknown(check, "the "+check+
+				" of the configuration are seen by Caddy's admin endpoint only")
+		}
+		return
+	}
+	d.found("handlers", config.Handlers > 0,
+		"Add api_key to a site: without it, requests need no key.",
+		"api_key handlers in the configuration: %d", config.Handlers)
+	d.documents(config)
+	d.sites(config)
+	d.logs(config)
+	d.namespaces(ctx, config)
+	d.rows(ctx)
+}
+
+// unreached tells of an error as every command would.
+func (d *doctor) unreached(check string, err error) {
+	said, advice, _ := strings.Cut(strings.TrimPrefix(d.explain(err), "Error: "), "\n")
+	d.found(check, false, strings.ReplaceAll(advice, "\n", " "), "%s", said)
+}
+
+// store reports whether a key store answers; the checks after it need one.
+func (d *doctor) store(ctx context.Context) bool {
+	health, err := d.server.Health(ctx)
+	if err != nil {
+		d.unreached("store", err)
+		return false
+	}
+	d.found("store", true, "", "a key store is running")
+	lease := time.Duration(health.LeaseRemainingMS) * time.Millisecond
+	if health.Healthy {
+		d.found("health", true, "", "it is healthy: revision %d, %s of its lease left",
+			health.Revision, lease)
+	} else {
+		d.found("health", false,
+			"See Caddy's log for why the database does not answer. While the lease lasts, known "+
+				"keys are served; then requests get 503.",
+			"it is not healthy: %s; revision %d, %s of its lease left", health.Problem,
+			health.Revision, lease)
+	}
+	return true
+}
+
+// prefixes looks for live keys that the configuration refuses by the prefix of their tokens.
+func (d *doctor) prefixes(ctx context.Context) {
+	list, err := d.server.ListPrefixes(ctx)
+	if err != nil {
+		d.unknown("prefixes", "live keys with other token prefixes: "+err.Error())
+		return
+	}
+	var refused, counts, abandoned []string
+	for _, p := range list.Others {
+		count := fmt.Sprintf("%s (%d)", p.Prefix, p.Keys)
+		if p.Abandoned {
+			abandoned = append(abandoned, count)
+			continue
+		}
+		refused, counts = append(refused, p.Prefix), append(counts, count)
+	}
+	switch {
+	case len(refused) > 0:
+		d.found("prefixes", false, d.modules.PrefixAdvice(list.Accepted, refused),
+			"live keys are refused because token_prefix does not accept their prefixes: %s",
+			strings.Join(counts, ", "))
+	case len(abandoned) > 0:
+		d.found("prefixes", true, "",
+			"live keys are refused because the configuration abandons their prefixes: %s",
+			strings.Join(abandoned, ", "))
+	default:
+		d.found("prefixes", true, "", "the token prefixes of all live keys are accepted: %s",
+			strings.Join(list.Accepted, " "))
+	}
+}
+
+// documents lists the operations that handlers leave out of their OpenAPI documents.
+func (d *doctor) documents(config *Config) {
+	if config.Unread != nil {
+		d.unknown("documents", "which operations are left out: "+config.Unread.Error())
+	}
+	if len(config.LeftOut) > 0 {
+		d.found("documents", true, "",
+			"left out of OpenAPI documents, because of skip_unsupported: %s",
+			strings.Join(config.LeftOut, "; "))
+	}
+}
+
+func (d *doctor) sites(config *Config) {
+	switch {
+	case len(config.Refused) > 0:
+		d.found("sites", false, d.modules.PublicAdvice,
+			"api_key refuses the requests for api_keys_admin on the same site: %s",
+			strings.Join(config.Refused, ", "))
+	case config.AdminSites > 0:
+		d.found("sites", true, "",
+			"api_keys_admin gets the requests for it: no api_key on its site refuses them")
+	}
+}
+
+func (d *doctor) logs(config *Config) {
+	exposed, open := config.ExposedSources, config.UnredactedLogs
+	switch {
+	case len(open) == 0:
+		d.found("logs", true, "", "every log that can get HTTP entries redacts keys")
+	case len(exposed) == 0:
+		d.found("logs", true, "",
+			"keys are accepted only where Caddy's own log encoders redact them; without `format "+
+				"api_keys`: %s", strings.Join(open, ", "))
+	default:
+		d.found("logs", false,
+			"Add `log { format api_keys }` to the global options, for the default log, and to "+
+				"every site that has an access log.",
+			"keys from %s are written in clear into: %s", strings.Join(exposed, ", "),
+			strings.Join(open, ", "))
+	}
+}
+
+func (d *doctor) namespaces(ctx context.Context, config *Config) {
+	named := config.Namespaces
+	var missing []string
+	for _, id := range named {
+		if _, err := d.server.FindNamespace(ctx, id); client.StatusOf(err) == 404 {
+			missing = append(missing, id)
+		} else if err != nil {
+			d.unreached("namespaces", err)
+			return
+		}
+	}
+	switch {
+	case len(named) == 0:
+		d.found("namespaces", true, "",
+			"the configuration names no namespace: requests and keys say which")
+		return
+	case len(missing) == 0:
+		d.found("namespaces", true, "", "the namespaces that the configuration names exist: %s",
+			strings.Join(named, ", "))
+		return
+	}
+	d.found("namespaces", false, "Create them: caddy apikeys namespaces create "+missing[0],
+		"requests are refused, because these namespaces do not exist: %s",
+		strings.Join(missing, ", "))
+}
+
+// rows looks for what somebody has written into the database by hand that nobody can read.
+func (d *doctor) rows(ctx context.Context) {
+	var wrong []string
+	err := errors.Join(
+		each(d.server.AllNamespaces(ctx),
+			func(ns api.Namespace) {
+				wrong = unreadable(wrong, "namespace "+ns.ID,
+					ns.Unreadable)
+			}),
+		each(d.server.AllRoles(ctx), func(r api.Role) {
+			wrong = unreadable(wrong,
+				"role "+r.Namespace+"/"+r.Name, r.Unreadable)
+		}),
+		each(d.server.AllMembers(ctx),
+			func(m api.Member) { wrong = unreadable(wrong, "member "+m.ID, m.Unreadable) }),
+	)
+	switch {
+	case err != nil:
+		d.unreached("rows", err)
+	case len(wrong) == 0:
+		d.found("rows", true, "", "namespaces, roles and members can all be read")
+	default:
+		d.found("rows", false,
+			"Write them anew: caddy apikeys roles edit, members edit, namespaces edit.",
+			"rows that cannot be read, and give nothing: %s", strings.Join(wrong, "; "))
+	}
+}
+
+func unreadable(list []string, what, why string) []string {
+	if why != "" {
+		list = append(list, what+" ("+why+")")
+	}
+	return list
+}
+
+// each calls f with every item, until an error.
+func each[T any](items iter.Seq2[T, error], f func(T)) error {
+	for item, err := range items {
+		if err != nil {
+			return err
+		}
+		f(item)
+	}
+	return nil
+}
+
+// versions returns those of the plugin and of Caddy in this binary.
+func versions() (plugin, ours string) {
+	ours, _ = caddy.Version()
+	plugin = "(devel)"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, dep := range append(info.Deps, &info.Main) {
+			if dep.Path == modulePath && dep.Version != "" {
+				plugin = dep.Version
+			}
+		}
+	}
+	return plugin, ours
+}
+
+const modulePath = "github.com/caddy-apikeys/caddy-apikeys"

@@ -1,0 +1,171 @@
+package command
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+func TestDoctorCommand(t *testing.T) {
+	const (
+		redacting = `"encoder":{"format":"api_keys"}`
+		wrapped   = `"encoder":{"format":"filter","wrap":{"format":"api_keys"}}`
+		plain     = `"encoder":{"format":"json"}`
+		handler   = `"apps":{"api_keys":{},"http":{"servers":{"s":{"routes":[{"handle":[{"handler":"subroute","routes":[{"handle":[{"handler":"api_key"`
+		end       = `}]}]}]}]}}}}`
+		header    = handler + end
+		bearer    = handler + `,"from":[{"type":"bearer"}]` + end
+	)
+	logs := func(logs string) string { return `"logging":{"logs":{` + logs + `}},` }
+	document := filepath.Join(t.TempDir(), "api.yaml")
+	if err := os.WriteFile(document,
+		[]byte("openapi: 3.1.0\npaths:\n /a: {get: {}}\n /b?c=d: {get: {}}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	healthy := cliAnswer{200, api.Health{Healthy: true, Revision: 7, LeaseRemainingMS: 29000}}
+	for name, row := range map[string]struct {
+		config string
+		health cliAnswer
+		status int
+		want   []string
+		roles  []api.Role
+		others []api.OtherPrefix
+	}{
+		"well": {logs(`"default":{`+redacting+`},"log0":{`+wrapped+
+			`,"include":["http.log.access.log0"]}`) + header, healthy, 0, []string{
+			"answers", "✓ a key store is running", "✓ it is healthy: revision 7, 29s",
+			"✓ api_key handlers in the configuration: 1",
+			"✓ every log that can get HTTP entries redacts", "exist: default"}, nil, nil},
+		"nothing said of logs": {header, healthy, 1,
+			[]string{"✗ keys from header X-Api-Key are written in clear into: default",
+				"→ Add `log { format api_keys }`"}, nil, nil},
+		"access log without": {logs(`"default":{`+redacting+`},"log0":{`+plain+
+			`,"include":["http.log.access.log0"]}`) + header, healthy, 1, []string{"into: log0"},
+			nil, nil},
+		"default left out of http": {logs(`"default":{"exclude":["http"]}`) + header, healthy, 0,
+			[]string{"✓ every log"}, nil, nil},
+		"other logs": {logs(`"default":{`+redacting+
+			`},"a":{"include":["tls"]},"b":{"writer":{"output":"discard"}}`) + header, healthy, 0,
+			[]string{"✓ every log"}, nil, nil},
+		"included, then excluded": {logs(`"default":{`+redacting+
+			`},"a":{"include":["http.log"],"exclude":["http.log"]}`) + header, healthy, 0,
+			[]string{"✓ every log"}, nil, nil},
+		"a part excluded": {logs(`"default":{`+redacting+
+			`},"a":{"exclude":["http.log.access"]}`) + header, healthy, 1, []string{"into: a"}, nil,
+			nil},
+		"Caddy hides it itself": {bearer, healthy, 0,
+			[]string{"✓ keys are accepted only where", "default"}, nil, nil},
+		"query": {handler + `,"from":[{"type":"query","name":"key"},{"type":"cookie","name":"c"}]` +
+			end, healthy, 1, []string{
+			"keys from query key are written"}, nil, nil},
+		"no handler": {`"apps":{"api_keys":{}}`, healthy, 1,
+			[]string{"✗ api_key handlers in the configuration: 0", "→ Add api_key to a site"}, nil,
+			nil},
+		"missing namespace": {handler + `,"from":[{"type":"bearer"}],"namespace":"gone"` + end,
+			healthy, 1, []string{"do not exist: gone", "namespaces create gone"}, nil, nil},
+		"other namespaces": {handler +
+			`,"from":[{"type":"bearer"}],"namespace":"{http.request.host}","namespace_path":["/{namespace}"]` + end, healthy, 0, []string{"✓ the configuration names no namespace"}, nil, nil},
+		"lease lapsed": {bearer, cliAnswer{503,
+			api.Health{Problem: "the database is locked", Revision: 3}}, 1,
+			[]string{"✗ it is not healthy: the database is locked; revision 3, 0s"}, nil, nil},
+		"no store": {`"apps":{}`, problem(503, "unavailable",
+			"No key store is running: the configuration in force does not use api_keys."), 1,
+			[]string{"✗ No key store is running"}, nil, nil},
+		"no plugin": {`"apps":{}`, cliAnswer{404, "404 page not found"}, 1,
+			[]string{"has no API keys", "→ Does `caddy list-modules`"}, nil, nil},
+		"a site of both": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[{"match":[{"host":["a"]}],"handle":[{"handler":"subroute","routes":[` +
+			`{"handle":[{"handler":"api_key","from":[{"type":"bearer"}],"public":["/health"]}]},{"handle":[{"handler":"api_keys_admin"}]}]}]}]}}}}`, healthy, 1, []string{
+			"✗ api_key refuses the requests for api_keys_admin on the same site: :443",
+			"→ add `public /apikeys/*` to api_key"}, nil, nil},
+		"a site of both with the line": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[{"handle":[{"handler":"subroute","routes":[` +
+			`{"handle":[{"handler":"api_key","from":[{"type":"bearer"}],"public":["/apikeys/*"]}]},{"handle":[{"handler":"api_keys_admin"}]}]}]}]}}}}`, healthy, 0, []string{
+			"✓ api_keys_admin gets the requests for it"}, nil, nil},
+		"a site of both, apart": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[` +
+			`{"match":[{"path":["/v1/*"]}],"handle":[{"handler":"api_key","from":[{"type":"bearer"}]}]},{"handle":[{"handler":"api_keys_admin"}]}]}}}}`, healthy, 0, []string{
+			"✓ api_keys_admin gets the requests for it"}, nil, nil},
+		"operations left out": {handler +
+			`,"from":[{"type":"bearer"}],"strict":true,"openapi":[{"skip_unsupported":true,"file":"` +
+			document + `"}]` + end, healthy, 0,
+			[]string{"✓ left out of OpenAPI documents, because of skip_unsupported: GET /b?c=d: " +
+				"the path"}, nil, nil},
+		"a document elsewhere": {handler +
+			`,"from":[{"type":"bearer"}],"openapi":[{"skip_unsupported":true,"file":"/no/such/file"}]` + end, healthy, 0, []string{
+			"– not checked: which operations are left out: openapi: stat /no/such/file"}, nil, nil},
+		"a role that cannot be read": {bearer, healthy, 1,
+			[]string{"✗ rows that cannot be read, and give nothing: role acme/billing (no such " +
+				"word)"},
+			[]api.Role{{Namespace: "acme", Name: "billing", Unreadable: "no such word"}}, nil},
+		"a prefix that is not accepted": {bearer, healthy, 1, []string{
+			"✗ live keys are refused because token_prefix does not accept their prefixes: old (3)",
+			"Accept them with `token_prefix ak old`, or refuse them for good with `abandon_prefix " +
+				"old`."},
+			nil,
+			[]api.OtherPrefix{{Prefix: "gone", Keys: 2, Abandoned: true},
+				{Prefix: "old", Keys: 3}}},
+		"an abandoned prefix": {bearer, healthy, 0,
+			[]string{"✓ live keys are refused because the configuration abandons their prefixes: " +
+				"gone (2)"},
+			nil, []api.OtherPrefix{{Prefix: "gone", Keys: 2, Abandoned: true}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			next := "more"
+			answers := map[string][]cliAnswer{
+				"GET /config/": {{200, "{" + row.config + "}"}},
+				"GET /health":  {row.health},
+				"GET /prefixes": {{200,
+					api.TokenPrefixes{Accepted: []string{"ak"}, Others: row.others}}},
+				"GET /namespaces/default": {{200, api.Namespace{ID: "default"}}},
+				"GET /namespaces/gone": {problem(404, "not_found",
+					"There is no such namespace.")},
+				"GET /namespaces": {{200, api.Namespaces{}}},
+				"GET /members":    {{200, api.Members{}}},
+				"GET /roles": {
+					{200, api.Roles{Items: []api.Role{{Namespace: "*", Name: "viewer"}},
+						NextCursor: &next}}, {200, api.Roles{Items: row.roles}},
+				},
+			}
+			s := serveCLI(t, answers)
+			r := s.run("", "doctor")
+			if r.status != row.status || r.err != "" {
+				t.Errorf("status %d, %s", r.status, r.err)
+			}
+			for _, text := range row.want {
+				if !strings.Contains(r.out, text) {
+					t.Errorf("lacks %q:\n%s", text, r.out)
+				}
+			}
+			if strings.Contains(r.out, "✗") != (row.status != 0) {
+				t.Errorf("status %d for\n%s", row.status, r.out)
+			}
+			var doc struct {
+				Healthy bool
+				Checks  []finding
+			}
+			if r := s.run("", "doctor", "--json"); json.Unmarshal([]byte(r.out), &doc) != nil ||
+				doc.Healthy != (row.status == 0) || len(doc.Checks) < 3 {
+				t.Errorf("--json: %s", r.out)
+			}
+		})
+	}
+}
+
+func TestDoctorCommandUnreached(t *testing.T) {
+	r := runCLI("", "doctor", "--address", "127.0.0.1:1")
+	if r.status != 1 || !strings.Contains(r.out,
+		"✗ cannot reach Caddy's admin endpoint at 127.0.0.1:1") {
+		t.Errorf("%+v", r)
+	}
+	s := serveCLI(t, map[string][]cliAnswer{
+		"GET /health":   {{200, api.Health{Healthy: true}}},
+		"GET /prefixes": {{200, api.TokenPrefixes{Accepted: []string{"ak"}}}},
+	})
+	r = runCLI(cliToken, "doctor", "--server", "http://"+s.address)
+	if r.status != 0 || strings.Count(r.out, "– not checked") != 3 {
+		t.Errorf("%+v", r)
+	}
+	noToken(t, r.out, r.err)
+}

@@ -1,0 +1,157 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+func (c *cli) importCommand() *cobra.Command {
+	var partial, told bool
+	cmd := &cobra.Command{
+		Use:   "import [FILE]",
+		Short: "Adds keys whose tokens were made elsewhere",
+		Long: `
+Adds keys that clients already have, from FILE or standard input, so that they
+need not change theirs. Each key is what mint takes, as JSON, with "token" (8 to
+512 visible ASCII characters) or "sha256" (of the token, 64 hex digits); one a
+line, or all in one document {"keys":[…]}:
+
+  {"name":"CI","namespace":"acme","access":"read_only","sha256":"9f86d0…"}
+  {"name":"ERP","permissions":["orders:read"],"token":"old-token-of-erp"}
+
+All keys are added or, when one is refused, none. With --partial those that can
+be are added, in batches; what is refused is listed on standard error, line by
+line. The exit status is 1 when any was refused. An import may be repeated: what
+is there already is refused.
+
+Without --partial a long import holds up whoever else changes something; use
+--partial for more than some ten thousand keys.`,
+		Example: `  caddy apikeys keys import keys.ndjson
+  caddy apikeys keys import --partial < export.json`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	cmd.Flags().BoolVar(&partial, "partial", false,
+		"Add those that can be, also when others are refused")
+	cmd.Flags().BoolVar(&told, "progress", false,
+		"Say once a second how far it has come, also where no terminal is")
+	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
+		in := c.in
+		if len(args) > 0 && args[0] != "-" {
+			f, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			in = f
+		} else if c.server != "" && c.tokenFile == "" {
+			return errors.New("standard input cannot have both the keys and the token for " +
+				"--server: give --token-file")
+		}
+		server, err := c.connect(ctx)
+		if err != nil {
+			return err
+		}
+		p := c.newProgress(told)
+		defer p.end()
+		if partial {
+			return c.importSome(ctx, server, in, p)
+		}
+		return c.importAll(ctx, server, in, p)
+	})
+	return cmd
+}
+
+// importAll sends everything in one request, as it is read. It may take as long as it takes.
+func (c *cli) importAll(
+	ctx context.Context, server *client.Client, in io.Reader, p *progress,
+) error {
+	input := newImportReader(in)
+	done, err := server.ImportKeys(ctx, input.contentType(),
+		&sending{Reader: input, progress: p, byLine: !input.document}, false, "")
+	p.end()
+	if err != nil {
+		return err
+	}
+	return c.imported(done, len(done.Refused))
+}
+
+// importSome sends batches. The line numbers of refusals become those of the whole input.
+func (c *cli) importSome(
+	ctx context.Context, server *client.Client, in io.Reader, p *progress,
+) error {
+	input := newImportReader(in)
+	total := api.Imported{Created: []api.Created{}, Refused: []api.Refused{}}
+	refused := 0
+	for {
+		batch, readErr := input.batch()
+		if len(batch.lines) > 0 {
+			done, err := c.importBatch(ctx, server, batch)
+			if err != nil {
+				p.say("Imported %d, refused %d, up to line %d.", total.Imported, refused,
+					batch.lines[0]-1)
+				return err
+			}
+			total.Imported += done.Imported
+			refused += len(done.Refused)
+			if c.json {
+				total.Created = append(total.Created, done.Created...)
+				total.Refused = append(total.Refused, done.Refused...)
+			} else {
+				for _, r := range done.Refused {
+					p.say("line %d: %s", r.Line, r.Detail)
+				}
+			}
+		}
+		switch {
+		case readErr == io.EOF:
+			p.end()
+			return c.imported(total, refused)
+		case readErr != nil:
+			p.say("Imported %d, refused %d, up to what could not be read.", total.Imported, refused)
+			return readErr
+		}
+		p.tell(true, "%d lines read, %d imported, %d refused, %d/s …", input.line, total.Imported,
+			refused, p.rate(total.Imported+refused))
+	}
+}
+
+func (c *cli) importBatch(
+	ctx context.Context, server *client.Client, b *importBatch,
+) (api.Imported, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	done, err := server.ImportKeys(ctx, api.NDJSON, &b.body, true, "")
+	for i := range done.Created {
+		if made := &done.Created[i]; 0 < made.Line && made.Line <= len(b.lines) {
+			made.Line = b.lines[made.Line-1]
+		}
+	}
+	for i := range done.Refused {
+		if r := &done.Refused[i]; 0 < r.Line && r.Line <= len(b.lines) {
+			r.Line = b.lines[r.Line-1]
+		}
+	}
+	return done, err
+}
+
+// imported says how an import ended. done lists the refusals only if they are to be written.
+func (c *cli) imported(done api.Imported, refused int) error {
+	if c.json {
+		if err := c.writeJSON(done); err != nil {
+			return err
+		}
+	} else {
+		c.say("Imported %d, refused %d.", done.Imported, refused)
+	}
+	if refused > 0 {
+		return errFailed
+	}
+	return nil
+}

@@ -1,0 +1,216 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+// maxPage is the most that REST gives at once.
+const maxPage = 1000
+
+func (k *keyObjects) listCommand() *cobra.Command {
+	var f client.KeyFilter
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "Lists keys",
+		Long: `
+Lists keys, newest first unless sorted otherwise, revoked and expired ones too.
+Without --limit all of them are listed, page by page; with it, --json has
+next_cursor to go on from with --cursor. Other than by created_at, ten thousand
+keys can be sorted at most.`,
+		Example: `  caddy apikeys keys list
+  caddy apikeys keys list --namespace acme --status active
+  caddy apikeys keys list --metadata team=erp
+  caddy apikeys keys list --search billing --limit 20
+  caddy apikeys keys list --namespace acme --sort last_used_at
+  caddy apikeys keys list --status expired --json | jq -r '.items[].id'`,
+		Args: noArguments,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.Namespace, "namespace", "",
+		"Only keys that live in this `NAMESPACE` or have a grant that names it")
+	flags.StringVar(&f.Home, "home", "", "Only keys that live in this `NAMESPACE`")
+	flags.StringVar(&f.Status, "status", "",
+		"Only keys of this `STATUS`: active, inactive, expired or revoked")
+	flags.StringVar(&f.Owner, "owner", "", "Only keys that act for this `MEMBER`")
+	flags.StringVar(&f.Role, "role", "", "Only keys that have this `ROLE` in any namespace")
+	flags.StringVar(&f.CreatedBy, "created-by", "",
+		"Only keys that the member or key of this `ID` made")
+	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")
+	flags.StringVar(&f.Metadata, "metadata", "", "Only keys with `NAME=VALUE` in their metadata")
+	flags.StringVar(&f.Sort, "sort", "",
+		"Sort `BY` created_at, name, expires_at or last_used_at; with a minus before it from the "+
+			"last to the first (default -created_at)")
+	flags.StringVar(&f.Cursor, "cursor", "",
+		"Go on from this `CURSOR`, where an earlier list ended")
+	limitFlag(cmd, &limit)
+	cmd.RunE = k.run(func(ctx context.Context, _ []string) error {
+		return k.listed(ctx, f.Cursor, limit,
+			func(server *client.Client, ctx context.Context, cursor string, size int) (api.Keys,
+				error) {
+				f.Cursor, f.Limit = cursor, size
+				return server.ListKeys(ctx, f)
+			})
+	})
+	return cmd
+}
+
+// limitFlag adds --limit. Zero, which means all, cannot be given.
+func limitFlag(cmd *cobra.Command, limit *int) {
+	cmd.Flags().IntVar(limit, "limit", 0, "List at most this `MANY` (default all)")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if *limit < 1 && cmd.Flags().Changed("limit") {
+			return fmt.Errorf("--limit %d: give 1 or more, or leave it out for all", *limit)
+		}
+		return nil
+	}
+}
+
+// listPages writes all pages, or the first limit items of them, as they come: a million rows need
+// no memory.
+func listPages[T any](
+	c *cli, cursor string, limit int, header string,
+	list func(cursor string, size int) (api.Page[T], error), cells func(T) []string,
+) error {
+	write, end := tableOf(c, header, cells)
+	if c.json {
+		write, end = documentOf[T](c)
+	}
+	listed := 0
+	var next *string
+	pages := client.Pages(cursor, func(cursor string) (api.Page[T], error) {
+		size := maxPage
+		if limit > 0 {
+			size = min(size, limit-listed)
+		}
+		return list(cursor, size)
+	})
+	for page, err := range pages {
+		if err != nil {
+			return err
+		}
+		if err := write(page.Items); err != nil {
+			return err
+		}
+		listed, next = listed+len(page.Items), page.NextCursor
+		if listed == limit {
+			break
+		}
+	}
+	return end(listed, next)
+}
+
+// tableOf aligns each page by itself.
+func tableOf[T any](
+	c *cli, header string, cells func(T) []string,
+) (write func([]T) error, end func(int, *string) error) {
+	return func(items []T) error {
+			table := c.columns()
+			if header != "" && len(items) > 0 {
+				fmt.Fprintln(table, header)
+				header = ""
+			}
+			for _, item := range items {
+				row(table, cells(item)...)
+			}
+			return table.Flush()
+		}, func(listed int, next *string) error {
+			switch {
+			case listed == 0:
+				c.say("There are none.")
+			case next != nil:
+				c.say("There are more: --limit is reached.")
+			}
+			return nil
+		}
+}
+
+// documentOf writes what REST answers for one page, with the items of all of them.
+func documentOf[T any](c *cli) (write func([]T) error, end func(int, *string) error) {
+	before := `{"items":[`
+	e := json.NewEncoder(c.out)
+	e.SetEscapeHTML(false)
+	return func(items []T) error {
+			for _, item := range items {
+				fmt.Fprint(c.out, before)
+				before = ","
+				if err := e.Encode(item); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, func(listed int, next *string) error {
+			if listed == 0 {
+				fmt.Fprint(c.out, before)
+			}
+			fmt.Fprint(c.out, `],"next_cursor":`)
+			if err := e.Encode(next); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(c.out, "}")
+			return err
+		}
+}
+
+func keyRows(k api.Key) [][2]string {
+	rows := [][2]string{{"Id", k.ID}, {"Name", k.Name}, {"Token", k.Prefix}, {"Status", k.Status},
+		{"Namespace", k.Namespace}, {"Access", k.Access}}
+	add := func(name, value string) { rows = append(rows, [2]string{name, value}) }
+	for _, g := range k.Grants {
+		add("Grant", grantText(g))
+	}
+	add("Owner", k.Owner)
+	add("Created", moment(k.CreatedAt)+" by "+k.CreatedBy)
+	add("Expires", momentOr(k.ExpiresAt, "never"))
+	if k.RevokedAt != nil {
+		add("Revoked", moment(*k.RevokedAt)+by(k.RevokedBy))
+	}
+	if k.RevokeReason != nil && *k.RevokeReason != "" {
+		add("Reason", *k.RevokeReason)
+	}
+	add("Last used", momentOr(k.LastUsedAt, "never"))
+	for _, s := range k.Secrets {
+		add("Secret", "made "+moment(s.CreatedAt)+", good until "+
+			momentOr(s.ExpiresAt, "the key's end"))
+	}
+	if len(k.AllowedIPs) > 0 {
+		add("Addresses", strings.Join(k.AllowedIPs, ", "))
+	}
+	for _, name := range slices.Sorted(maps.Keys(k.Metadata)) {
+		add("Metadata", name+"="+k.Metadata[name])
+	}
+	add("Version", strconv.FormatInt(k.Version, 10))
+	return rows
+}
+
+func by(who *string) string {
+	if who == nil {
+		return ""
+	}
+	return " by " + *who
+}
+
+func grantText(g api.Grant) string {
+	var parts []string
+	if len(g.Permissions) > 0 {
+		parts = append(parts, strings.Join(g.Permissions, ", "))
+	}
+	if len(g.Roles) > 0 {
+		parts = append(parts, "roles "+strings.Join(g.Roles, ", "))
+	}
+	if g.Connected {
+		parts = append(parts, "connected")
+	}
+	return g.Namespace + ": " + strings.Join(parts, "; ")
+}

@@ -1,0 +1,471 @@
+package command
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+var cliKey = api.Key{
+	ID: cliID, Name: "CI", Namespace: "acme", Prefix: "ak_4fYQ0hTz…", Access: "custom",
+	Status: "active", Active: true, Owner: "root", CreatedBy: "root",
+	CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Version: 3,
+	Metadata: map[string]string{"team": "erp", "a": "b"},
+	Grants: []api.Grant{{Namespace: "acme", Permissions: []string{"orders:read", "write"}},
+		{Namespace: "acme-eu", Permissions: []string{"read"}, Connected: true}},
+	Secrets:    []api.Secret{{CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}},
+	AllowedIPs: []string{"10.0.0.0/8"},
+}
+
+var complete = api.Propagation{Revision: 9, Complete: true, Nodes: 2, Acknowledged: 2,
+	Pending: []api.PendingNode{}}
+
+var incomplete = api.Propagation{Revision: 9, Nodes: 2, Acknowledged: 1,
+	Pending: []api.PendingNode{{Node: "n2",
+		Until: time.Date(2026, 1, 2, 3, 4, 59, 1000, time.UTC)}}}
+
+func changed(p api.Propagation) cliAnswer {
+	status := 200
+	if !p.Complete {
+		status = 202
+	}
+	return cliAnswer{status, api.KeyChanged{Key: cliKey, Propagation: p}}
+}
+
+func rotated(p api.Propagation) cliAnswer {
+	a := changed(p)
+	k := a.body.(api.KeyChanged)
+	k.Token = cliToken
+	return cliAnswer{a.status, k}
+}
+
+func TestMintCommand(t *testing.T) {
+	answers := map[string][]cliAnswer{"POST /keys": {{201,
+		api.Minted{Key: cliKey, Token: cliToken}}}}
+	s := serveCLI(t, answers)
+	r := s.run("", "keys", "mint", "--name", "CI, nightly", "--namespace", "acme", "--permission",
+		"orders:read,orders:search", "--permission", "write",
+		"--role", "billing,auditor", "--new-role", "returns=parcels:read,parcels:write", "--owner",
+		"m_4fYQ0hTz81Lk",
+		"--grant", "acme-eu=read_only", "--grant", "b=orders:read,orders:x", "--grant",
+		"c+=@viewer,read_write,@b", "--connected", "--expires", "2199-01-01T00:00:00Z",
+		"--allow-ip", "10.0.0.0/8", "--allow-ip", "::1", "--metadata", "team=erp, west",
+		"--metadata", "eq=a=b", "--inactive", "--idempotency-key", "once")
+	// The token alone, so that $(…) has it and nothing else.
+	r.want(t, 0, cliToken+"\n", cliID, "CI", "acme", "never", "only now")
+	noToken(t, r.err)
+	const body = `{"name":"CI, nightly","namespace":"acme","permissions":["orders:read","orders:search","write"],"roles":["billing","auditor"],"connected":true,` +
+		`"grants":[{"namespace":"acme-eu","access":"read_only"},{"namespace":"b","permissions":["orders:read","orders:x"]},` +
+		`{"namespace":"c","access":"read_write","roles":["viewer","b"],"connected":true}],"new_roles":[{"name":"returns","permissions":["parcels:read","parcels:write"]}],` +
+		`"active":false,"expires_at":"2199-01-01T00:00:00Z","allowed_ips":["10.0.0.0/8","::1"],"owner":"m_4fYQ0hTz81Lk","metadata":{"eq":"a=b","team":"erp, west"}}`
+	if call := s.asked()[0]; call.body != body || call.header.Get("Idempotency-Key") != "once" ||
+		call.header.Get("Origin") != "http://"+s.address {
+		t.Errorf("sent %s, want %s, with %v", call.body, body, call.header)
+	}
+
+	s = serveCLI(t, answers)
+	r = s.run("", "keys", "mint", "--name", "x", "--access", "read_only", "--json")
+	var made api.Minted
+	if err := json.Unmarshal([]byte(r.out), &made); err != nil || made.Token != cliToken ||
+		made.Key.ID != cliID || r.err != "" || r.status != 0 {
+		t.Errorf("--json: %v, status %d, %s", err, r.status, r.err)
+	}
+	if s.asked()[0].body != `{"name":"x","access":"read_only"}` {
+		t.Errorf("sent %s", s.asked()[0].body)
+	}
+}
+
+func TestMintCommandRefused(t *testing.T) {
+	s := serveCLI(t, map[string][]cliAnswer{"POST /keys": {
+		problem(422, "invalid", "Wrong.",
+			api.FieldError{Field: "name", Detail: "is longer than 200 characters"},
+			api.FieldError{Field: "namespace", Detail: `"x" does not exist`}),
+		{409, api.Problem{Status: 409, Code: "already_made", Detail: "This key was made already.",
+			ID: cliID}},
+		{403, api.Problem{Status: 403, Code: "exceeds_caller",
+			Detail: "The key would have more than you.", Needed: "orders:write",
+			Namespace: "acme"}},
+		problem(403, "x", "sneaky \x1b[2J\x07 text"),
+	}})
+	mint := func() cliRun {
+		return s.run("", "keys", "mint", "--name", "x", "--access",
+			"read_only")
+	}
+	if r := mint(); r.err != "Error: name: is longer than 200 characters\nError: namespace: \"x\" "+
+		"does not exist\n" || r.status != 1 || r.out != "" {
+		t.Errorf("%+v", r)
+	}
+	mint().want(t, 1, "", "Error: This key was made already.", cliID)
+	mint().want(t, 1, "", "Error: The key would have more than you.",
+		"orders:write in namespace acme")
+	if r := mint(); strings.ContainsAny(r.err, "\x1b\x07") {
+		t.Errorf("control characters reach the terminal: %q", r.err)
+	}
+}
+
+func TestMintCommandChecksBeforeItAsks(t *testing.T) {
+	s := serveCLI(t, nil)
+	for _, row := range []struct {
+		flags []string
+		want  string
+	}{
+		{[]string{"--name", ""}, "--name"},
+		{[]string{"--new-role", "billing"}, "NAME=PERMISSION"},
+		{[]string{"--grant", "+=read"}, "NAMESPACE=PERMISSION"},
+		{[]string{"--grant", "acme"}, "NAMESPACE=PERMISSION"},
+		{[]string{"--grant", "=read"}, "NAMESPACE=PERMISSION"},
+		{[]string{"--grant", "a=read", "--grant", "a=write"}, "twice"},
+		{[]string{"--access", "read_only", "--expires", "tomorrow"}, "neither a time"},
+		{[]string{"--access", "read_only", "--expires", "2001-01-01T00:00:00Z"},
+			"not in the future"},
+		{[]string{"--access", "read_only", "--expires", "-1h"}, "not in the future"},
+		{[]string{"--permission", "read", "--metadata", "team"}, "NAME=VALUE"},
+		{[]string{"--permission", "read", "--metadata", "=x"}, "NAME=VALUE"},
+	} {
+		s.run("", append([]string{"keys", "mint", "--name", "x"}, row.flags...)...).want(t, 1, "",
+			row.want)
+	}
+	if len(s.asked()) > 0 {
+		t.Errorf("the server was asked: %v", s.asked())
+	}
+}
+
+func TestParseExpiry(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC)
+	for word, want := range map[string]string{
+		"720h":                      "2026-02-01T03:04:05Z",
+		"90d":                       "2026-04-02T03:04:05Z",
+		"2027-01-01T00:00:00+02:00": "2026-12-31T22:00:00Z",
+	} {
+		if at, err := parseExpiry(word, now); err != nil || moment(*at) != want {
+			t.Errorf("%s: %v, %v, want %s", word, at, err, want)
+		}
+	}
+}
+
+// fullDisk takes nothing.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }
+
+func TestTokenThatCannotBeWritten(t *testing.T) {
+	s := serveCLI(t, map[string][]cliAnswer{
+		"POST /keys":                      {{201, api.Minted{Key: cliKey, Token: cliToken}}},
+		"POST /keys/" + cliID + "/rotate": {rotated(complete)},
+	})
+	for _, args := range [][]string{{"keys", "mint", "--name", "x", "--access", "read_only"},
+		{"keys", "mint", "--name", "x", "--access", "read_only", "--json"}, {"keys", "rotate",
+			cliID}} {
+		var errs strings.Builder
+		status := runCLITo(fullDisk{}, &errs, "", append(args, "--address", s.address)...)
+		if status != 1 || !strings.Contains(errs.String(),
+			"token of key "+cliID+" could not be written") {
+			t.Errorf("%v: status %d, %s", args, status, errs.String())
+		}
+		noToken(t, errs.String())
+	}
+}
+
+func TestRotateCommand(t *testing.T) {
+	s := serveCLI(t, map[string][]cliAnswer{"POST /keys/" + cliID +
+		"/rotate": {rotated(complete), rotated(incomplete)}})
+	r := s.run("", "keys", "rotate", cliID, "--grace", "2d", "--if-version", "3", "--wait", "1m")
+	r.want(t, 0, cliToken+"\n", cliID)
+	noToken(t, r.err)
+	if call := s.asked()[0]; call.line != "POST /apikeys/v1/keys/"+cliID+"/rotate?wait=1m0s" ||
+		call.body != `{"grace":"48h0m0s"}` || call.header.Get("If-Match") != `"3"` {
+		t.Errorf("sent %+v", call)
+	}
+	// The new token is good although the old one may be too: it must not be lost.
+	s.run("", "keys", "rotate", cliID).want(t, 3, cliToken+"\n", "n2", "2026-01-02T03:05:00Z")
+	s.run("", "keys", "rotate", cliID, "--grace", "soon").want(t, 1, "", "no duration")
+}
+
+func TestTokenAsArgument(t *testing.T) {
+	s := serveCLI(t, nil)
+	for _, verb := range []string{"show", "edit", "revoke", "rotate", "delete"} {
+		r := s.run("", "keys", verb, cliToken)
+		r.want(t, 1, "", "rotate the key")
+		noToken(t, r.out, r.err)
+	}
+	r := s.run("", "verify", cliToken)
+	r.want(t, 1, "")
+	noToken(t, r.out, r.err)
+	if len(s.asked()) > 0 {
+		t.Error("it was sent")
+	}
+}
+
+func TestListCommand(t *testing.T) {
+	const all = 2500
+	page := func(r *url.URL) api.Keys {
+		from, _ := strconv.Atoi(r.Query().Get("cursor"))
+		size, _ := strconv.Atoi(r.Query().Get("limit"))
+		keys := api.Keys{Items: []api.Key{}}
+		for i := from; i < min(from+size, all); i++ {
+			keys.Items = append(keys.Items,
+				api.Key{ID: fmt.Sprintf("%012d", i), Name: "Zoë\x1b", Namespace: "acme",
+					Access: "custom", Status: "active"})
+		}
+		if next := strconv.Itoa(from + size); from+size < all {
+			keys.NextCursor = &next
+		}
+		return keys
+	}
+	for _, row := range []struct {
+		flags []string
+		lines int
+		next  string
+		sizes string
+	}{
+		{nil, all, "", "1000 1000 1000"},
+		{[]string{"--limit", "1500"}, 1500, "1500", "1000 500"},
+		{[]string{"--limit", "7", "--cursor", "2490"}, 7, "2497", "7"},
+		{[]string{"--limit", "10", "--cursor", "2490"}, 10, "", "10"},
+		{[]string{"--limit", "9999"}, all, "", "1000 1000 1000"},
+	} {
+		t.Run(strings.Join(row.flags, " "), func(t *testing.T) {
+			var sizes []string
+			serve := func(u *url.URL) any {
+				sizes = append(sizes, u.Query().Get("limit"))
+				return page(u)
+			}
+			address := serveFunc(t, serve)
+			args := append([]string{"keys", "list", "--address", address}, row.flags...)
+			r := runCLI("", append(args, "--json")...)
+			var doc api.Keys
+			if err := json.Unmarshal([]byte(r.out), &doc); err != nil || r.status != 0 {
+				t.Fatalf("status %d, %v, %s", r.status, err, r.err)
+			}
+			next := ""
+			if doc.NextCursor != nil {
+				next = *doc.NextCursor
+			}
+			if len(doc.Items) != row.lines || next != row.next ||
+				strings.Join(sizes, " ") != row.sizes {
+				t.Errorf("%d items in pages of %v, next %q", len(doc.Items), sizes, next)
+			}
+			r = runCLI("", args...)
+			lines := strings.Split(strings.TrimSuffix(r.out, "\n"), "\n")
+			if len(lines) != row.lines+1 ||
+				strings.Contains(r.err, "There are more") != (row.next != "") {
+				t.Errorf("%d lines, %s", len(lines), r.err)
+			}
+			if want := `  Zoë\x1b  acme       custom  active  never    never`; !strings.HasPrefix(lines[0], "ID            NAME     NAMESPACE  ACCESS") || !strings.HasSuffix(lines[1], want) {
+				t.Errorf("table:\n%s\n%s", lines[0], lines[1])
+			}
+		})
+	}
+}
+
+func TestListCommandEmptyAndBroken(t *testing.T) {
+	s := serveCLI(t, map[string][]cliAnswer{"GET /keys": {{200, api.Keys{Items: []api.Key{}}}},
+		"GET /namespaces": {problem(503, "unavailable", "The database is away.")}})
+	s.run("", "keys", "list", "--namespace", "acme", "--status", "revoked", "-q", "x y",
+		"--metadata", "a=b").want(t, 0, "", "There are none.")
+	if line := s.asked()[0].line; line != "GET /apikeys/v1/keys?limit=1000&metadata=a%3Db&namespace=acme&q=x+y&status=revoked" {
+		t.Error(line)
+	}
+	r := s.run("", "keys", "list", "--json")
+	var doc map[string]any
+	if err := json.Unmarshal([]byte(r.out), &doc); err != nil ||
+		fmt.Sprint(doc) != "map[items:[] next_cursor:<nil>]" {
+		t.Errorf("%v: %s", err, r.out)
+	}
+	s.run("", "namespaces", "list", "--json").want(t, 1, "", "The database is away.")
+	for _, limit := range []string{"-1", "0"} {
+		s.run("", "keys", "list", "--limit", limit).want(t, 1, "", "1 or more")
+		s.run("", "namespaces", "list", "--limit", limit).want(t, 1, "", "1 or more")
+	}
+}
+
+func TestShowCommand(t *testing.T) {
+	s := serveCLI(t, map[string][]cliAnswer{"GET /keys/" + cliID: {{200, cliKey}}})
+	s.run("", "keys", "show", cliID).want(t, 0, `Id         4fYQ0hTz81Lk
+Name       CI
+Token      ak_4fYQ0hTz…
+Status     active
+Namespace  acme
+Access     custom
+Grant      acme: orders:read, write
+Grant      acme-eu: read; connected
+Owner      root
+Created    2026-01-02T03:04:05Z by root
+Expires    never
+Last used  never
+Secret     made 2026-01-02T03:04:05Z, good until the key's end
+Addresses  10.0.0.0/8
+Metadata   a=b
+Metadata   team=erp
+Version    3
+`)
+	s.run("", "keys", "show", "000000000000").want(t, 1, "", "Error")
+}
+
+func TestEditCommand(t *testing.T) {
+	for _, row := range []struct {
+		flags []string
+		body  string
+	}{
+		{[]string{"--no-roles"}, `{"roles":[]}`},
+		{[]string{"--active"}, `{"active":true}`},
+		{[]string{"--inactive"}, `{"active":false}`},
+		{[]string{"--access", "read_only", "--connected=false"},
+			`{"access":"read_only","connected":false}`},
+		{[]string{"--permission", "read", "--permission", "orders:write"},
+			`{"permissions":["read","orders:write"]}`},
+		{[]string{"--grant", "a=read_write"},
+			`{"grants":[{"namespace":"a","access":"read_write"}]}`},
+		{[]string{"--allow-ip", "::1"}, `{"allowed_ips":["::1"]}`},
+		{[]string{"--any-ip"}, `{"allowed_ips":[]}`},
+		{[]string{"--metadata", "a=", "--drop-metadata", "b"}, `{"metadata":{"a":"","b":null}}`},
+	} {
+		s := serveCLI(t, map[string][]cliAnswer{"PATCH /keys/" + cliID: {changed(complete)}})
+		s.run("", append([]string{"keys", "edit", cliID}, row.flags...)...).want(t, 0, "",
+			"Changed key "+cliID)
+		if len(s.asked()) != 1 || s.asked()[0].body != row.body {
+			t.Errorf("%v: sent %v, want %s", row.flags, s.asked(), row.body)
+		}
+	}
+	for _, row := range []struct {
+		flags []string
+		body  string
+	}{
+		{[]string{"--add-permission", "orders:write,read", "--add-role", "r"},
+			`{"add":[{"permissions":["orders:write","read"],"roles":["r"]}]}`},
+		{[]string{"--remove-permission", "read", "--remove-role", "r"},
+			`{"remove":[{"permissions":["read"],"roles":["r"]}]}`},
+		{[]string{"--add-role", "r", "--add-grant", "a+=read_only,@s"},
+			`{"add":[{"roles":["r"]},{"namespace":"a","access":"read_only","roles":["s"],"connected":true}]}`},
+		{[]string{"--add-grant", "a=read_only"},
+			`{"add":[{"namespace":"a","access":"read_only"}]}`},
+		{[]string{"--remove-grant", "a", "--remove-grant", "b=@s"},
+			`{"remove":[{"namespace":"b","roles":["s"]}],"remove_namespaces":["a"]}`},
+	} {
+		s := serveCLI(t, map[string][]cliAnswer{"POST /keys/" + cliID +
+			"/grants": {changed(complete)}})
+		s.run("", append([]string{"keys", "edit", cliID, "--if-version", "3"},
+			row.flags...)...).want(t, 0, "", "Changed key "+cliID)
+		if a := s.asked(); len(a) != 1 || a[0].body != row.body ||
+			a[0].header.Get("If-Match") != `"3"` {
+			t.Errorf("%v: sent %v, want %s", row.flags, a, row.body)
+		}
+	}
+	s := serveCLI(t, map[string][]cliAnswer{"PATCH /keys/" +
+		cliID: {problem(412, "changed", "It has version 4 by now."), changed(incomplete)}})
+	s.run("", "keys", "edit", cliID, "--wait", "1s").want(t, 1, "", "nothing to change")
+	s.run("", "keys", "edit", cliID, "--active", "--inactive").want(t, 1, "", "inactive")
+	s.run("", "keys", "edit", cliID, "--add-role", "r", "--role", "s").want(t, 1, "",
+		"cannot be combined")
+	s.run("", "keys", "edit", cliID, "--remove-grant", "a=").want(t, 1, "", "--remove-grant")
+	s.run("", "keys", "edit", cliID, "--name", "x", "--if-version", "3").want(t, 1, "",
+		"It has version 4 by now.")
+	if s.asked()[0].header.Get("If-Match") != `"3"` {
+		t.Error("If-Match is missing")
+	}
+	s.run("", "keys", "edit", cliID, "--inactive").want(t, 3, "", "Changed key",
+		"pending: node n2 may still accept it until 2026-01-02T03:05:00Z")
+}
+
+func TestRevokeCommand(t *testing.T) {
+	revoke := "POST /keys/" + cliID + "/revoke"
+	for _, row := range []struct {
+		name    string
+		answers []cliAnswer
+		flags   []string
+		status  int
+		calls   int // at least
+		want    []string
+	}{
+		{"at once", []cliAnswer{changed(complete)}, nil, 0, 1, []string{"Revoked key " + cliID}},
+		{"after a while", []cliAnswer{changed(incomplete), changed(incomplete), changed(complete)},
+			nil, 0, 3, []string{"waiting for node n2", "Revoked key"}},
+		{"not in time", []cliAnswer{changed(incomplete)}, []string{"--wait", "150ms"}, 3, 2,
+			[]string{"waiting for node n2", "1 of 2 nodes"}},
+		{"without waiting", []cliAnswer{changed(incomplete)}, []string{"--wait", "0s"}, 3, 1,
+			[]string{"pending: node n2"}},
+		{"then the server goes", []cliAnswer{changed(incomplete), {0, nil}}, nil, 3, 2,
+			[]string{"Error", "Revoked key", "pending: node n2"}},
+		{"refused", []cliAnswer{problem(404, "not_found", "There is no such key.")}, nil, 1, 1,
+			[]string{"There is no such key."}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := serveCLI(t, map[string][]cliAnswer{revoke: row.answers})
+			r := s.run("", append([]string{"keys", "revoke", cliID, "--yes", "--reason", "leaked",
+				"--made"}, row.flags...)...)
+			r.want(t, row.status, "", row.want...)
+			if len(s.asked()) < row.calls {
+				t.Errorf("%d calls", len(s.asked()))
+			}
+			for i, call := range s.asked() {
+				u, _ := url.Parse(strings.TrimPrefix(call.line, "POST "))
+				if wait,
+					err := time.ParseDuration(u.Query().Get("wait")); err != nil || i == 0 &&
+					wait > firstWait || i > 0 && wait < 0 {
+					t.Errorf("request %d asks the server to wait %s", i, wait)
+				}
+				if call.body != `{"reason":"leaked","made":true}` {
+					t.Errorf("sent %s", call.body)
+				}
+			}
+			if n := strings.Count(r.err, "waiting for"); n > 1 {
+				t.Errorf("says the same %d times", n)
+			}
+		})
+	}
+	// A silent node's lease is counted anew by every request: short ones would never see its end.
+	s := serveCLI(t, map[string][]cliAnswer{revoke: {changed(incomplete), changed(complete)}})
+	s.run("", "keys", "revoke", cliID, "--yes", "--wait", "1m").want(t, 0, "")
+	u, _ := url.Parse(strings.TrimPrefix(s.asked()[1].line, "POST "))
+	if wait, err := time.ParseDuration(u.Query().Get("wait")); err != nil || wait < 50*time.Second {
+		t.Errorf("the second request waits %s of a minute", wait)
+	}
+	s = serveCLI(t, map[string][]cliAnswer{revoke: {changed(complete)}})
+	r := s.run("", "keys", "revoke", cliID, "--yes", "--json")
+	var done api.KeyChanged
+	if err := json.Unmarshal([]byte(r.out), &done); err != nil || !done.Propagation.Complete ||
+		r.err != "" {
+		t.Errorf("--json: %v, %+v", err, r)
+	}
+}
+
+func TestDestructiveCommandsNeedConsent(t *testing.T) {
+	s := serveCLI(t, map[string][]cliAnswer{
+		"POST /keys/" + cliID + "/revoke": {changed(complete)},
+		"DELETE /keys/" + cliID:           {changed(complete)},
+		"DELETE /namespaces/acme": {{200,
+			api.NamespaceChanged{Namespace: api.Namespace{ID: "acme"}, Propagation: complete}}},
+	})
+	for _, args := range [][]string{{"keys", "revoke", cliID}, {"keys", "delete", cliID},
+		{"namespaces", "delete", "acme"}} {
+		// What is piped in is no consent.
+		s.run("yes\n", args...).want(t, 1, "", "give --yes")
+		if len(s.asked()) > 0 {
+			t.Fatalf("%v went ahead", args)
+		}
+	}
+	for _, args := range [][]string{{"keys", "revoke", cliID, "--yes"},
+		{"keys", "delete", cliID, "-y"}, {"namespaces", "delete", "acme", "-y"}} {
+		s.run("", args...).want(t, 0, "")
+	}
+}
+
+// serveFunc answers every request with what f makes of its URL.
+func serveFunc(t *testing.T, f func(*url.URL) any) (address string) {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", api.JSON)
+		_ = json.NewEncoder(w).Encode(f(r.URL))
+	}))
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}

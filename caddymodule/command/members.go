@@ -1,0 +1,256 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+type memberObjects struct {
+	objects[api.Member, api.MemberPatch, api.MemberChanged]
+}
+
+func (c *cli) membersCommand() *cobra.Command {
+	m := &memberObjects{objects[api.Member, api.MemberPatch, api.MemberChanged]{
+		cli: c, one: "member", argument: "ID", example: "m_0hTz81Lk4fYQ", id: memberID,
+		said:   func(m api.Member) string { return fmt.Sprintf("member %s (%s)", m.ID, m.Name) },
+		header: "ID\tNAME\tKIND\tLOGIN\tSTATUS\tNAMESPACES\tCREATED",
+		cells: func(m api.Member) []string {
+			var namespaces []string
+			for _, g := range m.Grants {
+				namespaces = append(namespaces, g.Namespace)
+			}
+			return []string{m.ID, m.Name, m.Kind, textOr(m.Login, ""), memberStatus(m),
+				strings.Join(namespaces, ", "), moment(m.CreatedAt)}
+		},
+		rows: memberRows,
+		made: func(done api.MemberChanged) (api.Member, api.Propagation) {
+			return done.Member,
+				done.Propagation
+		},
+		find: (*client.Client).FindMember, edit: (*client.Client).EditMember,
+		remove: (*client.Client).DeleteMember,
+	}}
+	return group(&cobra.Command{
+		Use:     "members",
+		Aliases: []string{"member"},
+		Short:   "Manages members: people and services that manage keys",
+		Long: `
+A member is a person or a service that manages keys, and whom keys act for: a
+key never may do more than the member that owns it. A member's token opens
+sites with api_keys_admin, and no API. Who comes through Caddy's admin endpoint
+is the member root, who may do everything and is not listed.`,
+	}, m.listCommand("Lists members, newest first", `  caddy apikeys members list
+  caddy apikeys members list --json | jq -r '.items[] | select(.active | not).id'`, (*client.Client).ListMembers),
+		m.showCommand("Shows a member, but for its token",
+			`  caddy apikeys members show m_0hTz81Lk4fYQ`), m.createCommand(), m.editCommand(),
+		m.activeCommand("disable", "Disabled", false,
+			"Refuses a member, its token and all keys that act for it"),
+		m.activeCommand("enable", "Enabled", true,
+			"Lets a disabled member and its keys work again"), m.tokenCommand(),
+		m.deleteCommand("Deletes a member that no key acts for", `
+Deletes a member; its token dies. Keys that act for it must be revoked, or be
+given another owner, first.`))
+}
+
+// memberID takes a member's id from the command line.
+func memberID(args []string) (string, error) {
+	id, ok := strings.CutPrefix(args[0], "m_")
+	if _, err := keyID([]string{id}); err != nil || !ok {
+		return "", errors.New("a member's id is m_ and 12 letters and digits, as `caddy apikeys " +
+			"members list` shows it; if that was a token, others may have seen it: give the " +
+			"member another")
+	}
+	return args[0], nil
+}
+
+func memberStatus(m api.Member) string {
+	if m.Active {
+		return "active"
+	}
+	return "disabled"
+}
+
+func memberRows(m api.Member) [][2]string {
+	rows := [][2]string{{"Id", m.ID}, {"Name", m.Name}, {"Kind", m.Kind},
+		{"Login", textOr(m.Login, "none")}, {"Status", memberStatus(m)}}
+	for _, g := range m.Grants {
+		rows = append(rows, [2]string{"Grant", grantText(g)})
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Labels)) {
+		rows = append(rows, [2]string{"Label", name + "=" + m.Labels[name]})
+	}
+	return append(rows, [2]string{"Created", moment(m.CreatedAt) + " by " + m.CreatedBy},
+		[2]string{"Version", strconv.FormatInt(m.Version, 10)})
+}
+
+// A memberFlags are what members create and edit have in common.
+type memberFlags struct {
+	name, kind, login string
+	grants, labels    []string
+}
+
+func (f *memberFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.name, "name", "", "The `NAME`, for people")
+	flags.StringVar(&f.kind, "kind", "", "`KIND`: person (default) or service")
+	flags.StringVar(&f.login, "login", "",
+		"The `USER` of a site with trust_user that stands for the member")
+	flags.StringArrayVar(&f.grants, "grant", nil,
+		"What it may do, `NAMESPACE=@ROLE,PERMISSION,...`; * is every namespace; may be repeated")
+	flags.StringArrayVar(&f.labels, "label", nil,
+		"`NAME=VALUE` to keep with the member; may be repeated")
+}
+
+func (m *memberObjects) createCommand() *cobra.Command {
+	var f memberFlags
+	cmd := &cobra.Command{
+		Use:   "create --name NAME",
+		Short: "Creates a member, without a token",
+		Long: `
+Creates a member. It has no token yet: make one with
+
+  caddy apikeys members token ID
+
+or let a site sign it in: --login, and trust_user there. In --grant, @ROLE is a
+role, and NAMESPACE+ takes in the namespace's children, present and future. The
+built-in roles are for members: client-admin may do everything, developer
+manages keys and roles, viewer reads.`,
+		Example: `  caddy apikeys members create --name Ada --grant '*=@client-admin'
+  caddy apikeys members create --name "Acme CI" --kind service --grant acme=@developer
+  caddy apikeys members create --name Grace --login grace@acme.example --grant acme+=@viewer`,
+		Args: noArguments,
+	}
+	f.register(cmd)
+	cmd.RunE = m.run(func(ctx context.Context, _ []string) error {
+		if f.name == "" {
+			return errors.New("the member needs a name: give --name")
+		}
+		grants, err := parseGrants("grant", f.grants)
+		if err != nil {
+			return err
+		}
+		labels, err := parseTexts("label", f.labels)
+		if err != nil {
+			return err
+		}
+		spec := api.MemberRequest{Name: f.name, Kind: f.kind, Login: f.login, Grants: grants,
+			Labels: labels}
+		return m.created(ctx, func(server *client.Client, ctx context.Context) (api.Member, error) {
+			return server.CreateMember(ctx, spec)
+		})
+	})
+	return cmd
+}
+
+func (m *memberObjects) editCommand() *cobra.Command {
+	var f memberFlags
+	var dropped []string
+	var noLogin bool
+	cmd := &cobra.Command{
+		Use:   "edit ID",
+		Short: "Changes a member's name, kind, login, grants or labels",
+		Long: `
+Changes what the flags name and leaves the rest. --grant replaces all grants
+that you may see; --no-login removes the login. --label adds or replaces one
+label, --drop-label removes one. What a member loses, the
+keys that act for it lose too.
+
+Exit status 3 means that the change is made and some node may still go by what
+was before; standard error says which, and until when.`,
+		Example: `  caddy apikeys members edit m_0hTz81Lk4fYQ --grant acme=@viewer --grant acme-eu=@developer
+  caddy apikeys members edit m_0hTz81Lk4fYQ --label team=erp --drop-label ticket`,
+	}
+	f.register(cmd)
+	cmd.Flags().BoolVar(&noLogin, "no-login", false, "Remove the login")
+	cmd.Flags().StringArrayVar(&dropped, "drop-label", nil,
+		"`NAME` of a label to remove; may be repeated")
+	cmd.MarkFlagsMutuallyExclusive("login", "no-login")
+	return m.editing(cmd, "Changed", func() (api.MemberPatch, error) {
+		grants, err := parseGrants("grant", f.grants)
+		patch := api.MemberPatch{
+			Name: given(cmd, "name", f.name), Kind: given(cmd, "kind", f.kind),
+			Login: given(cmd, "login", f.login), Grants: given(cmd, "grant", grants),
+		}
+		if noLogin {
+			patch.Login = api.Null[string]()
+		}
+		if err == nil {
+			patch.Labels, err = textsPatch("label", f.labels, dropped)
+		}
+		return patch, err
+	})
+}
+
+func (m *memberObjects) activeCommand(use, verb string, active bool, short string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use + " ID", Short: short,
+		Example: "  caddy apikeys members " + use + " m_0hTz81Lk4fYQ",
+	}
+	return m.editing(cmd, verb, func() (api.MemberPatch,
+		error) {
+		return api.MemberPatch{Active: api.Some(active)}, nil
+	})
+}
+
+func (m *memberObjects) tokenCommand() *cobra.Command {
+	var f changeFlags
+	var spec api.TokenRequest
+	var expires string
+	cmd := &cobra.Command{
+		Use:   "token ID",
+		Short: "Gives a member a token, which is written to standard output",
+		Long: `
+Gives a member a token, which is the only thing written to standard output,
+this once and never again. The one that it had dies.
+
+Exit status 3 means that the new token is good and some node may still accept
+the old one; standard error says which, and until when.`,
+		Example: `  caddy apikeys members token m_0hTz81Lk4fYQ > token
+  caddy apikeys members token m_0hTz81Lk4fYQ --expires 90d --allow-ip 10.0.0.0/8`,
+		Args: oneID,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&expires, "expires", "",
+		"`WHEN` it expires: 2027-01-01T00:00:00Z, or from now on 720h, 90d")
+	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil,
+		"An address or `RANGE` (10.0.0.0/8) it may be used from; may be repeated (default any)")
+	f.register(cmd)
+	cmd.RunE = m.run(func(ctx context.Context, args []string) error {
+		id, err := memberID(args)
+		if err != nil {
+			return err
+		}
+		if spec.ExpiresAt, err = parseExpiry(expires, time.Now()); err != nil {
+			return err
+		}
+		server, err := m.connect(ctx)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := f.context(ctx)
+		defer cancel()
+		done, err := server.NewMemberToken(ctx, id, spec, f.options()...)
+		if err != nil {
+			return err
+		}
+		about := fmt.Sprintf("Member %s (%s), expires %s.", done.Member.ID, done.Member.Name,
+			momentOr(spec.ExpiresAt, "never"))
+		if err := m.showToken(done, done.Token, "member "+done.Member.ID, about,
+			"ask for another"); err != nil {
+			return err
+		}
+		return m.propagated(done.Propagation)
+	})
+	return cmd
+}

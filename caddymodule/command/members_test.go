@@ -1,0 +1,201 @@
+package command
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+const cliMember = "m_" + cliID
+
+var ada = api.Member{
+	ID: cliMember, Name: "Ada", Kind: "person", Active: true, CreatedBy: "root",
+	CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Version: 2,
+	Grants: []api.Grant{{Namespace: "acme", Roles: []string{"developer"}, Connected: true},
+		{Namespace: "eu", Permissions: []string{"read"}}},
+	Labels: map[string]string{"team": "erp"},
+}
+
+// bodies are those of the requests so far, with what each was sent to.
+func (s *cliServer) bodies() string {
+	var list []string
+	for _, call := range s.asked() {
+		if call.body != "" {
+			list = append(list, strings.TrimPrefix(call.line, "PATCH "+api.Prefix)+" "+call.body)
+		}
+	}
+	return strings.Join(list, "\n")
+}
+
+func TestMembersCommand(t *testing.T) {
+	disabled := ada
+	disabled.Active = false
+	s := serveCLI(t, map[string][]cliAnswer{
+		"GET /members":              {{200, api.Members{Items: []api.Member{ada, disabled}}}},
+		"GET /members/" + cliMember: {{200, ada}},
+		"POST /members": {{201, ada},
+			problem(403, "exceeds_caller", "That is more than the caller has.")},
+		"PATCH /members/" + cliMember: {{200,
+			api.MemberChanged{Member: ada, Propagation: complete}},
+			{202, api.MemberChanged{Member: disabled, Propagation: incomplete}}},
+		"DELETE /members/" + cliMember: {problem(409, "in_use", "Keys act for it.")},
+	})
+	s.run("", "members", "list").want(t, 0,
+		"ID              NAME  KIND    LOGIN  STATUS    NAMESPACES  CREATED\n"+
+			"m_4fYQ0hTz81Lk  Ada   person         active    acme, eu    2026-01-02T03:04:05Z\n"+
+			"m_4fYQ0hTz81Lk  Ada   person         disabled  acme, eu    2026-01-02T03:04:05Z\n")
+	s.run("", "members", "show", cliMember).want(t, 0,
+		"Id       m_4fYQ0hTz81Lk\nName     Ada\nKind     person\nLogin    none\nStatus   active\n"+
+			"Grant    acme: roles developer; connected\nGrant    eu: read\nLabel    "+
+			"team=erp\nCreated  2026-01-02T03:04:05Z by root\nVersion  2\n")
+	s.run("", "members", "create", "--name", "Ada", "--login", "ada@acme.example", "--grant",
+		"acme+=@developer", "--grant", "*=read_only", "--label", "team=erp").want(t, 0, "",
+		"Created member "+cliMember+" (Ada).")
+	s.run("", "members", "create", "--name", "Ada", "--kind", "service").want(t, 1, "",
+		"more than the caller has")
+	s.run("", "members", "edit", cliMember, "--name", "Ada L.", "--no-login", "--grant",
+		"acme=@viewer", "--label", "a=", "--drop-label", "team", "--if-version", "2").want(t, 0, "",
+		"Changed member")
+	s.run("", "members", "disable", cliMember, "--wait", "1s").want(t, 3, "", "Disabled member",
+		"pending: node n2", "1 of 2 nodes")
+	s.run("", "members", "enable", cliMember).want(t, 3, "", "Enabled member")
+	s.run("", "members", "edit", cliMember).want(t, 1, "", "nothing to change")
+	s.run("", "members", "edit", cliMember, "--label", "team").want(t, 1, "",
+		"--label \"team\" is not NAME=VALUE")
+	s.run("", "members", "delete", cliMember).want(t, 1, "", "--yes")
+	s.run("", "members", "delete", cliMember, "--yes").want(t, 1, "", "Keys act for it.")
+	const path = "/members/" + cliMember
+	const want = `POST /apikeys/v1/members {"name":"Ada","login":"ada@acme.example","grants":[{"namespace":"acme","roles":["developer"],"connected":true},{"namespace":"*","access":"read_only"}],"labels":{"team":"erp"}}
+POST /apikeys/v1/members {"name":"Ada","kind":"service"}
+` + path + `?wait=10s {"name":"Ada L.","login":null,"grants":[{"namespace":"acme","roles":["viewer"]}],"labels":{"a":"","team":null}}
+` + path + `?wait=1s {"active":false}
+` + path + `?wait=10s {"active":true}`
+	if got := s.bodies(); got != want {
+		t.Errorf("sent\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestMemberTokenCommand(t *testing.T) {
+	made := api.MemberChanged{Member: ada, Token: cliToken, Propagation: complete}
+	pending := made
+	pending.Propagation = incomplete
+	s := serveCLI(t, map[string][]cliAnswer{"POST /members/" + cliMember +
+		"/token": {{200, made}, {202, pending}, {200, made}}})
+	r := s.run("", "members", "token", cliMember, "--expires", "2199-01-01T00:00:00Z", "--allow-ip",
+		"10.0.0.0/8")
+	r.want(t, 0, cliToken+"\n", "Ada", "2199-01-01", "only now")
+	noToken(t, r.err)
+	r = s.run("", "members", "token", cliMember)
+	r.want(t, 3, cliToken+"\n", "never", "pending: node n2")
+	var doc api.MemberChanged
+	if r := s.run("", "members", "token", cliMember, "--json"); r.status != 0 || r.err != "" ||
+		json.Unmarshal([]byte(r.out), &doc) != nil || doc.Token != cliToken {
+		t.Errorf("--json: status %d, %s", r.status, r.err)
+	}
+	if body := s.asked()[0].body; body != `{"expires_at":"2199-01-01T00:00:00Z","allowed_ips":["10.0.0.0/8"]}` {
+		t.Errorf("sent %s", body)
+	}
+}
+
+func TestRolesCommand(t *testing.T) {
+	made := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	billing := api.Role{Namespace: "acme", Name: "billing",
+		Permissions: []string{"invoices:*", "orders:read"}, CreatedAt: &made, Version: 1}
+	viewer := api.Role{Namespace: "*", Name: "viewer", Description: "Reads",
+		Permissions: []string{"admin:read"}, Builtin: true, Version: 1}
+	s := serveCLI(t, map[string][]cliAnswer{
+		"GET /roles":          {{200, api.Roles{Items: []api.Role{billing, viewer}}}},
+		"GET /roles/*/viewer": {{200, viewer}},
+		"POST /roles": {{201, billing},
+			{201, api.Role{Namespace: "*", Name: "auditor"}}},
+		"PATCH /roles/acme/billing": {{200,
+			api.RoleChanged{Role: billing, Propagation: complete}}},
+		"DELETE /roles/acme/billing": {{202,
+			api.RoleChanged{Role: billing, Propagation: incomplete}}},
+	})
+	s.run("", "roles", "list").want(t, 0, "NAMESPACE  NAME     PERMISSIONS              CREATED\n"+
+		"acme       billing  invoices:*, orders:read  2026-01-02T03:04:05Z\n*          viewer   "+
+		"admin:read               built in\n")
+	const shown = "Name         viewer\nNamespace    *\nDescription  Reads\nPermissions  " +
+		"admin:read\nCreated      built in\nVersion      1\n"
+	s.run("", "roles", "show", "viewer").want(t, 0, shown)
+	s.run("", "roles", "show", "*/viewer").want(t, 0, shown)
+	s.run("", "roles", "create", "acme/billing", "--permission", "orders:read,invoices:*").want(t,
+		0, "", "Created role billing of namespace acme.")
+	s.run("", "roles", "create", "auditor", "--permission", "read").want(t, 0, "",
+		"Created role auditor, shared by all namespaces.")
+	s.run("", "roles", "edit", "acme/billing").want(t, 1, "", "nothing to change")
+	s.run("", "roles", "edit", "acme/billing", "--permission", "orders:read").want(t, 0, "",
+		"Changed role billing")
+	s.run("", "roles", "edit", "acme/billing", "--description", "Reads orders").want(t, 0, "",
+		"Changed role billing")
+	s.run("", "roles", "edit", "acme/billing", "--no-description").want(t, 0, "",
+		"Changed role billing")
+	s.run("", "roles", "delete", "acme/billing", "--yes", "--wait", "1s").want(t, 3, "",
+		"Deleted role billing", "pending: node n2")
+	const want = `POST /apikeys/v1/roles {"namespace":"acme","name":"billing","permissions":["orders:read","invoices:*"]}
+POST /apikeys/v1/roles {"namespace":"*","name":"auditor","permissions":["read"]}
+/roles/acme/billing?wait=10s {"permissions":["orders:read"]}
+/roles/acme/billing?wait=10s {"description":"Reads orders"}
+/roles/acme/billing?wait=10s {"description":null}`
+	if got := s.bodies(); got != want {
+		t.Errorf("sent\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestAuditCommand(t *testing.T) {
+	row := api.AuditRow{
+		Seq: 7, At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Actor: "root",
+		Address: "192.0.2.1", Action: "key.mint", Object: cliID,
+		Namespaces: []string{"acme", "eu"}, Before: json.RawMessage("null"),
+		After: json.RawMessage(`{"name":"CI"}`), Hash: "ab",
+	}
+	next := "more"
+	s := serveCLI(t, map[string][]cliAnswer{
+		"GET /audit": {{200, api.AuditRows{Items: []api.AuditRow{row}, NextCursor: &next}},
+			{200, api.AuditRows{Items: []api.AuditRow{row}}}},
+		"GET /audit/verify": {{200, api.AuditVerdict{Intact: true, Rows: 7, Last: "ab"}},
+			{200, api.AuditVerdict{Rows: 3, Last: "cd", Wrong: 4,
+				Cause: "row 4 is missing: the next one is 5"}}},
+		"GET /audit/export": {problem(403, "insufficient_permission",
+			"this takes admin.audit:read")},
+	})
+	const line = "7    2026-01-02T03:04:05Z  root  192.0.2.1  key.mint  4fYQ0hTz81Lk  acme, eu\n"
+	s.run("", "audit", "list", "--actor", "root", "--action", "key.mint", "--object", cliID,
+		"--from", "2026-01-01T00:00:00Z", "--to", "2026-02-01T00:00:00Z").
+		want(t, 0,
+			"SEQ  AT                    WHO   FROM       ACTION    OBJECT        NAMESPACES\n"+
+				line+strings.ReplaceAll(line, "7    ", "7  "))
+	first, second := s.asked()[0].line, s.asked()[1].line
+	const query = "action=key.mint&actor=root&%sfrom=2026-01-01T00%%3A00%%3A00Z&limit=1000&object=" + cliID + "&to=2026-02-01T00%%3A00%%3A00Z"
+	if want := "GET /apikeys/v1/audit?" +
+		strings.NewReplacer("%%", "%", "%s", "").Replace(query); first != want {
+		t.Errorf("asked %s, want %s", first, want)
+	}
+	if want := "GET /apikeys/v1/audit?" +
+		strings.NewReplacer("%%", "%", "%s", "cursor=more&").Replace(query); second != want {
+		t.Errorf("asked %s, want %s", second, want)
+	}
+	s.run("", "audit", "verify").want(t, 0, "Rows as written  7\nLast hash        ab\n")
+	s.run("", "audit", "verify").want(t, 1, "Rows as written  3\nLast hash        cd\n",
+		"Error: the audit log is not as it was written: row 4 is missing")
+	s.run("", "audit", "export").want(t, 1, "", "this takes admin.audit:read")
+}
+
+func TestParsePast(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for word, want := range map[string]string{"24h": "2026-01-01T03:04:05Z",
+		"2d": "2025-12-31T03:04:05Z", "2025-01-01T00:00:00Z": "2025-01-01T00:00:00Z"} {
+		if at, err := parsePast("from", word, now); err != nil || at.Format(time.RFC3339) != want {
+			t.Errorf("%s: %v, %v", word, at, err)
+		}
+	}
+	for _, word := range []string{"-1h", "yesterday"} {
+		if _, err := parsePast("from", word, now); err == nil {
+			t.Errorf("%s is taken", word)
+		}
+	}
+}

@@ -1,0 +1,30 @@
+package command
+
+import "encoding/json"
+
+// Modules is what the command line needs to know about the Caddy modules.
+type Modules struct {
+	// Inspect reads a configuration of Caddy, as its admin endpoint returns it.
+	Inspect func(config json.RawMessage) (Config, error)
+	// PrefixAdvice says how to configure token prefixes that are not accepted.
+	PrefixAdvice func(accepted, refused []string) string
+	// PublicAdvice says how to let requests for api_keys_admin past an api_key.
+	PublicAdvice string
+}
+
+// Config is the part of a configuration of Caddy that doctor checks.
+type Config struct {
+	Handlers int // number of api_key handlers
+	// LeftOut are the operations that handlers leave out of their OpenAPI documents, each with the
+	// reason: the first hundred of them.
+	LeftOut []string
+	Unread  error // why LeftOut is incomplete
+
+	AdminSites int      // number of api_keys_admin handlers
+	Refused    []string // addresses where an api_key refuses the requests for api_keys_admin
+
+	ExposedSources []string // credential sources that Caddy's own log encoders write in clear
+	UnredactedLogs []string // logs of HTTP requests that do not use `format api_keys`
+
+	Namespaces []string // the namespaces that handlers name
+}

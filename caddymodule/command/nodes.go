@@ -1,0 +1,57 @@
+package command
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+func (c *cli) nodesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "nodes",
+		Short: "Lists the nodes: the Caddy processes on the database",
+		Long: `
+Lists the Caddy processes that serve the deployment, the oldest first. A node is
+
+  active    it is well
+  silent    nothing was heard of it for as long as its lease: it was stopped,
+            it has died, or it cannot reach the database. Another node gives
+            it up soon.
+  fencing   it was given up. If it lives, it joins anew before it accepts
+            anything; else its row goes when its lease has surely run out.
+
+BEHIND is how many changes a node has not applied yet, LEASE how long a revoke
+may have to wait for it. The node that answers is marked with *.`,
+		Example: `  caddy apikeys nodes
+  caddy apikeys nodes --json | jq -r '.items[] | select(.state != "active").address'`,
+		Args: noArguments,
+		RunE: c.run(func(ctx context.Context, _ []string) error {
+			server, err := c.connect(ctx)
+			if err != nil {
+				return err
+			}
+			return listPages(c, "", 0, "NODE\tSTATE\tREVISION\tBEHIND\tLEASE\tJOINED\tHEARD",
+				func(string, int) (api.Nodes, error) {
+					ctx, cancel := context.WithTimeout(ctx, patience)
+					defer cancel()
+					return server.ListNodes(ctx)
+				},
+				func(n api.Node) []string {
+					name := n.Address
+					if n.Self {
+						name += " *"
+					}
+					return []string{
+						name, n.State, strconv.FormatInt(n.Revision, 10),
+						strconv.FormatInt(n.Behind, 10),
+						(time.Duration(n.LeaseMS) * time.Millisecond).String(), moment(n.JoinedAt),
+						moment(n.HeardAt),
+					}
+				})
+		}),
+	}
+}

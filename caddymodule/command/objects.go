@@ -1,0 +1,256 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+// objects are one kind of objects as the commands have them: T is one as REST shows it, P what
+// changes it, and C the answer to a change.
+type objects[T any, P comparable, C any] struct {
+	*cli
+	one      string // "key"
+	argument string // what names one on the command line
+	example  string // of that
+
+	// checks the argument, which is not repeated in the message: it may be a token
+	id     func(args []string) (string, error)
+	said   func(T) string // in a sentence for people: `namespace acme`
+	header string         // of the table
+	cells  func(T) []string
+	rows   func(T) [][2]string // of the table of one
+	made   func(C) (T, api.Propagation)
+
+	find   func(*client.Client, context.Context, string) (T, error)
+	edit   func(*client.Client, context.Context, string, P, ...client.ChangeOption) (C, error)
+	remove func(*client.Client, context.Context, string, ...client.ChangeOption) (C, error)
+}
+
+// listCommand lists a kind of which there are few.
+func (o *objects[T, P, C]) listCommand(
+	short, examples string,
+	list func(*client.Client, context.Context, string, int) (api.Page[T], error),
+) *cobra.Command {
+	var limit int
+	cmd := &cobra.Command{Use: "list", Short: short, Example: examples, Args: noArguments}
+	limitFlag(cmd, &limit)
+	cmd.RunE = o.run(func(ctx context.Context,
+		_ []string) error {
+		return o.listed(ctx, "", limit, list)
+	})
+	return cmd
+}
+
+// listed writes a list.
+func (o *objects[T, P, C]) listed(
+	ctx context.Context, cursor string, limit int,
+	list func(*client.Client, context.Context, string, int) (api.Page[T], error),
+) error {
+	server, err := o.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return listPages(o.cli, cursor, limit, o.header,
+		func(cursor string, size int) (api.Page[T], error) {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			return list(server, ctx, cursor, size)
+		}, o.cells)
+}
+
+func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {
+	return &cobra.Command{
+		Use: "show " + o.argument, Short: short, Args: oneID,
+		Example: examples,
+		RunE: o.run(func(ctx context.Context, args []string) error {
+			id, err := o.id(args)
+			if err != nil {
+				return err
+			}
+			server, err := o.connect(ctx)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			t, err := o.find(server, ctx, id)
+			if err != nil {
+				return err
+			}
+			if o.json {
+				return o.writeJSON(t)
+			}
+			table := o.columns()
+			for _, r := range o.rows(t) {
+				row(table, r[0], r[1])
+			}
+			return table.Flush()
+		}),
+	}
+}
+
+// created makes an object, and says so.
+func (o *objects[T, P, C]) created(
+	ctx context.Context, create func(*client.Client, context.Context) (T, error),
+) error {
+	server, err := o.connect(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	t, err := create(server, ctx)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return o.writeJSON(t)
+	}
+	o.say("Created %s.", o.said(t))
+	return nil
+}
+
+var errNothingToChange = errors.New("nothing to change: see --help for what can be")
+
+// An editor makes one change of the object with an id.
+type editor[C any] func(*client.Client, context.Context, string, ...client.ChangeOption) (C, error)
+
+// editing makes cmd change what the flags name.
+func (o *objects[T, P, C]) editing(
+	cmd *cobra.Command, verb string, read func() (P, error),
+) *cobra.Command {
+	return o.editingBy(cmd, verb, func() (editor[C], error) {
+		patch, err := read()
+		var none P
+		if err == nil && patch == none {
+			err = errNothingToChange
+		}
+		return func(server *client.Client, ctx context.Context, id string,
+			options ...client.ChangeOption) (C, error) {
+			return o.edit(server, ctx, id, patch, options...)
+		}, err
+	})
+}
+
+// editingBy makes cmd do the change that read takes from the flags.
+func (o *objects[T, P, C]) editingBy(
+	cmd *cobra.Command, verb string, read func() (editor[C], error),
+) *cobra.Command {
+	var f changeFlags
+	f.register(cmd)
+	cmd.Args = oneID
+	cmd.RunE = o.run(func(ctx context.Context, args []string) error {
+		id, err := o.id(args)
+		if err != nil {
+			return err
+		}
+		edit, err := read()
+		if err != nil {
+			return err
+		}
+		server, err := o.connect(ctx)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := f.context(ctx)
+		defer cancel()
+		done, err := edit(server, ctx, id, f.options()...)
+		if err != nil {
+			return err
+		}
+		return o.changed(done, verb)
+	})
+	return cmd
+}
+
+func (o *objects[T, P, C]) deleteCommand(short, long string) *cobra.Command {
+	var f changeFlags
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "delete " + o.argument, Short: short, Long: long, Args: oneID,
+		Example: fmt.Sprintf("  caddy apikeys %ss delete %s --yes", o.one, o.example),
+	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask")
+	f.register(cmd)
+	cmd.RunE = o.run(func(ctx context.Context, args []string) error {
+		id, err := o.id(args)
+		if err != nil {
+			return err
+		}
+		server, err := o.connect(ctx)
+		if err != nil {
+			return err
+		}
+		if err := o.confirm(ctx, yes, "Delete %s %s?", o.one, id); err != nil {
+			return err
+		}
+		ctx, cancel := f.context(ctx)
+		defer cancel()
+		done, err := o.remove(server, ctx, id, f.options()...)
+		if err != nil {
+			return err
+		}
+		return o.changed(done, "Deleted")
+	})
+	return cmd
+}
+
+// changed ends a command that changed an object.
+func (o *objects[T, P, C]) changed(done C, verb string) error {
+	t, p := o.made(done)
+	if o.json {
+		if err := o.writeJSON(done); err != nil {
+			return err
+		}
+	} else {
+		o.say("%s %s.", verb, o.said(t))
+	}
+	return o.propagated(p)
+}
+
+// showToken writes the answer or, without --json, the token alone to standard output, and what is
+// for people elsewhere. of is whose it is, and again what to do when it cannot be written.
+func (c *cli) showToken(answer any, token, of, about, again string) error {
+	var err error
+	if c.json {
+		err = c.writeJSON(answer)
+	} else {
+		c.say("%s", about)
+		c.say("Its token is shown only now; keep it like a password:")
+		_, err = fmt.Fprintln(c.out, token)
+	}
+	if err != nil {
+		return fmt.Errorf("the token of %s could not be written and is lost: %w; %s", of, err,
+			again)
+	}
+	return nil
+}
+
+// given returns a patch's field: set when the flag was.
+func given[T any](cmd *cobra.Command, flag string, value T) api.Optional[T] {
+	if !cmd.Flags().Changed(flag) {
+		return api.Optional[T]{}
+	}
+	return api.Some(value)
+}
+
+func joinedOr(list []string, none string) string {
+	if len(list) == 0 {
+		return none
+	}
+	return strings.Join(list, ", ")
+}
+
+func textOr(s *string, none string) string {
+	if s == nil {
+		return none
+	}
+	return *s
+}

@@ -1,0 +1,171 @@
+package command
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+)
+
+// writeJSON is --json: one document.
+func (c *cli) writeJSON(v any) error {
+	e := json.NewEncoder(c.out)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// columns aligns tab-separated rows.
+func (c *cli) columns() *tabwriter.Writer { return tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0) }
+
+// row writes cells that came from elsewhere, so none can move the cursor or pose as another cell.
+func row(w *tabwriter.Writer, cells ...string) {
+	for i, cell := range cells {
+		cells[i] = printable(cell)
+	}
+	fmt.Fprintln(w, strings.Join(cells, "\t"))
+}
+
+// printable writes what a terminal would act upon as an escape.
+func printable(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
+}
+
+func moment(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func momentOr(t *time.Time, none string) string {
+	if t == nil {
+		return none
+	}
+	return moment(*t)
+}
+
+// say writes a line for people.
+func (c *cli) say(format string, args ...any) {
+	fmt.Fprintln(c.err, printable(fmt.Sprintf(format, args...)))
+}
+
+// confirm asks on a terminal before what cannot be undone; without one, --yes must be there.
+func (c *cli) confirm(ctx context.Context, yes bool, format string, args ...any) error {
+	if yes {
+		return nil
+	}
+	question := printable(fmt.Sprintf(format, args...))
+	if _, ok := terminal(c.in); !ok {
+		return errors.New(strings.TrimSuffix(question, "?") +
+			": nobody is at the terminal to confirm it; give --yes")
+	}
+	fmt.Fprint(c.err, question, " [y/N] ")
+	answer, err := typed(ctx, func() (string,
+		error) {
+		return bufio.NewReader(c.in).ReadString('\n')
+	})
+	if answer = strings.ToLower(strings.TrimSpace(answer)); err == nil &&
+		(answer == "y" || answer == "yes") {
+		return nil
+	}
+	return errors.New("not confirmed: nothing was changed")
+}
+
+// propagated says who may still go by what was before, and returns errPending when anyone may.
+// Until when is a promise, so that a part of a second counts as a whole one.
+func (c *cli) propagated(p api.Propagation) error {
+	if p.Complete {
+		return nil
+	}
+	for _, n := range p.Pending {
+		c.say("pending: node %s may still accept it until %s", n.Node,
+			moment(n.Until.Add(time.Second-1)))
+	}
+	c.say("The change is made; %d of %d nodes have it.", p.Acknowledged, p.Nodes)
+	return errPending
+}
+
+// report says what went wrong and what to do.
+func (c *cli) report(err error) {
+	for line := range strings.Lines(c.explain(err)) {
+		c.say("%s", strings.TrimSuffix(line, "\n"))
+	}
+}
+
+// explain returns the lines that say what went wrong, and then what to do.
+func (c *cli) explain(err error) string {
+	if refusal, ok := errors.AsType[*client.Error](err); ok {
+		return c.explainRefusal(refusal)
+	}
+	op, _ := errors.AsType[*net.OpError](err)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "Error: interrupted; a change that was on its way may have been made"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "Error: no answer from " + c.where +
+			" in time; a change may have been made: look before you repeat it"
+	case op == nil || op.Op != "dial":
+		return "Error: " + err.Error()
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Sprintf("Error: cannot reach %s: %v\nThis user may not open the socket: use "+
+			"sudo, or become the user that Caddy runs as.", c.where, op.Err)
+	case c.server == "":
+		return fmt.Sprintf("Error: cannot reach %s: %v\nIs Caddy running there? --address names "+
+			"another place, --config a configuration that says where; --server is for when the "+
+			"admin endpoint is off.", c.where, op.Err)
+	}
+	return fmt.Sprintf("Error: cannot reach %s: %v", c.where, op.Err)
+}
+
+func (c *cli) explainRefusal(e *client.Error) string {
+	var lines []string
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	switch {
+	case len(e.Errors) > 0:
+		for _, f := range e.Errors {
+			add("Error: %s: %s", f.Field, f.Detail)
+		}
+	case e.Status == http.StatusNotFound && e.Code == "" && c.server == "":
+		add("Error: %s has no API keys", c.where)
+		add("Does `caddy list-modules` of that Caddy show admin.api.api_keys?")
+	case e.Status == http.StatusNotFound && e.Code == "":
+		add("Error: %s has no API keys", c.where)
+		add("Has the site api_keys_admin, and does nothing answer before it?")
+	case e.Status == http.StatusUnauthorized:
+		add("Error: %s does not accept the token that opens it: %s", c.where, e.Message())
+	default:
+		add("Error: %s", e.Message())
+	}
+	for _, r := range e.Refused {
+		add("line %d: %s", r.Line, r.Detail)
+	}
+	if e.Code == "already_made" && e.ID != "" && !strings.Contains(e.Detail, e.ID) {
+		add("The key's id is %s.", e.ID)
+	}
+	if e.Needed != "" && !strings.Contains(e.Detail, e.Needed) {
+		add("It needs %s in namespace %s.", e.Needed, e.Namespace)
+	}
+	if e.RetryAfter > 0 {
+		add("Try again in %s.", e.RetryAfter)
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,165 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+type roleObjects struct {
+	objects[api.Role, api.RolePatch, api.RoleChanged]
+}
+
+func (c *cli) rolesCommand() *cobra.Command {
+	r := &roleObjects{objects[api.Role, api.RolePatch, api.RoleChanged]{
+		cli: c, one: "role", argument: "NAMESPACE/NAME", example: "acme/billing", id: roleID,
+		said:   roleText,
+		header: "NAMESPACE\tNAME\tPERMISSIONS\tCREATED",
+		cells: func(r api.Role) []string {
+			return []string{r.Namespace, r.Name, strings.Join(r.Permissions, ", "),
+				momentOr(r.CreatedAt, "built in")}
+		},
+		rows: func(r api.Role) [][2]string {
+			rows := [][2]string{{"Name", r.Name}, {"Namespace", r.Namespace}}
+			if r.Description != "" {
+				rows = append(rows, [2]string{"Description", r.Description})
+			}
+			return append(rows, [2]string{"Permissions", strings.Join(r.Permissions, ", ")},
+				[2]string{"Created", momentOr(r.CreatedAt, "built in")},
+				[2]string{"Version", strconv.FormatInt(r.Version, 10)})
+		},
+		made: func(done api.RoleChanged) (api.Role, api.Propagation) {
+			return done.Role,
+				done.Propagation
+		},
+		find: func(server *client.Client, ctx context.Context, id string) (api.Role, error) {
+			namespace, name, _ := strings.Cut(id, "/")
+			return server.FindRole(ctx, namespace, name)
+		},
+		edit: func(server *client.Client, ctx context.Context, id string, patch api.RolePatch,
+			options ...client.ChangeOption) (api.RoleChanged, error) {
+			namespace, name, _ := strings.Cut(id, "/")
+			return server.EditRole(ctx, namespace, name, patch, options...)
+		},
+		remove: func(server *client.Client, ctx context.Context, id string,
+			options ...client.ChangeOption) (api.RoleChanged, error) {
+			namespace, name, _ := strings.Cut(id, "/")
+			return server.DeleteRole(ctx, namespace, name, options...)
+		},
+	}}
+	return group(&cobra.Command{
+		Use:     "roles",
+		Aliases: []string{"role"},
+		Short:   "Lists, creates, edits and deletes roles",
+		Long: `
+A role is a named set of permissions. It belongs to one namespace, where keys
+and members can have it: acme/billing. A name without a namespace, or */NAME,
+is a shared role: keys and members can have it in every namespace. Whoever has
+a role may do what it says at the moment of the request.
+
+client-admin, developer and viewer are shared, built in, and meant for members.`,
+	}, r.listCommand("Lists roles, newest first and the built-in ones last", `  caddy apikeys roles list
+  caddy apikeys roles list --json | jq -r '.items[] | select(.namespace == "acme").name'`, (*client.Client).ListRoles),
+		r.showCommand("Shows a role",
+			"  caddy apikeys roles show acme/billing\n  caddy apikeys roles show viewer"),
+		r.createCommand(), r.editCommand(),
+		r.deleteCommand("Deletes a role that nobody has", `
+Deletes a role that no key and no member has. The built-in ones stay.`))
+}
+
+// roleID takes a role's namespace and name from the command line.
+func roleID(args []string) (string, error) {
+	namespace, name, ok := strings.Cut(args[0], "/")
+	if !ok {
+		namespace, name = client.Shared, namespace
+	}
+	if namespace != client.Shared && !keystore.ValidNamespaceID(namespace) ||
+		!keystore.ValidRoleName(name) {
+		return "", errors.New("a role is NAMESPACE/NAME, or NAME alone for a shared one; both are " +
+			"a letter or digit and at most 63 more of these, '.', '_', '~' and '-'")
+	}
+	return namespace + "/" + name, nil
+}
+
+func roleText(r api.Role) string {
+	if r.Namespace == client.Shared {
+		return "role " + r.Name + ", shared by all namespaces"
+	}
+	return "role " + r.Name + " of namespace " + r.Namespace
+}
+
+func permissionsFlag(cmd *cobra.Command, list *[]string) {
+	cmd.Flags().StringSliceVar(list, "permission", nil, "A `PERMISSION` it gives; may be repeated")
+}
+
+func descriptionFlag(cmd *cobra.Command, text *string) {
+	cmd.Flags().StringVar(text, "description", "", "What the role is for, for people: a `TEXT`")
+}
+
+func (r *roleObjects) createCommand() *cobra.Command {
+	var permissions []string
+	var description string
+	cmd := &cobra.Command{
+		Use:   "create NAMESPACE/NAME --permission PERMISSION",
+		Short: "Creates a role",
+		Example: `  caddy apikeys roles create acme/billing --permission orders:read,invoices:*
+  caddy apikeys roles create support --permission read --description "For the help desk"
+  caddy apikeys roles create auditor --permission read --permission admin.audit:read`,
+		Args: oneID,
+	}
+	permissionsFlag(cmd, &permissions)
+	descriptionFlag(cmd, &description)
+	cmd.RunE = r.run(func(ctx context.Context, args []string) error {
+		id, err := roleID(args)
+		if err != nil {
+			return err
+		}
+		if len(permissions) == 0 {
+			return errors.New("the role gives nothing: give --permission")
+		}
+		namespace, name, _ := strings.Cut(id, "/")
+		spec := api.RoleRequest{Namespace: namespace, Name: name, Description: description,
+			Permissions: permissions}
+		return r.created(ctx, func(server *client.Client, ctx context.Context) (api.Role, error) {
+			return server.CreateRole(ctx, spec)
+		})
+	})
+	return cmd
+}
+
+func (r *roleObjects) editCommand() *cobra.Command {
+	var permissions []string
+	var description string
+	var noDescription bool
+	cmd := &cobra.Command{
+		Use:   "edit NAMESPACE/NAME",
+		Short: "Changes a role's permissions, for all who have it, or its description",
+		Long: `
+Changes what the flags name and leaves the rest. --permission replaces all
+permissions of the role: every key and every member that has it may
+do what it says from then on, on every node when the command ends with status
+0. Exit status 3 means that the change is made and some node may still go by
+what was before; standard error says which, and until when.`,
+		Example: `  caddy apikeys roles edit acme/billing --permission orders:read
+  caddy apikeys roles edit acme/billing --description "Reads invoices"`,
+	}
+	permissionsFlag(cmd, &permissions)
+	descriptionFlag(cmd, &description)
+	cmd.Flags().BoolVar(&noDescription, "no-description", false, "Remove the description")
+	cmd.MarkFlagsMutuallyExclusive("description", "no-description")
+	return r.editing(cmd, "Changed", func() (api.RolePatch, error) {
+		patch := api.RolePatch{Permissions: given(cmd, "permission", permissions),
+			Description: given(cmd, "description", description)}
+		if noDescription {
+			patch.Description = api.Null[string]()
+		}
+		return patch, nil
+	})
+}

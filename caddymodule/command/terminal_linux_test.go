@@ -1,0 +1,234 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+)
+
+// A terminalUser sits at a pseudo-terminal and sees what the command writes to it.
+type terminalUser struct {
+	keyboard *os.File // the other end
+	tty      *os.File
+	mu       sync.Mutex
+	screen   bytes.Buffer
+	written  chan struct{} // something new is on the screen
+}
+
+func newTerminalUser(t *testing.T) *terminalUser {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetUint32(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &terminalUser{keyboard: master, tty: tty, written: make(chan struct{}, 1)}
+	seen := make(chan struct{})
+	go func() {
+		defer close(seen)
+		_, _ = io.Copy(u, master)
+	}()
+	t.Cleanup(func() {
+		tty.Close() // ends the copy: nobody has the terminal open any more
+		<-seen
+		master.Close()
+	})
+	return u
+}
+
+func (u *terminalUser) Write(b []byte) (int, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	select {
+	case u.written <- struct{}{}:
+	default:
+	}
+	return u.screen.Write(b)
+}
+
+func (u *terminalUser) shown() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.screen.String()
+}
+
+// sees waits until text is on the screen.
+func (u *terminalUser) sees(t *testing.T, text string) {
+	t.Helper()
+	late := time.After(30 * time.Second)
+	for !strings.Contains(u.shown(), text) {
+		select {
+		case <-u.written:
+		case <-late:
+			t.Fatalf("%q never came: %s", text, u.shown())
+		}
+	}
+}
+
+func (u *terminalUser) types(t *testing.T, text string) {
+	t.Helper()
+	if _, err := u.keyboard.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (u *terminalUser) echoes(t *testing.T) bool {
+	t.Helper()
+	state, err := unix.IoctlGetTermios(int(u.tty.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state.Lflag&unix.ECHO != 0
+}
+
+// start runs the command at the terminal; its status comes when it has ended.
+func (u *terminalUser) start(ctx context.Context, out io.Writer, args ...string) <-chan int {
+	root := cliCommand()
+	root.SetIn(u.tty)
+	root.SetOut(out)
+	root.SetErr(u.tty)
+	root.SetArgs(append([]string{"apikeys"}, args...))
+	status := make(chan int, 1)
+	go func() {
+		if root.ExecuteContext(ctx) != nil {
+			status <- 1
+		} else {
+			status <- 0
+		}
+	}()
+	return status
+}
+
+func TestConfirmCommandAtTerminal(t *testing.T) {
+	for answer, want := range map[string]int{"y\n": 0, "Yes\n": 0, "n\n": 1, "\n": 1, "yep\n": 1,
+		"\x04": 1} {
+		s := serveCLI(t, map[string][]cliAnswer{"POST /keys/" + cliID +
+			"/revoke": {changed(complete)}})
+		u := newTerminalUser(t)
+		status := u.start(t.Context(), io.Discard, "keys", "revoke", cliID, "--address", s.address)
+		u.sees(t, "Revoke key "+cliID+" for good? [y/N] ")
+		if len(s.asked()) > 0 {
+			t.Fatal("revoked before it was confirmed")
+		}
+		u.types(t, answer)
+		if got := <-status; got != want || len(s.asked()) != 1-want {
+			t.Errorf("%q: status %d, %d calls", answer, got, len(s.asked()))
+		}
+	}
+}
+
+func TestVerifyCommandAtTerminal(t *testing.T) {
+	s := serveCLI(t, map[string][]cliAnswer{"POST /verify": {{200,
+		api.Verdict{Outcome: "ok", Status: 200}}}})
+	u := newTerminalUser(t)
+	var out bytes.Buffer
+	status := u.start(t.Context(), &out, "verify", "--address", s.address)
+	u.sees(t, "Token to verify: ")
+	for u.echoes(t) { // the prompt comes first
+		time.Sleep(time.Millisecond)
+	}
+	u.types(t, cliToken+"\n")
+	if got := <-status; got != 0 || out.String() != "ok\n" || s.asked()[0].body != `{"token":"`+
+		cliToken+`"}` {
+		t.Errorf("status %d, %q", got, out.String())
+	}
+	noToken(t, u.shown())
+}
+
+// TestInterruptedCommandAtTerminal is Ctrl-C at a prompt: it must not leave a terminal that shows
+// nothing any more.
+func TestInterruptedCommandAtTerminal(t *testing.T) {
+	s := serveCLI(t, nil)
+	u := newTerminalUser(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	status := u.start(ctx, io.Discard, "verify", "--address", s.address)
+	u.sees(t, "Token to verify: ")
+	for u.echoes(t) {
+		time.Sleep(time.Millisecond)
+	}
+	interrupt()
+	if got := <-status; got != 1 || !u.echoes(t) || len(s.asked()) > 0 {
+		t.Errorf("status %d, echo %v", got, u.echoes(t))
+	}
+	u.sees(t, "interrupted: nothing was changed")
+	u.types(t, "\n") // lets the abandoned read end
+}
+
+// TestWaitForImportAtTerminal: all has been sent, and what is shown goes on.
+func TestWaitForImportAtTerminal(t *testing.T) {
+	often(t)
+	u := newTerminalUser(t)
+	seen := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-seen
+		w.Header().Set("Content-Type", api.JSON)
+		w.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(w, `{"imported":1,"refused":[]}`)
+	}))
+	t.Cleanup(server.Close)
+	file := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(file, []byte("{}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	status := u.start(t.Context(), io.Discard, "keys", "import", file, "--address",
+		server.Listener.Addr().String())
+	u.sees(t, "\rall sent: 1 lines, 0.0 MiB; the server is at it …\x1b[K\r")
+	u.sees(t, "the server is at it … ") // and for how long
+	close(seen)
+	if got := <-status; got != 0 {
+		t.Errorf("status %d", got)
+	}
+	u.sees(t, "\r\x1b[KImported 1, refused 0.\r\n")
+}
+
+// TestImportAtTerminal: what comes and goes is one line, and what stays is on lines of its own.
+func TestImportAtTerminal(t *testing.T) {
+	often(t)
+	file := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(file, []byte(strings.Repeat("{}\n", 3*batchKeys)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := serveCLI(t, map[string][]cliAnswer{importPath: {
+		{201, api.Imported{Imported: batchKeys}},
+		{201, api.Imported{Imported: batchKeys - 1,
+			Refused: []api.Refused{{Line: 7, Detail: "bad"}}}},
+	}})
+	u := newTerminalUser(t)
+	status := u.start(t.Context(), io.Discard, "keys", "import", "--partial", file, "--address",
+		s.address)
+	u.sees(t, fmt.Sprintf("Imported %d, refused 2.\r\n", 3*batchKeys-2))
+	if got := <-status; got != 1 {
+		t.Errorf("status %d", got)
+	}
+	want := regexp.MustCompile(`^\r1000 lines read, 1000 imported, 0 refused, \d+/s …\x1b\[K\r\x1b\[Kline 1007: bad\r\n` +
+		`\r2000 lines read, 1999 imported, 1 refused, \d+/s …\x1b\[K\r\x1b\[Kline 2007: bad\r\n` +
+		`\r3000 lines read, 2998 imported, 2 refused, \d+/s …\x1b\[K\r\x1b\[KImported 2998, refused 2.\r\n$`)
+	if !want.MatchString(u.shown()) {
+		t.Errorf("on the screen: %q", u.shown())
+	}
+}

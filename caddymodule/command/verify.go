@@ -1,0 +1,111 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func (c *cli) verifyCommand() *cobra.Command {
+	var q api.VerifyRequest
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Says what a request with some token would be answered",
+		Long: `
+Reads a token and decides as the handler would. With --path, the handlers of
+the running configuration determine what a request with this method and path
+needs; --host is required if the handlers of several sites decide differently.
+Else --namespace and --permission say what the request needs, and without them
+the outcome says only whether the key is alive. The address counts with
+--client-ip.
+
+The outcome, one word such as ok, unknown, expired or forbidden, goes to
+standard output, the rest to standard error. The exit status is 0 if the request
+would be let through, as with ok and public, and 1 otherwise.
+
+The token is read from the file that --token-file names, else typed at the
+terminal without being shown, else from standard input. With --server,
+--token-file has the token that opens the server, and the one to verify is
+typed or comes from standard input.`,
+		Example: `  caddy apikeys verify < token
+  caddy apikeys verify --method POST --path /v1/orders < token
+  caddy apikeys verify --namespace acme --permission orders:write --token-file token`,
+		Args: noArguments,
+	}
+	cmd.Flags().StringVar(&q.Namespace, "namespace", "",
+		"The `NAMESPACE` that the request touches (default the key's own)")
+	cmd.Flags().StringVar(&q.Permission, "permission", "",
+		"The `PERMISSION` that the request needs: read, write, orders:read, orders:search "+
+			"(default read with --namespace, else none)")
+	cmd.Flags().StringVar(&q.Method, "method", "",
+		"With --path, the `METHOD` of the request (default GET)")
+	cmd.Flags().StringVar(&q.Path, "path", "",
+		"The `PATH` of the request, with its query if it has one")
+	cmd.Flags().StringVar(&q.Host, "host", "",
+		"With --path, the `HOST` that the request is sent to")
+	cmd.Flags().StringVar(&q.ClientIP, "client-ip", "",
+		"The `ADDRESS` that the request comes from (default one that the key allows)")
+	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
+		file := c.tokenFile
+		if c.server != "" {
+			if file == "" {
+				return errors.New("with --server, --token-file must have the token that opens it; " +
+					"standard input is for the one to verify")
+			}
+			file = ""
+		}
+		server, err := c.connect(ctx)
+		if err != nil {
+			return err
+		}
+		if q.Token, err = c.readToken(ctx, file, "Token to verify"); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		verdict, err := server.Verify(ctx, q)
+		if err != nil {
+			return err
+		}
+		return c.showVerdict(verdict)
+	})
+	return cmd
+}
+
+func (c *cli) showVerdict(v api.Verdict) error {
+	var err error
+	if c.json {
+		err = c.writeJSON(v)
+	} else {
+		_, err = fmt.Fprintln(c.out, printable(v.Outcome))
+		switch {
+		case v.Outcome == keystore.Public.String():
+			c.say("Such a request needs no key.")
+		case v.Key == nil:
+		case v.Outcome == keystore.Rotated.String():
+			c.say("It was the token of key %s (%s) in namespace %s until a rotation replaced it.",
+				v.Key.ID, v.Key.Name, v.Key.Namespace)
+		default:
+			c.say("It opens key %s (%s) in namespace %s.", v.Key.ID, v.Key.Name, v.Key.Namespace)
+		}
+		if v.Code != nil {
+			c.say("The request would be answered with %d %s.", v.Status, *v.Code)
+		}
+		if v.Needed != nil && v.Outcome == keystore.Forbidden.String() {
+			in := ""
+			if v.Namespace != "" {
+				in = " in namespace " + v.Namespace
+			}
+			c.say("It would need %s%s.", *v.Needed, in)
+		}
+	}
+	if err == nil && v.Code != nil {
+		return errFailed
+	}
+	return err
+}

@@ -1,0 +1,295 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/command"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func init() {
+	command.Register(command.Modules{Inspect: inspect, PrefixAdvice: prefixAdvice,
+		PublicAdvice: publicAdvice})
+}
+
+// inspect reports what `caddy apikeys doctor` checks in a configuration of Caddy. It provisions
+// nothing, so the configuration may be that of another machine.
+func inspect(config json.RawMessage) (command.Config, error) {
+	i, err := readConfig(config)
+	if err != nil {
+		return command.Config{}, err
+	}
+	return command.Config{
+		Handlers: len(i.handlers), LeftOut: firstOf(i.leftOut), Unread: i.unread,
+		AdminSites: i.adminSites, Refused: i.refused,
+		ExposedSources: i.exposedSources(), UnredactedLogs: i.unredactedLogs(),
+		Namespaces: i.namespaces(),
+	}, nil
+}
+
+// firstOf returns the first 100 entries of a list, for a message.
+func firstOf(list []string) []string {
+	const most = 100
+	if len(list) <= most {
+		return list
+	}
+	return append(list[:most:most], fmt.Sprintf("and %d more", len(list)-most))
+}
+
+// An inspection is what inspect has found in a configuration.
+type inspection struct {
+	handlers   []inspectedHandler
+	leftOut    []string // operations of their OpenAPI documents
+	unread     error    // of a document that leaves out operations
+	logs       map[string]logConfig
+	adminSites int      // number of api_keys_admin handlers
+	refused    []string // addresses where api_key refuses the requests for api_keys_admin
+}
+
+// An inspectedHandler is the part of an api_key handler's configuration that matters here.
+type inspectedHandler struct {
+	From          []CredentialSource `json:"from"`
+	NamespacePath []string           `json:"namespace_path"`
+	Namespace     string             `json:"namespace"`
+	OpenAPI       []route.OpenAPI    `json:"openapi"`
+}
+
+type logConfig struct {
+	Writer  struct{ Output string } `json:"writer"`
+	Encoder json.RawMessage         `json:"encoder"`
+	Include []string                `json:"include"`
+	Exclude []string                `json:"exclude"`
+}
+
+func readConfig(raw json.RawMessage) (*inspection, error) {
+	var top struct {
+		Apps    map[string]json.RawMessage `json:"apps"`
+		Logging struct {
+			Logs map[string]logConfig `json:"logs"`
+		} `json:"logging"`
+	}
+	if err := json.Unmarshal(raw, &top); err != nil {
+		return nil, err
+	}
+	c := &inspection{logs: top.Logging.Logs}
+	if _, ok := c.logs["default"]; !ok { // Caddy creates one
+		c.logs = maps.Clone(c.logs)
+		if c.logs == nil {
+			c.logs = make(map[string]logConfig)
+		}
+		c.logs["default"] = logConfig{}
+	}
+	if err := c.readSites(top.Apps["http"]); err != nil {
+		return c, err
+	}
+	err := c.collect(top.Apps["http"])
+	return c, err
+}
+
+// readSites looks for api_keys_admin handlers that an api_key hides, as their provisioning does.
+func (c *inspection) readSites(raw json.RawMessage) error {
+	var app struct {
+		Servers map[string]struct {
+			Listen []string            `json:"listen"`
+			Routes caddyhttp.RouteList `json:"routes"`
+		} `json:"servers"`
+	}
+	if len(raw) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(raw, &app); err != nil {
+		return err
+	}
+	for _, server := range app.Servers {
+		sites, err := decodeHandlers(server.Routes)
+		if err != nil {
+			return err
+		}
+		c.adminSites += len(sites)
+		for _, site := range sites {
+			if found, refuses := site.behind(server.Routes, false); found && refuses {
+				c.refused = append(c.refused, server.Listen...)
+			}
+		}
+	}
+	slices.Sort(c.refused)
+	c.refused = slices.Compact(c.refused)
+	return nil
+}
+
+// decodeHandlers decodes the handlers that [AdminSite.behind] looks at, in routes that are not
+// provisioned, and returns the api_keys_admin handlers.
+func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) {
+	for i := range routes {
+		r := &routes[i]
+		r.MatcherSets = make(caddyhttp.MatcherSets, len(r.MatcherSetsRaw))
+		for _, raw := range r.HandlersRaw {
+			var module struct{ Handler string }
+			if err := json.Unmarshal(raw, &module); err != nil {
+				return nil, err
+			}
+			switch module.Handler {
+			case "api_key":
+				h := Handler{rules: new(rules)}
+				var public struct{ Public []string }
+				if err := json.Unmarshal(raw, &public); err != nil {
+					return nil, err
+				}
+				for _, text := range public.Public {
+					if h.rules.public, err = route.AddPattern(h.rules.public, "public", text,
+						true); err != nil {
+						return nil, err
+					}
+				}
+				r.Handlers = append(r.Handlers, &h)
+			case adminSiteDirective:
+				site := new(AdminSite)
+				sites = append(sites, site)
+				r.Handlers = append(r.Handlers, site)
+			case "subroute":
+				inner := new(caddyhttp.Subroute)
+				if err := json.Unmarshal(raw, inner); err != nil {
+					return nil, err
+				}
+				within, err := decodeHandlers(inner.Routes)
+				if err != nil {
+					return nil, err
+				}
+				sites = append(sites, within...)
+				r.Handlers = append(r.Handlers, inner)
+			}
+		}
+	}
+	return sites, nil
+}
+
+// collect finds api_key handlers at any depth: in subroutes, named routes, error routes and the
+// handlers of other plugins.
+func (c *inspection) collect(raw json.RawMessage) error {
+	var object map[string]json.RawMessage
+	var list []json.RawMessage
+	switch {
+	case len(raw) == 0:
+		return nil
+	case raw[0] == '{':
+		if err := json.Unmarshal(raw, &object); err != nil {
+			return err
+		}
+		if string(object["handler"]) == `"api_key"` {
+			var h inspectedHandler
+			if err := json.Unmarshal(raw, &h); err != nil {
+				return err
+			}
+			c.handlers = append(c.handlers, h)
+			if slices.ContainsFunc(h.OpenAPI,
+				func(o route.OpenAPI) bool { return o.SkipUnsupported }) {
+				if err := c.readDocuments(raw); err != nil {
+					c.unread = err
+				}
+			}
+		}
+		list = slices.Collect(maps.Values(object))
+	case raw[0] == '[':
+		if err := json.Unmarshal(raw, &list); err != nil {
+			return err
+		}
+	}
+	for _, inner := range list {
+		if err := c.collect(inner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readDocuments finds the operations that a handler leaves out of its OpenAPI documents.
+func (c *inspection) readDocuments(raw json.RawMessage) error {
+	var h Handler
+	if err := json.Unmarshal(raw, &h); err != nil {
+		return err
+	}
+	rules, err := h.compile()
+	if err == nil {
+		c.leftOut = append(c.leftOut, rules.table.LeftOut...)
+	}
+	return err
+}
+
+// exposedSources returns the credential sources that Caddy's own log encoders write in clear.
+func (c *inspection) exposedSources() []string {
+	seen := make(map[string]bool)
+	for _, h := range c.handlers {
+		compiled, err := compileSources(h.From)
+		if err != nil {
+			continue // cannot happen: Caddy runs with this configuration
+		}
+		for _, s := range compiled.declared() {
+			if !s.HiddenByCaddy() {
+				seen[string(s.Kind)+" "+redact.Argument(s.Name)] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
+}
+
+// unredactedLogs returns the logs that receive entries of the HTTP app and do not use
+// [redact.LogEncoder].
+func (c *inspection) unredactedLogs() []string {
+	var open []string
+	for name, l := range c.logs {
+		if l.Writer.Output != "discard" && l.takesHTTP() && !encoderRedacts(l.Encoder) {
+			open = append(open, name)
+		}
+	}
+	slices.Sort(open)
+	return open
+}
+
+// takesHTTP reports whether the log receives entries of any logger of the HTTP app.
+func (l logConfig) takesHTTP() bool {
+	excluded := func(logger string) bool {
+		return slices.ContainsFunc(l.Exclude,
+			func(e string) bool { return e == logger || strings.HasPrefix(logger, e+".") })
+	}
+	if len(l.Include) == 0 {
+		return !excluded("http")
+	}
+	return slices.ContainsFunc(l.Include, func(i string) bool {
+		return (i == "http" || strings.HasPrefix(i, "http.")) && !excluded(i)
+	})
+}
+
+// encoderRedacts reports whether an encoder is [redact.LogEncoder] or wraps it.
+func encoderRedacts(raw json.RawMessage) bool {
+	var e struct {
+		Format string          `json:"format"`
+		Wrap   json.RawMessage `json:"wrap"`
+	}
+	if len(raw) == 0 || json.Unmarshal(raw, &e) != nil {
+		return false
+	}
+	return e.Format == "api_keys" || encoderRedacts(e.Wrap)
+}
+
+// namespaces returns the namespaces that the configuration names, except in placeholders.
+func (c *inspection) namespaces() []string {
+	seen := make(map[string]bool)
+	for _, h := range c.handlers {
+		switch {
+		case h.Namespace == "" && len(h.NamespacePath) == 0:
+			seen[keystore.DefaultNamespace] = true
+		case h.Namespace != "" && h.Namespace != keystore.HomeNamespace &&
+			!strings.Contains(h.Namespace, "{"):
+			seen[h.Namespace] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
+}

@@ -1,0 +1,215 @@
+package redact
+
+import (
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/buffer"
+	"go.uber.org/zap/zapcore"
+)
+
+// redactingEncoder is LogEncoder without its configuration: loggers with fields of their own have a
+// clone each, and Caddy makes one for every access log entry.
+type redactingEncoder struct {
+	redactor // takes the fields of the logger
+	encoder  zapcore.Encoder
+}
+
+func (e *redactingEncoder) wrap(encoder zapcore.Encoder) {
+	e.encoder, e.ObjectEncoder = encoder, encoder
+}
+
+// Clone is part of zapcore.Encoder.
+func (e *redactingEncoder) Clone() zapcore.Encoder {
+	clone := new(redactingEncoder)
+	clone.wrap(e.encoder.Clone())
+	return clone
+}
+
+// EncodeEntry is part of zapcore.Encoder.
+func (e *redactingEncoder) EncodeEntry(
+	entry zapcore.Entry, fields []zapcore.Field,
+) (*buffer.Buffer, error) {
+	sources := redactedSources.Load()
+	entry.Message = sources.redactParams(entry.Message)
+	entry.Stack = sources.redactParams(entry.Stack)
+	if len(fields) > 0 {
+		fields = redactFields(sources, fields)
+	}
+	out, err := e.encoder.EncodeEntry(entry, fields)
+	if err != nil {
+		return out, err
+	}
+	if encoded := out.Bytes(); len(encoded) > tokenBody {
+		if clean := redactTokens(encoded); len(clean) < len(encoded) {
+			out.Reset()
+			out.AppendBytes(clean)
+		}
+	}
+	return out, nil
+}
+
+// redactor passes fields on to the encoder it embeds, without the values of declared sources.
+// Tokens it leaves to EncodeEntry, which takes them out of the finished entry; only binary fields
+// it must clean, as they become base64.
+type redactor struct {
+	zapcore.ObjectEncoder
+	sources *sourceSet // nil stands for what is declared at the moment
+}
+
+func (r *redactor) declared() *sourceSet {
+	if r.sources == nil {
+		return redactedSources.Load()
+	}
+	return r.sources
+}
+
+// AddString is part of zapcore.ObjectEncoder.
+func (r *redactor) AddString(key, value string) {
+	if sources := r.declared(); sources.isHeader(key) {
+		value = Replacement
+	} else {
+		value = sources.redactParams(value)
+	}
+	r.ObjectEncoder.AddString(key, value)
+}
+
+// AddByteString is part of zapcore.ObjectEncoder.
+func (r *redactor) AddByteString(key string, value []byte) {
+	r.AddString(key, string(value))
+}
+
+// AddBinary is part of zapcore.ObjectEncoder.
+func (r *redactor) AddBinary(key string, value []byte) {
+	if sources := r.declared(); sources.isHeader(key) {
+		value = []byte(Replacement)
+	} else {
+		value = redactTokens([]byte(sources.redactParams(string(value))))
+	}
+	r.ObjectEncoder.AddBinary(key, value)
+}
+
+// AddReflected is part of zapcore.ObjectEncoder.
+func (r *redactor) AddReflected(key string, value any) error {
+	if probe, ok := value.(*encoderProbe); ok {
+		probe.redacting++
+		return nil
+	}
+	sources := r.declared()
+	if sources.isHeader(key) {
+		r.ObjectEncoder.AddString(key, Replacement)
+		return nil
+	}
+	clean, err := sources.redactReflected(value)
+	if err != nil {
+		return err
+	}
+	return r.ObjectEncoder.AddReflected(key, clean)
+}
+
+// AddObject is part of zapcore.ObjectEncoder.
+func (r *redactor) AddObject(key string, object zapcore.ObjectMarshaler) error {
+	sources := r.declared()
+	if sources.isHeader(key) {
+		r.ObjectEncoder.AddString(key, Replacement)
+		return nil
+	}
+	return r.ObjectEncoder.AddObject(key, &objectRedactor{redactor{sources: sources}, object})
+}
+
+// AddArray is part of zapcore.ObjectEncoder.
+func (r *redactor) AddArray(key string, array zapcore.ArrayMarshaler) error {
+	sources := r.declared()
+	if sources.isHeader(key) {
+		return r.ObjectEncoder.AddArray(key, caddyhttp.LoggableStringArray{Replacement})
+	}
+	// The values of every header come this way, and nearly all of them can stay as they are.
+	if list, ok := array.(caddyhttp.LoggableStringArray); ok && sources.isClean(list) {
+		return r.ObjectEncoder.AddArray(key, array)
+	}
+	return r.ObjectEncoder.AddArray(key, &arrayRedactor{sources: sources, array: array})
+}
+
+func (s *sourceSet) isClean(list []string) bool {
+	for _, text := range list {
+		if s.mayHoldParam(text) {
+			return false
+		}
+	}
+	return true
+}
+
+// objectRedactor is an object and the encoder that it is written to, in one allocation.
+type objectRedactor struct {
+	redactor
+	object zapcore.ObjectMarshaler
+}
+
+// MarshalLogObject is part of zapcore.ObjectMarshaler.
+func (r *objectRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
+	r.ObjectEncoder = encoder
+	return r.object.MarshalLogObject(r)
+}
+
+// entryRedactor is all fields of an entry as one, in one allocation.
+type entryRedactor struct {
+	redactor
+	fields []zapcore.Field
+	inline [1]zapcore.Field
+}
+
+func redactFields(sources *sourceSet, fields []zapcore.Field) []zapcore.Field {
+	r := &entryRedactor{redactor: redactor{sources: sources}, fields: fields}
+	r.inline[0] = zap.Inline(r)
+	return r.inline[:]
+}
+
+// MarshalLogObject is part of zapcore.ObjectMarshaler.
+func (r *entryRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
+	r.ObjectEncoder = encoder
+	for i := range r.fields {
+		r.fields[i].AddTo(r)
+	}
+	return nil
+}
+
+// arrayRedactor does for the items of an array what redactor does for fields.
+type arrayRedactor struct {
+	zapcore.ArrayEncoder
+	sources *sourceSet
+	array   zapcore.ArrayMarshaler
+}
+
+// MarshalLogArray is part of zapcore.ArrayMarshaler.
+func (r *arrayRedactor) MarshalLogArray(encoder zapcore.ArrayEncoder) error {
+	r.ArrayEncoder = encoder
+	return r.array.MarshalLogArray(r)
+}
+
+// AppendString is part of zapcore.ArrayEncoder.
+func (r *arrayRedactor) AppendString(value string) {
+	r.ArrayEncoder.AppendString(r.sources.redactParams(value))
+}
+
+// AppendByteString is part of zapcore.ArrayEncoder.
+func (r *arrayRedactor) AppendByteString(value []byte) {
+	r.AppendString(string(value))
+}
+
+// AppendReflected is part of zapcore.ArrayEncoder.
+func (r *arrayRedactor) AppendReflected(value any) error {
+	clean, err := r.sources.redactReflected(value)
+	if err != nil {
+		return err
+	}
+	return r.ArrayEncoder.AppendReflected(clean)
+}
+
+// AppendObject is part of zapcore.ArrayEncoder.
+func (r *arrayRedactor) AppendObject(object zapcore.ObjectMarshaler) error {
+	return r.ArrayEncoder.AppendObject(&objectRedactor{redactor{sources: r.sources}, object})
+}
+
+// AppendArray is part of zapcore.ArrayEncoder.
+func (r *arrayRedactor) AppendArray(array zapcore.ArrayMarshaler) error {
+	return r.ArrayEncoder.AppendArray(&arrayRedactor{sources: r.sources, array: array})
+}

@@ -1,0 +1,183 @@
+package redact
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+)
+
+// Kind says where in a request a credential is.
+type Kind string
+
+const (
+	Header Kind = "header"
+	Query  Kind = "query"
+	Cookie Kind = "cookie"
+)
+
+// Source is one place of a request that a handler reads credentials from. The header
+// Authorization need not be declared: the log encoder always redacts it and Proxy-Authorization.
+type Source struct {
+	Kind Kind
+	Name string
+}
+
+// hiddenByCaddy tells whether Caddy's own encoders redact s, unless the server has log_credentials.
+func (s Source) HiddenByCaddy() bool {
+	if s.Kind == Header {
+		return slices.Contains([]string{"authorization", "proxy-authorization", "cookie",
+			"set-cookie"}, strings.ToLower(s.Name))
+	}
+	return s.Kind == Cookie
+}
+
+// Declare makes the log encoder redact sources, in every log of the process and until the
+// process ends. Handlers call it in Provision, before the first request. Declaring the same source
+// again changes nothing.
+//
+// Nothing is taken back when a config goes: Caddy cleans up the handlers of the old config while
+// requests of theirs are still running (it awaits the grace period only when the process exits),
+// and they write their log entries later.
+func Declare(sources ...Source) {
+	declaring.Lock()
+	defer declaring.Unlock()
+	old := redactedSources.Load()
+	next := old.with(sources)
+	if len(next.sources) != len(old.sources) {
+		redactedSources.Store(next)
+	}
+}
+
+var (
+	declaring       sync.Mutex
+	redactedSources atomic.Pointer[sourceSet]
+)
+
+func init() {
+	redactedSources.Store((&sourceSet{}).with([]Source{
+		{Header, "Authorization"}, {Header, "Proxy-Authorization"},
+	}))
+}
+
+// sourceSet is what the log encoder looks for. It never changes once it is made.
+type sourceSet struct {
+	sources []Source
+
+	headers       []string  // folded, each also as the CGI variable HTTP_NAME that php_fastcgi logs
+	headerLengths uint64    // bit n: a name of n bytes is in headers; bit 63: of 63 or more
+	params        []param   // query parameters and cookies
+	lastBytes     [256]bool // how their names may end, as they stand in a text that encodes nothing
+}
+
+// param is what stands as name=value in a text.
+type param struct {
+	name          string
+	tail          string // behind the last separator in name
+	query, cookie bool
+}
+
+// separators holds what may stand before a name: the delimiters of queries and cookies, and what
+// people put around an address.
+var separators = func() (set [256]bool) {
+	for c := range set {
+		set[c] = c <= ' ' || strings.IndexByte("?&;#\"'`<>\\/,:([{|=\x7f", byte(c)) >= 0
+	}
+	return set
+}()
+
+func (s *sourceSet) with(sources []Source) *sourceSet {
+	next := &sourceSet{sources: slices.Clone(s.sources)}
+	for _, source := range sources {
+		if source.Kind == Header {
+			source.Name = foldHeader(source.Name)
+		}
+		if source.Name != "" && !slices.Contains(next.sources, source) {
+			next.sources = append(next.sources, source)
+		}
+	}
+	for _, source := range next.sources {
+		switch source.Kind {
+		case Header:
+			next.addHeader(source.Name)
+		case Query, Cookie:
+			next.addParam(source)
+		}
+	}
+	return next
+}
+
+func (s *sourceSet) addHeader(folded string) {
+	for _, name := range []string{folded, "http-" + folded} {
+		s.headers = append(s.headers, name)
+		s.headerLengths |= 1 << min(len(name), 63)
+	}
+}
+
+func (s *sourceSet) addParam(source Source) {
+	i := slices.IndexFunc(s.params, func(p param) bool { return p.name == source.Name })
+	if i < 0 {
+		i = len(s.params)
+		tail := strings.LastIndexFunc(source.Name,
+			func(r rune) bool { return r < 0x80 && separators[r] }) + 1
+		s.params = append(s.params, param{name: source.Name, tail: source.Name[tail:]})
+	}
+	last := source.Name[len(source.Name)-1]
+	s.lastBytes[last], s.lastBytes[ascii.Lower(last)], s.lastBytes[ascii.Upper(last)] = true, true, true
+	if last == ' ' {
+		s.lastBytes['+'] = true
+	}
+	if source.Kind == Query {
+		s.params[i].query = true
+	} else {
+		s.params[i].cookie = true
+		// With log_credentials Caddy writes these headers as they came.
+		s.addHeader("cookie")
+		s.addHeader("set-cookie")
+	}
+}
+
+// isHeader tells whether a field of this name holds the value of a declared header.
+func (s *sourceSet) isHeader(field string) bool {
+	if s.headerLengths&(1<<min(len(field), 63)) == 0 {
+		return false
+	}
+	for _, name := range s.headers {
+		if equalFolded(field, name) {
+			return true
+		}
+	}
+	return false
+}
+
+func equalFolded(field, folded string) bool {
+	if len(field) != len(folded) {
+		return false
+	}
+	for i := range len(field) {
+		if foldByte(field[i]) != folded[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func foldHeader(name string) string {
+	folded := []byte(name)
+	for i, c := range folded {
+		folded[i] = foldByte(c)
+	}
+	return string(folded)
+}
+
+func foldByte(c byte) byte {
+	switch {
+	case 'A' <= c && c <= 'Z':
+		return c + ('a' - 'A')
+	case c == '_':
+		return '-'
+	}
+	return c
+}

@@ -1,0 +1,299 @@
+package redact
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/url"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
+)
+
+// Replacement stands where a secret was. It is the word Caddy's own encoders use.
+const Replacement = "REDACTED"
+
+// redactParams replaces the values of the declared query parameters and cookies wherever they stand
+// in text as name=value, in a URL, a bare query string or a sentence, also where the name, the = or
+// both are percent-encoded, any number of times over. A value ends only at what it cannot hold
+// itself, so a query's goes on through quotes and brackets: rather the rest of a word too much than
+// a character of a credential.
+func (s *sourceSet) redactParams(text string) string {
+	if !s.mayHoldParam(text) {
+		return text
+	}
+	var out strings.Builder
+	copied, name := 0, 0 // how much of text is in out; where the present name began
+	for i := 0; i < len(text); {
+		c, next, level := decodeByte(text, i)
+		if c == '=' {
+			if p := s.param(text[name:i]); p != nil {
+				out.WriteString(text[copied:next])
+				out.WriteString(Replacement)
+				next = p.valueEnd(text, next, level)
+				copied = next
+			}
+		}
+		if separators[c] {
+			name = next
+		}
+		i = next
+	}
+	if copied == 0 {
+		return text
+	}
+	out.WriteString(text[copied:])
+	return out.String()
+}
+
+// mayHoldParam is a quick look that rules out nearly all texts.
+func (s *sourceSet) mayHoldParam(text string) bool {
+	if len(s.params) == 0 {
+		return false
+	}
+	for i := range len(text) { // log values are short: faster than three times IndexByte
+		switch text[i] {
+		case '%', '\\':
+			return true
+		case '=':
+			if i > 0 && s.lastBytes[text[i-1]] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// param finds a declared parameter by its name as it stands in a text.
+func (s *sourceSet) param(encoded string) *param {
+	for i := range s.params {
+		if p := &s.params[i]; equalEncoded(encoded, p.name) || equalEncoded(encoded, p.tail) {
+			return p
+		}
+	}
+	return nil
+}
+
+// equalEncoded compares without regard to case: a client that gets the case wrong has sent its key
+// all the same.
+func equalEncoded(encoded, name string) bool {
+	n := 0
+	for i := 0; i < len(encoded); n++ {
+		c, next, _ := decodeByte(encoded, i)
+		if n == len(name) || ascii.Lower(c) != ascii.Lower(name[n]) &&
+			!(c == '+' && name[n] == ' ') {
+			return false
+		}
+		i = next
+	}
+	return n == len(name)
+}
+
+// valueEnd finds the end of a value that begins at i, behind an = that was percent-encoded level
+// times: what is encoded more often than that belongs to the value.
+func (p *param) valueEnd(text string, i, level int) int {
+	for i < len(text) {
+		c, next, l := text[i], i+1, 0
+		if c == '%' {
+			c, next, l = decodeByte(text, i)
+		}
+		if l <= level && (c <= ' ' || c == 0x7f || !p.cookie && (c == '&' || c == '#') ||
+			!p.query && c == ';') {
+			return i
+		}
+		i = next
+	}
+	return i
+}
+
+// redactTree redacts what encoding/json made of a value, in place, and tells whether there was
+// anything to redact.
+func (s *sourceSet) redactTree(tree any) (any, bool) {
+	changed := false
+	switch v := tree.(type) {
+	case string:
+		text := s.redactParams(v)
+		return text, text != v
+	case []any:
+		for i := range v {
+			item, c := s.redactTree(v[i])
+			v[i], changed = item, changed || c
+		}
+	case map[string]any:
+		for key := range v {
+			if s.isHeader(key) {
+				v[key], changed = redactedLike(v[key]), true
+				continue
+			}
+			item, c := s.redactTree(v[key])
+			v[key], changed = item, changed || c
+		}
+	}
+	return tree, changed
+}
+
+// redactedLike keeps lists lists, for the sake of indexes that give each field one type.
+func redactedLike(v any) any {
+	if _, ok := v.([]any); ok {
+		return []any{Replacement}
+	}
+	return Replacement
+}
+
+// redactReflected redacts a value whose fields only encoding/json knows. Without anything to redact
+// in it, the very same value comes back, so that the order of its fields stays.
+func (s *sourceSet) redactReflected(value any) (any, error) {
+	if values, ok := value.(url.Values); ok {
+		value = s.redactValues(values)
+	}
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		return nil, err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(encoded))
+	decoder.UseNumber()
+	var tree any
+	if err := decoder.Decode(&tree); err != nil {
+		return nil, err
+	}
+	if tree, changed := s.redactTree(tree); changed {
+		return tree, nil
+	}
+	return value, nil
+}
+
+func (s *sourceSet) redactValues(values url.Values) url.Values {
+	out := make(url.Values, len(values))
+	for name, list := range values {
+		if s.param(name) != nil {
+			list = []string{Replacement}
+		}
+		out[name] = list
+	}
+	return out
+}
+
+// tokenBody is how many base62 characters follow the last underscore of a token: id 12, secret 32,
+// tag 8, check 6.
+const tokenBody = 58
+
+// inToken holds the bytes that a token can consist of, percent-encoded or not.
+var inToken = func() (in [256]bool) {
+	for c := range in {
+		in[c] = ascii.IsAlphanumeric(byte(c)) || strings.IndexByte("_%\\", byte(c)) >= 0
+	}
+	return in
+}()
+
+// redactTokens replaces the body of everything in text that is shaped like a token, in place, and
+// returns what is left. The prefix stays: it is no secret, and where it begins is uncertain in
+// escaped text (in `\nak_…` the n is not part of it). Text without a token costs one look at every
+// 59th byte, and at the word around it.
+func redactTokens(text []byte) []byte {
+	const shortest = len("_") + tokenBody
+	var out []byte // what is done of text, once something was redacted; shares its memory
+	copied, last := 0, 0
+	for i := shortest - 1; i < len(text); i += shortest {
+		if !inToken[text[i]] {
+			continue
+		}
+		start, end := i, i+1
+		for start > last && inToken[text[start-1]] {
+			start--
+		}
+		for end < len(text) && inToken[text[end]] {
+			end++
+		}
+		i, last = end, end
+		if end-start < shortest {
+			continue
+		}
+		for at := start; ; {
+			from, to := findBody(text[at:end])
+			if from < 0 {
+				break
+			}
+			if out == nil {
+				out = text[:0]
+			}
+			out = append(out, text[copied:at+from]...)
+			out = append(out, Replacement...)
+			copied = at + to
+			at = copied
+		}
+	}
+	if out == nil {
+		return text
+	}
+	return append(out, text[copied:]...)
+}
+
+// findBody finds the first underscore in word that is followed by the body of a token, and returns
+// where that body begins and ends; from is negative if there is none. A body with more base62
+// characters behind it counts too, such as the first half of a token that was pasted twice, unless
+// it could be a hexadecimal digest.
+func findBody(word []byte) (from, to int) {
+	from = -1
+	count, hexadecimal := 0, true
+	for i := 0; ; {
+		c, next := byte(0), i
+		if i < len(word) {
+			c, next, _ = decodeByte(word, i)
+		}
+		if ascii.IsAlphanumeric(c) {
+			count++
+			hexadecimal = hexadecimal && ascii.IsHex(c)
+			i = next
+			continue
+		}
+		if from >= 0 && (count == tokenBody || count > tokenBody && !hexadecimal) {
+			return from, i
+		}
+		if i == len(word) {
+			return -1, -1
+		}
+		from, count, hexadecimal = -1, 0, true
+		if c == '_' {
+			from = next
+		}
+		i = next
+	}
+}
+
+// decodeByte reads the byte that begins at text[i], which may be percent-encoded, level times over
+// (%26, %2526), or escaped with backslashes as in JSON (\u0026, \n). An escape that is none is the
+// byte as it stands.
+func decodeByte[T string | []byte](text T, i int) (c byte, next, level int) {
+	c, next = text[i], i+1
+	switch c {
+	case '%':
+		at := next
+		for at+4 <= len(text) && text[at] == '2' && text[at+1] == '5' && ascii.IsHex(text[at+2]) &&
+			ascii.IsHex(text[at+3]) {
+			at, level = at+2, level+1
+		}
+		if at+2 <= len(text) && ascii.IsHex(text[at]) && ascii.IsHex(text[at+1]) {
+			return ascii.Unhex(text[at])<<4 | ascii.Unhex(text[at+1]), at + 2, level + 1
+		}
+		return c, next, 0
+	case '\\':
+		for next < len(text) && text[next] == '\\' { // JSON in JSON
+			next++
+		}
+		if next == len(text) {
+			return c, next, 0
+		}
+		switch text[next] {
+		case 'u':
+			if next+5 <= len(text) && ascii.IsHex(text[next+1]) && ascii.IsHex(text[next+2]) &&
+				ascii.IsHex(text[next+3]) && ascii.IsHex(text[next+4]) {
+				if text[next+1] == '0' && text[next+2] == '0' {
+					c = ascii.Unhex(text[next+3])<<4 | ascii.Unhex(text[next+4])
+				}
+				return c, next + 5, 0
+			}
+		case 'n', 't', 'r', 'b', 'f', '"', '/':
+			return c, next + 1, 0
+		}
+	}
+	return c, next, 0
+}
