@@ -93,6 +93,42 @@ func TestForeignImports(t *testing.T) {
 	}
 }
 
+// TestWalksNameTheCode: each file that docs/architecture.md links to exists, and declares the names
+// that follow its link up to the next one.
+func TestWalksNameTheCode(t *testing.T) {
+	page, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := regexp.MustCompile(`\]\(\.\./([^)#]+)\)`)
+	name := regexp.MustCompile("`([A-Za-z]+)`")
+	for line := range strings.Lines(string(page)) {
+		links := link.FindAllStringSubmatchIndex(line, -1)
+		for i, m := range links {
+			path, end := line[m[2]:m[3]], len(line)
+			if i+1 < len(links) {
+				end = links[i+1][0]
+			}
+			if info, err := os.Stat(path); err != nil || info.IsDir() {
+				if err != nil {
+					t.Error(err)
+				}
+				continue
+			}
+			source, err := os.ReadFile(path)
+			if err != nil {
+				t.Error(err)
+			}
+			for _, n := range name.FindAllStringSubmatch(line[m[1]:end], -1) {
+				declared := regexp.MustCompile(`(?m)^(func |type )(\([^)]*\) )?` + n[1] + `\b`)
+				if strings.HasSuffix(path, ".go") && !declared.Match(source) {
+					t.Errorf("%s declares no %s", path, n[1])
+				}
+			}
+		}
+	}
+}
+
 // nameOf returns the folder of a package, "." for the module's own, and whether it is in the
 // module.
 func nameOf(path string) (name string, ours bool) {
