@@ -6,7 +6,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -125,6 +127,38 @@ func TestWalksNameTheCode(t *testing.T) {
 					t.Errorf("%s declares no %s", path, n[1])
 				}
 			}
+		}
+	}
+}
+
+// TestContributingNamesTests: each test that CONTRIBUTING.md says to run exists.
+func TestContributingNamesTests(t *testing.T) {
+	page, err := os.ReadFile("CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile("(cd tests && [^`]*)?go test[^`]* " +
+		"-(?:run|fuzz|bench) '([^']+[^$'])\\$?'[^`']* \\./([^ `]*)`")
+	found := command.FindAllStringSubmatch(string(page), -1)
+	if len(found) == 0 {
+		t.Fatal("CONTRIBUTING.md names no test")
+	}
+	for _, m := range found {
+		folder := m[3]
+		if m[1] != "" {
+			folder = "tests/" + folder
+		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(m[2], "^"), "/")
+		files, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		declared := regexp.MustCompile(`(?m)^func ` + name)
+		if !slices.ContainsFunc(files, func(file string) bool {
+			source, err := os.ReadFile(file)
+			return err == nil && declared.Match(source)
+		}) {
+			t.Errorf("%s has no test %s", folder, name)
 		}
 	}
 }
