@@ -19,7 +19,8 @@ const manyKeys = 10_001
 // million keys.
 func TestManyKeys(t *testing.T) {
 	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
+	// With the race detector, the import would take minutes on a busy machine.
+	g := gate.Start(t, gate.Config{Site: site, Binary: gate.Client(t)})
 	_, token := member(t, g, "ada", everywhere)
 	g.Namespace(t, "few", gate.JSON{})
 	var lines strings.Builder
