@@ -305,15 +305,21 @@ func (a *arena) taken(by string, k key) (done func()) {
 
 func (a *arena) psqlUntil(what, condition string) {
 	a.t.Helper()
-	a.until(what, func() bool { return a.psql(condition) == "t" })
+	a.untilEvery(50*time.Millisecond, what, // each psql is a process
+		func() bool { return a.psql(condition) == "t" })
 }
 
 // until is gate.Until with a longer limit.
 func (a *arena) until(what string, true func() bool) {
 	a.t.Helper()
-	for end := time.Now().Add(patience); !true(); time.Sleep(10 * time.Millisecond) {
+	a.untilEvery(10*time.Millisecond, what, true)
+}
+
+func (a *arena) untilEvery(interval time.Duration, what string, true func() bool) {
+	a.t.Helper()
+	for end := time.Now().Add(patience); !true(); time.Sleep(interval) {
 		if time.Now().After(end) {
-			a.t.Fatalf("after %v still not: %s", patience, what)
+			a.t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }
