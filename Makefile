@@ -16,6 +16,9 @@ STEPS         ?= 1000000
 # tests/ and the commands of Caddy that they call are only clients, and run without it.
 RACE = -race
 
+# The packages in tests/ mostly wait, so one more than the number of processors runs at a time.
+PACKAGES = $(shell expr $$(nproc) + 1)
+
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
 LDFLAGS = -ldflags=-w
 
@@ -48,7 +51,7 @@ test-unit: ## Run the tests of the main module
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
 		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
-		go test -count 1 -timeout 40m ./...
+		go test -p $(PACKAGES) -count 1 -timeout 40m ./...
 
 caddy-race:
 	go build $(RACE) $(LDFLAGS) -o .run/caddy-race ./cmd/caddy
