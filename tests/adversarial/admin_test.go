@@ -138,8 +138,8 @@ func TestStartNamesTheMissingLine(t *testing.T) {
 	}
 }
 
-// TestOthersKeysDoNotExist checks that a manager of one namespace cannot distinguish a key of another
-// namespace from one that does not exist.
+// TestOthersKeysDoNotExist checks that a manager of one namespace cannot distinguish a key of
+// another namespace from one that does not exist.
 func TestOthersKeysDoNotExist(t *testing.T) {
 	w := start(t, gate.Config{Site: adminSite})
 	w.Namespace(t, "acme", nil)

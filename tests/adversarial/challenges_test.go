@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestClientsThatWaitForAChallenge checks that git and Python's urllib get through, which send the key
-// only after a 401 with a challenge for Basic.
+// TestClientsThatWaitForAChallenge checks that git and Python's urllib get through, which send the
+// key only after a 401 with a challenge for Basic.
 func TestClientsThatWaitForAChallenge(t *testing.T) {
 	w := start(t,
 		gate.Config{APIKey: "from bearer\nfrom basic\noperation items:list read GET /repo/**"})

@@ -185,8 +185,8 @@ func TestCutAtExpiry(t *testing.T) {
 		func() bool { return w.Upstream.Running(k.ID) == 0 })
 }
 
-// mustEnd checks that all streams end within a time and that no event was sent after `no`. Clients see
-// the end a little later than the server.
+// mustEnd checks that all streams end within a time and that no event was sent after `no`. Clients
+// see the end a little later than the server.
 func mustEnd(t *testing.T, streams []*stream, no time.Time, within time.Duration) {
 	t.Helper()
 	over, cancel := context.WithTimeout(t.Context(), within)

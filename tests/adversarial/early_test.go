@@ -6,8 +6,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestEarlyData checks that early data, which an attacker could replay, is refused for writes and for
-// keys that are restricted to addresses (RFC 8470).
+// TestEarlyData checks that early data, which an attacker could replay, is refused for writes and
+// for keys that are restricted to addresses (RFC 8470).
 func TestEarlyData(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations, HTTP3: true})
 	w.mint(t, "Loop", gate.JSON{"permissions": []string{"items:read"},

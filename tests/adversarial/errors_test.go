@@ -140,8 +140,8 @@ func TestCopiedRequests(t *testing.T) {
 	})
 }
 
-// TestCutInErrorRoutes checks that a stream of an error route, which runs after the first handler has
-// returned, is cut as well.
+// TestCutInErrorRoutes checks that a stream of an error route, which runs after the first handler
+// has returned, is cut as well.
 func TestCutInErrorRoutes(t *testing.T) {
 	w := start(t, gate.Config{HTTP3: true,
 		Site: "api_key\nerror 502\nhandle_errors {\napi_key\nreverse_proxy {$GATE_UPSTREAM}\n}"})

@@ -94,8 +94,8 @@ func TestFloodCostsNoStore(t *testing.T) {
 	}
 }
 
-// TestFloodOfUnknown checks that the negative cache answers repeated unknown tokens. Once a deployment
-// has imported keys, any string may be a token.
+// TestFloodOfUnknown checks that the negative cache answers repeated unknown tokens. Once a
+// deployment has imported keys, any string may be a token.
 func TestFloodOfUnknown(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	imported := "sk-legacy-0123456789abcdefghij"

@@ -101,7 +101,8 @@ func TestHopByHopCannotRemoveTheIdentity(t *testing.T) {
 // overrides are headers that make some back ends act on another method or path.
 var overrides = []string{"X-HTTP-Method-Override: DELETE", "X-HTTP-Method: DELETE",
 	"X-Method-Override: DELETE", "X-Original-Url: /v1/admin/1", "X-Original-Uri: /v1/admin/1",
-	"X-Original-Method: DELETE", "X-Rewrite-Url: /v1/admin/1", "x-http-method-override: DELETE", "X_HTTP_Method_Override: DELETE", "X.Original.Url: /v1/admin/1", "X_Rewrite_Url: /v1/admin/1"}
+	"X-Original-Method: DELETE", "X-Rewrite-Url: /v1/admin/1", "x-http-method-override: DELETE",
+	"X_HTTP_Method_Override: DELETE", "X.Original.Url: /v1/admin/1", "X_Rewrite_Url: /v1/admin/1"}
 
 // forwarded are headers that only trusted proxies may send.
 var forwarded = []string{"X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET",

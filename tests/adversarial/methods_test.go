@@ -53,7 +53,8 @@ func TestMethods(t *testing.T) {
 				want: "403 insufficient_permission"})
 	}
 	for _, method := range []string{"get", "Get", "gET", "post", "delete", "head", "options", "FOO",
-		"PROPFIND", "PURGE", "M-SEARCH", "MKCOL", "LINK", "PRI", "GETS", "GE", "TRACE", "trace", "QUERY", "CONNECTX", "!", "*", "GET,POST", "GET;"} {
+		"PROPFIND", "PURGE", "M-SEARCH", "MKCOL", "LINK", "PRI", "GETS", "GE", "TRACE", "trace",
+		"QUERY", "CONNECTX", "!", "*", "GET,POST", "GET;"} {
 		for _, target := range []string{" /v1/items/1", " /public/1"} {
 			rows = append(rows,
 				row{what: "43 " + method + target, send: method + target, header: bearer("All"),
@@ -101,8 +102,8 @@ func TestAllow(t *testing.T) {
 	}
 }
 
-// TestExtendedConnect checks that a WebSocket over HTTP/2 (RFC 8441) is refused. Clients fall back to
-// HTTP/1.1.
+// TestExtendedConnect checks that a WebSocket over HTTP/2 (RFC 8441) is refused. Clients fall back
+// to HTTP/1.1.
 func TestExtendedConnect(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	w.mint(t, "All", gate.JSON{"permissions": []string{"*"}})

@@ -77,8 +77,10 @@ func TestOpenAPI(t *testing.T) {
 	add(forbidden, "GET /v1/Admin/users", "OrdersRead Root")
 
 	// Requests that match no operation.
-	for _, send := range []string{"GET /v1", "GET /", "GET /orders/7", "GET /v1/orders/7/lines", "DELETE /v1/orders/7", "OPTIONS /v1/orders/7", "PATCH /v1/orders", "GET /v1/files/a/b.json", "GET /v1/files", "GET /v1x/orders", "GET /v1/ordersx",
-		"PUT /v1/orders", "GET /v1/orders:cancel", "GET /v1/admin/users/1"} {
+	for _, send := range []string{"GET /v1", "GET /", "GET /orders/7", "GET /v1/orders/7/lines",
+		"DELETE /v1/orders/7", "OPTIONS /v1/orders/7", "PATCH /v1/orders", "GET /v1/files/a/b.json",
+		"GET /v1/files", "GET /v1x/orders", "GET /v1/ordersx", "PUT /v1/orders",
+		"GET /v1/orders:cancel", "GET /v1/admin/users/1"} {
 		add(forbidden, send, "All Read Show")
 	}
 	rows = append(rows, row{what: "no key, no operation", send: "GET /nothing",
@@ -89,8 +91,8 @@ func TestOpenAPI(t *testing.T) {
 		header: append([]string{"X-HTTP-Method-Override: PUT"}, bearer["Show"]...), want: ok,
 		as: "Show", gone: []string{"X-HTTP-Method-Override"}})
 
-	// The more literal path wins, in every spelling, because an upstream that ignores case or decodes
-	// serves that path.
+	// The more literal path wins, in every spelling, because an upstream that ignores case or
+	// decodes serves that path.
 	for _, path := range []string{"/v1/orders/mine", "/v1/orders/mine/", "/v1/orders/Mine",
 		"/v1/orders/%6dine", "/v1/orders/%6Dine/", "/V1/Orders/MINE"} {
 		add(ok, "GET "+path, "Read OrdersRead Mine")
@@ -118,8 +120,8 @@ func TestOpenAPI(t *testing.T) {
 	add(forbidden, "POST /v1/orders/:cancel", "Cancel Read")
 	add(ok, "POST /v1/orders/:cancel", "Repeat")
 
-	// A POST that reads, by an `operation`. An upstream that is case-sensitive, or matches before it
-	// decodes, takes any other spelling of the last segment for an id.
+	// A POST that reads, by an `operation`. An upstream that is case-sensitive, or matches before
+	// it decodes, takes any other spelling of the last segment for an id.
 	for _, path := range []string{"/v1/orders/search", "/v1/orders/search/"} {
 		add(ok, "POST "+path, "Read OrdersRead Search")
 		add(forbidden, "POST "+path, "Write Repeat")
@@ -129,8 +131,8 @@ func TestOpenAPI(t *testing.T) {
 		add(forbidden, "POST "+path, "Read OrdersRead Search")
 		add(ok, "POST "+path, "Write Repeat")
 	}
-	// A GET that writes, by an `operation`. An upstream that ignores case closes the order for each of
-	// these.
+	// A GET that writes, by an `operation`. An upstream that ignores case closes the order for each
+	// of these.
 	for _, path := range []string{"/v1/orders/7/close", "/v1/orders/7/close/", "/v1/orders/7/CLOSE",
 		"/v1/orders/7/%63lose", "/V1/Orders/7/Close"} {
 		add(ok, "GET "+path, "Write Close")
@@ -178,8 +180,8 @@ func permissions(t *testing.T, g *gate.Gate) (rows []string) {
 	}
 }
 
-// TestPermissionTable checks that `caddy reload` reads the OpenAPI document again, and that a failed
-// reload changes nothing.
+// TestPermissionTable checks that `caddy reload` reads the OpenAPI document again, and that a
+// failed reload changes nothing.
 func TestPermissionTable(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

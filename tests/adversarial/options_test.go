@@ -432,8 +432,8 @@ func TestNoGrantAndNoNamespace(t *testing.T) {
 	}
 }
 
-// TestForwardedTellsTheIdentity checks the headers that a proxy that asks the gate copies to its own
-// upstream.
+// TestForwardedTellsTheIdentity checks the headers that a proxy that asks the gate copies to its
+// own upstream.
 func TestForwardedTellsTheIdentity(t *testing.T) {
 	w := start(t, gate.Config{APIKey: "forwarded", Servers: "trusted_proxies static 127.0.0.1/32"})
 	for _, protocol := range gate.Protocols {

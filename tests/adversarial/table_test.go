@@ -1,5 +1,6 @@
-// Package adversarial sends the requests of attackers, broken clients and disagreeing parsers to the
-// gate. Each case is a row. The tests judge the response and the request that reached the upstream.
+// Package adversarial sends the requests of attackers, broken clients and disagreeing parsers to
+// the gate. Each case is a row. The tests judge the response and the request that reached the
+// upstream.
 package adversarial
 
 import (
@@ -19,8 +20,8 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m) }
 
-// row is one request and its expected outcome. In all texts, {NAME} stands for the token of that key
-// and {basic user:password} for its base64 form.
+// row is one request and its expected outcome. In all texts, {NAME} stands for the token of that
+// key and {basic user:password} for its base64 form.
 type row struct {
 	what    string
 	on      string // "1" or "2" to send only over this version of HTTP
@@ -58,8 +59,8 @@ const operations = `
 	operation ops:do write POST /v1/admin/**
 `
 
-// start runs a gate and mints the keys R and A and the revoked key X. J is a forged token, well formed
-// except for its tag.
+// start runs a gate and mints the keys R and A and the revoked key X. J is a forged token, well
+// formed except for its tag.
 func start(t *testing.T, c gate.Config) world {
 	t.Helper()
 	w := world{Gate: gate.Start(t, c), ids: map[string]string{}, tokens: map[string]string{}}
@@ -217,8 +218,8 @@ func judgeProblem(t *testing.T, code string, got gate.Response) {
 var identity = []string{"X-Apikey-Id", "X-Apikey-Name", "X-Apikey-Namespace", "X-Apikey-Owner",
 	"X-Apikey-Permissions"}
 
-// judgeReached checks a request that reached the upstream: it contains no token, and no header that a
-// back end could confuse with an identity header, except those of the product.
+// judgeReached checks a request that reached the upstream: it contains no token, and no header that
+// a back end could confuse with an identity header, except those of the product.
 func (w world) judgeReached(t *testing.T, r row, target string, reached gate.Reached) {
 	t.Helper()
 	for name, token := range w.tokens {

@@ -33,8 +33,8 @@ func checkerKey(token string) string {
 	return "key:" + hex.EncodeToString(digest[:])
 }
 
-// runChecker runs a typical service behind forward_auth: for each request it sends one GET to Redis,
-// and answers 204 with the identity or refuses. It writes its address to stdout.
+// runChecker runs a typical service behind forward_auth: for each request it sends one GET to
+// Redis, and answers 204 with the identity or refuses. It writes its address to stdout.
 func runChecker(redisAddr string) error {
 	client := redis.NewClient(&redis.Options{Addr: redisAddr})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -124,8 +124,8 @@ func startRedis(t testing.TB) string {
 	return addr
 }
 
-// startUntil runs a server until the test ends, and returns the line of its output that says that it
-// is ready.
+// startUntil runs a server until the test ends, and returns the line of its output that says that
+// it is ready.
 func startUntil(t testing.TB, cmd *exec.Cmd, ready func(line string) bool) string {
 	t.Helper()
 	cmd.Stderr = os.Stderr

@@ -18,8 +18,8 @@ const (
 	restartConns = 8
 )
 
-// benchmarkRestart measures the queries to PostgreSQL and the latency for clients when a node starts
-// with an empty cache, and when PostgreSQL was unavailable.
+// benchmarkRestart measures the queries to PostgreSQL and the latency for clients when a node
+// starts with an empty cache, and when PostgreSQL was unavailable.
 func benchmarkRestart(b *testing.B) {
 	var t, u strings.Builder
 	fmt.Fprintf(&t,

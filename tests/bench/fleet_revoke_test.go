@@ -15,8 +15,8 @@ const (
 	commitsMeasured = 1000
 )
 
-// benchmarkFleetRevoke measures how long revokes on three nodes take until they are complete. Each key
-// is cached by all nodes when it is revoked, and used on all of them afterwards.
+// benchmarkFleetRevoke measures how long revokes on three nodes take until they are complete. Each
+// key is cached by all nodes when it is revoked, and used on all of them afterwards.
 func benchmarkFleetRevoke(b *testing.B) {
 	f := startFleet(b, 3, true)
 	tokens := newTokens(trafficKeys)

@@ -110,8 +110,8 @@ func (f fleet) number(b *testing.B, query string) float64 {
 	return n
 }
 
-// statements returns the numbers of queries for a credential and of other statements, except those of
-// the benchmark, since the last call or the start of PostgreSQL.
+// statements returns the numbers of queries for a credential and of other statements, except those
+// of the benchmark, since the last call or the start of PostgreSQL.
 func (f fleet) statements(b *testing.B) (lookups, others float64) {
 	b.Helper()
 	counts := strings.Split(f.query(b, `SELECT coalesce(sum(calls) FILTER (WHERE lookup), 0) || ' ' || coalesce(sum(calls) FILTER (WHERE NOT lookup), 0)
@@ -149,8 +149,8 @@ func (f fleet) roundTrips(b *testing.B) float64 {
 	return n
 }
 
-// traffic sends rate requests per second with the tokens to each of some nodes. It returns the function
-// that ends it and returns the results. A status other than 200 fails the benchmark.
+// traffic sends rate requests per second with the tokens to each of some nodes. It returns the
+// function that ends it and returns the results. A status other than 200 fails the benchmark.
 func traffic(
 	b *testing.B, nodes []*gate.Gate, tokens []string, conns, rate int,
 ) (end func() sample) {
@@ -195,7 +195,8 @@ func newTokens(n int) []string {
 	return tokens
 }
 
-// A manager calls the management API over one connection. It does not watch the tokens in responses.
+// A manager calls the management API over one connection. It does not watch the tokens in
+// responses.
 type manager struct {
 	http *http.Client
 	url  string

@@ -18,8 +18,8 @@ const (
 	segmentLength  = 3 * time.Second
 )
 
-// benchmarkFlood measures how a flood of forged tokens affects requests with a valid key, and whether
-// it reaches a store.
+// benchmarkFlood measures how a flood of forged tokens affects requests with a valid key, and
+// whether it reaches a store.
 func benchmarkFlood(b *testing.B) {
 	g, s := startSites(b, "127.0.0.1:9") // no request uses the checker
 	token := string(g.Mint(b, gate.JSON{"name": "bench", "access": "read_only"}).Token)

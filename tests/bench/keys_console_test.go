@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// consoleSite is a separate site of the same Caddy, so that the site of the other measurements stays
-// unchanged.
+// consoleSite is a separate site of the same Caddy, so that the site of the other measurements
+// stays unchanged.
 const (
 	consoleHost = "console.localhost"
 	consoleSite = "http://" + consoleHost + `:{$GATE_HTTP} {

@@ -32,8 +32,8 @@ type load struct {
 // A sample is the result of one load.
 type sample struct {
 	took time.Duration
-	// sorted, one per request; with a rate, measured from when the request was due, so that a stalled
-	// server does not look faster
+	// sorted, one per request; with a rate, measured from when the request was due, so that a
+	// stalled server does not look faster
 	latencies []time.Duration
 }
 
@@ -138,8 +138,8 @@ func (c client) ask(request []byte) (string, error) {
 	return readAnswer(c.answers)
 }
 
-// readAnswer reads a response with a Content-Length and returns its status. It uses little CPU time,
-// which the load shares with the measured processes.
+// readAnswer reads a response with a Content-Length and returns its status. It uses little CPU
+// time, which the load shares with the measured processes.
 func readAnswer(r *bufio.Reader) (string, error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {

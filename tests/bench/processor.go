@@ -14,16 +14,16 @@ import (
 // processorTime returns the CPU time of a process and all its threads, in user and kernel mode.
 func processorTime(pid int) (time.Duration, error) {
 	var t unix.Timespec
-	// The id that clock_getcpuclockid(3) returns: Linux composes it of the inverted process id and 2
-	// for scheduler time, which is in nanoseconds.
+	// The id that clock_getcpuclockid(3) returns: Linux composes it of the inverted process id and
+	// 2 for scheduler time, which is in nanoseconds.
 	if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
 		return 0, err
 	}
 	return time.Duration(t.Nano()), nil
 }
 
-// userInstructions counts the user-mode instructions of a process while f runs. It fails on machines
-// that cannot count them.
+// userInstructions counts the user-mode instructions of a process while f runs. It fails on
+// machines that cannot count them.
 func userInstructions(pid int, f func() error) (float64, error) {
 	perf := exec.Command("perf", "stat", "-x,", "-e", "instructions:u", "-p", strconv.Itoa(pid))
 	var counted strings.Builder

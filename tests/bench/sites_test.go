@@ -71,10 +71,12 @@ type round struct {
 	p50, p99                   time.Duration
 }
 
-// benchmarkSites compares sites of one process in turns: reverse_proxy alone, the same again to show
-// the error of the comparison, reverse_proxy behind api_key, and reverse_proxy behind forward_auth.
+// benchmarkSites compares sites of one process in turns: reverse_proxy alone, the same again to
+// show the error of the comparison, reverse_proxy behind api_key, and reverse_proxy behind
+// forward_auth.
 func benchmarkSites(b *testing.B) {
-	// The checker needs the token, the token needs Caddy, and Caddy needs the address of the checker.
+	// The checker needs the token, the token needs Caddy, and Caddy needs the address of the
+	// checker.
 	checker := startChecker(b)
 	g, s := startSites(b, checker.addr)
 	token := string(g.Mint(b, gate.JSON{"name": "bench", "access": "read_only"}).Token)

@@ -1,5 +1,5 @@
-// Package browser tests the console in Chromium against a running Caddy: with and without JavaScript,
-// by keyboard, and in several window sizes and colour schemes.
+// Package browser tests the console in Chromium against a running Caddy: with and without
+// JavaScript, by keyboard, and in several window sizes and colour schemes.
 package browser
 
 import (

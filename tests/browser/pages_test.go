@@ -183,8 +183,8 @@ func TestHostileNames(t *testing.T) {
 	page.Picture("hostile-revoke")
 }
 
-// TestZone checks that times are displayed and entered in the viewer's time zone. Without JavaScript
-// they are in UTC, and the page says so.
+// TestZone checks that times are displayed and entered in the viewer's time zone. Without
+// JavaScript they are in UTC, and the page says so.
 func TestZone(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})

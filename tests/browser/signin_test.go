@@ -118,9 +118,9 @@ func TestSignIn(t *testing.T) {
 	})
 }
 
-// TestOtherOrigins links and posts to the console from pages of other origins. Requests from another
-// site do not send the session cookie. Another port is the same site, so that its requests do send the
-// cookie.
+// TestOtherOrigins links and posts to the console from pages of other origins. Requests from
+// another site do not send the session cookie. Another port is the same site, so that its requests
+// do send the cookie.
 func TestOtherOrigins(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})

@@ -89,8 +89,8 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 	}
 }
 
-// TestReloadToDatabaseAway checks that Caddy keeps a working configuration if the database of the new
-// one is unreachable.
+// TestReloadToDatabaseAway checks that Caddy keeps a working configuration if the database of the
+// new one is unreachable.
 func TestReloadToDatabaseAway(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
@@ -149,8 +149,8 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
-// TestHealthWithoutDatabase checks that health distinguishes an unreachable database from an expired
-// lease.
+// TestHealthWithoutDatabase checks that health distinguishes an unreachable database from an
+// expired lease.
 func TestHealthWithoutDatabase(t *testing.T) {
 	t.Parallel()
 	f := gate.StartFleet(t, gate.FleetConfig{NoCache: true, Direct: true, Lease: 8 * time.Second})

@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestFileAwayAtStart starts Caddy with an SQLite file that it cannot open. Caddy serves requests that
-// need no key, reports the reason, and becomes healthy as soon as it can open the file.
+// TestFileAwayAtStart starts Caddy with an SQLite file that it cannot open. Caddy serves requests
+// that need no key, reports the reason, and becomes healthy as soon as it can open the file.
 func TestFileAwayAtStart(t *testing.T) {
 	t.Parallel()
 	// A separate file system. Only root can mount it; the other faults do not need it.
@@ -142,8 +142,8 @@ func TestFileAwayAtStart(t *testing.T) {
 	}
 }
 
-// TestReloadToFileAway checks that Caddy keeps a working configuration if it cannot open the file of
-// the new one.
+// TestReloadToFileAway checks that Caddy keeps a working configuration if it cannot open the file
+// of the new one.
 func TestReloadToFileAway(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})

@@ -37,8 +37,8 @@ func TestFullDisk(t *testing.T) {
 			}
 		})
 	})
-	// A full file system makes writes fail with ENOSPC. Only root can mount it; other users test the
-	// limit above alone.
+	// A full file system makes writes fail with ENOSPC. Only root can mount it; other users test
+	// the limit above alone.
 	t.Run("tmpfs", func(t *testing.T) {
 		dir := t.TempDir()
 		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m,mode=700"); err != nil {
@@ -82,8 +82,8 @@ func size(t *testing.T, path string) int64 {
 	return info.Size()
 }
 
-// fill runs the test with a database in dir. disk makes the disk full, or makes room again; g is nil
-// if Caddy is not running.
+// fill runs the test with a database in dir. disk makes the disk full, or makes room again; g is
+// nil if Caddy is not running.
 func fill(t *testing.T, dir string, disk func(g *gate.Gate, full bool)) {
 	g := gate.Start(t, gate.Config{APIKeys: "lease 2s\ndatabase sqlite " +
 		filepath.Join(dir, "keys.db")})

@@ -16,8 +16,8 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m) }
 
-// A ledger has the expected response to requests with each token, according to the gate's responses to
-// changes.
+// A ledger has the expected response to requests with each token, according to the gate's responses
+// to changes.
 type ledger struct {
 	sync.Mutex
 	answers map[gate.Token]string // "" for 2xx, or the code of the refusal
@@ -38,7 +38,8 @@ func (l *ledger) note(token gate.Token, code string) {
 	}
 }
 
-// doubt removes a token whose change was in progress when the gate died: either response is correct.
+// doubt removes a token whose change was in progress when the gate died: either response is
+// correct.
 func (l *ledger) doubt(token gate.Token) {
 	l.Lock()
 	defer l.Unlock()
@@ -98,8 +99,8 @@ func (l *ledger) change(ctx context.Context, g *gate.Gate) error {
 	}
 }
 
-// TestKill checks that changes that returned 2xx survive kill -9, and that a killed node does not delay
-// a revoke.
+// TestKill checks that changes that returned 2xx survive kill -9, and that a killed node does not
+// delay a revoke.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})

@@ -18,9 +18,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// site returns the n-th configuration. Caddy closes WebSockets at a reload unless stream_close_delay
-// is set. They have a proxy of their own, because Caddy 2.11.9 has a data race between a reload and
-// requests through a proxy with stream_close_delay (connectionsCloseTimer in
+// site returns the n-th configuration. Caddy closes WebSockets at a reload unless
+// stream_close_delay is set. They have a proxy of their own, because Caddy 2.11.9 has a data race
+// between a reload and requests through a proxy with stream_close_delay (connectionsCloseTimer in
 // reverseproxy/streaming.go).
 func site(n int) string {
 	return fmt.Sprintf(`api_key

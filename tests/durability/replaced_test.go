@@ -23,9 +23,9 @@ func shell(t *testing.T, path, statement string) {
 	}
 }
 
-// TestFilesReplaced replaces the SQLite files while two Caddys run. Neither may serve from the former
-// files, nor may one that is restarted while the other runs. After both have been stopped, the new
-// files count.
+// TestFilesReplaced replaces the SQLite files while two Caddys run. Neither may serve from the
+// former files, nor may one that is restarted while the other runs. After both have been stopped,
+// the new files count.
 func TestFilesReplaced(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -140,8 +140,8 @@ func TestFilesReplaced(t *testing.T) {
 	}
 }
 
-// TestRestore follows docs/operations.md: stop all nodes, remove the WAL and its index, put the backup
-// in place, set a new epoch, and start.
+// TestRestore follows docs/operations.md: stop all nodes, remove the WAL and its index, put the
+// backup in place, set a new epoch, and start.
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{})

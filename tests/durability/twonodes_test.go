@@ -61,8 +61,8 @@ var takings = []struct {
 	{"other addresses", "PATCH", "", gate.JSON{"allowed_ips": []string{"192.0.2.1"}}},
 }
 
-// TestTwoProcesses checks that a key is valid on both processes as soon as it is minted, and on neither
-// once a change that takes access away is complete.
+// TestTwoProcesses checks that a key is valid on both processes as soon as it is minted, and on
+// neither once a change that takes access away is complete.
 func TestTwoProcesses(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{})
@@ -120,8 +120,8 @@ func TestTwoProcesses(t *testing.T) {
 	}
 }
 
-// TestStoppedProcess checks that a stopped process delays a revoke until its lease has surely expired,
-// and does not accept the revoked key when it continues.
+// TestStoppedProcess checks that a stopped process delays a revoke until its lease has surely
+// expired, and does not accept the revoked key when it continues.
 func TestStoppedProcess(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{APIKeys: "lease 3s"})
@@ -199,8 +199,8 @@ func TestStoppedProcess(t *testing.T) {
 	}
 }
 
-// TestRejoinedProcess checks that a process that was fenced while it was stopped joins again when it
-// continues, and that its former incarnation delays nothing.
+// TestRejoinedProcess checks that a process that was fenced while it was stopped joins again when
+// it continues, and that its former incarnation delays nothing.
 func TestRejoinedProcess(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{APIKeys: "lease 10s"})
@@ -231,8 +231,8 @@ func TestRejoinedProcess(t *testing.T) {
 	}
 }
 
-// pauseAtRest stops a process between two writes. A process that is stopped within a transaction locks
-// the database for all others (see TestLockedDatabase).
+// pauseAtRest stops a process between two writes. A process that is stopped within a transaction
+// locks the database for all others (see TestLockedDatabase).
 func pauseAtRest(t *testing.T, g *gate.Gate) {
 	t.Helper()
 	db := openDatabase(t, filepath.Join(g.Data, "apikeys.db"))

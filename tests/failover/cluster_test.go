@@ -46,8 +46,8 @@ type member struct {
 	postgres string // addresses, without a proxy
 	rest     string
 
-	// The connections that a partition breaks: from the other members to PostgreSQL and Patroni, from
-	// Patroni to etcd, and from each gate to PostgreSQL.
+	// The connections that a partition breaks: from the other members to PostgreSQL and Patroni,
+	// from Patroni to etcd, and from each gate to PostgreSQL.
 	peers, status, etcd *gate.Edge
 	gates               []*gate.Edge
 }
@@ -55,8 +55,8 @@ type member struct {
 // timing is the timing of Patroni in seconds, with loopWait + 2 retryTimeout ≤ ttl.
 type timing struct{ ttl, loopWait, retryTimeout int }
 
-// startCluster starts a cluster with connections for a number of gates, and returns when all members
-// are healthy.
+// startCluster starts a cluster with connections for a number of gates, and returns when all
+// members are healthy.
 func startCluster(t testing.TB, timing timing, gates int) *cluster {
 	t.Helper()
 	c := &cluster{t: t}
@@ -328,8 +328,8 @@ func (c *cluster) leader(former *member) *member {
 }
 
 // healthy waits until one member is primary, both others stream from it, and one of them is the
-// synchronous standby. It returns the primary. Like an operator, it restarts members that Patroni has
-// not recovered after a minute, because Patroni 3.0.2 may wait forever in a demotion.
+// synchronous standby. It returns the primary. Like an operator, it restarts members that Patroni
+// has not recovered after a minute, because Patroni 3.0.2 may wait forever in a demotion.
 func (c *cluster) healthy() (primary *member) {
 	c.t.Helper()
 	begun, restarted := time.Now(), false

@@ -4,9 +4,9 @@
 // # The deployment
 //
 // Patroni runs with etcd, `synchronous_mode` and `synchronous_mode_strict`: see [settings] and
-// docs/operations.md. Three gates have all three servers in their URL. A proxy is on each connection:
-// from each gate to each server, from the other members to a server and to its Patroni, and from each
-// Patroni to etcd.
+// docs/operations.md. Three gates have all three servers in their URL. A proxy is on each
+// connection: from each gate to each server, from the other members to a server and to its Patroni,
+// and from each Patroni to etcd.
 //
 // # The failovers
 //
@@ -14,9 +14,10 @@
 // (Patroni, PostgreSQL and its backends) is
 //
 //   - killed with SIGKILL, as when its machine dies, and started again after the failover;
-//   - paused with SIGSTOP until another member is primary, and resumed. It then believes that it is the primary until its
-//     Patroni has asked etcd;
-//   - partitioned from etcd and from the other members. Each gate is on the primary's side, on the other, or reaches both.
+//   - paused with SIGSTOP until another member is primary, and resumed. It then believes that it is
+//     the primary until its Patroni has asked etcd;
+//   - partitioned from etcd and from the other members. Each gate is on the primary's side, on the
+//     other side, or reaches both.
 //
 // Each round ends when Patroni has recovered all three members. Then every gate receives a request
 // with each key of the round. It must refuse revoked keys, and accept keys whose mint or activation
@@ -29,5 +30,6 @@
 //
 //	make faults FAILOVERS=50 SEED=42
 //
-// A run that fails keeps its history and the logs of Patroni and PostgreSQL, and prints their paths.
+// A run that fails keeps its history and the logs of Patroni and PostgreSQL, and prints their
+// paths.
 package failover

@@ -25,8 +25,8 @@ var (
 // kinds are the ways to break a primary.
 var kinds = []string{"killed", "paused", "partitioned"}
 
-// TestFailover breaks the primary in each way. No request may be accepted after a complete revoke of
-// its key, no valid key may be refused, and no acknowledged change may be lost.
+// TestFailover breaks the primary in each way. No request may be accepted after a complete revoke
+// of its key, no valid key may be refused, and no acknowledged change may be lost.
 func TestFailover(t *testing.T) {
 	timing, count := timing{ttl: 5, loopWait: 1, retryTimeout: 2}, len(kinds)
 	usual := 3 * time.Second
@@ -89,8 +89,8 @@ func TestFailover(t *testing.T) {
 		timing.loopWait, timing.retryTimeout, *lease, table(outages))
 }
 
-// outage has the measurements of one failover. Each list has an entry for each gate that reaches the
-// new primary.
+// outage has the measurements of one failover. Each list has an entry for each gate that reaches
+// the new primary.
 type outage struct {
 	kind     string
 	detail   string
@@ -150,8 +150,8 @@ func seconds(d ...time.Duration) string {
 	return strings.Join(text, ", ")
 }
 
-// failover breaks the primary, waits for another primary, repairs the former one, waits until Patroni
-// has recovered all members, and then uses all keys of the round on every gate.
+// failover breaks the primary, waits for another primary, repairs the former one, waits until
+// Patroni has recovered all members, and then uses all keys of the round on every gate.
 func (r *run) failover(kind string, random *rand.Rand) outage {
 	r.t.Helper()
 	primary := r.healthy()

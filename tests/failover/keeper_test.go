@@ -28,7 +28,8 @@ type keeper struct {
 
 const keeperCommand = "keep-member"
 
-// startKeeper runs a program below a keeper, as the user of the credential; nil is the current user.
+// startKeeper runs a program below a keeper, as the user of the credential; nil is the current
+// user.
 func startKeeper(
 	credential *syscall.Credential, output *os.File, program ...string,
 ) (*keeper, error) {

@@ -155,7 +155,8 @@ func over(done <-chan struct{}) bool {
 // when its lease expires.
 var excuses = faults.Excuses{Unavailable: true, NoAnswer: true, LateCut: true}
 
-// fault records the beginning of a fault of all gates and returns the function that records its end.
+// fault records the beginning of a fault of all gates and returns the function that records its
+// end.
 func (r *run) fault(what string) (over func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -169,8 +170,8 @@ func (r *run) fault(what string) (over func()) {
 	}
 }
 
-// watch records times without commits although nothing was broken: on a busy machine, Patroni may fail
-// over by itself.
+// watch records times without commits although nothing was broken: on a busy machine, Patroni may
+// fail over by itself.
 func (r *run) watch() {
 	const most = 700 * time.Millisecond
 	var conn *pgx.Conn
@@ -439,7 +440,8 @@ func (r *run) probe(known key, unknown, victims []key, begun time.Time) *probes 
 // lookUpEvery is the interval at which a probe uses a key that its gate has not cached.
 const lookUpEvery = 200 * time.Millisecond
 
-// longest repeats a request until the probes stop, and returns the longest time for which it failed.
+// longest repeats a request until the probes stop, and returns the longest time for which it
+// failed.
 func (p *probes) longest(every time.Duration, ask func() bool) (longest time.Duration) {
 	var failing time.Time // since when requests fail; zero if they do not
 	for ; !over(p.done) || !failing.IsZero(); time.Sleep(every) {

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Config is the content of a gate's Caddyfile. The zero value is one site, over HTTP/1.1 and over TLS
-// with HTTP/2, with an `api_key` without subdirectives in front of the recording upstream.
+// Config is the content of a gate's Caddyfile. The zero value is one site, over HTTP/1.1 and over
+// TLS with HTTP/2, with an `api_key` without subdirectives in front of the recording upstream.
 //
 // All texts may use {$GATE_UPSTREAM} (host:port), {$GATE_HTTP}, {$GATE_HTTPS} (ports),
 // {$GATE_ADMIN} (address) and {$GATE_DIR} (a directory).

@@ -8,8 +8,8 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// Client returns an HTTP client for streams and uploads, and the URL to use it with. The client does
-// not follow redirects, does not add Accept-Encoding and is closed when the test ends.
+// Client returns an HTTP client for streams and uploads, and the URL to use it with. The client
+// does not follow redirects, does not add Accept-Encoding and is closed when the test ends.
 func (g *Gate) Client(t testing.TB, p Protocol) (client *http.Client, url string) {
 	t.Helper()
 	certificate, err := siteCertificate()

@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
 )
 
-// FleetConfig configures a fleet. The zero value is one node with its own PostgreSQL and Redis, and a
-// proxy on each connection to them.
+// FleetConfig configures a fleet. The zero value is one node with its own PostgreSQL and Redis, and
+// a proxy on each connection to them.
 type FleetConfig struct {
 	Nodes  int           // number of Caddys; 0 means 1
 	Config Config        // of each node; `database`, `cache` and `lease` precede its APIKeys
@@ -39,8 +39,8 @@ type FleetConfig struct {
 //	f.Nodes[2].Get(t, "/v1/items/1", k.Token)    // not 200
 //	f.Heal()
 //
-// Tests can also break the servers with Postgres.Halt and Run, Redis.Stop, Continue, Kill and Run, and
-// Nodes[i].Pause, Resume, Kill and Start.
+// Tests can also break the servers with Postgres.Halt and Run, Redis.Stop, Continue, Kill and Run,
+// and Nodes[i].Pause, Resume, Kill and Start.
 type Fleet struct {
 	Nodes    []*Gate
 	Postgres *postgrestest.Server
@@ -52,8 +52,8 @@ type Fleet struct {
 	edges  [][]*Edge // by node and Store
 }
 
-// StartFleet starts the stores, then one node after the other, and returns when all nodes serve. The
-// fleet stops when the test ends.
+// StartFleet starts the stores, then one node after the other, and returns when all nodes serve.
+// The fleet stops when the test ends.
 func StartFleet(t testing.TB, c FleetConfig) *Fleet {
 	t.Helper()
 	f := &Fleet{config: c, dir: t.TempDir(), Postgres: c.Postgres}

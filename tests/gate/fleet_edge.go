@@ -32,8 +32,8 @@ var Stores = []Store{Database, Cache}
 func (s Store) String() string { return [...]string{"PostgreSQL", "Redis"}[s] }
 
 // Edge is the connection from one node to one store, which a proxy can break. It has one state at a
-// time, and leaving a broken state closes the connections that were open in it. Its methods are safe
-// for concurrent use and return when the new state is in force.
+// time, and leaving a broken state closes the connections that were open in it. Its methods are
+// safe for concurrent use and return when the new state is in force.
 type Edge struct {
 	t     testing.TB
 	proxy *toxiproxy.Proxy

@@ -6,10 +6,10 @@
 //	r := g.Get(t, "/v1/items/1", k.Token)
 //	if r.Status != 200 || len(r.Reached) != 1 { t.Errorf("with a key: %v", r) }
 //
-// A gate writes to one temporary directory and listens on 127.0.0.1. When the test ends, the harness
-// searches everything that the gate wrote, its metrics and its configuration for every token that the
-// package has seen, and removes the gate. Only the client and the one response that shows a token may
-// contain it.
+// A gate writes to one temporary directory and listens on 127.0.0.1. When the test ends, the
+// harness searches everything that the gate wrote, its metrics and its configuration for every
+// token that the package has seen, and removes the gate. Only the client and the one response that
+// shows a token may contain it.
 package gate
 
 import (
@@ -24,8 +24,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 )
 
-// Gate is one Caddy process, or a stopped one that can be started again on the same data. Its methods
-// fail the test when the harness itself fails. The caller judges the responses of the product.
+// Gate is one Caddy process, or a stopped one that can be started again on the same data. Its
+// methods fail the test when the harness itself fails. The caller judges the responses of the
+// product.
 type Gate struct {
 	Upstream *Upstream
 
@@ -159,8 +160,8 @@ func (g *Gate) writeConfig(t testing.TB, c Config) string {
 // Output returns what Caddy has written to stdout and stderr in all its runs.
 func (g *Gate) Output() string { return read(filepath.Join(g.Dir, "output.log")) }
 
-// AccessLog returns the access log of the sites, one JSON object per line. Caddy writes it after the
-// response; wait with Until.
+// AccessLog returns the access log of the sites, one JSON object per line. Caddy writes it after
+// the response; wait with Until.
 func (g *Gate) AccessLog() string { return read(filepath.Join(g.Dir, "access.log")) }
 
 func read(path string) string {
@@ -208,9 +209,9 @@ func (g *Gate) finish(t testing.TB) {
 	}
 }
 
-// withoutKnownRace removes a race of Caddy 2.11.9 from its output. When an upstream answers before it
-// has read the whole body, the access log reads the body's length while the transport still counts
-// it.
+// withoutKnownRace removes a race of Caddy 2.11.9 from its output. When an upstream answers before
+// it has read the whole body, the access log reads the body's length while the transport still
+// counts it.
 func withoutKnownRace(output string) string {
 	const line = "==================\n" // before and after each report
 	reports := strings.Split(output, line)

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// Try is Call for goroutines, and for a gate that may be stopped: it never fails the test. Without a
-// response, Err is set and Status is 0.
+// Try is Call for goroutines, and for a gate that may be stopped: it never fails the test. Without
+// a response, Err is set and Status is 0.
 func (g *Gate) Try(ctx context.Context, method, path string, body JSON) Response {
 	var content io.Reader
 	if body != nil {
@@ -142,8 +142,8 @@ func Redact(text string) string { return redact(text) }
 // WatchTokensIn watches every string in text that has the form of a token.
 func WatchTokensIn(text string) { watchAll(text) }
 
-// SearchForTokens fails the test if a file below dir contains a watched token. The files of gates are
-// searched anyway.
+// SearchForTokens fails the test if a file below dir contains a watched token. The files of gates
+// are searched anyway.
 func SearchForTokens(t testing.TB, dir string) {
 	t.Helper()
 	reportLeaksIn(t, dir)

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// A Recipe is a page of docs/ that a test follows. The test runs the first Caddyfile of the page, with
-// the OpenAPI document of the page as openapi.yaml.
+// A Recipe is a page of docs/ that a test follows. The test runs the first Caddyfile of the page,
+// with the OpenAPI document of the page as openapi.yaml.
 type Recipe struct {
 	// Commands has the shell commands of each chapter by a file name made from its title: kong.sh.
 	Commands map[string]string
@@ -66,8 +66,8 @@ var (
 )
 
 // Config writes the recipe's commands and document to dir, and returns a configuration with the
-// recipe's Caddyfile. Only the addresses differ: the sites share a port, and the site api answers for
-// localhost:9000. If api is empty, the gate's upstream does.
+// recipe's Caddyfile. Only the addresses differ: the sites share a port, and the site api answers
+// for localhost:9000. If api is empty, the gate's upstream does.
 func (r Recipe) Config(dir, api string) (Config, error) {
 	text := strings.Replace(r.caddyfile, "{\n", "{\n\tadmin {$GATE_ADMIN}\n\tgrace_period 2s\n", 1)
 	text = recipeSites.ReplaceAllStringFunc(text, func(line string) string {

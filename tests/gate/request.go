@@ -104,8 +104,8 @@ func (g *Gate) Send(t testing.TB, method, target string, token Token, body strin
 	return g.Do(t, r)
 }
 
-// Do sends a request on a new connection. Only one goroutine may use a gate, because Reached has the
-// requests of all goroutines.
+// Do sends a request on a new connection. Only one goroutine may use a gate, because Reached has
+// the requests of all goroutines.
 func (g *Gate) Do(t testing.TB, r Request) Response {
 	t.Helper()
 	g.Upstream.Take()

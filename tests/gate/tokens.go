@@ -28,8 +28,8 @@ var watched struct {
 	tokens map[string]bool
 }
 
-// Watch adds secrets to those that the harness searches for. It is for secrets that the harness cannot
-// recognize, such as imported ones.
+// Watch adds secrets to those that the harness searches for. It is for secrets that the harness
+// cannot recognize, such as imported ones.
 func Watch(secrets ...string) {
 	watched.Lock()
 	defer watched.Unlock()

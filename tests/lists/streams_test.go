@@ -37,8 +37,8 @@ func get(t *testing.T, url string, token gate.Token, lines ...string) *http.Requ
 	return r
 }
 
-// slow checks that lists are not buffered: the client receives each element before the API sends the
-// next.
+// slow checks that lists are not buffered: the client receives each element before the API sends
+// the next.
 func (w world) slow(t *testing.T) {
 	more := make(chan string)
 	w.answer(func(conn net.Conn, _ *http.Request) {

@@ -32,8 +32,10 @@ func TestProtocol(t *testing.T) {
 		{"broken: a node acknowledges before it applies", "lease", "BUG_ACK_EARLY", true},
 		{"broken: leases come from Redis", "lease", "BUG_REDIS_LEASE", true},
 		{"broken: requests use a cached clock", "lease", "BUG_CACHED_CLOCK", true},
-		{"broken: the lease is extended before the changes are applied", "lease", "BUG_RENEW_NO_APPLY", true},
-		{"broken: the entry is deleted before the generation moves", "lease", "BUG_PURGE_ORDER", true},
+		{"broken: the lease is extended before the changes are applied", "lease",
+			"BUG_RENEW_NO_APPLY", true},
+		{"broken: the entry is deleted before the generation moves", "lease", "BUG_PURGE_ORDER",
+			true},
 		{"broken: compare and insert are two steps", "lease", "BUG_FILL_TOCTOU", true},
 
 		{"a failover", "failover", "", false},
@@ -46,21 +48,28 @@ func TestProtocol(t *testing.T) {
 			"BUG_VISIBLE_REVOKE", true},
 		{"broken: a takeaway without an effect takes no revision", "failover", "BUG_NO_REVISION",
 			true},
-		{"broken: an acknowledgement counts in every history", "failover", "BUG_ACK_BY_NUMBER", true},
+		{"broken: an acknowledgement counts in every history", "failover", "BUG_ACK_BY_NUMBER",
+			true},
 		{"broken: a record newer than applied is cached", "failover", "BUG_NEWER", true},
 		{"broken: a request joins a load newer than applied", "failover", "BUG_JOIN_NEWER", true},
-		{"broken: a shared entry counts in every history", "failover", "SHARED BUG_SHARED_BY_NUMBER",
+		{"broken: a shared entry counts in every history", "failover",
+			"SHARED BUG_SHARED_BY_NUMBER",
 			true},
-		{"broken: rows that are not fencing are removed", "failover", fencing + " BUG_REMOVE_ANY", true},
+		{"broken: rows that are not fencing are removed", "failover", fencing + " BUG_REMOVE_ANY",
+			true},
 		{"broken: the nodes of a lost history are not fenced", "failover",
 			lossy + " BUG_FORGET_NODES", true},
-		{"broken: only known nodes of a lost history are fenced", "failover", lossy + " BUG_KNOWN_ONLY", true},
-		{"broken: failovers are noticed by position only", "failover", lossy + " BUG_NOTICE_BY_POSITION", true},
-		{"broken: no last renewal before the response", "failover", lossy + " BUG_NO_LAST_LOOK", true},
+		{"broken: only known nodes of a lost history are fenced", "failover",
+			lossy + " BUG_KNOWN_ONLY", true},
+		{"broken: failovers are noticed by position only", "failover",
+			lossy + " BUG_NOTICE_BY_POSITION", true},
+		{"broken: no last renewal before the response", "failover", lossy + " BUG_NO_LAST_LOOK",
+			true},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			t.Parallel()
-			// A search that ends at the first violation takes less time than an optimizing compiler.
+			// A search that ends at the first violation takes less time than an optimizing
+			// compiler.
 			optimize := "-O2"
 			if c.fails {
 				optimize = "-O0"

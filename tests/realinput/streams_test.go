@@ -28,8 +28,8 @@ import (
 // patience limits one step of a stream, so that a test fails instead of hanging.
 const patience = 30 * time.Second
 
-// block is the content of generated streams. Each copy contains its number, so that a lost, repeated
-// or moved copy changes the checksum.
+// block is the content of generated streams. Each copy contains its number, so that a lost,
+// repeated or moved copy changes the checksum.
 var block = func() []byte {
 	b := make([]byte, 64<<10)
 	rand.Read(b)
@@ -75,8 +75,8 @@ func receive(r io.Reader) (received, error) {
 	return received{n, sum.Sum32()}, err
 }
 
-// streams is the upstream. /download?bytes=N has its checksum in a trailer, /upload returns the size
-// and checksum it received, /events sends the events of the test, and /ws echoes.
+// streams is the upstream. /download?bytes=N has its checksum in a trailer, /upload returns the
+// size and checksum it received, /events sends the events of the test, and /ws echoes.
 func streams(t *testing.T) (server *httptest.Server, events chan string) {
 	events = make(chan string)
 	mux := http.NewServeMux()
@@ -156,8 +156,8 @@ func request(
 	return r
 }
 
-// TestEvents checks that events are not buffered: the upstream sends each event only after the client
-// has received the previous one.
+// TestEvents checks that events are not buffered: the upstream sends each event only after the
+// client has received the previous one.
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	g, token, events := startStreams(t)

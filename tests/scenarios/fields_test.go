@@ -11,9 +11,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestLiveTokenInEveryField puts a valid token into every field, parameter, header and path of every
-// operation in the OpenAPI document. Each request must be refused, and no response may contain the
-// token. The harness then searches the logs, the metrics and the database with its audit log.
+// TestLiveTokenInEveryField puts a valid token into every field, parameter, header and path of
+// every operation in the OpenAPI document. Each request must be refused, and no response may
+// contain the token. The harness then searches the logs, the metrics and the database with its
+// audit log.
 func TestLiveTokenInEveryField(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{APIKey: "namespace_path /v1/{namespace}/**", Global: "debug"})

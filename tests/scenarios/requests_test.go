@@ -35,8 +35,8 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	gate.Until(t, strings.Join(args, " "), func() bool { return summary(g.Do(t, r)) == want })
 }
 
-// request returns the request that the arguments of a command describe, and the status and code that
-// they expect.
+// request returns the request that the arguments of a command describe, and the status and code
+// that they expect.
 func request(
 	ts *testscript.TestScript, method string, args []string,
 ) (r gate.Request, want string) {

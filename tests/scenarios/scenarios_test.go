@@ -19,11 +19,11 @@
 //	assign VAR COMMAND   sets $VAR to the output of a shell command
 //	shell LINE           runs a shell command
 //
-// A Caddy runs during the script. The script's file `recipe` names a page whose Caddyfile Caddy runs,
-// and the file `api` is then the site of the API behind it. Without `recipe`, the file `site` is the
-// site, or a plain `api_key`. With a file `admin-socket`, the admin endpoint is on a Unix socket.
-// $CADDY_ADMIN is the address of the admin endpoint. At the end, the harness searches everything that
-// Caddy wrote for the tokens of the script.
+// A Caddy runs during the script. The script's file `recipe` names a page whose Caddyfile Caddy
+// runs, and the file `api` is then the site of the API behind it. Without `recipe`, the file `site`
+// is the site, or a plain `api_key`. With a file `admin-socket`, the admin endpoint is on a Unix
+// socket. $CADDY_ADMIN is the address of the admin endpoint. At the end, the harness searches
+// everything that Caddy wrote for the tokens of the script.
 package scenarios
 
 import (

@@ -10,9 +10,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestSecretsOfAWholeRun uses tokens in every correct and incorrect way, with debug logs and a failing
-// upstream. It searches the responses for the tokens. The harness then searches everything that Caddy
-// wrote.
+// TestSecretsOfAWholeRun uses tokens in every correct and incorrect way, with debug logs and a
+// failing upstream. It searches the responses for the tokens. The harness then searches everything
+// that Caddy wrote.
 func TestSecretsOfAWholeRun(t *testing.T) {
 	t.Parallel()
 	site := `
