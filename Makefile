@@ -19,6 +19,9 @@ STEPS         ?= 1000000
 # modernc.org/sqlite, stays instrumented.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 
+# The packages in tests/ mostly wait, so one more than the number of processors runs at a time.
+PACKAGES = $(shell expr $$(nproc) + 1)
+
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
 LDFLAGS = -ldflags=-w
 
@@ -54,7 +57,7 @@ test-unit: ## Run the tests of the main module
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
 		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
-		go test -count 1 -timeout 40m ./...
+		go test -p $(PACKAGES) -count 1 -timeout 40m ./...
 
 caddy-race:
 	go build $(RACE) $(LDFLAGS) -o .run/caddy-race ./cmd/caddy

@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestClientsThatWaitForAChallenge: git and Python's urllib send the key only when a 401 asks for
-// Basic.
+// TestClientsThatWaitForAChallenge checks that git and Python's urllib get through, which send the
+// key only after a 401 with a challenge for Basic.
 func TestClientsThatWaitForAChallenge(t *testing.T) {
 	w := start(t,
 		gate.Config{APIKey: "from bearer\nfrom basic\noperation items:list read GET /repo/**"})
@@ -29,7 +29,7 @@ print(urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords)
 		cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
 		cmd.Env = append(os.Environ(), "URL="+w.URL, "TOKEN="+w.tokens["R"],
 			"GIT_TERMINAL_PROMPT=0", "no_proxy=127.0.0.1")
-		output, _ := cmd.CombinedOutput() // git wants a repository there
+		output, _ := cmd.CombinedOutput() // git fails, as the upstream is not a repository
 		reached := w.Upstream.Take()
 		if len(reached) != 1 || reached[0].Header.Get("X-Apikey-Id") != w.ids["R"] {
 			t.Errorf("%s does not get through: %d requests at the upstream\n%s", what, len(reached),

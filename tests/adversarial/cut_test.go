@@ -15,16 +15,16 @@ import (
 	"github.com/coder/websocket"
 )
 
-// stream is something that a key has open and that would go on.
+// stream is a request of a key that does not end by itself.
 type stream struct {
 	what  string
 	ended chan struct{}
-	// when the last event that arrived was sent by the upstream; read it after ended
+	// last is when the upstream sent the last event that was received. Read it after ended.
 	last time.Time
 }
 
-// open opens one of each kind over each HTTP version and returns when all run. Downloads stall
-// until killed is closed.
+// open starts one stream of each kind over each HTTP version and returns when all are running.
+// Downloads stall until killed is closed.
 func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*stream {
 	t.Helper()
 	var streams []*stream
@@ -79,7 +79,7 @@ func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*str
 			t.Fatal(err)
 		}
 		add(fmt.Sprint("download over ", protocol), func(*stream) {
-			// until then the proxy is stuck in a write; what it had sent is still to be read
+			// Until then the proxy blocks in a write. What it has sent is still readable.
 			<-killed
 			io.Copy(io.Discard, download.Body)
 		})
@@ -104,7 +104,7 @@ func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*str
 			}
 			body.Close()
 		})
-		go func() { // the client notices that the connection is gone when it writes
+		go func() { // the client notices that the connection is closed when it writes
 			for tick := time.Tick(5 * time.Millisecond); ; <-tick {
 				if _, err := upload.Write([]byte("more")); err != nil {
 					return
@@ -129,19 +129,19 @@ func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*str
 	return streams
 }
 
-// TestCut: when a key stops being alive, what it has running is cut before the answer to the change
-// is given.
+// TestCut checks that a change that makes a key invalid cuts the key's running requests before it
+// returns.
 func TestCut(t *testing.T) {
 	for _, c := range []struct {
 		what string
 		kill func(t *testing.T, w world, id string)
 	}{
-		{"79 revoke", func(t *testing.T, w world, id string) { w.Revoke(t, id) }},
-		{"79 inactivate", func(t *testing.T, w world,
+		{"revoke", func(t *testing.T, w world, id string) { w.Revoke(t, id) }},
+		{"inactivate", func(t *testing.T, w world,
 			id string) {
 			w.Patch(t, id, gate.JSON{"active": false})
 		}},
-		{"79 rotate", func(t *testing.T, w world, id string) { w.Rotate(t, id, "0s") }},
+		{"rotate", func(t *testing.T, w world, id string) { w.Rotate(t, id, "0s") }},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			w := start(t, gate.Config{APIKey: operations, HTTP3: true})
@@ -168,7 +168,7 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// TestCutAtExpiry: time kills as well as a revoke.
+// TestCutAtExpiry checks that running requests are cut when their key expires.
 func TestCutAtExpiry(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations, HTTP3: true})
 	expires := time.Now().Add(5 * time.Second).Truncate(time.Millisecond)
@@ -185,8 +185,8 @@ func TestCutAtExpiry(t *testing.T) {
 		func() bool { return w.Upstream.Running(k.ID) == 0 })
 }
 
-// mustEnd waits for the clients to see the end, which they do a little after the server has done
-// it, and looks for what was sent after `no`.
+// mustEnd checks that all streams end within a time and that no event was sent after `no`. Clients
+// see the end a little later than the server.
 func mustEnd(t *testing.T, streams []*stream, no time.Time, within time.Duration) {
 	t.Helper()
 	over, cancel := context.WithTimeout(t.Context(), within)
@@ -203,7 +203,7 @@ func mustEnd(t *testing.T, streams []*stream, no time.Time, within time.Duration
 		select {
 		case <-s.ended:
 		default:
-			t.Errorf("%s goes on", s.what)
+			t.Errorf("%s continues", s.what)
 		}
 	}
 }

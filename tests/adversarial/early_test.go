@@ -6,7 +6,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestEarlyData: what an attacker could play again is refused where that would matter (RFC 8470).
+// TestEarlyData checks that early data, which an attacker could replay, is refused for writes and
+// for keys that are restricted to addresses (RFC 8470).
 func TestEarlyData(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations, HTTP3: true})
 	w.mint(t, "Loop", gate.JSON{"permissions": []string{"items:read"},
@@ -19,11 +20,11 @@ func TestEarlyData(t *testing.T) {
 	w.judge(t, row{want: "200"}, "/v1/items/1", early("GET", "R"))
 	w.judge(t, row{want: "401 key_revoked"}, "", early("PUT", "X"))
 	for _, c := range []struct{ what, method, key string }{
-		{"82 a write", "PUT", "Put"}, {"82 a key with addresses", "GET", "Loop"},
-		{"82 a write that is forbidden", "PUT", "R"},
+		{"a write", "PUT", "Put"}, {"a key with addresses", "GET", "Loop"},
+		{"a write that is forbidden", "PUT", "R"},
 	} {
 		refused := false
-		for range 20 { // until Caddy comes to it before the handshake is over
+		for range 20 { // until Caddy handles the request before the handshake is complete
 			got := early(c.method, c.key)
 			if refused = got.Status == 425; refused {
 				w.judge(t, row{want: "425 too_early"}, "", got)
@@ -31,7 +32,7 @@ func TestEarlyData(t *testing.T) {
 			}
 		}
 		if !refused {
-			t.Errorf("%s: sent 20 times as early data and never answered 425", c.what)
+			t.Errorf("%s: none of 20 requests in early data got 425", c.what)
 		}
 	}
 }

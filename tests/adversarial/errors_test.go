@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestErrorRoutes: what Caddy's error routes send on is judged like anything else, though a handler
-// has been there before.
+// TestErrorRoutes checks requests that pass through Caddy's error routes, including those that a
+// handler has already accepted or refused.
 func TestErrorRoutes(t *testing.T) {
 	bearer := func(key string) []string { return []string{"Authorization: Bearer {" + key + "}"} }
 	spoof := []string{"X-Apikey-Id: spoof", "x_apikey_owner: root", "X-Original-Url: /admin"}
@@ -91,8 +91,8 @@ func runSites(t *testing.T, sites []site) {
 	}
 }
 
-// TestCopiedRequests: handlers that pass on a copy of the request, and placeholders of the request
-// as it came, show no credential.
+// TestCopiedRequests checks that no credential gets into copies of the request that other handlers
+// make, or into placeholders for the original request.
 func TestCopiedRequests(t *testing.T) {
 	const (
 		api     = "api_key {\nfrom query key\nfrom header X-API-Key\nfrom cookie key\nERRORS\n}\n"
@@ -140,8 +140,8 @@ func TestCopiedRequests(t *testing.T) {
 	})
 }
 
-// TestCutInErrorRoutes: a stream of an error route runs after the first handler has left, and is
-// cut all the same.
+// TestCutInErrorRoutes checks that a stream of an error route, which runs after the first handler
+// has returned, is cut as well.
 func TestCutInErrorRoutes(t *testing.T) {
 	w := start(t, gate.Config{HTTP3: true,
 		Site: "api_key\nerror 502\nhandle_errors {\napi_key\nreverse_proxy {$GATE_UPSTREAM}\n}"})
@@ -172,13 +172,13 @@ func TestCutInErrorRoutes(t *testing.T) {
 		}()
 		w.Revoke(t, k.ID)
 		mustEnd(t, []*stream{s}, time.Now(), 5*time.Second)
-		gate.Until(t, "nothing of the key is left at the upstream",
+		gate.Until(t, "the upstream has no request of the key",
 			func() bool { return w.Upstream.Running(k.ID) == 0 })
 		response.Body.Close()
 	}
 }
 
-// TestIncludes: what a handler asks of its own server is a request as any other.
+// TestIncludes checks requests that a handler sends to its own server.
 func TestIncludes(t *testing.T) {
 	w := start(t,
 		gate.Config{Site: "api_key {\npublic /public/*\n}\nhandle /page/* {\ntemplates\nrespond " +

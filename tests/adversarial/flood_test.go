@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// flood sends n requests over a few connections and returns how many got each status.
+// flood sends n requests over a few connections and returns the number of responses by status.
 func flood(t *testing.T, g *gate.Gate, n int, token func(i int) string) map[int]int {
 	t.Helper()
 	client, url := g.Client(t, gate.HTTP1)
@@ -60,19 +60,19 @@ func TestFloodCostsNoStore(t *testing.T) {
 	}
 	before := database()
 	if before == 0 {
-		t.Error("the first request of a key shows in no metric, so this test would see nothing")
+		t.Error("the metrics do not count the lookup for the first request of a key")
 	}
 	const n = 4000
 	for what, token := range map[string]func(int) string{
-		"107 random, check right": func(int) string { return forge("ak") },
-		"107 random, check wrong": func(int) string { return forge("ak")[:60] + "0" },
-		"107 random strings": func(int) string {
+		"random, check right": func(int) string { return forge("ak") },
+		"random, check wrong": func(int) string { return forge("ak")[:60] + "0" },
+		"random strings": func(int) string {
 			return fmt.Sprintf("%x%x", rand.Uint64(),
 				rand.Uint64())
 		},
-		"107 of other prefixes": func(int) string { return forge("sk_live") },
-		"107 of members":        func(int) string { return forge("akm") },
-		"107 tails of a good one": func(i int) string {
+		"of other prefixes": func(int) string { return forge("sk_live") },
+		"of members":        func(int) string { return forge("akm") },
+		"tails of a good one": func(i int) string {
 			return w.tokens["R"][:50] + fmt.Sprintf("%011d", i)
 		},
 	} {
@@ -84,18 +84,18 @@ func TestFloodCostsNoStore(t *testing.T) {
 		}
 	}
 	if good() != 200 || database() != before {
-		t.Error("the good key was put out of the local cache")
+		t.Error("the flood evicted the valid key from the local cache")
 	}
 	if got := flood(t, w.Gate, n, func(int) string { return w.tokens["X"] }); got[401] != n {
-		t.Errorf("108 a revoked key: %v", got)
+		t.Errorf("a revoked key: %v", got)
 	}
 	if looked := database() - before; looked > 10 {
-		t.Errorf("108 a revoked key: %v lookups in the database", looked)
+		t.Errorf("a revoked key: %v lookups in the database", looked)
 	}
 }
 
-// TestFloodOfUnknown: once a deployment has imported keys, any string may be one. Repeated ones are
-// held off by the negative cache.
+// TestFloodOfUnknown checks that the negative cache answers repeated unknown tokens. Once a
+// deployment has imported keys, any string may be a token.
 func TestFloodOfUnknown(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	imported := "sk-legacy-0123456789abcdefghij"

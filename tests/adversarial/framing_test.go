@@ -24,19 +24,19 @@ func TestUpgrades(t *testing.T) {
 		return header
 	}
 	rows := []row{
-		{what: "78 WebSocket without a key", send: "GET /v1/items/ws", header: handshake,
+		{what: "WebSocket without a key", send: "GET /v1/items/ws", header: handshake,
 			want: "401 missing_key"},
-		{what: "78 WebSocket, revoked", send: "GET /v1/items/ws", header: with("X-API-Key: {X}"),
+		{what: "WebSocket, revoked", send: "GET /v1/items/ws", header: with("X-API-Key: {X}"),
 			want: "401 key_revoked"},
-		{what: "78 WebSocket, forged", send: "GET /v1/items/ws", header: with("X-API-Key: {J}"),
+		{what: "WebSocket, forged", send: "GET /v1/items/ws", header: with("X-API-Key: {J}"),
 			want: "401 invalid_key"},
-		{what: "78 WebSocket, not allowed", send: "GET /v1/admin/ws", header: with(bearer),
+		{what: "WebSocket, not allowed", send: "GET /v1/admin/ws", header: with(bearer),
 			want: "403 insufficient_permission"},
-		{what: "76 h2c", send: "GET /v1/items/1", header: append([]string{bearer}, settings...),
+		{what: "h2c", send: "GET /v1/items/1", header: append([]string{bearer}, settings...),
 			want: "200", gone: []string{"Upgrade", "Http2-Settings"}},
-		{what: "76 h2c on public", send: "GET /public/1", header: settings, want: "200", as: "-",
+		{what: "h2c on public", send: "GET /public/1", header: settings, want: "200", as: "-",
 			gone: []string{"Upgrade", "Http2-Settings"}},
-		{what: "76 h2c without a key", send: "GET /v1/items/1", header: settings,
+		{what: "h2c without a key", send: "GET /v1/items/1", header: settings,
 			want: "401 missing_key"},
 		{what: "websocket on POST", send: "POST /public/ws", header: handshake, body: "x",
 			want: "200", as: "-", gone: []string{"Upgrade"}},
@@ -53,9 +53,9 @@ func TestUpgrades(t *testing.T) {
 		rows[i].on = "1"
 	}
 	rows = append(rows,
-		row{what: "81 upgrade over HTTP/2", on: "2", send: "GET /v1/items/1",
+		row{what: "upgrade over HTTP/2", on: "2", send: "GET /v1/items/1",
 			header: []string{bearer, "Upgrade: websocket"}, want: "refused"},
-		row{what: "81 h2c over HTTP/2", on: "2", send: "GET /v1/items/1",
+		row{what: "h2c over HTTP/2", on: "2", send: "GET /v1/items/1",
 			header: append([]string{bearer}, settings...), want: "refused"},
 	)
 	w.run(t, rows)
@@ -67,44 +67,44 @@ func TestUpgrades(t *testing.T) {
 	w.judgeReached(t, row{}, "/v1/items/ws", got.Reached[0])
 }
 
-// TestFraming: what one parser takes for a body is no second request for another.
+// TestFraming checks that no body is read as a second request (request smuggling).
 func TestFraming(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	const smuggled = "GET /v1/admin/smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 	for _, c := range []struct {
 		what string
 		wire string
-		want int // of the first answer
+		want int // status of the first response; 0 accepts any
 	}{
-		{"72 CL and TE",
+		{"CL and TE",
 			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 6\r\nTransfer-Encoding: " +
 				"chunked\r\nConnection: close\r\n\r\n0\r\n\r\n" + smuggled, 0},
-		{"72 TE and CL",
+		{"TE and CL",
 			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: " +
 				"chunked\r\nContent-Length: 60\r\nConnection: close\r\n\r\n0\r\n\r\n" + smuggled,
 			0},
-		{"73 two Content-Length",
+		{"two Content-Length",
 			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 0\r\nContent-Length: " +
 				"48\r\n\r\n" + smuggled, 400},
-		{"73 list of Content-Length",
+		{"list of Content-Length",
 			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 0, 48\r\n\r\n" + smuggled,
 			400},
-		{"73 signed Content-Length",
+		{"signed Content-Length",
 			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: +0\r\n\r\n" + smuggled,
 			400},
-		{"73 unknown coding",
+		{"unknown coding",
 			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: " +
 				"xchunked\r\n\r\n0\r\n\r\n" + smuggled, 501},
-		{"73 two codings",
+		{"two codings",
 			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Transfer-Encoding: " +
 				"chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + smuggled, 501},
-		{"74 space before the colon",
+		{"space before the colon",
 			"GET /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}X-Apikey-Id : admin\r\n\r\n", 400},
-		{"74 folded line",
+		{"folded line",
 			"GET /public/1 HTTP/1.1\r\nHost: a\r\nX-Fine: 1\r\n X-Apikey-Id: admin\r\nConnection: " +
 				"close\r\n\r\n", 0},
-		{"74 no name", "GET /public/1 HTTP/1.1\r\nHost: a\r\n: admin\r\n\r\n", 400},
-		{"74 bare LF", "GET /public/1 HTTP/1.1\nHost: a\nX-Apikey-Id: admin\nConnection: close\n\n",
+		{"no name", "GET /public/1 HTTP/1.1\r\nHost: a\r\n: admin\r\n\r\n", 400},
+		{"bare LF", "GET /public/1 HTTP/1.1\nHost: a\nX-Apikey-Id: admin\nConnection: close\n\n",
 			0},
 		{"two Host", "GET /v1/items/1 HTTP/1.1\r\nHost: a\r\nHost: b\r\n{key}\r\n", 400},
 		{"no Host", "GET /v1/items/1 HTTP/1.1\r\n{key}\r\n", 400},
@@ -142,7 +142,7 @@ func TestFraming(t *testing.T) {
 	}
 }
 
-// TestPipelined: each request on a connection is decided on its own.
+// TestPipelined checks that each request on a connection is decided separately.
 func TestPipelined(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	request := func(target, token string) string {
@@ -163,7 +163,7 @@ func TestPipelined(t *testing.T) {
 	}
 }
 
-// TestMalformedHTTP2: RFC 9113 §8.2 and §8.3 make these stream errors.
+// TestMalformedHTTP2 sends requests that are stream errors by RFC 9113 §8.2 and §8.3.
 func TestMalformedHTTP2(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	type fields = []gate.Field
@@ -176,37 +176,37 @@ func TestMalformedHTTP2(t *testing.T) {
 			{Name: ":authority", Value: "a"}, {Name: ":path", Value: value}}
 	}
 	for what, block := range map[string]fields{
-		"81 upper-case name": pseudo(gate.Field{Name: "X-Apikey-Id", Value: "admin"}),
-		"81 connection":      pseudo(gate.Field{Name: "connection", Value: "x-apikey-id"}),
-		"81 te: gzip":        pseudo(gate.Field{Name: "te", Value: "gzip"}),
-		"81 transfer-encoding": pseudo(gate.Field{Name: "transfer-encoding",
+		"upper-case name": pseudo(gate.Field{Name: "X-Apikey-Id", Value: "admin"}),
+		"connection":      pseudo(gate.Field{Name: "connection", Value: "x-apikey-id"}),
+		"te: gzip":        pseudo(gate.Field{Name: "te", Value: "gzip"}),
+		"transfer-encoding": pseudo(gate.Field{Name: "transfer-encoding",
 			Value: "chunked"}),
-		"81 CR LF in a value": pseudo(gate.Field{Name: "x-a",
+		"CR LF in a value": pseudo(gate.Field{Name: "x-a",
 			Value: "1\r\nX-Apikey-Id: admin"}),
-		"81 LF in a value": pseudo(gate.Field{Name: "x-a",
+		"LF in a value": pseudo(gate.Field{Name: "x-a",
 			Value: "1\nX-Apikey-Id: admin"}),
-		"81 NUL in a value": pseudo(gate.Field{Name: "x-a", Value: "1\x00"}),
-		"81 CR LF in a name": pseudo(gate.Field{Name: "x-a\r\nx-apikey-id",
+		"NUL in a value": pseudo(gate.Field{Name: "x-a", Value: "1\x00"}),
+		"CR LF in a name": pseudo(gate.Field{Name: "x-a\r\nx-apikey-id",
 			Value: "admin"}),
-		"81 colon in a name":         pseudo(gate.Field{Name: "x-apikey-id:", Value: "admin"}),
-		"81 blank in a name":         pseudo(gate.Field{Name: "x-apikey-id ", Value: "admin"}),
-		"81 empty name":              pseudo(gate.Field{Name: "", Value: "admin"}),
-		"81 pseudo after regular":    append(fields{{Name: "x-a", Value: "1"}}, pseudo()...),
-		"81 unknown pseudo":          pseudo(gate.Field{Name: ":x", Value: "1"})[:5],
-		"81 :path twice":             pseudo(gate.Field{Name: ":path", Value: "/v1/admin"}),
-		"81 :method twice":           pseudo(gate.Field{Name: ":method", Value: "POST"}),
-		"81 no :path":                pseudo()[:3],
-		"81 no :method":              pseudo()[1:],
-		"81 no :scheme":              append(pseudo()[:1:1], pseudo()[2:]...),
-		"81 CR LF in :path":          path("/public/1 HTTP/1.1\r\nX-Apikey-Id: admin\r\n\r\n"),
-		"69 :path without slash":     path("v1/admin"),
-		"69 :path of public, no /":   path("public/1"),
-		"69 :path empty":             path(""),
-		"69 :path asterisk":          path("*"),
-		"69 :path absolute":          path("https://evil/public/../v1/admin"),
-		"69 :path two slashes":       path("//public/1"),
-		"69 :path of another scheme": path("file:///public/1"),
-		"69 :path with a fragment":   path("/public/#/../v1/admin"),
+		"colon in a name":         pseudo(gate.Field{Name: "x-apikey-id:", Value: "admin"}),
+		"blank in a name":         pseudo(gate.Field{Name: "x-apikey-id ", Value: "admin"}),
+		"empty name":              pseudo(gate.Field{Name: "", Value: "admin"}),
+		"pseudo after regular":    append(fields{{Name: "x-a", Value: "1"}}, pseudo()...),
+		"unknown pseudo":          pseudo(gate.Field{Name: ":x", Value: "1"})[:5],
+		":path twice":             pseudo(gate.Field{Name: ":path", Value: "/v1/admin"}),
+		":method twice":           pseudo(gate.Field{Name: ":method", Value: "POST"}),
+		"no :path":                pseudo()[:3],
+		"no :method":              pseudo()[1:],
+		"no :scheme":              append(pseudo()[:1:1], pseudo()[2:]...),
+		"CR LF in :path":          path("/public/1 HTTP/1.1\r\nX-Apikey-Id: admin\r\n\r\n"),
+		":path without slash":     path("v1/admin"),
+		":path of public, no /":   path("public/1"),
+		":path empty":             path(""),
+		":path asterisk":          path("*"),
+		":path absolute":          path("https://evil/public/../v1/admin"),
+		":path two slashes":       path("//public/1"),
+		":path of another scheme": path("file:///public/1"),
+		":path with a fragment":   path("/public/#/../v1/admin"),
 	} {
 		t.Run(what, func(t *testing.T) {
 			w.judge(t, row{want: "refused"}, "", w.DoHTTP2(t, block, "", nil))

@@ -8,10 +8,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// separators are all bytes but letters and digits that a field name may hold (RFC 9110 §5.6.2).
+// separators are the bytes other than letters and digits that a field name may contain (RFC 9110
+// §5.6.2).
 const separators = "!#$%&'*+-.^_`|~"
 
-// spoofs are names that some back end reads as one of ours, or as one that we may set some day.
+// spoofs returns names that a back end could read as an identity header of the product, present or
+// future.
 func spoofs() []string {
 	names := []string{
 		"X-Apikey-Id", "x-apikey-id", "X-APIKEY-ID", "x_apikey_id", "X_APIKEY_ID", "X-Apikey_Id",
@@ -36,15 +38,15 @@ func TestIdentityHeadersCannotBeSent(t *testing.T) {
 	for _, name := range spoofs() {
 		spoof := name + ": admin"
 		rows = append(rows,
-			row{what: "26 key, " + name, send: "GET /v1/items/1", header: []string{bearer, spoof},
+			row{what: "key, " + name, send: "GET /v1/items/1", header: []string{bearer, spoof},
 				want: "200"},
-			row{what: "26 before the key, " + name, send: "GET /v1/items/1",
+			row{what: "before the key, " + name, send: "GET /v1/items/1",
 				header: []string{spoof, spoof, bearer}, want: "200"},
-			row{what: "27 public, " + name, send: "GET /public/1", header: []string{spoof},
+			row{what: "public, " + name, send: "GET /public/1", header: []string{spoof},
 				want: "200", as: "-"},
-			row{what: "27 anonymous, " + name, send: "GET /v1/items/1", header: []string{spoof},
+			row{what: "anonymous, " + name, send: "GET /v1/items/1", header: []string{spoof},
 				want: "200", as: "-"},
-			row{what: "27 foreign, " + name, send: "GET /v1/items/1",
+			row{what: "foreign, " + name, send: "GET /v1/items/1",
 				header: []string{"Authorization: Bearer eyJhbGciOi.e30.x", spoof}, want: "200",
 				as: "-"},
 			row{what: "declared trailer, " + name, send: "PUT /v1/items/1",
@@ -81,27 +83,28 @@ func TestHopByHopCannotRemoveTheIdentity(t *testing.T) {
 			header: append([]string{bearer}, header...), want: "200"})
 	}
 	rows = append(rows,
-		row{what: "31 other tokens stay", on: "1", send: item,
+		row{what: "other tokens stay", on: "1", send: item,
 			header: []string{bearer, "Connection: X-Custom, X-Apikey-Id", "X-Custom: 1"},
 			want:   "200", gone: []string{"X-Custom"}},
-		row{what: "31 on public", on: "1", send: "GET /public/1",
+		row{what: "on public", on: "1", send: "GET /public/1",
 			header: []string{"Connection: X-Apikey-Id", "X-Apikey-Id: admin"}, want: "200",
 			as: "-"},
-		row{what: "31 the credential as hop-by-hop", on: "1", send: item,
+		row{what: "the credential as hop-by-hop", on: "1", send: item,
 			header: []string{"X-API-Key: {R}", "Connection: X-API-Key"}, want: "200"},
-		row{what: "31 junk as hop-by-hop", on: "1", send: item,
+		row{what: "junk as hop-by-hop", on: "1", send: item,
 			header: []string{"X-API-Key: {R}", "Authorization: Bearer {J}",
 				"Connection: Authorization"}, want: "400 ambiguous_credentials"},
 	)
 	w.run(t, rows)
 }
 
-// overrides change what some back ends do, whatever was decided here.
+// overrides are headers that make some back ends act on another method or path.
 var overrides = []string{"X-HTTP-Method-Override: DELETE", "X-HTTP-Method: DELETE",
 	"X-Method-Override: DELETE", "X-Original-Url: /v1/admin/1", "X-Original-Uri: /v1/admin/1",
-	"X-Original-Method: DELETE", "X-Rewrite-Url: /v1/admin/1", "x-http-method-override: DELETE", "X_HTTP_Method_Override: DELETE", "X.Original.Url: /v1/admin/1", "X_Rewrite_Url: /v1/admin/1"}
+	"X-Original-Method: DELETE", "X-Rewrite-Url: /v1/admin/1", "x-http-method-override: DELETE",
+	"X_HTTP_Method_Override: DELETE", "X.Original.Url: /v1/admin/1", "X_Rewrite_Url: /v1/admin/1"}
 
-// forwarded are for proxies that the site trusts.
+// forwarded are headers that only trusted proxies may send.
 var forwarded = []string{"X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET",
 	"X-Forwarded-Prefix: /public", "X-Forwarded-Port: 1", "X-Forwarded-User: admin"}
 
@@ -113,13 +116,13 @@ func TestOverridesAndForwardedHeaders(t *testing.T) {
 	var rows []row
 	for _, line := range append(append([]string{}, overrides...), forwarded...) {
 		rows = append(rows,
-			row{what: "37 no way in by " + line, send: "GET /v1/admin/1",
+			row{what: "a key with " + line, send: "GET /v1/admin/1",
 				header: []string{bearer, line}, want: "403 insufficient_permission"},
-			row{what: "37 no key and " + line, send: "GET /v1/admin/1", header: []string{line},
+			row{what: "no key and " + line, send: "GET /v1/admin/1", header: []string{line},
 				want: "401 missing_key"},
-			row{what: "37 read with " + line, send: "GET /v1/items/1",
+			row{what: "read with " + line, send: "GET /v1/items/1",
 				header: []string{bearer, line, line}, want: "200", gone: []string{name(line)}},
-			row{what: "37 on public " + line, send: "GET /public/1", header: []string{line},
+			row{what: "on public " + line, send: "GET /public/1", header: []string{line},
 				want: "200", as: "-", gone: []string{name(line)}},
 		)
 	}
@@ -127,16 +130,16 @@ func TestOverridesAndForwardedHeaders(t *testing.T) {
 		row{what: "a write as a read", send: "POST /v1/admin/1",
 			header: []string{bearer, "X-HTTP-Method-Override: GET"},
 			want:   "403 insufficient_permission"},
-		row{what: "35 X-Forwarded-For", send: "GET /v1/items/1",
+		row{what: "X-Forwarded-For", send: "GET /v1/items/1",
 			header: []string{"X-API-Key: {Ten}", "X-Forwarded-For: 10.0.0.1"},
 			want:   "403 address_not_allowed"},
-		row{what: "35 X-Real-Ip", send: "GET /v1/items/1",
+		row{what: "X-Real-Ip", send: "GET /v1/items/1",
 			header: []string{"X-API-Key: {Ten}", "X-Real-Ip: 10.0.0.1"},
 			want:   "403 address_not_allowed"},
-		row{what: "35 Forwarded", send: "GET /v1/items/1",
+		row{what: "Forwarded", send: "GET /v1/items/1",
 			header: []string{"X-API-Key: {Ten}", "Forwarded: for=10.0.0.1"},
 			want:   "403 address_not_allowed"},
-		row{what: "35 loopback", send: "GET /v1/items/1",
+		row{what: "loopback", send: "GET /v1/items/1",
 			header: []string{"X-API-Key: {Loop}", "X-Forwarded-For: 10.0.0.1"}, want: "200",
 			as: "Loop"},
 	)

@@ -15,10 +15,10 @@ func TestMethods(t *testing.T) {
 	w.mint(t, "Write", gate.JSON{"permissions": []string{"write"}})
 	bearer := func(key string) []string { return []string{"Authorization: Bearer {" + key + "}"} }
 	rows := []row{
-		{what: "42 HEAD", send: "HEAD /v1/items/1", header: bearer("R"), want: "200"},
-		{what: "42 HEAD with the class", send: "HEAD /x", header: bearer("Read"), want: "200",
+		{what: "HEAD", send: "HEAD /v1/items/1", header: bearer("R"), want: "200"},
+		{what: "HEAD with the class", send: "HEAD /x", header: bearer("Read"), want: "200",
 			as: "Read"},
-		{what: "42 HEAD without read", send: "HEAD /x", header: bearer("Write"), want: "403"},
+		{what: "HEAD without read", send: "HEAD /x", header: bearer("Write"), want: "403"},
 		{what: "GET without read", send: "GET /x", header: bearer("Write"),
 			want: "403 insufficient_permission"},
 		{what: "OPTIONS is a read", send: "OPTIONS /x", header: bearer("Read"), want: "200",
@@ -26,23 +26,23 @@ func TestMethods(t *testing.T) {
 		{what: "OPTIONS without read", send: "OPTIONS /x", header: bearer("Write"),
 			want: "403 insufficient_permission"},
 		{what: "OPTIONS without a key", send: "OPTIONS /x", want: "401 missing_key"},
-		{what: "49 no preflight unless configured", send: "OPTIONS /x",
+		{what: "no preflight unless configured", send: "OPTIONS /x",
 			header: []string{"Origin: https://a.example", "Access-Control-Request-Method: DELETE"},
 			want:   "401 missing_key"},
-		{what: "46 _method in the query", send: "POST /x?_method=GET", header: bearer("Read"),
+		{what: "_method in the query", send: "POST /x?_method=GET", header: bearer("Read"),
 			want: "403 insufficient_permission"},
-		{what: "46 _method in the query of a read", send: "GET /x?_method=DELETE",
+		{what: "_method in the query of a read", send: "GET /x?_method=DELETE",
 			header: bearer("Write"), want: "403 insufficient_permission"},
-		{what: "46 _method in a form", send: "POST /x",
+		{what: "_method in a form", send: "POST /x",
 			header: append(bearer("Read"), "Content-Type: application/x-www-form-urlencoded"),
 			body:   "_method=GET", want: "403 insufficient_permission"},
-		{what: "48 CONNECT host", on: "1", send: "CONNECT example.com:443", header: bearer("All"),
+		{what: "CONNECT host", on: "1", send: "CONNECT example.com:443", header: bearer("All"),
 			want: "405 method_not_allowed"},
-		{what: "48 CONNECT path", on: "1", send: "CONNECT /v1/items/1", header: bearer("All"),
+		{what: "CONNECT path", on: "1", send: "CONNECT /v1/items/1", header: bearer("All"),
 			want: "refused"},
-		{what: "48 CONNECT with a body", send: "CONNECT example.com:443", header: bearer("All"),
+		{what: "CONNECT with a body", send: "CONNECT example.com:443", header: bearer("All"),
 			body: "GET /v1/admin HTTP/1.1\r\n\r\n", want: "refused"},
-		{what: "48 CONNECT over HTTP/2", on: "2", send: "CONNECT /", header: bearer("All"),
+		{what: "CONNECT over HTTP/2", on: "2", send: "CONNECT /", header: bearer("All"),
 			want: "refused"},
 	}
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
@@ -53,20 +53,21 @@ func TestMethods(t *testing.T) {
 				want: "403 insufficient_permission"})
 	}
 	for _, method := range []string{"get", "Get", "gET", "post", "delete", "head", "options", "FOO",
-		"PROPFIND", "PURGE", "M-SEARCH", "MKCOL", "LINK", "PRI", "GETS", "GE", "TRACE", "trace", "QUERY", "CONNECTX", "!", "*", "GET,POST", "GET;"} {
+		"PROPFIND", "PURGE", "M-SEARCH", "MKCOL", "LINK", "PRI", "GETS", "GE", "TRACE", "trace",
+		"QUERY", "CONNECTX", "!", "*", "GET,POST", "GET;"} {
 		for _, target := range []string{" /v1/items/1", " /public/1"} {
 			rows = append(rows,
 				row{what: "43 " + method + target, send: method + target, header: bearer("All"),
 					want: "refused"},
-				row{what: "43 no key, " + method + target, send: method + target, want: "refused"})
+				row{what: "no key, " + method + target, send: method + target, want: "refused"})
 		}
 	}
 	for _, method := range []string{"get", "Get", "FOO", "PROPFIND", "PURGE", "M-SEARCH", "TRACE",
 		"QUERY"} {
 		rows = append(rows,
-			row{what: "44 says 405, " + method, send: method + " /v1/items/1",
+			row{what: "says 405, " + method, send: method + " /v1/items/1",
 				header: bearer("All"), want: "405 method_not_allowed"},
-			row{what: "44 says 405 on public, " + method, send: method + " /public/1",
+			row{what: "says 405 on public, " + method, send: method + " /public/1",
 				want: "405 method_not_allowed"})
 	}
 	w.run(t, rows)
@@ -79,8 +80,8 @@ func TestAllow(t *testing.T) {
 	w.mint(t, "Write", gate.JSON{"permissions": []string{"write"}})
 	bearer := func(key string) []string { return []string{"Authorization: Bearer {" + key + "}"} }
 	w.run(t, []row{
-		{what: "53 QUERY added", send: "QUERY /x", header: bearer("Read"), want: "200", as: "Read"},
-		{what: "53 QUERY is a read", send: "QUERY /x", header: bearer("Write"),
+		{what: "QUERY added", send: "QUERY /x", header: bearer("Read"), want: "200", as: "Read"},
+		{what: "QUERY is a read", send: "QUERY /x", header: bearer("Write"),
 			want: "403 insufficient_permission"},
 		{what: "MKCOL added", send: "MKCOL /x", header: bearer("Write"), want: "200", as: "Write"},
 		{what: "MKCOL is a write", send: "MKCOL /x", header: bearer("Read"),
@@ -101,8 +102,8 @@ func TestAllow(t *testing.T) {
 	}
 }
 
-// TestExtendedConnect: RFC 8441 would bring WebSocket over HTTP/2 past what is decided per request;
-// clients fall back to HTTP/1.1.
+// TestExtendedConnect checks that a WebSocket over HTTP/2 (RFC 8441) is refused. Clients fall back
+// to HTTP/1.1.
 func TestExtendedConnect(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	w.mint(t, "All", gate.JSON{"permissions": []string{"*"}})

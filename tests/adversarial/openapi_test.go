@@ -76,9 +76,11 @@ func TestOpenAPI(t *testing.T) {
 	add(ok, "GET /v1/Admin/users", "All Read Users")
 	add(forbidden, "GET /v1/Admin/users", "OrdersRead Root")
 
-	// What no operation is.
-	for _, send := range []string{"GET /v1", "GET /", "GET /orders/7", "GET /v1/orders/7/lines", "DELETE /v1/orders/7", "OPTIONS /v1/orders/7", "PATCH /v1/orders", "GET /v1/files/a/b.json", "GET /v1/files", "GET /v1x/orders", "GET /v1/ordersx",
-		"PUT /v1/orders", "GET /v1/orders:cancel", "GET /v1/admin/users/1"} {
+	// Requests that match no operation.
+	for _, send := range []string{"GET /v1", "GET /", "GET /orders/7", "GET /v1/orders/7/lines",
+		"DELETE /v1/orders/7", "OPTIONS /v1/orders/7", "PATCH /v1/orders", "GET /v1/files/a/b.json",
+		"GET /v1/files", "GET /v1x/orders", "GET /v1/ordersx", "PUT /v1/orders",
+		"GET /v1/orders:cancel", "GET /v1/admin/users/1"} {
 		add(forbidden, send, "All Read Show")
 	}
 	rows = append(rows, row{what: "no key, no operation", send: "GET /nothing",
@@ -89,8 +91,8 @@ func TestOpenAPI(t *testing.T) {
 		header: append([]string{"X-HTTP-Method-Override: PUT"}, bearer["Show"]...), want: ok,
 		as: "Show", gone: []string{"X-HTTP-Method-Override"}})
 
-	// The more literal one counts, however it is written: an upstream that does not mind case or
-	// decodes serves that one.
+	// The more literal path wins, in every spelling, because an upstream that ignores case or
+	// decodes serves that path.
 	for _, path := range []string{"/v1/orders/mine", "/v1/orders/mine/", "/v1/orders/Mine",
 		"/v1/orders/%6dine", "/v1/orders/%6Dine/", "/V1/Orders/MINE"} {
 		add(ok, "GET "+path, "Read OrdersRead Mine")
@@ -118,8 +120,8 @@ func TestOpenAPI(t *testing.T) {
 	add(forbidden, "POST /v1/orders/:cancel", "Cancel Read")
 	add(ok, "POST /v1/orders/:cancel", "Repeat")
 
-	// A POST that reads, by hand: an upstream that minds case, or matches before it decodes, takes
-	// what is not the very word for an id.
+	// A POST that reads, by an `operation`. An upstream that is case-sensitive, or matches before
+	// it decodes, takes any other spelling of the last segment for an id.
 	for _, path := range []string{"/v1/orders/search", "/v1/orders/search/"} {
 		add(ok, "POST "+path, "Read OrdersRead Search")
 		add(forbidden, "POST "+path, "Write Repeat")
@@ -129,14 +131,15 @@ func TestOpenAPI(t *testing.T) {
 		add(forbidden, "POST "+path, "Read OrdersRead Search")
 		add(ok, "POST "+path, "Write Repeat")
 	}
-	// A GET that writes, by hand: an upstream that does not mind case closes with all of these.
+	// A GET that writes, by an `operation`. An upstream that ignores case closes the order for each
+	// of these.
 	for _, path := range []string{"/v1/orders/7/close", "/v1/orders/7/close/", "/v1/orders/7/CLOSE",
 		"/v1/orders/7/%63lose", "/V1/Orders/7/Close"} {
 		add(ok, "GET "+path, "Write Close")
 		add(ok, "HEAD "+path, "Close")
 		add(forbidden, "GET "+path, "Read OrdersRead Show")
 	}
-	// Nothing that is not canonical gets as far as the table.
+	// Targets that are not canonical are refused before the table is consulted.
 	for _, end := range []string{"../orders/7", "x/../7", "%2e%2e/orders/7", "7%2f", "7;x", "7%00",
 		`7\x`, "/7", "%256dine", "mine.", "mine%20", "search%c2%a0"} {
 		rows = append(rows, row{what: "not canonical " + end, send: "GET /v1/orders/" + end,
@@ -148,7 +151,7 @@ func TestOpenAPI(t *testing.T) {
 		Header: w.expandAll(t, bearer["All"])})
 	if body := got.JSON(); body["needed"] != "" ||
 		!strings.Contains(body["detail"].(string), "none of the calls that the API declares") {
-		t.Errorf("what no permission allows: %v", body)
+		t.Errorf("a request that matches no operation: %v", body)
 	}
 }
 
@@ -177,8 +180,8 @@ func permissions(t *testing.T, g *gate.Gate) (rows []string) {
 	}
 }
 
-// TestPermissionTable: `caddy reload` reads the document again, and what does not come up changes
-// nothing.
+// TestPermissionTable checks that `caddy reload` reads the OpenAPI document again, and that a
+// failed reload changes nothing.
 func TestPermissionTable(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

@@ -8,7 +8,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestOptions tries each subdirective of `api_key` for what it lets through and what it does not.
+// TestOptions checks for each subdirective of `api_key` which requests it accepts and refuses.
 func TestOptions(t *testing.T) {
 	bearer := func(key string) []string { return []string{"Authorization: Bearer {" + key + "}"} }
 	preflight := func(origin string) []string {
@@ -176,7 +176,7 @@ func TestOptions(t *testing.T) {
 				{what: "the resource", send: "GET /x", header: bearer("R"), want: "200"},
 				{what: "not the operation", send: "GET /v1/secret", header: bearer("R"),
 					want: "403 insufficient_permission"},
-				{what: "42 HEAD is no way around it", send: "HEAD /v1/secret", header: bearer("R"),
+				{what: "HEAD is no way around it", send: "HEAD /v1/secret", header: bearer("R"),
 					want: "403"},
 			}},
 		{"optional", gate.Config{APIKey: "optional"}, []row{
@@ -195,12 +195,12 @@ func TestOptions(t *testing.T) {
 		}},
 		{"preflight", gate.Config{APIKey: "preflight https://app.example.com\nmethods none PATCH"},
 			[]row{
-				{what: "49 answered here", send: "OPTIONS /x",
+				{what: "answered here", send: "OPTIONS /x",
 					header: preflight("https://app.example.com"), want: "204",
 					also: []string{"Access-Control-Allow-Origin: https://app.example.com",
 						"Access-Control-Allow-Headers: authorization,x-a",
 						"Access-Control-Max-Age: 600"}},
-				{what: "51 with a body", send: "OPTIONS /x",
+				{what: "with a body", send: "OPTIONS /x",
 					header: preflight("https://app.example.com"), body: "x", want: "204"},
 				{what: "a credential is not read", send: "OPTIONS /x",
 					header: append(preflight("https://app.example.com"), "X-API-Key: {X}"),
@@ -221,7 +221,7 @@ func TestOptions(t *testing.T) {
 					also:   []string{"Access-Control-Allow-Origin: https://app.example.com"}},
 			}},
 		{"preflight of any origin", gate.Config{APIKey: "preflight"}, []row{
-			{what: "49 answered here", send: "OPTIONS /x", header: preflight("https://a.example"),
+			{what: "answered here", send: "OPTIONS /x", header: preflight("https://a.example"),
 				want: "204"},
 			{what: "not without a key otherwise", send: "OPTIONS /x", want: "401 missing_key"},
 		}},
@@ -363,11 +363,11 @@ func TestOptions(t *testing.T) {
 				want: "401 key_revoked"},
 			{what: "403 stays", send: "GET /auth", header: asked("Read", "POST", "/x"), want: "403",
 				also: []string{"X-Apikey-Code: insufficient_permission"}},
-			{what: "400 is folded", send: "GET /auth", header: asked("Read", "GET", "//x"),
+			{what: "400 becomes 403", send: "GET /auth", header: asked("Read", "GET", "//x"),
 				want: "403", also: []string{"X-Apikey-Code: non_canonical_target"}},
-			{what: "405 is folded", send: "GET /auth", header: asked("Read", "PURGE", "/x"),
+			{what: "405 becomes 403", send: "GET /auth", header: asked("Read", "PURGE", "/x"),
 				want: "403", also: []string{"X-Apikey-Code: method_not_allowed"}},
-			{what: "ambiguous is folded", send: "GET /auth",
+			{what: "an ambiguous credential becomes 403", send: "GET /auth",
 				header: append(asked("Read", "GET", "/x"), "X-API-Key: {R}"), want: "403",
 				also: []string{"X-Apikey-Code: ambiguous_credentials"}},
 		}},
@@ -420,7 +420,7 @@ func startWithKeysForOptions(t *testing.T, config gate.Config) world {
 	return w
 }
 
-// TestNoGrantAndNoNamespace: the answer must not tell which namespaces exist.
+// TestNoGrantAndNoNamespace checks that the response does not disclose which namespaces exist.
 func TestNoGrantAndNoNamespace(t *testing.T) {
 	w := start(t, gate.Config{APIKey: "namespace_path /t/{namespace}/**"})
 	w.Namespace(t, "acme", nil)
@@ -432,7 +432,8 @@ func TestNoGrantAndNoNamespace(t *testing.T) {
 	}
 }
 
-// TestForwardedTellsTheIdentity: the proxy that asked copies these headers to its own upstream.
+// TestForwardedTellsTheIdentity checks the headers that a proxy that asks the gate copies to its
+// own upstream.
 func TestForwardedTellsTheIdentity(t *testing.T) {
 	w := start(t, gate.Config{APIKey: "forwarded", Servers: "trusted_proxies static 127.0.0.1/32"})
 	for _, protocol := range gate.Protocols {

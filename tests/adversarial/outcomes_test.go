@@ -13,14 +13,26 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestOneOutcomeEverywhere: the answer, the metric and the access log cannot disagree.
+// TestOneOutcomeEverywhere checks that the response, the metric and the access log agree.
 func TestOneOutcomeEverywhere(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		apiKey string
-		rows   map[string]row // by outcome
-	}{
-		{operations + "foreign pass\npreflight", map[string]row{
+	const anonymous = "anonymous.example.com"
+	w := start(t, gate.Config{APIKey: operations + "foreign pass\npreflight",
+		Sites: map[string]gate.Config{anonymous: {APIKey: "optional"}}})
+	items := []string{"items:read"}
+	w.mint(t, "Inactive", gate.JSON{"permissions": items, "active": false})
+	w.mint(t, "Address", gate.JSON{"permissions": items, "allowed_ips": []string{"10.0.0.0/8"}})
+	deleted := w.mint(t, "Deleted", gate.JSON{"permissions": items})
+	w.Revoke(t, deleted.ID)
+	w.Call(t, "DELETE", "/keys/"+deleted.ID, nil)
+	w.Rotate(t, w.mint(t, "Rotated", gate.JSON{"permissions": items}).ID, "0s")
+	expires := time.Now().Add(3 * time.Second) // minting may take long on a busy machine
+	w.mint(t, "Expired", gate.JSON{"permissions": items,
+		"expires_at": expires.UTC().Format(time.RFC3339Nano)})
+	time.Sleep(time.Until(expires)) // the event is the time itself
+
+	for host, rows := range map[string]map[string]row{ // by host and outcome
+		"": {
 			"ok": {send: "GET /v1/items/1", header: []string{"X-API-Key: {R}"},
 				want: "200"},
 			"missing": {send: "GET /v1/items/1", want: "401 missing_key"},
@@ -51,25 +63,13 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 				want: "403 insufficient_permission"},
 			"address": {send: "GET /v1/items/1", header: []string{"X-API-Key: {Address}"},
 				want: "403 address_not_allowed"},
-		}},
-		{"optional", map[string]row{
+		},
+		anonymous: {
 			"anonymous": {send: "GET /v1/items/1", want: "200", as: "-"},
-		}},
+		},
 	} {
-		w := start(t, gate.Config{APIKey: c.apiKey})
-		items := []string{"items:read"}
-		w.mint(t, "Inactive", gate.JSON{"permissions": items, "active": false})
-		w.mint(t, "Address", gate.JSON{"permissions": items, "allowed_ips": []string{"10.0.0.0/8"}})
-		deleted := w.mint(t, "Deleted", gate.JSON{"permissions": items})
-		w.Revoke(t, deleted.ID)
-		w.Call(t, "DELETE", "/keys/"+deleted.ID, nil)
-		w.Rotate(t, w.mint(t, "Rotated", gate.JSON{"permissions": items}).ID, "0s")
-		expires := time.Now().Add(3 * time.Second) // a busy machine takes its time to mint
-		w.mint(t, "Expired", gate.JSON{"permissions": items,
-			"expires_at": expires.UTC().Format(time.RFC3339Nano)})
-		time.Sleep(time.Until(expires)) // the event is the time itself
-
-		for outcome, r := range c.rows {
+		w.host = host
+		for outcome, r := range rows {
 			counted := func(labels ...string) float64 {
 				return w.Metric(t, "caddy_apikeys_requests_total", labels...)
 			}
@@ -108,7 +108,7 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 	}
 }
 
-// TestPlaceholders: handlers behind ours may use who called.
+// TestPlaceholders checks the placeholders that later handlers can use.
 func TestPlaceholders(t *testing.T) {
 	w := start(t, gate.Config{Site: `
 		api_key {
@@ -129,15 +129,14 @@ func TestPlaceholders(t *testing.T) {
 	})
 }
 
-// TestRevokedUnderLoad is the promise itself, on one node: no request sent after the revoke was
-// answered is let through, on no connection, old or new. And a key works from the moment it is
-// minted.
+// TestRevokedUnderLoad checks the promise on one node: no request that was sent after the revoke
+// returned is accepted, on old and new connections. A key is valid as soon as it is minted.
 func TestRevokedUnderLoad(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	for range 5 {
 		k := w.mint(t, "K", gate.JSON{"permissions": []string{"items:read"}})
 		if r := w.Get(t, "/v1/items/1", k.Token); r.Status != 200 {
-			t.Fatalf("just minted: %v", r)
+			t.Fatalf("a new key: %v", r)
 		}
 		type answer struct {
 			sent   time.Time
@@ -164,7 +163,7 @@ func TestRevokedUnderLoad(t *testing.T) {
 						a := answer{sent: time.Now()}
 						response, err := client.Do(r)
 						if err != nil {
-							continue // cut while it ran
+							continue // cut while it was running
 						}
 						io.Copy(io.Discard, response.Body)
 						response.Body.Close()

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// notCanonical are ends of paths that two parsers may read in two ways.
+// notCanonical are ends of paths that parsers may interpret differently.
 var notCanonical = []string{
 	"..", ".", "../", "./", "../v1/admin/1", "./x", "a/../b", "a/./b", "a/..", "a/.",
 	"%2e%2e/v1/admin/1", "%2E%2E/v1/admin/1", ".%2E/v1/admin/1", "%2e./v1/admin/1", "%2e", "%2e/x",
@@ -26,7 +26,7 @@ var notCanonical = []string{
 	"%f4%90%80%80", "%f8%88%80%80%af",
 }
 
-// canonical are unusual, and nobody disagrees about them.
+// canonical are unusual ends of paths that all parsers interpret alike.
 var canonical = []string{
 	"..a", "a..b", ".hidden", ".well-known/x", "a%20b", "%20a", "%41", "%25zz", "%25", "%252",
 	"100%25", "%C3%A9", "%e2%82%ac", "%F0%9F%94%91", "a:b", "@", "!$&'()*+,=~-_", "%3A", "%3F",
@@ -39,11 +39,11 @@ func TestTargets(t *testing.T) {
 	var rows []row
 	for _, end := range notCanonical {
 		rows = append(rows,
-			row{what: "55 public " + end, send: "GET /public/" + end,
+			row{what: "public " + end, send: "GET /public/" + end,
 				want: "400 non_canonical_target"},
-			row{what: "56 with a key " + end, send: "GET /v1/items/" + end, header: bearer,
+			row{what: "with a key " + end, send: "GET /v1/items/" + end, header: bearer,
 				want: "400 non_canonical_target"},
-			row{what: "57 before the missing key " + end, send: "GET /v1/items/" + end + "?x",
+			row{what: "before the missing key " + end, send: "GET /v1/items/" + end + "?x",
 				want: "400 non_canonical_target"},
 		)
 	}
@@ -55,53 +55,53 @@ func TestTargets(t *testing.T) {
 		)
 	}
 	rows = append(rows, []row{
-		{what: "58 slashes first", send: "GET //v1/admin/1", header: bearer,
+		{what: "slashes first", send: "GET //v1/admin/1", header: bearer,
 			want: "400 non_canonical_target"},
-		{what: "58 slashes before a host", send: "GET //public/v1/admin/1",
+		{what: "slashes before a host", send: "GET //public/v1/admin/1",
 			want: "400 non_canonical_target"},
-		{what: "58 slashes inside", send: "GET /v1//admin/1", header: bearer,
+		{what: "slashes inside", send: "GET /v1//admin/1", header: bearer,
 			want: "400 non_canonical_target"},
-		{what: "58 slashes before public", send: "GET /v1/..//public/1",
+		{what: "slashes before public", send: "GET /v1/..//public/1",
 			want: "400 non_canonical_target"},
-		{what: "59 admin in another case", send: "GET /V1/Admin/1", header: bearer,
+		{what: "admin in another case", send: "GET /V1/Admin/1", header: bearer,
 			want: "403 insufficient_permission"},
-		{what: "59 admin in another case, its key", send: "GET /V1/Admin/1",
+		{what: "admin in another case, its key", send: "GET /V1/Admin/1",
 			header: []string{"X-API-Key: {A}"}, want: "200", as: "A"},
-		{what: "59 admin encoded", send: "GET /v1/%41dmin/1", header: bearer,
+		{what: "admin encoded", send: "GET /v1/%41dmin/1", header: bearer,
 			want: "403 insufficient_permission"},
-		{what: "59 admin encoded, its key", send: "GET /v1/%61dmin/1",
+		{what: "admin encoded, its key", send: "GET /v1/%61dmin/1",
 			header: []string{"X-API-Key: {A}"}, want: "200", as: "A"},
-		{what: "59 items in another case", send: "GET /V1/ITEMS/1", header: bearer, want: "200"},
-		{what: "59 public in another case", send: "GET /Public/1", want: "401 missing_key"},
-		{what: "60 trailing slash", send: "GET /v1/admin/", header: bearer,
+		{what: "items in another case", send: "GET /V1/ITEMS/1", header: bearer, want: "200"},
+		{what: "public in another case", send: "GET /Public/1", want: "401 missing_key"},
+		{what: "trailing slash", send: "GET /v1/admin/", header: bearer,
 			want: "403 insufficient_permission"},
-		{what: "60 the rest is empty", send: "GET /v1/admin", header: []string{"X-API-Key: {A}"},
+		{what: "the rest is empty", send: "GET /v1/admin", header: []string{"X-API-Key: {A}"},
 			want: "200", as: "A"},
-		{what: "60 public, the rest is empty", send: "GET /public", want: "200", as: "-"},
-		{what: "60 public, trailing slash", send: "GET /health/", want: "200", as: "-"},
-		{what: "63 dots in the query of public", send: "GET /public?/../v1/admin", want: "200",
+		{what: "public, the rest is empty", send: "GET /public", want: "200", as: "-"},
+		{what: "public, trailing slash", send: "GET /health/", want: "200", as: "-"},
+		{what: "dots in the query of public", send: "GET /public?/../v1/admin", want: "200",
 			as: "-"},
-		{what: "63 public in the query", send: "GET /v1/admin/1?/public/", want: "401 missing_key"},
-		{what: "63 all in the query", send: "GET /v1/items/1?a=..//;%2f%5c%00\\", header: bearer,
+		{what: "public in the query", send: "GET /v1/admin/1?/public/", want: "401 missing_key"},
+		{what: "all in the query", send: "GET /v1/items/1?a=..//;%2f%5c%00\\", header: bearer,
 			want: "200"},
-		{what: "64 longer segment", send: "GET /v1/administrator",
+		{what: "longer segment", send: "GET /v1/administrator",
 			header: []string{"X-API-Key: {A}"}, want: "403 insufficient_permission"},
-		{what: "64 longer public", send: "GET /publicity", want: "401 missing_key"},
-		{what: "64 longer literal", send: "GET /healthy", want: "401 missing_key"},
-		{what: "64 below a literal", send: "GET /health/x", want: "401 missing_key"},
-		{what: "67 absolute form", on: "1", send: "GET http://evil/v1/admin/1", header: bearer,
+		{what: "longer public", send: "GET /publicity", want: "401 missing_key"},
+		{what: "longer literal", send: "GET /healthy", want: "401 missing_key"},
+		{what: "below a literal", send: "GET /health/x", want: "401 missing_key"},
+		{what: "absolute form", on: "1", send: "GET http://evil/v1/admin/1", header: bearer,
 			want: "refused"},
-		{what: "67 absolute form, no key", on: "1", send: "GET http://evil/v1/admin/1",
+		{what: "absolute form, no key", on: "1", send: "GET http://evil/v1/admin/1",
 			want: "refused"},
-		{what: "67 absolute form with dots", on: "1", send: "GET http://evil/public/../v1/admin/1",
+		{what: "absolute form with dots", on: "1", send: "GET http://evil/public/../v1/admin/1",
 			want: "400 non_canonical_target"},
-		{what: "67 absolute form of something else", on: "1", send: "GET file:///public/1",
+		{what: "absolute form of something else", on: "1", send: "GET file:///public/1",
 			want: "refused"},
-		{what: "69 no slash", send: "GET v1/items/1", header: bearer, want: "refused"},
-		{what: "69 no slash, public", send: "GET public/1", want: "refused"},
-		{what: "69 opaque", send: "GET a:public/1", want: "refused"},
-		{what: "69 a query alone", send: "GET ?/public/1", header: bearer, want: "refused"},
-		{what: "69 host and port", send: "GET api.example.com:80", want: "refused"},
+		{what: "no slash", send: "GET v1/items/1", header: bearer, want: "refused"},
+		{what: "no slash, public", send: "GET public/1", want: "refused"},
+		{what: "opaque", send: "GET a:public/1", want: "refused"},
+		{what: "a query alone", send: "GET ?/public/1", header: bearer, want: "refused"},
+		{what: "host and port", send: "GET api.example.com:80", want: "refused"},
 		{what: "bad escape", send: "GET /public/%", want: "refused"},
 		{what: "bad escape with a letter", send: "GET /public/%zz", want: "refused"},
 		{what: "bad escape of Unicode", send: "GET /public/%u002e", want: "refused"},
@@ -110,7 +110,7 @@ func TestTargets(t *testing.T) {
 	w.run(t, rows)
 }
 
-// TestEveryByte walks through all bytes of a path, raw and encoded.
+// TestEveryByte sends each byte in a path, raw and encoded.
 func TestEveryByte(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	var rows []row
@@ -129,7 +129,7 @@ func TestEveryByte(t *testing.T) {
 		switch {
 		case control || c == '%':
 			raw.want = "refused"
-		case c == ' ': // over HTTP/2 an ordinary byte
+		case c == ' ': // HTTP/2 accepts it
 			raw.want, raw.on = "refused", "1"
 		case c == '/' || c == '.':
 			raw.want = "200"
@@ -138,7 +138,7 @@ func TestEveryByte(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			raw.at = parsed.RequestURI() // net/url encodes some on the way
+			raw.at = parsed.RequestURI() // net/url encodes some bytes
 		}
 		rows = append(rows, raw)
 	}
@@ -166,8 +166,7 @@ func TestEncodedSlash(t *testing.T) {
 	w.run(t, rows)
 }
 
-// TestRewrittenTargets: other handlers change the path before ours, and the upstream gets what they
-// made of it.
+// TestRewrittenTargets checks paths that other handlers rewrite before `api_key`.
 func TestRewrittenTargets(t *testing.T) {
 	w := start(t, gate.Config{Site: `
 		handle_path /strip/* {
@@ -187,27 +186,27 @@ func TestRewrittenTargets(t *testing.T) {
 	`})
 	bearer := []string{"Authorization: Bearer {R}"}
 	w.run(t, []row{
-		{what: "71 stripped to public", send: "GET /strip/public/1", want: "200", as: "-",
+		{what: "stripped to public", send: "GET /strip/public/1", want: "200", as: "-",
 			at: "/public/1"},
-		{what: "71 stripped to items", send: "GET /strip/v1/items/1", header: bearer, want: "200",
+		{what: "stripped to items", send: "GET /strip/v1/items/1", header: bearer, want: "200",
 			at: "/v1/items/1"},
-		{what: "71 stripped to admin", send: "GET /strip/v1/admin/1", header: bearer,
+		{what: "stripped to admin", send: "GET /strip/v1/admin/1", header: bearer,
 			want: "403 insufficient_permission"},
-		{what: "71 stripped to two slashes", send: "GET /strip//v1/admin/1", header: bearer,
+		{what: "stripped to two slashes", send: "GET /strip//v1/admin/1", header: bearer,
 			want: "400 non_canonical_target"},
-		{what: "71 stripped with dots", send: "GET /strip/public/../v1/admin/1",
+		{what: "stripped with dots", send: "GET /strip/public/../v1/admin/1",
 			want: "400 non_canonical_target"},
-		{what: "71 stripped with encoded dots", send: "GET /strip/public/%2e%2e/v1/admin/1",
+		{what: "stripped with encoded dots", send: "GET /strip/public/%2e%2e/v1/admin/1",
 			want: "400 non_canonical_target"},
-		{what: "71 stripped encoded", send: "GET /%73trip/public/1", want: "200", as: "-",
+		{what: "stripped encoded", send: "GET /%73trip/public/1", want: "200", as: "-",
 			at: "/public/1"},
-		{what: "71 rewritten to public", send: "GET /old", want: "200", as: "-", at: "/public/1"},
-		{what: "71 rewritten to items", send: "GET /new", want: "401 missing_key"},
-		{what: "71 rewritten to dots", send: "GET /up", want: "400 non_canonical_target"},
-		{what: "71 rewritten from dots", send: "GET /x/../old", want: "400 non_canonical_target"},
-		{what: "71 rewritten though it came bad", send: "GET /up/%2e%2e",
+		{what: "rewritten to public", send: "GET /old", want: "200", as: "-", at: "/public/1"},
+		{what: "rewritten to items", send: "GET /new", want: "401 missing_key"},
+		{what: "rewritten to dots", send: "GET /up", want: "400 non_canonical_target"},
+		{what: "rewritten from dots", send: "GET /x/../old", want: "400 non_canonical_target"},
+		{what: "rewritten though it came bad", send: "GET /up/%2e%2e",
 			want: "400 non_canonical_target"},
-		{what: "71 replaced", send: "GET /replace/1", want: "200", as: "-", at: "/public/1"},
-		{what: "71 replaced into bad", send: "GET /replace//v1", want: "400 non_canonical_target"},
+		{what: "replaced", send: "GET /replace/1", want: "200", as: "-", at: "/public/1"},
+		{what: "replaced into bad", send: "GET /replace//v1", want: "400 non_canonical_target"},
 	})
 }

@@ -7,12 +7,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestTheFirstFailureAnswers gives each request two or more faults.
+// TestTheFirstFailureAnswers checks which of several faults of a request determines the response.
 func TestTheFirstFailureAnswers(t *testing.T) {
 	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	elsewhere := []string{"10.0.0.0/8"}
-	soon := time.Now().Add(4 * time.Second) // a busy machine takes its time to mint three
+	soon := time.Now().Add(4 * time.Second) // minting may take long on a busy machine
 	expires := soon.UTC().Format(time.RFC3339Nano)
 	nothing := []string{"nothing:here"}
 	w.mint(t, "Expired", gate.JSON{"permissions": nothing, "allowed_ips": elsewhere,
@@ -70,7 +70,7 @@ func TestTheFirstFailureAnswers(t *testing.T) {
 	})
 }
 
-// TestExpiryBoundary: expires_at itself is too late, and not a moment earlier.
+// TestExpiryBoundary checks that a key is valid until just before expires_at.
 func TestExpiryBoundary(t *testing.T) {
 	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})

@@ -1,5 +1,6 @@
-// Package adversarial tries the gate with what attackers, broken clients and disagreeing parsers
-// send. Each case is a row; what reached the upstream is judged as well as the answer.
+// Package adversarial sends the requests of attackers, broken clients and disagreeing parsers to
+// the gate. Each case is a row. The tests judge the response and the request that reached the
+// upstream.
 package adversarial
 
 import (
@@ -19,37 +20,37 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m) }
 
-// row is one request and what must become of it. {NAME} stands for the token of that key, {basic
-// user:password} for its base64 form.
+// row is one request and its expected outcome. In all texts, {NAME} stands for the token of that
+// key and {basic user:password} for its base64 form.
 type row struct {
 	what    string
-	on      string // "1" or "2": over this HTTP only
+	on      string // "1" or "2" to send only over this version of HTTP
 	send    string // METHOD target
 	header  []string
 	body    string
 	trailer []string
 
-	// the status, or the status and the problem document's code; without a code Caddy itself may
-	// refuse. "refused": any 4xx, or no answer
+	// want is the status, or the status and the code of the problem document. Without a code, Caddy
+	// itself may refuse the request. "refused" is any 4xx, or no response.
 	want string
-	as   string   // whose identity the upstream gets; "" is R, "-" none
+	as   string   // the key whose identity the upstream gets; "" is R, "-" is none
 	at   string   // the target that the upstream gets, if not the one sent
-	gone []string // header names that the upstream must not see
-	kept []string // header lines that it must
-	also []string // header lines of the answer
+	gone []string // header names that the upstream must not get
+	kept []string // header lines that the upstream must get
+	also []string // header lines of the response
 
-	passes bool // the credential is meant to stay in the request
+	passes bool // whether the credential may stay in the request
 }
 
 // world is a gate and the keys of its rows.
 type world struct {
 	*gate.Gate
-	ids    map[string]string
+	ids    map[string]string // by key name
 	tokens map[string]string
-	host   string // of the site that the rows are for; "" is the gate's own
+	host   string // host of the site for the rows; "" is the gate's own site
 }
 
-// operations keep R, which may read items, apart from A, which may do everything on ops.
+// operations separate R, which may read items, from A, which may do everything on ops.
 const operations = `
 	public /public/* /health
 	operation items:get read GET /v1/items/**
@@ -58,8 +59,8 @@ const operations = `
 	operation ops:do write POST /v1/admin/**
 `
 
-// start runs a gate and mints R and A; J is a token of nobody, well formed but for its tag, and X
-// is revoked.
+// start runs a gate and mints the keys R and A and the revoked key X. J is a forged token, well
+// formed except for its tag.
 func start(t *testing.T, c gate.Config) world {
 	t.Helper()
 	w := world{Gate: gate.Start(t, c), ids: map[string]string{}, tokens: map[string]string{}}
@@ -84,7 +85,7 @@ func (w world) mint(t *testing.T, name string, fields gate.JSON) gate.Key {
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// forge makes a token that only the deployment's token key can tell from a good one.
+// forge returns a token that only the deployment's token key can distinguish from a real one.
 func forge(prefix string) string {
 	b := []byte(prefix + "_")
 	for range 12 + 32 + 8 {
@@ -93,7 +94,7 @@ func forge(prefix string) string {
 	return withCheck(string(b))
 }
 
-// withCheck appends CRC-32 (IEEE) in six digits of base62, most significant first.
+// withCheck appends the checksum: CRC-32 (IEEE) in six digits of base62, most significant first.
 func withCheck(body string) string {
 	sum := crc32.ChecksumIEEE([]byte(body))
 	check := []byte("000000")
@@ -170,9 +171,9 @@ func (w world) judge(t *testing.T, r row, target string, got gate.Response) {
 			t.Errorf("%s %q in the answer, want %q", name, got.Header.Values(name), value)
 		}
 	}
-	if !strings.HasPrefix(r.want, "2") || r.want == "204" { // 204 is an answer of our own
+	if !strings.HasPrefix(r.want, "2") || r.want == "204" { // 204 comes from the product itself
 		if len(got.Reached) != 0 {
-			t.Errorf("want it not to reach the upstream: %v", got)
+			t.Errorf("the request reached the upstream: %v", got)
 		}
 		return
 	}
@@ -184,7 +185,7 @@ func (w world) judge(t *testing.T, r row, target string, got gate.Response) {
 	}
 }
 
-// judgeProblem looks at what every refusal of ours has in common.
+// judgeProblem checks what all refusals of the product have in common.
 func judgeProblem(t *testing.T, code string, got gate.Response) {
 	t.Helper()
 	body := got.JSON()
@@ -200,7 +201,7 @@ func judgeProblem(t *testing.T, code string, got gate.Response) {
 		challenge = `Bearer realm="api"` // RFC 6750 §3.1: without credentials no error code
 	}
 	challenges := got.Header.Values("WWW-Authenticate")
-	// that of `from basic`
+	// `from basic` adds a challenge for Basic.
 	if got.Status == http.StatusUnauthorized && !slices.Equal(challenges, []string{challenge}) &&
 		!slices.Contains(challenges, `Basic realm="api"`) {
 		t.Errorf("WWW-Authenticate %q, want %q", challenges, challenge)
@@ -209,16 +210,16 @@ func judgeProblem(t *testing.T, code string, got gate.Response) {
 		t.Error("405 without Allow")
 	}
 	if code == "insufficient_permission" && (body["needed"] == nil || body["namespace"] == nil) {
-		t.Errorf("403 without what was needed: %v", got)
+		t.Errorf("without what was needed: %v", got)
 	}
 }
 
-// identity is every header that the upstream may get from us.
+// identity has the headers that the product may send to the upstream.
 var identity = []string{"X-Apikey-Id", "X-Apikey-Name", "X-Apikey-Namespace", "X-Apikey-Owner",
 	"X-Apikey-Permissions"}
 
-// judgeReached holds for whatever reaches the upstream: no token anywhere in it, no header that
-// folds to ours but ours, with our values.
+// judgeReached checks a request that reached the upstream: it contains no token, and no header that
+// a back end could confuse with an identity header, except those of the product.
 func (w world) judgeReached(t *testing.T, r row, target string, reached gate.Reached) {
 	t.Helper()
 	for name, token := range w.tokens {
@@ -280,7 +281,7 @@ func (w world) judgeReached(t *testing.T, r row, target string, reached gate.Rea
 	}
 }
 
-// fold is how CGI, WSGI, PHP and their like see a header's name.
+// fold returns a header name as CGI, WSGI, PHP and similar interfaces see it.
 func fold(name string) string {
 	return strings.Map(func(c rune) rune {
 		if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' {

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	gate.Main(m)
 }
 
-// Benchmark is what one Caddy does with its keys in SQLite.
+// Benchmark measures one Caddy with its keys in SQLite.
 func Benchmark(b *testing.B) {
 	measure(b, "make bench", "One Caddy", []part{
 		{"go", benchmarkGo},
@@ -33,7 +33,7 @@ func Benchmark(b *testing.B) {
 	})
 }
 
-// BenchmarkFleet is what three Caddys do with their keys in PostgreSQL.
+// BenchmarkFleet measures three Caddys with their keys in PostgreSQL.
 func BenchmarkFleet(b *testing.B) {
 	measure(b, "make bench-fleet", "Three Caddys on one PostgreSQL", []part{
 		{"revoke", benchmarkFleetRevoke},
@@ -42,7 +42,7 @@ func BenchmarkFleet(b *testing.B) {
 	})
 }
 
-// BenchmarkKeys is what a great many keys cost.
+// BenchmarkKeys measures a very large number of keys.
 func BenchmarkKeys(b *testing.B) {
 	for _, database := range []string{"PostgreSQL", "SQLite"} {
 		measure(b, fmt.Sprintf("make bench-keys KEYS=%d", manyKeys),
@@ -57,7 +57,7 @@ type part struct {
 	run  func(*testing.B)
 }
 
-// measure runs the parts one after the other, and writes the document's chapter afterwards.
+// measure runs the parts one after the other and then writes the chapter of the document.
 func measure(b *testing.B, command, title string, parts []part) {
 	report = chapter{command: command, title: title}
 	for _, part := range parts {
@@ -65,12 +65,12 @@ func measure(b *testing.B, command, title string, parts []part) {
 			b.Fatalf("%s failed, so nothing is written", part.name)
 		}
 	}
-	if report.sections.Len() == 0 { // -bench left all of it out
+	if report.sections.Len() == 0 { // -bench selected no part
 		return
 	}
 	text := report.String()
 	if file := os.Getenv("BENCHMARKS"); file != "" {
-		before, _ := os.ReadFile(file) // not there yet is empty
+		before, _ := os.ReadFile(file) // a missing file is empty
 		if err := os.WriteFile(file, []byte(with(string(before), title, text)), 0o644); err != nil {
 			b.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func measure(b *testing.B, command, title string, parts []part) {
 	fmt.Print("\n", text)
 }
 
-// machine is what the figures were measured on.
+// machine describes the machine on which the figures were measured.
 func machine() string {
 	of := func(file, pattern string) string {
 		text, _ := os.ReadFile(file)

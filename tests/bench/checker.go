@@ -19,7 +19,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// checkerRedis names the Redis of a checker: a process that has it in its environment is one.
+// checkerRedis is the environment variable with the Redis of a checker. A process that has it is a
+// checker.
 const checkerRedis = "BENCH_CHECKER_REDIS"
 
 type checkerRecord struct {
@@ -32,8 +33,8 @@ func checkerKey(token string) string {
 	return "key:" + hex.EncodeToString(digest[:])
 }
 
-// runChecker is what people put behind forward_auth today: one GET to Redis for each request, 204
-// with the identity or a refusal. It writes its address to stdout.
+// runChecker runs a typical service behind forward_auth: for each request it sends one GET to
+// Redis, and answers 204 with the identity or refuses. It writes its address to stdout.
 func runChecker(redisAddr string) error {
 	client := redis.NewClient(&redis.Options{Addr: redisAddr})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -74,14 +75,14 @@ func runChecker(redisAddr string) error {
 	}))
 }
 
-// A checker is a running one.
+// A checker is a running checker.
 type checker struct {
 	addr  string
 	pid   int
 	redis string
 }
 
-// startChecker runs a checker and its Redis as processes of their own.
+// startChecker runs a checker and its Redis as processes.
 func startChecker(t testing.TB) checker {
 	t.Helper()
 	redisAddr := startRedis(t)
@@ -91,7 +92,7 @@ func startChecker(t testing.TB) checker {
 	return checker{addr, cmd.Process.Pid, redisAddr}
 }
 
-// know gives a token to the checker, for reading.
+// know makes the checker accept a token for reading.
 func (c checker) know(t testing.TB, token string) {
 	t.Helper()
 	client := redis.NewClient(&redis.Options{Addr: c.redis})
@@ -123,8 +124,8 @@ func startRedis(t testing.TB) string {
 	return addr
 }
 
-// startUntil runs a server until the test is over, and returns the line of its output that says it
-// is ready.
+// startUntil runs a server until the test ends, and returns the line of its output that says that
+// it is ready.
 func startUntil(t testing.TB, cmd *exec.Cmd, ready func(line string) bool) string {
 	t.Helper()
 	cmd.Stderr = os.Stderr
@@ -142,7 +143,7 @@ func startUntil(t testing.TB, cmd *exec.Cmd, ready func(line string) bool) strin
 	})
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
 		if ready(lines.Text()) {
-			go func() { // what it goes on to say
+			go func() { // discard the rest of its output
 				for lines.Scan() {
 				}
 			}()

@@ -6,10 +6,10 @@ import (
 	"testing"
 )
 
-// report is what this run has found.
+// report is the chapter with the results of this run.
 var report chapter
 
-// A chapter of docs/benchmarks.md is what one command found.
+// A chapter of docs/benchmarks.md has the results of one command.
 type chapter struct {
 	command, title string
 	bars, sections strings.Builder
@@ -43,7 +43,7 @@ const preface = "# Benchmarks\n\n" +
 	"with Caddy. Compare\n" +
 	"numbers within a table only, and look at the control or the quiet row first.\n"
 
-// with is the document with a chapter in its place, or at the end if there was none of that title.
+// with returns the document with the chapter in place of the one with its title, or at the end.
 func with(document, title, text string) string {
 	begin, end := fmt.Sprintf("<!-- %s -->\n", title), fmt.Sprintf("<!-- end of %s -->\n", title)
 	if document == "" {

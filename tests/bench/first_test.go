@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// benchmarkFirstRequest counts and times what a key costs that the node has not seen since it was
-// started, and the same key's next request.
+// benchmarkFirstRequest measures the first request with a key after the node's start, and the next
+// one.
 func benchmarkFirstRequest(b *testing.B) {
 	const keys = 200
 	g, s := startSites(b, "127.0.0.1:9")
@@ -35,8 +35,7 @@ func benchmarkFirstRequest(b *testing.B) {
 		before := g.Metric(b, "caddy_apikeys_lookups_total", "tier=database")
 		var latencies []time.Duration
 		for _, token := range tokens {
-			// With a length of nothing a load sends one request if it is quick enough: a rate makes
-			// that sure.
+			// A rate ensures that a load without a length sends exactly one request.
 			got := mustRun(b, load{addr: s.keys, header: bearer(token), status: "200", conns: 1,
 				rate: 1, length: time.Millisecond})
 			latencies = append(latencies, got.latencies...)
@@ -57,7 +56,7 @@ func benchmarkFirstRequest(b *testing.B) {
 	b.ReportMetric(first, "queries/first")
 }
 
-// benchmarkRevoke times revokes, whose answer says that no node accepts the key any more.
+// benchmarkRevoke measures how long revokes take until they are complete.
 func benchmarkRevoke(b *testing.B) {
 	const keys = 50
 	g, _ := startSites(b, "127.0.0.1:9")

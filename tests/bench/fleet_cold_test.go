@@ -14,8 +14,7 @@ const (
 	coldRounds = 5
 )
 
-// benchmarkCold counts and times what a key costs that a node does not know, without Redis and with
-// it.
+// benchmarkCold measures requests with keys that a node has not cached, with and without Redis.
 func benchmarkCold(b *testing.B) {
 	var t strings.Builder
 	fmt.Fprintf(&t,
@@ -79,7 +78,7 @@ func benchmarkCold(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// middleAndRange is of nanoseconds.
+// middleAndRange formats the median and the range of times in nanoseconds.
 func middleAndRange(values []float64) string {
 	low, high := values[0], values[0]
 	for _, v := range values {

@@ -14,12 +14,12 @@ import (
 
 const (
 	restartKeys  = 10_000
-	restartRate  = 300 // at each node
+	restartRate  = 300 // requests per second at each node
 	restartConns = 8
 )
 
-// benchmarkRestart counts what PostgreSQL is asked, and times what clients notice, when a node
-// starts with an empty cache, and when PostgreSQL itself was away.
+// benchmarkRestart measures the queries to PostgreSQL and the latency for clients when a node
+// starts with an empty cache, and when PostgreSQL was unavailable.
 func benchmarkRestart(b *testing.B) {
 	var t, u strings.Builder
 	fmt.Fprintf(&t,

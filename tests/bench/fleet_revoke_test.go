@@ -15,9 +15,8 @@ const (
 	commitsMeasured = 1000
 )
 
-// benchmarkFleetRevoke times revokes on three nodes, from the call to the answer that says that no
-// node accepts the key any more. Each key is in the cache of all nodes when it is revoked, and
-// asked for at all of them afterwards.
+// benchmarkFleetRevoke measures how long revokes on three nodes take until they are complete. Each
+// key is cached by all nodes when it is revoked, and used on all of them afterwards.
 func benchmarkFleetRevoke(b *testing.B) {
 	f := startFleet(b, 3, true)
 	tokens := newTokens(trafficKeys)
@@ -69,7 +68,7 @@ func benchmarkFleetRevoke(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// revokeSome returns how long the calls took and what the answers said, each sorted.
+// revokeSome returns the durations of the calls and those that the responses report, each sorted.
 func (f fleet) revokeSome(b *testing.B, n int) (took, told []time.Duration) {
 	b.Helper()
 	clients := make([]client, len(f.Nodes))
@@ -112,7 +111,7 @@ func (f fleet) revokeSome(b *testing.B, n int) (took, told []time.Duration) {
 	return took, told
 }
 
-// commitTimes are of transactions that change one row, one after the other.
+// commitTimes measures transactions that change one row, one after the other.
 func (f fleet) commitTimes(b *testing.B) (low, middle, high time.Duration) {
 	b.Helper()
 	f.query(b,

@@ -21,18 +21,18 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// A PostgreSQL that is measured forces its writes to the disk, as the tests' does not.
+// durable has the settings of a PostgreSQL that flushes its writes to the disk, unlike in tests.
 var durable = []string{"fsync=on", "full_page_writes=on", "shared_buffers=256MB",
 	"shared_preload_libraries=pg_stat_statements"}
 
 const aboutPostgres = "PostgreSQL has `fsync` and `full_page_writes` on, 256 MB of " +
 	"`shared_buffers`, `pg_stat_statements`, and otherwise its defaults."
 
-// tokenKey is the deployment's, so that tokens can be made here and imported: minting some thousand
-// takes long.
+// tokenKey is the token key of the deployment. With it, the benchmark can create tokens and import
+// them, since minting thousands of keys takes long.
 var tokenKey = [32]byte{1}
 
-// nodeCaddyfile is what each node runs: its app's options are to be put in.
+// nodeCaddyfile is the Caddyfile of each node, with a placeholder for the options of the app.
 const nodeCaddyfile = `{
 	admin {$GATE_ADMIN}
 	auto_https off
@@ -54,18 +54,18 @@ http://:{$GATE_HTTP} {
 }
 `
 
-// node makes a gate's configuration that of a node, with these options of the app.
+// node sets the configuration of a gate to that of a node with some options of the app.
 func node(upstream, options string, c *gate.Config) {
 	c.Caddyfile = fmt.Sprintf(nodeCaddyfile, options)
 	c.Env = append(c.Env, "BENCH_UPSTREAM="+upstream,
 		"BENCH_TOKEN_KEY="+hex.EncodeToString(tokenKey[:]))
 }
 
-// A fleet of nodes on a durable PostgreSQL, with or without Redis, without proxies on the way.
+// A fleet has nodes on a durable PostgreSQL, with or without Redis, without proxies.
 type fleet struct {
 	*gate.Fleet
-	redis   *redis.Client // nil: none
-	manager []manager     // of each node
+	redis   *redis.Client // nil without Redis
+	manager []manager     // by node
 }
 
 func startFleet(b *testing.B, nodes int, withRedis bool) fleet {
@@ -110,8 +110,8 @@ func (f fleet) number(b *testing.B, query string) float64 {
 	return n
 }
 
-// statements are how often PostgreSQL was asked for a credential, and for anything else but by us,
-// since the last call or its start.
+// statements returns the numbers of queries for a credential and of other statements, except those
+// of the benchmark, since the last call or the start of PostgreSQL.
 func (f fleet) statements(b *testing.B) (lookups, others float64) {
 	b.Helper()
 	counts := strings.Split(f.query(b, `SELECT coalesce(sum(calls) FILTER (WHERE lookup), 0) || ' ' || coalesce(sum(calls) FILTER (WHERE NOT lookup), 0)
@@ -127,7 +127,7 @@ func (f fleet) statements(b *testing.B) (lookups, others float64) {
 	return lookups, others
 }
 
-// roundTrips are how many commands Redis has answered that ask for a record; without a Redis none.
+// roundTrips returns how many commands for a record Redis has answered.
 func (f fleet) roundTrips(b *testing.B) float64 {
 	b.Helper()
 	if f.redis == nil {
@@ -149,8 +149,8 @@ func (f fleet) roundTrips(b *testing.B) float64 {
 	return n
 }
 
-// traffic keeps asking with the tokens at some of the nodes, rate requests a second at each, and
-// returns what ends it and says what was seen. Whatever is not 200 fails the benchmark.
+// traffic sends rate requests per second with the tokens to each of some nodes. It returns the
+// function that ends it and returns the results. A status other than 200 fails the benchmark.
 func traffic(
 	b *testing.B, nodes []*gate.Gate, tokens []string, conns, rate int,
 ) (end func() sample) {
@@ -179,14 +179,14 @@ func traffic(
 	}
 }
 
-// askAll asks with each token once at a node.
+// askAll sends one request with each token to a node.
 func askAll(b *testing.B, g *gate.Gate, tokens []string, conns int) sample {
 	b.Helper()
 	return mustRun(b, load{addr: addr(g), tokens: tokens, once: true, status: "200", conns: conns,
 		length: time.Hour})
 }
 
-// newTokens makes tokens of the deployment, without their keys.
+// newTokens creates tokens of the deployment, without creating keys.
 func newTokens(n int) []string {
 	tokens, key := make([]string, n), keystore.NewTokenKey(tokenKey)
 	for i := range tokens {
@@ -195,7 +195,8 @@ func newTokens(n int) []string {
 	return tokens
 }
 
-// A manager calls the management API over one connection, and keeps no answer for later searches.
+// A manager calls the management API over one connection. It does not watch the tokens in
+// responses.
 type manager struct {
 	http *http.Client
 	url  string
@@ -205,7 +206,7 @@ func manage(g *gate.Gate) manager {
 	return manager{&http.Client{}, "http://" + g.Admin + "/apikeys/v1"}
 }
 
-// call decodes the answer into to, and fails the benchmark unless it has the status.
+// call decodes the response into to, and fails the benchmark unless the status is the expected one.
 func (m manager) call(b *testing.B, method, path string, body []byte, status int, to any) {
 	b.Helper()
 	r, err := http.NewRequestWithContext(b.Context(), method, m.url+path, bytes.NewReader(body))
@@ -230,7 +231,7 @@ func (m manager) call(b *testing.B, method, path string, body []byte, status int
 	}
 }
 
-// mint makes a key that may read in the default namespace.
+// mint creates a key that may read in the default namespace.
 func (m manager) mint(b *testing.B) (id, token string) {
 	b.Helper()
 	var made struct {
@@ -241,7 +242,7 @@ func (m manager) mint(b *testing.B) (id, token string) {
 	return made.Key.ID, made.Token
 }
 
-// importAll makes a key of each token.
+// importAll creates a key for each token.
 func (m manager) importAll(b *testing.B, tokens []string) {
 	b.Helper()
 	var body bytes.Buffer
@@ -255,7 +256,7 @@ func (m manager) importAll(b *testing.B, tokens []string) {
 	}
 }
 
-// grouped is a number as people write it: 1,000,000.
+// grouped formats a number with separators: 1,000,000.
 func grouped(n int) string {
 	digits := strconv.Itoa(n)
 	for i := len(digits) - 3; i > 0; i -= 3 {

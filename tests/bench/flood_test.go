@@ -18,10 +18,10 @@ const (
 	segmentLength  = 3 * time.Second
 )
 
-// benchmarkFlood measures what callers with a good key notice of a flood of forged tokens, and
-// whether any store does.
+// benchmarkFlood measures how a flood of forged tokens affects requests with a valid key, and
+// whether it reaches a store.
 func benchmarkFlood(b *testing.B) {
-	g, s := startSites(b, "127.0.0.1:9") // nothing here calls the checker
+	g, s := startSites(b, "127.0.0.1:9") // no request uses the checker
 	token := string(g.Mint(b, gate.JSON{"name": "bench", "access": "read_only"}).Token)
 	legitimate := load{addr: s.keys, header: bearer(token), status: "200", conns: 8,
 		rate: legitimateRate, length: segmentLength}
@@ -29,7 +29,7 @@ func benchmarkFlood(b *testing.B) {
 
 	kinds := []struct {
 		name string
-		load // without one: quiet
+		load // the zero value is no flood
 	}{
 		{name: "quiet"},
 		{"2,000 forged per second", load{addr: s.keys, rate: 2000}},
@@ -107,8 +107,8 @@ func benchmarkFlood(b *testing.B) {
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// forged is a token as spec section 2 has it, out of nothing: all but the tag can be right without
-// the deployment's token key.
+// forged returns a well-formed token. Without the deployment's token key, everything but the tag is
+// correct.
 func forged() string {
 	token := []byte("ak_")
 	for range 12 + 32 + 8 {

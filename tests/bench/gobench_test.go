@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// bars are those of the Go benchmarks: a benchmark's name, the one it is counted above, a unit, and
-// the most it may be.
+// bars are the limits of Go benchmarks: the name, the benchmark that is subtracted, the unit, and
+// the maximum.
 var bars = []struct {
 	what, benchmark, above, unit string
 	most                         float64
@@ -92,7 +92,7 @@ func (r result) others() string {
 	return strings.Join(text, ", ")
 }
 
-// line is `BenchmarkName-2   1000   123 ns/op   0 B/op`.
+// line matches `BenchmarkName-2   1000   123 ns/op   0 B/op`.
 var line = regexp.MustCompile(`(?m)^(Benchmark\S+?)(?:-\d+)?\s+\d+\s+(.+)$`)
 
 func parse(text string) []*result {

@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// consoleSite is another site of the same Caddy: that of the keys stays as it is in all other
-// measurements.
+// consoleSite is a separate site of the same Caddy, so that the site of the other measurements
+// stays unchanged.
 const (
 	consoleHost = "console.localhost"
 	consoleSite = "http://" + consoleHost + `:{$GATE_HTTP} {
@@ -78,7 +78,7 @@ func benchmarkConsole(b *testing.B, g *gate.Gate, m manager) string {
 			if _, err := io.Copy(io.Discard, answer.Body); err != nil {
 				b.Fatal(err)
 			}
-			// these are too many to sort
+			// The console cannot sort this many keys.
 			if answer.StatusCode == http.StatusOK || answer.StatusCode == http.StatusSeeOther &&
 				path == "keys?sort=name" {
 				return ""
@@ -97,8 +97,8 @@ func benchmarkConsole(b *testing.B, g *gate.Gate, m manager) string {
 	return t.String()
 }
 
-// timed calls f some times, or once if it takes longer than a second, and returns how long it took,
-// in order, and what it returned last.
+// timed calls f several times, or once if it takes longer than a second. It returns the sorted
+// durations and the last result.
 func timed(f func() string) (times []time.Duration, last string) {
 	for len(times) < lists && (len(times) == 0 || times[0] < time.Second) {
 		begin := time.Now()

@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// manyKeys is how many there are, BENCH_KEYS or a million.
+// manyKeys is the number of keys: BENCH_KEYS, or a million.
 var manyKeys = func() int {
 	if n, err := strconv.Atoi(os.Getenv("BENCH_KEYS")); err == nil {
 		return n
@@ -33,20 +33,20 @@ const (
 	lists      = 15
 	namespaces = 100
 
-	// More than importedAtOnce are imported in batches: all or nothing holds them in the Caddy's
-	// memory, and takes the longer.
+	// More keys than importedAtOnce are imported in batches, because Caddy keeps an import in its
+	// memory until it is complete.
 	importedAtOnce = 2_000_000
-	// asked is how many keys are asked with at most, taken at random.
+	// asked is the maximum number of random keys that requests use.
 	asked = 1_000_000
 
-	inactiveEach = 100 // one in so many
+	inactiveEach = 100 // one of 100 keys is inactive
 )
 
-// benchmarkKeys is one Caddy with a great many keys in one of the databases.
+// benchmarkKeys measures one Caddy with a very large number of keys in one of the databases.
 func benchmarkKeys(b *testing.B, postgres bool) {
 	var g *gate.Gate
 	var f fleet
-	// shared out among the cache's shards, not all of which get as many
+	// The shards of the cache do not get equal numbers of keys.
 	limit := fmt.Sprintf("local_cache %d", manyKeys*3/2+10_000)
 	if postgres {
 		upstream := startUpstream(b)
@@ -213,7 +213,7 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// page says how many keys a list's first page has, or why there is none.
+// page returns the number of keys on the first page of a list, or why the list failed.
 func (m manager) page(b *testing.B, filter string) string {
 	b.Helper()
 	answer, err := m.http.Get(m.url + "/keys?limit=100&" + filter)
@@ -231,7 +231,7 @@ func (m manager) page(b *testing.B, filter string) string {
 	return fmt.Sprint(len(found.Items))
 }
 
-// mintSome times mints one after the other.
+// mintSome measures mints, one after the other.
 func (m manager) mintSome(b *testing.B) sample {
 	b.Helper()
 	var s sample
@@ -246,10 +246,10 @@ func (m manager) mintSome(b *testing.B) sample {
 	return s
 }
 
-// hasMetadata is so for half of the keys of each namespace.
+// hasMetadata reports whether a key has metadata, as half of the keys of each namespace do.
 func hasMetadata(i int) bool { return i/(2*namespaces)%2 == 1 }
 
-// writeKeys writes what `caddy apikeys keys import` takes.
+// writeKeys writes the input of `caddy apikeys keys import`.
 func writeKeys(b *testing.B, tokens []string) string {
 	b.Helper()
 	f, err := os.Create(filepath.Join(b.TempDir(), "keys.ndjson"))
@@ -284,7 +284,7 @@ func writeKeys(b *testing.B, tokens []string) string {
 	return f.Name()
 }
 
-// resident is a line of /proc/PID/status, in MB.
+// resident returns a line of /proc/PID/status in MB.
 func resident(b *testing.B, g *gate.Gate, line string) string {
 	b.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.Pid()))

@@ -1,4 +1,4 @@
-// Package bench measures the whole product in one run on one machine, and writes what it finds into
+// Package bench measures the whole product on one machine and writes the results to
 // docs/benchmarks.md: `make bench`, `make bench-fleet` and `make bench-keys`.
 package bench
 
@@ -15,31 +15,31 @@ import (
 	"time"
 )
 
-// A load is one request sent again and again over connections that stay open.
+// A load is one request, sent repeatedly over connections that stay open.
 type load struct {
 	addr   string
 	header []string // `Name: value`
-	tokens []string // each request bears the next of them, shared out among the connections
-	once   bool     // every token once, and no more
-	status string   // that every answer must have
-	conns  int      // at the same time
-	// requests a second, all connections together; 0 is as fast as answers come
+	tokens []string // each request has the next token; each connection has its share
+	once   bool     // send each token only once
+	status string   // the expected status
+	conns  int      // number of connections
+	// requests per second over all connections; 0 sends the next request after each response
 	rate   int
-	length time.Duration   // of the load
-	stop   <-chan struct{} // ends it before; nil does not
+	length time.Duration   // duration of the load
+	stop   <-chan struct{} // ends the load early; may be nil
 }
 
-// A sample is what one load saw.
+// A sample is the result of one load.
 type sample struct {
 	took time.Duration
-	// sorted, one a request; with a rate from when the request was due, so that a stalled server is
-	// not flattered
+	// sorted, one per request; with a rate, measured from when the request was due, so that a
+	// stalled server does not look faster
 	latencies []time.Duration
 }
 
 func (s sample) perSecond() float64 { return float64(len(s.latencies)) / s.took.Seconds() }
 
-// quantile is of the latencies; q is between 0 and 1.
+// quantile returns a quantile of the latencies; q is between 0 and 1.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -121,7 +121,7 @@ func dial(addr string, deadline time.Time) (client, error) {
 
 func bearer(token string) []string { return []string{"Authorization: Bearer " + token} }
 
-// get is a request.
+// get returns the bytes of a GET request.
 func get(header []string) []byte {
 	request := []byte("GET /v1/items/1 HTTP/1.1\r\nHost: localhost\r\n")
 	for _, line := range header {
@@ -130,7 +130,7 @@ func get(header []string) []byte {
 	return append(request, "\r\n"...)
 }
 
-// ask returns the status of the answer.
+// ask sends a request and returns the status of the response.
 func (c client) ask(request []byte) (string, error) {
 	if _, err := c.Write(request); err != nil {
 		return "", err
@@ -138,8 +138,8 @@ func (c client) ask(request []byte) (string, error) {
 	return readAnswer(c.answers)
 }
 
-// readAnswer reads one answer with a Content-Length and returns its status. It is lean, so that the
-// load takes little of the processors it shares with what is measured.
+// readAnswer reads a response with a Content-Length and returns its status. It uses little CPU
+// time, which the load shares with the measured processes.
 func readAnswer(r *bufio.Reader) (string, error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {

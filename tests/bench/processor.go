@@ -11,19 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processorTime is what a process has used since it began, in user and kernel mode, all threads.
+// processorTime returns the CPU time of a process and all its threads, in user and kernel mode.
 func processorTime(pid int) (time.Duration, error) {
 	var t unix.Timespec
-	// What clock_getcpuclockid(3) returns: Linux has the inverted process id in the clock's, and 2
-	// for scheduler time, in nanoseconds.
+	// The id that clock_getcpuclockid(3) returns: Linux composes it of the inverted process id and
+	// 2 for scheduler time, which is in nanoseconds.
 	if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
 		return 0, err
 	}
 	return time.Duration(t.Nano()), nil
 }
 
-// userInstructions counts the user-mode instructions of a process while f runs; an error says why
-// this machine cannot.
+// userInstructions counts the user-mode instructions of a process while f runs. It fails on
+// machines that cannot count them.
 func userInstructions(pid int, f func() error) (float64, error) {
 	perf := exec.Command("perf", "stat", "-x,", "-e", "instructions:u", "-p", strconv.Itoa(pid))
 	var counted strings.Builder
@@ -33,7 +33,7 @@ func userInstructions(pid int, f func() error) (float64, error) {
 	}
 	err := f()
 	perf.Process.Signal(syscall.SIGINT) // makes perf report
-	perf.Wait()                         // its exit status tells of the signal
+	perf.Wait()                         // the exit status is that of the signal
 	if err != nil {
 		return 0, err
 	}

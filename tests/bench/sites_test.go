@@ -16,8 +16,7 @@ const (
 	conns       = 16
 )
 
-// caddyfile is one process with a site a port, which differ in what stands before the same
-// reverse_proxy.
+// caddyfile has one site per port. The sites differ in the handler before the same reverse_proxy.
 const caddyfile = `{
 	admin {$GATE_ADMIN}
 	auto_https off
@@ -47,10 +46,10 @@ http://:{$BENCH_REFUSE} {
 }
 `
 
-// sites are the addresses of the caddyfile's.
+// sites are the addresses of the sites of caddyfile.
 type sites struct{ plain, control, keys, forward, refuse string }
 
-// startSites runs the caddyfile before an upstream of its own and the checker at that address.
+// startSites runs caddyfile with an upstream and the checker at an address.
 func startSites(b *testing.B, checker string) (*gate.Gate, sites) {
 	b.Helper()
 	s := sites{freeAddr(b), freeAddr(b), freeAddr(b), freeAddr(b), freeAddr(b)}
@@ -68,16 +67,16 @@ func startSites(b *testing.B, checker string) (*gate.Gate, sites) {
 
 // A round is one load on one site.
 type round struct {
-	perSecond, cpu, checkerCPU float64 // CPU in microseconds a request
+	perSecond, cpu, checkerCPU float64 // CPU time in microseconds per request
 	p50, p99                   time.Duration
 }
 
-// benchmarkSites compares, in one process and taking turns, reverse_proxy alone, the same once more
-// to see what the comparison itself is worth, the same behind api_key, and the same behind
+// benchmarkSites compares sites of one process in turns: reverse_proxy alone, the same again to
+// show the error of the comparison, reverse_proxy behind api_key, and reverse_proxy behind
 // forward_auth.
 func benchmarkSites(b *testing.B) {
-	// The checker has to know the token, the token needs Caddy, and Caddy needs the checker's
-	// address.
+	// The checker needs the token, the token needs Caddy, and Caddy needs the address of the
+	// checker.
 	checker := startChecker(b)
 	g, s := startSites(b, checker.addr)
 	token := string(g.Mint(b, gate.JSON{"name": "bench", "access": "read_only"}).Token)
@@ -100,7 +99,7 @@ func benchmarkSites(b *testing.B) {
 			p99:        quantile(got.latencies, 0.99),
 		}
 	}
-	for i := range addrs { // connections to the upstream, the cache, the heap's size
+	for i := range addrs { // warm up connections, cache and heap
 		measure(i)
 	}
 	for n := range rounds {
@@ -147,7 +146,7 @@ func benchmarkSites(b *testing.B) {
 	b.ReportMetric(overForward.middle, "rate-x-forward_auth")
 }
 
-// inTurn adds one round a site, beginning with another site each time.
+// inTurn adds one round per site, each time beginning with another site.
 func inTurn(n int, seen [][]round, measure func(site int) round) [][]round {
 	for i := range seen {
 		site := (n + i) % len(seen)
@@ -156,7 +155,7 @@ func inTurn(n int, seen [][]round, measure func(site int) round) [][]round {
 	return seen
 }
 
-// instructions is the sentence about user-mode instructions.
+// instructions returns the sentence about user-mode instructions.
 func instructions(pid int, names, addrs []string, token string) string {
 	perRequest := make([][]float64, len(addrs))
 	for range 5 {
@@ -189,7 +188,7 @@ func instructions(pid int, names, addrs []string, token string) string {
 	return strings.TrimSuffix(t.String(), ";") + ".\n"
 }
 
-// A spread is a middle and where the middle half lies.
+// A spread is the median and the quartiles.
 type spread struct{ low, middle, high float64 }
 
 func (s spread) String() string {

@@ -9,8 +9,8 @@ import (
 const upstreamAnswer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " +
 	"12\r\n\r\n{\"item\": 1}\n"
 
-// startUpstream answers every request, none of which has a body, with the same 200, and costs next
-// to nothing. It returns its address.
+// startUpstream starts a server that answers every request with the same 200 at little cost, and
+// returns its address. It expects requests without a body.
 func startUpstream(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

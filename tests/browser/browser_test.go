@@ -1,5 +1,5 @@
-// Package browser is the console in real Chromium, on the real binary: what a person does there, by
-// whatever means, at each size and in each colour.
+// Package browser tests the console in Chromium against a running Caddy: with and without
+// JavaScript, by keyboard, and in several window sizes and colour schemes.
 package browser
 
 import (
@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m, chromium.Close) }
 
-// site has the console before an API, as README.md has it.
+// site has the console in front of an API, as in README.md.
 const site = `
 api_key {
 	public /apikeys/*
@@ -20,29 +20,29 @@ api_key {
 api_keys_admin
 reverse_proxy {$GATE_UPSTREAM}`
 
-// looks are the windows and colours that each page is looked at in.
+// looks are the window widths and colour schemes in which each page is checked.
 var looks = []chromium.Look{
 	{Width: 360}, {Width: 360, Dark: true},
 	{Width: 768}, {Width: 768, Dark: true},
 	{Width: 1440}, {Width: 1440, Dark: true},
 }
 
-// everywhere are the grants of who may do everything.
+// everywhere is a grant for everything.
 var everywhere = gate.JSON{"namespace": "*", "roles": []string{"client-admin"}}
 
-// member makes a member, whose login is its name, and its token.
+// member creates a member with its name as login, and a token.
 func member(
 	t *testing.T, g *gate.Gate, name string, grants ...gate.JSON,
 ) (id string, token gate.Token) {
 	t.Helper()
-	member := made(t, g, "/members",
+	member := create(t, g, "/members",
 		gate.JSON{"name": name, "kind": "person", "login": name, "grants": grants})
 	id = member["id"].(string)
 	return id, memberToken(t, g, id)
 }
 
-// made is an object that was made with a POST.
-func made(t *testing.T, g *gate.Gate, path string, fields gate.JSON) gate.JSON {
+// create creates an object with a POST and returns it.
+func create(t *testing.T, g *gate.Gate, path string, fields gate.JSON) gate.JSON {
 	t.Helper()
 	r := g.Call(t, "POST", path, fields)
 	if r.Status != 201 {
@@ -61,7 +61,7 @@ func memberToken(t *testing.T, g *gate.Gate, id string) gate.Token {
 	return gate.Token(token)
 }
 
-// signedIn opens a browser and signs in there.
+// signedIn opens a browser and signs in.
 func signedIn(t *testing.T, g *gate.Gate, token gate.Token, look chromium.Look) *chromium.Page {
 	t.Helper()
 	page := chromium.New(t, g.URL, look)
@@ -76,7 +76,7 @@ func signIn(page *chromium.Page, token gate.Token) {
 	page.Click("Sign in")
 }
 
-// loggedIn opens a browser for a user of the site's basic_auth, who types name and password once.
+// loggedIn opens a browser that sends the name and password of a basic_auth user.
 func loggedIn(
 	t *testing.T, g *gate.Gate, user, password string, look chromium.Look,
 ) *chromium.Page {

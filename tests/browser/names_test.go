@@ -9,8 +9,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestNamesOfOthers has names of members and namespaces, on every page where they stand, that a
-// page may not stumble over.
+// TestNamesOfOthers shows hostile names of members and namespaces on every page that has them.
 func TestNamesOfOthers(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})

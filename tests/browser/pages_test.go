@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestPages looks at each page in every window and colour: no rule of accessibility is broken,
+// TestPages checks each page in every window width and colour scheme: the accessibility rules hold,
 // nothing is wider than the window or moves, and the Tab key reaches every control.
 func TestPages(t *testing.T) {
 	t.Parallel()
@@ -26,7 +26,7 @@ func TestPages(t *testing.T) {
 		}
 		g.Namespace(t, id, gate.JSON{"parent": "acme"})
 	}
-	made(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing",
+	create(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing",
 		"permissions": []string{"orders:read"}})
 	home := g.Mint(t, gate.JSON{"name": "ERP", "namespace": "acme",
 		"permissions": []string{"orders:search"}, "roles": []string{"billing"}, "connected": true,
@@ -74,7 +74,7 @@ func TestPages(t *testing.T) {
 			}
 		})
 	}
-	t.Run("forms about one", func(t *testing.T) { // are made of the same parts
+	t.Run("edit and delete forms", func(t *testing.T) { // in fewer windows: they share their parts
 		t.Parallel()
 		page := signedIn(t, g, token, chromium.Look{})
 		for _, p := range []place{
@@ -113,8 +113,7 @@ func TestPages(t *testing.T) {
 	page.Sees("Copied")
 }
 
-// look goes through all that is checked on each page. A dark look comes after the light one of the
-// same width.
+// look checks a page in each look. A dark look must follow the light one of the same width.
 func look(t *testing.T, page *chromium.Page, looks []chromium.Look, name, path string) {
 	t.Helper()
 	for _, l := range looks {
@@ -130,12 +129,12 @@ func look(t *testing.T, page *chromium.Page, looks []chromium.Look, name, path s
 		}
 		page.Legible()
 		if l.Width != 768 {
-			page.ByKeyboard() // which scrolls
+			page.ByKeyboard() // last, because it scrolls
 		}
 	}
 }
 
-// shown is look for a page that stands at no address of its own.
+// shown is look for a page without an address of its own.
 func shown(t *testing.T, page *chromium.Page, name string) {
 	t.Helper()
 	for _, l := range looks {
@@ -147,7 +146,7 @@ func shown(t *testing.T, page *chromium.Page, name string) {
 	page.Show(chromium.Look{})
 }
 
-// TestHostileNames has names on every page of keys that a page may not stumble over.
+// TestHostileNames shows hostile names on every page of a key.
 func TestHostileNames(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
@@ -184,8 +183,8 @@ func TestHostileNames(t *testing.T) {
 	page.Picture("hostile-revoke")
 }
 
-// TestZone: times are shown, and typed, in the zone where the viewer is; without script in UTC, and
-// the page says so.
+// TestZone checks that times are displayed and entered in the viewer's time zone. Without
+// JavaScript they are in UTC, and the page says so.
 func TestZone(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})

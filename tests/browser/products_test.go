@@ -9,11 +9,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// Each product's procedures on screen, as somebody who is used to it would go through them, with
-// script and without. What is quoted is what the product says of itself; the pages under
-// docs/recipes/ have the configurations.
+// The tests below follow the procedures of existing products in the console, with and without
+// JavaScript. The comments quote the products. The pages in docs/recipes/ have the configurations.
 
-// product runs a recipe, and a procedure with script and without.
+// product runs a recipe, and a procedure with and without JavaScript.
 func product(
 	t *testing.T, page string, prepare func(*testing.T, *gate.Gate),
 	procedure func(*testing.T, *gate.Gate, chromium.Look),
@@ -40,7 +39,7 @@ func product(
 
 var tokenShape = regexp.MustCompile(`\b[a-z][a-z0-9_]*_[0-9A-Za-z]{58}\b`)
 
-// newToken is the token that the page shows.
+// newToken returns the token on the page.
 func newToken(t *testing.T, page *chromium.Page) gate.Token {
 	t.Helper()
 	page.Sees("Copy the token now. It will not be shown again.")
@@ -51,7 +50,7 @@ func newToken(t *testing.T, page *chromium.Page) gate.Token {
 	return gate.Token(token)
 }
 
-// calls checks the status of calls with a token, each a method and a path.
+// calls checks the status of requests with a token, each given as method and path.
 func calls(t *testing.T, g *gate.Gate, token gate.Token, want map[string]int) {
 	t.Helper()
 	for call, status := range want {
@@ -250,9 +249,9 @@ func TestOrganizations(t *testing.T) {
 		g.Namespace(t, "shop", gate.JSON{"kind": "app", "parent": "acme",
 			"reach": []string{"workspace", "usergroup"}})
 		g.Namespace(t, "shop-eu", gate.JSON{"kind": "workspace", "parent": "shop"})
-		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "view",
+		create(t, g, "/roles", gate.JSON{"namespace": "*", "name": "view",
 			"permissions": []string{"read", "admin.keys:create"}})
-		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "edit",
+		create(t, g, "/roles", gate.JSON{"namespace": "*", "name": "edit",
 			"permissions": []string{"read", "write", "admin.keys:create"}})
 		_,
 			tokens["Ada"] = member(t, g, "Ada",
@@ -325,15 +324,15 @@ func TestBackOffice(t *testing.T) {
 	product(t, "back-office.md", func(t *testing.T, g *gate.Gate) {
 		g.Namespace(t, "backoffice", gate.JSON{"kind": "programme", "name": "Loyalty programme",
 			"key_roles": []string{"*"}})
-		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "issuer",
+		create(t, g, "/roles", gate.JSON{"namespace": "*", "name": "issuer",
 			"permissions": []string{"*", "admin.keys:read", "admin.roles:read",
 				"admin.keys:create"}})
-		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "editor",
+		create(t, g, "/roles", gate.JSON{"namespace": "*", "name": "editor",
 			"permissions": []string{"*", "admin.keys:read", "admin.roles:read",
 				"admin.keys:update"}})
-		made(t, g, "/roles", gate.JSON{"namespace": "backoffice", "name": "cashier",
+		create(t, g, "/roles", gate.JSON{"namespace": "backoffice", "name": "cashier",
 			"permissions": []string{"points:show", "points:credit"}})
-		made(t, g, "/roles", gate.JSON{"namespace": "backoffice", "name": "clerk",
+		create(t, g, "/roles", gate.JSON{"namespace": "backoffice", "name": "clerk",
 			"permissions": []string{"customers:show", "customers:register"}})
 		for name, role := range map[string]string{"Ann": "client-admin", "Iris": "issuer", "Ed": "editor"} {
 			_,
@@ -408,13 +407,13 @@ func TestFinanceCloud(t *testing.T) {
 	var olga gate.Token
 	product(t, "finance-cloud.md", func(t *testing.T, g *gate.Gate) {
 		g.Namespace(t, "acme", gate.JSON{"kind": "company", "name": "Acme Inc."})
-		made(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "member",
+		create(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "member",
 			"permissions": []string{"company:show"}})
 		if r := g.Call(t, "PATCH", "/namespaces/acme",
 			gate.JSON{"key_roles": []string{"member"}}); r.Status != 200 {
 			t.Fatalf("key_roles: %v", r)
 		}
-		made(t, g, "/roles", gate.JSON{"namespace": "*", "name": "owner",
+		create(t, g, "/roles", gate.JSON{"namespace": "*", "name": "owner",
 			"permissions": []string{"*", "admin.keys:read", "admin.keys:create",
 				"admin.keys:update", "admin.keys:revoke"}})
 		_, olga = member(t, g, "Olga", gate.JSON{"namespace": "acme", "roles": []string{"owner"}})

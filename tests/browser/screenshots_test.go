@@ -7,8 +7,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestScreenshots takes the pictures that README.md and docs/api_keys_admin.md show: make
-// screenshots.
+// TestScreenshots takes the pictures in README.md and docs/api_keys_admin.md (`make screenshots`).
 func TestScreenshots(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: `
@@ -25,7 +24,7 @@ func TestScreenshots(t *testing.T) {
 	g.Namespace(t, "acme-fr", gate.JSON{"kind": "workspace", "parent": "acme",
 		"name": "Acme France"})
 	g.Namespace(t, "acme-uk", gate.JSON{"kind": "workspace", "parent": "acme", "name": "Acme UK"})
-	made(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing",
+	create(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing",
 		"permissions": []string{"orders:read"}})
 	ada, token := member(t, g, "Ada", everywhere)
 	ben, _ := member(t, g, "Ben", gate.JSON{"namespace": "acme", "roles": []string{"developer"},

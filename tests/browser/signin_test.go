@@ -36,8 +36,8 @@ func TestSignIn(t *testing.T) {
 				t.Errorf("signing in led to %s", page.Address())
 			}
 
-			// without script, a browser shows the first page that it got with a cookie again,
-			// whatever has become of that one
+			// Without JavaScript, going back shows the first page that was loaded with a cookie,
+			// even if the cookie is gone.
 			page.Click("Keys")
 			page.Click("Sign out")
 			page.Sees("Sign in")
@@ -51,7 +51,7 @@ func TestSignIn(t *testing.T) {
 		})
 	}
 
-	t.Run("the way back after signing out", func(t *testing.T) {
+	t.Run("going back after signing out", func(t *testing.T) {
 		page := signedIn(t, g, token, chromium.Look{})
 		page.Click("Sign out")
 		page.Back()
@@ -76,7 +76,7 @@ func TestSignIn(t *testing.T) {
 		}
 	})
 
-	t.Run("a session ends alone", func(t *testing.T) {
+	t.Run("signing out ends one session", func(t *testing.T) {
 		here, there := signedIn(t, g, token, chromium.Look{}),
 			signedIn(t, g, token, chromium.Look{})
 		here.Click("Sign out")
@@ -93,9 +93,8 @@ func TestSignIn(t *testing.T) {
 		page.Sees("Sign out")
 	})
 
-	t.Run("a disabled member is out at the next click", func(t *testing.T) {
-		bob,
-			token := member(t, g, "bob", gate.JSON{"namespace": "default",
+	t.Run("disabling a member ends its session", func(t *testing.T) {
+		bob, token := member(t, g, "bob", gate.JSON{"namespace": "default",
 			"roles": []string{"developer"}})
 		page := signedIn(t, g, token, chromium.Look{})
 		page.Click("Keys")
@@ -110,7 +109,7 @@ func TestSignIn(t *testing.T) {
 		page.Sees("The member of this token has been disabled.")
 	})
 
-	t.Run("a key's token is no member's", func(t *testing.T) {
+	t.Run("the token of a key is refused", func(t *testing.T) {
 		key := g.Mint(t, gate.JSON{"name": "CI", "access": "read_only"})
 		page := chromium.New(t, g.URL, chromium.Look{})
 		page.Open("/apikeys/")
@@ -119,9 +118,9 @@ func TestSignIn(t *testing.T) {
 	})
 }
 
-// TestOtherOrigins has pages of others lead to the console, and post to it. One is of another site,
-// whose requests carry no cookie of ours; the other differs in the port alone, which is the same
-// site to a browser: its requests do carry the session.
+// TestOtherOrigins links and posts to the console from pages of other origins. Requests from
+// another site do not send the session cookie. Another port is the same site, so that its requests
+// do send the cookie.
 func TestOtherOrigins(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
@@ -165,7 +164,7 @@ func TestGuessesAreThrottled(t *testing.T) {
 	page.Open("/apikeys/")
 	for tries := 0; page.Status != 429; tries++ {
 		if tries == 100 {
-			t.Fatal("100 wrong tokens, and no end to it")
+			t.Fatal("100 wrong tokens are not throttled")
 		}
 		signIn(page, gate.Token(fmt.Sprintf("akm_guess%d", tries)))
 	}
@@ -173,7 +172,7 @@ func TestGuessesAreThrottled(t *testing.T) {
 	page.Accessible()
 }
 
-// TestTrustedUser is the console behind basic_auth: nobody types a token.
+// TestTrustedUser checks the console behind basic_auth, where no one enters a token.
 func TestTrustedUser(t *testing.T) {
 	t.Parallel()
 	const password = "$2a$04$.J9JRYKrUue6irXnxtPajOWiEV/xEMClKnYOmpqzXHcumLE5SqOvS" // of "secret"

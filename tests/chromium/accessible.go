@@ -17,23 +17,21 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// axe is axe-core, which is not part of this repository: make deps installs it, by the hash in
-// package-lock.json.
+// axe returns the source of axe-core. `make deps` installs it by the hash in package-lock.json.
 var axe = sync.OnceValues(func() (string, error) {
 	root, err := gate.Root()
 	if err != nil {
 		return "", err
 	}
-	source,
-		err := os.ReadFile(filepath.Join(root, ".run", "axe", "node_modules", "axe-core",
+	source, err := os.ReadFile(filepath.Join(root, ".run", "axe", "node_modules", "axe-core",
 		"axe.min.js"))
 	if err != nil {
-		return "", fmt.Errorf("%w: make deps installs it", err)
+		return "", fmt.Errorf("reading axe-core (run `make deps`): %w", err)
 	}
 	return string(source), nil
 })
 
-// What axe is to run. Rules of WCAG 2.2 are off unless they are named.
+// The rules that axe-core checks. Rules of WCAG 2.2 are disabled unless they are named.
 const (
 	allRules    = `runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"], rules: {"target-size": {enabled: true}}`
 	colourRules = `runOnly: {type: "rule", values: ["color-contrast", "link-in-text-block"]}`
@@ -41,15 +39,14 @@ const (
 		v.id + ": " + v.help + v.nodes.map(n => "\n\t" + n.html.slice(0, 300) + "\n\t\t" + n.failureSummary).join("")))`
 )
 
-// Accessible fails the test for every rule of axe-core that the page breaks as it is shown now:
-// WCAG 2.0, 2.1 and 2.2 at A and AA, and what axe's makers think good practice beyond it.
+// Accessible fails the test for every rule of axe-core that the page breaks in its current look:
+// WCAG 2.0, 2.1 and 2.2 at levels A and AA, and axe-core's best practices.
 func (p *Page) Accessible() {
 	p.t.Helper()
 	p.check(allRules)
 }
 
-// Legible is Accessible for the rules about colours alone, for a page that is the same but for
-// these.
+// Legible is Accessible with only the rules about colours, for a page whose colours have changed.
 func (p *Page) Legible() {
 	p.t.Helper()
 	p.check(colourRules)
@@ -66,8 +63,7 @@ func (p *Page) check(rules string) {
 		if err != nil {
 			return nil, err
 		}
-		world,
-			err := cdp.Call(ctx, tab, page.CreateIsolatedWorld,
+		world, err := cdp.Call(ctx, tab, page.CreateIsolatedWorld,
 			page.CreateIsolatedWorldParams{FrameID: frames.FrameTree.Frame.ID, WorldName: "axe"})
 		if err != nil {
 			return nil, err
@@ -84,8 +80,8 @@ func (p *Page) check(rules string) {
 	}
 }
 
-// Steady fails the test if the page is wider than the window, or if anything on it has moved after
-// it was painted.
+// Steady fails the test if the page is wider than the window, or if anything has moved after it was
+// painted.
 func (p *Page) Steady() {
 	p.t.Helper()
 	if wide := evaluate[int](p, `document.scrollingElement.scrollWidth`); wide > p.look.width() {
@@ -94,11 +90,10 @@ func (p *Page) Steady() {
 				.slice(0, 5).map(e => e.outerHTML.slice(0, 100)).join("\n")`))
 	}
 	if p.look.NoScript {
-		return // no observer runs
+		return // the observer needs JavaScript
 	}
-	// A busy machine paints what it has of the page and reads on, whereby the header may move a
-	// little: what counts is above that, and after all has been read. What people notice begins at
-	// ten times as much.
+	// A busy machine may paint part of the page, so that the header moves a little later. Only
+	// larger shifts after the whole page was read count. People notice ten times as much.
 	if moved := evaluate[[]string](p, `new Promise(done => {
 		const moved = [], read = performance.getEntriesByType("navigation")[0].domContentLoadedEventStart
 		const count = list => {
@@ -115,19 +110,19 @@ func (p *Page) Steady() {
 	}
 }
 
-// stop is one halt of the Tab key.
+// stop is a control that the Tab key reaches.
 type stop struct {
 	Control string // "" is the end of the page
-	Hidden  string // why it cannot be seen that the focus is here
+	Hidden  string // why the focus is not visible
 }
 
-// ByKeyboard goes through the page with the Tab key and fails the test if a control is left out or
-// does not show that it has the focus.
+// ByKeyboard presses the Tab key until the end of the page, and fails the test if a control is not
+// reached or does not show that it has the focus.
 func (p *Page) ByKeyboard() {
 	p.t.Helper()
 	expected := evaluate[[]string](p, `(() => {
 		window.describe = e => e.outerHTML.replace(/\s+/g, " ").slice(0, 160)
-		document.body.tabIndex = -1 // the Tab key goes on from where the focus has been last, in a form that was clicked through
+		document.body.tabIndex = -1 // the Tab key continues from where the focus was last
 		document.body.focus()
 		document.body.removeAttribute("tabindex")
 		scrollTo(0, 0)
@@ -156,7 +151,7 @@ func (p *Page) ByKeyboard() {
 			break
 		}
 		if s.Hidden != "" {
-			p.t.Errorf("%s at %d px: one cannot see that the focus is on %s: %s", p.Address(),
+			p.t.Errorf("%s at %d px: the focus is not visible on %s: %s", p.Address(),
 				p.look.width(), gate.Redact(s.Control), s.Hidden)
 		}
 		seen[s.Control] = true

@@ -1,5 +1,5 @@
-// Package chromium drives Debian's Chromium by what a person perceives: the roles and names of the
-// accessibility tree, the text, the keyboard.
+// Package chromium drives Debian's Chromium the way a person uses it: by the roles and names in the
+// accessibility tree, by the text, and by the keyboard.
 //
 //	page := chromium.New(t, g.URL, chromium.Look{Width: 360, Dark: true})
 //	page.Open("/apikeys/keys/new")
@@ -7,8 +7,8 @@
 //	page.Click("Create key")
 //	page.Sees("will not be shown again")
 //
-// A page that writes an error to the console, breaks its Content-Security-Policy or asks another
-// origin for anything fails its test.
+// A page fails its test if it writes an error to the browser's console, violates its
+// Content-Security-Policy or sends a request to another origin.
 package chromium
 
 import (
@@ -22,8 +22,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// patience is how long a condition may take to come true: much, since CI runs everything at once
-// with the race detector.
+// patience limits the wait for a condition. It is long, because other tests run at the same time.
 const patience = 60 * time.Second
 
 var browser struct {
@@ -45,12 +44,12 @@ func start() (context.Context, error) {
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path),
-		chromedp.NoSandbox, // CI is root, for whom Chromium refuses to start with it
+		chromedp.NoSandbox, // Chromium refuses to start as root with a sandbox
 		chromedp.DisableGPU,
 		chromedp.IgnoreCertErrors, // of the gates' own certificate
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-quic", true),
-		chromedp.Flag("font-render-hinting", "none"), // the same pictures wherever they are made
+		chromedp.Flag("font-render-hinting", "none"), // for the same pictures on every machine
 		chromedp.Flag("lang", "en-GB"),
 	)
 	allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(), options...)

@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m, chromium.Close) }
 
-// recorder is a test that a page is checked in, to see what the check says.
+// recorder records the failures of a test.
 type recorder struct {
 	testing.TB
 	said    []string
@@ -94,7 +94,7 @@ var pages = map[string]string{
 	"covered": `<button>below</button><div style="position: fixed; inset: 0">above</div>`,
 }
 
-// TestFaults checks that each fault of a page is reported, and with the right words.
+// TestFaults checks the report of each fault of a page.
 func TestFaults(t *testing.T) {
 	url := site(t)
 	for _, test := range []struct {
@@ -132,13 +132,14 @@ func TestFaults(t *testing.T) {
 			}
 			said := strings.Join(r.said, "\n")
 			if test.want == "" && said != "" || !strings.Contains(said, test.want) {
-				t.Errorf("want a complaint with %q, got:\n%s", test.want, said)
+				t.Errorf("want a failure with %q, got:\n%s", test.want, said)
 			}
 		})
 	}
 }
 
-// TestForm checks that what is filled in by name is what the server gets, with script and without.
+// TestForm checks the values that the server gets from fields that were filled in by name, with and
+// without JavaScript.
 func TestForm(t *testing.T) {
 	url := site(t)
 	for _, noScript := range []bool{false, true} {

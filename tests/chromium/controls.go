@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// The roles that Chromium gives to what a person can press and to what a person can fill in.
+// The roles of controls that can be pressed, and of those that can be filled in.
 var (
 	pressable = []string{"button", "link", "checkbox", "radio", "switch", "tab", "menuitem",
 		"DisclosureTriangle"}
@@ -26,8 +26,8 @@ var (
 		"InputTime"}
 )
 
-// Click presses the button, link, check box or radio button of that name, and waits for the
-// document that a link or a form leads to.
+// Click presses the button, link, check box or radio button with a name, and waits until the
+// document of a link or form has loaded.
 func (p *Page) Click(name string) {
 	p.t.Helper()
 	control := p.find(name, pressable)
@@ -42,8 +42,8 @@ func (p *Page) Click(name string) {
 	}
 }
 
-// Fill types a text into the field of that name, in place of what stands there; of a list it
-// chooses the option that reads so.
+// Fill replaces the text of the field with a name, or chooses the option of a list that has the
+// text.
 func (p *Page) Fill(name, text string) {
 	p.t.Helper()
 	control := p.find(name, fillable)
@@ -65,7 +65,7 @@ func (p *Page) Fill(name, text string) {
 				call[string](p, control,
 					`function() { return [...this.options].map(o => o.text.trim()).join(", ") }`))
 		}
-	case "set": // what one types there depends on the language
+	case "set": // the format to type depends on the language
 		call[bool](p, control, `function(text) {
 			this.value = text
 			this.dispatchEvent(new Event("input", {bubbles: true}))
@@ -94,8 +94,8 @@ func (p *Page) Fill(name, text string) {
 	}
 }
 
-// Choose takes an option of a list that leads to another document: at once with script, and with
-// the button of that name without.
+// Choose chooses an option of a list that leads to another document: at once with JavaScript, and
+// by pressing the button with a name without.
 func (p *Page) Choose(list, option, button string) {
 	p.t.Helper()
 	if p.look.NoScript {
@@ -109,7 +109,7 @@ func (p *Page) Choose(list, option, button string) {
 	}))
 }
 
-// Press types keys, such as kb.Enter, to whatever has the focus; Submit is for keys that lead to
+// Press sends keys, such as kb.Tab, to the control with the focus. Use Submit for keys that lead to
 // another document.
 func (p *Page) Press(keys string) {
 	p.t.Helper()
@@ -118,7 +118,7 @@ func (p *Page) Press(keys string) {
 	}
 }
 
-// Submit presses Enter in the field of that name.
+// Submit presses Enter in the field with a name.
 func (p *Page) Submit(name string) {
 	p.t.Helper()
 	control := p.find(name, fillable)
@@ -126,7 +126,7 @@ func (p *Page) Submit(name string) {
 	p.load("Enter in "+name, chromedp.KeyEvent(kb.Enter))
 }
 
-// Value is what the field of that name holds, "on" or "" for a check box or radio button.
+// Value returns the value of the field with a name; "on" or "" for a check box or radio button.
 func (p *Page) Value(name string) string {
 	p.t.Helper()
 	value := call[string](p, p.find(name, append(slices.Clone(fillable), pressable...)), `function() {
@@ -137,13 +137,13 @@ func (p *Page) Value(name string) string {
 	return value
 }
 
-// Offers reports whether something of that name can be pressed or filled in.
+// Offers reports whether the page has a control with a name.
 func (p *Page) Offers(name string) bool {
 	p.t.Helper()
 	return len(p.named(name, append(slices.Clone(fillable), pressable...))) > 0
 }
 
-// Controls are the names of all that can be pressed or filled in.
+// Controls returns the names of all controls.
 func (p *Page) Controls() []string {
 	p.t.Helper()
 	nodes, err := p.query("")
@@ -157,8 +157,8 @@ func (p *Page) Controls() []string {
 	return names
 }
 
-// find waits for the one control of that accessible name, or the one whose name begins so: a choice
-// may go on with what it means.
+// find waits for the only control with an accessible name, or the only one whose name begins with
+// it, since the label of a choice may include an explanation.
 func (p *Page) find(name string, roles []string) cdp.BackendNodeID {
 	p.t.Helper()
 	var found []*accessibility.Node
@@ -195,7 +195,7 @@ func (p *Page) named(name string, roles []string) []*accessibility.Node {
 		func(n *accessibility.Node) bool { return !strings.HasPrefix(word(n.Name), name+" ") })
 }
 
-// query asks for the nodes of that name that assistive technology sees, all if name is "".
+// query returns the accessibility nodes with a name, or all if name is "".
 func (p *Page) query(name string) ([]*accessibility.Node, error) {
 	return run(p, func(ctx context.Context, tab *chromedp.Target) ([]*accessibility.Node, error) {
 		document, err := cdp.Call(ctx, tab, dom.GetDocument, dom.GetDocumentParams{})
@@ -223,8 +223,7 @@ func word(v *accessibility.Value) string {
 	return text
 }
 
-// reach scrolls to a control and returns a point where a click hits it, or the label that stands
-// for it.
+// reach scrolls to a control and returns a point where a click hits the control or its label.
 func (p *Page) reach(control cdp.BackendNodeID, name string) (x, y float64) {
 	p.t.Helper()
 	if _, err := run(p, func(ctx context.Context, tab *chromedp.Target) (cdp.Empty, error) {
@@ -257,8 +256,7 @@ func (p *Page) reach(control cdp.BackendNodeID, name string) (x, y float64) {
 	return point.X, point.Y
 }
 
-// leads reports whether a click makes the browser go to another document, or to another place in
-// this one.
+// leads reports whether a click navigates to another document or to another place in this one.
 func (p *Page) leads(control cdp.BackendNodeID) bool {
 	p.t.Helper()
 	return call[bool](p, control, `function() {
@@ -269,7 +267,7 @@ func (p *Page) leads(control cdp.BackendNodeID) bool {
 	}`)
 }
 
-// call is what a function returns whose `this` is the control.
+// call calls a JavaScript function with the control as `this` and returns its result.
 func call[T any](p *Page, control cdp.BackendNodeID, function string, arguments ...any) T {
 	p.t.Helper()
 	value, err := run(p, func(ctx context.Context, tab *chromedp.Target) (T, error) {

@@ -19,13 +19,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// faults are what a page did that no page of a product should.
+// faults collects the faults of a page.
 type faults struct {
-	sites []string // that it may ask
+	sites []string // origins to which the page may send requests
 
 	mu    sync.Mutex
 	found []string
-	// addresses of documents: that one of them is a 403 is for its test to judge
+	// documents are the addresses of documents, whose status the test judges.
 	documents map[string]bool
 }
 
@@ -59,8 +59,7 @@ func (f *faults) look(event any) {
 	case *audits.EventIssueAdded:
 		if g := e.Issue.Details.GenericIssueDetails; g != nil &&
 			g.ErrorType == audits.GenericIssueErrorTypeFormInputAssignedAutocompleteValueToIDOrNameAttributeError {
-			// a field's name that means something to the autofill of addresses, such as "name", is
-			// no fault
+			// A field may have a name that autofill recognizes, such as "name".
 			return
 		}
 		details, _ := json.Marshal(e.Issue.Details)
@@ -107,7 +106,7 @@ func (p *Page) faultless() {
 	}
 }
 
-// MayAsk lets the page go to another origin without a complaint.
+// MayAsk allows requests to another origin.
 func (p *Page) MayAsk(origin string) {
 	p.faults.mu.Lock()
 	defer p.faults.mu.Unlock()

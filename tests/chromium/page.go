@@ -18,11 +18,11 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// Look is how somebody's browser shows pages. The zero value is a desktop window, light, with
-// script, in UTC.
+// Look is how a browser shows pages. The zero value is a desktop window in light colours, with
+// JavaScript, in UTC.
 type Look struct {
-	Width    int // in CSS pixels; 0 is 1440
-	Height   int // 0 is 900
+	Width    int // in CSS pixels; 0 means 1440
+	Height   int // in CSS pixels; 0 means 900
 	Dark     bool
 	NoScript bool
 	Zone     string // a time zone such as Asia/Kolkata
@@ -32,8 +32,8 @@ func (l Look) width() int {
 	return cmp.Or(l.Width, 1440)
 }
 
-// Page is one tab in a browser of its own: no other Page has its cookies. Its methods fail the test
-// when what they name is not there.
+// Page is a tab with cookies of its own. Its methods fail the test if the page does not have the
+// control or text that they name.
 type Page struct {
 	Status int // of the last document
 
@@ -66,8 +66,8 @@ func New(t testing.TB, site string, look Look) *Page {
 	return p
 }
 
-// Show changes how the browser shows pages, the one that is open too; without script or with it,
-// from the next one on.
+// Show changes how the browser shows pages, including the current one. NoScript applies from the
+// next page on.
 func (p *Page) Show(look Look) {
 	p.t.Helper()
 	scheme, zone := "light", cmp.Or(look.Zone, "UTC")
@@ -78,20 +78,18 @@ func (p *Page) Show(look Look) {
 		chromedp.EmulateViewport(int64(look.width()), int64(cmp.Or(look.Height, 900)),
 			overlayScrollbars),
 		chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
-			if _,
-				err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia,
+			if _, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia,
 				emulation.SetEmulatedMediaParams{
 					Features: []*emulation.MediaFeature{
 						{Name: "prefers-color-scheme", Value: scheme},
-						// a picture half-way through a transition is nobody's
+						// so that no picture shows half of a transition
 						{Name: "prefers-reduced-motion", Value: "reduce"},
 					},
 				}); err != nil {
 				return err
 			}
 			if zone != p.look.Zone {
-				if _,
-					err := cdp.Call(ctx, tab, emulation.SetTimezoneOverride,
+				if _, err := cdp.Call(ctx, tab, emulation.SetTimezoneOverride,
 					emulation.SetTimezoneOverrideParams{TimezoneID: zone}); err != nil {
 					return err
 				}
@@ -106,7 +104,7 @@ func (p *Page) Show(look Look) {
 	p.look.Zone = zone
 }
 
-// overlayScrollbars are those of a telephone: they take no room.
+// overlayScrollbars selects scrollbars that take no room, as on a phone.
 func overlayScrollbars(
 	screen *emulation.SetDeviceMetricsOverrideParams, _ *emulation.SetTouchEmulationEnabledParams,
 ) {
@@ -126,7 +124,7 @@ func (p *Page) Open(path string) {
 	}))
 }
 
-// Reload is what the browser's button does. A form that was sent is sent again.
+// Reload reloads the page, which sends a form again.
 func (p *Page) Reload() {
 	p.t.Helper()
 	p.load("reloading", chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
@@ -135,12 +133,12 @@ func (p *Page) Reload() {
 	}))
 }
 
-// Back is what the browser's button does. The page may come out of the browser's memory as it was.
+// Back goes back in the history. The page may come from the browser's back/forward cache.
 func (p *Page) Back() {
 	p.t.Helper()
 	history, err := run(p, chromedp.NavigationEntries())
 	if err != nil || history.CurrentIndex == 0 {
-		p.t.Fatalf("nothing to go back to (%v)", err)
+		p.t.Fatalf("the history has no previous page (%v)", err)
 	}
 	before := history.Entries[history.CurrentIndex-1]
 	_,
@@ -159,7 +157,7 @@ func (p *Page) Back() {
 		func() bool { return evaluate[string](p, `document.readyState`) == "complete" })
 }
 
-// load runs what makes the browser go to another document and waits for that to be there.
+// load runs a step that navigates and waits until the document has loaded.
 func (p *Page) load(what string, step chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -173,7 +171,7 @@ func (p *Page) load(what string, step chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// Address is the path and query of the page in the address bar.
+// Address returns the path and query of the current address.
 func (p *Page) Address() string {
 	p.t.Helper()
 	address, err := run(p, chromedp.Location())
@@ -187,7 +185,7 @@ func (p *Page) Address() string {
 	return u.RequestURI()
 }
 
-// Cookies are those that the browser would send to the site.
+// Cookies returns the cookies that the browser would send to the site.
 func (p *Page) Cookies() []*network.Cookie {
 	p.t.Helper()
 	r, err := run(p, func(ctx context.Context, tab *chromedp.Target) (network.GetCookiesResult,
@@ -204,7 +202,7 @@ func (p *Page) Cookies() []*network.Cookie {
 	return r.Cookies
 }
 
-// Text is all that can be read on the page, as it looks: white space is one space.
+// Text returns the visible text of the page, with single spaces.
 func (p *Page) Text() string {
 	p.t.Helper()
 	text := strings.Join(strings.Fields(evaluate[string](p, `document.body?.innerText ?? ""`)), " ")
@@ -212,7 +210,7 @@ func (p *Page) Text() string {
 	return text
 }
 
-// Sees waits until all these texts stand on the page.
+// Sees waits until the page has all the texts.
 func (p *Page) Sees(texts ...string) {
 	p.t.Helper()
 	for _, want := range texts {
@@ -221,7 +219,7 @@ func (p *Page) Sees(texts ...string) {
 	}
 }
 
-// SeesNot fails the test if one of these texts stands on the page.
+// SeesNot fails the test if the page has one of the texts.
 func (p *Page) SeesNot(texts ...string) {
 	p.t.Helper()
 	text := p.Text()
@@ -233,19 +231,19 @@ func (p *Page) SeesNot(texts ...string) {
 	}
 }
 
-// until waits for what the page becomes by itself.
+// until waits for a condition of the page.
 func (p *Page) until(what func() string, true func() bool) {
 	p.t.Helper()
 	for end := time.Now().Add(patience); !true(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			p.t.Fatalf("%s: after %v still not: %s. It reads:\n%s\n%s", p.Address(), patience,
+			p.t.Fatalf("%s: not within %v: %s. The page reads:\n%s\n%s", p.Address(), patience,
 				gate.Redact(what()), gate.Redact(p.Text()), p.faults)
 		}
 	}
 }
 
-// evaluate is JavaScript's value in the page, where the page's own policy and switched-off script
-// do not matter.
+// evaluate returns the value of a JavaScript expression in the page, regardless of the page's
+// policy and of NoScript.
 func evaluate[T any](p *Page, expression string) T {
 	p.t.Helper()
 	value, err := run(p, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
@@ -261,8 +259,8 @@ func run[T any](p *Page, action chromedp.Action[T]) (T, error) {
 	return chromedp.Run(ctx, action)
 }
 
-// do is for what only a broken browser refuses. It runs without a time limit: the first action's
-// context is the tab's.
+// do runs steps that only a broken browser refuses. It has no time limit, because the context of
+// the first action becomes that of the tab.
 func (p *Page) do(steps ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	if err := chromedp.Do(p.ctx, steps...); err != nil {
@@ -270,7 +268,7 @@ func (p *Page) do(steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// Clipboard is what has been copied in this browser. From now on the site may read it.
+// Clipboard returns the text in the clipboard. It allows the site to read the clipboard.
 func (p *Page) Clipboard() string {
 	p.t.Helper()
 	origin := evaluate[string](p, `location.origin`)

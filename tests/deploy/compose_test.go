@@ -16,8 +16,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// composed loads compose.yaml as `docker compose config` does: by the schema of the compose
-// specification, with all that it refers to.
+// composed loads compose.yaml, with the files that it refers to, as `docker compose config` does.
 func composed(t *testing.T) *types.Project {
 	t.Helper()
 	options, err := cli.NewProjectOptions([]string{file(t, "compose.yaml")}, cli.WithEnv(nil))
@@ -43,22 +42,22 @@ func TestCompose(t *testing.T) {
 		info, err := os.Stat(filepath.Join(made, filepath.Base(secret.File)))
 		if err != nil || info.Mode().Perm() != 0o444 ||
 			filepath.Dir(secret.File) != file(t, "secrets") {
-			t.Errorf("make-secrets makes no %s that a container can read: %s, %v", name,
+			t.Errorf("make-secrets does not create %s readable for a container: %s, %v", name,
 				secret.File, err)
 		}
 	}
 	if info, err := os.Stat(made); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("the directory of the secrets is open to others: %v, %v", info, err)
+		t.Errorf("other users can read the directory of the secrets: %v, %v", info, err)
 	}
 
 	published := map[string]bool{}
 	for name, s := range project.Services {
 		if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || len(s.CapAdd) > 0 ||
 			s.Privileged || s.Restart != "unless-stopped" {
-			t.Errorf("%s is not contained, or not started again", name)
+			t.Errorf("%s must be read-only, without capabilities, and restart", name)
 		}
 		if strings.HasPrefix(name, "gate") && s.Hostname != name {
-			t.Errorf("nobody would know %s by its host %q", name, s.Hostname)
+			t.Errorf("%s has the host name %q, want its own name", name, s.Hostname)
 		}
 		if name != "api" && s.HealthCheck == nil {
 			t.Errorf("%s has no health check", name)
@@ -96,7 +95,8 @@ func TestCompose(t *testing.T) {
 		}
 	}
 	if len(published) != 2 || !published["balancer "] || !published["prometheus 127.0.0.1"] {
-		t.Errorf("to the outside there is one port, and Prometheus on this machine: %v", published)
+		t.Errorf("only the balancer and, on this machine, Prometheus may publish ports: %v",
+			published)
 	}
 	for _, target := range regexp.MustCompile(`gate[0-9]`).FindAllString(text(t,
 		file(t, "prometheus/prometheus.yml")), -1) {
@@ -104,7 +104,7 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// checkReach: a service names another one, which must be there, on a network of both.
+// checkReach checks that a service that another one names exists, and that they share a network.
 func checkReach(t *testing.T, project *types.Project, from, to, where string) {
 	t.Helper()
 	other, there := project.Services[to]
@@ -113,11 +113,11 @@ func checkReach(t *testing.T, project *types.Project, from, to, where string) {
 			return
 		}
 	}
-	t.Errorf("%s names %s in %s, which it cannot reach (there: %v)", from, to, where, there)
+	t.Errorf("%s names %s in %s, but cannot reach it (exists: %v)", from, to, where, there)
 }
 
-// TestComposeEnvironment: what the Caddyfiles leave to the environment is set, and nothing is set
-// for nobody.
+// TestComposeEnvironment checks that compose.yaml sets exactly the variables that the Caddyfiles
+// use.
 func TestComposeEnvironment(t *testing.T) {
 	t.Parallel()
 	project := composed(t)
@@ -131,22 +131,22 @@ func TestComposeEnvironment(t *testing.T) {
 		for _, v := range variable.FindAllStringSubmatch(content, -1) {
 			used[v[1]] = true
 			if !regexp.MustCompile(`(?m)^#\t(.*, )?` + v[1] + `\b`).MatchString(head) {
-				t.Errorf("the head of %s does not tell of %s", caddyfile, v[1])
+				t.Errorf("the comment at the top of %s does not describe %s", caddyfile, v[1])
 			}
 			if value := environment[v[1]]; v[2] == "" && (value == nil || *value == "") {
-				t.Errorf("%s needs %s, which %s has not", caddyfile, v[1], service)
+				t.Errorf("%s needs %s, which %s does not set", caddyfile, v[1], service)
 			}
 		}
 		for name := range environment {
 			if !used[name] {
-				t.Errorf("%s has %s, which %s does not read", service, name, caddyfile)
+				t.Errorf("%s sets %s, which %s does not use", service, name, caddyfile)
 			}
 		}
 	}
 }
 
-// TestDockerfile runs what an image would be built by, as far as that goes without one: the
-// compiler is new enough, and what the build may see is enough.
+// TestDockerfile checks what is possible without building an image: the version of Go, the build
+// command, and that the build context has all directories.
 func TestDockerfile(t *testing.T) {
 	t.Parallel()
 	root, err := gate.Root()
@@ -158,7 +158,7 @@ func TestDockerfile(t *testing.T) {
 	module := regexp.MustCompile(`(?m)^go (1\.[0-9]+)`).FindStringSubmatch(text(t,
 		filepath.Join(root, "go.mod")))
 	if image == nil || module == nil || image[1] != module[1] {
-		t.Errorf("the image builds with Go %v, go.mod wants %v", image, module)
+		t.Errorf("the image builds with Go %v, go.mod requires %v", image, module)
 	}
 	if !strings.Contains(dockerfile, "go build -trimpath -ldflags='-s -w' -o /caddy ./cmd/caddy") {
 		t.Error("the image is not built from ./cmd/caddy")

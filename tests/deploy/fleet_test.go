@@ -20,29 +20,29 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// A fleet is what compose.yaml describes, as processes: the same Caddyfiles, postgres.sql,
-// redis.conf, secrets and Prometheus. Each container is an address of the loopback network, so that
-// all gates have the same ports.
+// A fleet runs the deployment of compose.yaml as processes, with the same Caddyfiles, postgres.sql,
+// redis.conf, secrets and Prometheus. Each container has its own loopback address, so that all
+// gates can have the same ports.
 type fleet struct {
 	dir      string
 	postgres *postgrestest.Server
 	gates    [3]*node
 	balancer *node
-	client   *http.Client // at an address that is nobody else's
+	client   *http.Client // with an address of its own
 }
 
 const clientAddress = "127.0.0.9"
 
-// A node is a Caddy on one of the Caddyfiles.
+// A node is a Caddy with one of the Caddyfiles.
 type node struct {
 	host, port, internal, admin string
 	log                         string
-	notices                     *net.UnixConn // what it tells its service manager
+	notices                     *net.UnixConn // its notifications to the service manager
 	cmd                         *exec.Cmd
 	ended                       chan struct{}
 }
 
-// file is one of deploy/.
+// file returns the path of a file in deploy/.
 func file(t testing.TB, name string) string {
 	t.Helper()
 	root, err := gate.Root()
@@ -61,7 +61,7 @@ func text(t testing.TB, name string) string {
 	return string(content)
 }
 
-// secrets runs make-secrets.
+// secrets runs make-secrets and returns the directory.
 func secrets(t *testing.T) (dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "secrets")
@@ -73,7 +73,7 @@ func secrets(t *testing.T) (dir string) {
 
 func startFleet(t *testing.T) *fleet {
 	t.Helper()
-	// not t.TempDir: a unix socket's path has room for 108 bytes
+	// The path of a Unix socket has room for 108 bytes, which t.TempDir may exceed.
 	dir, err := os.MkdirTemp("", "fleet-")
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +97,7 @@ func startFleet(t *testing.T) *fleet {
 	hosts := []string{"127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"}
 	port, internal := fmt.Sprint(freeport.For(t, hosts...)), fmt.Sprint(freeport.For(t, hosts...))
 	newNode := func(i int) *node {
-		// Caddy's admin endpoint lets nobody call it 127.0.0.2
+		// Caddy's admin endpoint does not accept 127.0.0.2 as host.
 		admin := fmt.Sprintf("127.0.0.1:%d", freeport.For(t))
 		return &node{host: hosts[i], port: port, internal: internal, admin: admin,
 			log: filepath.Join(dir, hosts[i]+".log")}
@@ -116,7 +116,7 @@ func startFleet(t *testing.T) *fleet {
 	f.balancer = newNode(3)
 	f.balancer.start(t, dir, "Caddyfile.balancer", "SITE=http://:"+f.balancer.port,
 		"GATES="+strings.Join(targets, " "))
-	for _, n := range append(f.gates[:], f.balancer) { // started at once, as compose does it
+	for _, n := range append(f.gates[:], f.balancer) { // compose starts them at once too
 		n.ready(t)
 	}
 
@@ -127,12 +127,12 @@ func startFleet(t *testing.T) *fleet {
 	return f
 }
 
-// environ is a Caddy's, with nothing of ours but what the Caddyfile names.
+// environ returns the environment of a Caddy: only the variables that the Caddyfile uses.
 func (n *node) environ(dir string, more ...string) []string {
 	home := filepath.Join(dir, n.host)
 	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_DATA_HOME=" + home,
 		"XDG_CONFIG_HOME=" + home,
-		"GORACE=atexit_sleep_ms=0", // else each command takes a second longer
+		"GORACE=atexit_sleep_ms=0", // otherwise the race detector sleeps a second at exit
 		"BIND=" + n.host, "ADMIN=" + n.admin, "INTERNAL_PORT=" + n.internal}, more...)
 }
 
@@ -166,7 +166,7 @@ func (n *node) start(t *testing.T, dir, caddyfile string, env ...string) {
 	t.Cleanup(n.kill)
 }
 
-// ready waits until it says that it is, as the systemd unit wants it.
+// ready waits for the notification that Caddy is ready, as systemd does.
 func (n *node) ready(t *testing.T) {
 	t.Helper()
 	n.notices.SetReadDeadline(time.Now().Add(60 * time.Second))
@@ -186,7 +186,7 @@ func (n *node) kill() {
 	<-n.ended
 }
 
-// stop ends it as a service manager does, within the time that both of ours give it.
+// stop stops Caddy as a service manager does, within the time limit of compose and systemd.
 func (n *node) stop(t *testing.T) {
 	t.Helper()
 	n.cmd.Process.Signal(syscall.SIGTERM)
@@ -196,7 +196,7 @@ func (n *node) stop(t *testing.T) {
 			t.Errorf("%s: %v after SIGTERM", n.host, n.cmd.ProcessState)
 		}
 	case <-time.After(30 * time.Second):
-		t.Errorf("%s runs on 30 s after SIGTERM", n.host)
+		t.Errorf("%s is still running 30 s after SIGTERM", n.host)
 	}
 }
 
@@ -216,16 +216,16 @@ func (f *fleet) apikeys(t *testing.T, n *node, args ...string) (stdout string) {
 	return strings.TrimSpace(string(out))
 }
 
-// mint makes a read-only key.
+// mint creates a read-only key.
 func (f *fleet) mint(t *testing.T, n *node, more ...string) (id string, token gate.Token) {
 	t.Helper()
 	token = gate.Token(f.apikeys(t, n,
 		append([]string{"keys", "mint", "--name", "test", "--access", "read_only"}, more...)...))
 	_, body, _ := strings.Cut(string(token), "_")
-	return body[:12], token // spec 2: the id comes first
+	return body[:12], token // a token begins with the id
 }
 
-// ask sends a GET to the one port.
+// ask sends a GET to the balancer.
 func (f *fleet) ask(t *testing.T, token gate.Token) gate.Response {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -233,7 +233,7 @@ func (f *fleet) ask(t *testing.T, token gate.Token) gate.Response {
 	return gate.Ask(ctx, f.client, f.url(), token)
 }
 
-// url is that of something behind the one port.
+// url returns a URL behind the balancer.
 func (f *fleet) url() string {
 	return "http://" + net.JoinHostPort(f.balancer.host, f.balancer.port) + "/v1/things"
 }
@@ -262,9 +262,9 @@ func (n *node) inside(t *testing.T, method, path string) (status int, body strin
 	return inside(t, method, net.JoinHostPort(n.host, n.internal), path)
 }
 
-const many = 40 // of them, none of three gates gets nothing
+const many = 40 // enough requests for each of three gates to get some
 
-// TestFleet runs what compose.yaml describes, and breaks it.
+// TestFleet runs the deployment of compose.yaml and breaks it.
 func TestFleet(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t)
@@ -329,7 +329,7 @@ func TestFleet(t *testing.T) {
 	f.gates[2].kill()
 	all("after kill -9 of one gate", 200, "", live)
 
-	// Without the database no gate is well. What they know they go on with.
+	// Without the database no gate is healthy. They continue to serve cached keys.
 	if err := f.postgres.Halt(); err != nil {
 		t.Fatal(err)
 	}

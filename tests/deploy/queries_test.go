@@ -24,7 +24,7 @@ import (
 // A prometheus runs the repository's configuration and alerts.
 type prometheus string // host:port
 
-// prometheus runs it on the gates at their addresses here, once a second.
+// prometheus starts Prometheus, which scrapes the gates once a second.
 func (f *fleet) prometheus(t *testing.T) prometheus {
 	t.Helper()
 	dir := t.TempDir()
@@ -51,7 +51,7 @@ func (f *fleet) prometheus(t *testing.T) prometheus {
 	return prometheus(gate.Prometheus(t, dir))
 }
 
-// get asks Prometheus's API and decodes `data` of the answer.
+// get calls the API of Prometheus and decodes `data` of the response.
 func (p prometheus) get(t *testing.T, path string, data any) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -63,7 +63,7 @@ func (p prometheus) get(t *testing.T, path string, data any) {
 	}
 }
 
-// query is the series that an expression has now.
+// query returns the current series of an expression.
 func (p prometheus) query(t *testing.T, expression string) (series []map[string]string) {
 	t.Helper()
 	var data struct {
@@ -76,9 +76,8 @@ func (p prometheus) query(t *testing.T, expression string) (series []map[string]
 	return series
 }
 
-// checkQueries holds the dashboard and the alerts against what gates export: each expression is one
-// that Prometheus takes, names nothing that is not there and, on the dashboard, shows something
-// when there is traffic.
+// checkQueries checks the dashboard and the alerts: Prometheus accepts each expression, the gates
+// export every metric and label in it, and each query of the dashboard has a result under traffic.
 func (p prometheus) checkQueries(t *testing.T, f *fleet, traffic func()) {
 	t.Helper()
 	dashboard := dashboardQueries(t)
@@ -131,8 +130,8 @@ func (p prometheus) checkQueries(t *testing.T, f *fleet, traffic func()) {
 	}
 }
 
-// dashboardQueries are those of its panels by their titles, and of its variables, with the
-// variables filled in as Grafana does.
+// dashboardQueries returns the queries of the dashboard's panels and variables by their titles,
+// with the variables replaced as Grafana does.
 func dashboardQueries(t *testing.T) map[string]string {
 	t.Helper()
 	type query struct{ Expr, LegendFormat string }
@@ -186,11 +185,11 @@ func dashboardQueries(t *testing.T) map[string]string {
 	return found
 }
 
-// A vocabulary is what expressions on gates may name: metrics, with the values of their labels.
+// A vocabulary has the metrics that expressions may use, with their labels and label values.
 type vocabulary map[string]map[string][]string
 
-// vocabularyOf is what a gate exports. All outcomes are known; the other labels have their values
-// always.
+// vocabularyOf returns the metrics that a gate exports. It adds all outcomes, since a gate exports
+// only those that have occurred.
 func vocabularyOf(t *testing.T, n *node) vocabulary {
 	t.Helper()
 	_, body := n.inside(t, "GET", "/metrics")
@@ -231,7 +230,7 @@ var (
 		"increase changes max_over_time absent scalar vector histogram_quantile")
 )
 
-// unknown are the names in an expression that neither PromQL nor the gate knows.
+// unknown returns the names in an expression that are neither in PromQL nor in the vocabulary.
 func (v vocabulary) unknown(expression string) (unknown []string) {
 	labels := map[string]bool{}
 	for _, of := range v {
@@ -260,7 +259,7 @@ func (v vocabulary) unknown(expression string) (unknown []string) {
 	return unknown
 }
 
-// TestVocabularyBites: what is misspelt is found.
+// TestVocabularyBites checks that misspelled names are found.
 func TestVocabularyBites(t *testing.T) {
 	t.Parallel()
 	words := vocabulary{"caddy_apikeys_nodes": {"job": nil, "state": {"active", "fencing"}},

@@ -1,5 +1,5 @@
-// Package deploy holds deploy/ against the programs that it is for: Caddy, Prometheus, PostgreSQL,
-// Redis, systemd, and the library of `docker compose`.
+// Package deploy tests the files in deploy/ with Caddy, Prometheus, PostgreSQL, Redis, systemd and
+// the library of `docker compose`.
 package deploy
 
 import (
@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m) }
 
-// tool runs a program in dir, which must be content, and returns what it said.
+// tool runs a program in dir, which must succeed, and returns its output.
 func tool(t *testing.T, dir, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(name, args...)
@@ -26,7 +26,7 @@ func tool(t *testing.T, dir, name string, args ...string) string {
 	return string(out)
 }
 
-// TestValidate: `caddy validate` touches no server, so that none has to be there.
+// TestValidate runs `caddy validate`, which needs no running server.
 func TestValidate(t *testing.T) {
 	t.Parallel()
 	home, made := t.TempDir(), secrets(t)
@@ -53,12 +53,13 @@ func TestPromtool(t *testing.T) {
 	for line := range strings.Lines(text(t, filepath.Join(dir, "alerts.yml"))) {
 		if _, alert, found := strings.Cut(strings.TrimSpace(line), "- alert: "); found &&
 			strings.Count(tests, alert) < 2 {
-			t.Errorf("alerts_test.yml does not say when %s fires and when not", alert)
+			t.Errorf("alerts_test.yml does not test when %s fires and when it does not", alert)
 		}
 	}
 }
 
-// TestSystemdUnit: `verify` wants the program to be there, so here it is the one under test.
+// TestSystemdUnit verifies the unit. systemd requires that the program exists, so the test replaces
+// it by the Caddy under test.
 func TestSystemdUnit(t *testing.T) {
 	t.Parallel()
 	const unit, program = "caddy-apikeys.service", "/usr/bin/caddy-apikeys"
@@ -72,11 +73,11 @@ func TestSystemdUnit(t *testing.T) {
 		0o600); err != nil {
 		t.Fatal(err)
 	}
-	// a key that it does not know is no error to it
+	// An unknown key only causes a message.
 	if said := tool(t, dir, "systemd-analyze", "verify", "--man=no",
 		"./"+unit); strings.Contains(said, unit) {
 		t.Error(said)
 	}
-	// 0 is safest, 10 has no hardening at all; in tenths.
+	// The threshold is in tenths, from 0 (safest) to 10 (no hardening).
 	tool(t, dir, "systemd-analyze", "security", "--offline=true", "--threshold=20", "./"+unit)
 }

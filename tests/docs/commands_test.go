@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// commands are the pages whose commands are run in one shell, from the first to the last, and
-// compared with the output that a `console` block prints. setup is run before them.
+// commands are the pages whose commands the test runs in one shell, in order, after setup. It
+// compares their output with that in the `console` blocks.
 var commands = []struct {
 	page, setup string
 }{
@@ -33,7 +33,7 @@ var commands = []struct {
 		cd "$GATE_DIR"`},
 }
 
-// elsewhere are pages whose commands another test runs, or nobody can run, and why.
+// elsewhere are the pages whose commands another test runs, or no test can run, with the reason.
 var elsewhere = map[string]string{
 	"docs/migrating.md": "tests/scenarios runs the commands of the reader's " +
 		"own machine",
@@ -53,7 +53,7 @@ var elsewhere = map[string]string{
 
 var commandBlock = regexp.MustCompile("(?ms)^```(sh|console)\n(.*?)^```")
 
-// TestCommands runs what the pages have a reader type, with Caddyfile.example.
+// TestCommands runs the commands of the pages against a Caddy with Caddyfile.example.
 func TestCommands(t *testing.T) {
 	for _, c := range commands {
 		t.Run(filepath.Base(c.page), func(t *testing.T) {
@@ -86,7 +86,7 @@ func notHere(block string) bool {
 		strings.HasPrefix(block, "xcaddy build")
 }
 
-// TestEveryCommandHasATest checks that no page is forgotten.
+// TestEveryCommandHasATest checks that each page with commands is in one of the lists above.
 func TestEveryCommandHasATest(t *testing.T) {
 	run := map[string]bool{}
 	for _, c := range commands {
@@ -99,13 +99,13 @@ func TestEveryCommandHasATest(t *testing.T) {
 	}
 }
 
-// A shell is one bash on a machine that serves Caddyfile.example.
+// A shell is a bash on a machine that serves Caddyfile.example.
 type shell struct {
 	in  io.Writer
 	out *bufio.Reader
 
 	gate *gate.Gate
-	ids  map[string]string // on the page to here
+	ids  map[string]string // ids on the page to ids of this run
 }
 
 const prompt = "\x1eexit "
@@ -120,7 +120,7 @@ func newShell(t *testing.T) *shell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Only the addresses are others, so that tests can run side by side.
+	// Only the addresses differ, so that tests can run in parallel.
 	text := strings.NewReplacer(
 		"admin localhost:2019", "admin {$GATE_ADMIN}",
 		"http://localhost:8080 {", "http://localhost:{$GATE_HTTP}, http://127.0.0.1:{$GATE_HTTP} {",
@@ -160,8 +160,8 @@ func newShell(t *testing.T) *shell {
 	return s
 }
 
-// run types a command, with the ids and addresses of this run instead of the page's. It returns
-// standard output and standard error together.
+// run runs a command with the ids and addresses of this run. It returns standard output and
+// standard error together.
 func (s *shell) run(t *testing.T, command string) (output, exit string) {
 	t.Helper()
 	for page, here := range s.ids {
@@ -185,8 +185,8 @@ func (s *shell) run(t *testing.T, command string) (output, exit string) {
 	}
 }
 
-// console runs a block of `$ command` lines and the output that follows each of them. Commands that
-// print nothing on the page may print anything.
+// console runs the `$ command` lines of a block and compares the output that follows each. Commands
+// without output on the page may print anything.
 func (s *shell) console(t *testing.T, block string) {
 	t.Helper()
 	for _, step := range strings.Split("\n"+block, "\n$ ")[1:] {
@@ -211,20 +211,20 @@ func (s *shell) console(t *testing.T, block string) {
 var (
 	id       = `(?:m_)?[0-9A-Za-z]{12}`
 	variable = regexp.MustCompile(strings.Join([]string{
-		`…`, // left out on the page
+		`…`, // omitted on the page
 		`\b` + id + `\b|ak_[0-9A-Za-z]{8}`,
 		`\d{4}-\d\d-\d\dT[0-9:.]+Z|\w{3}, \d\d \w{3} \d{4} [0-9:]+ GMT`,
 		`\b\d+\.\d+s`,                  // a duration
-		`revision"?:? ?\d+|"ms":\d+`,   // depends on what else was changed, and on the machine
+		`revision"?:? ?\d+|"ms":\d+`,   // depends on earlier changes and on the machine
 		`\(devel\)|v\d+\.\d+\.\d+`,     // versions
 		`localhost:2019`,               // the admin endpoint
-		`Content-Length: \d+`, ` {2,}`, // columns are as wide as what is in them
+		`Content-Length: \d+`, ` {2,}`, // the width of columns depends on their content
 	}, "|"))
 	isID = regexp.MustCompile(`^(?:` + id + `)$`)
 )
 
-// compare checks output line by line and in any order, since header fields have none, and learns
-// the ids. What differs from run to run matches anything of its shape.
+// compare checks that the output has each line, in any order, since header fields have none. Values
+// that differ between runs match any value of the same form. compare also learns the ids.
 func (s *shell) compare(t *testing.T, command, want, got string) {
 	t.Helper()
 	for line := range strings.Lines(want) {

@@ -1,4 +1,5 @@
-// Package docs holds what the pages say against what the product does.
+// Package docs tests that the documentation is correct: links, commands, configurations and
+// metrics.
 package docs
 
 import (
@@ -19,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m) }
 
-// pages are the Markdown files of the checkout by their path in it.
+// pages returns the Markdown files of the checkout by their path.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	root, err := gate.Root()
@@ -77,7 +78,7 @@ var (
 	notAnchor = regexp.MustCompile(`[^a-z0-9 _-]`)
 )
 
-// anchors are made of headings the way GitHub does.
+// anchors returns the anchors that GitHub creates for the headings of a page.
 func anchors(text string) (all []string) {
 	for _, match := range heading.FindAllStringSubmatch(text, -1) {
 		all = append(all, strings.ReplaceAll(notAnchor.ReplaceAllString(strings.ToLower(match[1]),
@@ -89,7 +90,7 @@ func anchors(text string) (all []string) {
 var runbook = regexp.MustCompile(`runbook_url: https://github\.com/` +
 	`caddy-apikeys/caddy-apikeys/blob/main/(\S+)#(\S+)`)
 
-// TestRunbooksAreThere checks that the runbook of each alert is a section of a page.
+// TestRunbooksAreThere checks that each alert links to an existing section.
 func TestRunbooksAreThere(t *testing.T) {
 	root, err := gate.Root()
 	if err != nil {

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestFailureTable: each test and scenario that the failure table of docs/protocol.md names exists.
+// TestFailureTable checks that each test and scenario in the failure table of docs/protocol.md
+// exists.
 func TestFailureTable(t *testing.T) {
 	text, err := os.ReadFile("../../docs/protocol.md")
 	if err != nil {

@@ -31,13 +31,13 @@ func block(t *testing.T, page, heading, language string) string {
 	return text
 }
 
-// recipe returns a block of docs/api_key.md about another proxy.
+// recipe returns a code block of docs/api_key.md for another proxy.
 func recipe(t *testing.T, proxy, language string) string {
 	t.Helper()
 	return block(t, "docs/api_key.md", "### "+proxy, language)
 }
 
-// replace replaces texts that a recipe must have.
+// replace replaces texts in a recipe, which must contain them.
 func replace(t *testing.T, recipe string, pairs ...string) string {
 	t.Helper()
 	for i := 0; i < len(pairs); i += 2 {
@@ -107,17 +107,17 @@ func write(t *testing.T, dir, name, text string) string {
 	return path
 }
 
-// A proxyRecipe runs a program with a recipe, at an address and in front of the upstream of g.
+// A proxyRecipe runs a proxy with its recipe at an address, in front of the upstream of g.
 type proxyRecipe struct {
 	forwarded string
-	folded    bool // refusals but 401 and 403 become 403
-	resolved  bool // dots in a path are resolved before g is asked
+	folded    bool // refusals other than 401 become 403
+	resolved  bool // the proxy resolves dots in a path before it asks g
 	run       func(t *testing.T, dir, address string, g *gate.Gate)
 }
 
-// TestProxyRecipes runs the recipes for other proxies with the real programs: what they hand to the
-// backend, and what not. Traefik takes minutes to build, so it is only run if TRAEFIK_BINARY names
-// its program, as `make traefik` does.
+// TestProxyRecipes runs the recipes for other proxies with the real programs and checks the
+// requests that reach the backend. Traefik takes minutes to build, so it runs only if
+// TRAEFIK_BINARY names the program, as in `make traefik`.
 func TestProxyRecipes(t *testing.T) {
 	recipes := map[string]proxyRecipe{
 		"Caddy": {"forwarded", false, false, func(t *testing.T, dir, address string, g *gate.Gate) {
@@ -333,7 +333,7 @@ func tryProxy(t *testing.T, g *gate.Gate, address string, folded, resolved bool)
 	}
 }
 
-// sendThrough sends a request as it stands, and returns the answer's status and header.
+// sendThrough sends a request unchanged and returns the status and header of the response.
 func sendThrough(
 	t *testing.T, address, method, target string, header []string, body string,
 ) (int, http.Header) {

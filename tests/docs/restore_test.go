@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestRestoreCommands backs up and restores PostgreSQL with the commands of docs/operations.md:
-// keys that were created afterwards are gone, the others are accepted at once.
+// TestRestoreCommands backs up and restores PostgreSQL with the commands of docs/operations.md.
+// Keys that were created after the backup are gone, and the others are accepted at once.
 func TestRestoreCommands(t *testing.T) {
 	page := pages(t)["docs/operations.md"]
 	block := regexp.MustCompile("(?s)```sh\n(pg_dump [^\n]*\n)(pg_restore " +

@@ -11,13 +11,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// otherSite stands for the sites of a Caddy that have nothing to do with keys.
+// otherSite serves /other without a key, like the other sites of a Caddy.
 const otherSite = "handle /other {\n\trespond 200\n}\nhandle /apikeys/* " +
 	"{\n\tapi_keys_admin\n}\nhandle {\n\tapi_key {\n\t\tpublic /open\n\t}\n\treverse_proxy " +
 	"{$GATE_UPSTREAM}\n}"
 
-// TestDatabaseAwayAtStart: a machine that boots before its PostgreSQL serves what needs no key,
-// says what is wrong, and is well as soon as the database is there.
+// TestDatabaseAwayAtStart starts Caddy before PostgreSQL. Caddy serves requests that need no key,
+// reports the problem, and becomes healthy as soon as the database is reachable.
 func TestDatabaseAwayAtStart(t *testing.T) {
 	t.Parallel()
 	f := gate.StartFleet(t, gate.FleetConfig{NoCache: true, Config: gate.Config{Site: otherSite}})
@@ -66,8 +66,8 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 		}
 	}
 
-	// It ends cleanly while it waits, one that hangs is no better, and a reload does not cut the
-	// waiting short.
+	// Caddy stops cleanly while it waits, also for a database that hangs, and a reload does not end
+	// the waiting.
 	way.Hang()
 	g.Restart(t)
 	waits("after a restart")
@@ -89,8 +89,8 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 	}
 }
 
-// TestReloadToDatabaseAway: a config that works is not given up for one whose database cannot be
-// reached.
+// TestReloadToDatabaseAway checks that Caddy keeps a working configuration if the database of the
+// new one is unreachable.
 func TestReloadToDatabaseAway(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
@@ -98,14 +98,14 @@ func TestReloadToDatabaseAway(t *testing.T) {
 	r := g.Reload(t, gate.Config{APIKeys: "database postgres postgres://u:hunter2@127.0.0.1:1/db"})
 	if r.Exit == 0 || !strings.Contains(r.Stderr, "PostgreSQL cannot be reached") ||
 		strings.Contains(r.Stderr, "hunter2") {
-		t.Errorf("a reload to a database that is away: %v", r)
+		t.Errorf("a reload to an unreachable database: %v", r)
 	}
 	if r := g.Get(t, "/", k.Token); r.Status != 200 {
 		t.Errorf("after the reload was refused: %v", r)
 	}
 }
 
-// TestStartFails: waiting mends no mistake in the configuration, so Caddy refuses to start with it.
+// TestStartFails checks that Caddy refuses to start with an error that waiting cannot fix.
 func TestStartFails(t *testing.T) {
 	t.Parallel()
 	f := gate.StartFleet(t, gate.FleetConfig{NoCache: true, Direct: true})
@@ -149,8 +149,8 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
-// TestHealthWithoutDatabase: health tells two things apart, that the database is away and that the
-// lease is over too.
+// TestHealthWithoutDatabase checks that health distinguishes an unreachable database from an
+// expired lease.
 func TestHealthWithoutDatabase(t *testing.T) {
 	t.Parallel()
 	f := gate.StartFleet(t, gate.FleetConfig{NoCache: true, Direct: true, Lease: 8 * time.Second})
@@ -175,10 +175,10 @@ func TestHealthWithoutDatabase(t *testing.T) {
 		return text
 	}
 	first := problem()
-	gate.Until(t, "the lease is over",
+	gate.Until(t, "the lease has expired",
 		func() bool { return strings.Contains(problem(), "the lease has lapsed") })
 	if first == problem() {
-		t.Logf("at once it said: %s", first) // a machine that slow proves nothing
+		t.Logf("the first problem was: %s", first) // a very slow machine shows nothing
 	}
 	if r := g.Get(t, "/", k.Token); r.Status != 503 || r.Header.Get("Retry-After") == "" {
 		t.Errorf("without lease and database: %v", r)
@@ -193,7 +193,7 @@ func TestHealthWithoutDatabase(t *testing.T) {
 	if err := f.Postgres.Run(); err != nil {
 		t.Fatal(err)
 	}
-	gate.Until(t, "health is good again",
+	gate.Until(t, "the node is healthy again",
 		func() bool { return g.Call(t, "GET", "/health", nil).Status == 200 })
 	gate.Until(t, "the key is accepted again",
 		func() bool { return g.Get(t, "/", k.Token).Status == 200 })

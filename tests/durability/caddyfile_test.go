@@ -10,13 +10,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestBadCaddyfiles: each complaint names the line, what is wrong and what there is instead.
+// TestBadCaddyfiles checks that each error names the line, the problem and the alternatives.
 func TestBadCaddyfiles(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
 	const secret = "0123456789abcdef"
 	type row struct {
-		site, global string // one wrong line, marked with #!
+		site, global string // one line is wrong, marked with #!
 		says         []string
 	}
 	rows := []row{
@@ -105,8 +105,8 @@ func TestBadCaddyfiles(t *testing.T) {
 	}
 }
 
-// TestBadValues: what only the expanded configuration shows. `caddy validate` finds it, touches no
-// disk and shows no secret.
+// TestBadValues checks that `caddy validate` finds errors in values that only the expanded
+// configuration has, writes nothing to the disk and shows no secret.
 func TestBadValues(t *testing.T) {
 	t.Parallel()
 	const short, long = "0123456789abcdef", "zz23456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -138,6 +138,6 @@ func TestBadValues(t *testing.T) {
 		t.Error(r)
 	}
 	if _, err := os.Stat(filepath.Join(g.Dir, "new")); !os.IsNotExist(err) {
-		t.Errorf("`caddy validate` has made a directory: %v", err)
+		t.Errorf("`caddy validate` created a directory: %v", err)
 	}
 }

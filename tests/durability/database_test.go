@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// A database is the gate's file in the hands of another program.
+// A database is the gate's SQLite file, opened by another program.
 type database struct {
 	conn *sql.Conn
 }
@@ -42,7 +42,7 @@ func (d database) exec(t *testing.T, query string) {
 	}
 }
 
-// lock takes the one write lock there is, unless another has it.
+// lock takes SQLite's write lock. It fails if another connection has it.
 func (d database) lock() error {
 	_, err := d.conn.ExecContext(context.Background(), "BEGIN IMMEDIATE")
 	return err
@@ -53,8 +53,8 @@ func (d database) unlock(t *testing.T) {
 	d.exec(t, "ROLLBACK")
 }
 
-// TestLockedDatabase: another program leaves a transaction open. Requests notice nothing, changes
-// are refused whole.
+// TestLockedDatabase leaves a transaction of another program open. Requests with keys succeed and
+// changes fail without an effect.
 func TestLockedDatabase(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{APIKeys: "lease 2s"})
@@ -64,7 +64,7 @@ func TestLockedDatabase(t *testing.T) {
 		t.Fatal(r)
 	}
 	other := openDatabase(t, filepath.Join(g.Data, "apikeys.db"))
-	gate.Until(t, "the lock was had", func() bool { return other.lock() == nil })
+	gate.Until(t, "the database is locked", func() bool { return other.lock() == nil })
 	begun := time.Now()
 	type answers struct{ mint, revoke gate.Response }
 	answered := make(chan answers)
@@ -97,7 +97,7 @@ func TestLockedDatabase(t *testing.T) {
 	refusedWhole(t, "a revoke", got.revoke)
 	other.unlock(t)
 	if n := len(g.Call(t, "GET", "/keys", nil).JSON()["items"].([]any)); n != 2 {
-		t.Errorf("%d keys, want the 2 from before", n)
+		t.Errorf("%d keys, want the 2 earlier ones", n)
 	}
 	g.Revoke(t, known.ID)
 	if r := g.Get(t, "/", known.Token); r.Code() != "key_revoked" {
@@ -105,7 +105,7 @@ func TestLockedDatabase(t *testing.T) {
 	}
 }
 
-// refusedWhole is how a change fails whose store does.
+// refusedWhole checks the response to a change whose store fails.
 func refusedWhole(t *testing.T, what string, r gate.Response) {
 	t.Helper()
 	if r.Status != 503 || r.Code() != "unavailable" || r.Header.Get("Retry-After") == "" {
@@ -113,7 +113,7 @@ func refusedWhole(t *testing.T, what string, r gate.Response) {
 	}
 }
 
-// TestNewerSchema: an older program must not touch what a newer one has written.
+// TestNewerSchema checks that an older program does not touch the database of a newer one.
 func TestNewerSchema(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
@@ -130,6 +130,6 @@ func TestNewerSchema(t *testing.T) {
 	db.exec(t, "DELETE FROM schema_version WHERE version_id = 4711")
 	g.Start(t)
 	if r := g.Get(t, "/", k.Token); r.Status != 200 {
-		t.Errorf("after going back: %v", r)
+		t.Errorf("after restoring the version: %v", r)
 	}
 }

@@ -10,11 +10,11 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestFileAwayAtStart: a Caddy that cannot open its SQLite file serves what needs no key, says why,
-// and is ready as soon as it can.
+// TestFileAwayAtStart starts Caddy with an SQLite file that it cannot open. Caddy serves requests
+// that need no key, reports the reason, and becomes healthy as soon as it can open the file.
 func TestFileAwayAtStart(t *testing.T) {
 	t.Parallel()
-	// A disk of its own. It takes root to mount one: the other faults need none.
+	// A separate file system. Only root can mount it; the other faults do not need it.
 	mount := func(t *testing.T, dir string) bool {
 		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m,mode=700"); err != nil {
 			t.Logf("not tested, this user cannot mount: %v", err)
@@ -35,7 +35,8 @@ func TestFileAwayAtStart(t *testing.T) {
 	}
 	for name, row := range map[string]struct {
 		why string
-		// makes the database's directory a disk; false: it cannot; nil: it need not
+		// mount mounts a file system as the database's directory and reports whether it could; nil
+		// mounts nothing.
 		own  func(t *testing.T, dir string) bool
 		away func(t *testing.T, dir string) (restore func())
 	}{
@@ -78,8 +79,8 @@ func TestFileAwayAtStart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// The file is a link to one on the disk that fails, whose directory nobody makes when
-			// it is missing.
+			// The file is a link to one in the faulty directory, since Caddy does not create the
+			// directory of a link's target.
 			parent := t.TempDir()
 			dir := filepath.Join(parent, "disk")
 			must(t, os.Mkdir(dir, 0o700))
@@ -141,7 +142,8 @@ func TestFileAwayAtStart(t *testing.T) {
 	}
 }
 
-// TestReloadToFileAway: a config that works is not given up for one whose file cannot be opened.
+// TestReloadToFileAway checks that Caddy keeps a working configuration if it cannot open the file
+// of the new one.
 func TestReloadToFileAway(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})

@@ -13,16 +13,16 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestFullDisk mints until nothing more fits: that is said, nothing is lost, keys go on working,
-// and so does all once there is room.
+// TestFullDisk mints keys until the disk is full. Caddy reports it, loses nothing, and continues to
+// accept keys. Changes succeed again once there is room.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	// Nothing this process writes may grow any more: EFBIG. Anyone may do that to a process of his.
+	// A resource limit makes writes fail with EFBIG. It needs no privileges.
 	t.Run("file size limit", func(t *testing.T) {
 		dir := t.TempDir()
 		fill(t, dir, func(g *gate.Gate, full bool) {
 			if g == nil {
-				return // the limit has died with the process
+				return // the limit ended with the process
 			}
 			var limit unix.Rlimit
 			if err := unix.Prlimit(g.Pid(), unix.RLIMIT_FSIZE, nil, &limit); err != nil {
@@ -37,8 +37,8 @@ func TestFullDisk(t *testing.T) {
 			}
 		})
 	})
-	// A file system without room: ENOSPC. It takes root to mount one, and where that is not to be
-	// had the limit above has to do.
+	// A full file system makes writes fail with ENOSPC. Only root can mount it; other users test
+	// the limit above alone.
 	t.Run("tmpfs", func(t *testing.T) {
 		dir := t.TempDir()
 		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m,mode=700"); err != nil {
@@ -66,7 +66,7 @@ func TestFullDisk(t *testing.T) {
 			for chunk := make([]byte, 4096); err == nil; {
 				_, err = f.Write(chunk)
 			}
-			if err := f.Truncate(size(t, ballast) - 32<<10); err != nil { // some mints still fit
+			if err := f.Truncate(size(t, ballast) - 32<<10); err != nil { // room for some mints
 				t.Fatal(err)
 			}
 		})
@@ -82,8 +82,8 @@ func size(t *testing.T, path string) int64 {
 	return info.Size()
 }
 
-// fill does it to a database in dir. disk makes the disk full or gives it room again; g is nil when
-// no process runs.
+// fill runs the test with a database in dir. disk makes the disk full, or makes room again; g is
+// nil if Caddy is not running.
 func fill(t *testing.T, dir string, disk func(g *gate.Gate, full bool)) {
 	g := gate.Start(t, gate.Config{APIKeys: "lease 2s\ndatabase sqlite " +
 		filepath.Join(dir, "keys.db")})
@@ -124,7 +124,7 @@ func fill(t *testing.T, dir string, disk func(g *gate.Gate, full bool)) {
 			more = "&cursor=" + cursor
 		}
 		if count != len(keys) {
-			t.Fatalf("%s: %d keys are listed, %d were answered", when, count, len(keys))
+			t.Fatalf("%s: %d keys are listed, %d were minted", when, count, len(keys))
 		}
 	}
 	until(5)
@@ -152,7 +152,7 @@ func fill(t *testing.T, dir string, disk func(g *gate.Gate, full bool)) {
 	gone := keys[0]
 	keys = keys[1:]
 
-	// Once more, and the process dies of it.
+	// Once more, with kill -9 on the full disk.
 	disk(g, true)
 	refusedWhole(t, fmt.Sprint("a mint after ", len(keys)), until(2000))
 	g.Kill()

@@ -1,5 +1,5 @@
-// Package durability kills, stops, starves and reloads the gate under load, and looks whether it
-// has kept its word.
+// Package durability kills, stops and reloads the gate under load, fills its disk and takes its
+// database away, and checks that acknowledged changes persist.
 package durability
 
 import (
@@ -16,11 +16,12 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m) }
 
-// A ledger is what the gate has answered: by token, what a request with it must get from then on.
+// A ledger has the expected response to requests with each token, according to the gate's responses
+// to changes.
 type ledger struct {
 	sync.Mutex
-	answers map[gate.Token]string // "" is 2xx, else the code of the refusal
-	full    chan struct{}         // closed when it has that many
+	answers map[gate.Token]string // "" for 2xx, or the code of the refusal
+	full    chan struct{}         // closed when the ledger has enough entries
 	room    int
 }
 
@@ -37,15 +38,15 @@ func (l *ledger) note(token gate.Token, code string) {
 	}
 }
 
-// doubt forgets a token that a change was on its way for when the gate died: either answer is
-// right.
+// doubt removes a token whose change was in progress when the gate died: either response is
+// correct.
 func (l *ledger) doubt(token gate.Token) {
 	l.Lock()
 	defer l.Unlock()
 	delete(l.answers, token)
 }
 
-// check asks the gate for all of them.
+// check sends a request with each token.
 func (l *ledger) check(t *testing.T, g *gate.Gate) {
 	t.Helper()
 	client, url := g.Client(t, gate.HTTP1)
@@ -53,14 +54,13 @@ func (l *ledger) check(t *testing.T, g *gate.Gate) {
 		got := gate.Ask(t.Context(), client, url+"/", token)
 		if code == "" && got.Status != 200 || code != "" &&
 			(got.Status != 401 || got.Code() != code) {
-			t.Fatalf("want code %q, got %v; the key's part of Caddy's output:\n%s", code, got,
+			t.Fatalf("want code %q, got %v; Caddy's output:\n%s", code, got,
 				gate.Redact(g.Output()))
 		}
 	}
 }
 
-// change mints, and then revokes, rotates or leaves alone, as fast as it can until the gate is
-// gone.
+// change mints keys and then revokes, rotates or keeps them, until the gate is killed.
 func (l *ledger) change(ctx context.Context, g *gate.Gate) error {
 	for {
 		minted := g.Try(ctx, "POST", "/keys", gate.JSON{"name": "k", "access": "read_only"})
@@ -99,8 +99,8 @@ func (l *ledger) change(ctx context.Context, g *gate.Gate) error {
 	}
 }
 
-// TestKill: what was answered 2xx is there after kill -9, and a node that was killed holds no
-// revoke up.
+// TestKill checks that changes that returned 2xx survive kill -9, and that a killed node does not
+// delay a revoke.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
@@ -122,7 +122,7 @@ func TestKill(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Errorf("no %d changes in 20 s", now.room)
 		}
-		// what is under way then is at any point of it
+		// Requests in progress are then in any state.
 		time.Sleep(time.Duration(rand.IntN(5000)) * time.Microsecond)
 		g.Kill()
 		workers.Wait()
@@ -147,12 +147,12 @@ func TestKill(t *testing.T) {
 	}
 	all.check(t, g)
 	if nodes := g.Metric(t, "caddy_apikeys_nodes"); nodes != 1 {
-		t.Errorf("%v nodes are left of one that was killed again and again", nodes)
+		t.Errorf("one node that was killed repeatedly is listed as %v nodes", nodes)
 	}
 	t.Logf("%d kills, %d tokens told of", rounds, len(all.answers))
 }
 
-// statusOf asks one gate once.
+// statusOf sends one request and returns the status.
 func statusOf(t *testing.T, client *http.Client, g *gate.Gate, token gate.Token) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

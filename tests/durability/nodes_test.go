@@ -8,7 +8,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestNodesList: each node lists both, and of one that stands still the other says so.
+// TestNodesList checks that each node lists both nodes, and shows when the other is stopped.
 func TestNodesList(t *testing.T) {
 	t.Parallel()
 	f := gate.StartFleet(t, gate.FleetConfig{Nodes: 2, NoCache: true, Direct: true,
@@ -27,7 +27,7 @@ func TestNodesList(t *testing.T) {
 		}
 		return nodes.Items
 	}
-	// well is whether both are, as node i says.
+	// well reports whether both nodes are healthy according to node i.
 	well := func(i int) bool {
 		nodes := list(f.Nodes[i])
 		if len(nodes) != 2 {
@@ -41,12 +41,12 @@ func TestNodesList(t *testing.T) {
 		return true
 	}
 	for i := range f.Nodes {
-		gate.Until(t, "both are well", func() bool { return well(i) })
+		gate.Until(t, "both nodes are healthy", func() bool { return well(i) })
 	}
 	stopped := list(f.Nodes[1])[1].Address
 	f.Nodes[1].Pause(t)
 	f.Nodes[0].Mint(t, gate.JSON{"name": "k", "access": "read_only"})
-	gate.Until(t, "the one that stands still is silent, then given up, then forgotten",
+	gate.Until(t, "the stopped node is silent, then fenced, then removed",
 		func() bool {
 			for _, n := range list(f.Nodes[0]) {
 				if n.Address == stopped && (n.State == "active" || n.Behind == 0) {
@@ -56,5 +56,5 @@ func TestNodesList(t *testing.T) {
 			return true
 		})
 	f.Nodes[1].Resume()
-	gate.Until(t, "it has joined anew", func() bool { return well(1) })
+	gate.Until(t, "the node has joined again", func() bool { return well(1) })
 }

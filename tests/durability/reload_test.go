@@ -18,10 +18,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// site is the n-th configuration. Caddy closes WebSockets at a reload unless stream_close_delay
-// says otherwise. They have a proxy of their own: at a reload, Caddy 2.11.9 writes what requests
-// through one with stream_close_delay read (reverseproxy/streaming.go, connectionsCloseTimer), and
-// the race detector says so.
+// site returns the n-th configuration. Caddy closes WebSockets at a reload unless
+// stream_close_delay is set. They have a proxy of their own, because Caddy 2.11.9 has a data race
+// between a reload and requests through a proxy with stream_close_delay (connectionsCloseTimer in
+// reverseproxy/streaming.go).
 func site(n int) string {
 	return fmt.Sprintf(`api_key
 		header Config %d
@@ -52,12 +52,12 @@ func echo(t *testing.T, c *websocket.Conn, text string) error {
 	}
 	_, got, err := c.Read(ctx)
 	if err == nil && string(got) != text {
-		err = fmt.Errorf("%q came back as %q", text, got)
+		err = fmt.Errorf("sent %q, received %q", text, got)
 	}
 	return err
 }
 
-// TestReload: two reloads under load keep what is cached and counted, and what runs.
+// TestReload checks that two reloads under load keep cached keys, metrics and running requests.
 func TestReload(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site(0)})
@@ -115,14 +115,14 @@ func TestReload(t *testing.T) {
 		t.Errorf("%v look-ups in the database for a key that was cached", got-asked)
 	}
 
-	// What was let in by a configuration that is gone is cut all the same.
+	// A request that a former configuration accepted is cut as well.
 	g.Revoke(t, open.ID)
 	if err := echo(t, socket, "cut"); err == nil || strings.Contains(err.Error(), "deadline") {
 		t.Errorf("the WebSocket of a revoked key is still open: %v", err)
 	}
 }
 
-// TestFailedReload: a configuration that cannot come up changes nothing.
+// TestFailedReload checks that a configuration that fails to load changes nothing.
 func TestFailedReload(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -150,7 +150,7 @@ func TestFailedReload(t *testing.T) {
 	}{
 		{"no Caddyfile", gate.Config{Caddyfile: "no such { directive"}, "directive"},
 		{"an unknown word", gate.Config{APIKey: "form bearer"}, "unknown word"},
-		{"a token key that is not the one", bad("token_key "+strings.Repeat("0f", 32), ""),
+		{"a wrong token key", bad("token_key "+strings.Repeat("0f", 32), ""),
 			"token_key"},
 		{"a module that does not provision",
 			bad("token_prefix zz\nabandon_prefix ak",
@@ -167,7 +167,7 @@ func TestFailedReload(t *testing.T) {
 			bad("token_prefix zz\ndatabase sqlite {$GATE_DIR}/other.db", occupied),
 			"address already in use"},
 		{"a prefix of live keys that is not accepted", bad("token_prefix zz", ""), "ak (1)"},
-		{"a database that is none", bad("database sqlite {$GATE_DIR}/Caddyfile", ""),
+		{"a file that is not a database", bad("database sqlite {$GATE_DIR}/Caddyfile", ""),
 			"not an SQLite database"},
 	} {
 		r := g.Reload(t, row.config)
@@ -197,7 +197,7 @@ func TestFailedReload(t *testing.T) {
 		asked = g.Metric(t, "caddy_apikeys_lookups_total", "tier=database")
 	}
 	if r := g.Reload(t, gate.Config{Site: site(2)}); r.Exit != 0 {
-		t.Errorf("a good configuration after all these: %v", r)
+		t.Errorf("a valid configuration after the failed ones: %v", r)
 	}
 	if got := g.Get(t, "/", k.Token); got.Status != 200 || got.Header.Get("Config") != "2" {
 		t.Error(got)

@@ -10,7 +10,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// shell runs a statement as another program does that opens the file for it.
+// shell runs a statement on the SQLite file, like another program.
 func shell(t *testing.T, path, statement string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+path+"?mode=rw")
@@ -23,14 +23,14 @@ func shell(t *testing.T, path, statement string) {
 	}
 }
 
-// TestFilesReplaced: somebody puts other files in the place of the database's while two Caddys run.
-// Neither answers with what only it sees any more, nor does one that is restarted beside the other;
-// when all have been stopped, the files that are there count.
+// TestFilesReplaced replaces the SQLite files while two Caddys run. Neither may serve from the
+// former files, nor may one that is restarted while the other runs. After both have been stopped,
+// the new files count.
 func TestFilesReplaced(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		replace func(path string) error
-		gone    bool // what was minted after the backup
+		gone    bool // whether keys that were minted after the backup are lost
 	}{
 		"backup moved over the file": {func(path string) error {
 			return os.Rename(path+".backup",
@@ -94,22 +94,22 @@ func TestFilesReplaced(t *testing.T) {
 				}
 			}
 			for _, g := range gates {
-				gate.Until(t, "the node trusts nothing",
+				gate.Until(t, "the node answers 503",
 					func() bool { return g.Get(t, "/", early.Token).Status == 503 })
-				refuses("after it was replaced", g)
+				refuses("after the replacement", g)
 				if n := strings.Count(g.Output(), "files of the database were replaced"); n == 0 {
 					t.Error("the log does not say what happened")
 				}
 			}
 
-			// One is restarted too early: the other still has the former files open.
+			// One node is restarted too early, while the other has the former files open.
 			gates[0].Restart(t)
-			// whose loss takes no file away that a process has open
+			// Replacing lock files removes no file that a process has open.
 			if name != "lock files replaced" {
 				refuses("restarted beside the other", gates[0])
 			}
 			gates[1].Stop(t)
-			gate.Until(t, "the key from before is accepted",
+			gate.Until(t, "the early key is accepted",
 				func() bool { return gates[0].Get(t, "/", early.Token).Status == 200 })
 			gates[1].Start(t)
 			want := 200
@@ -118,10 +118,11 @@ func TestFilesReplaced(t *testing.T) {
 			}
 			for _, g := range gates {
 				if r := g.Get(t, "/", late.Token); r.Status != want {
-					t.Errorf("the key that is not in the backup: want %d, got %v", want, r)
+					t.Errorf("the late key: want %d, got %v", want, r)
 				}
 			}
-			// copies do not say that the nodes before have ended, which may hold a lease
+			// Copied lock files do not prove that the former nodes, which may hold a lease, have
+			// ended.
 			if name == "lock files replaced" {
 				if r := gates[0].Call(t, "POST", "/keys/"+early.ID+"/revoke?wait=0s",
 					gate.JSON{}); r.Status != 202 {
@@ -139,8 +140,8 @@ func TestFilesReplaced(t *testing.T) {
 	}
 }
 
-// TestRestore follows docs/operations.md: stop all, remove log and index, put the backup in place,
-// say that it is another history, start.
+// TestRestore follows docs/operations.md: stop all nodes, remove the WAL and its index, put the
+// backup in place, set a new epoch, and start.
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{})
@@ -148,7 +149,7 @@ func TestRestore(t *testing.T) {
 	kept := gates[0].Mint(t, gate.JSON{"name": "kept", "access": "read_only"})
 	shell(t, path, "VACUUM INTO '"+path+".backup'")
 	lost := gates[1].Mint(t, gate.JSON{"name": "lost", "access": "read_only"})
-	gates[0].Kill() // so that there is something to remove
+	gates[0].Kill() // so that the WAL stays
 	gates[1].Stop(t)
 	for _, suffix := range []string{"-wal", "-shm"} {
 		if err := os.Remove(path + suffix); err != nil && !os.IsNotExist(err) {

@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// two are two Caddy processes on one database file.
+// two starts two Caddys on one SQLite file.
 func two(t *testing.T, c gate.Config) [2]*gate.Gate {
 	t.Helper()
 	first := gate.Start(t, c)
@@ -21,16 +21,15 @@ func two(t *testing.T, c gate.Config) [2]*gate.Gate {
 	return [2]*gate.Gate{first, gate.Start(t, c)}
 }
 
-// A credential is a token that some changes take the power from.
+// A credential is a token that a change makes invalid.
 type credential struct {
 	token gate.Token
-	ends  atomic.Bool // a change that takes access away has begun
-	ended atomic.Bool // and has answered that it is complete
+	ends  atomic.Bool // whether a change that takes access away has begun
+	ended atomic.Bool // whether that change is complete
 }
 
-// watch asks a gate, as fast as it answers, for each of the credentials in turn. Its oracle: no 2xx
-// for a request sent after the change was complete, nothing but 2xx for one answered before the
-// change began.
+// watch sends requests with the credentials in turn. A request that was sent after the change was
+// complete must not get 2xx. One that was answered before the change began must get 2xx.
 func watch(
 	ctx context.Context, t *testing.T, client *http.Client, g *gate.Gate,
 	credentials ...*atomic.Pointer[credential],
@@ -44,7 +43,7 @@ func watch(
 		case mustFail && got.Status/100 == 2:
 			t.Errorf("%d for a request sent after the change was complete", got.Status)
 		case !mustFail && !c.ends.Load() && got.Status/100 != 2:
-			t.Errorf("a live key: %v", got)
+			t.Errorf("a valid key: %v", got)
 		}
 	}
 	return asked
@@ -62,8 +61,8 @@ var takings = []struct {
 	{"other addresses", "PATCH", "", gate.JSON{"allowed_ips": []string{"192.0.2.1"}}},
 }
 
-// TestTwoProcesses: a key minted through one works on the other at once, and what a complete answer
-// took away is gone on both.
+// TestTwoProcesses checks that a key is valid on both processes as soon as it is minted, and on
+// neither once a change that takes access away is complete.
 func TestTwoProcesses(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{})
@@ -91,12 +90,12 @@ func TestTwoProcesses(t *testing.T) {
 		k := on.Mint(t, gate.JSON{"name": taking.name, "access": "read_only"})
 		for _, g := range []*gate.Gate{other, on} {
 			if got := statusOf(t, client, g, k.Token); got != 200 {
-				t.Fatalf("change %d: a key that was just minted: %d", changes, got)
+				t.Fatalf("change %d: a new key: %d", changes, got)
 			}
 		}
 		c := &credential{token: k.Token}
 		current.Store(c)
-		for range 3 { // let it be in use
+		for range 3 { // put the key into use
 			statusOf(t, client, other, k.Token)
 		}
 		c.ends.Store(true)
@@ -109,7 +108,7 @@ func TestTwoProcesses(t *testing.T) {
 		c.ended.Store(true)
 		for _, g := range []*gate.Gate{other, on} {
 			if got := statusOf(t, client, g, k.Token); got/100 == 2 {
-				t.Fatalf("%s was complete, and then the key was accepted", taking.name)
+				t.Fatalf("the key was accepted after %s was complete", taking.name)
 			}
 		}
 	}
@@ -117,12 +116,12 @@ func TestTwoProcesses(t *testing.T) {
 	watchers.Wait()
 	t.Logf("%d changes, the slowest took %s; %d requests meanwhile", changes, slowest, asked.Load())
 	if slowest > 5*time.Second {
-		t.Errorf("a change took %s, with both processes well", slowest)
+		t.Errorf("a change took %s with two healthy processes", slowest)
 	}
 }
 
-// TestStoppedProcess: a process that stands still holds a revoke up until its lease has surely run
-// out, and when it goes on it does not accept what was revoked meanwhile.
+// TestStoppedProcess checks that a stopped process delays a revoke until its lease has surely
+// expired, and does not accept the revoked key when it continues.
 func TestStoppedProcess(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{APIKeys: "lease 3s"})
@@ -148,8 +147,8 @@ func TestStoppedProcess(t *testing.T) {
 		pending, _ := propagation["pending"].([]any)
 		if answer.Status != 202 || propagation["complete"] != false || len(pending) == 0 ||
 			time.Since(begun) > 2900*time.Millisecond {
-			t.Fatalf("round %d: one process stands still: want 202 soon after a second, which "+
-				"names it, got %v after %s", round, answer, time.Since(begun))
+			t.Fatalf("round %d: one process is stopped: want 202 after a second with its name, "+
+				"got %v after %s", round, answer, time.Since(begun))
 		}
 		who, _ := pending[0].(gate.JSON)
 		until, err := time.Parse(time.RFC3339Nano, who["until"].(string))
@@ -158,12 +157,12 @@ func TestStoppedProcess(t *testing.T) {
 			t.Errorf("round %d: pending %v, %v; the lease is 3s, the revoke began at %s", round,
 				who, err, begun)
 		}
-		// Here it is refused already, and the others go on.
+		// The running process refuses the revoked key and accepts the other.
 		if got := statusOf(t, client, on, k.Token); got != 401 {
 			t.Errorf("round %d: on the process that revoked: %d", round, got)
 		}
 		if got := statusOf(t, client, on, live.Token); got != 200 {
-			t.Errorf("round %d: a live key while the other process stands still: %d", round, got)
+			t.Errorf("round %d: a valid key while the other process is stopped: %d", round, got)
 		}
 		answer, _ = revoke("20s")
 		if took := time.Since(begun); !answer.Complete() || took < 3*time.Second ||
@@ -171,7 +170,7 @@ func TestStoppedProcess(t *testing.T) {
 			t.Fatalf("round %d: after %s: %v", round, took, answer)
 		}
 
-		// These have arrived when it goes on: what it had cached may not answer them.
+		// These requests arrive before the process continues. It must not answer from its cache.
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		const requests = 32
 		sent, answers := make(chan struct{}, 2*requests), make(chan gate.Response)
@@ -189,19 +188,19 @@ func TestStoppedProcess(t *testing.T) {
 		}
 		stopped.Resume()
 		if got := statusOf(t, client, stopped, live.Token); got != 200 {
-			t.Errorf("round %d: a live key after the process went on: %d", round, got)
+			t.Errorf("round %d: a valid key after the process continued: %d", round, got)
 		}
 		for range requests {
 			if got := <-answers; got.Status != 401 || got.Code() != "key_revoked" {
-				t.Errorf("round %d: revoked while the process stood still: %v", round, got)
+				t.Errorf("round %d: a key revoked while the process was stopped: %v", round, got)
 			}
 		}
 		cancel()
 	}
 }
 
-// TestRejoinedProcess: a process that was given up while it stood still is a node like any other
-// when it goes on. What it was before holds nothing up.
+// TestRejoinedProcess checks that a process that was fenced while it was stopped joins again when
+// it continues, and that its former incarnation delays nothing.
 func TestRejoinedProcess(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{APIKeys: "lease 10s"})
@@ -209,7 +208,7 @@ func TestRejoinedProcess(t *testing.T) {
 	client, _ := on.Client(t, gate.HTTP1)
 	db := openDatabase(t, filepath.Join(stopped.Data, "apikeys.db"))
 	pauseAtRest(t, stopped)
-	gate.Until(t, "the process is given up", func() bool {
+	gate.Until(t, "the process is fenced", func() bool {
 		var n int
 		if err := db.conn.QueryRowContext(t.Context(),
 			"SELECT count(*) FROM nodes WHERE state = 'fencing'").Scan(&n); err != nil {
@@ -220,21 +219,20 @@ func TestRejoinedProcess(t *testing.T) {
 	stopped.Resume()
 	k := on.Mint(t, gate.JSON{"name": "after", "access": "read_only"})
 	if got := statusOf(t, client, stopped, k.Token); got != 200 {
-		t.Errorf("minted after all that: %d", got)
+		t.Errorf("a key minted afterwards: %d", got)
 	}
 	begun := time.Now()
 	if answer := on.Try(t.Context(), "POST", "/keys/"+k.ID+"/revoke",
 		gate.JSON{}); !answer.Complete() || time.Since(begun) > 3*time.Second {
-		t.Errorf("a revoke with both processes well took %s: %v", time.Since(begun), answer)
+		t.Errorf("a revoke with two healthy processes took %s: %v", time.Since(begun), answer)
 	}
 	if got := statusOf(t, client, stopped, k.Token); got != 401 {
-		t.Errorf("revoked after all that: %d", got)
+		t.Errorf("a key revoked afterwards: %d", got)
 	}
 }
 
-// pauseAtRest stops a process while it is not in the middle of a write: SQLite lets one write at a
-// time, and a process that stands still in its transaction keeps all others waiting (see
-// TestLockedDatabase).
+// pauseAtRest stops a process between two writes. A process that is stopped within a transaction
+// locks the database for all others (see TestLockedDatabase).
 func pauseAtRest(t *testing.T, g *gate.Gate) {
 	t.Helper()
 	db := openDatabase(t, filepath.Join(g.Data, "apikeys.db"))

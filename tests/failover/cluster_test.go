@@ -25,16 +25,16 @@ const (
 	password = "failover"
 	schema   = "gate"
 
-	// patience bounds the wait for a failover and for members that rejoin. Nothing promises this.
+	// patience limits the wait for a failover and for members that rejoin. It is not a promise.
 	patience = 3 * time.Minute
 )
 
-// cluster is an etcd and three PostgreSQL servers under Patroni, in a directory of their own.
+// cluster is an etcd and three PostgreSQL servers under Patroni, in a temporary directory.
 type cluster struct {
 	t          testing.TB
 	dir        string
-	postgres   string              // where its programs are
-	credential *syscall.Credential // whom all run as; nil: as we do
+	postgres   string              // directory of the PostgreSQL programs
+	credential *syscall.Credential // user of the servers; nil is the current user
 	members    []*member
 }
 
@@ -46,17 +46,17 @@ type member struct {
 	postgres string // addresses, without a proxy
 	rest     string
 
-	// The ways that a partition breaks: of the other members to PostgreSQL and Patroni, of Patroni
-	// to etcd, and of each gate to PostgreSQL.
+	// The connections that a partition breaks: from the other members to PostgreSQL and Patroni,
+	// from Patroni to etcd, and from each gate to PostgreSQL.
 	peers, status, etcd *gate.Edge
 	gates               []*gate.Edge
 }
 
-// timing is Patroni's, in seconds. Patroni needs loopWait + 2 retryTimeout ≤ ttl.
+// timing is the timing of Patroni in seconds, with loopWait + 2 retryTimeout ≤ ttl.
 type timing struct{ ttl, loopWait, retryTimeout int }
 
-// startCluster returns when all members are well. gates is how many gates will have ways of their
-// own.
+// startCluster starts a cluster with connections for a number of gates, and returns when all
+// members are healthy.
 func startCluster(t testing.TB, timing timing, gates int) *cluster {
 	t.Helper()
 	c := &cluster{t: t}
@@ -90,7 +90,7 @@ func startCluster(t testing.TB, timing timing, gates int) *cluster {
 	return c
 }
 
-// remove deletes what members have under a name, to keep only their logs.
+// remove deletes the files of all members with a name.
 func (c *cluster) remove(name string) {
 	found, _ := filepath.Glob(filepath.Join(c.dir, "*", name))
 	for _, path := range found {
@@ -98,7 +98,7 @@ func (c *cluster) remove(name string) {
 	}
 }
 
-// own gives a file to whom the servers run as.
+// own makes the user of the servers the owner of a file.
 func (c *cluster) own(path string) {
 	c.t.Helper()
 	if c.credential == nil {
@@ -176,7 +176,7 @@ func (c *cluster) newMember(i int, etcd string, timing timing, gates int) *membe
 
 func (m *member) config() string { return filepath.Join(m.dir, m.name+".yml") }
 
-// settings are Patroni's. Those that matter to gates are in docs/operations.md.
+// settings returns the settings of Patroni. docs/operations.md has those that matter to gates.
 func (m *member) settings(dir string, timing timing) gate.JSON {
 	return gate.JSON{
 		"scope": "gate",
@@ -194,14 +194,14 @@ func (m *member) settings(dir string, timing timing) gate.JSON {
 				"retry_timeout":           timing.retryTimeout,
 				"maximum_lag_on_failover": 1 << 20,
 				"synchronous_mode":        true,
-				// Else a primary that has lost its standby answers changes that are on no other
-				// machine.
+				// Otherwise a primary without a standby acknowledges changes that no other
+				// machine has.
 				"synchronous_mode_strict": true,
 				"postgresql": gate.JSON{
 					"use_pg_rewind": true,
 					"parameters": gate.JSON{
-						// A standby that asks the new primary too early tries again after this,
-						// else after 5 s. Until then no change returns.
+						// A standby that asks the new primary too early retries after this time
+						// instead of 5 s. Until then no change returns.
 						"wal_retrieve_retry_interval": "500ms",
 						// A primary that is being demoted waits for standbys that it cannot reach.
 						// Patroni 3.0.2 begins a second demotion if that takes longer than its
@@ -210,7 +210,7 @@ func (m *member) settings(dir string, timing timing) gate.JSON {
 						"wal_log_hints":      "on", // pg_rewind needs it
 						"max_connections":    100,
 						"shared_buffers":     "32MB",
-						"fsync":              "off", // nothing here loses a disk
+						"fsync":              "off", // no test loses a disk
 					},
 				},
 			},
@@ -225,7 +225,7 @@ func (m *member) settings(dir string, timing timing) gate.JSON {
 				"host replication all 127.0.0.1/32 scram-sha-256",
 			},
 			"parameters": gate.JSON{"unix_socket_directories": dir},
-			// A member whose data cannot be rewound is copied anew, by itself.
+			// Patroni copies a member again if its data cannot be rewound.
 			"remove_data_directory_on_rewind_failure":     true,
 			"remove_data_directory_on_diverged_timelines": true,
 			"authentication": gate.JSON{
@@ -253,8 +253,8 @@ func (m *member) start() {
 	m.t.Cleanup(k.kill)
 }
 
-// partition cuts a member off from etcd, from the other members, and from the gates that are on the
-// other side. hang says how: as a black hole, or by refused connections.
+// partition cuts a member off from etcd, from the other members, and from the gates on the other
+// side. Connections hang, or are refused.
 func (m *member) partition(hang bool, sides []side) {
 	do := (*gate.Edge).Cut
 	if hang {
@@ -272,7 +272,7 @@ func (m *member) partition(hang bool, sides []side) {
 	}
 }
 
-// side is where a gate is in a partition.
+// side is the side of a gate in a partition.
 type side int
 
 const (
@@ -285,7 +285,7 @@ func (s side) String() string {
 	return [...]string{"both sides", "the primary's side", "the other side"}[s]
 }
 
-// heal makes all ways good.
+// heal repairs all connections.
 func (c *cluster) heal() {
 	for _, m := range c.members {
 		for _, e := range append([]*gate.Edge{m.etcd, m.peers, m.status}, m.gates...) {
@@ -294,7 +294,7 @@ func (c *cluster) heal() {
 	}
 }
 
-// view is what one member's Patroni knows of the cluster.
+// view is the cluster as one member's Patroni sees it.
 type view struct {
 	Members []struct {
 		Name, Role, State string
@@ -311,7 +311,7 @@ func (v view) leader() string {
 	return ""
 }
 
-// leader is the primary in the view of a member that is not the former one; nil: there is none.
+// leader returns the primary in the view of a member other than former, or nil.
 func (c *cluster) leader(former *member) *member {
 	for _, asked := range c.members {
 		var v view
@@ -328,15 +328,15 @@ func (c *cluster) leader(former *member) *member {
 }
 
 // healthy waits until one member is primary, both others stream from it, and one of them is the
-// synchronous standby, and returns the primary. Like an operator, it restarts members that Patroni
-// has not brought back after a minute: 3.0.2 may wait forever in a demotion.
+// synchronous standby. It returns the primary. Like an operator, it restarts members that Patroni
+// has not recovered after a minute, because Patroni 3.0.2 may wait forever in a demotion.
 func (c *cluster) healthy() (primary *member) {
 	c.t.Helper()
 	begun, restarted := time.Now(), false
-	c.until("all members are well", func() bool {
+	c.until("all members are healthy", func() bool {
 		for _, m := range c.members {
 			if over(m.keeper.ended) {
-				c.t.Fatalf("Patroni %s has ended by itself", m.name)
+				c.t.Fatalf("Patroni %s has exited by itself", m.name)
 			}
 		}
 		if primary = c.leader(nil); primary == nil {
@@ -347,7 +347,7 @@ func (c *cluster) healthy() (primary *member) {
 			restarted = true
 			for _, m := range c.members {
 				if m != primary && !streaming[m.name] {
-					c.t.Logf("restarting %s, which Patroni has not brought back after a minute",
+					c.t.Logf("restarting %s, which Patroni has not recovered after a minute",
 						m.name)
 					m.keeper.kill()
 					m.start()
@@ -359,7 +359,7 @@ func (c *cluster) healthy() (primary *member) {
 	return primary
 }
 
-// standbys are the members that stream from the primary, and how many of them its commits wait for.
+// standbys returns the members that stream from the primary, and how many of them are synchronous.
 func (c *cluster) standbys(primary *member) (streaming map[string]bool, synchronous int) {
 	var status struct {
 		Replication []struct {
@@ -426,12 +426,12 @@ func (c *cluster) until(what string, true func() bool) {
 	c.t.Helper()
 	for end := time.Now().Add(patience); !true(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			c.t.Fatalf("after %v still not: %s", patience, what)
+			c.t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }
 
-// url leads to whichever server is primary, over the addresses that are given for each member.
+// url returns the URL of the primary, with an address for each member.
 func (c *cluster) url(address func(*member) string) string {
 	var hosts []string
 	for _, m := range c.members {
@@ -446,7 +446,7 @@ func (c *cluster) url(address func(*member) string) string {
 	return u.String()
 }
 
-// direct is the url without proxies.
+// direct returns the URL of the primary without proxies.
 func (c *cluster) direct() string { return c.url(func(m *member) string { return m.postgres }) }
 
 // exec runs SQL on the primary.

@@ -1,10 +1,10 @@
-// Package failover runs gates on three PostgreSQL servers that Patroni manages, breaks the primary
-// again and again, and judges what clients saw with the oracle of package faults.
+// Package failover runs gates on three PostgreSQL servers under Patroni, repeatedly breaks the
+// primary, and judges the responses to clients with the oracle of package faults.
 //
 // # The deployment
 //
 // Patroni runs with etcd, `synchronous_mode` and `synchronous_mode_strict`: see [settings] and
-// docs/operations.md. Three gates have all three servers in their URL. Proxies stand on each
+// docs/operations.md. Three gates have all three servers in their URL. A proxy is on each
 // connection: from each gate to each server, from the other members to a server and to its Patroni,
 // and from each Patroni to etcd.
 //
@@ -14,13 +14,14 @@
 // (Patroni, PostgreSQL and its backends) is
 //
 //   - killed with SIGKILL, as when its machine dies, and started again after the failover;
-//   - paused with SIGSTOP until another member is primary, and resumed. It then believes that it is the primary until its
-//     Patroni has asked etcd;
-//   - partitioned from etcd and from the other members. Each gate is on the primary's side, on the other, or reaches both.
+//   - paused with SIGSTOP until another member is primary, and resumed. It then believes that it is
+//     the primary until its Patroni has asked etcd;
+//   - partitioned from etcd and from the other members. Each gate is on the primary's side, on the
+//     other side, or reaches both.
 //
-// Each round ends when Patroni has all three members back by itself. Then all keys of the round are
-// used on every gate: a revoked one must be refused, and one whose mint or activation was answered
-// must be accepted.
+// Each round ends when Patroni has recovered all three members. Then every gate receives a request
+// with each key of the round. It must refuse revoked keys, and accept keys whose mint or activation
+// returned.
 //
 // # Running it
 //
@@ -29,5 +30,6 @@
 //
 //	make faults FAILOVERS=50 SEED=42
 //
-// A run that fails keeps its history and the logs of Patroni and PostgreSQL, and names the files.
+// A run that fails keeps its history and the logs of Patroni and PostgreSQL, and prints their
+// paths.
 package failover

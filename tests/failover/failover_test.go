@@ -25,13 +25,13 @@ var (
 // kinds are the ways to break a primary.
 var kinds = []string{"killed", "paused", "partitioned"}
 
-// TestFailover: whatever happens to the primary, no request is accepted after its key was revoked
-// everywhere, no live key is refused, and no answered change is lost.
+// TestFailover breaks the primary in each way. No request may be accepted after a complete revoke
+// of its key, no valid key may be refused, and no acknowledged change may be lost.
 func TestFailover(t *testing.T) {
 	timing, count := timing{ttl: 5, loopWait: 1, retryTimeout: 2}, len(kinds)
 	usual := 3 * time.Second
 	if *long {
-		// Current versions of Patroni accept no smaller ttl.
+		// Patroni does not accept a smaller ttl.
 		timing.ttl, timing.loopWait, timing.retryTimeout, count = 20, 2, 9, 50
 		usual = 6 * time.Second
 	}
@@ -57,7 +57,7 @@ func TestFailover(t *testing.T) {
 		o := r.failover(kind, random)
 		t.Logf("%d/%d %v", i+1, count, o)
 		outages = append(outages, o)
-		if *long { // the oracle excuses nothing that is later than this
+		if *long { // the oracle excuses nothing later
 			time.Sleep(settling(*lease).Node + *lease)
 		}
 	}
@@ -89,15 +89,15 @@ func TestFailover(t *testing.T) {
 		timing.loopWait, timing.retryTimeout, *lease, table(outages))
 }
 
-// outage is what one failover cost. Each list has an entry for each gate that reaches the new
-// primary.
+// outage has the measurements of one failover. Each list has an entry for each gate that reaches
+// the new primary.
 type outage struct {
 	kind     string
 	detail   string
 	promoted time.Duration   // from the fault until Patroni shows another primary
-	known    []time.Duration // how long a key that the gate knows was answered 503
-	unknown  []time.Duration // how long keys were that it has to look up
-	// from the fault to the end of a revoke that began then and was repeated until complete
+	known    []time.Duration // how long requests with a cached key got 503
+	unknown  []time.Duration // how long requests with keys that are not cached got 503
+	// from the fault until a revoke that was repeated since then is complete
 	revoke []time.Duration
 }
 
@@ -108,7 +108,7 @@ func (o outage) String() string {
 		seconds(o.revoke...))
 }
 
-// table is Markdown with a line for each kind.
+// table returns a Markdown table with a row for each kind.
 func table(outages []outage) string {
 	var b strings.Builder
 	b.WriteString("| the primary is | times | another is primary after | 503 for keys that a gate " +
@@ -133,7 +133,7 @@ func table(outages []outage) string {
 	return b.String()
 }
 
-// summary is the median and the maximum.
+// summary formats the median and the maximum.
 func summary(d []time.Duration) string {
 	if len(d) == 0 {
 		return "–"
@@ -150,12 +150,12 @@ func seconds(d ...time.Duration) string {
 	return strings.Join(text, ", ")
 }
 
-// failover breaks the primary, waits until another one has taken over, repairs what it broke, waits
-// until Patroni has all members back, and then uses all keys of the round on every gate.
+// failover breaks the primary, waits for another primary, repairs the former one, waits until
+// Patroni has recovered all members, and then uses all keys of the round on every gate.
 func (r *run) failover(kind string, random *rand.Rand) outage {
 	r.t.Helper()
 	primary := r.healthy()
-	// A primary that is cut off answers look-ups for less than the ttl.
+	// An isolated primary answers lookups for less than the ttl.
 	lookUps := int(time.Duration(r.timing.ttl) * time.Second / lookUpEvery)
 	known, unknown, victims := r.mint(0), r.mints(lookUps), r.mints(len(r.gates))
 	for g := range r.gates {
@@ -182,7 +182,7 @@ func (r *run) failover(kind string, random *rand.Rand) outage {
 		for g := range sides {
 			sides[g] = side(random.IntN(3))
 		}
-		// one gate at least reaches the new primary
+		// At least one gate reaches the new primary.
 		sides[random.IntN(len(sides))] = side(2 * random.IntN(2))
 		o.detail += fmt.Sprintf(", gates on %v, hangs %v", sides, hang)
 		primary.partition(hang, sides)
@@ -193,7 +193,7 @@ func (r *run) failover(kind string, random *rand.Rand) outage {
 	probes := r.probe(known, unknown, victims, begun)
 	r.until("another member is primary", func() bool { return r.leader(primary) != nil })
 	o.promoted = time.Since(begun)
-	time.Sleep(hold) // a repair right after the failover and a later one are different
+	time.Sleep(hold) // repair at different times after the failover
 	repair()
 	r.healthy()
 	repaired()
@@ -207,8 +207,7 @@ func (r *run) failover(kind string, random *rand.Rand) outage {
 	return o
 }
 
-// settling is as in TestChaos of package faults: a renewal that hangs takes a third of a lease, the
-// next one comes half a second later, and the machine is busy.
+// settling is as in TestChaos of package faults.
 func settling(lease time.Duration) faults.Settling {
 	return faults.Settling{Node: 2 * lease, Cut: lease}
 }

@@ -15,20 +15,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A keeper is this test binary, run as the parent of everything that one member consists of.
-// Patroni starts PostgreSQL as a daemon in a session of its own, which outlives Patroni and which
-// no process group covers. The keeper adopts it as a subreaper, so all of a member can be found
-// below the keeper, and ends all of it when its input ends. That also happens when the test binary
-// is killed.
+// A keeper is this test binary, run as the parent of all processes of one member. Patroni starts
+// PostgreSQL as a daemon in its own session, which outlives Patroni and is in no process group of
+// the test. As a subreaper, the keeper adopts it, so that all processes of a member are descendants
+// of the keeper. The keeper kills them when its standard input ends, even if the test binary is
+// killed.
 type keeper struct {
 	cmd   *exec.Cmd
 	input io.Closer
-	ended chan struct{} // closed when the keeper and all below it are gone
+	ended chan struct{} // closed when the keeper and its descendants have ended
 }
 
 const keeperCommand = "keep-member"
 
-// startKeeper runs a program below a keeper. The program has the credential; nil is ours.
+// startKeeper runs a program below a keeper, as the user of the credential; nil is the current
+// user.
 func startKeeper(
 	credential *syscall.Credential, output *os.File, program ...string,
 ) (*keeper, error) {
@@ -39,7 +40,7 @@ func startKeeper(
 	args := append([]string{keeperCommand, strconv.Itoa(uid), strconv.Itoa(gid)}, program...)
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Stdout, cmd.Stderr = output, output
-	// an interrupt from the keyboard is for the test alone
+	// Only the test gets an interrupt from the keyboard.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	input, err := cmd.StdinPipe()
 	if err != nil {
@@ -56,13 +57,13 @@ func startKeeper(
 	return k, nil
 }
 
-// kill ends the whole member with SIGKILL, and returns when it is gone.
+// kill kills the whole member with SIGKILL, and returns when its processes have ended.
 func (k *keeper) kill() {
 	k.input.Close()
 	<-k.ended
 }
 
-// pause stops the whole member with SIGSTOP, and returns when all of its processes stand still.
+// pause stops the whole member with SIGSTOP, and returns when all its processes are stopped.
 func (k *keeper) pause() error {
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		still := true
@@ -85,7 +86,7 @@ func (k *keeper) resume() {
 	}
 }
 
-// keep is what a keeper does. It returns the exit status.
+// keep runs a keeper and returns its exit status.
 func keep(args []string) int {
 	uid, err1 := strconv.ParseUint(args[0], 10, 32)
 	gid, err2 := strconv.ParseUint(args[1], 10, 32)
@@ -128,7 +129,7 @@ type process struct {
 	state string // as in proc(5)
 }
 
-// descendants are all processes below one, but for those that have ended.
+// descendants returns the running processes below a process.
 func descendants(of int) []process {
 	children := map[int][]process{}
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")
@@ -137,7 +138,7 @@ func descendants(of int) []process {
 		if err != nil {
 			continue // it has ended
 		}
-		// PID (NAME) STATE PARENT …, and a name may hold anything.
+		// The format is PID (NAME) STATE PARENT …, and NAME may contain anything.
 		name := strings.LastIndex(string(text), ")")
 		fields := strings.Fields(string(text[name+1:]))
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))

@@ -28,16 +28,16 @@ type run struct {
 	gates   []*gate.Gate
 	clients []*http.Client
 
-	done chan struct{} // closed when the load has to end
+	done chan struct{} // closed to end the load
 	work sync.WaitGroup
 
 	mu      sync.Mutex
 	history faults.History
-	keys    []key // all, in the order in which they were minted
-	round   int   // how many of them were there when the round began
+	keys    []key // in the order in which they were minted
+	round   int   // number of keys when the round began
 }
 
-// key is one key, and the names in the history for what it opens.
+// key is a key and the names of its accesses in the history.
 type key struct {
 	gate.Key
 	read, write faults.Access
@@ -47,12 +47,12 @@ func (k key) all() []faults.Access { return []faults.Access{k.read, k.write} }
 
 const (
 	changers = 2  // goroutines that change keys
-	users    = 2  // goroutines that use keys, for each gate
-	lately   = 40 // of how many keys, the last ones minted, they choose
+	users    = 2  // goroutines that use keys, per gate
+	lately   = 40 // number of recent keys from which they choose
 	allGates = -1
 )
 
-// start returns when the gates serve and are under load.
+// start starts the cluster and the gates, and returns when the gates are under load.
 func start(t testing.TB, timing timing, lease time.Duration, gates int) *run {
 	t.Helper()
 	r := &run{cluster: startCluster(t, timing, gates), timing: timing, lease: lease,
@@ -83,7 +83,7 @@ func start(t testing.TB, timing timing, lease time.Duration, gates int) *run {
 	return r
 }
 
-// stop ends the load, and waits for what is under way.
+// stop ends the load and waits for its requests.
 func (r *run) stop() {
 	if !over(r.done) {
 		close(r.done)
@@ -91,8 +91,7 @@ func (r *run) stop() {
 	r.work.Wait()
 }
 
-// finish lets all be well for a while, uses every key there ever was on every gate, and judges the
-// history.
+// finish runs without faults for a while, uses every key on every gate, and judges the history.
 func (r *run) finish() ([]faults.Violation, *faults.History) {
 	r.t.Helper()
 	s := settling(r.lease)
@@ -102,7 +101,7 @@ func (r *run) finish() ([]faults.Violation, *faults.History) {
 	r.round = 0
 	r.mu.Unlock()
 	r.useAllOfRound()
-	for _, g := range r.gates { // too long to be searched for each of the tokens
+	for _, g := range r.gates { // too long to be searched for each token
 		logs, _ := filepath.Glob(filepath.Join(g.Dir, "access*"))
 		for _, log := range logs {
 			os.Remove(log)
@@ -127,7 +126,7 @@ func (r *run) keepHistory() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range r.history.Faults {
-		lines.Encode(gate.JSON{"fault": e}) // an error stays until Flush
+		lines.Encode(gate.JSON{"fault": e}) // Flush returns the error
 	}
 	for _, e := range r.history.Changes {
 		lines.Encode(gate.JSON{"change": e})
@@ -152,11 +151,12 @@ func over(done <-chan struct{}) bool {
 	}
 }
 
-// excuses are those of a gate without a database. What it is serving when its lease ends is cut,
-// without an answer.
+// excuses are those of a gate without a database. It cuts its running requests, without a response,
+// when its lease expires.
 var excuses = faults.Excuses{Unavailable: true, NoAnswer: true, LateCut: true}
 
-// fault notes that one begins that all gates may see, and returns what to call when it is over.
+// fault records the beginning of a fault of all gates and returns the function that records its
+// end.
 func (r *run) fault(what string) (over func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -170,8 +170,8 @@ func (r *run) fault(what string) (over func()) {
 	}
 }
 
-// watch notes when no server commits although nothing was broken: Patroni fails over by itself when
-// the machine is busy.
+// watch records times without commits although nothing was broken: on a busy machine, Patroni may
+// fail over by itself.
 func (r *run) watch() {
 	const most = 700 * time.Millisecond
 	var conn *pgx.Conn
@@ -207,7 +207,7 @@ func (r *run) watch() {
 	}
 }
 
-// pause is up to d long.
+// pause sleeps for a random time of less than d, or until the load ends.
 func (r *run) pause(d time.Duration) {
 	select {
 	case <-r.done:
@@ -215,7 +215,7 @@ func (r *run) pause(d time.Duration) {
 	}
 }
 
-// change makes one change at a gate, and records it.
+// change makes one change through a gate and records it.
 func (r *run) change(
 	g int, what, method, path string, body gate.JSON, gives, takes []faults.Access,
 ) gate.Response {
@@ -248,7 +248,7 @@ func (r *run) tryMint(g int) (key, bool) {
 	return k, ok
 }
 
-// mint repeats a mint until it is answered.
+// mint repeats a mint until it succeeds.
 func (r *run) mint(g int) key {
 	r.t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
@@ -268,7 +268,7 @@ func (r *run) mints(n int) (keys []key) {
 	return keys
 }
 
-const wait = "?wait=90s" // longer than any lease here
+const wait = "?wait=90s" // longer than all leases of the tests
 
 func (r *run) revoke(g int, k key) bool {
 	return r.change(g, "revoke", "POST", "/keys/"+k.ID+"/revoke"+wait, gate.JSON{"reason": "test"},
@@ -284,8 +284,8 @@ func (r *run) activate(g int, k key, active bool) bool {
 		gate.JSON{"active": active}, gives, takes).Complete()
 }
 
-// changeKeys leads one key after the other through its life. When an answer is missing, it does not
-// know what holds, and only revokes.
+// changeKeys mints, changes and revokes one key after the other. Once a change is not complete, its
+// outcome is unknown, and the key is only revoked.
 func (r *run) changeKeys() {
 	anyGate := func() int { return rand.IntN(len(r.gates)) }
 	for !over(r.done) {
@@ -309,7 +309,7 @@ func (r *run) changeKeys() {
 				gate.JSON{"access": "read_only"}, nil, []faults.Access{k.write})
 		}
 		if rand.IntN(4) == 0 {
-			continue // this one lives until the end
+			continue // this key stays valid
 		}
 		r.pause(600 * time.Millisecond)
 		for !r.revoke(anyGate(), k) && !over(r.done) {
@@ -318,7 +318,7 @@ func (r *run) changeKeys() {
 	}
 }
 
-// use asks for something with a key, records the answer and returns its status.
+// use sends a request with a key, records the response and returns its status.
 func (r *run) use(g int, k key, method string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -344,7 +344,7 @@ func (r *run) use(g int, k key, method string) int {
 	return used.Status
 }
 
-// useLately uses the keys that were minted last, alive or not.
+// useLately uses recent keys, valid or not.
 func (r *run) useLately(g int) {
 	for !over(r.done) {
 		r.pause(60 * time.Millisecond)
@@ -362,7 +362,7 @@ func (r *run) useLately(g int) {
 	}
 }
 
-// answered uses a key until the answer is no 503, which says nothing about the key.
+// answered uses a key until the status is not 503.
 func (r *run) answered(g int, k key) {
 	r.t.Helper()
 	for end := time.Now().Add(patience); r.use(g, k,
@@ -373,8 +373,8 @@ func (r *run) answered(g int, k key) {
 	}
 }
 
-// useAllOfRound uses the keys that were minted since the last call on every gate. The oracle knows
-// which answers are right.
+// useAllOfRound uses the keys that were minted since the last call on every gate. The oracle judges
+// the responses.
 func (r *run) useAllOfRound() {
 	r.t.Helper()
 	r.mu.Lock()
@@ -389,7 +389,7 @@ func (r *run) useAllOfRound() {
 	}
 }
 
-// probes measure at each gate what a failover costs.
+// probes measure the effects of a failover at each gate.
 type probes struct {
 	*run
 	done chan struct{}
@@ -400,8 +400,8 @@ type probes struct {
 
 type measured struct{ known, unknown, revoke time.Duration }
 
-// probe begins at once to use a key that each gate knows and keys that none does, and to revoke one
-// key at each gate.
+// probe begins at once to use a key that each gate has cached and keys that none has, and to revoke
+// one key at each gate.
 func (r *run) probe(known key, unknown, victims []key, begun time.Time) *probes {
 	p := &probes{run: r, done: make(chan struct{}), measured: make([]measured, len(r.gates))}
 	for g := range r.gates {
@@ -411,7 +411,7 @@ func (r *run) probe(known key, unknown, victims []key, begun time.Time) *probes 
 				func() bool { return r.use(g, known, "GET") == 200 })
 		})
 		p.work.Go(func() {
-			left := unknown // a key is known to the gate only after an answer that is no 503
+			left := unknown // a gate caches a key only after a response other than 503
 			m.unknown = p.longest(lookUpEvery, func() bool {
 				if len(left) == 0 {
 					return true
@@ -437,13 +437,13 @@ func (r *run) probe(known key, unknown, victims []key, begun time.Time) *probes 
 	return p
 }
 
-// lookUpEvery is how often a probe uses a key that its gate does not know.
+// lookUpEvery is the interval at which a probe uses a key that its gate has not cached.
 const lookUpEvery = 200 * time.Millisecond
 
-// longest repeats a request until the probes stop, and returns for how long it failed without a
-// break.
+// longest repeats a request until the probes stop, and returns the longest time for which it
+// failed.
 func (p *probes) longest(every time.Duration, ask func() bool) (longest time.Duration) {
-	var failing time.Time // since when; zero: it is not
+	var failing time.Time // since when requests fail; zero if they do not
 	for ; !over(p.done) || !failing.IsZero(); time.Sleep(every) {
 		begun := time.Now()
 		switch ok := ask(); {
@@ -454,14 +454,14 @@ func (p *probes) longest(every time.Duration, ask func() bool) (longest time.Dur
 			failing = begun
 		}
 		if !failing.IsZero() && time.Since(failing) > patience {
-			p.t.Errorf("a live key is not accepted for %v", patience)
+			p.t.Errorf("a valid key is not accepted for %v", patience)
 			return patience
 		}
 	}
 	return longest
 }
 
-// stop waits until all is answered again.
+// stop waits until all requests succeed again.
 func (p *probes) stop() []measured {
 	close(p.done)
 	p.work.Wait()

@@ -19,23 +19,23 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// patience bounds what a run waits for. It is no promise of the product's.
+// patience limits each wait of a test. It is not a promise of the product.
 const patience = 2 * time.Minute
 
-// arena is a fleet whose uses and changes of keys are recorded, and whose processes can be held at
-// points of the protocol. It may be used by several goroutines.
+// arena is a fleet whose requests and changes are recorded, and whose processes can be held at
+// points of the protocol. It is safe for concurrent use.
 type arena struct {
 	*gate.Fleet
 	*Recorder
 
 	t       testing.TB
 	lease   time.Duration
-	ablated bool // what the product then does is judged by the oracle alone
+	ablated bool // then only the oracle judges the product
 
-	dirs []string // by node: where its process is held
+	dirs []string // APIKEYS_FAULTS by node
 
 	mu      sync.Mutex
-	gates   []*gate.Gate // Nodes, for other goroutines than the test's
+	gates   []*gate.Gate // Nodes, for goroutines other than the test's
 	clients []*http.Client
 
 	serial  atomic.Int64
@@ -45,12 +45,12 @@ type arena struct {
 type setting struct {
 	nodes    int
 	lease    time.Duration
-	leases   []time.Duration // of the first nodes, if they have others
-	clocks   []string        // the rates of the nodes' clocks; "" is the machine's
+	leases   []time.Duration // leases of the first nodes, if they differ from lease
+	clocks   []string        // rates of the node clocks; "" is the machine's rate
 	ablation string
 	postgres *postgrestest.Server
-	site     string // of each node, as in gate.Config
-	file     bool   // one SQLite file for all nodes, no PostgreSQL and no Redis
+	site     string // the site of each node, as in gate.Config
+	file     bool   // use one SQLite file for all nodes, without PostgreSQL and Redis
 }
 
 // startOnFile starts nodes that share one SQLite file.
@@ -114,7 +114,7 @@ func newArena(t testing.TB, s setting) *arena {
 	return a
 }
 
-// admit makes a node one that can be used.
+// admit adds a node to those that can be used.
 func (a *arena) admit(g *gate.Gate) {
 	client, _ := g.Client(a.t, gate.HTTP1)
 	client.Transport.(*http.Transport).MaxIdleConnsPerHost = 64
@@ -132,7 +132,7 @@ func (a *arena) node(i int) (*gate.Gate, *http.Client) {
 	return a.gates[i], a.clients[i]
 }
 
-// database is Postgres, for other goroutines than the test's.
+// database returns Postgres, for goroutines other than the test's.
 func (a *arena) database() *postgrestest.Server {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -151,7 +151,7 @@ func (a *arena) write(dir, name, text string) {
 	}
 }
 
-// finish ends the history and judges it.
+// finish closes the history and judges it.
 func (a *arena) finish(s Settling) []Violation {
 	a.t.Helper()
 	a.streams.Wait()
@@ -162,7 +162,7 @@ func (a *arena) finish(s Settling) []Violation {
 	return h.Check(s)
 }
 
-// want is for what the product promises besides what the oracle sees.
+// want checks a promise that the oracle does not see. With an ablation it checks nothing.
 func (a *arena) want(ok bool, format string, args ...any) {
 	a.t.Helper()
 	if !ok && !a.ablated {
@@ -170,14 +170,14 @@ func (a *arena) want(ok bool, format string, args ...any) {
 	}
 }
 
-// key is one secret of a key.
+// key is one token of a key.
 type key struct {
 	gate.Key
 	read, write Access
 	narrowed    bool // to reading
 }
 
-// all is what it opens while it is alive.
+// all returns the accesses of a valid key.
 func (k key) all() []Access {
 	if k.narrowed {
 		return []Access{k.read}
@@ -190,7 +190,7 @@ func (a *arena) named(k gate.Key, narrowed bool) key {
 	return key{k, Access(name + " read"), Access(name + " write"), narrowed}
 }
 
-// attempt makes one change, and records it when it has an answer or will have none.
+// attempt makes one change and records it once it has a response or failed.
 func (a *arena) attempt(
 	node int, what, method, path string, body gate.JSON, gives, takes []Access,
 ) gate.Response {
@@ -204,8 +204,11 @@ func (a *arena) attempt(
 	return r
 }
 
-// made is attempt for what makes a secret, in the place of another one if that has a read access.
-func (a *arena) made(node int, what, path string, body gate.JSON, former key) (key, gate.Response) {
+// create is attempt for a change that creates a token. If former has accesses, the token replaces
+// it.
+func (a *arena) create(
+	node int, what, path string, body gate.JSON, former key,
+) (key, gate.Response) {
 	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
 	defer cancel()
 	c := Change{Call: now(), What: what, Node: node}
@@ -215,10 +218,10 @@ func (a *arena) made(node int, what, path string, body gate.JSON, former key) (k
 	g, _ := a.node(node)
 	r := g.Try(ctx, "POST", path, body)
 	c.Return, c.Status, c.Done = now(), r.Status, r.Status == 201 || r.Complete()
-	made, ok := r.Key()
+	created, ok := r.Key()
 	k := key{}
 	if ok {
-		k = a.named(made, former.narrowed)
+		k = a.named(created, former.narrowed)
 		c.Gives = k.all()
 	}
 	a.change(c)
@@ -226,7 +229,7 @@ func (a *arena) made(node int, what, path string, body gate.JSON, former key) (k
 }
 
 func (a *arena) tryMint(node int) (key, gate.Response) {
-	return a.made(node, "mint", "/keys", gate.JSON{"name": "k", "access": "read_write"}, key{})
+	return a.create(node, "mint", "/keys", gate.JSON{"name": "k", "access": "read_write"}, key{})
 }
 
 func (a *arena) mint(node int) key {
@@ -238,7 +241,7 @@ func (a *arena) mint(node int) key {
 	return k
 }
 
-// The changes wait longer than any lease here.
+// wait is longer than all leases of the tests.
 const wait = "?wait=90s"
 
 func (a *arena) revoke(node int, k key) gate.Response {
@@ -266,23 +269,24 @@ func (a *arena) narrow(node int, k key) gate.Response {
 }
 
 func (a *arena) rotate(node int, k key) (key, gate.Response) {
-	return a.made(node, "rotate", "/keys/"+k.ID+"/rotate"+wait, gate.JSON{"grace": "0s"}, k)
+	return a.create(node, "rotate", "/keys/"+k.ID+"/rotate"+wait, gate.JSON{"grace": "0s"}, k)
 }
 
-// complete is for a change that must have been: everything after it depends on it.
+// complete ends the test if a change is not complete.
 func (a *arena) complete(r gate.Response) {
 	a.t.Helper()
 	if !r.Complete() {
-		a.t.Fatalf("the change is not complete: %v", r)
+		a.t.Fatalf("want a complete change, got %v", r)
 	}
 }
 
-// get and post use a key, and return the status.
+// get and post send a request with a key and return the status.
 func (a *arena) get(node int, k key) int { return a.use(node, k, "GET", nil) }
 
 func (a *arena) post(node int, k key) int { return a.use(node, k, "POST", nil) }
 
-// use calls sent, if it is not nil, when the request is on its way to the node.
+// use sends a request with a key and returns the status. It calls sent, unless that is nil, when
+// the request has been written.
 func (a *arena) use(node int, k key, method string, sent func()) int {
 	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
 	defer cancel()
@@ -312,13 +316,13 @@ func (a *arena) useWithin(ctx context.Context, node int, k key, method string) i
 	}
 	r.Recv = now()
 	if r.Status == 0 && a.t.Context().Err() != nil {
-		return 0 // the run is over
+		return 0 // the test is over
 	}
 	a.request(r)
 	return r.Status
 }
 
-// useFor goes on using a key until d has passed or it is accepted, and reports whether it was.
+// useFor sends requests with a key for d or until one is accepted, and reports whether one was.
 func (a *arena) useFor(d time.Duration, node int, k key) bool {
 	ctx, cancel := context.WithTimeout(a.t.Context(), d)
 	defer cancel()
@@ -330,7 +334,7 @@ func (a *arena) useFor(d time.Duration, node int, k key) bool {
 	return false
 }
 
-// warm has every node keep the key.
+// warm makes every node cache a key.
 func (a *arena) warm(k key) {
 	a.t.Helper()
 	for i := range a.Nodes {
@@ -359,7 +363,7 @@ func over(done <-chan struct{}) bool {
 	}
 }
 
-// hold makes whoever comes to a point in node i wait there.
+// hold makes node i wait at a point.
 func (a *arena) hold(i int, point string) {
 	os.Remove(filepath.Join(a.dirs[i], "held."+point))
 	a.write(a.dirs[i], "hold."+point, "")
@@ -367,8 +371,8 @@ func (a *arena) hold(i int, point string) {
 
 func (a *arena) release(i int, point string) { os.Remove(filepath.Join(a.dirs[i], "hold."+point)) }
 
-// held waits until somebody waits at a point. Without the ablation that makes the point, what
-// follows may happen instead.
+// held waits until node i waits at a point, and reports whether it does. A point may exist with one
+// ablation only: held then returns false once one of instead is closed.
 func (a *arena) held(i int, point string, instead ...<-chan struct{}) bool {
 	a.t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
@@ -381,12 +385,12 @@ func (a *arena) held(i int, point string, instead ...<-chan struct{}) bool {
 			}
 		}
 		if time.Now().After(end) {
-			a.t.Fatalf("nobody came to %s in node %d", point, i)
+			a.t.Fatalf("node %d did not reach %s", i, point)
 		}
 	}
 }
 
-// psql runs SQL as an operator.
+// psql runs SQL as the database operator.
 func (a *arena) psql(statements string) string {
 	a.t.Helper()
 	out, err := a.Postgres.Query(a.Schema, statements)
@@ -405,7 +409,7 @@ func (a *arena) psqlNumber(statements string) int64 {
 	return n
 }
 
-// revisionAfter waits until one later than r has been committed.
+// revisionAfter waits until a revision later than r has been committed.
 func (a *arena) revisionAfter(r int64) {
 	a.t.Helper()
 	a.until("the change is committed", func() bool { return a.revision() > r })
@@ -413,15 +417,15 @@ func (a *arena) revisionAfter(r int64) {
 
 func (a *arena) revision() int64 { return a.psqlNumber("SELECT revision FROM head") }
 
-// events is a stream of server-sent events that somebody listens to.
+// events is an open stream of server-sent events.
 type events struct {
 	status int
-	last   atomic.Int64 // when the upstream sent the last one
+	last   atomic.Int64 // when the upstream sent the last event
 	ended  chan struct{}
 	hangUp context.CancelFunc
 }
 
-// listen opens a stream of events, which is recorded when it has ended.
+// listen opens a stream of events and records it when it has ended.
 func (a *arena) listen(node int, k key) *events {
 	ctx, cancel := context.WithCancel(a.t.Context())
 	e := &events{ended: make(chan struct{}), hangUp: cancel}
@@ -465,7 +469,8 @@ func (a *arena) listen(node int, k key) *events {
 	return e
 }
 
-// outlives waits until the stream has ended or shows an event that was sent after t.
+// outlives waits until the stream ends or receives an event that was sent after t, and reports
+// which.
 func (e *events) outlives(t int64) bool {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if e.last.Load() > t {

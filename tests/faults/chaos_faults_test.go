@@ -149,8 +149,8 @@ func (f *faults) switchOver() {
 	f.standby = f.Postgres.SynchronousStandby(f.t)
 }
 
-// setClockAgain repeatedly sets the database clock ahead and behind, by little as NTP does or by much
-// as people do.
+// setClockAgain repeatedly sets the database clock ahead and behind, by little as NTP does or by
+// much as people do.
 func (f *faults) setClockAgain(what string) (end func()) {
 	repaired := f.fault(allNodes, what, nothing)
 	random := rand.New(rand.NewPCG(f.random.Uint64(), 0))
@@ -171,8 +171,8 @@ func (f *faults) setClockAgain(what string) (end func()) {
 	return func() { close(done) }
 }
 
-// changeSettings turns synchronous_commit off for the server, for the user or for the database. Only
-// the first affects sessions that have begun.
+// changeSettings turns synchronous_commit off for the server, for the user or for the database.
+// Only the first affects sessions that have begun.
 func (f *faults) changeSettings(what string) (end func()) {
 	repaired := f.fault(allNodes, what, nothing)
 	value := []string{"off", "local"}[f.random.IntN(2)]

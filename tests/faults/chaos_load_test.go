@@ -16,8 +16,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// load creates, changes and revokes keys in a fleet, and sends requests with them to every node. Keys
-// that are no longer valid stay in use for a while.
+// load creates, changes and revokes keys in a fleet, and sends requests with them to every node.
+// Keys that are no longer valid stay in use for a while.
 type load struct {
 	*arena
 	done chan struct{}
@@ -116,7 +116,7 @@ handle {
 func (l *load) bulk() {
 	ctx, cancel := context.WithTimeout(l.t.Context(), patience)
 	defer cancel()
-	maker, r := l.made(l.any(), "mint", "/keys",
+	maker, r := l.create(l.any(), "mint", "/keys",
 		gate.JSON{"name": "maker", "permissions": []string{"read", "write", "admin.keys:create"}},
 		key{})
 	if r.Status != 201 {

@@ -18,8 +18,8 @@ var (
 // TestChaos injects a schedule of faults into a fleet under load, and judges the history.
 func TestChaos(t *testing.T) {
 	const lease = 4 * time.Second
-	// A renewal that hangs takes a third of a lease and the next one begins half a second later. The
-	// rest is for a busy machine.
+	// A renewal that hangs takes a third of a lease and the next one begins half a second later.
+	// The rest is for a busy machine.
 	settling := Settling{Node: 2 * lease, Cut: lease}
 	if *seed == 0 {
 		*seed = 1 + rand.Uint64N(1_000_000)

@@ -4,8 +4,8 @@
 // # The promise
 //
 // A history ([History]) records every request with the times before its first byte and after its
-// response, every change of a key with the times of its call and its return, every stream, and every
-// fault. [History.Check] verifies that:
+// response, every change of a key with the times of its call and its return, every stream, and
+// every fault. [History.Check] verifies that:
 //
 //   - no request is accepted on the strength of an access that was taken away, if it was sent after
 //     the change returned complete;
@@ -23,23 +23,24 @@
 // TestScenarios injects one fault at the moment when it matters, reproducibly. A process waits at a
 // named point of the protocol (the files that the build tag faults adds describe the points), a
 // proxy cuts or stalls one connection, or the test sends signals and SQL. The table in
-// scenarios_test.go lists the faults that a fleet on one machine can suffer. They include actions of
-// the database operator: setting the wall clock of PostgreSQL (with libfaketime), a failover to a
-// synchronous or asynchronous standby, restoring a backup while nodes run, turning
+// scenarios_test.go lists the faults that a fleet on one machine can suffer. They include actions
+// of the database operator: setting the wall clock of PostgreSQL (with libfaketime), a failover to
+// a synchronous or asynchronous standby, restoring a backup while nodes run, turning
 // synchronous_commit off, and replacing SQLite files.
 //
-// TestAblations proves that the scenarios detect errors. Each ablation is a part of the protocol that
-// a Caddy with the build tag faults can leave out. In the scenario that names the ablation, the
-// oracle must then find an accepted request or a stream that continues. Otherwise the test fails.
+// TestAblations proves that the scenarios detect errors. Each ablation is a part of the protocol
+// that a Caddy with the build tag faults can leave out. In the scenario that names the ablation,
+// the oracle must then find an accepted request or a stream that continues. Otherwise the test
+// fails.
 //
 // TestChaos injects random faults, one to three at a time, into three nodes and those that join.
 // Meanwhile keys are minted, deactivated, narrowed, rotated, revoked and deleted, and every node
 // receives requests with them before and after. A seed alone determines the schedule ([Plan]).
-// PostgreSQL has a synchronous standby, which sometimes takes over and sometimes is unavailable. The
-// database clock is set, synchronous_commit is changed, and hundreds of keys are imported, exported
-// and revoked. A node without another fault must serve valid keys through all of these. Failovers
-// that lose acknowledged changes and restores are only in TestScenarios, because a random history
-// does not tell which changes are lost.
+// PostgreSQL has a synchronous standby, which sometimes takes over and sometimes is unavailable.
+// The database clock is set, synchronous_commit is changed, and hundreds of keys are imported,
+// exported and revoked. A node without another fault must serve valid keys through all of these.
+// Failovers that lose acknowledged changes and restores are only in TestScenarios, because a random
+// history does not tell which changes are lost.
 //
 // # Running it
 //
@@ -48,8 +49,8 @@
 //
 //	make faults SEED=42 DURATION=1h
 //
-// Without SEED, each run chooses a seed and prints it. A run that fails keeps its history as one JSON
-// object per line and prints the path:
+// Without SEED, each run chooses a seed and prints it. A run that fails keeps its history as one
+// JSON object per line and prints the path:
 //
 //	jq -c 'select(.request.access == "4fK…1.7 read" or .change.takes and (.change.takes | index("4fK…1.7 read")))' FILE
 //

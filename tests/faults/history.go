@@ -21,8 +21,8 @@ type Request struct {
 	Status int    `json:"status"` // 0 without a response
 }
 
-// Change is one change of keys. Changes of one access do not overlap. After a change with an unknown
-// outcome, no other change gives the access again.
+// Change is one change of keys. Changes of one access do not overlap. After a change with an
+// unknown outcome, no other change gives the access again.
 type Change struct {
 	Call   int64    `json:"call"`
 	Return int64    `json:"return"`
@@ -56,8 +56,8 @@ type Fault struct {
 type Excuses struct {
 	Unavailable bool `json:"unavailable,omitempty"` // 503
 	NoAnswer    bool `json:"no_answer,omitempty"`
-	// LateCut allows a process that cannot reach the database to cut its streams only when its lease
-	// expires (docs/protocol.md).
+	// LateCut allows a process that cannot reach the database to cut its streams only when its
+	// lease expires (docs/protocol.md).
 	LateCut bool `json:"late_cut,omitempty"`
 	// Stopped allows a stopped process to cut its streams only when it continues.
 	Stopped bool `json:"stopped,omitempty"`

@@ -58,8 +58,8 @@ func caddyWithFaults() (string, error) {
 	return path, nil
 }
 
-// sharedPostgres starts the server for scenarios that do not break the server itself. Each fleet has
-// its own schema there.
+// sharedPostgres starts the server for scenarios that do not break the server itself. Each fleet
+// has its own schema there.
 var (
 	sharedPostgres = sync.OnceValue(func() (err error) {
 		shared, err = postgrestest.Start()

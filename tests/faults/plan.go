@@ -66,9 +66,9 @@ var faultKinds = []faultKind{
 	{"bulk work", "work", true, 2},
 }
 
-// Plan returns the schedule of a seed. Faults come in groups of one to three; most are shorter than a
-// lease and some are longer. After every third group nothing is broken for the time calm. Nodes join
-// until there are two more than nodes.
+// Plan returns the schedule of a seed. Faults come in groups of one to three; most are shorter than
+// a lease and some are longer. After every third group nothing is broken for the time calm. Nodes
+// join until there are two more than nodes.
 func Plan(seed uint64, duration time.Duration, nodes int, lease, calm time.Duration) []Step {
 	random := rand.New(rand.NewPCG(seed, 0))
 	between := func(a, b time.Duration) time.Duration {

@@ -9,9 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// clockSet sets the database's clock, again and again, while node 1 is cut off from the database
-// and has a longer lease than node 0. No revoke may be complete until that lease has surely run
-// out.
+// clockSet sets the database clock to each time ahead, while node 1 is cut off from the database
+// and has a longer lease than node 0. No revoke may complete before that lease has surely expired.
 func clockSet(ahead ...time.Duration) func(*arena) {
 	return func(a *arena) {
 		live := a.mint(0)
@@ -25,13 +24,13 @@ func clockSet(ahead ...time.Duration) func(*arena) {
 		a.cut(1)
 		for i, d := range ahead {
 			if i > 0 {
-				// node 0 compares its clock with the database's once in a lease
+				// Node 0 compares its clock with the database clock once per lease.
 				time.Sleep(a.lease * 5 / 4)
 			}
 			a.setClock(d)
 		}
 		for _, k := range keys {
-			a.want(a.get(0, live) == 200, "a node whose database's clock was set does not serve")
+			a.want(a.get(0, live) == 200, "a node does not serve after the database clock was set")
 			if a.revokeIn(10*time.Millisecond, 0, k).Complete() && a.useFor(a.lease/2, 1, k) {
 				break
 			}
@@ -54,19 +53,19 @@ func (a *arena) setClock(ahead time.Duration) {
 	}
 }
 
-// joinUnacknowledged: node 1 joins while the synchronous standby receives nothing, so that its row
-// is lost in a failover.
+// joinUnacknowledged makes node 1 join while the synchronous standby receives nothing, so that a
+// failover loses the node's row.
 func joinUnacknowledged(a *arena) {
 	standby := a.Postgres.SynchronousStandby(a.t)
 	k, live := a.mint(0), a.mint(0)
 	a.warm(k)
 	former := a.incarnation(1)
 	a.Nodes[1].Pause(a.t)
-	a.psqlUntil("the stopped node is forgotten",
+	a.psqlUntil("the stopped node is removed",
 		"SELECT NOT EXISTS (SELECT 1 FROM nodes WHERE incarnation = '"+former+"')")
 	a.detach(standby)
 	a.Nodes[1].Resume()
-	a.useFor(a.lease*3/4, 1, k) // if the node takes a lease, it has the key cached
+	a.useFor(a.lease*3/4, 1, k) // if the node takes a lease, it now has the key cached
 	a.cut(1)
 	a.failOver(standby, 0)
 	a.revokedAt(0, k)
@@ -76,9 +75,9 @@ func joinUnacknowledged(a *arena) {
 	a.want(a.settled(1, k) == 401, "the revoked key")
 }
 
-// standbyAway: while commits wait for a standby, whoever has joined goes on serving keys, and no
-// revoke is complete.
-func standbyAway(a *arena) {
+// standbyUnavailable detaches the synchronous standby. Nodes that have joined continue to serve
+// keys, and no revoke completes.
+func standbyUnavailable(a *arena) {
 	standby := a.Postgres.SynchronousStandby(a.t)
 	k, live := a.mint(0), a.mint(0)
 	a.warm(k)
@@ -93,12 +92,13 @@ func standbyAway(a *arena) {
 		for i := range a.Nodes {
 			cached, loaded := a.get(i, live), a.get(i, other)
 			a.want(cached == 200 && loaded == 200,
-				"node %d answers a live key %d, and one that it has to load %d", i, cached, loaded)
+				"node %d answers %d for a cached key and %d for one that it must load", i, cached,
+				loaded)
 		}
 		time.Sleep(a.lease / 4)
 	}
 	r := a.revokeIn(time.Second, 0, k)
-	a.want(!r.Complete(), "a revoke that no standby has received: %v", r)
+	a.want(!r.Complete(), "a revoke that the standby has not received: %v", r)
 	if err := standby.Attach(); err != nil {
 		a.t.Fatal(err)
 	}
@@ -109,8 +109,8 @@ func standbyAway(a *arena) {
 	}
 }
 
-// formerPrimary: node 1 hears nothing from the primary for a while, and then reaches only this one,
-// which a standby has replaced meanwhile, and which still answers what is read.
+// formerPrimary stalls the connections of node 1 to the primary until a standby has replaced it.
+// Afterwards node 1 reaches only the former primary, which still answers reads.
 func formerPrimary(a *arena) {
 	former := a.Postgres
 	standby := former.SynchronousStandby(a.t)
@@ -136,8 +136,8 @@ func formerPrimary(a *arena) {
 	a.want(a.settled(1, k) == 401, "the revoked key")
 }
 
-// newerThanApplied: node 1 reads a key from a revision that it has not applied yet, and which is
-// lost in a failover.
+// newerThanApplied makes node 1 read a key at a revision that it has not applied, and loses that
+// revision in a failover.
 func newerThanApplied(a *arena) {
 	standby := a.Postgres.Standby(a.t)
 	k, live := a.mint(0), a.mint(0)
@@ -160,15 +160,15 @@ func newerThanApplied(a *arena) {
 	for i := range a.Nodes {
 		a.eventually(i, live, 200)
 	}
-	a.change(Change{Call: now(), Return: now(), What: "the failover has lost the activation",
+	a.change(Change{Call: now(), Return: now(), What: "the failover lost the activation",
 		Takes: k.all(), Done: true})
 	a.want(!a.useFor(a.lease/4, 1, k),
-		"the node, which answered %d before the failover, trusts what was lost", got)
+		"the node, which answered %d before the failover, serves the lost record", got)
 	a.want(a.get(1, live) == 200, "a live key")
 }
 
-// sharedFromLostHistory: node 1 has applied what is lost in a failover, and ends. What it left in
-// Redis is of a history that no other node has seen.
+// sharedFromLostHistory makes node 1 apply a change that a failover loses, write the key to Redis
+// and die. No other node has seen the history of that Redis entry.
 func sharedFromLostHistory(a *arena) {
 	standby := a.Postgres.Standby(a.t)
 	k, live := a.mint(0), a.mint(0)
@@ -186,19 +186,19 @@ func sharedFromLostHistory(a *arena) {
 	lost := a.taken("failover", k)
 	a.failOver(standby, 0)
 	a.release(0, "renew.reply")
-	for range 3 { // other changes take the place of the one that is lost
+	for range 3 { // other changes get the revision of the lost one
 		a.until("the database is back",
 			func() bool { _, r := a.tryMint(0); return r.Status == 201 })
 	}
 	lost()
-	a.want(!a.useFor(a.lease/4, 0, k), "the node trusts what Redis holds of what was lost")
+	a.want(!a.useFor(a.lease/4, 0, k), "the node trusts a Redis entry of the lost history")
 	a.follow(standby, 1)
 	a.Nodes[1].Start(a.t)
 	a.eventually(1, live, 200)
 	a.want(a.settled(1, k) == 401, "the inactive key")
 }
 
-// forgottenByRestore: the backup is from before node 2 joined.
+// forgottenByRestore restores a backup from before node 2 joined.
 func forgottenByRestore(cutOff bool) func(*arena) {
 	return func(a *arena) {
 		live := a.mint(0)
@@ -216,12 +216,12 @@ func forgottenByRestore(cutOff bool) func(*arena) {
 		if cutOff {
 			a.cut(2)
 		} else {
-			// it needs some time to connect again
+			// so that the node needs some time to reconnect
 			a.Edge(2, gate.Database).Slow(500 * time.Millisecond)
 		}
 		restore()
 		for _, k := range keys {
-			a.until("the revoke is made", func() bool {
+			a.until("the revoke is committed", func() bool {
 				r := a.revokeIn(10*time.Millisecond, 0, k)
 				a.get(2, k)
 				return r.Status == 200 || r.Status == 202
@@ -232,15 +232,15 @@ func forgottenByRestore(cutOff bool) func(*arena) {
 		}
 		a.complete(a.revoke(0, keys[0]))
 		a.want(!a.useFor(a.lease/4, 2, keys[0]),
-			"a node that the backup does not know still accepts")
+			"a node that is not in the backup accepts a revoked key")
 		a.HealNode(2)
 		a.eventually(2, live, 200)
 		a.want(a.settled(2, keys[0]) == 401, "the revoked key")
 	}
 }
 
-// forgottenByFailover: node 2 has joined when the asynchronous standby, which takes over, had
-// stopped receiving.
+// forgottenByFailover makes node 2 join after the asynchronous standby stopped receiving, and lets
+// the standby take over. The failover also loses the changes that loses makes.
 func forgottenByFailover(loses func(*arena)) func(*arena) {
 	return func(a *arena) {
 		standby := a.Postgres.Standby(a.t)
@@ -251,23 +251,23 @@ func forgottenByFailover(loses func(*arena)) func(*arena) {
 		a.eventually(2, k, 200)
 		a.eventually(2, live, 200)
 		loses(a)
-		a.psqlUntil("the other node has heard of it", "SELECT min(beats) > 0 FROM nodes")
+		a.psqlUntil("the other nodes have read the rows", "SELECT min(beats) > 0 FROM nodes")
 		a.cut(2)
 		a.failOver(standby, 0, 1)
 		a.revokedAt(0, k)
 		a.want(!a.useFor(a.lease/4, 2, k),
-			"a node that the new primary does not know still accepts")
+			"a node that the new primary does not know accepts a revoked key")
 		a.follow(standby, 2)
 		a.eventually(2, live, 200)
 		a.want(a.settled(2, k) == 401, "the revoked key")
 	}
 }
 
-// synchronousCommitOff: somebody turns synchronous_commit off while nodes run, and the server
-// crashes after a change was answered.
+// synchronousCommitOff turns synchronous_commit off while nodes run, and crashes the server after a
+// change has returned.
 func synchronousCommitOff(a *arena) {
 	live := a.mint(0)
-	// so that the crash surely loses what was not forced
+	// so that the crash loses everything that was not flushed
 	if err := a.Postgres.Set("wal_writer_delay", "10s"); err != nil {
 		a.t.Fatal(err)
 	}
@@ -297,7 +297,7 @@ func synchronousCommitOff(a *arena) {
 			a.psql("SET synchronous_commit = on; " + way.off)
 			a.psql(reconnect)
 		}
-		// While the setting is off, a node may refuse all changes, or force each one itself.
+		// While the setting is off, a node may refuse changes or flush each one itself.
 		var r gate.Response
 		for end := time.Now().Add(a.lease); !r.Complete() &&
 			time.Now().Before(end); time.Sleep(a.lease / 20) {
@@ -320,7 +320,7 @@ func synchronousCommitOff(a *arena) {
 		if r.Complete() {
 			for i := range a.Nodes {
 				a.want(a.settled(i, k) == 401,
-					"node %d: off %s, an answered change is lost in a crash", i, way.what)
+					"node %d: off %s, a crash loses an acknowledged change", i, way.what)
 			}
 		}
 	}
@@ -333,12 +333,11 @@ func (a *arena) detach(standby *postgrestest.Server) {
 	}
 }
 
-// received waits until a standby has all that has been committed.
+// received waits until a standby has replayed everything that was committed.
 func (a *arena) received(standby *postgrestest.Server) {
 	a.t.Helper()
 	a.until("the standby has caught up", func() bool {
-		at,
-			err := standby.Query("", "SELECT coalesce(pg_last_wal_replay_lsn() >= '"+
+		at, err := standby.Query("", "SELECT coalesce(pg_last_wal_replay_lsn() >= '"+
 			a.psql("SELECT pg_current_wal_lsn()")+"', false)")
 		if err != nil {
 			a.t.Fatal(err)
@@ -347,7 +346,7 @@ func (a *arena) received(standby *postgrestest.Server) {
 	})
 }
 
-// failOver ends the primary as a crash does, and has a standby take its place for some nodes.
+// failOver crashes the primary, promotes a standby and connects some nodes to it.
 func (a *arena) failOver(standby *postgrestest.Server, nodes ...int) {
 	a.t.Helper()
 	if err := a.Postgres.Halt(); err != nil {
@@ -364,19 +363,20 @@ func (a *arena) failOver(standby *postgrestest.Server, nodes ...int) {
 	}
 }
 
-// follow makes all ways from node i good, and the one to the database lead to another server.
+// follow repairs all connections of node i and connects it to another PostgreSQL server.
 func (a *arena) follow(server *postgrestest.Server, i int) {
 	a.Edge(i, gate.Database).LeadTo(server.Address())
 	a.HealNode(i)
 }
 
-// revokedAt revokes a key as soon as the node can, and waits until that is complete.
+// revokedAt repeats a revoke until it is complete.
 func (a *arena) revokedAt(node int, k key) {
 	a.t.Helper()
 	a.until("the revoke is complete", func() bool { return a.revoke(node, k).Complete() })
 }
 
-// activatedByHand is a change whose answer nobody gets.
+// activatedByHand activates a key with SQL. The history holds it as a change with an unknown
+// outcome.
 func (a *arena) activatedByHand(k key) {
 	a.t.Helper()
 	c := Change{Call: now(), What: "SQL by hand", Gives: k.all()}
@@ -385,14 +385,14 @@ func (a *arena) activatedByHand(k key) {
 	a.change(c)
 }
 
-// backUp copies the database while it is halted, and returns what puts it back in the same way.
+// backUp halts the database to copy it, and returns the function that restores the copy.
 func (a *arena) backUp() (restore func()) {
 	a.t.Helper()
 	data, err := a.Postgres.Query("", "SHOW data_directory")
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	backup := data + ".backup" // goes with the server's directory
+	backup := data + ".backup" // removed with the server's directory
 	halted := func(do ...[]string) {
 		a.t.Helper()
 		if err := a.Postgres.Halt(); err != nil {

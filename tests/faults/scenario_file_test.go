@@ -7,11 +7,11 @@ import (
 	"strings"
 	"time"
 
-	_ "modernc.org/sqlite" // to look at the file
+	_ "modernc.org/sqlite" // to read and change the file
 )
 
-// filesReplaced: somebody does something to the SQLite file that running nodes share. Soon no node
-// accepts a key or answers a change, and what was answered is in the file that is there.
+// filesReplaced calls do, which replaces or removes SQLite files that running nodes share. Within 3
+// leases all nodes answer 503, and the file has every change that was acknowledged.
 func filesReplaced(do func(file, backup string) error) func(*arena) {
 	return func(a *arena) {
 		file := filepath.Join(a.Nodes[0].Data, "apikeys.db")
@@ -52,20 +52,20 @@ func filesReplaced(do func(file, backup string) error) func(*arena) {
 			}
 			time.Sleep(a.lease / 20)
 		}
-		a.want(unhealthy(), "3 leases after that, a node says that it is healthy")
+		a.want(unhealthy(), "a node is healthy 3 leases later")
 		for i := range a.Nodes {
 			got := a.get(i, kept)
-			a.want(got == 503, "3 leases after that, node %d answers %d", i, got)
+			a.want(got == 503, "node %d answers %d 3 leases later", i, got)
 			_, r := a.tryMint(i)
-			a.want(r.Status == 503, "3 leases after that, a mint through node %d: %v", i, r)
+			a.want(r.Status == 503, "a mint through node %d 3 leases later: %v", i, r)
 		}
 		for _, g := range a.Nodes {
 			g.Kill()
 		}
-		a.onDisk(file, minted, "TRUE", "that were minted")
-		a.onDisk(file, revoked, "revoked_at IS NOT NULL", "that were revoked")
+		a.onDisk(file, minted, "TRUE", "minted")
+		a.onDisk(file, revoked, "revoked_at IS NOT NULL", "revoked")
 
-		// The way back is that of docs/operations.md.
+		// The steps of docs/operations.md.
 		for _, former := range []string{file, file + "-wal", file + "-shm"} {
 			if err := os.Remove(former); err != nil && !os.IsNotExist(err) {
 				a.t.Fatal(err)
@@ -84,8 +84,8 @@ func filesReplaced(do func(file, backup string) error) func(*arena) {
 	}
 }
 
-// lockFileCopied: a lock file that is not the one that its node has locked does not say that the
-// node has ended.
+// lockFileCopied replaces the lock file of a stopped node by a copy. A file that no process has
+// locked must not count as proof that the node has ended if the node has locked another one.
 func lockFileCopied(a *arena) {
 	k := a.mint(0)
 	a.warm(k)
@@ -93,7 +93,7 @@ func lockFileCopied(a *arena) {
 	var lock string
 	a.sqliteRow(file, "SELECT incarnation FROM nodes WHERE "+a.is(1), &lock)
 	lock = file + "-node-" + lock
-	// it does not stand still within a transaction, which would lock the file
+	// so that the node is not stopped within a transaction, which would lock the database
 	a.hold(1, "renew.reply")
 	a.held(1, "renew.reply")
 	a.Nodes[1].Pause(a.t)
@@ -111,7 +111,7 @@ func lockFileCopied(a *arena) {
 	a.Nodes[1].Resume()
 	a.useFor(a.lease/4, 1, k)
 	a.release(1, "renew.reply")
-	a.Nodes[1].Restart(a.t) // which is what helps
+	a.Nodes[1].Restart(a.t) // the only remedy
 	a.until("the revoke is complete", func() bool { return a.revoke(0, k).Complete() })
 	a.get(1, k)
 }
@@ -140,11 +140,11 @@ func (a *arena) sqliteRow(file, query string, into ...any) {
 	}
 }
 
-// onDisk wants all of some keys to be in the file, and a condition to hold for each.
-func (a *arena) onDisk(file string, ids []string, condition, which string) {
+// onDisk checks that the file has all the keys and that a condition holds for each.
+func (a *arena) onDisk(file string, ids []string, condition, change string) {
 	a.t.Helper()
 	if len(ids) == 0 {
-		return // without its log, the file may not even have tables
+		return // without its WAL, the file may have no tables
 	}
 	found := map[string]bool{}
 	if _, err := os.Stat(file); err == nil {
@@ -175,6 +175,6 @@ func (a *arena) onDisk(file string, ids []string, condition, which string) {
 			lost = append(lost, id)
 		}
 	}
-	a.want(len(lost) == 0, "of %d keys %s, as was answered, %d are not in the file: %s", len(ids),
-		which, len(lost), strings.Join(lost, " "))
+	a.want(len(lost) == 0, "%d of %d keys that were %s are not in the file: %s", len(lost),
+		len(ids), change, strings.Join(lost, " "))
 }

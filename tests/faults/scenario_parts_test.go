@@ -14,14 +14,16 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-func everyWay(a *arena) {
-	ways := map[string]func(key) gate.Response{
+// eachChange makes each change that takes access away, while every node has the key cached and a
+// stream open.
+func eachChange(a *arena) {
+	changes := map[string]func(key) gate.Response{
 		"revoke":     func(k key) gate.Response { return a.revoke(0, k) },
 		"inactivate": func(k key) gate.Response { return a.activate(0, k, false) },
 		"rotate":     func(k key) gate.Response { _, r := a.rotate(0, k); return r },
 		"narrow":     func(k key) gate.Response { return a.narrow(0, k) },
 	}
-	for way, take := range ways {
+	for change, take := range changes {
 		k := a.mint(0)
 		a.warm(k)
 		var open []*events
@@ -31,15 +33,16 @@ func everyWay(a *arena) {
 		a.complete(take(k))
 		back := now()
 		for i, e := range open {
-			if way == "narrow" {
-				a.want(a.post(i, k) == 403 && a.get(i, k) == 200, "node %d: narrowed to reading", i)
+			if change == "narrow" {
+				a.want(a.post(i, k) == 403 && a.get(i, k) == 200,
+					"node %d: the key is not narrowed to reading", i)
 				e.hangUp()
 				continue
 			}
-			a.want(a.settled(i, k) == 401, "node %d: %s", i, way)
-			a.want(!e.outlives(back), "node %d: %s: the stream continues", i, way)
+			a.want(a.settled(i, k) == 401, "node %d: %s", i, change)
+			a.want(!e.outlives(back), "node %d: %s: the stream continues", i, change)
 		}
-		if way == "inactivate" {
+		if change == "inactivate" {
 			a.complete(a.activate(0, k, true))
 			a.warm(k)
 		}
@@ -51,14 +54,14 @@ func everyWay(a *arena) {
 	}
 }
 
-// overtaken revokes a key while node 1 is held on its way to keep it.
+// overtaken revokes a key while node 1 is held at a point between reading and caching it.
 func overtaken(a *arena, point string) { overtakenAfter(a, point, func() {}) }
 
-// overtakenAfter does something else too, just before node 1 begins to read and just before it goes
-// on.
+// overtakenAfter is overtaken, and also calls do just before node 1 begins to read and just before
+// it continues.
 func overtakenAfter(a *arena, point string, do func()) {
 	k := a.mint(0)
-	a.psqlUntil("the node knows of the key",
+	a.psqlUntil("the node has applied the mint",
 		"SELECT coalesce(max(acked), 0) >= (SELECT revision FROM head) FROM nodes WHERE "+a.is(1))
 	do()
 	a.hold(1, point)
@@ -71,35 +74,36 @@ func overtakenAfter(a *arena, point string, do func()) {
 	a.want(a.settled(1, k) == 401, "the revoked key is not refused")
 }
 
-// takenForDead: node 1's acknowledgements are lost while it holds a lease, so that node 0 gives it
-// up.
-func takenForDead(a *arena) {
+// declaredDead loses the acknowledgements of node 1 while it holds a lease, so that node 0 declares
+// it dead.
+func declaredDead(a *arena) {
 	k := a.mint(0)
 	a.warm(k)
 	node := fmt.Sprintf("incarnation = '%s'", a.incarnation(1))
 	a.psql(`CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 		CREATE TRIGGER lose BEFORE UPDATE OF beats ON nodes FOR EACH ROW WHEN (NEW.` + node + `) EXECUTE FUNCTION lose()`)
-	time.Sleep(a.lease * 3 / 4) // it is silent, and its lease goes on
+	time.Sleep(a.lease * 3 / 4) // the node is silent, and renews its lease
 	a.hold(1, "renew.reply")
 	a.held(1, "renew.reply")
-	a.psqlUntil("the node is given up",
+	a.psqlUntil("the node is declared dead",
 		"SELECT NOT EXISTS (SELECT 1 FROM nodes WHERE "+node+" AND state = 'active')")
 	a.cut(1)
 	a.release(1, "renew.reply")
 	a.complete(a.revoke(0, k))
-	a.want(!a.useFor(a.lease/4, 1, k), "the node that was given up still accepts")
+	a.want(!a.useFor(a.lease/4, 1, k), "the node that was declared dead accepts a revoked key")
 	a.psql("DROP TRIGGER lose ON nodes; DROP FUNCTION lose()")
 	a.HealNode(1)
 	a.eventually(1, k, 401)
 }
 
-// pausedNode: what lies in a stopped process's sockets is judged by the time at which it goes on.
+// pausedNode sends requests to a stopped process. It must judge them by the time at which it
+// continues.
 func pausedNode(a *arena) {
 	k, live := a.mint(0), a.mint(0)
 	a.warm(k)
 	a.warm(live)
 	e := a.listen(1, k)
-	goesOn := a.fault(1, "stopped", stopped)
+	continues := a.fault(1, "stopped", stopped)
 	a.Nodes[1].Pause(a.t)
 	a.complete(a.revoke(0, k))
 	var sent, answered sync.WaitGroup
@@ -109,11 +113,11 @@ func pausedNode(a *arena) {
 			var once sync.Once
 			got := a.use(1, k, "GET", func() { once.Do(sent.Done) })
 			once.Do(sent.Done)
-			a.want(got == 401 || got == 503, "a request that lay in a socket: %d", got)
+			a.want(got == 401 || got == 503, "a request that waited in a socket: %d", got)
 		})
 	}
 	sent.Wait()
-	goesOn()
+	continues()
 	a.Nodes[1].Resume()
 	answered.Wait()
 	a.want(!e.outlives(now()+int64(10*time.Second)), "the stream continues")
@@ -121,21 +125,21 @@ func pausedNode(a *arena) {
 	a.want(a.settled(1, k) == 401, "the revoked key")
 }
 
-// isolated: a revoke says which node it waits for, and until when; that node accepts no longer than
-// its lease.
+// isolated cuts node 1 off from the stores. A revoke names the node that it waits for, and the node
+// accepts keys no longer than its lease.
 func isolated(a *arena) {
 	k, live := a.mint(0), a.mint(0)
 	a.warm(k)
 	a.warm(live)
 	e := a.listen(1, k)
-	isBack := a.fault(1, "cut off", storeAway)
-	a.until("a node that is cut off goes on with what it has cached", func() bool {
+	repaired := a.fault(1, "cut off", storeAway)
+	a.until("a node that is cut off serves a cached key", func() bool {
 		a.Edge(1, gate.Database).Hang()
 		a.Edge(1, gate.Cache).Hang()
 		if a.get(1, live) == 200 {
 			return true
 		}
-		a.HealNode(1) // a busy machine had let the lease lapse
+		a.HealNode(1) // the lease had lapsed on a busy machine
 		a.eventually(1, live, 200)
 		return false
 	})
@@ -148,14 +152,15 @@ func isolated(a *arena) {
 	a.complete(a.revoke(0, k))
 	a.want(!e.outlives(now()+int64(10*time.Second)), "the stream continues")
 	a.want(a.get(1, k) == 503 && a.get(1, live) == 503,
-		"after its lease a node that is cut off accepts")
+		"a node that is cut off serves keys after its lease expired")
 	a.HealNode(1)
-	isBack()
+	repaired()
 	a.eventually(1, live, 200)
-	a.want(a.settled(1, k) == 401, "the revoked key, when the node is back")
+	a.want(a.settled(1, k) == 401, "the node accepts the revoked key when it is back")
 }
 
-func databaseAway(a *arena) {
+// databaseUnavailable stops PostgreSQL until the leases have expired.
+func databaseUnavailable(a *arena) {
 	k, unknown, dying := a.mint(0), a.mint(0), a.mint(0)
 	a.warm(k)
 	a.warm(dying)
@@ -164,9 +169,9 @@ func databaseAway(a *arena) {
 	}
 	a.want(a.get(1, k) == 200, "a cached key")
 	a.redis("FLUSHALL")
-	a.want(a.get(1, unknown) == 503, "a key that nobody has cached")
+	a.want(a.get(1, unknown) == 503, "a key that no node has cached")
 	junk := a.Nodes[1].Get(a.t, "/v1/items/1", "ak_not_a_token").Status
-	a.want(junk == 401, "what is no token: %d", junk)
+	a.want(junk == 401, "a malformed token: %d", junk)
 	r := a.revoke(0, dying)
 	a.want(r.Status == 503, "a revoke: %v", r)
 	a.eventually(1, k, 503)
@@ -179,11 +184,10 @@ func databaseAway(a *arena) {
 		}
 	}
 	a.complete(a.revoke(0, dying))
-	a.want(a.settled(1, dying) == 401, "the revoke that was repeated")
+	a.want(a.settled(1, dying) == 401, "the key is accepted after the repeated revoke")
 }
 
-// restored: the database goes back in time. Nothing of the time that is lost may live on in a
-// cache.
+// restored restores a backup. No cache may keep what was written after the backup.
 func restored(a *arena) {
 	old := a.mint(0)
 	a.warm(old)
@@ -196,7 +200,7 @@ func restored(a *arena) {
 	a.complete(a.activate(0, a.mint(0), false))
 	forgotten := a.taken("restore", lost)
 	restore()
-	for range 3 { // other changes take the place of those that are lost
+	for range 3 { // other changes get the revisions of the lost ones
 		a.until("the database is back",
 			func() bool { _, r := a.tryMint(0); return r.Status == 201 })
 	}
@@ -210,8 +214,8 @@ func restored(a *arena) {
 	}
 }
 
-// cacheAway: whatever becomes of Redis, no client notices and a revoke takes no longer.
-func cacheAway(a *arena) {
+// cacheFaults breaks Redis in each way. No client may notice, and revokes complete.
+func cacheFaults(a *arena) {
 	edges := func(do func(*gate.Edge)) func() {
 		return func() {
 			for i := range a.Nodes {
@@ -219,9 +223,9 @@ func cacheAway(a *arena) {
 			}
 		}
 	}
-	troubles := []struct {
-		name        string
-		begin, over func()
+	kinds := []struct {
+		name          string
+		begin, repair func()
 	}{
 		{"cut off", edges((*gate.Edge).Cut), edges((*gate.Edge).Heal)},
 		{"a black hole", edges((*gate.Edge).Hang), edges((*gate.Edge).Heal)},
@@ -230,29 +234,29 @@ func cacheAway(a *arena) {
 		{"killed", a.Redis.Kill, a.Redis.Run},
 		{"stopped", a.Redis.Stop, a.Redis.Continue},
 	}
-	for _, trouble := range troubles {
+	for _, kind := range kinds {
 		before := a.mint(0)
 		a.warm(before)
-		trouble.begin()
+		kind.begin()
 		k := a.mint(0)
 		for i := range a.Nodes {
 			a.want(a.get(i, before) == 200 && a.get(i, k) == 200, "node %d, Redis %s", i,
-				trouble.name)
+				kind.name)
 		}
 		a.complete(a.revoke(0, k))
 		a.complete(a.revoke(1, before))
 		for i := range a.Nodes {
 			a.want(a.settled(i, before) == 401 && a.settled(i, k) == 401,
-				"node %d, Redis %s: a revoked key", i, trouble.name)
+				"node %d, Redis %s: a revoked key", i, kind.name)
 		}
-		trouble.over()
+		kind.repair()
 	}
 }
 
-// cut takes node i's way to the database.
+// cut closes and refuses the connections from node i to the database.
 func (a *arena) cut(i int) { a.Edge(i, gate.Database).Cut() }
 
-// reload gives node i another configuration that means nearly the same.
+// reload loads a configuration into node i that differs in the size of its cache.
 func (a *arena) reload(i int) {
 	a.t.Helper()
 	g := a.Nodes[i]
@@ -266,7 +270,7 @@ func (a *arena) reload(i int) {
 	}
 }
 
-// eventually waits until a key is answered a status.
+// eventually waits until requests with a key get a status.
 func (a *arena) eventually(node int, k key, status int) {
 	a.t.Helper()
 	var got int
@@ -275,11 +279,11 @@ func (a *arena) eventually(node int, k key, status int) {
 			return
 		}
 	}
-	a.want(false, "node %d still answers %d, not %d", node, got, status)
+	a.want(false, "node %d still answers %d, want %d", node, got, status)
 }
 
-// settled returns the first answer of a node that is not 503, which a node may give while it looks
-// for a database that was broken.
+// settled returns the first status other than 503, which a node may answer until it has reconnected
+// to the database.
 func (a *arena) settled(node int, k key) (status int) {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if status = a.get(node, k); status != 503 {
@@ -289,8 +293,8 @@ func (a *arena) settled(node int, k key) (status int) {
 	return status
 }
 
-// taken records that something other than a node takes a key's access, from now until the returned
-// function is called.
+// taken records that something other than a node takes the access of a key away, between now and
+// the call of the returned function.
 func (a *arena) taken(by string, k key) (done func()) {
 	c := Change{Call: now(), What: by, Takes: k.all(), Done: true}
 	return func() {
@@ -301,15 +305,21 @@ func (a *arena) taken(by string, k key) (done func()) {
 
 func (a *arena) psqlUntil(what, condition string) {
 	a.t.Helper()
-	a.until(what, func() bool { return a.psql(condition) == "t" })
+	a.untilEvery(50*time.Millisecond, what, // each psql is a process
+		func() bool { return a.psql(condition) == "t" })
 }
 
-// until is gate.Until with more patience.
+// until is gate.Until with a longer limit.
 func (a *arena) until(what string, true func() bool) {
 	a.t.Helper()
-	for end := time.Now().Add(patience); !true(); time.Sleep(10 * time.Millisecond) {
+	a.untilEvery(10*time.Millisecond, what, true)
+}
+
+func (a *arena) untilEvery(interval time.Duration, what string, true func() bool) {
+	a.t.Helper()
+	for end := time.Now().Add(patience); !true(); time.Sleep(interval) {
 		if time.Now().After(end) {
-			a.t.Fatalf("after %v still not: %s", patience, what)
+			a.t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }
@@ -319,27 +329,27 @@ func (a *arena) incarnation(i int) string {
 	return a.psql("SELECT incarnation FROM nodes WHERE " + a.is(i))
 }
 
-// is selects node i's rows, whatever incarnation it is in.
+// is returns the SQL condition for the rows of all incarnations of node i.
 func (a *arena) is(i int) string { return fmt.Sprintf("address LIKE '%%/%d'", a.Nodes[i].Pid()) }
 
-// rejoin has node i given up, and waits until it has joined as another one.
+// rejoin declares node i dead and waits until it has joined as another incarnation.
 func (a *arena) rejoin(i int) {
 	a.t.Helper()
 	former := a.incarnation(i)
 	a.psql("UPDATE nodes SET state = 'fencing' WHERE incarnation = '" + former + "'")
-	a.until("the node has joined anew", func() bool {
+	a.until("the node has joined again", func() bool {
 		now := a.incarnation(i)
 		return now != "" && !strings.Contains(now, former)
 	})
 }
 
-// transaction is one that an operator has open.
+// transaction is an open transaction of the database operator.
 type transaction struct {
 	a    *arena
 	conn *pgx.Conn
 }
 
-// begin runs SQL in a transaction that commit ends.
+// begin runs SQL in a transaction and leaves it open.
 func (a *arena) begin(sql string) transaction {
 	a.t.Helper()
 	ctx := a.t.Context()
@@ -353,7 +363,7 @@ func (a *arena) begin(sql string) transaction {
 	return transaction{a, conn}
 }
 
-// awaited returns when another one waits for what this one has locked.
+// awaited returns when another transaction waits for the locks of this one.
 func (tx transaction) awaited() {
 	tx.a.t.Helper()
 	tx.a.psqlUntil("a change waits for the lock",
@@ -370,17 +380,17 @@ func (tx transaction) commit() {
 	tx.conn.Close(ctx)
 }
 
-// entry is what Redis holds of a key.
+// entry is the Redis entry of a key.
 type entry struct{ name, value string }
 
-// asOf is the entry with another revision: the bytes after the MAC.
+// asOf returns the value with another revision, which follows the MAC.
 func (e entry) asOf(r int64) string {
 	b := []byte(e.value)
 	binary.BigEndian.PutUint64(b[32:], uint64(r))
 	return string(b)
 }
 
-// shared has node i put a key into Redis, and returns the entry. One key at a time.
+// shared makes node i write a key to Redis, which it empties before, and returns the entry.
 func (a *arena) shared(i int, k key) entry {
 	a.t.Helper()
 	a.redis("FLUSHALL")

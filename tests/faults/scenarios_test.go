@@ -16,8 +16,8 @@ import (
 var long = flag.Bool("faults.long", false,
 	"run all scenarios, and each ablation in all of its scenarios")
 
-// A scenario injects one fault at the moment when it matters. Node 0 makes the changes; the fault is
-// on node 1.
+// A scenario injects one fault at the moment when it matters. Node 0 makes the changes; the fault
+// is on node 1.
 type scenario struct {
 	name string
 	run  func(*arena)
@@ -48,8 +48,9 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// TestAblations checks that, without each part of the protocol, a scenario finds an accepted request
-// or a stream that continues. Without -faults.long, each ablation runs in its first scenario only.
+// TestAblations checks that, without each part of the protocol, a scenario finds an accepted
+// request or a stream that continues. Without -faults.long, each ablation runs in its first
+// scenario only.
 func TestAblations(t *testing.T) {
 	tried := map[string]bool{}
 	for _, s := range scenarios {
@@ -104,7 +105,7 @@ func surelyOver(lease time.Duration) time.Duration { return lease * 101 / 99 }
 var longerLease = []time.Duration{4 * time.Second, 18 * time.Second}
 
 var scenarios = []scenario{
-	{name: "each change that takes access away", nodes: 3, run: everyWay},
+	{name: "each change that takes access away", nodes: 3, run: eachChange},
 	{name: "a revoke during a stream", ablation: "no-cut", run: func(a *arena) {
 		k := a.mint(0)
 		e := a.listen(1, k)
@@ -224,7 +225,8 @@ var scenarios = []scenario{
 			revoked := background(func() { a.complete(a.revoke(0, k)) })
 			a.held(1, "apply")
 			<-revoked
-			a.want(!a.useFor(a.lease/4, 1, k), "the revoke did not wait for the node that is applying it")
+			a.want(!a.useFor(a.lease/4, 1, k),
+				"the revoke did not wait for the node that is applying it")
 			a.release(1, "apply")
 			a.eventually(1, k, 401)
 		}},
@@ -241,7 +243,8 @@ var scenarios = []scenario{
 			a.HealNode(1)
 			a.held(1, "apply")
 			<-revoked
-			a.want(!a.useFor(a.lease/4, 1, k), "the revoke did not wait for the node that is applying it")
+			a.want(!a.useFor(a.lease/4, 1, k),
+				"the revoke did not wait for the node that is applying it")
 			a.release(1, "apply")
 			a.eventually(1, k, 401)
 		}},
@@ -297,7 +300,7 @@ var scenarios = []scenario{
 		a.eventually(1, live, 200)
 		a.eventually(1, k, 401)
 	}},
-	{name: "a live node is declared dead", ablation: "remove-without-wait", run: takenForDead},
+	{name: "a live node is declared dead", ablation: "remove-without-wait", run: declaredDead},
 	{name: "a node is killed", nodes: 3, run: func(a *arena) {
 		k, later := a.mint(0), a.mint(0)
 		a.warm(k)
@@ -387,7 +390,8 @@ var scenarios = []scenario{
 	// Nodes and databases that become unavailable and come back.
 	{name: "a node is stopped with requests in its sockets", run: pausedNode},
 	{name: "a node is cut off from PostgreSQL and Redis", lease: 6 * time.Second, run: isolated},
-	{name: "PostgreSQL is unavailable", own: true, lease: 10 * time.Second, run: databaseAway},
+	{name: "PostgreSQL is unavailable", own: true, lease: 10 * time.Second,
+		run: databaseUnavailable},
 	{name: "PostgreSQL is restored from a backup", own: true, run: restored},
 	{name: "a connection leads to a standby", own: true, run: func(a *arena) {
 		k, live := a.mint(0), a.mint(0)
@@ -406,8 +410,9 @@ var scenarios = []scenario{
 	{name: "the database clock is set an hour ahead and back", ablation: "rate-shortens-wait",
 		clock: true, leases: longerLease, run: clockSet(time.Hour, 0)},
 	{name: "the database clock is set ahead and behind", ablation: "rate-shortens-wait",
-		long: true, clock: true, leases: longerLease, run: clockSet(2*time.Second, -30*time.Second)},
-	{name: "the synchronous standby is unavailable", own: true, run: standbyAway},
+		long: true, clock: true, leases: longerLease,
+		run: clockSet(2*time.Second, -30*time.Second)},
+	{name: "the synchronous standby is unavailable", own: true, run: standbyUnavailable},
 	{name: "a join that no standby received", own: true, lease: 8 * time.Second,
 		run: joinUnacknowledged},
 	{name: "a former primary has not noticed the failover", ablation: "silence-without-write",
@@ -444,7 +449,7 @@ var scenarios = []scenario{
 		run: lockFileCopied},
 
 	{name: "Redis is unavailable, hangs, resets connections, is slow, restarts empty",
-		run: cacheAway},
+		run: cacheFaults},
 	{name: "a clock runs 15 percent slow", long: true, clocks: []string{"", "0.85"},
 		run: func(a *arena) {
 			k := a.mint(0)

@@ -11,16 +11,16 @@ import (
 	"testing"
 )
 
-// Key is a key and the secret that opens it, as minting or rotating gave them.
+// Key is a key and the token that minting or rotating returned.
 type Key struct {
 	ID    string
 	Token Token
 	JSON  JSON // the key as the API shows it
 }
 
-// Call is a request to the management API on Caddy's admin endpoint; path begins below /apikeys/v1.
-// The body is sent as it is if it is a string, else as JSON; nil is none. Further headers are
-// `Name: value`.
+// Call sends a request to the management API on Caddy's admin endpoint. The path is relative to
+// /apikeys/v1. A string body is sent unchanged, nil is no body, and anything else is sent as JSON.
+// Further headers are `Name: value`.
 func (g *Gate) Call(t testing.TB, method, path string, body any, header ...string) Response {
 	t.Helper()
 	return g.admin(t, method, "/apikeys/v1"+path, body, header...)
@@ -48,7 +48,7 @@ func (g *Gate) admin(t testing.TB, method, path string, body any, header ...stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	if t.Context().Err() != nil { // in a Cleanup the test's context is over
+	if t.Context().Err() != nil { // in a Cleanup, the test's context is canceled
 		r = r.WithContext(context.Background())
 	}
 	if body != nil {
@@ -76,7 +76,7 @@ func (g *Gate) dialAdmin(ctx context.Context, network, address string) (net.Conn
 	return new(net.Dialer).DialContext(ctx, network, address)
 }
 
-// must is Call for what the test takes for granted.
+// must is Call, and ends the test unless the status is the expected one.
 func (g *Gate) must(t testing.TB, status int, method, path string, body any) JSON {
 	t.Helper()
 	r := g.Call(t, method, path, body)
@@ -92,19 +92,19 @@ func key(t testing.TB, answer JSON) Key {
 	id, _ := object["id"].(string)
 	token, _ := answer["token"].(string)
 	if id == "" || token == "" {
-		t.Fatal("the answer holds no key and token")
+		t.Fatal("the response has no key and token")
 	}
 	Watch(token)
 	return Key{ID: id, Token: Token(token), JSON: object}
 }
 
-// Mint makes a key out of the fields of POST /keys.
+// Mint creates a key from the fields of POST /keys.
 func (g *Gate) Mint(t testing.TB, fields JSON) Key {
 	t.Helper()
 	return key(t, g.must(t, 201, "POST", "/keys", fields))
 }
 
-// Namespace makes a namespace; fields other than its id are optional.
+// Namespace creates a namespace; all fields are optional.
 func (g *Gate) Namespace(t testing.TB, id string, fields JSON) JSON {
 	t.Helper()
 	body := JSON{"id": id, "kind": "tenant", "name": id}
@@ -114,31 +114,31 @@ func (g *Gate) Namespace(t testing.TB, id string, fields JSON) JSON {
 	return g.must(t, 201, "POST", "/namespaces", body)
 }
 
-// Show is the key as it is now.
+// Show returns the current state of a key.
 func (g *Gate) Show(t testing.TB, id string) JSON {
 	t.Helper()
 	return g.must(t, 200, "GET", "/keys/"+id, nil)
 }
 
-// Patch edits a key and returns the answer, complete on every node.
+// Patch edits a key, checks that the change is complete, and returns the response.
 func (g *Gate) Patch(t testing.TB, id string, fields JSON) JSON {
 	t.Helper()
 	return complete(t, g.must(t, 200, "PATCH", "/keys/"+id, fields))
 }
 
-// Revoke revokes a key and returns the answer, complete on every node.
+// Revoke revokes a key, checks that the change is complete, and returns the response.
 func (g *Gate) Revoke(t testing.TB, id string) JSON {
 	t.Helper()
 	return complete(t, g.must(t, 200, "POST", "/keys/"+id+"/revoke", JSON{"reason": "test"}))
 }
 
-// Rotate gives a key a new token; the old one lives on for grace, "0s" for not at all.
+// Rotate replaces the token of a key. The old token stays valid for grace, which may be "0s".
 func (g *Gate) Rotate(t testing.TB, id, grace string) Key {
 	t.Helper()
 	return key(t, complete(t, g.must(t, 200, "POST", "/keys/"+id+"/rotate", JSON{"grace": grace})))
 }
 
-// Import takes in keys: the fields of Mint and `token` or `sha256`.
+// Import imports keys with the fields of Mint and `token` or `sha256`.
 func (g *Gate) Import(t testing.TB, keys ...JSON) JSON {
 	t.Helper()
 	for _, fields := range keys {
@@ -153,7 +153,7 @@ func complete(t testing.TB, answer JSON) JSON {
 	t.Helper()
 	propagation, _ := answer["propagation"].(JSON)
 	if propagation["complete"] != true {
-		t.Fatalf("not complete on every node: propagation %v", propagation)
+		t.Fatalf("want a complete change, got propagation %v", propagation)
 	}
 	return answer
 }

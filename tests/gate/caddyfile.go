@@ -7,32 +7,33 @@ import (
 	"strings"
 )
 
-// Config says what the Caddyfile of a gate holds. The zero value is one site, over HTTP/1.1 and
-// over TLS with HTTP/2, whose `api_key` has no subdirective and stands before the recording
-// upstream.
+// Config is the content of a gate's Caddyfile. The zero value is one site, over HTTP/1.1 and over
+// TLS with HTTP/2, with an `api_key` without subdirectives in front of the recording upstream.
 //
 // All texts may use {$GATE_UPSTREAM} (host:port), {$GATE_HTTP}, {$GATE_HTTPS} (ports),
-// {$GATE_ADMIN} (address) and {$GATE_DIR} (a directory for anything).
+// {$GATE_ADMIN} (address) and {$GATE_DIR} (a directory).
 type Config struct {
-	APIKey string // subdirectives of `api_key`, one a line
-	Site   string // the whole site instead, `api_key` and `reverse_proxy` included
+	APIKey string // subdirectives of `api_key`, one per line
+	Site   string // replaces the whole site, including `api_key` and `reverse_proxy`
 	// Sites are further sites by their host names. Of each, only APIKey and Site count.
 	Sites map[string]Config
 
 	APIKeys string // options in the global `api_keys` block
-	// options in the global `servers` block, such as `trusted_proxies static 127.0.0.1/32`
+	// Servers are options in the global `servers` block, such as `trusted_proxies static
+	// 127.0.0.1/32`.
 	Servers string
 	Global  string // further global options
 
-	Caddyfile string // all of it instead, when nothing of the above fits
+	Caddyfile string // replaces the whole Caddyfile
 
-	HTTP3       bool     // HTTP/3 too, on the UDP port of the same number
-	AdminSocket bool     // the admin endpoint on a unix socket, not a TCP port
+	HTTP3       bool     // serve HTTP/3 too, on the UDP port of the same number
+	AdminSocket bool     // put the admin endpoint on a Unix socket instead of a TCP port
 	Env         []string // further NAME=value for Caddy
-	DataOf      *Gate    // share this gate's data directory: a second node on its SQLite file
+	Binary      string   // the Caddy to run; "" is the one under test
+	DataOf      *Gate    // share the data directory, and so the SQLite file, of this gate
 }
 
-// Text is the Caddyfile.
+// Text returns the Caddyfile.
 func (c Config) Text() string {
 	if c.Caddyfile != "" {
 		return c.Caddyfile

@@ -21,7 +21,8 @@ type certificate struct {
 	roots    *x509.CertPool
 }
 
-// siteCertificate is one for all gates: `tls internal` would make a certificate authority for each.
+// siteCertificate returns the certificate of all gates. `tls internal` would create a certificate
+// authority for each.
 var siteCertificate = sync.OnceValues(func() (certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// Client is an ordinary client for streams and uploads, and the address to use it with. It follows
-// no redirects, adds no Accept-Encoding and ends with the test.
+// Client returns an HTTP client for streams and uploads, and the URL to use it with. The client
+// does not follow redirects, does not add Accept-Encoding and is closed when the test ends.
 func (g *Gate) Client(t testing.TB, p Protocol) (client *http.Client, url string) {
 	t.Helper()
 	certificate, err := siteCertificate()
@@ -17,8 +17,7 @@ func (g *Gate) Client(t testing.TB, p Protocol) (client *http.Client, url string
 		t.Fatal(err)
 	}
 	client = &http.Client{
-		CheckRedirect: func(*http.Request,
-			[]*http.Request) error {
+		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse
 		},
 	}

@@ -11,49 +11,49 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
 )
 
-// FleetConfig says what a fleet is made of. The zero value is one node, a PostgreSQL and a Redis of
-// its own, and a proxy on each way to them.
+// FleetConfig configures a fleet. The zero value is one node with its own PostgreSQL and Redis, and
+// a proxy on each connection to them.
 type FleetConfig struct {
-	Nodes  int           // how many Caddys; 0 is 1
-	Config Config        // of each; `database`, `cache` and `lease` are put before its APIKeys
-	Lease  time.Duration // 0 is the product's default
+	Nodes  int           // number of Caddys; 0 means 1
+	Config Config        // of each node; `database`, `cache` and `lease` precede its APIKeys
+	Lease  time.Duration // 0 means the product's default
 
-	// Each changes the configuration of node i, such as its Env; nil changes nothing. Dir is where
-	// the test may keep files for that node.
+	// Each changes the configuration of node i, such as its Env; nil changes nothing. The test may
+	// keep files for that node in dir.
 	Each func(i int, dir string, c *Config)
 
-	// shared with others, in a schema of the fleet's own; nil: a server of its own
+	// Postgres is a server to share with others, in a schema of the fleet; nil starts a server.
 	Postgres *postgrestest.Server
-	NoCache  bool // no Redis: misses go to the database
-	Direct   bool // no proxies, for measurements: Edge cannot be used
+	NoCache  bool // use no Redis
+	Direct   bool // use no proxies and no Edge, for measurements
 }
 
-// Fleet is several Caddys that share one PostgreSQL and one Redis. Between each Caddy and each of
-// its stores is a proxy, so that every way can be broken by itself:
+// Fleet is several Caddys that share one PostgreSQL and one Redis. A proxy between each Caddy and
+// each of its stores can break that connection alone:
 //
 //	f := gate.StartFleet(t, gate.FleetConfig{Nodes: 3, Lease: 5 * time.Second})
 //	k := f.Nodes[0].Mint(t, gate.JSON{"name": "CI", "access": "read_only"})
 //	f.Nodes[2].Get(t, "/v1/items/1", k.Token)    // 200, and cached
-//	f.Edge(2, gate.Database).Hang()              // node 2 hears nothing more of the database
-//	f.Nodes[0].Revoke(t, k.ID)                   // waits until node 2's lease has surely run out
+//	f.Edge(2, gate.Database).Hang()              // node 2 gets no more data from the database
+//	f.Nodes[0].Revoke(t, k.ID)                   // waits until node 2's lease has surely expired
 //	f.Nodes[2].Get(t, "/v1/items/1", k.Token)    // not 200
 //	f.Heal()
 //
-// The servers themselves are at hand too: Postgres.Halt and Run, Redis.Stop, Continue, Kill and
-// Run, Nodes[i].Pause, Resume, Kill and Start.
+// Tests can also break the servers with Postgres.Halt and Run, Redis.Stop, Continue, Kill and Run,
+// and Nodes[i].Pause, Resume, Kill and Start.
 type Fleet struct {
 	Nodes    []*Gate
 	Postgres *postgrestest.Server
 	Redis    *redistest.Server // nil if FleetConfig.NoCache
-	Schema   string            // the fleet's in Postgres
+	Schema   string            // the fleet's schema in Postgres
 
 	config FleetConfig
 	dir    string
 	edges  [][]*Edge // by node and Store
 }
 
-// StartFleet starts the stores, then one node after the other, and returns when all serve. The
-// fleet ends with the test.
+// StartFleet starts the stores, then one node after the other, and returns when all nodes serve.
+// The fleet stops when the test ends.
 func StartFleet(t testing.TB, c FleetConfig) *Fleet {
 	t.Helper()
 	f := &Fleet{config: c, dir: t.TempDir(), Postgres: c.Postgres}
@@ -70,7 +70,7 @@ func StartFleet(t testing.TB, c FleetConfig) *Fleet {
 	return f
 }
 
-// Join starts one more node. The test's goroutine calls it.
+// Join starts one more node. Only the test's goroutine may call it.
 func (f *Fleet) Join(t testing.TB) *Gate {
 	t.Helper()
 	i := len(f.edges)
@@ -112,16 +112,16 @@ func (f *Fleet) Join(t testing.TB) *Gate {
 	return g
 }
 
-// Edge is the way from node i to a store.
+// Edge returns the connection from node i to a store.
 func (f *Fleet) Edge(i int, s Store) *Edge { return f.edges[i][s] }
 
-// Isolate cuts node i from all stores.
+// Isolate cuts node i off from all stores.
 func (f *Fleet) Isolate(i int) { f.onEach(i, (*Edge).Cut) }
 
-// HealNode makes all ways from node i good.
+// HealNode repairs all connections of node i.
 func (f *Fleet) HealNode(i int) { f.onEach(i, (*Edge).Heal) }
 
-// Heal makes all ways good.
+// Heal repairs all connections.
 func (f *Fleet) Heal() {
 	for i := range f.edges {
 		f.HealNode(i)

@@ -26,14 +26,14 @@ const (
 	Cache
 )
 
-// Stores are all of them.
+// Stores are all stores.
 var Stores = []Store{Database, Cache}
 
 func (s Store) String() string { return [...]string{"PostgreSQL", "Redis"}[s] }
 
-// Edge is the way from one node to one store, in one state at a time. Its methods may be called by
-// any goroutine, and return when the new state is in force. A state that another one follows has
-// closed the connections that were open in it.
+// Edge is the connection from one node to one store, which a proxy can break. It has one state at a
+// time, and leaving a broken state closes the connections that were open in it. Its methods are
+// safe for concurrent use and return when the new state is in force.
 type Edge struct {
 	t     testing.TB
 	proxy *toxiproxy.Proxy
@@ -42,11 +42,11 @@ type Edge struct {
 	toxics []string
 }
 
-// NewEdge is a way of its own, to an address. It is in the good state, and ends with the test.
+// NewEdge starts a proxy to an address, in the working state, until the test ends.
 func NewEdge(t testing.TB, name, address string) *Edge {
 	t.Helper()
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	for try := 0; ; try++ { // another program may take a port between our look and the proxy's
+	for try := 0; ; try++ { // another program may take the port before the proxy does
 		e := &Edge{t: t, proxy: toxiproxy.NewProxy(server, name,
 			fmt.Sprintf("127.0.0.1:%d", freeport.For(t)), address)}
 		err := e.proxy.Start()
@@ -60,34 +60,33 @@ func NewEdge(t testing.TB, name, address string) *Edge {
 	}
 }
 
-// Address is where the way begins.
+// Address returns the host:port on which the proxy listens.
 func (e *Edge) Address() string { return e.proxy.Listen }
 
 // Cut closes all connections and refuses new ones.
 func (e *Edge) Cut() { e.become(false) }
 
-// Hang is a black hole: connections stay open, new ones are accepted, and nothing comes through.
+// Hang keeps connections open and accepts new ones, but forwards nothing.
 func (e *Edge) Hang() {
 	e.become(true, toxic{"timeout", "upstream", nil}, toxic{"timeout", "downstream", nil})
 }
 
-// HangReplies lets what the node sends come through, and nothing back.
+// HangReplies forwards what the node sends, but no replies.
 func (e *Edge) HangReplies() { e.become(true, toxic{"timeout", "downstream", nil}) }
 
-// Reset breaks each connection as soon as something is sent over it.
+// Reset resets each connection as soon as the node sends something.
 func (e *Edge) Reset() { e.become(true, toxic{"reset_peer", "upstream", nil}) }
 
-// Slow delays all that is sent, either way, by half of d.
+// Slow delays data by half of d in each direction.
 func (e *Edge) Slow(d time.Duration) {
 	half := JSON{"latency": (d / 2).Milliseconds()}
 	e.become(true, toxic{"latency", "upstream", half}, toxic{"latency", "downstream", half})
 }
 
-// Heal makes the way good again.
+// Heal repairs the connection.
 func (e *Edge) Heal() { e.become(true) }
 
-// LeadTo has the way lead to another server of the same kind, for good, and leaves it as good or
-// bad as it is.
+// LeadTo connects the proxy to another server of the same kind and keeps its state.
 func (e *Edge) LeadTo(address string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -102,7 +101,7 @@ func (e *Edge) LeadTo(address string) {
 	}
 }
 
-// start tries for a while: what listened before may not have ended on the kernel's side.
+// start retries for a while, because the kernel may not have freed the port yet.
 func (e *Edge) start() error {
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		err := e.proxy.Start()

@@ -27,17 +27,17 @@ func TestFleet(t *testing.T) {
 		k := f.Nodes[0].Mint(t, gate.JSON{"name": "k", "access": "read_only"})
 		broken(f.Edge(1, gate.Database))
 		if got := use(1, k); got != 503 {
-			t.Errorf("%s from the database, a key that is not cached: %d", name, got)
+			t.Errorf("database connection %s: a key that is not cached got %d", name, got)
 		}
 		f.Heal()
-		gate.Until(t, "the node is well after "+name, func() bool { return use(1, k) == 200 })
+		gate.Until(t, "the node serves after "+name, func() bool { return use(1, k) == 200 })
 	}
 
 	f.Isolate(1)
 	f.Nodes[0].Revoke(t, k.ID) // fails the test unless it is complete
 	if got := use(1, k); got != 503 {
-		t.Errorf("cut from everything, after a revoke: %d", got)
+		t.Errorf("an isolated node, after a revoke: %d", got)
 	}
 	f.Heal()
-	gate.Until(t, "the node has heard of the revoke", func() bool { return use(1, k) == 401 })
+	gate.Until(t, "the node refuses the revoked key", func() bool { return use(1, k) == 401 })
 }

@@ -1,15 +1,15 @@
-// Package gate runs the real Caddy with this plugin, before an upstream that records what reaches
-// it:
+// Package gate runs Caddy with this plugin in front of an upstream that records the requests it
+// receives:
 //
 //	g := gate.Start(t, gate.Config{APIKey: "public /health"})
 //	k := g.Mint(t, gate.JSON{"name": "CI", "access": "read_only"})
 //	r := g.Get(t, "/v1/items/1", k.Token)
 //	if r.Status != 200 || len(r.Reached) != 1 { t.Errorf("with a key: %v", r) }
 //
-// Everything a gate writes is in one temporary directory, everything it listens on is 127.0.0.1,
-// and when the test ends, however it ends, nothing is left. Before that, all it wrote and all it
-// tells is searched for every token the package has seen: a token exists in the client and in the
-// one answer that shows it.
+// A gate writes to one temporary directory and listens on 127.0.0.1. When the test ends, the
+// harness searches everything that the gate wrote, its metrics and its configuration for every
+// token that the package has seen, and removes the gate. Only the client and the one response that
+// shows a token may contain it.
 package gate
 
 import (
@@ -24,29 +24,29 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 )
 
-// Gate is one Caddy process, or one that was stopped and may be started again on the same data. Its
-// methods fail the test when the harness itself cannot go on; what the product answers is for the
-// caller to judge.
+// Gate is one Caddy process, or a stopped one that can be started again on the same data. Its
+// methods fail the test when the harness itself fails. The caller judges the responses of the
+// product.
 type Gate struct {
 	Upstream *Upstream
 
 	URL    string // http://127.0.0.1:port, HTTP/1.1
 	TLSURL string // https://127.0.0.1:port, HTTP/1.1 and HTTP/2
-	Admin  string // the admin endpoint as `--address` takes it
-	Dir    string // all that Caddy writes
-	Data   string // Caddy's data directory; apikeys.db is in it
+	Admin  string // the admin endpoint, as for `--address`
+	Dir    string // the directory of everything that Caddy writes
+	Data   string // Caddy's data directory, which has apikeys.db
 
 	config    Config
 	env       []string
 	proc      *process
-	started   bool          // before
-	startTook time.Duration // the last time
+	started   bool          // whether Caddy has served before
+	startTook time.Duration // duration of the last start
 }
 
-// Start builds Caddy if need be, runs it and returns when it serves.
+// Start runs Caddy, which it builds if necessary, and returns when Caddy serves.
 func Start(t testing.TB, c Config) *Gate {
 	t.Helper()
-	// not t.TempDir: a unix socket's path has room for 108 bytes
+	// The path of a Unix socket has room for 108 bytes, which t.TempDir may exceed.
 	dir, err := os.MkdirTemp("", "gate-")
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func Start(t testing.TB, c Config) *Gate {
 	writeCertificate(t, dir)
 	t.Cleanup(func() { g.finish(t) })
 
-	for try := 0; ; try++ { // another program may take a port between our look and Caddy's bind
+	for try := 0; ; try++ { // another program may take a port before Caddy does
 		g.listenOn(home, freeport.For(t), freeport.For(t), freeport.For(t))
 		err := g.start()
 		if err == nil {
@@ -87,7 +87,7 @@ func (g *Gate) listenOn(home string, plain, tls, admin int) {
 	}
 	g.env = append([]string{
 		"PATH=" + os.Getenv("PATH"),
-		// the race detector else waits for a second at the end of each process, every command's too
+		// Without this, the race detector sleeps for a second when a process exits.
 		"GORACE=atexit_sleep_ms=0",
 		"HOME=" + g.Dir,
 		"XDG_DATA_HOME=" + filepath.Join(home, "data"),
@@ -100,7 +100,7 @@ func (g *Gate) listenOn(home string, plain, tls, admin int) {
 	}, g.config.Env...)
 }
 
-// Start runs a stopped or killed gate again, same configuration, same data, same ports.
+// Start runs a stopped or killed gate again, with the same configuration, data and ports.
 func (g *Gate) Start(t testing.TB) {
 	t.Helper()
 	if err := g.start(); err != nil {
@@ -109,7 +109,7 @@ func (g *Gate) Start(t testing.TB) {
 	g.awaitDatabase(t)
 }
 
-// Stop ends Caddy the way a service manager does.
+// Stop stops Caddy with SIGTERM, as a service manager does.
 func (g *Gate) Stop(t testing.TB) {
 	t.Helper()
 	if err := g.proc.stop(); err != nil {
@@ -117,7 +117,7 @@ func (g *Gate) Stop(t testing.TB) {
 	}
 }
 
-// Kill is kill -9.
+// Kill kills Caddy with SIGKILL.
 func (g *Gate) Kill() { g.proc.kill() }
 
 // Restart is Stop and Start.
@@ -127,11 +127,11 @@ func (g *Gate) Restart(t testing.TB) {
 	g.Start(t)
 }
 
-// Pid is Caddy's process id, for tests that send signals of their own.
+// Pid returns Caddy's process id.
 func (g *Gate) Pid() int { return g.proc.cmd.Process.Pid }
 
-// Reload gives the running Caddy another configuration, through `caddy reload`. Later starts use it
-// too.
+// Reload runs `caddy reload` with another configuration. If it succeeds, later starts use that
+// configuration too.
 func (g *Gate) Reload(t testing.TB, c Config) Result {
 	t.Helper()
 	r := g.Caddy(t, "", "reload", "--adapter", "caddyfile", "--config", g.writeConfig(t, c),
@@ -142,7 +142,7 @@ func (g *Gate) Reload(t testing.TB, c Config) Result {
 	return r
 }
 
-// Adapt is the JSON that Caddy makes of a configuration, or its complaint.
+// Adapt runs `caddy adapt` with a configuration.
 func (g *Gate) Adapt(t testing.TB, c Config) Result {
 	t.Helper()
 	return g.Caddy(t, "", "adapt", "--adapter", "caddyfile", "--config", g.writeConfig(t, c))
@@ -157,29 +157,29 @@ func (g *Gate) writeConfig(t testing.TB, c Config) string {
 	return path
 }
 
-// Output is all that Caddy has written to stdout and stderr, over all its starts.
+// Output returns what Caddy has written to stdout and stderr in all its runs.
 func (g *Gate) Output() string { return read(filepath.Join(g.Dir, "output.log")) }
 
-// AccessLog is the sites' access log, one JSON object a line. Caddy writes it after the answer: see
-// Until.
+// AccessLog returns the access log of the sites, one JSON object per line. Caddy writes it after
+// the response; wait with Until.
 func (g *Gate) AccessLog() string { return read(filepath.Join(g.Dir, "access.log")) }
 
 func read(path string) string {
-	text, _ := os.ReadFile(path) // not there yet is empty
+	text, _ := os.ReadFile(path) // a missing file is empty
 	return string(text)
 }
 
-// Until waits for what nobody announces. Whatever has an event should be waited for by it.
+// Until polls a condition for up to 20 seconds. Use it only for conditions without an event.
 func Until(t testing.TB, what string, true func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !true(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("after 20 s still not: %s", what)
+			t.Fatalf("not within 20 s: %s", what)
 		}
 	}
 }
 
-// finish looks for tokens and for signs of a fault, and ends Caddy.
+// finish searches for tokens, stops Caddy and searches its output for races and panics.
 func (g *Gate) finish(t testing.TB) {
 	if g.proc == nil {
 		return
@@ -187,12 +187,12 @@ func (g *Gate) finish(t testing.TB) {
 	var told map[string]string
 	if g.proc.running() {
 		told = map[string]string{
-			"the metrics":               string(g.admin(t, "GET", "/metrics", nil).Body),
-			"the configuration it runs": string(g.admin(t, "GET", "/config/", nil).Body),
+			"the metrics":       string(g.admin(t, "GET", "/metrics", nil).Body),
+			"the configuration": string(g.admin(t, "GET", "/config/", nil).Body),
 		}
 		g.Stop(t)
 	} else if g.proc.unexpected() {
-		t.Errorf("Caddy ended by itself\n%s", redact(g.Output()))
+		t.Errorf("Caddy exited by itself\n%s", redact(g.Output()))
 	}
 	for name, text := range told {
 		reportLeaks(t, name, text)
@@ -209,9 +209,9 @@ func (g *Gate) finish(t testing.TB) {
 	}
 }
 
-// withoutKnownRace takes out the race that Caddy 2.11.9 has by itself: when an upstream answers
-// before it has read the whole body, the access log reads the body's length while the transport
-// still counts it.
+// withoutKnownRace removes a race of Caddy 2.11.9 from its output. When an upstream answers before
+// it has read the whole body, the access log reads the body's length while the transport still
+// counts it.
 func withoutKnownRace(output string) string {
 	const line = "==================\n" // before and after each report
 	reports := strings.Split(output, line)

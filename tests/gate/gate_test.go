@@ -13,8 +13,8 @@ import (
 
 func TestMain(m *testing.M) { Main(m) }
 
-// bare is Caddy without any of the plugin's handlers, to see what the harness itself does to a
-// request.
+// bare is a configuration without the plugin's handlers. It shows whether the harness changes
+// requests.
 const bare = `{
 	admin {$GATE_ADMIN}
 	auto_https disable_redirects
@@ -134,7 +134,7 @@ func TestStopKillRestartReload(t *testing.T) {
 	}
 }
 
-// recordingT takes what a test would report.
+// recordingT records the errors of a test.
 type recordingT struct {
 	testing.TB
 	errors []string
@@ -151,7 +151,7 @@ func TestLeaksAreFoundAndNotShown(t *testing.T) {
 	g.Get(t, "/?in_the_log="+token, "")
 	Until(t, "the access log has the request",
 		func() bool { return strings.Contains(g.Output(), "in_the_log") })
-	defer func() { // only this gate's output has it, so only this test looks for it
+	defer func() { // so that other tests do not search for the token of this one
 		watched.Lock()
 		defer watched.Unlock()
 		delete(watched.tokens, token)
@@ -160,7 +160,7 @@ func TestLeaksAreFoundAndNotShown(t *testing.T) {
 	r := &recordingT{TB: t}
 	g.finish(r)
 	if len(r.errors) != 1 {
-		t.Errorf("want one complaint, got %d", len(r.errors))
+		t.Errorf("want one error, got %d", len(r.errors))
 	}
 	for _, text := range append(r.errors,
 		fmt.Sprintf("%v %#v %s %q", Token(token), Token(token), Token(token), Token(token)),

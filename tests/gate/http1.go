@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// patience bounds one exchange; the race detector on a busy machine is slow.
+// patience limits one exchange. The race detector is slow on a busy machine.
 const patience = 30 * time.Second
 
 func (r Request) wire() string {
@@ -47,12 +47,13 @@ func (g *Gate) doHTTP1(t testing.TB, r Request) Response {
 	t.Helper()
 	conn := g.dial(t)
 	defer conn.Close()
-	go io.WriteString(conn, r.wire()) // Caddy may answer and close before it has read all
+	go io.WriteString(conn, r.wire()) // Caddy may answer and close before it has read everything
 	return readHTTP1(bufio.NewReader(conn), r.method())
 }
 
-// Raw sends bytes over plain HTTP/1.1 and reads answers until Caddy closes: the last request should
-// say `Connection: close`. Reached of the first answer is all that reached the upstream.
+// Raw sends bytes over plain HTTP/1.1 and reads responses until Caddy closes the connection, so the
+// last request should have `Connection: close`. Reached of the first response has all requests that
+// reached the upstream.
 func (g *Gate) Raw(t testing.TB, wire string) []Response {
 	t.Helper()
 	g.Upstream.Take()

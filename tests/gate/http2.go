@@ -19,7 +19,7 @@ import (
 // Field is a field of an HTTP/2 header block.
 type Field = hpack.HeaderField
 
-// DoHTTP2 sends a header block as it stands, pseudo-header fields included.
+// DoHTTP2 sends a header block, including pseudo-header fields, without changing it.
 func (g *Gate) DoHTTP2(t testing.TB, block []Field, body string, trailer []Field) Response {
 	t.Helper()
 	g.Upstream.Take()
@@ -71,8 +71,8 @@ func (g *Gate) doHTTP2(t testing.TB, block []Field, body string, trailer []Field
 	return readHTTP2(framer)
 }
 
-// sendHTTP2 looks at no error of writing: the server may have refused already, and its answer says
-// so.
+// sendHTTP2 ignores write errors, since the server may refuse a request before it has read it. The
+// response tells.
 func sendHTTP2(conn net.Conn, framer *http2.Framer, block []Field, body string, trailer []Field) {
 	conn.Write([]byte(http2.ClientPreface))
 	framer.WriteSettings(http2.Setting{ID: http2.SettingEnablePush, Val: 0},

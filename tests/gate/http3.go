@@ -11,9 +11,9 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// Early sends a request without a body over HTTP/3, as TLS early data (RFC 8470): before the
-// handshake is done, so an attacker could send it again. The gate needs Config.HTTP3. On a fast
-// line the handshake may be over when Caddy comes to the request.
+// Early sends a request without a body over HTTP/3 as TLS early data (RFC 8470), which an attacker
+// could replay. The gate needs Config.HTTP3. The handshake may be complete when Caddy handles the
+// request.
 func (g *Gate) Early(t testing.TB, r Request) Response {
 	t.Helper()
 	certificate, err := siteCertificate()
@@ -64,7 +64,7 @@ func (g *Gate) Early(t testing.TB, r Request) Response {
 	got.Body, got.Err = io.ReadAll(response.Body)
 	got.Reached = g.Upstream.Take()
 	if !conn.ConnectionState().Used0RTT {
-		t.Fatal("Caddy took no early data")
+		t.Fatal("Caddy accepted no early data")
 	}
 	return got
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// Metric is the sum of a metric's series that have all the labels, each `name=value`: of counters
-// and gauges the value, of histograms the number of observations. No series is 0.
+// Metric returns the sum of the series of a metric that have all the labels, each `name=value`. A
+// histogram counts with its number of observations. Without a series, the sum is 0.
 func (g *Gate) Metric(t testing.TB, name string, labels ...string) float64 {
 	t.Helper()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
@@ -39,10 +39,10 @@ func (g *Gate) Metric(t testing.TB, name string, labels ...string) float64 {
 	return sum
 }
 
-// CollectGarbage makes the process free what it no longer uses, before its memory is measured.
+// CollectGarbage makes Caddy collect garbage before its memory is measured.
 func (g *Gate) CollectGarbage(t testing.TB) {
 	t.Helper()
 	if r := g.admin(t, "GET", "/debug/pprof/heap?gc=1", nil); r.Status != 200 {
-		t.Fatalf("a heap profile: %d", r.Status)
+		t.Fatalf("reading a heap profile: status %d", r.Status)
 	}
 }

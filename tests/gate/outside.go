@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// Try is Call for goroutines, and for a gate that may be gone or stand still: it fails no test.
-// Without an answer the Response has an Err and Status 0.
+// Try is Call for goroutines, and for a gate that may be stopped: it never fails the test. Without
+// a response, Err is set and Status is 0.
 func (g *Gate) Try(ctx context.Context, method, path string, body JSON) Response {
 	var content io.Reader
 	if body != nil {
@@ -45,13 +45,12 @@ func (g *Gate) Try(ctx context.Context, method, path string, body JSON) Response
 	got.Body, got.Err = io.ReadAll(answer.Body)
 	watchAll(string(got.Body))
 	if got.Err != nil {
-		got.Status = 0 // half an answer says nothing
+		got.Status = 0 // part of a response does not count
 	}
 	return got
 }
 
-// Key is the key and token that a Try of POST /keys or of a rotation made; ok is false when it made
-// none.
+// Key returns the key and token of a successful Try of POST /keys or of a rotation.
 func (r Response) Key() (k Key, ok bool) {
 	if r.Status != 200 && r.Status != 201 && r.Status != 202 {
 		return Key{}, false
@@ -63,14 +62,14 @@ func (r Response) Key() (k Key, ok bool) {
 	return Key{ID: id, Token: Token(token), JSON: object}, id != "" && token != ""
 }
 
-// Complete reports whether a change said that it is in force on every node.
+// Complete reports whether the response to a change says that every node has applied it.
 func (r Response) Complete() bool {
 	propagation, _ := r.JSON()["propagation"].(JSON)
 	return r.Status == 200 && propagation["complete"] == true
 }
 
-// Ask is a GET with the token, on one of client's connections, for goroutines. Status 0 with an Err
-// is no answer.
+// Ask sends a GET with a token through client. It never fails the test: without a response, Err is
+// set and Status is 0.
 func Ask(ctx context.Context, client *http.Client, url string, token Token) Response {
 	r, err := http.NewRequestWithContext(ctx, "GET", url, nil)
 	if err != nil {
@@ -87,10 +86,10 @@ func Ask(ctx context.Context, client *http.Client, url string, token Token) Resp
 	return got
 }
 
-// Config is what the gate runs with.
+// Config returns the gate's configuration.
 func (g *Gate) Config() Config { return g.config }
 
-// Pause stops Caddy as SIGSTOP does, until Resume or the end of the test.
+// Pause stops Caddy with SIGSTOP until Resume or the end of the test.
 func (g *Gate) Pause(t testing.TB) {
 	t.Helper()
 	if err := g.proc.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -99,11 +98,10 @@ func (g *Gate) Pause(t testing.TB) {
 	t.Cleanup(g.Resume)
 }
 
-// Resume lets a paused Caddy go on.
+// Resume continues a paused Caddy.
 func (g *Gate) Resume() { g.proc.cmd.Process.Signal(syscall.SIGCONT) }
 
-// StartFails runs a stopped gate's Caddy again where it must refuse to start, and returns what it
-// said.
+// StartFails runs Caddy again where it must refuse to start, and returns its output.
 func (g *Gate) StartFails(t testing.TB) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -122,30 +120,30 @@ func (g *Gate) StartFails(t testing.TB) Result {
 	return result
 }
 
-// AdaptThere is Adapt by the running Caddy, at its admin endpoint's /adapt: as good, and much
-// faster than a process of its own.
+// AdaptThere is Adapt through the /adapt endpoint of the running Caddy, which is much faster than a
+// new process.
 func (g *Gate) AdaptThere(t testing.TB, caddyfile string) Response {
 	t.Helper()
 	return g.admin(t, "POST", "/adapt", caddyfile, "Content-Type: text/caddyfile")
 }
 
-// Validate is `caddy validate` of a configuration.
+// Validate runs `caddy validate` with a configuration.
 func (g *Gate) Validate(t testing.TB, c Config) Result {
 	t.Helper()
 	return g.Caddy(t, "", "validate", "--adapter", "caddyfile", "--config", g.writeConfig(t, c))
 }
 
-// Env is what commands of a user of this gate have in their environment.
+// Env returns the environment of commands that use this gate.
 func (g *Gate) Env() []string { return g.env }
 
-// Redact makes text fit for a test's output: no token is in it.
+// Redact removes tokens from text for a test's output.
 func Redact(text string) string { return redact(text) }
 
-// WatchTokensIn watches everything in a text that is shaped like a token.
+// WatchTokensIn watches every string in text that has the form of a token.
 func WatchTokensIn(text string) { watchAll(text) }
 
-// SearchForTokens fails the test when a file below dir holds a token. What gates write is searched
-// anyway.
+// SearchForTokens fails the test if a file below dir contains a watched token. The files of gates
+// are searched anyway.
 func SearchForTokens(t testing.TB, dir string) {
 	t.Helper()
 	reportLeaksIn(t, dir)

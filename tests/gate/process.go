@@ -18,12 +18,12 @@ import (
 
 type process struct {
 	cmd   *exec.Cmd
-	ended chan struct{} // closed when the process is gone and cmd.ProcessState is set
-	asked atomic.Bool   // to end
+	ended chan struct{} // closed when the process has exited and cmd.ProcessState is set
+	asked atomic.Bool   // whether the test has stopped the process
 }
 
-// start runs `caddy run`. Readiness is an event: like `caddy start`, it has the child echo some
-// bytes to an address when it serves.
+// start runs `caddy run` and returns when Caddy serves. Like `caddy start`, it makes Caddy connect
+// to an address then.
 func (g *Gate) start() error {
 	config := filepath.Join(g.Dir, "Caddyfile")
 	if err := os.WriteFile(config, []byte(g.config.Text()), 0o600); err != nil {
@@ -41,16 +41,18 @@ func (g *Gate) start() error {
 	}
 	defer ready.Close()
 
-	path, err := binary()
-	if err != nil {
-		return err
+	path := g.config.Binary
+	if path == "" {
+		if path, err = binary(); err != nil {
+			return err
+		}
 	}
 	cmd := exec.Command(path, "run", "--adapter", "caddyfile", "--config", config, "--pingback",
 		ready.Addr().String())
 	cmd.Dir, cmd.Env = g.Dir, g.env
 	cmd.Stdin = bytes.NewBufferString("ready")
 	cmd.Stdout, cmd.Stderr = output, output
-	// when the test binary panics or runs out of time, no Cleanup runs
+	// If the test binary panics or times out, no Cleanup runs.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	begun := time.Now()
 	if err := cmd.Start(); err != nil {
@@ -84,9 +86,9 @@ func (g *Gate) start() error {
 	}
 }
 
-// awaitDatabase waits for a database that was merely too slow for Caddy's start, as on a busy
-// machine. Caddy waits 5 s for it. awaitDatabase gives up after 20 s, since a test may have locked
-// the database, and does not wait for a PostgreSQL that a test may have broken.
+// awaitDatabase waits up to 20 s for a database that a busy machine opened too late: a start of
+// Caddy waits only 5 s for it. A test may have locked the database or, after the first start,
+// broken PostgreSQL.
 func (g *Gate) awaitDatabase(t testing.TB) {
 	t.Helper()
 	if g.startTook < 5*time.Second || g.started && strings.Contains(g.config.Text(), "postgres") {
@@ -128,18 +130,18 @@ func (p *process) running() bool {
 
 func (p *process) unexpected() bool { return !p.running() && !p.asked.Load() }
 
-// Result is what a command did.
+// Result is the result of a command.
 type Result struct {
 	Stdout, Stderr string
 	Exit           int
 }
 
-// String is for failure messages, so it shows no token.
+// String formats the result for a failure message, without tokens.
 func (r Result) String() string {
 	return redact(fmt.Sprintf("exit %d\nstdout: %s\nstderr: %s", r.Exit, r.Stdout, r.Stderr))
 }
 
-// Caddy runs a command of the Caddy under test in the gate's environment.
+// Caddy runs a command of Caddy in the gate's environment.
 func (g *Gate) Caddy(t testing.TB, stdin string, args ...string) Result {
 	t.Helper()
 	cmd := exec.Command(Client(t), args...)
@@ -156,7 +158,7 @@ func (g *Gate) Caddy(t testing.TB, stdin string, args ...string) Result {
 	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-// APIKeys runs `caddy apikeys args… --address` against the gate.
+// APIKeys runs `caddy apikeys ARGS… --address ADDRESS` against the gate.
 func (g *Gate) APIKeys(t testing.TB, stdin string, args ...string) Result {
 	t.Helper()
 	return g.Caddy(t, stdin, append(append([]string{"apikeys"}, args...), "--address", g.Admin)...)

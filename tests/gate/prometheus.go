@@ -12,14 +12,13 @@ import (
 
 var prometheusListens = regexp.MustCompile(`msg="Listening on" address=(\S+)`)
 
-// Prometheus runs Debian's Prometheus on the prometheus.yml in dir until the end of the test, and
-// returns its host:port when it is ready. The parts of its API that change something are on.
+// Prometheus runs Debian's Prometheus with the prometheus.yml in dir until the end of the test, and
+// returns its host:port when it is ready. Its lifecycle and admin APIs are enabled.
 func Prometheus(t testing.TB, dir string) string {
 	t.Helper()
 	path, err := exec.LookPath("prometheus")
 	if err != nil {
-		t.Fatal("this test needs a real Prometheus: apt-get install prometheus (`make deps` does " +
-			"it)")
+		t.Fatal("prometheus is not installed: run `make deps`, or apt-get install prometheus")
 	}
 	cmd := exec.Command(path, "--config.file=prometheus.yml", "--storage.tsdb.path=data",
 		"--web.listen-address=127.0.0.1:0",
@@ -37,7 +36,7 @@ func Prometheus(t testing.TB, dir string) string {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	var addr string // it is logged before or after "ready": two goroutines of Prometheus say them
+	var addr string // logged before or after "ready", by another goroutine of Prometheus
 	var ready bool
 	var said strings.Builder
 	lines := bufio.NewScanner(says)
@@ -50,13 +49,13 @@ func Prometheus(t testing.TB, dir string) string {
 			ready = true
 		}
 		if ready && addr != "" {
-			go func() { // or it would block
+			go func() { // otherwise Prometheus would block
 				for lines.Scan() {
 				}
 			}()
 			return addr
 		}
 	}
-	t.Fatalf("prometheus did not start:\n%s", said.String())
+	t.Fatalf("starting prometheus:\n%s", said.String())
 	return ""
 }

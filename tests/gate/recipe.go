@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// A Recipe is a page of docs/ that a test goes through: the first Caddyfile on it is the one that
-// the test's Caddy runs, and its OpenAPI document is openapi.yaml.
+// A Recipe is a page of docs/ that a test follows. The test runs the first Caddyfile of the page,
+// with the OpenAPI document of the page as openapi.yaml.
 type Recipe struct {
-	// what it has the reader type, by files with the chapters' names: kong.sh
+	// Commands has the shell commands of each chapter by a file name made from its title: kong.sh.
 	Commands map[string]string
 
 	caddyfile, document string
@@ -25,7 +25,7 @@ var (
 	chapters       = regexp.MustCompile(`(?m)^##+ `)
 )
 
-// ReadRecipe reads a page by its path in the checkout.
+// ReadRecipe reads a page, given its path in the checkout.
 func ReadRecipe(page string) (Recipe, error) {
 	root, err := Root()
 	if err != nil {
@@ -51,7 +51,7 @@ func ReadRecipe(page string) (Recipe, error) {
 		}
 	}
 	if r.caddyfile == "" || len(r.Commands) == 0 {
-		return r, fmt.Errorf("%s has no Caddyfile, or no commands", page)
+		return r, fmt.Errorf("%s must have a Caddyfile and commands", page)
 	}
 	return r, nil
 }
@@ -60,14 +60,14 @@ var (
 	recipeSites     = regexp.MustCompile(`(?m)^(api|keys)\.example\.com \{\n`)
 	recipeAddresses = map[string]string{
 		"api": "http://api.example.com:{$GATE_HTTP}",
-		// whatever its name: the commands cannot resolve keys.example.com
+		// for every host name, because the commands cannot resolve keys.example.com
 		"keys": "http://:{$GATE_HTTP}",
 	}
 )
 
-// Config writes the recipe's commands and document into dir. It runs the recipe's Caddyfile as it
-// stands, but for where it listens and where the API behind is. Its sites share a port, and api is
-// a site that answers for localhost:9000, empty for the gate's upstream.
+// Config writes the recipe's commands and document to dir, and returns a configuration with the
+// recipe's Caddyfile. Only the addresses differ: the sites share a port, and the site api answers
+// for localhost:9000. If api is empty, the gate's upstream does.
 func (r Recipe) Config(dir, api string) (Config, error) {
 	text := strings.Replace(r.caddyfile, "{\n", "{\n\tadmin {$GATE_ADMIN}\n\tgrace_period 2s\n", 1)
 	text = recipeSites.ReplaceAllStringFunc(text, func(line string) string {

@@ -11,30 +11,30 @@ import (
 // JSON is an object of the management API.
 type JSON = map[string]any
 
-// Protocol is what a Request goes over.
+// Protocol is an HTTP version.
 type Protocol int
 
 const (
 	HTTP1 Protocol = iota // HTTP/1.1, plain
 	HTTP2                 // HTTP/2 over TLS
-	HTTP3                 // HTTP/3, for Client alone, if Config.HTTP3
+	HTTP3                 // HTTP/3, only for Client, with Config.HTTP3
 )
 
-// Protocols are those that Do sends over, for tests that run over each.
+// Protocols are the protocols of Do, for tests that use each of them.
 var Protocols = []Protocol{HTTP1, HTTP2}
 
 func (p Protocol) String() string { return [...]string{"HTTP/1.1", "HTTP/2", "HTTP/3"}[p] }
 
-// Request is sent as it stands here, right or wrong: no library cleans it.
+// Request is sent unchanged, even if it is malformed.
 type Request struct {
 	Protocol Protocol
-	Method   string   // "" is GET
-	Target   string   // as in the request line; "" is /
-	Host     string   // "" is api.example.com
-	Header   []string // `Name: value`, as sent; over HTTP/2 in lower case
-	Body     string   // with its Content-Length over HTTP/1.1, unless Header frames it
-	Trailer  []string // `Name: value`; over HTTP/1.1 the body is sent chunked
-	Extended string   // over HTTP/2, the `:protocol` of an extended CONNECT (RFC 8441)
+	Method   string   // "" means GET
+	Target   string   // as in the request line; "" means /
+	Host     string   // "" means api.example.com
+	Header   []string // `Name: value`; HTTP/2 sends names in lower case
+	Body     string   // HTTP/1.1 adds a Content-Length unless Header frames the body
+	Trailer  []string // `Name: value`; makes HTTP/1.1 send the body chunked
+	Extended string   // `:protocol` of an extended CONNECT (RFC 8441) over HTTP/2
 }
 
 func (r Request) method() string { return or(r.Method, "GET") }
@@ -48,24 +48,24 @@ func or(value, otherwise string) string {
 	return value
 }
 
-// Response is what came back, and what reached the upstream meanwhile.
+// Response is a response, and the requests that reached the upstream meanwhile.
 type Response struct {
-	Status  int // 0 when there was none: see Err
+	Status  int // 0 without a response; then Err is set
 	Header  http.Header
 	Body    []byte
 	Trailer http.Header
-	Err     error // the connection or stream ended early
+	Err     error // why the connection or stream ended early
 	Reached []Reached
 }
 
-// JSON is the body as an object, nil if it is none.
+// JSON returns the body as an object, or nil if it is not an object.
 func (r Response) JSON() JSON {
 	var object JSON
 	json.Unmarshal(r.Body, &object)
 	return object
 }
 
-// Code is the `code` of a problem document, "" in any other answer.
+// Code returns the `code` of a problem document, or "" for other responses.
 func (r Response) Code() string {
 	if r.Header.Get("Content-Type") != "application/problem+json" {
 		return ""
@@ -74,7 +74,7 @@ func (r Response) Code() string {
 	return code
 }
 
-// String is for failure messages, so it shows no token.
+// String formats the response for a failure message, without tokens.
 func (r Response) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "status %d, header %v, body %.2000s", r.Status, r.Header, r.Body)
@@ -88,13 +88,13 @@ func (r Response) String() string {
 	return redact(b.String())
 }
 
-// Get is a GET with the token as bearer, or with no credential if it is "".
+// Get sends a GET over HTTP/1.1 with the token as bearer, or without a credential if it is "".
 func (g *Gate) Get(t testing.TB, target string, token Token) Response {
 	t.Helper()
 	return g.Send(t, "GET", target, token, "")
 }
 
-// Send is a request over HTTP/1.1 with the token as bearer, or with no credential if it is "".
+// Send sends a request over HTTP/1.1 with the token as bearer, or without a credential if it is "".
 func (g *Gate) Send(t testing.TB, method, target string, token Token, body string) Response {
 	t.Helper()
 	r := Request{Method: method, Target: target, Body: body}
@@ -104,8 +104,8 @@ func (g *Gate) Send(t testing.TB, method, target string, token Token, body strin
 	return g.Do(t, r)
 }
 
-// Do sends a request on a connection of its own. One goroutine a gate, or Reached holds what
-// another one sent.
+// Do sends a request on a new connection. Only one goroutine may use a gate, because Reached has
+// the requests of all goroutines.
 func (g *Gate) Do(t testing.TB, r Request) Response {
 	t.Helper()
 	g.Upstream.Take()

@@ -10,16 +10,17 @@ import (
 	"testing"
 )
 
-// Token is a secret. Printing it, in whatever form, does not show it; string(token) does.
+// Token is a token. Formatting it with package fmt does not show it; string(token) does.
 type Token string
 
-// String shows that there is a token and no more.
+// String returns a placeholder for the token.
 func (Token) String() string { return "[token]" }
 
-// GoString is String: %#v must not show it either.
+// GoString is String, for %#v.
 func (Token) GoString() string { return "[token]" }
 
-// shape is a token of the product, whatever its prefix (spec 2: id 12, secret 32, tag 8, check 6).
+// shape matches tokens with any prefix: an id of 12 characters, a secret of 32, a tag of 8 and a
+// checksum of 6.
 var shape = regexp.MustCompile(`\b[a-z][a-z0-9_]*_[0-9A-Za-z]{58}\b`)
 
 var watched struct {
@@ -27,8 +28,8 @@ var watched struct {
 	tokens map[string]bool
 }
 
-// Watch makes a secret that the harness cannot know by itself, such as an imported one, part of the
-// search at the end.
+// Watch adds secrets to those that the harness searches for. It is for secrets that the harness
+// cannot recognize, such as imported ones.
 func Watch(secrets ...string) {
 	watched.Lock()
 	defer watched.Unlock()
@@ -52,7 +53,7 @@ func watchedTokens() []string {
 	return tokens
 }
 
-// redact makes text fit for a test's output. Long texts lose their beginning.
+// redact removes tokens from text for a test's output, and the beginning of a long text.
 func redact(text string) string {
 	const most = 8 << 10
 	if len(text) > most {
@@ -69,13 +70,13 @@ func reportLeaks(t testing.TB, where, text string) {
 	for _, token := range watchedTokens() {
 		if before, _, found := strings.Cut(text, token); found {
 			line := before[strings.LastIndexByte(before, '\n')+1:]
-			t.Errorf("a token stands in clear in %s, after: %s", where, redact(line))
+			t.Errorf("%s contains a token, after: %s", where, redact(line))
 		}
 	}
 }
 
-// reportLeaksIn looks into every file: logs, the database and its -wal file, Caddy's saved
-// configuration.
+// reportLeaksIn searches every file below dir: logs, the database with its -wal file, and the
+// configuration that Caddy saved.
 func reportLeaksIn(t testing.TB, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -87,6 +88,6 @@ func reportLeaksIn(t testing.TB, dir string) {
 		return err
 	})
 	if err != nil && !os.IsNotExist(err) {
-		t.Errorf("looking for tokens: %v", err)
+		t.Errorf("searching for tokens: %v", err)
 	}
 }

@@ -16,10 +16,10 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Reached is what the upstream got on one connection; it answers one request on each. Wire is there
-// as soon as a byte came, the rest when net/http could read a request out of it.
+// Reached is what the upstream received on one connection, which has one request. Wire is set as
+// soon as the first byte arrives, and the other fields when net/http has read the request.
 type Reached struct {
-	Wire    string // the bytes, the first 256 KiB of them
+	Wire    string // the first 256 KiB
 	Method  string
 	Target  string // as in the request line
 	Host    string
@@ -28,26 +28,27 @@ type Reached struct {
 	Trailer http.Header
 }
 
-// Upstream is a server that keeps what reached it. It answers by the last segment of the path:
+// Upstream is a server that records requests. The last segment of the path chooses the response:
 //
-//	sse       server-sent events, one every 5 ms, whose data is the time they were sent in Unix nanoseconds, until the client goes
+//	sse       server-sent events until the client disconnects, one every 5 ms,
+//	          with the time of sending in Unix nanoseconds as data
 //	ws        a WebSocket that echoes
 //	download  ?bytes=N bytes
-//	hold      nothing, until the client goes
+//	hold      no response until the client disconnects
 //	status    ?code=N
 //	others    200 and the request as JSON: method, target, host, header, body
 //
-// It takes up any Upgrade that it is offered, for a tunnel that nothing should get.
+// The upstream accepts every Upgrade, so that a test notices if one gets through.
 type Upstream struct {
 	Addr string // host:port
 	URL  string
 
 	mu      sync.Mutex
 	reached []*Reached
-	running map[string]int // requests being answered, by X-Apikey-Id
+	running map[string]int // requests in progress, by X-Apikey-Id
 }
 
-// NewUpstream serves until the test ends.
+// NewUpstream starts an upstream that serves until the test ends.
 func NewUpstream(t testing.TB) *Upstream {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -73,7 +74,7 @@ func NewUpstream(t testing.TB) *Upstream {
 	return u
 }
 
-// Take is what has reached the upstream since the last Take.
+// Take returns what has reached the upstream since the last Take.
 func (u *Upstream) Take() []Reached {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -85,8 +86,7 @@ func (u *Upstream) Take() []Reached {
 	return taken
 }
 
-// Running is how many requests of a key the upstream is answering at the moment, WebSockets
-// included.
+// Running returns how many requests of a key are in progress, including WebSockets.
 func (u *Upstream) Running(id string) int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -165,7 +165,7 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	body, _ := io.ReadAll(r.Body) // cut short is cut short: what came is recorded
+	body, _ := io.ReadAll(r.Body) // a truncated body is recorded as far as it was received
 	u.mu.Lock()
 	conn.seen.Body, conn.seen.Trailer = string(body), r.Trailer.Clone()
 	u.mu.Unlock()

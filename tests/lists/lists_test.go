@@ -1,5 +1,5 @@
-// Package lists tries `list`: what of an API's answer reaches a client, over the protocols there
-// are and in front of an API that errs in all the ways it can.
+// Package lists tests the subdirective `list`: which elements of an API's response reach a client,
+// over each protocol and with many kinds of faulty responses.
 package lists
 
 import (
@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m) }
 
-// TestLists runs all there is on one gate.
+// TestLists runs all tests on one gate.
 func TestLists(t *testing.T) {
 	a := newAPI(t)
 	g := gate.Start(t, gate.Config{Site: a.site(), HTTP3: true})
@@ -45,16 +45,16 @@ type world struct {
 	token gate.Token // of acme
 }
 
-// api is the API behind. It answers as answer says, and keeps what it got.
+// api is the upstream. It calls answer for each request and keeps the last one.
 type api struct {
 	address string
 
 	mu     sync.Mutex
 	answer func(conn net.Conn, r *http.Request)
-	got    *http.Request // the last one
+	got    *http.Request // the last request
 }
 
-// answer makes the API answer from now on.
+// answer sets the function that answers requests.
 func (w world) answer(f func(conn net.Conn, r *http.Request)) {
 	w.api.mu.Lock()
 	defer w.api.mu.Unlock()
@@ -95,7 +95,7 @@ func newAPI(t *testing.T) *api {
 	return a
 }
 
-// site has the ways an answer may take, by the first segment of the path.
+// site has the handler chains for a response, by the first segment of the path.
 func (a *api) site() string {
 	return strings.ReplaceAll(`
 	handle /plain/* {
@@ -188,7 +188,7 @@ func (a *api) site() string {
 `, "API", a.address)
 }
 
-// head is the beginning of an answer; lines are further header lines.
+// head is the head of a response; lines are further header lines.
 func head(status int, lines ...string) string {
 	text := fmt.Sprintf("HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
 	for _, line := range lines {
@@ -203,7 +203,7 @@ const (
 	chunked = "Transfer-Encoding: chunked"
 )
 
-// whole is an answer of one piece.
+// whole is a complete response with a Content-Length.
 func whole(body string, lines ...string) string {
 	return head(200, append(lines, "Content-Length: "+strconv.Itoa(len(body)))...) + body
 }
@@ -216,7 +216,7 @@ func zip(text string) string {
 	return b.String()
 }
 
-// long is more than anyone on the way holds back before it sends something.
+// long exceeds all buffers between the API and the client.
 var long = `["acme",` + strings.Repeat(`"globex","acme",`, 20_000)
 
 func (w world) answers(t *testing.T) {
@@ -226,7 +226,7 @@ func (w world) answers(t *testing.T) {
 		what   string
 		target string // "" is GET /plain/list
 		answer string
-		want   string // the status and the body. cut: a part that looks like one and no more
+		want   string // the status and the body; "cut" is a truncated body
 	}{
 		{"an array", "", whole(both, isJSON), "200 " + own},
 		{"of objects", "", whole(`[{"id":"globex","secret":1},{"id":"acme"}]`, isJSON),
@@ -404,7 +404,7 @@ func (w world) answers(t *testing.T) {
 	for _, line := range strings.Split(w.Output(), "\n") {
 		if strings.Contains(line, "cannot be filtered") &&
 			strings.Contains(strings.ToLower(line), "globex") {
-			t.Errorf("the log tells what was in an answer: %s", line)
+			t.Errorf("the log contains part of a response: %s", line)
 		}
 	}
 	for _, cause := range []string{"a name on the way to the array stands twice",
@@ -439,7 +439,7 @@ func judge(t *testing.T, want string, got gate.Response, filtered bool) {
 		return
 	case "cut":
 		if got.Err == nil || strings.HasSuffix(body, "]") || strings.HasSuffix(body, "}") {
-			t.Errorf("looks whole: error %v, the end of the body %s", got.Err,
+			t.Errorf("the response looks complete: error %v, the end of the body %s", got.Err,
 				body[max(0, len(body)-100):])
 		}
 		return
@@ -454,7 +454,7 @@ func judge(t *testing.T, want string, got gate.Response, filtered bool) {
 		}
 	case strings.HasSuffix(status, "04"), strings.HasPrefix(status, "3"):
 		if body != "" && status != "404" {
-			t.Errorf("has a body: %v", got)
+			t.Errorf("want no body, got %v", got)
 		}
 	case text == "upstream_error":
 		if got.Code() != text {
@@ -463,6 +463,6 @@ func judge(t *testing.T, want string, got gate.Response, filtered bool) {
 	case body != text:
 		t.Errorf("got %s, want %s", body, text)
 	case filtered && status[0] == '2' && got.Header.Get("Cache-Control") != "no-store":
-		t.Errorf("caches may keep it: %v", got.Header)
+		t.Errorf("want a response that caches do not store: %v", got.Header)
 	}
 }

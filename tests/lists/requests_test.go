@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// requests says what the API is asked: for the whole list, as it is.
+// requests checks the requests that reach the API: they ask for the whole list, uncompressed.
 func (w world) requests(t *testing.T) {
 	answer := whole(`["acme","globex"]`, isJSON, `ETag: "1"`,
 		"Last-Modified: Sat, 21 Nov 2026 23:15:45 GMT", "Accept-Ranges: bytes", "Content-MD5: x",
@@ -58,7 +58,7 @@ func (w world) requests(t *testing.T) {
 	}
 }
 
-// who says who sees what.
+// who checks which elements each key sees.
 func (w world) who(t *testing.T) {
 	const all = `["acme","globex","42",42,"shop","default","none"]`
 	w.answer(func(conn net.Conn, _ *http.Request) { io.WriteString(conn, whole(all, isJSON)) })

@@ -20,7 +20,7 @@ import (
 
 func get(t *testing.T, url string, token gate.Token, lines ...string) *http.Request {
 	t.Helper()
-	// what never comes fails the test, it does not hang it
+	// so that a test fails instead of hanging
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	r, err := http.NewRequestWithContext(ctx, "GET", url, nil)
@@ -37,7 +37,8 @@ func get(t *testing.T, url string, token gate.Token, lines ...string) *http.Requ
 	return r
 }
 
-// slow: an element that the API has sent is with the client before the API sends the next.
+// slow checks that lists are not buffered: the client receives each element before the API sends
+// the next.
 func (w world) slow(t *testing.T) {
 	more := make(chan string)
 	w.answer(func(conn net.Conn, _ *http.Request) {
@@ -87,7 +88,7 @@ func (w world) slow(t *testing.T) {
 	close(more)
 }
 
-// cut: a revoke cuts a list that is on its way.
+// cut checks that a revoke cuts a running response.
 func (w world) cut(t *testing.T) {
 	w.answer(func(conn net.Conn, _ *http.Request) {
 		io.WriteString(conn, head(200, isJSON, chunked)+"9\r\n[\"acme\",\n\r\n")
@@ -112,7 +113,7 @@ func (w world) cut(t *testing.T) {
 	}
 }
 
-// page is 1000 elements of 1 KB each, without the brackets around them, with a comma before each.
+// page returns 1000 elements of 1 KB each, with a comma before each and without brackets.
 func page() string {
 	var page strings.Builder
 	for i := range 1000 {
@@ -187,7 +188,7 @@ func (w world) largeLists(t *testing.T) {
 	}
 }
 
-// peak is how much memory Caddy has had at most, in KB.
+// peak returns the peak memory of Caddy in KB.
 func peak(t *testing.T, g *gate.Gate) int {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.Pid()))

@@ -1,4 +1,4 @@
-// Package realinput puts the gate before programs and streams that were not made for it.
+// Package realinput runs the gate in front of real programs and large streams.
 package realinput
 
 import (
@@ -20,10 +20,10 @@ import (
 
 func TestMain(m *testing.M) { gate.Main(m) }
 
-// prometheus is Debian's, with the parts of its API on that change something.
+// prometheus is Debian's Prometheus with its lifecycle and admin APIs enabled.
 type prometheus struct {
 	addr string // host:port
-	dir  string // its targets.json is read when it changes
+	dir  string // the directory of its target files
 }
 
 func startPrometheus(t *testing.T) prometheus {
@@ -50,11 +50,11 @@ scrape_configs:
 	return p
 }
 
-// scrape makes it scrape targets, host:port, with one of its jobs.
+// scrape makes one of its jobs scrape a target, given as host:port.
 func (p prometheus) scrape(t *testing.T, job, target string) {
 	t.Helper()
 	text, _ := json.Marshal([]gate.JSON{{"targets": []string{target}}})
-	// Written aside and renamed: it looks as soon as the file is there.
+	// Renamed, because Prometheus reads the file as soon as it exists.
 	aside := filepath.Join(p.dir, job+".aside")
 	if err := os.WriteFile(aside, text, 0o600); err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func (p prometheus) scrape(t *testing.T, job, target string) {
 	}
 }
 
-// values are those of an instant query's answer, by one label.
+// values returns the values of an instant query's response by one label.
 func values(t testing.TB, answer gate.Response, label string) map[string]float64 {
 	t.Helper()
 	var body struct {
@@ -78,7 +78,7 @@ func values(t testing.TB, answer gate.Response, label string) map[string]float64
 	}
 	if err := json.Unmarshal(answer.Body, &body); err != nil || answer.Status != 200 ||
 		body.Status != "success" {
-		t.Fatalf("not the answer of an instant query: %v, %v", answer, err)
+		t.Fatalf("not the response to an instant query: %v, %v", answer, err)
 	}
 	found := map[string]float64{}
 	for _, r := range body.Data.Result {
@@ -88,7 +88,7 @@ func values(t testing.TB, answer gate.Response, label string) map[string]float64
 	return found
 }
 
-// query asks Prometheus itself, at a time in Unix seconds.
+// query sends an instant query to Prometheus, for a time in Unix seconds.
 func (p prometheus) query(t testing.TB, expression, at, label string) map[string]float64 {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -100,7 +100,7 @@ func (p prometheus) query(t testing.TB, expression, at, label string) map[string
 
 func now() string { return strconv.FormatFloat(float64(time.Now().UnixMilli())/1e3, 'f', 3, 64) }
 
-// statuses of the outcomes that occur here (spec 5).
+// statuses are those of the outcomes in this test.
 var statuses = map[string]int{"ok": 200, "public": 200, "bad_target": 400, "missing": 401,
 	"malformed": 401, "forbidden": 403, "method": 405}
 
@@ -160,7 +160,7 @@ func TestPrometheus(t *testing.T) {
 		{post(query, answered, reads), "ok", ""},
 		{get("/api/v1/status/buildinfo", reads), "ok", ""},
 		{get("/api/v1/label/__name__/values", reads), "ok", ""},
-		// not in the table
+		// not a declared operation
 		{post("/api/v1/query_range", answered+"&start=0&end=1&step=1", reads), "forbidden",
 			"prometheus:write"},
 		{post("/api/v1/admin/tsdb/snapshot", "", reads), "forbidden", "prometheus:write"},
@@ -179,7 +179,7 @@ func TestPrometheus(t *testing.T) {
 		{post("/api/v1/admin/../query", answered, reads), "bad_target", ""},
 		{method("PURGE", get(query, reads)), "method", ""},
 		{get("/-/healthy", ""), "public", ""},
-		// Prometheus itself would have done it for all of them
+		// Prometheus itself would have accepted all of the above.
 		{post("/api/v1/admin/tsdb/snapshot", "", writes), "ok", ""},
 		{post("/-/reload", "", writes), "ok", ""},
 	} {
@@ -195,18 +195,18 @@ func TestPrometheus(t *testing.T) {
 			}
 			if got.Status == 200 && strings.Contains(what, answered) &&
 				values(t, got, "")[""] != 42 {
-				t.Errorf("%s: this is no 42: %v", what, got)
+				t.Errorf("%s: want the value 42, got %v", what, got)
 			}
 			if got.Status != 200 {
 				if made, _ := filepath.Glob(filepath.Join(p.dir, "data", "snapshots",
 					"*")); len(made) > 0 {
-					t.Fatalf("%s was refused, and a snapshot made", what)
+					t.Fatalf("%s was refused, but created a snapshot", what)
 				}
 			}
 		}
 	}
 
-	// The gate's metrics, which that same Prometheus scrapes, tell through the gate what was sent.
+	// Prometheus scrapes the gate's metrics, and a query through the gate returns the counts.
 	const requests = `sum by (outcome) (caddy_apikeys_requests_total) > 0`
 	p.scrape(t, "admin", g.Admin)
 	var at string
@@ -218,18 +218,18 @@ func TestPrometheus(t *testing.T) {
 		got := values(t, g.Do(t, post(query, url.Values{"query": {requests}, "time": {at}}.Encode(),
 			token)), "outcome")
 		if !maps.Equal(got, sent) {
-			t.Errorf("requests by outcome, as Prometheus tells through the gate: %v, sent %v", got,
+			t.Errorf("Prometheus counts %v requests by outcome, the test sent %v", got,
 				sent)
 		}
 	}
 
-	// Prometheus as a client of the gate: with a key it scrapes itself, without one it is refused.
+	// As a client of the gate, Prometheus scrapes itself with a key and is refused without one.
 	token := mint(gate.JSON{"permissions": []string{"prometheus:read"}})
 	if err := os.WriteFile(filepath.Join(p.dir, "token"), []byte(token), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p.scrape(t, "site", strings.TrimPrefix(g.URL, "http://"))
-	gate.Until(t, "two targets are up, and the one that is scraped without a key is down",
+	gate.Until(t, "two targets are up and the one without a key is down",
 		func() bool {
 			return maps.Equal(p.query(t, "up", now(), "job"),
 				map[string]float64{"admin": 1, "site": 1, "stranger": 0})

@@ -25,19 +25,18 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// patience is for one step of a stream: something that never comes fails the test, it does not hang
-// it.
+// patience limits one step of a stream, so that a test fails instead of hanging.
 const patience = 30 * time.Second
 
-// block is what generated streams are made of; each copy carries its number, so none can be lost,
-// doubled or moved.
+// block is the content of generated streams. Each copy contains its number, so that a lost,
+// repeated or moved copy changes the checksum.
 var block = func() []byte {
 	b := make([]byte, 64<<10)
 	rand.Read(b)
 	return b
 }()
 
-// generated reads size bytes that no two positions have in common.
+// generated is a reader of size bytes that differ at each position.
 type generated struct {
 	size, at int64
 	sum      hash.Hash32
@@ -64,7 +63,7 @@ func (g *generated) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// An upstream's answer to an upload, and what it says after a download.
+// The upstream's response to an upload, and its trailer after a download.
 type received struct {
 	Bytes int64  `json:"bytes"`
 	Sum   uint32 `json:"sum"`
@@ -76,8 +75,8 @@ func receive(r io.Reader) (received, error) {
 	return received{n, sum.Sum32()}, err
 }
 
-// streams is the API behind: /download?bytes=N ends with its checksum as a trailer, /upload answers
-// with what came, /events sends what it is told to, /ws echoes.
+// streams is the upstream. /download?bytes=N has its checksum in a trailer, /upload returns the
+// size and checksum it received, /events sends the events of the test, and /ws echoes.
 func streams(t *testing.T) (server *httptest.Server, events chan string) {
 	events = make(chan string)
 	mux := http.NewServeMux()
@@ -157,7 +156,8 @@ func request(
 	return r
 }
 
-// TestEvents: the upstream sends the next event only when the client has the one before.
+// TestEvents checks that events are not buffered: the upstream sends each event only after the
+// client has received the previous one.
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	g, token, events := startStreams(t)
@@ -175,7 +175,7 @@ func TestEvents(t *testing.T) {
 			select {
 			case events <- fmt.Sprint("event ", i):
 			case <-ctx.Done():
-				t.Fatalf("%v: the upstream takes no event %d", protocol, i)
+				t.Fatalf("%v: the upstream does not send event %d", protocol, i)
 			}
 			want := fmt.Sprintf("data: event %d\n", i)
 			line, err := lines.ReadString('\n')
@@ -188,11 +188,11 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestBulk: whatever the size, nothing is lost, and Caddy does not hold it in memory.
+// TestBulk checks that large bodies arrive complete and that Caddy does not keep them in memory.
 func TestBulk(t *testing.T) {
 	t.Parallel()
 	g, token, _ := startStreams(t)
-	// the race detector multiplies what is used; the smallest stream here is twice that
+	// The race detector multiplies the memory. The smallest stream is twice as large.
 	const bound = 64 << 20
 	for _, row := range []struct {
 		name     string
@@ -239,7 +239,7 @@ func TestBulk(t *testing.T) {
 					true: -1}[row.unsized]; answer.ContentLength != want {
 					t.Errorf("Content-Length is %d, want %d", answer.ContentLength, want)
 				}
-				io.Copy(io.Discard, sent) // what the upstream sent
+				io.Copy(io.Discard, sent) // the upstream's copy of a download
 			}
 			if want := (received{row.size, sent.sum.Sum32()}); err != nil ||
 				answer.StatusCode != 200 || got != want {
@@ -250,13 +250,13 @@ func TestBulk(t *testing.T) {
 				t.Errorf("trailer %v, want the sum %d", answer.Trailer, got.Sum)
 			}
 			if peak := resident(t, g.Pid(), "VmHWM"); peak > before+bound {
-				t.Errorf("Caddy used up to %d MiB for it, and %d before", peak>>20, before>>20)
+				t.Errorf("Caddy used up to %d MiB, %d MiB before", peak>>20, before>>20)
 			}
 		})
 	}
 }
 
-// resident is a line of a process's status, in bytes.
+// resident returns a line of /proc/PID/status in bytes.
 func resident(t *testing.T, pid int, line string) int64 {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -271,7 +271,7 @@ func resident(t *testing.T, pid int, line string) int64 {
 	return kilobytes << 10
 }
 
-// forgetPeak makes VmHWM begin anew (proc(5), clear_refs).
+// forgetPeak resets VmHWM (proc(5), clear_refs).
 func forgetPeak(t *testing.T, pid int) {
 	t.Helper()
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
@@ -313,12 +313,12 @@ func TestWebSocket(t *testing.T) {
 		kind, data, err := c.Read(ctx)
 		if err != nil || <-written != nil || kind != message.kind ||
 			!bytes.Equal(data, message.data) {
-			t.Fatalf("%v of %d bytes came back as %v of %d bytes, %v", message.kind,
+			t.Fatalf("sent %v of %d bytes, received %v of %d bytes, %v", message.kind,
 				len(message.data), kind, len(data), err)
 		}
 	}
 	if _, _, err := c.Read(ctx); websocket.CloseStatus(err) != 4321 {
-		t.Errorf("the server closed with 4321, this came: %v", err)
+		t.Errorf("want the close code 4321, got %v", err)
 	}
 	if _, answer, err := dial(g.URL, "ak_nothing"); err == nil || answer.StatusCode != 401 {
 		t.Errorf("without a key: %v", err)

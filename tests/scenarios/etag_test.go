@@ -6,7 +6,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestCompressedETag: the ETag of an answer that `encode` has compressed fits the object.
+// TestCompressedETag checks that conditional requests work with the ETag of a response that
+// `encode` has compressed.
 func TestCompressedETag(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: `

@@ -11,9 +11,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestLiveTokenInEveryField puts a token that works into every field, parameter, header and path of
-// every operation that the OpenAPI document has: it is refused and not repeated. The harness then
-// searches the logs, the metrics, and the database with its audit log.
+// TestLiveTokenInEveryField puts a valid token into every field, parameter, header and path of
+// every operation in the OpenAPI document. Each request must be refused, and no response may
+// contain the token. The harness then searches the logs, the metrics and the database with its
+// audit log.
 func TestLiveTokenInEveryField(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{APIKey: "namespace_path /v1/{namespace}/**", Global: "debug"})
@@ -74,7 +75,7 @@ func TestLiveTokenInEveryField(t *testing.T) {
 					try(path+" "+name, method, target, empty, name+": "+live)
 				}
 			}
-			// which anybody may ask for
+			// These need no key.
 			if below != "/docs" && below != "/openapi.json" && below != "/health" {
 				try(path+"? unknown", method, target+"?"+live+"=1", empty)
 			}
@@ -85,7 +86,7 @@ func TestLiveTokenInEveryField(t *testing.T) {
 				schema := media.(gate.JSON)["schema"].(gate.JSON)
 				for where, value := range withToken(schemas, schema, live) {
 					if strings.HasPrefix(where, ".token") && below == "/verify" {
-						continue // this is where one belongs, and what TestSecretsOfAWholeRun sends
+						continue // a token belongs here; TestSecretsOfAWholeRun sends it
 					}
 					try(path+" "+contentType+" "+where, method, target, value,
 						"Content-Type: "+contentType)
@@ -103,18 +104,18 @@ func TestLiveTokenInEveryField(t *testing.T) {
 			t.Errorf("%s: status %d, or it shows the token", path, r.Status)
 		}
 	}
-	// Refusals of the API that repeat a namespace.
+	// Refusals that name a namespace.
 	for _, target := range []string{"/v1/" + live + "/x", "/v1/acme/" + live, "/" + live,
 		"/v1/acme?x=" + live} {
 		r := g.Get(t, target, gate.Token(live))
-		// 200 is the upstream's
+		// A 200 comes from the upstream.
 		if r.Status != 200 && strings.Contains(fmt.Sprint(r.Header, string(r.Body)), live) {
 			t.Errorf("the answer to a token in the path, with status %d, repeats it", r.Status)
 		}
 	}
 }
 
-// withToken returns bodies that fit a schema but for a token in one place each, by that place.
+// withToken returns bodies by place. Each fits the schema except for a token in that place.
 func withToken(schemas, schema gate.JSON, token string) map[string]any {
 	if ref, ok := schema["$ref"].(string); ok {
 		schema = schemas[strings.TrimPrefix(ref, "#/components/schemas/")].(gate.JSON)

@@ -21,8 +21,8 @@ var (
 	asMember   = regexp.MustCompile(`(?m)^as (\S+) (.*)$`)
 )
 
-// untried are the commands of the recipe that the script does not have, letter by letter, but for
-// where they write to and read from; nor does it run the chapter that they are in.
+// untried returns the commands of the recipe that the script does not run, neither literally
+// (except for redirections) nor with their whole chapter.
 func untried(r gate.Recipe, script string) (missing []string) {
 	script = strings.ReplaceAll(script, "! ", "")
 	script = asMember.ReplaceAllString(script,
@@ -72,12 +72,12 @@ func TestRecipesAreTried(t *testing.T) {
 				t.Error(err)
 			}
 			for _, command := range untried(r, string(script.Comment)) {
-				t.Errorf("%s says what %s does not try: %s", page, name, command)
+				t.Errorf("%s has a command that %s does not run: %s", page, name, command)
 			}
 		}
 	}
 	if tried == 0 {
-		t.Error("no script goes through a page")
+		t.Error("no script follows a page")
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestRequestID: a refusal names the id that the access log has, where the site uses
-// {http.request.uuid}, and is the same for every request elsewhere.
+// TestRequestID checks that a refusal has the request id of the access log if the site uses
+// {http.request.uuid}, and no request id otherwise.
 func TestRequestID(t *testing.T) {
 	t.Parallel()
 	const site = `
@@ -69,7 +69,7 @@ func TestRequestID(t *testing.T) {
 			t.Errorf("%s %s: request_id %q on a site that has none", r.Method, r.Target, id)
 		}
 	}
-	// A client's own header is no id.
+	// A header of the client is not a request id.
 	if id, _ := ask(plain, gate.Request{Target: "/v1/items",
 		Header: []string{"X-Request-Id: mine"}}, other); id != "" {
 		t.Errorf("request_id %q is the client's", id)

@@ -35,7 +35,8 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	gate.Until(t, strings.Join(args, " "), func() bool { return summary(g.Do(t, r)) == want })
 }
 
-// request is what the words after a method ask for, and the status and code that they want.
+// request returns the request that the arguments of a command describe, and the status and code
+// that they expect.
 func request(
 	ts *testscript.TestScript, method string, args []string,
 ) (r gate.Request, want string) {
@@ -55,7 +56,7 @@ func request(
 	return r, strings.Join(words, " ")
 }
 
-// credential is the header for what is in a file: as bearer, or as its name says.
+// credential returns the header with the token in a file.
 func credential(ts *testscript.TestScript, name string) string {
 	where, file, elsewhere := strings.Cut(name, ":")
 	switch {

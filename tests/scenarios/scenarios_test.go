@@ -1,23 +1,29 @@
-// Package scenarios runs testdata/*.txtar: commands as a user types them, against a running Caddy,
-// and what they must answer.
+// Package scenarios runs testdata/*.txtar: commands that a user types against a running Caddy, with
+// their expected output.
 //
-// In them, `caddy` is the Caddy under test. Beside what testscript knows:
+// In addition to the commands of testscript, the scripts use:
 //
-//	token NAME              keeps what the last command wrote to standard output in the file NAME; it must be one token and nothing else
-//	get TARGET NAME STATUS [CODE] [BODY]
-//	                        sends GET with the token in the file NAME, or with none if that is -, and wants this answer, whose body is then the
-//	                        standard output; post, put, patch and delete likewise. TARGET is a path of api.example.com, or a URL, BODY is
-//	                        @FILE, and NAME may say where the token goes: `X-Api-Key:NAME`, or basic:NAME for a file with user:password
-//	until get ...           repeats a request until the answer is this one
-//	as NAME COMMAND         runs `caddy apikeys COMMAND` through keys.example.com, with the token in the file NAME.token
-//	capture VAR REGEXP      sets $VAR to the first group in what the last command wrote
-//	shell LINE              runs a line of the shell
+//	token NAME           saves the standard output of the last command, which must be exactly
+//	                     one token, in the file NAME
+//	get TARGET NAME STATUS [CODE] [@FILE]
+//	                     sends GET with the token in the file NAME, or without one if NAME is -,
+//	                     and checks the response. Its body becomes the standard output. TARGET
+//	                     is a path of api.example.com or a URL, and FILE has the body of the
+//	                     request. NAME may be X-Api-Key:NAME to send the token in that header,
+//	                     or basic:NAME for a file with user:password. post, put, patch and
+//	                     delete work alike.
+//	until get …          repeats a get until it succeeds
+//	as NAME COMMAND      runs `caddy apikeys COMMAND` through keys.example.com, with the token in
+//	                     the file NAME.token
+//	capture VAR REGEXP   sets $VAR to the first group in the output of the last command
+//	assign VAR COMMAND   sets $VAR to the output of a shell command
+//	shell LINE           runs a shell command
 //
-// While the script runs, so does a Caddy: with the Caddyfile of the page that the script's file
-// `recipe` names, and the file `api` as the site of the API behind it; or with what the file `site`
-// holds as its site; or with a plain `api_key`. Its admin endpoint is on a unix socket if there is
-// a file `admin-socket`. $CADDY_ADMIN, where the commands look by themselves, is its address. At
-// the end, all that Caddy wrote and tells is searched for the tokens that the script has seen.
+// A Caddy runs during the script. The script's file `recipe` names a page whose Caddyfile Caddy
+// runs, and the file `api` is then the site of the API behind it. Without `recipe`, the file `site`
+// is the site, or a plain `api_key`. With a file `admin-socket`, the admin endpoint is on a Unix
+// socket. $CADDY_ADMIN is the address of the admin endpoint. At the end, the harness searches
+// everything that Caddy wrote for the tokens of the script.
 package scenarios
 
 import (
@@ -76,7 +82,7 @@ func TestScenarios(t *testing.T) {
 	})
 }
 
-// redacting shows no token when a script fails.
+// redacting removes tokens from the output of a script that fails.
 type redacting struct{ *testing.T }
 
 func (t redacting) Log(args ...any) { t.T.Log(gate.Redact(fmt.Sprint(args...))) }
@@ -89,8 +95,7 @@ func (t redacting) Run(name string, f func(testscript.T)) {
 	t.T.Run(name, func(t *testing.T) { f(redacting{t}) })
 }
 
-// watchFiles makes the tokens in a script's files part of what the gate's own files are searched
-// for.
+// watchFiles adds the tokens in a script's files to those that the harness searches for.
 func watchFiles(t *testing.T, dir string) {
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
@@ -116,7 +121,7 @@ func token(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("standard output is not one token and a newline")
 	}
 	if strings.Contains(ts.ReadFile("stderr"), strings.TrimSpace(text)) {
-		ts.Fatalf("the token stands on standard error too")
+		ts.Fatalf("standard error also contains the token")
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
@@ -127,12 +132,12 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	found := regexp.MustCompile(args[1]).FindStringSubmatch(ts.ReadFile("stdout") + ts.ReadFile("stderr"))
 	if len(found) < 2 {
-		ts.Fatalf("the last command did not write %s", args[1])
+		ts.Fatalf("the output of the last command does not match %s", args[1])
 	}
 	ts.Setenv(args[0], found[1])
 }
 
-// assign sets a variable to what a command of the shell writes to standard output.
+// assign sets a variable to the standard output of a shell command.
 func assign(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: assign VAR COMMAND")
@@ -153,7 +158,7 @@ func shell(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// configOf is the configuration that the files of a script ask for.
+// configOf returns the configuration for the files of a script.
 func configOf(dir string) (config gate.Config, err error) {
 	files := map[string]string{}
 	for _, name := range []string{"recipe", "api", "site", "admin-socket"} {

@@ -10,9 +10,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestSecretsOfAWholeRun uses tokens in every way that there is, right and wrong, with the most
-// talkative logs, an upstream that fails and a database that fails. The harness then searches all
-// that Caddy wrote and tells for each of them; the answers are searched here.
+// TestSecretsOfAWholeRun uses tokens in every correct and incorrect way, with debug logs and a
+// failing upstream. It searches the responses for the tokens. The harness then searches everything
+// that Caddy wrote.
 func TestSecretsOfAWholeRun(t *testing.T) {
 	t.Parallel()
 	site := `
@@ -83,8 +83,7 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 			}
 		}
 	}
-	// Where a token does not belong, and what is wrong about it: only what has a token's shape can
-	// be known there.
+	// Tokens in wrong places. Only those with the form of a token can be recognized there.
 	for _, r := range []gate.Request{
 		{Target: "/" + string(live) + "/in/the/path"},
 		{Target: "/x?other=" + string(live)},
@@ -95,7 +94,7 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 		g.Do(t, r)
 	}
 
-	// Managing with tokens in the wrong places.
+	// Management requests with tokens in wrong places.
 	for _, r := range []gate.Response{
 		g.Call(t, "GET", "/keys/"+string(live), nil),
 		g.Call(t, "GET", "/keys?q="+string(live), nil),

@@ -8,7 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestVerifyIsTheDecision asks /verify and the command about requests, and then sends them.
+// TestVerifyIsTheDecision checks that /verify and the command `verify` predict the response to a
+// request.
 func TestVerifyIsTheDecision(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{
@@ -125,8 +126,8 @@ func TestVerifyIsTheDecision(t *testing.T) {
 	}
 }
 
-// decision is a status, and of a refusal the code and what a problem document and a verdict say of
-// what is missing.
+// decision formats the status and, for a refusal, the code and the missing permission in a problem
+// document or a verdict.
 func decision(status int, body gate.JSON, code any) string {
 	if status < 400 {
 		return fmt.Sprint(status)

@@ -15,9 +15,9 @@ const adminSite = `
 	reverse_proxy {$GATE_UPSTREAM}
 `
 
-// TestAdminDoor: the management API on a site opens for keys that hold admin permissions, by no
-// trick of the path.
-func TestAdminDoor(t *testing.T) {
+// TestAdminSite checks that only keys with admin permissions can use the management API of a site,
+// however the path is written.
+func TestAdminSite(t *testing.T) {
 	w := start(t, gate.Config{Site: adminSite})
 	w.mint(t, "Manager", gate.JSON{"permissions": []string{"admin.keys:*"}})
 	w.mint(t, "All", gate.JSON{"permissions": []string{"*"}})
@@ -138,8 +138,8 @@ func TestStartNamesTheMissingLine(t *testing.T) {
 	}
 }
 
-// TestOthersKeysDoNotExist: who may manage one namespace cannot tell a key of another one from
-// none.
+// TestOthersKeysDoNotExist checks that a manager of one namespace cannot distinguish a key of
+// another namespace from one that does not exist.
 func TestOthersKeysDoNotExist(t *testing.T) {
 	w := start(t, gate.Config{Site: adminSite})
 	w.Namespace(t, "acme", nil)
@@ -158,7 +158,7 @@ func TestOthersKeysDoNotExist(t *testing.T) {
 			Body: body})
 	}
 	if r := ask("GET", "/keys/"+own.ID, ""); r.Status != 200 {
-		t.Errorf("112 a key of its own: %v", r)
+		t.Errorf("a key of its own: %v", r)
 	}
 	for _, c := range []struct{ method, below, body string }{
 		{"GET", "", ""}, {"PATCH", "", `{"name":"x"}`}, {"POST", "/revoke", `{"reason":"x"}`},
@@ -169,18 +169,18 @@ func TestOthersKeysDoNotExist(t *testing.T) {
 			"/keys/"+none+c.below, c.body)
 		if theirs.Status != 404 || theirs.Status != nobodys.Status ||
 			strings.ReplaceAll(string(theirs.Body), other.ID, none) != string(nobodys.Body) {
-			t.Errorf("112 %s %s: another's key %v, no key %v", c.method, c.below, theirs, nobodys)
+			t.Errorf("%s %s: another's key %v, no key %v", c.method, c.below, theirs, nobodys)
 		}
 	}
 	list := ask("GET", "/keys?limit=1000", "")
 	if body := string(list.Body); list.Status != 200 || !strings.Contains(body, own.ID) ||
 		strings.Contains(body, other.ID) || strings.Contains(body, w.ids["R"]) {
-		t.Errorf("112 the list: %v", list)
+		t.Errorf("the list: %v", list)
 	}
 	if r := w.Get(t, "/v1/items/1", other.Token); r.Status == 200 {
-		t.Errorf("a key of umbrella opens default: %v", r)
+		t.Errorf("a key of umbrella is accepted in default: %v", r)
 	}
 	if w.Show(t, other.ID)["status"] != "active" {
-		t.Error("the key of another was changed")
+		t.Error("the key of another namespace was changed")
 	}
 }
