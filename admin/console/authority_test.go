@@ -163,9 +163,9 @@ func TestKeyPermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := s.person(t)
-	p.signIn(token).want(200, "Mine").lacks("victim", "New key")
-	p.get("/apikeys/keys/"+k.ID).want(200, "Cut by its owner").lacks("/edit", "/rotate", "/active")
-	p.submit("/apikeys/keys/"+k.ID+"/revoke", "confirm", "revoke").want(200, "revoked for good")
+	p.signIn(token).want(200, "Mine").lacks("victim", "Create key")
+	p.get("/apikeys/keys/"+k.ID).want(200, "the owner lacks it").lacks("/edit", "/rotate", "/active")
+	p.submit("/apikeys/keys/"+k.ID+"/revoke", "confirm", "revoke").want(200, "Key revoked")
 	if s.alive(t, secret.Reveal()) {
 		t.Error("the key is alive")
 	}
@@ -192,7 +192,7 @@ func TestExceeds(t *testing.T) {
 		slices.Sort(list)
 		return slices.Compact(list)
 	}
-	p.get("/apikeys/keys/new").lacks("Where it is good") // there is nothing to choose
+	p.get("/apikeys/keys/new").lacks("reach-title") // there is nothing to choose
 	both := func(list ...string) (names []string) {
 		for _, p := range list {
 			names = append(names, "new_roles[0].permissions "+p, "permissions "+p)

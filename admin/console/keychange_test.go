@@ -43,7 +43,7 @@ func TestEdit(t *testing.T) {
 		{"active", []string{"active", "true"},
 			"ERP 2 true acme [orders:read] [shop]; us [orders:read] [] [] map[c:3]"},
 	} {
-		p.submit(edit, test.fields...).want(200, "Saved", "In force on 1 of 1 node,")
+		p.submit(edit, test.fields...).want(200, "Changes saved", "In force on 1 of 1 node,")
 		k := s.key(t, id)
 		if got := fmt.Sprint(k.Name, " ", k.Active, " ", grantsOf(k), " ", k.AllowedIPs, " ",
 			k.Metadata); got != test.want {
@@ -58,7 +58,7 @@ func TestEdit(t *testing.T) {
 	p.post(edit, form...).want(412, "has version")
 	p.get("/apikeys/keys/"+id).want(200,
 		`<del><span class="visually-hidden">was </span><bdi>ERP 2</bdi></del>`,
-		`<bdi>first</bdi></ins>`, "Given by",
+		`<bdi>first</bdi></ins>`, "Granted by",
 		`<ins><span class="visually-hidden">is </span><bdi><time datetime="2037-01-31T00:00:00Z">`)
 }
 
@@ -82,7 +82,7 @@ func TestEditSeesLess(t *testing.T) {
 	for i, grants := range [][]string{{"acme=admin.keys:read,admin.keys:update"},
 		{"acme=admin.keys:read,admin.keys:update", "eu=@viewer"}, {"*=@client-admin"}} {
 		name := fmt.Sprint("name ", i)
-		s.signedIn(t, name, grants...).submit(edit, "name", name).want(200, "Saved")
+		s.signedIn(t, name, grants...).submit(edit, "name", name).want(200, "Changes saved")
 		now := s.key(t, k.ID)
 		if got := grantsOf(now); got != before || now.Name != name ||
 			fmt.Sprintf("%q", now.Metadata) != fmt.Sprintf("%q", k.Metadata) {
@@ -101,8 +101,8 @@ func TestGrowOnly(t *testing.T) {
 	id, _ := p.make("name", "a", "namespace", "acme", "access", "custom", "permissions",
 		"orders:search")
 	edit := "/apikeys/keys/" + id + "/edit"
-	p.get(edit).want(200, "lose nothing")
-	p.submit(edit, "permissions", "orders:search", "permissions", "orders:make").want(200, "Saved")
+	p.get(edit).want(200, "can only add permissions")
+	p.submit(edit, "permissions", "orders:search", "permissions", "orders:make").want(200, "Changes saved")
 	if got := grantsOf(s.key(t, id)); got != "acme [orders:make orders:search] []" {
 		t.Error(got)
 	}
@@ -123,7 +123,7 @@ func TestLife(t *testing.T) {
 		t.Error("an inactive key is alive")
 	}
 	p.get("/apikeys/keys").want(200, "INACTIVE")
-	p.post(at+"/active", "active", "true").want(200, "The key is active again")
+	p.post(at+"/active", "active", "true").want(200, "The key is active")
 	if !s.alive(t, token) {
 		t.Error("an active key is dead")
 	}
@@ -142,7 +142,7 @@ func TestLife(t *testing.T) {
 	if len(s.key(t, id).Secrets) != 2 {
 		t.Error("a reload made another token")
 	}
-	a = p.submit(at+"/rotate", "grace", "0s").want(201, "refused from now on")
+	a = p.submit(at+"/rotate", "grace", "0s").want(201, "The previous token is revoked")
 	if s.alive(t, token) || s.alive(t, next) {
 		t.Error("the earlier tokens are good")
 	}
@@ -155,13 +155,13 @@ func TestLife(t *testing.T) {
 		t.Error("revoked without a confirmation")
 	}
 	p.submit(at+"/revoke", "confirm", " Revoke ", "reason", "it leaked").want(200,
-		"revoked for good", "In force on 1 of 1 node", "Revoked", "it leaked").lacks("/edit",
+		"Key revoked", "In force on 1 of 1 node", "Revoked", "it leaked").lacks("/edit",
 		"/rotate", `/revoke"`)
 	if s.alive(t, last) {
 		t.Error("a revoked key is alive")
 	}
 	p.get("/apikeys/keys").want(200, "Revoked")
 	p.post(at+"/active", "active", "true").want(409, "final")
-	p.submit(at+"/delete").want(200, "Deleted A key").lacks(at)
+	p.submit(at+"/delete").want(200, "Key A key deleted").lacks(at)
 	p.get(at).want(404)
 }

@@ -26,11 +26,11 @@ func TestTokenOnce(t *testing.T) {
 	}
 	id := token[3:15]
 	if again := p.post("/apikeys/keys/new", form...).want(200,
-		"has been made already"); again.At.Path != "/apikeys/keys/"+id {
+		"already exists"); again.At.Path != "/apikeys/keys/"+id {
 		t.Errorf("a reload led to %s", again.At)
 	}
 	// the notice is shown once
-	p.get("/apikeys/keys/"+id).want(200, "<h1><bdi>CI</bdi></h1>").lacks("has been made already")
+	p.get("/apikeys/keys/"+id).want(200, "<h1><bdi>CI</bdi></h1>").lacks("already exists")
 	list, _, err := s.keys.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10)
 	if err != nil || len(list) != 1 {
 		t.Fatalf("%d keys, %v", len(list), err)
@@ -64,7 +64,7 @@ func TestExample(t *testing.T) {
 		{"", "/", ""},
 		{"/orders/{id} /$all /a/{b}/{c}", "/%24all", ""},
 		{"/v1/{account}/orders/{id} /v1/{account}/orders /v1/**/{x}", "/v1/{account}/orders",
-			"what stands in braces"},
+			"the parts in braces"},
 	} {
 		list := []api.Operation{{Permission: "orders:make", Class: "write", Method: "POST",
 			Path: "/make"}}
@@ -91,7 +91,7 @@ func TestExample(t *testing.T) {
 		"refunds:read": ` "` + s.URL + `/"`,
 	} {
 		p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more",
-			permissions).want(201, html.EscapeString(want)).lacks("place of <code>")
+			permissions).want(201, html.EscapeString(want)).lacks("Replace <code>")
 	}
 	s.api.Declare([]api.Operation{{Permission: "orders:odd", Class: "write",
 		Method: "M|id&`id`$PATH", Path: "/odd"}})
@@ -102,9 +102,9 @@ func TestExample(t *testing.T) {
 		{Permission: "orders:find", Class: "read", Method: "GET", Path: "/orders/{id}"}})
 	s.apart = true
 	p.submit("/apikeys/keys/new", "name", "x").want(201, "&#34;https://api.example.com/orders&#34;",
-		"Put the address of your API in place of <code>api.example.com</code>.").lacks(s.URL)
+		"Replace <code>api.example.com</code> with the address of your API.").lacks(s.URL)
 	p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more",
-		"orders:find").want(201, "and something in place of what stands in braces")
+		"orders:find").want(201, "and the parts in braces")
 }
 
 // TestFirstHome: who may make keys in some namespaces, and read none, is asked about the same one
@@ -126,9 +126,9 @@ func TestFirstHome(t *testing.T) {
 	// Where one may make none, a new key is not offered, and would be somewhere else.
 	namespaces(t, s, keystore.Namespace{ID: "theirs"})
 	p = s.signedIn(t, "Ben", "a=@developer", "theirs=@viewer")
-	p.get("/apikeys/keys?namespace=a").want(200, "/apikeys/keys/new", "Make a key")
+	p.get("/apikeys/keys?namespace=a").want(200, "/apikeys/keys/new", "Create key")
 	p.get("/apikeys/keys?namespace=theirs").want(200,
-		"Who holds admin.keys:create in").lacks("/apikeys/keys/new")
+		"Creating a key requires admin.keys:create in").lacks("/apikeys/keys/new")
 	if got, _ := p.get("/apikeys/keys/new?namespace=theirs").want(200).field("namespace"); got != "a" {
 		t.Errorf("the form begins in %q, where no key can be made", got)
 	}
@@ -138,11 +138,11 @@ func TestFirstHome(t *testing.T) {
 	namespaces(t, s, keystore.Namespace{ID: "a1", Parent: "a"},
 		keystore.Namespace{ID: "a2", Parent: "a"})
 	p = s.signedIn(t, "Cleo", "a=read,admin.keys:create", "a1=read", "b=read")
-	p.get("/apikeys/keys/new").want(200, "Connected to <bdi>a</bdi>, by hand",
+	p.get("/apikeys/keys/new").want(200, "Selected children of <bdi>a</bdi>",
 		`name="grants" value="a1"`, `name="grants" value="b"`).lacks(`name="grants" value="a2"`,
 		`name="grants" value="c"`, `name="connected"`)
 	p.get("/apikeys/keys?namespace=b").want(200, "No keys yet")
-	p.get("/apikeys/keys?namespace=c").want(200, "No such namespace")
+	p.get("/apikeys/keys?namespace=c").want(200, "Namespace not found")
 }
 
 // TestReach: where a namespace's keys may do the same is told while one is made, and of each.
@@ -152,21 +152,21 @@ func TestReach(t *testing.T) {
 		keystore.Namespace{ID: "eu", Parent: "shop", Kind: "group"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	p.get("/apikeys/keys/new?namespace=shop").want(200,
-		"of the kind <bdi>work space</bdi> or <bdi>group</bdi>.")
+		"of kind <bdi>work space</bdi> or <bdi>group</bdi>.")
 	id, _ := p.make("name", "App", "namespace", "shop", "grants", "eu")
 	a := p.get("/apikeys/keys/"+id).want(200,
-		"of the kind <bdi>work space</bdi> or <bdi>group</bdi>, as far as its owner may do it "+
+		"of kind <bdi>work space</bdi> or <bdi>group</bdi>, limited to those of the owner "+
 			"there.")
-	if n := strings.Count(a.Text, "of the kind"); n != 1 {
+	if n := strings.Count(a.Text, "of kind"); n != 1 {
 		t.Errorf("%d grants reach down", n)
 	}
 	// Who may read the key, and not the namespace, is not told.
 	s.signedIn(t, "Ben", "eu=admin.keys:read").get("/apikeys/keys/" + id).want(404)
 	id, _ = p.make("name", "From below", "namespace", "eu", "grants", "shop")
 	s.signedIn(t, "Cleo", "eu=admin.keys:read").get("/apikeys/keys/"+id).want(200,
-		"In <bdi>shop</bdi>").lacks("of the kind")
+		"In <bdi>shop</bdi>").lacks("of kind")
 	s.signedIn(t, "Dora", "eu=admin.keys:read",
-		"shop=admin.keys:update").get("/apikeys/keys/"+id).want(200, "of the kind")
+		"shop=admin.keys:update").get("/apikeys/keys/"+id).want(200, "of kind")
 }
 
 // TestMint is the form against what it makes.
@@ -256,15 +256,15 @@ func TestHugeForms(t *testing.T) {
 		"roles_more", strings.Repeat("viewer ", 2000), "permissions_more", strings.Repeat("read ",
 			2000), "version", "1"}
 	for _, path := range []string{"/apikeys/keys/new", "/apikeys/keys/" + id + "/edit"} {
-		a := p.post(path, many...).want(422, "More than 100")
+		a := p.post(path, many...).want(422, "at most 100")
 		if got, _ := a.field("grants_more"); got != many[5] {
 			t.Errorf("%s: what was typed is lost", path)
 		}
 		p.post(path, "name", strings.Repeat("x", 256<<10)).want(400,
-			"longer than this server takes")
+			"is too long")
 		if a := p.post(path, "name", "k", "access", "read_only", "metadata",
 			strings.Repeat("a\n", 1000), "version", "1").want(422); strings.Count(a.Text,
-			"is not like name=value") > 2 {
+			"must have the form name=value") > 2 {
 			t.Errorf("%s: the same mistake is told in %d characters", path, len(a.Text))
 		}
 	}
@@ -283,16 +283,16 @@ func TestMistakes(t *testing.T) {
 		field, wrong string
 		change       []string
 	}{
-		{"metadata", "is not like name=value", nil},
-		{"expires_at", "Give a day such as", nil},
-		{"expires_at", "Give a day such as",
+		{"metadata", "must have the form name=value", nil},
+		{"expires_at", "Must be a day such as", nil},
+		{"expires_at", "Must be a day such as",
 			[]string{"metadata", "team=erp", "expires_day", "9999-12-31", "expires_time", "23:59",
 				"zone", "America/New_York"}},
-		{"expires_at", "Give a day such as",
+		{"expires_at", "Must be a day such as",
 			[]string{"metadata", "team=erp", "expires_day", "0000-01-01", "zone", "Asia/Tokyo"}},
 		{"permissions", "a resource starts with a-z",
 			[]string{"metadata", "team=erp", "expires", "never"}},
-		{"allowed_ips", "neither an address", []string{"metadata", "team=erp", "expires", "never"}},
+		{"allowed_ips", "Must be an address", []string{"metadata", "team=erp", "expires", "never"}},
 		{"grants", "There is no namespace",
 			[]string{"metadata", "team=erp", "expires", "never", "permissions_more", "orders:read",
 				"allowed_ips", "", "new_roles[0].name", ""}},
@@ -306,7 +306,7 @@ func TestMistakes(t *testing.T) {
 				}
 			}
 		}
-		a := p.submit("/apikeys/keys/new", fields...).want(422, "<title>Error: New key", test.wrong,
+		a := p.submit("/apikeys/keys/new", fields...).want(422, "<title>Error: Create key", test.wrong,
 			`href="#f-`+test.field+`"`, `id="f-`+test.field+`"`)
 		a.lacks("<script>alert", "It will not be shown again")
 		for i := 0; i < len(fields); i += 2 {
@@ -352,7 +352,7 @@ func TestKeyRoles(t *testing.T) {
 	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:read] [member]" {
 		t.Error(got)
 	}
-	p.submit("/apikeys/keys/"+id+"/edit", "permissions_more", "mcp:write").want(200, "Saved")
+	p.submit("/apikeys/keys/"+id+"/edit", "permissions_more", "mcp:write").want(200, "Changes saved")
 	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:write] [member]" {
 		t.Error(got)
 	}
@@ -361,7 +361,7 @@ func TestKeyRoles(t *testing.T) {
 	p.submit("/apikeys/keys/new", "name", "b", "access", "roles").want(422,
 		`href="#f-roles"`).lacks(`href="#f-permissions"`)
 	// it has those that all have
-	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(200, "Saved")
+	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(200, "Changes saved")
 	id, _ = p.make("name", "c")
 	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(422,
 		`href="#f-roles"`).lacks(`href="#f-permissions"`)

@@ -139,8 +139,8 @@ func TestList(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	p.get("/apikeys/keys").want(200, "No keys yet", "Make a key")
-	p.get("/apikeys/keys?q=x").want(200, "No key fits")
+	p.get("/apikeys/keys").want(200, "No keys yet", "Create key")
+	p.get("/apikeys/keys?q=x").want(200, "No matching keys")
 	var specs []keystore.ImportSpec
 	for i := range 70 {
 		spec := keystore.KeySpec{Name: fmt.Sprintf("Worker %03d", i),
@@ -214,17 +214,17 @@ func TestList(t *testing.T) {
 		"Next page")).want(200).Text); first != "Worker 019" {
 		t.Errorf("the second page by name begins with %s", first)
 	}
-	p.get("/apikeys/keys?sort=odd&namespace=acme").want(200, "cannot be sorted like that",
+	p.get("/apikeys/keys?sort=odd&namespace=acme").want(200, "Too many keys to sort",
 		"Worker 042")
 	p.make("name", "My own")
 	own := p.get("/apikeys/keys")
 	mine := link(own, "My keys")
-	if a := p.get(mine+"&q=own").want(200, "My own"); link(a, "Clear") != mine {
-		t.Errorf("on my keys, Clear leads to %s", link(a, "Clear"))
+	if a := p.get(mine+"&q=own").want(200, "My own"); link(a, "Clear filters") != mine {
+		t.Errorf("on my keys, Clear leads to %s", link(a, "Clear filters"))
 	}
 	if a := p.get("/apikeys/keys?namespace=acme&owner=root&sort=name&cursor=").want(200,
-		"Worker 042"); link(a, "Clear") != "/apikeys/keys?namespace=acme&sort=name" {
-		t.Errorf("of another's keys, Clear leads to %s", link(a, "Clear"))
+		"Worker 042"); link(a, "Clear filters") != "/apikeys/keys?namespace=acme&sort=name" {
+		t.Errorf("of another's keys, Clear leads to %s", link(a, "Clear filters"))
 	} else if owner, there := a.field("owner"); owner != "root" || !there ||
 		strings.Count(a.Text, `<input type="hidden" name="sort" value="name">`) != 1 {
 		t.Error("the switcher does not keep the filters")
@@ -234,7 +234,7 @@ func TestList(t *testing.T) {
 	p.get("/apikeys/keys?cursor=nonsense").want(422)
 	p.get("/apikeys/keys?sort=name&cursor=nonsense").want(422)
 	p.get("/apikeys/keys?namespace=no%20such").want(422)
-	p.get("/apikeys/keys?namespace=acne").want(200, "No such namespace",
+	p.get("/apikeys/keys?namespace=acne").want(200, "Namespace not found",
 		"Show all keys").lacks("/apikeys/keys/new")
 	p.get("/apikeys/keys?status=odd").want(422)
 }

@@ -40,7 +40,7 @@ func TestPending(t *testing.T) {
 	id, _ := p.make("name", "A key")
 	c.silent.Store(true)
 	a := p.submit("/apikeys/keys/"+id+"/revoke", "confirm", "revoke").want(200,
-		"The key is revoked for good", "in force on 1 of 2 nodes", "elsewhere/1",
+		"Key revoked", "in force on 1 of 2 nodes", "elsewhere/1",
 		`http-equiv="refresh"`)
 	at := a.At.RequestURI()
 	if until := regexp.MustCompile(`until <time datetime="[^"]+">[\d-]{10} \d\d:\d\d:\d\d UTC</time>`); !until.MatchString(a.Text) {

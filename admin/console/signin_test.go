@@ -22,7 +22,7 @@ func TestSignIn(t *testing.T) {
 		next != "/apikeys/keys?status=active" {
 		t.Fatalf("led to %s, and then to %q", a.At, next)
 	}
-	if a := p.signIn("akm_"+token[5:]).want(422, "no token of a member"); strings.Contains(a.Text,
+	if a := p.signIn("akm_"+token[5:]).want(422, "not the token of a member"); strings.Contains(a.Text,
 		token[5:]) {
 		t.Fatal("the page repeats what was typed")
 	}
@@ -161,7 +161,7 @@ func TestSessionEnds(t *testing.T) {
 		if a := p.get("/apikeys/keys"); test.over != (a.At.Path == "/apikeys/sign-in") {
 			t.Errorf("%s: at %s", test.name, a.At)
 		} else if test.over {
-			a.want(200, "Your session is over")
+			a.want(200, "Your session has ended")
 		}
 		left, err := s.db.Session(ctx, session.ID)
 		if err != nil {
@@ -209,7 +209,7 @@ func TestTrusted(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.get("/apikeys/keys").want(200, "<h1>Keys</h1>", "Ada")
-	p.post("/apikeys/sign-out").want(409, "sign out there")
+	p.post("/apikeys/sign-out").want(409, "Sign out where you signed in")
 	_, token := s.member(t, "Grace")
 	p.signIn(token).want(200, "<h1>Keys</h1>", "Ada").lacks("Grace")
 	if at, _ := url.Parse(s.URL + "/apikeys/"); len(p.http.Jar.Cookies(at)) > 0 {

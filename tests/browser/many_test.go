@@ -60,7 +60,7 @@ func TestManyKeys(t *testing.T) {
 	}
 
 	page.Click("Name") // the head of the column
-	page.Sees("These keys cannot be sorted like that")
+	page.Sees("Too many keys to sort")
 	page.Click("Created") // which they can be sorted by
 	if address := page.Address(); !strings.HasSuffix(address, "sort=created_at") {
 		t.Errorf("the oldest keys are at %s", address)
