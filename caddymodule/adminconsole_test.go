@@ -45,7 +45,7 @@ func TestConsole(t *testing.T) {
 		{"the REST interface takes no session", "GET", "/apikeys/v1/keys", nil, nil, 401,
 			"missing_key"},
 		{"nor does the API", "GET", "/orders", nil, nil, 401, "missing_key"},
-		{"a method that there is not", "DELETE", keys, nil, nil, 405, "takes no DELETE"},
+		{"a method that there is not", "DELETE", keys, nil, nil, 405, "does not support DELETE"},
 		{"one that nobody has", "PROPFIND", keys, nil, nil, 405, "method_not_allowed"},
 		{"dots", "GET", "/apikeys/x/../keys", nil, nil, 400, "non_canonical_target"},
 		{"another page of another site", "POST", "/apikeys/sign-out", nil,
