@@ -13,8 +13,8 @@ import (
 //go:embed assets
 var assetFiles embed.FS
 
-// assetsPath is the path of the style sheet, the script and the pictures. Their names contain a hash
-// of their contents, so browsers can cache them forever.
+// assetsPath is the path of the style sheet, the script and the pictures. Their names contain a
+// hash of their contents, so browsers can cache them forever.
 const assetsPath = Root + "/assets/"
 
 var assets, assetNames = readAssets()

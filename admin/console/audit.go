@@ -33,7 +33,8 @@ var auditActions = []choice{
 	{Value: "namespace.create", Label: "Namespace created"},
 	{Value: "namespace.edit", Label: "Namespace edited"},
 	{Value: "namespace.delete", Label: "Namespace deleted"},
-	{Value: "member.create", Label: "Member created"}, {Value: "member.edit", Label: "Member edited"},
+	{Value: "member.create", Label: "Member created"},
+	{Value: "member.edit", Label: "Member edited"},
 	{Value: "member.token", Label: "Member token created"},
 	{Value: "member.delete", Label: "Member deleted"},
 }

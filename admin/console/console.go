@@ -51,8 +51,8 @@ func New(keys *keystore.Keystore, api http.Handler, logger *slog.Logger) *Consol
 	return c
 }
 
-// Declare replaces the resources that handlers name. The resources of declared operations need not be
-// included: the REST interface lists them.
+// Declare replaces the resources that handlers name. The resources of declared operations need not
+// be included: the REST interface lists them.
 func (c *Console) Declare(resources []string) {
 	resources = slices.Compact(slices.Sorted(slices.Values(resources)))
 	c.resources.Store(&resources)

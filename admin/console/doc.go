@@ -28,8 +28,8 @@
 // page check it as well (visit.may in Go, .May and .MayIn in templates). An empty permission admits
 // every member. [navigation] holds the entries of the main navigation.
 //
-// A handler calls the REST interface with visit.api, a [client.Client] that acts as the visitor, and
-// ends with one of
+// A handler calls the REST interface with visit.api, a [client.Client] that acts as the visitor,
+// and ends with one of
 //
 //	// 200 with templates/roles.html, in which .Page is the rolesPage
 //	return v.show("roles", "Roles", rolesPage{…})

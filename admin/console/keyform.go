@@ -80,8 +80,8 @@ func (p *keyForm) Barred(permission string) bool {
 	return err == nil && !p.had.Covers(parsed) && !p.gives(parsed)
 }
 
-// barredInRole is like Barred for a role that the key lacks. The permissions of the key do not count,
-// because the key also gets permissions that are added to the role later.
+// barredInRole is like Barred for a role that the key lacks. The permissions of the key do not
+// count, because the key also gets permissions that are added to the role later.
 func (p *keyForm) barredInRole(permission string) bool {
 	parsed, err := keystore.ParsePermission(permission)
 	return err == nil && !p.gives(parsed)
@@ -273,16 +273,16 @@ func (f *form) homeGrant() homeGrant {
 	return h
 }
 
-// needsRole reports a missing role for a key with permissions by roles. The field for permissions is
-// hidden then.
+// needsRole reports a missing role for a key with permissions by roles. The field for permissions
+// is hidden then.
 func (f *form) needsRole(p *keyForm, h homeGrant, others []api.GrantRequest) {
 	if f.Value("access") == byRoles && len(h.roles)+len(h.newRoles)+len(p.Fixed)+len(others) == 0 {
 		f.wrong("roles", "choose at least one role or another access level")
 	}
 }
 
-// otherGrants returns the grants that a form requests in other namespaces. shared are the names of the
-// shared roles.
+// otherGrants returns the grants that a form requests in other namespaces. shared are the names of
+// the shared roles.
 func (f *form) otherGrants(p *keyForm, home homeGrant, shared []string) []api.GrantRequest {
 	grants := []api.GrantRequest{}
 	ids := slices.Concat(f.Values("grants"), words(f.Value("grants_more")))

@@ -83,8 +83,8 @@ func mintKey(v *visit) error {
 	if refused, ok := errors.AsType[*client.Error](err); ok && refused.Code == "already_made" {
 		return v.done(v.link(keysPath+"/"+refused.ID),
 			notice{Kind: "warning", Title: "This key already exists",
-				Text: "Its token was shown once and cannot be shown again. If you lost it, rotate " +
-					"the token or create another key."})
+				Text: "Its token was shown once and cannot be shown again. If it is lost, " +
+					"rotate the token or create another key."})
 	}
 	if err != nil {
 		if f.fail(err) {
@@ -103,7 +103,8 @@ type tokenPage struct {
 	Grace       string           // how long the previous token stays valid
 	Example     string           // a call with the token
 	Blanks      bool             // whether the example has parameters to fill in
-	// Elsewhere is the host in the example to replace with the API's; empty: the console's own host.
+	// Elsewhere is the host in the example to replace with the API's; empty: the console's own
+	// host.
 	Elsewhere string
 }
 
@@ -133,7 +134,8 @@ func (v *visit) showToken(p tokenPage, title string) error {
 // someAPI is a reserved host (RFC 2606): a token that is sent there by mistake reaches nobody.
 const someAPI = "api.example.com"
 
-// exampleCall returns a declared call that a key may make. It prefers GET and the fewest parameters.
+// exampleCall returns a declared call that a key may make. It prefers GET and the fewest
+// parameters.
 func (v *visit) exampleCall(k api.Key) (method, path string) {
 	method, path = http.MethodGet, "/"
 	list, err := v.api.ListPermissions(v.ctx, "", maxRead)

@@ -38,10 +38,11 @@ type keysPage struct {
 	Owners   []choice
 	Mine     string // the visitor's id on the page of its own keys, else empty
 	Filtered bool
-	Unknown  bool     // whether the switcher's namespace does not exist or is hidden from the visitor
-	Sort     string   // empty: newest first
-	Orders   []choice // for Sort
-	Form     *form    // the filters
+	// whether the switcher's namespace does not exist or is hidden from the visitor
+	Unknown bool
+	Sort    string   // empty: newest first
+	Orders  []choice // for Sort
+	Form    *form    // the filters
 }
 
 // keyOrders are the orders of keys.

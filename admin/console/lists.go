@@ -93,9 +93,9 @@ func (v *visit) reachable() []api.Namespace {
 	return list
 }
 
-// places returns the namespaces in which the visitor has a permission, as choices. everywhere, unless
-// empty, is the label of the choice of all namespaces, offered to a visitor that has the permission
-// there.
+// places returns the namespaces in which the visitor has a permission, as choices. everywhere,
+// unless empty, is the label of the choice of all namespaces, offered to a visitor that has the
+// permission there.
 func (v *visit) places(permission, everywhere string) []choice {
 	var list []choice
 	for _, ns := range v.reachable() {

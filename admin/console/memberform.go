@@ -89,8 +89,8 @@ func (f *form) grants() []api.GrantRequest {
 	return list
 }
 
-// grantRoles returns the roles that grants in any namespace can name, the built-in ones first. It is
-// empty if the visitor may not read roles; their names can be typed.
+// grantRoles returns the roles that grants in any namespace can name, the built-in ones first. It
+// is empty if the visitor may not read roles; their names can be typed.
 func (v *visit) grantRoles() (list []choice) {
 	var shared []choice
 	for _, r := range v.roles() {
@@ -128,8 +128,8 @@ func (v *visit) memberForm(m *api.Member, f *form) memberForm {
 	return p
 }
 
-// rearranged adds or removes a grant if the button for it was clicked. It reports whether to show the
-// form again.
+// rearranged adds or removes a grant if the button for it was clicked. It reports whether to show
+// the form again.
 func (v *visit) rearranged(f *form) bool {
 	switch {
 	case f.Value("add") != "":

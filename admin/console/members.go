@@ -185,11 +185,12 @@ func askForMemberToken(v *visit) error {
 		return err
 	}
 	f := blank("version", strconv.FormatInt(m.Version, 10), "expires", never)
-	return v.write(http.StatusOK, "member_token", "Create token for "+m.Name, v.memberTokenPage(m), f)
+	return v.write(http.StatusOK, "member_token", "Create token for "+m.Name, v.memberTokenPage(m),
+		f)
 }
 
-// giveMemberToken answers with the token itself, because a redirect cannot carry it. The version keeps
-// a reload from creating another one.
+// giveMemberToken answers with the token itself, because a redirect cannot carry it. The version
+// keeps a reload from creating another one.
 func giveMemberToken(v *visit) error {
 	m, err := v.theMember()
 	if err != nil {

@@ -77,8 +77,8 @@ type namespacePage struct {
 type grantHere struct {
 	Member api.Member
 	Grant  api.Grant
-	// From is the parent whose children the grant includes, or * for all namespaces. It is empty for
-	// a grant in the namespace itself.
+	// From is the parent whose children the grant includes, or * for all namespaces. It is empty
+	// for a grant in the namespace itself.
 	From string
 }
 
@@ -127,8 +127,8 @@ func namespaceTitle(ns api.Namespace) string {
 	return ns.Name
 }
 
-// grantsIn returns the grants that apply in a namespace: those in it, those in its parent that include
-// children, and those in all namespaces.
+// grantsIn returns the grants that apply in a namespace: those in it, those in its parent that
+// include children, and those in all namespaces.
 func grantsIn(ns api.Namespace, members []api.Member) (list []grantHere) {
 	for _, m := range members {
 		for _, g := range m.Grants {
@@ -172,7 +172,8 @@ func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
 		},
 		KeyRoles: []choice{
 			{Value: rolesAny, Label: "Any or none"},
-			{Value: rolesSome, Label: "At least one", Hint: "A key cannot be created without a role."},
+			{Value: rolesSome, Label: "At least one",
+				Hint: "A key cannot be created without a role."},
 			{Value: rolesExactly, Label: "Exactly these",
 				Hint: "Every key has these roles and no others."},
 		},

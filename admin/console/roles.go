@@ -38,8 +38,8 @@ func (v *visit) RoleLink(namespace, name string, more ...string) string {
 		url.PathEscape(name) + strings.Join(more, ""))
 }
 
-// listRoles shows the roles that grants in the switcher's namespace can name: the namespace's own and
-// the shared ones.
+// listRoles shows the roles that grants in the switcher's namespace can name: the namespace's own
+// and the shared ones.
 func listRoles(v *visit) error {
 	var match func(api.Role) bool
 	if in, text := v.namespace(), v.query("q"); in+text != "" {
@@ -186,7 +186,8 @@ func saveRole(v *visit) error {
 		}
 		return err
 	}
-	return v.changed(v.RoleLink(r.Namespace, r.Name), "Changes saved for all keys and members that have the role", done.Propagation)
+	return v.changed(v.RoleLink(r.Namespace, r.Name),
+		"Changes saved for all keys and members that have the role", done.Propagation)
 }
 
 func (v *visit) roleRemoval(r api.Role) removal {

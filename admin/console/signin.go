@@ -28,8 +28,8 @@ const (
 	PlainCookie  = "apikeys-session"
 )
 
-// SessionOf returns the value of the session cookie of a request. It is empty if there is no cookie or
-// more than one.
+// SessionOf returns the value of the session cookie of a request. It is empty if there is no cookie
+// or more than one.
 func SessionOf(r *http.Request, secure bool) string {
 	found := r.CookiesNamed(cookieName(secure))
 	if len(found) != 1 {

@@ -29,8 +29,8 @@ type table struct {
 	key       *keyForm // the form of a key; nil: the form of a role
 }
 
-// newTable returns the table of a form. It takes the name of its checkboxes, the resources and, for a
-// key, its form.
+// newTable returns the table of a form. It takes the name of its checkboxes, the resources and, for
+// a key, its form.
 func newTable(f *form, name string, resources []resource, key ...*keyForm) table {
 	t := table{Form: f, Name: name, Resources: resources}
 	if len(key) > 0 {
@@ -90,7 +90,8 @@ func (v *visit) table() (all []resource, err error) {
 	for op, err := range v.api.AllPermissions(v.ctx) {
 		switch {
 		case statusOf(err) == http.StatusForbidden:
-			// Reading the table requires admin.keys:read. A visitor without it can type permissions.
+			// Reading the table requires admin.keys:read. A visitor without it can type
+			// permissions.
 			return nil, nil
 		case err != nil:
 			return nil, err

@@ -143,7 +143,8 @@ func (d *view) SwitchTo() string {
 	return Root + "/keys"
 }
 
-// Kept returns the parameters, as pairs of name and value, that a list keeps when the switcher changes.
+// Kept returns the parameters, as pairs of name and value, that a list keeps when the switcher
+// changes.
 func (d *view) Kept() [][2]string {
 	if d.r.URL.Path != d.SwitchTo() {
 		return nil
@@ -227,8 +228,8 @@ func timeElement(t time.Time, layout string) template.HTML {
 		` UTC</time>`)
 }
 
-// A field is one input of a form with its label. Options: hint, type, value (of a checkbox), rows (of
-// a text area), placeholder, autocomplete, list, required, disabled, spellcheck.
+// A field is one input of a form with its label. Options: hint, type, value (of a checkbox), rows
+// (of a text area), placeholder, autocomplete, list, required, disabled, spellcheck.
 type field struct {
 	Form        *form
 	Name, Label string

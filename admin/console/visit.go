@@ -82,10 +82,11 @@ func address(path string, q url.Values, parameters ...string) string {
 
 // A notice is a message above a page: the result of the last action, or a warning.
 type notice struct {
-	Kind        string           `json:"kind,omitempty"` // empty for success, "warning" or "danger"
-	Title       string           `json:"title"`
-	Text        string           `json:"text,omitempty"`
-	Propagation *api.Propagation `json:"propagation,omitempty"` // the state of the change on the nodes
+	Kind  string `json:"kind,omitempty"` // empty for success, "warning" or "danger"
+	Title string `json:"title"`
+	Text  string `json:"text,omitempty"`
+	// the state of the change on the nodes
+	Propagation *api.Propagation `json:"propagation,omitempty"`
 }
 
 // noticeCookie carries a notice over a redirect. It is not secret, and pages show it as text.
