@@ -8,7 +8,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// TestBounds sends as much that is wrong as fits into a body: the answer stays short.
+// TestBounds sends bodies full of invalid values and checks that the answer stays short.
 func TestBounds(t *testing.T) {
 	d := open(t)
 	id := d.mint(t, root, readOnly).Key.ID
@@ -25,8 +25,8 @@ func TestBounds(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		body   string
-		field  string // one of those named
-		errors int    // 0: as many as are listed at most
+		field  string // one of the fields that the answer names
+		errors int    // 0: the maximum number
 	}{
 		"permissions": {`{"permissions":` + many(501, `"a b"`) + `}`, "permissions",
 			0},
@@ -78,7 +78,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// TestFieldTexts: what is wrong is said in plain words, and what is not known with what is.
+// TestFieldTexts checks the texts of field errors, and that an unknown name lists the known ones.
 func TestFieldTexts(t *testing.T) {
 	d := open(t)
 	for _, test := range []struct{ method, path, body, want string }{

@@ -26,15 +26,15 @@ type nobody struct{}
 func (nobody) LookedUp(keystore.Tier, time.Duration) {}
 func (nobody) Propagated(time.Duration)              {}
 
-// A door is the interface on a key store of its own.
-type door struct {
+// A testAPI is an interface with its own key store.
+type testAPI struct {
 	*admin.API
 	keys      *keystore.Keystore
 	log       *bytes.Buffer
-	answering sync.WaitGroup // requests that serve has let in
+	answering sync.WaitGroup // requests that serve is answering
 }
 
-func open(t testing.TB) *door {
+func open(t testing.TB) *testAPI {
 	t.Helper()
 	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
 	if err != nil {
@@ -43,7 +43,7 @@ func open(t testing.TB) *door {
 	return openOn(t, db)
 }
 
-func openOn(t testing.TB, db keystore.Database) *door {
+func openOn(t testing.TB, db keystore.Database) *testAPI {
 	t.Helper()
 	ks, err := keystore.Open(context.Background(), db, nil, keystore.Settings{}, nobody{},
 		slog.New(slog.DiscardHandler))
@@ -52,7 +52,7 @@ func openOn(t testing.TB, db keystore.Database) *door {
 	}
 	t.Cleanup(func() { _ = ks.Close() })
 	var log bytes.Buffer
-	d := &door{API: admin.New(ks, slog.New(slog.NewTextHandler(&log, nil))), keys: ks, log: &log}
+	d := &testAPI{API: admin.New(ks, slog.New(slog.NewTextHandler(&log, nil))), keys: ks, log: &log}
 	d.Declare(nil)
 	d.RuleBy(func(admin.Request) ([]admin.Ruling, error) {
 		return []admin.Ruling{{Need: keystore.Need{Class: keystore.Read}}}, nil
@@ -62,16 +62,16 @@ func openOn(t testing.TB, db keystore.Database) *door {
 
 var root = keystore.Root("192.0.2.1")
 
-// An answer is what came back.
+// An answer is a recorded answer.
 type answer struct {
 	status int
 	header http.Header
 	text   string
 }
 
-// call sends one request. A body other than a string is sent as JSON; more is header names and
-// values in turn.
-func (d *door) call(
+// call sends one request. It encodes a body other than a string as JSON. more holds alternating
+// header names and values.
+func (d *testAPI) call(
 	t testing.TB, c keystore.Caller, method, path string, body any, more ...string,
 ) answer {
 	t.Helper()
@@ -101,8 +101,8 @@ func (d *door) call(
 	return d.send(t, c, req)
 }
 
-// send has a request answered, and holds the answer against the OpenAPI document.
-func (d *door) send(t testing.TB, c keystore.Caller, r *http.Request) answer {
+// send answers a request and checks the answer against the OpenAPI document.
+func (d *testAPI) send(t testing.TB, c keystore.Caller, r *http.Request) answer {
 	t.Helper()
 	w := httptest.NewRecorder()
 	d.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), c)))
@@ -135,16 +135,16 @@ func (a answer) problem(t testing.TB) api.Problem {
 	return p
 }
 
-// mint makes a key through the interface.
-func (d *door) mint(t testing.TB, c keystore.Caller, body string) api.Minted {
+// mint creates a key through the interface.
+func (d *testAPI) mint(t testing.TB, c keystore.Caller, body string) api.Minted {
 	t.Helper()
 	var m api.Minted
 	d.call(t, c, "POST", "/keys", body).into(t, http.StatusCreated, &m)
 	return m
 }
 
-// caller is who holds a token.
-func (d *door) caller(t testing.TB, token string) keystore.Caller {
+// caller returns the caller with a token.
+func (d *testAPI) caller(t testing.TB, token string) keystore.Caller {
 	t.Helper()
 	a, err := d.keys.Lookup(context.Background(), token, time.Now())
 	if err != nil || a.Record == nil {
@@ -153,8 +153,8 @@ func (d *door) caller(t testing.TB, token string) keystore.Caller {
 	return keystore.KeyCaller(a.Record, "192.0.2.2")
 }
 
-// member makes one with a token, and returns it as a caller by that.
-func (d *door) member(t testing.TB, body string) (api.Member, keystore.Caller) {
+// member creates a member with a token and returns it as a caller.
+func (d *testAPI) member(t testing.TB, body string) (api.Member, keystore.Caller) {
 	t.Helper()
 	var m api.Member
 	d.call(t, root, "POST", "/members", body).into(t, 201, &m)
@@ -167,7 +167,7 @@ func (d *door) member(t testing.TB, body string) (api.Member, keystore.Caller) {
 	return m, keystore.MemberCaller(a.Record, "192.0.2.3")
 }
 
-// request makes a GET of a target under the prefix, if a server would let it in.
+// request returns a GET of a target under the prefix, if a server would accept it.
 func request(target string) (*http.Request, bool) {
 	u, err := url.ParseRequestURI(api.Prefix + target)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestEdit: what is not changed on the form stays as it is.
+// TestEdit checks that fields that the form leaves unchanged keep their values.
 func TestEdit(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu", Parent: "acme"},
@@ -51,7 +51,7 @@ func TestEdit(t *testing.T) {
 		}
 	}
 	if !s.alive(t, token) {
-		t.Error("the key is dead")
+		t.Error("the key is refused")
 	}
 	form := p.get(edit).fill("name", "lost")
 	p.submit(edit, "name", "first").want(200)
@@ -62,7 +62,7 @@ func TestEdit(t *testing.T) {
 		`<ins><span class="visually-hidden">is </span><bdi><time datetime="2037-01-31T00:00:00Z">`)
 }
 
-// TestEditSeesLess: what whoever edits a key may not see, or could not type, stays as it is.
+// TestEditSeesLess checks that values that the editor may not see or cannot type are kept.
 func TestEditSeesLess(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu"})
@@ -120,12 +120,12 @@ func TestLife(t *testing.T) {
 	at := "/apikeys/keys/" + id
 	p.post(at+"/active").want(200, "INACTIVE", "The key is inactive")
 	if s.alive(t, token) {
-		t.Error("an inactive key is alive")
+		t.Error("an inactive key is accepted")
 	}
 	p.get("/apikeys/keys").want(200, "INACTIVE")
 	p.post(at+"/active", "active", "true").want(200, "The key is active")
 	if !s.alive(t, token) {
-		t.Error("an active key is dead")
+		t.Error("an active key is refused")
 	}
 
 	if !offers(p.get(at), at+"/rotate") {
@@ -136,15 +136,15 @@ func TestLife(t *testing.T) {
 		"In force on 1 of 1 node")
 	next := tokens.FindString(a.Text)
 	if next == token || !s.alive(t, next) || !s.alive(t, token) {
-		t.Error("both tokens should be good")
+		t.Error("both tokens should be valid")
 	}
 	p.post(at+"/rotate", form...).want(200, "cannot be shown again").lacks(next) // a reload
 	if len(s.key(t, id).Secrets) != 2 {
-		t.Error("a reload made another token")
+		t.Error("a reload created another token")
 	}
 	a = p.submit(at+"/rotate", "grace", "0s").want(201, "The previous token is revoked")
 	if s.alive(t, token) || s.alive(t, next) {
-		t.Error("the earlier tokens are good")
+		t.Error("the earlier tokens are valid")
 	}
 	last := tokens.FindString(a.Text)
 	p.submit(at+"/rotate", "grace", "9000h").want(422, "between 0s and 720h")
@@ -158,7 +158,7 @@ func TestLife(t *testing.T) {
 		"Key revoked", "In force on 1 of 1 node", "Revoked", "it leaked").lacks("/edit",
 		"/rotate", `/revoke"`)
 	if s.alive(t, last) {
-		t.Error("a revoked key is alive")
+		t.Error("a revoked key is accepted")
 	}
 	p.get("/apikeys/keys").want(200, "Revoked")
 	p.post(at+"/active", "active", "true").want(409, "final")

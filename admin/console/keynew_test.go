@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestTokenOnce: the token is in the answer to the form, and nowhere else, ever.
+// TestTokenOnce checks that the token is only in the answer to the form.
 func TestTokenOnce(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
@@ -22,7 +22,7 @@ func TestTokenOnce(t *testing.T) {
 		"curl -H &#34;Authorization: Bearer ")
 	token := tokens.FindString(a.Text)
 	if !s.alive(t, token) {
-		t.Fatal("the token is not good")
+		t.Fatal("the token is refused")
 	}
 	id := token[3:15]
 	if again := p.post("/apikeys/keys/new", form...).want(200,
@@ -43,7 +43,7 @@ func TestTokenOnce(t *testing.T) {
 		t.Error("the log holds the token")
 	}
 
-	// What the browser says it asked is not for a shell to run.
+	// A host from the request must not inject shell code.
 	r, _ := http.NewRequest("POST", s.URL+"/apikeys/keys/new",
 		strings.NewReader("name=CI&access=read_only"))
 	for _, c := range p.http.Jar.Cookies(r.URL) {
@@ -55,8 +55,8 @@ func TestTokenOnce(t *testing.T) {
 	p.do(r).want(201, html.EscapeString(` "http://x;id%24(id)'/"`))
 }
 
-// TestExample: the call to try a key with is one of the API's, with as little to fill in as there
-// is, and safe to paste.
+// TestExample checks that the example is a declared call with the fewest parameters, and is safe to
+// paste into a shell.
 func TestExample(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
@@ -107,8 +107,8 @@ func TestExample(t *testing.T) {
 		"orders:find").want(201, "and the parts in braces")
 }
 
-// TestFirstHome: who may make keys in some namespaces, and read none, is asked about the same one
-// each time.
+// TestFirstHome checks that the form always begins with the same namespace for a member that may
+// create keys in some namespaces but read none.
 func TestFirstHome(t *testing.T) {
 	s := open(t)
 	var grants []string
@@ -123,18 +123,18 @@ func TestFirstHome(t *testing.T) {
 		}
 	}
 
-	// Where one may make none, a new key is not offered, and would be somewhere else.
+	// A namespace where the member may not create keys does not offer it; the form would use another.
 	namespaces(t, s, keystore.Namespace{ID: "theirs"})
 	p = s.signedIn(t, "Ben", "a=@developer", "theirs=@viewer")
 	p.get("/apikeys/keys?namespace=a").want(200, "/apikeys/keys/new", "Create key")
 	p.get("/apikeys/keys?namespace=theirs").want(200,
 		"Creating a key requires admin.keys:create in").lacks("/apikeys/keys/new")
 	if got, _ := p.get("/apikeys/keys/new?namespace=theirs").want(200).field("namespace"); got != "a" {
-		t.Errorf("the form begins in %q, where no key can be made", got)
+		t.Errorf("the form begins in %q, where no key can be created", got)
 	}
 
-	// Elsewhere a grant can be given by who holds something there, whether it may read the
-	// namespace or not, and with what is connected by who holds that.
+	// A member can give a grant in another namespace where it has a permission, even if it may not
+	// read the namespace, and include children if its own grant does.
 	namespaces(t, s, keystore.Namespace{ID: "a1", Parent: "a"},
 		keystore.Namespace{ID: "a2", Parent: "a"})
 	p = s.signedIn(t, "Cleo", "a=read,admin.keys:create", "a1=read", "b=read")
@@ -145,7 +145,7 @@ func TestFirstHome(t *testing.T) {
 	p.get("/apikeys/keys?namespace=c").want(200, "Namespace not found")
 }
 
-// TestReach: where a namespace's keys may do the same is told while one is made, and of each.
+// TestReach checks that the form and the page of a key show the reach of its namespace.
 func TestReach(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "shop", Reach: []string{"work space", "group"}},
@@ -158,9 +158,9 @@ func TestReach(t *testing.T) {
 		"of kind <bdi>work space</bdi> or <bdi>group</bdi>, limited to those of the owner "+
 			"there.")
 	if n := strings.Count(a.Text, "of kind"); n != 1 {
-		t.Errorf("%d grants reach down", n)
+		t.Errorf("%d grants have a reach", n)
 	}
-	// Who may read the key, and not the namespace, is not told.
+	// A member that may read the key but not the namespace does not see it.
 	s.signedIn(t, "Ben", "eu=admin.keys:read").get("/apikeys/keys/" + id).want(404)
 	id, _ = p.make("name", "From below", "namespace", "eu", "grants", "shop")
 	s.signedIn(t, "Cleo", "eu=admin.keys:read").get("/apikeys/keys/"+id).want(200,
@@ -169,7 +169,7 @@ func TestReach(t *testing.T) {
 		"shop=admin.keys:update").get("/apikeys/keys/"+id).want(200, "of kind")
 }
 
-// TestMint is the form against what it makes.
+// TestMint checks the keys that forms create.
 func TestMint(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme", Kind: "account"},
@@ -246,7 +246,7 @@ func TestMint(t *testing.T) {
 	}
 }
 
-// TestHugeForms: what a form asks for in each of its namespaces does not multiply without bounds.
+// TestHugeForms checks that grants in many namespaces are limited.
 func TestHugeForms(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
@@ -265,13 +265,13 @@ func TestHugeForms(t *testing.T) {
 		if a := p.post(path, "name", "k", "access", "read_only", "metadata",
 			strings.Repeat("a\n", 1000), "version", "1").want(422); strings.Count(a.Text,
 			"must have the form name=value") > 2 {
-			t.Errorf("%s: the same mistake is told in %d characters", path, len(a.Text))
+			t.Errorf("%s: the same error takes %d characters", path, len(a.Text))
 		}
 	}
 }
 
-// TestMistakes: what is wrong stands beside its field, and nothing typed is lost.
-func TestMistakes(t *testing.T) {
+// TestInvalidFields checks that errors are shown beside their fields and that all values are kept.
+func TestInvalidFields(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
@@ -322,9 +322,9 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 	if list, _, _ := s.keys.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10); len(list) > 0 {
-		t.Errorf("%d keys were made", len(list))
+		t.Errorf("%d keys were created", len(list))
 	}
-	// Another namespace is not a mistake.
+	// Choosing another namespace is not an error.
 	a := p.submit("/apikeys/keys/new", append(typed, "again", "namespace")...).want(200)
 	if got, _ := a.field("allowed_ips"); got != "10.0.0.0/99" ||
 		strings.Contains(a.Text, `role="alert"`) {
@@ -360,7 +360,7 @@ func TestKeyRoles(t *testing.T) {
 		`href="#f-roles"`).lacks(`href="#f-permissions"`)
 	p.submit("/apikeys/keys/new", "name", "b", "access", "roles").want(422,
 		`href="#f-roles"`).lacks(`href="#f-permissions"`)
-	// it has those that all have
+	// the key has the roles of all keys
 	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(200, "Changes saved")
 	id, _ = p.make("name", "c")
 	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(422,

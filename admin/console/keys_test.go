@@ -15,8 +15,8 @@ import (
 
 var tokens = regexp.MustCompile(`ak_[0-9A-Za-z]{58}`)
 
-// fill returns the fields of the form that posts to where it stands as a browser would send it,
-// with others in their place: names and values in turn. A value of "-" takes the field out.
+// fill returns the fields of the form that posts to its own address, as a browser would send them,
+// with changes given as alternating names and values. The value "-" removes a field.
 func (a answer) fill(changes ...string) []string {
 	a.t.Helper()
 	changed := make(map[string][]string)
@@ -70,13 +70,13 @@ func (a answer) fill(changes ...string) []string {
 	return fields
 }
 
-// submit fills the form of a page in and sends it.
+// submit fills in the form of a page and sends it.
 func (p *person) submit(path string, changes ...string) answer {
 	p.t.Helper()
 	return p.post(path, p.get(path).want(200).fill(changes...)...)
 }
 
-// make makes a key on the page, and returns its id and token.
+// make creates a key on the page and returns its id and token.
 func (p *person) make(changes ...string) (id, token string) {
 	p.t.Helper()
 	a := p.submit("/apikeys/keys/new", changes...).want(201, "It will not be shown again")
@@ -96,7 +96,7 @@ func (s *site) key(t testing.TB, id string) *keystore.Key {
 	return k
 }
 
-// alive reports whether a token opens anything.
+// alive reports whether a token is accepted.
 func (s *site) alive(t testing.TB, token string) bool {
 	t.Helper()
 	a, err := s.keys.Lookup(ctx, token, time.Now())
@@ -204,7 +204,7 @@ func TestList(t *testing.T) {
 		return href
 	}
 	a = p.get("/apikeys/keys?q=worker")
-	for _, want := range []string{"Worker 000", "Worker 069"} { // up first, then down
+	for _, want := range []string{"Worker 000", "Worker 069"} { // ascending first, then descending
 		a = p.get(link(a, "Name"))
 		if first := names.FindString(a.want(200).Text); first != want {
 			t.Errorf("by name: %s is the first, want %s", first, want)
@@ -239,7 +239,7 @@ func TestList(t *testing.T) {
 	p.get("/apikeys/keys?status=odd").want(422)
 }
 
-// TestHostile: names are text, in whatever they stand.
+// TestHostile checks that names are escaped everywhere.
 func TestHostile(t *testing.T) {
 	s := open(t)
 	for _, name := range []string{

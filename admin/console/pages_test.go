@@ -45,8 +45,8 @@ func (s *site) theMember(t testing.TB, id string) *keystore.Member {
 	return m
 }
 
-// TestPagePermissions: what one may not do is not offered, and is refused all the same when the
-// form is forged.
+// TestPagePermissions checks that pages offer only permitted actions, and that forged forms for others
+// are refused.
 func TestPagePermissions(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "victim-ns"},
@@ -70,10 +70,10 @@ func TestPagePermissions(t *testing.T) {
 	const at = "/apikeys/"
 	version := []string{"version", "1"}
 	for _, test := range []struct {
-		permission string // that it takes
-		page       string // where it is offered
-		offer      string // the address of the link, or the form, that offers it
-		send       string // the address that is posted to; empty: it is only looked at
+		permission string // the required permission
+		page       string // the page that offers it
+		offer      string // the address of its link or form
+		send       string // the address to post to; empty: read only
 		fields     []string
 	}{
 		{"admin.roles:read", at + "keys", at + "roles", "", nil},
@@ -117,8 +117,8 @@ func TestPagePermissions(t *testing.T) {
 				continue
 			}
 			a := p.get(test.page)
-			// Who may do it elsewhere is offered what is made anew, and lists, and told that it may
-			// not do it here.
+			// A member that may do it elsewhere is offered lists and forms for new objects, but it is
+			// refused here.
 			if who != "who holds it elsewhere" && a.Status == 200 && offers(a, test.offer) {
 				t.Errorf("%s offers %s to %s", test.page, test.offer, who)
 			}
@@ -168,7 +168,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// offers reports whether a page has a link to an address, or a form that posts to it.
+// offers reports whether a page has a link to an address or a form that posts to it.
 func offers(a answer, address string) (found bool) {
 	each(a.Doc, func(n *html.Node) {
 		found = found || attr(n, "href") == address || n.Data == "form" &&
@@ -215,7 +215,7 @@ func TestRoles(t *testing.T) {
 	p.get("/apikeys/roles?q=reads").want(200, "Reads &lt;orders&gt;", "/apikeys/roles/acme/billing")
 	p.submit("/apikeys/roles/acme/billing/edit", "description", strings.Repeat("x", 1001)).want(422,
 		"longer than 1000 characters")
-	// somebody else has changed it meanwhile
+	// someone else has changed it in the meantime
 	p.post("/apikeys/roles/acme/billing/edit", form...).want(412)
 	p.get("/apikeys/roles/*/viewer").want(200, "is built in").lacks("/viewer/edit",
 		"/viewer/delete")
@@ -252,8 +252,8 @@ func TestRoles(t *testing.T) {
 	p.get(older).want(200, "viewer", "First page")
 }
 
-// TestNamespaceCycle: a cycle that SQL has made is shown, ends every page, and can be repaired
-// here.
+// TestNamespaceCycle checks that a cycle created by SQL is shown, breaks no page and can be repaired
+// in the console.
 func TestNamespaceCycle(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=*,admin:*")
@@ -357,7 +357,7 @@ func TestNamespaces(t *testing.T) {
 	}
 	p.get("/apikeys/namespaces/eu").want(200, "Grace", "Connie", "including children",
 		"/apikeys/namespaces/zz", "&lt;i&gt;Acme")
-	// it reaches direct children only
+	// it includes direct children only
 	p.get("/apikeys/namespaces/zz").want(200).lacks("Grace", "Connie")
 
 	form := p.get("/apikeys/namespaces/zz/edit").want(200, "Moving the namespace requires").lacks(`name="id"`,
@@ -392,7 +392,7 @@ func TestMembers(t *testing.T) {
 		Permissions: permissions(t, "read")})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 
-	// Namespaces are added and taken away again, with nothing lost.
+	// Adding and removing namespaces keeps the other values.
 	form := p.get("/apikeys/members/new").want(200,
 		`<option value="" selected>Choose a namespace</option>`).lacks(`<option value="" selected></option>`).fill("name", "Grace <b>", "login", "grace", "grants[0].namespace", "acme", "grants[0].roles", "viewer", "grants[0].other_roles", "local")
 	a := p.post("/apikeys/members/new", append(form, "add", "grant")...).want(200)
@@ -433,7 +433,7 @@ func TestMembers(t *testing.T) {
 		"acme", "grants[0].roles", "viewer").want(409, "Another member has this login")
 	p.submit("/apikeys/members/new", "name", "").want(422, "Is required")
 
-	// A token is shown once. The form sent again makes no other.
+	// A token is shown once. Sending the form again creates no other.
 	at := "/apikeys/members/" + id
 	fields := p.get(at+"/token").want(200, "is revoked, and its sessions", `name="zone"`).fill()
 	p.post(at+"/token", "version", "1", "expires", "custom").want(422, "Must be a day")
@@ -456,7 +456,7 @@ func TestMembers(t *testing.T) {
 		p.get(path).lacks(second, token)
 	}
 
-	// Edits change what they say, and no more.
+	// Edits change only the given fields.
 	p.submit(at+"/edit", "name", "Grace", "login", "", "grants[0].connected", "-").want(200,
 		"Changes saved").lacks("including children")
 	if m := s.theMember(t, id); m.Name != "Grace" || m.Login != "" || m.Grants[0].Connected ||
@@ -465,7 +465,7 @@ func TestMembers(t *testing.T) {
 	}
 	p.post(at+"/edit", "name", "x", "kind", "person", "version", "1").want(412)
 
-	// Disabled, a member is out at the next click.
+	// A disabled member is signed out at the next click.
 	grace.signIn(second).want(200)
 	p.post(at+"/active").want(200, "disabled; all keys", "Enable member")
 	if a := grace.get("/apikeys/keys"); a.At.Path != "/apikeys/sign-in" {
@@ -499,7 +499,7 @@ func TestMembers(t *testing.T) {
 	p.get("/apikeys/members/"+labelled.ID).want(200, "Labels", "&lt;erp&gt;")
 }
 
-// TestPartOfAMember: who may change a member's grants in one namespace changes these alone.
+// TestPartOfAMember checks that a manager of one namespace changes only the grants there.
 func TestPartOfAMember(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "globex"})
@@ -560,7 +560,7 @@ func TestAudit(t *testing.T) {
 	}
 	p.get("/apikeys/audit?action=key.revoke").want(200, "Member token revoked",
 		"/apikeys/members/"+id).lacks(">Key revoked</span>")
-	// A filter that cannot be understood does not vanish; an empty one is none.
+	// An invalid filter is not ignored. An empty one is.
 	p.get("/apikeys/audit?from=yesterday").want(422,
 		"Invalid day").lacks(">Role edited</span>")
 	p.get("/apikeys/audit?from=2026-01-02&to=2026-01-01").want(422)
@@ -599,7 +599,7 @@ func TestNodes(t *testing.T) {
 	some.get("/apikeys/keys").lacks("/apikeys/nodes")
 }
 
-// TestTokenInAField: a token that was pasted into a form or the address is neither kept nor shown.
+// TestTokenInAField checks that a token pasted into a form or the address is neither stored nor shown.
 func TestTokenInAField(t *testing.T) {
 	s := open(t)
 	p, nobody := s.signedIn(t, "Ada", "*=@client-admin"), s.person(t)

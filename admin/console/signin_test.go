@@ -49,7 +49,7 @@ func TestSignIn(t *testing.T) {
 	p.post("/apikeys/sign-out").want(200, "Member token")
 	p.get("/apikeys/keys").want(200, "Member token")
 
-	// What ends a member's token ends its sessions.
+	// Revoking a member's token ends its sessions.
 	for name, end := range map[string]func(){
 		"another token": func() {
 			_, secret, _, err := s.keys.NewMemberToken(ctx, root, id, keystore.TokenSpec{},
@@ -83,7 +83,7 @@ func TestSignIn(t *testing.T) {
 	}
 }
 
-// TestCookie: the session is for the console alone, and a script cannot read it.
+// TestCookie checks that only the console receives the session, and that scripts cannot read it.
 func TestCookie(t *testing.T) {
 	s := open(t)
 	_, token := s.member(t, "Ada")
@@ -196,7 +196,7 @@ func TestGuesses(t *testing.T) {
 		}
 	}
 	p.signIn("akm_wrong").want(429)
-	p.signIn(token).want(200, "Sign out") // whoever sits behind the same address, or proxy, gets in
+	p.signIn(token).want(200, "Sign out") // a member that shares the address can sign in
 }
 
 func TestTrusted(t *testing.T) {
@@ -217,7 +217,7 @@ func TestTrusted(t *testing.T) {
 	}
 }
 
-// TestForged: what another site sends is refused before anything is done.
+// TestForged checks that requests from other sites are refused.
 func TestForged(t *testing.T) {
 	s := open(t)
 	_, token := s.member(t, "Ada")
@@ -236,8 +236,8 @@ func TestForged(t *testing.T) {
 	p.get("/apikeys/keys").want(200, "<h1>Keys</h1>")
 }
 
-// TestFromElsewhere: a browser keeps a Strict cookie back when a link of another site leads here,
-// and sends it when the page leads on.
+// TestFromElsewhere follows a link from another site. The browser does not send a Strict cookie then,
+// but sends it when the page redirects.
 func TestFromElsewhere(t *testing.T) {
 	s := open(t)
 	p := s.person(t)
