@@ -83,7 +83,7 @@ func TestFieldTexts(t *testing.T) {
 	d := open(t)
 	for _, test := range []struct{ method, path, body, want string }{
 		{"POST", "/keys", `{"name":"","access":"read_only"}`,
-			"name: must have at least 1 character(s)"},
+			"name: must not be empty"},
 		{"POST", "/keys", `{"access":"read_only"}`, "name: is required"},
 		{"POST", "/keys", `{"name":"x","access":"all"}`,
 			"access: must be one of: read_only, read_write, custom"},

@@ -25,17 +25,17 @@ func TestEdit(t *testing.T) {
 		fields []string
 		want   string
 	}{
-		{"nothing", nil,
+		{"no changes", nil,
 			"ERP true acme [orders:read orders:search] [] connected; eu [read write] [] " +
 				"[10.0.0.0/8] map[a:1 b:2]"},
 		{"name", []string{"name", "ERP 2"},
 			"ERP 2 true acme [orders:read orders:search] [] connected; eu [read write] [] " +
 				"[10.0.0.0/8] map[a:1 b:2]"},
-		{"less", []string{"permissions_more", "orders:read", "connected", "-"},
+		{"fewer permissions", []string{"permissions_more", "orders:read", "connected", "-"},
 			"ERP 2 true acme [orders:read] []; eu [read write] [] [10.0.0.0/8] map[a:1 b:2]"},
 		{"another namespace", []string{"grants", "us", "access:us", "same"},
 			"ERP 2 true acme [orders:read] []; us [orders:read] [] [10.0.0.0/8] map[a:1 b:2]"},
-		{"a role on the spot", []string{"new_roles[0].name", "shop",
+		{"new role", []string{"new_roles[0].name", "shop",
 			"new_roles[0].permissions_more", "shop:*"},
 			"ERP 2 true acme [orders:read] [shop]; us [orders:read] [] [10.0.0.0/8] map[a:1 b:2]"},
 		{"inactive", []string{"active", "-", "allowed_ips", "", "metadata", "c=3"},

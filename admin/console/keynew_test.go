@@ -191,9 +191,9 @@ func TestMint(t *testing.T) {
 		fields []string
 		want   string
 	}{
-		{"as it comes", nil, "default [read] []"},
+		{"defaults", nil, "default [read] []"},
 		{"read and write", []string{"access", "read_write"}, "default [read write] []"},
-		{"what is checked under another level counts for nothing",
+		{"permissions of another access level are ignored",
 			[]string{"permissions", "orders:make"}, "default [read] []"},
 		{"custom", []string{"access", "custom", "permissions", "orders:make", "permissions",
 			"orders:search", "permissions_more", " mcp:read,\nx:* "},
@@ -201,14 +201,14 @@ func TestMint(t *testing.T) {
 		{"everything", []string{"access", "custom", "permissions", "*"}, "default [*] []"},
 		{"by roles", []string{"namespace", "acme", "access", "roles", "roles", "billing", "roles",
 			"support"}, "acme [] [billing support]"},
-		{"a role on the spot", []string{"namespace", "acme", "access", "roles", "new_roles[0].name",
+		{"new role", []string{"namespace", "acme", "access", "roles", "new_roles[0].name",
 			"shop", "new_roles[0].permissions", "orders:make"}, "acme [] [shop]"},
-		{"all that is connected", []string{"namespace", "acme", "connected", "true"},
+		{"with children", []string{"namespace", "acme", "connected", "true"},
 			"acme [read] [] connected"},
-		{"some", []string{"namespace", "acme", "grants", "eu", "grants", "us", "access:us",
+		{"selected namespaces", []string{"namespace", "acme", "grants", "eu", "grants", "us", "access:us",
 			"read_write", "roles", "support", "roles", "billing"},
 			"acme [read] [billing support]; eu [read] [support]; us [read write] []"},
-		{"typed", []string{"grants_more", "other acme", "connected:acme", "true"},
+		{"typed namespaces", []string{"grants_more", "other acme", "connected:acme", "true"},
 			"default [read] []; other [read] []; acme [read] [] connected"},
 		{"everywhere", []string{"grants", "*"}, "default [read] []; * [read] []"},
 	} {
