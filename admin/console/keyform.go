@@ -45,7 +45,7 @@ type keyForm struct {
 // An otherNamespace is a namespace, other than its own, in which a key can have a grant.
 type otherNamespace struct {
 	ID, Label string
-	Kept      *api.Grant // the present grant there, which matches no access level
+	Kept      *api.Grant // the present grant there, if any
 }
 
 // Access levels of the form that the REST interface does not have.
