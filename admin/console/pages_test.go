@@ -323,7 +323,7 @@ func TestNamespaces(t *testing.T) {
 		t.Errorf("child_prefix in the form is %q", prefix)
 	}
 	p.submit("/apikeys/namespaces/confined/edit", "child_prefix", "").want(200, "Changes saved",
-		"ids below it are free")
+		"any id below is allowed")
 	if _, _, err := s.keys.DeleteNamespace(ctx, root, "confined",
 		keystore.ChangeOptions{}); err != nil {
 		t.Fatal(err)
