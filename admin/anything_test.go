@@ -22,9 +22,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// FuzzAnything sends the same random requests to an interface on SQLite and to one on PostgreSQL:
-// for each operation of the OpenAPI document a body, parameters and headers that are nearly valid.
-// No answer is 5xx, both databases take the same, and what was taken can be listed.
+// FuzzAnything sends the same random requests to an interface on SQLite and to one on PostgreSQL: for
+// each operation of the OpenAPI document a body, parameters and headers that are nearly valid. No
+// answer is 5xx, both databases accept the same requests, and created objects can be listed.
 func FuzzAnything(f *testing.F) {
 	for seed := range uint64(20) {
 		f.Add(seed)
@@ -34,11 +34,11 @@ func FuzzAnything(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	doors := []*door{open(f), openOn(f, postgres)}
+	apis := []*testAPI{open(f), openOn(f, postgres)}
 	f.Fuzz(func(t *testing.T, seed uint64) {
-		s := &sender{Rand: rand.New(rand.NewPCG(seed, 1)), api: doors[0].Describe()}
-		ids := make([]map[string]string, len(doors)) // of what both have
-		for i, d := range doors {
+		s := &sender{Rand: rand.New(rand.NewPCG(seed, 1)), api: apis[0].Describe()}
+		ids := make([]map[string]string, len(apis)) // of the objects that both have
+		for i, d := range apis {
 			ids[i] = map[string]string{"KEY": d.mint(t, root, readOnly).Key.ID,
 				"REVOKED": d.mint(t, root, readOnly).Key.ID}
 			d.call(t, root, "POST", "/keys/"+ids[i]["REVOKED"]+"/revoke", nil)
@@ -52,7 +52,7 @@ func FuzzAnything(f *testing.F) {
 		for range 100 {
 			r := s.request()
 			var first answer
-			for i, d := range doors {
+			for i, d := range apis {
 				a := d.send(t, root, r.of(t, ids[i]))
 				if a.status >= 500 {
 					t.Errorf("database %d: %s: %d %s", i, r, a.status, a.text)
@@ -66,7 +66,7 @@ func FuzzAnything(f *testing.F) {
 			}
 		}
 		for _, path := range []string{"/keys?limit=1000", "/keys?sort=name", "/namespaces?limit=1000", "/roles?limit=1000", "/members?limit=1000", "/audit?limit=1000", "/audit/verify"} {
-			for i, d := range doors {
+			for i, d := range apis {
 				if a := d.call(t, root, "GET", path, nil); a.status != 200 {
 					t.Errorf("database %d: %s: %d %s", i, path, a.status, a.text)
 				}
@@ -75,13 +75,13 @@ func FuzzAnything(f *testing.F) {
 	})
 }
 
-// A sender invents requests.
+// A sender generates requests.
 type sender struct {
 	*rand.Rand
 	api *huma.OpenAPI
 }
 
-// An invented request has the names of objects in it, in capitals, for the ids that they have.
+// An invented request contains the names of objects, in capitals, in place of their ids.
 type invented struct {
 	method, target, body, contentType string
 	header                            http.Header
@@ -113,7 +113,7 @@ func (r invented) of(t *testing.T, ids map[string]string) *http.Request {
 
 func pick[T any](s *sender, list ...T) T { return list[s.IntN(len(list))] }
 
-// mostly is the first of a list, which is valid, or at times another.
+// mostly returns the first value of a list, which is valid, or sometimes another one.
 func mostly(s *sender, valid string, others ...string) string {
 	if s.IntN(12) == 0 {
 		return pick(s, others...)
@@ -152,7 +152,7 @@ func (s *sender) request() invented {
 		case p.In == "header":
 			r.header.Set(p.Name, strings.Map(func(c rune) rune {
 				if c < ' ' || c == 0x7f {
-					return -1 // no server lets them through
+					return -1 // every server rejects them
 				}
 				return c
 			}, value()))
@@ -174,7 +174,7 @@ func (s *sender) request() invented {
 	return r
 }
 
-// value is one of a parameter.
+// value returns a value of a parameter.
 func (s *sender) value(name string) string {
 	if s.IntN(4) == 0 {
 		return s.text()
@@ -214,7 +214,7 @@ func (s *sender) time() string {
 		"1677-09-21T00:12:43Z", "2262-04-11T23:47:17Z")
 }
 
-// text is hardly a value of anything.
+// text returns a text that is rarely a valid value.
 func (s *sender) text() string {
 	return pick(s, "", " ", "\x00", "a\x00b", "\x01", "\x7f", "\u0085", "\u2028", "\ufeff",
 		"\ufffd", "\U0001d11e", "e\u0301", "\u202e", "\ufdd0", "'", `"`, `\`, "%", "_", "{}",
@@ -223,7 +223,7 @@ func (s *sender) text() string {
 		"9223372036854775808", "*", "admin:*")
 }
 
-// word is a likely value of a field, by its name.
+// word returns a likely value of a field with this name.
 func (s *sender) word(name string) string {
 	switch name {
 	case "id", "namespace", "parent":
@@ -262,7 +262,7 @@ func (s *sender) word(name string) string {
 	return fmt.Sprint("name ", s.IntN(1000))
 }
 
-// quoted is a string as JSON, at times with escapes that are no characters.
+// quoted returns a JSON string, sometimes with escapes that stand for no character.
 func (s *sender) quoted(name string) string {
 	if s.IntN(40) == 0 {
 		return pick(s, `"\ud800"`, `"\udc00\ud800"`, `"a\ud800b"`, `"\u0000"`, `"\uFFFF"`,
@@ -285,7 +285,7 @@ func (s *sender) quoted(name string) string {
 	return b.String()
 }
 
-// json is a value that nearly fits a schema.
+// json returns a value that nearly matches a schema.
 func (s *sender) json(schema *huma.Schema, name string, depth int) string {
 	for schema.Ref != "" {
 		schema = s.api.Components.Schemas.SchemaFromRef(schema.Ref)
@@ -335,8 +335,8 @@ func (s *sender) json(schema *huma.Schema, name string, depth int) string {
 	return pick(s, "null", "1e999", strings.Repeat("[", deep)+strings.Repeat("]", deep))
 }
 
-// TestLastTime gives a time that JSON cannot write, which other systems take for never, to all that
-// takes an expiry.
+// TestLastTime sends a time that JSON cannot represent, and which other systems use for never, to all
+// operations with an expiry.
 func TestLastTime(t *testing.T) {
 	d := open(t)
 	id := d.mint(t, root, readOnly).Key.ID

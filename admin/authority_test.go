@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// TestKeyCallers is what keys of different powers may do: the interface asks the key store, and
-// says what is lacking.
+// TestKeyCallers checks what keys with different permissions may do, and that a refusal names the
+// missing permission.
 func TestKeyCallers(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
@@ -154,7 +154,7 @@ func TestSelf(t *testing.T) {
 		!changed.Propagation.Complete {
 		t.Errorf("revoked by itself: %+v", changed)
 	}
-	// What it made goes with it when asked for.
+	// The keys that it created are revoked with it on request.
 	m = d.mint(t, root, `{"name":"minter","permissions":["read","admin.keys:create"]}`)
 	child := d.mint(t, d.caller(t, m.Token), readOnly)
 	d.call(t, root, "POST", "/keys/"+m.Key.ID+"/revoke", `{"made":true,"reason":"leaked"}`).into(t,

@@ -105,7 +105,7 @@ func readBody(r io.Reader) ([]byte, error) {
 	case errors.As(err, &p):
 		return nil, p
 	case err != nil && !isTooLarge(err):
-		return nil, newProblem(http.StatusBadRequest, "incomplete_body", "the body ended early")
+		return nil, newProblem(http.StatusBadRequest, "incomplete_body", "the body is incomplete")
 	case err != nil || len(body) > maxBody:
 		return nil, newProblem(http.StatusRequestEntityTooLarge, "too_large",
 			fmt.Sprintf("the body is longer than %d bytes", maxBody))
@@ -126,9 +126,9 @@ const (
 	maxValues = 10_000
 )
 
-// checkJSON refuses a body that is not one JSON value. It also refuses two things that encoding/json
-// accepts: duplicate names, of which parsers choose different ones (RFC 8259 §4), and bytes that are
-// not UTF-8. Its errors repeat nothing of the body but names.
+// checkJSON refuses a body that is not one JSON value. It also refuses two things that
+// encoding/json accepts: duplicate names, of which parsers choose different ones (RFC 8259 §4), and
+// bytes that are not UTF-8. Its errors repeat nothing of the body but names.
 func checkJSON(b []byte) error {
 	reason := ""
 	switch {

@@ -8,7 +8,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// TestBounds sends as much that is wrong as fits into a body: the answer stays short.
+// TestBounds sends bodies full of invalid values and checks that the answer stays short.
 func TestBounds(t *testing.T) {
 	d := open(t)
 	id := d.mint(t, root, readOnly).Key.ID
@@ -25,8 +25,8 @@ func TestBounds(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		body   string
-		field  string // one of those named
-		errors int    // 0: as many as are listed at most
+		field  string // one of the fields that the answer names
+		errors int    // 0: the maximum number
 	}{
 		"permissions": {`{"permissions":` + many(501, `"a b"`) + `}`, "permissions",
 			0},
@@ -78,12 +78,12 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// TestFieldTexts: what is wrong is said in plain words, and what is not known with what is.
+// TestFieldTexts checks the texts of field errors, and that an unknown name lists the known ones.
 func TestFieldTexts(t *testing.T) {
 	d := open(t)
 	for _, test := range []struct{ method, path, body, want string }{
 		{"POST", "/keys", `{"name":"","access":"read_only"}`,
-			"name: must have at least 1 character(s)"},
+			"name: must not be empty"},
 		{"POST", "/keys", `{"access":"read_only"}`, "name: is required"},
 		{"POST", "/keys", `{"name":"x","access":"all"}`,
 			"access: must be one of: read_only, read_write, custom"},

@@ -69,8 +69,8 @@ func (u *Unless) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-// status returns 304 if the client has this version of the object, else 200. It compares weakly (RFC
-// 9110 §13.1.2).
+// status returns 304 if the client has this version of the object, else 200. It compares weakly
+// (RFC 9110 §13.1.2).
 func (u *Unless) status(version int64) int {
 	if u.IfNoneMatch == "" {
 		return http.StatusOK

@@ -8,13 +8,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// TestConditions: If-Match and If-None-Match are lists of strong and weak tags (RFC 9110 §13.1),
-// and `encode` of Caddy adds the coding to a tag.
+// TestConditions checks If-Match and If-None-Match, which are lists of strong and weak tags (RFC 9110
+// §13.1). Caddy's `encode` adds the coding to a tag.
 func TestConditions(t *testing.T) {
 	d := open(t)
 	for _, test := range []struct {
 		lines []string
-		// the status of a change with If-Match, and of showing with If-None-Match
+		// the status of a change with If-Match, and of a read with If-None-Match
 		changed, shown int
 	}{
 		{[]string{`"1"`}, 200, 304},

@@ -95,8 +95,8 @@ func TestOpenAPI(t *testing.T) {
 	}
 }
 
-// TestBodiesRoundTrip: what the client's types write is what the document describes and the server
-// reads.
+// TestBodiesRoundTrip checks that the wire types encode bodies that match the document and that the
+// server accepts.
 func TestBodiesRoundTrip(t *testing.T) {
 	d := open(t)
 	m := d.mint(t, root, readOnly)
@@ -139,10 +139,10 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// TestPermissionsBeforeTheTable: no table is not an empty one.
+// TestPermissionsBeforeTheTable checks that a missing table differs from an empty one.
 func TestPermissionsBeforeTheTable(t *testing.T) {
 	d := open(t)
-	bare := &door{API: admin.New(d.keys, slog.New(slog.DiscardHandler)), keys: d.keys}
+	bare := &testAPI{API: admin.New(d.keys, slog.New(slog.DiscardHandler)), keys: d.keys}
 	if p := bare.call(t, root, "GET", "/permissions", nil).problem(t); p.Status != 503 ||
 		p.Code != "unavailable" {
 		t.Errorf("%+v", p)

@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// TestEmptyIsNotAbsent sends an empty value for everything that has a meaning when it is absent: an
-// unset variable of a script must not widen what a key may do, or what a list shows.
+// TestEmptyIsNotAbsent sends an empty value for every field with a meaning when absent. An unset
+// variable of a script must not extend the permissions of a key or the items of a list.
 func TestEmptyIsNotAbsent(t *testing.T) {
 	d := open(t)
 	id := d.mint(t, root, readOnly).Key.ID
@@ -97,7 +97,7 @@ func TestEmptyIsNotAbsent(t *testing.T) {
 		t.Errorf("an empty token in an import: %+v", p)
 	}
 
-	// What may be empty is.
+	// These fields may be empty.
 	d.call(t, root, "PATCH", "/namespaces/acme", `{"name":"","kind":""}`).into(t, 200,
 		new(api.NamespaceChanged))
 	d.call(t, root, "PATCH", "/namespaces/eu", `{"parent":null}`).into(t, 200,

@@ -16,22 +16,22 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// Describe returns what the OpenAPI document is made of.
+// Describe returns the OpenAPI document.
 func (a *API) Describe() *huma.OpenAPI { return a.huma.OpenAPI() }
 
-// SetWriteTimeout sets how long a client may take to read a page of an export.
+// SetWriteTimeout sets the time that a client has to read a page of an export.
 func (a *API) SetWriteTimeout(d time.Duration) { a.writeTimeout = d }
 
-// SetIdleTimeout sets how long a client may send nothing of a body.
+// SetIdleTimeout sets the longest pause of a client while its body is read.
 func (a *API) SetIdleTimeout(d time.Duration) { a.idleTimeout = d }
 
-// Conforms holds an answer against the OpenAPI document.
+// Conforms checks an answer against the OpenAPI document.
 func (a *API) Conforms(r *http.Request, status int, contentType string, body []byte) error {
 	_, pattern := a.mux.Handler(r)
 	_, path, _ := strings.Cut(pattern, " ")
 	item := a.huma.OpenAPI().Paths[path]
 	if item == nil {
-		return nil // nothing there: tested by its problem document
+		return nil // an unknown path, whose answer is a problem document
 	}
 	op := map[string]*huma.Operation{"GET": item.Get, "HEAD": item.Get, "POST": item.Post,
 		"PATCH": item.Patch, "DELETE": item.Delete}[r.Method]

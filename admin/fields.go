@@ -23,10 +23,11 @@ const unknownParameter = "unknown query parameter"
 // isUnknown is the detail of an unknown field or parameter.
 const isUnknown = "is unknown"
 
-// hints replaces huma's messages by texts that read well after the name of the field, as those of
-// the key store do. Both may have one verb. huma's messages are variables of the process, which
-// this package reads and never sets: other modules of the same Caddy may use huma too.
-var hints = []struct {
+// ownTexts holds the texts that replace huma's messages. They read well after the name of the
+// field, as those of the key store do. Both may have one verb. A minimum length is always 1. huma's
+// messages are variables of the process, which this package only reads: other modules of the same
+// Caddy may use huma too.
+var ownTexts = []struct {
 	message *string
 	text    string
 }{
@@ -41,16 +42,16 @@ var hints = []struct {
 	{&validation.MsgExpectedOneOf, "must be one of: %s"},
 	{&validation.MsgExpectedMinimumNumber, "must be %s or more"},
 	{&validation.MsgExpectedMaximumNumber, "must be %s or less"},
-	{&validation.MsgExpectedMinLength, "must have at least %s character(s)"},
+	{&validation.MsgExpectedMinLength, "must not be empty"},
 	{&validation.MsgExpectedMaxLength, "must have at most %s characters"},
 	{&validation.MsgExpectedMaxItems, "must contain at most %s entries"},
 }
 
 const mustBeString = "must be a string"
 
-// hint returns the text for a message of huma, or the message if there is none.
-func hint(message string) string {
-	for _, h := range hints {
+// ownText returns the text for a message of huma, or the message if there is none.
+func ownText(message string) string {
+	for _, h := range ownTexts {
 		if value, ok := formatted(*h.message, message); ok && strings.Contains(h.text, "%s") {
 			return fmt.Sprintf(h.text, value)
 		} else if ok {
@@ -100,7 +101,7 @@ func (a *API) translate(ctx huma.Context, _ string, v any) (any, error) {
 		if d.Message == unknownParameter {
 			p.Errors = append(p.Errors, fieldError(field, unknownOf(known)))
 		} else {
-			p.Errors = append(p.Errors, fieldError(cmp.Or(field, where), hint(d.Message)))
+			p.Errors = append(p.Errors, fieldError(cmp.Or(field, where), ownText(d.Message)))
 		}
 	}
 	if len(p.Errors) == 0 {
@@ -151,7 +152,7 @@ func (a *API) invalid(body *huma.Schema, d *huma.ErrorDetail) (field, detail str
 		field = strings.TrimSuffix(field, otherCase)
 		return field, unknownOf(a.known(body, field))
 	}
-	return field, hint(d.Message)
+	return field, ownText(d.Message)
 }
 
 // otherCase marks a name that differs from a known one only in its case.

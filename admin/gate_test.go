@@ -28,15 +28,15 @@ type nobody struct{}
 func (nobody) LookedUp(node.Tier, time.Duration) {}
 func (nobody) Propagated(time.Duration)          {}
 
-// A door is the interface on a key store of its own.
-type door struct {
+// A testAPI is an interface with its own key store.
+type testAPI struct {
 	*admin.API
 	keys      *manage.Keystore
 	log       *bytes.Buffer
-	answering sync.WaitGroup // requests that serve has let in
+	answering sync.WaitGroup // requests that serve is answering
 }
 
-func open(t testing.TB) *door {
+func open(t testing.TB) *testAPI {
 	t.Helper()
 	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
 	if err != nil {
@@ -45,7 +45,7 @@ func open(t testing.TB) *door {
 	return openOn(t, db)
 }
 
-func openOn(t testing.TB, db keystore.Database) *door {
+func openOn(t testing.TB, db keystore.Database) *testAPI {
 	t.Helper()
 	ks, err := manage.Open(context.Background(), db, nil, node.Settings{}, nobody{},
 		slog.New(slog.DiscardHandler))
@@ -54,7 +54,7 @@ func openOn(t testing.TB, db keystore.Database) *door {
 	}
 	t.Cleanup(func() { _ = ks.Close() })
 	var log bytes.Buffer
-	d := &door{API: admin.New(ks, slog.New(slog.NewTextHandler(&log, nil))), keys: ks, log: &log}
+	d := &testAPI{API: admin.New(ks, slog.New(slog.NewTextHandler(&log, nil))), keys: ks, log: &log}
 	d.Declare(nil)
 	d.RuleBy(func(admin.Request) ([]admin.Ruling, error) {
 		return []admin.Ruling{{Need: keystore.Need{Class: keystore.Read}}}, nil
@@ -64,16 +64,16 @@ func openOn(t testing.TB, db keystore.Database) *door {
 
 var root = manage.Root("192.0.2.1")
 
-// An answer is what came back.
+// An answer is a recorded answer.
 type answer struct {
 	status int
 	header http.Header
 	text   string
 }
 
-// call sends one request. A body other than a string is sent as JSON; more is header names and
-// values in turn.
-func (d *door) call(
+// call sends one request. It encodes a body other than a string as JSON. more holds alternating
+// header names and values.
+func (d *testAPI) call(
 	t testing.TB, c manage.Caller, method, path string, body any, more ...string,
 ) answer {
 	t.Helper()
@@ -103,8 +103,8 @@ func (d *door) call(
 	return d.send(t, c, req)
 }
 
-// send has a request answered, and holds the answer against the OpenAPI document.
-func (d *door) send(t testing.TB, c manage.Caller, r *http.Request) answer {
+// send answers a request and checks the answer against the OpenAPI document.
+func (d *testAPI) send(t testing.TB, c manage.Caller, r *http.Request) answer {
 	t.Helper()
 	w := httptest.NewRecorder()
 	d.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), c)))
@@ -137,16 +137,16 @@ func (a answer) problem(t testing.TB) api.Problem {
 	return p
 }
 
-// mint makes a key through the interface.
-func (d *door) mint(t testing.TB, c manage.Caller, body string) api.Minted {
+// mint creates a key through the interface.
+func (d *testAPI) mint(t testing.TB, c manage.Caller, body string) api.Minted {
 	t.Helper()
 	var m api.Minted
 	d.call(t, c, "POST", "/keys", body).into(t, http.StatusCreated, &m)
 	return m
 }
 
-// caller is who holds a token.
-func (d *door) caller(t testing.TB, token string) manage.Caller {
+// caller returns the caller with a token.
+func (d *testAPI) caller(t testing.TB, token string) manage.Caller {
 	t.Helper()
 	a, err := d.keys.Lookup(context.Background(), token, time.Now())
 	if err != nil || a.Record == nil {
@@ -155,8 +155,8 @@ func (d *door) caller(t testing.TB, token string) manage.Caller {
 	return manage.KeyCaller(a.Record, "192.0.2.2")
 }
 
-// member makes one with a token, and returns it as a caller by that.
-func (d *door) member(t testing.TB, body string) (api.Member, manage.Caller) {
+// member creates a member with a token and returns it as a caller.
+func (d *testAPI) member(t testing.TB, body string) (api.Member, manage.Caller) {
 	t.Helper()
 	var m api.Member
 	d.call(t, root, "POST", "/members", body).into(t, 201, &m)
@@ -169,7 +169,7 @@ func (d *door) member(t testing.TB, body string) (api.Member, manage.Caller) {
 	return m, manage.MemberCaller(a.Record, "192.0.2.3")
 }
 
-// request makes a GET of a target under the prefix, if a server would let it in.
+// request returns a GET of a target under the prefix, if a server would accept it.
 func request(target string) (*http.Request, bool) {
 	u, err := url.ParseRequestURI(api.Prefix + target)
 	if err != nil {

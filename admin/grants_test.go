@@ -99,7 +99,7 @@ func TestEditGrants(t *testing.T) {
 	}
 }
 
-// TestEditGrantsAtOnce adds twenty permissions at the same time: none replaces another.
+// TestEditGrantsAtOnce adds twenty permissions concurrently and checks that none is lost.
 func TestEditGrantsAtOnce(t *testing.T) {
 	d := open(t)
 	key := d.mint(t, root, readOnly).Key

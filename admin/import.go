@@ -59,7 +59,8 @@ func (in *importInput) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-// skipByteOrderMark skips a byte order mark, which some programs write before UTF-8 (RFC 8259 §8.1).
+// skipByteOrderMark skips a byte order mark, which some programs write before UTF-8 (RFC 8259
+// §8.1).
 func skipByteOrderMark(r io.Reader) io.Reader {
 	in := bufio.NewReader(r)
 	// a read error comes again with the next read
@@ -328,8 +329,8 @@ func (a *allowance) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// readKeys reads {"keys": […]} one key at a time. The line of a key is its position in keys, counted
-// from 1.
+// readKeys reads {"keys": […]} one key at a time. The line of a key is its position in keys,
+// counted from 1.
 func readKeys(r io.Reader, keep func(line int, text []byte) error) error {
 	in := &allowance{Reader: r}
 	in.next(1)
@@ -394,5 +395,5 @@ func bodyFailed(err error) error {
 		return newProblem(http.StatusRequestEntityTooLarge, "too_large",
 			"the body is longer than this server accepts")
 	}
-	return newProblem(http.StatusBadRequest, "incomplete_body", "the body ended early")
+	return newProblem(http.StatusBadRequest, "incomplete_body", "the body is incomplete")
 }

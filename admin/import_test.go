@@ -57,7 +57,7 @@ func TestImport(t *testing.T) {
 					t.Errorf("%s: %+v", name, v)
 				}
 			}
-			// A second time, none of them.
+			// The second import adds none.
 			a = d.call(t, root, "POST", "/keys/import", body, "Content-Type", contentType)
 			if p := a.problem(t); p.Status != 422 || len(p.Refused) != 2 ||
 				p.Refused[0].Code != "already_used" || strings.Contains(a.text, one) {
@@ -67,7 +67,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// TestImportRefusals imports one good line among bad ones.
+// TestImportRefusals imports one valid line among invalid ones.
 func TestImportRefusals(t *testing.T) {
 	d := open(t)
 	minted := d.mint(t, root, readOnly)
@@ -188,7 +188,7 @@ func TestImportBodies(t *testing.T) {
 	}
 }
 
-// TestImportLong is longer than any other body may be.
+// TestImportLong imports more than the limit of other bodies.
 func TestImportLong(t *testing.T) {
 	d := open(t)
 	const n = 4000
@@ -223,7 +223,7 @@ func TestImportLong(t *testing.T) {
 	}
 }
 
-// lines is a body of lines that next makes as they are read, until it returns "".
+// lines is a body whose lines next returns when they are read, until it returns "".
 type lines struct {
 	next func(n int) string
 	n    int
@@ -246,7 +246,7 @@ func goodLine(n int) string {
 	return fmt.Sprintf("{\"name\":\"k\",\"access\":\"read_only\",\"token\":\"legacy-%032d\"}\n", n)
 }
 
-func (d *door) importFrom(
+func (d *testAPI) importFrom(
 	t *testing.T, c manage.Caller, query, contentType string, body io.Reader,
 ) answer {
 	t.Helper()
@@ -255,8 +255,8 @@ func (d *door) importFrom(
 	return d.send(t, c, r)
 }
 
-// TestImportOfRubbish: an import ends soon when too much of it is refused, and lists each refusal
-// once.
+// TestImportOfRubbish checks that an import stops when too many keys are refused, and lists each
+// refusal once.
 func TestImportOfRubbish(t *testing.T) {
 	unknown := `{"` + strings.Repeat(`a":0,"a`, 200) + `":0`
 	for i := range 200 {
@@ -294,7 +294,7 @@ func TestImportOfRubbish(t *testing.T) {
 	}
 }
 
-// TestPartialImportStreams: what has been read is imported while the rest is still to come.
+// TestPartialImportStreams checks that a partial import imports keys before the body ends.
 func TestPartialImportStreams(t *testing.T) {
 	d := open(t)
 	stored := func() int {
@@ -321,7 +321,7 @@ func TestPartialImportStreams(t *testing.T) {
 	}
 }
 
-// TestImportOfEndlessKey: a key of an import is no longer than any other body, in either form.
+// TestImportOfEndlessKey checks the limit of the length of a key, in both formats.
 func TestImportOfEndlessKey(t *testing.T) {
 	for contentType, start := range map[string]string{api.NDJSON: `{"name":"`,
 		api.JSON: `{"keys":[{},{"name":"`} {
@@ -354,7 +354,7 @@ func TestImportOfEndlessKey(t *testing.T) {
 	}
 }
 
-// TestImportByKey: only root has others wait for an import of any length.
+// TestImportByKey checks that only root may import any number of keys in one transaction.
 func TestImportByKey(t *testing.T) {
 	d := open(t)
 	key := d.caller(t, d.mint(t, root,

@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestShape holds a minted key against the one in the specification, field by field.
+// TestShape checks every field of a minted key.
 func TestShape(t *testing.T) {
 	d := open(t)
 	var got map[string]any
@@ -102,7 +102,7 @@ func TestIdempotencyKey(t *testing.T) {
 	d.call(t, root, "POST", "/keys", readOnly, "Idempotency-Key", "twice").into(t, 201, &m)
 }
 
-// TestEdit applies merge patches to one key, each to what the one before left.
+// TestEdit applies a sequence of merge patches to one key.
 func TestEdit(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
@@ -186,8 +186,7 @@ func TestPropagation(t *testing.T) {
 	}
 }
 
-// TestLife takes a key through rotation, revocation and deletion, and asks at each step what its
-// tokens are good for.
+// TestLife rotates, revokes and deletes a key and checks after each step which tokens are valid.
 func TestLife(t *testing.T) {
 	d := open(t)
 	m := d.mint(t, root, readOnly)
@@ -259,7 +258,7 @@ func TestLife(t *testing.T) {
 	is(third.Token, "unknown", 401, "invalid_key")
 }
 
-// TestIfMatch: of several changes of the same version at once, one is made.
+// TestIfMatch checks that only one of several concurrent changes of the same version succeeds.
 func TestIfMatch(t *testing.T) {
 	d := open(t)
 	path := "/keys/" + d.mint(t, root, readOnly).Key.ID
@@ -388,7 +387,7 @@ func TestNamespaces(t *testing.T) {
 		}
 		if list.NextCursor != nil {
 			path = "/namespaces?limit=2&cursor=" + *list.NextCursor
-			// The one that the cursor names may go.
+			// The namespace in the cursor may be deleted.
 			d.call(t, root, "DELETE", "/namespaces/"+ids[len(ids)-1], nil).into(t, 200, &edited)
 		}
 	}
@@ -399,7 +398,7 @@ func TestNamespaces(t *testing.T) {
 	d.call(t, root, "GET", "/namespaces/default", nil).into(t, 200, new(api.Namespace))
 }
 
-// TestServer is what a recorder does not show: HEAD, and a body sent slower than it is read.
+// TestServer checks cases that need a real server: HEAD, and a body sent slower than it is read.
 func TestServer(t *testing.T) {
 	d := open(t)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -428,10 +427,10 @@ func TestServer(t *testing.T) {
 	}
 }
 
-// TestActiveAgreesWithStatus: no answer calls a key active that opens nothing.
+// TestActiveAgreesWithStatus checks that active is false for every key that is refused.
 func TestActiveAgreesWithStatus(t *testing.T) {
 	d := open(t)
-	soon := time.Now().Add(2 * time.Second) // a busy machine takes its time to mint
+	soon := time.Now().Add(2 * time.Second) // minting takes time on a busy machine
 	k := d.mint(t, root, `{"name":"CI","access":"read_only","expires_at":"`+
 		soon.UTC().Format(time.RFC3339Nano)+`"}`).Key
 	time.Sleep(time.Until(soon)) // the event is the time itself
@@ -461,8 +460,8 @@ func TestActiveAgreesWithStatus(t *testing.T) {
 	}
 }
 
-// TestListByNamespace: namespace finds keys that have a grant there too, home those that live
-// there, and a slash at the end of the path makes no difference.
+// TestListByNamespace checks that namespace finds keys with a grant there as well, that home finds
+// keys with that home namespace, and that a slash at the end of the path is ignored.
 func TestListByNamespace(t *testing.T) {
 	d := open(t)
 	for _, id := range []string{"acme", "eu"} {
@@ -493,8 +492,8 @@ func TestListByNamespace(t *testing.T) {
 	}
 }
 
-// TestVerifyPath: a handler's ruling decides, then the key, and of several handlers the first that
-// refuses.
+// TestVerifyPath checks that the ruling of a handler decides first, then the key, and that the first
+// of several handlers that refuses decides.
 func TestVerifyPath(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
@@ -572,7 +571,7 @@ func TestVerifyPath(t *testing.T) {
 			t.Errorf("%s: %+v", test.fields, p)
 		}
 	}
-	bare := &door{API: admin.New(d.keys, slog.New(slog.DiscardHandler)), keys: d.keys}
+	bare := &testAPI{API: admin.New(d.keys, slog.New(slog.DiscardHandler)), keys: d.keys}
 	if p := bare.call(t, root, "POST", "/verify",
 		`{"token":"x","path":"/"}`).problem(t); p.Status != 503 {
 		t.Errorf("before there are handlers: %+v", p)
@@ -584,8 +583,8 @@ func TestVerifyPath(t *testing.T) {
 	}
 }
 
-// TestVerifyAliveAndAddress: no permission is asked for unless one is named, and the address counts
-// if it is given.
+// TestVerifyAliveAndAddress checks that no permission is required unless one is given, and that the
+// address is checked if it is given.
 func TestVerifyAliveAndAddress(t *testing.T) {
 	d := open(t)
 	token := d.mint(t, root,

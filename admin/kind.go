@@ -16,8 +16,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A kind describes one kind of objects and the operations that all kinds have. V is an object in the
-// key store, T its wire type, P a patch and C the answer to a change.
+// A kind describes one kind of objects and the operations that all kinds have. V is an object in
+// the key store, T its wire type, P a patch and C the answer to a change.
 type kind[V, T, P, C any] struct {
 	one, many string
 	of        string // the path of one object below the list; empty: "/{id}"
@@ -154,8 +154,8 @@ type Paging struct {
 	Cursor string `query:"cursor" maxLength:"1200" doc:"The next_cursor of the previous page"`
 }
 
-// registerAll adds the operations on the list of a kind that is small enough to be held in memory. R
-// is the request to create an object.
+// registerAll adds the operations on the list of a kind that is small enough to be held in memory.
+// R is the request to create an object.
 func registerAll[R, V, T, P, C any](a *API, k *kind[V, T, P, C],
 	list func(context.Context, manage.Caller) ([]V, error),
 	create func(context.Context, manage.Caller, *R) (*V, error)) {
@@ -206,14 +206,19 @@ func showPage[V, T any](list []V, next string, show func(*V) T) *page[api.Page[T
 func (k *kind[V, T, P, C]) pageOf(
 	list []V, cursor string, limit int,
 ) (part []V, next string, err error) {
-	at := func(v *V) position { is := k.identify(v); return position{is.created.UnixMicro(), is.id} }
+	at := func(v *V) position {
+		is := k.identify(v)
+		return position{is.created.UnixMicro(),
+			is.id}
+	}
 	slices.SortFunc(list, func(a, b V) int { return comparePositions(at(&a), at(&b)) })
 	if cursor != "" {
 		after, err := parsePosition(cursor)
 		if err != nil {
 			return nil, "", err
 		}
-		first := slices.IndexFunc(list, func(v V) bool { return comparePositions(at(&v), after) > 0 })
+		first := slices.IndexFunc(list,
+			func(v V) bool { return comparePositions(at(&v), after) > 0 })
 		if first < 0 {
 			first = len(list)
 		}

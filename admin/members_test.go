@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// TestMember is one member from its making to its end, with the shapes of the specification.
+// TestMember creates, edits, disables and deletes a member and checks the answers.
 func TestMember(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
@@ -50,7 +50,7 @@ func TestMember(t *testing.T) {
 		!second.Propagation.Complete || second.Member.ID != id {
 		t.Error("no other token")
 	}
-	// Forbidden: it opens no API
+	// Forbidden: a member token is not valid for the API
 	for token, want := range map[string]keystore.Outcome{first.Token: keystore.Revoked,
 		second.Token: keystore.Forbidden} {
 		answer, err := d.keys.LookupMember(t.Context(), token, time.Now())
@@ -93,7 +93,7 @@ func TestMember(t *testing.T) {
 	d.call(t, root, "GET", path, nil).problem(t)
 }
 
-// TestMemberCallers is what members of different powers may do through this interface.
+// TestMemberCallers checks what members with different permissions may do.
 func TestMemberCallers(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
@@ -185,7 +185,7 @@ func TestMemberCallers(t *testing.T) {
 		"admin:read"}}; !reflect.DeepEqual(self.Permissions, want) {
 		t.Errorf("permissions %v, want %v", self.Permissions, want)
 	}
-	// What a key may do, its owner may too.
+	// The owner of a key has at least the permissions of the key.
 	bound := d.mint(t, root,
 		`{"name":"x","namespace":"acme","permissions":["*","admin.keys:read"],"owner":"`+
 			ids["viewer"]+`"}`)

@@ -18,8 +18,8 @@ const (
 	DefaultMemory = 256 << 20
 	// idleTimeout is the longest pause of a client while its body is read.
 	idleTimeout = 30 * time.Second
-	// bodyCopies and listCopies estimate the memory of a request. A body is held as sent, as decoded
-	// JSON and as the objects made from it; a list as objects and as encoded JSON.
+	// bodyCopies and listCopies estimate the memory of a request. A body is held as sent, as
+	// decoded JSON and as the objects made from it; a list as objects and as encoded JSON.
 	bodyCopies, listCopies = 4, 3
 	// streamBytes is reserved for the buffers of a streamed body. A longer line takes more.
 	streamBytes = 64 << 10

@@ -19,7 +19,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// importLines are about n bytes of an import.
+// importLines returns about n bytes of an import.
 func importLines(from, n int) string {
 	var b strings.Builder
 	for i := from; b.Len() < n; i++ {
@@ -29,14 +29,14 @@ func importLines(from, n int) string {
 	return b.String()
 }
 
-// An unfinished is a request whose body has begun.
+// An unfinished is a request with an incomplete body.
 type unfinished struct {
 	*httptest.ResponseRecorder
 	body *io.PipeWriter
 	done chan struct{}
 }
 
-func (d *door) begin(path, contentType string) *unfinished {
+func (d *testAPI) begin(path, contentType string) *unfinished {
 	r, w := io.Pipe()
 	u := &unfinished{httptest.NewRecorder(), w, make(chan struct{})}
 	request := httptest.NewRequest(http.MethodPost, api.Prefix+path, r)
@@ -66,7 +66,7 @@ func liveHeap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestUnfinishedImports: bodies of which the rest is missing take about as much memory as was sent.
+// TestUnfinishedImports checks that incomplete bodies use about as much memory as was sent.
 func TestUnfinishedImports(t *testing.T) {
 	const imports, size = 5, 1 << 20
 	d := open(t)
@@ -79,7 +79,7 @@ func TestUnfinishedImports(t *testing.T) {
 		text := importLines(i*1_000_000, size)
 		sending.Go(func() { _, _ = io.WriteString(u.body, text) })
 	}
-	sending.Wait() // each body has been read so far
+	sending.Wait() // the sent part of each body has been read
 	took := liveHeap() - before
 	if used, most := d.Memory(); used < imports*size || used > 3*imports*size ||
 		most != admin.DefaultMemory {
@@ -99,8 +99,8 @@ func TestUnfinishedImports(t *testing.T) {
 	}
 }
 
-// TestMemoryIsShared: what exceeds the memory of all requests is answered 429, and what could never
-// be answered 413.
+// TestMemoryIsShared checks that a request gets 429 if other requests use the memory, and 413 if it
+// would exceed all of it.
 func TestMemoryIsShared(t *testing.T) {
 	d := open(t)
 	d.SetMemory(1 << 20)
@@ -117,7 +117,7 @@ func TestMemoryIsShared(t *testing.T) {
 		}
 	}
 	second := d.begin("/keys/import", api.NDJSON)
-	_, _ = io.WriteString(second.body, importLines(1_000_000, 600<<10)) // nobody reads all of it
+	_, _ = io.WriteString(second.body, importLines(1_000_000, 600<<10)) // not all of it is read
 	busy("another import", second.end(t))
 	body := `{"name":"` + strings.Repeat("x", 250<<10) + `"}`
 	busy("a large body", d.call(t, root, "POST", "/keys", body))
@@ -146,13 +146,13 @@ func TestMemoryIsShared(t *testing.T) {
 	}
 }
 
-// TestMemoryLeavesRevokes: what takes access away is never refused because other requests use the
-// memory.
+// TestMemoryLeavesRevokes checks that a change that reduces access is never refused because other
+// requests use the memory.
 func TestMemoryLeavesRevokes(t *testing.T) {
 	d := open(t)
 	key := d.mint(t, root, readOnly).Key
 	m, _ := d.member(t, `{"name":"Ada","grants":[{"namespace":"default","roles":["developer"]}]}`)
-	d.SetMemory(1) // as when requests that are running use all of it
+	d.SetMemory(1) // as if running requests used all of it
 	if a := d.call(t, root, "POST", "/keys",
 		`{"name":"`+strings.Repeat("x", 250<<10)+`"}`); a.status != 413 {
 		t.Errorf("a large body: %d %s", a.status, a.text)
@@ -175,7 +175,7 @@ func TestMemoryLeavesRevokes(t *testing.T) {
 	}
 }
 
-// TestLargePages: a page of a list ends before it takes much memory, and lists share what there is.
+// TestLargePages checks that a page of a list is limited in memory, and that lists share the limit.
 func TestLargePages(t *testing.T) {
 	d := open(t)
 	const large = 50
@@ -233,7 +233,7 @@ func TestLargePages(t *testing.T) {
 	}
 }
 
-// TestIdleBodies: a client that sends nothing more of a body is answered 408.
+// TestIdleBodies checks that a client that stops sending its body gets 408.
 func TestIdleBodies(t *testing.T) {
 	d := open(t)
 	d.SetIdleTimeout(100 * time.Millisecond)

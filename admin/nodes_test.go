@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// visited is a database that other nodes are on too.
+// visited is a database with further nodes.
 type visited struct {
 	keystore.Database
 	others []keystore.Node

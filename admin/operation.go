@@ -54,7 +54,9 @@ func (a *API) config() huma.Config {
 					Scheme: "bearer"}},
 			},
 		},
-		Formats:                      map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
+		Formats: map[string]huma.Format{
+			"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat,
+		},
 		DefaultFormat:                "application/json",
 		RejectUnknownQueryParameters: true,
 		Transformers:                 []huma.Transformer{a.translate},
@@ -75,8 +77,8 @@ const (
 	mayMatch              // may answer 304 to If-None-Match
 )
 
-// register adds an operation. The caller must hold permission in some namespace, unless it is empty.
-// The key store decides about the object itself.
+// register adds an operation. The caller must hold permission in some namespace, unless it is
+// empty. The key store decides about the object itself.
 func register[I, O any](
 	a *API, op huma.Operation, permission string,
 	handle func(context.Context, manage.Caller, *I) (*O, error), traits ...trait,
@@ -143,9 +145,10 @@ func add[I, O any](
 	}
 	if slices.Contains(traits, mayPend) {
 		op.Responses["202"] = &huma.Response{
-			Description: "The change is made but not yet in force on every node: see propagation.pending",
-			Headers:     op.Responses["200"].Headers,
-			Content:     op.Responses["200"].Content,
+			Description: "The change is made but not yet in force on every node: see " +
+				"propagation.pending",
+			Headers: op.Responses["200"].Headers,
+			Content: op.Responses["200"].Content,
 		}
 	}
 }
@@ -212,8 +215,8 @@ func (a *API) refuse(ctx huma.Context, err error) {
 	_ = a.huma.Marshal(ctx.BodyWriter(), api.JSON, p.of(ctx.Context()))
 }
 
-// Change holds the parameters of every change of an existing object. It is exported because huma sets
-// it by reflection.
+// Change holds the parameters of every change of an existing object. It is exported because huma
+// sets it by reflection.
 type Change struct {
 	Wait    string `query:"wait" doc:"How long to wait until the change is in force on every node, as a Go duration: 0s to 5m, default 10s" example:"30s"`
 	IfMatch string `header:"If-Match" doc:"The ETag that the object must have, or a list of ETags"`

@@ -57,8 +57,8 @@ type Ruling struct {
 	Need      keystore.Need // the permission that the request requires
 }
 
-// A Rule returns the rulings of all `api_key` handlers that a request passes, in order: at least one,
-// or an error.
+// A Rule returns the rulings of all `api_key` handlers that a request passes, in order: at least
+// one, or an error.
 type Rule func(Request) ([]Ruling, error)
 
 // RuleBy sets the rule that decides about requests. Until the first call, requests to verify a path

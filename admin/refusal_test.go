@@ -13,8 +13,8 @@ import (
 
 const readOnly = `{"name":"CI","access":"read_only"}`
 
-// TestRefusals sends what is wrong, each with all else in order, to a store that holds the key
-// {id}, the revoked key {revoked} and the namespace acme.
+// TestRefusals sends requests that are invalid in one way to a store with the key {id}, the revoked
+// key {revoked} and the namespace acme.
 func TestRefusals(t *testing.T) {
 	d := open(t)
 	key := d.mint(t, root,
@@ -31,9 +31,9 @@ func TestRefusals(t *testing.T) {
 		header             string // name: value, joined with |
 		status             int
 		code               string
-		fields             string // those in errors, joined with a space
+		fields             string // the fields in errors, joined with a space
 	}{
-		// Nothing there, or not in this way.
+		// Unknown paths, objects and methods.
 		{"GET", "/", "", "", 404, "not_found", ""},
 		{"GET", "/nodes//", "", "", 404, "not_found", ""},
 		{"POST", "/keys//rotate", "{}", "", 404, "not_found", ""},
@@ -318,7 +318,7 @@ func TestRefusals(t *testing.T) {
 			})
 	}
 
-	// Nothing of all this has changed anything.
+	// None of these requests has changed anything.
 	var k api.Key
 	d.call(t, root, "GET", "/keys/"+key, nil).into(t, 200, &k)
 	if k.Version != 1 || k.Name != "there" || k.Status != "active" {

@@ -27,7 +27,7 @@ func TestRole(t *testing.T) {
 		`{"namespace":"*","name":"auditor","permissions":["admin.audit:read"]}`).into(t, 201,
 		new(api.Role))
 
-	// What has it may do what it says, from one moment to the next.
+	// A change of the role takes effect at once for its keys.
 	key := d.mint(t, root,
 		`{"name":"ERP","namespace":"acme","roles":["billing"],"new_roles":[{"name":"shipping","permissions":["parcels:read"]}]}`)
 	if g := key.Key.Grants; len(g) != 1 ||
@@ -133,7 +133,7 @@ func TestRoleDescription(t *testing.T) {
 		nil); !strings.Contains(a.text, `"description":"y"`) {
 		t.Errorf("audit log: %s", a.text)
 	}
-	// Whoever may not give what a role gives may not describe it either.
+	// A caller that may not give the permissions of a role may not edit its description either.
 	minter := d.caller(t, d.mint(t, root, `{"name":"m","permissions":["admin.roles:*"]}`).Token)
 	if p := d.call(t, minter, "PATCH", "/roles/default/r",
 		`{"description":"harmless"}`).problem(t); p.Status != 403 || p.Code != "exceeds_caller" {

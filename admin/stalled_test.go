@@ -29,12 +29,11 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// stalledClients is more than all connections to the database that read.
+// stalledClients exceeds the number of read connections to the database.
 const stalledClients = 16
 
-// TestStalledClients: clients that do not read an export, or do not send the rest of an import,
-// keep nothing from others: keys that are not cached are looked up, lists are answered, and a
-// revoke is complete.
+// TestStalledClients checks that clients that do not read an export or do not finish an import do not
+// block others: uncached keys are looked up, lists are answered, and a revoke completes.
 func TestStalledClients(t *testing.T) {
 	for name, empty := range map[string]func(t *testing.T) keystore.Database{
 		"SQLite": func(t *testing.T) keystore.Database {
@@ -84,8 +83,7 @@ func TestStalledClients(t *testing.T) {
 	}
 }
 
-// fillAudit makes an audit log that is longer than what fits into the buffers of stalledClients
-// sockets.
+// fillAudit creates an audit log that exceeds the buffers of stalledClients sockets.
 func fillAudit(t *testing.T, db keystore.Database) {
 	t.Helper()
 	_, err := db.Update(t.Context(), func(tx keystore.Tx) error {
@@ -101,8 +99,8 @@ func fillAudit(t *testing.T, db keystore.Database) {
 	}
 }
 
-// TestStalledExportEnds: an export ends when its client has not read a page for some time, and says
-// so in the log.
+// TestStalledExportEnds checks that an export stops, and logs it, if its client does not read a page
+// in time.
 func TestStalledExportEnds(t *testing.T) {
 	for name, stall := range map[string]func(*testing.T,
 		*httptest.Server){"HTTP1": stallExportsHTTP1, "HTTP2": stallExportsHTTP2} {
@@ -125,8 +123,8 @@ func TestStalledExportEnds(t *testing.T) {
 	}
 }
 
-// serve has the interface answer root on a socket whose send buffer is small.
-func (d *door) serve(t *testing.T) *httptest.Server {
+// serve serves the interface to root on a socket with a small send buffer.
+func (d *testAPI) serve(t *testing.T) *httptest.Server {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		d.answering.Add(1)
 		defer d.answering.Done()
@@ -145,7 +143,7 @@ func (d *door) serve(t *testing.T) *httptest.Server {
 	return s
 }
 
-// dial connects to a server. The connection lasts until the end of the test.
+// dial connects to a server until the end of the test.
 func dial(t *testing.T, s *httptest.Server, protocol string) net.Conn {
 	t.Helper()
 	plain, err := net.Dial("tcp", s.Listener.Addr().String())
@@ -158,7 +156,7 @@ func dial(t *testing.T, s *httptest.Server, protocol string) net.Conn {
 	return tls.Client(plain, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}})
 }
 
-// eachStalled runs f for as many connections, at the same time.
+// eachStalled runs f for each client concurrently.
 func eachStalled(t *testing.T, s *httptest.Server, f func(net.Conn) error) {
 	var wg sync.WaitGroup
 	for range stalledClients {
@@ -172,7 +170,7 @@ func eachStalled(t *testing.T, s *httptest.Server, f func(net.Conn) error) {
 	wg.Wait()
 }
 
-// stallExportsHTTP1 reads of each answer no more than its head.
+// stallExportsHTTP1 reads only the header of each answer.
 func stallExportsHTTP1(t *testing.T, s *httptest.Server) {
 	eachStalled(t, s, func(conn net.Conn) error {
 		fmt.Fprintf(conn, "GET %s/audit/export HTTP/1.1\r\nHost: localhost\r\n\r\n", api.Prefix)
@@ -184,7 +182,7 @@ func stallExportsHTTP1(t *testing.T, s *httptest.Server) {
 	})
 }
 
-// stallExportsHTTP2 has all streams of one connection wait for room that the client does not give.
+// stallExportsHTTP2 leaves all streams of one connection waiting for flow control window.
 func stallExportsHTTP2(t *testing.T, s *httptest.Server) {
 	conn := dial(t, s, "h2")
 	_, _ = io.WriteString(conn, http2.ClientPreface)
@@ -218,13 +216,13 @@ func stallExportsHTTP2(t *testing.T, s *httptest.Server) {
 			if f.PseudoValue("status") != "200" {
 				t.Errorf("an export: %s", f.PseudoValue("status"))
 			}
-		case *http2.RSTStreamFrame: // it has ended already
+		case *http2.RSTStreamFrame: // the stream has ended
 			begun[f.StreamID] = true
 		}
 	}
 }
 
-// stallImports sends the beginning of each body, as soon as the server asks for it.
+// stallImports sends the beginning of each body as soon as the server requests it.
 func stallImports(t *testing.T, s *httptest.Server) {
 	eachStalled(t, s, func(conn net.Conn) error {
 		fmt.Fprintf(conn,
@@ -241,9 +239,8 @@ func stallImports(t *testing.T, s *httptest.Server) {
 	})
 }
 
-// TestManySearches: a member's searches, however long they take, keep nothing from others: keys
-// that are not cached are looked up, the lists of other members are answered, and the searches
-// themselves once they can be.
+// TestManySearches checks that slow searches of one member do not block others: uncached keys are
+// looked up, lists of other members are answered, and the searches complete in the end.
 func TestManySearches(t *testing.T) {
 	s := postgrestest.StartFor(t)
 	schema := s.Schema(t)
@@ -270,7 +267,7 @@ func TestManySearches(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Rollback()
-	// which lists by role read, and no look-up of a key
+	// read by lists by role, and not by key lookups
 	if _, err := lock.Exec("LOCK TABLE held IN ACCESS EXCLUSIVE MODE"); err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +278,7 @@ func TestManySearches(t *testing.T) {
 				new(api.Keys))
 		})
 	}
-	for waiting := ""; waiting != "2"; { // as many as one member may have at a time
+	for waiting := ""; waiting != "2"; { // the limit of one member
 		if waiting, err = s.Query("",
 			"SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"); err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// failing is a database that can be made to fail.
+// failing is a database that fails on demand.
 type failing struct {
 	keystore.Database
 	down atomic.Bool
@@ -81,7 +81,7 @@ func (f *failing) Renew(
 	return f.Database.Renew(ctx, incarnation, at)
 }
 
-// crowded is a database that also lists a node which acknowledges nothing.
+// crowded is a database with an additional node that acknowledges nothing.
 type crowded struct {
 	keystore.Database
 	silent atomic.Bool
@@ -96,7 +96,8 @@ func (c *crowded) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	return nodes, err
 }
 
-// TestPending: 202 while a node may still go by what was before, naming it and when that ends.
+// TestPending checks the answer 202 while a node may use the previous state. It names the node and its
+// time limit.
 func TestPending(t *testing.T) {
 	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
 	if err != nil {
@@ -122,8 +123,8 @@ func TestPending(t *testing.T) {
 	}
 }
 
-// TestStoreFails: 503 for everything that needs the database, its cause in the log alone, and
-// afterwards all is as before.
+// TestStoreFails checks that operations that need the failing database get 503 with the cause only in
+// the log, and that they work again afterwards.
 func TestStoreFails(t *testing.T) {
 	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
 	if err != nil {

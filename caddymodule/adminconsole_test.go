@@ -45,13 +45,13 @@ func TestConsole(t *testing.T) {
 		{"the REST interface takes no session", "GET", "/apikeys/v1/keys", nil, nil, 401,
 			"missing_key"},
 		{"nor does the API", "GET", "/orders", nil, nil, 401, "missing_key"},
-		{"a method that there is not", "DELETE", keys, nil, nil, 405, "takes no DELETE"},
+		{"a method that there is not", "DELETE", keys, nil, nil, 405, "does not support DELETE"},
 		{"one that nobody has", "PROPFIND", keys, nil, nil, 405, "method_not_allowed"},
 		{"dots", "GET", "/apikeys/x/../keys", nil, nil, 400, "non_canonical_target"},
 		{"another page of another site", "POST", "/apikeys/sign-out", nil,
 			[]string{"Sec-Fetch-Site", "cross-site"}, 403, "another site"},
 		{"early data that writes", "POST", "/apikeys/keys/new", nil, []string{"Early-Data", "1"},
-			425, "Please try again"},
+			425, "Try again"},
 		{"disabled", "GET", keys, func() {
 			g.mustDo("PATCH", "admin", "/apikeys/v1/members/"+id,
 				`{"active":false}`)
@@ -63,7 +63,7 @@ func TestConsole(t *testing.T) {
 		}, nil, 200, inside},
 		{"another token", "GET", keys,
 			func() { g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token", "{}") }, nil,
-			200, "Your session is over"},
+			200, "Your session has ended"},
 	} {
 		if test.do != nil {
 			test.do()
@@ -104,7 +104,7 @@ func TestConsoleAddresses(t *testing.T) {
 		t.Errorf("from the office: %d %s", status, answer)
 	}
 	if status, answer := g.do("GET", "site", "/apikeys/keys", "", cafe...); status != 403 ||
-		!strings.Contains(answer, "Not from this address") {
+		!strings.Contains(answer, "Address not allowed") {
 		t.Errorf("carried elsewhere: %d %s", status, answer)
 	}
 }

@@ -104,7 +104,7 @@ func TestAdminSite(t *testing.T) {
 		{"a longer name", "GET", "/apikeysx", nil, 418, "next"},
 		{"nothing there", "GET", "/apikeys/v1/x", withBearer(plain), 404, "not_found"},
 		{"nothing there, without a key", "GET", "/apikeys/v1/x", nil, 401, "missing_key"},
-		{"no such page", "GET", "/apikeys/v1x", nil, 404, "There is no such page"},
+		{"no such page", "GET", "/apikeys/v1x", nil, 404, "Page not found"},
 		{"a page", "GET", "/apikeys", withBearer(manager), 200, "Sign in"}, // keys are for programs
 		{"a manager", "GET", keys, withBearer(manager), 200, `"items"`},
 		{"a manager by the other header", "GET", keys, []string{"X-API-Key", manager}, 200,

@@ -17,8 +17,8 @@ import (
 // A ChangeOption applies to a change of an existing object.
 type ChangeOption func(*request)
 
-// IfVersion makes the change only if the object still has this version. Otherwise the server refuses
-// it with status 412.
+// IfVersion makes the change only if the object still has this version. Otherwise the server
+// refuses it with status 412.
 func IfVersion(version int64) ChangeOption {
 	return func(r *request) { r.header("If-Match", `"`+strconv.FormatInt(version, 10)+`"`) }
 }
@@ -118,7 +118,8 @@ func (c *Client) do(
 	case refused(resp, also):
 		err = readError(resp)
 	case t != expected:
-		err = fmt.Errorf("the answer to %s %s is %q, not %s: another service answers at this address",
+		err = fmt.Errorf("the answer to %s %s is %q, not %s: another service answers at this "+
+			"address",
 			r.method, r.path, t, expected)
 	default:
 		return resp, nil

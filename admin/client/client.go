@@ -32,8 +32,8 @@ type Client struct {
 // An Option changes the client that [New] returns.
 type Option func(*Client)
 
-// WithToken sends the token of a member or a key, which a site with `api_keys_admin` requires. [New]
-// refuses to send it unencrypted to another machine.
+// WithToken sends the token of a member or a key, which a site with `api_keys_admin` requires.
+// [New] refuses to send it unencrypted to another machine.
 func WithToken(token string) Option { return func(c *Client) { c.token = token } }
 
 // WithTransport replaces the HTTP transport, for other root certificates or a proxy.

@@ -37,8 +37,8 @@ type KeyFilter struct {
 	CreatedBy string // the id of a member or key
 	Text      string // in the name, id or prefix
 	Metadata  string // NAME=VALUE
-	// Sort is created_at, name, expires_at or last_used_at. A leading minus reverses the order. Empty
-	// means -created_at.
+	// Sort is created_at, name, expires_at or last_used_at. A leading minus reverses the order.
+	// Empty means -created_at.
 	Sort   string
 	Cursor string // the NextCursor of the previous page
 	Limit  int    // the size of a page: at most 1000, 0 means 100
@@ -97,8 +97,8 @@ func (c *Client) RevokeKey(
 		send(http.MethodPost, keyPath(id)+"/revoke", why, options...))
 }
 
-// RotateKey returns a new token for the key. The current token expires after the grace, an older one
-// at once.
+// RotateKey returns a new token for the key. The current token expires after the grace, an older
+// one at once.
 func (c *Client) RotateKey(
 	ctx context.Context, id string, how api.RotateRequest, options ...ChangeOption,
 ) (api.KeyChanged, error) {

@@ -38,8 +38,8 @@ func (c *Client) FindMember(ctx context.Context, id string) (api.Member, error) 
 	return call[api.Member](ctx, c, get(memberPath(id)))
 }
 
-// EditMember applies patch to a member. Active false disables the member, its token and all keys that
-// act for it.
+// EditMember applies patch to a member. Active false disables the member, its token and all keys
+// that act for it.
 func (c *Client) EditMember(
 	ctx context.Context, id string, patch api.MemberPatch, options ...ChangeOption,
 ) (api.MemberChanged, error) {

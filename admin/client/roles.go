@@ -23,8 +23,8 @@ func (c *Client) CreateRole(ctx context.Context, spec api.RoleRequest) (api.Role
 	return call[api.Role](ctx, c, send(http.MethodPost, rolesPath, spec))
 }
 
-// ListRoles returns one page of roles, newest first, the built-in ones last. cursor is the NextCursor
-// of the previous page. limit is the size of the page: at most 1000, 0 means 100.
+// ListRoles returns one page of roles, newest first, the built-in ones last. cursor is the
+// NextCursor of the previous page. limit is the size of the page: at most 1000, 0 means 100.
 func (c *Client) ListRoles(ctx context.Context, cursor string, limit int) (api.Roles, error) {
 	r := get(rolesPath)
 	r.page(cursor, limit)

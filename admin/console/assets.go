@@ -13,19 +13,19 @@ import (
 //go:embed assets
 var assetFiles embed.FS
 
-// assetsPath is where the style sheet, the script and the pictures are. Their names change with
-// what they hold, so that they are kept for good.
+// assetsPath is the path of the style sheet, the script and the pictures. Their names contain a
+// hash of their contents, so browsers can cache them forever.
 const assetsPath = Root + "/assets/"
 
 var assets, assetNames = readAssets()
 
-// readAssets returns what files hold by the names they are served under, and those names by the
-// files'.
+// readAssets returns the contents of the files by the names under which they are served, and these
+// names by file name.
 func readAssets() (contents map[string][]byte, names map[string]string) {
 	contents, names = make(map[string][]byte), make(map[string]string)
 	entries, err := assetFiles.ReadDir("assets")
 	if err != nil {
-		panic(err) // they are part of the program
+		panic(err) // the files are embedded
 	}
 	for _, e := range entries {
 		text, err := assetFiles.ReadFile("assets/" + e.Name())

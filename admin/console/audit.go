@@ -22,19 +22,20 @@ func auditPages() []page {
 	}
 }
 
-// auditActions are what the log tells of, in words.
+// auditActions are the actions of the audit log with their labels.
 var auditActions = []choice{
-	{Value: "key.mint", Label: "Key made"}, {Value: "key.import", Label: "Key imported"},
+	{Value: "key.mint", Label: "Key created"}, {Value: "key.import", Label: "Key imported"},
 	{Value: "key.edit", Label: "Key edited"},
-	{Value: "key.rotate", Label: "Key given a new token"},
+	{Value: "key.rotate", Label: "Token rotated"},
 	{Value: "key.revoke", Label: "Key revoked"}, {Value: "key.delete", Label: "Key deleted"},
-	{Value: "role.create", Label: "Role made"}, {Value: "role.edit", Label: "Role edited"},
+	{Value: "role.create", Label: "Role created"}, {Value: "role.edit", Label: "Role edited"},
 	{Value: "role.delete", Label: "Role deleted"},
-	{Value: "namespace.create", Label: "Namespace made"},
+	{Value: "namespace.create", Label: "Namespace created"},
 	{Value: "namespace.edit", Label: "Namespace edited"},
 	{Value: "namespace.delete", Label: "Namespace deleted"},
-	{Value: "member.create", Label: "Member made"}, {Value: "member.edit", Label: "Member edited"},
-	{Value: "member.token", Label: "Member given a token"},
+	{Value: "member.create", Label: "Member created"},
+	{Value: "member.edit", Label: "Member edited"},
+	{Value: "member.token", Label: "Member token created"},
 	{Value: "member.delete", Label: "Member deleted"},
 }
 
@@ -43,18 +44,18 @@ type auditPage struct {
 	Next     *string
 	Form     *form // the filters
 	Actions  []choice
-	Actors   []choice // that are known
+	Actors   []choice // known by name
 	Filtered bool
-	Verify   bool // the visitor may
+	Verify   bool // whether the visitor may verify the log
 }
 
-// An auditEntry is a row of the audit log for people.
+// An auditEntry is a row of the audit log as shown.
 type auditEntry struct {
 	api.AuditRow
-	What    string // was done
-	Who     string
+	What    string // the label of the action
+	Who     string // the name of the actor, or its id
 	Object  string // its name, or its id
-	Link    string // empty: it is gone, or has no page
+	Link    string // empty: the object is deleted or has no page
 	Changes []difference
 }
 
@@ -63,17 +64,18 @@ func listAudit(v *visit) error {
 		Actions: append([]choice{{Label: "Any"}},
 			auditActions...), Verify: v.mayIn("admin.audit:read", keystore.AnyNamespace)}
 	f := client.AuditFilter{Namespace: v.namespace(), Actor: v.query("actor"),
-		Action: v.query("action"), Object: strings.TrimSpace(v.query("object")), Cursor: v.query("cursor"), Limit: pageSize}
+		Action: v.query("action"), Object: strings.TrimSpace(v.query("object")),
+		Cursor: v.query("cursor"), Limit: pageSize}
 	var fromOK, toOK bool
 	f.From, fromOK = p.Form.day("from")
 	f.To, toOK = p.Form.day("to")
 	if !fromOK || !toOK {
-		v.refuse(http.StatusUnprocessableEntity, "Day not understood",
+		v.refuse(http.StatusUnprocessableEntity, "Invalid day",
 			"From and To must be days such as 2026-01-31.")
 		return nil
 	}
 	if !f.To.IsZero() {
-		f.To = f.To.AddDate(0, 0, 1) // the day itself counts
+		f.To = f.To.AddDate(0, 0, 1) // the day is included
 	}
 	p.Filtered = f.Actor+f.Action+f.Object != "" || !f.From.IsZero() || !f.To.IsZero()
 	list, err := v.api.ListAudit(v.ctx, f)
@@ -129,7 +131,7 @@ func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
 	switch {
 	case gone:
 	case r.Action == "key.revoke" && now["personal"] == true:
-		e.What, e.Link = "Member's token ended", v.MemberLink(text("owner"))
+		e.What, e.Link = "Member token revoked", v.MemberLink(text("owner"))
 	case r.Action == "member.token" || kind == "key" && now["personal"] == true:
 		// the object is the record of the token
 		e.Link = v.MemberLink(text("owner"))
@@ -145,7 +147,7 @@ func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
 	return e
 }
 
-// verifyAudit says whether the log is as it was written.
+// verifyAudit reports whether the log is unchanged since it was written.
 func verifyAudit(v *visit) error {
 	verdict, err := v.api.VerifyAudit(v.ctx)
 	if err != nil {
@@ -153,17 +155,26 @@ func verifyAudit(v *visit) error {
 	}
 	to := v.link(auditPath)
 	if !verdict.Intact {
-		return v.done(to, notice{Kind: "danger", Title: "The audit log is not as it was written",
+		return v.done(to, notice{Kind: "danger", Title: "The audit log has been changed",
 			Text: sentence(verdict.Cause) + " " +
-				fmt.Sprintf("Whoever can write to the database has changed it. %s before that are "+
-					"as they were written.", count(verdict.Rows, "row", "rows"))})
+				fmt.Sprintf("Someone with write access to the database has changed it. %s before "+
+					"that %s intact.", count(verdict.Rows, "row", "rows"), areOf(verdict.Rows))})
 	}
-	return v.done(to, notice{Title: "The audit log is as it was written",
-		Text: fmt.Sprintf("Each of %s follows from the one before. The hash of the last is %s: "+
-			"kept elsewhere, it also tells later whether rows were cut off at the end.",
+	return v.done(to, notice{Title: "The audit log is intact",
+		Text: fmt.Sprintf("It has %s. The hash of the last row is %s. A copy of the hash, kept "+
+			"elsewhere, also reveals rows that are later removed from the end.",
 			count(verdict.Rows, "row", "rows"), verdict.Last)})
 }
 
+// areOf is the verb for n rows.
+func areOf(n int64) string {
+	if n == 1 {
+		return "is"
+	}
+	return "are"
+}
+
+// count returns a number with its noun.
 func count(n int64, one, many string) string {
 	if n == 1 {
 		return "1 " + one

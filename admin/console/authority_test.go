@@ -11,8 +11,8 @@ import (
 	"golang.org/x/net/html"
 )
 
-// TestKeyPermissions: what one may not do is not offered, and is refused all the same when the form
-// is forged.
+// TestKeyPermissions checks that pages offer only permitted actions, and that forged forms for others
+// are refused.
 func TestKeyPermissions(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
@@ -47,10 +47,10 @@ func TestKeyPermissions(t *testing.T) {
 	version := []string{"version", "1"}
 	for _, test := range []struct {
 		action string
-		page   string   // where it is offered
-		offer  string   // the address of the link, or the form, that offers it
+		page   string   // the page that offers it
+		offer  string   // the address of its link or form
 		fields []string // of the forged form
-		may    []string // who may
+		may    []string // the members that may do it
 		done   func(id string) bool
 	}{
 		{"list", "/apikeys/keys", "/apikeys/keys/{id}", nil,
@@ -93,7 +93,7 @@ func TestKeyPermissions(t *testing.T) {
 					offered = offered || attr(n, "href") == offer || attr(n, "action") == offer ||
 						attr(n, "name") == offer
 				})
-				// Who may do it elsewhere is offered it, and told that it may not do it here.
+				// A member that may do it elsewhere is offered it, but it is refused here.
 				if a.Status == 200 && offered != may && who != "elsewhere" {
 					t.Errorf("%s to %s: offered %t", test.action, who, offered)
 				}
@@ -117,7 +117,7 @@ func TestKeyPermissions(t *testing.T) {
 				}
 				a = p.post(offer, fields...)
 			}
-			// Who may change a key and not read it is shown nothing of it.
+			// A member that may change but not read a key sees nothing of it.
 			if who == "!read" && (test.action == "inactivate" || test.action == "revoke") {
 				a.want(404).lacks("victim")
 				may = true
@@ -134,7 +134,7 @@ func TestKeyPermissions(t *testing.T) {
 		}
 	}
 
-	// Deleting takes a revoked key.
+	// Only a revoked key can be deleted.
 	for who, p := range people {
 		id := mint("of root")
 		if _, _, err := s.keys.RevokeKey(ctx, root, id, "", false,
@@ -154,7 +154,7 @@ func TestKeyPermissions(t *testing.T) {
 		}
 	}
 
-	// Who holds nothing still sees and revokes what acts for it.
+	// A member without permissions still sees and revokes its own keys.
 	id, token := s.member(t, "Owner")
 	k, secret, err := s.keys.MintKey(ctx, root,
 		manage.KeySpec{Name: "Mine", Owner: id,
@@ -163,16 +163,16 @@ func TestKeyPermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := s.person(t)
-	p.signIn(token).want(200, "Mine").lacks("victim", "New key")
-	p.get("/apikeys/keys/"+k.ID).want(200, "Cut by its owner").lacks("/edit", "/rotate", "/active")
-	p.submit("/apikeys/keys/"+k.ID+"/revoke", "confirm", "revoke").want(200, "revoked for good")
+	p.signIn(token).want(200, "Mine").lacks("victim", "Create key")
+	p.get("/apikeys/keys/"+k.ID).want(200, "the owner lacks it").lacks("/edit", "/rotate", "/active")
+	p.submit("/apikeys/keys/"+k.ID+"/revoke", "confirm", "revoke").want(200, "Key revoked")
 	if s.alive(t, secret.Reveal()) {
-		t.Error("the key is alive")
+		t.Error("the key is still valid")
 	}
 }
 
-// TestExceeds: nobody is offered to give more than it has; whoever tries all the same is told so,
-// with all that was typed.
+// TestExceeds checks that members can only give permissions that they have, and that a refused form
+// keeps its values.
 func TestExceeds(t *testing.T) {
 	s := open(t)
 	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET",
@@ -192,7 +192,7 @@ func TestExceeds(t *testing.T) {
 		slices.Sort(list)
 		return slices.Compact(list)
 	}
-	p.get("/apikeys/keys/new").lacks("Where it is good") // there is nothing to choose
+	p.get("/apikeys/keys/new").lacks("reach-title") // there are no other namespaces
 	both := func(list ...string) (names []string) {
 		for _, p := range list {
 			names = append(names, "new_roles[0].permissions "+p, "permissions "+p)
@@ -214,8 +214,8 @@ func TestExceeds(t *testing.T) {
 	}
 	roles(t, s, keystore.Role{Namespace: "default", Name: "sender",
 		Permissions: permissions(t, "write")})
-	// What it has covers the rest, but for roles that it lacks: who names one gives what is added
-	// to it later.
+	// The key's permissions cover the rest, except for roles that it lacks: naming a role also gives
+	// permissions that are added to the role later.
 	want = []string{"roles client-admin", "roles developer", "roles viewer", "roles sender"}
 	for _, p := range []string{"*", "orders:*", "orders:search", "orders:write"} {
 		want = append(want, "new_roles[0].permissions "+p)

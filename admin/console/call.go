@@ -10,13 +10,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// inProcess carries calls to the REST interface without a network.
+// inProcess is a transport that calls the REST interface directly, as one caller.
 type inProcess struct {
 	api    http.Handler
 	caller manage.Caller
 }
 
-// clientFor is the REST interface for one visitor.
+// clientFor returns a client of the REST interface that acts as a visitor.
 func (c *Console) clientFor(caller manage.Caller) *client.Client {
 	calls, err := client.New("http://localhost", client.WithTransport(inProcess{c.api, caller}))
 	if err != nil {
@@ -40,6 +40,7 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
+// answer records a response.
 type answer struct {
 	header http.Header
 	status int

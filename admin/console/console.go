@@ -13,21 +13,21 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// Root is where the pages live.
+// Root is the path of the console.
 const Root = "/apikeys"
 
-// A Visitor is what the door that a request came through knows of it.
+// A Visitor describes the user of a request. The server that embeds the console fills it in.
 type Visitor struct {
-	Caller  manage.Caller    // zero: nobody is signed in
-	Outcome keystore.Outcome // with the zero Caller: why
-	// the server has let the user in before: there is no session, and no token to ask for
+	Caller  manage.Caller    // zero: not signed in
+	Outcome keystore.Outcome // why Caller is zero
+	// Trusted means that the server has authenticated the user, so there is neither a session nor a
+	// sign-in.
 	Trusted bool
-	Session string // what the session's cookie holds, good or not; empty: no cookie
-	Address string // where the request comes from
-	Beside  bool   // the API is at the address that the console is at
-	Secure  bool   // by TLS
-	// SignIn looks up what somebody gives as a token, and judges it as the REST interface's door
-	// does.
+	Session string // the value of the session cookie, valid or not; empty: no cookie
+	Address string // the client's address
+	Beside  bool   // whether the API has the same address as the console
+	Secure  bool   // whether the connection uses TLS
+	// SignIn looks up a token and decides about it, as for a request to the REST interface.
 	SignIn func(token string) (*keystore.Record, keystore.Outcome)
 }
 
@@ -39,11 +39,11 @@ type Console struct {
 	mux     *http.ServeMux
 	guesses guesses
 
-	resources atomic.Pointer[[]string] // that handlers name, sorted
+	resources atomic.Pointer[[]string] // named by handlers, sorted
 }
 
-// New returns the pages for a key store, nil for one whose database has not been reached yet: then
-// they say so. api is the REST interface to it.
+// New returns the console of a key store. A nil key store stands for a database that has not been
+// reached yet, which the pages then report. api is the REST interface of the key store.
 func New(keys *manage.Keystore, api http.Handler, logger *slog.Logger) *Console {
 	c := &Console{keys: keys, api: api, logger: logger, mux: http.NewServeMux()}
 	for _, p := range c.pages() {
@@ -52,23 +52,23 @@ func New(keys *manage.Keystore, api http.Handler, logger *slog.Logger) *Console 
 	return c
 }
 
-// Declare replaces the resources that handlers name. Those of their operations the REST interface
-// has.
+// Declare replaces the resources that handlers name. The resources of declared operations need not
+// be included: the REST interface lists them.
 func (c *Console) Declare(resources []string) {
 	resources = slices.Compact(slices.Sorted(slices.Values(resources)))
 	c.resources.Store(&resources)
 }
 
-// A page is one address with what it does.
+// A page is one address and its handler.
 type page struct {
-	pattern string // of [http.ServeMux]
-	needs   string // the permission that the visitor must hold somewhere, [anyMember] or [anybody]
+	pattern string // for [http.ServeMux]
+	needs   string // the permission required in some namespace, [anyMember] or [anybody]
 	handle  func(*visit) error
 }
 
 const (
 	anyMember = ""
-	anybody   = "-" // who is not signed in, too
+	anybody   = "-" // no sign-in required
 )
 
 func (c *Console) pages() []page {
@@ -84,10 +84,10 @@ func (c *Console) pages() []page {
 	)
 }
 
-// navigation lists the parts of the console, for who may read them.
+// navigation lists the sections of the console and the permission that each requires.
 var navigation = []struct {
 	Label, path, needs string
-	everywhere         bool // it takes the permission in all namespaces
+	everywhere         bool // whether the permission is required in all namespaces
 }{
 	{"Keys", keysPath, anyMember, false},
 	{"Roles", rolesPath, "admin.roles:read", false},
@@ -97,22 +97,21 @@ var navigation = []struct {
 	{"Nodes", nodesPath, "admin.nodes:read", true},
 }
 
-// policy allows what the pages are made of, from here and nowhere else.
+// policy is the Content-Security-Policy: everything comes from this server.
 const policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
-// maxForm is how long a form may be, in bytes. The longest that pages make have a few thousand
-// fields.
+// maxForm is the maximum length of a form in bytes. The longest forms have a few thousand fields.
 const maxForm = 256 << 10
 
 type visitKey struct{}
 
-// ServeHTTP answers everything, what does not exist included.
+// ServeHTTP answers every request, including those for unknown paths.
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, who Visitor) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
-	// with no-referrer, browsers send `Origin: null` beside a form, which is nobody's
+	// With no-referrer, browsers send `Origin: null` with a form, which fails the origin check.
 	h.Set("Referrer-Policy", "same-origin")
 	if r.URL.Path == Root || r.URL.Path == Root+"/" {
 		http.Redirect(w, r, Root+"/keys", http.StatusSeeOther)
@@ -128,15 +127,14 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, who Visitor)
 	if err != nil || repeats(q) || holdsToken(q, "") || keystore.ContainsToken(r.URL.Path) {
 		v.r = r.Clone(r.Context())
 		v.r.URL = &url.URL{Path: Root + "/"} // the page and the sign-in would repeat the address
-		v.refuse(http.StatusBadRequest, "Address not understood",
+		v.refuse(http.StatusBadRequest, "Invalid address",
 			"It is malformed, repeats a parameter or contains a token. Choose the filters again.")
 		return
 	}
-	// The zero value of the protection: an Origin that is not the host's, or Sec-Fetch-Site that
-	// says so, and a method that is not safe.
+	// The zero value refuses unsafe methods if Origin or Sec-Fetch-Site names another site.
 	if err := new(http.CrossOriginProtection).Check(r); err != nil {
-		v.refuse(http.StatusForbidden, "Not from here",
-			"This change was asked for by a page of another site. Nothing was changed.")
+		v.refuse(http.StatusForbidden, "Request from another site",
+			"A page of another site requested this change. Nothing was changed.")
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
@@ -145,18 +143,18 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, who Visitor)
 	c.mux.ServeHTTP(&plain{ResponseWriter: w, v: v}, r)
 }
 
-// serve is what all pages have before them.
+// serve returns the handler of a page with the checks that all pages share.
 func (c *Console) serve(p page) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		v := r.Context().Value(visitKey{}).(*visit)
-		v.r = r // with the values of the path
+		v.r = r // with the path values
 		if p.needs != anybody && !v.admitted(p.needs) {
 			return
 		}
 		if r.Method == http.MethodPost {
 			if err := r.ParseForm(); err != nil {
-				v.refuse(http.StatusBadRequest, "The form did not arrive",
-					"It was cut off, or is longer than this server takes. Nothing was changed.")
+				v.refuse(http.StatusBadRequest, "Incomplete form",
+					"It was truncated or is too long. Nothing was changed.")
 				return
 			}
 		}
@@ -175,7 +173,7 @@ func (c *Console) serve(p page) http.HandlerFunc {
 	}
 }
 
-// holdsToken reports whether a form or a query holds a token in another field than except.
+// holdsToken reports whether a field of a form or query, other than except, contains a token.
 func holdsToken(form url.Values, except string) bool {
 	for name, values := range form {
 		if name != except && keystore.ContainsToken(name+"\n"+strings.Join(values, "\n")) {
@@ -185,8 +183,8 @@ func holdsToken(form url.Values, except string) bool {
 	return false
 }
 
-// repeats reports whether a parameter is given more than once. Only one of them would be used, so
-// the page could show more than was asked for.
+// repeats reports whether a parameter is repeated. Only one value would be used, so the page could
+// show more than requested.
 func repeats(q url.Values) bool {
 	for _, values := range q {
 		if len(values) > 1 {
@@ -196,30 +194,29 @@ func repeats(q url.Values) bool {
 	return false
 }
 
-// admitted answers who may not see a page, and reports whether the visitor may.
+// admitted reports whether the visitor may see a page. If not, it answers the request.
 func (v *visit) admitted(needs string) bool {
 	switch {
 	case v.Caller.Member() != "":
 		if needs == anyMember || v.may(needs) {
 			return true
 		}
-		v.refuse(http.StatusForbidden, "Not for you",
-			"This page takes the permission "+needs+
-				", which you hold in no namespace. Who manages members can give it to you.")
+		v.refuse(http.StatusForbidden, "Access denied",
+			"This page requires the permission "+needs+
+				", which you have in no namespace. Ask whoever manages members for it.")
 	case v.Outcome == keystore.Unavailable:
 		v.w.Header().Set("Retry-After", "1")
-		v.refuse(http.StatusServiceUnavailable, "The key database is away",
-			"Nothing can be shown or changed at the moment. This server goes on trying; reload "+
-				"the page in a while.")
+		v.refuse(http.StatusServiceUnavailable, "The key database is unavailable",
+			"Nothing can be shown or changed. The server keeps trying; reload the page later.")
 	case v.Outcome == keystore.Early:
-		v.refuse(http.StatusTooEarly, "Please try again",
-			"This request came before the connection was safe.")
+		v.refuse(http.StatusTooEarly, "Try again",
+			"This request was sent before the connection was secure.")
 	case v.Trusted:
-		v.refuse(http.StatusForbidden, "You are no member here",
-			"This site has let you in, but no active member has your login. Who manages members "+
-				"can set it.")
+		v.refuse(http.StatusForbidden, "No member matches your login",
+			"This site has signed you in, but no active member has your login. Ask whoever "+
+				"manages members to set it.")
 	case v.Outcome == keystore.Address:
-		v.refuse(http.StatusForbidden, "Not from this address",
+		v.refuse(http.StatusForbidden, "Address not allowed",
 			"Your token may not be used from "+v.Address+".")
 	case v.fromElsewhere():
 		v.bounce()
@@ -229,7 +226,7 @@ func (v *visit) admitted(needs string) bool {
 	return false
 }
 
-// plain replaces the text that the mux answers by itself with pages.
+// plain replaces the texts with which the mux answers by pages.
 type plain struct {
 	http.ResponseWriter
 	v *visit
@@ -237,12 +234,12 @@ type plain struct {
 
 func (p *plain) WriteHeader(status int) {
 	if status == http.StatusMethodNotAllowed {
-		p.v.refuse(status, "Not that way", "This address takes no "+p.v.r.Method+".")
+		p.v.refuse(status, "Method not allowed", "This address does not support "+p.v.r.Method+".")
 		return
 	}
-	p.v.refuse(http.StatusNotFound, "There is no such page",
-		"The address may be mistyped, or what was there is gone.")
+	p.v.refuse(http.StatusNotFound, "Page not found",
+		"The address may be mistyped, or the page no longer exists.")
 }
 
-// Write drops the mux's own words.
+// Write drops the text of the mux.
 func (p *plain) Write(b []byte) (int, error) { return len(b), nil }

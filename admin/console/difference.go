@@ -8,21 +8,21 @@ import (
 	"strings"
 )
 
-// A difference is one field of an object that a change has made another. Lists are told by what
-// came and what went.
+// A difference is one changed field of an object. For a list, it holds the added and the removed
+// items.
 type difference struct {
 	Field     string
 	Was, Is   string
 	Gone, New []string
 	List      bool
-	Moment    bool // of a moment
+	Moment    bool // whether the values are times
 }
 
-// silent are fields that tell nothing beside the others.
-var silent = []string{"version", "id", "prefix"}
+// ignoredFields are fields that carry no information beside the others.
+var ignoredFields = []string{"version", "id", "prefix"}
 
-// differences compares an object before and after a change; null is none. Of an object that was
-// made, or deleted, it is all that it has, or had.
+// differences compares an object before and after a change. null stands for no object, so a created
+// or deleted object differs in all its fields.
 func differences(before, after json.RawMessage) (list []difference) {
 	was, is := objectOf(before), objectOf(after)
 	names := make([]string, 0, len(was)+len(is))
@@ -33,7 +33,7 @@ func differences(before, after json.RawMessage) (list []difference) {
 	}
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
-		if slices.Contains(silent, name) {
+		if slices.Contains(ignoredFields, name) {
 			continue
 		}
 		d := difference{Field: strings.ToUpper(name[:min(1,
@@ -57,11 +57,11 @@ func differences(before, after json.RawMessage) (list []difference) {
 	return list
 }
 
-// objectOf reads an object of the audit log, nil for none.
+// objectOf decodes an object of the audit log. It returns nil for null.
 func objectOf(text json.RawMessage) (o map[string]any) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
-	_ = d.Decode(&o) // what cannot be read has nothing to tell
+	_ = d.Decode(&o) // an unreadable object has no fields
 	return o
 }
 
@@ -73,7 +73,7 @@ func isList(name string, v any) bool {
 	return name == "permissions" && v != nil
 }
 
-// items are the members of a list, each as one text.
+// items returns the items of a list as texts.
 func items(name string, v any) (list []string) {
 	switch v := v.(type) {
 	case string: // permissions are one text
@@ -99,7 +99,7 @@ func items(name string, v any) (list []string) {
 	return list
 }
 
-// grantItems are what one grant gives, each with where.
+// grantItems returns the roles and permissions of a grant, each with its namespace.
 func grantItems(g map[string]any) (list []string) {
 	in := plainText(g["namespace"]) + ": "
 	if in == "*: " {
@@ -112,20 +112,20 @@ func grantItems(g map[string]any) (list []string) {
 		list = append(list, in+permission)
 	}
 	if g["connected"] == true {
-		list = append(list, in+"covers children too")
+		list = append(list, in+"including children")
 	}
 	return list
 }
 
 func secretItem(s map[string]any) string {
-	text := "made " + moment(plainText(s["created_at"]))
+	text := "created " + moment(plainText(s["created_at"]))
 	if until := plainText(s["expires_at"]); until != "" {
-		text += ", good until " + moment(until)
+		text += ", valid until " + moment(until)
 	}
 	return text
 }
 
-// moment shortens a time of the log.
+// moment shortens a time of the audit log.
 func moment(text string) string {
 	if len(text) < len("2006-01-02T15:04") {
 		return text
@@ -133,7 +133,7 @@ func moment(text string) string {
 	return strings.Replace(text[:len("2006-01-02T15:04")], "T", " ", 1) + " UTC"
 }
 
-// plainText is a value that is no list.
+// plainText returns a value other than a list as text.
 func plainText(v any) string {
 	switch v := v.(type) {
 	case nil:

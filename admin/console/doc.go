@@ -1,14 +1,20 @@
-// Package console is the pages for people under /apikeys/: API keys, and what belongs to them,
-// managed in a browser. It knows nothing of the server it runs in; a door says who visits (see
-// [Visitor]).
+// Package console serves the web console under /apikeys/, in which people manage API keys and the
+// namespaces, roles and members around them.
 //
-// It is a client of the REST interface in the same process (call.go): what that refuses, no page
-// can do, and what it says is wrong with a field stands beside that field. What a page offers is
-// decided by [manage.Keystore.May] and MayIn; that is courtesy, not protection.
+// It is a client of the REST interface in the same process (call.go). No page can do what that
+// interface refuses, and its field errors are shown beside the fields. Which links and buttons a
+// page offers is decided by [manage.Keystore.May] and MayIn, as a courtesy and not as protection.
+// The package knows neither Caddy nor how users authenticate: the server that embeds it describes
+// the user of each request as a [Visitor].
+//
+// Start with console.go, which lists the pages and holds the checks that all share, then read
+// roles.go, a small section with all kinds of pages. visit.go and view.go hold the functions for
+// handlers and templates.
 //
 // # Adding a page
 //
-// A file of pages has a function that returns them, named in [Console.pages]:
+// Each section has a file with a function that returns its pages. [Console.pages] lists these
+// functions:
 //
 //	func rolePages() []page {
 //		return []page{
@@ -18,40 +24,49 @@
 //		}
 //	}
 //
-// The permission is what the visitor must hold in some namespace for the page to be there at all:
-// whoever does not sees 403, and no link to it (visit.may in Go, .May and .MayIn in templates).
-// Empty is for every member. The entry of the main navigation is a line in [navigation].
+// The visitor must have the permission in some namespace, else the page answers 403. Links to the
+// page check it as well (visit.may in Go, .May and .MayIn in templates). An empty permission admits
+// every member. [navigation] holds the entries of the main navigation.
 //
-// A handler reads with visit.api, which is [client.Client] acting as the visitor, and ends with one
-// of
+// A handler calls the REST interface with visit.api, a [client.Client] that acts as the visitor,
+// and ends with one of
 //
-//	return v.show("roles", "Roles", rolesPage{…})             // 200, templates/roles.html, .Page is the rolesPage
-//	return v.again("role_new", "New role", page, f)           // 422 with what was typed and the errors that form.fail has kept
-//	return v.done("/apikeys/roles", notice{Title: "Saved"})   // 303, and the notice on top of the next page
-//	return v.changed("/apikeys/roles", "Saved", p)            // the same for what takes access away: with how far it has come, or to where that is shown
-//	return err                                                // a page that says what the REST interface refused, with its status
+//	// 200 with templates/roles.html, in which .Page is the rolesPage
+//	return v.show("roles", "Roles", rolesPage{…})
+//	// 422 with the values of the form and the errors that form.fail has added
+//	return v.again("role_form", "Create role", page, f)
+//	// 303, with a notice on the next page
+//	return v.done("/apikeys/roles", notice{Title: "Role created"})
+//	// the same after a change that reduces access: the notice shows on how many nodes it is in
+//	// force; if it is not complete, the visitor sees the progress page first
+//	return v.changed("/apikeys/roles", "Changes saved", p)
+//	// a page with the refusal of the REST interface, with its status
+//	return err
 //
 // # Forms
 //
-// A form posts to the address it stands at, so that signing in again leads back to it, and it needs
-// no script. Names of inputs are those of the REST fields ("name", "permissions",
-// "grants[0].namespace"). The handler builds the body of the REST call from visit.form(), calls,
-// and on an error asks form.fail: true means that the person can mend it, and the page is shown
-// again; otherwise the error is returned. templates/parts.html has the fields, which show their own
-// value, hint and error; {{template "errors" .}} before them lists all errors with links, those of
-// fields that the page does not have included.
+// A form posts to its own address, so that signing in again leads back to it. It needs no script.
+// Inputs have the names of the REST fields ("name", "permissions", "grants[0].namespace"). The
+// handler builds the body of the REST call from visit.form() and calls. If form.fail returns true
+// for an error, the user can fix the form, and the handler shows it again; otherwise it returns the
+// error. templates/parts.html has templates for fields, which show their value, hint and error.
+// {{template "errors" .}} above the fields lists all errors with links, including those of fields
+// that the page does not have.
 //
 // # Lists
 //
-// What a list shows is in the address bar: filters, `namespace` (the switcher's; links made by
-// .Link keep it) and `cursor`, which the REST interface gave. visit.link(path, "name", value, …)
-// and .With in templates make such addresses; {{template "pager" …}} links to the next page, and
-// the browser's way back leads to the one before. Lists are newest first; keys can be sorted
-// otherwise, as far as the REST interface does.
+// The address of a list holds its filters, `namespace` (set by the switcher and kept by .Link) and
+// `cursor` (from the REST interface). visit.link(path, "name", value, …) and .With in templates
+// return such addresses. {{template "pager" …}} links to the next page; the browser's back button
+// leads to the previous one. Lists are sorted newest first. Keys can also be sorted in the other
+// orders of the REST interface.
 //
-// # Looks
+// To add a column, add a th and a td with data-label to the template of the list. A sortable column
+// uses {{template "sorted" …}} and keysPage.Column.
 //
-// assets/style.css begins with a list of the components. Times are {{time .CreatedAt}}, which the
-// script shows in the viewer's zone. Nothing may depend on the script, which only saves clicks. The
-// Content-Security-Policy allows neither inline script nor inline style.
+// # Style
+//
+// assets/style.css begins with a list of its components. Times are written as {{time .CreatedAt}}
+// and shown in the viewer's time zone by the script. Nothing may depend on the script, which only
+// saves clicks. The Content-Security-Policy allows neither inline scripts nor inline styles.
 package console

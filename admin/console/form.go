@@ -16,21 +16,20 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
-// A form is what was typed, and what is wrong with it.
+// A form holds the values of a form and their errors.
 type form struct {
 	values  url.Values
-	Problem string           // with the whole of it
-	Errors  []api.FieldError // in the order in which they came
-	status  int              // to answer with
+	Problem string           // an error of the whole form
+	Errors  []api.FieldError // errors of fields
+	status  int              // the status of the answer
 }
 
-// form returns what was sent.
+// form returns the posted form.
 func (v *visit) form() *form {
 	return &form{values: v.r.PostForm, status: http.StatusUnprocessableEntity}
 }
 
-// blank is a form before anything was typed, with the values that it begins with, names and values
-// in turn.
+// blank returns a new form with initial values, given as alternating names and values.
 func blank(values ...string) *form {
 	f := &form{values: make(url.Values), status: http.StatusOK}
 	for i := 0; i+1 < len(values); i += 2 {
@@ -39,13 +38,13 @@ func blank(values ...string) *form {
 	return f
 }
 
-// Value is what a field holds.
+// Value returns the value of a field.
 func (f *form) Value(name string) string { return f.values.Get(name) }
 
-// Values is what fields of one name hold.
+// Values returns the values of all fields of a name.
 func (f *form) Values(name string) []string { return f.values[name] }
 
-// zone is where days and times are typed: the viewer's zone, as far as the script has said which.
+// zone returns the time zone of days and times: the viewer's, or UTC if the script has not set it.
 func (f *form) zone() *time.Location {
 	name := f.Value("zone")
 	if at, err := time.LoadLocation(name); err == nil && name != "Local" {
@@ -54,11 +53,10 @@ func (f *form) zone() *time.Location {
 	return time.UTC
 }
 
-// Has reports whether one of the fields of a name holds a value: a box that is checked, an option
-// that is chosen.
+// Has reports whether one of the fields of a name has a value, such as a checked box.
 func (f *form) Has(name, value string) bool { return slices.Contains(f.values[name], value) }
 
-// Error is what is wrong with a field, or with one of its values.
+// Error returns the error of a field or of one of its values, or an empty string.
 func (f *form) Error(name string) string {
 	for _, e := range f.Errors {
 		if e.Field == name || f.Anchor(e.Field) == name {
@@ -68,15 +66,15 @@ func (f *form) Error(name string) string {
 	return ""
 }
 
-// wrong notes an error of a field.
+// wrong adds an error of a field.
 func (f *form) wrong(field, detail string) {
 	f.Errors = append(f.Errors, api.FieldError{Field: field, Detail: detail})
 }
 
-// Ok reports whether nothing is wrong so far.
+// Ok reports whether the form has no errors.
 func (f *form) Ok() bool { return f.Problem == "" && len(f.Errors) == 0 }
 
-// Anchor is the name of the input, or of the group of them, that an error of a field is shown at:
+// Anchor returns the name of the input or group of inputs at which an error of a field is shown:
 // `allowed_ips` for `allowed_ips[3]`, `grants` for `grants[0].roles`.
 func (f *form) Anchor(field string) string {
 	if i := strings.IndexAny(field, "[."); i > 0 {
@@ -85,15 +83,15 @@ func (f *form) Anchor(field string) string {
 	return field
 }
 
-// labels are what fields are called on the pages, where that is not their name.
+// labels holds the labels of fields that differ from their names.
 var labels = map[string]string{
-	"allowed_ips": "Addresses", "expires_at": "Expires", "grace": "The present token ends",
-	"confirm": "Confirmation", "new_roles": "New role", "parent": "Lies in",
-	"key_roles": "Roles that keys have here", "token_prefix": "Tokens begin with",
-	"child_prefix": "Child prefix", "edit_policy": "Keys can be edited", "token": "Member token",
+	"allowed_ips": "Allowed addresses", "expires_at": "Expires",
+	"grace": "Current token expires", "confirm": "Confirmation", "new_roles": "New role",
+	"parent": "Parent", "key_roles": "Roles of keys", "token_prefix": "Token prefix",
+	"child_prefix": "Child prefix", "edit_policy": "Edits of keys", "token": "Member token",
 }
 
-// Named is a field for people: `allowed_ips[1]` is "Addresses 2".
+// Named returns the label of a field: "Allowed addresses 2" for `allowed_ips[1]`.
 func (f *form) Named(field string) string {
 	anchor := f.Anchor(field)
 	field = cmp.Or(labels[anchor], anchor) + field[len(anchor):]
@@ -107,15 +105,16 @@ func (f *form) Named(field string) string {
 
 var indexes = regexp.MustCompile(`\[\d+\]`)
 
-// fail keeps why the REST interface has refused what the form asks for, and reports whether the
-// person who filled it in can do something about it.
+// fail adds the errors of a refused call to the form. It reports whether the user can fix them, so
+// that the form is shown again.
 func (f *form) fail(err error) bool {
 	refused, ok := errors.AsType[*client.Error](err)
 	if !ok {
 		return false
 	}
 	switch refused.Status {
-	case http.StatusUnprocessableEntity, http.StatusForbidden, http.StatusConflict, http.StatusPreconditionFailed, http.StatusBadRequest:
+	case http.StatusUnprocessableEntity, http.StatusForbidden, http.StatusConflict,
+		http.StatusPreconditionFailed, http.StatusBadRequest:
 		f.status, f.Problem = refused.Status, sentence(refused.Message())
 		f.Errors = append(f.Errors, refused.Errors...)
 		return true

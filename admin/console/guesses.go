@@ -9,22 +9,22 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Bounds on wrong tokens. None can be guessed; this keeps those who try from filling logs and
+// Limits on wrong tokens. Tokens cannot be guessed; the limits keep attempts from filling logs and
 // connections.
 const (
 	guessesAtOnce = 10
 	guessEvery    = 6 * time.Second
-	// maxGuessers bounds the memory. Who makes it overflow is forgotten, with all others.
+	// maxGuessers bounds the memory. When it is exceeded, all counts are reset.
 	maxGuessers = 10_000
 )
 
-// guesses counts wrong tokens by where they come from.
+// guesses counts wrong tokens by client network. It is safe for concurrent use.
 type guesses struct {
 	mu   sync.Mutex
 	from map[string]*rate.Limiter
 }
 
-// wait returns how long an address has to wait until it may try again.
+// wait returns how long an address must wait before it may try again.
 func (g *guesses) wait(address string, now time.Time) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -37,7 +37,7 @@ func (g *guesses) wait(address string, now time.Time) time.Duration {
 	return r.DelayFrom(now)
 }
 
-// wrong counts one.
+// wrong counts a wrong token.
 func (g *guesses) wrong(address string, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -53,8 +53,8 @@ func (g *guesses) wrong(address string, now time.Time) {
 	l.AllowN(now, 1)
 }
 
-// network is what one person has at least: an IPv6 address is one of the 2^64 that a connection is
-// given.
+// network returns the network of a client. An IPv6 client usually has 2^64 addresses, so it is
+// identified by its /64.
 func network(address string) string {
 	if a, err := netip.ParseAddr(address); err == nil && a.Is6() && !a.Is4In6() {
 		p, _ := a.WithZone("").Prefix(64)

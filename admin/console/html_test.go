@@ -8,7 +8,7 @@ import (
 	"golang.org/x/net/html"
 )
 
-// check holds a page against what is so of every page.
+// check checks the rules for every page.
 func (a *answer) check() {
 	a.t.Helper()
 	for name, want := range map[string]string{
@@ -73,8 +73,7 @@ func (a *answer) check() {
 
 var void = []string{"meta", "link", "input", "img", "br", "hr", "wbr"}
 
-// wellFormed returns what is wrong with the tags of a page: each is closed, in order, and none is
-// left out.
+// wellFormed returns the errors in the tags of a page. Every tag must be closed, in order.
 func wellFormed(text string) string {
 	z := html.NewTokenizer(strings.NewReader(text))
 	var open []string
@@ -133,7 +132,7 @@ func labelled(doc, input *html.Node) (found bool) {
 	return found
 }
 
-// field returns what a field of the page holds, and whether there is one.
+// field returns the value of a field of the page, and whether the field exists.
 func (a answer) field(name string) (value string, there bool) {
 	each(a.Doc, func(n *html.Node) {
 		if attr(n, "name") != name {

@@ -9,11 +9,11 @@ import (
 type keyPage struct {
 	Key     api.Key
 	Names   map[string]string
-	May     []keystore.Entitled // what it comes to
-	Root    bool                // it acts for root, whom nothing bounds
-	Rotate  bool                // the visitor may give it another token
+	May     []keystore.Entitled // its effective permissions by namespace
+	Root    bool                // whether it acts for root, which has no limits
+	Rotate  bool                // whether the visitor may rotate its token
 	History []event
-	More    bool // of the history
+	More    bool // whether the history has more rows
 }
 
 func showKey(v *visit) error {
@@ -41,34 +41,34 @@ func showKey(v *visit) error {
 	return v.show("key", k.Name, p)
 }
 
-// home is a namespace as far as the visitor may know it. Who makes or edits keys there has to know
-// what they must have.
+// home returns a namespace as far as the visitor may know it. A visitor that creates or edits keys
+// there must know its rules for keys.
 func (v *visit) home(id string) api.Namespace {
 	if ns, err := v.api.FindNamespace(v.ctx, id); err == nil {
 		return ns
 	}
 	known := api.Namespace{ID: id}
-	if ns := v.keys.Policy().Namespace(id); ns != nil && v.makesKeys(id) {
+	if ns := v.keys.Policy().Namespace(id); ns != nil && v.changesKeys(id) {
 		known.EditPolicy, known.KeyRoles, known.Reach = string(ns.EditPolicy), ns.KeyRoles, ns.Reach
 	}
 	return known
 }
 
-func (v *visit) makesKeys(namespace string) bool {
+func (v *visit) changesKeys(namespace string) bool {
 	return v.mayIn("admin.keys:create", namespace) || v.mayIn("admin.keys:update", namespace)
 }
 
-// Reach lists the kinds of namespaces below one in which its keys may do the same, as far as the
-// visitor may know them.
+// Reach lists the kinds of descendants of a namespace in which its keys have the same permissions,
+// as far as the visitor may know them.
 func (v *visit) Reach(namespace string) []string {
 	if ns := v.keys.Policy().Namespace(namespace); ns != nil &&
-		(v.mayIn("admin.namespaces:read", namespace) || v.makesKeys(namespace)) {
+		(v.mayIn("admin.namespaces:read", namespace) || v.changesKeys(namespace)) {
 		return ns.Reach
 	}
 	return nil
 }
 
-// An event is a row of the audit log for people.
+// An event is a row of a key's history.
 type event struct {
 	api.AuditRow
 	Words   string
@@ -76,8 +76,8 @@ type event struct {
 }
 
 var actions = map[string]string{
-	"key.mint": "Made", "key.import": "Imported", "key.edit": "Edited",
-	"key.rotate": "Given a new token", "key.revoke": "Revoked", "key.delete": "Deleted",
+	"key.mint": "Created", "key.import": "Imported", "key.edit": "Edited",
+	"key.rotate": "Token rotated", "key.revoke": "Revoked", "key.delete": "Deleted",
 }
 
 func actionWords(action string) string {

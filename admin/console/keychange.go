@@ -19,7 +19,7 @@ func (v *visit) keyLink(id string, more ...string) string {
 	return v.link(keysPath + "/" + id + strings.Join(more, ""))
 }
 
-// ifVersion is the version that the form was made for.
+// ifVersion limits a change to the version for which the form was shown.
 func (f *form) ifVersion() client.ChangeOption {
 	n, err := strconv.ParseInt(f.Value("version"), 10, 64)
 	if err != nil || n < 1 {
@@ -40,7 +40,7 @@ func editKey(v *visit) error {
 	return v.write(http.StatusOK, "key_form", "Edit "+k.Name, p, formOf(p))
 }
 
-// formOf fills the form in with a key as it is.
+// formOf returns the form of a key, filled in.
 func formOf(p *keyForm) *form {
 	k := p.Key
 	f := blank("name", k.Name, "owner", k.Owner, "version", strconv.FormatInt(k.Version, 10),
@@ -72,7 +72,7 @@ func formOf(p *keyForm) *form {
 	return f
 }
 
-// metadataText is metadata as it is typed.
+// metadataText returns metadata as it is typed.
 func metadataText(m map[string]string) string {
 	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(m)) {
@@ -81,7 +81,7 @@ func metadataText(m map[string]string) string {
 	return strings.Join(lines, "\n")
 }
 
-// accessOf names the permissions of a grant.
+// accessOf returns the access level of permissions.
 func accessOf(list []string) keystore.Access {
 	switch strings.Join(list, ",") {
 	case "read":
@@ -114,10 +114,10 @@ func saveKey(v *visit) error {
 		}
 		return err
 	}
-	return v.changed(v.keyLink(k.ID), "Saved", done.Propagation)
+	return v.changed(v.keyLink(k.ID), "Changes saved", done.Propagation)
 }
 
-// patch is what a form changes of a key.
+// patch returns the changes that a form makes to a key.
 func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 	k := p.Key
 	home := f.homeGrant()
@@ -138,7 +138,7 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 	if active := f.Has("active", "true"); active != k.Active {
 		patch.Active = api.Some(active)
 	}
-	// not all of it can be typed
+	// unchanged metadata may contain values that cannot be typed
 	if text := strings.ReplaceAll(f.Value("metadata"), "\r\n",
 		"\n"); strings.TrimSpace(text) != strings.TrimSpace(metadataText(k.Metadata)) {
 		patch.Metadata = api.Some(replaced(k.Metadata, f.metadata()))
@@ -151,7 +151,7 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 	switch changed := !sameGrants(k, others); {
 	case changed && len(home.newRoles) > 0:
 		f.wrong("new_roles",
-			"cannot be made while the namespaces change too: save one first, and then the other")
+			"cannot be created while the namespaces change: save one change first, then the other")
 	case changed:
 		if len(permissions)+len(home.roles) > 0 {
 			others = append(others, api.GrantRequest{Namespace: k.Namespace,
@@ -159,7 +159,8 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 		}
 		patch.Grants = api.Some(others)
 	default:
-		patch.Permissions, patch.Roles, patch.Connected = api.Some(orEmpty(permissions)), api.Some(orEmpty(home.roles)), api.Some(home.connected)
+		patch.Permissions = api.Some(orEmpty(permissions))
+		patch.Roles, patch.Connected = api.Some(orEmpty(home.roles)), api.Some(home.connected)
 		if len(home.newRoles) > 0 {
 			patch.NewRoles = api.Some(home.newRoles)
 		}
@@ -169,7 +170,7 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 
 func orEmpty(list []string) []string { return append([]string{}, list...) }
 
-// sameGrants reports whether what a form asks for in other namespaces is what the key has there.
+// sameGrants reports whether a form leaves the grants of a key in other namespaces unchanged.
 func sameGrants(k *api.Key, others []api.GrantRequest) bool {
 	n := 0
 	for _, g := range k.Grants {
@@ -187,7 +188,7 @@ func sameGrants(k *api.Key, others []api.GrantRequest) bool {
 	return n == len(others)
 }
 
-// replaced is the merge patch that makes one map the other (RFC 7396).
+// replaced returns the merge patch from one map to another (RFC 7396).
 func replaced(before, after map[string]string) map[string]*string {
 	patch := make(map[string]*string)
 	for name := range before {
@@ -199,7 +200,7 @@ func replaced(before, after map[string]string) map[string]*string {
 	return patch
 }
 
-// switchKey makes a key inactive, or active again.
+// switchKey activates or deactivates a key.
 func switchKey(v *visit) error {
 	id := v.r.PathValue("id")
 	active := v.form().Has("active", "true")
@@ -208,9 +209,9 @@ func switchKey(v *visit) error {
 	if err != nil {
 		return err
 	}
-	title := "The key is inactive: it is refused, until you make it active again"
+	title := "The key is inactive: it is refused until you activate it"
 	if active {
-		title = "The key is active again"
+		title = "The key is active"
 	}
 	return v.changed(v.keyLink(id), title, done.Propagation)
 }
@@ -221,7 +222,7 @@ type rotatePage struct {
 }
 
 var graces = []choice{
-	{Value: "0s", Label: "At once", Hint: "The present token is refused from now on."},
+	{Value: "0s", Label: "At once", Hint: "The current token is revoked."},
 	{Value: "1h", Label: "In an hour"}, {Value: "24h", Label: "In a day"},
 	{Value: "168h", Label: "In a week"}, {Value: "720h", Label: "In 30 days"},
 }
@@ -232,7 +233,7 @@ func askToRotate(v *visit) error {
 		return err
 	}
 	f := blank("grace", "24h", "version", strconv.FormatInt(k.Version, 10))
-	return v.write(http.StatusOK, "key_rotate", "New token for "+k.Name, rotatePage{k, graces}, f)
+	return v.write(http.StatusOK, "key_rotate", "Rotate token of "+k.Name, rotatePage{k, graces}, f)
 }
 
 func rotateKey(v *visit) error {
@@ -242,18 +243,18 @@ func rotateKey(v *visit) error {
 	}
 	f := v.form()
 	grace := cmp.Or(f.Value("grace"), "0s")
-	// The version keeps a reload from doing it again.
+	// The version keeps a reload from rotating again.
 	done, err := v.api.RotateKey(v.ctx, k.ID, api.RotateRequest{Grace: grace}, f.ifVersion(),
 		client.Wait(shortWait))
 	if statusOf(err) == http.StatusPreconditionFailed {
 		return v.done(v.keyLink(k.ID),
-			notice{Kind: "warning", Title: "The key has been changed meanwhile",
-				Text: "If that was you, it has its new token, which was shown once and cannot be " +
-					"shown again. If you have lost it, ask for another."})
+			notice{Kind: "warning", Title: "The key has been changed",
+				Text: "If you rotated its token, the new token was shown once and cannot be shown " +
+					"again. If you lost it, rotate the token again."})
 	}
 	if err != nil {
 		if f.fail(err) {
-			return v.again("key_rotate", "New token for "+k.Name, rotatePage{k, graces}, f)
+			return v.again("key_rotate", "Rotate token of "+k.Name, rotatePage{k, graces}, f)
 		}
 		return err
 	}
@@ -263,12 +264,12 @@ func rotateKey(v *visit) error {
 			p.Grace = strings.ToLower(g.Label)
 		}
 	}
-	return v.showToken(p, "A new token")
+	return v.showToken(p, "New token")
 }
 
 type revokePage struct{ Key api.Key }
 
-// confirmation is what somebody types who means it.
+// confirmation is the word to type before a key is revoked.
 const confirmation = "revoke"
 
 func askToRevoke(v *visit) error {
@@ -303,7 +304,7 @@ func revokeKey(v *visit) error {
 		}
 		return err
 	}
-	return v.changed(v.keyLink(id), "The key is revoked for good", done.Propagation)
+	return v.changed(v.keyLink(id), "Key revoked", done.Propagation)
 }
 
 func askToDelete(v *visit) error {
@@ -319,9 +320,9 @@ func deleteKey(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.changed(v.link(keysPath), "Deleted "+done.Key.Name, done.Propagation)
+	return v.changed(v.link(keysPath), "Key "+done.Key.Name+" deleted", done.Propagation)
 }
 
-// shortWait is how long an answer waits for all nodes. What takes longer is watched on a page of
-// its own.
+// shortWait bounds how long an answer waits for all nodes. Slower changes are shown on the progress
+// page.
 const shortWait = 2 * time.Second

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// TestEdit: what is not changed on the form stays as it is.
+// TestEdit checks that fields that the form leaves unchanged keep their values.
 func TestEdit(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu", Parent: "acme"},
@@ -26,17 +26,17 @@ func TestEdit(t *testing.T) {
 		fields []string
 		want   string
 	}{
-		{"nothing", nil,
+		{"no changes", nil,
 			"ERP true acme [orders:read orders:search] [] connected; eu [read write] [] " +
 				"[10.0.0.0/8] map[a:1 b:2]"},
 		{"name", []string{"name", "ERP 2"},
 			"ERP 2 true acme [orders:read orders:search] [] connected; eu [read write] [] " +
 				"[10.0.0.0/8] map[a:1 b:2]"},
-		{"less", []string{"permissions_more", "orders:read", "connected", "-"},
+		{"fewer permissions", []string{"permissions_more", "orders:read", "connected", "-"},
 			"ERP 2 true acme [orders:read] []; eu [read write] [] [10.0.0.0/8] map[a:1 b:2]"},
 		{"another namespace", []string{"grants", "us", "access:us", "same"},
 			"ERP 2 true acme [orders:read] []; us [orders:read] [] [10.0.0.0/8] map[a:1 b:2]"},
-		{"a role on the spot", []string{"new_roles[0].name", "shop",
+		{"new role", []string{"new_roles[0].name", "shop",
 			"new_roles[0].permissions_more", "shop:*"},
 			"ERP 2 true acme [orders:read] [shop]; us [orders:read] [] [10.0.0.0/8] map[a:1 b:2]"},
 		{"inactive", []string{"active", "-", "allowed_ips", "", "metadata", "c=3"},
@@ -44,7 +44,7 @@ func TestEdit(t *testing.T) {
 		{"active", []string{"active", "true"},
 			"ERP 2 true acme [orders:read] [shop]; us [orders:read] [] [] map[c:3]"},
 	} {
-		p.submit(edit, test.fields...).want(200, "Saved", "In force on 1 of 1 node,")
+		p.submit(edit, test.fields...).want(200, "Changes saved", "In force on 1 of 1 node,")
 		k := s.key(t, id)
 		if got := fmt.Sprint(k.Name, " ", k.Active, " ", grantsOf(k), " ", k.AllowedIPs, " ",
 			k.Metadata); got != test.want {
@@ -52,18 +52,18 @@ func TestEdit(t *testing.T) {
 		}
 	}
 	if !s.alive(t, token) {
-		t.Error("the key is dead")
+		t.Error("the key is refused")
 	}
 	form := p.get(edit).fill("name", "lost")
 	p.submit(edit, "name", "first").want(200)
 	p.post(edit, form...).want(412, "has version")
 	p.get("/apikeys/keys/"+id).want(200,
 		`<del><span class="visually-hidden">was </span><bdi>ERP 2</bdi></del>`,
-		`<bdi>first</bdi></ins>`, "Given by",
+		`<bdi>first</bdi></ins>`, "Granted by",
 		`<ins><span class="visually-hidden">is </span><bdi><time datetime="2037-01-31T00:00:00Z">`)
 }
 
-// TestEditSeesLess: what whoever edits a key may not see, or could not type, stays as it is.
+// TestEditSeesLess checks that values that the editor may not see or cannot type are kept.
 func TestEditSeesLess(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu"})
@@ -83,7 +83,7 @@ func TestEditSeesLess(t *testing.T) {
 	for i, grants := range [][]string{{"acme=admin.keys:read,admin.keys:update"},
 		{"acme=admin.keys:read,admin.keys:update", "eu=@viewer"}, {"*=@client-admin"}} {
 		name := fmt.Sprint("name ", i)
-		s.signedIn(t, name, grants...).submit(edit, "name", name).want(200, "Saved")
+		s.signedIn(t, name, grants...).submit(edit, "name", name).want(200, "Changes saved")
 		now := s.key(t, k.ID)
 		if got := grantsOf(now); got != before || now.Name != name ||
 			fmt.Sprintf("%q", now.Metadata) != fmt.Sprintf("%q", k.Metadata) {
@@ -102,8 +102,8 @@ func TestGrowOnly(t *testing.T) {
 	id, _ := p.make("name", "a", "namespace", "acme", "access", "custom", "permissions",
 		"orders:search")
 	edit := "/apikeys/keys/" + id + "/edit"
-	p.get(edit).want(200, "lose nothing")
-	p.submit(edit, "permissions", "orders:search", "permissions", "orders:make").want(200, "Saved")
+	p.get(edit).want(200, "can only add permissions")
+	p.submit(edit, "permissions", "orders:search", "permissions", "orders:make").want(200, "Changes saved")
 	if got := grantsOf(s.key(t, id)); got != "acme [orders:make orders:search] []" {
 		t.Error(got)
 	}
@@ -121,12 +121,12 @@ func TestLife(t *testing.T) {
 	at := "/apikeys/keys/" + id
 	p.post(at+"/active").want(200, "INACTIVE", "The key is inactive")
 	if s.alive(t, token) {
-		t.Error("an inactive key is alive")
+		t.Error("an inactive key is accepted")
 	}
 	p.get("/apikeys/keys").want(200, "INACTIVE")
-	p.post(at+"/active", "active", "true").want(200, "The key is active again")
+	p.post(at+"/active", "active", "true").want(200, "The key is active")
 	if !s.alive(t, token) {
-		t.Error("an active key is dead")
+		t.Error("an active key is refused")
 	}
 
 	if !offers(p.get(at), at+"/rotate") {
@@ -137,15 +137,15 @@ func TestLife(t *testing.T) {
 		"In force on 1 of 1 node")
 	next := tokens.FindString(a.Text)
 	if next == token || !s.alive(t, next) || !s.alive(t, token) {
-		t.Error("both tokens should be good")
+		t.Error("both tokens should be valid")
 	}
 	p.post(at+"/rotate", form...).want(200, "cannot be shown again").lacks(next) // a reload
 	if len(s.key(t, id).Secrets) != 2 {
-		t.Error("a reload made another token")
+		t.Error("a reload created another token")
 	}
-	a = p.submit(at+"/rotate", "grace", "0s").want(201, "refused from now on")
+	a = p.submit(at+"/rotate", "grace", "0s").want(201, "The previous token is revoked")
 	if s.alive(t, token) || s.alive(t, next) {
-		t.Error("the earlier tokens are good")
+		t.Error("the earlier tokens are valid")
 	}
 	last := tokens.FindString(a.Text)
 	p.submit(at+"/rotate", "grace", "9000h").want(422, "between 0s and 720h")
@@ -156,13 +156,13 @@ func TestLife(t *testing.T) {
 		t.Error("revoked without a confirmation")
 	}
 	p.submit(at+"/revoke", "confirm", " Revoke ", "reason", "it leaked").want(200,
-		"revoked for good", "In force on 1 of 1 node", "Revoked", "it leaked").lacks("/edit",
+		"Key revoked", "In force on 1 of 1 node", "Revoked", "it leaked").lacks("/edit",
 		"/rotate", `/revoke"`)
 	if s.alive(t, last) {
-		t.Error("a revoked key is alive")
+		t.Error("a revoked key is accepted")
 	}
 	p.get("/apikeys/keys").want(200, "Revoked")
 	p.post(at+"/active", "active", "true").want(409, "final")
-	p.submit(at+"/delete").want(200, "Deleted A key").lacks(at)
+	p.submit(at+"/delete").want(200, "Key A key deleted").lacks(at)
 	p.get(at).want(404)
 }

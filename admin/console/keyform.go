@@ -11,52 +11,51 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A keyForm is what a new key, or an edited one, can be given.
+// A keyForm holds the choices of the form for a key.
 type keyForm struct {
-	Key    *api.Key // that is edited; nil: a new one
+	Key    *api.Key // the edited key; nil: a new key
 	Names  map[string]string
 	Home   api.Namespace
-	Homes  []choice // where the visitor may make keys
-	Levels []choice // of access
+	Homes  []choice // namespaces where the visitor may create keys
+	Levels []choice // access levels
 	Table  []resource
 
-	Roles   []choice // that there are in the home namespace
+	Roles   []choice // of the home namespace
 	Builtin []choice // for keys that manage keys
-	// the visitor may not read those of the namespace, and has to know their names
+	// Unlisted means that the visitor may not list the roles of the namespace and must type them.
 	Unlisted   bool
-	Fixed      []string // the roles that keys of the namespace have, exactly these
-	RoleNeeded bool     // they have one at least
-	MayMake    bool     // new ones
+	Fixed      []string // the roles that all keys of the namespace have
+	RoleNeeded bool     // whether keys need at least one role
+	MayCreate  bool     // whether the visitor may create roles
 
-	// what is given in the home namespace can take in those connected to it
+	// MayConnect means that the grant in the home namespace can include its children.
 	MayConnect bool
 	Connected  []otherNamespace // children of the home namespace
 	Others     []otherNamespace
 
 	Owners   []choice
 	Expiries []choice
-	GrowOnly bool // the key can be given more, and lose nothing
+	GrowOnly bool // whether edits can only add permissions
 	Once     string
 
-	gives func(keystore.Permission) bool // whether the visitor holds it in the home namespace
-	had   *keystore.Set                  // what the key that is edited was given there
+	gives func(keystore.Permission) bool // whether the visitor has it in the home namespace
+	had   *keystore.Set                  // the permissions of the edited key there
 }
 
-// An otherNamespace is one that a key can have a grant in besides its own.
+// An otherNamespace is a namespace, other than its own, in which a key can have a grant.
 type otherNamespace struct {
 	ID, Label string
-	Kept      *api.Grant // that the key has there and that is neither of the access levels
+	Kept      *api.Grant // the present grant there, if any
 }
 
-// Levels of a form beyond those of the REST interface.
+// Access levels of the form that the REST interface does not have.
 const (
-	byRoles = "roles" // nothing but what roles give
-	same    = "same"  // in another namespace: as at home
-	kept    = "kept"  // in another namespace: as it is
+	byRoles = "roles" // the permissions of its roles only
+	same    = "same"  // in another namespace: as in the home namespace
+	kept    = "kept"  // in another namespace: unchanged
 )
 
-// Locked reports whether the key that is edited has something in its own namespace that it can
-// never lose.
+// Locked reports whether an edit cannot remove a value from a field of the key.
 func (p *keyForm) Locked(field, value string) bool {
 	if !p.GrowOnly {
 		return false
@@ -74,24 +73,24 @@ func (p *keyForm) Locked(field, value string) bool {
 	return false
 }
 
-// Barred reports whether the visitor cannot give a permission in the home namespace: it holds less
-// there, and so does the key.
+// Barred reports whether the visitor cannot give a permission in the home namespace: neither the
+// visitor nor the key has it there.
 func (p *keyForm) Barred(permission string) bool {
 	parsed, err := keystore.ParsePermission(permission)
 	return err == nil && !p.had.Covers(parsed) && !p.gives(parsed)
 }
 
-// barredInRole is Barred for a role that the key lacks: what else the key has does not help, since
-// it gets what is added to the role later.
+// barredInRole is like Barred for a role that the key lacks. The permissions of the key do not
+// count, because the key also gets permissions that are added to the role later.
 func (p *keyForm) barredInRole(permission string) bool {
 	parsed, err := keystore.ParsePermission(permission)
 	return err == nil && !p.gives(parsed)
 }
 
-// bar takes out of a choice what the visitor cannot give, and says so.
+// bar disables a choice that the visitor cannot give, and explains it.
 func bar(c choice, barred func(string) bool, permissions ...string) choice {
 	if c.Disabled = slices.ContainsFunc(permissions, barred); c.Disabled {
-		c.Hint = "More than you hold here yourself: " + c.Hint
+		c.Hint = "You lack some of these permissions: " + c.Hint
 	}
 	return c
 }
@@ -101,16 +100,16 @@ func compareChoices(a, b choice) int {
 		cmp.Compare(a.Value, b.Value))
 }
 
-// keyForm returns what a key homed in a namespace can be given.
+// keyForm returns the form for a key with a home namespace.
 func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 	p := &keyForm{Key: k, Names: v.names(), Home: v.home(home),
 		gives: v.keys.MayGive(v.Caller, home), had: given(k)}
 	p.GrowOnly = k != nil && p.Home.EditPolicy == string(keystore.EditGrowOnly)
 	p.Levels = []choice{
 		bar(choice{Value: string(keystore.ReadOnly), Label: "Read-Only",
-			Hint: "Every call that reads."}, p.Barred, "read"),
+			Hint: "All calls that read."}, p.Barred, "read"),
 		bar(choice{Value: string(keystore.ReadWrite), Label: "Read & Write",
-			Hint: "Every call that reads or writes."}, p.Barred, "read", "write"),
+			Hint: "All calls that read or write."}, p.Barred, "read", "write"),
 		{Value: string(keystore.Custom), Label: "Custom", Hint: "The calls that you choose."},
 	}
 	var err error
@@ -118,9 +117,9 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 		return nil, err
 	}
 	v.roleChoices(p)
-	if len(p.Roles) > 0 || p.Unlisted || p.MayMake || len(p.Fixed) > 0 {
+	if len(p.Roles) > 0 || p.Unlisted || p.MayCreate || len(p.Fixed) > 0 {
 		p.Levels = append(p.Levels, choice{Value: byRoles, Label: "By roles",
-			Hint: "What its roles allow, and nothing else."})
+			Hint: "The permissions of its roles."})
 	}
 	v.otherNamespaces(p)
 	p.Homes = offer(v.places("admin.keys:create", ""), p.Home.ID)
@@ -136,7 +135,7 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 	return p, nil
 }
 
-// given is what a key was given in its own namespace, without its roles.
+// given returns the permissions of a key in its own namespace, without those of its roles.
 func given(k *api.Key) *keystore.Set {
 	var list []keystore.Permission
 	if k != nil {
@@ -153,12 +152,12 @@ func given(k *api.Key) *keystore.Set {
 }
 
 func (v *visit) roleChoices(p *keyForm) {
-	p.MayMake = v.mayIn("admin.roles:create", p.Home.ID)
+	p.MayCreate = v.mayIn("admin.roles:create", p.Home.ID)
 	switch {
 	case len(p.Home.KeyRoles) == 1 && p.Home.KeyRoles[0] == keystore.AnyRole:
 		p.RoleNeeded = true
 	case len(p.Home.KeyRoles) > 0:
-		p.Fixed, p.MayMake = p.Home.KeyRoles, false
+		p.Fixed, p.MayCreate = p.Home.KeyRoles, false
 		return
 	}
 	var had []string
@@ -180,7 +179,7 @@ func (v *visit) roleChoices(p *keyForm) {
 			p.Roles = append(p.Roles, c)
 		}
 	}
-	for _, name := range had { // the form sends those that it shows
+	for _, name := range had { // a role that the form does not show would be removed
 		if !slices.ContainsFunc(slices.Concat(p.Roles, p.Builtin),
 			func(c choice) bool { return c.Value == name }) {
 			p.Roles = append(p.Roles, choice{Value: name, Label: name})
@@ -189,7 +188,7 @@ func (v *visit) roleChoices(p *keyForm) {
 	slices.SortFunc(p.Roles, compareChoices)
 }
 
-// maxOthers is how many namespaces a form offers. The others can be typed.
+// maxOthers is the number of namespaces that a form offers. Others can be typed.
 const maxOthers = 200
 
 func (v *visit) otherNamespaces(p *keyForm) {
@@ -220,7 +219,7 @@ func (v *visit) otherNamespaces(p *keyForm) {
 	p.MayConnect = v.keys.MayConnect(v.Caller, p.Home.ID)
 	if v.mayIn("admin.keys:create", keystore.AnyNamespace) {
 		p.Others = append(p.Others, otherNamespace{ID: keystore.AnyNamespace,
-			Label: "All namespaces, also those made later"})
+			Label: "All namespaces, including future ones"})
 		offered[keystore.AnyNamespace] = true
 	}
 	if p.Key == nil {
@@ -243,13 +242,13 @@ func (v *visit) otherNamespaces(p *keyForm) {
 	}
 }
 
-// words are what is typed with spaces, commas or line ends between.
+// words splits a text at spaces, commas and line breaks.
 func words(text string) []string {
 	return strings.FieldsFunc(text,
 		func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\r' || r == '\t' })
 }
 
-// A homeGrant is what a form asks for in the key's own namespace.
+// A homeGrant is the grant that a form requests in the key's own namespace.
 type homeGrant struct {
 	access             string
 	permissions, roles []string
@@ -274,23 +273,21 @@ func (f *form) homeGrant() homeGrant {
 	return h
 }
 
-// needsRole says that a key which is to have what roles give has none, where they are chosen: the
-// permissions, which lack too, are not shown then.
+// needsRole reports a missing role for a key with permissions by roles. The field for permissions
+// is hidden then.
 func (f *form) needsRole(p *keyForm, h homeGrant, others []api.GrantRequest) {
 	if f.Value("access") == byRoles && len(h.roles)+len(h.newRoles)+len(p.Fixed)+len(others) == 0 {
-		f.wrong("roles",
-			"are what the key is to have, and none is chosen: choose one, or another access level")
+		f.wrong("roles", "choose at least one role or another access level")
 	}
 }
 
-// otherGrants are what a form asks for in other namespaces. shared are the roles that are the same
-// everywhere.
+// otherGrants returns the grants that a form requests in other namespaces. shared are the names of
+// the shared roles.
 func (f *form) otherGrants(p *keyForm, home homeGrant, shared []string) []api.GrantRequest {
 	grants := []api.GrantRequest{}
 	ids := slices.Concat(f.Values("grants"), words(f.Value("grants_more")))
-	if len(ids) > maxGrants { // each repeats what the home grant has
-		f.wrong("grants", fmt.Sprintf("more than %d namespaces are more than a key can have",
-			maxGrants))
+	if len(ids) > maxGrants { // each grant repeats the home grant
+		f.wrong("grants", fmt.Sprintf("must contain at most %d namespaces", maxGrants))
 		return grants
 	}
 	var roles []string
@@ -318,7 +315,7 @@ func (f *form) otherGrants(p *keyForm, home homeGrant, shared []string) []api.Gr
 	return grants
 }
 
-// sharedRoles are those that every namespace has.
+// sharedRoles returns the names of the shared roles that the visitor may read.
 func (v *visit) sharedRoles() []string {
 	var names []string
 	for _, r := range v.roles() {
@@ -329,7 +326,7 @@ func (v *visit) sharedRoles() []string {
 	return names
 }
 
-// metadata reads lines of name=value, up to the first that is none.
+// metadata parses lines of name=value. It stops at the first invalid line.
 func (f *form) metadata() map[string]string {
 	m := make(map[string]string)
 	for line := range strings.Lines(f.Value("metadata")) {
@@ -340,10 +337,10 @@ func (f *form) metadata() map[string]string {
 		name = strings.TrimSpace(name)
 		switch _, twice := m[name]; {
 		case !ok || name == "":
-			f.wrong("metadata", fmt.Sprintf("the line %q is not like name=value", line))
+			f.wrong("metadata", fmt.Sprintf("the line %q must have the form name=value", line))
 			return m
 		case twice:
-			f.wrong("metadata", fmt.Sprintf("the name %q comes twice", name))
+			f.wrong("metadata", fmt.Sprintf("the name %q is duplicated", name))
 			return m
 		}
 		m[name] = strings.TrimSpace(value)
@@ -351,12 +348,14 @@ func (f *form) metadata() map[string]string {
 	return m
 }
 
-// Expiries that are offered, besides a day of one's own.
+// expiries are the offered expiries besides a custom day.
 var expiries = []struct {
 	value, label string
 	days         int
-}{{"30d", "In 30 days", 30}, {"60d", "In 60 days", 60}, {"90d", "In 90 days", 90}, {"1y",
-	"In a year", 365}}
+}{
+	{"30d", "In 30 days", 30}, {"60d", "In 60 days", 60}, {"90d", "In 90 days", 90},
+	{"1y", "In a year", 365},
+}
 
 const never, onDay = "never", "custom"
 
@@ -366,10 +365,10 @@ func expiryChoices(now time.Time) []choice {
 		list = append(list, choice{Value: e.value, Label: e.label,
 			Hint: now.AddDate(0, 0, e.days).UTC().Format("2006-01-02")})
 	}
-	return append(list, choice{Value: onDay, Label: "On a day of your choice"})
+	return append(list, choice{Value: onDay, Label: "On a custom day"})
 }
 
-// expiry reads when a key is to expire; nil is never.
+// expiry parses the expiry of a key or token. It returns nil for never.
 func (f *form) expiry(now time.Time) *time.Time {
 	chosen := f.Value("expires")
 	for _, e := range expiries {
@@ -386,7 +385,7 @@ func (f *form) expiry(now time.Time) *time.Time {
 	at = at.UTC()
 	if err != nil || at.Year() < 0 || at.Year() > 9999 { // RFC 3339 has no other years
 		f.wrong("expires_at",
-			"give a day such as 2027-01-31, and a time such as 17:30 if it is not to be midnight")
+			"must be a day such as 2027-01-31, with an optional time such as 17:30")
 		return nil
 	}
 	return &at

@@ -15,10 +15,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-const newKeyTitle = "New key"
+const newKeyTitle = "Create key"
 
-// firstHome is where a new key is to live until somebody chooses: where the switcher stands, or the
-// first place where the visitor may make one.
+// firstHome returns the namespace that the form for a new key begins with: the switcher's, or the
+// first one where the visitor may create keys.
 func (v *visit) firstHome() string {
 	if ns := v.namespace(); ns != "" && v.mayIn("admin.keys:create", ns) {
 		return ns
@@ -59,7 +59,7 @@ func mintKey(v *visit) error {
 	}
 	now := v.keys.Now()
 	p.Expiries, p.Once = expiryChoices(now), cmp.Or(f.Value("once"), rand.Text())
-	if f.Value("again") != "" { // another namespace was chosen, and the form looks different there
+	if f.Value("again") != "" { // another namespace was chosen, which changes the form
 		f.status = http.StatusOK
 		return v.again("key_form", newKeyTitle, p, f)
 	}
@@ -73,18 +73,18 @@ func mintKey(v *visit) error {
 		Owner: f.Value("owner"), Metadata: f.metadata(),
 	}
 	if spec.Name == "" {
-		f.wrong("name", "is required, so that people know what the key is for")
+		f.wrong("name", "is required")
 	}
 	f.needsRole(p, home, spec.Grants)
 	if !f.Ok() {
 		return v.again("key_form", newKeyTitle, p, f)
 	}
-	made, err := v.api.MintKey(v.ctx, spec, p.Once)
+	minted, err := v.api.MintKey(v.ctx, spec, p.Once)
 	if refused, ok := errors.AsType[*client.Error](err); ok && refused.Code == "already_made" {
 		return v.done(v.link(keysPath+"/"+refused.ID),
-			notice{Kind: "warning", Title: "This key has been made already",
-				Text: "Its token was shown once, and cannot be shown again. If you have lost it, " +
-					"give the key a new token, or make another key."})
+			notice{Kind: "warning", Title: "This key already exists",
+				Text: "Its token was shown once and cannot be shown again. If it is lost, " +
+					"rotate the token or create another key."})
 	}
 	if err != nil {
 		if f.fail(err) {
@@ -92,24 +92,25 @@ func mintKey(v *visit) error {
 		}
 		return err
 	}
-	return v.showToken(tokenPage{Key: made.Key, Token: made.Token}, "Your new key")
+	return v.showToken(tokenPage{Key: minted.Key, Token: minted.Token}, "Your new key")
 }
 
-// A tokenPage shows a token, this once.
+// A tokenPage shows a token once.
 type tokenPage struct {
 	Key         api.Key
 	Token       string
-	Propagation *api.Propagation // of a rotation
-	Grace       string           // how long the token before is good
-	Example     string           // a call to try it with
-	Blanks      bool             // which has parameters to fill in
-	// the host that stands in it for the API's, which is not known; empty: it is this one
+	Propagation *api.Propagation // of a rotation; nil: a new key
+	Grace       string           // how long the previous token stays valid
+	Example     string           // a call with the token
+	Blanks      bool             // whether the example has parameters to fill in
+	// Elsewhere is the host in the example to replace with the API's; empty: the console's own
+	// host.
 	Elsewhere string
 }
 
-// showToken answers with a token. It is the answer to the form itself, which no way leads back to:
-// what reloads it sends the form again, which makes nothing; and browsers keep no page to go back
-// to whose status is not 200.
+// showToken answers with a token. The token is in the answer to the form itself: reloading it sends
+// the form again, which creates nothing, and browsers do not go back to a page whose status is not
+// 200.
 func (v *visit) showToken(p tokenPage, title string) error {
 	address := "https://" + someAPI
 	if p.Elsewhere = someAPI; v.Beside {
@@ -122,7 +123,7 @@ func (v *visit) showToken(p tokenPage, title string) error {
 	p.Blanks = strings.ContainsAny(path, "{*")
 	p.Example = "curl "
 	if method != http.MethodGet {
-		// RFC 9110 lets methods have signs that mean something to a shell
+		// RFC 9110 allows characters in methods that are special to a shell
 		p.Example += `-X "` + inShell.Replace(method) + `" `
 	}
 	p.Example += `-H "Authorization: Bearer ` + p.Token + `" "` + inShell.Replace(address+path) +
@@ -130,11 +131,11 @@ func (v *visit) showToken(p tokenPage, title string) error {
 	return v.write(http.StatusCreated, "token", title, p, nil)
 }
 
-// someAPI is nobody's (RFC 2606): a token that is sent there by mistake goes nowhere.
+// someAPI is a reserved host (RFC 2606): a token that is sent there by mistake reaches nobody.
 const someAPI = "api.example.com"
 
-// exampleCall is a declared call that a key may make, a GET rather than another, with as little to
-// fill in as there is.
+// exampleCall returns a declared call that a key may make. It prefers GET and the fewest
+// parameters.
 func (v *visit) exampleCall(k api.Key) (method, path string) {
 	method, path = http.MethodGet, "/"
 	list, err := v.api.ListPermissions(v.ctx, "", maxRead)
@@ -166,5 +167,5 @@ func (v *visit) exampleCall(k api.Key) (method, path string) {
 	return method, path
 }
 
-// inShell escapes what a shell would look into between double quotes.
+// inShell escapes the characters that a shell interprets in double quotes.
 var inShell = strings.NewReplacer(`"`, "%22", "$", "%24", "!", "%21", "`", "%60", `\`, "%5C")

@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestTokenOnce: the token is in the answer to the form, and nowhere else, ever.
+// TestTokenOnce checks that the token is only in the answer to the form.
 func TestTokenOnce(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
@@ -22,15 +22,15 @@ func TestTokenOnce(t *testing.T) {
 		"curl -H &#34;Authorization: Bearer ")
 	token := tokens.FindString(a.Text)
 	if !s.alive(t, token) {
-		t.Fatal("the token is not good")
+		t.Fatal("the token is refused")
 	}
 	id := token[3:15]
 	if again := p.post("/apikeys/keys/new", form...).want(200,
-		"has been made already"); again.At.Path != "/apikeys/keys/"+id {
+		"already exists"); again.At.Path != "/apikeys/keys/"+id {
 		t.Errorf("a reload led to %s", again.At)
 	}
 	// the notice is shown once
-	p.get("/apikeys/keys/"+id).want(200, "<h1><bdi>CI</bdi></h1>").lacks("has been made already")
+	p.get("/apikeys/keys/"+id).want(200, "<h1><bdi>CI</bdi></h1>").lacks("already exists")
 	list, _, err := s.keys.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10)
 	if err != nil || len(list) != 1 {
 		t.Fatalf("%d keys, %v", len(list), err)
@@ -43,7 +43,7 @@ func TestTokenOnce(t *testing.T) {
 		t.Error("the log holds the token")
 	}
 
-	// What the browser says it asked is not for a shell to run.
+	// A host from the request must not inject shell code.
 	r, _ := http.NewRequest("POST", s.URL+"/apikeys/keys/new",
 		strings.NewReader("name=CI&access=read_only"))
 	for _, c := range p.http.Jar.Cookies(r.URL) {
@@ -55,8 +55,8 @@ func TestTokenOnce(t *testing.T) {
 	p.do(r).want(201, html.EscapeString(` "http://x;id%24(id)'/"`))
 }
 
-// TestExample: the call to try a key with is one of the API's, with as little to fill in as there
-// is, and safe to paste.
+// TestExample checks that the example is a declared call with the fewest parameters, and is safe to
+// paste into a shell.
 func TestExample(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
@@ -64,7 +64,7 @@ func TestExample(t *testing.T) {
 		{"", "/", ""},
 		{"/orders/{id} /$all /a/{b}/{c}", "/%24all", ""},
 		{"/v1/{account}/orders/{id} /v1/{account}/orders /v1/**/{x}", "/v1/{account}/orders",
-			"what stands in braces"},
+			"the parts in braces"},
 	} {
 		list := []api.Operation{{Permission: "orders:make", Class: "write", Method: "POST",
 			Path: "/make"}}
@@ -91,7 +91,7 @@ func TestExample(t *testing.T) {
 		"refunds:read": ` "` + s.URL + `/"`,
 	} {
 		p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more",
-			permissions).want(201, html.EscapeString(want)).lacks("place of <code>")
+			permissions).want(201, html.EscapeString(want)).lacks("Replace <code>")
 	}
 	s.api.Declare([]api.Operation{{Permission: "orders:odd", Class: "write",
 		Method: "M|id&`id`$PATH", Path: "/odd"}})
@@ -102,13 +102,13 @@ func TestExample(t *testing.T) {
 		{Permission: "orders:find", Class: "read", Method: "GET", Path: "/orders/{id}"}})
 	s.apart = true
 	p.submit("/apikeys/keys/new", "name", "x").want(201, "&#34;https://api.example.com/orders&#34;",
-		"Put the address of your API in place of <code>api.example.com</code>.").lacks(s.URL)
+		"Replace <code>api.example.com</code> with the address of your API.").lacks(s.URL)
 	p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more",
-		"orders:find").want(201, "and something in place of what stands in braces")
+		"orders:find").want(201, "and the parts in braces")
 }
 
-// TestFirstHome: who may make keys in some namespaces, and read none, is asked about the same one
-// each time.
+// TestFirstHome checks that the form always begins with the same namespace for a member that may
+// create keys in some namespaces but read none.
 func TestFirstHome(t *testing.T) {
 	s := open(t)
 	var grants []string
@@ -123,53 +123,53 @@ func TestFirstHome(t *testing.T) {
 		}
 	}
 
-	// Where one may make none, a new key is not offered, and would be somewhere else.
+	// A namespace where the member may not create keys does not offer it; the form would use another.
 	namespaces(t, s, keystore.Namespace{ID: "theirs"})
 	p = s.signedIn(t, "Ben", "a=@developer", "theirs=@viewer")
-	p.get("/apikeys/keys?namespace=a").want(200, "/apikeys/keys/new", "Make a key")
+	p.get("/apikeys/keys?namespace=a").want(200, "/apikeys/keys/new", "Create key")
 	p.get("/apikeys/keys?namespace=theirs").want(200,
-		"Who holds admin.keys:create in").lacks("/apikeys/keys/new")
+		"Creating a key requires admin.keys:create in").lacks("/apikeys/keys/new")
 	if got, _ := p.get("/apikeys/keys/new?namespace=theirs").want(200).field("namespace"); got != "a" {
-		t.Errorf("the form begins in %q, where no key can be made", got)
+		t.Errorf("the form begins in %q, where no key can be created", got)
 	}
 
-	// Elsewhere a grant can be given by who holds something there, whether it may read the
-	// namespace or not, and with what is connected by who holds that.
+	// A member can give a grant in another namespace where it has a permission, even if it may not
+	// read the namespace, and include children if its own grant does.
 	namespaces(t, s, keystore.Namespace{ID: "a1", Parent: "a"},
 		keystore.Namespace{ID: "a2", Parent: "a"})
 	p = s.signedIn(t, "Cleo", "a=read,admin.keys:create", "a1=read", "b=read")
-	p.get("/apikeys/keys/new").want(200, "Connected to <bdi>a</bdi>, by hand",
+	p.get("/apikeys/keys/new").want(200, "Selected children of <bdi>a</bdi>",
 		`name="grants" value="a1"`, `name="grants" value="b"`).lacks(`name="grants" value="a2"`,
 		`name="grants" value="c"`, `name="connected"`)
 	p.get("/apikeys/keys?namespace=b").want(200, "No keys yet")
-	p.get("/apikeys/keys?namespace=c").want(200, "No such namespace")
+	p.get("/apikeys/keys?namespace=c").want(200, "Namespace not found")
 }
 
-// TestReach: where a namespace's keys may do the same is told while one is made, and of each.
+// TestReach checks that the form and the page of a key show the reach of its namespace.
 func TestReach(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "shop", Reach: []string{"work space", "group"}},
 		keystore.Namespace{ID: "eu", Parent: "shop", Kind: "group"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	p.get("/apikeys/keys/new?namespace=shop").want(200,
-		"of the kind <bdi>work space</bdi> or <bdi>group</bdi>.")
+		"of kind <bdi>work space</bdi> or <bdi>group</bdi>.")
 	id, _ := p.make("name", "App", "namespace", "shop", "grants", "eu")
 	a := p.get("/apikeys/keys/"+id).want(200,
-		"of the kind <bdi>work space</bdi> or <bdi>group</bdi>, as far as its owner may do it "+
+		"of kind <bdi>work space</bdi> or <bdi>group</bdi>, limited to those of the owner "+
 			"there.")
-	if n := strings.Count(a.Text, "of the kind"); n != 1 {
-		t.Errorf("%d grants reach down", n)
+	if n := strings.Count(a.Text, "of kind"); n != 1 {
+		t.Errorf("%d grants have a reach", n)
 	}
-	// Who may read the key, and not the namespace, is not told.
+	// A member that may read the key but not the namespace does not see it.
 	s.signedIn(t, "Ben", "eu=admin.keys:read").get("/apikeys/keys/" + id).want(404)
 	id, _ = p.make("name", "From below", "namespace", "eu", "grants", "shop")
 	s.signedIn(t, "Cleo", "eu=admin.keys:read").get("/apikeys/keys/"+id).want(200,
-		"In <bdi>shop</bdi>").lacks("of the kind")
+		"In <bdi>shop</bdi>").lacks("of kind")
 	s.signedIn(t, "Dora", "eu=admin.keys:read",
-		"shop=admin.keys:update").get("/apikeys/keys/"+id).want(200, "of the kind")
+		"shop=admin.keys:update").get("/apikeys/keys/"+id).want(200, "of kind")
 }
 
-// TestMint is the form against what it makes.
+// TestMint checks the keys that forms create.
 func TestMint(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme", Kind: "account"},
@@ -191,9 +191,9 @@ func TestMint(t *testing.T) {
 		fields []string
 		want   string
 	}{
-		{"as it comes", nil, "default [read] []"},
+		{"defaults", nil, "default [read] []"},
 		{"read and write", []string{"access", "read_write"}, "default [read write] []"},
-		{"what is checked under another level counts for nothing",
+		{"permissions of another access level are ignored",
 			[]string{"permissions", "orders:make"}, "default [read] []"},
 		{"custom", []string{"access", "custom", "permissions", "orders:make", "permissions",
 			"orders:search", "permissions_more", " mcp:read,\nx:* "},
@@ -201,14 +201,14 @@ func TestMint(t *testing.T) {
 		{"everything", []string{"access", "custom", "permissions", "*"}, "default [*] []"},
 		{"by roles", []string{"namespace", "acme", "access", "roles", "roles", "billing", "roles",
 			"support"}, "acme [] [billing support]"},
-		{"a role on the spot", []string{"namespace", "acme", "access", "roles", "new_roles[0].name",
+		{"new role", []string{"namespace", "acme", "access", "roles", "new_roles[0].name",
 			"shop", "new_roles[0].permissions", "orders:make"}, "acme [] [shop]"},
-		{"all that is connected", []string{"namespace", "acme", "connected", "true"},
+		{"with children", []string{"namespace", "acme", "connected", "true"},
 			"acme [read] [] connected"},
-		{"some", []string{"namespace", "acme", "grants", "eu", "grants", "us", "access:us",
+		{"selected namespaces", []string{"namespace", "acme", "grants", "eu", "grants", "us", "access:us",
 			"read_write", "roles", "support", "roles", "billing"},
 			"acme [read] [billing support]; eu [read] [support]; us [read write] []"},
-		{"typed", []string{"grants_more", "other acme", "connected:acme", "true"},
+		{"typed namespaces", []string{"grants_more", "other acme", "connected:acme", "true"},
 			"default [read] []; other [read] []; acme [read] [] connected"},
 		{"everywhere", []string{"grants", "*"}, "default [read] []; * [read] []"},
 	} {
@@ -246,7 +246,7 @@ func TestMint(t *testing.T) {
 	}
 }
 
-// TestHugeForms: what a form asks for in each of its namespaces does not multiply without bounds.
+// TestHugeForms checks that grants in many namespaces are limited.
 func TestHugeForms(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
@@ -256,22 +256,22 @@ func TestHugeForms(t *testing.T) {
 		"roles_more", strings.Repeat("viewer ", 2000), "permissions_more", strings.Repeat("read ",
 			2000), "version", "1"}
 	for _, path := range []string{"/apikeys/keys/new", "/apikeys/keys/" + id + "/edit"} {
-		a := p.post(path, many...).want(422, "More than 100")
+		a := p.post(path, many...).want(422, "at most 100")
 		if got, _ := a.field("grants_more"); got != many[5] {
 			t.Errorf("%s: what was typed is lost", path)
 		}
 		p.post(path, "name", strings.Repeat("x", 256<<10)).want(400,
-			"longer than this server takes")
+			"is too long")
 		if a := p.post(path, "name", "k", "access", "read_only", "metadata",
 			strings.Repeat("a\n", 1000), "version", "1").want(422); strings.Count(a.Text,
-			"is not like name=value") > 2 {
-			t.Errorf("%s: the same mistake is told in %d characters", path, len(a.Text))
+			"must have the form name=value") > 2 {
+			t.Errorf("%s: the same error takes %d characters", path, len(a.Text))
 		}
 	}
 }
 
-// TestMistakes: what is wrong stands beside its field, and nothing typed is lost.
-func TestMistakes(t *testing.T) {
+// TestInvalidFields checks that errors are shown beside their fields and that all values are kept.
+func TestInvalidFields(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
@@ -283,16 +283,16 @@ func TestMistakes(t *testing.T) {
 		field, wrong string
 		change       []string
 	}{
-		{"metadata", "is not like name=value", nil},
-		{"expires_at", "Give a day such as", nil},
-		{"expires_at", "Give a day such as",
+		{"metadata", "must have the form name=value", nil},
+		{"expires_at", "Must be a day such as", nil},
+		{"expires_at", "Must be a day such as",
 			[]string{"metadata", "team=erp", "expires_day", "9999-12-31", "expires_time", "23:59",
 				"zone", "America/New_York"}},
-		{"expires_at", "Give a day such as",
+		{"expires_at", "Must be a day such as",
 			[]string{"metadata", "team=erp", "expires_day", "0000-01-01", "zone", "Asia/Tokyo"}},
 		{"permissions", "a resource starts with a-z",
 			[]string{"metadata", "team=erp", "expires", "never"}},
-		{"allowed_ips", "neither an address", []string{"metadata", "team=erp", "expires", "never"}},
+		{"allowed_ips", "Must be an address", []string{"metadata", "team=erp", "expires", "never"}},
 		{"grants", "There is no namespace",
 			[]string{"metadata", "team=erp", "expires", "never", "permissions_more", "orders:read",
 				"allowed_ips", "", "new_roles[0].name", ""}},
@@ -306,7 +306,7 @@ func TestMistakes(t *testing.T) {
 				}
 			}
 		}
-		a := p.submit("/apikeys/keys/new", fields...).want(422, "<title>Error: New key", test.wrong,
+		a := p.submit("/apikeys/keys/new", fields...).want(422, "<title>Error: Create key", test.wrong,
 			`href="#f-`+test.field+`"`, `id="f-`+test.field+`"`)
 		a.lacks("<script>alert", "It will not be shown again")
 		for i := 0; i < len(fields); i += 2 {
@@ -322,9 +322,9 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 	if list, _, _ := s.keys.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10); len(list) > 0 {
-		t.Errorf("%d keys were made", len(list))
+		t.Errorf("%d keys were created", len(list))
 	}
-	// Another namespace is not a mistake.
+	// Choosing another namespace is not an error.
 	a := p.submit("/apikeys/keys/new", append(typed, "again", "namespace")...).want(200)
 	if got, _ := a.field("allowed_ips"); got != "10.0.0.0/99" ||
 		strings.Contains(a.Text, `role="alert"`) {
@@ -352,7 +352,7 @@ func TestKeyRoles(t *testing.T) {
 	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:read] [member]" {
 		t.Error(got)
 	}
-	p.submit("/apikeys/keys/"+id+"/edit", "permissions_more", "mcp:write").want(200, "Saved")
+	p.submit("/apikeys/keys/"+id+"/edit", "permissions_more", "mcp:write").want(200, "Changes saved")
 	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:write] [member]" {
 		t.Error(got)
 	}
@@ -360,8 +360,8 @@ func TestKeyRoles(t *testing.T) {
 		`href="#f-roles"`).lacks(`href="#f-permissions"`)
 	p.submit("/apikeys/keys/new", "name", "b", "access", "roles").want(422,
 		`href="#f-roles"`).lacks(`href="#f-permissions"`)
-	// it has those that all have
-	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(200, "Saved")
+	// the key has the roles of all keys
+	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(200, "Changes saved")
 	id, _ = p.make("name", "c")
 	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(422,
 		`href="#f-roles"`).lacks(`href="#f-permissions"`)

@@ -34,17 +34,18 @@ func keyPages() []page {
 type keysPage struct {
 	Keys     []api.Key
 	Next     *string
-	Names    map[string]string // of members, by id
+	Names    map[string]string // names of members by id
 	Owners   []choice
-	Mine     string // the visitor's id, on the page of its own keys
+	Mine     string // the visitor's id on the page of its own keys, else empty
 	Filtered bool
-	Unknown  bool     // the switcher is set to a namespace in which the visitor can see nothing
-	Sort     string   // empty: newest first
-	Orders   []choice // of Sort
-	Form     *form    // the filters
+	// whether the switcher's namespace does not exist or is hidden from the visitor
+	Unknown bool
+	Sort    string   // empty: newest first
+	Orders  []choice // for Sort
+	Form    *form    // the filters
 }
 
-// keyOrders are what keys can be sorted by.
+// keyOrders are the orders of keys.
 var keyOrders = []choice{
 	{Value: "", Label: "Newest"}, {Value: "created_at", Label: "Oldest"},
 	{Value: "name", Label: "Name, A to Z"}, {Value: "-name", Label: "Name, Z to A"},
@@ -52,14 +53,14 @@ var keyOrders = []choice{
 	{Value: "-last_used_at", Label: "Used last"}, {Value: "last_used_at", Label: "Unused longest"},
 }
 
-// A column is one that a list can be sorted by.
+// A column is a sortable column of a list.
 type column struct {
 	Label  string
 	Sorted string // ascending, descending, or not
-	Next   string // what a click sorts by
+	Next   string // the order after a click
 }
 
-// Column makes one, whose first click sorts by something, and whose next by the reverse.
+// Column returns a column. The first click sorts in an order, the next one in reverse.
 func (p keysPage) Column(label, by string) column {
 	sorted := cmp.Or(p.Sort, "-created_at")
 	c := column{Label: label, Next: by}
@@ -77,7 +78,7 @@ func (p keysPage) Column(label, by string) column {
 	return c
 }
 
-// reverse is the other direction of an order.
+// reverse returns the reverse of an order.
 func reverse(sort string) string {
 	if up, down := strings.CutPrefix(sort, "-"); down {
 		return up
@@ -85,7 +86,7 @@ func reverse(sort string) string {
 	return "-" + sort
 }
 
-// pageSize is how many lines a list shows.
+// pageSize is the number of rows on a page.
 const pageSize = 50
 
 func listKeys(v *visit) error {
@@ -99,9 +100,9 @@ func listKeys(v *visit) error {
 	if is && slices.ContainsFunc(refused.Errors,
 		func(e api.FieldError) bool { return e.Field == "sort" }) {
 		return v.done(v.With("sort", ""),
-			notice{Kind: "warning", Title: "These keys cannot be sorted like that",
-				Text: "They are shown newest first. Ten thousand can be sorted otherwise: choose " +
-					"a namespace, an owner or a status that has no more of them."})
+			notice{Kind: "warning", Title: "Too many keys to sort",
+				Text: "They are shown newest first. At most ten thousand keys can be sorted " +
+					"otherwise: filter by namespace, owner or status."})
 	}
 	if err != nil {
 		return err
@@ -125,10 +126,10 @@ func listKeys(v *visit) error {
 	return v.show("keys", "Keys", p)
 }
 
-// maxMembers is how many members a page knows the names of, and offers.
+// maxMembers is the number of members whose names a page knows and offers.
 const maxMembers = 1000
 
-// names are those of the members that the visitor may read, by id.
+// names returns the names of the members that the visitor may read, by id.
 func (v *visit) names() map[string]string {
 	if v.known == nil {
 		v.known = map[string]string{keystore.RootMember: "root"}
@@ -141,7 +142,7 @@ func (v *visit) names() map[string]string {
 	return v.known
 }
 
-// members are those that the visitor may read, to choose from; the visitor comes first.
+// members returns the members that the visitor may read as choices, the visitor first.
 func (v *visit) members() []choice {
 	own := v.Caller.Member()
 	names := v.names()
@@ -159,8 +160,8 @@ func (v *visit) members() []choice {
 	return list
 }
 
-// MayRevoke reports whether the visitor may revoke a key: its own, or one of a namespace where it
-// may.
+// MayRevoke reports whether the visitor may revoke a key: its own, or a key in a namespace where it
+// has the permission.
 func (d *view) MayRevoke(k api.Key) bool {
 	return k.Status != string(keystore.StatusRevoked) &&
 		(k.Owner == d.Caller.Member() || d.mayIn("admin.keys:revoke", k.Namespace))
@@ -171,7 +172,7 @@ func (d *view) MayEdit(k api.Key) bool {
 	return k.Status != string(keystore.StatusRevoked) && d.mayIn("admin.keys:update", k.Namespace)
 }
 
-// accessWords is an access level for people.
+// accessWords returns the label of an access level.
 func accessWords(k api.Key) string {
 	if k.Access == string(keystore.ReadOnly) {
 		return "Read-Only"
@@ -187,7 +188,7 @@ func accessWords(k api.Key) string {
 	return "Custom"
 }
 
-// homeRoles are the roles that a key has in its own namespace.
+// homeRoles returns the roles of a key in its own namespace.
 func homeRoles(k api.Key) []string {
 	for _, g := range k.Grants {
 		if g.Namespace == k.Namespace {

@@ -8,15 +8,16 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/html"
+
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
-	"golang.org/x/net/html"
 )
 
 var tokens = regexp.MustCompile(`ak_[0-9A-Za-z]{58}`)
 
-// fill returns the fields of the form that posts to where it stands as a browser would send it,
-// with others in their place: names and values in turn. A value of "-" takes the field out.
+// fill returns the fields of the form that posts to its own address, as a browser would send them,
+// with changes given as alternating names and values. The value "-" removes a field.
 func (a answer) fill(changes ...string) []string {
 	a.t.Helper()
 	changed := make(map[string][]string)
@@ -70,13 +71,13 @@ func (a answer) fill(changes ...string) []string {
 	return fields
 }
 
-// submit fills the form of a page in and sends it.
+// submit fills in the form of a page and sends it.
 func (p *person) submit(path string, changes ...string) answer {
 	p.t.Helper()
 	return p.post(path, p.get(path).want(200).fill(changes...)...)
 }
 
-// make makes a key on the page, and returns its id and token.
+// make creates a key on the page and returns its id and token.
 func (p *person) make(changes ...string) (id, token string) {
 	p.t.Helper()
 	a := p.submit("/apikeys/keys/new", changes...).want(201, "It will not be shown again")
@@ -96,7 +97,7 @@ func (s *site) key(t testing.TB, id string) *keystore.Key {
 	return k
 }
 
-// alive reports whether a token opens anything.
+// alive reports whether a token is accepted.
 func (s *site) alive(t testing.TB, token string) bool {
 	t.Helper()
 	a, err := s.keys.Lookup(ctx, token, time.Now())
@@ -139,8 +140,8 @@ func TestList(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	p.get("/apikeys/keys").want(200, "No keys yet", "Make a key")
-	p.get("/apikeys/keys?q=x").want(200, "No key fits")
+	p.get("/apikeys/keys").want(200, "No keys yet", "Create key")
+	p.get("/apikeys/keys?q=x").want(200, "No matching keys")
 	var specs []manage.ImportSpec
 	for i := range 70 {
 		spec := manage.KeySpec{Name: fmt.Sprintf("Worker %03d", i),
@@ -204,7 +205,7 @@ func TestList(t *testing.T) {
 		return href
 	}
 	a = p.get("/apikeys/keys?q=worker")
-	for _, want := range []string{"Worker 000", "Worker 069"} { // up first, then down
+	for _, want := range []string{"Worker 000", "Worker 069"} { // ascending first, then descending
 		a = p.get(link(a, "Name"))
 		if first := names.FindString(a.want(200).Text); first != want {
 			t.Errorf("by name: %s is the first, want %s", first, want)
@@ -214,17 +215,17 @@ func TestList(t *testing.T) {
 		"Next page")).want(200).Text); first != "Worker 019" {
 		t.Errorf("the second page by name begins with %s", first)
 	}
-	p.get("/apikeys/keys?sort=odd&namespace=acme").want(200, "cannot be sorted like that",
+	p.get("/apikeys/keys?sort=odd&namespace=acme").want(200, "Too many keys to sort",
 		"Worker 042")
 	p.make("name", "My own")
 	own := p.get("/apikeys/keys")
 	mine := link(own, "My keys")
-	if a := p.get(mine+"&q=own").want(200, "My own"); link(a, "Clear") != mine {
-		t.Errorf("on my keys, Clear leads to %s", link(a, "Clear"))
+	if a := p.get(mine+"&q=own").want(200, "My own"); link(a, "Clear filters") != mine {
+		t.Errorf("on my keys, Clear leads to %s", link(a, "Clear filters"))
 	}
 	if a := p.get("/apikeys/keys?namespace=acme&owner=root&sort=name&cursor=").want(200,
-		"Worker 042"); link(a, "Clear") != "/apikeys/keys?namespace=acme&sort=name" {
-		t.Errorf("of another's keys, Clear leads to %s", link(a, "Clear"))
+		"Worker 042"); link(a, "Clear filters") != "/apikeys/keys?namespace=acme&sort=name" {
+		t.Errorf("of another's keys, Clear leads to %s", link(a, "Clear filters"))
 	} else if owner, there := a.field("owner"); owner != "root" || !there ||
 		strings.Count(a.Text, `<input type="hidden" name="sort" value="name">`) != 1 {
 		t.Error("the switcher does not keep the filters")
@@ -234,12 +235,12 @@ func TestList(t *testing.T) {
 	p.get("/apikeys/keys?cursor=nonsense").want(422)
 	p.get("/apikeys/keys?sort=name&cursor=nonsense").want(422)
 	p.get("/apikeys/keys?namespace=no%20such").want(422)
-	p.get("/apikeys/keys?namespace=acne").want(200, "No such namespace",
+	p.get("/apikeys/keys?namespace=acne").want(200, "Namespace not found",
 		"Show all keys").lacks("/apikeys/keys/new")
 	p.get("/apikeys/keys?status=odd").want(422)
 }
 
-// TestHostile: names are text, in whatever they stand.
+// TestHostile checks that names are escaped everywhere.
 func TestHostile(t *testing.T) {
 	s := open(t)
 	for _, name := range []string{

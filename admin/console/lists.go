@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// maxRead is how many objects one call for a list asks for.
+// maxRead is the number of objects that one call for a list requests.
 const maxRead = 1000
 
 // selected returns one page of the items that match, and the cursor of the next page. The REST
@@ -58,10 +58,10 @@ func (v *visit) listRoles(cursor string, limit int) (api.Roles, error) {
 	return v.api.ListRoles(v.ctx, cursor, limit)
 }
 
-// roles are those that the visitor may read.
+// roles returns the roles that the visitor may read.
 func (v *visit) roles() []api.Role {
 	if v.readable == nil {
-		v.readable, _ = collect(v.api.AllRoles(v.ctx)) // fails when none may be read
+		v.readable, _ = collect(v.api.AllRoles(v.ctx)) // fails if the visitor may read none
 	}
 	return v.readable
 }
@@ -70,15 +70,15 @@ func (v *visit) listMembers(cursor string, limit int) (api.Members, error) {
 	return v.api.ListMembers(v.ctx, cursor, limit)
 }
 
-// contains reports whether one of the texts has a part, whatever the case.
+// contains reports whether one of the texts contains part, ignoring case.
 func contains(part string, texts ...string) bool {
 	part = strings.ToLower(part)
 	return slices.ContainsFunc(texts,
 		func(t string) bool { return strings.Contains(strings.ToLower(t), part) })
 }
 
-// reachable are the namespaces that the visitor may read, and those where it holds something else,
-// by their ids alone.
+// reachable returns the namespaces that the visitor may read, and those where it has any other
+// permission, of which it knows only id and parent.
 func (v *visit) reachable() []api.Namespace {
 	list := slices.Clone(v.namespaces())
 	known := make(map[string]bool, len(list))
@@ -93,8 +93,9 @@ func (v *visit) reachable() []api.Namespace {
 	return list
 }
 
-// places are the namespaces that the visitor holds a permission in, to choose from. everywhere,
-// unless empty, is how the choice of all of them is called, for who holds it there.
+// places returns the namespaces in which the visitor has a permission, as choices. everywhere,
+// unless empty, is the label of the choice of all namespaces, offered to a visitor that has the
+// permission there.
 func (v *visit) places(permission, everywhere string) []choice {
 	var list []choice
 	for _, ns := range v.reachable() {
@@ -112,7 +113,7 @@ func (v *visit) places(permission, everywhere string) []choice {
 	return list
 }
 
-// offer adds a value that stands in the form to what is offered.
+// offer adds the value of a form to the choices if it is missing.
 func offer(list []choice, value string) []choice {
 	if slices.ContainsFunc(list, func(c choice) bool { return c.Value == value }) {
 		return list
@@ -127,14 +128,15 @@ func namespaceLabel(ns api.Namespace) string {
 	return ns.ID + " – " + ns.Name
 }
 
-// A user is what keeps something from being deleted.
+// A user is an object that uses another one and prevents its deletion.
 type user struct{ What, Name, Link string }
 
-// A removal asks whether something is to be deleted.
+// A removal asks for confirmation before an object is deleted.
 type removal struct {
-	Kind, Name string
+	Section    string // the label of the section, such as "Roles"
+	Kind, Name string // of the object
 	List, Back string // addresses
-	Text       string // what becomes of it
+	Text       string // the consequences
 	Users      []user // as far as the visitor may see them
-	More       bool   // there are others
+	More       bool   // whether there are more users
 }

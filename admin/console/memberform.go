@@ -13,28 +13,28 @@ import (
 )
 
 type memberForm struct {
-	Member *api.Member // nil: a new one
-	Whole  bool        // the visitor may change more than the grants that it sees
+	Member *api.Member // nil: a new member
+	Whole  bool        // whether the visitor may change more than the grants that it sees
 	Kinds  []choice
 	Grants []grantForm
 }
 
-// A grantForm is the part of a form that asks for one grant.
+// A grantForm is the part of a form for one grant.
 type grantForm struct {
 	Form   *form
-	Name   string // what the names of its fields begin with: grants[0]
+	Name   string // the prefix of its field names: grants[0]
 	Index  int
 	Places []choice
-	Roles  []choice // that are the same everywhere
+	Roles  []choice // shared roles
 }
 
-// Field is the name of one of its fields.
+// Field returns the full name of one of its fields.
 func (g grantForm) Field(name string) string { return g.Name + "." + name }
 
-// Number counts them for people.
+// Number returns the number of the grant, counted from 1.
 func (g grantForm) Number() int { return g.Index + 1 }
 
-// Errors are what is wrong with it.
+// Errors returns the errors of the grant.
 func (g grantForm) Errors() (list []string) {
 	for _, e := range g.Form.Errors {
 		if e.Field == g.Name || strings.HasPrefix(e.Field, g.Name+".") {
@@ -46,13 +46,13 @@ func (g grantForm) Errors() (list []string) {
 
 func grantName(i int) string { return fmt.Sprintf("grants[%d]", i) }
 
-// grantFields are the fields of a grant.
+// grantFields are the names of the fields of a grant.
 var grantFields = []string{"namespace", "roles", "other_roles", "permissions", "connected"}
 
-// maxGrants is how many grants a form takes.
+// maxGrants is the maximum number of grants of a form.
 const maxGrants = 100
 
-// grantCount is how many grants a form has.
+// grantCount returns the number of grants of a form.
 func (f *form) grantCount() (n int) {
 	for n < maxGrants && f.values.Has(grantName(n)+".namespace") {
 		n++
@@ -60,7 +60,7 @@ func (f *form) grantCount() (n int) {
 	return n
 }
 
-// removeGrant takes the fields of one out, and moves the others up.
+// removeGrant removes the fields of a grant and renumbers the following grants.
 func (f *form) removeGrant(i int) {
 	for n := f.grantCount(); i < n; i++ {
 		for _, field := range grantFields {
@@ -74,7 +74,7 @@ func (f *form) removeGrant(i int) {
 	}
 }
 
-// grants are those that a form asks for.
+// grants returns the grants that a form requests.
 func (f *form) grants() []api.GrantRequest {
 	list := []api.GrantRequest{}
 	for i := range f.grantCount() {
@@ -89,28 +89,28 @@ func (f *form) grants() []api.GrantRequest {
 	return list
 }
 
-// grantRoles are those that grants everywhere can name, the built-in ones first. Who may not read
-// roles types their names.
+// grantRoles returns the roles that grants in any namespace can name, the built-in ones first. It
+// is empty if the visitor may not read roles; their names can be typed.
 func (v *visit) grantRoles() (list []choice) {
-	var made []choice
+	var shared []choice
 	for _, r := range v.roles() {
 		c := choice{Value: r.Name, Label: r.Name, Hint: r.Description}
 		switch {
 		case r.Builtin:
 			list = append(list, c)
 		case r.Namespace == keystore.AnyNamespace:
-			made = append(made, c)
+			shared = append(shared, c)
 		}
 	}
-	slices.SortFunc(made, func(a, b choice) int { return strings.Compare(a.Value, b.Value) })
-	return append(list, made...)
+	slices.SortFunc(shared, func(a, b choice) int { return strings.Compare(a.Value, b.Value) })
+	return append(list, shared...)
 }
 
 func (v *visit) memberForm(m *api.Member, f *form) memberForm {
 	p := memberForm{Member: m, Whole: m == nil || v.keys.MayMember(v.Caller, "update", m.ID),
 		Kinds: []choice{
-			{Value: string(keystore.Person), Label: "A person"},
-			{Value: string(keystore.Service), Label: "A service",
+			{Value: string(keystore.Person), Label: "Person"},
+			{Value: string(keystore.Service), Label: "Service",
 				Hint: "A program that manages keys."},
 		}}
 	permission := "admin.members:update"
@@ -118,7 +118,7 @@ func (v *visit) memberForm(m *api.Member, f *form) memberForm {
 		permission = "admin.members:create"
 	}
 	places := append([]choice{{Value: "", Label: "Choose a namespace"}},
-		v.places(permission, "Everywhere, also in namespaces made later")...)
+		v.places(permission, "All namespaces, including future ones")...)
 	roles := v.grantRoles()
 	for i := range f.grantCount() {
 		g := grantForm{Form: f, Name: grantName(i), Index: i, Roles: slices.Clone(roles)}
@@ -128,7 +128,8 @@ func (v *visit) memberForm(m *api.Member, f *form) memberForm {
 	return p
 }
 
-// rearranged answers a button that adds or removes a grant: the form comes back as it was typed.
+// rearranged adds or removes a grant if the button for it was clicked. It reports whether to show
+// the form again.
 func (v *visit) rearranged(f *form) bool {
 	switch {
 	case f.Value("add") != "":
@@ -148,34 +149,34 @@ func (v *visit) rearranged(f *form) bool {
 
 func newMember(v *visit) error {
 	f := blank("kind", string(keystore.Person), "grants[0].namespace", v.namespace())
-	return v.write(http.StatusOK, "member_form", "New member", v.memberForm(nil, f), f)
+	return v.write(http.StatusOK, "member_form", "Create member", v.memberForm(nil, f), f)
 }
 
 func createMember(v *visit) error {
 	f := v.form()
 	if v.rearranged(f) {
-		return v.again("member_form", "New member", v.memberForm(nil, f), f)
+		return v.again("member_form", "Create member", v.memberForm(nil, f), f)
 	}
 	spec := api.MemberRequest{Name: f.Value("name"), Kind: f.Value("kind"), Login: f.Value("login"),
 		Grants: f.grants()}
 	if spec.Name == "" {
 		f.wrong("name", "is required")
-		return v.again("member_form", "New member", v.memberForm(nil, f), f)
+		return v.again("member_form", "Create member", v.memberForm(nil, f), f)
 	}
-	made, err := v.api.CreateMember(v.ctx, spec)
+	created, err := v.api.CreateMember(v.ctx, spec)
 	if err != nil {
 		if f.fail(err) {
-			return v.again("member_form", "New member", v.memberForm(nil, f), f)
+			return v.again("member_form", "Create member", v.memberForm(nil, f), f)
 		}
 		return err
 	}
-	n := notice{Title: made.Name + " is a member",
-		Text: "There is no token yet: make one, and hand it over in a safe way."}
-	if made.Login != nil {
-		n.Text = "Whoever the site has let in as " + *made.Login +
-			" is this member. A token is needed only without that."
+	n := notice{Title: "Member " + created.Name + " created",
+		Text: "The member has no token yet. Create one and hand it over securely."}
+	if created.Login != nil {
+		n.Text = "The user " + *created.Login + " of this site is this member. A token is needed " +
+			"only for requests without that login."
 	}
-	return v.done(v.MemberLink(made.ID), n)
+	return v.done(v.MemberLink(created.ID), n)
 }
 
 func editMember(v *visit) error {
@@ -226,14 +227,14 @@ func saveMember(v *visit) error {
 		}
 		return err
 	}
-	return v.changed(v.MemberLink(m.ID), "Saved", done.Propagation)
+	return v.changed(v.MemberLink(m.ID), "Changes saved", done.Propagation)
 }
 
-// memberPatch is what a form changes of a member, and no more: changing grants in one namespace
-// takes less than changing the name.
+// memberPatch returns the changes that a form makes to a member. It omits unchanged fields, because
+// changing the name requires more permissions than changing grants in one namespace.
 func memberPatch(m api.Member, f *form) api.MemberPatch {
 	patch := api.MemberPatch{Grants: api.Some(f.grants())}
-	if !f.values.Has("name") { // nor the others: see memberForm.Whole
+	if !f.values.Has("name") { // then the other fields are missing too: see memberForm.Whole
 		return patch
 	}
 	if name := f.Value("name"); name != m.Name {

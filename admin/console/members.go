@@ -30,7 +30,7 @@ func memberPages() []page {
 	}
 }
 
-// MemberLink is the address of a member's page.
+// MemberLink returns the address of a member's page.
 func (v *visit) MemberLink(id string, more ...string) string {
 	return v.link(membersPath + "/" + url.PathEscape(id) + strings.Join(more, ""))
 }
@@ -40,7 +40,8 @@ type membersPage struct {
 	Next    *string
 }
 
-// listMembers shows members; with the switcher set, those who have a grant there or everywhere.
+// listMembers shows members. With the switcher set, it shows those with a grant there or in all
+// namespaces.
 func listMembers(v *visit) error {
 	var match func(api.Member) bool
 	if in, text := v.namespace(), v.query("q"); in+text != "" {
@@ -52,8 +53,7 @@ func listMembers(v *visit) error {
 			return contains(text, m.Name, m.ID, login) &&
 				(in == "" || slices.ContainsFunc(m.Grants,
 					func(g api.Grant) bool {
-						return g.Namespace == in ||
-							g.Namespace == client.Shared
+						return g.Namespace == in || g.Namespace == client.Shared
 					}))
 		}
 	}
@@ -65,18 +65,18 @@ func listMembers(v *visit) error {
 }
 
 type memberPage struct {
-	Member api.Member
-	Self   bool
-	Maker  string
-	Keys   []api.Key // that act for it, the newest
-	More   bool      // there are others
+	Member  api.Member
+	Self    bool      // whether it is the visitor
+	Creator string    // a name or id
+	Keys    []api.Key // the newest keys that act for it
+	More    bool      // whether there are more keys
 
 	// What the visitor may do, besides editing the grants that it sees.
 	MayUpdate, MayActFor, MayDelete bool
 }
 
-// fewKeys is how many keys a member's page shows.
-const fewKeys = 10
+// shownKeys is the number of keys that a member's page shows.
+const shownKeys = 10
 
 func (v *visit) theMember() (api.Member, error) {
 	return v.api.FindMember(v.ctx, v.r.PathValue("id"))
@@ -87,22 +87,22 @@ func showMember(v *visit) error {
 	if err != nil {
 		return err
 	}
-	p := memberPage{Member: m, Self: m.ID == v.Caller.Member(), Maker: m.CreatedBy,
-		MayUpdate: v.keys.MayMember(v.Caller, "update",
-			m.ID), MayActFor: v.may("admin.members:update") && v.keys.MayActFor(v.Caller, m.ID),
+	p := memberPage{Member: m, Self: m.ID == v.Caller.Member(), Creator: m.CreatedBy,
+		MayUpdate: v.keys.MayMember(v.Caller, "update", m.ID),
+		MayActFor: v.may("admin.members:update") && v.keys.MayActFor(v.Caller, m.ID),
 		MayDelete: v.keys.MayMember(v.Caller, "delete", m.ID)}
 	if name := v.names()[m.CreatedBy]; name != "" {
-		p.Maker = name
+		p.Creator = name
 	}
-	// else the visitor may not read keys
+	// an error means that the visitor may not read keys
 	if keys, err := v.api.ListKeys(v.ctx,
-		client.KeyFilter{Owner: m.ID, Limit: fewKeys}); err == nil {
+		client.KeyFilter{Owner: m.ID, Limit: shownKeys}); err == nil {
 		p.Keys, p.More = keys.Items, keys.NextCursor != nil
 	}
 	return v.show("member", m.Name, p)
 }
 
-// switchMember disables a member, or enables it again.
+// switchMember disables or enables a member.
 func switchMember(v *visit) error {
 	active := v.form().Has("active", "true")
 	done, err := v.api.EditMember(v.ctx, v.r.PathValue("id"),
@@ -110,18 +110,20 @@ func switchMember(v *visit) error {
 	if err != nil {
 		return err
 	}
-	title := " is disabled, and so are all keys that act for it"
+	title := " disabled; all keys that act for it are refused"
 	if active {
-		title = " is active again"
+		title = " enabled"
 	}
-	return v.changed(v.MemberLink(done.Member.ID), done.Member.Name+title, done.Propagation)
+	return v.changed(v.MemberLink(done.Member.ID), "Member "+done.Member.Name+title,
+		done.Propagation)
 }
 
 func (v *visit) memberRemoval(m api.Member) removal {
 	p := removal{
-		Kind: "Members", Name: m.Name, List: v.link(membersPath), Back: v.MemberLink(m.ID),
-		Text: "The member's token is refused from now on, and it is signed out everywhere. The " +
-			"audit log keeps what it did.",
+		Section: "Members", Kind: "member", Name: m.Name, List: v.link(membersPath),
+		Back: v.MemberLink(m.ID),
+		Text: "The member's token is revoked and its sessions are signed out. The audit log " +
+			"keeps its changes.",
 	}
 	for _, status := range []string{"active", "inactive", "expired"} {
 		keys, err := v.api.ListKeys(v.ctx,
@@ -161,7 +163,7 @@ func deleteMember(v *visit) error {
 		}
 		return err
 	}
-	return v.changed(v.link(membersPath), m.Name+" is deleted", done.Propagation)
+	return v.changed(v.link(membersPath), "Member "+m.Name+" deleted", done.Propagation)
 }
 
 type memberTokenPage struct {
@@ -183,11 +185,12 @@ func askForMemberToken(v *visit) error {
 		return err
 	}
 	f := blank("version", strconv.FormatInt(m.Version, 10), "expires", never)
-	return v.write(http.StatusOK, "member_token", "New token for "+m.Name, v.memberTokenPage(m), f)
+	return v.write(http.StatusOK, "member_token", "Create token for "+m.Name, v.memberTokenPage(m),
+		f)
 }
 
-// giveMemberToken answers with the token itself, which no redirect could carry. The version keeps a
-// reload from making another one.
+// giveMemberToken answers with the token itself, because a redirect cannot carry it. The version
+// keeps a reload from creating another one.
 func giveMemberToken(v *visit) error {
 	m, err := v.theMember()
 	if err != nil {
@@ -195,7 +198,7 @@ func giveMemberToken(v *visit) error {
 	}
 	f := v.form()
 	p := v.memberTokenPage(m)
-	title := "New token for " + m.Name
+	title := "Create token for " + m.Name
 	spec := api.TokenRequest{ExpiresAt: f.expiry(v.keys.Now()),
 		AllowedIPs: words(f.Value("allowed_ips"))}
 	if !f.Ok() {
@@ -204,9 +207,9 @@ func giveMemberToken(v *visit) error {
 	done, err := v.api.NewMemberToken(v.ctx, m.ID, spec, f.ifVersion(), client.Wait(shortWait))
 	if client.StatusOf(err) == http.StatusPreconditionFailed {
 		return v.done(v.MemberLink(m.ID),
-			notice{Kind: "warning", Title: "The member has been changed meanwhile",
-				Text: "If that was you, it has its new token, which was shown once and cannot be " +
-					"shown again. If it is lost, make another."})
+			notice{Kind: "warning", Title: "The member has been changed",
+				Text: "If you created a token, it was shown once and cannot be shown again. If it " +
+					"is lost, create another one."})
 	}
 	if err != nil {
 		if f.fail(err) {
@@ -216,5 +219,5 @@ func giveMemberToken(v *visit) error {
 	}
 	p.Token, p.Propagation = done.Token, done.Propagation
 	// see showToken
-	return v.write(http.StatusCreated, "member_token_shown", "A token for "+m.Name, p, nil)
+	return v.write(http.StatusCreated, "member_token_shown", "Token for "+m.Name, p, nil)
 }

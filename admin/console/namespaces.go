@@ -28,20 +28,20 @@ func namespacePages() []page {
 	}
 }
 
-// NamespaceLink is the address of a namespace's page.
+// NamespaceLink returns the address of a namespace's page.
 func (v *visit) NamespaceLink(id string, more ...string) string {
 	return v.link(namespacesPath + "/" + url.PathEscape(id) + strings.Join(more, ""))
 }
 
 type namespacesPage struct {
 	Branches []branch
-	Next     *string // the id that the next page begins with
+	Next     *string // the id of the first namespace on the next page
 }
 
-// treePage is how many lines of the tree a page shows.
+// treePage is the number of namespaces on a page of the tree.
 const treePage = 100
 
-// listNamespaces shows the tree; under the switcher's namespace where it is set.
+// listNamespaces shows the tree, or the part below the switcher's namespace.
 func listNamespaces(v *visit) error {
 	all, err := collect(v.api.AllNamespaces(v.ctx))
 	if err != nil {
@@ -66,18 +66,19 @@ func listNamespaces(v *visit) error {
 
 type namespacePage struct {
 	Namespace api.Namespace
-	Above     []api.Namespace // the outermost first
-	Inside    []branch        // its children
-	MoreIn    bool            // there are others
+	Ancestors []api.Namespace // the outermost first
+	Children  []branch
+	More      bool // whether there are more children
 	Grants    []grantHere
 	Roles     []api.Role
 }
 
-// A grantHere is what a member has in a namespace.
+// A grantHere is a grant of a member that applies in a namespace.
 type grantHere struct {
 	Member api.Member
 	Grant  api.Grant
-	// the parent that it is connected to, or * for all; empty: it is in the namespace itself
+	// From is the parent whose children the grant includes, or * for all namespaces. It is empty
+	// for a grant in the namespace itself.
 	From string
 }
 
@@ -94,14 +95,14 @@ func showNamespace(v *visit) error {
 	if err != nil {
 		return err
 	}
-	p := namespacePage{Namespace: ns, Above: above(all, ns)}
+	p := namespacePage{Namespace: ns, Ancestors: ancestors(all, ns)}
 	for _, b := range tree(all, ns.ID) {
 		if b.Parent != nil && *b.Parent == ns.ID {
-			p.Inside = append(p.Inside, b)
+			p.Children = append(p.Children, b)
 		}
 	}
-	if p.MoreIn = len(p.Inside) > maxUsers; p.MoreIn {
-		p.Inside = p.Inside[:maxUsers]
+	if p.More = len(p.Children) > maxUsers; p.More {
+		p.Children = p.Children[:maxUsers]
 	}
 	if v.may("admin.members:read") {
 		members, err := collect(v.api.AllMembers(v.ctx))
@@ -126,8 +127,8 @@ func namespaceTitle(ns api.Namespace) string {
 	return ns.Name
 }
 
-// grantsIn are the grants that reach a namespace: its own, those of its parent that cover children
-// too, and those of all namespaces.
+// grantsIn returns the grants that apply in a namespace: those in it, those in its parent that
+// include children, and those in all namespaces.
 func grantsIn(ns api.Namespace, members []api.Member) (list []grantHere) {
 	for _, m := range members {
 		for _, g := range m.Grants {
@@ -146,7 +147,7 @@ func grantsIn(ns api.Namespace, members []api.Member) (list []grantHere) {
 	return list
 }
 
-// How a form asks which roles keys have.
+// The rules of a form for the roles of keys.
 const (
 	rolesAny     = "any"
 	rolesSome    = "some"
@@ -154,34 +155,34 @@ const (
 )
 
 type namespaceForm struct {
-	Namespace *api.Namespace // nil: a new one
+	Namespace *api.Namespace // nil: a new namespace
 	Parents   []choice
 	Policies  []choice
 	KeyRoles  []choice
-	Kinds     []string // that there are
+	Kinds     []string // in use
 }
 
 func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
 	p := namespaceForm{Namespace: ns,
 		Policies: []choice{
-			{Value: string(keystore.EditFree), Label: "Freely",
-				Hint: "Permissions can be given and taken."},
-			{Value: string(keystore.EditGrowOnly), Label: "Only to give more",
-				Hint: "No edit takes anything from a key. To give less, make another key; " +
-					"revoking and inactivating still work."},
+			{Value: string(keystore.EditFree), Label: "Add and remove permissions"},
+			{Value: string(keystore.EditGrowOnly), Label: "Only add permissions",
+				Hint: "For fewer permissions, create another key. Keys can still be revoked and " +
+					"deactivated."},
 		},
 		KeyRoles: []choice{
-			{Value: rolesAny, Label: "Any, or none"},
-			{Value: rolesSome, Label: "At least one", Hint: "A key cannot be made without a role."},
+			{Value: rolesAny, Label: "Any or none"},
+			{Value: rolesSome, Label: "At least one",
+				Hint: "A key cannot be created without a role."},
 			{Value: rolesExactly, Label: "Exactly these",
-				Hint: "Every key has them, and nobody can choose others."},
+				Hint: "Every key has these roles and no others."},
 		},
 	}
 	below := make(map[string]bool)
 	all := v.namespaces()
 	if ns != nil {
 		for _, b := range tree(all, ns.ID) {
-			below[b.ID] = true // a namespace cannot lie in itself
+			below[b.ID] = true // a namespace cannot be its own ancestor
 		}
 	}
 	for _, c := range v.places("admin.namespaces:create", "") {
@@ -191,7 +192,7 @@ func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
 	}
 	if v.mayIn("admin.namespaces:create", keystore.AnyNamespace) || f.Value("parent") == "" &&
 		ns != nil {
-		p.Parents = append([]choice{{Value: "", Label: "None: it stands by itself"}}, p.Parents...)
+		p.Parents = append([]choice{{Value: "", Label: "None"}}, p.Parents...)
 	}
 	if f.Value("parent") != "" {
 		p.Parents = offer(p.Parents, f.Value("parent"))
@@ -206,7 +207,7 @@ func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
 	return p
 }
 
-// keyRoles are the roles that a form asks keys to have.
+// keyRoles returns the rule of a form for the roles of keys.
 func (f *form) keyRoles() []string {
 	switch f.Value("key_roles_rule") {
 	case rolesSome:
@@ -214,14 +215,14 @@ func (f *form) keyRoles() []string {
 	case rolesExactly:
 		list := words(f.Value("key_roles"))
 		if len(list) == 0 {
-			f.wrong("key_roles", "names no role: say which, or choose another rule")
+			f.wrong("key_roles", "enter at least one role or choose another rule")
 		}
 		return list
 	}
 	return []string{}
 }
 
-// lines are what is typed one a line: kinds may have spaces in them.
+// lines returns the lines of a field. Kinds may contain spaces.
 func (f *form) lines(name string) []string {
 	list := []string{}
 	for line := range strings.Lines(f.Value(name)) {
@@ -235,7 +236,7 @@ func (f *form) lines(name string) []string {
 func newNamespace(v *visit) error {
 	f := blank("parent", v.namespace(), "edit_policy", string(keystore.EditFree), "key_roles_rule",
 		rolesAny)
-	return v.write(http.StatusOK, "namespace_form", "New namespace", v.namespaceForm(nil, f), f)
+	return v.write(http.StatusOK, "namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
 }
 
 func createNamespace(v *visit) error {
@@ -251,21 +252,21 @@ func createNamespace(v *visit) error {
 		spec.Parent = &parent
 	}
 	if !f.Ok() {
-		return v.again("namespace_form", "New namespace", v.namespaceForm(nil, f), f)
+		return v.again("namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
 	}
-	made, err := v.api.CreateNamespace(v.ctx, spec)
+	created, err := v.api.CreateNamespace(v.ctx, spec)
 	if err != nil {
 		if f.fail(err) {
-			return v.again("namespace_form", "New namespace", v.namespaceForm(nil, f), f)
+			return v.again("namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
 		}
 		return err
 	}
-	n := notice{Title: "The namespace " + made.ID + " is there"}
-	if !v.mayIn("admin.namespaces:read", made.ID) {
-		n.Text = "You may not see it: making a namespace gives nobody anything in it."
+	n := notice{Title: "Namespace " + created.ID + " created"}
+	if !v.mayIn("admin.namespaces:read", created.ID) {
+		n.Text = "You have no access to it: a new namespace gives nobody access."
 		return v.done(v.link(namespacesPath), n)
 	}
-	return v.done(v.NamespaceLink(made.ID), n)
+	return v.done(v.NamespaceLink(created.ID), n)
 }
 
 func editNamespace(v *visit) error {
@@ -328,19 +329,20 @@ func saveNamespace(v *visit) error {
 		}
 		return err
 	}
-	return v.changed(v.NamespaceLink(ns.ID), "Saved", done.Propagation)
+	return v.changed(v.NamespaceLink(ns.ID), "Changes saved", done.Propagation)
 }
 
-// namespaceRemoval names what lives in a namespace, as far as the visitor may see it.
+// namespaceRemoval lists the objects in a namespace, as far as the visitor may see them.
 func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 	p := removal{
-		Kind: "Namespaces", Name: ns.ID, List: v.link(namespacesPath), Back: v.NamespaceLink(ns.ID),
-		Text: "The namespace is empty. The audit log keeps what it was, and its id can be used " +
+		Section: "Namespaces", Kind: "namespace", Name: ns.ID, List: v.link(namespacesPath),
+		Back: v.NamespaceLink(ns.ID),
+		Text: "The namespace is empty. The audit log keeps its changes, and its id can be used " +
 			"again.",
 	}
 	for _, one := range v.namespaces() {
 		if one.Parent != nil && *one.Parent == ns.ID {
-			p.Users = append(p.Users, user{"Namespace in it", one.ID, v.NamespaceLink(one.ID)})
+			p.Users = append(p.Users, user{"Child namespace", one.ID, v.NamespaceLink(one.ID)})
 		}
 	}
 	if v.may("admin.roles:read") {
@@ -356,7 +358,7 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 		for _, m := range members {
 			if err == nil && slices.ContainsFunc(m.Grants,
 				func(g api.Grant) bool { return g.Namespace == ns.ID }) {
-				p.Users = append(p.Users, user{"Member with a grant in it", m.Name,
+				p.Users = append(p.Users, user{"Member with a grant here", m.Name,
 					v.MemberLink(m.ID)})
 			}
 		}
@@ -395,5 +397,5 @@ func deleteNamespace(v *visit) error {
 		}
 		return err
 	}
-	return v.changed(namespacesPath, "The namespace "+ns.ID+" is deleted", done.Propagation)
+	return v.changed(namespacesPath, "Namespace "+ns.ID+" deleted", done.Propagation)
 }

@@ -16,10 +16,10 @@ func nodePages() []page {
 type nodesPage struct {
 	Nodes   []nodeLine
 	Summary string
-	Well    bool
+	Healthy bool
 }
 
-// A nodeLine is a node in words.
+// A nodeLine is a node as shown.
 type nodeLine struct {
 	api.Node
 	Lease string
@@ -32,7 +32,7 @@ func listNodes(v *visit) error {
 		return err
 	}
 	var p nodesPage
-	behind, away := 0, 0
+	behind, missing := 0, 0
 	for _, n := range list.Items {
 		line := nodeLine{Node: n, Lease: (time.Duration(n.LeaseMS) * time.Millisecond).String(),
 			Lag: "Up to date"}
@@ -41,17 +41,17 @@ func listNodes(v *visit) error {
 		}
 		switch {
 		case n.State != "active":
-			away++
+			missing++
 		case n.Behind > 0:
 			behind++
 		}
 		p.Nodes = append(p.Nodes, line)
 	}
-	p.Well = behind+away == 0
+	p.Healthy = behind+missing == 0
 	p.Summary = fmt.Sprintf("%s, all up to date.", count(int64(len(p.Nodes)), "node", "nodes"))
-	if !p.Well {
-		p.Summary = fmt.Sprintf("%s: %d behind, %d not heard of.",
-			count(int64(len(p.Nodes)), "node", "nodes"), behind, away)
+	if !p.Healthy {
+		p.Summary = fmt.Sprintf("%s: %d behind, %d missing.",
+			count(int64(len(p.Nodes)), "node", "nodes"), behind, missing)
 	}
 	return v.show("nodes", "Nodes", p)
 }

@@ -16,8 +16,8 @@ func progressPages() []page {
 	return []page{{"GET " + progressPath, anyMember, watch}}
 }
 
-// changed ends a change that takes access away: with a notice on the next page when it is in force
-// everywhere, or else on the page that shows how far it has come.
+// changed answers after a change that reduces access. If the change is in force everywhere, it
+// redirects to a page with a notice, else to the progress page.
 func (v *visit) changed(to, title string, p api.Propagation) error {
 	if p.Complete {
 		return v.done(to, notice{Title: title, Propagation: &p})
@@ -31,15 +31,16 @@ func (v *visit) changed(to, title string, p api.Propagation) error {
 type progressPage struct {
 	api.Propagation
 	Next string
-	Name bool // the nodes
+	Name bool // whether to name the nodes
 }
 
-// watch shows how far a change has come. The page reloads itself until it is in force everywhere.
+// watch shows the progress of a change. The page reloads itself until the change is in force
+// everywhere.
 func watch(v *visit) error {
 	revision, err := strconv.ParseInt(v.query("revision"), 10, 64)
 	since, err2 := strconv.ParseInt(v.query("since"), 10, 64)
 	if err != nil || err2 != nil {
-		v.refuse(http.StatusNotFound, "There is no such page", "The address is not complete.")
+		v.refuse(http.StatusNotFound, "Page not found", "The address is incomplete.")
 		return nil
 	}
 	p, err := v.keys.Progress(v.ctx, v.Caller, keystore.Revision(revision), time.UnixMilli(since))
@@ -54,7 +55,7 @@ func watch(v *visit) error {
 	for _, n := range p.Pending {
 		shown.Pending = append(shown.Pending, api.PendingNode(n))
 	}
-	title := "On its way to every node"
+	title := "Applying the change on every node"
 	if p.Complete {
 		title = "In force everywhere"
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// crowded is a database that also lists a node which acknowledges nothing.
+// crowded is a database with an additional node that acknowledges nothing.
 type crowded struct {
 	keystore.Database
 	silent atomic.Bool
@@ -27,7 +27,7 @@ func (c *crowded) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	return nodes, err
 }
 
-// TestPending: a change that is not in force everywhere says so, until it is.
+// TestPending checks the progress page until the change is in force everywhere.
 func TestPending(t *testing.T) {
 	db, err := sqldb.OpenSQLite(ctx, filepath.Join(t.TempDir(), "apikeys.db"))
 	if err != nil {
@@ -40,13 +40,13 @@ func TestPending(t *testing.T) {
 	id, _ := p.make("name", "A key")
 	c.silent.Store(true)
 	a := p.submit("/apikeys/keys/"+id+"/revoke", "confirm", "revoke").want(200,
-		"The key is revoked for good", "in force on 1 of 2 nodes", "elsewhere/1",
+		"Key revoked", "in force on 1 of 2 nodes", "elsewhere/1",
 		`http-equiv="refresh"`)
 	at := a.At.RequestURI()
 	if until := regexp.MustCompile(`until <time datetime="[^"]+">[\d-]{10} \d\d:\d\d:\d\d UTC</time>`); !until.MatchString(a.Text) {
 		t.Errorf("it is not said until when, to the second: %s", a.Text)
 	}
-	// naming nodes takes admin.nodes:read
+	// naming nodes requires admin.nodes:read
 	developer.get(at).want(200, "in force on 1 of 2 nodes").lacks("elsewhere/1")
 	p.get(at).want(200, "elsewhere/1")
 	c.silent.Store(false)

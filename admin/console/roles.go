@@ -32,14 +32,14 @@ type rolesPage struct {
 	Next  *string
 }
 
-// RoleLink is the address of a role's page.
+// RoleLink returns the address of a role's page.
 func (v *visit) RoleLink(namespace, name string, more ...string) string {
 	return v.link(rolesPath + "/" + url.PathEscape(namespace) + "/" +
 		url.PathEscape(name) + strings.Join(more, ""))
 }
 
-// listRoles shows the roles that grants in the switcher's namespace can name: its own and the
-// shared ones.
+// listRoles shows the roles that grants in the switcher's namespace can name: the namespace's own
+// and the shared ones.
 func listRoles(v *visit) error {
 	var match func(api.Role) bool
 	if in, text := v.namespace(), v.query("q"); in+text != "" {
@@ -55,10 +55,10 @@ func listRoles(v *visit) error {
 	return v.show("roles", "Roles", rolesPage{list, next})
 }
 
-// maxUsers is how many of those who have something are named.
+// maxUsers is the number of users of an object that a page lists.
 const maxUsers = 20
 
-// hasRole reports whether one of some grants names a role.
+// hasRole reports whether one of the grants names a role.
 func hasRole(grants []api.Grant, r api.Role) bool {
 	return slices.ContainsFunc(grants, func(g api.Grant) bool {
 		return slices.Contains(g.Roles, r.Name) &&
@@ -66,8 +66,8 @@ func hasRole(grants []api.Grant, r api.Role) bool {
 	})
 }
 
-// roleUsers are the namespaces, members and keys that have a role, as far as the visitor may see
-// them.
+// roleUsers returns the namespaces, members and keys that use a role, as far as the visitor may see
+// them, and whether there are more.
 func (v *visit) roleUsers(r api.Role) (users []user, more bool) {
 	for _, ns := range v.namespaces() {
 		if slices.Contains(ns.KeyRoles, r.Name) &&
@@ -115,20 +115,20 @@ func showRole(v *visit) error {
 }
 
 type roleForm struct {
-	Role   *api.Role // nil: a new one
-	Places []choice  // for a new one
+	Role   *api.Role // nil: a new role
+	Places []choice  // namespaces for a new role
 	Table  []resource
 }
 
-// writeRoleForm shows the form for a new role, or for one that is there.
+// writeRoleForm shows the form for a role, or for a new one if r is nil.
 func (v *visit) writeRoleForm(r *api.Role, f *form) error {
-	p, title := roleForm{Role: r}, "New role"
+	p, title := roleForm{Role: r}, "Create role"
 	var err error
 	if p.Table, err = v.table(); err != nil {
 		return err
 	}
 	if r == nil {
-		p.Places = v.places("admin.roles:create", "Shared: every namespace has it")
+		p.Places = v.places("admin.roles:create", "Shared by all namespaces")
 	} else {
 		title = "Edit " + r.Name
 	}
@@ -145,19 +145,19 @@ func newRole(v *visit) error {
 
 func createRole(v *visit) error {
 	f := v.form()
-	made, err := v.api.CreateRole(v.ctx,
-		api.RoleRequest{Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")),
-			Description: strings.TrimSpace(f.Value("description")),
-			Permissions: orEmpty(f.permissions("permissions"))})
+	created, err := v.api.CreateRole(v.ctx, api.RoleRequest{
+		Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")),
+		Description: strings.TrimSpace(f.Value("description")),
+		Permissions: orEmpty(f.permissions("permissions")),
+	})
 	if err != nil {
 		if f.fail(err) {
 			return v.writeRoleForm(nil, f)
 		}
 		return err
 	}
-	return v.done(v.RoleLink(made.Namespace, made.Name),
-		notice{Title: "The role " + made.Name + " is there",
-			Text: "Grants can name it from now on."})
+	return v.done(v.RoleLink(created.Namespace, created.Name),
+		notice{Title: "Role " + created.Name + " created", Text: "Grants can now name it."})
 }
 
 func editRole(v *visit) error {
@@ -186,14 +186,15 @@ func saveRole(v *visit) error {
 		}
 		return err
 	}
-	return v.changed(v.RoleLink(r.Namespace, r.Name), "Saved, for all who have the role",
-		done.Propagation)
+	return v.changed(v.RoleLink(r.Namespace, r.Name),
+		"Changes saved for all keys and members that have the role", done.Propagation)
 }
 
 func (v *visit) roleRemoval(r api.Role) removal {
 	p := removal{
-		Kind: "Roles", Name: r.Name, List: v.link(rolesPath), Back: v.RoleLink(r.Namespace, r.Name),
-		Text: "Nobody can be given the role any more. The audit log keeps what it was.",
+		Section: "Roles", Kind: "role", Name: r.Name, List: v.link(rolesPath),
+		Back: v.RoleLink(r.Namespace, r.Name),
+		Text: "Grants can no longer name the role. The audit log keeps its changes.",
 	}
 	p.Users, p.More = v.roleUsers(r)
 	return p
@@ -220,5 +221,5 @@ func deleteRole(v *visit) error {
 		}
 		return err
 	}
-	return v.changed(v.link(rolesPath), "The role "+r.Name+" is deleted", done.Propagation)
+	return v.changed(v.link(rolesPath), "Role "+r.Name+" deleted", done.Propagation)
 }

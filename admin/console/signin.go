@@ -20,16 +20,16 @@ func signInPages() []page {
 	}
 }
 
-// Names of the session's cookie. A browser keeps the first one only when it came by TLS, and sends
-// it by TLS alone. `__Host-` would do more, but asks for the path `/`: then every other handler of
-// the site, and each upstream behind it, would get the session of whoever manages its keys.
+// Names of the session cookie. Browsers accept and send the first one over TLS only. The prefix
+// `__Host-` would be stricter but requires the path `/`: then all other handlers of the site, and
+// their upstreams, would receive the sessions of those who manage its keys.
 const (
 	SecureCookie = "__Secure-apikeys-session"
 	PlainCookie  = "apikeys-session"
 )
 
-// SessionOf returns what the session's cookie of a request holds, empty when there is none, or more
-// than one.
+// SessionOf returns the value of the session cookie of a request. It is empty if there is no cookie
+// or more than one.
 func SessionOf(r *http.Request, secure bool) string {
 	found := r.CookiesNamed(cookieName(secure))
 	if len(found) != 1 {
@@ -45,7 +45,7 @@ func cookieName(secure bool) string {
 	return PlainCookie
 }
 
-// setCookie sets a cookie that only the console gets. A life of less than zero removes it.
+// setCookie sets a cookie that only the console receives. A negative life removes it.
 func (v *visit) setCookie(name, value string, life time.Duration) {
 	http.SetCookie(v.w, &http.Cookie{
 		Name: name, Value: value, Path: Root + "/", MaxAge: int(life / time.Second), HttpOnly: true,
@@ -55,15 +55,15 @@ func (v *visit) setCookie(name, value string, life time.Duration) {
 
 func (v *visit) dropSession() { v.setCookie(cookieName(v.Secure), "", -time.Second) }
 
-// fromElsewhere reports whether a link of another site leads here: then the browser has kept the
-// session's cookie back.
+// fromElsewhere reports whether a link on another site led here. Then the browser has not sent the
+// session cookie.
 func (v *visit) fromElsewhere() bool {
 	return v.r.Method == http.MethodGet && v.r.Header.Get("Sec-Fetch-Site") == "cross-site" &&
 		v.r.Header.Get("Sec-Fetch-Mode") == "navigate"
 }
 
-// bounce leads to the same address once more, from here: now the browser sends the cookie, if it
-// has one.
+// bounce redirects to the same address from a page of this site, so that the browser sends the
+// session cookie.
 func (v *visit) bounce() {
 	if err := v.write(http.StatusOK, "bounce", "One moment", v.r.URL.RequestURI(),
 		nil); err != nil {
@@ -71,11 +71,11 @@ func (v *visit) bounce() {
 	}
 }
 
-// askToSignIn leads to the page that does, and from there back to where the visitor was.
+// askToSignIn redirects to the sign-in page, which leads back to the current page.
 func (v *visit) askToSignIn() {
 	here := v.r.URL
 	if from, err := url.Parse(v.r.Referer()); v.r.Method == http.MethodPost && err == nil {
-		here = from // the page that the form stands on
+		here = from // the page with the form
 	}
 	q := url.Values{"next": {here.RequestURI()}}
 	if v.Session != "" {
@@ -85,7 +85,7 @@ func (v *visit) askToSignIn() {
 	http.Redirect(v.w, v.r, address(signInPath, q), http.StatusSeeOther)
 }
 
-// next is where to go after signing in: a page of the console.
+// next returns the page of the console to open after signing in.
 func (v *visit) next() string {
 	next := v.r.FormValue("next")
 	u, err := url.Parse(next)
@@ -98,7 +98,7 @@ func (v *visit) next() string {
 
 type signInPage struct {
 	Next  string
-	Ended string // why a session is over; empty: there was none
+	Ended string // why a session ended; empty: there was none
 }
 
 func askForToken(v *visit) error {
@@ -112,8 +112,8 @@ func askForToken(v *visit) error {
 	}
 	p := signInPage{Next: v.next()}
 	if v.query("ended") != "" {
-		p.Ended = "Your session is over: it was not used for an hour, is twelve hours old, or " +
-			"your token has been replaced. Sign in again to go on."
+		p.Ended = "Your session has ended: it was unused for an hour, is twelve hours old, or your " +
+			"token has been replaced. Sign in again to continue."
 	}
 	if v.query("ended") == keystore.OwnerDisabled.String() {
 		p.Ended = "This member has been disabled."
@@ -121,11 +121,10 @@ func askForToken(v *visit) error {
 	return v.show("signin", "Sign in", p)
 }
 
-// signIn opens a session. The token comes in the body, never in an address, and no answer repeats
-// it.
+// signIn opens a session. The token is in the body, never in an address, and no answer repeats it.
 func signIn(v *visit) error {
 	if v.Trusted || v.keys == nil {
-		return askForToken(v) // which says why nobody can, or need
+		return askForToken(v) // which explains why nobody can or need sign in
 	}
 	f := v.form()
 	token := keystore.TrimSecretToken(strings.TrimSpace(f.Value("token")))
@@ -135,7 +134,7 @@ func signIn(v *visit) error {
 		f.wrong("token", problem)
 		return v.again("signin", "Sign in", signInPage{Next: v.next()}, f)
 	}
-	// others may sit behind the same address
+	// a member that shares the address with others can still sign in
 	if wait := v.guesses.wait(v.Address, time.Now()); wait > 0 && !v.keys.MadeForMember(token) {
 		v.w.Header().Set("Retry-After", seconds(wait))
 		return again(http.StatusTooManyRequests,
@@ -144,7 +143,7 @@ func signIn(v *visit) error {
 	}
 	if token == "" {
 		return again(http.StatusUnprocessableEntity,
-			"Paste the token of a member; it begins with akm_.")
+			"Enter the token of a member. It begins with akm_.")
 	}
 	record, outcome := v.SignIn(token)
 	switch {
@@ -157,14 +156,14 @@ func signIn(v *visit) error {
 		return again(http.StatusUnprocessableEntity, refusedToken(outcome, v.Address))
 	case !keystore.HasTokenPrefix(token, keystore.MemberPrefix):
 		return again(http.StatusUnprocessableEntity,
-			"This is the token of a key. Keys are for programs, and work on the REST interface; "+
-				"people sign in with the token of a member, which begins with akm_.")
+			"This is the token of a key. Keys are for programs that call the REST interface. "+
+				"Sign in with the token of a member, which begins with akm_.")
 	}
 	session, err := v.keys.OpenSession(v.ctx, record)
 	if err != nil {
 		return err
 	}
-	if v.Session != "" { // of who was here before
+	if v.Session != "" { // the previous session of this browser
 		if err := v.keys.CloseSession(v.ctx, v.Session); err != nil {
 			return err
 		}
@@ -174,11 +173,11 @@ func signIn(v *visit) error {
 	return nil
 }
 
-// refusedToken says why a token opens nothing, to who has it.
+// refusedToken explains to the owner of a token why it is refused.
 func refusedToken(o keystore.Outcome, address string) string {
 	switch o {
 	case keystore.Expired:
-		return "This token has expired. Who manages members can give you another."
+		return "This token has expired. Ask whoever manages members for another one."
 	case keystore.Revoked:
 		return "This token has been replaced by another one."
 	case keystore.Inactive, keystore.OwnerDisabled:
@@ -186,14 +185,13 @@ func refusedToken(o keystore.Outcome, address string) string {
 	case keystore.Address:
 		return "This token may not be used from " + address + "."
 	}
-	return "This is no token of a member here. Check that it was copied as a whole."
+	return "This is not the token of a member. Check that you copied it completely."
 }
 
 func signOut(v *visit) error {
 	if v.Trusted {
-		v.refuse(http.StatusConflict, "Sign out at your site",
-			"The site that you came through has signed you in, and it does so at each click: sign "+
-				"out there.")
+		v.refuse(http.StatusConflict, "Sign out at this site",
+			"This site signs you in with every request. Sign out where you signed in.")
 		return nil
 	}
 	if v.Session != "" && v.keys != nil {

@@ -23,7 +23,7 @@ func TestSignIn(t *testing.T) {
 		next != "/apikeys/keys?status=active" {
 		t.Fatalf("led to %s, and then to %q", a.At, next)
 	}
-	if a := p.signIn("akm_"+token[5:]).want(422, "no token of a member"); strings.Contains(a.Text,
+	if a := p.signIn("akm_"+token[5:]).want(422, "not the token of a member"); strings.Contains(a.Text,
 		token[5:]) {
 		t.Fatal("the page repeats what was typed")
 	}
@@ -50,7 +50,7 @@ func TestSignIn(t *testing.T) {
 	p.post("/apikeys/sign-out").want(200, "Member token")
 	p.get("/apikeys/keys").want(200, "Member token")
 
-	// What ends a member's token ends its sessions.
+	// Revoking a member's token ends its sessions.
 	for name, end := range map[string]func(){
 		"another token": func() {
 			_, secret, _, err := s.keys.NewMemberToken(ctx, root, id, manage.TokenSpec{},
@@ -84,7 +84,7 @@ func TestSignIn(t *testing.T) {
 	}
 }
 
-// TestCookie: the session is for the console alone, and a script cannot read it.
+// TestCookie checks that only the console receives the session, and that scripts cannot read it.
 func TestCookie(t *testing.T) {
 	s := open(t)
 	_, token := s.member(t, "Ada")
@@ -162,7 +162,7 @@ func TestSessionEnds(t *testing.T) {
 		if a := p.get("/apikeys/keys"); test.over != (a.At.Path == "/apikeys/sign-in") {
 			t.Errorf("%s: at %s", test.name, a.At)
 		} else if test.over {
-			a.want(200, "Your session is over")
+			a.want(200, "Your session has ended")
 		}
 		left, err := s.db.Session(ctx, session.ID)
 		if err != nil {
@@ -197,7 +197,7 @@ func TestGuesses(t *testing.T) {
 		}
 	}
 	p.signIn("akm_wrong").want(429)
-	p.signIn(token).want(200, "Sign out") // whoever sits behind the same address, or proxy, gets in
+	p.signIn(token).want(200, "Sign out") // a member that shares the address can sign in
 }
 
 func TestTrusted(t *testing.T) {
@@ -210,7 +210,7 @@ func TestTrusted(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.get("/apikeys/keys").want(200, "<h1>Keys</h1>", "Ada")
-	p.post("/apikeys/sign-out").want(409, "sign out there")
+	p.post("/apikeys/sign-out").want(409, "Sign out where you signed in")
 	_, token := s.member(t, "Grace")
 	p.signIn(token).want(200, "<h1>Keys</h1>", "Ada").lacks("Grace")
 	if at, _ := url.Parse(s.URL + "/apikeys/"); len(p.http.Jar.Cookies(at)) > 0 {
@@ -218,7 +218,7 @@ func TestTrusted(t *testing.T) {
 	}
 }
 
-// TestForged: what another site sends is refused before anything is done.
+// TestForged checks that requests from other sites are refused.
 func TestForged(t *testing.T) {
 	s := open(t)
 	_, token := s.member(t, "Ada")
@@ -237,8 +237,8 @@ func TestForged(t *testing.T) {
 	p.get("/apikeys/keys").want(200, "<h1>Keys</h1>")
 }
 
-// TestFromElsewhere: a browser keeps a Strict cookie back when a link of another site leads here,
-// and sends it when the page leads on.
+// TestFromElsewhere follows a link from another site. The browser does not send a Strict cookie then,
+// but sends it when the page redirects.
 func TestFromElsewhere(t *testing.T) {
 	s := open(t)
 	p := s.person(t)

@@ -33,7 +33,7 @@ type nobody struct{}
 func (nobody) LookedUp(node.Tier, time.Duration) {}
 func (nobody) Propagated(time.Duration)          {}
 
-// A site is a console on a key store of its own, behind a door as simple as one can be.
+// A site is a console with its own key store and a minimal server.
 type site struct {
 	*httptest.Server
 	db      keystore.Database
@@ -41,7 +41,7 @@ type site struct {
 	api     *admin.API
 	console *console.Console
 	log     bytes.Buffer
-	trusted string // the member that the server has let in; empty: sessions
+	trusted string // the member that the server has authenticated; empty: sessions
 	apart   bool   // the API is at another address
 }
 
@@ -73,7 +73,7 @@ func openOn(t testing.TB, db keystore.Database) *site {
 	return s
 }
 
-// ServeHTTP is the door.
+// ServeHTTP authenticates visitors.
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	who := console.Visitor{Address: "192.0.2.7", Session: console.SessionOf(r, false),
@@ -90,7 +90,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			&keystore.Request{Now: a.Now, Policy: policy,
 				Namespace: policy.Namespace(keystore.DefaultNamespace),
 				Need:      keystore.Need{Class: keystore.Read}})
-		if o == keystore.Forbidden { // a member's token holds nothing itself
+		if o == keystore.Forbidden { // a member's token has no permissions of its own
 			o = keystore.OK
 		}
 		return a.Record, o
@@ -114,7 +114,8 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.console.ServeHTTP(w, r, who)
 }
 
-// member makes one, and its token. Each of grants is "namespace=@role" or "namespace=permission,…".
+// member creates a member and its token. Each grant is "namespace=@role" or
+// "namespace=permission,…".
 func (s *site) member(t testing.TB, name string, grants ...string) (id, token string) {
 	t.Helper()
 	m := keystore.Member{Name: name}
@@ -161,7 +162,7 @@ func (s *site) person(t testing.TB) *person {
 	return &person{t: t, site: s, http: http.Client{Jar: jar}}
 }
 
-// signedIn is a person who has signed in as a new member.
+// signedIn returns a person that has signed in as a new member.
 func (s *site) signedIn(t testing.TB, name string, grants ...string) *person {
 	t.Helper()
 	p := s.person(t)
@@ -175,7 +176,7 @@ func (p *person) signIn(token string) answer {
 	return p.post("/apikeys/sign-in", "token", token)
 }
 
-// An answer is the page that came at last.
+// An answer is a page, after redirects.
 type answer struct {
 	t      testing.TB
 	Status int
@@ -194,7 +195,7 @@ func (p *person) get(path string) answer {
 	return p.do(r)
 }
 
-// post sends a form: names and values in turn.
+// post sends a form, given as alternating names and values.
 func (p *person) post(path string, fields ...string) answer {
 	p.t.Helper()
 	form := make(url.Values)
@@ -210,7 +211,7 @@ func (p *person) post(path string, fields ...string) answer {
 	return p.do(r)
 }
 
-// do sends a request, and checks what is so of every page.
+// do sends a request and checks the rules for every page.
 func (p *person) do(r *http.Request) answer {
 	p.t.Helper()
 	resp, err := p.http.Do(r)

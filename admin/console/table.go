@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// A resource is a part of the permission table.
+// A resource is a section of the permission table.
 type resource struct {
 	Name        string
 	Permissions []operations
@@ -21,16 +21,16 @@ type operations struct {
 	Calls      []api.Operation
 }
 
-// A table is the permission table as a part of a form.
+// A table is the permission table in a form.
 type table struct {
 	Form      *form
-	Name      string // of the boxes
+	Name      string // the name of the checkboxes
 	Resources []resource
-	key       *keyForm // that it is a part of; nil: it is of a role
+	key       *keyForm // the form of a key; nil: the form of a role
 }
 
-// newTable makes it of a form, the name of its boxes, what there is to check, and the form of the
-// key that it is for.
+// newTable returns the table of a form. It takes the name of its checkboxes, the resources and, for
+// a key, its form.
 func newTable(f *form, name string, resources []resource, key ...*keyForm) table {
 	t := table{Form: f, Name: name, Resources: resources}
 	if len(key) > 0 {
@@ -39,27 +39,30 @@ func newTable(f *form, name string, resources []resource, key ...*keyForm) table
 	return t
 }
 
-// ID is that of the part, or of something in it.
+// ID returns the id of the table, or of an element in it.
 func (t table) ID(more ...string) string {
 	return strings.Join(append([]string{"f-" +
 		strings.NewReplacer("[", "-", "]", "", ".", "-").Replace(t.Name)}, more...), "-")
 }
 
-// A box is one permission of a table.
+// A box is the checkbox of one permission.
 type box struct {
 	table
 	Permission string
 }
 
-// Box is the one of a permission.
+// Box returns the checkbox of a permission.
 func (t table) Box(permission string) box { return box{t, permission} }
 
-// Checked, Locked and Barred say how it stands: locked is what the key cannot lose, barred what it
-// cannot be given.
+// Checked reports whether the box is checked.
 func (b box) Checked() bool { return b.Form.Has(b.Name, b.Permission) || b.Locked() }
+
+// Locked reports whether the permission cannot be removed from the key.
 func (b box) Locked() bool {
 	return b.key != nil && b.Name == "permissions" && b.key.Locked("permissions", b.Permission)
 }
+
+// Barred reports whether the permission cannot be given.
 func (b box) Barred() bool {
 	if b.key == nil {
 		return false
@@ -70,13 +73,13 @@ func (b box) Barred() bool {
 	return b.key.Barred(b.Permission)
 }
 
-// Any reports whether some permission on a resource is checked.
+// Any reports whether a permission of a resource is checked.
 func (t table) Any(r resource) bool {
 	return slices.ContainsFunc(t.Form.Values(t.Name),
 		func(p string) bool { return strings.HasPrefix(p, r.Name+":") })
 }
 
-// table reads the permission table: what handlers declare, by resource.
+// table returns the permission table: the operations that handlers declare, by resource.
 func (v *visit) table() (all []resource, err error) {
 	by := make(map[string]map[string][]api.Operation)
 	if declared := v.resources.Load(); declared != nil {
@@ -87,7 +90,8 @@ func (v *visit) table() (all []resource, err error) {
 	for op, err := range v.api.AllPermissions(v.ctx) {
 		switch {
 		case statusOf(err) == http.StatusForbidden:
-			// Reading the table requires admin.keys:read. A visitor without it can type permissions.
+			// Reading the table requires admin.keys:read. A visitor without it can type
+			// permissions.
 			return nil, nil
 		case err != nil:
 			return nil, err
@@ -108,7 +112,8 @@ func (v *visit) table() (all []resource, err error) {
 	return all, nil
 }
 
-// setPermissions checks the boxes of a table; what it does not offer is typed beside them.
+// setPermissions checks the boxes of permissions. It puts permissions without a box into the text
+// field.
 func (f *form) setPermissions(resources []resource, list []string) {
 	offered := map[string]bool{"*": true}
 	for _, r := range resources {
@@ -130,7 +135,7 @@ func (f *form) setPermissions(resources []resource, list []string) {
 	f.values.Set("permissions_more", strings.Join(others, "\n"))
 }
 
-// permissions are those that are checked or typed in the table of that name.
+// permissions returns the permissions that are checked or typed in the table of that name.
 func (f *form) permissions(name string) []string {
 	return slices.Concat(f.Values(name), words(f.Value(name+"_more")))
 }

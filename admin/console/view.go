@@ -20,7 +20,7 @@ import (
 //go:embed templates
 var templateFiles embed.FS
 
-// templates are the pages by name, each with the layout and the parts.
+// templates holds the pages by name, each with the layout and the parts.
 var templates = readTemplates()
 
 func readTemplates() map[string]*template.Template {
@@ -29,7 +29,7 @@ func readTemplates() map[string]*template.Template {
 	all := make(map[string]*template.Template)
 	entries, err := templateFiles.ReadDir("templates")
 	if err != nil {
-		panic(err) // they are part of the program
+		panic(err) // the files are embedded
 	}
 	for _, e := range entries {
 		name := strings.TrimSuffix(e.Name(), ".html")
@@ -42,19 +42,19 @@ func readTemplates() map[string]*template.Template {
 	return all
 }
 
-// A view is what a template sees as its dot.
+// A view is the data of a template.
 type view struct {
 	*visit
 	Title      string
 	Page       any
 	Form       *form // never nil
 	Notice     *notice
-	Member     *api.Member // who is signed in; nil: nobody
+	Member     *api.Member // the signed-in member, or nil
 	Namespaces []api.Namespace
-	Current    string // the part of the console, as in the address
+	Current    string // the path of the current section
 }
 
-// write answers with a page.
+// write answers with the page templates/NAME.html, whose .Page is data.
 func (v *visit) write(status int, name, title string, data any, f *form) error {
 	d := &view{visit: v, Title: title, Page: data, Form: f}
 	if f == nil {
@@ -64,7 +64,7 @@ func (v *visit) write(status int, name, title string, data any, f *form) error {
 		v.api = v.clientFor(v.Caller)
 	}
 	if v.Caller.Member() != "" {
-		// A page that says that the database is away must not need it.
+		// The page that reports an unavailable database must not need it.
 		if m, err := v.api.FindMember(v.ctx, v.Caller.Member()); err == nil {
 			d.Member = &m
 		} else {
@@ -87,10 +87,10 @@ func (v *visit) write(status int, name, title string, data any, f *form) error {
 	return nil
 }
 
-// maxSwitch is how many namespaces the switcher offers. Whoever has more can type another one.
+// maxSwitch is the number of namespaces that the switcher offers. Others can be typed.
 const maxSwitch = 1000
 
-// namespaces are those that the visitor may read.
+// namespaces returns the namespaces that the visitor may read, at most maxSwitch.
 func (v *visit) namespaces() []api.Namespace {
 	if v.listed == nil {
 		page, err := v.api.ListNamespaces(v.ctx, "", maxSwitch)
@@ -108,7 +108,7 @@ type navItem struct {
 	Current     bool
 }
 
-// Navigation lists the parts of the console that the visitor may see.
+// Navigation returns the sections of the console that the visitor may see.
 func (d *view) Navigation() []navItem {
 	var list []navItem
 	for _, n := range navigation {
@@ -120,7 +120,7 @@ func (d *view) Navigation() []navItem {
 	return list
 }
 
-// Namespace is the one that the switcher is set to.
+// Namespace returns the namespace of the switcher, or an empty string.
 func (d *view) Namespace() string { return d.namespace() }
 
 // Known reports whether the switcher offers a namespace.
@@ -133,7 +133,7 @@ func (d *view) Known(namespace string) bool {
 	return false
 }
 
-// SwitchTo is where the switcher leads: the list of the part that is open.
+// SwitchTo returns the target of the switcher: the list of the current section.
 func (d *view) SwitchTo() string {
 	for _, n := range navigation {
 		if n.path == d.Current {
@@ -143,8 +143,8 @@ func (d *view) SwitchTo() string {
 	return Root + "/keys"
 }
 
-// Kept are the parameters of the address, each a name and a value, that a list keeps when the
-// switcher is set to another namespace.
+// Kept returns the parameters, as pairs of name and value, that a list keeps when the switcher
+// changes.
 func (d *view) Kept() [][2]string {
 	if d.r.URL.Path != d.SwitchTo() {
 		return nil
@@ -159,22 +159,25 @@ func (d *view) Kept() [][2]string {
 	return kept
 }
 
-// Link is an address of the console: see visit.link.
+// Link returns an address of the console. See visit.link.
 func (d *view) Link(path string, parameters ...string) string {
 	return d.link(Root+path, parameters...)
 }
 
-// Query is a parameter of the address.
+// Query returns a parameter of the address.
 func (d *view) Query(name string) string { return d.query(name) }
 
-// Here is the address of this page, which forms post to.
+// Here returns the address of this page, to which forms post.
 func (d *view) Here() string { return d.r.URL.RequestURI() }
 
-// May reports whether the visitor holds a permission in some namespace, MayIn in one.
-func (d *view) May(permission string) bool              { return d.may(permission) }
+// May reports whether the visitor has a permission in some namespace.
+func (d *view) May(permission string) bool { return d.may(permission) }
+
+// MayIn reports whether the visitor has a permission in a namespace.
 func (d *view) MayIn(permission, namespace string) bool { return d.mayIn(permission, namespace) }
 
-// MayHere reports whether the visitor holds a permission where the switcher is set to.
+// MayHere reports whether the visitor has a permission in the switcher's namespace, or in some
+// namespace if none is set.
 func (d *view) MayHere(permission string) bool {
 	if in := d.namespace(); in != "" {
 		return d.mayIn(permission, in)
@@ -182,7 +185,7 @@ func (d *view) MayHere(permission string) bool {
 	return d.may(permission)
 }
 
-// functions are what all templates may call.
+// functions are the functions of all templates.
 var functions = template.FuncMap{
 	"asset":    func(name string) string { return assetNames[name] },
 	"time":     showTime,
@@ -198,8 +201,8 @@ var functions = template.FuncMap{
 	"table":    newTable,
 }
 
-// showTime is a moment, which the script shows in the viewer's zone. It takes a time.Time, a
-// *time.Time, which is not nil, or how JSON writes one.
+// showTime returns a time element, which the script converts to the viewer's time zone. It takes a
+// time.Time, a non-nil *time.Time or a time as a JSON string.
 func showTime(at any) template.HTML {
 	var t time.Time
 	switch at := at.(type) {
@@ -216,7 +219,7 @@ func showTime(at any) template.HTML {
 	return timeElement(t, "2006-01-02 15:04")
 }
 
-// showSecond is showTime for what is about to be.
+// showSecond is like showTime, with seconds.
 func showSecond(at time.Time) template.HTML { return timeElement(at, time.DateTime) }
 
 func timeElement(t time.Time, layout string) template.HTML {
@@ -225,31 +228,31 @@ func timeElement(t time.Time, layout string) template.HTML {
 		` UTC</time>`)
 }
 
-// A field is one input of a form with its label. Options: hint, type, value (of a box), rows (of a
-// text area), placeholder, autocomplete, list, required, disabled, spellcheck.
+// A field is one input of a form with its label. Options: hint, type, value (of a checkbox), rows
+// (of a text area), placeholder, autocomplete, list, required, disabled, spellcheck.
 type field struct {
 	Form        *form
 	Name, Label string
 	Option      map[string]string
-	Choices     []choice // of a list to choose from
+	Choices     []choice // of a list, radio buttons or checkboxes
 }
 
-// A choice is one of a list, or one box of several.
+// A choice is one option of a list, radio button or checkbox.
 type choice struct {
 	Value, Label, Hint string
 	Disabled           bool
 }
 
-// ID is the input's.
+// ID returns the id of the input.
 func (f field) ID() string { return "f-" + f.Name }
 
-// Error is what is wrong with it.
+// Error returns the error of the field, or an empty string.
 func (f field) Error() string { return f.Form.Error(f.Name) }
 
-// Value is what it holds.
+// Value returns the value of the field.
 func (f field) Value() string { return f.Form.Value(f.Name) }
 
-// Described lists the ids of what describes it.
+// Described returns the ids of the elements that describe the input.
 func (f field) Described() string {
 	var ids []string
 	if f.Option["hint"] != "" {
@@ -261,8 +264,8 @@ func (f field) Described() string {
 	return strings.Join(ids, " ")
 }
 
-// newField makes a field out of its form, name, label, choices (if there are any), and options,
-// names and values in turn.
+// newField returns a field with its form, name and label, then optional choices, then options as
+// alternating names and values.
 func newField(f *form, name, label string, more ...any) (field, error) {
 	out := field{Form: f, Name: name, Label: label, Option: make(map[string]string)}
 	if len(more) > 0 {
@@ -273,14 +276,14 @@ func newField(f *form, name, label string, more ...any) (field, error) {
 	for i := 0; i+1 < len(more); i += 2 {
 		option, ok := more[i].(string)
 		if !ok {
-			return out, fmt.Errorf("the name of an option of field %s is %v", name, more[i])
+			return out, fmt.Errorf("field %s: option names must be strings, not %v", name, more[i])
 		}
 		out.Option[option] = fmt.Sprint(more[i+1])
 	}
 	return out, nil
 }
 
-// A part is what a part of a page gets: the page's own dot, and one thing more.
+// A part is the data of a part of a page: the data of the page and one more value.
 type part struct {
 	*view
 	It any

@@ -22,48 +22,49 @@ type visit struct {
 	w   http.ResponseWriter
 	r   *http.Request
 	ctx context.Context
-	api *client.Client // as the visitor
+	api *client.Client // acts as the visitor; nil before admission
 
 	known    map[string]string // see names
 	listed   []api.Namespace   // see namespaces
 	readable []api.Role        // see roles
 }
 
-// may reports whether the visitor holds a permission ("admin.keys:read") in some namespace.
+// may reports whether the visitor has a permission ("admin.keys:read") in some namespace.
 func (v *visit) may(permission string) bool {
 	resource, operation, _ := strings.Cut(permission, ":")
 	return v.keys.May(v.Caller, resource, operation) == nil
 }
 
-// mayIn reports whether the visitor holds a permission in a namespace.
+// mayIn reports whether the visitor has a permission in a namespace.
 func (v *visit) mayIn(permission, namespace string) bool {
 	resource, operation, _ := strings.Cut(permission, ":")
 	return v.keys.MayIn(v.Caller, resource, operation, namespace)
 }
 
-// query is a parameter of the address.
+// query returns a parameter of the address.
 func (v *visit) query(name string) string { return v.r.URL.Query().Get(name) }
 
-// namespace is the one that the switcher is set to, empty for all.
+// namespace returns the namespace of the switcher, empty for all.
 func (v *visit) namespace() string { return v.query("namespace") }
 
-// link is an address of the console with parameters, names and values in turn; empty values are
-// left out. The switcher's namespace is kept.
+// link returns an address of the console with parameters, given as alternating names and values. It
+// keeps the switcher's namespace and omits empty values.
 func (v *visit) link(path string, parameters ...string) string {
 	q := make(url.Values)
 	q.Set("namespace", v.namespace())
 	return address(path, q, parameters...)
 }
 
-// With is the address of this page with other parameters, names and values in turn; an empty value
-// takes one out. The page of a list begins anew.
+// With returns the address of this page with changed parameters, given as alternating names and
+// values. An empty value removes a parameter. A list starts at its first page again.
 func (v *visit) With(parameters ...string) string {
 	q := v.r.URL.Query()
 	q.Del("cursor")
 	return address(v.r.URL.Path, q, parameters...)
 }
 
-// address sets more parameters, names and values in turn, and leaves the empty ones out.
+// address returns a path with a query. It sets further parameters, given as alternating names and
+// values, and omits empty ones.
 func address(path string, q url.Values, parameters ...string) string {
 	for i := 0; i+1 < len(parameters); i += 2 {
 		q.Set(parameters[i], parameters[i+1])
@@ -79,21 +80,22 @@ func address(path string, q url.Values, parameters ...string) string {
 	return path + "?" + q.Encode()
 }
 
-// A notice stands on top of a page: what has just been done, or what is the matter.
+// A notice is a message above a page: the result of the last action, or a warning.
 type notice struct {
-	Kind        string           `json:"kind,omitempty"` // empty: it went well; "warning", "danger"
-	Title       string           `json:"title"`
-	Text        string           `json:"text,omitempty"`
-	Propagation *api.Propagation `json:"propagation,omitempty"` // how far the change has come
+	Kind  string `json:"kind,omitempty"` // empty for success, "warning" or "danger"
+	Title string `json:"title"`
+	Text  string `json:"text,omitempty"`
+	// the state of the change on the nodes
+	Propagation *api.Propagation `json:"propagation,omitempty"`
 }
 
-// noticeCookie carries a notice over a redirect. It is no secret, and shown as text.
+// noticeCookie carries a notice over a redirect. It is not secret, and pages show it as text.
 const noticeCookie = "apikeys-notice"
 
-// maxNotice keeps the cookie below what browsers keep.
+// maxNotice keeps the cookie below the limit of browsers, in bytes.
 const maxNotice = 3000
 
-// done redirects after a change, so that a reload does not make it again.
+// done redirects after a change, so that a reload does not repeat it.
 func (v *visit) done(to string, n notice) error {
 	if n.Propagation != nil && len(n.Propagation.Pending) > 5 {
 		p := *n.Propagation
@@ -111,7 +113,7 @@ func (v *visit) done(to string, n notice) error {
 	return nil
 }
 
-// takeNotice returns the notice that a redirect has left, once.
+// takeNotice returns the notice of a redirect and removes it.
 func (v *visit) takeNotice() *notice {
 	cookie, err := v.r.Cookie(noticeCookie)
 	if err != nil {
@@ -126,52 +128,51 @@ func (v *visit) takeNotice() *notice {
 	return n
 }
 
-// show answers 200 with a page: templates/NAME.html, in which .Page is data.
+// show answers 200 with a page. See write.
 func (v *visit) show(name, title string, data any) error {
 	return v.write(http.StatusOK, name, title, data, nil)
 }
 
-// again answers a form that cannot be taken as it is: 422 with all that was typed, and what is
-// wrong with it.
+// again shows an invalid form again, with its values and errors. Its status is 422 by default.
 func (v *visit) again(name, title string, data any, f *form) error {
 	return v.write(f.status, name, title, data, f)
 }
 
-// fail answers with what the REST interface refused; whatever else went wrong is logged.
+// fail answers with the refusal of the REST interface. It logs any other error.
 func (v *visit) fail(err error) {
 	refused, ok := errors.AsType[*client.Error](err)
 	if !ok {
-		v.logger.Warn("a page of the console failed", slog.String("page", v.r.URL.Path),
+		v.logger.Warn("console page failed", slog.String("page", v.r.URL.Path),
 			slog.Any("error", err))
-		v.refuse(http.StatusServiceUnavailable, "That did not work",
-			"Something went wrong here, and the log says what. Try again.")
+		v.refuse(http.StatusServiceUnavailable, "Something went wrong",
+			"The server's log has the cause. Try again.")
 		return
 	}
 	title := map[int]string{
-		http.StatusForbidden: "You may not do that", http.StatusNotFound: "There is no such thing",
-		http.StatusConflict:           "That is not possible now",
-		http.StatusPreconditionFailed: "Somebody else has changed it",
-		http.StatusServiceUnavailable: "The key database is away",
+		http.StatusForbidden: "Access denied", http.StatusNotFound: "Not found",
+		http.StatusConflict:           "Not possible now",
+		http.StatusPreconditionFailed: "Changed by someone else",
+		http.StatusServiceUnavailable: "The key database is unavailable",
 		http.StatusTooManyRequests:    "Too many requests",
 	}[refused.Status]
 	if title == "" {
-		title = "That cannot be done"
+		title = "Request refused"
 	}
 	v.refuse(refused.Status, title, sentence(refused.Error()))
 }
 
-// refuse answers with a page that says why there is no other.
+// refuse answers with a page that only has a title and a text.
 func (v *visit) refuse(status int, title, text string) {
 	if err := v.write(status, "refused", title, text, nil); err != nil {
-		v.logger.Error("a page of the console cannot be written", slog.Any("error", err))
+		v.logger.Error("console page cannot be rendered", slog.Any("error", err))
 		v.w.WriteHeader(http.StatusInternalServerError)
 	}
 }
 
-// statusOf is the HTTP status that the REST interface has refused with, 0 for nil and other errors.
+// statusOf returns the HTTP status of a refusal of the REST interface, 0 for nil and other errors.
 func statusOf(err error) int { return client.StatusOf(err) }
 
-// sentence begins with a capital and ends with a full stop.
+// sentence returns s with a capital at the beginning and a full stop at the end.
 func sentence(s string) string {
 	if s == "" {
 		return s

@@ -86,23 +86,23 @@ func TestDeveloperPortal(t *testing.T) {
 		if look.NoScript {
 			all, later = "All of them", "acme-later-still"
 		}
-		devi.Click("New key")
+		devi.Click("Create key")
 		devi.Choose("Namespace", "acme-uk", "Choose")
 		devi.Fill("Name", "Dashboard")
 		devi.Click("Read-Only")
 		devi.Picture("portal-new-key")
-		devi.Click("Make key")
+		devi.Click("Create key")
 		calls(t, g, newToken(t, devi),
 			map[string]int{"/v1/accounts/acme-uk/campaigns": 200,
 				"POST /v1/accounts/acme-uk/campaigns": 403, "/v1/accounts/acme-uk/invoices": 403})
 		devi.Picture("portal-token")
 
 		devi.Click("Keys")
-		devi.Click("New key")
+		devi.Click("Create key")
 		devi.Choose("Namespace", "acme-uk", "Choose")
 		devi.Fill("Name", "Planner")
 		devi.Click("Read & Write")
-		devi.Click("Make key")
+		devi.Click("Create key")
 		calls(t, g, newToken(t, devi),
 			map[string]int{"/v1/accounts/acme-uk/campaigns": 200,
 				"POST /v1/accounts/acme-uk/campaigns": 200,
@@ -110,7 +110,7 @@ func TestDeveloperPortal(t *testing.T) {
 
 		// "Custom (tick the calls in a permissions table)"
 		devi.Click("Keys")
-		devi.Click("New key")
+		devi.Click("Create key")
 		devi.Choose("Namespace", "acme-uk", "Choose")
 		devi.Fill("Name", "Importer")
 		devi.Click("Custom")
@@ -118,7 +118,7 @@ func TestDeveloperPortal(t *testing.T) {
 		devi.Click("campaigns:listCampaigns")
 		devi.Click("audiences:createAudience")
 		devi.Picture("portal-custom")
-		devi.Click("Make key")
+		devi.Click("Create key")
 		importer := newToken(t, devi)
 		calls(t, g, importer, map[string]int{"/v1/accounts/acme-uk/campaigns": 200,
 			"/v1/accounts/acme-uk/campaigns/7": 403, "POST /v1/accounts/acme-uk/audiences": 200,
@@ -133,34 +133,34 @@ func TestDeveloperPortal(t *testing.T) {
 
 		// "An existing key can be given more permissions and can never lose any; to reduce, make a
 		// new key."
-		devi.Click("Edit")
-		devi.Sees("Keys of acme-uk can be given more, and lose nothing")
+		devi.Click("Edit key")
+		devi.Sees("Edits of keys of acme-uk can only add permissions")
 		devi.Click("campaigns:showCampaign")
 		devi.Picture("portal-edit")
-		devi.Click("Save")
-		devi.Sees("Saved", "campaigns:showCampaign")
+		devi.Click("Save changes")
+		devi.Sees("Changes saved", "campaigns:showCampaign")
 		devi.Picture("portal-key")
 		calls(t, g, importer, map[string]int{"/v1/accounts/acme-uk/campaigns": 200,
 			"/v1/accounts/acme-uk/campaigns/7": 200, "POST /v1/accounts/acme-uk/audiences": 200})
 
 		// "A key made in a parent namespace may cover several namespaces, picked by hand, …"
 		ada := signedIn(t, g, tokens["Ada"], look)
-		ada.Click("New key")
+		ada.Click("Create key")
 		ada.Choose("Namespace", "acme – Acme Group", "Choose")
 		ada.Fill("Name", "UK and France")
 		ada.Click("acme-uk")
 		ada.Click("acme-fr")
-		ada.Click("Make key")
+		ada.Click("Create key")
 		picked := newToken(t, ada)
 
 		// "… or all connected accounts, with a switch that also takes in accounts connected later."
 		ada.Click("Keys")
-		ada.Click("New key")
+		ada.Click("Create key")
 		ada.Choose("Namespace", "acme – Acme Group", "Choose")
 		ada.Fill("Name", all)
-		ada.Click("All that is connected to acme, also what is connected later")
+		ada.Click("All children of acme, including future ones")
 		ada.Picture("portal-parent")
-		ada.Click("Make key")
+		ada.Click("Create key")
 		connected := newToken(t, ada)
 		g.Namespace(t, later, gate.JSON{"kind": "account", "parent": "acme"})
 		for namespace, status := range map[string][2]int{"acme": {200, 200}, "acme-uk": {200, 200}, "acme-fr": {200, 200}, later: {403, 200}} {
@@ -174,7 +174,7 @@ func TestDeveloperPortal(t *testing.T) {
 		vera := signedIn(t, g, tokens["Vera"], look)
 		vera.Sees("Dashboard", "Planner", "Importer", all)
 		vera.Click(all)
-		for _, control := range []string{"New key", "Edit", "New token", "Make inactive", "Revoke…"} {
+		for _, control := range []string{"Create key", "Edit key", "Rotate token", "Deactivate key", "Revoke key…"} {
 			if vera.Offers(control) {
 				t.Errorf("a viewer is offered %s", control)
 			}
@@ -191,7 +191,7 @@ func TestAdministrationPortal(t *testing.T) {
 
 		// "A new key has a name, one or several scopes (multiple selection, or all), and Active yes
 		// or no."
-		sam.Click("New key")
+		sam.Click("Create key")
 		name := "Warehouse"
 		if look.NoScript {
 			name = "Shop"
@@ -201,7 +201,7 @@ func TestAdministrationPortal(t *testing.T) {
 		sam.Click("All of customers")
 		sam.Click("All of orders")
 		sam.Picture("administration-new-key")
-		sam.Click("Make key")
+		sam.Click("Create key")
 
 		// "The new key is shown once, in a banner, with a clipboard button."
 		token := newToken(t, sam)
@@ -217,15 +217,15 @@ func TestAdministrationPortal(t *testing.T) {
 		// "Opening a key by its name lets one change its scopes (either way) …"
 		sam.Click("Keys")
 		sam.Click(name)
-		sam.Click("Edit")
+		sam.Click("Edit key")
 		sam.Click("All of customers")
 		sam.Click("All of reports")
-		sam.Click("Save")
-		sam.Sees("Saved")
+		sam.Click("Save changes")
+		sam.Sees("Changes saved")
 		calls(t, g, token, map[string]int{"/customers": 403, "POST /orders": 200, "/reports": 200})
 
 		// "… and set Active to no: the table then says INACTIVE and the key stops working."
-		sam.Click("Make inactive")
+		sam.Click("Deactivate key")
 		sam.Sees("The key is inactive")
 		sam.Click("Keys")
 		sam.Sees(name, "INACTIVE")
@@ -234,10 +234,10 @@ func TestAdministrationPortal(t *testing.T) {
 
 		// "Active can be set back to yes."
 		sam.Click(name)
-		sam.Click("Edit")
+		sam.Click("Edit key")
 		sam.Click("Active")
-		sam.Click("Save")
-		sam.Sees("Saved")
+		sam.Click("Save changes")
+		sam.Sees("Changes saved")
 		calls(t, g, token, map[string]int{"POST /orders": 200})
 	})
 }
@@ -263,11 +263,11 @@ func TestOrganizations(t *testing.T) {
 	}, func(t *testing.T, g *gate.Gate, look chromium.Look) {
 		// "After making a key the page shows its id and its secret."
 		ada := signedIn(t, g, tokens["Ada"], look)
-		ada.Click("New key")
+		ada.Click("Create key")
 		ada.Choose("Namespace", "shop", "Choose")
 		ada.Fill("Name", "Accounting")
 		ada.Click("Read & Write")
-		ada.Click("Make key")
+		ada.Click("Create key")
 		accounting := newToken(t, ada)
 		ada.Sees("Id", "Secret")
 		ada.Picture("organizations-token")
@@ -275,14 +275,14 @@ func TestOrganizations(t *testing.T) {
 		// "Several keys per namespace are the recommended practice"; "Optional expiry date and
 		// time, fixed at creation."
 		ada.Click("Keys")
-		ada.Click("New key")
+		ada.Click("Create key")
 		ada.Choose("Namespace", "shop", "Choose")
 		ada.Fill("Name", "Print house")
-		ada.Click("On a day of your choice")
+		ada.Click("On a custom day")
 		ada.Fill("Day", "2041-05-06")
 		ada.Fill("Time (UTC)", "17:30")
 		ada.Picture("organizations-expiry")
-		ada.Click("Make key")
+		ada.Click("Create key")
 		printHouse := newToken(t, ada)
 		ada.Click("I have copied it")
 		ada.Sees("2041-05-06 17:30")
@@ -297,8 +297,8 @@ func TestOrganizations(t *testing.T) {
 		ada.Picture("organizations-my-keys")
 		ada.Click("Revoke Print house")
 		ada.Fill("Type revoke to confirm", "revoke")
-		ada.Click("Revoke for good")
-		ada.Sees("The key is revoked for good")
+		ada.Click("Revoke key")
+		ada.Sees("Key revoked")
 		calls(t, g, accounting, map[string]int{"/v1/apps/shop/settings": 200})
 		calls(t, g, printHouse, map[string]int{"/v1/apps/shop/settings": 401})
 		ada.Click("Keys")
@@ -309,11 +309,11 @@ func TestOrganizations(t *testing.T) {
 		// workspace cannot reach it through an application's key either."
 		ben := signedIn(t, g, tokens["Ben"], look)
 		ben.SeesNot("Accounting")
-		ben.Click("New key")
+		ben.Click("Create key")
 		ben.Choose("Namespace", "shop", "Choose")
 		ben.Fill("Name", "Ben's")
 		ben.Click("Read & Write")
-		ben.Click("Make key")
+		ben.Click("Create key")
 		calls(t, g, newToken(t, ben), map[string]int{"/v1/workspaces/shop-eu/pages": 200,
 			"POST /v1/workspaces/shop-eu/pages": 403})
 	})
@@ -347,9 +347,9 @@ func TestBackOffice(t *testing.T) {
 
 		// "A key cannot be made without a role."
 		iris := signedIn(t, g, tokens["Iris"], look)
-		iris.Click("New key")
+		iris.Click("Create key")
 		iris.Fill("Name", till)
-		iris.Click("Make key")
+		iris.Click("Create key")
 		iris.Sees("role")
 		if iris.Status != 422 || iris.Value("Name") != till {
 			t.Errorf("without a role: status %d, and the name is “%s”", iris.Status,
@@ -359,23 +359,23 @@ func TestBackOffice(t *testing.T) {
 
 		// "A role can be picked while making the key or made on the spot, the latter only by a user
 		// who holds roles.create."
-		if iris.Offers("Make a new role") {
+		if iris.Offers("Create role") {
 			t.Error("Iris is offered to make a role")
 		}
 		iris.Click("cashier")
-		iris.Click("Make key")
+		iris.Click("Create key")
 		tillToken := newToken(t, iris)
 		calls(t, g, tillToken, map[string]int{"/points/7": 200, "POST /points/7/credit": 200,
 			"/customers/7": 403})
 
 		ann := signedIn(t, g, tokens["Ann"], look)
-		ann.Click("New key")
+		ann.Click("Create key")
 		ann.Fill("Name", shop)
-		ann.Click("Make a new role")
-		ann.Fill("Name of the role", role)
+		ann.Click("Create role")
+		ann.Fill("Role name", role)
 		ann.Click("points:debit")
 		ann.Picture("back-office-new-role")
-		ann.Click("Make key")
+		ann.Click("Create key")
 		calls(t, g, newToken(t, ann), map[string]int{"POST /points/7/debit": 200,
 			"POST /points/7/credit": 403})
 		ann.Click("I have copied it")
@@ -384,22 +384,22 @@ func TestBackOffice(t *testing.T) {
 		// "Roles are added to an existing key by editing it." "A role can also be made on the spot
 		// while editing a key."
 		ed := signedIn(t, g, tokens["Ed"], look)
-		if ed.Offers("New key") {
+		if ed.Offers("Create key") {
 			t.Error("Ed is offered to make a key")
 		}
 		ed.Click(till)
-		ed.Click("Edit")
+		ed.Click("Edit key")
 		ed.Click("clerk")
-		ed.Click("Save")
-		ed.Sees("Saved")
+		ed.Click("Save changes")
+		ed.Sees("Changes saved")
 		calls(t, g, tillToken, map[string]int{"/customers/7": 200})
 
-		ann.Click("Edit")
-		ann.Click("Make a new role")
-		ann.Fill("Name of the role", "extra-"+role)
+		ann.Click("Edit key")
+		ann.Click("Create role")
+		ann.Fill("Role name", "extra-"+role)
 		ann.Click("customers:show")
-		ann.Click("Save")
-		ann.Sees("Saved", "extra-"+role, "customers:show")
+		ann.Click("Save changes")
+		ann.Sees("Changes saved", "extra-"+role, "customers:show")
 	})
 }
 
@@ -426,26 +426,26 @@ func TestFinanceCloud(t *testing.T) {
 		// "scopes (`*` for everything, or such as `mcp:read`, `mcp:write`), a role that is always
 		// Member (shown, not changeable), expiry date or "Never""
 		page := signedIn(t, g, olga, look)
-		page.Click("New key")
+		page.Click("Create key")
 		page.Sees("All keys of acme have this role; it cannot be changed here.")
 		page.Fill("Name", assistant)
 		page.Click("Custom")
-		page.Click("All that reads mcp:read")
+		page.Click("All reads mcp:read")
 		page.Picture("finance-new-key")
-		page.Click("Make key")
+		page.Click("Create key")
 		token := newToken(t, page)
 		calls(t, g, token, map[string]int{"/mcp": 200, "POST /mcp": 403, "/company": 200,
 			"/ledgers": 403})
 
 		// "The full key is displayed only once."
 		page.Reload() // sends the form again
-		page.Sees("This key has been made already")
+		page.Sees("This key already exists")
 		page.SeesNot(string(token))
 		page.Back()
 		page.SeesNot(string(token))
 		page.Open("/apikeys/keys/new")
 		page.Fill("Name", "Looked at twice")
-		page.Click("Make key")
+		page.Click("Create key")
 		other := newToken(t, page)
 		page.Click("Keys")
 		page.Back()
@@ -460,13 +460,13 @@ func TestFinanceCloud(t *testing.T) {
 		// with the status "Revoked"."
 		page.Click(assistant)
 		page.Sees("member")
-		page.Click("Revoke…")
+		page.Click("Revoke key…")
 		page.Fill("Reason", "laptop stolen")
 		page.Fill("Type revoke to confirm", "revoke")
-		page.Click("Revoke for good")
-		page.Sees("The key is revoked for good", "laptop stolen")
+		page.Click("Revoke key")
+		page.Sees("Key revoked", "laptop stolen")
 		calls(t, g, token, map[string]int{"/mcp": 401})
-		for _, control := range []string{"Edit", "Make active", "New token", "Delete…"} {
+		for _, control := range []string{"Edit key", "Activate key", "Rotate token", "Delete key…"} {
 			if page.Offers(control) {
 				t.Errorf("a revoked key offers %s", control)
 			}

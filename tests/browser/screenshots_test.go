@@ -60,7 +60,7 @@ func TestScreenshots(t *testing.T) {
 	page.Click("Custom")
 	page.Click("orders:search")
 	page.Window("new-key")
-	page.Click("Make key")
+	page.Click("Create key")
 	page.Sees("It will not be shown again")
 	page.Show(chromium.Look{Width: 1000, Height: 760})
 	page.Window("token")

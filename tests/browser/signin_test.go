@@ -25,7 +25,7 @@ func TestSignIn(t *testing.T) {
 			page.Open("/apikeys/keys?q=erp")
 			page.Sees("Sign in")
 			signIn(page, "akm_nonsense")
-			page.Sees("This is no token of a member here.")
+			page.Sees("This is not the token of a member.")
 			if page.Status != 422 || page.Value("Member token") != "" {
 				t.Errorf("a wrong token: status %d, and the field holds %d characters", page.Status,
 					len(page.Value("Member token")))
@@ -88,7 +88,7 @@ func TestSignIn(t *testing.T) {
 		page := signedIn(t, g, token, chromium.Look{})
 		token = memberToken(t, g, ada)
 		page.Click("Keys")
-		page.Sees("Your session is over")
+		page.Sees("Your session has ended")
 		signIn(page, token)
 		page.Sees("Sign out")
 	})
@@ -146,7 +146,7 @@ func TestOtherOrigins(t *testing.T) {
 
 			page.Open(url)
 			page.Click("Win a prize")
-			page.Sees("This change was asked for by a page of another site. Nothing was changed.")
+			page.Sees("A page of another site requested this change. Nothing was changed.")
 			if page.Status != 403 {
 				t.Errorf("a change asked for by %s: status %d", url, page.Status)
 			}
@@ -193,7 +193,7 @@ func TestTrustedUser(t *testing.T) {
 	page.Sees("ada")
 
 	page = loggedIn(t, g, "eve", "secret", chromium.Look{})
-	page.Sees("You are no member here")
+	page.Sees("No member matches your login")
 	if page.Status != 403 {
 		t.Errorf("a user who is no member: status %d", page.Status)
 	}

@@ -1,13 +1,13 @@
-// Saves clicks. Everything works without it.
+// This script saves clicks. Every page works without it.
 "use strict";
 document.documentElement.classList.add("script");
 
-// The way back can lead to a page as it was, kept by the browser whatever the page says. Who is signed out since then must not see it, and
-// neither may a token come back.
+// The back button can restore a page from the browser's cache despite Cache-Control. After signing out it must not be visible, and
+// a token must not reappear.
 addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 
-// Times in the viewer's zone, UTC on hover. They are written while the page is read, before it is painted, so that nothing moves; of one that
-// nothing follows yet, the end may still be to come.
+// Times are shown in the viewer's time zone, with UTC on hover. They are converted while the page is parsed, before the first paint, so that
+// nothing moves. A time element without a following node may still be incomplete.
 const pad = (n) => String(n).padStart(2, "0");
 const showTimes = () => {
 	for (const t of document.querySelectorAll("time[datetime]:not([title])")) {
@@ -25,33 +25,33 @@ document.addEventListener("DOMContentLoaded", () => {
 	reading.disconnect();
 	showTimes();
 
-	// Days and times are typed in the viewer's zone as well.
+	// Days and times in forms use the viewer's time zone as well.
 	const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 	for (const z of document.querySelectorAll("input[name=zone]")) z.value = zone;
 	for (const z of document.querySelectorAll(".zone")) z.textContent = `(${zone})`;
 
-	// A choice that takes effect at once.
+	// A choice that takes effect immediately.
 	for (const s of document.querySelectorAll("[data-autosubmit]")) {
 		s.addEventListener("change", () => s.form.requestSubmit());
 	}
 
-	// A choice that changes what the form asks: its button sends all that was typed, and the form comes back.
+	// A choice that changes the form: its button sends the form, which comes back with the values that were typed.
 	for (const s of document.querySelectorAll("[data-resubmit]")) {
 		s.addEventListener("change", () => s.form.requestSubmit(document.getElementById(s.dataset.resubmit)));
 	}
 
-	// <button data-copy="id of what is copied">
+	// <button data-copy="id of the element to copy">
 	for (const b of document.querySelectorAll("[data-copy]")) {
-		const what = document.getElementById(b.dataset.copy);
+		const source = document.getElementById(b.dataset.copy);
 		const words = b.firstElementChild;
 		const label = words.textContent;
 		b.addEventListener("click", async () => {
 			try {
-				await navigator.clipboard.writeText(what.textContent);
+				await navigator.clipboard.writeText(source.textContent);
 				words.textContent = "Copied";
 			} catch {
 				const range = document.createRange();
-				range.selectNodeContents(what);
+				range.selectNodeContents(source);
 				getSelection().removeAllRanges();
 				getSelection().addRange(range);
 				words.textContent = "Selected: press Ctrl+C";
@@ -60,7 +60,7 @@ document.addEventListener("DOMContentLoaded", () => {
 		});
 	}
 
-	// <input type=checkbox data-all="id of the group">
+	// <input type=checkbox data-all="id of the group to check">
 	for (const all of document.querySelectorAll("[data-all]")) {
 		const boxes = [...document.getElementById(all.dataset.all).querySelectorAll("input[type=checkbox]:not([data-all], :disabled, [name^='connected:'])")];
 		const show = () => {
@@ -73,7 +73,7 @@ document.addEventListener("DOMContentLoaded", () => {
 		show();
 	}
 
-	// One click sends a form once; the page that comes back has another button.
+	// A form is sent only once. The page that follows has a new button.
 	for (const f of document.querySelectorAll("form[method=post]")) {
 		f.addEventListener("submit", (e) => {
 			if (f.dataset.sent) { e.preventDefault(); return; }
