@@ -11,10 +11,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestSharedCache checks the contract of [keystore.SharedCache]. open returns one more cache on the
-// same server, as another node would have it, and closes it at the end of the test.
+// TestSharedCache tests the contract of [keystore.SharedCache]. open returns a cache on the same
+// server as all others, like that of another node. It closes the cache at the end of the test.
 func TestSharedCache(t *testing.T, open func(t *testing.T) keystore.SharedCache) {
-	// prefix keeps the names of the tests apart, in the shape that the keystore's have.
+	// prefix keeps the names of the tests apart. They look like those of the keystore.
 	prefix := func(t *testing.T) string {
 		return "apikeys:{" + keystore.NewID() + "}:" + t.Name() +
 			":"
@@ -57,7 +57,7 @@ func TestSharedCache(t *testing.T, open func(t *testing.T) keystore.SharedCache)
 		cache, name := open(t), prefix(t)
 		cancelled, cancel := context.WithCancel(ctx)
 		cancel()
-		for range 20 { // callers who go away are not the server's fault
+		for range 20 { // a cancelled call is not a failure of the server
 			if got, err := cache.Get(cancelled, name); got != nil || err == nil {
 				t.Fatalf("a Get that was cancelled: %q, %v", got, err)
 			}
@@ -76,14 +76,14 @@ func TestSharedCache(t *testing.T, open func(t *testing.T) keystore.SharedCache)
 	})
 }
 
-// keep puts a value into one cache until another returns it. A Put gives no sign when it is done,
-// and a cache may drop any of them, for example because its server took too long to answer.
+// keep puts a value into one cache until another returns it. A Put does not report when it is done,
+// and a cache may drop any value, for example because its server took too long to answer.
 func keep(t *testing.T, into, from keystore.SharedCache, name string, value []byte) {
 	t.Helper()
 	eventuallyCached(t, from, name, value, func() { into.Put(name, value, time.Minute) })
 }
 
-// wantCached waits until there is the wanted value under a name; nil: until there is none.
+// wantCached waits until the cache has a value under a name, or none if want is nil.
 func wantCached(t *testing.T, cache keystore.SharedCache, name string, want []byte) {
 	t.Helper()
 	eventuallyCached(t, cache, name, want, func() {})

@@ -26,7 +26,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
 )
 
-// operator is signed in at a server as whoever may do all.
+// operator returns a client with all permissions.
 func operator(t *testing.T, s *redistest.Server) *redis.Client {
 	t.Helper()
 	c := redis.NewClient(&redis.Options{Addr: s.Addr(), Protocol: 2})
@@ -46,7 +46,7 @@ func wantNoneDenied(t *testing.T, s *redistest.Server) {
 	}
 }
 
-// fakeServer answers each write with one line.
+// fakeServer starts a server that answers each request with one line.
 func fakeServer(t *testing.T, answer func(request string) string) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -77,15 +77,15 @@ func fakeServer(t *testing.T, answer func(request string) string) (addr string) 
 	return l.Addr().String()
 }
 
-// A cache is one under test.
+// A cache is a cache under test.
 type cache struct {
 	*Redis
 	failures *atomic.Int32 // that it reported
 	lines    chan string   // of its log; what nobody reads of them is dropped
 }
 
-// open opens a cache that the test closes. Unless the URL has a timeout it is the longest one,
-// since a busy machine may need more than the default for any answer.
+// open opens a cache, which is closed at the end of the test. The default timeout is the longest
+// one, because a busy machine may need more than the usual default for an answer.
 func open(t *testing.T, url string) cache {
 	t.Helper()
 	if !strings.Contains(url, "timeout=") {
@@ -125,7 +125,7 @@ func (l lineLog) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// wantLine waits for a log line with text in it.
+// wantLine waits for a log line that contains a text.
 func (c cache) wantLine(t *testing.T, text string) string {
 	t.Helper()
 	timer := time.NewTimer(time.Minute)
@@ -142,8 +142,8 @@ func (c cache) wantLine(t *testing.T, text string) string {
 	}
 }
 
-// eventually calls f until it is true. A Put gives no sign when it is done, and is dropped if the
-// server takes too long, so f repeats it.
+// eventually calls f until it returns true. A Put does not report when it is done, and is dropped
+// if the server takes too long, so f repeats it.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
@@ -166,7 +166,7 @@ func (c cache) answer(t *testing.T, name string) (value []byte) {
 	return value
 }
 
-// works waits until a value that is put comes back.
+// works waits until Get returns a value of Put.
 func (c cache) works(t *testing.T) {
 	t.Helper()
 	name := fmt.Sprintf("apikeys:{e}:%d", time.Now().UnixNano())
@@ -177,8 +177,8 @@ func (c cache) works(t *testing.T) {
 	})
 }
 
-// certificates makes a certificate for 127.0.0.1 that vouches for itself, as ca.pem and key.pem in
-// a directory.
+// certificates creates a self-signed certificate for 127.0.0.1, as ca.pem and key.pem in a
+// directory.
 func certificates(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()

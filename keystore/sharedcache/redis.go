@@ -1,8 +1,9 @@
-// Package sharedcache is the [keystore.SharedCache] in Redis: one server, Sentinel or Cluster.
+// Package sharedcache implements [keystore.SharedCache] with Redis: one server, Sentinel or
+// Cluster.
 //
-// It is made so that Redis cannot make anything slow. A Get takes no longer than one timeout,
-// connecting included; after a few that failed in a row nobody asks any more, until one call in the
-// background has had an answer. Puts go through a bounded queue.
+// A slow Redis does not slow down callers. A Get takes no longer than one timeout, including the
+// time to connect. After a few consecutive failures, Get returns an error immediately until a call
+// in the background gets an answer. Puts go through a bounded queue. Start reading at [Redis.Get].
 package sharedcache
 
 import (
@@ -24,49 +25,49 @@ import (
 
 const (
 	defaultTimeout = 50 * time.Millisecond
-	// dialTimeout is not for anyone to wait: a dial goes on in the background, or a TLS handshake
-	// that takes longer than the timeout would be begun again and again.
+	// dialTimeout bounds a dial, which continues in the background after a call has timed out.
+	// Otherwise a TLS handshake that takes longer than the timeout would never complete.
 	dialTimeout = time.Second
 
-	maxValue   = 64 << 10 // bytes of a value
-	maxQueue   = 512      // values that wait to be put
-	writers    = 4
-	patience   = 3           // how many Gets may fail in a row before nobody asks any more
-	probeEvery = time.Second // then the server is asked in the background, give or take half
-	putsMutter = time.Minute // how often a log line may say that Puts fail
+	maxValue      = 64 << 10 // bytes of a value
+	maxQueue      = 512      // number of waiting Puts
+	writers       = 4
+	maxFailures   = 3           // consecutive failures of Get before it stops asking the server
+	probeInterval = time.Second // between probes of the server after that, plus or minus half
+	putsLogged    = time.Minute // at most one log line about failing Puts in this time
 )
 
 var (
-	errAway   = errors.New("the shared cache does not answer at present")
-	errClosed = errors.New("the shared cache is closed")
+	errUnavailable = errors.New("the shared cache is unavailable")
+	errClosed      = errors.New("the shared cache is closed")
 )
 
-// Options say where Redis is and who wants to know how it is.
+// Options are the options of [OpenRedis].
 type Options struct {
-	// URL names the server: see [CheckURL].
+	// URL is the URL of the server: see [CheckURL].
 	URL string
-	// Logger is told when Redis is given up, when it is back, and when it takes no values. Default
-	// is none.
+	// Logger logs when Redis becomes unavailable, when it is available again, and when it rejects
+	// values. Default is none.
 	Logger *slog.Logger
-	// Failed is called for each call to Redis that fails; it must return at once. Default is none.
+	// Failed is called for each failed call to Redis. It must return immediately. Default is none.
 	Failed func()
 }
 
-// Redis is a [keystore.SharedCache].
+// Redis is a [keystore.SharedCache]. Its methods are safe for concurrent use.
 type Redis struct {
 	client  redis.UniversalClient
 	timeout time.Duration
-	secrets []string // what no error may show
+	secrets []string // passwords, which no error may show
 	log     *slog.Logger
 	onError func()
 
-	failures atomic.Int32 // of Get, in a row
-	away     atomic.Bool  // nobody asks; watch is waiting for the server
-	lost     chan string  // wakes watch: the name that could not be read
-	puts     chan put
-	muttered atomic.Int64 // when a log line last said that Puts fail, in Unix nanoseconds
+	failures    atomic.Int32 // consecutive failures of Get
+	unavailable atomic.Bool  // calls fail immediately; watch probes the server
+	lost        chan string  // wakes watch: the name that could not be read
+	puts        chan put
+	putsFailed  atomic.Int64 // when a log line last reported failing Puts, in Unix nanoseconds
 
-	ctx   context.Context // done: closed
+	ctx   context.Context // ends with Close
 	close context.CancelFunc
 	done  sync.WaitGroup
 }
@@ -79,8 +80,8 @@ type put struct {
 
 var quietGoRedis = sync.OnceFunc(logging.Disable)
 
-// OpenRedis returns the cache at a URL. It does not wait for the server, which may be away: an
-// error says that the URL, or a file it names, is wrong, and shows no password.
+// OpenRedis returns the cache at a URL. It does not wait for the server, which may be unavailable.
+// It returns an error, without passwords, if the URL or a file in it is invalid.
 func OpenRedis(o Options) (*Redis, error) {
 	l, err := parseURL(o.URL)
 	if err != nil {
@@ -89,7 +90,7 @@ func OpenRedis(o Options) (*Redis, error) {
 	if err := l.loadTLS(); err != nil {
 		return nil, err
 	}
-	quietGoRedis() // it writes a line to standard error for each failure, past the program's log
+	quietGoRedis() // otherwise it writes a line to standard error for each failure
 	r := &Redis{
 		client:  l.client(),
 		timeout: l.timeout,
@@ -113,8 +114,8 @@ func OpenRedis(o Options) (*Redis, error) {
 	return r, nil
 }
 
-// client makes the client of a location. All time limits are in the contexts of the calls, which
-// bound waiting for a connection, making it, and redirections together.
+// client returns the client of a location. The contexts of the calls bound the time. It includes
+// the wait for a connection, the dial, and redirections.
 func (l *location) client() redis.UniversalClient {
 	o := &redis.UniversalOptions{
 		Addrs: l.addrs, DB: l.db, Username: l.username, Password: l.password,
@@ -129,26 +130,25 @@ func (l *location) client() redis.UniversalClient {
 		PoolTimeout:           l.timeout,
 		MaxRetries:            -1,
 		PipelinePoolSize:      -1,
-		// Only GETRANGE and SET are needed, of a server or proxy of any age and an ACL user who may
-		// do no more.
+		// The client uses only GETRANGE and SET, so that it works with old servers and proxies and
+		// with a user who may run only these.
 		Protocol:                 2,
 		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	if l.cluster {
 		c := o.Cluster()
-		// they ask the server for its COMMANDs, outside the call's context
+		// Routing policies would run COMMAND on the server, outside the call's context.
 		c.DisableRoutingPolicies = true
 		return redis.NewClusterClient(c)
 	}
 	return redis.NewUniversalClient(o)
 }
 
-// Get returns what was put under a name, nil when there is nothing, within the timeout (50 ms
-// unless the URL says otherwise).
+// Get returns the value of a name, nil if there is none, within the timeout in the URL.
 func (r *Redis) Get(ctx context.Context, name string) ([]byte, error) {
-	if r.away.Load() {
-		return nil, errAway
+	if r.unavailable.Load() {
+		return nil, errUnavailable
 	}
 	value, err := r.get(ctx, name)
 	switch {
@@ -156,10 +156,10 @@ func (r *Redis) Get(ctx context.Context, name string) ([]byte, error) {
 		if r.failures.Load() != 0 {
 			r.failures.Store(0)
 		}
-	case ctx.Err() != nil || r.ctx.Err() != nil: // not the server's fault
-	case r.failures.Add(1) >= patience && r.away.CompareAndSwap(false, true):
-		r.log.Warn("the shared cache does not answer: keys are looked up in the database until it "+
-			"does", "error", err)
+	case ctx.Err() != nil || r.ctx.Err() != nil: // the server has not failed
+	case r.failures.Add(1) >= maxFailures && r.unavailable.CompareAndSwap(false, true):
+		r.log.Warn("the shared cache does not answer; looking up keys in the database",
+			"error", err)
 		r.lost <- name
 	}
 	return value, err
@@ -171,7 +171,7 @@ func (r *Redis) get(ctx context.Context, name string) ([]byte, error) {
 	}
 	callCtx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	// GETRANGE, because GET would fetch a value of any size that someone has put there.
+	// Not GET, which would fetch a value of any size that another program has stored.
 	value, err := r.client.GetRange(callCtx, name, 0, maxValue).Bytes()
 	switch {
 	case err != nil && (ctx.Err() != nil || r.ctx.Err() != nil):
@@ -184,7 +184,7 @@ func (r *Redis) get(ctx context.Context, name string) ([]byte, error) {
 	return value, nil
 }
 
-// watch waits, whenever the server has been given up, for it to answer.
+// watch probes the server while it is unavailable.
 func (r *Redis) watch() {
 	for {
 		select {
@@ -195,24 +195,25 @@ func (r *Redis) watch() {
 				select {
 				case <-r.ctx.Done():
 					return
-				case <-time.After(jitter(probeEvery, 0.5)):
+				case <-time.After(jitter(probeInterval, 0.5)):
 				}
 				if _, err := r.get(r.ctx, name); err == nil {
 					break
 				}
 			}
 			r.failures.Store(0)
-			r.away.Store(false)
+			r.unavailable.Store(false)
 			r.log.Info("the shared cache answers again")
 		}
 	}
 }
 
-// Put keeps a value, which must not be changed any more, for ttl give or take a tenth. It is
-// dropped if it is empty or longer than 64 KiB, if too many wait already, or if the server does not
-// answer.
+// Put stores a value for ttl, plus or minus a tenth. The caller must not change the value
+// afterwards. Put returns immediately. It drops a value that is empty or longer than 64 KiB, and
+// any value if the queue is full or the server is unavailable.
 func (r *Redis) Put(name string, value []byte, ttl time.Duration) {
-	if len(value) == 0 || len(value) > maxValue || ttl <= 0 || r.away.Load() || r.ctx.Err() != nil {
+	if len(value) == 0 || len(value) > maxValue || ttl <= 0 || r.unavailable.Load() ||
+		r.ctx.Err() != nil {
 		return
 	}
 	select {
@@ -227,31 +228,31 @@ func (r *Redis) write() {
 		case <-r.ctx.Done():
 			return
 		case p := <-r.puts:
-			if r.away.Load() {
+			if r.unavailable.Load() {
 				continue
 			}
 			ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
-			// Jitter, or what was put together would be missing together.
+			// Jitter keeps values that are stored together from expiring together.
 			err := r.client.Set(ctx, p.name, p.value,
 				max(jitter(p.ttl, 0.1), time.Millisecond)).Err()
 			cancel()
 			if err != nil && r.ctx.Err() == nil {
-				r.mutter(r.failed(err))
+				r.logPutFailure(r.failed(err))
 			}
 		}
 	}
 }
 
-// mutter logs that a Put failed, now and then. Puts can fail for long while Gets work: a full
-// server, a replica.
-func (r *Redis) mutter(err error) {
-	now, last := time.Now().UnixNano(), r.muttered.Load()
-	if now-last >= int64(putsMutter) && r.muttered.CompareAndSwap(last, now) {
-		r.log.Warn("the shared cache takes no values", "error", err)
+// logPutFailure logs a failed Put, at most once in putsLogged. Puts can fail for a long time while
+// Gets work: the server may be full or a replica.
+func (r *Redis) logPutFailure(err error) {
+	now, last := time.Now().UnixNano(), r.putsFailed.Load()
+	if now-last >= int64(putsLogged) && r.putsFailed.CompareAndSwap(last, now) {
+		r.log.Warn("the shared cache rejects values", "error", err)
 	}
 }
 
-// Close ends what is under way, within about one timeout.
+// Close cancels running calls and closes the client, within about one timeout.
 func (r *Redis) Close() error {
 	if r.ctx.Err() != nil {
 		return nil
@@ -261,12 +262,13 @@ func (r *Redis) Close() error {
 	return r.conceal(r.client.Close())
 }
 
+// failed reports a failed call to Options.Failed.
 func (r *Redis) failed(err error) error {
 	r.onError()
 	return r.conceal(err)
 }
 
-// conceal takes the passwords out of an error. Servers and proxies that do not know AUTH repeat its
+// conceal removes passwords from an error. Servers and proxies that do not support AUTH quote its
 // arguments.
 func (r *Redis) conceal(err error) error {
 	if err == nil {
@@ -282,7 +284,7 @@ func (r *Redis) conceal(err error) error {
 	return err
 }
 
-// jitter returns d, give or take up to a share of it.
+// jitter returns d, plus or minus up to a share of it.
 func jitter(d time.Duration, share float64) time.Duration {
 	return time.Duration(float64(d) * (1 + share*(2*rand.Float64()-1)))
 }

@@ -49,11 +49,11 @@ func TestDatabaseNumber(t *testing.T) {
 		return got != nil
 	})
 	if got := zero.answer(t, "name"); got != nil {
-		t.Errorf("database 0 has what was put into 3: %q", got)
+		t.Errorf("database 0 has a value of database 3: %q", got)
 	}
 }
 
-// TestUser: the two commands and the names of the keystore are all that is needed.
+// TestUser: a user with the two commands and access to the keystore's names is sufficient.
 func TestUser(t *testing.T) {
 	const password = "s3cr3t/@:%"
 	s := redistest.Start(t, "user default on nopass ~* +@all",
@@ -64,7 +64,7 @@ func TestUser(t *testing.T) {
 
 	for _, url := range []string{"redis://apikeys:s3cr3t-not@", "redis://nobody:s3cr3t-not@"} {
 		stranger := open(t, url+s.Addr())
-		for range patience {
+		for range maxFailures {
 			_, err := stranger.Get(ctx, "apikeys:{e}:name")
 			if err == nil || strings.Contains(err.Error(), "s3cr3t") {
 				t.Errorf("%s: %v", url, err)
@@ -77,13 +77,13 @@ func TestUser(t *testing.T) {
 	}
 }
 
-// TestRepeatedPassword: old servers repeat what they do not understand.
-func TestRepeatedPassword(t *testing.T) {
+// TestQuotedPassword: old servers quote commands that they do not support.
+func TestQuotedPassword(t *testing.T) {
 	addr := fakeServer(t, func(request string) string {
 		return "-ERR unknown command: " + strings.ReplaceAll(request, "\r\n", " ")
 	})
 	r := open(t, "redis://user:s3cr3t@"+addr)
-	for range patience {
+	for range maxFailures {
 		if _, err := r.Get(ctx, "name"); err == nil || strings.Contains(err.Error(), "s3cr3t") {
 			t.Errorf("%v", err)
 		}
@@ -94,13 +94,13 @@ func TestRepeatedPassword(t *testing.T) {
 	}
 }
 
-// TestSlow: the timeout is for all that a Get waits for, not for each step of it.
+// TestSlow: the timeout bounds a Get as a whole, not each of its steps.
 func TestSlow(t *testing.T) {
-	const timeout = time.Second // the most there is: the machine may be slow too
+	const timeout = time.Second // the maximum, because the machine may be slow
 	addr := fakeServer(t, func(request string) string {
-		time.Sleep(timeout * 2 / 3) // what is tested is time
+		time.Sleep(timeout * 2 / 3) // longer than the timeout in two steps
 		if strings.Contains(request, "hello") {
-			return "-ERR unknown command" // goes on
+			return "-ERR unknown command" // the client continues
 		}
 		return "+OK"
 	})
@@ -129,12 +129,12 @@ func TestTLS(t *testing.T) {
 	} {
 		r := open(t, url)
 		if _, err := r.Get(ctx, "name"); err == nil {
-			t.Error("it works", name)
+			t.Error("connected", name)
 		}
 	}
 	for url, want := range map[string]string{
 		"rediss://h?ca=/nowhere":                                   "/nowhere",
-		"rediss://h?ca=" + dir + "/key.pem":                        "no certificate",
+		"rediss://h?ca=" + dir + "/key.pem":                        "must contain a certificate",
 		"rediss://h?cert=" + dir + "/key.pem&key=" + dir + "/gone": "cert and key",
 	} {
 		if _, err := OpenRedis(Options{URL: url}); err == nil ||
@@ -164,7 +164,7 @@ func TestSentinel(t *testing.T) {
 	wantNoneDenied(t, sentinel)
 
 	stranger := open(t, strings.Replace(url, "=gu4rd", "=n0t-gu4rd", 1))
-	for range patience {
+	for range maxFailures {
 		if _, err := stranger.Get(ctx, "name"); err == nil || strings.Contains(err.Error(), "n0t") {
 			t.Errorf("with a wrong password for the sentinels: %v", err)
 		}
@@ -172,16 +172,16 @@ func TestSentinel(t *testing.T) {
 	stranger.wantLine(t, "does not answer")
 
 	main.Kill()
-	eventually(t, "nobody asks any more", func() bool {
+	eventually(t, "the cache stops asking", func() bool {
 		_, err := r.Get(ctx, "name")
-		return errors.Is(err, errAway)
+		return errors.Is(err, errUnavailable)
 	})
 	r.wantLine(t, "answers again")
-	r.works(t) // on what was the replica
+	r.works(t) // with the former replica
 }
 
-// clusterConfig is of one server of a cluster. Without a port of its own, its bus takes the one
-// 10000 above, which there may not be.
+// clusterConfig returns the configuration of one server of a cluster. By default the port of its
+// bus is 10000 higher than that of the server, which may not be a valid port.
 func clusterConfig(t *testing.T) []string {
 	return []string{
 		"cluster-enabled yes", fmt.Sprint("cluster-port ", freeport.For(t)),
@@ -209,7 +209,7 @@ func TestClusterOfOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitCluster(t, operator)
-	// One of the addresses is nobody's.
+	// Nothing listens on one of the addresses.
 	for _, url := range []string{s.Addr() + "?cluster=true",
 		fmt.Sprintf("%s,127.0.0.1:%d", s.Addr(), freeport.For(t))} {
 		r := open(t, "redis://apikeys:s3cr3t@"+url)
@@ -219,8 +219,8 @@ func TestClusterOfOne(t *testing.T) {
 	}
 }
 
-// TestCluster: what is kept is spread over the servers, found again where its slot has gone, and
-// after a server has died and come back.
+// TestCluster: values are distributed over the servers, are found after their slot has moved, and
+// after a server has been killed and restarted.
 func TestCluster(t *testing.T) {
 	const names = 90
 	name := func(i int) string { return fmt.Sprintf("apikeys:e:key:%d", i) }
@@ -265,7 +265,7 @@ func TestCluster(t *testing.T) {
 		wantNoneDenied(t, servers[i])
 	}
 
-	// A slot goes from the last server to the first, and the client is not told.
+	// A slot moves from the last server to the first without the client's knowledge.
 	moved := 0
 	for operators[2].Exists(ctx, name(moved)).Val() == 0 {
 		moved++
@@ -289,7 +289,7 @@ func TestCluster(t *testing.T) {
 	}
 	keep(moved)
 	if operators[0].Exists(ctx, name(moved)).Val() != 1 {
-		t.Error("the value is not where the slot is")
+		t.Error("the value is not on the server that has the slot")
 	}
 	wantNoneDenied(t, servers[0])
 
@@ -306,7 +306,7 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// busPort is where a server of a cluster speaks with the others.
+// busPort is the port on which servers of a cluster talk to one another.
 func busPort(s *redistest.Server) (port int) {
 	_, rest, _ := strings.Cut(s.Config, "cluster-port ")
 	_, _ = fmt.Sscan(rest, &port)
@@ -320,7 +320,7 @@ func TestHung(t *testing.T) {
 	slowIsBounded(t, s, r)
 }
 
-// TestHungFromTheStart: connections are accepted, and nothing is ever said.
+// TestHungFromTheStart: the server accepts connections and never answers.
 func TestHungFromTheStart(t *testing.T) {
 	dir := certificates(t)
 	s := redistest.Start(t)
@@ -332,7 +332,7 @@ func TestHungFromTheStart(t *testing.T) {
 		"redis-sentinel://" + s.Addr() + "/caches?timeout=200ms",
 	} {
 		r := open(t, url)
-		if slow := slowCalls(r, 8, 20, 100*time.Millisecond); slow > 8+patience {
+		if slow := slowCalls(r, 8, 20, 100*time.Millisecond); slow > 8+maxFailures {
 			t.Errorf("%s: %d slow calls of 8 callers", url, slow)
 		}
 		r.Put("name", []byte("value"), time.Minute)
@@ -344,26 +344,26 @@ func TestHungFromTheStart(t *testing.T) {
 	}
 }
 
-// slowIsBounded stops a server and lets it go on.
+// slowIsBounded checks that few Gets are slow while a server is stopped.
 func slowIsBounded(t *testing.T, s *redistest.Server, r cache) {
 	t.Helper()
 	earlier := r.failures.Load()
 	s.Stop()
 	const callers = 8
-	if slow := slowCalls(r, callers, 50, r.timeout/2); slow > callers+patience {
+	if slow := slowCalls(r, callers, 50, r.timeout/2); slow > callers+maxFailures {
 		t.Errorf("%d slow calls of %d callers", slow, callers)
 	} else if slow == 0 {
 		t.Error("the server was not stopped")
 	}
 	r.wantLine(t, "does not answer")
-	if _, err := r.Get(ctx, "apikeys:{e}:name"); !errors.Is(err, errAway) {
-		t.Errorf("asked all the same: %v", err)
+	if _, err := r.Get(ctx, "apikeys:{e}:name"); !errors.Is(err, errUnavailable) {
+		t.Errorf("Get asked the server: %v", err)
 	}
 	before := r.failures.Load() - earlier
-	if before == 0 || before > 2*(callers+patience) {
-		t.Errorf("%d failures were counted", before)
+	if before == 0 || before > 2*(callers+maxFailures) {
+		t.Errorf("%d calls of Failed", before)
 	}
-	eventually(t, "it is asked in the background",
+	eventually(t, "the server is probed in the background",
 		func() bool { return r.failures.Load()-earlier > before })
 	s.Continue()
 	r.wantLine(t, "answers again")
@@ -395,9 +395,9 @@ func TestKilled(t *testing.T) {
 	r := open(t, "redis://"+s.Addr())
 	r.works(t)
 	s.Kill()
-	eventually(t, "nobody asks any more", func() bool {
+	eventually(t, "the cache stops asking", func() bool {
 		_, err := r.Get(ctx, "apikeys:{e}:name")
-		return errors.Is(err, errAway)
+		return errors.Is(err, errUnavailable)
 	})
 	r.wantLine(t, "does not answer")
 	s.Run()
@@ -408,14 +408,14 @@ func TestKilled(t *testing.T) {
 	r.works(t)
 }
 
-// TestAwayAtFirst: the cache opens without its server, and finds it when it comes.
-func TestAwayAtFirst(t *testing.T) {
+// TestUnavailableAtFirst: the cache opens without its server, and uses it once it starts.
+func TestUnavailableAtFirst(t *testing.T) {
 	s := redistest.Start(t)
 	s.Kill()
 	r := open(t, "redis://"+s.Addr())
-	for range patience {
+	for range maxFailures {
 		if _, err := r.Get(ctx, "apikeys:{e}:name"); err == nil {
-			t.Error("an answer out of nowhere")
+			t.Error("an answer without a server")
 		}
 	}
 	s.Run()
@@ -439,7 +439,7 @@ func TestFlushed(t *testing.T) {
 	}
 }
 
-// TestFull: a server that takes no values still gives those that it has.
+// TestFull: a server that rejects values still returns those that it has.
 func TestFull(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
@@ -453,7 +453,7 @@ func TestFull(t *testing.T) {
 	for range 20 {
 		r.Put("other", []byte("value"), time.Minute)
 	}
-	r.wantLine(t, "takes no values")
+	r.wantLine(t, "rejects values")
 	if got := r.answer(t, "name"); string(got) != "value" {
 		t.Errorf("%q", got)
 	}
@@ -464,7 +464,7 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// TestForeign: what someone else has put there hurts nobody.
+// TestForeign: values of other programs do no harm.
 func TestForeign(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
@@ -474,7 +474,7 @@ func TestForeign(t *testing.T) {
 	operator.Set(ctx, "empty", "", 0)
 	operator.LPush(ctx, "list", "x")
 	if got := r.answer(t, "most"); len(got) != maxValue {
-		t.Errorf("most: %d bytes", len(got))
+		t.Errorf("longest value: %d bytes", len(got))
 	}
 	for _, name := range []string{"large", "empty"} {
 		if got := r.answer(t, name); got != nil {
@@ -487,7 +487,7 @@ func TestForeign(t *testing.T) {
 	r.works(t)
 }
 
-// TestPuts: what cannot be kept is dropped, and what is kept ends at different times.
+// TestPuts: invalid values are dropped, and the others expire at different times.
 func TestPuts(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
@@ -508,16 +508,16 @@ func TestPuts(t *testing.T) {
 	for i := range n {
 		ttl := operator.PTTL(ctx, fmt.Sprint("name", i)).Val()
 		if ttl < 53*time.Minute || ttl > 66*time.Minute {
-			t.Errorf("a value stays %s", ttl)
+			t.Errorf("a value expires after %s", ttl)
 		}
 		ends[ttl.Round(time.Minute)] = true
 	}
 	if len(ends) < 5 {
-		t.Errorf("all end together: %v", ends)
+		t.Errorf("all values expire together: %v", ends)
 	}
 }
 
-// TestPutsDoNotWait: a server that hangs makes the queue full, not the callers wait.
+// TestPutsDoNotWait: while the server hangs, the queue fills up and callers do not wait.
 func TestPutsDoNotWait(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr()+"?timeout=1s")

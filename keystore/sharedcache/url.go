@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A location is what a URL says.
+// A location is a parsed URL.
 type location struct {
 	addrs              []string
 	cluster            bool
@@ -29,23 +29,24 @@ type location struct {
 	tls           *tls.Config // nil: none
 }
 
-// CheckURL says what is wrong with the URL of a Redis. It opens nothing, and its errors show no
-// part of the URL that could be a password.
+// CheckURL returns an error if a text is not the URL of a Redis. It opens nothing, and its errors
+// show no part of the URL that could be a password.
 //
-//	redis://[USER:PASSWORD@]HOST[:PORT][/DB]                       one server
-//	unix://[USER:PASSWORD@]/PATH[?db=DB]                           one server, by its socket
-//	redis://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]…               Cluster
-//	redis-sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]     Sentinel: the addresses are the sentinels'
+//	redis://[USER:PASSWORD@]HOST[:PORT][/DB]                     one server
+//	unix://[USER:PASSWORD@]/PATH[?db=DB]                         one server, by its socket
+//	redis://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]…             Cluster
+//	redis-sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]   Sentinel, by its addresses
 //
-// rediss:// and rediss-sentinel:// are the same over TLS. A password without a user is
-// `:PASSWORD@`; special characters in either are percent-encoded. Ports are 6379, of sentinels
-// 26379, unless given. Further options follow a `?`, separated by `&`:
+// rediss:// and rediss-sentinel:// are the same over TLS. Without a user, a password is written
+// `:PASSWORD@`. Special characters in both are percent-encoded. The default port is 6379, and 26379
+// for Sentinel. Options follow a `?`, separated by `&`:
 //
-//	timeout=DURATION                               how long a request waits for Redis at most, 1ms to 1s; default is 50ms
-//	cluster=true                                   Cluster, of which one address is given
-//	sentinel_user=USER, sentinel_password=PASSWORD how to sign in at the sentinels; default is not at all
-//	ca=FILE                                        whom to trust for the server's certificate, in PEM; default is whom the system trusts
-//	cert=FILE, key=FILE                            the client's certificate and its key, in PEM
+//	timeout=DURATION             how long a request waits for Redis, 1ms to 1s; default is 50ms
+//	cluster=true                 Cluster with a single address
+//	sentinel_user=USER           user for the sentinels; default is none
+//	sentinel_password=PASSWORD   password for the sentinels; default is none
+//	ca=FILE                      trusted authorities, in PEM; default is those of the system
+//	cert=FILE, key=FILE          client certificate and its key, in PEM
 func CheckURL(text string) error {
 	_, err := parseURL(text)
 	return err
@@ -67,11 +68,11 @@ func parseURL(text string) (*location, error) {
 		l.tls = &tls.Config{MinVersion: tls.VersionTLS12}
 		port = sentinelPort
 	default:
-		return nil, errors.New("a Redis URL begins with redis://, rediss://, unix://, " +
+		return nil, errors.New("a Redis URL must begin with redis://, rediss://, unix://, " +
 			"redis-sentinel:// or rediss-sentinel://")
 	}
 
-	// net/url knows no lists of hosts, and shows in its errors what it could not parse.
+	// net/url does not support lists of hosts, and quotes the URL in its errors.
 	authority := rest
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 		authority = rest[:i]
@@ -87,25 +88,25 @@ func parseURL(text string) (*location, error) {
 	if u.User != nil {
 		l.username = u.User.Username()
 		if l.password, _ = u.User.Password(); l.password == "" {
-			return nil, errors.New("there is a user name without a password: it is " +
-				"USER:PASSWORD@, or :PASSWORD@ without a user")
+			return nil, errors.New("a user name must have a password: write USER:PASSWORD@, or " +
+				":PASSWORD@ without a user")
 		}
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return nil, errors.New("what follows the ? must be NAME=VALUE, separated by &, special " +
-			"characters percent-encoded")
+		return nil, errors.New("options after the ? must be NAME=VALUE, separated by &, with " +
+			"special characters percent-encoded")
 	}
 	for name, values := range query {
 		if len(values) > 1 {
-			return nil, fmt.Errorf("%s is given twice", name)
+			return nil, fmt.Errorf("%s must not be given twice", name)
 		}
 		if err := l.option(scheme, name, values[0]); err != nil {
 			return nil, err
 		}
 	}
 	if (l.cert == "") != (l.key == "") {
-		return nil, errors.New("cert and key go together")
+		return nil, errors.New("cert and key must be given together")
 	}
 	if scheme == "unix" {
 		if hosts != "" || len(u.Path) < 2 {
@@ -124,6 +125,7 @@ func parseURL(text string) (*location, error) {
 	return l, l.path(strings.Trim(u.Path, "/"), port == sentinelPort)
 }
 
+// address adds the default port to a host that has none.
 func address(host, port string) (string, error) {
 	u, err := url.Parse("//" + host)
 	if err == nil && u.Port() != "" {
@@ -137,12 +139,12 @@ func address(host, port string) (string, error) {
 	return net.JoinHostPort(u.Hostname(), port), nil
 }
 
-// path reads what comes after the addresses.
+// path parses the path of a URL, which follows the addresses.
 func (l *location) path(path string, sentinel bool) (err error) {
 	db := path
 	if sentinel {
 		if l.master, db, _ = strings.Cut(path, "/"); l.master == "" {
-			return errors.New("the master that the sentinels watch is missing: " +
+			return errors.New("the path must name the master that the sentinels monitor: " +
 				"redis-sentinel://HOST,HOST/MASTER")
 		}
 	} else {
@@ -154,7 +156,7 @@ func (l *location) path(path string, sentinel bool) (err error) {
 		}
 	}
 	if l.cluster && l.db != 0 {
-		return errors.New("a Redis Cluster has database 0 alone")
+		return errors.New("a Redis Cluster has only database 0")
 	}
 	return nil
 }
@@ -162,29 +164,29 @@ func (l *location) path(path string, sentinel bool) (err error) {
 func parseDB(text string) (int, error) {
 	db, err := strconv.ParseUint(text, 10, 31)
 	if err != nil {
-		return 0, errors.New("a database is a number from 0")
+		return 0, errors.New("a database must be a number, 0 or greater")
 	}
 	return int(db), nil
 }
 
 const optionNames = "timeout, cluster, db, sentinel_user, sentinel_password, ca, cert, key"
 
-// option reads one of the options behind the question mark.
+// option applies one option.
 func (l *location) option(scheme, name, value string) (err error) {
 	if value == "" {
-		return fmt.Errorf("%s is empty", name)
+		return fmt.Errorf("%s must not be empty", name)
 	}
 	schemes := []string{"redis", "rediss", "redis-sentinel", "rediss-sentinel", "unix"}
 	switch name {
 	case "timeout":
 		if l.timeout, err = time.ParseDuration(value); err != nil || l.timeout < time.Millisecond ||
 			l.timeout > time.Second {
-			return errors.New("timeout takes a duration between 1ms and 1s, such as 50ms")
+			return errors.New("timeout must be a duration between 1ms and 1s, such as 50ms")
 		}
 	case "cluster":
 		schemes = []string{"redis", "rediss"}
 		if l.cluster, err = strconv.ParseBool(value); err != nil {
-			return errors.New("cluster is true or false")
+			return errors.New("cluster must be true or false")
 		}
 	case "db":
 		schemes = []string{"unix"}
@@ -207,15 +209,15 @@ func (l *location) option(scheme, name, value string) (err error) {
 		schemes = []string{"rediss", "rediss-sentinel"}
 		l.key = value
 	default:
-		return fmt.Errorf("unknown option %q: there are %s", name, optionNames)
+		return fmt.Errorf("unknown option %q: must be one of %s", name, optionNames)
 	}
 	if !slices.Contains(schemes, scheme) {
-		return fmt.Errorf("%s is an option of %s:// alone", name, strings.Join(schemes, ":// and "))
+		return fmt.Errorf("%s requires a URL with %s://", name, strings.Join(schemes, ":// or "))
 	}
 	return nil
 }
 
-// loadTLS reads the files that the URL names.
+// loadTLS reads the files in the URL.
 func (l *location) loadTLS() error {
 	if l.ca != "" {
 		pem, err := os.ReadFile(l.ca)
@@ -224,7 +226,7 @@ func (l *location) loadTLS() error {
 		}
 		l.tls.RootCAs = x509.NewCertPool()
 		if !l.tls.RootCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("ca: there is no certificate in PEM in %s", l.ca)
+			return fmt.Errorf("ca: %s must contain a certificate in PEM", l.ca)
 		}
 	}
 	if l.cert != "" {
@@ -237,7 +239,7 @@ func (l *location) loadTLS() error {
 	return nil
 }
 
-// secrets returns what no error may show.
+// secrets returns the passwords, which no error may show.
 func (l *location) secrets() []string {
 	var secrets []string
 	for _, s := range []string{l.password, l.sentinelPassword} {

@@ -69,12 +69,12 @@ func same(a, b location) bool {
 		a.ca == b.ca && a.cert == b.cert && a.key == b.key
 }
 
-// Each URL below holds the word secret where a password could be; no error may repeat it.
+// TestBadURL uses the word secret where a password could be. No error may show it.
 func TestBadURL(t *testing.T) {
 	for _, test := range []struct{ url, want string }{
-		{"", "begins with redis://"},
-		{"secret@localhost:6379", "begins with redis://"},
-		{"http://:secret@localhost", "begins with redis://"},
+		{"", "begin with redis://"},
+		{"secret@localhost:6379", "begin with redis://"},
+		{"http://:secret@localhost", "begin with redis://"},
 		{"redis://", "HOST"},
 		{"redis://:secret", "HOST"},
 		{"redis://:secret@", "HOST"},
@@ -97,12 +97,12 @@ func TestBadURL(t *testing.T) {
 		{"redis://:secret@h?timeout=secret", "between 1ms and 1s"},
 		{"redis://:secret@h?timeout=2s", "between 1ms and 1s"},
 		{"redis://:secret@h?timeout=0", "between 1ms and 1s"},
-		{"redis://:secret@h?timeout", "timeout is empty"},
+		{"redis://:secret@h?timeout", "timeout must not be empty"},
 		{"redis://:secret@h?timeout=10ms&timeout=20ms", "given twice"},
 		{"redis://:secret@h?read_timeout=secret", `unknown option "read_timeout"`},
 		{"redis://:secret@h?db=1", "unix://"},
 		{"redis://:secret@h?ca=/ca.pem", "rediss://"},
-		{"rediss://:secret@h?cert=c", "go together"},
+		{"rediss://:secret@h?cert=c", "given together"},
 		{"redis://:secret@h?sentinel_password=secret", "redis-sentinel://"},
 		{"redis://:secret@h?a=%zz", "percent-encoded"},
 		{"redis-sentinel://:secret@h", "master"},

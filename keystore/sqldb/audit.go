@@ -77,18 +77,18 @@ func (d *DB) Audits(
 	return rows, strconv.FormatInt(rows[len(rows)-1].Seq, 10), nil
 }
 
-// seqs are bounds of what is looked at in the log: each a relation with a number.
+// seqs are bounds of the rows to examine: each is a relation with a Seq.
 type seqs []clause
 
 func (s seqs) of(table string) clause {
-	all := every
+	all := always
 	for _, bound := range s {
 		all = all.and(clause{table + ".seq " + bound.sql + " ?", bound.args})
 	}
 	return all
 }
 
-// auditParts are queries for the seqs of what fits, by the way that leads to the fewest.
+// auditParts returns queries for the Seqs of the matching rows, by the most selective access path.
 func (d *DB) auditParts(
 	ctx context.Context, f keystore.AuditFilter, within seqs,
 ) ([]clause, error) {
@@ -101,7 +101,7 @@ func (d *DB) auditParts(
 		where = where.and(clause{d.touchesOnly, []any{array}})
 	}
 	if !f.From.IsZero() || !f.To.IsZero() {
-		during := every
+		during := always
 		if !f.From.IsZero() {
 			during = during.and(clause{"a.at >= ?", []any{f.From.UnixMicro()}})
 		}
@@ -110,7 +110,7 @@ func (d *DB) auditParts(
 		}
 		most := math.MaxInt32
 		if f.To.IsZero() { // a page is found among the newest
-			most = d.lookedThrough
+			most = d.maxScan
 		}
 		bounds, err := d.seqsOf(ctx, during, most)
 		if err != nil {
@@ -118,23 +118,23 @@ func (d *DB) auditParts(
 		}
 		where, within = where.and(during), append(within, bounds...)
 	}
-	ways, err := d.auditWays(f, within)
+	paths, err := d.auditPaths(f, within)
 	if err != nil {
 		return nil, err
 	}
-	taken, rest, _, err := d.choose(ctx, ways, false)
+	picked, rest, _, err := d.choose(ctx, paths, false)
 	if err != nil {
 		return nil, err
 	}
 	var parts []clause
 	switch {
-	case taken < 0:
+	case picked < 0:
 		parts = []clause{within.of("a").within("SELECT a.seq AS id FROM audit a WHERE ", "")}
-	case len(ways[taken].ordered) == 0:
-		parts = []clause{d.through(ways[taken].ids,
-			"audit a WHERE a.seq = few.id").within("SELECT a.seq AS id FROM ", "")}
+	case len(paths[picked].ordered) == 0:
+		parts = []clause{d.joinFew(paths[picked].ids,
+			"audit a WHERE a.seq = ids.id").within("SELECT a.seq AS id FROM ", "")}
 	default:
-		parts = ways[taken].ordered
+		parts = paths[picked].ordered
 	}
 	for i := range parts {
 		parts[i] = parts[i].and(rest).and(where)
@@ -142,20 +142,20 @@ func (d *DB) auditParts(
 	return parts, nil
 }
 
-// auditWays are all that a filter has, first those that are likely to lead to few rows; the ordered
-// ones are queries.
-func (d *DB) auditWays(f keystore.AuditFilter, within seqs) (ways []way, err error) {
+// auditPaths returns the access paths of a filter, those first that are likely to be selective.
+func (d *DB) auditPaths(f keystore.AuditFilter, within seqs) (paths []accessPath, err error) {
 	column := func(name, value string) {
 		if value != "" {
 			query := clause{"SELECT a.seq AS id FROM audit a WHERE " + name + " = ?",
 				[]any{value}}.and(within.of("a"))
-			ways = append(ways, way{ids: query, ordered: []clause{query},
+			paths = append(paths, accessPath{ids: query, ordered: []clause{query},
 				filter: clause{name + " || '' = ?", []any{value}}})
 		}
 	}
 	column("a.object", f.Object)
 	column("a.actor", f.Actor)
-	namespaces, filter := f.Namespaces, every // more than the condition on all namespaces of a row
+	// The path of Namespaces needs no filter: every part has touchesOnly, which is stricter.
+	namespaces, filter := f.Namespaces, always
 	if f.Namespace != "" {
 		filter = clause{"a.seq = (SELECT t.seq FROM touched t WHERE t.namespace = ? AND t.seq = " +
 			"a.seq)", []any{f.Namespace}}
@@ -170,27 +170,27 @@ func (d *DB) auditWays(f keystore.AuditFilter, within seqs) (ways []way, err err
 		if err != nil {
 			return nil, err
 		}
-		w := way{ids: clause{"SELECT t.seq AS id FROM touched t WHERE t.namespace " + d.among,
-			[]any{array}}.and(within.of("t")), filter: filter}
+		ids := clause{"SELECT t.seq AS id FROM touched t WHERE t.namespace " + d.among,
+			[]any{array}}
+		p := accessPath{ids: ids.and(within.of("t")), filter: filter}
 		if len(namespaces) <= maxUnion {
 			for _, ns := range namespaces {
 				part := clause{"SELECT t.seq AS id FROM touched t CROSS JOIN audit a WHERE a.seq " +
 					"= t.seq AND t.namespace = ?", []any{ns}}
-				w.ordered = append(w.ordered, part.and(within.of("t")))
+				p.ordered = append(p.ordered, part.and(within.of("t")))
 			}
 		}
-		ways = append(ways, w)
+		paths = append(paths, p)
 	}
 	column("a.action", f.Action)
-	return ways, nil
+	return paths, nil
 }
 
-// seqsOf are the bounds of the rows of some time: of most times no others lie between, but clocks
-// go back. most is how many rows are worth it: with more there are no bounds.
+// seqsOf returns the bounds of the rows of a period. Rows of other times may lie between them if
+// the clock was set back. It returns no bounds if there are more than most rows.
 func (d *DB) seqsOf(ctx context.Context, during clause, most int) (seqs, error) {
 	type found struct{ rows, first, last int64 }
-	// The count keeps PostgreSQL from looking for the first by going through all that come before
-	// it.
+	// The count keeps PostgreSQL from finding the first row by reading all rows before it.
 	of, err := list(d.read(ctx), func(scan func(...any) error) (of found, err error) {
 		return of, scan(&of.rows, &of.first, &of.last)
 	},
@@ -203,21 +203,23 @@ func (d *DB) seqsOf(ctx context.Context, during clause, most int) (seqs, error) 
 	return seqs{{">=", []any{of[0].first}}, {"<=", []any{of[0].last}}}, nil
 }
 
-// A page of the chain ends with the row that exceeds one of these: its number in the page, or the
-// bytes of Before and After so far.
+// A page of the chain ends with the row that reaches one of these limits: the number of rows, or
+// the bytes of Before and After of the rows before it.
 const (
 	chainRows  = 500
 	chainBytes = 256 << 10
 )
 
-// AuditChain implements [keystore.Database]. It reads only the sizes first, so that it reads no
-// more texts than the page has.
+// AuditChain implements [keystore.Database]. It reads the sizes first, so that it reads no texts
+// beyond the page.
 func (d *DB) AuditChain(ctx context.Context, after int64) ([]keystore.AuditRow, error) {
 	const size = "octet_length(before) + octet_length(after)"
-	rows, err := list(d.read(ctx), scanAudit, "SELECT "+auditColumns+" FROM audit WHERE seq > ? AND "+d.current+`
+	rows, err := list(d.read(ctx), scanAudit,
+		"SELECT "+auditColumns+" FROM audit WHERE seq > ? AND "+d.current+`
 		AND seq <= (SELECT max(seq) FROM (
 			SELECT seq, sum(size) OVER (ORDER BY seq) - size AS earlier
-			FROM (SELECT seq, `+size+` AS size FROM audit WHERE seq > ? ORDER BY seq LIMIT ?) AS next
+			FROM (SELECT seq, `+size+` AS size FROM audit WHERE seq > ?
+				ORDER BY seq LIMIT ?) AS next
 		) AS page WHERE earlier < ?) ORDER BY seq`, after, after, chainRows, chainBytes)
 	return rows, d.fail(ctx, readingAudit, err)
 }

@@ -108,7 +108,8 @@ func BenchmarkKeys(b *testing.B) {
 	})
 	b.Run("KeyByDigest/unknown", func(b *testing.B) {
 		for b.Loop() {
-			if k, _, err := d.KeyByDigest(ctx, benchDigest(n+rand.IntN(n))); k != nil || err != nil {
+			k, _, err := d.KeyByDigest(ctx, benchDigest(n+rand.IntN(n)))
+			if k != nil || err != nil {
 				b.Fatal(err)
 			}
 		}

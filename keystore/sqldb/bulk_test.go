@@ -117,8 +117,8 @@ func TestImportLetsRevokesThrough(t *testing.T) {
 			busy = false
 			return nil
 		})
-		if n, refused, err := a.ImportKeys(context.Background(), importer, specs, false, ""); n != bulk ||
-			len(refused) > 0 || err != nil {
+		n, refused, err := a.ImportKeys(context.Background(), importer, specs, false, "")
+		if n != bulk || len(refused) > 0 || err != nil {
 			t.Fatal(n, refused, err)
 		}
 		steps.before.Store(nil)
@@ -203,8 +203,9 @@ func TestImportOfARevokedKey(t *testing.T) {
 			if alive := madeBy(t, b, key.ID); alive > 0 {
 				t.Errorf("%d: %d keys are left", when, alive)
 			}
-			if n, refused, err := b.ImportKeys(context.Background(), importer, specs, false, ""); n != bulk {
-				t.Fatal(n, len(refused), err)
+			again, no, err := b.ImportKeys(context.Background(), importer, specs, false, "")
+			if again != bulk {
+				t.Fatal(again, len(no), err)
 			}
 			wantOutcome(t, a, specs[0].Token, keystore.OK)
 		}
@@ -361,7 +362,8 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 		makes, key, token := maker(t, a)
 		bring := func(c manage.Caller, kind string, n int) []manage.ImportSpec {
 			specs := legacy(kind, n)
-			if done, refused, err := a.ImportKeys(context.Background(), c, specs, true, ""); done != n {
+			done, refused, err := a.ImportKeys(context.Background(), c, specs, true, "")
+			if done != n {
 				t.Fatal(done, refused, err)
 			}
 			return specs

@@ -68,8 +68,9 @@ func TestClose(t *testing.T) {
 					go func() { closed <- db.Close() }()
 					if waits {
 						for {
-							if _, err := db.Key(ctx, "none"); !errors.Is(err, keystore.ErrNotFound) {
-								break // it is being closed
+							_, err := db.Key(ctx, "none")
+							if !errors.Is(err, keystore.ErrNotFound) {
+								break // the database is being closed
 							}
 							time.Sleep(time.Millisecond)
 						}

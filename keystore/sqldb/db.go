@@ -1,7 +1,8 @@
 // Package sqldb is the system of record in an SQL database: [keystore.Database] for SQLite and
 // PostgreSQL.
 //
-// The queries are written for both alike; where the two differ is in [dialect] and the migrations.
+// Both share the queries. Where they differ is in [dialect] and in the migrations. Start reading at
+// [DB.Update] and [DB.Renew].
 package sqldb
 
 import (
@@ -20,84 +21,87 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// keepRevisions is how much of the change log stays. A node that is further behind treats
+// keepRevisions is how many revisions the change log keeps. A node that is further behind treats
 // everything as changed.
 const keepRevisions = 100_000
 
 // closeWait is how long Close waits for running calls.
 const closeWait = 5 * time.Second
 
-// A dialect is what the databases do not agree on.
+// A dialect contains what differs between the databases.
 type dialect struct {
 	goose      goose.Dialect
-	migrations string
-	// statement: holds off others that migrate until the end of its transaction; empty: none
+	migrations string // directory in migrations
+	// migrationLock is a statement that makes other migrating processes wait until the end of its
+	// transaction; empty: none.
 	migrationLock string
 	tableExists   string // query: whether there is a table of that name
-	// expression with a place: the database's time in Unix microseconds, see reading
+	// clock is an expression for the database's time in Unix microseconds. It has a placeholder:
+	// see DB.reading.
 	clock    string
 	standbys string // expression: whether commits wait for a standby
 	timeline string // expression: the server's timeline
-	current  string // condition: what this server knows is not older than what any other does
-	// query with a place as in clock: takes the lock of all who write, unless BEGIN has, and
-	// returns the time of the change
+	current  string // condition: the data of this server is not older than that of any other
+	// begin is a query that takes the lock of all writers, unless BEGIN has, and returns the time
+	// of the change. It has a placeholder, as clock has.
 	begin    string
-	prepares bool // statements that come again and again have to be prepared by hand
-	// condition, with a place for an expression: that it contains a text, whatever the ASCII case
+	prepares bool // repeated statements must be prepared by this package
+	// contains is a condition with a verb for an expression: that it contains a text, ignoring
+	// ASCII case.
 	contains string
-	// condition on a row k of keys, with places for a name and a value of its metadata
+	// hasMetadata is a condition on a row k of keys, with placeholders for a name and a value.
 	hasMetadata string
-	bytewise    string // the end of an expression: a text that is compared byte by byte
-	// condition on a row a of the audit log: its namespaces are among those in a JSON array, and
-	// there are some
+	bytewise    string // follows an expression whose text is to be compared byte by byte
+	// touchesOnly is a condition on a row a of audit: it has namespaces, and all are in a JSON
+	// array.
 	touchesOnly string
-	among       string // the end of a condition: is one of the texts in a JSON array
-	amongHex    string // the same for bytes, which the array has in hexadecimal
-	// what stands in a FROM for the names and texts of a JSON object, as key and value
-	pairs string
-	// what stands in a FROM for the ids, each once, that a query finds: taken for few, whatever
-	// else is known
-	few string
-	// statement: has the database look at the size of its tables, and make new plans; empty: it
-	// need not be told
+	among       string // follows an expression: it is one of the texts in a JSON array
+	amongHex    string // the same for bytes, in hexadecimal in the array
+	pairs       string // in a FROM: the members of a JSON object, as key and value
+	// distinctIDs is a table in a FROM, with a verb for a query: its ids without duplicates. The
+	// database expects few, whatever its statistics say.
+	distinctIDs string
+	// analyze is a statement that updates the statistics of the tables, and so the query plans;
+	// empty: not needed.
 	analyze string
-	// arguments before the others, so that a query is planned for the tables as they are now
-	anew []any
-	// statement: what is added to secrets until addedMany is one change; empty: the database sees
-	// for itself that it is many
+	// replan are arguments to put before those of a query that must be planned for the current size
+	// of the tables.
+	replan []any
+	// addMany is a statement: secrets added from then on, until addedMany, are one change. Empty:
+	// the database counts the rows itself.
 	addMany   string
 	addedMany string // statement
-	manyEnds  string // statement, on the connection: the transaction that has added many is over
-	// the end of a condition: the commit is answered before it is on the disk; empty: there is no
-	// such thing
+	manyEnds  string // statement for the connection, after the transaction of addMany
+	// unforced follows a condition: the commit may be answered before it is on disk. Empty: not
+	// supported.
 	unforced  string
 	recordUse string // statement: takes last uses as a JSON object, id to microseconds
 
-	// that a process leaves the write lock alone after it has held it longer than this, so that
-	// others who poll for it get it
+	// rest is how long a process leaves the write lock alone after it has held it longer than that,
+	// so that others that poll for the lock get it.
 	rest time.Duration
 
-	// adds many rows at once; nil: there is no such way
+	// copyRows adds many rows at once; nil: not supported.
 	copyRows func(ctx context.Context, driverConn any, table string, columns []string,
 		rows [][]any) error
-	// gives the places for arguments, each a ?, the form that the database knows
+	// bind converts the placeholders, each a ?, into the form of the database.
 	bind        func(query string) string
-	text        func(string) string // what is stored of a text, and compared
-	isBusy      func(error) bool    // of a write: it did not begin, try again
-	isLost      func(error) bool    // the connection had been cut, another one may be good
-	commitError func(error) error   // of a COMMIT: says so if the change may have been made
-	// after a COMMIT that was answered as made: why it may be lost all the same; nil: never
+	text        func(string) string // converts a text into the form that is stored and compared
+	isBusy      func(error) bool    // the write did not begin: retry
+	isLost      func(error) bool    // the connection was cut: another may work
+	commitError func(error) error   // explains an error of COMMIT, after which the change may exist
+	// committed returns an error if the last COMMIT may be lost although it succeeded; nil: never.
 	committed func(driverConn any) error
-	explain   func(error) error // adds what to do
+	explain   func(error) error // adds advice
 }
 
 // DB is a [keystore.Database].
 type DB struct {
 	dialect
 	writer  *sql.DB // of changes
-	readers *sql.DB // for look-ups of what a request shows: each finds one row, by an index
-	bulk    *sql.DB // for reads that may take long: those of people, and of programs that manage
-	lease   *sql.DB // for renewals and what belongs to them: never behind the readers
+	readers *sql.DB // for lookups of credentials: each finds one row by an index
+	bulk    *sql.DB // for reads that may take long, by people and by programs that manage keys
+	lease   *sql.DB // for lease renewals, which must not wait for the readers
 	beats   *sql.DB // for writes of the nodes' rows
 	uses    *sql.DB // for writes of last uses, which wait for no standby: see dialect.unforced
 
@@ -107,13 +111,14 @@ type DB struct {
 	byDigest *sql.Stmt
 	renew    *sql.Stmt
 
-	closeWait     time.Duration // how long Close waits for calls that run
-	keep          keystore.Revision
-	lookedThrough int
-	holder        *sql.Conn // of an SQLite file, see holdFiles
-	files         files
-	copied        atomic.Int64 // rows since the last analyze
-	// until then the write lock is left to other processes; belongs to whoever has the writer
+	closeWait time.Duration // how long Close waits for running calls
+	keep      keystore.Revision
+	maxScan   int
+	holder    *sql.Conn // of an SQLite file, see holdFiles
+	files     files
+	copied    atomic.Int64 // rows since the last analyze
+	// free is until when this process leaves the write lock to others. The goroutine that has the
+	// writer owns it.
 	free  time.Time
 	locks locks
 	feed  feed
@@ -123,12 +128,12 @@ var _ keystore.Database = (*DB)(nil)
 
 func newDB(d dialect) *DB {
 	return &DB{
-		dialect: d, closeWait: closeWait, keep: keepRevisions, lookedThrough: lookedThrough,
+		dialect: d, closeWait: closeWait, keep: keepRevisions, maxScan: maxScan,
 		feed: feed{changed: make(chan struct{}, 1)},
 	}
 }
 
-// start readies the schema and the statements, and follows the change log from then on.
+// start migrates the schema, prepares the statements and begins to follow the change log.
 func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error) error {
 	if err := prepare(ctx, d); err != nil {
 		return err
@@ -153,8 +158,8 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	return d.feed.start(ctx, d.lease, pollInterval, nil, d.intact)
 }
 
-// firstWrite checks at start that this process can write, so that the first change does not have to
-// find out. A write may wait for others, in PostgreSQL for ever; a start reports that instead.
+// firstWrite checks at start that this process can write, because otherwise only the first change
+// would find out. In PostgreSQL a write may wait for others forever; a start reports that instead.
 func (d *DB) firstWrite(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstWriteWait)
 	defer cancel()
@@ -169,13 +174,14 @@ func (d *DB) firstWrite(ctx context.Context) error {
 		return err
 	case began:
 		return advised{
-			"PostgreSQL does not confirm a change: is a synchronous standby running?", ctx.Err()}
+			"PostgreSQL does not confirm a change: check that a synchronous standby is running",
+			ctx.Err()}
 	default:
 		return advised{adviceLocked, ctx.Err()}
 	}
 }
 
-// advised is an error with advice.
+// An advised is an error with advice.
 type advised struct {
 	advice string
 	err    error
@@ -184,15 +190,15 @@ type advised struct {
 func (e advised) Error() string { return fmt.Sprintf("%s (%v)", e.advice, e.err) }
 func (e advised) Unwrap() error { return e.err }
 
-// Advice returns the advice of an error of this package, without details that may name servers and
-// files. It may be empty.
+// Advice returns the advice in an error of this package, without details that may name servers and
+// files. It is empty if the error has none.
 func Advice(err error) string {
 	e, _ := errors.AsType[advised](err)
 	return e.advice
 }
 
-// Close implements [keystore.Database]. Files that must not be closed stay open, and their nodes
-// locked, until the process ends.
+// Close implements [keystore.Database]. Files that must not be closed stay open, and the locks of
+// their nodes held, until the process ends.
 func (d *DB) Close() error {
 	d.feed.stop()
 	if !d.files.closable() {
@@ -204,10 +210,10 @@ func (d *DB) Close() error {
 	return err
 }
 
-// closePools closes idle connections at once, and connections in use when they are returned. It
-// waits for those at most closeWait.
+// closePools closes idle connections at once, and connections in use when they are returned, for
+// which it waits at most closeWait.
 func (d *DB) closePools() error {
-	// The readers go first: the last connection to leave folds the write-ahead log into the file.
+	// The readers go first: the last connection to close copies the write-ahead log into the file.
 	if d.holder != nil {
 		d.holder.Close()
 	}
@@ -232,7 +238,8 @@ func (d *DB) closePools() error {
 	return first
 }
 
-// explain gives an error what a person needs; that of the context comes first.
+// explain adds advice to an error of the database. If the context has ended, it returns the
+// context's error instead.
 func (d *DB) explain(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
@@ -251,12 +258,12 @@ func (d *DB) fail(ctx context.Context, operation string, err error) error {
 	return fmt.Errorf("%s: %w", operation, d.explain(ctx, err))
 }
 
-// retryBusy calls f until the write lock is free. SQLite's own busy handler would not look at the
+// retryBusy calls f until the write lock is free. SQLite's own busy handler does not know the
 // context.
 func (d *DB) retryBusy(ctx context.Context, f func() error) error { return retry(ctx, d.isBusy, f) }
 
-// retryLost calls f until its connection is good: after a restart of the server each in the pool
-// may be cut.
+// retryLost calls f until its connection works: after a restart of the server every connection of
+// the pool may be cut.
 func (d *DB) retryLost(ctx context.Context, f func() error) error { return retry(ctx, d.isLost, f) }
 
 // longestPoll is the longest sleep between two attempts to take the write lock.
@@ -268,7 +275,7 @@ func retry(ctx context.Context, again func(error) bool, f func() error) error {
 	for wait := time.Millisecond; ; wait = min(2*wait, longestPoll) {
 		err := f()
 		if err != nil && ctx.Err() != nil && before != nil {
-			// which says more than that the time was over
+			// the earlier error says why the time was not enough
 			return fmt.Errorf("%w: %w", ctx.Err(), before)
 		}
 		if err == nil || !again(err) || time.Now().After(deadline) {
@@ -283,7 +290,7 @@ func retry(ctx context.Context, again func(error) bool, f func() error) error {
 	}
 }
 
-// query runs one that returns rows, outside of transactions.
+// query runs a query outside of transactions.
 func (d *DB) query(
 	ctx context.Context, pool *sql.DB, query string, args ...any,
 ) (rows *sql.Rows, err error) {
@@ -294,15 +301,15 @@ func (d *DB) query(
 	return rows, err
 }
 
-// read runs a bulk query, planned for its arguments and the current tables.
+// read returns a querier for bulk reads, planned for their arguments and the current tables.
 func (d *DB) read(ctx context.Context) querier {
 	return func(query string, args ...any) (*sql.Rows, error) {
-		return d.query(ctx, d.bulk, query, append(slices.Clip(d.anew), args...)...)
+		return d.query(ctx, d.bulk, query, append(slices.Clip(d.replan), args...)...)
 	}
 }
 
-// exec runs a statement that is a transaction of its own, takes no revision, and may run twice. A
-// statement that must be durable has to write its row even if the row has the values already: an
+// exec runs a statement that is its own transaction, takes no revision, and may run twice. A
+// statement that must be durable has to write its row even if the row already has the values: an
 // earlier attempt may have failed after writing them on this server alone.
 func (d *DB) exec(
 	ctx context.Context, pool *sql.DB, operation, statement string, args ...any,
@@ -332,8 +339,8 @@ func (d *DB) confirm(conn *sql.Conn) error {
 	return conn.Raw(d.committed)
 }
 
-// reading is what goes into the place of the dialect's clock: the time, where the database has no
-// clock but this machine's.
+// reading returns the argument for the placeholder of the dialect's clock: the time if the database
+// has no other clock than this machine's.
 func (d *DB) reading() any {
 	if d.postgres != nil {
 		return nil
@@ -341,7 +348,7 @@ func (d *DB) reading() any {
 	return time.Now().UnixMicro()
 }
 
-// texts replaces, in the list itself, each text by what the database can store of it.
+// texts converts, in place, each text into the form that the database stores.
 func (d *DB) texts(args []any) []any {
 	for i, arg := range args {
 		if s, ok := arg.(string); ok {
@@ -351,7 +358,7 @@ func (d *DB) texts(args []any) []any {
 	return args
 }
 
-// write runs f in a transaction that is the only one to write.
+// write runs f in a transaction. No other transaction writes meanwhile.
 func (d *DB) write(ctx context.Context, f func(*tx) error) error {
 	var t *tx
 	err := d.retryBusy(ctx, func() (err error) {
@@ -374,6 +381,7 @@ func (d *DB) write(ctx context.Context, f func(*tx) error) error {
 	return d.confirm(t.conn)
 }
 
+// beginWrite takes the write lock.
 func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
 	conn, err := d.writer.Conn(ctx)
 	if err != nil {
@@ -406,8 +414,8 @@ func (d *DB) Update(
 	var refused error
 	err := d.write(ctx, func(t *tx) error {
 		if refused = change(t); refused == nil {
-			// One that went on after the database failed must not commit: it may have rolled back
-			// already.
+			// A change that ignored an error of the database must not commit: the transaction may
+			// have been rolled back already.
 			refused = t.failed
 		}
 		if refused != nil {
@@ -431,15 +439,15 @@ func (d *DB) Update(
 	d.feed.committed(head)
 	if d.copied.Load() >= analyzeFrom {
 		d.copied.Store(0)
-		_ = d.exec(ctx, d.bulk, "analyzing", d.analyze) // without it, what comes next is slower
+		_ = d.exec(ctx, d.bulk, "analyzing", d.analyze) // without it, later queries are slower
 	}
 	return head, nil
 }
 
 // RecordUse implements [keystore.Database].
 func (d *DB) RecordUse(ctx context.Context, uses map[string]time.Time) error {
-	const batch = 1000 // a revoke waits for one at most
-	// In order, so that two processes that note the same ones do not wait for each other.
+	const batch = 1000 // a revoke waits for one batch at most
+	// Sorted, so that two processes that record the same keys cannot deadlock.
 	ids := slices.Sorted(maps.Keys(uses))
 	for part := range slices.Chunk(ids, batch) {
 		micros := make(map[string]int64, len(part))
@@ -457,28 +465,28 @@ func (d *DB) RecordUse(ctx context.Context, uses map[string]time.Time) error {
 	return nil
 }
 
-// A feed tells of new revisions, of this process and of others.
+// A feed reports new revisions of this process and of others.
 type feed struct {
 	mu      sync.Mutex // for sending to changed, and closing it
 	changed chan struct{}
 	stopped bool
-	seen    atomic.Int64 // the revision last told of
+	seen    atomic.Int64 // the last reported revision
 
 	silences  atomic.Int64 // how often the database has not answered within maxSilence
-	confirmed atomic.Int64 // what that was before the last Join or Confirm
+	confirmed atomic.Int64 // the value of silences before the last Join or Confirm
 	cancel    context.CancelFunc
 	done      sync.WaitGroup
 }
 
-// maxSilence is how long the database may take to return the head. No failover is faster.
+// maxSilence is how long the database may take to return the head. Every failover takes longer.
 const maxSilence = 2 * time.Second
 
 // pollInterval leaves room for a slow poll within the 100 ms of the contract.
 const pollInterval = 50 * time.Millisecond
 
-// start looks at the head again and again, and runs listen, which calls its argument whenever
-// something may have changed. That the database is no longer intact is told once: whoever asks for
-// the head is told what it is.
+// start polls the head and runs listen, which calls its argument whenever something may have
+// changed. It fires once when the database is no longer intact; the next call that reads the head
+// returns the reason.
 func (f *feed) start(
 	ctx context.Context, db *sql.DB, interval time.Duration, listen func(context.Context, func()),
 	intact func() error,
@@ -512,8 +520,7 @@ func (f *feed) start(
 			look, cancel := context.WithTimeout(ctx, maxSilence)
 			err := stmt.QueryRowContext(look).Scan(&head)
 			cancel()
-			// it is left to whoever asks for the head next and can tell it to someone
-			if err != nil {
+			if err != nil { // the next call that reads the head reports it
 				f.silences.Add(1)
 				continue
 			}
@@ -523,6 +530,7 @@ func (f *feed) start(
 	return nil
 }
 
+// committed fires if the head is new.
 func (f *feed) committed(head keystore.Revision) {
 	if f.seen.Swap(int64(head)) != int64(head) {
 		f.fire()
@@ -553,8 +561,7 @@ func (f *feed) stop() {
 // Changed implements [keystore.Database].
 func (d *DB) Changed() <-chan struct{} { return d.feed.changed }
 
-// Changes implements [keystore.Database]. It answers only when the log has every revision that was
-// asked for.
+// Changes implements [keystore.Database]. It requires that the log has every revision in the range.
 func (d *DB) Changes(
 	ctx context.Context, after, upTo keystore.Revision,
 ) ([]keystore.Change, error) {

@@ -15,7 +15,8 @@ import (
 
 // Deployment implements [keystore.Database].
 func (d *DB) Deployment(ctx context.Context, configured *[32]byte) (keystore.Deployment, error) {
-	if _, err := d.Nodes(ctx); err != nil { // so that nodes that have ended do not count below
+	// This removes nodes whose process has ended, so that they do not count below.
+	if _, err := d.Nodes(ctx); err != nil {
 		return keystore.Deployment{}, err
 	}
 	var out keystore.Deployment
@@ -29,7 +30,7 @@ func (d *DB) Deployment(ctx context.Context, configured *[32]byte) (keystore.Dep
 	return out, nil
 }
 
-// NewEpoch implements [keystore.Database]. It writes the epoch's row in any case, so that the
+// NewEpoch implements [keystore.Database]. It always writes the row of the epoch, so that the
 // commit waits for a standby even if another process was faster.
 func (d *DB) NewEpoch(ctx context.Context, was string, nodes []keystore.Node) error {
 	err := d.write(ctx, func(t *tx) error {
@@ -39,9 +40,11 @@ func (d *DB) NewEpoch(ctx context.Context, was string, nodes []keystore.Node) er
 			if err != nil {
 				return err
 			}
-			_, err = t.exec(`INSERT INTO nodes (incarnation, address, lease, state, joined_at, heard_at)
+			_, err = t.exec(`
+				INSERT INTO nodes (incarnation, address, lease, state, joined_at, heard_at)
 				SELECT ?, ?, CAST(? AS bigint), ?, CAST(? AS bigint), CAST(? AS bigint)
-				WHERE NOT EXISTS (SELECT 1 FROM nodes WHERE former = ?) ON CONFLICT (incarnation) DO NOTHING`,
+				WHERE NOT EXISTS (SELECT 1 FROM nodes WHERE former = ?)
+				ON CONFLICT (incarnation) DO NOTHING`,
 				n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeFencing,
 				t.now.UnixMicro(), t.now.UnixMicro(), n.Incarnation)
 		}
@@ -57,8 +60,9 @@ func newEpoch() string {
 }
 
 func (t *tx) deployment(configured *[32]byte) (out keystore.Deployment, err error) {
-	var made, fingerprint []byte
-	err = t.row("SELECT h.epoch, d.token_key, d.fingerprint FROM head h, deployment d").Scan(&out.Epoch, &made, &fingerprint)
+	var stored, fingerprint []byte
+	err = t.row("SELECT h.epoch, d.token_key, d.fingerprint FROM head h, deployment d").
+		Scan(&out.Epoch, &stored, &fingerprint)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return t.newDeployment(configured)
@@ -66,40 +70,43 @@ func (t *tx) deployment(configured *[32]byte) (out keystore.Deployment, err erro
 		return out, err
 	}
 	switch {
-	case configured == nil && made != nil:
-		copy(out.TokenKey[:], made)
+	case configured == nil && stored != nil:
+		copy(out.TokenKey[:], stored)
 		return out, nil
-	case configured != nil && (bytes.Equal(made, configured[:]) ||
+	case configured != nil && (bytes.Equal(stored, configured[:]) ||
 		bytes.Equal(fingerprint, fingerprintOf(configured))):
 		out.TokenKey = *configured
 		return out, nil
 	}
-	// Another key than before. Nobody minds as long as no token was made, and no process is about
-	// to make one.
+	// The key differs from the previous one. That is allowed as long as no token exists and no
+	// process is about to create one.
 	var used bool
-	if err := t.row("SELECT EXISTS (SELECT 1 FROM secrets) OR EXISTS (SELECT 1 FROM nodes)").Scan(&used); err != nil {
+	if err := t.row("SELECT EXISTS (SELECT 1 FROM secrets) OR EXISTS (SELECT 1 FROM nodes)").
+		Scan(&used); err != nil {
 		return out, err
 	}
 	if used {
-		return out, tokenKeyError(configured != nil, made != nil)
+		return out, tokenKeyError(configured != nil, stored != nil)
 	}
 	out.TokenKey, err = t.setTokenKey(configured)
 	return out, err
 }
 
-func tokenKeyError(configured, made bool) error {
+// tokenKeyError explains ErrTokenKey. configured says that the configuration has a token key, and
+// stored that the database has one.
+func tokenKeyError(configured, stored bool) error {
 	var advice string
 	switch {
-	case configured && made:
-		advice = "its tokens were made with the key that the database made itself: take token_key " +
-			"out of the configuration"
+	case configured && stored:
+		advice = "its tokens were created with the key stored in the database: remove token_key " +
+			"from the configuration"
 	case configured:
-		advice = "its tokens were made with another token_key: configure that one again"
+		advice = "its tokens were created with another token_key: configure that one again"
 	default:
-		advice = "its tokens were made with a configured token_key: configure that one again"
+		advice = "its tokens were created with a configured token_key: configure that one again"
 	}
-	return fmt.Errorf("%w: this database has keys or running nodes, and %s. A new database takes "+
-		"any, and so does one without keys once all processes on it have ended",
+	return fmt.Errorf("%w: this database has keys or running nodes, and %s. Another token_key "+
+		"requires a database without keys on which no process is running",
 		keystore.ErrTokenKey, advice)
 }
 
@@ -119,7 +126,7 @@ func (t *tx) newDeployment(configured *[32]byte) (out keystore.Deployment, err e
 	return out, err
 }
 
-// setTokenKey stores a key of our own, or of a configured one no more than tells it from others.
+// setTokenKey stores a new random key, or only the fingerprint of a configured one.
 func (t *tx) setTokenKey(configured *[32]byte) (key [32]byte, err error) {
 	if configured != nil {
 		_, err = t.exec("UPDATE deployment SET token_key = NULL, fingerprint = ?",

@@ -4,7 +4,7 @@ package sqldb
 
 import "os"
 
-// Without flock a process that has ended is not known from one that is silent.
+// canLock is false: without flock, a process that has ended looks like one that is silent.
 const canLock = false
 
 func lockExclusive(*os.File) bool { return false }

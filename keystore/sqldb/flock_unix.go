@@ -8,14 +8,16 @@ import (
 	"syscall"
 )
 
+// canLock says that locks show whether a process is running.
 const canLock = true
 
-// lockExclusive takes the lock, which belongs to the open file, unless another has it.
+// lockExclusive takes an exclusive lock, unless another open file holds one. Closing the file
+// releases it.
 func lockExclusive(f *os.File) bool {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
 }
 
-// lockShared takes a shared lock, unless another process holds an exclusive one.
+// lockShared takes a shared lock, unless another open file holds an exclusive one.
 func lockShared(f *os.File) bool {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil
 }

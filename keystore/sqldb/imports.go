@@ -27,14 +27,17 @@ func (t *tx) PublishImport(id int64) error {
 
 func (t *tx) AbandonImports(id int64, idle time.Time) error {
 	_, err := t.exec(`UPDATE imports SET abandoned = 1 WHERE abandoned = 0
-		AND (id = ? OR beat_at < ? OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.incarnation = imports.node))`, id, idle.UnixMicro())
+		AND (id = ? OR beat_at < ?
+			OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.incarnation = imports.node))`,
+		id, idle.UnixMicro())
 	return err
 }
 
-// RemoveAbandoned finds the keys by their import's caller and time, because no index of secrets has
-// the import. It removes the keys first, so that the change log names their secrets.
+// RemoveAbandoned finds the keys by the caller and the time of their import, because secrets have
+// no index of the import. It removes the keys first, so that the change log names their secrets.
 func (t *tx) RemoveAbandoned(limit int) ([]keystore.Key, error) {
-	ids, err := list(t.query, scanText, `SELECT k.id FROM imports i JOIN keys k ON k.created_by = i.caller AND k.created_at = i.at
+	ids, err := list(t.query, scanText, `SELECT k.id FROM imports i
+		JOIN keys k ON k.created_by = i.caller AND k.created_at = i.at
 		JOIN secrets s ON s.key_id = k.id AND s.dropped = 0 AND s.import_id = i.id
 		WHERE i.abandoned = 1 AND k.version = 1 AND k.revoked_at IS NULL LIMIT ?`, limit)
 	if err != nil || len(ids) == 0 {
@@ -48,7 +51,8 @@ func (t *tx) RemoveAbandoned(limit int) ([]keystore.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	digests, err := list(t.query, scanDigest, `SELECT s.digest FROM secrets s JOIN imports i ON i.id = s.import_id AND i.abandoned = 1
+	digests, err := list(t.query, scanDigest, `SELECT s.digest FROM secrets s
+		JOIN imports i ON i.id = s.import_id AND i.abandoned = 1
 		WHERE s.dropped = 0 AND s.key_id `+t.db.among, array)
 	if err != nil {
 		return nil, t.note(err)
@@ -64,7 +68,8 @@ func (t *tx) RemoveAbandoned(limit int) ([]keystore.Key, error) {
 }
 
 func (t *tx) ChangedAbandoned(limit int) ([]string, error) {
-	ids, err := list(t.query, scanText, `SELECT DISTINCT k.id FROM imports i JOIN keys k ON k.created_by = i.caller AND k.created_at = i.at
+	ids, err := list(t.query, scanText, `SELECT DISTINCT k.id FROM imports i
+		JOIN keys k ON k.created_by = i.caller AND k.created_at = i.at
 		JOIN secrets s ON s.key_id = k.id AND s.import_id = i.id
 		WHERE i.abandoned = 1 AND k.version > 1 AND k.revoked_at IS NULL LIMIT ?`, limit)
 	if err != nil || len(ids) > 0 {
@@ -74,7 +79,7 @@ func (t *tx) ChangedAbandoned(limit int) ([]string, error) {
 	return nil, err
 }
 
-// scanDigest reads a hexadecimal digest.
+// scanDigest reads a digest and returns it in hexadecimal.
 func scanDigest(scan func(...any) error) (string, error) {
 	var d keystore.Digest
 	err := scan(digestTo{&d})

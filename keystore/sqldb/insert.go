@@ -11,13 +11,13 @@ import (
 )
 
 const (
-	// fewRows are not worth a COPY.
+	// fewRows is the highest number of rows for which a COPY is not worthwhile.
 	fewRows = 10
-	// manySecrets that are added at once are one change of the log, which does not name them; the
-	// triggers of PostgreSQL know the number too.
+	// manySecrets is the highest number of secrets in one statement that the change log names. More
+	// are one change. The triggers of PostgreSQL contain the same number.
 	manySecrets = 100
 	// analyzeFrom is how many rows this process may copy before it analyzes the tables, because the
-	// query plans are then outdated.
+	// query plans are outdated then.
 	analyzeFrom = 10_000
 )
 
@@ -45,16 +45,17 @@ func keyValues(k *keystore.Key) ([]any, error) {
 	}
 	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, fromBool(k.Personal), k.CreatedBy,
 		fromBool(k.Active), k.CreatedAt.UnixMicro(),
-		fromTime(k.ExpiresAt), fromTime(k.RevokedAt), k.RevokedBy, k.RevokeReason, allowed, metadata, k.Version, k.ID}, nil
+		fromTime(k.ExpiresAt), fromTime(k.RevokedAt), k.RevokedBy, k.RevokeReason, allowed,
+		metadata, k.Version, k.ID}, nil
 }
 
 func (t *tx) InsertKeys(keys []*keystore.Key) (refused map[int]error, err error) {
 	return t.insertKeys(keys, nil)
 }
 
-// insertKeys adds keys; those of an import are not usable before it is published.
+// insertKeys adds keys. Those of an import are not valid before it is published.
 func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]error, err error) {
-	if refused, err = t.db.refused(t.anew, keys); err != nil {
+	if refused, err = t.db.refused(t.replanned, keys); err != nil {
 		return nil, t.note(err)
 	}
 	rows := make([][]any, 0, len(keys))
@@ -75,7 +76,7 @@ func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]err
 	if err := t.insertRows("keys", keyColumnNames, rows); err != nil {
 		return nil, err
 	}
-	if importID != nil { // they are logged when the import is published
+	if importID != nil { // the publication of the import logs them
 		return refused, t.insertRows("secrets", secretColumnNames, secrets)
 	}
 	return refused, t.insertSecrets(secrets)
@@ -84,10 +85,10 @@ func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]err
 // RefusedKeys implements [keystore.Database].
 func (d *DB) RefusedKeys(ctx context.Context, keys []*keystore.Key) (map[int]error, error) {
 	refused, err := d.refused(d.read(ctx), keys)
-	return refused, d.fail(ctx, "looking for keys that exist", err)
+	return refused, d.fail(ctx, "searching for existing keys", err)
 }
 
-// refused returns the keys that cannot be inserted one after the other, as errors by index.
+// refused returns the keys that InsertKeys would refuse, as errors by index.
 func (d *DB) refused(q querier, keys []*keystore.Key) (map[int]error, error) {
 	ids := make([]string, len(keys))
 	for i, k := range keys {
@@ -117,7 +118,7 @@ func (d *DB) refused(q querier, keys []*keystore.Key) (map[int]error, error) {
 	return refused, nil
 }
 
-// spent returns those of the keys' digests that have ever been stored.
+// spent returns the digests of the keys that have ever been stored.
 func (d *DB) spent(q querier, keys ...*keystore.Key) (map[keystore.Digest]bool, error) {
 	digests := make([]string, 0, len(keys))
 	for _, k := range keys {
@@ -131,8 +132,8 @@ func (d *DB) spent(q querier, keys ...*keystore.Key) (map[keystore.Digest]bool, 
 		digestTo{&digest}, func() { spent[digest] = true })
 }
 
-// spend adds the digests of one key to those spent. It reports false, and adds none, when one is
-// among them or comes twice.
+// spend adds the digests of one key to spent. If one of them is spent already or a duplicate, it
+// adds none and returns false.
 func spend(spent map[keystore.Digest]bool, secrets []keystore.Secret) bool {
 	for i, s := range secrets {
 		twice := slices.ContainsFunc(secrets[:i],
@@ -147,8 +148,8 @@ func spend(spent map[keystore.Digest]bool, secrets []keystore.Secret) bool {
 	return true
 }
 
-// each runs a query for one column, which takes a list as a JSON array, and calls f with each row's
-// value in into.
+// each runs a query for one column, with a list as a JSON array for its argument. It scans each row
+// into a variable and calls f.
 func (d *DB) each(q querier, query string, list []string, into any, f func()) error {
 	if len(list) == 0 {
 		return nil
@@ -180,6 +181,7 @@ func secretValues(k *keystore.Key, s keystore.Secret, importID any) []any {
 		fromBool(s.Imported), importID}
 }
 
+// insertSecrets adds rows of secrets, more than manySecrets as one change.
 func (t *tx) insertSecrets(rows [][]any) error {
 	many := t.db.addMany != "" && len(rows) > manySecrets
 	if many {
@@ -219,7 +221,7 @@ func (t *tx) AppendAudit(list []*keystore.AuditRow) error {
 	return t.insertRows("audit", strings.Split(auditColumns, ", "), rows)
 }
 
-// insertRows adds rows to a table, many at once where the database has a way for that.
+// insertRows adds rows to a table, many rows with dialect.copyRows if there is one.
 func (t *tx) insertRows(table string, columns []string, rows [][]any) error {
 	if t.db.copyRows != nil && len(rows) > fewRows {
 		if t.failed != nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// lookedThrough is how many keys one page may look at for what no index finds: of each part for a
-// text, of all that fit for an order.
-const lookedThrough = 10_000
+// maxScan is how many keys the database may examine for one page if no index answers the filter or
+// has the order.
+const maxScan = 10_000
 
 // Keys implements [keystore.Database].
 func (d *DB) Keys(
@@ -21,7 +21,7 @@ func (d *DB) Keys(
 	if err != nil {
 		return nil, "", err
 	}
-	from := every
+	from := always
 	if cursor != "" {
 		if from, err = o.after(cursor); err != nil {
 			return nil, "", err
@@ -45,27 +45,27 @@ func (d *DB) Keys(
 	return keys, o.cursor(&keys[len(keys)-1]), nil
 }
 
-// looksThrough reports whether a filter has conditions that no index answers.
-func looksThrough(f keystore.KeyFilter) bool { return f.Text != "" || len(f.Metadata) > 0 }
+// scans reports whether a filter has conditions that no index answers.
+func scans(f keystore.KeyFilter) bool { return f.Text != "" || len(f.Metadata) > 0 }
 
-// page is a query for places and ids. Where not all keys may be looked at, end is the cursor of the
-// last that is.
+// page returns a query for the sort values and ids of a page. If the page may not examine all keys,
+// end is the cursor of the last key that it examines.
 func (d *DB) page(
 	ctx context.Context, f keystore.KeyFilter, o *order, from clause, limit int,
 ) (found clause, end string, err error) {
-	parts, where, few, err := d.parts(ctx, f)
+	parts, where, bounded, err := d.parts(ctx, f)
 	if err != nil {
 		return clause{}, "", err
 	}
 	where = where.and(d.conditions(f))
-	looksThrough := looksThrough(f) && !few
+	scans := scans(f) && !bounded
 	if !o.indexed {
-		found, err = d.sorted(ctx, o, parts, where, from, looksThrough)
+		found, err = d.sorted(ctx, o, parts, where, from, scans)
 		return found, "", err
 	}
 	where = where.and(from)
-	if looksThrough {
-		if end, err = d.horizon(ctx, o, parts, from); err != nil {
+	if scans {
+		if end, err = d.lastScanned(ctx, o, parts, from); err != nil {
 			return clause{}, "", err
 		}
 		if end != "" {
@@ -79,10 +79,12 @@ func (d *DB) page(
 	return o.union(parts, where, " LIMIT ?", limit), end, nil
 }
 
-// horizon is the cursor of the last key up to which every part may be looked at; empty: there are
-// no more.
-func (d *DB) horizon(ctx context.Context, o *order, parts []clause, from clause) (string, error) {
-	firsts := o.union(parts, from, " LIMIT 1 OFFSET ?", d.lookedThrough-1)
+// lastScanned returns the cursor of the last key up to which the page may examine every part, empty
+// if it may examine all.
+func (d *DB) lastScanned(
+	ctx context.Context, o *order, parts []clause, from clause,
+) (string, error) {
+	firsts := o.union(parts, from, " LIMIT 1 OFFSET ?", d.maxScan-1)
 	last, err := list(d.read(ctx), func(scan func(...any) error) (k keystore.Key, err error) {
 		return k, scan(timeTo{&k.CreatedAt}, &k.ID)
 	}, firsts.sql+o.by("1", "2")+" LIMIT 1", firsts.args...)
@@ -92,38 +94,40 @@ func (d *DB) horizon(ctx context.Context, o *order, parts []clause, from clause)
 	return o.cursor(&last[0]), nil
 }
 
-// sorted is for an order that no index has: all keys that fit are sorted, which may not be many.
+// sorted is page for an order that no index has. It sorts all matching keys, of which there may be
+// at most maxScan.
 func (d *DB) sorted(
-	ctx context.Context, o *order, parts []clause, where, from clause, looksThrough bool,
+	ctx context.Context, o *order, parts []clause, where, from clause, scans bool,
 ) (clause, error) {
 	tooMany := invalid("sort",
-		fmt.Sprintf("is for %d keys at most, and more fit: choose a namespace, an owner or a "+
-			"status, or sort by created_at", d.lookedThrough))
-	if looksThrough {
-		if end, err := d.horizon(ctx, &byCreation, parts, every); err != nil {
+		fmt.Sprintf("supports at most %d matching keys: choose a namespace, an owner or a "+
+			"status, or sort by created_at", d.maxScan))
+	if scans {
+		if end, err := d.lastScanned(ctx, &byCreation, parts, always); err != nil {
 			return clause{}, err
 		} else if end != "" {
 			return clause{}, tooMany
 		}
 	}
-	fit := byCreation.union(parts, where, " LIMIT ?", d.lookedThrough+1)
+	fit := byCreation.union(parts, where, " LIMIT ?", d.maxScan+1)
 	n, err := list(d.read(ctx), func(scan func(...any) error) (n int, err error) {
 		return n, scan(&n)
 	}, "SELECT count(*) FROM ("+fit.sql+") AS fit", fit.args...)
 	if err != nil {
 		return clause{}, err
 	}
-	if n[0] > d.lookedThrough {
+	if n[0] > d.maxScan {
 		return clause{}, tooMany
 	}
 	return clause{
 		"SELECT " + o.place + " AS place, k.id FROM (" + fit.sql +
-			") AS fit JOIN keys k ON k.id = fit.id LEFT JOIN last_uses u ON u.key_id = k.id WHERE " + from.sql,
+			") AS fit JOIN keys k ON k.id = fit.id LEFT JOIN last_uses u ON u.key_id = k.id " +
+			"WHERE " + from.sql,
 		slices.Concat(fit.args, from.args),
 	}, nil
 }
 
-// conditions are those that no way leads to.
+// conditions returns the conditions for which there is no access path.
 func (d *DB) conditions(f keystore.KeyFilter) clause {
 	where := clause{sql: d.current + " AND k.personal = 0"}
 	if f.Status == keystore.StatusActive {
@@ -141,6 +145,7 @@ func (d *DB) conditions(f keystore.KeyFilter) clause {
 	return where
 }
 
+// ofStatus returns the condition on the status in a filter, at its Now.
 func ofStatus(f keystore.KeyFilter) clause {
 	now := f.Now.UnixMicro()
 	switch f.Status {
@@ -159,7 +164,7 @@ func ofStatus(f keystore.KeyFilter) clause {
 }
 
 func badCursor() error {
-	return invalid("cursor", "is not one that this server gave out: start without one")
+	return invalid("cursor", "must be one that this server returned: start without a cursor")
 }
 
 func invalid(field, detail string) error {

@@ -9,10 +9,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// An order of pages: by place, then by id.
+// An order is the order of pages: by place, then by id.
 type order struct {
-	place   string                  // expression for that of a key k, last used as u says
-	value   func(*keystore.Key) any // an int64 or a string
+	place   string                  // expression for the sort value of a key k with last_uses u
+	value   func(*keystore.Key) any // the sort value, an int64 or a string
 	name    string                  // in cursors; empty: none
 	down    bool
 	indexed bool
@@ -21,16 +21,16 @@ type order struct {
 var byCreation = order{place: "k.created_at",
 	value: func(k *keystore.Key) any { return k.CreatedAt.UnixMicro() }, indexed: true}
 
-// orders go up. A key that never expires comes after all others, one that was never used before
-// them.
+// orders are ascending. A key without expiry sorts after all others, a key that was never used
+// before them.
 var orders = map[string]order{
 	"":           byCreation,
 	"created_at": byCreation,
 	"name": {name: "name", place: "lower(k.name)",
 		value: func(k *keystore.Key) any { return lower(k.Name) }},
 	"expires_at": {name: "expires_at",
-		place: "coalesce(k.expires_at, " + strconv.Itoa(math.MaxInt64) +
-			")", value: func(k *keystore.Key) any {
+		place: "coalesce(k.expires_at, " + strconv.Itoa(math.MaxInt64) + ")",
+		value: func(k *keystore.Key) any {
 			if k.ExpiresAt.IsZero() {
 				return int64(math.MaxInt64)
 			}
@@ -49,13 +49,13 @@ func orderOf(s keystore.KeySort) (order, error) {
 	word, down := strings.CutPrefix(string(s), "-")
 	o, ok := orders[word]
 	if !ok || string(s) == "-" {
-		return o, invalid("sort", "there is no order of this name")
+		return o, invalid("sort", "must be the name of an order")
 	}
 	o.down = down || s == keystore.NewestFirst
 	return o, nil
 }
 
-// by is the end of a query that has this order.
+// by returns the ORDER BY of this order.
 func (o *order) by(place, id string) string {
 	direction := ""
 	if o.down {
@@ -64,14 +64,14 @@ func (o *order) by(place, id string) string {
 	return " ORDER BY " + place + direction + ", " + id + direction
 }
 
-// cursor is the place of a key.
+// cursor returns the position of a key in this order.
 func (o *order) cursor(k *keystore.Key) string {
 	var value string
 	switch v := o.value(k).(type) {
 	case int64:
 		value = strconv.FormatInt(v, 10)
 	case string:
-		// so that it stands in an address as it is
+		// so that a URL needs no escaping
 		value = base64.RawURLEncoding.EncodeToString([]byte(v))
 	}
 	if o.name != "" {
@@ -80,7 +80,7 @@ func (o *order) cursor(k *keystore.Key) string {
 	return value + "_" + k.ID
 }
 
-// after is the condition that a key stands after a cursor.
+// after returns the condition that a key comes after a cursor.
 func (o *order) after(cursor string) (clause, error) {
 	if o.down {
 		return o.beside("<", cursor)
@@ -88,7 +88,7 @@ func (o *order) after(cursor string) (clause, error) {
 	return o.beside(">", cursor)
 }
 
-// upTo is the condition that a key stands before a cursor, or there.
+// upTo returns the condition that a key comes before a cursor or is at it.
 func (o *order) upTo(cursor string) (clause, error) {
 	if o.down {
 		return o.beside(">=", cursor)
@@ -96,6 +96,7 @@ func (o *order) upTo(cursor string) (clause, error) {
 	return o.beside("<=", cursor)
 }
 
+// beside returns the condition that a key has this relation to a cursor.
 func (o *order) beside(relation, cursor string) (clause, error) {
 	if o.name != "" {
 		rest, ok := strings.CutPrefix(cursor, o.name+".")
@@ -124,8 +125,8 @@ func (o *order) beside(relation, cursor string) (clause, error) {
 	return clause{"(" + o.place + ", k.id) " + relation + " (?, ?)", []any{value, id}}, nil
 }
 
-// lower is what the databases make of a name: SQLite's function knows ASCII only, and so does that
-// of PostgreSQL for a column with the collation "C".
+// lower converts ASCII letters only, as the databases do: SQLite's function knows no others, and
+// neither does that of PostgreSQL for a column with the collation "C".
 func lower(s string) string {
 	b := []byte(s)
 	for i, c := range b {
@@ -136,8 +137,8 @@ func lower(s string) string {
 	return string(b)
 }
 
-// union is of the places and ids in each part that fit. Each part has the order and a page of its
-// own: PostgreSQL would read them whole.
+// union returns the sort values and ids of the keys in all parts that meet a condition. Each part
+// has its own order and limit, because otherwise PostgreSQL would read it completely.
 func (o *order) union(parts []clause, where clause, page string, bound int) clause {
 	pages := make([]clause, len(parts))
 	for i, p := range parts {

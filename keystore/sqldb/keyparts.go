@@ -10,63 +10,64 @@ import (
 // maxUnion is how many namespaces are merged from as many ordered index scans.
 const maxUnion = 50
 
-// parts are where a list looks, each a FROM with a condition, by the way that leads to the fewest
-// keys. rest is the condition that the other ways leave; few says that the parts together have no
-// more keys than may be looked through.
+// parts returns where a list looks for keys, by the most selective access path: each part is a FROM
+// with a condition. rest is the condition of the other paths. bounded says that the parts together
+// have at most maxScan keys.
 func (d *DB) parts(
 	ctx context.Context, f keystore.KeyFilter,
-) (parts []clause, rest clause, few bool, err error) {
-	ways, err := d.ways(ctx, f)
+) (parts []clause, rest clause, bounded bool, err error) {
+	paths, err := d.keyPaths(ctx, f)
 	if err != nil {
 		return nil, clause{}, false, err
 	}
-	taken, rest, few, err := d.choose(ctx, ways, looksThrough(f))
+	picked, rest, bounded, err := d.choose(ctx, paths, scans(f))
 	if err != nil {
 		return nil, clause{}, false, err
 	}
-	if taken < 0 {
+	if picked < 0 {
 		return []clause{{sql: "keys k WHERE 1 = 1"}}, rest, false, nil
 	}
-	if len(ways[taken].ordered) == 0 {
-		return []clause{d.through(ways[taken].ids, "keys k WHERE k.id = few.id")}, rest, few, nil
+	if len(paths[picked].ordered) == 0 {
+		part := d.joinFew(paths[picked].ids, "keys k WHERE k.id = ids.id")
+		return []clause{part}, rest, bounded, nil
 	}
-	for _, c := range ways[taken].ordered {
+	for _, c := range paths[picked].ordered {
 		parts = append(parts, c.within("keys k WHERE ", ""))
 	}
-	if also := ways[taken].also; also.sql != "" {
-		parts = append(parts, d.through(also, "keys k WHERE k.id = few.id"))
+	if also := paths[picked].also; also.sql != "" {
+		parts = append(parts, d.joinFew(also, "keys k WHERE k.id = ids.id"))
 	}
-	return parts, rest, few, nil
+	return parts, rest, bounded, nil
 }
 
-// ways are all that a filter has, first those that are likely to lead to few keys.
-func (d *DB) ways(ctx context.Context, f keystore.KeyFilter) (ways []way, err error) {
+// keyPaths returns the access paths of a filter, those first that are likely to be selective.
+func (d *DB) keyPaths(ctx context.Context, f keystore.KeyFilter) (paths []accessPath, err error) {
 	column := func(name, value string) {
 		if value != "" {
 			plain := clause{name + " = ?", []any{value}}
-			ways = append(ways, way{ids: idsOf(plain), ordered: []clause{plain},
+			paths = append(paths, accessPath{ids: idsOf(plain), ordered: []clause{plain},
 				filter: clause{name + " || '' = ?", plain.args}})
 		}
 	}
 	column("k.owner", f.Owner)
 	if f.Namespaces != nil || f.Visible != nil {
-		w, err := d.wayOfScope(f)
+		p, err := d.scopePath(f)
 		if err != nil {
 			return nil, err
 		}
-		ways = append(ways, w)
+		paths = append(paths, p)
 	}
 	if f.In != "" {
-		w, err := d.wayOfGrants(ctx, f.In)
+		p, err := d.grantPath(ctx, f.In)
 		if err != nil {
 			return nil, err
 		}
-		ways = append(ways, w)
+		paths = append(paths, p)
 	}
 	column("k.created_by", f.CreatedBy)
 	if f.Status != "" && f.Status != keystore.StatusActive {
 		c := ofStatus(f)
-		ways = append(ways, way{ids: idsOf(c.and(clause{sql: "k.personal = 0"})),
+		paths = append(paths, accessPath{ids: idsOf(c.and(clause{sql: "k.personal = 0"})),
 			ordered: []clause{c}, filter: c})
 	}
 	if f.Role != "" {
@@ -78,20 +79,20 @@ func (d *DB) ways(ctx context.Context, f keystore.KeyFilter) (ways []way, err er
 			}
 			ids = ids.and(clause{"h.home " + d.among, []any{array}})
 		}
-		// No EXISTS: PostgreSQL might read all that have the role.
-		ways = append(ways, way{ids: ids,
+		// Not EXISTS: PostgreSQL might read all keys with the role.
+		paths = append(paths, accessPath{ids: ids,
 			filter: clause{"k.id = (SELECT h.key_id FROM held h WHERE h.key_id = k.id AND h.role " +
 				"= ? LIMIT 1)", []any{f.Role}}})
 	}
-	return ways, nil
+	return paths, nil
 }
 
 func idsOf(condition clause) clause {
 	return condition.within("SELECT k.id FROM keys k WHERE ", "")
 }
 
-// wayOfScope is by the namespaces, and by who may see the keys.
-func (d *DB) wayOfScope(f keystore.KeyFilter) (w way, err error) {
+// scopePath is the access path of the namespaces and of Visible and OrOwner.
+func (d *DB) scopePath(f keystore.KeyFilter) (p accessPath, err error) {
 	homes := f.Namespaces
 	switch {
 	case homes == nil:
@@ -103,58 +104,58 @@ func (d *DB) wayOfScope(f keystore.KeyFilter) (w way, err error) {
 	homes = slices.Compact(slices.Sorted(slices.Values(homes)))
 	array, err := d.array(homes)
 	if err != nil {
-		return w, err
+		return p, err
 	}
 	among := clause{d.among, []any{array}}
-	w.ids = idsOf(among.within("k.namespace ", ""))
-	w.filter = among.within("k.namespace || '' ", "")
+	p.ids = idsOf(among.within("k.namespace ", ""))
+	p.filter = among.within("k.namespace || '' ", "")
 	if len(homes) <= maxUnion {
 		for _, ns := range homes {
-			w.ordered = append(w.ordered, clause{"k.namespace = ?", []any{ns}})
+			p.ordered = append(p.ordered, clause{"k.namespace = ?", []any{ns}})
 		}
 	}
 	if f.Visible != nil && f.OrOwner != "" {
-		where := every
+		where := always
 		if f.Namespaces != nil {
 			if array, err = d.array(f.Namespaces); err != nil {
-				return w, err
+				return p, err
 			}
 			where = clause{"k.namespace || '' " + d.among, []any{array}}
 		}
 		owned := clause{"k.owner = ?", []any{f.OrOwner}}.and(where)
-		w.ids = w.ids.join(" UNION ALL ", idsOf(owned))
-		w.filter = w.filter.join(" OR ", clause{"k.owner || '' = ?", []any{f.OrOwner}}.and(where))
+		p.ids = p.ids.join(" UNION ALL ", idsOf(owned))
+		p.filter = p.filter.join(" OR ", clause{"k.owner || '' = ?", []any{f.OrOwner}}.and(where))
 		if len(homes) <= maxUnion {
-			w.ordered = append(w.ordered, owned)
+			p.ordered = append(p.ordered, owned)
 		}
 	}
-	w.filter = w.filter.within("(", ")")
-	return w, nil
+	p.filter = p.filter.within("(", ")")
+	return p, nil
 }
 
-// wayOfGrants leads to the keys that live in a namespace or have a grant in it. Only where many
-// have one are they found in the order of pages, by looking at all keys.
-func (d *DB) wayOfGrants(ctx context.Context, namespace string) (w way, err error) {
+// grantPath is the access path to the keys whose home is a namespace or that have a grant in it. If
+// many have a grant in it, the path scans all keys in the order of pages.
+func (d *DB) grantPath(ctx context.Context, namespace string) (p accessPath, err error) {
 	home := clause{"k.namespace = ?", []any{namespace}}
-	// not of keys that live there
+	// without keys whose home it is
 	granted := clause{"SELECT g.key_id AS id FROM granted g WHERE g.namespace = ?",
 		[]any{namespace}}
-	has := clause{"k.id = (SELECT g.key_id FROM granted g WHERE g.key_id = k.id AND g.namespace = " +
-		"?)", []any{namespace}}
-	w = way{
+	has := clause{"k.id = (SELECT g.key_id FROM granted g " +
+		"WHERE g.key_id = k.id AND g.namespace = ?)", []any{namespace}}
+	p = accessPath{
 		ids: idsOf(home).join(" UNION ALL ", granted), ordered: []clause{home},
 		filter: clause{"k.namespace || '' = ?", home.args}.join(" OR ", has).within("(", ")"),
 	}
-	rare, err := d.rarest(ctx, []way{{ids: granted}})
-	if rare >= 0 {
-		w.also = granted
+	found, err := d.mostSelective(ctx, []accessPath{{ids: granted}})
+	if found >= 0 {
+		p.also = granted
 	} else {
-		w.ordered = append(w.ordered, has)
+		p.ordered = append(p.ordered, has)
 	}
-	return w, err
+	return p, err
 }
 
-// array is a list of texts for the dialect's conditions.
+// array encodes a list of texts for the dialect's conditions.
 func (d *DB) array(texts []string) (string, error) {
 	stored := make([]string, len(texts))
 	for i, s := range texts {

@@ -14,30 +14,33 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// keyColumns with keyJoins after a FROM that ends in keys k give one row for each secret that is
-// not dropped; one row when there is none.
+// keyColumns, with keyJoins after a FROM that ends in keys k, yield one row for each secret that is
+// not dropped, and one row for a key without secrets.
 const (
-	keyColumns = `k.id, k.prefix, k.name, k.namespace, k.grants, k.owner, k.personal, k.created_by, k.active, k.created_at,
-		k.expires_at, k.revoked_at, k.revoked_by, k.revoke_reason, k.allowed_ips, k.metadata, k.version,
+	keyColumns = `k.id, k.prefix, k.name, k.namespace, k.grants, k.owner, k.personal,
+		k.created_by, k.active, k.created_at, k.expires_at, k.revoked_at, k.revoked_by,
+		k.revoke_reason, k.allowed_ips, k.metadata, k.version,
 		u.used_at, s.digest, s.created_at, s.ends_at, s.imported`
 	keyJoins = ` LEFT JOIN last_uses u ON u.key_id = k.id
 		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0`
 
-	byDigestQuery = `SELECT h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''), ` + keyColumns + ` FROM head h
-		LEFT JOIN secrets d ON d.digest = ?
-			AND (d.import_id IS NULL OR NOT EXISTS (SELECT 1 FROM imports i WHERE i.id = d.import_id))
+	byDigestQuery = `SELECT h.revision,
+			coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''), ` + keyColumns + `
+		FROM head h
+		LEFT JOIN secrets d ON d.digest = ? AND (d.import_id IS NULL
+			OR NOT EXISTS (SELECT 1 FROM imports i WHERE i.id = d.import_id))
 		LEFT JOIN keys k ON k.id = d.key_id` + keyJoins
 	byIDQuery = `SELECT ` + keyColumns + ` FROM keys k` + keyJoins + ` WHERE k.id = ?`
 )
 
-// scanKeys gathers the rows of a query for keyColumns, with the head before them if that is not
-// nil.
+// scanKeys reads the keys of a query for keyColumns. If head is not nil, the head's columns come
+// first.
 func scanKeys(rows *sql.Rows, err error, head *keystore.Position) ([]keystore.Key, error) {
 	keys, _, err := scanKeysUpTo(math.MaxInt64, rows, err, head)
 	return keys, err
 }
 
-// scanKeysUpTo is scanKeys until the keys take so many bytes. It reports whether there are more.
+// scanKeysUpTo is scanKeys up to an amount of memory. It reports whether there are more keys.
 func scanKeysUpTo(
 	bytesLeft int64, rows *sql.Rows, err error, head *keystore.Position,
 ) (out []keystore.Key, more bool, _ error) {
@@ -67,7 +70,7 @@ func scanKeysUpTo(
 			return nil, false, err
 		}
 		if id == "" {
-			continue // only the head
+			continue // no key, only the head
 		}
 		if len(out) == 0 || out[len(out)-1].ID != id {
 			if more = bytesLeft <= 0; more {
@@ -113,6 +116,7 @@ func readJSON(k *keystore.Key, grants, allowed, metadata string) (err error) {
 	return nil
 }
 
+// one returns the first key, or ErrNotFound.
 func one(keys []keystore.Key, err error) (*keystore.Key, error) {
 	if err != nil {
 		return nil, err
@@ -153,16 +157,18 @@ func (d *DB) Key(ctx context.Context, id string) (*keystore.Key, error) {
 	return one(keys, nil)
 }
 
-// CountKeys implements [keystore.Database]. Only the keys that are not simply active are looked at
-// one by one.
+// CountKeys implements [keystore.Database]. It counts active keys as the difference, because most
+// keys are active.
 func (d *DB) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
 	var all, revoked, expired, inactive int64
 	now := time.Now().UnixMicro()
 	err := d.bulk.QueryRowContext(ctx, d.bind(`SELECT
 		(SELECT count(*) FROM keys) - (SELECT count(*) FROM keys WHERE personal = 1),
 		(SELECT count(*) FROM keys WHERE revoked_at IS NOT NULL AND personal = 0),
-		(SELECT count(*) FROM keys WHERE revoked_at IS NULL AND expires_at IS NOT NULL AND expires_at <= ? AND personal = 0),
-		(SELECT count(*) FROM keys WHERE active = 0 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?) AND personal = 0)
+		(SELECT count(*) FROM keys WHERE revoked_at IS NULL AND expires_at IS NOT NULL
+			AND expires_at <= ? AND personal = 0),
+		(SELECT count(*) FROM keys WHERE active = 0 AND revoked_at IS NULL
+			AND (expires_at IS NULL OR expires_at > ?) AND personal = 0)
 		WHERE `+d.current), now, now).Scan(&all, &revoked, &expired, &inactive)
 	if err != nil {
 		return nil, d.fail(ctx, "counting keys", err)
@@ -174,8 +180,8 @@ func (d *DB) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
 	}, nil
 }
 
-// CountPrefixes implements [keystore.Database]. It reads the index between the prefixes left out,
-// so that it is fast where there are few other keys.
+// CountPrefixes implements [keystore.Database]. It reads the index between the excluded prefixes,
+// so that it is fast if few keys have others.
 func (d *DB) CountPrefixes(ctx context.Context, except []string) (map[string]int64, error) {
 	const operation = "counting keys by prefix"
 	except = slices.Sorted(slices.Values(except))

@@ -11,10 +11,11 @@ import (
 	"sync"
 )
 
-// locks tell, on one machine, whether the process of a node lives: from before its row exists each
-// holds an exclusive lock on a small file beside the database, which the system gives back however
-// the process ends. A missing file proves nothing, nor does a copy: each lock file holds its own
-// identity and that of the database files that the node has open.
+// locks tell other processes on the machine whether the process of a node is running. Before its
+// row exists, each node takes an exclusive lock on a small file beside the database. The system
+// releases the lock however the process ends. A missing file proves nothing, and neither does a
+// copy: each lock file contains its own identity and that of the database files that the node has
+// open.
 type locks struct {
 	base  string // path of the database; empty: no locks
 	files string // identity of its files
@@ -38,7 +39,7 @@ func (l *locks) path(incarnation string) string {
 // lockInfix separates the database's name and the incarnation in the name of a lock file.
 const lockInfix = "-node-"
 
-// acquire takes the lock of a node of this handle. fresh is false when it has it already.
+// acquire takes the lock of a node of this handle. fresh is false if the node holds it already.
 func (l *locks) acquire(incarnation string) (fresh bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -52,10 +53,10 @@ func (l *locks) acquire(incarnation string) (fresh bool, err error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !lockExclusive(f) {
-		err = fmt.Errorf("%s cannot be locked", path)
+		err = fmt.Errorf("locking %s: another process holds the lock", path)
 	}
 	if err == nil {
-		// only now: nobody looks at the lock of an empty file
+		// Not before the lock: other processes ignore an empty file.
 		_, err = fmt.Fprintln(f, fileID(info), l.files)
 	}
 	if err != nil {
@@ -84,8 +85,7 @@ func (l *locks) check() error {
 }
 
 // checkOthers returns an error if a running node has database files open that no longer have their
-// names. Its changes go into a history that no other node sees, and its log may be mixed up with
-// our files.
+// names. No other node sees its changes, and SQLite may apply its log to our files.
 func (l *locks) checkOthers() error {
 	if l.base == "" {
 		return nil
@@ -116,7 +116,7 @@ func (l *locks) checkOthers() error {
 	return nil
 }
 
-// othersFilesError is the path of a lock held by a process that has other files open.
+// An othersFilesError is the path of the lock of a process that has other files open.
 type othersFilesError string
 
 func (e othersFilesError) Error() string { return string(e) + " is locked" }
@@ -141,8 +141,7 @@ func openLock(path string) (*lockFile, string) {
 	return &lockFile{openFile{path, info}, f}, string(files)
 }
 
-// release gives back the lock of a node of this handle, whose row is gone. Another's it leaves
-// alone.
+// release gives up the lock of a node of this handle whose row was deleted. It ignores other nodes.
 func (l *locks) release(incarnation string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -153,8 +152,8 @@ func (l *locks) release(incarnation string) {
 	}
 }
 
-// releaseAll leaves the files of nodes that were not removed, for others to see that nobody holds
-// them.
+// releaseAll gives up all locks. It leaves the files of nodes that were not removed, so that other
+// processes see that nobody holds their locks.
 func (l *locks) releaseAll() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -14,11 +14,12 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
+// schemaTable is the table in which goose stores the version of the schema.
 const schemaTable = "schema_version"
 
-// migrate brings the schema up to this program's. Several processes may do so at the same time: one
-// waits for the other where there is a lock for it; else the one that comes second fails, since
-// each migration is one transaction, and looks again.
+// migrate upgrades the schema to the version of this program. Several processes may do so at the
+// same time. In PostgreSQL they wait for one another. In SQLite the second one fails, because each
+// migration is one transaction, and reads the version again.
 func (d *DB) migrate(ctx context.Context) error {
 	dir, err := fs.Sub(migrations, "migrations/"+d.migrations)
 	if err != nil {
@@ -50,6 +51,7 @@ func (d *DB) migrate(ctx context.Context) error {
 	}
 }
 
+// upgrade runs the migrations that are missing.
 func (d *DB) upgrade(ctx context.Context, p *goose.Provider) error {
 	if d.migrationLock != "" {
 		tx, err := d.lease.BeginTx(ctx, nil)
@@ -65,7 +67,7 @@ func (d *DB) upgrade(ctx context.Context, p *goose.Provider) error {
 	return err
 }
 
-// schemaVersion is 0 for an empty database.
+// schemaVersion returns the version of the schema, 0 for an empty database.
 func (d *DB) schemaVersion(ctx context.Context) (version int64, err error) {
 	var exists bool
 	if err := d.writer.QueryRowContext(ctx, d.bind(d.tableExists),

@@ -10,10 +10,11 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// renewQuery cannot tell whether a position is in this history when its mark has gone with the old
-// part of the log; whoever is that far behind drops all it knows anyway.
+// renewQuery cannot tell whether a position is in this history if its mark was deleted with the old
+// part of the log. A node that is so far behind drops its cache anyway.
 func (d *DB) renewQuery() string {
-	return `SELECT h.epoch, h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
+	return `SELECT h.epoch, h.revision,
+	coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
 	h.revision < ? OR EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?),
 	coalesce((SELECT state FROM nodes WHERE incarnation = ?), ''),
 	(SELECT count(*) FROM nodes),
@@ -33,17 +34,19 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	}
 	// The statement may run twice, and the second run has to write too: only then does it wait for
 	// a standby that may lack the first write.
-	err = d.exec(ctx, d.beats, operation, `INSERT INTO nodes (incarnation, address, lease, state, former, epoch, joined_at, heard_at)
-		SELECT ?, ?, ?, ?, ?, h.epoch, now, now FROM head h, (SELECT `+d.clock+` AS now) AS clock WHERE true
-		ON CONFLICT (incarnation) DO UPDATE
-		SET lease = CASE WHEN excluded.lease > nodes.lease THEN excluded.lease ELSE nodes.lease END`,
+	err = d.exec(ctx, d.beats, operation, `
+		INSERT INTO nodes (incarnation, address, lease, state, former, epoch, joined_at, heard_at)
+		SELECT ?, ?, ?, ?, ?, h.epoch, now, now
+		FROM head h, (SELECT `+d.clock+` AS now) AS clock WHERE true
+		ON CONFLICT (incarnation) DO UPDATE SET lease =
+			CASE WHEN excluded.lease > nodes.lease THEN excluded.lease ELSE nodes.lease END`,
 		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, n.Former,
 		d.reading())
 	switch {
 	case err == nil:
 		d.feed.confirmed.Store(silences)
 	case fresh && ctx.Err() == nil:
-		d.locks.release(n.Incarnation) // had the context ended, the row could be there
+		d.locks.release(n.Incarnation) // after the end of the context the row might exist
 	}
 	return err
 }
@@ -76,7 +79,7 @@ func (d *DB) Renew(
 			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported,
 				timeTo{&h.Now}, timeTo{&h.Noted}, &h.Standbys, textTo{&h.Timeline})
 	})
-	if d.postgres != nil { // a file has no other server
+	if d.postgres != nil { // a file has no standby
 		if err != nil && !errors.Is(ctx.Err(), context.Canceled) { // the caller has not gone
 			d.feed.silences.Add(1)
 		}
@@ -85,24 +88,24 @@ func (d *DB) Renew(
 		}
 		h.Silent = d.feed.silences.Load() != d.feed.confirmed.Load()
 	}
-	if replaced := d.intact(); replaced != nil { // what it says of the former files does not count
+	if replaced := d.intact(); replaced != nil { // then the answer is from the former files
 		err = replaced
 	}
 	return h, d.fail(ctx, "reading the head of the change log", err)
 }
 
-// timelines keeps the newest timeline of the servers that this process has asked.
+// timelines keeps the newest timeline that this process has seen.
 type timelines struct{ seen atomic.Pointer[string] }
 
-// newest fails if another server has taken over from the server of this timeline. Timelines are
-// hexadecimal and of a fixed length.
+// newest returns an error if another server has taken over from the server of this timeline.
+// Timelines are hexadecimal and of a fixed length.
 func (t *timelines) newest(timeline string) error {
 	for {
 		seen := t.seen.Load()
 		if seen != nil && timeline < *seen {
-			return fmt.Errorf("this PostgreSQL server is on timeline %s and another one was on "+
-				"%s: it is a former primary; "+
-				"if it was restored from an older backup, restart Caddy", timeline, *seen)
+			return fmt.Errorf("this PostgreSQL server is a former primary: its timeline is %s and "+
+				"another server had %s; if it was restored from an older backup, restart Caddy",
+				timeline, *seen)
 		}
 		if t.seen.CompareAndSwap(seen, &timeline) {
 			return nil
@@ -110,19 +113,20 @@ func (t *timelines) newest(timeline string) error {
 	}
 }
 
-// Acknowledge implements [keystore.Database]. A revoke waits for it, but not for the disk or a
-// standby: should a crash lose an acknowledgement, a later one makes it good, and until then
-// somebody waits too long and nobody too short.
+// Acknowledge implements [keystore.Database]. It waits for neither the disk nor a standby, because
+// a revoke waits for it. If a crash loses an acknowledgement, revokes wait longer, until the next
+// one.
 func (d *DB) Acknowledge(ctx context.Context, incarnation string, at keystore.Position) error {
-	return d.exec(ctx, d.beats, "acknowledging", `UPDATE nodes SET beats = beats + 1, heard_at = `+d.clock+`,
+	return d.exec(ctx, d.beats, "acknowledging", `
+		UPDATE nodes SET beats = beats + 1, heard_at = `+d.clock+`,
 		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?
 		AND NOT EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?)
 		AND EXISTS (SELECT 1 FROM head WHERE revision >= ?)`+d.unforced,
 		d.reading(), at.Revision, at.Revision, incarnation, at.Revision, at.Mark, at.Revision)
 }
 
-// Nodes implements [keystore.Database]. On one machine a process that has ended is known by its
-// lock.
+// Nodes implements [keystore.Database]. On the same machine the lock of a process shows that it has
+// ended.
 func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	const operation = "reading the nodes"
 	rows, err := d.query(ctx, d.lease,
@@ -151,7 +155,7 @@ func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 		if ended := d.locks.takeOver(n.Incarnation); ended == nil {
 			living = append(living, n)
 		} else {
-			// What cannot be deleted now is left out all the same, and tried again the next time.
+			// If the deletion fails, the next call tries again.
 			if d.deleteNode(ctx, n.Incarnation) == nil {
 				ended.remove()
 			}

@@ -17,16 +17,17 @@ const (
 	roleColumns   = "namespace, name, description, permissions, created_at, version"
 	memberColumns = "id, name, kind, login, grants, labels, active, created_at, created_by, version"
 
-	// policyHead takes a revision, its mark and the revision three times. It returns the head, and
-	// whether the log names every object that has changed since. An earlier release logged changes
-	// of 'policy' without an object.
-	policyHead = `SELECT h.policy, h.revision, coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
+	// policyHead has placeholders for a revision, its mark and three times the revision. It returns
+	// the head, and whether the log names every object that has changed since. An earlier release
+	// logged changes of 'policy' without an object.
+	policyHead = `SELECT h.policy, h.revision,
+		coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
 		NOT EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?)
 		AND (SELECT count(DISTINCT revision) FROM change_log WHERE revision > ?) = h.revision - ?
 		AND NOT EXISTS (SELECT 1 FROM change_log
 			WHERE revision > ? AND (kind = 'all' OR kind = 'policy' AND object IS NULL))
 		FROM head h WHERE `
-	// changed takes a kind of object and a revision.
+	// changed has placeholders for a kind of object and a revision.
 	changed = `(SELECT DISTINCT namespace AS home, name AS named FROM change_log
 		WHERE kind = 'policy' AND object = ? AND revision > ?) c`
 )
@@ -41,9 +42,10 @@ func (d *DB) RenewPolicy(ctx context.Context, since keystore.Position) (*keystor
 	return d.policyBy(ctx, d.lease, since)
 }
 
-// policySilence is how long reading a policy waits for the next row.
+// policySilence is how long reading a policy waits for each row.
 const policySilence = 10 * time.Second
 
+// policyBy reads a policy in one snapshot, on a connection of the pool.
 func (d *DB) policyBy(
 	ctx context.Context, pool *sql.DB, since keystore.Position,
 ) (p *keystore.Policy, err error) {
@@ -52,8 +54,8 @@ func (d *DB) policyBy(
 	silent := time.AfterFunc(policySilence, func() { cancel(context.DeadlineExceeded) })
 	defer silent.Stop()
 	err = d.retryLost(ctx, func() error {
-		tx, err := pool.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead,
-			ReadOnly: true})
+		options := sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+		tx, err := pool.BeginTx(ctx, &options)
 		if err != nil {
 			return err
 		}
@@ -70,14 +72,14 @@ func (d *DB) policyBy(
 	return p, d.fail(context.WithoutCancel(ctx), "reading namespaces, roles and members", err)
 }
 
-// Policy includes each change of the transaction's own, which may all have the same revision.
+// Policy includes every change of the transaction, all of which may have the same revision.
 func (t *tx) Policy(since keystore.Position) (*keystore.Policy, error) {
 	var own keystore.Revision
 	if t.policyChanged {
 		own = 1
 	}
 	p, err := t.db.policy(since, own, func() {}, t.query)
-	if errors.Is(err, keystore.ErrTruncated) { // not an error of the database
+	if errors.Is(err, keystore.ErrTruncated) { // the database has not failed
 		return nil, err
 	}
 	return p, t.note(err)
@@ -86,10 +88,10 @@ func (t *tx) Policy(since keystore.Position) (*keystore.Policy, error) {
 // A querier runs a query that returns rows.
 type querier func(query string, args ...any) (*sql.Rows, error)
 
-// policy reads what has changed with queries that see one snapshot. Of the latest own revisions,
-// some changes may come after the position. It calls alive for each row of a whole policy. A row
-// that somebody has edited into nonsense is read as far as possible, so that it does not keep the
-// nodes from following the changes.
+// policy reads what has changed since a position, with queries that see one snapshot. The last
+// `own` revisions always count as changed. It calls alive for each row of a whole policy. It reads
+// a corrupted row as far as possible, so that the row does not keep nodes from following the
+// changes.
 func (d *DB) policy(
 	since keystore.Position, own keystore.Revision, alive func(), q querier,
 ) (*keystore.Policy, error) {
@@ -165,8 +167,8 @@ func each[T any](f func(), scan scanner[T]) scanner[T] {
 // errEnough ends a list early: there are more rows.
 var errEnough = errors.New("enough rows")
 
-// list returns what a query finds, each row as scan reads it. With errEnough it returns the rows
-// before that as well.
+// list returns the rows of a query, each read by scan. If scan returns errEnough, list returns the
+// error and the rows before it.
 func list[T any](q querier, scan scanner[T], query string, args ...any) ([]T, error) {
 	rows, err := q(query, args...)
 	if err != nil {
@@ -232,7 +234,7 @@ func scanMember(scan func(...any) error) (m keystore.Member, err error) {
 		m.Unreadable = err.Error()
 	}
 	if labels != "{}" {
-		// as far as they can be read: they decide nothing
+		// An error is ignored, because labels decide nothing.
 		_ = json.Unmarshal([]byte(labels), &m.Labels)
 	}
 	return m, nil
@@ -244,7 +246,7 @@ func (t *tx) changePolicy(statement string, args ...any) (affected int64, err er
 	return t.exec(statement, args...)
 }
 
-// inserted turns "there is one already" into ErrExists.
+// inserted returns ErrExists if an INSERT … ON CONFLICT DO NOTHING has added no row.
 func inserted(affected int64, err error) error {
 	if err == nil && affected == 0 {
 		return keystore.ErrExists
@@ -268,7 +270,8 @@ func (t *tx) InsertNamespace(ns *keystore.Namespace) error {
 	if err != nil {
 		return err
 	}
-	return inserted(t.changePolicy(`INSERT INTO namespaces (kind, parent, name, edit_policy, reach, key_roles, token_prefix, child_prefix, created_at, version, id)
+	return inserted(t.changePolicy(`INSERT INTO namespaces (kind, parent, name, edit_policy,
+			reach, key_roles, token_prefix, child_prefix, created_at, version, id)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, values...))
 }
 
@@ -277,7 +280,8 @@ func (t *tx) UpdateNamespace(ns *keystore.Namespace) error {
 	if err != nil {
 		return err
 	}
-	return found(t.changePolicy(`UPDATE namespaces SET kind = ?, parent = ?, name = ?, edit_policy = ?, reach = ?, key_roles = ?, token_prefix = ?,
+	return found(t.changePolicy(`UPDATE namespaces SET kind = ?, parent = ?, name = ?,
+		edit_policy = ?, reach = ?, key_roles = ?, token_prefix = ?,
 		child_prefix = ?, created_at = ?, version = ? WHERE id = ?`, values...))
 }
 
@@ -330,11 +334,13 @@ func (t *tx) InsertMember(m *keystore.Member) error {
 	if err != nil {
 		return err
 	}
-	return inserted(t.changePolicy(`INSERT INTO members (name, kind, login, grants, labels, active, created_at, created_by, version, id)
+	return inserted(t.changePolicy(`INSERT INTO members (name, kind, login, grants, labels, active,
+			created_at, created_by, version, id)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, values...))
 }
 
-// UpdateMember looks for the login first: PostgreSQL would end the transaction.
+// UpdateMember searches for the login first, because a unique violation would end the transaction
+// in PostgreSQL.
 func (t *tx) UpdateMember(m *keystore.Member) error {
 	values, err := memberValues(m)
 	if err != nil {
@@ -352,7 +358,8 @@ func (t *tx) UpdateMember(m *keystore.Member) error {
 	case taken:
 		return keystore.ErrExists
 	}
-	_, err = t.changePolicy(`UPDATE members SET name = ?, kind = ?, login = ?, grants = ?, labels = ?, active = ?, created_at = ?, created_by = ?, version = ?
+	_, err = t.changePolicy(`UPDATE members SET name = ?, kind = ?, login = ?, grants = ?,
+		labels = ?, active = ?, created_at = ?, created_by = ?, version = ?
 		WHERE id = ?`, values...)
 	return err
 }
@@ -374,10 +381,9 @@ func (t *tx) countKeys(kind, id string) (n int64, err error) {
 // MostKeys implements [keystore.Database].
 func (d *DB) MostKeys(ctx context.Context) (owner, namespace int64, err error) {
 	_, err = list(d.read(ctx), func(scan func(...any) error) (struct{}, error) {
-		return struct{}{},
-			scan(&owner, &namespace)
-	},
-		`SELECT coalesce((SELECT max(n) FROM key_counts WHERE kind = 'owner' AND id <> ?), 0),
-			coalesce((SELECT max(n) FROM key_counts WHERE kind = 'namespace'), 0)`, keystore.RootMember)
+		return struct{}{}, scan(&owner, &namespace)
+	}, `SELECT coalesce((SELECT max(n) FROM key_counts WHERE kind = 'owner' AND id <> ?), 0),
+		coalesce((SELECT max(n) FROM key_counts WHERE kind = 'namespace'), 0)`,
+		keystore.RootMember)
 	return owner, namespace, d.fail(ctx, "counting keys", err)
 }

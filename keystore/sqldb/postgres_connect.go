@@ -20,7 +20,7 @@ import (
 // maxConnect is how long a server may take to answer, unless the URL says otherwise.
 const maxConnect = 5 * time.Second
 
-// postgres makes connections, as the URL says that was given last.
+// postgres is a [driver.Connector] that connects with the latest URL.
 type postgres struct {
 	identity string
 	config   atomic.Pointer[pgx.ConnConfig]
@@ -43,7 +43,8 @@ func (p *postgres) Connect(ctx context.Context) (driver.Conn, error) {
 	return stdlib.GetConnector(*p.current(ctx)).Connect(ctx)
 }
 
-// current shares the time that is left among the servers, so that each has its chance.
+// current returns the configuration. It divides the remaining time of the context among the
+// servers.
 func (p *postgres) current(ctx context.Context) *pgx.ConnConfig {
 	config := p.config.Load()
 	if config.ConnectTimeout != 0 {
@@ -65,29 +66,30 @@ func (p *postgres) current(ctx context.Context) *pgx.ConnConfig {
 // Driver implements [driver.Connector].
 func (*postgres) Driver() driver.Driver { return stdlib.GetDefaultDriver() }
 
-// Reconnect makes all connections from now on as another URL of the same database says: with
-// another password, say.
+// Reconnect uses another URL of the same database for all new connections, for instance with
+// another password.
 func (d *DB) Reconnect(url string) error {
 	config, identity, err := parsePostgres(url)
 	switch {
 	case err != nil:
 		return err
 	case d.postgres == nil || d.postgres.identity != identity:
-		return fmt.Errorf("%s is not the database that is open", identity)
+		return fmt.Errorf("reconnecting to %s: another database is open", identity)
 	}
 	d.postgres.config.Store(config)
 	return nil
 }
 
+// urlForm describes the URL in errors.
 const urlForm = "postgres://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE, where special " +
 	"characters of the password are written as %XX"
 
-// errPostgresURL repeats nothing of the URL: where one is malformed, any part of it may be the
-// password.
-var errPostgresURL = errors.New("this is not a PostgreSQL URL: it takes " + urlForm)
+// errPostgresURL does not quote the URL, because any part of a malformed URL may be the password.
+var errPostgresURL = errors.New("this is not a PostgreSQL URL: it must be " + urlForm)
 
-// PostgresIdentity names the database that a URL leads to: USER@HOSTS/DATABASE, and the search_path
-// if there is one. It asks neither disk nor network, and neither it nor the error shows a password.
+// PostgresIdentity returns the name of the database in a URL: USER@HOSTS/DATABASE, and the
+// search_path if there is one. It uses neither disk nor network. Neither the name nor the error
+// shows a password.
 func PostgresIdentity(dsn string) (string, error) {
 	u, err := parseURL(dsn)
 	if err != nil {
@@ -113,7 +115,7 @@ func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err err
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "caddy-apikeys"
 	}
-	config.AfterConnect = keepCommitting
+	config.AfterConnect = forceCommits
 	config.OnNotice = func(conn *pgconn.PgConn, n *pgconn.Notice) {
 		if n.Routine == "SyncRepWaitForLSN" { // the text is in the server's language
 			conn.CustomData()[unreplicated] = true
@@ -122,10 +124,10 @@ func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err err
 	return config, u.identity(), nil
 }
 
-// keepCommitting sets synchronous_commit for the connection's life. Otherwise someone could turn
-// off the default of the role, the database or the server while the connection is open or before it
-// is opened again, and a crash would lose answered changes.
-func keepCommitting(ctx context.Context, conn *pgconn.PgConn) error {
+// forceCommits sets synchronous_commit for the lifetime of a connection. Otherwise someone could
+// turn off the default of the role, the database or the server while the connection is open or
+// before the next one, and a crash would lose committed changes.
+func forceCommits(ctx context.Context, conn *pgconn.PgConn) error {
 	ctx, cancel := context.WithTimeout(ctx, maxConnect)
 	defer cancel()
 	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit',
@@ -134,13 +136,13 @@ func keepCommitting(ctx context.Context, conn *pgconn.PgConn) error {
 	return err
 }
 
-// unreplicated marks a connection that was told to wait no longer for the synchronous standbys:
-// PostgreSQL then answers COMMIT with a warning and not with an error
+// unreplicated marks a connection whose wait for the synchronous standbys was cancelled. PostgreSQL
+// then answers COMMIT with a warning instead of an error
 // (https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
 const unreplicated = "unreplicated"
 
-// replicated fails when the connection's last commit is on this server alone. The mark goes with
-// that.
+// replicated returns an error if the connection's last commit exists only on this server, and
+// removes the mark.
 func replicated(driverConn any) error {
 	marks := driverConn.(*stdlib.Conn).Conn().PgConn().CustomData()
 	if _, marked := marks[unreplicated]; !marked {
@@ -150,14 +152,13 @@ func replicated(driverConn any) error {
 	return errUnreplicated
 }
 
-var errUnreplicated = errors.New("someone cancelled the wait for the synchronous standbys: " +
+var errUnreplicated = errors.New("the wait for the synchronous standbys was cancelled: " +
 	"the change exists only on this server and a failover may lose it; " +
-	"repeat it when a standby is back")
+	"repeat it when a standby is available")
 
-// parseError says what is wrong with an option. The URL itself, which the library repeats, is left
-// out.
+// parseError returns the reason of a parse error without the URL, which the library quotes.
 func (u *postgresURL) parseError(err error) error {
-	const options = "an option of the PostgreSQL URL is not understood: "
+	const options = "invalid option in the PostgreSQL URL: "
 	inner, ok := errors.AsType[*pgconn.ParseConfigError](err)
 	if !ok {
 		return errPostgresURL
@@ -171,7 +172,7 @@ func (u *postgresURL) parseError(err error) error {
 	return errors.New(options + what)
 }
 
-// connectionLost tells a connection that turns out to be cut from one that cannot be made.
+// connectionLost reports whether an open connection was cut. A failure to connect does not count.
 func connectionLost(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return false
@@ -179,7 +180,7 @@ func connectionLost(err error) bool {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return strings.HasPrefix(e.Code, "57P0") && e.SeverityUnlocalized == "FATAL"
 	}
-	// A context that ends looks like a timeout of the network, and counts as one.
+	// The end of the context looks like a network timeout. Neither is a lost connection.
 	if e, ok := errors.AsType[net.Error](err); ok {
 		return !e.Timeout()
 	}
@@ -188,7 +189,7 @@ func connectionLost(err error) bool {
 		errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
 }
 
-// explainPostgres adds to an error what to do about it.
+// explainPostgres adds advice to an error.
 func explainPostgres(err error) error {
 	var advice string
 	var code string
@@ -199,7 +200,7 @@ func explainPostgres(err error) error {
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
 	case unreachable && refusedParameter(code):
-		advice = "PostgreSQL refuses a connection parameter, of the URL or of the environment"
+		advice = "PostgreSQL refuses a connection parameter from the URL or the environment"
 		if e, ok := errors.AsType[*pgconn.PgError](err); ok && code == "42704" {
 			if _, rest, found := strings.Cut(e.Message, `"`); found {
 				name, _, _ := strings.Cut(rest, `"`)
@@ -208,45 +209,47 @@ func explainPostgres(err error) error {
 		}
 	case code == "25006", errors.Is(err, pgconn.ErrStandbyConnection), errors.Is(err,
 		pgconn.ErrReadOnlyConnection):
-		advice = "this PostgreSQL server is a standby or read-only, and what it knows may be old: " +
-			"name the primary, or all servers of the cluster, and no pooler that sends reads " +
-			"elsewhere; or default_transaction_read_only is on"
+		advice = "this PostgreSQL server is a standby or read-only, so its data may be outdated: " +
+			"name the primary or all servers of the cluster, without a pooler that sends reads " +
+			"to standbys, and check that default_transaction_read_only is off"
 	case strings.HasPrefix(code, "28"):
 		advice = "PostgreSQL refuses the user or its password"
 	case code == "3D000":
-		advice = "make the database first, with CREATE DATABASE"
+		advice = "the database does not exist: create it with CREATE DATABASE"
 	case code == "42501":
-		advice = "the user needs the right to CREATE in the schema for a new or an older " +
-			"deployment, and to read and write its tables"
+		advice = "the user needs the privilege CREATE on the schema, to create or upgrade a " +
+			"deployment, and privileges to read and write its tables"
 	case code == "42P01", code == "42883":
-		advice = "a table or function is missing: is the search_path still the one that the " +
-			"deployment was made in?"
+		advice = "a table or function does not exist: check that the search_path names the schema " +
+			"of the deployment"
 	case code == "53100":
-		advice = "the disk of the PostgreSQL server is full, nothing was changed: make room and " +
+		advice = "the disk of the PostgreSQL server is full, nothing was changed: free space and " +
 			"try again"
 	case code == "53300":
-		advice = "PostgreSQL has no connection left: raise its max_connections; each process uses " +
-			"up to 18"
+		advice = "PostgreSQL has no connection left: raise its max_connections; each process " +
+			"uses up to 18"
 	case code == "55P03":
 		advice = adviceLocked
 	case code == "40P01", code == "40001":
-		advice = "another transaction was in the way, nothing was changed: try again"
+		advice = "the change conflicted with another transaction, nothing was changed: try again"
 	case code == "25P03", code == "25P02":
-		advice = "the change took too long and was withdrawn, nothing was changed: try again"
+		advice = "the change took too long and was rolled back, nothing was changed: try again"
 	case code == "57014":
-		advice = "PostgreSQL cut this off, by the user's statement_timeout or by hand, nothing " +
-			"was changed: try again, or raise it with ALTER ROLE … SET statement_timeout"
+		advice = "PostgreSQL cancelled the statement, by the user's statement_timeout or by hand, " +
+			"nothing was changed: try again, or raise the timeout with " +
+			"ALTER ROLE … SET statement_timeout"
 	case unknownParameter(err):
-		advice = "a pooler refuses an option of the URL: PgBouncer knows no search_path, so set " +
-			"it with ALTER ROLE … IN DATABASE … SET search_path and take it out of the URL"
+		advice = "a pooler refuses an option of the URL: PgBouncer does not support search_path, " +
+			"so " +
+			"set it with ALTER ROLE … IN DATABASE … SET search_path and remove it from the URL"
 	case code == "42P05", code == "26000":
-		advice = "a pooler gives each statement another session: let it keep them (PgBouncer: " +
-			"pool_mode = session), or connect without it"
+		advice = "a pooler runs statements in different sessions: make it keep the session " +
+			"(PgBouncer: pool_mode = session), or connect without it"
 	case strings.HasPrefix(code, "57P"):
-		advice = "the PostgreSQL server is being stopped or started"
+		advice = "the PostgreSQL server is starting or stopping"
 	case untrusted:
-		advice = "the certificate of the PostgreSQL server is not one for this host by an " +
-			"authority that is trusted: sslrootcert=FILE in the URL names the authority"
+		advice = "the certificate of the PostgreSQL server is not valid for this host or not " +
+			"signed by a trusted authority: name the authority with sslrootcert=FILE in the URL"
 	case unreachable:
 		advice = "PostgreSQL cannot be reached"
 	default:
@@ -256,21 +259,20 @@ func explainPostgres(err error) error {
 }
 
 const adviceLocked = "another transaction holds the lock of all changes (the row of the table " +
-	"head), " +
-	"nothing was changed: try again, or stop the program that has a transaction open"
+	"head), nothing was changed: try again, or stop the program that has a transaction open"
 
-// explainCommit tells a commit that the server refused from one whose end nobody knows. FATAL ends
-// the connection, perhaps after the commit.
+// explainCommit says whether a commit failed or its result is unknown. A FATAL error ends the
+// connection, possibly after the commit.
 func explainCommit(err error) error {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.SeverityUnlocalized == "ERROR" ||
 		errors.Is(err, pgx.ErrTxCommitRollback) {
 		return err
 	}
 	return fmt.Errorf("the connection was lost during the commit, the change may have been made: "+
-		"look before you repeat it (%w)", oneLine{err})
+		"check before you repeat it (%w)", oneLine{err})
 }
 
-// oneLine is an error for a log: the library puts each host on a line of its own.
+// oneLine is an error whose text is one line. The driver puts each host on its own line.
 type oneLine struct{ error }
 
 func (e oneLine) Error() string {

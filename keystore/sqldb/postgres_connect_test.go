@@ -244,8 +244,8 @@ func TestPostgresOpenErrors(t *testing.T) {
 			"refuses the user or its password"},
 		{s.URL("") + "?sslmode=require", "server refused TLS connection"},
 		{strings.Replace(s.URL(""), "/postgres?", "/none?", 1) + "?search_path=no_such_schema",
-			"no schema that the search_path names is there"},
-		{strings.TrimSuffix(s.URL(""), "postgres") + "none", "make the database first"},
+			"no schema in the search_path exists"},
+		{strings.TrimSuffix(s.URL(""), "postgres") + "none", "create it with CREATE DATABASE"},
 	} {
 		d, err := OpenPostgres(context.Background(), row.url)
 		if err == nil {
@@ -270,7 +270,7 @@ func TestPostgresSettings(t *testing.T) {
 	s := newPostgresStore(t)
 	for _, row := range []struct{ commit, lies, want string }{
 		{"on", "('server_version_num', '120022'), ('server_version', '12.22')",
-			"this server is PostgreSQL 12.22, and 13 is the oldest that will do"},
+			"the server is PostgreSQL 12.22, but version 13 or later is required"},
 		{"off", "('', '')", "synchronous_commit is off"},
 		{"local", "('synchronous_standby_names', 'ANY 1 (a, b)')",
 			"ALTER ROLE … SET synchronous_commit = on"},

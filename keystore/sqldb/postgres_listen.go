@@ -11,16 +11,16 @@ import (
 
 const (
 	maxBackoff = 5 * time.Second
-	// checkInterval is after how much silence the listening connection is asked whether it is still
-	// there, and listens for the right schema.
+	// checkInterval is how long the connection may be silent before it is checked: that it still
+	// works, and that it listens for the right schema.
 	checkInterval = 2 * time.Second
 	checkTimeout  = 3 * time.Second
 	listenTimeout = 10 * time.Second
 )
 
-// listen calls fire for each change of any process that PostgreSQL tells of, until ctx ends, on a
-// connection of its own. Each new connection may have missed some. Errors are left to whoever asks
-// for the head next and can tell someone.
+// listen calls fire for each notification of a change, by any process, until ctx ends. It has its
+// own connection. It also fires for each new connection, which may have missed notifications. It
+// ignores errors, because the next call that reads the head reports them.
 func (p *postgres) listen(ctx context.Context, fire func()) {
 	backoff := 50 * time.Millisecond
 	for ctx.Err() == nil {
@@ -35,8 +35,8 @@ func (p *postgres) listen(ctx context.Context, fire func()) {
 	}
 }
 
-// listenOnce returns when the connection is lost or the schema is another one, and whether it was
-// ever good.
+// listenOnce returns when the connection is lost or the schema was replaced. It reports whether it
+// has listened.
 func (p *postgres) listenOnce(ctx context.Context, fire func()) (listened bool) {
 	connectCtx, cancel := context.WithTimeout(ctx, listenTimeout)
 	defer cancel()
@@ -77,7 +77,8 @@ func (p *postgres) listenOnce(ctx context.Context, fire func()) (listened bool) 
 	}
 }
 
-// currentSchema returns the oid, which a restore changes and the channel has in its name.
+// currentSchema returns the oid of the schema. The name of the channel contains it, and a restore
+// changes it.
 func currentSchema(ctx context.Context, conn *pgx.Conn) (oid uint32, err error) {
 	err = conn.QueryRow(ctx,
 		"SELECT oid FROM pg_namespace WHERE nspname = current_schema()").Scan(&oid)

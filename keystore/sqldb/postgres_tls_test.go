@@ -111,11 +111,11 @@ func TestPostgresTLS(t *testing.T) {
 	_, port, _ := net.SplitHostPort(s.Address())
 	for name, row := range map[string]struct{ url, want string }{
 		"another authority": {verified(other),
-			"not one for this host by an authority that is trusted"},
+			"not valid for this host or not signed by a trusted authority"},
 		"the system's": {s.URL("") + "?sslmode=verify-full",
-			"not one for this host by an authority that is trusted"},
+			"not valid for this host or not signed by a trusted authority"},
 		"another name": {verified(trusted, net.JoinHostPort("localhost", port)),
-			"not one for this host by an authority that is trusted"},
+			"not valid for this host or not signed by a trusted authority"},
 		"without TLS": {s.URL("") + "?sslmode=disable", "refuses the user or its password"},
 	} {
 		_, err := OpenPostgres(ctx, row.url)

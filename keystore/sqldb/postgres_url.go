@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A postgresURL is a connection URI, split and decoded as libpq does it.
+// A postgresURL is a connection URI, split and decoded like libpq.
 // See https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS.
 type postgresURL struct {
 	user, password string
@@ -39,7 +39,7 @@ func parseURL(dsn string) (*postgresURL, error) {
 	}
 	u := &postgresURL{options: make(map[string]string)}
 	if !validHosts(hosts) {
-		return nil, errPostgresURL // as a host, a part of the password would be shown
+		return nil, errPostgresURL // a part of the password might be shown as a host
 	}
 	var undecodable bool
 	decode := func(text string) string {
@@ -59,7 +59,7 @@ func parseURL(dsn string) (*postgresURL, error) {
 			return nil, errPostgresURL
 		}
 		name, value = decode(name), decode(value)
-		u.options[name] = value // the last one counts
+		u.options[name] = value // the last value counts
 		if name == "dbname" || name == "database" {
 			u.database = value
 		}
@@ -95,7 +95,7 @@ func validHosts(text string) bool {
 	return true
 }
 
-// identity is USER@HOSTS/DATABASE and what else decides which schema is meant.
+// identity returns USER@HOSTS/DATABASE and the options that decide about the schema.
 func (u *postgresURL) identity() string {
 	or := func(value, option string) string {
 		if other, given := u.options[option]; given {
@@ -107,7 +107,7 @@ func (u *postgresURL) identity() string {
 	if port := or("", "port"); port != "" {
 		hosts += ":" + port
 	}
-	if !strings.Contains(hosts, "/") { // the path of a socket minds case
+	if !strings.Contains(hosts, "/") { // the path of a socket is case-sensitive
 		hosts = strings.ToLower(hosts)
 	}
 	identity := or(u.user, "user") + "@" + hosts + "/" + u.database
@@ -120,19 +120,20 @@ func (u *postgresURL) identity() string {
 	return identity
 }
 
-// unsupported are parameters of libpq that would have to change how the driver connects.
-var unsupported = strings.Fields(`hostaddr requirepeer sslcrl sslcrldir sslkeylogfile tcp_user_timeout gsslib
+// unsupported are parameters of libpq that the driver cannot honor.
+var unsupported = strings.Fields(`hostaddr requirepeer sslcrl sslcrldir sslkeylogfile
+	tcp_user_timeout gsslib
 	scram_client_key scram_server_key oauth_issuer oauth_client_id oauth_client_secret oauth_scope`)
 
-// adjusted are parameters of libpq that the driver would send to the server, with the values that
-// they take.
+// adjusted are parameters of libpq that the driver would send to the server, with their allowed
+// values; nil: any value.
 var adjusted = map[string][]string{
 	"fallback_application_name": nil,
-	"gssencmode":                {"disable", "prefer"}, // the driver never encrypts in this way
+	"gssencmode":                {"disable", "prefer"}, // the driver has no GSS encryption
 	"gssdelegation":             {"0"},
-	"load_balance_hosts":        {"disable", "random"}, // there is one primary
+	"load_balance_hosts":        {"disable", "random"}, // there is only one primary
 	"replication":               {"false", "off", "no", "0"},
-	"sslcompression":            {"0", "1"}, // which libpq ignores
+	"sslcompression":            {"0", "1"}, // libpq ignores it
 	"client_encoding":           {"utf8", "auto"},
 	"ssl_min_protocol_version":  tlsVersions,
 	"ssl_max_protocol_version":  tlsVersions,
@@ -144,8 +145,8 @@ var adjusted = map[string][]string{
 
 var tlsVersions = []string{"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
 
-// checkParameter refuses a parameter of libpq that is not supported, or not with this value. The
-// error shows no value.
+// checkParameter returns an error if a parameter of libpq, or its value, is not supported. The
+// error does not show the value.
 func checkParameter(name, value string) error {
 	if slices.Contains(unsupported, name) {
 		return fmt.Errorf("connection parameter %s is not supported: remove it from the "+
@@ -169,8 +170,8 @@ func checkParameter(name, value string) error {
 	return nil
 }
 
-// adjust takes the parameters of libpq that are not the server's out of those that the driver
-// sends, and does what they say. They may come from a service file too.
+// adjust applies the parameters of libpq that are not for the server, and removes them from those
+// that the driver sends. They may come from a service file too.
 func adjust(config *pgx.ConnConfig) error {
 	parameters := config.RuntimeParams
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
@@ -212,13 +213,13 @@ func adjust(config *pgx.ConnConfig) error {
 	return nil
 }
 
-// keepAlive is what the parameters say of TCP; zero stands for the default in them too.
+// keepAlive returns the TCP settings in the parameters. Zero is the default in both.
 func keepAlive(parameters map[string]string) net.KeepAliveConfig {
 	if parameters["keepalives"] == "0" {
 		return net.KeepAliveConfig{}
 	}
 	number := func(name string) int {
-		n, _ := strconv.Atoi(parameters[name]) // checkParameter has seen it
+		n, _ := strconv.Atoi(parameters[name]) // checkParameter has checked it
 		return n
 	}
 	return net.KeepAliveConfig{

@@ -51,22 +51,22 @@ func (d *DB) Session(ctx context.Context, id keystore.Digest) (*keystore.Session
 
 // UseSession implements [keystore.Database].
 func (d *DB) UseSession(ctx context.Context, id keystore.Digest, at time.Time) error {
-	return d.exec(ctx, d.uses, "noting the use of a session",
+	return d.exec(ctx, d.uses, "recording the use of a session",
 		"UPDATE sessions SET used_at = ? WHERE digest = ? AND used_at < ?"+d.unforced,
 		at.UnixMicro(), id[:], at.UnixMicro())
 }
 
 // DeleteSession implements [keystore.Database].
 func (d *DB) DeleteSession(ctx context.Context, id keystore.Digest) error {
-	return d.fail(ctx, "ending a session", d.write(ctx, func(t *tx) error {
+	return d.fail(ctx, "deleting a session", d.write(ctx, func(t *tx) error {
 		_, err := t.exec("DELETE FROM sessions WHERE digest = ?", id[:])
 		return err
 	}))
 }
 
 // DeleteSessions implements [keystore.Database].
-func (d *DB) DeleteSessions(ctx context.Context, used, made time.Time) error {
-	return d.exec(ctx, d.uses, "removing sessions that are over",
+func (d *DB) DeleteSessions(ctx context.Context, used, created time.Time) error {
+	return d.exec(ctx, d.uses, "deleting expired sessions",
 		"DELETE FROM sessions WHERE (used_at < ? OR created_at < ?)"+d.unforced, used.UnixMicro(),
-		made.UnixMicro())
+		created.UnixMicro())
 }

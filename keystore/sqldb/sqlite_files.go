@@ -19,12 +19,12 @@ type openFile struct {
 
 // check returns [keystore.ErrReplaced] unless the file still has its name.
 func (f openFile) check() error {
-	// never os.Open: closing it would drop the POSIX locks that SQLite holds on it
+	// Not os.Open: closing the file would drop the POSIX locks that SQLite holds on it.
 	info, err := os.Stat(f.path)
-	what := "is not the file that was opened"
+	problem := "is not the file that was opened"
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		what = "was removed"
+		problem = "was removed"
 	case err != nil:
 		return err
 	case os.SameFile(info, f.info):
@@ -32,7 +32,7 @@ func (f openFile) check() error {
 	}
 	return fmt.Errorf("%w: %s %s; stop every Caddy that uses this database, check its files, and "+
 		"start again",
-		keystore.ErrReplaced, f.path, what)
+		keystore.ErrReplaced, f.path, problem)
 }
 
 // files are the files of a database: the database file, its write-ahead log and the log's index.
@@ -45,8 +45,8 @@ type files []openFile
 // sqliteFiles returns the paths of the files of a database.
 func sqliteFiles(path string) []string { return []string{path, path + "-wal", path + "-shm"} }
 
-// noteFiles records the files of a database that is open and has been read from.
-func noteFiles(path string) (files, error) {
+// statFiles returns the files of a database that is open and has been read from.
+func statFiles(path string) (files, error) {
 	var all files
 	for _, path := range sqliteFiles(path) {
 		info, err := os.Stat(path)
@@ -58,7 +58,7 @@ func noteFiles(path string) (files, error) {
 	return all, nil
 }
 
-// fileIDs identifies the files that have the names of a database's files now.
+// fileIDs identifies the files that now have the names of a database's files.
 func fileIDs(path string) string {
 	var ids []string
 	for _, path := range sqliteFiles(path) {
@@ -81,8 +81,8 @@ func (fs files) check() error {
 }
 
 // closable reports whether SQLite may close the files. The last connection copies the log into the
-// database and then removes log and index by name, which would destroy those of another process
-// that has opened the database anew.
+// database and then removes log and index by name. That would destroy the log and index of another
+// process that has opened the new files.
 func (fs files) closable() bool {
 	if fs == nil {
 		return true
@@ -95,8 +95,8 @@ func (fs files) closable() bool {
 	return true
 }
 
-// intact returns [keystore.ErrReplaced] if a file of the database, or the lock of a node of this
-// handle, is no longer the one that was opened.
+// intact returns [keystore.ErrReplaced] if a file of the database, or the lock file of a node of
+// this handle, is not the one that was opened.
 func (d *DB) intact() error {
 	if err := d.files.check(); err != nil {
 		return err
@@ -109,7 +109,7 @@ func (d *DB) intact() error {
 // file, where the next process would apply it.
 func (d *DB) emptyLog() {
 	if d.files.check() != nil {
-		// whatever stays is as before
+		// After an error the files are as before.
 		_, _ = d.writer.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)")
 	}
 }

@@ -15,8 +15,8 @@ import (
 // sqliteStore is a database file for the conformance suite.
 type sqliteStore struct{ path string }
 
-// newSQLite returns a database that has been migrated, and is empty otherwise. It is a copy, because
-// each migration takes as long as a small test.
+// newSQLite returns a database that has been migrated, and is empty otherwise. It is a copy,
+// because each migration takes as long as a small test.
 func newSQLite(t testing.TB) sqliteStore {
 	t.Helper()
 	content, err := migrated()

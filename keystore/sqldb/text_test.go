@@ -34,7 +34,7 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 			t.Fatal(err)
 		}
 		list := func(f keystore.KeyFilter, bound int) (names []string, pages int) {
-			d.lookedThrough = bound
+			d.maxScan = bound
 			for cursor := ""; pages == 0 || cursor != ""; pages++ {
 				keys, next, err := d.Keys(ctx, f, cursor, 2)
 				if err != nil || pages > 40 {
@@ -71,7 +71,7 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 				}
 			}
 		}
-		d.lookedThrough = 8
+		d.maxScan = 8
 		for f, fits := range map[*keystore.KeyFilter]bool{
 			{Namespaces: []string{"b"}}:                  true,  // 8
 			{Namespaces: []string{"b", "c"}, Owner: "m"}: true,  // 8

@@ -14,13 +14,14 @@ import (
 type tx struct {
 	db   *DB
 	ctx  context.Context
-	conn *sql.Conn // that sql runs on
+	conn *sql.Conn // on which sql runs
 	sql  *sql.Tx
 	now  time.Time
-	// of a database that does not keep them itself: an import runs the same few thousands of times
+	// stmts are prepared statements by query, if dialect.prepares: an import runs the same few
+	// statements thousands of times.
 	stmts  map[string]*sql.Stmt
-	many   bool  // rows were added as many
-	failed error // of the database: nothing may be committed any more
+	many   bool  // dialect.addMany was run
+	failed error // of the database: the transaction must not be committed
 	began  time.Time
 
 	policyChanged bool // by this transaction
@@ -31,10 +32,10 @@ func (t *tx) close() {
 	for _, s := range t.stmts {
 		s.Close()
 	}
-	// after a commit this does nothing, and the error that counts is the one before
+	// After a commit this does nothing. Otherwise an earlier error counts.
 	_ = t.sql.Rollback()
 	if t.many {
-		// a connection that is broken is given up as it is
+		// A broken connection is closed anyway.
 		_, _ = t.conn.ExecContext(context.WithoutCancel(t.ctx), t.db.manyEnds)
 	}
 	if t.db.rest > 0 && time.Since(t.began) > t.db.rest {
@@ -43,7 +44,7 @@ func (t *tx) close() {
 	t.conn.Close()
 }
 
-// A statement is an sql.Stmt, or just its text.
+// A statement is an sql.Stmt or an unprepared query.
 type statement interface {
 	ExecContext(ctx context.Context, args ...any) (sql.Result, error)
 	QueryContext(ctx context.Context, args ...any) (*sql.Rows, error)
@@ -80,8 +81,8 @@ func (t *tx) statement(query string) (statement, error) {
 	return s, nil
 }
 
-// note keeps an error of the database, which ends the transaction, and returns it with what to do
-// about it.
+// note keeps the first error of the database, after which the transaction must not be committed,
+// and returns it with advice.
 func (t *tx) note(err error) error {
 	if err == nil {
 		return nil
@@ -104,7 +105,7 @@ func (t *tx) exec(query string, args ...any) (affected int64, err error) {
 	return r.RowsAffected()
 }
 
-// A row is like sql.Row, with the errors noted.
+// A row is like sql.Row. It notes errors.
 type row struct {
 	t    *tx
 	rows *sql.Rows
@@ -120,9 +121,9 @@ func (t *tx) query(query string, args ...any) (*sql.Rows, error) {
 	return rows, t.note(err)
 }
 
-// anew is query, planned for the current tables.
-func (t *tx) anew(query string, args ...any) (*sql.Rows, error) {
-	return t.query(query, append(slices.Clip(t.db.anew), args...)...)
+// replanned is query, planned for the current size of the tables.
+func (t *tx) replanned(query string, args ...any) (*sql.Rows, error) {
+	return t.query(query, append(slices.Clip(t.db.replan), args...)...)
 }
 
 func (t *tx) row(query string, args ...any) row {
@@ -130,7 +131,7 @@ func (t *tx) row(query string, args ...any) row {
 	return row{t, rows, err}
 }
 
-// Scan returns sql.ErrNoRows when there is none.
+// Scan returns sql.ErrNoRows if there is no row.
 func (r row) Scan(into ...any) error {
 	if r.err != nil {
 		return r.err
@@ -145,7 +146,7 @@ func (r row) Scan(into ...any) error {
 	return r.t.note(r.rows.Scan(into...))
 }
 
-// found turns "no such row" into ErrNotFound.
+// found returns ErrNotFound if a statement has affected no row.
 func found(affected int64, err error) error {
 	if err == nil && affected == 0 {
 		return keystore.ErrNotFound
@@ -169,7 +170,7 @@ func (t *tx) Keys(ids []string) ([]keystore.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := t.anew("SELECT "+keyColumns+" FROM keys k"+keyJoins+" WHERE k.id "+t.db.among+
+	rows, err := t.replanned("SELECT "+keyColumns+" FROM keys k"+keyJoins+" WHERE k.id "+t.db.among+
 		" ORDER BY k.id", array)
 	keys, err := scanKeys(rows, err, nil)
 	return keys, t.note(err)
@@ -187,12 +188,12 @@ func (t *tx) RevokeKeys(reasons map[string]string, by string) error {
 	_, err = t.exec("UPDATE keys SET revoked_at = ?, revoked_by = ?, revoke_reason = r.value, "+
 		"version = version + 1 FROM "+t.db.pairs+
 		" r WHERE keys.revoked_at IS NULL AND keys.id = r.key",
-		append(slices.Clip(t.db.anew), t.now.UnixMicro(), by, object)...)
+		append(slices.Clip(t.db.replan), t.now.UnixMicro(), by, object)...)
 	return err
 }
 
-// UpdateKey changes the secrets first, so that what the change log says last of each was judged by
-// the key's new row.
+// UpdateKey changes the secrets before the key, so that the last entry of each secret in the change
+// log is computed from the new row of the key.
 func (t *tx) UpdateKey(k *keystore.Key) error {
 	old, err := t.Key(k.ID)
 	if err != nil {
@@ -202,7 +203,7 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 	for _, s := range old.Secrets {
 		present[s.Digest] = s
 	}
-	spent, err := t.db.spent(t.anew, k)
+	spent, err := t.db.spent(t.replanned, k)
 	if err != nil {
 		return t.note(err)
 	}
@@ -244,7 +245,7 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 	return found(t.exec(updateKey, values...))
 }
 
-// DeleteKey leaves it to a trigger to drop the secrets.
+// DeleteKey relies on a trigger to drop the secrets.
 func (t *tx) DeleteKey(id string) error {
 	return found(t.exec("DELETE FROM keys WHERE id = ?", id))
 }

@@ -9,8 +9,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// Times are columns of Unix microseconds; the zero time is NULL.
-
+// fromTime returns Unix microseconds, NULL for the zero time.
 func fromTime(t time.Time) any {
 	if t.IsZero() {
 		return nil
@@ -18,8 +17,7 @@ func fromTime(t time.Time) any {
 	return t.UnixMicro()
 }
 
-// Truth is a number as well: SQLite has no other.
-
+// fromBool returns 1 or 0, because SQLite has no booleans.
 func fromBool(b bool) int64 {
 	if b {
 		return 1
@@ -27,6 +25,7 @@ func fromBool(b bool) int64 {
 	return 0
 }
 
+// timeTo is the reverse of fromTime.
 type timeTo struct{ t *time.Time }
 
 func (to timeTo) Scan(v any) error {
@@ -41,12 +40,13 @@ func (to timeTo) Scan(v any) error {
 	return nil
 }
 
+// digestTo reads NULL as the zero digest.
 type digestTo struct{ d *keystore.Digest }
 
 func (to digestTo) Scan(v any) error {
 	b, _ := v.([]byte)
 	if v != nil && len(b) != len(to.d) {
-		return fmt.Errorf("a digest must be %d bytes", len(to.d))
+		return fmt.Errorf("a digest must have %d bytes", len(to.d))
 	}
 	*to.d = keystore.Digest{}
 	copy(to.d[:], b)
@@ -65,7 +65,7 @@ func (to textTo) Scan(v any) error {
 	case []byte:
 		*to.s = string(v)
 	default:
-		return fmt.Errorf("expected text, not %T", v)
+		return fmt.Errorf("a text must be a string, not %T", v)
 	}
 	return nil
 }
@@ -94,8 +94,8 @@ func toGrants(text string) ([]keystore.Grant, error) {
 	}
 	var grants []keystore.Grant
 	for _, g := range list {
-		if g.Namespace == "" { // as the parent of those that lie in none
-			return nil, errors.New("a grant names no namespace")
+		if g.Namespace == "" { // it would be the parent of every top-level namespace
+			return nil, errors.New("a grant must name a namespace")
 		}
 		permissions, err := toPermissions(g.Permissions)
 		if err != nil {
@@ -126,10 +126,10 @@ func toPermissions(words []string) (list []keystore.Permission, err error) {
 }
 
 func unreadable(what string, err error) error {
-	return fmt.Errorf("the row of %s cannot be read: %w", what, err)
+	return fmt.Errorf("reading the row of %s: %w", what, err)
 }
 
-// fromList makes a JSON array, also of none.
+// fromList returns a JSON array, empty for nil.
 func fromList[T any](list []T) (string, error) {
 	if list == nil {
 		return "[]", nil
@@ -137,7 +137,7 @@ func fromList[T any](list []T) (string, error) {
 	return fromJSON(list)
 }
 
-// toList returns nil for none.
+// toList returns nil for an empty array.
 func toList(text string) (list []string, err error) {
 	if text != "[]" {
 		err = json.Unmarshal([]byte(text), &list)

@@ -17,19 +17,20 @@ import (
 // blocks this program. A server that refuses the user, or is the wrong one, counts as reachable.
 // For an error of [OpenSQLite] it reports whether the cause lies outside the file.
 func Unreachable(err error) bool {
-	return anywhere(err, serverAway) && !anywhere(err, serverRefuses) ||
+	return anywhere(err, serverUnreachable) && !anywhere(err, serverRefuses) ||
 		anywhere(err, unreachableSQLite)
 }
 
-func serverAway(err error) bool {
+// serverUnreachable reports whether an error itself, not one that it wraps, may go away.
+func serverUnreachable(err error) bool {
 	if err == context.DeadlineExceeded || err == io.EOF || err == io.ErrUnexpectedEOF ||
 		err == errUnreplicated {
 		return true
 	}
 	switch e := err.(type) {
 	case *net.OpError:
-		return e.Op == "dial" || e.Op == "read" || e.Op == "write" // and no alert of TLS
-	case *net.DNSError: // a name server may be as late as a database
+		return e.Op == "dial" || e.Op == "read" || e.Op == "write" // not a TLS alert
+	case *net.DNSError: // the name server may start late too
 		return true
 	case *pgconn.PgError:
 		return slices.ContainsFunc(passing,
@@ -40,13 +41,13 @@ func serverAway(err error) bool {
 
 // passing lists prefixes of PostgreSQL's codes for errors that may go away by themselves.
 var passing = []string{
-	"08",                           // a pooler cannot reach it
+	"08",                           // a pooler cannot reach the server
 	"53",                           // out of connections, memory or disk space
 	"57P",                          // starting or stopping
 	"55P03", "57014", "40", "25P0", // blocked by others for too long
 }
 
-// serverRefuses tells a refusal that no waiting will change.
+// serverRefuses reports whether an error itself is a refusal that waiting does not change.
 func serverRefuses(err error) bool {
 	switch e := err.(type) {
 	case *tls.CertificateVerificationError:
@@ -58,21 +59,21 @@ func serverRefuses(err error) bool {
 	return false
 }
 
-// refusedParameter reports whether a code says of a new connection that the server does not know a
-// parameter or does not take its value.
+// refusedParameter reports whether the error code of a new connection means that the server does
+// not know a parameter or refuses its value.
 func refusedParameter(code string) bool {
 	return code == "42704" || code == "22023" || code == "55P02"
 }
 
-// unknownParameter reports whether PgBouncer refuses what the URL asks for. It gives all its errors
-// the same code.
+// unknownParameter reports whether PgBouncer refuses a parameter of the URL. All errors of
+// PgBouncer have the same code.
 func unknownParameter(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && strings.HasPrefix(e.Message, "unsupported startup parameter")
 }
 
-// anywhere reports whether is holds for an error or any that it wraps: of several servers each has
-// its own.
+// anywhere reports whether is returns true for an error or any that it wraps. Each of several
+// servers has its own error.
 func anywhere(err error, is func(error) bool) bool {
 	if err == nil || is(err) {
 		return err != nil

@@ -17,12 +17,12 @@ func (t *tx) NamespaceInUse(id string) (key string, err error) {
 	return key, err
 }
 
-// KeysMadeBy first asks which makers have created any key, which few have. If one maker has created
-// most keys, PostgreSQL would read all of them to find the keys of many others. To find the next
-// key in an order it can use only the index.
-func (t *tx) KeysMadeBy(makers ...string) (ids []string, err error) {
-	asked := make(map[string]string, len(makers))
-	for _, id := range makers {
+// KeysMadeBy first asks which of the creators have created any key, because few have. If one
+// creator has created most keys, PostgreSQL would read all of them to find the keys of many others.
+// For the next key in an order it uses the index.
+func (t *tx) KeysMadeBy(creators ...string) (ids []string, err error) {
+	asked := make(map[string]string, len(creators))
+	for _, id := range creators {
 		asked[t.db.text(id)] = ""
 	}
 	object, err := fromJSON(asked)
@@ -36,13 +36,13 @@ func (t *tx) KeysMadeBy(makers ...string) (ids []string, err error) {
 	if err != nil {
 		return nil, t.note(err)
 	}
-	for _, maker := range some {
-		made, err := list(t.query, scanText,
-			"SELECT id FROM keys WHERE created_by = ? ORDER BY created_at, id", maker)
+	for _, creator := range some {
+		created, err := list(t.query, scanText,
+			"SELECT id FROM keys WHERE created_by = ? ORDER BY created_at, id", creator)
 		if err != nil {
 			return nil, t.note(err)
 		}
-		ids = append(ids, made...)
+		ids = append(ids, created...)
 	}
 	return ids, nil
 }
@@ -92,8 +92,8 @@ func (t *tx) KeysHolding(role keystore.RoleID, homes []string, f func(*keystore.
 	return t.note(rows.Err())
 }
 
-// RoleHeld goes from each namespace to the next one in the index: there may be a million grants in
-// few of them.
+// RoleHeld looks up one namespace after the other in the index, because there may be a million
+// grants in a few namespaces.
 func (t *tx) RoleHeld(role keystore.RoleID) ([]keystore.Reach, error) {
 	where, args := heldAs(role)
 	first := "SELECT min(namespace) FROM held WHERE " + where + " AND connected = ?"
@@ -114,7 +114,8 @@ func (t *tx) RoleHeld(role keystore.RoleID) ([]keystore.Reach, error) {
 	return out, nil
 }
 
-// heldAs is the condition on held for a role: grants of any namespace may name a shared one.
+// heldAs returns the condition on the table held for a role. Grants in any namespace may name a
+// shared role.
 func heldAs(role keystore.RoleID) (where string, args []any) {
 	if role.Namespace == keystore.AnyNamespace {
 		return "role = ?", []any{role.Name}

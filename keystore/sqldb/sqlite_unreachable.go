@@ -23,8 +23,8 @@ func unreachableSQLite(err error) bool {
 	switch e := err.(type) {
 	case *sqlite.Error:
 		switch e.Code() & 0xff {
-		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY,
-			sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
+		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
+			sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
 			return true
 		}
 	case fileError:

@@ -50,7 +50,7 @@ func TestListsOfFewAndOfMany(t *testing.T) {
 			t.Helper()
 			var got [2][]string
 			for i, bound := range []int{keys, 5} {
-				d.lookedThrough = bound
+				d.maxScan = bound
 				for cursor, pages := "", 0; pages == 0 || cursor != ""; pages++ {
 					ids, next, err := list(cursor)
 					if err != nil || pages > keys {
@@ -118,7 +118,7 @@ func TestListsOfFewAndOfMany(t *testing.T) {
 // TestRareThingsAreLookedUp: a page is looked for by the rarest thing that it was asked for.
 func TestRareThingsAreLookedUp(t *testing.T) {
 	d := fill(t, 2000)
-	d.lookedThrough = 100
+	d.maxScan = 100
 	_, err := d.Update(t.Context(), func(tx keystore.Tx) error {
 		var rows []*keystore.AuditRow
 		for i := range 2000 {
