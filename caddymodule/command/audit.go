@@ -17,12 +17,12 @@ import (
 func (c *cli) auditCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "audit",
-		Short: "Lists, verifies and exports what was changed, by whom",
+		Short: "Lists, verifies and exports the audit log",
 		Long: `
-Every change of a key, a namespace, a role or a member leaves a row: who, when,
-from where, what it was before and what it became. Each row has a hash over
-itself and the one before it, so that none can be changed, removed or reordered
-unnoticed.`,
+Every change of a key, namespace, role or member adds a row to the audit log: who
+changed it, when, from which address, and its state before and after. Each row
+has a hash over itself and the row before it, so that no row can be changed,
+removed or reordered without notice.`,
 	}, c.listAuditCommand(), c.verifyAuditCommand(), c.exportAuditCommand())
 }
 
@@ -34,9 +34,9 @@ func (c *cli) listAuditCommand() *cobra.Command {
 		Use:   "list",
 		Short: "Lists changes, newest first",
 		Long: `
-Lists changes, newest first. What the objects were before and what they became
-is in --json. Without --limit all of them are listed, page by page; with it,
---json has next_cursor to go on from with --cursor.`,
+Lists changes, newest first. --json includes the state of the objects before and
+after. Without --limit all changes are listed; with it, --json has next_cursor,
+which --cursor continues from.`,
 		Example: `  caddy apikeys audit list --from 24h
   caddy apikeys audit list --object 4fYQ0hTz81Lk --json | jq '.items[] | {at, before, after}'
   caddy apikeys audit list --action member.edit --from 2026-01-01T00:00:00Z`,
@@ -44,14 +44,14 @@ is in --json. Without --limit all of them are listed, page by page; with it,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.Namespace, "namespace", "", "Only changes that touch this `NAMESPACE`")
-	flags.StringVar(&f.Actor, "actor", "", "Only what the member or key of this `ID` did")
+	flags.StringVar(&f.Actor, "actor", "", "Only changes by the member or key with this `ID`")
 	flags.StringVar(&f.Action, "action", "", "Only this `ACTION`, such as key.mint or role.edit")
-	flags.StringVar(&f.Object, "object", "", "Only changes of the object of this `ID`")
+	flags.StringVar(&f.Object, "object", "", "Only changes of the object with this `ID`")
 	flags.StringVar(&from, "from", "",
-		"Only from this `TIME` on: 2026-01-01T00:00:00Z, or before now 24h, 90d")
+		"Only since this `TIME`: 2026-01-01T00:00:00Z, or 24h or 90d ago")
 	flags.StringVar(&to, "to", "", "Only before this `TIME`")
 	flags.StringVar(&f.Cursor, "cursor", "",
-		"Go on from this `CURSOR`, where an earlier list ended")
+		"Continue from this `CURSOR` of an earlier list")
 	limitFlag(cmd, &limit)
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) (err error) {
 		now := time.Now()
@@ -80,7 +80,7 @@ is in --json. Without --limit all of them are listed, page by page; with it,
 	return cmd
 }
 
-// parsePast reads a time, or a duration before now; the zero time for the empty word.
+// parsePast parses a time, or a duration before now. The empty word is the zero time.
 func parsePast(flag, word string, now time.Time) (time.Time, error) {
 	if word == "" {
 		return time.Time{}, nil
@@ -90,8 +90,8 @@ func parsePast(flag, word string, now time.Time) (time.Time, error) {
 	}
 	d, err := caddy.ParseDuration(word)
 	if err != nil || d < 0 {
-		return time.Time{}, fmt.Errorf("--%s %q is neither a time such as 2026-01-01T00:00:00Z "+
-			"nor a duration before now such as 24h or 90d", flag, word)
+		return time.Time{}, fmt.Errorf("--%s %q must be a time such as 2026-01-01T00:00:00Z "+
+			"or a duration before now such as 24h or 90d", flag, word)
 	}
 	return now.Add(-d), nil
 }
@@ -99,13 +99,13 @@ func parsePast(flag, word string, now time.Time) (time.Time, error) {
 func (c *cli) verifyAuditCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify",
-		Short: "Says whether the audit log is as it was written",
+		Short: "Verifies that nobody has changed the audit log",
 		Long: `
-Recomputes the hash of every row. Status 0 means that no row was changed,
-removed or reordered, 1 that one was: which, goes to standard error.
+Recomputes the hash of every row. Exit status 0 means that no row was changed,
+removed or reordered. With status 1, standard error names the row.
 
-Rows that were cut off at the end leave no trace in what remains: keep the
-number of rows and the last hash elsewhere, and compare.`,
+Rows removed from the end leave no trace: keep the number of rows and the last
+hash elsewhere, and compare them.`,
 		Example: `  caddy apikeys audit verify
   caddy apikeys audit verify --json | jq -r .last`,
 		Args: noArguments,
@@ -122,12 +122,12 @@ number of rows and the last hash elsewhere, and compare.`,
 				err = c.writeJSON(v)
 			} else {
 				table := c.columns()
-				row(table, "Rows as written", strconv.FormatInt(v.Rows, 10))
+				row(table, "Verified rows", strconv.FormatInt(v.Rows, 10))
 				row(table, "Last hash", v.Last)
 				err = table.Flush()
 			}
 			if err == nil && !v.Intact {
-				return fmt.Errorf("the audit log is not as it was written: %s", v.Cause)
+				return fmt.Errorf("the audit log has been changed: %s", v.Cause)
 			}
 			return err
 		}),
@@ -139,8 +139,8 @@ func (c *cli) exportAuditCommand() *cobra.Command {
 		Use:   "export",
 		Short: "Writes the whole audit log to standard output, oldest first",
 		Long: `
-Writes the whole audit log, one JSON document a line, oldest first. With the
-hashes in it, whoever has it can tell later what was changed in the database.`,
+Writes the whole audit log, one JSON document per line, oldest first. Its hashes
+reveal later changes of the rows in the database.`,
 		Example: `  caddy apikeys audit export > audit.ndjson`,
 		Args:    noArguments,
 		RunE: c.run(func(ctx context.Context, _ []string) error {

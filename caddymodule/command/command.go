@@ -23,31 +23,30 @@ import (
 func Register(modules Modules) {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "apikeys",
-		Short: "Manages API keys, and who manages them, of a running Caddy",
+		Short: "Manages the API keys and members of a running Caddy",
 		Long: `
 Mints, lists, edits, rotates and revokes the keys that the api_key handler
-accepts, while Caddy serves.
+accepts, while Caddy is running.
 
-The command speaks to Caddy's admin endpoint, whose address it finds as
+The command connects to Caddy's admin endpoint. It finds the address as
 'caddy reload' does: --address, else the configuration that --config names
 or a Caddyfile in the working directory, else $CADDY_ADMIN, else
 localhost:2019. Unix sockets work too: --address unix//run/caddy/admin.sock
 
-Where the admin endpoint is off, --server names a site that has the
-api_keys_admin handler, and a member opens it, or a key with admin
+If the admin endpoint is off, --server names a site with the api_keys_admin
+handler. Authenticate with the token of a member, or of a key with admin
 permissions. The token is read from --token-file, else from the terminal or
-standard input; it is sent over https, or in clear to this machine only.
+standard input. It is sent over https, or unencrypted to this machine only.
 
-Tokens are never taken from the command line, where other users of the
-machine could read them. A new token is the only thing that mint, rotate and
-members token write to standard output, so that it pipes; what is for people
-goes to standard error.
+No flag accepts a token: other users of the machine can read command lines.
+mint, rotate and members token write only the new token to standard output, so
+that it can be piped. Messages go to standard error.
 
-With --json, the answer of the REST API is written to standard output as one
+With --json, the response of the REST API is written to standard output as one
 JSON document.
 
-Exit status: 0 done, 1 failed or refused, 3 committed, but not yet surely in
-force on every node.`,
+Exit status: 0 done, 1 failed or refused, 3 committed, but not yet confirmed by
+every node.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			c := &cli{modules: modules}
 			cmd.Use = "apikeys"
@@ -59,13 +58,13 @@ force on every node.`,
 			flags.StringVar(&c.address, "address", "",
 				"`ADDRESS` of Caddy's admin endpoint: host:port or unix//path")
 			flags.StringVarP(&c.config, "config", "c", "",
-				"Configuration `FILE` that says where the admin endpoint is")
+				"Configuration `FILE` with the address of the admin endpoint")
 			flags.StringVarP(&c.adapter, "adapter", "a", "", "Config `ADAPTER` for --config")
 			flags.StringVar(&c.server, "server", "",
 				"`URL` of a site with api_keys_admin, instead of the admin endpoint")
 			flags.StringVar(&c.tokenFile, "token-file", "",
-				"`FILE` that holds the token for --server, instead of standard input")
-			flags.BoolVar(&c.json, "json", false, "Write JSON for programs")
+				"`FILE` with the token for --server, instead of standard input")
+			flags.BoolVar(&c.json, "json", false, "Write the result as JSON")
 			group(cmd, c.keysCommand(), c.namespacesCommand(), c.rolesCommand(), c.membersCommand(),
 				c.auditCommand(), c.nodesCommand(), c.verifyCommand(), c.doctorCommand())
 			refuseEmpty(cmd)
@@ -82,14 +81,14 @@ type cli struct {
 	json                     bool
 
 	in       io.Reader
-	out, err io.Writer // answers, and what is for people
-	where    string    // what is spoken to, for messages
+	out, err io.Writer // results, and messages
+	where    string    // the endpoint, for messages
 }
 
-// group makes cmd a command that only has others. Without Args, cobra would answer a misspelt one
-// with help and success.
+// group makes cmd a command that only has subcommands. Without Args, cobra would show the help and
+// succeed for a misspelt subcommand.
 func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
-	// cobra's default, which it sets where it does not look for arguments only
+	// cobra sets its default only for commands without Args.
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.Args = noSuchCommand
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
@@ -102,8 +101,8 @@ func mayBeEmpty(flags *pflag.FlagSet, name string) {
 	_ = flags.SetAnnotation(name, "empty", nil)
 }
 
-// refuseEmpty makes the flags of cmd and of all commands below it refuse an empty value, as an
-// unset shell variable gives: it would mean the default, or clear a list.
+// refuseEmpty makes the flags of cmd and of its subcommands refuse an empty value. An unset shell
+// variable would otherwise select the default or clear a list.
 func refuseEmpty(cmd *cobra.Command) {
 	for _, flags := range []*pflag.FlagSet{cmd.Flags(), cmd.PersistentFlags()} {
 		flags.VisitAll(func(f *pflag.Flag) {
@@ -118,7 +117,7 @@ func refuseEmpty(cmd *cobra.Command) {
 	}
 }
 
-// flagError returns err without the value of the flag, which may be a token.
+// flagError returns err without the value of the flag: it may be a token.
 func flagError(err error) error {
 	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok && keystore.ContainsToken(err.Error()) {
@@ -134,7 +133,7 @@ func flagError(err error) error {
 	return fmt.Errorf("--%s must be a valid %s", flag.Name, flag.Value.Type())
 }
 
-// notEmpty is the value of a flag that refuses an empty word, also in a list, and a token.
+// notEmpty is the value of a flag that refuses empty words, also in a list, and tokens.
 type notEmpty struct{ pflag.Value }
 
 func (v notEmpty) Set(s string) error {
@@ -153,17 +152,16 @@ func (v notEmpty) Set(s string) error {
 	return v.Value.Set(s)
 }
 
-// errFailed ends the command with status 1 when everything that there is to say has been said.
+// errFailed ends the command with status 1 after the command has reported the failure itself.
 var errFailed = errors.New("failed")
 
-// errPending ends the command with status 3: the change is made, and not yet surely in force
-// everywhere.
+// errPending ends the command with status 3: the change is committed, but not every node has
+// confirmed it.
 var errPending = errors.New("not yet in force on every node")
 
 const exitPending = 3
 
-// run makes f a command's RunE: errors go to standard error in plain words, not through Caddy's
-// logger.
+// run makes f a command's RunE. Errors go to standard error as text, not through Caddy's logger.
 func (c *cli) run(
 	f func(ctx context.Context, args []string) error,
 ) func(*cobra.Command, []string) error {
@@ -175,11 +173,9 @@ func (c *cli) run(
 		err := f(ctx, args)
 		switch {
 		case errors.Is(err, errPending):
-			// Caddy's main takes another status than 1 from this wrapper only.
-			return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int,
-				error) {
-				return exitPending, nil
-			})(cmd, nil)
+			// Only this wrapper makes Caddy's main exit with a status other than 1.
+			pending := func(caddycmd.Flags) (int, error) { return exitPending, nil }
+			return caddycmd.WrapCommandFuncForCobra(pending)(cmd, nil)
 		case err != nil && !errors.Is(err, errFailed):
 			c.report(err)
 		}
@@ -187,7 +183,7 @@ func (c *cli) run(
 	}
 }
 
-// noSuchCommand names those that there are. What was given may be a token.
+// noSuchCommand lists the subcommands. It does not repeat the argument: it may be a token.
 func noSuchCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -204,7 +200,7 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 		strings.Join(names, ", "))
 }
 
-// oneID is the argument of what is done to one object.
+// oneID requires one argument, the ID of an object.
 func oneID(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("give the ID of one %s: %s", strings.TrimSuffix(cmd.Parent().Name(), "s"),
@@ -213,11 +209,11 @@ func oneID(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// noArguments does not repeat what was given, as cobra.NoArgs does: it may be a token.
+// noArguments does not repeat the argument as cobra.NoArgs does: it may be a token.
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return errors.New(cmd.CommandPath() +
-			" takes flags only; tokens are read from standard input or a file")
+			" accepts flags only; tokens are read from standard input or a file")
 	}
 	return nil
 }

@@ -176,16 +176,16 @@ func TestCommandMistyped(t *testing.T) {
 		"namspaces list": "did you mean namespaces?",
 		"keys " +
 			cliToken: "it has delete, edit, import, list, mint, revoke, rotate, show",
-		"roles edit acme/b/c": "a role is NAMESPACE/NAME",
+		"roles edit acme/b/c": "a role must be NAMESPACE/NAME",
 		"roles create acme/b": "give --permission",
 		"members create":      "give --name",
 		"members show root":   "m_ and 12 letters",
-		"audit list --from x": "neither a time",
+		"audit list --from x": "must be a time",
 		"members " +
 			cliToken: "it has create, delete, disable, edit, enable, list, show, token",
 		"keys mint":                   "give --name",
 		"keys show " + cliToken:       "12 letters and digits",
-		"members disable " + cliToken: "give the member another",
+		"members disable " + cliToken: "rotate it",
 	} {
 		r := runCLI("", strings.Fields(words)...)
 		r.want(t, 1, "", want)
@@ -251,12 +251,13 @@ func TestCommandAddress(t *testing.T) {
 		"missing config": {[]string{"--config", "none.json"}, "none.json"},
 		"adapter alone":  {[]string{"--adapter", "caddyfile"}, "--adapter needs --config"},
 		"no adapter": {[]string{"--config", "c.json", "--adapter", "toml9"},
-			`no config adapter "toml9"`},
+			`unknown config adapter "toml9"`},
 		"bad Caddyfile": {[]string{"--config", write("Caddyfile.bad", "{\n\tnonsense\n}\n")},
-			"--address does without"},
-		"range":         {[]string{"--address", "localhost:1-9"}, "none that can be connected to"},
-		"fd":            {[]string{"--address", "fd/3"}, "none that can be connected to"},
-		"server beside": {[]string{"--server", "https://x", "--address", s.address}, "not beside"},
+			"or give --address"},
+		"range": {[]string{"--address", "localhost:1-9"}, "cannot be connected to"},
+		"fd":    {[]string{"--address", "fd/3"}, "cannot be connected to"},
+		"server beside": {[]string{"--server", "https://x", "--address", s.address},
+			"--server replaces --address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			runCLI("", append(show, row.flags...)...).want(t, 1, "",
@@ -322,10 +323,10 @@ func TestCommandServer(t *testing.T) {
 		stdin, server, want string
 	}{
 		"in clear":    {cliToken, "http://keys.example.com", "in clear"},
-		"empty":       {"\n" + cliToken, url, "no token on the first line"},
-		"not a token": {"two " + cliToken + "\n", url, "is no token"},
-		"binary":      {"\x00\x01" + cliToken, url, "is no token"},
-		"endless":     {strings.Repeat(cliToken, 100), url, "is no token"},
+		"empty":       {"\n" + cliToken, url, "is empty: it must be a token"},
+		"not a token": {"two " + cliToken + "\n", url, "is not a token"},
+		"binary":      {"\x00\x01" + cliToken, url, "is not a token"},
+		"endless":     {strings.Repeat(cliToken, 100), url, "is not a token"},
 		"no URL":      {cliToken, s.address, "the server's address"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -336,7 +337,7 @@ func TestCommandServer(t *testing.T) {
 	}
 	runCLI("", "keys", "import", "--server", url).want(t, 1, "", "give --token-file")
 	runCLI("", "verify", "--server", url).want(t, 1, "",
-		"--token-file must have the token that opens it")
+		"--token-file must have the token for the server")
 }
 
 // TestCommandHelp holds the help to what the commands are: an example that does not parse is a bug.

@@ -20,13 +20,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
-// connect returns a client for whatever the flags name. With --server and no --token-file it reads
-// the first line of standard input.
+// connect returns a client for the endpoint that the flags name. With --server and without
+// --token-file it reads the token from the first line of standard input.
 func (c *cli) connect(ctx context.Context) (*client.Client, error) {
 	if c.server != "" {
 		if c.address != "" || c.config != "" || c.adapter != "" {
-			return nil, errors.New("--server is given instead of --address, --config and " +
-				"--adapter, not beside them")
+			return nil, errors.New("--server replaces --address, --config and --adapter: give only " +
+				"one kind")
 		}
 		if _, err := client.New(c.server); err != nil {
 			return nil, err
@@ -44,7 +44,7 @@ func (c *cli) connect(ctx context.Context) (*client.Client, error) {
 	}
 	if redact.Argument(address) != address {
 		return nil, errors.New("the admin endpoint's address must be host:port or unix//path, " +
-			"without scheme, user and password")
+			"without scheme, user or password")
 	}
 	c.where = "Caddy's admin endpoint at " + address
 	parsed, err := caddy.ParseNetworkAddress(address)
@@ -52,10 +52,10 @@ func (c *cli) connect(ctx context.Context) (*client.Client, error) {
 	case err != nil:
 		return nil, fmt.Errorf("the admin endpoint's address %q: %w", address, err)
 	case parsed.IsUnixNetwork():
-		path, _, _ := strings.Cut(parsed.Host, "|") // after it come the permissions of the socket
+		path, _, _ := strings.Cut(parsed.Host, "|") // the socket's permissions follow
 		return client.New("unix/" + path)
 	case parsed.IsFdNetwork() || parsed.PortRangeSize() != 1:
-		return nil, fmt.Errorf("the admin endpoint's address %q is none that can be connected to: "+
+		return nil, fmt.Errorf("the admin endpoint's address %q cannot be connected to: "+
 			"give --address", address)
 	}
 	return client.New("http://" + parsed.JoinHostPort(0))
@@ -82,7 +82,7 @@ func (c *cli) adminAddress() (string, error) {
 		}
 	}
 	if admin.Admin.Disabled {
-		return "", errors.New("the configuration turns Caddy's admin endpoint off: give --server " +
+		return "", errors.New("the configuration disables Caddy's admin endpoint: give --server " +
 			"with the URL of a site that has api_keys_admin")
 	}
 	if admin.Admin.Listen == "" {
@@ -96,8 +96,8 @@ func (c *cli) adminAddress() (string, error) {
 	return address, nil
 }
 
-// loadConfig returns the configuration that --config names, or the Caddyfile that lies here, as
-// JSON; nil without one.
+// loadConfig returns the configuration that --config names, or the Caddyfile of the working
+// directory, as JSON. It returns nil if there is neither.
 func (c *cli) loadConfig() ([]byte, error) {
 	file, adapter := c.config, c.adapter
 	if file == "" {
@@ -112,7 +112,7 @@ func (c *cli) loadConfig() ([]byte, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration for the admin endpoint's address: %w; "+
-			"--address does without", err)
+			"or give --address", err)
 	}
 	name := strings.ToLower(filepath.Base(file))
 	if adapter == "" && filepath.Ext(name) != ".json" &&
@@ -124,22 +124,22 @@ func (c *cli) loadConfig() ([]byte, error) {
 	}
 	a := caddyconfig.GetAdapter(adapter)
 	if a == nil {
-		return nil, fmt.Errorf("there is no config adapter %q", adapter)
+		return nil, fmt.Errorf("unknown config adapter %q", adapter)
 	}
 	config, _, err := a.Adapt(body, map[string]any{"filename": file})
 	if err != nil {
-		return nil, fmt.Errorf("adapting %s for the admin endpoint's address: %w; --address does "+
-			"without", file, err)
+		return nil, fmt.Errorf("adapting %s for the admin endpoint's address: %w; or give "+
+			"--address", file, err)
 	}
 	return config, nil
 }
 
-// maxToken is more than the longest credential, 512 characters, and short enough to notice the
-// wrong file.
+// maxToken bounds the line of a token, in bytes. It is more than the longest credential, 512
+// characters, and short enough to detect the wrong file.
 const maxToken = 4096
 
-// readToken reads one line from file, or without one from standard input; on a terminal it asks,
-// and nothing is echoed.
+// readToken reads a token from the first line of file or, if file is empty, of standard input. On a
+// terminal it prompts and does not echo.
 func (c *cli) readToken(ctx context.Context, file, prompt string) (string, error) {
 	in, from := c.in, "standard input"
 	if file != "" {
@@ -165,16 +165,16 @@ func (c *cli) readToken(ctx context.Context, file, prompt string) (string, error
 	}
 	token := strings.TrimSpace(line)
 	if token == "" {
-		return "", fmt.Errorf("there is no token on the first line of %s", from)
+		return "", fmt.Errorf("the first line of %s is empty: it must be a token", from)
 	}
 	if len(line) >= maxToken || strings.ContainsFunc(token,
 		func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return "", fmt.Errorf("the first line of %s is no token", from)
+		return "", fmt.Errorf("the first line of %s is not a token", from)
 	}
 	return token, nil
 }
 
-// readHidden asks for a line that the terminal does not show.
+// readHidden prompts for a line that the terminal does not echo.
 func (c *cli) readHidden(ctx context.Context, fd int, prompt string) (string, error) {
 	shown, err := term.GetState(fd)
 	if err != nil {
@@ -187,12 +187,12 @@ func (c *cli) readHidden(ctx context.Context, fd int, prompt string) (string, er
 		return string(b), err
 	})
 	if ctx.Err() != nil {
-		_ = term.Restore(fd, shown) // ReadPassword, which would do it, still waits
+		_ = term.Restore(fd, shown) // ReadPassword would do it but is still waiting
 	}
 	return line, err
 }
 
-// typed waits for what someone types, or for Ctrl-C.
+// typed waits for input or for Ctrl-C.
 func typed(ctx context.Context, read func() (string, error)) (string, error) {
 	type answer struct {
 		line string
@@ -211,7 +211,7 @@ func typed(ctx context.Context, read func() (string, error)) (string, error) {
 	}
 }
 
-// terminal reports whether someone sits at a stream, and its descriptor.
+// terminal returns the descriptor of a stream and reports whether it is a terminal.
 func terminal(stream any) (fd int, ok bool) {
 	f, ok := stream.(*os.File)
 	if !ok {

@@ -19,23 +19,23 @@ import (
 func (c *cli) doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
-		Short: "Checks that a running Caddy guards its sites with API keys",
+		Short: "Checks that a running Caddy protects its sites with API keys",
 		Long: `
-Checks, one line each, and says what to do about what is wrong:
+Runs these checks, one line each, with advice if a check fails:
 
-  - Caddy's admin endpoint, or with --server the site, answers
-  - a key store is running, and its health: lease and database
-  - some route has the api_key handler, and which operations it leaves out of
-    OpenAPI documents
+  - Caddy's admin endpoint, or with --server the site, is reachable
+  - a key store is running and healthy: lease and database
+  - some route has the api_key handler; which operations of OpenAPI documents
+    it leaves out
   - no api_key refuses the requests for api_keys_admin on its site
-  - no log shows keys: those that can get HTTP entries use 'format api_keys'
-    where keys are accepted that Caddy would write in clear
+  - no log contains keys: if keys are accepted from sources that Caddy logs in
+    clear, the logs of HTTP requests use 'format api_keys'
   - the namespaces that the configuration names exist
-  - the prefixes of live keys' tokens are accepted
-  - no namespace, role or member was changed by hand to what cannot be read
+  - the token prefixes of all live keys are accepted
+  - manual database edits have left no unreadable namespace, role or member
 
-It changes nothing. With --server it cannot see the configuration. The exit
-status is 0 when nothing is wrong, else 1.`,
+It changes nothing. With --server it cannot check the configuration. The exit
+status is 0 if all checks pass, else 1.`,
 		Example: `  caddy apikeys doctor
   caddy apikeys doctor --address unix//run/caddy/admin.sock --json`,
 		Args: noArguments,
@@ -53,18 +53,18 @@ status is 0 when nothing is wrong, else 1.`,
 	}
 }
 
-// doctorPatience is for all checks together: someone is waiting, and a server that is well answers
-// at once.
+// doctorPatience bounds all checks together. A healthy server answers at once, and a person is
+// waiting.
 const doctorPatience = 30 * time.Second
 
-// A doctor goes through the checks.
+// A doctor runs the checks and collects their findings.
 type doctor struct {
 	*cli
 	server   *client.Client
 	findings []finding
 }
 
-// A finding is what one check came to.
+// A finding is the result of one check.
 type finding struct {
 	Check  string `json:"check"`
 	OK     *bool  `json:"ok"` // null: could not be checked
@@ -72,6 +72,7 @@ type finding struct {
 	Advice string `json:"advice,omitempty"`
 }
 
+// found adds and prints a finding. advice is for a check that fails.
 func (d *doctor) found(check string, ok bool, advice, format string, args ...any) {
 	if ok {
 		advice = ""
@@ -130,11 +131,11 @@ func (d *doctor) examine(ctx context.Context) {
 			d.unreached("endpoint", err)
 			return
 		}
-		d.found("endpoint", true, "", "%s answers", d.where)
+		d.found("endpoint", true, "", "%s is reachable", d.where)
 		inspected, err := d.modules.Inspect(raw)
 		if err != nil {
 			d.found("configuration", false, "Is that Caddy's admin endpoint?",
-				"its configuration cannot be read: %v", err)
+				"reading its configuration: %v", err)
 			return
 		}
 		config = &inspected
@@ -146,7 +147,7 @@ func (d *doctor) examine(ctx context.Context) {
 	if config == nil {
 		for _, check := range []string{"handlers", "logs", "namespaces"} {
 			d.unknown(check, "the "+check+
-				" of the configuration are seen by Caddy's admin endpoint only")
+				" of the configuration are visible to Caddy's admin endpoint only")
 		}
 		return
 	}
@@ -160,13 +161,13 @@ func (d *doctor) examine(ctx context.Context) {
 	d.rows(ctx)
 }
 
-// unreached tells of an error as every command would.
+// unreached adds a finding for an error, in the words of other commands.
 func (d *doctor) unreached(check string, err error) {
 	said, advice, _ := strings.Cut(strings.TrimPrefix(d.explain(err), "Error: "), "\n")
 	d.found(check, false, strings.ReplaceAll(advice, "\n", " "), "%s", said)
 }
 
-// store reports whether a key store answers; the checks after it need one.
+// store reports whether a key store answers. The checks after it need one.
 func (d *doctor) store(ctx context.Context) bool {
 	health, err := d.server.Health(ctx)
 	if err != nil {
@@ -180,7 +181,7 @@ func (d *doctor) store(ctx context.Context) bool {
 			health.Revision, lease)
 	} else {
 		d.found("health", false,
-			"See Caddy's log for why the database does not answer. While the lease lasts, known "+
+			"See Caddy's log for why the database is unavailable. Until the lease expires, known "+
 				"keys are served; then requests get 503.",
 			"it is not healthy: %s; revision %d, %s of its lease left", health.Problem,
 			health.Revision, lease)
@@ -188,7 +189,7 @@ func (d *doctor) store(ctx context.Context) bool {
 	return true
 }
 
-// prefixes looks for live keys that the configuration refuses by the prefix of their tokens.
+// prefixes looks for live keys whose token prefix the configuration does not accept.
 func (d *doctor) prefixes(ctx context.Context) {
 	list, err := d.server.ListPrefixes(ctx)
 	if err != nil {
@@ -226,7 +227,7 @@ func (d *doctor) documents(config *Config) {
 	}
 	if len(config.LeftOut) > 0 {
 		d.found("documents", true, "",
-			"left out of OpenAPI documents, because of skip_unsupported: %s",
+			"skip_unsupported leaves out of OpenAPI documents: %s",
 			strings.Join(config.LeftOut, "; "))
 	}
 }
@@ -239,7 +240,7 @@ func (d *doctor) sites(config *Config) {
 			strings.Join(config.Refused, ", "))
 	case config.AdminSites > 0:
 		d.found("sites", true, "",
-			"api_keys_admin gets the requests for it: no api_key on its site refuses them")
+			"no api_key refuses the requests for api_keys_admin")
 	}
 }
 
@@ -247,10 +248,11 @@ func (d *doctor) logs(config *Config) {
 	exposed, open := config.ExposedSources, config.UnredactedLogs
 	switch {
 	case len(open) == 0:
-		d.found("logs", true, "", "every log that can get HTTP entries redacts keys")
+		d.found("logs", true, "", "every log of HTTP requests redacts keys")
 	case len(exposed) == 0:
 		d.found("logs", true, "",
-			"keys are accepted only where Caddy's own log encoders redact them; without `format "+
+			"keys are accepted only from sources that Caddy's own log encoders redact; without "+
+				"`format "+
 				"api_keys`: %s", strings.Join(open, ", "))
 	default:
 		d.found("logs", false,
@@ -275,7 +277,7 @@ func (d *doctor) namespaces(ctx context.Context, config *Config) {
 	switch {
 	case len(named) == 0:
 		d.found("namespaces", true, "",
-			"the configuration names no namespace: requests and keys say which")
+			"the configuration names no namespace: requests and keys do")
 		return
 	case len(missing) == 0:
 		d.found("namespaces", true, "", "the namespaces that the configuration names exist: %s",
@@ -283,22 +285,19 @@ func (d *doctor) namespaces(ctx context.Context, config *Config) {
 		return
 	}
 	d.found("namespaces", false, "Create them: caddy apikeys namespaces create "+missing[0],
-		"requests are refused, because these namespaces do not exist: %s",
+		"requests are refused because these namespaces do not exist: %s",
 		strings.Join(missing, ", "))
 }
 
-// rows looks for what somebody has written into the database by hand that nobody can read.
+// rows looks for unreadable rows that manual database edits have left.
 func (d *doctor) rows(ctx context.Context) {
 	var wrong []string
 	err := errors.Join(
-		each(d.server.AllNamespaces(ctx),
-			func(ns api.Namespace) {
-				wrong = unreadable(wrong, "namespace "+ns.ID,
-					ns.Unreadable)
-			}),
+		each(d.server.AllNamespaces(ctx), func(ns api.Namespace) {
+			wrong = unreadable(wrong, "namespace "+ns.ID, ns.Unreadable)
+		}),
 		each(d.server.AllRoles(ctx), func(r api.Role) {
-			wrong = unreadable(wrong,
-				"role "+r.Namespace+"/"+r.Name, r.Unreadable)
+			wrong = unreadable(wrong, "role "+r.Namespace+"/"+r.Name, r.Unreadable)
 		}),
 		each(d.server.AllMembers(ctx),
 			func(m api.Member) { wrong = unreadable(wrong, "member "+m.ID, m.Unreadable) }),
@@ -307,17 +306,17 @@ func (d *doctor) rows(ctx context.Context) {
 	case err != nil:
 		d.unreached("rows", err)
 	case len(wrong) == 0:
-		d.found("rows", true, "", "namespaces, roles and members can all be read")
+		d.found("rows", true, "", "all namespaces, roles and members are readable")
 	default:
 		d.found("rows", false,
-			"Write them anew: caddy apikeys roles edit, members edit, namespaces edit.",
-			"rows that cannot be read, and give nothing: %s", strings.Join(wrong, "; "))
+			"Set their fields again: caddy apikeys roles edit, members edit, namespaces edit.",
+			"unreadable rows, which grant nothing: %s", strings.Join(wrong, "; "))
 	}
 }
 
-func unreadable(list []string, what, why string) []string {
-	if why != "" {
-		list = append(list, what+" ("+why+")")
+func unreadable(list []string, object, cause string) []string {
+	if cause != "" {
+		list = append(list, object+" ("+cause+")")
 	}
 	return list
 }
@@ -333,7 +332,7 @@ func each[T any](items iter.Seq2[T, error], f func(T)) error {
 	return nil
 }
 
-// versions returns those of the plugin and of Caddy in this binary.
+// versions returns the versions of the plugin and of Caddy in this binary.
 func versions() (plugin, ours string) {
 	ours, _ = caddy.Version()
 	plugin = "(devel)"

@@ -35,18 +35,18 @@ func TestDoctorCommand(t *testing.T) {
 		roles  []api.Role
 		others []api.OtherPrefix
 	}{
-		"well": {logs(`"default":{`+redacting+`},"log0":{`+wrapped+
+		"healthy": {logs(`"default":{`+redacting+`},"log0":{`+wrapped+
 			`,"include":["http.log.access.log0"]}`) + header, healthy, 0, []string{
-			"answers", "✓ a key store is running", "✓ it is healthy: revision 7, 29s",
+			"is reachable", "✓ a key store is running", "✓ it is healthy: revision 7, 29s",
 			"✓ api_key handlers in the configuration: 1",
-			"✓ every log that can get HTTP entries redacts", "exist: default"}, nil, nil},
-		"nothing said of logs": {header, healthy, 1,
+			"✓ every log of HTTP requests redacts", "exist: default"}, nil, nil},
+		"no log configured": {header, healthy, 1,
 			[]string{"✗ keys from header X-Api-Key are written in clear into: default",
 				"→ Add `log { format api_keys }`"}, nil, nil},
-		"access log without": {logs(`"default":{`+redacting+`},"log0":{`+plain+
+		"access log without redaction": {logs(`"default":{`+redacting+`},"log0":{`+plain+
 			`,"include":["http.log.access.log0"]}`) + header, healthy, 1, []string{"into: log0"},
 			nil, nil},
-		"default left out of http": {logs(`"default":{"exclude":["http"]}`) + header, healthy, 0,
+		"default log without HTTP": {logs(`"default":{"exclude":["http"]}`) + header, healthy, 0,
 			[]string{"✓ every log"}, nil, nil},
 		"other logs": {logs(`"default":{`+redacting+
 			`},"a":{"include":["tls"]},"b":{"writer":{"output":"discard"}}`) + header, healthy, 0,
@@ -54,11 +54,11 @@ func TestDoctorCommand(t *testing.T) {
 		"included, then excluded": {logs(`"default":{`+redacting+
 			`},"a":{"include":["http.log"],"exclude":["http.log"]}`) + header, healthy, 0,
 			[]string{"✓ every log"}, nil, nil},
-		"a part excluded": {logs(`"default":{`+redacting+
+		"partly excluded": {logs(`"default":{`+redacting+
 			`},"a":{"exclude":["http.log.access"]}`) + header, healthy, 1, []string{"into: a"}, nil,
 			nil},
-		"Caddy hides it itself": {bearer, healthy, 0,
-			[]string{"✓ keys are accepted only where", "default"}, nil, nil},
+		"redacted by Caddy itself": {bearer, healthy, 0,
+			[]string{"✓ keys are accepted only from sources that", "default"}, nil, nil},
 		"query": {handler + `,"from":[{"type":"query","name":"key"},{"type":"cookie","name":"c"}]` +
 			end, healthy, 1, []string{
 			"keys from query key are written"}, nil, nil},
@@ -77,36 +77,36 @@ func TestDoctorCommand(t *testing.T) {
 			[]string{"✗ No key store is running"}, nil, nil},
 		"no plugin": {`"apps":{}`, cliAnswer{404, "404 page not found"}, 1,
 			[]string{"has no API keys", "→ Does `caddy list-modules`"}, nil, nil},
-		"a site of both": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[{"match":[{"host":["a"]}],"handle":[{"handler":"subroute","routes":[` +
+		"both on one site": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[{"match":[{"host":["a"]}],"handle":[{"handler":"subroute","routes":[` +
 			`{"handle":[{"handler":"api_key","from":[{"type":"bearer"}],"public":["/health"]}]},{"handle":[{"handler":"api_keys_admin"}]}]}]}]}}}}`, healthy, 1, []string{
 			"✗ api_key refuses the requests for api_keys_admin on the same site: :443",
 			"→ add `public /apikeys/*` to api_key"}, nil, nil},
-		"a site of both with the line": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[{"handle":[{"handler":"subroute","routes":[` +
+		"both on one site, with public": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[{"handle":[{"handler":"subroute","routes":[` +
 			`{"handle":[{"handler":"api_key","from":[{"type":"bearer"}],"public":["/apikeys/*"]}]},{"handle":[{"handler":"api_keys_admin"}]}]}]}]}}}}`, healthy, 0, []string{
-			"✓ api_keys_admin gets the requests for it"}, nil, nil},
-		"a site of both, apart": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[` +
+			"✓ no api_key refuses the requests for api_keys_admin"}, nil, nil},
+		"both on one site, in separate routes": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[` +
 			`{"match":[{"path":["/v1/*"]}],"handle":[{"handler":"api_key","from":[{"type":"bearer"}]}]},{"handle":[{"handler":"api_keys_admin"}]}]}}}}`, healthy, 0, []string{
-			"✓ api_keys_admin gets the requests for it"}, nil, nil},
+			"✓ no api_key refuses the requests for api_keys_admin"}, nil, nil},
 		"operations left out": {handler +
 			`,"from":[{"type":"bearer"}],"strict":true,"openapi":[{"skip_unsupported":true,"file":"` +
 			document + `"}]` + end, healthy, 0,
-			[]string{"✓ left out of OpenAPI documents, because of skip_unsupported: GET /b?c=d: " +
+			[]string{"✓ skip_unsupported leaves out of OpenAPI documents: GET /b?c=d: " +
 				"the path"}, nil, nil},
-		"a document elsewhere": {handler +
+		"missing document": {handler +
 			`,"from":[{"type":"bearer"}],"openapi":[{"skip_unsupported":true,"file":"/no/such/file"}]` + end, healthy, 0, []string{
 			"– not checked: which operations are left out: openapi: stat /no/such/file"}, nil, nil},
-		"a role that cannot be read": {bearer, healthy, 1,
-			[]string{"✗ rows that cannot be read, and give nothing: role acme/billing (no such " +
+		"unreadable role": {bearer, healthy, 1,
+			[]string{"✗ unreadable rows, which grant nothing: role acme/billing (no such " +
 				"word)"},
 			[]api.Role{{Namespace: "acme", Name: "billing", Unreadable: "no such word"}}, nil},
-		"a prefix that is not accepted": {bearer, healthy, 1, []string{
+		"prefix not accepted": {bearer, healthy, 1, []string{
 			"✗ live keys are refused because token_prefix does not accept their prefixes: old (3)",
 			"Accept them with `token_prefix ak old`, or refuse them for good with `abandon_prefix " +
 				"old`."},
 			nil,
 			[]api.OtherPrefix{{Prefix: "gone", Keys: 2, Abandoned: true},
 				{Prefix: "old", Keys: 3}}},
-		"an abandoned prefix": {bearer, healthy, 0,
+		"abandoned prefix": {bearer, healthy, 0,
 			[]string{"✓ live keys are refused because the configuration abandons their prefixes: " +
 				"gone (2)"},
 			nil, []api.OtherPrefix{{Prefix: "gone", Keys: 2, Abandoned: true}}},

@@ -16,31 +16,31 @@ func (c *cli) importCommand() *cobra.Command {
 	var partial, told bool
 	cmd := &cobra.Command{
 		Use:   "import [FILE]",
-		Short: "Adds keys whose tokens were made elsewhere",
+		Short: "Imports keys whose tokens another system created",
 		Long: `
-Adds keys that clients already have, from FILE or standard input, so that they
-need not change theirs. Each key is what mint takes, as JSON, with "token" (8 to
-512 visible ASCII characters) or "sha256" (of the token, 64 hex digits); one a
-line, or all in one document {"keys":[…]}:
+Imports existing keys from FILE or standard input, so that clients can keep their
+tokens. Each key is a JSON object with the fields of a mint request and "token"
+(8 to 512 visible ASCII characters) or "sha256" (of the token, 64 hex digits).
+The input has one key per line, or all keys in one document {"keys":[…]}:
 
   {"name":"CI","namespace":"acme","access":"read_only","sha256":"9f86d0…"}
   {"name":"ERP","permissions":["orders:read"],"token":"old-token-of-erp"}
 
-All keys are added or, when one is refused, none. With --partial those that can
-be are added, in batches; what is refused is listed on standard error, line by
-line. The exit status is 1 when any was refused. An import may be repeated: what
-is there already is refused.
+Either all keys are imported or, if one is refused, none. With --partial, valid
+keys are imported in batches and standard error lists the refused lines. The
+exit status is 1 if any key was refused. An import may be repeated: keys that
+exist are refused.
 
-Without --partial a long import holds up whoever else changes something; use
---partial for more than some ten thousand keys.`,
+Without --partial a long import blocks all other changes: use --partial for more
+than ten thousand keys.`,
 		Example: `  caddy apikeys keys import keys.ndjson
   caddy apikeys keys import --partial < export.json`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	cmd.Flags().BoolVar(&partial, "partial", false,
-		"Add those that can be, also when others are refused")
+		"Import the valid keys even if others are refused")
 	cmd.Flags().BoolVar(&told, "progress", false,
-		"Say once a second how far it has come, also where no terminal is")
+		"Report progress every second, even without a terminal")
 	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
 		in := c.in
 		if len(args) > 0 && args[0] != "-" {
@@ -51,7 +51,7 @@ Without --partial a long import holds up whoever else changes something; use
 			defer f.Close()
 			in = f
 		} else if c.server != "" && c.tokenFile == "" {
-			return errors.New("standard input cannot have both the keys and the token for " +
+			return errors.New("standard input cannot hold both the keys and the token for " +
 				"--server: give --token-file")
 		}
 		server, err := c.connect(ctx)
@@ -68,7 +68,7 @@ Without --partial a long import holds up whoever else changes something; use
 	return cmd
 }
 
-// importAll sends everything in one request, as it is read. It may take as long as it takes.
+// importAll streams the input in one request, without a time limit.
 func (c *cli) importAll(
 	ctx context.Context, server *client.Client, in io.Reader, p *progress,
 ) error {
@@ -82,7 +82,7 @@ func (c *cli) importAll(
 	return c.imported(done, len(done.Refused))
 }
 
-// importSome sends batches. The line numbers of refusals become those of the whole input.
+// importSome sends batches. It reports line numbers of the whole input.
 func (c *cli) importSome(
 	ctx context.Context, server *client.Client, in io.Reader, p *progress,
 ) error {
@@ -114,7 +114,7 @@ func (c *cli) importSome(
 			p.end()
 			return c.imported(total, refused)
 		case readErr != nil:
-			p.say("Imported %d, refused %d, up to what could not be read.", total.Imported, refused)
+			p.say("Imported %d, refused %d, before the error.", total.Imported, refused)
 			return readErr
 		}
 		p.tell(true, "%d lines read, %d imported, %d refused, %d/s …", input.line, total.Imported,
@@ -141,7 +141,8 @@ func (c *cli) importBatch(
 	return done, err
 }
 
-// imported says how an import ended. done lists the refusals only if they are to be written.
+// imported reports the result of an import. done lists the refused lines only if --json writes
+// them.
 func (c *cli) imported(done api.Imported, refused int) error {
 	if c.json {
 		if err := c.writeJSON(done); err != nil {

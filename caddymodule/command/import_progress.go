@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// progressInterval is how often an import says how far it has come. Tests shorten it.
+// progressInterval is how often an import reports its progress. Tests shorten it.
 var progressInterval = time.Second
 
-// A progress shows how far an import has come: at a terminal in one line that changes, elsewhere,
-// if asked for, line by line.
+// A progress reports how far an import has come: on a terminal in one changing line, elsewhere line
+// by line if asked for.
 type progress struct {
 	cli     *cli
 	shows   bool
 	inPlace bool
 	begun   time.Time
 
-	mu    sync.Mutex // the body of a request is read elsewhere, perhaps still after the answer
+	mu    sync.Mutex // another goroutine reads the body, perhaps even after the answer
 	shown time.Time
 	over  chan struct{} // closed at the end
 }
@@ -31,7 +31,7 @@ func (c *cli) newProgress(asked bool) *progress {
 		over: make(chan struct{})}
 }
 
-// tell shows what has been done, unless it did so a moment ago and there is more to come.
+// tell reports the progress. With more, it does nothing within an interval of the last report.
 func (p *progress) tell(more bool, format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -46,7 +46,7 @@ func (p *progress) tell(more bool, format string, args ...any) {
 	}
 }
 
-// wait shows what is waited for, and every second for how long, until the end.
+// wait reports what the import is waiting for, and for how long, until end.
 func (p *progress) wait(what string) {
 	p.tell(false, "%s …", what)
 	if !p.shows {
@@ -67,7 +67,7 @@ func (p *progress) wait(what string) {
 	}()
 }
 
-// say writes a line that stays.
+// say writes a line that is not overwritten.
 func (p *progress) say(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -75,7 +75,7 @@ func (p *progress) say(format string, args ...any) {
 	p.cli.say(format, args...)
 }
 
-// end has nothing shown any more.
+// end stops reporting.
 func (p *progress) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -100,16 +100,16 @@ func (p *progress) wipe() {
 	}
 }
 
-// rate is how many a second n since the beginning are.
+// rate returns n per second since the beginning.
 func (p *progress) rate(n int) int {
 	return int(float64(n) / max(time.Since(p.begun).Seconds(), 0.001))
 }
 
-// sending is a body that tells how much of it has been read.
+// sending is a request body that reports how much of it has been sent.
 type sending struct {
 	io.Reader
 	progress     *progress
-	byLine       bool // a line is a key
+	byLine       bool // each line is a key
 	lines, bytes int
 	sent         bool
 }
@@ -127,7 +127,7 @@ func (s *sending) Read(b []byte) (int, error) {
 		s.progress.tell(true, "sent %s, %d KiB/s …", much, s.progress.rate(s.bytes)>>10)
 	case !s.sent:
 		s.sent = true
-		s.progress.wait("all sent: " + much + "; the server is at it")
+		s.progress.wait("all sent: " + much + "; waiting for the server")
 	}
 	return n, err
 }

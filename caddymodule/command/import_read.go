@@ -12,25 +12,25 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// An importReader reads keys to be imported, whichever of the two forms they have. As an io.Reader
-// it gives the input as it is.
+// An importReader reads keys to be imported, in either form. As an io.Reader it returns the input
+// unchanged.
 type importReader struct {
 	*bufio.Reader
 	document bool          // {"keys":[…]}, else one key a line
-	elements *json.Decoder // in the document's keys; nil before the first
-	line     int           // or place in keys, of what was read last
+	elements *json.Decoder // within keys; nil before the first
+	line     int           // of the last key, or its position in keys
 }
 
-// documentStart is how the one document begins; no key has a field of that name.
+// documentStart matches the beginning of a document. No key has a field named keys.
 var documentStart = regexp.MustCompile(`^\s*\{\s*"keys"\s*:`)
 
 func newImportReader(r io.Reader) *importReader {
 	in := bufio.NewReaderSize(r, 64<<10)
-	const byteOrderMark = "\ufeff" // which some programs write before UTF-8
+	const byteOrderMark = "\ufeff" // some programs write it before UTF-8
 	if start, _ := in.Peek(len(byteOrderMark)); string(start) == byteOrderMark {
 		_, _ = in.Discard(len(byteOrderMark))
 	}
-	start, _ := in.Peek(4 << 10) // an error comes again when it is read
+	start, _ := in.Peek(4 << 10) // reading returns the error again
 	return &importReader{Reader: in, document: documentStart.Match(start)}
 }
 
@@ -41,19 +41,19 @@ func (in *importReader) contentType() string {
 	return api.NDJSON
 }
 
-// An importBatch is keys as NDJSON, and on which line of the input each was.
+// An importBatch has keys as NDJSON, and the line of the input of each.
 type importBatch struct {
 	body  bytes.Buffer
 	lines []int
 }
 
-// Bounds of a batch: one request and one transaction.
+// Limits of a batch, which is one request and one transaction.
 const (
 	batchKeys  = 1000
 	batchBytes = 8 << 20
 )
 
-// batch reads the next keys. An error, io.EOF too, comes with those before it.
+// batch reads the next keys. An error, including io.EOF, comes with the keys before it.
 func (in *importReader) batch() (*importBatch, error) {
 	b := new(importBatch)
 	for len(b.lines) < batchKeys && b.body.Len() < batchBytes {
@@ -78,32 +78,32 @@ func (in *importReader) next() ([]byte, error) {
 	return in.ReadBytes('\n')
 }
 
-// nextElement reads one of keys, compacted to a line. Errors name the place only: what stands there
-// may be a token.
+// nextElement reads one element of keys, compacted to a line. Errors name only the position: the
+// element may hold a token.
 func (in *importReader) nextElement() ([]byte, error) {
 	if in.elements == nil {
 		in.elements = json.NewDecoder(in.Reader)
 		if !in.tokens(json.Delim('{'), "keys", json.Delim('[')) {
-			return nil, errors.New(`the document is not {"keys":[…]}`)
+			return nil, errors.New(`the document must be {"keys":[…]}`)
 		}
 	}
 	if !in.elements.More() {
 		if !in.tokens(json.Delim(']'), json.Delim('}'), nil) {
-			return nil, fmt.Errorf("the document does not end as it should after %d keys",
+			return nil, fmt.Errorf("unexpected end of the document after %d keys",
 				in.line-1)
 		}
 		return nil, io.EOF
 	}
 	var element json.RawMessage
 	if err := in.elements.Decode(&element); err != nil {
-		return nil, fmt.Errorf("key %d of the document is not JSON", in.line)
+		return nil, fmt.Errorf("key %d of the document must be JSON", in.line)
 	}
 	var line bytes.Buffer
 	err := json.Compact(&line, element)
 	return line.Bytes(), err
 }
 
-// tokens reads these, nil standing for the end of the input.
+// tokens reads these tokens; nil is the end of the input.
 func (in *importReader) tokens(wanted ...json.Token) bool {
 	for _, want := range wanted {
 		got, err := in.elements.Token()

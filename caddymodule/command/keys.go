@@ -23,8 +23,7 @@ func (c *cli) keysCommand() *cobra.Command {
 	k := &keyObjects{objects[api.Key, api.KeyPatch, api.KeyChanged]{
 		cli: c, one: "key", argument: "ID", example: "4fYQ0hTz81Lk", id: keyID,
 		said: func(k api.Key) string {
-			return fmt.Sprintf("key %s (%s) in namespace %s", k.ID,
-				k.Name, k.Namespace)
+			return fmt.Sprintf("key %s (%s) in namespace %s", k.ID, k.Name, k.Namespace)
 		},
 		header: "ID\tNAME\tNAMESPACE\tACCESS\tSTATUS\tEXPIRES\tLAST USED",
 		cells: func(k api.Key) []string {
@@ -33,8 +32,7 @@ func (c *cli) keysCommand() *cobra.Command {
 		},
 		rows: keyRows,
 		made: func(done api.KeyChanged) (api.Key, api.Propagation) {
-			return done.Key,
-				done.Propagation
+			return done.Key, done.Propagation
 		},
 		find: (*client.Client).FindKey, edit: (*client.Client).EditKey,
 		remove: (*client.Client).DeleteKey,
@@ -43,20 +41,20 @@ func (c *cli) keysCommand() *cobra.Command {
 		Use:   "keys",
 		Short: "Mints, lists, edits, rotates and revokes keys",
 	}, c.mintCommand(), k.listCommand(),
-		k.showCommand("Shows all that is known of a key, but for its token",
+		k.showCommand("Shows a key, without its token",
 			`  caddy apikeys keys show 4fYQ0hTz81Lk
   caddy apikeys keys show 4fYQ0hTz81Lk --json | jq .version`), k.editCommand(), k.revokeCommand(), c.rotateCommand(), c.importCommand(),
-		k.deleteCommand("Takes a revoked key off the list", `
-Deletes the record of a key that has been revoked. Its token stays refused for
-good: no import can bring it back.`))
+		k.deleteCommand("Deletes a revoked key", `
+Deletes the record of a revoked key. Its token remains refused permanently: it
+cannot be imported again.`))
 }
 
-// patience is how long a call may take besides the wait that was asked for: minting waits for a
-// node that is cut off until its lease has run out.
+// patience is how long a call may take in addition to --wait. Minting waits for a node that is cut
+// off until its lease expires.
 const patience = 2 * time.Minute
 
-// keyID takes a key's id from the command line. A token put there by mistake is not repeated in the
-// message.
+// keyID returns a key's id from the command line. The error does not repeat the argument: it may be
+// a token.
 func keyID(args []string) (string, error) {
 	id := args[0]
 	for _, r := range id {
@@ -71,20 +69,21 @@ func keyID(args []string) (string, error) {
 	return id, nil
 }
 
-// changeFlags are those of a change that may have to wait for other nodes.
+// changeFlags are the flags of a change that waits for other nodes.
 type changeFlags struct {
 	version int64
 	wait    time.Duration
 }
 
 func (f *changeFlags) register(cmd *cobra.Command) {
-	cmd.Flags().Int64Var(&f.version, "if-version", 0, "Change only what still has this `VERSION`")
+	cmd.Flags().Int64Var(&f.version, "if-version", 0,
+		"Change it only if it still has this `VERSION`")
 	f.registerWait(cmd)
 }
 
 func (f *changeFlags) registerWait(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&f.wait, "wait", 10*time.Second,
-		"How long to wait for the change to be in force on every node")
+		"How long to wait until every node has applied the change")
 }
 
 func (f *changeFlags) options() []client.ChangeOption {
@@ -104,20 +103,20 @@ func (c *cli) rotateCommand() *cobra.Command {
 	var grace string
 	cmd := &cobra.Command{
 		Use:   "rotate ID",
-		Short: "Gives a key a new token",
+		Short: "Rotates the token of a key",
 		Long: `
-Gives a key a new token, which is written to standard output, this once. The
-present token dies after --grace, an older one at once; the key keeps its id,
-name, grants and expiry.
+Rotates the token of a key. The new token is written to standard output and is
+not shown again. The current token stays valid for --grace; an older one is
+revoked at once. The key keeps its id, name, grants and expiry.
 
-Exit status 3 means that the new token is good and some node may still accept
-the old one; standard error says which, and until when.`,
+Exit status 3 means that the new token is valid and some nodes may still accept
+the old one; standard error names them, and until when.`,
 		Example: `  caddy apikeys keys rotate 4fYQ0hTz81Lk --grace 24h > token
   caddy apikeys keys rotate 4fYQ0hTz81Lk`,
 		Args: oneID,
 	}
 	cmd.Flags().StringVar(&grace, "grace", "0s",
-		"How `LONG` the present token stays good, at most 30d")
+		"`DURATION` for which the current token stays valid, at most 30d")
 	f.register(cmd)
 	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
 		id, err := keyID(args)
@@ -126,7 +125,7 @@ the old one; standard error says which, and until when.`,
 		}
 		overlap, err := caddy.ParseDuration(grace)
 		if err != nil {
-			return fmt.Errorf("--grace %q is no duration such as 24h or 7d", grace)
+			return fmt.Errorf("--grace %q must be a duration such as 24h or 7d", grace)
 		}
 		server, err := c.connect(ctx)
 		if err != nil {
@@ -134,8 +133,7 @@ the old one; standard error says which, and until when.`,
 		}
 		ctx, cancel := f.context(ctx)
 		defer cancel()
-		done,
-			err := server.RotateKey(ctx, id, api.RotateRequest{Grace: overlap.String()},
+		done, err := server.RotateKey(ctx, id, api.RotateRequest{Grace: overlap.String()},
 			f.options()...)
 		if err != nil {
 			return err
@@ -151,5 +149,5 @@ the old one; standard error says which, and until when.`,
 func (c *cli) showKeyToken(answer any, token string, k api.Key) error {
 	about := fmt.Sprintf("Key %s (%s) in namespace %s, access %s, expires %s.", k.ID, k.Name,
 		k.Namespace, k.Access, momentOr(k.ExpiresAt, "never"))
-	return c.showToken(answer, token, "key "+k.ID, about, "rotate the key for another")
+	return c.showToken(answer, token, "key "+k.ID, about, "rotate the key to get a new one")
 }

@@ -18,21 +18,21 @@ func (k *keyObjects) editCommand() *cobra.Command {
 	var parts partFlags
 	cmd := &cobra.Command{
 		Use:   "edit ID",
-		Short: "Changes a key's name, grants, owner, addresses or metadata, or makes it inactive",
+		Short: "Changes a key's name, grants, owner, addresses, metadata or status",
 		Long: `
-Changes what the flags name and leaves the rest. --access, --permission, --role
-and --connected replace that part of what the key may do in its own namespace
-(--no-roles removes all roles), and --new-role adds to its roles; --grant
-replaces all its grants, those of its own namespace too.
+Changes what the flags name and keeps the rest. --access, --permission, --role
+and --connected replace that part of the key's grant in its own namespace
+(--no-roles removes all roles), and --new-role adds to its roles. --grant
+replaces all its grants, including that of its own namespace.
 
 The --add and --remove flags add and remove single permissions, roles and
-namespaces and leave the rest, so that two people can do so at the same time.
-They cannot be combined with the other changes.
+namespaces and keep the rest, so that two people can use them at the same time.
+They cannot be combined with other changes.
 
-The expiry and the namespace never change, and a revoked key takes no change.
+The expiry and the namespace never change, and a revoked key cannot be changed.
 
-Exit status 3 means that the change is made and some node may still accept the
-key as it was before; standard error says which, and until when.`,
+Exit status 3 means that the change is committed and some nodes may still accept
+the key as it was; standard error names them, and until when.`,
 		Example: `  caddy apikeys keys edit 4fYQ0hTz81Lk --name "CI, nightly" --access read_only
   caddy apikeys keys edit 4fYQ0hTz81Lk --inactive
   caddy apikeys keys edit 4fYQ0hTz81Lk --grant acme=read,orders:write --grant acme-eu=read
@@ -41,29 +41,29 @@ key as it was before; standard error says which, and until when.`,
   caddy apikeys keys edit 4fYQ0hTz81Lk --metadata team=erp --drop-metadata ticket`,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&name, "name", "", "A new `NAME`")
+	flags.StringVar(&name, "name", "", "New `NAME`")
 	flags.StringVar(&access, "access", "",
-		"What it may do in its own namespace: an `ACCESS` level, read_only or read_write")
+		"`ACCESS` level in its own namespace: read_only or read_write")
 	flags.StringSliceVar(&permissions, "permission", nil,
-		"The same as a `PERMISSION`; may be repeated")
-	flags.StringSliceVar(&roles, "role", nil, "A `ROLE` it has there; may be repeated")
-	flags.BoolVar(&noRoles, "no-roles", false, "Remove all roles that it has there")
+		"`PERMISSION` in its own namespace; may be repeated")
+	flags.StringSliceVar(&roles, "role", nil, "`ROLE` in its own namespace; may be repeated")
+	flags.BoolVar(&noRoles, "no-roles", false, "Remove all its roles in its own namespace")
 	flags.StringArrayVar(&newRoles, "new-role", nil, newRoleUsage)
-	flags.StringVar(&owner, "owner", "", "Another `MEMBER` to act for")
+	flags.StringVar(&owner, "owner", "", "New owner, a `MEMBER`")
 	flags.BoolVar(&connected, "connected", false,
-		"Extend its own grant to its namespace's children; --connected=false takes that back")
+		"Extend its own grant to its namespace's children; --connected=false undoes this")
 	flags.StringArrayVar(&grants, "grant", nil,
 		"`NAMESPACE=PERMISSION,@ROLE,...` or NAMESPACE=read_only: replaces all grants; may be "+
 			"repeated")
 	flags.StringSliceVar(&addresses, "allow-ip", nil,
-		"An address or `RANGE` (10.0.0.0/8), in place of those it has; may be repeated")
-	flags.BoolVar(&anyIP, "any-ip", false, "Let it be used from any address")
+		"Address or `RANGE` (10.0.0.0/8) that replaces the current ones; may be repeated")
+	flags.BoolVar(&anyIP, "any-ip", false, "Allow it from any address")
 	flags.StringArrayVar(&metadata, "metadata", nil,
 		"`NAME=VALUE` to add or replace; may be repeated")
 	flags.StringArrayVar(&dropped, "drop-metadata", nil,
 		"`NAME` of metadata to remove; may be repeated")
-	flags.BoolVar(&active, "active", false, "Let an inactive key work again")
-	flags.BoolVar(&inactive, "inactive", false, "Refuse the key until it is made active again")
+	flags.BoolVar(&active, "active", false, "Activate an inactive key")
+	flags.BoolVar(&inactive, "inactive", false, "Refuse the key until it is activated")
 	cmd.MarkFlagsMutuallyExclusive("active", "inactive")
 	cmd.MarkFlagsMutuallyExclusive("allow-ip", "any-ip")
 	cmd.MarkFlagsMutuallyExclusive("role", "no-roles")
@@ -110,7 +110,7 @@ key as it was before; standard error says which, and until when.`,
 		switch whole := patch != (api.KeyPatch{}); {
 		case whole && parts.given():
 			return nil,
-				errors.New("--add and --remove flags cannot be combined with other changes: make " +
+				errors.New("--add and --remove flags cannot be combined with other changes: use " +
 					"two edits")
 		case whole:
 			return func(server *client.Client, ctx context.Context, id string,
@@ -135,24 +135,27 @@ type partFlags struct {
 func (f *partFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.addPermissions, "add-permission", nil,
-		"A `PERMISSION` to add in its own namespace; may be repeated")
+		"`PERMISSION` to add in its own namespace; may be repeated")
 	flags.StringSliceVar(&f.removePermissions, "remove-permission", nil,
-		"A `PERMISSION` to remove there; may be repeated")
-	flags.StringSliceVar(&f.addRoles, "add-role", nil, "A `ROLE` to add there; may be repeated")
+		"`PERMISSION` to remove there; may be repeated")
+	flags.StringSliceVar(&f.addRoles, "add-role", nil, "`ROLE` to add there; may be repeated")
 	flags.StringSliceVar(&f.removeRoles, "remove-role", nil,
-		"A `ROLE` to remove there; may be repeated")
+		"`ROLE` to remove there; may be repeated")
 	flags.StringArrayVar(&f.addGrants, "add-grant", nil,
-		"`NAMESPACE=PERMISSION,@ROLE,...` to add to what it has there; may be repeated")
+		"`NAMESPACE=PERMISSION,@ROLE,...` to add; may be repeated")
 	flags.StringArrayVar(&f.removeGrants, "remove-grant", nil,
-		"`NAMESPACE` to remove it from, or NAMESPACE=PERMISSION,@ROLE,... to remove these there; "+
+		"`NAMESPACE` whose grant to remove, or NAMESPACE=PERMISSION,@ROLE,... to remove a part of "+
+			"it; "+
 			"may be repeated")
 }
 
 func (f *partFlags) given() bool {
-	return len(f.addPermissions)+len(f.removePermissions)+len(f.addRoles)+len(f.removeRoles)+len(f.addGrants)+len(f.removeGrants) > 0
+	return len(f.addPermissions)+len(f.removePermissions)+len(f.addRoles)+len(f.removeRoles)+
+		len(f.addGrants)+len(f.removeGrants) > 0
 }
 
-// edit reads the flags. What has no namespace is in the key's own.
+// edit returns the change that the flags describe. Flags without a namespace are about the key's
+// own.
 func (f *partFlags) edit() (e api.GrantEdit, err error) {
 	if len(f.addPermissions)+len(f.addRoles) > 0 {
 		e.Add = []api.GrantPart{{Permissions: f.addPermissions, Roles: f.addRoles}}
@@ -182,7 +185,7 @@ func (f *partFlags) edit() (e api.GrantEdit, err error) {
 	return e, err
 }
 
-// textsPatch merges set into what is there, and removes dropped.
+// textsPatch returns a patch that adds or replaces set and removes dropped.
 func textsPatch(
 	flag string, set, dropped []string,
 ) (patch api.Optional[map[string]*string], err error) {

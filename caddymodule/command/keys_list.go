@@ -15,7 +15,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
-// maxPage is the most that REST gives at once.
+// maxPage is the largest page of the REST API.
 const maxPage = 1000
 
 func (k *keyObjects) listCommand() *cobra.Command {
@@ -25,10 +25,10 @@ func (k *keyObjects) listCommand() *cobra.Command {
 		Use:   "list",
 		Short: "Lists keys",
 		Long: `
-Lists keys, newest first unless sorted otherwise, revoked and expired ones too.
-Without --limit all of them are listed, page by page; with it, --json has
-next_cursor to go on from with --cursor. Other than by created_at, ten thousand
-keys can be sorted at most.`,
+Lists keys, including revoked and expired ones, newest first unless sorted
+otherwise. Without --limit all keys are listed; with it, --json has next_cursor,
+which --cursor continues from. Sorting by a field other than created_at is
+limited to ten thousand keys.`,
 		Example: `  caddy apikeys keys list
   caddy apikeys keys list --namespace acme --status active
   caddy apikeys keys list --metadata team=erp
@@ -39,21 +39,22 @@ keys can be sorted at most.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.Namespace, "namespace", "",
-		"Only keys that live in this `NAMESPACE` or have a grant that names it")
-	flags.StringVar(&f.Home, "home", "", "Only keys that live in this `NAMESPACE`")
+		"Only keys of this `NAMESPACE`, or with a grant for it")
+	flags.StringVar(&f.Home, "home", "", "Only keys of this `NAMESPACE`")
 	flags.StringVar(&f.Status, "status", "",
-		"Only keys of this `STATUS`: active, inactive, expired or revoked")
-	flags.StringVar(&f.Owner, "owner", "", "Only keys that act for this `MEMBER`")
-	flags.StringVar(&f.Role, "role", "", "Only keys that have this `ROLE` in any namespace")
+		"Only keys with this `STATUS`: active, inactive, expired or revoked")
+	flags.StringVar(&f.Owner, "owner", "", "Only keys owned by this `MEMBER`")
+	flags.StringVar(&f.Role, "role", "", "Only keys with this `ROLE` in any namespace")
 	flags.StringVar(&f.CreatedBy, "created-by", "",
-		"Only keys that the member or key of this `ID` made")
+		"Only keys created by the member or key with this `ID`")
 	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")
 	flags.StringVar(&f.Metadata, "metadata", "", "Only keys with `NAME=VALUE` in their metadata")
 	flags.StringVar(&f.Sort, "sort", "",
-		"Sort `BY` created_at, name, expires_at or last_used_at; with a minus before it from the "+
-			"last to the first (default -created_at)")
+		"Sort by `FIELD`: created_at, name, expires_at or last_used_at; a leading minus reverses "+
+			"the "+
+			"order (default -created_at)")
 	flags.StringVar(&f.Cursor, "cursor", "",
-		"Go on from this `CURSOR`, where an earlier list ended")
+		"Continue from this `CURSOR` of an earlier list")
 	limitFlag(cmd, &limit)
 	cmd.RunE = k.run(func(ctx context.Context, _ []string) error {
 		return k.listed(ctx, f.Cursor, limit,
@@ -66,9 +67,9 @@ keys can be sorted at most.`,
 	return cmd
 }
 
-// limitFlag adds --limit. Zero, which means all, cannot be given.
+// limitFlag adds --limit. Zero stands for all and cannot be given.
 func limitFlag(cmd *cobra.Command, limit *int) {
-	cmd.Flags().IntVar(limit, "limit", 0, "List at most this `MANY` (default all)")
+	cmd.Flags().IntVar(limit, "limit", 0, "List at most `N` (default all)")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		if *limit < 1 && cmd.Flags().Changed("limit") {
 			return fmt.Errorf("--limit %d: give 1 or more, or leave it out for all", *limit)
@@ -77,8 +78,8 @@ func limitFlag(cmd *cobra.Command, limit *int) {
 	}
 }
 
-// listPages writes all pages, or the first limit items of them, as they come: a million rows need
-// no memory.
+// listPages writes all pages, or their first limit items, as they arrive, so that a million rows
+// need no memory.
 func listPages[T any](
 	c *cli, cursor string, limit int, header string,
 	list func(cursor string, size int) (api.Page[T], error), cells func(T) []string,
@@ -111,7 +112,7 @@ func listPages[T any](
 	return end(listed, next)
 }
 
-// tableOf aligns each page by itself.
+// tableOf returns functions that write a list as a table. Each page is aligned by itself.
 func tableOf[T any](
 	c *cli, header string, cells func(T) []string,
 ) (write func([]T) error, end func(int, *string) error) {
@@ -128,15 +129,16 @@ func tableOf[T any](
 		}, func(listed int, next *string) error {
 			switch {
 			case listed == 0:
-				c.say("There are none.")
+				c.say("No results.")
 			case next != nil:
-				c.say("There are more: --limit is reached.")
+				c.say("There are more results: --limit is reached.")
 			}
 			return nil
 		}
 }
 
-// documentOf writes what REST answers for one page, with the items of all of them.
+// documentOf returns functions that write a list as one JSON document, which has the shape of a
+// page of the REST API and the items of all pages.
 func documentOf[T any](c *cli) (write func([]T) error, end func(int, *string) error) {
 	before := `{"items":[`
 	e := json.NewEncoder(c.out)
@@ -181,8 +183,8 @@ func keyRows(k api.Key) [][2]string {
 	}
 	add("Last used", momentOr(k.LastUsedAt, "never"))
 	for _, s := range k.Secrets {
-		add("Secret", "made "+moment(s.CreatedAt)+", good until "+
-			momentOr(s.ExpiresAt, "the key's end"))
+		add("Secret", "created "+moment(s.CreatedAt)+", valid until "+
+			momentOr(s.ExpiresAt, "the key expires"))
 	}
 	if len(k.AllowedIPs) > 0 {
 		add("Addresses", strings.Join(k.AllowedIPs, ", "))

@@ -22,24 +22,23 @@ func (c *cli) mintCommand() *cobra.Command {
 	var inactive bool
 	cmd := &cobra.Command{
 		Use:   "mint --name NAME",
-		Short: "Makes a key and writes its token to standard output",
+		Short: "Creates a key and writes its token to standard output",
 		Long: `
-Makes a key. Its token is the only thing written to standard output, this once
-and never again; the key's id, expiry and a warning go to standard error. It
-is as good as a password: never commit it to version control, and rotate the
-key regularly.
+Creates a key. Only its token is written to standard output, and it is not shown
+again. The key's id, expiry and a warning go to standard error. Treat the token
+like a password: never commit it to version control, and rotate it regularly.
 
---access, --permission and --role say what the key may do in its own namespace,
---grant what it may do in others. A permission is *, read, write,
+--access, --permission and --role set the key's permissions in its own
+namespace, --grant those in others. A permission is *, read, write,
 RESOURCE:read, RESOURCE:write, RESOURCE:OPERATION or RESOURCE:*; --access
 read_only means read, --access read_write means read and write. In --grant,
-@ROLE is a role, and NAMESPACE+ takes in the namespace's children, present and
+@ROLE is a role, and NAMESPACE+ includes the namespace's children, present and
 future.
 
-The key acts for --owner, else for whoever makes it, and never may do more
-than that member.
+The key's owner is --owner, else its creator. The key never has more
+permissions than its owner.
 
-The expiry can never be changed. Without --expires the key is good until it is
+The expiry cannot be changed. Without --expires the key is valid until it is
 revoked.`,
 		Example: `  TOKEN=$(caddy apikeys keys mint --name CI --access read_only)
   caddy apikeys keys mint --name ERP --namespace acme --permission orders:read \
@@ -51,31 +50,31 @@ revoked.`,
 		Args: noArguments,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&spec.Name, "name", "", "What the key is for, for people: a `NAME`")
+	flags.StringVar(&spec.Name, "name", "", "`NAME` of the key")
 	flags.StringVar(&spec.Namespace, "namespace", "",
 		"The key's own `NAMESPACE` (default \"default\")")
 	flags.StringVar(&spec.Access, "access", "",
-		"What it may do there: an `ACCESS` level, read_only or read_write")
+		"`ACCESS` level in its own namespace: read_only or read_write")
 	flags.StringSliceVar(&spec.Permissions, "permission", nil,
-		"The same as a `PERMISSION`; may be repeated")
-	flags.StringSliceVar(&spec.Roles, "role", nil, "A `ROLE` it has there; may be repeated")
+		"`PERMISSION` in its own namespace; may be repeated")
+	flags.StringSliceVar(&spec.Roles, "role", nil, "`ROLE` in its own namespace; may be repeated")
 	flags.StringArrayVar(&newRoles, "new-role", nil, newRoleUsage)
 	flags.StringArrayVar(&grants, "grant", nil,
-		"What it may do in another namespace, `NAMESPACE=PERMISSION,@ROLE,...` or "+
+		"Grant in another namespace, `NAMESPACE=PERMISSION,@ROLE,...` or "+
 			"NAMESPACE=read_only; may be repeated")
 	flags.BoolVar(&spec.Connected, "connected", false,
 		"Extend the key's own grant to its namespace's children, present and future")
-	flags.StringVar(&spec.Owner, "owner", "", "The `MEMBER` it acts for (default whoever makes it)")
+	flags.StringVar(&spec.Owner, "owner", "", "Owner, a `MEMBER` (default the creator)")
 	flags.StringVar(&expires, "expires", "",
-		"`WHEN` it expires: 2027-01-01T00:00:00Z, or from now on 720h, 90d")
+		"Expiry `TIME`: 2027-01-01T00:00:00Z, or 720h or 90d from now")
 	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil,
-		"An address or `RANGE` (10.0.0.0/8) it may be used from; may be repeated (default any)")
+		"Address or `RANGE` (10.0.0.0/8) from which it may be used; may be repeated (default any)")
 	flags.StringArrayVar(&metadata, "metadata", nil,
-		"`NAME=VALUE` to keep with the key; may be repeated")
+		"Metadata `NAME=VALUE`; may be repeated")
 	flags.BoolVar(&inactive, "inactive", false,
-		"Make it inactive: it is refused until it is made active")
+		"Create it inactive: it is refused until it is activated")
 	flags.StringVar(&remember, "idempotency-key", "",
-		"Any `WORD` of yours: a repeat with it within 24 hours makes no second key")
+		"Any `TEXT`: repeating the command with it within 24 hours creates no second key")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) (err error) {
 		if spec.Name == "" {
 			return errors.New("the key needs a name: give --name")
@@ -110,18 +109,18 @@ revoked.`,
 	return cmd
 }
 
-const newRoleUsage = "A role to make there and to give it, `NAME=PERMISSION,...`; may be repeated"
+const newRoleUsage = "Role to create in its own namespace and assign to it, " +
+	"`NAME=PERMISSION,...`; may be repeated"
 
-// parseGrants reads NAMESPACE=PERMISSION,… where the name of an access level may stand for
-// permissions, and @NAME is a role. A plus after the namespace takes in its children. flag is for
-// errors.
+// parseGrants parses NAMESPACE=PERMISSION,…. An access level may replace the permissions, and @NAME
+// is a role. A plus after the namespace includes its children. Errors name the flag.
 func parseGrants(flag string, words []string) ([]api.GrantRequest, error) {
 	var grants []api.GrantRequest
 	for _, word := range words {
 		namespace, list, ok := strings.Cut(word, "=")
 		namespace, connected := strings.CutSuffix(namespace, "+")
 		if !ok || namespace == "" || list == "" {
-			return nil, fmt.Errorf("--%s %q is not NAMESPACE=PERMISSION,PERMISSION,@ROLE", flag,
+			return nil, fmt.Errorf("--%s %q must be NAMESPACE=PERMISSION,PERMISSION,@ROLE", flag,
 				word)
 		}
 		g := api.GrantRequest{Namespace: namespace, Connected: connected}
@@ -148,20 +147,20 @@ func parseGrants(flag string, words []string) ([]api.GrantRequest, error) {
 	return grants, nil
 }
 
-// parseNewRoles reads NAME=PERMISSION,….
+// parseNewRoles parses NAME=PERMISSION,….
 func parseNewRoles(words []string) ([]api.NewRole, error) {
 	var roles []api.NewRole
 	for _, word := range words {
 		name, list, ok := strings.Cut(word, "=")
 		if !ok || name == "" || list == "" {
-			return nil, fmt.Errorf("--new-role %q is not NAME=PERMISSION,PERMISSION", word)
+			return nil, fmt.Errorf("--new-role %q must be NAME=PERMISSION,PERMISSION", word)
 		}
 		roles = append(roles, api.NewRole{Name: name, Permissions: strings.Split(list, ",")})
 	}
 	return roles, nil
 }
 
-// parseExpiry reads a time, or a duration from now; nil for the empty word.
+// parseExpiry parses a time, or a duration from now. It returns nil for the empty word.
 func parseExpiry(word string, now time.Time) (*time.Time, error) {
 	if word == "" {
 		return nil, nil
@@ -170,13 +169,13 @@ func parseExpiry(word string, now time.Time) (*time.Time, error) {
 	if err != nil {
 		d, err := caddy.ParseDuration(word)
 		if err != nil {
-			return nil, fmt.Errorf("--expires %q is neither a time such as 2027-01-01T00:00:00Z "+
-				"nor a duration such as 720h or 90d", word)
+			return nil, fmt.Errorf("--expires %q must be a time such as 2027-01-01T00:00:00Z "+
+				"or a duration such as 720h or 90d", word)
 		}
 		at = now.Add(d).UTC().Truncate(time.Second)
 	}
 	if !at.After(now) {
-		return nil, errors.New("--expires " + word + " is not in the future")
+		return nil, errors.New("--expires " + word + " must be in the future")
 	}
 	return &at, nil
 }
@@ -189,7 +188,7 @@ func parseTexts(flag string, words []string) (map[string]string, error) {
 	for _, word := range words {
 		name, value, ok := strings.Cut(word, "=")
 		if !ok || name == "" {
-			return nil, fmt.Errorf("--%s %q is not NAME=VALUE", flag, word)
+			return nil, fmt.Errorf("--%s %q must be NAME=VALUE", flag, word)
 		}
 		m[name] = value
 	}

@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	firstWait = 2 * time.Second        // of the first request, so that who is pending is said soon
-	longWait  = 5 * time.Minute        // the longest that REST takes
+	// of the first request, so that pending nodes are reported soon
+	firstWait = 2 * time.Second
+	longWait  = 5 * time.Minute        // the maximum of the REST API
 	pollPause = 100 * time.Millisecond // between two requests
 )
 
@@ -22,25 +23,23 @@ func (k *keyObjects) revokeCommand() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "revoke ID",
-		Short: "Ends a key for good, on every node",
+		Short: "Revokes a key permanently, on every node",
 		Long: `
-Revokes a key: final, and repeating it is harmless. The requests that it has
-running are cut. When the command ends with status 0, no node anywhere accepts
-the key any more.
+Revokes a key permanently and ends its running requests. Repeating it is
+harmless. Exit status 0 means that no node accepts the key any more.
 
-A node that cannot be reached holds this up, at longest until its lease has run
-out: which nodes are pending, and until when, goes to standard error. After
---wait the command ends with status 3: the key is revoked, and those nodes
-refuse it from the time named on at the latest.`,
+An unreachable node delays this, at most until its lease expires. Standard error
+names the pending nodes, and until when. After --wait the command exits with
+status 3: the key is revoked, and those nodes refuse it by the time named.`,
 		Example: `  caddy apikeys keys revoke 4fYQ0hTz81Lk --reason "left the company"
   caddy apikeys keys revoke 4fYQ0hTz81Lk --yes --wait 1m
-  caddy apikeys keys revoke 4fYQ0hTz81Lk --made   # and every key that it made`,
+  caddy apikeys keys revoke 4fYQ0hTz81Lk --made   # and every key that it created`,
 		Args: oneID,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&why.Reason, "reason", "", "`WHY`, for people; kept with the key")
-	flags.BoolVar(&why.Made, "made", false, "Also revoke every key that this one made")
-	flags.BoolVarP(&yes, "yes", "y", false, "Do not ask")
+	flags.StringVar(&why.Reason, "reason", "", "`TEXT` to store with the key")
+	flags.BoolVar(&why.Made, "made", false, "Also revoke every key that this one created")
+	flags.BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
 	f.register(cmd)
 	cmd.RunE = k.run(func(ctx context.Context, args []string) error {
 		id, err := keyID(args)
@@ -51,7 +50,7 @@ refuse it from the time named on at the latest.`,
 		if err != nil {
 			return err
 		}
-		if err := k.confirm(ctx, yes, "Revoke key %s for good?", id); err != nil {
+		if err := k.confirm(ctx, yes, "Revoke key %s permanently?", id); err != nil {
 			return err
 		}
 		done, err := k.revoke(ctx, server, id, why, f)
@@ -63,9 +62,9 @@ refuse it from the time named on at the latest.`,
 	return cmd
 }
 
-// revoke repeats itself until the revoke is in force everywhere or --wait is over, and says who is
-// pending meanwhile. After the first, its requests are as long as can be: the server counts a
-// silent node's lease from the beginning of each.
+// revoke repeats the request until every node has applied it or --wait has passed. Meanwhile it
+// reports the pending nodes. Requests after the first wait as long as they may: the server counts a
+// silent node's lease from the start of each request.
 func (c *cli) revoke(
 	ctx context.Context, server *client.Client, id string, why api.RevokeRequest, f changeFlags,
 ) (api.KeyChanged, error) {
@@ -76,18 +75,18 @@ func (c *cli) revoke(
 	if err != nil {
 		return done, err
 	}
-	round.version = 0 // the revoke itself has changed it
+	round.version = 0 // the revoke has changed it
 	for said := ""; !done.Propagation.Complete; {
 		round.wait = min(time.Until(deadline), longWait)
 		if round.wait <= 0 {
 			return done, nil
 		}
 		said = c.sayPending(done.Propagation, said)
-		pause(ctx, pollPause) // the server waits; this is for one that does not
+		pause(ctx, pollPause) // in case the server does not wait
 		again, err := c.revokeOnce(ctx, server, id, why, round)
 		if err != nil {
 			c.report(err)
-			return done, nil // what is known stands: revoked, and pending
+			return done, nil // the first answer stands: revoked, and pending
 		}
 		done = again
 	}
@@ -102,7 +101,7 @@ func (c *cli) revokeOnce(
 	return server.RevokeKey(ctx, id, why, f.options()...)
 }
 
-// sayPending names the nodes that are waited for, unless that is what was said last.
+// sayPending reports the pending nodes and returns the report. It does not repeat the last one.
 func (c *cli) sayPending(p api.Propagation, said string) string {
 	text := "Revoked; waiting for"
 	for _, n := range p.Pending {

@@ -61,7 +61,7 @@ func TestMintCommand(t *testing.T) {
 		"--allow-ip", "10.0.0.0/8", "--allow-ip", "::1", "--metadata", "team=erp, west",
 		"--metadata", "eq=a=b", "--inactive", "--idempotency-key", "once")
 	// The token alone, so that $(…) has it and nothing else.
-	r.want(t, 0, cliToken+"\n", cliID, "CI", "acme", "never", "only now")
+	r.want(t, 0, cliToken+"\n", cliID, "CI", "acme", "never", "not shown again")
 	noToken(t, r.err)
 	const body = `{"name":"CI, nightly","namespace":"acme","permissions":["orders:read","orders:search","write"],"roles":["billing","auditor"],"connected":true,` +
 		`"grants":[{"namespace":"acme-eu","access":"read_only"},{"namespace":"b","permissions":["orders:read","orders:x"]},` +
@@ -124,10 +124,10 @@ func TestMintCommandChecksBeforeItAsks(t *testing.T) {
 		{[]string{"--grant", "acme"}, "NAMESPACE=PERMISSION"},
 		{[]string{"--grant", "=read"}, "NAMESPACE=PERMISSION"},
 		{[]string{"--grant", "a=read", "--grant", "a=write"}, "twice"},
-		{[]string{"--access", "read_only", "--expires", "tomorrow"}, "neither a time"},
+		{[]string{"--access", "read_only", "--expires", "tomorrow"}, "must be a time"},
 		{[]string{"--access", "read_only", "--expires", "2001-01-01T00:00:00Z"},
-			"not in the future"},
-		{[]string{"--access", "read_only", "--expires", "-1h"}, "not in the future"},
+			"must be in the future"},
+		{[]string{"--access", "read_only", "--expires", "-1h"}, "must be in the future"},
 		{[]string{"--permission", "read", "--metadata", "team"}, "NAME=VALUE"},
 		{[]string{"--permission", "read", "--metadata", "=x"}, "NAME=VALUE"},
 	} {
@@ -168,7 +168,7 @@ func TestTokenThatCannotBeWritten(t *testing.T) {
 		var errs strings.Builder
 		status := runCLITo(fullDisk{}, &errs, "", append(args, "--address", s.address)...)
 		if status != 1 || !strings.Contains(errs.String(),
-			"token of key "+cliID+" could not be written") {
+			"writing the token of key "+cliID) {
 			t.Errorf("%v: status %d, %s", args, status, errs.String())
 		}
 		noToken(t, errs.String())
@@ -187,7 +187,7 @@ func TestRotateCommand(t *testing.T) {
 	}
 	// The new token is good although the old one may be too: it must not be lost.
 	s.run("", "keys", "rotate", cliID).want(t, 3, cliToken+"\n", "n2", "2026-01-02T03:05:00Z")
-	s.run("", "keys", "rotate", cliID, "--grace", "soon").want(t, 1, "", "no duration")
+	s.run("", "keys", "rotate", cliID, "--grace", "soon").want(t, 1, "", "must be a duration")
 }
 
 func TestTokenAsArgument(t *testing.T) {
@@ -271,7 +271,7 @@ func TestListCommandEmptyAndBroken(t *testing.T) {
 	s := serveCLI(t, map[string][]cliAnswer{"GET /keys": {{200, api.Keys{Items: []api.Key{}}}},
 		"GET /namespaces": {problem(503, "unavailable", "The database is away.")}})
 	s.run("", "keys", "list", "--namespace", "acme", "--status", "revoked", "-q", "x y",
-		"--metadata", "a=b").want(t, 0, "", "There are none.")
+		"--metadata", "a=b").want(t, 0, "", "No results.")
 	if line := s.asked()[0].line; line != "GET /apikeys/v1/keys?limit=1000&metadata=a%3Db&namespace=acme&q=x+y&status=revoked" {
 		t.Error(line)
 	}
@@ -302,7 +302,7 @@ Owner      root
 Created    2026-01-02T03:04:05Z by root
 Expires    never
 Last used  never
-Secret     made 2026-01-02T03:04:05Z, good until the key's end
+Secret     created 2026-01-02T03:04:05Z, valid until the key expires
 Addresses  10.0.0.0/8
 Metadata   a=b
 Metadata   team=erp

@@ -35,8 +35,7 @@ func (c *cli) membersCommand() *cobra.Command {
 		},
 		rows: memberRows,
 		made: func(done api.MemberChanged) (api.Member, api.Propagation) {
-			return done.Member,
-				done.Propagation
+			return done.Member, done.Propagation
 		},
 		find: (*client.Client).FindMember, edit: (*client.Client).EditMember,
 		remove: (*client.Client).DeleteMember,
@@ -46,30 +45,30 @@ func (c *cli) membersCommand() *cobra.Command {
 		Aliases: []string{"member"},
 		Short:   "Manages members: people and services that manage keys",
 		Long: `
-A member is a person or a service that manages keys, and whom keys act for: a
-key never may do more than the member that owns it. A member's token opens
-sites with api_keys_admin, and no API. Who comes through Caddy's admin endpoint
-is the member root, who may do everything and is not listed.`,
+A member is a person or a service that manages and owns keys. A key never has
+more permissions than its owner. A member's token authenticates on sites with
+api_keys_admin, but not on your API. Requests through Caddy's admin endpoint
+come from the member root, who may do everything and is not listed.`,
 	}, m.listCommand("Lists members, newest first", `  caddy apikeys members list
   caddy apikeys members list --json | jq -r '.items[] | select(.active | not).id'`, (*client.Client).ListMembers),
-		m.showCommand("Shows a member, but for its token",
+		m.showCommand("Shows a member, without its token",
 			`  caddy apikeys members show m_0hTz81Lk4fYQ`), m.createCommand(), m.editCommand(),
 		m.activeCommand("disable", "Disabled", false,
-			"Refuses a member, its token and all keys that act for it"),
+			"Disables a member, its token and all keys it owns"),
 		m.activeCommand("enable", "Enabled", true,
-			"Lets a disabled member and its keys work again"), m.tokenCommand(),
-		m.deleteCommand("Deletes a member that no key acts for", `
-Deletes a member; its token dies. Keys that act for it must be revoked, or be
-given another owner, first.`))
+			"Enables a disabled member and its keys"), m.tokenCommand(),
+		m.deleteCommand("Deletes a member that owns no key", `
+Deletes a member and its token. First revoke the keys that it owns, or change
+their owner.`))
 }
 
-// memberID takes a member's id from the command line.
+// memberID returns a member's id from the command line.
 func memberID(args []string) (string, error) {
 	id, ok := strings.CutPrefix(args[0], "m_")
 	if _, err := keyID([]string{id}); err != nil || !ok {
 		return "", errors.New("a member's id is m_ and 12 letters and digits, as `caddy apikeys " +
-			"members list` shows it; if that was a token, others may have seen it: give the " +
-			"member another")
+			"members list` shows it; if that was a token, others may have seen it: rotate " +
+			"it")
 	}
 	return args[0], nil
 }
@@ -94,7 +93,7 @@ func memberRows(m api.Member) [][2]string {
 		[2]string{"Version", strconv.FormatInt(m.Version, 10)})
 }
 
-// A memberFlags are what members create and edit have in common.
+// memberFlags are the flags that members create and edit share.
 type memberFlags struct {
 	name, kind, login string
 	grants, labels    []string
@@ -102,14 +101,14 @@ type memberFlags struct {
 
 func (f *memberFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.name, "name", "", "The `NAME`, for people")
+	flags.StringVar(&f.name, "name", "", "Display `NAME`")
 	flags.StringVar(&f.kind, "kind", "", "`KIND`: person (default) or service")
 	flags.StringVar(&f.login, "login", "",
-		"The `USER` of a site with trust_user that stands for the member")
+		"`USER` of a site with trust_user who authenticates as the member")
 	flags.StringArrayVar(&f.grants, "grant", nil,
-		"What it may do, `NAMESPACE=@ROLE,PERMISSION,...`; * is every namespace; may be repeated")
+		"A grant, `NAMESPACE=@ROLE,PERMISSION,...`; * is every namespace; may be repeated")
 	flags.StringArrayVar(&f.labels, "label", nil,
-		"`NAME=VALUE` to keep with the member; may be repeated")
+		"Label `NAME=VALUE`; may be repeated")
 }
 
 func (m *memberObjects) createCommand() *cobra.Command {
@@ -118,13 +117,13 @@ func (m *memberObjects) createCommand() *cobra.Command {
 		Use:   "create --name NAME",
 		Short: "Creates a member, without a token",
 		Long: `
-Creates a member. It has no token yet: make one with
+Creates a member without a token. Create its token with
 
   caddy apikeys members token ID
 
-or let a site sign it in: --login, and trust_user there. In --grant, @ROLE is a
-role, and NAMESPACE+ takes in the namespace's children, present and future. The
-built-in roles are for members: client-admin may do everything, developer
+or let a site authenticate it: --login, and trust_user there. In --grant, @ROLE
+is a role, and NAMESPACE+ includes the namespace's children, present and future.
+The built-in roles are for members: client-admin may do everything, developer
 manages keys and roles, viewer reads.`,
 		Example: `  caddy apikeys members create --name Ada --grant '*=@client-admin'
   caddy apikeys members create --name "Acme CI" --kind service --grant acme=@developer
@@ -161,13 +160,13 @@ func (m *memberObjects) editCommand() *cobra.Command {
 		Use:   "edit ID",
 		Short: "Changes a member's name, kind, login, grants or labels",
 		Long: `
-Changes what the flags name and leaves the rest. --grant replaces all grants
-that you may see; --no-login removes the login. --label adds or replaces one
-label, --drop-label removes one. What a member loses, the
-keys that act for it lose too.
+Changes what the flags name and keeps the rest. --grant replaces all grants
+that you may see. --no-login removes the login. --label adds or replaces one
+label, --drop-label removes one. Keys lose the permissions that their owner
+loses.
 
-Exit status 3 means that the change is made and some node may still go by what
-was before; standard error says which, and until when.`,
+Exit status 3 means that the change is committed and some nodes may not have
+applied it yet; standard error names them, and until when.`,
 		Example: `  caddy apikeys members edit m_0hTz81Lk4fYQ --grant acme=@viewer --grant acme-eu=@developer
   caddy apikeys members edit m_0hTz81Lk4fYQ --label team=erp --drop-label ticket`,
 	}
@@ -197,8 +196,7 @@ func (m *memberObjects) activeCommand(use, verb string, active bool, short strin
 		Use: use + " ID", Short: short,
 		Example: "  caddy apikeys members " + use + " m_0hTz81Lk4fYQ",
 	}
-	return m.editing(cmd, verb, func() (api.MemberPatch,
-		error) {
+	return m.editing(cmd, verb, func() (api.MemberPatch, error) {
 		return api.MemberPatch{Active: api.Some(active)}, nil
 	})
 }
@@ -209,22 +207,22 @@ func (m *memberObjects) tokenCommand() *cobra.Command {
 	var expires string
 	cmd := &cobra.Command{
 		Use:   "token ID",
-		Short: "Gives a member a token, which is written to standard output",
+		Short: "Creates or rotates the token of a member",
 		Long: `
-Gives a member a token, which is the only thing written to standard output,
-this once and never again. The one that it had dies.
+Creates a token for a member and writes it to standard output. It is not shown
+again. The member's previous token is revoked.
 
-Exit status 3 means that the new token is good and some node may still accept
-the old one; standard error says which, and until when.`,
+Exit status 3 means that the new token is valid and some nodes may still accept
+the old one; standard error names them, and until when.`,
 		Example: `  caddy apikeys members token m_0hTz81Lk4fYQ > token
   caddy apikeys members token m_0hTz81Lk4fYQ --expires 90d --allow-ip 10.0.0.0/8`,
 		Args: oneID,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&expires, "expires", "",
-		"`WHEN` it expires: 2027-01-01T00:00:00Z, or from now on 720h, 90d")
+		"Expiry `TIME`: 2027-01-01T00:00:00Z, or 720h or 90d from now")
 	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil,
-		"An address or `RANGE` (10.0.0.0/8) it may be used from; may be repeated (default any)")
+		"Address or `RANGE` (10.0.0.0/8) from which it may be used; may be repeated (default any)")
 	f.register(cmd)
 	cmd.RunE = m.run(func(ctx context.Context, args []string) error {
 		id, err := memberID(args)
@@ -247,7 +245,7 @@ the old one; standard error says which, and until when.`,
 		about := fmt.Sprintf("Member %s (%s), expires %s.", done.Member.ID, done.Member.Name,
 			momentOr(spec.ExpiresAt, "never"))
 		if err := m.showToken(done, done.Token, "member "+done.Member.ID, about,
-			"ask for another"); err != nil {
+			"create a new one"); err != nil {
 			return err
 		}
 		return m.propagated(done.Propagation)

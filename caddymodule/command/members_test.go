@@ -64,7 +64,7 @@ func TestMembersCommand(t *testing.T) {
 	s.run("", "members", "enable", cliMember).want(t, 3, "", "Enabled member")
 	s.run("", "members", "edit", cliMember).want(t, 1, "", "nothing to change")
 	s.run("", "members", "edit", cliMember, "--label", "team").want(t, 1, "",
-		"--label \"team\" is not NAME=VALUE")
+		"--label \"team\" must be NAME=VALUE")
 	s.run("", "members", "delete", cliMember).want(t, 1, "", "--yes")
 	s.run("", "members", "delete", cliMember, "--yes").want(t, 1, "", "Keys act for it.")
 	const path = "/members/" + cliMember
@@ -86,7 +86,7 @@ func TestMemberTokenCommand(t *testing.T) {
 		"/token": {{200, made}, {202, pending}, {200, made}}})
 	r := s.run("", "members", "token", cliMember, "--expires", "2199-01-01T00:00:00Z", "--allow-ip",
 		"10.0.0.0/8")
-	r.want(t, 0, cliToken+"\n", "Ada", "2199-01-01", "only now")
+	r.want(t, 0, cliToken+"\n", "Ada", "2199-01-01", "not shown again")
 	noToken(t, r.err)
 	r = s.run("", "members", "token", cliMember)
 	r.want(t, 3, cliToken+"\n", "never", "pending: node n2")
@@ -179,9 +179,9 @@ func TestAuditCommand(t *testing.T) {
 		strings.NewReplacer("%%", "%", "%s", "cursor=more&").Replace(query); second != want {
 		t.Errorf("asked %s, want %s", second, want)
 	}
-	s.run("", "audit", "verify").want(t, 0, "Rows as written  7\nLast hash        ab\n")
-	s.run("", "audit", "verify").want(t, 1, "Rows as written  3\nLast hash        cd\n",
-		"Error: the audit log is not as it was written: row 4 is missing")
+	s.run("", "audit", "verify").want(t, 0, "Verified rows  7\nLast hash      ab\n")
+	s.run("", "audit", "verify").want(t, 1, "Verified rows  3\nLast hash      cd\n",
+		"Error: the audit log has been changed: row 4 is missing")
 	s.run("", "audit", "export").want(t, 1, "", "this takes admin.audit:read")
 }
 

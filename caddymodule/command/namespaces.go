@@ -37,23 +37,23 @@ func (c *cli) namespacesCommand() *cobra.Command {
 		Aliases: []string{"namespace"},
 		Short:   "Lists, creates, edits and deletes namespaces",
 		Long: `
-A namespace is what a key is good for: a tenant, an account, a workspace. The
-namespace "default" is there from the start; any other must be created before
-keys can be made in it and before requests to it are let in.`,
+A namespace is a tenant, an account or a workspace in which a key is valid. The
+namespace "default" always exists. Any other must be created before keys can be
+created in it and before requests to it are accepted.`,
 	}, n.listCommand("Lists namespaces, newest first", `  caddy apikeys namespaces list
   caddy apikeys namespaces list --json | jq -r '.items[].id'`, (*client.Client).ListNamespaces),
 		n.showCommand("Shows a namespace", `  caddy apikeys namespaces show acme`),
 		n.createCommand(), n.editCommand(),
 		n.deleteCommand("Deletes an empty namespace", `
-Deletes a namespace that has no child and no role, that no key lives in and
-that no grant names. The namespace "default" stays.`))
+Deletes a namespace that has no children, roles or keys and that no grant names.
+The namespace "default" cannot be deleted.`))
 }
 
-// namespaceID takes a namespace's id from the command line.
+// namespaceID returns a namespace's id from the command line.
 func namespaceID(args []string) (string, error) {
 	if !keystore.ValidNamespaceID(args[0]) {
-		return "", errors.New("a namespace's id is a letter or digit and at most 63 more of " +
-			"these, '.', '_', '~' and '-'; home is reserved")
+		return "", errors.New("a namespace's id must be 1 to 64 letters, digits, '.', '_', '~' " +
+			"and '-', beginning with a letter or digit; home is reserved")
 	}
 	return args[0], nil
 }
@@ -63,14 +63,14 @@ func namespaceRows(n api.Namespace) [][2]string {
 		{"Id", n.ID}, {"Kind", n.Kind}, {"Parent", textOr(n.Parent, "none")}, {"Name", n.Name},
 		{"Edit policy", n.EditPolicy},
 		{"Reach", joinedOr(n.Reach, "none")}, {"Key roles", joinedOr(n.KeyRoles, "any")},
-		{"Token prefix", textOr(n.TokenPrefix, "the deployment's first")},
+		{"Token prefix", textOr(n.TokenPrefix, "the first of the configuration")},
 		{"Child prefix", textOr(n.ChildPrefix, "none")},
 		{"Created", moment(n.CreatedAt)}, {"Version", strconv.FormatInt(n.Version, 10)},
 	}
 	return rows
 }
 
-// A namespaceFlags are what namespaces create and edit have in common.
+// namespaceFlags are the flags that namespaces create and edit share.
 type namespaceFlags struct {
 	name, policy, parent, prefix, childPrefix string
 	reach, keyRoles                           []string
@@ -78,20 +78,19 @@ type namespaceFlags struct {
 
 func (f *namespaceFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.name, "name", "", "Its `NAME`, for people")
+	flags.StringVar(&f.name, "name", "", "Display `NAME`")
 	mayBeEmpty(flags, "name")
 	flags.StringVar(&f.policy, "edit-policy", "",
-		"`POLICY`: free, or grow_only: no edit may take anything from its keys")
-	flags.StringVar(&f.parent, "parent", "", "The `NAMESPACE` it lies in")
+		"`POLICY`: free, or grow_only, under which no edit removes permissions from its keys")
+	flags.StringVar(&f.parent, "parent", "", "Parent `NAMESPACE`")
 	flags.StringSliceVar(&f.reach, "reach", nil,
-		"A `KIND` of namespaces below it in which what its keys may do here counts too; may be "+
-			"repeated")
+		"`KIND` of descendants in which the grants of its keys are valid too; may be repeated")
 	flags.StringSliceVar(&f.keyRoles, "key-role", nil,
-		"A `ROLE` that its keys have, exactly those given; may be repeated; * alone: at least one")
+		"`ROLE` that its keys must have, exactly these; may be repeated; * alone: at least one role")
 	flags.StringVar(&f.prefix, "token-prefix", "",
-		"The `PREFIX` of its keys' tokens, one that the configuration accepts")
+		"`PREFIX` of its keys' tokens, which the configuration must accept")
 	flags.StringVar(&f.childPrefix, "child-prefix", "",
-		"The `PREFIX` that the ids of namespaces below it must begin with")
+		"`PREFIX` with which the ids of its descendants must begin")
 }
 
 func (n *namespaceObjects) createCommand() *cobra.Command {
@@ -101,13 +100,14 @@ func (n *namespaceObjects) createCommand() *cobra.Command {
 		Use:   "create ID",
 		Short: "Creates a namespace",
 		Long: `
-Creates a namespace. Its id stands in requests and in keys and never changes;
-nor does its kind, a word of yours for what it stands for.`,
+Creates a namespace. Its id appears in requests and keys. The id and the kind, a
+word of your choice, cannot be changed.`,
 		Example: `  caddy apikeys namespaces create acme --kind account --name "Acme Inc."
   caddy apikeys namespaces create acme-eu --kind workspace --parent acme`,
 		Args: oneID,
 	}
-	cmd.Flags().StringVar(&kind, "kind", "", "`WHAT` it stands for: account, workspace, …")
+	cmd.Flags().StringVar(&kind, "kind", "",
+		"`KIND` of the namespace, such as account or workspace")
 	mayBeEmpty(cmd.Flags(), "kind")
 	f.register(cmd)
 	cmd.RunE = n.run(func(ctx context.Context, args []string) error {
@@ -132,13 +132,13 @@ func (n *namespaceObjects) editCommand() *cobra.Command {
 	var noParent, noReach, anyRoles, noPrefix, noChildPrefix bool
 	cmd := &cobra.Command{
 		Use:   "edit ID",
-		Short: "Changes a namespace's name, parent, or what holds for its keys",
+		Short: "Changes a namespace's name, parent or rules for its keys",
 		Long: `
-Changes what the flags name and leaves the rest. --no-parent, --no-reach,
---any-key-roles, --no-token-prefix and --no-child-prefix remove something.
+Changes what the flags name and keeps the rest. --no-parent, --no-reach,
+--any-key-roles, --no-token-prefix and --no-child-prefix remove a setting.
 
-Exit status 3 means that the change is made and some node may still go by what
-was before; standard error says which, and until when.`,
+Exit status 3 means that the change is committed and some nodes may not have
+applied it yet; standard error names them, and until when.`,
 		Example: `  caddy apikeys namespaces edit acme --name "Acme Corporation"
   caddy apikeys namespaces edit acme --edit-policy grow_only --if-version 3`,
 	}
@@ -146,9 +146,9 @@ was before; standard error says which, and until when.`,
 	flags := cmd.Flags()
 	flags.BoolVar(&noParent, "no-parent", false, "Remove it from its parent")
 	flags.BoolVar(&noReach, "no-reach", false, "Limit the grants of its keys to this namespace")
-	flags.BoolVar(&anyRoles, "any-key-roles", false, "Let its keys have any roles or none")
-	flags.BoolVar(&noPrefix, "no-token-prefix", false, "Use the deployment's first prefix")
-	flags.BoolVar(&noChildPrefix, "no-child-prefix", false, "Allow any ids for namespaces below it")
+	flags.BoolVar(&anyRoles, "any-key-roles", false, "Allow its keys any roles, or none")
+	flags.BoolVar(&noPrefix, "no-token-prefix", false, "Use the first prefix of the configuration")
+	flags.BoolVar(&noChildPrefix, "no-child-prefix", false, "Allow any ids for its descendants")
 	for with, without := range map[string]string{
 		"parent": "no-parent", "reach": "no-reach", "key-role": "any-key-roles",
 		"token-prefix": "no-token-prefix",

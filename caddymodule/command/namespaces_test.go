@@ -28,7 +28,8 @@ func TestNamespacesCommand(t *testing.T) {
 	s.run("", "namespaces", "show", "acme").want(t, 0,
 		"Id            acme\nKind          account\nParent        org\nName          Acme "+
 			"Inc.\nEdit policy   free\nReach         workspace, app\n"+
-			"Key roles     any\nToken prefix  the deployment's first\nChild prefix  none\nCreated "+
+			"Key roles     any\nToken prefix  the first of the configuration\nChild prefix  "+
+			"none\nCreated "+
 			"      2026-01-02T03:04:05Z\nVersion       2\n")
 	s.run("", "namespaces", "create", "acme", "--kind", "account", "--name", "Acme Inc.",
 		"--edit-policy", "grow_only").want(t, 0, "", "Created namespace acme.")
@@ -43,7 +44,7 @@ func TestNamespacesCommand(t *testing.T) {
 		"Changed namespace acme.")
 	s.run("", "namespaces", "edit", "acme").want(t, 1, "", "nothing to change")
 	s.run("", "namespaces", "delete", "acme", "--yes").want(t, 1, "", "Keys live in it.")
-	s.run("", "namespaces", "show", "../keys").want(t, 1, "", "a namespace's id is")
+	s.run("", "namespaces", "show", "../keys").want(t, 1, "", "a namespace's id must be")
 	s.run("", "namespaces", "create", "home").want(t, 1, "", "home is reserved")
 	var bodies []string
 	for _, call := range s.asked() {

@@ -15,17 +15,17 @@ func (c *cli) nodesCommand() *cobra.Command {
 		Use:   "nodes",
 		Short: "Lists the nodes: the Caddy processes on the database",
 		Long: `
-Lists the Caddy processes that serve the deployment, the oldest first. A node is
+Lists the Caddy processes of the deployment, oldest first. The state of a node is
 
-  active    it is well
-  silent    nothing was heard of it for as long as its lease: it was stopped,
-            it has died, or it cannot reach the database. Another node gives
-            it up soon.
-  fencing   it was given up. If it lives, it joins anew before it accepts
-            anything; else its row goes when its lease has surely run out.
+  active    healthy
+  silent    not seen for the length of its lease: it was stopped, has crashed
+            or cannot reach the database. Another node removes it soon.
+  fencing   removed. If it is still running, it must join again before it
+            accepts a key. Otherwise its row is deleted once its lease has
+            certainly expired.
 
-BEHIND is how many changes a node has not applied yet, LEASE how long a revoke
-may have to wait for it. The node that answers is marked with *.`,
+BEHIND is the number of changes that a node has not applied yet, LEASE how long
+a revoke may have to wait for it. The node that answers is marked with *.`,
 		Example: `  caddy apikeys nodes
   caddy apikeys nodes --json | jq -r '.items[] | select(.state != "active").address'`,
 		Args: noArguments,

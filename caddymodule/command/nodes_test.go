@@ -30,5 +30,5 @@ func TestNodesCommand(t *testing.T) {
 		t.Errorf("--json: %+v", r)
 	}
 	s.run("", "nodes").want(t, 1, "", "Error: the key store cannot be reached")
-	s.run("", "nodes", cliToken).want(t, 1, "", "takes flags only")
+	s.run("", "nodes", cliToken).want(t, 1, "", "accepts flags only")
 }

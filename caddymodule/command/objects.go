@@ -12,20 +12,20 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
-// objects are one kind of objects as the commands have them: T is one as REST shows it, P what
-// changes it, and C the answer to a change.
+// objects has the commands of one kind of object. T is an object of the REST API, P a patch of it,
+// and C the answer to a change.
 type objects[T any, P comparable, C any] struct {
 	*cli
 	one      string // "key"
-	argument string // what names one on the command line
-	example  string // of that
+	argument string // placeholder of an id in the help
+	example  string // an id
 
-	// checks the argument, which is not repeated in the message: it may be a token
+	// id returns the id from the command line. Its error does not repeat it: it may be a token.
 	id     func(args []string) (string, error)
-	said   func(T) string // in a sentence for people: `namespace acme`
-	header string         // of the table
+	said   func(T) string // the object in a sentence: `namespace acme`
+	header string         // of the list
 	cells  func(T) []string
-	rows   func(T) [][2]string // of the table of one
+	rows   func(T) [][2]string // names and values that show prints
 	made   func(C) (T, api.Propagation)
 
 	find   func(*client.Client, context.Context, string) (T, error)
@@ -33,7 +33,7 @@ type objects[T any, P comparable, C any] struct {
 	remove func(*client.Client, context.Context, string, ...client.ChangeOption) (C, error)
 }
 
-// listCommand lists a kind of which there are few.
+// listCommand returns a command that lists objects without a filter.
 func (o *objects[T, P, C]) listCommand(
 	short, examples string,
 	list func(*client.Client, context.Context, string, int) (api.Page[T], error),
@@ -41,14 +41,13 @@ func (o *objects[T, P, C]) listCommand(
 	var limit int
 	cmd := &cobra.Command{Use: "list", Short: short, Example: examples, Args: noArguments}
 	limitFlag(cmd, &limit)
-	cmd.RunE = o.run(func(ctx context.Context,
-		_ []string) error {
+	cmd.RunE = o.run(func(ctx context.Context, _ []string) error {
 		return o.listed(ctx, "", limit, list)
 	})
 	return cmd
 }
 
-// listed writes a list.
+// listed writes the list, page by page.
 func (o *objects[T, P, C]) listed(
 	ctx context.Context, cursor string, limit int,
 	list func(*client.Client, context.Context, string, int) (api.Page[T], error),
@@ -96,7 +95,7 @@ func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {
 	}
 }
 
-// created makes an object, and says so.
+// created creates an object and reports it.
 func (o *objects[T, P, C]) created(
 	ctx context.Context, create func(*client.Client, context.Context) (T, error),
 ) error {
@@ -117,12 +116,12 @@ func (o *objects[T, P, C]) created(
 	return nil
 }
 
-var errNothingToChange = errors.New("nothing to change: see --help for what can be")
+var errNothingToChange = errors.New("nothing to change: see --help for the flags")
 
-// An editor makes one change of the object with an id.
+// An editor changes the object with an id.
 type editor[C any] func(*client.Client, context.Context, string, ...client.ChangeOption) (C, error)
 
-// editing makes cmd change what the flags name.
+// editing makes cmd apply the patch that read builds from the flags.
 func (o *objects[T, P, C]) editing(
 	cmd *cobra.Command, verb string, read func() (P, error),
 ) *cobra.Command {
@@ -139,7 +138,7 @@ func (o *objects[T, P, C]) editing(
 	})
 }
 
-// editingBy makes cmd do the change that read takes from the flags.
+// editingBy makes cmd run the editor that read builds from the flags.
 func (o *objects[T, P, C]) editingBy(
 	cmd *cobra.Command, verb string, read func() (editor[C], error),
 ) *cobra.Command {
@@ -177,7 +176,7 @@ func (o *objects[T, P, C]) deleteCommand(short, long string) *cobra.Command {
 		Use: "delete " + o.argument, Short: short, Long: long, Args: oneID,
 		Example: fmt.Sprintf("  caddy apikeys %ss delete %s --yes", o.one, o.example),
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
 	f.register(cmd)
 	cmd.RunE = o.run(func(ctx context.Context, args []string) error {
 		id, err := o.id(args)
@@ -202,7 +201,7 @@ func (o *objects[T, P, C]) deleteCommand(short, long string) *cobra.Command {
 	return cmd
 }
 
-// changed ends a command that changed an object.
+// changed reports the result of a change.
 func (o *objects[T, P, C]) changed(done C, verb string) error {
 	t, p := o.made(done)
 	if o.json {
@@ -215,25 +214,25 @@ func (o *objects[T, P, C]) changed(done C, verb string) error {
 	return o.propagated(p)
 }
 
-// showToken writes the answer or, without --json, the token alone to standard output, and what is
-// for people elsewhere. of is whose it is, and again what to do when it cannot be written.
+// showToken writes the answer or, without --json, only the token to standard output. Messages go to
+// standard error. of names the token's owner, and again says what to do if writing fails.
 func (c *cli) showToken(answer any, token, of, about, again string) error {
 	var err error
 	if c.json {
 		err = c.writeJSON(answer)
 	} else {
 		c.say("%s", about)
-		c.say("Its token is shown only now; keep it like a password:")
+		c.say("The token is not shown again. Keep it like a password:")
 		_, err = fmt.Fprintln(c.out, token)
 	}
 	if err != nil {
-		return fmt.Errorf("the token of %s could not be written and is lost: %w; %s", of, err,
+		return fmt.Errorf("writing the token of %s, which is lost: %w; %s", of, err,
 			again)
 	}
 	return nil
 }
 
-// given returns a patch's field: set when the flag was.
+// given returns a field of a patch, which is set if the flag is.
 func given[T any](cmd *cobra.Command, flag string, value T) api.Optional[T] {
 	if !cmd.Flags().Changed(flag) {
 		return api.Optional[T]{}

@@ -19,7 +19,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
-// writeJSON is --json: one document.
+// writeJSON writes the document of --json.
 func (c *cli) writeJSON(v any) error {
 	e := json.NewEncoder(c.out)
 	e.SetEscapeHTML(false)
@@ -27,10 +27,11 @@ func (c *cli) writeJSON(v any) error {
 	return e.Encode(v)
 }
 
-// columns aligns tab-separated rows.
+// columns returns a writer that aligns tab-separated rows.
 func (c *cli) columns() *tabwriter.Writer { return tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0) }
 
-// row writes cells that came from elsewhere, so none can move the cursor or pose as another cell.
+// row writes the cells of a row. It escapes control characters, so that a cell cannot move the
+// cursor or look like another cell.
 func row(w *tabwriter.Writer, cells ...string) {
 	for i, cell := range cells {
 		cells[i] = printable(cell)
@@ -38,7 +39,7 @@ func row(w *tabwriter.Writer, cells ...string) {
 	fmt.Fprintln(w, strings.Join(cells, "\t"))
 }
 
-// printable writes what a terminal would act upon as an escape.
+// printable escapes the characters that a terminal would act upon.
 func printable(s string) string {
 	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return s
@@ -63,12 +64,13 @@ func momentOr(t *time.Time, none string) string {
 	return moment(*t)
 }
 
-// say writes a line for people.
+// say writes a message to standard error.
 func (c *cli) say(format string, args ...any) {
 	fmt.Fprintln(c.err, printable(fmt.Sprintf(format, args...)))
 }
 
-// confirm asks on a terminal before what cannot be undone; without one, --yes must be there.
+// confirm asks before a change that cannot be undone. Without a terminal it requires yes, which is
+// --yes.
 func (c *cli) confirm(ctx context.Context, yes bool, format string, args ...any) error {
 	if yes {
 		return nil
@@ -76,11 +78,10 @@ func (c *cli) confirm(ctx context.Context, yes bool, format string, args ...any)
 	question := printable(fmt.Sprintf(format, args...))
 	if _, ok := terminal(c.in); !ok {
 		return errors.New(strings.TrimSuffix(question, "?") +
-			": nobody is at the terminal to confirm it; give --yes")
+			": no terminal to confirm this; give --yes")
 	}
 	fmt.Fprint(c.err, question, " [y/N] ")
-	answer, err := typed(ctx, func() (string,
-		error) {
+	answer, err := typed(ctx, func() (string, error) {
 		return bufio.NewReader(c.in).ReadString('\n')
 	})
 	if answer = strings.ToLower(strings.TrimSpace(answer)); err == nil &&
@@ -90,8 +91,8 @@ func (c *cli) confirm(ctx context.Context, yes bool, format string, args ...any)
 	return errors.New("not confirmed: nothing was changed")
 }
 
-// propagated says who may still go by what was before, and returns errPending when anyone may.
-// Until when is a promise, so that a part of a second counts as a whole one.
+// propagated reports the nodes that may not have applied a change and returns errPending if there
+// are any. Times are rounded up to a second: they are a promise.
 func (c *cli) propagated(p api.Propagation) error {
 	if p.Complete {
 		return nil
@@ -100,18 +101,18 @@ func (c *cli) propagated(p api.Propagation) error {
 		c.say("pending: node %s may still accept it until %s", n.Node,
 			moment(n.Until.Add(time.Second-1)))
 	}
-	c.say("The change is made; %d of %d nodes have it.", p.Acknowledged, p.Nodes)
+	c.say("The change is committed; %d of %d nodes have applied it.", p.Acknowledged, p.Nodes)
 	return errPending
 }
 
-// report says what went wrong and what to do.
+// report writes an error to standard error, with advice.
 func (c *cli) report(err error) {
 	for line := range strings.Lines(c.explain(err)) {
 		c.say("%s", strings.TrimSuffix(line, "\n"))
 	}
 }
 
-// explain returns the lines that say what went wrong, and then what to do.
+// explain returns an error and, in the lines that follow, advice.
 func (c *cli) explain(err error) string {
 	if refusal, ok := errors.AsType[*client.Error](err); ok {
 		return c.explainRefusal(refusal)
@@ -119,19 +120,19 @@ func (c *cli) explain(err error) string {
 	op, _ := errors.AsType[*net.OpError](err)
 	switch {
 	case errors.Is(err, context.Canceled):
-		return "Error: interrupted; a change that was on its way may have been made"
+		return "Error: interrupted; a change may have been committed"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "Error: no answer from " + c.where +
-			" in time; a change may have been made: look before you repeat it"
+			" in time; a change may have been committed: check before you repeat it"
 	case op == nil || op.Op != "dial":
 		return "Error: " + err.Error()
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Sprintf("Error: cannot reach %s: %v\nThis user may not open the socket: use "+
-			"sudo, or become the user that Caddy runs as.", c.where, op.Err)
+		return fmt.Sprintf("Error: cannot reach %s: %v\nPermission to open the socket is "+
+			"denied: use sudo, or run this as the user of Caddy.", c.where, op.Err)
 	case c.server == "":
-		return fmt.Sprintf("Error: cannot reach %s: %v\nIs Caddy running there? --address names "+
-			"another place, --config a configuration that says where; --server is for when the "+
-			"admin endpoint is off.", c.where, op.Err)
+		return fmt.Sprintf("Error: cannot reach %s: %v\nIs Caddy running there? --address gives "+
+			"another address, --config a configuration with the address. Use --server if the admin "+
+			"endpoint is off.", c.where, op.Err)
 	}
 	return fmt.Sprintf("Error: cannot reach %s: %v", c.where, op.Err)
 }
@@ -149,9 +150,9 @@ func (c *cli) explainRefusal(e *client.Error) string {
 		add("Does `caddy list-modules` of that Caddy show admin.api.api_keys?")
 	case e.Status == http.StatusNotFound && e.Code == "":
 		add("Error: %s has no API keys", c.where)
-		add("Has the site api_keys_admin, and does nothing answer before it?")
+		add("Does the site have api_keys_admin, and does no other handler answer first?")
 	case e.Status == http.StatusUnauthorized:
-		add("Error: %s does not accept the token that opens it: %s", c.where, e.Message())
+		add("Error: %s does not accept the token: %s", c.where, e.Message())
 	default:
 		add("Error: %s", e.Message())
 	}
@@ -162,7 +163,7 @@ func (c *cli) explainRefusal(e *client.Error) string {
 		add("The key's id is %s.", e.ID)
 	}
 	if e.Needed != "" && !strings.Contains(e.Detail, e.Needed) {
-		add("It needs %s in namespace %s.", e.Needed, e.Namespace)
+		add("Permission %s in namespace %s is required.", e.Needed, e.Namespace)
 	}
 	if e.RetryAfter > 0 {
 		add("Try again in %s.", e.RetryAfter)

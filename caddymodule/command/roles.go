@@ -36,8 +36,7 @@ func (c *cli) rolesCommand() *cobra.Command {
 				[2]string{"Version", strconv.FormatInt(r.Version, 10)})
 		},
 		made: func(done api.RoleChanged) (api.Role, api.Propagation) {
-			return done.Role,
-				done.Propagation
+			return done.Role, done.Propagation
 		},
 		find: func(server *client.Client, ctx context.Context, id string) (api.Role, error) {
 			namespace, name, _ := strings.Cut(id, "/")
@@ -59,22 +58,22 @@ func (c *cli) rolesCommand() *cobra.Command {
 		Aliases: []string{"role"},
 		Short:   "Lists, creates, edits and deletes roles",
 		Long: `
-A role is a named set of permissions. It belongs to one namespace, where keys
-and members can have it: acme/billing. A name without a namespace, or */NAME,
-is a shared role: keys and members can have it in every namespace. Whoever has
-a role may do what it says at the moment of the request.
+A role is a named set of permissions. It belongs to one namespace, in which keys
+and members can have it: acme/billing. A name without a namespace, or */NAME, is
+a shared role: keys and members can have it in every namespace. Changes of a
+role apply to all keys and members that have it.
 
 client-admin, developer and viewer are shared, built in, and meant for members.`,
-	}, r.listCommand("Lists roles, newest first and the built-in ones last", `  caddy apikeys roles list
+	}, r.listCommand("Lists roles, newest first and built-in roles last", `  caddy apikeys roles list
   caddy apikeys roles list --json | jq -r '.items[] | select(.namespace == "acme").name'`, (*client.Client).ListRoles),
 		r.showCommand("Shows a role",
 			"  caddy apikeys roles show acme/billing\n  caddy apikeys roles show viewer"),
 		r.createCommand(), r.editCommand(),
-		r.deleteCommand("Deletes a role that nobody has", `
-Deletes a role that no key and no member has. The built-in ones stay.`))
+		r.deleteCommand("Deletes an unused role", `
+Deletes a role that no key and no member has. Built-in roles cannot be deleted.`))
 }
 
-// roleID takes a role's namespace and name from the command line.
+// roleID returns a role's NAMESPACE/NAME from the command line.
 func roleID(args []string) (string, error) {
 	namespace, name, ok := strings.Cut(args[0], "/")
 	if !ok {
@@ -82,8 +81,8 @@ func roleID(args []string) (string, error) {
 	}
 	if namespace != client.Shared && !keystore.ValidNamespaceID(namespace) ||
 		!keystore.ValidRoleName(name) {
-		return "", errors.New("a role is NAMESPACE/NAME, or NAME alone for a shared one; both are " +
-			"a letter or digit and at most 63 more of these, '.', '_', '~' and '-'")
+		return "", errors.New("a role must be NAMESPACE/NAME, or NAME for a shared one; each is 1 " +
+			"to 64 letters, digits, '.', '_', '~' and '-', beginning with a letter or digit")
 	}
 	return namespace + "/" + name, nil
 }
@@ -96,11 +95,11 @@ func roleText(r api.Role) string {
 }
 
 func permissionsFlag(cmd *cobra.Command, list *[]string) {
-	cmd.Flags().StringSliceVar(list, "permission", nil, "A `PERMISSION` it gives; may be repeated")
+	cmd.Flags().StringSliceVar(list, "permission", nil, "`PERMISSION` of the role; may be repeated")
 }
 
 func descriptionFlag(cmd *cobra.Command, text *string) {
-	cmd.Flags().StringVar(text, "description", "", "What the role is for, for people: a `TEXT`")
+	cmd.Flags().StringVar(text, "description", "", "Description `TEXT`")
 }
 
 func (r *roleObjects) createCommand() *cobra.Command {
@@ -122,7 +121,7 @@ func (r *roleObjects) createCommand() *cobra.Command {
 			return err
 		}
 		if len(permissions) == 0 {
-			return errors.New("the role gives nothing: give --permission")
+			return errors.New("the role needs a permission: give --permission")
 		}
 		namespace, name, _ := strings.Cut(id, "/")
 		spec := api.RoleRequest{Namespace: namespace, Name: name, Description: description,
@@ -140,13 +139,13 @@ func (r *roleObjects) editCommand() *cobra.Command {
 	var noDescription bool
 	cmd := &cobra.Command{
 		Use:   "edit NAMESPACE/NAME",
-		Short: "Changes a role's permissions, for all who have it, or its description",
+		Short: "Changes a role's permissions or description",
 		Long: `
-Changes what the flags name and leaves the rest. --permission replaces all
-permissions of the role: every key and every member that has it may
-do what it says from then on, on every node when the command ends with status
-0. Exit status 3 means that the change is made and some node may still go by
-what was before; standard error says which, and until when.`,
+Changes what the flags name and keeps the rest. --permission replaces all
+permissions of the role, for every key and member that has it. Exit status 0
+means that every node has applied the change. Exit status 3 means that the
+change is committed and some nodes may not have applied it yet; standard error
+names them, and until when.`,
 		Example: `  caddy apikeys roles edit acme/billing --permission orders:read
   caddy apikeys roles edit acme/billing --description "Reads invoices"`,
 	}

@@ -130,7 +130,7 @@ func TestConfirmCommandAtTerminal(t *testing.T) {
 			"/revoke": {changed(complete)}})
 		u := newTerminalUser(t)
 		status := u.start(t.Context(), io.Discard, "keys", "revoke", cliID, "--address", s.address)
-		u.sees(t, "Revoke key "+cliID+" for good? [y/N] ")
+		u.sees(t, "Revoke key "+cliID+" permanently? [y/N] ")
 		if len(s.asked()) > 0 {
 			t.Fatal("revoked before it was confirmed")
 		}
@@ -197,8 +197,8 @@ func TestWaitForImportAtTerminal(t *testing.T) {
 	}
 	status := u.start(t.Context(), io.Discard, "keys", "import", file, "--address",
 		server.Listener.Addr().String())
-	u.sees(t, "\rall sent: 1 lines, 0.0 MiB; the server is at it …\x1b[K\r")
-	u.sees(t, "the server is at it … ") // and for how long
+	u.sees(t, "\rall sent: 1 lines, 0.0 MiB; waiting for the server …\x1b[K\r")
+	u.sees(t, "waiting for the server … ") // and for how long
 	close(seen)
 	if got := <-status; got != 0 {
 		t.Errorf("status %d", got)

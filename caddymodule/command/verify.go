@@ -15,47 +15,46 @@ func (c *cli) verifyCommand() *cobra.Command {
 	var q api.VerifyRequest
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Says what a request with some token would be answered",
+		Short: "Shows how a request with a given token would be answered",
 		Long: `
-Reads a token and decides as the handler would. With --path, the handlers of
-the running configuration determine what a request with this method and path
-needs; --host is required if the handlers of several sites decide differently.
-Else --namespace and --permission say what the request needs, and without them
-the outcome says only whether the key is alive. The address counts with
---client-ip.
+Reads a token and decides like the handler. With --path, the handlers of the
+running configuration determine the namespace and permission that a request with
+this method and path needs; --host is required if the handlers of several sites
+decide differently. Otherwise --namespace and --permission name them. Without
+these flags the outcome only says whether the key is valid. --client-ip checks
+the key's addresses too.
 
 The outcome, one word such as ok, unknown, expired or forbidden, goes to
 standard output, the rest to standard error. The exit status is 0 if the request
-would be let through, as with ok and public, and 1 otherwise.
+would be accepted, as with ok and public, and 1 otherwise.
 
-The token is read from the file that --token-file names, else typed at the
-terminal without being shown, else from standard input. With --server,
---token-file has the token that opens the server, and the one to verify is
-typed or comes from standard input.`,
+The token is read from --token-file, else from the terminal without echo, else
+from standard input. With --server, --token-file has the token for the server,
+and the token to verify is read from the terminal or standard input.`,
 		Example: `  caddy apikeys verify < token
   caddy apikeys verify --method POST --path /v1/orders < token
   caddy apikeys verify --namespace acme --permission orders:write --token-file token`,
 		Args: noArguments,
 	}
 	cmd.Flags().StringVar(&q.Namespace, "namespace", "",
-		"The `NAMESPACE` that the request touches (default the key's own)")
+		"`NAMESPACE` that the request accesses (default the key's own)")
 	cmd.Flags().StringVar(&q.Permission, "permission", "",
-		"The `PERMISSION` that the request needs: read, write, orders:read, orders:search "+
+		"`PERMISSION` that the request needs: read, write, orders:read, orders:search "+
 			"(default read with --namespace, else none)")
 	cmd.Flags().StringVar(&q.Method, "method", "",
-		"With --path, the `METHOD` of the request (default GET)")
+		"`METHOD` of the request, with --path (default GET)")
 	cmd.Flags().StringVar(&q.Path, "path", "",
-		"The `PATH` of the request, with its query if it has one")
+		"`PATH` of the request, with its query if it has one")
 	cmd.Flags().StringVar(&q.Host, "host", "",
-		"With --path, the `HOST` that the request is sent to")
+		"`HOST` of the request, with --path")
 	cmd.Flags().StringVar(&q.ClientIP, "client-ip", "",
-		"The `ADDRESS` that the request comes from (default one that the key allows)")
+		"`ADDRESS` of the client (default one that the key allows)")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
 		file := c.tokenFile
 		if c.server != "" {
 			if file == "" {
-				return errors.New("with --server, --token-file must have the token that opens it; " +
-					"standard input is for the one to verify")
+				return errors.New("with --server, --token-file must have the token for the server; " +
+					"standard input has the token to verify")
 			}
 			file = ""
 		}
@@ -88,10 +87,11 @@ func (c *cli) showVerdict(v api.Verdict) error {
 			c.say("Such a request needs no key.")
 		case v.Key == nil:
 		case v.Outcome == keystore.Rotated.String():
-			c.say("It was the token of key %s (%s) in namespace %s until a rotation replaced it.",
+			c.say("It was a token of key %s (%s) in namespace %s until a rotation.",
 				v.Key.ID, v.Key.Name, v.Key.Namespace)
 		default:
-			c.say("It opens key %s (%s) in namespace %s.", v.Key.ID, v.Key.Name, v.Key.Namespace)
+			c.say("It is a token of key %s (%s) in namespace %s.", v.Key.ID, v.Key.Name,
+				v.Key.Namespace)
 		}
 		if v.Code != nil {
 			c.say("The request would be answered with %d %s.", v.Status, *v.Code)
@@ -101,7 +101,7 @@ func (c *cli) showVerdict(v api.Verdict) error {
 			if v.Namespace != "" {
 				in = " in namespace " + v.Namespace
 			}
-			c.say("It would need %s%s.", *v.Needed, in)
+			c.say("Permission %s%s is required.", *v.Needed, in)
 		}
 	}
 	if err == nil && v.Code != nil {

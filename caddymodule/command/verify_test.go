@@ -35,11 +35,12 @@ func TestVerifyCommand(t *testing.T) {
 		s.run(cliToken, "verify", "--path", "/open"),
 		s.run(cliToken, "verify", "--permission", "*"),
 	}
-	runs[0].want(t, 0, "ok\n", "It opens key "+cliID+" (CI) in namespace acme.")
-	runs[1].want(t, 1, "forbidden\n", "403 insufficient_permission", "It would need orders:write.")
+	runs[0].want(t, 0, "ok\n", "It is a token of key "+cliID+" (CI) in namespace acme.")
+	runs[1].want(t, 1, "forbidden\n", "403 insufficient_permission",
+		"Permission orders:write is required.")
 	runs[2].want(t, 1, "unknown\n", "401")
-	runs[3].want(t, 1, "rotated\n", "It was the token of key "+cliID+" (CI)", "401")
-	runs[4].want(t, 1, "forbidden\n", "It would need orders:write in namespace acme.")
+	runs[3].want(t, 1, "rotated\n", "It was a token of key "+cliID+" (CI)", "401")
+	runs[4].want(t, 1, "forbidden\n", "Permission orders:write in namespace acme is required.")
 	runs[5].want(t, 0, "public\n", "needs no key")
 	runs[6].want(t, 1, "", "Error: permission: no request needs *")
 	for _, r := range runs {
