@@ -98,33 +98,32 @@ func (k *Keystore) authorised(
 
 func isNotFound(err error) bool { return errors.Is(err, keystore.ErrNotFound) }
 
-// remembered refuses a repeat of a request that made something. An empty key remembers nothing.
-func remembered(tx keystore.Tx, by authority, key string) error {
-	if key == "" {
-		return nil
-	}
-	var p problems
-	if p.secret("Idempotency-Key", key); len(p) > 0 {
-		return p.err()
-	}
-	made, err := tx.Remembered(by.actor, key, tx.Now().Add(-rememberFor))
-	if err != nil || made == "" {
-		return err
-	}
-	return &keystore.Error{Kind: keystore.KindConflict, Code: "already_made",
-		Detail: "a request with this Idempotency-Key has been carried out; a token is shown only " +
-			"once", ID: made}
+// Once makes a change happen at most once: it recognises a request that repeats an earlier one. Its
+// methods run in the transactions of the change, so a check and its record cannot be separated. A
+// nil Once checks nothing.
+type Once interface {
+	// Before runs in each transaction of the change, before the first write and after a check that
+	// the caller may do such a change at all. Its error refuses the change. actor is
+	// [Caller.Actor].
+	Before(tx keystore.Tx, actor string) error
+	// After runs at the end of the last transaction. created is the id of the last key that the
+	// change created, empty if it created none.
+	After(tx keystore.Tx, actor, created string) error
 }
 
-func remember(tx keystore.Tx, by authority, key, made string) error {
-	if key == "" {
+func refuseRepeat(once Once, tx keystore.Tx, by authority) error {
+	if once == nil {
 		return nil
 	}
-	return tx.Remember(by.actor, key, made, tx.Now().Add(-rememberFor))
+	return once.Before(tx, by.actor)
 }
 
-// rememberFor is how long an Idempotency-Key is known.
-const rememberFor = 24 * time.Hour
+func noteCreated(once Once, tx keystore.Tx, by authority, created string) error {
+	if once == nil {
+		return nil
+	}
+	return once.After(tx, by.actor, created)
+}
 
 // A queue keeps bulk changes of many transactions (slices) from delaying changes of one
 // transaction. Waiting holds no mutex.

@@ -63,19 +63,19 @@ func (s importSpecs) Imported(i int, id string) { s[i].ID = id }
 
 // ImportKeys is ImportFrom for keys that are in memory. It sets the ID of each key that it imports.
 func (k *Keystore) ImportKeys(
-	ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string,
+	ctx context.Context, c Caller, specs []ImportSpec, partial bool, once Once,
 ) (imported int, refused []ImportRefusal, err error) {
-	return k.ImportFrom(ctx, c, importSpecs(specs), partial, idempotencyKey)
+	return k.ImportFrom(ctx, c, importSpecs(specs), partial, once)
 }
 
 // ImportFrom adds keys with existing credentials. With partial, it imports the valid keys. Without
 // partial, it imports nothing if any key is refused, and all credentials become valid at the same
-// time; the latter also holds with an idempotencyKey, see MintKey. The keys are valid on every node
+// time; the latter also holds with once, see [Once]. The keys are valid on every node
 // when ImportFrom returns; keys of a large import are listed earlier.
 func (k *Keystore) ImportFrom(
-	ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string,
+	ctx context.Context, c Caller, source ImportSource, partial bool, once Once,
 ) (imported int, refused []ImportRefusal, err error) {
-	whole := !partial || idempotencyKey != ""
+	whole := !partial || once != nil
 	if !c.root && whole && source.Len() > MaxImport {
 		return 0, nil, &keystore.Error{Kind: keystore.KindInvalid, Code: "too_many",
 			Detail: fmt.Sprintf("more than %d keys cannot be imported all or nothing: send fewer "+
@@ -90,9 +90,9 @@ func (k *Keystore) ImportFrom(
 	}
 	for numbers, slice := range sliced(source, all(source.Len())) {
 		if whole && len(slice) < source.Len() {
-			return k.importInSlices(ctx, c, source, partial, idempotencyKey)
+			return k.importInSlices(ctx, c, source, partial, once)
 		}
-		ids, no, err := k.importAtOnce(ctx, c, slice, partial, idempotencyKey)
+		ids, no, err := k.importAtOnce(ctx, c, slice, partial, once)
 		refused = append(refused, no...)
 		if err != nil {
 			return imported, refused, err
@@ -166,10 +166,10 @@ var errNothing = &keystore.Error{Kind: keystore.KindInvalid, Code: "import_refus
 // importAtOnce imports a few keys in one transaction. It returns their ids, empty for those that it
 // refused.
 func (k *Keystore) importAtOnce(
-	ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string,
+	ctx context.Context, c Caller, specs []ImportSpec, partial bool, once Once,
 ) (ids []string, refused []ImportRefusal, err error) {
 	done, err := k.inTurn(ctx, c, func(tx keystore.Tx, by authority) error {
-		if err := mayImport(tx, by, idempotencyKey); err != nil {
+		if err := mayImport(tx, by, once); err != nil {
 			return err
 		}
 		keys, no, err := k.importThese(tx.Now(), by, specs, k.roomFor(tx, by), tx.InsertKeys)
@@ -183,7 +183,7 @@ func (k *Keystore) importAtOnce(
 		if err := auditImport(tx, by, keys); err != nil {
 			return err
 		}
-		return remember(tx, by, idempotencyKey, lastID(keys))
+		return noteCreated(once, tx, by, lastID(keys))
 	})
 	if err == nil {
 		_, err = k.Propagate(ctx, done, importWait)
@@ -208,21 +208,21 @@ func idsOf(keys []*keystore.Key, refused []*keystore.Error, n int) []string {
 	return ids
 }
 
-func mayImport(tx keystore.Tx, by authority, idempotencyKey string) error {
+func mayImport(tx keystore.Tx, by authority, once Once) error {
 	if err := by.anywhere(adminKeys, "create"); err != nil {
 		return err
 	}
-	return remembered(tx, by, idempotencyKey)
+	return refuseRepeat(once, tx, by)
 }
 
 // importInSlices imports many keys in short transactions. The keys exist from their own transaction
 // on: nothing they refer to can be deleted, and revoking the keys of their creator revokes them
 // too. Their secrets become valid with the last transaction.
 func (k *Keystore) importInSlices(
-	ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string,
+	ctx context.Context, c Caller, source ImportSource, partial bool, once Once,
 ) (imported int, refused []ImportRefusal, err error) {
 	// Mistakes are found before anything is written, and without the write lock.
-	fit, refused, err := k.sift(ctx, c, source, idempotencyKey)
+	fit, refused, err := k.sift(ctx, c, source, once)
 	if err != nil || len(refused) > 0 && !partial || len(fit) == 0 {
 		return 0, refused, err
 	}
@@ -247,7 +247,7 @@ func (k *Keystore) importInSlices(
 	for _, slice := range sliced(source, slices.Values(fit)) {
 		var no []*keystore.Error
 		_, err := k.inTurn(ctx, c, func(tx keystore.Tx, by authority) (err error) {
-			if err := mayImport(tx, by, idempotencyKey); err != nil {
+			if err := mayImport(tx, by, once); err != nil {
 				return err
 			}
 			if id == 0 {
@@ -275,7 +275,7 @@ func (k *Keystore) importInSlices(
 		ids = append(ids, idsOf(keys, no, len(slice))...)
 	}
 	err = k.add(ctx, c, importWait, func(tx keystore.Tx, by authority) error {
-		if err := mayImport(tx, by, idempotencyKey); err != nil {
+		if err := mayImport(tx, by, once); err != nil {
 			return err
 		}
 		if !by.root && (changed || !by.same(&first)) { // root may give anything
@@ -288,7 +288,7 @@ func (k *Keystore) importInSlices(
 		if err := tx.PublishImport(id); err != nil {
 			return interrupted(err)
 		}
-		return remember(tx, by, idempotencyKey, lastID(keys))
+		return noteCreated(once, tx, by, lastID(keys))
 	})
 	if err != nil {
 		return 0, refused, err
@@ -310,12 +310,12 @@ func interrupted(err error) error {
 // sift returns the numbers of the keys that can be imported, as far as is known before writing, and
 // the errors of the others.
 func (k *Keystore) sift(
-	ctx context.Context, c Caller, source ImportSource, idempotencyKey string,
+	ctx context.Context, c Caller, source ImportSource, once Once,
 ) (fit []int, refused []ImportRefusal, err error) {
 	var by authority
 	var now time.Time
 	_, err = k.inTurn(ctx, c, func(tx keystore.Tx, a authority) error {
-		if err := mayImport(tx, a, idempotencyKey); err != nil {
+		if err := mayImport(tx, a, once); err != nil {
 			return err
 		}
 		by, now = a, tx.Now()

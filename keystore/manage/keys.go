@@ -30,10 +30,9 @@ type KeySpec struct {
 }
 
 // MintKey makes a key and its token, which can be used on every node when this returns: no node can
-// have heard of the token before, so that none needs to be told. idempotencyKey may be empty; a
-// repeat of one within 24 h is KindConflict `already_made` with the key's id.
+// have heard of the token before, so that none needs to be told.
 func (k *Keystore) MintKey(
-	ctx context.Context, c Caller, spec KeySpec, idempotencyKey string,
+	ctx context.Context, c Caller, spec KeySpec, once Once,
 ) (*keystore.Key, keystore.Token, error) {
 	var key *keystore.Key
 	var token keystore.Token
@@ -41,7 +40,7 @@ func (k *Keystore) MintKey(
 		if err := by.anywhere(adminKeys, "create"); err != nil {
 			return err
 		}
-		if err := remembered(tx, by, idempotencyKey); err != nil {
+		if err := refuseRepeat(once, tx, by); err != nil {
 			return err
 		}
 		by, err := k.newRoles(tx, by, &spec)
@@ -65,7 +64,7 @@ func (k *Keystore) MintKey(
 		if err != nil {
 			return err
 		}
-		return remember(tx, by, idempotencyKey, key.ID)
+		return noteCreated(once, tx, by, key.ID)
 	})
 	if err != nil {
 		return nil, keystore.Token{}, err
