@@ -61,38 +61,38 @@ func (k *Keystore) add(
 func (k *Keystore) commit(
 	ctx context.Context, c Caller, f func(keystore.Tx, authority) error,
 ) (node.Commit, error) {
-	return k.commitAs(ctx, k.authorised(c, f))
+	return k.commitAs(ctx, k.withAuthority(c, f))
 }
 
 // commitAs is commit for a change that is already authorized.
 func (k *Keystore) commitAs(ctx context.Context, f func(keystore.Tx) error) (node.Commit, error) {
-	defer k.changes.enter()()
+	defer k.writes.enter()()
 	return k.Write(ctx, f)
 }
 
 // inTurn is commit for one of many transactions of a bulk change. On each node these run one at a
 // time, after all other changes that are waiting.
-func (k *Keystore) inTurn(
+func (k *Keystore) commitBulk(
 	ctx context.Context, c Caller, f func(keystore.Tx, authority) error,
 ) (node.Commit, error) {
-	if err := k.changes.turn(ctx); err != nil {
+	if err := k.writes.enterBulk(ctx); err != nil {
 		return node.Commit{}, k.StoreFailed("waiting for other changes", err)
 	}
-	defer k.changes.over()
+	defer k.writes.leaveBulk()
 	ctx, cancel := context.WithTimeout(ctx, revokeWait) // one connection writes
 	defer cancel()
-	return k.Write(ctx, k.authorised(c, f))
+	return k.Write(ctx, k.withAuthority(c, f))
 }
 
-func (k *Keystore) authorised(
+func (k *Keystore) withAuthority(
 	c Caller, f func(keystore.Tx, authority) error,
 ) func(keystore.Tx) error {
 	return func(tx keystore.Tx) error {
-		by, err := k.changing(c, tx)
+		auth, err := k.authorityIn(c, tx)
 		if err != nil {
 			return err
 		}
-		return f(tx, by)
+		return f(tx, auth)
 	}
 }
 
@@ -111,34 +111,34 @@ type Once interface {
 	After(tx keystore.Tx, actor, created string) error
 }
 
-func refuseRepeat(once Once, tx keystore.Tx, by authority) error {
+func refuseRepeat(once Once, tx keystore.Tx, auth authority) error {
 	if once == nil {
 		return nil
 	}
-	return once.Before(tx, by.actor)
+	return once.Before(tx, auth.actor)
 }
 
-func noteCreated(once Once, tx keystore.Tx, by authority, created string) error {
+func noteCreated(once Once, tx keystore.Tx, auth authority, created string) error {
 	if once == nil {
 		return nil
 	}
-	return once.After(tx, by.actor, created)
+	return once.After(tx, auth.actor, created)
 }
 
 // A queue keeps bulk changes of many transactions (slices) from delaying changes of one
 // transaction. Waiting holds no mutex.
-type queue struct {
+type writeQueue struct {
 	slice   chan struct{} // has room while no slice is being written
 	mu      sync.Mutex
 	changes map[chan struct{}]bool // that are not slices, each closed at its end
 }
 
-func newQueue() *queue {
-	return &queue{slice: make(chan struct{}, 1), changes: make(map[chan struct{}]bool)}
+func newWriteQueue() *writeQueue {
+	return &writeQueue{slice: make(chan struct{}, 1), changes: make(map[chan struct{}]bool)}
 }
 
 // enter announces a change that is not a slice. The returned function ends it.
-func (q *queue) enter() (leave func()) {
+func (q *writeQueue) enter() (leave func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	done := make(chan struct{})
@@ -153,7 +153,7 @@ func (q *queue) enter() (leave func()) {
 
 // turn waits until a slice may be written: no other slice is running, and all earlier changes have
 // ended. Call over when the slice is done.
-func (q *queue) turn(ctx context.Context) error {
+func (q *writeQueue) enterBulk(ctx context.Context) error {
 	select {
 	case q.slice <- struct{}{}:
 	case <-ctx.Done():
@@ -166,11 +166,11 @@ func (q *queue) turn(ctx context.Context) error {
 		select {
 		case <-done:
 		case <-ctx.Done():
-			q.over()
+			q.leaveBulk()
 			return ctx.Err()
 		}
 	}
 	return nil
 }
 
-func (q *queue) over() { <-q.slice }
+func (q *writeQueue) leaveBulk() { <-q.slice }
