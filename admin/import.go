@@ -86,9 +86,9 @@ type importing struct {
 	*API
 	ctx    context.Context
 	caller manage.Caller
-	key    string // the Idempotency-Key
-	whole  bool   // in one transaction
-	some   bool   // import the valid keys only
+	once   manage.Once // see Idempotency
+	whole  bool        // in one transaction
+	some   bool        // import the valid keys only
 
 	batch []manage.ImportSpec // unless whole
 	lines []importLine        // if whole
@@ -131,7 +131,7 @@ func (a *API) importKeys(
 	ctx context.Context, c manage.Caller, in *importInput,
 ) (*page[api.Imported], error) {
 	some := in.Partial == "1"
-	i := importing{API: a, ctx: ctx, caller: c, key: in.Key, some: some,
+	i := importing{API: a, ctx: ctx, caller: c, once: in.once(), some: some,
 		whole: !some || in.Key != "", done: api.Imported{Created: []api.Created{},
 			Refused: []api.Refused{}}}
 	read := readKeys
@@ -208,9 +208,9 @@ func (i *importing) flush() error {
 	var refused []manage.ImportRefusal
 	var err error
 	if i.whole {
-		imported, refused, err = i.keys.ImportFrom(i.ctx, i.caller, i, i.some, i.key)
+		imported, refused, err = i.keys.ImportFrom(i.ctx, i.caller, i, i.some, i.once)
 	} else {
-		imported, refused, err = i.keys.ImportKeys(i.ctx, i.caller, i.batch, i.some, i.key)
+		imported, refused, err = i.keys.ImportKeys(i.ctx, i.caller, i.batch, i.some, i.once)
 		for _, s := range i.batch {
 			i.created(s.Line, s.ID)
 		}

@@ -71,12 +71,6 @@ func (a *API) keyKind() kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged
 
 func (a *API) shownKey(k *keystore.Key) api.Key { return showKey(k, a.keys.Now()) }
 
-// Idempotency holds the header of every operation that creates keys. It is exported because huma
-// sets it by reflection.
-type Idempotency struct {
-	Key string `header:"Idempotency-Key" maxLength:"200" doc:"A repeated request with the same value within 24 h is refused (409) and creates nothing"`
-}
-
 type mintInput struct {
 	Idempotency
 	Body api.MintRequest
@@ -89,7 +83,7 @@ func (a *API) mintKey(
 	if err != nil {
 		return nil, err
 	}
-	k, token, err := a.keys.MintKey(ctx, c, spec, in.Key)
+	k, token, err := a.keys.MintKey(ctx, c, spec, in.once())
 	if err != nil {
 		return nil, err
 	}

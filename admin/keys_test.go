@@ -100,6 +100,9 @@ func TestIdempotencyKey(t *testing.T) {
 		t.Errorf("a repeat: %s", a.text)
 	}
 	d.call(t, root, "POST", "/keys", readOnly, "Idempotency-Key", "twice").into(t, 201, &m)
+
+	other := d.caller(t, d.mint(t, root, `{"name":"other","permissions":["admin.keys:create","read"]}`).Token)
+	d.call(t, other, "POST", "/keys", readOnly, "Idempotency-Key", "once").into(t, 201, &m)
 }
 
 // TestEdit applies a sequence of merge patches to one key.

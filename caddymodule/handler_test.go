@@ -81,7 +81,7 @@ func (h *house) key(permissions string, change ...func(*manage.KeySpec)) (*keyst
 	for _, f := range change {
 		f(&spec)
 	}
-	key, token, err := h.keys.MintKey(h.t.Context(), manage.Root("test"), spec, "")
+	key, token, err := h.keys.MintKey(h.t.Context(), manage.Root("test"), spec, nil)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -503,7 +503,7 @@ func TestUnknownAndMalformedLookTheSame(t *testing.T) {
 			Home: &keystore.Grant{Namespace: "acme",
 				Permissions: []keystore.Permission{{Action: "read"}}}},
 		Token: "imported-0123456789",
-	}}, false, ""); err != nil {
+	}}, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	handler := h.handler("namespace acme")

@@ -230,7 +230,7 @@ func TestTheCredentialGoes(t *testing.T) {
 			Home: &keystore.Grant{Namespace: "acme",
 				Permissions: []keystore.Permission{{Action: "read"}}}},
 		Token: odd,
-	}}, false, ""); err != nil {
+	}}, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct{ name, options, wire, secret, uri, rest string }{
@@ -437,7 +437,7 @@ func TestShortCredentials(t *testing.T) {
 			Home: &keystore.Grant{Namespace: "acme",
 				Permissions: []keystore.Permission{{Action: "read"}}}},
 		Token: "Mozilla/",
-	}}, false, ""); err != nil {
+	}}, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	a := h.send(h.handler("namespace acme\nfrom query key"),

@@ -38,7 +38,7 @@ func TestKeyPermissions(t *testing.T) {
 	mint := func(name string) string {
 		k, _, err := s.keys.MintKey(ctx, root,
 			manage.KeySpec{Name: name,
-				Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, "")
+				Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,7 +158,7 @@ func TestKeyPermissions(t *testing.T) {
 	id, token := s.member(t, "Owner")
 	k, secret, err := s.keys.MintKey(ctx, root,
 		manage.KeySpec{Name: "Mine", Owner: id,
-			Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, "")
+			Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func TestExceeds(t *testing.T) {
 	k, _, err := s.keys.MintKey(ctx, root,
 		manage.KeySpec{Name: "Writes",
 			Home: &keystore.Grant{Permissions: permissions(t, "read", "write"),
-				Roles: []string{"writer"}}}, "")
+				Roles: []string{"writer"}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func TestEditSeesLess(t *testing.T) {
 		manage.KeySpec{Name: "ERP", Namespace: "acme",
 			Home: &keystore.Grant{Roles: []string{"billing", "support"}},
 			Grants: []keystore.Grant{{Namespace: "eu", Permissions: permissions(t, "read"),
-				Connected: true}}, Metadata: map[string]string{"a=b": " c ", "e": ""}}, "")
+				Connected: true}}, Metadata: map[string]string{"a=b": " c ", "e": ""}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -152,7 +152,7 @@ func TestList(t *testing.T) {
 		specs = append(specs, manage.ImportSpec{KeySpec: spec,
 			Token: fmt.Sprintf("credential-%03d", i), Line: i})
 	}
-	if n, refused, err := s.keys.ImportKeys(ctx, root, specs, false, ""); n != len(specs) ||
+	if n, refused, err := s.keys.ImportKeys(ctx, root, specs, false, nil); n != len(specs) ||
 		err != nil {
 		t.Fatal(n, refused, err)
 	}

@@ -476,7 +476,7 @@ func TestMembers(t *testing.T) {
 
 	k, _, err := s.keys.MintKey(ctx, root,
 		manage.KeySpec{Name: "Hers", Namespace: "eu", Owner: id,
-			Home: &keystore.Grant{Permissions: permissions(t, "read")}}, "")
+			Home: &keystore.Grant{Permissions: permissions(t, "read")}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func TestSignIn(t *testing.T) {
 	_, key, err := s.keys.MintKey(ctx, root,
 		manage.KeySpec{Name: "k",
 			Home: &keystore.Grant{Permissions: []keystore.Permission{{Resource: "admin",
-				Action: "*"}}}}, "")
+				Action: "*"}}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

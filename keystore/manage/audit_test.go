@@ -54,7 +54,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		}},
 		{"key.mint", func() (err error) {
 			key, token, err = k.MintKey(ctx, fleet.Root,
-				manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, "")
+				manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, nil)
 			return err
 		}},
 		{"key.edit", func() error {
@@ -99,12 +99,12 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		}
 		previous = row
 	}
-	if _, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{}, ""); err == nil {
+	if _, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{}, nil); err == nil {
 		t.Fatal("a key without permissions was made")
 	}
 	if _, _, err := k.MintKey(ctx, manage.Caller{},
 		manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
-		""); fleet.Code(err) != "insufficient_permission" {
+		nil); fleet.Code(err) != "insufficient_permission" {
 		t.Errorf("nobody minted: %v", err)
 	}
 	if row := lastRow(); row.Seq != previous.Seq {

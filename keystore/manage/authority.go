@@ -34,9 +34,9 @@ func MemberCaller(token *keystore.Record, from string) Caller {
 
 // fresh is reading under the database's current policy. It waits for the caller's turn to read;
 // done ends the turn.
-func (k *Keystore) fresh(ctx context.Context, c Caller) (by authority, done func(), err error) {
-	if done, err = k.turns.take(ctx, c); err != nil {
-		return by, nil, err
+func (k *Keystore) beginRead(ctx context.Context, c Caller) (auth authority, done func(), err error) {
+	if done, err = k.reads.take(ctx, c); err != nil {
+		return auth, nil, err
 	}
 	err = k.WithCurrent(ctx, func() error {
 		policy,
@@ -47,14 +47,14 @@ func (k *Keystore) fresh(ctx context.Context, c Caller) (by authority, done func
 		if err != nil {
 			return err
 		}
-		by = k.readingUnder(c, policy)
+		auth = k.authorityUnder(c, policy)
 		return nil
 	})
 	if err != nil {
 		done()
-		return by, nil, k.StoreFailed("reading namespaces, roles and members", err)
+		return auth, nil, k.StoreFailed("reading namespaces, roles and members", err)
 	}
-	return by, done, nil
+	return auth, done, nil
 }
 
 // Actor is the caller's id in `created_by`, `revoked_by` and the audit log: [keystore.RootMember],
@@ -82,14 +82,14 @@ func (c Caller) Credential() string {
 // ("admin.keys", …) in no namespace at all: KindForbidden. Each managing operation checks for
 // itself what it is about; this is to say so before a body is read.
 func (k *Keystore) May(c Caller, resource, operation string) error {
-	return k.reading(c).anywhere(resource, operation)
+	return k.authorityOf(c).requireAnywhere(resource, operation)
 }
 
 // MayIn reports whether a caller may do an operation on an admin resource in one namespace, or with
 // [keystore.AnyNamespace] in all of them. It is for what people are offered: each managing
 // operation checks for itself.
 func (k *Keystore) MayIn(c Caller, resource, operation, namespace string) bool {
-	return k.reading(c).may(resource, operation, namespace)
+	return k.authorityOf(c).may(resource, operation, namespace)
 }
 
 // The product's own resources.
@@ -113,76 +113,76 @@ type authority struct {
 	credential string
 	owner      string // whom the caller's new keys act for
 	policy     *keystore.Directory
-	key        *keystore.CompiledGrants // of a key that acts, nil otherwise
+	keyGrants  *keystore.CompiledGrants // of a key that acts, nil otherwise
 	// of the member that acts, or that the key acts for; nil: root, whom nothing bounds
-	owns       *keystore.CompiledGrants
-	expiresAt  time.Time
-	allowedIPs []netip.Prefix
+	memberGrants *keystore.CompiledGrants
+	expiresAt    time.Time
+	allowedIPs   []netip.Prefix
 }
 
 // reading is the caller's authority as this node sees it.
-func (k *Keystore) reading(c Caller) authority { return k.readingUnder(c, k.Policy()) }
+func (k *Keystore) authorityOf(c Caller) authority { return k.authorityUnder(c, k.Policy()) }
 
 // readingUnder is reading under another policy.
-func (k *Keystore) readingUnder(c Caller, policy *keystore.Directory) authority {
-	by := authority{root: c.root, actor: c.Actor(), member: c.member, from: c.from,
+func (k *Keystore) authorityUnder(c Caller, policy *keystore.Directory) authority {
+	auth := authority{root: c.root, actor: c.Actor(), member: c.member, from: c.from,
 		credential: c.Credential(), owner: c.member, policy: policy}
 	switch {
 	case c.root:
 	case c.member != "":
-		by.owns = by.policy.GrantsOf(c.member)
+		auth.memberGrants = auth.policy.GrantsOf(c.member)
 	case c.record != nil:
-		by.key, by.owner, by.owns = c.record.Grants(), c.record.Owner, by.policy.GrantsOf(c.record.Owner)
+		auth.keyGrants, auth.owner, auth.memberGrants = c.record.Grants(), c.record.Owner, auth.policy.GrantsOf(c.record.Owner)
 	default:
-		by.owns = keystore.NoGrants
+		auth.memberGrants = keystore.NoGrants
 	}
 	if c.record != nil {
-		by.allowedIPs = c.record.AllowedIPs
+		auth.allowedIPs = c.record.AllowedIPs
 	}
-	return by
+	return auth
 }
 
 // changing is the caller's authority at the moment of the change: who was revoked or narrowed since
 // the request came in does not get through.
-func (k *Keystore) changing(c Caller, tx keystore.Tx) (authority, error) {
+func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 	policy, err := k.policyIn(tx)
 	if err != nil {
 		return authority{}, err
 	}
-	by := k.reading(c)
-	by.policy = policy
+	auth := k.authorityOf(c)
+	auth.policy = policy
 	if c.root {
-		return by, nil
+		return auth, nil
 	}
 	if c.record != nil {
 		key, err := tx.Key(c.record.KeyID)
 		switch {
 		case errors.Is(err, keystore.ErrNotFound):
-			return by, &keystore.Error{Kind: keystore.KindForbidden, Code: "key_revoked",
+			return auth, &keystore.Error{Kind: keystore.KindForbidden, Code: "key_revoked",
 				Detail: "the key that asks has been deleted"}
 		case err != nil:
-			return by, err
+			return auth, err
 		case key.Status(tx.Now()) != keystore.StatusActive:
-			return by,
+			return auth,
 				&keystore.Error{Kind: keystore.KindForbidden,
 					Code:   "key_" + string(key.Status(tx.Now())),
 					Detail: "the key that asks is " + string(key.Status(tx.Now()))}
 		case !key.Accepts(c.record.Digest, tx.Now()):
-			return by, &keystore.Error{Kind: keystore.KindForbidden, Code: "key_revoked",
+			return auth, &keystore.Error{Kind: keystore.KindForbidden, Code: "key_revoked",
 				Detail: "the key that asks has another token by now"}
 		}
-		if by.key != nil {
-			by.key, by.owner = keystore.CompileGrants(key.Grants, key.Owner), key.Owner
+		if auth.keyGrants != nil {
+			auth.keyGrants, auth.owner = keystore.CompileGrants(key.Grants, key.Owner), key.Owner
 		}
-		by.expiresAt, by.allowedIPs = key.ExpiresAt, key.AllowedIPs
+		auth.expiresAt, auth.allowedIPs = key.ExpiresAt, key.AllowedIPs
 	}
-	by.owns = policy.GrantsOf(by.owner)
-	if by.owns == keystore.NoGrants && by.owner != "" {
-		return by,
+	auth.memberGrants = policy.GrantsOf(auth.owner)
+	if auth.memberGrants == keystore.NoGrants && auth.owner != "" {
+		return auth,
 			&keystore.Error{Kind: keystore.KindForbidden, Code: keystore.OwnerDisabled.Code(),
 				Detail: "the member that asks, or that the key acts for, is disabled"}
 	}
-	return by, nil
+	return auth, nil
 }
 
 // policyIn is the policy inside a transaction.
@@ -196,12 +196,12 @@ func (k *Keystore) policyIn(tx keystore.Tx) (*keystore.Directory, error) {
 
 // all asks a question of each set that bounds the caller in a namespace: wide leaves out what
 // reaches the namespace alone, without what will be connected to it.
-func (a authority) all(namespace string, wide bool, ask func(*keystore.Set) bool) bool {
+func (a authority) everySet(namespace string, wide bool, ask func(*keystore.Set) bool) bool {
 	if a.root {
 		return true
 	}
-	return (a.key == nil || ask(a.policy.SetFor(a.key, namespace, wide, true))) &&
-		(a.owns == nil || ask(a.policy.SetFor(a.owns, namespace, wide, false)))
+	return (a.keyGrants == nil || ask(a.policy.SetFor(a.keyGrants, namespace, wide, true))) &&
+		(a.memberGrants == nil || ask(a.policy.SetFor(a.memberGrants, namespace, wide, false)))
 }
 
 func need(resource, operation string) keystore.Need {
@@ -214,13 +214,13 @@ func need(resource, operation string) keystore.Need {
 
 // may reports whether the caller may do an operation on a resource of a namespace.
 func (a authority) may(resource, operation, namespace string) bool {
-	return a.all(namespace, false,
+	return a.everySet(namespace, false,
 		func(s *keystore.Set) bool { return s.Allows(need(resource, operation)) })
 }
 
 // covers reports whether the caller holds a permission in a namespace, so that it may give it.
 func (a authority) covers(namespace string, wide bool, p keystore.Permission) bool {
-	return a.all(namespace, wide, func(s *keystore.Set) bool { return s.Covers(p) })
+	return a.everySet(namespace, wide, func(s *keystore.Set) bool { return s.Covers(p) })
 }
 
 // uncovered returns a permission of a list that the caller does not hold in a namespace. It keeps
@@ -228,7 +228,7 @@ func (a authority) covers(namespace string, wide bool, p keystore.Permission) bo
 func (a authority) uncovered(
 	namespace string, wide bool, list []keystore.Permission, covering map[*keystore.Set]bool,
 ) (p keystore.Permission, found bool) {
-	a.all(namespace, wide, func(s *keystore.Set) bool {
+	a.everySet(namespace, wide, func(s *keystore.Set) bool {
 		if covering[s] {
 			return true
 		}
@@ -260,7 +260,7 @@ func (a authority) readable(resource string) (list []string, all bool) {
 }
 
 // anywhere refuses a caller that may do the operation in no namespace at all.
-func (a authority) anywhere(resource, operation string) error {
+func (a authority) requireAnywhere(resource, operation string) error {
 	if a.may(resource, operation, keystore.AnyNamespace) {
 		return nil
 	}
@@ -269,10 +269,10 @@ func (a authority) anywhere(resource, operation string) error {
 			return nil
 		}
 	}
-	return lacks(resource, operation)
+	return permissionRequired(resource, operation)
 }
 
-func lacks(resource, operation string) *keystore.Error {
+func permissionRequired(resource, operation string) *keystore.Error {
 	return &keystore.Error{Kind: keystore.KindForbidden, Code: keystore.Forbidden.Code(),
 		Detail: fmt.Sprintf("this takes %s:%s", resource, operation), Needed: resource + ":" +
 			operation}
@@ -280,23 +280,23 @@ func lacks(resource, operation string) *keystore.Error {
 
 // on checks an operation on an object of a namespace. What the caller may not read does not exist
 // for it (spec 7a.5).
-func (a authority) on(resource, operation, namespace, what string) error {
+func (a authority) requireOn(resource, operation, namespace, what string) error {
 	switch {
 	case a.may(resource, operation, namespace):
 		return nil
 	case a.may(resource, "read", namespace):
-		return lacks(resource, operation)
+		return permissionRequired(resource, operation)
 	}
-	return missing(what)
+	return notFound(what)
 }
 
-func missing(what string) error {
+func notFound(what string) error {
 	return &keystore.Error{Kind: keystore.KindNotFound, Code: "not_found",
 		Detail: "there is no such " + what}
 }
 
 // exceeds refuses to give what the caller does not hold.
-func exceeds(format string, args ...any) error {
+func exceedsCaller(format string, args ...any) error {
 	return &keystore.Error{Kind: keystore.KindForbidden, Code: "exceeds_caller",
 		Detail: fmt.Sprintf(format, args...)}
 }
@@ -304,7 +304,7 @@ func exceeds(format string, args ...any) error {
 // give checks what grants add to those that were there before, nil for a new key: each added
 // permission, and each of an added role, must be covered by what the caller holds in that
 // namespace, with the same reach (spec 7a.1).
-func (a authority) give(before, after []keystore.Grant) error {
+func (a authority) checkGive(before, after []keystore.Grant) error {
 	if a.root {
 		return nil
 	}
@@ -312,17 +312,17 @@ func (a authority) give(before, after []keystore.Grant) error {
 		g := &after[i]
 		if !keystore.HasGrant(before, g) {
 			switch {
-			case g.Namespace == keystore.AnyNamespace && !a.holdsAnywhere():
-				return exceeds("a grant in all namespaces can be given only by who holds one")
-			case !a.knows(g.Namespace):
-				return exceeds("there is no namespace %q in which the caller holds anything",
+			case g.Namespace == keystore.AnyNamespace && !a.hasGrantEverywhere():
+				return exceedsCaller("a grant in all namespaces can be given only by who holds one")
+			case !a.hasAnyIn(g.Namespace):
+				return exceedsCaller("there is no namespace %q in which the caller holds anything",
 					g.Namespace)
 			}
 		}
 		for _, p := range a.policy.Added(before, g) {
 			if !a.covers(g.Namespace, g.Connected, p) {
-				return exceeds("%s in namespace %q%s is more than the caller has", p, g.Namespace,
-					connectedWord(g.Connected))
+				return exceedsCaller("%s in namespace %q%s is more than the caller has", p, g.Namespace,
+					connectedSuffix(g.Connected))
 			}
 		}
 	}
@@ -331,19 +331,19 @@ func (a authority) give(before, after []keystore.Grant) error {
 
 // knows reports whether the caller holds anything in a namespace, or would if there were such a
 // one. To all others it is as if there were none.
-func (a authority) knows(namespace string) bool {
-	return a.all(namespace, false, func(s *keystore.Set) bool { return len(s.Permissions()) > 0 })
+func (a authority) hasAnyIn(namespace string) bool {
+	return a.everySet(namespace, false, func(s *keystore.Set) bool { return len(s.Permissions()) > 0 })
 }
 
 // named is a namespace in the text of a refusal, by its id only for who knows it.
-func (a authority) named(namespace string) string {
-	if a.knows(namespace) {
+func (a authority) describe(namespace string) string {
+	if a.hasAnyIn(namespace) {
 		return "namespace " + strconv.Quote(namespace)
 	}
 	return "a namespace that the caller knows nothing of"
 }
 
-func connectedWord(connected bool) string {
+func connectedSuffix(connected bool) string {
 	if connected {
 		return ", connected namespaces included,"
 	}
@@ -351,8 +351,8 @@ func connectedWord(connected bool) string {
 }
 
 // holdsAnywhere reports whether all that bounds the caller has a grant in all namespaces.
-func (a authority) holdsAnywhere() bool {
-	for _, h := range []*keystore.CompiledGrants{a.key, a.owns} {
+func (a authority) hasGrantEverywhere() bool {
+	for _, h := range []*keystore.CompiledGrants{a.keyGrants, a.memberGrants} {
 		if h != nil && !h.Everywhere() {
 			return false
 		}
@@ -362,16 +362,16 @@ func (a authority) holdsAnywhere() bool {
 
 // giveBelow is give for what keys' grants reach below their namespaces. owned says that the key's
 // owner, who bounds it there, holds no more than the caller does.
-func (a authority) giveBelow(before, after []keystore.Grant, owned bool) error {
+func (a authority) checkGiveBelow(before, after []keystore.Grant, owned bool) error {
 	if a.root {
 		return nil
 	}
 	if owned {
-		a.owns = nil
+		a.memberGrants = nil
 	}
 	for i := range after {
 		g := &after[i]
-		if err := a.coverReached(g.Namespace,
+		if err := a.coverDescendants(g.Namespace,
 			slices.DeleteFunc(a.policy.Added(before, g), keystore.Permission.IsAdmin)); err != nil {
 			return err
 		}
@@ -381,15 +381,15 @@ func (a authority) giveBelow(before, after []keystore.Grant, owned bool) error {
 
 // coverReached refuses permissions unless the caller holds them in all namespaces that the `reach`
 // of one takes in.
-func (a authority) coverReached(above string, list []keystore.Permission) error {
+func (a authority) coverDescendants(above string, list []keystore.Permission) error {
 	if len(list) == 0 {
 		return nil
 	}
 	covering := make(map[*keystore.Set]bool)
 	for _, ns := range a.policy.ReachedFrom(above) {
 		if p, found := a.uncovered(ns.ID, false, list, covering); found {
-			return exceeds("%s reaches down from namespace %q to %s, where it is more than the "+
-				"caller has", p, above, a.named(ns.ID))
+			return exceedsCaller("%s reaches down from namespace %q to %s, where it is more than the "+
+				"caller has", p, above, a.describe(ns.ID))
 		}
 	}
 	return nil
@@ -398,50 +398,50 @@ func (a authority) coverReached(above string, list []keystore.Permission) error 
 // actsFor refuses to act for a member (spec 7a.2): it takes to be that member, or a member who
 // holds admin.members:update in every namespace of that one's grants and covers them all; only root
 // acts for root. Who may not read a member is not told whether there is one.
-func (a authority) actsFor(id string) error {
+func (a authority) checkActsFor(id string) error {
 	switch {
 	case a.root, a.member != "" && a.member == id:
 		return nil
 	case a.member == "":
-		return exceeds("a key acts for nobody but its own owner")
+		return exceedsCaller("a key acts for nobody but its own owner")
 	case id == keystore.RootMember:
-		return exceeds("only root acts for root")
+		return exceedsCaller("only root acts for root")
 	}
 	m := a.policy.Member(id)
-	if m == nil || a.seenOf(m) == nil || m.Unreadable != "" ||
+	if m == nil || a.visible(m) == nil || m.Unreadable != "" ||
 		slices.ContainsFunc(m.Grants, func(g keystore.Grant) bool {
 			return !a.may(adminMembers, "update",
 				g.Namespace)
 		}) {
-		return exceeds("to act for member %s takes %s:update in every namespace where it has a "+
+		return exceedsCaller("to act for member %s takes %s:update in every namespace where it has a "+
 			"grant", id, adminMembers)
 	}
-	if len(m.Grants) == 0 && a.anywhere(adminMembers, "update") != nil {
-		return lacks(adminMembers, "update")
+	if len(m.Grants) == 0 && a.requireAnywhere(adminMembers, "update") != nil {
+		return permissionRequired(adminMembers, "update")
 	}
-	if err := a.give(nil, m.Grants); err != nil {
-		return exceeds("to act for this member takes all it holds: %s", err)
+	if err := a.checkGive(nil, m.Grants); err != nil {
+		return exceedsCaller("to act for this member takes all it holds: %s", err)
 	}
 	return nil
 }
 
 // outlive checks that a key which a key makes, or widens, ends no later and may be used from no
 // other address (spec 7a.6).
-func (a authority) outlive(k *keystore.Key) error {
+func (a authority) checkLimits(k *keystore.Key) error {
 	if a.member != "" {
 		return nil
 	}
-	return a.bounded(k)
+	return a.checkCredentialLimits(k)
 }
 
 // bounded checks a key against the end and the addresses of the credential that asks.
-func (a authority) bounded(k *keystore.Key) error {
+func (a authority) checkCredentialLimits(k *keystore.Key) error {
 	if !a.expiresAt.IsZero() && (k.ExpiresAt.IsZero() || k.ExpiresAt.After(a.expiresAt)) {
-		return exceeds("the key would outlive the one that makes it, which expires at %s",
+		return exceedsCaller("the key would outlive the one that makes it, which expires at %s",
 			a.expiresAt.Format(time.RFC3339))
 	}
 	if len(a.allowedIPs) > 0 && !within(k.AllowedIPs, a.allowedIPs) {
-		return exceeds("the key could be used from addresses that the one that makes it may not " +
+		return exceedsCaller("the key could be used from addresses that the one that makes it may not " +
 			"be used from")
 	}
 	return nil

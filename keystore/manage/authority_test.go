@@ -97,7 +97,7 @@ func (w *world) role(namespace, name, holds string) {
 func (w *world) key(c manage.Caller, home, holds string) (*keystore.Key, string) {
 	w.Helper()
 	key, token, err := w.MintKey(ctx, c,
-		manage.KeySpec{Namespace: home, Grants: roleGrants(w, holds)}, "")
+		manage.KeySpec{Namespace: home, Grants: roleGrants(w, holds)}, nil)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -318,7 +318,7 @@ func TestRulesOfAuthority(t *testing.T) {
 		return func(w *world, who manage.Caller) error {
 			_, _, err := w.MintKey(ctx, who,
 				manage.KeySpec{Namespace: home, Grants: roleGrants(w, holds), Owner: w.id(owner)},
-				"")
+				nil)
 			return err
 		}
 	}
@@ -698,7 +698,7 @@ func TestWhatChangesWhileOneAsks(t *testing.T) {
 		}
 		if _, _, err := w.MintKey(ctx, asks,
 			manage.KeySpec{Namespace: "acme", Grants: roleGrants(w, "acme=read")},
-			""); fleet.Code(err) != c.want {
+			nil); fleet.Code(err) != c.want {
 			t.Errorf("%s: %s, want %s", c.what, fleet.Code(err), c.want)
 		}
 	}
@@ -770,7 +770,7 @@ func TestWhatIsNotToldOfWhatOneMayNotRead(t *testing.T) {
 		{"a mint for a member with grants elsewhere", func() error {
 			_, _, err := w.MintKey(ctx, who,
 				manage.KeySpec{Namespace: "acme", Owner: hidden.Member(),
-					Grants: roleGrants(t, "acme=read")}, "")
+					Grants: roleGrants(t, "acme=read")}, nil)
 			return err
 		}, "secret"},
 		{"reach to a namespace below", func() error {
@@ -814,7 +814,7 @@ func TestARowThatCannotBeRead(t *testing.T) {
 	_, byRole := w.key(fleet.Root, "default", "default=@r")
 	_, other := w.key(fleet.Root, "default", "default=read")
 	_, adas, err := w.MintKey(ctx, fleet.Root,
-		manage.KeySpec{Owner: w.ids["ada"], Grants: roleGrants(t, "default=read")}, "")
+		manage.KeySpec{Owner: w.ids["ada"], Grants: roleGrants(t, "default=read")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -896,7 +896,7 @@ func TestWhatOneMayDoWithOnesOwnKeys(t *testing.T) {
 	ada := w.member("ada", "acme=read other=admin.keys:read")
 	key, token, err := w.MintKey(ctx, fleet.Root,
 		manage.KeySpec{Namespace: "acme", Owner: w.ids["ada"],
-			Grants: roleGrants(t, "acme=read")}, "")
+			Grants: roleGrants(t, "acme=read")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

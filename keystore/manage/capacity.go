@@ -43,54 +43,54 @@ func (k *Keystore) CapacityOfKeys(ctx context.Context) ([]keystore.CapacityUse, 
 // A change that only narrows what its object gives may take more text. It is not refused for bytes
 // of the deployment, which others may have filled, nor of a namespace if the caller has a grant in
 // all namespaces.
-func (k *Keystore) grown(tx keystore.Tx, by authority, narrows bool) (authority, error) {
+func (k *Keystore) checkCapacity(tx keystore.Tx, auth authority, narrows bool) (authority, error) {
 	then, err := k.policyIn(tx)
 	if err != nil {
-		return by, err
+		return auth, err
 	}
 	c := &k.Settings().Capacity
-	before := c.Uses(by.policy.Total(), keystore.ScopeDeployment)
+	before := c.Uses(auth.policy.Total(), keystore.ScopeDeployment)
 	for i, use := range c.Uses(then.Total(), keystore.ScopeDeployment) {
 		if use.Grows(before[i]) && !(narrows && use.Resource == keystore.DirectoryBytes) {
-			return by, full("the deployment", use)
+			return auth, capacityExceeded("the deployment", use)
 		}
 	}
-	if narrows && by.holdsAnywhere() {
-		by.policy = then
-		return by, nil
+	if narrows && auth.hasGrantEverywhere() {
+		auth.policy = then
+		return auth, nil
 	}
 	below := then.TallyByNamespace()
 	maps.DeleteFunc(below, func(_ string, t keystore.Tally) bool { return c.Fits(t) })
 	var was map[string]keystore.Tally
 	if len(below) > 0 {
-		was = by.policy.TallyByNamespace()
+		was = auth.policy.TallyByNamespace()
 	}
 	for _, id := range slices.Sorted(maps.Keys(below)) {
 		before := c.Uses(was[id], keystore.ScopeNamespace)
 		for i, use := range c.Uses(below[id], keystore.ScopeNamespace) {
 			if use.Grows(before[i]) {
-				return by, full(by.named(id)+" with its descendants", use)
+				return auth, capacityExceeded(auth.describe(id)+" with its descendants", use)
 			}
 		}
 	}
-	by.policy = then
-	return by, nil
+	auth.policy = then
+	return auth, nil
 }
 
 // roomForMember refuses a new member while too many have no grant: these count for no namespace,
 // and whoever may create members in one could fill the deployment with them. Who may create them in
 // all namespaces still can.
-func (k *Keystore) roomForMember(by authority) error {
+func (k *Keystore) checkUngrantedMembers(auth authority) error {
 	c := &k.Settings().Capacity
-	if by.may(adminMembers, "create", keystore.AnyNamespace) || c.Fits(by.policy.Ungranted()) {
+	if auth.may(adminMembers, "create", keystore.AnyNamespace) || c.Fits(auth.policy.Ungranted()) {
 		return nil
 	}
-	return full("the deployment", keystore.CapacityUse{Resource: "members without a grant",
+	return capacityExceeded("the deployment", keystore.CapacityUse{Resource: "members without a grant",
 		Cap: c.Members.PerNamespace})
 }
 
 // full is the error of a change that would exceed a cap.
-func full(what string, use keystore.CapacityUse) *keystore.Error {
+func capacityExceeded(what string, use keystore.CapacityUse) *keystore.Error {
 	resource := use.Resource
 	if resource == keystore.DirectoryBytes {
 		resource = "bytes of namespaces, roles and members"
@@ -103,21 +103,21 @@ func full(what string, use keystore.CapacityUse) *keystore.Error {
 
 // A keyRoom checks the new keys of one transaction against the caps on keys. It queries each count
 // once.
-type keyRoom struct {
+type keyCapacity struct {
 	tx       keystore.Tx
-	by       authority
+	auth     authority
 	capacity *keystore.Capacity
 	owned    map[string]int64
 	homed    map[string]int64
 }
 
-func (k *Keystore) roomFor(tx keystore.Tx, by authority) *keyRoom {
-	return &keyRoom{tx, by, &k.Settings().Capacity, make(map[string]int64),
+func (k *Keystore) keyCapacityIn(tx keystore.Tx, auth authority) *keyCapacity {
+	return &keyCapacity{tx, auth, &k.Settings().Capacity, make(map[string]int64),
 		make(map[string]int64)}
 }
 
 // add counts one more key.
-func (r *keyRoom) add(k *keystore.Key) error {
+func (r *keyCapacity) add(k *keystore.Key) error {
 	if err := r.own(k); err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (r *keyRoom) add(k *keystore.Key) error {
 		return err
 	}
 	if n >= r.capacity.KeysPerNamespace {
-		return full(r.by.named(k.Namespace),
+		return capacityExceeded(r.auth.describe(k.Namespace),
 			keystore.CapacityUse{Resource: "keys", Cap: r.capacity.KeysPerNamespace})
 	}
 	r.owned[k.Owner]++
@@ -135,13 +135,13 @@ func (r *keyRoom) add(k *keystore.Key) error {
 }
 
 // own checks whether a key's owner may have one more.
-func (r *keyRoom) own(k *keystore.Key) error {
+func (r *keyCapacity) own(k *keystore.Key) error {
 	if k.Owner == keystore.RootMember {
 		return nil
 	}
 	n, err := count(r.owned, k.Owner, r.tx.CountOwned)
 	if err == nil && n >= r.capacity.KeysPerOwner {
-		err = full("the key's owner", keystore.CapacityUse{Resource: "keys",
+		err = capacityExceeded("the key's owner", keystore.CapacityUse{Resource: "keys",
 			Cap: r.capacity.KeysPerOwner})
 	}
 	return err

@@ -164,7 +164,7 @@ func TestChangesUnderAnotherHistory(t *testing.T) {
 				"('default', 'r3', '[]', 1, 1)")
 		_, _,
 			err = a.MintKey(ctx, ada,
-			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}}, "")
+			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}}, nil)
 		var refused *keystore.Error
 		if !errors.As(err, &refused) || refused.Code != "exceeds_caller" {
 			t.Errorf("to give what was granted in a history that is gone: %v", err)
@@ -218,7 +218,7 @@ func TestCapacity(t *testing.T) {
 				"bring a role": func(w *world) error {
 					_, _, err := w.MintKey(ctx, fleet.Root,
 						manage.KeySpec{Namespace: "b",
-							NewRoles: []keystore.Role{{Name: "x", Permissions: fleet.Read}}}, "")
+							NewRoles: []keystore.Role{{Name: "x", Permissions: fleet.Read}}}, nil)
 					return err
 				},
 			},
@@ -431,7 +431,7 @@ func TestCapacityOfKeys(t *testing.T) {
 			list = append(list, manage.ImportSpec{KeySpec: s, Line: i + 1,
 				Digest: keystore.DigestOf(keystore.NewID())})
 		}
-		return w.ImportKeys(ctx, fleet.Root, list, partial, "")
+		return w.ImportKeys(ctx, fleet.Root, list, partial, nil)
 	}
 	first, _ := fleet.Mint(t, w.Keystore, spec(members[0]))
 	fleet.Mint(t, w.Keystore, spec(members[0]))
@@ -442,7 +442,7 @@ func TestCapacityOfKeys(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	_, _, err := w.MintKey(ctx, fleet.Root, spec(members[0]), "")
+	_, _, err := w.MintKey(ctx, fleet.Root, spec(members[0]), nil)
 	refuse("a third key of one owner", err)
 	third, _ := fleet.Mint(t, w.Keystore, spec(members[1]))
 	_, _, err = w.EditKey(ctx, fleet.Root, third.ID, manage.KeyPatch{Owner: &members[0]},
@@ -456,13 +456,13 @@ func TestCapacityOfKeys(t *testing.T) {
 		err != nil || len(refused) != 2 {
 		t.Errorf("a partial import: %d, %v, %v", n, refused, err)
 	}
-	_, _, err = w.MintKey(ctx, fleet.Root, spec("root"), "")
+	_, _, err = w.MintKey(ctx, fleet.Root, spec("root"), nil)
 	refuse("a fifth key in one namespace", err)
 	if _, _, err := w.RevokeKey(ctx, fleet.Root, first.ID, "", false,
 		manage.ChangeOptions{}); err != nil {
 		t.Error(err)
 	}
-	_, _, err = w.MintKey(ctx, fleet.Root, spec("root"), "")
+	_, _, err = w.MintKey(ctx, fleet.Root, spec("root"), nil)
 	refuse("while a revoked one is kept", err)
 	if _, _, err := w.DeleteKey(ctx, fleet.Root, first.ID, manage.ChangeOptions{}); err != nil {
 		t.Error(err)

@@ -61,85 +61,84 @@ func (k *Keystore) add(
 func (k *Keystore) commit(
 	ctx context.Context, c Caller, f func(keystore.Tx, authority) error,
 ) (node.Commit, error) {
-	return k.commitAs(ctx, k.authorised(c, f))
+	return k.commitAs(ctx, k.withAuthority(c, f))
 }
 
 // commitAs is commit for a change that is already authorized.
 func (k *Keystore) commitAs(ctx context.Context, f func(keystore.Tx) error) (node.Commit, error) {
-	defer k.changes.enter()()
+	defer k.writes.enter()()
 	return k.Write(ctx, f)
 }
 
 // inTurn is commit for one of many transactions of a bulk change. On each node these run one at a
 // time, after all other changes that are waiting.
-func (k *Keystore) inTurn(
+func (k *Keystore) commitBulk(
 	ctx context.Context, c Caller, f func(keystore.Tx, authority) error,
 ) (node.Commit, error) {
-	if err := k.changes.turn(ctx); err != nil {
+	if err := k.writes.enterBulk(ctx); err != nil {
 		return node.Commit{}, k.StoreFailed("waiting for other changes", err)
 	}
-	defer k.changes.over()
+	defer k.writes.leaveBulk()
 	ctx, cancel := context.WithTimeout(ctx, revokeWait) // one connection writes
 	defer cancel()
-	return k.Write(ctx, k.authorised(c, f))
+	return k.Write(ctx, k.withAuthority(c, f))
 }
 
-func (k *Keystore) authorised(
+func (k *Keystore) withAuthority(
 	c Caller, f func(keystore.Tx, authority) error,
 ) func(keystore.Tx) error {
 	return func(tx keystore.Tx) error {
-		by, err := k.changing(c, tx)
+		auth, err := k.authorityIn(c, tx)
 		if err != nil {
 			return err
 		}
-		return f(tx, by)
+		return f(tx, auth)
 	}
 }
 
 func isNotFound(err error) bool { return errors.Is(err, keystore.ErrNotFound) }
 
-// remembered refuses a repeat of a request that made something. An empty key remembers nothing.
-func remembered(tx keystore.Tx, by authority, key string) error {
-	if key == "" {
-		return nil
-	}
-	var p problems
-	if p.secret("Idempotency-Key", key); len(p) > 0 {
-		return p.err()
-	}
-	made, err := tx.Remembered(by.actor, key, tx.Now().Add(-rememberFor))
-	if err != nil || made == "" {
-		return err
-	}
-	return &keystore.Error{Kind: keystore.KindConflict, Code: "already_made",
-		Detail: "a request with this Idempotency-Key has been carried out; a token is shown only " +
-			"once", ID: made}
+// Once makes a change happen at most once: it recognises a request that repeats an earlier one. Its
+// methods run in the transactions of the change, so a check and its record cannot be separated. A
+// nil Once checks nothing.
+type Once interface {
+	// Before runs in each transaction of the change, before the first write and after a check that
+	// the caller may do such a change at all. Its error refuses the change. actor is
+	// [Caller.Actor].
+	Before(tx keystore.Tx, actor string) error
+	// After runs at the end of the last transaction. created is the id of the last key that the
+	// change created, empty if it created none.
+	After(tx keystore.Tx, actor, created string) error
 }
 
-func remember(tx keystore.Tx, by authority, key, made string) error {
-	if key == "" {
+func refuseRepeat(once Once, tx keystore.Tx, auth authority) error {
+	if once == nil {
 		return nil
 	}
-	return tx.Remember(by.actor, key, made, tx.Now().Add(-rememberFor))
+	return once.Before(tx, auth.actor)
 }
 
-// rememberFor is how long an Idempotency-Key is known.
-const rememberFor = 24 * time.Hour
+func noteCreated(once Once, tx keystore.Tx, auth authority, created string) error {
+	if once == nil {
+		return nil
+	}
+	return once.After(tx, auth.actor, created)
+}
 
 // A queue keeps bulk changes of many transactions (slices) from delaying changes of one
 // transaction. Waiting holds no mutex.
-type queue struct {
+type writeQueue struct {
 	slice   chan struct{} // has room while no slice is being written
 	mu      sync.Mutex
 	changes map[chan struct{}]bool // that are not slices, each closed at its end
 }
 
-func newQueue() *queue {
-	return &queue{slice: make(chan struct{}, 1), changes: make(map[chan struct{}]bool)}
+func newWriteQueue() *writeQueue {
+	return &writeQueue{slice: make(chan struct{}, 1), changes: make(map[chan struct{}]bool)}
 }
 
 // enter announces a change that is not a slice. The returned function ends it.
-func (q *queue) enter() (leave func()) {
+func (q *writeQueue) enter() (leave func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	done := make(chan struct{})
@@ -154,7 +153,7 @@ func (q *queue) enter() (leave func()) {
 
 // turn waits until a slice may be written: no other slice is running, and all earlier changes have
 // ended. Call over when the slice is done.
-func (q *queue) turn(ctx context.Context) error {
+func (q *writeQueue) enterBulk(ctx context.Context) error {
 	select {
 	case q.slice <- struct{}{}:
 	case <-ctx.Done():
@@ -167,11 +166,11 @@ func (q *queue) turn(ctx context.Context) error {
 		select {
 		case <-done:
 		case <-ctx.Done():
-			q.over()
+			q.leaveBulk()
 			return ctx.Err()
 		}
 	}
 	return nil
 }
 
-func (q *queue) over() { <-q.slice }
+func (q *writeQueue) leaveBulk() { <-q.slice }

@@ -129,7 +129,7 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 		held, inactive := i < 4, i == 3 || i == 4 // held by the circle
 		spec := manage.KeySpec{Namespace: h.anyNamespace(), Owner: owner,
 			Grants: roleGrants(h, h.words(held)), Inactive: inactive}
-		key, token, err := h.MintKey(ctx, fleet.Root, spec, "")
+		key, token, err := h.MintKey(ctx, fleet.Root, spec, nil)
 		h.must(err)
 		if held {
 			h.secrets[key.ID] = token.Reveal()
@@ -553,7 +553,7 @@ var operations = []struct {
 }{
 	{"mint", func(h *history, a actor) (string, error) {
 		spec := h.someSpec(a)
-		key, token, err := h.MintKey(ctx, a.Caller, spec, "")
+		key, token, err := h.MintKey(ctx, a.Caller, spec, nil)
 		if err == nil {
 			h.has(a, key, token.Reveal())
 		}
@@ -642,7 +642,7 @@ var operations = []struct {
 		spec := manage.ImportSpec{KeySpec: h.someSpec(a), Line: 1,
 			Token: fmt.Sprintf("made-elsewhere-%d-%d", h.made, h.rng.Uint64())}
 		spec.NewRoles = nil
-		n, refused, err := h.ImportKeys(ctx, a.Caller, []manage.ImportSpec{spec}, false, "")
+		n, refused, err := h.ImportKeys(ctx, a.Caller, []manage.ImportSpec{spec}, false, nil)
 		switch {
 		case err != nil:
 		case n == 0:

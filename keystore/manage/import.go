@@ -32,7 +32,7 @@ type ImportRefusal struct {
 const (
 	// importSlice is how many rows one transaction adds: keys, with their grants and roles. Other
 	// changes wait for at most one such transaction.
-	importSlice = 500
+	importBatch = 500
 	// importWait bounds how long an import waits for a node that is cut off: longer than leases
 	// usually are. Until its lease has run out, that node takes imported credentials for malformed
 	// if there were none before.
@@ -63,19 +63,19 @@ func (s importSpecs) Imported(i int, id string) { s[i].ID = id }
 
 // ImportKeys is ImportFrom for keys that are in memory. It sets the ID of each key that it imports.
 func (k *Keystore) ImportKeys(
-	ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string,
+	ctx context.Context, c Caller, specs []ImportSpec, partial bool, once Once,
 ) (imported int, refused []ImportRefusal, err error) {
-	return k.ImportFrom(ctx, c, importSpecs(specs), partial, idempotencyKey)
+	return k.ImportFrom(ctx, c, importSpecs(specs), partial, once)
 }
 
 // ImportFrom adds keys with existing credentials. With partial, it imports the valid keys. Without
 // partial, it imports nothing if any key is refused, and all credentials become valid at the same
-// time; the latter also holds with an idempotencyKey, see MintKey. The keys are valid on every node
+// time; the latter also holds with once, see [Once]. The keys are valid on every node
 // when ImportFrom returns; keys of a large import are listed earlier.
 func (k *Keystore) ImportFrom(
-	ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string,
+	ctx context.Context, c Caller, source ImportSource, partial bool, once Once,
 ) (imported int, refused []ImportRefusal, err error) {
-	whole := !partial || idempotencyKey != ""
+	whole := !partial || once != nil
 	if !c.root && whole && source.Len() > MaxImport {
 		return 0, nil, &keystore.Error{Kind: keystore.KindInvalid, Code: "too_many",
 			Detail: fmt.Sprintf("more than %d keys cannot be imported all or nothing: send fewer "+
@@ -88,23 +88,23 @@ func (k *Keystore) ImportFrom(
 		return 0, nil, &keystore.Error{Kind: keystore.KindBusy, Code: "busy", Detail: fmt.Sprintf(
 			"%d imports are running on this node: try again when one has finished", maxImports)}
 	}
-	for numbers, slice := range sliced(source, all(source.Len())) {
+	for numbers, slice := range batches(source, all(source.Len())) {
 		if whole && len(slice) < source.Len() {
-			return k.importInSlices(ctx, c, source, partial, idempotencyKey)
+			return k.importInBatches(ctx, c, source, partial, once)
 		}
-		ids, no, err := k.importAtOnce(ctx, c, slice, partial, idempotencyKey)
+		ids, no, err := k.importInOneTransaction(ctx, c, slice, partial, once)
 		refused = append(refused, no...)
 		if err != nil {
 			return imported, refused, err
 		}
-		imported += announce(source, numbers, ids)
+		imported += reportImported(source, numbers, ids)
 	}
 	return imported, refused, nil
 }
 
 // announce tells a source the ids of its keys, empty for those that were refused. It returns how
 // many were imported.
-func announce(source ImportSource, numbers []int, ids []string) (imported int) {
+func reportImported(source ImportSource, numbers []int, ids []string) (imported int) {
 	for i, id := range ids {
 		if id != "" {
 			source.Imported(numbers[i], id)
@@ -124,7 +124,7 @@ func all(n int) iter.Seq[int] {
 
 // sliced splits some keys of a source into the parts that one transaction each adds, with their
 // numbers.
-func sliced(source ImportSource, which iter.Seq[int]) iter.Seq2[[]int, []ImportSpec] {
+func batches(source ImportSource, which iter.Seq[int]) iter.Seq2[[]int, []ImportSpec] {
 	return func(yield func([]int, []ImportSpec) bool) {
 		var numbers []int
 		var slice []ImportSpec
@@ -132,7 +132,7 @@ func sliced(source ImportSource, which iter.Seq[int]) iter.Seq2[[]int, []ImportS
 		for i := range which {
 			s := source.At(i)
 			rows := s.rows()
-			if len(slice) > 0 && size+rows > importSlice {
+			if len(slice) > 0 && size+rows > importBatch {
 				if !yield(numbers, slice) {
 					return
 				}
@@ -160,36 +160,36 @@ func (s *KeySpec) rows() int {
 }
 
 // errNothing rolls a transaction back.
-var errNothing = &keystore.Error{Kind: keystore.KindInvalid, Code: "import_refused",
+var errNotImported = &keystore.Error{Kind: keystore.KindInvalid, Code: "import_refused",
 	Detail: "nothing is imported"}
 
 // importAtOnce imports a few keys in one transaction. It returns their ids, empty for those that it
 // refused.
-func (k *Keystore) importAtOnce(
-	ctx context.Context, c Caller, specs []ImportSpec, partial bool, idempotencyKey string,
+func (k *Keystore) importInOneTransaction(
+	ctx context.Context, c Caller, specs []ImportSpec, partial bool, once Once,
 ) (ids []string, refused []ImportRefusal, err error) {
-	done, err := k.inTurn(ctx, c, func(tx keystore.Tx, by authority) error {
-		if err := mayImport(tx, by, idempotencyKey); err != nil {
+	done, err := k.commitBulk(ctx, c, func(tx keystore.Tx, auth authority) error {
+		if err := mayImport(tx, auth, once); err != nil {
 			return err
 		}
-		keys, no, err := k.importThese(tx.Now(), by, specs, k.roomFor(tx, by), tx.InsertKeys)
+		keys, no, err := k.insertImports(tx.Now(), auth, specs, k.keyCapacityIn(tx, auth), tx.InsertKeys)
 		if err != nil {
 			return err
 		}
 		ids, refused = idsOf(keys, no, len(specs)), refusals(specs, no)
 		if len(refused) > 0 && !partial {
-			return errNothing
+			return errNotImported
 		}
-		if err := auditImport(tx, by, keys); err != nil {
+		if err := auditImport(tx, auth, keys); err != nil {
 			return err
 		}
-		return remember(tx, by, idempotencyKey, lastID(keys))
+		return noteCreated(once, tx, auth, lastID(keys))
 	})
 	if err == nil {
 		_, err = k.Propagate(ctx, done, importWait)
 	}
 	switch {
-	case errors.Is(err, errNothing):
+	case errors.Is(err, errNotImported):
 		return nil, refused, nil
 	case err != nil:
 		return nil, refused, err
@@ -208,21 +208,21 @@ func idsOf(keys []*keystore.Key, refused []*keystore.Error, n int) []string {
 	return ids
 }
 
-func mayImport(tx keystore.Tx, by authority, idempotencyKey string) error {
-	if err := by.anywhere(adminKeys, "create"); err != nil {
+func mayImport(tx keystore.Tx, auth authority, once Once) error {
+	if err := auth.requireAnywhere(adminKeys, "create"); err != nil {
 		return err
 	}
-	return remembered(tx, by, idempotencyKey)
+	return refuseRepeat(once, tx, auth)
 }
 
 // importInSlices imports many keys in short transactions. The keys exist from their own transaction
 // on: nothing they refer to can be deleted, and revoking the keys of their creator revokes them
 // too. Their secrets become valid with the last transaction.
-func (k *Keystore) importInSlices(
-	ctx context.Context, c Caller, source ImportSource, partial bool, idempotencyKey string,
+func (k *Keystore) importInBatches(
+	ctx context.Context, c Caller, source ImportSource, partial bool, once Once,
 ) (imported int, refused []ImportRefusal, err error) {
 	// Mistakes are found before anything is written, and without the write lock.
-	fit, refused, err := k.sift(ctx, c, source, idempotencyKey)
+	fit, refused, err := k.validateImport(ctx, c, source, once)
 	if err != nil || len(refused) > 0 && !partial || len(fit) == 0 {
 		return 0, refused, err
 	}
@@ -238,35 +238,35 @@ func (k *Keystore) importInSlices(
 		if id != 0 && !published {
 			k.abandonImports(k.Running(), id)
 		}
-		if errors.Is(err, errNothing) {
+		if errors.Is(err, errNotImported) {
 			err = nil
 		}
 	}()
 	var keys []*keystore.Key
 	ids := make([]string, 0, len(fit))
-	for _, slice := range sliced(source, slices.Values(fit)) {
+	for _, slice := range batches(source, slices.Values(fit)) {
 		var no []*keystore.Error
-		_, err := k.inTurn(ctx, c, func(tx keystore.Tx, by authority) (err error) {
-			if err := mayImport(tx, by, idempotencyKey); err != nil {
+		_, err := k.commitBulk(ctx, c, func(tx keystore.Tx, auth authority) (err error) {
+			if err := mayImport(tx, auth, once); err != nil {
 				return err
 			}
 			if id == 0 {
-				first, at = by, tx.Now()
-				if id, err = tx.BeginImport(k.Incarnation(), by.actor); err != nil {
+				first, at = auth, tx.Now()
+				if id, err = tx.BeginImport(k.Incarnation(), auth.actor); err != nil {
 					return err
 				}
 			}
-			changed = changed || !by.same(&first)
+			changed = changed || !auth.equal(&first)
 			keys, no,
-				err = k.importThese(at, by, slice, k.roomFor(tx, by),
+				err = k.insertImports(at, auth, slice, k.keyCapacityIn(tx, auth),
 				func(keys []*keystore.Key) (map[int]error, error) { return tx.StageKeys(id, keys) })
 			if err != nil {
 				return interrupted(err)
 			}
 			if len(keys) < len(slice) && !partial {
-				return errNothing
+				return errNotImported
 			}
-			return auditImport(tx, by, keys)
+			return auditImport(tx, auth, keys)
 		})
 		refused = append(refused, refusals(slice, no)...)
 		if err != nil {
@@ -274,13 +274,13 @@ func (k *Keystore) importInSlices(
 		}
 		ids = append(ids, idsOf(keys, no, len(slice))...)
 	}
-	err = k.add(ctx, c, importWait, func(tx keystore.Tx, by authority) error {
-		if err := mayImport(tx, by, idempotencyKey); err != nil {
+	err = k.add(ctx, c, importWait, func(tx keystore.Tx, auth authority) error {
+		if err := mayImport(tx, auth, once); err != nil {
 			return err
 		}
-		if !by.root && (changed || !by.same(&first)) { // root may give anything
+		if !auth.root && (changed || !auth.equal(&first)) { // root may give anything
 			for _, i := range fit {
-				if _, err := k.imported(at, by, source.At(i)); err != nil {
+				if _, err := k.importedKey(at, auth, source.At(i)); err != nil {
 					return err
 				}
 			}
@@ -288,13 +288,13 @@ func (k *Keystore) importInSlices(
 		if err := tx.PublishImport(id); err != nil {
 			return interrupted(err)
 		}
-		return remember(tx, by, idempotencyKey, lastID(keys))
+		return noteCreated(once, tx, auth, lastID(keys))
 	})
 	if err != nil {
 		return 0, refused, err
 	}
 	published = true
-	return announce(source, fit, ids), refused, nil
+	return reportImported(source, fit, ids), refused, nil
 }
 
 // interrupted explains that an import has been abandoned by another node.
@@ -309,24 +309,24 @@ func interrupted(err error) error {
 
 // sift returns the numbers of the keys that can be imported, as far as is known before writing, and
 // the errors of the others.
-func (k *Keystore) sift(
-	ctx context.Context, c Caller, source ImportSource, idempotencyKey string,
+func (k *Keystore) validateImport(
+	ctx context.Context, c Caller, source ImportSource, once Once,
 ) (fit []int, refused []ImportRefusal, err error) {
-	var by authority
+	var auth authority
 	var now time.Time
-	_, err = k.inTurn(ctx, c, func(tx keystore.Tx, a authority) error {
-		if err := mayImport(tx, a, idempotencyKey); err != nil {
+	_, err = k.commitBulk(ctx, c, func(tx keystore.Tx, a authority) error {
+		if err := mayImport(tx, a, once); err != nil {
 			return err
 		}
-		by, now = a, tx.Now()
-		return errNothing
+		auth, now = a, tx.Now()
+		return errNotImported
 	})
-	if !errors.Is(err, errNothing) {
+	if !errors.Is(err, errNotImported) {
 		return nil, nil, err
 	}
 	taken, spent := make(map[string]bool), make(map[keystore.Digest]bool, source.Len())
-	for numbers, slice := range sliced(source, all(source.Len())) {
-		_, no, err := k.importThese(now, by, slice, nil,
+	for numbers, slice := range batches(source, all(source.Len())) {
+		_, no, err := k.insertImports(now, auth, slice, nil,
 			func(keys []*keystore.Key) (map[int]error, error) {
 				no, err := k.Database().RefusedKeys(ctx, keys)
 				for i, key := range keys {
@@ -357,8 +357,8 @@ func (k *Keystore) sift(
 }
 
 // same reports whether a caller still has the same permissions and restrictions.
-func (a *authority) same(before *authority) bool {
-	return a.policy.Revision() == before.policy.Revision() && a.key == before.key &&
+func (a *authority) equal(before *authority) bool {
+	return a.policy.Revision() == before.policy.Revision() && a.keyGrants == before.keyGrants &&
 		a.expiresAt.Equal(before.expiresAt) && slices.Equal(a.allowedIPs, before.allowedIPs)
 }
 
@@ -371,37 +371,37 @@ func (k *Keystore) abandonImports(running context.Context, id int64) {
 		_ = k.StoreFailed("searching for abandoned imports", err)
 		return
 	}
-	by := authority{root: true, actor: keystore.RootMember, from: "a failed import",
+	auth := authority{root: true, actor: keystore.RootMember, from: "a failed import",
 		policy: keystore.NewDirectory(new(keystore.Policy))}
 	for more := true; more; {
 		// it may wait for a standby
 		ctx, cancel := context.WithTimeout(running, node.WriteTimeout)
-		_, err := k.inTurn(ctx, Root(by.from), func(tx keystore.Tx, _ authority) error {
+		_, err := k.commitBulk(ctx, Root(auth.from), func(tx keystore.Tx, _ authority) error {
 			if err := tx.AbandonImports(id, tx.Now().Add(-importIdle)); err != nil {
 				return err
 			}
-			keys, err := tx.RemoveAbandoned(importSlice)
+			keys, err := tx.RemoveAbandoned(importBatch)
 			if err != nil {
 				return err
 			}
 			if more = len(keys) > 0; !more {
 				// Whoever changed such a key was told so: what was revoked must not come back with
 				// the next try.
-				changed, err := tx.ChangedAbandoned(importSlice)
+				changed, err := tx.ChangedAbandoned(importBatch)
 				if err != nil || len(changed) == 0 {
 					return err
 				}
 				more = true
 				_,
-					err = revokeAll(tx, by, changed,
+					err = revokeAll(tx, auth, changed,
 					func(string) string { return "the import of this key failed" })
 				return err
 			}
-			gone := make([]audited, len(keys))
+			gone := make([]auditedChange, len(keys))
 			for i := range keys {
-				gone[i] = audited{keys[i].ID, keys[i].Touches(by.policy), &keys[i], nil}
+				gone[i] = auditedChange{keys[i].ID, keys[i].Touches(auth.policy), &keys[i], nil}
 			}
-			return auditAll(tx, by, "key.delete", gone)
+			return auditAll(tx, auth, "key.delete", gone)
 		})
 		cancel()
 		if err != nil {
@@ -412,15 +412,15 @@ func (k *Keystore) abandonImports(running context.Context, id int64) {
 
 // importThese creates keys from specs and inserts them. It returns the inserted keys, and for each
 // spec the error that refused it, or nil. A nil room does not check the caps on keys.
-func (k *Keystore) importThese(
-	now time.Time, by authority, specs []ImportSpec, room *keyRoom,
+func (k *Keystore) insertImports(
+	now time.Time, auth authority, specs []ImportSpec, room *keyCapacity,
 	insert func([]*keystore.Key) (map[int]error, error),
 ) (done []*keystore.Key, refused []*keystore.Error, err error) {
 	refused = make([]*keystore.Error, len(specs))
 	keys := make([]*keystore.Key, 0, len(specs))
 	at := make([]int, 0, len(specs)) // where in specs each of keys was
 	for i, s := range specs {
-		key, err := k.imported(now, by, s)
+		key, err := k.importedKey(now, auth, s)
 		if err == nil && room != nil {
 			err = room.add(key)
 		}
@@ -460,8 +460,8 @@ func refusals(specs []ImportSpec, no []*keystore.Error) (list []ImportRefusal) {
 	return list
 }
 
-func auditImport(tx keystore.Tx, by authority, keys []*keystore.Key) error {
-	return auditNew(tx, by, "key.import", keys, nil)
+func auditImport(tx keystore.Tx, auth authority, keys []*keystore.Key) error {
+	return auditNew(tx, auth, "key.import", keys, nil)
 }
 
 func lastID(keys []*keystore.Key) string {
@@ -472,7 +472,7 @@ func lastID(keys []*keystore.Key) string {
 }
 
 // imported makes the key of a line.
-func (k *Keystore) imported(now time.Time, by authority, s ImportSpec) (*keystore.Key, error) {
+func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*keystore.Key, error) {
 	if s.Err != nil {
 		return nil, s.Err
 	}
@@ -481,7 +481,7 @@ func (k *Keystore) imported(now time.Time, by authority, s ImportSpec) (*keystor
 			Detail: "new_roles: an import makes no roles; create them first"}
 	}
 	secret := keystore.Secret{Digest: s.Digest, CreatedAt: now, Imported: true}
-	id, prefix := keystore.NewID(), k.prefixIn(by.policy, s.Namespace)
+	id, prefix := keystore.NewID(), k.prefixIn(auth.policy, s.Namespace)
 	switch {
 	case s.Token != "" && !s.Digest.IsZero():
 		return nil, badCredential("give either token or sha256")
@@ -497,7 +497,7 @@ func (k *Keystore) imported(now time.Time, by authority, s ImportSpec) (*keystor
 	case s.Digest.IsZero():
 		return nil, badCredential("needs token or sha256")
 	}
-	key, err := s.key(now, by, id, prefix)
+	key, err := s.key(now, auth, id, prefix)
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ func TestImportDuringALoad(t *testing.T) {
 	}
 	bring := func(list []manage.ImportSpec) {
 		t.Helper()
-		if n, refused, err := a.ImportKeys(ctx, fleet.Root, list, false, ""); err != nil ||
+		if n, refused, err := a.ImportKeys(ctx, fleet.Root, list, false, nil); err != nil ||
 			n != len(list) {
 			t.Fatal(n, refused, err)
 		}

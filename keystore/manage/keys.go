@@ -30,42 +30,41 @@ type KeySpec struct {
 }
 
 // MintKey makes a key and its token, which can be used on every node when this returns: no node can
-// have heard of the token before, so that none needs to be told. idempotencyKey may be empty; a
-// repeat of one within 24 h is KindConflict `already_made` with the key's id.
+// have heard of the token before, so that none needs to be told.
 func (k *Keystore) MintKey(
-	ctx context.Context, c Caller, spec KeySpec, idempotencyKey string,
+	ctx context.Context, c Caller, spec KeySpec, once Once,
 ) (*keystore.Key, keystore.Token, error) {
 	var key *keystore.Key
 	var token keystore.Token
-	err := k.add(ctx, c, -1, func(tx keystore.Tx, by authority) error {
-		if err := by.anywhere(adminKeys, "create"); err != nil {
+	err := k.add(ctx, c, -1, func(tx keystore.Tx, auth authority) error {
+		if err := auth.requireAnywhere(adminKeys, "create"); err != nil {
 			return err
 		}
-		if err := remembered(tx, by, idempotencyKey); err != nil {
+		if err := refuseRepeat(once, tx, auth); err != nil {
 			return err
 		}
-		by, err := k.newRoles(tx, by, &spec)
+		auth, err := k.addNewRoles(tx, auth, &spec)
 		if err != nil {
 			return err
 		}
 		if key,
-			err = spec.key(tx.Now(), by, keystore.NewID(),
-			k.prefixIn(by.policy, spec.Namespace)); err != nil {
+			err = spec.key(tx.Now(), auth, keystore.NewID(),
+			k.prefixIn(auth.policy, spec.Namespace)); err != nil {
 			return err
 		}
-		if err := k.roomFor(tx, by).add(key); err != nil {
+		if err := k.keyCapacityIn(tx, auth).add(key); err != nil {
 			return err
 		}
 		token = k.TokenKey().Generate(key.Prefix, key.ID)
 		key.Secrets = []keystore.Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
-		refused, err := insertKeys(tx, by, "key.mint", []*keystore.Key{key})
+		refused, err := insertKeys(tx, auth, "key.mint", []*keystore.Key{key})
 		if err == nil {
 			err = refused[0] // nobody has had this id or token before
 		}
 		if err != nil {
 			return err
 		}
-		return remember(tx, by, idempotencyKey, key.ID)
+		return noteCreated(once, tx, auth, key.ID)
 	})
 	if err != nil {
 		return nil, keystore.Token{}, err
@@ -75,38 +74,38 @@ func (k *Keystore) MintKey(
 
 // insertKeys adds keys, but for those that the store refuses: see [keystore.Tx].
 func insertKeys(
-	tx keystore.Tx, by authority, action string, keys []*keystore.Key,
+	tx keystore.Tx, auth authority, action string, keys []*keystore.Key,
 ) (refused map[int]error, err error) {
 	if refused, err = tx.InsertKeys(keys); err != nil {
 		return nil, err
 	}
-	return refused, auditNew(tx, by, action, keys, refused)
+	return refused, auditNew(tx, auth, action, keys, refused)
 }
 
 // auditNew appends a row for each key that was added.
 func auditNew(
-	tx keystore.Tx, by authority, action string, keys []*keystore.Key, refused map[int]error,
+	tx keystore.Tx, auth authority, action string, keys []*keystore.Key, refused map[int]error,
 ) error {
-	made := make([]audited, 0, len(keys))
+	made := make([]auditedChange, 0, len(keys))
 	for i, key := range keys {
 		if refused[i] == nil {
-			made = append(made, audited{key.ID, key.Touches(by.policy), nil, key})
+			made = append(made, auditedChange{key.ID, key.Touches(auth.policy), nil, key})
 		}
 	}
-	return auditAll(tx, by, action, made)
+	return auditAll(tx, auth, action, made)
 }
 
 // key checks a spec and makes the key of it, without secrets.
-func (s KeySpec) key(now time.Time, by authority, id, prefix string) (*keystore.Key, error) {
+func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystore.Key, error) {
 	if s.Namespace == "" {
 		s.Namespace = keystore.DefaultNamespace
 	}
-	if !by.may(adminKeys, "create", s.Namespace) {
-		return nil, lacks(adminKeys, "create")
+	if !auth.may(adminKeys, "create", s.Namespace) {
+		return nil, permissionRequired(adminKeys, "create")
 	}
 	key := &keystore.Key{
 		ID: id, Prefix: prefix, Name: s.Name, Namespace: s.Namespace, Owner: s.Owner,
-		CreatedBy: by.actor,
+		CreatedBy: auth.actor,
 		Active:    !s.Inactive, CreatedAt: now,
 		ExpiresAt:  s.ExpiresAt.UTC().Truncate(time.Microsecond),
 		AllowedIPs: slices.Clone(s.AllowedIPs), Metadata: maps.Clone(s.Metadata), Version: 1,
@@ -118,22 +117,22 @@ func (s KeySpec) key(now time.Time, by authority, id, prefix string) (*keystore.
 	}
 	key.Grants = slices.Concat(key.Grants, s.Grants)
 	if key.Owner == "" {
-		key.Owner = by.owner
+		key.Owner = auth.owner
 	}
 
-	var p problems
+	var p fieldErrors
 	p.text("name", key.Name, maxName)
 	p.texts("metadata", nil, key.Metadata)
 	p.addresses(key.AllowedIPs)
-	p.namespace(by.policy, "namespace", key.Namespace)
-	p.owner(by, key.Owner)
-	p.keyRoles(by.policy.Namespace(key.Namespace), key)
-	p.grants(by, key.Namespace, key.Grants, s.Home != nil)
+	p.namespace(auth.policy, "namespace", key.Namespace)
+	p.owner(auth, key.Owner)
+	p.keyRoles(auth.policy.Namespace(key.Namespace), key)
+	p.grants(auth, key.Namespace, key.Grants, s.Home != nil)
 	p.expiry(key.ExpiresAt, now)
 	if err := p.err(); err != nil {
 		return nil, err
 	}
-	if err := by.handOver(key); err != nil {
+	if err := auth.checkToken(key); err != nil {
 		return nil, err
 	}
 	normaliseKey(key)
@@ -142,19 +141,19 @@ func (s KeySpec) key(now time.Time, by authority, id, prefix string) (*keystore.
 
 // handOver checks that the caller may have a token of a key: it acts for the key's owner, and may
 // give all that the key has.
-func (a authority) handOver(k *keystore.Key) error {
+func (a authority) checkToken(k *keystore.Key) error {
 	if k.Owner != a.owner {
-		if err := a.actsFor(k.Owner); err != nil {
+		if err := a.checkActsFor(k.Owner); err != nil {
 			return err
 		}
 	}
-	if err := a.give(nil, k.Grants); err != nil {
+	if err := a.checkGive(nil, k.Grants); err != nil {
 		return err
 	}
-	if err := a.giveBelow(nil, k.Grants, true); err != nil {
+	if err := a.checkGiveBelow(nil, k.Grants, true); err != nil {
 		return err
 	}
-	return a.outlive(k)
+	return a.checkLimits(k)
 }
 
 // prefixIn is the prefix of new tokens for keys homed in a namespace.
@@ -168,9 +167,9 @@ func (k *Keystore) prefixIn(d *keystore.Directory, namespace string) string {
 }
 
 // newRoles makes the roles that a spec brings along, and joins them to its home grant.
-func (k *Keystore) newRoles(tx keystore.Tx, by authority, s *KeySpec) (authority, error) {
+func (k *Keystore) addNewRoles(tx keystore.Tx, auth authority, s *KeySpec) (authority, error) {
 	if len(s.NewRoles) == 0 {
-		return by, nil
+		return auth, nil
 	}
 	if s.Home == nil {
 		s.Home = new(keystore.Grant)
@@ -178,14 +177,14 @@ func (k *Keystore) newRoles(tx keystore.Tx, by authority, s *KeySpec) (authority
 	home := *s.Home
 	home.Roles = slices.Clone(home.Roles)
 	s.Home = &home
-	return k.makeRoles(tx, by, cmp.Or(s.Namespace, keystore.DefaultNamespace), s.NewRoles,
+	return k.createRoles(tx, auth, cmp.Or(s.Namespace, keystore.DefaultNamespace), s.NewRoles,
 		&home.Roles)
 }
 
 // makeRoles makes roles in a namespace, adds their names to a grant's, and returns the authority
 // under the policy that has them.
-func (k *Keystore) makeRoles(
-	tx keystore.Tx, by authority, namespace string, roles []keystore.Role, names *[]string,
+func (k *Keystore) createRoles(
+	tx keystore.Tx, auth authority, namespace string, roles []keystore.Role, names *[]string,
 ) (authority, error) {
 	for i, r := range roles {
 		r.Namespace = namespace
@@ -194,16 +193,16 @@ func (k *Keystore) makeRoles(
 				return other.Name != r.Name &&
 					strings.EqualFold(other.Name, r.Name)
 			}) {
-			return by, &keystore.Error{Kind: keystore.KindConflict, Code: "exists",
+			return auth, &keystore.Error{Kind: keystore.KindConflict, Code: "exists",
 				Detail: fmt.Sprintf("role %q is given twice in new_roles, in another case",
 					r.Name), ID: r.Name}
 		}
-		if _, err := createRole(tx, by, r); err != nil {
-			return by, err
+		if _, err := createRole(tx, auth, r); err != nil {
+			return auth, err
 		}
 		*names = append(*names, r.Name)
 	}
-	return k.grown(tx, by, false)
+	return k.checkCapacity(tx, auth, false)
 }
 
 // ownsKey reports whether a key acts for the member that asks, who may always list, read and revoke
@@ -212,28 +211,28 @@ func (a authority) ownsKey(owner string) bool { return a.member != "" && a.membe
 
 // reads reports whether the caller may read a key, homed in a namespace and with an owner: it may
 // always read its own, and those that act for it.
-func (a authority) reads(id, namespace, owner string) bool {
+func (a authority) mayReadKey(id, namespace, owner string) bool {
 	return id == a.credential || a.ownsKey(owner) || a.may(adminKeys, "read", namespace)
 }
 
 // FindKey returns a key the caller may read.
 func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*keystore.Key, error) {
-	by, done, err := k.fresh(ctx, c)
+	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if err := by.anywhere(adminKeys, "read"); err != nil && id != by.credential && by.member == "" {
+	if err := auth.requireAnywhere(adminKeys, "read"); err != nil && id != auth.credential && auth.member == "" {
 		return nil, err
 	}
 	key, err := k.Database().Key(ctx, id)
 	switch {
 	case isNotFound(err):
-		return nil, missing("key")
+		return nil, notFound("key")
 	case err != nil:
 		return nil, k.StoreFailed("reading a key", err)
-	case !by.reads(id, key.Namespace, key.Owner) || key.Personal && !by.ownsKey(key.Owner):
-		return nil, missing("key")
+	case !auth.mayReadKey(id, key.Namespace, key.Owner) || key.Personal && !auth.ownsKey(key.Owner):
+		return nil, notFound("key")
 	}
 	return key, nil
 }
@@ -243,16 +242,16 @@ func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*keystore.
 func (k *Keystore) ListKeys(
 	ctx context.Context, c Caller, f keystore.KeyFilter, cursor string, limit int,
 ) ([]keystore.Key, string, error) {
-	by, done, err := k.fresh(ctx, c)
+	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return nil, "", err
 	}
 	defer done()
-	if err := by.anywhere(adminKeys, "read"); err != nil && by.member == "" {
+	if err := auth.requireAnywhere(adminKeys, "read"); err != nil && auth.member == "" {
 		return nil, "", err
 	}
-	if list, all := by.readable(adminKeys); !all {
-		f.Visible, f.OrOwner = list, by.member
+	if list, all := auth.readable(adminKeys); !all {
+		f.Visible, f.OrOwner = list, auth.member
 	}
 	f.Now = k.Now()
 	keys, next, err := k.Database().Keys(ctx, f, cursor, limit)
@@ -263,23 +262,23 @@ func (k *Keystore) ListKeys(
 }
 
 // keyTo returns a key that the caller may do an operation on, at the version it expects.
-func keyTo(
-	tx keystore.Tx, by authority, operation, id string, o ChangeOptions,
+func keyFor(
+	tx keystore.Tx, auth authority, operation, id string, o ChangeOptions,
 ) (*keystore.Key, error) {
-	if err := by.anywhere(adminKeys, operation); err != nil {
+	if err := auth.requireAnywhere(adminKeys, operation); err != nil {
 		return nil, err
 	}
 	key, err := tx.Key(id)
 	switch {
 	case isNotFound(err):
-		return nil, missing("key")
+		return nil, notFound("key")
 	case err != nil:
 		return nil, err
 	}
 	if key.Personal {
-		return nil, missing("key")
+		return nil, notFound("key")
 	}
-	if err := by.on(adminKeys, operation, key.Namespace, "key"); err != nil {
+	if err := auth.requireOn(adminKeys, operation, key.Namespace, "key"); err != nil {
 		return nil, err
 	}
 	if err := o.check(key.Version); err != nil {
@@ -289,12 +288,12 @@ func keyTo(
 }
 
 // keyToUpdate is keyTo for what a key may not do to itself (spec 7a.6) and nobody to a revoked one.
-func keyToUpdate(tx keystore.Tx, by authority, id string, o ChangeOptions) (*keystore.Key, error) {
-	key, err := keyTo(tx, by, "update", id, o)
+func keyToUpdate(tx keystore.Tx, auth authority, id string, o ChangeOptions) (*keystore.Key, error) {
+	key, err := keyFor(tx, auth, "update", id, o)
 	if err != nil {
 		return nil, err
 	}
-	if !by.root && key.ID == by.actor {
+	if !auth.root && key.ID == auth.actor {
 		return nil, &keystore.Error{Kind: keystore.KindForbidden, Code: "own_key",
 			Detail: "a key cannot change or rotate itself"}
 	}
@@ -305,13 +304,13 @@ func keyToUpdate(tx keystore.Tx, by authority, id string, o ChangeOptions) (*key
 	return key, nil
 }
 
-func updateKey(tx keystore.Tx, by authority, action string, before, after *keystore.Key) error {
+func updateKey(tx keystore.Tx, auth authority, action string, before, after *keystore.Key) error {
 	after.Version = before.Version + 1
 	if err := tx.UpdateKey(after); err != nil {
 		return err
 	}
-	return audit(tx, by, action, after.ID,
-		union(before.Touches(by.policy), after.Touches(by.policy)), before, after)
+	return audit(tx, auth, action, after.ID,
+		union(before.Touches(auth.policy), after.Touches(auth.policy)), before, after)
 }
 
 func union(a, b []string) []string {

@@ -43,7 +43,7 @@ func (e *GrantEdits) empty() bool { return len(e.Add)+len(e.Remove)+len(e.Remove
 // apply returns the grants that edits make of those of a key homed in a namespace. Removing what a
 // key does not have is an error: the caller would take it for removed where something else still
 // gives it.
-func (e *GrantEdits) apply(p *problems, grants []keystore.Grant, home string) []keystore.Grant {
+func (e *GrantEdits) apply(p *fieldErrors, grants []keystore.Grant, home string) []keystore.Grant {
 	in := func(namespace string) int {
 		return slices.IndexFunc(grants,
 			func(g keystore.Grant) bool { return g.Namespace == namespace })
@@ -91,7 +91,7 @@ func (e *GrantEdits) apply(p *problems, grants []keystore.Grant, home string) []
 }
 
 // without returns a list without some of its elements, which must be in it.
-func without[T comparable](p *problems, field, namespace string, list, remove []T) []T {
+func without[T comparable](p *fieldErrors, field, namespace string, list, remove []T) []T {
 	for i, v := range remove {
 		if !slices.Contains(list, v) {
 			p.add(fmt.Sprintf("%s[%d]", field, i), "the key's grant in %q does not list %v",
@@ -107,31 +107,31 @@ func (k *Keystore) EditKey(
 	ctx context.Context, c Caller, id string, patch KeyPatch, o ChangeOptions,
 ) (*keystore.Key, node.Propagation, error) {
 	var key *keystore.Key
-	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, by authority) error {
-		before, err := keyToUpdate(tx, by, id, o)
+	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, auth authority) error {
+		before, err := keyToUpdate(tx, auth, id, o)
 		if err != nil {
 			return err
 		}
 		patch := patch
 		if len(patch.NewRoles) > 0 {
 			names := patch.rolesOr(before)
-			if by, err = k.makeRoles(tx, by, before.Namespace, patch.NewRoles, &names); err != nil {
+			if auth, err = k.createRoles(tx, auth, before.Namespace, patch.NewRoles, &names); err != nil {
 				return err
 			}
 			patch.Roles = &names
 		}
-		if key, err = patch.apply(by, before); err != nil {
+		if key, err = patch.apply(auth, before); err != nil {
 			return err
 		}
-		if err := authorise(by, before, key); err != nil {
+		if err := authorise(auth, before, key); err != nil {
 			return err
 		}
 		if key.Owner != before.Owner {
-			if err := k.roomFor(tx, by).own(key); err != nil {
+			if err := k.keyCapacityIn(tx, auth).own(key); err != nil {
 				return err
 			}
 		}
-		return updateKey(tx, by, "key.edit", before, key)
+		return updateKey(tx, auth, "key.edit", before, key)
 	})
 	return key, p, err
 }
@@ -148,8 +148,8 @@ func (patch KeyPatch) rolesOr(before *keystore.Key) []string {
 }
 
 // apply returns the patched key.
-func (patch KeyPatch) apply(by authority, before *keystore.Key) (*keystore.Key, error) {
-	var p problems
+func (patch KeyPatch) apply(auth authority, before *keystore.Key) (*keystore.Key, error) {
+	var p fieldErrors
 	after := *before
 	after.Grants, after.AllowedIPs = slices.Clone(before.Grants), slices.Clone(before.AllowedIPs)
 	set(&after.Name, patch.Name)
@@ -186,11 +186,11 @@ func (patch KeyPatch) apply(by authority, before *keystore.Key) (*keystore.Key, 
 	p.texts("metadata", before.Metadata, after.Metadata)
 	p.addresses(after.AllowedIPs)
 	if after.Owner != before.Owner {
-		p.owner(by, after.Owner)
+		p.owner(auth, after.Owner)
 	}
 	if patchesHome || patch.Grants != nil || !patch.Edits.empty() {
-		p.keyRoles(by.policy.Namespace(after.Namespace), &after)
-		p.grants(by, after.Namespace, after.Grants, patchesHome)
+		p.keyRoles(auth.policy.Namespace(after.Namespace), &after)
+		p.grants(auth, after.Namespace, after.Grants, patchesHome)
 	}
 	if err := p.err(); err != nil {
 		return nil, err
@@ -207,10 +207,10 @@ func set[T any](field *T, value *T) {
 
 // authorise checks what an edit adds (spec 7a.1), and that a namespace which lets keys only grow
 // has it so.
-func authorise(by authority, before, after *keystore.Key) error {
+func authorise(auth authority, before, after *keystore.Key) error {
 	had := before.Grants
 	if after.Owner != before.Owner {
-		if err := by.actsFor(after.Owner); err != nil {
+		if err := auth.checkActsFor(after.Owner); err != nil {
 			return err
 		}
 		had = nil // checked like a mint
@@ -218,36 +218,36 @@ func authorise(by authority, before, after *keystore.Key) error {
 	if after.Active && !before.Active || !within(after.AllowedIPs, before.AllowedIPs) {
 		had = nil // as if all of it were given anew
 	}
-	if err := by.give(had, after.Grants); err != nil {
+	if err := auth.checkGive(had, after.Grants); err != nil {
 		return err
 	}
-	if by.policy.Adds(had, after.Grants) {
-		if err := by.outlive(after); err != nil {
+	if auth.policy.Adds(had, after.Grants) {
+		if err := auth.checkLimits(after); err != nil {
 			return err
 		}
-		owned := after.Owner != before.Owner || after.Owner == by.owner
-		if err := by.giveBelow(had, after.Grants, owned); err != nil {
+		owned := after.Owner != before.Owner || after.Owner == auth.owner
+		if err := auth.checkGiveBelow(had, after.Grants, owned); err != nil {
 			return err
 		}
 	}
-	if ns := by.policy.Namespace(after.Namespace); ns != nil &&
+	if ns := auth.policy.Namespace(after.Namespace); ns != nil &&
 		ns.EditPolicy == keystore.EditGrowOnly {
-		if lost := loses(by.policy, before.Grants, by.policy, after.Grants); lost != "" {
-			return growOnly([]keystore.FieldError{{Field: "grants",
+		if lost := lostPermission(auth.policy, before.Grants, auth.policy, after.Grants); lost != "" {
+			return growOnlyError([]keystore.FieldError{{Field: "grants",
 				Detail: "key " + after.ID + " would lose " + lost}}, after.ID)
 		}
 	}
 	return nil
 }
 
-func growOnly(fields []keystore.FieldError, id string) error {
+func growOnlyError(fields []keystore.FieldError, id string) error {
 	return &keystore.Error{Kind: keystore.KindInvalid, Code: "grow_only",
 		Detail: "keys of this namespace can be given more, and lose nothing; make another key", Fields: fields, ID: id}
 }
 
 // loses names something that grants gave under one policy and others do not give under another,
 // empty for nothing.
-func loses(
+func lostPermission(
 	d *keystore.Directory, before []keystore.Grant, then *keystore.Directory,
 	after []keystore.Grant,
 ) string {

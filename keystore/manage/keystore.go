@@ -15,8 +15,8 @@ import (
 type Keystore struct {
 	*node.Node
 
-	turns   turns         // of callers, to read
-	changes *queue        // of changes, on this node
+	reads   readLimiter   // of callers, to read
+	writes  *writeQueue   // of changes, on this node
 	imports chan struct{} // a place for each import
 }
 
@@ -36,19 +36,19 @@ func Open(
 // New returns the Keystore of a node, of which there is one. Its background work ends with the
 // node.
 func New(n *node.Node) *Keystore {
-	k := &Keystore{Node: n, changes: newQueue(), imports: make(chan struct{}, maxImports)}
+	k := &Keystore{Node: n, writes: newWriteQueue(), imports: make(chan struct{}, maxImports)}
 	n.ReassertWith(revokeLost)
 	n.Go(func(ctx context.Context) { k.abandonImports(ctx, 0) })
 	n.Every(importIdle, func(ctx context.Context) { k.abandonImports(ctx, 0) })
-	n.Every(sessionGrain, k.forgetSessions)
+	n.Every(sessionUseInterval, k.deleteExpiredSessions)
 	return k
 }
 
 // revokeLost revokes again keys whose revokes the database has lost: ids to reasons.
 func revokeLost(tx keystore.Tx, reasons map[string]string) error {
-	by := authority{root: true, actor: keystore.RootMember, from: "a node that remembers",
+	auth := authority{root: true, actor: keystore.RootMember, from: "a node that remembers",
 		policy: keystore.NewDirectory(new(keystore.Policy))}
-	_, err := revokeAll(tx, by, slices.Collect(maps.Keys(reasons)),
+	_, err := revokeAll(tx, auth, slices.Collect(maps.Keys(reasons)),
 		func(id string) string { return reasons[id] })
 	return err
 }

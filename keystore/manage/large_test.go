@@ -96,13 +96,13 @@ func TestLargeMoves(t *testing.T) {
 	made := took(func() { d = keystore.NewDirectory(p) })
 	for name, check := range map[string]func(){
 		"reach": func() {
-			by := authority{policy: d, owns: keystore.NoGrants}
-			if err := by.reachMore(d); err != nil {
+			by := authority{policy: d, memberGrants: keystore.NoGrants}
+			if err := by.checkNewReach(d); err != nil {
 				t.Fatal(err)
 			}
 		},
 		"move": func() {
-			var p problems
+			var p fieldErrors
 			_, descendants := d.Descendants("n3")
 			p.childPrefixes(d, d.Namespace("n3"), descendants)
 		},

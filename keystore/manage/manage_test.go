@@ -2,6 +2,7 @@ package manage_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -43,7 +44,7 @@ func TestWhatAKeyMayMint(t *testing.T) {
 		who, _ := fleet.Caller(t, k, manage.KeySpec{Namespace: "acme",
 			Grants: fleet.Grants(t, c.holds)})
 		_, _, err := k.MintKey(ctx, who,
-			manage.KeySpec{Namespace: c.home, Grants: fleet.Grants(t, c.gives)}, "")
+			manage.KeySpec{Namespace: c.home, Grants: fleet.Grants(t, c.gives)}, nil)
 		if got := fleet.Code(err); got != c.want {
 			t.Errorf("who holds %s gives %s: %s, want %s", c.holds, c.gives, got, c.want)
 		}
@@ -71,7 +72,7 @@ func TestAKeyMakesNoneThatOutlivesItOrWorksElsewhere(t *testing.T) {
 	} {
 		_, _, err := k.MintKey(ctx, who,
 			manage.KeySpec{Grants: fleet.Grants(t, "default=read"), ExpiresAt: c.end,
-				AllowedIPs: c.where}, "")
+				AllowedIPs: c.where}, nil)
 		if got := fleet.Code(err); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
@@ -125,7 +126,7 @@ func TestWhatAKeyMayChange(t *testing.T) {
 		target, _, err := k.MintKey(ctx, fleet.Root,
 			manage.KeySpec{Namespace: "acme", Grants: fleet.Grants(t, c.target),
 				Inactive:   c.inactive,
-				AllowedIPs: inside}, "")
+				AllowedIPs: inside}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +160,7 @@ func TestRotatingAKeyTakesAllItHas(t *testing.T) {
 		t.Errorf("a key may revoke itself: %v", err)
 	}
 	if _, _, err := k.MintKey(ctx, weak, manage.KeySpec{Grants: fleet.Grants(t, "default=read")},
-		""); fleet.Code(err) != "key_revoked" {
+		nil); fleet.Code(err) != "key_revoked" {
 		t.Errorf("a request under way of a key that has been revoked: %v", err)
 	}
 }
@@ -172,7 +173,7 @@ func TestGrowOnly(t *testing.T) {
 	}
 	off := false
 	key, _, err := k.MintKey(ctx, fleet.Root,
-		manage.KeySpec{Namespace: "portal", Grants: fleet.Grants(t, "portal+=read,x:op")}, "")
+		manage.KeySpec{Namespace: "portal", Grants: fleet.Grants(t, "portal+=read,x:op")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,14 +257,14 @@ func TestKeyRoles(t *testing.T) {
 		key, _, err := k.MintKey(ctx, fleet.Root,
 			manage.KeySpec{Namespace: c.namespace,
 				Home: &keystore.Grant{Roles: roles,
-					Permissions: fleet.Grants(t, "x=write")[0].Permissions}}, "")
+					Permissions: fleet.Grants(t, "x=write")[0].Permissions}}, nil)
 		if got := is(key, err); got != c.minted {
 			t.Errorf("minted in %s with %q: %q, want %q", c.namespace, roles, got, c.minted)
 		}
 		key, _, err = k.MintKey(ctx, fleet.Root,
 			manage.KeySpec{Namespace: c.namespace,
 				Home:   &keystore.Grant{Roles: []string{"member"}},
-				Grants: fleet.Grants(t, "default=read")}, "")
+				Grants: fleet.Grants(t, "default=read")}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -275,7 +276,7 @@ func TestKeyRoles(t *testing.T) {
 	}
 	elsewhere := fleet.Grants(t, "any=read")
 	if _, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "some", Grants: elsewhere},
-		""); fleet.Code(err) != "invalid_fields" {
+		nil); fleet.Code(err) != "invalid_fields" {
 		t.Errorf("without a home grant, where keys have a role: %s", fleet.Code(err))
 	}
 }
@@ -340,7 +341,7 @@ func TestRevokedIsFinal(t *testing.T) {
 	fleet.Want(t, "deleted", fleet.Ask(k, token), keystore.Unknown)
 	_, refused, err := k.ImportKeys(ctx, fleet.Root,
 		[]manage.ImportSpec{{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
-			Line: 1, Token: token}}, false, "")
+			Line: 1, Token: token}}, false, nil)
 	if err != nil || len(refused) != 1 || refused[0].Code != "already_used" {
 		t.Errorf("an import revived it: %v %v", refused, err)
 	}
@@ -352,7 +353,7 @@ func TestRevokeTakesAlongWhatTheKeyMade(t *testing.T) {
 	who, key := fleet.Caller(t, k,
 		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,read")})
 	_, token, err := k.MintKey(ctx, who,
-		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:create,read")}, "")
+		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:create,read")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,7 +362,7 @@ func TestRevokeTakesAlongWhatTheKeyMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, grandchild, err := k.MintKey(ctx, manage.KeyCaller(a.Record, ""),
-		manage.KeySpec{Grants: fleet.Grants(t, "default=read")}, "")
+		manage.KeySpec{Grants: fleet.Grants(t, "default=read")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,24 +376,70 @@ func TestRevokeTakesAlongWhatTheKeyMade(t *testing.T) {
 	fleet.Want(t, "made by another", fleet.Ask(k, bystander), keystore.OK)
 }
 
-func TestARepeatMakesNothing(t *testing.T) {
+// recorded is a [manage.Once] that records its calls and can fail.
+type recorded struct {
+	actor, created string
+	before, after  error
+}
+
+func (o *recorded) Before(_ keystore.Tx, actor string) error {
+	o.actor = actor
+	return o.before
+}
+
+func (o *recorded) After(_ keystore.Tx, actor, created string) error {
+	o.actor, o.created = o.actor+" "+actor, created
+	return o.after
+}
+
+// TestOnce checks that a change is made only if both methods of its Once succeed.
+func TestOnce(t *testing.T) {
 	k := fleet.WithNamespaces(t)
-	spec := manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}
-	key, _, err := k.MintKey(ctx, fleet.Root, spec, "once")
+	who, creator := fleet.Caller(t, k, manage.KeySpec{Grants: fleet.Grants(t,
+		"default=admin.keys:create,read")})
+	spec := manage.KeySpec{Grants: fleet.Grants(t, "default=read")}
+	changes := map[string]func(manage.Once) (id string, err error){
+		"mint": func(once manage.Once) (string, error) {
+			key, _, err := k.MintKey(ctx, who, spec, once)
+			if err != nil {
+				return "", err
+			}
+			return key.ID, nil
+		},
+		"import": func(once manage.Once) (string, error) {
+			specs := []manage.ImportSpec{{KeySpec: spec, Line: 1, Token: rand.Text()}}
+			_, _, err := k.ImportKeys(ctx, who, specs, false, once)
+			return specs[0].ID, err
+		},
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			once := new(recorded)
+			if id, err := change(once); err != nil || once.created != id ||
+				once.actor != creator.ID+" "+creator.ID {
+				t.Errorf("id %q, error %v, calls %+v", id, err, once)
+			}
+			refusal := &keystore.Error{Kind: keystore.KindConflict, Code: "repeat"}
+			for _, once := range []*recorded{{before: refusal}, {after: refusal}} {
+				before := keyCount(t, k)
+				if _, err := change(once); !errors.Is(err, refusal) {
+					t.Errorf("got error %v, want %v", err, refusal)
+				}
+				if n := keyCount(t, k); n != before {
+					t.Errorf("%d keys, want %d", n, before)
+				}
+			}
+		})
+	}
+}
+
+func keyCount(t *testing.T, k *manage.Keystore) int {
+	t.Helper()
+	list, _, err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 100)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = k.MintKey(ctx, fleet.Root, spec, "once")
-	var e *keystore.Error
-	if !errors.As(err, &e) || e.Code != "already_made" || e.ID != key.ID {
-		t.Errorf("%v", err)
-	}
-	who, _ := fleet.Caller(t, k, manage.KeySpec{Grants: fleet.Grants(t,
-		"default=admin.keys:create,read")})
-	if _, _, err := k.MintKey(ctx, who, manage.KeySpec{Grants: fleet.Grants(t, "default=read")},
-		"once"); err != nil {
-		t.Errorf("another caller's: %v", err)
-	}
+	return len(list)
 }
 
 func TestWhatIsRefusedNamesItsFields(t *testing.T) {
@@ -418,7 +465,7 @@ func TestWhatIsRefusedNamesItsFields(t *testing.T) {
 		"namespace":                {Home: home, Namespace: "nowhere"},
 		"permissions, too many":    {Home: &keystore.Grant{Permissions: many}},
 	} {
-		_, _, err := k.MintKey(ctx, fleet.Root, spec, "")
+		_, _, err := k.MintKey(ctx, fleet.Root, spec, nil)
 		var e *keystore.Error
 		name, _, _ := strings.Cut(field, ",")
 		if !errors.As(err, &e) || e.Kind != keystore.KindInvalid || len(e.Fields) != 1 ||
@@ -537,7 +584,7 @@ func TestCaps(t *testing.T) {
 		many[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)
 	}
 	if _, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{Home: home, AllowedIPs: many},
-		""); fleet.Code(err) != "invalid_fields" {
+		nil); fleet.Code(err) != "invalid_fields" {
 		t.Errorf("257 addresses: %v", err)
 	}
 	if _, err := keystore.ParsePermission(strings.Repeat("a", 196) + ":read"); err == nil {
@@ -550,7 +597,7 @@ func TestCaps(t *testing.T) {
 			wrong[i].Roles = []string{"a"}
 		}
 	}
-	_, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{Grants: wrong}, "")
+	_, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{Grants: wrong}, nil)
 	var e *keystore.Error
 	if !errors.As(err, &e) || len(e.Fields) != 100 {
 		t.Errorf("%d fields are named", len(e.Fields))
@@ -558,7 +605,7 @@ func TestCaps(t *testing.T) {
 	who, _ := fleet.Caller(t, k, manage.KeySpec{Grants: fleet.Grants(t,
 		"default=admin.keys:*,read")})
 	if _, _, err := k.ImportKeys(ctx, who, make([]manage.ImportSpec, manage.MaxImport+1), false,
-		""); fleet.Code(err) != "too_many" {
+		nil); fleet.Code(err) != "too_many" {
 		t.Errorf("an import that blocks the others: %v", err)
 	}
 }

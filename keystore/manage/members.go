@@ -16,17 +16,17 @@ import (
 // ListMembers returns the members the caller may read, newest first, each with the grants that it
 // may see (spec 7a.5). A member may read itself.
 func (k *Keystore) ListMembers(ctx context.Context, c Caller) ([]keystore.Member, error) {
-	by, done, err := k.fresh(ctx, c)
+	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if err := by.anywhere(adminMembers, "read"); err != nil && by.member == "" {
+	if err := auth.requireAnywhere(adminMembers, "read"); err != nil && auth.member == "" {
 		return nil, err
 	}
 	var list []keystore.Member
-	for _, m := range by.policy.AllMembers() {
-		if seen := by.seenOf(m); seen != nil {
+	for _, m := range auth.policy.AllMembers() {
+		if seen := auth.visible(m); seen != nil {
 			list = append(list, *seen)
 		}
 	}
@@ -34,7 +34,7 @@ func (k *Keystore) ListMembers(ctx context.Context, c Caller) ([]keystore.Member
 }
 
 // seenOf returns what the caller may see of a member, nil for nothing.
-func (a authority) seenOf(m *keystore.Member) *keystore.Member {
+func (a authority) visible(m *keystore.Member) *keystore.Member {
 	if a.member == m.ID {
 		return m
 	}
@@ -44,7 +44,7 @@ func (a authority) seenOf(m *keystore.Member) *keystore.Member {
 	seen := *m
 	seen.Grants = slices.DeleteFunc(slices.Clone(m.Grants),
 		func(g keystore.Grant) bool { return !a.may(adminMembers, "read", g.Namespace) })
-	if len(seen.Grants) == 0 && (len(m.Grants) > 0 || a.anywhere(adminMembers, "read") != nil) {
+	if len(seen.Grants) == 0 && (len(m.Grants) > 0 || a.requireAnywhere(adminMembers, "read") != nil) {
 		return nil
 	}
 	return &seen
@@ -58,13 +58,13 @@ func (k *Keystore) FindMember(ctx context.Context, c Caller, id string) (*keysto
 	}
 	i := slices.IndexFunc(list, func(m keystore.Member) bool { return m.ID == id })
 	if i < 0 {
-		return nil, missing("member")
+		return nil, notFound("member")
 	}
 	return &list[i], nil
 }
 
 // onlyMembers refuses keys: they never write members or their tokens (spec 7a.6).
-func (a authority) onlyMembers() error {
+func (a authority) requireMember() error {
 	if a.member == "" {
 		return &keystore.Error{Kind: keystore.KindForbidden, Code: keystore.Forbidden.Code(),
 			Detail: "a key never changes members or their tokens; a member does, or root"}
@@ -77,40 +77,40 @@ func (k *Keystore) CreateMember(
 	ctx context.Context, c Caller, spec keystore.Member,
 ) (*keystore.Member, error) {
 	var m *keystore.Member
-	err := k.add(ctx, c, 0, func(tx keystore.Tx, by authority) error {
-		if err := by.onlyMembers(); err != nil {
+	err := k.add(ctx, c, 0, func(tx keystore.Tx, auth authority) error {
+		if err := auth.requireMember(); err != nil {
 			return err
 		}
-		if err := by.anywhere(adminMembers, "create"); err != nil {
+		if err := auth.requireAnywhere(adminMembers, "create"); err != nil {
 			return err
 		}
 		m = &keystore.Member{ID: keystore.NewMemberID(), Name: spec.Name, Kind: spec.Kind,
 			Login:  spec.Login,
 			Grants: slices.Clone(spec.Grants),
-			Labels: maps.Clone(spec.Labels), Active: true, CreatedAt: tx.Now(), CreatedBy: by.actor,
+			Labels: maps.Clone(spec.Labels), Active: true, CreatedAt: tx.Now(), CreatedBy: auth.actor,
 			Version: 1}
-		if err := checkMember(m, by, new(keystore.Member)); err != nil {
+		if err := checkMember(m, auth, new(keystore.Member)); err != nil {
 			return err
 		}
 		for _, g := range m.Grants {
-			if !by.may(adminMembers, "create", g.Namespace) {
-				return lacks(adminMembers, "create")
+			if !auth.may(adminMembers, "create", g.Namespace) {
+				return permissionRequired(adminMembers, "create")
 			}
 		}
-		if err := by.give(nil, m.Grants); err != nil {
+		if err := auth.checkGive(nil, m.Grants); err != nil {
 			return err
 		}
 		if err := tx.InsertMember(m); err != nil {
 			return loginTaken(err)
 		}
-		by, err := k.grown(tx, by, false)
+		auth, err := k.checkCapacity(tx, auth, false)
 		if err != nil {
 			return err
 		}
-		if err := k.roomForMember(by); err != nil {
+		if err := k.checkUngrantedMembers(auth); err != nil {
 			return err
 		}
-		return audit(tx, by, "member.create", m.ID, m.Touches(), nil, m)
+		return audit(tx, auth, "member.create", m.ID, m.Touches(), nil, m)
 	})
 	return m, err
 }
@@ -124,8 +124,8 @@ func loginTaken(err error) error {
 }
 
 // check checks a member that was changed from before, or is new if that is the zero value.
-func checkMember(m *keystore.Member, by authority, before *keystore.Member) error {
-	var p problems
+func checkMember(m *keystore.Member, auth authority, before *keystore.Member) error {
+	var p fieldErrors
 	if m.Kind == "" {
 		m.Kind = keystore.Person
 	}
@@ -138,7 +138,7 @@ func checkMember(m *keystore.Member, by authority, before *keystore.Member) erro
 	p.changedText("name", before.Name, m.Name, maxName)
 	p.changedText("login", before.Login, m.Login, maxName)
 	p.texts("labels", before.Labels, m.Labels)
-	p.grants(by, "", m.Grants, false)
+	p.grants(auth, "", m.Grants, false)
 	if err := p.err(); err != nil {
 		return err
 	}
@@ -160,32 +160,32 @@ type MemberPatch struct {
 
 // memberTo returns a member that the caller may do an operation on, at the version it expects: in
 // every namespace where it has a grant, unless anywhere is enough.
-func memberTo(
-	by authority, operation, id string, anywhere bool, o ChangeOptions,
+func memberFor(
+	auth authority, operation, id string, anywhere bool, o ChangeOptions,
 ) (*keystore.Member, error) {
-	if err := by.onlyMembers(); err != nil {
+	if err := auth.requireMember(); err != nil {
 		return nil, err
 	}
-	if err := by.anywhere(adminMembers, operation); err != nil {
+	if err := auth.requireAnywhere(adminMembers, operation); err != nil {
 		return nil, err
 	}
 	if id == keystore.RootMember {
 		return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "builtin",
 			Detail: "the member root cannot be changed, and has no token", ID: id}
 	}
-	held := by.policy.Member(id)
-	if held == nil || by.seenOf(held) == nil {
-		return nil, missing("member")
+	held := auth.policy.Member(id)
+	if held == nil || auth.visible(held) == nil {
+		return nil, notFound("member")
 	}
-	if held.Unreadable != "" && !by.root {
+	if held.Unreadable != "" && !auth.root {
 		return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "unreadable",
 			Detail: "nobody but root changes a member whose row cannot be read: " +
 				held.Unreadable, ID: id}
 	}
 	if !anywhere {
 		for _, g := range held.Grants {
-			if !by.may(adminMembers, operation, g.Namespace) {
-				return nil, lacks(adminMembers, operation)
+			if !auth.may(adminMembers, operation, g.Namespace) {
+				return nil, permissionRequired(adminMembers, operation)
 			}
 		}
 	}
@@ -197,10 +197,10 @@ func (k *Keystore) EditMember(
 	ctx context.Context, c Caller, id string, patch MemberPatch, o ChangeOptions,
 ) (*keystore.Member, node.Propagation, error) {
 	var m *keystore.Member
-	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, by authority) error {
+	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, auth authority) error {
 		onlyGrants := patch.Name == nil && patch.Kind == nil && patch.Login == nil &&
 			patch.Active == nil && patch.Labels == nil && !patch.ClearLabels
-		before, err := memberTo(by, "update", id, onlyGrants, o)
+		before, err := memberFor(auth, "update", id, onlyGrants, o)
 		if err != nil {
 			return err
 		}
@@ -211,20 +211,20 @@ func (k *Keystore) EditMember(
 		set(&after.Active, patch.Active)
 		after.Labels = merged(before.Labels, patch.Labels, patch.ClearLabels)
 		if patch.Grants != nil {
-			if after.Grants, err = by.regrant(before, *patch.Grants); err != nil {
+			if after.Grants, err = auth.replaceGrants(before, *patch.Grants); err != nil {
 				return err
 			}
 		} else {
 			after.Grants = slices.Clone(before.Grants)
 		}
 		if after.Unreadable = ""; before.Unreadable != "" && patch.Grants == nil {
-			return mend("grants", before.Unreadable)
+			return rowUnreadable("grants", before.Unreadable)
 		}
-		if err := checkMember(&after, by, before); err != nil {
+		if err := checkMember(&after, auth, before); err != nil {
 			return err
 		}
 		if after.Login != before.Login || after.Active && !before.Active {
-			if err := by.actsFor(id); err != nil {
+			if err := auth.checkActsFor(id); err != nil {
 				return err
 			}
 		}
@@ -232,14 +232,14 @@ func (k *Keystore) EditMember(
 		if err := tx.UpdateMember(&after); err != nil {
 			return loginTaken(err)
 		}
-		if _, err := k.grown(tx, by, !by.policy.Adds(before.Grants, after.Grants)); err != nil {
+		if _, err := k.checkCapacity(tx, auth, !auth.policy.Adds(before.Grants, after.Grants)); err != nil {
 			return err
 		}
-		m = by.seenOf(&after)
+		m = auth.visible(&after)
 		if m == nil {
 			m = &keystore.Member{ID: after.ID, Name: after.Name, Version: after.Version}
 		}
-		return audit(tx, by, "member.edit", id, union(before.Touches(), after.Touches()), before,
+		return audit(tx, auth, "member.edit", id, union(before.Touches(), after.Touches()), before,
 			&after)
 	})
 	return m, p, err
@@ -247,14 +247,14 @@ func (k *Keystore) EditMember(
 
 // regrant returns a member's grants with those that the caller may see replaced. It changes only
 // those of namespaces where it may, and where it covers what the member has.
-func (a authority) regrant(m *keystore.Member, wanted []keystore.Grant) ([]keystore.Grant, error) {
-	seen := a.seenOf(m).Grants
+func (a authority) replaceGrants(m *keystore.Member, wanted []keystore.Grant) ([]keystore.Grant, error) {
+	seen := a.visible(m).Grants
 	for _, g := range m.Grants {
 		if !slices.ContainsFunc(seen,
 			func(s keystore.Grant) bool { return s.Namespace == g.Namespace }) {
 			if slices.ContainsFunc(wanted,
 				func(w keystore.Grant) bool { return w.Namespace == g.Namespace }) {
-				return nil, lacks(adminMembers, "read")
+				return nil, permissionRequired(adminMembers, "read")
 			}
 			wanted = append(slices.Clone(wanted), g)
 		}
@@ -272,12 +272,12 @@ func (a authority) regrant(m *keystore.Member, wanted []keystore.Grant) ([]keyst
 			continue
 		}
 		if !a.may(adminMembers, "update", g.Namespace) {
-			return nil, lacks(adminMembers, "update")
+			return nil, permissionRequired(adminMembers, "update")
 		}
-		if err := a.give(nil, before); err != nil {
-			return nil, exceeds("to change what a member has takes all of it: %s", err)
+		if err := a.checkGive(nil, before); err != nil {
+			return nil, exceedsCaller("to change what a member has takes all of it: %s", err)
 		}
-		if err := a.give(before, after); err != nil {
+		if err := a.checkGive(before, after); err != nil {
 			return nil, err
 		}
 	}
@@ -294,8 +294,8 @@ func (k *Keystore) DeleteMember(
 	ctx context.Context, c Caller, id string, o ChangeOptions,
 ) (*keystore.Member, node.Propagation, error) {
 	var m *keystore.Member
-	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, by authority) (err error) {
-		if m, err = memberTo(by, "delete", id, false, o); err != nil {
+	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, auth authority) (err error) {
+		if m, err = memberFor(auth, "delete", id, false, o); err != nil {
 			return err
 		}
 		n, err := tx.KeysOwnedBy(id)
@@ -307,26 +307,26 @@ func (k *Keystore) DeleteMember(
 				Detail: fmt.Sprintf("%d keys that are not revoked act for this member; revoke "+
 					"them or give them another owner first", n), ID: id}
 		}
-		if err := endToken(tx, by, id, "the member was deleted"); err != nil {
+		if err := revokeMemberToken(tx, auth, id, "the member was deleted"); err != nil {
 			return err
 		}
 		if err := tx.DeleteMember(id); err != nil {
 			return err
 		}
 		deleted := m
-		m = by.seenOf(m)
-		return audit(tx, by, "member.delete", id, deleted.Touches(), deleted, nil)
+		m = auth.visible(m)
+		return audit(tx, auth, "member.delete", id, deleted.Touches(), deleted, nil)
 	})
 	return m, p, err
 }
 
 // endToken revokes a member's token, if it has one.
-func endToken(tx keystore.Tx, by authority, member, reason string) error {
+func revokeMemberToken(tx keystore.Tx, auth authority, member, reason string) error {
 	token, err := tx.PersonalKey(member)
 	if err != nil || token == nil {
 		return err
 	}
-	_, err = revoke(tx, by, token, reason)
+	_, err = revoke(tx, auth, token, reason)
 	return err
 }
 
@@ -344,28 +344,28 @@ func (k *Keystore) NewMemberToken(
 ) (*keystore.Member, keystore.Token, node.Propagation, error) {
 	var m *keystore.Member
 	var token keystore.Token
-	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, by authority) (err error) {
-		before, err := memberTo(by, "update", id, true, o)
+	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, auth authority) (err error) {
+		before, err := memberFor(auth, "update", id, true, o)
 		if err != nil {
 			return err
 		}
-		if err := by.actsFor(id); err != nil {
+		if err := auth.checkActsFor(id); err != nil {
 			return err
 		}
 		if before.Unreadable != "" {
-			return mend("grants", before.Unreadable)
+			return rowUnreadable("grants", before.Unreadable)
 		}
 		after := *before
 		after.Version++
 		key := &keystore.Key{
 			ID: keystore.NewID(), Prefix: keystore.MemberPrefix, Name: after.Name,
 			Namespace: keystore.DefaultNamespace,
-			Owner:     id, Personal: true, CreatedBy: by.actor,
+			Owner:     id, Personal: true, CreatedBy: auth.actor,
 			Active: true, CreatedAt: tx.Now(),
 			ExpiresAt:  spec.ExpiresAt.UTC().Truncate(time.Microsecond),
 			AllowedIPs: slices.Clone(spec.AllowedIPs), Version: 1,
 		}
-		var p problems
+		var p fieldErrors
 		p.addresses(key.AllowedIPs)
 		p.expiry(key.ExpiresAt, tx.Now())
 		if err := p.err(); err != nil {
@@ -373,24 +373,24 @@ func (k *Keystore) NewMemberToken(
 		}
 		// a token that leaks must not free itself from its bounds
 		if c.record != nil && c.record.Personal() && id == c.member {
-			if err := by.bounded(key); err != nil {
+			if err := auth.checkCredentialLimits(key); err != nil {
 				return err
 			}
 		}
-		if err := endToken(tx, by, id, "a new token was made"); err != nil {
+		if err := revokeMemberToken(tx, auth, id, "a new token was made"); err != nil {
 			return err
 		}
 		normaliseKey(key)
 		token = k.TokenKey().Generate(keystore.MemberPrefix, key.ID)
 		key.Secrets = []keystore.Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
-		refused, err := insertKeys(tx, by, "member.token", []*keystore.Key{key})
+		refused, err := insertKeys(tx, auth, "member.token", []*keystore.Key{key})
 		if err != nil {
 			return err
 		}
 		if refused[0] != nil {
 			return refused[0]
 		}
-		m = by.seenOf(&after)
+		m = auth.visible(&after)
 		return tx.UpdateMember(&after)
 	})
 	if err != nil {

@@ -25,24 +25,24 @@ func (k *Keystore) FindNamespace(
 	}
 	i := slices.IndexFunc(list, func(ns keystore.Namespace) bool { return ns.ID == id })
 	if i < 0 {
-		return nil, missing("namespace")
+		return nil, notFound("namespace")
 	}
 	return &list[i], nil
 }
 
 // ListNamespaces returns those the caller may read, newest first.
 func (k *Keystore) ListNamespaces(ctx context.Context, c Caller) ([]keystore.Namespace, error) {
-	by, done, err := k.fresh(ctx, c)
+	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if err := by.anywhere(adminNamespaces, "read"); err != nil {
+	if err := auth.requireAnywhere(adminNamespaces, "read"); err != nil {
 		return nil, err
 	}
 	var list []keystore.Namespace
-	for _, ns := range by.policy.AllNamespaces() {
-		if by.may(adminNamespaces, "read", ns.ID) {
+	for _, ns := range auth.policy.AllNamespaces() {
+		if auth.may(adminNamespaces, "read", ns.ID) {
 			list = append(list, *ns)
 		}
 	}
@@ -55,17 +55,17 @@ func (k *Keystore) CreateNamespace(
 	ctx context.Context, c Caller, spec keystore.Namespace,
 ) (*keystore.Namespace, error) {
 	var ns *keystore.Namespace
-	err := k.add(ctx, c, 0, func(tx keystore.Tx, by authority) error {
-		if !by.may(adminNamespaces, "create", cmp.Or(spec.Parent, keystore.AnyNamespace)) {
-			return lacks(adminNamespaces, "create")
+	err := k.add(ctx, c, 0, func(tx keystore.Tx, auth authority) error {
+		if !auth.may(adminNamespaces, "create", cmp.Or(spec.Parent, keystore.AnyNamespace)) {
+			return permissionRequired(adminNamespaces, "create")
 		}
 		ns = &spec
 		ns.CreatedAt, ns.Version = tx.Now(), 1
-		if err := checkNamespace(ns, by.policy, k.Settings().TokenPrefixes,
+		if err := checkNamespace(ns, auth.policy, k.Settings().TokenPrefixes,
 			new(keystore.Namespace)); err != nil {
 			return err
 		}
-		if err := by.claim(tx, ns.ID); err != nil {
+		if err := auth.checkFormerID(tx, ns.ID); err != nil {
 			return err
 		}
 		if err := tx.InsertNamespace(ns); err != nil {
@@ -75,10 +75,10 @@ func (k *Keystore) CreateNamespace(
 			}
 			return err
 		}
-		if _, err := k.grown(tx, by, false); err != nil {
+		if _, err := k.checkCapacity(tx, auth, false); err != nil {
 			return err
 		}
-		return audit(tx, by, "namespace.create", ns.ID, []string{ns.ID}, nil, ns)
+		return audit(tx, auth, "namespace.create", ns.ID, []string{ns.ID}, nil, ns)
 	})
 	return ns, err
 }
@@ -86,7 +86,7 @@ func (k *Keystore) CreateNamespace(
 // claim refuses the id of a namespace that was deleted, except to callers that may create
 // namespaces anywhere: the API behind the handlers may still hold what belonged to it, and so does
 // the audit log.
-func (a authority) claim(tx keystore.Tx, id string) error {
+func (a authority) checkFormerID(tx keystore.Tx, id string) error {
 	if a.may(adminNamespaces, "create", keystore.AnyNamespace) {
 		return nil
 	}
@@ -109,7 +109,7 @@ const (
 func checkNamespace(
 	ns *keystore.Namespace, d *keystore.Directory, prefixes []string, before *keystore.Namespace,
 ) error {
-	var p problems
+	var p fieldErrors
 	if !keystore.ValidNamespaceID(ns.ID) {
 		p.add("id",
 			"is a letter or digit, then up to 63 of these, '.', '_', '~' or '-'; %q is reserved",
@@ -179,7 +179,7 @@ func checkNamespace(
 
 // childPrefixes adds the ids of a namespace and its descendants that do not begin with the
 // ChildPrefix of each of its ancestors.
-func (p *problems) childPrefixes(
+func (p *fieldErrors) childPrefixes(
 	d *keystore.Directory, ns *keystore.Namespace, descendants []*keystore.Namespace,
 ) {
 	for above := range d.Ancestry(d.Namespace(ns.Parent)) {
@@ -209,15 +209,15 @@ type NamespacePatch struct {
 	ChildPrefix *string // empty: none
 }
 
-func namespaceTo(by authority, operation, id string, o ChangeOptions) (*keystore.Namespace, error) {
-	if err := by.anywhere(adminNamespaces, operation); err != nil {
+func namespaceFor(auth authority, operation, id string, o ChangeOptions) (*keystore.Namespace, error) {
+	if err := auth.requireAnywhere(adminNamespaces, operation); err != nil {
 		return nil, err
 	}
-	ns := by.policy.Namespace(id)
+	ns := auth.policy.Namespace(id)
 	if ns == nil {
-		return nil, missing("namespace")
+		return nil, notFound("namespace")
 	}
-	if err := by.on(adminNamespaces, operation, id, "namespace"); err != nil {
+	if err := auth.requireOn(adminNamespaces, operation, id, "namespace"); err != nil {
 		return nil, err
 	}
 	return ns, o.check(ns.Version)
@@ -228,8 +228,8 @@ func (k *Keystore) EditNamespace(
 	ctx context.Context, c Caller, id string, patch NamespacePatch, o ChangeOptions,
 ) (*keystore.Namespace, node.Propagation, error) {
 	var ns *keystore.Namespace
-	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, by authority) error {
-		before, err := namespaceTo(by, "update", id, o)
+	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, auth authority) error {
+		before, err := namespaceFor(auth, "update", id, o)
 		if err != nil {
 			return err
 		}
@@ -243,35 +243,35 @@ func (k *Keystore) EditNamespace(
 		set(&after.ChildPrefix, patch.ChildPrefix)
 		after.Version++
 		after.Unreadable = ""
-		written := before.Unreadable == by.policy.Defect(before) // reach and key_roles can be read
+		written := before.Unreadable == auth.policy.Defect(before) // reach and key_roles can be read
 		if !written && (patch.Reach == nil || patch.KeyRoles == nil) {
-			return mend("reach and key_roles", before.Unreadable)
+			return rowUnreadable("reach and key_roles", before.Unreadable)
 		}
 		if after.ChildPrefix != before.ChildPrefix &&
-			!by.may(adminNamespaces, "create", cmp.Or(before.Parent, keystore.AnyNamespace)) {
-			return lacks(adminNamespaces, "create") // else whom it binds could remove it
+			!auth.may(adminNamespaces, "create", cmp.Or(before.Parent, keystore.AnyNamespace)) {
+			return permissionRequired(adminNamespaces, "create") // else whom it binds could remove it
 		}
 		if after.Parent != before.Parent {
-			if err := by.move(before, after.Parent); err != nil {
+			if err := auth.checkMove(before, after.Parent); err != nil {
 				return err
 			}
 		}
-		if err := checkNamespace(&after, by.policy, k.Settings().TokenPrefixes,
+		if err := checkNamespace(&after, auth.policy, k.Settings().TokenPrefixes,
 			before); err != nil {
 			return err
 		}
 		if err := tx.UpdateNamespace(&after); err != nil {
 			return err
 		}
-		then, err := k.grown(tx, by, false)
+		then, err := k.checkCapacity(tx, auth, false)
 		if err != nil {
 			return err
 		}
-		if err := by.reachMore(then.policy); err != nil {
+		if err := auth.checkNewReach(then.policy); err != nil {
 			return err
 		}
 		ns = &after
-		return audit(tx, by, "namespace.edit", id, []string{id}, before, &after)
+		return audit(tx, auth, "namespace.edit", id, []string{id}, before, &after)
 	})
 	return ns, p, err
 }
@@ -279,16 +279,16 @@ func (k *Keystore) EditNamespace(
 // move refuses to put a namespace into another: it takes `*` and `admin:*` in the namespace itself,
 // held without the new parent's help, and to create namespaces in the new parent, or in `*` when it
 // is to have none (spec 7a.4).
-func (a authority) move(ns *keystore.Namespace, parent string) error {
+func (a authority) checkMove(ns *keystore.Namespace, parent string) error {
 	if !a.may(adminNamespaces, "create", cmp.Or(parent, keystore.AnyNamespace)) {
-		return lacks(adminNamespaces, "create")
+		return permissionRequired(adminNamespaces, "create")
 	}
-	return a.coverAll(ns.ID, false, keystore.MustParsePermissions("*", "admin:*"))
+	return a.requireCover(ns.ID, false, keystore.MustParsePermissions("*", "admin:*"))
 }
 
 // reachMore refuses a policy under which keys' grants reach down to namespaces that they did not
 // reach before, unless the caller holds `*` there: it would give what others hold above.
-func (a authority) reachMore(then *keystore.Directory) error {
+func (a authority) checkNewReach(then *keystore.Directory) error {
 	if a.root {
 		return nil
 	}
@@ -296,7 +296,7 @@ func (a authority) reachMore(then *keystore.Directory) error {
 		for _, ns := range then.ReachedFrom(above.ID) {
 			before := a.policy.Namespace(ns.ID)
 			if before != nil && !a.policy.Reaches(above.ID, before) {
-				if err := a.coverAll(ns.ID, false, keystore.MustParsePermissions("*")); err != nil {
+				if err := a.requireCover(ns.ID, false, keystore.MustParsePermissions("*")); err != nil {
 					return err
 				}
 			}
@@ -310,15 +310,15 @@ func (k *Keystore) DeleteNamespace(
 	ctx context.Context, c Caller, id string, o ChangeOptions,
 ) (*keystore.Namespace, node.Propagation, error) {
 	var ns *keystore.Namespace
-	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, by authority) (err error) {
-		if ns, err = namespaceTo(by, "delete", id, o); err != nil {
+	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, auth authority) (err error) {
+		if ns, err = namespaceFor(auth, "delete", id, o); err != nil {
 			return err
 		}
 		if id == keystore.DefaultNamespace {
 			return &keystore.Error{Kind: keystore.KindConflict, Code: "in_use",
 				Detail: "the namespace " + keystore.DefaultNamespace + " stays", ID: id}
 		}
-		user, err := namespaceUser(tx, by, id)
+		user, err := namespaceInUse(tx, auth, id)
 		if err != nil {
 			return err
 		}
@@ -329,34 +329,34 @@ func (k *Keystore) DeleteNamespace(
 		if err := tx.DeleteNamespace(id); err != nil {
 			return err
 		}
-		return audit(tx, by, "namespace.delete", id, []string{id}, ns, nil)
+		return audit(tx, auth, "namespace.delete", id, []string{id}, ns, nil)
 	})
 	return ns, p, err
 }
 
 // namespaceUser tells of something that keeps a namespace from being deleted, by its id where the
 // caller may read it; empty for nothing.
-func namespaceUser(tx keystore.Tx, by authority, id string) (string, error) {
+func namespaceInUse(tx keystore.Tx, auth authority, id string) (string, error) {
 	told := func(reads bool, what, name, does string) string {
 		if reads {
 			return what + " " + name + " " + does
 		}
 		return "a " + what + " that the caller may not read " + does
 	}
-	for _, ns := range by.policy.AllNamespaces() {
+	for _, ns := range auth.policy.AllNamespaces() {
 		if ns.Parent == id {
-			return told(by.may(adminNamespaces, "read", ns.ID), "namespace", ns.ID,
+			return told(auth.may(adminNamespaces, "read", ns.ID), "namespace", ns.ID,
 				"lies in it"), nil
 		}
 	}
-	for _, r := range by.policy.AllRoles() {
+	for _, r := range auth.policy.AllRoles() {
 		if r.Namespace == id {
-			return told(by.readsRole(id), "role", r.Name, "belongs to it"), nil
+			return told(auth.mayReadRole(id), "role", r.Name, "belongs to it"), nil
 		}
 	}
-	for _, m := range by.policy.AllMembers() {
+	for _, m := range auth.policy.AllMembers() {
 		if slices.ContainsFunc(m.Grants, func(g keystore.Grant) bool { return g.Namespace == id }) {
-			return told(by.seenOf(m) != nil, "member", m.ID, "has a grant in it"), nil
+			return told(auth.visible(m) != nil, "member", m.ID, "has a grant in it"), nil
 		}
 	}
 	user, err := tx.NamespaceInUse(id)
@@ -367,6 +367,6 @@ func namespaceUser(tx keystore.Tx, by authority, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return told(by.reads(key.ID, key.Namespace, key.Owner), "key", user,
+	return told(auth.mayReadKey(key.ID, key.Namespace, key.Owner), "key", user,
 		"lives in it or has a grant in it; revoke and delete its keys first"), nil
 }

@@ -18,13 +18,13 @@ type NodeStatus struct {
 // ListNodes returns the nodes of the deployment, the oldest first. It takes the permission in all
 // namespaces (spec section 7a.5).
 func (k *Keystore) ListNodes(ctx context.Context, c Caller) ([]NodeStatus, error) {
-	by, done, err := k.fresh(ctx, c)
+	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if !by.may(adminNodes, "read", keystore.AnyNamespace) {
-		refusal := lacks(adminNodes, "read")
+	if !auth.may(adminNodes, "read", keystore.AnyNamespace) {
+		refusal := permissionRequired(adminNodes, "read")
 		refusal.Detail += " in namespace " + keystore.AnyNamespace
 		return nil, refusal
 	}

@@ -13,13 +13,13 @@ import (
 func (k *Keystore) ListPrefixes(
 	ctx context.Context, c Caller,
 ) (accepted []string, others []node.OtherPrefix, err error) {
-	by, done, err := k.fresh(ctx, c)
+	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer done()
-	if !by.may(adminKeys, "read", keystore.AnyNamespace) {
-		refusal := lacks(adminKeys, "read")
+	if !auth.may(adminKeys, "read", keystore.AnyNamespace) {
+		refusal := permissionRequired(adminKeys, "read")
 		refusal.Detail += " in namespace " + keystore.AnyNamespace
 		return nil, nil, refusal
 	}

@@ -14,7 +14,7 @@ func (k *Keystore) Progress(
 ) (node.Propagation, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	done, err := k.turns.take(ctx, c)
+	done, err := k.reads.take(ctx, c)
 	if err != nil {
 		return node.Propagation{}, err
 	}

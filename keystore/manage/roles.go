@@ -14,21 +14,21 @@ import (
 // ListRoles returns the roles the caller may read, newest first, the built-in ones last. Whoever
 // may read roles anywhere may read the shared ones.
 func (k *Keystore) ListRoles(ctx context.Context, c Caller) ([]keystore.Role, error) {
-	by, done, err := k.fresh(ctx, c)
+	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if err := by.anywhere(adminRoles, "read"); err != nil {
+	if err := auth.requireAnywhere(adminRoles, "read"); err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(by.policy.AllRoles(),
-		func(r keystore.Role) bool { return !by.readsRole(r.Namespace) }), nil
+	return slices.DeleteFunc(auth.policy.AllRoles(),
+		func(r keystore.Role) bool { return !auth.mayReadRole(r.Namespace) }), nil
 }
 
-func (a authority) readsRole(namespace string) bool {
+func (a authority) mayReadRole(namespace string) bool {
 	return a.may(adminRoles, "read", namespace) || namespace == keystore.AnyNamespace &&
-		a.anywhere(adminRoles, "read") == nil
+		a.requireAnywhere(adminRoles, "read") == nil
 }
 
 // FindRole returns a role the caller may read.
@@ -41,7 +41,7 @@ func (k *Keystore) FindRole(
 	}
 	i := slices.IndexFunc(list, func(r keystore.Role) bool { return r.ID() == id })
 	if i < 0 {
-		return nil, missing("role")
+		return nil, notFound("role")
 	}
 	return &list[i], nil
 }
@@ -51,26 +51,26 @@ func (k *Keystore) CreateRole(
 	ctx context.Context, c Caller, spec keystore.Role,
 ) (*keystore.Role, error) {
 	var role *keystore.Role
-	err := k.add(ctx, c, 0, func(tx keystore.Tx, by authority) (err error) {
-		if role, err = createRole(tx, by, spec); err == nil {
-			_, err = k.grown(tx, by, false)
+	err := k.add(ctx, c, 0, func(tx keystore.Tx, auth authority) (err error) {
+		if role, err = createRole(tx, auth, spec); err == nil {
+			_, err = k.checkCapacity(tx, auth, false)
 		}
 		return err
 	})
 	return role, err
 }
 
-func createRole(tx keystore.Tx, by authority, spec keystore.Role) (*keystore.Role, error) {
+func createRole(tx keystore.Tx, auth authority, spec keystore.Role) (*keystore.Role, error) {
 	role := &keystore.Role{Namespace: spec.Namespace, Name: spec.Name,
 		Description: spec.Description,
 		Permissions: keystore.NewSet(spec.Permissions...).Permissions(), CreatedAt: tx.Now(), Version: 1}
-	if !by.may(adminRoles, "create", role.Namespace) {
-		return nil, lacks(adminRoles, "create")
+	if !auth.may(adminRoles, "create", role.Namespace) {
+		return nil, permissionRequired(adminRoles, "create")
 	}
-	if err := checkRole(role, by.policy); err != nil {
+	if err := checkRole(role, auth.policy); err != nil {
 		return nil, err
 	}
-	for id := range by.policy.RoleIDs() {
+	for id := range auth.policy.RoleIDs() {
 		if strings.EqualFold(id.Name, role.Name) &&
 			(id.Namespace == role.Namespace || id.Namespace == keystore.AnyNamespace ||
 				role.Namespace == keystore.AnyNamespace) {
@@ -79,7 +79,7 @@ func createRole(tx keystore.Tx, by authority, spec keystore.Role) (*keystore.Rol
 					"never both, whatever its case", id.Name, id.Namespace), ID: role.Name}
 		}
 	}
-	if err := by.coverAll(role.Namespace, false, role.Permissions); err != nil {
+	if err := auth.requireCover(role.Namespace, false, role.Permissions); err != nil {
 		return nil, err
 	}
 	if err := tx.InsertRole(role); err != nil {
@@ -90,11 +90,11 @@ func createRole(tx keystore.Tx, by authority, spec keystore.Role) (*keystore.Rol
 		}
 		return nil, err
 	}
-	return role, audit(tx, by, "role.create", role.Name, role.Touches(), nil, role)
+	return role, audit(tx, auth, "role.create", role.Name, role.Touches(), nil, role)
 }
 
 func checkRole(r *keystore.Role, d *keystore.Directory) error {
-	var p problems
+	var p fieldErrors
 	if r.Namespace != keystore.AnyNamespace {
 		p.namespace(d, "namespace", r.Namespace)
 	}
@@ -107,7 +107,7 @@ func checkRole(r *keystore.Role, d *keystore.Directory) error {
 	return p.err()
 }
 
-func (p *problems) permissions(list []keystore.Permission) {
+func (p *fieldErrors) permissions(list []keystore.Permission) {
 	switch {
 	case len(list) == 0:
 		p.add("permissions", "are none: a role gives something")
@@ -120,26 +120,26 @@ func (p *problems) permissions(list []keystore.Permission) {
 }
 
 // coverAll refuses what the caller does not hold in a namespace.
-func (a authority) coverAll(namespace string, wide bool, list []keystore.Permission) error {
+func (a authority) requireCover(namespace string, wide bool, list []keystore.Permission) error {
 	if p, found := a.uncovered(namespace, wide, list, nil); found {
-		return exceeds("%s in %s%s is more than the caller has", p, a.named(namespace),
-			connectedWord(wide))
+		return exceedsCaller("%s in %s%s is more than the caller has", p, a.describe(namespace),
+			connectedSuffix(wide))
 	}
 	return nil
 }
 
-func roleTo(
-	by authority, operation string, id keystore.RoleID, o ChangeOptions,
+func roleFor(
+	auth authority, operation string, id keystore.RoleID, o ChangeOptions,
 ) (*keystore.Role, error) {
-	if err := by.anywhere(adminRoles, operation); err != nil {
+	if err := auth.requireAnywhere(adminRoles, operation); err != nil {
 		return nil, err
 	}
-	role := by.policy.Role(id)
-	if role == nil || !by.readsRole(id.Namespace) && !by.may(adminRoles, operation, id.Namespace) {
-		return nil, missing("role")
+	role := auth.policy.Role(id)
+	if role == nil || !auth.mayReadRole(id.Namespace) && !auth.may(adminRoles, operation, id.Namespace) {
+		return nil, notFound("role")
 	}
-	if !by.may(adminRoles, operation, id.Namespace) {
-		return nil, lacks(adminRoles, operation)
+	if !auth.may(adminRoles, operation, id.Namespace) {
+		return nil, permissionRequired(adminRoles, operation)
 	}
 	if role.Builtin {
 		return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "builtin",
@@ -163,8 +163,8 @@ func (k *Keystore) EditRole(
 	ctx context.Context, c Caller, id keystore.RoleID, patch RolePatch, o ChangeOptions,
 ) (*keystore.Role, node.Propagation, error) {
 	var role *keystore.Role
-	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, by authority) error {
-		before, err := roleTo(by, "update", id, o)
+	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, auth authority) error {
+		before, err := roleFor(auth, "update", id, o)
 		if err != nil {
 			return err
 		}
@@ -174,17 +174,17 @@ func (k *Keystore) EditRole(
 			after.Permissions,
 				after.Unreadable = keystore.NewSet(patch.Permissions...).Permissions(), ""
 		} else if before.Unreadable != "" {
-			return mend("permissions", before.Unreadable)
+			return rowUnreadable("permissions", before.Unreadable)
 		}
 		after.Version++
-		if err := checkRole(&after, by.policy); err != nil {
+		if err := checkRole(&after, auth.policy); err != nil {
 			return err
 		}
-		where, err := roleHeld(tx, by, id)
+		where, err := roleUses(tx, auth, id)
 		if err != nil {
 			return err
 		}
-		if err := by.governs(id.Namespace, where,
+		if err := auth.checkRoleUses(id.Namespace, where,
 			keystore.NewSet(slices.Concat(before.Permissions, after.Permissions)...)); err != nil {
 			return err
 		}
@@ -194,26 +194,26 @@ func (k *Keystore) EditRole(
 		was := keystore.NewSet(before.Permissions...)
 		widens := slices.ContainsFunc(after.Permissions,
 			func(p keystore.Permission) bool { return !was.Covers(p) })
-		then, err := k.grown(tx, by, !widens)
+		then, err := k.checkCapacity(tx, auth, !widens)
 		if err != nil {
 			return err
 		}
-		if err := growsOnly(tx, by, then.policy, before, &after); err != nil {
+		if err := checkGrowOnly(tx, auth, then.policy, before, &after); err != nil {
 			return err
 		}
 		role = &after
-		return audit(tx, by, "role.edit", id.Name, before.Touches(), before, &after)
+		return audit(tx, auth, "role.edit", id.Name, before.Touches(), before, &after)
 	})
 	return role, p, err
 }
 
 // roleHeld returns where grants of keys and members have a role.
-func roleHeld(tx keystore.Tx, by authority, id keystore.RoleID) ([]keystore.Reach, error) {
+func roleUses(tx keystore.Tx, auth authority, id keystore.RoleID) ([]keystore.Reach, error) {
 	where, err := tx.RoleHeld(id)
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range by.policy.AllMembers() {
+	for _, m := range auth.policy.AllMembers() {
 		for _, g := range m.Grants {
 			if slices.Contains(g.Roles, id.Name) &&
 				(g.Namespace == id.Namespace || id.Namespace == keystore.AnyNamespace) {
@@ -227,12 +227,12 @@ func roleHeld(tx keystore.Tx, by authority, id keystore.RoleID) ([]keystore.Reac
 
 // governs refuses who does not cover a role wherever a grant takes it (spec 7a.3), nor where keys
 // reach with it.
-func (a authority) governs(home string, where []keystore.Reach, s *keystore.Set) error {
+func (a authority) checkRoleUses(home string, where []keystore.Reach, s *keystore.Set) error {
 	for _, at := range append(where, keystore.Reach{Namespace: home}) {
-		if err := a.coverAll(at.Namespace, at.Connected, s.Permissions()); err != nil {
+		if err := a.requireCover(at.Namespace, at.Connected, s.Permissions()); err != nil {
 			return err
 		}
-		if err := a.coverReached(at.Namespace, s.Data().Permissions()); err != nil {
+		if err := a.coverDescendants(at.Namespace, s.Data().Permissions()); err != nil {
 			return err
 		}
 	}
@@ -244,8 +244,8 @@ const namedKeys = 20
 
 // growsOnly refuses a change of a role that takes something from a key whose namespace lets keys
 // only grow. then is the policy after the change.
-func growsOnly(
-	tx keystore.Tx, by authority, then *keystore.Directory, before, after *keystore.Role,
+func checkGrowOnly(
+	tx keystore.Tx, auth authority, then *keystore.Directory, before, after *keystore.Role,
 ) error {
 	now := keystore.NewSet(after.Permissions...)
 	if !slices.ContainsFunc(before.Permissions,
@@ -253,7 +253,7 @@ func growsOnly(
 		return nil
 	}
 	var homes []string
-	for _, ns := range by.policy.AllNamespaces() {
+	for _, ns := range auth.policy.AllNamespaces() {
 		if ns.EditPolicy == keystore.EditGrowOnly {
 			homes = append(homes, ns.ID)
 		}
@@ -263,9 +263,9 @@ func growsOnly(
 	}
 	var fields []keystore.FieldError
 	err := tx.KeysHolding(before.ID(), homes, func(key *keystore.Key) bool {
-		if lost := loses(by.policy, key.Grants, then, key.Grants); lost != "" {
+		if lost := lostPermission(auth.policy, key.Grants, then, key.Grants); lost != "" {
 			who := "a key that the caller may not read"
-			if by.reads(key.ID, key.Namespace, key.Owner) {
+			if auth.mayReadKey(key.ID, key.Namespace, key.Owner) {
 				who = "key " + key.ID
 			}
 			fields = append(fields, keystore.FieldError{Field: "permissions",
@@ -274,7 +274,7 @@ func growsOnly(
 		return len(fields) < namedKeys
 	})
 	if err == nil && len(fields) > 0 {
-		err = growOnly(fields, before.Name)
+		err = growOnlyError(fields, before.Name)
 	}
 	return err
 }
@@ -284,11 +284,11 @@ func (k *Keystore) DeleteRole(
 	ctx context.Context, c Caller, id keystore.RoleID, o ChangeOptions,
 ) (*keystore.Role, node.Propagation, error) {
 	var role *keystore.Role
-	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, by authority) (err error) {
-		if role, err = roleTo(by, "delete", id, o); err != nil {
+	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, auth authority) (err error) {
+		if role, err = roleFor(auth, "delete", id, o); err != nil {
 			return err
 		}
-		where, err := roleHeld(tx, by, id)
+		where, err := roleUses(tx, auth, id)
 		if err != nil {
 			return err
 		}
@@ -297,7 +297,7 @@ func (k *Keystore) DeleteRole(
 				Detail: fmt.Sprintf("the role is in use in namespace %q; take it from the keys "+
 					"and members that have it first", where[0].Namespace), ID: id.Name}
 		}
-		for _, ns := range by.policy.AllNamespaces() {
+		for _, ns := range auth.policy.AllNamespaces() {
 			if slices.Contains(ns.KeyRoles, id.Name) &&
 				(ns.ID == id.Namespace || id.Namespace == keystore.AnyNamespace) {
 				return &keystore.Error{Kind: keystore.KindConflict, Code: "in_use",
@@ -305,13 +305,13 @@ func (k *Keystore) DeleteRole(
 						"key_roles first", ns.ID), ID: id.Name}
 			}
 		}
-		if err := by.coverAll(id.Namespace, false, role.Permissions); err != nil {
+		if err := auth.requireCover(id.Namespace, false, role.Permissions); err != nil {
 			return err
 		}
 		if err := tx.DeleteRole(id); err != nil {
 			return err
 		}
-		return audit(tx, by, "role.delete", id.Name, role.Touches(), role, nil)
+		return audit(tx, auth, "role.delete", id.Name, role.Touches(), role, nil)
 	})
 	return role, p, err
 }

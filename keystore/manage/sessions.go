@@ -11,7 +11,7 @@ import (
 const (
 	// sessionGrain is how far apart two uses lie to be written, and how often sessions that are
 	// over are removed.
-	sessionGrain = 5 * time.Minute
+	sessionUseInterval = 5 * time.Minute
 	// sessionPrefix is what a session's secret begins with. It is made like a token, so that a
 	// forged one is refused without asking the database.
 	sessionPrefix = "session"
@@ -56,7 +56,7 @@ func (k *Keystore) LookupSession(
 	if s.Expired(at) {
 		return node.Answer{Outcome: keystore.Unknown}, nil
 	}
-	if at.Sub(s.UsedAt) >= sessionGrain {
+	if at.Sub(s.UsedAt) >= sessionUseInterval {
 		if err := k.Database().UseSession(ctx, s.ID, at); err != nil {
 			return node.Answer{}, k.StoreFailed("noting the use of a session", err)
 		}
@@ -93,7 +93,7 @@ func (k *Keystore) sessionID(session string) (id keystore.Digest, ok bool) {
 }
 
 // forgetSessions removes those that are over.
-func (k *Keystore) forgetSessions(ctx context.Context) {
+func (k *Keystore) deleteExpiredSessions(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, node.QueryTimeout)
 	defer cancel()
 	now := k.Now()

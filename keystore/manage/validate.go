@@ -28,15 +28,15 @@ const (
 )
 
 // problems collects what is wrong with the fields of a body, up to a hundred of them.
-type problems []keystore.FieldError
+type fieldErrors []keystore.FieldError
 
-func (p *problems) add(field, format string, args ...any) {
+func (p *fieldErrors) add(field, format string, args ...any) {
 	if len(*p) < 100 {
 		*p = append(*p, keystore.FieldError{Field: field, Detail: fmt.Sprintf(format, args...)})
 	}
 }
 
-func (p problems) err() error {
+func (p fieldErrors) err() error {
 	if len(p) == 0 {
 		return nil
 	}
@@ -45,7 +45,7 @@ func (p problems) err() error {
 		Fields: p}
 }
 
-func (p *problems) text(field, s string, most int) {
+func (p *fieldErrors) text(field, s string, most int) {
 	switch {
 	case !utf8.ValidString(s):
 		p.add(field, "is not valid UTF-8")
@@ -60,14 +60,14 @@ func (p *problems) text(field, s string, most int) {
 
 // secret refuses a text with a token in it: everyone who may read the object or the audit log would
 // see the token.
-func (p *problems) secret(field, s string) {
+func (p *fieldErrors) secret(field, s string) {
 	if keystore.ContainsToken(s) {
 		p.add(field, "must not contain a token; if the token works, rotate its key")
 	}
 }
 
 // changedText checks a text if it has changed. An unchanged one may be older than a rule.
-func (p *problems) changedText(field, before, after string, most int) {
+func (p *fieldErrors) changedText(field, before, after string, most int) {
 	if before != after {
 		p.text(field, after, most)
 	}
@@ -77,7 +77,7 @@ func (p *problems) changedText(field, before, after string, most int) {
 var lastTime = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC).Add(-time.Microsecond)
 
 // expiry checks the end of a key, zero for one that never expires.
-func (p *problems) expiry(at, now time.Time) {
+func (p *fieldErrors) expiry(at, now time.Time) {
 	switch {
 	case at.IsZero():
 	case !at.After(now):
@@ -88,7 +88,7 @@ func (p *problems) expiry(at, now time.Time) {
 }
 
 // texts checks m, except entries that are in before.
-func (p *problems) texts(field string, before, m map[string]string) {
+func (p *fieldErrors) texts(field string, before, m map[string]string) {
 	size := 0
 	for name, value := range m {
 		size += len(name) + len(value)
@@ -130,7 +130,7 @@ func merged(m map[string]string, patch map[string]*string, clear bool) map[strin
 	return out
 }
 
-func (p *problems) addresses(list []netip.Prefix) {
+func (p *fieldErrors) addresses(list []netip.Prefix) {
 	if len(list) > maxAddresses {
 		p.add("allowed_ips", "are more than %d", maxAddresses)
 		return
@@ -145,7 +145,7 @@ func (p *problems) addresses(list []netip.Prefix) {
 // grants checks those of a key homed in namespace, or of a member, whose home is empty. short says
 // that the first was given by the short form, as fields of the key. Of a namespace that the caller
 // knows nothing of nothing is said: whether it may give something there comes later.
-func (p *problems) grants(by authority, namespace string, grants []keystore.Grant, short bool) {
+func (p *fieldErrors) grants(auth authority, namespace string, grants []keystore.Grant, short bool) {
 	permissions, roles := 0, 0
 	for _, g := range grants {
 		permissions += len(g.Permissions)
@@ -181,14 +181,14 @@ func (p *problems) grants(by authority, namespace string, grants []keystore.Gran
 		for _, permission := range g.Permissions {
 			p.secret(field+"permissions", permission.Action)
 		}
-		if !by.knows(g.Namespace) {
+		if !auth.hasAnyIn(g.Namespace) {
 			continue
 		}
 		if g.Namespace != keystore.AnyNamespace && (g.Namespace != namespace || namespace == "") {
-			p.namespace(by.policy, field+"namespace", g.Namespace)
+			p.namespace(auth.policy, field+"namespace", g.Namespace)
 		}
 		for _, r := range g.Roles {
-			if by.policy.RoleSet(g.Namespace, r) == nil {
+			if auth.policy.RoleSet(g.Namespace, r) == nil {
 				p.add(field+"roles",
 					"there is no role %q in namespace %q, and no shared one; create it first", r,
 					g.Namespace)
@@ -198,29 +198,29 @@ func (p *problems) grants(by authority, namespace string, grants []keystore.Gran
 }
 
 // mend refuses to write over what nobody could read.
-func mend(field, why string) error {
-	var p problems
+func rowUnreadable(field, why string) error {
+	var p fieldErrors
 	p.add(field, "cannot be read in the database (%s): say what they are to be", why)
 	return p.err()
 }
 
-func (p *problems) namespace(d *keystore.Directory, field, id string) {
+func (p *fieldErrors) namespace(d *keystore.Directory, field, id string) {
 	if d.Namespace(id) == nil {
 		p.add(field, "there is no namespace %q; create it first", id)
 	}
 }
 
 // owner leaves it to whether the caller acts for a member where it would not see that there is one.
-func (p *problems) owner(by authority, id string) {
-	if id != keystore.RootMember && by.policy.Member(id) == nil &&
-		by.may(adminMembers, "read", keystore.AnyNamespace) {
+func (p *fieldErrors) owner(auth authority, id string) {
+	if id != keystore.RootMember && auth.policy.Member(id) == nil &&
+		auth.may(adminMembers, "read", keystore.AnyNamespace) {
 		p.add("owner", "there is no member %q", id)
 	}
 }
 
 // keyRoles checks the home grant against what its namespace says of the keys in it, and fills in
 // what was left open.
-func (p *problems) keyRoles(home *keystore.Namespace, k *keystore.Key) {
+func (p *fieldErrors) keyRoles(home *keystore.Namespace, k *keystore.Key) {
 	if home != nil && home.Unreadable != "" {
 		p.add("namespace",
 			"its row cannot be read, so that nobody knows which roles its keys have: %s",

@@ -33,17 +33,17 @@ func (k *Keystore) Verify(
 ) (Verdict, error) {
 	namespace := about.Namespace
 	alive := namespace == "" && about.Permission == "" && about.Need == nil
-	by, done, err := k.fresh(ctx, c)
+	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return Verdict{}, err
 	}
 	defer done()
-	if err := by.anywhere(adminKeys, "read"); err != nil {
+	if err := auth.requireAnywhere(adminKeys, "read"); err != nil {
 		return Verdict{}, err
 	}
 	needed, err := parseNeed(about.Permission)
 	if err != nil {
-		var p problems
+		var p fieldErrors
 		p.add("permission", "%v", err)
 		return Verdict{}, p.err()
 	}
@@ -61,7 +61,7 @@ func (k *Keystore) Verify(
 	if v.Outcome = a.Outcome; v.Outcome != keystore.OK {
 		return v, nil
 	}
-	if !by.reads(a.Record.KeyID, a.Record.Namespace, a.Record.Owner) {
+	if !auth.mayReadKey(a.Record.KeyID, a.Record.Namespace, a.Record.Owner) {
 		v.Outcome = keystore.Unknown
 		return v, nil
 	}

@@ -20,7 +20,7 @@ func TestAgain(t *testing.T) {
 	if _, _, err := k.ImportKeys(context.Background(), fleet.Root, []manage.ImportSpec{{
 		KeySpec: manage.KeySpec{Name: "imported", Home: &keystore.Grant{Permissions: fleet.Read}},
 		Token:   imported,
-	}}, false, ""); err != nil {
+	}}, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, credential := range []string{token, imported} {

@@ -143,7 +143,7 @@ func TestImportedCredentials(t *testing.T) {
 		Line: 1, Token: old}
 	n, refused,
 		err := a.ImportKeys(context.Background(), fleet.Root, []manage.ImportSpec{spec}, false,
-		"")
+		nil)
 	if err != nil || n != 1 || len(refused) != 0 {
 		t.Fatal(n, refused, err)
 	}
@@ -151,7 +151,7 @@ func TestImportedCredentials(t *testing.T) {
 	fleet.Want(t, "on the other node", fleet.Ask(b, old), keystore.OK)
 	if _, refused,
 		_ = a.ImportKeys(context.Background(), fleet.Root, []manage.ImportSpec{spec}, false,
-		""); len(refused) != 1 || refused[0].Code != "already_used" {
+		nil); len(refused) != 1 || refused[0].Code != "already_used" {
 		t.Errorf("a second time: %v", refused)
 	}
 
@@ -164,7 +164,7 @@ func TestImportedCredentials(t *testing.T) {
 	}
 	spec.Token = "sk.live/never-heard-of"
 	if _, _, err := a.ImportKeys(context.Background(), fleet.Root, []manage.ImportSpec{spec}, false,
-		""); err != nil {
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	fleet.Want(t, "imported after it had been unknown", fleet.Ask(a, spec.Token), keystore.OK)
@@ -221,7 +221,7 @@ func TestGivenUpRequestsHoldNoPlaces(t *testing.T) {
 	spec := manage.ImportSpec{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
 		Line: 1, Token: imported}
 	if _, _, err := a.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{spec}, false,
-		""); err != nil {
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	release := make(chan struct{})

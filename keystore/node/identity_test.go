@@ -163,7 +163,7 @@ func TestADatabaseThatLostManyRevokesRevivesNone(t *testing.T) {
 			manage.ImportSpec{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
 				Line: i + 1, Token: fmt.Sprintf("legacy/%d", i)})
 	}
-	if n, refused, err := a.ImportKeys(ctx, maker, specs, true, ""); n != many {
+	if n, refused, err := a.ImportKeys(ctx, maker, specs, true, nil); n != many {
 		t.Fatal(n, refused, err)
 	}
 	gone := keystore.DigestOf(specs[0].Token)

@@ -45,7 +45,7 @@ func TestForgedTokensCountInNoTier(t *testing.T) {
 	if _, _, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
 		KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
 		Token:   "imported-0123456789",
-	}}, false, ""); err != nil {
+	}}, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	before = k.Stats().Lookups

@@ -23,7 +23,7 @@ func TestPrefixNoLongerAccepted(t *testing.T) {
 			_, _, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
 				KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
 				Token:   foreign,
-			}}, false, "")
+			}}, false, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,7 +65,7 @@ func TestImportOfAbandonedPrefix(t *testing.T) {
 	k.Configure(node.Settings{TokenPrefixes: []string{"new"}})
 	_, refused, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
 		KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, Token: token,
-	}}, true, "")
+	}}, true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestOtherPrefixes(t *testing.T) {
 	_, _, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
 		KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
 		Token:   "sk_live_0123456789abcdef",
-	}}, false, "")
+	}}, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

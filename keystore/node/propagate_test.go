@@ -198,7 +198,7 @@ func TestTheFirstImportWaitsForWhoIsCutOff(t *testing.T) {
 		const token = "legacy-token-0123456789"
 		if n, refused,
 			err := a.ImportKeys(ctx, fleet.Root,
-			[]manage.ImportSpec{{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, Line: 1, Token: token}}, false, ""); n != 1 || err != nil {
+			[]manage.ImportSpec{{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, Line: 1, Token: token}}, false, nil); n != 1 || err != nil {
 			t.Fatal(n, refused, err)
 		}
 		fleet.Want(t, "when the import has returned", fleet.Ask(b, token), keystore.Unavailable)

@@ -36,13 +36,13 @@ func TestKeyRevokedDuringAFailedImportStaysSo(t *testing.T) {
 			}
 			return nil
 		})
-		n, _, err := a.ImportKeys(context.Background(), importer, specs, false, "")
+		n, _, err := a.ImportKeys(context.Background(), importer, specs, false, nil)
 		steps.before.Store(nil)
 		if n != 0 || err == nil {
 			t.Fatal(n, err)
 		}
 		wantOutcome(t, b, specs[0].Token, keystore.Revoked)
-		n, refused, err := a.ImportKeys(context.Background(), importer, specs, false, "")
+		n, refused, err := a.ImportKeys(context.Background(), importer, specs, false, nil)
 		if n != 0 || len(refused) != 1 || err != nil {
 			t.Errorf("imported again: %d, %v, %v", n, refused, err)
 		}

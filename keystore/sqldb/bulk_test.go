@@ -23,7 +23,7 @@ func mintOne(
 ) (*keystore.Key, string) {
 	t.Helper()
 	key, token, err := k.MintKey(context.Background(), importer,
-		manage.KeySpec{Home: &keystore.Grant{Permissions: permissions}}, "")
+		manage.KeySpec{Home: &keystore.Grant{Permissions: permissions}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestImportLetsRevokesThrough(t *testing.T) {
 			busy = false
 			return nil
 		})
-		n, refused, err := a.ImportKeys(context.Background(), importer, specs, false, "")
+		n, refused, err := a.ImportKeys(context.Background(), importer, specs, false, nil)
 		if n != bulk || len(refused) > 0 || err != nil {
 			t.Fatal(n, refused, err)
 		}
@@ -156,7 +156,7 @@ func TestManyImportsLetRevokesThrough(t *testing.T) {
 			importing.Go(func() {
 				for round := 0; ; round++ {
 					_, _, err := a.ImportKeys(context.Background(), leaked,
-						legacy(fmt.Sprint(client, "-", round), bulk), round%2 == 0, "")
+						legacy(fmt.Sprint(client, "-", round), bulk), round%2 == 0, nil)
 					if err != nil {
 						return
 					}
@@ -191,7 +191,7 @@ func TestImportOfARevokedKey(t *testing.T) {
 				}
 				return nil
 			})
-			n, _, err := a.ImportKeys(context.Background(), leaked, specs, false, "")
+			n, _, err := a.ImportKeys(context.Background(), leaked, specs, false, nil)
 			steps.before.Store(nil)
 			var refused *keystore.Error
 			if n != 0 || !errors.As(err, &refused) || refused.Kind != keystore.KindForbidden {
@@ -203,7 +203,7 @@ func TestImportOfARevokedKey(t *testing.T) {
 			if alive := madeBy(t, b, key.ID); alive > 0 {
 				t.Errorf("%d: %d keys are left", when, alive)
 			}
-			again, no, err := b.ImportKeys(context.Background(), importer, specs, false, "")
+			again, no, err := b.ImportKeys(context.Background(), importer, specs, false, nil)
 			if again != bulk {
 				t.Fatal(again, len(no), err)
 			}
@@ -232,7 +232,7 @@ func TestImportOfANarrowedKey(t *testing.T) {
 			}
 			return nil
 		})
-		n, refused, err := a.ImportKeys(context.Background(), caller, specs, false, "")
+		n, refused, err := a.ImportKeys(context.Background(), caller, specs, false, nil)
 		steps.before.Store(nil)
 		if n != 0 || err == nil && len(refused) == 0 {
 			t.Fatal(n, len(refused), err)
@@ -255,7 +255,7 @@ func TestImportThatIsRefusedWritesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n, refused, err := k.ImportKeys(context.Background(), importer, specs, false, "")
+		n, refused, err := k.ImportKeys(context.Background(), importer, specs, false, nil)
 		if n != 0 || len(refused) != 2 || err != nil {
 			t.Fatal(n, refused, err)
 		}
@@ -282,7 +282,7 @@ func TestImportOfANodeThatDies(t *testing.T) {
 			}
 			return nil
 		})
-		if n, _, err := a.ImportKeys(ctx, leaked, specs, false, ""); n != 0 || err == nil {
+		if n, _, err := a.ImportKeys(ctx, leaked, specs, false, nil); n != 0 || err == nil {
 			t.Fatal(n, err)
 		}
 		if err := a.Close(); err != nil {
@@ -296,7 +296,7 @@ func TestImportOfANodeThatDies(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		for {
-			n, refused, err := b.ImportKeys(ctx, importer, specs, false, "")
+			n, refused, err := b.ImportKeys(ctx, importer, specs, false, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -332,7 +332,7 @@ func TestImportsAreBounded(t *testing.T) {
 	for i := range most {
 		go func() {
 			_, _, err := k.ImportKeys(context.Background(), importer,
-				legacy(fmt.Sprint("bounded", i), 1), false, "")
+				legacy(fmt.Sprint("bounded", i), 1), false, nil)
 			results <- err
 		}()
 	}
@@ -362,7 +362,7 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 		makes, key, token := maker(t, a)
 		bring := func(c manage.Caller, kind string, n int) []manage.ImportSpec {
 			specs := legacy(kind, n)
-			done, refused, err := a.ImportKeys(context.Background(), c, specs, true, "")
+			done, refused, err := a.ImportKeys(context.Background(), c, specs, true, nil)
 			if done != n {
 				t.Fatal(done, refused, err)
 			}
@@ -371,7 +371,7 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 		made := bring(makes, "made", bulk)
 		child, childToken, err := a.MintKey(context.Background(), makes,
 			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{
-				{Resource: "admin.keys", Action: "create"}, {Action: "read"}}}}, "")
+				{Resource: "admin.keys", Action: "create"}, {Action: "read"}}}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -34,7 +34,7 @@ func TestNamespaceCycle(t *testing.T) {
 				Namespace: strings.Trim(namespace, "*"),
 				Grants: []keystore.Grant{{Namespace: namespace, Connected: connected,
 					Permissions: read}},
-			}, "")
+			}, nil)
 			if err == nil {
 				tokens[name], ids[name] = token.Reveal(), key.ID
 			}

@@ -133,7 +133,7 @@ func TestImport(t *testing.T) {
 		b, asked := node()
 		bring := func(specs []manage.ImportSpec, partial bool) {
 			t.Helper()
-			if n, refused, err := a.ImportKeys(ctx, importer, specs, partial, ""); n != len(specs) {
+			if n, refused, err := a.ImportKeys(ctx, importer, specs, partial, nil); n != len(specs) {
 				t.Fatal(n, refused, err)
 			}
 		}
@@ -188,7 +188,7 @@ func BenchmarkImport(b *testing.B) {
 			n++
 			specs := legacy(fmt.Sprint(n), benchKeys)
 			if done, refused, err := k.ImportKeys(context.Background(), importer, specs, true,
-				""); done != len(specs) {
+				nil); done != len(specs) {
 				b.Fatal(done, len(refused), err)
 			}
 		}

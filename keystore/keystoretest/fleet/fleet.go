@@ -272,7 +272,7 @@ func Mint(t testing.TB, k *manage.Keystore, spec manage.KeySpec) (*keystore.Key,
 	if spec.Home == nil && spec.Grants == nil {
 		spec.Home = &keystore.Grant{Permissions: Read}
 	}
-	key, token, err := k.MintKey(context.Background(), Root, spec, "")
+	key, token, err := k.MintKey(context.Background(), Root, spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +337,7 @@ func Caller(
 	t testing.TB, k *manage.Keystore, spec manage.KeySpec,
 ) (manage.Caller, *keystore.Key) {
 	t.Helper()
-	key, token, err := k.MintKey(context.Background(), Root, spec, "")
+	key, token, err := k.MintKey(context.Background(), Root, spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import "github.com/caddy-apikeys/caddy-apikeys/keystore"
 // MayGive returns whether a caller may give a permission in a namespace.
 func (k *Keystore) MayGive(c Caller, namespace string) func(keystore.Permission) bool {
 	var bounds []*keystore.Set
-	k.reading(c).all(namespace, false, func(s *keystore.Set) bool {
+	k.authorityOf(c).everySet(namespace, false, func(s *keystore.Set) bool {
 		bounds = append(bounds, s)
 		return true
 	})
@@ -25,24 +25,24 @@ func (k *Keystore) MayGive(c Caller, namespace string) func(keystore.Permission)
 // MayConnect reports whether a caller may give anything in a namespace so that it takes in those
 // connected to it.
 func (k *Keystore) MayConnect(c Caller, namespace string) bool {
-	return k.reading(c).all(namespace, true,
+	return k.authorityOf(c).everySet(namespace, true,
 		func(s *keystore.Set) bool { return len(s.Permissions()) > 0 })
 }
 
 // MayRotate reports whether a caller may give a key another token.
 func (k *Keystore) MayRotate(c Caller, key *keystore.Key) bool {
-	by := k.reading(c)
-	return by.may(adminKeys, "update", key.Namespace) && by.handOver(key) == nil
+	auth := k.authorityOf(c)
+	return auth.may(adminKeys, "update", key.Namespace) && auth.checkToken(key) == nil
 }
 
 // MayActFor reports whether a caller may act for a member: own keys for it, and give it a token.
 func (k *Keystore) MayActFor(c Caller, member string) bool {
-	return k.reading(c).actsFor(member) == nil
+	return k.authorityOf(c).checkActsFor(member) == nil
 }
 
 // MayMember reports whether a caller may do an operation on a member as a whole, grants that it may
 // not see included.
 func (k *Keystore) MayMember(c Caller, operation, id string) bool {
-	_, err := memberTo(k.reading(c), operation, id, false, ChangeOptions{})
+	_, err := memberFor(k.authorityOf(c), operation, id, false, ChangeOptions{})
 	return err == nil
 }

@@ -34,7 +34,7 @@ func TestOffers(t *testing.T) {
 
 			_, _,
 				err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
-				Home: &keystore.Grant{Permissions: permissions(t, "read"), Connected: true}}, "")
+				Home: &keystore.Grant{Permissions: permissions(t, "read"), Connected: true}}, nil)
 			if offered := w.MayConnect(who, "acme") &&
 				w.MayIn(who, "admin.keys", "create", "acme"); offered != allowed(err) {
 				t.Errorf("giving it connected: offered %t, %v", offered, err)
@@ -42,7 +42,7 @@ func TestOffers(t *testing.T) {
 			for _, p := range permissions(t, "*,read,write,orders:read,orders:find,admin.keys:create,admin:*") {
 				_, _,
 					err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
-					Home: &keystore.Grant{Permissions: []keystore.Permission{p}}}, "")
+					Home: &keystore.Grant{Permissions: []keystore.Permission{p}}}, nil)
 				if fleet.Code(err) == "insufficient_permission" {
 					break // no keys at all, whatever they would have
 				}

@@ -14,7 +14,7 @@ import (
 // however many are waiting.
 func TestSlicesWaitForChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newWriteQueue()
 		var order []string
 		var mu sync.Mutex
 		did := func(s string) {
@@ -23,16 +23,16 @@ func TestSlicesWaitForChanges(t *testing.T) {
 			order = append(order, s)
 		}
 		var wg sync.WaitGroup
-		if err := q.turn(t.Context()); err != nil {
+		if err := q.enterBulk(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		for i := range 6 {
 			wg.Go(func() {
-				if err := q.turn(t.Context()); err != nil {
+				if err := q.enterBulk(t.Context()); err != nil {
 					t.Error(err)
 				}
 				did(fmt.Sprint("slice ", i))
-				q.over()
+				q.leaveBulk()
 			})
 		}
 		synctest.Wait()
@@ -45,7 +45,7 @@ func TestSlicesWaitForChanges(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		q.over()
+		q.leaveBulk()
 		wg.Wait()
 		if got := strings.Join(order[:3], ", "); got != "change, change, change" ||
 			len(order) != 9 {
@@ -55,11 +55,11 @@ func TestSlicesWaitForChanges(t *testing.T) {
 		leave := q.enter()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := q.turn(ctx); err == nil {
+		if err := q.enterBulk(ctx); err == nil {
 			t.Error("a slice did not wait for a change")
 		}
 		leave()
-		if err := q.turn(t.Context()); err != nil {
+		if err := q.enterBulk(t.Context()); err != nil {
 			t.Error("who gave up waiting keeps the turn")
 		}
 	})

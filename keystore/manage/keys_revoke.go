@@ -10,7 +10,7 @@ import (
 
 const (
 	// revokeSlice is how many keys one transaction revokes: other changes wait for one at most.
-	revokeSlice = 500
+	revokeBatch = 500
 	// revokeWait bounds such a transaction.
 	revokeWait = 30 * time.Second
 )
@@ -22,18 +22,18 @@ const (
 func (k *Keystore) RevokeKey(
 	ctx context.Context, c Caller, id, reason string, made bool, o ChangeOptions,
 ) (*keystore.Key, node.Propagation, error) {
-	var p problems
+	var p fieldErrors
 	p.text("reason", reason, maxReason)
 	if err := p.err(); err != nil {
 		return nil, node.Propagation{}, err
 	}
 	var key *keystore.Key
-	var by authority
+	var auth authority
 	changed := false
 	done, err := k.commit(ctx, c, func(tx keystore.Tx, caller authority) (err error) {
-		by = caller
-		if key, err = ownKey(tx, by, id); err == nil && key == nil {
-			key, err = keyTo(tx, by, "revoke", id, o)
+		auth = caller
+		if key, err = ownKey(tx, auth, id); err == nil && key == nil {
+			key, err = keyFor(tx, auth, "revoke", id, o)
 		} else if err == nil {
 			err = o.check(key.Version)
 		}
@@ -41,7 +41,7 @@ func (k *Keystore) RevokeKey(
 			return err
 		}
 		changed = key.RevokedAt.IsZero()
-		key, err = revoke(tx, by, key, reason)
+		key, err = revoke(tx, auth, key, reason)
 		return err
 	})
 	if err != nil {
@@ -51,7 +51,7 @@ func (k *Keystore) RevokeKey(
 		k.RememberRevokes([]string{id}, done, reason)
 	}
 	if made {
-		last, err := k.revokeMade(ctx, by, id, reason, done)
+		last, err := k.revokeCreated(ctx, auth, id, reason, done)
 		if err != nil {
 			return nil, node.Propagation{}, err
 		}
@@ -72,8 +72,8 @@ func (k *Keystore) RevokeKey(
 
 // ownKey returns the key of that id if the caller may revoke it without any permission: the key
 // that asks itself (spec 7a.6), or one that acts for the member that asks (7a.5).
-func ownKey(tx keystore.Tx, by authority, id string) (*keystore.Key, error) {
-	if by.root {
+func ownKey(tx keystore.Tx, auth authority, id string) (*keystore.Key, error) {
+	if auth.root {
 		return nil, nil
 	}
 	key, err := tx.Key(id)
@@ -82,37 +82,37 @@ func ownKey(tx keystore.Tx, by authority, id string) (*keystore.Key, error) {
 		return nil, nil
 	case err != nil:
 		return nil, err
-	case id == by.actor || by.ownsKey(key.Owner) && !key.Personal:
+	case id == auth.actor || auth.ownsKey(key.Owner) && !key.Personal:
 		return key, nil
 	}
 	return nil, nil
 }
 
 func revoke(
-	tx keystore.Tx, by authority, before *keystore.Key, reason string,
+	tx keystore.Tx, auth authority, before *keystore.Key, reason string,
 ) (*keystore.Key, error) {
 	if !before.RevokedAt.IsZero() {
 		return before, nil
 	}
 	after := *before
-	after.RevokedAt, after.RevokedBy, after.RevokeReason = tx.Now(), by.actor, reason
-	return &after, updateKey(tx, by, "key.revoke", before, &after)
+	after.RevokedAt, after.RevokedBy, after.RevokeReason = tx.Now(), auth.actor, reason
+	return &after, updateKey(tx, auth, "key.revoke", before, &after)
 }
 
 // revokeMade revokes all keys that a revoked key created, in any namespace, because it gave them
 // its own permissions. The caller may have disconnected, and may be the key itself. It returns the
 // last change, or the zero value if there was none.
-func (k *Keystore) revokeMade(
-	ctx context.Context, by authority, maker, reason string, first node.Commit,
+func (k *Keystore) revokeCreated(
+	ctx context.Context, auth authority, maker, reason string, first node.Commit,
 ) (last node.Commit, err error) {
 	waiting, seen := []string{maker}, map[string]bool{maker: true}
 	for len(waiting) > 0 {
-		slice := waiting[:min(len(waiting), revokeSlice)]
+		slice := waiting[:min(len(waiting), revokeBatch)]
 		var ended, next []string
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeWait)
 		done, err := k.commitAs(ctx, func(tx keystore.Tx) (err error) {
 			if ended,
-				err = revokeAll(tx, by, slice, func(string) string { return reason }); err != nil {
+				err = revokeAll(tx, auth, slice, func(string) string { return reason }); err != nil {
 				return err
 			}
 			// after they were revoked, so that there will be no more
@@ -140,13 +140,13 @@ func (k *Keystore) revokeMade(
 
 // revokeAll revokes keys in one transaction and returns those that were valid before.
 func revokeAll(
-	tx keystore.Tx, by authority, ids []string, reason func(id string) string,
+	tx keystore.Tx, auth authority, ids []string, reason func(id string) string,
 ) (ended []string, err error) {
 	keys, err := tx.Keys(ids)
 	if err != nil {
 		return nil, err
 	}
-	var list []audited
+	var list []auditedChange
 	reasons := make(map[string]string, len(keys))
 	for i := range keys {
 		before := &keys[i]
@@ -154,18 +154,18 @@ func revokeAll(
 			continue
 		}
 		after := *before
-		after.RevokedAt, after.RevokedBy, after.RevokeReason, after.Version = tx.Now(), by.actor, reason(before.ID), before.Version+1
+		after.RevokedAt, after.RevokedBy, after.RevokeReason, after.Version = tx.Now(), auth.actor, reason(before.ID), before.Version+1
 		ended = append(ended, before.ID)
 		reasons[before.ID] = after.RevokeReason
-		list = append(list, audited{before.ID, before.Touches(by.policy), before, &after})
+		list = append(list, auditedChange{before.ID, before.Touches(auth.policy), before, &after})
 	}
 	if len(ended) == 0 {
 		return nil, nil
 	}
-	if err := tx.RevokeKeys(reasons, by.actor); err != nil {
+	if err := tx.RevokeKeys(reasons, auth.actor); err != nil {
 		return nil, err
 	}
-	return ended, auditAll(tx, by, "key.revoke", list)
+	return ended, auditAll(tx, auth, "key.revoke", list)
 }
 
 // RotateKey gives a key another token under the same id. The present one dies after grace, but not
@@ -182,16 +182,16 @@ func (k *Keystore) RotateKey(
 	}
 	var key *keystore.Key
 	var token keystore.Token
-	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, by authority) error {
-		before, err := keyToUpdate(tx, by, id, o)
+	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, auth authority) error {
+		before, err := keyToUpdate(tx, auth, id, o)
 		if err != nil {
 			return err
 		}
-		if err := by.handOver(before); err != nil {
+		if err := auth.checkToken(before); err != nil {
 			return err
 		}
 		after := *before
-		after.Prefix = k.prefixIn(by.policy, after.Namespace)
+		after.Prefix = k.prefixIn(auth.policy, after.Namespace)
 		token = k.TokenKey().Generate(after.Prefix, after.ID)
 		after.Secrets = []keystore.Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
 		if present := before.Current(tx.Now()); present != nil && grace > 0 {
@@ -201,7 +201,7 @@ func (k *Keystore) RotateKey(
 			after.Secrets = append(after.Secrets, old)
 		}
 		key = &after
-		return updateKey(tx, by, "key.rotate", before, &after)
+		return updateKey(tx, auth, "key.rotate", before, &after)
 	})
 	return key, token, p, err
 }
@@ -220,8 +220,8 @@ func (k *Keystore) DeleteKey(
 	ctx context.Context, c Caller, id string, o ChangeOptions,
 ) (*keystore.Key, node.Propagation, error) {
 	var key *keystore.Key
-	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, by authority) (err error) {
-		if key, err = keyTo(tx, by, "delete", id, o); err != nil {
+	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, auth authority) (err error) {
+		if key, err = keyFor(tx, auth, "delete", id, o); err != nil {
 			return err
 		}
 		if key.RevokedAt.IsZero() {
@@ -231,7 +231,7 @@ func (k *Keystore) DeleteKey(
 		if err := tx.DeleteKey(id); err != nil {
 			return err
 		}
-		return audit(tx, by, "key.delete", id, key.Touches(by.policy), key, nil)
+		return audit(tx, auth, "key.delete", id, key.Touches(auth.policy), key, nil)
 	})
 	return key, p, err
 }

@@ -12,24 +12,24 @@ import (
 const (
 	// callerReads is how many reads of one caller use the database at the same time. The database
 	// has more connections for reads, so that another caller need not wait for these.
-	callerReads = 2
+	maxCallerReads = 2
 	// readTimeout bounds one read, including the wait for its turn.
 	readTimeout = 10 * time.Second
 )
 
 // turns limits the concurrent reads of each caller. The zero value is ready for use.
-type turns struct {
+type readLimiter struct {
 	mu sync.Mutex
-	of map[string]*callerTurns // by actor; only of those who have or await a turn
+	of map[string]*callerReads // by actor; only of those who have or await a turn
 }
 
-type callerTurns struct {
+type callerReads struct {
 	taken chan struct{}
 	users int // who have or await a turn
 }
 
 // take waits for a turn, which lasts until done is called.
-func (t *turns) take(ctx context.Context, c Caller) (done func(), err error) {
+func (t *readLimiter) take(ctx context.Context, c Caller) (done func(), err error) {
 	own, leave := t.enter(c.Actor())
 	select {
 	case own.taken <- struct{}{}:
@@ -48,15 +48,15 @@ func (t *turns) take(ctx context.Context, c Caller) (done func(), err error) {
 }
 
 // enter returns the turns of an actor. The caller must leave them.
-func (t *turns) enter(actor string) (own *callerTurns, leave func()) {
+func (t *readLimiter) enter(actor string) (own *callerReads, leave func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.of == nil {
-		t.of = make(map[string]*callerTurns)
+		t.of = make(map[string]*callerReads)
 	}
 	own = t.of[actor]
 	if own == nil {
-		own = &callerTurns{taken: make(chan struct{}, callerReads)}
+		own = &callerReads{taken: make(chan struct{}, maxCallerReads)}
 		t.of[actor] = own
 	}
 	own.users++

@@ -14,15 +14,15 @@ import (
 func (k *Keystore) ListAudit(
 	ctx context.Context, c Caller, f keystore.AuditFilter, cursor string, limit int,
 ) ([]keystore.AuditRow, string, error) {
-	by, done, err := k.fresh(ctx, c)
+	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return nil, "", err
 	}
 	defer done()
-	if err := by.anywhere(adminAudit, "read"); err != nil {
+	if err := auth.requireAnywhere(adminAudit, "read"); err != nil {
 		return nil, "", err
 	}
-	f.Namespaces, _ = by.readable(adminAudit)
+	f.Namespaces, _ = auth.readable(adminAudit)
 	rows, next, err := k.Database().Audits(ctx, f, cursor, limit)
 	if err != nil {
 		return nil, "", k.RefusalOr("reading the audit log", err)
@@ -39,7 +39,7 @@ type AuditVerdict struct {
 	Cause string // of it, for people
 }
 
-var errBroken = errors.New("the chain is broken")
+var errBrokenChain = errors.New("the chain is broken")
 
 // VerifyAudit recomputes the hash chain of the log, up to the newest row at the time of the call.
 // It requires `admin.audit:read` in all namespaces.
@@ -52,18 +52,18 @@ func (k *Keystore) VerifyAudit(ctx context.Context, c Caller) (AuditVerdict, err
 			case r.Seq != v.Rows+1:
 				v.Wrong, v.Cause = v.Rows+1,
 					fmt.Sprintf("row %d is missing: the next one is %d", v.Rows+1, r.Seq)
-				return errBroken
+				return errBrokenChain
 			case r.Hash != r.Chain(v.Last):
 				v.Wrong, v.Cause = r.Seq,
 					fmt.Sprintf("row %d, or the one before it, is not as it was written", r.Seq)
-				return errBroken
+				return errBrokenChain
 			}
 			v.Rows, v.Last = r.Seq, r.Hash
 		}
 		return nil
 	})
 	switch {
-	case errors.Is(err, errBroken):
+	case errors.Is(err, errBrokenChain):
 	case err != nil:
 		return v, err
 	case v.Rows < newest.Seq:
@@ -138,13 +138,13 @@ func (k *Keystore) readAudit(
 ) ([]keystore.AuditRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	by, done, err := k.fresh(ctx, c)
+	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if !by.may(adminAudit, "read", keystore.AnyNamespace) {
-		return nil, lacks(adminAudit, "read")
+	if !auth.may(adminAudit, "read", keystore.AnyNamespace) {
+		return nil, permissionRequired(adminAudit, "read")
 	}
 	rows, err := read(ctx)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 )
 
 // An audited is what a change did to one object. before and after are written as JSON; nil is none.
-type audited struct {
+type auditedChange struct {
 	object        string
 	namespaces    []string
 	before, after any
@@ -18,14 +18,14 @@ type audited struct {
 
 // audit appends one row for a change: see auditAll.
 func audit(
-	tx keystore.Tx, by authority, action, object string, namespaces []string, before, after any,
+	tx keystore.Tx, auth authority, action, object string, namespaces []string, before, after any,
 ) error {
-	return auditAll(tx, by, action, []audited{{object, namespaces, before, after}})
+	return auditAll(tx, auth, action, []auditedChange{{object, namespaces, before, after}})
 }
 
 // auditAll appends a row for each object that was changed, in the change's own transaction: no
 // audit, no change. Digests are left out: they identify a token to whoever can guess it.
-func auditAll(tx keystore.Tx, by authority, action string, list []audited) error {
+func auditAll(tx keystore.Tx, auth authority, action string, list []auditedChange) error {
 	last, err := tx.LastAudit()
 	if err != nil {
 		return fmt.Errorf("reading the audit log: %w", err)
@@ -35,7 +35,7 @@ func auditAll(tx keystore.Tx, by authority, action string, list []audited) error
 	}
 	rows := make([]*keystore.AuditRow, len(list))
 	for i, a := range list {
-		row := &keystore.AuditRow{Seq: last.Seq + 1, At: tx.Now(), Actor: by.actor, From: by.from,
+		row := &keystore.AuditRow{Seq: last.Seq + 1, At: tx.Now(), Actor: auth.actor, From: auth.from,
 			Action: action, Object: a.object, Namespaces: a.namespaces}
 		if row.Before, err = auditJSON(a.before); err != nil {
 			return err
