@@ -63,7 +63,9 @@ caddy-race:
 	go build $(RACE) $(LDFLAGS) -o .run/caddy-race ./cmd/caddy
 
 caddy-faults:
-	go build $(RACE) $(LDFLAGS) -tags faults -o .run/caddy-faults ./cmd/caddy
+	@scripts/faults .run/faults
+	go build $(RACE) $(LDFLAGS) -tags faults -overlay .run/faults/overlay.json \
+		-o .run/caddy-faults ./cmd/caddy
 
 deps: $(AXE) ## Install the programs that the tests need (Debian)
 	@scripts/deps gcc chromium curl etcd-server faketime haproxy jq \

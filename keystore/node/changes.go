@@ -34,7 +34,7 @@ func (n *Node) catchUp(ctx context.Context, head keystore.Head) error {
 		case err != nil:
 			return err
 		}
-		hold("apply")
+		//fault: hold("apply")
 		policy = n.apply(ctx, changes) || policy
 	}
 	if policy {
@@ -91,6 +91,8 @@ func (n *Node) takePolicy(ctx context.Context, head keystore.Revision) error {
 	if at.Revision >= 0 {
 		policy, err = n.db.RenewPolicy(ctx, at)
 	}
+	newer := at.Revision > head || policy != nil && policy.Revision > head
+	//fault: newer = newer && !ablated("newer-than-applied")
 	switch {
 	case errors.Is(err, keystore.ErrTruncated):
 		m.base, m.rereads = nil, true
@@ -100,8 +102,7 @@ func (n *Node) takePolicy(ctx context.Context, head keystore.Revision) error {
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
 	case err != nil:
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
-	case (at.Revision > head || policy != nil && policy.Revision > head) &&
-		!ablated("newer-than-applied"):
+	case newer:
 		return errAgain
 	case policy != nil:
 		d = d.With(policy, &n.requests)

@@ -2,8 +2,6 @@ package node
 
 import (
 	"fmt"
-	"math"
-	"sync/atomic"
 	"time"
 )
 
@@ -45,9 +43,9 @@ type reading struct {
 // runs at the wrong rate changes all of them alike. So two comparisons in a row have to agree.
 type rateCheck struct {
 	from   reading
-	before rateRange     // the comparison before
-	wrong  bool          // the last two comparisons agree that the rate is off
-	rate   atomic.Uint64 // float64 bits of the last comparison; only an ablation reads it elsewhere
+	before rateRange // the comparison before
+	wrong  bool      // the last two comparisons agree that the rate is off
+	rate   float64   // the result of the last comparison; 0 before the first
 }
 
 // A rateRange bounds how many seconds pass on the database's clock in one of our own.
@@ -84,18 +82,11 @@ func (c *rateCheck) check(r reading, lease time.Duration) (wrong bool) {
 	if passed < 0 {
 		now.low, now.high = now.high, now.low
 	}
-	c.rate.Store(math.Float64bits((now.low + now.high) / 2))
+	c.rate = (now.low + now.high) / 2
+	//fault: noteRate(c.rate)
 	c.wrong = now.off() != 0 && now.off() == c.before.off() && now.agrees(c.before)
 	c.from, c.before = r, now
 	return c.wrong
-}
-
-// measured is the result of the last comparison, 1 before the first.
-func (c *rateCheck) measured() float64 {
-	if bits := c.rate.Load(); bits != 0 {
-		return math.Float64frombits(bits)
-	}
-	return 1
 }
 
 // checkRate refuses the lease while the two clocks run at different rates.
@@ -106,7 +97,7 @@ func (n *Node) checkRate(r reading, lease time.Duration) error {
 	if wrong {
 		return fmt.Errorf("%w: the database's clock runs %.4f times as fast as this machine's; "+
 			"check time synchronization (NTP) of both machines, and the hosts of virtual machines",
-			errClockRate, c.measured())
+			errClockRate, c.rate)
 	}
 	if before {
 		n.logger.Info("the database's clock and this machine's run at the same rate again")
@@ -116,14 +107,10 @@ func (n *Node) checkRate(r reading, lease time.Duration) error {
 
 // surelyOver returns how long to wait on this node's monotonic clock until a lease of length l on
 // another node's clock must have expired.
-func (m *membership) surelyOver(l time.Duration) time.Duration {
-	if ablated("no-drift-margin") {
-		return l
-	}
+func surelyOver(l time.Duration) time.Duration {
+	//fault: if ablated("no-drift-margin") { return l }
 	wait := time.Duration(float64(l)*(1+clockRate)/(1-clockRate)) + time.Millisecond
-	if ablated("rate-shortens-wait") {
-		return time.Duration(float64(wait) / min(1, m.rate.measured()))
-	}
+	//fault: wait = shortenWait(wait)
 	return wait
 }
 

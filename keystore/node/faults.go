@@ -5,6 +5,7 @@ package node
 import (
 	"context"
 	"log"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,52 +17,54 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A process that is built with the tag faults can be broken through the directory that
-// APIKEYS_FAULTS names, so that tests/faults can show what each part of the protocol is for:
+// The protocol has fault points, so that tests/faults can show what each of its parts is for. A
+// fault point is a comment `//fault: STATEMENT` on a line of its own. `make caddy-faults` builds a
+// Caddy in which scripts/faults has turned these comments into code. This file has the functions
+// that they call. The directory that the environment variable APIKEYS_FAULTS names controls them:
 //
-//	ablate      read at start: the one part of the protocol that is left out, by its name in ablations
-//	clock       read at start: the rate of the process's clock
-//	hold.POINT  while it is there, whoever comes to a point waits, having made held.POINT
+//	ablate      the ablation: the part of the protocol to leave out; read at the start
+//	clock       the rate of this process's clock; read at the start
+//	hold.POINT  while this file exists, goroutines wait at hold(POINT), having created held.POINT
 var faultsDir = os.Getenv("APIKEYS_FAULTS")
 
-// ablations are named as in tests/model, and some more.
+// ablations are the parts of the protocol that a process can leave out. Most have the same names in
+// tests/model.
 var ablations = []string{
-	"lease-from-reply",      // the lease counts from the database's answer
-	"no-drift-margin",       // a revoke waits as long as the lease, and not for slow clocks
-	"no-fill-token",         // a read that a change overtook is kept
-	"check-then-insert",     // whether one did is looked at before the lock is taken to keep it
-	"delete-before-bump",    // a change removes what is cached, and then says that it has
-	"join-any-flight",       // a request takes the answer of a read that began before a change
-	"shared-without-asof",   // an entry in the shared cache counts however old it is
+	"lease-from-reply",      // the lease counts from the database's reply
+	"no-drift-margin",       // a revoke waits for the length of the lease, without a margin for clocks
+	"no-fill-token",         // the answer of a read is cached although a change overtook the read
+	"check-then-insert",     // the generation is compared before the lock for the insertion is taken
+	"delete-before-bump",    // a change removes the cached record, and then increments the generation
+	"join-any-flight",       // a request joins a load that began before a change
+	"shared-without-asof",   // an entry of the shared cache is used whatever its revision is
 	"members-before-commit", // a revoke reads the nodes before it commits
 	"ack-before-purge",      // a node acknowledges a change before it has applied it
-	"lease-before-apply",    // a node takes its lease before it has applied what it read
-	"cached-clock",          // requests are judged by a clock that a ticker sets
-	"reload-resets",         // a reload begins to count generations anew
-	"no-mac",                // an entry in the shared cache counts whoever wrote it
-	"remove-without-wait",   // a node that is given up is forgotten at once
-	"no-cut",                // what runs goes on when its key dies
-	"rate-shortens-wait",    // a revoke waits by the rate of the database's clock as measured last
-	// a node goes on with a database that has not answered for a while, and was only read from
-	// since
-	"silence-without-write",
-	"newer-than-applied", // what is read at a revision that the node has not applied is kept
-	"forget-readers",     // nodes of a history that is gone are not waited for
+	"lease-before-apply",    // a node extends its lease before it has applied what it read
+	"cached-clock",          // a ticker reads the clock for all requests
+	"reload-resets",         // a reload resets the generations
+	"no-mac",                // an entry of the shared cache is used without the right MAC
+	"remove-without-wait",   // a fenced node is removed at once
+	"no-cut",                // running requests outlive their key
+	"rate-shortens-wait",    // the measured rate of the database's clock shortens waits
+	"silence-without-write", // after a silence of the database, a node continues without a write
+	"newer-than-applied",    // a record is cached although its revision is not applied yet
+	"forget-readers",        // nodes of a lost history are not waited for
 }
 
 var ablation = func() string {
-	name := faultsFile("ablate")
+	name := readFault("ablate")
 	if name != "" && !slices.Contains(ablations, name) {
-		log.Fatalf("there is no ablation %q", name)
+		log.Fatalf("ablation %q does not exist", name)
 	}
 	return name
 }()
 
-func faultsFile(name string) string {
+// readFault returns the content of a file in faultsDir, "" if it does not exist.
+func readFault(name string) string {
 	if faultsDir == "" {
 		return ""
 	}
-	text, _ := os.ReadFile(filepath.Join(faultsDir, name)) // not there is empty
+	text, _ := os.ReadFile(filepath.Join(faultsDir, name))
 	return strings.TrimSpace(string(text))
 }
 
@@ -76,8 +79,8 @@ func hold(point string) {
 			return
 		}
 		if first {
-			if err := os.WriteFile(filepath.Join(faultsDir, "held."+point), nil,
-				0o600); err != nil {
+			held := filepath.Join(faultsDir, "held."+point)
+			if err := os.WriteFile(held, nil, 0o600); err != nil {
 				log.Fatal(err)
 			}
 		}
@@ -86,35 +89,69 @@ func hold(point string) {
 }
 
 func faultyClock() clock {
-	rate, err := strconv.ParseFloat(faultsFile("clock"), 64)
+	rate, err := strconv.ParseFloat(readFault("clock"), 64)
 	if err != nil {
 		return clock{}
 	}
 	return newClock(rate)
 }
 
-// members are those of members-before-commit.
-var members atomic.Pointer[[]keystore.Node]
+// holdUnlocked is hold without the shard's lock, which the caller holds.
+func (s *shard) holdUnlocked(point string) {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	hold(point)
+}
 
-func countMembers(ctx context.Context, db keystore.Database) {
+// deleteBeforeBump is invalidate under the ablation delete-before-bump.
+func (s *shard) deleteBeforeBump(d *keystore.Digest) {
+	s.records.remove(d)
+	s.holdUnlocked("invalidate")
+	s.generation.Add(1)
+}
+
+// resetGenerations is for the ablation reload-resets.
+func (c *localCache) resetGenerations() {
+	for i := range c.shards {
+		c.shards[i].generation.Store(0)
+	}
+}
+
+// measuredRate is the bits of the last result of [rateCheck.check], for rate-shortens-wait.
+var measuredRate atomic.Uint64
+
+func noteRate(rate float64) { measuredRate.Store(math.Float64bits(rate)) }
+
+func shortenWait(wait time.Duration) time.Duration {
+	bits := measuredRate.Load()
+	if !ablated("rate-shortens-wait") || bits == 0 {
+		return wait
+	}
+	return time.Duration(float64(wait) / min(1, math.Float64frombits(bits)))
+}
+
+// nodesBeforeCommit are the nodes that members-before-commit has read.
+var nodesBeforeCommit atomic.Pointer[[]keystore.Node]
+
+func readNodes(ctx context.Context, db keystore.Database) {
 	if !ablated("members-before-commit") {
 		return
 	}
 	if list, err := db.Nodes(ctx); err == nil {
-		members.Store(&list)
+		nodesBeforeCommit.Store(&list)
 	}
 	hold("members")
 }
 
-// counts reports whether a revoke waits for a node.
-func counts(n *keystore.Node) bool {
-	list := members.Load()
+// awaited reports whether a revoke waits for a node.
+func awaited(n *keystore.Node) bool {
+	list := nodesBeforeCommit.Load()
 	return list == nil || slices.ContainsFunc(*list,
 		func(m keystore.Node) bool { return m.Incarnation == n.Incarnation })
 }
 
-// ticked is the time that the ticker of cached-clock has set.
-var ticked atomic.Pointer[time.Time]
+// tickerTime is the time that the ticker of cached-clock has read.
+var tickerTime atomic.Pointer[time.Time]
 
 func init() {
 	if !ablated("cached-clock") {
@@ -123,14 +160,14 @@ func init() {
 	go func() {
 		for ; ; time.Sleep(time.Millisecond) {
 			now := time.Now()
-			ticked.Store(&now)
+			tickerTime.Store(&now)
 			hold("tick")
 		}
 	}()
 }
 
 func cachedClock(now time.Time) time.Time {
-	if t := ticked.Load(); t != nil {
+	if t := tickerTime.Load(); t != nil {
 		return *t
 	}
 	return now

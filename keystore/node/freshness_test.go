@@ -170,31 +170,6 @@ func TestImportedCredentials(t *testing.T) {
 	fleet.Want(t, "imported after it had been unknown", fleet.Ask(a, spec.Token), keystore.OK)
 }
 
-func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, _ := fleet.New(t).Node(node.Settings{})
-		key, token := fleet.Mint(t, a, manage.KeySpec{})
-		answer, err := a.Lookup(context.Background(), token, time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		var last time.Time
-		for range 200 {
-			last = time.Now()
-			a.Used(answer.Record, last.UnixNano())
-			time.Sleep(100 * time.Millisecond)
-		}
-		time.Sleep(4 * time.Second)
-		found, err := a.FindKey(context.Background(), fleet.Root, key.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if lost := last.Sub(found.LastUsedAt); lost > 10*time.Second {
-			t.Errorf("%v are lost", lost)
-		}
-	})
-}
-
 func ExampleDecide() {
 	key := &keystore.Key{ID: "k", Namespace: "acme", Owner: keystore.RootMember, Active: true,
 		Secrets: []keystore.Secret{{Digest: keystore.DigestOf("a credential")}},

@@ -268,7 +268,8 @@ func (n *Node) renewFrom() error {
 		n.rejoin()
 		return errAgain
 	}
-	if head.Silent && !ablated("silence-without-write") {
+	//fault: head.Silent = head.Silent && !ablated("silence-without-write")
+	if head.Silent {
 		if err := n.confirm(); err != nil {
 			return err
 		}
@@ -277,12 +278,8 @@ func (n *Node) renewFrom() error {
 	if err := n.followTimeline(head); err != nil {
 		return err
 	}
-	if ablated("ack-before-purge") {
-		n.acknowledge(ctx, head, length)
-	}
-	if ablated("lease-before-apply") {
-		m.lease.extend(length, at)
-	}
+	//fault: if ablated("ack-before-purge") { n.acknowledge(ctx, head, length) }
+	//fault: if ablated("lease-before-apply") { m.lease.extend(length, at) }
 	if err := n.catchUp(ctx, head); err != nil {
 		if !errors.Is(err, errAgain) {
 			err = n.StoreFailed("reading the change log", err)
@@ -291,13 +288,11 @@ func (n *Node) renewFrom() error {
 	}
 	m.imported.Store(head.Imported)
 	m.standbys.Store(head.Standbys)
-	if ablated("lease-from-reply") {
-		at.asked = n.clock.now()
-	}
+	//fault: if ablated("lease-from-reply") { at.asked = n.clock.now() }
 	m.lease.extend(length, at)
 	m.renewed = at.asked
 	m.commits.seen(head.Revision, at.replied)
-	hold("acknowledge")
+	//fault: hold("acknowledge")
 	n.acknowledge(ctx, head, length)
 	return nil
 }
@@ -326,7 +321,7 @@ func (n *Node) askHead(ctx context.Context) (keystore.Head, reading, error) {
 				"catches up", slog.Duration("behind", behind))
 		}
 	}
-	hold("renew.reply")
+	//fault: hold("renew.reply")
 	return head, at, nil
 }
 

@@ -103,8 +103,9 @@ func (n *Node) board(
 		return nil, f, false, nil
 	}
 	free()
-	if f.generation != s.generation.Load() && !ablated("join-any-flight") ||
-		!n.membership.lease.holds(now) {
+	overtaken := f.generation != s.generation.Load()
+	//fault: overtaken = overtaken && !ablated("join-any-flight")
+	if overtaken || !n.membership.lease.holds(now) {
 		if f.next == nil {
 			f.next = &flight{done: make(chan struct{})}
 		}
@@ -125,16 +126,13 @@ func (n *Node) begins(f *flight, s *shard) {
 func (n *Node) fly(s *shard, d keystore.Digest, f *flight) {
 	for f != nil {
 		f.record, f.newer, f.err = n.ask(s, d, f.applied)
-		hold("load.read")
+		//fault: hold("load.read")
 		now := n.clock.now().UnixNano()
 		s.mu.Lock()
-		if f.err == nil && (!f.newer || ablated("newer-than-applied")) &&
-			(f.generation == s.generation.Load() || ablated("no-fill-token")) {
-			if ablated("check-then-insert") {
-				s.mu.Unlock()
-				hold("load.insert")
-				s.mu.Lock()
-			}
+		overtaken := f.generation != s.generation.Load()
+		//fault: overtaken = overtaken && !ablated("no-fill-token")
+		if f.err == nil && !f.newer && !overtaken {
+			//fault: if ablated("check-then-insert") { s.holdUnlocked("load.insert") }
 			s.insert(&d, f.record, now)
 		}
 		next := f.next
@@ -169,6 +167,7 @@ func (n *Node) ask(
 	key, asOf, err := n.keyByDigest(ctx, d, applied)
 	n.observer.LookedUp(TierDatabase, time.Since(begun))
 	newer = asOf.Revision > applied.Revision
+	//fault: newer = newer && !ablated("newer-than-applied")
 	switch {
 	case err != nil:
 		n.counters.lookups[TierDatabase][LookupFail].Add(1)
@@ -180,7 +179,7 @@ func (n *Node) ask(
 	}
 	n.counters.lookups[TierDatabase][Hit].Add(1)
 	r = keystore.NewRecord(key, d)
-	if !r.RotatedOut() && (!newer || ablated("newer-than-applied")) {
+	if !r.RotatedOut() && !newer {
 		n.share(seal, key, &d, asOf.Revision)
 	}
 	return r, newer, nil

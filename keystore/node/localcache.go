@@ -158,14 +158,7 @@ func (s *shard) insert(d *keystore.Digest, r *keystore.Record, now int64) {
 // invalidate forgets a credential that was changed at revision r, and everything that is being read
 // for it. The caller holds the lock.
 func (s *shard) invalidate(d *keystore.Digest, r keystore.Revision) {
-	if ablated("delete-before-bump") {
-		s.records.remove(d)
-		s.mu.Unlock()
-		hold("invalidate")
-		s.mu.Lock()
-		s.generation.Add(1)
-		return
-	}
+	//fault: if ablated("delete-before-bump") { s.deleteBeforeBump(d); return }
 	s.generation.Add(1)
 	s.changes.add(d, r)
 	s.records.remove(d)

@@ -96,7 +96,9 @@ func Open(
 	ctx context.Context, db keystore.Database, configured *[32]byte, s Settings, o Observer,
 	logger *slog.Logger,
 ) (*Node, error) {
-	return open(ctx, db, configured, s, o, logger, faultyClock())
+	var c clock
+	//fault: c = faultyClock()
+	return open(ctx, db, configured, s, o, logger, c)
 }
 
 func open(
@@ -155,11 +157,7 @@ func (n *Node) Configure(s Settings) {
 	s = s.withDefaults()
 	n.settings.Store(&s)
 	n.cache.resize(s.LocalCache, s.LocalCacheBytes)
-	if ablated("reload-resets") {
-		for i := range n.cache.shards {
-			n.cache.shards[i].generation.Store(0)
-		}
-	}
+	//fault: if ablated("reload-resets") { n.cache.resetGenerations() }
 }
 
 // Now is the time on the database's clock, as far as this node knows it, in UTC.
@@ -295,7 +293,8 @@ func (n *Node) Again(ctx context.Context, r *keystore.Record, now time.Time) (An
 func (n *Node) lookUp(
 	ctx context.Context, d keystore.Digest, credential string, now time.Time,
 ) (Answer, error) {
-	now = cachedClock(n.clock.of(now))
+	now = n.clock.of(now)
+	//fault: now = cachedClock(now)
 	s := n.cache.shard(&d)
 	a := Answer{generation: s.generation.Load()}
 	var held bool
@@ -518,7 +517,9 @@ func (n *Node) CountNodes(ctx context.Context) (map[keystore.NodeState]int, erro
 func (n *Node) LookupLogin(
 	ctx context.Context, login string, now time.Time,
 ) (*keystore.Member, error) {
-	if err := n.underLease(ctx, cachedClock(n.clock.of(now))); err != nil {
+	now = n.clock.of(now)
+	//fault: now = cachedClock(now)
+	if err := n.underLease(ctx, now); err != nil {
 		return nil, err
 	}
 	return n.Policy().MemberByLogin(login), nil

@@ -132,10 +132,10 @@ func (n *Node) progress(ctx context.Context, c Commit) (Propagation, error) {
 		if other.Incarnation == *n.membership.incarnation.Load() {
 			other.Acknowledged = keystore.Revision(n.membership.applied.Load())
 		}
+		//fault: if !awaited(&other) { continue }
 		over := n.membership.others.lastLease(&other,
-			c.since).Add(n.membership.surelyOver(other.Lease))
+			c.since).Add(surelyOver(other.Lease))
 		switch {
-		case !counts(&other):
 		case other.Acknowledged >= r:
 			p.Acknowledged++
 		case n.clock.now().Before(over):

@@ -80,7 +80,8 @@ func (s *shard) endAt(d *keystore.Digest, ends, now int64) {
 }
 
 func (s *shard) cutIfEnded(r *Running, now int64) {
-	if now >= r.ends && !ablated("no-cut") {
+	//fault: if ablated("no-cut") { return }
+	if now >= r.ends {
 		s.unlink(r)
 		r.Cut()
 	}

@@ -152,3 +152,30 @@ func TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers(t *testing.T) {
 		fb.Hangs.Store(false)
 	})
 }
+
+func TestRequestDecidedBeforeItsOwnerWasDisabledDoesNotEnter(t *testing.T) {
+	a, _ := fleet.New(t).Node(node.Settings{})
+	owner, err := a.CreateMember(t.Context(), fleet.Root,
+		keystore.Member{Name: "Ada", Kind: keystore.Person})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, token := fleet.Mint(t, a, manage.KeySpec{Owner: owner.ID})
+	if _, err := a.Lookup(t.Context(), token, time.Now()); err != nil { // caches the record
+		t.Fatal(err)
+	}
+	answer, err := a.Lookup(t.Context(), token, time.Now())
+	if err != nil || answer.Outcome != keystore.OK {
+		t.Fatal(answer.Outcome, err)
+	}
+	disabled := false
+	if _, _, err := a.EditMember(t.Context(), fleet.Root, owner.ID,
+		manage.MemberPatch{Active: &disabled}, manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r := &node.Running{Cut: func() {}}
+	if a.Enter(answer, r) {
+		a.Leave(r)
+		t.Error("a request of a disabled owner's key enters")
+	}
+}

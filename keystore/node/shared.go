@@ -91,8 +91,12 @@ func (s *sharedSeal) seal(k *keystore.Key, d *keystore.Digest, asOf keystore.Rev
 // open returns the record of an entry, nil when a node did not make it for this digest.
 func (s *sharedSeal) open(entry []byte, d *keystore.Digest) (*keystore.Record, keystore.Revision) {
 	const head = sha256.Size + 8
-	if len(entry) < head || !hmac.Equal(entry[:sha256.Size],
-		s.mac([]byte("entry"), d[:], entry[sha256.Size:])) && !ablated("no-mac") {
+	if len(entry) < head {
+		return nil, 0
+	}
+	authentic := hmac.Equal(entry[:sha256.Size], s.mac([]byte("entry"), d[:], entry[sha256.Size:]))
+	//fault: authentic = authentic || ablated("no-mac")
+	if !authentic {
 		return nil, 0
 	}
 	var r sharedRecord
@@ -125,13 +129,13 @@ func (n *Node) askShared(
 		n.counters.lookups[TierRedis][LookupFail].Add(1)
 		return nil
 	}
-	hold("shared.read")
+	//fault: hold("shared.read")
 	r, asOf := seal.open(entry, d)
 	s.mu.Lock()
-	usable := r != nil && (ablated("shared-without-asof") ||
-		asOf <= keystore.Revision(n.membership.applied.Load()) && s.changes.none(d, asOf))
+	current := asOf <= keystore.Revision(n.membership.applied.Load()) && s.changes.none(d, asOf)
 	s.mu.Unlock()
-	if !usable {
+	//fault: current = current || ablated("shared-without-asof")
+	if r == nil || !current {
 		n.counters.lookups[TierRedis][Miss].Add(1)
 		return nil
 	}

@@ -21,17 +21,16 @@
 // # The suite
 //
 // TestScenarios injects one fault at the moment when it matters, reproducibly. A process waits at a
-// named point of the protocol (the files that the build tag faults adds describe the points), a
-// proxy cuts or stalls one connection, or the test sends signals and SQL. The table in
-// scenarios_test.go lists the faults that a fleet on one machine can suffer. They include actions
-// of the database operator: setting the wall clock of PostgreSQL (with libfaketime), a failover to
-// a synchronous or asynchronous standby, restoring a backup while nodes run, turning
-// synchronous_commit off, and replacing SQLite files.
+// named fault point of the protocol (keystore/node/faults.go describes them), a proxy cuts or
+// stalls one connection, or the test sends signals and SQL. The table in scenarios_test.go lists
+// the faults that a fleet on one machine can suffer. They include actions of the database operator:
+// setting the wall clock of PostgreSQL (with libfaketime), a failover to a synchronous or
+// asynchronous standby, restoring a backup while nodes run, turning synchronous_commit off, and
+// replacing SQLite files.
 //
 // TestAblations proves that the scenarios detect errors. Each ablation is a part of the protocol
-// that a Caddy with the build tag faults can leave out. In the scenario that names the ablation,
-// the oracle must then find an accepted request or a stream that continues. Otherwise the test
-// fails.
+// that a Caddy with fault points can leave out. In the scenario that names the ablation, the oracle
+// must then find an accepted request or a stream that continues. Otherwise the test fails.
 //
 // TestChaos injects random faults, one to three at a time, into three nodes and those that join.
 // Meanwhile keys are minted, deactivated, narrowed, rotated, revoked and deleted, and every node
@@ -55,5 +54,5 @@
 //	jq -c 'select(.request.access == "4fK…1.7 read" or .change.takes and (.change.takes | index("4fK…1.7 read")))' FILE
 //
 // CADDY_WITH_FAULTS names the Caddy under test. Without it, the tests build one with -race and
-// -tags faults.
+// fault points.
 package faults

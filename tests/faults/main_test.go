@@ -34,8 +34,8 @@ func run(m *testing.M) int {
 	return code
 }
 
-// caddyWithFaults returns the path that CADDY_WITH_FAULTS names, or builds a Caddy from this
-// checkout.
+// caddyWithFaults returns the path that CADDY_WITH_FAULTS names, or builds a Caddy with fault points
+// from this checkout.
 func caddyWithFaults() (string, error) {
 	if path := os.Getenv("CADDY_WITH_FAULTS"); path != "" {
 		return filepath.Abs(path)
@@ -49,11 +49,17 @@ func caddyWithFaults() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "caddy")
-	cmd := exec.Command("go", "build", "-race", "-tags", "faults", "-o", path, "./cmd/caddy")
-	cmd.Dir = root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		os.RemoveAll(dir)
-		return "", fmt.Errorf("building cmd/caddy with the tag faults: %w\n%s", err, out)
+	for _, command := range [][]string{
+		{"scripts/faults", dir},
+		{"go", "build", "-race", "-tags", "faults", "-overlay", filepath.Join(dir, "overlay.json"),
+			"-o", path, "./cmd/caddy"},
+	} {
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.Dir = root
+		if out, err := cmd.CombinedOutput(); err != nil {
+			os.RemoveAll(dir)
+			return "", fmt.Errorf("building cmd/caddy with fault points: %w\n%s", err, out)
+		}
 	}
 	return path, nil
 }

@@ -1,0 +1,82 @@
+package node_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+)
+
+func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := fleet.New(t).Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		answer, err := a.Lookup(context.Background(), token, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var last time.Time
+		for range 200 {
+			last = time.Now()
+			a.Used(answer.Record, last.UnixNano())
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(4 * time.Second)
+		found, err := a.FindKey(context.Background(), fleet.Root, key.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lost := last.Sub(found.LastUsedAt); lost > 10*time.Second {
+			t.Errorf("%v are lost", lost)
+		}
+	})
+}
+
+// withoutUses is a database in which last uses cannot be written while fails is true.
+type withoutUses struct {
+	keystore.Database
+	fails atomic.Bool
+}
+
+func (db *withoutUses) RecordUse(ctx context.Context, uses map[string]time.Time) error {
+	if db.fails.Load() {
+		return fleet.ErrCut
+	}
+	return db.Database.RecordUse(ctx, uses)
+}
+
+func TestTheLatestUseIsWrittenAfterAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := new(withoutUses)
+		a, _ := fleet.New(t).OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open,
+			func(f *fleet.Faulty) { db.Database, f.Database = f.Database, db })
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		answer, err := a.Lookup(t.Context(), token, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		db.fails.Store(true)
+		var last time.Time
+		for range 3 {
+			time.Sleep(10 * time.Second)
+			last = time.Now()
+			a.Used(answer.Record, last.UnixNano())
+		}
+		time.Sleep(10 * time.Second)
+		db.fails.Store(false)
+		time.Sleep(10 * time.Second)
+		found, err := a.FindKey(t.Context(), fleet.Root, key.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := last.Truncate(time.Microsecond); !found.LastUsedAt.Equal(want) {
+			t.Errorf("last used at %v, want %v", found.LastUsedAt, want)
+		}
+	})
+}
