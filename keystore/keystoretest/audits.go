@@ -29,11 +29,10 @@ func testAudits(t *testing.T, s Store) {
 	} {
 		rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1),
 			At: start.Add(time.Duration(i) * time.Second), Actor: row.actor, From: "127.0.0.1",
-			Action: row.action,
-			Object: row.object, Namespaces: row.namespaces, After: "{}",
+			Action: row.action, Object: row.object, Namespaces: row.namespaces, After: "{}",
 			Hash: digest(fmt.Sprint(i))})
 	}
-	rows[1].At = start.Add(6 * time.Second) // then the clock was set right
+	rows[1].At = start.Add(6 * time.Second) // afterwards the clock was corrected
 	update(t, db, func(tx keystore.Tx) error { return tx.AppendAudit(rows) })
 	for _, row := range []struct {
 		filter keystore.AuditFilter
@@ -104,7 +103,7 @@ func testAudits(t *testing.T, s Store) {
 		t.Errorf("a bad cursor: %v", err)
 	}
 
-	// The chain, page by page.
+	// chain returns the rows on all pages of the chain.
 	chain := func(after int64) (got []*keystore.AuditRow, pages int) {
 		t.Helper()
 		for {
@@ -145,7 +144,7 @@ func testAudits(t *testing.T, s Store) {
 	}
 }
 
-// many are some namespaces and more that do not exist than anyone lists at once.
+// many adds many namespaces that do not exist.
 func many(namespaces ...string) []string {
 	for i := range 400 {
 		namespaces = append(namespaces, fmt.Sprint("nowhere", i))

@@ -13,8 +13,8 @@ var (
 	atOnce = time.Unix(0, 0).UTC()
 )
 
-// ends returns what the log says last of each digest and which other kinds of changes it has, after
-// checking that it is gapless and in order.
+// ends returns, from the last change of each digest, when that secret stops being valid, and the
+// other kinds of changes. It checks that the log has no gaps and is in order.
 func ends(
 	t *testing.T, db keystore.Database, after keystore.Revision,
 ) (last map[keystore.Digest]time.Time, others map[keystore.ChangeKind]bool) {
@@ -26,7 +26,7 @@ func ends(
 	r := after
 	for _, c := range changes {
 		if c.Revision != r && c.Revision != r+1 {
-			t.Fatalf("revision %d comes after %d", c.Revision, r)
+			t.Fatalf("revision %d follows %d", c.Revision, r)
 		}
 		r = c.Revision
 		switch c.Kind {
@@ -58,8 +58,8 @@ func wantEnds(t *testing.T, got, want map[keystore.Digest]time.Time) {
 	}
 }
 
-// testChanges: key k has the secrets `new`, without an end, and `old`, which ends in an hour; key m
-// expires in two.
+// testChanges: key k has the secret `new`, without expiry, and `old`, which expires in an hour. Key
+// m expires in two hours.
 func testChanges(t *testing.T, s Store) {
 	in := func(hours int) time.Time { return start.Add(time.Duration(hours) * time.Hour) }
 	old := keystore.Secret{Digest: digest("old"), CreatedAt: start.Add(-time.Second),
@@ -76,7 +76,7 @@ func testChanges(t *testing.T, s Store) {
 	after := head(t, db)
 	if at := insert(t, db, &keystore.Key{ID: "none", Namespace: "default", CreatedAt: start,
 		Version: 1}); at != after {
-		t.Fatalf("a key that nothing opens took the head from %d to %d", after, at)
+		t.Fatalf("a key without secrets moved the head from %d to %d", after, at)
 	}
 	type want = map[keystore.Digest]time.Time
 	for _, step := range []struct {
@@ -93,15 +93,15 @@ func testChanges(t *testing.T, s Store) {
 			want{digest("new"): never, digest("old"): in(1)}, false},
 		{"edit with expiry", change("m", func(k *keystore.Key) { k.Grants = nil }),
 			want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
-		{"inactivate", change("k", func(k *keystore.Key) { k.Active = false }),
+		{"deactivate", change("k", func(k *keystore.Key) { k.Active = false }),
 			want{digest("new"): atOnce, digest("old"): atOnce}, false},
 		{"activate", change("k", func(k *keystore.Key) { k.Active = true }),
 			want{digest("new"): never, digest("old"): in(1)}, false},
-		{"rotate with grace, the oldest dies", change("k", func(k *keystore.Key) {
+		{"rotate with grace and drop the oldest", change("k", func(k *keystore.Key) {
 			k.Secrets[0].ExpiresAt = in(5)
 			k.Secrets = []keystore.Secret{secret("newest"), k.Secrets[0]}
 		}), want{digest("newest"): never, digest("new"): in(5), digest("old"): atOnce}, false},
-		{"rotate at once, and inactivate", change("k", func(k *keystore.Key) {
+		{"rotate without grace and deactivate", change("k", func(k *keystore.Key) {
 			k.Active = false
 			k.Secrets = []keystore.Secret{secret("last")}
 		}), want{digest("last"): atOnce, digest("newest"): atOnce, digest("new"): atOnce}, false},
@@ -155,9 +155,9 @@ func testChanges(t *testing.T, s Store) {
 	}
 	at := head(t, db)
 	if got, err := db.Changes(ctx, at, at); err != nil || len(got) != 0 {
-		t.Fatalf("nothing happened, but %v, %v", got, err)
+		t.Fatalf("without a change: %v, %v", got, err)
 	}
-	// A part of the log is that part.
+	// Changes returns the requested part of the log.
 	got, err := db.Changes(ctx, 2, 3)
 	must(t, err)
 	for _, c := range got {
@@ -170,6 +170,7 @@ func testChanges(t *testing.T, s Store) {
 	}
 }
 
+// change returns a transaction that edits a key.
 func change(id string, f func(*keystore.Key)) func(keystore.Tx) error {
 	return func(tx keystore.Tx) error {
 		k, err := tx.Key(id)
@@ -182,7 +183,7 @@ func change(id string, f func(*keystore.Key)) func(keystore.Tx) error {
 	}
 }
 
-// testByHand: SQL that an operator types counts as well.
+// testByHand: manual changes in SQL are logged too.
 func testByHand(t *testing.T, s Store) {
 	db := ready(t, s)
 	a, b := plain("a"), plain("b")
@@ -198,7 +199,7 @@ func testByHand(t *testing.T, s Store) {
 	type want = map[keystore.Digest]time.Time
 	for _, step := range []struct {
 		statement string
-		rows      keystore.Revision // that it changes: each may take a revision of its own
+		rows      keystore.Revision // changed rows: each may take its own revision
 		want      want
 		policy    bool
 	}{
@@ -214,14 +215,14 @@ func testByHand(t *testing.T, s Store) {
 		{"DELETE FROM keys WHERE id = 'a'", 2, want{digest("a"): atOnce}, false},
 		{"UPDATE namespaces SET name = 'by hand'", 2, want{}, true},
 		{"DELETE FROM namespaces WHERE id = 'n'", 1, want{}, true},
-		{"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('n', 'r', " +
-			"'[\"read\"]', 1, 1), ('n', 's', '[]', 1, 1)", 2, want{}, true},
+		{"INSERT INTO roles (namespace, name, permissions, created_at, version) " +
+			"VALUES ('n', 'r', '[\"read\"]', 1, 1), ('n', 's', '[]', 1, 1)", 2, want{}, true},
 		{"UPDATE roles SET permissions = '[\"write\"]' WHERE name = 'r'", 1, want{}, true},
 		{"UPDATE roles SET permissions = '[]' WHERE name = 'nobody'", 0, want{}, false},
 		{"DELETE FROM roles", 2, want{}, true},
 		{"INSERT INTO members (id, name, kind, login, grants, active, created_at, created_by, " +
-			"version) VALUES ('m', 'M', '', 'login', '[{\"namespace\":\"n\",\"roles\":[\"r\"]}]', " +
-			"1, 1, '', 1)", 1, want{}, true},
+			"version) VALUES ('m', 'M', '', 'login', " +
+			"'[{\"namespace\":\"n\",\"roles\":[\"r\"]}]', 1, 1, '', 1)", 1, want{}, true},
 		{"UPDATE members SET active = 0", 1, want{}, true},
 		{"DELETE FROM members", 1, want{}, true},
 	} {
@@ -249,7 +250,7 @@ func testByHand(t *testing.T, s Store) {
 		})
 	}
 	if lookup(t, db, digest("a")) != "" {
-		t.Fatal("a key deleted by hand is found")
+		t.Fatal("a manually deleted key is found")
 	}
 	update(t, db, func(tx keystore.Tx) error {
 		wantErr(t, insertKey(tx, plain("a")), keystore.ErrSpent)
@@ -257,8 +258,8 @@ func testByHand(t *testing.T, s Store) {
 	})
 }
 
-// testUnreadable: what a typing error makes of a row is refused, or that key's trouble alone; no
-// node stops to follow the changes.
+// testUnreadable: an invalid value in a row is refused or affects only that key. Nodes continue to
+// follow the changes.
 func testUnreadable(t *testing.T, s Store) {
 	db := ready(t, s)
 	insert(t, db, plain("a"), plain("b"))
@@ -280,7 +281,7 @@ func testUnreadable(t *testing.T, s Store) {
 		"UPDATE namespaces SET created_at = 'yesterday'", "UPDATE namespaces SET version = 'next'",
 	} {
 		if s.Exec(statement) == nil {
-			t.Errorf("%s: went through", statement)
+			t.Errorf("%s: succeeded", statement)
 		}
 	}
 	if _, err := db.Changes(ctx, 0, head(t, db)); err != nil {
@@ -301,16 +302,16 @@ func testUnreadable(t *testing.T, s Store) {
 		must(t, s.Exec(statement))
 	}
 	p := policy(t, db)
-	for what, gives := range map[string]struct {
-		why   string
-		lists int
+	for object, got := range map[string]struct {
+		reason string
+		grants int
 	}{
 		"namespace": {p.Namespaces[1].Unreadable, len(p.Namespaces[1].Reach)},
 		"role":      {p.Roles[0].Unreadable, len(p.Roles[0].Permissions)},
 		"member":    {p.Members[0].Unreadable, len(p.Members[0].Grants)},
 	} {
-		if gives.why == "" || gives.lists > 0 {
-			t.Errorf("a %s that cannot be read: %+v", what, gives)
+		if got.reason == "" || got.grants > 0 {
+			t.Errorf("an unreadable %s: %+v", object, got)
 		}
 	}
 	if p.Namespaces[0].Unreadable != "" {
@@ -321,7 +322,7 @@ func testUnreadable(t *testing.T, s Store) {
 	}
 }
 
-// testOneWay: what has ended stays so, by hand as well.
+// testOneWay: a revoked key and a dropped secret stay so, even after a manual change.
 func testOneWay(t *testing.T, s Store) {
 	db := ready(t, s)
 	k := plain("k")
@@ -337,12 +338,12 @@ func testOneWay(t *testing.T, s Store) {
 		"DELETE FROM secrets",
 	} {
 		if s.Exec(statement) == nil {
-			t.Errorf("%s: went through", statement)
+			t.Errorf("%s: succeeded", statement)
 		}
 	}
 	_, err := db.Update(ctx, change("k", func(k *keystore.Key) { k.RevokedAt = never }))
 	if err == nil {
-		t.Error("a revoked key came back")
+		t.Error("a revoked key is active again")
 	}
 }
 
@@ -384,7 +385,7 @@ func testTruncated(t *testing.T, s Store) {
 			t.Fatalf("after %d: %v", after, got)
 		}
 	}
-	// A node that is ahead of the database, after a restore, is not told that it is up to date.
+	// A node that is ahead of a restored database must not take itself for up to date.
 	_, err := db.Changes(ctx, at, at+1)
 	wantErr(t, err, keystore.ErrTruncated)
 	must(t, s.Exec("DELETE FROM change_log"))
@@ -392,7 +393,7 @@ func testTruncated(t *testing.T, s Store) {
 	wantErr(t, err, keystore.ErrTruncated)
 }
 
-// drain waits until a handle has nothing more to tell of what happened before.
+// drain waits until a handle has reported all earlier changes.
 func drain(db keystore.Database) {
 	for {
 		select {
@@ -409,7 +410,7 @@ func testChanged(t *testing.T, s Store) {
 	insert(t, db, plain("k"))
 	drain(other)
 	drain(db)
-	// One late wake-up may be the machine's; most must come within 100 ms.
+	// A busy machine may delay some; most must come within 100 ms.
 	const rounds = 9
 	late := 0
 	for range rounds {
@@ -419,7 +420,7 @@ func testChanged(t *testing.T, s Store) {
 			select {
 			case <-db.Changed():
 			case <-time.After(10 * time.Second):
-				t.Fatal("not told of a change")
+				t.Fatal("a change is not reported")
 			}
 		}
 		if time.Since(began) > 100*time.Millisecond {
@@ -427,17 +428,17 @@ func testChanged(t *testing.T, s Store) {
 		}
 	}
 	if late > rounds/2 {
-		t.Fatalf("%d of %d changes took longer than 100 ms to be told", late, rounds)
+		t.Fatalf("%d of %d changes were reported after more than 100 ms", late, rounds)
 	}
 	drain(other)
 	must(t, s.Exec("UPDATE keys SET name = 'by hand'"))
 	select {
 	case <-other.Changed():
 	case <-time.After(10 * time.Second):
-		t.Fatal("not told of a change by hand")
+		t.Fatal("a manual change is not reported")
 	}
 	must(t, other.Close())
-	for range 2 { // one may have been waiting
+	for range 2 { // a value may have been pending
 		if _, open := <-other.Changed(); !open {
 			return
 		}

@@ -1,4 +1,5 @@
-// Package keystoretest holds the conformance suites: what every [keystore.Database] must do.
+// Package keystoretest contains the conformance suites of the interfaces of package keystore. Every
+// implementation runs them: see [TestDatabase] and [TestSharedCache].
 package keystoretest
 
 import (
@@ -14,17 +15,17 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A Store is a place that several processes can open.
+// A Store is a database that several processes can open.
 type Store interface {
-	// Open opens it as one more process would. The store closes at the end of the test what is
-	// still open.
+	// Open opens the database like another process. It is closed at the end of the test, unless the
+	// test closes it.
 	Open(t *testing.T) keystore.Database
-	// Exec runs a statement the way an operator would: past the program.
+	// Exec runs a statement like an operator, without the program.
 	Exec(statement string) error
 }
 
-// TestDatabase checks each sentence of the contract of [keystore.Database]. newStore makes an empty
-// one.
+// TestDatabase tests each sentence of the contract of [keystore.Database]. newStore returns an
+// empty store.
 func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 	for _, test := range []struct {
 		name string
@@ -89,7 +90,7 @@ var (
 	start = time.Date(2026, 3, 1, 12, 0, 0, 123456000, time.UTC)
 )
 
-// ready opens a store that has been prepared.
+// ready opens a store and prepares its deployment.
 func ready(t *testing.T, s Store) keystore.Database {
 	t.Helper()
 	db := s.Open(t)
@@ -130,7 +131,7 @@ func insert(t *testing.T, db keystore.Database, keys ...*keystore.Key) keystore.
 	})
 }
 
-// insertKey inserts one, and returns why it was refused.
+// insertKey inserts one key. It returns the error if the key is refused.
 func insertKey(tx keystore.Tx, k *keystore.Key) error {
 	refused, err := tx.InsertKeys([]*keystore.Key{k})
 	if err != nil {
@@ -184,10 +185,11 @@ func plain(id string) *keystore.Key {
 	}
 }
 
-// full returns a key that uses every field.
+// full returns a key with a value in every field.
 func full(id string) *keystore.Key {
 	return &keystore.Key{
-		ID: id, Prefix: "ak_live", Name: "Ünïcode % _ * \x01 '\"", Namespace: "acme", Owner: "m_1",
+		ID: id, Prefix: "ak_live", Name: "Ünïcode % _ * \x01 '\"", Namespace: "acme",
+		Owner:     "m_1",
 		CreatedBy: "k_1", Active: false, CreatedAt: start,
 		Grants: []keystore.Grant{
 			{Namespace: "acme", Permissions: []keystore.Permission{{Action: "read"},
@@ -207,7 +209,7 @@ func full(id string) *keystore.Key {
 	}
 }
 
-// normal makes nil of what is empty.
+// normal replaces empty slices and maps by nil.
 func normal(k keystore.Key) keystore.Key {
 	if len(k.Grants) == 0 {
 		k.Grants = nil
@@ -234,7 +236,7 @@ func wantKey(t *testing.T, got, want *keystore.Key) {
 	}
 }
 
-// lookup returns the id that a digest opens, empty for none.
+// lookup returns the id of the key that has a secret with this digest, empty if there is none.
 func lookup(t *testing.T, db keystore.Database, d keystore.Digest) string {
 	t.Helper()
 	k, _, err := db.KeyByDigest(ctx, d)

@@ -42,7 +42,7 @@ func testDeployment(t *testing.T, s Store) {
 	_, err = db.Deployment(ctx, nil)
 	must(t, err)
 	if head(t, db) != before {
-		t.Fatal("asking again changed something")
+		t.Fatal("the second call changed something")
 	}
 }
 
@@ -51,7 +51,7 @@ func testTokenKey(t *testing.T, newStore func(*testing.T) Store) {
 	for _, row := range []struct {
 		name          string
 		first, second *[32]byte
-		used          bool // a key was made in between
+		used          bool // a key is created in between
 		ok            bool
 	}{
 		{"own", nil, nil, true, true},
@@ -72,7 +72,7 @@ func testTokenKey(t *testing.T, newStore func(*testing.T) Store) {
 				t.Fatal("not the configured key")
 			}
 			if row.used {
-				// A key that is gone again counts: its token may turn up.
+				// A deleted key counts too: its token may still be used.
 				insert(t, db, plain("k"))
 				update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
 			}
@@ -87,12 +87,12 @@ func testTokenKey(t *testing.T, newStore func(*testing.T) Store) {
 			must(t, err)
 			if row.second != nil && second.TokenKey != *row.second ||
 				second.TokenKey == [32]byte{} || second.Epoch != first.Epoch {
-				t.Fatal("not the token key or epoch that was to be")
+				t.Fatal("wrong token key or epoch")
 			}
 			again, err := s.Open(t).Deployment(ctx, row.second)
 			must(t, err)
 			if again != second {
-				t.Fatal("changes each time")
+				t.Fatal("the deployment changes each time")
 			}
 		})
 	}

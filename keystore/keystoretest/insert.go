@@ -10,7 +10,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// testInsertKeys: however many keys come at once, each is inserted or refused as if it came alone.
+// testInsertKeys: each of several keys is inserted or refused as if it were the only one.
 func testInsertKeys(t *testing.T, s Store) {
 	db := ready(t, s)
 	other := s.Open(t)
@@ -101,19 +101,19 @@ func testInsertKeys(t *testing.T, s Store) {
 				wantKey(t, got, k)
 				for _, s := range k.Secrets {
 					if got := lookup(t, other, s.Digest); got != k.ID {
-						t.Fatalf("a secret of %s opens %q", k.ID, got)
+						t.Fatalf("a secret of %s authenticates as %q", k.ID, got)
 					}
 				}
 			}
 			for _, never := range []string{"third", "twice"} {
 				if id := lookup(t, db, digest(name(never))); id != "" {
-					t.Fatalf("a secret of a key that was refused opens %s", id)
+					t.Fatalf("a secret of a refused key authenticates as %s", id)
 				}
 			}
 			got, others := ends(t, other, after)
 			if others[keystore.ChangeNew] {
 				if n < 100 {
-					t.Errorf("%d secrets were not named in the log", n)
+					t.Errorf("the log does not name %d secrets", n)
 				}
 			} else {
 				wantEnds(t, got, logged)
@@ -122,7 +122,7 @@ func testInsertKeys(t *testing.T, s Store) {
 				t.Errorf("the head went from %d to %d", after, at)
 			}
 
-			// What comes after, in the same transaction and in the next, is named.
+			// The log names later secrets, in the same transaction and in the next.
 			after = at
 			update(t, db, func(tx keystore.Tx) error {
 				must(t, insertKey(tx, plain(name("next"))))
@@ -140,7 +140,7 @@ func testInsertKeys(t *testing.T, s Store) {
 		})
 	}
 
-	// So that nobody has to read a log as long as an import.
+	// The log must not grow with the number of keys.
 	after := head(t, db)
 	var many []*keystore.Key
 	for i := range 400 {

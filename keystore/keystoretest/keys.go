@@ -22,7 +22,7 @@ func testKey(t *testing.T, s Store) {
 		}
 		passed.Grants, passed.Secrets = slices.Clone(k.Grants), slices.Clone(k.Secrets)
 		at := insert(t, db, &passed)
-		// What was passed in is not kept.
+		// The database must not keep what was passed to it.
 		passed.Metadata["team"] = "changed"
 		for i := range passed.Grants {
 			passed.Grants[i].Namespace = "changed"
@@ -56,26 +56,25 @@ func testKey(t *testing.T, s Store) {
 		})
 	}
 
-	// What UpdateKey is given replaces everything.
+	// UpdateKey replaces every field.
 	now := full("plain")
 	update(t, db, func(tx keystore.Tx) error { return tx.UpdateKey(now) })
 	got, err := other.Key(ctx, "plain")
 	must(t, err)
 	wantKey(t, got, now)
 	if lookup(t, other, digest("plain")) != "" {
-		t.Fatal("the secret that is no longer there opens the key")
+		t.Fatal("a removed secret is valid")
 	}
 	if lookup(t, other, digest("plain old")) != "plain" {
-		t.Fatal("the new secret does not open the key")
+		t.Fatal("the new secret is not valid")
 	}
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("plain") })
 	if lookup(t, other, digest("plain old")) != "" {
-		t.Fatal("a key that is gone is opened")
+		t.Fatal("a secret of a deleted key is valid")
 	}
 }
 
-// testRotated: a digest that opens a key no more is still known as the key's, until that is
-// deleted.
+// testRotated: the digest of a dropped secret still finds its key, until the key is deleted.
 func testRotated(t *testing.T, s Store) {
 	db := ready(t, s)
 	insert(t, db, full("k"))
@@ -87,7 +86,7 @@ func testRotated(t *testing.T, s Store) {
 	wantKey(t, k, want)
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
 	if k, _, err := db.KeyByDigest(ctx, digest("k old")); k != nil || err != nil {
-		t.Fatalf("of a key that is gone: %+v, %v", k, err)
+		t.Fatalf("of a deleted key: %+v, %v", k, err)
 	}
 }
 
@@ -118,7 +117,7 @@ func testMissing(t *testing.T, s Store) {
 	}
 }
 
-// testSpent: an import can revive nothing.
+// testSpent: a credential can be stored only once.
 func testSpent(t *testing.T, s Store) {
 	db := ready(t, s)
 	k := plain("a")
@@ -151,26 +150,26 @@ func testSpent(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	// The transactions went on after the refusal and committed: nothing of what was refused is
-	// there.
+	// The transactions continued after the refusal and committed. Nothing of the refused keys
+	// exists.
 	if got := head(t, db); got != before {
 		t.Fatalf("refusals moved the head from %d to %d", before, got)
 	}
 	insert(t, db, plain("fresh"))
 
-	// A key of the same id as one that is gone has nothing of it.
+	// A key with the id of a deleted one inherits nothing.
 	again := plain("gone")
 	again.Secrets = []keystore.Secret{secret("second life")}
 	insert(t, db, again)
 	if lookup(t, db, digest("gone")) != "" {
-		t.Fatal("a deleted key's secret opens the next key of the same id")
+		t.Fatal("a secret of a deleted key is valid for the next key with its id")
 	}
 	got, err := db.Key(ctx, "gone")
 	must(t, err)
 	wantKey(t, got, again)
 }
 
-// testKept: values that are returned belong to the caller.
+// testKept: returned values belong to the caller.
 func testKept(t *testing.T, s Store) {
 	db := ready(t, s)
 	insert(t, db, full("k"))
@@ -183,7 +182,7 @@ func testKept(t *testing.T, s Store) {
 	for range 2 {
 		list := policy(t, db).Namespaces
 		if list[0].ID != keystore.DefaultNamespace {
-			t.Fatal("a list that was handed out is used again")
+			t.Fatal("a returned list is used again")
 		}
 		list[0].ID = "mine"
 	}
@@ -207,14 +206,14 @@ func testLastUse(t *testing.T, s Store) {
 	must(t, db.RecordUse(ctx, map[string]time.Time{"a": start, "b": start.Add(time.Second)}))
 	edit(t, db, "a", func(k *keystore.Key) { k.LastUsedAt = start.Add(48 * time.Hour) })
 	if got := used("a"); !got.Equal(start.Add(time.Hour)) {
-		t.Fatalf("a was last used at %v: it went back, or an edit moved it", got)
+		t.Fatalf("a was last used at %v: a time in the past or an edit changed it", got)
 	}
 	if got := used("b"); !got.Equal(start.Add(time.Second)) {
 		t.Fatalf("b was last used at %v", got)
 	}
 	if k, _, err := db.KeyByDigest(ctx, digest("a")); err != nil ||
 		!k.LastUsedAt.Equal(start.Add(time.Hour)) {
-		t.Fatal("not by digest", err)
+		t.Fatal("the last use is missing in KeyByDigest", err)
 	}
 	many := map[string]time.Time{"a": start.Add(2 * time.Hour)}
 	for i := range 2500 {
@@ -224,7 +223,7 @@ func testLastUse(t *testing.T, s Store) {
 	if got := used("a"); !got.Equal(start.Add(2 * time.Hour)) {
 		t.Fatalf("a was last used at %v after a long batch", got)
 	}
-	// The next key of that id has not been used.
+	// The next key with that id has not been used.
 	update(t, db, func(tx keystore.Tx) error {
 		must(t, tx.DeleteKey("b"))
 		k := plain("b")
@@ -232,33 +231,33 @@ func testLastUse(t *testing.T, s Store) {
 		return insertKey(tx, k)
 	})
 	if !used("b").IsZero() {
-		t.Fatal("a last use outlived its key")
+		t.Fatal("the last use of a deleted key remains")
 	}
 }
 
 func testMadeBy(t *testing.T, s Store) {
 	db := ready(t, s)
 	a, b, c := plain("a"), plain("b"), plain("c")
-	a.CreatedBy, c.CreatedBy = "maker", "maker"
+	a.CreatedBy, c.CreatedBy = "creator", "creator"
 	c.CreatedAt = start.Add(time.Second)
 	insert(t, db, a, b, c)
 	update(t, db, func(tx keystore.Tx) error {
-		got, err := tx.KeysMadeBy("maker")
+		got, err := tx.KeysMadeBy("creator")
 		must(t, err)
 		slices.Sort(got)
 		if !slices.Equal(got, []string{"a", "c"}) {
-			t.Fatalf("made: %v", got)
+			t.Fatalf("created: %v", got)
 		}
 		got, err = tx.KeysMadeBy("a")
 		must(t, err)
 		if len(got) != 0 {
-			t.Fatalf("made by a: %v", got)
+			t.Fatalf("created by a: %v", got)
 		}
-		got, err = tx.KeysMadeBy("a", "maker", keystore.RootMember)
+		got, err = tx.KeysMadeBy("a", "creator", keystore.RootMember)
 		must(t, err)
 		slices.Sort(got)
 		if !slices.Equal(got, []string{"a", "b", "c"}) {
-			t.Fatalf("made by some: %v", got)
+			t.Fatalf("created by several: %v", got)
 		}
 		must(t, tx.RevokeKeys(map[string]string{"a": "one", "c": "two", "unknown": "three"}, "me"))
 		must(t, tx.RevokeKeys(map[string]string{"a": "again"}, "another"))

@@ -15,7 +15,7 @@ import (
 func testFilters(t *testing.T, s Store) {
 	db := ready(t, s)
 	now := start.Add(time.Hour)
-	// id: namespace, owner, made by, role, state; each a second newer than the one before.
+	// Each key is a second newer than the one before.
 	for i, row := range []struct{ id, namespace, owner, by, role, state string }{
 		{"k0", "a", "m1", "root", "", "active"},
 		{"k1", "a", "m2", "root", "billing", "inactive"},
@@ -26,8 +26,9 @@ func testFilters(t *testing.T, s Store) {
 		{"k6", "c", "m2", "k1", "", "inactive expired"},
 	} {
 		k := plain(row.id)
-		k.Namespace, k.Owner, k.CreatedBy, k.CreatedAt = row.namespace, row.owner, row.by, start.Add(time.Duration(i)*time.Second)
-		k.Secrets = append(k.Secrets, secret("second of "+row.id)) // shows up once all the same
+		k.Namespace, k.Owner, k.CreatedBy = row.namespace, row.owner, row.by
+		k.CreatedAt = start.Add(time.Duration(i) * time.Second)
+		k.Secrets = append(k.Secrets, secret("second of "+row.id)) // must not list the key twice
 		if row.role != "" {
 			k.Grants = append(k.Grants, keystore.Grant{Namespace: "z",
 				Roles: []string{"other", row.role}})
@@ -38,7 +39,7 @@ func testFilters(t *testing.T, s Store) {
 		}
 		switch {
 		case strings.Contains(row.state, "expired"):
-			k.ExpiresAt = now // to the microsecond is too late already
+			k.ExpiresAt = now // expired at exactly this time
 		case row.state == "later":
 			k.ExpiresAt = now.Add(time.Microsecond)
 		}
@@ -97,7 +98,7 @@ func testFilters(t *testing.T, s Store) {
 				t.Errorf("%+v in pages of %d: %q, want %q", row.filter, limit, got, row.want)
 			}
 		}
-		// More namespaces than anyone lists at once must still do.
+		// Many namespaces.
 		if len(row.filter.Namespaces) > 0 {
 			row.filter.Namespaces = many(row.filter.Namespaces...)
 			if row.filter.Visible != nil {
@@ -122,7 +123,7 @@ func isInvalid(t *testing.T, what string, err error) {
 func testOrders(t *testing.T, s Store) {
 	db := ready(t, s)
 	used := make(map[string]time.Time)
-	// Each a second newer than the one before.
+	// Each key is a second newer than the one before.
 	for i, row := range []struct {
 		id, name      string
 		expires, used int // minutes from the start; 0: never
@@ -133,7 +134,7 @@ func testOrders(t *testing.T, s Store) {
 		{"k3", "äpfel_2.0", 5, 3},
 		{"k4", "Zebra", 0, 0},
 		{"k5", "", 1, 4},
-		{"k6", "Öl", 2, 5}, // only ASCII has no case: before ä
+		{"k6", "Öl", 2, 5}, // before ä, because case is ignored only in ASCII
 	} {
 		k := plain(row.id)
 		k.Name, k.CreatedAt = row.name, start.Add(time.Duration(i)*time.Second)
@@ -195,7 +196,7 @@ func testOrders(t *testing.T, s Store) {
 	isInvalid(t, "a bad cursor of names", err)
 }
 
-// all goes through the pages of a list.
+// all returns the ids on all pages of a list.
 func all(t *testing.T, db keystore.Database, f keystore.KeyFilter, limit int) (ids []string) {
 	t.Helper()
 	for cursor := ""; ; {
@@ -216,8 +217,8 @@ func all(t *testing.T, db keystore.Database, f keystore.KeyFilter, limit int) (i
 
 func testText(t *testing.T, s Store) {
 	db := ready(t, s)
-	for i, name := range []string{"plain", "50% off", "under_score", "star*", `back\slash`, "Ärger",
-		"quote'd", ""} {
+	for i, name := range []string{"plain", "50% off", "under_score", "star*", `back\slash`,
+		"Ärger", "quote'd", ""} {
 		k := plain(fmt.Sprintf("0123456789x%d", i))
 		k.Name = name
 		insert(t, db, k)
@@ -228,7 +229,7 @@ func testText(t *testing.T, s Store) {
 	for text, want := range map[string]int{
 		"%": 1, "_score": 1, "*": 1, `\`: 1, "'": 1, "?": 0, "PLAIN": 1, "0% OFF": 1, "Är": 1,
 		"ÄRGER":           1,
-		"är":              0, // only ASCII has no case here
+		"är":              0, // case is ignored only in ASCII
 		"0123456789x":     8,
 		"0123456789X3":    1,
 		"abcdefghijkl":    1,
@@ -278,8 +279,7 @@ func testMetadata(t *testing.T, s Store) {
 			t.Errorf("%q: %q, want %q", row.metadata, got, row.want)
 		}
 	}
-	// The row with a zero byte, which nobody can store any more, may be left out, and stops
-	// nothing.
+	// A key with a zero byte, which can no longer be stored, may be missing from the list.
 	got := all(t, db, keystore.KeyFilter{Metadata: map[string]string{"team": "erp"}}, 3)
 	if got = slices.DeleteFunc(got, func(id string) bool { return id == "k5" }); strings.Join(got,
 		" ") != "k3 k1" {
@@ -287,7 +287,7 @@ func testMetadata(t *testing.T, s Store) {
 	}
 }
 
-// testPages: nothing that stays is left out or shown twice while keys come and go.
+// testPages: while keys are created and deleted, no other key is missing or listed twice.
 func testPages(t *testing.T, s Store) {
 	db := ready(t, s)
 	var want []string
@@ -311,7 +311,7 @@ func testPages(t *testing.T, s Store) {
 		if cursor = next; cursor == "" {
 			break
 		}
-		// A newer one comes, and the one that the cursor stands at goes.
+		// A newer key is created, and the key at the cursor is deleted.
 		k := plain(fmt.Sprint("new", n))
 		k.CreatedAt = start.Add(time.Hour)
 		insert(t, db, k)
@@ -324,7 +324,7 @@ func testPages(t *testing.T, s Store) {
 		len(all(t, db, keystore.KeyFilter{Text: "new"}, 100)))
 	must(t, err)
 	if len(page) == 0 || next != "" {
-		t.Fatal("a list that just fits has a next page")
+		t.Fatal("a list with exactly one full page has a next page")
 	}
 }
 
@@ -349,8 +349,7 @@ func testCount(t *testing.T, s Store) {
 		func(k *keystore.Key) { k.ExpiresAt = start.AddDate(-10, 0, 0) },
 		func(k *keystore.Key) { k.RevokedAt = start },
 		func(k *keystore.Key) {
-			k.RevokedAt, k.Active, k.ExpiresAt = start, false,
-				start.AddDate(-10, 0, 0)
+			k.RevokedAt, k.Active, k.ExpiresAt = start, false, start.AddDate(-10, 0, 0)
 		},
 	} {
 		k := plain(fmt.Sprint(i))
@@ -365,7 +364,7 @@ func testCount(t *testing.T, s Store) {
 		keystore.StatusExpired: 2, keystore.StatusRevoked: 2})
 }
 
-// testPageBytes: a page ends before it takes much memory, whatever its limit.
+// testPageBytes: a page of large objects ends before its limit.
 func testPageBytes(t *testing.T, s Store) {
 	db := ready(t, s)
 	const n = 30
@@ -373,7 +372,8 @@ func testPageBytes(t *testing.T, s Store) {
 	rows := make([]*keystore.AuditRow, n)
 	for i := range n {
 		k := plain(fmt.Sprintf("k%02d", i))
-		k.CreatedAt, k.Metadata = start.Add(time.Duration(i)*time.Second), map[string]string{"large": large}
+		k.CreatedAt = start.Add(time.Duration(i) * time.Second)
+		k.Metadata = map[string]string{"large": large}
 		insert(t, db, k)
 		rows[i] = &keystore.AuditRow{Seq: int64(i + 1), At: start, After: `"` + large + `"`}
 	}
@@ -386,11 +386,11 @@ func testPageBytes(t *testing.T, s Store) {
 			size, ids, next, err := page(cursor)
 			must(t, err)
 			if size > keystore.PageBytes*5/4 || len(ids) == 0 {
-				t.Fatalf("%s: a page of %d with %d bytes", what, len(ids), size)
+				t.Fatalf("%s: a page of %d objects with %d bytes", what, len(ids), size)
 			}
 			for _, id := range ids {
 				if seen[id] {
-					t.Errorf("%s: %s comes twice", what, id)
+					t.Errorf("%s: %s is listed twice", what, id)
 				}
 				seen[id] = true
 			}

@@ -20,7 +20,8 @@ func testNodes(t *testing.T, s Store) {
 			n := &list[i]
 			if age := time.Since(n.Joined); age < -time.Minute || age > time.Minute ||
 				n.Heard.Before(n.Joined) || n.Heard.Sub(n.Joined) > time.Minute {
-				t.Errorf("%s joined at %s and was heard at %s", n.Incarnation, n.Joined, n.Heard)
+				t.Errorf("%s joined at %s and was last heard at %s", n.Incarnation, n.Joined,
+					n.Heard)
 			}
 			n.Joined, n.Heard = time.Time{}, time.Time{}
 		}
@@ -71,7 +72,7 @@ func testNodes(t *testing.T, s Store) {
 	must(t, db.SetLease(ctx, "one", one.Lease))
 	must(t, db.SetLease(ctx, "nobody", time.Hour))
 	want(one, second)
-	// Joining again leaves it fenced, with the longer lease.
+	// After another Join it is still fencing, and has the longer lease.
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Lease: time.Minute}))
 	want(one, second)
 	one.Lease = 2 * time.Hour
@@ -80,7 +81,7 @@ func testNodes(t *testing.T, s Store) {
 	if h := renew("one"); h.Node != keystore.NodeFencing {
 		t.Fatalf("after fencing: %+v", h)
 	}
-	// again, since it was not acknowledged
+	// A caller may repeat a Join whose result it did not get.
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "one", Address: one.Address,
 		Lease: time.Minute}))
 	want(one, second)
@@ -105,7 +106,7 @@ func testNodes(t *testing.T, s Store) {
 	must(t, db.Remove(ctx, "another"))
 	want(second)
 
-	// Nodes of another history, one of which has joined this one.
+	// Nodes of another history. One of them has joined this one.
 	again := keystore.Node{Incarnation: "joined again", Lease: time.Minute,
 		State: keystore.NodeActive, Former: "former", Epoch: epoch}
 	must(t, db.Join(ctx, again))
@@ -118,13 +119,13 @@ func testNodes(t *testing.T, s Store) {
 	}
 	lost.State, again.Former = keystore.NodeFencing, ""
 	want(lost, second, again)
-	must(t, other.NewEpoch(ctx, epoch, []keystore.Node{lost})) // another process has been faster
+	must(t, other.NewEpoch(ctx, epoch, []keystore.Node{lost})) // another process was faster
 	want(lost, second, again)
 	must(t, other.RemoveFenced(ctx, lost.Incarnation))
 	want(second, again)
 }
 
-// testTime: what the time has been is kept, and changes are made at no earlier one.
+// testTime: the latest time is stored, and no change has an earlier one.
 func testTime(t *testing.T, s Store) {
 	db, other := ready(t, s), s.Open(t)
 	noted := func() time.Time {
@@ -166,7 +167,7 @@ func testImported(t *testing.T, s Store) {
 	k.Secrets[0].Imported = true
 	insert(t, db, k)
 	if !imported() {
-		t.Fatal("not told of the import")
+		t.Fatal("the import is not reported")
 	}
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("theirs") })
 	if !imported() {

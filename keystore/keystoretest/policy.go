@@ -19,12 +19,12 @@ func policy(t *testing.T, db keystore.Database) *keystore.Policy {
 	p, err := db.Policy(ctx, keystore.Nowhere)
 	must(t, err)
 	if p == nil {
-		t.Fatal("no policy, in a deployment that has a namespace")
+		t.Fatal("no policy, although the default namespace exists")
 	}
 	return p
 }
 
-// wantPolicy leaves out the default namespace, which is the oldest.
+// wantPolicy compares a policy without the default namespace, which must be the oldest.
 func wantPolicy(
 	t *testing.T, got *keystore.Policy, at keystore.Revision, namespaces []keystore.Namespace,
 	roles []keystore.Role, members []keystore.Member,
@@ -89,7 +89,7 @@ func testPolicy(t *testing.T, s Store) {
 				{Namespace: "*", Permissions: permissions("admin.audit:read")},
 			}},
 		{ID: "M_1", Login: "ada", Active: true, CreatedAt: at(4), Version: 1},
-		{ID: "m_0", CreatedAt: at(0), Version: 1}, // a second one without a login
+		{ID: "m_0", CreatedAt: at(0), Version: 1}, // a second member without a login
 	}
 	start := policy(t, db)
 	wantPolicy(t, start, head(t, db), nil, nil, nil)
@@ -107,12 +107,12 @@ func testPolicy(t *testing.T, s Store) {
 		for _, ns := range namespaces {
 			must(t, tx.InsertNamespace(&ns))
 		}
-		// Each change is seen, whatever revision one has heard of meanwhile.
-		heard, err := tx.Policy(before)
+		// Every change is visible, even after an earlier call at the same revision.
+		early, err := tx.Policy(before)
 		must(t, err)
 		for i := range roles {
 			must(t, tx.InsertRole(&roles[i]))
-			if p, err := tx.Policy(heard.At); err != nil || len(p.Roles) != i+1 {
+			if p, err := tx.Policy(early.At); err != nil || len(p.Roles) != i+1 {
 				t.Fatalf("after %d roles: %+v, %v", i+1, p, err)
 			}
 		}
@@ -135,7 +135,7 @@ func testPolicy(t *testing.T, s Store) {
 		t.Errorf("nothing changed since %d, but %+v, %v", later2, p, err)
 	}
 
-	// What is refused changes nothing, and the transaction goes on.
+	// A refused change has no effect, and the transaction continues.
 	update(t, db, func(tx keystore.Tx) error {
 		wantErr(t, tx.InsertNamespace(&namespaces[0]), keystore.ErrExists)
 		wantErr(t, tx.UpdateNamespace(&keystore.Namespace{ID: "nobody"}), keystore.ErrNotFound)
@@ -164,7 +164,7 @@ func testPolicy(t *testing.T, s Store) {
 		t.Fatalf("refusals moved the head from %d to %d", later2, got)
 	}
 
-	// What an update is given replaces everything, of a role its description, permissions and
+	// An update replaces every field; of a role only the description, the permissions and the
 	// version.
 	a := &namespaces[1]
 	*a = keystore.Namespace{ID: "a", Kind: "tenant", Parent: "A", Name: "renamed",
@@ -172,8 +172,9 @@ func testPolicy(t *testing.T, s Store) {
 	roles[0].Description, roles[0].Permissions, roles[0].Version = "Writes", permissions("write"), 3
 	members[1] = keystore.Member{ID: "m_1", Name: "Ada", Kind: keystore.Service, Login: "ADA",
 		Grants: []keystore.Grant{{Namespace: "b", Roles: []string{"viewer"}}},
-		Labels: map[string]string{"b": ""}, CreatedAt: members[1].CreatedAt, CreatedBy: "m_2", Version: 6}
-	members[2].Login = "Ada" // which is free now
+		Labels: map[string]string{"b": ""}, CreatedAt: members[1].CreatedAt, CreatedBy: "m_2",
+		Version: 6}
+	members[2].Login = "Ada" // which is no longer taken
 	role := roles[0]
 	role.CreatedAt = start.Namespaces[0].CreatedAt
 	now = update(t, db, func(tx keystore.Tx) error {
@@ -203,12 +204,12 @@ func testPolicy(t *testing.T, s Store) {
 	})
 	wantErr(t, err, refusal)
 	if p, err := db.Policy(ctx, since); p != nil || err != nil {
-		t.Fatalf("what was rolled back counts: %+v, %v", p, err)
+		t.Fatalf("a rolled back change is visible: %+v, %v", p, err)
 	}
 }
 
-// testPolicySnapshot: each role has a member that names it, and no policy shows one without the
-// other.
+// testPolicySnapshot: each role is created and deleted together with a member of the same name, and
+// every policy has both or neither.
 func testPolicySnapshot(t *testing.T, s Store) {
 	db, other := ready(t, s), s.Open(t)
 	done := make(chan error, 1)
@@ -240,12 +241,12 @@ func testPolicySnapshot(t *testing.T, s Store) {
 		p := policy(t, other)
 		if !slices.EqualFunc(p.Roles, p.Members,
 			func(r keystore.Role, m keystore.Member) bool { return r.Name == m.ID }) {
-			t.Fatalf("half of a change is seen: %+v", p)
+			t.Fatalf("half of a change is visible: %+v", p)
 		}
 	}
 }
 
-// A mirror is what one knows who reads a policy once and then what changes of it.
+// A mirror is the copy of a reader who reads the whole policy once and then only its changes.
 type mirror struct {
 	at         keystore.Position
 	namespaces map[string]keystore.Namespace
@@ -259,7 +260,9 @@ func (m *mirror) take(p *keystore.Policy) {
 	}
 	m.at = p.At
 	if p.Whole {
-		m.namespaces, m.roles, m.members = map[string]keystore.Namespace{}, map[keystore.RoleID]keystore.Role{}, map[string]keystore.Member{}
+		m.namespaces = map[string]keystore.Namespace{}
+		m.roles = map[keystore.RoleID]keystore.Role{}
+		m.members = map[string]keystore.Member{}
 	}
 	for _, o := range p.Changed {
 		switch o.Kind {
@@ -282,8 +285,8 @@ func (m *mirror) take(p *keystore.Policy) {
 	}
 }
 
-// testPolicyChanges: who follows the changes knows what who reads everything does, whoever made
-// them.
+// testPolicyChanges: a reader who follows the changes has the same copy as one who reads
+// everything, even after manual changes.
 func testPolicyChanges(t *testing.T, s Store) {
 	db, other := ready(t, s), s.Open(t)
 	var m mirror
@@ -293,7 +296,7 @@ func testPolicyChanges(t *testing.T, s Store) {
 		p, err := other.Policy(ctx, m.at)
 		must(t, err)
 		if p != nil && len(p.Namespaces)+len(p.Roles)+len(p.Members) > rows {
-			t.Errorf("%s: %d rows were read for what changed", step,
+			t.Errorf("%s: %d rows were read", step,
 				len(p.Namespaces)+len(p.Roles)+len(p.Members))
 		}
 		m.take(p)
@@ -301,7 +304,7 @@ func testPolicyChanges(t *testing.T, s Store) {
 		whole.take(policy(t, other))
 		whole.at = m.at
 		if !reflect.DeepEqual(m, whole) {
-			t.Fatalf("%s: known\n%+v, there is\n%+v", step, m, whole)
+			t.Fatalf("%s: copy\n%+v, want\n%+v", step, m, whole)
 		}
 	}
 	update(t, db, func(tx keystore.Tx) error {
@@ -354,10 +357,8 @@ func testPolicyChanges(t *testing.T, s Store) {
 			p, err := tx.Policy(within.at)
 			must(t, err)
 			within.take(p)
-			if _,
-				known := within.roles[keystore.RoleID{Namespace: "n0",
-				Name: fmt.Sprint(i)}]; !known {
-				t.Errorf("role %d is not seen by the transaction that inserts it", i)
+			if _, ok := within.roles[keystore.RoleID{Namespace: "n0", Name: fmt.Sprint(i)}]; !ok {
+				t.Errorf("role %d is invisible to the transaction that inserts it", i)
 			}
 		}
 		p, err := tx.Policy(before)
@@ -370,7 +371,7 @@ func testPolicyChanges(t *testing.T, s Store) {
 	check("after the transaction", 3)
 }
 
-// testPolicyTruncated: nobody is told less than what has changed.
+// testPolicyTruncated: Policy returns ErrTruncated instead of an incomplete set of changes.
 func testPolicyTruncated(t *testing.T, s Store) {
 	db := ready(t, s)
 	update(t, db,
@@ -393,11 +394,11 @@ func testPolicyTruncated(t *testing.T, s Store) {
 			if p, err := tx.Policy(since); p != nil || !errors.Is(err, keystore.ErrTruncated) {
 				t.Errorf("%s, in a transaction: %+v, %v", what, p, err)
 			}
-			return nil // which goes on
+			return nil // the transaction continues
 		})
 	}
 	truncated("another history", keystore.Position{Revision: first.Revision, Mark: second.Mark})
-	truncated("not come to yet", keystore.Position{Revision: head(t, db) + 1})
+	truncated("beyond the head", keystore.Position{Revision: head(t, db) + 1})
 	for _, test := range []struct{ what, statement string }{
 		{"anything changed", fmt.Sprint("INSERT INTO change_log (revision, kind) VALUES (",
 			head(t, db), ", 'all')")},
@@ -411,7 +412,7 @@ func testPolicyTruncated(t *testing.T, s Store) {
 	policy(t, db)
 }
 
-// testKeyCounts: what caps apply to is counted without counting.
+// testKeyCounts: the counters for caps are correct after every kind of change.
 func testKeyCounts(t *testing.T, s Store) {
 	db := ready(t, s)
 	key := func(id, owner, namespace string) *keystore.Key {
@@ -456,8 +457,8 @@ func testKeyCounts(t *testing.T, s Store) {
 	check("deleted", counts{"m_2": 0, "m_3": 1, "root": 3}, counts{"a": 0, "b": 3, "c": 1})
 }
 
-// testAnyChanges makes changes at random, in transactions that may fail and by hand. Who follows
-// them knows what who reads everything does, and keys are counted as they are.
+// testAnyChanges makes random changes, in transactions that may fail and manually. A reader who
+// follows them has the same copy as one who reads everything, and the counters of keys are correct.
 func testAnyChanges(t *testing.T, s Store) {
 	db, other := ready(t, s), s.Open(t)
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -532,7 +533,7 @@ func testAnyChanges(t *testing.T, s Store) {
 			"UPDATE members SET id = 'm_1' WHERE id = 'm_9'",
 			"UPDATE keys SET owner = '"+owner+"'", "UPDATE keys SET name = 'x'",
 		)
-		// some fail, as when the row is there
+		// Some statements fail, for example if the row exists already.
 		if s.Exec(statement) == nil && strings.HasPrefix(statement, "UPDATE keys SET owner") {
 			for id, at := range keys {
 				keys[id] = home{owner, at.namespace}
@@ -577,7 +578,7 @@ func testAnyChanges(t *testing.T, s Store) {
 			whole.take(policy(t, other))
 			whole.at = m.at
 			if !reflect.DeepEqual(*m, whole) {
-				t.Fatalf("step %d: known\n%+v, there is\n%+v", step, *m, whole)
+				t.Fatalf("step %d: copy\n%+v, want\n%+v", step, *m, whole)
 			}
 		}
 	}
@@ -589,19 +590,19 @@ func testAnyChanges(t *testing.T, s Store) {
 	update(t, db, func(tx keystore.Tx) error {
 		for _, owner := range []string{"m_1", "m_2", "root"} {
 			if n, err := tx.CountOwned(owner); n != owned[owner] || err != nil {
-				t.Errorf("%s owns %d, counted as %d: %v", owner, owned[owner], n, err)
+				t.Errorf("%s owns %d keys, want %d: %v", owner, n, owned[owner], err)
 			}
 		}
 		for _, namespace := range []string{"n1", "n2", "default"} {
 			if n, err := tx.CountHomed(namespace); n != homed[namespace] || err != nil {
-				t.Errorf("%d in %s, counted as %d: %v", homed[namespace], namespace, n, err)
+				t.Errorf("%d keys in %s, want %d: %v", n, namespace, homed[namespace], err)
 			}
 		}
 		return nil
 	})
 }
 
-// testHeld: which keys have a role, and where.
+// testHeld: KeysHolding and RoleHeld return which keys have a role, and where.
 func testHeld(t *testing.T, s Store) {
 	db := ready(t, s)
 	type grants = []keystore.Grant
@@ -681,13 +682,12 @@ func testHeld(t *testing.T, s Store) {
 	check(shared(""), "", "")
 
 	edit(t, db, "k1", func(k *keystore.Key) {
-		k.Grants,
-			k.RevokedAt = grants{{Namespace: "b", Roles: []string{"r"}}}, start
+		k.Grants, k.RevokedAt = grants{{Namespace: "b", Roles: []string{"r"}}}, start
 	})
 	check(shared("r"), "a a+ b", "k2 k3")
 	check(shared("s"), "", "")
-	must(t,
-		s.Exec(`UPDATE keys SET grants = '[{"namespace":"b","roles":["s"],"connected":true},{"namespace":"b","roles":["s"],"connected":false}]', namespace = 'b' WHERE id = 'k4'`))
+	must(t, s.Exec(`UPDATE keys SET grants = '[{"namespace":"b","roles":["s"],"connected":true},
+		{"namespace":"b","roles":["s"],"connected":false}]', namespace = 'b' WHERE id = 'k4'`))
 	check(shared("s"), "b b+", "k4")
 	check(shared("t"), "*", "k2")
 	must(t, s.Exec("UPDATE keys SET namespace = 'elsewhere' WHERE id = 'k4'"))
@@ -699,7 +699,7 @@ func testHeld(t *testing.T, s Store) {
 	check(shared("t"), "", "")
 }
 
-// testPersonal: a member's token is a key that no list and no count shows.
+// testPersonal: a member's token is a key that no list contains and no count includes.
 func testPersonal(t *testing.T, s Store) {
 	db := ready(t, s)
 	token := func(id, owner string) *keystore.Key {
@@ -744,11 +744,14 @@ func testPersonal(t *testing.T, s Store) {
 	must(t, err)
 	wantKey(t, got, token("t1", "m_1"))
 	if lookup(t, db, digest("t1 new")) != "t1" {
-		t.Error("a member's token opens nothing")
+		t.Error("a member's token is not valid")
 	}
-	for _, f := range []keystore.KeyFilter{{}, {Owner: "m_1"}, {CreatedBy: "k_1"}, {Text: "t1"}, {Namespaces: []string{"acme"}}, {Status: keystore.StatusInactive, Now: start},
-		{Status: keystore.StatusExpired, Now: start.Add(2 * time.Hour)}, {Visible: []string{},
-			OrOwner: "m_1"}} {
+	for _, f := range []keystore.KeyFilter{
+		{}, {Owner: "m_1"}, {CreatedBy: "k_1"}, {Text: "t1"}, {Namespaces: []string{"acme"}},
+		{Status: keystore.StatusInactive, Now: start},
+		{Status: keystore.StatusExpired, Now: start.Add(2 * time.Hour)},
+		{Visible: []string{}, OrOwner: "m_1"},
+	} {
 		for _, id := range all(t, db, f, 2) {
 			if strings.HasPrefix(id, "t") {
 				t.Errorf("%+v lists the token %s", f, id)
@@ -762,7 +765,7 @@ func testPersonal(t *testing.T, s Store) {
 		t.Errorf("counts %v", counts)
 	}
 
-	// A member has one, and may have had others.
+	// A member has at most one token that is not revoked.
 	if _, err := db.Update(ctx, func(tx keystore.Tx) error {
 		return insertKey(tx, token("t2", "m_1"))
 	}); err == nil {
@@ -808,6 +811,6 @@ func testFormerNamespaces(t *testing.T, s Store) {
 	insert("gone")
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteNamespace("gone") })
 	if !former("gone") {
-		t.Error("gone is not known after it was deleted again")
+		t.Error("gone is unknown after it was deleted again")
 	}
 }

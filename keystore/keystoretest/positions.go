@@ -7,7 +7,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// testPositions: a node finds out whether what it has seen is still in this database's history.
+// testPositions: a node learns whether its position is in the history of this database.
 func testPositions(t *testing.T, s Store) {
 	db, other := ready(t, s), s.Open(t)
 	head := func(at keystore.Position) keystore.Head {
@@ -52,7 +52,7 @@ func testPositions(t *testing.T, s Store) {
 
 	must(t, db.NewEpoch(ctx, "not this one", nil))
 	if h := head(second.Position); h.Epoch != first.Epoch {
-		t.Error("a new epoch in place of another one than it was to replace")
+		t.Error("the epoch was replaced although it was not the expected one")
 	}
 	must(t, db.NewEpoch(ctx, first.Epoch, nil))
 	third := head(second.Position)

@@ -44,7 +44,7 @@ func testSessions(t *testing.T, s Store) {
 	a.UsedAt = start.Add(time.Hour)
 	check(a, b)
 
-	must(t, db.DeleteSessions(ctx, start.Add(time.Minute), start)) // neither is older
+	must(t, db.DeleteSessions(ctx, start.Add(time.Minute), start)) // no session is older
 	check(a, b)
 	must(t, db.DeleteSessions(ctx, start.Add(2*time.Minute), start))
 	check(a)
@@ -55,7 +55,7 @@ func testSessions(t *testing.T, s Store) {
 	must(t, db.DeleteSession(ctx, b.ID))
 	check()
 
-	// A token keeps those that were used last.
+	// A token keeps the most recently used sessions.
 	must(t, db.InsertSession(ctx, a))
 	must(t, db.InsertSession(ctx, b))
 	c := keystore.Session{ID: digest("nobody"), Token: digest("another token"), CreatedAt: start,

@@ -33,8 +33,7 @@ func testNamespaceInUse(t *testing.T, s Store) {
 	check(map[string]bool{"home": true, "x": true, "xy": true, "X": false, "y": false, "%": false,
 		"": false, "default": false})
 	edit(t, db, "k", func(k *keystore.Key) {
-		k.Grants,
-			k.RevokedAt = []keystore.Grant{{Namespace: "y"}}, start
+		k.Grants, k.RevokedAt = []keystore.Grant{{Namespace: "y"}}, start
 	})
 	check(map[string]bool{"home": true, "x": false, "xy": false, "y": true})
 	must(t, s.Exec(`UPDATE keys SET grants = '[{"namespace":"by hand"}]' WHERE id = 'k'`))
@@ -56,7 +55,7 @@ func testAudit(t *testing.T, s Store) {
 		{Seq: 1, At: start, Actor: "root", From: "127.0.0.1:1", Action: "key.mint", Object: "k",
 			Namespaces: []string{"a", "b"}, After: `{"name":"ü"}`, Hash: digest("1")},
 		{Seq: 2, At: start.Add(time.Microsecond), Before: `{}`, Hash: digest("2")},
-		// empty is not nil: the hash was made of it
+		// Empty differs from nil: the hash depends on it.
 		{Seq: 3, At: start, Namespaces: []string{}, Hash: digest("3")},
 	}
 	for i := range rows {
@@ -90,7 +89,7 @@ func testAudit(t *testing.T, s Store) {
 		append(many[:20:20], many[19])} {
 		if _, err := db.Update(ctx,
 			func(tx keystore.Tx) error { return tx.AppendAudit(wrong) }); err == nil {
-			t.Fatal("rows that do not follow each other were added")
+			t.Fatal("rows with gaps were added")
 		}
 	}
 	for _, part := range [][]*keystore.AuditRow{nil, many[:2], many[2:]} {
@@ -112,13 +111,13 @@ func testAudit(t *testing.T, s Store) {
 	for _, statement := range []string{
 		"UPDATE audit SET actor = 'nobody' WHERE seq = 1", "DELETE FROM audit WHERE seq = 3",
 		"REPLACE INTO audit SELECT * FROM audit",
-		// what would hide a row
+		// These would hide a row.
 		"UPDATE touched SET namespace = 'b'", "DELETE FROM touched WHERE seq = 4",
-		// which nobody could read
+		// These would be unreadable.
 		fmt.Sprintf(byHand, 502, `"a"`), fmt.Sprintf(byHand, 502, `{"a": "a"}`),
 	} {
 		if s.Exec(statement) == nil {
-			t.Fatalf("%s: went through", statement)
+			t.Fatalf("%s: succeeded", statement)
 		}
 	}
 }
@@ -126,14 +125,13 @@ func testAudit(t *testing.T, s Store) {
 func testRemembered(t *testing.T, s Store) {
 	db := ready(t, s)
 	var now time.Time
-	remembered := func(caller, key string, since time.Time) string {
+	remembered := func(scope, key string, since time.Time) (value string) {
 		t.Helper()
-		var made string
 		update(t, db, func(tx keystore.Tx) (err error) {
-			made, err = tx.Remembered(caller, key, since)
+			value, err = tx.Remembered(scope, key, since)
 			return err
 		})
-		return made
+		return value
 	}
 	long := strings.Repeat("key", 100)
 	update(t, db, func(tx keystore.Tx) error {
@@ -142,9 +140,9 @@ func testRemembered(t *testing.T, s Store) {
 		return tx.Remember("a", long, "long", now.Add(-time.Hour))
 	})
 	for _, row := range []struct {
-		caller, key string
-		since       time.Time
-		want        string
+		scope, key string
+		since      time.Time
+		want       string
 	}{
 		{"a", "key", now.Add(-time.Hour), "first"},
 		{"a", "key", now, "first"},
@@ -153,15 +151,15 @@ func testRemembered(t *testing.T, s Store) {
 		{"b", "key", now.Add(-time.Hour), ""},
 		{"a", "KEY", now.Add(-time.Hour), ""},
 	} {
-		if got := remembered(row.caller, row.key, row.since); got != row.want {
-			t.Errorf("%q %q since %v: %q, want %q", row.caller, row.key, row.since, got, row.want)
+		if got := remembered(row.scope, row.key, row.since); got != row.want {
+			t.Errorf("%q %q since %v: %q, want %q", row.scope, row.key, row.since, got, row.want)
 		}
 	}
 	update(t, db, func(tx keystore.Tx) error {
-		return tx.Remember("b", "key", "b's", tx.Now()) // forgets what is older
+		return tx.Remember("b", "key", "b's", tx.Now()) // deletes older values
 	})
 	if got := remembered("a", "key", time.Time{}); got != "" {
-		t.Errorf("%q should have been forgotten", got)
+		t.Errorf("%q, want none", got)
 	}
 	update(t, db, func(tx keystore.Tx) error { return tx.Remember("b", "key", "newer", now) })
 	if got := remembered("b", "key", time.Time{}); got != "newer" {

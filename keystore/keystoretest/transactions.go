@@ -28,7 +28,7 @@ func testRollback(t *testing.T, s Store) {
 	refusal := errors.New("no")
 	_, err := db.Update(ctx, func(tx keystore.Tx) error { write(tx); return refusal })
 	if err != refusal {
-		t.Fatalf("error %v is not the one that was returned", err)
+		t.Fatalf("error %v, want %v", err, refusal)
 	}
 	func() {
 		defer func() {
@@ -43,17 +43,17 @@ func testRollback(t *testing.T, s Store) {
 	}
 	update(t, db, func(tx keystore.Tx) error {
 		if last, err := tx.LastAudit(); last != nil || err != nil {
-			t.Fatal("an audit row is there", err)
+			t.Fatal("an audit row exists", err)
 		}
 		if made, err := tx.Remembered("caller", "key", time.Time{}); made != "" || err != nil {
-			t.Fatal("something is remembered", err)
+			t.Fatal("a value is stored", err)
 		}
-		write(tx) // none of it was there
+		write(tx) // fails if any of it exists
 		return nil
 	})
 }
 
-// testSerial counts in a key's metadata, from two handles at the same time.
+// testSerial increments the version of a key from two handles at the same time.
 func testSerial(t *testing.T, s Store) {
 	db := ready(t, s)
 	handles := []keystore.Database{db, s.Open(t)}
@@ -70,7 +70,7 @@ func testSerial(t *testing.T, s Store) {
 					if first, second := tx.Now(),
 						tx.Now(); first != second || tx.Now().Location() != time.UTC ||
 						tx.Now().Nanosecond()%1000 != 0 {
-						t.Error("the clock is not UTC in microseconds, or moves")
+						t.Error("the clock is not in UTC and microseconds, or does not stand still")
 					}
 					k, err := tx.Key("k")
 					if err != nil {
@@ -92,12 +92,12 @@ func testSerial(t *testing.T, s Store) {
 	k, err := db.Key(ctx, "k")
 	must(t, err)
 	if k.Version != 1+workers*each {
-		t.Fatalf("counted to %d, want %d: an update was lost", k.Version, 1+workers*each)
+		t.Fatalf("version %d, want %d: an update was lost", k.Version, 1+workers*each)
 	}
 	ends(t, db, from)
 }
 
-// testWaiting: a change waits for another's, a context ends the wait, and nobody who reads waits.
+// testWaiting: a change waits for another one until its context ends, and reads do not wait.
 func testWaiting(t *testing.T, s Store) {
 	db := ready(t, s)
 	insert(t, db, plain("k"))
@@ -119,7 +119,7 @@ func testWaiting(t *testing.T, s Store) {
 		<-inside
 		if lookup(t, other, digest("k")) != "k" || lookup(t, other, digest("slow "+name)) != "" ||
 			head(t, other) != at {
-			t.Error("what is not committed is seen")
+			t.Error("an uncommitted change is visible")
 		}
 		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		began := time.Now()
@@ -140,7 +140,7 @@ func testWaiting(t *testing.T, s Store) {
 				return err
 			})
 			if err != nil {
-				t.Error("the change that waited:", err)
+				t.Error("the waiting change:", err)
 			}
 		})
 		if waited.Load() {
@@ -201,7 +201,7 @@ func testCancelled(t *testing.T, s Store) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// One that ends in the middle of a change, which takes no notice.
+	// The context ends in the middle of a change, which ignores the errors.
 	var many []*keystore.Key
 	for i := range 50 {
 		many = append(many, plain(fmt.Sprint("of many ", i)))
@@ -212,7 +212,7 @@ func testCancelled(t *testing.T, s Store) {
 		must(t, insertKey(tx, plain("half")))
 		cancel()
 		_ = insertKey(tx, plain("other half"))
-		_, _ = tx.InsertKeys(many) // nor does it go past the transaction that has ended
+		_, _ = tx.InsertKeys(many) // must not write outside the transaction
 		return nil
 	})
 	wantErr(t, err, context.Canceled)
@@ -220,14 +220,14 @@ func testCancelled(t *testing.T, s Store) {
 	if half != "" || other != "" || lookup(t, db, digest("of many 7")) != "" {
 		t.Fatalf("half a change was committed: %q %q", half, other)
 	}
-	// Nothing of this has harmed the handle.
+	// The handle still works.
 	edit(t, db, "k", func(*keystore.Key) {})
 	if got := head(t, db); got != at+1 {
 		t.Fatalf("the head went from %d to %d", at, got)
 	}
 }
 
-// testLinearizable: what is committed is seen by every later call of any handle, and whoever sees a
+// testLinearizable: every later call of any handle sees a committed change. A reader that sees a
 // revision sees all before it.
 func testLinearizable(t *testing.T, s Store) {
 	db := ready(t, s)

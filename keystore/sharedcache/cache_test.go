@@ -81,7 +81,7 @@ func fakeServer(t *testing.T, answer func(request string) string) (addr string) 
 type cache struct {
 	*Redis
 	failures *atomic.Int32 // that it reported
-	lines    chan string   // of its log; what nobody reads of them is dropped
+	lines    chan string   // of its log; unread lines are dropped
 }
 
 // open opens a cache, which is closed at the end of the test. The default timeout is the longest

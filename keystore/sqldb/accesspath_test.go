@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestListsOfFewAndOfMany: what a list shows does not depend on how it is looked for.
-func TestListsOfFewAndOfMany(t *testing.T) {
+// TestAccessPathsAgree: the content of a list does not depend on the access path.
+func TestAccessPathsAgree(t *testing.T) {
 	onBoth(t, func(t *testing.T, d *DB) {
 		ctx := t.Context()
 		const keys = 40
@@ -60,11 +60,11 @@ func TestListsOfFewAndOfMany(t *testing.T) {
 				}
 			}
 			if !reflect.DeepEqual(got[0], got[1]) {
-				t.Errorf("%+v: %v among few, %v among many", f, got[0], got[1])
+				t.Errorf("%+v: %v with few rows, %v with many", f, got[0], got[1])
 			}
 			found += len(got[0])
 		}
-		// A fifth of all combinations has all pairs.
+		// A fifth of all combinations contains all pairs.
 		for i := 0; i < 3*3*2*2*3*2*2; i += 5 {
 			i := i
 			choose := func(n int) int { c := i % n; i /= n; return c }
@@ -115,8 +115,8 @@ func TestListsOfFewAndOfMany(t *testing.T) {
 	})
 }
 
-// TestRareThingsAreLookedUp: a page is looked for by the rarest thing that it was asked for.
-func TestRareThingsAreLookedUp(t *testing.T) {
+// TestMostSelectivePath: a query uses the index of its most selective condition.
+func TestMostSelectivePath(t *testing.T) {
 	d := fill(t, 2000)
 	d.maxScan = 100
 	_, err := d.Update(t.Context(), func(tx keystore.Tx) error {
@@ -164,7 +164,7 @@ func TestRareThingsAreLookedUp(t *testing.T) {
 		{keystore.KeyFilter{Owner: "m_5", Namespaces: crowd[1:2]}, "keys_namespace (namespace=?"},
 		{keystore.KeyFilter{Owner: "m_5", CreatedBy: keystore.RootMember}, "keys_owner (owner=?"},
 		{keystore.KeyFilter{Owner: "m_5", CreatedBy: "nobody"}, "keys_created_by (created_by=?"},
-		// neither is rare
+		// Neither is selective.
 		{keystore.KeyFilter{CreatedBy: keystore.RootMember, Namespaces: big},
 			"keys_namespace (namespace=?"},
 		{keystore.KeyFilter{Status: keystore.StatusInactive, Namespaces: big},
@@ -190,7 +190,7 @@ func TestRareThingsAreLookedUp(t *testing.T) {
 		{keystore.AuditFilter{Actor: "m_5", Namespaces: crowd[1:2]}, "(namespace=?"},
 		{keystore.AuditFilter{Actor: "m_5", Action: "key.mint"}, "audit_actor (actor=?"},
 		{keystore.AuditFilter{Actor: "m_5", Action: "role.edit"}, "audit_action (action=?"},
-		// neither is rare
+		// Neither is selective.
 		{keystore.AuditFilter{Action: "key.mint", Namespace: big[0]}, "(namespace=? AND seq<?)"},
 		{keystore.AuditFilter{Namespaces: crowd}, "(namespace=?"},
 		{keystore.AuditFilter{Namespace: big[0]}, "(namespace=? AND seq<?)"},
@@ -201,7 +201,7 @@ func TestRareThingsAreLookedUp(t *testing.T) {
 	}
 }
 
-// explained is SQLite's plan of a query.
+// explained returns SQLite's plan of a query.
 func explained(t *testing.T, d *DB, query string) string {
 	t.Helper()
 	rows, err := d.readers.Query("EXPLAIN QUERY PLAN "+query,

@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// A key of an import is revoked, complete, before the import fails. The import is repeated.
-func TestKeyRevokedDuringAFailedImportStaysSo(t *testing.T) {
+// TestKeyRevokedDuringAFailedImport: the key stays revoked when the import is repeated.
+func TestKeyRevokedDuringAFailedImport(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		a, steps := node()
 		b, _ := node()
@@ -32,7 +32,7 @@ func TestKeyRevokedDuringAFailedImportStaysSo(t *testing.T) {
 				}
 				revokeAt(t, b, id, false)
 			case n == 4:
-				return errors.New("the database is away for a moment")
+				return errors.New("the database is unavailable")
 			}
 			return nil
 		})
@@ -50,8 +50,9 @@ func TestKeyRevokedDuringAFailedImportStaysSo(t *testing.T) {
 	})
 }
 
-// A caller that goes away while it asks for the nodes.
-func TestACallerWhoGoesIsNoSilence(t *testing.T) {
+// TestCancelledRenewalIsNoSilence: a renewal that its caller has cancelled does not count as a
+// silence of the database.
+func TestCancelledRenewalIsNoSilence(t *testing.T) {
 	s := postgresServer(t)
 	d, err := OpenPostgres(context.Background(), s.URL(s.Schema(t)))
 	if err != nil {
@@ -68,7 +69,7 @@ func TestACallerWhoGoesIsNoSilence(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := d.Renew(ctx, "x", keystore.Position{}); err == nil {
-		t.Error("a renewal that nobody waits for")
+		t.Error("a cancelled renewal succeeded")
 	}
 	if h, err := d.Renew(context.Background(), "x", keystore.Position{}); err != nil || h.Silent {
 		t.Error("the database counts as silent", err)

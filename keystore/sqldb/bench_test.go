@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// benchKey is key number n: one in a hundred each is revoked, inactive or expired, and there are a
-// thousand namespaces, of which the first has half of the keys; the others have a role.
+// benchKey returns key number n. One key in a hundred is revoked, one inactive, and one expired.
+// Half of the keys are in the first of a thousand namespaces. The others have a role.
 func benchKey(n int, now time.Time) *keystore.Key {
 	namespace := keystore.DefaultNamespace
 	if n%2 == 1 {
@@ -80,7 +80,7 @@ func fill(tb testing.TB, n int) *DB {
 	return d
 }
 
-// insertKey inserts one, and returns why it was refused.
+// insertKey inserts one key. It returns the error if the key is refused.
 func insertKey(tx keystore.Tx, k *keystore.Key) error {
 	refused, err := tx.InsertKeys([]*keystore.Key{k})
 	if err != nil {
@@ -89,10 +89,10 @@ func insertKey(tx keystore.Tx, k *keystore.Key) error {
 	return refused[0]
 }
 
-// BenchmarkKeys measures at a hundred thousand keys, with APIKEYS_BENCH_KEYS at more.
+// BenchmarkKeys measures with a hundred thousand keys, or as many as APIKEYS_BENCH_KEYS.
 func BenchmarkKeys(b *testing.B) {
 	n := benchKeys
-	ctx, cancel := context.WithTimeout(context.Background(), time.Hour) // as callers have it
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour) // like that of callers
 	defer cancel()
 	began := time.Now()
 	d := fill(b, n)

@@ -30,8 +30,8 @@ func mintOne(
 	return key, token.Reveal()
 }
 
-// maker mints a key that may make others, and returns it as a caller.
-func maker(t testing.TB, k *manage.Keystore) (manage.Caller, *keystore.Key, string) {
+// creator mints a key that may create others, and returns it as a caller.
+func creator(t testing.TB, k *manage.Keystore) (manage.Caller, *keystore.Key, string) {
 	t.Helper()
 	key, token := mintOne(t, k, keystore.Permission{Resource: "admin.keys", Action: "create"},
 		keystore.Permission{Action: "read"})
@@ -42,23 +42,23 @@ func maker(t testing.TB, k *manage.Keystore) (manage.Caller, *keystore.Key, stri
 	return manage.KeyCaller(a.Record, "test"), key, token
 }
 
-// revokeAt revokes a key, and wants that to be complete.
-func revokeAt(t testing.TB, k *manage.Keystore, id string, made bool) {
+// revokeAt revokes a key and requires a complete propagation.
+func revokeAt(t testing.TB, k *manage.Keystore, id string, created bool) {
 	t.Helper()
-	_, p, err := k.RevokeKey(context.Background(), importer, id, "", made,
+	_, p, err := k.RevokeKey(context.Background(), importer, id, "", created,
 		manage.ChangeOptions{Wait: time.Minute})
 	if err != nil || !p.Complete {
 		t.Fatalf("revoking: %+v, %v", p, err)
 	}
 }
 
-// wantOutcome wants a read with a credential to have this outcome.
+// wantOutcome checks the outcome of a read with a credential.
 func wantOutcome(t testing.TB, k *manage.Keystore, token string, want keystore.Outcome) {
 	t.Helper()
 	a, err := k.Lookup(context.Background(), token, time.Now())
 	got := a.Outcome
 	if got == keystore.Malformed {
-		got = keystore.Unknown // before anything was imported
+		got = keystore.Unknown // the format is accepted only after an import
 	}
 	if got == keystore.OK {
 		got = keystore.Decide(a.Record,
@@ -70,8 +70,8 @@ func wantOutcome(t testing.TB, k *manage.Keystore, token string, want keystore.O
 	}
 }
 
-// madeBy returns how many keys a caller has made that are not revoked.
-func madeBy(t testing.TB, k *manage.Keystore, id string) (alive int) {
+// activeBy returns the number of keys created by a caller that are not revoked.
+func activeBy(t testing.TB, k *manage.Keystore, id string) (alive int) {
 	t.Helper()
 	for cursor := ""; ; {
 		keys, next, err := k.ListKeys(context.Background(), importer,
@@ -90,9 +90,8 @@ func madeBy(t testing.TB, k *manage.Keystore, id string) (alive int) {
 	}
 }
 
-// TestImportLetsRevokesThrough: between any two steps of an import that is all or nothing, a revoke
-// goes through on the same node and on another, and nothing that is imported can be used before all
-// is.
+// TestImportLetsRevokesThrough: between any two steps of an atomic import, a revoke completes on
+// the same node and on another. No imported credential is valid before all are.
 func TestImportLetsRevokesThrough(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		a, steps := node()
@@ -100,7 +99,7 @@ func TestImportLetsRevokesThrough(t *testing.T) {
 		specs := legacy("whole", bulk)
 		busy, count := false, 0
 		steps.step(func(int) error {
-			if busy { // the revoke itself
+			if busy { // the change is the revoke itself
 				return nil
 			}
 			busy = true
@@ -123,7 +122,7 @@ func TestImportLetsRevokesThrough(t *testing.T) {
 		}
 		steps.before.Store(nil)
 		if count < 1+(bulk+importedAtOnce-1)/importedAtOnce {
-			t.Errorf("%d keys were imported in %d steps: others wait for too long", bulk, count)
+			t.Errorf("%d keys were imported in %d steps: other changes wait too long", bulk, count)
 		}
 		for _, s := range specs {
 			wantOutcome(t, a, s.Token, keystore.OK)
@@ -136,16 +135,16 @@ func TestImportLetsRevokesThrough(t *testing.T) {
 	})
 }
 
-// importedAtOnce is the most that a revoke should have to wait for.
+// importedAtOnce is the highest number of keys for which a revoke may have to wait.
 const importedAtOnce = 700
 
-// TestManyImportsLetRevokesThrough: a leaked key that imports from many clients at a time, again
-// and again, is revoked with all it made.
+// TestManyImportsLetRevokesThrough: a leaked key that imports from many clients all the time is
+// revoked together with all keys that it created.
 func TestManyImportsLetRevokesThrough(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		a, steps := node()
 		b, _ := node()
-		leaked, key, token := maker(t, a)
+		leaked, key, token := creator(t, a)
 		var last atomic.Int64
 		steps.step(func(n int) error {
 			last.Store(int64(n))
@@ -163,26 +162,26 @@ func TestManyImportsLetRevokesThrough(t *testing.T) {
 				}
 			})
 		}
-		for last.Load() < 10 { // all are under way
+		for last.Load() < 10 { // all imports are running
 			time.Sleep(time.Millisecond)
 		}
 		revokeAt(t, a, key.ID, true)
-		importing.Wait() // whatever was under way is refused
-		if alive := madeBy(t, b, key.ID); alive > 0 {
-			t.Errorf("%d keys that the leaked key made are alive", alive)
+		importing.Wait() // the running imports are refused
+		if alive := activeBy(t, b, key.ID); alive > 0 {
+			t.Errorf("%d keys that the leaked key created are not revoked", alive)
 		}
 		wantOutcome(t, b, token, keystore.Revoked)
 	})
 }
 
-// TestImportOfARevokedKey: a key that is revoked while it imports has imported nothing, and the
-// credentials can be imported by another.
+// TestImportOfARevokedKey: a key that is revoked during its import imports nothing, and others can
+// import the credentials.
 func TestImportOfARevokedKey(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		for when := range 3 {
 			a, steps := node()
 			b, _ := node()
-			leaked, key, _ := maker(t, a)
+			leaked, key, _ := creator(t, a)
 			specs := legacy(fmt.Sprint("late", when), bulk)
 			steps.step(func(n int) error {
 				// before the first slice, before the last one, and before the publication
@@ -200,7 +199,7 @@ func TestImportOfARevokedKey(t *testing.T) {
 			for _, s := range []int{0, bulk / 2, bulk - 1} {
 				wantOutcome(t, b, specs[s].Token, keystore.Unknown)
 			}
-			if alive := madeBy(t, b, key.ID); alive > 0 {
+			if alive := activeBy(t, b, key.ID); alive > 0 {
 				t.Errorf("%d: %d keys are left", when, alive)
 			}
 			again, no, err := b.ImportKeys(context.Background(), importer, specs, false, nil)
@@ -212,13 +211,13 @@ func TestImportOfARevokedKey(t *testing.T) {
 	})
 }
 
-// TestImportOfANarrowedKey: what a key could give when its import began, and cannot when it ends,
-// is not given.
+// TestImportOfANarrowedKey: an import fails if the key loses, during the import, a permission that
+// it gives.
 func TestImportOfANarrowedKey(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		a, steps := node()
 		b, _ := node()
-		caller, key, _ := maker(t, a)
+		caller, key, _ := creator(t, a)
 		specs := legacy("narrow", bulk)
 		steps.step(func(n int) error {
 			if n == 5 { // all keys are stored, and none is valid yet
@@ -238,13 +237,13 @@ func TestImportOfANarrowedKey(t *testing.T) {
 			t.Fatal(n, len(refused), err)
 		}
 		wantOutcome(t, a, specs[0].Token, keystore.Unknown)
-		if alive := madeBy(t, b, key.ID); alive > 0 {
+		if alive := activeBy(t, b, key.ID); alive > 0 {
 			t.Errorf("%d keys are left", alive)
 		}
 	})
 }
 
-// TestImportThatIsRefusedWritesNothing: a mistake in the last line is found before the first is
+// TestImportThatIsRefusedWritesNothing: an error in the last line is found before the first is
 // written.
 func TestImportThatIsRefusedWritesNothing(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
@@ -266,19 +265,18 @@ func TestImportThatIsRefusedWritesNothing(t *testing.T) {
 	})
 }
 
-// TestImportOfANodeThatDies: what is left of it can be used by nobody, is removed, and can be
-// imported again.
-func TestImportOfANodeThatDies(t *testing.T) {
+// TestImportOfADeadNode: the remaining keys are not valid, are removed, and can be imported again.
+func TestImportOfADeadNode(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		ctx := context.Background()
 		a, steps := node()
 		b, _ := node()
-		leaked, key, _ := maker(t, a)
-		away := errors.New("the database is away")
+		leaked, key, _ := creator(t, a)
+		unavailable := errors.New("the database is unavailable")
 		specs := legacy("dies", bulk)
 		steps.step(func(n int) error {
 			if n >= 4 { // two slices are stored
-				return away
+				return unavailable
 			}
 			return nil
 		})
@@ -291,8 +289,8 @@ func TestImportOfANodeThatDies(t *testing.T) {
 		for _, s := range []int{0, bulk - 1} {
 			wantOutcome(t, b, specs[s].Token, keystore.Unknown)
 		}
-		c, _ := node() // which removes what is left
-		for madeBy(t, c, key.ID) > 0 {
+		c, _ := node() // it removes the remaining keys
+		for activeBy(t, c, key.ID) > 0 {
 			time.Sleep(10 * time.Millisecond)
 		}
 		for {
@@ -303,7 +301,7 @@ func TestImportOfANodeThatDies(t *testing.T) {
 			if n == bulk {
 				break
 			}
-			if refused[0].Code != "already_used" { // its last ones are being removed
+			if refused[0].Code != "already_used" { // the last keys are being removed
 				t.Fatal(refused[0])
 			}
 		}
@@ -314,7 +312,7 @@ func TestImportOfANodeThatDies(t *testing.T) {
 	})
 }
 
-// TestImportsAreBounded: of too many at a time, those that come last are told to come again.
+// TestImportsAreBounded: if too many imports run, further ones fail with KindBusy.
 func TestImportsAreBounded(t *testing.T) {
 	k, steps := func() (k *manage.Keystore, c *counted) {
 		eachDatabase(t, func(name string, f func(*testing.T)) bool {
@@ -348,18 +346,18 @@ func TestImportsAreBounded(t *testing.T) {
 		}
 	}
 	if done == 0 {
-		t.Error("none was imported")
+		t.Error("no import succeeded")
 	}
 }
 
-// TestRevokeOfWhatAKeyMade: the key dies at once, and what it made in steps between which others
-// get through; after a failure the rest can be revoked, and neither a deadline nor a caller that
-// has gone leaves any out.
-func TestRevokeOfWhatAKeyMade(t *testing.T) {
+// TestRevokeCreatedKeys: the key is revoked at once, and the keys that it created in steps between
+// which other changes run. After a failure the rest can be revoked. A cancelled caller does not
+// stop the revoke.
+func TestRevokeCreatedKeys(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		a, steps := node()
 		b, _ := node()
-		makes, key, token := maker(t, a)
+		makes, key, token := creator(t, a)
 		bring := func(c manage.Caller, kind string, n int) []manage.ImportSpec {
 			specs := legacy(kind, n)
 			done, refused, err := a.ImportKeys(context.Background(), c, specs, true, nil)
@@ -382,10 +380,10 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 		grandchildren := bring(manage.KeyCaller(answer.Record, "test"), "grandchild", 3)
 		wantOutcome(t, b, made[bulk-1].Token, keystore.OK)
 
-		away := errors.New("the database is away")
+		unavailable := errors.New("the database is unavailable")
 		steps.step(func(n int) error {
 			if n == 4 {
-				return away
+				return unavailable
 			}
 			return nil
 		})
@@ -424,8 +422,8 @@ func TestRevokeOfWhatAKeyMade(t *testing.T) {
 			wantOutcome(t, b, s.Token, keystore.Revoked)
 		}
 		wantOutcome(t, b, childToken.Reveal(), keystore.Revoked)
-		if alive := madeBy(t, b, key.ID) + madeBy(t, b, child.ID); alive > 0 {
-			t.Errorf("%d are alive", alive)
+		if alive := activeBy(t, b, key.ID) + activeBy(t, b, child.ID); alive > 0 {
+			t.Errorf("%d keys are not revoked", alive)
 		}
 		if v, err := b.VerifyAudit(context.Background(), importer); err != nil || v.Wrong != 0 {
 			t.Errorf("%+v, %v", v, err)

@@ -11,8 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestClose: what is under way when a database is closed comes to its end. Close waits for it,
-// though not for ever.
+// TestClose: Close waits for running calls, which complete, but only for a limited time.
 func TestClose(t *testing.T) {
 	ctx := context.Background()
 	for name, empty := range map[string]func(t *testing.T) (open func() (*DB, error)){
@@ -80,11 +79,11 @@ func TestClose(t *testing.T) {
 						close(release)
 						must(<-closed)
 						if len(results) < 2 {
-							t.Fatal("Close did not wait to the end")
+							t.Fatal("Close did not wait for both calls")
 						}
 					} else {
 						if err := <-closed; err == nil {
-							t.Error("Close says nothing of what still runs")
+							t.Error("Close does not report running calls")
 						}
 						close(release)
 					}
@@ -98,7 +97,7 @@ func TestClose(t *testing.T) {
 					p, err := again.Policy(ctx, keystore.Nowhere)
 					must(err)
 					if len(p.Namespaces) != 2 {
-						t.Errorf("the change is not there: %+v", p.Namespaces)
+						t.Errorf("the change is missing: %+v", p.Namespaces)
 					}
 					must(again.Close())
 				})

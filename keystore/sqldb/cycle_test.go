@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// TestNamespaceCycle: a cycle of namespaces that SQL has made stops no node and no change. What
-// lies in it or below it grants nothing until it is repaired.
+// TestNamespaceCycle: a cycle of namespaces, created manually in SQL, stops no node and no change.
+// The namespaces in it and below it grant nothing until it is repaired.
 func TestNamespaceCycle(t *testing.T) {
 	ctx := context.Background()
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
@@ -61,7 +61,7 @@ func TestNamespaceCycle(t *testing.T) {
 		must(mint("*", keystore.AnyNamespace, false))
 		asks := func(k *manage.Keystore, key, namespace string, want keystore.Outcome) {
 			t.Helper()
-			if h := k.Health(ctx); h.Problem != "" { // and knows what the database has
+			if h := k.Health(ctx); h.Problem != "" { // this also applies all changes
 				t.Fatal(h.Problem)
 			}
 			now := time.Now()
@@ -101,7 +101,7 @@ func TestNamespaceCycle(t *testing.T) {
 		must(err)
 		for i, parent := range []string{"below", "two", "one"} {
 			sql("UPDATE namespaces SET parent = '%s' WHERE id = 'one'", parent)
-			b, _ := node() // comes up
+			b, _ := node() // a node can start
 			for _, k := range []*manage.Keystore{a, b} {
 				inCycle(k, keystore.Forbidden)
 			}
@@ -115,18 +115,18 @@ func TestNamespaceCycle(t *testing.T) {
 			}
 			name := "N"
 			patch := manage.NamespacePatch{Name: &name}
-			// looks for what it reaches
+			// This searches for the namespaces that it reaches.
 			_, _, err = a.EditNamespace(ctx, ada, "apart", patch, manage.ChangeOptions{})
 			must(err)
 			must(mint("short", "apart", false))
 			revoke("short")
 			asks(b, "short", "apart", keystore.Revoked)
 			if err := mint("refused", "one", false); code(err) != "invalid_fields" {
-				t.Errorf("a key was made in a namespace of the cycle: %v", err)
+				t.Errorf("a key was created in a namespace of the cycle: %v", err)
 			}
 			_, _, err = a.EditNamespace(ctx, importer, "one", patch, manage.ChangeOptions{})
 			if code(err) != "invalid_fields" {
-				t.Errorf("written anew as it was: %v", err)
+				t.Errorf("an edit that keeps the cycle: %v", err)
 			}
 			if i == 0 {
 				repaired := "top"
@@ -145,7 +145,7 @@ func TestNamespaceCycle(t *testing.T) {
 	})
 }
 
-// TestMovingASubtreeCountsItsDepth: what is moved takes its descendants along.
+// TestMovingASubtreeCountsItsDepth: the depth limit includes the descendants of a moved namespace.
 func TestMovingASubtreeCountsItsDepth(t *testing.T) {
 	ctx := context.Background()
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {

@@ -39,7 +39,7 @@ func TestModes(t *testing.T) {
 			t.Errorf("%s has mode %o, want %o", name, got, want)
 		}
 	}
-	// The same file by another name is the same database.
+	// A symbolic link to the file is the same database.
 	link := filepath.Join(t.TempDir(), "link.db")
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func TestBadFiles(t *testing.T) {
 	text := write("notes.txt", strings.Repeat("not a database\n", 500))
 	for name, row := range map[string]struct {
 		path, want string
-		passes     bool // by itself, perhaps
+		passes     bool // the error may go away by itself
 	}{
 		"directory":      {dir, "directory", false},
 		"beneath a file": {filepath.Join(text, "keys.db"), "not a directory", false},
@@ -92,17 +92,17 @@ func TestBadFiles(t *testing.T) {
 				t.Errorf("error %q, want %q and the path in it", err, row.want)
 			}
 			if got := Unreachable(err); got != row.passes {
-				t.Errorf("it may be over by itself: %v", got)
+				t.Errorf("Unreachable: %v", got)
 			}
 		})
 	}
 	if content, err := os.ReadFile(text); err != nil ||
 		!strings.HasPrefix(string(content), "not a database") {
-		t.Error("the file that is no database was changed")
+		t.Error("a file that is not a database was changed")
 	}
 }
 
-// TestForeignFiles: a file of another program is refused, and left as it is.
+// TestForeignFiles: a file of another program is refused and not changed.
 func TestForeignFiles(t *testing.T) {
 	const version = "CREATE TABLE schema_version (id INTEGER PRIMARY KEY, version_id INTEGER NOT " +
 		"NULL, is_applied INTEGER NOT NULL, tstamp TIMESTAMP)"
@@ -157,13 +157,13 @@ func TestForeignFiles(t *testing.T) {
 				t.Errorf("the file was changed: %v", err)
 			}
 			if left, _ := filepath.Glob(path + "-*"); len(left) > 0 {
-				t.Errorf("files were left beside it: %v", left)
+				t.Errorf("remaining files: %v", left)
 			}
 		})
 	}
 }
 
-// damaged makes a database and writes over all but its first page.
+// damaged creates a database and overwrites all but its first page.
 func damaged(t *testing.T, path string) string {
 	t.Helper()
 	d, err := OpenSQLite(context.Background(), path)
@@ -186,7 +186,7 @@ func damaged(t *testing.T, path string) string {
 	return path
 }
 
-// TestReadOnly runs as nobody where this test is root, whom no mode keeps out.
+// TestReadOnly runs the child as nobody if the test is root, who can write everywhere.
 func TestReadOnly(t *testing.T) {
 	for _, row := range []struct {
 		name      string
@@ -198,7 +198,7 @@ func TestReadOnly(t *testing.T) {
 		{"file", 0o777, 0o444, "writable"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			// Not t.TempDir, beneath which nobody else may go.
+			// Not t.TempDir, which other users cannot enter.
 			parent, err := os.MkdirTemp("", "sqldb")
 			if err != nil {
 				t.Fatal(err)
@@ -221,7 +221,7 @@ func TestReadOnly(t *testing.T) {
 			if err := os.Chmod(dir, row.dir); err != nil {
 				t.Fatal(err)
 			}
-			binary := filepath.Join(parent, "child") // where nobody can read it
+			binary := filepath.Join(parent, "child") // readable by the other user
 			content, err := os.ReadFile(os.Args[0])
 			if err == nil {
 				err = os.WriteFile(binary, content, 0o755)
@@ -239,7 +239,7 @@ func TestReadOnly(t *testing.T) {
 			if err == nil || !strings.Contains(string(out), row.want) ||
 				!strings.Contains(string(out), path) ||
 				!strings.Contains(string(out), "unreachable: true") {
-				t.Fatalf("%v: %s, want %q and the path in it, and that it may be over by itself",
+				t.Fatalf("%v: %s, want %q, the path, and Unreachable",
 					err, out, row.want)
 			}
 			t.Logf("%s", out)
@@ -261,7 +261,7 @@ func TestNewerSchema(t *testing.T) {
 	}
 }
 
-// TestFull: a full disk refuses a change whole, and the next one works once there is room.
+// TestFull: on a full disk a change fails as a whole, and the next one works once there is space.
 func TestFull(t *testing.T) {
 	ctx := context.Background()
 	d := fill(t, 100)
@@ -279,7 +279,7 @@ func TestFull(t *testing.T) {
 	n, err := 100, error(nil)
 	insert := func() error {
 		_, err := d.Update(ctx, func(tx keystore.Tx) error {
-			// A caller that takes no notice must not commit a half.
+			// A caller that ignores the errors must not commit half a change.
 			_ = insertKey(tx, benchKey(n, tx.Now()))
 			_ = insertKey(tx, benchKey(n+1, tx.Now()))
 			return tx.Remember("caller", fmt.Sprint(n), strings.Repeat("x", 2000),
@@ -316,7 +316,7 @@ func TestFull(t *testing.T) {
 	check()
 	limit(1 << 30)
 	if err := insert(); err != nil {
-		t.Fatal("after room was made:", err)
+		t.Fatal("with space on the disk:", err)
 	}
 	n += 2
 	check()
@@ -345,7 +345,7 @@ func TestChangeLogStaysBounded(t *testing.T) {
 	}
 }
 
-// TestLocked: who waits for the lock of another program until its time is over is told of the lock.
+// TestLocked: the error of a start that waits for the lock of another program names the lock.
 func TestLocked(t *testing.T) {
 	s := newSQLite(t)
 	s.Open(t).Close()

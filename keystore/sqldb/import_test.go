@@ -17,7 +17,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// counted counts what a node asks its database for.
+// counted counts the loads and changes that a node reads.
 type counted struct {
 	keystore.Database
 	loads, changes atomic.Int64
@@ -25,7 +25,7 @@ type counted struct {
 	closing        sync.Once
 }
 
-// Close may come again, at the end of the test.
+// Close may be called twice, the second time at the end of the test.
 func (c *counted) Close() (err error) {
 	c.closing.Do(func() { err = c.Database.Close() })
 	return err
@@ -42,7 +42,7 @@ func (c *counted) Update(
 	return c.Database.Update(ctx, change)
 }
 
-// step has f called before each change, with how many there have been.
+// step makes the database call f before each change, with the number of changes so far.
 func (c *counted) step(f func(n int) error) {
 	var n atomic.Int64
 	before := func() error { return f(int(n.Add(1))) }
@@ -69,7 +69,7 @@ type unobserved struct{}
 func (unobserved) LookedUp(node.Tier, time.Duration) {}
 func (unobserved) Propagated(time.Duration)          {}
 
-// eachDatabase runs f for each kind, with a function that starts one more node on the same one.
+// eachDatabase runs f for each kind of database, with a function that starts a node on it.
 func eachDatabase[T testing.TB](
 	t T, run func(name string, f func(T)) bool,
 	f func(t T, node func() (*manage.Keystore, *counted)),
@@ -109,7 +109,7 @@ func eachDatabase[T testing.TB](
 
 var importer = manage.Root("test")
 
-// legacy makes n keys to be imported.
+// legacy returns n keys to import.
 func legacy(kind string, n int) (specs []manage.ImportSpec) {
 	for i := range n {
 		specs = append(specs, manage.ImportSpec{Line: i + 1,
@@ -120,18 +120,18 @@ func legacy(kind string, n int) (specs []manage.ImportSpec) {
 	return specs
 }
 
-// TestImport: what one node imports opens on another at once, also what was known there to open
-// nothing, and nothing that is known to open something has to be read again.
+// TestImport: a credential that one node imports is valid on another at once, even if that node had
+// cached it as unknown. Cached keys are not read again.
 func TestImport(t *testing.T) {
 	ctx := context.Background()
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		many := legacy("many", 20_000)
-		if strings.HasSuffix(t.Name(), "SQLite") { // which the race detector slows down
+		if strings.HasSuffix(t.Name(), "SQLite") { // which is slow with the race detector
 			many = many[:3000]
 		}
 		a, _ := node()
 		b, asked := node()
-		bring := func(specs []manage.ImportSpec, partial bool) {
+		imports := func(specs []manage.ImportSpec, partial bool) {
 			t.Helper()
 			if n, refused, err := a.ImportKeys(ctx, importer, specs, partial, nil); n != len(specs) {
 				t.Fatal(n, refused, err)
@@ -145,12 +145,12 @@ func TestImport(t *testing.T) {
 			}
 		}
 		warm := legacy("warm", 500)
-		bring(warm, false)
+		imports(warm, false)
 		for _, s := range warm {
 			want(s.Token, keystore.OK)
 		}
 		loads, changes := asked.loads.Load(), asked.changes.Load()
-		bring(many, true)
+		imports(many, true)
 		for _, s := range warm {
 			want(s.Token, keystore.OK)
 		}
@@ -170,15 +170,15 @@ func TestImport(t *testing.T) {
 		for _, s := range late {
 			want(s.Token, keystore.Unknown)
 		}
-		bring(late, false)
+		imports(late, false)
 		for _, s := range late {
 			want(s.Token, keystore.OK)
 		}
 	})
 }
 
-// BenchmarkImport imports a hundred thousand keys, with APIKEYS_BENCH_KEYS more, in batches, while
-// a second node follows.
+// BenchmarkImport imports a hundred thousand keys, or as many as APIKEYS_BENCH_KEYS, in batches,
+// while a second node follows the changes.
 func BenchmarkImport(b *testing.B) {
 	eachDatabase(b, b.Run, func(b *testing.B, node func() (*manage.Keystore, *counted)) {
 		k, _ := node()
@@ -196,13 +196,15 @@ func BenchmarkImport(b *testing.B) {
 	})
 }
 
-// TestBulkByHand: many rows that an operator adds in one statement are told of as well, whichever
-// of a key and its secret comes first.
+// TestBulkByHand: many rows added manually in one statement are logged too, whether keys or secrets
+// come first.
 func TestBulkByHand(t *testing.T) {
 	ctx := context.Background()
 	const numbers = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < %d) "
-	const keys = `INSERT INTO keys (id, prefix, name, namespace, grants, owner, created_by, active, created_at, revoked_by, revoke_reason, allowed_ips, metadata, version)
-		SELECT '%[1]d-' || n, '', '', 'default', '[{"namespace":"other"}]', 'root', 'root', 1, n, '', '', '[]', '{}', 1 FROM n`
+	const keys = `INSERT INTO keys (id, prefix, name, namespace, grants, owner, created_by, active,
+			created_at, revoked_by, revoke_reason, allowed_ips, metadata, version)
+		SELECT '%[1]d-' || n, '', '', 'default', '[{"namespace":"other"}]', 'root', 'root', 1,
+			n, '', '', '[]', '{}', 1 FROM n`
 	for name, open := range map[string]func() (d *DB, exec func(string) error, digest string){
 		"SQLite": func() (*DB, func(string) error, string) {
 			s := newSQLite(t)
@@ -266,7 +268,7 @@ func TestBulkByHand(t *testing.T) {
 						}
 						if k, _, err := d.KeyByDigest(ctx, digest); err != nil || k == nil ||
 							k.ID != fmt.Sprintf("%d-%d", round, i+1) {
-							t.Fatalf("secret %d opens %v, %v", i+1, k, err)
+							t.Fatalf("secret %d authenticates as %v, %v", i+1, k, err)
 						}
 					}
 					if noted := number("SELECT count(*) FROM granted WHERE key_id LIKE '" +

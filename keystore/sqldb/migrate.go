@@ -45,7 +45,10 @@ func (d *DB) migrate(ctx context.Context) error {
 			return nil
 		}
 		if err := d.upgrade(ctx, p); err != nil && found == before {
-			return err
+			// Another process may have run the same migration since schemaVersion.
+			if now, again := d.schemaVersion(ctx); again != nil || now == found {
+				return err
+			}
 		}
 		before = found
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
 )
 
-// aheadOf is a store whose schema a later release has gone on with while this one has it open: each
-// table has one more column.
+// aheadOf is a store whose schema a later release has upgraded while this one has it open: each
+// table has another column.
 type aheadOf struct {
 	keystoretest.Store
 	dialect dialect
@@ -50,7 +50,7 @@ func (s aheadOf) Open(t *testing.T) keystore.Database {
 	return db
 }
 
-// TestNextSchema: during an upgrade, the nodes that still run the earlier release go on.
+// TestNextSchema: during an upgrade, nodes of the earlier release continue to work.
 func TestNextSchema(t *testing.T) {
 	t.Run("SQLite", func(t *testing.T) {
 		keystoretest.TestDatabase(t,

@@ -13,7 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// TestPools: while all connections of bulk reads are in use, these wait, and nothing else does.
+// TestPools: while all connections for bulk reads are in use, other bulk reads wait, and nothing
+// else does.
 func TestPools(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		_, c := node()
@@ -107,7 +108,7 @@ func ignore(err, ignored error) error {
 	return err
 }
 
-// TestQueriesEndWithTheirContext: also one that takes long to find its first row.
+// TestQueriesEndWithTheirContext: even a query that takes long to find its first row.
 func TestQueriesEndWithTheirContext(t *testing.T) {
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
 		_, c := node()
@@ -123,7 +124,7 @@ func TestQueriesEndWithTheirContext(t *testing.T) {
 		if err == nil || ctx.Err() == nil {
 			t.Fatal(err)
 		}
-		for range bulkReaders { // none is lost
+		for range bulkReaders { // no connection is lost
 			if _, err := d.CountKeys(t.Context()); err != nil {
 				t.Error(err)
 			}

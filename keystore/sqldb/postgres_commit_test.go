@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 )
 
-// TestPostgresHeadIsHeld: an operator's transaction that holds the head's lock delays changes, not
-// answers, and not for ever.
+// TestPostgresHeadIsHeld: a manual transaction that holds the lock of the head delays changes, for
+// a limited time, and nothing else.
 func TestPostgresHeadIsHeld(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -25,7 +25,7 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	}
 	short := postgresDialect
 	short.begin = beginChange(100*time.Millisecond, 10*time.Second)
-	hasty := openOnce(t, s.URL(s.schema+"_none,"+s.schema)) // any that is there
+	hasty := openOnce(t, s.URL(s.schema+"_none,"+s.schema)) // the first existing schema counts
 	hasty.dialect = short
 	holder := openOnce(t, s.URL(s.schema))
 	operator, err := holder.writer.BeginTx(ctx, nil)
@@ -50,11 +50,11 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 		t.Error(err)
 	}
 
-	// A process that stands still in the middle of a change loses the lock.
+	// A process that hangs in the middle of a change loses the lock.
 	short.begin = beginChange(10*time.Second, 50*time.Millisecond)
 	hasty.dialect = short
 	_, err = hasty.Update(ctx, func(tx keystore.Tx) error {
-		// on a slow machine it has lost the lock before
+		// On a slow machine it may have lost the lock already.
 		late := tx.InsertNamespace(&keystore.Namespace{ID: "half"})
 		_, err := d.Update(ctx,
 			func(tx keystore.Tx) error {
@@ -70,8 +70,7 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	}
 }
 
-// TestPostgresAcknowledgesUnforced: a node's acknowledgement waits for no standby, and a change
-// does.
+// TestPostgresAcknowledgesUnforced: a node's acknowledgement waits for no standby.
 func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	ctx := t.Context()
 	s := postgrestest.StartFor(t)
@@ -79,7 +78,7 @@ func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	if _, err := d.Deployment(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
-	awaitNobody(t, s, d)
+	awaitMissingStandby(t, s, d)
 	bounded, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	head, err := d.Renew(bounded, "i", keystore.Position{})
@@ -95,8 +94,7 @@ func TestPostgresAcknowledgesUnforced(t *testing.T) {
 	}
 }
 
-// TestPostgresUsesUnforced: uses of keys and sessions are noted while no standby is there, however
-// many there are.
+// TestPostgresUsesUnforced: uses of keys and sessions are recorded without waiting for a standby.
 func TestPostgresUsesUnforced(t *testing.T) {
 	s := postgrestest.StartFor(t)
 	d := openOnce(t, s.URL(s.Schema(t)))
@@ -115,7 +113,7 @@ func TestPostgresUsesUnforced(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	awaitNobody(t, s, d)
+	awaitMissingStandby(t, s, d)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	later := now.Add(time.Minute)
@@ -136,9 +134,11 @@ func TestPostgresUsesUnforced(t *testing.T) {
 	}
 }
 
-// awaitNobody has a node i join, and commits wait for a synchronous standby that is not there until
-// forget, or the test's end.
-func awaitNobody(t *testing.T, s *postgrestest.Server, d keystore.Database) (forget func()) {
+// awaitMissingStandby joins a node i and makes commits wait for a synchronous standby that does not
+// exist, until forget or the end of the test.
+func awaitMissingStandby(
+	t *testing.T, s *postgrestest.Server, d keystore.Membership,
+) (forget func()) {
 	t.Helper()
 	if err := d.Join(t.Context(), keystore.Node{Incarnation: "i"}); err != nil {
 		t.Fatal(err)
@@ -154,8 +154,8 @@ func awaitNobody(t *testing.T, s *postgrestest.Server, d keystore.Database) (for
 	return forget
 }
 
-// TestPostgresWaitIsCancelled: PostgreSQL calls a commit made whose wait for a standby was
-// cancelled by hand, and we do not.
+// TestPostgresWaitIsCancelled: a commit whose wait for a standby was cancelled is an error,
+// although PostgreSQL reports success.
 func TestPostgresWaitIsCancelled(t *testing.T) {
 	s := postgrestest.StartFor(t)
 	d := openOnce(t, s.URL(s.Schema(t)))
@@ -167,18 +167,19 @@ func TestPostgresWaitIsCancelled(t *testing.T) {
 			func(kt keystore.Tx) error { return kt.InsertNamespace(&keystore.Namespace{ID: id}) })
 		return err
 	}
-	forget := awaitNobody(t, s, d)
+	forget := awaitMissingStandby(t, s, d)
 	err := cancelWait(t, s, func(context.Context) error { return insert("n") })
 	if err == nil || !strings.Contains(err.Error(), "a failover may lose it") {
-		t.Errorf("a commit that no standby has: %v", err)
+		t.Errorf("a commit without a standby: %v", err)
 	}
 	forget()
 	if err := insert("m"); err != nil {
-		t.Errorf("a commit that waits for none: %v", err)
+		t.Errorf("a commit that waits for no standby: %v", err)
 	}
 }
 
-// TestPostgresUnknownCommit: a commit whose answer is lost is not called a failure.
+// TestPostgresUnknownCommit: the error of a commit whose answer is lost says that the result is
+// unknown.
 func TestPostgresUnknownCommit(t *testing.T) {
 	s := newPostgresStore(t)
 	d := openOnce(t, s.URL(s.schema))
@@ -186,7 +187,7 @@ func TestPostgresUnknownCommit(t *testing.T) {
 		if err := kt.InsertNamespace(&keystore.Namespace{ID: "n"}); err != nil {
 			return err
 		}
-		// The commit meets a trigger that ends its own connection.
+		// A trigger cuts the connection during the commit.
 		_, err := kt.(*tx).exec("CREATE FUNCTION pg_temp.cut() RETURNS trigger LANGUAGE plpgsql " +
 			"AS 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END'")
 		if err == nil {
@@ -203,8 +204,8 @@ func TestPostgresUnknownCommit(t *testing.T) {
 	}
 }
 
-// TestPostgresChangesAreNotCut: a change takes its time, whatever the role's timeouts are.
-func TestPostgresChangesAreNotCut(t *testing.T) {
+// TestPostgresChangesHaveNoTimeout: the timeouts of the role do not apply to changes.
+func TestPostgresChangesHaveNoTimeout(t *testing.T) {
 	s := newPostgresStore(t)
 	d := openOnce(t, s.URL(s.schema)+"&statement_timeout=1h")
 	_, err := d.Update(t.Context(), func(in keystore.Tx) error {
@@ -225,15 +226,15 @@ func TestPostgresChangesAreNotCut(t *testing.T) {
 	}
 	if err := d.exec(t.Context(), d.writer, "a question", "SELECT pg_sleep(60)"); err == nil ||
 		!strings.Contains(err.Error(), "SET statement_timeout") {
-		t.Errorf("what is no change and takes too long: %v", err)
+		t.Errorf("a slow statement outside of a change: %v", err)
 	}
 }
 
-// TestPostgresCommitSetting: what was answered survives a crash of the server, also when
-// synchronous_commit was turned off after the gate had started.
+// TestPostgresCommitSetting: committed changes survive a crash of the server, even if
+// synchronous_commit was turned off after the start of the process.
 func TestPostgresCommitSetting(t *testing.T) {
 	ctx := t.Context()
-	// or it might write in time what nobody forced
+	// Without the delay, the server might write unforced commits in time.
 	s := postgrestest.StartFor(t, "wal_writer_delay=10s")
 	d := openOnce(t, s.URL(""))
 	if _, err := d.Deployment(ctx, nil); err != nil {
@@ -243,8 +244,8 @@ func TestPostgresCommitSetting(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, row := range []struct {
-		way string
-		off func() error
+		statement string
+		off       func() error
 	}{
 		{"ALTER ROLE", func() error {
 			return s.Exec("", "ALTER ROLE postgres SET synchronous_commit = off")
@@ -259,7 +260,7 @@ func TestPostgresCommitSetting(t *testing.T) {
 				s.Set("synchronous_commit", "off"))
 		}},
 	} {
-		// ALTER SYSTEM counts for connections that are open, the others for new ones.
+		// ALTER SYSTEM applies to open connections, the others to new ones.
 		for _, connections := range []string{"open", "new"} {
 			if err := row.off(); err != nil {
 				t.Fatal(err)
@@ -271,7 +272,7 @@ func TestPostgresCommitSetting(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			name := row.way + " " + connections
+			name := row.statement + " " + connections
 			_, err := d.Update(ctx, func(tx keystore.Tx) error {
 				return tx.InsertNamespace(&keystore.Namespace{ID: name})
 			})

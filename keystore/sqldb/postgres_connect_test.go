@@ -17,8 +17,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 )
 
-// TestPostgresListener: changes are told of at once, and so are those that a connection may have
-// missed that was cut, or that listened for the schema before a restore made it anew.
+// TestPostgresListener: changes are reported at once. So are those that may have been missed
+// because the connection was cut or the schema was restored.
 func TestPostgresListener(t *testing.T) {
 	s := newPostgresStore(t)
 	deploy := func() {
@@ -54,10 +54,10 @@ func TestPostgresListener(t *testing.T) {
 		select {
 		case <-told:
 		case <-time.After(time.Minute):
-			t.Fatal("not told of ", what)
+			t.Fatal("not reported: ", what)
 		}
 	}
-	await("what was there before")
+	await("earlier changes")
 	for name, disturb := range map[string]func() error{
 		"a cut": func() error {
 			_, err := s.Query("",
@@ -74,7 +74,7 @@ func TestPostgresListener(t *testing.T) {
 		if err := disturb(); err != nil {
 			t.Fatal(name, ": ", err)
 		}
-		await("what was missed in " + name)
+		await("missed changes after " + name)
 		if name == "a restore" {
 			deploy()
 			await("the restored tables")
@@ -86,8 +86,7 @@ func TestPostgresListener(t *testing.T) {
 	}
 }
 
-// TestPostgresRestart cuts all connections, as a crash of the server does: what was answered is
-// there, and everything goes on.
+// TestPostgresRestart: after a crash of the server, committed changes exist and all calls work.
 func TestPostgresRestart(t *testing.T) {
 	ctx := context.Background()
 	s := postgrestest.StartFor(t)
@@ -132,7 +131,7 @@ func TestPostgresRestart(t *testing.T) {
 	}
 }
 
-// TestPostgresCutConnections: those in the pool that have been cut are no one's trouble but ours.
+// TestPostgresCutConnections: calls do not fail if connections of the pool were cut.
 func TestPostgresCutConnections(t *testing.T) {
 	ctx := context.Background()
 	s := newPostgresStore(t)
@@ -176,8 +175,9 @@ func TestPostgresCutConnections(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if _, err := s.Query("",
-			"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut'"); err != nil {
+		const cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity " +
+			"WHERE application_name = 'cut'"
+		if _, err := s.Query("", cut); err != nil {
 			t.Fatal(err)
 		}
 		if err := call(); err != nil {
@@ -188,8 +188,8 @@ func TestPostgresCutConnections(t *testing.T) {
 
 func TestPostgresOpenErrors(t *testing.T) {
 	s := postgresServer(t)
-	const secret, away = "hunter2", "cannot be reached"
-	// the kernel takes connections, and nobody says anything
+	const secret, unreachable = "hunter2", "cannot be reached"
+	// This listener accepts connections and never answers.
 	hung, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -233,13 +233,14 @@ func TestPostgresOpenErrors(t *testing.T) {
 		{"postgres://u:" + secret + "@" + s.Address() + "/db", "refuses the user or its password"},
 		{"postgres://postgres:" + secret + "@" + s.Address() + "/postgres",
 			"refuses the user or its password"},
-		{"postgres://u:" + secret + "@127.0.0.1:1/db", away},
-		{"postgres://u:" + secret + "@127.0.0.1:1,127.0.0.1:2/db", away},
-		{"postgres://u:" + secret + "@[::1]:1,127.0.0.1:2/db", away},
-		{"postgresql://u:" + secret + "@%2Fno%2Fsuch%2Fdir:5432/db", away},
-		{"postgres://u:" + secret + "@" + hung.Addr().String() + "/db?connect_timeout=1", away},
-		{"postgres://u:" + secret + "@no-such-host.invalid/db", away},
-		{"postgres:///db?host=/no/such/directory&user=u&password=" + secret, away},
+		{"postgres://u:" + secret + "@127.0.0.1:1/db", unreachable},
+		{"postgres://u:" + secret + "@127.0.0.1:1,127.0.0.1:2/db", unreachable},
+		{"postgres://u:" + secret + "@[::1]:1,127.0.0.1:2/db", unreachable},
+		{"postgresql://u:" + secret + "@%2Fno%2Fsuch%2Fdir:5432/db", unreachable},
+		{"postgres://u:" + secret + "@" + hung.Addr().String() + "/db?connect_timeout=1",
+			unreachable},
+		{"postgres://u:" + secret + "@no-such-host.invalid/db", unreachable},
+		{"postgres:///db?host=/no/such/directory&user=u&password=" + secret, unreachable},
 		{"postgres://u:" + secret + "@127.0.0.1:1," + s.Address() + "/db",
 			"refuses the user or its password"},
 		{s.URL("") + "?sslmode=require", "server refused TLS connection"},
@@ -258,17 +259,17 @@ func TestPostgresOpenErrors(t *testing.T) {
 			strings.Contains(text, "\n") || strings.Contains(text, "p%40ss") {
 			t.Errorf("%s\nwant %q, on one line, without the password", text, row.want)
 		}
-		if Unreachable(err) != (row.want == away) {
+		if Unreachable(err) != (row.want == unreachable) {
 			t.Errorf("unreachable is %v for %s", Unreachable(err), text)
 		}
 	}
 }
 
-// TestPostgresSettings: what breaks a promise is refused, as told by a function that stands before
-// the one that knows.
+// TestPostgresSettings: settings that violate the contract are refused. A function in front of the
+// real one fakes them.
 func TestPostgresSettings(t *testing.T) {
 	s := newPostgresStore(t)
-	for _, row := range []struct{ commit, lies, want string }{
+	for _, row := range []struct{ commit, faked, want string }{
 		{"on", "('server_version_num', '120022'), ('server_version', '12.22')",
 			"the server is PostgreSQL 12.22, but version 13 or later is required"},
 		{"off", "('', '')", "synchronous_commit is off"},
@@ -277,8 +278,11 @@ func TestPostgresSettings(t *testing.T) {
 		{"local", "('synchronous_standby_names', '')", ""},
 		{"remote_write", "('synchronous_standby_names', 'ANY 1 (a, b)')", ""},
 	} {
-		if err := s.Exec(`CREATE OR REPLACE FUNCTION current_setting(text) RETURNS text LANGUAGE sql AS $$
-			SELECT coalesce((SELECT value FROM (VALUES ` + row.lies + `) AS v (name, value) WHERE name = $1), pg_catalog.current_setting($1)) $$`); err != nil {
+		if err := s.Exec(`
+			CREATE OR REPLACE FUNCTION current_setting(text) RETURNS text LANGUAGE sql AS $$
+			SELECT coalesce(
+				(SELECT value FROM (VALUES ` + row.faked + `) AS v (name, value) WHERE name = $1),
+				pg_catalog.current_setting($1)) $$`); err != nil {
 			t.Fatal(err)
 		}
 		d, err := OpenPostgres(t.Context(),
@@ -293,8 +297,8 @@ func TestPostgresSettings(t *testing.T) {
 	}
 }
 
-// TestPostgresPooler: what poolers that are set up otherwise than we need say, as PgBouncer 1.18
-// does.
+// TestPostgresPooler: errors of a wrongly configured pooler have advice. These are from PgBouncer
+// 1.18.
 func TestPostgresPooler(t *testing.T) {
 	for want, e := range map[string]pgconn.PgError{
 		"ALTER ROLE": {Severity: "FATAL", Code: "08P01",
@@ -310,27 +314,27 @@ func TestPostgresPooler(t *testing.T) {
 	}
 	if err := explainPostgres(&pgconn.PgError{Severity: "FATAL", Code: "08P01",
 		Message: "server login has been failing"}); !Unreachable(err) {
-		t.Errorf("the server behind a pooler is away: %v", err)
+		t.Errorf("not unreachable: %v", err)
 	}
 }
 
-// TestPostgresPassing: what others do in PostgreSQL, or a lack of room there, may be over by
-// itself.
+// TestPostgresPassing: errors caused by other clients or a lack of resources may go unreachable by
+// themselves.
 func TestPostgresPassing(t *testing.T) {
 	for _, code := range []string{"53100", "53200", "53300", "55P03", "57014", "57P03", "40P01",
 		"25P03"} {
 		err := fmt.Errorf("opening: %w",
 			explainPostgres(&pgconn.PgError{Severity: "ERROR", Code: code}))
 		if !Unreachable(err) {
-			t.Errorf("waiting does not help: %v", err)
+			t.Errorf("not unreachable: %v", err)
 		}
 	}
 	if err := fmt.Errorf("opening: %w", errUnreplicated); !Unreachable(err) {
-		t.Errorf("waiting does not help: %v", err)
+		t.Errorf("not unreachable: %v", err)
 	}
 	err := explainPostgres(&pgconn.PgError{Severity: "ERROR", Code: "42501"})
 	if Unreachable(err) || Advice(err) == "" {
-		t.Errorf("waiting helps: %v", err)
+		t.Errorf("unreachable, or without advice: %v", err)
 	}
 }
 
@@ -351,7 +355,7 @@ func TestPostgresIdentity(t *testing.T) {
 	}
 }
 
-// TestPostgresParameters: URLs that psql takes open the database, with what they say in force.
+// TestPostgresParameters: URLs that psql accepts open the database and are effective.
 func TestPostgresParameters(t *testing.T) {
 	s := newPostgresStore(t)
 	plain := s.URL(s.schema)
@@ -360,14 +364,13 @@ func TestPostgresParameters(t *testing.T) {
 		t.Fatal(err)
 	}
 	for url, application := range map[string]string{
-		plain +
-			"&gssencmode=prefer&load_balance_hosts=random&sslcompression=0&client_encoding=auto&replication=off": "caddy-apikeys",
-		plain +
-			"&keepalives=1&keepalives_idle=10&keepalives_interval=5&keepalives_count=3&connect_timeout=3": "caddy-apikeys",
-		plain +
-			"&keepalives=0&ssl_min_protocol_version=TLSv1.3&fallback_application_name=mine": "mine",
-		plain +
-			"&fallback_application_name=mine&application_name=first": "first",
+		plain + "&gssencmode=prefer&load_balance_hosts=random&sslcompression=0" +
+			"&client_encoding=auto&replication=off": "caddy-apikeys",
+		plain + "&keepalives=1&keepalives_idle=10&keepalives_interval=5" +
+			"&keepalives_count=3&connect_timeout=3": "caddy-apikeys",
+		plain + "&keepalives=0&ssl_min_protocol_version=TLSv1.3" +
+			"&fallback_application_name=mine": "mine",
+		plain + "&fallback_application_name=mine&application_name=first": "first",
 		strings.Replace(plain, s.Address(), fmt.Sprintf("%s:1,%s:%s", host, host, port),
 			1): "caddy-apikeys",
 	} {
@@ -398,7 +401,8 @@ func TestPostgresParameters(t *testing.T) {
 	}
 }
 
-// TestPostgresReadOnlyByDefault: what makes every transaction read-only is named.
+// TestPostgresReadOnlyByDefault: the error names the setting that makes every transaction
+// read-only.
 func TestPostgresReadOnlyByDefault(t *testing.T) {
 	s := newPostgresStore(t)
 	_, err := OpenPostgres(t.Context(), s.URL(s.schema)+"&default_transaction_read_only=on")
@@ -422,7 +426,7 @@ func TestPostgresReadOnlyByDefault(t *testing.T) {
 	}
 }
 
-// TestPostgresReconnect: the password changes under a running process.
+// TestPostgresReconnect: the password changes while the process runs.
 func TestPostgresReconnect(t *testing.T) {
 	ctx := context.Background()
 	s := newPostgresStore(t)
@@ -449,7 +453,7 @@ func TestPostgresReconnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := d.Reconnect(s.URL("")); err == nil {
-		t.Fatal("another database was taken for the same")
+		t.Fatal("reconnected to another database")
 	}
 	if err := d.Reconnect(url("second")); err != nil {
 		t.Fatal(err)

@@ -11,8 +11,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestPostgresImportHoldsUpNoNode: while a change has the head's lock, nodes come, live and go.
-func TestPostgresImportHoldsUpNoNode(t *testing.T) {
+// TestPostgresImportBlocksNoNode: while a change holds the lock of the head, nodes can join, renew
+// and leave.
+func TestPostgresImportBlocksNoNode(t *testing.T) {
 	s := newPostgresStore(t)
 	d, other := s.Open(t), openOnce(t, s.URL(s.schema))
 	if _, err := d.Deployment(context.Background(), nil); err != nil {
@@ -26,7 +27,7 @@ func TestPostgresImportHoldsUpNoNode(t *testing.T) {
 		if _, err := tx.InsertKeys(keys); err != nil {
 			return err
 		}
-		// Waiting for this transaction would end with the time that it may idle.
+		// A call that waited for this transaction would end it by its idle timeout.
 		ctx, cancel := context.WithTimeout(context.Background(), maxIdle)
 		defer cancel()
 		for _, call := range []func() error{
@@ -52,7 +53,7 @@ func TestPostgresImportHoldsUpNoNode(t *testing.T) {
 	}
 }
 
-// TestPostgresImportAfterMints: plans that were made for a few keys are not kept for many.
+// TestPostgresImportAfterMints: query plans for few keys are not used for many.
 func TestPostgresImportAfterMints(t *testing.T) {
 	s := newPostgresStore(t)
 	d := s.Open(t)
@@ -80,7 +81,7 @@ func TestPostgresImportAfterMints(t *testing.T) {
 	}
 	for n := range mints {
 		insert(n, n+1, func(keystore.Tx) error { return nil })
-		if n == mints/2 { // that there are few is then known, and no guess any more
+		if n == mints/2 { // then the statistics say that there are few keys
 			if err := s.Exec("ANALYZE keys, secrets"); err != nil {
 				t.Fatal(err)
 			}
@@ -91,7 +92,7 @@ func TestPostgresImportAfterMints(t *testing.T) {
 		return in.(*tx).row("SELECT sum(seq_tup_read) FROM pg_stat_xact_user_tables WHERE " +
 			"schemaname = current_schema() AND relname IN ('keys', 'secrets')").Scan(&scanned)
 	})
-	// as long as a table is small, reading it is best; 66,000 is one statement that goes on with it
+	// Scanning a small table is fine. One statement that kept doing so would read 66,000 rows.
 	if scanned > 30_000 {
 		t.Errorf("%d keys were imported, and %d rows read one after the other", imports, scanned)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // TestPostgresUnconfirmed: a write that the synchronous standby has not confirmed is an error. So
-// is the same write when an earlier try has left the rows as they should be, on the primary alone.
+// is its repetition, although the primary already has the rows of the first attempt.
 func TestPostgresUnconfirmed(t *testing.T) {
 	ctx := t.Context()
 	primary := postgrestest.StartFor(t)
@@ -62,18 +62,18 @@ func TestPostgresUnconfirmed(t *testing.T) {
 	for name, call := range calls {
 		for range 2 {
 			if err := cancelWait(t, primary, call); err == nil {
-				t.Errorf("%s succeeded, and no standby has it", name)
+				t.Errorf("%s succeeded without a standby", name)
 			}
 		}
 	}
 	remove := func(ctx context.Context) error { return d.Remove(ctx, "remove") }
 	if err := cancelWait(t, primary, remove); err == nil {
-		t.Error("Remove succeeded, and no standby has it")
+		t.Error("Remove succeeded without a standby")
 	}
 	if err := standby.Attach(); err != nil {
 		t.Fatal(err)
 	}
-	delete(calls, "InsertSession") // a session is inserted once
+	delete(calls, "InsertSession") // it cannot be repeated
 	for name, call := range calls {
 		if err := call(ctx); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -94,8 +94,8 @@ func TestPostgresUnconfirmed(t *testing.T) {
 	}
 }
 
-// cancelWait runs a call, and cancels the wait of its commit for the synchronous standby, as an
-// operator could.
+// cancelWait runs a call and cancels the wait of its commit for the synchronous standby, like an
+// operator.
 func cancelWait(t *testing.T, s *postgrestest.Server, call func(context.Context) error) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

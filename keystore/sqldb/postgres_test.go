@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 )
 
-// server starts, with the first test that asks, the one that all tests share.
+// server starts the server that all tests share, at the first call.
 var server = sync.OnceValues(func() (*postgrestest.Server, error) { return postgrestest.Start() })
 
 var serverStarted bool
@@ -79,15 +79,16 @@ func TestPostgres(t *testing.T) {
 		func(t *testing.T) keystoretest.Store { return newPostgresStore(t) })
 }
 
-// TestPostgresSchema: three processes start at once on an empty schema; nothing is made outside it,
-// and two do not mix.
+// TestPostgresSchema: several processes start at the same time on two empty schemas. They create
+// nothing outside, and the deployments do not mix.
 func TestPostgresSchema(t *testing.T) {
 	ctx := context.Background()
 	one, two := newPostgresStore(t), newPostgresStore(t)
 	outside := func() string {
 		t.Helper()
-		out, err := one.Query("", `SELECT string_agg(oid::regclass::text, ' ' ORDER BY 1) FROM pg_class
-			WHERE relnamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname ~ '^(pg_|information_schema|test_)')`)
+		out, err := one.Query("", `SELECT string_agg(oid::regclass::text, ' ' ORDER BY 1)
+			FROM pg_class WHERE relnamespace NOT IN (
+				SELECT oid FROM pg_namespace WHERE nspname ~ '^(pg_|information_schema|test_)')`)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,12 +123,12 @@ func TestPostgresSchema(t *testing.T) {
 	if err != nil || a == b {
 		t.Fatalf("two schemas hold the same deployment: %v", err)
 	}
-	// Typed where the search_path is another, the triggers still find their own schema.
+	// The triggers find their own schema, whatever the search_path is.
 	if err := one.Server.Exec(two.schema,
 		"UPDATE "+one.schema+".namespaces SET name = 'by hand'"); err != nil {
 		t.Fatal(err)
 	}
-	// A transaction takes one revision in each, and what is rolled back takes none.
+	// A transaction takes one revision in each schema. A rolled back change takes none.
 	both := fmt.Sprintf("BEGIN; UPDATE %[1]s.namespaces SET name = 'a'; SAVEPOINT s; UPDATE "+
 		"%[2]s.namespaces SET name = 'b'; ROLLBACK TO s; UPDATE %[2]s.namespaces SET name = 'c'; "+
 		"COMMIT", one.schema, two.schema)
@@ -144,7 +145,8 @@ func TestPostgresSchema(t *testing.T) {
 func TestPostgresNewerSchema(t *testing.T) {
 	s := newPostgresStore(t)
 	s.Open(t)
-	if err := s.Exec("INSERT INTO schema_version (version_id, is_applied) VALUES (99, true)"); err != nil {
+	const newer = "INSERT INTO schema_version (version_id, is_applied) VALUES (99, true)"
+	if err := s.Exec(newer); err != nil {
 		t.Fatal(err)
 	}
 	_, err := OpenPostgres(context.Background(), s.URL(s.schema))
@@ -153,8 +155,8 @@ func TestPostgresNewerSchema(t *testing.T) {
 	}
 }
 
-// TestPostgresStandby: what a standby knows may be old, so it answers nothing; of several servers
-// the primary is found.
+// TestPostgresStandby: no call reads from a standby, whose data may be outdated. Of several servers
+// the primary is used.
 func TestPostgresStandby(t *testing.T) {
 	ctx := context.Background()
 	primary := postgrestest.StartFor(t)
@@ -172,20 +174,19 @@ func TestPostgresStandby(t *testing.T) {
 			t.Errorf("%s: %v", options, err)
 		}
 		if Unreachable(err) {
-			t.Errorf("a standby alone is no server that may come: %v", err)
+			t.Errorf("a standby alone counts as unreachable: %v", err)
 		}
 	}
 	if _, err := OpenPostgres(ctx,
 		primary.URL("", "127.0.0.1:1", standby.Address())); !Unreachable(err) {
-		t.Errorf("a standby, and a server that is away and may be the primary: %v", err)
+		t.Errorf("a standby, and an unreachable server that may be the primary: %v", err)
 	}
 	both := openOnce(t, primary.URL("", standby.Address(), primary.Address()))
 	if _, err := both.Deployment(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
 
-	// A pooler that sends reads to the standby: the connections were made elsewhere than where the
-	// questions go.
+	// A pooler may send reads to a standby although the connection is to the primary.
 	config, _, err := parsePostgres(primary.URL("", standby.Address()))
 	if err != nil {
 		t.Fatal(err)
@@ -234,14 +235,14 @@ func TestPostgresStandby(t *testing.T) {
 		}
 	}
 
-	// The primary is lost, the standby takes its place: whoever names both goes on.
+	// After a failover, a URL that names both servers works.
 	named := openOnce(t, primary.URL("", primary.Address(), standby.Address()))
 	at, err := named.Update(ctx,
 		func(tx keystore.Tx) error { return tx.InsertNamespace(&keystore.Namespace{ID: "n"}) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	// not synchronous here
+	// The standby is not synchronous here.
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		out, err := standby.Query("", "SELECT revision FROM head")
 		if err == nil && out == fmt.Sprint(at) {

@@ -44,7 +44,8 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// issue makes a certificate, and its PEM. An authority that has none yet signs its own.
+// issue returns a new certificate, its key, and its PEM. An authority without a certificate signs
+// its own.
 func issue(
 	t *testing.T, by *authority, template x509.Certificate,
 ) (*x509.Certificate, *ecdsa.PrivateKey, []byte) {
@@ -70,8 +71,8 @@ func issue(
 	return certificate, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// TestPostgresTLS: with sslmode=verify-full every connection is encrypted, and made to nobody but
-// the server that the URL names.
+// TestPostgresTLS: with sslmode=verify-full every connection is encrypted, and only to the server
+// in the URL.
 func TestPostgresTLS(t *testing.T) {
 	ctx := context.Background()
 	s := postgrestest.StartFor(t)
@@ -92,7 +93,7 @@ func TestPostgresTLS(t *testing.T) {
 	if _, err := d.Deployment(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
-	// until it listens too
+	// Includes the connection that listens.
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		got, err := s.Query("",
 			"SELECT count(*) FILTER (WHERE query LIKE 'LISTEN %'), bool_and(ssl) FROM "+

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,10 +19,11 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// These tests run the test binary again, as another process on the same file.
+// Environment variables of child processes: the tests run the test binary again as another process
+// on the same file.
 const (
 	childVariable = "SQLDB_TEST_CHILD"
-	// for the child to run by hand, instead of what it does else
+	// statementVariable is an SQL statement for the child to run instead.
 	statementVariable = "SQLDB_TEST_STATEMENT"
 )
 
@@ -38,8 +40,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// child opens the database, joins, and makes keys until it is killed or its standard input ends. It
-// prints the id of each after the commit.
+// child opens the database, joins, and creates keys until it is killed. It prints the id of each
+// key after the commit.
 func child(path string) error {
 	ctx := context.Background()
 	if statement := os.Getenv(statementVariable); statement != "" {
@@ -93,7 +95,7 @@ func startChild(t *testing.T, path string) *process {
 	return p
 }
 
-// kill ends the process as kill -9 does.
+// kill ends the process like kill -9.
 func (p *process) kill() {
 	_ = p.Process.Kill()
 	_ = p.Wait()
@@ -110,8 +112,28 @@ func (p *process) line(t *testing.T) string {
 	return p.out.Text()
 }
 
-// TestKill kills two writing processes again and again: what they had been told is committed is
-// there.
+// TestConcurrentFirstStart: several processes can create the schema at the same time.
+func TestConcurrentFirstStart(t *testing.T) {
+	for range 5 {
+		path := filepath.Join(t.TempDir(), "keys.db")
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				d, err := OpenSQLite(t.Context(), path)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := d.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
+// TestKill kills two writing processes repeatedly: all keys that they reported as committed exist.
 func TestKill(t *testing.T) {
 	ctx := context.Background()
 	path := filepath.Join(t.TempDir(), "keys.db")
@@ -119,7 +141,7 @@ func TestKill(t *testing.T) {
 	for range 8 {
 		var both [2]*process
 		for i := range both {
-			// at the same time, on a file that is not there the first time
+			// Both start at the same time. The first time, the file does not exist.
 			both[i] = startChild(t, path)
 		}
 		for _, p := range both {
@@ -169,9 +191,9 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("%d keys committed under fire", len(told))
+	t.Logf("%d keys were committed", len(told))
 	if len(told) == 0 {
-		t.Fatal("nothing was ever committed")
+		t.Fatal("no key was committed")
 	}
 }
 
@@ -197,20 +219,20 @@ func TestNodeOfAnEndedProcess(t *testing.T) {
 		}
 		return files
 	}
-	// A process that stands still is not one that has ended.
+	// A stopped process has not ended.
 	if err := p.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	nodes(1)
 	p.kill()
 	if files := nodes(0); len(files) != 0 {
-		t.Fatalf("left behind: %v", files)
+		t.Fatalf("remaining files: %v", files)
 	}
 	if h, err := d.Renew(ctx, "nobody", keystore.Position{}); err != nil || h.Nodes != 0 {
 		t.Fatalf("head %+v, %v", h, err)
 	}
 
-	// A lock file that someone removed says nothing.
+	// A removed lock file proves nothing.
 	if err := d.Join(ctx, keystore.Node{Incarnation: "own"}); err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// copyFile writes what is in one file to another path, as a new file that is moved into place.
+// copyFile copies a file to a path, as a new file that is moved into place.
 func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	content, err := os.ReadFile(from)
@@ -29,8 +29,8 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// replacements are the ways in which the files of an open database go wrong. path is the
-// database's, node the lock file's.
+// replacements replace or remove files of an open database. path is that of the database, and node
+// that of the lock file.
 var replacements = map[string]func(t *testing.T, path, node string) (changed string){
 	"backup moved over the file": func(t *testing.T, path, _ string) string {
 		copyFile(t, path, path)
@@ -75,8 +75,7 @@ func remove(t *testing.T, path string) {
 	}
 }
 
-// TestFilesReplaced: a database whose files are no longer the ones that were opened gives no lease
-// and answers no change.
+// TestFilesReplaced: after files of a database were replaced, renewals and changes fail.
 func TestFilesReplaced(t *testing.T) {
 	ctx := context.Background()
 	for name, replace := range replacements {
@@ -104,7 +103,7 @@ func TestFilesReplaced(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			select { // what the insert left
+			select { // the signal of the insert
 			case <-d.Changed():
 			default:
 			}
@@ -123,7 +122,7 @@ func TestFilesReplaced(t *testing.T) {
 			if err := d.Join(ctx, keystore.Node{Incarnation: "other"}); err == nil {
 				t.Error("a node joined")
 			}
-			<-d.Changed() // so that the node asks at once, and not at its next renewal
+			<-d.Changed() // so that the node does not wait for its next renewal
 		})
 	}
 
@@ -164,14 +163,14 @@ func TestFilesReplaced(t *testing.T) {
 	})
 }
 
-// TestAfterReplacement: no process opens the files as long as another has the former ones open.
-// When that has ended, what it was told is committed is where the files let it be, and none of it
-// in files that somebody else has put there.
+// TestAfterReplacement: no process can open the new files while another has the former ones open.
+// After that has ended, its committed changes exist as far as its files do, and none are in the new
+// files.
 func TestAfterReplacement(t *testing.T) {
 	ctx := context.Background()
 	rows := map[string]struct {
 		replace func(t *testing.T, path string)
-		keys    int64 // after a restart: of three, one of which is in the backup
+		keys    int64 // after a restart, of three keys; one of them is in the backup
 	}{
 		"backup moved over the file": {func(t *testing.T, path string) {
 			copyFile(t, path+".backup", path)
@@ -210,7 +209,7 @@ func TestAfterReplacement(t *testing.T) {
 			if err := (sqliteStore{path}).Exec("VACUUM INTO '" + path + ".backup'"); err != nil {
 				t.Fatal(err)
 			}
-			second := open() // as of another process
+			second := open() // like another process
 			for i, d := range []*DB{first, second} {
 				if err := d.Join(ctx,
 					keystore.Node{Incarnation: string(rune('a' + i))}); err != nil {
@@ -222,7 +221,7 @@ func TestAfterReplacement(t *testing.T) {
 			row.replace(t, path)
 			for _, d := range []*DB{first, second} {
 				if late, err := OpenSQLite(ctx, path); err == nil {
-					t.Error("opened beside a process that has other files open")
+					t.Error("opened while another process has the former files open")
 					late.Close()
 				} else if !strings.Contains(err.Error(), "stop every Caddy") || !Unreachable(err) {
 					t.Error(err)
@@ -270,8 +269,7 @@ func TestAfterReplacement(t *testing.T) {
 	}
 }
 
-// TestCloseAfterReplacement: a process that ends late does not take away what another wrote to new
-// files.
+// TestCloseAfterReplacement: closing the former files does not destroy the new ones.
 func TestCloseAfterReplacement(t *testing.T) {
 	ctx := context.Background()
 	for name, which := range map[string][]string{"log and index removed": {"-wal", "-shm"},

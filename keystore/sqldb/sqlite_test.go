@@ -59,7 +59,7 @@ func (s sqliteStore) Open(t *testing.T) keystore.Database {
 	return once
 }
 
-// closeOnce lets a test close what the end of the test would.
+// closeOnce ignores a second Close, so that a test can close the database before its end.
 type closeOnce struct {
 	*DB
 	closed bool

@@ -13,14 +13,15 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
 )
 
-// TestSearchLooksThroughFewKeysAPage: all pages together are the same as without the bound, and one
-// that finds nothing ends soon.
-func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
+// TestSearchIsBounded: all pages together have the same keys as without the bound, and a page
+// without a match examines only as many keys as the bound.
+func TestSearchIsBounded(t *testing.T) {
 	onBoth(t, func(t *testing.T, d *DB) {
 		ctx := t.Context()
 		_, err := d.Update(ctx, func(tx keystore.Tx) error {
 			for i := range 40 {
-				k := benchKey(i, tx.Now().Add(time.Duration(i/2)*time.Second)) // two at a time
+				// two keys with the same time
+				k := benchKey(i, tx.Now().Add(time.Duration(i/2)*time.Second))
 				k.Name = fmt.Sprintf("key %d of 40", i)
 				k.Namespace = []string{"a", "a", "a", "b", "c"}[i%5]
 				k.Owner = []string{"root", "m"}[i%2]
@@ -67,7 +68,7 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 				}
 				if f.Namespaces == nil && f.Visible == nil && f.Owner == "" && text == "nothing" &&
 					pages != 40/3+1 {
-					t.Errorf("%+v: looked through 40 keys in %d pages, 3 a page", f, pages)
+					t.Errorf("%+v: %d pages of 3 examined keys each, for 40 keys", f, pages)
 				}
 			}
 		}
@@ -76,7 +77,7 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 			{Namespaces: []string{"b"}}:                  true,  // 8
 			{Namespaces: []string{"b", "c"}, Owner: "m"}: true,  // 8
 			{Namespaces: []string{"b", "c"}}:             false, // 16
-			// 24, in which nobody looks
+			// 24, more than may be examined
 			{Namespaces: []string{"a"}, Text: "nothing"}:                       false,
 			{Namespaces: []string{"b"}, Text: "nothing"}:                       true,  // 8
 			{Owner: "m", Text: "nothing"}:                                      false, // 20
@@ -94,7 +95,7 @@ func TestSearchLooksThroughFewKeysAPage(t *testing.T) {
 	})
 }
 
-// onBoth runs a test on an empty SQLite and on an empty PostgreSQL.
+// onBoth runs a test on an empty SQLite and an empty PostgreSQL database.
 func onBoth(t *testing.T, test func(t *testing.T, d *DB)) {
 	for name, store := range map[string]keystoretest.Store{"SQLite": newSQLite(t),
 		"PostgreSQL": newPostgresStore(t)} {

@@ -11,8 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestUpgradeKnowsFormerNamespaces: ids of namespaces that were deleted before the upgrade stay
-// taken.
+// TestUpgradeKnowsFormerNamespaces: ids of namespaces deleted before the upgrade remain reserved.
 func TestUpgradeKnowsFormerNamespaces(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	former, err := sql.Open("sqlite", path)
@@ -32,7 +31,8 @@ func TestUpgradeKnowsFormerNamespaces(t *testing.T) {
 	if _, err := p.UpTo(t.Context(), 3); err != nil {
 		t.Fatal(err)
 	}
-	_, err = former.Exec(`INSERT INTO namespaces VALUES ('acme', '', '', '', 'free', '[]', '[]', '', 0, 1);
+	_, err = former.Exec(`
+		INSERT INTO namespaces VALUES ('acme', '', '', '', 'free', '[]', '[]', '', 0, 1);
 		INSERT INTO audit (seq, at, actor, source, action, object, namespaces, before, after, hash)
 		VALUES (1, 0, 'root', '', 'namespace.delete', 'w9', '["w9"]', '', '', x'00')`)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package freeport gives tests ports that stay theirs: a server that is stopped finds its own free
-// again.
+// Package freeport reserves TCP ports for tests. A port stays reserved while its server is stopped.
+// Start reading at [Take].
 package freeport
 
 import (
@@ -13,9 +13,9 @@ import (
 	"testing"
 )
 
-// Take returns a TCP port that is free on each of hosts (none: 127.0.0.1), and that no other caller
-// on this machine is given as long as this process runs, whether a server listens on it or not. It
-// is out of the range that the kernel gives to outgoing connections and to listeners on port 0.
+// Take returns a TCP port that is free on each of the hosts, by default 127.0.0.1. As long as this
+// process runs, no other caller on this machine gets the same port, even while no server listens on
+// it. The port is outside the range that the kernel uses for outgoing connections and port 0.
 func Take(hosts ...string) (int, error) {
 	if len(hosts) == 0 {
 		hosts = []string{"127.0.0.1"}
@@ -31,11 +31,10 @@ func Take(hosts ...string) (int, error) {
 			return port, nil
 		}
 	}
-	return 0, fmt.Errorf("no port between %d and %d is free on each of %v: %w", first, last, hosts,
-		err)
+	return 0, fmt.Errorf("reserving a port between %d and %d on %v: %w", first, last, hosts, err)
 }
 
-// For is Take for a test, which fails without a port.
+// For is Take for a test. The test fails if there is no port.
 func For(t testing.TB, hosts ...string) int {
 	t.Helper()
 	port, err := Take(hosts...)
@@ -45,10 +44,10 @@ func For(t testing.TB, hosts ...string) int {
 	return port
 }
 
-// around is the larger part of what the kernel's range leaves, without the ports of well-known
-// services.
+// around returns the larger range below or above that of the kernel, without the ports of
+// well-known services.
 var around = sync.OnceValues(func() (first, last int) {
-	low, high := 32768, 60999 // Linux's, where it does not say
+	low, high := 32768, 60999 // the default of Linux
 	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
 		_, _ = fmt.Sscan(string(text), &low, &high)
 	}
@@ -62,10 +61,10 @@ var around = sync.OnceValues(func() (first, last int) {
 	}
 })
 
-var reserved sync.Map // the listeners, by port; they last as long as the process
+var reserved sync.Map // listeners by port, open as long as the process runs
 
-// reserve takes a name in the abstract socket namespace (unix(7)), which the kernel frees when we
-// end, however we end.
+// reserve takes a name in the abstract socket namespace (unix(7)), which the kernel frees however
+// the process ends.
 func reserve(port int) bool {
 	if runtime.GOOS != "linux" {
 		_, taken := reserved.LoadOrStore(port, nil)

@@ -9,9 +9,8 @@ import (
 	"testing"
 )
 
-// TestTakeGivesNoPortTwice runs itself in other processes, which take ports at the same time as
-// this one does.
-func TestTakeGivesNoPortTwice(t *testing.T) {
+// TestPortsAreUnique runs itself in other processes, which take ports at the same time.
+func TestPortsAreUnique(t *testing.T) {
 	const each = 300
 	if os.Getenv("FREEPORT_CHILD") != "" {
 		for range each {
@@ -22,14 +21,14 @@ func TestTakeGivesNoPortTwice(t *testing.T) {
 			fmt.Println("port", port)
 		}
 		fmt.Println("done")
-		if _, err := fmt.Scanln(new(string)); err != nil { // until all have theirs
+		if _, err := fmt.Scanln(new(string)); err != nil { // until all processes have their ports
 			t.Fatal(err)
 		}
 		return
 	}
 	seen := make(map[string]bool)
 	for range 4 {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestTakeGivesNoPortTwice$")
+		cmd := exec.Command(os.Args[0], "-test.run=^TestPortsAreUnique$")
 		cmd.Env = append(os.Environ(), "FREEPORT_CHILD=1")
 		in, err := cmd.StdinPipe()
 		if err != nil {
@@ -60,7 +59,7 @@ func TestTakeGivesNoPortTwice(t *testing.T) {
 				t.Fatal(err)
 			}
 			if seen[port] {
-				t.Errorf("port %s is given twice", port)
+				t.Errorf("port %s was returned twice", port)
 			}
 			seen[port] = true
 		}
@@ -70,7 +69,7 @@ func TestTakeGivesNoPortTwice(t *testing.T) {
 	}
 }
 
-func TestTakeKeepsOutOfTheKernelsRange(t *testing.T) {
+func TestPortsAreOutsideTheKernelsRange(t *testing.T) {
 	for range 20 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -79,12 +78,12 @@ func TestTakeKeepsOutOfTheKernelsRange(t *testing.T) {
 		defer l.Close()
 		if port, first, last := l.Addr().(*net.TCPAddr).Port, 0, 0; port > 0 {
 			if first, last = around(); port >= first && port < last {
-				t.Fatalf("the kernel gave %d, which is between %d and %d", port, first, last)
+				t.Fatalf("the kernel chose %d, which is between %d and %d", port, first, last)
 			}
 		}
 	}
 	if _, err := Take("127.0.0.1", "256.0.0.1"); err == nil ||
 		!strings.Contains(err.Error(), "256.0.0.1") {
-		t.Errorf("a host that is none: %v", err)
+		t.Errorf("an invalid host: %v", err)
 	}
 }

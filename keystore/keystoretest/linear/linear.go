@@ -1,4 +1,5 @@
-// Package linear checks in tests that code takes time in proportion to the size of its input.
+// Package linear tests that code takes time in proportion to the size of its input. Start reading
+// at [Check].
 package linear
 
 import (
@@ -8,14 +9,14 @@ import (
 )
 
 // Check fails the test if an input of ten times the size takes more than forty times as long.
-// Quadratic code takes a hundred times as long. prepare makes an input of a size and returns what
-// is to be measured.
+// Quadratic code takes a hundred times as long. prepare creates an input and returns the function
+// to measure.
 func Check(t testing.TB, size int, prepare func(size int) func()) {
 	t.Helper()
 	sizes := [2]int{size, 10 * size}
 	best := [2]time.Duration{math.MaxInt64, math.MaxInt64}
 	slow := func() bool { return best[1] > 40*best[0] }
-	// A busy machine changes the fastest of several runs least. It gets more of them if need be.
+	// The fastest of several runs depends least on other load. There are more runs if needed.
 	for round := range 20 {
 		if round >= 5 && !slow() {
 			return

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// recorder keeps a failure of Check from failing the test.
+// A recorder records a failure of Check without failing the test.
 type recorder struct {
 	testing.TB
 	failed bool
@@ -24,7 +24,8 @@ func TestCheck(t *testing.T) {
 		r := &recorder{TB: t}
 		Check(r, 3, func(size int) func() {
 			return func() {
-				for until := time.Now().Add(time.Duration(test.steps(size)) * 100 * time.Microsecond); time.Now().Before(until); {
+				until := time.Now().Add(time.Duration(test.steps(size)) * 100 * time.Microsecond)
+				for time.Now().Before(until) {
 				}
 			}
 		})

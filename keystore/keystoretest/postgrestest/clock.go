@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// StartWithClock is Start for a server whose wall clock SetClock sets. Its monotonic clock is the
-// machine's. PostgreSQL itself measures some times by the wall clock: a statement_timeout is longer
-// when the clock is set back meanwhile.
+// StartWithClock is Start for a server whose wall clock can be set by SetClock. Its monotonic clock
+// is that of the machine. PostgreSQL measures some times by the wall clock: a statement_timeout is
+// longer if the clock is set back meanwhile.
 func StartWithClock(settings ...string) (*Server, error) {
 	library, err := libfaketime()
 	if err != nil {
@@ -23,13 +23,13 @@ func StartWithClock(settings ...string) (*Server, error) {
 	return start(library, settings)
 }
 
-// libfaketime returns the path that preloads it. The program faketime knows the path, which depends
-// on the distribution and the architecture.
+// libfaketime returns the value of LD_PRELOAD. It asks the program faketime, because the path
+// depends on the distribution and the architecture.
 func libfaketime() (string, error) {
 	program, err := exec.LookPath("faketime")
 	if err != nil {
-		return "", errors.New("faketime is not installed: run `make deps`, or apt-get install " +
-			"faketime")
+		return "", errors.New("faketime is not installed: run `make deps` or " +
+			"`apt-get install faketime`")
 	}
 	path, err := exec.Command(program, "-f", "+0", "printenv", "LD_PRELOAD").Output()
 	if err != nil {
@@ -38,7 +38,7 @@ func libfaketime() (string, error) {
 	return string(bytes.TrimSpace(path)), nil
 }
 
-// environment is that of the server's processes. nil is ours.
+// environment returns the environment of the server's processes, nil for that of this process.
 func (s *Server) environment() []string {
 	if s.faketime == "" {
 		return nil
@@ -53,8 +53,8 @@ func (s *Server) environment() []string {
 
 func (s *Server) clockFile() string { return filepath.Join(s.dir, "clock") }
 
-// SetClock sets the wall clock of a server that StartWithClock started to that of the machine plus
-// ahead, which may be negative. It is in force when SetClock returns, and survives Halt and Run.
+// SetClock sets the wall clock of a server from StartWithClock to that of the machine plus ahead,
+// which may be negative. It is effective when SetClock returns, and remains so after Halt and Run.
 func (s *Server) SetClock(ahead time.Duration) error {
 	if s.faketime == "" {
 		return errors.New("the server was not started by StartWithClock")
@@ -63,5 +63,5 @@ func (s *Server) SetClock(ahead time.Duration) error {
 	if err := os.WriteFile(next, fmt.Appendf(nil, "%+.6f\n", ahead.Seconds()), 0o644); err != nil {
 		return err
 	}
-	return os.Rename(next, s.clockFile()) // half of a file would be another time
+	return os.Rename(next, s.clockFile()) // a partly written file would be another time
 }

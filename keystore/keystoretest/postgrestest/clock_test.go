@@ -33,7 +33,7 @@ func TestSetClock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// faketime cuts off fractions of a microsecond.
+		// faketime truncates fractions of a microsecond.
 		got := time.UnixMicro(int64(seconds * 1e6)).Add(-ahead)
 		if got.Before(before.Add(-time.Millisecond)) || got.After(after.Add(time.Millisecond)) {
 			t.Errorf("%v ahead: the server's clock is off by %v", ahead, got.Sub(before))

@@ -2,5 +2,5 @@ package postgrestest
 
 import "syscall"
 
-// endWithUs makes the server end when this process does, however that comes about.
-func endWithUs(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGQUIT }
+// endWithParent makes the server end when this process ends, however it ends.
+func endWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGQUIT }

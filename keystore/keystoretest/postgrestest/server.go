@@ -1,6 +1,6 @@
 //go:build unix
 
-// Package postgrestest starts real PostgreSQL servers for tests.
+// Package postgrestest starts real PostgreSQL servers for tests. Start reading at [StartFor].
 package postgrestest
 
 import (
@@ -24,27 +24,26 @@ import (
 
 const (
 	superuser = "postgres"
-	// Password is that of the user whom the server's URLs name. No output of a test may show it.
+	// Password is the password in the server's URLs. No output of a test may show it.
 	Password = "p@ss:w/rd%hunter2"
 
 	startTimeout = 2 * time.Minute
 )
 
-// A Server is a cluster of its own in a temporary directory.
+// A Server is a database cluster in its own temporary directory.
 type Server struct {
 	bin, dir   string
 	settings   []string
-	credential *syscall.Credential // as whom it runs; nil: as we do
-	// the library that lets SetClock set the clock; empty: it is the machine's
-	faketime string
-	port     int
-	primary  string // of a standby: where it receives from
-	process  *exec.Cmd
-	log      *os.File
-	schemas  atomic.Int64
+	credential *syscall.Credential // user that runs the server; nil: that of this process
+	faketime   string              // LD_PRELOAD for SetClock; empty: none
+	port       int
+	primary    string // connection string of the primary, for a standby
+	process    *exec.Cmd
+	log        *os.File
+	schemas    atomic.Int64
 }
 
-// StartFor starts a server of its own for one test.
+// StartFor starts a server for one test and stops it at the end of the test.
 func StartFor(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	s, err := Start(settings...)
@@ -59,9 +58,9 @@ func StartFor(t testing.TB, settings ...string) *Server {
 	return s
 }
 
-// Start makes a cluster, without its writes being forced to the disk, and starts it. settings are
-// `name=value`, and count more than the ones that tests have otherwise. The server ends with Stop,
-// or with this process.
+// Start creates a cluster that does not force its writes to disk, and starts it. settings are
+// `name=value` and override the default settings of tests. The server ends with Stop or with this
+// process.
 func Start(settings ...string) (*Server, error) { return start("", settings) }
 
 func start(faketime string, settings []string) (*Server, error) {
@@ -85,10 +84,11 @@ func start(faketime string, settings []string) (*Server, error) {
 	return s, nil
 }
 
-// Binaries finds the directory of initdb and postgres, which Debian keeps out of the PATH.
+// Binaries returns the directory of initdb and postgres, which is not in the PATH on Debian.
 func Binaries() (string, error) {
 	if path, err := exec.LookPath("initdb"); err == nil {
-		if path, err = filepath.EvalSymlinks(path); err == nil { // the others may not be linked
+		// the other programs may have no links
+		if path, err = filepath.EvalSymlinks(path); err == nil {
 			return filepath.Dir(path), nil
 		}
 	}
@@ -98,12 +98,12 @@ func Binaries() (string, error) {
 			return filepath.Dir(found[len(found)-1]), nil
 		}
 	}
-	return "", errors.New("PostgreSQL is not installed: run `make deps`, or apt-get install " +
-		"postgresql")
+	return "", errors.New("PostgreSQL is not installed: run `make deps` or " +
+		"`apt-get install postgresql`")
 }
 
-// Unprivileged returns whom to run a server as, nil for ourselves, since PostgreSQL refuses to run
-// as root.
+// Unprivileged returns the user to run a server as, nil for that of this process. PostgreSQL
+// refuses to run as root.
 func Unprivileged() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -120,12 +120,12 @@ func Unprivileged() (*syscall.Credential, error) {
 		}
 		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 	}
-	return nil, errors.New("PostgreSQL does not run as root, and there is neither a user postgres " +
-		"nor a user nobody")
+	return nil, errors.New("PostgreSQL does not run as root: create a user postgres or nobody")
 }
 
 func (s *Server) makeDirectory() (err error) {
-	if s.dir, err = os.MkdirTemp("", "pg"); err != nil { // short: the name of a socket is within it
+	// The path is short, because that of a socket in it is limited.
+	if s.dir, err = os.MkdirTemp("", "pg"); err != nil {
 		return err
 	}
 	if s.log, err = os.Create(s.dir + ".log"); err != nil {
@@ -146,8 +146,8 @@ func (s *Server) command(program string, args ...string) *exec.Cmd {
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
-// initialize makes the cluster. Its texts sort as people expect, so that a query that needs bytes
-// must say so.
+// initialize creates the cluster. Its collation is not that of bytes, so that tests find queries
+// that rely on the order of bytes.
 func (s *Server) initialize() error {
 	passwords := filepath.Join(s.dir, "password")
 	if err := os.WriteFile(passwords, []byte(Password+"\n"), 0o600); err != nil {
@@ -160,7 +160,7 @@ func (s *Server) initialize() error {
 	}
 	args := []string{"-D", s.data(), "-U", superuser, "--pwfile", passwords, "--auth-local=trust",
 		"--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"}
-	// older ones know no ICU here
+	// Older versions have no option for ICU.
 	for _, more := range [][]string{{"--locale-provider=icu", "--icu-locale=en"}, {}} {
 		var out []byte
 		var err error
@@ -187,7 +187,7 @@ func (s *Server) Run() error {
 			}
 		}
 		if err = s.run(port); err == nil {
-			if s.port == 0 { // others may read it while the server starts again
+			if s.port == 0 { // other goroutines may read the port during a later Run
 				s.port = port
 			}
 			return nil
@@ -205,7 +205,7 @@ func (s *Server) run(port int) error {
 	cmd := s.command("postgres", args...)
 	cmd.Env = s.environment()
 	cmd.Stdout, cmd.Stderr = s.log, s.log
-	endWithUs(cmd.SysProcAttr)
+	endWithParent(cmd.SysProcAttr)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -217,13 +217,13 @@ func (s *Server) run(port int) error {
 		select {
 		case err := <-ended:
 			text, _ := os.ReadFile(s.log.Name())
-			return fmt.Errorf("postgres ended: %w\n%s", err, text)
+			return fmt.Errorf("starting postgres: %w\n%s", err, text)
 		case <-deadline:
 			_ = cmd.Process.Kill()
-			return fmt.Errorf("postgres is not ready after %s", startTimeout)
+			return fmt.Errorf("starting postgres: not ready after %s", startTimeout)
 		case <-tick:
 		}
-		// Line 8 of this file is its state.
+		// Line 8 of this file is the state of the server.
 		pid, _ := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
 		lines := bytes.Split(pid, []byte("\n"))
 		if len(lines) > 7 && string(lines[0]) == strconv.Itoa(cmd.Process.Pid) &&
@@ -234,7 +234,7 @@ func (s *Server) run(port int) error {
 	}
 }
 
-// Halt ends the server at once, as a crash does: connections are cut, what was committed is there
+// Halt ends the server immediately, like a crash: it cuts all connections. Committed changes exist
 // after Run.
 func (s *Server) Halt() error {
 	if err := s.process.Process.Signal(syscall.SIGQUIT); err != nil &&
@@ -250,17 +250,17 @@ func (s *Server) Halt() error {
 
 func (s *Server) halted() bool { return s.process.Process.Signal(syscall.Signal(0)) != nil }
 
-// Stop ends the server and removes the cluster.
+// Stop ends the server and deletes the cluster.
 func (s *Server) Stop() error {
 	err := s.Halt()
 	return errors.Join(err, s.log.Close(), os.RemoveAll(s.dir), os.Remove(s.log.Name()))
 }
 
-// Address is where the server listens.
+// Address returns HOST:PORT.
 func (s *Server) Address() string { return "127.0.0.1:" + strconv.Itoa(s.port) }
 
-// URL leads to the server, by TCP and password, with the option search_path if schema is not empty.
-// hosts other than the server's own may be given.
+// URL returns a URL of the server, with TCP and password, and with the option search_path if schema
+// is not empty. hosts replace the server's address.
 func (s *Server) URL(schema string, hosts ...string) string {
 	u := url.URL{Scheme: "postgres", User: url.UserPassword(superuser, Password), Host: s.Address(),
 		Path: "/postgres"}
@@ -273,13 +273,13 @@ func (s *Server) URL(schema string, hosts ...string) string {
 	return u.String()
 }
 
-// Exec runs statements as an operator would, in psql.
+// Exec runs statements like an operator, with psql.
 func (s *Server) Exec(schema, statements string) error {
 	_, err := s.Query(schema, statements)
 	return err
 }
 
-// Query is Exec with what psql prints, without headings.
+// Query runs statements like Exec and returns the output of psql, without headings.
 func (s *Server) Query(schema, statements string) (string, error) {
 	cmd := s.command("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", s.dir, "-p",
 		strconv.Itoa(s.port), "-U", superuser, "-d", "postgres", "-c", statements)
@@ -294,7 +294,7 @@ func (s *Server) Query(schema, statements string) (string, error) {
 	return strings.TrimSpace(stdout.String()), nil
 }
 
-// Schema creates an empty schema and returns its name. It stays as long as the server.
+// Schema creates an empty schema and returns its name. The schema exists as long as the server.
 func (s *Server) Schema(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprintf("test_%d", s.schemas.Add(1))
@@ -304,7 +304,7 @@ func (s *Server) Schema(t testing.TB) string {
 	return name
 }
 
-// Standby starts a second server that follows this one, and stops it at the end of the test.
+// Standby starts a standby of this server and stops it at the end of the test.
 func (s *Server) Standby(t testing.TB) *Server {
 	t.Helper()
 	other := &Server{bin: s.bin, credential: s.credential, faketime: s.faketime}
@@ -331,11 +331,12 @@ func (s *Server) Standby(t testing.TB) *Server {
 	return other
 }
 
-// SynchronousStandby is Standby, and every commit on this server waits for it until the test ends.
+// SynchronousStandby starts a standby for which every commit on this server waits until the end of
+// the test.
 func (s *Server) SynchronousStandby(t testing.TB) *Server {
 	t.Helper()
 	other := s.Standby(t)
-	// the test may have halted this server
+	// This fails if the test has halted the server.
 	t.Cleanup(func() { _ = s.Set("synchronous_standby_names", "") })
 	if err := s.Set("synchronous_standby_names", "*"); err != nil {
 		t.Fatal(err)
@@ -343,7 +344,7 @@ func (s *Server) SynchronousStandby(t testing.TB) *Server {
 	return other
 }
 
-// Detach makes a standby receive nothing from its primary until Attach. It may be promoted
+// Detach makes a standby receive nothing from its primary until Attach. The standby can be promoted
 // meanwhile.
 func (s *Server) Detach() error { return s.receive("", "f") }
 
@@ -366,7 +367,7 @@ func (s *Server) Set(name, value string) error {
 		return err
 	}
 	value = strings.ReplaceAll(value, "'", "''")
-	// Each in a transaction of its own, as ALTER SYSTEM has to be.
+	// Separate calls, because ALTER SYSTEM must be in its own transaction.
 	for _, statement := range []string{"ALTER SYSTEM SET " + name + " = '" + value + "'",
 		"SELECT pg_reload_conf()"} {
 		if err := s.Exec("", statement); err != nil {
@@ -376,12 +377,12 @@ func (s *Server) Set(name, value string) error {
 	if err := s.await("SELECT pg_conf_load_time() <> '"+loaded+"'", "t"); err != nil {
 		return err
 	}
-	// The checkpointer reads the settings before it works. It is the one that turns
-	// synchronous_standby_names on and off for all.
+	// The checkpointer reads the settings before a checkpoint. It applies synchronous_standby_names
+	// for all processes.
 	return s.Exec("", "CHECKPOINT")
 }
 
-// await returns when a query, each time asked in a new session, has the answer.
+// await waits until a query, each time in a new session, has the answer.
 func (s *Server) await(query, answer string) error {
 	for deadline := time.Now().Add(startTimeout); ; time.Sleep(10 * time.Millisecond) {
 		got, err := s.Query("", query)
@@ -394,8 +395,7 @@ func (s *Server) await(query, answer string) error {
 	}
 }
 
-// ServeTLS has the running server offer TLS with a certificate and its key, in PEM, and refuse TCP
-// without it.
+// ServeTLS makes the running server require TLS for TCP. The certificate and its key are in PEM.
 func (s *Server) ServeTLS(t testing.TB, certificate, key []byte) {
 	t.Helper()
 	for name, text := range map[string][]byte{
@@ -417,5 +417,5 @@ func (s *Server) ServeTLS(t testing.TB, certificate, key []byte) {
 	}
 }
 
-// Promote makes a primary of a standby, and returns when it takes writes.
+// Promote makes a standby a primary and returns when it accepts writes.
 func (s *Server) Promote() error { return s.Exec("", "SELECT pg_promote()") }

@@ -1,6 +1,6 @@
 //go:build unix
 
-// Package redistest starts real Redis servers for tests.
+// Package redistest starts real Redis servers for tests. Start reading at [Start].
 package redistest
 
 import (
@@ -17,21 +17,22 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 )
 
-// A Server is a redis-server on 127.0.0.1 that keeps nothing on disk. It ends with the test, or
-// with this process.
+// A Server is a redis-server on 127.0.0.1 that stores nothing on disk. It stops at the end of the
+// test or of this process.
 type Server struct {
-	// Config is the configuration; {port} stands for the port.
+	// Config is the configuration. {port} is replaced by the port.
 	Config string
-	// Args are further arguments of the program.
+	// Args are additional arguments of the program.
 	Args []string
-	// Ready is what it says when it is ready, if that is not what a server on a TCP port says.
+	// Ready is the text in the log line that reports readiness. Default is that of a server on a
+	// TCP port.
 	Ready string
 
 	t    testing.TB
 	dir  string
 	port int
 	cmd  *exec.Cmd
-	ends chan struct{} // closed when it has ended
+	ends chan struct{} // closed when the process has ended
 }
 
 // New returns a server that has not been started.
@@ -41,7 +42,7 @@ func New(t testing.TB, config ...string) *Server {
 		Ready: "Ready to accept connections"}
 }
 
-// Start starts a server with more lines of configuration than the port.
+// Start starts a server with additional lines of configuration.
 func Start(t testing.TB, config ...string) *Server {
 	t.Helper()
 	s := New(t, append([]string{"port {port}"}, config...)...)
@@ -49,21 +50,21 @@ func Start(t testing.TB, config ...string) *Server {
 	return s
 }
 
-// Port is the server's, for good.
+// Port returns the port of the server, which does not change.
 func (s *Server) Port() int { return s.port }
 
-// Addr is HOST:PORT.
+// Addr returns HOST:PORT.
 func (s *Server) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 
-// Dir is the server's directory.
+// Dir returns the directory of the server.
 func (s *Server) Dir() string { return s.dir }
 
-// Run starts the server, on the port that it had before if it had one, and waits until it is ready.
-// Without redis-server the test fails.
+// Run starts the server and waits until it is ready. After Kill it uses the same port again. The
+// test fails if redis-server is not installed.
 func (s *Server) Run() {
 	s.t.Helper()
 	moving := s.port == 0
-	for range 5 { // someone else may take the port that was free
+	for range 5 { // another program may take the port first
 		if moving {
 			s.port = freeport.For(s.t)
 		}
@@ -72,10 +73,10 @@ func (s *Server) Run() {
 			return
 		}
 		if !strings.Contains(log, "in use") {
-			s.t.Fatalf("redis-server does not start:\n%s", log)
+			s.t.Fatalf("starting redis-server:\n%s", log)
 		}
 	}
-	s.t.Fatalf("redis-server finds its port %d in use", s.port)
+	s.t.Fatalf("starting redis-server: port %d is in use", s.port)
 }
 
 func (s *Server) try() (log string, ok bool) {
@@ -88,19 +89,19 @@ func (s *Server) try() (log string, ok bool) {
 	}
 	cmd := exec.Command("redis-server", append([]string{file}, s.Args...)...)
 	cmd.SysProcAttr = new(syscall.SysProcAttr)
-	endWithUs(cmd.SysProcAttr)
+	endWithParent(cmd.SysProcAttr)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	cmd.Stderr = cmd.Stdout
 	if err := cmd.Start(); err != nil {
-		s.t.Fatalf("starting redis-server (it must be installed): %v", err)
+		s.t.Fatalf("starting redis-server, which must be installed: %v", err)
 	}
 	ready, ends := make(chan struct{}), make(chan struct{})
 	s.cmd, s.ends = cmd, ends
 	s.t.Cleanup(func() { end(cmd, ends) })
-	var seen strings.Builder // until ready or ended
+	var seen strings.Builder // the log until the server is ready or has ended
 	go func() {
 		defer close(ends)
 		up := false
@@ -120,27 +121,27 @@ func (s *Server) try() (log string, ok bool) {
 	case <-ends:
 		return seen.String(), false
 	case <-time.After(20 * time.Second):
-		s.t.Fatal("redis-server is not ready after 20 s")
+		s.t.Fatal("starting redis-server: not ready after 20 s")
 		return "", false
 	}
 }
 
-// Kill ends the server as kill -9 does. Run starts it again.
+// Kill ends the server like kill -9. Run starts it again.
 func (s *Server) Kill() { end(s.cmd, s.ends) }
 
 func end(cmd *exec.Cmd, ends chan struct{}) {
 	select {
 	case <-ends:
 	default:
-		_ = cmd.Process.Kill() // a stopped one dies too
+		_ = cmd.Process.Kill() // also ends a stopped process
 		<-ends
 	}
 }
 
-// Stop makes the server hang: it accepts connections and says nothing.
+// Stop makes the server hang: the kernel accepts connections, and the server never answers.
 func (s *Server) Stop() { s.signal(syscall.SIGSTOP) }
 
-// Continue lets it go on.
+// Continue undoes Stop.
 func (s *Server) Continue() { s.signal(syscall.SIGCONT) }
 
 func (s *Server) signal(signal syscall.Signal) {

@@ -1,15 +1,15 @@
--- Times are Unix microseconds. Every transaction that changes keys, secrets, namespaces, roles or members, by whatever program, takes
--- the next revision from the one row of head and leaves rows in change_log: the triggers below see to it, so that SQL typed
--- by hand counts too.
+-- Times are Unix microseconds. Every transaction that changes keys, secrets, namespaces, roles or members, by any program, takes the
+-- next revision from the one row of head and leaves rows in change_log. The triggers below do this, so that manual changes in SQL are
+-- logged too.
 --
--- Text is compared byte by byte, whatever the database's collation.
+-- Texts are compared byte by byte, whatever the collation of the database.
 
 -- +goose Up
 
--- The functions keep to the schema that they are made in, whatever the search_path of who sets them off.
+-- The functions use the schema in which they were created, whatever the search_path of the caller.
 SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
 
--- Room on the page lets its many updates stay there.
+-- Free space on the page keeps the many updates of the row on it.
 CREATE TABLE head (
     one      SMALLINT PRIMARY KEY CHECK (one = 1),
     epoch    TEXT     NOT NULL,
@@ -34,7 +34,7 @@ CREATE TABLE change_log (
 );
 CREATE INDEX change_log_revision ON change_log (revision, rowid);
 
--- A random mark for each revision that the log reaches back to: a database that was restored and went on has other ones.
+-- A random mark for each revision in the log. A database that was restored has different marks after the backup.
 CREATE TABLE marks (
     revision BIGINT PRIMARY KEY,
     mark     TEXT   NOT NULL DEFAULT gen_random_uuid()
@@ -94,20 +94,20 @@ CREATE TABLE keys (
     metadata      JSON     NOT NULL, -- {"name":"value"}
     version       BIGINT   NOT NULL
 );
--- Pages go newest first; the last four columns let a status be judged without reading the row.
+-- Pages start with the newest key. The last four columns determine the status without reading the row.
 CREATE INDEX keys_page       ON keys (created_at, id, revoked_at, expires_at, active, personal);
 CREATE INDEX keys_namespace  ON keys (namespace, created_at, id, revoked_at, expires_at, active, personal);
 CREATE INDEX keys_owner      ON keys (owner, created_at, id, revoked_at, expires_at, active, personal);
 CREATE INDEX keys_created_by ON keys (created_by, created_at, id, revoked_at, expires_at, active, personal);
--- A member has one token.
+-- A member has at most one token that is not revoked.
 CREATE UNIQUE INDEX keys_personal ON keys (owner) WHERE personal = 1 AND revoked_at IS NULL;
 CREATE INDEX keys_uncounted ON keys (personal) WHERE personal = 1;
--- The keys that are not simply active, for the counts and for lists of few.
+-- Keys that are not active, for counts and for lists of few keys.
 CREATE INDEX keys_revoked  ON keys (created_at, id) WHERE revoked_at IS NOT NULL AND personal = 0;
 CREATE INDEX keys_inactive ON keys (created_at, id, expires_at) WHERE active = 0 AND revoked_at IS NULL AND personal = 0;
 CREATE INDEX keys_expiring ON keys (expires_at) WHERE expires_at IS NOT NULL AND revoked_at IS NULL AND personal = 0;
 
--- A row stays for good, so that no credential ever opens anything a second time.
+-- Rows are kept forever, so that no credential can be stored twice.
 CREATE TABLE secrets (
     digest     BYTEA    PRIMARY KEY CHECK (length(digest) = 32),
     key_id     TEXT     COLLATE "C" NOT NULL,
@@ -119,7 +119,7 @@ CREATE TABLE secrets (
 CREATE INDEX secrets_key ON secrets (key_id) WHERE dropped = 0;
 CREATE INDEX secrets_imported ON secrets (imported) WHERE imported = 1;
 
--- The namespaces other than its own that a key has a grant in, kept by triggers.
+-- The namespaces other than its home in which a key has a grant, maintained by triggers.
 CREATE TABLE granted (
     key_id    TEXT COLLATE "C" NOT NULL,
     namespace TEXT COLLATE "C" NOT NULL,
@@ -127,7 +127,7 @@ CREATE TABLE granted (
 );
 CREATE INDEX granted_namespace ON granted (namespace);
 
--- The roles that keys have in their grants, kept by triggers.
+-- The roles in the grants of keys, maintained by triggers.
 CREATE TABLE held (
     role      TEXT     COLLATE "C" NOT NULL,
     home      TEXT     COLLATE "C" NOT NULL, -- of the key
@@ -172,7 +172,7 @@ CREATE INDEX audit_actor  ON audit (actor, seq);
 CREATE INDEX audit_action ON audit (action, seq);
 CREATE INDEX audit_at     ON audit (at, seq);
 
--- The namespaces that a row of the audit log touches, kept by a trigger.
+-- The namespaces of a row of the audit log, maintained by a trigger.
 CREATE TABLE touched (
     namespace TEXT   COLLATE "C" NOT NULL,
     seq       BIGINT NOT NULL,
@@ -199,7 +199,7 @@ CREATE INDEX sessions_created ON sessions (created_at);
 CREATE INDEX sessions_token   ON sessions (token, used_at); -- a token has only so many
 
 -- +goose StatementBegin
--- What a standby knows may be old, and a read must not be answered from it, not even behind a pooler that sends reads there.
+-- The data of a standby may be outdated, so no read may be answered from it, not even behind a pooler that sends reads there.
 CREATE FUNCTION on_primary() RETURNS boolean LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN
     IF pg_is_in_recovery() THEN
@@ -210,9 +210,10 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
--- Makes this transaction the only one that changes anything, and returns the time. A program that has been stopped, or whose
--- machine is gone, loses the lock when its idle time is over. One that works takes its time: a timeout of the user is meant for questions.
--- PostgreSQL takes a JSON array for a hundred elements, and would compile anew what keeps the grants of each batch of an import: two thirds of its time.
+-- Takes the lock of all changes for this transaction and returns the time. A program that is stopped or cut off loses the lock after the
+-- idle timeout. A running one has no other timeout: those of the user are meant for queries.
+-- PostgreSQL estimates a hundred elements for each JSON array, so it would JIT-compile the queries on grants for each batch of an
+-- import, which would take two thirds of the time.
 CREATE FUNCTION begin_change(lock_wait text, idle text) RETURNS bigint LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM set_config('lock_timeout', lock_wait, true), set_config('idle_in_transaction_session_timeout', idle, true), set_config('statement_timeout', '0', true),
@@ -226,10 +227,10 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
--- The first change of a transaction takes the revision, and notes that in a setting that ends with the transaction; the
--- others have the same. A row that is updated thousands of times in one transaction has as many versions to go through.
+-- The first change of a transaction takes the revision and records it in a setting that ends with the transaction. Later changes use the
+-- same revision, because a row that is updated thousands of times in one transaction has as many versions to scan.
 --
--- The channel is named after the schema's oid: a name could be too long for one. PostgreSQL sends it at the commit.
+-- The channel is named after the oid of the schema, whose name could be too long. PostgreSQL sends the notification at the commit.
 CREATE FUNCTION next_revision() RETURNS bigint LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     mark  text := current_schema() || ' ' || pg_current_xact_id();
@@ -248,7 +249,7 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
--- Before a statement locks any row, so that two of them never wait for each other.
+-- Runs before a statement locks any row, so that two of them cannot deadlock.
 CREATE FUNCTION lock_head() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM 1 FROM head FOR UPDATE;
@@ -287,8 +288,8 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
--- A new key opens nothing before it has secrets, which are logged when they are added; nobody has known those that were there before it to
--- open anything. EXECUTE has a new plan each time: one that was made for a few secrets would read all of them for each batch of an import.
+-- A new key is not usable before it has secrets, which are logged when they are added. Secrets that existed before the key were not valid.
+-- EXECUTE plans the query each time: a plan for a few secrets would read all of them for each batch of an import.
 CREATE FUNCTION log_new_keys() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     known boolean;
@@ -414,6 +415,6 @@ CREATE TRIGGER members_truncate BEFORE TRUNCATE ON members FOR EACH STATEMENT
 CREATE TRIGGER audit_touched AFTER INSERT ON audit REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION keep_touched();
 CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit FOR EACH STATEMENT
     EXECUTE FUNCTION refuse('the audit log is append-only');
--- Who may not read all of the log sees what is here alone.
+-- A reader who may not read the whole log sees only the rows in this table.
 CREATE TRIGGER touched_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON touched FOR EACH STATEMENT
     EXECUTE FUNCTION refuse('the audit log is append-only');

@@ -1,11 +1,11 @@
 -- +goose Up
 
--- The deployment's epoch when a node joined. A row of another epoch is of a node that has to join again.
+-- The epoch of the deployment when a node joined. A node whose row has another epoch must join again.
 ALTER TABLE nodes ADD COLUMN epoch TEXT NOT NULL DEFAULT ''; -- empty: joined by the release before
--- The incarnation that a node was before it had to join again. That one holds no lease any more.
+-- The previous incarnation of a node that had to join again. It no longer holds a lease.
 ALTER TABLE nodes ADD COLUMN former TEXT NOT NULL DEFAULT '';
 
--- The latest time by which keys have expired, in Unix microseconds. A clock that is set back does not bring them back.
+-- The latest time that nodes have used to expire keys, in Unix microseconds. Setting the clock back does not make expired keys valid again.
 CREATE TABLE clock (
     one   SMALLINT PRIMARY KEY CHECK (one = 1),
     noted BIGINT

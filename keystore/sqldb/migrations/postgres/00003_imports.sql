@@ -1,11 +1,10 @@
 -- A large import adds its keys in many short transactions, so that other changes never wait for it.
--- Its secrets open nothing as long as the import has a row in imports: removing the row publishes
--- all of them at once.
+-- Its secrets are not valid while the import has a row in imports. Deleting the row publishes all of
+-- them at once.
 
 -- +goose Up
 
--- The functions keep to the schema that they are made in, whatever the search_path of who sets them
--- off.
+-- The functions use the schema in which they were created, whatever the search_path of the caller.
 SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
 
 CREATE TABLE imports (
@@ -38,7 +37,7 @@ CREATE TRIGGER imports_truncate BEFORE TRUNCATE ON imports FOR EACH STATEMENT
     EXECUTE FUNCTION refuse('no node would be told: use DELETE');
 
 -- +goose StatementBegin
--- Secrets that are not published yet change nothing for any node.
+-- Unpublished secrets are not logged, because they change nothing for nodes.
 CREATE OR REPLACE FUNCTION log_secrets() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     taken bigint;
@@ -65,7 +64,7 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
--- Secrets of an abandoned import were never usable: another import may add them.
+-- Secrets of an abandoned import were never valid, so another import may add them.
 CREATE FUNCTION keep_secret() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     IF EXISTS (SELECT 1 FROM imports WHERE id = OLD.import_id AND abandoned = 1) THEN

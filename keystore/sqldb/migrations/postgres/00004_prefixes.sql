@@ -1,17 +1,15 @@
 -- +goose Up
 
--- The functions keep to the schema that they are made in, whatever the search_path of who sets them
--- off.
+-- The functions use the schema in which they were created, whatever the search_path of the caller.
 SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
 
--- Finds live keys whose token has a prefix that the configuration does not accept.
+-- Finds active keys whose token has a prefix that the configuration does not accept.
 CREATE INDEX keys_prefix ON keys (prefix COLLATE "C", expires_at) WHERE revoked_at IS NULL AND personal = 0;
 
--- What the ids of descendants must begin with; empty: anything.
+-- The prefix that ids of descendants must have; empty: any.
 ALTER TABLE namespaces ADD COLUMN child_prefix TEXT NOT NULL DEFAULT '';
 
--- Ids of namespaces that were deleted, kept for good: the API and the audit log may still hold what
--- belonged to them.
+-- Ids of deleted namespaces, kept forever: the API and the audit log may still contain their objects.
 CREATE TABLE former_namespaces (
     id TEXT COLLATE "C" PRIMARY KEY
 );

@@ -1,13 +1,12 @@
 -- Nodes read only the namespaces, roles and members that have changed, so the change log names them.
--- The numbers of keys that caps apply to are kept by triggers, so that no change counts keys.
+-- Triggers maintain the numbers of keys to which caps apply, so that no change counts keys.
 
 -- +goose Up
 
--- The functions keep to the schema that they are made in, whatever the search_path of who sets them
--- off.
+-- The functions use the schema in which they were created, whatever the search_path of the caller.
 SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
 
--- Nodes of the release before may be writing. They take this lock before any other.
+-- Nodes of the previous release may be writing. They take this lock before any other.
 SELECT 1 FROM head FOR UPDATE;
 
 ALTER TABLE change_log ADD COLUMN object TEXT; -- of 'policy': namespace, role or member. NULL: any of them
@@ -15,8 +14,8 @@ ALTER TABLE change_log ADD COLUMN namespace TEXT COLLATE "C"; -- of a role
 ALTER TABLE change_log ADD COLUMN name TEXT COLLATE "C"; -- of a role, else the id
 
 -- +goose StatementBegin
--- Its argument is the kind of object. Of an update, the old rows are named as well: an id may have
--- changed.
+-- The argument is the kind of object. For an update the log names the old rows too, because an id may
+-- have changed.
 CREATE FUNCTION log_objects() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     taken bigint;
@@ -70,7 +69,7 @@ CREATE TRIGGER members_delete AFTER DELETE ON members REFERENCING OLD TABLE AS c
 
 DROP FUNCTION log_policy();
 
--- How many keys act for an owner, or live in a namespace, members' own tokens left out.
+-- The number of keys that act for an owner or have their home in a namespace, without members' own tokens.
 CREATE TABLE key_counts (
     kind TEXT   NOT NULL CHECK (kind IN ('owner', 'namespace')),
     id   TEXT   COLLATE "C" NOT NULL,

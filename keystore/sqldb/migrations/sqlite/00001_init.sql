@@ -1,8 +1,7 @@
--- Times are Unix microseconds. Every change of keys, secrets, namespaces, roles and members, by whatever program, takes the next
--- revision from the one row of head and leaves rows in change_log: the triggers below see to it, so that SQL typed by
--- hand counts too.
+-- Times are Unix microseconds. Every change of keys, secrets, namespaces, roles and members, by any program, takes the next revision
+-- from the one row of head and leaves rows in change_log. The triggers below do this, so that manual changes in SQL are logged too.
 --
--- STRICT, since a time that is none ('tomorrow') would get into change_log, and no node could read on from there.
+-- Tables are STRICT: otherwise an invalid time ('tomorrow') could get into change_log, and no node could read the log beyond it.
 
 -- +goose Up
 CREATE TABLE head (
@@ -28,7 +27,7 @@ CREATE TABLE change_log (
 ) STRICT;
 CREATE INDEX change_log_revision ON change_log (revision);
 
--- A random mark for each revision that the log reaches back to: a database that was restored and went on has other ones.
+-- A random mark for each revision in the log. A database that was restored has different marks after the backup.
 CREATE TABLE marks (
     revision INTEGER PRIMARY KEY NOT NULL,
     mark     TEXT    NOT NULL DEFAULT (hex(randomblob(16)))
@@ -94,23 +93,23 @@ CREATE TABLE keys (
     metadata      TEXT    NOT NULL CHECK (json_valid(metadata)),    -- {"name":"value"}
     version       INTEGER NOT NULL
 ) STRICT;
--- Pages go newest first; the last four columns let a status be judged without reading the row.
+-- Pages start with the newest key. The last four columns determine the status without reading the row.
 CREATE INDEX keys_page       ON keys (created_at, id, revoked_at, expires_at, active, personal);
 CREATE INDEX keys_namespace  ON keys (namespace, created_at, id, revoked_at, expires_at, active, personal);
 CREATE INDEX keys_owner      ON keys (owner, created_at, id, revoked_at, expires_at, active, personal);
 CREATE INDEX keys_created_by ON keys (created_by, created_at, id, revoked_at, expires_at, active, personal);
--- A member has one token.
+-- A member has at most one token that is not revoked.
 CREATE UNIQUE INDEX keys_personal ON keys (owner) WHERE personal = 1 AND revoked_at IS NULL;
 CREATE INDEX keys_uncounted ON keys (personal) WHERE personal = 1;
--- The keys that are not simply active, for the counts and for lists of few. SQLite takes an index only if all columns
--- that the condition names are in it.
+-- Keys that are not active, for counts and for lists of few keys. SQLite uses the index only if it has all columns of the
+-- condition.
 CREATE INDEX keys_revoked  ON keys (created_at, id, revoked_at, personal) WHERE revoked_at IS NOT NULL AND personal = 0;
 CREATE INDEX keys_inactive ON keys (created_at, id, active, revoked_at, expires_at, personal) WHERE active = 0 AND revoked_at IS NULL AND personal = 0;
 CREATE INDEX keys_expiring ON keys (expires_at, revoked_at, personal) WHERE expires_at IS NOT NULL AND revoked_at IS NULL AND personal = 0;
--- For lists of the expired: SQLite reads an index in the order of the page, and would read all keys to find few.
+-- For lists of expired keys. With an index in the order of pages, SQLite would read all keys to find a few.
 CREATE INDEX keys_expiring_page ON keys (created_at, id, expires_at, revoked_at, personal) WHERE expires_at IS NOT NULL AND revoked_at IS NULL AND personal = 0;
 
--- A row stays for good, so that no credential ever opens anything a second time.
+-- Rows are kept forever, so that no credential can be stored twice.
 CREATE TABLE secrets (
     digest     BLOB    PRIMARY KEY NOT NULL CHECK (length(digest) = 32),
     key_id     TEXT    NOT NULL,
@@ -122,7 +121,7 @@ CREATE TABLE secrets (
 CREATE INDEX secrets_key ON secrets (key_id) WHERE dropped = 0;
 CREATE INDEX secrets_imported ON secrets (imported) WHERE imported = 1;
 
--- The namespaces other than its own that a key has a grant in, kept by triggers.
+-- The namespaces other than its home in which a key has a grant, maintained by triggers.
 CREATE TABLE granted (
     key_id    TEXT NOT NULL,
     namespace TEXT NOT NULL,
@@ -130,7 +129,7 @@ CREATE TABLE granted (
 ) WITHOUT ROWID, STRICT;
 CREATE INDEX granted_namespace ON granted (namespace);
 
--- The roles that keys have in their grants, kept by triggers.
+-- The roles in the grants of keys, maintained by triggers.
 CREATE TABLE held (
     role      TEXT    NOT NULL,
     home      TEXT    NOT NULL, -- of the key
@@ -175,7 +174,7 @@ CREATE INDEX audit_actor  ON audit (actor, seq);
 CREATE INDEX audit_action ON audit (action, seq);
 CREATE INDEX audit_at     ON audit (at, seq);
 
--- The namespaces that a row of the audit log touches, kept by a trigger.
+-- The namespaces of a row of the audit log, maintained by a trigger.
 CREATE TABLE touched (
     namespace TEXT    NOT NULL,
     seq       INTEGER NOT NULL,
@@ -201,8 +200,8 @@ CREATE INDEX sessions_used    ON sessions (used_at);
 CREATE INDEX sessions_created ON sessions (created_at);
 CREATE INDEX sessions_token   ON sessions (token, used_at); -- a token has only so many
 
--- While a transaction has a row here, the secrets that it adds are not logged one by one: every node would have to read a log as long
--- as the import. That they were is logged when the row is removed. No other transaction ever sees it.
+-- While a transaction has a row here, the secrets that it adds are not logged one by one. Otherwise every node would have to read a log
+-- as long as the import. The deletion of the row logs one change. No other transaction ever sees the row.
 CREATE TABLE adding (
     one INTEGER PRIMARY KEY CHECK (one = 1)
 ) STRICT;
@@ -226,8 +225,8 @@ END;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
--- A new key opens nothing before it has secrets, which are logged when they are added. That they are there already may mean that the key is
--- not new, but takes a row's place by REPLACE.
+-- A new key is not usable before it has secrets, which are logged when they are added. If it has secrets already, the row may not be new:
+-- REPLACE may have replaced an existing one.
 CREATE TRIGGER keys_insert_after_secrets AFTER INSERT ON keys
 WHEN EXISTS (SELECT 1 FROM secrets WHERE key_id = NEW.id AND dropped = 0) BEGIN
     UPDATE head SET revision = revision + 1;
@@ -240,7 +239,7 @@ WHEN EXISTS (SELECT 1 FROM secrets WHERE key_id = NEW.id AND dropped = 0) BEGIN
 END;
 -- +goose StatementEnd
 
--- REPLACE deletes a row without the delete triggers: it must not get past what they refuse.
+-- REPLACE deletes a row without running the delete triggers, so this trigger must refuse what they refuse.
 -- +goose StatementBegin
 CREATE TRIGGER keys_replace BEFORE INSERT ON keys
 WHEN NEW.revoked_at IS NULL AND EXISTS (SELECT 1 FROM keys WHERE id = NEW.id AND revoked_at IS NOT NULL) BEGIN
@@ -408,7 +407,7 @@ CREATE TRIGGER audit_touched AFTER INSERT ON audit BEGIN
 END;
 -- +goose StatementEnd
 
--- REPLACE deletes a row without the delete trigger.
+-- REPLACE deletes a row without running the delete trigger.
 -- +goose StatementBegin
 CREATE TRIGGER audit_replace BEFORE INSERT ON audit
 WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq) BEGIN
@@ -428,7 +427,7 @@ CREATE TRIGGER audit_delete BEFORE DELETE ON audit BEGIN
 END;
 -- +goose StatementEnd
 
--- Who may not read all of the log sees what is in touched alone.
+-- A reader who may not read the whole log sees only the rows in touched.
 -- +goose StatementBegin
 CREATE TRIGGER touched_update BEFORE UPDATE ON touched BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');

@@ -1,6 +1,6 @@
 -- A large import adds its keys in many short transactions, so that other changes never wait for it.
--- Its secrets open nothing as long as the import has a row in imports: removing the row publishes
--- all of them at once.
+-- Its secrets are not valid while the import has a row in imports. Deleting the row publishes all of
+-- them at once.
 
 -- +goose Up
 
@@ -30,7 +30,7 @@ WHEN NEW.id <> OLD.id OR NEW.abandoned < OLD.abandoned BEGIN
 END;
 -- +goose StatementEnd
 
--- Secrets that are not published yet change nothing for any node.
+-- Unpublished secrets are not logged, because they change nothing for nodes.
 DROP TRIGGER secrets_insert;
 -- +goose StatementBegin
 CREATE TRIGGER secrets_insert AFTER INSERT ON secrets
@@ -45,7 +45,7 @@ WHEN NEW.import_id IS NULL AND NOT EXISTS (SELECT 1 FROM adding) BEGIN
 END;
 -- +goose StatementEnd
 
--- Secrets of an abandoned import were never usable: another import may add them.
+-- Secrets of an abandoned import were never valid, so another import may add them.
 DROP TRIGGER secrets_delete;
 -- +goose StatementBegin
 CREATE TRIGGER secrets_delete BEFORE DELETE ON secrets

@@ -1,13 +1,12 @@
 -- +goose Up
 
--- Finds live keys whose token has a prefix that the configuration does not accept.
+-- Finds active keys whose token has a prefix that the configuration does not accept.
 CREATE INDEX keys_prefix ON keys (prefix, expires_at) WHERE revoked_at IS NULL AND personal = 0;
 
--- What the ids of descendants must begin with; empty: anything.
+-- The prefix that ids of descendants must have; empty: any.
 ALTER TABLE namespaces ADD COLUMN child_prefix TEXT NOT NULL DEFAULT '';
 
--- Ids of namespaces that were deleted, kept for good: the API and the audit log may still hold what
--- belonged to them.
+-- Ids of deleted namespaces, kept forever: the API and the audit log may still contain their objects.
 CREATE TABLE former_namespaces (
     id TEXT PRIMARY KEY NOT NULL
 ) WITHOUT ROWID, STRICT;

@@ -1,5 +1,5 @@
 -- Nodes read only the namespaces, roles and members that have changed, so the change log names them.
--- The numbers of keys that caps apply to are kept by triggers, so that no change counts keys.
+-- Triggers maintain the numbers of keys to which caps apply, so that no change counts keys.
 
 -- +goose Up
 
@@ -95,7 +95,7 @@ CREATE TRIGGER members_delete AFTER DELETE ON members BEGIN
 END;
 -- +goose StatementEnd
 
--- How many keys act for an owner, or live in a namespace, members' own tokens left out.
+-- The number of keys that act for an owner or have their home in a namespace, without members' own tokens.
 CREATE TABLE key_counts (
     kind TEXT    NOT NULL CHECK (kind IN ('owner', 'namespace')),
     id   TEXT    NOT NULL,
