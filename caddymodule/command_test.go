@@ -321,7 +321,7 @@ func TestCommandServer(t *testing.T) {
 	for name, row := range map[string]struct {
 		stdin, server, want string
 	}{
-		"in clear":    {cliToken, "http://keys.example.com", "in clear"},
+		"unencrypted": {cliToken, "http://keys.example.com", "unencrypted"},
 		"empty":       {"\n" + cliToken, url, "no token on the first line"},
 		"not a token": {"two " + cliToken + "\n", url, "is no token"},
 		"binary":      {"\x00\x01" + cliToken, url, "is no token"},
