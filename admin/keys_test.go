@@ -118,7 +118,7 @@ func TestEdit(t *testing.T) {
 		patch string
 		want  func(k *api.Key)
 	}{
-		{`{}`, func(k *api.Key) {}},
+		{`{}`, func(*api.Key) {}},
 		{`{"name":"b"}`, func(k *api.Key) { k.Name = "b" }},
 		{`{"access":"read_write"}`, func(k *api.Key) {
 			k.Access, k.Grants = "read_write",
@@ -126,7 +126,7 @@ func TestEdit(t *testing.T) {
 		}},
 		{`{"permissions":["orders:read"]}`,
 			func(k *api.Key) { k.Access, k.Grants = "custom", home("orders:read") }},
-		{`{"access":"custom"}`, func(k *api.Key) {}},
+		{`{"access":"custom"}`, func(*api.Key) {}},
 		{`{"access":"custom","permissions":["read"]}`,
 			func(k *api.Key) { k.Access, k.Grants = "read_only", home("read") }},
 		{`{"connected":true}`, func(k *api.Key) { k.Grants[0].Connected = true }},
@@ -142,15 +142,15 @@ func TestEdit(t *testing.T) {
 		{`{"metadata":{"a":null,"c":"3"}}`,
 			func(k *api.Key) { k.Metadata = map[string]string{"b": "2", "c": "3"} }},
 		{`{"metadata":null}`, func(k *api.Key) { k.Metadata = map[string]string{} }},
-		{`{"metadata":{"a":null}}`, func(k *api.Key) {}},
+		{`{"metadata":{"a":null}}`, func(*api.Key) {}},
 		{`{"allowed_ips":["192.0.2.1"]}`,
 			func(k *api.Key) { k.AllowedIPs = []string{"192.0.2.1/32"} }},
 		{`{"allowed_ips":null}`, func(k *api.Key) { k.AllowedIPs = []string{} }},
 		{`{"active":false}`, func(k *api.Key) { k.Active, k.Status = false, "inactive" }},
 		{`{"active":null}`, func(k *api.Key) { k.Active, k.Status = true, "active" }},
-		{`{"expires_at":"2037-01-01T01:00:00+01:00"}`, func(k *api.Key) {}},
+		{`{"expires_at":"2037-01-01T01:00:00+01:00"}`, func(*api.Key) {}},
 		{`{"owner":"root","rate_limit":null,"quota":null,"roles":null,"new_roles":null}`,
-			func(k *api.Key) {}},
+			func(*api.Key) {}},
 	} {
 		t.Run(test.patch, func(t *testing.T) {
 			contentType := []string{api.JSON, api.MergePatch,

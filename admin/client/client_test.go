@@ -322,7 +322,7 @@ func TestRefusals(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			address, _ := server(t, row.status, row.contentType, row.body)
 			_, err := open(t, address).Self(context.Background())
-			e, ok := err.(*client.Error)
+			e, ok := errors.AsType[*client.Error](err)
 			if !ok || e.Error() != row.want || e.Status != row.status || e.Code != row.code ||
 				client.StatusOf(fmt.Errorf("x: %w", err)) != row.status {
 				t.Errorf("%#v: %v", e, err)
@@ -349,7 +349,7 @@ func TestRetryAfter(t *testing.T) {
 	}))
 	defer s.Close()
 	_, err := open(t, s.URL).Self(context.Background())
-	if e, ok := err.(*client.Error); !ok || e.RetryAfter != 3*time.Second {
+	if e, ok := errors.AsType[*client.Error](err); !ok || e.RetryAfter != 3*time.Second {
 		t.Errorf("%#v", err)
 	}
 }
@@ -512,7 +512,7 @@ func TestContext(t *testing.T) {
 func TestExportAudit(t *testing.T) {
 	const rows = "{\"seq\":1}\n{\"seq\":2}\n"
 	whole := true
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", api.NDJSON)
 		_, _ = io.WriteString(w, rows)
 		if !whole {

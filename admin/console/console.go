@@ -145,7 +145,7 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, who Visitor)
 
 // serve returns the handler of a page with the checks that all pages share.
 func (c *Console) serve(p page) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return func(_ http.ResponseWriter, r *http.Request) {
 		v := r.Context().Value(visitKey{}).(*visit)
 		v.r = r // with the path values
 		if p.needs != anybody && !v.admitted(p.needs) {
