@@ -67,14 +67,14 @@ func TestAdminSite(t *testing.T) {
 		} {
 			if r := ask(target); r.JSON()["items"] != nil ||
 				strings.Contains(string(r.Body), w.ids["R"]) {
-				t.Errorf("%v 113 %s without a token shows keys: %v", protocol, target, r)
+				t.Errorf("%v %s without a token shows keys: %v", protocol, target, r)
 			}
 		}
 	}
 }
 
-// TestPublicAdminPathsKeepTokens: where api_keys_admin does not answer, the API gets no token for
-// paths that are public for it.
+// TestPublicAdminPathsKeepTokens checks that the API gets no token for the public paths of the
+// console when api_keys_admin does not handle them.
 func TestPublicAdminPathsKeepTokens(t *testing.T) {
 	for what, site := range map[string]string{
 		"no api_keys_admin": "api_key {\nfrom bearer\nfrom header X-Own\nfrom query " +
@@ -106,8 +106,8 @@ func TestPublicAdminPathsKeepTokens(t *testing.T) {
 	}
 }
 
-// TestStartNamesTheMissingLine: behind an api_key that does not let its paths by, api_keys_admin
-// cannot be used.
+// TestStartNamesTheMissingLine checks that Caddy warns at start if an `api_key` without a `public`
+// for the console makes api_keys_admin unusable.
 func TestStartNamesTheMissingLine(t *testing.T) {
 	const line = "public /apikeys/*"
 	for what, c := range map[string]struct {
@@ -130,8 +130,8 @@ func TestStartNamesTheMissingLine(t *testing.T) {
 			"{$GATE_UPSTREAM}\n}", false},
 	} {
 		t.Run(what, func(t *testing.T) {
-			w := start(t, gate.Config{Site: c.site})
-			if warned := strings.Contains(w.Output(), line); warned != c.warn {
+			g := gate.Start(t, gate.Config{Site: c.site})
+			if warned := strings.Contains(g.Output(), line); warned != c.warn {
 				t.Errorf("the line is named: %t, want %t", warned, c.warn)
 			}
 		})

@@ -295,7 +295,7 @@ func TestFleet(t *testing.T) {
 	}
 	answer.Body.Close()
 	if answer.StatusCode != 403 {
-		t.Errorf("a client that says that it has the balancer's address: %s", answer.Status)
+		t.Errorf("a client that claims the balancer's address: %s", answer.Status)
 	}
 
 	if got, _ := inside(t, "GET", net.JoinHostPort(f.balancer.host, f.balancer.port),
@@ -323,7 +323,7 @@ func TestFleet(t *testing.T) {
 	all("revoked through another gate", 401, "key_revoked", token)
 	p.checkQueries(t, f, func() { f.ask(t, live); f.ask(t, token) })
 	if alerts := p.query(t, "ALERTS"); len(alerts) > 0 {
-		t.Errorf("all is well, and there are alerts: %v", alerts)
+		t.Errorf("alerts in a healthy fleet: %v", alerts)
 	}
 
 	f.gates[2].kill()
@@ -333,7 +333,7 @@ func TestFleet(t *testing.T) {
 	if err := f.postgres.Halt(); err != nil {
 		t.Fatal(err)
 	}
-	gate.Until(t, "the balancer finds no gate well", func() bool {
+	gate.Until(t, "the balancer finds no healthy gate", func() bool {
 		all("a known key while the database is away", 200, "", live)
 		log := text(t, f.balancer.log)
 		return strings.Contains(log, `"status_code":503,"host":"`+f.gates[0].host) &&

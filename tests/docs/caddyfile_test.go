@@ -124,7 +124,7 @@ func TestJSONConfiguration(t *testing.T) {
 		}
 	}
 	if checked == 0 {
-		t.Error("there is no JSON configuration on any page")
+		t.Error("no page has a JSON configuration")
 	}
 }
 

@@ -64,7 +64,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 				target = filepath.Join(filepath.Dir(name), to)
 			}
 			if _, err := os.Stat(filepath.Join(root, target)); err != nil {
-				t.Errorf("%s links to %s, which is not there", name, to)
+				t.Errorf("%s links to %s, which does not exist", name, to)
 			}
 			if anchor != "" && !slices.Contains(anchors(texts[target]), anchor) {
 				t.Errorf("%s links to %s, which has no heading #%s", name, target, anchor)

@@ -49,7 +49,7 @@ func TestFailureTable(t *testing.T) {
 		for _, n := range names {
 			if !strings.Contains(code.String(), "func "+n[1]+"(") &&
 				!strings.Contains(code.String(), `"`+n[1]+`"`) {
-				t.Errorf("%s: there is no such test", n[1])
+				t.Errorf("%s: no test has this name", n[1])
 			}
 		}
 	}

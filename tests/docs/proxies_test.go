@@ -80,7 +80,7 @@ func runProxy(t *testing.T, dir, address, program string, args ...string) {
 		<-ended
 		if t.Failed() {
 			text, _ := os.ReadFile(output.Name())
-			t.Logf("%s said:\n%s", program, text)
+			t.Logf("output of %s:\n%s", program, text)
 		}
 	})
 	gate.Until(t, program+" listens", func() bool {
