@@ -294,7 +294,7 @@ func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				adminSiteDirective)
 		}
 		if d.NextBlock(1) {
-			return d.Errf("%s takes no block", option)
+			return d.Errf("%s accepts no block", option)
 		}
 		if err := setArg(d, option, field, args); err != nil {
 			return err

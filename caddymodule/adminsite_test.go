@@ -457,7 +457,7 @@ func TestAdminSiteCaddyfile(t *testing.T) {
 		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id} {http.auth.user.name}\n\t}": `trust_user takes one word, this has 2, at Caddyfile:3`,
 		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t\ttrust_user " +
 			"{http.auth.user.id}\n\t}": `trust_user is given twice, as "{http.auth.user.id}" and "{http.auth.user.id}", at Caddyfile:4`,
-		"api_keys_admin {\n\t\ttrust_user {\n\t\t\tx\n\t\t}\n\t}":                      `trust_user takes no block`,
+		"api_keys_admin {\n\t\ttrust_user {\n\t\t\tx\n\t\t}\n\t}":                      `trust_user accepts no block`,
 		"api_keys_admin {\n\t\trealm \"Acme Inc.\"\n\t}":                               "",
 		"api_keys_admin {\n\t\trealm\n\t}":                                             `realm takes one word, this has 0, at Caddyfile:3`,
 		"api_keys_admin {\n\t\trealm a\n\t\trealm b\n\t}":                              `realm is given twice, as "a" and "b", at Caddyfile:4`,

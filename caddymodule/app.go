@@ -10,6 +10,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -17,8 +20,6 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 func init() {
@@ -27,54 +28,53 @@ func init() {
 
 const appName = "api_keys"
 
-// App is the store of API keys that the `api_key` and `api_keys_admin` handlers and Caddy's admin
-// endpoint work on. It need not be configured: without it, the handlers use one with the defaults.
+// App is the store of API keys for the `api_key` and `api_keys_admin` handlers and Caddy's admin
+// endpoint. It is optional: without it, the handlers use one with the defaults.
 //
-// What it has cached and counted outlives a reload, as long as the database stays the same. All
-// strings may hold placeholders such as `{env.NAME}`; one that is unknown or empty is an error.
+// Its caches and counters survive a reload that keeps the database. All strings may contain
+// placeholders such as `{env.NAME}`; an unknown or empty placeholder is an error.
 type App struct {
-	// The system of record. Default is SQLite, in `apikeys.db` in Caddy's data directory.
+	// The database. Default is SQLite in `apikeys.db` in Caddy's data directory.
 	Database *DatabaseConfig `json:"database,omitempty"`
 
-	// A cache that the nodes share. Default is none.
+	// A cache shared by all nodes. Default is none.
 	Cache *CacheConfig `json:"cache,omitempty"`
 
-	// How many keys are kept in this process's memory at most. Default is 1000000.
+	// The maximum number of keys in the local cache of this process. Default is 1000000.
 	LocalCache int `json:"local_cache,omitempty"`
 
-	// How many bytes of memory these keys may take, approximately. Default is 1073741824.
+	// The approximate maximum size of the local cache in bytes. Default is 1073741824.
 	LocalCacheBytes int64 `json:"local_cache_bytes,omitempty"`
 
-	// How many bytes of memory requests to the management interface may use together for bodies and
-	// lists. A request that would exceed it gets 429. Default is 268435456.
+	// The maximum memory, in bytes, of all requests to the management interface together for bodies
+	// and lists. A request that would exceed it gets 429. Default is 268435456.
 	RequestMemory int64 `json:"request_memory_bytes,omitempty"`
 
-	// The longest time for which a node that is cut off from the database may go on trusting what
-	// it has cached, and so the longest time that a revoke may have to wait for it. Between 1s and
-	// 24h. Default is 30s.
+	// The maximum time for which a node without a connection to the database may use its caches. A
+	// revoke waits at most this long for such a node. Between 1s and 24h. Default is 30s.
 	Lease caddy.Duration `json:"lease,omitempty"`
 
-	// The prefixes that tokens may have; the first is for new keys. A prefix is
-	// `[a-z][a-z0-9]*(_[a-z0-9]+)*` of at most 24 characters. `akm` is not for keys. Default is
-	// `ak` alone.
+	// The accepted token prefixes; new keys get the first. A prefix has the form
+	// `[a-z][a-z0-9]*(_[a-z0-9]+)*` and at most 24 characters. `akm` is reserved for members.
+	// Default is `ak`.
 	TokenPrefix []string `json:"token_prefix,omitempty"`
 
-	// Prefixes that are no longer accepted although live keys have them: requests with these keys
-	// get 401. Without it, a configuration that does not accept the prefix of a live key is
-	// refused. Default is none.
+	// Token prefixes that are no longer accepted although live keys have them. Requests with these
+	// keys get 401. Caddy refuses a configuration that neither accepts nor abandons the prefix of a
+	// live key. Default is none.
 	AbandonPrefix []string `json:"abandon_prefix,omitempty"`
 
-	// The key that tokens are signed with, 64 hex digits. It cannot change once there are tokens:
-	// they would all be refused. Default is one that is made at the first start and kept in the
-	// database.
+	// The key that signs tokens, 64 hex digits. It cannot be changed once tokens exist: all of them
+	// would be refused. Default is a random key that is created at the first start and stored in
+	// the database.
 	TokenKey string `json:"token_key,omitempty"`
 
-	// How much the database may hold. Default is the default of each field.
+	// Limits on the contents of the database. Default is the default of each field.
 	Capacity *CapacityConfig `json:"capacity,omitempty"`
 
 	ctx    caddy.Context
 	logger *slog.Logger
-	// of the database: the absolute path of its file, or where PostgreSQL is, without the password
+	// identity is the absolute path of the database file, or the PostgreSQL URL without password
 	identity string
 	url      string    // of PostgreSQL, empty for SQLite
 	tokenKey *[32]byte // nil: the database's own
@@ -92,19 +92,20 @@ type App struct {
 	opening *opening              // nil: Start has opened the store, or failed
 }
 
-// DatabaseConfig names a system of record.
+// DatabaseConfig selects the database.
 type DatabaseConfig struct {
 	// The kind of database: `sqlite` or `postgres`. Default is `sqlite`.
 	Type string `json:"type,omitempty"`
 
-	// Of `sqlite`: the file, which is made if it is missing. Default is `apikeys.db` in Caddy's
-	// data directory.
+	// The database file, for `sqlite`. It is created if it does not exist. Default is `apikeys.db`
+	// in Caddy's data directory.
 	Path string `json:"path,omitempty"`
 
-	// Of `postgres`: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE` with the options of
-	// libpq. Of several hosts, with commas between them, the one that is the primary is used. One
-	// schema holds one deployment: the one that `search_path` names, which must be there. A
-	// password is better `{env.NAME}` or `{file.PATH}`: Caddy shows its configuration.
+	// The database URL, for `postgres`: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE`
+	// with the options of libpq. Of several hosts, separated by commas, the primary is used. Each
+	// deployment has its own schema, which `search_path` names and which must exist. Use
+	// `{env.NAME}` or `{file.PATH}` for the password, because Caddy's admin endpoint shows the
+	// configuration.
 	URL string `json:"url,omitempty"`
 }
 
@@ -118,9 +119,9 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 
 const (
 	minLease = time.Second
-	// maxLease is there for the typing error: a revoke may have to wait that long.
+	// maxLease catches typing errors: a revoke may have to wait this long.
 	maxLease = 24 * time.Hour
-	// minMemory is the smallest limit of memory, in bytes: a smaller number probably has the wrong
+	// minMemory is the smallest memory limit, in bytes. A smaller number probably has the wrong
 	// unit.
 	minMemory = 16 << 20
 )
@@ -140,7 +141,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if a.LocalCache < 0 {
-		return fmt.Errorf("local_cache is %d: it takes a number of keys above 0", a.LocalCache)
+		return fmt.Errorf("local_cache is %d: it must be a number of keys above 0", a.LocalCache)
 	}
 	if a.LocalCacheBytes != 0 && a.LocalCacheBytes < minMemory {
 		return fmt.Errorf("local_cache_bytes is %d: it must be at least %d", a.LocalCacheBytes,
@@ -151,7 +152,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 			minMemory)
 	}
 	if lease := time.Duration(a.Lease); lease != 0 && (lease < minLease || lease > maxLease) {
-		return fmt.Errorf("lease is %s: it takes a duration between %s and %s", lease, minLease,
+		return fmt.Errorf("lease is %s: it must be a duration between %s and %s", lease, minLease,
 			maxLease)
 	}
 	if a.Capacity != nil {
@@ -177,11 +178,11 @@ func (a *App) provisionDatabase() error {
 		return err
 	case config.Type == "postgres":
 		if config.Path != "" {
-			return errors.New("database postgres takes a url, and no path")
+			return errors.New("database postgres requires a url and accepts no path")
 		}
 		return a.provisionPostgres(config.URL)
 	case config.URL != "":
-		return errors.New("database sqlite takes a path, and no url")
+		return errors.New("database sqlite accepts a path and no url")
 	}
 	path := filepath.Join(caddy.AppDataDir(), "apikeys.db")
 	var err error
@@ -221,15 +222,15 @@ func checkDatabaseType(name string) error {
 	case "sqlite", "postgres":
 		return nil
 	}
-	return fmt.Errorf("unknown database %q: there are sqlite and postgres", redact.Argument(name))
+	return fmt.Errorf("unknown database %q: must be sqlite or postgres", redact.Argument(name))
 }
 
-// checkDatabasePath refuses a URL: as a path it would show its password in errors, logs and the
-// name of a file.
+// checkDatabasePath refuses a URL. As a path, it would put its password into errors, logs and a
+// file name.
 func checkDatabasePath(path string) error {
 	if strings.Contains(path, "://") {
-		return errors.New("database sqlite takes the path of a file, and this is a URL: for " +
-			"PostgreSQL write `database postgres URL`")
+		return errors.New("database sqlite requires the path of a file, not a URL: for " +
+			"PostgreSQL use `database postgres URL`")
 	}
 	return nil
 }
@@ -286,17 +287,18 @@ func (a *App) provisionTokens() error {
 func checkPrefix(option, prefix string) error {
 	switch {
 	case prefix == keystore.MemberPrefix:
-		return fmt.Errorf("%s %s is for the tokens of members: choose another one", option, prefix)
+		return fmt.Errorf("%s %s is reserved for member tokens: choose another prefix", option,
+			prefix)
 	case !keystore.ValidPrefix(prefix):
-		return fmt.Errorf("%s %q: a prefix begins with a-z and goes on with a-z, 0-9 and single "+
-			"underscores between them, at most 24 characters in all", option,
+		return fmt.Errorf("%s %q: must begin with a-z, contain only a-z, 0-9 and single "+
+			"underscores between them, and have at most 24 characters", option,
 			redact.Argument(prefix))
 	}
 	return nil
 }
 
-// declare adds operations to the permission table of the config, and the resource that a handler
-// names, if any. Handlers call it while they are provisioned, one after the other and before Start.
+// declare adds a handler's operations to the permission table of the config, and its resource if it
+// has one. Handlers call it while they are provisioned: one after the other and before Start.
 func (a *App) declare(operations []api.Operation, resource string) {
 	a.declared = append(a.declared, operations...)
 	if resource != "" {
@@ -304,8 +306,8 @@ func (a *App) declare(operations []api.Operation, resource string) {
 	}
 }
 
-// Start opens the store, or takes over the one that the running config has open. If the database
-// cannot be reached, Start may succeed without it: see mayOpenLater.
+// Start opens the store, or shares the open one of the running config. If the database is
+// unreachable, Start may succeed without it: see mayOpenLater.
 func (a *App) Start() error {
 	if err := a.openCache(); err != nil {
 		return err
@@ -322,13 +324,13 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop does nothing: Caddy stops the apps in any order, and others may still be serving requests.
-// Cleanup comes after all of them have stopped, and also when a config fails so late that Caddy
+// Stop does nothing, because Caddy stops apps in any order and others may still serve requests.
+// Cleanup is called after all apps have stopped, and also if a config fails so late that Caddy
 // stops none.
 func (*App) Stop() error { return nil }
 
-// Cleanup makes the app before this one the running one again, if a config is withdrawn, and gives
-// the store back. It may come without Start.
+// Cleanup releases the store. If the config has failed, the previous app becomes the running one
+// again. It may be called without Start.
 func (a *App) Cleanup() error {
 	running.remove(a)
 	if a.gone != nil {
@@ -342,8 +344,8 @@ func (a *App) Cleanup() error {
 	return errors.Join(err, a.closeCache())
 }
 
-// Keystore returns the open store, nil while it is not open. After Cleanup it may be closed: then
-// it knows no key.
+// Keystore returns the open key store, or nil while it is not open. After Cleanup it may be closed
+// and finds no key.
 func (a *App) Keystore() *manage.Keystore {
 	if s := a.store.Load(); s != nil {
 		return s.keys
@@ -351,12 +353,12 @@ func (a *App) Keystore() *manage.Keystore {
 	return nil
 }
 
-// startTimeout is how long a request waits for Start: Caddy starts apps in any order, so the HTTP
-// app may be earlier.
+// startTimeout is how long a request waits for Start. Caddy starts apps in any order, so the HTTP
+// app may start first.
 const startTimeout = 5 * time.Second
 
-// Await returns the open store. Before Start it waits, at most 5 s, and after it no more; an error
-// means that the answer to any request cannot be known: 503.
+// Await returns the open key store. It waits for Start for at most 5 s. After an error no request
+// can be decided: the answer is 503.
 func (a *App) Await(ctx context.Context) (*manage.Keystore, error) {
 	if s := a.store.Load(); s != nil {
 		return s.keys, nil
@@ -368,9 +370,9 @@ func (a *App) Await(ctx context.Context) (*manage.Keystore, error) {
 		if s := a.store.Load(); s != nil {
 			return s.keys, nil
 		}
-		return nil, errors.New("the database has not been reached yet")
+		return nil, errors.New("the database is not reachable yet")
 	case <-a.gone:
-		return nil, errors.New("the key store was not started: its configuration has been withdrawn")
+		return nil, errors.New("the key store was not started: its configuration failed")
 	case <-timer.C:
 		return nil, fmt.Errorf("the key store has not started within %s", startTimeout)
 	case <-ctx.Done():
@@ -378,7 +380,7 @@ func (a *App) Await(ctx context.Context) (*manage.Keystore, error) {
 	}
 }
 
-// hasStarted reports whether Start has succeeded, with the store or to open it later.
+// hasStarted reports whether Start has succeeded, even if the store opens later.
 func (a *App) hasStarted() bool {
 	select {
 	case <-a.started:

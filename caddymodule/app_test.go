@@ -16,12 +16,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddyserver/caddy/v2"
+	_ "github.com/caddyserver/caddy/v2/modules/metrics"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
-	_ "github.com/caddyserver/caddy/v2/modules/metrics"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 // A gate is the Caddy of this process, with its admin endpoint on a socket of its own. There is one
@@ -388,7 +388,7 @@ func TestTokenKeyCannotChange(t *testing.T) {
 	g.mint(nil)
 	for _, more := range []object{{"token_key": other}, nil} {
 		err := g.tryLoad(g.config(sqlite(g.path("keys.db"), more)))
-		if err == nil || !strings.Contains(err.Error(), "token_key is not the one") {
+		if err == nil || !strings.Contains(err.Error(), "token_key differs from the one") {
 			t.Fatalf("reload: %v", err)
 		}
 		if strings.Contains(err.Error(), good) || strings.Contains(err.Error(), other) {
@@ -451,12 +451,12 @@ func TestProvisionErrors(t *testing.T) {
 	t.Setenv("APIKEYS_TEST_SECRET", "hunter2")
 	for config, want := range map[string]string{
 		`{"database":{"type":"postgres"}}`:                                                   "database postgres: this is not a PostgreSQL URL",
-		`{"database":{"type":"postgres","path":"x"}}`:                                        "takes a url, and no path",
-		`{"database":{"url":"postgres://h/d"}}`:                                              "takes a path, and no url",
-		`{"database":{"type":"postgres","url":"postgres://u:{hunter2}@h/d"}}`:                "a brace of a password is written %7B",
+		`{"database":{"type":"postgres","path":"x"}}`:                                        "requires a url and accepts no path",
+		`{"database":{"url":"postgres://h/d"}}`:                                              "accepts a path and no url",
+		`{"database":{"type":"postgres","url":"postgres://u:{hunter2}@h/d"}}`:                "a brace in a password as %7B",
 		`{"database":{"type":"postgres","url":"postgres://u:{env.APIKEYS_TEST_EMPTY}@h/d"}}`: "database: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
 		`{"database":{"type":"postgres","url":"{env.APIKEYS_TEST_SECRET}"}}`:                 "this is not a PostgreSQL URL",
-		`{"database":{"type":"mysql"}}`:                                                      `unknown database "mysql": there are sqlite and postgres`,
+		`{"database":{"type":"mysql"}}`:                                                      `unknown database "mysql": must be sqlite or postgres`,
 		`{"database":{"path":"{env.APIKEYS_TEST_EMPTY}"}}`:                                   "database: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
 		`{"database":{"path":"{no.such}"}}`:                                                  "database: unrecognized placeholder {no.such}",
 		`{"local_cache":-1}`:                                                                 "local_cache is -1",
@@ -467,18 +467,18 @@ func TestProvisionErrors(t *testing.T) {
 		`{"lease":"1000h"}`:                                                                  "lease is 1000h",
 		`{"token_prefix":["Ak"]}`:                                                            `token_prefix "Ak"`,
 		`{"token_prefix":["ak",""]}`:                                                         `token_prefix ""`,
-		`{"token_prefix":["ak","akm"]}`:                                                      "token_prefix akm is for the tokens of members",
+		`{"token_prefix":["ak","akm"]}`:                                                      "token_prefix akm is reserved for member tokens",
 		`{"abandon_prefix":["ak"]}`:                                                          "abandon_prefix ak: token_prefix accepts it",
-		`{"token_prefix":["ak"],"abandon_prefix":["akm"]}`:                                   "abandon_prefix akm is for the tokens of members",
+		`{"token_prefix":["ak"],"abandon_prefix":["akm"]}`:                                   "abandon_prefix akm is reserved for member tokens",
 		`{"token_prefix":["ak","ak"]}`:                                                       "token_prefix ak is given twice",
 		`{"token_prefix":["{env.APIKEYS_TEST_EMPTY}"]}`:                                      "token_prefix: evaluated placeholder",
 		`{"token_key":"{env.APIKEYS_TEST_EMPTY}"}`:                                           "token_key: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
 		`{"token_key":"{env.APIKEYS_TEST_SECRET}"}`:                                          "token_key: a token key has 64 hex digits, this one has 7 characters",
 		`{"token_keys":"x"}`:                                                                 "token_keys",
-		`{"cache":{"type":"redis"}}`:                                                         "cache redis: a Redis URL must begin with redis://",
-		`{"cache":{"type":"memcached"}}`:                                                     `unknown cache "memcached": there is redis`,
+		`{"cache":{"type":"redis"}}`:                                                         "cache redis: a Redis URL begins with redis://",
+		`{"cache":{"type":"memcached"}}`:                                                     `unknown cache "memcached": must be redis`,
 		`{"cache":{"url":"redis://:{env.APIKEYS_TEST_SECRET}/@h"}}`:                          "cache redis: not a Redis URL",
-		`{"cache":{"url":"redis://:{hunter2}@h"}}`:                                           "a brace of a password is written %7B",
+		`{"cache":{"url":"redis://:{hunter2}@h"}}`:                                           "a brace in a password as %7B",
 		`{"cache":{"url":"redis://:{env.APIKEYS_TEST_EMPTY}@localhost"}}`:                    "cache: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
 	} {
 		var whole caddy.Config

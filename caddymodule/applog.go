@@ -6,24 +6,24 @@ import (
 	"sync/atomic"
 )
 
-// movingLog is the log of what outlives a reload: each config has logs of its own, and closes them
-// when it goes.
-type movingLog struct {
+// reloadableLog is the slog.Handler of objects that survive a reload. Each config has its own logs
+// and closes them at its end, so the handler is redirected to those of the next config.
+type reloadableLog struct {
 	current *atomic.Pointer[slog.Logger]
-	// adds what WithAttrs and WithGroup were called with; nil: nothing
+	// derive applies the calls of WithAttrs and WithGroup. It is nil if there were none.
 	derive func(slog.Handler) slog.Handler
 }
 
-func newMovingLog(first *slog.Logger) *movingLog {
-	l := &movingLog{current: new(atomic.Pointer[slog.Logger])}
+func newReloadableLog(first *slog.Logger) *reloadableLog {
+	l := &reloadableLog{current: new(atomic.Pointer[slog.Logger])}
 	l.moveTo(first)
 	return l
 }
 
-// moveTo makes all loggers on l write to another one from now on.
-func (l *movingLog) moveTo(logger *slog.Logger) { l.current.Store(logger) }
+// moveTo makes all loggers on l write to logger from now on.
+func (l *reloadableLog) moveTo(logger *slog.Logger) { l.current.Store(logger) }
 
-func (l *movingLog) handler() slog.Handler {
+func (l *reloadableLog) handler() slog.Handler {
 	h := l.current.Load().Handler()
 	if l.derive != nil {
 		h = l.derive(h)
@@ -32,29 +32,29 @@ func (l *movingLog) handler() slog.Handler {
 }
 
 // Enabled is part of slog.Handler.
-func (l *movingLog) Enabled(ctx context.Context, level slog.Level) bool {
+func (l *reloadableLog) Enabled(ctx context.Context, level slog.Level) bool {
 	return l.current.Load().Enabled(ctx, level)
 }
 
 // Handle is part of slog.Handler.
-func (l *movingLog) Handle(ctx context.Context, record slog.Record) error {
+func (l *reloadableLog) Handle(ctx context.Context, record slog.Record) error {
 	return l.handler().Handle(ctx, record)
 }
 
 // WithAttrs is part of slog.Handler.
-func (l *movingLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+func (l *reloadableLog) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return l.with(func(h slog.Handler) slog.Handler { return h.WithAttrs(attrs) })
 }
 
 // WithGroup is part of slog.Handler.
-func (l *movingLog) WithGroup(name string) slog.Handler {
+func (l *reloadableLog) WithGroup(name string) slog.Handler {
 	return l.with(func(h slog.Handler) slog.Handler { return h.WithGroup(name) })
 }
 
-func (l *movingLog) with(add func(slog.Handler) slog.Handler) slog.Handler {
+func (l *reloadableLog) with(add func(slog.Handler) slog.Handler) slog.Handler {
 	earlier := l.derive
 	if earlier == nil {
-		return &movingLog{l.current, add}
+		return &reloadableLog{l.current, add}
 	}
-	return &movingLog{l.current, func(h slog.Handler) slog.Handler { return add(earlier(h)) }}
+	return &reloadableLog{l.current, func(h slog.Handler) slog.Handler { return add(earlier(h)) }}
 }

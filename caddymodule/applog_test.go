@@ -9,7 +9,7 @@ import (
 
 func TestMovingLog(t *testing.T) {
 	var first, second bytes.Buffer
-	l := newMovingLog(slog.New(slog.NewTextHandler(&first, nil)))
+	l := newReloadableLog(slog.New(slog.NewTextHandler(&first, nil)))
 	logger := slog.New(l).With("node", "n1").WithGroup("change").With("by", "root")
 	logger.Info("one", "id", "k1")
 	l.moveTo(slog.New(slog.NewTextHandler(&second, &slog.HandlerOptions{Level: slog.LevelWarn})))

@@ -17,30 +17,29 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// opening is how an app goes on whose database could not be reached when it started.
+// opening is the state of an app that has started without its database.
 type opening struct {
-	api     *admin.API       // says so
-	console *console.Console // too
+	api     *admin.API       // answers 503
+	console *console.Console // likewise
 	failed  atomic.Uint64
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 }
 
 const (
-	// openWait is how long a start waits for the store if Caddy may start without it.
+	// openWait is how long Start waits for the store if Caddy may start without it.
 	openWait = 5 * time.Second
-	// openAgain is how soon the opening of a store is tried again; the wait doubles up to
-	// openAgainMax.
+	// openAgain is the first pause between two attempts. It doubles up to openAgainMax.
 	openAgain    = 250 * time.Millisecond
 	openAgainMax = 5 * time.Second
-	// openMutter is how often the log says that it fails, as long as it fails in the same way.
-	openMutter = time.Minute
+	// openLogInterval is how often the same failure is logged.
+	openLogInterval = time.Minute
 )
 
-// mayOpenLater reports whether a may start although its store does not open. A machine that boots
-// before its database must not take down the other sites of its Caddy. But where a config with keys
-// is running, one whose database cannot be reached is refused, unless the running one waits for the
-// same.
+// mayOpenLater reports whether a may start although opening its store failed. A machine that boots
+// before its database must not take down the other sites of its Caddy. But if a config with keys is
+// running, a config whose database is unreachable is refused, unless the running one waits for the
+// same database.
 func (a *App) mayOpenLater(err error) bool {
 	before := runningApp()
 	return sqldb.Unreachable(err) &&
@@ -95,18 +94,16 @@ func (a *App) open() (*store, error) {
 	return nil, nil
 }
 
-// prefixesWait bounds the count of the keys whose prefix is not accepted: Caddy comes up without
-// it.
+// prefixesWait bounds the count of keys whose prefix is not accepted. Caddy starts without it.
 const prefixesWait = 2 * time.Second
 
-// checkPrefixes refuses settings that would end live keys by not accepting the prefix of their
-// tokens, unless the configuration abandons it.
+// checkPrefixes refuses settings that neither accept nor abandon the token prefix of live keys.
 func (a *App) checkPrefixes(ctx context.Context, s *store) error {
 	ctx, cancel := context.WithTimeout(ctx, prefixesWait)
 	defer cancel()
 	others, err := s.keys.OtherPrefixes(ctx, a.settings)
 	if err != nil {
-		a.logger.Warn("counting keys whose token prefix is not accepted failed",
+		a.logger.Warn("counting keys with unaccepted token prefixes failed",
 			slog.Any("error", err))
 		return nil
 	}
@@ -134,7 +131,7 @@ func (a *App) checkPrefixes(ctx context.Context, s *store) error {
 
 // prefixAdvice says how to configure prefixes that are not accepted.
 func prefixAdvice(accepted, refused []string) string {
-	return fmt.Sprintf("Accept them with `token_prefix %s %s`, or refuse them for good with "+
+	return fmt.Sprintf("Accept them with `token_prefix %s %s`, or refuse them permanently with "+
 		"`abandon_prefix %[2]s`.",
 		strings.Join(accepted, " "), strings.Join(refused, " "))
 }
@@ -145,14 +142,14 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 	var said string
 	var saidAt time.Time
 	for wait := openAgain; ; wait = min(2*wait, openAgainMax) {
-		if pending == nil { // it is not merely slow
+		if pending == nil { // the attempt has failed, it is not only slow
 			a.opening.failed.Add(1)
 		}
 		a.opening.api.NotReached(sqldb.Advice(err))
-		if text := err.Error(); text != said || time.Since(saidAt) >= openMutter {
+		if text := err.Error(); text != said || time.Since(saidAt) >= openLogInterval {
 			said, saidAt = text, time.Now()
-			a.logger.Error("the key database cannot be opened: every request that needs a key is "+
-				"answered 503 until it can, which is tried again and again",
+			a.logger.Error("cannot open the key database; requests that need a key get 503 until "+
+				"a retry succeeds",
 				slog.Any("error", err))
 		}
 		if pending == nil {
@@ -169,11 +166,11 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 		if err == nil {
 			// too late to refuse the configuration
 			if err := a.checkPrefixes(ctx, done.store); err != nil {
-				a.logger.Error("live keys are refused because their token's prefix is not accepted",
+				a.logger.Error("live keys are refused because their token prefix is not accepted",
 					slog.Any("error", err))
 			}
 			running.opened(a, done.store)
-			a.logger.Info("the key database is open")
+			a.logger.Info("key database opened")
 			return
 		}
 		if ctx.Err() != nil {
@@ -182,7 +179,7 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 	}
 }
 
-// stop ends the trying.
+// stop stops retrying.
 func (o *opening) stop() {
 	if o != nil {
 		o.cancel()

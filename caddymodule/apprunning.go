@@ -6,10 +6,9 @@ import (
 	"sync/atomic"
 )
 
-// running holds the apps between Start and Cleanup, in the order in which they started: during a
-// reload there are two. The last one's settings are in force, and it is what the admin endpoint
-// works on. A config that does not come up removes its app again, which puts the settings of the
-// one before back.
+// running holds the apps between Start and Cleanup, in the order in which they started. During a
+// reload there are two. The last one serves the admin endpoint, and its settings are in force. If a
+// config fails, its app is removed, which restores the settings of the previous one.
 var running runningApps
 
 type runningApps struct {
@@ -18,12 +17,12 @@ type runningApps struct {
 	last atomic.Pointer[App]
 }
 
-// runningApp returns the app whose config is in force, nil when there is none. Caddy replaces its
-// admin server before it starts the apps and leaves it there when they fail, so the admin server's
-// routes have to ask at request time.
+// runningApp returns the app whose settings are in force, or nil. Caddy replaces its admin server
+// before it starts the apps and keeps it if they fail, so the admin routes must ask at request
+// time.
 func runningApp() *App { return running.last.Load() }
 
-// add makes a the one in force. s is its store, nil if it is not open yet.
+// add makes a the running app. s is its store, or nil if it is not open yet.
 func (r *runningApps) add(a *App, s *store) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -34,13 +33,13 @@ func (r *runningApps) add(a *App, s *store) {
 	r.last.Store(a)
 }
 
-// publish lets requests use the store, once the settings of a are in force in it.
+// publish applies the settings of a to the store and lets requests use it.
 func (a *App) publish(s *store) {
 	s.configure(a)
 	a.store.Store(s)
 }
 
-// remove takes a out; if it is not there, nothing happens.
+// remove removes a, if it is running.
 func (r *runningApps) remove(a *App) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -63,8 +62,8 @@ func (r *runningApps) remove(a *App) {
 	r.last.Store(last)
 }
 
-// opened publishes the store of an app that got it only now. Its settings do not count if another
-// app's are in force by now.
+// opened publishes the store of an app that has opened it after Start. It does not apply the app's
+// settings if those of a later app are in force.
 func (r *runningApps) opened(a *App, s *store) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -24,24 +24,23 @@ func parseGlobalOption(d *caddyfile.Dispenser, earlier any) (any, error) {
 		return nil, err
 	}
 	if earlier != nil {
-		return nil, d.Err("the global option api_keys is given twice: there is one store of keys " +
-			"in a Caddy")
+		return nil, d.Err("the global option api_keys is given twice: Caddy has one key store")
 	}
 	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
 }
 
-// appOptions parses the words of the global option. Its errors leave out the arguments of whatever
-// may be a secret, which Dispenser.ArgErr would repeat.
+// appOptions parses the options. Errors do not repeat arguments that may be secrets, as
+// Dispenser.ArgErr does.
 var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) error{
 	"database": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) == 0 {
-			return d.Err("database takes a kind: sqlite [PATH], or postgres URL")
+			return d.Err("database requires a kind: sqlite [PATH], or postgres URL")
 		}
 		switch {
 		case strings.Contains(args[0], "://"):
 			args = append([]string{"postgres"}, args...)
 		case strings.HasPrefix(args[0], "{"):
-			return d.Err("database takes a kind before a placeholder: `database postgres " +
+			return d.Err("database requires a kind before a placeholder: `database postgres " +
 				"{env.NAME}` or `database sqlite {env.NAME}`")
 		}
 		if err := checkDatabaseType(args[0]); err != nil {
@@ -49,7 +48,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		}
 		if args[0] == "postgres" {
 			if len(args) != 2 || args[1] == "" {
-				return d.Err("database postgres takes one URL: " +
+				return d.Err("database postgres requires one URL: " +
 					"postgres://USER:PASSWORD@HOST:PORT/DATABASE, better with {env.NAME} or " +
 					"{file.PATH} for the password")
 			}
@@ -62,12 +61,13 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 			return nil
 		}
 		if len(args) > 2 {
-			return d.Err("database sqlite takes one path at most")
+			return d.Err("database sqlite accepts at most one path")
 		}
 		a.Database = &DatabaseConfig{Type: args[0]}
 		if len(args) == 2 {
 			if a.Database.Path = args[1]; a.Database.Path == "" {
-				return d.Err("the path of database sqlite is empty: leave it out for apikeys.db " +
+				return d.Err("the path of database sqlite must not be empty: leave it out for " +
+					"apikeys.db " +
 					"in Caddy's data directory")
 			}
 			if err := checkDatabasePath(a.Database.Path); err != nil {
@@ -88,7 +88,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 			ok = ok && a.LocalCacheBytes >= minMemory
 		}
 		if !ok {
-			return d.Errf("local_cache %s: it takes one number of keys above 0, and perhaps a "+
+			return d.Errf("local_cache %s: must be a number of keys above 0, optionally with a "+
 				"size of at least 16MiB", redact.Argument(strings.Join(args, " ")))
 		}
 		return nil
@@ -99,7 +99,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 			a.RequestMemory, ok = parseSize(args[0])
 		}
 		if !ok || a.RequestMemory < minMemory {
-			return d.Errf("request_memory %s: it takes one size of at least 16MiB",
+			return d.Errf("request_memory %s: must be one size of at least 16MiB",
 				redact.Argument(strings.Join(args, " ")))
 		}
 		return nil
@@ -111,7 +111,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 			lease, err = caddy.ParseDuration(args[0])
 		}
 		if len(args) != 1 || err != nil || lease < minLease || lease > maxLease {
-			return d.Errf("lease %s: it takes one duration between %s and %s, such as 30s",
+			return d.Errf("lease %s: must be one duration between %s and %s, such as 30s",
 				redact.Argument(strings.Join(args, " ")), minLease, maxLease)
 		}
 		a.Lease = caddy.Duration(lease)
@@ -119,15 +119,15 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	},
 	"token_prefix": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) == 0 {
-			return d.Err("token_prefix takes one prefix or more, the first for new keys")
+			return d.Err("token_prefix requires one or more prefixes, the first for new keys")
 		}
 		a.TokenPrefix = args
 		return checkPrefixArgs(d, "token_prefix", args)
 	},
 	"abandon_prefix": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) == 0 {
-			return d.Err("abandon_prefix takes one prefix or more that token_prefix no longer " +
-				"accepts")
+			return d.Err("abandon_prefix requires one or more prefixes that token_prefix no " +
+				"longer accepts")
 		}
 		a.AbandonPrefix = args
 		return checkPrefixArgs(d, "abandon_prefix", args)
@@ -135,8 +135,8 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	"capacity": parseCapacity,
 	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) != 1 || args[0] == "" {
-			return d.Err("token_key takes one argument: 64 hex digits, better {env.NAME} or " +
-				"{file.PATH} that holds them")
+			return d.Err("token_key requires one argument: 64 hex digits, or better {env.NAME} or " +
+				"{file.PATH} with them")
 		}
 		a.TokenKey = args[0]
 		return nil
@@ -182,7 +182,7 @@ func checkPrefixArgs(d *caddyfile.Dispenser, option string, prefixes []string) e
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys
 	if d.NextArg() {
-		return d.Err("the global option api_keys takes no arguments, only a block")
+		return d.Err("the global option api_keys accepts no arguments, only a block")
 	}
 	given := make(map[string]bool)
 	for d.NextBlock(0) {
@@ -190,7 +190,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		parse, known := appOptions[option]
 		switch {
 		case !known:
-			return d.Errf("unknown word %q in the global option api_keys: it knows %s",
+			return d.Errf("unknown option %q in the global option api_keys: must be one of %s",
 				redact.Argument(option), appOptionNames)
 		case given[option]:
 			return d.Errf("%s is given twice in the global option api_keys", option)
@@ -200,7 +200,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 		if d.NextBlock(1) {
-			return d.Errf("%s takes no block", option)
+			return d.Errf("%s accepts no block", option)
 		}
 	}
 	return nil

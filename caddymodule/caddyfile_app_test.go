@@ -82,38 +82,38 @@ func TestGlobalOption(t *testing.T) {
 func TestGlobalOptionErrors(t *testing.T) {
 	const secret = "hunter2"
 	for options, want := range map[string]string{
-		"lease 1s\nabuse 20/1m": `unknown word "abuse" in the global option api_keys: it knows database, cache, local_cache, lease, token_prefix, abandon_prefix, token_key, capacity, request_memory, at Caddyfile:4`,
-		"Lease 1s":              `unknown word "Lease"`,
-		"database": "database takes a kind: sqlite [PATH], or postgres URL, at " +
+		"lease 1s\nabuse 20/1m": `unknown option "abuse" in the global option api_keys: must be one of database, cache, local_cache, lease, token_prefix, abandon_prefix, token_key, capacity, request_memory, at Caddyfile:4`,
+		"Lease 1s":              `unknown option "Lease"`,
+		"database": "database requires a kind: sqlite [PATH], or postgres URL, at " +
 			"Caddyfile:3",
-		"database postgres": "database postgres takes one URL",
+		"database postgres": "database postgres requires one URL",
 		"database postgres postgres://keys:" + secret + "@db/keys " +
-			secret: "database postgres takes one URL",
+			secret: "database postgres requires one URL",
 		"database postgres mysql://keys:" + secret +
-			"@db/keys": "this is not a PostgreSQL URL: it must be postgres://",
+			"@db/keys": "this is not a PostgreSQL URL: it takes postgres://",
 		"database postgres postgres://keys:" + secret +
 			"/x@db/keys": "this is not a PostgreSQL URL",
-		"database mysql":              `unknown database "mysql": there are sqlite and postgres`,
-		"database sqlite a b":         "one path at most",
-		`database sqlite ""`:          "is empty",
-		"database sqlite {\n\twal\n}": "database takes no block",
+		"database mysql":              `unknown database "mysql": must be sqlite or postgres`,
+		"database sqlite a b":         "at most one path",
+		`database sqlite ""`:          "must not be empty",
+		"database sqlite {\n\twal\n}": "database accepts no block",
 		"cache redis redis://:" + secret +
 			"@localhost:port": "cache redis: an address is missing or is not HOST or HOST:PORT",
 		"cache redis http://:" + secret +
-			"@localhost": "cache redis: a Redis URL must begin with redis://, rediss://",
+			"@localhost": "cache redis: a Redis URL begins with redis://, rediss://",
 		"cache redis redis://:/" + secret + "@localhost":  "percent-encoded",
-		"cache redis redis://:" + secret + "@h " + secret: "cache takes redis and one URL",
-		"cache redis":     "cache takes redis and one URL",
-		"cache":           "cache takes redis and one URL",
-		"cache memcached": `unknown cache "memcached": there is redis, at Caddyfile:3`,
-		"local_cache":     "one number of keys above 0",
-		"local_cache 0": "local_cache 0: it takes one number of keys above " +
-			"0, and perhaps a size",
+		"cache redis redis://:" + secret + "@h " + secret: "cache requires redis and one URL",
+		"cache redis":     "cache requires redis and one URL",
+		"cache":           "cache requires redis and one URL",
+		"cache memcached": `unknown cache "memcached": must be redis, at Caddyfile:3`,
+		"local_cache":     "a number of keys above 0",
+		"local_cache 0": "local_cache 0: must be a number of keys above " +
+			"0, optionally with a size",
 		"local_cache -1":    "above 0",
 		"local_cache 1 2 3": "above 0",
-		"local_cache 1 1KiB": "and perhaps a size of at least 16MiB, at " +
+		"local_cache 1 1KiB": "optionally with a size of at least 16MiB, at " +
 			"Caddyfile:3",
-		"request_memory": "request_memory : it takes one size of at least " +
+		"request_memory": "request_memory : must be one size of at least " +
 			"16MiB",
 		"request_memory 0":     "at least 16MiB, at Caddyfile:3",
 		"request_memory 1 GiB": "one size",
@@ -126,39 +126,39 @@ func TestGlobalOptionErrors(t *testing.T) {
 		"lease 1s 2s":          "between 1s",
 		"lease 1s\nlease 2s": "lease is given twice in the global option " +
 			"api_keys, at Caddyfile:4",
-		"token_prefix":    "one prefix or more",
+		"token_prefix":    "one or more prefixes",
 		"token_prefix Ak": `token_prefix "Ak"`,
-		"token_prefix ak akm": "token_prefix akm is for the tokens of " +
-			"members: choose another one, at Caddyfile:3",
-		"abandon_prefix": "one prefix or more that " +
+		"token_prefix ak akm": "token_prefix akm is reserved for member tokens: " +
+			"choose another prefix, at Caddyfile:3",
+		"abandon_prefix": "one or more prefixes that " +
 			"token_prefix no longer accepts, at Caddyfile:3",
 		"abandon_prefix Ak": `abandon_prefix "Ak"`,
 		"token_prefix a__b": "single underscores",
 		"token_key":         "64 hex digits",
 		`token_key ""`:      "64 hex digits",
-		"capacity 5": "capacity takes no arguments, " +
+		"capacity 5": "capacity accepts no arguments, " +
 			"only a block, at Caddyfile:3",
-		"capacity {\n\tkeys 5\n}": `unknown word "keys" in capacity: it knows namespaces, roles, members, directory, keys_per_namespace, keys_per_owner, at Caddyfile:4`,
+		"capacity {\n\tkeys 5\n}": `unknown option "keys" in capacity: must be one of namespaces, roles, members, directory, keys_per_namespace, keys_per_owner, at Caddyfile:4`,
 		"capacity {\n\troles 5\n\troles 6\n}": "roles is given twice in " +
 			"capacity, at Caddyfile:5",
-		"capacity {\n\troles 0\n}": "roles 0: it takes one number " +
-			"above 0, and perhaps one for each namespace, at Caddyfile:4",
-		"capacity {\n\troles\n}": "it takes one number above 0",
+		"capacity {\n\troles 0\n}": "roles 0: must be one number " +
+			"above 0, optionally with one per namespace, at Caddyfile:4",
+		"capacity {\n\troles\n}": "must be one number above 0",
 		"capacity {\n\troles 5 6\n}": "capacity: roles per namespace " +
 			"is 6: it must be at most that of the deployment, 5, at Caddyfile:4",
 		"capacity {\n\tdirectory 5 parsecs\n}": "directory 5 parsecs: it takes " +
 			"one size above 0",
 		"capacity {\n\tkeys_per_owner 5 5\n}": "keys_per_owner 5 5: it takes " +
 			"one number above 0, at Caddyfile:4",
-		"token_key a " + secret: "token_key takes one argument",
+		"token_key a " + secret: "token_key requires one argument",
 		"database mysql://keys:" + secret +
-			"@db/keys": "this is not a PostgreSQL URL: it must be postgres://",
-		"database {env.URL}": "database takes a kind before a placeholder: `database postgres " +
+			"@db/keys": "this is not a PostgreSQL URL: it takes postgres://",
+		"database {env.URL}": "database requires a kind before a placeholder: `database postgres " +
 			"{env.NAME}`",
 		"database sqlite postgres://keys:" + secret +
-			"@db/keys": "for PostgreSQL write `database postgres URL`, at Caddyfile:3",
-		"cache http://:" + secret + "@h": "cache redis: a Redis URL must begin with redis://",
-		"cache {env.URL}": "cache takes redis before a placeholder: `cache redis " +
+			"@db/keys": "for PostgreSQL use `database postgres URL`, at Caddyfile:3",
+		"cache http://:" + secret + "@h": "cache redis: a Redis URL begins with redis://",
+		"cache {env.URL}": "cache requires redis before a placeholder: `cache redis " +
 			"{env.NAME}`",
 	} {
 		got := adaptApp(options)
@@ -170,7 +170,7 @@ func TestGlobalOptionErrors(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := tryAdapt("{\n\tapi_keys sqlite\n}\n"); !strings.Contains(errorText(err),
-		"takes no arguments") {
+		"accepts no arguments") {
 		t.Error(err)
 	}
 }

@@ -102,7 +102,7 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		return h.unmarshalOpenAPI(d, args)
 	}
 	if d.NextBlock(1) {
-		return d.Errf("%s takes no block", option)
+		return d.Errf("%s accepts no block", option)
 	}
 	switch option {
 	case "from":

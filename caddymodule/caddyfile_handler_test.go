@@ -246,7 +246,7 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"errors json":            `errors: unknown word "json": it takes caddy`,
 		"forwarded apache":       `forwarded: unknown word "apache": it takes nothing or nginx`,
 		"forwarded plain":        `it takes nothing or nginx`,
-		"optional {\nx\n}":       `optional takes no block`,
+		"optional {\nx\n}":       `optional accepts no block`,
 		"preflight\nforwarded": "8| preflight: with forwarded the other proxy would take " +
 			"the 204 for a permission and send the OPTIONS request on",
 		"forwarded nginx\npreflight": `8| preflight: with forwarded the other proxy`,

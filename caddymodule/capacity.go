@@ -12,9 +12,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// CapacityConfig caps what the database may hold. Only growth beyond a cap is refused, with 422. A
-// cap per namespace counts the namespace with its descendants, except for keys. Every process holds
-// all namespaces, roles and members in memory.
+// CapacityConfig limits the contents of the database. Only growth beyond a limit is refused, with
+// 422. A limit per namespace includes the descendants of the namespace, except for keys. Every
+// process holds all namespaces, roles and members in memory.
 type CapacityConfig struct {
 	// Maximum number of namespaces in the deployment. Default is 20000.
 	Namespaces int64 `json:"namespaces,omitempty"`
@@ -45,8 +45,8 @@ type CapacityConfig struct {
 	// count. Default is 10000000.
 	KeysPerNamespace int64 `json:"keys_per_namespace,omitempty"`
 
-	// Maximum number of keys that act for one member, whatever their status. Keys that act for root
-	// have no cap. Default is 1000000.
+	// Maximum number of keys with one owner, whatever their status. Keys of root have no limit.
+	// Default is 1000000.
 	KeysPerOwner int64 `json:"keys_per_owner,omitempty"`
 }
 
@@ -96,7 +96,7 @@ func (c *CapacityConfig) capacity() keystore.Capacity {
 // parseCapacity parses the block of the option.
 func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 	if len(args) > 0 {
-		return d.Err("capacity takes no arguments, only a block")
+		return d.Err("capacity accepts no arguments, only a block")
 	}
 	a.Capacity = new(CapacityConfig)
 	options := a.Capacity.options()
@@ -106,7 +106,8 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		caps, known := options[option]
 		switch {
 		case !known:
-			return d.Errf("unknown word %q in capacity: it knows %s", redact.Argument(option),
+			return d.Errf("unknown option %q in capacity: must be one of %s",
+				redact.Argument(option),
 				capacityOptionNames)
 		case given[option]:
 			return d.Errf("%s is given twice in capacity", option)
@@ -124,9 +125,9 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		if !ok {
 			perNamespace := ""
 			if caps[1] != nil {
-				perNamespace = ", and perhaps one for each namespace"
+				perNamespace = ", optionally with one per namespace"
 			}
-			return d.Errf("%s %s: it takes one %s above 0%s",
+			return d.Errf("%s %s: must be one %s above 0%s",
 				option, redact.Argument(strings.Join(args, " ")), what, perNamespace)
 		}
 		if err := a.Capacity.check(); err != nil {

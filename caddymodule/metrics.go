@@ -21,37 +21,37 @@ func metricDesc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	requestsDesc = metricDesc("requests_total",
-		"Requests that api_key decided, by the namespace they touched and the outcome.",
+		"Requests decided by api_key, by namespace and outcome.",
 		"namespace", "outcome")
 	lookupsDesc = metricDesc("lookups_total",
-		"Look-ups of credentials, by where it was looked and what came of it.", "tier", "result")
+		"Credential lookups by cache tier and result.", "tier", "result")
 	keysDesc        = metricDesc("keys", "Keys in the database.", "status")
 	otherPrefixDesc = metricDesc("unaccepted_prefix_keys",
-		"Live keys that are refused because token_prefix does not accept the prefix of their token.")
-	cachedDesc   = metricDesc("local_cache_entries", "Keys in this process's memory.")
+		"Live keys that are refused because token_prefix does not accept their prefix.")
+	cachedDesc   = metricDesc("local_cache_entries", "Keys in the local cache of this process.")
 	capacityUsed = metricDesc("capacity_used",
-		"Amount of a capped resource. For the scopes namespace and owner, that of the largest one.",
+		"Current use of a capped resource. The scopes namespace and owner report the largest one.",
 		"resource", "scope")
 	capacityLimit   = metricDesc("capacity_limit", "Cap of a resource.", "resource", "scope")
-	cachedBytesDesc = metricDesc("local_cache_bytes", "Approximate memory that these keys take.")
+	cachedBytesDesc = metricDesc("local_cache_bytes", "Approximate memory of the local cache.")
 	memoryDesc      = metricDesc("request_memory_bytes",
-		"Memory that requests to the management interface use for bodies and lists.")
+		"Memory in use by requests to the management interface for bodies and lists.")
 	memoryLimitDesc = metricDesc("request_memory_limit_bytes",
-		"Limit of the memory that requests to the management interface may use together.")
+		"Memory limit of all requests to the management interface together.")
 	leaseDesc = metricDesc("lease_remaining_seconds",
-		"How much longer this node may trust what it has cached; 0 when the lease has lapsed.")
+		"Time for which this node may still use its caches; 0 after the lease has expired.")
 	revisionDesc = metricDesc("revision",
-		"The last change of the database that this node has applied.")
+		"Revision of the last database change that this node has applied.")
 	nodesDesc       = metricDesc("nodes", "Nodes registered in the database.", "state")
-	storeErrorsDesc = metricDesc("store_errors_total", "Calls to a store that failed.", "store")
+	storeErrorsDesc = metricDesc("store_errors_total", "Failed calls to a store.", "store")
 )
 
-// appMetrics reads the running app when it is scraped. Each config has a registry of its own, and
-// the admin server's /metrics serves that of the last config even if it did not come up: whichever
-// registry it is, it shows the one state there is.
+// appMetrics reads the running app at each scrape. Each config has its own registry, and the admin
+// server serves that of the last config even if the config failed. Reading at scrape time makes
+// every registry show the same state.
 type appMetrics struct{}
 
-// registerMetrics adds the metrics to the registry of a config, if they are not there already.
+// registerMetrics registers the metrics with the registry of a config. It may be called again.
 func registerMetrics(registry *prometheus.Registry) error {
 	err := registry.Register(appMetrics{})
 	if errors.As(err, new(prometheus.AlreadyRegisteredError)) {
@@ -81,13 +81,13 @@ func (appMetrics) Collect(ch chan<- prometheus.Metric) {
 		s.metrics.collect(ch)
 		return
 	}
-	// What alerts look at; the rest comes with the store.
+	// These are for alerts. The other metrics need the store.
 	ch <- prometheus.MustNewConstMetric(leaseDesc, prometheus.GaugeValue, 0)
 	ch <- prometheus.MustNewConstMetric(storeErrorsDesc, prometheus.CounterValue,
 		float64(app.opening.failed.Load()), node.TierDatabase.String())
 }
 
-// storeMetrics measures one open store. It outlives a reload, and with it the counters.
+// storeMetrics has the metrics of one open store. Its counters survive a reload.
 type storeMetrics struct {
 	keys               *manage.Keystore
 	api                *admin.API
@@ -100,14 +100,14 @@ func newStoreMetrics() *storeMetrics {
 	return &storeMetrics{
 		lookupSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: metricsPrefix + "lookup_duration_seconds",
-			Help: "How long stores took to look a credential up.",
+			Help: "Duration of credential lookups in stores.",
 			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1,
 				.25, .5, 1, 2.5, 5},
 		}, []string{"tier"}),
 		propagationSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: metricsPrefix + "propagation_seconds",
-			Help: "How long changes that take access away took from their commit until they " +
-				"were in force on every node.",
+			Help: "Time from the commit of a change that removes access until every node has " +
+				"applied it.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10,
 				30, 60},
 		}),

@@ -25,8 +25,8 @@ func expandURL(option, value string) (string, error) {
 	if err != nil && !strings.Contains(err.Error(), "{env.") &&
 		!strings.Contains(err.Error(), "{file.") {
 		return "", errors.New(option +
-			": the URL holds a placeholder that is not known: {env.NAME} and {file.PATH} are; a " +
-			"brace of a password is written %7B")
+			": the URL contains an unknown placeholder: use {env.NAME} or {file.PATH}, and write " +
+			"a brace in a password as %7B")
 	}
 	return expanded, err
 }

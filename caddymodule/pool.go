@@ -15,30 +15,29 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// stores holds what outlives a reload, by the database's identity alone.
+// stores holds the open stores, which survive reloads, by the identity of their database.
 var stores = caddy.NewUsagePool()
 
 const (
-	// openTimeout bounds the opening of a database, migrations included.
+	// openTimeout bounds opening a database, including migrations.
 	openTimeout = time.Minute
-	// readTimeout bounds the opening of the key store, which reads all namespaces, roles and
-	// members. It fails earlier if the database stops answering.
+	// readTimeout bounds opening the key store, which reads all namespaces, roles and members. It
+	// fails earlier if the database stops responding.
 	readTimeout = 6 * time.Minute
 )
 
-// A store is one open database with all that the process knows and counts of it.
+// A store is an open database with its caches, interfaces and counters.
 type store struct {
 	db       *sqldb.DB
 	keys     *manage.Keystore
 	api      *admin.API
 	console  *console.Console
 	metrics  *storeMetrics
-	log      *movingLog
+	log      *reloadableLog
 	tokenKey *[32]byte // as configured when it was opened
 }
 
-// acquireStore returns the store of a's database, open. Each call that succeeds is followed by one
-// releaseStore.
+// acquireStore returns the open store of a's database. The caller releases it with releaseStore.
 func acquireStore(ctx context.Context, a *App) (*store, error) {
 	value, loaded, err := stores.LoadOrNew(a.identity,
 		func() (caddy.Destructor, error) { return openStore(ctx, a) })
@@ -48,13 +47,13 @@ func acquireStore(ctx context.Context, a *App) (*store, error) {
 	s := value.(*store)
 	if loaded && !sameTokenKey(s.tokenKey, a.tokenKey) {
 		return nil, errors.Join(
-			fmt.Errorf("token_key is not the one that the running config has opened the database "+
-				"%s with: a token key cannot change once there are tokens. Put the former one back",
+			fmt.Errorf("token_key differs from the one with which the running config opened the "+
+				"database %s: a token key cannot change once tokens exist. Restore the former one",
 				a.identity),
 			releaseStore(a))
 	}
 	if loaded && a.url != "" {
-		if err := s.db.Reconnect(a.url); err != nil { // the password may be another one
+		if err := s.db.Reconnect(a.url); err != nil { // the password may have changed
 			return nil, errors.Join(fmt.Errorf("database postgres: %w", err), releaseStore(a))
 		}
 	}
@@ -80,7 +79,7 @@ func openStore(ctx context.Context, a *App) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &store{db: db, log: newMovingLog(a.logger), metrics: newStoreMetrics(),
+	s := &store{db: db, log: newReloadableLog(a.logger), metrics: newStoreMetrics(),
 		tokenKey: a.tokenKey}
 	logger := slog.New(s.log)
 	ctx, cancel = context.WithTimeout(ctx, readTimeout)
@@ -102,12 +101,13 @@ func openDatabase(ctx context.Context, a *App) (*sqldb.DB, error) {
 	return sqldb.OpenSQLite(ctx, a.identity)
 }
 
-// configure puts a's settings in force.
+// configure applies a's settings.
 func (s *store) configure(a *App) {
 	s.log.moveTo(a.logger)
 	if a.url != "" {
 		if err := s.db.Reconnect(a.url); err != nil {
-			a.logger.Error("the database is still used as before", "error", err)
+			a.logger.Error("database settings rejected; keeping the current connection", "error",
+				err)
 		}
 	}
 	s.keys.Configure(a.settings)
@@ -117,7 +117,7 @@ func (s *store) configure(a *App) {
 	s.console.Declare(a.named)
 }
 
-// Destruct is called when no config uses the store any more.
+// Destruct closes the store once no config uses it.
 func (s *store) Destruct() error {
 	s.metrics.close()
 	if err := s.keys.Close(); err != nil {

@@ -11,29 +11,30 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 )
 
-// CacheConfig names a cache that the nodes of a deployment share, so that a key which one of them
-// has looked up costs the others no query. Only latency depends on it: no answer does, whatever
-// becomes of it.
+// CacheConfig configures a cache that the nodes of a deployment share, so that a key which one node
+// has looked up costs the others no database query. The cache affects only latency, never a
+// decision.
 type CacheConfig struct {
 	// The kind of cache: `redis`. Default is `redis`.
 	Type string `json:"type,omitempty"`
 
-	// Where it is: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`; with several addresses, separated by
+	// The address: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`; with several addresses, separated by
 	// commas, a Redis Cluster; `redis-sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]` with
-	// the addresses of sentinels; `rediss://` and `rediss-sentinel://` over TLS;
+	// the addresses of the sentinels; `rediss://` and `rediss-sentinel://` over TLS;
 	// `unix://[USER:PASSWORD@]/PATH`. Options follow a `?`, such as `timeout=50ms`, the longest
-	// time that a request waits for the cache, and `ca=FILE`. A password is percent-encoded, and
-	// better `{env.NAME}` or `{file.PATH}`: Caddy shows its configuration.
+	// time that a request waits for the cache, and `ca=FILE`. A password must be percent-encoded.
+	// Use `{env.NAME}` or `{file.PATH}` for it, because Caddy's admin endpoint shows the
+	// configuration.
 	URL string `json:"url,omitempty"`
 }
 
-// sharedCacheErrors counts calls to Redis that failed, for the life of the process: a cache lives
-// as long as its config.
+// sharedCacheErrors counts failed calls to Redis for the life of the process, because a cache lives
+// only as long as its config.
 var sharedCacheErrors atomic.Uint64
 
 func checkCacheType(name string) error {
 	if name != "redis" {
-		return fmt.Errorf("unknown cache %q: there is redis", redact.Argument(name))
+		return fmt.Errorf("unknown cache %q: must be redis", redact.Argument(name))
 	}
 	return nil
 }
@@ -44,14 +45,14 @@ func parseCache(a *App, d *caddyfile.Dispenser, args []string) error {
 	case strings.Contains(args[0], "://"):
 		args = append([]string{"redis"}, args...)
 	case strings.HasPrefix(args[0], "{"):
-		return d.Err("cache takes redis before a placeholder: `cache redis {env.NAME}`")
+		return d.Err("cache requires redis before a placeholder: `cache redis {env.NAME}`")
 	default:
 		if err := checkCacheType(args[0]); err != nil {
 			return d.WrapErr(err)
 		}
 	}
 	if len(args) != 2 || args[1] == "" {
-		return d.Err("cache takes redis and one URL: redis://USER:PASSWORD@HOST:PORT/DB, better " +
+		return d.Err("cache requires redis and one URL: redis://USER:PASSWORD@HOST:PORT/DB, better " +
 			"with {env.NAME} or {file.PATH} for the password")
 	}
 	if !strings.Contains(args[1], "{") { // else Provision checks what it becomes
@@ -83,8 +84,8 @@ func (a *App) provisionCache() error {
 	return nil
 }
 
-// openCache opens the cache, if there is one, and puts it into the settings. The server may be
-// away.
+// openCache opens the cache, if one is configured, and adds it to the settings. The server may be
+// unreachable.
 func (a *App) openCache() (err error) {
 	if a.cacheURL == "" {
 		return nil
@@ -101,7 +102,7 @@ func (a *App) openCache() (err error) {
 	return nil
 }
 
-// closeCache comes when no settings in force name the cache any more, or the store is closed.
+// closeCache closes the cache. No settings in force may refer to it, unless the store is closed.
 func (a *App) closeCache() error {
 	if a.cache == nil {
 		return nil

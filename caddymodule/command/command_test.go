@@ -322,7 +322,7 @@ func TestCommandServer(t *testing.T) {
 	for name, row := range map[string]struct {
 		stdin, server, want string
 	}{
-		"in clear":    {cliToken, "http://keys.example.com", "in clear"},
+		"unencrypted": {cliToken, "http://keys.example.com", "unencrypted"},
 		"empty":       {"\n" + cliToken, url, "is empty: it must be a token"},
 		"not a token": {"two " + cliToken + "\n", url, "is not a token"},
 		"binary":      {"\x00\x01" + cliToken, url, "is not a token"},

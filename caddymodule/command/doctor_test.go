@@ -101,7 +101,8 @@ func TestDoctorCommand(t *testing.T) {
 			[]api.Role{{Namespace: "acme", Name: "billing", Unreadable: "no such word"}}, nil},
 		"prefix not accepted": {bearer, healthy, 1, []string{
 			"✗ live keys are refused because token_prefix does not accept their prefixes: old (3)",
-			"Accept them with `token_prefix ak old`, or refuse them for good with `abandon_prefix " +
+			"Accept them with `token_prefix ak old`, or refuse them permanently with " +
+				"`abandon_prefix " +
 				"old`."},
 			nil,
 			[]api.OtherPrefix{{Prefix: "gone", Keys: 2, Abandoned: true},

@@ -59,7 +59,7 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 		!strings.Contains(r.Stdout, "✗ it is not healthy: the database has not been reached") {
 		t.Errorf("doctor: %v", r)
 	}
-	for _, said := range []string{"the key database cannot be opened",
+	for _, said := range []string{"cannot open the key database",
 		"PostgreSQL cannot be reached"} {
 		if !strings.Contains(g.Output(), said) {
 			t.Errorf("the log does not say %q", said)

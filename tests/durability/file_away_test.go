@@ -118,7 +118,7 @@ func TestFileAwayAtStart(t *testing.T) {
 					g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
 			}
 			g.Start(t)
-			for _, said := range []string{"the key database cannot be opened", row.why} {
+			for _, said := range []string{"cannot open the key database", row.why} {
 				gate.Until(t, "the log says "+said,
 					func() bool { return strings.Contains(g.Output(), said) })
 			}
