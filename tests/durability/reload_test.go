@@ -148,7 +148,7 @@ func TestFailedReload(t *testing.T) {
 		says   string
 	}{
 		{"no Caddyfile", gate.Config{Caddyfile: "no such { directive"}, "directive"},
-		{"an unknown word", gate.Config{APIKey: "form bearer"}, "unknown word"},
+		{"an unknown word", gate.Config{APIKey: "form bearer"}, "unknown option"},
 		{"a token key that is not the one", bad("token_key "+strings.Repeat("0f", 32), ""),
 			"token_key"},
 		{"a module that does not provision",
