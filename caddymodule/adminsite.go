@@ -8,16 +8,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 const adminSiteDirective = "api_keys_admin"
@@ -28,32 +29,31 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder(adminSiteDirective, httpcaddyfile.Before, "respond")
 }
 
-// AdminSite serves the management of API keys on a site: it answers everything under `/apikeys/`,
-// and requests for other paths go on. There is a console for browsers, in which members sign in
-// with their token, and under `/apikeys/v1/` a REST interface. Whoever asks that one sends a
-// member's token, or a key's, as `Authorization: Bearer` or `X-API-Key`, and may do what its
-// permissions on `admin…` resources allow. Any live key may read `/apikeys/v1/self`;
-// `openapi.json`, `docs` and `health` need none.
+// AdminSite serves the management of API keys on a site. It answers all requests under `/apikeys/`
+// and passes on the others. `/apikeys/` is a web console in which members sign in with their token,
+// `/apikeys/v1/` is the REST API. REST requests authenticate with the token of a member or key in
+// `Authorization: Bearer` or `X-API-Key`, and need permissions on `admin…` resources. Any valid key
+// may read `/apikeys/v1/self`; `openapi.json`, `docs` and `health` need no token.
 //
-// Where the same site has `api_key`, add `public /apikeys/*` to it, or it refuses members' tokens
-// and removes keys from the request. Caddy warns at the start if that line is missing.
+// If the same site has `api_key`, add `public /apikeys/*` to it. Otherwise it refuses member tokens
+// and removes keys from the request. Caddy logs a warning at the start if that line is missing.
 type AdminSite struct {
-	// A placeholder that Caddy fills in with a user who has signed in before this handler, such as
-	// `{http.auth.user.id}` after `basic_auth`: a request without a token is that of the member
-	// with this login. Only what no client can set itself belongs here. Default is none: a token is
-	// needed.
+	// A placeholder for the user that an earlier handler has authenticated, such as
+	// `{http.auth.user.id}` after `basic_auth`. A request without a token comes from the member
+	// with this login. Never use a placeholder that clients can set themselves. Default is none:
+	// requests need a token.
 	TrustUser string `json:"trust_user,omitempty"`
 
-	// The realm that a 401 names in `WWW-Authenticate`: ASCII without quotes and backslashes.
+	// The realm in the `WWW-Authenticate` header of a 401: ASCII without quotes and backslashes.
 	// Default is `api`.
 	Realm string `json:"realm,omitempty"`
 
-	gate   Handler           // judges what is judged alike
+	gate   Handler           // has the common checks
 	user   string            // TrustUser without the braces
 	server *caddyhttp.Server // nil: none
 }
 
-// sitePath is what a site gives to the management of keys.
+// sitePath is the path under which the console and the REST API are served.
 const sitePath = "/apikeys"
 
 // CaddyModule returns the Caddy module information.
@@ -83,8 +83,8 @@ func (s *AdminSite) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// warnIfUnreachable logs a warning if an api_key of the same site refuses requests that s should
-// answer. All handlers must be provisioned.
+// warnIfUnreachable logs a warning if an api_key of the same site refuses requests for s. All
+// handlers must be provisioned.
 func (s *AdminSite) warnIfUnreachable() {
 	if s.server == nil {
 		return
@@ -96,7 +96,7 @@ func (s *AdminSite) warnIfUnreachable() {
 }
 
 const publicAdvice = "add `public /apikeys/*` to api_key; " + adminSiteDirective +
-	" asks for a token itself"
+	" requires a token itself"
 
 // behind looks for s in routes. It reports whether an api_key refuses requests before they reach s
 // or, if s is not found, before they leave the routes; refuses says the same of the handlers before
@@ -131,8 +131,8 @@ func isAdminPath(path string) bool {
 	return path == sitePath || strings.HasPrefix(path, sitePath+"/")
 }
 
-// ServeHTTP answers all requests under /apikeys/, with 404 where there is nothing: they may hold a
-// token, which no other handler should see.
+// ServeHTTP answers all requests under /apikeys/, unknown paths with 404: they may contain a token,
+// which no other handler should receive.
 func (s *AdminSite) ServeHTTP(
 	w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
 ) error {
@@ -168,10 +168,11 @@ func (s *AdminSite) ServeHTTP(
 }
 
 const nobody = "No member is signed in: " + adminSiteDirective +
-	" trusts users whom this site has let in before, and this request has none, or one that is no " +
-	"active member's login."
+	" trusts users that this site has authenticated before, and this request has no user, or one " +
+	"that is not the login of an active member."
 
-// judge is [Handler.judge] for this door, and says who asks: what that takes here, the API knows.
+// judge is [Handler.judge] for the REST API and also returns the caller. The API checks permissions
+// itself.
 func (s *AdminSite) judge(c *call) (caller manage.Caller, outcome keystore.Outcome) {
 	class, mapped := s.gate.rules.methods[c.method]
 	if !mapped {
@@ -213,8 +214,8 @@ func (s *AdminSite) judge(c *call) (caller manage.Caller, outcome keystore.Outco
 	return manage.KeyCaller(c.record, from), outcome
 }
 
-// signedIn is the user whom handlers before this one have let in, empty for none. What a key has
-// set is none: its name is whoever made it chose.
+// signedIn returns the user that earlier handlers have authenticated, or "". A user that an api_key
+// has set does not count: the creator of a key chooses its name.
 func (s *AdminSite) signedIn(c *call) string {
 	if s.user == "" || c.request.outcome == keystore.OK && c.request.record != nil {
 		return ""
@@ -227,19 +228,18 @@ func (s *AdminSite) signedIn(c *call) string {
 	return user
 }
 
-// member reports whether a call's credential is a member's token, or a session that was opened with
-// one.
+// member reports whether a call's credential is a member's token or a console session.
 func (c *call) member() bool {
 	return c.session != "" || keystore.HasTokenPrefix(c.credential.token, keystore.MemberPrefix)
 }
 
-// changesItself reports whether a call is about the key, or the member, that it is made with.
+// changesItself reports whether a call changes the key or member that it authenticates with.
 func changesItself(c *call) bool {
 	if c.need.Class == keystore.Read {
 		return false
 	}
 	if c.session != "" {
-		return true // a form of the console may be about anything
+		return true // a form of the console may change anything
 	}
 	own := api.Prefix + "/keys/" + c.record.KeyID
 	if c.member() {
@@ -282,14 +282,14 @@ func parseAdminSite(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys_admin
 	if d.NextArg() {
-		return d.Errf("%s takes no argument but a matcher, this is %q: options go into a block",
+		return d.Errf("%s: unexpected argument %q: put options in a block",
 			adminSiteDirective, redact.Argument(d.Val()))
 	}
 	for d.NextBlock(0) {
 		option, args := d.Val(), d.RemainingArgs()
 		field, known := map[string]*string{"trust_user": &s.TrustUser, "realm": &s.Realm}[option]
 		if !known {
-			return d.Errf("unknown word %q in %s: it knows trust_user, realm",
+			return d.Errf("unknown option %q in %s: must be trust_user or realm",
 				redact.Argument(option),
 				adminSiteDirective)
 		}
@@ -315,12 +315,12 @@ func (s *AdminSite) compile() error {
 	name, closes := strings.CutSuffix(name, "}")
 	switch {
 	case !opens || !closes || strings.ContainsAny(name, "{}") || !strings.HasPrefix(name, "http."):
-		return fmt.Errorf("trust_user: %q is no placeholder of a request, such as "+
-			"{http.auth.user.id}: whoever comes would be the same member",
+		return fmt.Errorf("trust_user: %q must be a placeholder of the request, such as "+
+			"{http.auth.user.id}: otherwise all requests come from the same member",
 			redact.Argument(s.TrustUser))
 	case strings.HasPrefix(name, "http.api_key."):
-		return fmt.Errorf("trust_user: %s is set for keys, and a key is no user who has signed "+
-			"in: take {http.auth.user.id}", redact.Argument(s.TrustUser))
+		return fmt.Errorf("trust_user: %s describes a key, not an authenticated user: use "+
+			"{http.auth.user.id}", redact.Argument(s.TrustUser))
 	}
 	s.user = name
 	return nil

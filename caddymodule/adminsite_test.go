@@ -449,23 +449,23 @@ func TestAdminSiteCaddyfile(t *testing.T) {
 			"only, and its matcher matches only /keys/*: write `api_keys_admin` without one, at " +
 			"Caddyfile:2",
 		"@a {\n\t\tpath /keys/* /x\n\t\tmethod GET\n\t}\n\tapi_keys_admin @a": "its matcher matches only /keys/* /x",
-		"api_keys_admin x": `api_keys_admin takes no argument but a matcher, this is "x": options go into a block, at Caddyfile:2`,
+		"api_keys_admin x": `api_keys_admin: unexpected argument "x": put options in a block, at Caddyfile:2`,
 		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t}":                       "",
 		"api_keys_admin {\n\t\ttrust_user {header.Remote-User}\n\t}":                      "",
-		"api_keys_admin {\n\t\ttrust {http.auth.user.id}\n\t}":                            `unknown word "trust" in api_keys_admin: it knows trust_user, realm, at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user\n\t}":                                           `trust_user takes one word, this has 0, at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id} {http.auth.user.name}\n\t}": `trust_user takes one word, this has 2, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust {http.auth.user.id}\n\t}":                            `unknown option "trust" in api_keys_admin: must be trust_user or realm, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user\n\t}":                                           `trust_user requires one argument, not 0, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id} {http.auth.user.name}\n\t}": `trust_user requires one argument, not 2, at Caddyfile:3`,
 		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t\ttrust_user " +
 			"{http.auth.user.id}\n\t}": `trust_user is given twice, as "{http.auth.user.id}" and "{http.auth.user.id}", at Caddyfile:4`,
 		"api_keys_admin {\n\t\ttrust_user {\n\t\t\tx\n\t\t}\n\t}":                      `trust_user accepts no block`,
 		"api_keys_admin {\n\t\trealm \"Acme Inc.\"\n\t}":                               "",
-		"api_keys_admin {\n\t\trealm\n\t}":                                             `realm takes one word, this has 0, at Caddyfile:3`,
+		"api_keys_admin {\n\t\trealm\n\t}":                                             `realm requires one argument, not 0, at Caddyfile:3`,
 		"api_keys_admin {\n\t\trealm a\n\t\trealm b\n\t}":                              `realm is given twice, as "a" and "b", at Caddyfile:4`,
 		"api_keys_admin {\n\t\trealm `a\"b`\n\t}":                                      `realm: must be at most 100 ASCII characters without quotes and backslashes, this is "a\"b", at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user ada\n\t}":                                    `trust_user: "ada" is no placeholder of a request, such as {http.auth.user.id}: whoever comes would be the same member, at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user {env.USER}\n\t}":                             `trust_user: "{env.USER}" is no placeholder of a request`,
-		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}{http.auth.user.id}\n\t}": `is no placeholder of a request`,
-		"api_keys_admin {\n\t\ttrust_user {http.api_key.owner}\n\t}":                   `trust_user: {http.api_key.owner} is set for keys, and a key is no user who has signed in: take {http.auth.user.id}, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user ada\n\t}":                                    `trust_user: "ada" must be a placeholder of the request, such as {http.auth.user.id}: otherwise all requests come from the same member, at Caddyfile:3`,
+		"api_keys_admin {\n\t\ttrust_user {env.USER}\n\t}":                             `trust_user: "{env.USER}" must be a placeholder of the request`,
+		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}{http.auth.user.id}\n\t}": `must be a placeholder of the request`,
+		"api_keys_admin {\n\t\ttrust_user {http.api_key.owner}\n\t}":                   `trust_user: {http.api_key.owner} describes a key, not an authenticated user: use {http.auth.user.id}, at Caddyfile:3`,
 	} {
 		_, err := tryAdapt("http://keys.example.com {\n\t" + text + "\n}\n")
 		if want == "" && err != nil || want != "" && !strings.Contains(errorText(err), want) {

@@ -146,10 +146,9 @@ func TestGlobalOptionErrors(t *testing.T) {
 		"capacity {\n\troles\n}": "must be one number above 0",
 		"capacity {\n\troles 5 6\n}": "capacity: roles per namespace " +
 			"is 6: it must be at most that of the deployment, 5, at Caddyfile:4",
-		"capacity {\n\tdirectory 5 parsecs\n}": "directory 5 parsecs: it takes " +
-			"one size above 0",
-		"capacity {\n\tkeys_per_owner 5 5\n}": "keys_per_owner 5 5: it takes " +
-			"one number above 0, at Caddyfile:4",
+		"capacity {\n\tdirectory 5 parsecs\n}": "directory 5 parsecs: must be one size above 0",
+		"capacity {\n\tkeys_per_owner 5 5\n}": "keys_per_owner 5 5: must be one number above 0, " +
+			"at Caddyfile:4",
 		"token_key a " + secret: "token_key requires one argument",
 		"database mysql://keys:" + secret +
 			"@db/keys": "this is not a PostgreSQL URL: it takes postgres://",

@@ -29,8 +29,8 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 	return h, h.UnmarshalCaddyfile(helper.Dispenser)
 }
 
-// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. After each option it compiles what
-// there is so far, so that an error names the option's line; Provision compiles all of it again.
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. It compiles the configuration after
+// each option, so that an error names the option's line. Provision compiles it again.
 // Syntax:
 //
 //	api_key [<matcher>] {
@@ -63,15 +63,16 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // directive name
 	if d.NextArg() {
-		return d.Errf("api_key takes no argument but a matcher, this is %q: options go into a block", redact.Argument(d.Val()))
+		return d.Errf("api_key: unexpected argument %q: put options in a block",
+			redact.Argument(d.Val()))
 	}
 	var pending, located error
 	for d.NextBlock(0) {
 		if err := h.unmarshalOption(d); err != nil {
 			return err
 		}
-		// `strict` or an operation may come before the line that it takes to make sense, so such an
-		// error waits for the end.
+		// `strict` or an operation may precede a line that it requires, so such an error waits
+		// until the end.
 		switch _, err := h.compile(); {
 		case err == nil:
 			pending, located = nil, nil
@@ -92,7 +93,7 @@ var handlerWords = strings.Fields("from namespace_path namespace resource method
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
 	if !slices.Contains(handlerWords, option) {
-		return d.Errf("unknown word %q in api_key: it knows %s", redact.Argument(option),
+		return d.Errf("unknown option %q in api_key: must be one of %s", redact.Argument(option),
 			strings.Join(handlerWords, ", "))
 	}
 	switch option { // those with a block
@@ -118,7 +119,7 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		return h.unmarshalMethods(d, args)
 	case "operation":
 		if len(args) != 4 {
-			return d.Errf("operation takes RESOURCE:OPERATION, read or write, METHOD and PATH, "+
+			return d.Errf("operation requires RESOURCE:OPERATION, read or write, METHOD and PATH, "+
 				"such as `operation orders:search read POST /v1/orders/search`; this has %d words",
 				len(args))
 		}
@@ -154,7 +155,7 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		if len(args) == 0 {
 			args = []string{forwardedPlain}
 		} else if args[0] == forwardedPlain {
-			return d.Errf("forwarded: unknown word %q: it takes nothing or nginx",
+			return d.Errf("forwarded: unknown value %q: must be nginx or left out",
 				redact.Argument(args[0]))
 		}
 		return setArg(d, option, &h.Forwarded, args)
@@ -164,13 +165,13 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 
 func (h *Handler) unmarshalFrom(d *caddyfile.Dispenser, args []string) error {
 	if len(args) == 0 {
-		return d.Errf("from takes a source: %s", sourceWords)
+		return d.Errf("from requires a source: %s", sourceWords)
 	}
 	source := CredentialSource{Type: args[0]}
 	most := map[string]int{"bearer": 1, "basic": 1, "query": 2, "cookie": 2,
 		"header": 3}[source.Type]
 	if most > 0 && len(args) > most {
-		return d.Errf("from %s has %q too much: the sources are %s, each in a line of its own",
+		return d.Errf("from %s: unexpected %q: the sources are %s, each on its own line",
 			source.Type, redact.Argument(strings.Join(args[most:], " ")), sourceWords)
 	}
 	if len(args) > 1 {
@@ -185,7 +186,7 @@ func (h *Handler) unmarshalFrom(d *caddyfile.Dispenser, args []string) error {
 
 func (h *Handler) unmarshalMethods(d *caddyfile.Dispenser, args []string) error {
 	if len(args) < 2 {
-		return d.Err("methods takes read, write or none, and one or more methods, such as " +
+		return d.Err("methods requires read, write or none, and one or more methods, such as " +
 			"`methods write MKCOL`")
 	}
 	if h.Methods == nil {
@@ -207,7 +208,8 @@ func (h *Handler) unmarshalAlsoJudge(d *caddyfile.Dispenser, args []string) erro
 		class, args = args[0], args[1:]
 	}
 	if len(args) == 0 {
-		return d.Err("also_judge takes names of headers, after read or write if you like, such as " +
+		return d.Err("also_judge requires names of headers, optionally after read or write, such " +
+			"as " +
 			"`also_judge read X-Amz-Copy-Source`")
 	}
 	for _, name := range args {
@@ -218,7 +220,7 @@ func (h *Handler) unmarshalAlsoJudge(d *caddyfile.Dispenser, args []string) erro
 
 func (h *Handler) unmarshalList(d *caddyfile.Dispenser, args []string) error {
 	if len(args) != 3 {
-		return d.Errf("list takes METHOD, PATH and the KIND of the namespaces that the answer "+
+		return d.Errf("list requires METHOD, PATH and the KIND of the namespaces that the response "+
 			"lists, such as `list GET /v1/workspaces workspace`; this has %d words", len(args))
 	}
 	l := route.List{Method: args[0], Path: args[1], Kind: args[2]}
@@ -226,7 +228,7 @@ func (h *Handler) unmarshalList(d *caddyfile.Dispenser, args []string) error {
 		option, args := d.Val(), d.RemainingArgs()
 		field := map[string]*string{"items": &l.Items, "id": &l.ID}[option]
 		if field == nil {
-			return d.Errf("unknown word %q in list: it knows items, id", redact.Argument(option))
+			return d.Errf("unknown option %q in list: must be items or id", redact.Argument(option))
 		}
 		if err := setArg(d, option, field, args); err != nil {
 			return err
@@ -267,7 +269,7 @@ func (h *Handler) unmarshalOpenAPI(d *caddyfile.Dispenser, args []string) error 
 	for d.NextBlock(1) {
 		option, args := d.Val(), d.RemainingArgs()
 		if option != "skip_unsupported" {
-			return d.Errf("unknown word %q in openapi: it knows skip_unsupported",
+			return d.Errf("unknown option %q in openapi: must be skip_unsupported",
 				redact.Argument(option))
 		}
 		if err := setFlag(d, option, &o.SkipUnsupported, args); err != nil {
@@ -285,7 +287,7 @@ func (h *Handler) unmarshalOpenAPI(d *caddyfile.Dispenser, args []string) error 
 func setArg(d *caddyfile.Dispenser, option string, field *string, args []string) error {
 	switch {
 	case len(args) != 1 || args[0] == "":
-		return d.Errf("%s takes one word, this has %d", option, len(args))
+		return d.Errf("%s requires one argument, not %d", option, len(args))
 	case *field != "":
 		return d.Errf("%s is given twice, as %q and %q", option, redact.Argument(*field),
 			redact.Argument(args[0]))
@@ -298,7 +300,7 @@ func appendArgs(
 	d *caddyfile.Dispenser, option, takes, example string, field *[]string, args []string,
 ) error {
 	if len(args) == 0 {
-		return d.Errf("%s takes %s, such as `%s %s`", option, takes, option, example)
+		return d.Errf("%s requires %s, such as `%s %s`", option, takes, option, example)
 	}
 	*field = append(*field, args...)
 	return nil
@@ -306,7 +308,7 @@ func appendArgs(
 
 func setFlag(d *caddyfile.Dispenser, option string, field *bool, args []string) error {
 	if len(args) > 0 {
-		return d.Errf("%s takes no word, this has %q", option,
+		return d.Errf("%s accepts no argument, not %q", option,
 			redact.Argument(strings.Join(args, " ")))
 	}
 	if *field {

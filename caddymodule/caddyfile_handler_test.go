@@ -112,29 +112,29 @@ func TestHandlerCaddyfile(t *testing.T) {
 
 func TestHandlerCaddyfileErrors(t *testing.T) {
 	for options, want := range map[string]string{
-		"allow":                               `7| unknown word "allow" in api_key: it knows from, namespace_path, namespace, resource`,
+		"allow":                               `7| unknown option "allow" in api_key: must be one of from, namespace_path, namespace, resource`,
 		"strict":                              `7| strict without any operation would forbid every call`,
 		"strict\noperation a:b read FOO /x":   `8| operation: a:b: the method "FOO" is refused everywhere`,
-		"strict yes":                          `strict takes no word`,
+		"strict yes":                          `strict accepts no argument`,
 		"openapi":                             `openapi takes a file`,
 		"openapi a b c":                       `openapi takes a file`,
 		"openapi a \"\"":                      `what goes before the paths is empty`,
-		"optional\nopenapi x.yaml {\nskip\n}": `9| unknown word "skip" in openapi: it knows skip_unsupported`,
-		"openapi x.yaml {\nskip_unsupported yes\n}":               `skip_unsupported takes no word, this has "yes"`,
+		"optional\nopenapi x.yaml {\nskip\n}": `9| unknown option "skip" in openapi: must be skip_unsupported`,
+		"openapi x.yaml {\nskip_unsupported yes\n}":               `skip_unsupported accepts no argument, not "yes"`,
 		"openapi x.yaml {\nskip_unsupported\nskip_unsupported\n}": `skip_unsupported is given twice`,
 		"openapi {env.DOC}/a.yaml":                                `write {$DOC}/a.yaml`,
 		"optional\nopenapi x.yaml":                                `8| openapi: stat `,
-		"list": "list takes METHOD, PATH and " +
-			"the KIND of the namespaces that the answer lists, such as `list GET /v1/workspaces " +
+		"list": "list requires METHOD, PATH and " +
+			"the KIND of the namespaces that the response lists, such as `list GET /v1/workspaces " +
 			"workspace`; this has 0 words",
 		"list GET /x":      `this has 2 words`,
 		"list GET /x \"\"": `the kind of the namespaces is missing`,
 		"list GET x app":   `does not begin with /`,
 		"list get /x app": "list: /x: the method \"get\" is " +
 			"refused everywhere: add `methods read get`, or correct it (case matters)",
-		"list GET /x app {\nitem data\n}":          `unknown word "item" in list: it knows items, id`,
-		"list GET /x app {\nitems\n}":              `items takes one word, this has 0`,
-		"list GET /x app {\nitems a b\n}":          `items takes one word, this has 2`,
+		"list GET /x app {\nitem data\n}":          `unknown option "item" in list: must be items or id`,
+		"list GET /x app {\nitems\n}":              `items requires one argument, not 0`,
+		"list GET /x app {\nitems a b\n}":          `items requires one argument, not 2`,
 		"list GET /x app {\nid a\nid b\n}":         `id is given twice, as "a" and "b"`,
 		"list GET /x app {\nitems a\n\nitems b\n}": `10| items is given twice`,
 		"list GET /x app {\nitems data..x\n}":      `items: "data..x" has an empty name: it takes names joined with dots, such as data.items`,
@@ -143,11 +143,11 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 			"lists app already (/x/{id}): remove one of them",
 		"forwarded\nlist GET /x app":       `8| list: with forwarded no answer of the API comes by here`,
 		"list GET /x app\nforwarded nginx": `8| list: with forwarded no answer of the API comes by here`,
-		"optional\n\nfrom":                 `9| from takes a source: bearer, header NAME [SCHEME], basic, query NAME, cookie NAME`,
+		"optional\n\nfrom":                 `9| from requires a source: bearer, header NAME [SCHEME], basic, query NAME, cookie NAME`,
 		"from body":                        `from: unknown source "body": there are bearer, header NAME`,
 		"from header":                      `from header: the name is missing`,
-		"from bearer X":                    `from bearer has "X" too much`,
-		"from bearer header X-API-Key":     `each in a line of its own`,
+		"from bearer X":                    `from bearer: unexpected "X"`,
+		"from bearer header X-API-Key":     `each on its own line`,
 		"from header X-Apikey-Token":       `taken out of every request`,
 		"from header Cookie":               `cannot carry a key`,
 		"optional\nfrom header api_key": "8| from header api_key: Caddy drops " +
@@ -161,15 +161,15 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"from query":                             `the name is missing`,
 		"from bearer\nfrom header authorization": `8| from header authorization: another source reads the same`,
 		"from cookie a\nfrom cookie a":           `another source reads the same`,
-		"namespace_path": "namespace_path takes path patterns " +
+		"namespace_path": "namespace_path requires path patterns " +
 			"with a segment {namespace}, such as `namespace_path /v1/{namespace}/**`",
 		"namespace_path /v1/**":                `has no segment {namespace}`,
 		"namespace_path /v1/ws-{namespace}/**": `must be a whole segment, between two slashes`,
 		"namespace_path v1/{namespace}":        `does not begin with /`,
-		"also_judge": "also_judge takes names " +
-			"of headers, after read or write if you like, such as `also_judge read " +
+		"also_judge": "also_judge requires names of headers, optionally after read or write, such " +
+			"as `also_judge read " +
 			"X-Amz-Copy-Source`",
-		"also_judge read":                     `also_judge takes names of headers`,
+		"also_judge read":                     `also_judge requires names of headers`,
 		"also_judge \"X Y\"":                  `also_judge: "X Y" is no name of a header`,
 		"optional\nalso_judge X-Original-URL": `8| also_judge: X-Original-URL is taken out of every request`,
 		"also_judge X-Apikey-Id":              `is taken out of every request`,
@@ -182,32 +182,32 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 			"the path with namespace_path",
 		"also_judge X-A write x_a":                                      `also_judge: x_a is given twice`,
 		"namespace_path /{namespace}/x\nnamespace_path /{namespace}/X/": `8| namespace_path: path pattern "/{namespace}/X/" matches the same as "/{namespace}/x"`,
-		"namespace":                                         `namespace takes one word, this has 0`,
-		"namespace a b":                                     `namespace takes one word, this has 2`,
+		"namespace":                                         `namespace requires one argument, not 0`,
+		"namespace a b":                                     `namespace requires one argument, not 2`,
 		"namespace a\nnamespace b":                          `8| namespace is given twice, as "a" and "b"`,
 		"namespace -x":                                      `is no id of a namespace`,
 		"namespace acme/x":                                  `is no id of a namespace`,
 		"resource Orders":                                   `"Orders" is no resource`,
 		"resource admin":                                    `is for managing keys`,
 		"resource admin.keys":                               `is for managing keys`,
-		"methods write":                                     `methods takes read, write or none, and one or more methods`,
-		"methods maybe PUT":                                 `methods: unknown word "maybe": it takes read, write or none`,
+		"methods write":                                     `methods requires read, write or none, and one or more methods`,
+		"methods maybe PUT":                                 `methods: unknown value "maybe": must be read, write or none`,
 		"methods read TRACE":                                `TRACE is always refused`,
 		"methods write CONNECT":                             `CONNECT is always refused`,
 		"methods read \"A B\"":                              `is no method`,
 		"methods read A\nmethods write A":                   `8| methods: A is read already`,
-		"operation orders:search read POST":                 `operation takes RESOURCE:OPERATION`,
+		"operation orders:search read POST":                 `operation requires RESOURCE:OPERATION`,
 		"operation search read POST /x":                     `"search" is no RESOURCE:OPERATION`,
 		"operation orders:read read GET /x":                 `"orders:read" is no RESOURCE:OPERATION`,
 		"operation orders:* read GET /x":                    `"orders:*" is no RESOURCE:OPERATION`,
 		"operation admin.keys:mint write POST /x":           `is for managing keys`,
-		"operation orders:a maybe GET /x":                   `orders:a: unknown word "maybe": it takes read or write`,
+		"operation orders:a maybe GET /x":                   `orders:a: unknown value "maybe": must be read or write`,
 		"operation orders:a read FOO /x\noptional":          `7| operation: orders:a: the method "FOO" is refused everywhere: add ` + "`methods read FOO`",
 		"methods none PUT\noperation orders:a write PUT /x": `8| operation: orders:a: the method "PUT" is refused`,
 		"operation orders:a read GET x":                     `does not begin with /`,
 		"operation orders:a read GET /{id}\noperation orders:b read GET /*x\noperation orders:c " +
 			"read GET /{name}/": `9| operation: orders:c: GET /{name}/ is orders:a already (/{id})`,
-		"public": "public takes path patterns, such as `public /health " +
+		"public": "public requires path patterns, such as `public /health " +
 			"/docs/*`",
 		"public health":                    `does not begin with /`,
 		"public /a /a/":                    `matches the same as "/a"`,
@@ -221,7 +221,7 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"operation a:b read POST /A%42":    `so write "AB"`,
 		"namespace_path /%41/{namespace}":  `so write "A"`,
 		"list GET /%41 app":                `so write "A"`,
-		"optional yes":                     `optional takes no word, this has "yes"`,
+		"optional yes":                     `optional accepts no argument, not "yes"`,
 		"optional\noptional":               `optional is given twice`,
 		"preflight *":                      `"*" is no origin: it takes SCHEME://HOST`,
 		"preflight https://*.example.com":  `"https://…" has a wildcard: name each origin, or none for any`,
@@ -231,21 +231,21 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"preflight https://a_b.example/":   `is no origin`,
 		"preflight https://a.example/":     `is no origin`,
 		"preflight\npreflight":             `preflight is given twice`,
-		"pass_metadata": "pass_metadata takes names of metadata, such as " +
+		"pass_metadata": "pass_metadata requires names of metadata, such as " +
 			"`pass_metadata team`",
 		"pass_metadata \"a b\"":  `cannot be part of the name of a header`,
 		"pass_metadata a_b a-b":  `would be the same header X-Apikey-Meta-A-B`,
-		"foreign keep":           `foreign: unknown word "keep": it takes pass`,
-		"encoded_slash":          `encoded_slash takes one word`,
-		"encoded_slash deny":     `it takes allow`,
-		"pass_credential please": `takes no word`,
-		"realm":                  `realm takes one word, this has 0`,
-		"realm a b":              `realm takes one word, this has 2`,
+		"foreign keep":           `foreign: unknown value "keep": must be pass`,
+		"encoded_slash":          `encoded_slash requires one argument`,
+		"encoded_slash deny":     `must be allow`,
+		"pass_credential please": `accepts no argument`,
+		"realm":                  `realm requires one argument, not 0`,
+		"realm a b":              `realm requires one argument, not 2`,
 		"realm `a\\b`":           `realm: must be at most 100 ASCII characters without quotes and backslashes, this is "a\\b"`,
 		"realm é":                `realm: must be at most 100 ASCII characters`,
-		"errors json":            `errors: unknown word "json": it takes caddy`,
-		"forwarded apache":       `forwarded: unknown word "apache": it takes nothing or nginx`,
-		"forwarded plain":        `it takes nothing or nginx`,
+		"errors json":            `errors: unknown value "json": must be caddy`,
+		"forwarded apache":       `forwarded: unknown value "apache": must be nginx or left out`,
+		"forwarded plain":        `must be nginx or left out`,
 		"optional {\nx\n}":       `optional accepts no block`,
 		"preflight\nforwarded": "8| preflight: with forwarded the other proxy would take " +
 			"the 204 for a permission and send the OPTIONS request on",
@@ -262,7 +262,7 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		}
 	}
 	if _, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(":8080\napi_key yes\n"),
-		nil); err == nil || !strings.Contains(err.Error(), "takes no argument but a matcher") {
+		nil); err == nil || !strings.Contains(err.Error(), "unexpected argument") {
 		t.Error(err)
 	}
 }
@@ -281,12 +281,12 @@ func TestHandlerJSONErrors(t *testing.T) {
 		`{"from":[{"type":"basic","name":"x"}]}`:               "takes no name",
 		`{"from":[{"type":"cookie","name":"x","scheme":"y"}]}`: "takes no scheme",
 		`{"from":[{}]}`:                                        "unknown source",
-		`{"methods":{"A":""}}`:                                 "unknown word",
+		`{"methods":{"A":""}}`:                                 "unknown value",
 		`{"namespace":"ä"}`:                                    "no id of a namespace",
 		`{"forwarded":"yes"}`:                                  "forwarded",
 		`{"also_judge":[{}]}`:                                  "no name of a header",
-		`{"also_judge":[{"header":"X-A","class":"none"}]}`: "also_judge: unknown word " +
-			"\"none\": it takes read or write",
+		`{"also_judge":[{"header":"X-A","class":"none"}]}`: "also_judge: unknown value " +
+			"\"none\": must be read or write",
 		`{"operation":[{}]}`:                     "RESOURCE:OPERATION",
 		`{"openapi":[{}]}`:                       "openapi: the file is missing",
 		`{"openapi":[{"file":"/nothing.yaml"}]}`: "openapi: stat /nothing.yaml",

@@ -21,99 +21,99 @@ func init() {
 	caddy.RegisterModule(Handler{})
 }
 
-// Handler lets a request through only with an API key that is alive, is good for the namespace that
-// the request touches, and allows what its method does. The upstream gets the key's identity in
-// `X-Apikey-Id`, `-Name`, `-Namespace`, `-Owner` and `-Permissions`, and never the key itself;
-// headers of these names that a client sends are dropped. The keys are those of the app `api_keys`.
+// Handler requires an API key that is valid in the namespace that a request accesses and has the
+// permission for its method. The upstream receives the key's identity in `X-Apikey-Id`, `-Name`,
+// `-Namespace`, `-Owner` and `-Permissions`, but never the key itself. Headers with these names
+// from clients are removed. The app `api_keys` stores the keys.
 //
-// Everything that a matcher keeps away from this handler goes on as it came, spoofed headers
-// included: use `public` for paths that need no key.
+// Requests excluded by a matcher bypass this handler unchanged, including any spoofed identity
+// headers: use `public` for paths that need no key.
 //
 // Placeholders: `{http.auth.user.id}` and `{http.api_key.id}` (the key's id),
 // `{http.api_key.name}`, `{http.api_key.namespace}`, `{http.api_key.owner}`,
 // `{http.api_key.outcome}`.
 //
-// Path patterns, in all fields that take them, are split at `/`: `{anything}` or `*` is exactly one
-// segment, a last `**` or `*` is the rest, also empty, and all else is literal. Case does not
-// matter but in `public`, and in an `operation` that reads where its method writes. Among several
-// that match, the one with most literal segments counts, then the first.
+// Path patterns are split at `/`. `{anything}` or `*` matches exactly one segment, a final `**` or
+// `*` matches any rest, even an empty one, and everything else is literal. Patterns ignore case,
+// except in `public` and in an `operation` with class read whose method writes. If several patterns
+// match, the one with most literal segments is used, then the first.
 type Handler struct {
-	// Where a request's key may be. A request with more than one is refused. Default is `bearer`,
-	// then the header `X-API-Key`.
+	// The sources of a request's key. A request with more than one key is refused. Default is
+	// `bearer` and the header `X-API-Key`.
 	From []CredentialSource `json:"from,omitempty"`
 
-	// Path patterns with a segment `{namespace}`, which names the namespace that the request
-	// touches. Default is none.
+	// Path patterns with a segment `{namespace}`, the namespace that the request accesses. Default
+	// is none.
 	NamespacePath []string `json:"namespace_path,omitempty"`
 
 	// The namespace of requests that no `namespace_path` matches: an id, a placeholder, or `home`
 	// for the key's own. Default is `default`.
 	Namespace string `json:"namespace,omitempty"`
 
-	// The resource that permissions such as `orders:read` are about. Default is none: then only
-	// `read`, `write` and `*` count.
+	// The resource in permissions such as `orders:read`. Default is none: only `read`, `write` and
+	// `*` apply.
 	Resource string `json:"resource,omitempty"`
 
-	// What methods do: `read`, `write`, or `none` for those to refuse. It adds to, and goes before,
-	// the default: GET, HEAD and OPTIONS read; POST, PUT, PATCH and DELETE write; all others are
-	// refused. CONNECT and TRACE always are.
+	// The class of methods: `read`, `write`, or `none` to refuse them. It overrides the default:
+	// GET, HEAD and OPTIONS read; POST, PUT, PATCH and DELETE write; all others are refused.
+	// CONNECT and TRACE are always refused.
 	Methods map[string]string `json:"methods,omitempty"`
 
-	// Calls with a permission of their own. Default is none.
+	// Operations with their own permission. Default is none.
 	Operation []route.Operation `json:"operation,omitempty"`
 
-	// OpenAPI documents whose operations have permissions of their own. An `operation` for the same
-	// calls goes before. Default is none.
+	// OpenAPI documents whose operations have their own permissions. An `operation` for the same
+	// requests takes precedence. Default is none.
 	OpenAPI []route.OpenAPI `json:"openapi,omitempty"`
 
 	// Headers that name another resource, such as `X-Amz-Copy-Source`. The path or URI in them is
-	// judged like the request's own path. The `Destination` of MOVE and COPY, where `methods` maps
-	// these, is always judged. Default is none.
+	// checked like the request's own path. The `Destination` of MOVE and COPY is always checked if
+	// `methods` maps these methods. Default is none.
 	AlsoJudge []JudgedHeader `json:"also_judge,omitempty"`
 
-	// Whether calls that are none of the operations are forbidden, whatever the key may do. Default
-	// is false.
+	// Whether requests that match no operation are forbidden, whatever permissions the key has.
+	// Default is false.
 	Strict bool `json:"strict,omitempty"`
 
-	// Calls whose answers list namespaces, to be filtered. Default is none.
+	// Operations whose responses list namespaces and are filtered. Default is none.
 	List []route.List `json:"list,omitempty"`
 
-	// Path patterns that need no key, compared with regard to case. Default is none.
+	// Path patterns that need no key. They are case-sensitive. Default is none.
 	Public []string `json:"public,omitempty"`
 
-	// Whether a request without any key goes on, without identity. Default is false.
+	// Whether a request without a key is passed on, without identity headers. Default is false.
 	Optional bool `json:"optional,omitempty"`
 
-	// Whether, and for whom, CORS preflights are answered here, without a key. Not beside
-	// `forwarded`. Default is not.
+	// Answers CORS preflights without a key. It cannot be combined with `forwarded`. Default is not
+	// to answer them.
 	Preflight *Preflight `json:"preflight,omitempty"`
 
-	// Names of the key's metadata that the upstream gets as `X-Apikey-Meta-NAME`. Default is none.
+	// Names of metadata that the upstream receives as `X-Apikey-Meta-NAME`. Default is none.
 	PassMetadata []string `json:"pass_metadata,omitempty"`
 
-	// `pass` lets bearer credentials without a prefix of ours go on untouched, without identity:
-	// access tokens of another issuer, which the upstream judges. Imported keys then come by
-	// another source. Default is to refuse them.
+	// `pass` passes on bearer tokens that do not have one of our prefixes, without identity
+	// headers: the upstream verifies these access tokens of another issuer. Imported keys then need
+	// another source. Default is to refuse such tokens.
 	Foreign string `json:"foreign,omitempty"`
 
-	// `allow` lets paths with an encoded slash (%2F) through. Default is to refuse them.
+	// `allow` accepts paths with an encoded slash (%2F). Default is to refuse them.
 	EncodedSlash string `json:"encoded_slash,omitempty"`
 
-	// Whether the key stays in the request. Default is false.
+	// Whether the request keeps its key. Default is false.
 	PassCredential bool `json:"pass_credential,omitempty"`
 
-	// `caddy` hands refusals to Caddy's error routes. Default is that problem documents (RFC 9457)
-	// are written here.
+	// `caddy` passes refusals to Caddy's error routes. Default is to answer with a problem document
+	// (RFC 9457).
 	Errors string `json:"errors,omitempty"`
 
-	// The realm that a 401 names in `WWW-Authenticate`: ASCII without quotes and backslashes.
+	// The realm in the `WWW-Authenticate` header of a 401: ASCII without quotes and backslashes.
 	// Default is `api`.
 	Realm string `json:"realm,omitempty"`
 
-	// Decides for the request that X-Forwarded-Method and X-Forwarded-Uri of a trusted proxy tell
-	// of, and answers that proxy: 204 with the identity in response headers, or the refusal.
-	// `plain`, or `nginx` where only 401 and 403 may refuse: the others become 403, and
-	// `X-Apikey-Code` tells them apart. Default is to decide for the request itself, and to go on.
+	// Decides on the request described by X-Forwarded-Method and X-Forwarded-Uri of a trusted proxy
+	// and answers the proxy: 204 with the identity in response headers, or the refusal. `plain`, or
+	// `nginx` for proxies that understand only 401 and 403: other refusals become 403, and
+	// `X-Apikey-Code` names their code. Default is to decide on the request itself and pass it on.
 	Forwarded string `json:"forwarded,omitempty"`
 
 	app        *App
@@ -132,8 +132,8 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision sets up the handler. It runs under `caddy validate` too, so it touches neither network
-// nor disk, but for the OpenAPI documents, which are a part of the config.
+// Provision sets up the handler. It runs under `caddy validate` too, so it accesses neither network
+// nor disk, except for the OpenAPI documents, which are a part of the config.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	server, served := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if served {
@@ -157,9 +157,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			zap.Bool("forbidden", h.Strict), zap.Strings("left_out", firstOf(left)))
 	}
 	for _, text := range h.almostPatterns() {
-		h.logger.Warn("a path pattern has *, { or } in the middle of a segment, where they stand "+
-			"for themselves: "+
-			"only a whole segment, between two slashes, can be * or {name}",
+		h.logger.Warn("path pattern has a literal *, { or } within a segment; only a whole "+
+			"segment, between two slashes, can be * or {name}",
 			zap.String("pattern", text))
 	}
 	if served {
@@ -172,7 +171,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// ServeHTTP decides on a request, and lets it go on or answers it.
+// ServeHTTP decides on a request and passes it on or refuses it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	c := call{now: time.Now(), w: w, r: r} // now is after the request arrived: see Keystore.Lookup
 	req := h.request(r)
@@ -200,7 +199,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			}
 			cleanHeaders(r, req.trusted, hidden)
 		}
-		// sees nothing; who is let through as public or foreign is the API's to judge
+		// Without a key, lists are empty. The API itself decides about public and foreign requests.
 		if outcome == keystore.Anonymous {
 			return h.serveNext(&c, w, r, next)
 		}
@@ -215,7 +214,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return err
 }
 
-// clean takes the credential out of a request that goes on, and what only we may set.
+// clean removes the credential and spoofed headers from a request that is passed on.
 func (h *Handler) clean(c *call) {
 	var hidden []credential
 	if !h.PassCredential && c.credential.source != nil {
@@ -226,19 +225,19 @@ func (h *Handler) clean(c *call) {
 	cleanHeaders(c.r, c.request.trusted, hidden)
 }
 
-// A call is one request as one handler judges it.
+// A call is one request and what one handler has found out about it.
 type call struct {
 	w   http.ResponseWriter
 	r   *http.Request
 	now time.Time
-	// the same on the database's clock, in Unix nanoseconds, once a record is found
+	// now on the database's clock, in Unix nanoseconds; set once a record is found
 	at      int64
-	request *request // what all handlers know of it
-	// repeated says that an earlier handler has let the request through for a key: this one uses
-	// the same. The earlier one may have returned, as in handle_errors, so this one watches over
-	// the request too.
+	request *request // state shared by all handlers
+	// repeated says that an earlier handler has accepted the request with a key, which this one
+	// uses too. The earlier one may have returned, as in handle_errors, so this one also cuts the
+	// request if the key is revoked.
 	repeated bool
-	// unwatched says that a revoke is not to cut the request.
+	// unwatched says that a revoke must not cut the request.
 	unwatched bool
 
 	method string
@@ -259,8 +258,8 @@ type call struct {
 	status     int              // of a refusal; zero: the outcome's
 }
 
-// judge decides on a call whose path is canonical: the first thing that is wrong with it, or how it
-// goes on.
+// judge decides on a call whose path is canonical. It returns the first reason to refuse it, or how
+// it is passed on.
 func (h *Handler) judge(c *call) keystore.Outcome {
 	if outcome := h.rule(c); outcome != keystore.OK {
 		return outcome
@@ -308,23 +307,23 @@ func (h *Handler) rule(c *call) keystore.Outcome {
 	return keystore.OK
 }
 
-// ruleToken decides on a call by the form of its credential. The outcome is OK if the key store has
-// to be asked.
+// ruleToken decides on a call by the form of its credential. The outcome is OK if the decision
+// needs the key store.
 func (h *Handler) ruleToken(c *call) keystore.Outcome {
 	switch {
 	case c.credential.broken:
 		return keystore.Malformed
 	case h.Foreign != "" && c.credential.source.bearer && c.keys.Foreign(c.credential.token):
 		if !isB64Token(c.credential.token) {
-			return keystore.Malformed // what is not a bearer token may hide one of ours
+			return keystore.Malformed // it may contain one of our tokens
 		}
 		return c.unlessUndeclared(keystore.Foreign)
 	}
 	return keystore.OK
 }
 
-// unlessUndeclared is the outcome of a call that goes on without a key. What no key may do, no one
-// may without.
+// unlessUndeclared is the outcome of a call without a key. A call that is forbidden for every key
+// is forbidden without one too.
 func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 	if c.need.Undeclared {
 		return keystore.Forbidden
@@ -338,8 +337,8 @@ func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 	return outcome
 }
 
-// lookUp asks what the credential opens, decides on that, and enters the call among those that a
-// revoke cuts.
+// lookUp looks up the credential, decides on its record, and registers the call so that a revoke
+// can cut it.
 func (h *Handler) lookUp(c *call) keystore.Outcome {
 	for range maxLookUps {
 		answer, err := h.ask(c)
@@ -364,7 +363,7 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 	return keystore.Unavailable
 }
 
-// maxLookUps bounds how often changes of other keys may make one request begin again.
+// maxLookUps bounds how often changes of other keys may restart the decision on one request.
 const maxLookUps = 100
 
 func (h *Handler) ask(c *call) (node.Answer, error) {
@@ -380,7 +379,7 @@ func (h *Handler) ask(c *call) (node.Answer, error) {
 	return c.keys.Lookup(c.r.Context(), c.credential.token, c.now)
 }
 
-// decide judges what a credential opens.
+// decide decides on a call with a record.
 func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 	c.record = record
 	if h.Namespace == keystore.HomeNamespace && c.wanted == "" {
@@ -398,26 +397,26 @@ func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 		outcome = h.decideTargets(c, q)
 	}
 	if h.forAdmin {
-		c.unwatched = changesItself(c) // it would be cut before it is answered
+		c.unwatched = changesItself(c) // the revoke would cut its own response
 		if outcome == keystore.Forbidden {
-			return keystore.OK // the API knows what each operation takes
+			return keystore.OK // the management API checks permissions itself
 		}
 	}
 	return outcome
 }
 
-// isEarly reports whether a request came as TLS early data, here or at an intermediary (RFC 8470
+// isEarly reports whether a request arrived as TLS early data, here or at an intermediary (RFC 8470
 // §5.1).
 func isEarly(r *http.Request) bool {
 	return r.TLS != nil && !r.TLS.HandshakeComplete || r.Header["Early-Data"] != nil
 }
 
-// conclude notes the outcome, for placeholders, logs and metrics. A request counts once, and once
-// more when a later handler refuses it.
+// conclude records the outcome for placeholders, logs and metrics. A request counts once, and once
+// more if a later handler refuses it.
 func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 	first := !c.request.noted
 	if !first && !outcome.Refuses() && outcome != keystore.OK {
-		return // public here, but decided on before
+		return // public here, but an earlier handler has decided
 	}
 	keys := h.app.Keystore()
 	if keys != nil && c.namespace == nil {
@@ -425,7 +424,7 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 	}
 	c.request.note(c, outcome)
 	if keys == nil {
-		return // not started: nothing to count in
+		return // the store is not open
 	}
 	if first || outcome.Refuses() {
 		keys.Count(c.namespace, outcome)
@@ -435,13 +434,13 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 	}
 }
 
-// refuse answers a call that was concluded with a refusal.
+// refuse answers a call whose outcome is a refusal.
 func (h *Handler) refuse(c *call) error {
 	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow,
 		realm: h.rules.realm, schemes: h.rules.schemes}
 	if f.outcome == keystore.Forbidden {
 		f.needed = c.need.String()
-		// a token in the path
+		// The namespace may be a token in the path.
 		if c.wanted != c.credential.token && !keystore.ContainsToken(c.wanted) {
 			f.namespace = c.wanted
 		}
@@ -449,7 +448,7 @@ func (h *Handler) refuse(c *call) error {
 		case c.blamed != nil:
 			f.detail = c.blamed.detail()
 		case c.need.Undeclared:
-			f.detail = "This is none of the calls that the API declares, so no permission allows " +
+			f.detail = "The API declares no such operation, so no permission allows " +
 				"it."
 		}
 	}
@@ -463,7 +462,8 @@ func (h *Handler) refuse(c *call) error {
 	return f.write(c.w, c.r)
 }
 
-// disarm makes a refused request fit for error routes, which may send it to an upstream.
+// disarm removes credentials and spoofed headers from a refused request, because error routes may
+// send it to an upstream.
 func (h *Handler) disarm(c *call) {
 	var hidden []credential
 	if !h.PassCredential {
@@ -476,7 +476,7 @@ func (h *Handler) disarm(c *call) {
 }
 
 // keepForAdmin removes all credentials from a public request under /apikeys/ and keeps them for
-// api_keys_admin, so that the API does not get them where that handler does not answer.
+// api_keys_admin, so that the API does not receive them if that handler does not answer.
 func (h *Handler) keepForAdmin(c *call) []credential {
 	if h.PassCredential {
 		return nil
@@ -494,7 +494,7 @@ func (h *Handler) keepForAdmin(c *call) []credential {
 	return hidden
 }
 
-// adminSources are what api_keys_admin reads credentials from.
+// adminSources are the credential sources of api_keys_admin.
 var adminSources, _ = compileSources(nil)
 
 // removeAll removes every credential of these sources from a request and redacts its query. The
@@ -513,8 +513,8 @@ func removeAll(c *call, from ...*sources) (hidden []credential) {
 	return hidden
 }
 
-// maxHidden bounds how many credentials of one request are redacted, because each is searched for
-// in the whole request. A request with more of them loses its headers and its query.
+// maxHidden is the maximum number of credentials that are redacted in one request, because each
+// costs a search of the whole request. A request with more loses its headers and its query.
 const maxHidden = 16
 
 var (

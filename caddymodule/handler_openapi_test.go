@@ -354,7 +354,7 @@ func TestStrict(t *testing.T) {
 			}
 		}
 	}
-	const want = `{"type":"about:blank","title":"The API key does not allow this request","status":403,"code":"insufficient_permission","detail":"This is none of the calls that the API declares, so no permission allows it.","needed":"","namespace":"acme"}`
+	const want = `{"type":"about:blank","title":"The API key does not allow this request","status":403,"code":"insufficient_permission","detail":"The API declares no such operation, so no permission allows it.","needed":"","namespace":"acme"}`
 	if a := h.send(strict, "GET /nothing"+keyLine(all)); a.body != want {
 		t.Error(a.body)
 	}

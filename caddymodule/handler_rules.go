@@ -66,12 +66,12 @@ func (h *Handler) compile() (*rules, error) {
 		{"errors", h.Errors, "caddy"},
 	} {
 		if word.value != "" && word.value != word.only {
-			return nil, fmt.Errorf("%s: unknown word %q: it takes %s, or leave it out", word.option,
+			return nil, fmt.Errorf("%s: unknown value %q: must be %s or left out", word.option,
 				redact.Argument(word.value), word.only)
 		}
 	}
 	if h.Forwarded != "" && h.Forwarded != forwardedPlain && h.Forwarded != forwardedNginx {
-		return nil, fmt.Errorf("forwarded: unknown word %q: it takes nothing or nginx",
+		return nil, fmt.Errorf("forwarded: unknown value %q: must be nginx or left out",
 			redact.Argument(h.Forwarded))
 	}
 	var err error

@@ -105,7 +105,7 @@ func (e *LogEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	for d.NextBlock(0) {
 		if d.Val() != "wrap" {
-			return d.Errf("unknown word %q in the log encoder api_keys: it knows only wrap",
+			return d.Errf("unknown option %q in the log encoder api_keys: must be wrap",
 				Argument(d.Val()))
 		}
 		if e.WrappedRaw != nil {

@@ -362,7 +362,7 @@ func TestLogEncoderCaddyfile(t *testing.T) {
 		{"api_keys {\n wrap nothing\n}", "", `there is no log encoder "nothing"`},
 		{"api_keys {\n wrap json\n wrap console\n}", "", "wrap is given twice"},
 		{"api_keys {\n redact x\n}", "",
-			"unknown word \"redact\" in the log encoder api_keys: it knows only wrap"},
+			"unknown option \"redact\" in the log encoder api_keys: must be wrap"},
 	} {
 		encoder := new(LogEncoder)
 		err := encoder.UnmarshalCaddyfile(caddyfile.NewTestDispenser(row.in))

@@ -44,7 +44,7 @@ func ParseClass(option, word string) (keystore.Class, error) {
 	if option == "methods" {
 		words = "read, write or none"
 	}
-	return 0, fmt.Errorf("%s: unknown word %q: it takes %s", option, redact.Argument(word), words)
+	return 0, fmt.Errorf("%s: unknown value %q: must be %s", option, redact.Argument(word), words)
 }
 
 // Incomplete is an error that a later line of the Caddyfile may fix.

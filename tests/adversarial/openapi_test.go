@@ -150,7 +150,7 @@ func TestOpenAPI(t *testing.T) {
 	got := w.Do(t, gate.Request{Method: "GET", Target: "/nothing",
 		Header: w.expandAll(t, bearer["All"])})
 	if body := got.JSON(); body["needed"] != "" ||
-		!strings.Contains(body["detail"].(string), "none of the calls that the API declares") {
+		!strings.Contains(body["detail"].(string), "The API declares no such operation") {
 		t.Errorf("a request that matches no operation: %v", body)
 	}
 }

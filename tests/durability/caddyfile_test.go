@@ -21,11 +21,12 @@ func TestBadCaddyfiles(t *testing.T) {
 	}
 	rows := []row{
 		{site: "api_key {\n form bearer #!\n}",
-			says: []string{`unknown word \"form\"`, "from, namespace_path, namespace"}},
+			says: []string{`unknown option \"form\"`, "from, namespace_path, namespace"}},
 		{site: "api_key {\n from telepathy #!\n}",
 			says: []string{"telepathy", "bearer", "header", "cookie"}},
 		{site: "api_key {\n from header #!\n}", says: []string{"from header", "name"}},
-		{site: "api_key {\n from header X-A B C D #!\n}", says: []string{"too much"}},
+		{site: "api_key {\n from header X-A B C D #!\n}",
+			says: []string{"from header: unexpected"}},
 		{site: "api_key {\n from bearer\n from bearer #!\n}",
 			says: []string{"another source reads the same"}},
 		{site: "api_key {\n namespace home acme #!\n}", says: []string{"one word"}},

@@ -149,7 +149,7 @@ func TestFailedReload(t *testing.T) {
 		says   string
 	}{
 		{"no Caddyfile", gate.Config{Caddyfile: "no such { directive"}, "directive"},
-		{"an unknown word", gate.Config{APIKey: "form bearer"}, "unknown word"},
+		{"an unknown word", gate.Config{APIKey: "form bearer"}, "unknown option"},
 		{"a wrong token key", bad("token_key "+strings.Repeat("0f", 32), ""),
 			"token_key"},
 		{"a module that does not provision",
