@@ -9,7 +9,7 @@ import (
 type keyPage struct {
 	Key     api.Key
 	Names   map[string]string
-	May     []keystore.Entitled // what it comes to
+	May     []keystore.EffectiveGrant // what it comes to
 	Root    bool                // it acts for root, whom nothing bounds
 	Rotate  bool                // the visitor may give it another token
 	History []event

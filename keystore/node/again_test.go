@@ -30,7 +30,7 @@ func TestAgain(t *testing.T) {
 		}
 		again := func() node.Answer {
 			t.Helper()
-			a, err := k.Again(context.Background(), first.Record, time.Now())
+			a, err := k.LookupAgain(context.Background(), first.Record, time.Now())
 			if err != nil || a.Record == nil {
 				t.Fatal(a.Outcome, err)
 			}

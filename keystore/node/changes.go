@@ -167,7 +167,7 @@ func (n *Node) forget(ctx context.Context, r keystore.Revision) {
 		ends := int64(0) // what cannot be asked about is cut
 		if key, _, err := n.db.KeyByDigest(ctx, d); err == nil && key != nil {
 			if r := keystore.NewRecord(key, d); r.Usable() {
-				ends = r.Ends()
+				ends = r.Expiry()
 			}
 		}
 		s := n.cache.shard(&d)

@@ -262,16 +262,16 @@ func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (An
 // LookupMember is Lookup for the doors of those who manage, where a member's own token is good, and
 // for it alone.
 func (n *Node) LookupMember(ctx context.Context, token string, now time.Time) (Answer, error) {
-	if !n.MadeForMember(token) {
+	if !n.IsMemberToken(token) {
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
 	a, err := n.lookUp(ctx, keystore.DigestOf(token), "", now)
 	return a.forDoor(true), err
 }
 
-// MadeForMember reports whether the token's tag proves, without any store, that this deployment
+// IsMemberToken reports whether the token's tag proves, without any store, that this deployment
 // made it for a member: nobody can guess one.
-func (n *Node) MadeForMember(token string) bool {
+func (n *Node) IsMemberToken(token string) bool {
 	t, err := keystore.ParseToken(token)
 	return err == nil && t.Prefix() == keystore.MemberPrefix && n.tokenKey.Load().Verify(t)
 }
@@ -285,7 +285,7 @@ func (a Answer) forDoor(personal bool) Answer {
 }
 
 // Again is Lookup for the credential that has opened a record, which nobody need have kept.
-func (n *Node) Again(ctx context.Context, r *keystore.Record, now time.Time) (Answer, error) {
+func (n *Node) LookupAgain(ctx context.Context, r *keystore.Record, now time.Time) (Answer, error) {
 	return n.lookUp(ctx, r.Digest, "", now)
 }
 

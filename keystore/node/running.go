@@ -31,7 +31,7 @@ func (n *Node) Enter(a Answer, r *Running) bool {
 	if s.generation.Load() != a.generation || s.closed {
 		return false
 	}
-	r.digest, r.owner, r.ends = a.Record.Digest, a.Record.Owner, a.Record.Ends()
+	r.digest, r.owner, r.ends = a.Record.Digest, a.Record.Owner, a.Record.Expiry()
 	if r.ends != keystore.Never {
 		s.ending++
 	}
