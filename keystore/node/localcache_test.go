@@ -191,14 +191,14 @@ func TestRecentChangesNeverVouchForWhatIsStale(t *testing.T) {
 		c.add(&d, r)
 		newest[d] = r
 		probe, asOf := numbered(rng.IntN(500)), r-keystore.Revision(rng.IntN(600))
-		if c.none(&probe, asOf) {
+		if c.unchangedSince(&probe, asOf) {
 			vouched++
 			if newest[probe] > asOf {
 				t.Fatalf("revision %d: vouches for a record of %d that was changed at %d", r, asOf,
 					newest[probe])
 			}
 		}
-		if !c.none(&d, r) {
+		if !c.unchangedSince(&d, r) {
 			t.Fatalf("revision %d: the newest record is refused", r)
 		}
 	}

@@ -13,24 +13,24 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// Settings are what may change while the store is open. Zero values are replaced by the defaults
-// below.
+// Settings can change while a node is running. Zero fields stand for the defaults below.
 type Settings struct {
-	// TokenPrefixes are accepted; the first is for new keys. [keystore.MemberPrefix] cannot be one.
+	// TokenPrefixes are the accepted prefixes of keys' tokens. New keys get the first one.
+	// [keystore.MemberPrefix] must not be among them.
 	TokenPrefixes []string
-	// AbandonedPrefixes are known to be no longer accepted: see [manage.Keystore.OtherPrefixes].
+	// AbandonedPrefixes are prefixes that are no longer accepted on purpose: see [OtherPrefix].
 	AbandonedPrefixes []string
-	// LocalCache is how many records the process keeps at most.
+	// LocalCache is the maximum number of cached records.
 	LocalCache int
-	// LocalCacheBytes is about how much memory the records may take. A record that needs more than
-	// a 256th of it is not cached.
+	// LocalCacheBytes is the approximate maximum memory of the cached records. A record that needs
+	// more than 1/256 of it is not cached.
 	LocalCacheBytes int64
-	// Lease is how long a node that is cut off may go on trusting what it has cached.
+	// Lease is how long a node without a connection to the database may use its cache.
 	Lease time.Duration
-	// Capacity is how much the deployment may hold.
+	// Capacity limits how much the deployment can hold.
 	Capacity keystore.Capacity
-	// Cache is shared with the other nodes; nil: none. It stays its owner's to close, once it is in
-	// no Settings any more.
+	// Cache is shared by all nodes; nil disables it. The caller closes it once no Settings refers
+	// to it.
 	Cache keystore.SharedCache
 }
 
@@ -38,7 +38,7 @@ type Settings struct {
 const (
 	DefaultLocalCache = 1_000_000
 	DefaultLease      = 30 * time.Second
-	// DefaultLocalCacheBytes has room for DefaultLocalCache keys as they usually are.
+	// DefaultLocalCacheBytes suffices for DefaultLocalCache typical keys.
 	DefaultLocalCacheBytes = 1 << 30
 )
 
@@ -59,8 +59,7 @@ func (s Settings) withDefaults() Settings {
 	return s
 }
 
-// A Keystore is one node: its caches, its lease, and the way to the database. It is safe for
-// concurrent use.
+// A Node is one running process of a deployment. It is safe for concurrent use.
 type Node struct {
 	db         keystore.Database
 	configured *[32]byte
@@ -77,21 +76,21 @@ type Node struct {
 	counters   counters
 	requests   requestCounts
 
-	loggedFailure atomic.Int64 // when, in Unix nanoseconds
-	lookupsFail   atomic.Bool  // as the last one in the database did
-	trial         sync.Mutex   // held by the one look-up for the health
+	loggedFailure atomic.Int64 // time in Unix nanoseconds
+	lookupsFail   atomic.Bool  // the last lookup in the database failed
+	lookupTrial   sync.Mutex   // held while Health repeats a lookup
 
-	untagged chan struct{} // a place for each miss in flight of a credential without a tag
-	uses     unflushed
-	watched  atomic.Int64 // changes that nobody waits for
+	untagged chan struct{} // slots for loads of credentials without a tag
+	uses     pendingUses
+	watched  atomic.Int64 // changes that propagateObserved watches without a caller
 
-	running context.Context // until Close
+	running context.Context // done when Close begins
 	stop    context.CancelFunc
-	work    sync.WaitGroup // what runs in the background
+	work    sync.WaitGroup // of background work
 }
 
-// Open joins the deployment in db as a new node. configured is the token key of the configuration,
-// nil for none. db is the Keystore's from now on, and is closed when Open fails.
+// Open joins the deployment in db as a new node. configured is the token key from the
+// configuration, or nil. The node owns db from now on. If Open fails, it closes db.
 func Open(
 	ctx context.Context, db keystore.Database, configured *[32]byte, s Settings, o Observer,
 	logger *slog.Logger,
@@ -113,19 +112,18 @@ func open(
 		untagged:   make(chan struct{}, untaggedLoads),
 	}
 	n.settings.Store(&s)
-	n.membership.reincarnate()
+	n.membership.newIncarnation()
 	n.running, n.stop = context.WithCancel(context.Background())
 	if err := n.join(ctx); err != nil {
 		n.stop()
 		n.membership.close()
-		n.work.Wait() // the renewal may go on although nobody waits for it any more
+		n.work.Wait() // a renewal continues when ctx is cancelled
 		return nil, errors.Join(err, n.leave(), db.Close())
 	}
-	n.work.Go(func() { n.keepUp(n.running) })
-	n.work.Go(func() { n.cutLapsed(n.running) })
+	n.work.Go(func() { n.keepRenewing(n.running) })
+	n.work.Go(func() { n.cutAfterLapse(n.running) })
 	n.work.Go(func() {
-		every(n.running, sweepInterval,
-			func() { n.cache.sweep(n.Now().UnixNano()) })
+		every(n.running, cutInterval, func() { n.cache.cutExpired(n.Now().UnixNano()) })
 	})
 	n.work.Go(func() { every(n.running, flushInterval, func() { n.flushUses(n.running) }) })
 	n.work.Go(func() { every(n.running, noteInterval, func() { n.noteTime(n.running) }) })
@@ -133,7 +131,7 @@ func open(
 }
 
 func (n *Node) join(ctx context.Context) error {
-	if err := n.adopt(ctx); err != nil {
+	if err := n.readDeployment(ctx); err != nil {
 		return err
 	}
 	return n.Renew(ctx)
@@ -152,7 +150,7 @@ func every(ctx context.Context, d time.Duration, f func()) {
 	}
 }
 
-// Configure applies other settings from now on.
+// Configure replaces the settings.
 func (n *Node) Configure(s Settings) {
 	s = s.withDefaults()
 	n.settings.Store(&s)
@@ -160,14 +158,15 @@ func (n *Node) Configure(s Settings) {
 	//fault: if ablated("reload-resets") { n.cache.resetGenerations() }
 }
 
-// Now is the time on the database's clock, as far as this node knows it, in UTC.
+// Now returns the time on the database's clock, as far as this node knows it, in UTC.
 func (n *Node) Now() time.Time { return n.databaseTime(n.clock.now()) }
 
 // noteInterval is how often a node stores the time by which keys expire. If all nodes stop and the
-// clock is set back, expiry goes back by at most this much.
+// database's clock is set back, expiry goes back by at most this interval.
 const noteInterval = time.Minute
 
-// noteTime stores the time in the database, for nodes that start after its clock was set back.
+// noteTime stores the time in the database, for nodes that start after the database's clock was set
+// back.
 func (n *Node) noteTime(ctx context.Context) {
 	if !n.membership.lease.holds(n.clock.now()) {
 		return
@@ -175,18 +174,19 @@ func (n *Node) noteTime(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
 	defer cancel()
 	if err := n.db.NoteTime(ctx, n.Now()); err != nil {
-		_ = n.StoreFailed("noting the time", err)
+		_ = n.StoreFailed("storing the time", err)
 	}
 }
 
-// databaseTime is what the database's clock says at a reading of our own.
+// databaseTime converts a reading of our own clock to the database's clock.
 func (n *Node) databaseTime(own time.Time) time.Time {
 	now, _ := n.membership.lease.term.Load().at(own)
 	return time.Unix(0, now).UTC()
 }
 
-// busy registers work that Close waits for, unless Close has begun.
-func (n *Node) busy() bool {
+// beginWork registers work that Close waits for, and reports whether it may begin: it may not after
+// Close has begun. The caller calls n.work.Done at the end.
+func (n *Node) beginWork() bool {
 	n.membership.mu.Lock()
 	defer n.membership.mu.Unlock()
 	if !n.membership.closed {
@@ -195,9 +195,8 @@ func (n *Node) busy() bool {
 	return !n.membership.closed
 }
 
-// Close leaves the deployment. It drops the lease and the cache, cuts running requests, answers
-// callers that wait for a change to spread, writes last uses, removes the node's row, and closes
-// the database.
+// Close leaves the deployment. It drops the lease, cuts running requests, ends the wait of callers
+// of [Node.Propagate], writes last uses, removes the node's row, and closes the database.
 func (n *Node) Close() error {
 	n.stop()
 	n.cache.close()
@@ -222,85 +221,86 @@ func (n *Node) leave() error {
 }
 
 var (
-	errClosed = errors.New("the key store is closed")
-	errAway   = errors.New("the database has not answered for some time, and is being asked")
-	errStale  = errors.New("the database answered with an older state than before: is it a " +
+	errClosed      = errors.New("the node is closed")
+	errUnavailable = errors.New("the database has not responded for some time")
+	errStale       = errors.New("the database returned an older state than before; is this server a " +
 		"former primary?")
 	errClockRate = errors.New("no lease is taken")
 )
 
-// An Answer is what is known of a credential.
+// An Answer is the result of a lookup.
 type Answer struct {
-	// Record is what the credential opens, or opened before it was rotated out; nil when Outcome is
+	// Record is the record of the credential, even if it was rotated out. It is nil if Outcome is
 	// [keystore.Malformed] or [keystore.Unknown].
 	Record *keystore.Record
-	// Outcome is [keystore.OK] when there is a record, whatever its state: [keystore.Decide] judges
-	// that.
+	// Outcome is [keystore.OK] if there is a record, whatever its state. [keystore.Decide] decides
+	// whether it allows the request.
 	Outcome keystore.Outcome
 	// Now is the time of the request on the database's clock, in Unix nanoseconds, for
-	// [keystore.Decide]: so a wrong clock of this machine extends no key's life.
+	// [keystore.Decide]. A wrong clock of this machine does not delay the expiry of keys.
 	Now int64
 
-	generation uint64 // of its shard, read before the record was
+	generation uint64 // of the record's shard, before the lookup
 }
 
-// Lookup returns what is known of a credential; now was read after the request arrived. A
-// credential that cannot be one of ours is [keystore.Malformed] without asking any store, and so
-// are members' tokens. An error means that it cannot be known: [keystore.Unavailable].
+// Lookup looks up the credential of a request; now was read after the request arrived. The outcome
+// is [keystore.Malformed], without a query, for a member's token and for a credential that
+// cannot be valid in this deployment. An error means that the answer is [keystore.Unavailable].
 func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
-	// not worth a hash; the rest is inspected when it is not found
+	// Avoids a hash. Everything else is inspected only if the credential is not cached.
 	if len(credential) < keystore.MinCredentialLen || len(credential) > keystore.MaxCredentialLen {
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
-	if n.Abandoned(credential) { // the cache may hold its record
+	if n.Abandoned(credential) { // its record may be cached
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
-	a, err := n.lookUp(ctx, keystore.DigestOf(credential), credential, now)
-	return a.forDoor(false), err
+	a, err := n.lookup(ctx, keystore.DigestOf(credential), credential, now)
+	return a.restrict(false), err
 }
 
-// LookupMember is Lookup for the doors of those who manage, where a member's own token is good, and
-// for it alone.
+// LookupMember is [Node.Lookup] for members' tokens. The outcome for any other credential is
+// [keystore.Malformed].
 func (n *Node) LookupMember(ctx context.Context, token string, now time.Time) (Answer, error) {
 	if !n.IsMemberToken(token) {
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
-	a, err := n.lookUp(ctx, keystore.DigestOf(token), "", now)
-	return a.forDoor(true), err
+	a, err := n.lookup(ctx, keystore.DigestOf(token), "", now)
+	return a.restrict(true), err
 }
 
-// IsMemberToken reports whether the token's tag proves, without any store, that this deployment
-// made it for a member: nobody can guess one.
+// IsMemberToken reports whether this deployment created the token for a member. The tag proves that
+// without a query.
 func (n *Node) IsMemberToken(token string) bool {
 	t, err := keystore.ParseToken(token)
 	return err == nil && t.Prefix() == keystore.MemberPrefix && n.tokenKey.Load().Verify(t)
 }
 
-// forDoor takes what one kind of door must not know for malformed: members' tokens, or all others.
-func (a Answer) forDoor(personal bool) Answer {
+// restrict returns the answer if the record is personal, or is not, as wanted. Otherwise the
+// credential is malformed.
+func (a Answer) restrict(personal bool) Answer {
 	if a.Record != nil && a.Record.Personal() != personal {
 		return Answer{Outcome: keystore.Malformed}
 	}
 	return a
 }
 
-// Again is Lookup for the credential that has opened a record, which nobody need have kept.
+// LookupAgain is Lookup for a record that an earlier lookup returned, without its credential.
 func (n *Node) LookupAgain(ctx context.Context, r *keystore.Record, now time.Time) (Answer, error) {
-	return n.lookUp(ctx, r.Digest, "", now)
+	return n.lookup(ctx, r.Digest, "", now)
 }
 
-// lookUp answers for a digest; credential is empty when it has been inspected before.
-func (n *Node) lookUp(
+// lookup looks up a digest. credential is empty if it was inspected before.
+func (n *Node) lookup(
 	ctx context.Context, d keystore.Digest, credential string, now time.Time,
 ) (Answer, error) {
 	now = n.clock.of(now)
 	//fault: now = cachedClock(now)
 	s := n.cache.shard(&d)
 	a := Answer{generation: s.generation.Load()}
-	var held bool
-	if a.Now, held = n.membership.lease.term.Load().at(now); held {
+	var covered bool
+	if a.Now, covered = n.membership.lease.term.Load().at(now); covered {
 		if r, known := s.find(&d, now.UnixNano()); known {
-			return a.with(s, r), nil
+			return a.withRecord(s, r), nil
 		}
 	}
 	tagged, ok := true, true
@@ -311,16 +311,16 @@ func (n *Node) lookUp(
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
 	if !n.membership.lease.holds(now) {
-		if err := n.underLease(ctx, now); err != nil {
+		if err := n.ensureLease(ctx, now); err != nil {
 			return Answer{}, err
 		}
 		a.generation = s.generation.Load()
 		a.Now, _ = n.membership.lease.term.Load().at(now)
 	}
-	if !tagged && !n.membership.imported.Load() { // the lease holds: there is none that it could be
+	if !tagged && !n.membership.imported.Load() { // under the lease, nothing was imported
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
-	s.misses.Add(1) // not before: a forged token is looked up nowhere
+	s.misses.Add(1) // only now, because forged tokens do not count
 	n.counters.lookups[TierNegative][Miss].Add(1)
 	r, err := n.load(ctx, d, tagged, now)
 	if err != nil {
@@ -333,15 +333,16 @@ func (n *Node) lookUp(
 	return a, nil
 }
 
-// underLease renews the lease until it holds at now: this node then knows what was in force.
-func (n *Node) underLease(ctx context.Context, now time.Time) error {
-	if !n.membership.lease.holds(now) && n.membership.away(n.clock.now()) {
-		return errAway
+// ensureLease renews the lease unless it covers now. Afterwards the node knows every change that
+// was in force at now.
+func (n *Node) ensureLease(ctx context.Context, now time.Time) error {
+	if !n.membership.lease.holds(now) && n.membership.unavailable(n.clock.now()) {
+		return errUnavailable
 	}
-	// a renewal that is shared may have begun before this process was stopped
+	// A shared renewal may have begun before this process was stopped.
 	for tries := 0; !n.membership.lease.holds(now); tries++ {
 		if tries == 3 {
-			return errors.New("the lease lapsed while it was being renewed")
+			return errors.New("the lease expired while it was renewed; is this machine overloaded?")
 		}
 		if err := n.Renew(ctx); err != nil {
 			return err
@@ -350,7 +351,7 @@ func (n *Node) underLease(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-func (a Answer) with(s *shard, r *keystore.Record) Answer {
+func (a Answer) withRecord(s *shard, r *keystore.Record) Answer {
 	a.Record = r
 	if r == nil {
 		a.Outcome = keystore.Unknown
@@ -363,9 +364,9 @@ func (a Answer) with(s *shard, r *keystore.Record) Answer {
 	return a
 }
 
-// inspect tells without any store whether a credential can be one of ours, and whether its tag
-// proves that this deployment made it. One that bears our prefix needs the right tag. Another can
-// only have been imported, if any was.
+// Inspect reports, without a query, whether a credential can be valid, and whether its tag proves
+// that this deployment created it. A credential with one of our prefixes must have the right tag.
+// Any other can only have been imported.
 func (n *Node) Inspect(credential string) (tagged, ok bool) {
 	if !keystore.PossibleCredential(credential) {
 		return false, false
@@ -383,7 +384,8 @@ func (n *Node) Foreign(credential string) bool {
 	return !n.HasPrefix(credential) && !n.Abandoned(credential)
 }
 
-// HasPrefix reports whether a credential bears one of our prefixes, members' included.
+// HasPrefix reports whether a credential has one of the accepted prefixes or that of members'
+// tokens.
 func (n *Node) HasPrefix(credential string) bool {
 	return keystore.HasTokenPrefix(credential, keystore.MemberPrefix) ||
 		slices.ContainsFunc(n.settings.Load().TokenPrefixes,
@@ -400,16 +402,16 @@ func (n *Node) Abandoned(credential string) bool {
 	return err == nil && n.tokenKey.Load().Verify(t)
 }
 
-// An OtherPrefix is a prefix that settings do not accept and live keys have.
+// An OtherPrefix is a prefix of live keys that settings do not accept.
 type OtherPrefix struct {
 	Prefix    string
-	Keys      int64 // neither revoked nor expired
-	Abandoned bool  // the settings say so
+	Keys      int64 // those that are neither revoked nor expired
+	Abandoned bool  // listed in Settings.AbandonedPrefixes
 }
 
-// OtherPrefixes returns the prefixes that s does not accept and that live keys have: requests with
-// their tokens are refused under s. Of a key that was rotated, only the newest token counts, not
-// one in its grace.
+// OtherPrefixes returns the prefixes of live keys that s does not accept. Under s, requests with
+// their tokens are refused. Of a rotated key, only the newest token counts, not one in its grace
+// period.
 func (n *Node) OtherPrefixes(ctx context.Context, s Settings) ([]OtherPrefix, error) {
 	counts, err := n.db.CountPrefixes(ctx, s.withDefaults().TokenPrefixes)
 	if err != nil {
@@ -417,28 +419,28 @@ func (n *Node) OtherPrefixes(ctx context.Context, s Settings) ([]OtherPrefix, er
 	}
 	var list []OtherPrefix
 	for _, prefix := range slices.Sorted(maps.Keys(counts)) {
-		list = append(list, OtherPrefix{prefix, counts[prefix],
-			slices.Contains(s.AbandonedPrefixes, prefix)})
+		abandoned := slices.Contains(s.AbandonedPrefixes, prefix)
+		list = append(list, OtherPrefix{prefix, counts[prefix], abandoned})
 	}
 	return list, nil
 }
 
-// Policy returns the namespaces, roles and members as this node knows them, for [keystore.Decide].
-// It needs no store. Read it after the time of a request was.
+// Policy returns the namespaces, roles and members for [keystore.Decide], without a query. Callers
+// read the time of a request before.
 func (n *Node) Policy() *keystore.Directory { return n.membership.directory.Load() }
 
-// A Health is how the node stands.
+// Health is the state of a node.
 type Health struct {
-	Problem        string // for people; empty: healthy
+	Problem        string // for people; empty if the node is healthy
 	Revision       keystore.Revision
-	LeaseRemaining time.Duration // zero: lapsed
+	LeaseRemaining time.Duration // 0 if the lease has lapsed
 	CachedRecords  int
-	CachedBytes    int64 // that they take, about
+	CachedBytes    int64 // approximately
 }
 
-// Health asks the database.
+// Health returns the state of the node after a query to the database.
 func (n *Node) Health(ctx context.Context) Health {
-	err := n.renewAnew(ctx) // one that began before may not have met the database as it is now
+	err := n.renewAnew(ctx) // an earlier renewal would tell an earlier state of the database
 	if err == nil {
 		n.tryLookup(ctx)
 	}
@@ -448,33 +450,32 @@ func (n *Node) Health(ctx context.Context) Health {
 		h.Problem = "key lookups in the database fail; cached keys still work, " +
 			"requests with other keys get 503"
 	case err != nil && h.LeaseRemaining > 0:
-		h.Problem = "the database cannot be asked; keys that are cached go on working until the " +
-			"lease has run out"
+		h.Problem = "the database is unreachable; cached keys work until the lease expires"
 	case errors.Is(err, errClockRate):
 		h.Problem = err.Error()
 	case errors.Is(err, keystore.ErrReplaced):
 		h.Problem = keystore.ErrReplaced.Error() + "; every request that needs a key gets 503; " +
 			"a restart is required: see the log for what to check first"
 	case h.LeaseRemaining == 0:
-		h.Problem = "the lease has lapsed and the database cannot be asked; every request is " +
-			"answered 503"
+		h.Problem = "the lease has lapsed and the database is unreachable; every request that " +
+			"needs a key gets 503"
 	}
 	return h
 }
 
 // tryLookup checks whether failing lookups still fail, unless another call is checking.
 func (n *Node) tryLookup(ctx context.Context) {
-	if !n.lookupsFail.Load() || !n.trial.TryLock() {
+	if !n.lookupsFail.Load() || !n.lookupTrial.TryLock() {
 		return
 	}
-	defer n.trial.Unlock()
+	defer n.lookupTrial.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
 	defer cancel()
-	// it notes whether it failed
+	// keyByDigest records whether it failed.
 	_, _, _ = n.keyByDigest(ctx, keystore.Digest{}, *n.membership.position.Load())
 }
 
-// Gauges is the same without asking, for the metrics; Problem is left empty.
+// Gauges is [Node.Health] without a query, for metrics. Problem is empty.
 func (n *Node) Gauges() Health {
 	return Health{
 		Revision:       keystore.Revision(max(0, n.membership.applied.Load())),
@@ -484,13 +485,13 @@ func (n *Node) Gauges() Health {
 	}
 }
 
-// CountKeys counts keys by status, from the database.
+// CountKeys returns the number of keys by status from the database.
 func (n *Node) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {
 	return n.db.CountKeys(ctx)
 }
 
-// CountRefused counts the live keys that are refused because their token has a prefix that is not
-// accepted, from the database.
+// CountRefused returns the number of live keys from the database that are refused because the
+// prefix of their token is not accepted.
 func (n *Node) CountRefused(ctx context.Context) (refused int64, err error) {
 	others, err := n.OtherPrefixes(ctx, *n.settings.Load())
 	for _, p := range others {
@@ -499,50 +500,50 @@ func (n *Node) CountRefused(ctx context.Context) (refused int64, err error) {
 	return refused, err
 }
 
-// CountNodes counts nodes by state, from the database.
+// CountNodes returns the number of nodes by state from the database.
 func (n *Node) CountNodes(ctx context.Context) (map[keystore.NodeState]int, error) {
 	nodes, err := n.db.Nodes(ctx)
 	if err != nil {
 		return nil, err
 	}
 	counts := map[keystore.NodeState]int{keystore.NodeActive: 0, keystore.NodeFencing: 0}
-	for _, n := range nodes {
-		counts[n.State]++
+	for _, node := range nodes {
+		counts[node.State]++
 	}
 	return counts, nil
 }
 
-// LookupLogin returns the enabled member with a login that Caddy has verified, or nil. now was read
-// after the request arrived. An error means that the member cannot be known.
+// LookupLogin returns the enabled member with a login that Caddy has authenticated, or nil. now was
+// read after the request arrived. An error means that the answer is [keystore.Unavailable].
 func (n *Node) LookupLogin(
 	ctx context.Context, login string, now time.Time,
 ) (*keystore.Member, error) {
 	now = n.clock.of(now)
 	//fault: now = cachedClock(now)
-	if err := n.underLease(ctx, now); err != nil {
+	if err := n.ensureLease(ctx, now); err != nil {
 		return nil, err
 	}
 	return n.Policy().MemberByLogin(login), nil
 }
 
-// LookupMemberDigest is LookupMember for the digest of a token that was inspected before.
+// LookupMemberDigest is [Node.LookupMember] for the digest of a token that was inspected before.
 func (n *Node) LookupMemberDigest(
 	ctx context.Context, d keystore.Digest, now time.Time,
 ) (Answer, error) {
-	a, err := n.lookUp(ctx, d, "", now)
-	return a.forDoor(true), err
+	a, err := n.lookup(ctx, d, "", now)
+	return a.restrict(true), err
 }
 
 // Database returns the database of the deployment.
 func (n *Node) Database() keystore.Database { return n.db }
 
-// Settings returns the present settings, with their defaults.
+// Settings returns the current settings with their defaults. The caller must not modify them.
 func (n *Node) Settings() *Settings { return n.settings.Load() }
 
-// TokenKey returns the key that signs the deployment's tokens.
+// TokenKey returns the key that signs tokens.
 func (n *Node) TokenKey() *keystore.TokenKey { return n.tokenKey.Load() }
 
-// Incarnation returns the id of the node's row.
+// Incarnation returns the id of the node's row, which changes when the node has to join again.
 func (n *Node) Incarnation() string { return *n.membership.incarnation.Load() }
 
 // Applied returns the revision up to which the node has applied the change log.
@@ -550,12 +551,13 @@ func (n *Node) Applied() keystore.Revision {
 	return keystore.Revision(max(0, n.membership.applied.Load()))
 }
 
-// Standbys reports whether commits wait for a standby.
+// Standbys reports whether commits wait for a standby of the database.
 func (n *Node) Standbys() bool { return n.membership.standbys.Load() }
 
-// Go runs f in the background until it returns. Close cancels its context and waits for it.
+// Go runs f in the background. Close cancels its context and waits for it. After Close, Go does
+// nothing.
 func (n *Node) Go(f func(ctx context.Context)) {
-	if n.busy() {
+	if n.beginWork() {
 		go func() {
 			defer n.work.Done()
 			f(n.running)
@@ -568,5 +570,5 @@ func (n *Node) Every(d time.Duration, f func(ctx context.Context)) {
 	n.Go(func(ctx context.Context) { every(ctx, d, func() { f(ctx) }) })
 }
 
-// Running is done when the node is closed.
+// Running returns a context that is done when Close begins.
 func (n *Node) Running() context.Context { return n.running }

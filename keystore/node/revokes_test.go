@@ -32,7 +32,7 @@ func TestRememberedRevokes(t *testing.T) {
 	if reason := lost["second"]; len(reason) > rememberedReason || strings.Trim(reason, "é") != "" {
 		t.Errorf("reason %q", reason)
 	}
-	r.kept([]string{"twice"}, history{2, 0})
+	r.reasserted([]string{"twice"}, history{2, 0})
 	if len(r.lost(history{2, 0})) != rememberedRevokes-1 {
 		t.Error("what was revoked again is revoked once more")
 	}
