@@ -38,7 +38,7 @@ func (n *Node) catchUp(ctx context.Context, head keystore.Head) error {
 		policy = n.apply(ctx, changes) || policy
 	}
 	if policy {
-		// dropCache may have taken long
+		// dropCache may have used up the time of ctx.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), QueryTimeout)
 		defer cancel()
 		if err := n.refreshPolicy(ctx, head.Revision); err != nil {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -89,6 +90,8 @@ func (c *rateCheck) check(r reading, lease time.Duration) (wrong bool) {
 	c.from, c.before = r, now
 	return c.wrong
 }
+
+var errClockRate = errors.New("no lease is taken")
 
 // checkRate returns an error while this node's clock and the database's run at different rates.
 func (n *Node) checkRate(r reading, lease time.Duration) error {

@@ -2,7 +2,7 @@
 // valid with a lease, applies the change log, and waits until changes are in force on all other
 // nodes. docs/protocol.md states the rules that it follows.
 //
-// Start with [Node.Lookup] (node.go), which answers from the cache (localcache.go) or loads a
+// Start with [Node.Lookup] (lookup.go), which answers from the cache (localcache.go) or loads a
 // record from the shared cache (shared.go) or the database (load.go). [Node.Renew] (lease.go)
 // renews the lease, and applies the change log (changes.go) before. [Node.Write] (write.go) commits
 // a change, and [Node.Propagate] (propagate.go) waits for the other nodes. fence.go removes nodes
