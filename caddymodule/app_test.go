@@ -473,7 +473,7 @@ func TestProvisionErrors(t *testing.T) {
 		`{"token_prefix":["ak","ak"]}`:                                                       "token_prefix ak is given twice",
 		`{"token_prefix":["{env.APIKEYS_TEST_EMPTY}"]}`:                                      "token_prefix: evaluated placeholder",
 		`{"token_key":"{env.APIKEYS_TEST_EMPTY}"}`:                                           "token_key: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
-		`{"token_key":"{env.APIKEYS_TEST_SECRET}"}`:                                          "token_key: a token key has 64 hex digits, this one has 7 characters",
+		`{"token_key":"{env.APIKEYS_TEST_SECRET}"}`:                                          "token_key: a token key must be 64 hex digits; this one has 7 characters",
 		`{"token_keys":"x"}`:                                                                 "token_keys",
 		`{"cache":{"type":"redis"}}`:                                                         "cache redis: a Redis URL begins with redis://",
 		`{"cache":{"type":"memcached"}}`:                                                     `unknown cache "memcached": must be redis`,

@@ -368,7 +368,7 @@ const maxLookUps = 100
 
 func (h *Handler) ask(c *call) (node.Answer, error) {
 	if c.repeated {
-		return c.keys.Again(c.r.Context(), c.request.record, c.now)
+		return c.keys.LookupAgain(c.r.Context(), c.request.record, c.now)
 	}
 	if c.session != "" {
 		return c.keys.LookupSession(c.r.Context(), c.session, c.now)

@@ -113,7 +113,7 @@ func TestDocumentErrors(t *testing.T) {
 		{`{"openapi":[{"file":"FILE"},{"file":"FILE"}]}`, " /a: {get: {}}",
 			"its permission would be default:get--a, which is that of "},
 		{plain, " /" + strings.Repeat("long/", 50) + ": {get: {}}",
-			"is too long: 200 are the most: give the operation a shorter operationId"},
+			"must have at most 200 characters; this one has "},
 		{plain, " /a{: {get: {}}", `the segment "a{" has a { that is no {name}`},
 		{plain, " a: {get: {}}", `the path "a" does not begin with /`},
 		{plain, " /a: {get: []}", "api.yaml:3: this is no object"},

@@ -5,35 +5,38 @@ import (
 	"maps"
 )
 
-// Capacity is how much a deployment may hold. Only growth beyond a cap is refused, as KindInvalid
-// `capacity`; removing access always works. Zero values are replaced by those of [DefaultCapacity].
+// Capacity limits how much a deployment can hold. A change that grows beyond a cap is refused with
+// [KindInvalid] and the code `capacity`. Removing access always works. Zero fields stand for those
+// of [DefaultCapacity].
 //
-// Every node holds all namespaces, roles and members in memory. A cap per namespace counts the
-// namespace with its descendants, except for keys, so that nobody gets around it by creating
-// namespaces.
+// Caps on namespaces, roles and members exist because every node holds all of them in memory. A cap
+// per namespace includes the namespace's descendants, except for keys, so that creating namespaces
+// does not circumvent it.
 type Capacity struct {
-	Namespaces Caps // of a namespace: its descendants and itself
+	Namespaces Caps // per namespace: itself and its descendants
 	Roles      Caps
-	Members    Caps // of a namespace: the grants that members have there
-	Directory  Caps // the bytes of all of these
-	// KeysPerNamespace and KeysPerOwner count keys whatever their status, members' own tokens left
-	// out. Keys that act for root have no cap per owner.
+	Members    Caps // per namespace: the grants that members have in it
+	Directory  Caps // bytes of all of the above
+	// KeysPerNamespace and KeysPerOwner count keys of every status, without members' tokens. Keys
+	// that root owns have no cap per owner.
 	KeysPerNamespace, KeysPerOwner int64
 }
 
-// Caps limit how much there may be of a resource.
+// Caps limit one resource.
 type Caps struct {
 	Deployment   int64
 	PerNamespace int64 // in one namespace and its descendants
 }
 
-// DefaultCapacity is the capacity of zero [node.Settings].
+// DefaultCapacity is the capacity of a deployment that configures none.
 var DefaultCapacity = Capacity{
 	Namespaces: Caps{20_000, 5_000}, Roles: Caps{20_000, 5_000}, Members: Caps{20_000, 5_000},
 	Directory:        Caps{64 << 20, 16 << 20},
 	KeysPerNamespace: 10_000_000, KeysPerOwner: 1_000_000,
 }
 
+// WithDefaults returns c with zero fields replaced by those of [DefaultCapacity]. A default cap per
+// namespace is at most the cap of the deployment.
 func (c Capacity) WithDefaults() Capacity {
 	caps := func(c *Caps, d Caps) {
 		c.Deployment = cmp.Or(c.Deployment, d.Deployment)
@@ -48,13 +51,13 @@ func (c Capacity) WithDefaults() Capacity {
 	return c
 }
 
-// usage counts what a directory holds. It is updated with each row that is added or removed.
+// usage counts the rows of a directory. It is updated with each row that is added or removed.
 type usage struct {
 	all  Tally
 	each map[string]Tally // by namespace, without descendants
 }
 
-// A tally counts each resource that has caps.
+// A Tally counts the resources of a directory that have caps.
 type Tally struct{ Namespaces, Roles, Members, Bytes int64 }
 
 func (t Tally) plus(o Tally, times int64) Tally {
@@ -71,21 +74,23 @@ func (u usage) clone() usage {
 	return usage{u.all, maps.Clone(u.each)}
 }
 
-// rowBytes is the approximate memory of a row or a grant besides its texts.
+// rowBytes is the approximate memory of a row or a grant without its texts.
 const rowBytes = 200
 
-// Size returns about how many bytes the namespace takes in memory.
+// Size returns the approximate memory of the namespace in bytes.
 func (ns *Namespace) Size() int64 {
-	return int64(rowBytes+len(ns.ID)+len(ns.Kind)+len(ns.Parent)+len(ns.Name)+len(ns.TokenPrefix)+len(ns.ChildPrefix)) +
-		bytesOf(ns.Reach) + bytesOf(ns.KeyRoles)
+	texts := len(ns.ID) + len(ns.Kind) + len(ns.Parent) + len(ns.Name) + len(ns.TokenPrefix) +
+		len(ns.ChildPrefix)
+	return int64(rowBytes+texts) + bytesOf(ns.Reach) + bytesOf(ns.KeyRoles)
 }
 
-// Size returns about how many bytes the role takes in memory.
+// Size returns the approximate memory of the role in bytes.
 func (r *Role) Size() int64 {
-	return int64(rowBytes+len(r.Namespace)+len(r.Name)+len(r.Description)) + bytesOfPermissions(r.Permissions)
+	return int64(rowBytes+len(r.Namespace)+len(r.Name)+len(r.Description)) +
+		bytesOfPermissions(r.Permissions)
 }
 
-// Size returns about how many bytes the member takes in memory.
+// Size returns the approximate memory of the member in bytes.
 func (m *Member) Size() int64 {
 	n := m.ownSize()
 	for i := range m.Grants {
@@ -94,18 +99,20 @@ func (m *Member) Size() int64 {
 	return n
 }
 
-// ownSize leaves out the grants.
+// ownSize returns the member's size without its grants.
 func (m *Member) ownSize() int64 {
-	return int64(rowBytes+len(m.ID)+len(m.Name)+len(m.Login)+len(m.CreatedBy)) + bytesOfTexts(m.Labels)
+	return int64(rowBytes+len(m.ID)+len(m.Name)+len(m.Login)+len(m.CreatedBy)) +
+		bytesOfTexts(m.Labels)
 }
 
 func (g *Grant) size() int64 {
 	return int64(rowBytes+len(g.Namespace)) + bytesOf(g.Roles) + bytesOfPermissions(g.Permissions)
 }
 
-// Size returns about how many bytes the key takes in memory.
+// Size returns the approximate memory of the key in bytes.
 func (k *Key) Size() int64 {
-	n := int64(2*rowBytes+len(k.Name)+len(k.RevokeReason)) + 100*int64(len(k.Secrets)) + 40*int64(len(k.AllowedIPs))
+	n := int64(2*rowBytes + len(k.Name) + len(k.RevokeReason) +
+		100*len(k.Secrets) + 40*len(k.AllowedIPs))
 	for i := range k.Grants {
 		n += k.Grants[i].size()
 	}
@@ -119,12 +126,13 @@ func bytesOfTexts(m map[string]string) (n int64) {
 	return n
 }
 
-// Size returns about how many bytes the row takes in memory.
+// Size returns the approximate memory of the row in bytes.
 func (r *AuditRow) Size() int64 {
 	return int64(2*rowBytes+len(r.Before)+len(r.After)) + bytesOf(r.Namespaces)
 }
 
-// namespace counts a namespace, or with times -1 uncounts it. role and member do the same.
+// namespace adds a namespace to the counts if times is 1, and subtracts it if times is -1. The
+// methods role and member do the same.
 func (u *usage) namespace(ns *Namespace, times int64) {
 	u.add(ns.ID, Tally{Namespaces: 1, Bytes: ns.Size()}, times)
 }
@@ -146,7 +154,7 @@ func (u *usage) member(m *Member, times int64) {
 	}
 }
 
-// ungranted stands for the namespace of members without any grant.
+// ungranted is the key in usage.each under which members without grants are counted.
 const ungranted = ""
 
 func (u *usage) add(namespace string, t Tally, times int64) {
@@ -176,14 +184,14 @@ func bytesOfPermissions(list []Permission) (n int64) {
 	return n
 }
 
-// below returns what each namespace holds together with its descendants, of one that is its own
-// ancestor at least a part. It takes time in proportion to the number of namespaces, however deep
-// they are nested.
+// TallyByNamespace returns the tally of each namespace including its descendants. For a namespace
+// that is its own ancestor, it may count only some of them. It takes linear time, however deep
+// namespaces are nested.
 func (d *Directory) TallyByNamespace() map[string]Tally {
 	sums := make(map[string]Tally, len(d.namespaces))
-	children := make(map[string]int, len(d.namespaces)) // whose sums are not known yet
+	children := make(map[string]int, len(d.namespaces)) // those whose sums are not known yet
 	for id, ns := range d.namespaces {
-		sums[id] = d.usage.each[id] // without shared roles, and grants in all namespaces
+		sums[id] = d.usage.each[id] // without shared roles and grants in all namespaces
 		children[ns.Parent]++
 	}
 	for id, ns := range d.namespaces {
@@ -201,6 +209,7 @@ func (d *Directory) TallyByNamespace() map[string]Tally {
 	return sums
 }
 
+// DirectoryBytes is the resource of [Capacity.Directory] in a [CapacityUse].
 const DirectoryBytes = "directory_bytes"
 
 // Scopes of a [CapacityUse].
@@ -213,13 +222,12 @@ const (
 // A CapacityUse is the use of one cap.
 type CapacityUse struct {
 	Resource string // "namespaces", "roles", "members", "directory_bytes" or "keys"
-	// "deployment", "namespace" or "owner": of the last two, the one that holds most
-	Scope string
-	Used  int64
-	Cap   int64
+	Scope    string // of "namespace" and "owner", the use counts the largest one
+	Used     int64
+	Cap      int64
 }
 
-// uses returns the counts of a tally with their caps.
+// Uses returns the counts of a tally with their caps in a scope.
 func (c *Capacity) Uses(t Tally, scope string) []CapacityUse {
 	of := func(c Caps) int64 {
 		if scope == ScopeNamespace {
@@ -235,18 +243,19 @@ func (c *Capacity) Uses(t Tally, scope string) []CapacityUse {
 	}
 }
 
-// fits reports whether one namespace may hold so much.
+// Fits reports whether a tally is within the caps per namespace.
 func (c *Capacity) Fits(t Tally) bool {
 	return t.Namespaces <= c.Namespaces.PerNamespace && t.Roles <= c.Roles.PerNamespace &&
 		t.Members <= c.Members.PerNamespace && t.Bytes <= c.Directory.PerNamespace
 }
 
+// Grows reports whether u exceeds its cap and has grown since before.
 func (u CapacityUse) Grows(before CapacityUse) bool {
 	return u.Used > u.Cap && u.Used > before.Used
 }
 
-// Total counts what the whole directory holds.
+// Total returns the tally of the whole directory.
 func (d *Directory) Total() Tally { return d.usage.all }
 
-// Ungranted counts the members without any grant.
+// Ungranted returns the tally of the members without grants.
 func (d *Directory) Ungranted() Tally { return d.usage.each[ungranted] }

@@ -2,8 +2,8 @@ package keystore
 
 import "strings"
 
-// possible reports whether s can be a credential at all, ours or imported: 8 to 512 visible ASCII
-// characters (spec section 2).
+// PossibleCredential reports whether s can be a credential, a token of ours or an imported one: 8
+// to 512 visible ASCII characters (docs/api_key.md, rule 6).
 func PossibleCredential(s string) bool {
 	if len(s) < MinCredentialLen || len(s) > MaxCredentialLen {
 		return false
@@ -16,8 +16,8 @@ func PossibleCredential(s string) bool {
 	return true
 }
 
-// TrimSecretToken drops the URI scheme of RFC 8959, `secret-token:`, from before a credential; the
-// case of a scheme does not matter (RFC 3986 §3.1).
+// TrimSecretToken removes the URI scheme `secret-token:` (RFC 8959) before a credential. The case
+// of a scheme does not matter (RFC 3986, section 3.1).
 func TrimSecretToken(credential string) string {
 	const scheme = "secret-token:"
 	if len(credential) >= len(scheme) && strings.EqualFold(credential[:len(scheme)], scheme) {

@@ -2,42 +2,43 @@ package keystore
 
 import "net/netip"
 
-// A Request is what [Decide] judges a record against.
+// A Request is a request as far as [Decide] depends on it.
 type Request struct {
-	// read after the request arrived, on the database's clock, in Unix nanoseconds
+	// Now is the time on the database's clock, in Unix nanoseconds, read after the request arrived.
 	Now       int64
-	Policy    *Directory // read after Now was
-	Namespace *Namespace // nil: none, or one that does not exist
+	Policy    *Directory // read after Now
+	Namespace *Namespace // nil if the request names none, or one that does not exist
 	Need      Need
-	Client    netip.Addr // the zero Addr is in no list
-	Early     bool       // came as TLS early data (RFC 8470)
+	Client    netip.Addr // the zero Addr matches no allowed address
+	Early     bool       // arrived as TLS early data (RFC 8470)
 }
 
-// Decide returns the outcome for a record, nil meaning that the credential opens nothing: [OK],
-// [Unknown], [Rotated], [Revoked], [Expired], [Inactive], [OwnerDisabled], [Early], [Address] or
-// [Forbidden], the first that applies. It is a pure function.
+// Decide returns the outcome of a request with a record's credential. A nil record stands for a
+// credential that is [Unknown]. Otherwise the result is the first that applies of [Rotated],
+// [Revoked], [Expired], [Inactive], [OwnerDisabled], [Early], [Address], [Forbidden] and [OK]
+// (docs/api_key.md, rule 1).
 func Decide(r *Record, q *Request) Outcome {
 	switch {
 	case r == nil:
 		return Unknown
-	case q.Now >= r.secretEnds:
+	case q.Now >= r.secretExpires:
 		return Rotated
 	case r.revoked:
 		return Revoked
-	case q.Now >= r.keyEnds:
+	case q.Now >= r.keyExpires:
 		return Expired
 	case !r.active:
 		return Inactive
 	}
-	may := r.held.under(q.Policy, q.Namespace)
+	e := r.grants.under(q.Policy, q.Namespace)
 	switch {
-	case !may.alive:
+	case !e.ownerActive:
 		return OwnerDisabled
 	case q.Early && (q.Need.Class == Write || len(r.AllowedIPs) > 0):
 		return Early
 	case len(r.AllowedIPs) > 0 && !contains(r.AllowedIPs, q.Client):
 		return Address
-	case !may.allows(&q.Need):
+	case !e.allows(&q.Need):
 		return Forbidden
 	}
 	return OK

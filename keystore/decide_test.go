@@ -12,14 +12,14 @@ var (
 	six   = netip.MustParsePrefix("2001:db8::/32")
 )
 
-// Each case breaks one thing more than the one after it, so that the order of precedence shows
-// (spec section 5).
-func TestDecideNamesTheFirstFailure(t *testing.T) {
+// TestDecideReturnsTheFirstFailure breaks one condition fewer in each of the first cases, which
+// shows the precedence (docs/api_key.md, rule 1).
+func TestDecideReturnsTheFirstFailure(t *testing.T) {
 	key := func(change func(*Key, *Secret)) *Record {
 		k := &Key{ID: "k", Namespace: "acme", Owner: "ada", Active: true,
 			AllowedIPs: []netip.Prefix{local, six},
-			Grants: []Grant{{Namespace: "acme",
-				Permissions: []Permission{{Action: "read"}}}}, Secrets: []Secret{{Digest: Digest{1}}}}
+			Grants:     []Grant{{Namespace: "acme", Permissions: []Permission{{Action: "read"}}}},
+			Secrets:    []Secret{{Digest: Digest{1}}}}
 		change(k, &k.Secrets[0])
 		return NewRecord(k, Digest{1})
 	}
@@ -41,29 +41,24 @@ func TestDecideNamesTheFirstFailure(t *testing.T) {
 		want Outcome
 	}{
 		{"no record", nil, bad, Unknown},
-		{"secret past its end", key(func(k *Key,
-			s *Secret) {
-			s.ExpiresAt = noon
-			k.RevokedAt = noon
+		{"expired secret", key(func(k *Key, s *Secret) {
+			s.ExpiresAt, k.RevokedAt = noon, noon
 		}), bad, Rotated},
 		{"revoked", key(func(k *Key, _ *Secret) {
-			k.RevokedAt, k.ExpiresAt, k.Active = noon, noon,
-				false
+			k.RevokedAt, k.ExpiresAt, k.Active = noon, noon, false
 		}), bad, Revoked},
-		{"expired this very instant", key(func(k *Key, _ *Secret) {
-			k.ExpiresAt, k.Active = noon,
-				false
+		{"expired at this instant", key(func(k *Key, _ *Secret) {
+			k.ExpiresAt, k.Active = noon, false
 		}), bad, Expired},
 		{"inactive", key(func(k *Key, _ *Secret) {
-			k.ExpiresAt,
-				k.Active = noon.Add(time.Microsecond), false
+			k.ExpiresAt, k.Active = noon.Add(time.Microsecond), false
 		}), bad, Inactive},
-		{"ends when nobody will see it", key(func(k *Key, s *Secret) {
+		{"expires in the year 9999", key(func(k *Key, s *Secret) {
 			k.ExpiresAt = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 			s.ExpiresAt, k.AllowedIPs = k.ExpiresAt, nil
 		}), Request{Now: at, Namespace: acme}, OK},
 		{"owner disabled", key(func(k *Key, _ *Secret) { k.Owner = "bob" }), bad, OwnerDisabled},
-		{"owner gone", key(func(k *Key, _ *Secret) { k.Owner = "eve" }), bad, OwnerDisabled},
+		{"owner deleted", key(func(k *Key, _ *Secret) { k.Owner = "eve" }), bad, OwnerDisabled},
 		{"early write", key(func(*Key, *Secret) {}), bad, Early},
 		{"early read of a key with addresses", key(func(*Key, *Secret) {}),
 			Request{Now: at, Namespace: acme, Client: inside, Early: true}, Early},
@@ -72,24 +67,23 @@ func TestDecideNamesTheFirstFailure(t *testing.T) {
 		{"wrong address", key(func(*Key, *Secret) {}),
 			Request{Now: at, Client: netip.MustParseAddr("11.0.0.1")}, Address},
 		{"no address", key(func(*Key, *Secret) {}), Request{Now: at}, Address},
-		{"no such namespace", key(func(*Key, *Secret) {}), Request{Now: at, Client: inside},
+		{"unknown namespace", key(func(*Key, *Secret) {}), Request{Now: at, Client: inside},
 			Forbidden},
-		{"no such namespace, all granted",
+		{"unknown namespace, everything granted",
 			key(func(k *Key, _ *Secret) {
-				k.Grants[0] = Grant{Namespace: "*",
-					Permissions: []Permission{{Action: "*"}}}
+				k.Grants[0] = Grant{Namespace: "*", Permissions: []Permission{{Action: "*"}}}
 			}), Request{Now: at, Client: inside}, Forbidden},
 		{"another namespace", key(func(*Key, *Secret) {}),
 			Request{Now: at, Client: inside, Namespace: policy.Namespace("other")}, Forbidden},
 		{"another class", key(func(*Key, *Secret) {}),
 			Request{Now: at, Client: inside, Namespace: acme, Need: Need{Class: Write}}, Forbidden},
-		{"any namespace", key(func(k *Key, _ *Secret) { k.Grants[0].Namespace = "*" }),
+		{"grant in all namespaces", key(func(k *Key, _ *Secret) { k.Grants[0].Namespace = "*" }),
 			Request{Now: at, Client: inside, Namespace: policy.Namespace("other")}, OK},
-		{"mapped address", key(func(*Key, *Secret) {}),
+		{"IPv4-mapped address", key(func(*Key, *Secret) {}),
 			Request{Now: at, Namespace: acme, Client: netip.MustParseAddr("::ffff:10.1.2.3")}, OK},
-		{"zoned address", key(func(*Key, *Secret) {}),
+		{"address with a zone", key(func(*Key, *Secret) {}),
 			Request{Now: at, Namespace: acme, Client: netip.MustParseAddr("2001:db8::1%eth0")}, OK},
-		{"all well", key(func(*Key, *Secret) {}), good, OK},
+		{"all conditions met", key(func(*Key, *Secret) {}), good, OK},
 	} {
 		c.q.Policy = policy
 		if got := Decide(c.r, &c.q); got != c.want {

@@ -9,64 +9,64 @@ import (
 	"unique"
 )
 
-// A Policy is what decisions depend on besides the key, or what has changed of it: all of it is
-// small, and every node holds it whole.
+// A Policy is the rows of namespaces, roles and members, or those that have changed. Together with
+// a key, they determine every decision. Every node holds all of them in memory.
 type Policy struct {
-	Revision   Revision // of the newest change to any of it
-	At         Position // of the snapshot that it was read from
-	Whole      bool     // it is all there is
+	Revision   Revision // of the newest change to one of the rows
+	At         Position // of the snapshot from which the rows were read
+	Whole      bool     // contains all rows
 	Namespaces []Namespace
 	Roles      []Role   // without the built-in ones
 	Members    []Member // without root
-	// of a policy that is not whole: those that are in none of the lists are gone
+	// Changed lists the objects that have changed, unless the policy is whole. Those without a row
+	// in the lists above have been deleted.
 	Changed []Object
 }
 
 // An Object names a namespace, a role or a member.
 type Object struct {
 	Kind      ObjectKind
-	Namespace string // of a role
-	Name      string // of a role, else the id
+	Namespace string // only for a role
+	Name      string // the name of a role, or the id of a namespace or member
 }
 
-// ObjectKind is a kind of object that a policy consists of.
+// ObjectKind is the kind of an [Object].
 type ObjectKind string
 
+// Kinds of objects.
 const (
 	NamespaceObject ObjectKind = "namespace"
 	RoleObject      ObjectKind = "role"
 	MemberObject    ObjectKind = "member"
 )
 
-// A Directory is a policy as it is used. It does not change once made. Ids are compared byte by
-// byte.
+// A Directory is an indexed policy. It is immutable and safe for concurrent use. Ids are compared
+// byte by byte.
 type Directory struct {
 	revision   Revision
 	namespaces map[string]*Namespace
-	reached    map[string][]*Namespace // by namespace: those that its `reach` takes in
+	reached    map[string][]*Namespace // by namespace: the descendants that its `reach` includes
 	roles      map[RoleID]*role
 	members    map[string]*member
 	logins     map[string]*member
 	usage      usage
 }
 
-// role is a Role as it is used.
 type role struct {
 	*Role
 	set *Set
 }
 
-// member is a Member as it is used.
 type member struct {
 	*Member
-	holds *CompiledGrants
+	grants *CompiledGrants
 }
 
-// unreadable lists the rows that cannot be read, each with why.
+// UnreadableRows lists the rows that cannot be read, each with the reason.
 func (d *Directory) UnreadableRows() (list []string) {
-	add := func(why, format string, args ...any) {
-		if why != "" {
-			list = append(list, fmt.Sprintf(format, args...)+": "+why)
+	add := func(reason, format string, args ...any) {
+		if reason != "" {
+			list = append(list, fmt.Sprintf(format, args...)+": "+reason)
 		}
 	}
 	for _, ns := range d.namespaces {
@@ -90,10 +90,10 @@ type RequestCounters interface {
 	Of(namespace string) *OutcomeCounts
 }
 
-// NewDirectory readies a whole policy, which must not change any more.
+// NewDirectory returns the directory of a whole policy, which must not be modified afterwards.
 func NewDirectory(p *Policy) *Directory { return builtin.With(p, nil) }
 
-// builtin is a directory with the built-in roles alone.
+// builtin is a directory with only the built-in roles.
 var builtin = func() *Directory {
 	d := &Directory{roles: make(map[RoleID]*role)}
 	for i := range builtinRoles {
@@ -103,23 +103,24 @@ var builtin = func() *Directory {
 	return d
 }()
 
-// with returns the directory with the changes of p, which must not be modified afterwards. Besides
-// copying the maps, it takes time for these changes alone. counts is nil unless requests are
-// counted by namespaces of the new directory.
+// With returns the directory with the changes of p, which must not be modified afterwards. Apart
+// from copying the maps, its cost depends only on the number of changes. counts provides the
+// counters of the new directory's namespaces; nil leaves them out.
 func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 	d = &Directory{
 		revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached,
-		roles:   maps.Clone(d.roles),
-		members: maps.Clone(d.members), logins: maps.Clone(d.logins), usage: d.usage.clone(),
+		roles: maps.Clone(d.roles), members: maps.Clone(d.members), logins: maps.Clone(d.logins),
+		usage: d.usage.clone(),
 	}
 	if d.namespaces == nil {
-		d.namespaces, d.members, d.logins = make(map[string]*Namespace), make(map[string]*member), make(map[string]*member)
+		d.namespaces = make(map[string]*Namespace)
+		d.members, d.logins = make(map[string]*member), make(map[string]*member)
 	}
 	moved := len(p.Namespaces) > 0
 	for _, o := range p.Changed {
 		moved = moved || o.Kind == NamespaceObject
 	}
-	if moved { // ancestors may have changed, and with them whether a namespace is readable
+	if moved { // the ancestors of any namespace may have changed, and so may its Unreadable
 		for id, ns := range d.namespaces {
 			ns := *ns
 			d.namespaces[id] = &ns
@@ -165,7 +166,8 @@ func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 	return d
 }
 
-// remove removes a row that has changed. If the row still exists, its new version is added later.
+// remove removes a row that has changed. The caller then adds the new version of a row that still
+// exists.
 func (d *Directory) remove(o Object) {
 	switch o.Kind {
 	case NamespaceObject:
@@ -190,14 +192,14 @@ func (d *Directory) remove(o Object) {
 	}
 }
 
-// allNamespaces returns all namespaces, newest first.
+// AllNamespaces returns all namespaces, newest first.
 func (d *Directory) AllNamespaces() []*Namespace {
 	return slices.SortedFunc(maps.Values(d.namespaces), func(a, b *Namespace) int {
 		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
 	})
 }
 
-// allRoles returns all roles, newest first and the built-in ones last.
+// AllRoles returns all roles, newest first, then the built-in ones.
 func (d *Directory) AllRoles() []Role {
 	var list []Role
 	for _, r := range d.roles {
@@ -249,10 +251,11 @@ func (d *Directory) Role(id RoleID) *Role {
 // RoleIDs yields the ids of all roles in no particular order.
 func (d *Directory) RoleIDs() iter.Seq[RoleID] { return maps.Keys(d.roles) }
 
-// Namespace returns the namespace of that id, nil when there is none.
+// Namespace returns the namespace with this id, or nil.
 func (d *Directory) Namespace(id string) *Namespace { return d.namespaces[id] }
 
-// role returns what a role that a grant in a namespace names stands for, nil when there is none.
+// RoleSet returns the permissions of the role that a grant in a namespace refers to by name: a role
+// of that namespace or a shared one. It returns nil if the role does not exist.
 func (d *Directory) RoleSet(namespace, name string) *Set {
 	if r := d.roles[RoleID{namespace, name}]; r != nil {
 		return r.set
@@ -263,8 +266,8 @@ func (d *Directory) RoleSet(namespace, name string) *Set {
 	return nil
 }
 
-// upward yields a namespace and then its ancestors, the nearest first. It stops after maxDepth+1 of
-// them, because rows edited with SQL may form a cycle.
+// Ancestry yields a namespace and then its ancestors, the nearest first. It stops after MaxDepth+1
+// namespaces, because rows edited with SQL may form a cycle.
 func (d *Directory) Ancestry(ns *Namespace) iter.Seq[*Namespace] {
 	return func(yield func(*Namespace) bool) {
 		for at, n := ns, 0; at != nil && n <= MaxDepth && yield(at); n++ {
@@ -276,8 +279,8 @@ func (d *Directory) Ancestry(ns *Namespace) iter.Seq[*Namespace] {
 	}
 }
 
-// depth returns the level of a namespace: 1 without a parent, more than maxDepth if it is nested
-// too deep. It also returns whether the namespace is its own ancestor.
+// Depth returns the level of a namespace: 1 without a parent, more than [MaxDepth] if it is nested
+// too deep. It also reports whether the namespace is its own ancestor.
 func (d *Directory) Depth(ns *Namespace) (level int, cycle bool) {
 	for at := range d.Ancestry(ns) {
 		if level++; at.Parent == ns.ID {
@@ -287,7 +290,8 @@ func (d *Directory) Depth(ns *Namespace) (level int, cycle bool) {
 	return level, false
 }
 
-// under returns how many levels a namespace spans together with its descendants, and these.
+// Descendants returns the descendants of a namespace, and how many levels it spans together with
+// them.
 func (d *Directory) Descendants(id string) (height int, descendants []*Namespace) {
 	height = 1
 	for _, ns := range d.namespaces {
@@ -305,8 +309,8 @@ func (d *Directory) Descendants(id string) (height int, descendants []*Namespace
 	return height, descendants
 }
 
-// defect returns why the API would refuse the id or the parent of a namespace, or the empty string.
-// Such rows come from SQL.
+// Defect returns the reason why the API would refuse the id or the parent of a namespace, or the
+// empty string. Only SQL can create such a row.
 func (d *Directory) Defect(ns *Namespace) string {
 	if !ValidNamespaceID(ns.ID) {
 		return "no namespace can have this id"
@@ -334,17 +338,17 @@ func (d *Directory) ancestor(above string, below *Namespace) bool {
 	return false
 }
 
-// broken reports whether the row of a namespace is unreadable, so that grants in it count
-// nowhere.
-func (d *Directory) broken(namespace string) bool {
+// unreadable reports whether the row of a namespace is unreadable. Grants in such a namespace have
+// no effect.
+func (d *Directory) unreadable(namespace string) bool {
 	ns := d.namespaces[namespace]
 	return ns != nil && ns.Unreadable != ""
 }
 
-// canonical returns one copy of equal strings, for the few that a million keys share.
+// canonical returns the same copy for equal strings, because a million keys share a few of them.
 func canonical(s string) string { return unique.Make(s).Value() }
 
-// aliveOwner reports whether the member that a key acts for is there and active.
+// OwnerActive reports whether the owner of a key exists and is active.
 func (d *Directory) OwnerActive(id string) bool {
 	if id == RootMember {
 		return true
@@ -353,13 +357,13 @@ func (d *Directory) OwnerActive(id string) bool {
 	return m != nil && m.Active
 }
 
-// findReached finds for each namespace by which others it is reached, and the reverse. Looking at
-// all namespaces for each would take minutes.
+// findReached determines which namespaces reach which others, in both directions. It walks up from
+// each namespace, because comparing all pairs would take minutes.
 func (d *Directory) findReached() {
 	d.reached = make(map[string][]*Namespace)
 	for _, ns := range d.namespaces {
 		ns.reachedBy = nil
-		if ns.Unreadable != "" { // it has no ancestors
+		if ns.Unreadable != "" {
 			continue
 		}
 		for above := range d.Ancestry(ns) {
@@ -371,12 +375,13 @@ func (d *Directory) findReached() {
 	}
 }
 
-// reaches reports whether a namespace's `reach` takes in one of this directory that is below it.
+// Reaches reports whether the `reach` of a namespace includes one of its descendants, which must be
+// of this directory.
 func (d *Directory) Reaches(above string, below *Namespace) bool {
 	return slices.Contains(below.reachedBy, above)
 }
 
-// reachedFrom lists the namespaces that the `reach` of one takes in.
+// ReachedFrom returns the descendants of a namespace that its `reach` includes.
 func (d *Directory) ReachedFrom(above string) []*Namespace { return d.reached[above] }
 
 // MemberByLogin returns the enabled member with this verified login, or nil.

@@ -2,49 +2,54 @@ package keystore
 
 import "slices"
 
-// nothing is held by a member that is not there, or disabled. No member has it.
+// NoGrants are the grants of a member that does not exist or is disabled. They differ from the
+// grants of every existing member, even of one that has none.
 var NoGrants = new(CompiledGrants)
 
-// holds returns what bounds a member, and keys that act for it; nil for root.
+// GrantsOf returns the grants that limit a member and the keys it owns. It returns nil for root,
+// which nothing limits, and [NoGrants] for a member that does not exist or is disabled.
 func (d *Directory) GrantsOf(member string) *CompiledGrants {
 	if member == RootMember {
 		return nil
 	}
 	if m := d.members[member]; m != nil && m.Active {
-		return m.holds
+		return m.grants
 	}
 	return NoGrants
 }
 
-// heldIn is what a holding gives in a namespace, or in all of them: [AnyNamespace].
-func (d *Directory) SetFor(h *CompiledGrants, namespace string, wide, key bool) *Set {
+// SetFor returns the permissions that grants give in a namespace, or in all of them:
+// [AnyNamespace]. If wide is true, or the namespace does not exist, only connected grants count,
+// and those in all namespaces. key is as for [Directory.SetIn].
+func (d *Directory) SetFor(g *CompiledGrants, namespace string, wide, key bool) *Set {
 	if ns := d.namespaces[namespace]; ns != nil && !wide {
-		return d.SetIn(h, ns, key)
+		return d.SetIn(g, ns, key)
 	}
 	var parts []*Set
-	for i := range h.grants {
-		g := &h.grants[i]
-		here := g.namespace == namespace && g.connected && !d.broken(namespace)
-		if g.namespace == AnyNamespace || here {
-			parts = append(parts, d.gives(g))
+	for i := range g.grants {
+		one := &g.grants[i]
+		here := one.namespace == namespace && one.connected && !d.unreadable(namespace)
+		if one.namespace == AnyNamespace || here {
+			parts = append(parts, d.expand(one))
 		}
 	}
 	return Union(parts...)
 }
 
-// setIn is what a holding gives in a namespace. Only keys' grants reach below
-// through a namespace's `reach`. In one that is unreadable only grants in all namespaces count.
-func (d *Directory) SetIn(h *CompiledGrants, ns *Namespace, key bool) *Set {
+// SetIn returns the permissions that grants give in a namespace (docs/authority.md, rule 3). key
+// tells that they are a key's grants: only those apply in descendants through `reach`. In an
+// unreadable namespace, only grants in all namespaces count.
+func (d *Directory) SetIn(g *CompiledGrants, ns *Namespace, key bool) *Set {
 	var parts []*Set
-	for i := range h.grants {
-		switch g := &h.grants[i]; {
-		case g.namespace == AnyNamespace:
-			parts = append(parts, d.gives(g))
-		case ns.Unreadable != "" || d.broken(g.namespace):
-		case g.namespace == ns.ID || g.connected && g.namespace == ns.Parent:
-			parts = append(parts, d.gives(g))
-		case key && d.Reaches(g.namespace, ns):
-			parts = append(parts, d.gives(g).Data())
+	for i := range g.grants {
+		switch one := &g.grants[i]; {
+		case one.namespace == AnyNamespace:
+			parts = append(parts, d.expand(one))
+		case ns.Unreadable != "" || d.unreadable(one.namespace):
+		case one.namespace == ns.ID || one.connected && one.namespace == ns.Parent:
+			parts = append(parts, d.expand(one))
+		case key && d.Reaches(one.namespace, ns):
+			parts = append(parts, d.expand(one).Data())
 		}
 	}
 	switch len(parts) {
@@ -56,9 +61,8 @@ func (d *Directory) SetIn(h *CompiledGrants, ns *Namespace, key bool) *Set {
 	return Union(parts...)
 }
 
-// gives is a grant's permissions and those of its roles, which are roles of the grant's namespace
-// or shared ones.
-func (d *Directory) gives(g *compiledGrant) *Set {
+// expand returns the permissions of a grant, including those of its roles.
+func (d *Directory) expand(g *compiledGrant) *Set {
 	if len(g.roles) == 0 {
 		return g.set
 	}
@@ -69,28 +73,28 @@ func (d *Directory) gives(g *compiledGrant) *Set {
 	return Union(parts...)
 }
 
-// gives reports whether grants have one in the same namespace with at least the same reach.
-func HasGrant(grants []Grant, g *Grant) bool {
-	return slices.ContainsFunc(grants,
+// HasGrant reports whether grants contain one in the same namespace as g, which is connected if g
+// is.
+func HasGrant(grants []Grant, g *Grant) bool { return indexGrant(grants, g) >= 0 }
+
+func indexGrant(grants []Grant, g *Grant) int {
+	return slices.IndexFunc(grants,
 		func(b Grant) bool { return b.Namespace == g.Namespace && (b.Connected || !g.Connected) })
 }
 
-// adds reports whether grants give anything that those before them did not.
+// Adds reports whether grants give anything that the grants before did not.
 func (d *Directory) Adds(before, after []Grant) bool {
 	return slices.ContainsFunc(after,
 		func(g Grant) bool { return !HasGrant(before, &g) || len(d.Added(before, &g)) > 0 })
 }
 
-// added is what a grant gives that those before it did not cover, and all of each role that they
-// did not name: whoever has it gets what is added to it later.
+// Added returns the permissions of a grant that the grants before did not cover. It includes all
+// permissions of each role that is new, because the holder of a role also gets permissions that are
+// added to it later.
 func (d *Directory) Added(before []Grant, g *Grant) []Permission {
 	var was *Set
 	var had []string
-	if i := slices.IndexFunc(before,
-		func(b Grant) bool {
-			return b.Namespace == g.Namespace &&
-				(b.Connected || !g.Connected)
-		}); i >= 0 {
+	if i := indexGrant(before, g); i >= 0 {
 		was, had = d.Expand(&before[i]), before[i].Roles
 	}
 	list := slices.DeleteFunc(slices.Clone(d.Expand(g).Permissions()), was.Covers)
@@ -102,20 +106,22 @@ func (d *Directory) Added(before []Grant, g *Grant) []Permission {
 	return list
 }
 
-// expand is what a grant gives, roles included.
+// Expand returns the permissions of a grant, including those of its roles: roles of the grant's
+// namespace, and shared ones.
 func (d *Directory) Expand(g *Grant) *Set {
-	return d.gives(&compiledGrant{namespace: g.Namespace, set: g.Own(), roles: g.Roles,
+	return d.expand(&compiledGrant{namespace: g.Namespace, set: g.Own(), roles: g.Roles,
 		connected: g.Connected})
 }
 
-// touchedBy lists the namespaces that grants name or take in.
-func (d *Directory) Touched(h *CompiledGrants, key bool) []string {
+// Touched lists the namespaces in which grants apply. It may list one more than once. key is as for
+// [Directory.SetIn].
+func (d *Directory) Touched(g *CompiledGrants, key bool) []string {
 	var list []string
-	for i := range h.grants {
-		g := &h.grants[i]
-		list = append(list, g.namespace)
+	for i := range g.grants {
+		one := &g.grants[i]
+		list = append(list, one.namespace)
 		for id, ns := range d.namespaces {
-			if g.connected && ns.Parent == g.namespace || key && d.Reaches(g.namespace, ns) {
+			if one.connected && ns.Parent == one.namespace || key && d.Reaches(one.namespace, ns) {
 				list = append(list, id)
 			}
 		}

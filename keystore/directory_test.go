@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// TestAnyParents builds directories from random parents, cycles included, as SQL may write them.
-// Every walk must end, and agree with lineage.
-func TestAnyParents(t *testing.T) {
+// TestRandomParents builds directories from random parents, including cycles, which SQL can create.
+// All walks must end and agree with lineage.
+func TestRandomParents(t *testing.T) {
 	for seed := range uint64(30) {
 		checkParents(t, seed)
 		if t.Failed() {
@@ -24,8 +24,8 @@ func FuzzParents(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64) { checkParents(t, seed) })
 }
 
-// lineage returns the ancestors of a namespace, the nearest first. ok is false when they do not end
-// or are too many.
+// lineage returns the ancestors of a namespace, the nearest first. ok is false if there are too
+// many or they form a cycle.
 func lineage(parents map[string]string, id string) (above []string, ok bool) {
 	for at := parents[id]; at != ""; at = parents[at] {
 		if above = append(above, at); len(above) == MaxDepth {
@@ -39,13 +39,13 @@ func checkParents(t *testing.T, seed uint64) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 0))
 	n := 1 + rng.IntN(3*MaxDepth)
-	far := rng.IntN(3) // 0: any parent; else mostly the one before, for long chains
+	chains := rng.IntN(3) > 0 // mostly the previous namespace as the parent; else any
 	parents := make(map[string]string)
 	p := new(Policy)
 	for i := range n {
 		id, parent := fmt.Sprint("n", i), ""
 		switch {
-		case i > 0 && far > 0 && rng.IntN(40) > 0:
+		case i > 0 && chains && rng.IntN(40) > 0:
 			parent = fmt.Sprint("n", i-1)
 		case rng.IntN(n) > n/8:
 			parent = fmt.Sprint("n", rng.IntN(n))
@@ -78,16 +78,13 @@ func checkParents(t *testing.T, seed uint64) {
 		}
 		for _, other := range p.Namespaces {
 			from := d.Namespace(other.ID)
-			reached, lies := len(from.Reach) > 0, false
-			for _, id := range above {
-				lies = lies || id == from.ID
-			}
-			if got := d.ancestor(from.ID, ns); got != lies {
+			reached, below := len(from.Reach) > 0, slices.Contains(above, from.ID)
+			if got := d.ancestor(from.ID, ns); got != below {
 				t.Errorf("%s is an ancestor of %s: %t", from.ID, ns.ID, got)
 			}
 			for _, connected := range []bool{false, true} {
 				want := Forbidden
-				if ok && (from == ns || connected && ns.Parent == from.ID || reached && lies) {
+				if ok && (from == ns || connected && ns.Parent == from.ID || reached && below) {
 					want = OK
 				}
 				if got := Decide(record(from.ID, connected),
@@ -100,8 +97,8 @@ func checkParents(t *testing.T, seed uint64) {
 	}
 }
 
-// TestChangedDirectory changes a directory at random. At each step it must be the one that the rows
-// make when all of them are read.
+// TestChangedDirectory makes random changes to a directory. After each, it must equal a directory
+// that is built from all rows.
 func TestChangedDirectory(t *testing.T) {
 	for seed := range uint64(50) {
 		checkChanges(t, seed)
@@ -182,7 +179,7 @@ func checkChanges(t *testing.T, seed uint64) {
 		before := shape(d)
 		next := d.With(p, nil)
 		if got := shape(d); !reflect.DeepEqual(got, before) {
-			t.Fatalf("step %d changed the directory before it:\n%v\n%v", step, got, before)
+			t.Fatalf("step %d modified the previous directory:\n%v\n%v", step, got, before)
 		}
 		d = next
 		all := &Policy{Revision: p.Revision, Whole: true}
@@ -200,7 +197,7 @@ func checkChanges(t *testing.T, seed uint64) {
 				}
 			}
 			if _, cycle := d.Depth(d.namespaces[id]); sum != want && !cycle {
-				t.Fatalf("step %d: %s holds %+v, counted as %+v", step, id, want, sum)
+				t.Fatalf("step %d: tally of %s is %+v, want %+v", step, id, sum, want)
 			}
 		}
 		if got, want := shape(d), shape(NewDirectory(all)); !reflect.DeepEqual(got, want) {
@@ -209,7 +206,7 @@ func checkChanges(t *testing.T, seed uint64) {
 	}
 }
 
-// shape returns all that a directory holds, for comparisons.
+// shape returns the contents of a directory for comparisons.
 func shape(d *Directory) map[string]any {
 	s := map[string]any{"revision": d.revision, "usage": d.usage.all, "each": d.usage.each}
 	for id, ns := range d.namespaces {
@@ -232,7 +229,7 @@ func shape(d *Directory) map[string]any {
 		s[fmt.Sprint("role ", id)] = []any{*r.Role, r.set}
 	}
 	for id, m := range d.members {
-		s["member "+id] = []any{*m.Member, m.holds}
+		s["member "+id] = []any{*m.Member, m.grants}
 	}
 	for login, m := range d.logins {
 		s["login "+login] = m.ID
@@ -240,8 +237,8 @@ func shape(d *Directory) map[string]any {
 	return s
 }
 
-// TestLargeDirectories: what a change checks takes about the time that making the directory takes,
-// however deep namespaces are nested and however many of them reach others.
+// TestLargeDirectories checks that the cost of a change is comparable to that of building the
+// directory, however deep namespaces are nested and however many of them reach others.
 func TestLargeDirectories(t *testing.T) {
 	p := new(Policy)
 	for i := range 6000 {
@@ -261,16 +258,16 @@ func TestLargeDirectories(t *testing.T) {
 		return least
 	}
 	var d *Directory
-	made := took(func() { d = NewDirectory(p) })
+	built := took(func() { d = NewDirectory(p) })
 	for name, check := range map[string]func(){
 		"change a namespace": func() {
 			d.With(&Policy{Namespaces: []Namespace{*d.namespaces["n7"]},
 				Changed: []Object{{Kind: NamespaceObject, Name: "n7"}}}, nil)
 		},
-		"sums": func() { d.TallyByNamespace() },
+		"count the resources of all namespaces": func() { d.TallyByNamespace() },
 	} {
-		if cost := took(check); cost > 30*made { // quadratic code takes hundreds of times as long
-			t.Errorf("%s: %v; making the directory took %v", name, cost, made)
+		if cost := took(check); cost > 30*built { // quadratic code takes hundreds of times as long
+			t.Errorf("%s took %v; building the directory took %v", name, cost, built)
 		}
 	}
 }

@@ -1,9 +1,12 @@
-// Package keystore decides whether an API key opens a request, and manages the keys.
+// Package keystore is the domain: keys, members, roles, namespaces and permissions, and the
+// decision whether a key allows a request. It is pure. It imports only the standard library, starts
+// no goroutine, and knows neither SQL nor Caddy nor Redis.
 //
-// The data plane asks [manage.Keystore.Lookup] for the [Record] a credential opens and [Decide] for
-// the [Outcome]; the managing side ([manage.Keystore.MintKey] and its neighbours) is the one way to
-// change anything. A change that takes access away answers when no node accepts what it took: see
-// lease.go, changes.go and propagate.go.
+// Start with [Decide], which maps a [Record] and a [Request] to an [Outcome]. A [Directory] holds
+// the namespaces, roles and members that the decision depends on. [Token] and [TokenKey] define the
+// format of credentials. [Database] is the contract of the system of record, [SharedCache] that of
+// the cache that nodes share.
 //
-// The package imports the standard library only. The system of record behind it is a [Database].
+// Package node builds a running process on these types, package manage the operations that change
+// them.
 package keystore

@@ -2,36 +2,37 @@ package keystore
 
 import "strings"
 
-// Kind is the class of a managing operation's refusal; it maps to one HTTP status.
+// Kind is the class of an [Error]. Each maps to one HTTP status.
 type Kind uint8
 
+// Kinds of errors, with their HTTP status.
 const (
-	KindInvalid      Kind = iota + 1 // 422: the fields are wrong
-	KindForbidden                    // 403: the caller may not
-	KindNotFound                     // 404: there is none, or the caller may not know of it
-	KindConflict                     // 409: exists already, in use, or final
-	KindPrecondition                 // 412: If-Match does not fit
-	// 429: too many of these run already, or the caller asks for too much at a time
-	KindBusy
+	KindInvalid      Kind = iota + 1 // 422: a field is invalid
+	KindForbidden                    // 403: the caller lacks authority
+	KindNotFound                     // 404: does not exist, or the caller may not see it
+	KindConflict                     // 409: exists already, is in use, or cannot change any more
+	KindPrecondition                 // 412: If-Match does not match
+	KindBusy                         // 429: too many of these operations, or too large a request
 )
 
-// An Error refuses a managing operation. Nothing has been changed. All other errors of those
-// operations mean that the store failed.
+// An Error is the refusal of an operation, which has changed nothing. Any other error of an
+// operation means that the database failed.
 type Error struct {
 	Kind   Kind
 	Code   string // for programs: "exceeds_caller", "revoked", …
-	Detail string // for people: what is wrong, and what to do
+	Detail string // for people: the problem, and what to do about it
 	Fields []FieldError
-	ID     string // of the object in the way, if any
-	Needed string // the permission that the caller lacks, if that is it
+	ID     string // of the conflicting object, if any
+	Needed string // the permission that the caller lacks, if any
 }
 
-// A FieldError is one field that a body gets wrong.
+// A FieldError describes one invalid field.
 type FieldError struct {
-	Field  string // as a path: "grants[1].namespace"
+	Field  string // path, such as "grants[1].namespace"
 	Detail string
 }
 
+// Error returns the detail, or the details of all fields.
 func (e *Error) Error() string {
 	if len(e.Fields) == 0 {
 		return e.Detail

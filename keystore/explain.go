@@ -2,42 +2,43 @@ package keystore
 
 import "slices"
 
-// An Entitled is what a key may do in the namespaces of one of its grants.
-type Entitled struct {
+// An EffectiveGrant tells what one grant of a key allows.
+type EffectiveGrant struct {
 	Namespace string
 	Connected bool
-	Effective []Permission // what key and owner both allow there
-	Sources   []Source     // what the key itself has there, by permission
+	Effective []Permission // those that both the key and its owner have
+	Sources   []Source     // those of the key, before its owner limits them
 }
 
-// A Source says where a permission of a key comes from.
+// A Source tells where a permission of a key comes from.
 type Source struct {
 	Permission Permission
-	Own        bool     // given by the grant itself
-	Roles      []string // that give it
-	// the owner does not cover it, so that it counts as far as Effective says, or not at all
-	Cut bool
+	Own        bool     // the grant lists it
+	Roles      []string // the grant's roles that have it
+	Cut        bool     // the owner does not cover it, so it is effective in part or not at all
 }
 
-// Explain says what a key's grants come to as this node knows roles and members now, and where it
-// comes from. What a namespace's `reach` adds below it is the same as in it.
-func (d *Directory) Explain(key *Key) []Entitled {
-	owner := d.GrantsOf(key.Owner) // nil: root, whom nothing bounds
-	list := make([]Entitled, len(key.Grants))
+// Explain returns the effect of each of a key's grants, with the roles and members of the
+// directory. Where a grant applies in descendants through `reach`, its data permissions are the
+// same there.
+func (d *Directory) Explain(key *Key) []EffectiveGrant {
+	owner := d.GrantsOf(key.Owner) // nil for root, which nothing limits
+	list := make([]EffectiveGrant, len(key.Grants))
 	for i := range key.Grants {
 		g := &key.Grants[i]
 		has := d.Expand(g)
 		both := has
-		bounds := func(Permission) bool { return true }
-		if d.broken(g.Namespace) {
-			both, bounds = nil, func(Permission) bool { return false }
+		covered := func(Permission) bool { return true }
+		if d.unreadable(g.Namespace) {
+			both, covered = nil, func(Permission) bool { return false }
 		} else if owner != nil {
 			set := d.SetFor(owner, g.Namespace, g.Connected, false)
-			both, bounds = Intersection(has, set), set.Covers
+			both, covered = Intersection(has, set), set.Covers
 		}
-		e := Entitled{Namespace: g.Namespace, Connected: g.Connected, Effective: both.Permissions()}
+		e := EffectiveGrant{Namespace: g.Namespace, Connected: g.Connected,
+			Effective: both.Permissions()}
 		for _, p := range has.Permissions() {
-			s := Source{Permission: p, Own: slices.Contains(g.Permissions, p), Cut: !bounds(p)}
+			s := Source{Permission: p, Own: slices.Contains(g.Permissions, p), Cut: !covered(p)}
 			for _, role := range g.Roles {
 				if slices.Contains(d.RoleSet(g.Namespace, role).Permissions(), p) {
 					s.Roles = append(s.Roles, role)

@@ -6,32 +6,33 @@ import (
 	"weak"
 )
 
-// An interner keeps one copy of equal values for as long as anyone uses it. Its zero value is
-// ready.
+// An interner returns one copy of equal values, and forgets it when nothing uses it any more. Its
+// zero value is ready for use. It is safe for concurrent use.
 type interner[T any] struct {
-	held sync.Map // text → weak.Pointer[T]
+	values sync.Map // text → weak.Pointer[T]
 }
 
-// find returns the value in use that a text stands for, nil when there is none.
+// find returns the value for a text, or nil if none is in use.
 func (in *interner[T]) find(text string) *T {
-	if p, ok := in.held.Load(text); ok {
+	if p, ok := in.values.Load(text); ok {
 		return p.(weak.Pointer[T]).Value()
 	}
 	return nil
 }
 
-// intern returns the value in use that a text stands for, which is v when there was none.
+// intern returns the value in use for a text. If there is none, that is v from now on.
 func (in *interner[T]) intern(text string, v *T) *T {
-	made := weak.Make(v)
+	pointer := weak.Make(v)
 	for {
-		held, loaded := in.held.LoadOrStore(text, made)
+		other, loaded := in.values.LoadOrStore(text, pointer)
 		if !loaded {
-			runtime.AddCleanup(v, func(text string) { in.held.CompareAndDelete(text, made) }, text)
+			runtime.AddCleanup(v,
+				func(text string) { in.values.CompareAndDelete(text, pointer) }, text)
 			return v
 		}
-		if other := held.(weak.Pointer[T]).Value(); other != nil {
-			return other
+		if used := other.(weak.Pointer[T]).Value(); used != nil {
+			return used
 		}
-		in.held.CompareAndDelete(text, held)
+		in.values.CompareAndDelete(text, other)
 	}
 }

@@ -6,12 +6,14 @@ import (
 	"time"
 )
 
-// RootMember is who acts through Caddy's admin endpoint, and owns what is made there.
+// RootMember is the member that requests to Caddy's admin endpoint act as. It owns the keys that
+// they create.
 const RootMember = "root"
 
-// Status is what a key's fields add up to.
+// Status is the state of a key: see [Key.Status].
 type Status string
 
+// Statuses of keys.
 const (
 	StatusActive   Status = "active"
 	StatusInactive Status = "inactive"
@@ -19,45 +21,46 @@ const (
 	StatusRevoked  Status = "revoked"
 )
 
-// Statuses lists them all.
+// Statuses lists every [Status].
 var Statuses = []Status{StatusActive, StatusInactive, StatusExpired, StatusRevoked}
 
-// A Secret is one digest that opens a key.
+// A Secret is the stored part of a credential that authenticates as a key.
 type Secret struct {
 	Digest    Digest
 	CreatedAt time.Time
-	ExpiresAt time.Time // zero: with the key
-	Imported  bool      // the credential was made elsewhere and has no tag of ours
+	ExpiresAt time.Time // zero if it expires with the key
+	Imported  bool      // another system created the credential, so it has no tag of ours
 }
 
-// A Key is the record: it keeps its id for life. Times are UTC in microseconds.
+// A Key gives a program access. Its id never changes. Times are UTC in microseconds.
 type Key struct {
 	ID        string
 	Prefix    string // of its tokens, without the underscore
 	Name      string
 	Namespace string  // home
-	Grants    []Grant // the home grant first, when there is one
-	Owner     string  // the member it acts for
-	// the owner's own token: it has no grants and opens only the doors of those who manage
+	Grants    []Grant // begins with the home grant, if there is one
+	Owner     string  // id of the member that it acts for
+	// Personal marks the record of a member's own token. It has no grants, and is accepted only
+	// for management.
 	Personal  bool
 	CreatedBy string
 	Active    bool
 	CreatedAt time.Time
 
-	ExpiresAt    time.Time // zero: never. Never changes.
-	RevokedAt    time.Time // zero: not revoked. Never goes back.
+	ExpiresAt    time.Time // zero if it never expires; immutable
+	RevokedAt    time.Time // zero if it is not revoked; final
 	RevokedBy    string
 	RevokeReason string
-	LastUsedAt   time.Time // zero: never used. Written in batches, at most 10 s late.
+	LastUsedAt   time.Time // zero if it was never used; written in batches, at most 10 s late
 
-	Secrets    []Secret       // those that open it now or will until their end, newest first
-	AllowedIPs []netip.Prefix // empty: any
+	Secrets    []Secret       // those that have not expired, newest first
+	AllowedIPs []netip.Prefix // empty if all addresses are allowed
 	Metadata   map[string]string
-	Version    int64 // 1 when made, one more with each change
+	Version    int64 // 1 for a new key, incremented by each change
 }
 
-// Status returns the key's status at now: revoked before expired before inactive, as the outcomes
-// go.
+// Status returns the key's status at now. Revoked precedes expired, which precedes inactive, as in
+// [Decide].
 func (k *Key) Status(now time.Time) Status {
 	switch {
 	case !k.RevokedAt.IsZero():
@@ -70,19 +73,20 @@ func (k *Key) Status(now time.Time) Status {
 	return StatusActive
 }
 
-// opens reports whether a digest is that of a secret which opens the key at now.
+// Accepts reports whether one of the key's secrets has this digest and has not expired at now.
 func (k *Key) Accepts(d Digest, now time.Time) bool {
 	return slices.ContainsFunc(k.Secrets,
-		func(s Secret) bool {
-			return s.Digest == d &&
-				(s.ExpiresAt.IsZero() || now.Before(s.ExpiresAt))
-		})
+		func(s Secret) bool { return s.Digest == d && s.validAt(now) })
 }
 
-// Listed is how the key is shown in lists: its prefix and the first 8 of its id.
+func (s *Secret) validAt(now time.Time) bool {
+	return s.ExpiresAt.IsZero() || now.Before(s.ExpiresAt)
+}
+
+// Listed returns the form of the key in lists: its prefix and the first 8 characters of its id.
 func (k *Key) Listed() string { return ListedPrefix(k.Prefix, k.ID) }
 
-// HomeGrant returns the grant in the key's own namespace, or nil.
+// HomeGrant returns the grant in the key's home namespace, or nil.
 func (k *Key) HomeGrant() *Grant {
 	for i := range k.Grants {
 		if k.Grants[i].Namespace == k.Namespace {
@@ -92,7 +96,7 @@ func (k *Key) HomeGrant() *Grant {
 	return nil
 }
 
-// Access names the home grant's permissions.
+// Access returns the short name of the home grant's permissions.
 func (k *Key) Access() Access {
 	g := k.HomeGrant()
 	if g == nil || len(g.Roles) > 0 {
@@ -101,17 +105,18 @@ func (k *Key) Access() Access {
 	return AccessOf(g.Own())
 }
 
-// newest returns the key's present secret, nil when none opens it any more.
+// Current returns the newest secret that has not expired at now, or nil.
 func (k *Key) Current(now time.Time) *Secret {
-	for i, s := range k.Secrets {
-		if s.ExpiresAt.IsZero() || now.Before(s.ExpiresAt) {
+	for i := range k.Secrets {
+		if k.Secrets[i].validAt(now) {
 			return &k.Secrets[i]
 		}
 	}
 	return nil
 }
 
-// touches lists the namespaces a key has to do with: a member's token those that the member has.
+// Touches lists the home namespace and those of the grants. For the record of a member's token, it
+// lists those of the member's grants.
 func (k *Key) Touches(d *Directory) []string {
 	if m := d.members[k.Owner]; k.Personal && m != nil {
 		return m.Touches()

@@ -2,37 +2,42 @@ package keystore
 
 import "time"
 
-// MemberKind says what a member is, for people.
+// MemberKind tells people what a member is. It decides nothing.
 type MemberKind string
 
+// Kinds of members.
 const (
-	Person  MemberKind = "person" // the zero value means this too
+	Person  MemberKind = "person" // also the meaning of the zero value
 	Service MemberKind = "service"
 )
 
-// A Member is a person or service that manages keys, and whom keys act for. [RootMember] is not
-// among those that a database holds: it may do everything, cannot be changed, and has no token.
+// A Member is a person or service that manages keys and owns them. [RootMember] has no row in the
+// database: it may do everything, cannot be changed, and has no token.
 type Member struct {
 	ID   string // "m_" and 12 base62 digits
 	Name string
 	Kind MemberKind
-	// whom a door that trusts Caddy's users takes for this member; compared exactly; empty: nobody
+	// Login is the user that Caddy has authenticated and `trust_user` accepts as this member. It is
+	// compared byte by byte. Empty means no user.
 	Login     string
 	Grants    []Grant
-	Labels    map[string]string // for people and programs that manage members; they decide nothing
+	Labels    map[string]string // for people and their programs; they decide nothing
 	Active    bool
 	CreatedAt time.Time
 	CreatedBy string
 	Version   int64
 
-	Unreadable string // as of a role: it holds nothing, and only root changes it or acts for it
+	// Unreadable is the reason why the row cannot be read, or empty. Such a member has no
+	// permissions, and only root may change it or act for it.
+	Unreadable string
 }
 
 const memberIDPrefix = "m_"
 
+// NewMemberID returns a new random member id.
 func NewMemberID() string { return memberIDPrefix + NewID() }
 
-// touches lists the namespaces a member has to do with.
+// Touches lists the namespaces of the member's grants.
 func (m *Member) Touches() []string {
 	list := []string{}
 	for _, g := range m.Grants {

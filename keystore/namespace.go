@@ -3,50 +3,53 @@ package keystore
 import "time"
 
 const (
-	// MaxDepth bounds how deep namespaces can be nested.
+	// MaxDepth is how many levels deep namespaces can be nested.
 	MaxDepth = 32
-	// DefaultNamespace exists from the start and stays.
+	// DefaultNamespace always exists.
 	DefaultNamespace = "default"
-	// HomeNamespace stands for the key's own namespace in a Caddyfile and can name none.
+	// HomeNamespace stands for a key's home namespace in a Caddyfile. No namespace has this id.
 	HomeNamespace = "home"
-	// AnyRole in a namespace's KeyRoles stands for one role or more.
+	// AnyRole in a namespace's KeyRoles stands for at least one role.
 	AnyRole = "*"
 )
 
-// EditPolicy says how the keys of a namespace may be edited.
+// EditPolicy limits how the keys of a namespace may be edited.
 type EditPolicy string
 
+// Edit policies.
 const (
-	EditFree     EditPolicy = "free"      // the zero value means this too
-	EditGrowOnly EditPolicy = "grow_only" // a key's own grants never come to cover less
+	EditFree     EditPolicy = "free"      // also the meaning of the zero value
+	EditGrowOnly EditPolicy = "grow_only" // no edit may take permissions from a key's grants
 )
 
-// A Namespace is the partition a key is good for.
+// A Namespace is a tenant, account, application or workspace in which keys are valid.
 type Namespace struct {
 	ID         string
 	Kind       string
-	Parent     string // empty: none. A namespace that is its own ancestor is Unreadable.
+	Parent     string // empty if there is none
 	Name       string
 	EditPolicy EditPolicy
-	// Reach lists the kinds of descendants, at any depth, in which keys' grants in this namespace
-	// count for data permissions.
+	// Reach lists kinds of descendants, at any depth. Grants that keys have in this namespace give
+	// their data permissions in these descendants too.
 	Reach []string
-	// KeyRoles are the roles that keys homed here have in their home grant, exactly these;
-	// [AnyRole] alone: at least one; empty: any or none.
+	// KeyRoles are exactly the roles that the home grant of a key in this namespace must have.
+	// [AnyRole] alone requires at least one role. Empty requires nothing.
 	KeyRoles    []string
-	TokenPrefix string // of the tokens of keys homed here; empty: the deployment's first
-	// ChildPrefix is what the ids of descendants must begin with when they are created or moved
-	// here; empty: any id.
+	TokenPrefix string // for tokens of keys in this namespace; empty for the deployment's first
+	// ChildPrefix is the required beginning of the ids of descendants when they are created or
+	// moved here. Empty allows any id.
 	ChildPrefix string
 	CreatedAt   time.Time
 	Version     int64
-	// Unreadable is the reason why the row cannot be read, as for a role: grants in the namespace
-	// have no effect, it reaches no other namespace, and no key can be created in it.
+	// Unreadable is the reason why the row cannot be read, or empty. Grants in such a namespace
+	// have no effect, it reaches no other namespace, and no key can be created in it. In a
+	// directory, a namespace is also unreadable if it is its own ancestor or nested too deep.
 	Unreadable string
 
-	row       string         // why the row itself cannot be read; set in a directory
-	reachedBy []string       // the namespaces whose `reach` takes it in; set in a directory
-	counts    *OutcomeCounts // nil but in a directory
+	// A directory sets these.
+	row       string         // the reason why the row itself cannot be read
+	reachedBy []string       // the ancestors whose `reach` includes it
+	counts    *OutcomeCounts // nil if the directory counts no requests
 }
 
 // ValidNamespaceID reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}` and not reserved.
@@ -54,7 +57,7 @@ func ValidNamespaceID(s string) bool {
 	return ValidName(s) && s != HomeNamespace
 }
 
-// validName reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}`.
+// ValidName reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}`.
 func ValidName(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isBase62[c] && (i == 0 || c != '.' && c != '_' && c != '~' && c != '-') {
@@ -64,9 +67,8 @@ func ValidName(s string) bool {
 	return s != "" && len(s) <= MaxNameLen
 }
 
-// maxNameLen is how many characters the id of a namespace, or the name of a role, has at most.
+// MaxNameLen is the maximum length of the id of a namespace and of the name of a role.
 const MaxNameLen = 64
 
-// Counts returns the counters of requests in the namespace, nil outside of a directory that counts
-// them.
+// Counts returns the counters of requests in the namespace, or nil if its directory counts none.
 func (ns *Namespace) Counts() *OutcomeCounts { return ns.counts }

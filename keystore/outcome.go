@@ -5,10 +5,12 @@ import (
 	"sync/atomic"
 )
 
-// An Outcome is the answer to one request. The set is closed: it decides the status, the code in
-// the body, the metric label and the log field, so that they cannot disagree (spec section 5).
+// An Outcome is the result of checking one request. The set is closed (docs/api_key.md, rule 1).
+// The outcome determines the status, the code in the body, the metric label and the log field, so
+// that these cannot disagree.
 type Outcome uint8
 
+// Outcomes. docs/api_key.md, "Outcomes", describes each.
 const (
 	OK Outcome = iota
 	Public
@@ -30,14 +32,15 @@ const (
 	Address
 	Forbidden
 	UntrustedProxy
-	Rotated // the token was replaced by a rotation; callers get the answer of Unknown
+	Rotated // a rotation has replaced the token; clients get the same response as for Unknown
 
+	// NumOutcomes is the number of outcomes.
 	NumOutcomes int = iota
 )
 
 var outcomes = [NumOutcomes]struct {
 	name   string
-	status int // 0: the request goes on
+	status int // 0 if the request continues
 	code   string
 	title  string
 }{
@@ -76,19 +79,20 @@ var outcomes = [NumOutcomes]struct {
 	Rotated: {"rotated", http.StatusUnauthorized, "invalid_key", "The API key is not valid"},
 }
 
-// String is the outcome's name in logs and metrics.
+// String returns the outcome's name in logs and metrics.
 func (o Outcome) String() string { return outcomes[o].name }
 
-// Status is the HTTP status of the refusal, 0 when the request goes on to the next handler.
+// Status returns the HTTP status of the response, or 0 if the request continues to the next
+// handler.
 func (o Outcome) Status() int { return outcomes[o].status }
 
-// Code is the `code` of the problem document, empty when there is none.
+// Code returns the `code` of the problem document, or the empty string if there is none.
 func (o Outcome) Code() string { return outcomes[o].code }
 
-// Title is the `title` of the problem document.
+// Title returns the `title` of the problem document.
 func (o Outcome) Title() string { return outcomes[o].title }
 
-// Refuses reports whether the request ends here with a problem document.
+// Refuses reports whether the request is answered with a problem document.
 func (o Outcome) Refuses() bool { return outcomes[o].code != "" }
 
 // OutcomeCounts counts requests by outcome.

@@ -6,56 +6,62 @@ import (
 	"strings"
 )
 
-// Class says whether a request reads or writes.
+// Class tells whether a request reads or writes.
 type Class uint8
 
+// Classes of requests.
 const (
 	Read Class = iota
 	Write
-	UnknownClass // allowed by what allows everything
+	UnknownClass // only a permission for everything allows it
 )
 
+// String returns the permission that allows the class.
 func (c Class) String() string {
 	return [...]string{"read", "write", "*"}[c]
 }
 
 const (
 	adminResource = "admin"
-	// maxPermission bounds, in bytes, what may stand in a record, a header and a refusal.
+	// maxPermission is the maximum length of a permission in bytes. Permissions appear in records,
+	// headers and refusals.
 	maxPermission = 200
 )
 
-// A Permission is one string that allows something: `*`, `read`, `write`, or `<resource>:<action>`
-// where the action is `read`, `write`, `*` or an operation. Its zero value is no permission.
+// A Permission allows requests. Its text is `*`, `read`, `write`, or `<resource>:<action>`, where
+// the action is `read`, `write`, `*` or an operation. The zero value is not a permission.
 type Permission struct {
 	Resource string // empty for `*`, `read` and `write`
 	Action   string
 }
 
-// ParsePermission reads one permission. The error says what is wrong with it.
+// ParsePermission parses one permission.
 func ParsePermission(s string) (Permission, error) {
 	if len(s) > maxPermission {
-		return Permission{}, fmt.Errorf("a permission of %d characters is too long: %d are the most", len(s), maxPermission)
+		return Permission{}, fmt.Errorf("a permission must have at most %d characters; this one "+
+			"has %d", maxPermission, len(s))
 	}
 	resource, action, scoped := strings.Cut(s, ":")
 	if !scoped {
 		if s != "*" && s != "read" && s != "write" {
-			return Permission{}, fmt.Errorf("permission %q is none of *, read, write, "+
-				"RESOURCE:read, RESOURCE:write, RESOURCE:OPERATION, RESOURCE:*", s)
+			return Permission{}, fmt.Errorf("permission %q must be *, read, write, RESOURCE:read, "+
+				"RESOURCE:write, RESOURCE:OPERATION or RESOURCE:*", s)
 		}
 		return Permission{Action: s}, nil
 	}
 	if !ValidResource(resource) {
-		return Permission{}, fmt.Errorf("permission %q: a resource starts with a-z or 0-9 and "+
-			"goes on with these, '.', '_' or '-'", s)
+		return Permission{}, fmt.Errorf("permission %q: the resource must begin with a-z or 0-9 "+
+			"and contain only these, '.', '_' and '-'", s)
 	}
 	if action != "*" && !validOperation(action) {
-		return Permission{}, fmt.Errorf("permission %q: after the colon comes read, write, * or "+
-			"an operation: a letter or digit, then these, '.', '_' or '-'", s)
+		return Permission{}, fmt.Errorf("permission %q: after the colon must be read, write, * or "+
+			"an operation, which begins with a letter or digit and contains only these, '.', '_' "+
+			"and '-'", s)
 	}
 	return Permission{Resource: resource, Action: action}, nil
 }
 
+// String returns the text that [ParsePermission] parses.
 func (p Permission) String() string {
 	if p.Resource == "" {
 		return p.Action
@@ -63,11 +69,11 @@ func (p Permission) String() string {
 	return p.Resource + ":" + p.Action
 }
 
-// IsAdmin reports whether p is about the product's own resources, `admin` and `admin.…`, which `*`,
-// `read` and `write` never reach.
+// IsAdmin reports whether p is for the management of keys: see [IsAdminResource].
 func (p Permission) IsAdmin() bool { return IsAdminResource(p.Resource) }
 
-// IsAdminResource reports whether a resource is the product's own.
+// IsAdminResource reports whether a resource is `admin` or `admin.…`. These belong to the
+// management of keys, and `*`, `read` and `write` never include them.
 func IsAdminResource(r string) bool {
 	return r == adminResource || strings.HasPrefix(r, adminResource+".")
 }
@@ -91,17 +97,20 @@ func validOperation(s string) bool {
 	return s != ""
 }
 
-// A Need is what a request takes: one class, on one resource if the route names one, and one
-// operation of it if the route's table names one.
+// A Need is what a request requires: a class, a resource if its route names one, and an operation
+// if a row of the permission table matches.
 type Need struct {
 	Class     Class
-	Resource  string // empty: none
-	Operation string // empty: none; set only beside Resource
+	Resource  string // may be empty
+	Operation string // may be empty; set only together with Resource
 
-	Undeclared bool // the route's table has no such call, and is to be complete: nothing allows it
+	// Undeclared tells that a complete permission table has no row for the request. No permission
+	// allows it.
+	Undeclared bool
 }
 
-// String is the most specific permission that would do; empty if none would.
+// String returns the most specific permission that allows the request, or the empty string if none
+// does.
 func (n Need) String() string {
 	switch {
 	case n.Undeclared:
@@ -115,8 +124,8 @@ func (n Need) String() string {
 	}
 }
 
-// A Set holds the permissions of one grant, or of several taken together. It does not change once
-// made; the nil Set holds nothing.
+// A Set is the permissions of one grant, or of several together. It is immutable and safe for
+// concurrent use. A nil *Set is empty.
 type Set struct {
 	unscoped  actions
 	resources map[string]actions
@@ -124,7 +133,7 @@ type Set struct {
 	text      string       // list joined with commas
 }
 
-// actions is what a set holds on one resource, or without one.
+// actions are the actions of a set on one resource, or without a resource.
 type actions struct {
 	all, read, write bool
 	operations       map[string]bool
@@ -134,15 +143,14 @@ func (a actions) class(c Class) bool {
 	return a.all || c == Read && a.read || c == Write && a.write
 }
 
-// everything reports whether a covers all on its resource: spec section 3, "covers".
+// everything reports whether a covers all actions on its resource (docs/authority.md, rule 2).
 func (a actions) everything() bool { return a.all || a.read && a.write }
 
-// NewSet returns the set of ps. Equal sets that are in use are one and the same in memory.
+// NewSet returns the set of permissions. Equal sets share one *Set.
 func NewSet(ps ...Permission) *Set {
 	list := slices.Clone(ps)
 	slices.SortFunc(list, func(a, b Permission) int {
-		return strings.Compare(a.String(),
-			b.String())
+		return strings.Compare(a.String(), b.String())
 	})
 	list = slices.Compact(list)
 	words := make([]string, len(list))
@@ -181,10 +189,10 @@ func (a actions) with(action string) actions {
 	return a
 }
 
-// sets keeps one copy of each set in use: a million keys have few different ones.
+// sets has one copy of each set in use, because a million keys have few different ones.
 var sets interner[Set]
 
-// Permissions returns what s holds, sorted.
+// Permissions returns the permissions in s, sorted. The caller must not modify the slice.
 func (s *Set) Permissions() []Permission {
 	if s == nil {
 		return nil
@@ -192,7 +200,7 @@ func (s *Set) Permissions() []Permission {
 	return s.list
 }
 
-// String is the permissions, sorted, joined with commas.
+// String returns the permissions in s, sorted and joined with commas.
 func (s *Set) String() string {
 	if s == nil {
 		return ""
@@ -200,7 +208,7 @@ func (s *Set) String() string {
 	return s.text
 }
 
-// Allows reports whether s allows what a request needs (spec section 3).
+// Allows reports whether s allows a request (docs/authority.md, rule 1).
 func (s *Set) Allows(n Need) bool {
 	if s == nil || n.Undeclared {
 		return false
@@ -219,8 +227,8 @@ func (s *Set) Allows(n Need) bool {
 	return on.class(n.Class) || n.Operation != "" && on.operations[n.Operation]
 }
 
-// Covers reports whether whoever holds s may give p (spec section 3). A class never covers an
-// operation.
+// Covers reports whether the holder of s may give p (docs/authority.md, rule 2). A class never
+// covers an operation.
 func (s *Set) Covers(p Permission) bool {
 	if s == nil {
 		return false
@@ -240,7 +248,7 @@ func (s *Set) Covers(p Permission) bool {
 		on.operations[p.Action]
 }
 
-// Union returns a set that holds what any of its parts holds.
+// Union returns the set of the permissions in any of its parts.
 func Union(parts ...*Set) *Set {
 	var all []Permission
 	for _, s := range parts {
@@ -249,12 +257,12 @@ func Union(parts ...*Set) *Set {
 	return NewSet(all...)
 }
 
-// data returns what s holds but for the product's own resources.
+// Data returns s without permissions for the management of keys.
 func (s *Set) Data() *Set {
 	return NewSet(slices.DeleteFunc(slices.Clone(s.Permissions()), Permission.IsAdmin)...)
 }
 
-// intersection holds what both hold.
+// Intersection returns the permissions of each set that the other covers.
 func Intersection(a, b *Set) *Set {
 	var list []Permission
 	for _, p := range a.Permissions() {
@@ -273,13 +281,14 @@ func Intersection(a, b *Set) *Set {
 // Access is the short name of a permission set.
 type Access string
 
+// Short names of permission sets.
 const (
 	ReadOnly  Access = "read_only"  // read
 	ReadWrite Access = "read_write" // read, write
 	Custom    Access = "custom"     // anything else
 )
 
-// AccessOf names a set.
+// AccessOf returns the short name of a set.
 func AccessOf(s *Set) Access {
 	switch s.String() {
 	case "read":
@@ -290,7 +299,7 @@ func AccessOf(s *Set) Access {
 	return Custom
 }
 
-// Permissions returns what the name stands for, nil for [Custom].
+// Permissions returns the permissions that the name stands for, or nil for [Custom].
 func (a Access) Permissions() []Permission {
 	switch a {
 	case ReadOnly:

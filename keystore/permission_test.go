@@ -28,7 +28,8 @@ func TestParsePermission(t *testing.T) {
 		}
 	}
 	for _, s := range []string{"", "Read", "delete", ":read", "orders:", "Orders:read",
-		"orders:a b", "orders:a:b", "-a:read", "a:-x", "a:*x", "*:read", "*:*", "orders :read", "é:read", "orders:é"} {
+		"orders:a b", "orders:a:b", "-a:read", "a:-x", "a:*x", "*:read", "*:*", "orders :read",
+		"é:read", "orders:é"} {
 		if _, err := ParsePermission(s); err == nil {
 			t.Errorf("%q is accepted", s)
 		}
@@ -37,8 +38,8 @@ func TestParsePermission(t *testing.T) {
 
 func TestAllows(t *testing.T) {
 	read, write := Need{Class: Read}, Need{Class: Write}
-	ordersRead, ordersWrite := Need{Class: Read, Resource: "orders"}, Need{Class: Write,
-		Resource: "orders"}
+	ordersRead := Need{Class: Read, Resource: "orders"}
+	ordersWrite := Need{Class: Write, Resource: "orders"}
 	search := Need{Class: Read, Resource: "orders", Operation: "search"}
 	for _, c := range []struct {
 		set  string
@@ -105,9 +106,10 @@ func TestCovers(t *testing.T) {
 	}
 }
 
-// What covers each permission of a set must allow whatever the set allows: else a key could do more
-// than who made it.
-func TestWhatCoversASetAllowsWhatItAllows(t *testing.T) {
+// TestCoveringSetAllowsNoLess checks random pairs of sets. A set that covers each permission of
+// another must allow every request that the other allows. Otherwise a key could do more than its
+// creator.
+func TestCoveringSetAllowsNoLess(t *testing.T) {
 	words := strings.Fields("* read write a:read a:write a:x a:y a:* b:read b:* admin:read " +
 		"admin:write admin:* admin.keys:read admin.keys:create admin.keys:*")
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -130,19 +132,26 @@ func TestWhatCoversASetAllowsWhatItAllows(t *testing.T) {
 			continue
 		}
 		for _, class := range []Class{Read, Write} {
-			for _, n := range []Need{{Class: class}, {Class: class, Resource: "a"}, {Class: class, Resource: "a", Operation: "x"}, {Class: class, Resource: "b"}, {Class: class, Resource: "b", Operation: "z"},
-				{Class: class, Resource: "admin.keys", Operation: "create"}, {Class: class,
-					Resource: "admin.keys"}, {Class: class, Resource: "admin.roles"}} {
+			for _, n := range []Need{
+				{Class: class},
+				{Class: class, Resource: "a"},
+				{Class: class, Resource: "a", Operation: "x"},
+				{Class: class, Resource: "b"},
+				{Class: class, Resource: "b", Operation: "z"},
+				{Class: class, Resource: "admin.keys", Operation: "create"},
+				{Class: class, Resource: "admin.keys"},
+				{Class: class, Resource: "admin.roles"},
+			} {
 				if gives.Allows(n) && !has.Allows(n) {
-					t.Fatalf("[%s] covers [%s], which allows %v %v, and it does not", has, gives,
-						class, n)
+					t.Fatalf("[%s] covers [%s], but only the latter allows %v %v",
+						has, gives, class, n)
 				}
 			}
 		}
 	}
 }
 
-func TestEqualSetsAreOne(t *testing.T) {
+func TestEqualSetsShareMemory(t *testing.T) {
 	a := perms(t, "read orders:search")
 	if b := perms(t, "orders:search read read"); a != b || a.String() != "orders:search,read" {
 		t.Errorf("%p %p %s", a, b, a)
@@ -150,7 +159,7 @@ func TestEqualSetsAreOne(t *testing.T) {
 	runtime.KeepAlive(a)
 }
 
-// adminNeed is what an operation on one of the product's own resources requires.
+// adminNeed returns the need of an operation that manages keys.
 func adminNeed(resource, operation string) Need {
 	if operation == "read" {
 		return Need{Class: Read, Resource: resource}

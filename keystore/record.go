@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A Record is what one credential opens or has opened, as the data plane holds it: small, and fixed
-// but for its last use.
+// A Record is a key as seen by one of its credentials, in the form that nodes cache. Except for its
+// last use, it is immutable.
 type Record struct {
 	Digest     Digest
 	KeyID      string
@@ -18,44 +18,45 @@ type Record struct {
 	AllowedIPs []netip.Prefix
 	Metadata   map[string]string
 
-	held       *CompiledGrants
-	keyEnds    int64 // Unix nanoseconds; math.MaxInt64: never
-	secretEnds int64
-	revoked    bool
-	active     bool
-	personal   bool
+	grants        *CompiledGrants
+	keyExpires    int64 // Unix nanoseconds, or Never
+	secretExpires int64 // Unix nanoseconds, Never or rotatedOut
+	revoked       bool
+	active        bool
+	personal      bool
 
-	usedAt atomic.Int64 // Unix nanoseconds, coarse: see lastused.go
+	usedAt atomic.Int64 // Unix nanoseconds: see NoteUse
 }
 
-// Values of a record's keyEnds and secretEnds.
 const (
-	Never      = math.MaxInt64
+	// Never is the expiry, in Unix nanoseconds, of what never expires.
+	Never = math.MaxInt64
+
 	rotatedOut = math.MinInt64
 )
 
-// NewRecord compiles the record of a key for one of its digests. A digest that is not among the
-// key's secrets was rotated out: its record opens nothing, at any time.
+// NewRecord returns the record of a key for one of its digests. A digest that is not among the
+// key's secrets was rotated out. [Decide] refuses its record at any time.
 func NewRecord(k *Key, digest Digest) *Record {
 	r := &Record{
 		Digest: digest, KeyID: k.ID, Name: k.Name, Namespace: canonical(k.Namespace),
-		Owner: canonical(k.Owner), secretEnds: rotatedOut, held: NoGrants,
+		Owner: canonical(k.Owner), secretExpires: rotatedOut, grants: NoGrants,
 	}
 	for _, s := range k.Secrets {
 		if s.Digest == digest {
-			r.secretEnds = UnixNano(s.ExpiresAt)
+			r.secretExpires = UnixNano(s.ExpiresAt)
 		}
 	}
 	if r.RotatedOut() {
-		return r // many of them may be cached, so it holds nothing else
+		return r // small, because many of them may be cached
 	}
-	r.held, r.AllowedIPs, r.Metadata = CompileGrants(k.Grants, k.Owner), k.AllowedIPs, k.Metadata
-	r.keyEnds, r.revoked = UnixNano(k.ExpiresAt), !k.RevokedAt.IsZero()
+	r.grants, r.AllowedIPs, r.Metadata = CompileGrants(k.Grants, k.Owner), k.AllowedIPs, k.Metadata
+	r.keyExpires, r.revoked = UnixNano(k.ExpiresAt), !k.RevokedAt.IsZero()
 	r.active, r.personal = k.Active, k.Personal
 	return r
 }
 
-// size returns about how many bytes the record takes in the cache, without its holding.
+// Size returns the approximate memory of the record in bytes, without its grants.
 func (r *Record) Size() int64 {
 	n := 320 + len(r.KeyID) + len(r.Name) + 32*len(r.AllowedIPs)
 	for name, value := range r.Metadata {
@@ -64,39 +65,41 @@ func (r *Record) Size() int64 {
 	return int64(n)
 }
 
-// opensNothing reports whether the record is of a digest that was rotated out.
-func (r *Record) RotatedOut() bool { return r.secretEnds == rotatedOut }
+// RotatedOut reports whether a rotation has replaced the record's credential for good.
+func (r *Record) RotatedOut() bool { return r.secretExpires == rotatedOut }
 
-// lastNano is the last second that Unix nanoseconds can tell: in the year 2262.
-const lastNano = math.MaxInt64 / int64(time.Second)
+// lastSecond is the last second that Unix nanoseconds can represent, in the year 2262.
+const lastSecond = math.MaxInt64 / int64(time.Second)
 
+// UnixNano returns an expiry in Unix nanoseconds: [Never] for the zero time, and for times that
+// nanoseconds cannot represent.
 func UnixNano(t time.Time) int64 {
-	if t.IsZero() || t.Unix() >= lastNano {
+	if t.IsZero() || t.Unix() >= lastSecond {
 		return Never
 	}
 	return t.UnixNano()
 }
 
-// Ends returns when the record stops opening anything by itself, in Unix nanoseconds.
-func (r *Record) Ends() int64 { return min(r.keyEnds, r.secretEnds) }
+// Expiry returns when the credential or its key expires, in Unix nanoseconds, or [Never].
+func (r *Record) Expiry() int64 { return min(r.keyExpires, r.secretExpires) }
 
 // Grants returns the compiled grants of the record's key.
-func (r *Record) Grants() *CompiledGrants { return r.held }
+func (r *Record) Grants() *CompiledGrants { return r.grants }
 
-// Personal reports whether the record is of a member's own token.
+// Personal reports whether the record is that of a member's own token.
 func (r *Record) Personal() bool { return r.personal }
 
 // Usable reports whether the key is neither revoked nor inactive. It may have expired.
 func (r *Record) Usable() bool { return r.active && !r.revoked }
 
-// NoteUse notes a use at now, in Unix nanoseconds, and reports whether it is at least grain later
-// than the last one that was noted.
+// NoteUse records a use at now, in Unix nanoseconds, if the last recorded use is at least grain
+// earlier. It reports whether it did.
 func (r *Record) NoteUse(now int64, grain time.Duration) bool {
 	last := r.usedAt.Load()
 	return now-last >= int64(grain) && r.usedAt.CompareAndSwap(last, now)
 }
 
-// Set returns what the record's key and its owner both hold in a namespace.
+// Set returns the permissions that the record's key and its owner both have in a namespace.
 func (r *Record) Set(d *Directory, ns *Namespace) *Set {
-	return r.held.under(d, ns).both
+	return r.grants.under(d, ns).both
 }

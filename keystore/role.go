@@ -2,28 +2,30 @@ package keystore
 
 import "time"
 
-// A Role is a named set of permissions. It belongs to one namespace, whose grants alone can name
-// it, or is shared: [AnyNamespace]. A name is shared or local, never both.
+// A Role is a named set of permissions. It belongs to one namespace, and only grants in it can name
+// the role, or it is shared: its namespace is [AnyNamespace]. A name is shared or local, never
+// both.
 type Role struct {
 	Namespace   string
 	Name        string
 	Description string // for people
 	Permissions []Permission
-	Builtin     bool // made with the product: it cannot be changed
+	Builtin     bool // part of the product, and immutable
 	CreatedAt   time.Time
 	Version     int64
-	// why its row, changed by hand, cannot be read: it gives nothing until it is mended; empty: it
-	// can
+	// Unreadable is the reason why the row, edited with SQL, cannot be read, or empty. Such a role
+	// has no permissions until it is repaired.
 	Unreadable string
 }
 
-// A RoleID names a role.
+// A RoleID identifies a role.
 type RoleID struct{ Namespace, Name string }
 
-// ID is the role's.
+// ID returns the role's id.
 func (r *Role) ID() RoleID { return RoleID{r.Namespace, r.Name} }
 
-// builtinRoles are shared, and for members (spec section 7). The database does not hold them.
+// builtinRoles are shared roles for members (docs/authority.md, rule 8). They have no rows in the
+// database.
 var builtinRoles = []Role{
 	{Namespace: AnyNamespace, Name: "client-admin",
 		Description: "Everything, members and namespaces included.",
@@ -31,13 +33,13 @@ var builtinRoles = []Role{
 	{Namespace: AnyNamespace, Name: "developer",
 		Description: "All data, keys and roles; reads the rest.",
 		Permissions: MustParsePermissions("*", "admin.keys:*", "admin.roles:*", "admin:read"),
-		Builtin:     true,
-		Version:     1},
+		Builtin:     true, Version: 1},
 	{Namespace: AnyNamespace, Name: "viewer",
 		Description: "Sees keys and the rest, and changes nothing.",
 		Permissions: MustParsePermissions("admin:read"), Builtin: true, Version: 1},
 }
 
+// MustParsePermissions parses permissions, and panics if one is invalid.
 func MustParsePermissions(words ...string) []Permission {
 	out := make([]Permission, len(words))
 	for i, w := range words {
@@ -53,5 +55,5 @@ func MustParsePermissions(words ...string) []Permission {
 // ValidRoleName reports whether s is `[A-Za-z0-9][A-Za-z0-9._~-]{0,63}`, as namespace ids are.
 func ValidRoleName(s string) bool { return ValidName(s) }
 
-// touches lists the namespaces a role has to do with.
+// Touches lists the role's namespace.
 func (r *Role) Touches() []string { return []string{r.Namespace} }

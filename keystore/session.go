@@ -2,25 +2,25 @@ package keystore
 
 import "time"
 
-// A Session lets a browser go on as the member whose token it was opened with, on every node. It
-// ends with the token: when that is replaced, expires, or the member is disabled.
+// A Session authenticates a browser, on every node, as the member whose token opened it. It also
+// ends when that token is replaced or expires, or the member is disabled.
 type Session struct {
-	ID        Digest // of what the browser holds
+	ID        Digest // of the secret in the browser's cookie
 	Token     Digest // of the member's token
 	CreatedAt time.Time
-	UsedAt    time.Time // at most sessionGrain late
+	UsedAt    time.Time // written at most once in five minutes
 }
 
 const (
-	// SessionIdle is how long a session lasts unused.
+	// SessionIdle is how long an unused session lasts.
 	SessionIdle = time.Hour
-	// SessionLife is how long a session lasts at most.
+	// SessionLife is the maximum duration of a session.
 	SessionLife = 12 * time.Hour
-	// MaxSessions is how many sessions one token has at most.
+	// MaxSessions is the maximum number of sessions per token.
 	MaxSessions = 50
 )
 
-// over reports whether the session has ended by itself.
+// Expired reports whether the session has expired at now. It does not look at the token.
 func (s *Session) Expired(now time.Time) bool {
 	return now.Sub(s.UsedAt) >= SessionIdle || now.Sub(s.CreatedAt) >= SessionLife
 }

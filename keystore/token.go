@@ -16,61 +16,64 @@ import (
 	"unsafe"
 )
 
-// Sizes of a token's parts, in characters: <prefix>_<id><secret><tag><check>.
+// A token is <prefix>_<id><secret><tag><check> (docs/api_key.md, rule 6). Lengths are in
+// characters.
 const (
 	// DefaultPrefix is the token prefix of a deployment that configures none.
-	DefaultPrefix  = "ak"
+	DefaultPrefix = "ak"
+	// TokenIDLen is the length of a key's id.
 	TokenIDLen     = 12
 	tokenSecretLen = 32
 	tokenTagLen    = 8
 	tokenBodyLen   = TokenIDLen + tokenSecretLen + tokenTagLen + base62CRCLen
 	maxPrefixLen   = 24
 
-	// MemberPrefix marks the tokens of members; keys cannot have it.
+	// MemberPrefix is the prefix of members' tokens. Tokens of keys cannot have it.
 	MemberPrefix = "akm"
 
+	// MinCredentialLen and MaxCredentialLen are the limits for tokens and imported credentials.
 	MinCredentialLen = 8
 	MaxCredentialLen = 512
 )
 
-// ErrMalformed says that a string is not a token of ours: wrong alphabet, length or check.
+// ErrMalformed means that a string is not a token: its alphabet, length or check digits are wrong.
 var ErrMalformed = errors.New("not a well-formed API key token")
 
-// A Digest is the SHA-256 of a whole credential: all that is stored of it.
+// A Digest is the SHA-256 of a whole credential. Nothing else of a credential is stored.
 type Digest [sha256.Size]byte
 
 // DigestOf returns the digest of a credential. It does not allocate.
 func DigestOf(credential string) Digest {
-	// A conversion would copy: the compiler does not see that Sum256 leaves its argument as it is.
+	// A conversion would copy, because the compiler does not know that Sum256 only reads.
 	return sha256.Sum256(unsafe.Slice(unsafe.StringData(credential), len(credential)))
 }
 
-// IsZero reports whether d is the zero value, which no credential has.
+// IsZero reports whether d is the zero value, which is the digest of no credential.
 func (d Digest) IsZero() bool { return d == Digest{} }
 
-// String is redacted: a digest identifies a token to whoever can guess it.
+// String returns a redacted form, because a digest confirms a guessed token.
 func (d Digest) String() string { return "sha256:…" }
 
-// A Token is the secret a client sends. Its zero value is no token. All its printed forms are
-// redacted; [Token.Reveal] is the one way to the secret.
+// A Token is the secret that a client sends. The zero value is not a token. All printed forms are
+// redacted. Only [Token.Reveal] returns the secret.
 type Token struct {
 	text   string
-	prefix int // length
+	prefix int // its length
 }
 
-// Reveal returns the token itself, for the one answer that shows it.
+// Reveal returns the token itself, for the one response that shows it.
 func (t Token) Reveal() string { return t.text }
 
 // Prefix returns the part before the last underscore.
 func (t Token) Prefix() string { return t.text[:t.prefix] }
 
-// ID returns the public id of the key the token was made for.
+// ID returns the public id of the token's key.
 func (t Token) ID() string { return t.text[t.prefix+1:][:TokenIDLen] }
 
-// Digest returns what is stored of the token.
+// Digest returns the digest of the token, under which it is stored.
 func (t Token) Digest() Digest { return DigestOf(t.text) }
 
-// String returns the listed form, `<prefix>_<first 8 of id>…`.
+// String returns the listed form: see [ListedPrefix].
 func (t Token) String() string {
 	if t.text == "" {
 		return ""
@@ -78,17 +81,23 @@ func (t Token) String() string {
 	return ListedPrefix(t.Prefix(), t.ID())
 }
 
-// GoString, LogValue, MarshalText and Format keep the secret out of %#v, slog and JSON.
-func (t Token) GoString() string              { return "keystore.Token(" + t.String() + ")" }
-func (t Token) LogValue() slog.Value          { return slog.StringValue(t.String()) }
-func (t Token) MarshalText() ([]byte, error)  { return []byte(t.String()), nil }
+// GoString implements [fmt.GoStringer] with the listed form.
+func (t Token) GoString() string { return "keystore.Token(" + t.String() + ")" }
+
+// LogValue implements [slog.LogValuer] with the listed form.
+func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
+
+// MarshalText implements [encoding.TextMarshaler] with the listed form.
+func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// Format implements [fmt.Formatter] with the listed form for every verb.
 func (t Token) Format(f fmt.State, verb rune) { _, _ = f.Write([]byte(t.String())) }
 
-// ListedPrefix is how a key is shown: `<prefix>_<first 8 of id>…`.
+// ListedPrefix returns the form of a key in lists: `<prefix>_<first 8 characters of the id>…`.
 func ListedPrefix(prefix, id string) string { return prefix + "_" + id[:min(8, len(id))] + "…" }
 
-// ParseToken checks form and check digits, as anyone can do offline; [TokenKey.Verify] checks the
-// tag. It accepts exactly what [Token.Reveal] returns.
+// ParseToken parses the text that [Token.Reveal] returns. It verifies the form and the check
+// digits, which requires no secret. [TokenKey.Verify] verifies the tag.
 func ParseToken(s string) (Token, error) {
 	prefix := len(s) - tokenBodyLen - 1
 	if prefix < 1 || s[prefix] != '_' || !ValidPrefix(s[:prefix]) {
@@ -106,8 +115,8 @@ func ParseToken(s string) (Token, error) {
 	return Token{text: s, prefix: prefix}, nil
 }
 
-// ContainsToken reports whether a token stands anywhere in s: one with right check digits, of this
-// deployment or another.
+// ContainsToken reports whether s contains a token, of this deployment or another: one with correct
+// check digits. It takes linear time.
 func ContainsToken(s string) bool {
 	for body := 0; ; {
 		i := strings.IndexByte(s[body:], '_')
@@ -135,7 +144,7 @@ func base62Only(s string) bool {
 	return true
 }
 
-// ValidPrefix reports whether p is `[a-z][a-z0-9]*(_[a-z0-9]+)*` of at most 24 characters.
+// ValidPrefix reports whether p is `[a-z][a-z0-9]*(_[a-z0-9]+)*` and has at most 24 characters.
 func ValidPrefix(p string) bool {
 	if p == "" || len(p) > maxPrefixLen || p[0] < 'a' || p[0] > 'z' || p[len(p)-1] == '_' {
 		return false
@@ -149,8 +158,7 @@ func ValidPrefix(p string) bool {
 	return true
 }
 
-// HasTokenPrefix reports whether s starts with prefix and the underscore that ends it, whatever
-// follows.
+// HasTokenPrefix reports whether s begins with prefix and an underscore.
 func HasTokenPrefix(s, prefix string) bool {
 	return len(s) > len(prefix) && s[len(prefix)] == '_' && s[:len(prefix)] == prefix
 }
@@ -160,8 +168,8 @@ func putCheck(dst []byte, s string) {
 	putBase62(dst, uint64(crc32.ChecksumIEEE([]byte(s))))
 }
 
-// A TokenKey signs tokens, so that a forged or mistyped one is refused without asking a store.
-// It is safe for concurrent use.
+// A TokenKey signs tokens, so that a node refuses a forged or mistyped one without a database
+// query. It is safe for concurrent use.
 type TokenKey struct {
 	secret [32]byte
 	macs   sync.Pool
@@ -174,27 +182,28 @@ func NewTokenKey(secret [32]byte) *TokenKey {
 	return k
 }
 
-// ParseTokenSecret reads the 64 hex digits of `token_key`. The error does not repeat them.
+// ParseTokenSecret parses the 64 hex digits of `token_key`. Errors do not contain any of them.
 func ParseTokenSecret(s string) (secret [32]byte, err error) {
 	if len(s) != hex.EncodedLen(len(secret)) {
-		return secret, fmt.Errorf("a token key has 64 hex digits, this one has %d characters",
+		return secret, fmt.Errorf("a token key must be 64 hex digits; this one has %d characters",
 			len(s))
 	}
 	if _, err := hex.Decode(secret[:], []byte(s)); err != nil {
-		return secret, errors.New("a token key has 64 hex digits, this one has other characters")
+		return secret, errors.New("a token key must be 64 hex digits; this one has other " +
+			"characters")
 	}
 	return secret, nil
 }
 
-// tagState keeps the buffers of one tag computation from being allocated each time.
+// tagState is the reusable buffers of one tag computation.
 type tagState struct {
 	mac hash.Hash
 	sum [sha256.Size]byte
 	in  [maxPrefixLen + 1 + TokenIDLen + tokenSecretLen]byte
 }
 
-// putTag writes the tag over signed: HMAC-SHA-256, its first 8 bytes as a big-endian number, modulo
-// 62^8, in base62.
+// putTag writes the tag of signed to dst: the first 8 bytes of its HMAC-SHA-256, as a big-endian
+// number modulo 62^8, in base62.
 func (k *TokenKey) putTag(dst []byte, signed string) {
 	st := k.macs.Get().(*tagState)
 	defer k.macs.Put(st)
@@ -204,7 +213,7 @@ func (k *TokenKey) putTag(dst []byte, signed string) {
 	putBase62(dst, binary.BigEndian.Uint64(sum)%base62TagSpace)
 }
 
-// Verify reports whether the tag of t was made with this key.
+// Verify reports whether this key created the tag of t.
 func (k *TokenKey) Verify(t Token) bool {
 	if t.text == "" {
 		return false
@@ -215,7 +224,7 @@ func (k *TokenKey) Verify(t Token) bool {
 	return hmac.Equal(tag[:], []byte(t.text[signed:][:tokenTagLen]))
 }
 
-// Generate makes a new token with a fresh secret. id is the key's: see [NewID].
+// Generate returns a new token with a random secret. id is that of its key: see [NewID].
 func (k *TokenKey) Generate(prefix, id string) Token {
 	return k.seal(prefix, id, RandomBase62(tokenSecretLen))
 }
@@ -239,14 +248,14 @@ func (k *TokenKey) seal(prefix, id, secret string) Token {
 // NewID returns a new public key id: 12 random base62 characters (71 bits).
 func NewID() string { return RandomBase62(TokenIDLen) }
 
-// randomBase62 returns n uniformly random characters from the system's generator.
+// RandomBase62 returns n uniformly random characters from the system's generator.
 func RandomBase62(n int) string {
 	out := make([]byte, 0, n)
 	var buf [64]byte
 	for len(out) < n {
-		_, _ = rand.Read(buf[:]) // never fails: crypto/rand
+		_, _ = rand.Read(buf[:]) // crypto/rand never fails
 		for _, b := range buf {
-			if b < 248 && len(out) < n { // 4·62; the rest would favour the first letters
+			if b < 248 && len(out) < n { // 4·62; the rest would favour the first digits
 				out = append(out, base62Alphabet[b%62])
 			}
 		}

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The vectors fix the format for good: prefix, id, secret and token key in, token out. They were
-// computed apart from this code, with Python's hmac, hashlib and zlib.
+// tokenVectors fix the format of tokens. They were computed independently of this code, with
+// Python's hmac, hashlib and zlib.
 var tokenVectors = []struct{ prefix, id, secret, key, token string }{
 	{"ak", "000000000000", "00000000000000000000000000000000",
 		"0000000000000000000000000000000000000000000000000000000000000000",
@@ -50,13 +50,14 @@ func TestTokenVectors(t *testing.T) {
 				key.Verify(tok))
 		}
 		if testKey(t, strings.Repeat("5a", 32)).Verify(tok) {
-			t.Errorf("vector %d: another deployment's key verifies it", i)
+			t.Errorf("vector %d: verifies with another deployment's key", i)
 		}
 	}
 }
 
-// An attacker can compute the check, so it must not help without the tag.
-func TestForgedTagIsFound(t *testing.T) {
+// TestForgedTokenDoesNotVerify changes each character and corrects the check digits, as an attacker
+// can.
+func TestForgedTokenDoesNotVerify(t *testing.T) {
 	key := testKey(t, strings.Repeat("00", 32))
 	text := key.Generate("ak", NewID()).Reveal()
 	for i := len("ak_"); i < len(text)-base62CRCLen; i++ {
@@ -65,15 +66,15 @@ func TestForgedTagIsFound(t *testing.T) {
 		putCheck(forged[len(forged)-base62CRCLen:], string(forged[:len(forged)-base62CRCLen]))
 		tok, err := ParseToken(string(forged))
 		if err != nil {
-			t.Fatalf("byte %d: the check was made right, but: %v", i, err)
+			t.Fatalf("byte %d: correct check digits are refused: %v", i, err)
 		}
 		if key.Verify(tok) {
-			t.Errorf("byte %d: a changed token verifies", i)
+			t.Errorf("byte %d: the forged token verifies", i)
 		}
 	}
 }
 
-func TestEveryMistypedCharacterIsMalformed(t *testing.T) {
+func TestMistypedTokenIsMalformed(t *testing.T) {
 	text := testKey(t, strings.Repeat("00", 32)).Generate("ak_live", NewID()).Reveal()
 	for i := range text {
 		for _, c := range []byte("0Zz_-é") {
@@ -88,8 +89,8 @@ func TestEveryMistypedCharacterIsMalformed(t *testing.T) {
 	for _, other := range []string{"", text[:len(text)-1], text + "0", " " + text, text + "\n",
 		strings.ToUpper(text)} {
 		if _, err := ParseToken(other); err == nil {
-			t.Errorf("a string of length %d is accepted for one of length %d", len(other),
-				len(text))
+			t.Errorf("a string of length %d is accepted; the token has length %d",
+				len(other), len(text))
 		}
 	}
 }
@@ -106,7 +107,7 @@ func TestPrefixes(t *testing.T) {
 	}
 }
 
-// FuzzParseToken: what is accepted is what was parsed, to the byte.
+// FuzzParseToken checks that ParseToken accepts only strings that Reveal returns unchanged.
 func FuzzParseToken(f *testing.F) {
 	for _, v := range tokenVectors {
 		f.Add(v.token)
@@ -120,7 +121,7 @@ func FuzzParseToken(f *testing.F) {
 		}
 		if tok.Reveal() != s || tok.Prefix()+"_" != s[:len(s)-tokenBodyLen] ||
 			!ValidPrefix(tok.Prefix()) || tok.ID() != s[len(tok.Prefix())+1:][:TokenIDLen] {
-			t.Errorf("%q is taken apart wrongly", s)
+			t.Errorf("%q: wrong parts", s)
 		}
 	})
 }
@@ -134,15 +135,15 @@ func FuzzGenerate(f *testing.F) {
 		var secret [32]byte
 		copy(secret[:], seed)
 		key := NewTokenKey(secret)
-		made := key.Generate(prefix, NewID())
-		tok, err := ParseToken(made.Reveal())
-		if err != nil || tok != made || !key.Verify(tok) {
-			t.Errorf("prefix %q: what was generated does not parse and verify: %v", prefix, err)
+		generated := key.Generate(prefix, NewID())
+		tok, err := ParseToken(generated.Reveal())
+		if err != nil || tok != generated || !key.Verify(tok) {
+			t.Errorf("prefix %q: a generated token does not parse and verify: %v", prefix, err)
 		}
 	})
 }
 
-func TestTokenIsRedactedWhereverItIsPrinted(t *testing.T) {
+func TestTokenIsRedactedInEveryPrintedForm(t *testing.T) {
 	tok := testKey(t, strings.Repeat("01", 32)).Generate("ak", NewID())
 	secret := tok.Reveal()[len("ak_")+8:]
 	inJSON, err := json.Marshal(map[string]any{"token": tok, "p": &tok})
@@ -164,14 +165,14 @@ func TestTokenIsRedactedWhereverItIsPrinted(t *testing.T) {
 	}
 }
 
-func TestTokenSecretErrorsDoNotShowIt(t *testing.T) {
+func TestTokenSecretErrorsAreRedacted(t *testing.T) {
 	for _, s := range []string{"", "abc", strings.Repeat("zq", 32), strings.Repeat("a", 63),
 		strings.Repeat("a", 65)} {
 		_, err := ParseTokenSecret(s)
 		if err == nil {
 			t.Errorf("%d characters are accepted", len(s))
 		} else if len(s) > 3 && strings.Contains(err.Error(), s[:4]) {
-			t.Errorf("the error shows what was given")
+			t.Error("the error contains the secret")
 		}
 	}
 }
@@ -184,7 +185,7 @@ func TestRandomBase62IsUniform(t *testing.T) {
 	}
 	for _, c := range []byte(base62Alphabet) {
 		if counts[c] < 9_500 || counts[c] > 10_500 { // mean 10,000, standard deviation 99
-			t.Errorf("%q came %d times in %d", c, counts[c], n)
+			t.Errorf("%q occurs %d times in %d", c, counts[c], n)
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 type keyPage struct {
 	Key     api.Key
 	Names   map[string]string
-	May     []keystore.Entitled // its effective permissions by namespace
+	May     []keystore.EffectiveGrant // its effective permissions by namespace
 	Root    bool                // whether it acts for root, which has no limits
 	Rotate  bool                // whether the visitor may rotate its token
 	History []event

@@ -290,7 +290,7 @@ func TestInvalidFields(t *testing.T) {
 				"zone", "America/New_York"}},
 		{"expires_at", "Must be a day such as",
 			[]string{"metadata", "team=erp", "expires_day", "0000-01-01", "zone", "Asia/Tokyo"}},
-		{"permissions", "a resource starts with a-z",
+		{"permissions", "the resource must begin with a-z",
 			[]string{"metadata", "team=erp", "expires", "never"}},
 		{"allowed_ips", "Must be an address", []string{"metadata", "team=erp", "expires", "never"}},
 		{"grants", "There is no namespace",

@@ -135,7 +135,7 @@ func signIn(v *visit) error {
 		return v.again("signin", "Sign in", signInPage{Next: v.next()}, f)
 	}
 	// a member that shares the address with others can still sign in
-	if wait := v.guesses.wait(v.Address, time.Now()); wait > 0 && !v.keys.MadeForMember(token) {
+	if wait := v.guesses.wait(v.Address, time.Now()); wait > 0 && !v.keys.IsMemberToken(token) {
 		v.w.Header().Set("Retry-After", seconds(wait))
 		return again(http.StatusTooManyRequests,
 			"There were too many wrong tokens from your address. Try again in "+seconds(wait)+

@@ -11,9 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// TestAgain: what a credential opens can be asked without the credential, and is as fresh as with
-// it.
-func TestAgain(t *testing.T) {
+// TestLookupAgain checks that a lookup without the credential is as current as one with it.
+func TestLookupAgain(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{})
 	_, token := fleet.Mint(t, k, manage.KeySpec{Name: "K"})
 	const imported = "imported-0123456789"
@@ -30,7 +29,7 @@ func TestAgain(t *testing.T) {
 		}
 		again := func() node.Answer {
 			t.Helper()
-			a, err := k.Again(context.Background(), first.Record, time.Now())
+			a, err := k.LookupAgain(context.Background(), first.Record, time.Now())
 			if err != nil || a.Record == nil {
 				t.Fatal(a.Outcome, err)
 			}
@@ -40,9 +39,8 @@ func TestAgain(t *testing.T) {
 		if before.Record != first.Record {
 			t.Error("another record")
 		}
-		if _, _,
-			err := k.RevokeKey(context.Background(), fleet.Root, first.Record.KeyID, "test", false,
-			manage.ChangeOptions{}); err != nil {
+		if _, _, err := k.RevokeKey(context.Background(), fleet.Root, first.Record.KeyID, "test",
+			false, manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if k.Enter(before, &node.Running{Cut: func() {}}) {
@@ -51,7 +49,7 @@ func TestAgain(t *testing.T) {
 		if o := keystore.Decide(again().Record,
 			&keystore.Request{Now: time.Now().UnixNano(), Policy: k.Policy(),
 				Namespace: k.Policy().Namespace("default")}); o != keystore.Revoked {
-			t.Errorf("after a revoke it is %s", o)
+			t.Errorf("after the revoke: %s", o)
 		}
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// catchUp applies what lies between what is applied and head. When it returns nil, nothing cached
-// is older than head.
+// catchUp applies the changes after the applied revision, up to head (docs/protocol.md, rule 3).
+// After it has succeeded, nothing in the cache is older than head.
 func (n *Node) catchUp(ctx context.Context, head keystore.Head) error {
 	m := n.membership
 	applied := keystore.Revision(m.applied.Load())
@@ -21,15 +21,15 @@ func (n *Node) catchUp(ctx context.Context, head keystore.Head) error {
 	}
 	policy := applied < 0
 	if policy {
-		n.forget(ctx, head.Revision)
+		n.dropCache(ctx, head.Revision)
 	} else {
 		changes, err := n.db.Changes(ctx, applied, head.Revision)
 		switch {
 		case errors.Is(err, keystore.ErrTruncated) && m.base == nil:
-			m.rereads = true
-			return errAgain
+			m.rereadPolicy = true
+			return errRetry
 		case errors.Is(err, keystore.ErrTruncated):
-			n.forget(ctx, head.Revision)
+			n.dropCache(ctx, head.Revision)
 			policy = true
 		case err != nil:
 			return err
@@ -38,10 +38,10 @@ func (n *Node) catchUp(ctx context.Context, head keystore.Head) error {
 		policy = n.apply(ctx, changes) || policy
 	}
 	if policy {
-		// forget may have taken long
+		// dropCache may have used up the time of ctx.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), QueryTimeout)
 		defer cancel()
-		if err := n.takePolicy(ctx, head.Revision); err != nil {
+		if err := n.refreshPolicy(ctx, head.Revision); err != nil {
 			return err
 		}
 	}
@@ -50,20 +50,22 @@ func (n *Node) catchUp(ctx context.Context, head keystore.Head) error {
 	return nil
 }
 
-// A baseDirectory is a complete directory, to which later changes are applied.
+// A baseDirectory is a complete directory that was read at a position. Later changes are applied to
+// it.
 type baseDirectory struct {
 	*keystore.Directory
 	at keystore.Position
 }
 
-// directoryTimeout bounds the reading of a complete directory. It fails earlier if no rows arrive.
+// directoryTimeout limits reading a complete directory. The database fails earlier if no rows
+// arrive.
 const directoryTimeout = 5 * time.Minute
 
-// readDirectory reads the whole directory if this node has none to start from. It may take longer
-// than a lease. So it comes before the renewal, which then reads what has changed since.
+// readDirectory reads the whole directory if this node has none to start from. That may take longer
+// than a lease, so it happens before the renewal, which then reads the changes since.
 func (n *Node) readDirectory() error {
 	m := n.membership
-	if m.base != nil || m.applied.Load() >= 0 && !m.rereads {
+	if m.base != nil || m.applied.Load() >= 0 && !m.rereadPolicy {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(n.running, directoryTimeout)
@@ -72,17 +74,18 @@ func (n *Node) readDirectory() error {
 	if err != nil {
 		return n.StoreFailed("reading namespaces, roles and members", err)
 	}
-	m.base, m.rereads = &baseDirectory{keystore.NewDirectory(new(keystore.Policy)).With(p,
-		&n.requests), p.At}, false
+	directory := keystore.NewDirectory(new(keystore.Policy)).With(p, &n.requests)
+	m.base, m.rereadPolicy = &baseDirectory{directory, p.At}, false
 	return nil
 }
 
-// takePolicy reads what has changed of the policy, and cuts what runs for members who are disabled
-// by it. One that is newer than head is not taken, for the same reason as with records: see fly.
-func (n *Node) takePolicy(ctx context.Context, head keystore.Revision) error {
+// refreshPolicy reads the changes to the policy, and cuts the running requests of members that were
+// disabled. It refuses a policy that is newer than head, because a failover may lose a change that
+// this node has not applied (docs/protocol.md, rule 5).
+func (n *Node) refreshPolicy(ctx context.Context, head keystore.Revision) error {
 	m := n.membership
-	held := m.directory.Load()
-	d, at := held, *m.position.Load()
+	current := m.directory.Load()
+	d, at := current, *m.position.Load()
 	if m.base != nil {
 		d, at = m.base.Directory, m.base.at
 	}
@@ -95,31 +98,30 @@ func (n *Node) takePolicy(ctx context.Context, head keystore.Revision) error {
 	//fault: newer = newer && !ablated("newer-than-applied")
 	switch {
 	case errors.Is(err, keystore.ErrTruncated):
-		m.base, m.rereads = nil, true
-		return errAgain
+		m.base, m.rereadPolicy = nil, true
+		return errRetry
 	case errors.Is(err, context.DeadlineExceeded):
-		m.rereads = m.base == nil // it may be much
+		m.rereadPolicy = m.base == nil // there may be too many changes for one renewal
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
 	case err != nil:
 		return fmt.Errorf("reading namespaces, roles and members: %w", err)
 	case newer:
-		return errAgain
+		return errRetry
 	case policy != nil:
 		d = d.With(policy, &n.requests)
 	}
 	m.base = nil
-	if d == held {
+	if d == current {
 		return nil
 	}
 	var before []string
-	if held != nil {
-		before = held.UnreadableRows()
+	if current != nil {
+		before = current.UnreadableRows()
 	}
 	for _, row := range d.UnreadableRows() {
 		if !slices.Contains(before, row) {
 			n.logger.Error("ignoring unreadable database row; it grants nothing until it is "+
-				"repaired",
-				slog.String("row", row))
+				"repaired", slog.String("row", row))
 		}
 	}
 	m.directory.Store(d)
@@ -127,8 +129,8 @@ func (n *Node) takePolicy(ctx context.Context, head keystore.Revision) error {
 	return nil
 }
 
-// apply drops what changes made stale, gives requests on their way their new end, and reports
-// whether the policy was among them.
+// apply removes the records that changes have made stale from the cache, and updates the expiry of
+// running requests. It reports whether the changes include the policy.
 func (n *Node) apply(ctx context.Context, changes []keystore.Change) (policy bool) {
 	for i := range changes {
 		c := &changes[i]
@@ -140,39 +142,40 @@ func (n *Node) apply(ctx context.Context, changes []keystore.Change) (policy boo
 			s := n.cache.shard(&c.Digest)
 			s.mu.Lock()
 			s.invalidate(&c.Digest, c.Revision)
-			s.endAt(&c.Digest, keystore.UnixNano(c.Ends), n.Now().UnixNano())
+			s.setExpiry(&c.Digest, keystore.UnixNano(c.Ends), n.Now().UnixNano())
 			s.mu.Unlock()
 		case keystore.ChangeNew:
 			n.cache.forgetNegatives()
 		case keystore.ChangePolicy:
 			policy = true
 		default:
-			n.forget(ctx, c.Revision)
+			n.dropCache(ctx, c.Revision)
 			policy = true
 		}
 	}
 	return policy
 }
 
-// forgetTimeout bounds how long the node asks about what runs; its lease goes on meanwhile.
-const forgetTimeout = 10 * time.Second
+// dropTimeout limits how long dropCache reads the keys of running requests. Meanwhile the lease
+// continues.
+const dropTimeout = 10 * time.Second
 
-// forget drops all that is cached, since any of it may have changed at or before revision r, and
-// asks anew about what runs.
-func (n *Node) forget(ctx context.Context, r keystore.Revision) {
+// dropCache empties the cache, because anything in it may have changed at or before revision r, and
+// reads the keys of the running requests again.
+func (n *Node) dropCache(ctx context.Context, r keystore.Revision) {
 	n.cache.purge(r)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
 	defer cancel()
 	for _, d := range n.cache.runningDigests() {
-		ends := int64(0) // what cannot be asked about is cut
+		expires := int64(0) // cuts the requests, unless the key turns out to be usable
 		if key, _, err := n.db.KeyByDigest(ctx, d); err == nil && key != nil {
 			if r := keystore.NewRecord(key, d); r.Usable() {
-				ends = r.Ends()
+				expires = r.Expiry()
 			}
 		}
 		s := n.cache.shard(&d)
 		s.mu.Lock()
-		s.endAt(&d, ends, n.Now().UnixNano())
+		s.setExpiry(&d, expires, n.Now().UnixNano())
 		s.mu.Unlock()
 	}
 }

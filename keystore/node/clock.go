@@ -1,13 +1,14 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
 
-// A clock is a node's own. The zero value is the machine's; one with another rate is for tests.
+// A clock is the node's own clock. The zero value is the machine's clock. Tests use other rates.
 type clock struct {
-	rate  float64 // seconds that pass on it in one of the machine's
+	rate  float64 // seconds that pass on it per second of the machine's clock
 	since time.Time
 }
 
@@ -15,7 +16,7 @@ func newClock(rate float64) clock { return clock{rate, time.Now()} }
 
 func (c *clock) now() time.Time { return c.of(time.Now()) }
 
-// of is what the clock says at a reading of the machine's.
+// of converts a reading of the machine's clock.
 func (c *clock) of(t time.Time) time.Time {
 	if c.rate == 0 {
 		return t
@@ -27,7 +28,7 @@ func (c *clock) scaled(t time.Time) time.Time {
 	return c.since.Add(time.Duration(float64(t.Sub(c.since)) * c.rate))
 }
 
-// A reading is of two clocks: the database's was read at some moment between two readings of our
+// A reading compares two clocks. The database's was read at some moment between two readings of our
 // own.
 type reading struct {
 	asked, replied time.Time
@@ -43,12 +44,12 @@ type reading struct {
 // runs at the wrong rate changes all of them alike. So two comparisons in a row have to agree.
 type rateCheck struct {
 	from   reading
-	before rateRange // the comparison before
+	before rateRange // the previous comparison
 	wrong  bool      // the last two comparisons agree that the rate is off
-	rate   float64   // the result of the last comparison; 0 before the first
+	rate   float64   // the result of the last comparison
 }
 
-// A rateRange bounds how many seconds pass on the database's clock in one of our own.
+// A rateRange is the possible number of seconds on the database's clock per second on our own.
 type rateRange struct{ low, high float64 }
 
 // off reports whether the whole range lies beyond half of clockRate, and on which side.
@@ -67,18 +68,19 @@ func (r rateRange) agrees(other rateRange) bool {
 	return r.low <= other.high+clockRate && other.low <= r.high+clockRate
 }
 
-// check takes a reading and compares it with one that is at least a lease older, if there is one.
+// check compares a reading with an earlier one that is at least a lease older, if there is one. It
+// reports whether the last two comparisons agree that the rate is off.
 func (c *rateCheck) check(r reading, lease time.Duration) (wrong bool) {
-	least := r.asked.Sub(c.from.replied)
+	shortest := r.asked.Sub(c.from.replied)
 	switch {
 	case c.from.asked.IsZero():
 		c.from = r
 		return false
-	case least < lease:
+	case shortest < lease:
 		return c.wrong
 	}
 	passed := float64(r.database.Sub(c.from.database))
-	now := rateRange{passed / float64(r.replied.Sub(c.from.asked)), passed / float64(least)}
+	now := rateRange{passed / float64(r.replied.Sub(c.from.asked)), passed / float64(shortest)}
 	if passed < 0 {
 		now.low, now.high = now.high, now.low
 	}
@@ -89,7 +91,9 @@ func (c *rateCheck) check(r reading, lease time.Duration) (wrong bool) {
 	return c.wrong
 }
 
-// checkRate refuses the lease while the two clocks run at different rates.
+var errClockRate = errors.New("no lease is taken")
+
+// checkRate returns an error while this node's clock and the database's run at different rates.
 func (n *Node) checkRate(r reading, lease time.Duration) error {
 	c := &n.membership.rate
 	before := c.wrong
@@ -124,12 +128,12 @@ const stepConfirm = time.Minute
 // [clockRate] off. When it is ahead for longer, or when this machine's clock has moved with it, as
 // after a suspend, the time follows.
 type databaseClock struct {
-	asked time.Time // own clock
-	reads int64     // the database's clock at asked, in Unix nanoseconds
-	// own clock, since when the database's clock has been too far ahead by the same; zero: it is
-	// not
-	ahead time.Time
-	said  int64 // the database's clock at ahead
+	asked time.Time // on our own clock
+	reads int64     // this clock at asked, in Unix nanoseconds
+	// aheadSince is the time on our own clock since when the database's clock has been too far
+	// ahead by the same amount, or zero if it is not.
+	aheadSince time.Time
+	aheadReads int64 // the database's clock at aheadSince
 }
 
 // follow returns the clock after a reading. The zero databaseClock adopts the reading.
@@ -141,25 +145,25 @@ func (c databaseClock) follow(r reading) databaseClock {
 	}
 	elapsed := int64(r.asked.Sub(c.asked))
 	drift := max(0, int64(clockRate*float64(elapsed)))
-	thought := c.reads + elapsed
-	// it was read at some moment between asked and replied
+	expected := c.reads + elapsed
+	// The database's clock was read at some moment between asked and replied.
 	earliest := latest - int64(r.replied.Sub(r.asked))
-	switch said := min(max(thought, earliest), latest); {
-	case said < thought-drift:
-		next.reads = thought - drift
-	case said <= thought+drift:
-		next.reads = said
+	switch found := min(max(expected, earliest), latest); {
+	case found < expected-drift:
+		next.reads = expected - drift
+	case found <= expected+drift:
+		next.reads = found
 	default:
-		next.reads, next.ahead, next.said = thought, c.ahead, c.said
-		since := r.asked.Sub(c.ahead)
-		if c.ahead.IsZero() ||
-			time.Duration(said-c.said-int64(since)).Abs() > time.Second+since/100 {
-			next.ahead, next.said, since = r.asked, said, 0
+		next.reads, next.aheadSince, next.aheadReads = expected, c.aheadSince, c.aheadReads
+		since := r.asked.Sub(c.aheadSince)
+		if c.aheadSince.IsZero() ||
+			time.Duration(found-c.aheadReads-int64(since)).Abs() > time.Second+since/100 {
+			next.aheadSince, next.aheadReads, since = r.asked, found, 0
 		}
-		// how far this machine's clock was set
+		// The amount by which this machine's wall clock was set.
 		moved := r.asked.UnixNano() - c.asked.UnixNano() - elapsed
-		if since >= stepConfirm || said-thought <= moved+int64(time.Second) {
-			next = databaseClock{asked: r.asked, reads: said}
+		if since >= stepConfirm || found-expected <= moved+int64(time.Second) {
+			next = databaseClock{asked: r.asked, reads: found}
 		}
 	}
 	return next

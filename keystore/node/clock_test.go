@@ -14,9 +14,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A node that is cut off right after it renewed counts its lease on a slow clock, and who revokes
-// waits on a fast one.
-func TestClocksThatDriftWithinTheMargin(t *testing.T) {
+// The revoking node waits on a fast clock for the lease of a node that is cut off right after a
+// renewal and has a slow clock.
+func TestRevokeWaitsForSlowClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		fast, _ := nodeAt(d, 1.01)
@@ -24,13 +24,13 @@ func TestClocksThatDriftWithinTheMargin(t *testing.T) {
 		key, token := fleet.Mint(t, fast, manage.KeySpec{})
 		accepted, returned := revokeCutOff(t, fast, slow, f, key.ID, token)
 		if gap := returned.Sub(accepted); gap > 2*time.Second {
-			t.Errorf("the revoke waited %s longer than it needed to", gap)
+			t.Errorf("the revoke waited %s too long", gap)
 		}
 	})
 }
 
-// revokeCutOff cuts a node off right after it renewed, revokes at the other one, and tells when the
-// key was accepted last and when the revoke returned, which must be later.
+// revokeCutOff cuts off a node right after a renewal and revokes a key on the other one. It returns
+// when the key was last accepted and when the revoke returned, which must be later.
 func revokeCutOff(
 	t *testing.T, revoker, cut *manage.Keystore, f *fleet.Faulty, id, token string,
 ) (accepted, returned time.Time) {
@@ -58,7 +58,7 @@ func revokeCutOff(
 	return accepted, returned
 }
 
-func TestAClockThatRunsWrongGetsNoLease(t *testing.T) {
+func TestWrongClockRateGetsNoLease(t *testing.T) {
 	for rate, ok := range map[float64]bool{
 		1: true, 0.997: true, 1.003: true, 0.993: false, 1.007: false, 0.95: false, 1.05: false,
 		0.8: false, 2: false,
@@ -69,9 +69,9 @@ func TestAClockThatRunsWrongGetsNoLease(t *testing.T) {
 			time.Sleep(110 * time.Second) // three comparisons
 			h := a.Health(context.Background())
 			if ok {
-				fleet.Want(t, "a clock that may be right", fleet.Ask(a, token), keystore.OK)
+				fleet.Want(t, "plausible rate", fleet.Ask(a, token), keystore.OK)
 			} else {
-				fleet.Want(t, "a clock that cannot be", fleet.Ask(a, token), keystore.Unavailable)
+				fleet.Want(t, "wrong rate", fleet.Ask(a, token), keystore.Unavailable)
 			}
 			if says := strings.Contains(h.Problem, "clock"); says == ok {
 				t.Errorf("rate %v: health says %q", rate, h.Problem)
@@ -80,8 +80,8 @@ func TestAClockThatRunsWrongGetsNoLease(t *testing.T) {
 	}
 }
 
-// A step shows in one comparison, and steps that follow each other in several that do not agree.
-func TestADatabaseClockThatIsSetAgainAndAgainCostsNothing(t *testing.T) {
+// A step of the clock changes one comparison. Successive steps change several, which do not agree.
+func TestDatabaseClockSetRepeatedly(t *testing.T) {
 	for seed := range uint64(3) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
@@ -93,7 +93,7 @@ func TestADatabaseClockThatIsSetAgainAndAgainCostsNothing(t *testing.T) {
 				fleet.Want(t, "a live key", fleet.Ask(a, token), keystore.OK)
 				time.Sleep(time.Duration(random.Int64N(int64(stepsApart))))
 				f.Ahead.Store(0)
-				fleet.Want(t, "a live key, the clock set right", fleet.Ask(a, token), keystore.OK)
+				fleet.Want(t, "after the correction", fleet.Ask(a, token), keystore.OK)
 			}
 		})
 	}
@@ -102,8 +102,8 @@ func TestADatabaseClockThatIsSetAgainAndAgainCostsNothing(t *testing.T) {
 // stepsApart is shorter than the time after which a node follows a clock that stays ahead.
 const stepsApart = 50 * time.Second
 
-// Two steps of the database's clock made the measured rate negative, and the wait with it.
-func TestARevokeWaitsByNoWallClock(t *testing.T) {
+// Two steps of the database's clock once made the measured rate negative, and so the wait.
+func TestRevokeIgnoresDatabaseClockSteps(t *testing.T) {
 	for name, steps := range map[string][2]time.Duration{
 		"an hour ahead and back": {time.Hour, 0},
 		"ahead and behind":       {2 * time.Second, -30 * time.Second},
@@ -134,8 +134,7 @@ func TestARevokeWaitsByNoWallClock(t *testing.T) {
 	}
 }
 
-// Nor does who asks later how far the change has come.
-func TestProgressGoesByNoWallClock(t *testing.T) {
+func TestProgressIgnoresDatabaseClockSteps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, fa := d.Node(node.Settings{Lease: 6 * time.Second})
@@ -149,52 +148,50 @@ func TestProgressGoesByNoWallClock(t *testing.T) {
 		a.Health(ctx)
 		time.Sleep(20 * time.Second)
 		if p, err := a.Progress(ctx, fleet.Root, p.Revision, answered); err != nil || p.Complete {
-			t.Errorf("before the lease is over: %+v, %v", p, err)
+			t.Errorf("before the lease has expired: %+v, %v", p, err)
 		}
-		if p,
-			err := a.Progress(ctx, fleet.Root, p.Revision, answered.Add(-time.Hour)); err != nil ||
-			p.Complete {
-			t.Errorf("of a time that somebody has typed: %+v, %v", p, err)
+		wrong := answered.Add(-time.Hour)
+		if p, err := a.Progress(ctx, fleet.Root, p.Revision, wrong); err != nil || p.Complete {
+			t.Errorf("with a wrong time of the response: %+v, %v", p, err)
 		}
 		time.Sleep(13 * time.Second)
 		if p, err := a.Progress(ctx, fleet.Root, p.Revision, answered); err != nil || !p.Complete {
-			t.Errorf("after the lease is over: %+v, %v", p, err)
+			t.Errorf("after the lease has expired: %+v, %v", p, err)
 		}
-		fleet.Want(t, "then", fleet.Ask(b, token), keystore.Unavailable)
+		fleet.Want(t, "afterwards", fleet.Ask(b, token), keystore.Unavailable)
 		fb.Cut.Store(false)
 	})
 }
 
-// What has expired stays expired when the database's clock is set back, also for a process that
-// starts then.
-func TestAKeyThatHasExpiredStaysSo(t *testing.T) {
+// An expired key stays expired when the database's clock is set back, also on a node that starts
+// afterwards.
+func TestExpiredKeyStaysExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, f := d.Node(node.Settings{})
 		_, token := fleet.Mint(t, a, manage.KeySpec{ExpiresAt: time.Now().Add(10 * time.Minute)})
 		for i := range 20 {
-			if i == 3 || i == 12 { // more often would look like a clock at a wrong rate
+			if i == 3 || i == 12 { // more steps would look like a wrong rate
 				f.Ahead.Add(int64(-50 * time.Minute))
 			}
 			time.Sleep(30*time.Second - time.Millisecond)
 			fleet.Want(t, "before it expires", fleet.Ask(a, token), keystore.OK)
 			time.Sleep(time.Millisecond)
 		}
-		time.Sleep(10 * time.Second) // a hundredth slower at most
-		fleet.Want(t, "once it has expired", fleet.Ask(a, token), keystore.Expired)
+		time.Sleep(10 * time.Second) // the node's time is at most 1 % slower
+		fleet.Want(t, "after it has expired", fleet.Ask(a, token), keystore.Expired)
 		time.Sleep(time.Minute)
 		late, fl := d.NodeBehind(2 * time.Hour)
 		fleet.Want(t, "on a node that starts later", fleet.Ask(late, token), keystore.Expired)
-		if key,
-			_ := fleet.Mint(t, late,
-			manage.KeySpec{ExpiresAt: late.Now().Add(time.Minute)}); !key.ExpiresAt.After(key.CreatedAt) {
-			t.Errorf("a new key lives from %s to %s", key.CreatedAt, key.ExpiresAt)
+		key, _ := fleet.Mint(t, late, manage.KeySpec{ExpiresAt: late.Now().Add(time.Minute)})
+		if !key.ExpiresAt.After(key.CreatedAt) {
+			t.Errorf("a new key is valid from %s to %s", key.CreatedAt, key.ExpiresAt)
 		}
 		fl.Ahead.Store(0)
 	})
 }
 
-func TestADatabaseClockThatIsSetCostsNoLease(t *testing.T) {
+func TestDatabaseClockStepCostsNoLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, f := fleet.New(t).Node(node.Settings{})
 		_, token := fleet.Mint(t, a, manage.KeySpec{})
@@ -207,7 +204,7 @@ func TestADatabaseClockThatIsSetCostsNoLease(t *testing.T) {
 	})
 }
 
-func TestExpiryIsJudgedByTheDatabasesClock(t *testing.T) {
+func TestExpiryFollowsDatabaseClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		right, _ := d.Node(node.Settings{})
@@ -216,16 +213,15 @@ func TestExpiryIsJudgedByTheDatabasesClock(t *testing.T) {
 		if h := behind.Health(context.Background()); h.Problem != "" {
 			t.Fatal(h.Problem)
 		}
-		_,
-			token := fleet.Mint(t, right,
+		_, token := fleet.Mint(t, right,
 			manage.KeySpec{ExpiresAt: time.Now().Add(30 * time.Minute)})
-		fleet.Want(t, "alive by both clocks", fleet.Ask(behind, token), keystore.OK)
+		fleet.Want(t, "valid on both clocks", fleet.Ask(behind, token), keystore.OK)
 		time.Sleep(10*time.Minute - time.Second)
-		fleet.Want(t, "a second before", fleet.Ask(behind, token), keystore.OK)
-		time.Sleep(time.Second + time.Microsecond) // the database tells microseconds
-		fleet.Want(t, "at the end by the database's clock", fleet.Ask(behind, token),
+		fleet.Want(t, "a second before it expires", fleet.Ask(behind, token), keystore.OK)
+		time.Sleep(time.Second + time.Microsecond) // the database stores microseconds
+		fleet.Want(t, "expired on the database's clock", fleet.Ask(behind, token),
 			keystore.Expired)
-		fleet.Want(t, "on a node that is told the right time", fleet.Ask(right, token), keystore.OK)
+		fleet.Want(t, "on a node with the right time", fleet.Ask(right, token), keystore.OK)
 	})
 }
 

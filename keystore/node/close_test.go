@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// watched notes calls of a database that is being closed, or was.
+// watched counts calls after Close.
 type watched struct {
 	keystore.Database
 	closed atomic.Bool
@@ -33,9 +33,9 @@ func (w *watched) Close() error {
 	return w.Database.Close()
 }
 
-// TestCloseWaitsForPropagations: whoever waits for a change to spread is answered, and asks the
-// database nothing any more when that is closed.
-func TestCloseWaitsForPropagations(t *testing.T) {
+// TestCloseEndsPropagations checks that callers that wait for a propagation get an answer, and that
+// nothing uses the database after it is closed.
+func TestCloseEndsPropagations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		_, fb := d.Node(node.Settings{})
@@ -56,15 +56,14 @@ func TestCloseWaitsForPropagations(t *testing.T) {
 		}
 		answered := make(chan node.Propagation, 1)
 		go func() {
-			_, p,
-				err := k.RevokeKey(ctx, fleet.Root, waited.ID, "", false,
+			_, p, err := k.RevokeKey(ctx, fleet.Root, waited.ID, "", false,
 				manage.ChangeOptions{Wait: time.Hour})
 			if err != nil {
 				t.Error(err)
 			}
 			answered <- p
 		}()
-		time.Sleep(time.Second) // it has committed, and waits
+		time.Sleep(time.Second) // it has committed and waits
 		begun := time.Now()
 		if err := k.Close(); err != nil {
 			t.Error(err)
@@ -79,11 +78,11 @@ func TestCloseWaitsForPropagations(t *testing.T) {
 				t.Errorf("%+v", p)
 			}
 		default:
-			t.Error("the revoke is not answered when Close has returned")
+			t.Error("the revoke has not returned when Close has")
 		}
 		time.Sleep(time.Minute)
 		if n := w.late.Load(); n > 0 {
-			t.Errorf("the closed database was asked %d times", n)
+			t.Errorf("%d calls of the closed database", n)
 		}
 		fb.Mute.Store(false)
 	})

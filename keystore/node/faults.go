@@ -31,10 +31,10 @@ var faultsDir = os.Getenv("APIKEYS_FAULTS")
 // tests/model.
 var ablations = []string{
 	"lease-from-reply",      // the lease counts from the database's reply
-	"no-drift-margin",       // a revoke waits for the length of the lease, without a margin for clocks
+	"no-drift-margin",       // a revoke waits for the length of the lease, without a margin
 	"no-fill-token",         // the answer of a read is cached although a change overtook the read
-	"check-then-insert",     // the generation is compared before the lock for the insertion is taken
-	"delete-before-bump",    // a change removes the cached record, and then increments the generation
+	"check-then-insert",     // the generation is compared before the lock is taken
+	"delete-before-bump",    // a change increments the generation after it removes the record
 	"join-any-flight",       // a request joins a load that began before a change
 	"shared-without-asof",   // an entry of the shared cache is used whatever its revision is
 	"members-before-commit", // a revoke reads the nodes before it commits

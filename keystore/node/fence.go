@@ -10,37 +10,38 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// janitor finds out which other nodes have gone silent, so that a node that died an hour ago costs
-// the next revoke nothing.
-type janitor struct {
-	applied keystore.Revision // as acknowledged last
-	looked  time.Time
-	seen    map[string]silence
-	// incarnation → when, on our own clock, it had been told to take no lease any more
+// fencer fences and removes nodes that have stopped, so that later revokes do not wait for them
+// (docs/protocol.md, rule 8).
+type fencer struct {
+	lastRun time.Time
+	seen    map[string]heartbeat // by incarnation
+	// fenced is the time on our own clock, by incarnation, when the database acknowledged that the
+	// node must not take another lease.
 	fenced sync.Map
-	busy   atomic.Bool
+	busy   atomic.Bool // a background write is in progress
 }
 
-// silence is how long, on our own clock, a node has said nothing.
-type silence struct {
+// heartbeat is the last change of a node's counter that this node has seen.
+type heartbeat struct {
 	beats int64
-	since time.Time
+	since time.Time // on our own clock
 }
 
-// tidy fences nodes that were silent for a lease, and removes nodes whose lease must have expired
-// since they were fenced. It fences two kinds of rows at once: a row of another epoch, because its
-// node has to join again, and a row that another node fenced, because that write may not have been
-// acknowledged. The writes may wait for a standby and delay nothing else; tidy does not look again
-// before they are done.
-func (j *janitor) tidy(n *Node, nodes []keystore.Node, epoch string, now time.Time) {
+// fenceSilent fences nodes that were silent for a lease, and removes nodes whose lease must have
+// expired since they were fenced. It fences two kinds of rows at once: a row of another epoch,
+// because its node has to join again, and a row that another node fenced, because that write may
+// not have been acknowledged. The writes run in the background, because they may wait for a
+// standby. Until they are done, fenceSilent does nothing.
+func (j *fencer) fenceSilent(n *Node, nodes []keystore.Node, epoch string, now time.Time) {
 	if !j.busy.CompareAndSwap(false, true) {
 		return
 	}
-	seen := make(map[string]silence, len(nodes))
+	seen := make(map[string]heartbeat, len(nodes))
 	var fence, remove []keystore.Node
-	// stopped, or without the database: others may have had nobody to tell
-	blind := now.Sub(j.looked) > n.settings.Load().Lease/2
-	j.looked = now
+	// This process may have been stopped, or the database unavailable. Then nobody could see the
+	// heartbeats of other nodes.
+	blind := now.Sub(j.lastRun) > n.settings.Load().Lease/2
+	j.lastRun = now
 	for _, other := range nodes {
 		if other.Incarnation == *n.membership.incarnation.Load() {
 			continue
@@ -48,11 +49,11 @@ func (j *janitor) tidy(n *Node, nodes []keystore.Node, epoch string, now time.Ti
 		s, known := j.seen[other.Incarnation]
 		switch {
 		case !known || s.beats != other.Beats:
-			s = silence{beats: other.Beats, since: now}
+			s = heartbeat{beats: other.Beats, since: now}
 		case blind:
 			s.since = now
 		}
-		if other.State == keystore.NodeActive { // a failover may have lost that it was fenced
+		if other.State == keystore.NodeActive { // a failover may have lost the fencing
 			j.fenced.Delete(other.Incarnation)
 		}
 		fenced, ours := j.fenced.Load(other.Incarnation)
@@ -63,8 +64,8 @@ func (j *janitor) tidy(n *Node, nodes []keystore.Node, epoch string, now time.Ti
 			if over {
 				remove = append(remove, other)
 			}
-		case now.Sub(s.since) >= other.Lease, other.State == keystore.NodeFencing, other.Epoch != "" &&
-			other.Epoch != epoch:
+		case now.Sub(s.since) >= other.Lease, other.State == keystore.NodeFencing,
+			other.Epoch != "" && other.Epoch != epoch:
 			fence = append(fence, other)
 		}
 		seen[other.Incarnation] = s
@@ -81,20 +82,21 @@ func (j *janitor) tidy(n *Node, nodes []keystore.Node, epoch string, now time.Ti
 		return
 	}
 	was := n.membership.history()
-	started := n.afterwards(func(ctx context.Context) {
+	started := n.inBackground(func(ctx context.Context) {
 		defer j.busy.Store(false)
 		for _, other := range fence {
 			if err := n.db.Fence(ctx, other.Incarnation); err != nil {
 				_ = n.StoreFailed("fencing a silent node", err)
 				return
 			}
-			if !n.membership.in(was, func() { j.fenced.Store(other.Incarnation, n.clock.now()) }) {
+			acknowledged := func() { j.fenced.Store(other.Incarnation, n.clock.now()) }
+			if !n.membership.inHistory(was, acknowledged) {
 				return
 			}
 			switch {
-			case other.State == keystore.NodeFencing: // somebody else said so
+			case other.State == keystore.NodeFencing: // another node logged it
 			case other.Epoch != "" && other.Epoch != epoch:
-				n.logger.Info("node of a former history has to join again",
+				n.logger.Info("node of a former history must join again",
 					slog.String("node", other.Address))
 			default:
 				n.logger.Warn("fencing a silent node", slog.String("node", other.Address))
@@ -115,10 +117,10 @@ func (j *janitor) tidy(n *Node, nodes []keystore.Node, epoch string, now time.Ti
 	}
 }
 
-// lastLease returns the time after which a node has begun no lease that does not know of a change
-// committed at since: that time itself, or earlier, when the node had been told before to take
-// none, and still is, after since.
-func (j *janitor) lastLease(n *keystore.Node, since time.Time) time.Time {
+// lastLease returns the last time at which a node can have begun a lease without the change that
+// was committed at since. That is since, or an earlier time at which the node was fenced, if its
+// row shows that it still is.
+func (j *fencer) lastLease(n *keystore.Node, since time.Time) time.Time {
 	if fenced, ok := j.fenced.Load(n.Incarnation); ok && n.State == keystore.NodeFencing &&
 		fenced.(time.Time).Before(since) {
 		return fenced.(time.Time)
@@ -126,9 +128,9 @@ func (j *janitor) lastLease(n *keystore.Node, since time.Time) time.Time {
 	return since
 }
 
-// forget is for another database or another server of it: what this node has told the former one
-// may be lost.
-func (j *janitor) forget() {
+// forget drops everything after a change of history or of the server, which may have lost what this
+// node has written.
+func (j *fencer) forget() {
 	j.seen = nil
 	j.fenced.Clear()
 }

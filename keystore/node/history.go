@@ -8,13 +8,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// adopt reads what the deployment has for good, at the start or when the database has been
-// replaced.
-func (n *Node) adopt(ctx context.Context) error {
+// readDeployment reads the permanent properties of the deployment, at the start and after a change
+// of history. Afterwards nothing is applied.
+func (n *Node) readDeployment(ctx context.Context) error {
 	d, err := n.db.Deployment(ctx, n.configured)
 	if err != nil {
 		return n.StoreFailed("reading the deployment", err)
@@ -22,60 +23,58 @@ func (n *Node) adopt(ctx context.Context) error {
 	n.tokenKey.Store(keystore.NewTokenKey(d.TokenKey))
 	n.seal.Store(newSharedSeal(d, ""))
 	n.membership.epoch = d.Epoch
-	n.membership.base = nil // it may be of another history
+	n.membership.base = nil // may be from another history
 	nowhere := keystore.Nowhere
 	n.membership.position.Store(&nowhere)
 	n.membership.applied.Store(-1)
 	return nil
 }
 
-// acceptAnother takes up with a database that is not the one it was: it was restored from a backup,
-// or lost changes that it had committed when another server took over. All that was cached is
-// dropped, entries in the shared cache are void by a new epoch, and what this node has revoked is
-// revoked again, before it trusts anything. Nodes of the lost history may still hold a lease: their
-// rows are written into this one as fencing, so that every revoke waits for them.
-func (n *Node) acceptAnother(head keystore.Head) error {
+// acceptNewHistory continues with a database that has another history: it was restored from a
+// backup, or lost committed changes when another server took over (docs/protocol.md, rule 9).
+// Before the node trusts it, it drops its cache, voids entries in the shared cache with a new
+// epoch, and repeats its own revokes. Nodes of the lost history may still hold a lease. Their rows
+// are written into the new history as fencing, so that every revoke waits for them.
+func (n *Node) acceptNewHistory(head keystore.Head) error {
 	m := n.membership
 	m.lease.drop()
-	if !m.stranger {
+	if !m.mustRejoin {
 		m.histories.Add(1)
-		m.stranger = true
+		m.mustRejoin = true
 	}
-	n.logger.Error("the database has lost changes that were committed, or is another one; all "+
-		"that was cached is dropped, and what was revoked here lately is revoked again. "+
-		"Other changes that were lost have to be made again: compare with the logs and the audit "+
-		"log",
+	n.logger.Error("the database has lost changes; dropping the cache and repeating this node's "+
+		"revokes; repeat other lost changes yourself: compare the logs with the audit log",
 		slog.Int64("revision_before", m.applied.Load()),
 		slog.Int64("revision", int64(head.Revision)))
-	ctx, cancel := context.WithTimeout(n.running, forgetTimeout)
+	ctx, cancel := context.WithTimeout(n.running, dropTimeout)
 	defer cancel()
 	was := m.epoch
-	if slices.Contains(m.left, head.Epoch) { // a new epoch was lost too
+	if slices.Contains(m.formerEpochs, head.Epoch) { // the database has lost the new epoch too
 		was = head.Epoch
 	}
 	if err := n.db.NewEpoch(ctx, was, m.readers(head)); err != nil {
 		return n.StoreFailed("giving the deployment a new epoch", err)
 	}
 	if err := n.revokes.reassert(n.running, n.db, m.history()); err != nil {
-		return n.StoreFailed("revoking again what the database has lost", err)
+		return n.StoreFailed("repeating lost revokes", err)
 	}
-	left := m.epoch
-	if err := n.adopt(ctx); err != nil {
+	former := m.epoch
+	if err := n.readDeployment(ctx); err != nil {
 		return err
 	}
-	if left != m.epoch {
-		m.left = append(m.left, left)
+	if former != m.epoch {
+		m.formerEpochs = append(m.formerEpochs, former)
 	}
 	n.cache.purge(0)
 	m.commits.forget()
-	m.lost.Store(n.Now().UnixNano())
-	m.in(m.history(), m.others.forget)
+	m.lostAt.Store(n.Now().UnixNano())
+	m.inHistory(m.history(), m.fencer.forget)
 	return nil
 }
 
-// followTimeline handles a standby that has taken over with all changes that this node knows. It
-// may lack rows of nodes, because they have no revision. followTimeline writes those again, as
-// fencing.
+// followTimeline continues with a standby that has taken over with all changes that this node
+// knows. The standby may lack rows of nodes, which have no revision, so followTimeline writes them
+// again, as fencing.
 func (n *Node) followTimeline(head keystore.Head) error {
 	m, timeline := n.membership, head.Timeline
 	if m.timeline != "" && m.timeline != timeline {
@@ -85,7 +84,7 @@ func (n *Node) followTimeline(head keystore.Head) error {
 			return n.StoreFailed("registering the other nodes with the new primary", err)
 		}
 		m.takeovers.Add(1)
-		m.in(m.history(), m.others.forget)
+		m.inHistory(m.history(), m.fencer.forget)
 	}
 	m.timeline = timeline
 	if seal := n.seal.Load(); seal.timeline != timeline {
@@ -94,9 +93,9 @@ func (n *Node) followTimeline(head keystore.Head) error {
 	return nil
 }
 
-// readers returns the other nodes that may hold a lease. A server that does not wait for standbys
-// may have lost rows that this node never saw. One more node stands for all of them, with the
-// longest lease that this node knows.
+// readers returns the other nodes that may hold a lease. If the server does not wait for standbys,
+// it may have lost rows that this node never saw. One more node with the longest known lease then
+// stands for them.
 func (m *membership) readers(head keystore.Head) []keystore.Node {
 	//fault: if ablated("forget-readers") { return nil }
 	all := make(map[string]keystore.Node, len(m.peers))
@@ -114,9 +113,8 @@ func (m *membership) readers(head keystore.Head) []keystore.Node {
 	return list
 }
 
-// in calls f unless the database, or its server, was found to be another one since the history was
-// recorded.
-func (m *membership) in(was history, f func()) bool {
+// inHistory calls f if the history is still the same, and reports whether it is.
+func (m *membership) inHistory(was history, f func()) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.history() != was {
@@ -126,25 +124,26 @@ func (m *membership) in(was history, f func()) bool {
 	return true
 }
 
-var errLost = errors.New("the database has lost changes, and it is not known whether this is one " +
-	"of them: look, and make it again")
+var errLost = errors.New("the database has lost changes, perhaps this one: check, and repeat it")
 
 const (
-	// rememberedRevokes is how many of its own revokes a node remembers, and rememberedReason how
-	// many bytes of each reason.
+	// rememberedRevokes is how many of its own revokes a node remembers.
 	rememberedRevokes = 1 << 16
-	rememberedReason  = 256
-	// reassertSlice is how many keys one transaction of a reassertion revokes.
+	// rememberedReason is how many bytes of each reason it remembers.
+	rememberedReason = 256
+	// reassertSlice is how many keys one transaction revokes again.
 	reassertSlice = 500
+	// reassertTimeout limits each of these transactions.
+	reassertTimeout = 10 * time.Second
 )
 
-// revokes are those that this node has committed lately.
+// revokes are the latest revokes of this node, to repeat them if the database loses them.
 type revokes struct {
-	mu    sync.Mutex
-	again func(tx keystore.Tx, reasons map[string]string) error
-	known map[string]ownRevoke // by key id
-	ring  []string             // ids, the oldest at next once it is full; empty: noted again later
-	next  int
+	mu     sync.Mutex
+	revoke func(tx keystore.Tx, reasons map[string]string) error
+	known  map[string]ownRevoke // by key id
+	ring   []string             // ids, the oldest at next when full; "" if noted again later
+	next   int
 }
 
 type ownRevoke struct {
@@ -153,7 +152,7 @@ type ownRevoke struct {
 	at     int // in the ring
 }
 
-// note remembers the revoke of some keys.
+// note remembers a revoke of some keys.
 func (r *revokes) note(ids []string, c Commit, reason string) {
 	reason = strings.Clone(strings.ToValidUTF8(reason[:min(len(reason), rememberedReason)], ""))
 	r.mu.Lock()
@@ -176,16 +175,15 @@ func (r *revokes) note(ids []string, c Commit, reason string) {
 	}
 }
 
-// of returns the commit that revoked a key, so that who asks again waits for no node longer than
-// who asked first.
-func (r *revokes) of(id string) (Commit, bool) {
+// commitOf returns the commit that revoked a key, if it is known in its history.
+func (r *revokes) commitOf(id string) (Commit, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	own := r.known[id]
 	return own.Commit, !own.since.IsZero()
 }
 
-// lost returns the revokes of another history: reasons by key id.
+// lost returns the revokes of earlier histories, as reasons by key id.
 func (r *revokes) lost(now history) map[string]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -198,8 +196,8 @@ func (r *revokes) lost(now history) map[string]string {
 	return lost
 }
 
-// kept records that keys are revoked in this history too.
-func (r *revokes) kept(ids []string, now history) {
+// reasserted records that keys are revoked in the present history too.
+func (r *revokes) reasserted(ids []string, now history) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, id := range ids {
@@ -210,8 +208,7 @@ func (r *revokes) kept(ids []string, now history) {
 	}
 }
 
-// reassert revokes again what a database with another history does not show as revoked. It can be
-// repeated after a failure.
+// reassert revokes the keys of [revokes.lost] again. It can be repeated after a failure.
 func (r *revokes) reassert(ctx context.Context, db keystore.Database, now history) error {
 	lost := r.lost(now)
 	for slice := range slices.Chunk(slices.Collect(maps.Keys(lost)), reassertSlice) {
@@ -222,12 +219,12 @@ func (r *revokes) reassert(ctx context.Context, db keystore.Database, now histor
 		if err != nil {
 			return err
 		}
-		r.kept(slice, now)
+		r.reasserted(slice, now)
 	}
 	return nil
 }
 
-// revokeAgain revokes some of the lost keys in one transaction.
+// revokeAgain revokes some keys in one transaction.
 func (r *revokes) revokeAgain(
 	ctx context.Context, db keystore.Database, ids []string, lost map[string]string,
 ) error {
@@ -235,21 +232,21 @@ func (r *revokes) revokeAgain(
 	for _, id := range ids {
 		reasons[id] = lost[id]
 	}
-	return r.update(ctx, db, func(tx keystore.Tx) error { return r.again(tx, reasons) })
+	return r.update(ctx, db, func(tx keystore.Tx) error { return r.revoke(tx, reasons) })
 }
 
-// update runs one transaction of a reassertion, of which there may be many.
+// update runs one transaction with its own timeout, because there may be many.
 func (r *revokes) update(
 	ctx context.Context, db keystore.Database, change func(keystore.Tx) error,
 ) error {
-	ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
+	ctx, cancel := context.WithTimeout(ctx, reassertTimeout)
 	defer cancel()
 	_, err := db.Update(ctx, change)
 	return err
 }
 
-// reassertOneByOne is for a slice with a key whose row is unreadable. That key is revoked as well,
-// without a row in the audit log that would tell what it was.
+// reassertOneByOne handles a slice with an unreadable row. It revokes that key too, but without an
+// entry in the audit log, which would describe the key.
 func (r *revokes) reassertOneByOne(
 	ctx context.Context, db keystore.Database, ids []string, lost map[string]string,
 ) error {
@@ -267,21 +264,21 @@ func (r *revokes) reassertOneByOne(
 	return nil
 }
 
-// ReassertWith sets how revokes that the database has lost are made again, from key ids and
-// reasons. It must be set before [liveNode.RememberRevokes] is called.
-func (n *Node) ReassertWith(again func(tx keystore.Tx, reasons map[string]string) error) {
-	n.revokes.again = again
+// ReassertWith sets the function that repeats lost revokes, given their reasons by key id. It must
+// be called before [Node.RememberRevokes].
+func (n *Node) ReassertWith(revoke func(tx keystore.Tx, reasons map[string]string) error) {
+	n.revokes.revoke = revoke
 }
 
-// RememberRevokes remembers revokes of this node, to make them again if the database loses them.
+// RememberRevokes remembers revokes of this node, to repeat them if the database loses them.
 func (n *Node) RememberRevokes(ids []string, c Commit, reason string) {
 	n.revokes.note(ids, c, reason)
 }
 
-// FirstRevoke returns the commit of this node that revoked a key, so that a repeated revoke waits
-// no longer than the first one. It returns c if none is known in c's history.
+// FirstRevoke returns the commit with which this node revoked a key, so that a repeated revoke
+// waits no longer than the first. It returns c if no such commit is known in c's history.
 func (n *Node) FirstRevoke(id string, c Commit) Commit {
-	if first, known := n.revokes.of(id); known && first.history == c.history {
+	if first, known := n.revokes.commitOf(id); known && first.history == c.history {
 		return first
 	}
 	return c

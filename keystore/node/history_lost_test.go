@@ -12,9 +12,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A node whose Join was not acknowledged holds no lease, although its row is there: with a
-// synchronous standby that is away, the primary shows a row that a failover loses.
-func TestARowCountsOnceItsWriterWasToldSo(t *testing.T) {
+// A node whose Join was not acknowledged takes no lease, although its row exists. While a
+// synchronous standby is unavailable, the primary shows rows that a failover would lose.
+func TestUnacknowledgedJoinGivesNoLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{Lease: 5 * time.Second})
@@ -22,26 +22,26 @@ func TestARowCountsOnceItsWriterWasToldSo(t *testing.T) {
 		_, token := fleet.Mint(t, a, manage.KeySpec{})
 		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
 		fb.Cut.Store(true)
-		time.Sleep(30 * time.Second) // given up and removed
+		time.Sleep(30 * time.Second) // fenced and removed
 		fb.Unacknowledged.Store(true)
 		fb.Cut.Store(false)
 		for range 20 {
 			time.Sleep(time.Second)
-			fleet.Want(t, "while nobody has acknowledged its row", fleet.Ask(b, token),
+			fleet.Want(t, "before its row is acknowledged", fleet.Ask(b, token),
 				keystore.Unavailable)
 		}
 		if h := b.Health(ctx); h.Problem == "" {
-			t.Error("healthy without a row that counts")
+			t.Error("healthy without an acknowledged row")
 		}
 		fb.Unacknowledged.Store(false)
 		time.Sleep(time.Second)
-		fleet.Want(t, "when the row was acknowledged", fleet.Ask(b, token), keystore.OK)
+		fleet.Want(t, "after its row was acknowledged", fleet.Ask(b, token), keystore.OK)
 	})
 }
 
-// A database that was silent may be a former primary that does not know yet: it is trusted once it
-// has acknowledged a write.
-func TestADatabaseThatWasSilentHasToConfirm(t *testing.T) {
+// A database that was silent may be a former primary that has not noticed. The node trusts it after
+// it has acknowledged a write.
+func TestSilentDatabaseMustConfirm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, f := d.Node(node.Settings{Lease: 10 * time.Second})
@@ -50,7 +50,7 @@ func TestADatabaseThatWasSilentHasToConfirm(t *testing.T) {
 		f.Silent.Store(true)
 		f.Unacknowledged.Store(true)
 		time.Sleep(9 * time.Second)
-		fleet.Want(t, "under the lease that it had", fleet.Ask(a, token), keystore.OK)
+		fleet.Want(t, "under the present lease", fleet.Ask(a, token), keystore.OK)
 		time.Sleep(2 * time.Second)
 		fleet.Want(t, "after that", fleet.Ask(a, token), keystore.Unavailable)
 		if h := a.Health(ctx); h.Problem == "" {
@@ -58,12 +58,12 @@ func TestADatabaseThatWasSilentHasToConfirm(t *testing.T) {
 		}
 		f.Unacknowledged.Store(false)
 		time.Sleep(time.Second)
-		fleet.Want(t, "once it has confirmed", fleet.Ask(a, token), keystore.OK)
+		fleet.Want(t, "after it has confirmed", fleet.Ask(a, token), keystore.OK)
 	})
 }
 
-// What a former primary says of a key counts for nothing.
-func TestAnAnswerOlderThanWhatIsAppliedIsNone(t *testing.T) {
+// A former primary returns an old state of a key.
+func TestOutdatedAnswerIsRefused(t *testing.T) {
 	d := fleet.New(t)
 	a, f := d.Node(node.Settings{})
 	key, token := fleet.Mint(t, a, manage.KeySpec{})
@@ -76,14 +76,14 @@ func TestAnAnswerOlderThanWhatIsAppliedIsNone(t *testing.T) {
 		t.Fatalf("%+v", p)
 	}
 	f.Stale.Store(&fleet.StaleAnswer{Key: former, At: revision})
-	fleet.Want(t, "by a server that does not know of the revoke", fleet.Ask(a, token),
+	fleet.Want(t, "from a server without the revoke", fleet.Ask(a, token),
 		keystore.Unavailable)
 	f.Stale.Store(nil)
-	fleet.Want(t, "by the one that does", fleet.Ask(a, token), keystore.Revoked)
+	fleet.Want(t, "from a server with the revoke", fleet.Ask(a, token), keystore.Revoked)
 }
 
-// A longer lease that cannot be told to the others yet is not used, and costs nothing.
-func TestALeaseThatIsNotAcknowledgedIsNotUsed(t *testing.T) {
+// A longer lease is not used before the others can read it. The shorter one continues meanwhile.
+func TestUnacknowledgedLeaseIsNotUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, fa := d.Node(node.Settings{Lease: 6 * time.Second})
@@ -100,7 +100,7 @@ func TestALeaseThatIsNotAcknowledgedIsNotUsed(t *testing.T) {
 		}
 		fa.Cut.Store(true)
 		time.Sleep(7 * time.Second)
-		fleet.Want(t, "after the lease that the others know of", fleet.Ask(a, token),
+		fleet.Want(t, "after the lease that the others know", fleet.Ask(a, token),
 			keystore.Unavailable)
 		fa.Cut.Store(false)
 		fa.SetLeaseHangs.Store(false)
@@ -113,9 +113,9 @@ func TestALeaseThatIsNotAcknowledgedIsNotUsed(t *testing.T) {
 	})
 }
 
-// What a node has read at a revision that it has not applied is not kept: should a failover lose
-// the revision, nothing would tell the node.
-func TestWhatIsNewerThanAppliedIsNotKept(t *testing.T) {
+// A node does not cache a record of a revision that it has not applied, because it would not notice
+// if a failover lost the revision.
+func TestRecordNewerThanAppliedIsNotCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{})
@@ -125,8 +125,7 @@ func TestWhatIsNewerThanAppliedIsNotKept(t *testing.T) {
 		off, on := false, true
 		edit := func(active *bool, wait time.Duration) {
 			t.Helper()
-			if _, _,
-				err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: active},
+			if _, _, err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: active},
 				manage.ChangeOptions{Wait: wait}); err != nil {
 				t.Fatal(err)
 			}
@@ -136,8 +135,8 @@ func TestWhatIsNewerThanAppliedIsNotKept(t *testing.T) {
 		fleet.Want(t, "another", fleet.Ask(b, warm), keystore.OK)
 		applied := b.Gauges().Revision
 
-		fb.Mute.Store(true)          // its renewals are held up
-		time.Sleep(10 * time.Minute) // nothing is cached any more
+		fb.Mute.Store(true)          // its renewals fail
+		time.Sleep(10 * time.Minute) // cached records expire
 		fb.Mute.Store(false)
 		fleet.Want(t, "another, loaded again", fleet.Ask(b, warm), keystore.OK)
 		fb.Mute.Store(true)
@@ -148,21 +147,20 @@ func TestWhatIsNewerThanAppliedIsNotKept(t *testing.T) {
 		fb.Mute.Store(false)
 		for range 30 {
 			time.Sleep(time.Second)
-			fleet.Want(t, "once the activation was lost", fleet.Ask(b, token), keystore.Inactive)
+			fleet.Want(t, "after the activation was lost", fleet.Ask(b, token), keystore.Inactive)
 		}
 	})
 }
 
-// Nor is the policy.
-func TestAPolicyNewerThanTheHeadIsNotKept(t *testing.T) {
+// A change of the policy between the head and the policy makes the node start again.
+func TestPolicyNewerThanHeadIsRefused(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, fb := d.Node(node.Settings{})
 	ns := func(name string) {
 		t.Helper()
-		if _, _,
-			err := a.EditNamespace(ctx, fleet.Root, "default", manage.NamespacePatch{Name: &name},
-			manage.ChangeOptions{Wait: -1}); err != nil {
+		if _, _, err := a.EditNamespace(ctx, fleet.Root, "default",
+			manage.NamespacePatch{Name: &name}, manage.ChangeOptions{Wait: -1}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -173,14 +171,13 @@ func TestAPolicyNewerThanTheHeadIsNotKept(t *testing.T) {
 		t.Fatal(h.Problem)
 	}
 	if p := b.Gauges().Revision; p != a.Gauges().Revision {
-		t.Errorf("at revision %d, and the policy is of %d", p, a.Gauges().Revision)
+		t.Errorf("at revision %d with a policy of revision %d", p, a.Gauges().Revision)
 	}
 }
 
-// Who finds another history has every revoke wait for the nodes of the one that is gone, whoever
-// makes it.
-func TestARevokeWaitsForNodesOfAHistoryThatIsGone(t *testing.T) {
-	for name, revoker := range map[string]int{"by who found it": 0, "by who joins later": 1} {
+// After a node has found another history, revokes on every node wait for the nodes of the lost one.
+func TestRevokeWaitsForNodesOfLostHistory(t *testing.T) {
+	for name, revoker := range map[string]int{"on the node that found it": 0, "on a new node": 1} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := fleet.New(t)
@@ -218,8 +215,8 @@ func TestARevokeWaitsForNodesOfAHistoryThatIsGone(t *testing.T) {
 	}
 }
 
-// A revoke right after the history was lost, by a node that does not know yet.
-func TestARevokeLooksWhetherTheHistoryIsStillTheSame(t *testing.T) {
+// The history is lost just before a revoke, and the node has not noticed.
+func TestRevokeDetectsLostHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, fa := d.Node(node.Settings{})
@@ -233,14 +230,13 @@ func TestARevokeLooksWhetherTheHistoryIsStillTheSame(t *testing.T) {
 		fa.BeforeUpdate.Store(&restore)
 		_, p, err := a.RevokeKey(ctx, fleet.Root, key.ID, "", false, manage.ChangeOptions{Wait: -1})
 		if err == nil && p.Complete {
-			t.Errorf("complete: %+v, and the other node says %v", p, fleet.Ask(b, token))
+			t.Errorf("complete: %+v; outcome on the other node: %v", p, fleet.Ask(b, token))
 		}
 		fb.Cut.Store(false)
 	})
 }
 
-// Rows of another epoch are fenced at once.
-func TestOldRowsInARestoredDatabaseAreFencedAtOnce(t *testing.T) {
+func TestRowsOfAnotherEpochAreFencedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{Lease: 10 * time.Second})
@@ -265,9 +261,8 @@ func TestOldRowsInARestoredDatabaseAreFencedAtOnce(t *testing.T) {
 	})
 }
 
-// Requests for one key, while the head is always a little ahead of what is applied, share their
-// loads.
-func TestRequestsThatJoinShareLoads(t *testing.T) {
+// Requests for one key share loads even while every record is newer than what is applied.
+func TestJoinedRequestsShareLoads(t *testing.T) {
 	d := fleet.New(t)
 	a, f := d.Node(node.Settings{})
 	_, token := fleet.Mint(t, a, manage.KeySpec{})
@@ -287,13 +282,13 @@ func TestRequestsThatJoinShareLoads(t *testing.T) {
 	}
 	wg.Wait()
 	if n := f.Loads.Load(); n > 10 {
-		t.Errorf("%d queries for 100 requests that came together", n)
+		t.Errorf("%d queries for 100 concurrent requests", n)
 	}
 }
 
-// A fences B; an asynchronous failover loses that, not a revision; B goes on, and falls silent; C
-// fences it.
-func TestAFenceThatAFailoverLostCountsNoMore(t *testing.T) {
+// A fences B. An asynchronous failover loses that row, but no revision. B continues and later falls
+// silent. C fences it.
+func TestFenceLostInFailover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, fa := d.Node(node.Settings{})
@@ -317,30 +312,30 @@ func TestAFenceThatAFailoverLostCountsNoMore(t *testing.T) {
 				}
 			}
 		}
-		// the standby has not got that
+		// The standby lacks the fencing.
 		d.Tamper("UPDATE nodes SET state = 'active' WHERE incarnation = '" + inc + "'")
 		fa.Timeline.Store("00000002")
 		fb.Timeline.Store("00000002")
 		fb.Cut.Store(false)
-		time.Sleep(45 * time.Second) // all is well for a while
+		time.Sleep(45 * time.Second)
 		fleet.Want(t, "after the failover", fleet.Ask(b, token), keystore.OK)
 		_, fc := d.Node(node.Settings{})
 		time.Sleep(time.Second)
 		fleet.Want(t, "still", fleet.Ask(b, token), keystore.OK)
 		b.Health(ctx) // renews
 		fb.Cut.Store(true)
-		if err := fc.Database.Fence(ctx, inc); err != nil { // it has found it silent
+		if err := fc.Database.Fence(ctx, inc); err != nil {
 			t.Fatal(err)
 		}
 		if p := fleet.Revoke(t, a, key.ID, 2*time.Second); p.Complete {
-			t.Errorf("complete: %+v, and the other node says %v", p, fleet.Ask(b, token))
+			t.Errorf("complete: %+v; outcome on the other node: %v", p, fleet.Ask(b, token))
 		}
 		fb.Cut.Store(false)
 	})
 }
 
-// A change that the page has been told to watch is lost; another takes its revision.
-func TestProgressOfALostChangeIsAnError(t *testing.T) {
+// A change whose progress a page shows is lost, and another one gets its revision.
+func TestProgressOfLostChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{})
@@ -352,8 +347,7 @@ func TestProgressOfALostChangeIsAnError(t *testing.T) {
 		fb.Cut.Store(true)
 		off := false
 		since := a.Now()
-		_, p,
-			err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &off},
+		_, p, err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &off},
 			manage.ChangeOptions{Wait: -1})
 		if err != nil || p.Complete {
 			t.Fatal(p, err)
@@ -366,13 +360,13 @@ func TestProgressOfALostChangeIsAnError(t *testing.T) {
 		time.Sleep(time.Minute)
 		now, err := a.Progress(ctx, fleet.Root, p.Revision, since)
 		if err == nil && now.Complete {
-			t.Errorf("%+v, and the key is %v", now, fleet.Ask(b, token))
+			t.Errorf("%+v; outcome: %v", now, fleet.Ask(b, token))
 		}
 	})
 }
 
-// One row that cannot be read is among what has to be revoked again.
-func TestAnUnreadableKeyKeepsNoRevokeFromBeingMadeAgain(t *testing.T) {
+// One of the keys to revoke again has an unreadable row.
+func TestUnreadableKeyDoesNotStopRepeatedRevokes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, fa := d.Node(node.Settings{})
@@ -389,7 +383,7 @@ func TestAnUnreadableKeyKeepsNoRevokeFromBeingMadeAgain(t *testing.T) {
 			`UPDATE keys SET grants = '[{"namespace":5}]' WHERE id = '`+bad.ID+`'`)
 		time.Sleep(2 * time.Minute)
 		fleet.Want(t, "a live key, two minutes later", fleet.Ask(a, live), keystore.OK)
-		fleet.Want(t, "the revoked one", fleet.Ask(a, token), keystore.Revoked)
+		fleet.Want(t, "the revoked key", fleet.Ask(a, token), keystore.Revoked)
 		nodes, err := fa.Database.Nodes(ctx)
 		if err != nil || len(nodes) > 2 {
 			t.Errorf("%d nodes, %v", len(nodes), err)

@@ -17,12 +17,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-func TestADatabaseThatLostARevokeRevivesNothing(t *testing.T) {
+func TestLostRevokeIsRepeated(t *testing.T) {
 	for name, afterwards := range map[string][]string{
-		"and stands where it stood before": nil,
-		"and went on": {"UPDATE namespaces SET name = 'a'",
+		"at the revision of the backup": nil,
+		"with later changes": {"UPDATE namespaces SET name = 'a'",
 			"UPDATE namespaces SET name = 'b'", "UPDATE namespaces SET name = 'c'"},
-		"and is said to be another": {"UPDATE head SET epoch = 'restored'"},
+		"with another epoch": {"UPDATE head SET epoch = 'restored'"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := fleet.New(t)
@@ -41,11 +41,11 @@ func TestADatabaseThatLostARevokeRevivesNothing(t *testing.T) {
 				t.Fatalf("%+v", p)
 			}
 
-			fb.Mute.Store(true) // the one that revoked is the first to find out
+			fb.Mute.Store(true) // a notices first
 			d.Tamper(append([]string{
-				"DROP TRIGGER keys_one_way", // as a backup from before the revoke would have it
-				"UPDATE keys SET revoked_at = NULL, revoked_by = '', revoke_reason = '', version " +
-					"= 1",
+				"DROP TRIGGER keys_one_way", // restores the state before the revoke
+				"UPDATE keys SET revoked_at = NULL, revoked_by = '', revoke_reason = '', " +
+					"version = 1",
 				"DELETE FROM change_log WHERE revision > " + before,
 				"DELETE FROM marks WHERE revision >= " + before,
 				"UPDATE head SET revision = " + before,
@@ -53,7 +53,7 @@ func TestADatabaseThatLostARevokeRevivesNothing(t *testing.T) {
 			if h := a.Health(ctx); h.Problem != "" {
 				t.Fatal(h.Problem)
 			}
-			fleet.Want(t, "revoked before, on the node that did it", fleet.Ask(a, token),
+			fleet.Want(t, "revoked before, on the revoking node", fleet.Ask(a, token),
 				keystore.Revoked)
 			fleet.Want(t, "another", fleet.Ask(a, live), keystore.OK)
 			fb.Mute.Store(false)
@@ -64,8 +64,7 @@ func TestADatabaseThatLostARevokeRevivesNothing(t *testing.T) {
 				keystore.Revoked)
 			fleet.Want(t, "another", fleet.Ask(b, live), keystore.OK)
 			if epochOf(d) == epoch {
-				t.Error("the epoch is the same, so the shared cache's entries from before still " +
-					"count")
+				t.Error("the epoch is the same, so earlier entries of the shared cache are valid")
 			}
 			if p := fleet.Revoke(t, b, key.ID, 0); !p.Complete || p.Nodes != 2 {
 				t.Errorf("afterwards: %+v", p)
@@ -87,7 +86,7 @@ func epochOf(d fleet.Fleet) (epoch string) {
 	return epoch
 }
 
-// SQLite's REPLACE fires no trigger for the row that it takes the place of.
+// SQLite's REPLACE fires no delete trigger for the row that it replaces.
 func TestReplacedRowsAreNoticed(t *testing.T) {
 	const replace = "REPLACE INTO keys (id, prefix, name, namespace, grants, owner, created_by, " +
 		"active, created_at, revoked_at, revoked_by, revoke_reason, allowed_ips, metadata, " +
@@ -102,17 +101,17 @@ func TestReplacedRowsAreNoticed(t *testing.T) {
 	if h := a.Health(ctx); h.Problem != "" {
 		t.Fatal(h.Problem)
 	}
-	fleet.Want(t, "revoked by hand", fleet.Ask(a, token), keystore.Revoked)
+	fleet.Want(t, "revoked with SQL", fleet.Ask(a, token), keystore.Revoked)
 	for _, statement := range []string{fmt.Sprintf(replace, "NULL"),
 		"REPLACE INTO secrets SELECT * FROM secrets"} {
 		if err := d.Try(statement); err == nil {
-			t.Errorf("%s: was carried out", statement)
+			t.Errorf("%s: succeeds", statement)
 		}
 	}
 }
 
-// A change that the database loses while its maker waits for the others is not reported as made.
-func TestALostChangeIsNotReportedAsMade(t *testing.T) {
+// The database loses a change while its caller waits for the other nodes.
+func TestLostChangeIsReported(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, fb := d.Node(node.Settings{})
@@ -130,7 +129,7 @@ func TestALostChangeIsNotReportedAsMade(t *testing.T) {
 			manage.ChangeOptions{Wait: 20 * time.Second})
 		answer <- err
 	}()
-	for a.Gauges().Revision == before { // it has not committed and waits for b
+	for a.Gauges().Revision == before { // not committed yet
 		time.Sleep(time.Millisecond)
 	}
 	d.Tamper(
@@ -138,32 +137,32 @@ func TestALostChangeIsNotReportedAsMade(t *testing.T) {
 		fmt.Sprint("DELETE FROM change_log WHERE revision > ", before),
 		fmt.Sprint("DELETE FROM marks WHERE revision >= ", before),
 		fmt.Sprint("UPDATE head SET revision = ", before),
-		// another change takes the revision, and the other node has applied it
+		// Another change gets the revision, and the other node has applied it.
 		"UPDATE namespaces SET name = 'b'",
 		"UPDATE nodes SET acked = (SELECT revision FROM head)",
 	)
 	if err := <-answer; err == nil {
-		t.Error("the change is reported as made")
+		t.Error("the lost change is reported as committed")
 	}
 	fb.Mute.Store(false)
 	fleet.Want(t, "afterwards", fleet.Ask(a, token), keystore.OK)
 }
 
-// TestADatabaseThatLostManyRevokesRevivesNone: what was revoked in one go counts key by key; keys
-// that are not in the database any more do not stop the others.
-func TestADatabaseThatLostManyRevokesRevivesNone(t *testing.T) {
+// TestManyLostRevokesAreRepeated loses one operation that revoked many keys. One of them is no
+// longer in the database.
+func TestManyLostRevokesAreRepeated(t *testing.T) {
 	const many = 1500
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
-	maker, key := fleet.Caller(t, a, manage.KeySpec{Grants: fleet.Grants(t,
-		"default=admin.keys:create,read")})
+	creator, key := fleet.Caller(t, a,
+		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:create,read")})
 	var specs []manage.ImportSpec
 	for i := range many {
-		specs = append(specs,
-			manage.ImportSpec{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
-				Line: i + 1, Token: fmt.Sprintf("legacy/%d", i)})
+		spec := readImport(fmt.Sprintf("legacy/%d", i))
+		spec.Line = i + 1
+		specs = append(specs, spec)
 	}
-	if n, refused, err := a.ImportKeys(ctx, maker, specs, true, nil); n != many {
+	if n, refused, err := a.ImportKeys(ctx, creator, specs, true, nil); n != many {
 		t.Fatal(n, refused, err)
 	}
 	gone := keystore.DigestOf(specs[0].Token)
@@ -173,7 +172,7 @@ func TestADatabaseThatLostManyRevokesRevivesNone(t *testing.T) {
 		t.Fatalf("%+v, %v", p, err)
 	}
 	d.Tamper(
-		"DROP TRIGGER keys_one_way", // as a backup from before the revoke would have it
+		"DROP TRIGGER keys_one_way", // restores the state before the revoke
 		"UPDATE keys SET revoked_at = NULL, revoked_by = '', revoke_reason = '', version = 1",
 		"DELETE FROM keys WHERE id = (SELECT key_id FROM secrets WHERE digest = unhex('"+
 			hex.EncodeToString(gone[:])+"'))",
@@ -181,25 +180,25 @@ func TestADatabaseThatLostManyRevokesRevivesNone(t *testing.T) {
 		"DELETE FROM marks WHERE revision >= "+before,
 		"UPDATE head SET revision = "+before,
 	)
-	for a.Health(ctx).Problem != "" { // it may take longer than a renewal waits
+	for a.Health(ctx).Problem != "" { // may take longer than one renewal
 		time.Sleep(10 * time.Millisecond)
 	}
-	fleet.Want(t, "a key that was deleted", fleet.Ask(a, specs[0].Token), keystore.Unknown)
+	fleet.Want(t, "a deleted key", fleet.Ask(a, specs[0].Token), keystore.Unknown)
 	for _, s := range specs[1:] {
 		fleet.Want(t, s.Token, fleet.Ask(a, s.Token), keystore.Revoked)
 	}
 }
 
-// What a node has revoked lately may be much, and the database far away: it begins where it was.
-func TestRevokingAgainComesToAnEnd(t *testing.T) {
+// A node with many revokes to repeat continues where it stopped when the database is slow.
+func TestRevokesAreRepeatedOnSlowDatabase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		db, err := sqldb.OpenSQLite(ctx, d.Path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		far := new(atomic.Bool)
-		a, err := fleet.Open(ctx, farAway{db, far}, node.Settings{}, fleet.Observer{})
+		slow := new(atomic.Bool)
+		a, err := fleet.Open(ctx, slowDatabase{db, slow}, node.Settings{}, fleet.Observer{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,40 +209,40 @@ func TestRevokingAgainComesToAnEnd(t *testing.T) {
 			fleet.Revoke(t, a, key.ID, 0)
 		}
 		fleet.Want(t, "before", fleet.Ask(a, live), keystore.OK)
-		far.Store(true)
+		slow.Store(true)
 		d.Tamper("UPDATE head SET epoch = 'restored'")
 		time.Sleep(5 * time.Minute)
-		fleet.Want(t, "some minutes later", fleet.Ask(a, live), keystore.OK)
+		fleet.Want(t, "minutes later", fleet.Ask(a, live), keystore.OK)
 	})
 }
 
-// farAway is a database whose every answer about a key takes 100 ms.
-type farAway struct {
+// slowDatabase takes 100 ms for 64 keys while slow is true.
+type slowDatabase struct {
 	keystore.Database
-	far *atomic.Bool
+	slow *atomic.Bool
 }
 
-func (f farAway) Update(
+func (db slowDatabase) Update(
 	ctx context.Context, change func(keystore.Tx) error,
 ) (keystore.Revision, error) {
-	return f.Database.Update(ctx, func(tx keystore.Tx) error {
-		if f.far.Load() {
-			tx = farTx{tx, ctx}
+	return db.Database.Update(ctx, func(tx keystore.Tx) error {
+		if db.slow.Load() {
+			tx = slowTx{tx, ctx}
 		}
 		return change(tx)
 	})
 }
 
-type farTx struct {
+type slowTx struct {
 	keystore.Tx
 	ctx context.Context
 }
 
-func (f farTx) Keys(ids []string) ([]keystore.Key, error) {
+func (t slowTx) Keys(ids []string) ([]keystore.Key, error) {
 	select {
 	case <-time.After(time.Duration(len(ids)) * 100 * time.Millisecond / 64):
-		return f.Tx.Keys(ids)
-	case <-f.ctx.Done():
-		return nil, f.ctx.Err()
+		return t.Tx.Keys(ids)
+	case <-t.ctx.Done():
+		return nil, t.ctx.Err()
 	}
 }

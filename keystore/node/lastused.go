@@ -9,12 +9,13 @@ import (
 )
 
 const (
-	// useGrain is how close together two uses may lie to be noted as one. With flushInterval it
-	// makes the 10 s that a kill may lose (spec section 9).
-	useGrain      = 5 * time.Second
+	// useInterval is the minimum time between two uses of a record that are noted. A process that
+	// is killed loses at most useInterval and flushInterval, less than 10 s together
+	// (docs/api_keys_admin.md, "Objects").
+	useInterval   = 5 * time.Second
 	flushInterval = 4 * time.Second
-	// unflushedUses bounds what waits while the database is away.
-	unflushedUses = 1 << 20
+	// maxPendingUses is how many keys' last uses are kept while the database is unavailable.
+	maxPendingUses = 1 << 20
 )
 
 // A use is the last use of one key.
@@ -23,10 +24,10 @@ type use struct {
 	at    time.Time
 }
 
-// Used notes that a request of this record was let through at now, in Unix nanoseconds. Mostly that
-// is one comparison.
+// Used notes that a request with this record was accepted at now, in Unix nanoseconds. It usually
+// costs one comparison.
 func (n *Node) Used(r *keystore.Record, now int64) {
-	if !r.NoteUse(now, useGrain) {
+	if !r.NoteUse(now, useInterval) {
 		return
 	}
 	s := n.cache.shard(&r.Digest)
@@ -35,14 +36,14 @@ func (n *Node) Used(r *keystore.Record, now int64) {
 	s.mu.Unlock()
 }
 
-// unflushed are last uses that the database has not taken yet.
-type unflushed struct {
+// pendingUses are the last uses that are not in the database yet.
+type pendingUses struct {
 	mu sync.Mutex
 	at map[string]time.Time
 }
 
-// flushUses writes what was noted since the last flush. What the database does not take is kept for
-// the next one.
+// flushUses writes the last uses that were noted since the last flush. After a failure it keeps
+// them for the next flush.
 func (n *Node) flushUses(ctx context.Context) {
 	u := &n.uses
 	u.mu.Lock()
@@ -56,9 +57,9 @@ func (n *Node) flushUses(ctx context.Context) {
 		noted := s.used
 		s.used = nil
 		s.mu.Unlock()
-		for _, n := range noted {
-			if len(u.at) < unflushedUses {
-				u.at[n.keyID] = n.at
+		for _, use := range noted {
+			if len(u.at) < maxPendingUses {
+				u.at[use.keyID] = use.at
 			}
 		}
 	}

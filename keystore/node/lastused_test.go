@@ -33,7 +33,7 @@ func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
 			t.Fatal(err)
 		}
 		if lost := last.Sub(found.LastUsedAt); lost > 10*time.Second {
-			t.Errorf("%v are lost", lost)
+			t.Errorf("the last %v of use are lost", lost)
 		}
 	})
 }
@@ -51,7 +51,7 @@ func (db *withoutUses) RecordUse(ctx context.Context, uses map[string]time.Time)
 	return db.Database.RecordUse(ctx, uses)
 }
 
-func TestTheLatestUseIsWrittenAfterAnOutage(t *testing.T) {
+func TestLatestUseIsWrittenAfterOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := new(withoutUses)
 		a, _ := fleet.New(t).OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open,

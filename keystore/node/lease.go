@@ -15,163 +15,167 @@ import (
 )
 
 const (
-	// clockRate is how far the rate of any clock may be off from true time, as a fraction
+	// clockRate is the fraction by which the rate of any clock may deviate from true time
 	// (docs/protocol.md, rule 7).
 	clockRate = 0.01
-	// retryInterval is how soon a failed renewal is tried again.
+	// retryInterval is the time until a failed renewal is repeated.
 	retryInterval = 500 * time.Millisecond
 )
 
-// A lease says until when what is cached may be trusted.
+// A lease limits how long the cache may be used (docs/protocol.md, rules 2 and 4).
 type lease struct {
-	term atomic.Pointer[term] // nil: never held
+	term atomic.Pointer[term] // nil before the first renewal
 }
 
-// A term is what one renewal found out. What each request needs of it is kept in nanoseconds.
+// A term is the result of one renewal.
 type term struct {
-	databaseClock               // read at asked, by own clock, before the database was asked
-	length        time.Duration // from asked on; zero: dropped
-	ends          int64         // the same by the own clock as it can be set, in Unix nanoseconds
+	databaseClock               // asked is the time before the database was asked
+	length        time.Duration // from asked; 0 if the lease was dropped
+	expires       int64         // the end on our wall clock, in Unix nanoseconds
 }
 
-// at returns what the database's clock says at a reading of our own, in Unix nanoseconds, and
-// whether the term covers it. The reading carries a monotonic one as time.Now returns it. It takes
-// both clocks to say that it is covered: the monotonic one stops while a machine is suspended, and
-// the other can be set.
-func (t *term) at(own time.Time) (database int64, held bool) {
+// at converts a reading of our own clock to the database's clock, in Unix nanoseconds, and reports
+// whether the term covers it. The reading must include the monotonic clock, as time.Now returns it.
+// Both the monotonic and the wall clock must be within the term, because the monotonic clock stops
+// while a machine is suspended and the wall clock can be set.
+func (t *term) at(own time.Time) (database int64, covered bool) {
 	passed := own.Sub(t.asked)
-	return t.reads + int64(passed), passed < t.length && own.UnixNano() < t.ends
+	return t.reads + int64(passed), passed < t.length && own.UnixNano() < t.expires
 }
 
+// holds reports whether the lease covers a reading of our own clock.
 func (l *lease) holds(own time.Time) bool {
 	t := l.term.Load()
 	if t == nil {
 		return false
 	}
-	_, held := t.at(own)
-	return held
+	_, covered := t.at(own)
+	return covered
 }
 
-// extend begins the term of a renewal.
+// extend begins a new term, which counts from the clock reading before the database was asked.
 func (l *lease) extend(length time.Duration, r reading) {
 	var before databaseClock
-	if held := l.term.Load(); held != nil {
-		before = held.databaseClock
+	if t := l.term.Load(); t != nil {
+		before = t.databaseClock
 	}
 	l.term.Store(&term{before.follow(r), length, r.asked.Add(length).UnixNano()})
 }
 
+// drop ends the lease. The database's clock stays known.
 func (l *lease) drop() {
-	if held := l.term.Load(); held != nil {
-		l.term.Store(&term{databaseClock: held.databaseClock})
+	if t := l.term.Load(); t != nil {
+		l.term.Store(&term{databaseClock: t.databaseClock})
 	}
 }
 
-// endsBy reports whether the lease holds at no time after t.
-func (l *lease) endsBy(t time.Time) bool {
-	held := l.term.Load()
-	return held == nil || held.length == 0 || !held.asked.Add(held.length).After(t)
+// expiresBy reports whether the lease covers no time after t.
+func (l *lease) expiresBy(t time.Time) bool {
+	term := l.term.Load()
+	return term == nil || term.length == 0 || !term.asked.Add(term.length).After(t)
 }
 
 func (l *lease) remaining(now time.Time) time.Duration {
 	if !l.holds(now) {
 		return 0
 	}
-	held := l.term.Load()
-	return max(0, held.length-now.Sub(held.asked))
+	t := l.term.Load()
+	return max(0, t.length-now.Sub(t.asked))
 }
 
-// node is what this process is to the deployment (docs/protocol.md). What has no lock or atomic is
-// the renewals' own, of which one runs at a time.
+// membership is the state of this process in the deployment (docs/protocol.md). Fields that are
+// neither atomic nor below mu are for renewals only, of which one runs at a time.
 type membership struct {
-	incarnation atomic.Pointer[string] // changes when the node has to join anew
-	renewed     time.Time              // when the last renewal began
-	epoch       string
-	left        []string                          // epochs that were this node's before
-	position    atomic.Pointer[keystore.Position] // up to which changes are applied
-	// in a database that is not the one it was: it has to join anew
-	stranger  bool
-	lease     lease
-	rate      rateCheck
-	applied   atomic.Int64 // its revision; negative: nothing is cached yet
-	commits   commitTimes
-	histories atomic.Int64 // how often the database was found to be another one
-	timeline  string       // of the database's server
-	takeovers atomic.Int64 // how often that has changed
-	// when, on the database's clock in Unix nanoseconds, it was last found to be another one
-	lost      atomic.Int64
-	directory atomic.Pointer[keystore.Directory]
-	base      *baseDirectory // read whole, and not in use yet
-	rereads   bool           // the directory has to be read whole
-	imported  atomic.Bool
-	standbys  atomic.Bool // commits wait for a standby
-	replaced  atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
+	incarnation  atomic.Pointer[string] // changes when the node has to join again
+	epoch        string
+	formerEpochs []string // earlier epochs of this node
+	mustRejoin   bool     // the database has another history, so the node has to join again
 
-	acknowledged atomic.Pointer[time.Time] // the last Acknowledge
-	// the others' rows, by incarnation, as this node has read them last
-	peers       map[string]keystore.Node
-	peersBefore map[string]keystore.Node // and before that
-	others      janitor
+	lease    lease
+	rate     rateCheck
+	renewed  time.Time    // when the last successful renewal began
+	failures atomic.Int32 // successive failed renewals
 
-	mu       sync.Mutex // of what follows
+	position atomic.Pointer[keystore.Position] // up to which changes are applied
+	applied  atomic.Int64                      // the revision of position; negative if none
+	commits  commitTimes
+
+	histories atomic.Int64 // how often the history was found to be another one
+	lostAt    atomic.Int64 // when that was last, on the database's clock in Unix nanoseconds
+	timeline  string       // of the database server
+	takeovers atomic.Int64 // how often timeline has changed
+
+	directory    atomic.Pointer[keystore.Directory]
+	base         *baseDirectory // a complete directory that is not in use yet
+	rereadPolicy bool           // the complete directory has to be read again
+
+	imported atomic.Bool // a credential has been imported
+	standbys atomic.Bool // commits wait for a standby
+	replaced atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
+
+	acknowledged         atomic.Pointer[time.Time] // when the last Acknowledge succeeded
+	acknowledgedRevision keystore.Revision
+	peers                map[string]keystore.Node // the other nodes' rows, by incarnation
+	peersBefore          map[string]keystore.Node // the same at the previous reading
+	fencer               fencer
+
+	mu       sync.Mutex // guards the fields below
 	row      ownRow
 	renewing *renewal
 	closed   bool
-
-	failures atomic.Int32 // of renewals, in a row
 }
 
-// ownRow is what this node knows of its row. A write that was not acknowledged may have reached the
-// row, and a failover may lose it again. So the node relies on neither: it uses the shortest lease
-// that the row can show, and writes the row again.
+// ownRow is what this node knows about its own row. A write that was not acknowledged may have
+// reached the row, and a failover may lose it again. The node relies on neither: it uses the
+// shortest lease that the row may show, and repeats the write.
 type ownRow struct {
-	former  string        // the incarnation before
-	tried   bool          // to write one, of any incarnation
+	former  string        // the previous incarnation
+	tried   bool          // a write was attempted, for any incarnation
 	joined  bool          // the database has acknowledged the row of this incarnation
-	lease   time.Duration // the shortest that the row can show
-	shows   time.Duration // the lease that the row shows for certain; zero: not certain
-	setting bool          // a SetLease is on its way
+	lease   time.Duration // the shortest lease that the row may show
+	shows   time.Duration // the lease that the row shows; 0 if that is uncertain
+	setting bool          // a SetLease is in progress
 }
 
-// A history tells whether this node's writes are certain to be in the database still.
+// A history identifies the history of the database and its server. While it stays the same, the
+// database still has everything that this node has written.
 type history struct{ histories, takeovers int64 }
 
 func (m *membership) history() history { return history{m.histories.Load(), m.takeovers.Load()} }
 
-// patience is how long a renewal may take, after others have failed, until nobody waits for it any
-// more.
-const patience = 100 * time.Millisecond
+// stallTimeout is how long callers wait for a renewal after others have failed.
+const stallTimeout = 100 * time.Millisecond
 
-// away reports whether the database does not answer at present, so that nobody need wait until its
-// time is over: two renewals in a row have failed, and the one that runs gets no answer either. One
-// failure says little: a process that was stopped has it when it goes on.
-func (m *membership) away(now time.Time) bool {
+// unavailable reports whether the database seems not to respond, so that callers need not wait for
+// their timeout: two successive renewals have failed, and the present one gets no response either.
+// One failure is not enough, because a process that was stopped has one when it continues.
+func (m *membership) unavailable(now time.Time) bool {
 	if m.failures.Load() < 2 {
 		return false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.renewing != nil && now.Sub(m.renewing.begun) > patience
+	return m.renewing != nil && now.Sub(m.renewing.begun) > stallTimeout
 }
 
-// close ends trust in what is cached, and all renewals but one that runs.
+// close prevents further renewals and background work.
 func (m *membership) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
 }
 
-// A renewal is one run of renew, for all who want one while it runs.
+// A renewal is one execution of renewOnce, which all callers share while it runs.
 type renewal struct {
 	begun time.Time
 	done  chan struct{}
 	err   error
 }
 
-// renew asks for the head of the change log, applies what is new, and only then extends the lease,
-// from a clock reading taken before it asked. Whoever calls while one is running shares it; should
-// that one fail, it may have begun before this process was stopped or the database went away, and
-// is tried once more.
+// Renew reads the head of the change log, applies new changes, and then extends the lease, counted
+// from a clock reading before the read (docs/protocol.md, rule 2). Concurrent calls share a
+// renewal. If a shared renewal fails, Renew tries once more: it may have begun before the database
+// became available again.
 func (n *Node) Renew(ctx context.Context) error {
 	shared, err := n.joinRenewal(ctx)
 	if shared && err != nil && ctx.Err() == nil {
@@ -180,8 +184,8 @@ func (n *Node) Renew(ctx context.Context) error {
 	return err
 }
 
-// renewAnew is renew with a renewal that begins after the call. A shared renewal may have asked the
-// database earlier.
+// renewAnew is Renew with a renewal that begins after the call. A shared renewal may have asked the
+// database before it.
 func (n *Node) renewAnew(ctx context.Context) error {
 	shared, err := n.joinRenewal(ctx)
 	if shared && ctx.Err() == nil {
@@ -221,37 +225,36 @@ func (n *Node) joinRenewal(ctx context.Context) (shared bool, err error) {
 	}
 }
 
-// errAgain says that the renewal has to start again, because its reads are outdated or incomplete.
-var errAgain = errors.New("the database changed while it was read")
+// errRetry means that the renewal has to start again, because its reads are outdated or incomplete.
+var errRetry = errors.New("the database changed while it was read")
 
 func (n *Node) renewOnce() (err error) {
 	for range 3 {
 		if err = n.readDirectory(); err != nil {
 			return err
 		}
-		if err = n.joined(); err != nil {
+		if err = n.ensureJoined(); err != nil {
 			return err
 		}
-		if err = n.renewFrom(); !errors.Is(err, errAgain) {
+		if err = n.tryRenew(); !errors.Is(err, errRetry) {
 			return err
 		}
 	}
 	return n.StoreFailed("renewing the lease", err)
 }
 
-// askTimeout bounds one renewal, which never waits for a standby.
-func (n *Node) askTimeout() time.Duration {
+// renewTimeout limits one attempt at a renewal, which never waits for a standby.
+func (n *Node) renewTimeout() time.Duration {
 	return min(n.settings.Load().Lease/3, QueryTimeout)
 }
 
-// renewFrom is one attempt at a renewal. Its lease counts from the clock reading that it begins
-// with.
-func (n *Node) renewFrom() error {
+// tryRenew is one attempt at a renewal. The lease counts from the clock reading at its beginning.
+func (n *Node) tryRenew() error {
 	m := n.membership
-	ctx, cancel := context.WithTimeout(context.Background(), n.askTimeout())
+	ctx, cancel := context.WithTimeout(context.Background(), n.renewTimeout())
 	defer cancel()
 	length := n.leaseLength()
-	head, at, err := n.askHead(ctx)
+	head, at, err := n.readHead(ctx)
 	if err != nil {
 		return err
 	}
@@ -260,20 +263,20 @@ func (n *Node) renewFrom() error {
 		return n.StoreFailed("renewing the lease", err)
 	}
 	if head.Diverged || head.Epoch != m.epoch {
-		if err := n.acceptAnother(head); err != nil {
+		if err := n.acceptNewHistory(head); err != nil {
 			return err
 		}
 	}
-	if m.stranger || head.Node != keystore.NodeActive {
+	if m.mustRejoin || head.Node != keystore.NodeActive {
 		n.rejoin()
-		return errAgain
+		return errRetry
 	}
 	//fault: head.Silent = head.Silent && !ablated("silence-without-write")
 	if head.Silent {
 		if err := n.confirm(); err != nil {
 			return err
 		}
-		return errAgain
+		return errRetry
 	}
 	if err := n.followTimeline(head); err != nil {
 		return err
@@ -281,7 +284,7 @@ func (n *Node) renewFrom() error {
 	//fault: if ablated("ack-before-purge") { n.acknowledge(ctx, head, length) }
 	//fault: if ablated("lease-before-apply") { m.lease.extend(length, at) }
 	if err := n.catchUp(ctx, head); err != nil {
-		if !errors.Is(err, errAgain) {
+		if !errors.Is(err, errRetry) {
 			err = n.StoreFailed("reading the change log", err)
 		}
 		return err
@@ -297,8 +300,8 @@ func (n *Node) renewFrom() error {
 	return nil
 }
 
-// askHead reads the head of the change log, and its time against our own.
-func (n *Node) askHead(ctx context.Context) (keystore.Head, reading, error) {
+// readHead reads the head of the change log, and compares the database's clock with our own.
+func (n *Node) readHead(ctx context.Context) (keystore.Head, reading, error) {
 	m := n.membership
 	at := reading{asked: n.clock.now()}
 	var position keystore.Position
@@ -325,40 +328,42 @@ func (n *Node) askHead(ctx context.Context) (keystore.Head, reading, error) {
 	return head, at, nil
 }
 
-// distrust drops the lease and the cache, and cuts running requests.
+// distrust drops the lease and the cache, and cuts all running requests.
 func (n *Node) distrust() {
 	if t := n.membership.lease.term.Load(); t == nil || t.length == 0 {
-		return // it did before
+		return // done before
 	}
 	n.membership.lease.drop()
 	n.cache.purge(keystore.Revision(max(0, n.membership.applied.Load())))
 	n.cache.cutAll()
 }
 
-// rejoin makes this process a new node with an empty cache, unknown to the others until it joins.
+// rejoin turns this process into a new node with an empty cache, which the others do not know until
+// it joins.
 func (n *Node) rejoin() {
 	m := n.membership
 	if applied := m.applied.Load(); applied >= 0 {
-		n.logger.Warn("this node was given up by another one and joins anew; was it stopped, or " +
-			"cut off from the database?")
+		n.logger.Warn("another node has fenced this one; joining again; was this process stopped " +
+			"or cut off from the database?")
 		n.cache.purge(keystore.Revision(applied))
 	}
 	m.lease.drop()
-	m.acknowledged.Store(nil) // it has told nobody anything
+	m.acknowledged.Store(nil) // the new node has acknowledged nothing
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	former := m.row.former
 	if m.row.joined {
 		former = *m.incarnation.Load()
 	}
-	m.reincarnate()
+	m.newIncarnation()
 	m.row = ownRow{tried: true, former: former}
-	m.stranger = false
+	m.mustRejoin = false
 }
 
-// joined announces this node and the length of its leases to the others, before it holds a lease. A
-// row whose write was not acknowledged does not count: a standby that takes over may not have it.
-func (n *Node) joined() error {
+// ensureJoined writes this node's row, with the length of its leases, before the node takes a lease
+// (docs/protocol.md, rule 1). A row whose write was not acknowledged does not count: a standby that
+// takes over may not have it.
+func (n *Node) ensureJoined() error {
 	m := n.membership
 	m.mu.Lock()
 	done, former := m.row.joined, m.row.former
@@ -371,8 +376,7 @@ func (n *Node) joined() error {
 	defer cancel()
 	length := n.settings.Load().Lease
 	err := n.db.Join(ctx, keystore.Node{Incarnation: *m.incarnation.Load(),
-		Address: hostAndProcess(),
-		Lease:   length, Former: former})
+		Address: hostAndProcess(), Lease: length, Former: former})
 	if err != nil {
 		return n.StoreFailed("joining the deployment", err)
 	}
@@ -380,7 +384,7 @@ func (n *Node) joined() error {
 	m.row = ownRow{tried: true, joined: true, lease: length, shows: length}
 	m.mu.Unlock()
 	if former != "" {
-		n.afterwards(func(ctx context.Context) { // nobody needs to wait for it
+		n.inBackground(func(ctx context.Context) {
 			if err := n.db.Remove(ctx, former); err != nil {
 				_ = n.StoreFailed("removing this node's former row", err)
 			}
@@ -389,9 +393,9 @@ func (n *Node) joined() error {
 	return nil
 }
 
-// confirm writes the node's row again, unchanged. If the database has not answered for a while, a
-// standby may have taken over. A former primary that was stopped and does not know this yet still
-// answers reads, but with synchronous standbys it cannot acknowledge a write.
+// confirm writes the node's row again, unchanged. If the database has been silent for a while, a
+// standby may have taken over. A former primary that was stopped and has not noticed still answers
+// reads, but with synchronous standbys it cannot acknowledge a write.
 func (n *Node) confirm() error {
 	ctx, cancel := context.WithTimeout(n.running, QueryTimeout)
 	defer cancel()
@@ -401,22 +405,22 @@ func (n *Node) confirm() error {
 	return nil
 }
 
-// leaseLength returns how long the next lease may be. The others, who read it from the node's row,
-// must never take it for shorter than a lease that is held: a longer one is told before it is used,
-// and a shorter one when none that is longer can be held any more.
+// leaseLength returns the length of the next lease. The row, from which the other nodes read the
+// length, must never show less than a lease that is in use. So a longer lease is written to the row
+// before it is used, and a shorter one only after every longer lease has expired.
 func (n *Node) leaseLength() time.Duration {
 	m, length := n.membership, n.settings.Load().Lease
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	row := &m.row
 	if length != row.shows && !row.setting &&
-		(length > row.lease || m.lease.endsBy(m.renewed.Add(length))) {
+		(length > row.lease || m.lease.expiresBy(m.renewed.Add(length))) {
 		row.setting, row.shows, row.lease = true, 0, min(row.lease, length)
 		incarnation := *m.incarnation.Load()
-		n.afterwardsLocked(func(ctx context.Context) {
+		n.inBackgroundLocked(func(ctx context.Context) {
 			err := n.db.SetLease(ctx, incarnation, length)
 			if err != nil {
-				_ = n.StoreFailed("announcing the new lease to the other nodes", err)
+				_ = n.StoreFailed("writing the new lease to this node's row", err)
 			}
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -431,9 +435,9 @@ func (n *Node) leaseLength() time.Duration {
 	return min(length, row.lease)
 }
 
-// meet records the other nodes' rows. It keeps the previous rows until the next renewal, which
-// tells whether the new ones are of this history.
-func (m *membership) meet(nodes []keystore.Node) {
+// recordPeers records the other nodes' rows. It keeps the previous rows until the next renewal,
+// which shows whether the new ones are from this history.
+func (m *membership) recordPeers(nodes []keystore.Node) {
 	m.peersBefore, m.peers = m.peers, make(map[string]keystore.Node, len(nodes))
 	for _, other := range nodes {
 		if other.Incarnation != *m.incarnation.Load() {
@@ -442,19 +446,19 @@ func (m *membership) meet(nodes []keystore.Node) {
 	}
 }
 
-// afterwardsTimeout bounds a background write, which may wait for a standby.
+// WriteTimeout limits a background write, which may wait for a standby.
 const WriteTimeout = 10 * time.Second
 
-// afterwards runs f, which may wait for a standby, in the background for at most afterwardsTimeout,
-// so that it delays no renewal. It reports whether it started f: a closed node starts nothing.
-func (n *Node) afterwards(f func(context.Context)) bool {
+// inBackground runs f in the background with [WriteTimeout], so that it does not delay renewals. It
+// reports whether it started f: a closed node starts nothing.
+func (n *Node) inBackground(f func(context.Context)) bool {
 	n.membership.mu.Lock()
 	defer n.membership.mu.Unlock()
-	return n.afterwardsLocked(f)
+	return n.inBackgroundLocked(f)
 }
 
-// afterwardsLocked is afterwards for a caller that holds node.mu.
-func (n *Node) afterwardsLocked(f func(context.Context)) bool {
+// inBackgroundLocked is inBackground for a caller that holds membership.mu.
+func (n *Node) inBackgroundLocked(f func(context.Context)) bool {
 	if n.membership.closed {
 		return false
 	}
@@ -466,38 +470,40 @@ func (n *Node) afterwardsLocked(f func(context.Context)) bool {
 	return true
 }
 
-// acknowledge tells the other nodes, if there are any, what this one has applied, and that it
-// lives.
+// acknowledge tells the other nodes which revision this one has applied, and that it is running. It
+// writes only if there are other nodes, and something is new or the last write is a sixth of a
+// lease old.
 func (n *Node) acknowledge(ctx context.Context, head keystore.Head, length time.Duration) {
 	m := n.membership
 	last := m.acknowledged.Load()
-	if head.Nodes < 2 && len(m.peers) == 0 || last != nil && m.others.applied == head.Revision &&
+	alone := head.Nodes < 2 && len(m.peers) == 0
+	if alone || last != nil && m.acknowledgedRevision == head.Revision &&
 		head.Nodes == len(m.peers)+1 && n.clock.now().Sub(*last) < length/6 {
 		return
 	}
 	if err := n.db.Acknowledge(ctx, *m.incarnation.Load(), head.Position); err != nil {
-		// a revoke elsewhere waits longer; the next renewal tries again
+		// Revokes on other nodes wait longer. The next renewal tries again.
 		_ = n.StoreFailed("acknowledging a change", err)
 		return
 	}
 	now := n.clock.now()
 	m.acknowledged.Store(&now)
-	m.others.applied = head.Revision
+	m.acknowledgedRevision = head.Revision
 	nodes, err := n.db.Nodes(ctx)
 	if err != nil {
 		_ = n.StoreFailed("reading the nodes", err)
 		return
 	}
-	m.meet(nodes)
-	m.others.tidy(n, nodes, head.Epoch, now)
+	m.recordPeers(nodes)
+	m.fencer.fenceSilent(n, nodes, head.Epoch, now)
 }
 
-// keepUp renews a few times a lease, and whenever the database says that something may have
-// changed.
-func (n *Node) keepUp(ctx context.Context) {
+// keepRenewing renews several times per lease, and whenever the database reports that something may
+// have changed.
+func (n *Node) keepRenewing(ctx context.Context) {
 	wait := n.settings.Load().Lease / 5
 	for {
-		// nodes that started together drift apart
+		// The jitter spreads nodes that started together.
 		timer := time.NewTimer(time.Duration(float64(wait) * (0.9 + 0.2*rand.Float64())))
 		select {
 		case <-ctx.Done():
@@ -514,21 +520,21 @@ func (n *Node) keepUp(ctx context.Context) {
 	}
 }
 
-// cutLapsed cuts what runs when the lease has run out and nothing has renewed it, for its key may
-// have died. A revoke elsewhere waits for this node for as long as the lease and a margin for
-// clocks. Half of the margin is for a renewal: a process that was stopped begins one when it goes
-// on.
-func (n *Node) cutLapsed(ctx context.Context) {
+// cutAfterLapse cuts running requests when the lease has expired without a renewal, because their
+// keys may have been revoked. A revoke on another node waits for this lease plus a margin for
+// clocks. Half of the margin is left for a renewal, which a process that was stopped begins when it
+// continues.
+func (n *Node) cutAfterLapse(ctx context.Context) {
 	for {
-		left := n.membership.lease.remaining(n.clock.now())
-		lapsed := left == 0
+		wait := n.membership.lease.remaining(n.clock.now())
+		lapsed := wait == 0
 		if lapsed {
-			left = time.Duration(clockRate * float64(n.settings.Load().Lease))
+			wait = time.Duration(clockRate * float64(n.settings.Load().Lease))
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(left):
+		case <-time.After(wait):
 		}
 		if lapsed && !n.membership.lease.holds(n.clock.now()) {
 			n.cache.cutAll()
@@ -536,13 +542,13 @@ func (n *Node) cutLapsed(ctx context.Context) {
 	}
 }
 
-// reincarnate gives the node an identity that no other start of any process has had.
-func (m *membership) reincarnate() {
+// newIncarnation gives the node a new, globally unique identity.
+func (m *membership) newIncarnation() {
 	id := keystore.RandomBase62(22) // 131 bits
 	m.incarnation.Store(&id)
 }
 
-// hostAndProcess is a node's name for people.
+// hostAndProcess returns the node's name for people.
 func hostAndProcess() string {
 	host, _ := os.Hostname()
 	return fmt.Sprintf("%s/%d", host, os.Getpid())

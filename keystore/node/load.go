@@ -8,59 +8,58 @@ import (
 )
 
 const (
-	// loadTimeout bounds one question to the stores.
+	// QueryTimeout limits one load, and any other query that a caller waits for.
 	QueryTimeout = 2 * time.Second
-	// untaggedLoads caps the misses in flight of credentials that anybody can make up: those
-	// without a tag.
+	// untaggedLoads is how many loads of credentials without a tag run at a time. Anyone can invent
+	// such credentials.
 	untaggedLoads = 64
 )
 
-// A flight is one load of one credential, and who waits for it. At most one runs and one is queued
-// for a credential.
-type flight struct {
-	generation uint64            // of the shard, before the store is read
-	applied    keystore.Position // by this node, before the store is read
+// A pendingLoad is one load of one credential. At most one load of a credential runs, and one more
+// is queued.
+type pendingLoad struct {
+	generation uint64            // of the shard, before the load
+	applied    keystore.Position // of this node, before the load
 	done       chan struct{}
-	next       *flight // begins when this one ends
+	next       *pendingLoad // starts when this one is done
 
-	// set before done is closed
+	// These are set before done is closed.
 	record *keystore.Record
-	// the record was read at a revision that this node had not applied when the flight began
-	newer bool
-	err   error
+	newer  bool // record was read at a revision after applied
+	err    error
 }
 
-// load answers from the database a credential that was not found in the cache. A request joins a
-// running load only if nothing was invalidated since that began, for a load may serve whoever
-// arrived before its snapshot was taken and nobody else (protocol.md section 4); else it waits for
-// the next one. The load goes on when one waiter's context ends.
+// load returns the record of a credential that is not in the cache. A request joins a running load
+// only if nothing was invalidated since the load began: a load may answer only requests that
+// arrived before its snapshot was taken (docs/protocol.md, rule 5). Otherwise the request waits for
+// the next load. A load continues when a waiting request is cancelled.
 func (n *Node) load(
 	ctx context.Context, d keystore.Digest, tagged bool, now time.Time,
 ) (*keystore.Record, error) {
 	s := n.cache.shard(&d)
 	for tries := 0; ; tries++ {
-		free, err := n.place(ctx, tagged)
+		free, err := n.acquireSlot(ctx, tagged)
 		if err != nil {
 			return nil, err
 		}
-		r, f, joins, err := n.board(s, d, now, free)
-		if f == nil {
+		r, l, joined, err := n.joinOrStart(s, d, now, free)
+		if l == nil {
 			return r, err
 		}
 		select {
-		case <-f.done:
+		case <-l.done:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		// the second flight began after the request came
-		if f.err != nil || !joins || !f.newer || tries > 0 {
-			return f.record, f.err
+		// A second load has begun after the request arrived.
+		if l.err != nil || !joined || !l.newer || tries > 0 {
+			return l.record, l.err
 		}
 	}
 }
 
-// place waits for a place for a load of a credential without a tag, and returns what gives it back.
-func (n *Node) place(ctx context.Context, tagged bool) (free func(), err error) {
+// acquireSlot waits until a load of a credential without a tag may run. The caller must call free.
+func (n *Node) acquireSlot(ctx context.Context, tagged bool) (free func(), err error) {
 	if tagged {
 		return func() {}, nil
 	}
@@ -74,94 +73,92 @@ func (n *Node) place(ctx context.Context, tagged bool) (free func(), err error) 
 	}
 }
 
-// board returns the flight to wait for, or what is known without, and whether the flight had begun
-// before. If that flight finds a record newer than this node has applied, only callers that came
-// before it began may use it: a failover may have lost the record since. free gives back the place
-// of a credential without a tag: a flight that begins keeps it, for it goes on when nobody waits
-// any more.
-func (n *Node) board(
+// joinOrStart returns the load to wait for and whether it had begun before, or a record that was
+// cached meanwhile. If a load that had begun before returns a newer record than this node has
+// applied, only requests that arrived before it began may use it: a failover may have lost the
+// record since. A load that starts calls free when it is done. Otherwise joinOrStart calls free.
+func (n *Node) joinOrStart(
 	s *shard, d keystore.Digest, now time.Time, free func(),
-) (r *keystore.Record, f *flight, joins bool, err error) {
+) (r *keystore.Record, l *pendingLoad, joined bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		free()
 		return nil, nil, false, errClosed
 	}
-	if r, known := s.find(&d, now.UnixNano()); known { // filled, or moved in its table, in between
+	if r, known := s.find(&d, now.UnixNano()); known { // inserted or moved meanwhile
 		free()
 		return r, nil, false, nil
 	}
-	if f = s.flights[d]; f == nil {
-		f = &flight{done: make(chan struct{})}
-		n.begins(f, s)
-		s.flights[d] = f
+	if l = s.loads[d]; l == nil {
+		l = &pendingLoad{done: make(chan struct{})}
+		n.recordState(l, s)
+		s.loads[d] = l
 		n.work.Go(func() {
 			defer free()
-			n.fly(s, d, f)
+			n.runLoads(s, d, l)
 		})
-		return nil, f, false, nil
+		return nil, l, false, nil
 	}
 	free()
-	overtaken := f.generation != s.generation.Load()
+	overtaken := l.generation != s.generation.Load()
 	//fault: overtaken = overtaken && !ablated("join-any-flight")
 	if overtaken || !n.membership.lease.holds(now) {
-		if f.next == nil {
-			f.next = &flight{done: make(chan struct{})}
+		if l.next == nil {
+			l.next = &pendingLoad{done: make(chan struct{})}
 		}
-		return nil, f.next, false, nil
+		return nil, l.next, false, nil
 	}
-	return nil, f, true, nil
+	return nil, l, true, nil
 }
 
-// begins records the state that a flight's answer is compared with before it is cached. The caller
-// holds the lock.
-func (n *Node) begins(f *flight, s *shard) {
-	f.generation, f.applied = s.generation.Load(), *n.membership.position.Load()
+// recordState records the state at the beginning of a load. The caller holds the shard's lock.
+func (n *Node) recordState(l *pendingLoad, s *shard) {
+	l.generation, l.applied = s.generation.Load(), *n.membership.position.Load()
 }
 
-// fly keeps an answer only if nothing was invalidated since the flight began, and only if the
-// answer is no newer than what this node had applied then. A newer answer belongs to a change that
-// a failover may lose without this node noticing.
-func (n *Node) fly(s *shard, d keystore.Digest, f *flight) {
-	for f != nil {
-		f.record, f.newer, f.err = n.ask(s, d, f.applied)
+// runLoads runs a load and those that are queued after it. It caches a record only if nothing was
+// invalidated since the load began, and only if the record is not newer than what this node had
+// applied then. A failover may lose a newer record, and this node would not notice.
+func (n *Node) runLoads(s *shard, d keystore.Digest, l *pendingLoad) {
+	for l != nil {
+		l.record, l.newer, l.err = n.read(s, d, l.applied)
 		//fault: hold("load.read")
 		now := n.clock.now().UnixNano()
 		s.mu.Lock()
-		overtaken := f.generation != s.generation.Load()
+		overtaken := l.generation != s.generation.Load()
 		//fault: overtaken = overtaken && !ablated("no-fill-token")
-		if f.err == nil && !f.newer && !overtaken {
+		if l.err == nil && !l.newer && !overtaken {
 			//fault: if ablated("check-then-insert") { s.holdUnlocked("load.insert") }
-			s.insert(&d, f.record, now)
+			s.insert(&d, l.record, now)
 		}
-		next := f.next
+		next := l.next
 		if next != nil {
-			n.begins(next, s)
-			s.flights[d] = next
+			n.recordState(next, s)
+			s.loads[d] = next
 		} else {
-			delete(s.flights, d)
+			delete(s.loads, d)
 		}
 		s.mu.Unlock()
-		close(f.done)
-		f = next
+		close(l.done)
+		l = next
 	}
 }
 
-// ask puts one question to the stores, and reports whether the answer is newer than what this node
-// had applied before. A database answer that is older is an error: it comes from a former primary,
-// or from a history that this node has not noticed yet.
-func (n *Node) ask(
+// read reads a record from the shared cache or the database. It reports whether the record is newer
+// than what this node had applied before. An older answer of the database is an error: it comes
+// from a former primary, or from a history that this node has not noticed yet.
+func (n *Node) read(
 	s *shard, d keystore.Digest, applied keystore.Position,
 ) (r *keystore.Record, newer bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), QueryTimeout)
 	defer cancel()
 	seal := n.seal.Load()
-	if r := n.askShared(ctx, s, seal, &d); r != nil {
+	if r := n.findShared(ctx, s, seal, &d); r != nil {
 		return r, false, nil
 	}
-	if n.membership.away(n.clock.now()) {
-		return nil, false, errAway
+	if n.membership.unavailable(n.clock.now()) {
+		return nil, false, errUnavailable
 	}
 	begun := time.Now()
 	key, asOf, err := n.keyByDigest(ctx, d, applied)
@@ -171,7 +168,7 @@ func (n *Node) ask(
 	switch {
 	case err != nil:
 		n.counters.lookups[TierDatabase][LookupFail].Add(1)
-		n.StoreFailed("looking up a key", err)
+		_ = n.StoreFailed("looking up a key", err)
 		return nil, false, err
 	case key == nil:
 		n.counters.lookups[TierDatabase][Miss].Add(1)
@@ -185,7 +182,8 @@ func (n *Node) ask(
 	return r, newer, nil
 }
 
-// keyByDigest asks the database, whose answer is no older than what this node had applied before.
+// keyByDigest reads a key from the database. The result is not older than what this node had
+// applied before.
 func (n *Node) keyByDigest(
 	ctx context.Context, d keystore.Digest, applied keystore.Position,
 ) (*keystore.Key, keystore.Position, error) {

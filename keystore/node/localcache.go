@@ -12,68 +12,67 @@ import (
 const (
 	cacheShards = 256
 
-	// negativeEntries bounds how many credentials are remembered to open nothing, in the whole
-	// process.
+	// negativeEntries is how many unknown credentials the process remembers.
 	negativeEntries = 1 << 16
-	// negativeTTL is short: what opens nothing now may be imported by the next second (the change
-	// log also says so).
+	// negativeTTL is short, because an unknown credential may be imported. The change log announces
+	// that too.
 	negativeTTL = 2 * time.Second
-	// recordTTL is a second line behind the lease, against bugs of ours.
+	// recordTTL limits the effect of bugs. The lease is what keeps records valid.
 	recordTTL = 10 * time.Minute
 )
 
-// localCache holds the records of credentials seen lately, and apart from them, so that a flood
-// cannot push them out, credentials that open nothing. Reading takes no lock. Everything that
-// concerns one credential happens in one shard, under its lock: insertion, invalidation, the loads
-// that run for it (flight.go) and the requests on their way (running.go).
+// localCache has the records of recently used credentials. Unknown credentials are remembered
+// separately, so that a flood of them cannot evict records. Lookups take no lock. Everything else
+// about one credential happens in its shard, under the shard's lock: insertion, invalidation, loads
+// (load.go) and running requests (running.go).
 type localCache struct {
 	shards [cacheShards]shard
 }
 
 type shard struct {
-	// generation counts invalidations in this shard. Whoever reads a store notes it before, and
-	// inserts only if it is still the same, under the lock (docs/protocol.md, rule 5).
+	// generation counts the invalidations in this shard. A load reads it first, and inserts a
+	// record only if it is still the same, under the lock (docs/protocol.md, rule 5).
 	generation atomic.Uint64
 	records    table
 	negatives  table
 
-	mu      sync.Mutex
-	changes recentChanges
-	flights map[keystore.Digest]*flight
-	running Running // head of a ring
-	ending  int     // how many of them end by themselves
-	used    []use   // since the last flush
-	closed  bool
+	mu       sync.Mutex
+	changes  recentChanges
+	loads    map[keystore.Digest]*pendingLoad
+	running  Running // head of a ring
+	expiring int     // how many of the running requests have a key that expires
+	used     []use   // since the last flush
+	closed   bool
 
 	hits, negativeHits, misses atomic.Uint64
 }
 
-// newLocalCache returns a cache of at most so many records and about so many bytes.
+// newLocalCache returns a cache of at most capacity records and about this many bytes.
 func newLocalCache(capacity int, bytes int64) *localCache {
 	c := &localCache{}
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.records.limit.Store(perShard(capacity))
-		s.records.most.Store(bytes / cacheShards)
+		s.records.maxBytes.Store(bytes / cacheShards)
 		s.negatives.limit.Store(perShard(negativeEntries))
-		s.flights = make(map[keystore.Digest]*flight)
+		s.loads = make(map[keystore.Digest]*pendingLoad)
 		s.running.next, s.running.prev = &s.running, &s.running
 	}
 	return c
 }
 
-// perShard spreads a capacity; a shard holds one entry at least.
+// perShard returns the share of a capacity that one shard has, at least one entry.
 func perShard(capacity int) int64 {
 	return int64(max(1, (capacity+cacheShards-1)/cacheShards))
 }
 
-// resize takes effect as entries are inserted.
+// resize changes the limits of the records, and evicts those that exceed them.
 func (c *localCache) resize(capacity int, bytes int64) {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
 		s.records.limit.Store(perShard(capacity))
-		s.records.most.Store(bytes / cacheShards)
+		s.records.maxBytes.Store(bytes / cacheShards)
 		s.records.shrink()
 		s.mu.Unlock()
 	}
@@ -81,7 +80,7 @@ func (c *localCache) resize(capacity int, bytes int64) {
 
 func (c *localCache) shard(d *keystore.Digest) *shard { return &c.shards[d[0]] }
 
-// purge forgets everything, as of revision r.
+// purge empties the cache, because anything in it may have changed at or before revision r.
 func (c *localCache) purge(r keystore.Revision) {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -94,8 +93,8 @@ func (c *localCache) purge(r keystore.Revision) {
 	}
 }
 
-// forgetNegatives is for credentials that were added, whichever they are: they can be known only as
-// what opens nothing, or be being read as such. Nobody has to load a record anew.
+// forgetNegatives forgets the unknown credentials, because some may have been added. It keeps the
+// records.
 func (c *localCache) forgetNegatives() {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -106,7 +105,7 @@ func (c *localCache) forgetNegatives() {
 	}
 }
 
-// close cuts what runs; no load begins any more.
+// close prevents further loads and cuts all running requests.
 func (c *localCache) close() {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -124,7 +123,7 @@ func (c *localCache) len() (n int) {
 	return n
 }
 
-// bytes returns about how much memory the records take.
+// bytes returns the approximate memory of the records.
 func (c *localCache) bytes() (n int64) {
 	for i := range c.shards {
 		n += c.shards[i].records.bytes.Load()
@@ -132,8 +131,8 @@ func (c *localCache) bytes() (n int64) {
 	return n
 }
 
-// find looks a credential up without a lock. A credential that is known to open nothing has a nil
-// record, or one that was rotated out.
+// find looks up a credential without a lock. r is nil or rotated out if the credential is known not
+// to be valid.
 func (s *shard) find(d *keystore.Digest, now int64) (r *keystore.Record, known bool) {
 	if e := s.records.find(d); e != nil && now < e.until {
 		return e.record, true
@@ -144,8 +143,7 @@ func (s *shard) find(d *keystore.Digest, now int64) (r *keystore.Record, known b
 	return nil, false
 }
 
-// insert keeps what a store said of a credential. The caller holds the lock and has compared the
-// generation.
+// insert caches the result of a load. The caller holds the lock and has compared the generation.
 func (s *shard) insert(d *keystore.Digest, r *keystore.Record, now int64) {
 	if r == nil || r.RotatedOut() {
 		s.negatives.insert(&entry{digest: *d, record: r, until: now + int64(negativeTTL)})
@@ -155,8 +153,8 @@ func (s *shard) insert(d *keystore.Digest, r *keystore.Record, now int64) {
 	}
 }
 
-// invalidate forgets a credential that was changed at revision r, and everything that is being read
-// for it. The caller holds the lock.
+// invalidate removes a credential that has changed at revision r, and prevents running loads in the
+// shard from caching what they have read. The caller holds the lock.
 func (s *shard) invalidate(d *keystore.Digest, r keystore.Revision) {
 	//fault: if ablated("delete-before-bump") { s.deleteBeforeBump(d); return }
 	s.generation.Add(1)
@@ -165,33 +163,33 @@ func (s *shard) invalidate(d *keystore.Digest, r keystore.Revision) {
 	s.negatives.remove(d)
 }
 
-// An entry does not change but for its mark.
+// An entry is immutable except for marked.
 type entry struct {
 	digest keystore.Digest
 	record *keystore.Record
 	until  int64 // Unix nanoseconds
-	size   int64 // bytes, without the record's holding, which it may share
+	size   int64 // bytes, without the record's grants, which other records may share
 	marked atomic.Bool
 }
 
-// table is an open-addressed hash table that is read without a lock and written under its shard's.
-// A digest is its own hash. Past its limit it evicts in CLOCK order: an entry that was found since
-// the hand last came by gets another round. A reader may miss an entry while the table is rebuilt
-// around it; it then asks again under the lock. It never finds one that was removed before it
+// table is an open-addressed hash table. Readers take no lock, and writers hold their shard's lock.
+// A digest is its own hash. A full table evicts in CLOCK order: an entry that was found since the
+// hand last passed it stays for another round. A reader may miss an entry while the table is
+// rebuilt, and then looks again under the lock. It never finds an entry that was removed before it
 // began.
 type table struct {
-	slots atomic.Pointer[[]atomic.Pointer[entry]] // length a power of two, at most half full
-	count atomic.Int64
-	limit atomic.Int64
-	bytes atomic.Int64                     // of all entries
-	most  atomic.Int64                     // that these may be; 0: any number
-	users map[*keystore.CompiledGrants]int // how many entries have it
-	hand  uint64
+	slots      atomic.Pointer[[]atomic.Pointer[entry]] // length a power of two, at most half full
+	count      atomic.Int64
+	limit      atomic.Int64 // of count
+	bytes      atomic.Int64
+	maxBytes   atomic.Int64                     // 0 for no limit
+	grantUsers map[*keystore.CompiledGrants]int // how many entries have these grants
+	hand       uint64
 }
 
 const minSlots = 8
 
-func home(d *keystore.Digest, slots []atomic.Pointer[entry]) uint64 {
+func homeSlot(d *keystore.Digest, slots []atomic.Pointer[entry]) uint64 {
 	return binary.LittleEndian.Uint64(d[1:]) & uint64(len(slots)-1) // d[0] chose the shard
 }
 
@@ -201,7 +199,7 @@ func (t *table) find(d *keystore.Digest) *entry {
 		return nil
 	}
 	slots := *p
-	for i := home(d, slots); ; i = (i + 1) & uint64(len(slots)-1) {
+	for i := homeSlot(d, slots); ; i = (i + 1) & uint64(len(slots)-1) {
 		e := slots[i].Load()
 		if e == nil {
 			return nil
@@ -217,11 +215,11 @@ func (t *table) find(d *keystore.Digest) *entry {
 
 func (t *table) insert(e *entry) {
 	t.remove(&e.digest)
-	most := t.most.Load()
-	if most > 0 && e.size+e.holding().Size() > most {
-		return // it would leave no room for others
+	limit := t.maxBytes.Load()
+	if limit > 0 && e.size+e.grants().Size() > limit {
+		return // does not fit
 	}
-	for t.count.Load() >= t.limit.Load() || most > 0 && t.bytes.Load()+t.cost(e) > most {
+	for t.count.Load() >= t.limit.Load() || limit > 0 && t.bytes.Load()+t.cost(e) > limit {
 		t.evict()
 	}
 	if p := t.slots.Load(); p == nil {
@@ -232,23 +230,23 @@ func (t *table) insert(e *entry) {
 	place(*t.slots.Load(), e)
 	t.count.Add(1)
 	t.bytes.Add(t.cost(e))
-	if h := e.holding(); h != nil {
-		if t.users == nil {
-			t.users = make(map[*keystore.CompiledGrants]int)
+	if g := e.grants(); g != nil {
+		if t.grantUsers == nil {
+			t.grantUsers = make(map[*keystore.CompiledGrants]int)
 		}
-		t.users[h]++
+		t.grantUsers[g]++
 	}
 }
 
-// cost returns how many bytes an entry adds: a holding that another entry has is there already.
+// cost returns how many bytes an entry adds. Grants that another entry has cost nothing.
 func (t *table) cost(e *entry) int64 {
-	if h := e.holding(); t.users[h] == 0 {
-		return e.size + h.Size()
+	if g := e.grants(); t.grantUsers[g] == 0 {
+		return e.size + g.Size()
 	}
 	return e.size
 }
 
-func (e *entry) holding() *keystore.CompiledGrants {
+func (e *entry) grants() *keystore.CompiledGrants {
 	if e.record == nil {
 		return nil
 	}
@@ -256,7 +254,7 @@ func (e *entry) holding() *keystore.CompiledGrants {
 }
 
 func place(slots []atomic.Pointer[entry], e *entry) {
-	i := home(&e.digest, slots)
+	i := homeSlot(&e.digest, slots)
 	for slots[i].Load() != nil {
 		i = (i + 1) & uint64(len(slots)-1)
 	}
@@ -269,7 +267,7 @@ func (t *table) remove(d *keystore.Digest) {
 		return
 	}
 	slots := *p
-	for i := home(d, slots); ; i = (i + 1) & uint64(len(slots)-1) {
+	for i := homeSlot(d, slots); ; i = (i + 1) & uint64(len(slots)-1) {
 		e := slots[i].Load()
 		if e == nil {
 			return
@@ -281,13 +279,13 @@ func (t *table) remove(d *keystore.Digest) {
 	}
 }
 
-// removeAt empties a slot and moves back what had been displaced past it, so that no probe ends too
-// early (Knuth, TAOCP 6.4, algorithm R).
+// removeAt empties a slot and moves back entries that were displaced past it, so that no probe
+// stops too early (Knuth, The Art of Computer Programming, 6.4, algorithm R).
 func (t *table) removeAt(slots []atomic.Pointer[entry], hole uint64) {
 	e := slots[hole].Load()
-	if h := e.holding(); h != nil {
-		if t.users[h]--; t.users[h] == 0 {
-			delete(t.users, h)
+	if g := e.grants(); g != nil {
+		if t.grantUsers[g]--; t.grantUsers[g] == 0 {
+			delete(t.grantUsers, g)
 		}
 	}
 	t.bytes.Add(-t.cost(e))
@@ -297,7 +295,7 @@ func (t *table) removeAt(slots []atomic.Pointer[entry], hole uint64) {
 		if e == nil {
 			break
 		}
-		if h := home(&e.digest, slots); (i-h)&mask >= (i-hole)&mask {
+		if h := homeSlot(&e.digest, slots); (i-h)&mask >= (i-hole)&mask {
 			slots[hole].Store(e)
 			hole = i
 		}
@@ -306,7 +304,7 @@ func (t *table) removeAt(slots []atomic.Pointer[entry], hole uint64) {
 	t.count.Add(-1)
 }
 
-// evict removes one entry; there is one.
+// evict removes one entry. The table must not be empty.
 func (t *table) evict() {
 	slots := *t.slots.Load()
 	for {
@@ -319,8 +317,10 @@ func (t *table) evict() {
 	}
 }
 
+// shrink evicts entries that exceed the limits, and frees slots.
 func (t *table) shrink() {
-	for t.count.Load() > t.limit.Load() || t.most.Load() > 0 && t.bytes.Load() > t.most.Load() {
+	limit := t.maxBytes.Load()
+	for t.count.Load() > t.limit.Load() || limit > 0 && t.bytes.Load() > limit {
 		t.evict()
 	}
 	if p := t.slots.Load(); p != nil {
@@ -350,5 +350,5 @@ func (t *table) clear() {
 	t.slots.Store(nil)
 	t.count.Store(0)
 	t.bytes.Store(0)
-	t.users = nil
+	t.grantUsers = nil
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"strconv"
@@ -14,22 +15,22 @@ import (
 
 func numbered(i int) keystore.Digest { return keystore.DigestOf(strconv.Itoa(i)) }
 
-// The table against a map, over random histories, with homes crowded together so that entries
-// displace one another.
-func TestTableDoesWhatAMapDoes(t *testing.T) {
+// TestTableAgreesWithMap compares the table with a map over random operations. Few home slots make
+// entries displace one another.
+func TestTableAgreesWithMap(t *testing.T) {
 	for seed := range uint64(50) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		var tab table
 		tab.limit.Store(1 << 20)
 		want := make(map[keystore.Digest]*entry)
-		crowd := func() keystore.Digest {
+		random := func() keystore.Digest {
 			var d keystore.Digest
 			d[1], d[2] = byte(rng.IntN(4)), byte(rng.IntN(2))*255
 			d[20] = byte(rng.IntN(16))
 			return d
 		}
 		for range 2000 {
-			d := crowd()
+			d := random()
 			switch rng.IntN(3) {
 			case 0:
 				tab.remove(&d)
@@ -39,7 +40,7 @@ func TestTableDoesWhatAMapDoes(t *testing.T) {
 				tab.insert(e)
 				want[d] = e
 			}
-			if probe := crowd(); tab.find(&probe) != want[probe] {
+			if probe := random(); tab.find(&probe) != want[probe] {
 				t.Fatalf("seed %d: the table and the map disagree", seed)
 			}
 		}
@@ -49,7 +50,7 @@ func TestTableDoesWhatAMapDoes(t *testing.T) {
 	}
 }
 
-func TestTableKeepsWhatIsUsedWhenItEvicts(t *testing.T) {
+func TestTableEvictsUnusedEntries(t *testing.T) {
 	var tab table
 	tab.limit.Store(1000)
 	hot := numbered(-1)
@@ -58,7 +59,7 @@ func TestTableKeepsWhatIsUsedWhenItEvicts(t *testing.T) {
 		d := numbered(i)
 		tab.insert(&entry{digest: d})
 		if tab.find(&hot) == nil {
-			t.Fatalf("the entry in use was evicted after %d others", i)
+			t.Fatalf("the used entry was evicted after %d others", i)
 		}
 		if tab.count.Load() > 1000 {
 			t.Fatalf("%d entries", tab.count.Load())
@@ -88,11 +89,11 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 	c.resize(100, 1<<40)
 	if n := c.len(); n > cacheShards {
-		t.Errorf("%d records after the cache was made smaller", n)
+		t.Errorf("%d records after the capacity was reduced", n)
 	}
 }
 
-func TestUnknownCredentialsDoNotPushOutRecords(t *testing.T) {
+func TestUnknownCredentialsDoNotEvictRecords(t *testing.T) {
 	c := newLocalCache(1000, 1<<40)
 	known := numbered(7)
 	s := c.shard(&known)
@@ -104,11 +105,11 @@ func TestUnknownCredentialsDoNotPushOutRecords(t *testing.T) {
 	}
 	s.mu.Unlock()
 	if r, ok := s.find(&known, 1); !ok || r == nil {
-		t.Error("a good record was evicted by unknown credentials")
+		t.Error("unknown credentials evicted a record")
 	}
 }
 
-func TestEntriesAge(t *testing.T) {
+func TestEntriesExpire(t *testing.T) {
 	c := newLocalCache(1000, 1<<40)
 	a, b := numbered(1), numbered(2)
 	s := &c.shards[0]
@@ -118,23 +119,26 @@ func TestEntriesAge(t *testing.T) {
 		d    keystore.Digest
 		at   time.Duration
 		want bool
-	}{{a, recordTTL - 1, true}, {a, recordTTL, false}, {b, negativeTTL - 1, true}, {b, negativeTTL,
-		false}} {
+	}{
+		{a, recordTTL - 1, true}, {a, recordTTL, false},
+		{b, negativeTTL - 1, true}, {b, negativeTTL, false},
+	} {
 		if _, known := s.find(&c.d, int64(c.at)); known != c.want {
 			t.Errorf("after %v: known is %v", c.at, known)
 		}
 	}
 }
 
-// Readers run through the table while it is written. One may miss an entry that stays, for it asks
-// again under the lock; what was removed before it began it must never find.
-func TestReadersNeverFindWhatWasRemovedBefore(t *testing.T) {
+// TestReadersNeverFindRemovedEntries reads the table while it is written. A reader may miss an
+// entry, because it looks again under the lock. It must never find one that was removed before it
+// began.
+func TestReadersNeverFindRemovedEntries(t *testing.T) {
 	c := newLocalCache(1<<20, 1<<40)
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	s := &c.shards[0]
 	const keys = 64
-	var removed [keys]sync.RWMutex // held for reading while the entry is out
+	var removed [keys]sync.Mutex
 	for w := range 2 {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(w), 9))
@@ -148,13 +152,13 @@ func TestReadersNeverFindWhatWasRemovedBefore(t *testing.T) {
 				s.insert(&d, &keystore.Record{Digest: d}, 0)
 				s.mu.Unlock()
 				if r, _ := s.find(&d, 0); r != nil && r.Digest != d {
-					t.Error("found another's record")
+					t.Error("found the record of another key")
 				}
 				s.mu.Lock()
 				s.invalidate(&d, 1)
 				s.mu.Unlock()
 				if r, _ := s.find(&d, 0); r != nil {
-					t.Error("found what was removed")
+					t.Error("found a removed record")
 				}
 				removed[i].Unlock()
 			}
@@ -168,7 +172,7 @@ func TestReadersNeverFindWhatWasRemovedBefore(t *testing.T) {
 			default:
 				d := numbered(i % keys)
 				if r, _ := s.find(&d, 0); r != nil && r.Digest != d {
-					t.Error("found another's record")
+					t.Error("found the record of another key")
 				}
 			}
 		}
@@ -179,54 +183,53 @@ func TestReadersNeverFindWhatWasRemovedBefore(t *testing.T) {
 	<-done
 }
 
-// What a shard still knows of changes, against all there were: it may forget, but never say that a
-// record is good which is not.
-func TestRecentChangesNeverVouchForWhatIsStale(t *testing.T) {
+// TestRecentChangesNeverAcceptStaleRecords compares the remembered changes with all changes.
+// recentChanges may forget changes, but must never accept a stale record.
+func TestRecentChangesNeverAcceptStaleRecords(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 1))
 	var c recentChanges
 	newest := make(map[keystore.Digest]keystore.Revision)
-	vouched := 0
+	accepted := 0
 	for r := keystore.Revision(1); r < 20_000; r++ {
 		d := numbered(rng.IntN(400))
 		c.add(&d, r)
 		newest[d] = r
 		probe, asOf := numbered(rng.IntN(500)), r-keystore.Revision(rng.IntN(600))
-		if c.none(&probe, asOf) {
-			vouched++
+		if c.unchangedSince(&probe, asOf) {
+			accepted++
 			if newest[probe] > asOf {
-				t.Fatalf("revision %d: vouches for a record of %d that was changed at %d", r, asOf,
+				t.Fatalf("revision %d: accepts a record of revision %d that changed at %d", r, asOf,
 					newest[probe])
 			}
 		}
-		if !c.none(&d, r) {
+		if !c.unchangedSince(&d, r) {
 			t.Fatalf("revision %d: the newest record is refused", r)
 		}
 	}
-	if vouched < 1000 {
-		t.Errorf("vouched %d times only", vouched)
+	if accepted < 1000 {
+		t.Errorf("accepted only %d times", accepted)
 	}
 	if len(c.last) > changesPerShard || len(c.ring) > changesPerShard {
-		t.Errorf("%d changes are kept", len(c.last))
+		t.Errorf("%d changes are remembered", len(c.last))
 	}
 }
 
-// heavy is a record of a key with n permissions that no other key has.
-func heavy(i, n int) *keystore.Record {
+// largeRecord returns the record of a key with n permissions that no other key has.
+func largeRecord(i, n int) *keystore.Record {
 	k := &keystore.Key{ID: strconv.Itoa(i), Owner: keystore.RootMember,
 		Secrets: []keystore.Secret{{Digest: numbered(i)}}}
 	var list []keystore.Permission
 	for j := range n {
-		list = append(list, keystore.Permission{Resource: strings.Repeat("x",
-			170) + strconv.Itoa(i) + "_" +
-			strconv.Itoa(j), Action: "orders"})
+		resource := fmt.Sprint(strings.Repeat("x", 170), i, "_", j)
+		list = append(list, keystore.Permission{Resource: resource, Action: "orders"})
 	}
 	k.Grants = []keystore.Grant{{Namespace: "default", Permissions: list}}
 	return keystore.NewRecord(k, numbered(i))
 }
 
 func TestCacheIsBoundedInBytes(t *testing.T) {
-	const most = 64 << 20
-	c := newLocalCache(1_000_000, most)
+	const limit = 64 << 20
+	c := newLocalCache(1_000_000, limit)
 	insert := func(i int, r *keystore.Record) *shard {
 		d := numbered(i)
 		s := c.shard(&d)
@@ -240,32 +243,32 @@ func TestCacheIsBoundedInBytes(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	const big = 1000
 	for i := range big {
-		insert(i, heavy(i, 100))
+		insert(i, largeRecord(i, 100))
 	}
 	runtime.GC()
-	runtime.GC() // what was evicted is interned weakly
+	runtime.GC() // once more for evicted grants, which are interned weakly
 	runtime.ReadMemStats(&after)
 	took := int64(after.HeapAlloc) - int64(before.HeapAlloc)
 	counted := c.bytes()
-	if counted > most || c.len() == 0 || c.len() == big {
+	if counted > limit || c.len() == 0 || c.len() == big {
 		t.Fatalf("%d entries of %d bytes", c.len(), counted)
 	}
 	if took > 2*counted || took < counted/3 {
-		t.Errorf("%d bytes were counted, and %d allocated", counted, took)
+		t.Errorf("%d bytes are counted and %d allocated", counted, took)
 	}
 
-	// One that would fill its shard is not kept, and pushes nothing out.
+	// A record that does not fit in its shard is not cached, and evicts nothing.
 	n := c.len()
-	if s := insert(big, heavy(big, 500)); s.records.find(new(numbered(big))) != nil ||
+	if s := insert(big, largeRecord(big, 500)); s.records.find(new(numbered(big))) != nil ||
 		c.len() != n {
-		t.Error("an entry larger than its shard is kept")
+		t.Error("a record larger than its shard is cached")
 	}
-	// Equal holdings count once in each shard.
+	// Equal grants count once per shard.
 	c.purge(0)
 	if c.len() != 0 || c.bytes() != 0 {
 		t.Fatalf("after purge: %d entries of %d bytes", c.len(), c.bytes())
 	}
-	shared := heavy(0, 100)
+	shared := largeRecord(0, 100)
 	for i := range 10_000 {
 		insert(i, shared)
 	}
@@ -274,7 +277,7 @@ func TestCacheIsBoundedInBytes(t *testing.T) {
 	}
 	c.resize(1_000_000, 1<<20)
 	if c.bytes() > 1<<20 {
-		t.Errorf("%d bytes after it was made smaller", c.bytes())
+		t.Errorf("%d bytes after the capacity was reduced", c.bytes())
 	}
 	for i := range 10_000 {
 		d := numbered(i)

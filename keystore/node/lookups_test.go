@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// TestForgedTokensCountInNoTier: nothing is looked up for them. What may have been imported is,
-// once anything was.
+// TestForgedTokensCountInNoTier checks that forged tokens are not looked up. Credentials that may
+// have been imported are looked up after the first import.
 func TestForgedTokensCountInNoTier(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{})
 	_, token := fleet.Mint(t, k, manage.KeySpec{})
@@ -64,6 +64,6 @@ func TestForgedTokensCountInNoTier(t *testing.T) {
 	before[node.TierDatabase][node.Miss]++
 	before[node.TierNegative][node.Hit]++
 	if now := k.Stats().Lookups; now != before {
-		t.Errorf("a credential that may have been imported is counted as %v, want %v", now, before)
+		t.Errorf("lookups of a credential that may have been imported: %v, want %v", now, before)
 	}
 }

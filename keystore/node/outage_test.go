@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A database that takes connections and answers nothing keeps nobody waiting for long.
-func TestAHungDatabaseKeepsNobodyWaiting(t *testing.T) {
+// The database accepts connections and does not respond.
+func TestHungDatabaseDelaysFewRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, f := fleet.New(t).Node(node.Settings{Lease: 10 * time.Second})
 		_, known := fleet.Mint(t, a, manage.KeySpec{})
@@ -45,15 +45,15 @@ func TestAHungDatabaseKeepsNobodyWaiting(t *testing.T) {
 			t.Errorf("%d of 100 requests waited for more than a second", n)
 		}
 		f.Hangs.Store(false)
-		time.Sleep(3 * time.Second) // what hangs has to give up
-		fleet.Want(t, "known, when it is back", fleet.Ask(a, known), keystore.OK)
-		fleet.Want(t, "cold, when it is back", fleet.Ask(a, cold), keystore.OK)
+		time.Sleep(3 * time.Second) // hanging queries time out
+		fleet.Want(t, "cached key, when it responds again", fleet.Ask(a, known), keystore.OK)
+		fleet.Want(t, "other key, when it responds again", fleet.Ask(a, cold), keystore.OK)
 	})
 }
 
-// An outage for all is nobody's silence: none gives another up when it is over, and what was cached
-// is still good.
-func TestNodesThatLostTheDatabaseTogetherGiveNobodyUp(t *testing.T) {
+// When an outage that affected all nodes is over, no node fences another, and caches are still
+// valid.
+func TestCommonOutageFencesNoNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, fa := d.Node(node.Settings{Lease: 10 * time.Second})
@@ -65,7 +65,7 @@ func TestNodesThatLostTheDatabaseTogetherGiveNobodyUp(t *testing.T) {
 		fa.Cut.Store(true)
 		fb.Cut.Store(true)
 		time.Sleep(25 * time.Second)
-		fa.Cut.Store(false) // the first that is back
+		fa.Cut.Store(false)
 		if h := a.Health(context.Background()); h.Problem != "" {
 			t.Fatal(h.Problem)
 		}
@@ -74,12 +74,12 @@ func TestNodesThatLostTheDatabaseTogetherGiveNobodyUp(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		fleet.Want(t, "afterwards", fleet.Ask(b, token), keystore.OK)
 		if n := fb.Loads.Load() - loads; n != 0 {
-			t.Errorf("%d records were read anew: the node had been given up", n)
+			t.Errorf("%d records were loaded again: the node was fenced", n)
 		}
 	})
 }
 
-// propagations counts what is measured.
+// propagations records what Propagated reports.
 type propagations struct {
 	fleet.Observer
 	mu  sync.Mutex
@@ -98,17 +98,17 @@ func (p *propagations) seen() []time.Duration {
 	return append([]time.Duration{}, p.all...)
 }
 
-// What takes access away is measured once, until it is in force, however long whoever asked has
-// waited.
-func TestEveryTakingIsMeasuredOnce(t *testing.T) {
+// A change that takes access away is observed once, when it is in force, however long its caller
+// has waited.
+func TestPropagationIsObservedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
-		measured := new(propagations)
-		a, _ := d.NodeWith(measured, node.Settings{Lease: 10 * time.Second})
+		observed := new(propagations)
+		a, _ := d.NodeWith(observed, node.Settings{Lease: 10 * time.Second})
 		_, fb := d.Node(node.Settings{Lease: 10 * time.Second})
 		key, _ := fleet.Mint(t, a, manage.KeySpec{})
-		if n := len(measured.seen()); n != 0 {
-			t.Errorf("a mint was measured")
+		if n := len(observed.seen()); n != 0 {
+			t.Error("a mint was observed")
 		}
 		time.Sleep(10 * time.Second)
 		fb.Mute.Store(true)
@@ -116,16 +116,16 @@ func TestEveryTakingIsMeasuredOnce(t *testing.T) {
 			t.Fatalf("%+v", p)
 		}
 		time.Sleep(15 * time.Second)
-		if all := measured.seen(); len(all) != 1 || all[0] < 5*time.Second ||
+		if all := observed.seen(); len(all) != 1 || all[0] < 5*time.Second ||
 			all[0] > 11*time.Second {
-			t.Errorf("measured %v, with a lease of 10 s", all)
+			t.Errorf("observed %v with a lease of 10 s", all)
 		}
 		time.Sleep(time.Minute)
 		if p := fleet.Revoke(t, a, key.ID, 0); !p.Complete || p.Took > time.Second {
-			t.Errorf("asked again: %+v", p)
+			t.Errorf("repeated: %+v", p)
 		}
-		if n := len(measured.seen()); n != 1 {
-			t.Errorf("measured %d times", n)
+		if n := len(observed.seen()); n != 1 {
+			t.Errorf("observed %d times", n)
 		}
 	})
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// TestPrefixNoLongerAccepted: settings with another prefix hold for all keys at once, cached or
-// not, whether or not the deployment has imported keys.
+// TestPrefixNoLongerAccepted checks that another accepted prefix affects all keys at once, cached
+// or not, with and without imported keys.
 func TestPrefixNoLongerAccepted(t *testing.T) {
 	for _, imports := range []bool{false, true} {
 		k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old"}})
@@ -43,10 +43,10 @@ func TestPrefixNoLongerAccepted(t *testing.T) {
 		fleet.Want(t, "cached", outcome(cached), keystore.Malformed)
 		fleet.Want(t, "not cached", outcome(cold), keystore.Malformed)
 		if now := k.Stats().Lookups[node.TierDatabase]; now != loads {
-			t.Error("the database was asked for them")
+			t.Error("the database was queried")
 		}
 		if k.Foreign(cached) || !k.Foreign(foreign) || k.Foreign("new_x") {
-			t.Error("Foreign passes a token of this deployment to the API, or refuses a foreign one")
+			t.Error("Foreign is true for a token of this deployment, or false for a foreign one")
 		}
 		if imports {
 			fleet.Want(t, "imported", outcome(foreign), keystore.OK)
@@ -58,7 +58,7 @@ func TestPrefixNoLongerAccepted(t *testing.T) {
 	}
 }
 
-// TestImportOfAbandonedPrefix: a token that no request could use is refused when it is imported.
+// TestImportOfAbandonedPrefix imports a token that requests could not use.
 func TestImportOfAbandonedPrefix(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old"}})
 	_, token := fleet.Mint(t, k, manage.KeySpec{})
@@ -74,8 +74,7 @@ func TestImportOfAbandonedPrefix(t *testing.T) {
 	}
 }
 
-// TestOtherPrefixes: live keys are counted by the prefix of their token, if settings do not accept
-// it.
+// TestOtherPrefixes counts live keys by prefixes that settings do not accept.
 func TestOtherPrefixes(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"b"}})
 	settings := func(prefixes ...string) node.Settings {
@@ -104,10 +103,10 @@ func TestOtherPrefixes(t *testing.T) {
 			}
 		}
 	}
-	gone, _ := fleet.Mint(t, k, manage.KeySpec{})
+	revoked, _ := fleet.Mint(t, k, manage.KeySpec{})
 	fleet.Mint(t, k, manage.KeySpec{})
 	fleet.Mint(t, k, manage.KeySpec{ExpiresAt: k.Now().Add(time.Hour)})
-	if _, _, err := k.RevokeKey(ctx, fleet.Root, gone.ID, "", false,
+	if _, _, err := k.RevokeKey(ctx, fleet.Root, revoked.ID, "", false,
 		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -123,8 +122,8 @@ func TestOtherPrefixes(t *testing.T) {
 	fleet.Mint(t, k, manage.KeySpec{Inactive: true})
 	wantCounts("b accepted", counted(settings("b")), map[string]int64{"d": 2})
 	wantCounts("both accepted", counted(settings("d", "b")), nil)
-	wantCounts("one in between", counted(settings("c")), map[string]int64{"b": 2, "d": 2})
-	wantCounts("one before", counted(settings("a", "b0")), map[string]int64{"b": 2, "d": 2})
+	wantCounts("a prefix in between", counted(settings("c")), map[string]int64{"b": 2, "d": 2})
+	wantCounts("earlier prefixes", counted(settings("a", "b0")), map[string]int64{"b": 2, "d": 2})
 	k.Configure(settings("b"))
 	if _, _, _, err := k.RotateKey(ctx, fleet.Root, rotated.ID, 0,
 		manage.ChangeOptions{}); err != nil {

@@ -12,59 +12,59 @@ import (
 )
 
 const (
-	// DefaultWait is how long a change that takes access away waits for the other nodes unless the
-	// caller says otherwise.
+	// DefaultWait is how long a change waits for the other nodes by default.
 	DefaultWait = 10 * time.Second
-	// The nodes' rows are read meanwhile after firstPoll, then after twice as long each time, at
-	// last every lastPoll, or every retryInterval when nobody waits.
+	// firstPoll is the first interval at which a waiting change reads the nodes' rows. It doubles
+	// up to lastPoll, or up to retryInterval if no caller waits.
 	firstPoll = time.Millisecond
 	lastPoll  = 10 * time.Millisecond
-	// maxWatched is how many changes that nobody waits for are watched at a time.
+	// maxWatched is how many changes without a waiting caller are observed at a time.
 	maxWatched = 16
 )
 
-// Propagation says how far a change has come (docs/protocol.md, rule 7). Its zero value is of a
-// change that changed nothing.
+// Propagation tells on which nodes a change is in force (docs/protocol.md, rule 7). The zero value
+// is that of an operation without effect.
 type Propagation struct {
 	Revision     keystore.Revision
-	Complete     bool
+	Complete     bool // in force on every node
 	Nodes        int
 	Acknowledged int
-	Took         time.Duration // since the commit, or since it was asked for again
+	Took         time.Duration // since the commit, or since a repeated operation began
 	Pending      []PendingNode
 }
 
-// A PendingNode has not yet acknowledged. Until is when its lease has surely run out.
+// A PendingNode has not acknowledged a change yet.
 type PendingNode struct {
-	Node  string
-	Until time.Time
+	Node  string    // its address
+	Until time.Time // its lease must have expired then, on the database's clock
 }
 
-// A commit is a change that the database has taken.
+// A Commit is a change that the database has committed.
 type Commit struct {
 	Revision keystore.Revision
-	// on our own clock, after the commit's reply: a node that has not seen it took its lease before
+	// since is the time on our own clock after the reply to the commit. A node that has not seen
+	// the change began its lease before.
 	since   time.Time
-	history history // before the change was made
+	history history // before the change
 }
 
-// InHistoryOf returns the commit as one of the history that first was made in.
+// InHistoryOf returns the commit with the history of another one, which the caller made before.
 func (c Commit) InHistoryOf(first Commit) Commit {
 	c.history = first.history
 	return c
 }
 
-// spread waits until every node has applied a change that was committed, or can no longer use
-// what it cached before. It waits at most for wait, and until Close; zero means [DefaultWait], and
-// a negative wait means one look. An incomplete result is not a failure: the change is committed,
-// and in force on each pending node by the time in the result.
-func (n *Node) spread(ctx context.Context, c Commit, wait time.Duration) Propagation {
+// propagate waits until every node has applied a committed change, or can no longer use what it
+// cached before (docs/protocol.md, rule 7). It waits at most for wait, and until Close. A wait of 0
+// stands for [DefaultWait], and a negative one for no wait. An incomplete result is not a failure:
+// the change is committed, and in force on each pending node by the time in the result.
+func (n *Node) propagate(ctx context.Context, c Commit, wait time.Duration) Propagation {
 	begun := n.clock.now()
 	if wait == 0 {
 		wait = DefaultWait
 	}
 	p := Propagation{Revision: c.Revision}
-	if !n.busy() {
+	if !n.beginWork() {
 		return p
 	}
 	defer n.work.Done()
@@ -91,10 +91,11 @@ func (n *Node) spread(ctx context.Context, c Commit, wait time.Duration) Propaga
 	}
 }
 
-// measured is spread for a change that takes access away, once for each: how long it takes is
-// observed even when nobody waits any more, of maxWatched at a time.
-func (n *Node) measured(c Commit, wait time.Duration) Propagation {
-	p := n.spread(context.Background(), c, wait) // whoever asked may have gone
+// propagateObserved is propagate for a change that takes access away. It reports the duration to
+// the observer, even if the change completes after wait. At most maxWatched such changes are
+// watched at a time.
+func (n *Node) propagateObserved(c Commit, wait time.Duration) Propagation {
+	p := n.propagate(context.Background(), c, wait) // continues when the caller is cancelled
 	if p.Complete {
 		n.observer.Propagated(p.Took)
 		return p
@@ -105,7 +106,7 @@ func (n *Node) measured(c Commit, wait time.Duration) Propagation {
 		n.watched.Add(1)
 		n.work.Go(func() {
 			defer n.watched.Add(-1)
-			if rest := n.spread(n.running, c, math.MaxInt64); rest.Complete {
+			if rest := n.propagate(n.running, c, math.MaxInt64); rest.Complete {
 				n.observer.Propagated(p.Took + rest.Took)
 			}
 		})
@@ -113,15 +114,15 @@ func (n *Node) measured(c Commit, wait time.Duration) Propagation {
 	return p
 }
 
-// progress asks which nodes have applied a change. The members are read strictly after the commit:
-// one that joins later reads a head that holds it.
+// progress returns which nodes have applied a change. It reads the nodes after the commit, because
+// a node that joins later reads a head that includes the change.
 func (n *Node) progress(ctx context.Context, c Commit) (Propagation, error) {
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
 	defer cancel()
 	r := c.Revision
 	p := Propagation{Revision: r}
 	if keystore.Revision(n.membership.applied.Load()) < r {
-		_ = n.renewAnew(ctx) // a failure shows in what is applied
+		_ = n.renewAnew(ctx) // after a failure, this node is pending
 	}
 	nodes, err := n.db.Nodes(ctx)
 	if err != nil {
@@ -133,8 +134,7 @@ func (n *Node) progress(ctx context.Context, c Commit) (Propagation, error) {
 			other.Acknowledged = keystore.Revision(n.membership.applied.Load())
 		}
 		//fault: if !awaited(&other) { continue }
-		over := n.membership.others.lastLease(&other,
-			c.since).Add(surelyOver(other.Lease))
+		over := n.membership.fencer.lastLease(&other, c.since).Add(surelyOver(other.Lease))
 		switch {
 		case other.Acknowledged >= r:
 			p.Acknowledged++
@@ -157,8 +157,8 @@ func (n *Node) progress(ctx context.Context, c Commit) (Propagation, error) {
 const (
 	// commitGrain is the interval between the commit times that a node remembers.
 	commitGrain = time.Second
-	// rememberedCommits is how many commit times a node remembers. With a lease longer than they
-	// cover, [manage.Keystore.Progress] waits longer.
+	// rememberedCommits is how many commit times a node remembers. If the lease is longer than they
+	// cover, [Node.Progress] may name nodes as pending that no longer are.
 	rememberedCommits = 1024
 )
 
@@ -174,7 +174,7 @@ type commitTime struct {
 	at       time.Time
 }
 
-// seen records that a renewal answered at the given time found a revision.
+// seen records that a renewal, whose reply arrived at the given time, has found a revision.
 func (c *commitTimes) seen(r keystore.Revision, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -207,41 +207,42 @@ func (c *commitTimes) forget() {
 	c.times = nil
 }
 
-// Propagate waits until a change is in force on every node, as spread does. It fails if the
-// database may have lost the change meanwhile.
+// Propagate waits until a committed change is in force on every node, or at most for wait. A wait
+// of 0 stands for [DefaultWait], and a negative one for no wait. Cancelling ctx does not end the
+// wait. An error means that the database may have lost the change meanwhile.
 func (n *Node) Propagate(ctx context.Context, c Commit, wait time.Duration) (Propagation, error) {
-	return n.kept(c, n.spread(context.WithoutCancel(ctx), c, wait))
+	return n.unlessLost(c, n.propagate(context.WithoutCancel(ctx), c, wait))
 }
 
-// PropagateObserved is Propagate for a change that takes access away: the time it takes is
-// observed.
+// PropagateObserved is Propagate for a change that takes access away. It also reports the duration
+// to the [Observer].
 func (n *Node) PropagateObserved(c Commit, wait time.Duration) (Propagation, error) {
-	return n.kept(c, n.measured(c, wait))
+	return n.unlessLost(c, n.propagateObserved(c, wait))
 }
 
-// kept is how far a change has come, unless the database may have lost it meanwhile.
-func (n *Node) kept(c Commit, p Propagation) (Propagation, error) {
+// unlessLost returns p, or an error if the database may have lost the change.
+func (n *Node) unlessLost(c Commit, p Propagation) (Propagation, error) {
 	if n.membership.history() != c.history {
 		return Propagation{}, n.StoreFailed("waiting for the other nodes", errLost)
 	}
 	return p, nil
 }
 
-// Progress returns how far a change has spread that was answered before it was complete. It looks
-// once. Took counts from since, the time of that answer on the database's clock. A node that is cut
-// off is pending until its lease has run out, counted from when this node first saw the change:
-// that may be later than its commit.
+// Progress returns the present state of a change whose response was incomplete. since is the time
+// of that response on the database's clock, from which Took counts. A node that is cut off is
+// pending until its lease has expired, counted from when this node first saw the change, which may
+// be later than its commit.
 func (n *Node) Progress(
 	ctx context.Context, r keystore.Revision, since time.Time,
 ) (Propagation, error) {
 	now := n.clock.now()
-	if since.UnixNano() <= n.membership.lost.Load() {
-		return Propagation{}, n.StoreFailed("asking how far a change has come", errLost)
+	if since.UnixNano() <= n.membership.lostAt.Load() {
+		return Propagation{}, n.StoreFailed("reading the progress of a change", errLost)
 	}
-	p, err := n.progress(ctx, Commit{r, n.membership.commits.before(r, now),
-		n.membership.history()})
+	p, err := n.progress(ctx,
+		Commit{r, n.membership.commits.before(r, now), n.membership.history()})
 	if err != nil {
-		return p, n.StoreFailed("asking how far a change has come", err)
+		return p, n.StoreFailed("reading the progress of a change", err)
 	}
 	p.Took = max(0, n.databaseTime(now).Sub(since))
 	return p, nil

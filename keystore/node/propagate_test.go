@@ -64,8 +64,7 @@ func TestEveryChangeIsInForceWhenItReturns(t *testing.T) {
 			return err
 		}, keystore.OK},
 		{"rotated at once", func() error {
-			_, _, _,
-				err := a.RotateKey(ctx, fleet.Root, key.ID, 0, manage.ChangeOptions{})
+			_, _, _, err := a.RotateKey(ctx, fleet.Root, key.ID, 0, manage.ChangeOptions{})
 			return err
 		}, keystore.Rotated},
 	} {
@@ -77,11 +76,11 @@ func TestEveryChangeIsInForceWhenItReturns(t *testing.T) {
 	}
 }
 
-func TestARevokeWaitsForASilentNodeUntilItsLeaseHasSurelyRunOut(t *testing.T) {
+func TestRevokeWaitsForLeaseOfSilentNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{Lease: 5 * time.Second})
-		// what counts is the other node's lease
+		// The other node's lease counts.
 		b, fb := d.Node(node.Settings{Lease: 20 * time.Second})
 		key, token := fleet.Mint(t, a, manage.KeySpec{})
 		fleet.Want(t, "there", fleet.Ask(b, token), keystore.OK)
@@ -105,11 +104,11 @@ func TestARevokeWaitsForASilentNodeUntilItsLeaseHasSurelyRunOut(t *testing.T) {
 		}
 		fleet.Want(t, "on the silent node", fleet.Ask(b, token), keystore.Unavailable)
 		fb.Mute.Store(false)
-		fleet.Want(t, "on the node that is back", fleet.Ask(b, token), keystore.Revoked)
+		fleet.Want(t, "on the silent node, when it is back", fleet.Ask(b, token), keystore.Revoked)
 	})
 }
 
-func TestALongSilentNodeCostsTheNextRevokeNothing(t *testing.T) {
+func TestRevokeDoesNotWaitForRemovedNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{Lease: 5 * time.Second})
@@ -125,14 +124,14 @@ func TestALongSilentNodeCostsTheNextRevokeNothing(t *testing.T) {
 		}
 		fleet.Want(t, "on the silent node", fleet.Ask(b, token), keystore.Unavailable)
 		fb.Mute.Store(false)
-		fleet.Want(t, "on the node that is back", fleet.Ask(b, token), keystore.Revoked)
+		fleet.Want(t, "on the silent node, when it is back", fleet.Ask(b, token), keystore.Revoked)
 		if p := fleet.Revoke(t, a, key.ID, 0); p.Nodes != 2 {
 			t.Errorf("the node has not joined again: %+v", p)
 		}
 	})
 }
 
-func TestARevokeWaitsNoLongerForAGivenUpNodeThanUntilItsLastLeaseIsOver(t *testing.T) {
+func TestRevokeWaitsForRestOfFencedLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{Lease: 10 * time.Second})
@@ -140,22 +139,22 @@ func TestARevokeWaitsNoLongerForAGivenUpNodeThanUntilItsLastLeaseIsOver(t *testi
 		key, _ := fleet.Mint(t, a, manage.KeySpec{})
 		time.Sleep(10 * time.Second)
 		fb.Mute.Store(true)
-		time.Sleep(15 * time.Second) // given up after about 10
+		time.Sleep(15 * time.Second) // fenced after about 10
 		begun := time.Now()
 		if p := fleet.Revoke(t, a, key.ID, time.Minute); !p.Complete || p.Nodes != 2 {
 			t.Fatalf("%+v", p)
 		}
 		if took := time.Since(begun); took < time.Second || took > 9700*time.Millisecond {
-			t.Errorf("took %v, with a lease of 10 s", took)
+			t.Errorf("took %v with a lease of 10 s", took)
 		}
 	})
 }
 
-// A node that was given up and removed while its lease was reconfigured joins anew like any other:
-// nobody must take it for the one it was.
-func TestAGivenUpNodeWithAnotherLeaseIsWaitedFor(t *testing.T) {
-	for name, lease := range map[string]time.Duration{"longer": 40 * time.Second,
-		"shorter": 20 * time.Second} {
+// A node that was fenced and removed, and got another lease meanwhile, joins again as a new node.
+func TestRevokeWaitsForRejoinedNodeWithAnotherLease(t *testing.T) {
+	for name, lease := range map[string]time.Duration{
+		"longer": 40 * time.Second, "shorter": 20 * time.Second,
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := fleet.New(t)
@@ -164,7 +163,7 @@ func TestAGivenUpNodeWithAnotherLeaseIsWaitedFor(t *testing.T) {
 				key, token := fleet.Mint(t, b, manage.KeySpec{})
 				fleet.Want(t, "before", fleet.Ask(a, token), keystore.OK)
 				time.Sleep(20 * time.Second)
-				if lease < node.DefaultLease { // a shorter one is declared a renewal later
+				if lease < node.DefaultLease { // a shorter one is written a renewal later
 					a.Configure(node.Settings{Lease: lease})
 					a.Health(ctx)
 				}
@@ -187,22 +186,22 @@ func TestAGivenUpNodeWithAnotherLeaseIsWaitedFor(t *testing.T) {
 	}
 }
 
-// The first import ever, while a node is cut off that has never heard of imported credentials: it
-// may not know them, but must not say that.
-func TestTheFirstImportWaitsForWhoIsCutOff(t *testing.T) {
+// A node that has seen no import is cut off during the first one. It must not answer that the
+// credential is malformed.
+func TestFirstImportWaitsForUnreachableNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{})
 		b, fb := d.Node(node.Settings{})
 		fb.Cut.Store(true)
 		const token = "legacy-token-0123456789"
-		if n, refused,
-			err := a.ImportKeys(ctx, fleet.Root,
-			[]manage.ImportSpec{{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, Line: 1, Token: token}}, false, nil); n != 1 || err != nil {
+		n, refused, err := a.ImportKeys(ctx, fleet.Root,
+			[]manage.ImportSpec{readImport(token)}, false, nil)
+		if n != 1 || err != nil {
 			t.Fatal(n, refused, err)
 		}
-		fleet.Want(t, "when the import has returned", fleet.Ask(b, token), keystore.Unavailable)
+		fleet.Want(t, "after the import returned", fleet.Ask(b, token), keystore.Unavailable)
 		fb.Cut.Store(false)
-		fleet.Want(t, "when the database is back", fleet.Ask(b, token), keystore.OK)
+		fleet.Want(t, "when the database is reachable again", fleet.Ask(b, token), keystore.OK)
 	})
 }

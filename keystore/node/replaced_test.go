@@ -19,8 +19,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// TestFilesReplaced: a node whose database files were replaced trusts nothing at once, says so
-// once, and answers no change. When the very same files are back, nothing has happened.
+// TestFilesReplaced checks that a node whose database files were replaced drops its lease at once,
+// logs one message and makes no changes. When the same files are back, it continues.
 func TestFilesReplaced(t *testing.T) {
 	for _, suffix := range []string{"", "-wal", "-shm"} {
 		t.Run("apikeys.db"+suffix, func(t *testing.T) {
@@ -32,8 +32,7 @@ func TestFilesReplaced(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				a,
-					err := manage.Open(ctx, db, nil, node.Settings{Lease: time.Hour},
+				a, err := manage.Open(ctx, db, nil, node.Settings{Lease: time.Hour},
 					fleet.Observer{}, slog.New(slog.NewTextHandler(&log, nil)))
 				if err != nil {
 					t.Fatal(err)
@@ -67,7 +66,7 @@ func TestFilesReplaced(t *testing.T) {
 					}
 				}
 				if cut.Load() != 1 {
-					t.Error("a request on its way was not cut")
+					t.Error("a running request was not cut")
 				}
 				_, p, err := a.RevokeKey(ctx, fleet.Root, key.ID, "", false, manage.ChangeOptions{})
 				if !errors.Is(err, keystore.ErrReplaced) {

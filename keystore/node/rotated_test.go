@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// TestRotatedOut: a token that was replaced opens nothing, and is known as its key's on every node.
+// TestRotatedOut checks that a replaced token is refused, and that every node knows whose it was.
 func TestRotatedOut(t *testing.T) {
 	for _, grace := range []time.Duration{0, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
@@ -21,8 +21,7 @@ func TestRotatedOut(t *testing.T) {
 			key, token := fleet.Mint(t, a, manage.KeySpec{})
 			fleet.Want(t, "before, here", fleet.Ask(a, token), keystore.OK)
 			fleet.Want(t, "before, there", fleet.Ask(b, token), keystore.OK)
-			if _, _, _,
-				err := a.RotateKey(ctx, fleet.Root, key.ID, grace,
+			if _, _, _, err := a.RotateKey(ctx, fleet.Root, key.ID, grace,
 				manage.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
@@ -32,7 +31,7 @@ func TestRotatedOut(t *testing.T) {
 				fleet.Want(t, "rotated out", fleet.Ask(k, token), keystore.Rotated)
 				answer, err := k.Lookup(ctx, token, time.Now())
 				if err != nil || answer.Record == nil || answer.Record.KeyID != key.ID {
-					t.Errorf("whose token it was: %+v %v", answer, err)
+					t.Errorf("lookup: %+v %v", answer, err)
 				}
 				v, err := k.Verify(ctx, fleet.Root, token, manage.Question{})
 				if err != nil || v.Outcome != keystore.Rotated || v.Key == nil ||
@@ -41,7 +40,7 @@ func TestRotatedOut(t *testing.T) {
 				}
 			}
 
-			// Asking again and again costs no more than with a credential that nobody has.
+			// Repeated requests cost no more than with an unknown credential.
 			loads := fa.Loads.Load() + fb.Loads.Load()
 			for range 100 {
 				fleet.Want(t, "again", fleet.Ask(a, token), keystore.Rotated)
@@ -50,32 +49,31 @@ func TestRotatedOut(t *testing.T) {
 			if n := fa.Loads.Load() + fb.Loads.Load() - loads; n > 0 {
 				t.Errorf("%d queries", n)
 			}
-			// A shared entry says until when a token opens its key. This one never does.
+			// An entry of the shared cache would be useless for a token that is never valid again.
 			if grace == 0 && len(cache.Snapshot()) != 0 {
-				t.Error("the shared cache holds a record of a token that was rotated out")
+				t.Error("the shared cache has a record of a token that was rotated out")
 			}
 			if keystore.Rotated.Status() != keystore.Unknown.Status() ||
 				keystore.Rotated.Code() != keystore.Unknown.Code() ||
 				keystore.Rotated.Title() != keystore.Unknown.Title() {
-				t.Error("callers are told more than of an unknown token")
+				t.Error("clients see more than for an unknown token")
 			}
 
-			if _, _,
-				err := a.RevokeKey(ctx, fleet.Root, key.ID, "", false,
+			if _, _, err := a.RevokeKey(ctx, fleet.Root, key.ID, "", false,
 				manage.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			if _, _,
-				err := a.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{}); err != nil {
+			if _, _, err := a.DeleteKey(ctx, fleet.Root, key.ID,
+				manage.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(node.NegativeTTL)
-			fleet.Want(t, "of a key that was deleted", fleet.Ask(a, token), keystore.Unknown)
+			fleet.Want(t, "of a deleted key", fleet.Ask(a, token), keystore.Unknown)
 		})
 	}
 }
 
-// TestVerifyRotatedForOthers: who may not read the key learns nothing of its former token.
+// TestVerifyRotatedForOthers verifies a former token as a caller that may not read its key.
 func TestVerifyRotatedForOthers(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	key, token := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme"})

@@ -8,22 +8,22 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A Running is a request on its way, so that it can be cut when its key stops being alive (spec
-// section 5). It may be used again after Leave.
+// A Running is a running request, which is cut when its key is no longer valid (docs/api_key.md,
+// rule 14). It can be reused after [Node.Leave].
 type Running struct {
-	// Cut ends the request. It is called at most once between Enter and Leave, under a lock: it
-	// must not block, nor call the Keystore.
+	// Cut aborts the request. It is called at most once between Enter and Leave, under a lock. It
+	// must not block, and must not call the Node.
 	Cut func()
 
-	next, prev *Running // in the ring of its shard; nil: cut, or not entered
+	next, prev *Running // in the ring of its shard; nil if it was cut or has not entered
 	digest     keystore.Digest
 	owner      string // of the key
-	ends       int64  // Unix nanoseconds
+	expires    int64  // Unix nanoseconds
 }
 
-// Enter notes that a request of the answer's record is on its way. False: the record may have
-// changed since it was looked up; look it up and decide again. Every Enter that returned true is
-// followed by one Leave.
+// Enter registers a running request with the answer's record. It returns false if the record may
+// have changed since the lookup. Then the caller must look it up and decide again. The caller must
+// call [Node.Leave] once after each Enter that returned true.
 func (n *Node) Enter(a Answer, r *Running) bool {
 	s := n.cache.shard(&a.Record.Digest)
 	s.mu.Lock()
@@ -31,16 +31,16 @@ func (n *Node) Enter(a Answer, r *Running) bool {
 	if s.generation.Load() != a.generation || s.closed {
 		return false
 	}
-	r.digest, r.owner, r.ends = a.Record.Digest, a.Record.Owner, a.Record.Ends()
-	if r.ends != keystore.Never {
-		s.ending++
+	r.digest, r.owner, r.expires = a.Record.Digest, a.Record.Owner, a.Record.Expiry()
+	if r.expires != keystore.Never {
+		s.expiring++
 	}
 	r.prev, r.next = s.running.prev, &s.running
 	r.prev.next, r.next.prev = r, r
 	return true
 }
 
-// Leave takes the request out. When it returns, Cut is not running and will not be called.
+// Leave removes a request. When it returns, Cut is not running and will not be called.
 func (n *Node) Leave(r *Running) {
 	s := n.cache.shard(&r.digest)
 	s.mu.Lock()
@@ -53,60 +53,60 @@ func (n *Node) Leave(r *Running) {
 func (s *shard) unlink(r *Running) {
 	r.prev.next, r.next.prev = r.next, r.prev
 	r.next, r.prev = nil, nil
-	if r.ends != keystore.Never {
-		s.ending--
+	if r.expires != keystore.Never {
+		s.expiring--
 	}
 }
 
-// endAt gives the requests that a credential opened their new end, and cuts them if it has come.
-// The caller holds the lock.
-func (s *shard) endAt(d *keystore.Digest, ends, now int64) {
+// setExpiry sets the expiry of the running requests with a credential, and cuts them if it has
+// passed. The caller holds the lock.
+func (s *shard) setExpiry(d *keystore.Digest, expires, now int64) {
 	for r := s.running.next; r != &s.running; {
 		this := r
 		r = r.next
 		if this.digest != *d {
 			continue
 		}
-		if (this.ends != keystore.Never) != (ends != keystore.Never) {
-			if ends != keystore.Never {
-				s.ending++
+		if (this.expires != keystore.Never) != (expires != keystore.Never) {
+			if expires != keystore.Never {
+				s.expiring++
 			} else {
-				s.ending--
+				s.expiring--
 			}
 		}
-		this.ends = ends
-		s.cutIfEnded(this, now)
+		this.expires = expires
+		s.cutIfExpired(this, now)
 	}
 }
 
-func (s *shard) cutIfEnded(r *Running, now int64) {
+func (s *shard) cutIfExpired(r *Running, now int64) {
 	//fault: if ablated("no-cut") { return }
-	if now >= r.ends {
+	if now >= r.expires {
 		s.unlink(r)
 		r.Cut()
 	}
 }
 
-// sweepInterval is how late a request may be cut that outlives its key's expiry.
-const sweepInterval = time.Second
+// cutInterval is how long a request can outlive its key's expiry.
+const cutInterval = time.Second
 
-// sweep cuts what runs on although its key has expired by itself.
-func (c *localCache) sweep(now int64) {
+// cutExpired cuts the running requests whose key has expired.
+func (c *localCache) cutExpired(now int64) {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		if s.ending > 0 {
+		if s.expiring > 0 {
 			for r := s.running.next; r != &s.running; {
 				this := r
 				r = r.next
-				s.cutIfEnded(this, now)
+				s.cutIfExpired(this, now)
 			}
 		}
 		s.mu.Unlock()
 	}
 }
 
-// cutAll cuts every request.
+// cutAll cuts all running requests.
 func (c *localCache) cutAll() {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -121,8 +121,8 @@ func (c *localCache) cutAll() {
 	}
 }
 
-// cutDisabled cuts the requests of keys whose owner is disabled. Those that were decided on before
-// and have not yet entered have to decide again.
+// cutDisabled cuts the running requests of keys whose owner is disabled. Requests that have looked
+// up their record and have not entered yet must decide again.
 func (c *localCache) cutDisabled(d *keystore.Directory) {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -140,7 +140,7 @@ func (c *localCache) cutDisabled(d *keystore.Directory) {
 	}
 }
 
-// runningDigests lists the credentials that opened what runs.
+// runningDigests lists the credentials of all running requests.
 func (c *localCache) runningDigests() []keystore.Digest {
 	found := make(map[keystore.Digest]bool)
 	for i := range c.shards {

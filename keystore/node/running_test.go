@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-func TestWhatRunsIsCutWhenItsKeyDies(t *testing.T) {
+func TestRunningRequestsAreCutByChanges(t *testing.T) {
 	ctx := context.Background()
 	off := false
 	name := "another"
@@ -40,7 +40,7 @@ func TestWhatRunsIsCutWhenItsKeyDies(t *testing.T) {
 			_, _, _, err := k.RotateKey(ctx, fleet.Root, id, time.Hour, manage.ChangeOptions{})
 			return err
 		}, false},
-		// what runs was allowed when it began
+		// These decide about later requests only.
 		{"narrow", func(k *manage.Keystore, id string) error {
 			_, _, err := k.EditKey(ctx, fleet.Root, id, manage.KeyPatch{Permissions: &write},
 				manage.ChangeOptions{})
@@ -60,18 +60,18 @@ func TestWhatRunsIsCutWhenItsKeyDies(t *testing.T) {
 			_, other := fleet.Mint(t, a, manage.KeySpec{})
 			var cuts [3]atomic.Int32
 			running := []*node.Running{run(t, a, token, &cuts[0]), run(t, b, token, &cuts[1])}
-			unhurt := run(t, b, other, &cuts[2])
+			unaffected := run(t, b, other, &cuts[2])
 			if err := c.do(a, key.ID); err != nil {
 				t.Fatal(err)
 			}
 			for i, want := range []bool{c.cut, c.cut, false} {
 				if got := cuts[i].Load() == 1; got != want {
-					t.Errorf("request %d: cut is %v", i, got)
+					t.Errorf("request %d: cut is %v, want %v", i, got, want)
 				}
 			}
 			a.Leave(running[0])
 			b.Leave(running[1])
-			b.Leave(unhurt)
+			b.Leave(unaffected)
 		})
 	}
 }
@@ -92,7 +92,7 @@ func run(t testing.TB, k *manage.Keystore, token string, cuts *atomic.Int32) *no
 	return nil
 }
 
-func TestWhatRunsIsCutWhenItsKeyExpires(t *testing.T) {
+func TestRunningRequestsAreCutOnExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := fleet.New(t).Node(node.Settings{})
 		_, token := fleet.Mint(t, a, manage.KeySpec{ExpiresAt: time.Now().Add(time.Minute)})
@@ -100,18 +100,18 @@ func TestWhatRunsIsCutWhenItsKeyExpires(t *testing.T) {
 		r := run(t, a, token, &cuts)
 		time.Sleep(59 * time.Second)
 		if cuts.Load() != 0 {
-			t.Error("cut before its time")
+			t.Error("cut before the key expires")
 		}
 		time.Sleep(3 * time.Second)
 		if cuts.Load() != 1 {
-			t.Error("runs on")
+			t.Error("not cut")
 		}
 		a.Leave(r)
 		fleet.Want(t, "afterwards", fleet.Ask(a, token), keystore.Expired)
 	})
 }
 
-func TestWhatRunsIsCutWhenTheLeaseHasRunOut(t *testing.T) {
+func TestRunningRequestsAreCutWhenLeaseExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, f := fleet.New(t).Node(node.Settings{Lease: 30 * time.Second})
 		_, token := fleet.Mint(t, a, manage.KeySpec{})
@@ -120,19 +120,19 @@ func TestWhatRunsIsCutWhenTheLeaseHasRunOut(t *testing.T) {
 		f.Cut.Store(true)
 		time.Sleep(23 * time.Second)
 		if cuts.Load() != 0 {
-			t.Error("cut although the lease lasts")
+			t.Error("cut during the lease")
 		}
 		time.Sleep(8 * time.Second)
 		if cuts.Load() != 1 {
-			t.Error("runs on although nobody knows whether its key lives")
+			t.Error("not cut after the lease")
 		}
 		a.Leave(r)
 	})
 }
 
-// TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers: the node's last renewal was just
-// before, and each that follows hangs.
-func TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers(t *testing.T) {
+// TestRunningRequestsAreCutBeforeRevokeReturns revokes a key while another node, which has just
+// renewed its lease, is cut off.
+func TestRunningRequestsAreCutBeforeRevokeReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{})
@@ -146,7 +146,7 @@ func TestWhatRunsOnANodeThatIsCutOffIsCutBeforeTheRevokeAnswers(t *testing.T) {
 			t.Fatalf("%+v", p)
 		}
 		if cuts.Load() != 1 {
-			t.Error("runs on")
+			t.Error("not cut")
 		}
 		b.Leave(r)
 		fb.Hangs.Store(false)
@@ -176,6 +176,6 @@ func TestRequestDecidedBeforeItsOwnerWasDisabledDoesNotEnter(t *testing.T) {
 	r := &node.Running{Cut: func() {}}
 	if a.Enter(answer, r) {
 		a.Leave(r)
-		t.Error("a request of a disabled owner's key enters")
+		t.Error("the request enters")
 	}
 }

@@ -13,15 +13,15 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// sharedTTL is how long a record that nobody changes stays in the shared cache.
+// sharedTTL is how long an unchanged record stays in the shared cache.
 const sharedTTL = time.Hour
 
-// sharedSeal makes and checks the entries of one deployment in a shared cache. What is in it comes
-// from nobody but a node: each entry carries a MAC by a key that only nodes have and that each
-// epoch has anew, over the digest too, so that none can stand in for another.
+// sharedSeal writes and verifies the entries of one deployment in a shared cache (docs/protocol.md,
+// rule 6). Each entry has a MAC with a key that only nodes have and that differs for each epoch.
+// The MAC includes the digest, so that no entry can replace another.
 //
 // The key also depends on the timeline of the database server, which changes when a standby takes
-// over: a record may have been read from a primary whose last commits no standby has.
+// over: the standby may lack the last commits of the primary from which a record was read.
 type sharedSeal struct {
 	deployment keystore.Deployment
 	timeline   string
@@ -44,13 +44,13 @@ func (s *sharedSeal) mac(parts ...[]byte) []byte {
 	return mac.Sum(nil)
 }
 
-// name is where the record of a credential is kept. It does not show the digest.
+// name returns the name of a credential's entry. It does not reveal the digest.
 func (s *sharedSeal) name(d *keystore.Digest) string {
 	return "apikeys:" + s.deployment.Epoch + ":key:" +
 		base64.RawURLEncoding.EncodeToString(s.mac([]byte("name"), d[:])[:18])
 }
 
-// sharedRecord is a record as it is kept: what [keystore.NewRecord] takes from a key.
+// sharedRecord is the content of an entry: the fields of a key that [keystore.NewRecord] uses.
 type sharedRecord struct {
 	ID            string            `json:"id"`
 	Name          string            `json:"name,omitempty"`
@@ -66,14 +66,13 @@ type sharedRecord struct {
 	Metadata      map[string]string `json:"meta,omitempty"`
 }
 
-// seal returns the entry for what a digest opened in the snapshot at asOf: the MAC, asOf in 8
-// bytes, the record as JSON.
+// seal returns the entry for a key that was read by one of its digests in a snapshot at asOf: the
+// MAC, asOf in 8 bytes, and the record as JSON.
 func (s *sharedSeal) seal(k *keystore.Key, d *keystore.Digest, asOf keystore.Revision) []byte {
 	r := sharedRecord{
 		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Owner: k.Owner, Personal: k.Personal,
-		Grants: k.Grants, Active: k.Active,
-		ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt, AllowedIPs: k.AllowedIPs,
-		Metadata: k.Metadata,
+		Grants: k.Grants, Active: k.Active, ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt,
+		AllowedIPs: k.AllowedIPs, Metadata: k.Metadata,
 	}
 	for _, secret := range k.Secrets {
 		if secret.Digest == *d {
@@ -82,13 +81,14 @@ func (s *sharedSeal) seal(k *keystore.Key, d *keystore.Digest, asOf keystore.Rev
 	}
 	text, err := json.Marshal(r)
 	if err != nil {
-		return nil // what cannot be written is not shared
+		return nil // impossible; an empty entry is ignored
 	}
 	body := append(binary.BigEndian.AppendUint64(nil, uint64(asOf)), text...)
 	return append(s.mac([]byte("entry"), d[:], body), body...)
 }
 
-// open returns the record of an entry, nil when a node did not make it for this digest.
+// open returns the record of an entry and its revision. It returns nil unless a node has written
+// the entry for this digest.
 func (s *sharedSeal) open(entry []byte, d *keystore.Digest) (*keystore.Record, keystore.Revision) {
 	const head = sha256.Size + 8
 	if len(entry) < head {
@@ -105,17 +105,16 @@ func (s *sharedSeal) open(entry []byte, d *keystore.Digest) (*keystore.Record, k
 	}
 	return keystore.NewRecord(&keystore.Key{
 		ID: r.ID, Name: r.Name, Namespace: r.Namespace, Owner: r.Owner, Personal: r.Personal,
-		Grants: r.Grants, Active: r.Active,
-		ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt, AllowedIPs: r.AllowedIPs,
-		Metadata: r.Metadata,
-		Secrets:  []keystore.Secret{{Digest: *d, ExpiresAt: r.SecretExpires}},
+		Grants: r.Grants, Active: r.Active, ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt,
+		AllowedIPs: r.AllowedIPs, Metadata: r.Metadata,
+		Secrets: []keystore.Secret{{Digest: *d, ExpiresAt: r.SecretExpires}},
 	}, *d), keystore.Revision(binary.BigEndian.Uint64(entry[sha256.Size:]))
 }
 
-// askShared looks a credential up in the shared cache, if there is one. What it finds counts only
-// if no applied change is newer than the snapshot it was read in (docs/protocol.md, rule 6), and if
-// this database has come that far; nil: ask the database.
-func (n *Node) askShared(
+// findShared looks up a credential in the shared cache, if there is one. It ignores a record from a
+// snapshot that is older than an applied change of the key, or newer than what is applied
+// (docs/protocol.md, rule 6). If it returns nil, the caller asks the database.
+func (n *Node) findShared(
 	ctx context.Context, s *shard, seal *sharedSeal, d *keystore.Digest,
 ) *keystore.Record {
 	cache := n.settings.Load().Cache
@@ -132,7 +131,8 @@ func (n *Node) askShared(
 	//fault: hold("shared.read")
 	r, asOf := seal.open(entry, d)
 	s.mu.Lock()
-	current := asOf <= keystore.Revision(n.membership.applied.Load()) && s.changes.none(d, asOf)
+	applied := keystore.Revision(n.membership.applied.Load())
+	current := asOf <= applied && s.changes.unchangedSince(d, asOf)
 	s.mu.Unlock()
 	//fault: current = current || ablated("shared-without-asof")
 	if r == nil || !current {
@@ -143,8 +143,8 @@ func (n *Node) askShared(
 	return r
 }
 
-// share stores the database's answer in the shared cache, if there is one. The seal is from before
-// the database was asked.
+// share stores a key that was read from the database in the shared cache, if there is one. The
+// caller has read the seal before the database.
 func (n *Node) share(
 	seal *sharedSeal, key *keystore.Key, d *keystore.Digest, asOf keystore.Revision,
 ) {
@@ -153,16 +153,16 @@ func (n *Node) share(
 	}
 }
 
-// changesPerShard is how many changes a shard remembers: 64 Ki in all.
+// changesPerShard is how many changes a shard remembers, 65,536 in all shards.
 const changesPerShard = 256
 
-// recentChanges are the changes applied last in one shard, to tell whether a record read at some
-// revision is still good.
+// recentChanges are the last changes that were applied in one shard. They tell whether a record
+// that was read at some revision is still valid.
 type recentChanges struct {
 	last  map[keystore.Digest]keystore.Revision
-	ring  []keyChange // the oldest at next, once it is full
+	ring  []keyChange // the oldest at next when full
 	next  int
-	floor keystore.Revision // nothing is known of changes at or before it
+	floor keystore.Revision // changes at or before it may be forgotten
 }
 
 type keyChange struct {
@@ -188,10 +188,10 @@ func (c *recentChanges) add(d *keystore.Digest, r keystore.Revision) {
 	c.next = (c.next + 1) % changesPerShard
 }
 
-// none reports whether it is certain that no applied change of d is newer than asOf.
-func (c *recentChanges) none(d *keystore.Digest, asOf keystore.Revision) bool {
+// unchangedSince reports whether it is certain that no applied change of d is newer than asOf.
+func (c *recentChanges) unchangedSince(d *keystore.Digest, asOf keystore.Revision) bool {
 	return asOf >= c.floor && c.last[*d] <= asOf
 }
 
-// reset forgets all: only what was read at revision r or later is good.
+// reset forgets all changes. Only records that were read at revision r or later are then valid.
 func (c *recentChanges) reset(r keystore.Revision) { *c = recentChanges{floor: r} }

@@ -11,16 +11,16 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-func TestANodeTakesFromTheSharedCacheWhatAnotherHasRead(t *testing.T) {
+func TestNodesShareRecords(t *testing.T) {
 	d, cache := fleet.New(t), new(fleet.Hostile)
 	a, _ := d.Node(node.Settings{Cache: cache})
 	b, fb := d.Node(node.Settings{Cache: cache})
 	_, token := fleet.Mint(t, a, manage.KeySpec{Name: "n",
 		Metadata: map[string]string{"team": "erp"}})
-	fleet.Want(t, "there", fleet.Ask(a, token), keystore.OK)
-	b.Health(ctx) // it has seen the mint's revision
+	fleet.Want(t, "from the database", fleet.Ask(a, token), keystore.OK)
+	b.Health(ctx) // applies the revision of the mint
 	loads := fb.Loads.Load()
-	fleet.Want(t, "here", fleet.Ask(b, token), keystore.OK)
+	fleet.Want(t, "from the shared cache", fleet.Ask(b, token), keystore.OK)
 	if n := fb.Loads.Load() - loads; n != 0 {
 		t.Errorf("%d queries", n)
 	}
@@ -33,14 +33,14 @@ func TestANodeTakesFromTheSharedCacheWhatAnotherHasRead(t *testing.T) {
 		for _, secret := range []string{token, token[20:40]} {
 			if bytes.Contains(entry, []byte(secret)) ||
 				bytes.Contains([]byte(name), []byte(secret)) {
-				t.Error("the cache holds a token")
+				t.Error("the shared cache contains a token")
 			}
 		}
 	}
 }
 
-// An old record written back, a flush, a replica that lags.
-func TestARolledBackSharedCacheRevivesNothing(t *testing.T) {
+// The states stand for an old record that was written back, a flush, and a stale replica.
+func TestRolledBackSharedCacheIsIgnored(t *testing.T) {
 	d, cache := fleet.New(t), new(fleet.Hostile)
 	a, _ := d.Node(node.Settings{Cache: cache})
 	key, token := fleet.Mint(t, a, manage.KeySpec{})
@@ -50,22 +50,22 @@ func TestARolledBackSharedCacheRevivesNothing(t *testing.T) {
 	for _, state := range []map[string][]byte{old, nil, old} {
 		cache.Restore(state)
 		fleet.Want(t, "here", fleet.Ask(a, token), keystore.Revoked)
-		// has not seen the change, but knows that there was one
+		// A new node has applied no change, but its revision is later.
 		late, _ := d.Node(node.Settings{Cache: cache})
 		cache.Restore(state)
 		fleet.Want(t, "on a node that started later", fleet.Ask(late, token), keystore.Revoked)
 	}
 }
 
-func TestAForgedEntryOfTheSharedCacheOpensNothing(t *testing.T) {
+func TestForgedSharedEntryIsIgnored(t *testing.T) {
 	d, cache := fleet.New(t), new(fleet.Hostile)
 	a, _ := d.Node(node.Settings{Cache: cache})
 	b, _ := d.Node(node.Settings{Cache: cache})
 	reader, strong := fleet.Mint(t, a, manage.KeySpec{})
-	_, weak := fleet.Mint(t, a,
-		manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}})
-	// fresh returns a key's entry, and the name it has, as a node that has just read it writes
-	// them. No node knows the key then.
+	_, weak := fleet.Mint(t, a, manage.KeySpec{
+		Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}})
+	// fresh returns a key's entry and its name as a node writes them after a load. No node has
+	// cached the key then.
 	fresh := func(token string) (string, []byte) {
 		t.Helper()
 		if _, _, err := a.EditKey(ctx, fleet.Root, mustID(t, a, token),
@@ -78,10 +78,10 @@ func TestAForgedEntryOfTheSharedCacheOpensNothing(t *testing.T) {
 		for name, entry := range cache.Snapshot() {
 			return name, entry
 		}
-		t.Fatal("nothing was put into the cache")
+		t.Fatal("the shared cache is empty")
 		return "", nil
 	}
-	// taken asks b about the key, and reports whether it took the entry.
+	// taken reports whether b uses the entry for a request with the key.
 	taken := func(name string, entry []byte, token string, expect keystore.Outcome) bool {
 		t.Helper()
 		cache.Restore(map[string][]byte{name: entry})
@@ -92,25 +92,25 @@ func TestAForgedEntryOfTheSharedCacheOpensNothing(t *testing.T) {
 
 	name, entry := fresh(strong)
 	if !taken(name, entry, strong, keystore.OK) {
-		t.Fatal("an entry as a node writes it is not taken, so that what follows shows nothing")
+		t.Fatal("an authentic entry is not used, so this test shows nothing")
 	}
 	for i := 0; i < len(entry); i += 1 + len(entry)/40 {
-		name, bent := fresh(strong)
-		bent = bytes.Clone(bent)
-		bent[i] ^= 1
-		if taken(name, bent, strong, keystore.OK) {
-			t.Errorf("an entry of %d bytes with a bit of byte %d turned is taken", len(bent), i)
+		name, forged := fresh(strong)
+		forged = bytes.Clone(forged)
+		forged[i] ^= 1
+		if taken(name, forged, strong, keystore.OK) {
+			t.Errorf("an entry of %d bytes with a changed byte %d is used", len(forged), i)
 		}
 	}
 	_, entry = fresh(strong)
 	name, _ = fresh(weak)
 	if taken(name, entry, weak, keystore.Forbidden) {
-		t.Error("another key's entry is taken")
+		t.Error("the entry of another key is used")
 	}
 	name, entry = fresh(strong)
 	fleet.Revoke(t, a, reader.ID, 0)
 	if taken(name, entry, strong, keystore.Revoked) {
-		t.Error("an entry from before the revoke is taken")
+		t.Error("an entry from before the revoke is used")
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-func TestASecondStartFindsEverything(t *testing.T) {
+func TestRestart(t *testing.T) {
 	d := fleet.New(t)
 	db, err := sqldb.OpenSQLite(context.Background(), d.Path)
 	if err != nil {
@@ -30,14 +30,14 @@ func TestASecondStartFindsEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := k.Lookup(context.Background(), token, time.Now()); err == nil {
-		t.Error("a closed store answers")
+		t.Error("a closed node answers")
 	}
 	again, _ := d.Node(node.Settings{})
 	fleet.Want(t, "after a restart", fleet.Ask(again, token), keystore.OK)
 }
 
-// A node whose Open gave up while it was joining leaves no row that a revoke would wait for.
-func TestAnOpenThatGivesUpLeavesNoRow(t *testing.T) {
+// A revoke must not wait for a node whose Open was cancelled while it joined.
+func TestCancelledOpenLeavesNoRow(t *testing.T) {
 	d := fleet.New(t)
 	db, err := sqldb.OpenSQLite(ctx, d.Path)
 	if err != nil {
@@ -48,7 +48,7 @@ func TestAnOpenThatGivesUpLeavesNoRow(t *testing.T) {
 	go func() { <-joining; cancel() }()
 	if _, err := fleet.Open(over, slowJoin{db, joining, over}, node.Settings{},
 		fleet.Observer{}); err == nil {
-		t.Fatal("it opened")
+		t.Fatal("Open succeeds")
 	}
 	k, _ := d.Node(node.Settings{})
 	if counts, err := k.CountNodes(ctx); err != nil || counts[keystore.NodeActive] != 1 {
@@ -56,7 +56,7 @@ func TestAnOpenThatGivesUpLeavesNoRow(t *testing.T) {
 	}
 }
 
-// slowJoin lets a node join after all, when nobody waits for it any more.
+// slowJoin completes Join after its caller is cancelled.
 type slowJoin struct {
 	keystore.Database
 	joining chan struct{}
@@ -69,7 +69,7 @@ func (s slowJoin) Join(ctx context.Context, n keystore.Node) error {
 	return s.Database.Join(ctx, n)
 }
 
-func TestAClosedStoreTrustsNothing(t *testing.T) {
+func TestClosedNodeAnswersUnavailable(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	db, err := sqldb.OpenSQLite(context.Background(), d.Path)
@@ -94,11 +94,11 @@ func TestAClosedStoreTrustsNothing(t *testing.T) {
 	}
 	fleet.Want(t, "on the closed node", fleet.Ask(b, token), keystore.Unavailable)
 	if b.Enter(answer, &node.Running{Cut: func() {}}) {
-		t.Error("a request got on its way that no revoke can cut")
+		t.Error("a request enters that no revoke can cut")
 	}
 }
 
-func TestAnotherLeaseLosesNoWarmKey(t *testing.T) {
+func TestChangedLeaseKeepsCache(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{})
@@ -112,7 +112,7 @@ func TestAnotherLeaseLosesNoWarmKey(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 		}
-		// just before it falls silent, with a longer lease in hand
+		// It falls silent with the longer lease in use.
 		b.Configure(node.Settings{Lease: 5 * time.Second})
 		fb.Mute.Store(true)
 		p := fleet.Revoke(t, a, key.ID, time.Minute)

@@ -9,72 +9,78 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// Tier is where a lookup was answered.
+// Tier is a place where credentials are looked up.
 type Tier uint8
 
+// Tiers, in the order in which they are asked.
 const (
-	TierLocal Tier = iota
-	TierNegative
-	TierRedis
+	TierLocal    Tier = iota // cached records
+	TierNegative             // cached unknown credentials
+	TierRedis                // the shared cache
 	TierDatabase
+
+	// NumTiers is the number of tiers.
 	NumTiers int = iota
 )
 
-// String is the tier's label in the metrics.
+// String returns the tier's label in the metrics.
 func (t Tier) String() string {
 	return [NumTiers]string{"local", "negative", "redis", "database"}[t]
 }
 
-// LookupResult is how a tier answered.
+// LookupResult is the result of a lookup in one tier.
 type LookupResult uint8
 
+// Results of lookups.
 const (
-	// it knows the credential (negative: knows that it opens nothing)
-	Hit              LookupResult = iota
-	Miss                          // it does not
-	LookupFail                    // it could not be asked
-	NumLookupResults int          = iota
+	Hit        LookupResult = iota // found; in [TierNegative], known to be invalid
+	Miss                           // not found
+	LookupFail                     // the tier failed
+
+	// NumLookupResults is the number of results.
+	NumLookupResults int = iota
 )
 
-// String is the result's label in the metrics.
+// String returns the result's label in the metrics.
 func (r LookupResult) String() string { return [NumLookupResults]string{"hit", "miss", "error"}[r] }
 
-// Stats counts since the Keystore was opened.
+// Stats are counts since the node was opened.
 type Stats struct {
 	Lookups     [NumTiers][NumLookupResults]uint64
-	StoreErrors uint64 // of the database
+	StoreErrors uint64 // failures of the database
 }
 
-// An Observer is told of what takes time, off the hot path. Its methods must return at once.
+// An Observer receives durations. Its methods must return at once and be safe for concurrent use.
 type Observer interface {
-	LookedUp(t Tier, took time.Duration) // a store was asked for a credential
-	// a change was in force on every node, counted from its commit
+	// LookedUp reports a lookup in the shared cache or the database.
+	LookedUp(t Tier, took time.Duration)
+	// Propagated reports how long after its commit a change was in force on every node.
 	Propagated(took time.Duration)
 }
 
-// counters are the live Stats; hits of the local cache are counted in its shards.
+// counters are the current Stats. Hits of the local cache are counted in its shards.
 type counters struct {
 	lookups     [NumTiers][NumLookupResults]atomic.Uint64
 	storeErrors atomic.Uint64
 }
 
-// countedNamespaces is how many namespaces have a label of their own in the metrics; the others
-// share otherNamespace.
 const (
+	// countedNamespaces is how many namespaces have their own label in the metrics.
 	countedNamespaces = 1000
-	otherNamespace    = "_other"
+	// otherNamespace is the label of all others.
+	otherNamespace = "_other"
 )
 
-// requestCounts counts requests by namespace and outcome. The counters of a namespace restart at 0
-// when it is deleted and created again.
+// requestCounts counts requests by namespace and outcome. It implements [keystore.RequestCounters].
+// The counters of a namespace start at 0 again when it is deleted and created again.
 type requestCounts struct {
 	mu    sync.Mutex
 	named map[string]*keystore.OutcomeCounts
 	other keystore.OutcomeCounts
 }
 
-// keep drops the counters of namespaces that a directory does not have. Requests still running
-// there are no longer counted.
+// Keep drops the counters of namespaces that a directory does not have. Requests that still run in
+// them are no longer counted.
 func (c *requestCounts) Keep(d *keystore.Directory) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,16 +89,16 @@ func (c *requestCounts) Keep(d *keystore.Directory) {
 	})
 }
 
-// of returns a namespace's counters. It is called when the directory is made, not for each request.
-// An id that the API refuses cannot be a label: it may not be valid UTF-8.
+// Of returns the counters of a namespace. Directories call it, not requests. An id that the API
+// would refuse gets no label, because it may not be valid UTF-8.
 func (c *requestCounts) Of(namespace string) *keystore.OutcomeCounts {
 	if !keystore.ValidNamespaceID(namespace) {
 		return &c.other
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if held := c.named[namespace]; held != nil {
-		return held
+	if counts := c.named[namespace]; counts != nil {
+		return counts
 	}
 	if len(c.named) >= countedNamespaces {
 		return &c.other
@@ -104,8 +110,7 @@ func (c *requestCounts) Of(namespace string) *keystore.OutcomeCounts {
 	return c.named[namespace]
 }
 
-// Count counts one request for the metrics. ns is nil when the request's namespace does not exist
-// or is not known.
+// Count counts one request for the metrics. ns is nil if the request has no known namespace.
 func (n *Node) Count(ns *keystore.Namespace, o keystore.Outcome) {
 	if ns == nil {
 		n.requests.other[o].Add(1)
@@ -114,8 +119,8 @@ func (n *Node) Count(ns *keystore.Namespace, o keystore.Outcome) {
 	}
 }
 
-// RequestCounts calls f for each namespace (at most 1000, then "_other") and each outcome that was
-// counted.
+// RequestCounts calls f with the number of requests, by namespace and outcome, unless it is 0. At
+// most 1000 namespaces are reported by name, and the others together as "_other".
 func (n *Node) RequestCounts(f func(namespace string, o keystore.Outcome, n uint64)) {
 	report := func(namespace string, counts *keystore.OutcomeCounts) {
 		for o := range counts {
@@ -132,7 +137,7 @@ func (n *Node) RequestCounts(f func(namespace string, o keystore.Outcome, n uint
 	report(otherNamespace, &n.requests.other)
 }
 
-// Stats returns the counts so far.
+// Stats returns the current counts.
 func (n *Node) Stats() Stats {
 	var s Stats
 	for t := range n.counters.lookups {

@@ -7,8 +7,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// countsOf takes a directory of these namespaces, counts one request in each, and returns what is
-// counted by then.
+// countsOf creates a directory of these namespaces and counts one request in each. It returns the
+// directory and all counts.
 func countsOf(k *Node, ids ...string) (*keystore.Directory, map[string]uint64) {
 	p := new(keystore.Policy)
 	for _, id := range ids {
@@ -19,18 +19,17 @@ func countsOf(k *Node, ids ...string) (*keystore.Directory, map[string]uint64) {
 		k.Count(d.Namespace(id), keystore.OK)
 	}
 	counted := make(map[string]uint64)
-	k.RequestCounts(func(namespace string, _ keystore.Outcome,
-		n uint64) {
+	k.RequestCounts(func(namespace string, _ keystore.Outcome, n uint64) {
 		counted[namespace] += n
 	})
 	return d, counted
 }
 
-// TestDeletedNamespacesGiveTheirCountersBack: thousands that come and go do not make a new one
-// count as another.
-func TestDeletedNamespacesGiveTheirCountersBack(t *testing.T) {
+// TestDeletedNamespacesFreeTheirCounters creates and deletes thousands of namespaces. New ones must
+// still get their own counters.
+func TestDeletedNamespacesFreeTheirCounters(t *testing.T) {
 	k := new(Node)
-	var old *keystore.Namespace // of the round before
+	var old *keystore.Namespace // of the previous round
 	for round := range 5 {
 		ids := []string{"stays"}
 		for i := range 600 {
@@ -39,10 +38,10 @@ func TestDeletedNamespacesGiveTheirCountersBack(t *testing.T) {
 		d, counted := countsOf(k, ids...)
 		if len(counted) != len(ids) || counted["stays"] != uint64(round+1) ||
 			counted[ids[600]] != 1 {
-			t.Fatalf("round %d: %d labels, %d requests in the one that stays, %d in a new one",
+			t.Fatalf("round %d: %d labels, %d requests in an old namespace, %d in a new one",
 				round, len(counted), counted["stays"], counted[ids[600]])
 		}
-		if old != nil { // a request that still runs in a namespace deleted meanwhile
+		if old != nil { // a request that still runs in a deleted namespace
 			k.Count(old, keystore.OK)
 		}
 		old = d.Namespace(ids[1])
@@ -58,8 +57,9 @@ func TestDeletedNamespacesGiveTheirCountersBack(t *testing.T) {
 	}
 }
 
-// TestIDsThatTheAPIRefusesGetNoCounter: they come from SQL, may be no UTF-8, and are no label.
-func TestIDsThatTheAPIRefusesGetNoCounter(t *testing.T) {
+// TestInvalidNamespaceIDsShareCounter counts requests in namespaces with ids that only SQL can
+// create. They may not be valid UTF-8, so they cannot be labels.
+func TestInvalidNamespaceIDsShareCounter(t *testing.T) {
 	k := new(Node)
 	_, counted := countsOf(k, "good", "\xff", "a\nb", "", otherNamespace, keystore.HomeNamespace)
 	if len(counted) != 2 || counted["good"] != 1 || counted[otherNamespace] != 5 {

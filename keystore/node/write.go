@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// withCurrent calls f, which uses current. If this node is too far behind for that, it catches up
-// and calls f once more.
+// WithCurrent calls f, which uses [Node.CurrentPolicy]. If f fails with [keystore.ErrTruncated],
+// the node is too far behind, and WithCurrent renews the lease and calls f once more.
 func (n *Node) WithCurrent(ctx context.Context, f func() error) error {
 	err := f()
 	if errors.Is(err, keystore.ErrTruncated) {
@@ -22,56 +22,59 @@ func (n *Node) WithCurrent(ctx context.Context, f func() error) error {
 	return err
 }
 
-// current returns the node's directory with the changes since its position, which it gets from
-// read. It fails with ErrTruncated if they are not known.
+// CurrentPolicy returns the node's directory with the changes since its position, which read
+// returns. It fails with [keystore.ErrTruncated] if the database has not kept them.
 func (n *Node) CurrentPolicy(
 	read func(since keystore.Position) (*keystore.Policy, error),
 ) (*keystore.Directory, error) {
-	// the directory has all changes up to there, and may have more
+	// The position is read first, so that the directory has at least the changes up to it.
 	at := *n.membership.position.Load()
-	held := n.membership.directory.Load()
+	directory := n.membership.directory.Load()
 	if at.Revision < 0 {
 		return nil, keystore.ErrTruncated
 	}
 	p, err := read(at)
 	if err != nil || p == nil {
-		return held, err
+		return directory, err
 	}
-	return held.With(p, nil), nil
+	return directory.With(p, nil), nil
 }
 
+// Write commits a change, which f makes in a transaction. If f returns a [*keystore.Error], nothing
+// is changed and Write returns that error. f may be called twice: see [Node.WithCurrent].
 func (n *Node) Write(ctx context.Context, f func(keystore.Tx) error) (Commit, error) {
-	var done Commit
+	var c Commit
 	//fault: readNodes(ctx, n.db)
 	err := n.WithCurrent(ctx, func() (err error) {
-		done.history = n.membership.history()
-		done.Revision, err = n.db.Update(ctx, f)
+		c.history = n.membership.history()
+		c.Revision, err = n.db.Update(ctx, f)
 		return err
 	})
 	if err != nil {
-		return done, n.confirmed(ctx, n.RefusalOr("writing a change", err))
+		return c, n.confirmRefusal(ctx, n.RefusalOr("writing a change", err))
 	}
-	done.since = n.clock.now()
+	c.since = n.clock.now()
 	//fault: hold("committed")
-	return done, nil
+	return c, nil
 }
 
-// confirmed returns a refusal that depends on another change, such as a key that no longer exists,
-// once the database has acknowledged that change. That change may have been answered 503, and a
-// failover could lose it.
-func (n *Node) confirmed(ctx context.Context, refused error) error {
+// confirmRefusal returns an error of [Node.Write]. If it is a refusal that may depend on another
+// change, such as a key that no longer exists, it first makes the database acknowledge all earlier
+// changes. The other change may have been answered with 503, and a failover could lose it.
+func (n *Node) confirmRefusal(ctx context.Context, refused error) error {
 	refusal, ok := errors.AsType[*keystore.Error](refused)
 	if !ok || refusal.Kind != keystore.KindNotFound && refusal.Kind != keystore.KindConflict ||
 		!n.membership.standbys.Load() {
 		return refused
 	}
 	if _, err := n.db.Update(ctx, func(keystore.Tx) error { return nil }); err != nil {
-		return n.StoreFailed("confirming why a change is refused", err)
+		return n.StoreFailed("confirming the reason of a refusal", err)
 	}
 	return refused
 }
 
-// refusalOr passes on what refuses, and counts the rest as the store's failure.
+// RefusalOr returns err if it is a [*keystore.Error], and otherwise reports it with
+// [Node.StoreFailed].
 func (n *Node) RefusalOr(doing string, err error) error {
 	var refusal *keystore.Error
 	if errors.As(err, &refusal) {
@@ -80,8 +83,8 @@ func (n *Node) RefusalOr(doing string, err error) error {
 	return n.StoreFailed(doing, err)
 }
 
-// storeFailed counts a failure of the database and returns it with the operation. It logs failures
-// at a limited rate, and [keystore.ErrReplaced] once.
+// StoreFailed counts a failure of the database and returns it with the operation. It logs at most
+// one failure per second, and [keystore.ErrReplaced] once. A cancelled context is not a failure.
 func (n *Node) StoreFailed(doing string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err

@@ -169,7 +169,7 @@ func TestHealthWithoutDatabase(t *testing.T) {
 		r := g.Call(t, "GET", "/health", nil)
 		text, _ := r.JSON()["problem"].(string)
 		if r.Status != 503 || r.JSON()["healthy"] != false ||
-			!strings.Contains(text, "the database cannot be asked") {
+			!strings.Contains(text, "the database is unreachable") {
 			t.Fatalf("PostgreSQL is stopped: %v", r)
 		}
 		return text

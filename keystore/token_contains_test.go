@@ -15,25 +15,28 @@ func TestContainsToken(t *testing.T) {
 		other.Generate(MemberPrefix, NewID()).Reveal(),
 		key.Generate("a2345678901234567890123", NewID()).Reveal(),
 	} {
-		for _, text := range []string{token, "see " + token, token + ".", "x_" + token,
-			"\n" + token + "\n", token + "abc", "_" + token, strings.Repeat("_", 100) + " " +
-				token, "ak_0123 " + token} {
+		for _, text := range []string{
+			token, "see " + token, token + ".", "x_" + token, "\n" + token + "\n", token + "abc",
+			"_" + token, strings.Repeat("_", 100) + " " + token, "ak_0123 " + token,
+		} {
 			if !ContainsToken(text) {
-				t.Errorf("%q is overlooked", strings.Replace(text, token, "TOKEN", 1))
+				t.Errorf("%q: no token found", strings.Replace(text, token, "TOKEN", 1))
 			}
 		}
 		last := token[len(token)-1]
-		for _, text := range []string{token[:len(token)-1],
-			token[:len(token)-1] + string('a'+(last+1)%25), strings.Replace(token, "_", "-",
-				-1), "", "_", "a_", key.Generate("ak", NewID()).String()} {
+		for _, text := range []string{
+			token[:len(token)-1], token[:len(token)-1] + string('a'+(last+1)%25),
+			strings.ReplaceAll(token, "_", "-"), "", "_", "a_",
+			key.Generate("ak", NewID()).String(),
+		} {
 			if ContainsToken(text) {
-				t.Errorf("%q is taken for a token", text)
+				t.Errorf("%q: a token found", text)
 			}
 		}
 	}
 }
 
-func TestContainsTokenCostsLinearTime(t *testing.T) {
+func TestContainsTokenTakesLinearTime(t *testing.T) {
 	for name, text := range map[string]string{
 		"underscores": "_", "prefixes": "a_",
 		"bodies": strings.Repeat("a", maxPrefixLen) + "_" + strings.Repeat("0", tokenBodyLen),

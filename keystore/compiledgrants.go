@@ -1,0 +1,121 @@
+package keystore
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+)
+
+// CompiledGrants are the grants of a key with its owner, or the grants of a member, prepared for
+// decisions. Equal ones share one value, so that a million keys with equal grants resolve them only
+// once. A nil *CompiledGrants has size 0 and no other use.
+type CompiledGrants struct {
+	grants   []compiledGrant
+	owner    string // empty for the grants of a member
+	size     int64  // approximate bytes
+	resolved atomic.Pointer[resolved]
+}
+
+type compiledGrant struct {
+	namespace string
+	set       *Set // without the permissions of the roles
+	roles     []string
+	connected bool
+}
+
+var compiledGrants interner[CompiledGrants]
+
+// CompileGrants returns the compiled grants of a key with this owner, or those of a member if owner
+// is empty.
+func CompileGrants(grants []Grant, owner string) *CompiledGrants {
+	g := &CompiledGrants{owner: canonical(owner), grants: make([]compiledGrant, len(grants))}
+	var text strings.Builder
+	text.WriteString(owner)
+	permissions := 0
+	for i, one := range grants {
+		c := compiledGrant{namespace: canonical(one.Namespace), set: one.Own(), roles: one.Roles,
+			connected: one.Connected}
+		g.grants[i] = c
+		permissions += len(c.set.Permissions())
+		// None of these contains a space.
+		text.WriteString(" " + c.namespace + " " + c.set.String() + " " +
+			strings.Join(c.roles, ",") + " " + strconv.FormatBool(c.connected))
+	}
+	// Each text is stored three times: in the permissions, in the set and in the interner. A
+	// permission may need its own map of operations.
+	g.size = int64(200 + 3*text.Len() + 100*len(grants) + 400*permissions)
+	return compiledGrants.intern(text.String(), g)
+}
+
+// Size returns the approximate memory of the grants in bytes.
+func (g *CompiledGrants) Size() int64 {
+	if g == nil {
+		return 0
+	}
+	return g.size
+}
+
+// resolved caches entitlements under one directory, by the namespaces of earlier requests.
+type resolved struct {
+	directory *Directory
+	sets      map[*Namespace]*entitlement
+}
+
+// An entitlement is what a key may do in one namespace (docs/authority.md, rule 4). Without a
+// namespace, that is nothing.
+type entitlement struct {
+	key         *Set
+	owner       *Set // limits the key, unless root owns it
+	root        bool // root owns the key
+	ownerActive bool
+	both        *Set // what key and owner both allow, for display; set only in resolved
+}
+
+// allows reports whether both the key and its owner allow a request.
+func (e *entitlement) allows(n *Need) bool {
+	return e.key.Allows(*n) && (e.root || e.owner.Allows(*n))
+}
+
+// maxResolved is how many namespaces a resolved caches.
+const maxResolved = 256
+
+// under returns what a key with these grants may do in a namespace, which may be nil.
+func (g *CompiledGrants) under(d *Directory, ns *Namespace) *entitlement {
+	cached := g.resolved.Load()
+	if cached != nil && cached.directory == d {
+		if e, known := cached.sets[ns]; known {
+			return e
+		}
+	}
+	e := g.in(d, ns)
+	if e.both = e.key; !e.root {
+		e.both = Intersection(e.key, e.owner)
+	}
+	next := &resolved{directory: d, sets: map[*Namespace]*entitlement{ns: e}}
+	if cached != nil && cached.directory == d && len(cached.sets) < maxResolved {
+		maps.Copy(next.sets, cached.sets)
+	}
+	g.resolved.Store(next)
+	return e
+}
+
+// in is under without the cache, and without entitlement.both.
+func (g *CompiledGrants) in(d *Directory, ns *Namespace) *entitlement {
+	e := &entitlement{root: g.owner == RootMember, ownerActive: d.OwnerActive(g.owner)}
+	if ns == nil {
+		return e
+	}
+	e.key = d.SetIn(g, ns, true)
+	if m := d.members[g.owner]; m != nil && m.Active {
+		e.owner = d.SetIn(m.grants, ns, false)
+	}
+	return e
+}
+
+// Everywhere reports whether one of the grants applies in all namespaces.
+func (g *CompiledGrants) Everywhere() bool {
+	return slices.ContainsFunc(g.grants,
+		func(one compiledGrant) bool { return one.namespace == AnyNamespace })
+}

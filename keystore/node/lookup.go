@@ -1,0 +1,169 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+var (
+	errUnavailable = errors.New("the database has not responded for some time")
+	errStale       = errors.New("the database returned an older state than before; is this " +
+		"server a former primary?")
+)
+
+// An Answer is the result of a lookup.
+type Answer struct {
+	// Record is the record of the credential, even if it was rotated out. It is nil if Outcome is
+	// [keystore.Malformed] or [keystore.Unknown].
+	Record *keystore.Record
+	// Outcome is [keystore.OK] if there is a record, whatever its state. [keystore.Decide] decides
+	// whether it allows the request.
+	Outcome keystore.Outcome
+	// Now is the time of the request on the database's clock, in Unix nanoseconds, for
+	// [keystore.Decide]. A wrong clock of this machine does not delay the expiry of keys.
+	Now int64
+
+	generation uint64 // of the record's shard, before the lookup
+}
+
+// Lookup looks up the credential of a request; now was read after the request arrived. The outcome
+// is [keystore.Malformed], without a query, for a member's token and for a credential that
+// cannot be valid in this deployment. An error means that the answer is [keystore.Unavailable].
+func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
+	// Avoids a hash. Everything else is inspected only if the credential is not cached.
+	if len(credential) < keystore.MinCredentialLen || len(credential) > keystore.MaxCredentialLen {
+		return Answer{Outcome: keystore.Malformed}, nil
+	}
+	if n.Abandoned(credential) { // its record may be cached
+		return Answer{Outcome: keystore.Malformed}, nil
+	}
+	a, err := n.lookup(ctx, keystore.DigestOf(credential), credential, now)
+	return a.restrict(false), err
+}
+
+// LookupMember is [Node.Lookup] for members' tokens. The outcome for any other credential is
+// [keystore.Malformed].
+func (n *Node) LookupMember(ctx context.Context, token string, now time.Time) (Answer, error) {
+	if !n.IsMemberToken(token) {
+		return Answer{Outcome: keystore.Malformed}, nil
+	}
+	a, err := n.lookup(ctx, keystore.DigestOf(token), "", now)
+	return a.restrict(true), err
+}
+
+// restrict returns the answer if the record is personal, or is not, as wanted. Otherwise the
+// credential is malformed.
+func (a Answer) restrict(personal bool) Answer {
+	if a.Record != nil && a.Record.Personal() != personal {
+		return Answer{Outcome: keystore.Malformed}
+	}
+	return a
+}
+
+// LookupMemberDigest is [Node.LookupMember] for the digest of a token that was inspected before.
+func (n *Node) LookupMemberDigest(
+	ctx context.Context, d keystore.Digest, now time.Time,
+) (Answer, error) {
+	a, err := n.lookup(ctx, d, "", now)
+	return a.restrict(true), err
+}
+
+// LookupLogin returns the enabled member with a login that Caddy has authenticated, or nil. now was
+// read after the request arrived. An error means that the answer is [keystore.Unavailable].
+func (n *Node) LookupLogin(
+	ctx context.Context, login string, now time.Time,
+) (*keystore.Member, error) {
+	now = n.clock.of(now)
+	//fault: now = cachedClock(now)
+	if err := n.ensureLease(ctx, now); err != nil {
+		return nil, err
+	}
+	return n.Policy().MemberByLogin(login), nil
+}
+
+// LookupAgain is Lookup for a record that an earlier lookup returned, without its credential.
+func (n *Node) LookupAgain(ctx context.Context, r *keystore.Record, now time.Time) (Answer, error) {
+	return n.lookup(ctx, r.Digest, "", now)
+}
+
+// lookup looks up a digest. credential is empty if it was inspected before.
+func (n *Node) lookup(
+	ctx context.Context, d keystore.Digest, credential string, now time.Time,
+) (Answer, error) {
+	now = n.clock.of(now)
+	//fault: now = cachedClock(now)
+	s := n.cache.shard(&d)
+	a := Answer{generation: s.generation.Load()}
+	var covered bool
+	if a.Now, covered = n.membership.lease.term.Load().at(now); covered {
+		if r, known := s.find(&d, now.UnixNano()); known {
+			return a.withRecord(s, r), nil
+		}
+	}
+	tagged, ok := true, true
+	if credential != "" {
+		tagged, ok = n.Inspect(credential)
+	}
+	if !ok {
+		return Answer{Outcome: keystore.Malformed}, nil
+	}
+	if !n.membership.lease.holds(now) {
+		if err := n.ensureLease(ctx, now); err != nil {
+			return Answer{}, err
+		}
+		a.generation = s.generation.Load()
+		a.Now, _ = n.membership.lease.term.Load().at(now)
+	}
+	if !tagged && !n.membership.imported.Load() { // under the lease, nothing was imported
+		return Answer{Outcome: keystore.Malformed}, nil
+	}
+	s.misses.Add(1) // only now, because forged tokens do not count
+	n.counters.lookups[TierNegative][Miss].Add(1)
+	r, err := n.load(ctx, d, tagged, now)
+	if err != nil {
+		return Answer{}, err
+	}
+	a.Record = r
+	if r == nil {
+		a.Outcome = keystore.Unknown
+	}
+	return a, nil
+}
+
+// ensureLease renews the lease unless it covers now. Afterwards the node knows every change that
+// was in force at now.
+func (n *Node) ensureLease(ctx context.Context, now time.Time) error {
+	if !n.membership.lease.holds(now) && n.membership.unavailable(n.clock.now()) {
+		return errUnavailable
+	}
+	// A shared renewal may have begun before this process was stopped.
+	for tries := 0; !n.membership.lease.holds(now); tries++ {
+		if tries == 3 {
+			return errors.New("the lease expired while it was renewed; is this machine overloaded?")
+		}
+		if err := n.Renew(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a Answer) withRecord(s *shard, r *keystore.Record) Answer {
+	a.Record = r
+	if r == nil {
+		a.Outcome = keystore.Unknown
+	}
+	if r == nil || r.RotatedOut() {
+		s.negativeHits.Add(1)
+	} else {
+		s.hits.Add(1)
+	}
+	return a
+}
+
+// Policy returns the namespaces, roles and members for [keystore.Decide], without a query. Callers
+// read the time of a request before.
+func (n *Node) Policy() *keystore.Directory { return n.membership.directory.Load() }

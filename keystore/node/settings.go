@@ -1,0 +1,53 @@
+package node
+
+import (
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// Settings can change while a node is running. Zero fields stand for the defaults below.
+type Settings struct {
+	// TokenPrefixes are the accepted prefixes of keys' tokens. New keys get the first one.
+	// [keystore.MemberPrefix] must not be among them.
+	TokenPrefixes []string
+	// AbandonedPrefixes are prefixes that are no longer accepted on purpose: see [OtherPrefix].
+	AbandonedPrefixes []string
+	// LocalCache is the maximum number of cached records.
+	LocalCache int
+	// LocalCacheBytes is the approximate maximum memory of the cached records. A record that needs
+	// more than 1/256 of it is not cached.
+	LocalCacheBytes int64
+	// Lease is how long a node without a connection to the database may use its cache.
+	Lease time.Duration
+	// Capacity limits how much the deployment can hold.
+	Capacity keystore.Capacity
+	// Cache is shared by all nodes; nil disables it. The caller closes it once no Settings refers
+	// to it.
+	Cache keystore.SharedCache
+}
+
+// Defaults of [Settings].
+const (
+	DefaultLocalCache = 1_000_000
+	DefaultLease      = 30 * time.Second
+	// DefaultLocalCacheBytes suffices for DefaultLocalCache typical keys.
+	DefaultLocalCacheBytes = 1 << 30
+)
+
+func (s Settings) withDefaults() Settings {
+	if len(s.TokenPrefixes) == 0 {
+		s.TokenPrefixes = []string{keystore.DefaultPrefix}
+	}
+	if s.LocalCache == 0 {
+		s.LocalCache = DefaultLocalCache
+	}
+	if s.LocalCacheBytes == 0 {
+		s.LocalCacheBytes = DefaultLocalCacheBytes
+	}
+	if s.Lease == 0 {
+		s.Lease = DefaultLease
+	}
+	s.Capacity = s.Capacity.WithDefaults()
+	return s
+}
