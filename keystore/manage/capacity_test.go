@@ -213,7 +213,7 @@ func TestCapacity(t *testing.T) {
 			[]change{namespace("a", ""), namespace("b", "a"), namespace("c", ""), role("a", "1"),
 				role("b", "2")},
 			map[string]change{
-				"may hold at most 2 roles":           role("b", "3"),
+				"can have at most 2 roles":           role("b", "3"),
 				`namespace "a" with its descendants`: role("a", "3"),
 				"bring a role": func(w *world) error {
 					_, _, err := w.MintKey(ctx, fleet.Root,
@@ -233,7 +233,7 @@ func TestCapacity(t *testing.T) {
 		"Roles of the deployment": {
 			keystore.Capacity{Roles: keystore.Caps{Deployment: 2, PerNamespace: 2}},
 			[]change{namespace("a", ""), role("a", "1"), role("*", "2")},
-			map[string]change{"the deployment may hold at most 2 roles": role("default", "3")},
+			map[string]change{"the deployment can have at most 2 roles": role("default", "3")},
 			func(w *world) error {
 				_, _,
 					err := w.DeleteRole(ctx, fleet.Root, keystore.RoleID{Namespace: "*", Name: "2"},
@@ -247,7 +247,7 @@ func TestCapacity(t *testing.T) {
 			[]change{namespace("a", ""), namespace("b", "a"), namespace("c", "b"),
 				namespace("d", "")},
 			map[string]change{
-				`namespace "a" with its descendants may hold at most 3 namespaces`: namespace("e",
+				`namespace "a" with its descendants can have at most 3 namespaces`: namespace("e",
 					"c"),
 				`move`: func(w *world) error {
 					parent := "c"

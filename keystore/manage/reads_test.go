@@ -166,9 +166,9 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 			fleet.Mint(t, k, manage.KeySpec{})
 		}, "", ""},
 		{"shorter", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) { remove(d, "seq = 3") },
-			"row 3 is missing", "ends with row 2"},
+			"row 3 is missing", "rows after 2 are missing"},
 		{"empty", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) { remove(d, "true") },
-			"row 1 is missing", "ends with row 0"},
+			"row 1 is missing", "rows after 0 are missing"},
 		{"another end", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) {
 			remove(d, "seq = 3")
 			fleet.Mint(t, k, manage.KeySpec{})
@@ -178,7 +178,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 		{"a gap at the end", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) {
 			fleet.Mint(t, k, manage.KeySpec{})
 			remove(d, "seq = 3")
-		}, "row 3 is missing", "ends with row 2"},
+		}, "row 3 is missing", "rows after 2 are missing"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			read := func(read func(k *manage.Keystore) error) error {
