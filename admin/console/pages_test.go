@@ -378,9 +378,9 @@ func TestNamespaces(t *testing.T) {
 		"free").want(412)
 
 	p.get("/apikeys/namespaces/eu/delete").want(200, "In use", "Grace")
-	p.post("/apikeys/namespaces/eu/delete").want(409, "not empty")
+	p.post("/apikeys/namespaces/eu/delete").want(409, "is in use")
 	p.get("/apikeys/namespaces/default").want(200).lacks("/default/delete")
-	p.post("/apikeys/namespaces/default/delete").want(409, "stays")
+	p.post("/apikeys/namespaces/default/delete").want(409, "cannot be deleted")
 	p.submit("/apikeys/namespaces/zz/delete").want(200, "The namespace zz is deleted")
 	p.get("/apikeys/namespaces/zz").want(404)
 }
