@@ -37,19 +37,17 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		do     func() error
 	}{
 		{"namespace.create", func() error {
-			_,
-				err := k.CreateNamespace(ctx, fleet.Root, keystore.Namespace{ID: "acme"})
+			_, err := k.CreateNamespace(ctx, fleet.Root, keystore.Namespace{ID: "acme"})
 			return err
 		}},
 		{"namespace.edit", func() error {
-			_, _,
-				err := k.EditNamespace(ctx, fleet.Root, "acme", manage.NamespacePatch{Name: &name},
+			_, _, err := k.EditNamespace(ctx, fleet.Root, "acme",
+				manage.NamespacePatch{Name: &name},
 				manage.ChangeOptions{})
 			return err
 		}},
 		{"namespace.delete", func() error {
-			_, _,
-				err := k.DeleteNamespace(ctx, fleet.Root, "acme", manage.ChangeOptions{})
+			_, _, err := k.DeleteNamespace(ctx, fleet.Root, "acme", manage.ChangeOptions{})
 			return err
 		}},
 		{"key.mint", func() (err error) {
@@ -72,8 +70,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 			return err
 		}},
 		{"key.delete", func() error {
-			_, _,
-				err := k.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{})
+			_, _, err := k.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{})
 			return err
 		}},
 	} {

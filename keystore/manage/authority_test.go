@@ -153,7 +153,7 @@ func (w *world) asks(token, namespace, permission string) keystore.Outcome {
 			Namespace: w.Policy().Namespace(namespace), Need: n})
 }
 
-func TestWhereAGrantCounts(t *testing.T) {
+func TestWhereAGrantApplies(t *testing.T) {
 	w := newWorld(t, "acme:account", "eu:app<acme", "shop:workspace<eu", "other:account")
 	w.role("acme", "billing", "orders:read")
 	w.role("*", "support", "tickets:read")
@@ -193,7 +193,7 @@ func TestWhereAGrantCounts(t *testing.T) {
 func second[A, B any](_ A, b B) B { return b }
 
 // A key never exceeds its owner, checked at the moment of the request.
-func TestTheOwnerBoundIsLive(t *testing.T) {
+func TestOwnerLimitsKey(t *testing.T) {
 	w := newWorld(t, "acme", "app<acme", "ws<app", "elsewhere")
 	w.role("acme", "edit", "read,write")
 	ada := w.member("ada", "acme=@edit,admin.keys:* app=read,admin.keys:*")
@@ -218,14 +218,14 @@ func TestTheOwnerBoundIsLive(t *testing.T) {
 	}{
 		{"as made", func() error { return nil }, keystore.OK, keystore.OK},
 		{"the role narrowed", func() error {
-			_, _,
-				err := w.EditRole(ctx, fleet.Root, keystore.RoleID{Namespace: "acme", Name: "edit"},
+			_, _, err := w.EditRole(ctx, fleet.Root,
+				keystore.RoleID{Namespace: "acme", Name: "edit"},
 				manage.RolePatch{Permissions: permissions(t, "read")}, manage.ChangeOptions{})
 			return err
 		}, keystore.Forbidden, keystore.OK},
 		{"and widened", func() error {
-			_, _,
-				err := w.EditRole(ctx, fleet.Root, keystore.RoleID{Namespace: "acme", Name: "edit"},
+			_, _, err := w.EditRole(ctx, fleet.Root,
+				keystore.RoleID{Namespace: "acme", Name: "edit"},
 				manage.RolePatch{Permissions: permissions(t, "*")}, manage.ChangeOptions{})
 			return err
 		}, keystore.OK, keystore.OK},
@@ -234,14 +234,14 @@ func TestTheOwnerBoundIsLive(t *testing.T) {
 		{"the owner loses all", grants(""), keystore.Forbidden, keystore.Forbidden},
 		{"the owner holds everything", grants("*=*"), keystore.OK, keystore.OK},
 		{"the owner is disabled", func() error {
-			_, _,
-				err := w.EditMember(ctx, fleet.Root, w.ids["ada"], manage.MemberPatch{Active: &off},
+			_, _, err := w.EditMember(ctx, fleet.Root, w.ids["ada"],
+				manage.MemberPatch{Active: &off},
 				manage.ChangeOptions{})
 			return err
 		}, keystore.OwnerDisabled, keystore.OwnerDisabled},
 		{"and enabled", func() error {
-			_, _,
-				err := w.EditMember(ctx, fleet.Root, w.ids["ada"], manage.MemberPatch{Active: &on},
+			_, _, err := w.EditMember(ctx, fleet.Root, w.ids["ada"],
+				manage.MemberPatch{Active: &on},
 				manage.ChangeOptions{})
 			return err
 		}, keystore.OK, keystore.OK},
@@ -262,7 +262,7 @@ func TestTheOwnerBoundIsLive(t *testing.T) {
 
 // What a change of the policy takes away is gone on every node when it returns, as with a revoke,
 // and what runs for a disabled owner is cut.
-func TestAPolicyChangeIsInForceOnEveryNodeWhenItReturns(t *testing.T) {
+func TestPolicyChangeOnEveryNode(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, _ := d.Node(node.Settings{})
@@ -273,8 +273,8 @@ func TestAPolicyChangeIsInForceOnEveryNodeWhenItReturns(t *testing.T) {
 		_, token := here.key(ada, "default", "default=read")
 		fleet.Want(t, "before", there.asks(token, "default", "read"), keystore.OK)
 		running, cut := enter(t, b, token)
-		if _, p,
-			err := a.EditMember(ctx, fleet.Root, here.ids["ada"], manage.MemberPatch{Active: &off},
+		if _, p, err := a.EditMember(ctx, fleet.Root, here.ids["ada"],
+			manage.MemberPatch{Active: &off},
 			manage.ChangeOptions{}); err != nil || !p.Complete {
 			t.Fatal(p, err)
 		}
@@ -285,8 +285,8 @@ func TestAPolicyChangeIsInForceOnEveryNodeWhenItReturns(t *testing.T) {
 			t.Error("a request of its key goes on")
 		}
 		b.Leave(running)
-		if _, _,
-			err := a.EditMember(ctx, fleet.Root, here.ids["ada"], manage.MemberPatch{Active: &on},
+		if _, _, err := a.EditMember(ctx, fleet.Root, here.ids["ada"],
+			manage.MemberPatch{Active: &on},
 			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -594,8 +594,8 @@ func TestRulesOfAuthority(t *testing.T) {
 			w := newWorld(t, "acme:account", "app:app<acme", "ws:workspace<app", "other", "top",
 				"far<top", "below:workspace<far")
 			kinds := []string{"workspace"}
-			if _, _,
-				err := w.EditNamespace(ctx, fleet.Root, "far", manage.NamespacePatch{Reach: &kinds},
+			if _, _, err := w.EditNamespace(ctx, fleet.Root, "far",
+				manage.NamespacePatch{Reach: &kinds},
 				manage.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
@@ -624,7 +624,7 @@ func TestRulesOfAuthority(t *testing.T) {
 }
 
 // Who was revoked or narrowed since its request came in does not get through.
-func TestWhatChangesWhileOneAsks(t *testing.T) {
+func TestCallerChangesDuringRequest(t *testing.T) {
 	yes, no := true, false
 	for _, c := range []struct {
 		what, want string
@@ -686,8 +686,8 @@ func TestWhatChangesWhileOneAsks(t *testing.T) {
 		ada := w.member("ada", "acme=read,admin.keys:*")
 		w.member("less", "acme=admin.keys:*")
 		w.member("gone", "acme=read,admin.keys:*")
-		if _, _,
-			err := w.EditMember(ctx, fleet.Root, w.ids["gone"], manage.MemberPatch{Active: &no},
+		if _, _, err := w.EditMember(ctx, fleet.Root, w.ids["gone"],
+			manage.MemberPatch{Active: &no},
 			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -706,7 +706,7 @@ func TestWhatChangesWhileOneAsks(t *testing.T) {
 
 // What has answered is in force at the doors of those who manage too, for those who only read, on
 // every node.
-func TestReadersAreNarrowedOnEveryNode(t *testing.T) {
+func TestNarrowedReadersOnEveryNode(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, _ := d.Node(node.Settings{})
@@ -743,7 +743,7 @@ func TestReadersAreNarrowedOnEveryNode(t *testing.T) {
 }
 
 // What a refusal, or a row of the audit log, says of what one may not read.
-func TestWhatIsNotToldOfWhatOneMayNotRead(t *testing.T) {
+func TestRefusalsHideUnreadable(t *testing.T) {
 	w := newWorld(t, "acme", "below:workspace<acme", "secret", "used")
 	hidden := w.member("hidden", "secret=read used=read")
 	inside, _ := w.key(fleet.Root, "secret", "used=read")
@@ -795,7 +795,7 @@ func TestWhatIsNotToldOfWhatOneMayNotRead(t *testing.T) {
 
 // A row that somebody has spoilt by hand gives nothing, is told of once, and stops no node; who may
 // read it sees why, and it can be mended.
-func TestARowThatCannotBeRead(t *testing.T) {
+func TestUnreadableRow(t *testing.T) {
 	d := fleet.New(t)
 	db, err := sqldb.OpenSQLite(ctx, d.Path)
 	if err != nil {
@@ -891,7 +891,7 @@ func TestARowThatCannotBeRead(t *testing.T) {
 
 // A member may always list, read, try and revoke the keys it owns, and an If-Match counts there
 // too.
-func TestWhatOneMayDoWithOnesOwnKeys(t *testing.T) {
+func TestOwnKeys(t *testing.T) {
 	w := newWorld(t, "acme", "other")
 	ada := w.member("ada", "acme=read other=admin.keys:read")
 	key, token, err := w.MintKey(ctx, fleet.Root,

@@ -131,7 +131,7 @@ func BenchmarkColdLookup(b *testing.B) {
 	}
 }
 
-func TestADecisionDoesNotAllocate(t *testing.T) {
+func TestDecisionDoesNotAllocate(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{})
 	_, token := fleet.Mint(t, k, manage.KeySpec{})
 	decision(t, k, token)

@@ -84,8 +84,7 @@ func TestStartWithSlowPolicy(t *testing.T) {
 		d := fleet.New(t)
 		a, fa := d.Node(node.Settings{Lease: 5 * time.Second})
 		time.AfterFunc(10*time.Second, func() {
-			if _,
-				err := a.CreateRole(ctx, fleet.Root,
+			if _, err := a.CreateRole(ctx, fleet.Root,
 				keystore.Role{Namespace: "default", Name: "late",
 					Permissions: fleet.Read}); err != nil {
 				t.Error(err)
@@ -101,8 +100,8 @@ func TestStartWithSlowPolicy(t *testing.T) {
 
 		// The same after the log was cut off, and nothing old is used until then.
 		fb.Mute.Store(true)
-		if _, _,
-			err := a.EditRole(ctx, fleet.Root, keystore.RoleID{Namespace: "default", Name: "late"},
+		if _, _, err := a.EditRole(ctx, fleet.Root,
+			keystore.RoleID{Namespace: "default", Name: "late"},
 			manage.RolePatch{Permissions: []keystore.Permission{{Action: "write"}}},
 			manage.ChangeOptions{Wait: time.Minute}); err != nil {
 			t.Fatal(err)
@@ -129,15 +128,13 @@ func TestChangesUnderAnotherHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{})
-		m,
-			err := a.CreateMember(ctx, fleet.Root,
+		m, err := a.CreateMember(ctx, fleet.Root,
 			keystore.Member{Name: "Ada", Grants: fleet.Grants(t, "default=read,admin.keys:create")})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ada := manage.Caller{}
-		if _, token, _,
-			err := a.NewMemberToken(ctx, fleet.Root, m.ID, manage.TokenSpec{},
+		if _, token, _, err := a.NewMemberToken(ctx, fleet.Root, m.ID, manage.TokenSpec{},
 			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		} else if answer, err := a.LookupMember(ctx, token.Reveal(), time.Now()); err != nil {
@@ -147,8 +144,7 @@ func TestChangesUnderAnotherHistory(t *testing.T) {
 		}
 		kept := a.Gauges().Revision
 		wide := fleet.Grants(t, "default=*,admin:*")
-		if _, _,
-			err := a.EditMember(ctx, fleet.Root, m.ID, manage.MemberPatch{Grants: &wide},
+		if _, _, err := a.EditMember(ctx, fleet.Root, m.ID, manage.MemberPatch{Grants: &wide},
 			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -162,8 +158,7 @@ func TestChangesUnderAnotherHistory(t *testing.T) {
 				"('default', 'r2', '[]', 1, 1)",
 			"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES "+
 				"('default', 'r3', '[]', 1, 1)")
-		_, _,
-			err = a.MintKey(ctx, ada,
+		_, _, err = a.MintKey(ctx, ada,
 			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}}, nil)
 		var refused *keystore.Error
 		if !errors.As(err, &refused) || refused.Code != "exceeds_caller" {
@@ -223,8 +218,8 @@ func TestCapacity(t *testing.T) {
 				},
 			},
 			func(w *world) error {
-				_, _,
-					err := w.DeleteRole(ctx, fleet.Root, keystore.RoleID{Namespace: "b", Name: "2"},
+				_, _, err := w.DeleteRole(ctx, fleet.Root,
+					keystore.RoleID{Namespace: "b", Name: "2"},
 					manage.ChangeOptions{})
 				return err
 			},
@@ -235,8 +230,8 @@ func TestCapacity(t *testing.T) {
 			[]change{namespace("a", ""), role("a", "1"), role("*", "2")},
 			map[string]change{"the deployment can have at most 2 roles": role("default", "3")},
 			func(w *world) error {
-				_, _,
-					err := w.DeleteRole(ctx, fleet.Root, keystore.RoleID{Namespace: "*", Name: "2"},
+				_, _, err := w.DeleteRole(ctx, fleet.Root,
+					keystore.RoleID{Namespace: "*", Name: "2"},
 					manage.ChangeOptions{})
 				return err
 			},
@@ -292,8 +287,7 @@ func TestCapacity(t *testing.T) {
 			map[string]change{
 				"bytes of namespaces, roles and members": role("a", "2", wide...),
 				"wider": func(w *world) error {
-					_, _,
-						err := w.EditRole(ctx, fleet.Root,
+					_, _, err := w.EditRole(ctx, fleet.Root,
 						keystore.RoleID{Namespace: "a", Name: "1"},
 						manage.RolePatch{Permissions: wide}, manage.ChangeOptions{})
 					return err
@@ -363,8 +357,7 @@ func TestBeyondCapacity(t *testing.T) {
 	off := false
 	for what, change := range map[string]func() error{
 		"narrow a role": func() error {
-			_, _,
-				err := w.EditRole(ctx, fleet.Root,
+			_, _, err := w.EditRole(ctx, fleet.Root,
 				keystore.RoleID{Namespace: "default", Name: "r2"},
 				manage.RolePatch{Permissions: fleet.Read}, manage.ChangeOptions{})
 			return err
@@ -381,8 +374,7 @@ func TestBeyondCapacity(t *testing.T) {
 			return err
 		},
 		"delete a role": func() error {
-			_, _,
-				err := w.DeleteRole(ctx, fleet.Root,
+			_, _, err := w.DeleteRole(ctx, fleet.Root,
 				keystore.RoleID{Namespace: "default", Name: "r3"},
 				manage.ChangeOptions{})
 			return err

@@ -17,7 +17,7 @@ import (
 
 var (
 	historySteps = flag.Int("history.steps", 1000,
-		"operations of TestNoHistoryWidensWhatACircleHolds")
+		"operations of TestRandomHistories")
 	historySeed = flag.Uint64("history.seed", 0, "repeats its run; 0: another each time")
 )
 
@@ -28,7 +28,7 @@ const historyLength = 500
 // nobody comes to do, anywhere, what none of the circle could do at the start: not they, and no
 // outsider by what they give it. Requests are decided, and lists shown, as the specification says,
 // at any moment.
-func TestNoHistoryWidensWhatACircleHolds(t *testing.T) {
+func TestRandomHistories(t *testing.T) {
 	seed := *historySeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())

@@ -17,7 +17,7 @@ import (
 
 var ctx = context.Background()
 
-func TestWhatAKeyMayMint(t *testing.T) {
+func TestKeyMints(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	for _, c := range []struct{ holds, home, gives, want string }{
 		{"acme=admin.keys:create,read", "acme", "acme=read", "ok"},
@@ -51,13 +51,13 @@ func TestWhatAKeyMayMint(t *testing.T) {
 	}
 }
 
-func TestAKeyMakesNoneThatOutlivesItOrWorksElsewhere(t *testing.T) {
+func TestCreatedKeyLimits(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	end := time.Now().Add(time.Hour)
 	inside, outside := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("0.0.0.0/0")
-	who,
-		_ := fleet.Caller(t, k, manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,read"),
-		ExpiresAt: end, AllowedIPs: []netip.Prefix{inside}})
+	who, _ := fleet.Caller(t, k,
+		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,read"),
+			ExpiresAt: end, AllowedIPs: []netip.Prefix{inside}})
 	for _, c := range []struct {
 		name  string
 		end   time.Time
@@ -79,7 +79,7 @@ func TestAKeyMakesNoneThatOutlivesItOrWorksElsewhere(t *testing.T) {
 	}
 }
 
-func TestWhatAKeyMayChange(t *testing.T) {
+func TestKeyEdits(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	on, off := true, false
 	everywhere, inside := []netip.Prefix{}, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
@@ -137,7 +137,7 @@ func TestWhatAKeyMayChange(t *testing.T) {
 	}
 }
 
-func TestRotatingAKeyTakesAllItHas(t *testing.T) {
+func TestRotateRequiresAllPermissions(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	target, _ := fleet.Mint(t, k,
 		manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "*"}}}})
@@ -348,7 +348,7 @@ func TestRevokedIsFinal(t *testing.T) {
 	fleet.Want(t, "imported", fleet.Ask(k, token), keystore.Unknown)
 }
 
-func TestRevokeTakesAlongWhatTheKeyMade(t *testing.T) {
+func TestRevokeCreatedKeys(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	who, key := fleet.Caller(t, k,
 		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,read")})
@@ -442,7 +442,7 @@ func keyCount(t *testing.T, k *manage.Keystore) int {
 	return len(list)
 }
 
-func TestWhatIsRefusedNamesItsFields(t *testing.T) {
+func TestFieldErrors(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	many := make([]keystore.Permission, 501)
 	for i := range many {
@@ -479,7 +479,7 @@ func TestWhatIsRefusedNamesItsFields(t *testing.T) {
 	}
 }
 
-func TestNamespacesGoOnlyWhenEmpty(t *testing.T) {
+func TestDeleteNamespaceInUse(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	key, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme",
 		Grants: fleet.Grants(t, "other=read")})
@@ -509,7 +509,7 @@ func TestNamespacesGoOnlyWhenEmpty(t *testing.T) {
 	}
 }
 
-func TestVerifySaysUnknownOfWhatTheCallerMayNotRead(t *testing.T) {
+func TestVerifyUnreadableKey(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	_, token := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme",
 		Grants:     fleet.Grants(t, "acme=orders:search"),
@@ -536,7 +536,7 @@ func TestVerifySaysUnknownOfWhatTheCallerMayNotRead(t *testing.T) {
 	}
 }
 
-func TestWhatACallerDoesNotGovernDoesNotExistForIt(t *testing.T) {
+func TestUnreadableIsNotFound(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	there, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "other"})
 	here, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme"})
@@ -558,7 +558,7 @@ func TestWhatACallerDoesNotGovernDoesNotExistForIt(t *testing.T) {
 }
 
 // What may not be minted may not be had by editing either (spec 7a.6).
-func TestAKeyGivesNothingToWhatOutlivesIt(t *testing.T) {
+func TestWidenedKeyLimits(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	inside := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	who, _ := fleet.Caller(t, k, manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,*"),

@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// TestOffers: what people are offered is what they would be let do.
-func TestOffers(t *testing.T) {
+// TestMay: what people are offered is what they would be let do.
+func TestMay(t *testing.T) {
 	holdings := []string{
 		"acme=*,admin:*", "acme=read,admin:*", "acme=*,admin.keys:*,admin:read",
 		"acme=*,admin:* other=*,admin:*", "acme=*,admin:* other=*", "*=*,admin:*",
@@ -32,16 +32,14 @@ func TestOffers(t *testing.T) {
 			// a deletion may be done once keys are gone
 			allowed := func(err error) bool { return err == nil || fleet.Code(err) == "in_use" }
 
-			_, _,
-				err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
+			_, _, err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
 				Home: &keystore.Grant{Permissions: permissions(t, "read"), Connected: true}}, nil)
 			if offered := w.MayConnect(who, "acme") &&
 				w.MayIn(who, "admin.keys", "create", "acme"); offered != allowed(err) {
 				t.Errorf("giving it connected: offered %t, %v", offered, err)
 			}
 			for _, p := range permissions(t, "*,read,write,orders:read,orders:find,admin.keys:create,admin:*") {
-				_, _,
-					err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
+				_, _, err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
 					Home: &keystore.Grant{Permissions: []keystore.Permission{p}}}, nil)
 				if fleet.Code(err) == "insufficient_permission" {
 					break // no keys at all, whatever they would have
@@ -56,8 +54,7 @@ func TestOffers(t *testing.T) {
 					t.Fatal(err)
 				}
 				offered := w.MayRotate(who, key)
-				if _, _, _,
-					err := w.RotateKey(ctx, who, key.ID, 0,
+				if _, _, _, err := w.RotateKey(ctx, who, key.ID, 0,
 					manage.ChangeOptions{}); offered != allowed(err) {
 					t.Errorf("a new token for the key of %s: offered %t, %v", name, offered, err)
 				}
@@ -66,14 +63,12 @@ func TestOffers(t *testing.T) {
 				id := w.id(name)
 				rename := name + " again"
 				offered := w.MayMember(who, "update", id)
-				if _, _,
-					err := w.EditMember(ctx, who, id, manage.MemberPatch{Name: &rename},
+				if _, _, err := w.EditMember(ctx, who, id, manage.MemberPatch{Name: &rename},
 					manage.ChangeOptions{}); offered != allowed(err) {
 					t.Errorf("renaming %s: offered %t, %v", name, offered, err)
 				}
 				offered = w.MayActFor(who, id) && w.May(who, "admin.members", "update") == nil
-				if _, _, _,
-					err := w.NewMemberToken(ctx, who, id, manage.TokenSpec{},
+				if _, _, _, err := w.NewMemberToken(ctx, who, id, manage.TokenSpec{},
 					manage.ChangeOptions{}); offered != allowed(err) {
 					t.Errorf("a token for %s: offered %t, %v", name, offered, err)
 				}
@@ -81,8 +76,7 @@ func TestOffers(t *testing.T) {
 			for _, name := range []string{"bob", "both", "none", "root"} {
 				id := w.id(name)
 				offered := w.MayMember(who, "delete", id)
-				if _, _,
-					err := w.DeleteMember(ctx, who, id,
+				if _, _, err := w.DeleteMember(ctx, who, id,
 					manage.ChangeOptions{}); offered != allowed(err) {
 					t.Errorf("deleting %s: offered %t, %v", name, offered, err)
 				}

@@ -71,8 +71,7 @@ func nodeWithReads(d fleet.Fleet) (*manage.Keystore, *withReads) {
 func TestReadsOfOneCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, db := nodeWithReads(fleet.New(t))
-		_,
-			token := fleet.Mint(t, k,
+		_, token := fleet.Mint(t, k,
 			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Resource: "admin.keys", Action: "read"}}}})
 		a, err := k.Lookup(ctx, token, time.Now())
 		if err != nil {
@@ -118,8 +117,7 @@ func TestReadsOfOneCaller(t *testing.T) {
 			t.Errorf("%d were refused, %d failed", busy.Load(), failed.Load())
 		}
 		db.keys = func(context.Context) error { return nil }
-		if keys, _,
-			err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 10); err != nil ||
+		if keys, _, err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 10); err != nil ||
 			len(keys) != 1 {
 			t.Errorf("afterwards: %v, %v", keys, err)
 		}

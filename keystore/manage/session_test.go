@@ -110,8 +110,8 @@ func TestSessions(t *testing.T) {
 	}
 }
 
-// TestSessionsOver: what has ended by itself is refused, and its row is removed.
-func TestSessionsOver(t *testing.T) {
+// TestExpiredSessions: what has ended by itself is refused, and its row is removed.
+func TestExpiredSessions(t *testing.T) {
 	k, db := fleet.New(t).Node(node.Settings{})
 	m, err := k.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada"})
 	if err != nil {

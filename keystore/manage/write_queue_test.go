@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// TestSlicesWaitForChanges: a change waits for the slice that is being written, and for no other,
+// TestBulkWaitsForSingleChanges: a change waits for the slice that is being written, and for no other,
 // however many are waiting.
-func TestSlicesWaitForChanges(t *testing.T) {
+func TestBulkWaitsForSingleChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newWriteQueue()
 		var order []string
