@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// ListAudit returns a page of the rows that match a filter, newest first, and the cursor of the next
-// page: see [keystore.Database]. The caller sees a row if it has `admin.audit:read` in all
+// ListAudit returns a page of the rows that match a filter, newest first, and the cursor of the
+// next page: see [keystore.Database]. The caller sees a row if it has `admin.audit:read` in all
 // namespaces that the row touches, or in `*` if it touches none (docs/authority.md, rule 10).
 func (k *Keystore) ListAudit(
 	ctx context.Context, c Caller, f keystore.AuditFilter, cursor string, limit int,

@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// An auditedChange is the change of one object. before and after are written as JSON; nil means that
-// the object did not exist.
+// An auditedChange is the change of one object. before and after are written as JSON; nil means
+// that the object did not exist.
 type auditedChange struct {
 	object        string
 	namespaces    []string
@@ -37,8 +37,10 @@ func auditAll(tx keystore.Tx, auth authority, action string, list []auditedChang
 	}
 	rows := make([]*keystore.AuditRow, len(list))
 	for i, a := range list {
-		row := &keystore.AuditRow{Seq: last.Seq + 1, At: tx.Now(), Actor: auth.actor, From: auth.from,
-			Action: action, Object: a.object, Namespaces: a.namespaces}
+		row := &keystore.AuditRow{
+			Seq: last.Seq + 1, At: tx.Now(), Actor: auth.actor, From: auth.from,
+			Action: action, Object: a.object, Namespaces: a.namespaces,
+		}
 		if row.Before, err = auditJSON(a.before); err != nil {
 			return err
 		}

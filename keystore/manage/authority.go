@@ -339,8 +339,8 @@ func (a authority) hasGrantEverywhere() bool {
 }
 
 // checkGiveBelow is checkGive for the descendants that grants of keys reach (docs/authority.md,
-// rule 3). actsForOwner says that the caller acts for the key's owner. The owner's grants then limit
-// the key, so those of the calling member, or of the calling key's owner, are not checked.
+// rule 3). actsForOwner says that the caller acts for the key's owner. The owner's grants then
+// limit the key, so those of the calling member, or of the calling key's owner, are not checked.
 func (a authority) checkGiveBelow(before, after []keystore.Grant, actsForOwner bool) error {
 	if a.root {
 		return nil

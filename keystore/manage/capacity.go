@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// CapacityUses returns, for each cap except those on keys, how much of it is used, according to this
-// node's policy.
+// CapacityUses returns, for each cap except those on keys, how much of it is used, according to
+// this node's policy.
 func (k *Keystore) CapacityUses() []keystore.CapacityUse {
 	d, c := k.Policy(), &k.Settings().Capacity
 	var most keystore.Tally
@@ -86,12 +86,12 @@ func (k *Keystore) checkUngrantedMembers(auth authority) error {
 	if auth.may(adminMembers, "create", keystore.AnyNamespace) || c.Fits(auth.policy.Ungranted()) {
 		return nil
 	}
-	return capacityExceeded("the deployment", keystore.CapacityUse{Resource: "members without a grant",
-		Cap: c.Members.PerNamespace})
+	return capacityExceeded("the deployment", keystore.CapacityUse{
+		Resource: "members without a grant", Cap: c.Members.PerNamespace})
 }
 
-// capacityExceeded returns the refusal of a change that would exceed a cap. scope names what the cap
-// is for.
+// capacityExceeded returns the refusal of a change that would exceed a cap. scope names what the
+// cap is for.
 func capacityExceeded(scope string, use keystore.CapacityUse) *keystore.Error {
 	resource := use.Resource
 	if resource == keystore.DirectoryBytes {

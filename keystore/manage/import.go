@@ -41,8 +41,8 @@ const (
 	importIdle = time.Minute
 	// maxImports is how many imports may run on a node at the same time.
 	maxImports = 16
-	// MaxImport is how many keys a caller other than root may import all or nothing. All of them are
-	// checked again before they become valid.
+	// MaxImport is how many keys a caller other than root may import all or nothing. All of them
+	// are checked again before they become valid.
 	MaxImport = 10_000
 )
 
@@ -50,8 +50,8 @@ const (
 type ImportSource interface {
 	// Len returns the number of keys.
 	Len() int
-	// At returns a key. It may be called several times for each key, so that a source can store keys
-	// as text and parse them when they are needed.
+	// At returns a key. It may be called several times for each key, so that a source can store
+	// keys as text and parse them when they are needed.
 	At(i int) ImportSpec
 	// Imported is called for each imported key, with its id, after the key has become valid.
 	Imported(i int, id string)
@@ -71,8 +71,8 @@ func (k *Keystore) ImportKeys(
 }
 
 // ImportFrom creates keys with existing credentials. With partial, it imports the valid keys.
-// Without partial, it imports nothing if any key is refused, and all credentials become valid at the
-// same time; the latter also holds with once. The keys are valid on every node when ImportFrom
+// Without partial, it imports nothing if any key is refused, and all credentials become valid at
+// the same time; the latter also holds with once. The keys are valid on every node when ImportFrom
 // returns. Keys of a large import are listed earlier.
 func (k *Keystore) ImportFrom(
 	ctx context.Context, c Caller, source ImportSource, partial bool, once Once,
@@ -199,8 +199,8 @@ func (k *Keystore) importInOneTransaction(
 	return ids, refused, nil
 }
 
-// idsOf returns an id for each of errs: that of the next key if the error is nil, otherwise an empty
-// one.
+// idsOf returns an id for each of errs: that of the next key if the error is nil, otherwise an
+// empty one.
 func idsOf(keys []*keystore.Key, errs []*keystore.Error) []string {
 	ids := make([]string, len(errs))
 	for i, err := range errs {
@@ -305,8 +305,8 @@ func (k *Keystore) importInBatches(
 	return reportImported(source, valid, ids), refused, nil
 }
 
-// importAbandoned returns a refusal if err says that another node has abandoned the import, otherwise
-// err.
+// importAbandoned returns a refusal if err says that another node has abandoned the import,
+// otherwise err.
 func importAbandoned(err error) error {
 	if isNotFound(err) {
 		return &keystore.Error{Kind: keystore.KindConflict, Code: "import_abandoned",
@@ -316,8 +316,8 @@ func importAbandoned(err error) error {
 	return err
 }
 
-// validateImport returns the indexes of the keys that can be imported, as far as can be known before
-// writing, and the errors of the others.
+// validateImport returns the indexes of the keys that can be imported, as far as can be known
+// before writing, and the errors of the others.
 func (k *Keystore) validateImport(
 	ctx context.Context, c Caller, source ImportSource, once Once,
 ) (valid []int, refused []ImportRefusal, err error) {
@@ -371,8 +371,8 @@ func (a *authority) equal(before *authority) bool {
 		a.expiresAt.Equal(before.expiresAt) && slices.Equal(a.allowedIPs, before.allowedIPs)
 }
 
-// abandonImports removes the keys of the import with this id and of all abandoned imports. With id 0
-// it removes only the latter. It stops when parent is done.
+// abandonImports removes the keys of the import with this id and of all abandoned imports. With id
+// 0 it removes only the latter. It stops when parent is done.
 func (k *Keystore) abandonImports(parent context.Context, id int64) {
 	ctx, cancel := context.WithTimeout(parent, node.QueryTimeout)
 	defer cancel()
@@ -418,8 +418,9 @@ func (k *Keystore) abandonImports(parent context.Context, id int64) {
 	}
 }
 
-// insertImports creates keys from specs and inserts them. It returns the inserted keys, and for each
-// spec the error that refused it, or nil. With a nil capacity, it does not check the caps on keys.
+// insertImports creates keys from specs and inserts them. It returns the inserted keys, and for
+// each spec the error that refused it, or nil. With a nil capacity, it does not check the caps on
+// keys.
 func (k *Keystore) insertImports(
 	now time.Time, auth authority, specs []ImportSpec, capacity *keyCapacity,
 	insert func([]*keystore.Key) (refused map[int]error, err error),

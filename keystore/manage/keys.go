@@ -221,7 +221,8 @@ func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*keystore.
 		return nil, err
 	}
 	defer done()
-	if err := auth.requireAnywhere(adminKeys, "read"); err != nil && id != auth.credential && auth.member == "" {
+	err = auth.requireAnywhere(adminKeys, "read")
+	if err != nil && id != auth.credential && auth.member == "" {
 		return nil, err
 	}
 	key, err := k.Database().Key(ctx, id)
@@ -288,7 +289,9 @@ func keyFor(
 
 // keyToUpdate is keyFor for operations that a key may not do to itself (docs/authority.md, rule 11)
 // and that nobody may do to a revoked key.
-func keyToUpdate(tx keystore.Tx, auth authority, id string, o ChangeOptions) (*keystore.Key, error) {
+func keyToUpdate(
+	tx keystore.Tx, auth authority, id string, o ChangeOptions,
+) (*keystore.Key, error) {
 	key, err := keyFor(tx, auth, "update", id, o)
 	if err != nil {
 		return nil, err

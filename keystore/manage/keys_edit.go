@@ -98,8 +98,8 @@ func (e *GrantEdits) apply(p *fieldErrors, grants []keystore.Grant, home string)
 func without[T comparable](p *fieldErrors, field, namespace string, list, remove []T) []T {
 	for i, v := range remove {
 		if !slices.Contains(list, v) {
-			p.add(fmt.Sprintf("%s[%d]", field, i), "must be in the key's grant in %q, and %v is not",
-				namespace, v)
+			p.add(fmt.Sprintf("%s[%d]", field, i),
+				"must be in the key's grant in %q, and %v is not", namespace, v)
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(list),
@@ -119,7 +119,8 @@ func (k *Keystore) EditKey(
 		patch := patch
 		if len(patch.NewRoles) > 0 {
 			names := patch.rolesOr(before)
-			if auth, err = k.createRoles(tx, auth, before.Namespace, patch.NewRoles, &names); err != nil {
+			auth, err = k.createRoles(tx, auth, before.Namespace, patch.NewRoles, &names)
+			if err != nil {
 				return err
 			}
 			patch.Roles = &names
@@ -235,7 +236,8 @@ func authorise(auth authority, before, after *keystore.Key) error {
 	}
 	if ns := auth.policy.Namespace(after.Namespace); ns != nil &&
 		ns.EditPolicy == keystore.EditGrowOnly {
-		if lost := lostPermission(auth.policy, before.Grants, auth.policy, after.Grants); lost != "" {
+		lost := lostPermission(auth.policy, before.Grants, auth.policy, after.Grants)
+		if lost != "" {
 			return growOnlyError([]keystore.FieldError{{Field: "grants",
 				Detail: "key " + after.ID + " would lose " + lost}}, after.ID)
 		}

@@ -10,10 +10,10 @@ import (
 // revokeBatch is how many keys one transaction revokes. Other changes wait for one of them at most.
 const revokeBatch = 500
 
-// RevokeKey revokes a key permanently. Revoking it again changes nothing and waits again until every
-// node has applied it. With created, RevokeKey also revokes the keys that the key created, and those
-// that they created. It revokes the key itself first, in a separate transaction, so that the key
-// cannot create more. After an error, calling RevokeKey again revokes the rest.
+// RevokeKey revokes a key permanently. Revoking it again changes nothing and waits again until
+// every node has applied it. With created, RevokeKey also revokes the keys that the key created,
+// and those that they created. It revokes the key itself first, in a separate transaction, so that
+// the key cannot create more. After an error, calling RevokeKey again revokes the rest.
 func (k *Keystore) RevokeKey(
 	ctx context.Context, c Caller, id, reason string, created bool, o ChangeOptions,
 ) (*keystore.Key, node.Propagation, error) {
@@ -66,8 +66,8 @@ func (k *Keystore) RevokeKey(
 }
 
 // ownKey returns the key with this id if the caller may revoke it without a permission: the calling
-// key itself (docs/authority.md, rule 11), or a key that the calling member owns (docs/authority.md,
-// rule 10). Otherwise it returns nil.
+// key itself (docs/authority.md, rule 11), or a key that the calling member owns
+// (docs/authority.md, rule 10). Otherwise it returns nil.
 func ownKey(tx keystore.Tx, auth authority, id string) (*keystore.Key, error) {
 	if auth.root {
 		return nil, nil
@@ -95,8 +95,8 @@ func revoke(
 	return &after, updateKey(tx, auth, "key.revoke", before, &after)
 }
 
-// revokeCreated revokes all keys that a revoked key created, directly or through others. They can be
-// in any namespace, because the key gave them its own permissions. It goes on if the client
+// revokeCreated revokes all keys that a revoked key created, directly or through others. They can
+// be in any namespace, because the key gave them its own permissions. It goes on if the client
 // disconnects, and it uses an authority from before the revoke, because the caller may be the key
 // itself. It returns the last change, or the zero value if there was none.
 func (k *Keystore) revokeCreated(

@@ -236,7 +236,8 @@ func (k *Keystore) EditMember(
 		if err := tx.UpdateMember(&after); err != nil {
 			return loginTaken(err)
 		}
-		if _, err := k.checkCapacity(tx, auth, !auth.policy.Adds(before.Grants, after.Grants)); err != nil {
+		narrows := !auth.policy.Adds(before.Grants, after.Grants)
+		if _, err := k.checkCapacity(tx, auth, narrows); err != nil {
 			return err
 		}
 		m = auth.visible(&after)
@@ -252,7 +253,9 @@ func (k *Keystore) EditMember(
 // replaceGrants returns a member's grants after those that the caller may read were replaced. A
 // grant may change only in a namespace in which the caller may update members and covers the grant
 // as it was. The member keeps the grants that the caller may not read.
-func (a authority) replaceGrants(m *keystore.Member, wanted []keystore.Grant) ([]keystore.Grant, error) {
+func (a authority) replaceGrants(
+	m *keystore.Member, wanted []keystore.Grant,
+) ([]keystore.Grant, error) {
 	in := func(list []keystore.Grant, namespace string) []keystore.Grant {
 		i := slices.IndexFunc(list, func(g keystore.Grant) bool { return g.Namespace == namespace })
 		if i < 0 {

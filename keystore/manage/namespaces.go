@@ -51,8 +51,8 @@ func (k *Keystore) ListNamespaces(ctx context.Context, c Caller) ([]keystore.Nam
 	return list, nil
 }
 
-// CreateNamespace creates a namespace from spec, except its CreatedAt and Version. The caller gets no
-// permissions in it.
+// CreateNamespace creates a namespace from spec, except its CreatedAt and Version. The caller gets
+// no permissions in it.
 func (k *Keystore) CreateNamespace(
 	ctx context.Context, c Caller, spec keystore.Namespace,
 ) (*keystore.Namespace, error) {
@@ -175,8 +175,8 @@ func checkNamespace(
 	return p.err()
 }
 
-// childPrefixes checks that the ids of a namespace and its descendants begin with the ChildPrefix of
-// each of its ancestors (docs/authority.md, rule 9).
+// childPrefixes checks that the ids of a namespace and its descendants begin with the ChildPrefix
+// of each of its ancestors (docs/authority.md, rule 9).
 func (p *fieldErrors) childPrefixes(
 	d *keystore.Directory, ns *keystore.Namespace, descendants []*keystore.Namespace,
 ) {
@@ -207,7 +207,9 @@ type NamespacePatch struct {
 }
 
 // namespaceFor returns a namespace on which the caller may do an operation. It checks the version.
-func namespaceFor(auth authority, operation, id string, o ChangeOptions) (*keystore.Namespace, error) {
+func namespaceFor(
+	auth authority, operation, id string, o ChangeOptions,
+) (*keystore.Namespace, error) {
 	if err := auth.requireAnywhere(adminNamespaces, operation); err != nil {
 		return nil, err
 	}
@@ -275,9 +277,9 @@ func (k *Keystore) EditNamespace(
 	return ns, p, err
 }
 
-// checkMove checks that the caller may move a namespace to a new parent, empty for the top level. It
-// requires `*` and `admin:*` in the namespace itself, and `admin.namespaces:create` in the new parent
-// or, for the top level, in `*` (docs/authority.md, rule 9).
+// checkMove checks that the caller may move a namespace to a new parent, empty for the top level.
+// It requires `*` and `admin:*` in the namespace itself, and `admin.namespaces:create` in the new
+// parent or, for the top level, in `*` (docs/authority.md, rule 9).
 func (a authority) checkMove(ns *keystore.Namespace, parent string) error {
 	if !a.may(adminNamespaces, "create", cmp.Or(parent, keystore.AnyNamespace)) {
 		return permissionRequired(adminNamespaces, "create")
@@ -292,11 +294,12 @@ func (a authority) checkNewReach(after *keystore.Directory) error {
 	if a.root {
 		return nil
 	}
+	all := keystore.MustParsePermissions("*")
 	for above := range after.Namespaces() {
 		for _, ns := range after.ReachedFrom(above.ID) {
 			before := a.policy.Namespace(ns.ID)
 			if before != nil && !a.policy.Reaches(above.ID, before) {
-				if err := a.requireCover(ns.ID, false, keystore.MustParsePermissions("*")); err != nil {
+				if err := a.requireCover(ns.ID, false, all); err != nil {
 					return err
 				}
 			}
@@ -334,8 +337,8 @@ func (k *Keystore) DeleteNamespace(
 	return ns, p, err
 }
 
-// namespaceInUse describes an object that refers to a namespace, empty if there is none. It names the
-// object only if the caller may read it.
+// namespaceInUse describes an object that refers to a namespace, empty if there is none. It names
+// the object only if the caller may read it.
 func namespaceInUse(tx keystore.Tx, auth authority, id string) (string, error) {
 	describe := func(mayRead bool, kind, name, use string) string {
 		if mayRead {

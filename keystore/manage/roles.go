@@ -130,7 +130,8 @@ func roleFor(
 		return nil, err
 	}
 	role := auth.policy.Role(id)
-	if role == nil || !auth.mayReadRole(id.Namespace) && !auth.may(adminRoles, operation, id.Namespace) {
+	if role == nil || !auth.mayReadRole(id.Namespace) &&
+		!auth.may(adminRoles, operation, id.Namespace) {
 		return nil, notFound("role")
 	}
 	if !auth.may(adminRoles, operation, id.Namespace) {

@@ -17,8 +17,8 @@ const (
 	sessionPrefix = "session"
 )
 
-// OpenSession creates a session for a member's token and returns the session's secret, for a cookie.
-// The token must have just been looked up and found valid.
+// OpenSession creates a session for a member's token and returns the session's secret, for a
+// cookie. The token must have just been looked up and found valid.
 func (k *Keystore) OpenSession(ctx context.Context, token *keystore.Record) (string, error) {
 	secret, now := k.TokenKey().Generate(sessionPrefix, keystore.NewID()), k.Now()
 	s := keystore.Session{

@@ -82,7 +82,8 @@ func (p *fieldErrors) expiry(at, now time.Time) {
 	case !at.After(now):
 		p.add("expires_at", "must be in the future")
 	case at.After(lastTime):
-		p.add("expires_at", "must be before the year 10000 in UTC; leave it out if the key never expires")
+		p.add("expires_at",
+			"must be before the year 10000 in UTC; leave it out if the key never expires")
 	}
 }
 
@@ -141,10 +142,10 @@ func (p *fieldErrors) addresses(list []netip.Prefix) {
 	}
 }
 
-// grants checks the grants of a key with this home namespace, or of a member if home is empty. short
-// says that the first grant comes from fields of the key itself, which the errors then name. It
-// reports nothing about namespaces in which the caller has no permissions; checkGive refuses grants
-// there.
+// grants checks the grants of a key with this home namespace, or of a member if home is empty.
+// short says that the first grant comes from fields of the key itself, which the errors then name.
+// It reports nothing about namespaces in which the caller has no permissions; checkGive refuses
+// grants there.
 func (p *fieldErrors) grants(
 	auth authority, home string, grants []keystore.Grant, short bool,
 ) {
@@ -211,8 +212,8 @@ func (p *fieldErrors) namespace(d *keystore.Directory, field, id string) {
 	}
 }
 
-// owner checks that the owner of a key exists, if the caller may read all members. For other callers
-// checkActsFor refuses an owner that does not exist.
+// owner checks that the owner of a key exists, if the caller may read all members. For other
+// callers checkActsFor refuses an owner that does not exist.
 func (p *fieldErrors) owner(auth authority, id string) {
 	if id != keystore.RootMember && auth.policy.Member(id) == nil &&
 		auth.may(adminMembers, "read", keystore.AnyNamespace) {
@@ -220,8 +221,8 @@ func (p *fieldErrors) owner(auth authority, id string) {
 	}
 }
 
-// keyRoles checks the roles in a key's home grant against the KeyRoles of its home namespace. If the
-// key has no roles there, it adds those that the namespace requires.
+// keyRoles checks the roles in a key's home grant against the KeyRoles of its home namespace. If
+// the key has no roles there, it adds those that the namespace requires.
 func (p *fieldErrors) keyRoles(home *keystore.Namespace, k *keystore.Key) {
 	if home != nil && home.Unreadable != "" {
 		p.add("namespace", "must be readable, because it may require roles of its keys: %s",

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestBulkWaitsForSingleChanges: a change waits for the slice that is being written, and for no other,
-// however many are waiting.
+// TestBulkWaitsForSingleChanges: a change waits for the slice that is being written, and for no
+// other, however many are waiting.
 func TestBulkWaitsForSingleChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newWriteQueue()

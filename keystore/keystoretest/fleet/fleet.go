@@ -1,5 +1,5 @@
-// Package fleet gives tests several nodes on one SQLite file, as separate processes would have them.
-// A [Fleet] opens the nodes, each with a [Faulty] database, and edits the file with SQL. The
+// Package fleet gives tests several nodes on one SQLite file, as separate processes would have
+// them. A [Fleet] opens the nodes, each with a [Faulty] database, and edits the file with SQL. The
 // functions of the package do what most tests do with a node: create keys, decide, revoke.
 package fleet
 
