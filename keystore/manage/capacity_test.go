@@ -20,8 +20,9 @@ func newWorldWith(t *testing.T, s node.Settings) *world {
 	return &world{t, k, map[string]string{}}
 }
 
-// What a change reads of the policy does not depend on how much there is of it.
-func TestChangesReadWhatHasChanged(t *testing.T) {
+// TestChangesReadOnlyChangedRows checks that a change reads only those rows of the policy that have
+// changed.
+func TestChangesReadOnlyChangedRows(t *testing.T) {
 	d := fleet.New(t)
 	a, fa := d.Node(node.Settings{})
 	b, fb := d.Node(node.Settings{})
@@ -76,8 +77,8 @@ func TestChangesReadWhatHasChanged(t *testing.T) {
 	}
 }
 
-// A node starts however long the reading of the whole policy takes, and knows what changed
-// meanwhile.
+// TestStartWithSlowPolicy checks that a node starts if reading the policy takes longer than a lease,
+// and that it knows of changes made meanwhile.
 func TestStartWithSlowPolicy(t *testing.T) {
 	const slow = 20 * time.Second // longer than the lease
 	synctest.Test(t, func(t *testing.T) {
@@ -98,7 +99,8 @@ func TestStartWithSlowPolicy(t *testing.T) {
 		_, token := fleet.Mint(t, b, manage.KeySpec{Home: &keystore.Grant{Roles: []string{"late"}}})
 		fleet.Want(t, "with a role that was created meanwhile", fleet.Ask(b, token), keystore.OK)
 
-		// The same after the log was cut off, and nothing old is used until then.
+		// It reads the whole policy again after the change log was truncated. Until then it does not
+		// use the old policy.
 		fb.Mute.Store(true)
 		if _, _, err := a.EditRole(ctx, fleet.Root,
 			keystore.RoleID{Namespace: "default", Name: "late"},
@@ -113,7 +115,7 @@ func TestStartWithSlowPolicy(t *testing.T) {
 			t.Error("a node that has missed the edit accepts the key")
 		}
 		time.Sleep(slow + 10*time.Second)
-		fleet.Want(t, "when it has read all again", fleet.Ask(b, token), keystore.Forbidden)
+		fleet.Want(t, "after it has read the policy again", fleet.Ask(b, token), keystore.Forbidden)
 		if n := fb.WholePolicies.Load(); n != 2 {
 			t.Errorf("the whole policy was read %d times", n)
 		}
@@ -123,7 +125,8 @@ func TestStartWithSlowPolicy(t *testing.T) {
 	})
 }
 
-// What a caller may do is never judged by a mixture of two histories.
+// TestChangesUnderAnotherHistory checks that a change is never authorised by a mixture of two
+// histories of the database.
 func TestChangesUnderAnotherHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
@@ -149,7 +152,7 @@ func TestChangesUnderAnotherHistory(t *testing.T) {
 			t.Fatal(err)
 		}
 		fleet.Mint(t, a, manage.KeySpec{})
-		// The edit is lost, and what comes after it has the revisions that the lost changes had.
+		// The edit is lost. Later changes get the revisions of the lost ones.
 		d.Lose(kept, "DROP TRIGGER members_update",
 			`UPDATE members SET grants = '[{"namespace":"default","permissions":["read","admin.keys:create"]}]'`)
 		d.Tamper("INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES "+
@@ -162,7 +165,7 @@ func TestChangesUnderAnotherHistory(t *testing.T) {
 			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}}, nil)
 		var refused *keystore.Error
 		if !errors.As(err, &refused) || refused.Code != "exceeds_caller" {
-			t.Errorf("to give what was granted in a history that is gone: %v", err)
+			t.Errorf("giving a permission that was granted in a lost history: %v", err)
 		}
 	})
 }
@@ -200,8 +203,8 @@ func TestCapacity(t *testing.T) {
 		capacity keystore.Capacity
 		fit      []change
 		refused  map[string]change
-		free     change
-		after    change // fits then
+		free     change // frees capacity
+		after    change // fits after free
 	}{
 		"Roles": {
 			keystore.Capacity{Roles: keystore.Caps{Deployment: 3, PerNamespace: 2}},
@@ -210,7 +213,7 @@ func TestCapacity(t *testing.T) {
 			map[string]change{
 				"can have at most 2 roles":           role("b", "3"),
 				`namespace "a" with its descendants`: role("a", "3"),
-				"bring a role": func(w *world) error {
+				"mint with a new role": func(w *world) error {
 					_, _, err := w.MintKey(ctx, fleet.Root,
 						manage.KeySpec{Namespace: "b",
 							NewRoles: []keystore.Role{{Name: "x", Permissions: fleet.Read}}}, nil)
@@ -330,7 +333,8 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
-// A deployment that holds more than its caps goes on. Only more of it is refused.
+// TestBeyondCapacity checks that a deployment that exceeds its caps keeps working and that only
+// changes that add more are refused.
 func TestBeyondCapacity(t *testing.T) {
 	w := newWorldWith(t, node.Settings{})
 	m, err := w.CreateMember(ctx, fleet.Root,
@@ -351,7 +355,7 @@ func TestBeyondCapacity(t *testing.T) {
 	fleet.Want(t, "its key", fleet.Ask(w.Keystore, token), keystore.OK)
 	if _, err := w.CreateRole(ctx, fleet.Root,
 		keystore.Role{Namespace: "default", Name: "more", Permissions: fleet.Read}); err == nil {
-		t.Error("one more role")
+		t.Error("another role was created")
 	}
 	narrow := fleet.Grants(t, "default=read")
 	off := false

@@ -17,9 +17,10 @@ import (
 
 var ctx = context.Background()
 
+// TestKeyMints checks which keys a key can create.
 func TestKeyMints(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
-	for _, c := range []struct{ holds, home, gives, want string }{
+	for _, c := range []struct{ grants, home, gives, want string }{
 		{"acme=admin.keys:create,read", "acme", "acme=read", "ok"},
 		{"acme=admin.keys:create,read", "acme", "acme=orders:read", "ok"},
 		{"acme=admin.keys:create,read", "acme", "acme=write", "exceeds_caller"},
@@ -29,7 +30,7 @@ func TestKeyMints(t *testing.T) {
 		{"acme=admin:*", "acme", "acme=read", "exceeds_caller"},
 		{"acme=*", "acme", "acme=read", "insufficient_permission"},
 		{"acme=admin.keys:create,read", "other", "other=read", "insufficient_permission"},
-		// not told from one that exists
+		// the same as for a namespace that exists
 		{"acme=admin.keys:create,read", "nowhere", "nowhere=read", "insufficient_permission"},
 		{"acme=admin.keys:create,read", "acme", "acme=read other=read", "exceeds_caller"},
 		{"acme=admin.keys:create,read other=read", "acme", "acme=read other=read", "ok"},
@@ -42,43 +43,47 @@ func TestKeyMints(t *testing.T) {
 		{"acme=admin.keys:create,read,write", "acme", "acme=*", "ok"},
 	} {
 		who, _ := fleet.Caller(t, k, manage.KeySpec{Namespace: "acme",
-			Grants: fleet.Grants(t, c.holds)})
+			Grants: fleet.Grants(t, c.grants)})
 		_, _, err := k.MintKey(ctx, who,
 			manage.KeySpec{Namespace: c.home, Grants: fleet.Grants(t, c.gives)}, nil)
 		if got := fleet.Code(err); got != c.want {
-			t.Errorf("who holds %s gives %s: %s, want %s", c.holds, c.gives, got, c.want)
+			t.Errorf("a key with %s creates one with %s: %s, want %s", c.grants, c.gives, got, c.want)
 		}
 	}
 }
 
+// TestCreatedKeyLimits checks that a key which a key creates expires no later and is accepted from no
+// other addresses (docs/authority.md, rule 11).
 func TestCreatedKeyLimits(t *testing.T) {
 	k := fleet.WithNamespaces(t)
-	end := time.Now().Add(time.Hour)
+	expiry := time.Now().Add(time.Hour)
 	inside, outside := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("0.0.0.0/0")
 	who, _ := fleet.Caller(t, k,
 		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,read"),
-			ExpiresAt: end, AllowedIPs: []netip.Prefix{inside}})
+			ExpiresAt: expiry, AllowedIPs: []netip.Prefix{inside}})
 	for _, c := range []struct {
-		name  string
-		end   time.Time
-		where []netip.Prefix
-		want  string
+		name       string
+		expiry     time.Time
+		allowedIPs []netip.Prefix
+		want       string
 	}{
-		{"within", end, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, "ok"},
-		{"forever", time.Time{}, []netip.Prefix{inside}, "exceeds_caller"},
-		{"a second longer", end.Add(time.Second), []netip.Prefix{inside}, "exceeds_caller"},
-		{"from anywhere", end, nil, "exceeds_caller"},
-		{"from a wider net", end, []netip.Prefix{inside, outside}, "exceeds_caller"},
+		{"within", expiry, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, "ok"},
+		{"never expires", time.Time{}, []netip.Prefix{inside}, "exceeds_caller"},
+		{"expires a second later", expiry.Add(time.Second), []netip.Prefix{inside},
+			"exceeds_caller"},
+		{"all addresses", expiry, nil, "exceeds_caller"},
+		{"more addresses", expiry, []netip.Prefix{inside, outside}, "exceeds_caller"},
 	} {
 		_, _, err := k.MintKey(ctx, who,
-			manage.KeySpec{Grants: fleet.Grants(t, "default=read"), ExpiresAt: c.end,
-				AllowedIPs: c.where}, nil)
+			manage.KeySpec{Grants: fleet.Grants(t, "default=read"), ExpiresAt: c.expiry,
+				AllowedIPs: c.allowedIPs}, nil)
 		if got := fleet.Code(err); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
 }
 
+// TestKeyEdits checks how a key can edit another one.
 func TestKeyEdits(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	on, off := true, false
@@ -86,29 +91,29 @@ func TestKeyEdits(t *testing.T) {
 	name := "n"
 	gives := func(text string) *[]keystore.Grant { g := fleet.Grants(t, text); return &g }
 	for _, c := range []struct {
-		name, holds, target string
-		patch               manage.KeyPatch
-		inactive            bool
-		want                string
+		name, grants, target string
+		patch                manage.KeyPatch
+		inactive             bool
+		want                 string
 	}{
 		{"rename", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Name: &name}, false, "ok"},
-		{"take away", "acme=admin.keys:update", "acme=*",
+		{"remove a permission", "acme=admin.keys:update", "acme=*",
 			manage.KeyPatch{Grants: gives("acme=read")}, false, "ok"},
-		{"keep what one does not hold, take another away", "acme=admin.keys:update",
+		{"keep a permission that the caller lacks, remove another", "acme=admin.keys:update",
 			"acme=*,admin:*", manage.KeyPatch{Grants: gives("acme=*")}, false, "ok"},
-		{"add what one holds", "acme=admin.keys:update,read", "acme=write",
+		{"add a permission that the caller has", "acme=admin.keys:update,read", "acme=write",
 			manage.KeyPatch{Grants: gives("acme=read,write")}, false, "ok"},
-		{"add what one does not hold", "acme=admin.keys:update", "acme=write",
+		{"add a permission that the caller lacks", "acme=admin.keys:update", "acme=write",
 			manage.KeyPatch{Grants: gives("acme=read,write")}, false, "exceeds_caller"},
-		{"reach further with what it has", "acme=admin.keys:update", "acme=write",
+		{"connect a grant", "acme=admin.keys:update", "acme=write",
 			manage.KeyPatch{Connected: &on}, false, "exceeds_caller"},
-		{"another namespace", "acme=admin.keys:update", "acme=write",
+		{"add a namespace", "acme=admin.keys:update", "acme=write",
 			manage.KeyPatch{Grants: gives("acme=write other=write")}, false, "exceeds_caller"},
-		{"inactivate", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Active: &off}, false,
+		{"deactivate", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Active: &off}, false,
 			"ok"},
 		{"activate", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Active: &on}, true,
 			"exceeds_caller"},
-		{"activate what one holds", "acme=admin.keys:update,*", "acme=*",
+		{"activate with the key's permissions", "acme=admin.keys:update,*", "acme=*",
 			manage.KeyPatch{Active: &on}, true, "ok"},
 		{"widen addresses", "acme=admin.keys:update", "acme=*",
 			manage.KeyPatch{AllowedIPs: &everywhere}, false, "exceeds_caller"},
@@ -116,13 +121,13 @@ func TestKeyEdits(t *testing.T) {
 			manage.KeyPatch{AllowedIPs: &inside}, false, "ok"},
 		{"without the permission", "acme=admin.keys:read,*", "acme=*",
 			manage.KeyPatch{Name: &name}, false, "insufficient_permission"},
-		{"elsewhere", "other=admin.keys:*,*", "acme=*", manage.KeyPatch{Name: &name}, false,
+		{"a key that the caller may not read", "other=admin.keys:*,*", "acme=*", manage.KeyPatch{Name: &name}, false,
 			"not_found"},
-		{"elsewhere but readable", "other=admin.keys:* acme=admin.keys:read", "acme=*",
+		{"a key that the caller may only read", "other=admin.keys:* acme=admin.keys:read", "acme=*",
 			manage.KeyPatch{Name: &name}, false, "insufficient_permission"},
 	} {
 		who, _ := fleet.Caller(t, k, manage.KeySpec{Namespace: "acme",
-			Grants: fleet.Grants(t, c.holds)})
+			Grants: fleet.Grants(t, c.grants)})
 		target, _, err := k.MintKey(ctx, fleet.Root,
 			manage.KeySpec{Namespace: "acme", Grants: fleet.Grants(t, c.target),
 				Inactive:   c.inactive,
@@ -157,11 +162,11 @@ func TestRotateRequiresAllPermissions(t *testing.T) {
 	}
 	if _, _, err := k.RevokeKey(ctx, weak, self.ID, "leaked", false,
 		manage.ChangeOptions{}); err != nil {
-		t.Errorf("a key may revoke itself: %v", err)
+		t.Errorf("a key revokes itself: %v", err)
 	}
 	if _, _, err := k.MintKey(ctx, weak, manage.KeySpec{Grants: fleet.Grants(t, "default=read")},
 		nil); fleet.Code(err) != "key_revoked" {
-		t.Errorf("a request under way of a key that has been revoked: %v", err)
+		t.Errorf("a revoked key creates another: %v", err)
 	}
 }
 
@@ -189,12 +194,12 @@ func TestGrowOnly(t *testing.T) {
 	}
 	if _, _, err := k.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &off},
 		manage.ChangeOptions{}); err != nil {
-		t.Errorf("inactivating still cuts: %v", err)
+		t.Errorf("deactivate: %v", err)
 	}
 }
 
-// A connected grant in the parent covers what a grant in the namespace gives there, but reaches no
-// further down.
+// TestGrowOnlyBelow checks that descendants count: a connected grant in the parent covers a grant in
+// the namespace, but not in the descendants that the namespace reaches.
 func TestGrowOnlyBelow(t *testing.T) {
 	w := newWorld(t, "top", "portal<top", "below:workspace<portal")
 	grow := keystore.EditGrowOnly
@@ -233,7 +238,7 @@ func TestKeyRoles(t *testing.T) {
 	if _, err := k.CreateNamespace(ctx, fleet.Root,
 		keystore.Namespace{ID: "both",
 			KeyRoles: []string{keystore.AnyRole, "member"}}); fleet.Code(err) != "invalid_fields" {
-		t.Errorf("any role and one of them: %s", fleet.Code(err))
+		t.Errorf("key_roles with * and another: %s", fleet.Code(err))
 	}
 	for _, c := range []struct{ namespace, roles, minted, edited string }{
 		{"exactly", "", "member", "member"}, {"exactly", "member", "member", "member"},
@@ -277,14 +282,13 @@ func TestKeyRoles(t *testing.T) {
 	elsewhere := fleet.Grants(t, "any=read")
 	if _, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "some", Grants: elsewhere},
 		nil); fleet.Code(err) != "invalid_fields" {
-		t.Errorf("without a home grant, where keys have a role: %s", fleet.Code(err))
+		t.Errorf("a key without a home grant, where a role is required: %s", fleet.Code(err))
 	}
 }
 
 func TestSecretsOfARotatedKey(t *testing.T) {
 	k := fleet.WithNamespaces(t)
-	end := time.Now().Add(time.Hour)
-	key, first := fleet.Mint(t, k, manage.KeySpec{ExpiresAt: end})
+	key, first := fleet.Mint(t, k, manage.KeySpec{ExpiresAt: time.Now().Add(time.Hour)})
 	rotate := func(grace time.Duration) string {
 		_, token, _, err := k.RotateKey(ctx, fleet.Root, key.ID, grace, manage.ChangeOptions{})
 		if err != nil {
@@ -293,20 +297,20 @@ func TestSecretsOfARotatedKey(t *testing.T) {
 		return token.Reveal()
 	}
 	second := rotate(2 * time.Hour)
-	fleet.Want(t, "the old one while it overlaps", fleet.Ask(k, first), keystore.OK)
-	fleet.Want(t, "the new one", fleet.Ask(k, second), keystore.OK)
+	fleet.Want(t, "the old token during the grace period", fleet.Ask(k, first), keystore.OK)
+	fleet.Want(t, "the new token", fleet.Ask(k, second), keystore.OK)
 	found, err := k.FindKey(ctx, fleet.Root, key.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := len(found.Secrets); n != 2 || !found.Secrets[1].ExpiresAt.Equal(found.ExpiresAt) {
-		t.Errorf("%d secrets, the old one until %v; the key ends at %v", n,
+		t.Errorf("%d secrets, the old one until %v; the key expires at %v", n,
 			found.Secrets[n-1].ExpiresAt, found.ExpiresAt)
 	}
 	third := rotate(time.Minute)
-	fleet.Want(t, "the oldest after a second rotation", fleet.Ask(k, first), keystore.Rotated)
-	fleet.Want(t, "the one before", fleet.Ask(k, second), keystore.OK)
-	fleet.Want(t, "the newest", fleet.Ask(k, third), keystore.OK)
+	fleet.Want(t, "the oldest token after a second rotation", fleet.Ask(k, first), keystore.Rotated)
+	fleet.Want(t, "the previous token", fleet.Ask(k, second), keystore.OK)
+	fleet.Want(t, "the newest token", fleet.Ask(k, third), keystore.OK)
 	for _, grace := range []time.Duration{-1, manage.MaxGrace + 1} {
 		if _, _, _, err := k.RotateKey(ctx, fleet.Root, key.ID, grace,
 			manage.ChangeOptions{}); fleet.Code(err) != "invalid_fields" {
@@ -343,7 +347,7 @@ func TestRevokedIsFinal(t *testing.T) {
 		[]manage.ImportSpec{{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
 			Line: 1, Token: token}}, false, nil)
 	if err != nil || len(refused) != 1 || refused[0].Code != "already_used" {
-		t.Errorf("an import revived it: %v %v", refused, err)
+		t.Errorf("an import of the token: %v %v", refused, err)
 	}
 	fleet.Want(t, "imported", fleet.Ask(k, token), keystore.Unknown)
 }
@@ -371,9 +375,9 @@ func TestRevokeCreatedKeys(t *testing.T) {
 		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	fleet.Want(t, "made by it", fleet.Ask(k, token.Reveal()), keystore.Revoked)
-	fleet.Want(t, "made by what it made", fleet.Ask(k, grandchild.Reveal()), keystore.Revoked)
-	fleet.Want(t, "made by another", fleet.Ask(k, bystander), keystore.OK)
+	fleet.Want(t, "created by it", fleet.Ask(k, token.Reveal()), keystore.Revoked)
+	fleet.Want(t, "created by a key that it created", fleet.Ask(k, grandchild.Reveal()), keystore.Revoked)
+	fleet.Want(t, "created by another", fleet.Ask(k, bystander), keystore.OK)
 }
 
 // recorded is a [manage.Once] that records its calls and can fail.
@@ -442,6 +446,7 @@ func keyCount(t *testing.T, k *manage.Keystore) int {
 	return len(list)
 }
 
+// TestFieldErrors checks that a refusal names the invalid field.
 func TestFieldErrors(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	many := make([]keystore.Permission, 501)
@@ -475,7 +480,7 @@ func TestFieldErrors(t *testing.T) {
 	}
 	if keys, _, err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 10); err != nil ||
 		len(keys) != 0 {
-		t.Errorf("something was made: %v %v", keys, err)
+		t.Errorf("a refused key was created: %v %v", keys, err)
 	}
 }
 
@@ -504,7 +509,7 @@ func TestDeleteNamespaceInUse(t *testing.T) {
 	}
 	for _, id := range []string{"", "home", "*", "-a", "a/b", strings.Repeat("a", 65), "default"} {
 		if _, err := k.CreateNamespace(ctx, fleet.Root, keystore.Namespace{ID: id}); err == nil {
-			t.Errorf("%q was made", id)
+			t.Errorf("namespace %q was created", id)
 		}
 	}
 }
@@ -557,7 +562,8 @@ func TestUnreadableIsNotFound(t *testing.T) {
 	}
 }
 
-// What may not be minted may not be had by editing either (spec 7a.6).
+// TestWidenedKeyLimits checks that the limits for a key that a key creates also apply to one that it
+// widens (docs/authority.md, rule 11).
 func TestWidenedKeyLimits(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	inside := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
@@ -576,7 +582,7 @@ func TestWidenedKeyLimits(t *testing.T) {
 	}
 }
 
-func TestCaps(t *testing.T) {
+func TestFieldLimits(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	home := &keystore.Grant{Permissions: fleet.Read}
 	many := make([]netip.Prefix, 257)
@@ -606,6 +612,6 @@ func TestCaps(t *testing.T) {
 		"default=admin.keys:*,read")})
 	if _, _, err := k.ImportKeys(ctx, who, make([]manage.ImportSpec, manage.MaxImport+1), false,
 		nil); fleet.Code(err) != "too_many" {
-		t.Errorf("an import that blocks the others: %v", err)
+		t.Errorf("an import of too many keys: %v", err)
 	}
 }

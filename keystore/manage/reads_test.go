@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// withReads is a database some of whose reads do something first.
+// withReads is a database that calls functions before some reads.
 type withReads struct {
 	keystore.Database
 	keyByDigest, keys, auditChain func(context.Context) error
@@ -66,8 +66,8 @@ func nodeWithReads(d fleet.Fleet) (*manage.Keystore, *withReads) {
 	return k, w
 }
 
-// One caller's reads wait for one another, and another caller's do not wait for them. What waits
-// for too long is told why.
+// TestReadsOfOneCaller checks that a caller's reads wait for each other but not for those of other
+// callers, and that a read that waits for too long is refused.
 func TestReadsOfOneCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, db := nodeWithReads(fleet.New(t))
@@ -124,7 +124,7 @@ func TestReadsOfOneCaller(t *testing.T) {
 	})
 }
 
-// A node whose look-ups fail is not healthy, until one succeeds.
+// TestHealthOfLookups checks that a node is unhealthy while lookups fail.
 func TestHealthOfLookups(t *testing.T) {
 	k, db := nodeWithReads(fleet.New(t))
 	_, token := fleet.Mint(t, k, manage.KeySpec{})
@@ -147,8 +147,8 @@ func TestHealthOfLookups(t *testing.T) {
 	fleet.Want(t, "afterwards", fleet.Ask(k, token), keystore.OK)
 }
 
-// An audit log that changes while it is read is read as it was at the beginning, or the reader is
-// told.
+// TestAuditChangesWhileItIsRead checks that reading the audit log either returns the log as it was at
+// the beginning or reports an error.
 func TestAuditChangesWhileItIsRead(t *testing.T) {
 	remove := func(d fleet.Fleet, where string) {
 		d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
@@ -159,8 +159,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 		change         func(t *testing.T, d fleet.Fleet, k *manage.Keystore)
 		verdict, error string
 	}{
-		{"longer", func(t *testing.T, _ fleet.Fleet,
-			k *manage.Keystore) {
+		{"longer", func(t *testing.T, _ fleet.Fleet, k *manage.Keystore) {
 			fleet.Mint(t, k, manage.KeySpec{})
 		}, "", ""},
 		{"shorter", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) { remove(d, "seq = 3") },
@@ -187,10 +186,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 				}
 				var once sync.Once
 				db.auditChain = func(context.Context) error {
-					once.Do(func() {
-						row.change(t, d,
-							k)
-					})
+					once.Do(func() { row.change(t, d, k) })
 					return nil
 				}
 				return read(k)
@@ -209,7 +205,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 			err = read(func(k *manage.Keystore) error {
 				return k.ExportAudit(ctx, fleet.Root, func(rows []keystore.AuditRow) error {
 					if last := rows[len(rows)-1].Seq; last > 3 {
-						t.Errorf("a row that came later: %d", last)
+						t.Errorf("a row from after the beginning: %d", last)
 					}
 					return nil
 				})
@@ -225,7 +221,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 	stop := errors.New("enough")
 	if err := k.ExportAudit(ctx, fleet.Root,
 		func([]keystore.AuditRow) error { return stop }); err != stop {
-		t.Errorf("an export that is stopped: %v", err)
+		t.Errorf("a stopped export: %v", err)
 	}
 	db.auditChain = func(context.Context) error { return fleet.ErrCut }
 	if err := k.ExportAudit(ctx, fleet.Root,
