@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// TestEveryChangeIsAudited checks that each change writes one row whose hash follows from the previous
-// row as documented, and that the row contains no part of a token.
+// TestEveryChangeIsAudited checks that each change writes one row whose hash follows from the
+// previous row as documented, and that the row contains no part of a token.
 func TestEveryChangeIsAudited(t *testing.T) {
 	k, f := fleet.New(t).Node(node.Settings{})
 	var previous keystore.AuditRow

@@ -77,8 +77,8 @@ func TestChangesReadOnlyChangedRows(t *testing.T) {
 	}
 }
 
-// TestStartWithSlowPolicy checks that a node starts if reading the policy takes longer than a lease,
-// and that it knows of changes made meanwhile.
+// TestStartWithSlowPolicy checks that a node starts if reading the policy takes longer than a
+// lease, and that it knows of changes made meanwhile.
 func TestStartWithSlowPolicy(t *testing.T) {
 	const slow = 20 * time.Second // longer than the lease
 	synctest.Test(t, func(t *testing.T) {
@@ -99,8 +99,8 @@ func TestStartWithSlowPolicy(t *testing.T) {
 		_, token := fleet.Mint(t, b, manage.KeySpec{Home: &keystore.Grant{Roles: []string{"late"}}})
 		fleet.Want(t, "with a role that was created meanwhile", fleet.Ask(b, token), keystore.OK)
 
-		// It reads the whole policy again after the change log was truncated. Until then it does not
-		// use the old policy.
+		// It reads the whole policy again after the change log was truncated. Until then it does
+		// not use the old policy.
 		fb.Mute.Store(true)
 		if _, _, err := a.EditRole(ctx, fleet.Root,
 			keystore.RoleID{Namespace: "default", Name: "late"},

@@ -8,7 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 )
 
-// TestExplain checks which permissions of a key Explain says are effective and where they come from.
+// TestExplain checks which permissions of a key Explain says are effective and where they come
+// from.
 func TestExplain(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme")
 	for _, r := range []keystore.Role{{Namespace: "acme", Name: "billing"},

@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// This file is a model of docs/authority.md, slow and close to its text. It shares only the types of
-// the objects with the code that it checks.
+// This file is a model of docs/authority.md, slow and close to its text. It shares only the types
+// of the objects with the code that it checks.
 
 // A demand is what one request requires.
 type demand struct{ class, resource, operation string }
@@ -166,8 +166,8 @@ func (c ceiling) raise(m *model, may func(string, scope) uint32, id string) {
 	}
 }
 
-// add adds a new namespace: what connected grants in the parent and grants in all namespaces allow in
-// it, and what keys' grants that reach it allow.
+// add adds a new namespace: what connected grants in the parent and grants in all namespaces allow
+// in it, and what keys' grants that reach it allow.
 func (c ceiling) add(m *model, id string) {
 	parent := m.namespaces[id].Parent
 	c[scope{id, false}] = c[scope{parent, true}] | c[everywhere]

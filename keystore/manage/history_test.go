@@ -421,8 +421,8 @@ func (h *history) step() {
 	h.log = append(h.log, fmt.Sprintf("%s: %s %s: %s", a.id, op.name, what, fleet.Code(err)))
 }
 
-// someKey returns the id of a random key, usually one whose home is a namespace in which the actor has
-// a grant.
+// someKey returns the id of a random key, usually one whose home is a namespace in which the actor
+// has a grant.
 func (h *history) someKey(a actor) string {
 	keys := h.state().lists.keys
 	if home := h.somewhere(a); !h.oneIn(3) {
@@ -482,8 +482,8 @@ func (h *history) someSpec(a actor) manage.KeySpec {
 	return spec
 }
 
-// has adds a key whose token the group has got from an operation of an actor. If the actor is a key,
-// it checks the limits for the new key.
+// has adds a key whose token the group has got from an operation of an actor. If the actor is a
+// key, it checks the limits for the new key.
 func (h *history) has(a actor, key *keystore.Key, token string) {
 	if old := h.secrets[key.ID]; old != "" {
 		h.dead = append(h.dead, old)

@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// TestImportDuringLoad checks that a node does not cache that a credential is unknown if it is imported
-// during the lookup. The change log does not name the credentials of an import.
+// TestImportDuringLoad checks that a node does not cache that a credential is unknown if it is
+// imported during the lookup. The change log does not name the credentials of an import.
 func TestImportDuringLoad(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})

@@ -47,13 +47,14 @@ func TestKeyMints(t *testing.T) {
 		_, _, err := k.MintKey(ctx, who,
 			manage.KeySpec{Namespace: c.home, Grants: fleet.Grants(t, c.gives)}, nil)
 		if got := fleet.Code(err); got != c.want {
-			t.Errorf("a key with %s creates one with %s: %s, want %s", c.grants, c.gives, got, c.want)
+			t.Errorf("a key with %s creates one with %s: %s, want %s", c.grants, c.gives, got,
+				c.want)
 		}
 	}
 }
 
-// TestCreatedKeyLimits checks that a key which a key creates expires no later and is accepted from no
-// other addresses (docs/authority.md, rule 11).
+// TestCreatedKeyLimits checks that a key which a key creates expires no later and is accepted from
+// no other addresses (docs/authority.md, rule 11).
 func TestCreatedKeyLimits(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	expiry := time.Now().Add(time.Hour)
@@ -121,7 +122,8 @@ func TestKeyEdits(t *testing.T) {
 			manage.KeyPatch{AllowedIPs: &inside}, false, "ok"},
 		{"without the permission", "acme=admin.keys:read,*", "acme=*",
 			manage.KeyPatch{Name: &name}, false, "insufficient_permission"},
-		{"a key that the caller may not read", "other=admin.keys:*,*", "acme=*", manage.KeyPatch{Name: &name}, false,
+		{"a key that the caller may not read", "other=admin.keys:*,*", "acme=*",
+			manage.KeyPatch{Name: &name}, false,
 			"not_found"},
 		{"a key that the caller may only read", "other=admin.keys:* acme=admin.keys:read", "acme=*",
 			manage.KeyPatch{Name: &name}, false, "insufficient_permission"},
@@ -198,8 +200,8 @@ func TestGrowOnly(t *testing.T) {
 	}
 }
 
-// TestGrowOnlyBelow checks that descendants count: a connected grant in the parent covers a grant in
-// the namespace, but not in the descendants that the namespace reaches.
+// TestGrowOnlyBelow checks that a key in a grow_only namespace also keeps its permissions in the
+// descendants that its grants reach.
 func TestGrowOnlyBelow(t *testing.T) {
 	w := newWorld(t, "top", "portal<top", "below:workspace<portal")
 	grow := keystore.EditGrowOnly
@@ -376,7 +378,8 @@ func TestRevokeCreatedKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	fleet.Want(t, "created by it", fleet.Ask(k, token.Reveal()), keystore.Revoked)
-	fleet.Want(t, "created by a key that it created", fleet.Ask(k, grandchild.Reveal()), keystore.Revoked)
+	fleet.Want(t, "created by a key that it created", fleet.Ask(k, grandchild.Reveal()),
+		keystore.Revoked)
 	fleet.Want(t, "created by another", fleet.Ask(k, bystander), keystore.OK)
 }
 
@@ -562,8 +565,8 @@ func TestUnreadableIsNotFound(t *testing.T) {
 	}
 }
 
-// TestWidenedKeyLimits checks that the limits for a key that a key creates also apply to one that it
-// widens (docs/authority.md, rule 11).
+// TestWidenedKeyLimits checks that the limits for a key that a key creates also apply to one that
+// it widens (docs/authority.md, rule 11).
 func TestWidenedKeyLimits(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	inside := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}

@@ -147,8 +147,8 @@ func TestHealthOfLookups(t *testing.T) {
 	fleet.Want(t, "afterwards", fleet.Ask(k, token), keystore.OK)
 }
 
-// TestAuditChangesWhileItIsRead checks that reading the audit log either returns the log as it was at
-// the beginning or reports an error.
+// TestAuditChangesWhileItIsRead checks that reading the audit log either returns the log as it was
+// at the beginning or reports an error.
 func TestAuditChangesWhileItIsRead(t *testing.T) {
 	remove := func(d fleet.Fleet, where string) {
 		d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",

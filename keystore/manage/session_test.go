@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// TestSessions checks that a session is valid on every node as long as the token it was opened with,
-// until it is closed.
+// TestSessions checks that a session is valid on every node as long as the token it was opened
+// with, until it is closed.
 func TestSessions(t *testing.T) {
 	d := fleet.New(t)
 	here, hereDB := d.Node(node.Settings{})
