@@ -789,7 +789,7 @@ func TestNarrowedReadersOnEveryNode(t *testing.T) {
 		"a key": there.keyCaller(token)} {
 		_, err := b.FindKey(ctx, c, other.ID)
 		list, _, err2 := b.ListKeys(ctx, c, keystore.KeyFilter{}, "", 10)
-		_, err3 := b.Verify(ctx, c, token, manage.Question{Permission: "read"})
+		_, err3 := b.Verify(ctx, c, token, manage.VerifyRequest{Permission: "read"})
 		if err == nil || err3 == nil || err2 == nil &&
 			slices.ContainsFunc(list, func(k keystore.Key) bool { return k.ID == other.ID }) {
 			t.Errorf("%s still reads: %v, %v, %v", what, err, err2, err3)
@@ -958,7 +958,7 @@ func TestOwnKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	if v, err := w.Verify(ctx, ada, token.Reveal(),
-		manage.Question{Permission: "read"}); err != nil || v.Outcome != keystore.OK ||
+		manage.VerifyRequest{Permission: "read"}); err != nil || v.Outcome != keystore.OK ||
 		v.Key == nil {
 		t.Errorf("verify: %+v, %v", v, err)
 	}

@@ -117,7 +117,7 @@ func refuseRepeat(once Once, tx keystore.Tx, auth authority) error {
 	return once.Before(tx, auth.actor)
 }
 
-func noteCreated(once Once, tx keystore.Tx, auth authority, created string) error {
+func recordCreated(once Once, tx keystore.Tx, auth authority, created string) error {
 	if once == nil {
 		return nil
 	}

@@ -1,7 +1,7 @@
 // Package manage is the one way to change anything: keys, roles, namespaces and members, for the
 // REST interface, the console and the command line alike. It also answers their reads.
 //
-// A change takes this way; [Keystore.EditRole] is a short example:
+// To see how a change is made, start with [Keystore.EditRole]. Its steps are those of all changes:
 //
 //  1. Keystore.change (change.go) opens a transaction.
 //  2. Keystore.authorityIn (authority.go) reads the policy and the caller's key in the transaction

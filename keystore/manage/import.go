@@ -71,9 +71,9 @@ func (k *Keystore) ImportKeys(
 }
 
 // ImportFrom creates keys with existing credentials. With partial, it imports the valid keys.
-// Without partial, it imports nothing if any key is refused, and all credentials become valid at
-// the same time; the latter also holds with once. The keys are valid on every node when ImportFrom
-// returns. Keys of a large import are listed earlier.
+// Without partial, it imports nothing if any key is refused. Without partial or with a Once, all
+// credentials become valid at the same time. They are valid on every node when ImportFrom returns.
+// The keys of a large import are listed earlier.
 func (k *Keystore) ImportFrom(
 	ctx context.Context, c Caller, source ImportSource, partial bool, once Once,
 ) (imported int, refused []ImportRefusal, err error) {
@@ -94,8 +94,8 @@ func (k *Keystore) ImportFrom(
 		if whole && len(batch) < source.Len() {
 			return k.importInBatches(ctx, c, source, partial, once)
 		}
-		ids, no, err := k.importInOneTransaction(ctx, c, batch, partial, once)
-		refused = append(refused, no...)
+		ids, refusedHere, err := k.importInOneTransaction(ctx, c, batch, partial, once)
+		refused = append(refused, refusedHere...)
 		if err != nil {
 			return imported, refused, err
 		}
@@ -185,7 +185,7 @@ func (k *Keystore) importInOneTransaction(
 		if err := auditImport(tx, auth, keys); err != nil {
 			return err
 		}
-		return noteCreated(once, tx, auth, lastID(keys))
+		return recordCreated(once, tx, auth, lastID(keys))
 	})
 	if err == nil {
 		_, err = k.Propagate(ctx, done, importWait)
@@ -296,7 +296,7 @@ func (k *Keystore) importInBatches(
 		if err := tx.PublishImport(id); err != nil {
 			return importAbandoned(err)
 		}
-		return noteCreated(once, tx, auth, lastID(keys))
+		return recordCreated(once, tx, auth, lastID(keys))
 	})
 	if err != nil {
 		return 0, refused, err

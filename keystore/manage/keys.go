@@ -17,7 +17,7 @@ import (
 type KeySpec struct {
 	Name       string
 	Namespace  string          // the home namespace; default: [keystore.DefaultNamespace]
-	Home       *keystore.Grant // the grant in the home namespace, whose Namespace is ignored
+	Home       *keystore.Grant // the grant in the home namespace; its Namespace is ignored
 	Grants     []keystore.Grant
 	Inactive   bool
 	ExpiresAt  time.Time      // zero means never
@@ -63,7 +63,7 @@ func (k *Keystore) MintKey(
 		if err != nil {
 			return err
 		}
-		return noteCreated(once, tx, auth, key.ID)
+		return recordCreated(once, tx, auth, key.ID)
 	})
 	if err != nil {
 		return nil, keystore.Token{}, err

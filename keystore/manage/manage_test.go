@@ -537,7 +537,7 @@ func TestVerifyUnreadableKey(t *testing.T) {
 		{who, "acme", "orders:search", keystore.Unknown},
 	} {
 		v, err := k.Verify(ctx, c.who, token,
-			manage.Question{Namespace: c.namespace, Permission: c.permission})
+			manage.VerifyRequest{Namespace: c.namespace, Permission: c.permission})
 		if err != nil || v.Outcome != c.want || (v.Key != nil) != (c.want != keystore.Unknown) {
 			t.Errorf("%s %s: %+v %v", c.namespace, c.permission, v, err)
 		}

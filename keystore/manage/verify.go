@@ -15,8 +15,8 @@ type Verdict struct {
 	Key     *keystore.Key // nil unless the key exists and the caller may read it
 }
 
-// A Question describes the request for which a credential is verified.
-type Question struct {
+// A VerifyRequest describes the request for which a credential is verified.
+type VerifyRequest struct {
 	Namespace string // default: the key's home
 	// Permission is the permission that the request requires, for example `read`, `write`,
 	// `orders:read` or `orders:search`. The default is `read` if Namespace is set. If neither is
@@ -31,10 +31,10 @@ type Question struct {
 // Verify decides about a credential as the `api_key` handler does, except that it does not check
 // for early data. The outcome is [keystore.Unknown] if the caller may not read the key.
 func (k *Keystore) Verify(
-	ctx context.Context, c Caller, credential string, about Question,
+	ctx context.Context, c Caller, credential string, r VerifyRequest,
 ) (Verdict, error) {
-	namespace := about.Namespace
-	onlyValidity := namespace == "" && about.Permission == "" && about.Need == nil
+	namespace := r.Namespace
+	onlyValidity := namespace == "" && r.Permission == "" && r.Need == nil
 	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return Verdict{}, err
@@ -43,14 +43,14 @@ func (k *Keystore) Verify(
 	if err := auth.requireAnywhere(adminKeys, "read"); err != nil {
 		return Verdict{}, err
 	}
-	needed, err := parseNeed(about.Permission)
+	needed, err := parseNeed(r.Permission)
 	if err != nil {
 		var p fieldErrors
 		p.add("permission", "%v", err)
 		return Verdict{}, p.err()
 	}
-	if about.Need != nil {
-		needed = *about.Need
+	if r.Need != nil {
+		needed = *r.Need
 	}
 	var v Verdict
 	if !onlyValidity {
@@ -73,7 +73,7 @@ func (k *Keystore) Verify(
 	policy := k.Policy()
 	q := keystore.Request{Now: a.Now, Policy: policy, Namespace: policy.Namespace(namespace),
 		Need: needed}
-	if q.Client = about.Client; !q.Client.IsValid() && len(a.Record.AllowedIPs) > 0 {
+	if q.Client = r.Client; !q.Client.IsValid() && len(a.Record.AllowedIPs) > 0 {
 		q.Client = a.Record.AllowedIPs[0].Addr()
 	}
 	v.Outcome = keystore.Decide(a.Record, &q)
