@@ -53,7 +53,7 @@ func (e *GrantEdits) apply(p *fieldErrors, grants []keystore.Grant, home string)
 		at := in(namespace)
 		if at < 0 {
 			p.add(fmt.Sprintf("remove_namespaces[%d]", i),
-				"must be a namespace in which the key has a grant, and %q is none", namespace)
+				"must be a namespace of the key's grants, unlike %q", namespace)
 			continue
 		}
 		grants = slices.Delete(grants, at, at+1)
@@ -63,7 +63,7 @@ func (e *GrantEdits) apply(p *fieldErrors, grants []keystore.Grant, home string)
 		at := in(namespace)
 		if at < 0 {
 			p.add(field+"namespace",
-				"must be a namespace in which the key has a grant, and %q is none", namespace)
+				"must be a namespace of the key's grants, unlike %q", namespace)
 			continue
 		}
 		g := &grants[at]
@@ -99,7 +99,7 @@ func without[T comparable](p *fieldErrors, field, namespace string, list, remove
 	for i, v := range remove {
 		if !slices.Contains(list, v) {
 			p.add(fmt.Sprintf("%s[%d]", field, i),
-				"must be in the key's grant in %q, and %v is not", namespace, v)
+				"must be in the key's grant in %q, unlike %v", namespace, v)
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(list),
