@@ -112,7 +112,7 @@ func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 		if err == nil {
 			err = checkCallingKey(key, c.record.Digest, tx.Now())
 		} else if isNotFound(err) {
-			err = forbidden("key_revoked", "the calling key has been deleted")
+			err = forbidden("key_revoked", "the caller's credential has been deleted")
 		}
 		if err != nil {
 			return auth, err
@@ -130,13 +130,13 @@ func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 	return auth, nil
 }
 
-// checkCallingKey refuses a key that is not active, and a token that is not one of the key's.
+// checkCallingKey refuses a key or member token that is not active, and a token that was replaced.
 func checkCallingKey(key *keystore.Key, token keystore.Digest, now time.Time) error {
 	if status := key.Status(now); status != keystore.StatusActive {
-		return forbidden("key_"+string(status), "the calling key is "+string(status))
+		return forbidden("key_"+string(status), "the caller's credential is "+string(status))
 	}
 	if !key.Accepts(token, now) {
-		return forbidden("key_revoked", "the token of the calling key has been replaced by another")
+		return forbidden("key_revoked", "the caller's token has been replaced by another")
 	}
 	return nil
 }
